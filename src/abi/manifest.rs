@@ -1,0 +1,63 @@
+//! What a module declares about itself, free of pointers: read from its `config` symbol.
+
+use serde::{Deserialize, Serialize};
+
+/// Bit of [`RouteDecl::flags`]: the handler is short and may run on the shard thread itself
+/// (`CWEB_INLINE` in `include/cweb.h`).
+pub const FLAG_INLINE: i32 = 1;
+
+/// A module's declaration of itself (`module_t` in `include/cweb.h`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Unique name, 1 to 127 bytes.
+    pub name: String,
+    /// Free text, at most 127 bytes.
+    pub author: String,
+    /// HTTP routes in the order they were declared; within a module the first match wins.
+    pub routes: Vec<RouteDecl>,
+    /// WebSocket paths in the order they were declared.
+    pub websockets: Vec<WebSocketDecl>,
+    /// Background jobs.
+    pub jobs: Vec<JobDecl>,
+    /// Whether `onload` is set.
+    pub has_onload: bool,
+    /// Whether `unload` is set.
+    pub has_unload: bool,
+}
+
+/// One entry of `module_t.routes`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteDecl {
+    /// POSIX extended regular expression, anchored at both ends.
+    pub path: String,
+    /// Method name in upper case.
+    pub method: String,
+    /// Flag bits, see [`FLAG_INLINE`].
+    pub flags: i32,
+    /// Whether the handler pointer is set; a route without one is refused.
+    pub has_handler: bool,
+}
+
+/// One entry of `module_t.websockets`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebSocketDecl {
+    /// Literal path.
+    pub path: String,
+    /// Whether `on_open` is set.
+    pub has_on_open: bool,
+    /// Whether `on_message` is set.
+    pub has_on_message: bool,
+    /// Whether `on_close` is set.
+    pub has_on_close: bool,
+}
+
+/// One entry of `module_t.jobs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobDecl {
+    /// Name, unique within the module.
+    pub name: String,
+    /// Whether `run` is set; a job without it is refused.
+    pub has_run: bool,
+    /// Whether `cancel` is set.
+    pub has_cancel: bool,
+}

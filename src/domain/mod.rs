@@ -1,0 +1,73 @@
+//! Where module code executes.
+//!
+//! Everything above this room reaches C code only through [`Host`] and [`Instance`]; whether a module
+//! lives in this process or in another is decided here.
+
+use crate::abi::manifest::Manifest;
+use std::any::Any;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why module code did not return normally.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Fault {
+    /// For people: `"SIGSEGV at 0x0 (…)"`, `"called exit(3)"`, `"did not return within 5000 ms"`.
+    pub what: String,
+}
+
+/// Why a shared object could not become a running module.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The dynamic loader refused it: an undefined symbol, not an ELF file. Holds the loader's words.
+    #[error("the loader refused the module: {0}")]
+    Loader(String),
+    /// It has no `config` symbol, or `config` can't be a `module_t`.
+    #[error("{0}")]
+    Manifest(String),
+    /// Its constructors faulted or took too long.
+    #[error("a constructor of the module failed: {0}")]
+    Constructor(Fault),
+    /// The host itself could not do it (no memory, no file descriptors, no process).
+    #[error("the module could not be loaded: {0}")]
+    Host(String),
+}
+
+/// Loads shared objects for execution.
+pub trait Host: Send + Sync {
+    /// Reads the manifest of the shared object at `path` in a process of its own, so that a constructor that
+    /// crashes, exits or hangs (longer than `limit`) harms nobody.
+    ///
+    /// # Errors
+    /// Each variant of [`LoadError`].
+    fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError>;
+
+    /// Loads the shared object at `path` for execution. Every call needs a file (inode) of its own: the dynamic
+    /// loader gives two loads of one inode the same image, and so the same static variables.
+    ///
+    /// # Errors
+    /// Each variant of [`LoadError`].
+    fn load(&self, path: &Path) -> Result<Arc<dyn Instance>, LoadError>;
+}
+
+/// A loaded module. Dropping the last reference closes its shared object; `unload` is not called by that.
+pub trait Instance: Send + Sync + Any {
+    /// What the module declares.
+    fn manifest(&self) -> &Manifest;
+
+    /// Runs the module's `onload` hook, if it has one, on the calling thread.
+    ///
+    /// # Errors
+    /// The hook faulted.
+    fn onload(&self) -> Result<(), Fault>;
+
+    /// Runs the module's `unload` hook, if it has one, on the calling thread.
+    ///
+    /// # Errors
+    /// The hook faulted.
+    fn unload(&self) -> Result<(), Fault>;
+
+    /// For the executors of the same host, to get at the concrete type.
+    fn as_any(&self) -> &dyn Any;
+}

@@ -1,0 +1,29 @@
+//! cweb turns C source into running web services.
+//!
+//! The crate's rooms, top to bottom; a room imports those below it, never above:
+//!
+//! | room | what it is for |
+//! | --- | --- |
+//! | [`cli`] | one thin command a file: serve, deploy, modules, new, dev |
+//! | [`server`] | starts and stops the threads in order |
+//! | [`admin`] | the server's own paths: `/mgnt`, `/healthz`, `/metrics`; auth and CORS |
+//! | [`shard`] | one pinned thread each: connection table, dispatch, inbox, timers |
+//! | [`jobs`] | the durable job queue and its SQLite store |
+//! | [`module`] | source → compile → cache → load → table → generations → persistence |
+//! | [`domain`] | where handlers execute: executors, the fault guard |
+//! | [`abi`] | the `repr(C)` mirror of `include/` and the services modules call |
+//! | [`proto`] | sans-IO protocol machines: HTTP/1.1, forms, WebSocket |
+//! | [`net`] | the reactor seam and its drivers; listeners |
+//! | [`config`] | flags, environment and `cweb.toml` into one validated [`config::Config`] |
+
+pub mod abi;
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod domain;
+pub mod jobs;
+pub mod module;
+pub mod net;
+pub mod proto;
+pub mod server;
+pub mod shard;

@@ -1,0 +1,2 @@
+//! The cweb program.
+fn main(){}
