@@ -1,2 +1,2 @@
 //! The cweb program.
-fn main(){}
+fn main() {}

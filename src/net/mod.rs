@@ -10,15 +10,51 @@ pub mod outbox;
 pub mod waker;
 
 mod monoio_driver;
-#[cfg(feature = "glommio")]
-mod glommio_driver;
+mod sys;
 
 pub use links::{ConnId, Links};
-pub use listener::{Listener, Peer};
+pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, bind_all};
 pub use outbox::Outbox;
 pub use waker::Waker;
 
+use std::io;
+use std::sync::Arc;
 use std::time::Instant;
+
+/// The reactors to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReactorKind {
+    /// monoio over io_uring.
+    Monoio,
+    /// monoio over epoll, where io_uring is refused.
+    MonoioEpoll,
+}
+
+/// Runs `app` on the calling thread until [`Application::stopped`].
+///
+/// # Errors
+/// The reactor could not be set up (see [`io_uring_available`]) or the listeners are unusable.
+pub fn run<A: Application + 'static>(
+    kind: ReactorKind,
+    app: A,
+    listeners: Vec<Listener>,
+    waker: &Arc<Waker>,
+) -> io::Result<()> {
+    monoio_driver::run(kind, app, listeners, waker)
+}
+
+/// Whether this process may use io_uring.
+///
+/// # Errors
+/// The reason: switched off by sysctl or a seccomp filter, too little `RLIMIT_MEMLOCK`.
+pub fn io_uring_available() -> Result<(), String> {
+    monoio_driver::probe().map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOMEM) => "too little locked memory; raise it with ulimit -l".to_owned(),
+        Some(libc::EPERM) => "refused by kernel.io_uring_disabled or a seccomp filter".to_owned(),
+        Some(libc::ENOSYS) => "this kernel has none".to_owned(),
+        _ => error.to_string(),
+    })
+}
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +87,12 @@ pub trait Application {
     /// The connection is gone; `conn` names nothing from here on. Called exactly once for every accepted connection.
     fn closed(&mut self, links: &mut Links, conn: ConnId, reason: CloseReason);
 
-    /// All events that were ready have been delivered. Returns `true` when there may be more for the application to
-    /// do, so that the driver must call again soon rather than sleep.
-    fn batch_end(&mut self, links: &mut Links) -> bool;
+    /// All events that were ready have been delivered.
+    fn batch_end(&mut self, links: &mut Links);
+
+    /// Whether another [`Application::batch_end`] would find something to do. Asked before the reactor sleeps, after
+    /// [`Waker::prepare_sleep`].
+    fn has_work(&self) -> bool;
 
     /// Called about every [`TICK`], for time-outs and housekeeping.
     fn tick(&mut self, links: &mut Links, now: Instant);
@@ -67,3 +106,6 @@ pub trait Application {
 
 /// How often [`Application::tick`] is called.
 pub const TICK: std::time::Duration = std::time::Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests;

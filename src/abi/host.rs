@@ -1,0 +1,142 @@
+//! `struct cweb_host`: the functions a module can call in the server.
+
+use super::guard;
+use super::types::WebSocket;
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+/// Names a module in calls of the table.
+#[derive(Debug)]
+pub struct ModuleToken {
+    /// The module's name.
+    pub name: String,
+}
+
+/// `struct cweb_host`
+#[repr(C)]
+pub struct HostTable {
+    abi_version: u32,
+    size: u32,
+    jobs_create: unsafe extern "C" fn(*const c_void, *const c_char, *const c_char, *mut c_char) -> c_int,
+    module_exit: unsafe extern "C" fn(*const c_void, c_int, *const c_char) -> !,
+    crypto_sign: unsafe extern "C" fn(*const c_char, *mut c_char, usize) -> c_int,
+    crypto_verify: unsafe extern "C" fn(*const c_char, *const c_char, usize) -> c_int,
+    ws_broadcast: unsafe extern "C" fn(*const *mut WebSocket, usize, *const c_char, usize) -> c_int,
+    log: unsafe extern "C" fn(*const c_void, c_int, *const c_char),
+    reserved: [usize; 16],
+}
+
+static TABLE: HostTable = HostTable {
+    abi_version: super::module::ABI_VERSION,
+    size: size_of::<HostTable>() as u32,
+    jobs_create,
+    module_exit,
+    crypto_sign,
+    crypto_verify,
+    ws_broadcast,
+    log,
+    reserved: [0; 16],
+};
+
+/// The table of this server.
+#[must_use]
+pub fn table() -> *const HostTable {
+    &raw const TABLE
+}
+
+/// Longest line a module can log in one call.
+const LOG_BYTES_MAX: usize = 4 * 1024;
+
+/// # Safety
+/// `module` is the token its module was bound with, which lives as long as the module is open.
+unsafe fn module_name<'a>(module: *const c_void) -> &'a str {
+    // SAFETY: the caller's contract.
+    unsafe { module.cast::<ModuleToken>().as_ref() }.map_or("?", |token| token.name.as_str())
+}
+
+unsafe extern "C" fn jobs_create(
+    module: *const c_void,
+    job: *const c_char,
+    _payload_json: *const c_char,
+    _uuid_out: *mut c_char,
+) -> c_int {
+    if job.is_null() {
+        return -1;
+    }
+    // SAFETY: `job` is a C string and `module` a token, by the contract of the table.
+    let (job, module) = unsafe { (CStr::from_ptr(job).to_string_lossy(), module_name(module)) };
+    tracing::warn!("module {module} wants to create job {job}: this version runs no jobs");
+    -1
+}
+
+unsafe extern "C" fn module_exit(module: *const c_void, code: c_int, how: *const c_char) -> ! {
+    // SAFETY: by the contract of the table.
+    let (name, how) = unsafe {
+        let how = if how.is_null() { c"exit" } else { CStr::from_ptr(how) };
+        (module_name(module), how.to_string_lossy())
+    };
+    tracing::warn!("module {name} called {how}({code}): only its call ends");
+    guard::exit(code)
+}
+
+unsafe extern "C" fn crypto_sign(token: *const c_char, out: *mut c_char, out_len: usize) -> c_int {
+    if token.is_null() || out.is_null() || out_len == 0 {
+        return -1;
+    }
+    // SAFETY: a C string by the contract of the table.
+    let token = unsafe { CStr::from_ptr(token) };
+    let Some(signed) = super::crypto::sign(token.to_bytes()) else { return -1 };
+    let Ok(length) = c_int::try_from(signed.len()) else { return -1 };
+    if signed.len() >= out_len {
+        return -1;
+    }
+    // SAFETY: `out` has `out_len` writable bytes by the contract, more than the text and its NUL need.
+    unsafe {
+        std::ptr::copy_nonoverlapping(signed.as_ptr(), out.cast::<u8>(), signed.len());
+        *out.add(signed.len()) = 0;
+    }
+    length
+}
+
+unsafe extern "C" fn crypto_verify(signed: *const c_char, token: *const c_char, token_len: usize) -> c_int {
+    if signed.is_null() || token.is_null() {
+        return -1;
+    }
+    // SAFETY: a C string, and `token_len` readable bytes, by the contract of the table.
+    let (signed, token) =
+        unsafe { (CStr::from_ptr(signed).to_bytes(), std::slice::from_raw_parts(token.cast::<u8>(), token_len)) };
+    if super::crypto::verify(signed, token) { 0 } else { -1 }
+}
+
+unsafe extern "C" fn ws_broadcast(
+    sockets: *const *mut WebSocket,
+    count: usize,
+    message: *const c_char,
+    length: usize,
+) -> c_int {
+    if sockets.is_null() || count == 0 {
+        return 0;
+    }
+    // SAFETY: `count` pointers by the contract of the table, each NULL or an open websocket_t.
+    let sockets = unsafe { std::slice::from_raw_parts(sockets, count) };
+    // `send` keeps the frame it encoded last on each thread, so this encodes once.
+    let sent = sockets.iter().filter(|&&ws| {
+        // SAFETY: by the contract of websocket_t; `send` checks the rest.
+        unsafe { super::websocket::socket_send(ws, message, length) == 0 }
+    });
+    c_int::try_from(sent.count()).unwrap_or(c_int::MAX)
+}
+
+unsafe extern "C" fn log(module: *const c_void, level: c_int, message: *const c_char) {
+    if message.is_null() {
+        return;
+    }
+    // SAFETY: a token and a C string by the contract of the table.
+    let (name, text) = unsafe { (module_name(module), CStr::from_ptr(message).to_bytes()) };
+    let text = String::from_utf8_lossy(text.get(..LOG_BYTES_MAX).unwrap_or(text));
+    match level {
+        ..=1 => tracing::error!(target: "module", "[{name}] {text}"),
+        2 => tracing::warn!(target: "module", "[{name}] {text}"),
+        3 => tracing::info!(target: "module", "[{name}] {text}"),
+        _ => tracing::debug!(target: "module", "[{name}] {text}"),
+    }
+}

@@ -1,0 +1,302 @@
+//! Opening a module's shared object and reading its `config`.
+
+use super::host;
+use super::manifest::{JobDecl, Manifest, RouteDecl, WebSocketDecl};
+use super::types::{Context, HandlerFn, HookFn, MessageFn, SocketFn};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::path::Path;
+
+/// `CWEB_NAME_SIZE`
+pub const NAME_SIZE: usize = 128;
+/// `MAX_ROUTES`
+pub const MAX_ROUTES: usize = 64;
+/// `MAX_WEBSOCKETS`
+pub const MAX_WEBSOCKETS: usize = 64;
+/// `MAX_JOBS`
+pub const MAX_JOBS: usize = 64;
+/// `CWEB_ABI_VERSION`
+pub const ABI_VERSION: u32 = 1;
+
+/// Longest path, method or job name read from a module.
+const TEXT_BYTES_MAX: usize = 1024;
+
+/// `route_info_t`
+#[repr(C)]
+pub(super) struct RouteInfo {
+    path: *const c_char,
+    method: *const c_char,
+    handler: Option<HandlerFn>,
+    flags: c_int,
+    reserved: [*mut c_void; 2],
+}
+
+/// `websocket_info_t`
+#[repr(C)]
+pub(super) struct WebSocketInfo {
+    path: *const c_char,
+    on_open: Option<SocketFn>,
+    on_message: Option<MessageFn>,
+    on_close: Option<SocketFn>,
+}
+
+/// `job_run_t`; its payload and job structures belong to the jobs room.
+pub type JobRunFn = unsafe extern "C" fn(*mut Context, *const c_void, *mut c_void) -> c_int;
+/// `job_info_t.cancel`
+pub type JobCancelFn = unsafe extern "C" fn(*mut Context, *const c_char);
+
+/// `job_info_t`
+#[repr(C)]
+pub(super) struct JobInfo {
+    name: *const c_char,
+    run: Option<JobRunFn>,
+    cancel: Option<JobCancelFn>,
+    max_attempts: c_int,
+    backoff_ms: c_int,
+    timeout_ms: c_int,
+    priority: c_int,
+    concurrency: c_int,
+}
+
+/// `module_t`
+#[repr(C)]
+pub(super) struct ModuleT {
+    name: [c_char; NAME_SIZE],
+    author: [c_char; NAME_SIZE],
+    routes: [RouteInfo; MAX_ROUTES],
+    size: c_int,
+    websockets: [WebSocketInfo; MAX_WEBSOCKETS],
+    ws_size: c_int,
+    jobs: [JobInfo; MAX_JOBS],
+    job_size: c_int,
+    onload: Option<HookFn>,
+    unload: Option<HookFn>,
+}
+
+/// Size and the offsets of `module_t` as Rust sees them, in the order of its fields, for the comparison with C.
+#[cfg(test)]
+pub(super) fn module_layout() -> Vec<(&'static str, usize)> {
+    use std::mem::offset_of;
+    vec![
+        ("module_t.name", offset_of!(ModuleT, name)),
+        ("module_t.author", offset_of!(ModuleT, author)),
+        ("module_t.routes", offset_of!(ModuleT, routes)),
+        ("module_t.size", offset_of!(ModuleT, size)),
+        ("module_t.websockets", offset_of!(ModuleT, websockets)),
+        ("module_t.ws_size", offset_of!(ModuleT, ws_size)),
+        ("module_t.jobs", offset_of!(ModuleT, jobs)),
+        ("module_t.job_size", offset_of!(ModuleT, job_size)),
+        ("module_t.onload", offset_of!(ModuleT, onload)),
+        ("module_t.unload", offset_of!(ModuleT, unload)),
+        ("route_info_t.flags", offset_of!(RouteInfo, flags)),
+        ("websocket_info_t.on_close", offset_of!(WebSocketInfo, on_close)),
+        ("job_info_t.max_attempts", offset_of!(JobInfo, max_attempts)),
+        ("job_info_t.concurrency", offset_of!(JobInfo, concurrency)),
+    ]
+}
+
+/// Callbacks of one WebSocket path.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketCallbacks {
+    /// `on_open`
+    pub on_open: Option<SocketFn>,
+    /// `on_message`
+    pub on_message: Option<MessageFn>,
+    /// `on_close`
+    pub on_close: Option<SocketFn>,
+}
+
+/// The functions a module declares, in the order of its manifest.
+#[derive(Debug)]
+pub struct ModuleSymbols {
+    /// Handlers.
+    pub routes: Vec<Option<HandlerFn>>,
+    /// WebSocket callbacks.
+    pub websockets: Vec<SocketCallbacks>,
+    /// Jobs: run and cancel.
+    pub jobs: Vec<(Option<JobRunFn>, Option<JobCancelFn>)>,
+    /// `onload`
+    pub onload: Option<HookFn>,
+    /// `unload`
+    pub unload: Option<HookFn>,
+}
+
+/// A shared object that is open. Closed when dropped.
+#[derive(Debug)]
+pub struct OpenModule {
+    /// What the module declares.
+    pub manifest: Manifest,
+    /// Its functions: valid while this value lives.
+    pub symbols: ModuleSymbols,
+    /// Names the module in calls of the host table; its address must not change while the module is open.
+    token: Box<host::ModuleToken>,
+    library: libloading::os::unix::Library,
+}
+
+/// Why a shared object can't be a module.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The dynamic loader's words.
+    #[error("{0}")]
+    Loader(String),
+    /// What is wrong with its `config`.
+    #[error("{0}")]
+    Manifest(String),
+}
+
+/// Opens the shared object at `path` (`RTLD_NOW | RTLD_LOCAL`), which runs its constructors, and reads its `config`.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
+    use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+    // SAFETY: running the constructors of a module is what loading it means; they were tried in a process of their own
+    // first (domain::inspect).
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|error| OpenError::Loader(loader_words(path, &error)))?;
+    // SAFETY: the symbol's type is what cweb_host.h declares.
+    let abi = unsafe { library.get::<*const u32>(b"cweb_module_abi\0") }
+        .map_err(|_| OpenError::Manifest("it was not compiled with cweb.h".to_owned()))?;
+    // SAFETY: the address of a `const uint32_t` in the open library.
+    let abi = unsafe { abi.read_unaligned() };
+    if abi != ABI_VERSION {
+        return Err(OpenError::Manifest(format!(
+            "it was compiled for version {abi} of the module interface, this server has version {ABI_VERSION}"
+        )));
+    }
+    // SAFETY: the symbol's type is `module_t` by the module contract; nothing in it is trusted beyond its layout.
+    let config = unsafe { library.get::<*const ModuleT>(b"config\0") }.map_err(|_| {
+        OpenError::Manifest("it exports no symbol `config`; end it with: export module_t config = { … };".to_owned())
+    })?;
+    // SAFETY: as above; `config` lives as long as the library, which is kept in the value made from it.
+    let module = unsafe { config.as_ref() }
+        .ok_or_else(|| OpenError::Manifest("its symbol `config` has no address".to_owned()))?;
+    let (manifest, symbols) = read(module)?;
+    let token = Box::new(host::ModuleToken { name: manifest.name.clone() });
+    Ok(OpenModule { manifest, symbols, token, library })
+}
+
+/// The loader's message without the path of the server's own copy in front.
+fn loader_words(path: &Path, error: &libloading::Error) -> String {
+    let text = match error {
+        libloading::Error::DlOpen { source } => {
+            let desc: &dyn std::error::Error = source;
+            desc.to_string()
+        }
+        other => other.to_string(),
+    };
+    text.replace(&format!("{}: ", path.display()), "")
+}
+
+impl OpenModule {
+    /// Hands the module the server's table of functions. Must come before any other call into it.
+    pub fn bind(&self) {
+        type BindFn = unsafe extern "C" fn(*const host::HostTable, *const c_void);
+        // SAFETY: the symbol is defined by cweb_host.h with this type in every module of this interface version; table
+        // and token outlive the module.
+        unsafe {
+            if let Ok(bind) = self.library.get::<BindFn>(b"cweb_bind_host\0") {
+                bind(host::table(), std::ptr::from_ref(&*self.token).cast());
+            }
+        }
+    }
+
+    /// The address of an exported symbol, NULL if there is none.
+    #[must_use]
+    pub fn symbol(&self, name: &str) -> *mut c_void {
+        // SAFETY: only the address is taken; what it points to is the business of the modules that share it.
+        unsafe { self.library.get::<*mut c_void>(name.as_bytes()) }
+            .map_or(std::ptr::null_mut(), |symbol| symbol.as_raw_ptr())
+    }
+}
+
+fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenError> {
+    let routes = counted(&module.routes, module.size, "routes", "size", "MAX_ROUTES")?;
+    let websockets = counted(&module.websockets, module.ws_size, "websockets", "ws_size", "MAX_WEBSOCKETS")?;
+    let jobs = counted(&module.jobs, module.job_size, "jobs", "job_size", "MAX_JOBS")?;
+    let manifest = Manifest {
+        name: fixed_text(&module.name, "name")?,
+        author: fixed_text(&module.author, "author")?,
+        routes: routes.iter().enumerate().map(|(at, route)| route_decl(at, route)).collect::<Result<_, _>>()?,
+        websockets: websockets
+            .iter()
+            .enumerate()
+            .map(|(at, socket)| {
+                Ok(WebSocketDecl {
+                    path: text(socket.path, &format!("websockets[{at}].path"))?,
+                    has_on_open: socket.on_open.is_some(),
+                    has_on_message: socket.on_message.is_some(),
+                    has_on_close: socket.on_close.is_some(),
+                })
+            })
+            .collect::<Result<_, OpenError>>()?,
+        jobs: jobs
+            .iter()
+            .enumerate()
+            .map(|(at, job)| {
+                Ok(JobDecl {
+                    name: text(job.name, &format!("jobs[{at}].name"))?,
+                    has_run: job.run.is_some(),
+                    has_cancel: job.cancel.is_some(),
+                })
+            })
+            .collect::<Result<_, OpenError>>()?,
+        has_onload: module.onload.is_some(),
+        has_unload: module.unload.is_some(),
+    };
+    let symbols = ModuleSymbols {
+        routes: routes.iter().map(|route| route.handler).collect(),
+        websockets: websockets
+            .iter()
+            .map(|socket| SocketCallbacks {
+                on_open: socket.on_open,
+                on_message: socket.on_message,
+                on_close: socket.on_close,
+            })
+            .collect(),
+        jobs: jobs.iter().map(|job| (job.run, job.cancel)).collect(),
+        onload: module.onload,
+        unload: module.unload,
+    };
+    Ok((manifest, symbols))
+}
+
+fn route_decl(at: usize, route: &RouteInfo) -> Result<RouteDecl, OpenError> {
+    Ok(RouteDecl {
+        path: text(route.path, &format!("routes[{at}].path"))?,
+        method: text(route.method, &format!("routes[{at}].method"))?,
+        flags: route.flags,
+        has_handler: route.handler.is_some(),
+    })
+}
+
+/// The used part of one of the arrays of `module_t`.
+fn counted<'a, T>(all: &'a [T], size: c_int, what: &str, field: &str, maximum: &str) -> Result<&'a [T], OpenError> {
+    usize::try_from(size).ok().and_then(|size| all.get(..size)).ok_or_else(|| {
+        OpenError::Manifest(format!("config.{field} is {size}, but {what} has room for 0 to {} ({maximum})", all.len()))
+    })
+}
+
+/// A text in an array of its own.
+fn fixed_text(field: &[c_char], what: &str) -> Result<String, OpenError> {
+    // `as`: c_char is i8 here, and the bytes are wanted as they are.
+    let bytes: Vec<u8> = field.iter().map(|&c| c as u8).collect();
+    let text = CStr::from_bytes_until_nul(&bytes).map_err(|_| {
+        OpenError::Manifest(format!("config.{what} is longer than {} bytes", field.len() - 1))
+    })?;
+    text.to_str().map(str::to_owned).map_err(|_| OpenError::Manifest(format!("config.{what} is not UTF-8")))
+}
+
+/// A text behind a pointer.
+fn text(pointer: *const c_char, what: &str) -> Result<String, OpenError> {
+    if pointer.is_null() {
+        return Err(OpenError::Manifest(format!("config.{what} is NULL")));
+    }
+    // SAFETY: not NULL; a C string by the module contract. A wild pointer faults in the inspection process, which reads
+    // the same fields first.
+    let text = unsafe { CStr::from_ptr(pointer) };
+    let text = text.to_str().map_err(|_| OpenError::Manifest(format!("config.{what} is not UTF-8")))?;
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(OpenError::Manifest(format!("config.{what} is longer than {TEXT_BYTES_MAX} bytes")));
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,108 @@
+//! Structures that C code sees, field by field as `include/` declares them.
+//!
+//! `tests` compares every size and offset with what the C compiler says (see `native::layout`).
+
+#![allow(missing_docs)] // The fields are documented in include/, which is their definition.
+
+use std::ffi::{c_char, c_int, c_void};
+
+/// `http_kv_pair_t`
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct KvPair {
+    pub key: *mut c_char,
+    pub value: *mut c_char,
+}
+
+/// `http_kv_store_t`
+#[repr(C)]
+#[derive(Debug)]
+pub struct KvStore {
+    pub entries: *mut KvPair,
+    pub size: usize,
+    pub capacity: usize,
+}
+
+/// `http_request_t`
+#[repr(C)]
+#[derive(Debug)]
+pub struct HttpRequest {
+    pub method: c_int,
+    pub version: c_int,
+    pub status: c_int,
+    pub path: *mut c_char,
+    pub body: *mut c_char,
+    pub content_length: c_int,
+    pub keep_alive: c_char,
+    pub close: c_char,
+    pub tid: libc::pthread_t,
+    pub params: *mut KvStore,
+    pub headers: *mut KvStore,
+    pub data: *mut KvStore,
+    pub websocket: c_int,
+    pub transfer_encoding_chunked: c_int,
+    pub server: *mut c_void,
+    pub reserved: [*mut c_void; 3],
+}
+
+/// `http_response_t`
+#[repr(C)]
+#[derive(Debug)]
+pub struct HttpResponse {
+    pub status: c_int,
+    pub headers: *mut KvStore,
+    pub body: *mut c_char,
+    pub content_length: c_int,
+    pub server: *mut c_void,
+    pub reserved: [*mut c_void; 3],
+}
+
+/// `websocket_t`
+#[repr(C)]
+pub struct WebSocket {
+    pub session: *mut c_char,
+    pub client_fd: c_int,
+    pub send: Option<unsafe extern "C" fn(*mut WebSocket, *const c_char, usize) -> c_int>,
+    pub close: Option<unsafe extern "C" fn(*mut WebSocket) -> c_int>,
+    /// The server's: the [`super::websocket::Socket`] this belongs to.
+    pub server: *const c_void,
+    pub server_id: u64,
+    pub reserved: [*mut c_void; 2],
+}
+
+/// `struct cweb_context`: opaque here, made by `native::cwebn_context_create`.
+#[repr(C)]
+pub struct Context {
+    _opaque: [u8; 0],
+    /// Not Send, not Sync, not Unpin: only ever behind a pointer.
+    _marker: std::marker::PhantomData<(*mut u8, std::marker::PhantomPinned)>,
+}
+
+/// `entry_t`
+pub type HandlerFn = unsafe extern "C" fn(*mut Context, *mut HttpRequest, *mut HttpResponse) -> c_int;
+/// `on_open`, `on_close`
+pub type SocketFn = unsafe extern "C" fn(*mut Context, *mut WebSocket);
+/// `on_message`
+pub type MessageFn = unsafe extern "C" fn(*mut Context, *mut WebSocket, *const c_char, usize);
+/// `onload`, `unload`
+pub type HookFn = unsafe extern "C" fn(*mut Context);
+
+/// `http_error_t` values below 100 stand for these statuses, in this order.
+pub const STATUS_OF_ENUM: [u16; 15] =
+    [500, 101, 200, 302, 400, 401, 403, 404, 405, 409, 413, 414, 426, 500, 501];
+
+/// `HTTP_200_OK`
+pub const HTTP_200_OK: c_int = 2;
+
+/// `HTTP_RESPONSE_SIZE`: bytes of the body a handler finds in its response.
+pub const HTTP_RESPONSE_SIZE: usize = 8 * 1024;
+
+/// The status a handler's `response->status` stands for: an `http_error_t`, or a plain number from 100 to 599.
+#[must_use]
+pub fn status_code(status: c_int) -> u16 {
+    match u16::try_from(status) {
+        Ok(code @ 100..=599) => code,
+        Ok(index) => STATUS_OF_ENUM.get(usize::from(index)).copied().unwrap_or(500),
+        Err(_) => 500,
+    }
+}

@@ -1,0 +1,190 @@
+//! `websocket_t`: what a module holds of a WebSocket, and the way its `send` and `close` take to the shard.
+
+use super::types::WebSocket;
+use crate::proto::ws::{encode_frame, kind_of};
+use std::cell::{RefCell, UnsafeCell};
+use std::ffi::{c_char, c_int, c_void};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// RFC 6455 §7.4.1: normal closure.
+const NORMAL_CLOSURE: u16 = 1000;
+
+/// Where frames go: the inbox of the shard that owns the connection.
+pub trait Outlet: Send + Sync {
+    /// Queues one encoded frame for the shard's socket number `socket`.
+    fn send(&self, socket: u64, frame: Arc<[u8]>);
+
+    /// Asks for a close with `code`.
+    fn close(&self, socket: u64, code: u16);
+}
+
+/// The server's side of a `websocket_t`.
+pub struct Socket {
+    /// What the module sees. Written by C code on whatever thread its callbacks run, never by Rust after creation.
+    visible: UnsafeCell<WebSocket>,
+    key: u64,
+    outlet: Arc<dyn Outlet>,
+    open: AtomicBool,
+    /// Bytes sent by the module that the shard has not taken yet.
+    queued: AtomicUsize,
+    queued_max: usize,
+}
+
+// SAFETY: `visible` is handed to C as a raw pointer and not accessed by Rust between creation and drop, except for
+// reading `session` in drop, when no callback can run any more (each holds the Arc). All else is atomic or immutable.
+unsafe impl Send for Socket {}
+// SAFETY: as above.
+unsafe impl Sync for Socket {}
+
+thread_local! {
+    /// The frame this thread encoded last. A module broadcasts by calling `send` once a socket with the same bytes:
+    /// comparing them is cheaper than encoding them again, and all sockets share one buffer.
+    static LAST_FRAME: RefCell<Option<(usize, Arc<[u8]>)>> = const { RefCell::new(None) };
+}
+
+/// Frames larger than this are not kept for the next `send`: they would sit in memory for as long as the thread lives.
+const KEPT_FRAME_BYTES_MAX: usize = 64 * 1024;
+
+/// Encodes `payload` as one frame (text if it is valid UTF-8, else binary).
+fn encode_shared(payload: &[u8]) -> Arc<[u8]> {
+    LAST_FRAME.with_borrow_mut(|last| {
+        if let Some((header_len, frame)) = last {
+            if frame.get(*header_len..) == Some(payload) {
+                return Arc::clone(frame);
+            }
+        }
+        let frame: Arc<[u8]> = encode_frame(kind_of(payload), payload).into();
+        let keep = frame.len() <= KEPT_FRAME_BYTES_MAX;
+        *last = keep.then(|| (frame.len() - payload.len(), Arc::clone(&frame)));
+        frame
+    })
+}
+
+impl Socket {
+    /// A socket of the shard's key `key`, with `session` as the text the module finds in `websocket_t.session`.
+    #[must_use]
+    pub fn new(key: u64, shard: usize, session: Option<&[u8]>, outlet: Arc<dyn Outlet>, queued_max: usize) -> Arc<Self> {
+        // `client_fd` must differ between open sockets, of all shards; modules use it as a key, not as a descriptor.
+        let number = (key << 8 | (shard as u64 & 0xff)) & 0x7fff_ffff;
+        let visible = WebSocket {
+            session: session.map_or(std::ptr::null_mut(), malloc_text),
+            client_fd: c_int::try_from(number).unwrap_or(c_int::MAX),
+            send: Some(socket_send),
+            close: Some(socket_close),
+            server: std::ptr::null(),
+            server_id: key,
+            reserved: [std::ptr::null_mut(); 2],
+        };
+        let socket = Arc::new(Self {
+            visible: UnsafeCell::new(visible),
+            key,
+            outlet,
+            open: AtomicBool::new(true),
+            queued: AtomicUsize::new(0),
+            queued_max,
+        });
+        // SAFETY: no other reference to `visible` exists yet.
+        unsafe { (*socket.visible.get()).server = Arc::as_ptr(&socket).cast::<c_void>() };
+        socket
+    }
+
+    /// The pointer to give to C. Valid while this `Socket` lives.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut WebSocket {
+        self.visible.get()
+    }
+
+    /// The shard's key of this socket.
+    #[must_use]
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// From here on `send` and `close` answer -1.
+    pub fn mark_closed(&self) {
+        self.open.store(false, Ordering::Release);
+    }
+
+    /// The shard has taken a frame of `len` bytes.
+    pub fn taken(&self, len: usize) {
+        self.queued.fetch_sub(len, Ordering::Relaxed);
+    }
+
+    fn send(&self, payload: &[u8]) -> bool {
+        if !self.open.load(Ordering::Acquire) {
+            return false;
+        }
+        let frame = encode_shared(payload);
+        let before = self.queued.fetch_add(frame.len(), Ordering::Relaxed);
+        // A module that sends faster than the shard takes learns of it here; one frame is always let through.
+        if before > self.queued_max {
+            self.queued.fetch_sub(frame.len(), Ordering::Relaxed);
+            return false;
+        }
+        self.outlet.send(self.key, frame);
+        true
+    }
+
+    fn close(&self) -> bool {
+        if !self.open.swap(false, Ordering::AcqRel) {
+            return false;
+        }
+        self.outlet.close(self.key, NORMAL_CLOSURE);
+        true
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // SAFETY: `session` is NULL, ours from `malloc_text`, or a malloc'd string the module put there.
+        unsafe { libc::free(self.visible.get_mut().session.cast()) };
+    }
+}
+
+/// Copies `text` into memory that C may `free`, NUL-terminated. NULL when memory is short.
+fn malloc_text(text: &[u8]) -> *mut c_char {
+    // SAFETY: the block has room for the text and its NUL; source and target don't overlap.
+    unsafe {
+        let block = libc::malloc(text.len() + 1).cast::<u8>();
+        if !block.is_null() {
+            std::ptr::copy_nonoverlapping(text.as_ptr(), block, text.len());
+            *block.add(text.len()) = 0;
+        }
+        block.cast()
+    }
+}
+
+/// The [`Socket`] behind a pointer that a module passed back.
+///
+/// # Safety
+/// `ws` is NULL or a pointer from [`Socket::as_ptr`] whose `on_close` has not returned: the contract that
+/// `include/http.h` states for `websocket_t`. Until then the shard holds the `Socket`.
+unsafe fn owner<'a>(ws: *mut WebSocket) -> Option<&'a Socket> {
+    // SAFETY: the caller's contract; `server` was set at creation and points to the live Socket.
+    unsafe { ws.as_ref().and_then(|ws| ws.server.cast::<Socket>().as_ref()) }
+}
+
+pub(super) unsafe extern "C" fn socket_send(ws: *mut WebSocket, message: *const c_char, length: usize) -> c_int {
+    if message.is_null() && length != 0 {
+        return -1;
+    }
+    // SAFETY: `ws` by the contract of websocket_t; `message` has `length` readable bytes by the contract of `send`.
+    let (socket, payload) = unsafe {
+        let payload =
+            if length == 0 { &[] } else { std::slice::from_raw_parts(message.cast::<u8>(), length) };
+        (owner(ws), payload)
+    };
+    match socket {
+        Some(socket) if socket.send(payload) => 0,
+        _ => -1,
+    }
+}
+
+unsafe extern "C" fn socket_close(ws: *mut WebSocket) -> c_int {
+    // SAFETY: by the contract of websocket_t.
+    match unsafe { owner(ws) } {
+        Some(socket) if socket.close() => 0,
+        _ => -1,
+    }
+}

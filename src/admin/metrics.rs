@@ -1,0 +1,48 @@
+//! `/metrics` in the Prometheus text format.
+
+use crate::module::control::Control;
+use crate::shard::{ServerAnswer, ShardStats, StatsView};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Instant;
+
+type Column = (&'static str, &'static str, &'static str, fn(&StatsView) -> u64);
+
+/// Name, type, help, value.
+const COLUMNS: [Column; 13] = [
+    ("cweb_connections_accepted_total", "counter", "Connections accepted.", |s| s.accepted),
+    ("cweb_connections_closed_total", "counter", "Connections closed.", |s| s.closed),
+    ("cweb_connections", "gauge", "Open connections.", |s| s.connections),
+    ("cweb_requests_total", "counter", "HTTP requests.", |s| s.requests),
+    ("cweb_requests_inline_total", "counter", "Requests answered on the shard thread.", |s| s.inline),
+    ("cweb_overloaded_total", "counter", "Requests and connections refused at a limit.", |s| s.overloaded),
+    ("cweb_calls_in_flight", "gauge", "Calls handed to executors and not returned.", |s| s.in_flight),
+    ("cweb_websockets", "gauge", "Open WebSockets.", |s| s.sockets),
+    ("cweb_websockets_opened_total", "counter", "WebSocket handshakes completed.", |s| s.ws_opened),
+    ("cweb_websocket_messages_in_total", "counter", "WebSocket messages received.", |s| s.ws_messages_in),
+    ("cweb_websocket_messages_out_total", "counter", "WebSocket messages queued to send.", |s| s.ws_messages_out),
+    ("cweb_websocket_overflows_total", "counter", "WebSockets closed for a reader too slow.", |s| s.ws_overflowed),
+    ("cweb_response_headers_dropped_total", "counter", "Invalid header fields of inline handlers.", |s| {
+        s.headers_dropped
+    }),
+];
+
+/// All metrics.
+pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, started: Instant) -> ServerAnswer {
+    let views: Vec<StatsView> = stats.iter().map(|stats| stats.view()).collect();
+    let mut text = String::new();
+    for (name, kind, help, value) in COLUMNS {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (shard, view) in views.iter().enumerate() {
+            let _ = writeln!(text, "{name}{{shard=\"{shard}\"}} {}", value(view));
+        }
+    }
+    let modules = control.table().load().modules().len();
+    let _ = writeln!(text, "# HELP cweb_modules Modules served.\n# TYPE cweb_modules gauge\ncweb_modules {modules}");
+    let seconds = started.elapsed().as_secs();
+    let _ = writeln!(
+        text,
+        "# HELP cweb_uptime_seconds Seconds since start.\n# TYPE cweb_uptime_seconds counter\ncweb_uptime_seconds {seconds}"
+    );
+    ServerAnswer { content_type: "text/plain; version=0.0.4", ..ServerAnswer::text(200, text) }
+}

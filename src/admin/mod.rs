@@ -1,0 +1,93 @@
+//! The server's own paths: `/mgnt`, `/healthz`, `/metrics`; who may use them.
+//!
+//! Handled off the shards where anything may take long: a deployment answers from the control plane's threads. What
+//! comes in is a parsed request; what goes out is a [`Reply`].
+
+mod access;
+mod metrics;
+mod mgnt;
+
+pub use access::{Access, Client};
+
+use crate::module::control::Control;
+use crate::proto::http1::{Method, RequestView};
+use crate::shard::{Reply, ServerAnswer, ShardStats};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Whether `path` is the server's own and no module's.
+#[must_use]
+pub fn owns(path: &[u8]) -> bool {
+    // One comparison turns away nearly every module path.
+    match path.get(1) {
+        Some(b'm') => is_under(path, b"/mgnt") || path == b"/metrics",
+        Some(b'j') => is_under(path, b"/jobs"),
+        Some(b'h') => path == b"/healthz",
+        _ => false,
+    }
+}
+
+fn is_under(path: &[u8], root: &[u8]) -> bool {
+    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+/// Serves the server's own paths.
+pub struct Admin {
+    control: Control,
+    access: Access,
+    stats: Vec<Arc<ShardStats>>,
+    started: Instant,
+}
+
+impl Admin {
+    /// `stats` has one entry a shard.
+    #[must_use]
+    pub fn new(control: Control, access: Access, stats: Vec<Arc<ShardStats>>) -> Self {
+        Self { control, access, stats, started: Instant::now() }
+    }
+
+    /// Answers a request on a path that [`owns`] names; may answer later, from another thread.
+    pub fn handle(&self, view: &RequestView<'_>, client: Client, reply: Reply) {
+        let path = view.path();
+        if path == b"/healthz" {
+            return reply.send(&ServerAnswer::text(200, "ok\n"));
+        }
+        // A preflight carries no credentials (Fetch standard §4.8), so it is answered before the key is asked for.
+        if view.method() == Method::Options {
+            return reply.send(&ServerAnswer::preflight("GET, POST, DELETE, OPTIONS"));
+        }
+        if let Err(refusal) = self.access.check(view, client) {
+            return reply.send(&refusal);
+        }
+        if path == b"/metrics" {
+            reply.send(&self.metrics(view));
+        } else if is_under(path, b"/mgnt") {
+            mgnt::handle(&self.control, view, reply);
+        } else {
+            reply.send(&ServerAnswer::json(501, r#"{"error":"jobs are not built into this version yet"}"#));
+        }
+    }
+
+    fn metrics(&self, view: &RequestView<'_>) -> ServerAnswer {
+        if view.method().is_safe() {
+            metrics::render(&self.stats, &self.control, self.started)
+        } else {
+            ServerAnswer::text(405, "this path answers GET, HEAD\n").with("Allow", "GET, HEAD")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::owns;
+
+    #[test]
+    fn owns_its_paths_and_no_others() {
+        for path in ["/mgnt", "/mgnt/", "/mgnt/x", "/jobs", "/jobs/ws", "/healthz", "/metrics"] {
+            assert!(owns(path.as_bytes()), "{path}");
+        }
+        for path in ["/", "", "/m", "/mgntx", "/jobsx", "/healthz/x", "/metric", "/hello", "*"] {
+            assert!(!owns(path.as_bytes()), "{path}");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Faults in words.
+
+use super::Fault;
+
+/// The name of a signal, as signal(7) has it.
+#[must_use]
+pub fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGILL => "SIGILL",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGSYS => "SIGSYS",
+        libc::SIGTRAP => "SIGTRAP",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
+}
+
+impl Fault {
+    /// A fault by signal `signal` at `address`.
+    #[must_use]
+    pub fn signal(signal: i32, address: usize) -> Self {
+        let name = signal_name(signal);
+        let what = match signal {
+            libc::SIGABRT => "called abort()".to_owned(),
+            libc::SIGSEGV | libc::SIGBUS => format!("{name} at address {address:#x}"),
+            _ => name,
+        };
+        Self { what }
+    }
+
+    /// A call of exit(3) or a relative.
+    #[must_use]
+    pub fn exit(code: i32) -> Self {
+        Self { what: format!("called exit({code})") }
+    }
+}

@@ -1,0 +1,255 @@
+//! Modules in the server's own process (`--isolation none`).
+//!
+//! The fastest way to run them, for code that is trusted: a fault is caught by the guard of the C trampoline and
+//! answered 500, but a module that scribbles over memory scribbles over the server's.
+
+use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work};
+use super::executor::Runner;
+use super::inbox::Message;
+use super::{Fault, Host, Instance, LoadError, inspect, output};
+use crate::abi::context::ModuleContext;
+use crate::abi::frame::CallFrame;
+use crate::abi::guard::{self, ThreadGuard};
+use crate::abi::manifest::Manifest;
+use crate::abi::module::{self, OpenError, OpenModule};
+use crate::abi::websocket::Socket;
+use crate::proto::http1::{RequestView, ResponseHead, encode_response};
+use std::any::Any;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+/// The modules loaded into this process, and the services they share.
+pub struct InProcess {
+    context: Arc<ModuleContext>,
+    symbols: Arc<SymbolTable>,
+}
+
+/// Published modules by name, for `ctx->symbols->resolv`.
+#[derive(Default)]
+pub struct SymbolTable {
+    modules: RwLock<HashMap<String, Weak<InProcessModule>>>,
+}
+
+impl SymbolTable {
+    /// The address of `symbol` in the published module `module`; NULL if there is none.
+    #[must_use]
+    pub fn resolve(&self, module: &str, symbol: &str) -> *mut c_void {
+        let modules = self.modules.read().unwrap_or_else(PoisonError::into_inner);
+        let found = modules.get(module).and_then(Weak::upgrade);
+        found.map_or(std::ptr::null_mut(), |module| module.open.symbol(symbol))
+    }
+}
+
+/// A module loaded into this process.
+pub struct InProcessModule {
+    open: OpenModule,
+    context: Arc<ModuleContext>,
+}
+
+impl InProcess {
+    /// A host whose modules share one context: a cache, a database at `database`, a scheduler.
+    ///
+    /// # Errors
+    /// The context could not be made; a database that can't be opened is only logged, because modules that use none
+    /// still work.
+    pub fn start(database: &Path) -> std::io::Result<Self> {
+        guard::install()?;
+        let symbols = Arc::new(SymbolTable::default());
+        let resolve = Arc::clone(&symbols);
+        let context = ModuleContext::create(
+            database,
+            Box::new(move |module, symbol| resolve.resolve(module, symbol)),
+        )?;
+        guard::capture_output(output::sink)?;
+        Ok(Self { context: Arc::new(context), symbols })
+    }
+
+    /// Makes the executor of the calling thread.
+    #[must_use]
+    pub fn executor(context: &Arc<ModuleContext>) -> Executor {
+        Executor { _guard: ThreadGuard::new(), frame: Box::default(), context: Arc::clone(context) }
+    }
+
+    /// The services modules share.
+    #[must_use]
+    pub fn context(&self) -> &Arc<ModuleContext> {
+        &self.context
+    }
+
+    /// Names the modules whose symbols others can resolve from now on.
+    pub fn published<'a>(&self, instances: impl Iterator<Item = &'a Arc<dyn Instance>>) {
+        let named = instances.filter_map(|instance| {
+            let any: Arc<dyn Any + Send + Sync> = Arc::clone(instance) as _;
+            let module = any.downcast::<InProcessModule>().ok()?;
+            Some((module.manifest().name.clone(), Arc::downgrade(&module)))
+        });
+        *self.symbols.modules.write().unwrap_or_else(PoisonError::into_inner) = named.collect();
+    }
+}
+
+impl Host for InProcess {
+    fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError> {
+        inspect::inspect(path, limit)
+    }
+
+    fn load(&self, path: &Path) -> Result<Arc<dyn Instance>, LoadError> {
+        let open = module::open(path).map_err(|error| match error {
+            OpenError::Loader(text) => LoadError::Loader(text),
+            OpenError::Manifest(text) => LoadError::Manifest(text),
+        })?;
+        open.bind();
+        Ok(Arc::new(InProcessModule { open, context: Arc::clone(&self.context) }))
+    }
+}
+
+impl InProcessModule {
+    fn hook(&self, hook: Option<crate::abi::types::HookFn>) -> Result<(), Fault> {
+        let Some(hook) = hook else { return Ok(()) };
+        let _guard = ThreadGuard::new();
+        let outcome = output::attributed(&self.open.manifest.name, || guard::call_hook(hook, &self.context));
+        outcome.map_err(|trap| self.fault(trap))
+    }
+
+    fn fault(&self, trap: guard::Trap) -> Fault {
+        self.context.release_after_fault();
+        match trap {
+            guard::Trap::Signal { signal, address } => Fault::signal(signal, address),
+            guard::Trap::Exit { code } => Fault::exit(code),
+        }
+    }
+}
+
+impl Instance for InProcessModule {
+    fn manifest(&self) -> &Manifest {
+        &self.open.manifest
+    }
+
+    fn onload(&self) -> Result<(), Fault> {
+        self.hook(self.open.symbols.onload)
+    }
+
+    fn unload(&self) -> Result<(), Fault> {
+        self.hook(self.open.symbols.unload)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Runs module code on one thread: an executor's, or a shard's own for inline routes.
+pub struct Executor {
+    _guard: ThreadGuard,
+    frame: Box<CallFrame>,
+    context: Arc<ModuleContext>,
+}
+
+impl Executor {
+    /// Runs the handler of route number `route` and appends its encoded answer to `out`. Returns how many header fields
+    /// were dropped because they could not be sent.
+    pub fn request(
+        &mut self,
+        hold: &dyn Hold,
+        route: usize,
+        view: &RequestView<'_>,
+        meta: &AnswerMeta,
+        cors_origin: Option<&str>,
+        out: &mut Vec<u8>,
+    ) -> u32 {
+        let head = |status, body_len| ResponseHead {
+            status,
+            date: &meta.date,
+            keep_alive: meta.keep_alive,
+            http_1_0: meta.http_1_0,
+            body_len,
+            head_only: meta.head_only,
+            cors_origin,
+        };
+        let plain = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
+        let mut fail = |text: &str| {
+            encode_response(out, &head(500, text.len()), plain.into_iter(), text.as_bytes());
+            0
+        };
+        let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() else {
+            return fail("the module is not loaded in this process\n");
+        };
+        let name = &module.open.manifest.name;
+        let Some(handler) = module.open.symbols.routes.get(route).copied().flatten() else {
+            return fail("the route has no handler\n");
+        };
+        let Some((request, response)) = self.frame.prepare(view) else {
+            return fail("out of memory\n");
+        };
+        let outcome =
+            output::attributed(name, || guard::call_handler(handler, &self.context, request, response));
+        if let Err(trap) = outcome {
+            let fault = module.fault(trap);
+            self.frame.abandon();
+            let path = String::from_utf8_lossy(view.path());
+            tracing::error!("module {name} failed in a handler ({} {path}): {fault}", view.method().as_str());
+            return fail(&format!("module {name} failed: {fault}\n"));
+        }
+        let answer = self.frame.answer();
+        let dropped = encode_response(out, &head(answer.status, answer.body.len()), answer.headers(), answer.body);
+        self.frame.release();
+        if dropped > 0 {
+            tracing::warn!("module {name}: {dropped} response header(s) with a forbidden character were dropped");
+        }
+        dropped
+    }
+
+    /// Runs the callbacks of one WebSocket for a batch of events.
+    fn socket(&mut self, hold: &dyn Hold, socket: &Socket, index: usize, events: Vec<SocketEvent>) {
+        let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() else { return };
+        let Some(callbacks) = module.open.symbols.websockets.get(index) else { return };
+        let name = &module.open.manifest.name;
+        for event in events {
+            let (callback, outcome) = output::attributed(name, || match event {
+                SocketEvent::Open => {
+                    ("on_open", guard::call_socket(callbacks.on_open, &self.context, socket.as_ptr()))
+                }
+                SocketEvent::Message(payload) => {
+                    ("on_message", guard::call_message(callbacks.on_message, &self.context, socket.as_ptr(), payload))
+                }
+                SocketEvent::Close => {
+                    socket.mark_closing();
+                    ("on_close", guard::call_socket(callbacks.on_close, &self.context, socket.as_ptr()))
+                }
+            });
+            if let Err(trap) = outcome {
+                let fault = module.fault(trap);
+                tracing::error!("module {name} failed in {callback}: {fault}");
+                socket.fail();
+            }
+        }
+    }
+}
+
+impl Runner for Executor {
+    fn run(&mut self, call: Call) {
+        let Call { hold, reply, work } = call;
+        let start = Instant::now();
+        match work {
+            Work::Request { conn, seq, route, request, meta } => {
+                let mut bytes = Vec::with_capacity(512);
+                let cors = meta.cors_origin.as_deref();
+                self.request(&*hold, route, &request.view(), &meta, cors, &mut bytes);
+                hold.ran(route, start.elapsed());
+                // Let go of the generation before the client can see the answer: who swaps after it finds it free.
+                drop(hold);
+                reply.push(Message::Answer { conn, seq, bytes });
+            }
+            Work::Socket { socket, index, events } => {
+                let unit = hold.instance().manifest().routes.len() + index;
+                let count = u32::try_from(events.len()).unwrap_or(u32::MAX).max(1);
+                self.socket(&*hold, &socket, index, events);
+                hold.ran(unit, start.elapsed() / count);
+                drop(hold);
+                reply.push(Message::SocketIdle { socket: socket.key() });
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What other threads send to a shard.
+//!
+//! A shard owns its connections alone; an executor, a module's thread or the control plane that has something for one
+//! of them leaves a [`Message`] here. The push costs no syscall unless the shard sleeps (see [`Waker`]).
+
+use crate::abi::websocket::Outlet;
+use crate::net::{ConnId, Waker};
+use crossbeam::queue::SegQueue;
+use std::sync::Arc;
+
+/// One message to a shard.
+#[derive(Debug)]
+pub enum Message {
+    /// The answer to request number `seq` of connection `conn`: whole HTTP bytes.
+    Answer {
+        /// The connection it belongs to.
+        conn: ConnId,
+        /// The request's number on that connection.
+        seq: u64,
+        /// The encoded response.
+        bytes: Vec<u8>,
+    },
+    /// The callbacks handed out for this WebSocket have returned.
+    SocketIdle {
+        /// The shard's key of the socket.
+        socket: u64,
+    },
+    /// Send an encoded frame to a WebSocket.
+    SocketSend {
+        /// The shard's key of the socket.
+        socket: u64,
+        /// One whole frame; shared when it is a broadcast.
+        frame: Arc<[u8]>,
+    },
+    /// Close a WebSocket.
+    SocketClose {
+        /// The shard's key of the socket.
+        socket: u64,
+        /// RFC 6455 §7.4 close code.
+        code: u16,
+    },
+    /// The module table has changed: take a new snapshot and let go of the old one.
+    TableChanged,
+    /// Stop accepting, finish what is in flight, close what is idle.
+    Drain,
+    /// Stop now.
+    Stop,
+}
+
+/// A shard's queue of messages, with the wake that goes with it.
+#[derive(Debug)]
+pub struct Inbox {
+    queue: SegQueue<Message>,
+    waker: Arc<Waker>,
+}
+
+impl Inbox {
+    /// An empty inbox whose pushes wake `waker`.
+    #[must_use]
+    pub fn new(waker: Arc<Waker>) -> Self {
+        Self { queue: SegQueue::new(), waker }
+    }
+
+    /// Leaves a message and wakes the shard if it sleeps.
+    pub fn push(&self, message: Message) {
+        self.queue.push(message);
+        self.waker.wake();
+    }
+
+    /// The oldest message, if any. Only the shard calls this.
+    pub fn pop(&self) -> Option<Message> {
+        self.queue.pop()
+    }
+
+    /// Whether nothing is waiting.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+impl Outlet for Inbox {
+    fn send(&self, socket: u64, frame: Arc<[u8]>) {
+        self.push(Message::SocketSend { socket, frame });
+    }
+
+    fn close(&self, socket: u64, code: u16) {
+        self.push(Message::SocketClose { socket, code });
+    }
+}

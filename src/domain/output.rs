@@ -1,0 +1,106 @@
+//! What modules print, line by line in the server's log under the module's name.
+//!
+//! The C side replaces `stdout` and `stderr` by streams that call [`sink`] on the printing thread, so the thread
+//! itself knows whose output it is.
+
+use std::cell::RefCell;
+use std::ffi::{c_char, c_void};
+
+/// Longer lines are cut into several: a module can't make the server hold an endless one.
+const LINE_BYTES_MAX: usize = 4 * 1024;
+
+#[derive(Default)]
+struct Printing {
+    module: Option<String>,
+    line: Vec<u8>,
+}
+
+thread_local! {
+    static PRINTING: RefCell<Printing> = const { RefCell::new(Printing { module: None, line: Vec::new() }) };
+}
+
+/// Runs `body`; what the thread prints meanwhile is `module`'s.
+pub fn attributed<T>(module: &str, body: impl FnOnce() -> T) -> T {
+    enter(module);
+    let value = body();
+    leave();
+    value
+}
+
+/// The name is copied only when the thread last ran another module.
+fn enter(module: &str) {
+    PRINTING.with_borrow_mut(|printing| {
+        if printing.module.as_deref() != Some(module) {
+            printing.module = Some(module.to_owned());
+        }
+    });
+}
+
+fn leave() {
+    PRINTING.with_borrow_mut(|printing| {
+        if !printing.line.is_empty() {
+            printing.emit();
+        }
+    });
+}
+
+impl Printing {
+    fn emit(&mut self) {
+        let text = String::from_utf8_lossy(&self.line);
+        let module = self.module.as_deref().unwrap_or("a module's thread");
+        tracing::info!(target: "module", "[{module}] {}", text.trim_end_matches('\r'));
+        self.line.clear();
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let (text, ended) = match piece.strip_suffix(b"\n") {
+                Some(text) => (text, true),
+                None => (piece, false),
+            };
+            for chunk in text.chunks(LINE_BYTES_MAX) {
+                if self.line.len() + chunk.len() > LINE_BYTES_MAX {
+                    self.emit();
+                }
+                self.line.extend_from_slice(chunk);
+            }
+            if ended {
+                self.emit();
+            }
+        }
+    }
+}
+
+/// Called by the C streams with what was printed on this thread.
+///
+/// # Safety
+/// `bytes` has `len` readable bytes.
+pub(super) unsafe extern "C" fn sink(_user: *mut c_void, bytes: *const c_char, len: usize) {
+    if bytes.is_null() || len == 0 {
+        return;
+    }
+    // SAFETY: the caller's contract.
+    let bytes = unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), len) };
+    // A thread that is ending, or that prints while it is printing (a fault inside the sink), loses the text, not more.
+    let _ = PRINTING.try_with(|printing| {
+        if let Ok(mut printing) = printing.try_borrow_mut() {
+            printing.write(bytes);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_at_the_limit_and_nothing_is_lost_meanwhile() {
+        let mut printing = Printing::default();
+        printing.write(b"abc");
+        assert_eq!(printing.line, b"abc");
+        printing.write(b"def\nrest");
+        assert_eq!(printing.line, b"rest");
+        printing.write(&vec![b'x'; 3 * LINE_BYTES_MAX]);
+        assert!(printing.line.len() <= LINE_BYTES_MAX);
+    }
+}

@@ -1,0 +1,366 @@
+//! The sending half of every connection of a shard, and what its application asks of the driver.
+
+use super::outbox::Outbox;
+use super::sys;
+use std::net::Shutdown;
+use std::os::fd::RawFd;
+use std::task::Waker as TaskWaker;
+use std::time::{Duration, Instant};
+
+/// Names a connection of one shard. An id is never used again: the number of its place is, its generation is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    index: u32,
+    generation: u32,
+}
+
+impl ConnId {
+    /// The number of its place, small and dense: for tables beside [`Links`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// How long a closed connection is kept so that the peer can read what was sent (RFC 9112 §9.6: closing while the peer
+/// still sends makes the kernel answer with a reset, which destroys what it has not read).
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Spare buffers kept for connections that have something to send.
+const SPARES_MAX: usize = 128;
+
+/// How far a connection is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// When all is sent.
+    AfterFlush,
+    /// All is sent and FIN too; what the peer still sends is thrown away until then.
+    Lingering(Instant),
+    /// Now.
+    Aborted,
+}
+
+#[derive(Debug)]
+struct Link {
+    id: ConnId,
+    fd: RawFd,
+    outbox: Outbox,
+    dirty: bool,
+    /// The socket takes no more for now; the driver waits for it.
+    blocked: bool,
+    reading: bool,
+    closing: Closing,
+    /// Wakes the task that waits for `reading`.
+    reader: Option<TaskWaker>,
+}
+
+/// What a flush has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// All is sent, or the connection is gone.
+    All,
+    /// The socket takes no more: wait until it is writable, then flush again.
+    Blocked,
+    /// Sending failed with this errno: the connection is dead.
+    Failed(i32),
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct Links {
+    places: Vec<Option<Link>>,
+    generations: Vec<u32>,
+    free: Vec<u32>,
+    dirty: Vec<ConnId>,
+    lingering: Vec<ConnId>,
+    spares: Vec<Vec<u8>>,
+    open: usize,
+}
+
+impl Links {
+    /// Open connections.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.open
+    }
+
+    /// Whether no connection is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.open == 0
+    }
+
+    fn get(&self, id: ConnId) -> Option<&Link> {
+        self.places.get(id.index())?.as_ref().filter(|link| link.id == id)
+    }
+
+    fn get_mut(&mut self, id: ConnId) -> Option<&mut Link> {
+        self.places.get_mut(id.index())?.as_mut().filter(|link| link.id == id)
+    }
+
+    /// What is to be sent on `conn`; it leaves when the batch ends. `None` once the connection is being closed.
+    pub fn outbox(&mut self, conn: ConnId) -> Option<&mut Outbox> {
+        let link = self.places.get_mut(conn.index())?.as_mut().filter(|link| link.id == conn)?;
+        if link.closing != Closing::No {
+            return None;
+        }
+        if !link.dirty {
+            link.dirty = true;
+            self.dirty.push(conn);
+        }
+        if !link.outbox.has_buffer() {
+            link.outbox.give_spare(self.spares.pop().unwrap_or_default());
+        }
+        Some(&mut link.outbox)
+    }
+
+    /// Bytes queued on `conn` that the socket has not taken.
+    #[must_use]
+    pub fn unsent(&self, conn: ConnId) -> usize {
+        self.get(conn).map_or(0, |link| link.outbox.len())
+    }
+
+    /// Closes `conn` once everything queued is sent.
+    pub fn close(&mut self, conn: ConnId) {
+        let Some(link) = self.get_mut(conn).filter(|link| link.closing == Closing::No) else { return };
+        link.closing = Closing::AfterFlush;
+        link.reading = true; // What still comes is read and thrown away.
+        if let Some(reader) = &link.reader {
+            reader.wake_by_ref();
+        }
+        if !std::mem::replace(&mut link.dirty, true) {
+            self.dirty.push(conn);
+        }
+    }
+
+    /// Closes `conn` now; what is queued is lost.
+    pub fn abort(&mut self, conn: ConnId) {
+        if let Some(link) = self.get_mut(conn).filter(|link| link.closing != Closing::Aborted) {
+            link.closing = Closing::Aborted;
+            link.reading = true;
+            // Ends the driver's pending receive with 0; the descriptor is closed by its owner.
+            sys::shutdown(link.fd, Shutdown::Both);
+            if let Some(reader) = link.reader.take() {
+                reader.wake();
+            }
+        }
+    }
+
+    /// While `reading` is false the driver does not receive from `conn`. What it is receiving already still arrives.
+    pub fn set_reading(&mut self, conn: ConnId, reading: bool) {
+        if let Some(link) = self.get_mut(conn).filter(|link| link.closing == Closing::No) {
+            link.reading = reading;
+            if let Some(reader) = link.reader.take().filter(|_| reading) {
+                reader.wake();
+            }
+        }
+    }
+
+    // ---- The driver's side ----
+
+    /// A new connection on `fd`, which must stay open until [`Links::remove`].
+    pub(super) fn insert(&mut self, fd: RawFd) -> ConnId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.generations.push(0);
+            u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
+        });
+        let generation = self.generations.get(index as usize).copied().unwrap_or_default();
+        let id = ConnId { index, generation };
+        let link = Link {
+            id,
+            fd,
+            outbox: Outbox::default(),
+            dirty: false,
+            blocked: false,
+            reading: true,
+            closing: Closing::No,
+            reader: None,
+        };
+        if let Some(place) = self.places.get_mut(id.index()) {
+            *place = Some(link);
+        }
+        self.open += 1;
+        id
+    }
+
+    /// Forgets `conn`; its id names nothing from here on.
+    pub(super) fn remove(&mut self, conn: ConnId) {
+        if self.get(conn).is_none() {
+            return;
+        }
+        if let Some(place) = self.places.get_mut(conn.index()) {
+            *place = None;
+        }
+        if let Some(generation) = self.generations.get_mut(conn.index()) {
+            *generation = generation.wrapping_add(1);
+        }
+        self.free.push(conn.index);
+        self.open -= 1;
+    }
+
+    /// Whether the application asked for the end of `conn` (or it is gone), so that what arrives is thrown away.
+    pub(super) fn is_closing(&self, conn: ConnId) -> bool {
+        self.get(conn).is_none_or(|link| link.closing != Closing::No)
+    }
+
+    /// Whether `conn` ended because the application wanted it.
+    pub(super) fn closed_by_application(&self, conn: ConnId) -> bool {
+        self.get(conn).is_some_and(|link| link.closing != Closing::No)
+    }
+
+    /// Whether the driver may receive; if not, `waker` is woken when it may.
+    pub(super) fn poll_reading(&mut self, conn: ConnId, waker: &TaskWaker) -> bool {
+        let Some(link) = self.get_mut(conn) else { return true };
+        if !link.reading {
+            link.reader = Some(waker.clone());
+        }
+        link.reading
+    }
+
+    /// Whether a connection whose peer has sent FIN has nothing left to wait for.
+    pub(super) fn is_finished(&self, conn: ConnId) -> bool {
+        self.get(conn).is_none_or(|link| matches!(link.closing, Closing::Lingering(_) | Closing::Aborted))
+    }
+
+    /// Wakes `waker` when [`Links::is_finished`] may have become true.
+    pub(super) fn watch(&mut self, conn: ConnId, waker: &TaskWaker) {
+        if let Some(link) = self.get_mut(conn) {
+            link.reader = Some(waker.clone());
+        }
+    }
+
+    /// Connections with something to do at the end of a batch.
+    pub(super) fn take_dirty(&mut self) -> Vec<ConnId> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Gives the list of [`Links::take_dirty`] back for its memory.
+    pub(super) fn give_dirty(&mut self, mut list: Vec<ConnId>) {
+        if self.dirty.is_empty() {
+            list.clear();
+            self.dirty = list;
+        }
+    }
+
+    /// Sends what is queued on `conn`. `Blocked` is returned once; the driver then calls [`Links::writable`].
+    pub(super) fn flush(&mut self, conn: ConnId) -> Flushed {
+        let Some(link) = self.get_mut(conn) else { return Flushed::All };
+        link.dirty = false;
+        if link.blocked || link.closing == Closing::Aborted {
+            return Flushed::All;
+        }
+        match link.outbox.flush(link.fd) {
+            Ok(true) => {
+                let spare = link.outbox.take_spare();
+                if link.closing == Closing::AfterFlush {
+                    sys::shutdown(link.fd, Shutdown::Write);
+                    link.closing = Closing::Lingering(Instant::now() + LINGER);
+                    if let Some(reader) = link.reader.take() {
+                        reader.wake();
+                    }
+                    self.lingering.push(conn);
+                }
+                self.spares.extend(spare.filter(|_| self.spares.len() < SPARES_MAX));
+                Flushed::All
+            }
+            Ok(false) => {
+                link.blocked = true;
+                Flushed::Blocked
+            }
+            Err(error) => {
+                self.abort(conn);
+                Flushed::Failed(error.raw_os_error().unwrap_or(libc::EIO))
+            }
+        }
+    }
+
+    /// The socket of `conn` takes bytes again.
+    pub(super) fn writable(&mut self, conn: ConnId) -> Flushed {
+        if let Some(link) = self.get_mut(conn) {
+            link.blocked = false;
+        }
+        self.flush(conn)
+    }
+
+    /// The descriptor of `conn`.
+    pub(super) fn descriptor(&self, conn: ConnId) -> Option<RawFd> {
+        self.get(conn).map(|link| link.fd)
+    }
+
+    /// Ends connections that have lingered long enough.
+    pub(super) fn end_lingering(&mut self, now: Instant) {
+        let late = |links: &Self, id: ConnId| match links.get(id).map(|link| link.closing) {
+            Some(Closing::Lingering(until)) => Some(now >= until),
+            _ => None,
+        };
+        let waiting = std::mem::take(&mut self.lingering);
+        for id in waiting {
+            match late(self, id) {
+                Some(true) => self.abort(id),
+                Some(false) => self.lingering.push(id),
+                None => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_stale_id_reaches_nobody() {
+        let (a, _peer) = UnixStream::pair().unwrap();
+        let mut links = Links::default();
+        let old = links.insert(a.as_raw_fd());
+        links.remove(old);
+        let new = links.insert(a.as_raw_fd());
+        assert_eq!(old.index(), new.index());
+        assert!(links.outbox(old).is_none());
+        assert!(links.outbox(new).is_some());
+        links.remove(old);
+        assert_eq!(links.len(), 1);
+    }
+
+    #[test]
+    fn close_sends_what_was_queued_then_fin() {
+        let (a, mut peer) = UnixStream::pair().unwrap();
+        let mut links = Links::default();
+        let id = links.insert(a.as_raw_fd());
+        links.outbox(id).unwrap().push(b"last words");
+        links.close(id);
+        assert!(links.outbox(id).is_none(), "nothing can be queued after close");
+        for id in links.take_dirty() {
+            assert_eq!(links.flush(id), Flushed::All);
+        }
+        let mut text = String::new();
+        peer.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "last words");
+    }
+
+    #[test]
+    fn a_full_socket_blocks_and_goes_on() {
+        let (a, mut peer) = UnixStream::pair().unwrap();
+        let mut links = Links::default();
+        let id = links.insert(a.as_raw_fd());
+        let body = vec![7_u8; 4 * 1024 * 1024];
+        links.outbox(id).unwrap().push_owned(body.clone());
+        assert_eq!(links.flush(id), Flushed::Blocked);
+        assert!(links.unsent(id) > 0);
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; body.len()];
+            peer.read_exact(&mut all).unwrap();
+            assert_eq!(all, body);
+        });
+        while links.writable(id) == Flushed::Blocked {
+            std::thread::yield_now();
+        }
+        assert_eq!(links.unsent(id), 0);
+        reader.join().unwrap();
+    }
+}

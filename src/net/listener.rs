@@ -1,0 +1,254 @@
+//! Where connections come from: TCP addresses, one listener a shard with `SO_REUSEPORT`, and unix sockets.
+
+use socket2::{Domain, Protocol, Socket, Type};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Connections the kernel keeps waiting for `accept(2)`, if `net.core.somaxconn` lets it.
+const BACKLOG: i32 = 4096;
+
+/// After a kill an io_uring of the old process can hold the listener for some milliseconds.
+const BIND_TRIES: u32 = 20;
+const BIND_PAUSE: Duration = Duration::from_millis(10);
+
+/// An address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddr {
+    /// `ADDR:PORT`; port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// `unix:PATH`
+    Unix(PathBuf),
+}
+
+/// The text is no address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("can't listen on \"{0}\": write ADDR:PORT (127.0.0.1:8080, [::1]:8080) or unix:PATH")]
+pub struct AddrError(String);
+
+impl FromStr for ListenAddr {
+    type Err = AddrError;
+
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err(AddrError(text.to_owned())),
+            Some(path) => Ok(ListenAddr::Unix(PathBuf::from(path))),
+            None => text
+                .replace("localhost:", "127.0.0.1:")
+                .parse()
+                .map(ListenAddr::Tcp)
+                .map_err(|_| AddrError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddr::Tcp(addr) => write!(f, "http://{addr}"),
+            ListenAddr::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// An address can't be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {addr}: {reason}")]
+pub struct BindError {
+    addr: String,
+    reason: String,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP peer.
+    Tcp(SocketAddr),
+    /// A process of this machine.
+    Unix,
+}
+
+impl Peer {
+    /// Whether the peer is on this machine: 127.0.0.0/8, `::1`, the IPv4-mapped form of the former, a unix socket.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Peer::Unix => true,
+            Peer::Tcp(addr) => match addr.ip() {
+                IpAddr::V4(ip) => ip.is_loopback(),
+                IpAddr::V6(ip) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(addr) => addr.fmt(f),
+            Peer::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// A listening socket, non-blocking.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP
+    Tcp(std::net::TcpListener),
+    /// A unix socket, with its path.
+    Unix(UnixListener, PathBuf),
+}
+
+impl fmt::Display for Listener {
+    /// The address it really listens on: `http://127.0.0.1:43211`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listener::Tcp(listener) => match listener.local_addr() {
+                Ok(addr) => ListenAddr::Tcp(addr).fmt(f),
+                Err(error) => write!(f, "an unknown address ({error})"),
+            },
+            Listener::Unix(_, path) => ListenAddr::Unix(path.clone()).fmt(f),
+        }
+    }
+}
+
+/// Listens on each of `addrs` for each of `shards`: the outer list has one entry a shard.
+///
+/// # Errors
+/// The first address that can't be used, and why.
+pub fn bind_all(addrs: &[ListenAddr], shards: usize) -> Result<Vec<Vec<Listener>>, BindError> {
+    let mut all: Vec<Vec<Listener>> = (0..shards.max(1)).map(|_| Vec::new()).collect();
+    for addr in addrs {
+        let failed = |error: io::Error| BindError { addr: addr.to_string(), reason: explain(&error) };
+        let listeners = match addr {
+            ListenAddr::Tcp(addr) => bind_tcp(*addr, all.len()).map_err(failed)?,
+            ListenAddr::Unix(path) => bind_unix(path, all.len()).map_err(failed)?,
+        };
+        for (shard, listener) in all.iter_mut().zip(listeners) {
+            shard.push(listener);
+        }
+    }
+    Ok(all)
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another process uses it; stop that or choose another with --port".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn bind_tcp(addr: SocketAddr, shards: usize) -> io::Result<Vec<Listener>> {
+    // SO_REUSEPORT would let a second server of the same user share the port in silence, and each would get half of
+    // the requests. A first socket without it finds out; bound but never listening, it takes no connection.
+    let probe = retried(|| tcp_socket(addr, false))?;
+    let addr = probe.local_addr()?.as_socket().unwrap_or(addr);
+    drop(probe);
+    (0..shards)
+        .map(|_| {
+            let socket = retried(|| tcp_socket(addr, true))?;
+            socket.listen(BACKLOG)?;
+            Ok(Listener::Tcp(socket.into()))
+        })
+        .collect()
+}
+
+fn retried<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..BIND_TRIES {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(BIND_PAUSE),
+            other => return other,
+        }
+    }
+    bind()
+}
+
+fn tcp_socket(addr: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    if addr.is_ipv6() {
+        // `[::]` and `0.0.0.0` can then be listened on side by side.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// One listener, shared by the shards. A socket file that nobody listens on is replaced; any other file is not.
+fn bind_unix(path: &Path, shards: usize) -> io::Result<Vec<Listener>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket has this name"));
+        }
+        Ok(_) if UnixStream::connect(path).is_ok() => {
+            return Err(io::Error::from(io::ErrorKind::AddrInUse));
+        }
+        Ok(_) => std::fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let first = UnixListener::bind(path)?;
+    first.set_nonblocking(true)?;
+    (0..shards).map(|_| Ok(Listener::Unix(first.try_clone()?, path.to_path_buf()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_addresses() {
+        assert_eq!("127.0.0.1:80".parse(), Ok(ListenAddr::Tcp(([127, 0, 0, 1], 80).into())));
+        assert_eq!("unix:/a b".parse(), Ok(ListenAddr::Unix("/a b".into())));
+        assert!("[::1]:0".parse::<ListenAddr>().is_ok());
+        for bad in ["", "8080", "unix:", "host", "1.2.3.4"] {
+            assert!(bad.parse::<ListenAddr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn knows_loopback() {
+        let peer = |text: &str| Peer::Tcp(text.parse().unwrap());
+        assert!(peer("127.9.9.9:1").is_loopback());
+        assert!(peer("[::1]:1").is_loopback());
+        assert!(peer("[::ffff:127.0.0.1]:1").is_loopback());
+        assert!(!peer("192.0.2.1:1").is_loopback());
+        assert!(!peer("[::ffff:192.0.2.1]:1").is_loopback());
+    }
+
+    #[test]
+    fn shards_share_a_port_but_servers_do_not() {
+        let addr: ListenAddr = "127.0.0.1:0".parse().unwrap();
+        let first = bind_all(&[addr], 3).unwrap();
+        let names: Vec<String> = first.iter().map(|shard| shard[0].to_string()).collect();
+        assert_eq!(names[0], names[2]);
+        let same: ListenAddr = names[0].strip_prefix("http://").unwrap().parse().unwrap();
+        let error = bind_all(&[same], 1).unwrap_err().to_string();
+        assert!(error.contains(&names[0]), "{error}");
+    }
+
+    #[test]
+    fn a_dead_socket_file_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let addr = ListenAddr::Unix(path.clone());
+        let live = bind_all(std::slice::from_ref(&addr), 2).unwrap();
+        assert!(bind_all(std::slice::from_ref(&addr), 1).is_err());
+        drop(live);
+        assert!(bind_all(std::slice::from_ref(&addr), 1).is_ok());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "mine").unwrap();
+        assert!(bind_all(&[addr], 1).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+}

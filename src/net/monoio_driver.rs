@@ -1,0 +1,394 @@
+//! The default driver: monoio, over io_uring or epoll.
+//!
+//! One task a connection receives; its buffer is owned by the kernel while it waits, so it is small until a connection
+//! shows that it sends much. Sending is a direct `send(2)` once a batch (see [`Links::flush`]).
+//!
+//! The end of a batch: without its `sync` feature, monoio polls the main future when every task that was ready has run,
+//! right before it waits for the kernel, provided that the future was woken meanwhile. So each event wakes the main
+//! future, and the main future is the end of the batch.
+
+use super::links::{ConnId, Flushed, Links};
+use super::listener::{Listener, Peer};
+use super::waker::Waker;
+use super::{Application, CloseReason, ReactorKind, TICK, sys};
+use monoio::io::AsyncReadRent;
+use monoio::net::{TcpListener, UnixListener, UnixStream};
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker as TaskWaker};
+use std::time::{Duration, Instant};
+
+/// Entries of the submission ring. A batch beyond it is submitted in parts.
+const RING_ENTRIES: u32 = 1024;
+
+/// Receive buffer of a quiet connection: it holds a typical request, and 10,000 idle connections 20 MiB.
+const BUFFER_BYTES_MIN: usize = 2 * 1024;
+/// Receive buffer of a connection that keeps filling its buffer.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// Pause after an `accept(2)` that failed for want of something that other connections may give back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Batch ends without a look at the kernel's events.
+const ROUNDS_MAX: u32 = 16;
+
+struct Core<A> {
+    app: A,
+    links: Links,
+    waker: Arc<Waker>,
+    /// Wakes the main future; set when it is first polled.
+    main: Option<TaskWaker>,
+}
+
+type Shared<A> = Rc<RefCell<Core<A>>>;
+
+impl<A: Application> Core<A> {
+    /// An event has been delivered: the batch must be ended before the reactor sleeps.
+    fn delivered(&self) {
+        if let Some(main) = &self.main {
+            main.wake_by_ref();
+        }
+    }
+
+    /// Delivers an event to the application, and sees to it that the batch is ended.
+    fn event<T>(&mut self, conn: Option<ConnId>, event: impl FnOnce(&mut A, &mut Links) -> T) -> Option<T> {
+        self.delivered();
+        self.call(conn, event)
+    }
+
+    /// Calls the application. A panic in it ends the connection it was about, not the shard.
+    fn call<T>(&mut self, conn: Option<ConnId>, event: impl FnOnce(&mut A, &mut Links) -> T) -> Option<T> {
+        let (app, links) = (&mut self.app, &mut self.links);
+        let result = catch_unwind(AssertUnwindSafe(|| event(app, links)));
+        if result.is_err() {
+            tracing::error!("a panic in the shard was caught; its connection is closed. Please report this as a bug");
+            if let Some(conn) = conn {
+                self.links.abort(conn);
+            }
+        }
+        result.ok()
+    }
+}
+
+/// Runs `app` until it says that it has stopped.
+pub(super) fn run<A: Application + 'static>(
+    kind: ReactorKind,
+    app: A,
+    listeners: Vec<Listener>,
+    waker: &Arc<Waker>,
+) -> io::Result<()> {
+    let core = Rc::new(RefCell::new(Core { app, links: Links::default(), waker: Arc::clone(waker), main: None }));
+    let timer = sys::timer(TICK)?;
+    if kind == ReactorKind::MonoioEpoll {
+        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
+        return runtime.block_on(serve(core, listeners, timer, true));
+    }
+    let mut runtime = RuntimeBuilder::<IoUringDriver>::new().with_entries(RING_ENTRIES).build()?;
+    runtime.block_on(serve(core, listeners, timer, false))
+}
+
+/// Sets up a ring as [`run`] does and drops it.
+pub(super) fn probe() -> io::Result<()> {
+    RuntimeBuilder::<IoUringDriver>::new().with_entries(RING_ENTRIES).build().map(drop)
+}
+
+async fn serve<A: Application + 'static>(
+    core: Shared<A>,
+    listeners: Vec<Listener>,
+    timer: OwnedFd,
+    nonblocking: bool,
+) -> io::Result<()> {
+    poll_fn(|cx| {
+        core.borrow_mut().main = Some(cx.waker().clone());
+        Poll::Ready(())
+    })
+    .await;
+    let mut descriptors = Vec::new();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        match listener {
+            Listener::Tcp(listener) => {
+                // io_uring answers EAGAIN on a non-blocking socket instead of waiting; epoll needs one.
+                listener.set_nonblocking(nonblocking)?;
+                descriptors.push(listener.as_raw_fd());
+                monoio::spawn(accept_tcp(Rc::clone(&core), TcpListener::from_std(listener)?, number));
+            }
+            Listener::Unix(listener, _) => {
+                listener.set_nonblocking(nonblocking)?;
+                descriptors.push(listener.as_raw_fd());
+                monoio::spawn(accept_unix(Rc::clone(&core), UnixListener::from_std(listener)?, number));
+            }
+        }
+    }
+    let wake = pollable(core.borrow().waker.descriptor()?)?;
+    monoio::spawn(woken(Rc::clone(&core), wake));
+    monoio::spawn(ticks(Rc::clone(&core), timer));
+    let mut accepting = true;
+    poll_fn(|_| {
+        let stopped = end_batch(&core);
+        if accepting && !core.borrow().app.accepting() {
+            accepting = false;
+            // Ends the pending accept with an error; cancelling it would leak a connection accepted meanwhile.
+            for &descriptor in &descriptors {
+                sys::shutdown(descriptor, std::net::Shutdown::Both);
+            }
+        }
+        if stopped { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
+}
+
+/// Ends a batch: messages from other threads, then one send a connection. Returns whether the application has stopped.
+fn end_batch<A: Application + 'static>(core: &Shared<A>) -> bool {
+    core.borrow().waker.awake();
+    for _ in 0..ROUNDS_MAX {
+        core.borrow_mut().call(None, |app, links| app.batch_end(links));
+        flush(core);
+        if core.borrow().app.stopped() {
+            return true;
+        }
+        if core.borrow().app.has_work() {
+            continue;
+        }
+        let state = core.borrow();
+        state.waker.prepare_sleep();
+        if !state.app.has_work() {
+            return false;
+        }
+        state.waker.awake();
+    }
+    // There is more, but the sockets shall have their turn.
+    core.borrow().delivered();
+    false
+}
+
+fn flush<A: Application + 'static>(core: &Shared<A>) {
+    let mut state = core.borrow_mut();
+    let dirty = state.links.take_dirty();
+    for &conn in &dirty {
+        if state.links.flush(conn) == Flushed::Blocked {
+            monoio::spawn(until_writable(Rc::clone(core), conn));
+        }
+    }
+    state.links.give_dirty(dirty);
+}
+
+/// A descriptor as something monoio can poll; it is never read or written through this.
+fn pollable(descriptor: OwnedFd) -> io::Result<UnixStream> {
+    UnixStream::from_std(std::os::unix::net::UnixStream::from(descriptor))
+}
+
+/// Waits for room in a socket and sends on.
+async fn until_writable<A: Application + 'static>(core: Shared<A>, conn: ConnId) {
+    // A descriptor of its own: the connection's task has the other one in its pending receive.
+    let descriptor = core.borrow().links.descriptor(conn);
+    let Some(Ok(socket)) = descriptor.map(|fd| sys::duplicate(fd).and_then(pollable)) else {
+        return core.borrow_mut().links.abort(conn);
+    };
+    loop {
+        if socket.writable(false).await.is_err() {
+            return core.borrow_mut().links.abort(conn);
+        }
+        let mut state = core.borrow_mut();
+        match state.links.writable(conn) {
+            Flushed::Blocked => {}
+            Flushed::All => {
+                if !state.links.is_closing(conn) {
+                    state.event(Some(conn), |app, links| app.drained(links, conn));
+                }
+                return;
+            }
+            Flushed::Failed(_) => return,
+        }
+    }
+}
+
+async fn woken<A: Application + 'static>(core: Shared<A>, wake: UnixStream) {
+    loop {
+        if let Err(error) = wake.readable(false).await {
+            tracing::error!("waiting for messages failed: {error}");
+        }
+        let state = core.borrow();
+        state.waker.clear();
+        state.delivered();
+    }
+}
+
+async fn ticks<A: Application + 'static>(core: Shared<A>, timer: OwnedFd) {
+    let Ok(poll) = timer.try_clone().and_then(pollable) else { return };
+    loop {
+        if let Err(error) = poll.readable(false).await {
+            tracing::error!("waiting for the timer failed: {error}");
+        }
+        sys::counter_clear(&timer);
+        let now = Instant::now();
+        let mut state = core.borrow_mut();
+        state.links.end_lingering(now);
+        state.event(None, |app, links| app.tick(links, now));
+    }
+}
+
+async fn accept_tcp<A: Application + 'static>(core: Shared<A>, listener: TcpListener, number: usize) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, addr)) => {
+                sys::close_on_exec(stream.as_raw_fd());
+                // Answers leave in one send; waiting for more to come would only delay them.
+                let _ = stream.set_nodelay(true);
+                monoio::spawn(connection(Rc::clone(&core), stream, Peer::Tcp(addr), number));
+            }
+            Err(error) => {
+                if !accept_failed(&core, &error).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn accept_unix<A: Application + 'static>(core: Shared<A>, listener: UnixListener, number: usize) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                sys::close_on_exec(stream.as_raw_fd());
+                monoio::spawn(connection(Rc::clone(&core), stream, Peer::Unix, number));
+            }
+            Err(error) => {
+                if !accept_failed(&core, &error).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Whether to accept on after an error: not once the listener has been shut down.
+async fn accept_failed<A: Application + 'static>(core: &Shared<A>, error: &io::Error) -> bool {
+    if !core.borrow().app.accepting() {
+        return false;
+    }
+    let harmless = [libc::ECONNABORTED, libc::EINTR, libc::EPROTO];
+    if error.raw_os_error().is_some_and(|code| harmless.contains(&code)) {
+        return true;
+    }
+    tracing::warn!("accepting a connection failed: {error}");
+    match sys::timer(ACCEPT_PAUSE).and_then(pollable) {
+        Ok(pause) => {
+            let _ = pause.readable(false).await;
+        }
+        // Not even a descriptor for the pause: the tick's pace will do.
+        Err(_) => next_turn().await,
+    }
+    true
+}
+
+/// Lets every other ready task run first.
+async fn next_turn() {
+    let mut yielded = false;
+    poll_fn(|cx: &mut Context<'_>| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Receives on one connection until it ends.
+fn connection<A, S>(core: Shared<A>, mut stream: S, peer: Peer, number: usize) -> impl Future<Output = ()>
+where
+    A: Application + 'static,
+    S: AsyncReadRent + AsRawFd,
+{
+    let conn = {
+        let mut state = core.borrow_mut();
+        let conn = state.links.insert(stream.as_raw_fd());
+        if state.event(Some(conn), |app, links| app.accepted(links, conn, &peer, number)) == Some(false) {
+            state.links.close(conn);
+        }
+        conn
+    };
+    async move {
+        let reason = receive(&core, &mut stream, conn).await;
+        let mut state = core.borrow_mut();
+        let reason = if state.links.closed_by_application(conn) { CloseReason::Application } else { reason };
+        state.event(None, |app, links| app.closed(links, conn, reason));
+        state.links.remove(conn);
+        // `stream` closes its descriptor after this, when nothing names it any more.
+    }
+}
+
+async fn receive<A, S>(core: &Shared<A>, stream: &mut S, conn: ConnId) -> CloseReason
+where
+    A: Application + 'static,
+    S: AsyncReadRent,
+{
+    let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER_BYTES_MIN);
+    let mut at_end = false;
+    loop {
+        if at_end {
+            // The peer has sent FIN; wait until the application is through with its answers.
+            until_closed(core, conn).await;
+            return CloseReason::Peer;
+        }
+        poll_fn(|cx| match core.borrow_mut().links.poll_reading(conn, cx.waker()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+        let (result, filled) = stream.read(buffer).await;
+        buffer = filled;
+        match result {
+            Ok(0) => {
+                let mut state = core.borrow_mut();
+                if state.links.is_closing(conn) {
+                    return CloseReason::Peer;
+                }
+                state.event(Some(conn), |app, links| app.eof(links, conn));
+                at_end = true;
+            }
+            Ok(count) => {
+                let mut state = core.borrow_mut();
+                if !state.links.is_closing(conn) {
+                    let bytes = buffer.get(..count).unwrap_or_default();
+                    state.event(Some(conn), |app, links| app.data(links, conn, bytes));
+                }
+                drop(state);
+                buffer = resized(buffer, count);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return CloseReason::Error(error.raw_os_error().unwrap_or(libc::EIO)),
+        }
+    }
+}
+
+/// Grows the buffer of a connection that fills it, and shrinks it again for one that has become quiet.
+fn resized(buffer: Vec<u8>, filled: usize) -> Vec<u8> {
+    let capacity = buffer.capacity();
+    if filled >= capacity && capacity < BUFFER_BYTES_MAX {
+        Vec::with_capacity((capacity * 4).min(BUFFER_BYTES_MAX))
+    } else if filled <= BUFFER_BYTES_MIN && capacity > BUFFER_BYTES_MIN {
+        Vec::with_capacity(BUFFER_BYTES_MIN)
+    } else {
+        buffer
+    }
+}
+
+/// Waits until the application has closed a connection whose peer has sent FIN.
+async fn until_closed<A: Application + 'static>(core: &Shared<A>, conn: ConnId) {
+    poll_fn(|cx| {
+        let mut state = core.borrow_mut();
+        if state.links.is_finished(conn) {
+            return Poll::Ready(());
+        }
+        state.links.watch(conn, cx.waker());
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,215 @@
+//! What is to be sent on one connection.
+
+use super::sys::{self, IOVECS_MAX};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// Bytes that are referenced rather than copied are at least this many: below, copying is cheaper than one more buffer
+/// in `sendmsg(2)`.
+const REFERENCE_BYTES_MIN: usize = 1024;
+
+/// A buffer that has grown beyond this is freed when it has been sent.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+
+#[derive(Debug)]
+enum Segment {
+    Own(Vec<u8>),
+    Shared(Arc<[u8]>),
+}
+
+impl Segment {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Segment::Own(bytes) => bytes,
+            Segment::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// A queue of bytes in segments: small writes gather in the tail, large ones are taken as they are, frames that go to
+/// many connections are shared.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    segments: VecDeque<Segment>,
+    tail: Vec<u8>,
+    /// Bytes of the first segment (of the tail, if there is none) that are sent already.
+    sent: usize,
+}
+
+impl Outbox {
+    /// Appends a copy of `bytes`.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+    }
+
+    /// The buffer at the end of the queue, to append to; what it holds must not be removed.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.tail
+    }
+
+    /// Appends `bytes`, without a copy if they are many.
+    pub fn push_owned(&mut self, bytes: Vec<u8>) {
+        if bytes.len() < REFERENCE_BYTES_MIN {
+            self.push(&bytes);
+        } else {
+            self.seal_tail();
+            self.segments.push_back(Segment::Own(bytes));
+        }
+    }
+
+    /// Appends `bytes`, by reference if they are many.
+    pub fn push_shared(&mut self, bytes: Arc<[u8]>) {
+        if bytes.len() < REFERENCE_BYTES_MIN {
+            self.push(&bytes);
+        } else {
+            self.seal_tail();
+            self.segments.push_back(Segment::Shared(bytes));
+        }
+    }
+
+    /// Bytes not sent yet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.segments.iter().map(|segment| segment.bytes().len()).sum::<usize>() + self.tail.len() - self.sent
+    }
+
+    /// Whether nothing is left to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.tail.len() == self.sent
+    }
+
+    fn seal_tail(&mut self) {
+        if !self.tail.is_empty() {
+            // A partly sent tail is the first segment then, so `sent` goes on counting in it.
+            self.segments.push_back(Segment::Own(std::mem::take(&mut self.tail)));
+        }
+    }
+
+    /// The unsent bytes as slices, at most [`IOVECS_MAX`] of them.
+    fn slices(&self) -> Vec<io::IoSlice<'_>> {
+        let all = self.segments.iter().map(Segment::bytes).chain(std::iter::once(self.tail.as_slice()));
+        let mut slices = Vec::with_capacity(IOVECS_MAX.min(self.segments.len() + 1));
+        for (at, bytes) in all.enumerate().take(IOVECS_MAX) {
+            let skip = if at == 0 { self.sent } else { 0 };
+            slices.push(io::IoSlice::new(bytes.get(skip..).unwrap_or_default()));
+        }
+        slices
+    }
+
+    /// Marks the first `count` unsent bytes as sent.
+    fn advance(&mut self, count: usize) {
+        self.sent += count;
+        while let Some(first) = self.segments.front() {
+            let len = first.bytes().len();
+            if self.sent < len {
+                return;
+            }
+            self.sent -= len;
+            self.segments.pop_front();
+        }
+        if self.sent == self.tail.len() {
+            self.sent = 0;
+            self.tail.clear();
+        }
+    }
+
+    /// Sends until all is sent or the socket takes no more. Returns whether all is sent.
+    pub(super) fn flush(&mut self, fd: RawFd) -> io::Result<bool> {
+        while !self.is_empty() {
+            let result = if self.segments.is_empty() {
+                sys::send(fd, self.tail.get(self.sent..).unwrap_or_default())
+            } else {
+                sys::send_vectored(fd, &self.slices())
+            };
+            match result {
+                Ok(count) => self.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes the tail's memory when there is nothing in it: an idle connection keeps no buffer.
+    pub(super) fn take_spare(&mut self) -> Option<Vec<u8>> {
+        if self.tail.is_empty() && self.tail.capacity() > 0 {
+            let spare = std::mem::take(&mut self.tail);
+            return (spare.capacity() <= KEPT_BYTES_MAX).then_some(spare);
+        }
+        None
+    }
+
+    /// Gives the tail memory to grow into.
+    pub(super) fn give_spare(&mut self, spare: Vec<u8>) {
+        if self.tail.capacity() == 0 {
+            self.tail = spare;
+        }
+    }
+
+    /// Whether the tail has memory.
+    pub(super) fn has_buffer(&self) -> bool {
+        self.tail.capacity() > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(Vec<u8>),
+        Owned(Vec<u8>),
+        Shared(Vec<u8>),
+        Send(usize),
+    }
+
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..40),
+            proptest::collection::vec(any::<u8>(), REFERENCE_BYTES_MIN..REFERENCE_BYTES_MIN + 40),
+        ]
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            bytes().prop_map(Step::Push),
+            bytes().prop_map(Step::Owned),
+            bytes().prop_map(Step::Shared),
+            (0..3000_usize).prop_map(Step::Send),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_pushes_and_partial_sends_give_the_same_stream(steps in proptest::collection::vec(step(), 0..40)) {
+            let (mut outbox, mut pushed, mut sent) = (Outbox::default(), Vec::new(), Vec::new());
+            for step in steps {
+                match step {
+                    Step::Push(bytes) => { pushed.extend_from_slice(&bytes); outbox.push(&bytes); }
+                    Step::Owned(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_owned(bytes); }
+                    Step::Shared(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_shared(bytes.into()); }
+                    Step::Send(count) => {
+                        let ready: Vec<u8> = outbox.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+                        let count = count.min(ready.len());
+                        sent.extend_from_slice(&ready[..count]);
+                        outbox.advance(count);
+                    }
+                }
+                prop_assert_eq!(outbox.len(), pushed.len() - sent.len());
+                prop_assert_eq!(outbox.is_empty(), pushed.len() == sent.len());
+            }
+            while !outbox.is_empty() {
+                let ready: Vec<u8> = outbox.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+                outbox.advance(ready.len());
+                sent.extend_from_slice(&ready);
+            }
+            prop_assert_eq!(sent, pushed);
+        }
+    }
+}

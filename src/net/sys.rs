@@ -1,0 +1,99 @@
+//! The system calls of this room that no safe wrapper in the dependency tree offers, one function each.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// Most buffers one `sendmsg(2)` takes here; the kernel's limit (`IOV_MAX`) is 1024.
+pub(super) const IOVECS_MAX: usize = 64;
+
+fn check(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// `send(2)` without blocking and without SIGPIPE.
+pub(super) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: pointer and length describe `bytes`; the kernel only reads them. A stale `fd` can at worst name another
+    // socket: `Links` removes an entry before its driver closes the descriptor.
+    check(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
+/// `sendmsg(2)` of several buffers, without blocking and without SIGPIPE.
+pub(super) fn send_vectored(fd: RawFd, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    // SAFETY: zeroed is a valid msghdr (null pointers, zero lengths).
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    // IoSlice is ABI-compatible with iovec (std documents it); the kernel does not write through a sendmsg iovec.
+    message.msg_iov = slices.as_ptr().cast::<libc::iovec>().cast_mut();
+    message.msg_iovlen = slices.len().min(IOVECS_MAX);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `message` names `slices`, which outlive the call; for `fd` see `send`.
+    check(unsafe { libc::sendmsg(fd, &raw const message, flags) })
+}
+
+/// `shutdown(2)`; errors mean that the peer was faster and are of no interest.
+pub(super) fn shutdown(fd: RawFd, how: std::net::Shutdown) {
+    let how = match how {
+        std::net::Shutdown::Read => libc::SHUT_RD,
+        std::net::Shutdown::Write => libc::SHUT_WR,
+        std::net::Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: no memory is involved; for `fd` see `send`.
+    unsafe { libc::shutdown(fd, how) };
+}
+
+/// A second descriptor for the same socket, close-on-exec.
+pub(super) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the callers hold an entry of `Links`, so the descriptor is open for the length of the call.
+    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+}
+
+/// Keeps a descriptor from the children of this process: monoio's io_uring accept does not ask for that.
+pub(super) fn close_on_exec(fd: RawFd) {
+    // SAFETY: no memory is involved; the caller owns the descriptor.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
+fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `eventfd(2)`, non-blocking.
+pub(super) fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: no memory is involved.
+    owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+}
+
+/// Adds one to an eventfd's counter.
+pub(super) fn eventfd_signal(fd: &OwnedFd) {
+    let one = 1_u64.to_ne_bytes();
+    // SAFETY: 8 readable bytes, as eventfd(2) wants. It fails only when the counter is full, and then the reader is
+    // already awake.
+    unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+}
+
+/// Reads and so clears the counter of an eventfd or timerfd.
+pub(super) fn counter_clear(fd: &OwnedFd) {
+    let mut count = [0_u8; 8];
+    // SAFETY: 8 writable bytes; the descriptor is non-blocking.
+    unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+}
+
+/// A timer that becomes readable every `period` (`timerfd_create(2)`).
+pub(super) fn timer(period: Duration) -> io::Result<OwnedFd> {
+    let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+    // SAFETY: no memory is involved.
+    let fd = owned(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })?;
+    let period = libc::timespec {
+        tv_sec: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(period.subsec_nanos()),
+    };
+    let spec = libc::itimerspec { it_interval: period, it_value: period };
+    // SAFETY: `spec` is read during the call; no old value is asked for.
+    let set = unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut()) };
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+}

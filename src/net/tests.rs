@@ -1,0 +1,193 @@
+//! The drivers, run against real sockets.
+
+use super::*;
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+/// Echoes; `!` closes after the echo, `x` aborts, `b` answers with 8 MiB, `p` panics.
+struct Echo {
+    shared: Arc<Control>,
+    open: u64,
+}
+
+#[derive(Default)]
+struct Control {
+    queue: Mutex<VecDeque<u64>>,
+    received: AtomicU64,
+    stop: AtomicBool,
+    closed: AtomicU64,
+}
+
+const BIG: usize = 8 * 1024 * 1024;
+
+impl Application for Echo {
+    fn accepted(&mut self, _: &mut Links, _: ConnId, peer: &Peer, _: usize) -> bool {
+        assert!(peer.is_loopback());
+        self.open += 1;
+        true
+    }
+    fn data(&mut self, links: &mut Links, conn: ConnId, bytes: &[u8]) {
+        match bytes[0] {
+            b'p' => panic!("asked for"),
+            b'x' => links.abort(conn),
+            b'b' => links.outbox(conn).unwrap().push_owned(vec![b'B'; BIG]),
+            _ => links.outbox(conn).unwrap().push(bytes),
+        }
+        if bytes.contains(&b'!') {
+            links.close(conn);
+        }
+    }
+    fn eof(&mut self, links: &mut Links, conn: ConnId) {
+        links.close(conn);
+    }
+    fn drained(&mut self, _: &mut Links, _: ConnId) {}
+    fn closed(&mut self, _: &mut Links, _: ConnId, _: CloseReason) {
+        self.open -= 1;
+        self.shared.closed.fetch_add(1, Ordering::SeqCst);
+    }
+    fn batch_end(&mut self, _: &mut Links) {
+        let mut queue = self.shared.queue.lock().unwrap();
+        self.shared.received.fetch_add(queue.len() as u64, Ordering::SeqCst);
+        queue.clear();
+    }
+    fn has_work(&self) -> bool {
+        !self.shared.queue.lock().unwrap().is_empty()
+    }
+    fn tick(&mut self, _: &mut Links, _: Instant) {}
+    fn accepting(&self) -> bool {
+        !self.shared.stop.load(Ordering::SeqCst)
+    }
+    fn stopped(&self) -> bool {
+        self.shared.stop.load(Ordering::SeqCst) && self.open == 0
+    }
+}
+
+struct Running {
+    addr: String,
+    control: Arc<Control>,
+    waker: Arc<Waker>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(kind: ReactorKind) -> Self {
+        let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1).unwrap().remove(0);
+        let addr = listeners[0].to_string().replace("http://", "");
+        let (control, waker) = (Arc::<Control>::default(), Arc::new(Waker::new().unwrap()));
+        let (shared, its_waker) = (Arc::clone(&control), Arc::clone(&waker));
+        let thread = std::thread::spawn(move || run(kind, Echo { shared, open: 0 }, listeners, &its_waker).unwrap());
+        Self { addr, control, waker, thread: Some(thread) }
+    }
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.addr).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        stream
+    }
+    fn stop(mut self) {
+        self.control.stop.store(true, Ordering::SeqCst);
+        self.waker.wake();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn kinds() -> Vec<ReactorKind> {
+    match io_uring_available() {
+        Ok(()) => vec![ReactorKind::Monoio, ReactorKind::MonoioEpoll],
+        Err(_) => vec![ReactorKind::MonoioEpoll],
+    }
+}
+
+#[test]
+fn echoes_on_many_connections() {
+    for kind in kinds() {
+        let server = Running::start(kind);
+        let mut clients: Vec<TcpStream> = (0..50).map(|_| server.connect()).collect();
+        for round in 0..20_u32 {
+            for client in &mut clients {
+                client.write_all(format!("round {round:04}").as_bytes()).unwrap();
+            }
+            for client in &mut clients {
+                let mut answer = [0; 10];
+                client.read_exact(&mut answer).unwrap();
+                assert_eq!(answer, format!("round {round:04}").as_bytes());
+            }
+        }
+        drop(clients);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_slow_reader_gets_everything_and_close_loses_nothing() {
+    for kind in kinds() {
+        let server = Running::start(kind);
+        let mut client = server.connect();
+        client.write_all(b"b!").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        assert_eq!(all.len(), BIG);
+        server.stop();
+    }
+}
+
+#[test]
+fn abort_panic_and_half_close_end_one_connection_each() {
+    for kind in kinds() {
+        let server = Running::start(kind);
+        let mut other = server.connect();
+        for word in [b"x".as_slice(), b"p"] {
+            let mut client = server.connect();
+            client.write_all(word).unwrap();
+            let mut all = Vec::new();
+            let _ = client.read_to_end(&mut all);
+            assert!(all.is_empty());
+        }
+        let mut half = server.connect();
+        half.write_all(b"hello").unwrap();
+        half.shutdown(Shutdown::Write).unwrap();
+        let mut all = Vec::new();
+        half.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"hello");
+        other.write_all(b"still here!").unwrap();
+        all.clear();
+        other.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"still here!");
+        let control = Arc::clone(&server.control);
+        drop(other);
+        server.stop();
+        assert_eq!(control.closed.load(Ordering::SeqCst), 4);
+    }
+}
+
+#[test]
+fn no_message_from_another_thread_is_lost() {
+    for kind in kinds() {
+        let server = Running::start(kind);
+        let senders: Vec<JoinHandle<()>> = (0..2)
+            .map(|_| {
+                let (control, waker) = (Arc::clone(&server.control), Arc::clone(&server.waker));
+                std::thread::spawn(move || {
+                    for n in 0..50_000 {
+                        control.queue.lock().unwrap().push_back(n);
+                        waker.wake();
+                        if n % 1000 == 0 {
+                            std::thread::sleep(std::time::Duration::from_micros(200));
+                        }
+                    }
+                })
+            })
+            .collect();
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        let deadline = Instant::now() + std::time::Duration::from_secs(10);
+        while server.control.received.load(Ordering::SeqCst) < 100_000 {
+            assert!(Instant::now() < deadline, "the last wake was lost");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        server.stop();
+    }
+}

@@ -1,0 +1,266 @@
+//! Starts the threads in order, waits for a signal, stops them in order.
+//!
+//! Order of start: listeners (so that a taken port is found before anything else), the host of the modules, the control
+//! plane with the modules that were deployed before, the shards. The line `listening on …` comes last: who reads it
+//! finds every module served. The stop is the same backwards.
+
+use crate::admin::{Access, Admin};
+use crate::config::{Config, Reactor};
+use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
+use crate::domain::in_process::InProcess;
+use crate::domain::inbox::{Inbox, Message};
+use crate::module::control::{Control, ControlConfig};
+use crate::net::{self, ListenAddr, Listener, ReactorKind, Waker};
+use crate::proto::http1;
+use crate::shard::{Shard, ShardLimits, ShardParts, ShardStats};
+use core_affinity::CoreId;
+use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io::Write;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Calls a shard may have on executors at once.
+const IN_FLIGHT_MAX: usize = 4096;
+
+/// Unsent bytes of a connection above which its further requests wait.
+const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Why the server could not start, or how it ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An address can't be listened on.
+    #[error(transparent)]
+    Listen(#[from] net::BindError),
+    /// A listen address can't be read.
+    #[error("{0}")]
+    Address(String),
+    /// The data directory, the module store or the host of the modules is not usable.
+    #[error("{what}: {source}")]
+    Setup {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The control plane could not start.
+    #[error("{0}")]
+    Control(String),
+    /// Work was still running when the time-out passed.
+    #[error("stopped with work still running after {0} ms")]
+    Forced(u64),
+}
+
+fn setup(what: &'static str) -> impl FnOnce(std::io::Error) -> ServeError {
+    move |source| ServeError::Setup { what, source }
+}
+
+/// One running shard.
+struct RunningShard {
+    inbox: Arc<Inbox>,
+    thread: JoinHandle<()>,
+}
+
+/// Runs the server until a signal stops it.
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn run(config: Config) -> Result<(), ServeError> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGPIPE]).map_err(setup("installing signal handlers"))?;
+    let listeners = bind(&config)?;
+    let addresses: Vec<String> =
+        listeners.first().into_iter().flatten().map(|listener| listener.to_string()).collect();
+    // Modules open files relative to the data directory.
+    std::fs::create_dir_all(&config.data_dir).map_err(setup("creating the data directory"))?;
+    let config = with_absolute_paths(config).map_err(setup("finding the data directory"))?;
+    std::env::set_current_dir(&config.data_dir).map_err(setup("entering the data directory"))?;
+
+    let host = Arc::new(
+        InProcess::start(&config.data_dir.join("modules.sqlite3")).map_err(setup("preparing to run modules"))?,
+    );
+    let control = start_control(&config, &host)?;
+    let shards = start_shards(&config, listeners, &host, &control)?;
+    for address in &addresses {
+        // The contract of the command line: one line on stderr, whatever the log level.
+        let _ = writeln!(std::io::stderr(), "listening on {address}");
+    }
+    wait_for_stop(&mut signals);
+    stop(&config, &mut signals, &control, shards)
+}
+
+fn bind(config: &Config) -> Result<Vec<Vec<Listener>>, ServeError> {
+    let addresses = config
+        .listen
+        .iter()
+        .map(|text| text.parse::<ListenAddr>().map_err(|error| ServeError::Address(format!("{error}"))))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(net::bind_all(&addresses, config.shards)?)
+}
+
+fn with_absolute_paths(mut config: Config) -> std::io::Result<Config> {
+    config.data_dir = config.data_dir.canonicalize()?;
+    config.module_dir = config.data_dir.join(std::path::absolute(&config.module_dir)?);
+    Ok(config)
+}
+
+fn start_control(config: &Config, host: &Arc<InProcess>) -> Result<Control, ServeError> {
+    let control_config = ControlConfig {
+        module_dir: config.module_dir.clone(),
+        compile_timeout: Duration::from_millis(config.compile_timeout_ms),
+        swap_timeout: Duration::from_millis(config.swap_timeout_ms),
+        queue_max: config.deploy_queue_max,
+        ..ControlConfig::default()
+    };
+    let control = Control::start(control_config, Arc::clone(host) as _)
+        .map_err(|error| ServeError::Control(error.to_string()))?;
+    let (host, table) = (Arc::clone(host), control.table());
+    control.subscribe(Box::new(move || {
+        let table = table.load();
+        host.published(table.modules().iter().filter_map(|module| module.instance()));
+    }));
+    control.load_persisted();
+    Ok(control)
+}
+
+/// The cores of the shards, one each; empty entries when there are more shards than cores.
+fn shard_cores(shards: usize) -> (Vec<Option<CoreId>>, Vec<CoreId>) {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let pinned = (0..shards).map(|shard| if shards <= cores.len() { cores.get(shard).copied() } else { None });
+    // Executors keep off the shards' cores when there are others.
+    let free = cores.iter().skip(shards).copied().collect();
+    (pinned.collect(), free)
+}
+
+fn start_shards(
+    config: &Config,
+    listeners: Vec<Vec<Listener>>,
+    host: &Arc<InProcess>,
+    control: &Control,
+) -> Result<Vec<RunningShard>, ServeError> {
+    let kind = reactor(config);
+    let (cores, free_cores) = shard_cores(config.shards);
+    let context = Arc::clone(host.context());
+    let factory: RunnerFactory = Arc::new(move || Box::new(InProcess::executor(&context)) as Box<dyn Runner>);
+    let threads_min = if free_cores.is_empty() { config.shards } else { free_cores.len() };
+    let pool = Pool::start(threads_min, config.executors_max, free_cores, Arc::clone(&factory))
+        .map_err(setup("starting the executor pool"))?;
+    let pool = Arc::new(pool);
+    let stats: Vec<Arc<ShardStats>> = (0..config.shards).map(|_| Arc::default()).collect();
+    let access = Access::new(config.admin_key.as_deref(), config.production);
+    let admin = Arc::new(Admin::new(control.clone(), access, stats.clone()));
+    let limits = shard_limits(config);
+
+    let mut running = Vec::with_capacity(config.shards);
+    for (id, (listeners, core)) in listeners.into_iter().zip(cores).enumerate() {
+        let waker = Arc::new(Waker::new().map_err(setup("creating an eventfd"))?);
+        let inbox = Arc::new(Inbox::new(Arc::clone(&waker)));
+        let companion =
+            Companion::start(id, core, Arc::clone(&factory)).map_err(setup("starting an executor thread"))?;
+        let (table, context) = (control.table(), Arc::clone(host.context()));
+        let (limits, pool, admin) = (limits.clone(), Arc::clone(&pool), Arc::clone(&admin));
+        let (shard_inbox, stats) = (Arc::clone(&inbox), stats.get(id).map(Arc::clone).unwrap_or_default());
+        let thread = thread::Builder::new()
+            .name(format!("shard-{id}"))
+            .spawn(move || {
+                if let Some(core) = core {
+                    core_affinity::set_for_current(core);
+                }
+                let executor = InProcess::executor(&context);
+                let inbox = shard_inbox;
+                let parts =
+                    ShardParts { id, limits, table, inbox, companion, pool, executor, admin, stats };
+                if let Err(error) = net::run(kind, Shard::new(parts), listeners, &waker) {
+                    tracing::error!("shard {id} ended: {error}");
+                }
+            })
+            .map_err(setup("starting a shard"))?;
+        let subscriber = Arc::clone(&inbox);
+        control.subscribe(Box::new(move || subscriber.push(Message::TableChanged)));
+        running.push(RunningShard { inbox, thread });
+    }
+    Ok(running)
+}
+
+/// The reactor to use: io_uring where the kernel allows it.
+fn reactor(config: &Config) -> ReactorKind {
+    match config.reactor {
+        Reactor::Monoio => {
+            if let Err(reason) = net::io_uring_available() {
+                tracing::warn!("io_uring is not available ({reason}): using epoll, which is a little slower");
+                return ReactorKind::MonoioEpoll;
+            }
+            ReactorKind::Monoio
+        }
+        Reactor::Glommio => ReactorKind::Glommio,
+    }
+}
+
+fn shard_limits(config: &Config) -> ShardLimits {
+    ShardLimits {
+        http: http1::Limits {
+            head_bytes_max: config.head_bytes_max,
+            headers_max: config.headers_max,
+            uri_bytes_max: config.uri_bytes_max,
+            body_bytes_max: config.body_bytes_max.max(config.mgnt_body_bytes_max),
+        },
+        body_bytes_max: config.body_bytes_max,
+        connections_max: config.connections_max,
+        pipeline_max: config.pipeline_max,
+        in_flight_max: IN_FLIGHT_MAX,
+        unsent_bytes_max: UNSENT_BYTES_MAX,
+        ws_message_bytes_max: config.ws_message_bytes_max,
+        ws_queue_bytes_max: config.ws_queue_bytes_max,
+        ws_inbox_messages_max: config.ws_inbox_messages_max,
+        header_timeout_ms: config.header_timeout_ms,
+        body_timeout_ms: config.body_timeout_ms,
+        idle_timeout_ms: config.idle_timeout_ms,
+        write_timeout_ms: config.write_timeout_ms,
+        cors_origin: Some(config.cors_allow_origin.clone()).filter(|origin| !origin.is_empty()),
+        cors_methods: config.cors_allow_methods.clone(),
+        cors_headers: config.cors_allow_headers.clone(),
+        cors_max_age_s: config.cors_max_age_s,
+    }
+}
+
+fn wait_for_stop(signals: &mut Signals) {
+    for signal in signals.forever() {
+        // SIGPIPE is caught only so that its default, death, does not happen.
+        if signal != SIGPIPE {
+            return;
+        }
+    }
+}
+
+/// Stops accepting, lets requests finish within the time-out, unloads the modules. A second signal cuts it short.
+fn stop(
+    config: &Config,
+    signals: &mut Signals,
+    control: &Control,
+    shards: Vec<RunningShard>,
+) -> Result<(), ServeError> {
+    tracing::info!("stopping");
+    let timeout_ms = if config.force_shutdown { 0 } else { config.shutdown_timeout_ms };
+    let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+    for shard in &shards {
+        shard.inbox.push(Message::Drain);
+    }
+    let mut forced = false;
+    while !forced && shards.iter().any(|shard| !shard.thread.is_finished()) {
+        thread::sleep(Duration::from_millis(5));
+        forced = Instant::now() >= deadline || signals.pending().any(|signal| signal != SIGPIPE);
+    }
+    for shard in &shards {
+        shard.inbox.push(Message::Stop);
+    }
+    for shard in shards {
+        let _ = shard.thread.join();
+    }
+    // Modules whose code is still running are left as they are: unloading under a running handler would crash.
+    control.shutdown(config.purge_modules);
+    if forced {
+        tracing::warn!("stopped with requests still running after {timeout_ms} ms");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}

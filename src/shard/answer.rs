@@ -1,0 +1,120 @@
+//! Answers that the server gives itself, and the way back for answers made on another thread.
+
+use crate::domain::call::AnswerMeta;
+use crate::domain::inbox::{Inbox, Message};
+use crate::net::ConnId;
+use crate::proto::http1::{Method, RequestView, ResponseHead, encode_response};
+use std::sync::Arc;
+
+/// How an answer is to be framed.
+pub type Meta = AnswerMeta;
+
+/// An answer of the server's own.
+#[derive(Debug, Clone, Default)]
+pub struct ServerAnswer {
+    /// Status code, 100 to 599.
+    pub status: u16,
+    /// `Content-Type`; none when empty.
+    pub content_type: &'static str,
+    /// Further header fields.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl ServerAnswer {
+    /// Plain text.
+    #[must_use]
+    pub fn text(status: u16, body: impl Into<String>) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", headers: Vec::new(), body: body.into().into_bytes() }
+    }
+
+    /// JSON, already encoded.
+    #[must_use]
+    pub fn json(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, content_type: "application/json", headers: Vec::new(), body: body.into() }
+    }
+
+    /// The default answer to OPTIONS on one of the server's own paths (Fetch standard, CORS-preflight).
+    #[must_use]
+    pub fn preflight(methods: &str) -> Self {
+        Self { status: 200, ..Self::default() }
+            .with("Access-Control-Allow-Methods", methods)
+            .with("Access-Control-Allow-Headers", "Content-Type, Authorization, X-API-Key")
+            .with("Access-Control-Max-Age", "600")
+    }
+
+    /// The same answer with one more header field.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Appends the answer to `out`.
+    pub fn encode(&self, meta: &Meta, out: &mut Vec<u8>) {
+        let content_type =
+            (!self.content_type.is_empty()).then_some((b"Content-Type".as_slice(), self.content_type.as_bytes()));
+        let headers = content_type
+            .into_iter()
+            .chain(self.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        encode_response(out, &response_head(meta, self.status, self.body.len()), headers, &self.body);
+    }
+}
+
+/// The response head that `meta` describes.
+#[must_use]
+pub fn response_head(meta: &Meta, status: u16, body_len: usize) -> ResponseHead<'_> {
+    ResponseHead {
+        status,
+        date: &meta.date,
+        keep_alive: meta.keep_alive,
+        http_1_0: meta.http_1_0,
+        body_len,
+        head_only: meta.head_only,
+        cors_origin: meta.cors_origin.as_deref(),
+    }
+}
+
+/// The way back to the shard for an answer that is made on another thread.
+pub struct Reply {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) conn: ConnId,
+    pub(super) seq: u64,
+    pub(super) meta: Meta,
+    pub(super) sent: bool,
+}
+
+impl Reply {
+    /// Sends the answer.
+    pub fn send(mut self, answer: &ServerAnswer) {
+        self.deliver(answer);
+    }
+
+    fn deliver(&mut self, answer: &ServerAnswer) {
+        self.sent = true;
+        let mut bytes = Vec::with_capacity(256 + answer.body.len());
+        answer.encode(&self.meta, &mut bytes);
+        self.inbox.push(Message::Answer { conn: self.conn, seq: self.seq, bytes });
+    }
+}
+
+impl Drop for Reply {
+    /// Whoever loses a reply (a panic, a queue dropped at shutdown) still leaves the client an answer.
+    fn drop(&mut self) {
+        if !self.sent {
+            self.deliver(&ServerAnswer::text(503, "the server is shutting down\n").with("Retry-After", "1"));
+        }
+    }
+}
+
+/// Framing of the answer to `view`.
+pub(super) fn meta_of(view: &RequestView<'_>, date: [u8; 29], cors_origin: Option<Arc<str>>, draining: bool) -> Meta {
+    Meta {
+        date,
+        keep_alive: view.keep_alive() && !draining,
+        http_1_0: view.http_1_0(),
+        head_only: view.method() == Method::Head,
+        cors_origin,
+    }
+}

@@ -1,0 +1,43 @@
+//! The limits a shard keeps, taken from the configuration once.
+
+use crate::config::Config;
+use crate::proto::http1;
+
+/// Limits and time-outs of one shard.
+#[derive(Debug, Clone)]
+pub struct ShardLimits {
+    /// Limits of the request parser.
+    pub http: http1::Limits,
+    /// Largest body of a request to a module.
+    pub body_bytes_max: usize,
+    /// Open connections.
+    pub connections_max: usize,
+    /// Requests of one connection in flight or waiting.
+    pub pipeline_max: usize,
+    /// Calls in flight on executors; beyond it requests are answered 503.
+    pub in_flight_max: usize,
+    /// Unsent bytes of one connection above which its further requests wait.
+    pub unsent_bytes_max: usize,
+    /// Largest WebSocket message.
+    pub ws_message_bytes_max: usize,
+    /// Unsent bytes of one WebSocket above which it is closed.
+    pub ws_queue_bytes_max: usize,
+    /// Messages of one WebSocket that may wait for its handler before reading pauses.
+    pub ws_inbox_messages_max: usize,
+    /// From the first byte of a request to the end of its head.
+    pub header_timeout_ms: u64,
+    /// Between two reads of a body.
+    pub body_timeout_ms: u64,
+    /// A connection with nothing in flight.
+    pub idle_timeout_ms: u64,
+    /// A peer that takes none of the bytes waiting for it.
+    pub write_timeout_ms: u64,
+    /// The default `Access-Control-Allow-Origin`.
+    pub cors_origin: Option<String>,
+    /// `Access-Control-Allow-Methods` of the default answer to OPTIONS.
+    pub cors_methods: String,
+    /// `Access-Control-Allow-Headers` of the default answer to OPTIONS.
+    pub cors_headers: String,
+    /// `Access-Control-Max-Age` in seconds of the default answer to OPTIONS.
+    pub cors_max_age_s: u32,
+}

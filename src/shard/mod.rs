@@ -1,0 +1,283 @@
+//! A shard: one pinned thread that owns its connections and everything about them.
+//!
+//! Bytes come in from the reactor ([`crate::net`]), become requests ([`crate::proto`]), are matched against the shard's
+//! snapshot of the module table, and go to an executor or, for inline routes, are answered on the spot. Shards share
+//! nothing with each other; other threads reach a shard only through its [`Inbox`]. Nothing here blocks.
+
+mod answer;
+mod conn;
+mod limits;
+mod requests;
+mod snapshot;
+mod sockets;
+mod stats;
+mod timeouts;
+
+pub use answer::{Reply, ServerAnswer};
+pub use limits::ShardLimits;
+pub use snapshot::Snapshot;
+pub use stats::{ShardStats, StatsView};
+
+use crate::admin::Admin;
+use crate::domain::executor::{Companion, Pool};
+use crate::domain::in_process::Executor;
+use crate::domain::inbox::{Inbox, Message};
+use crate::module::table::Table;
+use crate::net::{Application, CloseReason, ConnId, Links, Peer};
+use crate::proto::http1::http_date;
+use arc_swap::ArcSwap;
+use conn::Conn;
+use sockets::Sockets;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Messages handled before the reactor gets its turn again, so that a flood of completions can't starve the sockets.
+const MESSAGES_PER_BATCH: usize = 4096;
+
+/// What a shard is made of.
+pub struct ShardParts {
+    /// Number of the shard, from 0.
+    pub id: usize,
+    /// Limits and time-outs.
+    pub limits: ShardLimits,
+    /// The published module table.
+    pub table: Arc<ArcSwap<Table>>,
+    /// Messages from other threads.
+    pub inbox: Arc<Inbox>,
+    /// The executor on this shard's core.
+    pub companion: Companion,
+    /// The executors shared by all shards.
+    pub pool: Arc<Pool>,
+    /// Runs inline handlers on the shard's own thread.
+    pub executor: Executor,
+    /// The server's own paths.
+    pub admin: Arc<Admin>,
+    /// Counters, written by this shard alone.
+    pub stats: Arc<ShardStats>,
+}
+
+/// The state of one shard; see the module's documentation.
+pub struct Shard {
+    id: usize,
+    limits: ShardLimits,
+    table: Arc<ArcSwap<Table>>,
+    snapshot: Snapshot,
+    inbox: Arc<Inbox>,
+    companion: Companion,
+    pool: Arc<Pool>,
+    executor: Executor,
+    admin: Arc<Admin>,
+    stats: Arc<ShardStats>,
+    conns: Vec<Option<Box<Conn>>>,
+    sockets: Sockets,
+    /// Connections whose first waiting request could not begin because its module is being swapped.
+    held: Vec<ConnId>,
+    in_flight: usize,
+    epoch: Instant,
+    now_ms: u64,
+    date: [u8; 29],
+    cors_origin: Option<Arc<str>>,
+    sweep_at: usize,
+    draining: bool,
+    stopped: bool,
+}
+
+impl Shard {
+    /// A shard with no connections.
+    #[must_use]
+    pub fn new(parts: ShardParts) -> Self {
+        let snapshot = Snapshot::first(parts.table.load_full());
+        // Each shard has its own copy, so that cloning it for a request touches no cache line of another shard.
+        let cors_origin = parts.limits.cors_origin.as_deref().map(Arc::from);
+        let mut shard = Self {
+            id: parts.id,
+            limits: parts.limits,
+            table: parts.table,
+            snapshot,
+            inbox: parts.inbox,
+            companion: parts.companion,
+            pool: parts.pool,
+            executor: parts.executor,
+            admin: parts.admin,
+            stats: parts.stats,
+            conns: Vec::new(),
+            sockets: Sockets::default(),
+            held: Vec::new(),
+            in_flight: 0,
+            epoch: Instant::now(),
+            now_ms: 0,
+            date: [b' '; 29],
+            cors_origin,
+            sweep_at: 0,
+            draining: false,
+            stopped: false,
+        };
+        shard.read_clock(Instant::now());
+        shard
+    }
+
+    /// The shard's one time source: coarse, refreshed each tick.
+    fn read_clock(&mut self, now: Instant) {
+        self.now_ms = u64::try_from(now.duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX);
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.date = http_date(unix);
+    }
+
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.index())?.as_deref_mut().filter(|conn| conn.id == id)
+    }
+
+    /// Takes a connection out of its place for the length of one operation; [`Shard::put`] it back after.
+    fn take(&mut self, id: ConnId) -> Option<Box<Conn>> {
+        let place = self.conns.get_mut(id.index())?;
+        if place.as_ref().is_some_and(|conn| conn.id == id) { place.take() } else { None }
+    }
+
+    fn put(&mut self, conn: Box<Conn>) {
+        let index = conn.id.index();
+        if let Some(place) = self.conns.get_mut(index) {
+            *place = Some(conn);
+        }
+    }
+
+    fn handle(&mut self, links: &mut Links, message: Message) {
+        match message {
+            Message::Answer { conn, seq, bytes } => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.answered(links, conn, seq, bytes);
+            }
+            Message::SocketIdle { socket } => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.socket_idle(links, socket);
+            }
+            Message::SocketSend { socket, frame } => self.socket_send(links, socket, frame),
+            Message::SocketClose { socket, code } => self.socket_close(links, socket, code),
+            Message::TableChanged => self.refresh(links),
+            Message::Drain => self.drain(links),
+            Message::Stop => self.stopped = true,
+        }
+    }
+
+    /// Takes the current table. Generations that are no longer in it are let go of as soon as the last call this shard
+    /// has in flight on them returns.
+    fn refresh(&mut self, links: &mut Links) {
+        let table = self.table.load_full();
+        let old = self.snapshot.replace(table);
+        self.sockets_after_swap(links, &old);
+        drop(old);
+        for id in std::mem::take(&mut self.held) {
+            self.advance(links, id);
+        }
+    }
+
+    /// Begins the graceful stop: idle connections are closed now, the others after their last answer.
+    fn drain(&mut self, links: &mut Links) {
+        self.draining = true;
+        let ids: Vec<ConnId> = self.conns.iter().flatten().map(|conn| conn.id).collect();
+        for id in ids {
+            let idle = self.conn(id).is_some_and(|conn| conn.is_idle());
+            if idle {
+                links.close(id);
+            }
+        }
+        self.drain_sockets(links);
+    }
+
+    /// What waits behind a long call on the companion moves to the pool.
+    fn rescue(&mut self) {
+        if self.companion.has_waiting() && self.companion.is_stuck() {
+            while let Some(call) = self.companion.reclaim() {
+                self.pool.push(call);
+            }
+        }
+    }
+}
+
+impl Application for Shard {
+    fn accepted(&mut self, links: &mut Links, id: ConnId, peer: &Peer, _listener: usize) -> bool {
+        let index = id.index();
+        if self.conns.len() <= index {
+            self.conns.resize_with(index + 1, || None);
+        }
+        let refused = links.len() > self.limits.connections_max || self.draining;
+        let conn = Conn::new(id, peer.clone(), &self.limits, self.now_ms);
+        if let Some(place) = self.conns.get_mut(index) {
+            *place = Some(Box::new(conn));
+        }
+        self.stats.accepted();
+        if refused {
+            self.refuse_connection(links, id);
+        }
+        !refused
+    }
+
+    fn data(&mut self, links: &mut Links, id: ConnId, bytes: &[u8]) {
+        let Some(mut conn) = self.take(id) else { return };
+        conn.last_read_ms = self.now_ms;
+        match conn.socket {
+            Some(socket) => {
+                self.put(conn);
+                self.socket_data(links, socket, bytes);
+            }
+            None => {
+                self.received(links, &mut conn, bytes);
+                self.put(conn);
+                self.after_input(links, id);
+            }
+        }
+    }
+
+    fn eof(&mut self, links: &mut Links, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.eof = true;
+        // A half-closed client still gets the answers to what it asked; with none owed there is nothing left to do.
+        if conn.slots.is_empty() {
+            links.close(id);
+        }
+    }
+
+    fn drained(&mut self, links: &mut Links, id: ConnId) {
+        let now_ms = self.now_ms;
+        if let Some(conn) = self.conn(id) {
+            conn.last_write_ms = now_ms;
+        }
+        self.resume(links, id);
+    }
+
+    fn closed(&mut self, links: &mut Links, id: ConnId, _reason: CloseReason) {
+        let Some(conn) = self.take(id) else { return };
+        self.stats.closed();
+        if let Some(socket) = conn.socket {
+            self.socket_gone(links, socket);
+        }
+    }
+
+    fn batch_end(&mut self, links: &mut Links) {
+        for _ in 0..MESSAGES_PER_BATCH {
+            let Some(message) = self.inbox.pop() else { break };
+            self.handle(links, message);
+        }
+        self.rescue();
+        self.companion.wake();
+    }
+
+    fn has_work(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    fn tick(&mut self, links: &mut Links, now: Instant) {
+        self.read_clock(now);
+        self.rescue();
+        self.sweep(links);
+        self.stats.gauge(links.len(), self.sockets.len(), self.in_flight);
+    }
+
+    fn accepting(&self) -> bool {
+        !self.draining && !self.stopped
+    }
+
+    fn stopped(&self) -> bool {
+        self.stopped
+            || (self.draining && self.conns.iter().all(Option::is_none) && self.sockets.is_empty())
+    }
+}

@@ -1,0 +1,420 @@
+//! From bytes to answers in the order of the requests.
+
+use super::answer::{Meta, Reply, ServerAnswer, meta_of};
+use super::conn::{Conn, Partial, Slot};
+use super::snapshot::ShardGen;
+use super::Shard;
+use crate::abi::manifest::FLAG_INLINE;
+use crate::admin::{self, Client};
+use crate::domain::call::{Call, OwnedRequest, Work};
+use crate::module::table::RouteMatch;
+use crate::net::{ConnId, Links};
+use crate::proto::http1::{CONTINUE, Decoded, Method, RequestError, RequestView};
+use std::sync::Arc;
+
+/// An input buffer that has grown beyond this is given back once it is empty.
+const INPUT_KEPT_MAX: usize = 4 * 1024;
+
+/// What became of a request that was begun.
+pub(super) enum Begun {
+    /// The answer has been appended.
+    Answered,
+    /// An executor or the control plane answers later.
+    Running,
+    /// Its module is being swapped: it must wait.
+    Held,
+    /// The connection is a WebSocket now.
+    Upgraded(u64),
+}
+
+/// Where a request came from, apart from the connection's own state (which its view borrows).
+struct Origin {
+    id: ConnId,
+    seq: u64,
+    client: Client,
+}
+
+impl Shard {
+    /// Bytes of the HTTP protocol arrived. Requests that are whole within `bytes` are parsed in place.
+    pub(super) fn received(&mut self, links: &mut Links, conn: &mut Conn, bytes: &[u8]) {
+        if conn.last_request_seen {
+            return; // RFC 9112 §9.6: nothing after a request with `Connection: close` is processed.
+        }
+        if conn.input.is_empty() {
+            let consumed = self.parse(links, conn, bytes);
+            conn.input.extend_from_slice(bytes.get(consumed..).unwrap_or_default());
+        } else {
+            conn.input.extend_from_slice(bytes);
+            self.parse_input(links, conn);
+        }
+    }
+
+    /// Parses what is in the connection's own buffer.
+    fn parse_input(&mut self, links: &mut Links, conn: &mut Conn) {
+        let mut input = std::mem::take(&mut conn.input);
+        let consumed = self.parse(links, conn, &input);
+        input.drain(..consumed.min(input.len()));
+        if input.is_empty() && input.capacity() > INPUT_KEPT_MAX {
+            input = Vec::new();
+        }
+        conn.input = input;
+    }
+
+    /// Parses and begins requests until one must wait or bytes run out. Returns how many bytes were consumed.
+    fn parse(&mut self, links: &mut Links, conn: &mut Conn, input: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
+            if conn.last_request_seen || conn.socket.is_some() {
+                break;
+            }
+            let blocked = conn.is_blocked(self.limits.pipeline_max);
+            if blocked || links.unsent(conn.id) > self.limits.unsent_bytes_max {
+                conn.paused = true;
+                links.set_reading(conn.id, false);
+                break;
+            }
+            let origin = Origin { id: conn.id, seq: conn.next_seq(), client: Client::of(&conn.peer) };
+            let owed = !conn.slots.is_empty();
+            match conn.decoder.decode(rest) {
+                Ok(Decoded::NeedMore { consumed }) => {
+                    at += consumed;
+                    let partial = if consumed > 0 { Partial::Body } else { Partial::Head };
+                    if conn.partial == Partial::None {
+                        conn.partial_since_ms = self.now_ms;
+                    }
+                    conn.partial = if conn.partial == Partial::Body { Partial::Body } else { partial };
+                    break;
+                }
+                Ok(Decoded::ExpectContinue { consumed, .. }) => {
+                    at += consumed;
+                    conn.partial = Partial::Body;
+                    conn.partial_since_ms = self.now_ms;
+                    // An interim answer may not overtake the answers owed before it; a client that pipelines an
+                    // expectation sends its body after its own time-out (RFC 9110 §10.1.1).
+                    if let Some(outbox) = links.outbox(conn.id).filter(|_| !owed) {
+                        outbox.push(CONTINUE);
+                    }
+                }
+                Ok(Decoded::Request { consumed, view }) => {
+                    at += consumed;
+                    self.stats.request();
+                    let safe = view.method().is_safe();
+                    let last = !view.keep_alive() || self.draining;
+                    let slot = if owed && !safe {
+                        let meta = self.meta(&view);
+                        Some(Slot::Waiting { request: OwnedRequest::copy(&view), meta, safe })
+                    } else {
+                        self.begin_parsed(links, &origin, &view, owed, safe, &mut conn.socket)
+                    };
+                    conn.slots.extend(slot);
+                    if conn.slots.is_empty() {
+                        conn.first_seq += 1;
+                    }
+                    conn.partial = Partial::None;
+                    conn.last_request_seen = last && conn.socket.is_none();
+                }
+                Err(error) => {
+                    self.reject(links, conn, &error);
+                    at = input.len();
+                }
+            }
+        }
+        at
+    }
+
+    /// Begins a request straight from the bytes it was parsed in. Returns the slot it takes, or nothing when it
+    /// was answered in its turn.
+    fn begin_parsed(
+        &mut self,
+        links: &mut Links,
+        origin: &Origin,
+        view: &RequestView<'_>,
+        owed: bool,
+        safe: bool,
+        socket: &mut Option<u64>,
+    ) -> Option<Slot> {
+        let upgrade = view.is_websocket_upgrade();
+        if owed && upgrade {
+            let meta = self.meta(view);
+            return Some(Slot::Waiting { request: OwnedRequest::copy(view), meta, safe: false });
+        }
+        let begun = if owed {
+            let mut bytes = Vec::new();
+            match self.begin(origin, view, &mut bytes) {
+                Begun::Answered => return Some(Slot::Ready { bytes, safe }),
+                other => other,
+            }
+        } else {
+            let Some(outbox) = links.outbox(origin.id) else { return None };
+            self.begin(origin, view, outbox.buffer())
+        };
+        match begun {
+            Begun::Answered => None,
+            Begun::Running => Some(Slot::Running { safe }),
+            Begun::Held => {
+                self.held.push(origin.id);
+                let meta = self.meta(view);
+                Some(Slot::Waiting { request: OwnedRequest::copy(view), meta, safe })
+            }
+            Begun::Upgraded(key) => {
+                *socket = Some(key);
+                None
+            }
+        }
+    }
+
+    fn meta(&self, view: &RequestView<'_>) -> Meta {
+        meta_of(view, self.date, self.cors_origin.clone(), self.draining)
+    }
+
+    /// Routes one request. What is answered at once is appended to `out`.
+    fn begin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
+        let path = view.path();
+        if admin::owns(path) {
+            return self.begin_admin(origin, view);
+        }
+        if view.is_websocket_upgrade() {
+            return self.begin_upgrade(origin.id, view, out);
+        }
+        let answer = match self.snapshot.table().route(view.method().as_str(), path) {
+            RouteMatch::Found { module, route } => return self.begin_route(origin, view, module, route, out),
+            RouteMatch::Held { .. } => return Begun::Held,
+            _ if view.method() == Method::Options => self.preflight(),
+            RouteMatch::MethodNotAllowed { allow } => {
+                ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
+            }
+            RouteMatch::NotFound if self.snapshot.table().websocket(path).is_some() => {
+                ServerAnswer::text(426, "this path is a WebSocket\n").with("Upgrade", "websocket")
+            }
+            RouteMatch::NotFound => ServerAnswer::text(404, "no module serves this path\n"),
+        };
+        answer.encode(&self.meta(view), out);
+        Begun::Answered
+    }
+
+    /// The default answer to OPTIONS (Fetch standard, CORS-preflight).
+    fn preflight(&self) -> ServerAnswer {
+        ServerAnswer { status: 200, ..ServerAnswer::default() }
+            .with("Access-Control-Allow-Methods", self.limits.cors_methods.clone())
+            .with("Access-Control-Allow-Headers", self.limits.cors_headers.clone())
+            .with("Access-Control-Max-Age", self.limits.cors_max_age_s.to_string())
+    }
+
+    fn begin_route(
+        &mut self,
+        origin: &Origin,
+        view: &RequestView<'_>,
+        module: usize,
+        route: usize,
+        out: &mut Vec<u8>,
+    ) -> Begun {
+        let Some(generation) = self.snapshot.gen_of(module) else { return Begun::Held };
+        if view.body.len() > self.limits.body_bytes_max {
+            let text = format!("the body is larger than {} bytes\n", self.limits.body_bytes_max);
+            ServerAnswer::text(413, text).encode(&self.meta(view), out);
+            return Begun::Answered;
+        }
+        if generation.route_flags(route) & FLAG_INLINE != 0 {
+            let generation = Arc::clone(generation);
+            let meta = meta_of(view, self.date, None, self.draining);
+            let cors = self.cors_origin.as_deref();
+            let dropped = self.executor.request(&*generation, route, view, &meta, cors, out);
+            self.stats.inline();
+            self.stats.headers_dropped(u64::from(dropped));
+            return Begun::Answered;
+        }
+        if self.in_flight >= self.limits.in_flight_max {
+            self.stats.overloaded();
+            let answer = ServerAnswer::text(503, "too many requests in flight\n").with("Retry-After", "1");
+            answer.encode(&self.meta(view), out);
+            return Begun::Answered;
+        }
+        let generation = Arc::clone(generation);
+        let work = Work::Request {
+            conn: origin.id,
+            seq: origin.seq,
+            route,
+            request: OwnedRequest::copy(view),
+            meta: self.meta(view),
+        };
+        self.submit(&generation, route, work);
+        Begun::Running
+    }
+
+    /// Hands work to the companion if its unit is known to be short, else to the pool.
+    pub(super) fn submit(&mut self, generation: &Arc<ShardGen>, unit: usize, work: Work) {
+        self.in_flight += 1;
+        let short = generation.is_short(unit) && !self.companion.is_stuck();
+        let hold = Arc::clone(generation);
+        let call = Call { hold, reply: Arc::clone(&self.inbox), work };
+        if short {
+            self.companion.push(call);
+        } else {
+            self.pool.push(call);
+        }
+    }
+
+    fn begin_admin(&mut self, origin: &Origin, view: &RequestView<'_>) -> Begun {
+        self.in_flight += 1;
+        let reply = Reply {
+            inbox: Arc::clone(&self.inbox),
+            conn: origin.id,
+            seq: origin.seq,
+            meta: self.meta(view),
+            sent: false,
+        };
+        self.admin.handle(view, origin.client, reply);
+        Begun::Running
+    }
+
+    /// An answer made elsewhere arrived.
+    pub(super) fn answered(&mut self, links: &mut Links, id: ConnId, seq: u64, bytes: Vec<u8>) {
+        let Some(conn) = self.conn(id) else { return }; // The client left before its answer came.
+        let Some(slot) = conn.slot_mut(seq) else { return };
+        let safe = slot.is_safe();
+        *slot = Slot::Ready { bytes, safe };
+        self.advance(links, id);
+    }
+
+    /// Sends the answers whose turn has come, begins the request that waited for its turn, and goes on parsing.
+    pub(super) fn advance(&mut self, links: &mut Links, id: ConnId) {
+        let Some(mut conn) = self.take(id) else { return };
+        while let Some(slot) = conn.slots.pop_front() {
+            match slot {
+                Slot::Ready { bytes, .. } => {
+                    conn.first_seq += 1;
+                    if let Some(outbox) = links.outbox(id) {
+                        outbox.push_owned(bytes);
+                    }
+                }
+                Slot::Waiting { request, meta, safe } => {
+                    if let Some(slot) = self.begin_waiting(links, &mut conn, request, meta, safe) {
+                        conn.slots.push_front(slot);
+                        break;
+                    }
+                    conn.first_seq += 1;
+                }
+                running @ Slot::Running { .. } => {
+                    conn.slots.push_front(running);
+                    break;
+                }
+            }
+        }
+        let upgraded = conn.socket;
+        self.put(conn);
+        match upgraded {
+            Some(socket) => self.upgraded(links, id, socket),
+            None => {
+                self.resume(links, id);
+                self.after_input(links, id);
+            }
+        }
+    }
+
+    /// Begins a request that waited and is the first in order now. Returns its slot unless it was answered.
+    fn begin_waiting(
+        &mut self,
+        links: &mut Links,
+        conn: &mut Conn,
+        request: OwnedRequest,
+        meta: Meta,
+        safe: bool,
+    ) -> Option<Slot> {
+        let origin = Origin { id: conn.id, seq: conn.first_seq, client: Client::of(&conn.peer) };
+        let begun = {
+            let outbox = links.outbox(conn.id)?;
+            self.begin(&origin, &request.view(), outbox.buffer())
+        };
+        match begun {
+            Begun::Answered => None,
+            Begun::Running => Some(Slot::Running { safe }),
+            Begun::Held => {
+                self.held.push(conn.id);
+                Some(Slot::Waiting { request, meta, safe })
+            }
+            Begun::Upgraded(key) => {
+                conn.socket = Some(key);
+                None
+            }
+        }
+    }
+
+    /// Goes on with bytes that had to wait, and lets the driver read again.
+    pub(super) fn resume(&mut self, links: &mut Links, id: ConnId) {
+        let Some(mut conn) = self.take(id) else { return };
+        if conn.paused && conn.socket.is_none() {
+            let blocked = conn.is_blocked(self.limits.pipeline_max);
+            if !blocked && links.unsent(id) <= self.limits.unsent_bytes_max {
+                conn.paused = false;
+                links.set_reading(id, true);
+                self.parse_input(links, &mut conn);
+            }
+        }
+        self.put(conn);
+    }
+
+    /// Closes a connection that has been answered for the last time; starts the WebSocket of one that became one.
+    pub(super) fn after_input(&mut self, links: &mut Links, id: ConnId) {
+        let draining = self.draining;
+        let Some(conn) = self.conn(id) else { return };
+        if let Some(socket) = conn.socket {
+            self.upgraded(links, id, socket);
+        } else if conn.slots.is_empty() && (conn.last_request_seen || conn.eof || draining && conn.is_idle()) {
+            links.close(id);
+        }
+    }
+
+    /// Framing is lost: answer after what is owed, then close.
+    fn reject(&mut self, links: &mut Links, conn: &mut Conn, error: &RequestError) {
+        let mut bytes = Vec::new();
+        let meta = self.error_meta();
+        ServerAnswer::text(error.status(), format!("{error}\n")).encode(&meta, &mut bytes);
+        conn.last_request_seen = true;
+        conn.partial = Partial::None;
+        if conn.slots.is_empty() {
+            conn.first_seq += 1;
+            if let Some(outbox) = links.outbox(conn.id) {
+                outbox.push(&bytes);
+            }
+        } else {
+            conn.slots.push_back(Slot::Ready { bytes, safe: false });
+        }
+    }
+
+    /// Framing of an answer after which the connection is closed.
+    fn error_meta(&self) -> Meta {
+        Meta {
+            date: self.date,
+            keep_alive: false,
+            http_1_0: false,
+            head_only: false,
+            cors_origin: self.cors_origin.clone(),
+        }
+    }
+
+    /// Answers a connection that can't be taken.
+    pub(super) fn refuse_connection(&mut self, links: &mut Links, id: ConnId) {
+        self.stats.overloaded();
+        let meta = self.error_meta();
+        if let Some(conn) = self.conn(id) {
+            conn.last_request_seen = true;
+        }
+        if let Some(outbox) = links.outbox(id) {
+            ServerAnswer::text(503, "too many connections\n").with("Retry-After", "1").encode(&meta, outbox.buffer());
+        }
+    }
+
+    /// Ends a connection that was too slow with `status`.
+    pub(super) fn time_out(&mut self, links: &mut Links, id: ConnId, status: u16, text: &str) {
+        let meta = self.error_meta();
+        if let Some(conn) = self.conn(id) {
+            conn.last_request_seen = true;
+            conn.partial = Partial::None;
+            conn.input = Vec::new();
+        }
+        if let Some(outbox) = links.outbox(id) {
+            ServerAnswer::text(status, text).encode(&meta, outbox.buffer());
+        }
+        links.close(id);
+    }
+}

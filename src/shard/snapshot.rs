@@ -1,0 +1,107 @@
+//! A shard's own view of the module table.
+//!
+//! Calls hold a [`ShardGen`], which is this shard's alone, so taking and dropping one writes no memory that
+//! another shard writes. When a swap replaces a generation, the shard drops its `ShardGen`; the last call in flight on
+//! it lets the generation go.
+
+use crate::domain::Instance;
+use crate::domain::call::Hold;
+use crate::module::generation::Serving;
+use crate::module::table::Table;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Route has not been timed yet.
+const UNKNOWN: u32 = u32::MAX;
+
+/// A handler whose running average is at most this runs on the shard's companion.
+const SHORT_US_MAX: u32 = 200;
+
+/// One generation as this shard uses it.
+pub(super) struct ShardGen {
+    serving: Arc<Serving>,
+    /// Running average of each unit's duration in µs: routes first, then WebSockets.
+    average_us: Box<[AtomicU32]>,
+}
+
+impl ShardGen {
+    fn new(serving: Arc<Serving>) -> Arc<Self> {
+        let manifest = serving.generation().manifest();
+        let units = manifest.routes.len() + manifest.websockets.len();
+        let average_us = (0..units).map(|_| AtomicU32::new(UNKNOWN)).collect();
+        Arc::new(Self { serving, average_us })
+    }
+
+    /// Whether unit number `unit` is known to be short.
+    pub(super) fn is_short(&self, unit: usize) -> bool {
+        self.average_us.get(unit).is_some_and(|average| average.load(Ordering::Relaxed) <= SHORT_US_MAX)
+    }
+
+    /// The unit number of WebSocket number `index`.
+    pub(super) fn websocket_unit(&self, index: usize) -> usize {
+        self.serving.generation().manifest().routes.len() + index
+    }
+
+    /// Flags of route number `route`.
+    pub(super) fn route_flags(&self, route: usize) -> i32 {
+        self.serving.generation().manifest().routes.get(route).map_or(0, |route| route.flags)
+    }
+
+}
+
+impl Hold for ShardGen {
+    fn instance(&self) -> &dyn Instance {
+        self.serving.generation().instance()
+    }
+
+    /// One call above a millisecond makes its handler a long one at once; it takes several short ones to make it
+    /// short again. Two executors may lose each other's sample: it is an estimate.
+    fn ran(&self, unit: usize, elapsed: Duration) {
+        let Some(average) = self.average_us.get(unit) else { return };
+        let sample = u32::try_from(elapsed.as_micros()).unwrap_or(UNKNOWN - 1).min(UNKNOWN - 1);
+        let old = average.load(Ordering::Relaxed);
+        let new = if old == UNKNOWN || sample > 1_000 && sample > old { sample } else { old - old / 8 + sample / 8 };
+        if new != old {
+            average.store(new, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The table with this shard's [`ShardGen`] of each of its modules, in the table's order.
+pub struct Snapshot {
+    table: Arc<Table>,
+    gens: Vec<Arc<ShardGen>>,
+}
+
+impl Snapshot {
+    /// The first snapshot of a shard.
+    #[must_use]
+    pub fn first(table: Arc<Table>) -> Self {
+        let gens = table.modules().iter().map(|module| ShardGen::new(Arc::clone(module.serving()))).collect();
+        Self { table, gens }
+    }
+
+    /// The table.
+    pub(super) fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// The generation of module number `module`.
+    pub(super) fn gen_of(&self, module: usize) -> Option<&Arc<ShardGen>> {
+        self.gens.get(module)
+    }
+
+    /// Takes `table`, keeping what is known of generations that stay. Returns the snapshot before.
+    pub(super) fn replace(&mut self, table: Arc<Table>) -> Snapshot {
+        let gens = table
+            .modules()
+            .iter()
+            .map(|module| {
+                let same = self.gens.iter().find(|known| Arc::ptr_eq(&known.serving, module.serving()));
+                same.map_or_else(|| ShardGen::new(Arc::clone(module.serving())), Arc::clone)
+            })
+            .collect();
+        std::mem::replace(self, Snapshot { table, gens })
+    }
+}

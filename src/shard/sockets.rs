@@ -1,0 +1,354 @@
+//! WebSockets: a connection that was upgraded, its callbacks one at a time and in order.
+//!
+//! A socket belongs to its path, not to the generation that opened it: each batch of events goes to the handlers that
+//! the shard's current snapshot names. At most one batch a socket is with an executor; what arrives
+//! meanwhile waits here, and beyond a limit the connection is not read.
+
+use super::answer::{Meta, ServerAnswer};
+use super::snapshot::{ShardGen, Snapshot};
+use super::Shard;
+use crate::abi::websocket::Socket;
+use crate::domain::call::{SocketEvent, Work};
+use crate::module::table::Table;
+use crate::net::{ConnId, Links};
+use crate::proto::form;
+use crate::proto::http1::RequestView;
+use crate::proto::ws::{self, Event, Session, WsLimits};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How long a peer may take to answer our close frame.
+const CLOSE_WAIT_MS: u64 = 2_000;
+
+/// Bytes of messages waiting for the handler above which the connection is not read.
+const PENDING_BYTES_MAX: usize = 1024 * 1024;
+
+/// RFC 6455 §7.4.1: the endpoint is going away.
+const GOING_AWAY: u16 = 1001;
+/// RFC 6455 §7.4.1 / IANA registry: try again later.
+const TRY_AGAIN_LATER: u16 = 1013;
+
+/// A WebSocket of this shard.
+pub(super) struct SocketState {
+    /// `None` once the connection is gone and only `on_close` is still to run.
+    conn: Option<ConnId>,
+    session: Session,
+    handle: Arc<Socket>,
+    path: Box<[u8]>,
+    pending: Vec<SocketEvent>,
+    pending_bytes: usize,
+    /// A batch of events is with an executor.
+    busy: bool,
+    /// `Close` has been queued: nothing more is, ever.
+    finished: bool,
+    paused: bool,
+    /// The handlers to end with, when the path is no longer served: those of the generation that served it last.
+    orphan: Option<(Arc<ShardGen>, usize)>,
+    /// Close code to send after `on_close`.
+    close_after: Option<u16>,
+    closing_since_ms: Option<u64>,
+}
+
+/// The shard's WebSockets by key.
+#[derive(Default)]
+pub(super) struct Sockets {
+    states: HashMap<u64, Box<SocketState>>,
+    next_key: u64,
+}
+
+impl Sockets {
+    pub(super) fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
+    fn keys(&self) -> Vec<u64> {
+        self.states.keys().copied().collect()
+    }
+}
+
+/// The text that `websocket_t.session` has: `ID|SINCE` from the query's `id` and `since_event_id`.
+fn session_text(query: Option<&[u8]>) -> Option<Vec<u8>> {
+    let (mut id, mut since) = (None::<Vec<u8>>, None::<Vec<u8>>);
+    form::urlencoded(query.unwrap_or_default(), |name, value| match name {
+        b"id" if id.is_none() => id = Some(value.to_vec()),
+        b"since_event_id" if since.is_none() => since = Some(value.to_vec()),
+        _ => {}
+    });
+    let mut text = id?;
+    text.push(b'|');
+    text.extend_from_slice(since.as_deref().unwrap_or(b"0"));
+    Some(text)
+}
+
+impl Shard {
+    /// Answers a handshake. On success the socket exists, and `on_open` is its first event.
+    pub(super) fn begin_upgrade(&mut self, conn: ConnId, view: &RequestView<'_>, out: &mut Vec<u8>) -> super::requests::Begun {
+        use super::requests::Begun;
+        let meta = super::answer::meta_of(view, self.date, self.cors_origin.clone(), self.draining);
+        let refuse = |answer: ServerAnswer, meta: &Meta, out: &mut Vec<u8>| {
+            answer.encode(meta, out);
+            Begun::Answered
+        };
+        if self.snapshot.table().websocket(view.path()).is_none() {
+            return refuse(ServerAnswer::text(404, "no module serves a WebSocket on this path\n"), &meta, out);
+        }
+        let accept = match ws::check(view) {
+            Ok(accept) => accept,
+            Err(error) => {
+                let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
+                let answer = if error.status() == 426 {
+                    answer.with("Sec-WebSocket-Version", "13").with("Upgrade", "websocket")
+                } else {
+                    answer
+                };
+                return refuse(answer, &meta, out);
+            }
+        };
+        if self.draining {
+            return refuse(ServerAnswer::text(503, "the server is shutting down\n"), &meta, out);
+        }
+        ws::encode_accept(out, &accept, &self.date);
+        let key = self.open_socket(conn, view);
+        Begun::Upgraded(key)
+    }
+
+    fn open_socket(&mut self, conn: ConnId, view: &RequestView<'_>) -> u64 {
+        let key = self.sockets.next_key;
+        self.sockets.next_key += 1;
+        let outlet = Arc::clone(&self.inbox);
+        let session = session_text(view.query());
+        let limit = self.limits.ws_queue_bytes_max;
+        let state = SocketState {
+            conn: Some(conn),
+            session: Session::new(WsLimits { message_bytes_max: self.limits.ws_message_bytes_max }),
+            handle: Socket::new(key, self.id, session.as_deref(), outlet, limit),
+            path: view.path().into(),
+            pending: vec![SocketEvent::Open],
+            pending_bytes: 0,
+            busy: false,
+            finished: false,
+            paused: false,
+            orphan: None,
+            close_after: None,
+            closing_since_ms: None,
+        };
+        self.sockets.states.insert(key, Box::new(state));
+        self.stats.ws_opened();
+        key
+    }
+
+    /// The connection has become socket `key`: bytes that came behind the handshake are its first ones.
+    pub(super) fn upgraded(&mut self, links: &mut Links, id: ConnId, key: u64) {
+        let input = self.conn(id).map(|conn| {
+            conn.paused = false;
+            std::mem::take(&mut conn.input)
+        });
+        links.set_reading(id, true);
+        self.dispatch_socket(links, key);
+        if let Some(input) = input.filter(|input| !input.is_empty()) {
+            self.socket_data(links, key, &input);
+        }
+    }
+
+    /// Bytes of the WebSocket protocol arrived.
+    pub(super) fn socket_data(&mut self, links: &mut Links, key: u64, bytes: &[u8]) {
+        let (inbox_max, stats) = (self.limits.ws_inbox_messages_max, Arc::clone(&self.stats));
+        let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        let Some(conn) = state.conn else { return };
+        state.session.feed(bytes);
+        while let Some(event) = state.session.next() {
+            match event {
+                Event::Message { payload, .. } if !state.finished => {
+                    stats.ws_message_in();
+                    state.pending_bytes += payload.len();
+                    state.pending.push(SocketEvent::Message(payload));
+                }
+                Event::Message { .. } => {}
+                Event::Closed { .. } => {
+                    state.finish();
+                    state.flush(links);
+                    links.close(conn);
+                }
+            }
+        }
+        state.flush(links);
+        if state.pending.len() > inbox_max || state.pending_bytes > PENDING_BYTES_MAX {
+            state.paused = true;
+            links.set_reading(conn, false);
+        }
+        self.dispatch_socket(links, key);
+    }
+
+    /// Hands the waiting events to the handlers of the socket's path, unless a batch is out already.
+    fn dispatch_socket(&mut self, links: &mut Links, key: u64) {
+        let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        if state.busy || state.pending.is_empty() {
+            return;
+        }
+        let target = match &state.orphan {
+            Some((generation, index)) => Some((Arc::clone(generation), *index)),
+            None => match self.snapshot.table().websocket(&state.path) {
+                // While its module is being swapped, the events wait like its requests do.
+                Some((module, _)) if self.snapshot.table().is_held(module) => return,
+                Some((module, index)) => {
+                    self.snapshot.gen_of(module).map(|generation| (Arc::clone(generation), index))
+                }
+                None => None,
+            },
+        };
+        let Some((generation, index)) = target else {
+            // Nobody serves the path: there is nobody to tell.
+            if let Some(conn) = state.conn {
+                links.abort(conn);
+            }
+            self.sockets.states.remove(&key);
+            return;
+        };
+        state.busy = true;
+        state.pending_bytes = 0;
+        let events = std::mem::take(&mut state.pending);
+        let work = Work::Socket { socket: Arc::clone(&state.handle), index, events };
+        let unit = generation.websocket_unit(index);
+        self.submit(&generation, unit, work);
+    }
+
+    /// The batch that was out has been handled.
+    pub(super) fn socket_idle(&mut self, links: &mut Links, key: u64) {
+        let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        state.busy = false;
+        if state.paused && state.conn.is_some() {
+            state.paused = false;
+            if let Some(conn) = state.conn {
+                links.set_reading(conn, true);
+            }
+        }
+        if !state.finished || !state.pending.is_empty() {
+            return self.dispatch_socket(links, key);
+        }
+        // `on_close` has returned: its generation is let go.
+        state.orphan = None;
+        let now_ms = self.now_ms;
+        match (state.conn, state.close_after.take()) {
+            (Some(_), Some(code)) => {
+                state.session.close(code, "");
+                state.flush(links);
+                state.closing_since_ms = Some(now_ms);
+                state.handle.mark_closed();
+            }
+            (Some(_), None) => state.handle.mark_closed(),
+            (None, _) => {
+                self.sockets.states.remove(&key);
+            }
+        }
+    }
+
+    /// A module sends a frame. One that has queued more than its reader takes is closed: a module can't know how fast
+    /// its readers are, and the server's memory is bounded.
+    pub(super) fn socket_send(&mut self, links: &mut Links, key: u64, frame: Arc<[u8]>) {
+        let limit = self.limits.ws_queue_bytes_max;
+        let now_ms = self.now_ms;
+        let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        state.handle.taken(frame.len());
+        let Some(conn) = state.conn.filter(|_| !state.session.is_closing()) else { return };
+        if links.unsent(conn) + frame.len() > limit {
+            self.stats.ws_overflowed();
+            state.handle.mark_closed();
+            state.session.close(TRY_AGAIN_LATER, "the reader is too slow");
+            state.flush(links);
+            state.closing_since_ms = Some(now_ms);
+            return;
+        }
+        self.stats.ws_message_out();
+        if let Some(outbox) = links.outbox(conn) {
+            outbox.push_shared(frame);
+        }
+    }
+
+    /// A module closes a socket.
+    pub(super) fn socket_close(&mut self, links: &mut Links, key: u64, code: u16) {
+        let now_ms = self.now_ms;
+        let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        state.session.close(code, "");
+        state.flush(links);
+        state.closing_since_ms.get_or_insert(now_ms);
+    }
+
+    /// The connection of socket `key` is gone.
+    pub(super) fn socket_gone(&mut self, links: &mut Links, key: u64) {
+        let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        state.conn = None;
+        state.handle.mark_closed();
+        let told = state.finished && !state.busy && state.pending.is_empty();
+        state.finish();
+        if told {
+            self.sockets.states.remove(&key);
+        } else {
+            self.dispatch_socket(links, key);
+        }
+    }
+
+    /// After a swap: sockets whose path is gone end with the handlers they had; the others go on with the new ones.
+    pub(super) fn sockets_after_swap(&mut self, links: &mut Links, old: &Snapshot) {
+        for key in self.sockets.keys() {
+            let table = Arc::clone(self.snapshot.table());
+            self.orphan_if_unserved(key, &table, old);
+            self.dispatch_socket(links, key);
+        }
+    }
+
+    fn orphan_if_unserved(&mut self, key: u64, table: &Table, old: &Snapshot) {
+        let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        if state.orphan.is_some() || table.websocket(&state.path).is_some() {
+            return;
+        }
+        state.orphan = old
+            .table()
+            .websocket(&state.path)
+            .and_then(|(module, index)| old.gen_of(module).map(|generation| (Arc::clone(generation), index)));
+        state.close_after = Some(GOING_AWAY);
+        state.finish();
+    }
+
+    /// The server stops: every socket is told by its handlers' `on_close` and a close frame.
+    pub(super) fn drain_sockets(&mut self, links: &mut Links) {
+        for key in self.sockets.keys() {
+            if let Some(state) = self.sockets.states.get_mut(&key) {
+                state.close_after = Some(GOING_AWAY);
+                state.finish();
+            }
+            self.dispatch_socket(links, key);
+        }
+    }
+
+    /// Ends sockets whose peers don't answer a close frame.
+    pub(super) fn sweep_sockets(&mut self, links: &mut Links) {
+        let now_ms = self.now_ms;
+        for state in self.sockets.states.values_mut() {
+            let late = state.closing_since_ms.is_some_and(|since| now_ms.saturating_sub(since) > CLOSE_WAIT_MS);
+            if let Some(conn) = state.conn.filter(|_| late) {
+                links.abort(conn);
+            }
+        }
+    }
+}
+
+impl SocketState {
+    /// Queues `on_close`, once.
+    fn finish(&mut self) {
+        if !self.finished {
+            self.finished = true;
+            self.pending.push(SocketEvent::Close);
+        }
+    }
+
+    /// Queues what the protocol wants sent: pongs, close frames.
+    fn flush(&mut self, links: &mut Links) {
+        if let Some(outbox) = self.conn.and_then(|conn| links.outbox(conn)) {
+            self.session.take_output(outbox.buffer());
+        }
+    }
+}
