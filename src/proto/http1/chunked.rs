@@ -1,0 +1,153 @@
+//! The chunked transfer coding (RFC 9112 §7.1).
+
+use super::head::RequestError;
+
+/// Bytes of one chunk-size line, with its extensions.
+const SIZE_LINE_BYTES_MAX: usize = 1024;
+/// Bytes of all trailer fields; they are thrown away (RFC 9112 §7.1.2 allows that).
+const TRAILER_BYTES_MAX: usize = 8 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// At the start of a chunk-size line.
+    Size,
+    /// Within a chunk's data, this many bytes before its end.
+    Data(usize),
+    /// Before the CRLF that ends a chunk's data.
+    DataEnd,
+    /// At the start of a trailer line; bytes of the trailer so far.
+    Trailer(usize),
+}
+
+/// Decodes one chunked body.
+#[derive(Debug)]
+pub(super) struct Chunked {
+    state: State,
+}
+
+const BAD: RequestError = RequestError::Syntax("the chunked body is malformed");
+
+impl Chunked {
+    pub(super) fn new() -> Self {
+        Self { state: State::Size }
+    }
+
+    /// Appends what `input` brings of the body to `body`, up to `body_max` bytes in all. Returns how many bytes were
+    /// consumed and whether the body is complete.
+    pub(super) fn decode(
+        &mut self,
+        input: &[u8],
+        body: &mut Vec<u8>,
+        body_max: usize,
+    ) -> Result<(usize, bool), RequestError> {
+        let mut at = 0;
+        loop {
+            let rest = input.get(at..).unwrap_or_default();
+            match self.state {
+                State::Size => {
+                    let Some(line) = take_line(rest, SIZE_LINE_BYTES_MAX)? else { return Ok((at, false)) };
+                    at += line.len() + 2;
+                    let size = chunk_size(line)?;
+                    if size > body_max.saturating_sub(body.len()) {
+                        return Err(RequestError::BodyTooLarge);
+                    }
+                    self.state = if size == 0 { State::Trailer(0) } else { State::Data(size) };
+                }
+                State::Data(left) => {
+                    let part = rest.get(..left.min(rest.len())).unwrap_or_default();
+                    body.extend_from_slice(part);
+                    at += part.len();
+                    if part.len() < left {
+                        self.state = State::Data(left - part.len());
+                        return Ok((at, false));
+                    }
+                    self.state = State::DataEnd;
+                }
+                State::DataEnd => match rest {
+                    [b'\r', b'\n', ..] => {
+                        at += 2;
+                        self.state = State::Size;
+                    }
+                    [] | [b'\r'] => return Ok((at, false)),
+                    _ => return Err(BAD),
+                },
+                State::Trailer(seen) => {
+                    let Some(line) = take_line(rest, TRAILER_BYTES_MAX)? else { return Ok((at, false)) };
+                    at += line.len() + 2;
+                    if line.is_empty() {
+                        return Ok((at, true));
+                    }
+                    let seen = seen + line.len();
+                    if seen > TRAILER_BYTES_MAX {
+                        return Err(RequestError::HeadTooLarge);
+                    }
+                    self.state = State::Trailer(seen);
+                }
+            }
+        }
+    }
+}
+
+/// The line at the start of `input`, without its CRLF; `None` when it is not complete. Bare CR and LF are refused.
+fn take_line(input: &[u8], max: usize) -> Result<Option<&[u8]>, RequestError> {
+    match memchr::memchr(b'\n', input) {
+        Some(at) if at > max + 1 => Err(BAD),
+        Some(at) => {
+            let line = input.get(..at).and_then(|line| line.strip_suffix(b"\r")).ok_or(BAD)?;
+            if memchr::memchr2(b'\r', 0, line).is_some() { Err(BAD) } else { Ok(Some(line)) }
+        }
+        None if input.len() > max + 1 => Err(BAD),
+        None => Ok(None),
+    }
+}
+
+/// `chunk-size [ chunk-ext ]`: hexadecimal digits, then nothing or `;…`.
+fn chunk_size(line: &[u8]) -> Result<usize, RequestError> {
+    let digits = line.split(|&byte| byte == b';').next().unwrap_or_default();
+    let digits = if digits.len() < line.len() { digits.trim_ascii_end() } else { digits };
+    // 16 digits fill 64 bits: no overflow can make a small number of a large one.
+    if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return Err(BAD);
+    }
+    let text = std::str::from_utf8(digits).map_err(|_| BAD)?;
+    usize::from_str_radix(text, 16).map_err(|_| BAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(input: &[u8]) -> Result<(Vec<u8>, usize, bool), RequestError> {
+        let (mut chunked, mut body) = (Chunked::new(), Vec::new());
+        let (consumed, done) = chunked.decode(input, &mut body, 1000)?;
+        Ok((body, consumed, done))
+    }
+
+    #[test]
+    fn rfc_9112_7_1_sizes_extensions_and_trailers() {
+        let input = b"4;name=\"v\"\r\nWiki\r\nA\r\npedia in c\r\n0\r\nX: y\r\n\r\nnext";
+        assert_eq!(decode(input).unwrap(), (b"Wikipedia in c".to_vec(), input.len() - 4, true));
+        assert_eq!(decode(b"0\r\n\r\n").unwrap(), (Vec::new(), 5, true));
+    }
+
+    #[test]
+    fn malformed_chunks_are_refused() {
+        for bad in [
+            b"g\r\n".as_slice(),
+            b"\r\n",
+            b"-1\r\n",
+            b"+1\r\n",
+            b"0x1\r\n",
+            b" 1\r\na\r\n",
+            b"1 \r\na\r\n",
+            b"1\na\r\n",
+            b"1\r\nab\r\n",
+            b"11111111111111111\r\n",
+            b"1\r\na\r\n0\r\nbad\n\r\n",
+        ] {
+            assert!(decode(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
+        assert_eq!(decode(b"fff\r\n").unwrap_err(), RequestError::BodyTooLarge);
+        assert!(decode(&[b'1'; 2000]).is_err());
+    }
+}

@@ -1,0 +1,434 @@
+//! A request's head: the request line and the header fields.
+
+use std::ops::Range;
+
+/// A request method the server knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Delete,
+    Options,
+    Head,
+    Patch,
+}
+
+impl Method {
+    /// The method with this name; names are case-sensitive (RFC 9110 §9.1).
+    #[must_use]
+    pub fn from_bytes(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b"GET" => Self::Get,
+            b"POST" => Self::Post,
+            b"PUT" => Self::Put,
+            b"DELETE" => Self::Delete,
+            b"OPTIONS" => Self::Options,
+            b"HEAD" => Self::Head,
+            b"PATCH" => Self::Patch,
+            _ => return None,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+            Self::Head => "HEAD",
+            Self::Patch => "PATCH",
+        }
+    }
+
+    /// Whether it asks for no change (RFC 9110 §9.2.1).
+    #[must_use]
+    pub fn is_safe(self) -> bool {
+        matches!(self, Self::Get | Self::Options | Self::Head)
+    }
+}
+
+/// What a request may take up.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of the request line and all header fields.
+    pub head_bytes_max: usize,
+    /// Header fields.
+    pub headers_max: usize,
+    /// Bytes of the request target.
+    pub uri_bytes_max: usize,
+    /// Bytes of the body, decoded.
+    pub body_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { head_bytes_max: 16 * 1024, headers_max: 100, uri_bytes_max: 8 * 1024, body_bytes_max: 1024 * 1024 }
+    }
+}
+
+/// Why a request can't be served. Its framing is lost: answer and close (RFC 9112 §9.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// RFC 9112 §3: not a request.
+    #[error("the request can't be read: {0}")]
+    Syntax(&'static str),
+    /// RFC 9110 §15.5.15
+    #[error("the request target is too long")]
+    UriTooLong,
+    /// RFC 6585 §5
+    #[error("the request head is too large")]
+    HeadTooLarge,
+    /// RFC 9110 §15.5.14
+    #[error("the body is too large")]
+    BodyTooLarge,
+    /// RFC 9110 §15.6.2
+    #[error("this method is not known here")]
+    UnknownMethod,
+    /// RFC 9112 §6.1
+    #[error("this transfer coding is not known here")]
+    UnknownCoding,
+    /// RFC 9110 §15.6.6
+    #[error("only HTTP/1.0 and HTTP/1.1 are spoken here")]
+    Version,
+    /// RFC 9110 §15.5.18
+    #[error("only the expectation 100-continue can be met")]
+    Expectation,
+}
+
+impl RequestError {
+    /// The status to answer with.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Syntax(_) => 400,
+            Self::UriTooLong => 414,
+            Self::HeadTooLarge => 431,
+            Self::BodyTooLarge => 413,
+            Self::UnknownMethod | Self::UnknownCoding => 501,
+            Self::Version => 505,
+            Self::Expectation => 417,
+        }
+    }
+}
+
+/// How the body is delimited (RFC 9112 §6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    Length(usize),
+    Chunked,
+}
+
+/// Where something stands in the bytes of the head.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    fn of(base: &[u8], part: &[u8]) -> Self {
+        // Both are parts of one buffer of at most `head_bytes_max` bytes.
+        let start = (part.as_ptr() as usize).wrapping_sub(base.as_ptr() as usize);
+        let clip = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Self { start: clip(start), end: clip(start.saturating_add(part.len())) }
+    }
+
+    fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// What is known of a request's head: offsets into its bytes, so that it can be copied and kept without lifetimes.
+#[derive(Debug, Clone)]
+pub struct Head {
+    method: Method,
+    http_1_0: bool,
+    keep_alive: bool,
+    pub(super) expect_continue: bool,
+    pub(super) framing: Framing,
+    path: Span,
+    query: Option<Span>,
+    headers: Vec<(Span, Span)>,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self {
+            method: Method::Get,
+            http_1_0: false,
+            keep_alive: true,
+            expect_continue: false,
+            framing: Framing::Length(0),
+            path: Span::default(),
+            query: None,
+            headers: Vec::new(),
+        }
+    }
+}
+
+/// Header fields that decide about framing and the connection.
+#[derive(Default)]
+struct Facts {
+    length: Option<usize>,
+    chunked: bool,
+    hosts: usize,
+    close: bool,
+    keep_alive: bool,
+    expect_continue: bool,
+}
+
+impl Head {
+    /// Reads the head at the start of `bytes`, which ends at its empty line. The memory of a former head is used again.
+    pub(super) fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), RequestError> {
+        check_line_ends(bytes)?;
+        // httparse wants the array up front; one of 100 entries is 3 KiB of stack.
+        let mut few = [httparse::EMPTY_HEADER; 32];
+        let mut many;
+        let fields = if limits.headers_max <= few.len() || memchr::memchr_iter(b'\n', bytes).count() <= few.len() {
+            &mut few[..]
+        } else {
+            many = vec![httparse::EMPTY_HEADER; limits.headers_max];
+            &mut many[..]
+        };
+        let mut request = httparse::Request::new(fields);
+        match request.parse(bytes) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => return Err(RequestError::Syntax("the head is not complete")),
+            Err(error) => return Err(syntax(bytes, error)),
+        }
+        if request.headers.len() > limits.headers_max {
+            return Err(RequestError::HeadTooLarge);
+        }
+        let target = request.path.unwrap_or_default().as_bytes();
+        if target.len() > limits.uri_bytes_max {
+            return Err(RequestError::UriTooLong);
+        }
+        self.method =
+            Method::from_bytes(request.method.unwrap_or_default().as_bytes()).ok_or(RequestError::UnknownMethod)?;
+        self.http_1_0 = request.version == Some(0);
+        self.read_target(bytes, target)?;
+        self.headers.clear();
+        let mut facts = Facts::default();
+        for field in request.headers.iter() {
+            self.headers.push((Span::of(bytes, field.name.as_bytes()), Span::of(bytes, field.value)));
+            facts.learn(field.name, field.value)?;
+        }
+        self.conclude(&facts)
+    }
+
+    /// RFC 9112 §3.2: origin-form, absolute-form, and asterisk-form for OPTIONS.
+    fn read_target(&mut self, bytes: &[u8], target: &[u8]) -> Result<(), RequestError> {
+        let origin = match target {
+            [b'/', ..] => target,
+            b"*" if self.method == Method::Options => target,
+            _ => {
+                let scheme = target.get(..7).filter(|start| start.eq_ignore_ascii_case(b"http://")).map(<[u8]>::len);
+                let scheme = scheme
+                    .or_else(|| target.get(..8).filter(|s| s.eq_ignore_ascii_case(b"https://")).map(<[u8]>::len));
+                let rest = scheme
+                    .and_then(|len| target.get(len..))
+                    .ok_or(RequestError::Syntax("the target must begin with /"))?;
+                let at = memchr::memchr(b'/', rest).ok_or(RequestError::Syntax("the target has no path"))?;
+                rest.get(at..).unwrap_or_default()
+            }
+        };
+        let (path, query) = match memchr::memchr(b'?', origin) {
+            Some(at) => (origin.get(..at).unwrap_or_default(), origin.get(at + 1..)),
+            None => (origin, None),
+        };
+        self.path = Span::of(bytes, path);
+        self.query = query.map(|query| Span::of(bytes, query));
+        Ok(())
+    }
+
+    fn conclude(&mut self, facts: &Facts) -> Result<(), RequestError> {
+        if !self.http_1_0 && facts.hosts != 1 || facts.hosts > 1 {
+            return Err(RequestError::Syntax("exactly one Host header field is needed"));
+        }
+        if facts.chunked && facts.length.is_some() {
+            return Err(RequestError::Syntax("Content-Length and Transfer-Encoding contradict each other"));
+        }
+        if facts.chunked && self.http_1_0 {
+            return Err(RequestError::Syntax("HTTP/1.0 has no Transfer-Encoding"));
+        }
+        self.framing = if facts.chunked { Framing::Chunked } else { Framing::Length(facts.length.unwrap_or(0)) };
+        self.keep_alive = !facts.close && (!self.http_1_0 || facts.keep_alive);
+        // RFC 9110 §10.1.1: an expectation from HTTP/1.0 is ignored.
+        self.expect_continue = facts.expect_continue && !self.http_1_0;
+        Ok(())
+    }
+}
+
+impl Facts {
+    fn learn(&mut self, name: &str, value: &[u8]) -> Result<(), RequestError> {
+        // The length tells nearly every field apart without comparing a byte.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case("host") => self.hosts += 1,
+            6 if name.eq_ignore_ascii_case("expect") => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(RequestError::Expectation);
+                }
+                self.expect_continue = true;
+            }
+            10 if name.eq_ignore_ascii_case("connection") => {
+                for token in tokens(value) {
+                    self.close |= token.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            14 if name.eq_ignore_ascii_case("content-length") => {
+                let length = content_length(value)?;
+                if self.length.is_some_and(|known| known != length) {
+                    return Err(RequestError::Syntax("two Content-Length header fields differ"));
+                }
+                self.length = Some(length);
+            }
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                if self.chunked {
+                    return Err(RequestError::Syntax("two Transfer-Encoding header fields"));
+                }
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(RequestError::UnknownCoding);
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The members of a comma-separated list (RFC 9110 §5.6.1).
+pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// RFC 9112 §6.2: digits and nothing else.
+fn content_length(value: &[u8]) -> Result<usize, RequestError> {
+    let bad = RequestError::Syntax("Content-Length is not a number");
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(bad);
+    }
+    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(bad)
+}
+
+/// RFC 9112 §2.2: lines end in CRLF. A lenient reader and a strict one in a row are how requests are smuggled, so a bare
+/// CR or LF, a folded line (§5.2) and NUL are refused.
+fn check_line_ends(bytes: &[u8]) -> Result<(), RequestError> {
+    for at in memchr::memchr3_iter(b'\r', b'\n', 0, bytes) {
+        let ok = match bytes.get(at) {
+            Some(b'\n') => at > 0 && bytes.get(at - 1) == Some(&b'\r') && !matches!(bytes.get(at + 1), Some(b' ' | b'\t')),
+            Some(b'\r') => bytes.get(at + 1) == Some(&b'\n'),
+            _ => false,
+        };
+        if !ok {
+            return Err(RequestError::Syntax("a line does not end in CRLF, is folded, or has a NUL"));
+        }
+    }
+    Ok(())
+}
+
+fn syntax(bytes: &[u8], error: httparse::Error) -> RequestError {
+    match error {
+        httparse::Error::TooManyHeaders => RequestError::HeadTooLarge,
+        httparse::Error::Version if is_other_version(bytes) => RequestError::Version,
+        httparse::Error::Version => RequestError::Syntax("no HTTP version"),
+        httparse::Error::Token => RequestError::Syntax("the method or target has a forbidden character"),
+        httparse::Error::HeaderName => RequestError::Syntax("a header field's name has a forbidden character"),
+        httparse::Error::HeaderValue => RequestError::Syntax("a header field's value has a forbidden character"),
+        _ => RequestError::Syntax("it is no HTTP request"),
+    }
+}
+
+/// Whether the request line ends in `HTTP/` and digits: another version, rather than no HTTP at all.
+fn is_other_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let version = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+    version
+        .strip_prefix(b"HTTP/")
+        .is_some_and(|number| !number.is_empty() && number.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.'))
+}
+
+/// A whole request, borrowed from the buffer it was received in or from its decoder.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestView<'a> {
+    /// Offsets into `bytes`.
+    pub head: &'a Head,
+    /// The bytes of the head.
+    pub bytes: &'a [u8],
+    /// The body, decoded.
+    pub body: &'a [u8],
+}
+
+impl<'a> RequestView<'a> {
+    fn slice(&self, span: Span) -> &'a [u8] {
+        self.bytes.get(span.range()).unwrap_or_default()
+    }
+
+    /// The method.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        self.head.method
+    }
+
+    /// The path: without the query, not percent-decoded.
+    #[must_use]
+    pub fn path(&self) -> &'a [u8] {
+        self.slice(self.head.path)
+    }
+
+    /// What follows the first `?` of the target.
+    #[must_use]
+    pub fn query(&self) -> Option<&'a [u8]> {
+        self.head.query.map(|span| self.slice(span))
+    }
+
+    /// Names and values in the order they came.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let view = *self;
+        view.head.headers.iter().map(move |&(name, value)| (view.slice(name), view.slice(value)))
+    }
+
+    /// The first value of the field `name`, in whatever case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// Whether any field `name` lists `token` (RFC 9110 §5.6.1).
+    #[must_use]
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.headers()
+            .filter(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()))
+            .any(|(_, value)| tokens(value).any(|listed| listed.eq_ignore_ascii_case(token.as_bytes())))
+    }
+
+    /// Whether the client wants the connection kept open (RFC 9112 §9.3).
+    #[must_use]
+    pub fn keep_alive(&self) -> bool {
+        self.head.keep_alive
+    }
+
+    /// Whether it is an HTTP/1.0 request.
+    #[must_use]
+    pub fn http_1_0(&self) -> bool {
+        self.head.http_1_0
+    }
+
+    /// Whether the body came in chunks.
+    #[must_use]
+    pub fn is_chunked(&self) -> bool {
+        self.head.framing == Framing::Chunked
+    }
+
+    /// Whether it asks for an upgrade to WebSocket (RFC 6455 §4.2.1).
+    #[must_use]
+    pub fn is_websocket_upgrade(&self) -> bool {
+        self.has_token("upgrade", "websocket")
+    }
+}

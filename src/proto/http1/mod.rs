@@ -1,0 +1,12 @@
+//! HTTP/1.1 (RFC 9110, RFC 9112): requests decoded, responses encoded.
+
+mod chunked;
+mod date;
+mod decoder;
+mod head;
+mod response;
+
+pub use date::http_date;
+pub use decoder::{Decoded, RequestDecoder};
+pub use head::{Head, Limits, Method, RequestError, RequestView};
+pub use response::{CONTINUE, ResponseHead, encode_response, reason};
