@@ -63,8 +63,8 @@ extern struct cweb_binding cweb_binding;
 __attribute__((weak, visibility("hidden"))) struct cweb_binding cweb_binding = {NULL, NULL};
 
 /** The interface version the module was compiled for; the loader reads it. */
-extern const uint32_t cweb_module_abi;
-__attribute__((weak, used, visibility("default"))) const uint32_t cweb_module_abi = CWEB_ABI_VERSION;
+extern const uint32_t cweb_module_abi __attribute__((weak, visibility("default")));
+const uint32_t cweb_module_abi = CWEB_ABI_VERSION;
 
 /** Called by the loader, once, before anything else but constructors. */
 void cweb_bind_host(const struct cweb_host *host, const void *module);

@@ -96,6 +96,33 @@ static inline char *cweb_url_decode(const char *text, size_t length) {
     return out;
 }
 
+/**
+ * Decodes %XX in a path; '+' stays. A broken % stays as it is.
+ * @return a malloc'd string; NULL when it would hold a NUL byte or memory runs out
+ */
+static inline char *http_path_decode(const char *path) {
+    char *out = path == NULL ? NULL : strdup(path);
+    if (out == NULL) {
+        return NULL;
+    }
+    char *to = out;
+    for (const char *from = out; *from != '\0'; from++) {
+        int high = *from == '%' ? cweb_hex_digit((unsigned char)from[1]) : -1;
+        int low = high >= 0 ? cweb_hex_digit((unsigned char)from[2]) : -1;
+        if (low < 0) {
+            *to++ = *from;
+        } else if (high == 0 && low == 0) {
+            free(out);
+            return NULL;
+        } else {
+            *to++ = (char)(high * 16 + low);
+            from += 2;
+        }
+    }
+    *to = '\0';
+    return out;
+}
+
 /* Adds the fields of "a=1&b=2" to the store. */
 static inline void cweb_parse_urlencoded(http_kv_store_t *store, const char *text, size_t length) {
     const char *end = text + length;
