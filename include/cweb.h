@@ -93,8 +93,7 @@ typedef struct route_info {
     const char *path;   /**< POSIX extended regular expression for the whole path, e.g. "/user/[0-9]+" */
     const char *method; /**< "GET", "POST", … */
     entry_t handler;
-    int flags;
-    void *reserved[2]; /* NULL */
+    int flags; /**< Bits of cweb_feature_flag_t */
 } route_info_t;
 
 /* ---- WebSockets ---- */
