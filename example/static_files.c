@@ -4,12 +4,11 @@
  *
  *     curl http://127.0.0.1:8080/static/index.html
  */
-#include <cweb.h>
+#include <cweb_file.h>
 
 static int serve(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {
     (void)ctx;
-    /* The path comes as the client sent it: decode first, then check, then open. '+' means itself in a path, so
-     * only %XX counts; cweb_url_decode() is for forms and would make it a space. */
+    /* The path comes as the client sent it: decode first, then check, then open. */
     char *path = http_path_decode(req->path + 1);
     int safe = path != NULL && cweb_path_is_safe(path);
     int result = safe ? cweb_send_file(req, res, path)

@@ -10,7 +10,14 @@
 
 #include <pthread.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifndef __cplusplus
+#include <stdatomic.h> /* modules count on it, and on those above */
+#endif
 
 #ifdef __cplusplus
 extern "C" {

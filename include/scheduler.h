@@ -13,6 +13,10 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+#ifndef __cplusplus
+#include <stdatomic.h> /* modules count on it */
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -49,6 +49,10 @@ for cc in $compilers; do
         check "$example, $cc" $cc -std=gnu11 -O2 -g -fPIC -shared $flags "$example" -o "$tmp/example.so" $wrap -Wl,-z,defs $libs
     done
 
+    # As the server compiles modules: -Wall, no -Wextra.
+    check "legacy_module, $cc" $cc -std=gnu11 -O2 -fPIC -shared -Wall -Werror -Iinclude tests/c/legacy_module.c \
+        -o "$tmp/legacy.so" $wrap -Wl,-z,defs $libs
+
     (cd "$tmp" && openssl req -x509 -newkey rsa:2048 -nodes -keyout server.key -out server.crt -days 2 -subj /CN=test \
         >/dev/null 2>&1)
     for sanitize in "-O2" "-O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined"; do

@@ -2,6 +2,7 @@
 /* Exercises the header-only part of the SDK. Runs with the address and undefined-behaviour sanitizers. */
 #define _GNU_SOURCE
 #include <cweb.h>
+#include <cweb_file.h>
 
 #include <defer.h>
 #include <libevent.h>
