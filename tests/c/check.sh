@@ -60,7 +60,7 @@ for cc in $compilers; do
         check "sdk_test $sanitize, $cc" sh -c "cd '$tmp' && ./sdk_test"
     done
 
-    check "faulty_module, $cc" $cc -std=gnu11 -O1 -g -fPIC -shared -Wall -Iinclude tests/c/faulty_module.c \
+    check "faulty_module, $cc" $cc -std=gnu11 -O1 -g -fPIC -shared -Wall -Werror -Iinclude tests/c/faulty_module.c \
         -o "$tmp/faulty_module.so" $wrap $libs
     check "native_test, $cc, compile" $cc -std=gnu11 -O2 -g $flags -Isrc/abi/native tests/c/native_test.c \
         src/abi/native/*.c -o "$tmp/native_test" $libs

@@ -3,6 +3,7 @@
 #include <cweb.h>
 
 #include <assert.h>
+#include <unistd.h>
 
 #define HANDLER(name) static int name(struct cweb_context *ctx, http_request_t *req, http_response_t *res)
 #define UNUSED (void)ctx, (void)req, (void)res
@@ -23,7 +24,7 @@ HANDLER(hold_cache) { UNUSED; pthread_mutex_lock(&ctx->cache->mutex); abort(); }
 static int dig(int depth) {
     volatile char frame[512];
     frame[0] = (char)depth;
-    return dig(depth + 1) + frame[0];
+    return depth < zero ? 0 : dig(depth + 1) + frame[0];
 }
 HANDLER(overflow) { UNUSED; return dig(0); }
 
