@@ -31,12 +31,16 @@ static inline void cweb_free_pointer(void *pointer_address) {
 #define CWEB_DEFER_JOIN(a, b) CWEB_DEFER_JOIN_(a, b)
 
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__cplusplus)
-#define CWEB_DEFER(n)                                                                                      \
-    auto inline __attribute__((always_inline)) void CWEB_DEFER_JOIN(cweb_defer_body_, n)(int *);          \
-    __attribute__((cleanup(CWEB_DEFER_JOIN(cweb_defer_body_, n)), unused)) int CWEB_DEFER_JOIN(cweb_defer_at_, n); \
-    inline __attribute__((always_inline)) void CWEB_DEFER_JOIN(cweb_defer_body_, n)(                       \
-        int *CWEB_DEFER_JOIN(cweb_defer_arg_, n) __attribute__((unused)))
-#define defer CWEB_DEFER(__COUNTER__)
+/*
+ * A mark on the stack whose clean-up is the block, written as the body of a nested function. Nobody takes that
+ * function's address, so it needs no trampoline and no executable stack.
+ */
+#define CWEB_DEFER_AT(mark, block)                          \
+    auto void block(const char *);                          \
+    const char mark __attribute__((cleanup(block))) = 0;    \
+    void block(const char *at __attribute__((unused)))
+#define defer CWEB_DEFER_NUMBERED(__COUNTER__)
+#define CWEB_DEFER_NUMBERED(n) CWEB_DEFER_AT(CWEB_DEFER_JOIN(cweb_defer_mark_, n), CWEB_DEFER_JOIN(cweb_defer_block_, n))
 #endif
 
 #ifdef __cplusplus
