@@ -1,0 +1,25 @@
+//! Compiles the C part of the server (`src/abi/native/`) against the SDK's headers (`include/`).
+
+/// Sources of the native part, in `src/abi/native/`.
+const SOURCES: [&str; 5] = ["call.c", "guard.c", "layout.c", "services.c", "stdio.c"];
+
+fn main() {
+    println!("cargo:rerun-if-changed=src/abi/native");
+    println!("cargo:rerun-if-changed=include");
+
+    let mut build = cc::Build::new();
+    build
+        .include("include")
+        .std("gnu11")
+        .warnings(true)
+        .extra_warnings(true)
+        // A fault jumps over these frames only; the frame pointer keeps profiles and crash reports readable.
+        .flag("-fno-omit-frame-pointer");
+    for source in SOURCES {
+        build.file(format!("src/abi/native/{source}"));
+    }
+    build.compile("cweb_native");
+
+    // The system's SQLite, the same copy that rusqlite and the modules use. After the archive that needs it.
+    println!("cargo:rustc-link-lib=dylib=sqlite3");
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/**
+ * @file container.h
+ * The cross-module cache: named pointers shared by all modules, which outlive hot swaps. Every function locks.
+ *
+ * What a pointer points to is for the modules to agree on and to synchronise. It must not lie in a module's own
+ * static data or code: those go away when the module is replaced. Memory from malloc(3) stays.
+ */
+#ifndef CWEB_CONTAINER_H
+#define CWEB_CONTAINER_H
+
+#include <errno.h>
+#include <pthread.h>
+
+#include <map.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct container {
+    struct map *data;
+    /** Error-checking, so that the server can release it after a fault of the thread that held it. */
+    pthread_mutex_t mutex;
+};
+
+/**
+ * Prepares an empty container.
+ * @return 0, or -1 when memory runs out
+ */
+static inline int container_init(struct container *container) {
+    pthread_mutexattr_t attr;
+    if (container == NULL || pthread_mutexattr_init(&attr) != 0) {
+        return -1;
+    }
+    container->data = NULL;
+    int failed = pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ERRORCHECK) != 0 ||
+                 pthread_mutex_init(&container->mutex, &attr) != 0;
+    pthread_mutexattr_destroy(&attr);
+    if (failed) {
+        return -1;
+    }
+    container->data = map_create(0);
+    if (container->data == NULL) {
+        pthread_mutex_destroy(&container->mutex);
+        return -1;
+    }
+    return 0;
+}
+
+/** Frees what container_init() made; the values stay the caller's. No thread may use the container any more. */
+static inline void container_shutdown(struct container *container) {
+    if (container == NULL || container->data == NULL) {
+        return;
+    }
+    map_destroy(container->data);
+    container->data = NULL;
+    pthread_mutex_destroy(&container->mutex);
+}
+
+/* Locks. 0: locked by this call; 1: this thread holds it already (a caller that locked `mutex` itself); -1: failed. */
+static inline int cweb_container_enter(struct container *container) {
+    if (container == NULL || container->data == NULL) {
+        return -1;
+    }
+    int error = pthread_mutex_lock(&container->mutex);
+    return error == 0 ? 0 : error == EDEADLK ? 1 : -1;
+}
+
+static inline void cweb_container_leave(struct container *container, int entered) {
+    if (entered == 0) {
+        pthread_mutex_unlock(&container->mutex);
+    }
+}
+
+/**
+ * Sets name to value, replacing what was there.
+ * @return MAP_OK, or MAP_ERR when an argument is NULL or memory runs out
+ */
+static inline map_error_t container_set(struct container *container, const char *name, void *value) {
+    int entered = cweb_container_enter(container);
+    if (entered < 0) {
+        return MAP_ERR;
+    }
+    map_error_t result = map_insert(container->data, name, value);
+    cweb_container_leave(container, entered);
+    return result;
+}
+
+/** The value of name, or NULL when there is none. */
+static inline void *container_get(struct container *container, const char *name) {
+    int entered = cweb_container_enter(container);
+    if (entered < 0) {
+        return NULL;
+    }
+    void *value = map_get(container->data, name);
+    cweb_container_leave(container, entered);
+    return value;
+}
+
+/**
+ * Removes name. Its value is not freed.
+ * @return MAP_OK, MAP_KEY_NOT_FOUND, or MAP_ERR
+ */
+static inline map_error_t container_remove(struct container *container, const char *name) {
+    int entered = cweb_container_enter(container);
+    if (entered < 0) {
+        return MAP_ERR;
+    }
+    map_error_t result = map_remove(container->data, name);
+    cweb_container_leave(container, entered);
+    return result;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CWEB_CONTAINER_H */

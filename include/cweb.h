@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/**
+ * @file cweb.h
+ * The interface between a module and the server. A module is one C file that includes this header and exports a
+ * `config`:
+ *
+ *     #include <cweb.h>
+ *
+ *     static int hello(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {
+ *         (void)ctx, (void)req;
+ *         return cweb_respond(res, HTTP_200_OK, "text/plain", "Hello!\n");
+ *     }
+ *
+ *     export module_t config = {
+ *         .name = "hello",
+ *         .author = "you",
+ *         .routes = {{"/hello", "GET", hello, NONE}},
+ *         .size = 1,
+ *     };
+ *
+ * Deploy it: curl --data-binary @hello.c http://127.0.0.1:8080/mgnt
+ *
+ * Handlers run on several threads at once: guard what they share. A fault in one (SIGSEGV, abort, stack
+ * overflow …) or a call of exit(3) ends that call with 500; what it held (locks, memory) stays held.
+ */
+#ifndef CWEB_H
+#define CWEB_H
+
+#include <regex.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <jansson.h>
+
+#include <http.h>
+#include <uuid.h>
+#include <cweb_config.h>
+#include <cweb_host.h>
+#include <container.h>
+#include <scheduler.h>
+#include <db.h>
+#include <crypto.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Marks the one symbol that the server looks for. */
+#define CWEB_EXPORT __attribute__((visibility("default")))
+#ifndef __cplusplus
+#define export CWEB_EXPORT
+#endif
+
+/* ---- What every function of a module is given ---- */
+
+/** Functions and data of other modules. */
+struct symbols {
+    void *user_data;
+    /**
+     * The address of an exported symbol of the module with this name; NULL if there is none. Look it up for each
+     * use: the address changes when that module is replaced.
+     */
+    void *(*resolv)(void *user_data, const char *module, const char *symbol);
+};
+
+struct job_system;
+
+/** The server's services; the same for every call. */
+typedef struct cweb_context {
+    struct container *cache;     /**< Named pointers, shared by all modules, that outlive hot swaps: container.h */
+    struct scheduler *scheduler; /**< Work for later: scheduler.h */
+    struct sqldb *database;      /**< The shared SQLite database: db.h */
+    struct crypto *crypto;       /**< Signatures with the server's key: crypto.h */
+    struct symbols *symbols;     /**< Functions of other modules */
+    struct job_system *jobs;     /**< The server's; see jobs_create() */
+    void *reserved[8];           /* NULL */
+} cweb_context_t;
+
+/* ---- Routes ---- */
+
+/** A handler: fills in the response. Its return value is ignored. */
+typedef int (*entry_t)(struct cweb_context *, http_request_t *, http_response_t *);
+
+/** Bits of route_info_t.flags. */
+typedef enum {
+    NONE = 0,
+    /** The handler takes microseconds and never waits: it may run on the thread that serves the connection. */
+    CWEB_INLINE = 1
+} cweb_feature_flag_t;
+
+/** A route. */
+typedef struct route_info {
+    const char *path;   /**< POSIX extended regular expression for the whole path, e.g. "/user/[0-9]+" */
+    const char *method; /**< "GET", "POST", … */
+    entry_t handler;
+    int flags; /**< Bits of cweb_feature_flag_t */
+} route_info_t;
+
+/* ---- WebSockets ---- */
+
+/** A WebSocket path. Each function may be NULL. Those of one socket run one at a time, in order. */
+typedef struct ws_info {
+    const char *path; /**< Literal */
+    void (*on_open)(struct cweb_context *, websocket_t *);
+    /** A NUL follows the length bytes of the message. */
+    void (*on_message)(struct cweb_context *, websocket_t *, const char *message, size_t length);
+    /** The last call for this socket; its pointer is invalid afterwards. */
+    void (*on_close)(struct cweb_context *, websocket_t *);
+} websocket_info_t;
+
+/* ---- Jobs ---- */
+
+/** What the job was created with. */
+typedef struct job_payload {
+    const char *json; /**< NUL-terminated */
+    size_t json_len;
+} job_payload_t;
+
+/** A running job; valid until its run function returns. */
+typedef struct job_ctx {
+    const char *job_uuid;
+    /** Stores an event and sends it to who watches the job. data_json may be NULL. 0, or -1 (canceled, bad JSON). */
+    int (*emit_event)(struct job_ctx *job, const char *type, const char *data_json);
+    /** Sets the result; the last call counts. 0 or -1. */
+    int (*set_result)(struct job_ctx *job, const char *result_json);
+    /** Sets the text shown if the run fails. 0 or -1. */
+    int (*set_error)(struct job_ctx *job, const char *error_text);
+    /** 1 once the job has been canceled: stop soon. See cweb_job_canceled(). */
+    int (*is_canceled)(struct job_ctx *job);
+    void *server;      /* the server's */
+    void *reserved[4]; /* NULL */
+} job_ctx_t;
+
+/** Does the job. 0: done; anything else: failed. */
+typedef int (*job_run_t)(struct cweb_context *, const job_payload_t *, job_ctx_t *);
+
+/** A kind of job. What is 0 has the server's default. */
+typedef struct job_info {
+    const char *name;
+    job_run_t run;
+    /** Called, on another thread, when a running job is canceled; may be NULL. */
+    void (*cancel)(struct cweb_context *, const char *job_uuid);
+    int max_attempts; /**< Runs in all, when they fail */
+    int backoff_ms;   /**< Wait before the second run; doubles with each further one */
+    int timeout_ms;   /**< Longest run */
+    int priority;     /**< Higher runs first */
+    int concurrency;  /**< Most runs of this job at once */
+} job_info_t;
+
+/* ---- The module ---- */
+
+/** What a module exports as `config`. */
+typedef struct module {
+    char name[CWEB_NAME_SIZE]; /**< Unique: deploying the same name replaces the module. */
+    char author[CWEB_NAME_SIZE];
+    route_info_t routes[MAX_ROUTES];
+    int size; /**< Routes used */
+    websocket_info_t websockets[MAX_WEBSOCKETS];
+    int ws_size; /**< WebSocket paths used */
+    job_info_t jobs[MAX_JOBS];
+    int job_size; /**< Jobs used */
+    /** Runs before the first request of this version; may be NULL. */
+    void (*onload)(struct cweb_context *);
+    /** Runs after the last request of this version; may be NULL. Join here every thread that onload started. */
+    void (*unload)(struct cweb_context *);
+} module_t;
+
+/* ---- Services ---- */
+
+/**
+ * Queues a job that this module declares.
+ * @param payload_json  NULL counts as "{}"
+ * @param uuid_out      receives its UUID; may be NULL
+ * @return 0, or -1: no such job, bad JSON, or the queue takes none
+ */
+static inline int jobs_create(const char *job_name, const char *payload_json, cweb_uuid_t *uuid_out) {
+    cweb_uuid_t uuid;
+    uuid_clear(&uuid);
+    uuid_clear(uuid_out);
+    if (job_name == NULL || cweb_binding.host == NULL || cweb_binding.host->jobs_create == NULL) {
+        return -1;
+    }
+    const char *payload = payload_json != NULL ? payload_json : "{}";
+    if (cweb_binding.host->jobs_create(cweb_binding.module, job_name, payload, uuid.str) != 0) {
+        return -1;
+    }
+    if (uuid_out != NULL) {
+        *uuid_out = uuid;
+    }
+    return 0;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#include <cweb_helpers.h>
+
+#endif /* CWEB_H */

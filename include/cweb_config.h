@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/**
+ * @file cweb_config.h
+ * Limits of the module interface, and how a module is compiled.
+ *
+ * A module is one C translation unit. The server compiles it with, in this order:
+ *
+ *     cc -std=gnu11 -O2 -g -fPIC -shared -Wall -I<sdk> module.c -o module.so \
+ *        -Wl,--wrap=exit -Wl,--wrap=_exit -Wl,--wrap=_Exit -Wl,--wrap=quick_exit \
+ *        -Wl,--as-needed -ljansson -lsqlite3 -lssl -lcrypto -lm -lpthread
+ *
+ * `--wrap` sends the module's calls of exit(3) and its relatives to cweb.h, which ends the running handler and
+ * not the server. `--as-needed` stands before the libraries because it applies to what follows it: a module
+ * maps only the libraries it uses. An undefined symbol is found when the module is loaded (RTLD_NOW).
+ */
+#ifndef CWEB_CONFIG_H
+#define CWEB_CONFIG_H
+
+/** Most routes, WebSocket paths and jobs that one module declares. */
+#define MAX_ROUTES 64
+#define MAX_WEBSOCKETS 64
+#define MAX_JOBS 64
+
+/** Size of module_t.name and module_t.author, the terminating NUL included. */
+#define CWEB_NAME_SIZE 128
+
+/**
+ * Version of everything that crosses between server and module: the layout of the structures in this SDK and of
+ * struct cweb_host. The loader refuses a module compiled for another one.
+ */
+#define CWEB_ABI_VERSION 1u
+
+/** Largest request body accepted unless the server is told otherwise. */
+#define DEFAULT_MAX_BODY_BYTES (1024 * 1024)
+
+/** Port the server listens on unless told otherwise. */
+#define DEFAULT_PORT 8080
+
+#endif /* CWEB_CONFIG_H */

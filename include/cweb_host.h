@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/**
+ * @file cweb_host.h
+ * How a module reaches the server: one versioned table of function pointers, handed over when it is loaded.
+ *
+ * Authors don't need this file; cweb.h wraps the table. The loader, after dlopen(3) and before it reads `config`:
+ *
+ *   1. looks up `cweb_module_abi` (const uint32_t) and refuses a module whose value is not CWEB_ABI_VERSION;
+ *   2. calls `cweb_bind_host(table, token)`; token is opaque and names the module in every call of the table.
+ *
+ * The table only grows at its end; `size` says how much of it this server fills.
+ */
+#ifndef CWEB_HOST_H
+#define CWEB_HOST_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cweb_config.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct websocket;
+
+/** Levels of cweb_log(). */
+enum {
+    CWEB_LOG_ERROR = 1,
+    CWEB_LOG_WARN = 2,
+    CWEB_LOG_INFO = 3,
+    CWEB_LOG_DEBUG = 4
+};
+
+/** The server's services. Strings are NUL-terminated; every pointer is valid during the call only. */
+struct cweb_host {
+    uint32_t abi_version; /**< CWEB_ABI_VERSION */
+    uint32_t size;        /**< sizeof(struct cweb_host) of the server */
+    /** Queues a job of this module. 0 and its UUID with NUL, or -1. */
+    int (*jobs_create)(const void *module, const char *job, const char *payload_json, char uuid_out[37]);
+    /** The module called `how` ("exit", "_exit", …) with this code. Does not return. */
+    void (*module_exit)(const void *module, int code, const char *how);
+    /** Signs with the server's key; see struct crypto_ops. Length of the signed token, or -1. */
+    int (*crypto_sign)(const char *token, char *out, size_t out_len);
+    /** 0 when signed_token signs the token_len bytes at token, else -1. */
+    int (*crypto_verify)(const char *signed_token, const char *token, size_t token_len);
+    /** Sends one message to many sockets, encoded once. How many accepted it. */
+    int (*ws_broadcast)(struct websocket *const *sockets, size_t count, const char *message, size_t length);
+    /** One line, without line break, for the server's log. */
+    void (*log)(const void *module, int level, const char *message);
+    void *reserved[16]; /* NULL; becomes further functions */
+};
+
+/* What the loader handed over. Hidden: each module has its own. */
+struct cweb_binding {
+    const struct cweb_host *host;
+    const void *module;
+};
+
+extern struct cweb_binding cweb_binding;
+__attribute__((weak, visibility("hidden"))) struct cweb_binding cweb_binding = {NULL, NULL};
+
+/** The interface version the module was compiled for; the loader reads it. */
+extern const uint32_t cweb_module_abi __attribute__((weak, visibility("default")));
+const uint32_t cweb_module_abi = CWEB_ABI_VERSION;
+
+/** Called by the loader, once, before anything else but constructors. */
+void cweb_bind_host(const struct cweb_host *host, const void *module);
+__attribute__((weak, used, visibility("default"))) void cweb_bind_host(const struct cweb_host *host, const void *module) {
+    cweb_binding.host = host;
+    cweb_binding.module = module;
+}
+
+/* ---- exit(3) and its relatives end the running handler, not the server: see the flags in cweb_config.h ---- */
+
+__attribute__((noreturn)) static inline void cweb_exit_handler(int code, const char *how) {
+    if (cweb_binding.host != NULL) {
+        cweb_binding.host->module_exit(cweb_binding.module, code, how);
+    }
+    /* A constructor called it: the module is being examined in a process of its own, which this ends. */
+    fprintf(stderr, "%s(%d) called while the module was being loaded\n", how, code);
+    abort();
+}
+
+void __wrap_exit(int code);
+void __wrap__exit(int code);
+void __wrap__Exit(int code);
+void __wrap_quick_exit(int code);
+
+__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_exit(int code) {
+    cweb_exit_handler(code, "exit");
+}
+
+__attribute__((weak, visibility("hidden"), noreturn)) void __wrap__exit(int code) {
+    cweb_exit_handler(code, "_exit");
+}
+
+__attribute__((weak, visibility("hidden"), noreturn)) void __wrap__Exit(int code) {
+    cweb_exit_handler(code, "_Exit");
+}
+
+__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_quick_exit(int code) {
+    cweb_exit_handler(code, "quick_exit");
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CWEB_HOST_H */

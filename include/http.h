@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/**
+ * @file http.h
+ * Requests, responses and WebSockets as a handler sees them. The parsers are in http_parse.h, included at the end.
+ */
+#ifndef CWEB_HTTP_H
+#define CWEB_HTTP_H
+
+#include <ctype.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define HTTP_VERSION "HTTP/1.1"
+
+/** Size of the buffer that http_response_t.body starts with. */
+#define HTTP_RESPONSE_SIZE (8 * 1024)
+
+/* ---- Key-value stores ---- */
+
+typedef struct http_kv_pair {
+    char *key;   /**< Lower case; the store's. */
+    char *value; /**< From malloc(3). */
+} http_kv_pair_t;
+
+/** A small ordered map with case-insensitive keys and a fixed number of places: headers, parameters, form fields. */
+typedef struct http_kv_store {
+    http_kv_pair_t *entries;
+    size_t size;
+    size_t capacity;
+} http_kv_store_t;
+
+/** Makes an empty store with this many places; NULL for 0 or when memory runs out. */
+static inline http_kv_store_t *http_kv_create(size_t capacity) {
+    if (capacity == 0 || capacity > SIZE_MAX / sizeof(http_kv_pair_t)) {
+        return NULL;
+    }
+    http_kv_store_t *store = (http_kv_store_t *)calloc(1, sizeof *store);
+    if (store == NULL) {
+        return NULL;
+    }
+    store->entries = (http_kv_pair_t *)calloc(capacity, sizeof *store->entries);
+    if (store->entries == NULL) {
+        free(store);
+        return NULL;
+    }
+    store->capacity = capacity;
+    return store;
+}
+
+/** Frees the store and its keys; its values too when free_values is nonzero. NULL is allowed. */
+static inline void http_kv_destroy(http_kv_store_t *store, int free_values) {
+    if (store == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < store->size; i++) {
+        free(store->entries[i].key);
+        if (free_values) {
+            free(store->entries[i].value);
+        }
+    }
+    free(store->entries);
+    free(store);
+}
+
+/* The pair with this key, or NULL. */
+static inline http_kv_pair_t *cweb_kv_find(const http_kv_store_t *store, const char *key) {
+    if (store == NULL || key == NULL) {
+        return NULL;
+    }
+    for (size_t i = 0; i < store->size; i++) {
+        if (strcasecmp(store->entries[i].key, key) == 0) {
+            return &store->entries[i];
+        }
+    }
+    return NULL;
+}
+
+/**
+ * Adds a pair. The key is copied in lower case; the store takes over value, which comes from malloc(3).
+ *
+ * A key that is already there keeps its first value: the call returns 0 and the new value stays the caller's.
+ * @return 0, or -1 when the store is full, an argument is NULL or memory runs out (value stays the caller's)
+ */
+static inline int http_kv_insert(http_kv_store_t *store, const char *key, char *value) {
+    if (store == NULL || key == NULL || store->size >= store->capacity) {
+        return -1;
+    }
+    if (cweb_kv_find(store, key) != NULL) {
+        return 0;
+    }
+    char *copy = strdup(key);
+    if (copy == NULL) {
+        return -1;
+    }
+    for (char *c = copy; *c != '\0'; c++) {
+        *c = *c >= 'A' && *c <= 'Z' ? (char)(*c + ('a' - 'A')) : *c;
+    }
+    store->entries[store->size].key = copy;
+    store->entries[store->size].value = value;
+    store->size++;
+    return 0;
+}
+
+/** The value of key, in whatever case; NULL when there is none. The store keeps it. */
+static inline char *http_kv_get(const http_kv_store_t *store, const char *key) {
+    http_kv_pair_t *pair = cweb_kv_find(store, key);
+    return pair == NULL ? NULL : pair->value;
+}
+
+/** How many pairs it holds; 0 for NULL. */
+static inline size_t http_kv_size(const http_kv_store_t *store) {
+    return store == NULL ? 0 : store->size;
+}
+
+/* ---- Names and numbers ---- */
+
+typedef enum http_version {
+    HTTP_VERSION_1_0,
+    HTTP_VERSION_1_1
+} http_version_t;
+
+typedef enum http_method {
+    HTTP_ERR = -1,
+    HTTP_GET,
+    HTTP_POST,
+    HTTP_PUT,
+    HTTP_DELETE,
+    HTTP_OPTIONS,
+    HTTP_HEAD,
+    HTTP_PATCH
+} http_method_t;
+
+#define CWEB_METHOD_COUNT 7
+
+/** Status of a response: one of these, or a plain number from 100 to 599, `(http_error_t)418`. */
+typedef enum http_error {
+    HTTP_000_UNKNOWN,
+    HTTP_101_SWITCHING_PROTOCOLS,
+    HTTP_200_OK,
+    HTTP_302_FOUND,
+    HTTP_400_BAD_REQUEST,
+    HTTP_401_UNAUTHORIZED,
+    HTTP_403_FORBIDDEN,
+    HTTP_404_NOT_FOUND,
+    HTTP_405_METHOD_NOT_ALLOWED,
+    HTTP_409_CONFLICT,
+    HTTP_413_PAYLOAD_TOO_LARGE,
+    HTTP_414_URI_TOO_LONG,
+    HTTP_426_UPGRADE_REQUIRED,
+    HTTP_500_INTERNAL_SERVER_ERROR,
+    HTTP_501_NOT_IMPLEMENTED
+} http_error_t;
+
+#define CWEB_ERROR_COUNT 15
+
+/** Method names by http_method_t (not for HTTP_ERR), and status lines by http_error_t up to HTTP_501. */
+extern const char *http_methods[];
+extern const char *http_errors[];
+
+/* Weak and hidden: any number of files of a module may include this header, and no two modules share the tables. */
+__attribute__((weak, visibility("hidden"))) const char *http_methods[CWEB_METHOD_COUNT] = {
+    "GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH",
+};
+__attribute__((weak, visibility("hidden"))) const char *http_errors[CWEB_ERROR_COUNT] = {
+    "000 Unknown",
+    "101 Switching Protocols",
+    "200 OK",
+    "302 Found",
+    "400 Bad Request",
+    "401 Unauthorized",
+    "403 Forbidden",
+    "404 Not Found",
+    "405 Method Not Allowed",
+    "409 Conflict",
+    "413 Payload Too Large",
+    "414 URI Too Long",
+    "426 Upgrade Required",
+    "500 Internal Server Error",
+    "501 Not Implemented",
+};
+
+/* ---- What a handler is given ---- */
+
+/** A request. It and everything in it lives until the handler returns; copy what must last longer. */
+typedef struct http_request {
+    http_method_t method;
+    http_version_t version;
+    http_error_t status;       /**< HTTP_200_OK in a handler. */
+    char *path;                /**< Without the query string; not percent-decoded. */
+    char *body;                /**< Never NULL; a NUL follows its content_length bytes. */
+    int content_length;        /**< Bytes in body. */
+    char keep_alive;           /**< Nonzero: the connection stays open afterwards. */
+    char close;                /**< Nonzero: the client asked for it to be closed. */
+    pthread_t tid;             /**< The thread the handler runs on. */
+    http_kv_store_t *params;   /**< Query parameters, percent-decoded; never NULL. */
+    http_kv_store_t *headers;  /**< Keys in lower case; never NULL. */
+    http_kv_store_t *data;     /**< Form fields (urlencoded or multipart), decoded; never NULL. */
+    int websocket;             /**< Nonzero: asks for an upgrade to WebSocket. */
+    int transfer_encoding_chunked;
+    void *server;      /* the server's */
+    void *reserved[3]; /* zero */
+} http_request_t;
+
+/** A response, filled in by the handler. See cweb_respond() and cweb_header() in cweb.h for the short way. */
+typedef struct http_response {
+    http_error_t status;      /**< Starts as HTTP_200_OK. */
+    http_kv_store_t *headers; /**< Values from malloc(3), freed by the server. */
+    /**
+     * Starts as an empty string in a malloc'd buffer of HTTP_RESPONSE_SIZE bytes. Write into it, or free(3) it and
+     * set another malloc'd pointer of any size. The server frees what it finds here.
+     */
+    char *body;
+    int content_length; /**< Bytes to send; 0: strlen(body). */
+    void *server;       /* the server's */
+    void *reserved[3];  /* zero */
+} http_response_t;
+
+/** An open WebSocket: valid from on_open until on_close has returned. */
+typedef struct websocket {
+    /**
+     * "ID|SINCE" from the query parameters `id` and `since_event_id` ("0" when absent); NULL without `id`. A module
+     * may free(3) it and set a malloc'd string of its own.
+     */
+    char *session;
+    int client_fd; /**< Names the connection: open ones differ. Not to be read or written. */
+    /**
+     * Sends one message, as text if it is valid UTF-8 and else as binary. From any thread.
+     * @return 0, or -1 once the socket is closed
+     */
+    int (*send)(struct websocket *ws, const char *message, size_t length);
+    /** Closes it, after what was sent before. From any thread. @return 0, or -1 if it was closed already */
+    int (*close)(struct websocket *ws);
+    void *server;       /* the server's */
+    uint64_t server_id; /* the server's */
+    void *reserved[2];  /* zero */
+} websocket_t;
+
+#ifdef __cplusplus
+}
+#endif
+
+#include <http_parse.h>
+
+#endif /* CWEB_HTTP_H */

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/**
+ * @file scheduler.h
+ * Work for later: one thread that runs functions in the order they were added, off the request path.
+ *
+ * `ctx->scheduler` is the server's, shared by all modules: keep its works short. For long ones start a scheduler
+ * of the module's own in `onload` and shut it down in `unload`.
+ */
+#ifndef CWEB_SCHEDULER_H
+#define CWEB_SCHEDULER_H
+
+#include <pthread.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#ifndef __cplusplus
+#include <stdatomic.h> /* modules count on it */
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** A function to run with the pointer it was added with. */
+typedef void (*work_t)(void *);
+
+/** How scheduler_add() behaves. */
+typedef enum {
+    ASYNC, /**< Return at once. */
+    SYNC   /**< Return when the work has run. On the scheduler's own thread the work runs at once. */
+} worker_state_t;
+
+/* One queued work. */
+struct work {
+    work_t work;
+    void *data;
+    struct work *next;
+    void *ticket; /* what hooks->admit returned */
+    int *done;    /* set under the mutex when a SYNC work has run or was dropped; else NULL */
+};
+
+/* What the server hangs onto its scheduler; each pointer may be NULL. Called without the scheduler's mutex held. */
+struct scheduler_hooks {
+    void *user;
+    /* On the adding thread: the server notes which module the work belongs to. */
+    void *(*admit)(void *user, work_t work, void *data);
+    /* On the scheduler's thread, instead of work(data): must run it, and release the ticket. */
+    void (*run)(void *user, work_t work, void *data, void *ticket);
+    /* The work was dropped without running: release the ticket. */
+    void (*drop)(void *user, void *ticket);
+};
+
+/** A scheduler. Use it through the functions. */
+struct scheduler {
+    struct work *head;
+    struct work *tail;
+    size_t size;
+    size_t capacity;
+    pthread_mutex_t mutex;
+    pthread_cond_t work_available;
+    pthread_cond_t work_done;
+    pthread_t thread;
+    int accepting;
+    int stopping;
+    int busy;
+    const struct scheduler_hooks *hooks;
+};
+
+/** Bound used when scheduler_init() is given 0. */
+#define CWEB_SCHEDULER_CAPACITY_DEFAULT ((size_t)65536)
+
+/* Unlinks the oldest work; the caller holds the mutex. */
+static inline struct work *cweb_scheduler_pop(struct scheduler *scheduler) {
+    struct work *item = scheduler->head;
+    if (item != NULL) {
+        scheduler->head = item->next;
+        scheduler->size--;
+        if (scheduler->head == NULL) {
+            scheduler->tail = NULL;
+        }
+    }
+    return item;
+}
+
+static inline void cweb_scheduler_run(struct scheduler *scheduler, work_t work, void *data, void *ticket) {
+    const struct scheduler_hooks *hooks = scheduler->hooks;
+    if (hooks != NULL && hooks->run != NULL) {
+        hooks->run(hooks->user, work, data, ticket);
+    } else {
+        work(data);
+    }
+}
+
+static inline void *cweb_scheduler_admit(struct scheduler *scheduler, work_t work, void *data) {
+    const struct scheduler_hooks *hooks = scheduler->hooks;
+    return hooks != NULL && hooks->admit != NULL ? hooks->admit(hooks->user, work, data) : NULL;
+}
+
+/* Drops a chain of unlinked works and wakes those who wait for them. */
+static inline void cweb_scheduler_drop(struct scheduler *scheduler, struct work *chain) {
+    const struct scheduler_hooks *hooks = scheduler->hooks;
+    while (chain != NULL) {
+        struct work *item = chain;
+        chain = item->next;
+        if (hooks != NULL && hooks->drop != NULL) {
+            hooks->drop(hooks->user, item->ticket);
+        }
+        if (item->done != NULL) {
+            pthread_mutex_lock(&scheduler->mutex);
+            *item->done = -1;
+            pthread_cond_broadcast(&scheduler->work_done);
+            pthread_mutex_unlock(&scheduler->mutex);
+        }
+        free(item);
+    }
+}
+
+/* The scheduler's thread. */
+static inline void *cweb_scheduler_main(void *arg) {
+    struct scheduler *scheduler = (struct scheduler *)arg;
+    pthread_mutex_lock(&scheduler->mutex);
+    for (;;) {
+        while (scheduler->head == NULL && !scheduler->stopping) {
+            pthread_cond_wait(&scheduler->work_available, &scheduler->mutex);
+        }
+        struct work *item = cweb_scheduler_pop(scheduler);
+        if (item == NULL) {
+            break;
+        }
+        scheduler->busy = 1;
+        pthread_mutex_unlock(&scheduler->mutex);
+        cweb_scheduler_run(scheduler, item->work, item->data, item->ticket);
+        pthread_mutex_lock(&scheduler->mutex);
+        scheduler->busy = 0;
+        if (item->done != NULL) {
+            *item->done = 1;
+            pthread_cond_broadcast(&scheduler->work_done);
+        }
+        free(item);
+    }
+    pthread_mutex_unlock(&scheduler->mutex);
+    return NULL;
+}
+
+/**
+ * Starts a scheduler and its thread.
+ * @param capacity  most works waiting at once; 0: CWEB_SCHEDULER_CAPACITY_DEFAULT
+ * @return 0, or -1 when the thread can't be started
+ */
+static inline int scheduler_init(struct scheduler *scheduler, size_t capacity) {
+    if (scheduler == NULL) {
+        return -1;
+    }
+    scheduler->head = scheduler->tail = NULL;
+    scheduler->size = 0;
+    scheduler->capacity = capacity == 0 ? CWEB_SCHEDULER_CAPACITY_DEFAULT : capacity;
+    scheduler->accepting = 1;
+    scheduler->stopping = scheduler->busy = 0;
+    scheduler->hooks = NULL;
+    pthread_mutex_init(&scheduler->mutex, NULL);
+    pthread_cond_init(&scheduler->work_available, NULL);
+    pthread_cond_init(&scheduler->work_done, NULL);
+    if (pthread_create(&scheduler->thread, NULL, cweb_scheduler_main, scheduler) != 0) {
+        pthread_cond_destroy(&scheduler->work_done);
+        pthread_cond_destroy(&scheduler->work_available);
+        pthread_mutex_destroy(&scheduler->mutex);
+        scheduler->accepting = 0;
+        return -1;
+    }
+    return 0;
+}
+
+/* Runs a SYNC work on the scheduler's own thread, where waiting for it would never end. */
+static inline int cweb_scheduler_run_here(struct scheduler *scheduler, work_t work, void *data) {
+    cweb_scheduler_run(scheduler, work, data, cweb_scheduler_admit(scheduler, work, data));
+    return 0;
+}
+
+/**
+ * Runs work(data) on the scheduler's thread, after what was added before.
+ * @param state  ASYNC: return at once; SYNC: return when it has run
+ * @return 0; -1 when an argument is NULL, the scheduler is full or stopping, memory runs out, or a SYNC work was
+ *         cancelled before it ran
+ */
+static inline int scheduler_add(struct scheduler *scheduler, work_t work, void *data, worker_state_t state) {
+    if (scheduler == NULL || work == NULL) {
+        return -1;
+    }
+    if (state == SYNC && pthread_equal(pthread_self(), scheduler->thread)) {
+        return cweb_scheduler_run_here(scheduler, work, data);
+    }
+    struct work *item = (struct work *)calloc(1, sizeof *item);
+    if (item == NULL) {
+        return -1;
+    }
+    int done = 0;
+    item->work = work;
+    item->data = data;
+    item->done = state == SYNC ? &done : NULL;
+    item->ticket = cweb_scheduler_admit(scheduler, work, data);
+    pthread_mutex_lock(&scheduler->mutex);
+    if (!scheduler->accepting || scheduler->size >= scheduler->capacity) {
+        pthread_mutex_unlock(&scheduler->mutex);
+        item->done = NULL;
+        cweb_scheduler_drop(scheduler, item);
+        return -1;
+    }
+    if (scheduler->tail != NULL) {
+        scheduler->tail->next = item;
+    } else {
+        scheduler->head = item;
+    }
+    scheduler->tail = item;
+    scheduler->size++;
+    pthread_cond_signal(&scheduler->work_available);
+    while (state == SYNC && done == 0) {
+        pthread_cond_wait(&scheduler->work_done, &scheduler->mutex);
+    }
+    pthread_mutex_unlock(&scheduler->mutex);
+    return done < 0 ? -1 : 0;
+}
+
+/** How many works wait or run; 0 for NULL. */
+static inline int scheduler_pending_count(struct scheduler *scheduler) {
+    if (scheduler == NULL) {
+        return 0;
+    }
+    pthread_mutex_lock(&scheduler->mutex);
+    int count = (int)scheduler->size + scheduler->busy;
+    pthread_mutex_unlock(&scheduler->mutex);
+    return count;
+}
+
+/** Drops the works that wait; the one that runs finishes. */
+static inline void scheduler_cancel(struct scheduler *scheduler) {
+    if (scheduler == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&scheduler->mutex);
+    struct work *chain = scheduler->head;
+    scheduler->head = scheduler->tail = NULL;
+    scheduler->size = 0;
+    pthread_mutex_unlock(&scheduler->mutex);
+    cweb_scheduler_drop(scheduler, chain);
+}
+
+/**
+ * Accepts no more work and lets the thread end.
+ * @param drain  nonzero: after running what waits; 0: what waits is dropped
+ */
+static inline void scheduler_request_stop(struct scheduler *scheduler, int drain) {
+    if (scheduler == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&scheduler->mutex);
+    scheduler->accepting = 0;
+    scheduler->stopping = 1;
+    pthread_cond_broadcast(&scheduler->work_available);
+    pthread_mutex_unlock(&scheduler->mutex);
+    if (!drain) {
+        scheduler_cancel(scheduler);
+    }
+}
+
+/** Runs what waits, ends the thread and frees everything. Not from the scheduler's own thread. */
+static inline void scheduler_shutdown(struct scheduler *scheduler) {
+    if (scheduler == NULL) {
+        return;
+    }
+    scheduler_request_stop(scheduler, 1);
+    pthread_join(scheduler->thread, NULL);
+    pthread_cond_destroy(&scheduler->work_done);
+    pthread_cond_destroy(&scheduler->work_available);
+    pthread_mutex_destroy(&scheduler->mutex);
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CWEB_SCHEDULER_H */

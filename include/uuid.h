@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/**
+ * @file uuid.h
+ * UUIDs in their text form of 36 characters (RFC 9562 section 4), as the server names jobs.
+ *
+ * The names do not clash with libuuid's <uuid/uuid.h> at link time (these are static); include only one of the
+ * two in a file.
+ */
+#ifndef CWEB_UUID_H
+#define CWEB_UUID_H
+
+#include <stddef.h>
+#include <string.h>
+#include <strings.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Bytes of the text form, the terminating NUL included. */
+#define UUID_STR_LEN 37
+
+/** A UUID, or the empty string. */
+typedef struct cweb_uuid {
+    char str[UUID_STR_LEN];
+} cweb_uuid_t;
+
+/* Whether the text is 8-4-4-4-12 hexadecimal digits and nothing else. */
+static inline int cweb_uuid_text_is_valid(const char *text) {
+    for (int i = 0; i < UUID_STR_LEN - 1; i++) {
+        char c = text[i];
+        int dash = i == 8 || i == 13 || i == 18 || i == 23;
+        int hex = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+        if (dash ? c != '-' : !hex) {
+            return 0;
+        }
+    }
+    return text[UUID_STR_LEN - 1] == '\0';
+}
+
+/** Makes it the empty string. */
+static inline void uuid_clear(cweb_uuid_t *uuid) {
+    if (uuid != NULL) {
+        memset(uuid, 0, sizeof *uuid);
+    }
+}
+
+/**
+ * Reads a UUID from text.
+ * @return 0; -1 when an argument is NULL or the text is no UUID (then *uuid is cleared)
+ */
+static inline int uuid_from_string(cweb_uuid_t *uuid, const char *text) {
+    if (uuid == NULL || text == NULL || !cweb_uuid_text_is_valid(text)) {
+        uuid_clear(uuid);
+        return -1;
+    }
+    memmove(uuid->str, text, UUID_STR_LEN);
+    return 0;
+}
+
+/** 1 if it holds a UUID, else 0. */
+static inline int uuid_is_valid(const cweb_uuid_t *uuid) {
+    return uuid != NULL && cweb_uuid_text_is_valid(uuid->str);
+}
+
+/** 1 if both hold the same text, in whatever case; 0 if not, or if one is NULL. */
+static inline int uuid_equal(const cweb_uuid_t *a, const cweb_uuid_t *b) {
+    return a != NULL && b != NULL && strncasecmp(a->str, b->str, UUID_STR_LEN) == 0;
+}
+
+/** Its text; "" for NULL. */
+static inline const char *uuid_c_str(const cweb_uuid_t *uuid) {
+    return uuid == NULL ? "" : uuid->str;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CWEB_UUID_H */

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * Guarded calls of each kind of module function. They are in C so that no Rust frame lies between the guard and the
+ * module: a fault jumps over these frames only, and they own nothing.
+ */
+#include "native.h"
+
+struct handler_call {
+    int (*handler)(struct cweb_context *, http_request_t *, http_response_t *);
+    struct cweb_context *ctx;
+    http_request_t *req;
+    http_response_t *res;
+};
+
+static void run_handler(void *arg) {
+    const struct handler_call *call = arg;
+    (void)call->handler(call->ctx, call->req, call->res);
+}
+
+int cwebn_call_handler(int (*handler)(struct cweb_context *, http_request_t *, http_response_t *),
+                       struct cweb_context *ctx, http_request_t *req, http_response_t *res, struct cwebn_fault *fault) {
+    struct handler_call call = {handler, ctx, req, res};
+    return cwebn_guard_call(run_handler, &call, fault);
+}
+
+struct socket_call {
+    void (*fn)(struct cweb_context *, websocket_t *);
+    struct cweb_context *ctx;
+    websocket_t *ws;
+};
+
+static void run_socket(void *arg) {
+    const struct socket_call *call = arg;
+    call->fn(call->ctx, call->ws);
+}
+
+int cwebn_call_ws_open(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,
+                       struct cwebn_fault *fault) {
+    struct socket_call call = {fn, ctx, ws};
+    return cwebn_guard_call(run_socket, &call, fault);
+}
+
+int cwebn_call_ws_close(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,
+                        struct cwebn_fault *fault) {
+    struct socket_call call = {fn, ctx, ws};
+    return cwebn_guard_call(run_socket, &call, fault);
+}
+
+struct message_call {
+    void (*fn)(struct cweb_context *, websocket_t *, const char *, size_t);
+    struct cweb_context *ctx;
+    websocket_t *ws;
+    const char *message;
+    size_t length;
+};
+
+static void run_message(void *arg) {
+    const struct message_call *call = arg;
+    call->fn(call->ctx, call->ws, call->message, call->length);
+}
+
+int cwebn_call_ws_message(void (*fn)(struct cweb_context *, websocket_t *, const char *, size_t),
+                          struct cweb_context *ctx, websocket_t *ws, const char *message, size_t length,
+                          struct cwebn_fault *fault) {
+    struct message_call call = {fn, ctx, ws, message, length};
+    return cwebn_guard_call(run_message, &call, fault);
+}
+
+struct hook_call {
+    void (*fn)(struct cweb_context *);
+    struct cweb_context *ctx;
+};
+
+static void run_hook(void *arg) {
+    const struct hook_call *call = arg;
+    call->fn(call->ctx);
+}
+
+int cwebn_call_hook(void (*fn)(struct cweb_context *), struct cweb_context *ctx, struct cwebn_fault *fault) {
+    struct hook_call call = {fn, ctx};
+    return cwebn_guard_call(run_hook, &call, fault);
+}
+
+struct job_call {
+    int (*run)(struct cweb_context *, const struct job_payload *, struct job_ctx *);
+    struct cweb_context *ctx;
+    const struct job_payload *payload;
+    struct job_ctx *job;
+    int rc;
+};
+
+static void run_job(void *arg) {
+    struct job_call *call = arg;
+    call->rc = call->run(call->ctx, call->payload, call->job);
+}
+
+int cwebn_call_job_run(int (*run)(struct cweb_context *, const struct job_payload *, struct job_ctx *),
+                       struct cweb_context *ctx, const struct job_payload *payload, struct job_ctx *job, int *rc,
+                       struct cwebn_fault *fault) {
+    struct job_call call = {run, ctx, payload, job, -1};
+    int faulted = cwebn_guard_call(run_job, &call, fault);
+    *rc = call.rc;
+    return faulted;
+}
+
+struct cancel_call {
+    void (*cancel)(struct cweb_context *, const char *);
+    struct cweb_context *ctx;
+    const char *job_uuid;
+};
+
+static void run_cancel(void *arg) {
+    const struct cancel_call *call = arg;
+    call->cancel(call->ctx, call->job_uuid);
+}
+
+int cwebn_call_job_cancel(void (*cancel)(struct cweb_context *, const char *), struct cweb_context *ctx,
+                          const char *job_uuid, struct cwebn_fault *fault) {
+    struct cancel_call call = {cancel, ctx, job_uuid};
+    return cwebn_guard_call(run_cancel, &call, fault);
+}
+
+int cwebn_call_work(work_t work, void *data, struct cwebn_fault *fault) {
+    return cwebn_guard_call(work, data, fault);
+}

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * Calls that survive faults: sigsetjmp(3) before, siglongjmp(3) out of the signal handler.
+ *
+ * The environment is saved without the signal mask (no system call on the request path). That is right because the
+ * handlers are installed with SA_NODEFER and an empty mask: the kernel changes no mask when it enters them, so there
+ * is none to restore. The alternate stack needs no care either: Linux decides whether a thread is on it by its stack
+ * pointer, sigaltstack(2).
+ */
+#define _GNU_SOURCE
+#include "native.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+/* The signal stack: the handler itself needs little, AVX-512 state on the frame some KiB. */
+#define SIGNAL_STACK_BYTES ((size_t)64 * 1024)
+/* How far from the stack pointer an access still counts as a stack overflow. */
+#define OVERFLOW_REACH_BYTES ((uintptr_t)64 * 1024)
+
+/* A guarded call of this thread; they chain outwards. */
+struct guard {
+    sigjmp_buf env;
+    struct cwebn_fault *fault;
+    struct guard *outer;
+};
+
+/* initial-exec: the handler must not enter the dynamic linker's lazy allocation. */
+#define THREAD_LOCAL static _Thread_local __attribute__((tls_model("initial-exec")))
+
+THREAD_LOCAL struct guard *volatile innermost;
+THREAD_LOCAL void *signal_stack;
+
+static const int guarded_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+#define GUARDED_SIGNAL_COUNT (sizeof guarded_signals / sizeof guarded_signals[0])
+
+static struct sigaction previous[GUARDED_SIGNAL_COUNT];
+
+/* The registers the report needs. */
+static void read_registers(const void *context, void **pc, uintptr_t *sp) {
+    const ucontext_t *machine = context;
+#if defined(__x86_64__)
+    *pc = (void *)machine->uc_mcontext.gregs[REG_RIP];
+    *sp = (uintptr_t)machine->uc_mcontext.gregs[REG_RSP];
+#elif defined(__aarch64__)
+    *pc = (void *)machine->uc_mcontext.pc;
+    *sp = (uintptr_t)machine->uc_mcontext.sp;
+#else
+    (void)machine;
+    *pc = NULL;
+    *sp = 0;
+#endif
+}
+
+/* Not ours: hand it to who was there before, by default by dying of it as if we had never been here. */
+static void pass_on(int signo, siginfo_t *info, void *context) {
+    const struct sigaction *before = NULL;
+    for (size_t i = 0; i < GUARDED_SIGNAL_COUNT; i++) {
+        if (guarded_signals[i] == signo) {
+            before = &previous[i];
+        }
+    }
+    if (before != NULL && (before->sa_flags & SA_SIGINFO) != 0 && before->sa_sigaction != NULL) {
+        before->sa_sigaction(signo, info, context);
+        return;
+    }
+    if (before != NULL && before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
+        before->sa_handler(signo);
+        return;
+    }
+    struct sigaction fallback;
+    memset(&fallback, 0, sizeof fallback);
+    fallback.sa_handler = SIG_DFL;
+    sigaction(signo, &fallback, NULL);
+    raise(signo);
+}
+
+static void on_signal(int signo, siginfo_t *info, void *context) {
+    struct guard *guard = innermost;
+    if (guard == NULL) {
+        pass_on(signo, info, context);
+        return;
+    }
+    struct cwebn_fault *fault = guard->fault;
+    uintptr_t sp = 0;
+    memset(fault, 0, sizeof *fault);
+    fault->kind = CWEBN_FAULT_SIGNAL;
+    fault->signo = signo;
+    read_registers(context, &fault->pc, &sp);
+    if (signo != SIGABRT && info->si_code > 0) { /* from the kernel, so that si_addr means something */
+        fault->addr = info->si_addr;
+    }
+    if (signo == SIGSEGV && info->si_code > 0 && sp != 0) {
+        uintptr_t addr = (uintptr_t)info->si_addr;
+        uintptr_t distance = addr > sp ? addr - sp : sp - addr;
+        fault->stack_overflow = distance < OVERFLOW_REACH_BYTES;
+    }
+    innermost = guard->outer;
+    siglongjmp(guard->env, 1);
+}
+
+int cwebn_guard_init(void) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static int installed;
+    struct sigaction action;
+    int result = 0;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = on_signal;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    sigemptyset(&action.sa_mask);
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; !installed && result == 0 && i < GUARDED_SIGNAL_COUNT; i++) {
+        result = sigaction(guarded_signals[i], &action, &previous[i]);
+    }
+    installed = installed || result == 0;
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+int cwebn_thread_init(void) {
+    if (signal_stack != NULL) {
+        return 0;
+    }
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *memory = mmap(NULL, page + SIGNAL_STACK_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (memory == MAP_FAILED) {
+        return -1;
+    }
+    /* The lowest page stays inaccessible: an overflow of the signal stack must not run into other memory. */
+    stack_t stack = {.ss_sp = memory + page, .ss_size = SIGNAL_STACK_BYTES, .ss_flags = 0};
+    if (mprotect(memory + page, SIGNAL_STACK_BYTES, PROT_READ | PROT_WRITE) != 0 || sigaltstack(&stack, NULL) != 0) {
+        int error = errno;
+        munmap(memory, page + SIGNAL_STACK_BYTES);
+        errno = error;
+        return -1;
+    }
+    signal_stack = memory;
+    return 0;
+}
+
+void cwebn_thread_exit(void) {
+    if (signal_stack == NULL) {
+        return;
+    }
+    stack_t none = {.ss_sp = NULL, .ss_size = 0, .ss_flags = SS_DISABLE};
+    if (sigaltstack(&none, NULL) == 0) {
+        munmap(signal_stack, (size_t)sysconf(_SC_PAGESIZE) + SIGNAL_STACK_BYTES);
+    }
+    signal_stack = NULL;
+}
+
+int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
+    struct guard guard;
+    guard.fault = out;
+    guard.outer = innermost;
+    if (sigsetjmp(guard.env, 0) != 0) {
+        return 1; /* whoever jumped here has already made guard.outer the innermost */
+    }
+    innermost = &guard;
+    fn(arg);
+    innermost = guard.outer;
+    return 0;
+}
+
+int cwebn_guard_active(void) {
+    return innermost != NULL;
+}
+
+void cwebn_guard_rethrow(const struct cwebn_fault *fault) {
+    struct guard *guard = innermost;
+    if (guard == NULL) {
+        pthread_exit(NULL); /* a thread the module started itself */
+    }
+    *guard->fault = *fault;
+    innermost = guard->outer;
+    siglongjmp(guard->env, 1);
+}
+
+void cwebn_guard_exit(int code) {
+    struct cwebn_fault fault;
+    memset(&fault, 0, sizeof fault);
+    fault.kind = CWEBN_FAULT_EXIT;
+    fault.exit_code = code;
+    cwebn_guard_rethrow(&fault);
+}
+
+void cwebn_container_release(struct container *container) {
+    if (container != NULL && container->data != NULL) {
+        /* EPERM when another thread, or none, holds it: an error-checking mutex. */
+        (void)pthread_mutex_unlock(&container->mutex);
+    }
+}

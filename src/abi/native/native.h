@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * The C part of the server: what needs setjmp(3), signal handlers, stdio streams or the SDK's inline functions.
+ * Linked into the server only; modules never see it.
+ */
+#ifndef CWEB_NATIVE_H
+#define CWEB_NATIVE_H
+
+#define CWEB_WITHOUT_OPENSSL 1
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <container.h>
+#include <crypto.h>
+#include <db.h>
+#include <http.h>
+#include <cweb_host.h>
+#include <scheduler.h>
+
+struct cweb_context;
+struct job_payload;
+struct job_ctx;
+struct symbols;
+
+/* ---- guard.c: calls into modules that survive faults ---- */
+
+/* Values of cwebn_fault.kind. */
+#define CWEBN_FAULT_SIGNAL 's'
+#define CWEBN_FAULT_EXIT 'e'
+
+/* How module code ended instead of returning. */
+struct cwebn_fault {
+    int signo;     /* kind 's': SIGSEGV, SIGBUS, SIGFPE, SIGILL or SIGABRT */
+    int exit_code; /* kind 'e': what it passed to exit(3) */
+    void *addr;    /* kind 's': the address accessed (si_addr), when the signal has one */
+    void *pc;      /* kind 's': the instruction, when the architecture is known */
+    char kind;     /* CWEBN_FAULT_* */
+    char stack_overflow; /* 1: the access was next to the stack pointer, outside the thread's stack */
+};
+
+/*
+ * Installs the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT for the process. A signal on a thread that is
+ * in no guarded call goes to the handler that was there before, by default the end of the process. 0, or -1 with errno.
+ */
+int cwebn_guard_init(void);
+
+/* Gives the calling thread a signal stack with a guard page, so that stack overflow can be caught. 0, or -1 with errno.
+ * Calling it twice is harmless. Guarded calls work without it, but stack overflow then ends the process. */
+int cwebn_thread_init(void);
+
+/* Takes the signal stack back before the thread ends. */
+void cwebn_thread_exit(void);
+
+/*
+ * Runs fn(arg). 0 if it returned; 1 if it faulted: then *out says how, and whatever it held (memory, locks) stays held.
+ * No frame between here and the fault is unwound, so fn must not run Rust frames that own something. Nests.
+ */
+int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out);
+
+/* Whether the calling thread is in a guarded call. */
+int cwebn_guard_active(void);
+
+/* Ends the innermost guarded call as `exit(code)`; outside of one, ends the thread. For cweb_host.module_exit. */
+__attribute__((noreturn)) void cwebn_guard_exit(int code);
+
+/* Ends the innermost guarded call with a fault caught by a nested one; outside of one, ends the thread. */
+__attribute__((noreturn)) void cwebn_guard_rethrow(const struct cwebn_fault *fault);
+
+/* Releases the container's mutex if the calling thread holds it. Call after a fault on this thread. */
+void cwebn_container_release(struct container *container);
+
+/* ---- call.c: guarded calls of each kind of module function; 0 or 1 as cwebn_guard_call ---- */
+
+int cwebn_call_handler(int (*handler)(struct cweb_context *, http_request_t *, http_response_t *),
+                       struct cweb_context *ctx, http_request_t *req, http_response_t *res, struct cwebn_fault *fault);
+int cwebn_call_ws_open(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,
+                       struct cwebn_fault *fault);
+int cwebn_call_ws_close(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,
+                        struct cwebn_fault *fault);
+int cwebn_call_ws_message(void (*fn)(struct cweb_context *, websocket_t *, const char *, size_t),
+                          struct cweb_context *ctx, websocket_t *ws, const char *message, size_t length,
+                          struct cwebn_fault *fault);
+/* onload and unload. */
+int cwebn_call_hook(void (*fn)(struct cweb_context *), struct cweb_context *ctx, struct cwebn_fault *fault);
+/* *rc receives what run returned, when it did. */
+int cwebn_call_job_run(int (*run)(struct cweb_context *, const struct job_payload *, struct job_ctx *),
+                       struct cweb_context *ctx, const struct job_payload *payload, struct job_ctx *job, int *rc,
+                       struct cwebn_fault *fault);
+int cwebn_call_job_cancel(void (*cancel)(struct cweb_context *, const char *), struct cweb_context *ctx,
+                          const char *job_uuid, struct cwebn_fault *fault);
+int cwebn_call_work(work_t work, void *data, struct cwebn_fault *fault);
+
+/* ---- services.c: the context that module functions are given ---- */
+
+/* What the server brings. Everything must outlive the context. */
+struct cwebn_services {
+    /* The table also given to modules; its crypto functions serve ctx->crypto. */
+    const struct cweb_host *host;
+    /* Passed to the functions below. */
+    void *user;
+    /* Address of an exported symbol of a module, or NULL. May be NULL. */
+    void *(*resolve)(void *user, const char *module, const char *symbol);
+    /* On the adding thread: returns a ticket that keeps the work's module loaded. May be NULL. */
+    void *(*work_admit)(void *user, work_t work, void *data);
+    /* On the scheduler's thread, in place of work(data): runs it by cwebn_call_work, releases the ticket. NULL: it is
+     * run in a guard and a fault is forgotten. */
+    void (*work_run)(void *user, work_t work, void *data, void *ticket);
+    /* The work won't run: releases the ticket. May be NULL. */
+    void (*work_drop)(void *user, void *ticket);
+    /* 1 if the server has a key: ctx->crypto->status is CRYPTO_LOADED then. */
+    int crypto_loaded;
+};
+
+/*
+ * Builds the context shared by all modules: cache, scheduler thread, database, crypto, symbols.
+ *
+ * A database that can't be opened is no error here: its functions then fail cleanly, and `error` says why ("" if all
+ * went well). db_path may be NULL for none. Returns NULL when memory or threads run out, with the reason in `error`.
+ */
+struct cweb_context *cwebn_context_create(const char *db_path, const struct cwebn_services *services, char *error,
+                                          size_t error_size);
+
+/* Releases what a fault on this thread may have left locked: the cache, stdout, stderr. Call after every fault. */
+void cwebn_context_after_fault(struct cweb_context *ctx);
+
+/* Tells the modules whether the server has a key. */
+void cwebn_context_set_crypto(struct cweb_context *ctx, int loaded);
+
+/* Runs the works that wait (drain) or drops them, ends the scheduler's thread, closes the database, frees everything.
+ * No module code may run any more. NULL is allowed. */
+void cwebn_context_destroy(struct cweb_context *ctx, int drain);
+
+/* ---- stdio.c: what modules print ---- */
+
+/*
+ * Replaces the C library's stdout and stderr by unbuffered streams that call sink(user, bytes, length) on the printing
+ * thread, in place of writing to descriptors 1 and 2 (which stay as they are). For the life of the process. The sink
+ * must not print through C streams. 0, or -1 with errno.
+ */
+int cwebn_stdio_capture(void (*sink)(void *user, const char *bytes, size_t length), void *user);
+
+/* Releases stdout and stderr if the calling thread holds them: a fault inside printf(3) leaves them locked. */
+void cwebn_stdio_release(void);
+
+/* ---- layout.c: for checking the Rust mirror of the SDK ---- */
+
+/* One public field: "module_t.size", its offset and its size. A whole type has no dot: offset is its alignment then. */
+struct cwebn_layout_entry {
+    const char *name;
+    size_t offset;
+    size_t size;
+};
+
+/* Ends with an entry whose name is NULL. */
+extern const struct cwebn_layout_entry cwebn_layout[];
+
+#endif /* CWEB_NATIVE_H */
