@@ -228,8 +228,8 @@ impl Head {
             b"*" if self.method == Method::Options => target,
             _ => {
                 let scheme = target.get(..7).filter(|start| start.eq_ignore_ascii_case(b"http://")).map(<[u8]>::len);
-                let scheme = scheme
-                    .or_else(|| target.get(..8).filter(|s| s.eq_ignore_ascii_case(b"https://")).map(<[u8]>::len));
+                let scheme =
+                    scheme.or_else(|| target.get(..8).filter(|s| s.eq_ignore_ascii_case(b"https://")).map(<[u8]>::len));
                 let rest = scheme
                     .and_then(|len| target.get(len..))
                     .ok_or(RequestError::Syntax("the target must begin with /"))?;
@@ -322,7 +322,9 @@ fn content_length(value: &[u8]) -> Result<usize, RequestError> {
 fn check_line_ends(bytes: &[u8]) -> Result<(), RequestError> {
     for at in memchr::memchr3_iter(b'\r', b'\n', 0, bytes) {
         let ok = match bytes.get(at) {
-            Some(b'\n') => at > 0 && bytes.get(at - 1) == Some(&b'\r') && !matches!(bytes.get(at + 1), Some(b' ' | b'\t')),
+            Some(b'\n') => {
+                at > 0 && bytes.get(at - 1) == Some(&b'\r') && !matches!(bytes.get(at + 1), Some(b' ' | b'\t'))
+            }
             Some(b'\r') => bytes.get(at + 1) == Some(&b'\n'),
             _ => false,
         };

@@ -1,0 +1,244 @@
+//! `multipart/form-data` (RFC 7578, RFC 2046 §5.1).
+
+use memchr::memmem;
+use std::borrow::Cow;
+
+/// Parts of one form.
+const PARTS_MAX: usize = 256;
+/// Bytes of one part's header fields.
+const PART_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// RFC 2046 §5.1.1: "no longer than 70 characters".
+const BOUNDARY_BYTES_MAX: usize = 70;
+
+/// One field of a form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// The field's name; empty when it has none.
+    pub name: Cow<'a, [u8]>,
+    /// The file's name, for a file.
+    pub filename: Option<Cow<'a, [u8]>>,
+    /// The part's own `Content-Type`.
+    pub content_type: Option<&'a [u8]>,
+    /// The content.
+    pub body: &'a [u8],
+}
+
+/// Why a form can't be read to its end. Parts before the fault have been handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum MultipartError {
+    #[error("the boundary of the Content-Type does not occur")]
+    NoBoundary,
+    #[error("the form breaks off: its closing boundary is missing")]
+    Truncated,
+    #[error("the head of a part is malformed or longer than {PART_HEAD_BYTES_MAX} bytes")]
+    PartHead,
+    #[error("the form has more than {PARTS_MAX} parts")]
+    TooManyParts,
+}
+
+/// The boundary in a `Content-Type` of `multipart/form-data`.
+#[must_use]
+pub fn multipart_boundary(content_type: &[u8]) -> Option<&[u8]> {
+    let (essence, parameters) = content_type.split_at(memchr::memchr(b';', content_type)?);
+    if !essence.trim_ascii().eq_ignore_ascii_case(b"multipart/form-data") {
+        return None;
+    }
+    let at = find_parameter(parameters, b"boundary")?;
+    let value = parameters.get(at..)?;
+    let boundary = match value.strip_prefix(b"\"") {
+        Some(quoted) => quoted.get(..memchr::memchr(b'"', quoted)?)?,
+        None => value.split(|&byte| byte == b';').next()?.trim_ascii(),
+    };
+    (!boundary.is_empty() && boundary.len() <= BOUNDARY_BYTES_MAX).then_some(boundary)
+}
+
+/// Where the value of parameter `name` begins in `; name=value; …`.
+fn find_parameter(parameters: &[u8], name: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(rest) = parameters.get(at..).filter(|rest| !rest.is_empty()) {
+        let skip = rest.iter().position(|byte| !matches!(byte, b';' | b' ' | b'\t'))?;
+        at += skip;
+        let rest = parameters.get(at..)?;
+        let equals = memchr::memchr(b'=', rest)?;
+        let value_at = at + equals + 1;
+        if rest.get(..equals)?.trim_ascii().eq_ignore_ascii_case(name) {
+            return Some(value_at);
+        }
+        at = value_at + value_length(parameters.get(value_at..)?);
+    }
+    None
+}
+
+/// The length of a parameter's value, quoted or not.
+fn value_length(value: &[u8]) -> usize {
+    if value.first() == Some(&b'"') {
+        let mut escaped = true; // The opening quote.
+        for (at, &byte) in value.iter().enumerate() {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => return at + 1,
+                _ => {}
+            }
+        }
+        return value.len();
+    }
+    memchr::memchr(b';', value).unwrap_or(value.len())
+}
+
+/// Calls `f` with each part of `body`.
+///
+/// # Errors
+/// See [`MultipartError`].
+pub fn multipart<'a>(body: &'a [u8], boundary: &[u8], mut f: impl FnMut(Part<'a>)) -> Result<(), MultipartError> {
+    let delimiter = [b"\r\n--", boundary].concat();
+    let opening = delimiter.get(2..).unwrap_or_default();
+    // The first boundary stands at the start or, after a preamble, on a line of its own.
+    let mut rest = match body.strip_prefix(opening) {
+        Some(rest) => rest,
+        None => {
+            let at = memmem::find(body, &delimiter).ok_or(MultipartError::NoBoundary)?;
+            body.get(at + delimiter.len()..).unwrap_or_default()
+        }
+    };
+    let finder = memmem::Finder::new(&delimiter);
+    for _ in 0..PARTS_MAX {
+        if rest.starts_with(b"--") {
+            return Ok(());
+        }
+        // RFC 2046 §5.1.1: white space may pad the boundary line.
+        let padding = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let part = rest.get(padding..).and_then(|rest| rest.strip_prefix(b"\r\n")).ok_or(MultipartError::Truncated)?;
+        let (head, content) = split_head(part)?;
+        let end = match finder.find(content) {
+            Some(end) => end,
+            None if content.starts_with(opening) => 0,
+            None => return Err(MultipartError::Truncated),
+        };
+        f(read_part(head, content.get(..end).unwrap_or_default()));
+        rest = content.get(end + delimiter.len()..).unwrap_or_default();
+    }
+    if rest.starts_with(b"--") { Ok(()) } else { Err(MultipartError::TooManyParts) }
+}
+
+/// Header fields and content of a part.
+fn split_head(part: &[u8]) -> Result<(&[u8], &[u8]), MultipartError> {
+    if let Some(content) = part.strip_prefix(b"\r\n") {
+        return Ok((&[], content));
+    }
+    let window = part.get(..part.len().min(PART_HEAD_BYTES_MAX)).unwrap_or_default();
+    let at = memmem::find(window, b"\r\n\r\n").ok_or(MultipartError::PartHead)?;
+    part.split_at_checked(at)
+        .map(|(head, rest)| (head, rest.get(4..).unwrap_or_default()))
+        .ok_or(MultipartError::PartHead)
+}
+
+fn read_part<'a>(head: &'a [u8], body: &'a [u8]) -> Part<'a> {
+    let mut part = Part { name: Cow::Borrowed(&[]), filename: None, content_type: None, body };
+    for line in head.split(|&byte| byte == b'\n') {
+        let Some(colon) = memchr::memchr(b':', line) else { continue };
+        let (name, value) = line.split_at(colon);
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        if name.trim_ascii().eq_ignore_ascii_case(b"content-disposition") {
+            let parameters = memchr::memchr(b';', value).and_then(|at| value.get(at..)).unwrap_or_default();
+            let read = |wanted| find_parameter(parameters, wanted).and_then(|at| parameters.get(at..)).map(unquote);
+            part.name = read(b"name").unwrap_or(Cow::Borrowed(&[]));
+            part.filename = read(b"filename");
+        } else if name.trim_ascii().eq_ignore_ascii_case(b"content-type") {
+            part.content_type = Some(value);
+        }
+    }
+    part
+}
+
+/// A parameter's value without its quotes. `\"` and `\\` are escapes; browsers write `%22` for a quote (WHATWG HTML,
+/// multipart encoding) and mean it.
+fn unquote(value: &[u8]) -> Cow<'_, [u8]> {
+    let value = value.get(..value_length(value)).unwrap_or_default();
+    let Some(inner) = value.strip_prefix(b"\"") else { return Cow::Borrowed(value.trim_ascii()) };
+    let inner = inner.strip_suffix(b"\"").unwrap_or(inner);
+    if memchr::memchr(b'\\', inner).is_none() {
+        return Cow::Borrowed(inner);
+    }
+    let mut out = Vec::with_capacity(inner.len());
+    let mut bytes = inner.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        let escape = byte == b'\\' && matches!(bytes.peek(), Some(b'"' | b'\\'));
+        out.push(if escape { bytes.next().unwrap_or(byte) } else { byte });
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parts(body: &[u8]) -> (Vec<(String, Option<String>, Vec<u8>)>, Result<(), MultipartError>) {
+        let mut all = Vec::new();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let end = multipart(body, b"B", |part| {
+            all.push((text(&part.name), part.filename.as_deref().map(text), part.body.to_vec()))
+        });
+        (all, end)
+    }
+
+    #[test]
+    fn reads_fields_and_files() {
+        let body = b"--B\r\nContent-Disposition: form-data; name=\"a \\\"q\\\"\"\r\n\r\none\r\n\
+                     --B\r\ncontent-disposition: form-data; filename=\"x;y.c\"; name=f\r\nContent-Type: text/x-c\r\n\r\n\0\r\n-B\r\n--B--\r\n";
+        let (all, end) = parts(body);
+        assert_eq!(end, Ok(()));
+        assert_eq!(all[0], ("a \"q\"".into(), None, b"one".to_vec()));
+        assert_eq!(all[1], ("f".into(), Some("x;y.c".into()), b"\0\r\n-B".to_vec()));
+    }
+
+    #[test]
+    fn a_form_that_breaks_off_is_an_error() {
+        assert_eq!(
+            parts(b"--B\r\nContent-Disposition: form-data; name=a\r\n\r\none").1,
+            Err(MultipartError::Truncated)
+        );
+        assert_eq!(parts(b"nothing").1, Err(MultipartError::NoBoundary));
+        assert_eq!(parts(b"--B\r\nno end of head").1, Err(MultipartError::PartHead));
+        let many = "--B\r\n\r\nx\r\n".repeat(PARTS_MAX + 1) + "--B--";
+        assert_eq!(parts(many.as_bytes()).1, Err(MultipartError::TooManyParts));
+    }
+
+    #[test]
+    fn finds_boundaries() {
+        let find =
+            |text: &'static str| multipart_boundary(text.as_bytes()).map(|b| String::from_utf8_lossy(b).into_owned());
+        assert_eq!(find("multipart/form-data; boundary=abc").as_deref(), Some("abc"));
+        assert_eq!(find("Multipart/Form-Data; charset=x; Boundary=\"a b\"").as_deref(), Some("a b"));
+        assert_eq!(find("multipart/mixed; boundary=abc"), None);
+        assert_eq!(find("multipart/form-data"), None);
+        assert_eq!(find("multipart/form-data; xboundary=abc"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_fine(body in proptest::collection::vec(any::<u8>(), 0..300), text in "[-B\r\n:;=\" a-c]{0,200}") {
+            let _ = parts(&body);
+            let _ = parts(format!("--B\r\n{text}").as_bytes());
+            let _ = multipart_boundary(&body);
+            let _ = multipart_boundary(format!("multipart/form-data;{text}").as_bytes());
+        }
+
+        #[test]
+        fn contents_come_out_as_they_went_in(contents in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..5)) {
+            prop_assume!(contents.iter().all(|c| memmem::find(c, b"--B").is_none()));
+            let mut body = Vec::new();
+            for content in &contents {
+                body.extend_from_slice(b"--B\r\nContent-Disposition: form-data; name=n\r\n\r\n");
+                body.extend_from_slice(content);
+                body.extend_from_slice(b"\r\n");
+            }
+            body.extend_from_slice(b"--B--\r\n");
+            let (all, end) = parts(&body);
+            prop_assert_eq!(end, Ok(()));
+            prop_assert_eq!(all.into_iter().map(|part| part.2).collect::<Vec<_>>(), contents);
+        }
+    }
+}

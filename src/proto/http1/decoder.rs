@@ -1,0 +1,381 @@
+//! Requests out of a stream of bytes.
+
+use super::chunked::Chunked;
+use super::head::{Framing, Head, Limits, RequestError, RequestView};
+
+/// Memory for a body is taken as its bytes arrive, in steps of at least this: a client that announces much and sends
+/// little costs little.
+const BODY_STEP_BYTES: usize = 64 * 1024;
+
+/// Empty lines before a request that are put up with (RFC 9112 §2.2).
+const EMPTY_LINES_MAX: usize = 4;
+
+/// What [`RequestDecoder::decode`] found. `consumed` bytes of its input are done with; the caller passes the others
+/// again, with what has arrived since behind them.
+#[derive(Debug)]
+pub enum Decoded<'a> {
+    /// The request is not complete.
+    NeedMore {
+        /// Bytes done with.
+        consumed: usize,
+    },
+    /// The head is complete, and the client waits for `100 Continue` before it sends the body. Said once a request.
+    ExpectContinue {
+        /// Bytes done with.
+        consumed: usize,
+        /// The request without its body.
+        view: RequestView<'a>,
+    },
+    /// A whole request.
+    Request {
+        /// Bytes done with.
+        consumed: usize,
+        /// The request.
+        view: RequestView<'a>,
+    },
+}
+
+#[derive(Debug)]
+enum State {
+    /// Looking for the end of the head; so many bytes have been searched.
+    Head { searched: usize },
+    /// The head is in `head_bytes`; so many bytes of the body are still to come.
+    Length { left: usize },
+    /// The head is in `head_bytes`.
+    Chunked(Chunked),
+    /// The request in `head_bytes` and `body` has been handed out.
+    Done,
+}
+
+/// Decodes one connection's requests. A request that is whole within the input is handed out in place; otherwise its
+/// head and body gather here.
+#[derive(Debug)]
+pub struct RequestDecoder {
+    limits: Limits,
+    state: State,
+    head: Head,
+    head_bytes: Vec<u8>,
+    body: Vec<u8>,
+}
+
+impl RequestDecoder {
+    /// A decoder that holds no memory yet.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            state: State::Head { searched: 0 },
+            head: Head::default(),
+            head_bytes: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+
+    /// Takes the next request from `input`.
+    ///
+    /// # Errors
+    /// Framing is lost; the decoder is of no further use.
+    pub fn decode<'a>(&'a mut self, input: &'a [u8]) -> Result<Decoded<'a>, RequestError> {
+        match self.state {
+            State::Head { searched } => self.decode_head(input, searched),
+            State::Done => {
+                self.head_bytes = Vec::new();
+                self.body = Vec::new();
+                self.state = State::Head { searched: 0 };
+                self.decode_head(input, 0)
+            }
+            State::Length { .. } | State::Chunked(_) => self.decode_body(input, 0),
+        }
+    }
+
+    fn decode_head<'a>(&'a mut self, input: &'a [u8], searched: usize) -> Result<Decoded<'a>, RequestError> {
+        let skipped = empty_lines(input)?;
+        let bytes = input.get(skipped..).unwrap_or_default();
+        let Some(head_len) = head_length(bytes, searched) else {
+            return self.head_incomplete(bytes, skipped);
+        };
+        if head_len > self.limits.head_bytes_max {
+            return Err(RequestError::HeadTooLarge);
+        }
+        let (head_bytes, rest) = bytes.split_at_checked(head_len).unwrap_or((bytes, &[]));
+        self.state = State::Head { searched: 0 };
+        self.head.parse(head_bytes, &self.limits)?;
+        if let Framing::Length(length) = self.head.framing {
+            if length > self.limits.body_bytes_max {
+                return Err(RequestError::BodyTooLarge);
+            }
+            if let Some(body) = rest.get(..length) {
+                let view = RequestView { head: &self.head, bytes: head_bytes, body };
+                return Ok(Decoded::Request { consumed: skipped + head_len + length, view });
+            }
+        }
+        self.head_bytes.clear();
+        self.head_bytes.extend_from_slice(head_bytes);
+        self.body.clear();
+        self.state = match self.head.framing {
+            Framing::Length(left) => State::Length { left },
+            Framing::Chunked => State::Chunked(Chunked::new()),
+        };
+        if self.head.expect_continue && rest.is_empty() {
+            let view = RequestView { head: &self.head, bytes: &self.head_bytes, body: &[] };
+            return Ok(Decoded::ExpectContinue { consumed: skipped + head_len, view });
+        }
+        self.decode_body(input, skipped + head_len)
+    }
+
+    fn head_incomplete<'a>(&mut self, bytes: &[u8], skipped: usize) -> Result<Decoded<'a>, RequestError> {
+        if bytes.len() > self.limits.head_bytes_max {
+            return Err(RequestError::HeadTooLarge);
+        }
+        let no_line_yet = memchr::memchr(b'\n', bytes).is_none();
+        if no_line_yet && bytes.len() > self.limits.uri_bytes_max + 64 {
+            return Err(RequestError::UriTooLong);
+        }
+        // The end of the head may begin in the last three bytes.
+        self.state = State::Head { searched: bytes.len().saturating_sub(3) };
+        Ok(Decoded::NeedMore { consumed: skipped })
+    }
+
+    fn decode_body<'a>(&'a mut self, input: &'a [u8], at: usize) -> Result<Decoded<'a>, RequestError> {
+        let rest = input.get(at..).unwrap_or_default();
+        let (used, done) = match &mut self.state {
+            State::Length { left } => {
+                let part = rest.get(..(*left).min(rest.len())).unwrap_or_default();
+                if self.body.capacity() - self.body.len() < part.len() {
+                    self.body.reserve(part.len().max(BODY_STEP_BYTES.min(*left)));
+                }
+                self.body.extend_from_slice(part);
+                *left -= part.len();
+                (part.len(), *left == 0)
+            }
+            State::Chunked(chunked) => chunked.decode(rest, &mut self.body, self.limits.body_bytes_max)?,
+            State::Head { .. } | State::Done => (0, false),
+        };
+        if !done {
+            return Ok(Decoded::NeedMore { consumed: at + used });
+        }
+        self.state = State::Done;
+        let view = RequestView { head: &self.head, bytes: &self.head_bytes, body: &self.body };
+        Ok(Decoded::Request { consumed: at + used, view })
+    }
+}
+
+/// How many bytes of empty lines stand at the start of `input`.
+fn empty_lines(input: &[u8]) -> Result<usize, RequestError> {
+    let mut at = 0;
+    while input.get(at..).is_some_and(|rest| rest.starts_with(b"\r\n")) {
+        at += 2;
+        if at > EMPTY_LINES_MAX * 2 {
+            return Err(RequestError::Syntax("too many empty lines before a request"));
+        }
+    }
+    Ok(at)
+}
+
+/// The length of the head at the start of `bytes`, its empty line included; `searched` bytes are known not to begin its
+/// end. A bare LF twice counts as an end too, so that such a head is refused at once rather than waited for.
+fn head_length(bytes: &[u8], searched: usize) -> Option<usize> {
+    let tail = bytes.get(searched..)?;
+    memchr::memchr_iter(b'\n', tail).map(|at| searched + at).find_map(|at| {
+        let before = bytes.get(..at)?;
+        (before.ends_with(b"\n\r") || before.ends_with(b"\n")).then_some(at + 1)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Method;
+    use super::*;
+    use proptest::prelude::*;
+
+    type Found = (Method, Vec<u8>, Option<Vec<u8>>, Vec<(Vec<u8>, Vec<u8>)>, Vec<u8>, bool);
+
+    fn own(view: &RequestView<'_>) -> Found {
+        let headers = view.headers().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+        let query = view.query().map(<[u8]>::to_vec);
+        (view.method(), view.path().to_vec(), query, headers, view.body.to_vec(), view.keep_alive())
+    }
+
+    /// Decodes `input` as it would arrive in pieces that end at `cuts`.
+    fn decode_all(input: &[u8], cuts: &[usize]) -> (Vec<Found>, Option<RequestError>) {
+        let mut decoder = RequestDecoder::new(Limits { body_bytes_max: 5000, ..Limits::default() });
+        let (mut found, mut at, mut end) = (Vec::new(), 0, 0);
+        for &cut in cuts.iter().chain(std::iter::once(&input.len())) {
+            end = cut.clamp(end, input.len());
+            loop {
+                match decoder.decode(&input[at..end]) {
+                    Ok(Decoded::NeedMore { consumed }) => {
+                        at += consumed;
+                        break;
+                    }
+                    Ok(Decoded::ExpectContinue { consumed, .. }) => at += consumed,
+                    Ok(Decoded::Request { consumed, view }) => {
+                        found.push(own(&view));
+                        at += consumed;
+                    }
+                    Err(error) => return (found, Some(error)),
+                }
+            }
+        }
+        (found, None)
+    }
+
+    fn one(input: &str) -> Result<Found, RequestError> {
+        match decode_all(input.as_bytes(), &[]) {
+            (_, Some(error)) => Err(error),
+            (mut found, None) => Ok(found.remove(0)),
+        }
+    }
+
+    fn status(input: &str) -> u16 {
+        one(input).map_or_else(|error| error.status(), |_| 200)
+    }
+
+    #[test]
+    fn a_request_is_handed_out_in_place() {
+        let input = b"GET /a/b?c=d HTTP/1.1\r\nHost: x\r\nX-Y:  z \r\n\r\nrest";
+        let mut decoder = RequestDecoder::new(Limits::default());
+        let Ok(Decoded::Request { consumed, view }) = decoder.decode(input) else { panic!() };
+        assert_eq!(consumed, input.len() - 4);
+        assert_eq!((view.path(), view.query()), (b"/a/b".as_slice(), Some(b"c=d".as_slice())));
+        assert_eq!(view.header("x-y"), Some(b"z".as_slice()));
+        assert!(view.keep_alive() && !view.http_1_0());
+        assert!(std::ptr::eq(view.bytes.as_ptr(), input.as_ptr()));
+    }
+
+    #[test]
+    fn rfc_9112_9_3_persistence() {
+        let keeps = |text: &str| one(text).unwrap().5;
+        assert!(keeps("GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.1\r\nHost: x\r\nConnection: foo, Close\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
+        assert!(keeps("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+    }
+
+    #[test]
+    fn rfc_9112_6_3_framing_that_could_smuggle_is_refused() {
+        let post = |fields: &str| status(&format!("POST / HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n0\r\n\r\n"));
+        assert_eq!(post("Content-Length: 5\r\nTransfer-Encoding: chunked"), 400);
+        assert_eq!(post("Content-Length: 5\r\nContent-Length: 6"), 400);
+        assert_eq!(post("Content-Length: 5\r\nContent-Length: 5"), 200);
+        for bad in ["+5", "-5", "5 5", "0x5", "5,5", "", "99999999999999999999999"] {
+            assert_eq!(post(&format!("Content-Length: {bad}")), 400, "{bad}");
+        }
+        assert_eq!(post("Transfer-Encoding: chunked"), 200);
+        assert_eq!(post("Transfer-Encoding: gzip, chunked"), 501);
+        assert_eq!(post("Transfer-Encoding: xchunked"), 501);
+        assert_eq!(post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"), 400);
+        assert_eq!(post("Content-Length: 5001"), 413);
+    }
+
+    #[test]
+    fn rfc_9112_syntax() {
+        let get = |lines: &str| status(&format!("GET / HTTP/1.1\r\n{lines}\r\n\r\n"));
+        assert_eq!(get("Host: x"), 200);
+        assert_eq!(get("X: y"), 400); // §3.2: no Host
+        assert_eq!(get("Host: x\r\nHost: x"), 400);
+        assert_eq!(get("Host: x\r\nA : b"), 400); // §5.1: space before the colon
+        assert_eq!(get("Host: x\r\nA: b\r\n c"), 400); // §5.2: folded line
+        assert_eq!(get("Host: x\nA: b"), 400); // §2.2: bare LF
+        assert_eq!(get("Host: x\r\nA: b\rc"), 400); // §2.2: bare CR
+        assert_eq!(get("Host: x\r\nA: b\0c"), 400);
+        assert_eq!(status("GET / HTTP/1.1\nHost: x\n\n"), 400);
+        assert_eq!(status("\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n"), 200); // §2.2
+        assert_eq!(status("GET / HTTP/2.0\r\nHost: x\r\n\r\n"), 505);
+        assert_eq!(status("GET / FTP/1.1\r\nHost: x\r\n\r\n"), 400);
+        assert_eq!(status("BREW / HTTP/1.1\r\nHost: x\r\n\r\n"), 501);
+        assert_eq!(status("get / HTTP/1.1\r\nHost: x\r\n\r\n"), 501); // RFC 9110 §9.1: case-sensitive
+        assert_eq!(get("Host: x\r\nExpect: wonders"), 417);
+    }
+
+    #[test]
+    fn rfc_9112_3_2_targets() {
+        let target = |target: &str| one(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert_eq!(target("http://h/p?q").unwrap().1, b"/p");
+        assert_eq!(target("h:80").unwrap_err().status(), 400);
+        assert_eq!(target("*").unwrap_err().status(), 400);
+        assert_eq!(status("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"), 200);
+        assert_eq!(target("relative").unwrap_err().status(), 400);
+    }
+
+    #[test]
+    fn limits() {
+        let long = "a".repeat(9000);
+        assert_eq!(status(&format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n")), 414);
+        assert_eq!(decode_all(format!("GET /{long}").as_bytes(), &[]).1.unwrap().status(), 414);
+        let fields = "X: y\r\n".repeat(101);
+        assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n")), 431);
+        let field = format!("X: {}\r\n", "y".repeat(17_000));
+        assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\n{field}\r\n")), 431);
+        assert_eq!(decode_all(format!("GET / HTTP/1.1\r\n{field}").as_bytes(), &[]).1.unwrap().status(), 431);
+    }
+
+    #[test]
+    fn an_expectation_is_announced_once_and_only_when_the_body_is_awaited() {
+        let mut decoder = RequestDecoder::new(Limits::default());
+        let head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+        let Ok(Decoded::ExpectContinue { consumed, .. }) = decoder.decode(head) else { panic!() };
+        assert_eq!(consumed, head.len());
+        assert!(matches!(decoder.decode(b"a"), Ok(Decoded::NeedMore { consumed: 1 })));
+        let Ok(Decoded::Request { view, .. }) = decoder.decode(b"b") else { panic!() };
+        assert_eq!(view.body, b"ab");
+        let both = [head.as_slice(), b"ab"].concat();
+        assert!(matches!(decoder.decode(&both), Ok(Decoded::Request { .. })));
+    }
+
+    fn request() -> impl Strategy<Value = Vec<u8>> {
+        let body = proptest::collection::vec(any::<u8>(), 0..300);
+        (0..4_u8, "[a-z]{0,9}", body, proptest::collection::vec(1..50_usize, 0..8)).prop_map(
+            |(kind, path, body, cuts)| {
+                let mut out = format!("POST /{path}?q HTTP/1.1\r\nHost: h\r\nX-{path}: v\r\n").into_bytes();
+                match kind {
+                    0 => out.extend_from_slice(b"\r\n"),
+                    1 | 2 => {
+                        out.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
+                        out.extend_from_slice(&body);
+                    }
+                    _ => {
+                        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+                        let mut rest = body.as_slice();
+                        for cut in cuts {
+                            let (part, others) = rest.split_at(cut.min(rest.len()));
+                            if !part.is_empty() {
+                                out.extend_from_slice(format!("{:x};e=1\r\n", part.len()).as_bytes());
+                                out.extend_from_slice(part);
+                                out.extend_from_slice(b"\r\n");
+                            }
+                            rest = others;
+                        }
+                        out.extend_from_slice(b"0\r\nT: t\r\n\r\n");
+                    }
+                }
+                out
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_anywhere_give_the_same_requests(
+            requests in proptest::collection::vec(request(), 1..4),
+            mut cuts in proptest::collection::vec(0..1500_usize, 0..12),
+        ) {
+            let input = requests.concat();
+            cuts.sort_unstable();
+            let whole = decode_all(&input, &[]);
+            prop_assert_eq!(whole.1, None);
+            prop_assert_eq!(whole.0.len(), requests.len());
+            prop_assert_eq!(decode_all(&input, &cuts), whole);
+        }
+
+        #[test]
+        fn any_bytes_are_decoded_or_refused(input in proptest::collection::vec(any::<u8>(), 0..400), cut in 0..400_usize) {
+            let _ = decode_all(&input, &[cut]);
+        }
+
+        #[test]
+        fn any_bytes_after_a_request_line_are_decoded_or_refused(tail in "[ -~\r\n]{0,200}", cut in 0..200_usize) {
+            let _ = decode_all(format!("GET / HTTP/1.1\r\n{tail}\r\n\r\n").as_bytes(), &[cut]);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Responses encoded (RFC 9112 §4).
+
+/// The interim answer to `Expect: 100-continue` (RFC 9110 §15.2.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Everything about a response but its header fields and body.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseHead<'a> {
+    /// Status code, 100 to 599.
+    pub status: u16,
+    /// The `Date` field's value, unless a header sets one.
+    pub date: &'a [u8; 29],
+    /// Whether the connection stays open afterwards.
+    pub keep_alive: bool,
+    /// Whether the client speaks HTTP/1.0.
+    pub http_1_0: bool,
+    /// Bytes of the body: the `Content-Length`.
+    pub body_len: usize,
+    /// The body is left out (HEAD).
+    pub head_only: bool,
+    /// `Access-Control-Allow-Origin`, unless a header sets one.
+    pub cors_origin: Option<&'a str>,
+}
+
+/// The reason phrase of a status code (RFC 9110 §15 and the IANA registry); empty for an unregistered one.
+#[must_use]
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        102 => "Processing",
+        103 => "Early Hints",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        418 => "I'm a teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        _ => "",
+    }
+}
+
+/// Whether a response with this status has no body and no Content-Length (RFC 9110 §6.4.1, §8.6).
+fn is_bodiless(status: u16) -> bool {
+    matches!(status, 100..=199 | 204 | 304)
+}
+
+/// What the server does with a header field that a handler has set.
+enum Fate {
+    Send,
+    Date,
+    Origin,
+    /// The server's own business: framing and the connection.
+    Ignore,
+    /// It can't be sent: the name is no token, or the value has a CR, LF or NUL (RFC 9110 §5.5).
+    Drop,
+}
+
+/// RFC 9110 §5.6.2
+const fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
+}
+
+fn fate(name: &[u8], value: &[u8]) -> Fate {
+    let valid = !name.is_empty()
+        && name.iter().all(|&byte| is_tchar(byte))
+        && memchr::memchr3(b'\r', b'\n', 0, value).is_none();
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    match name.len() {
+        _ if !valid => Fate::Drop,
+        4 if is("date") => Fate::Date,
+        27 if is("access-control-allow-origin") => Fate::Origin,
+        7 if is("upgrade") => Fate::Send,
+        10 if is("connection") || is("keep-alive") => Fate::Ignore,
+        14 if is("content-length") => Fate::Ignore,
+        17 if is("transfer-encoding") => Fate::Ignore,
+        _ => Fate::Send,
+    }
+}
+
+fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn push_number(out: &mut Vec<u8>, mut number: usize) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn push_status_line(out: &mut Vec<u8>, status: u16) {
+    if status == 200 {
+        return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_number(out, usize::from(status));
+    out.push(b' ');
+    out.extend_from_slice(reason(status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a whole response to `out`. The server owns framing: `Content-Length`, `Transfer-Encoding` and `Connection`
+/// of the handler are replaced by the true ones. Returns how many header fields were dropped because they can't be sent.
+pub fn encode_response<'h>(
+    out: &mut Vec<u8>,
+    head: &ResponseHead<'_>,
+    headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
+    body: &[u8],
+) -> u32 {
+    let bodiless = is_bodiless(head.status);
+    let with_body = !bodiless && !head.head_only;
+    out.reserve(160 + if with_body { body.len() } else { 0 });
+    push_status_line(out, head.status);
+    let (mut date, mut origin, mut dropped) = (false, false, 0);
+    for (name, value) in headers {
+        match fate(name, value) {
+            Fate::Drop => {
+                dropped += 1;
+                continue;
+            }
+            Fate::Ignore => continue,
+            Fate::Date => date = true,
+            Fate::Origin => origin = true,
+            Fate::Send => {}
+        }
+        push_field(out, name, value);
+    }
+    if !date {
+        push_field(out, b"Date", head.date);
+    }
+    if let Some(value) = head.cors_origin.filter(|_| !origin) {
+        push_field(out, b"Access-Control-Allow-Origin", value.as_bytes());
+    }
+    if !bodiless {
+        out.extend_from_slice(b"Content-Length: ");
+        push_number(out, head.body_len);
+        out.extend_from_slice(b"\r\n");
+    }
+    if !head.keep_alive {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if head.http_1_0 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    if with_body {
+        out.extend_from_slice(body);
+    }
+    dropped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DATE: &[u8; 29] = b"Thu, 01 Jan 1970 00:00:00 GMT";
+
+    fn head(status: u16, body: &[u8]) -> ResponseHead<'static> {
+        ResponseHead {
+            status,
+            date: DATE,
+            keep_alive: true,
+            http_1_0: false,
+            body_len: body.len(),
+            head_only: false,
+            cors_origin: Some("*"),
+        }
+    }
+
+    fn encode(head: &ResponseHead<'_>, headers: &[(&str, &str)], body: &[u8]) -> (String, u32) {
+        let mut out = Vec::new();
+        let headers = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let dropped = encode_response(&mut out, head, headers, body);
+        (String::from_utf8(out).unwrap(), dropped)
+    }
+
+    #[test]
+    fn a_whole_response() {
+        let (text, dropped) = encode(&head(200, b"hi"), &[("X-A", "b")], b"hi");
+        let expected = "HTTP/1.1 200 OK\r\nX-A: b\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
+                        Access-Control-Allow-Origin: *\r\nContent-Length: 2\r\n\r\nhi";
+        assert_eq!((text.as_str(), dropped), (expected, 0));
+    }
+
+    #[test]
+    fn rfc_9110_5_5_headers_that_would_split_the_response_are_dropped() {
+        let bad = [("A\r\nB", "c"), ("A", "b\r\nSet-Cookie: x"), ("A", "b\nc"), ("A", "b\0"), ("", "x"), ("A B", "c")];
+        let (text, dropped) = encode(&head(200, b""), &bad, b"");
+        assert_eq!(dropped, 6);
+        assert!(!text.contains("Cookie") && !text.contains("A:"));
+    }
+
+    #[test]
+    fn framing_is_the_servers() {
+        let lies = [("Content-Length", "99"), ("transfer-encoding", "chunked"), ("Connection", "upgrade")];
+        let (text, dropped) = encode(&head(200, b"hi"), &lies, b"hi");
+        assert_eq!(dropped, 0);
+        assert!(text.contains("Content-Length: 2\r\n") && !text.contains("99"));
+        assert!(!text.contains("chunked") && !text.contains("upgrade"));
+    }
+
+    #[test]
+    fn a_handlers_date_and_origin_win() {
+        let own = [("Date", "d"), ("access-control-allow-origin", "https://a")];
+        let (text, _) = encode(&head(200, b""), &own, b"");
+        assert_eq!(text.matches("Date").count(), 1);
+        assert_eq!(text.to_lowercase().matches("access-control").count(), 1);
+    }
+
+    #[test]
+    fn rfc_9110_6_4_1_no_body_for_head_204_and_304() {
+        let only = ResponseHead { head_only: true, ..head(200, b"hello") };
+        let (text, _) = encode(&only, &[], b"hello");
+        assert!(text.contains("Content-Length: 5\r\n") && text.ends_with("\r\n\r\n"));
+        for status in [204, 304] {
+            let (text, _) = encode(&head(status, b"x"), &[], b"x");
+            assert!(!text.contains("Content-Length") && text.ends_with("\r\n\r\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn rfc_9112_9_6_connection() {
+        let close = ResponseHead { keep_alive: false, ..head(418, b"") };
+        assert!(encode(&close, &[], b"").0.contains("418 I'm a teapot\r\n"));
+        assert!(encode(&close, &[], b"").0.contains("Connection: close\r\n"));
+        let old = ResponseHead { http_1_0: true, ..head(200, b"") };
+        assert!(encode(&old, &[], b"").0.contains("Connection: keep-alive\r\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_handler_sets_the_response_is_read_back(
+            status in 200..600_u16,
+            headers in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..9), proptest::collection::vec(any::<u8>(), 0..9)), 0..8),
+            body in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let mut out = Vec::new();
+            let pairs = headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+            encode_response(&mut out, &head(status, &body), pairs, &body);
+            let mut fields = [httparse::EMPTY_HEADER; 32];
+            let mut response = httparse::Response::new(&mut fields);
+            let parsed = response.parse(&out);
+            // httparse refuses some control characters in values that RFC 9110 asks recipients to refuse too; what it
+            // accepts must be framed right.
+            if let Ok(httparse::Status::Complete(len)) = parsed {
+                prop_assert_eq!(response.code, Some(status));
+                let expected = if is_bodiless(status) { &[][..] } else { &body[..] };
+                prop_assert_eq!(&out[len..], expected);
+            }
+        }
+    }
+}

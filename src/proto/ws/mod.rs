@@ -1,0 +1,9 @@
+//! WebSocket (RFC 6455): the handshake, frames to send, and the protocol of a session.
+
+mod frame;
+mod handshake;
+mod session;
+
+pub use frame::{Kind, encode_frame, kind_of};
+pub use handshake::{HandshakeError, check, encode_accept};
+pub use session::{Event, Session, WsLimits};

@@ -1,0 +1,312 @@
+//! One WebSocket's protocol, by tungstenite over a stream in memory.
+
+use super::frame::{Kind, push_header};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use tungstenite::error::{CapacityError, ProtocolError};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tungstenite::{Error, Message, WebSocket};
+
+/// Limits of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct WsLimits {
+    /// Largest message, put together from its fragments.
+    pub message_bytes_max: usize,
+}
+
+/// What a peer did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A whole message.
+    Message {
+        /// Text or binary.
+        kind: Kind,
+        /// Its content.
+        payload: Vec<u8>,
+    },
+    /// The session is over: the peer's close frame was answered, or it broke the protocol. Said once; what is to be
+    /// sent before the connection is closed is in [`Session::take_output`].
+    Closed {
+        /// The close code the peer sent, or the one sent to it.
+        code: Option<u16>,
+    },
+}
+
+/// tungstenite's receive buffer of an idle session; it grows with what arrives.
+const READ_BUFFER_BYTES: usize = 512;
+/// RFC 6455 §5.5: a control frame's payload; two bytes of a close frame's are the code.
+const REASON_BYTES_MAX: usize = 123;
+/// RFC 6455 §5.5.1
+const CLOSE: u8 = 0x88;
+
+/// The stream tungstenite reads and writes.
+#[derive(Debug, Default)]
+struct Memory {
+    input: VecDeque<u8>,
+    output: Vec<u8>,
+}
+
+impl Read for Memory {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.input.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.input.read(buffer)
+    }
+}
+
+impl Write for Memory {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The server's end of one WebSocket after its handshake. Data frames to send are encoded by
+/// [`encode_frame`](super::encode_frame) and may be put between any two outputs of this.
+#[derive(Debug)]
+pub struct Session {
+    socket: WebSocket<Memory>,
+    closing: bool,
+    over: bool,
+}
+
+impl Session {
+    /// A session that has just been opened.
+    #[must_use]
+    pub fn new(limits: WsLimits) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_message_size(Some(limits.message_bytes_max))
+            .max_frame_size(Some(limits.message_bytes_max));
+        let socket = WebSocket::from_raw_socket(Memory::default(), Role::Server, Some(config));
+        Self { socket, closing: false, over: false }
+    }
+
+    /// Takes bytes that arrived; then call [`Session::next`] until it gives `None`.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if !self.over {
+            self.socket.get_mut().input.extend(bytes);
+        }
+    }
+
+    /// The next event in what was fed.
+    #[allow(clippy::should_implement_trait)] // `None` is not the end, only the end for now.
+    pub fn next(&mut self) -> Option<Event> {
+        while !self.over {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => {
+                    let payload = tungstenite::Bytes::from(text).into();
+                    return Some(Event::Message { kind: Kind::Text, payload });
+                }
+                Ok(Message::Binary(bytes)) => {
+                    return Some(Event::Message { kind: Kind::Binary, payload: bytes.into() });
+                }
+                Ok(Message::Close(frame)) => {
+                    // Queues tungstenite's answer; what follows a close frame is not looked at (RFC 6455 §5.5.1).
+                    let _ = self.socket.flush();
+                    return Some(self.end(frame.map(|frame| frame.code.into())));
+                }
+                Ok(_) => {} // Pings are answered by tungstenite; pongs need nothing.
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Some(self.fail(&error)),
+            }
+        }
+        if self.socket.get_ref().input.is_empty() {
+            // An idle session keeps no memory for input.
+            self.socket.get_mut().input = VecDeque::new();
+        }
+        None
+    }
+
+    fn end(&mut self, code: Option<u16>) -> Event {
+        self.over = true;
+        self.closing = true;
+        self.socket.get_mut().input = VecDeque::new();
+        Event::Closed { code }
+    }
+
+    /// The peer broke the protocol: say how and be done (RFC 6455 §7.1.7).
+    fn fail(&mut self, error: &Error) -> Event {
+        let code = match error {
+            Error::Utf8(_) => 1007,
+            Error::Capacity(CapacityError::MessageTooLong { .. } | CapacityError::TooManyHeaders) => 1009,
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+            | Error::ConnectionClosed
+            | Error::AlreadyClosed => {
+                return self.end(None);
+            }
+            _ => 1002,
+        };
+        if !self.closing {
+            self.push_close(code, "");
+        }
+        self.end(Some(code))
+    }
+
+    /// A close frame by hand: after an error tungstenite writes no more.
+    fn push_close(&mut self, code: u16, reason: &str) {
+        let out = &mut self.socket.get_mut().output;
+        push_header(out, CLOSE, 2 + reason.len());
+        out.extend_from_slice(&code.to_be_bytes());
+        out.extend_from_slice(reason.as_bytes());
+    }
+
+    /// Moves the bytes to send (pongs, close frames) to the end of `out`.
+    pub fn take_output(&mut self, out: &mut Vec<u8>) {
+        let _ = self.socket.flush();
+        let output = &mut self.socket.get_mut().output;
+        if !output.is_empty() {
+            out.append(output);
+            *output = Vec::new();
+        }
+    }
+
+    /// Begins the closing handshake; only the first call counts. `reason` is cut to what a close frame can hold.
+    pub fn close(&mut self, code: u16, reason: &str) {
+        if std::mem::replace(&mut self.closing, true) {
+            return;
+        }
+        let mut end = reason.len().min(REASON_BYTES_MAX);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let reason = reason.get(..end).unwrap_or_default();
+        let frame = CloseFrame { code: CloseCode::from(code), reason: reason.to_owned().into() };
+        let _ = self.socket.close(Some(frame));
+    }
+
+    /// Whether no more data may be sent: a close frame has been sent or received.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Queues a ping.
+    pub fn ping(&mut self) {
+        let _ = self.socket.send(Message::Ping(tungstenite::Bytes::new()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MASK: [u8; 4] = [1, 2, 3, 4];
+
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        push_header(&mut out, first, payload.len());
+        out[1] |= 0x80;
+        out.extend_from_slice(&MASK);
+        out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        out
+    }
+
+    fn session() -> Session {
+        Session::new(WsLimits { message_bytes_max: 1000 })
+    }
+
+    fn run(input: &[u8], cuts: &[usize]) -> (Vec<Event>, Vec<u8>) {
+        let (mut session, mut events, mut out, mut at) = (session(), Vec::new(), Vec::new(), 0);
+        for &cut in cuts.iter().chain(std::iter::once(&input.len())) {
+            let cut = cut.clamp(at, input.len());
+            session.feed(&input[at..cut]);
+            at = cut;
+            events.extend(std::iter::from_fn(|| session.next()));
+            session.take_output(&mut out);
+        }
+        (events, out)
+    }
+
+    fn text(payload: &str) -> Event {
+        Event::Message { kind: Kind::Text, payload: payload.into() }
+    }
+
+    /// What a session that fails says: the close code in its close frame.
+    fn closes_with(input: &[u8]) -> u16 {
+        let (events, out) = run(input, &[]);
+        let Some(Event::Closed { code: Some(code) }) = events.last() else { panic!("{events:?}") };
+        assert_eq!(out[out.len() - 4..], [CLOSE, 2, (code >> 8) as u8, *code as u8]);
+        *code
+    }
+
+    #[test]
+    fn rfc_6455_5_4_fragments_with_a_ping_between() {
+        let input = [frame(0x01, b"Hel"), frame(0x89, b"hi"), frame(0x80, b"lo"), frame(0x82, b"\xff")].concat();
+        let (events, out) = run(&input, &[]);
+        assert_eq!(events, [text("Hello"), Event::Message { kind: Kind::Binary, payload: vec![0xff] }]);
+        assert_eq!(out, b"\x8a\x02hi"); // §5.5.3: the pong carries the ping's payload
+    }
+
+    #[test]
+    fn rfc_6455_faults() {
+        assert_eq!(closes_with(b"\x81\x01a"), 1002); // §5.1: not masked
+        assert_eq!(closes_with(&frame(0xc1, b"a")), 1002); // §5.2: reserved bit
+        assert_eq!(closes_with(&frame(0x83, b"a")), 1002); // §5.2: reserved opcode
+        assert_eq!(closes_with(&frame(0x80, b"a")), 1002); // §5.4: continuation of nothing
+        assert_eq!(closes_with(&frame(0x09, b"a")), 1002); // §5.5: fragmented control frame
+        assert_eq!(closes_with(&frame(0x81, b"\xc0\x80")), 1007); // §8.1
+        assert_eq!(closes_with(&frame(0x82, &[0; 1001])), 1009); // §7.4.1
+        let fragments = [frame(0x02, &[0; 600]), frame(0x80, &[0; 600])].concat();
+        assert_eq!(closes_with(&fragments), 1009);
+    }
+
+    #[test]
+    fn rfc_6455_5_5_1_a_close_frame_is_answered_in_kind() {
+        let (events, out) = run(&[frame(0x88, b"\x03\xe8bye"), frame(0x81, b"late")].concat(), &[]);
+        assert_eq!(events, [Event::Closed { code: Some(1000) }]);
+        assert_eq!(out[..4], [0x88, out[1], 3, 0xe8]);
+        let (events, out) = run(&frame(0x88, b""), &[]);
+        assert_eq!(events, [Event::Closed { code: None }]);
+        assert_eq!(out[0], 0x88);
+    }
+
+    #[test]
+    fn our_own_close_ends_with_the_peers() {
+        let mut session = session();
+        session.close(1001, &"é".repeat(100));
+        session.close(1000, "again");
+        assert!(session.is_closing());
+        let mut out = Vec::new();
+        session.take_output(&mut out);
+        assert_eq!((out[0], out.len()), (0x88, 2 + 2 + 122));
+        session.feed(&frame(0x88, b"\x03\xe9"));
+        assert_eq!(session.next(), Some(Event::Closed { code: Some(1001) }));
+        assert_eq!(session.next(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_anywhere_give_the_same_events(
+            messages in proptest::collection::vec(("[a-zé]{0,40}", 1..4_usize), 0..6),
+            mut cuts in proptest::collection::vec(0..400_usize, 0..10),
+        ) {
+            let mut input = Vec::new();
+            for (message, pieces) in &messages {
+                let size = message.len().div_ceil(*pieces).max(1);
+                let chunks: Vec<&[u8]> = if message.is_empty() { vec![&[]] } else { message.as_bytes().chunks(size).collect() };
+                for (at, chunk) in chunks.iter().enumerate() {
+                    let first = if at == 0 { 1 } else { 0 } | if at + 1 == chunks.len() { 0x80 } else { 0 };
+                    input.extend(frame(first, chunk));
+                }
+            }
+            cuts.sort_unstable();
+            let whole = run(&input, &[]);
+            prop_assert_eq!(&whole.0, &messages.iter().map(|(message, _)| text(message)).collect::<Vec<_>>());
+            prop_assert_eq!(run(&input, &cuts), whole);
+        }
+
+        #[test]
+        fn any_bytes_are_fine(input in proptest::collection::vec(any::<u8>(), 0..300), cut in 0..300_usize) {
+            run(&input, &[cut]);
+        }
+    }
+}
