@@ -8,7 +8,6 @@
 //! | [`server`] | starts and stops the threads in order |
 //! | [`admin`] | the server's own paths: `/mgnt`, `/healthz`, `/metrics`; auth and CORS |
 //! | [`shard`] | one pinned thread each: connection table, dispatch, inbox, timers |
-//! | [`jobs`] | the durable job queue and its SQLite store |
 //! | [`module`] | source → compile → cache → load → table → generations → persistence |
 //! | [`domain`] | where handlers execute: executors, the fault guard |
 //! | [`abi`] | the `repr(C)` mirror of `include/` and the services modules call |
@@ -21,7 +20,6 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod domain;
-pub mod jobs;
 pub mod module;
 pub mod net;
 pub mod proto;

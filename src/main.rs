@@ -1,2 +1,18 @@
 //! The cweb program.
-fn main() {}
+
+use std::path::Path;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    // The inspection process comes before everything else: a deployment waits for it.
+    if let [_, command, path] = args.as_slice() {
+        if command == "inspect" {
+            return cweb::domain::inspect::main(Path::new(path));
+        }
+    }
+    cweb::cli::main()
+}

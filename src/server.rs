@@ -69,13 +69,17 @@ struct RunningShard {
 pub fn run(config: Config) -> Result<(), ServeError> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGPIPE]).map_err(setup("installing signal handlers"))?;
     let listeners = bind(&config)?;
-    let addresses: Vec<String> =
-        listeners.first().into_iter().flatten().map(|listener| listener.to_string()).collect();
+    let addresses: Vec<String> = listeners.first().into_iter().flatten().map(|listener| listener.to_string()).collect();
     // Modules open files relative to the data directory.
     std::fs::create_dir_all(&config.data_dir).map_err(setup("creating the data directory"))?;
     let config = with_absolute_paths(config).map_err(setup("finding the data directory"))?;
     std::env::set_current_dir(&config.data_dir).map_err(setup("entering the data directory"))?;
 
+    if let Some(key) = &config.tls_key {
+        let loaded = crate::abi::crypto::load(key);
+        loaded.map_err(|error| ServeError::Control(format!("--tls-key {}: {error}", key.display())))?;
+        tracing::warn!("HTTPS is not built in this version yet: the key only signs tokens for modules");
+    }
     let host = Arc::new(
         InProcess::start(&config.data_dir.join("modules.sqlite3")).map_err(setup("preparing to run modules"))?,
     );
@@ -168,8 +172,7 @@ fn start_shards(
                 }
                 let executor = InProcess::executor(&context);
                 let inbox = shard_inbox;
-                let parts =
-                    ShardParts { id, limits, table, inbox, companion, pool, executor, admin, stats };
+                let parts = ShardParts { id, limits, table, inbox, companion, pool, executor, admin, stats };
                 if let Err(error) = net::run(kind, Shard::new(parts), listeners, &waker) {
                     tracing::error!("shard {id} ended: {error}");
                 }
@@ -192,7 +195,8 @@ fn reactor(config: &Config) -> ReactorKind {
             }
             ReactorKind::Monoio
         }
-        Reactor::Glommio => ReactorKind::Glommio,
+        // Refused by Config::load.
+        Reactor::Glommio => ReactorKind::MonoioEpoll,
     }
 }
 

@@ -296,11 +296,7 @@ impl CallFrame {
             filled.spans.clear();
             filled.given = filled.pairs.len();
             filled.pairs.resize(filled.given + REQUEST_SPARE, NO_PAIR);
-            *store = KvStore {
-                entries: filled.pairs.as_mut_ptr(),
-                size: filled.given,
-                capacity: filled.pairs.len(),
-            };
+            *store = KvStore { entries: filled.pairs.as_mut_ptr(), size: filled.given, capacity: filled.pairs.len() };
         }
     }
 }

@@ -25,6 +25,19 @@ pub struct HostTable {
     reserved: [usize; 16],
 }
 
+/// Offsets of `struct cweb_host` as Rust sees them.
+#[cfg(test)]
+pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
+    use std::mem::offset_of;
+    vec![
+        ("cweb_host", size_of::<HostTable>()),
+        ("cweb_host.jobs_create", offset_of!(HostTable, jobs_create)),
+        ("cweb_host.module_exit", offset_of!(HostTable, module_exit)),
+        ("cweb_host.crypto_verify", offset_of!(HostTable, crypto_verify)),
+        ("cweb_host.log", offset_of!(HostTable, log)),
+    ]
+}
+
 static TABLE: HostTable = HostTable {
     abi_version: super::module::ABI_VERSION,
     size: size_of::<HostTable>() as u32,
@@ -68,13 +81,8 @@ unsafe extern "C" fn jobs_create(
     -1
 }
 
-unsafe extern "C" fn module_exit(module: *const c_void, code: c_int, how: *const c_char) -> ! {
-    // SAFETY: by the contract of the table.
-    let (name, how) = unsafe {
-        let how = if how.is_null() { c"exit" } else { CStr::from_ptr(how) };
-        (module_name(module), how.to_string_lossy())
-    };
-    tracing::warn!("module {name} called {how}({code}): only its call ends");
+/// Ends the call the module is in. This frame is jumped over, so it owns nothing.
+unsafe extern "C" fn module_exit(_module: *const c_void, code: c_int, _how: *const c_char) -> ! {
     guard::exit(code)
 }
 

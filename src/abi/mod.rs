@@ -1,6 +1,18 @@
 //! The `repr(C)` mirror of `include/` and the services that modules call.
 //!
-//! The only room with `extern "C"`. What crosses the C boundary is described here once; nothing above
-//! this room sees a C type other than through it.
+//! The only room with `extern "C"`. What crosses the C boundary is described here once; nothing above this room sees a C
+//! type other than through it. The C part of the server itself is in `native/`.
 
+pub mod context;
+pub mod crypto;
+pub mod frame;
+pub mod guard;
+pub mod host;
 pub mod manifest;
+pub mod module;
+mod native;
+pub mod types;
+pub mod websocket;
+
+#[cfg(test)]
+mod layout_tests;

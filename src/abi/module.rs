@@ -27,7 +27,6 @@ pub(super) struct RouteInfo {
     method: *const c_char,
     handler: Option<HandlerFn>,
     flags: c_int,
-    reserved: [*mut c_void; 2],
 }
 
 /// `websocket_info_t`
@@ -77,6 +76,7 @@ pub(super) struct ModuleT {
 pub(super) fn module_layout() -> Vec<(&'static str, usize)> {
     use std::mem::offset_of;
     vec![
+        ("module_t", size_of::<ModuleT>()),
         ("module_t.name", offset_of!(ModuleT, name)),
         ("module_t.author", offset_of!(ModuleT, author)),
         ("module_t.routes", offset_of!(ModuleT, routes)),
@@ -280,9 +280,8 @@ fn counted<'a, T>(all: &'a [T], size: c_int, what: &str, field: &str, maximum: &
 fn fixed_text(field: &[c_char], what: &str) -> Result<String, OpenError> {
     // `as`: c_char is i8 here, and the bytes are wanted as they are.
     let bytes: Vec<u8> = field.iter().map(|&c| c as u8).collect();
-    let text = CStr::from_bytes_until_nul(&bytes).map_err(|_| {
-        OpenError::Manifest(format!("config.{what} is longer than {} bytes", field.len() - 1))
-    })?;
+    let text = CStr::from_bytes_until_nul(&bytes)
+        .map_err(|_| OpenError::Manifest(format!("config.{what} is longer than {} bytes", field.len() - 1)))?;
     text.to_str().map(str::to_owned).map_err(|_| OpenError::Manifest(format!("config.{what} is not UTF-8")))
 }
 

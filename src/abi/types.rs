@@ -88,8 +88,7 @@ pub type MessageFn = unsafe extern "C" fn(*mut Context, *mut WebSocket, *const c
 pub type HookFn = unsafe extern "C" fn(*mut Context);
 
 /// `http_error_t` values below 100 stand for these statuses, in this order.
-pub const STATUS_OF_ENUM: [u16; 15] =
-    [500, 101, 200, 302, 400, 401, 403, 404, 405, 409, 413, 414, 426, 500, 501];
+pub const STATUS_OF_ENUM: [u16; 15] = [500, 101, 200, 302, 400, 401, 403, 404, 405, 409, 413, 414, 426, 500, 501];
 
 /// `HTTP_200_OK`
 pub const HTTP_200_OK: c_int = 2;

@@ -64,7 +64,13 @@ fn encode_shared(payload: &[u8]) -> Arc<[u8]> {
 impl Socket {
     /// A socket of the shard's key `key`, with `session` as the text the module finds in `websocket_t.session`.
     #[must_use]
-    pub fn new(key: u64, shard: usize, session: Option<&[u8]>, outlet: Arc<dyn Outlet>, queued_max: usize) -> Arc<Self> {
+    pub fn new(
+        key: u64,
+        shard: usize,
+        session: Option<&[u8]>,
+        outlet: Arc<dyn Outlet>,
+        queued_max: usize,
+    ) -> Arc<Self> {
         // `client_fd` must differ between open sockets, of all shards; modules use it as a key, not as a descriptor.
         let number = (key << 8 | (shard as u64 & 0xff)) & 0x7fff_ffff;
         let visible = WebSocket {
@@ -171,8 +177,7 @@ pub(super) unsafe extern "C" fn socket_send(ws: *mut WebSocket, message: *const 
     }
     // SAFETY: `ws` by the contract of websocket_t; `message` has `length` readable bytes by the contract of `send`.
     let (socket, payload) = unsafe {
-        let payload =
-            if length == 0 { &[] } else { std::slice::from_raw_parts(message.cast::<u8>(), length) };
+        let payload = if length == 0 { &[] } else { std::slice::from_raw_parts(message.cast::<u8>(), length) };
         (owner(ws), payload)
     };
     match socket {

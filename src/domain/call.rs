@@ -1,7 +1,7 @@
 //! A piece of module work on its way from a shard to an executor.
 
-use super::inbox::Inbox;
 use super::Instance;
+use super::inbox::Inbox;
 use crate::abi::websocket::Socket;
 use crate::net::ConnId;
 use crate::proto::http1::{Head, RequestView};

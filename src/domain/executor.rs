@@ -8,8 +8,8 @@
 use super::call::Call;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use crossbeam::queue::SegQueue;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -55,11 +55,7 @@ impl Companion {
     ///
     /// # Errors
     /// The thread could not be created.
-    pub fn start(
-        shard: usize,
-        core: Option<core_affinity::CoreId>,
-        factory: RunnerFactory,
-    ) -> std::io::Result<Self> {
+    pub fn start(shard: usize, core: Option<core_affinity::CoreId>, factory: RunnerFactory) -> std::io::Result<Self> {
         let shared = Arc::new(CompanionShared {
             queue: SegQueue::new(),
             stop: AtomicBool::new(false),

@@ -4,7 +4,7 @@ use super::Fault;
 
 /// The name of a signal, as signal(7) has it.
 #[must_use]
-pub fn signal_name(signal: i32) -> String {
+pub(super) fn signal_name(signal: i32) -> String {
     let name = match signal {
         libc::SIGSEGV => "SIGSEGV",
         libc::SIGBUS => "SIGBUS",
@@ -23,9 +23,10 @@ pub fn signal_name(signal: i32) -> String {
 impl Fault {
     /// A fault by signal `signal` at `address`.
     #[must_use]
-    pub fn signal(signal: i32, address: usize) -> Self {
+    pub fn signal(signal: i32, address: usize, stack_overflow: bool) -> Self {
         let name = signal_name(signal);
         let what = match signal {
+            _ if stack_overflow => format!("stack overflow ({name} at address {address:#x})"),
             libc::SIGABRT => "called abort()".to_owned(),
             libc::SIGSEGV | libc::SIGBUS => format!("{name} at address {address:#x}"),
             _ => name,

@@ -59,10 +59,7 @@ impl InProcess {
         guard::install()?;
         let symbols = Arc::new(SymbolTable::default());
         let resolve = Arc::clone(&symbols);
-        let context = ModuleContext::create(
-            database,
-            Box::new(move |module, symbol| resolve.resolve(module, symbol)),
-        )?;
+        let context = ModuleContext::create(database, Box::new(move |module, symbol| resolve.resolve(module, symbol)))?;
         guard::capture_output(output::sink)?;
         Ok(Self { context: Arc::new(context), symbols })
     }
@@ -116,7 +113,7 @@ impl InProcessModule {
     fn fault(&self, trap: guard::Trap) -> Fault {
         self.context.release_after_fault();
         match trap {
-            guard::Trap::Signal { signal, address } => Fault::signal(signal, address),
+            guard::Trap::Signal { signal, address, stack_overflow } => Fault::signal(signal, address, stack_overflow),
             guard::Trap::Exit { code } => Fault::exit(code),
         }
     }
@@ -183,8 +180,7 @@ impl Executor {
         let Some((request, response)) = self.frame.prepare(view) else {
             return fail("out of memory\n");
         };
-        let outcome =
-            output::attributed(name, || guard::call_handler(handler, &self.context, request, response));
+        let outcome = output::attributed(name, || guard::call_handler(handler, &self.context, request, response));
         if let Err(trap) = outcome {
             let fault = module.fault(trap);
             self.frame.abandon();
@@ -208,21 +204,17 @@ impl Executor {
         let name = &module.open.manifest.name;
         for event in events {
             let (callback, outcome) = output::attributed(name, || match event {
-                SocketEvent::Open => {
-                    ("on_open", guard::call_socket(callbacks.on_open, &self.context, socket.as_ptr()))
-                }
+                SocketEvent::Open => ("on_open", guard::call_socket(callbacks.on_open, &self.context, socket.as_ptr())),
                 SocketEvent::Message(payload) => {
                     ("on_message", guard::call_message(callbacks.on_message, &self.context, socket.as_ptr(), payload))
                 }
                 SocketEvent::Close => {
-                    socket.mark_closing();
                     ("on_close", guard::call_socket(callbacks.on_close, &self.context, socket.as_ptr()))
                 }
             });
             if let Err(trap) = outcome {
                 let fault = module.fault(trap);
                 tracing::error!("module {name} failed in {callback}: {fault}");
-                socket.fail();
             }
         }
     }

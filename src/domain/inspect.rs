@@ -99,7 +99,9 @@ fn end(child: &mut Child, hung: bool) -> std::io::Result<ExitStatus> {
 
 fn ending(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
-        (Some(signal), _) => format!("{} in a constructor, or its config is not a module_t", super::fault::signal_name(signal)),
+        (Some(signal), _) => {
+            format!("{} in a constructor, or its config is not a module_t", super::fault::signal_name(signal))
+        }
         (None, Some(code)) => format!("a constructor called exit({code})"),
         (None, None) => "it ended the inspection process".to_owned(),
     }

@@ -3,6 +3,15 @@
 //! Everything above this room reaches C code only through [`Host`] and [`Instance`]; whether a module
 //! lives in this process or in another is decided here.
 
+pub mod call;
+pub mod executor;
+mod fault;
+pub mod in_process;
+pub mod inbox;
+pub mod inspect;
+mod output;
+mod sched;
+
 use crate::abi::manifest::Manifest;
 use std::any::Any;
 use std::path::Path;

@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// Runs `body`; what the thread prints meanwhile is `module`'s.
-pub fn attributed<T>(module: &str, body: impl FnOnce() -> T) -> T {
+pub(super) fn attributed<T>(module: &str, body: impl FnOnce() -> T) -> T {
     enter(module);
     let value = body();
     leave();

@@ -2,7 +2,7 @@
 
 /// Makes the calling thread a background one: it may run on `cores` (anywhere if empty) and gives way to the
 /// shards and companions (`nice` 5), so that CPU-bound handlers don't delay the reactors.
-pub fn background_thread(cores: &[core_affinity::CoreId]) {
+pub(super) fn background_thread(cores: &[core_affinity::CoreId]) {
     // SAFETY: `set` is plain data, zeroed and filled by the libc macros within its size; both calls affect only the
     // calling thread (tid 0 / PRIO_PROCESS with 0 name it), and a failure leaves it as it was.
     unsafe {

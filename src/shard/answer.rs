@@ -7,7 +7,7 @@ use crate::proto::http1::{Method, RequestView, ResponseHead, encode_response};
 use std::sync::Arc;
 
 /// How an answer is to be framed.
-pub type Meta = AnswerMeta;
+pub(super) type Meta = AnswerMeta;
 
 /// An answer of the server's own.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +64,7 @@ impl ServerAnswer {
 
 /// The response head that `meta` describes.
 #[must_use]
-pub fn response_head(meta: &Meta, status: u16, body_len: usize) -> ResponseHead<'_> {
+pub(super) fn response_head(meta: &Meta, status: u16, body_len: usize) -> ResponseHead<'_> {
     ResponseHead {
         status,
         date: &meta.date,

@@ -1,6 +1,5 @@
 //! The limits a shard keeps, taken from the configuration once.
 
-use crate::config::Config;
 use crate::proto::http1;
 
 /// Limits and time-outs of one shard.

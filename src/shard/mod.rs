@@ -277,7 +277,6 @@ impl Application for Shard {
     }
 
     fn stopped(&self) -> bool {
-        self.stopped
-            || (self.draining && self.conns.iter().all(Option::is_none) && self.sockets.is_empty())
+        self.stopped || (self.draining && self.conns.iter().all(Option::is_none) && self.sockets.is_empty())
     }
 }

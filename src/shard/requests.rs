@@ -1,9 +1,9 @@
 //! From bytes to answers in the order of the requests.
 
+use super::Shard;
 use super::answer::{Meta, Reply, ServerAnswer, meta_of};
 use super::conn::{Conn, Partial, Slot};
 use super::snapshot::ShardGen;
-use super::Shard;
 use crate::abi::manifest::FLAG_INLINE;
 use crate::admin::{self, Client};
 use crate::domain::call::{Call, OwnedRequest, Work};

@@ -7,7 +7,7 @@
 use crate::domain::Instance;
 use crate::domain::call::Hold;
 use crate::module::generation::Serving;
-use crate::module::table::Table;
+use crate::module::table::{Published, Table};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -47,12 +47,11 @@ impl ShardGen {
     pub(super) fn route_flags(&self, route: usize) -> i32 {
         self.serving.generation().manifest().routes.get(route).map_or(0, |route| route.flags)
     }
-
 }
 
 impl Hold for ShardGen {
     fn instance(&self) -> &dyn Instance {
-        self.serving.generation().instance()
+        &**self.serving.generation().instance()
     }
 
     /// One call above a millisecond makes its handler a long one at once; it takes several short ones to make it
@@ -71,14 +70,16 @@ impl Hold for ShardGen {
 /// The table with this shard's [`ShardGen`] of each of its modules, in the table's order.
 pub struct Snapshot {
     table: Arc<Table>,
-    gens: Vec<Arc<ShardGen>>,
+    /// `None` for a module that is being swapped.
+    gens: Vec<Option<Arc<ShardGen>>>,
 }
 
 impl Snapshot {
     /// The first snapshot of a shard.
     #[must_use]
     pub fn first(table: Arc<Table>) -> Self {
-        let gens = table.modules().iter().map(|module| ShardGen::new(Arc::clone(module.serving()))).collect();
+        let fresh = |module: &Published| module.serving().map(|serving| ShardGen::new(Arc::clone(serving)));
+        let gens = table.modules().iter().map(fresh).collect();
         Self { table, gens }
     }
 
@@ -89,7 +90,7 @@ impl Snapshot {
 
     /// The generation of module number `module`.
     pub(super) fn gen_of(&self, module: usize) -> Option<&Arc<ShardGen>> {
-        self.gens.get(module)
+        self.gens.get(module)?.as_ref()
     }
 
     /// Takes `table`, keeping what is known of generations that stay. Returns the snapshot before.
@@ -98,8 +99,9 @@ impl Snapshot {
             .modules()
             .iter()
             .map(|module| {
-                let same = self.gens.iter().find(|known| Arc::ptr_eq(&known.serving, module.serving()));
-                same.map_or_else(|| ShardGen::new(Arc::clone(module.serving())), Arc::clone)
+                let serving = module.serving()?;
+                let same = self.gens.iter().flatten().find(|known| Arc::ptr_eq(&known.serving, serving));
+                Some(same.map_or_else(|| ShardGen::new(Arc::clone(serving)), Arc::clone))
             })
             .collect();
         std::mem::replace(self, Snapshot { table, gens })

@@ -4,9 +4,9 @@
 //! the shard's current snapshot names. At most one batch a socket is with an executor; what arrives
 //! meanwhile waits here, and beyond a limit the connection is not read.
 
+use super::Shard;
 use super::answer::{Meta, ServerAnswer};
 use super::snapshot::{ShardGen, Snapshot};
-use super::Shard;
 use crate::abi::websocket::Socket;
 use crate::domain::call::{SocketEvent, Work};
 use crate::module::table::Table;
@@ -86,7 +86,12 @@ fn session_text(query: Option<&[u8]>) -> Option<Vec<u8>> {
 
 impl Shard {
     /// Answers a handshake. On success the socket exists, and `on_open` is its first event.
-    pub(super) fn begin_upgrade(&mut self, conn: ConnId, view: &RequestView<'_>, out: &mut Vec<u8>) -> super::requests::Begun {
+    pub(super) fn begin_upgrade(
+        &mut self,
+        conn: ConnId,
+        view: &RequestView<'_>,
+        out: &mut Vec<u8>,
+    ) -> super::requests::Begun {
         use super::requests::Begun;
         let meta = super::answer::meta_of(view, self.date, self.cors_origin.clone(), self.draining);
         let refuse = |answer: ServerAnswer, meta: &Meta, out: &mut Vec<u8>| {
@@ -194,9 +199,7 @@ impl Shard {
             None => match self.snapshot.table().websocket(&state.path) {
                 // While its module is being swapped, the events wait like its requests do.
                 Some((module, _)) if self.snapshot.table().is_held(module) => return,
-                Some((module, index)) => {
-                    self.snapshot.gen_of(module).map(|generation| (Arc::clone(generation), index))
-                }
+                Some((module, index)) => self.snapshot.gen_of(module).map(|generation| (Arc::clone(generation), index)),
                 None => None,
             },
         };

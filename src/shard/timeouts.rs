@@ -1,7 +1,7 @@
 //! Time-outs: a slice of the connections is looked at each tick, all of them once a second.
 
-use super::conn::Partial;
 use super::Shard;
+use super::conn::Partial;
 use crate::net::{ConnId, Links, TICK};
 
 /// Ticks in one sweep over all connections.

@@ -1,0 +1,123 @@
+//! `cweb_context_t`: the services that all modules of a process share.
+
+use super::native::{self, Services, WorkFn};
+use super::types::Context;
+use super::{crypto, guard, host};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr::NonNull;
+
+/// Finds the address of a module's symbol: module, symbol.
+pub type Resolve = Box<dyn Fn(&str, &str) -> *mut c_void + Send + Sync>;
+
+/// Longest name of a module or symbol that is looked up.
+const NAME_BYTES_MAX: usize = 512;
+
+/// The context. Lives as long as the process: modules may keep pointers into it.
+pub struct ModuleContext {
+    raw: NonNull<Context>,
+}
+
+// SAFETY: the context is made for concurrent use by any number of module threads: its parts lock for themselves.
+unsafe impl Send for ModuleContext {}
+// SAFETY: as above.
+unsafe impl Sync for ModuleContext {}
+
+impl ModuleContext {
+    /// Makes the context, with the modules' database at `database`. One that can't be opened is logged, and its
+    /// functions fail: modules that use no database still work.
+    ///
+    /// # Errors
+    /// Memory or threads ran out.
+    pub fn create(database: &Path, resolve: Resolve) -> io::Result<Self> {
+        let path = CString::new(database.as_os_str().as_bytes())?;
+        // Both live as long as the process, like the context.
+        let user = Box::into_raw(Box::new(resolve)).cast::<c_void>();
+        let services = Box::leak(Box::new(Services {
+            host: host::table(),
+            user,
+            resolve: resolve_symbol,
+            work_admit,
+            work_run,
+            work_drop,
+            crypto_loaded: c_int::from(crypto::is_loaded()),
+        }));
+        let mut error: [c_char; 512] = [0; 512];
+        // SAFETY: `path` is a C string, `services` lives for ever, `error` has the size given.
+        let raw = unsafe { native::cwebn_context_create(path.as_ptr(), services, error.as_mut_ptr(), error.len()) };
+        // SAFETY: written by cwebn_context_create as a C string, or all zero.
+        let error = unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy();
+        let raw = NonNull::new(raw).ok_or_else(|| io::Error::other(error.clone().into_owned()))?;
+        if !error.is_empty() {
+            tracing::warn!("modules have no database: {}: {error}", database.display());
+        }
+        Ok(Self { raw })
+    }
+
+    /// For calls into modules.
+    pub(super) fn as_ptr(&self) -> *mut Context {
+        self.raw.as_ptr()
+    }
+
+    /// Releases locks of the services that a fault on this thread has left held.
+    pub fn release_after_fault(&self) {
+        // SAFETY: the context is alive; the function releases only what this thread holds.
+        unsafe { native::cwebn_context_after_fault(self.as_ptr()) };
+    }
+}
+
+/// # Safety
+/// `user` is the `Resolve` of `create`; the names are C strings by the contract of `struct symbols`.
+unsafe extern "C" fn resolve_symbol(user: *mut c_void, module: *const c_char, symbol: *const c_char) -> *mut c_void {
+    if module.is_null() || symbol.is_null() {
+        return std::ptr::null_mut();
+    }
+    // The names are copied before any lock is taken: a bad pointer jumps out of here (see guard).
+    let mut names = [[0_u8; NAME_BYTES_MAX]; 2];
+    for (copy, name) in names.iter_mut().zip([module, symbol]) {
+        // SAFETY: the caller's contract.
+        let bytes = unsafe { CStr::from_ptr(name) }.to_bytes();
+        match copy.get_mut(..bytes.len()) {
+            Some(place) if bytes.len() < NAME_BYTES_MAX => place.copy_from_slice(bytes),
+            _ => return std::ptr::null_mut(),
+        }
+    }
+    let text = |name: &'static str, bytes: &[u8; NAME_BYTES_MAX]| {
+        CStr::from_bytes_until_nul(bytes).ok().and_then(|text| text.to_str().ok()).unwrap_or(name).to_owned()
+    };
+    let [module, symbol] = &names;
+    // SAFETY: the caller's contract; the Resolve lives for ever.
+    let resolve = unsafe { &*user.cast::<Resolve>() };
+    resolve(&text("", module), &text("", symbol))
+}
+
+/// A work's ticket: one more reference to the shared object its function lies in, so that the code stays mapped until it
+/// has run, whatever becomes of the generation.
+unsafe extern "C" fn work_admit(_user: *mut c_void, work: WorkFn, _data: *mut c_void) -> *mut c_void {
+    // SAFETY: zeroed is a valid Dl_info; dladdr fills it for any address; RTLD_NOLOAD only counts a reference of an
+    // object that is loaded already, found by the very name it was loaded by.
+    unsafe {
+        let mut info: libc::Dl_info = std::mem::zeroed();
+        if libc::dladdr(work as *const c_void, &raw mut info) == 0 || info.dli_fname.is_null() {
+            return std::ptr::null_mut();
+        }
+        libc::dlopen(info.dli_fname, libc::RTLD_NOW | libc::RTLD_NOLOAD)
+    }
+}
+
+unsafe extern "C" fn work_run(user: *mut c_void, work: WorkFn, data: *mut c_void, ticket: *mut c_void) {
+    if let Err(trap) = guard::call_work(work, data) {
+        tracing::error!("a scheduled work of a module failed: {trap:?}");
+    }
+    // SAFETY: `ticket` is from `work_admit` and released once.
+    unsafe { work_drop(user, ticket) };
+}
+
+unsafe extern "C" fn work_drop(_user: *mut c_void, ticket: *mut c_void) {
+    if !ticket.is_null() {
+        // SAFETY: a handle of dlopen that nobody else closes.
+        unsafe { libc::dlclose(ticket) };
+    }
+}

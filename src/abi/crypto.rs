@@ -1,0 +1,104 @@
+//! Signatures with the server's key, for `ctx->crypto`. The key never leaves this room.
+
+use ring::rand::SystemRandom;
+use ring::signature::{
+    self, ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1,
+    ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm,
+};
+use std::path::Path;
+use std::sync::OnceLock;
+
+enum Key {
+    Rsa(RsaKeyPair),
+    Ecdsa(EcdsaKeyPair, &'static dyn VerificationAlgorithm),
+    Ed25519(Ed25519KeyPair),
+}
+
+static KEY: OnceLock<Key> = OnceLock::new();
+
+/// The key file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// It can't be read.
+    #[error("{0}")]
+    Read(#[from] std::io::Error),
+    /// It holds no key of a kind that is known.
+    #[error("no PEM private key in it that can sign (RSA, or PKCS#8 with RSA, P-256, P-384 or Ed25519)")]
+    Unknown,
+}
+
+/// Takes the server's private key from a PEM file. Only the first call of a process counts.
+///
+/// # Errors
+/// See [`KeyError`].
+pub fn load(path: &Path) -> Result<(), KeyError> {
+    let text = std::fs::read_to_string(path)?;
+    let key = pem_blocks(&text).find_map(|(label, der)| parse(label, &der)).ok_or(KeyError::Unknown)?;
+    let _ = KEY.set(key);
+    Ok(())
+}
+
+/// Whether there is a key.
+#[must_use]
+pub fn is_loaded() -> bool {
+    KEY.get().is_some()
+}
+
+fn parse(label: &str, der: &[u8]) -> Option<Key> {
+    if label == "RSA PRIVATE KEY" {
+        return RsaKeyPair::from_der(der).ok().map(Key::Rsa);
+    }
+    if label != "PRIVATE KEY" {
+        return None;
+    }
+    let ecdsa = |signing: &'static signature::EcdsaSigningAlgorithm, verifying: &'static dyn VerificationAlgorithm| {
+        let pair = EcdsaKeyPair::from_pkcs8(signing, der, &SystemRandom::new()).ok()?;
+        Some(Key::Ecdsa(pair, verifying))
+    };
+    RsaKeyPair::from_pkcs8(der)
+        .ok()
+        .map(Key::Rsa)
+        .or_else(|| ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING, &ECDSA_P256_SHA256_ASN1))
+        .or_else(|| ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING, &ECDSA_P384_SHA384_ASN1))
+        .or_else(|| Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok().map(Key::Ed25519))
+}
+
+/// Label and content of each block of a PEM file (RFC 7468).
+fn pem_blocks(text: &str) -> impl Iterator<Item = (&str, Vec<u8>)> {
+    text.split("-----BEGIN ").skip(1).filter_map(|block| {
+        let (label, rest) = block.split_once("-----")?;
+        let (content, _) = rest.split_once("-----END ")?;
+        let digits: String = content.split_whitespace().collect();
+        Some((label, data_encoding::BASE64.decode(digits.as_bytes()).ok()?))
+    })
+}
+
+/// Signs `token`; the signature in base64. `None` without a key.
+pub(super) fn sign(token: &[u8]) -> Option<String> {
+    let random = SystemRandom::new();
+    let signature = match KEY.get()? {
+        Key::Rsa(pair) => {
+            let mut signature = vec![0; pair.public().modulus_len()];
+            pair.sign(&RSA_PKCS1_SHA256, &random, token, &mut signature).ok()?;
+            signature
+        }
+        Key::Ecdsa(pair, _) => pair.sign(&random, token).ok()?.as_ref().to_vec(),
+        Key::Ed25519(pair) => pair.sign(token).as_ref().to_vec(),
+    };
+    Some(data_encoding::BASE64.encode(&signature))
+}
+
+/// Whether `signed` is a signature of `token` by the server's key.
+pub(super) fn verify(signed: &[u8], token: &[u8]) -> bool {
+    let Ok(signature) = data_encoding::BASE64.decode(signed.trim_ascii()) else { return false };
+    let check = |algorithm: &'static dyn VerificationAlgorithm, public: &[u8]| {
+        UnparsedPublicKey::new(algorithm, public).verify(token, &signature).is_ok()
+    };
+    match KEY.get() {
+        None => false,
+        Some(Key::Rsa(pair)) => check(&RSA_PKCS1_2048_8192_SHA256, pair.public_key().as_ref()),
+        Some(Key::Ecdsa(pair, algorithm)) => check(*algorithm, pair.public_key().as_ref()),
+        Some(Key::Ed25519(pair)) => check(&signature::ED25519, pair.public_key().as_ref()),
+    }
+}

@@ -1,0 +1,177 @@
+//! Calls into modules that survive faults.
+//!
+//! The setjmp, the signal handlers and the jump are in C (`native/guard.c`); between the guard and the module's code lies
+//! no Rust frame, so a jump skips none.
+
+use super::context::ModuleContext;
+use super::native::{self, FAULT_EXIT, RawFault, Sink};
+use super::types::{HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
+use std::ffi::c_int;
+use std::io;
+use std::marker::PhantomData;
+
+/// How module code ended instead of returning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trap {
+    /// A signal.
+    Signal {
+        /// Its number.
+        signal: i32,
+        /// The address accessed, for SIGSEGV and SIGBUS.
+        address: usize,
+        /// Whether the stack had overflowed.
+        stack_overflow: bool,
+    },
+    /// It called exit(3) or a relative.
+    Exit {
+        /// What it passed.
+        code: i32,
+    },
+}
+
+const NO_FAULT: RawFault = RawFault {
+    signo: 0,
+    exit_code: 0,
+    addr: std::ptr::null_mut(),
+    pc: std::ptr::null_mut(),
+    kind: 0,
+    stack_overflow: 0,
+};
+
+/// Installs the signal handlers, once for the process.
+///
+/// # Errors
+/// `sigaction(2)` failed.
+pub fn install() -> io::Result<()> {
+    // SAFETY: installs handlers that chain to those before them.
+    if unsafe { native::cwebn_guard_init() } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends what modules print through stdio to `sink`.
+///
+/// # Errors
+/// The streams could not be made.
+pub fn capture_output(sink: Sink) -> io::Result<()> {
+    // SAFETY: `sink` is a function of this process and needs no user pointer.
+    if unsafe { native::cwebn_stdio_capture(sink, std::ptr::null_mut()) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The calling thread's signal stack, so that a stack overflow can be caught on it. Belongs to that thread.
+#[derive(Debug)]
+pub struct ThreadGuard {
+    not_send: PhantomData<*mut ()>,
+}
+
+impl ThreadGuard {
+    /// Gives the calling thread a signal stack. Without one (out of memory) all but stack overflows are still caught.
+    #[must_use]
+    pub fn new() -> Self {
+        // SAFETY: affects the calling thread only; calling it twice is harmless.
+        if unsafe { native::cwebn_thread_init() } != 0 {
+            tracing::warn!("no signal stack for this thread: {}", io::Error::last_os_error());
+        }
+        Self { not_send: PhantomData }
+    }
+}
+
+impl Default for ThreadGuard {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for ThreadGuard {
+    fn drop(&mut self) {
+        // SAFETY: on the thread that got the stack (the type is not Send), outside any guarded call.
+        unsafe { native::cwebn_thread_exit() };
+    }
+}
+
+/// Ends the module call that the thread is in.
+pub(super) fn exit(code: c_int) -> ! {
+    // SAFETY: called from host::module_exit, whose frame owns nothing; all frames below are the module's.
+    unsafe { native::cwebn_guard_exit(code) }
+}
+
+fn outcome(faulted: c_int, fault: &RawFault) -> Result<(), Trap> {
+    if faulted == 0 {
+        Ok(())
+    } else if fault.kind == FAULT_EXIT {
+        Err(Trap::Exit { code: fault.exit_code })
+    } else {
+        let address = fault.addr as usize;
+        Err(Trap::Signal { signal: fault.signo, address, stack_overflow: fault.stack_overflow != 0 })
+    }
+}
+
+/// Calls a route's handler.
+///
+/// # Errors
+/// The handler did not return.
+pub fn call_handler(
+    handler: HandlerFn,
+    context: &ModuleContext,
+    request: *mut HttpRequest,
+    response: *mut HttpResponse,
+) -> Result<(), Trap> {
+    let mut fault = NO_FAULT;
+    // SAFETY: `handler` is a function of an open module (its generation is held), the pointers are a CallFrame's.
+    let faulted = unsafe { native::cwebn_call_handler(handler, context.as_ptr(), request, response, &raw mut fault) };
+    outcome(faulted, &fault)
+}
+
+/// Calls `on_open` or `on_close`, if there is one.
+///
+/// # Errors
+/// The callback did not return.
+pub fn call_socket(callback: Option<SocketFn>, context: &ModuleContext, ws: *mut WebSocket) -> Result<(), Trap> {
+    let Some(callback) = callback else { return Ok(()) };
+    let mut fault = NO_FAULT;
+    // SAFETY: as in `call_handler`; `ws` belongs to a Socket that the caller holds.
+    let faulted = unsafe { native::cwebn_call_ws_open(callback, context.as_ptr(), ws, &raw mut fault) };
+    outcome(faulted, &fault)
+}
+
+/// Calls `on_message`, if there is one, with a NUL behind the message.
+///
+/// # Errors
+/// The callback did not return.
+pub fn call_message(
+    callback: Option<MessageFn>,
+    context: &ModuleContext,
+    ws: *mut WebSocket,
+    mut message: Vec<u8>,
+) -> Result<(), Trap> {
+    let Some(callback) = callback else { return Ok(()) };
+    let length = message.len();
+    message.push(0);
+    let mut fault = NO_FAULT;
+    // SAFETY: as in `call_socket`; `message` has `length` bytes and a NUL and outlives the call.
+    let faulted = unsafe {
+        native::cwebn_call_ws_message(callback, context.as_ptr(), ws, message.as_ptr().cast(), length, &raw mut fault)
+    };
+    outcome(faulted, &fault)
+}
+
+/// Calls `onload` or `unload`.
+///
+/// # Errors
+/// The hook did not return.
+pub fn call_hook(hook: HookFn, context: &ModuleContext) -> Result<(), Trap> {
+    let mut fault = NO_FAULT;
+    // SAFETY: as in `call_handler`.
+    let faulted = unsafe { native::cwebn_call_hook(hook, context.as_ptr(), &raw mut fault) };
+    outcome(faulted, &fault)
+}
+
+/// Calls a scheduled work.
+pub(super) fn call_work(work: native::WorkFn, data: *mut std::ffi::c_void) -> Result<(), Trap> {
+    let mut fault = NO_FAULT;
+    // SAFETY: `work` lies in an object that the work's ticket keeps open; `data` is between the module and itself.
+    let faulted = unsafe { native::cwebn_call_work(work, data, &raw mut fault) };
+    outcome(faulted, &fault)
+}

@@ -1,0 +1,63 @@
+//! Every mirrored structure compared with what the C compiler says of it.
+
+use super::native::{self, RawFault, Services};
+use super::types::{HttpRequest, HttpResponse, KvPair, KvStore, WebSocket};
+use super::{host, module};
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::mem::{offset_of, size_of};
+
+/// Offsets of fields by name; sizes of types by their name without a dot.
+fn c_layout() -> HashMap<String, usize> {
+    let mut all = HashMap::new();
+    let mut entry = &raw const native::cwebn_layout;
+    // SAFETY: the table is constant and ends with an entry whose name is NULL.
+    unsafe {
+        while !(*entry).name.is_null() {
+            let name = CStr::from_ptr((*entry).name).to_str().unwrap().to_owned();
+            let value = if name.contains('.') { (*entry).offset } else { (*entry).size };
+            all.insert(name, value);
+            entry = entry.add(1);
+        }
+    }
+    all
+}
+
+#[test]
+fn rust_and_c_agree() {
+    let mut ours = module::module_layout();
+    ours.extend(host::host_layout());
+    ours.extend([
+        ("http_kv_pair_t", size_of::<KvPair>()),
+        ("http_kv_store_t", size_of::<KvStore>()),
+        ("http_kv_store_t.capacity", offset_of!(KvStore, capacity)),
+        ("http_request_t", size_of::<HttpRequest>()),
+        ("http_request_t.method", offset_of!(HttpRequest, method)),
+        ("http_request_t.path", offset_of!(HttpRequest, path)),
+        ("http_request_t.body", offset_of!(HttpRequest, body)),
+        ("http_request_t.content_length", offset_of!(HttpRequest, content_length)),
+        ("http_request_t.close", offset_of!(HttpRequest, close)),
+        ("http_request_t.tid", offset_of!(HttpRequest, tid)),
+        ("http_request_t.params", offset_of!(HttpRequest, params)),
+        ("http_request_t.data", offset_of!(HttpRequest, data)),
+        ("http_request_t.transfer_encoding_chunked", offset_of!(HttpRequest, transfer_encoding_chunked)),
+        ("http_response_t", size_of::<HttpResponse>()),
+        ("http_response_t.headers", offset_of!(HttpResponse, headers)),
+        ("http_response_t.body", offset_of!(HttpResponse, body)),
+        ("http_response_t.content_length", offset_of!(HttpResponse, content_length)),
+        ("websocket_t", size_of::<WebSocket>()),
+        ("websocket_t.client_fd", offset_of!(WebSocket, client_fd)),
+        ("websocket_t.send", offset_of!(WebSocket, send)),
+        ("websocket_t.close", offset_of!(WebSocket, close)),
+        ("websocket_t.server", offset_of!(WebSocket, server)),
+        ("cwebn_fault", size_of::<RawFault>()),
+        ("cwebn_fault.stack_overflow", offset_of!(RawFault, stack_overflow)),
+        ("cwebn_services", size_of::<Services>()),
+        ("cwebn_services.crypto_loaded", offset_of!(Services, crypto_loaded)),
+    ]);
+    let theirs = c_layout();
+    for (name, value) in ours {
+        // The table may name a struct by its tag: `struct cweb_host` as `cweb_host`.
+        assert_eq!(theirs.get(name), Some(&value), "{name}; C knows {:?}", theirs.keys().collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,85 @@
+//! Declarations of `native/native.h`, where each function is documented.
+
+use super::host::HostTable;
+use super::types::{Context, HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
+use std::ffi::{c_char, c_int, c_void};
+
+/// `CWEBN_FAULT_EXIT`
+pub(super) const FAULT_EXIT: c_char = b'e' as c_char;
+
+/// `struct cwebn_fault`
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawFault {
+    pub(super) signo: c_int,
+    pub(super) exit_code: c_int,
+    pub(super) addr: *mut c_void,
+    pub(super) pc: *mut c_void,
+    pub(super) kind: c_char,
+    pub(super) stack_overflow: c_char,
+}
+
+/// `work_t`
+pub(super) type WorkFn = unsafe extern "C" fn(*mut c_void);
+
+/// `struct cwebn_services`
+#[repr(C)]
+pub(super) struct Services {
+    pub(super) host: *const HostTable,
+    pub(super) user: *mut c_void,
+    pub(super) resolve: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> *mut c_void,
+    pub(super) work_admit: unsafe extern "C" fn(*mut c_void, WorkFn, *mut c_void) -> *mut c_void,
+    pub(super) work_run: unsafe extern "C" fn(*mut c_void, WorkFn, *mut c_void, *mut c_void),
+    pub(super) work_drop: unsafe extern "C" fn(*mut c_void, *mut c_void),
+    pub(super) crypto_loaded: c_int,
+}
+
+/// `struct cwebn_layout_entry`
+#[cfg(test)]
+#[repr(C)]
+pub(super) struct LayoutEntry {
+    pub(super) name: *const c_char,
+    pub(super) offset: usize,
+    pub(super) size: usize,
+}
+
+pub(super) type Sink = unsafe extern "C" fn(*mut c_void, *const c_char, usize);
+
+unsafe extern "C" {
+    pub(super) fn cwebn_guard_init() -> c_int;
+    pub(super) fn cwebn_thread_init() -> c_int;
+    pub(super) fn cwebn_thread_exit();
+    pub(super) fn cwebn_guard_exit(code: c_int) -> !;
+    pub(super) fn cwebn_call_handler(
+        handler: HandlerFn,
+        ctx: *mut Context,
+        req: *mut HttpRequest,
+        res: *mut HttpResponse,
+        fault: *mut RawFault,
+    ) -> c_int;
+    pub(super) fn cwebn_call_ws_open(f: SocketFn, ctx: *mut Context, ws: *mut WebSocket, fault: *mut RawFault)
+    -> c_int;
+    pub(super) fn cwebn_call_ws_message(
+        f: MessageFn,
+        ctx: *mut Context,
+        ws: *mut WebSocket,
+        message: *const c_char,
+        length: usize,
+        fault: *mut RawFault,
+    ) -> c_int;
+    pub(super) fn cwebn_call_hook(f: HookFn, ctx: *mut Context, fault: *mut RawFault) -> c_int;
+    pub(super) fn cwebn_call_work(work: WorkFn, data: *mut c_void, fault: *mut RawFault) -> c_int;
+    pub(super) fn cwebn_context_create(
+        db_path: *const c_char,
+        services: *const Services,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> *mut Context;
+    pub(super) fn cwebn_context_after_fault(ctx: *mut Context);
+    pub(super) fn cwebn_stdio_capture(sink: Sink, user: *mut c_void) -> c_int;
+}
+
+#[cfg(test)]
+unsafe extern "C" {
+    pub(super) static cwebn_layout: LayoutEntry;
+}

@@ -1,0 +1,97 @@
+//! Talking to a server's `/mgnt`.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+/// Longer than any deployment takes: compiler, inspection and swap have limits of their own.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Where `cweb` looks for a server that is not named.
+pub(super) const SERVER_DEFAULT: &str = "http://127.0.0.1:8080";
+
+/// A server.
+pub(super) struct Client {
+    agent: ureq::Agent,
+    base: String,
+    key: Option<String>,
+}
+
+/// A server's answer.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: String,
+    headers: ureq::http::HeaderMap,
+}
+
+impl Answer {
+    /// A header field, empty if it is not there.
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+    }
+
+    pub(super) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
+impl Client {
+    /// The server at `base`; the admin key comes from `CWEB_ADMIN_KEY`.
+    pub(super) fn new(base: &str) -> Self {
+        let config =
+            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).proxy(None).build();
+        let key = std::env::var("CWEB_ADMIN_KEY").ok().filter(|key| !key.is_empty());
+        Self { agent: config.into(), base: base.trim_end_matches('/').to_owned(), key }
+    }
+
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub(super) fn get(&self, path: &str) -> Result<Answer, String> {
+        let request = self.agent.get(format!("{}{path}", self.base)).header("X-API-Key", self.key());
+        self.read(request.call())
+    }
+
+    pub(super) fn delete(&self, path: &str) -> Result<Answer, String> {
+        let request = self.agent.delete(format!("{}{path}", self.base)).header("X-API-Key", self.key());
+        self.read(request.call())
+    }
+
+    /// Posts `body` as it is: `/mgnt` takes a raw source as well as a form.
+    pub(super) fn post(&self, path: &str, body: &[u8]) -> Result<Answer, String> {
+        let request = self
+            .agent
+            .post(format!("{}{path}", self.base))
+            .header("X-API-Key", self.key())
+            .header("Content-Type", "text/x-csrc");
+        self.read(request.send(body))
+    }
+
+    fn key(&self) -> &str {
+        self.key.as_deref().unwrap_or("")
+    }
+
+    fn read(&self, result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {
+        let mut response = result.map_err(|error| match error {
+            ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                format!("no server answers at {}; start one with: cweb serve", self.base)
+            }
+            other => format!("{}: {other}", self.base),
+        })?;
+        let body = response.body_mut().read_to_string().map_err(|error| format!("{}: {error}", self.base))?;
+        Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), body })
+    }
+}
+
+/// `text` in a colour, where a terminal shows it and nobody has asked for none (no-color.org).
+pub(super) fn coloured(code: u8, text: &str) -> String {
+    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        format!("\x1b[{code}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
+}
+
+pub(super) const RED: u8 = 31;
+pub(super) const GREEN: u8 = 32;
+pub(super) const YELLOW: u8 = 33;

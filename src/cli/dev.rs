@@ -1,0 +1,37 @@
+//! `cweb dev`
+
+use super::client::{Client, SERVER_DEFAULT};
+use super::deploy::deploy;
+use clap::Args;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+/// How often the files are looked at: quick enough for a person, cheap enough to forget.
+const POLL: Duration = Duration::from_millis(250);
+
+#[derive(Args)]
+pub(super) struct DevArgs {
+    /// C files to watch
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The server's URL
+    #[arg(long, env = "CWEB_SERVER", value_name = "URL", default_value = SERVER_DEFAULT)]
+    server: String,
+}
+
+pub(super) fn run(args: &DevArgs) -> ExitCode {
+    let client = Client::new(&args.server);
+    let mut seen: Vec<Option<SystemTime>> = vec![None; args.files.len()];
+    println!("watching {} file(s); stop with Ctrl-C", args.files.len());
+    loop {
+        for (file, seen) in args.files.iter().zip(&mut seen) {
+            let modified = std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
+            if modified.is_some() && modified != *seen {
+                *seen = modified;
+                deploy(&client, file);
+            }
+        }
+        std::thread::sleep(POLL);
+    }
+}

@@ -1,0 +1,338 @@
+//! The control plane: the one writer of the module table.
+
+use super::compile::Compiler;
+use super::deploy::{DeployError, DeployOptions, Deployed};
+use super::generation::{Generation, Retired, Serving, reap};
+use super::pipeline::{self, Job};
+use super::store::Store;
+use super::table::{Published, Table};
+use super::{sdk, verify};
+use crate::abi::manifest::Manifest;
+use crate::domain::Host;
+use arc_swap::ArcSwap;
+use crossbeam::channel::{self, Receiver, Sender, TrySendError};
+use serde_json::json;
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What the control plane needs to know.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// Directory of the persisted modules.
+    pub module_dir: PathBuf,
+    /// Longest run of the compiler.
+    pub compile_timeout: Duration,
+    /// Longest run of a module's constructors in the inspection process.
+    pub inspect_timeout: Duration,
+    /// Longest wait for running requests when a swap has to run `unload` before `onload`.
+    pub swap_timeout: Duration,
+    /// Deployments that may wait.
+    pub queue_max: usize,
+    /// Deployments worked on at once.
+    pub workers: usize,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self {
+            module_dir: PathBuf::from("modules"),
+            compile_timeout: Duration::from_secs(10),
+            inspect_timeout: Duration::from_secs(5),
+            swap_timeout: Duration::from_secs(30),
+            queue_max: 64,
+            workers: std::thread::available_parallelism().map_or(2, usize::from).max(2),
+        }
+    }
+}
+
+/// Takes the outcome of a deployment, on a thread of the control plane.
+pub type DeployReply = Box<dyn FnOnce(Result<Deployed, DeployError>) + Send>;
+/// Takes the outcome of a removal, on a thread of the control plane.
+pub type RemoveReply = Box<dyn FnOnce(Result<(), DeployError>) + Send>;
+
+/// A module as the control plane has it.
+pub(super) struct Entry {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) hash: String,
+    pub(super) warnings: String,
+    /// The deployment that made it; a later one has a larger ticket.
+    pub(super) ticket: u64,
+    /// `None` while it is being swapped.
+    pub(super) serving: Option<Arc<Serving>>,
+    /// Disconnected when no request uses it any more.
+    pub(super) released: Receiver<()>,
+}
+
+/// State that a short lock guards.
+#[derive(Default)]
+pub(super) struct State {
+    /// The first deployed first.
+    pub(super) entries: Vec<Entry>,
+    /// Manifests of deployments between their conflict check and their publication.
+    pub(super) reserved: Vec<(u64, Arc<Manifest>)>,
+    subscribers: Vec<Box<dyn Fn() + Send + Sync>>,
+    names: HashMap<String, Arc<Mutex<()>>>,
+}
+
+/// What the control plane's threads share.
+pub(super) struct Plane {
+    pub(super) config: ControlConfig,
+    pub(super) host: Arc<dyn Host>,
+    pub(super) compiler: Compiler,
+    pub(super) store: Store,
+    table: Arc<ArcSwap<Table>>,
+    state: Mutex<State>,
+    reaper: Sender<Retired>,
+    generations: AtomicU64,
+    tickets: AtomicU64,
+    stopping: AtomicBool,
+}
+
+/// Handle to the control plane; clones are the same one.
+#[derive(Clone)]
+pub struct Control {
+    plane: Arc<Plane>,
+    jobs: Sender<Job>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Control {
+    /// Starts the control plane with an empty table; [`Control::load_persisted`] fills it.
+    ///
+    /// # Errors
+    /// The module directory can't be used, or threads can't be started.
+    pub fn start(config: ControlConfig, host: Arc<dyn Host>) -> io::Result<Self> {
+        let store = Store::open(&config.module_dir).map_err(|error| {
+            io::Error::new(error.kind(), format!("module directory {}: {error}", config.module_dir.display()))
+        })?;
+        let sdk_dir = sdk::unpack(&std::path::absolute(&config.module_dir)?)?;
+        let compiler = Compiler::new(sdk_dir, config.compile_timeout);
+        let (reaper, retired) = channel::unbounded();
+        let (jobs, queue) = channel::bounded(config.queue_max);
+        let workers = config.workers;
+        let plane = Arc::new(Plane {
+            config,
+            host,
+            compiler,
+            store,
+            table: Arc::default(),
+            state: Mutex::default(),
+            reaper,
+            generations: AtomicU64::new(1),
+            tickets: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
+        });
+        std::thread::Builder::new().name("reaper".to_owned()).spawn(move || reap(&retired))?;
+        let mut threads = Vec::new();
+        for number in 0..workers {
+            let (plane, queue) = (Arc::clone(&plane), queue.clone());
+            let run = move || queue.iter().take_while(|job| !matches!(job, Job::Stop)).for_each(|job| plane.work(job));
+            threads.push(std::thread::Builder::new().name(format!("deploy-{number}")).spawn(run)?);
+        }
+        Ok(Self { plane, jobs, threads: Arc::new(Mutex::new(threads)) })
+    }
+
+    /// The published table.
+    #[must_use]
+    pub fn table(&self) -> Arc<ArcSwap<Table>> {
+        Arc::clone(&self.plane.table)
+    }
+
+    /// Calls `changed` after every publication, on the publishing thread, which waits for it.
+    pub fn subscribe(&self, changed: Box<dyn Fn() + Send + Sync>) {
+        lock(&self.plane.state).subscribers.push(changed);
+    }
+
+    /// Deploys `source`; `reply` gets the outcome.
+    pub fn deploy(&self, source: Vec<u8>, _options: DeployOptions, reply: DeployReply) {
+        let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
+        self.submit(Job::Deploy { ticket, source, reply });
+    }
+
+    /// Removes the module `name`; `reply` gets the outcome.
+    pub fn remove(&self, name: String, reply: RemoveReply) {
+        let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
+        self.submit(Job::Remove { ticket, name, reply });
+    }
+
+    fn submit(&self, job: Job) {
+        if self.plane.stopping.load(Ordering::Acquire) {
+            return job.fail(DeployError::ShuttingDown);
+        }
+        match self.jobs.try_send(job) {
+            Ok(()) => {}
+            Err(TrySendError::Full(job)) => job.fail(DeployError::Busy),
+            Err(TrySendError::Disconnected(job)) => job.fail(DeployError::ShuttingDown),
+        }
+    }
+
+    /// Loads the modules that were deployed before the last stop, in the order of their deployment. One that can't be
+    /// loaded is reported and skipped.
+    pub fn load_persisted(&self) {
+        let records = match self.plane.store.records() {
+            Ok(records) => records,
+            Err(error) => return tracing::error!("the persisted modules can't be read: {error}"),
+        };
+        for record in records {
+            let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
+            match self.plane.reload(ticket, &record) {
+                Ok(()) => tracing::info!("module {} is loaded ({})", record.name, short(&record.hash)),
+                Err(error) => tracing::error!("module {} is skipped: {error}", record.name),
+            }
+        }
+    }
+
+    /// `GET /mgnt`'s answer.
+    #[must_use]
+    pub fn modules_json(&self) -> String {
+        let table = self.plane.table.load();
+        let modules: Vec<serde_json::Value> = table.modules().iter().map(|module| self.module_json(module)).collect();
+        json!({ "modules": modules }).to_string()
+    }
+
+    fn module_json(&self, module: &Published) -> serde_json::Value {
+        let manifest = module.manifest();
+        json!({
+            "name": manifest.name,
+            "author": manifest.author,
+            "path": self.plane.config.module_dir.to_string_lossy(),
+            "module_hash": module.hash(),
+            "routes": manifest.routes.iter().map(|r| json!({"path": r.path, "method": r.method})).collect::<Vec<_>>(),
+            "websockets": manifest.websockets.iter().map(|w| json!({"path": w.path})).collect::<Vec<_>>(),
+            "jobs": manifest.jobs.iter().map(|j| json!({"name": j.name})).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Refuses further deployments, waits for those that run, and unloads every module. No request may be running any
+    /// more; generations that something still holds are left to the end of the process. `purge` forgets the modules.
+    pub fn shutdown(&self, purge: bool) {
+        self.plane.stopping.store(true, Ordering::Release);
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for _ in &threads {
+            let _ = self.jobs.send(Job::Stop);
+        }
+        for thread in threads {
+            let _ = thread.join();
+        }
+        self.plane.unload_all();
+        if purge {
+            if let Err(error) = self.plane.store.purge() {
+                tracing::error!("the modules could not be purged: {error}");
+            }
+        }
+    }
+}
+
+/// The beginning of a hash, for people.
+pub(super) fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+impl Plane {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The lock that puts deployments of one name in order.
+    pub(super) fn name_lock(&self, name: &str) -> Arc<Mutex<()>> {
+        Arc::clone(self.state().names.entry(name.to_owned()).or_default())
+    }
+
+    fn work(&self, job: Job) {
+        match job {
+            Job::Deploy { ticket, source, reply } => {
+                // A panic here is a bug, but it must not cost the client its answer or the server a thread.
+                let run = std::panic::AssertUnwindSafe(|| pipeline::deploy(self, ticket, &source));
+                let result = std::panic::catch_unwind(run)
+                    .unwrap_or_else(|_| Err(DeployError::Internal("a panic; please report it".to_owned())));
+                pipeline::log_outcome(&result);
+                reply(result);
+                if let Err(error) = self.store.tidy() {
+                    tracing::warn!("old compilations could not be removed: {error}");
+                }
+            }
+            Job::Remove { ticket, name, reply } => reply(pipeline::remove(self, ticket, &name)),
+            Job::Stop => {}
+        }
+    }
+
+    /// Makes a generation of a loaded module.
+    pub(super) fn generation(&self, hash: &str, so: &std::path::Path) -> Result<Arc<Generation>, DeployError> {
+        let id = self.generations.fetch_add(1, Ordering::Relaxed);
+        // A file of its own for each generation: the loader gives two loads of one file the same image.
+        let run = self.store.run_dir().join(format!("{}-{id}.so", std::process::id()));
+        if let Err(error) = std::fs::copy(so, &run) {
+            let _ = std::fs::remove_file(&run);
+            return Err(error.into());
+        }
+        let instance = self.host.load(&run).inspect_err(|_| {
+            let _ = std::fs::remove_file(&run);
+        })?;
+        Ok(Arc::new(Generation::new(id, hash.to_owned(), instance, run, self.reaper.clone())))
+    }
+
+    /// Publishes what `state` says, and tells who wants to know.
+    pub(super) fn publish(&self, state: &State) -> Result<(), DeployError> {
+        let modules = state
+            .entries
+            .iter()
+            .map(|entry| Published::new(Arc::clone(&entry.manifest), entry.hash.clone(), entry.serving.clone()))
+            .collect();
+        let table = Table::build(modules).map_err(|error| DeployError::Internal(error.to_string()))?;
+        self.table.store(Arc::new(table));
+        for changed in &state.subscribers {
+            changed();
+        }
+        Ok(())
+    }
+
+    /// Checks `manifest` against every other module and reserves its paths until [`Plane::release`].
+    pub(super) fn reserve(&self, ticket: u64, manifest: &Arc<Manifest>) -> Result<(), DeployError> {
+        let mut state = self.state();
+        let served = state.entries.iter().map(|entry| &*entry.manifest);
+        let coming = state.reserved.iter().map(|(_, manifest)| &**manifest);
+        verify::conflict(manifest, served.chain(coming)).map_err(DeployError::Conflict)?;
+        state.reserved.push((ticket, Arc::clone(manifest)));
+        Ok(())
+    }
+
+    /// Takes a reservation back.
+    pub(super) fn release(&self, ticket: u64) {
+        self.state().reserved.retain(|(reserved, _)| *reserved != ticket);
+    }
+
+    fn reload(&self, ticket: u64, record: &super::store::Record) -> Result<(), DeployError> {
+        let source = self.store.source(&record.key)?;
+        pipeline::reload(self, ticket, &record.hash, &source)
+    }
+
+    /// Unloads every module: the hooks run here, so that they have run when this returns.
+    fn unload_all(&self) {
+        let entries = std::mem::take(&mut self.state().entries);
+        let state = self.state();
+        let _ = self.publish(&state);
+        drop(state);
+        for entry in entries {
+            let Some(serving) = entry.serving else { continue };
+            let generation = Arc::clone(serving.generation());
+            drop(serving);
+            // Requests are over; what still holds it now is on its way to let go, or never will.
+            let released = entry.released.recv_timeout(Duration::from_millis(200));
+            let idle = released == Err(channel::RecvTimeoutError::Disconnected);
+            if idle && generation.take_unload() {
+                if let Err(fault) = generation.instance().unload() {
+                    tracing::error!("module {} failed in unload: {fault}", entry.manifest.name);
+                }
+            }
+        }
+    }
+}

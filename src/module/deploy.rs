@@ -1,0 +1,103 @@
+//! What a deployment asks for and what comes of it.
+
+use super::verify::Refusal;
+use crate::domain::{Fault, LoadError};
+use std::io;
+use std::time::Duration;
+
+/// Options of one deployment.
+#[derive(Debug, Clone, Default)]
+pub struct DeployOptions {}
+
+/// A deployment that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployed {
+    /// The module's name.
+    pub name: String,
+    /// SHA-256 of its source, in hexadecimal.
+    pub hash: String,
+    /// What the compiler said; empty if nothing.
+    pub warnings: String,
+    /// This very source was deployed already: nothing has changed.
+    pub unchanged: bool,
+    /// A deployment of the same name that came later was published first: this one is already replaced.
+    pub superseded: bool,
+}
+
+/// A deployment (or removal) that was refused. The running state is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// The compiler's output, as it is.
+    #[error("{0}")]
+    Compile(String),
+    /// The compiler was stopped.
+    #[error("the compiler did not finish within {} ms; the limit is --compile-timeout-ms", .0.as_millis())]
+    CompileTimeout(Duration),
+    /// No compiler.
+    #[error(
+        "the C compiler {compiler} can't be started ({error}); install it on the server: apt-get install gcc libc6-dev"
+    )]
+    NoCompiler {
+        /// What was tried: `CC`, or `cc`.
+        compiler: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// It could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Its manifest is not right, or conflicts with another module's.
+    #[error(transparent)]
+    Manifest(#[from] Refusal),
+    /// Another module serves a path of this one.
+    #[error("{0}")]
+    Conflict(Refusal),
+    /// `onload` did not return.
+    #[error("module {name} failed in onload: {fault}")]
+    Onload {
+        /// The module.
+        name: String,
+        /// How.
+        fault: Fault,
+    },
+    /// Requests of the old version did not finish in time.
+    #[error("the running requests of module {name} did not finish within {} ms, so the new version was not loaded", waited.as_millis())]
+    SwapTimeout {
+        /// The module.
+        name: String,
+        /// How long they were waited for.
+        waited: Duration,
+    },
+    /// There is no such module.
+    #[error("there is no module named {0}")]
+    NotFound(String),
+    /// The module store failed.
+    #[error("the module could not be stored: {0}; nothing has changed")]
+    Store(#[from] io::Error),
+    /// Too many deployments at once.
+    #[error("too many deployments are waiting; try again")]
+    Busy,
+    /// The server stops.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// A bug of the server.
+    #[error("the deployment failed inside the server: {0}")]
+    Internal(String),
+}
+
+impl DeployError {
+    /// The status to answer with.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Compile(_) | Self::CompileTimeout(_) | Self::Manifest(_) | Self::Onload { .. } => 422,
+            Self::Load(LoadError::Host(_)) | Self::NoCompiler { .. } | Self::Internal(_) => 500,
+            Self::Load(_) => 422,
+            Self::Conflict(_) => 409,
+            Self::NotFound(_) => 404,
+            Self::Store(error) if error.kind() == io::ErrorKind::StorageFull => 507,
+            Self::Store(_) => 500,
+            Self::SwapTimeout { .. } | Self::Busy | Self::ShuttingDown => 503,
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! From C source to a served module: compile → inspect → verify → load → publish → retire.
+//!
+//! Control plane only: nothing here runs for a request. What the shards read is the immutable [`table::Table`],
+//! published whole by one atomic store.
+
+mod compile;
+pub mod control;
+pub mod deploy;
+pub mod generation;
+mod pattern;
+mod pipeline;
+mod sdk;
+mod store;
+pub mod table;
+mod verify;

@@ -1,0 +1,266 @@
+//! One deployment, step by step. Every step before publication can refuse, and then nothing has changed.
+
+use super::control::{DeployReply, Entry, Plane, RemoveReply, short};
+use super::deploy::{DeployError, Deployed};
+use super::generation::{Generation, Serving};
+use super::store::Record;
+use super::{sdk, verify};
+use crate::abi::manifest::Manifest;
+use crossbeam::channel::RecvTimeoutError;
+use sha2::{Digest, Sha256};
+use std::sync::{Arc, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Work for the control plane's threads.
+pub(super) enum Job {
+    Deploy { ticket: u64, source: Vec<u8>, reply: DeployReply },
+    Remove { ticket: u64, name: String, reply: RemoveReply },
+    Stop,
+}
+
+impl Job {
+    /// Answers without doing it.
+    pub(super) fn fail(self, error: DeployError) {
+        match self {
+            Job::Deploy { reply, .. } => reply(Err(error)),
+            Job::Remove { reply, .. } => reply(Err(error)),
+            Job::Stop => {}
+        }
+    }
+}
+
+/// Says in the log what became of a deployment.
+pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
+    match result {
+        Ok(done) if done.unchanged => tracing::info!("module {} is unchanged ({})", done.name, short(&done.hash)),
+        Ok(done) => tracing::info!("module {} is deployed ({})", done.name, short(&done.hash)),
+        Err(error) => tracing::info!("a deployment was refused: {}", error.to_string().lines().next().unwrap_or("")),
+    }
+}
+
+/// Deploys `source`.
+pub(super) fn deploy(plane: &Plane, ticket: u64, source: &[u8]) -> Result<Deployed, DeployError> {
+    let hash = sdk::hex(&Sha256::digest(source));
+    if let Some(same) = already_served(plane, &hash) {
+        return Ok(same);
+    }
+    let key = plane.compiler.key(source);
+    let warnings = compiled(plane, ticket, &key, source)?;
+    let manifest = Arc::new(plane.host.inspect(&plane.store.object(&key), plane.config.inspect_timeout)?);
+    verify::check(&manifest)?;
+    install(plane, ticket, &hash, &key, warnings, manifest, true)
+}
+
+/// Deploys what was deployed before a restart: it was inspected then.
+pub(super) fn reload(plane: &Plane, ticket: u64, hash: &str, source: &[u8]) -> Result<(), DeployError> {
+    let key = plane.compiler.key(source);
+    let was_cached = plane.store.cached(&key).is_some();
+    let warnings = compiled(plane, ticket, &key, source)?;
+    let so = plane.store.object(&key);
+    let manifest = if was_cached {
+        let generation = plane.generation(hash, &so)?;
+        generation.manifest().clone()
+    } else {
+        plane.host.inspect(&so, plane.config.inspect_timeout)?
+    };
+    verify::check(&manifest)?;
+    install(plane, ticket, hash, &key, warnings, Arc::new(manifest), !was_cached).map(|_| ())
+}
+
+/// The module that is made of this very source, if one is served.
+fn already_served(plane: &Plane, hash: &str) -> Option<Deployed> {
+    let state = plane.state();
+    let entry = state.entries.iter().find(|entry| entry.hash == hash && entry.serving.is_some())?;
+    Some(Deployed {
+        name: entry.manifest.name.clone(),
+        hash: hash.to_owned(),
+        warnings: entry.warnings.clone(),
+        unchanged: true,
+        superseded: false,
+    })
+}
+
+/// Sees to it that compilation `key` is in the store. Returns its warnings.
+fn compiled(plane: &Plane, ticket: u64, key: &str, source: &[u8]) -> Result<String, DeployError> {
+    if let Some(warnings) = plane.store.cached(key) {
+        return Ok(warnings);
+    }
+    let dir = plane.store.scratch().join(ticket.to_string());
+    std::fs::create_dir_all(&dir)?;
+    let result = plane.compiler.compile(source, &dir, "module.so").and_then(|warnings| {
+        plane.store.keep(key, source, &dir.join("module.so"), &warnings)?;
+        Ok(warnings)
+    });
+    let _ = std::fs::remove_dir_all(&dir);
+    result
+}
+
+/// From the manifest to publication.
+fn install(
+    plane: &Plane,
+    ticket: u64,
+    hash: &str,
+    key: &str,
+    warnings: String,
+    manifest: Arc<Manifest>,
+    persist: bool,
+) -> Result<Deployed, DeployError> {
+    let name = manifest.name.clone();
+    let turn = plane.name_lock(&name);
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut deployed = Deployed {
+        name: name.clone(),
+        hash: hash.to_owned(),
+        warnings: warnings.clone(),
+        unchanged: false,
+        superseded: false,
+    };
+    match current_ticket(plane, &name) {
+        Some((newer, _)) if newer > ticket => {
+            verify::check(&manifest)?;
+            deployed.superseded = true;
+            return Ok(deployed);
+        }
+        Some((_, same)) if same == hash => {
+            deployed.unchanged = true;
+            return Ok(deployed);
+        }
+        _ => {}
+    }
+    plane.reserve(ticket, &manifest)?;
+    let result = swap_in(plane, ticket, hash, key, warnings, &manifest, persist);
+    plane.release(ticket);
+    result.map(|()| deployed)
+}
+
+fn current_ticket(plane: &Plane, name: &str) -> Option<(u64, String)> {
+    let state = plane.state();
+    let entry = state.entries.iter().find(|entry| entry.manifest.name == name)?;
+    Some((entry.ticket, entry.hash.clone()))
+}
+
+/// Loads the new generation, runs the hooks in their order, persists and publishes.
+fn swap_in(
+    plane: &Plane,
+    ticket: u64,
+    hash: &str,
+    key: &str,
+    warnings: String,
+    manifest: &Arc<Manifest>,
+    persist: bool,
+) -> Result<(), DeployError> {
+    let generation = plane.generation(hash, &plane.store.object(key))?;
+    let held = if manifest.has_onload { hold(plane, &manifest.name)? } else { None };
+    let started = start(&generation, &manifest.name).and_then(|()| {
+        if persist {
+            let deployed_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+            let deployed_ms = u64::try_from(deployed_ms).unwrap_or(u64::MAX);
+            let (name, hash, key) = (manifest.name.clone(), hash.to_owned(), key.to_owned());
+            plane.store.commit(&Record { name, hash, key, deployed_ms })?;
+        }
+        Ok(())
+    });
+    if let Err(error) = started {
+        if let Some(old) = held {
+            restore(plane, &manifest.name, &old);
+        }
+        return Err(error);
+    }
+    let (serving, released) = Serving::start(generation);
+    let entry = Entry {
+        manifest: Arc::clone(manifest),
+        hash: hash.to_owned(),
+        warnings,
+        ticket,
+        serving: Some(serving),
+        released,
+    };
+    let mut state = plane.state();
+    let place = state.entries.iter_mut().find(|entry| entry.manifest.name == manifest.name);
+    // The old entry is kept until the table without it is published: who finds the old one finds it whole.
+    let _old = match place {
+        Some(place) => Some(std::mem::replace(place, entry)),
+        None => {
+            state.entries.push(entry);
+            None
+        }
+    };
+    plane.publish(&state)
+}
+
+/// Runs `onload`. From here on `unload` is due.
+fn start(generation: &Arc<Generation>, name: &str) -> Result<(), DeployError> {
+    generation.instance().onload().map_err(|fault| DeployError::Onload { name: name.to_owned(), fault })?;
+    generation.set_unload_due(true);
+    Ok(())
+}
+
+/// When the module's current generation has an `unload` that must come before the new `onload`: lets its requests wait,
+/// waits for the running ones, and runs it. Returns the generation it was, to go back to.
+fn hold(plane: &Plane, name: &str) -> Result<Option<Arc<Generation>>, DeployError> {
+    let mut state = plane.state();
+    let Some(entry) = state.entries.iter_mut().find(|entry| entry.manifest.name == name) else { return Ok(None) };
+    if !entry.manifest.has_unload {
+        return Ok(None);
+    }
+    let Some(serving) = entry.serving.take() else { return Ok(None) };
+    let released = entry.released.clone();
+    let old = Arc::clone(serving.generation());
+    drop(serving);
+    plane.publish(&state)?;
+    drop(state);
+    if released.recv_timeout(plane.config.swap_timeout) == Err(RecvTimeoutError::Timeout) {
+        resume(plane, name, &old);
+        return Err(DeployError::SwapTimeout { name: name.to_owned(), waited: plane.config.swap_timeout });
+    }
+    // A job may hold the generation still: then its unload comes when the job ends, and this swap does not wait.
+    if Arc::strong_count(&old) == 1 && old.take_unload() {
+        if let Err(fault) = old.instance().unload() {
+            tracing::error!("module {name} failed in unload: {fault}");
+        }
+    }
+    Ok(Some(old))
+}
+
+/// Goes back to a generation whose `unload` may have run already.
+fn restore(plane: &Plane, name: &str, old: &Arc<Generation>) {
+    if !old.is_unload_due() {
+        if let Err(error) = start(old, name) {
+            tracing::error!("going back to the version before: {error}");
+        }
+    }
+    resume(plane, name, old);
+}
+
+/// Serves requests with `old` again.
+fn resume(plane: &Plane, name: &str, old: &Arc<Generation>) {
+    let mut state = plane.state();
+    if let Some(entry) = state.entries.iter_mut().find(|entry| entry.manifest.name == name) {
+        let (serving, released) = Serving::start(Arc::clone(old));
+        entry.serving = Some(serving);
+        entry.released = released;
+    }
+    if let Err(error) = plane.publish(&state) {
+        tracing::error!("{error}");
+    }
+}
+
+/// Removes a module.
+pub(super) fn remove(plane: &Plane, ticket: u64, name: &str) -> Result<(), DeployError> {
+    let turn = plane.name_lock(name);
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let not_found = || DeployError::NotFound(name.to_owned());
+    match current_ticket(plane, name) {
+        None => return Err(not_found()),
+        // Deployed again after this removal was asked for: the removal came before that, and is done.
+        Some((newer, _)) if newer > ticket => return Ok(()),
+        Some(_) => {}
+    }
+    plane.store.remove(name)?;
+    let mut state = plane.state();
+    let at = state.entries.iter().position(|entry| entry.manifest.name == name).ok_or_else(not_found)?;
+    let _old = state.entries.remove(at);
+    plane.publish(&state)?;
+    tracing::info!("module {name} is removed");
+    Ok(())
+}

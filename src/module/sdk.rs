@@ -1,0 +1,76 @@
+//! The C SDK, carried in the binary: a server needs no files beside it to compile modules.
+
+use sha2::{Digest, Sha256};
+use std::io;
+use std::path::{Path, PathBuf};
+
+macro_rules! headers {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../include/", $name)))),*]
+    };
+}
+
+/// Name and text of each header.
+pub(super) const FILES: &[(&str, &str)] = headers![
+    "container.h",
+    "crypto.h",
+    "cweb.h",
+    "cweb_config.h",
+    "cweb_file.h",
+    "cweb_helpers.h",
+    "cweb_host.h",
+    "db.h",
+    "defer.h",
+    "http.h",
+    "http_parse.h",
+    "libevent.h",
+    "list.h",
+    "map.h",
+    "pool.h",
+    "queue.h",
+    "scheduler.h",
+    "uuid.h",
+];
+
+/// SHA-256 of the whole SDK, in hexadecimal.
+pub(super) fn hash() -> String {
+    let mut hasher = Sha256::new();
+    for (name, text) in FILES {
+        hasher.update(name.as_bytes());
+        hasher.update([0]);
+        hasher.update(text.as_bytes());
+    }
+    hex(&hasher.finalize())
+}
+
+/// Writes the headers below `dir`, into a directory named by their hash, and returns that.
+pub(super) fn unpack(dir: &Path) -> io::Result<PathBuf> {
+    let target = dir.join(format!("sdk-{}", hash().get(..16).unwrap_or_default()));
+    std::fs::create_dir_all(&target)?;
+    for (name, text) in FILES {
+        let path = target.join(name);
+        if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
+            std::fs::write(&path, text)?;
+        }
+    }
+    Ok(target)
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_header_is_carried() {
+        let mut there: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/include"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        there.sort();
+        let carried: Vec<&str> = super::FILES.iter().map(|(name, _)| *name).collect();
+        assert_eq!(carried, there);
+    }
+}

@@ -1,0 +1,234 @@
+//! Modules on disk: what was deployed survives a restart, what was compiled need not be compiled again.
+//!
+//! `DIR/.objects/KEY.{c,so,txt}` hold source, shared object and warnings of each compilation, named by everything that
+//! went into it. `DIR/NAME.json` says which of them is the module NAME; writing it is the commit point. Every file is
+//! written aside, synced and renamed, so a crash leaves the old or the new, never a half.
+
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Compilations kept that no module uses.
+const SPARE_OBJECTS_MAX: usize = 256;
+
+/// One persisted module.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) name: String,
+    /// SHA-256 of the source.
+    pub(super) hash: String,
+    /// Key of its compilation.
+    pub(super) key: String,
+    /// Orders the modules at start: milliseconds since 1970.
+    pub(super) deployed_ms: u64,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Store {
+    dir: PathBuf,
+}
+
+impl Store {
+    /// Opens the store in `dir`, making it if need be, and clears what a crash has left.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        let store = Self { dir: dir.to_path_buf() };
+        fs::create_dir_all(store.objects())?;
+        for leftovers in [store.scratch(), store.run_dir()] {
+            if leftovers.exists() {
+                fs::remove_dir_all(&leftovers)?;
+            }
+            fs::create_dir_all(&leftovers)?;
+        }
+        Ok(store)
+    }
+
+    fn objects(&self) -> PathBuf {
+        self.dir.join(".objects")
+    }
+
+    /// Where compilations are made.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.dir.join(".scratch")
+    }
+
+    /// Where the shared objects that are loaded lie, one file a generation.
+    pub(super) fn run_dir(&self) -> PathBuf {
+        self.dir.join(".run")
+    }
+
+    /// The shared object of compilation `key`.
+    pub(super) fn object(&self, key: &str) -> PathBuf {
+        self.objects().join(format!("{key}.so"))
+    }
+
+    /// The warnings of compilation `key`, if its result is there.
+    pub(super) fn cached(&self, key: &str) -> Option<String> {
+        self.object(key)
+            .exists()
+            .then(|| fs::read_to_string(self.objects().join(format!("{key}.txt"))).unwrap_or_default())
+    }
+
+    /// Keeps a compilation whose shared object is the file `so`, which is moved.
+    pub(super) fn keep(&self, key: &str, source: &[u8], so: &Path, warnings: &str) -> io::Result<()> {
+        let objects = self.objects();
+        replace(&objects.join(format!("{key}.c")), source)?;
+        replace(&objects.join(format!("{key}.txt")), warnings.as_bytes())?;
+        File::open(so)?.sync_all()?;
+        fs::rename(so, self.object(key))?;
+        sync_dir(&objects)
+    }
+
+    /// The source of compilation `key`.
+    pub(super) fn source(&self, key: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.objects().join(format!("{key}.c")))
+    }
+
+    fn record_path(&self, name: &str) -> PathBuf {
+        // Any name must make a file name: all but letters, digits, `-`, `_` and inner dots are escaped.
+        let mut file = String::new();
+        for (at, byte) in name.bytes().enumerate() {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || byte == b'.' && at > 0 {
+                file.push(char::from(byte));
+            } else {
+                file.push_str(&format!("%{byte:02x}"));
+            }
+        }
+        // A name of 127 bytes escapes to 381: too long for a file name, so such a one is named by its hash.
+        if file.len() > 200 {
+            use sha2::{Digest, Sha256};
+            file = super::sdk::hex(&Sha256::digest(name.as_bytes()));
+        }
+        self.dir.join(format!("{file}.json"))
+    }
+
+    /// Makes `record` the module of its name, for this start and the next.
+    pub(super) fn commit(&self, record: &Record) -> io::Result<()> {
+        replace(&self.record_path(&record.name), &serde_json::to_vec_pretty(record)?)?;
+        sync_dir(&self.dir)
+    }
+
+    /// Forgets the module `name`.
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.record_path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => sync_dir(&self.dir),
+        }
+    }
+
+    /// The persisted modules, the first deployed first. What can't be read is reported and skipped.
+    pub(super) fn records(&self) -> io::Result<Vec<Record>> {
+        let mut records: Vec<Record> = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match fs::read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?)) {
+                Ok(record) => records.push(record),
+                Err(error) => tracing::error!("{}: {error}; this module is skipped", path.display()),
+            }
+        }
+        records.sort_by_key(|record| record.deployed_ms);
+        Ok(records)
+    }
+
+    /// Removes the oldest compilations that no module uses.
+    pub(super) fn tidy(&self) -> io::Result<()> {
+        let used: Vec<String> = self.records()?.into_iter().map(|record| record.key).collect();
+        let mut spare: Vec<(SystemTime, PathBuf)> = Vec::new();
+        for entry in fs::read_dir(self.objects())? {
+            let entry = entry?;
+            let path = entry.path();
+            let key = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if path.extension().is_some_and(|extension| extension == "so") && !used.iter().any(|used| used == key) {
+                spare.push((entry.metadata()?.modified()?, path));
+            }
+        }
+        spare.sort();
+        let excess = spare.len().saturating_sub(SPARE_OBJECTS_MAX);
+        for (_, path) in spare.into_iter().take(excess) {
+            for extension in ["so", "c", "txt"] {
+                let _ = fs::remove_file(path.with_extension(extension));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets every module and every compilation.
+    pub(super) fn purge(&self) -> io::Result<()> {
+        for record in self.records()? {
+            self.remove(&record.name)?;
+        }
+        fs::remove_dir_all(self.objects())
+    }
+}
+
+/// Writes `bytes` to `path`: aside, synced, renamed. After an error nothing is left.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let aside = path.with_extension("new");
+    let written = File::create(&aside)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&aside, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&aside);
+    }
+    written
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(name: &str, deployed_ms: u64) -> Record {
+        Record { name: name.into(), hash: "h".into(), key: "k".into(), deployed_ms }
+    }
+
+    #[test]
+    fn records_come_back_in_order_and_a_broken_one_is_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let names = ["b", "a/../b", "ü x", &"/".repeat(127)];
+        for (at, name) in names.iter().enumerate() {
+            store.commit(&record(name, 10 - at as u64)).unwrap();
+        }
+        fs::write(dir.path().join("broken.json"), "{").unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let found: Vec<String> = store.records().unwrap().into_iter().map(|record| record.name).collect();
+        let mut expected: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        expected.reverse();
+        assert_eq!(found, expected);
+        store.remove("b").unwrap();
+        store.remove("b").unwrap();
+        assert_eq!(store.records().unwrap().len(), 3);
+        store.purge().unwrap();
+        assert!(store.records().unwrap().is_empty());
+    }
+
+    #[test]
+    fn compilations_are_kept_and_spare_ones_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let keep = |key: &str| {
+            let so = store.scratch().join("x.so");
+            fs::write(&so, "so").unwrap();
+            store.keep(key, b"source", &so, "warnings").unwrap();
+        };
+        keep("k");
+        store.commit(&record("used", 1)).unwrap();
+        for n in 0..SPARE_OBJECTS_MAX + 3 {
+            keep(&format!("spare{n}"));
+        }
+        store.tidy().unwrap();
+        assert_eq!(store.cached("k").as_deref(), Some("warnings"));
+        assert_eq!(store.source("k").unwrap(), b"source");
+        let objects = fs::read_dir(store.objects()).unwrap().count();
+        assert_eq!(objects, (SPARE_OBJECTS_MAX + 1) * 3);
+    }
+}
