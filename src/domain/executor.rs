@@ -104,15 +104,22 @@ impl Companion {
     }
 }
 
-impl Drop for Companion {
-    /// Lets the running call finish; waiting ones are dropped with their connections.
-    fn drop(&mut self) {
+impl Companion {
+    /// Ends the thread. The running call may finish; waiting ones are dropped.
+    pub fn stop(&mut self) {
+        while self.reclaim().is_some() {}
         self.shared.stop.store(true, Ordering::Release);
         self.thread.unpark();
         // A handler that never returns would hold up the exit: such a thread is left to the end of the process.
         if let Some(join) = self.join.take().filter(|_| !self.is_stuck()) {
             let _ = join.join();
         }
+    }
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -184,7 +184,7 @@ impl Control {
         };
         for record in records {
             let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
-            match self.plane.reload(ticket, &record) {
+            match pipeline::reload(&self.plane, ticket, &record) {
                 Ok(()) => tracing::info!("module {} is loaded ({})", record.name, short(&record.hash)),
                 Err(error) => tracing::error!("module {} is skipped: {error}", record.name),
             }
@@ -308,11 +308,6 @@ impl Plane {
     /// Takes a reservation back.
     pub(super) fn release(&self, ticket: u64) {
         self.state().reserved.retain(|(reserved, _)| *reserved != ticket);
-    }
-
-    fn reload(&self, ticket: u64, record: &super::store::Record) -> Result<(), DeployError> {
-        let source = self.store.source(&record.key)?;
-        pipeline::reload(self, ticket, &record.hash, &source)
     }
 
     /// Unloads every module: the hooks run here, so that they have run when this returns.

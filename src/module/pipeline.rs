@@ -48,23 +48,24 @@ pub(super) fn deploy(plane: &Plane, ticket: u64, source: &[u8]) -> Result<Deploy
     let warnings = compiled(plane, ticket, &key, source)?;
     let manifest = Arc::new(plane.host.inspect(&plane.store.object(&key), plane.config.inspect_timeout)?);
     verify::check(&manifest)?;
-    install(plane, ticket, &hash, &key, warnings, manifest, true)
+    let compiled = Compiled { hash: &hash, key: &key, warnings, persist: true };
+    install(plane, ticket, compiled, manifest)
 }
 
-/// Deploys what was deployed before a restart: it was inspected then.
-pub(super) fn reload(plane: &Plane, ticket: u64, hash: &str, source: &[u8]) -> Result<(), DeployError> {
-    let key = plane.compiler.key(source);
+/// Deploys what was deployed before a restart: it was inspected then, unless it has to be compiled again.
+pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), DeployError> {
+    let source = plane.store.source(&record.key)?;
+    let key = plane.compiler.key(&source);
     let was_cached = plane.store.cached(&key).is_some();
-    let warnings = compiled(plane, ticket, &key, source)?;
-    let so = plane.store.object(&key);
-    let manifest = if was_cached {
-        let generation = plane.generation(hash, &so)?;
-        generation.manifest().clone()
+    let warnings = compiled(plane, ticket, &key, &source)?;
+    let manifest = if was_cached && key == record.key {
+        record.manifest.clone()
     } else {
-        plane.host.inspect(&so, plane.config.inspect_timeout)?
+        plane.host.inspect(&plane.store.object(&key), plane.config.inspect_timeout)?
     };
     verify::check(&manifest)?;
-    install(plane, ticket, hash, &key, warnings, Arc::new(manifest), !was_cached).map(|_| ())
+    let compiled = Compiled { hash: &record.hash, key: &key, warnings, persist: key != record.key };
+    install(plane, ticket, compiled, Arc::new(manifest)).map(|_| ())
 }
 
 /// The module that is made of this very source, if one is served.
@@ -95,40 +96,47 @@ fn compiled(plane: &Plane, ticket: u64, key: &str, source: &[u8]) -> Result<Stri
     result
 }
 
+/// A source that has been compiled.
+struct Compiled<'a> {
+    /// SHA-256 of the source.
+    hash: &'a str,
+    /// Key of the compilation.
+    key: &'a str,
+    warnings: String,
+    /// Whether the module store is to hear of it.
+    persist: bool,
+}
+
 /// From the manifest to publication.
 fn install(
     plane: &Plane,
     ticket: u64,
-    hash: &str,
-    key: &str,
-    warnings: String,
+    compiled: Compiled<'_>,
     manifest: Arc<Manifest>,
-    persist: bool,
 ) -> Result<Deployed, DeployError> {
     let name = manifest.name.clone();
     let turn = plane.name_lock(&name);
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let mut deployed = Deployed {
         name: name.clone(),
-        hash: hash.to_owned(),
-        warnings: warnings.clone(),
+        hash: compiled.hash.to_owned(),
+        warnings: compiled.warnings.clone(),
         unchanged: false,
         superseded: false,
     };
     match current_ticket(plane, &name) {
         Some((newer, _)) if newer > ticket => {
-            verify::check(&manifest)?;
             deployed.superseded = true;
             return Ok(deployed);
         }
-        Some((_, same)) if same == hash => {
+        Some((_, same)) if same == compiled.hash => {
             deployed.unchanged = true;
             return Ok(deployed);
         }
         _ => {}
     }
     plane.reserve(ticket, &manifest)?;
-    let result = swap_in(plane, ticket, hash, key, warnings, &manifest, persist);
+    let result = swap_in(plane, ticket, compiled, &manifest);
     plane.release(ticket);
     result.map(|()| deployed)
 }
@@ -140,23 +148,20 @@ fn current_ticket(plane: &Plane, name: &str) -> Option<(u64, String)> {
 }
 
 /// Loads the new generation, runs the hooks in their order, persists and publishes.
-fn swap_in(
-    plane: &Plane,
-    ticket: u64,
-    hash: &str,
-    key: &str,
-    warnings: String,
-    manifest: &Arc<Manifest>,
-    persist: bool,
-) -> Result<(), DeployError> {
-    let generation = plane.generation(hash, &plane.store.object(key))?;
+fn swap_in(plane: &Plane, ticket: u64, compiled: Compiled<'_>, manifest: &Arc<Manifest>) -> Result<(), DeployError> {
+    let generation = plane.generation(compiled.hash, &plane.store.object(compiled.key))?;
     let held = if manifest.has_onload { hold(plane, &manifest.name)? } else { None };
     let started = start(&generation, &manifest.name).and_then(|()| {
-        if persist {
+        if compiled.persist {
             let deployed_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
             let deployed_ms = u64::try_from(deployed_ms).unwrap_or(u64::MAX);
-            let (name, hash, key) = (manifest.name.clone(), hash.to_owned(), key.to_owned());
-            plane.store.commit(&Record { name, hash, key, deployed_ms })?;
+            plane.store.commit(&Record {
+                name: manifest.name.clone(),
+                hash: compiled.hash.to_owned(),
+                key: compiled.key.to_owned(),
+                manifest: Manifest::clone(manifest),
+                deployed_ms,
+            })?;
         }
         Ok(())
     });
@@ -169,8 +174,8 @@ fn swap_in(
     let (serving, released) = Serving::start(generation);
     let entry = Entry {
         manifest: Arc::clone(manifest),
-        hash: hash.to_owned(),
-        warnings,
+        hash: compiled.hash.to_owned(),
+        warnings: compiled.warnings,
         ticket,
         serving: Some(serving),
         released,

@@ -4,6 +4,7 @@
 //! went into it. `DIR/NAME.json` says which of them is the module NAME; writing it is the commit point. Every file is
 //! written aside, synced and renamed, so a crash leaves the old or the new, never a half.
 
+use crate::abi::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -21,6 +22,8 @@ pub(super) struct Record {
     pub(super) hash: String,
     /// Key of its compilation.
     pub(super) key: String,
+    /// What the inspection found: it need not be repeated at start.
+    pub(super) manifest: Manifest,
     /// Orders the modules at start: milliseconds since 1970.
     pub(super) deployed_ms: u64,
 }
@@ -187,7 +190,7 @@ mod tests {
     use super::*;
 
     fn record(name: &str, deployed_ms: u64) -> Record {
-        Record { name: name.into(), hash: "h".into(), key: "k".into(), deployed_ms }
+        Record { name: name.into(), hash: "h".into(), key: "k".into(), manifest: Manifest::default(), deployed_ms }
     }
 
     #[test]

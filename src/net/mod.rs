@@ -102,6 +102,10 @@ pub trait Application {
 
     /// Whether [`run`] should return. Asked after each batch.
     fn stopped(&self) -> bool;
+
+    /// The last call: let go of everything shared with other threads. A reactor library may keep its tasks, and with
+    /// them the application, beyond the end of [`run`].
+    fn finish(&mut self);
 }
 
 /// How often [`Application::tick`] is called.

@@ -138,7 +138,11 @@ async fn serve<A: Application + 'static>(
                 sys::shutdown(descriptor, std::net::Shutdown::Both);
             }
         }
-        if stopped { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if !stopped {
+            return Poll::Pending;
+        }
+        core.borrow_mut().app.finish();
+        Poll::Ready(Ok(()))
     })
     .await
 }

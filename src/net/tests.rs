@@ -57,6 +57,7 @@ impl Application for Echo {
     fn has_work(&self) -> bool {
         !self.shared.queue.lock().unwrap().is_empty()
     }
+    fn finish(&mut self) {}
     fn tick(&mut self, _: &mut Links, _: Instant) {}
     fn accepting(&self) -> bool {
         !self.shared.stop.load(Ordering::SeqCst)

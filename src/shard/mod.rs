@@ -272,6 +272,15 @@ impl Application for Shard {
         self.stats.gauge(links.len(), self.sockets.len(), self.in_flight);
     }
 
+    fn finish(&mut self) {
+        self.companion.stop();
+        self.conns.clear();
+        self.sockets = Sockets::default();
+        self.snapshot = Snapshot::first(Arc::default());
+        // Answers for connections that are gone hold nothing, but a call that never began holds its generation.
+        while self.inbox.pop().is_some() {}
+    }
+
     fn accepting(&self) -> bool {
         !self.draining && !self.stopped
     }
