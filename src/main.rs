@@ -9,10 +9,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     // The inspection process comes before everything else: a deployment waits for it.
-    if let [_, command, path] = args.as_slice() {
-        if command == "inspect" {
-            return cweb::domain::inspect::main(Path::new(path));
-        }
+    if let [_, command, path] = args.as_slice()
+        && command == "inspect"
+    {
+        return cweb::domain::inspect::main(Path::new(path));
     }
     cweb::cli::main()
 }

@@ -69,7 +69,8 @@ struct RunningShard {
 pub fn run(config: Config) -> Result<(), ServeError> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGPIPE]).map_err(setup("installing signal handlers"))?;
     let listeners = bind(&config)?;
-    let addresses: Vec<String> = listeners.first().into_iter().flatten().map(|listener| listener.to_string()).collect();
+    let addresses: Vec<String> =
+        listeners.first().into_iter().flatten().map(std::string::ToString::to_string).collect();
     // Modules open files relative to the data directory.
     std::fs::create_dir_all(&config.data_dir).map_err(setup("creating the data directory"))?;
     let config = with_absolute_paths(config).map_err(setup("finding the data directory"))?;

@@ -112,14 +112,18 @@ fn outcome(faulted: c_int, fault: &RawFault) -> Result<(), Trap> {
 ///
 /// # Errors
 /// The handler did not return.
-pub fn call_handler(
+///
+/// # Safety
+/// `handler` is a function of a module that stays open during the call; the pointers are those of one
+/// [`CallFrame::prepare`](super::frame::CallFrame::prepare), not yet released.
+pub unsafe fn call_handler(
     handler: HandlerFn,
     context: &ModuleContext,
     request: *mut HttpRequest,
     response: *mut HttpResponse,
 ) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
-    // SAFETY: `handler` is a function of an open module (its generation is held), the pointers are a CallFrame's.
+    // SAFETY: the caller's contract.
     let faulted = unsafe { native::cwebn_call_handler(handler, context.as_ptr(), request, response, &raw mut fault) };
     outcome(faulted, &fault)
 }
@@ -128,10 +132,14 @@ pub fn call_handler(
 ///
 /// # Errors
 /// The callback did not return.
-pub fn call_socket(callback: Option<SocketFn>, context: &ModuleContext, ws: *mut WebSocket) -> Result<(), Trap> {
+///
+/// # Safety
+/// `callback` is a function of a module that stays open during the call; `ws` is the pointer of a
+/// [`Socket`](super::websocket::Socket) that the caller holds.
+pub unsafe fn call_socket(callback: Option<SocketFn>, context: &ModuleContext, ws: *mut WebSocket) -> Result<(), Trap> {
     let Some(callback) = callback else { return Ok(()) };
     let mut fault = NO_FAULT;
-    // SAFETY: as in `call_handler`; `ws` belongs to a Socket that the caller holds.
+    // SAFETY: the caller's contract.
     let faulted = unsafe { native::cwebn_call_ws_open(callback, context.as_ptr(), ws, &raw mut fault) };
     outcome(faulted, &fault)
 }
@@ -140,7 +148,10 @@ pub fn call_socket(callback: Option<SocketFn>, context: &ModuleContext, ws: *mut
 ///
 /// # Errors
 /// The callback did not return.
-pub fn call_message(
+///
+/// # Safety
+/// As [`call_socket`].
+pub unsafe fn call_message(
     callback: Option<MessageFn>,
     context: &ModuleContext,
     ws: *mut WebSocket,
@@ -150,7 +161,7 @@ pub fn call_message(
     let length = message.len();
     message.push(0);
     let mut fault = NO_FAULT;
-    // SAFETY: as in `call_socket`; `message` has `length` bytes and a NUL and outlives the call.
+    // SAFETY: the caller's contract; `message` has `length` bytes and a NUL and outlives the call.
     let faulted = unsafe {
         native::cwebn_call_ws_message(callback, context.as_ptr(), ws, message.as_ptr().cast(), length, &raw mut fault)
     };

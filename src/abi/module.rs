@@ -205,7 +205,7 @@ impl OpenModule {
     pub fn symbol(&self, name: &str) -> *mut c_void {
         // SAFETY: only the address is taken; what it points to is the business of the modules that share it.
         unsafe { self.library.get::<*mut c_void>(name.as_bytes()) }
-            .map_or(std::ptr::null_mut(), |symbol| symbol.as_raw_ptr())
+            .map_or(std::ptr::null_mut(), libloading::os::unix::Symbol::as_raw_ptr)
     }
 }
 

@@ -49,10 +49,10 @@ const KEPT_FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Encodes `payload` as one frame (text if it is valid UTF-8, else binary).
 fn encode_shared(payload: &[u8]) -> Arc<[u8]> {
     LAST_FRAME.with_borrow_mut(|last| {
-        if let Some((header_len, frame)) = last {
-            if frame.get(*header_len..) == Some(payload) {
-                return Arc::clone(frame);
-            }
+        if let Some((header_len, frame)) = last
+            && frame.get(*header_len..) == Some(payload)
+        {
+            return Arc::clone(frame);
         }
         let frame: Arc<[u8]> = encode_frame(kind_of(payload), payload).into();
         let keep = frame.len() <= KEPT_FRAME_BYTES_MAX;

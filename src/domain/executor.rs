@@ -219,10 +219,11 @@ fn pool_main(shared: &Arc<PoolShared>) {
         match received {
             Ok(call) => {
                 // The last idle thread leaves a successor before it begins something that may block.
-                if idle_left == 0 && shared.threads.load(Ordering::Relaxed) < shared.threads_max {
-                    if let Err(error) = spawn_pool_thread(shared) {
-                        tracing::warn!(%error, "the executor pool can't grow");
-                    }
+                if idle_left == 0
+                    && shared.threads.load(Ordering::Relaxed) < shared.threads_max
+                    && let Err(error) = spawn_pool_thread(shared)
+                {
+                    tracing::warn!(%error, "the executor pool can't grow");
                 }
                 runner.run(call);
             }

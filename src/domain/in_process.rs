@@ -180,7 +180,9 @@ impl Executor {
         let Some((request, response)) = self.frame.prepare(view) else {
             return fail("out of memory\n");
         };
-        let outcome = output::attributed(name, || guard::call_handler(handler, &self.context, request, response));
+        // SAFETY: `hold` keeps the module open, and the pointers come from `prepare` just above.
+        let call = || unsafe { guard::call_handler(handler, &self.context, request, response) };
+        let outcome = output::attributed(name, call);
         if let Err(trap) = outcome {
             let fault = module.fault(trap);
             self.frame.abandon();
@@ -202,14 +204,16 @@ impl Executor {
         let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() else { return };
         let Some(callbacks) = module.open.symbols.websockets.get(index) else { return };
         let name = &module.open.manifest.name;
+        let (context, ws) = (&*self.context, socket.as_ptr());
         for event in events {
-            let (callback, outcome) = output::attributed(name, || match event {
-                SocketEvent::Open => ("on_open", guard::call_socket(callbacks.on_open, &self.context, socket.as_ptr())),
-                SocketEvent::Message(payload) => {
-                    ("on_message", guard::call_message(callbacks.on_message, &self.context, socket.as_ptr(), payload))
-                }
-                SocketEvent::Close => {
-                    ("on_close", guard::call_socket(callbacks.on_close, &self.context, socket.as_ptr()))
+            // SAFETY: `hold` keeps the module open, and `socket` is held by the call.
+            let (callback, outcome) = output::attributed(name, || unsafe {
+                match event {
+                    SocketEvent::Open => ("on_open", guard::call_socket(callbacks.on_open, context, ws)),
+                    SocketEvent::Message(payload) => {
+                        ("on_message", guard::call_message(callbacks.on_message, context, ws, payload))
+                    }
+                    SocketEvent::Close => ("on_close", guard::call_socket(callbacks.on_close, context, ws)),
                 }
             });
             if let Err(trap) = outcome {

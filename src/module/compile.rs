@@ -114,11 +114,11 @@ impl Compiler {
             Ok(_) => receiver.recv_timeout(self.limit).ok(),
             Err(_) => None,
         };
-        if output.is_none() {
-            if let Some(group) = group {
-                // The child is not reaped yet, so its number, which is its group's, can't name another.
-                let _ = kill_process_group(group, Signal::KILL);
-            }
+        if output.is_none()
+            && let Some(group) = group
+        {
+            // The child is not reaped yet, so its number, which is its group's, can't name another.
+            let _ = kill_process_group(group, Signal::KILL);
         }
         let status = child.wait()?;
         output.map(|output| (status.success(), output)).ok_or(DeployError::CompileTimeout(self.limit))

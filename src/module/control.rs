@@ -224,10 +224,8 @@ impl Control {
             let _ = thread.join();
         }
         self.plane.unload_all();
-        if purge {
-            if let Err(error) = self.plane.store.purge() {
-                tracing::error!("the modules could not be purged: {error}");
-            }
+        if purge && let Err(error) = self.plane.store.purge() {
+            tracing::error!("the modules could not be purged: {error}");
         }
     }
 }
@@ -323,10 +321,11 @@ impl Plane {
             // Requests are over; what still holds it now is on its way to let go, or never will.
             let released = entry.released.recv_timeout(Duration::from_millis(200));
             let idle = released == Err(channel::RecvTimeoutError::Disconnected);
-            if idle && generation.take_unload() {
-                if let Err(fault) = generation.instance().unload() {
-                    tracing::error!("module {} failed in unload: {fault}", entry.manifest.name);
-                }
+            if idle
+                && generation.take_unload()
+                && let Err(fault) = generation.instance().unload()
+            {
+                tracing::error!("module {} failed in unload: {fault}", entry.manifest.name);
             }
         }
     }

@@ -116,10 +116,10 @@ impl Serving {
 pub(super) fn reap(retired: &Receiver<Retired>) {
     for remains in retired {
         let name = remains.instance.manifest().name.clone();
-        if remains.unload {
-            if let Err(fault) = remains.instance.unload() {
-                tracing::error!("module {name} failed in unload: {fault}");
-            }
+        if remains.unload
+            && let Err(fault) = remains.instance.unload()
+        {
+            tracing::error!("module {name} failed in unload: {fault}");
         }
         drop(remains.instance);
         if let Err(error) = std::fs::remove_file(&remains.so_path) {

@@ -49,7 +49,7 @@ pub(super) fn deploy(plane: &Plane, ticket: u64, source: &[u8]) -> Result<Deploy
     let manifest = Arc::new(plane.host.inspect(&plane.store.object(&key), plane.config.inspect_timeout)?);
     verify::check(&manifest)?;
     let compiled = Compiled { hash: &hash, key: &key, warnings, persist: true };
-    install(plane, ticket, compiled, manifest)
+    install(plane, ticket, compiled, &manifest)
 }
 
 /// Deploys what was deployed before a restart: it was inspected then, unless it has to be compiled again.
@@ -65,7 +65,7 @@ pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), 
     };
     verify::check(&manifest)?;
     let compiled = Compiled { hash: &record.hash, key: &key, warnings, persist: key != record.key };
-    install(plane, ticket, compiled, Arc::new(manifest)).map(|_| ())
+    install(plane, ticket, compiled, &Arc::new(manifest)).map(|_| ())
 }
 
 /// The module that is made of this very source, if one is served.
@@ -112,7 +112,7 @@ fn install(
     plane: &Plane,
     ticket: u64,
     compiled: Compiled<'_>,
-    manifest: Arc<Manifest>,
+    manifest: &Arc<Manifest>,
 ) -> Result<Deployed, DeployError> {
     let name = manifest.name.clone();
     let turn = plane.name_lock(&name);
@@ -135,8 +135,8 @@ fn install(
         }
         _ => {}
     }
-    plane.reserve(ticket, &manifest)?;
-    let result = swap_in(plane, ticket, compiled, &manifest);
+    plane.reserve(ticket, manifest)?;
+    let result = swap_in(plane, ticket, compiled, manifest);
     plane.release(ticket);
     result.map(|()| deployed)
 }
@@ -219,20 +219,21 @@ fn hold(plane: &Plane, name: &str) -> Result<Option<Arc<Generation>>, DeployErro
         return Err(DeployError::SwapTimeout { name: name.to_owned(), waited: plane.config.swap_timeout });
     }
     // A job may hold the generation still: then its unload comes when the job ends, and this swap does not wait.
-    if Arc::strong_count(&old) == 1 && old.take_unload() {
-        if let Err(fault) = old.instance().unload() {
-            tracing::error!("module {name} failed in unload: {fault}");
-        }
+    if Arc::strong_count(&old) == 1
+        && old.take_unload()
+        && let Err(fault) = old.instance().unload()
+    {
+        tracing::error!("module {name} failed in unload: {fault}");
     }
     Ok(Some(old))
 }
 
 /// Goes back to a generation whose `unload` may have run already.
 fn restore(plane: &Plane, name: &str, old: &Arc<Generation>) {
-    if !old.is_unload_due() {
-        if let Err(error) = start(old, name) {
-            tracing::error!("going back to the version before: {error}");
-        }
+    if !old.is_unload_due()
+        && let Err(error) = start(old, name)
+    {
+        tracing::error!("going back to the version before: {error}");
     }
     resume(plane, name, old);
 }

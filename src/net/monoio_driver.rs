@@ -151,7 +151,7 @@ async fn serve<A: Application + 'static>(
 fn end_batch<A: Application + 'static>(core: &Shared<A>) -> bool {
     core.borrow().waker.awake();
     for _ in 0..ROUNDS_MAX {
-        core.borrow_mut().call(None, |app, links| app.batch_end(links));
+        core.borrow_mut().call(None, super::Application::batch_end);
         flush(core);
         if core.borrow().app.stopped() {
             return true;
@@ -244,7 +244,7 @@ async fn accept_tcp<A: Application + 'static>(core: Shared<A>, listener: TcpList
                 sys::close_on_exec(stream.as_raw_fd());
                 // Answers leave in one send; waiting for more to come would only delay them.
                 let _ = stream.set_nodelay(true);
-                monoio::spawn(connection(Rc::clone(&core), stream, Peer::Tcp(addr), number));
+                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Tcp(addr), number));
             }
             Err(error) => {
                 if !accept_failed(&core, &error).await {
@@ -260,7 +260,7 @@ async fn accept_unix<A: Application + 'static>(core: Shared<A>, listener: UnixLi
         match listener.accept().await {
             Ok((stream, _)) => {
                 sys::close_on_exec(stream.as_raw_fd());
-                monoio::spawn(connection(Rc::clone(&core), stream, Peer::Unix, number));
+                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Unix, number));
             }
             Err(error) => {
                 if !accept_failed(&core, &error).await {
@@ -305,7 +305,7 @@ async fn next_turn() {
 }
 
 /// Receives on one connection until it ends.
-fn connection<A, S>(core: Shared<A>, mut stream: S, peer: Peer, number: usize) -> impl Future<Output = ()>
+fn connection<A, S>(core: Shared<A>, mut stream: S, peer: &Peer, number: usize) -> impl Future<Output = ()> + use<A, S>
 where
     A: Application + 'static,
     S: AsyncReadRent + AsRawFd,
@@ -313,7 +313,7 @@ where
     let conn = {
         let mut state = core.borrow_mut();
         let conn = state.links.insert(stream.as_raw_fd());
-        if state.event(Some(conn), |app, links| app.accepted(links, conn, &peer, number)) == Some(false) {
+        if state.event(Some(conn), |app, links| app.accepted(links, conn, peer, number)) == Some(false) {
             state.links.close(conn);
         }
         conn

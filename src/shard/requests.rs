@@ -145,7 +145,7 @@ impl Shard {
                 other => other,
             }
         } else {
-            let Some(outbox) = links.outbox(origin.id) else { return None };
+            let outbox = links.outbox(origin.id)?;
             self.begin(origin, view, outbox.buffer())
         };
         match begun {

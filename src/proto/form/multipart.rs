@@ -175,11 +175,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parts(body: &[u8]) -> (Vec<(String, Option<String>, Vec<u8>)>, Result<(), MultipartError>) {
+    type Read = (Vec<(String, Option<String>, Vec<u8>)>, Result<(), MultipartError>);
+
+    fn parts(body: &[u8]) -> Read {
         let mut all = Vec::new();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let end = multipart(body, b"B", |part| {
-            all.push((text(&part.name), part.filename.as_deref().map(text), part.body.to_vec()))
+            all.push((text(&part.name), part.filename.as_deref().map(text), part.body.to_vec()));
         });
         (all, end)
     }

@@ -1,0 +1,307 @@
+//! Starts the real server on a free port and a directory of its own, and talks to it over real sockets.
+
+#![allow(dead_code, unreachable_pub, missing_docs)] // Each test file uses its part.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tungstenite::WebSocket;
+
+/// Nothing here takes so long; what does, hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running server, ended when dropped.
+pub struct Server {
+    child: Child,
+    pub addr: String,
+    pub dir: Arc<tempfile::TempDir>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    pub fn with(args: &[&str]) -> Self {
+        Self::on(&Arc::new(tempfile::tempdir().unwrap()), args, &[])
+    }
+
+    /// A server with its data in `dir`, which may have been another's before.
+    pub fn on(dir: &Arc<tempfile::TempDir>, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cweb"))
+            .args(["serve", "--port", "0", "--isolation", "none", "--data-dir"])
+            .arg(dir.path())
+            .args(args)
+            .env_remove("CWEB_ADMIN_KEY")
+            .envs(env.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::<Mutex<String>>::default();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (stderr, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Some(addr) = line.strip_prefix("listening on http://") {
+                    let _ = sender.send(addr.to_owned());
+                }
+                let mut log = sink.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let addr =
+            receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no listening line: {}", log.lock().unwrap()));
+        Self { child, addr: addr.replace("0.0.0.0", "127.0.0.1"), dir: Arc::clone(dir), log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the log has `text`.
+    pub fn expect_log(&self, text: &str) {
+        eventually(&format!("\"{text}\" in the log"), || self.log().contains(text));
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(&self.addr)
+    }
+
+    pub fn get(&self, target: &str) -> Response {
+        self.connect().request("GET", target, &[], b"")
+    }
+
+    pub fn post(&self, target: &str, body: &[u8]) -> Response {
+        self.connect().request("POST", target, &[], body)
+    }
+
+    pub fn try_deploy(&self, source: &str) -> Response {
+        self.post("/mgnt", source.as_bytes())
+    }
+
+    pub fn deploy(&self, source: &str) -> Response {
+        let response = self.try_deploy(source);
+        assert_eq!(response.status, 200, "{}\n{}", response.text(), self.log());
+        response
+    }
+
+    pub fn deploy_file(&self, path: &str) -> Response {
+        self.deploy(&std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap())
+    }
+
+    pub fn websocket(&self, target: &str) -> Socket {
+        let stream = TcpStream::connect(&self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        tungstenite::client(format!("ws://{}{target}", self.addr), stream).unwrap().0
+    }
+
+    /// Stops by SIGTERM and expects a clean end.
+    pub fn stop(mut self) -> String {
+        self.terminate();
+        self.log()
+    }
+
+    pub fn terminate(&mut self) {
+        signal(self.pid(), "TERM");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert!(status.success(), "{status}: {}", self.log());
+                return;
+            }
+            assert!(Instant::now() < deadline, "the server does not stop: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What /proc/PID/status says of `field`, in KiB.
+    pub fn memory_kib(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Module objects that are mapped.
+    pub fn mapped_modules(&self) -> Vec<String> {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap();
+        let mut paths: Vec<String> = maps
+            .lines()
+            .filter(|line| line.contains("/.run/"))
+            .filter_map(|l| l.split('/').next_back())
+            .map(Into::into)
+            .collect();
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap().success());
+}
+
+/// Waits, within bounds, for something to become true.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never came: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub type Socket = WebSocket<TcpStream>;
+
+/// One connection.
+pub struct Client {
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        })
+    }
+}
+
+impl Client {
+    pub fn connect(addr: &str) -> Self {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub fn request(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        let mut text = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n");
+        for (name, value) in headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !body.is_empty() || method == "POST" {
+            text.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        self.send(&[text.as_bytes(), b"\r\n", body].concat());
+        self.response_to(method)
+    }
+
+    pub fn get(&mut self, target: &str) -> Response {
+        self.request("GET", target, &[], b"")
+    }
+
+    pub fn response(&mut self) -> Response {
+        self.response_to("GET")
+    }
+
+    pub fn response_to(&mut self, method: &str) -> Response {
+        self.try_response(method).expect("the connection was closed before a response")
+    }
+
+    fn fill(&mut self) -> bool {
+        let mut chunk = [0; 64 * 1024];
+        let count = self.stream.read(&mut chunk).unwrap_or_else(|error| panic!("no bytes: {error}"));
+        self.buffer.extend_from_slice(&chunk[..count]);
+        count > 0
+    }
+
+    /// The next response, or `None` if the connection was closed cleanly before it.
+    pub fn try_response(&mut self, method: &str) -> Option<Response> {
+        let end = loop {
+            if let Some(at) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if !self.fill() {
+                assert!(self.buffer.is_empty(), "cut off: {}", String::from_utf8_lossy(&self.buffer));
+                return None;
+            }
+        };
+        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut response = Response { status, head, body: Vec::new() };
+        let bodiless = method == "HEAD" || status < 200 || status == 204 || status == 304;
+        let length = response.header("content-length").map_or(0, |text| text.parse::<usize>().unwrap());
+        let length = if bodiless { 0 } else { length };
+        while self.buffer.len() < length {
+            assert!(self.fill(), "the body was cut off");
+        }
+        response.body = self.buffer.drain(..length).collect();
+        Some(response)
+    }
+
+    /// Whether the server closes the connection, with nothing more to say.
+    pub fn is_closed(&mut self) -> bool {
+        self.buffer.is_empty() && matches!(self.stream.read(&mut [0; 1]), Ok(0) | Err(_))
+    }
+
+    pub fn finish(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+/// A module of one route that answers `text`.
+pub fn constant(name: &str, path: &str, text: &str) -> String {
+    module(name, &format!("HANDLER(h, \"{text}\")"), &format!("{{\"{path}\", \"GET\", h, NONE}}"), 1, "")
+}
+
+/// A module: code before its config, its routes, further fields.
+pub fn module(name: &str, code: &str, routes: &str, size: usize, fields: &str) -> String {
+    format!(
+        "#include <cweb.h>\n\
+         #define HANDLER(f, text) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r) {{ \\\n\
+           (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, \"%s\", text); return 0; }}\n\
+         {code}\n\
+         export module_t config = {{ .name = \"{name}\", .author = \"test\", .routes = {{{routes}}}, .size = {size}, {fields} }};\n"
+    )
+}
+
+pub fn cweb(args: &[&str], dir: &Path, env: &[(&str, &str)]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_cweb"))
+        .args(args)
+        .current_dir(dir)
+        .env_remove("CWEB_ADMIN_KEY")
+        .envs(env.iter().copied())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text)
+}
+
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}

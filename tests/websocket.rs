@@ -1,0 +1,204 @@
+//! WebSockets through the real server.
+
+mod support;
+
+use std::io::{Read, Write};
+use support::{Server, Socket, eventually, module};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Bytes, Message};
+
+fn lab() -> String {
+    let code = r#"
+#include <list.h>
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static websocket_t *open_sockets[1024]; static int open_count; static int closed_count;
+static void on_open(struct cweb_context *c, websocket_t *w) { (void)c; pthread_mutex_lock(&lock); open_sockets[open_count++] = w; pthread_mutex_unlock(&lock);
+  if (w->session) w->send(w, w->session, strlen(w->session)); }
+static void *later(void *arg) { websocket_t *w = arg; for (int i = 0; i < 100; i++) { char t[16]; int n = snprintf(t, sizeof t, "t%d", i); w->send(w, t, (size_t)n); } w->close(w); return NULL; }
+static void on_message(struct cweb_context *c, websocket_t *w, const char *m, size_t n) { (void)c;
+  if (m[n] != '\0') abort();
+  if (!strcmp(m, "close")) { int a = w->close(w), b = w->close(w), s = w->send(w, "x", 1); if (a != 0 || b != -1 || s != -1) abort(); return; }
+  if (!strcmp(m, "thread")) { pthread_t t; pthread_create(&t, NULL, later, w); pthread_detach(t); return; }
+  if (!strcmp(m, "all")) { pthread_mutex_lock(&lock); for (int i = 0; i < open_count; i++) open_sockets[i]->send(open_sockets[i], "to all", 6); pthread_mutex_unlock(&lock); return; }
+  if (!strcmp(m, "flood")) { static char big[65536]; memset(big, 'f', sizeof big); for (int i = 0; i < 2000; i++) w->send(w, big, sizeof big); return; }
+  w->send(w, m, n); }
+static void on_close(struct cweb_context *c, websocket_t *w) { (void)c; pthread_mutex_lock(&lock); closed_count++;
+  for (int i = 0; i < open_count; i++) if (open_sockets[i] == w) { open_sockets[i] = open_sockets[--open_count]; break; } pthread_mutex_unlock(&lock); }
+static int counts(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d", open_count, closed_count); return 0; }
+"#;
+    let fields = r#".websockets = {{"/ws", on_open, on_message, on_close}, {.path = "/silent"}}, .ws_size = 2,"#;
+    module("lab", code, r#"{"/counts", "GET", counts, NONE}"#, 1, fields)
+}
+
+fn server() -> Server {
+    let server = Server::with(&["--shards", "2", "--ws-queue-bytes-max", "4000000"]);
+    server.deploy(&lab());
+    server
+}
+
+fn echo(socket: &mut Socket, message: Message) {
+    socket.send(message.clone()).unwrap();
+    assert_eq!(socket.read().unwrap(), message);
+}
+
+fn close_code(socket: &mut Socket) -> CloseCode {
+    loop {
+        match socket.read() {
+            Ok(Message::Close(Some(frame))) => return frame.code,
+            Ok(Message::Close(None)) => panic!("no code"),
+            Ok(_) => {}
+            Err(error) => panic!("no close frame: {error}"),
+        }
+    }
+}
+
+#[test]
+fn rfc_6455_4_handshakes() {
+    let server = server();
+    let good = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Sec-WebSocket-Version", "13"),
+    ];
+    let status = |target: &str, changed: Option<(usize, &'static str)>| {
+        let mut headers = good;
+        if let Some((at, value)) = changed {
+            headers[at].1 = value;
+        }
+        server.connect().request("GET", target, &headers, b"")
+    };
+    let accepted = status("/ws", None);
+    assert_eq!(accepted.status, 101);
+    assert_eq!(accepted.header("sec-websocket-accept").as_deref(), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    assert_eq!(status("/nope", None).status, 404);
+    assert_eq!(status("/counts", None).status, 404);
+    let version = status("/ws", Some((3, "8")));
+    assert_eq!((version.status, version.header("sec-websocket-version").as_deref()), (426, Some("13")));
+    assert_eq!(status("/ws", Some((2, "short"))).status, 400);
+    assert_eq!(status("/ws", Some((1, "keep-alive"))).status, 400);
+    assert_eq!(server.get("/ws").status, 426);
+}
+
+#[test]
+fn messages_of_every_kind_and_size() {
+    let server = server();
+    let mut socket = server.websocket("/ws");
+    echo(&mut socket, Message::text("hello é"));
+    echo(&mut socket, Message::text(""));
+    echo(&mut socket, Message::binary(vec![0xff, 0, 1]));
+    for size in [125, 126, 2048, 65_535, 65_536, 1 << 20] {
+        echo(&mut socket, Message::text("a".repeat(size)));
+    }
+    for n in 0..500 {
+        socket.write(Message::text(n.to_string())).unwrap();
+    }
+    socket.flush().unwrap();
+    for n in 0..500 {
+        assert_eq!(socket.read().unwrap(), Message::text(n.to_string()));
+    }
+    socket.send(Message::Ping(Bytes::from_static(b"p"))).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::Pong(Bytes::from_static(b"p")));
+}
+
+/// A masked frame with a mask of zeros.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&[first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0], payload].concat()
+}
+
+#[test]
+fn frames_together_in_pieces_and_fragments() {
+    let server = server();
+    let mut socket = server.websocket("/ws");
+    let raw = [frame(0x81, b"one"), frame(0x01, b"tw"), frame(0x89, b"!"), frame(0x80, b"o")].concat();
+    socket.get_mut().write_all(&raw).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::Pong(Bytes::from_static(b"!")));
+    assert_eq!(socket.read().unwrap(), Message::text("one"));
+    assert_eq!(socket.read().unwrap(), Message::text("two"));
+    for byte in frame(0x81, b"bytewise") {
+        socket.get_mut().write_all(&[byte]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert_eq!(socket.read().unwrap(), Message::text("bytewise"));
+}
+
+#[test]
+fn rfc_6455_7_4_1_faults_close_with_their_code() {
+    let server = Server::with(&["--ws-message-bytes-max", "1000"]);
+    server.deploy(&lab());
+    for (bytes, code) in [
+        (b"\x81\x01a".to_vec(), CloseCode::Protocol),
+        (frame(0x81, b"\xc0"), CloseCode::Invalid),
+        ([frame(0x02, &[0; 120]).repeat(1), frame(0x00, &[0; 120]).repeat(9)].concat(), CloseCode::Size),
+        (frame(0xf1, b""), CloseCode::Protocol),
+    ] {
+        let mut socket = server.websocket("/ws");
+        socket.get_mut().write_all(&bytes).unwrap();
+        assert_eq!(close_code(&mut socket), code);
+        let mut rest = Vec::new();
+        let _ = socket.get_mut().read_to_end(&mut rest);
+    }
+    eventually("on_close of each", || server.get("/counts").text() == "0 4");
+}
+
+#[test]
+fn modules_send_and_close_from_anywhere() {
+    let server = server();
+    let mut socket = server.websocket("/ws?id=abc&since_event_id=7");
+    assert_eq!(socket.read().unwrap(), Message::text("abc|7"));
+    socket.send(Message::text("thread")).unwrap();
+    for n in 0..100 {
+        assert_eq!(socket.read().unwrap(), Message::text(format!("t{n}")));
+    }
+    assert_eq!(close_code(&mut socket), CloseCode::Normal);
+    let mut socket = server.websocket("/ws?id=x");
+    assert_eq!(socket.read().unwrap(), Message::text("x|0"));
+    socket.send(Message::text("close")).unwrap();
+    assert_eq!(close_code(&mut socket), CloseCode::Normal);
+    drop(socket);
+    eventually("both closed", || server.get("/counts").text() == "0 2");
+    let mut silent = server.websocket("/silent");
+    silent.send(Message::text("nobody listens")).unwrap();
+    silent.close(None).unwrap();
+    assert!(matches!(silent.read(), Ok(Message::Close(_))));
+}
+
+#[test]
+fn a_broadcast_reaches_everyone_once() {
+    let server = server();
+    let mut sockets: Vec<Socket> = (0..200).map(|_| server.websocket("/ws")).collect();
+    eventually("all open", || server.get("/counts").text() == "200 0");
+    sockets[7].send(Message::text("all")).unwrap();
+    for socket in &mut sockets {
+        assert_eq!(socket.read().unwrap(), Message::text("to all"));
+    }
+    // A client that goes without a word harms nobody.
+    drop(sockets.split_off(100));
+    eventually("half closed", || server.get("/counts").text() == "100 100");
+    sockets[0].send(Message::text("all")).unwrap();
+    for socket in &mut sockets {
+        assert_eq!(socket.read().unwrap(), Message::text("to all"));
+    }
+}
+
+#[test]
+fn a_reader_that_never_reads_is_closed_and_memory_is_bounded() {
+    let server = server();
+    let mut lazy = server.websocket("/ws");
+    let before = server.memory_kib("VmRSS");
+    lazy.send(Message::text("flood")).unwrap();
+    eventually("the lazy reader is closed", || server.get("/counts").text() == "0 1");
+    assert!(server.memory_kib("VmHWM") < before + 64 * 1024, "128 MB were sent to a queue of 4 MB");
+    let metrics = server.get("/metrics").text();
+    assert!(metrics.lines().any(|l| l.starts_with("cweb_websocket_overflows_total") && l.ends_with(" 1")), "{metrics}");
+}
+
+#[test]
+fn the_stop_closes_sockets_as_going_away() {
+    let mut server = server();
+    let mut socket = server.websocket("/ws");
+    echo(&mut socket, Message::text("hi"));
+    let reader = std::thread::spawn(move || close_code(&mut socket));
+    server.terminate();
+    assert_eq!(reader.join().unwrap(), CloseCode::Away);
+}
