@@ -1,0 +1,277 @@
+//! Deploying, refusing, listing, removing, persisting.
+
+mod support;
+
+use std::sync::Arc;
+use support::{Server, constant, cweb, module, root};
+
+fn names(server: &Server) -> Vec<String> {
+    let json: serde_json::Value = serde_json::from_slice(&server.get("/mgnt").body).unwrap();
+    let modules = json["modules"].as_array().unwrap();
+    modules.iter().map(|module| module["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Deploys `source`, expects `status` and a text, and that nothing else has changed.
+fn refused(server: &Server, source: &str, status: u16, text: &str) {
+    let before = (names(server), server.get("/keep").text());
+    let response = server.try_deploy(source);
+    assert_eq!(response.status, status, "{}", response.text());
+    assert!(response.text().contains(text), "\"{text}\" is not in: {}", response.text());
+    assert_eq!((names(server), server.get("/keep").text()), before);
+}
+
+fn with_keep() -> Server {
+    let server = Server::with(&["--compile-timeout-ms", "6000"]);
+    server.deploy(&constant("keep", "/keep", "kept"));
+    server
+}
+
+#[test]
+fn bad_sources_get_a_clear_answer_and_change_nothing() {
+    let server = with_keep();
+    let good = constant("m", "/m", "m");
+    refused(&server, "int main(", 422, "module.c:1:");
+    refused(&server, "", 400, "no source");
+    refused(&server, "#include <nothing.h>\n", 422, "nothing.h");
+    refused(&server, "int x;", 422, "not compiled with cweb.h");
+    refused(&server, "#include <cweb.h>\nint x;", 422, "exports no symbol `config`");
+    refused(&server, &constant("", "/m", "m"), 422, "name is empty");
+    refused(&server, &good.replace(".name = \"m\"", &format!(".name = \"{}\"", "n".repeat(128))), 422, "127 bytes");
+    refused(&server, &good.replace(".size = 1", ".size = 65"), 422, "MAX_ROUTES");
+    refused(&server, &good.replace(".size = 1", ".size = -1"), 422, "size is -1");
+    refused(&server, &good.replace(".size = 1", ".size = 2"), 422, "routes[1].path is NULL");
+    refused(&server, &good.replace("h, NONE", "NULL, NONE"), 422, "no handler");
+    refused(&server, &good.replace("\"GET\"", "\"BREW\""), 422, "BREW");
+    refused(&server, &good.replace("\"/m\"", "\"/(a)\\\\1\""), 422, "back-references");
+    refused(&server, &good.replace("\"/m\"", "\"/jobs/x\""), 422, "server's own");
+    refused(
+        &server,
+        &good.replace("export module_t", "int nowhere(void); int (*f)(void) = nowhere;\nexport module_t"),
+        422,
+        "undefined symbol: nowhere",
+    );
+    refused(
+        &server,
+        &module("m", "__attribute__((constructor)) static void k(void) { *(volatile int *)0 = 1; }", "", 0, ""),
+        422,
+        "SIGSEGV",
+    );
+    refused(
+        &server,
+        &module("m", "__attribute__((constructor)) static void k(void) { exit(3); }", "", 0, ""),
+        422,
+        "constructor",
+    );
+    refused(
+        &server,
+        &module("m", "static void l(struct cweb_context *c) { (void)c; abort(); }", "", 0, ".onload = l,"),
+        422,
+        "abort",
+    );
+    refused(
+        &server,
+        &module("m", "static void l(struct cweb_context *c) { (void)c; exit(4); }", "", 0, ".onload = l,"),
+        422,
+        "exit(4)",
+    );
+    refused(&server, &constant("other", "/keep", "x"), 409, "module keep");
+    refused(&server, &constant("other", "/k.*", "x"), 409, "module keep");
+    let form = [("Content-Type", "multipart/form-data; boundary=B")];
+    let none = server.connect().request(
+        "POST",
+        "/mgnt",
+        &form,
+        b"--B\r\nContent-Disposition: form-data; name=x\r\n\r\ny\r\n--B--",
+    );
+    assert_eq!(none.status, 400);
+    assert!(none.text().contains("code"));
+    let left = std::fs::read_dir(server.dir.path().join("modules/.scratch")).unwrap().count();
+    assert_eq!(left, 0, "refused uploads leave files behind");
+    // An update is checked like a first deployment.
+    server.deploy(&constant("second", "/second", "2"));
+    refused(&server, &constant("second", "/keep", "x"), 409, "module keep");
+    assert_eq!(server.get("/second").text(), "2");
+}
+
+#[test]
+fn a_compiler_that_runs_away_is_stopped() {
+    let server = Server::with(&["--compile-timeout-ms", "700"]);
+    let endless =
+        "#define A(x) B(x x)\n#include \"/dev/stdin\"\nstatic const char a[] = { \n#include \"/dev/zero\"\n};";
+    let response = server.try_deploy(endless);
+    assert_eq!(response.status, 422, "{}", response.text());
+    assert_eq!(server.get("/healthz").status, 200);
+}
+
+#[test]
+fn warnings_are_returned_and_the_same_source_changes_nothing() {
+    let server = with_keep();
+    let source = constant("w", "/w", "w").replace("export module_t", "static int unused_one;\nexport module_t");
+    let first = server.deploy(&source);
+    assert!(first.text().contains("unused_one"), "{}", first.text());
+    let again = server.deploy(&source);
+    assert_eq!(again.header("x-cweb-result").as_deref(), Some("unchanged"));
+    assert_eq!(first.header("x-cweb-hash"), again.header("x-cweb-hash"));
+    let form = format!(
+        "--B\r\nContent-Disposition: form-data; name=\"code\"; filename=\"w.c\"\r\n\r\n{}\r\n--B--\r\n",
+        source.replace("\"w\")", "\"v2\")")
+    );
+    let updated = server.connect().request(
+        "POST",
+        "/mgnt",
+        &[("Content-Type", "multipart/form-data; boundary=B")],
+        form.as_bytes(),
+    );
+    assert_eq!(updated.status, 200, "{}", updated.text());
+    assert_eq!(server.get("/w").text(), "v2");
+    assert_eq!(names(&server), ["keep", "w"]);
+}
+
+#[test]
+fn the_list_has_the_shape_that_tools_expect() {
+    let server = Server::start();
+    server.deploy_file("example/sum_job.c");
+    server.deploy_file("example/websocket_echo.c");
+    let json: serde_json::Value = serde_json::from_slice(&server.get("/mgnt").body).unwrap();
+    let sum = &json["modules"][0];
+    for key in ["name", "author", "path", "module_hash"] {
+        assert!(sum[key].is_string(), "{key}");
+    }
+    assert_eq!(sum["module_hash"].as_str().unwrap().len(), 64);
+    assert!(sum["routes"][0]["path"].is_string() && sum["routes"][0]["method"].is_string());
+    assert_eq!(sum["jobs"][0]["name"], "sum");
+    assert!(json["modules"][1]["websockets"][0]["path"].is_string());
+}
+
+#[test]
+fn removal_by_name() {
+    let server = with_keep();
+    server.deploy(&constant("a b/c", "/x", "x"));
+    let delete = |path: &str| server.connect().request("DELETE", path, &[], b"").status;
+    assert_eq!(delete("/mgnt/nope"), 404);
+    assert_eq!(delete("/mgnt/a%20b%2Fc"), 200);
+    assert_eq!((server.get("/x").status, server.get("/keep").status), (404, 200));
+    assert_eq!(delete("/mgnt/a%20b%2Fc"), 404);
+    assert_eq!(delete("/mgnt"), 405);
+    server.deploy(&constant("new", "/x", "free again"));
+}
+
+#[test]
+fn modules_survive_a_restart_and_a_broken_one_is_skipped() {
+    let mut first = with_keep();
+    first.deploy(&constant("two", "/two", "2"));
+    first.deploy(&constant("three", "/three", "3"));
+    first.deploy(&constant("three", "/three", "3b"));
+    first.terminate();
+    let modules = first.dir.path().join("modules");
+    let two = std::fs::read_to_string(modules.join("two.json")).unwrap();
+    std::fs::write(modules.join("two.json"), &two[..two.len() / 2]).unwrap();
+    let second = Server::on(&first.dir, &[], &[]);
+    assert_eq!(names(&second), ["keep", "three"]);
+    assert_eq!(second.get("/three").text(), "3b");
+    assert!(second.log().contains("two.json"));
+    drop(second); // by SIGKILL
+    let mut third = Server::on(&first.dir, &["--purge-modules"], &[]);
+    assert_eq!(names(&third), ["keep", "three"]);
+    third.terminate();
+    assert!(names(&Server::on(&first.dir, &[], &[])).is_empty());
+}
+
+#[test]
+fn parallel_deployments_lose_no_module() {
+    let server = Arc::new(Server::start());
+    let threads: Vec<_> = (0..8)
+        .map(|n| {
+            let server = Arc::clone(&server);
+            std::thread::spawn(move || {
+                server.deploy(&constant(&format!("m{n}"), &format!("/m{n}"), &format!("answer {n}")));
+                // Two of one name at once: both are accepted, and one of them is served.
+                server.deploy(&constant("shared", "/shared", &format!("by {n}")));
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for n in 0..8 {
+        assert_eq!(server.get(&format!("/m{n}")).text(), format!("answer {n}"));
+    }
+    assert!(server.get("/shared").text().starts_with("by "));
+    assert_eq!(names(&server).len(), 9);
+}
+
+#[test]
+fn a_full_disk_refuses_and_keeps_what_there_is() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+        .arg(dir.path())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !mounted {
+        eprintln!("no permission to mount a small file system: the full disk is not tested here");
+        return;
+    }
+    let server = Server::on(&dir, &[], &[]);
+    server.deploy(&constant("keep", "/keep", "kept"));
+    let filler = dir.path().join("filler");
+    let _ = std::fs::write(&filler, vec![0; 2 << 20]);
+    let response = server.try_deploy(&constant("late", "/late", "late"));
+    assert!(response.status == 507 || response.status == 422, "{} {}", response.status, response.text());
+    assert_eq!((names(&server), server.get("/keep").text()), (vec!["keep".to_owned()], "kept".to_owned()));
+    std::fs::remove_file(&filler).unwrap();
+    server.deploy(&constant("late", "/late", "late"));
+    drop(server);
+    let _ = std::process::Command::new("umount").arg(dir.path()).status();
+}
+
+#[test]
+fn the_admin_key_guards_production_and_strangers_in_the_browser() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "secret")]);
+    let status = |headers: &[(&str, &str)]| server.connect().request("GET", "/mgnt", headers, b"").status;
+    assert_eq!(status(&[]), 401);
+    assert_eq!(status(&[("X-API-Key", "wrong")]), 401);
+    assert_eq!(status(&[("X-API-Key", "secret")]), 200);
+    assert_eq!(status(&[("Authorization", "Bearer secret")]), 200);
+    assert_eq!(server.post("/mgnt", constant("x", "/x", "x").as_bytes()).status, 401);
+    assert_eq!(server.get("/healthz").status, 200);
+    let open = Server::start();
+    let foreign = open.connect().request("POST", "/mgnt", &[("Origin", "http://evil.test")], b"int x;");
+    assert_eq!(foreign.status, 403);
+    let (ok, text) = cweb(&["serve", "--production"], dir.path(), &[]);
+    assert!(!ok && text.contains("openssl rand"), "{text}");
+}
+
+#[test]
+fn the_command_line_deploys_and_lists() {
+    let server = Server::start();
+    let url = format!("http://{}", server.addr);
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| cweb(args, dir.path(), &[("CWEB_SERVER", &url)]);
+    let (ok, text) = run(&["new", "starter"]);
+    assert!(ok && text.contains("starter.c"), "{text}");
+    assert!(!run(&["new", "starter"]).0, "an existing file is not overwritten");
+    let (ok, text) = run(&["deploy", "starter.c"]);
+    assert!(ok && text.contains("module starter") && text.contains("1 of 1"), "{text}");
+    assert_eq!(server.get("/starter?who=you").text(), "Hello, you!\n");
+    std::fs::write(dir.path().join("bad.c"), "int x").unwrap();
+    let (ok, text) = run(&["deploy", "starter.c", "bad.c", "missing.c"]);
+    assert!(!ok && text.contains("module.c:1") && text.contains("1 of 3"), "{text}");
+    std::fs::write(dir.path().join("routes.ini"), format!("server_url={url}\n[modules]\nstarter.c\n")).unwrap();
+    let (ok, text) = cweb(&["deploy"], dir.path(), &[]);
+    assert!(ok && text.contains("unchanged"), "{text}");
+    let (ok, text) = run(&["modules"]);
+    assert!(ok && text.contains("starter") && text.contains("/starter") && text.contains("1 module(s)"), "{text}");
+    assert!(run(&["modules", "remove", "starter"]).0);
+    assert!(!run(&["modules", "remove", "starter"]).0);
+    let (ok, text) = cweb(&["deploy", "starter.c", "--server", "http://127.0.0.1:1"], dir.path(), &[]);
+    assert!(!ok && text.contains("cweb serve"), "{text}");
+    let script = std::process::Command::new("sh")
+        .arg(root().join("scripts/cweb"))
+        .args(["deploy", "starter.c"])
+        .current_dir(dir.path())
+        .env("CWEB_SERVER", &url)
+        .output()
+        .unwrap();
+    assert!(script.status.success(), "{}", String::from_utf8_lossy(&script.stderr));
+    assert_eq!(names(&server), ["starter"]);
+}
