@@ -10,7 +10,7 @@ fn lab() -> String {
 #define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)
 H(fine) { (void)c; (void)q; strcpy(r->body, "fine"); return 0; }
 H(segv) { (void)c; (void)q; (void)r; *(volatile int *)8 = 1; return 0; }
-H(fpe) { (void)c; (void)q; volatile int z = 0; r->content_length = 1 / z; return 0; }
+H(fpe) { (void)c; (void)q; volatile int z = 0; r->content_length = 100 / z; return 0; }
 H(ill) { (void)c; (void)q; (void)r; __builtin_trap(); return 0; }
 H(aborts) { (void)c; (void)q; (void)r; abort(); return 0; }
 H(exits) { (void)c; (void)q; (void)r; exit(7); return 0; }

@@ -15,7 +15,7 @@ fn names(server: &Server) -> Vec<String> {
 fn refused(server: &Server, source: &str, status: u16, text: &str) {
     let before = (names(server), server.get("/keep").text());
     let response = server.try_deploy(source);
-    assert_eq!(response.status, status, "{}", response.text());
+    assert_eq!(response.status, status, "{}\n{source}", response.text());
     assert!(response.text().contains(text), "\"{text}\" is not in: {}", response.text());
     assert_eq!((names(server), server.get("/keep").text()), before);
 }

@@ -1,6 +1,7 @@
 //! `cweb serve`
 
 use crate::config::{Config, ServeArgs};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -12,7 +13,14 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     };
     let level = if config.silent { "warn" } else { "info" };
     let filter = EnvFilter::try_from_env("CWEB_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
+    // A log that can't be written must not end the thread that writes it.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .compact()
+        .init();
     match crate::server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(error),
