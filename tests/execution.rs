@@ -1,5 +1,7 @@
 //! Where handlers run: slow ones overlap, none delays another connection.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::sync::Arc;

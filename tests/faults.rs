@@ -1,5 +1,7 @@
 //! Modules that fail: the call they failed in gets a 500, everything else goes on.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use support::{Server, eventually, module};

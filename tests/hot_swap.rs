@@ -1,5 +1,7 @@
 //! New versions under load: nothing is lost, nothing is mixed up, nothing is left behind.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::sync::Arc;

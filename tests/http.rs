@@ -1,5 +1,7 @@
 //! HTTP/1.1 through the real server.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::io::{Read, Write};

@@ -1,5 +1,7 @@
 //! Deploying, refusing, listing, removing, persisting.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::sync::Arc;
