@@ -38,6 +38,7 @@ fn server() -> Server {
     server
 }
 
+#[allow(clippy::needless_pass_by_value)] // Reads better at the call.
 fn echo(socket: &mut Socket, message: Message) {
     socket.send(message.clone()).unwrap();
     assert_eq!(socket.read().unwrap(), message);

@@ -1,5 +1,6 @@
 //! The sending half of every connection of a shard, and what its application asks of the driver.
 
+use super::CloseReason;
 use super::outbox::Outbox;
 use super::sys;
 use std::net::Shutdown;
@@ -51,6 +52,8 @@ struct Link {
     blocked: bool,
     reading: bool,
     closing: Closing,
+    /// The errno that sending failed with.
+    failed: Option<i32>,
     /// Wakes the task that waits for `reading`.
     reader: Option<TaskWaker>,
 }
@@ -151,7 +154,8 @@ impl Links {
     pub fn set_reading(&mut self, conn: ConnId, reading: bool) {
         if let Some(link) = self.get_mut(conn).filter(|link| link.closing == Closing::No) {
             link.reading = reading;
-            if let Some(reader) = link.reader.take().filter(|_| reading) {
+            // The task that waits stays known while reading is off: it may wait for the connection's end as well.
+            if reading && let Some(reader) = link.reader.take() {
                 reader.wake();
             }
         }
@@ -176,6 +180,7 @@ impl Links {
             blocked: false,
             reading: true,
             closing: Closing::No,
+            failed: None,
             reader: None,
         };
         if let Some(place) = self.places.get_mut(id.index()) {
@@ -205,9 +210,13 @@ impl Links {
         self.get(conn).is_none_or(|link| link.closing != Closing::No)
     }
 
-    /// Whether `conn` ended because the application wanted it.
-    pub(super) fn closed_by_application(&self, conn: ConnId) -> bool {
-        self.get(conn).is_some_and(|link| link.closing != Closing::No)
+    /// Why `conn` ended, given how its last receive did: a failed send and the application's wish come first.
+    pub(super) fn close_reason(&self, conn: ConnId, received: CloseReason) -> CloseReason {
+        match self.get(conn) {
+            Some(Link { failed: Some(errno), .. }) => CloseReason::Error(*errno),
+            Some(link) if link.closing != Closing::No => CloseReason::Application,
+            _ => received,
+        }
     }
 
     /// Whether the driver may receive; if not, `waker` is woken when it may.
@@ -270,8 +279,10 @@ impl Links {
                 Flushed::Blocked
             }
             Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                link.failed = Some(errno);
                 self.abort(conn);
-                Flushed::Failed(error.raw_os_error().unwrap_or(libc::EIO))
+                Flushed::Failed(errno)
             }
         }
     }
@@ -312,6 +323,9 @@ mod tests {
     use std::io::Read;
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
 
     #[test]
     fn a_stale_id_reaches_nobody() {
@@ -341,6 +355,39 @@ mod tests {
         let mut text = String::new();
         peer.read_to_string(&mut text).unwrap();
         assert_eq!(text, "last words");
+    }
+
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn pausing_twice_does_not_lose_the_waiting_task() {
+        let (a, _peer) = UnixStream::pair().unwrap();
+        let mut links = Links::default();
+        let id = links.insert(a.as_raw_fd());
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        links.set_reading(id, false);
+        assert!(!links.poll_reading(id, &Arc::clone(&woken).into()));
+        links.set_reading(id, false);
+        assert!(!woken.0.load(Ordering::SeqCst));
+        links.set_reading(id, true);
+        assert!(woken.0.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_failed_send_is_the_reason() {
+        let (a, peer) = UnixStream::pair().unwrap();
+        drop(peer);
+        let mut links = Links::default();
+        let id = links.insert(a.as_raw_fd());
+        links.outbox(id).unwrap().push(b"x");
+        assert_eq!(links.flush(id), Flushed::Failed(libc::EPIPE));
+        assert_eq!(links.close_reason(id, CloseReason::Peer), CloseReason::Error(libc::EPIPE));
     }
 
     #[test]

@@ -166,8 +166,11 @@ fn end_batch<A: Application + 'static>(core: &Shared<A>) -> bool {
         }
         state.waker.awake();
     }
-    // There is more, but the sockets shall have their turn.
-    core.borrow().delivered();
+    // There is more, but the sockets shall have their turn. monoio polls a main future that wakes itself again before it
+    // looks at the kernel's events, so the wake has to come from the kernel.
+    let state = core.borrow();
+    state.waker.prepare_sleep();
+    state.waker.wake();
     false
 }
 
@@ -321,7 +324,7 @@ where
     async move {
         let reason = receive(&core, &mut stream, conn).await;
         let mut state = core.borrow_mut();
-        let reason = if state.links.closed_by_application(conn) { CloseReason::Application } else { reason };
+        let reason = state.links.close_reason(conn, reason);
         state.event(None, |app, links| app.closed(links, conn, reason));
         state.links.remove(conn);
         // `stream` closes its descriptor after this, when nothing names it any more.
@@ -351,10 +354,10 @@ where
         match result {
             Ok(0) => {
                 let mut state = core.borrow_mut();
-                if state.links.is_closing(conn) {
-                    return CloseReason::Peer;
+                // A peer that has sent FIN still reads: what is queued on a connection being closed must leave first.
+                if !state.links.is_closing(conn) {
+                    state.event(Some(conn), |app, links| app.eof(links, conn));
                 }
-                state.event(Some(conn), |app, links| app.eof(links, conn));
                 at_end = true;
             }
             Ok(count) => {

@@ -10,6 +10,10 @@ use std::sync::Arc;
 /// in `sendmsg(2)`.
 const REFERENCE_BYTES_MIN: usize = 1024;
 
+/// Sent bytes at the start of the tail are dropped once they are this many and at least half of it: a tail that is never
+/// quite empty would grow for ever. Each byte is moved at most once on average.
+const COMPACT_BYTES_MIN: usize = 16 * 1024;
+
 /// A buffer that has grown beyond this is freed when it has been sent.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
 
@@ -113,6 +117,9 @@ impl Outbox {
         if self.sent == self.tail.len() {
             self.sent = 0;
             self.tail.clear();
+        } else if self.sent >= COMPACT_BYTES_MIN && self.sent >= self.tail.len() / 2 {
+            self.tail.drain(..self.sent);
+            self.sent = 0;
         }
     }
 
@@ -183,6 +190,18 @@ mod tests {
             bytes().prop_map(Step::Shared),
             (0..3000_usize).prop_map(Step::Send),
         ]
+    }
+
+    #[test]
+    fn a_tail_that_is_never_quite_empty_stays_small() {
+        let mut outbox = Outbox::default();
+        outbox.push(&[0; 100]);
+        for _ in 0..10_000 {
+            outbox.push(&[0; 100]);
+            outbox.advance(100);
+        }
+        assert_eq!(outbox.len(), 100);
+        assert!(outbox.tail.capacity() < 4 * COMPACT_BYTES_MIN, "{} bytes", outbox.tail.capacity());
     }
 
     proptest! {

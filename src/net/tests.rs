@@ -192,3 +192,78 @@ fn no_message_from_another_thread_is_lost() {
         server.stop();
     }
 }
+
+#[test]
+fn fin_after_close_loses_nothing() {
+    for kind in kinds() {
+        let server = Running::start(kind);
+        let mut client = server.connect();
+        client.write_all(b"b!").unwrap();
+        // The first bytes are here, so the close has been asked for; the rest waits for the socket.
+        let mut first = [0];
+        client.read_exact(&mut first).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).unwrap();
+        assert_eq!(1 + rest.len(), BIG);
+        server.stop();
+    }
+}
+
+/// Echoes; says that it has work from the first byte to the second.
+#[derive(Default)]
+struct Busy {
+    received: usize,
+    open: bool,
+}
+
+impl Application for Busy {
+    fn accepted(&mut self, _: &mut Links, _: ConnId, _: &Peer, _: usize) -> bool {
+        self.open = true;
+        true
+    }
+    fn data(&mut self, links: &mut Links, conn: ConnId, bytes: &[u8]) {
+        self.received += bytes.len();
+        links.outbox(conn).unwrap().push(bytes);
+    }
+    fn eof(&mut self, links: &mut Links, conn: ConnId) {
+        links.close(conn);
+    }
+    fn drained(&mut self, _: &mut Links, _: ConnId) {}
+    fn closed(&mut self, _: &mut Links, _: ConnId, _: CloseReason) {
+        self.open = false;
+    }
+    fn batch_end(&mut self, _: &mut Links) {}
+    fn has_work(&self) -> bool {
+        self.received == 1
+    }
+    fn tick(&mut self, _: &mut Links, _: Instant) {}
+    fn accepting(&self) -> bool {
+        true
+    }
+    fn stopped(&self) -> bool {
+        self.received == 2 && !self.open
+    }
+    fn finish(&mut self) {}
+}
+
+#[test]
+fn endless_work_does_not_starve_sockets() {
+    for kind in kinds() {
+        let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1).unwrap().remove(0);
+        let addr = listeners[0].to_string().replace("http://", "");
+        let waker = Arc::new(Waker::new().unwrap());
+        let thread = std::thread::spawn(move || run(kind, Busy::default(), listeners, &waker).unwrap());
+        let mut client = TcpStream::connect(addr).unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        for byte in *b"12" {
+            client.write_all(&[byte]).unwrap();
+            let mut answer = [0];
+            client.read_exact(&mut answer).unwrap();
+            assert_eq!(answer, [byte]);
+        }
+        drop(client);
+        thread.join().unwrap();
+    }
+}
