@@ -1,0 +1,47 @@
+//! The floor: a bare monoio + httparse loop that answers a constant, with the header fields cweb sends.
+//! `floor PORT`. All answers to what one read brought leave in one write.
+
+use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
+use monoio::net::{TcpListener, TcpStream};
+use monoio::{IoUringDriver, RuntimeBuilder};
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
+    Access-Control-Allow-Origin: *\r\nContent-Length: 13\r\n\r\nHello, World!";
+
+async fn serve(mut stream: TcpStream) {
+    let mut buffer = Vec::with_capacity(16 * 1024);
+    let mut pending: Vec<u8> = Vec::new();
+    loop {
+        let (result, filled) = stream.read(buffer).await;
+        buffer = filled;
+        let Ok(count @ 1..) = result else { return };
+        pending.extend_from_slice(&buffer[..count]);
+        let (mut at, mut out) = (0, Vec::with_capacity(ANSWER.len()));
+        loop {
+            let mut headers = [httparse::EMPTY_HEADER; 32];
+            match httparse::Request::new(&mut headers).parse(&pending[at..]) {
+                Ok(httparse::Status::Complete(length)) => at += length,
+                Ok(httparse::Status::Partial) => break,
+                Err(_) => return,
+            }
+            out.extend_from_slice(ANSWER);
+        }
+        pending.drain(..at);
+        if !out.is_empty() && stream.write_all(out).await.0.is_err() {
+            return;
+        }
+    }
+}
+
+fn main() {
+    let port = std::env::args().nth(1).expect("usage: floor PORT");
+    let mut runtime = RuntimeBuilder::<IoUringDriver>::new().with_entries(1024).build().expect("io_uring");
+    runtime.block_on(async {
+        let listener = TcpListener::bind(format!("127.0.0.1:{port}")).expect("bind");
+        loop {
+            let (stream, _) = listener.accept().await.expect("accept");
+            let _ = stream.set_nodelay(true);
+            monoio::spawn(serve(stream));
+        }
+    });
+}
