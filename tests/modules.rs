@@ -54,7 +54,13 @@ fn bad_sources_get_a_clear_answer_and_change_nothing() {
     );
     refused(
         &server,
-        &module("m", "__attribute__((constructor)) static void k(void) { *(volatile int *)0 = 1; }", "", 0, ""),
+        &module(
+            "m",
+            "__attribute__((constructor)) static void k(void) { int *volatile nowhere = 0; *nowhere = 1; }",
+            "",
+            0,
+            "",
+        ),
         422,
         "SIGSEGV",
     );

@@ -25,7 +25,7 @@ use crate::domain::inbox::{Inbox, Message};
 use crate::module::table::Table;
 use crate::net::{Application, CloseReason, ConnId, Links, Peer};
 use crate::proto::http1::http_date;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use conn::Conn;
 use sockets::Sockets;
 use std::sync::Arc;
@@ -60,7 +60,8 @@ pub struct ShardParts {
 pub struct Shard {
     id: usize,
     limits: ShardLimits,
-    table: Arc<ArcSwap<Table>>,
+    /// Looked at before each batch of bytes: whoever has seen the answer to a deployment is answered by the new version.
+    table: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
     snapshot: Snapshot,
     inbox: Arc<Inbox>,
     companion: Companion,
@@ -92,7 +93,7 @@ impl Shard {
         let mut shard = Self {
             id: parts.id,
             limits: parts.limits,
-            table: parts.table,
+            table: Cache::new(parts.table),
             snapshot,
             inbox: parts.inbox,
             companion: parts.companion,
@@ -161,7 +162,7 @@ impl Shard {
     /// Takes the current table. Generations that are no longer in it are let go of as soon as the last call this shard
     /// has in flight on them returns.
     fn refresh(&mut self, links: &mut Links) {
-        let table = self.table.load_full();
+        let table = Arc::clone(self.table.load());
         let old = self.snapshot.replace(table);
         self.sockets_after_swap(links, &old);
         drop(old);
@@ -212,6 +213,9 @@ impl Application for Shard {
     }
 
     fn data(&mut self, links: &mut Links, id: ConnId, bytes: &[u8]) {
+        if !Arc::ptr_eq(self.table.load(), self.snapshot.table()) {
+            self.refresh(links);
+        }
         let Some(mut conn) = self.take(id) else { return };
         conn.last_read_ms = self.now_ms;
         match conn.socket {
@@ -277,6 +281,7 @@ impl Application for Shard {
         self.conns.clear();
         self.sockets = Sockets::default();
         self.snapshot = Snapshot::first(Arc::default());
+        self.table = Cache::new(Arc::default());
         // Answers for connections that are gone hold nothing, but a call that never began holds its generation.
         while self.inbox.pop().is_some() {}
     }
