@@ -56,7 +56,7 @@ fn bad_sources_get_a_clear_answer_and_change_nothing() {
         &server,
         &module(
             "m",
-            "__attribute__((constructor)) static void k(void) { int *volatile nowhere = 0; *nowhere = 1; }",
+            "__attribute__((constructor)) static void k(void) { volatile int *volatile nowhere = 0; *nowhere = 1; }",
             "",
             0,
             "",
