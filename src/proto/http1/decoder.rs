@@ -1,7 +1,7 @@
 //! Requests out of a stream of bytes.
 
 use super::chunked::Chunked;
-use super::head::{Framing, Head, Limits, RequestError, RequestView};
+use super::head::{Framing, Head, Limits, RequestError, RequestView, is_line_end};
 
 /// Memory for a body is taken as its bytes arrive, in steps of at least this: a client that announces much and sends
 /// little costs little.
@@ -91,7 +91,7 @@ impl RequestDecoder {
     fn decode_head<'a>(&'a mut self, input: &'a [u8], searched: usize) -> Result<Decoded<'a>, RequestError> {
         let skipped = empty_lines(input)?;
         let bytes = input.get(skipped..).unwrap_or_default();
-        let Some(head_len) = head_length(bytes, searched) else {
+        let Some(head_len) = head_length(bytes, searched)? else {
             return self.head_incomplete(bytes, skipped);
         };
         if head_len > self.limits.head_bytes_max {
@@ -172,14 +172,19 @@ fn empty_lines(input: &[u8]) -> Result<usize, RequestError> {
     Ok(at)
 }
 
-/// The length of the head at the start of `bytes`, its empty line included; `searched` bytes are known not to begin its
-/// end. A bare LF twice counts as an end too, so that such a head is refused at once rather than waited for.
-fn head_length(bytes: &[u8], searched: usize) -> Option<usize> {
-    let tail = bytes.get(searched..)?;
-    memchr::memchr_iter(b'\n', tail).map(|at| searched + at).find_map(|at| {
-        let before = bytes.get(..at)?;
-        (before.ends_with(b"\n\r") || before.ends_with(b"\n")).then_some(at + 1)
-    })
+/// The length of the head at the start of `bytes`, its empty line included, `None` while it is not complete; `searched`
+/// bytes are known not to begin its end. A line that does not end in CRLF, or is folded, is refused at once.
+fn head_length(bytes: &[u8], searched: usize) -> Result<Option<usize>, RequestError> {
+    for at in memchr::memchr_iter(b'\n', bytes.get(searched..).unwrap_or_default()).map(|at| searched + at) {
+        // The empty line may be followed by anything: by the body.
+        if bytes.get(..at).is_some_and(|before| before.ends_with(b"\r\n\r")) {
+            return Ok(Some(at + 1));
+        }
+        if !is_line_end(bytes, at) {
+            return Err(RequestError::Syntax("a line does not end in CRLF, or is folded"));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -143,12 +143,16 @@ impl Span {
     }
 }
 
+/// Header fields a request may have before a larger array is needed to parse them.
+const FEW_HEADERS: usize = 32;
+
 /// What is known of a request's head: offsets into its bytes, so that it can be copied and kept without lifetimes.
 #[derive(Debug, Clone)]
 pub struct Head {
     method: Method,
     http_1_0: bool,
     keep_alive: bool,
+    upgrade_websocket: bool,
     pub(super) expect_continue: bool,
     pub(super) framing: Framing,
     path: Span,
@@ -162,6 +166,7 @@ impl Default for Head {
             method: Method::Get,
             http_1_0: false,
             keep_alive: true,
+            upgrade_websocket: false,
             expect_continue: false,
             framing: Framing::Length(0),
             path: Span::default(),
@@ -180,23 +185,23 @@ struct Facts {
     close: bool,
     keep_alive: bool,
     expect_continue: bool,
+    upgrade_websocket: bool,
 }
 
 impl Head {
     /// Reads the head at the start of `bytes`, which ends at its empty line. The memory of a former head is used again.
     pub(super) fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), RequestError> {
-        check_line_ends(bytes)?;
-        // httparse wants the array up front; one of 100 entries is 3 KiB of stack.
-        let mut few = [httparse::EMPTY_HEADER; 32];
-        let mut many;
-        let fields = if limits.headers_max <= few.len() || memchr::memchr_iter(b'\n', bytes).count() <= few.len() {
-            &mut few[..]
-        } else {
-            many = vec![httparse::EMPTY_HEADER; limits.headers_max];
-            &mut many[..]
-        };
-        let mut request = httparse::Request::new(fields);
-        match request.parse(bytes) {
+        // Most requests have few fields: only one that has more pays for a larger array.
+        let mut few = [httparse::EMPTY_HEADER; FEW_HEADERS];
+        let mut many = Vec::new();
+        let mut request = httparse::Request::new(&mut few);
+        let mut result = request.parse(bytes);
+        if result == Err(httparse::Error::TooManyHeaders) && limits.headers_max > FEW_HEADERS {
+            many.resize(limits.headers_max, httparse::EMPTY_HEADER);
+            request = httparse::Request::new(&mut many);
+            result = request.parse(bytes);
+        }
+        match result {
             Ok(httparse::Status::Complete(_)) => {}
             Ok(httparse::Status::Partial) => return Err(RequestError::Syntax("the head is not complete")),
             Err(error) => return Err(syntax(bytes, error)),
@@ -259,6 +264,7 @@ impl Head {
         self.framing = if facts.chunked { Framing::Chunked } else { Framing::Length(facts.length.unwrap_or(0)) };
         self.keep_alive = !facts.close && (!self.http_1_0 || facts.keep_alive);
         // RFC 9110 §10.1.1: an expectation from HTTP/1.0 is ignored.
+        self.upgrade_websocket = facts.upgrade_websocket;
         self.expect_continue = facts.expect_continue && !self.http_1_0;
         Ok(())
     }
@@ -274,6 +280,9 @@ impl Facts {
                     return Err(RequestError::Expectation);
                 }
                 self.expect_continue = true;
+            }
+            7 if name.eq_ignore_ascii_case("upgrade") => {
+                self.upgrade_websocket |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"websocket"));
             }
             10 if name.eq_ignore_ascii_case("connection") => {
                 for token in tokens(value) {
@@ -317,22 +326,11 @@ fn content_length(value: &[u8]) -> Result<usize, RequestError> {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(bad)
 }
 
-/// RFC 9112 §2.2: lines end in CRLF. A lenient reader and a strict one in a row are how requests are smuggled, so a bare
-/// CR or LF, a folded line (§5.2) and NUL are refused.
-fn check_line_ends(bytes: &[u8]) -> Result<(), RequestError> {
-    for at in memchr::memchr3_iter(b'\r', b'\n', 0, bytes) {
-        let ok = match bytes.get(at) {
-            Some(b'\n') => {
-                at > 0 && bytes.get(at - 1) == Some(&b'\r') && !matches!(bytes.get(at + 1), Some(b' ' | b'\t'))
-            }
-            Some(b'\r') => bytes.get(at + 1) == Some(&b'\n'),
-            _ => false,
-        };
-        if !ok {
-            return Err(RequestError::Syntax("a line does not end in CRLF, is folded, or has a NUL"));
-        }
-    }
-    Ok(())
+/// Whether the LF at `at` ends a line as it must (RFC 9112 §2.2): behind a CR, and with no white space after it, which would
+/// fold the line (§5.2). A lenient reader and a strict one in a row are how requests are smuggled. Bare CRs and NULs are
+/// httparse's to refuse.
+pub(super) fn is_line_end(bytes: &[u8], at: usize) -> bool {
+    at > 0 && bytes.get(at - 1) == Some(&b'\r') && !matches!(bytes.get(at + 1), Some(b' ' | b'\t'))
 }
 
 fn syntax(bytes: &[u8], error: httparse::Error) -> RequestError {
@@ -431,6 +429,6 @@ impl<'a> RequestView<'a> {
     /// Whether it asks for an upgrade to WebSocket (RFC 6455 §4.2.1).
     #[must_use]
     pub fn is_websocket_upgrade(&self) -> bool {
-        self.has_token("upgrade", "websocket")
+        self.head.upgrade_websocket
     }
 }
