@@ -37,8 +37,8 @@ pub enum Decoded<'a> {
 
 #[derive(Debug)]
 enum State {
-    /// Looking for the end of the head; so many bytes have been searched.
-    Head { searched: usize },
+    /// Looking for the end of the head: bytes searched, and bytes of empty lines that came before it and are consumed.
+    Head { searched: usize, skipped: usize },
     /// The head is in `head_bytes`; so many bytes of the body are still to come.
     Length { left: usize },
     /// The head is in `head_bytes`.
@@ -64,7 +64,7 @@ impl RequestDecoder {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            state: State::Head { searched: 0 },
+            state: State::Head { searched: 0, skipped: 0 },
             head: Head::default(),
             head_bytes: Vec::new(),
             body: Vec::new(),
@@ -77,28 +77,34 @@ impl RequestDecoder {
     /// Framing is lost; the decoder is of no further use.
     pub fn decode<'a>(&'a mut self, input: &'a [u8]) -> Result<Decoded<'a>, RequestError> {
         match self.state {
-            State::Head { searched } => self.decode_head(input, searched),
+            State::Head { searched, skipped } => self.decode_head(input, searched, skipped),
             State::Done => {
                 self.head_bytes = Vec::new();
                 self.body = Vec::new();
-                self.state = State::Head { searched: 0 };
-                self.decode_head(input, 0)
+                self.state = State::Head { searched: 0, skipped: 0 };
+                self.decode_head(input, 0, 0)
             }
             State::Length { .. } | State::Chunked(_) => self.decode_body(input, 0),
         }
     }
 
-    fn decode_head<'a>(&'a mut self, input: &'a [u8], searched: usize) -> Result<Decoded<'a>, RequestError> {
-        let skipped = empty_lines(input)?;
+    fn decode_head<'a>(
+        &'a mut self,
+        input: &'a [u8],
+        searched: usize,
+        skipped_before: usize,
+    ) -> Result<Decoded<'a>, RequestError> {
+        let skipped = empty_lines(input, skipped_before)?;
         let bytes = input.get(skipped..).unwrap_or_default();
         let Some(head_len) = head_length(bytes, searched)? else {
-            return self.head_incomplete(bytes, skipped);
+            self.head_incomplete(bytes, skipped_before + skipped)?;
+            return Ok(Decoded::NeedMore { consumed: skipped });
         };
         if head_len > self.limits.head_bytes_max {
             return Err(RequestError::HeadTooLarge);
         }
         let (head_bytes, rest) = bytes.split_at_checked(head_len).unwrap_or((bytes, &[]));
-        self.state = State::Head { searched: 0 };
+        self.state = State::Head { searched: 0, skipped: 0 };
         self.head.parse(head_bytes, &self.limits)?;
         if let Framing::Length(length) = self.head.framing {
             if length > self.limits.body_bytes_max {
@@ -123,17 +129,17 @@ impl RequestDecoder {
         self.decode_body(input, skipped + head_len)
     }
 
-    fn head_incomplete<'a>(&mut self, bytes: &[u8], skipped: usize) -> Result<Decoded<'a>, RequestError> {
+    fn head_incomplete(&mut self, bytes: &[u8], skipped: usize) -> Result<(), RequestError> {
         if bytes.len() > self.limits.head_bytes_max {
             return Err(RequestError::HeadTooLarge);
         }
-        let no_line_yet = memchr::memchr(b'\n', bytes).is_none();
-        if no_line_yet && bytes.len() > self.limits.uri_bytes_max + 64 {
+        // The length goes first: a short head that comes byte by byte isn't searched again each time.
+        if bytes.len() > self.limits.uri_bytes_max + 64 && memchr::memchr(b'\n', bytes).is_none() {
             return Err(RequestError::UriTooLong);
         }
         // The end of the head may begin in the last three bytes.
-        self.state = State::Head { searched: bytes.len().saturating_sub(3) };
-        Ok(Decoded::NeedMore { consumed: skipped })
+        self.state = State::Head { searched: bytes.len().saturating_sub(3), skipped };
+        Ok(())
     }
 
     fn decode_body<'a>(&'a mut self, input: &'a [u8], at: usize) -> Result<Decoded<'a>, RequestError> {
@@ -160,12 +166,12 @@ impl RequestDecoder {
     }
 }
 
-/// How many bytes of empty lines stand at the start of `input`.
-fn empty_lines(input: &[u8]) -> Result<usize, RequestError> {
+/// How many bytes of empty lines stand at the start of `input`; `before` bytes of them came before it.
+fn empty_lines(input: &[u8], before: usize) -> Result<usize, RequestError> {
     let mut at = 0;
     while input.get(at..).is_some_and(|rest| rest.starts_with(b"\r\n")) {
         at += 2;
-        if at > EMPTY_LINES_MAX * 2 {
+        if before + at > EMPTY_LINES_MAX * 2 {
             return Err(RequestError::Syntax("too many empty lines before a request"));
         }
     }
@@ -294,9 +300,25 @@ mod tests {
     }
 
     #[test]
+    fn rfc_9112_2_2_empty_lines_are_counted_however_they_arrive() {
+        let lines = |count: usize| ["\r\n".repeat(count).as_bytes(), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"].concat();
+        for (count, found) in [(EMPTY_LINES_MAX, 1), (EMPTY_LINES_MAX + 1, 0)] {
+            let input = lines(count).repeat(2);
+            let cuts: Vec<usize> = (0..input.len()).collect();
+            assert_eq!(decode_all(&input, &cuts), decode_all(&input, &[]));
+            assert_eq!(decode_all(&input, &cuts).0.len(), found * 2);
+        }
+    }
+
+    #[test]
     fn rfc_9112_3_2_targets() {
         let target = |target: &str| one(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
         assert_eq!(target("http://h/p?q").unwrap().1, b"/p");
+        // RFC 3986 §3.2: the authority ends at the first / or ?; RFC 9110 §4.2.1: it may not be empty.
+        let parts = |text: &str| target(text).map(|found| (found.1, found.2)).unwrap();
+        assert_eq!(parts("http://h?x=/mgnt"), (b"/".to_vec(), Some(b"x=/mgnt".to_vec())));
+        assert_eq!(parts("HTTPS://h"), (b"/".to_vec(), None));
+        assert_eq!(target("http:///p").unwrap_err().status(), 400);
         assert_eq!(target("h:80").unwrap_err().status(), 400);
         assert_eq!(target("*").unwrap_err().status(), 400);
         assert_eq!(status("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"), 200);

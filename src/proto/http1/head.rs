@@ -231,20 +231,17 @@ impl Head {
         let origin = match target {
             [b'/', ..] => target,
             b"*" if self.method == Method::Options => target,
-            _ => {
-                let scheme = target.get(..7).filter(|start| start.eq_ignore_ascii_case(b"http://")).map(<[u8]>::len);
-                let scheme =
-                    scheme.or_else(|| target.get(..8).filter(|s| s.eq_ignore_ascii_case(b"https://")).map(<[u8]>::len));
-                let rest = scheme
-                    .and_then(|len| target.get(len..))
-                    .ok_or(RequestError::Syntax("the target must begin with /"))?;
-                let at = memchr::memchr(b'/', rest).ok_or(RequestError::Syntax("the target has no path"))?;
-                rest.get(at..).unwrap_or_default()
-            }
+            _ => absolute_form(target)?,
         };
         let (path, query) = match memchr::memchr(b'?', origin) {
             Some(at) => (origin.get(..at).unwrap_or_default(), origin.get(at + 1..)),
             None => (origin, None),
+        };
+        // An absolute-form may have an empty path, which means `/` (RFC 9110 §4.2.3); the scheme's is at hand.
+        let path = if path.is_empty() {
+            target.split(|&byte| byte == b':').nth(1).and_then(|rest| rest.get(..1)).unwrap_or_default()
+        } else {
+            path
         };
         self.path = Span::of(bytes, path);
         self.query = query.map(|query| Span::of(bytes, query));
@@ -310,6 +307,22 @@ impl Facts {
         }
         Ok(())
     }
+}
+
+/// What follows the authority of an absolute-form target (RFC 9112 §3.2.2). The authority ends at the first `/` or `?`
+/// (RFC 3986 §3.2): one looked for further on could be in the query.
+fn absolute_form(target: &[u8]) -> Result<&[u8], RequestError> {
+    let after = |scheme: &[u8]| {
+        let (start, rest) = target.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    let rest =
+        after(b"http://").or_else(|| after(b"https://")).ok_or(RequestError::Syntax("the target must begin with /"))?;
+    let authority = memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
+    if authority == 0 {
+        return Err(RequestError::Syntax("the target has no host"));
+    }
+    Ok(rest.get(authority..).unwrap_or_default())
 }
 
 /// The members of a comma-separated list (RFC 9110 §5.6.1).

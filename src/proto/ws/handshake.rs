@@ -9,6 +9,8 @@ use tungstenite::handshake::derive_accept_key;
 pub enum HandshakeError {
     #[error("a WebSocket handshake is a GET of HTTP/1.1")]
     Request,
+    #[error("a WebSocket handshake needs Upgrade: websocket")]
+    Upgrade,
     #[error("a WebSocket handshake needs Connection: Upgrade")]
     Connection,
     #[error("Sec-WebSocket-Key must be 16 bytes in base64")]
@@ -35,6 +37,9 @@ impl HandshakeError {
 pub fn check(view: &RequestView<'_>) -> Result<[u8; 28], HandshakeError> {
     if view.method() != Method::Get || view.http_1_0() {
         return Err(HandshakeError::Request);
+    }
+    if !view.is_websocket_upgrade() {
+        return Err(HandshakeError::Upgrade);
     }
     if !view.has_token("connection", "upgrade") {
         return Err(HandshakeError::Connection);
@@ -75,7 +80,6 @@ mod tests {
     fn result(text: &str) -> Result<[u8; 28], HandshakeError> {
         let mut decoder = RequestDecoder::new(Limits::default());
         let Ok(Decoded::Request { view, .. }) = decoder.decode(text.as_bytes()) else { panic!("{text}") };
-        assert!(view.is_websocket_upgrade());
         check(&view)
     }
 
@@ -94,6 +98,7 @@ mod tests {
         assert_eq!(changed("Sec-WebSocket-Version: 13\r\n", "").status(), 426);
         assert_eq!(changed("GET", "POST"), HandshakeError::Request);
         assert_eq!(changed("keep-alive, Upgrade", "keep-alive"), HandshakeError::Connection);
+        assert_eq!(changed("Upgrade: WebSocket", "Upgrade: h2c"), HandshakeError::Upgrade);
         assert_eq!(changed("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ"), HandshakeError::Key);
         assert_eq!(changed("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZR=="), HandshakeError::Key);
         assert_eq!(changed("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), HandshakeError::Key);

@@ -188,8 +188,12 @@ impl Session {
         self.closing
     }
 
-    /// Queues a ping.
+    /// Queues a ping, unless the session is closing: nothing follows a close frame (RFC 6455 §5.5.1), and tungstenite
+    /// doesn't know of those written by hand.
     pub fn ping(&mut self) {
+        if self.closing {
+            return;
+        }
         let _ = self.socket.send(Message::Ping(tungstenite::Bytes::new()));
     }
 }
@@ -281,6 +285,21 @@ mod tests {
         session.feed(&frame(0x88, b"\x03\xe9"));
         assert_eq!(session.next(), Some(Event::Closed { code: Some(1001) }));
         assert_eq!(session.next(), None);
+    }
+
+    #[test]
+    fn rfc_6455_5_5_1_nothing_follows_a_close_frame() {
+        let by_peer: fn(&mut Session) = |session| session.feed(&frame(0x88, b"\x03\xe8"));
+        let by_fault: fn(&mut Session) = |session| session.feed(b"\x81\x01a");
+        let by_us: fn(&mut Session) = |session| session.close(1000, "");
+        for end in [by_peer, by_fault, by_us] {
+            let (mut session, mut out) = (session(), Vec::new());
+            end(&mut session);
+            session.next();
+            session.ping();
+            session.take_output(&mut out);
+            assert_eq!((out[0], out.len()), (0x88, 4), "{out:x?}");
+        }
     }
 
     proptest! {
