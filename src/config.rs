@@ -1,5 +1,7 @@
 //! Flags, environment and `cweb.toml`, merged into one validated [`Config`]. Flags beat environment beats file.
 
+use crate::net::ListenAddr;
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -78,11 +80,17 @@ settings! {
     /// Where modules run [default: none, the only one built so far]
     #[arg(long, env = "CWEB_ISOLATION")]
     isolation: Isolation,
+    /// Directory that isolated modules may read; may be repeated. Needs --isolation process, which is not built yet
+    #[arg(long, env = "CWEB_ALLOW_READ", value_delimiter = ',', value_name = "DIR")]
+    allow_read: Vec<PathBuf>,
+    /// Directory that isolated modules may write; may be repeated. Needs --isolation process, which is not built yet
+    #[arg(long, env = "CWEB_ALLOW_WRITE", value_delimiter = ',', value_name = "DIR")]
+    allow_write: Vec<PathBuf>,
     /// Most threads for handlers that block or compute [default: 64]
     #[arg(long, env = "CWEB_EXECUTORS_MAX")]
     executors_max: usize,
     /// Production mode: all interfaces, and the admin key needed from everywhere
-    #[arg(long, env = "CWEB_PRODUCTION", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env = "CWEB_PRODUCTION", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     production: bool,
     /// Certificate of the server, PEM
     #[arg(long, env = "CWEB_TLS_CERT", value_name = "FILE")]
@@ -91,13 +99,13 @@ settings! {
     #[arg(long, env = "CWEB_TLS_KEY", value_name = "FILE")]
     tls_key: PathBuf,
     /// Forget all modules at exit
-    #[arg(long, env = "CWEB_PURGE_MODULES", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env = "CWEB_PURGE_MODULES", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     purge_modules: bool,
     /// Log warnings and errors only
-    #[arg(short, long, env = "CWEB_SILENT", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(short, long, env = "CWEB_SILENT", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     silent: bool,
     /// Do not wait for running requests at exit
-    #[arg(short = 'F', long, env = "CWEB_SHUTDOWN_FORCE", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(short = 'F', long, env = "CWEB_SHUTDOWN_FORCE", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     force_shutdown: bool,
     /// How long to wait for running requests at exit [default: 5000]
     #[arg(long, env = "CWEB_SHUTDOWN_TIMEOUT_MS", value_name = "MS")]
@@ -177,6 +185,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub module_dir: PathBuf,
     pub isolation: Isolation,
+    pub allow_read: Vec<PathBuf>,
+    pub allow_write: Vec<PathBuf>,
     pub executors_max: usize,
     pub production: bool,
     pub tls_cert: Option<PathBuf>,
@@ -223,27 +233,40 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, at once.
     pub fn load(mut args: ServeArgs) -> Result<Self, ConfigError> {
-        args.admin_key = args.admin_key.or_else(|| std::env::var("CWEB_ADMIN_KEY").ok());
+        // Empty counts as not given (compose files pass unset variables on so), and must not hide the file's key.
+        let from_env = || std::env::var("CWEB_ADMIN_KEY").ok().filter(|key| !key.is_empty());
+        args.admin_key = args.admin_key.or_else(from_env);
         let data_dir = args.data_dir.clone().unwrap_or_else(|| PathBuf::from("."));
         let file = read_file(args.config.as_deref(), &data_dir)?;
-        let config = Self::with_defaults(args.or(file), data_dir);
+        let mut config = Self::with_defaults(args.or(file), data_dir);
         let problems = config.problems();
-        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
+        if !problems.is_empty() {
+            return Err(ConfigError(problems));
+        }
+        // The server moves into the data directory before it reads them.
+        for path in [&mut config.tls_cert, &mut config.tls_key].into_iter().flatten() {
+            *path = std::path::absolute(&*path)
+                .map_err(|error| ConfigError(vec![format!("{}: {error}", path.display())]))?;
+        }
+        Ok(config)
     }
 
     fn with_defaults(args: ServeArgs, data_dir: PathBuf) -> Self {
         let production = args.production.unwrap_or(false);
         let host = if production { "0.0.0.0" } else { "127.0.0.1" };
         let listen = args.listen.unwrap_or_default();
+        let shards = args.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         // A port given beside addresses is one more address.
         let own = (listen.is_empty() || args.port.is_some()).then(|| format!("{host}:{}", args.port.unwrap_or(8080)));
         Self {
             listen: own.into_iter().chain(listen).collect(),
-            shards: args.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+            shards,
             reactor: args.reactor.unwrap_or(Reactor::Monoio),
             module_dir: args.module_dir.unwrap_or_else(|| data_dir.join("modules")),
             data_dir,
             isolation: args.isolation.unwrap_or(ISOLATION_DEFAULT),
+            allow_read: args.allow_read.unwrap_or_default(),
+            allow_write: args.allow_write.unwrap_or_default(),
             executors_max: args.executors_max.unwrap_or(64),
             production,
             tls_cert: args.tls_cert,
@@ -266,7 +289,7 @@ impl Config {
             uri_bytes_max: args.uri_bytes_max.unwrap_or(8 * 1024),
             body_bytes_max: args.body_bytes_max.unwrap_or(1024 * 1024),
             mgnt_body_bytes_max: args.mgnt_body_bytes_max.unwrap_or(4 * 1024 * 1024),
-            connections_max: args.connections_max.unwrap_or(16 * 1024).min(descriptors_max()),
+            connections_max: args.connections_max.unwrap_or(16 * 1024).min(descriptors_max() / shards.max(1)),
             pipeline_max: args.pipeline_max.unwrap_or(64),
             ws_message_bytes_max: args.ws_message_bytes_max.unwrap_or(16 * 1024 * 1024),
             ws_queue_bytes_max: args.ws_queue_bytes_max.unwrap_or(8 * 1024 * 1024),
@@ -282,19 +305,44 @@ impl Config {
     }
 
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems: Vec<String> =
+            self.listen.iter().filter_map(|text| text.parse::<ListenAddr>().err()).map(|e| e.to_string()).collect();
         let mut check = |wrong: bool, text: &str| {
             if wrong {
                 problems.push(text.to_owned());
             }
         };
         check(self.shards == 0 || self.shards > SHARDS_MAX, "--shards must be from 1 to 256");
-        check(self.executors_max == 0, "--executors-max must be at least 1");
-        check(self.pipeline_max == 0, "--pipeline-max must be at least 1");
-        check(self.deploy_queue_max == 0, "--deploy-queue-max must be at least 1");
-        check(self.connections_max == 0, "--connections-max must be at least 1");
+        // None of these can be 0: the server would refuse, drop or hold back everything.
+        for (name, value) in [
+            ("executors-max", self.executors_max),
+            ("headers-max", self.headers_max),
+            ("uri-bytes-max", self.uri_bytes_max),
+            ("mgnt-body-bytes-max", self.mgnt_body_bytes_max),
+            ("connections-max", self.connections_max),
+            ("pipeline-max", self.pipeline_max),
+            ("ws-message-bytes-max", self.ws_message_bytes_max),
+            ("ws-queue-bytes-max", self.ws_queue_bytes_max),
+            ("ws-inbox-messages-max", self.ws_inbox_messages_max),
+            ("deploy-queue-max", self.deploy_queue_max),
+        ] {
+            check(value == 0, &format!("--{name} must be at least 1"));
+        }
+        for (name, value_ms) in [
+            ("header-timeout-ms", self.header_timeout_ms),
+            ("body-timeout-ms", self.body_timeout_ms),
+            ("idle-timeout-ms", self.idle_timeout_ms),
+            ("write-timeout-ms", self.write_timeout_ms),
+            ("compile-timeout-ms", self.compile_timeout_ms),
+            ("swap-timeout-ms", self.swap_timeout_ms),
+        ] {
+            check(value_ms == 0, &format!("--{name} must be at least 1"));
+        }
         check(self.head_bytes_max < 256, "--head-bytes-max must be at least 256");
-        check(self.compile_timeout_ms == 0, "--compile-timeout-ms must be at least 1");
+        check(
+            !(self.allow_read.is_empty() && self.allow_write.is_empty()),
+            "--allow-read and --allow-write need --isolation process, which is not built in this version yet; leave them out",
+        );
         check(
             self.isolation == Isolation::Process,
             "--isolation process is not built in this version yet; use --isolation none, and deploy only code you trust",
@@ -363,6 +411,35 @@ mod tests {
         };
         let text = load(args).unwrap_err().to_string();
         assert_eq!(text.lines().count(), 3, "{text}");
+    }
+
+    #[test]
+    fn nothing_that_would_wedge_the_server_is_accepted() {
+        let args = ServeArgs {
+            listen: Some(vec!["nonsense".into()]),
+            ws_inbox_messages_max: Some(0),
+            idle_timeout_ms: Some(0),
+            allow_read: Some(vec!["/tmp".into()]),
+            ..ServeArgs::default()
+        };
+        let text = load(args).unwrap_err().to_string();
+        for part in ["nonsense", "--ws-inbox-messages-max", "--idle-timeout-ms", "--allow-read"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert_eq!(text.lines().count(), 4, "{text}");
+    }
+
+    #[test]
+    fn paths_of_the_key_do_not_move_with_the_data_directory() {
+        let pair = (Some(PathBuf::from("c.pem")), Some(PathBuf::from("k.pem")));
+        let config = load(ServeArgs { tls_cert: pair.0, tls_key: pair.1, ..ServeArgs::default() }).unwrap();
+        assert_eq!(config.tls_key.unwrap(), std::env::current_dir().unwrap().join("k.pem"));
+    }
+
+    #[test]
+    fn shards_divide_the_descriptors_between_them() {
+        let args = ServeArgs { shards: Some(4), connections_max: Some(usize::MAX), ..ServeArgs::default() };
+        assert_eq!(load(args).unwrap().connections_max, descriptors_max() / 4);
     }
 
     #[test]
