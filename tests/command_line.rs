@@ -1,0 +1,146 @@
+//! The command line, through the real binary: precedence of settings, deploy tools, scripts.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use support::Server;
+
+const GREETING: &str = r#"#include <cweb.h>
+static int f(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+    (void)c; (void)q;
+    return cweb_respond(r, HTTP_200_OK, "text/plain", "hi");
+}
+export module_t config = {.name = "greet", .author = "t", .routes = {{"/greet", "GET", f, NONE}}, .size = 1};
+"#;
+
+/// Runs `cweb ARGS` in `dir` with nothing of the tester's environment that would matter.
+fn cweb(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cweb"));
+    for name in ["PORT", "CWEB_ADMIN_KEY", "CWEB_SERVER", "CWEB_SHARDS"] {
+        command.env_remove(name);
+    }
+    command.current_dir(dir).args(args).envs(env.iter().copied()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn flags_beat_the_environment_and_it_beats_the_file() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    // Each layer would keep the server from starting; the one above has to win.
+    std::fs::write(dir.path().join("cweb.toml"), "pipeline_max = 0\nexecutors_max = 0").unwrap();
+    let env = [("CWEB_SHARDS", "0"), ("CWEB_MAX_PIPELINE", "8"), ("CWEB_SHUTDOWN_FORCE", "1")];
+    Server::on(&dir, &["--shards", "1", "--executors-max", "2"], &env).stop();
+
+    let refused = cweb(dir.path(), &["serve", "--port", "0"], &[("CWEB_SHARDS", "0")]);
+    let problems = text(&refused.stderr);
+    assert!(!refused.status.success());
+    for name in ["--shards", "--pipeline-max", "--executors-max"] {
+        assert!(problems.contains(name), "{name} in {problems}");
+    }
+}
+
+#[test]
+fn deploys_lists_and_removes() {
+    let server = Server::start();
+    let (dir, url) = (tempfile::tempdir().unwrap(), format!("http://{}", server.addr));
+    let run = |args: &[&str]| cweb(dir.path(), args, &[("CWEB_SERVER", url.as_str())]);
+    std::fs::write(dir.path().join("greet.c"), GREETING).unwrap();
+    std::fs::write(dir.path().join("bad.c"), "#include <cweb.h>\nint x = nonsense;\n").unwrap();
+
+    // One bad file does not keep the good one from being deployed, but the command fails and shows gcc's words.
+    let output = run(&["deploy", "bad.c", "greet.c"]);
+    let shown = text(&output.stdout);
+    assert!(!output.status.success());
+    assert!(shown.contains("nonsense") && shown.contains("1 of 2 deployed"), "{shown}");
+    assert!(!shown.contains('\x1b'), "no colours into a pipe: {shown}");
+    assert_eq!(server.get("/greet").text(), "hi");
+
+    let list = run(&["modules"]);
+    assert!(list.status.success() && text(&list.stdout).contains("/greet"), "{}", text(&list.stdout));
+    assert!(run(&["modules", "remove", "greet"]).status.success());
+    assert!(!run(&["modules", "remove", "greet"]).status.success());
+    assert_eq!(server.get("/greet").status, 404);
+}
+
+#[test]
+fn deploys_what_routes_ini_lists() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("sub")).unwrap();
+    std::fs::write(dir.path().join("sub/greet.c"), GREETING).unwrap();
+    let ini = format!("; where\nserver_url=http://{}\n\n[modules]\n# relative to this file\ngreet.c\n", server.addr);
+    std::fs::write(dir.path().join("sub/routes.ini"), ini).unwrap();
+    let output = cweb(dir.path(), &["deploy", "--config", "sub/routes.ini"], &[]);
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    assert_eq!(server.get("/greet").text(), "hi");
+    assert!(!cweb(dir.path(), &["deploy"], &[]).status.success(), "there is no routes.ini here");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("greet.c"), GREETING).unwrap();
+    // Bound and then closed: nobody listens there.
+    let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = cweb(dir.path(), &["deploy", "greet.c", "--server", &format!("http://{addr}")], &[]);
+    assert!(!output.status.success());
+    assert!(text(&output.stdout).contains("cweb serve"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_new_module_deploys_as_it_is_and_overwrites_nothing() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    assert!(cweb(dir.path(), &["new", "first"], &[]).status.success());
+    assert!(!cweb(dir.path(), &["new", "first"], &[]).status.success());
+    assert!(!cweb(dir.path(), &["new", "../evil"], &[]).status.success());
+    let output = cweb(dir.path(), &["deploy", "first.c", "--server", &format!("http://{}", server.addr)], &[]);
+    assert!(output.status.success(), "{}", text(&output.stdout));
+    assert_eq!(server.get("/first?who=you").text(), "Hello, you!\n");
+}
+
+#[test]
+fn the_shell_client_does_the_same() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("greet.c"), GREETING).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cweb");
+    let run = |args: &[&str]| {
+        let url = format!("http://{}", server.addr);
+        let mut command = Command::new("sh");
+        command.arg(&script).args(args).current_dir(dir.path()).env("CWEB_SERVER", url).env_remove("CWEB_ADMIN_KEY");
+        command.output().unwrap()
+    };
+    let deployed = run(&["deploy", "greet.c"]);
+    assert!(deployed.status.success(), "{}", text(&deployed.stderr));
+    assert!(text(&run(&["modules"]).stdout).contains("\"greet\""));
+    assert!(run(&["remove", "greet"]).status.success());
+    assert!(!run(&["remove", "greet"]).status.success());
+}
+
+#[test]
+fn every_script_is_valid_shell() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for dir in ["scripts", ".ci", "."] {
+        for entry in std::fs::read_dir(root.join(dir)).unwrap() {
+            let path = entry.unwrap().path();
+            let Ok(source) = std::fs::read_to_string(&path) else { continue };
+            let shell = match source.lines().next() {
+                Some(line) if line.starts_with("#!") && line.ends_with("bash") => "bash",
+                Some(line) if line.starts_with("#!") && line.ends_with("sh") => "sh",
+                _ if path.extension().is_some_and(|extension| extension == "sh") => "sh",
+                _ => continue,
+            };
+            let output = Command::new(shell).arg("-n").arg(&path).output().unwrap();
+            assert!(output.status.success(), "{}: {}", path.display(), text(&output.stderr));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 6, "only {seen} scripts found");
+}
