@@ -1,13 +1,339 @@
-//! The module interface through the real server: every function and field that MODULE authors have.
+//! The C interface as modules see it: every function and field of the SDK, called by C modules (tests/modules) in the
+//! real server. A handler there answers "ok", or the check that failed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
+use serde_json::{Value, json};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use support::{Server, module, root};
-use tungstenite::Message;
+use support::{Response, Server, Socket, eventually, module};
+use tungstenite::{Bytes, Message};
+
+/// The source of a module of tests/modules, with what stands before each of them.
+fn source(name: &str) -> String {
+    let read = |file: &str| std::fs::read_to_string(support::root().join("tests/modules").join(file)).unwrap();
+    format!("{}#line 1 \"{name}.c\"\n{}", read("check.h"), read(&format!("{name}.c")))
+}
+
+fn with(name: &str) -> Server {
+    let server = Server::with(&["--shards", "2"]);
+    deploy_without_warning(&server, &source(name));
+    server
+}
+
+fn deploy_without_warning(server: &Server, source: &str) {
+    let text = server.deploy(source).text();
+    assert!(!text.contains("warning:"), "{text}");
+}
+
+/// Calls each path twice, since the second time a thread's buffers are used again.
+fn all_ok(server: &Server, paths: &[&str]) {
+    let mut client = server.connect();
+    for path in paths.iter().chain(paths) {
+        assert_eq!(client.get(path).text(), "ok", "{path}\n{}", server.log());
+    }
+}
+
+fn json_of(response: &Response) -> Value {
+    serde_json::from_slice(&response.body).unwrap_or_else(|error| panic!("{error}: {}", response.text()))
+}
+
+/// A certificate and its key in `dir`.
+fn make_pair(dir: &Path) {
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "2"])
+        .args(["-keyout", "pair.key", "-out", "pair.crt"])
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[test]
+fn stores_names_parsers_and_helpers() {
+    let server = with("http");
+    all_ok(&server, &["/stores", "/names", "/parsers"]);
+    let helped = server.get("/helpers");
+    assert_eq!((helped.status, helped.text().as_str()), (203, "ok"));
+    assert_eq!(helped.header("content-type").as_deref(), Some("text/x-helper"));
+    assert_eq!(helped.header("x-set").as_deref(), Some("two"));
+    for level in 1..=3 {
+        server.expect_log(&format!("[api-http] level {level}"));
+    }
+    std::fs::create_dir(server.dir.path().join("static")).unwrap();
+    assert_eq!(server.get("/file").status, 404);
+    std::fs::write(server.dir.path().join("static/page.html"), "<p>page").unwrap();
+    let file = server.get("/file");
+    assert_eq!(
+        (file.text().as_str(), file.header("content-type").as_deref()),
+        ("<p>page", Some("text/html; charset=utf-8"))
+    );
+    assert_eq!(server.get("/no-file").status, 404);
+}
+
+#[test]
+fn every_field_of_a_request() {
+    let server = with("http");
+    let mut client = server.connect();
+    for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"] {
+        let body: &[u8] = if method == "GET" { b"" } else { b"text" };
+        let seen = json_of(&client.request(method, "/request/a%20b?q=1", &[("X-Mixed-Case", "Value")], body));
+        assert_eq!((&seen["method"], &seen["path"]), (&json!(method), &json!("/request/a%20b")));
+        assert_eq!((&seen["version"], &seen["status"]), (&json!("1.1"), &json!(true)));
+        assert_eq!((&seen["keep_alive"], &seen["close"]), (&json!(true), &json!(false)));
+        assert_eq!((&seen["websocket"], &seen["chunked"]), (&json!(false), &json!(false)));
+        assert_eq!((&seen["body"], &seen["length"]), (&json!(String::from_utf8_lossy(body)), &json!(body.len())));
+        assert_eq!((&seen["params"], &seen["data"]), (&json!({"q": "1"}), &json!({})));
+        assert_eq!((&seen["headers"]["x-mixed-case"], &seen["headers"]["host"]), (&json!("Value"), &json!("test")));
+    }
+    // HEAD runs the handler of GET, and says how long its answer would be.
+    let head = client.request("HEAD", "/request", &[], b"");
+    assert!(head.status == 200 && head.header("content-length").unwrap() != "0");
+    let seen = json_of(&client.request("POST", "/inline", &[], b"on the shard"));
+    assert_eq!(seen["body"], "on the shard");
+    client.send(
+        b"POST /request HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+    );
+    let seen = json_of(&client.response());
+    assert_eq!((&seen["body"], &seen["length"], &seen["chunked"]), (&json!("abcde"), &json!(5), &json!(true)));
+    client.send(b"GET /request HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let seen = json_of(&client.response());
+    assert_eq!((&seen["version"], &seen["keep_alive"], &seen["close"]), (&json!("1.0"), &json!(true), &json!(false)));
+    let seen = json_of(&client.request("GET", "/request", &[("Connection", "close")], b""));
+    assert_eq!((&seen["keep_alive"], &seen["close"]), (&json!(false), &json!(true)));
+}
+
+#[test]
+fn parameters_and_forms_are_decoded_and_the_first_of_a_name_wins() {
+    let server = with("http");
+    let mut client = server.connect();
+    let seen = json_of(&client.get("/request?a=1&A=2&b=x%20y+z&c&d=&e=%zz&=no&%66=g"));
+    assert_eq!(seen["params"], json!({"a": "1", "b": "x y z", "c": "", "d": "", "e": "%zz", "": "no", "f": "g"}));
+    let urlencoded = [("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")];
+    let seen = json_of(&client.request("POST", "/request", &urlencoded, b"a=1&a=2&b=%C3%A9%2B&c=x+y"));
+    assert_eq!(seen["data"], json!({"a": "1", "b": "é+", "c": "x y"}));
+    let multipart = [("Content-Type", "multipart/form-data; boundary=\"-- B\"")];
+    let body = "preamble\r\n---- B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\none\r\ntwo\r\n---- B\r\n\
+                content-disposition: form-data; filename=\"f.txt\"; name=\"file\"\r\nContent-Type: text/plain\r\n\r\n\
+                \r\n---- B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nsecond\r\n---- B--\r\n";
+    let seen = json_of(&client.request("POST", "/request", &multipart, body.as_bytes()));
+    assert_eq!(seen["data"], json!({"a": "one\r\ntwo", "file": ""}));
+    assert_eq!(seen["body"], body);
+    // Another type is no form.
+    let seen = json_of(&client.request("POST", "/request", &[("Content-Type", "text/plain")], b"a=1"));
+    assert_eq!(seen["data"], json!({}));
+}
+
+#[test]
+fn the_status_is_an_enumerator_or_a_plain_number() {
+    let server = with("http");
+    let mut client = server.connect();
+    let enumerators = [(2, 200), (3, 302), (4, 400), (5, 401), (6, 403), (7, 404), (8, 405), (9, 409), (10, 413)];
+    let more = [(11, 414), (12, 426), (13, 500), (14, 501), (201, 201), (204, 204), (304, 304), (418, 418), (599, 599)];
+    for (given, status) in enumerators.into_iter().chain(more) {
+        assert_eq!(client.get(&format!("/status?is={given}")).status, status, "{given}");
+    }
+    // What is no final status of HTTP is the module's mistake; the connection stays in step.
+    for given in [-1, 0, 1, 15, 99, 100, 101, 600, 99_999] {
+        let response = client.get(&format!("/status?is={given}"));
+        assert!(response.status >= 200 && response.status < 600, "{given}: {}", response.status);
+        assert_eq!(client.get("/stores").text(), "ok", "after {given}");
+    }
+}
+
+#[test]
+fn a_body_may_be_written_resized_replaced_or_taken() {
+    let server = with("http");
+    let mut client = server.connect();
+    for _ in 0..3 {
+        let mut body = |how: &str| client.get(&format!("/body?how={how}")).body;
+        assert_eq!(body("empty"), b"");
+        assert_eq!(body("full"), [b'f'; 8191]);
+        assert_eq!(body("null"), b"");
+        assert_eq!(body("grown"), [b'g'; 100_000]);
+        assert_eq!(body("shrunk"), b"shr");
+        assert_eq!(body("other"), b"another string");
+        assert_eq!(body("part"), b"partly");
+        assert_eq!(body("empty"), b"", "nothing of an earlier answer");
+        assert_eq!(body("negative"), b"by strlen");
+        assert_eq!(body("binary"), b"a\0b\xff");
+        let taken = client.request("POST", "/body?how=taken", &[], b"from the request");
+        assert_eq!(taken.text(), "from the request");
+    }
+}
+
+#[test]
+fn headers_of_a_response() {
+    let server = with("http");
+    let mut client = server.connect();
+    let response = client.get("/headers");
+    assert_eq!(response.text(), "ok");
+    for (name, value) in [
+        ("content-type", "text/x-test"),
+        ("set-cookie", "a=b"),
+        ("location", "/there"),
+        ("date", "mine"),
+        ("x-empty", ""),
+    ] {
+        assert_eq!(response.header(name).as_deref(), Some(value), "{name}");
+        let count = response.head.lines().filter(|line| line.to_ascii_lowercase().starts_with(name)).count();
+        assert_eq!(count, 1, "{name}");
+    }
+    assert!(response.header("transfer-encoding").is_none());
+    assert_eq!(response.header("content-length").as_deref(), Some("2"));
+    let many = client.get("/many");
+    let sent = many.head.lines().filter(|line| line.to_ascii_lowercase().starts_with("x-many-")).count();
+    assert!(sent >= 16 && many.text() == sent.to_string(), "{sent} of {}", many.text());
+}
+
+#[test]
+fn containers_and_libraries_of_a_module_s_own() {
+    let server = with("data");
+    make_pair(server.dir.path());
+    all_ok(&server, &["/maps", "/lists", "/queues", "/pools", "/events", "/deferred", "/uuids", "/libraries"]);
+    all_ok(&server, &["/own-cache", "/own-scheduler", "/own-database", "/own-crypto"]);
+}
+
+#[test]
+fn the_cache_and_symbols_join_modules_and_outlive_swaps() {
+    let server = with("services");
+    assert_eq!(server.get("/symbols").text(), "no neighbour");
+    server.deploy(&source("neighbour"));
+    assert_eq!(server.get("/cached").text(), "nothing");
+    all_ok(&server, &["/cache"]);
+    assert_eq!(
+        (server.get("/cached").text(), server.get("/symbols").text()),
+        ("set by services".into(), "42 first".into())
+    );
+    server.deploy(&format!("#define TEXT \"second\"\n{}", source("neighbour")));
+    assert_eq!(
+        (server.get("/cached").text(), server.get("/symbols").text()),
+        ("set by services".into(), "42 second".into())
+    );
+    server.deploy(&format!("/* another version */\n{}", source("services")));
+    server.expect_log("[api-services] unload with the same context");
+    assert_eq!(
+        (server.get("/cached").text(), server.get("/symbols").text()),
+        ("set by services".into(), "42 second".into())
+    );
+    assert_eq!(server.connect().request("DELETE", "/mgnt/neighbour", &[], b"").status, 200);
+    assert_eq!(server.get("/symbols").text(), "no neighbour");
+}
+
+#[test]
+fn the_scheduler_runs_in_order_and_keeps_a_modules_code_until_it_has() {
+    let server = with("services");
+    all_ok(&server, &["/schedule", "/schedule/crash", "/schedule"]);
+    server.expect_log("module api-services failed in scheduled work");
+    all_ok(&server, &["/schedule/late"]);
+    // The module goes while its work waits.
+    assert_eq!(server.connect().request("DELETE", "/mgnt/api-services", &[], b"").status, 200);
+    server.expect_log("[api-services] late work of services");
+    eventually("the module is unmapped", || server.mapped_modules().is_empty());
+    // `unload` waits for requests, not for what the scheduler has still to do: that could be behind anybody's work.
+    assert!(server.stop().contains("unload with the same context"));
+}
+
+#[test]
+fn the_database_is_shared_safe_among_threads_and_lasting() {
+    let mut server = with("services");
+    all_ok(&server, &["/database", "/database/denied"]);
+    assert_eq!(server.get("/database/count").text(), "0");
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = server.connect();
+                (0..25).for_each(|_| assert_eq!(client.get("/database/add").text(), "ok"));
+            });
+        }
+    });
+    // A fault within a callback of SQLite leaves none of its locks behind.
+    assert_eq!(server.get("/database/crash").status, 500);
+    assert_eq!(server.get("/database/count").text(), "200");
+    server.terminate();
+    let again = Server::on(&server.dir, &[], &[]);
+    assert_eq!(again.get("/database/count").text(), "200");
+    all_ok(&again, &["/database"]);
+}
+
+#[test]
+fn tokens_are_signed_with_a_key_and_refused_without() {
+    let server = with("services");
+    all_ok(&server, &["/crypto/without", "/jobs-create"]);
+    drop(server);
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    make_pair(dir.path());
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let server = Server::on(&dir, &["--tls-cert", &file("pair.crt"), "--tls-key", &file("pair.key")], &[]);
+    deploy_without_warning(&server, &source("services"));
+    all_ok(&server, &["/crypto/with"]);
+}
+
+/// What the socket greets with: its session and descriptor.
+fn greeting(socket: &mut Socket) -> (String, i32) {
+    let text = socket.read().unwrap().into_text().unwrap();
+    let (session, fd) = text.rsplit_once(' ').unwrap();
+    (session.to_owned(), fd.parse().unwrap())
+}
+
+#[test]
+fn every_field_of_a_websocket() {
+    let server = with("services");
+    let mut anonymous = server.websocket("/ws");
+    let mut named = server.websocket("/ws?id=a%20b");
+    let mut since = server.websocket("/ws?since_event_id=12&id=x");
+    let all = [greeting(&mut anonymous), greeting(&mut named), greeting(&mut since)];
+    assert_eq!(all.each_ref().map(|(session, _)| session.as_str()), ["none", "a b|0", "x|12"]);
+    assert!(all[0].1 != all[1].1 && all[1].1 != all[2].1 && all[0].1 != all[2].1, "{all:?}");
+    since.send(Message::text("hi")).unwrap();
+    assert_eq!(since.read().unwrap(), Message::text("my own: hi"));
+    assert_eq!(server.get("/push?text=from+a+handler").text(), "ok");
+    assert_eq!(since.read().unwrap(), Message::text("from a handler"));
+    assert_eq!(since.read().unwrap(), Message::Binary(Bytes::from_static(b"\xff\xfe")));
+    assert_eq!(since.read().unwrap(), Message::text("to all"));
+    since.send(Message::text("bye")).unwrap();
+    assert!(matches!(since.read(), Ok(Message::Close(Some(_)))));
+    server.expect_log("[api-services] closed my own, send says -1");
+    let mut at_once = server.websocket("/ws/close");
+    assert!(matches!(at_once.read(), Ok(Message::Close(Some(_)))));
+}
+
+#[test]
+fn as_many_routes_and_sockets_as_a_module_may_have() {
+    let server = Server::start();
+    let routes: Vec<String> = (0..64).map(|n| format!("{{\"/route/{n}\", \"GET\", h, NONE}}")).collect();
+    let sockets: Vec<String> = (0..64).map(|n| format!("{{\"/socket/{n}\", NULL, NULL, NULL}}")).collect();
+    let fields = format!(".websockets = {{{}}}, .ws_size = 64,", sockets.join(","));
+    server.deploy(&module(&"n".repeat(127), "HANDLER(h, q->path)", &routes.join(","), 64, &fields));
+    for n in [0, 31, 63] {
+        assert_eq!(server.get(&format!("/route/{n}")).text(), format!("/route/{n}"));
+        server.websocket(&format!("/socket/{n}")).close(None).unwrap();
+    }
+    assert_eq!(server.get("/route/64").status, 404);
+}
+
+#[test]
+fn the_first_match_within_a_module_wins() {
+    let server = Server::start();
+    let code = "HANDLER(one, \"one\")\nHANDLER(any, \"any\")\nHANDLER(late, \"late\")";
+    let routes = r#"{"/x/(a|b)c?","GET",one,NONE},{"/x/[^/]+","GET",any,NONE},{"/x/a","GET",late,NONE},{"/y.z","GET",any,NONE},{"/y[.]z/.*","POST",one,NONE}"#;
+    server.deploy(&module("patterns", code, routes, 5, ""));
+    let mut client = server.connect();
+    for (path, text) in
+        [("/x/a", "one"), ("/x/bc", "one"), ("/x/abc", "any"), ("/x/long%20name", "any"), ("/y-z", "any")]
+    {
+        assert_eq!(client.get(path).text(), text, "{path}");
+    }
+    for path in ["/x/", "/x/a/b", "/prefix/x/a", "/y.z.", "/X/a"] {
+        assert_eq!(client.get(path).status, 404, "{path}");
+    }
+    let wrong_method = client.get("/y.z/deep/er");
+    assert_eq!(wrong_method.status, 405);
+    assert!(wrong_method.header("allow").unwrap().contains("POST"));
+}
 
 /// The checks of `tests/c/sdk_test.c`, which are a program, as a module whose handler runs them.
 fn sdk_checks() -> String {
@@ -26,149 +352,13 @@ export module_t config = { .name = "sdk", .author = "test", .routes = {{"/sdk", 
     program.replace("#include \"check.h\"", check).replace("int main(void)", "static int sdk_main(void)") + handler
 }
 
-fn make_key(dir: &std::path::Path) {
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "server.key", "-out", "server.crt"])
-        .args(["-days", "2", "-subj", "/CN=test"])
-        .current_dir(dir)
-        .output()
-        .unwrap();
-    assert!(made.status.success());
-}
-
 #[test]
 fn the_sdk_works_inside_a_module() {
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    make_key(dir.path());
-    let server = Server::on(&dir, &[], &[]);
+    let server = Server::start();
     server.deploy(&sdk_checks());
     for _ in 0..3 {
         assert_eq!(server.get("/sdk").text().trim(), "0 failed");
     }
-}
-
-const SERVICES: &str = r#"
-#include <math.h>
-#include <openssl/sha.h>
-#define FAIL(why) do { snprintf(r->body, HTTP_RESPONSE_SIZE, "%s", why); return 0; } while (0)
-#define REQUIRE(condition) do { if (!(condition)) FAIL(#condition); } while (0)
-#define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)
-#define OK do { strcpy(r->body, "ok"); return 0; } while (0)
-export int twice(int n) { return 2 * n; }
-H(request) { (void)c;
-  REQUIRE(q->method == HTTP_POST && q->version == HTTP_VERSION_1_1 && q->status == HTTP_200_OK);
-  REQUIRE(!strcmp(q->path, "/request%20x") && !strcmp(q->body, "a=1&a=2&B=%26") && q->content_length == 13 && q->body[13] == '\0');
-  REQUIRE(q->keep_alive && !q->close && pthread_equal(q->tid, pthread_self()) && !q->websocket && !q->transfer_encoding_chunked);
-  REQUIRE(http_kv_size(q->params) == 2 && !strcmp(http_kv_get(q->params, "X"), "1 2") && !strcmp(http_kv_get(q->params, "empty"), ""));
-  REQUIRE(http_kv_size(q->data) == 2 && !strcmp(http_kv_get(q->data, "a"), "1") && !strcmp(http_kv_get(q->data, "b"), "&"));
-  int host = 0; for (size_t i = 0; i < q->headers->size; i++) host |= !strcmp(q->headers->entries[i].key, "host");
-  REQUIRE(host && !strcmp(http_methods[q->method], "POST") && !strcmp(http_kv_get(q->headers, "X-LONG"), "v"));
-  REQUIRE(http_kv_insert(q->headers, "added", strdup("later")) == 0 && !strcmp(http_kv_get(q->headers, "Added"), "later"));
-  OK; }
-H(response) { (void)c; const char *how = http_kv_get(q->params, "how");
-  REQUIRE(r->status == HTTP_200_OK && r->body[0] == '\0' && r->content_length == 0);
-  if (!strcmp(how, "enum")) { r->status = HTTP_404_NOT_FOUND; strcpy(r->body, http_errors[r->status]); return 0; }
-  if (!strcmp(how, "number")) { r->status = (http_error_t)299; return 7; }
-  if (!strcmp(how, "bad")) { r->status = (http_error_t)9999; return 0; }
-  if (!strcmp(how, "realloc")) { r->body = realloc(r->body, 100000); memset(r->body, 'r', 99999); r->body[99999] = '\0'; return 0; }
-  if (!strcmp(how, "replace")) { free(r->body); r->body = strdup("replaced"); return 0; }
-  if (!strcmp(how, "binary")) { memcpy(r->body, "a\0b", 3); r->content_length = 3; return 0; }
-  if (!strcmp(how, "null")) { free(r->body); r->body = NULL; return 0; }
-  if (!strcmp(how, "full")) { memset(r->body, 'f', HTTP_RESPONSE_SIZE); r->content_length = HTTP_RESPONSE_SIZE; return 0; }
-  if (!strcmp(how, "headers")) { for (int i = 0; i < 20; i++) { char k[16]; snprintf(k, sizeof k, "X-%d", i); http_kv_insert(r->headers, k, strdup("v")); } OK; }
-  FAIL("unknown"); }
-H(services) { (void)q;
-  REQUIRE(container_set(c->cache, "key", "value") == MAP_OK && !strcmp(container_get(c->cache, "key"), "value"));
-  REQUIRE(container_remove(c->cache, "key") != NULL || container_get(c->cache, "key") == NULL);
-  REQUIRE(c->cache->data != NULL && pthread_mutex_lock(&c->cache->mutex) == 0 && pthread_mutex_unlock(&c->cache->mutex) == 0);
-  int (*f)(int) = (int (*)(int))c->symbols->resolv(c->symbols->user_data, "services", "twice");
-  REQUIRE(f != NULL && f(21) == 42);
-  REQUIRE(c->symbols->resolv(c->symbols->user_data, "services", "nothing") == NULL && c->symbols->resolv(c->symbols->user_data, "nobody", "twice") == NULL);
-  cweb_uuid_t uuid; REQUIRE(jobs_create("job", "{}", &uuid) == -1 && uuid.str[0] == '\0');
-  regex_t regex; REQUIRE(regcomp(&regex, "^a+$", REG_EXTENDED) == 0 && regexec(&regex, "aaa", 0, NULL, 0) == 0); regfree(&regex);
-  json_t *json = json_pack("{s:i}", "n", 5); REQUIRE(json_integer_value(json_object_get(json, "n")) == 5); json_decref(json);
-  unsigned char digest[SHA256_DIGEST_LENGTH]; SHA256((const unsigned char *)"abc", 3, digest); REQUIRE(digest[0] == 0xba);
-  volatile double two = 2; REQUIRE(fabs(sqrt(two) * sqrt(two) - 2) < 1e-9);
-  OK; }
-static int count_rows(void *arg, int n, char **values, char **names) { (void)n; (void)values; (void)names; ++*(int *)arg; return 0; }
-H(database) { (void)q; struct sqldb *d = c->database; sqlite3_stmt *s; const char *tail; int rows = 0;
-  REQUIRE(d->db != NULL && d->exec(d, "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, name TEXT, n INT); DELETE FROM t", NULL, NULL) == SQLITE_OK);
-  REQUIRE(d->prepare(d, "INSERT INTO t (name, n) VALUES (?, ?)", -1, &s, &tail) == SQLITE_OK);
-  REQUIRE(d->bind_text(s, 1, "it's", -1, SQLITE_TRANSIENT) == SQLITE_OK && d->bind_int(s, 2, 7) == SQLITE_OK && d->step(s) == SQLITE_DONE);
-  REQUIRE(d->changes(d) == 1 && d->last_insert_rowid(d) >= 1 && d->reset(s) == SQLITE_OK && d->step(s) == SQLITE_DONE && d->finalize(s) == SQLITE_OK);
-  REQUIRE(d->exec(d, "SELECT * FROM t", count_rows, &rows) == SQLITE_OK && rows == 2);
-  REQUIRE(d->prepare(d, "SELECT name, n FROM t", -1, &s, &tail) == SQLITE_OK && d->step(s) == SQLITE_ROW && d->column_count(s) == 2);
-  REQUIRE(!strcmp(d->column_text(s, 0), "it's") && d->column_int(s, 1) == 7 && d->finalize(s) == SQLITE_OK);
-  char *text = sqlite3_mprintf("%d", 1); d->free(text);
-  REQUIRE(d->exec(d, "nonsense", NULL, NULL) != SQLITE_OK && d->exec(d, "CREATE TABLE jobs (x)", NULL, NULL) != SQLITE_OK);
-  OK; }
-static int order[3], seen;
-static void work(void *data) { order[seen++] = *(int *)data; }
-H(schedule) { (void)q; static int numbers[] = {1, 2, 3}; seen = 0; for (int i = 0; i < 3; i++) scheduler_add(c->scheduler, work, &numbers[i], ASYNC);
-  scheduler_add(c->scheduler, work, NULL, NONE + ASYNC == SYNC ? ASYNC : ASYNC) ; OK; }
-H(scheduled) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d%d%d", order[0], order[1], order[2]); return 0; }
-H(sign) { (void)q; struct crypto *k = c->crypto; char out[1024];
-  if (k->status != CRYPTO_LOADED) { REQUIRE(k->ops.sign_token(k, "t", out, sizeof out) == -1 && k->ops.verify_token(k, "t", "t", 1) == -1); FAIL("no key"); }
-  REQUIRE(k->ops.sign_token(k, "token", out, sizeof out) > 0 && k->ops.verify_token(k, out, "token", 5) == 0 && k->ops.verify_token(k, out, "t0ken", 5) == -1);
-  REQUIRE(k->ops.sign_token(k, "token", out, 8) == -1);
-  OK; }
-static void on_open(struct cweb_context *c, websocket_t *w) { (void)c; char t[64]; int n = snprintf(t, sizeof t, "%s %d", w->session ? w->session : "none", w->client_fd >= 0);
-  free(w->session); w->session = strdup("mine"); w->send(w, t, (size_t)n); }
-static void on_message(struct cweb_context *c, websocket_t *w, const char *m, size_t n) { (void)c; (void)m; (void)n; websocket_t *all[] = {w, w}; w->send(w, w->session, 4); cweb_ws_broadcast(all, 2, "twice", 5); }
-"#;
-
-fn services() -> String {
-    let routes = r#"{"/request%20x","POST",request,NONE},{"/response","GET",response,NONE},{"/services","GET",services,NONE},{"/database","GET",database,NONE},
-        {"/schedule","GET",schedule,NONE},{"/scheduled","GET",scheduled,NONE},{"/sign","GET",sign,NONE}"#;
-    let code = SERVICES
-        .replace("  scheduler_add(c->scheduler, work, NULL, NONE + ASYNC == SYNC ? ASYNC : ASYNC) ; OK; }", "  OK; }");
-    module("services", &code, routes, 7, r#".websockets = {{"/ws", on_open, on_message, NULL}}, .ws_size = 1,"#)
-}
-
-#[test]
-fn requests_responses_and_services() {
-    let server = Server::start();
-    server.deploy(&services());
-    let headers = [("Content-Type", "application/x-www-form-urlencoded; charset=utf-8"), ("X-Long", "v")];
-    let request = server.connect().request("POST", "/request%20x?x=1+2&empty", &headers, b"a=1&a=2&B=%26");
-    assert_eq!(request.text(), "ok");
-    for path in ["/services", "/database", "/database", "/schedule"] {
-        assert_eq!(server.get(path).text(), "ok", "{path}");
-    }
-    support::eventually("works run in order", || server.get("/scheduled").text() == "123");
-    assert_eq!(server.get("/sign").text(), "no key");
-    let mut client = server.connect();
-    let mut how = |how: &str| {
-        let response = client.get(&format!("/response?how={how}"));
-        (response.status, response.body)
-    };
-    for _ in 0..3 {
-        assert_eq!(how("enum"), (404, b"404 Not Found".to_vec()));
-        assert_eq!(how("number").0, 299);
-        assert_eq!(how("bad").0, 500);
-        assert_eq!(how("realloc"), (200, vec![b'r'; 99_999]));
-        assert_eq!(how("replace"), (200, b"replaced".to_vec()));
-        assert_eq!(how("binary"), (200, b"a\0b".to_vec()));
-        assert_eq!(how("null"), (200, Vec::new()));
-        assert_eq!(how("full"), (200, vec![b'f'; 8192]));
-        assert_eq!(how("headers"), (200, b"ok".to_vec()));
-    }
-    let mut socket = server.websocket("/ws?id=a%20b");
-    assert_eq!(socket.read().unwrap(), Message::text("a b|0 1"));
-    socket.send(Message::text("?")).unwrap();
-    for text in ["mine", "twice", "twice"] {
-        assert_eq!(socket.read().unwrap(), Message::text(text));
-    }
-}
-
-#[test]
-fn tokens_are_signed_with_the_servers_key() {
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    make_key(dir.path());
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    let server = Server::on(&dir, &["--tls-cert", &path("server.crt"), "--tls-key", &path("server.key")], &[]);
-    server.deploy(&services());
-    assert_eq!(server.get("/sign").text(), "ok");
 }
 
 #[test]

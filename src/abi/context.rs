@@ -1,5 +1,6 @@
 //! `cweb_context_t`: the services that all modules of a process share.
 
+use super::guard::Trap;
 use super::native::{self, Services, WorkFn};
 use super::types::Context;
 use super::{crypto, guard, host};
@@ -8,12 +9,32 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 /// Finds the address of a module's symbol: module, symbol.
 pub type Resolve = Box<dyn Fn(&str, &str) -> *mut c_void + Send + Sync>;
 
+/// Runs the given work on behalf of the named module, and takes note of a fault.
+pub type RunWork = Box<dyn Fn(&str, &mut dyn FnMut() -> Result<(), Trap>) + Send + Sync>;
+
+/// What the C side calls back with.
+struct Callbacks {
+    resolve: Resolve,
+    run_work: RunWork,
+    context: OnceLock<ContextPtr>,
+}
+
+struct ContextPtr(NonNull<Context>);
+// SAFETY: as for ModuleContext: the context's parts lock for themselves.
+unsafe impl Send for ContextPtr {}
+// SAFETY: as above.
+unsafe impl Sync for ContextPtr {}
+
 /// Longest name of a module or symbol that is looked up.
 const NAME_BYTES_MAX: usize = 512;
+
+/// Bytes of `module_t.name`.
+const MODULE_NAME_BYTES: usize = 128;
 
 /// The context. Lives as long as the process: modules may keep pointers into it.
 pub struct ModuleContext {
@@ -31,10 +52,11 @@ impl ModuleContext {
     ///
     /// # Errors
     /// Memory or threads ran out.
-    pub fn create(database: &Path, resolve: Resolve) -> io::Result<Self> {
+    pub fn create(database: &Path, resolve: Resolve, run_work: RunWork) -> io::Result<Self> {
         let path = CString::new(database.as_os_str().as_bytes())?;
         // Both live as long as the process, like the context.
-        let user = Box::into_raw(Box::new(resolve)).cast::<c_void>();
+        let callbacks: &Callbacks = Box::leak(Box::new(Callbacks { resolve, run_work, context: OnceLock::new() }));
+        let user = std::ptr::from_ref(callbacks).cast_mut().cast::<c_void>();
         let services = Box::leak(Box::new(Services {
             host: host::table(),
             user,
@@ -50,6 +72,7 @@ impl ModuleContext {
         // SAFETY: written by cwebn_context_create as a C string, or all zero.
         let error = unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy();
         let raw = NonNull::new(raw).ok_or_else(|| io::Error::other(error.clone().into_owned()))?;
+        let _ = callbacks.context.set(ContextPtr(raw));
         if !error.is_empty() {
             tracing::warn!("modules have no database: {}: {error}", database.display());
         }
@@ -69,7 +92,7 @@ impl ModuleContext {
 }
 
 /// # Safety
-/// `user` is the `Resolve` of `create`; the names are C strings by the contract of `struct symbols`.
+/// `user` is the `Callbacks` of `create`; the names are C strings by the contract of `struct symbols`.
 unsafe extern "C" fn resolve_symbol(user: *mut c_void, module: *const c_char, symbol: *const c_char) -> *mut c_void {
     if module.is_null() || symbol.is_null() {
         return std::ptr::null_mut();
@@ -88,9 +111,9 @@ unsafe extern "C" fn resolve_symbol(user: *mut c_void, module: *const c_char, sy
         CStr::from_bytes_until_nul(bytes).ok().and_then(|text| text.to_str().ok()).unwrap_or(name).to_owned()
     };
     let [module, symbol] = &names;
-    // SAFETY: the caller's contract; the Resolve lives for ever.
-    let resolve = unsafe { &*user.cast::<Resolve>() };
-    resolve(&text("", module), &text("", symbol))
+    // SAFETY: the caller's contract; the callbacks live for ever.
+    let callbacks = unsafe { &*user.cast::<Callbacks>() };
+    (callbacks.resolve)(&text("", module), &text("", symbol))
 }
 
 /// A work's ticket: one more reference to the shared object its function lies in, so that the code stays mapped until it
@@ -108,11 +131,36 @@ unsafe extern "C" fn work_admit(_user: *mut c_void, work: WorkFn, _data: *mut c_
 }
 
 unsafe extern "C" fn work_run(user: *mut c_void, work: WorkFn, data: *mut c_void, ticket: *mut c_void) {
-    if let Err(trap) = guard::call_work(work, data) {
-        tracing::error!("a scheduled work of a module failed: {trap:?}");
-    }
+    // SAFETY: the callbacks live for ever; `ticket` is NULL or the handle of an object that has a `config`, which the
+    // loader checked to be a module_t with a terminated name.
+    let (callbacks, name) = unsafe { (&*user.cast::<Callbacks>(), module_name(ticket)) };
+    (callbacks.run_work)(&name, &mut || {
+        let outcome = guard::call_work(work, data);
+        if let (Err(_), Some(context)) = (&outcome, callbacks.context.get()) {
+            // SAFETY: the context is alive; the function releases only what this thread holds.
+            unsafe { native::cwebn_context_after_fault(context.0.as_ptr()) };
+        }
+        outcome
+    });
     // SAFETY: `ticket` is from `work_admit` and released once.
     unsafe { work_drop(user, ticket) };
+}
+
+/// The name of the module whose shared object `ticket` holds.
+///
+/// # Safety
+/// `ticket` is NULL or a handle of dlopen; the object's `config`, if it has one, is a `module_t`.
+unsafe fn module_name(ticket: *mut c_void) -> String {
+    if ticket.is_null() {
+        return "?".to_owned();
+    }
+    // SAFETY: the caller's contract; `name` is the first field of module_t, 128 bytes with a NUL.
+    unsafe {
+        let config = libc::dlsym(ticket, c"config".as_ptr());
+        let name = config.cast::<[u8; MODULE_NAME_BYTES]>().as_ref();
+        let name = name.and_then(|bytes| CStr::from_bytes_until_nul(bytes).ok());
+        name.map_or_else(|| "?".to_owned(), |name| name.to_string_lossy().into_owned())
+    }
 }
 
 unsafe extern "C" fn work_drop(_user: *mut c_void, ticket: *mut c_void) {

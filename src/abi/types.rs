@@ -96,12 +96,13 @@ pub const HTTP_200_OK: c_int = 2;
 /// `HTTP_RESPONSE_SIZE`: bytes of the body a handler finds in its response.
 pub const HTTP_RESPONSE_SIZE: usize = 8 * 1024;
 
-/// The status a handler's `response->status` stands for: an `http_error_t`, or a plain number from 100 to 599.
+/// The status a handler's `response->status` stands for: an `http_error_t`, or a plain number. An interim status (1xx)
+/// is no answer to a request (RFC 9110 §15.2): like a number that is no status at all it becomes 500.
 #[must_use]
 pub fn status_code(status: c_int) -> u16 {
-    match u16::try_from(status) {
-        Ok(code @ 100..=599) => code,
-        Ok(index) => STATUS_OF_ENUM.get(usize::from(index)).copied().unwrap_or(500),
-        Err(_) => 500,
-    }
+    let code = match usize::try_from(status) {
+        Ok(index) => STATUS_OF_ENUM.get(index).copied().or_else(|| u16::try_from(index).ok()),
+        Err(_) => None,
+    };
+    code.filter(|code| (200..=599).contains(code)).unwrap_or(500)
 }

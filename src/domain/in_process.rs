@@ -59,7 +59,11 @@ impl InProcess {
         guard::install()?;
         let symbols = Arc::new(SymbolTable::default());
         let resolve = Arc::clone(&symbols);
-        let context = ModuleContext::create(database, Box::new(move |module, symbol| resolve.resolve(module, symbol)))?;
+        let context = ModuleContext::create(
+            database,
+            Box::new(move |module, symbol| resolve.resolve(module, symbol)),
+            Box::new(run_work),
+        )?;
         guard::capture_output(output::sink)?;
         Ok(Self { context: Arc::new(context), symbols })
     }
@@ -112,10 +116,21 @@ impl InProcessModule {
 
     fn fault(&self, trap: guard::Trap) -> Fault {
         self.context.release_after_fault();
-        match trap {
-            guard::Trap::Signal { signal, address, stack_overflow } => Fault::signal(signal, address, stack_overflow),
-            guard::Trap::Exit { code } => Fault::exit(code),
-        }
+        fault_of(trap)
+    }
+}
+
+fn fault_of(trap: guard::Trap) -> Fault {
+    match trap {
+        guard::Trap::Signal { signal, address, stack_overflow } => Fault::signal(signal, address, stack_overflow),
+        guard::Trap::Exit { code } => Fault::exit(code),
+    }
+}
+
+/// Runs work that module `name` gave the scheduler.
+fn run_work(name: &str, work: &mut dyn FnMut() -> Result<(), guard::Trap>) {
+    if let Err(trap) = output::attributed(name, work) {
+        tracing::error!("module {name} failed in scheduled work: {}", fault_of(trap));
     }
 }
 
