@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use support::{Response, Server, Socket, eventually, module};
+use support::{Response, Server, Socket, eventually, module, root};
 use tungstenite::{Bytes, Message};
 
 /// The source of a module of tests/modules, with what stands before each of them.
 fn source(name: &str) -> String {
-    let read = |file: &str| std::fs::read_to_string(support::root().join("tests/modules").join(file)).unwrap();
+    let read = |file: &str| std::fs::read_to_string(root().join("tests/modules").join(file)).unwrap();
     format!("{}#line 1 \"{name}.c\"\n{}", read("check.h"), read(&format!("{name}.c")))
 }
 
