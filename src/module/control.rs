@@ -299,6 +299,12 @@ impl Plane {
         let served = state.entries.iter().map(|entry| &*entry.manifest);
         let coming = state.reserved.iter().map(|(_, manifest)| &**manifest);
         verify::conflict(manifest, served.chain(coming)).map_err(DeployError::Conflict)?;
+        // All patterns together have a size limit too: what would exceed it is refused here, before anything changes.
+        let others = state.entries.iter().map(|entry| &entry.manifest);
+        let others = others.chain(state.reserved.iter().map(|(_, manifest)| manifest));
+        let all = others.filter(|other| other.name != manifest.name).chain([manifest]);
+        let all = all.map(|manifest| Published::new(Arc::clone(manifest), String::new(), None)).collect();
+        Table::build(all).map_err(|error| DeployError::Patterns(error.to_string()))?;
         state.reserved.push((ticket, Arc::clone(manifest)));
         Ok(())
     }

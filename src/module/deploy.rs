@@ -52,6 +52,9 @@ pub enum DeployError {
     /// Another module serves a path of this one.
     #[error("{0}")]
     Conflict(Refusal),
+    /// The patterns of all modules together are too large.
+    #[error("the route patterns of all modules together are too large: {0}; use literal paths or simpler patterns")]
+    Patterns(String),
     /// `onload` did not return.
     #[error("module {name} failed in onload: {fault}")]
     Onload {
@@ -90,7 +93,7 @@ impl DeployError {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::Compile(_) | Self::CompileTimeout(_) | Self::Manifest(_) | Self::Onload { .. } => 422,
+            Self::Compile(_) | Self::CompileTimeout(_) | Self::Manifest(_) | Self::Patterns(_) | Self::Onload { .. } => 422,
             Self::Load(LoadError::Host(_)) | Self::NoCompiler { .. } | Self::Internal(_) => 500,
             Self::Load(_) => 422,
             Self::Conflict(_) => 409,

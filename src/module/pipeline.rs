@@ -41,7 +41,7 @@ pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
 /// Deploys `source`.
 pub(super) fn deploy(plane: &Plane, ticket: u64, source: &[u8]) -> Result<Deployed, DeployError> {
     let hash = sdk::hex(&Sha256::digest(source));
-    if let Some(same) = already_served(plane, &hash) {
+    if let Some(same) = already_served(plane, ticket, &hash) {
         return Ok(same);
     }
     let key = plane.compiler.key(source);
@@ -68,10 +68,11 @@ pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), 
     install(plane, ticket, compiled, &Arc::new(manifest)).map(|_| ())
 }
 
-/// The module that is made of this very source, if one is served.
-fn already_served(plane: &Plane, hash: &str) -> Option<Deployed> {
-    let state = plane.state();
-    let entry = state.entries.iter().find(|entry| entry.hash == hash && entry.serving.is_some())?;
+/// The module that is made of this very source, if one is served. What was asked for before this is superseded by it.
+fn already_served(plane: &Plane, ticket: u64, hash: &str) -> Option<Deployed> {
+    let mut state = plane.state();
+    let entry = state.entries.iter_mut().find(|entry| entry.hash == hash && entry.serving.is_some())?;
+    entry.ticket = entry.ticket.max(ticket);
     Some(Deployed {
         name: entry.manifest.name.clone(),
         hash: hash.to_owned(),
@@ -130,6 +131,7 @@ fn install(
             return Ok(deployed);
         }
         Some((_, same)) if same == compiled.hash => {
+            already_served(plane, ticket, compiled.hash);
             deployed.unchanged = true;
             return Ok(deployed);
         }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 /// Compilations kept that no module uses.
@@ -44,6 +45,14 @@ impl Store {
                 fs::remove_dir_all(&leftovers)?;
             }
             fs::create_dir_all(&leftovers)?;
+        }
+        for dir in [store.objects(), store.dir.clone()] {
+            for entry in fs::read_dir(dir)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "new") {
+                    fs::remove_file(path)?;
+                }
+            }
         }
         Ok(store)
     }
@@ -171,7 +180,9 @@ impl Store {
 
 /// Writes `bytes` to `path`: aside, synced, renamed. After an error nothing is left.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let aside = path.with_extension("new");
+    // Two deployments of one source write the same file at once: each its own one aside.
+    static ASIDE: AtomicU64 = AtomicU64::new(0);
+    let aside = path.with_extension(format!("{}.new", ASIDE.fetch_add(1, Ordering::Relaxed)));
     let written = File::create(&aside)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&aside, path));
@@ -212,6 +223,27 @@ mod tests {
         assert_eq!(store.records().unwrap().len(), 3);
         store.purge().unwrap();
         assert!(store.records().unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_compilation_can_be_kept_by_many_at_once_and_leftovers_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let store = &store;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        let so = store.scratch().join(format!("{thread}.so"));
+                        fs::write(&so, "so").unwrap();
+                        store.keep("k", b"source", &so, "").unwrap();
+                    }
+                });
+            }
+        });
+        fs::write(store.objects().join("k.7.new"), "half").unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(store.objects()).unwrap().count(), 3);
     }
 
     #[test]
