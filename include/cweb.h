@@ -119,7 +119,11 @@ typedef struct job_payload {
 /** A running job; valid until its run function returns. */
 typedef struct job_ctx {
     const char *job_uuid;
-    /** Stores an event and sends it to who watches the job. data_json may be NULL. 0, or -1 (canceled, bad JSON). */
+    /**
+     * Stores an event and sends it to who watches the job, in the order of the calls. data_json: JSON; any other text
+     * is kept as a string; NULL counts as "{}". Waits while the server's queue of events is full. 0, or -1: the job is
+     * canceled, or the data is larger than the server takes.
+     */
     int (*emit_event)(struct job_ctx *job, const char *type, const char *data_json);
     /** Sets the result; the last call counts. 0 or -1. */
     int (*set_result)(struct job_ctx *job, const char *result_json);

@@ -4,9 +4,10 @@
 //! no Rust frame, so a jump skips none.
 
 use super::context::ModuleContext;
+use super::module::{JobCancelFn, JobRunFn};
 use super::native::{self, FAULT_EXIT, RawFault, Sink};
 use super::types::{HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
 
@@ -179,8 +180,47 @@ pub fn call_hook(hook: HookFn, context: &ModuleContext) -> Result<(), Trap> {
     outcome(faulted, &fault)
 }
 
+/// Calls a job's run function and returns what it returned.
+///
+/// # Errors
+/// The function did not return.
+///
+/// # Safety
+/// `run` is a function of a module that stays open during the call; the pointers are a `job_payload_t` and a `job_ctx_t`.
+pub(super) unsafe fn call_job_run(
+    run: JobRunFn,
+    context: &ModuleContext,
+    payload: *const c_void,
+    job: *mut c_void,
+) -> Result<c_int, Trap> {
+    let (mut fault, mut returned) = (NO_FAULT, -1);
+    // SAFETY: the caller's contract.
+    let faulted = unsafe {
+        native::cwebn_call_job_run(run, context.as_ptr(), payload, job, &raw mut returned, &raw mut fault)
+    };
+    outcome(faulted, &fault).map(|()| returned)
+}
+
+/// Calls a job's cancel callback.
+///
+/// # Errors
+/// The callback did not return.
+///
+/// # Safety
+/// `cancel` is a function of a module that stays open during the call; `uuid` is a C string.
+pub(super) unsafe fn call_job_cancel(
+    cancel: JobCancelFn,
+    context: &ModuleContext,
+    uuid: *const c_char,
+) -> Result<(), Trap> {
+    let mut fault = NO_FAULT;
+    // SAFETY: the caller's contract.
+    let faulted = unsafe { native::cwebn_call_job_cancel(cancel, context.as_ptr(), uuid, &raw mut fault) };
+    outcome(faulted, &fault)
+}
+
 /// Calls a scheduled work.
-pub(super) fn call_work(work: native::WorkFn, data: *mut std::ffi::c_void) -> Result<(), Trap> {
+pub(super) fn call_work(work: native::WorkFn, data: *mut c_void) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
     // SAFETY: `work` lies in an object that the work's ticket keeps open; `data` is between the module and itself.
     let faulted = unsafe { native::cwebn_call_work(work, data, &raw mut fault) };

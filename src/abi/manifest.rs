@@ -60,4 +60,19 @@ pub struct JobDecl {
     pub has_run: bool,
     /// Whether `cancel` is set.
     pub has_cancel: bool,
+    /// Runs in all, when they fail; 0 for the server's default. So for the fields below.
+    #[serde(default)]
+    pub max_attempts: u32,
+    /// Wait before the second run; doubles with each further one.
+    #[serde(default)]
+    pub backoff_ms: u32,
+    /// Longest run.
+    #[serde(default)]
+    pub timeout_ms: u32,
+    /// Higher runs first.
+    #[serde(default)]
+    pub priority: i32,
+    /// Most runs of this job at once.
+    #[serde(default)]
+    pub concurrency: u32,
 }

@@ -8,6 +8,7 @@ pub mod crypto;
 pub mod frame;
 pub mod guard;
 pub mod host;
+pub mod job;
 pub mod manifest;
 pub mod module;
 mod native;

@@ -171,7 +171,7 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     let module = unsafe { config.as_ref() }
         .ok_or_else(|| OpenError::Manifest("its symbol `config` has no address".to_owned()))?;
     let (manifest, symbols) = read(module)?;
-    let token = Box::new(host::ModuleToken { name: manifest.name.clone() });
+    let token = Box::new(host::ModuleToken::new(manifest.name.clone()));
     Ok(OpenModule { manifest, symbols, token, library })
 }
 
@@ -198,6 +198,12 @@ impl OpenModule {
                 bind(host::table(), std::ptr::from_ref(&*self.token).cast());
             }
         }
+    }
+
+    /// Names this very load of the module in its calls of the server.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.token.id
     }
 
     /// The address of an exported symbol, NULL if there is none.
@@ -229,17 +235,7 @@ fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenError> {
                 })
             })
             .collect::<Result<_, OpenError>>()?,
-        jobs: jobs
-            .iter()
-            .enumerate()
-            .map(|(at, job)| {
-                Ok(JobDecl {
-                    name: text(job.name, &format!("jobs[{at}].name"))?,
-                    has_run: job.run.is_some(),
-                    has_cancel: job.cancel.is_some(),
-                })
-            })
-            .collect::<Result<_, OpenError>>()?,
+        jobs: jobs.iter().enumerate().map(|(at, job)| job_decl(at, job)).collect::<Result<_, _>>()?,
         has_onload: module.onload.is_some(),
         has_unload: module.unload.is_some(),
     };
@@ -266,6 +262,22 @@ fn route_decl(at: usize, route: &RouteInfo) -> Result<RouteDecl, OpenError> {
         method: text(route.method, &format!("routes[{at}].method"))?,
         flags: route.flags,
         has_handler: route.handler.is_some(),
+    })
+}
+
+fn job_decl(at: usize, job: &JobInfo) -> Result<JobDecl, OpenError> {
+    let natural = |value: c_int, field: &str| {
+        u32::try_from(value).map_err(|_| OpenError::Manifest(format!("config.jobs[{at}].{field} is negative")))
+    };
+    Ok(JobDecl {
+        name: text(job.name, &format!("jobs[{at}].name"))?,
+        has_run: job.run.is_some(),
+        has_cancel: job.cancel.is_some(),
+        max_attempts: natural(job.max_attempts, "max_attempts")?,
+        backoff_ms: natural(job.backoff_ms, "backoff_ms")?,
+        timeout_ms: natural(job.timeout_ms, "timeout_ms")?,
+        priority: job.priority,
+        concurrency: natural(job.concurrency, "concurrency")?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Declarations of `native/native.h`, where each function is documented.
 
 use super::host::HostTable;
+use super::module::{JobCancelFn, JobRunFn};
 use super::types::{Context, HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
 use std::ffi::{c_char, c_int, c_void};
 
@@ -68,6 +69,20 @@ unsafe extern "C" {
         fault: *mut RawFault,
     ) -> c_int;
     pub(super) fn cwebn_call_hook(f: HookFn, ctx: *mut Context, fault: *mut RawFault) -> c_int;
+    pub(super) fn cwebn_call_job_run(
+        run: JobRunFn,
+        ctx: *mut Context,
+        payload: *const c_void,
+        job: *mut c_void,
+        rc: *mut c_int,
+        fault: *mut RawFault,
+    ) -> c_int;
+    pub(super) fn cwebn_call_job_cancel(
+        cancel: JobCancelFn,
+        ctx: *mut Context,
+        job_uuid: *const c_char,
+        fault: *mut RawFault,
+    ) -> c_int;
     pub(super) fn cwebn_call_work(work: WorkFn, data: *mut c_void, fault: *mut RawFault) -> c_int;
     pub(super) fn cwebn_context_create(
         db_path: *const c_char,

@@ -10,6 +10,7 @@ use super::{Fault, Host, Instance, LoadError, inspect, output};
 use crate::abi::context::ModuleContext;
 use crate::abi::frame::CallFrame;
 use crate::abi::guard::{self, ThreadGuard};
+use crate::abi::job::{self, JobCalls};
 use crate::abi::manifest::Manifest;
 use crate::abi::module::{self, OpenError, OpenModule};
 use crate::abi::websocket::Socket;
@@ -145,6 +146,27 @@ impl Instance for InProcessModule {
 
     fn unload(&self) -> Result<(), Fault> {
         self.hook(self.open.symbols.unload)
+    }
+
+    fn run_job(&self, job: usize, uuid: &str, payload: &str, calls: &dyn JobCalls) -> Result<i32, Fault> {
+        let run = self.open.symbols.jobs.get(job).and_then(|(run, _)| *run);
+        let run = run.ok_or_else(|| Fault { what: "the module has no such job".to_owned() })?;
+        let _guard = ThreadGuard::new();
+        // SAFETY: `self` keeps the module open.
+        let call = || unsafe { job::run(run, &self.context, uuid, payload, calls) };
+        output::attributed(&self.open.manifest.name, call).map_err(|trap| self.fault(trap))
+    }
+
+    fn cancel_job(&self, job: usize, uuid: &str) -> Result<(), Fault> {
+        let Some(cancel) = self.open.symbols.jobs.get(job).and_then(|(_, cancel)| *cancel) else { return Ok(()) };
+        let _guard = ThreadGuard::new();
+        // SAFETY: `self` keeps the module open.
+        let call = || unsafe { job::cancel(cancel, &self.context, uuid) };
+        output::attributed(&self.open.manifest.name, call).map_err(|trap| self.fault(trap))
+    }
+
+    fn id(&self) -> u64 {
+        self.open.id()
     }
 
     fn as_any(&self) -> &dyn Any {

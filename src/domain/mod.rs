@@ -12,6 +12,7 @@ pub mod inspect;
 mod output;
 mod sched;
 
+use crate::abi::job::JobCalls;
 use crate::abi::manifest::Manifest;
 use std::any::Any;
 use std::path::Path;
@@ -76,6 +77,21 @@ pub trait Instance: Send + Sync + Any {
     /// # Errors
     /// The hook faulted.
     fn unload(&self) -> Result<(), Fault>;
+
+    /// Runs job number `job` of the manifest on the calling thread and returns what its run function returned.
+    ///
+    /// # Errors
+    /// The run faulted.
+    fn run_job(&self, job: usize, uuid: &str, payload: &str, calls: &dyn JobCalls) -> Result<i32, Fault>;
+
+    /// Calls the cancel callback of job number `job`, if it has one, on the calling thread.
+    ///
+    /// # Errors
+    /// The callback faulted.
+    fn cancel_job(&self, job: usize, uuid: &str) -> Result<(), Fault>;
+
+    /// Names this very load in the calls its code makes ([`ModuleToken::id`](crate::abi::host::ModuleToken)).
+    fn id(&self) -> u64;
 
     /// For the executors of the same host, to get at the concrete type.
     fn as_any(&self) -> &dyn Any;

@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn accepts_what_is_right() {
         let mut good = module("m", &[("GET", "/a"), ("POST", "/a"), ("GET", "/.*")], &["/a", "/ws"]);
-        good.jobs = vec![JobDecl { name: "j".into(), has_run: true, has_cancel: false }];
+        good.jobs = vec![JobDecl { name: "j".into(), has_run: true, ..JobDecl::default() }];
         assert_eq!(check(&good), Ok(()));
         assert_eq!(check(&module("m", &[("GET", "/jobsite"), ("GET", "/mgntx")], &[])), Ok(()));
     }
