@@ -1,0 +1,160 @@
+//! Running a job's C code, and the functions it calls while it runs.
+
+use super::context::ModuleContext;
+use super::guard::{self, Trap};
+use super::module::{JobCancelFn, JobRunFn};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+
+/// What a running job asks of the server. Called on the job's thread and on any thread it starts.
+pub trait JobCalls: Sync {
+    /// Stores an event; `data` is JSON, or any text. False if the job takes none any more, or it is too large.
+    fn emit_event(&self, kind: &str, data: Option<&str>) -> bool;
+    /// Sets the result: JSON, or any text. False if it is too large.
+    fn set_result(&self, result: &str) -> bool;
+    /// Sets the text that a failed run shows. False if it is too large.
+    fn set_error(&self, error: &str) -> bool;
+    /// Whether the job is to end.
+    fn is_canceled(&self) -> bool;
+}
+
+/// `job_payload_t`
+#[repr(C)]
+struct JobPayload {
+    json: *const c_char,
+    json_len: usize,
+}
+
+/// `job_ctx_t`
+#[repr(C)]
+struct JobCtx {
+    job_uuid: *const c_char,
+    emit_event: unsafe extern "C" fn(*mut JobCtx, *const c_char, *const c_char) -> c_int,
+    set_result: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
+    set_error: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
+    is_canceled: unsafe extern "C" fn(*mut JobCtx) -> c_int,
+    /// A `*const &dyn JobCalls`.
+    server: *const c_void,
+    reserved: [*mut c_void; 4],
+}
+
+/// Offsets of the structures above as Rust sees them.
+#[cfg(test)]
+pub(super) fn job_layout() -> Vec<(&'static str, usize)> {
+    use std::mem::offset_of;
+    vec![
+        ("job_payload_t", size_of::<JobPayload>()),
+        ("job_payload_t.json_len", offset_of!(JobPayload, json_len)),
+        ("job_ctx_t", size_of::<JobCtx>()),
+        ("job_ctx_t.emit_event", offset_of!(JobCtx, emit_event)),
+        ("job_ctx_t.set_result", offset_of!(JobCtx, set_result)),
+        ("job_ctx_t.set_error", offset_of!(JobCtx, set_error)),
+        ("job_ctx_t.is_canceled", offset_of!(JobCtx, is_canceled)),
+        ("job_ctx_t.server", offset_of!(JobCtx, server)),
+        ("job_ctx_t.reserved", offset_of!(JobCtx, reserved)),
+    ]
+}
+
+/// Runs a job. `uuid` and `payload` must hold no NUL; text behind one is not seen.
+///
+/// # Errors
+/// The run function did not return.
+///
+/// # Safety
+/// `run` is a function of a module that stays open during the call.
+pub unsafe fn run(
+    run: JobRunFn,
+    context: &ModuleContext,
+    uuid: &str,
+    payload: &str,
+    calls: &dyn JobCalls,
+) -> Result<c_int, Trap> {
+    let (uuid, payload) = (c_text(uuid), c_text(payload));
+    let payload = JobPayload { json: payload.as_ptr(), json_len: payload.as_bytes().len() };
+    let mut job = JobCtx {
+        job_uuid: uuid.as_ptr(),
+        emit_event,
+        set_result,
+        set_error,
+        is_canceled,
+        server: (&raw const calls).cast(),
+        reserved: [std::ptr::null_mut(); 4],
+    };
+    // SAFETY: the caller's contract; both structures outlive the call.
+    unsafe { guard::call_job_run(run, context, (&raw const payload).cast(), (&raw mut job).cast()) }
+}
+
+/// Calls a job's cancel callback.
+///
+/// # Errors
+/// The callback did not return.
+///
+/// # Safety
+/// `cancel` is a function of a module that stays open during the call.
+pub unsafe fn cancel(cancel: JobCancelFn, context: &ModuleContext, uuid: &str) -> Result<(), Trap> {
+    let uuid = c_text(uuid);
+    // SAFETY: the caller's contract.
+    unsafe { guard::call_job_cancel(cancel, context, uuid.as_ptr()) }
+}
+
+fn c_text(text: &str) -> CString {
+    let bytes: Vec<u8> = text.bytes().take_while(|&byte| byte != 0).collect();
+    CString::new(bytes).unwrap_or_default()
+}
+
+/// The calls behind a job.
+///
+/// # Safety
+/// `job` is NULL or the structure of a run that has not returned.
+unsafe fn calls_of<'a>(job: *mut JobCtx) -> Option<&'a dyn JobCalls> {
+    // SAFETY: the caller's contract: `server` points to the `&dyn JobCalls` of the run.
+    unsafe { job.as_ref().and_then(|job| job.server.cast::<&dyn JobCalls>().as_ref()).copied() }
+}
+
+/// Length of a C string, read before anything is allocated: a bad pointer jumps out of here (see guard).
+///
+/// # Safety
+/// `text` is a C string.
+unsafe fn measured<'a>(text: *const c_char) -> &'a [u8] {
+    // SAFETY: the caller's contract.
+    unsafe { CStr::from_ptr(text).to_bytes() }
+}
+
+fn status(accepted: bool) -> c_int {
+    if accepted { 0 } else { -1 }
+}
+
+unsafe extern "C" fn emit_event(job: *mut JobCtx, kind: *const c_char, data: *const c_char) -> c_int {
+    // SAFETY: by the contract of job_ctx_t a running job's structure and C strings; data may be NULL.
+    let (calls, kind, data) = unsafe {
+        if kind.is_null() {
+            return -1;
+        }
+        (calls_of(job), measured(kind), (!data.is_null()).then(|| measured(data)))
+    };
+    let Some(calls) = calls else { return -1 };
+    let data = data.map(String::from_utf8_lossy);
+    status(calls.emit_event(&String::from_utf8_lossy(kind), data.as_deref()))
+}
+
+unsafe extern "C" fn set_result(job: *mut JobCtx, result: *const c_char) -> c_int {
+    if result.is_null() {
+        return -1;
+    }
+    // SAFETY: as in emit_event.
+    let (calls, result) = unsafe { (calls_of(job), measured(result)) };
+    status(calls.is_some_and(|calls| calls.set_result(&String::from_utf8_lossy(result))))
+}
+
+unsafe extern "C" fn set_error(job: *mut JobCtx, error: *const c_char) -> c_int {
+    if error.is_null() {
+        return -1;
+    }
+    // SAFETY: as in emit_event.
+    let (calls, error) = unsafe { (calls_of(job), measured(error)) };
+    status(calls.is_some_and(|calls| calls.set_error(&String::from_utf8_lossy(error))))
+}
+
+unsafe extern "C" fn is_canceled(job: *mut JobCtx) -> c_int {
+    // SAFETY: as in emit_event.
+    c_int::from(unsafe { calls_of(job) }.is_some_and(JobCalls::is_canceled))
+}
