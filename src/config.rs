@@ -5,6 +5,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// The reactors by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -25,6 +26,66 @@ pub enum Isolation {
     /// In the server's process.
     None,
 }
+
+/// When a job's story counts as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// When the disk has it: survives a power failure (SQLite's `synchronous = FULL`).
+    Full,
+    /// When the kernel has it: survives the end of the server, not that of the machine (`synchronous = NORMAL`).
+    Normal,
+}
+
+/// A span of time as people write it: whole seconds, or a number with one of the suffixes s, m, h, d, w.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SpanText")]
+pub struct Span {
+    /// Its length in seconds.
+    pub seconds: u64,
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let (digits, factor) = match text.char_indices().last() {
+            Some((at, 's')) => (&text[..at], 1),
+            Some((at, 'm')) => (&text[..at], 60),
+            Some((at, 'h')) => (&text[..at], 60 * 60),
+            Some((at, 'd')) => (&text[..at], DAY_S),
+            Some((at, 'w')) => (&text[..at], 7 * DAY_S),
+            _ => (text, 1),
+        };
+        let count = digits.parse::<u64>().ok();
+        let seconds = count.and_then(|count| count.checked_mul(factor));
+        seconds
+            .map(|seconds| Self { seconds })
+            .ok_or_else(|| format!("\"{text}\" is no span of time: write seconds, or a number with s, m, h, d or w"))
+    }
+}
+
+/// What a settings file may say for a [`Span`].
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SpanText {
+    Seconds(u64),
+    Text(String),
+}
+
+impl TryFrom<SpanText> for Span {
+    type Error = String;
+
+    fn try_from(text: SpanText) -> Result<Self, String> {
+        match text {
+            SpanText::Seconds(seconds) => Ok(Self { seconds }),
+            SpanText::Text(text) => text.parse(),
+        }
+    }
+}
+
+const DAY_S: u64 = 24 * 60 * 60;
 
 /// Used when `--isolation` is not given. Will be `Process` once that is built.
 const ISOLATION_DEFAULT: Isolation = Isolation::None;
@@ -80,10 +141,10 @@ settings! {
     /// Where modules run [default: none, the only one built so far]
     #[arg(long, env = "CWEB_ISOLATION")]
     isolation: Isolation,
-    /// Directory that isolated modules may read; may be repeated. Needs --isolation process, which is not built yet
+    /// Directory that isolated modules may read; may be repeated. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_READ", value_delimiter = ',', value_name = "DIR")]
     allow_read: Vec<PathBuf>,
-    /// Directory that isolated modules may write; may be repeated. Needs --isolation process, which is not built yet
+    /// Directory that isolated modules may write; may be repeated. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_WRITE", value_delimiter = ',', value_name = "DIR")]
     allow_write: Vec<PathBuf>,
     /// Most threads for handlers that block or compute [default: 64]
@@ -173,6 +234,27 @@ settings! {
     /// Deployments that may wait [default: 64]
     #[arg(long, env = "CWEB_DEPLOY_QUEUE_MAX", value_name = "N")]
     deploy_queue_max: usize,
+    /// Threads that run jobs, one running job each [default: cores available to the process]
+    #[arg(long, env = "CWEB_JOB_WORKERS", value_name = "N")]
+    job_workers: usize,
+    /// When a job's story counts as written: full, on the disk; normal, in the kernel's hands [default: full]
+    #[arg(long, env = "CWEB_DURABILITY")]
+    durability: Durability,
+    /// How long finished jobs are kept: seconds, or a number with s, m, h, d or w [default: 7d]
+    #[arg(long, env = "CWEB_JOB_RETENTION", value_name = "TIME")]
+    job_retention: Span,
+    /// Payload of a job [default: 1048576]
+    #[arg(long, env = "CWEB_JOB_PAYLOAD_BYTES_MAX", value_name = "BYTES")]
+    job_payload_bytes_max: usize,
+    /// Event of a job [default: 262144]
+    #[arg(long, env = "CWEB_JOB_EVENT_BYTES_MAX", value_name = "BYTES")]
+    job_event_bytes_max: usize,
+    /// Result of a job [default: 4194304]
+    #[arg(long, env = "CWEB_JOB_RESULT_BYTES_MAX", value_name = "BYTES")]
+    job_result_bytes_max: usize,
+    /// Commands about jobs that wait for the store's writer [default: 8192]
+    #[arg(long, env = "CWEB_JOB_QUEUE_MAX", value_name = "N")]
+    job_queue_max: usize,
 }
 
 /// The server's settings: complete and checked. The fields' meanings and units are those of the flags with their names.
@@ -217,6 +299,13 @@ pub struct Config {
     pub compile_timeout_ms: u64,
     pub swap_timeout_ms: u64,
     pub deploy_queue_max: usize,
+    pub job_workers: usize,
+    pub durability: Durability,
+    pub job_retention_s: u64,
+    pub job_payload_bytes_max: usize,
+    pub job_event_bytes_max: usize,
+    pub job_result_bytes_max: usize,
+    pub job_queue_max: usize,
 }
 
 /// The settings can't be used: every problem, one a line.
@@ -226,6 +315,12 @@ pub struct ConfigError(pub Vec<String>);
 
 /// Most shards; beyond it a machine would have more cores than this has been thought through for.
 const SHARDS_MAX: usize = 256;
+/// Most job workers: threads beyond this only wait for each other.
+const JOB_WORKERS_MAX: usize = 1024;
+/// Longest that finished jobs are kept; far from where times in milliseconds would overflow.
+const JOB_RETENTION_S_MAX: u64 = 36_500 * DAY_S;
+/// Most bytes of one part of a job: all parts together stay within a row of SQLite, 1,000,000,000 bytes.
+const JOB_PART_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 impl Config {
     /// Merges `args` (flags and environment) with the settings file, fills in the defaults and checks the whole.
@@ -255,7 +350,8 @@ impl Config {
         let production = args.production.unwrap_or(false);
         let host = if production { "0.0.0.0" } else { "127.0.0.1" };
         let listen = args.listen.unwrap_or_default();
-        let shards = args.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let shards = args.shards.unwrap_or_else(cores);
         // A port given beside addresses is one more address.
         let own = (listen.is_empty() || args.port.is_some()).then(|| format!("{host}:{}", args.port.unwrap_or(8080)));
         Self {
@@ -301,6 +397,13 @@ impl Config {
             compile_timeout_ms: args.compile_timeout_ms.unwrap_or(10_000),
             swap_timeout_ms: args.swap_timeout_ms.unwrap_or(30_000),
             deploy_queue_max: args.deploy_queue_max.unwrap_or(64),
+            job_workers: args.job_workers.unwrap_or_else(cores),
+            durability: args.durability.unwrap_or(Durability::Full),
+            job_retention_s: args.job_retention.map_or(7 * DAY_S, |span| span.seconds),
+            job_payload_bytes_max: args.job_payload_bytes_max.unwrap_or(1024 * 1024),
+            job_event_bytes_max: args.job_event_bytes_max.unwrap_or(256 * 1024),
+            job_result_bytes_max: args.job_result_bytes_max.unwrap_or(4 * 1024 * 1024),
+            job_queue_max: args.job_queue_max.unwrap_or(8192),
         }
     }
 
@@ -325,6 +428,7 @@ impl Config {
             ("ws-queue-bytes-max", self.ws_queue_bytes_max),
             ("ws-inbox-messages-max", self.ws_inbox_messages_max),
             ("deploy-queue-max", self.deploy_queue_max),
+            ("job-queue-max", self.job_queue_max),
         ] {
             check(value == 0, &format!("--{name} must be at least 1"));
         }
@@ -339,10 +443,18 @@ impl Config {
             check(value_ms == 0, &format!("--{name} must be at least 1"));
         }
         check(self.head_bytes_max < 256, "--head-bytes-max must be at least 256");
-        check(
-            !(self.allow_read.is_empty() && self.allow_write.is_empty()),
-            "--allow-read and --allow-write need --isolation process, which is not built in this version yet; leave them out",
-        );
+        let workers_fit = (1..=JOB_WORKERS_MAX).contains(&self.job_workers);
+        check(!workers_fit, &format!("--job-workers must be from 1 to {JOB_WORKERS_MAX}"));
+        let retention_fits = (1..=JOB_RETENTION_S_MAX).contains(&self.job_retention_s);
+        check(!retention_fits, "--job-retention must be from 1s to 36500d");
+        for (name, value) in [
+            ("job-payload-bytes-max", self.job_payload_bytes_max),
+            ("job-event-bytes-max", self.job_event_bytes_max),
+            ("job-result-bytes-max", self.job_result_bytes_max),
+        ] {
+            let fits = (1..=JOB_PART_BYTES_MAX).contains(&value);
+            check(!fits, &format!("--{name} must be from 1 to {JOB_PART_BYTES_MAX}"));
+        }
         check(
             self.isolation == Isolation::Process,
             "--isolation process is not built in this version yet; use --isolation none, and deploy only code you trust",
@@ -419,14 +531,48 @@ mod tests {
             listen: Some(vec!["nonsense".into()]),
             ws_inbox_messages_max: Some(0),
             idle_timeout_ms: Some(0),
-            allow_read: Some(vec!["/tmp".into()]),
+            job_workers: Some(0),
+            job_retention: Some(Span { seconds: 0 }),
+            job_result_bytes_max: Some(usize::MAX),
             ..ServeArgs::default()
         };
         let text = load(args).unwrap_err().to_string();
-        for part in ["nonsense", "--ws-inbox-messages-max", "--idle-timeout-ms", "--allow-read"] {
+        for part in [
+            "nonsense",
+            "--ws-inbox-messages-max",
+            "--idle-timeout-ms",
+            "--job-workers",
+            "--job-retention",
+            "--job-result",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert_eq!(text.lines().count(), 4, "{text}");
+        assert_eq!(text.lines().count(), 6, "{text}");
+    }
+
+    #[test]
+    fn jobs_are_kept_safe_and_for_a_week() {
+        let config = load(ServeArgs::default()).unwrap();
+        assert_eq!((config.durability, config.job_retention_s), (Durability::Full, 7 * DAY_S));
+        let args: ServeArgs = toml::from_str("job_retention = \"12h\"\ndurability = \"normal\"").unwrap();
+        let config = load(args).unwrap();
+        assert_eq!((config.durability, config.job_retention_s), (Durability::Normal, 12 * 60 * 60));
+        assert_eq!(
+            toml::from_str::<ServeArgs>("job_retention = 90").unwrap().job_retention,
+            Some(Span { seconds: 90 })
+        );
+    }
+
+    #[test]
+    fn spans_of_time_are_read_as_people_write_them() {
+        for (text, seconds) in
+            [("0", 0), ("90", 90), ("5s", 5), ("2m", 120), ("3h", 10_800), ("7d", 604_800), ("1w", 604_800)]
+        {
+            assert_eq!(text.parse(), Ok(Span { seconds }), "{text}");
+        }
+        for text in ["", "d", "-1", "1.5h", "7 days", "1ü", "99999999999999999999", "9999999999999999w"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
     }
 
     #[test]
