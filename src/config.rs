@@ -1,222 +1,110 @@
 //! Flags, environment and `cweb.toml`, merged into one validated [`Config`]. Flags beat environment beats file.
 
+mod args;
+
+pub use args::{Durability, Isolation, Reactor, ServeArgs, Span, without_env};
+
 use crate::net::ListenAddr;
-use clap::builder::BoolishValueParser;
-use clap::{Args, ValueEnum};
-use serde::Deserialize;
+use args::DAY_S;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-
-/// The reactors by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reactor {
-    /// monoio: io_uring, or epoll where that is refused.
-    Monoio,
-    /// glommio, in builds that have it.
-    Glommio,
-}
-
-/// Where modules run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Isolation {
-    /// In sandboxed processes of their own.
-    Process,
-    /// In the server's process.
-    None,
-}
 
 /// Used when `--isolation` is not given. Will be `Process` once that is built.
 const ISOLATION_DEFAULT: Isolation = Isolation::None;
 
-macro_rules! settings {
-    ($( $(#[doc = $doc:literal])* $(#[arg($($arg:tt)*)])* $name:ident : $type:ty ),* $(,)?) => {
-        /// The settings as flags, environment or file give them; what is not given has its default.
-        #[derive(Debug, Clone, Default, Args, Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        pub struct ServeArgs {
-            $( $(#[doc = $doc])* $(#[arg($($arg)*)])* pub $name: Option<$type>, )*
-            /// Settings file [default: cweb.toml in the data directory, if there is one]
-            #[arg(long, value_name = "FILE")]
-            #[serde(skip)]
-            pub config: Option<PathBuf>,
-            /// The key for /mgnt, /jobs and /metrics: from CWEB_ADMIN_KEY or the file, never from a flag that `ps` shows
-            #[arg(skip)]
-            pub admin_key: Option<String>,
-        }
-
-        impl ServeArgs {
-            /// These settings, and those of `other` where these have none.
-            fn or(self, other: Self) -> Self {
-                Self {
-                    $( $name: self.$name.or(other.$name), )*
-                    config: self.config,
-                    admin_key: self.admin_key.or(other.admin_key),
-                }
-            }
-        }
-    };
-}
-
-settings! {
-    /// Port on 127.0.0.1 (0.0.0.0 with --production) [default: 8080]; 0 lets the kernel choose
-    #[arg(short, long, env = "PORT")]
-    port: u16,
-    /// Address to listen on, ADDR:PORT or unix:PATH; may be repeated
-    #[arg(long, env = "CWEB_LISTEN", value_delimiter = ',', value_name = "ADDR")]
-    listen: Vec<String>,
-    /// Shards: one pinned thread each [default: cores available to the process]
-    #[arg(long, env = "CWEB_SHARDS")]
-    shards: usize,
-    /// Reactor [default: monoio]
-    #[arg(long, env = "CWEB_REACTOR")]
-    reactor: Reactor,
-    /// Directory of all state; modules open files relative to it [default: .]
-    #[arg(long, env = "CWEB_DATA_DIR", value_name = "DIR")]
-    data_dir: PathBuf,
-    /// Directory of the deployed modules [default: DATA/modules]
-    #[arg(short, long, env = "CWEB_MODULE_DIR", value_name = "DIR")]
-    module_dir: PathBuf,
-    /// Where modules run [default: none, the only one built so far]
-    #[arg(long, env = "CWEB_ISOLATION")]
-    isolation: Isolation,
-    /// Directory that isolated modules may read; may be repeated. Needs --isolation process, which is not built yet
-    #[arg(long, env = "CWEB_ALLOW_READ", value_delimiter = ',', value_name = "DIR")]
-    allow_read: Vec<PathBuf>,
-    /// Directory that isolated modules may write; may be repeated. Needs --isolation process, which is not built yet
-    #[arg(long, env = "CWEB_ALLOW_WRITE", value_delimiter = ',', value_name = "DIR")]
-    allow_write: Vec<PathBuf>,
-    /// Most threads for handlers that block or compute [default: 64]
-    #[arg(long, env = "CWEB_EXECUTORS_MAX")]
-    executors_max: usize,
-    /// Production mode: all interfaces, and the admin key needed from everywhere
-    #[arg(long, env = "CWEB_PRODUCTION", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
-    production: bool,
-    /// Certificate of the server, PEM
-    #[arg(long, env = "CWEB_TLS_CERT", value_name = "FILE")]
-    tls_cert: PathBuf,
-    /// Private key of the server, PEM; modules can have tokens signed with it
-    #[arg(long, env = "CWEB_TLS_KEY", value_name = "FILE")]
-    tls_key: PathBuf,
-    /// Forget all modules at exit
-    #[arg(long, env = "CWEB_PURGE_MODULES", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
-    purge_modules: bool,
-    /// Log warnings and errors only
-    #[arg(short, long, env = "CWEB_SILENT", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
-    silent: bool,
-    /// Do not wait for running requests at exit
-    #[arg(short = 'F', long, env = "CWEB_SHUTDOWN_FORCE", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
-    force_shutdown: bool,
-    /// How long to wait for running requests at exit [default: 5000]
-    #[arg(long, env = "CWEB_SHUTDOWN_TIMEOUT_MS", value_name = "MS")]
-    shutdown_timeout_ms: u64,
-    /// Access-Control-Allow-Origin of answers; empty for none [default: *]
-    #[arg(long, env = "CWEB_CORS_ALLOW_ORIGIN", value_name = "ORIGIN")]
-    cors_allow_origin: String,
-    /// Access-Control-Allow-Methods of preflights
-    #[arg(long, env = "CWEB_CORS_ALLOW_METHODS", value_name = "LIST")]
-    cors_allow_methods: String,
-    /// Access-Control-Allow-Headers of preflights
-    #[arg(long, env = "CWEB_CORS_ALLOW_HEADERS", value_name = "LIST")]
-    cors_allow_headers: String,
-    /// Access-Control-Max-Age of preflights, seconds [default: 600]
-    #[arg(long, env = "CWEB_CORS_MAX_AGE", value_name = "S")]
-    cors_max_age_s: u32,
-    /// Request head [default: 16384]
-    #[arg(long, env = "CWEB_MAX_HEAD_BYTES", value_name = "BYTES")]
-    head_bytes_max: usize,
-    /// Header fields of a request [default: 100]
-    #[arg(long, env = "CWEB_MAX_HEADERS", value_name = "N")]
-    headers_max: usize,
-    /// Request target [default: 8192]
-    #[arg(long, env = "CWEB_MAX_URI_BYTES", value_name = "BYTES")]
-    uri_bytes_max: usize,
-    /// Request body for modules [default: 1048576]
-    #[arg(long, env = "CWEB_MAX_BODY_BYTES", value_name = "BYTES")]
-    body_bytes_max: usize,
-    /// Source posted to /mgnt [default: 4194304]
-    #[arg(long, env = "CWEB_MAX_SOURCE_BYTES", value_name = "BYTES")]
-    mgnt_body_bytes_max: usize,
-    /// Open connections of one shard [default: 16384, within the limit of descriptors]
-    #[arg(long, env = "CWEB_MAX_CONNECTIONS", value_name = "N")]
-    connections_max: usize,
-    /// Unanswered requests of one connection [default: 64]
-    #[arg(long, env = "CWEB_MAX_PIPELINE", value_name = "N")]
-    pipeline_max: usize,
-    /// WebSocket message [default: 16777216]
-    #[arg(long, env = "CWEB_MAX_WS_MESSAGE_BYTES", value_name = "BYTES")]
-    ws_message_bytes_max: usize,
-    /// Unsent bytes of one WebSocket before it is closed [default: 8388608]
-    #[arg(long, env = "CWEB_MAX_WS_QUEUE_BYTES", value_name = "BYTES")]
-    ws_queue_bytes_max: usize,
-    /// Messages of one WebSocket that wait for its handler before reading pauses [default: 1024]
-    #[arg(long, env = "CWEB_MAX_WS_INBOX", value_name = "N")]
-    ws_inbox_messages_max: usize,
-    /// From a request's first byte to the end of its head [default: 10000]
-    #[arg(long, env = "CWEB_HEADER_TIMEOUT_MS", value_name = "MS")]
-    header_timeout_ms: u64,
-    /// Between two pieces of a body [default: 30000]
-    #[arg(long, env = "CWEB_BODY_TIMEOUT_MS", value_name = "MS")]
-    body_timeout_ms: u64,
-    /// A connection on which nothing is asked [default: 75000]
-    #[arg(long, env = "CWEB_IDLE_TIMEOUT_MS", value_name = "MS")]
-    idle_timeout_ms: u64,
-    /// A peer that takes none of its answer [default: 30000]
-    #[arg(long, env = "CWEB_WRITE_TIMEOUT_MS", value_name = "MS")]
-    write_timeout_ms: u64,
-    /// The compiler [default: 10000]
-    #[arg(long, env = "CWEB_COMPILE_TIMEOUT_MS", value_name = "MS")]
-    compile_timeout_ms: u64,
-    /// Running requests that a swap with unload and onload waits for [default: 30000]
-    #[arg(long, env = "CWEB_SWAP_TIMEOUT_MS", value_name = "MS")]
-    swap_timeout_ms: u64,
-    /// Deployments that may wait [default: 64]
-    #[arg(long, env = "CWEB_DEPLOY_QUEUE_MAX", value_name = "N")]
-    deploy_queue_max: usize,
-}
-
-/// The server's settings: complete and checked. The fields' meanings and units are those of the flags with their names.
+/// The server's settings: complete and checked. Units stand at the end of the names.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct Config {
+    /// Addresses to listen on, `ADDR:PORT` or `unix:PATH`; at least one.
     pub listen: Vec<String>,
+    /// Threads that serve connections: from 1 to 256.
     pub shards: usize,
+    /// Which reactor they run on.
     pub reactor: Reactor,
+    /// Directory of all state; the server works in it.
     pub data_dir: PathBuf,
+    /// Directory of the deployed modules.
     pub module_dir: PathBuf,
+    /// Where modules run.
     pub isolation: Isolation,
+    /// Directories that modules in processes of their own may read.
     pub allow_read: Vec<PathBuf>,
+    /// Directories that modules in processes of their own may write.
     pub allow_write: Vec<PathBuf>,
+    /// Most threads of the executor pool.
     pub executors_max: usize,
+    /// Whether the admin key is needed from everywhere.
     pub production: bool,
+    /// The server's certificate, PEM; absolute.
     pub tls_cert: Option<PathBuf>,
+    /// The server's private key, PEM; absolute. Given exactly when `tls_cert` is.
     pub tls_key: Option<PathBuf>,
+    /// Whether all modules are forgotten at exit.
     pub purge_modules: bool,
+    /// Whether the log has warnings and errors only.
     pub silent: bool,
+    /// Whether running requests are not waited for at exit.
     pub force_shutdown: bool,
+    /// Longest wait for running requests at exit.
     pub shutdown_timeout_ms: u64,
+    /// `Access-Control-Allow-Origin` of all answers; empty for none.
     pub cors_allow_origin: String,
+    /// `Access-Control-Allow-Methods` of preflights.
     pub cors_allow_methods: String,
+    /// `Access-Control-Allow-Headers` of preflights.
     pub cors_allow_headers: String,
+    /// `Access-Control-Max-Age` of preflights.
     pub cors_max_age_s: u32,
+    /// The key for `/mgnt`, `/jobs` and `/metrics`; never empty.
     pub admin_key: Option<String>,
+    /// Largest request head: 431 beyond it.
     pub head_bytes_max: usize,
+    /// Most header fields of a request: 431 beyond it.
     pub headers_max: usize,
+    /// Longest request target: 414 beyond it.
     pub uri_bytes_max: usize,
+    /// Largest request body for modules: 413 beyond it.
     pub body_bytes_max: usize,
+    /// Largest request body for `/mgnt`: 413 beyond it.
     pub mgnt_body_bytes_max: usize,
+    /// Most open connections of one shard: 503 and a close beyond it.
     pub connections_max: usize,
+    /// Most unanswered requests of a connection; reading pauses beyond it.
     pub pipeline_max: usize,
+    /// Largest WebSocket message: closed with 1009 beyond it.
     pub ws_message_bytes_max: usize,
+    /// Most unsent bytes of a WebSocket: closed beyond it.
     pub ws_queue_bytes_max: usize,
+    /// Most messages of a WebSocket that wait for its handler; reading pauses beyond it.
     pub ws_inbox_messages_max: usize,
+    /// Longest from a request's first byte to the end of its head: then 408.
     pub header_timeout_ms: u64,
+    /// Longest between two pieces of a body: then 408.
     pub body_timeout_ms: u64,
+    /// Longest that a connection stays open with nothing asked on it.
     pub idle_timeout_ms: u64,
+    /// Longest that a peer takes none of its answer: then its connection is cut.
     pub write_timeout_ms: u64,
+    /// Longest run of the compiler: then 422.
     pub compile_timeout_ms: u64,
+    /// Longest wait for running requests in a swap with `unload` and `onload`: then 503.
     pub swap_timeout_ms: u64,
+    /// Most deployments that wait: 503 beyond it.
     pub deploy_queue_max: usize,
+    /// Threads that run jobs: from 1 to 1024.
+    pub job_workers: usize,
+    /// When what happens to a job counts as written.
+    pub durability: Durability,
+    /// How long finished jobs are kept.
+    pub job_retention_s: u64,
+    /// Largest payload of a job.
+    pub job_payload_bytes_max: usize,
+    /// Largest event of a job.
+    pub job_event_bytes_max: usize,
+    /// Largest result of a job.
+    pub job_result_bytes_max: usize,
+    /// Most commands that wait for the store's writer.
+    pub job_queue_max: usize,
 }
 
 /// The settings can't be used: every problem, one a line.
@@ -226,19 +114,27 @@ pub struct ConfigError(pub Vec<String>);
 
 /// Most shards; beyond it a machine would have more cores than this has been thought through for.
 const SHARDS_MAX: usize = 256;
+/// Most job workers: threads beyond this only wait for each other.
+const JOB_WORKERS_MAX: usize = 1024;
+/// Longest that finished jobs are kept; far from where times in milliseconds would overflow.
+const JOB_RETENTION_S_MAX: u64 = 36_500 * DAY_S;
+/// Most bytes of one part of a job: all parts together stay within a row of SQLite, 1,000,000,000 bytes.
+const JOB_PART_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 impl Config {
-    /// Merges `args` (flags and environment) with the settings file, fills in the defaults and checks the whole.
+    /// Merges `flags`, the environment and the settings file, fills in the defaults and checks the whole.
     ///
     /// # Errors
     /// Everything that is wrong, at once.
-    pub fn load(mut args: ServeArgs) -> Result<Self, ConfigError> {
-        // Empty counts as not given (compose files pass unset variables on so), and must not hide the file's key.
-        let from_env = || std::env::var("CWEB_ADMIN_KEY").ok().filter(|key| !key.is_empty());
-        args.admin_key = args.admin_key.or_else(from_env);
-        let data_dir = args.data_dir.clone().unwrap_or_else(|| PathBuf::from("."));
-        let file = read_file(args.config.as_deref(), &data_dir)?;
-        let mut config = Self::with_defaults(args.or(file), data_dir);
+    pub fn load(flags: ServeArgs) -> Result<Self, ConfigError> {
+        Self::load_from(flags, |name| std::env::var_os(name))
+    }
+
+    fn load_from(flags: ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let given = flags.or(ServeArgs::from_env(env)?);
+        // The data directory may stand in the file, so the file is looked for before that is known.
+        let file = read_file(given.config.as_deref(), given.data_dir.as_deref())?;
+        let mut config = Self::with_defaults(given.or(file));
         let problems = config.problems();
         if !problems.is_empty() {
             return Err(ConfigError(problems));
@@ -251,11 +147,13 @@ impl Config {
         Ok(config)
     }
 
-    fn with_defaults(args: ServeArgs, data_dir: PathBuf) -> Self {
+    fn with_defaults(args: ServeArgs) -> Self {
+        let data_dir = args.data_dir.unwrap_or_else(|| PathBuf::from("."));
         let production = args.production.unwrap_or(false);
         let host = if production { "0.0.0.0" } else { "127.0.0.1" };
         let listen = args.listen.unwrap_or_default();
-        let shards = args.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let shards = args.shards.unwrap_or_else(cores);
         // A port given beside addresses is one more address.
         let own = (listen.is_empty() || args.port.is_some()).then(|| format!("{host}:{}", args.port.unwrap_or(8080)));
         Self {
@@ -301,6 +199,13 @@ impl Config {
             compile_timeout_ms: args.compile_timeout_ms.unwrap_or(10_000),
             swap_timeout_ms: args.swap_timeout_ms.unwrap_or(30_000),
             deploy_queue_max: args.deploy_queue_max.unwrap_or(64),
+            job_workers: args.job_workers.unwrap_or_else(cores),
+            durability: args.durability.unwrap_or(Durability::Full),
+            job_retention_s: args.job_retention.map_or(7 * DAY_S, |span| span.seconds),
+            job_payload_bytes_max: args.job_payload_bytes_max.unwrap_or(1024 * 1024),
+            job_event_bytes_max: args.job_event_bytes_max.unwrap_or(256 * 1024),
+            job_result_bytes_max: args.job_result_bytes_max.unwrap_or(4 * 1024 * 1024),
+            job_queue_max: args.job_queue_max.unwrap_or(8192),
         }
     }
 
@@ -325,6 +230,7 @@ impl Config {
             ("ws-queue-bytes-max", self.ws_queue_bytes_max),
             ("ws-inbox-messages-max", self.ws_inbox_messages_max),
             ("deploy-queue-max", self.deploy_queue_max),
+            ("job-queue-max", self.job_queue_max),
         ] {
             check(value == 0, &format!("--{name} must be at least 1"));
         }
@@ -339,10 +245,27 @@ impl Config {
             check(value_ms == 0, &format!("--{name} must be at least 1"));
         }
         check(self.head_bytes_max < 256, "--head-bytes-max must be at least 256");
-        check(
-            !(self.allow_read.is_empty() && self.allow_write.is_empty()),
-            "--allow-read and --allow-write need --isolation process, which is not built in this version yet; leave them out",
-        );
+        let workers_fit = (1..=JOB_WORKERS_MAX).contains(&self.job_workers);
+        check(!workers_fit, &format!("--job-workers must be from 1 to {JOB_WORKERS_MAX}"));
+        let retention_fits = (1..=JOB_RETENTION_S_MAX).contains(&self.job_retention_s);
+        check(!retention_fits, "--job-retention must be from 1s to 36500d");
+        for (name, value) in [
+            ("job-payload-bytes-max", self.job_payload_bytes_max),
+            ("job-event-bytes-max", self.job_event_bytes_max),
+            ("job-result-bytes-max", self.job_result_bytes_max),
+        ] {
+            let fits = (1..=JOB_PART_BYTES_MAX).contains(&value);
+            check(!fits, &format!("--{name} must be from 1 to {JOB_PART_BYTES_MAX}"));
+        }
+        for (name, value) in [
+            ("cors-allow-origin", &self.cors_allow_origin),
+            ("cors-allow-methods", &self.cors_allow_methods),
+            ("cors-allow-headers", &self.cors_allow_headers),
+        ] {
+            // They are sent as they are (RFC 9110 §5.5).
+            let sendable = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+            check(!sendable, &format!("--{name} must be printable ASCII, as it is sent in a header field"));
+        }
         check(
             self.isolation == Isolation::Process,
             "--isolation process is not built in this version yet; use --isolation none, and deploy only code you trust",
@@ -363,8 +286,9 @@ impl Config {
     }
 }
 
-fn read_file(path: Option<&Path>, data_dir: &Path) -> Result<ServeArgs, ConfigError> {
-    let fallback = data_dir.join("cweb.toml");
+/// Reads the file at `path`; without one, `cweb.toml` in the data directory, which need not be there.
+fn read_file(path: Option<&Path>, data_dir: Option<&Path>) -> Result<ServeArgs, ConfigError> {
+    let fallback = data_dir.unwrap_or(Path::new(".")).join("cweb.toml");
     let (path, wanted) = (path.unwrap_or(&fallback), path.is_some());
     let failed = |reason: String| ConfigError(vec![format!("{}: {reason}", path.display())]);
     match std::fs::read_to_string(path) {
@@ -388,17 +312,79 @@ mod tests {
 
     fn load(args: ServeArgs) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
-        Config::load(ServeArgs { data_dir: Some(dir.path().into()), ..args })
+        Config::load_from(ServeArgs { data_dir: Some(dir.path().into()), ..args }, |_| None)
+    }
+
+    /// An environment of these variables alone.
+    fn env(pairs: &'static [(&str, &str)]) -> impl Fn(&str) -> Option<OsString> {
+        |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
     }
 
     #[test]
-    fn flags_beat_the_file_and_the_file_beats_defaults() {
+    fn flags_beat_the_environment_and_it_beats_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("cweb.toml"), "port = 1\nshards = 3\nadmin_key = \"k\"").unwrap();
-        let args = ServeArgs { data_dir: Some(dir.path().into()), port: Some(2), ..ServeArgs::default() };
-        let config = Config::load(args).unwrap();
-        assert_eq!((config.listen.as_slice(), config.shards), (&["127.0.0.1:2".to_owned()][..], 3));
-        assert_eq!((config.admin_key.as_deref(), config.pipeline_max), (Some("k"), 64));
+        let path = dir.path().join("settings.toml");
+        let text = "port = 1\ndata_dir = \"/file\"\nshards = 3\nsilent = true\nexecutors_max = 5\nadmin_key = \"file\"";
+        std::fs::write(&path, text).unwrap();
+        let seen = |flags: ServeArgs, env: &dyn Fn(&str) -> Option<OsString>| {
+            let config = Config::load_from(ServeArgs { config: Some(path.clone()), ..flags }, env).unwrap();
+            let port = config.listen[0].rsplit(':').next().unwrap().to_owned();
+            // Where the modules are follows from the data directory, wherever that was given.
+            assert_eq!(config.module_dir, config.data_dir.join("modules"));
+            let data_dir = config.data_dir.to_str().unwrap().to_owned();
+            (port, data_dir, config.shards, config.silent, config.executors_max, config.admin_key.unwrap())
+        };
+        let expected = |port: &str, data_dir: &str, shards, silent, key: &str| {
+            (port.to_owned(), data_dir.to_owned(), shards, silent, 5, key.to_owned())
+        };
+        let variables = env(&[
+            ("PORT", "2"),
+            ("CWEB_DATA_DIR", "/env"),
+            ("CWEB_SHARDS", "4"),
+            ("CWEB_SILENT", "0"),
+            ("CWEB_ADMIN_KEY", "env"),
+        ]);
+        let flags = ServeArgs {
+            port: Some(7),
+            data_dir: Some("/flag".into()),
+            shards: Some(6),
+            silent: Some(true),
+            ..ServeArgs::default()
+        };
+        assert_eq!(seen(ServeArgs::default(), &env(&[])), expected("1", "/file", 3, true, "file"));
+        assert_eq!(seen(ServeArgs::default(), &variables), expected("2", "/env", 4, false, "env"));
+        assert_eq!(seen(flags, &variables), expected("7", "/flag", 6, true, "env"));
+    }
+
+    #[test]
+    fn the_file_is_found_in_the_data_directory_of_flag_or_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("cweb.toml"), "pipeline_max = 3").unwrap();
+        let path = dir.path().as_os_str().to_owned();
+        let env = |name: &str| (name == "CWEB_DATA_DIR").then(|| path.clone());
+        assert_eq!(Config::load_from(ServeArgs::default(), env).unwrap().pipeline_max, 3);
+    }
+
+    #[test]
+    fn empty_variables_count_as_unset_and_wrong_ones_are_named() {
+        let empty = env(&[("PORT", ""), ("CWEB_SHARDS", ""), ("CWEB_ADMIN_KEY", ""), ("CWEB_CORS_ALLOW_ORIGIN", "")]);
+        let given = ServeArgs::from_env(empty).unwrap();
+        assert_eq!((given.port, given.shards, given.admin_key), (None, None, None));
+        assert_eq!(given.cors_allow_origin.as_deref(), Some(""), "empty means no such header");
+        let wrong = env(&[("PORT", "abc"), ("CWEB_REACTOR", "x"), ("CWEB_SILENT", "perhaps"), ("CWEB_SHARDS", "2")]);
+        let text = ServeArgs::from_env(wrong).unwrap_err().to_string();
+        assert_eq!(text.lines().count(), 3, "{text}");
+        for part in ["PORT: invalid value 'abc' for '--port", "monoio", "CWEB_SILENT"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn lists_come_from_the_environment_too() {
+        let given = ServeArgs::from_env(env(&[("CWEB_LISTEN", "127.0.0.1:1,unix:/s"), ("CWEB_ALLOW_READ", "/a,/b")]));
+        let given = given.unwrap();
+        assert_eq!(given.listen.unwrap(), ["127.0.0.1:1", "unix:/s"]);
+        assert_eq!(given.allow_read.unwrap(), [PathBuf::from("/a"), PathBuf::from("/b")]);
     }
 
     #[test]
@@ -419,14 +405,48 @@ mod tests {
             listen: Some(vec!["nonsense".into()]),
             ws_inbox_messages_max: Some(0),
             idle_timeout_ms: Some(0),
-            allow_read: Some(vec!["/tmp".into()]),
+            job_workers: Some(0),
+            job_retention: Some(Span { seconds: 0 }),
+            job_result_bytes_max: Some(usize::MAX),
             ..ServeArgs::default()
         };
         let text = load(args).unwrap_err().to_string();
-        for part in ["nonsense", "--ws-inbox-messages-max", "--idle-timeout-ms", "--allow-read"] {
+        for part in [
+            "nonsense",
+            "--ws-inbox-messages-max",
+            "--idle-timeout-ms",
+            "--job-workers",
+            "--job-retention",
+            "--job-result",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert_eq!(text.lines().count(), 4, "{text}");
+        assert_eq!(text.lines().count(), 6, "{text}");
+    }
+
+    #[test]
+    fn jobs_are_kept_safe_and_for_a_week() {
+        let config = load(ServeArgs::default()).unwrap();
+        assert_eq!((config.durability, config.job_retention_s), (Durability::Full, 7 * DAY_S));
+        let args: ServeArgs = toml::from_str("job_retention = \"12h\"\ndurability = \"normal\"").unwrap();
+        let config = load(args).unwrap();
+        assert_eq!((config.durability, config.job_retention_s), (Durability::Normal, 12 * 60 * 60));
+        assert_eq!(
+            toml::from_str::<ServeArgs>("job_retention = 90").unwrap().job_retention,
+            Some(Span { seconds: 90 })
+        );
+    }
+
+    #[test]
+    fn spans_of_time_are_read_as_people_write_them() {
+        for (text, seconds) in
+            [("0", 0), ("90", 90), ("5s", 5), ("2m", 120), ("3h", 10_800), ("7d", 604_800), ("1w", 604_800)]
+        {
+            assert_eq!(text.parse(), Ok(Span { seconds }), "{text}");
+        }
+        for text in ["", "d", "-1", "1.5h", "7 days", "1ü", "99999999999999999999", "9999999999999999w"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -455,9 +475,7 @@ mod tests {
     fn production_listens_everywhere_and_needs_a_key() {
         let args = ServeArgs { production: Some(true), admin_key: Some("k".into()), ..ServeArgs::default() };
         assert_eq!(load(args).unwrap().listen, ["0.0.0.0:8080"]);
-        if std::env::var_os("CWEB_ADMIN_KEY").is_none() {
-            let error = load(ServeArgs { production: Some(true), ..ServeArgs::default() }).unwrap_err();
-            assert!(error.to_string().contains("openssl rand"));
-        }
+        let error = load(ServeArgs { production: Some(true), ..ServeArgs::default() }).unwrap_err();
+        assert!(error.to_string().contains("openssl rand"));
     }
 }

@@ -20,6 +20,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod jobs;
 pub mod module;
 pub mod net;
 pub mod proto;

@@ -35,8 +35,14 @@ impl Answer {
 }
 
 impl Client {
-    /// The server at `base`; the admin key comes from `CWEB_ADMIN_KEY`.
+    /// The server at `base`, the usual one if that is empty; the admin key comes from `CWEB_ADMIN_KEY`.
     pub(super) fn new(base: &str) -> Self {
+        // An empty CWEB_SERVER counts as unset, and a bare host:port is what people type.
+        let base = match base.trim() {
+            "" => SERVER_DEFAULT.to_owned(),
+            base if base.contains("://") => base.to_owned(),
+            base => format!("http://{base}"),
+        };
         let config =
             ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).proxy(None).build();
         let key = std::env::var("CWEB_ADMIN_KEY").ok().filter(|key| !key.is_empty());
@@ -57,14 +63,16 @@ impl Client {
         self.read(request.call())
     }
 
-    /// Posts `body` as it is: `/mgnt` takes a raw source as well as a form.
-    pub(super) fn post(&self, path: &str, body: &[u8]) -> Result<Answer, String> {
+    /// Posts `source` to `/mgnt` as a form, like `curl -F code=@FILE`: so the server hears the file's name.
+    pub(super) fn deploy(&self, file_name: &str, source: &[u8]) -> Result<Answer, String> {
+        // Random, so that no source can hold it.
+        let boundary = format!("cweb-{}", uuid::Uuid::new_v4().simple());
         let request = self
             .agent
-            .post(format!("{}{path}", self.base))
+            .post(format!("{}/mgnt", self.base))
             .header("X-API-Key", self.key())
-            .header("Content-Type", "text/x-csrc");
-        self.read(request.send(body))
+            .header("Content-Type", format!("multipart/form-data; boundary={boundary}"));
+        self.read(request.send(form(&boundary, file_name, source)))
     }
 
     fn key(&self) -> &str {
@@ -83,6 +91,16 @@ impl Client {
     }
 }
 
+/// The form with the one field `code` (RFC 7578); the name is escaped as browsers do it.
+fn form(boundary: &str, file_name: &str, source: &[u8]) -> Vec<u8> {
+    let name = file_name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A");
+    let head = format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"code\"; filename=\"{name}\"\r\n\
+         Content-Type: text/x-csrc\r\n\r\n"
+    );
+    [head.as_bytes(), source, format!("\r\n--{boundary}--\r\n").as_bytes()].concat()
+}
+
 /// `text` in a colour, where a terminal shows it and nobody has asked for none (no-color.org).
 pub(super) fn coloured(code: u8, text: &str) -> String {
     if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
@@ -95,3 +113,25 @@ pub(super) fn coloured(code: u8, text: &str) -> String {
 pub(super) const RED: u8 = 31;
 pub(super) const GREEN: u8 = 32;
 pub(super) const YELLOW: u8 = 33;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::form::multipart;
+
+    #[test]
+    fn the_server_reads_the_form_as_it_was_meant() {
+        let source = b"int x;\r\n--cweb\r\n";
+        let body = form("b", "a \"b\".c", source);
+        let mut seen = Vec::new();
+        multipart(&body, b"b", |part| seen.push((part.name.to_vec(), part.body.to_vec()))).unwrap();
+        assert_eq!(seen, [(b"code".to_vec(), source.to_vec())]);
+    }
+
+    #[test]
+    fn servers_are_named_as_people_do_it() {
+        for (given, base) in [("", SERVER_DEFAULT), ("h:1", "http://h:1"), ("https://h/", "https://h")] {
+            assert_eq!(Client::new(given).base(), base);
+        }
+    }
+}

@@ -13,7 +13,7 @@ pub(super) struct DeployArgs {
     /// The server's URL [default: that of routes.ini, or http://127.0.0.1:8080]
     #[arg(long, env = "CWEB_SERVER", value_name = "URL")]
     server: Option<String>,
-    /// The list to deploy when no files are named
+    /// Which files to deploy, and where, when none are named
     #[arg(long, value_name = "FILE", default_value = "routes.ini")]
     config: PathBuf,
 }
@@ -30,7 +30,8 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
 }
 
 fn plan(args: &DeployArgs) -> Result<(Vec<PathBuf>, String), String> {
-    let server = args.server.clone();
+    // Empty counts as unset.
+    let server = args.server.clone().filter(|server| !server.is_empty());
     if !args.files.is_empty() {
         return Ok((args.files.clone(), server.unwrap_or_else(|| SERVER_DEFAULT.to_owned())));
     }
@@ -48,25 +49,79 @@ fn plan(args: &DeployArgs) -> Result<(Vec<PathBuf>, String), String> {
 /// Deploys one file and shows what came of it.
 pub(super) fn deploy(client: &Client, file: &Path) -> bool {
     let shown = file.display();
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
     let result =
-        std::fs::read(file).map_err(|error| error.to_string()).and_then(|source| client.post("/mgnt", &source));
+        std::fs::read(file).map_err(|error| error.to_string()).and_then(|source| client.deploy(&name, &source));
     match result {
         Ok(answer) if answer.is_success() => {
             let hash = answer.header("x-cweb-hash");
             let (name, what) = (answer.header("x-cweb-module"), answer.header("x-cweb-result"));
             println!("{} {shown}: module {name} ({})", coloured(GREEN, what), hash.get(..12).unwrap_or(hash));
             if !answer.body.trim().is_empty() {
-                println!("{}\n{}", coloured(YELLOW, "warnings:"), answer.body.trim_end());
+                println!("{}\n{}", coloured(YELLOW, "warnings:"), renamed(answer.body.trim_end(), file));
             }
             true
         }
         Ok(answer) => {
-            println!("{} {shown} ({})\n{}", coloured(RED, "refused"), answer.status, answer.body.trim_end());
+            let text = renamed(answer.body.trim_end(), file);
+            println!("{} {shown} ({})\n{text}", coloured(RED, "refused"), answer.status);
             false
         }
         Err(error) => {
             println!("{} {shown}: {error}", coloured(RED, "failed"));
             false
+        }
+    }
+}
+
+/// The name under which the server compiles every source.
+const COMPILED_AS: &str = "module.c:";
+
+/// The compiler's `text` with the path the user gave, where the compiler has the server's: at the start of a
+/// diagnostic, in `In file included from …`, and, from the linker, as a path into the server's scratch directory.
+fn renamed(text: &str, file: &Path) -> String {
+    let lines = text.lines().map(|line| match place(line) {
+        Some((start, end)) => {
+            format!("{}{}{}", line.get(..start).unwrap_or(""), file.display(), line.get(end..).unwrap_or(""))
+        }
+        None => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// From where to where the server's name of the source stands in a line, the colon left out.
+fn place(line: &str) -> Option<(usize, usize)> {
+    let at = line.find(COMPILED_AS)?;
+    let end = at + COMPILED_AS.len() - 1;
+    let before = line.get(..at)?;
+    if matches!(before.trim_start(), "" | "from " | "In file included from ") {
+        return Some((at, end));
+    }
+    let start = before.rfind(": ").map_or(0, |colon| colon + 2);
+    let is_scratch = before.ends_with('/') && before.get(start..)?.contains("/.scratch/");
+    is_scratch.then_some((start, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn diagnostics_name_the_file_of_the_user() {
+        for (said, shown) in [
+            ("module.c:2:9: error: 'x'", "sub/a.c:2:9: error: 'x'"),
+            ("module.c: In function 'f':", "sub/a.c: In function 'f':"),
+            ("In file included from module.c:1:", "In file included from sub/a.c:1:"),
+            ("                 from module.c:7,", "                 from sub/a.c:7,"),
+            ("/usr/bin/ld: /d ir/.scratch/3/module.c:9: undefined", "/usr/bin/ld: sub/a.c:9: undefined"),
+            ("/d/.scratch/3/module.c:9:(.text+0x4): undefined", "sub/a.c:9:(.text+0x4): undefined"),
+            // The user's own text stays.
+            ("    2 | puts(\"module.c: hello\");", "    2 | puts(\"module.c: hello\");"),
+            ("other_module.c:1: x", "other_module.c:1: x"),
+            ("lib/module.c:1: x", "lib/module.c:1: x"),
+            ("a\n\nmodule.c:1: é", "a\n\nsub/a.c:1: é"),
+        ] {
+            assert_eq!(renamed(said, Path::new("sub/a.c")), shown);
         }
     }
 }

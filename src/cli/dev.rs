@@ -12,7 +12,7 @@ const POLL: Duration = Duration::from_millis(250);
 
 #[derive(Args)]
 pub(super) struct DevArgs {
-    /// C files to watch
+    /// C files to watch; each is deployed at once and again when it changes
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// The server's URL
@@ -24,6 +24,9 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
     let client = Client::new(&args.server);
     let mut seen: Vec<Option<SystemTime>> = vec![None; args.files.len()];
     println!("watching {} file(s); stop with Ctrl-C", args.files.len());
+    for file in args.files.iter().filter(|file| !file.exists()) {
+        println!("{} is not there yet", file.display());
+    }
     loop {
         for (file, seen) in args.files.iter().zip(&mut seen) {
             let modified = std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok();

@@ -8,13 +8,14 @@ mod new;
 mod routes_ini;
 mod serve;
 
-use crate::config::ServeArgs;
-use clap::{Parser, Subcommand};
+use crate::config::{self, ServeArgs};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Post a C file, get a running web service.
 #[derive(Parser)]
-#[command(name = "cweb", version, args_conflicts_with_subcommands = true)]
+#[command(name = "cweb", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+#[command(override_usage = "cweb [COMMAND]\n       cweb [OPTIONS OF serve]")]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -22,9 +23,21 @@ struct Cli {
     serve: ServeArgs,
 }
 
+const EXAMPLES: &str = "\
+Without a command cweb runs the server; `cweb serve --help` lists its options.
+
+A service in a minute:
+  cweb serve &             the server, on http://127.0.0.1:8080, with its data in this directory
+  cweb new hello           writes hello.c
+  cweb deploy hello.c      compiles it on the server and serves it; again after every change
+  curl 'http://127.0.0.1:8080/hello?who=you'
+
+deploy, modules and dev talk to CWEB_SERVER, or http://127.0.0.1:8080; a key they send comes from CWEB_ADMIN_KEY.";
+
 #[derive(Subcommand)]
 enum Command {
-    /// Run the server (also without any command)
+    /// Run the server (the same without any command)
+    #[command(after_help = SERVE_NOTES)]
     Serve(Box<ServeArgs>),
     /// Deploy C files, or those that routes.ini lists
     Deploy(deploy::DeployArgs),
@@ -32,14 +45,23 @@ enum Command {
     Modules(modules::ModulesArgs),
     /// Write a starter module
     New(new::NewArgs),
-    /// Deploy files whenever they change
+    /// Deploy C files now and whenever they change
     Dev(dev::DevArgs),
 }
+
+const SERVE_NOTES: &str = "\
+Flags beat environment variables, and these beat the settings file. A key of the file is its flag's name with _ for -
+(pipeline_max = 32). The admin key for /mgnt and /metrics comes from CWEB_ADMIN_KEY or the file's admin_key; CWEB_LOG
+filters the log (warn; info,module=debug). docs/operations.md tells what happens at each limit.";
 
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let command = config::without_env(Cli::command())
+        // They are listed where they belong, in the help of `serve`.
+        .mut_args(|arg| arg.hide(true))
+        .mut_subcommand("serve", config::without_env);
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     match cli.command {
         None => serve::run(cli.serve),
         Some(Command::Serve(args)) => serve::run(*args),

@@ -12,7 +12,7 @@ pub(super) struct ModulesArgs {
     /// The server's URL
     #[arg(long, env = "CWEB_SERVER", value_name = "URL", default_value = SERVER_DEFAULT, global = true)]
     server: String,
-    /// Print the server's JSON
+    /// Print the list as the server sends it, JSON
     #[arg(long)]
     json: bool,
 }
@@ -21,7 +21,7 @@ pub(super) struct ModulesArgs {
 enum ModulesCommand {
     /// Remove a module
     Remove {
-        /// Its name
+        /// The module's name, as the list shows it
         name: String,
     },
 }

@@ -1,9 +1,14 @@
 //! `cweb serve`
 
 use crate::config::{Config, ServeArgs};
+use std::fmt;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{self, Compact, Format, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 /// Runs the server until a signal stops it.
 pub(super) fn run(args: ServeArgs) -> ExitCode {
@@ -11,18 +16,53 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
         Ok(config) => config,
         Err(error) => return super::fail(error),
     };
-    let level = if config.silent { "warn" } else { "info" };
-    let filter = EnvFilter::try_from_env("CWEB_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    // A log that can't be written must not end the thread that writes it.
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .compact()
-        .init();
+    match log_filter(config.silent) {
+        Ok(filter) => start_log(filter),
+        Err(error) => return super::fail(error),
+    }
     match crate::server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(error),
+    }
+}
+
+/// What is logged: `CWEB_LOG` says it in detail, `--silent` at large.
+fn log_filter(silent: bool) -> Result<EnvFilter, String> {
+    match std::env::var("CWEB_LOG") {
+        Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).map_err(|error| {
+            format!("CWEB_LOG=\"{text}\": {error}; write a level (warn) or target=level (module=debug)")
+        }),
+        _ => Ok(EnvFilter::new(if silent { "warn" } else { "info" })),
+    }
+}
+
+fn start_log(filter: EnvFilter) {
+    let format = format::format().compact();
+    let lines = Lines { server: format.clone().with_target(false), module: format };
+    // A log that can't be written must not end the thread that writes it.
+    tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .event_format(lines)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// Lines of the log. The target tells what modules print from what the server says, so that a module can't put words
+/// into its mouth; where in the server a line comes from is of no interest.
+struct Lines {
+    server: Format<Compact>,
+    module: Format<Compact>,
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let format = if event.metadata().target() == "module" { &self.module } else { &self.server };
+        format.format_event(context, writer, event)
     }
 }

@@ -1,0 +1,315 @@
+//! Every setting once: its flag, environment variable, key of the file, and type.
+
+use super::ConfigError;
+use clap::builder::BoolishValueParser;
+use clap::{Args, Command, FromArgMatches, ValueEnum};
+use serde::Deserialize;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The reactors by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reactor {
+    /// io_uring, or epoll where that is refused.
+    Monoio,
+    /// Not built in this version yet.
+    Glommio,
+}
+
+/// Where modules run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// In sandboxed processes of their own; not built in this version yet.
+    Process,
+    /// In the server's process.
+    None,
+}
+
+/// When a job's story counts as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// When the disk has it: survives a power failure (SQLite's `synchronous = FULL`).
+    Full,
+    /// When the kernel has it: survives the end of the server, not that of the machine (`synchronous = NORMAL`).
+    Normal,
+}
+
+/// A span of time as people write it: whole seconds, or a number with one of the suffixes s, m, h, d, w.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SpanText")]
+pub struct Span {
+    /// Its length in seconds.
+    pub seconds: u64,
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let (digits, factor) = match text.char_indices().last() {
+            Some((at, 's')) => (&text[..at], 1),
+            Some((at, 'm')) => (&text[..at], 60),
+            Some((at, 'h')) => (&text[..at], 60 * 60),
+            Some((at, 'd')) => (&text[..at], DAY_S),
+            Some((at, 'w')) => (&text[..at], 7 * DAY_S),
+            _ => (text, 1),
+        };
+        let count = digits.parse::<u64>().ok();
+        let seconds = count.and_then(|count| count.checked_mul(factor));
+        seconds
+            .map(|seconds| Self { seconds })
+            .ok_or_else(|| format!("\"{text}\" is no span of time: write seconds, or a number with s, m, h, d or w"))
+    }
+}
+
+/// What a settings file may say for a [`Span`].
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SpanText {
+    Seconds(u64),
+    Text(String),
+}
+
+impl TryFrom<SpanText> for Span {
+    type Error = String;
+
+    fn try_from(text: SpanText) -> Result<Self, String> {
+        match text {
+            SpanText::Seconds(seconds) => Ok(Self { seconds }),
+            SpanText::Text(text) => text.parse(),
+        }
+    }
+}
+
+/// The variable whose empty value means something: no such header.
+const MAY_BE_EMPTY: &str = "CWEB_CORS_ALLOW_ORIGIN";
+
+/// A day in seconds.
+pub(super) const DAY_S: u64 = 24 * 60 * 60;
+
+/// Headings of `cweb serve --help`.
+const CORS: &str = "Cross-origin requests";
+const LIMITS: &str = "Limits";
+const TIMEOUTS: &str = "Time-outs";
+const JOBS: &str = "Jobs (not built in this version yet)";
+
+macro_rules! settings {
+    ($( $(#[doc = $doc:literal])* $(#[arg($($arg:tt)*)])* $name:ident : $type:ty ),* $(,)?) => {
+        /// The settings as flags, environment or file give them; what is not given has its default.
+        #[derive(Debug, Clone, Default, Args, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct ServeArgs {
+            $( $(#[doc = $doc])* $(#[arg($($arg)*)])* pub $name: Option<$type>, )*
+            /// Settings file [default: cweb.toml in the data directory, if there is one]
+            #[arg(long, env = "CWEB_CONFIG", value_name = "FILE")]
+            #[serde(skip)]
+            pub config: Option<PathBuf>,
+            /// The key for /mgnt, /jobs and /metrics: from CWEB_ADMIN_KEY or the file, never from a flag that `ps` shows
+            #[arg(skip)]
+            pub admin_key: Option<String>,
+        }
+
+        impl ServeArgs {
+            /// These settings, and those of `other` where these have none.
+            pub(super) fn or(self, other: Self) -> Self {
+                Self {
+                    $( $name: self.$name.or(other.$name), )*
+                    config: self.config.or(other.config),
+                    admin_key: self.admin_key.or(other.admin_key),
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Port on 127.0.0.1, or on 0.0.0.0 with --production; 0 lets the kernel choose [default: 8080]
+    #[arg(short, long, env = "PORT")]
+    port: u16,
+    /// Address to listen on, ADDR:PORT or unix:PATH; may be repeated. Beside it, --port adds one more
+    #[arg(long, env = "CWEB_LISTEN", value_delimiter = ',', value_name = "ADDR")]
+    listen: Vec<String>,
+    /// Threads that serve connections, pinned to a core each [default: cores available to the process]
+    #[arg(long, env = "CWEB_SHARDS", value_name = "N")]
+    shards: usize,
+    /// How the kernel is asked for IO [default: monoio]
+    #[arg(long, env = "CWEB_REACTOR")]
+    reactor: Reactor,
+    /// Directory of all state; modules open files relative to it [default: .]
+    #[arg(long, env = "CWEB_DATA_DIR", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Directory of the deployed modules [default: modules in the data directory]
+    #[arg(short, long, env = "CWEB_MODULE_DIR", value_name = "DIR")]
+    module_dir: PathBuf,
+    /// Where modules run [default: none, the only one built so far]
+    #[arg(long, env = "CWEB_ISOLATION")]
+    isolation: Isolation,
+    /// Directory that modules may read; may be repeated. Matters with --isolation process only
+    #[arg(long, env = "CWEB_ALLOW_READ", value_delimiter = ',', value_name = "DIR")]
+    allow_read: Vec<PathBuf>,
+    /// Directory that modules may write; may be repeated. Matters with --isolation process only
+    #[arg(long, env = "CWEB_ALLOW_WRITE", value_delimiter = ',', value_name = "DIR")]
+    allow_write: Vec<PathBuf>,
+    /// Most threads for handlers that block or compute [default: 64]
+    #[arg(long, env = "CWEB_EXECUTORS_MAX", value_name = "N")]
+    executors_max: usize,
+    /// Listen on all interfaces, and ask for the admin key even from this machine
+    #[arg(long, env = "CWEB_PRODUCTION", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
+    production: bool,
+    /// Certificate of the server, PEM; unused until HTTPS is built
+    #[arg(long, env = "CWEB_TLS_CERT", value_name = "FILE")]
+    tls_cert: PathBuf,
+    /// Private key of the server, PEM; modules can have tokens signed with it
+    #[arg(long, env = "CWEB_TLS_KEY", value_name = "FILE")]
+    tls_key: PathBuf,
+    /// Forget all modules at exit
+    #[arg(long, env = "CWEB_PURGE_MODULES", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
+    purge_modules: bool,
+    /// Log warnings and errors only
+    #[arg(short, long, env = "CWEB_SILENT", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
+    silent: bool,
+    /// Do not wait for running requests at exit
+    #[arg(short = 'F', long, env = "CWEB_SHUTDOWN_FORCE", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
+    force_shutdown: bool,
+    /// Longest wait for running requests at exit [default: 5000]
+    #[arg(long, env = "CWEB_SHUTDOWN_TIMEOUT_MS", value_name = "MS")]
+    shutdown_timeout_ms: u64,
+    /// Access-Control-Allow-Origin of all answers; empty for none [default: *]
+    #[arg(long, env = "CWEB_CORS_ALLOW_ORIGIN", value_name = "ORIGIN", help_heading = CORS)]
+    cors_allow_origin: String,
+    /// Access-Control-Allow-Methods of preflights [default: GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH]
+    #[arg(long, env = "CWEB_CORS_ALLOW_METHODS", value_name = "LIST", help_heading = CORS)]
+    cors_allow_methods: String,
+    /// Access-Control-Allow-Headers of preflights [default: Content-Type, Authorization, X-API-Key]
+    #[arg(long, env = "CWEB_CORS_ALLOW_HEADERS", value_name = "LIST", help_heading = CORS)]
+    cors_allow_headers: String,
+    /// Access-Control-Max-Age of preflights [default: 600]
+    #[arg(long, env = "CWEB_CORS_MAX_AGE", value_name = "S", help_heading = CORS)]
+    cors_max_age_s: u32,
+    /// Largest request head [default: 16384]
+    #[arg(long, env = "CWEB_MAX_HEAD_BYTES", value_name = "BYTES", help_heading = LIMITS)]
+    head_bytes_max: usize,
+    /// Most header fields of a request [default: 100]
+    #[arg(long, env = "CWEB_MAX_HEADERS", value_name = "N", help_heading = LIMITS)]
+    headers_max: usize,
+    /// Longest request target [default: 8192]
+    #[arg(long, env = "CWEB_MAX_URI_BYTES", value_name = "BYTES", help_heading = LIMITS)]
+    uri_bytes_max: usize,
+    /// Largest request body for modules [default: 1048576]
+    #[arg(long, env = "CWEB_MAX_BODY_BYTES", value_name = "BYTES", help_heading = LIMITS)]
+    body_bytes_max: usize,
+    /// Largest request body for /mgnt, a source [default: 4194304]
+    #[arg(long, env = "CWEB_MAX_SOURCE_BYTES", value_name = "BYTES", help_heading = LIMITS)]
+    mgnt_body_bytes_max: usize,
+    /// Most open connections of a shard [default: 16384, within the limit of descriptors]
+    #[arg(long, env = "CWEB_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
+    connections_max: usize,
+    /// Most unanswered requests of a connection before reading pauses [default: 64]
+    #[arg(long, env = "CWEB_MAX_PIPELINE", value_name = "N", help_heading = LIMITS)]
+    pipeline_max: usize,
+    /// Largest WebSocket message [default: 16777216]
+    #[arg(long, env = "CWEB_MAX_WS_MESSAGE_BYTES", value_name = "BYTES", help_heading = LIMITS)]
+    ws_message_bytes_max: usize,
+    /// Most unsent bytes of a WebSocket before it is closed [default: 8388608]
+    #[arg(long, env = "CWEB_MAX_WS_QUEUE_BYTES", value_name = "BYTES", help_heading = LIMITS)]
+    ws_queue_bytes_max: usize,
+    /// Most messages of a WebSocket that wait for its handler before reading pauses [default: 1024]
+    #[arg(long, env = "CWEB_MAX_WS_INBOX", value_name = "N", help_heading = LIMITS)]
+    ws_inbox_messages_max: usize,
+    /// Most deployments that wait [default: 64]
+    #[arg(long, env = "CWEB_DEPLOY_QUEUE_MAX", value_name = "N", help_heading = LIMITS)]
+    deploy_queue_max: usize,
+    /// Longest from a request's first byte to the end of its head [default: 10000]
+    #[arg(long, env = "CWEB_HEADER_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
+    header_timeout_ms: u64,
+    /// Longest between two pieces of a request body [default: 30000]
+    #[arg(long, env = "CWEB_BODY_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
+    body_timeout_ms: u64,
+    /// Longest that a connection stays open with nothing asked on it [default: 75000]
+    #[arg(long, env = "CWEB_IDLE_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
+    idle_timeout_ms: u64,
+    /// Longest that a peer takes none of its answer [default: 30000]
+    #[arg(long, env = "CWEB_WRITE_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
+    write_timeout_ms: u64,
+    /// Longest run of the compiler [default: 10000]
+    #[arg(long, env = "CWEB_COMPILE_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
+    compile_timeout_ms: u64,
+    /// Longest wait for running requests in a swap with unload and onload [default: 30000]
+    #[arg(long, env = "CWEB_SWAP_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
+    swap_timeout_ms: u64,
+    /// Threads that run jobs, one job each [default: cores available to the process]
+    #[arg(long, env = "CWEB_JOB_WORKERS", value_name = "N", help_heading = JOBS)]
+    job_workers: usize,
+    /// When what happens to a job counts as written: on the disk (full) or in the kernel's hands (normal) [default: full]
+    #[arg(long, env = "CWEB_DURABILITY", help_heading = JOBS)]
+    durability: Durability,
+    /// How long finished jobs are kept: seconds, or a number with s, m, h, d or w [default: 7d]
+    #[arg(long, env = "CWEB_JOB_RETENTION", value_name = "TIME", help_heading = JOBS)]
+    job_retention: Span,
+    /// Largest payload of a job [default: 1048576]
+    #[arg(long, env = "CWEB_JOB_PAYLOAD_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
+    job_payload_bytes_max: usize,
+    /// Largest event of a job [default: 262144]
+    #[arg(long, env = "CWEB_JOB_EVENT_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
+    job_event_bytes_max: usize,
+    /// Largest result of a job [default: 4194304]
+    #[arg(long, env = "CWEB_JOB_RESULT_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
+    job_result_bytes_max: usize,
+    /// Most commands about jobs that wait for the writer [default: 8192]
+    #[arg(long, env = "CWEB_JOB_QUEUE_MAX", value_name = "N", help_heading = JOBS)]
+    job_queue_max: usize,
+}
+
+impl ServeArgs {
+    /// The settings that environment variables give, read by `get`. An empty variable counts as unset, since compose
+    /// files pass on so what nobody has set.
+    ///
+    /// # Errors
+    /// Every variable whose value is wrong, by its name.
+    pub(super) fn from_env(get: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let flags = Self::augment_args(Command::new("environment").no_binary_name(true));
+        // The flags without their variables: only those that are set here are to be parsed.
+        let parser = flags.clone().mut_args(|arg| arg.env(None::<&str>));
+        let (mut given, mut problems) = (Self::default(), Vec::new());
+        for flag in flags.get_arguments() {
+            let (Some(long), Some(name)) = (flag.get_long(), flag.get_env().and_then(OsStr::to_str)) else { continue };
+            let Some(value) = get(name).filter(|value| !value.is_empty() || name == MAY_BE_EMPTY) else { continue };
+            let mut word = OsString::from(format!("--{long}="));
+            word.push(value);
+            let parsed =
+                parser.clone().try_get_matches_from([word]).and_then(|matches| Self::from_arg_matches(&matches));
+            match parsed {
+                Ok(one) => given = given.or(one),
+                Err(error) => problems.push(format!("{name}: {}", first_paragraph(&error))),
+            }
+        }
+        // Not a flag: `ps` shows those.
+        given.admin_key = get("CWEB_ADMIN_KEY").filter(|key| !key.is_empty()).and_then(|key| {
+            key.into_string().map_err(|_| problems.push("CWEB_ADMIN_KEY: this is not UTF-8".to_owned())).ok()
+        });
+        if problems.is_empty() { Ok(given) } else { Err(ConfigError(problems)) }
+    }
+}
+
+/// What clap has to say, without its advice.
+fn first_paragraph(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.split("\n\n").next().unwrap_or("").lines().map(str::trim);
+    lines.collect::<Vec<_>>().join(" ").trim_start_matches("error: ").to_owned()
+}
+
+/// Hides the environment from the parser of the flags, which would read it for every command; the help keeps its names.
+pub fn without_env(command: Command) -> Command {
+    command.mut_args(|arg| match (arg.get_env().and_then(OsStr::to_str), arg.get_help()) {
+        (Some(name), Some(help)) => {
+            let help = format!("{help} [env: {name}]");
+            arg.env(None::<&str>).help(help)
+        }
+        _ => arg,
+    })
+}

@@ -1,0 +1,2 @@
+//! Background jobs: durable, retried, observed.
+pub mod store;

@@ -1,0 +1,251 @@
+//! Applies a batch of commands in one transaction: all of it, or none of it.
+
+use super::command::{Command, OwnEvent};
+use super::error::Fault;
+use super::live::{Live, LiveJob};
+use super::statements::Statements;
+use super::transition::{self, Step};
+use super::{Change, Changed, Deleted, JobEvent, JobRow, NewJob, State, rows};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What a command came to, to be told once its transaction is committed.
+pub(super) enum Outcome {
+    /// The row's id and time.
+    Inserted(i64, i64),
+    Existing(Box<JobRow>),
+    Changed(Changed),
+    Deleted(Deleted),
+    Swept(usize),
+    /// Nobody asked.
+    Nothing,
+    /// This command failed, by its own fault.
+    Refused(String),
+}
+
+/// How the commands of a batch depend on each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Isolation {
+    /// The first fault undoes the batch: fast, and right for as long as faults come from outside.
+    Together,
+    /// Each command has its own savepoint, so one that can't work is taken out alone.
+    Apart,
+}
+
+/// The database side of the writer.
+pub(super) struct Applier<'c> {
+    connection: &'c Connection,
+    sql: Statements<'c>,
+    live: Live,
+    now_ms: i64,
+    events: Vec<JobEvent>,
+}
+
+impl<'c> Applier<'c> {
+    pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
+        // Sweeping removes events with their jobs, so neither table alone knows the latest time.
+        let now_ms = connection.query_row(
+            "SELECT max((SELECT coalesce(max(updated_at), 0) FROM jobs), \
+             coalesce((SELECT ts FROM job_events ORDER BY id DESC LIMIT 1), 0))",
+            [],
+            |row| row.get(0),
+        )?;
+        Ok(Self {
+            connection,
+            sql: Statements::prepare(connection)?,
+            live: Live::load(connection)?,
+            now_ms,
+            events: Vec::new(),
+        })
+    }
+
+    /// Runs `commands` in one transaction; on success they are on disk, with one outcome each, and [`Self::events`] has
+    /// their events. On a fault nothing has happened, in memory or on disk.
+    pub(super) fn transaction(&mut self, commands: &[Command], isolation: Isolation) -> Result<Vec<Outcome>, Fault> {
+        self.events.clear();
+        self.tick();
+        let done = self.apply_all(commands, isolation);
+        match done {
+            Ok(_) => self.live.commit(),
+            Err(_) => self.undo(),
+        }
+        done
+    }
+
+    /// The events of the last transaction, in the order of their ids.
+    pub(super) fn events(&self) -> &[JobEvent] {
+        &self.events
+    }
+
+    /// Reads the clock; a clock that was set back stands still until it has caught up.
+    fn tick(&mut self) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.now_ms = self.now_ms.max(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    }
+
+    fn apply_all(&mut self, commands: &[Command], isolation: Isolation) -> Result<Vec<Outcome>, Fault> {
+        self.sql.begin.execute([])?;
+        let mut outcomes = Vec::with_capacity(commands.len());
+        for command in commands {
+            outcomes.push(match isolation {
+                Isolation::Together => self.apply(command)?,
+                Isolation::Apart => self.apply_apart(command)?,
+            });
+        }
+        self.sql.commit.execute([])?;
+        Ok(outcomes)
+    }
+
+    fn undo(&mut self) {
+        self.events.clear();
+        self.live.roll_back(0);
+        // SQLite has already rolled back after some errors. If rolling back fails, the next BEGIN does too and comes
+        // back here.
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.sql.rollback.execute([])
+        {
+            tracing::debug!(%error, "job transaction could not be rolled back yet");
+        }
+    }
+
+    fn apply_apart(&mut self, command: &Command) -> Result<Outcome, Fault> {
+        let (live_mark, events_mark) = (self.live.mark(), self.events.len());
+        self.sql.savepoint.execute([])?;
+        let outcome = match self.apply(command) {
+            Err(Fault::Command(why)) => {
+                self.sql.rollback_to.execute([])?;
+                self.live.roll_back(live_mark);
+                self.events.truncate(events_mark);
+                tracing::error!(%why, "a job command was refused by the database");
+                Outcome::Refused(why)
+            }
+            other => other?,
+        };
+        self.sql.release.execute([])?;
+        Ok(outcome)
+    }
+
+    fn apply(&mut self, command: &Command) -> Result<Outcome, Fault> {
+        match command {
+            Command::Submit(job, _) => self.submit(job),
+            Command::Change(id, change, _) => Ok(Outcome::Changed(self.change(*id, change)?)),
+            Command::Event(event) => self.own_event(event),
+            Command::Delete(uuid, _) => Ok(Outcome::Deleted(self.delete(uuid)?)),
+            Command::Sweep { before_ms, limit, .. } => {
+                Ok(Outcome::Swept(self.sql.sweep.execute(params![before_ms, limit])?))
+            }
+            _ => Ok(Outcome::Nothing),
+        }
+    }
+
+    fn submit(&mut self, job: &NewJob) -> Result<Outcome, Fault> {
+        if let Some(key) = &job.unique_key {
+            let found = self.sql.by_unique_key.query_row([&job.module, &job.job, key], rows::job).optional()?;
+            if let Some(row) = found {
+                return Ok(Outcome::Existing(Box::new(row)));
+            }
+        }
+        let inserted = self.sql.insert_job.execute(params![
+            job.uuid,
+            job.module,
+            job.job,
+            job.module_hash,
+            self.now_ms,
+            job.payload,
+            job.max_attempts,
+            rows::saturated(job.backoff_ms),
+            rows::saturated(job.timeout_ms),
+            job.run_at_ms,
+            job.priority,
+            job.unique_key,
+        ]);
+        if let Err(error) = inserted {
+            // The statement undid itself, and nothing of this command came before it.
+            return match error.sqlite_error_code() {
+                Some(ErrorCode::ConstraintViolation) => Ok(Outcome::Refused(format!("job {}: {error}", job.uuid))),
+                _ => Err(error.into()),
+            };
+        }
+        let id = self.connection.last_insert_rowid();
+        let uuid: Arc<str> = job.uuid.as_str().into();
+        self.live.set(id, Some(LiveJob { uuid: Arc::clone(&uuid), state: State::Pending, attempt: 0 }));
+        let data = transition::created_data(&job.module, &job.job);
+        self.insert_event(JobEvent {
+            job_id: id,
+            uuid,
+            id: 0,
+            ts_ms: 0,
+            kind: "created".into(),
+            data,
+            is_final: false,
+        })?;
+        Ok(Outcome::Inserted(id, self.now_ms))
+    }
+
+    fn change(&mut self, id: i64, change: &Change) -> Result<Changed, Fault> {
+        let Some(job) = self.live.get(id) else { return self.change_of_ended(id) };
+        let Some(Step { state, attempt, kind, data }) = transition::step(job, change) else {
+            return Ok(Changed::Refused(job.state));
+        };
+        let uuid = Arc::clone(&job.uuid);
+        let (run_at, result, error) = match change {
+            Change::Retry { run_at_ms, .. } => (Some(run_at_ms), None, None),
+            Change::Finish { result, error, .. } => (None, result.as_ref(), error.as_ref()),
+            Change::Start | Change::Cancel => (None, None, None),
+        };
+        let changed =
+            self.sql.change.execute(params![id, state.as_str(), self.now_ms, attempt, run_at, result, error])?;
+        if changed == 0 {
+            // Someone removed the row behind our back; forget the job rather than guard a ghost.
+            self.live.set(id, None);
+            return Ok(Changed::Unknown);
+        }
+        let is_final = state.is_final();
+        self.live.set(id, (!is_final).then(|| LiveJob { uuid: Arc::clone(&uuid), state, attempt }));
+        self.insert_event(JobEvent { job_id: id, uuid, id: 0, ts_ms: 0, kind: kind.into(), data, is_final })?;
+        Ok(Changed::Applied(state))
+    }
+
+    fn change_of_ended(&mut self, id: i64) -> Result<Changed, Fault> {
+        let state = self.sql.state_by_id.query_row([id], |row| rows::state(row, 0)).optional()?;
+        Ok(state.map_or(Changed::Unknown, Changed::Refused))
+    }
+
+    fn own_event(&mut self, event: &OwnEvent) -> Result<Outcome, Fault> {
+        let runs = |job: &LiveJob| job.state == State::Running && job.uuid == event.uuid;
+        if self.live.get(event.job).is_some_and(runs) {
+            self.insert_event(JobEvent {
+                job_id: event.job,
+                uuid: Arc::clone(&event.uuid),
+                id: 0,
+                ts_ms: 0,
+                kind: event.kind.clone(),
+                data: event.data.clone(),
+                is_final: false,
+            })?;
+        }
+        Ok(Outcome::Nothing)
+    }
+
+    fn delete(&mut self, uuid: &str) -> Result<Deleted, Fault> {
+        let found = self.sql.state_by_uuid.query_row([uuid], |row| Ok((row.get::<_, i64>(0)?, rows::state(row, 1)?)));
+        match found.optional()? {
+            None => Ok(Deleted::Unknown),
+            Some((_, state)) if !state.is_final() => Ok(Deleted::NotFinished(state)),
+            Some((id, _)) => {
+                self.sql.delete.execute([id])?;
+                Ok(Deleted::Done)
+            }
+        }
+    }
+
+    /// Writes an event and keeps it for publication, with its id and time filled in.
+    fn insert_event(&mut self, mut event: JobEvent) -> Result<(), Fault> {
+        event.ts_ms = self.now_ms;
+        self.sql.insert_event.execute(params![event.job_id, event.ts_ms, event.kind, event.data, event.is_final])?;
+        event.id = self.connection.last_insert_rowid();
+        self.events.push(event);
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! What travels to the writer, and the promise that each question is answered.
+
+use super::{Change, Changed, Deleted, Done, NewJob, StoreError, Submitted};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// One command to the writer.
+pub(super) enum Command {
+    Submit(NewJob, Reply<Submitted>),
+    Change(i64, Change, Reply<Changed>),
+    Delete(String, Reply<Deleted>),
+    Event(OwnEvent),
+    Sweep {
+        before_ms: i64,
+        limit: u32,
+        reply: Reply<usize>,
+    },
+    /// Wakes the writer, so that it sees it has to end.
+    Wake,
+    /// Runs on the writing connection as soon as the command is received.
+    #[cfg(test)]
+    Hook(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
+}
+
+/// An event of the job's own.
+pub(super) struct OwnEvent {
+    pub(super) job: i64,
+    pub(super) uuid: Arc<str>,
+    pub(super) kind: Box<str>,
+    pub(super) data: Box<str>,
+}
+
+impl Command {
+    /// Whether it is tried again after a failed transaction: nobody could repeat it for the job.
+    pub(super) fn is_kept(&self) -> bool {
+        matches!(self, Self::Change(..) | Self::Event(_))
+    }
+
+    /// Takes the callback back out, for a command that was never accepted.
+    pub(super) fn disarm(&mut self) {
+        match self {
+            Self::Submit(_, reply) => reply.0 = None,
+            Self::Change(_, _, reply) => reply.0 = None,
+            Self::Delete(_, reply) => reply.0 = None,
+            Self::Sweep { reply, .. } => reply.0 = None,
+            Self::Event(_) | Self::Wake => {}
+            #[cfg(test)]
+            Self::Hook(_) => {}
+        }
+    }
+
+    /// Tells whoever asked that it didn't work.
+    pub(super) fn fail(self, error: StoreError) {
+        match self {
+            Self::Submit(_, reply) => reply.send(Err(error)),
+            Self::Change(_, _, reply) => reply.send(Err(error)),
+            Self::Delete(_, reply) => reply.send(Err(error)),
+            Self::Sweep { reply, .. } => reply.send(Err(error)),
+            Self::Event(_) | Self::Wake => {}
+            #[cfg(test)]
+            Self::Hook(_) => {}
+        }
+    }
+}
+
+/// Calls its callback exactly once: with the outcome, or with [`StoreError::Closed`] when it is dropped unused, as
+/// happens to what is still in the channel when the writer ends.
+pub(super) struct Reply<T>(Option<Done<T>>);
+
+impl<T> Reply<T> {
+    pub(super) fn new(done: Done<T>) -> Self {
+        Self(Some(done))
+    }
+
+    pub(super) fn send(mut self, outcome: Result<T, StoreError>) {
+        self.call(outcome);
+    }
+
+    fn call(&mut self, outcome: Result<T, StoreError>) {
+        if let Some(done) = self.0.take() {
+            guarded("a command's callback", || done(outcome));
+        }
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        self.call(Err(StoreError::Closed));
+    }
+}
+
+/// Runs a caller's code on the writer's thread; its panic must not end the writer.
+pub(super) fn guarded(what: &str, code: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(code)).is_err() {
+        tracing::error!("{what} panicked on the job writer's thread");
+    }
+}

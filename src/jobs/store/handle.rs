@@ -1,0 +1,159 @@
+//! The sending side: what every other thread holds.
+
+use super::command::{Command, OwnEvent, Reply};
+use super::{Change, Changed, Deleted, Done, NewJob, State, StoreError, Submitted};
+use crossbeam::channel::{Sender, TrySendError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::ThreadId;
+
+/// Hands commands to the writer; cheap to clone.
+///
+/// Commands of one thread are carried out in the order it sent them. Each method returns [`StoreError::Closed`] once
+/// the store is shut down.
+#[derive(Clone)]
+pub struct Writer {
+    sender: Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+/// What the writer's thread and its handles both know.
+pub(super) struct Shared {
+    pub(super) queue_max: usize,
+    /// Set once, before [`Command::Wake`] is sent: nothing more is accepted. It orders nothing else, and a command
+    /// that slips past it is either carried out or answered [`StoreError::Closed`].
+    pub(super) closing: AtomicBool,
+    /// The writer's thread, once it runs.
+    pub(super) thread: OnceLock<ThreadId>,
+}
+
+impl Shared {
+    /// Whether the caller is a callback: one that waited for the writer would wait for ever.
+    pub(super) fn is_writer(&self) -> bool {
+        self.thread.get() == Some(&std::thread::current().id())
+    }
+}
+
+impl Writer {
+    pub(super) fn new(sender: Sender<Command>, shared: Arc<Shared>) -> Self {
+        Self { sender, shared }
+    }
+
+    /// Stores a job as pending, with its event `created`; never blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] when the writer is behind (the caller answers 503). Through `done`:
+    /// [`StoreError::Unavailable`], and [`StoreError::Refused`] for a uuid that is taken.
+    pub fn try_submit(&self, job: NewJob, done: Done<Submitted>) -> Result<(), StoreError> {
+        self.try_send(Command::Submit(job, Reply::new(done)))
+    }
+
+    /// Changes a job's state; never blocks.
+    ///
+    /// Once accepted, a change survives failing transactions: it is tried until it is committed, and only a shutdown
+    /// that can't write answers [`StoreError::Unavailable`].
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] when the writer is behind; [`StoreError::Refused`] for a finish in no final state.
+    pub fn try_change(&self, job: i64, change: Change, done: Done<Changed>) -> Result<(), StoreError> {
+        validate(&change)?;
+        self.try_send(Command::Change(job, change, Reply::new(done)))
+    }
+
+    /// Deletes a finished job and its events; never blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
+    pub fn try_delete(&self, uuid: String, done: Done<Deleted>) -> Result<(), StoreError> {
+        self.try_send(Command::Delete(uuid, Reply::new(done)))
+    }
+
+    /// Like [`Writer::try_change`], but waits while the channel is full.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] for a finish in no final state; [`StoreError::Full`] only on the writer's own thread,
+    /// where waiting would never end.
+    pub fn change(&self, job: i64, change: Change, done: Done<Changed>) -> Result<(), StoreError> {
+        validate(&change)?;
+        self.send(Command::Change(job, change, Reply::new(done)))
+    }
+
+    /// Stores an event of the job's own; waits while the channel is full. `data` must be valid JSON.
+    ///
+    /// Kept through failing transactions like a change. Dropped without a word when the job isn't running any more, or
+    /// isn't the one called `uuid`.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] only on the writer's own thread, where waiting would never end.
+    pub fn event(&self, job: i64, uuid: Arc<str>, kind: Box<str>, data: Box<str>) -> Result<(), StoreError> {
+        self.send(Command::Event(OwnEvent { job, uuid, kind, data }))
+    }
+
+    /// Deletes at most `limit` jobs that ended before `before_ms` (Unix milliseconds), the oldest first, and tells how
+    /// many; never blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
+    pub fn try_sweep(&self, before_ms: i64, limit: u32, done: Done<usize>) -> Result<(), StoreError> {
+        self.try_send(Command::Sweep { before_ms, limit, reply: Reply::new(done) })
+    }
+
+    /// Runs `hook` on the writing connection, between transactions.
+    #[cfg(test)]
+    pub(super) fn hook(&self, hook: impl FnOnce(&rusqlite::Connection) + Send + 'static) {
+        self.send(Command::Hook(Box::new(hook))).unwrap();
+    }
+
+    /// Ends the writer's work; what was accepted is still committed.
+    pub(super) fn close(&self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        // Full or gone: then the writer is awake, or needs no waking.
+        let _ = self.sender.try_send(Command::Wake);
+    }
+
+    fn try_send(&self, mut command: Command) -> Result<(), StoreError> {
+        if self.shared.closing.load(Ordering::Relaxed) {
+            command.disarm();
+            return Err(StoreError::Closed);
+        }
+        self.sender.try_send(command).map_err(|refused| match refused {
+            TrySendError::Full(mut command) => {
+                command.disarm();
+                StoreError::Full { queue_max: self.shared.queue_max }
+            }
+            TrySendError::Disconnected(mut command) => {
+                command.disarm();
+                StoreError::Closed
+            }
+        })
+    }
+
+    fn send(&self, mut command: Command) -> Result<(), StoreError> {
+        if self.shared.closing.load(Ordering::Relaxed) {
+            command.disarm();
+            return Err(StoreError::Closed);
+        }
+        let mut command = match self.sender.try_send(command) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(command) | TrySendError::Disconnected(command)) => command,
+        };
+        if self.shared.is_writer() {
+            command.disarm();
+            return Err(StoreError::Full { queue_max: self.shared.queue_max });
+        }
+        self.sender.send(command).map_err(|refused| {
+            let mut command = refused.into_inner();
+            command.disarm();
+            StoreError::Closed
+        })
+    }
+}
+
+fn validate(change: &Change) -> Result<(), StoreError> {
+    match change {
+        Change::Finish { state: State::Pending | State::Running | State::Canceled, .. } => {
+            Err(StoreError::Refused { why: "a run ends as done or failed".to_owned() })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,71 @@
+//! The unfinished jobs in memory, always as the database has them.
+
+use super::State;
+use rusqlite::Connection;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What the writer has to know of a job to guard its changes without a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LiveJob {
+    pub(super) uuid: Arc<str>,
+    pub(super) state: State,
+    pub(super) attempt: u32,
+}
+
+/// Pending and running jobs by id, with what it takes to follow a rollback.
+#[derive(Default)]
+pub(super) struct Live {
+    jobs: HashMap<i64, LiveJob>,
+    /// What each changed entry was before, oldest change first, since the transaction began.
+    undo: Vec<(i64, Option<LiveJob>)>,
+}
+
+impl Live {
+    /// Reads what the database has; to be called before the first transaction.
+    pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
+        let mut live = Self::default();
+        let mut statement =
+            connection.prepare("SELECT id, uuid, state, attempt FROM jobs WHERE state IN ('pending', 'running')")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let state = if row.get_ref(2)?.as_str()? == "running" { State::Running } else { State::Pending };
+            let job = LiveJob { uuid: row.get::<_, String>(1)?.into(), state, attempt: row.get(3)? };
+            live.jobs.insert(row.get(0)?, job);
+        }
+        Ok(live)
+    }
+
+    pub(super) fn get(&self, id: i64) -> Option<&LiveJob> {
+        self.jobs.get(&id)
+    }
+
+    /// Sets or, with `None`, removes an entry.
+    pub(super) fn set(&mut self, id: i64, job: Option<LiveJob>) {
+        let before = match job {
+            Some(job) => self.jobs.insert(id, job),
+            None => self.jobs.remove(&id),
+        };
+        self.undo.push((id, before));
+    }
+
+    /// A point to return to within the transaction.
+    pub(super) fn mark(&self) -> usize {
+        self.undo.len()
+    }
+
+    /// Undoes everything since `mark`; 0 is the start of the transaction.
+    pub(super) fn roll_back(&mut self, mark: usize) {
+        for (id, before) in self.undo.drain(mark..).rev() {
+            match before {
+                Some(job) => self.jobs.insert(id, job),
+                None => self.jobs.remove(&id),
+            };
+        }
+    }
+
+    /// The transaction is committed.
+    pub(super) fn commit(&mut self) {
+        self.undo.clear();
+    }
+}

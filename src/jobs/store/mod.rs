@@ -1,0 +1,270 @@
+//! The durable store of background jobs.
+//!
+//! One thread, `cweb-jobs-writer`, owns the only connection that writes jobs. Everything reaches it as a command over a
+//! bounded channel; it groups what waits into one transaction, commits, and only then publishes the events and
+//! acknowledges the commands. So whatever was published or acknowledged is on disk. Reads have connections of their own.
+//!
+//! What comes in is a job, a guarded state change, an event; what goes out are rows, events and outcomes. No HTTP, no
+//! scheduling, no recovery: those are the callers'.
+//!
+//! | file | what it is for |
+//! | --- | --- |
+//! | `types` | jobs, events, changes, outcomes |
+//! | `handle` | [`Writer`]: the sending side, limits and back-pressure |
+//! | `command` | what travels to the writer; replies that can't be forgotten |
+//! | `writer` | the thread: gather, commit, publish, answer; what happens when the disk fails |
+//! | `batch` | commands applied in one transaction |
+//! | `transition` | which change leads from which state to which |
+//! | `live` | the unfinished jobs in memory, rolled back with the transaction |
+//! | `schema`, `statements`, `rows` | lock, pragmas, migrations; SQL |
+//! | `readers` | [`Reader`]: read-only queries |
+
+mod batch;
+mod command;
+mod error;
+mod handle;
+mod live;
+mod readers;
+mod rows;
+mod schema;
+mod statements;
+mod transition;
+mod types;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{OpenError, StoreError};
+pub use handle::Writer;
+pub use readers::Reader;
+pub use types::{Change, Changed, Deleted, Done, Durability, JobEvent, JobFilter, JobRow, NewJob, State, Submitted};
+
+use command::Command;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use handle::Shared;
+use rusqlite::Connection;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use writer::{Limits, Loop, Published};
+
+/// How to open a store.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// The database file; `PATH.lock` beside it keeps a second server out. Its directory must exist.
+    pub path: PathBuf,
+    /// What an acknowledgement promises.
+    pub durability: Durability,
+    /// So many commands may wait; then [`StoreError::Full`], or senders wait.
+    pub queue_max: usize,
+    /// So many commands share a transaction at most.
+    pub batch_max: usize,
+    /// How long a batch may be held open while commands keep coming.
+    pub batch_wait_ms: u64,
+}
+
+impl StoreConfig {
+    /// The file at `path` with the usual limits.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, durability: Durability::Full, queue_max: 8192, batch_max: 4096, batch_wait_ms: 2 }
+    }
+}
+
+/// Counts since the store was opened.
+pub struct StoreStats {
+    commits: AtomicU64,
+    commands: AtomicU64,
+    events: AtomicU64,
+    failures: AtomicU64,
+    queue: Sender<Command>,
+}
+
+impl StoreStats {
+    /// Committed transactions.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Commands in them.
+    #[must_use]
+    pub fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Relaxed)
+    }
+
+    /// Events written, by changes and by jobs.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    /// Transactions that failed.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Commands that wait for the writer now.
+    #[must_use]
+    pub fn queue_length(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+/// The open store; dropping it is shutting it down.
+pub struct Store {
+    path: PathBuf,
+    writer: Writer,
+    shared: Arc<Shared>,
+    stats: Arc<StoreStats>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens the file, creating or upgrading it, and starts the writer's thread.
+    ///
+    /// `published` is called on that thread after each commit with the transaction's events in order, before the
+    /// transaction's callbacks. It must return soon and must not block. Jobs that were running stay so: recovery is the
+    /// caller's, with [`Reader::unfinished`].
+    ///
+    /// # Errors
+    /// [`OpenError`]: each variant says when.
+    pub fn open(config: StoreConfig, published: Published) -> Result<Self, OpenError> {
+        let lock = schema::lock(&config.path)?;
+        let connection = schema::open_writing(&config.path, config.durability)?;
+        let queue_max = config.queue_max.max(1);
+        let (sender, receiver) = bounded(queue_max);
+        let shared = Arc::new(Shared { queue_max, closing: AtomicBool::new(false), thread: OnceLock::new() });
+        let stats = Arc::new(StoreStats {
+            commits: AtomicU64::new(0),
+            commands: AtomicU64::new(0),
+            events: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            queue: sender.clone(),
+        });
+        let limits = Limits {
+            batch_max: config.batch_max.max(1),
+            batch_wait: Duration::from_millis(config.batch_wait_ms),
+            kept_max: config.batch_max.max(1).saturating_add(queue_max),
+        };
+        let start =
+            Start { lock, connection, receiver, shared: shared.clone(), stats: stats.clone(), limits, published };
+        let thread = start.spawn().map_err(|error| match error {
+            StartError::Thread(error) => OpenError::Open { path: config.path.clone(), source: error.into() },
+            StartError::Sqlite(error) => schema::open_error(&config.path, error),
+        })?;
+        let _ = shared.thread.set(thread.thread().id());
+        let writer = Writer::new(sender, shared.clone());
+        Ok(Self { path: config.path, writer, shared, stats, thread: Some(thread) })
+    }
+
+    /// A handle to send commands with.
+    #[must_use]
+    pub fn writer(&self) -> Writer {
+        self.writer.clone()
+    }
+
+    /// A new read-only connection.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`] when the file can't be opened once more.
+    pub fn reader(&self) -> Result<Reader, StoreError> {
+        Reader::open(&self.path)
+    }
+
+    /// The counts; they live on after the store.
+    #[must_use]
+    pub fn stats(&self) -> Arc<StoreStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Refuses new commands, commits what was accepted (trying for 5 s if transactions fail), moves the log into the
+    /// database file and ends the thread.
+    pub fn shutdown(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.writer.close();
+        // A callback that drops the store can't wait for its own thread.
+        if self.shared.is_writer() {
+            return;
+        }
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            tracing::error!("the job writer's thread panicked");
+        }
+    }
+}
+
+/// What the writer's thread takes with it.
+struct Start {
+    lock: File,
+    connection: Connection,
+    receiver: Receiver<Command>,
+    shared: Arc<Shared>,
+    stats: Arc<StoreStats>,
+    limits: Limits,
+    published: Published,
+}
+
+enum StartError {
+    Thread(std::io::Error),
+    Sqlite(rusqlite::Error),
+}
+
+impl Start {
+    /// Starts the thread and waits until it is ready to work.
+    fn spawn(self) -> Result<JoinHandle<()>, StartError> {
+        let (ready, readiness) = bounded(1);
+        let thread = std::thread::Builder::new()
+            .name("cweb-jobs-writer".to_owned())
+            .spawn(move || self.run(&ready))
+            .map_err(StartError::Thread)?;
+        match readiness.recv() {
+            Ok(Err(error)) => Err(StartError::Sqlite(error)),
+            Ok(Ok(())) => Ok(thread),
+            Err(_) => Err(StartError::Thread(std::io::Error::other("the job writer's thread ended at once"))),
+        }
+    }
+
+    fn run(self, ready: &Sender<rusqlite::Result<()>>) {
+        let Self { lock, connection, receiver, shared, stats, limits, published } = self;
+        let applier = match batch::Applier::new(&connection) {
+            Ok(applier) => applier,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        let _ = ready.send(Ok(()));
+        let work = Loop {
+            applier,
+            receiver,
+            shared,
+            stats,
+            limits,
+            published,
+            #[cfg(test)]
+            connection: &connection,
+        };
+        work.run();
+        finish(connection);
+        // Last: whoever gets the lock finds nobody else in the file.
+        drop(lock);
+    }
+}
+
+/// Leaves one file behind where readers allow it; the log beside it is as good.
+fn finish(connection: Connection) {
+    let truncated = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    if let Err(error) = truncated.and_then(|()| connection.close().map_err(|(_, error)| error)) {
+        tracing::warn!(%error, "the job database was not tidied up; nothing is lost");
+    }
+}

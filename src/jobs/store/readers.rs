@@ -1,0 +1,115 @@
+//! Reads, each on a connection of its own that can't write.
+
+use super::rows::{self, job_columns};
+use super::{JobEvent, JobFilter, JobRow, State, StoreError, schema};
+use rusqlite::types::{ToSql, Value};
+use rusqlite::{Connection, OptionalExtension, Statement, params};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A read-only connection; sees everything that was acknowledged before the call.
+pub struct Reader {
+    connection: Connection,
+}
+
+impl Reader {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { connection: schema::open_reading(path)? })
+    }
+
+    /// The job of that uuid.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`], as for every method here: the database can't be read, or holds what it shouldn't.
+    pub fn job(&mut self, uuid: &str) -> Result<Option<JobRow>, StoreError> {
+        let mut statement = self.prepare(concat!("SELECT ", job_columns!(), " FROM jobs WHERE uuid = ?1"))?;
+        Ok(statement.query_row([uuid], rows::job).optional()?)
+    }
+
+    /// Jobs, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn jobs(&mut self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+        let Some(before) = self.cursor(filter.before.as_deref())? else { return Ok(Vec::new()) };
+        let mut sql = concat!("SELECT ", job_columns!(), " FROM jobs WHERE id < ?").to_owned();
+        let mut values = vec![Value::from(before)];
+        let conditions = [
+            (" AND state = ?", filter.state.map(State::as_str)),
+            (" AND module_name = ?", filter.module.as_deref()),
+            (" AND job_name = ?", filter.job.as_deref()),
+        ];
+        for (condition, value) in conditions {
+            if let Some(value) = value {
+                sql.push_str(condition);
+                values.push(Value::from(value.to_owned()));
+            }
+        }
+        sql.push_str(" ORDER BY id DESC LIMIT ?");
+        values.push(Value::from(filter.limit));
+        let values: Vec<&dyn ToSql> = values.iter().map(|value| value as &dyn ToSql).collect();
+        self.collect(&sql, &values)
+    }
+
+    /// The job's events with ids above `after`, in order.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn events(&mut self, job_id: i64, after: i64, limit: u32) -> Result<Vec<JobEvent>, StoreError> {
+        let mut uuid = self.prepare("SELECT uuid FROM jobs WHERE id = ?1")?;
+        let Some(uuid) = uuid.query_row([job_id], |row| row.get::<_, String>(0)).optional()? else {
+            return Ok(Vec::new());
+        };
+        let uuid: Arc<str> = uuid.into();
+        let mut statement = self.prepare(
+            "SELECT id, ts, type, data_json, final FROM job_events WHERE job_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+        )?;
+        let events = statement.query_map(params![job_id, after, limit], |row| {
+            Ok(JobEvent {
+                job_id,
+                uuid: Arc::clone(&uuid),
+                id: row.get(0)?,
+                ts_ms: row.get(1)?,
+                kind: row.get(2)?,
+                data: row.get(3)?,
+                is_final: row.get(4)?,
+            })
+        })?;
+        Ok(events.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Pending and running jobs with ids above `after_id`, in order: what a starting server has to take up again.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn unfinished(&mut self, after_id: i64, limit: u32) -> Result<Vec<JobRow>, StoreError> {
+        const SQL: &str = concat!(
+            "SELECT ",
+            job_columns!(),
+            " FROM jobs WHERE state IN ('pending', 'running') AND id > ?1 ORDER BY id LIMIT ?2"
+        );
+        self.collect(SQL, params![after_id, limit])
+    }
+
+    /// The id a page starts below; `None` when its job isn't there any more.
+    fn cursor(&self, before: Option<&str>) -> Result<Option<i64>, StoreError> {
+        match before {
+            None => Ok(Some(i64::MAX)),
+            Some(uuid) => {
+                let mut statement = self.prepare("SELECT id FROM jobs WHERE uuid = ?1")?;
+                Ok(statement.query_row([uuid], |row| row.get(0)).optional()?)
+            }
+        }
+    }
+
+    fn collect(&self, sql: &str, values: &[&dyn ToSql]) -> Result<Vec<JobRow>, StoreError> {
+        let mut statement = self.prepare(sql)?;
+        let jobs = statement.query_map(values, rows::job)?;
+        Ok(jobs.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The one place where reads get their statements.
+    fn prepare(&self, sql: &str) -> Result<Statement<'_>, StoreError> {
+        Ok(self.connection.prepare(sql)?)
+    }
+}

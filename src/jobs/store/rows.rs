@@ -1,0 +1,49 @@
+//! How a row of `jobs` becomes a [`JobRow`].
+
+use super::{JobRow, State};
+use rusqlite::Row;
+use rusqlite::types::Type;
+
+/// The columns [`job`] expects, in its order.
+macro_rules! job_columns {
+    () => {
+        "id, uuid, module_name, job_name, state, module_hash, created_at, updated_at, payload_json, result_json, \
+         error_text, attempt, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key"
+    };
+}
+pub(super) use job_columns;
+
+pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
+    Ok(JobRow {
+        id: row.get(0)?,
+        uuid: row.get(1)?,
+        module: row.get(2)?,
+        job: row.get(3)?,
+        state: state(row, 4)?,
+        module_hash: row.get(5)?,
+        created_at_ms: row.get(6)?,
+        updated_at_ms: row.get(7)?,
+        payload: row.get(8)?,
+        result: row.get(9)?,
+        error: row.get(10)?,
+        attempt: row.get(11)?,
+        max_attempts: row.get(12)?,
+        backoff_ms: row.get::<_, i64>(13)?.unsigned_abs(),
+        timeout_ms: row.get::<_, i64>(14)?.unsigned_abs(),
+        run_at_ms: row.get(15)?,
+        priority: row.get(16)?,
+        unique_key: row.get(17)?,
+    })
+}
+
+pub(super) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
+    let name = row.get_ref(column)?.as_str()?;
+    State::parse(name).ok_or_else(|| {
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, format!("no job state is called {name:?}").into())
+    })
+}
+
+/// SQLite's integers end at `i64::MAX`; a limit that high is no limit anyway.
+pub(super) fn saturated(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

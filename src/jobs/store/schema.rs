@@ -1,0 +1,114 @@
+//! Opens the database file: lock, pragmas, check, migrations.
+
+use super::{Durability, OpenError};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a statement waits for another connection's lock. Modules write to the same file.
+pub(super) const BUSY_TIMEOUT_MS: u64 = 3_000;
+
+/// One step a format: `MIGRATIONS[n]` turns format `n` into `n + 1`. Released steps never change.
+const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql")];
+
+/// Takes `PATH.lock` for as long as the returned file lives.
+///
+/// The lock file stays behind: removing it would let two servers lock two files of one name.
+pub(super) fn lock(database: &Path) -> Result<File, OpenError> {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".lock");
+    let path = PathBuf::from(name);
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) => return Err(OpenError::Open { path, source: error.into() }),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path }),
+        Err(TryLockError::Error(error)) => Err(OpenError::Open { path, source: error.into() }),
+    }
+}
+
+/// Opens the writing connection on a file of the current format.
+pub(super) fn open_writing(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let explain = |error| open_error(path, error);
+    let mut connection = Connection::open_with_flags(path, flags).map_err(explain)?;
+    prepare_connection(&connection, durability).map_err(explain)?;
+    migrate(&mut connection, path)?;
+    check(&connection, path)?;
+    Ok(connection)
+}
+
+/// Opens a connection that can't write.
+pub(super) fn open_reading(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+fn prepare_connection(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+    connection.pragma_update(
+        None,
+        "synchronous",
+        match durability {
+            Durability::Full => "FULL",
+            Durability::Normal => "NORMAL",
+        },
+    )?;
+    connection.pragma_update(None, "foreign_keys", true)
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let known = MIGRATIONS.len() as i64;
+    let explain = |error| open_error(path, error);
+    let transaction =
+        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(explain)?;
+    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(explain)?;
+    let Some(steps) = usize::try_from(found).ok().and_then(|done| MIGRATIONS.get(done..)) else {
+        return Err(OpenError::Newer { found, known });
+    };
+    for step in steps {
+        transaction.execute_batch(step).map_err(explain)?;
+    }
+    if !steps.is_empty() {
+        transaction.pragma_update(None, "user_version", known).map_err(explain)?;
+    }
+    transaction.commit().map_err(explain)
+}
+
+/// Looks through our tables and their indexes only: a module's own table, which may use collations or functions that
+/// are unknown here, must not keep the server from starting.
+fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    for table in ["jobs", "job_events"] {
+        let mut finding = String::new();
+        let checked = connection.pragma(None, "quick_check", table, |row| {
+            if finding.is_empty() {
+                finding = row.get(0)?;
+            }
+            Ok(())
+        });
+        checked.map_err(|error| open_error(path, error))?;
+        if finding != "ok" {
+            return Err(OpenError::Corrupt { path: path.to_owned(), detail: finding });
+        }
+    }
+    Ok(())
+}
+
+/// Sorts SQLite's word about a file into damage and everything else.
+pub(super) fn open_error(path: &Path, error: rusqlite::Error) -> OpenError {
+    let path = path.to_owned();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            OpenError::Corrupt { path, detail: error.to_string() }
+        }
+        _ => OpenError::Open { path, source: error.into() },
+    }
+}

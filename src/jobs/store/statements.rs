@@ -1,0 +1,62 @@
+//! The writer's statements, prepared once.
+
+use super::rows::job_columns;
+use rusqlite::{Connection, Result, Statement};
+
+/// All of them borrow the writing connection.
+pub(super) struct Statements<'c> {
+    pub(super) begin: Statement<'c>,
+    pub(super) commit: Statement<'c>,
+    pub(super) rollback: Statement<'c>,
+    pub(super) savepoint: Statement<'c>,
+    pub(super) release: Statement<'c>,
+    pub(super) rollback_to: Statement<'c>,
+    pub(super) insert_job: Statement<'c>,
+    pub(super) insert_event: Statement<'c>,
+    pub(super) change: Statement<'c>,
+    pub(super) by_unique_key: Statement<'c>,
+    pub(super) state_by_id: Statement<'c>,
+    pub(super) state_by_uuid: Statement<'c>,
+    pub(super) delete: Statement<'c>,
+    pub(super) sweep: Statement<'c>,
+}
+
+pub(super) const BY_UNIQUE_KEY: &str =
+    concat!("SELECT ", job_columns!(), " FROM jobs WHERE module_name = ?1 AND job_name = ?2 AND unique_key = ?3");
+
+/// The condition on the state is the one of the partial index, word for word: so SQLite uses it.
+pub(super) const SWEEP: &str = "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs \
+     WHERE state IN ('done', 'failed', 'canceled') AND updated_at < ?1 ORDER BY updated_at LIMIT ?2)";
+
+/// Results and errors are only ever set by the change that ends a job, so every change may write all of these.
+const CHANGE: &str = "UPDATE jobs SET state = ?2, updated_at = ?3, attempt = ?4, run_at = coalesce(?5, run_at), \
+     result_json = ?6, error_text = ?7 WHERE id = ?1";
+
+const INSERT_JOB: &str = "INSERT INTO jobs (uuid, module_name, job_name, state, module_hash, created_at, updated_at, \
+     payload_json, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key) \
+     VALUES (?1, ?2, ?3, 'pending', ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+
+impl<'c> Statements<'c> {
+    pub(super) fn prepare(connection: &'c Connection) -> Result<Self> {
+        let prepare = |sql| connection.prepare(sql);
+        Ok(Self {
+            // Takes the write lock at once: a transaction that began by reading could not wait for it later.
+            begin: prepare("BEGIN IMMEDIATE")?,
+            commit: prepare("COMMIT")?,
+            rollback: prepare("ROLLBACK")?,
+            savepoint: prepare("SAVEPOINT command")?,
+            release: prepare("RELEASE command")?,
+            rollback_to: prepare("ROLLBACK TO command")?,
+            insert_job: prepare(INSERT_JOB)?,
+            insert_event: prepare(
+                "INSERT INTO job_events (job_id, ts, type, data_json, final) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?,
+            change: prepare(CHANGE)?,
+            by_unique_key: prepare(BY_UNIQUE_KEY)?,
+            state_by_id: prepare("SELECT state FROM jobs WHERE id = ?1")?,
+            state_by_uuid: prepare("SELECT id, state FROM jobs WHERE uuid = ?1")?,
+            delete: prepare("DELETE FROM jobs WHERE id = ?1")?,
+            sweep: prepare(SWEEP)?,
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! Which change leads from which state to which, and how its event tells it.
+
+use super::live::LiveJob;
+use super::{Change, State};
+use serde_json::{Value, json};
+use std::borrow::Cow;
+
+/// Where an allowed change leads.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) state: State,
+    pub(super) attempt: u32,
+    pub(super) kind: &'static str,
+    pub(super) data: Box<str>,
+}
+
+/// The step from an unfinished job, or `None` when the job's state doesn't allow the change.
+pub(super) fn step(job: &LiveJob, change: &Change) -> Option<Step> {
+    let attempt = job.attempt;
+    match (job.state, change) {
+        (State::Pending, Change::Start) => {
+            let attempt = attempt.saturating_add(1);
+            let data = format!("{{\"attempt\":{attempt}}}").into();
+            Some(Step { state: State::Running, attempt, kind: "started", data })
+        }
+        (State::Running, Change::Retry { reason, run_at_ms }) => {
+            let data = json!({ "reason": reason, "attempt": attempt, "run_at": run_at_ms }).to_string().into();
+            Some(Step { state: State::Pending, attempt, kind: "retrying", data })
+        }
+        (State::Running, Change::Finish { state: State::Done, result, .. }) => {
+            let data = format!("{{\"result\":{}}}", json_or_string(result.as_deref())).into();
+            Some(Step { state: State::Done, attempt, kind: "done", data })
+        }
+        (State::Running, Change::Finish { state: State::Failed, error, .. }) => {
+            let data = json!({ "error": error }).to_string().into();
+            Some(Step { state: State::Failed, attempt, kind: "failed", data })
+        }
+        (State::Pending | State::Running, Change::Cancel) => {
+            Some(Step { state: State::Canceled, attempt, kind: "canceled", data: "{}".into() })
+        }
+        _ => None,
+    }
+}
+
+/// What the event `created` carries.
+pub(super) fn created_data(module: &str, job: &str) -> Box<str> {
+    json!({ "module": module, "job": job }).to_string().into()
+}
+
+/// `text` as JSON: as it is when it is JSON, otherwise as a JSON string; nothing is `null`.
+fn json_or_string(text: Option<&str>) -> Cow<'_, str> {
+    match text {
+        None => "null".into(),
+        Some(text) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => text.trim().into(),
+        Some(text) => Value::from(text).to_string().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATES: [State; 2] = [State::Pending, State::Running];
+
+    fn job(state: State) -> LiveJob {
+        LiveJob { uuid: "u".into(), state, attempt: 2 }
+    }
+
+    fn finish(state: State, result: Option<&str>, error: Option<&str>) -> Change {
+        Change::Finish { state, result: result.map(Into::into), error: error.map(Into::into) }
+    }
+
+    fn told(state: State, change: &Change) -> Option<(State, u32, &'static str, String)> {
+        step(&job(state), change).map(|step| (step.state, step.attempt, step.kind, step.data.into()))
+    }
+
+    #[test]
+    fn only_a_pending_job_starts_and_that_counts() {
+        let started = (State::Running, 3, "started", r#"{"attempt":3}"#.to_owned());
+        assert_eq!(told(State::Pending, &Change::Start), Some(started));
+        assert_eq!(told(State::Running, &Change::Start), None);
+    }
+
+    #[test]
+    fn only_a_running_job_is_retried() {
+        let retry = Change::Retry { reason: "say \"no\"".into(), run_at_ms: 9 };
+        let data = r#"{"attempt":2,"reason":"say \"no\"","run_at":9}"#.to_owned();
+        assert_eq!(told(State::Running, &retry), Some((State::Pending, 2, "retrying", data)));
+        assert_eq!(told(State::Pending, &retry), None);
+    }
+
+    #[test]
+    fn only_a_running_job_ends() {
+        let done = finish(State::Done, Some(" [1] "), None);
+        assert_eq!(told(State::Running, &done), Some((State::Done, 2, "done", r#"{"result":[1]}"#.to_owned())));
+        let failed = finish(State::Failed, None, Some("a\nb"));
+        let data = r#"{"error":"a\nb"}"#.to_owned();
+        assert_eq!(told(State::Running, &failed), Some((State::Failed, 2, "failed", data)));
+        assert_eq!(told(State::Pending, &done), None);
+        assert_eq!(told(State::Pending, &failed), None);
+    }
+
+    #[test]
+    fn a_run_ends_in_no_other_state() {
+        for state in [State::Pending, State::Running, State::Canceled] {
+            assert_eq!(told(State::Running, &finish(state, None, None)), None);
+        }
+    }
+
+    #[test]
+    fn every_unfinished_job_can_be_canceled() {
+        for state in STATES {
+            let canceled = (State::Canceled, 2, "canceled", "{}".to_owned());
+            assert_eq!(told(state, &Change::Cancel), Some(canceled));
+        }
+    }
+
+    #[test]
+    fn results_that_are_no_json_become_strings() {
+        assert_eq!(json_or_string(None), "null");
+        assert_eq!(json_or_string(Some("{\"a\": 1}")), "{\"a\": 1}");
+        assert_eq!(json_or_string(Some("{a")), "\"{a\"");
+        assert_eq!(json_or_string(Some("")), "\"\"");
+        assert_eq!(json_or_string(Some("1 2")), "\"1 2\"");
+    }
+}

@@ -1,0 +1,251 @@
+//! What goes into the store and what comes out of it.
+
+use super::StoreError;
+use std::sync::Arc;
+
+/// How much a commit promises once it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// On the disk: survives a loss of power (`PRAGMA synchronous=FULL`).
+    #[default]
+    Full,
+    /// With the kernel: survives the end of the process, may lose the last commits when power fails.
+    Normal,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Waits to run, for the first time or again.
+    Pending,
+    /// An executor has it.
+    Running,
+    /// Ended with a result.
+    Done,
+    /// Ended with an error.
+    Failed,
+    /// Was called off; stays so.
+    Canceled,
+}
+
+impl State {
+    /// The name used in the database, in URLs and in events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+
+    /// The state of that name; `None` for any other text.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "pending" => Self::Pending,
+            "running" => Self::Running,
+            "done" => Self::Done,
+            "failed" => Self::Failed,
+            "canceled" => Self::Canceled,
+            _ => return None,
+        })
+    }
+
+    /// Whether a job in this state has ended and never changes again.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Canceled)
+    }
+}
+
+/// A job to be stored as pending. Numbers above `i64::MAX` are stored as `i64::MAX`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewJob {
+    /// Its public name; must be new.
+    pub uuid: String,
+    /// The module that owns the job.
+    pub module: String,
+    /// The job's name within the module.
+    pub job: String,
+    /// The module source the job was submitted to.
+    pub module_hash: String,
+    /// JSON text for the job.
+    pub payload: String,
+    /// How often it may be started in all.
+    pub max_attempts: u32,
+    /// Pause before the first retry.
+    pub backoff_ms: u64,
+    /// Longest run; 0 for no limit.
+    pub timeout_ms: u64,
+    /// Not before this time (Unix milliseconds).
+    pub run_at_ms: i64,
+    /// Higher runs first.
+    pub priority: i32,
+    /// At most one stored job of this module and job name has this key.
+    pub unique_key: Option<String>,
+}
+
+/// A stored job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRow {
+    /// The store's number for it: grows with every job, is never used again.
+    pub id: i64,
+    /// See [`NewJob::uuid`].
+    pub uuid: String,
+    /// See [`NewJob::module`].
+    pub module: String,
+    /// See [`NewJob::job`].
+    pub job: String,
+    /// Where it stands.
+    pub state: State,
+    /// See [`NewJob::module_hash`].
+    pub module_hash: String,
+    /// When it was stored (Unix milliseconds).
+    pub created_at_ms: i64,
+    /// When its state last changed (Unix milliseconds); never goes backwards.
+    pub updated_at_ms: i64,
+    /// See [`NewJob::payload`].
+    pub payload: String,
+    /// What a run ended with, as the job gave it (JSON or any text).
+    pub result: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// How often it was started.
+    pub attempt: u32,
+    /// See [`NewJob::max_attempts`].
+    pub max_attempts: u32,
+    /// See [`NewJob::backoff_ms`].
+    pub backoff_ms: u64,
+    /// See [`NewJob::timeout_ms`].
+    pub timeout_ms: u64,
+    /// See [`NewJob::run_at_ms`]; a retry moves it.
+    pub run_at_ms: i64,
+    /// See [`NewJob::priority`].
+    pub priority: i32,
+    /// See [`NewJob::unique_key`].
+    pub unique_key: Option<String>,
+}
+
+impl NewJob {
+    /// The row this job has become.
+    pub(super) fn into_row(self, id: i64, now_ms: i64) -> JobRow {
+        JobRow {
+            id,
+            uuid: self.uuid,
+            module: self.module,
+            job: self.job,
+            state: State::Pending,
+            module_hash: self.module_hash,
+            created_at_ms: now_ms,
+            updated_at_ms: now_ms,
+            payload: self.payload,
+            result: None,
+            error: None,
+            attempt: 0,
+            max_attempts: self.max_attempts,
+            backoff_ms: self.backoff_ms,
+            timeout_ms: self.timeout_ms,
+            run_at_ms: self.run_at_ms,
+            priority: self.priority,
+            unique_key: self.unique_key,
+        }
+    }
+}
+
+/// Something that happened to a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobEvent {
+    /// [`JobRow::id`].
+    pub job_id: i64,
+    /// [`JobRow::uuid`].
+    pub uuid: Arc<str>,
+    /// Grows with every event of every job.
+    pub id: i64,
+    /// When (Unix milliseconds); never goes backwards.
+    pub ts_ms: i64,
+    /// `created`, `started`, `retrying`, `done`, `failed`, `canceled`, or a name of the job's own.
+    pub kind: Box<str>,
+    /// Valid JSON text.
+    pub data: Box<str>,
+    /// The job has ended and no event follows. An event of the job's own never has it, whatever it is called.
+    pub is_final: bool,
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Submitted {
+    /// It is stored.
+    New(JobRow),
+    /// Its unique key names this job, which was there already (in whatever state); nothing was stored.
+    Existing(JobRow),
+}
+
+/// A guarded state change; its event is written in the same transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// pending → running, counts an attempt; event `started` `{"attempt":n}`.
+    Start,
+    /// running → pending; event `retrying` `{"attempt":n,"reason":…,"run_at":ms}`.
+    Retry {
+        /// Why this attempt didn't end the job.
+        reason: String,
+        /// When the next may start (Unix milliseconds).
+        run_at_ms: i64,
+    },
+    /// running → done or failed; event `done` `{"result":…}` or `failed` `{"error":…}`.
+    Finish {
+        /// [`State::Done`] or [`State::Failed`]; another is refused with [`StoreError::Refused`].
+        state: State,
+        /// JSON, or any text; the event carries JSON as it is and other text as a JSON string.
+        result: Option<String>,
+        /// For a person.
+        error: Option<String>,
+    },
+    /// pending or running → canceled; event `canceled` `{}`.
+    Cancel,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    /// The job is now in this state.
+    Applied(State),
+    /// The job is in this state, from which the change doesn't lead; nothing happened.
+    Refused(State),
+    /// There is no such job.
+    Unknown,
+}
+
+/// What became of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// The job and its events are gone.
+    Done,
+    /// The job is still in this state; nothing happened.
+    NotFinished(State),
+    /// There is no such job.
+    Unknown,
+}
+
+/// Which jobs to list; the default is all of them, none of them shown (`limit` 0).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JobFilter {
+    /// Only those in this state.
+    pub state: Option<State>,
+    /// Only this module's.
+    pub module: Option<String>,
+    /// Only those of this name.
+    pub job: Option<String>,
+    /// Only those older than this one: the uuid of the last job of the page before. An unknown one gives an empty page.
+    pub before: Option<String>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Called once with a command's outcome, on the writer's thread; must return soon and must not block.
+///
+/// When the method that took it returns an error, it is dropped without being called.
+pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
