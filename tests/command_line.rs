@@ -1,5 +1,7 @@
 //! The command line, through the real binary: precedence of settings, deploy tools, scripts.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::path::Path;
@@ -18,7 +20,7 @@ export module_t config = {.name = "greet", .author = "t", .routes = {{"/greet", 
 /// Runs `cweb ARGS` in `dir` with nothing of the tester's environment that would matter.
 fn cweb(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cweb"));
-    for name in ["PORT", "CWEB_ADMIN_KEY", "CWEB_SERVER", "CWEB_SHARDS"] {
+    for name in ["PORT", "CWEB_ADMIN_KEY", "CWEB_SERVER", "CWEB_SHARDS", "CWEB_LOG"] {
         command.env_remove(name);
     }
     command.current_dir(dir).args(args).envs(env.iter().copied()).output().unwrap()
@@ -26,6 +28,73 @@ fn cweb(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn variables_of_the_server_do_not_touch_other_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = [("PORT", "abc"), ("CWEB_SILENT", "perhaps")];
+    assert!(cweb(dir.path(), &["new", "x"], &wrong).status.success());
+    let refused = cweb(dir.path(), &["serve"], &wrong);
+    let problems = text(&refused.stderr);
+    assert!(!refused.status.success());
+    assert!(problems.contains("PORT: invalid value 'abc'") && problems.contains("CWEB_SILENT"), "{problems}");
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let empty = [("PORT", ""), ("CWEB_SHARDS", ""), ("CWEB_SILENT", ""), ("CWEB_ADMIN_KEY", ""), ("CWEB_LOG", "")];
+    Server::on(&dir, &[], &empty).stop();
+}
+
+#[test]
+fn the_file_may_say_where_the_data_is() {
+    let dir = tempfile::tempdir().unwrap();
+    // A key that is not there ends the server once it has entered its data directory.
+    let settings = "data_dir = \"elsewhere\"\nlisten = [\"127.0.0.1:0\"]\ntls_key = \"none\"\ntls_cert = \"none\"";
+    std::fs::write(dir.path().join("settings.toml"), settings).unwrap();
+    let run = |args: &[&str], env: &[(&str, &str)]| {
+        let args = [&["serve", "--config", "settings.toml"], args].concat();
+        let output = cweb(dir.path(), &args, env);
+        assert!(text(&output.stderr).contains("--tls-key"), "{}", text(&output.stderr));
+    };
+    run(&[], &[]);
+    run(&[], &[("CWEB_DATA_DIR", "by_env")]);
+    run(&["--data-dir", "by_flag"], &[("CWEB_DATA_DIR", "by_env_too")]);
+    for (name, is_there) in [("elsewhere", true), ("by_env", true), ("by_flag", true), ("by_env_too", false)] {
+        assert_eq!(dir.path().join(name).is_dir(), is_there, "{name}");
+    }
+}
+
+#[test]
+fn the_log_names_a_target_for_what_modules_print_only() {
+    let server = Server::start();
+    let printing = GREETING.replace("(void)c;", "(void)c; cweb_log(CWEB_LOG_WARN, \"said by greet\");");
+    server.deploy(&printing);
+    assert_eq!(server.get("/greet").text(), "hi");
+    server.expect_log("module: [greet] said by greet");
+    let log = server.log();
+    assert!(log.contains("INFO module greet is deployed") && !log.contains("cweb::"), "{log}");
+    let dir = tempfile::tempdir().unwrap();
+    let refused = cweb(dir.path(), &["serve", "--port", "0"], &[("CWEB_LOG", "info,=nonsense=")]);
+    assert!(text(&refused.stderr).contains("CWEB_LOG"), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn the_help_has_no_settings_of_the_server_among_the_commands_but_serve_has_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = |args: &[&str]| text(&cweb(dir.path(), args, &[("PORT", "abc")]).stdout);
+    assert!(!help(&["help"]).contains("--port"));
+    let serve = help(&["serve", "--help"]);
+    assert!(serve.contains("--job-retention") && serve.contains("[env: PORT]"), "{serve}");
+    assert_eq!(help(&["--version"]), format!("cweb {}\n", env!("CARGO_PKG_VERSION")));
+    // Every setting is documented with its variable.
+    let guide = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
+    let names = serve.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_')));
+    for name in names.filter(|word| word.starts_with("--") || word.starts_with("CWEB_")) {
+        assert!(guide.contains(&format!("`{name}")), "{name} is not in docs/operations.md");
+    }
 }
 
 #[test]
@@ -57,6 +126,7 @@ fn deploys_lists_and_removes() {
     let shown = text(&output.stdout);
     assert!(!output.status.success());
     assert!(shown.contains("nonsense") && shown.contains("1 of 2 deployed"), "{shown}");
+    assert!(shown.contains("\nbad.c:2:9: error") && !shown.contains("module.c"), "{shown}");
     assert!(!shown.contains('\x1b'), "no colours into a pipe: {shown}");
     assert_eq!(server.get("/greet").text(), "hi");
 
@@ -119,6 +189,9 @@ fn the_shell_client_does_the_same() {
     let deployed = run(&["deploy", "greet.c"]);
     assert!(deployed.status.success(), "{}", text(&deployed.stderr));
     assert!(text(&run(&["modules"]).stdout).contains("\"greet\""));
+    std::fs::write(dir.path().join("bad.c"), "int x = nonsense;\n").unwrap();
+    let refused = text(&run(&["deploy", "bad.c"]).stderr);
+    assert!(refused.contains("\nbad.c:1:9: error"), "{refused}");
     assert!(run(&["remove", "greet"]).status.success());
     assert!(!run(&["remove", "greet"]).status.success());
 }
