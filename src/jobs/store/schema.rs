@@ -4,10 +4,9 @@ use super::{Durability, OpenError};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// How long a statement waits for another connection's lock. Modules write to the same file.
-pub(super) const BUSY_TIMEOUT_MS: u64 = 3_000;
+const BUSY_TIMEOUT_MS: i64 = 3_000;
 
 /// One step a format: `MIGRATIONS[n]` turns format `n` into `n + 1`. Released steps never change.
 const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql")];
@@ -46,13 +45,19 @@ pub(super) fn open_writing(path: &Path, durability: Durability) -> Result<Connec
 pub(super) fn open_reading(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))?;
+    set_busy_timeout(&connection)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok(connection)
 }
 
+/// By pragma: `Connection::busy_timeout` calls `sqlite3_set_clientdata`, which SQLite has only since 3.44, so the program
+/// would not link with Debian 12's.
+fn set_busy_timeout(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update_and_check(None, "busy_timeout", BUSY_TIMEOUT_MS, |_| Ok(()))
+}
+
 fn prepare_connection(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
-    connection.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))?;
+    set_busy_timeout(connection)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
     connection.pragma_update(
         None,

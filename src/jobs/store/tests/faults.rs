@@ -1,0 +1,199 @@
+//! Full disks, held locks, commands that can't work, callbacks that panic.
+
+use super::*;
+
+/// Lets the file grow no further, beyond what a few small rows may find inside its pages.
+fn fill_disk(fixture: &Fixture) {
+    fixture.on_writer("PRAGMA max_page_count = 1");
+}
+
+fn free_disk(fixture: &Fixture) {
+    fixture.on_writer("PRAGMA max_page_count = 1000000");
+}
+
+fn big() -> Box<str> {
+    format!("\"{}\"", "x".repeat(20_000)).into()
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_full_disk_loses_no_change_and_no_event() {
+    let fixture = Fixture::new();
+    let (a, b) = (fixture.add("a"), fixture.add("b"));
+    fixture.change(b, Change::Start);
+    let before = fixture.published().len();
+    let (writer, stats) = (fixture.store.writer(), fixture.store.stats());
+    fill_disk(&fixture);
+    let (answer, answers) = mpsc::channel();
+    // One batch: a start, an event with no room, and an end; the start must be undone in memory, too.
+    let release = fixture.hold();
+    for (change, name) in [(Change::Start, "start"), (finish(State::Done), "finish")] {
+        let answer = answer.clone();
+        writer.try_change(a, change, Box::new(move |outcome| answer.send((name, outcome)).unwrap())).unwrap();
+        writer.event(a, "a".into(), "big".into(), big()).unwrap();
+    }
+    writer.event(b, "b".into(), "other".into(), "2".into()).unwrap();
+    drop(release);
+    wait_for("failures", || stats.failures() >= 2);
+    let refused = fixture.submit(NewJob { payload: big().into(), ..new_job("c") });
+    assert!(
+        matches!(&refused, Err(StoreError::Unavailable { why }) if why.contains("the disk is full")),
+        "{refused:?}"
+    );
+    assert_eq!(fixture.published().len(), before, "nothing is published before it is committed");
+    assert_eq!(fixture.row("a").state, State::Pending);
+    assert!(answers.try_recv().is_err());
+    free_disk(&fixture);
+    assert_eq!(answers.recv().unwrap(), ("start", Ok(Changed::Applied(State::Running))));
+    assert_eq!(answers.recv().unwrap(), ("finish", Ok(Changed::Applied(State::Done))));
+    // The event sent behind the end is dropped, as it would have been on a good day.
+    assert_eq!(kinds(&fixture.stored_events(a)), ["created", "started", "big", "done"]);
+    assert_eq!(kinds(&fixture.published()[before..]), ["started", "big", "done", "other"]);
+    fixture.add("c");
+}
+
+#[test]
+fn commands_sent_during_a_failure_come_after_those_kept() {
+    let fixture = Fixture::new();
+    let id = fixture.add("a");
+    fixture.change(id, Change::Start);
+    fill_disk(&fixture);
+    let (writer, stats) = (fixture.store.writer(), fixture.store.stats());
+    for n in 0..50 {
+        writer.event(id, "a".into(), format!("{n}").into(), big()).unwrap();
+        if n % 10 == 0 {
+            let failures = stats.failures();
+            wait_for("another failure", || stats.failures() > failures);
+        }
+    }
+    free_disk(&fixture);
+    fixture.settle();
+    let expected: Vec<String> = (0..50).map(|n| n.to_string()).collect();
+    let stored = fixture.stored_events(id);
+    assert_eq!(kinds(&stored)[2..], expected);
+    assert_eq!(stored, fixture.published());
+}
+
+#[test]
+fn a_held_lock_delays_and_loses_nothing() {
+    let fixture = Fixture::new();
+    let id = fixture.add("a");
+    fixture.on_writer("PRAGMA busy_timeout = 1");
+    let other = Connection::open(fixture.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(matches!(fixture.submit(new_job("b")), Err(StoreError::Unavailable { why }) if why.contains("lock")));
+    let (answer, answered) = mpsc::channel();
+    fixture.store.writer().change(id, Change::Start, Box::new(move |got| answer.send(got).unwrap())).unwrap();
+    fixture.event(id, "a", "step");
+    assert!(answered.recv_timeout(Duration::from_millis(200)).is_err());
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(answered.recv().unwrap(), Ok(Changed::Applied(State::Running)));
+    fixture.settle();
+    assert_eq!(kinds(&fixture.stored_events(id)), ["created", "started", "step"]);
+}
+
+#[test]
+fn a_full_queue_is_told_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig { queue_max: 3, ..StoreConfig::new(database(dir.path())) };
+    let store = Store::open(config, Box::new(|_| {})).unwrap();
+    let fixture = Fixture { dir, store, log: Log::default() };
+    let release = fixture.hold();
+    let writer = fixture.store.writer();
+    let (answer, answers) = mpsc::channel();
+    for n in 0..5 {
+        let answer = answer.clone();
+        let sent = writer.try_submit(new_job(&n.to_string()), Box::new(move |got| answer.send(got).unwrap()));
+        assert_eq!(sent, if n < 3 { Ok(()) } else { Err(StoreError::Full { queue_max: 3 }) });
+    }
+    drop((release, answer));
+    assert_eq!(answers.iter().filter(Result::is_ok).count(), 3, "what was refused is never answered");
+}
+
+#[test]
+fn a_command_that_cannot_work_does_no_harm_to_others() {
+    let fixture = Fixture::new();
+    let id = fixture.add("a");
+    let connection = Connection::open(fixture.path()).unwrap();
+    connection.execute_batch(POISON).unwrap();
+    let release = fixture.hold();
+    let (answer, answers) = mpsc::channel();
+    for uuid in ["b", "a", "c", "d"] {
+        let answer = answer.clone();
+        let module = if uuid == "c" { "poison" } else { "shop" };
+        let job = NewJob { module: module.to_owned(), ..new_job(uuid) };
+        let done = Box::new(move |outcome: Result<_, _>| answer.send((uuid, outcome.is_ok())).unwrap());
+        fixture.store.writer().try_submit(job, done).unwrap();
+    }
+    fixture.store.writer().try_change(id, Change::Start, Box::new(drop)).unwrap();
+    fixture.event(id, "a", "poison");
+    fixture.event(id, "a", "step");
+    drop((release, answer));
+    let outcomes: Vec<_> = answers.iter().collect();
+    assert_eq!(outcomes, [("b", true), ("a", false), ("c", false), ("d", true)]);
+    fixture.settle();
+    assert_eq!(kinds(&fixture.published()), ["created", "created", "created", "started", "step"]);
+    assert_eq!(fixture.stored_events(id), [&fixture.published()[..1], &fixture.published()[3..]].concat());
+    assert_eq!(fixture.store.stats().failures(), 0);
+}
+
+/// Makes inserts of events fail by what is in them.
+pub(super) const POISON: &str = "CREATE TRIGGER poison BEFORE INSERT ON job_events \
+     WHEN new.type = 'poison' OR new.data_json LIKE '%poison%' \
+     BEGIN SELECT RAISE(ABORT, 'poisoned'); END";
+
+#[test]
+fn a_row_removed_behind_the_stores_back_is_unknown() {
+    let fixture = Fixture::new();
+    let id = fixture.add("a");
+    Connection::open(fixture.path()).unwrap().execute("DELETE FROM jobs", []).unwrap();
+    assert_eq!(fixture.change(id, Change::Start), Changed::Unknown);
+    fixture.add("b");
+}
+
+#[test]
+fn a_panicking_callback_does_not_end_the_writer() {
+    let fixture = Fixture::new();
+    fixture.store.writer().try_submit(new_job("a"), Box::new(|_| panic!("on purpose"))).unwrap();
+    fixture.add("b");
+}
+
+#[test]
+fn a_callback_may_send_but_never_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig { queue_max: 1, ..StoreConfig::new(database(dir.path())) };
+    let store = Store::open(config, Box::new(|_| {})).unwrap();
+    let writer = store.writer();
+    let (answer, answered) = mpsc::channel();
+    let inner = writer.clone();
+    let done = Box::new(move |_| {
+        let send = || inner.event(1, "a".into(), "x".into(), "1".into());
+        answer.send([send(), send()]).unwrap();
+    });
+    writer.try_submit(new_job("a"), done).unwrap();
+    assert_eq!(answered.recv().unwrap(), [Ok(()), Err(StoreError::Full { queue_max: 1 })]);
+}
+
+#[test]
+fn closing_waits_for_space_but_not_for_ever() {
+    let fixture = Fixture::new();
+    let id = fixture.add("a");
+    fixture.change(id, Change::Start);
+    fill_disk(&fixture);
+    let (answer, answered) = mpsc::channel();
+    fixture.store.writer().event(id, "a".into(), "big".into(), big()).unwrap();
+    let result = Some(big().into());
+    let end = Change::Finish { state: State::Done, result, error: None };
+    fixture.store.writer().change(id, end, Box::new(move |outcome| answer.send(outcome).unwrap())).unwrap();
+    let started = Instant::now();
+    fixture.store.shutdown();
+    assert!((4..10).contains(&started.elapsed().as_secs()));
+    assert!(matches!(answered.recv().unwrap(), Err(StoreError::Unavailable { .. })));
+}

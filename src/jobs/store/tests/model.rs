@@ -1,0 +1,300 @@
+//! Random commands in random batches, with locks held, commands that can't work and restarts in between, against a
+//! plain model in memory.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, VecDeque};
+
+#[derive(Debug, Clone)]
+enum Op {
+    Submit {
+        key: Option<u8>,
+        poisoned: bool,
+    },
+    Change {
+        job: i64,
+        change: Change,
+    },
+    Event {
+        job: i64,
+        poisoned: bool,
+    },
+    Delete {
+        job: i64,
+    },
+    /// Waits for all answers.
+    Settle,
+    /// Lets what follows pile up until the next settling.
+    Hold,
+    /// Another connection takes the write lock; given back at the next settling.
+    Lock,
+    /// Closes and opens the store.
+    Reopen,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let job = 1..12_i64;
+    let change = prop_oneof![
+        4 => Just(Change::Start),
+        1 => Just(Change::Retry { reason: "busy".to_owned(), run_at_ms: 77 }),
+        2 => Just(finish(State::Done)),
+        1 => Just(Change::Finish { state: State::Failed, result: None, error: Some("no".to_owned()) }),
+        1 => Just(Change::Cancel),
+    ];
+    let op = prop_oneof![
+        20 => (proptest::option::weighted(0.3, 0..3_u8), proptest::bool::weighted(0.05))
+            .prop_map(|(key, poisoned)| Op::Submit { key, poisoned }),
+        40 => (job.clone(), change).prop_map(|(job, change)| Op::Change { job, change }),
+        40 => (job.clone(), proptest::bool::weighted(0.05)).prop_map(|(job, poisoned)| Op::Event { job, poisoned }),
+        8 => job.prop_map(|job| Op::Delete { job }),
+        4 => Just(Op::Settle),
+        4 => Just(Op::Hold),
+        1 => Just(Op::Lock),
+        1 => Just(Op::Reopen),
+    ];
+    proptest::collection::vec(op, 1..120)
+}
+
+/// A job as the model sees it: what times and texts can't blur.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Job {
+    state: State,
+    attempt: u32,
+    run_at_ms: i64,
+    result: Option<String>,
+    error: Option<String>,
+    key: Option<String>,
+}
+
+/// Job, kind, data, whether it is the end.
+type Told = (i64, String, String, bool);
+
+#[derive(Default)]
+struct Model {
+    jobs: BTreeMap<i64, Job>,
+    last_id: i64,
+    events: Vec<Told>,
+    answers: VecDeque<String>,
+}
+
+impl Model {
+    fn tell(&mut self, job: i64, kind: &str, data: &str, is_final: bool) {
+        self.events.push((job, kind.to_owned(), data.to_owned(), is_final));
+    }
+
+    fn submit(&mut self, key: Option<String>, poisoned: bool) {
+        if let Some((id, job)) = self.jobs.iter().find(|(_, job)| key.is_some() && job.key == key) {
+            return self.answers.push_back(format!("existing {id} {:?}", job.state));
+        }
+        if poisoned {
+            return self.answers.push_back("refused".to_owned());
+        }
+        self.last_id += 1;
+        let job = Job { state: State::Pending, attempt: 0, run_at_ms: 5, result: None, error: None, key };
+        self.jobs.insert(self.last_id, job);
+        self.tell(self.last_id, "created", r#"{"job":"mail","module":"shop"}"#, false);
+        self.answers.push_back(format!("new {}", self.last_id));
+    }
+
+    fn change(&mut self, id: i64, change: &Change) {
+        let Some(job) = self.jobs.get_mut(&id) else { return self.answers.push_back("Unknown".to_owned()) };
+        let (kind, data) = match (job.state, change) {
+            (State::Pending, Change::Start) => {
+                job.attempt += 1;
+                job.state = State::Running;
+                ("started", format!("{{\"attempt\":{}}}", job.attempt))
+            }
+            (State::Running, Change::Retry { run_at_ms, .. }) => {
+                job.run_at_ms = *run_at_ms;
+                job.state = State::Pending;
+                ("retrying", format!("{{\"attempt\":{},\"reason\":\"busy\",\"run_at\":77}}", job.attempt))
+            }
+            (State::Running, Change::Finish { state, result, error }) => {
+                (job.state, job.result, job.error) = (*state, result.clone(), error.clone());
+                if *state == State::Done {
+                    ("done", r#"{"result":7}"#.to_owned())
+                } else {
+                    ("failed", r#"{"error":"no"}"#.to_owned())
+                }
+            }
+            (State::Pending | State::Running, Change::Cancel) => {
+                job.state = State::Canceled;
+                ("canceled", "{}".to_owned())
+            }
+            (state, _) => return self.answers.push_back(format!("Refused({state:?})")),
+        };
+        let state = job.state;
+        self.tell(id, kind, &data, state.is_final());
+        self.answers.push_back(format!("Applied({state:?})"));
+    }
+
+    fn event(&mut self, id: i64, poisoned: bool) {
+        if !poisoned && self.jobs.get(&id).is_some_and(|job| job.state == State::Running) {
+            self.tell(id, "done", "1", false);
+        }
+    }
+
+    fn delete(&mut self, id: i64) {
+        let answer = match self.jobs.get(&id).map(|job| job.state) {
+            None => "Unknown".to_owned(),
+            Some(state) if state.is_final() => {
+                self.jobs.remove(&id);
+                "Done".to_owned()
+            }
+            Some(state) => format!("NotFinished({state:?})"),
+        };
+        self.answers.push_back(answer);
+    }
+}
+
+struct Driver {
+    fixture: Fixture,
+    model: Model,
+    /// The uuid each id was given out for.
+    uuids: Vec<String>,
+    answers: (mpsc::Sender<String>, mpsc::Receiver<String>),
+    held: Option<mpsc::Sender<()>>,
+    lock: Option<Connection>,
+    submissions: usize,
+}
+
+impl Driver {
+    fn new() -> Self {
+        let fixture = Fixture::new();
+        Connection::open(fixture.path()).unwrap().execute_batch(faults::POISON).unwrap();
+        fixture.on_writer("PRAGMA busy_timeout = 1");
+        let (held, lock) = (None, None);
+        let (model, uuids) = (Model::default(), Vec::new());
+        Self { fixture, model, uuids, answers: mpsc::channel(), held, lock, submissions: 0 }
+    }
+
+    fn uuid(&self, job: i64) -> String {
+        self.uuids.get(job as usize - 1).cloned().unwrap_or_else(|| "nobody".to_owned())
+    }
+
+    fn step(&mut self, op: Op) {
+        match op {
+            // While another connection holds the lock these are answered Unavailable; a test of its own covers that.
+            Op::Submit { .. } | Op::Delete { .. } if self.lock.is_some() => {}
+            Op::Submit { key, poisoned } => self.submit(key, poisoned),
+            Op::Change { job, change } => {
+                self.model.change(job, &change);
+                let answer = self.answers.0.clone();
+                let done = Box::new(move |got: Result<Changed, _>| answer.send(format!("{:?}", got.unwrap())).unwrap());
+                self.fixture.store.writer().change(job, change, done).unwrap();
+            }
+            Op::Event { job, poisoned } => {
+                self.model.event(job, poisoned);
+                let (uuid, kind) = (self.uuid(job).into(), if poisoned { "poison" } else { "done" });
+                self.fixture.store.writer().event(job, uuid, kind.into(), "1".into()).unwrap();
+            }
+            Op::Delete { job } => {
+                self.model.delete(job);
+                let answer = self.answers.0.clone();
+                let done = Box::new(move |got: Result<Deleted, _>| answer.send(format!("{:?}", got.unwrap())).unwrap());
+                self.fixture.store.writer().try_delete(self.uuid(job), done).unwrap();
+            }
+            Op::Settle => self.settle(),
+            Op::Hold => self.held = self.held.take().or_else(|| Some(self.fixture.hold())),
+            Op::Lock => {
+                self.settle();
+                let lock = Connection::open(self.fixture.path()).unwrap();
+                lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+                self.lock = Some(lock);
+            }
+            Op::Reopen => self.reopen(),
+        }
+    }
+
+    fn submit(&mut self, key: Option<u8>, poisoned: bool) {
+        let uuid = format!("uuid {}", self.submissions);
+        self.submissions += 1;
+        let key = key.map(|key| key.to_string());
+        let ids = self.model.last_id;
+        self.model.submit(key.clone(), poisoned);
+        if self.model.last_id > ids {
+            self.uuids.push(uuid.clone());
+        }
+        let hash = "abc".to_owned();
+        let job = NewJob { unique_key: key, module_hash: hash, ..new_job(&uuid) };
+        // The event "created" carries the names; a key's search must still find the same module and job.
+        let job = if poisoned && self.model.answers.back().is_some_and(|answer| answer == "refused") {
+            NewJob { job: "poison".to_owned(), ..job }
+        } else {
+            job
+        };
+        let answer = self.answers.0.clone();
+        let done = Box::new(move |got: Result<Submitted, _>| {
+            let text = match got {
+                Ok(Submitted::New(row)) => format!("new {}", row.id),
+                Ok(Submitted::Existing(row)) => format!("existing {} {:?}", row.id, row.state),
+                Err(StoreError::Refused { .. }) => "refused".to_owned(),
+                Err(error) => format!("{error:?}"),
+            };
+            answer.send(text).unwrap();
+        });
+        self.fixture.store.writer().try_submit(job, done).unwrap();
+    }
+
+    /// Every answer has come, in order, and the store is what the model is.
+    fn settle(&mut self) {
+        self.held = None;
+        self.lock = None;
+        self.fixture.settle();
+        let answers: Vec<String> = self.answers.1.try_iter().collect();
+        assert_eq!(answers, self.model.answers.drain(..).collect::<Vec<_>>());
+        self.compare();
+    }
+
+    fn compare(&self) {
+        let mut reader = self.fixture.store.reader().unwrap();
+        let rows = reader.jobs(&JobFilter { limit: u32::MAX, ..JobFilter::default() }).unwrap();
+        let jobs: BTreeMap<i64, Job> = rows.into_iter().map(|row| (row.id, as_model(row))).collect();
+        assert_eq!(jobs, self.model.jobs);
+        let published = self.fixture.published();
+        let told: Vec<Told> = published.iter().map(as_told).collect();
+        assert_eq!(told, self.model.events);
+        assert!(published.iter().map(|event| event.id).eq(1..=published.len() as i64), "a gap in the events");
+        assert!(published.is_sorted_by_key(|event| event.ts_ms));
+        for id in 1..=self.model.last_id {
+            let stored = reader.events(id, 0, u32::MAX).unwrap();
+            let is_there = self.model.jobs.contains_key(&id);
+            let expected = published.iter().filter(|event| is_there && event.job_id == id);
+            assert!(stored.iter().eq(expected), "job {id}: what is stored isn't what was published");
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.settle();
+        let path = self.fixture.path();
+        // The old store has to be gone before the file can be opened again: put another in its place meanwhile.
+        let aside = tempfile::tempdir().unwrap();
+        self.fixture.store = open(&database(aside.path()), &Log::default()).unwrap();
+        self.fixture.store = open(&path, &self.fixture.log).unwrap();
+        self.fixture.on_writer("PRAGMA busy_timeout = 1");
+        self.compare();
+    }
+}
+
+fn as_model(row: JobRow) -> Job {
+    let JobRow { state, attempt, run_at_ms, result, error, unique_key: key, .. } = row;
+    Job { state, attempt, run_at_ms, result, error, key }
+}
+
+fn as_told(event: &JobEvent) -> Told {
+    (event.job_id, event.kind.to_string(), event.data.to_string(), event.is_final)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_is_what_a_plain_model_says(ops in ops()) {
+        let mut driver = Driver::new();
+        for op in ops {
+            driver.step(op);
+        }
+        driver.settle();
+        driver.reopen();
+    }
+}
