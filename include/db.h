@@ -101,6 +101,11 @@ static inline void cweb_db_free(void *memory) {
     sqlite3_free(memory);
 }
 
+/** Further flags of sqlite3_open_v2(). */
+#ifndef CWEB_DB_OPEN_FLAGS
+#define CWEB_DB_OPEN_FLAGS 0
+#endif
+
 /**
  * Opens (or makes) a database of the module's own, in WAL mode. ":memory:" is one that lives in memory.
  * @return 0; -1 when it can't be opened: the functions are set all the same and fail cleanly
@@ -126,7 +131,7 @@ static inline int sqldb_init(struct sqldb *db, const char *filename) {
     if (filename == NULL) {
         return -1;
     }
-    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX;
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX | CWEB_DB_OPEN_FLAGS;
     if (sqlite3_open_v2(filename, &db->db, flags, NULL) != SQLITE_OK) {
         sqlite3_close(db->db);
         db->db = NULL;

@@ -263,7 +263,7 @@ fn the_command_line_deploys_and_lists() {
     assert_eq!(server.get("/starter?who=you").text(), "Hello, you!\n");
     std::fs::write(dir.path().join("bad.c"), "int x").unwrap();
     let (ok, text) = run(&["deploy", "starter.c", "bad.c", "missing.c"]);
-    assert!(!ok && text.contains("module.c:1") && text.contains("1 of 3"), "{text}");
+    assert!(!ok && text.contains("bad.c:1") && text.contains("1 of 3"), "{text}");
     std::fs::write(dir.path().join("routes.ini"), format!("server_url={url}\n[modules]\nstarter.c\n")).unwrap();
     let (ok, text) = cweb(&["deploy"], dir.path(), &[]);
     assert!(ok && text.contains("unchanged"), "{text}");

@@ -47,13 +47,19 @@ unsafe impl Send for ModuleContext {}
 unsafe impl Sync for ModuleContext {}
 
 impl ModuleContext {
-    /// Makes the context, with the modules' database at `database`. One that can't be opened is logged, and its
-    /// functions fail: modules that use no database still work.
+    /// Makes the context, with the modules' database at `database`, where they also read the database of `jobs`. One that
+    /// can't be opened is logged, and its functions fail: modules that use no database still work.
     ///
     /// # Errors
     /// Memory or threads ran out.
-    pub fn create(database: &Path, resolve: Resolve, run_work: RunWork) -> io::Result<Self> {
+    pub fn create(
+        database: &Path,
+        jobs: Option<&Path>,
+        resolve: Resolve,
+        run_work: RunWork,
+    ) -> io::Result<Self> {
         let path = CString::new(database.as_os_str().as_bytes())?;
+        let jobs_uri = jobs.map(read_only_uri).transpose()?;
         // Both live as long as the process, like the context.
         let callbacks: &Callbacks = Box::leak(Box::new(Callbacks { resolve, run_work, context: OnceLock::new() }));
         let user = std::ptr::from_ref(callbacks).cast_mut().cast::<c_void>();
@@ -67,8 +73,10 @@ impl ModuleContext {
             crypto_loaded: c_int::from(crypto::is_loaded()),
         }));
         let mut error: [c_char; 512] = [0; 512];
-        // SAFETY: `path` is a C string, `services` lives for ever, `error` has the size given.
-        let raw = unsafe { native::cwebn_context_create(path.as_ptr(), services, error.as_mut_ptr(), error.len()) };
+        let jobs_uri = jobs_uri.as_ref().map_or(std::ptr::null(), |uri| uri.as_ptr());
+        // SAFETY: `path` and the URI (if not NULL) are C strings, `services` lives for ever, `error` has the size given.
+        let raw =
+            unsafe { native::cwebn_context_create(path.as_ptr(), jobs_uri, services, error.as_mut_ptr(), error.len()) };
         // SAFETY: written by cwebn_context_create as a C string, or all zero.
         let error = unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy();
         let raw = NonNull::new(raw).ok_or_else(|| io::Error::other(error.clone().into_owned()))?;
@@ -89,6 +97,19 @@ impl ModuleContext {
         // SAFETY: the context is alive; the function releases only what this thread holds.
         unsafe { native::cwebn_context_after_fault(self.as_ptr()) };
     }
+}
+
+/// The URI under which SQLite opens the file at `path` for reading (sqlite.org/uri.html).
+fn read_only_uri(path: &Path) -> io::Result<CString> {
+    let mut uri = "file:".to_owned();
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            uri.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    Ok(CString::new(uri + "?mode=ro")?)
 }
 
 /// # Safety

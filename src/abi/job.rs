@@ -3,19 +3,8 @@
 use super::context::ModuleContext;
 use super::guard::{self, Trap};
 use super::module::{JobCancelFn, JobRunFn};
+use crate::jobs::code::JobCalls;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-
-/// What a running job asks of the server. Called on the job's thread and on any thread it starts.
-pub trait JobCalls: Sync {
-    /// Stores an event; `data` is JSON, or any text. False if the job takes none any more, or it is too large.
-    fn emit_event(&self, kind: &str, data: Option<&str>) -> bool;
-    /// Sets the result: JSON, or any text. False if it is too large.
-    fn set_result(&self, result: &str) -> bool;
-    /// Sets the text that a failed run shows. False if it is too large.
-    fn set_error(&self, error: &str) -> bool;
-    /// Whether the job is to end.
-    fn is_canceled(&self) -> bool;
-}
 
 /// `job_payload_t`
 #[repr(C)]

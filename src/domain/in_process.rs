@@ -10,10 +10,11 @@ use super::{Fault, Host, Instance, LoadError, inspect, output};
 use crate::abi::context::ModuleContext;
 use crate::abi::frame::CallFrame;
 use crate::abi::guard::{self, ThreadGuard};
-use crate::abi::job::{self, JobCalls};
+use crate::abi::job;
 use crate::abi::manifest::Manifest;
 use crate::abi::module::{self, OpenError, OpenModule};
 use crate::abi::websocket::Socket;
+use crate::jobs::code::JobCalls;
 use crate::proto::http1::{RequestView, ResponseHead, encode_response};
 use std::any::Any;
 use std::collections::HashMap;
@@ -51,17 +52,19 @@ pub struct InProcessModule {
 }
 
 impl InProcess {
-    /// A host whose modules share one context: a cache, a database at `database`, a scheduler.
+    /// A host whose modules share one context: a cache, a database at `database`, a scheduler. `jobs` is the database of
+    /// jobs, for modules to read.
     ///
     /// # Errors
     /// The context could not be made; a database that can't be opened is only logged, because modules that use none
     /// still work.
-    pub fn start(database: &Path) -> std::io::Result<Self> {
+    pub fn start(database: &Path, jobs: Option<&Path>) -> std::io::Result<Self> {
         guard::install()?;
         let symbols = Arc::new(SymbolTable::default());
         let resolve = Arc::clone(&symbols);
         let context = ModuleContext::create(
             database,
+            jobs,
             Box::new(move |module, symbol| resolve.resolve(module, symbol)),
             Box::new(run_work),
         )?;

@@ -12,8 +12,8 @@ pub mod inspect;
 mod output;
 mod sched;
 
-use crate::abi::job::JobCalls;
 use crate::abi::manifest::Manifest;
+use crate::jobs::code::JobCalls;
 use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;

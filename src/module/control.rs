@@ -1,6 +1,7 @@
 //! The control plane: the one writer of the module table.
 
 use super::compile::Compiler;
+use super::job_code::Known;
 use super::deploy::{DeployError, DeployOptions, Deployed};
 use super::generation::{Generation, Retired, Serving, reap};
 use super::pipeline::{self, Job};
@@ -12,11 +13,11 @@ use crate::domain::Host;
 use arc_swap::ArcSwap;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -55,6 +56,9 @@ pub type DeployReply = Box<dyn FnOnce(Result<Deployed, DeployError>) + Send>;
 /// Takes the outcome of a removal, on a thread of the control plane.
 pub type RemoveReply = Box<dyn FnOnce(Result<(), DeployError>) + Send>;
 
+/// Hashes of module versions that must stay on disk.
+pub type Needed = Box<dyn Fn() -> HashSet<String> + Send + Sync>;
+
 /// A module as the control plane has it.
 pub(super) struct Entry {
     pub(super) manifest: Arc<Manifest>,
@@ -87,6 +91,8 @@ pub(super) struct Plane {
     pub(super) store: Store,
     table: Arc<ArcSwap<Table>>,
     state: Mutex<State>,
+    known: Mutex<Known>,
+    needed: OnceLock<Needed>,
     reaper: Sender<Retired>,
     generations: AtomicU64,
     tickets: AtomicU64,
@@ -126,6 +132,8 @@ impl Control {
             store,
             table: Arc::default(),
             state: Mutex::default(),
+            known: Mutex::default(),
+            needed: OnceLock::new(),
             reaper,
             generations: AtomicU64::new(1),
             tickets: AtomicU64::new(1),
@@ -150,6 +158,15 @@ impl Control {
     /// Calls `changed` after every publication, on the publishing thread, which waits for it.
     pub fn subscribe(&self, changed: Box<dyn Fn() + Send + Sync>) {
         lock(&self.plane.state).subscribers.push(changed);
+    }
+
+    /// Keeps the versions on disk that `needed` names, besides the served ones. Only the first call counts.
+    pub fn keep_versions(&self, needed: Needed) {
+        let _ = self.plane.needed.set(needed);
+    }
+
+    pub(super) fn plane(&self) -> &Plane {
+        &self.plane
     }
 
     /// Deploys `source`; `reply` gets the outcome.
@@ -240,6 +257,10 @@ impl Plane {
         lock(&self.state)
     }
 
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        lock(&self.known)
+    }
+
     /// The lock that puts deployments of one name in order.
     pub(super) fn name_lock(&self, name: &str) -> Arc<Mutex<()>> {
         Arc::clone(self.state().names.entry(name.to_owned()).or_default())
@@ -254,7 +275,8 @@ impl Plane {
                     .unwrap_or_else(|_| Err(DeployError::Internal("a panic; please report it".to_owned())));
                 pipeline::log_outcome(&result);
                 reply(result);
-                if let Err(error) = self.store.tidy() {
+                let needed = self.needed.get().map(|needed| needed()).unwrap_or_default();
+                if let Err(error) = self.store.tidy(&needed) {
                     tracing::warn!("old compilations could not be removed: {error}");
                 }
             }
@@ -275,7 +297,9 @@ impl Plane {
         let instance = self.host.load(&run).inspect_err(|_| {
             let _ = std::fs::remove_file(&run);
         })?;
-        Ok(Arc::new(Generation::new(id, hash.to_owned(), instance, run, self.reaper.clone())))
+        let generation = Arc::new(Generation::new(id, hash.to_owned(), instance, run, self.reaper.clone()));
+        self.known().add(&generation);
+        Ok(generation)
     }
 
     /// Publishes what `state` says, and tells who wants to know.

@@ -7,6 +7,7 @@ mod compile;
 pub mod control;
 pub mod deploy;
 pub mod generation;
+mod job_code;
 mod pattern;
 mod pipeline;
 mod sdk;

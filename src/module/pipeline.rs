@@ -196,7 +196,7 @@ fn swap_in(plane: &Plane, ticket: u64, compiled: Compiled<'_>, manifest: &Arc<Ma
 }
 
 /// Runs `onload`. From here on `unload` is due.
-fn start(generation: &Arc<Generation>, name: &str) -> Result<(), DeployError> {
+pub(super) fn start(generation: &Arc<Generation>, name: &str) -> Result<(), DeployError> {
     generation.instance().onload().map_err(|fault| DeployError::Onload { name: name.to_owned(), fault })?;
     generation.set_unload_due(true);
     Ok(())

@@ -6,6 +6,7 @@
 
 use crate::abi::manifest::Manifest;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -116,8 +117,15 @@ impl Store {
         self.dir.join(format!("{file}.json"))
     }
 
+    /// The key of the compilation of the version `hash`.
+    pub(super) fn key_of(&self, hash: &str) -> io::Result<String> {
+        fs::read_to_string(self.objects().join(format!("{hash}.ref")))
+    }
+
     /// Makes `record` the module of its name, for this start and the next.
     pub(super) fn commit(&self, record: &Record) -> io::Result<()> {
+        // First: a job of this version may be made as soon as it is served.
+        replace(&self.objects().join(format!("{}.ref", record.hash)), record.key.as_bytes())?;
         replace(&self.record_path(&record.name), &serde_json::to_vec_pretty(record)?)?;
         sync_dir(&self.dir)
     }
@@ -147,23 +155,40 @@ impl Store {
         Ok(records)
     }
 
-    /// Removes the oldest compilations that no module uses.
-    pub(super) fn tidy(&self) -> io::Result<()> {
-        let used: Vec<String> = self.records()?.into_iter().map(|record| record.key).collect();
+    /// Removes the oldest compilations that no module uses, but for those of the versions `needed`.
+    pub(super) fn tidy(&self, needed: &HashSet<String>) -> io::Result<()> {
+        let mut used: HashSet<String> = self.records()?.into_iter().map(|record| record.key).collect();
+        used.extend(needed.iter().filter_map(|hash| self.key_of(hash).ok()));
         let mut spare: Vec<(SystemTime, PathBuf)> = Vec::new();
         for entry in fs::read_dir(self.objects())? {
             let entry = entry?;
             let path = entry.path();
             let key = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            if path.extension().is_some_and(|extension| extension == "so") && !used.iter().any(|used| used == key) {
+            if path.extension().is_some_and(|extension| extension == "so") && !used.contains(key) {
                 spare.push((entry.metadata()?.modified()?, path));
             }
         }
         spare.sort();
         let excess = spare.len().saturating_sub(SPARE_OBJECTS_MAX);
+        if excess == 0 {
+            return Ok(());
+        }
         for (_, path) in spare.into_iter().take(excess) {
             for extension in ["so", "c", "txt"] {
                 let _ = fs::remove_file(path.with_extension(extension));
+            }
+        }
+        self.tidy_refs()
+    }
+
+    /// Removes what names compilations that are gone.
+    fn tidy_refs(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.objects())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "ref")
+                && fs::read_to_string(&path).is_ok_and(|key| !self.object(&key).exists())
+            {
+                fs::remove_file(path)?;
             }
         }
         Ok(())
@@ -260,10 +285,16 @@ mod tests {
         for n in 0..SPARE_OBJECTS_MAX + 3 {
             keep(&format!("spare{n}"));
         }
-        store.tidy().unwrap();
+        store.commit(&Record { key: "gone".into(), hash: "old".into(), ..record("used", 1) }).unwrap();
+        store.commit(&Record { key: "spare0".into(), hash: "needed".into(), ..record("used", 1) }).unwrap();
+        store.commit(&record("used", 1)).unwrap();
+        store.tidy(&HashSet::from(["needed".to_owned()])).unwrap();
+        assert!(store.key_of("old").is_err());
+        assert_eq!(store.key_of("needed").unwrap(), "spare0");
+        assert!(store.cached("spare0").is_some() && store.cached("spare1").is_none());
         assert_eq!(store.cached("k").as_deref(), Some("warnings"));
         assert_eq!(store.source("k").unwrap(), b"source");
         let objects = fs::read_dir(store.objects()).unwrap().count();
-        assert_eq!(objects, (SPARE_OBJECTS_MAX + 1) * 3);
+        assert_eq!(objects, (SPARE_OBJECTS_MAX + 2) * 3 + 2, "with the names of two versions");
     }
 }

@@ -116,10 +116,10 @@ struct cwebn_services {
  * Builds the context shared by all modules: cache, scheduler thread, database, crypto, symbols.
  *
  * A database that can't be opened is no error here: its functions then fail cleanly, and `error` says why ("" if all
- * went well). db_path may be NULL for none. Returns NULL when memory or threads run out, with the reason in `error`.
+ * went well). db_path may be NULL for none; jobs_uri is the URI of the server's database of jobs, or NULL. Returns NULL when memory or threads run out, with the reason in `error`.
  */
-struct cweb_context *cwebn_context_create(const char *db_path, const struct cwebn_services *services, char *error,
-                                          size_t error_size);
+struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_uri,
+                                          const struct cwebn_services *services, char *error, size_t error_size);
 
 /* Releases what a fault on this thread may have left locked: the cache, stdout, stderr. Call after every fault. */
 void cwebn_context_after_fault(struct cweb_context *ctx);

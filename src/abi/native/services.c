@@ -4,6 +4,8 @@
  * of an address space, built from the SDK's own inline functions.
  */
 #define _GNU_SOURCE
+/* The database of jobs is attached by a URI, which says that it is read-only. */
+#define CWEB_DB_OPEN_FLAGS SQLITE_OPEN_URI
 #include "native.h"
 
 #include <stdio.h>
@@ -25,6 +27,9 @@ struct context {
 };
 
 /* ---- Database ---- */
+
+/* The schema that has the tables jobs and job_events; modules need not name it. */
+#define JOBS_SCHEMA "cweb_jobs"
 
 struct exec_call {
     int (*cb)(void *, int, char **, char **);
@@ -77,7 +82,10 @@ static int is_server_table(const char *table) {
 static int authorize(void *unused, int action, const char *first, const char *second, const char *database,
                      const char *trigger) {
     int denied = 0;
-    (void)unused, (void)database, (void)trigger;
+    (void)unused, (void)trigger;
+    if (database != NULL && sqlite3_stricmp(database, JOBS_SCHEMA) == 0 && action != SQLITE_READ) {
+        return SQLITE_DENY;
+    }
     switch (action) {
     case SQLITE_INSERT:
     case SQLITE_UPDATE:
@@ -98,6 +106,9 @@ static int authorize(void *unused, int action, const char *first, const char *se
     case SQLITE_DROP_TRIGGER:
         denied = is_server_table(second);
         break;
+    case SQLITE_DETACH:
+        denied = first == NULL || sqlite3_stricmp(first, JOBS_SCHEMA) == 0;
+        break;
     case SQLITE_PRAGMA:
         denied = first != NULL && sqlite3_stricmp(first, "writable_schema") == 0;
         break;
@@ -107,8 +118,22 @@ static int authorize(void *unused, int action, const char *first, const char *se
     return denied ? SQLITE_DENY : SQLITE_OK;
 }
 
+/* Puts the server's database of jobs beside the modules' own. Read-only, also so that a module's BEGIN IMMEDIATE, which
+ * locks every attached database it could write to, does not keep the server from writing. */
+static void attach_jobs(struct sqldb *database, const char *jobs_uri, char *error, size_t error_size) {
+    sqlite3_stmt *attach = NULL;
+    int ok = sqlite3_prepare_v2(database->db, "ATTACH DATABASE ?1 AS " JOBS_SCHEMA, -1, &attach, NULL) == SQLITE_OK &&
+             sqlite3_bind_text(attach, 1, jobs_uri, -1, SQLITE_STATIC) == SQLITE_OK &&
+             sqlite3_step(attach) == SQLITE_DONE;
+    sqlite3_finalize(attach);
+    if (!ok) {
+        snprintf(error, error_size, "the database of jobs can't be read by modules: %s", sqlite3_errmsg(database->db));
+    }
+}
+
 /* Opens the shared database. Failure leaves functions that fail cleanly, and the reason. */
-static void open_database(struct sqldb *database, const char *path, char *error, size_t error_size) {
+static void open_database(struct sqldb *database, const char *path, const char *jobs_uri, char *error,
+                          size_t error_size) {
     int failed = sqldb_init(database, path) != 0;
     database->exec = guarded_exec;
     if (failed) {
@@ -116,6 +141,9 @@ static void open_database(struct sqldb *database, const char *path, char *error,
             snprintf(error, error_size, "the database %s can't be opened (missing rights, or not a database)", path);
         }
         return;
+    }
+    if (jobs_uri != NULL) {
+        attach_jobs(database, jobs_uri, error, error_size);
     }
     sqlite3_set_authorizer(database->db, authorize, NULL);
 }
@@ -179,8 +207,8 @@ static void drop_work(void *user, void *ticket) {
 
 /* ---- The whole ---- */
 
-struct cweb_context *cwebn_context_create(const char *db_path, const struct cwebn_services *services, char *error,
-                                          size_t error_size) {
+struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_uri,
+                                          const struct cwebn_services *services, char *error, size_t error_size) {
     if (error_size > 0) {
         error[0] = '\0';
     }
@@ -201,7 +229,7 @@ struct cweb_context *cwebn_context_create(const char *db_path, const struct cweb
     /* The thread reads this only once it has work, and nobody can have added any. */
     context->scheduler.hooks = &context->hooks;
     (void)pthread_setname_np(context->scheduler.thread, "cweb-scheduler");
-    open_database(&context->database, db_path, error, error_size);
+    open_database(&context->database, db_path, jobs_uri, error, error_size);
     context->crypto.ops = (struct crypto_ops){sign_token, verify_token};
     context->crypto.status = services->crypto_loaded ? CRYPTO_LOADED : CRYPTO_FAILURE;
     context->symbols = (struct symbols){context, resolve_symbol};

@@ -1,0 +1,147 @@
+//! A job that has not ended, in memory.
+
+use super::code::{Code, Defaults};
+use super::store::JobRow;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What the dispatcher, the workers and cancellations need to know of a job. Its payload stays on disk until it runs.
+pub(super) struct ActiveJob {
+    pub(super) id: i64,
+    pub(super) uuid: Arc<str>,
+    pub(super) module: String,
+    pub(super) job: String,
+    pub(super) hash: String,
+    pub(super) priority: i32,
+    pub(super) max_attempts: u32,
+    pub(super) backoff_ms: u64,
+    pub(super) timeout_ms: u64,
+    /// Most runs of this job at once; 0: no limit. Known once its code is.
+    concurrency: AtomicU32,
+    /// Runs that have begun.
+    attempt: AtomicU32,
+    /// The version it was accepted with, held from then on. `None` after a restart, until it runs.
+    code: Mutex<Option<Arc<dyn Code>>>,
+    canceled: AtomicBool,
+    timed_out: AtomicBool,
+    /// The outcome of the current run has been claimed by whoever writes it.
+    settled: AtomicBool,
+}
+
+impl ActiveJob {
+    /// The job of `row`; `code` if it is known already.
+    pub(super) fn new(row: &JobRow, code: Option<(Arc<dyn Code>, Defaults)>) -> Self {
+        let (code, defaults) = code.map_or((None, Defaults::default()), |(code, defaults)| (Some(code), defaults));
+        Self {
+            id: row.id,
+            uuid: row.uuid.as_str().into(),
+            module: row.module.clone(),
+            job: row.job.clone(),
+            hash: row.module_hash.clone(),
+            priority: row.priority,
+            max_attempts: row.max_attempts,
+            backoff_ms: row.backoff_ms,
+            timeout_ms: row.timeout_ms,
+            concurrency: AtomicU32::new(defaults.concurrency),
+            attempt: AtomicU32::new(row.attempt),
+            code: Mutex::new(code),
+            canceled: AtomicBool::new(false),
+            timed_out: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
+        }
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<dyn Code>>> {
+        self.code.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn code(&self) -> Option<Arc<dyn Code>> {
+        self.slot().clone()
+    }
+
+    pub(super) fn set_code(&self, code: Arc<dyn Code>, defaults: Defaults) {
+        self.concurrency.store(defaults.concurrency, Ordering::Relaxed);
+        *self.slot() = Some(code);
+    }
+
+    pub(super) fn concurrency(&self) -> u32 {
+        self.concurrency.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn attempt(&self) -> u32 {
+        self.attempt.load(Ordering::Relaxed)
+    }
+
+    /// A run begins.
+    pub(super) fn begin(&self) {
+        self.attempt.fetch_add(1, Ordering::Relaxed);
+        self.timed_out.store(false, Ordering::Release);
+        self.settled.store(false, Ordering::Release);
+    }
+
+    /// Claims the outcome of the run: true for one caller.
+    pub(super) fn settle(&self) -> bool {
+        !self.settled.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn cancel(&self) {
+        self.canceled.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_canceled(&self) -> bool {
+        self.canceled.load(Ordering::Acquire)
+    }
+
+    pub(super) fn time_out(&self) {
+        self.timed_out.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_timed_out(&self) -> bool {
+        self.timed_out.load(Ordering::Acquire)
+    }
+
+    /// Whether the running code is to end.
+    pub(super) fn must_end(&self) -> bool {
+        self.is_canceled() || self.has_timed_out()
+    }
+}
+
+/// The jobs that have not ended, by UUID.
+#[derive(Default)]
+pub(super) struct ActiveJobs {
+    jobs: Mutex<HashMap<Arc<str>, Arc<ActiveJob>>>,
+}
+
+impl ActiveJobs {
+    fn jobs(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<ActiveJob>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn insert(&self, job: &Arc<ActiveJob>) {
+        self.jobs().insert(Arc::clone(&job.uuid), Arc::clone(job));
+    }
+
+    pub(super) fn get(&self, uuid: &str) -> Option<Arc<ActiveJob>> {
+        self.jobs().get(uuid).cloned()
+    }
+
+    pub(super) fn remove(&self, uuid: &str) {
+        // What it held is let go of after the lock.
+        let _removed = self.jobs().remove(uuid);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.jobs().len()
+    }
+
+    /// The module versions that jobs still need.
+    pub(super) fn hashes(&self) -> std::collections::HashSet<String> {
+        self.jobs().values().map(|job| job.hash.clone()).collect()
+    }
+
+    /// Forgets all.
+    pub(super) fn clear(&self) {
+        let _jobs = std::mem::take(&mut *self.jobs());
+    }
+}

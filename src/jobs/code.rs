@@ -1,0 +1,113 @@
+//! The code of jobs, as this room sees it.
+
+use std::sync::Arc;
+
+/// What a running job asks of the server. Called on the job's thread and on any thread it starts.
+pub trait JobCalls: Sync {
+    /// Stores an event; `data` is JSON, or any text. False if the job takes none any more, or it is too large.
+    fn emit_event(&self, kind: &str, data: Option<&str>) -> bool;
+    /// Sets the result: JSON, or any text. False if it is too large.
+    fn set_result(&self, result: &str) -> bool;
+    /// Sets the text that a failed run shows. False if it is too large.
+    fn set_error(&self, error: &str) -> bool;
+    /// Whether the job is to end.
+    fn is_canceled(&self) -> bool;
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The run function returned this.
+    Returned(i32),
+    /// It did not return: how, for people.
+    Crashed(String),
+}
+
+/// One job's code in one version of its module. Holds that version: it is neither unloaded nor closed meanwhile.
+pub trait Code: Send + Sync {
+    /// Runs the job on the calling thread.
+    fn run(&self, uuid: &str, payload: &str, calls: &dyn JobCalls) -> Ended;
+
+    /// Calls the job's cancel callback, if it has one, on the calling thread.
+    fn cancel(&self, uuid: &str);
+}
+
+/// What a job's declaration says of its runs; 0 where it says nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// Runs in all, when they fail.
+    pub max_attempts: u32,
+    /// Wait before the second run.
+    pub backoff_ms: u32,
+    /// Longest run.
+    pub timeout_ms: u32,
+    /// Higher runs first.
+    pub priority: i32,
+    /// Most runs of this job at once.
+    pub concurrency: u32,
+}
+
+/// A job that a served module declares.
+#[derive(Clone)]
+pub struct Declared {
+    /// The module's name.
+    pub module: String,
+    /// Its version: SHA-256 of the source, in hexadecimal.
+    pub hash: String,
+    /// From the declaration.
+    pub defaults: Defaults,
+    /// The code of the version served now.
+    pub code: Arc<dyn Code>,
+}
+
+/// Why a job could not be found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// No such module.
+    #[error("there is no module named {0}")]
+    UnknownModule(String),
+    /// The module declares no such job.
+    #[error("module {module} has no job named {job}")]
+    UnknownJob {
+        /// The module.
+        module: String,
+        /// What was asked for.
+        job: String,
+    },
+    /// No module declares such a job.
+    #[error("no module has a job named {0}")]
+    NoSuchJob(String),
+    /// Several modules do.
+    #[error("several modules have a job named {job} ({modules}): name one in \"module\"")]
+    Ambiguous {
+        /// What was asked for.
+        job: String,
+        /// Their names.
+        modules: String,
+    },
+    /// The module is being swapped: ask again in a moment.
+    #[error("module {0} is being replaced; try again")]
+    Swapping(String),
+}
+
+/// Finds the code of jobs.
+pub trait CodeSource: Send + Sync {
+    /// The job `job` of `module`, or of the one module that has a job of that name.
+    ///
+    /// # Errors
+    /// Each variant of [`ResolveError`].
+    fn resolve(&self, module: Option<&str>, job: &str) -> Result<Declared, ResolveError>;
+
+    /// The job `job` as the loaded module number `instance` means it: its own in its own version, else another
+    /// module's.
+    ///
+    /// # Errors
+    /// Each variant of [`ResolveError`].
+    fn resolve_for(&self, instance: u64, job: &str) -> Result<Declared, ResolveError>;
+
+    /// The code of `job` in the version `hash` of `module`, which is loaded again if need be.
+    ///
+    /// # Errors
+    /// For people: why it can't be had.
+    fn acquire(&self, module: &str, hash: &str, job: &str) -> Result<Declared, String>;
+}

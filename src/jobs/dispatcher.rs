@@ -1,0 +1,211 @@
+//! The dispatcher's thread: owns the schedule, feeds the workers, keeps the time-outs, starts the retention sweeps.
+
+use super::active::ActiveJob;
+use super::lifecycle::timeout_text;
+use super::schedule::Schedule;
+use super::store::{Change, State, Writer};
+use super::worker::Workers;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a run that was told to end may go on before its worker is given up and replaced.
+const GRACE: Duration = Duration::from_secs(5);
+/// Workers that may be given up at once.
+const ABANDONED_MAX: usize = 64;
+/// Between two retention sweeps.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Jobs deleted in one transaction.
+const SWEEP_JOBS_MAX: u32 = 500;
+
+/// What the dispatcher is told.
+pub(super) enum Notice {
+    /// The job waits, not to run before this time.
+    Ready { job: Arc<ActiveJob>, run_at_ms: i64 },
+    /// The job was canceled, waiting or running.
+    Canceled(Arc<ActiveJob>),
+    /// Its code begins to run.
+    Began(Arc<ActiveJob>),
+    /// A worker is done with the job; it is to run again at that time, or never.
+    Ended { job: Arc<ActiveJob>, retry_at_ms: Option<i64> },
+    /// A worker that was given up has come back.
+    Returned,
+    /// A full sweep: there may be more to delete.
+    SweepAgain,
+    /// Start no more; tell when nothing runs.
+    Stop(Sender<()>),
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A job that a worker has.
+struct Run {
+    job: Arc<ActiveJob>,
+    /// When it is told to end, or given up.
+    deadline: Option<Instant>,
+    /// It has been told to end.
+    told: bool,
+}
+
+pub(super) struct Dispatcher {
+    pub(super) schedule: Schedule,
+    pub(super) notices: Receiver<Notice>,
+    pub(super) own: Sender<Notice>,
+    pub(super) writer: Writer,
+    pub(super) workers: Workers,
+    pub(super) retention: Duration,
+    pub(super) free: usize,
+}
+
+impl Dispatcher {
+    /// Works until it is stopped and nothing runs any more.
+    pub(super) fn run(mut self) {
+        let mut runs: HashMap<i64, Run> = HashMap::new();
+        let mut stopping: Option<Sender<()>> = None;
+        let mut abandoned = 0_usize;
+        let mut sweep_at = Instant::now();
+        loop {
+            let next_job_ms = self.schedule.wake(now_ms());
+            if stopping.is_none() {
+                self.assign(&mut runs);
+            } else if runs.is_empty() {
+                return; // The sender of the stop notice is dropped with this frame: that is the answer.
+            }
+            let now = Instant::now();
+            if now >= sweep_at {
+                self.sweep();
+                sweep_at = now + SWEEP_EVERY;
+            }
+            let mut wait = sweep_at.saturating_duration_since(now);
+            if let Some(at_ms) = next_job_ms {
+                wait = wait.min(Duration::from_millis(u64::try_from(at_ms - now_ms()).unwrap_or(0)));
+            }
+            if let Some(deadline) = runs.values().filter_map(|run| run.deadline).min() {
+                wait = wait.min(deadline.saturating_duration_since(now));
+            }
+            match self.notices.recv_timeout(wait) {
+                Ok(Notice::Ready { job, run_at_ms }) => self.schedule.add(job, run_at_ms, now_ms()),
+                Ok(Notice::Began(job)) => began(&mut runs, &job),
+                Ok(Notice::Canceled(job)) => self.canceled(&mut runs, &job),
+                Ok(Notice::Ended { job, retry_at_ms }) => self.ended(&mut runs, job, retry_at_ms),
+                Ok(Notice::Returned) => abandoned = abandoned.saturating_sub(1),
+                Ok(Notice::SweepAgain) => self.sweep(),
+                Ok(Notice::Stop(done)) => stopping = Some(done),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.check_deadlines(&mut runs, &mut abandoned);
+        }
+    }
+
+    fn assign(&mut self, runs: &mut HashMap<i64, Run>) {
+        while self.free > 0 {
+            let Some(job) = self.schedule.next() else { return };
+            self.free -= 1;
+            runs.insert(job.id, Run { job: Arc::clone(&job), deadline: None, told: false });
+            self.workers.assign(job);
+        }
+    }
+
+    fn ended(&mut self, runs: &mut HashMap<i64, Run>, job: Arc<ActiveJob>, retry_at_ms: Option<i64>) {
+        if runs.remove(&job.id).is_some() {
+            self.free += 1;
+            self.schedule.ended(&job);
+        }
+        if let Some(at_ms) = retry_at_ms.filter(|_| !job.is_canceled()) {
+            self.schedule.add(job, at_ms, now_ms());
+        }
+    }
+
+    fn canceled(&mut self, runs: &mut HashMap<i64, Run>, job: &Arc<ActiveJob>) {
+        self.schedule.remove(job);
+        if let Some(run) = runs.get_mut(&job.id)
+            && !run.told
+        {
+            run.told = true;
+            run.deadline = Some(Instant::now() + GRACE);
+            tell_to_end(job);
+        }
+    }
+
+    fn check_deadlines(&mut self, runs: &mut HashMap<i64, Run>, abandoned: &mut usize) {
+        let now = Instant::now();
+        let mut given_up = Vec::new();
+        for run in runs.values_mut().filter(|run| run.deadline.is_some_and(|deadline| deadline <= now)) {
+            if !run.told {
+                run.told = true;
+                run.deadline = Some(now + GRACE);
+                run.job.time_out();
+                tell_to_end(&run.job);
+            } else if *abandoned < ABANDONED_MAX {
+                run.deadline = None;
+                given_up.push(Arc::clone(&run.job));
+            } else {
+                run.deadline = Some(now + GRACE);
+            }
+        }
+        for job in given_up {
+            self.give_up(runs, &job, abandoned);
+        }
+    }
+
+    /// The run does not end: its outcome is written without it, and another worker takes its worker's place.
+    fn give_up(&mut self, runs: &mut HashMap<i64, Run>, job: &Arc<ActiveJob>, abandoned: &mut usize) {
+        if !job.settle() {
+            return; // It ended after all.
+        }
+        tracing::error!(
+            "job {} ({} of module {}) does not end; its thread is given up until it does",
+            job.uuid, job.job, job.module
+        );
+        if !job.is_canceled() {
+            let error = format!("{} and did not stop", timeout_text(job.timeout_ms));
+            let change = Change::Finish { state: State::Failed, result: None, error: Some(error) };
+            let _ = self.writer.change(job.id, change, Box::new(|_| {}));
+        }
+        self.workers.forget(job);
+        if runs.remove(&job.id).is_some() {
+            self.schedule.ended(job);
+        }
+        *abandoned += 1;
+        match self.workers.add() {
+            Ok(()) => self.free += 1,
+            Err(error) => tracing::error!("no further job worker could be started: {error}"),
+        }
+    }
+
+    fn sweep(&self) {
+        let before_ms = now_ms().saturating_sub(i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX));
+        let own = self.own.clone();
+        let done = move |swept: Result<usize, _>| match swept {
+            Ok(count) if count >= SWEEP_JOBS_MAX as usize => {
+                let _ = own.send(Notice::SweepAgain);
+            }
+            Ok(0) | Err(_) => {}
+            Ok(count) => tracing::debug!("{count} jobs that ended long ago are deleted"),
+        };
+        // A full queue has better things to do: the next sweep comes.
+        let _ = self.writer.try_sweep(before_ms, SWEEP_JOBS_MAX, Box::new(done));
+    }
+}
+
+fn began(runs: &mut HashMap<i64, Run>, job: &Arc<ActiveJob>) {
+    if let Some(run) = runs.get_mut(&job.id).filter(|run| !run.told && job.timeout_ms > 0) {
+        run.deadline = Instant::now().checked_add(Duration::from_millis(job.timeout_ms));
+    }
+}
+
+/// Calls the cancel callback, on a thread of its own: it may take its time.
+fn tell_to_end(job: &Arc<ActiveJob>) {
+    let Some(code) = job.code() else { return };
+    let uuid = Arc::clone(&job.uuid);
+    let spawned = std::thread::Builder::new().name("job-cancel".to_owned()).spawn(move || code.cancel(&uuid));
+    if let Err(error) = spawned {
+        tracing::error!("the cancel callback of job {} could not be called: {error}", job.uuid);
+    }
+}

@@ -1,0 +1,46 @@
+//! An event as its watchers get it, encoded once for all of them.
+
+use super::store::JobEvent;
+use std::fmt::Write;
+use std::sync::{Arc, OnceLock};
+
+/// One event of one job, encoded.
+#[derive(Debug)]
+pub struct JobFrame {
+    /// The job's number in the store.
+    pub job_id: i64,
+    /// The event's number; grows.
+    pub event_id: i64,
+    /// No event follows.
+    pub is_final: bool,
+    /// `{"job_uuid","event_id","ts","type","data"}` on one line.
+    pub json: String,
+    websocket: OnceLock<Arc<[u8]>>,
+}
+
+impl JobFrame {
+    /// Encodes `event`.
+    #[must_use]
+    pub fn new(event: &JobEvent) -> Self {
+        let mut json = String::with_capacity(event.data.len() + event.kind.len() + 128);
+        let kind = serde_json::Value::from(&*event.kind);
+        // Writing to a String can't fail.
+        let _ = write!(
+            json,
+            "{{\"job_uuid\":\"{}\",\"event_id\":{},\"ts\":{},\"type\":{kind},\"data\":{}}}",
+            event.uuid, event.id, event.ts_ms, event.data
+        );
+        Self {
+            job_id: event.job_id,
+            event_id: event.id,
+            is_final: event.is_final,
+            json,
+            websocket: OnceLock::new(),
+        }
+    }
+
+    /// The event as a WebSocket frame; `encode` makes it of the JSON, once.
+    pub fn websocket(&self, encode: impl FnOnce(&str) -> Vec<u8>) -> Arc<[u8]> {
+        Arc::clone(self.websocket.get_or_init(|| encode(&self.json).into()))
+    }
+}

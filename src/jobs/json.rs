@@ -1,0 +1,62 @@
+//! JSON texts: checks that hold them valid, and the one place where they are parsed.
+
+use std::cell::RefCell;
+
+thread_local! {
+    /// simd-json works in place, so a text is copied here first.
+    static SCRATCH: RefCell<(Vec<u8>, simd_json::Buffers)> = RefCell::default();
+}
+
+/// A scratch buffer larger than this is given back.
+const SCRATCH_KEPT_MAX: usize = 64 * 1024;
+
+/// Whether `text` is one JSON value.
+pub(super) fn is_valid(text: &str) -> bool {
+    SCRATCH.with_borrow_mut(|(bytes, buffers)| {
+        bytes.clear();
+        bytes.extend_from_slice(text.as_bytes());
+        let valid = simd_json::to_tape_with_buffers(bytes, buffers).is_ok();
+        if bytes.capacity() > SCRATCH_KEPT_MAX {
+            *bytes = Vec::new();
+            *buffers = simd_json::Buffers::default();
+        }
+        valid
+    })
+}
+
+/// `text` as one line of JSON: as it is (but for line ends, which JSON has between its tokens only), or, when it is not
+/// JSON, as a JSON string.
+pub(super) fn one_line(text: &str) -> Box<str> {
+    if !is_valid(text) {
+        return serde_json::Value::from(text).to_string().into();
+    }
+    let text = text.trim();
+    if text.bytes().any(|byte| byte == b'\n' || byte == b'\r') {
+        text.replace(['\n', '\r'], " ").into()
+    } else {
+        text.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_json_from_text() {
+        for good in ["{}", " [1, 2.5e3] ", "\"é\\n\"", "null", "{\"a\":{\"b\":[true]}}", "12345678901234567890"] {
+            assert!(is_valid(good), "{good}");
+        }
+        for bad in ["", "{", "{'a':1}", "1 2", "[1,]", "nul", "\"a", "{}x"] {
+            assert!(!is_valid(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn makes_one_line_of_anything() {
+        assert_eq!(&*one_line("{\n \"a\": 1\r\n}"), "{  \"a\": 1  }");
+        assert_eq!(&*one_line(" 1 "), "1");
+        assert_eq!(&*one_line("a\nb"), "\"a\\nb\"");
+        assert_eq!(&*one_line(""), "\"\"");
+    }
+}

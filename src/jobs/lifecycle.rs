@@ -1,0 +1,117 @@
+//! What follows from the way a run ended.
+
+use super::code::Ended;
+use super::store::{Change, State};
+
+/// Longest wait before a further run.
+const BACKOFF_MS_MAX: u64 = 60 * 60 * 1000;
+
+/// How a run ended and what the job had said by then.
+#[derive(Debug, Clone)]
+pub(super) struct RunOutcome {
+    pub(super) ended: Ended,
+    pub(super) result: Option<String>,
+    pub(super) error: Option<String>,
+    /// The limit it ran over, if it did.
+    pub(super) timed_out_ms: Option<u64>,
+}
+
+impl RunOutcome {
+    /// What went wrong; `None` if nothing did.
+    fn failure(&self) -> Option<String> {
+        if let Some(limit) = self.timed_out_ms {
+            return Some(timeout_text(limit));
+        }
+        match self.ended {
+            Ended::Returned(0) => None,
+            Ended::Returned(_) => Some(self.error.clone().unwrap_or_else(|| "job failed".to_owned())),
+            Ended::Crashed(_) => Some("job crashed".to_owned()),
+        }
+    }
+}
+
+/// The error of a job that ran longer than it may.
+pub(super) fn timeout_text(limit_ms: u64) -> String {
+    format!("timed out after {limit_ms} ms")
+}
+
+/// The state change that a run's outcome asks for. `attempt` runs have begun, of `max_attempts` at most.
+pub(super) fn change_after(
+    outcome: RunOutcome,
+    attempt: u32,
+    max_attempts: u32,
+    backoff_ms: u64,
+    now_ms: i64,
+    random: u64,
+) -> Change {
+    match outcome.failure() {
+        None => {
+            let result = outcome.result.unwrap_or_else(|| "{}".to_owned());
+            Change::Finish { state: State::Done, result: Some(result), error: None }
+        }
+        Some(reason) if attempt < max_attempts => {
+            Change::Retry { reason, run_at_ms: now_ms.saturating_add(wait_ms(backoff_ms, attempt, random)) }
+        }
+        Some(error) => Change::Finish { state: State::Failed, result: outcome.result, error: Some(error) },
+    }
+}
+
+/// The wait after run number `attempt`: doubles with each, and varies by half so that jobs that failed together don't
+/// come back together.
+fn wait_ms(backoff_ms: u64, attempt: u32, random: u64) -> i64 {
+    let doubled = backoff_ms.saturating_mul(1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX));
+    let longest = doubled.min(BACKOFF_MS_MAX);
+    let half = longest / 2;
+    let wait = half + if longest > half { random % (longest - half + 1) } else { 0 };
+    i64::try_from(wait).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(ended: Ended) -> RunOutcome {
+        RunOutcome { ended, result: None, error: None, timed_out_ms: None }
+    }
+
+    fn after(outcome: RunOutcome, attempt: u32, max_attempts: u32) -> Change {
+        change_after(outcome, attempt, max_attempts, 100, 1_000, 7)
+    }
+
+    fn failed(error: &str) -> Change {
+        Change::Finish { state: State::Failed, result: None, error: Some(error.into()) }
+    }
+
+    #[test]
+    fn each_end_has_its_words() {
+        let done = Change::Finish { state: State::Done, result: Some("{}".into()), error: None };
+        assert_eq!(after(outcome(Ended::Returned(0)), 1, 3), done);
+        assert_eq!(after(outcome(Ended::Returned(1)), 1, 1), failed("job failed"));
+        let told = RunOutcome { error: Some("no space".into()), ..outcome(Ended::Returned(-1)) };
+        assert_eq!(after(told, 1, 1), failed("no space"));
+        assert_eq!(after(outcome(Ended::Crashed("SIGSEGV".into())), 1, 1), failed("job crashed"));
+        let late = RunOutcome { timed_out_ms: Some(5), ..outcome(Ended::Returned(0)) };
+        assert_eq!(after(late, 1, 1), failed("timed out after 5 ms"));
+        let silent = RunOutcome { error: Some("unused".into()), ..outcome(Ended::Returned(0)) };
+        assert_eq!(after(silent, 1, 1), done);
+    }
+
+    #[test]
+    fn retries_as_long_as_attempts_are_left_and_waits_longer_each_time() {
+        for (attempt, longest) in [(1, 100), (2, 200), (5, 1600)] {
+            let Change::Retry { reason, run_at_ms } = after(outcome(Ended::Returned(1)), attempt, 9) else { panic!() };
+            assert_eq!(reason, "job failed");
+            assert!((1_000 + longest / 2..=1_000 + longest).contains(&run_at_ms), "{attempt}: {run_at_ms}");
+        }
+        assert_eq!(after(outcome(Ended::Returned(1)), 9, 9), failed("job failed"));
+    }
+
+    #[test]
+    fn waits_stay_within_bounds() {
+        assert_eq!(wait_ms(0, 1, u64::MAX), 0);
+        for random in [0, 1, u64::MAX] {
+            let wait = wait_ms(u64::MAX, 200, random);
+            assert!((BACKOFF_MS_MAX as i64 / 2..=BACKOFF_MS_MAX as i64).contains(&wait), "{wait}");
+        }
+    }
+}

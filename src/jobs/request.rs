@@ -1,0 +1,207 @@
+//! What a submission says: parsed and checked before anything is written.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use simd_json::prelude::*;
+
+/// Longest `unique_key`.
+const KEY_BYTES_MAX: usize = 256;
+/// Most runs of one job.
+const ATTEMPTS_MAX: u64 = 1_000;
+/// Longest wait or run that can be asked for: a hundred years.
+const DURATION_MS_MAX: u64 = 100 * 366 * 24 * 3600 * 1000;
+
+/// A submission.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobRequest {
+    /// The module; `None` when the job's name says it all.
+    pub module: Option<String>,
+    /// The job.
+    pub job: String,
+    /// JSON text, as it was sent; `{}` when left out.
+    pub payload: String,
+    /// Runs in all, when they fail.
+    pub max_attempts: Option<u32>,
+    /// Wait before the second run; doubles with each further one.
+    pub backoff_ms: Option<u64>,
+    /// Longest run.
+    pub timeout_ms: Option<u64>,
+    /// Not before this time: milliseconds since 1970.
+    pub run_at_ms: Option<i64>,
+    /// Higher runs first.
+    pub priority: Option<i32>,
+    /// At most one job of its name has this key.
+    pub unique_key: Option<String>,
+}
+
+/// What is wrong with a submission, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// It can't be accepted as it is.
+    #[error("{0}")]
+    Invalid(String),
+    /// The payload is too large.
+    #[error("the payload has {bytes} bytes; the limit is {limit} (--job-payload-bytes-max)")]
+    PayloadTooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+fn invalid(text: impl Into<String>) -> RequestError {
+    RequestError::Invalid(text.into())
+}
+
+/// Finds the payload's own text.
+#[derive(Deserialize)]
+struct PayloadText<'a> {
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+impl JobRequest {
+    /// Reads the body of `POST /jobs`. Fields it does not know are ignored.
+    ///
+    /// # Errors
+    /// Each variant of [`RequestError`].
+    pub fn parse(body: &[u8], payload_bytes_max: usize) -> Result<Self, RequestError> {
+        let text = std::str::from_utf8(body).map_err(|error| {
+            invalid(format!("the body is not UTF-8: byte {} is wrong", error.valid_up_to()))
+        })?;
+        // simd-json decides whether it is JSON; its errors name no line, so serde_json is asked for the words.
+        let mut scratch = body.to_vec();
+        let value = simd_json::to_borrowed_value(&mut scratch).map_err(|_| syntax_error(text))?;
+        let Some(object) = value.as_object() else {
+            return Err(invalid(format!("the body must be a JSON object, not {}", kind_of(&value))));
+        };
+        let job = string(object.get("job"), "job")?.ok_or_else(|| invalid("\"job\" is missing: name the job to run"))?;
+        if job.is_empty() {
+            return Err(invalid("\"job\" is empty: name the job to run"));
+        }
+        let payload = match serde_json::from_str::<PayloadText<'_>>(text) {
+            Ok(found) => found.payload.map_or("{}", RawValue::get),
+            Err(error) => return Err(invalid(format!("the body can't be read: {error}"))),
+        };
+        if payload.len() > payload_bytes_max {
+            return Err(RequestError::PayloadTooLarge { bytes: payload.len(), limit: payload_bytes_max });
+        }
+        let unique_key = string(object.get("unique_key"), "unique_key")?;
+        if unique_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
+            return Err(invalid(format!("\"unique_key\" must have 1 to {KEY_BYTES_MAX} bytes")));
+        }
+        let attempts = natural(object.get("max_attempts"), "max_attempts", 1, ATTEMPTS_MAX)?;
+        let run_at = natural(object.get("run_at"), "run_at", 0, i64::MAX as u64)?;
+        Ok(Self {
+            module: string(object.get("module"), "module")?,
+            job,
+            payload: payload.to_owned(),
+            max_attempts: attempts.and_then(|attempts| u32::try_from(attempts).ok()),
+            backoff_ms: natural(object.get("backoff_ms"), "backoff_ms", 0, DURATION_MS_MAX)?,
+            timeout_ms: natural(object.get("timeout_ms"), "timeout_ms", 0, DURATION_MS_MAX)?,
+            run_at_ms: run_at.and_then(|ms| i64::try_from(ms).ok()),
+            priority: priority(object.get("priority"))?,
+            unique_key,
+        })
+    }
+}
+
+fn syntax_error(text: &str) -> RequestError {
+    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Err(error) => invalid(format!("the body is not JSON: {error}")),
+        Ok(_) => invalid("the body is not JSON that can be taken: a number or string in it is out of range"),
+    }
+}
+
+fn kind_of(value: &simd_json::BorrowedValue<'_>) -> &'static str {
+    match value.value_type() {
+        ValueType::Null => "null",
+        ValueType::Bool => "a boolean",
+        ValueType::String => "a string",
+        ValueType::Array => "an array",
+        ValueType::Object => "an object",
+        _ => "a number",
+    }
+}
+
+type Field<'a, 'v> = Option<&'a simd_json::BorrowedValue<'v>>;
+
+fn present<'a, 'v>(field: Field<'a, 'v>) -> Field<'a, 'v> {
+    field.filter(|value| !value.is_null())
+}
+
+fn string(field: Field<'_, '_>, name: &str) -> Result<Option<String>, RequestError> {
+    let Some(value) = present(field) else { return Ok(None) };
+    match value.as_str() {
+        Some(text) => Ok(Some(text.to_owned())),
+        None => Err(invalid(format!("\"{name}\" must be a string, not {}", kind_of(value)))),
+    }
+}
+
+fn natural(field: Field<'_, '_>, name: &str, min: u64, max: u64) -> Result<Option<u64>, RequestError> {
+    let Some(value) = present(field) else { return Ok(None) };
+    match value.as_u64() {
+        Some(number) if (min..=max).contains(&number) => Ok(Some(number)),
+        _ => Err(invalid(format!("\"{name}\" must be a whole number from {min} to {max}"))),
+    }
+}
+
+fn priority(field: Field<'_, '_>) -> Result<Option<i32>, RequestError> {
+    let Some(value) = present(field) else { return Ok(None) };
+    let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
+    number.map(Some).ok_or_else(|| invalid(format!("\"priority\" must be a whole number from {} to {}", i32::MIN, i32::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(body: &str) -> String {
+        JobRequest::parse(body.as_bytes(), 64).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reads_every_field_and_keeps_the_payload_as_it_is() {
+        let body = r#" {"module":"m","job":"j","payload":{"b" : 1.0, "a":[2]},"max_attempts":3,"backoff_ms":10,
+            "timeout_ms":20,"run_at":30,"priority":-4,"unique_key":"k","other":1} "#;
+        let expected = JobRequest {
+            module: Some("m".into()),
+            job: "j".into(),
+            payload: r#"{"b" : 1.0, "a":[2]}"#.into(),
+            max_attempts: Some(3),
+            backoff_ms: Some(10),
+            timeout_ms: Some(20),
+            run_at_ms: Some(30),
+            priority: Some(-4),
+            unique_key: Some("k".into()),
+        };
+        assert_eq!(JobRequest::parse(body.as_bytes(), 64).unwrap(), expected);
+        let least = JobRequest::parse(br#"{"job":"j","module":null}"#, 64).unwrap();
+        assert_eq!((least.payload.as_str(), least.module, least.max_attempts), ("{}", None, None));
+        assert_eq!(JobRequest::parse(br#"{"job":"j","payload":null}"#, 64).unwrap().payload, "{}");
+    }
+
+    #[test]
+    fn says_what_is_wrong_and_where() {
+        assert!(refusal("{\"job\":\n }").contains("line 2"));
+        assert!(refusal("").contains("not JSON"));
+        assert!(refusal("[]").contains("not an array"));
+        assert!(refusal("{}").contains("\"job\" is missing"));
+        assert!(refusal(r#"{"job":7}"#).contains("\"job\" must be a string, not a number"));
+        assert!(refusal(r#"{"job":""}"#).contains("empty"));
+        assert!(refusal(r#"{"job":"j","module":[]}"#).contains("\"module\""));
+        assert!(refusal(r#"{"job":"j","max_attempts":0}"#).contains("from 1"));
+        for field in ["max_attempts", "backoff_ms", "timeout_ms", "run_at", "priority"] {
+            for bad in ["\"1\"", "1.5", "{}", "99999999999999999999"] {
+                assert!(refusal(&format!(r#"{{"job":"j","{field}":{bad}}}"#)).contains(field) || bad.len() > 9, "{field} {bad}");
+            }
+        }
+        for field in ["max_attempts", "backoff_ms", "timeout_ms", "run_at"] {
+            assert!(refusal(&format!(r#"{{"job":"j","{field}":-1}}"#)).contains(field));
+        }
+        let large = format!(r#"{{"job":"j","payload":"{}"}}"#, "x".repeat(63));
+        assert!(refusal(&large).contains("65 bytes; the limit is 64"));
+        assert!(JobRequest::parse(b"{\"job\":\"\xff\"}", 64).unwrap_err().to_string().contains("byte 8"));
+    }
+}

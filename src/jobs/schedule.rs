@@ -1,0 +1,227 @@
+//! Which job runs next: by priority, fairly between modules, within their limits.
+//!
+//! One thread owns the queue and feeds the workers over a channel; it is told of everything over another. [`Schedule`] is
+//! the decision alone, without threads or clocks.
+
+use super::active::ActiveJob;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Waiting jobs of a module looked at for one that may run now, when those before have reached their own limit.
+const SCAN_MAX: usize = 256;
+
+/// Order within a module: higher priority, then older.
+type Place = (Reverse<i32>, i64);
+
+/// The jobs of one module.
+#[derive(Default)]
+struct ModuleQueue {
+    ready: BTreeMap<Place, Arc<ActiveJob>>,
+    running: usize,
+    /// Turn in which it was served last.
+    served: u64,
+    /// Runs by job name.
+    running_of: HashMap<String, u32>,
+}
+
+impl ModuleQueue {
+    /// The first job that is not held back by its own limit.
+    fn first(&self) -> Option<Place> {
+        let free = |job: &ActiveJob| {
+            let limit = job.concurrency();
+            limit == 0 || self.running_of.get(&job.job).is_none_or(|running| *running < limit)
+        };
+        self.ready.iter().take(SCAN_MAX).find(|(_, job)| free(job)).map(|(place, _)| *place)
+    }
+}
+
+/// Jobs that wait and jobs that run.
+#[derive(Default)]
+pub(super) struct Schedule {
+    modules: HashMap<String, ModuleQueue>,
+    /// Jobs whose time has not come: when, and which.
+    delayed: BTreeSet<(i64, i64)>,
+    later: HashMap<i64, Arc<ActiveJob>>,
+    turn: u64,
+    /// Most jobs of one module at once; 0: no limit.
+    module_running_max: usize,
+}
+
+impl Schedule {
+    pub(super) fn new(module_running_max: usize) -> Self {
+        Self { module_running_max, ..Self::default() }
+    }
+
+    /// A job waits, not to run before `run_at_ms`.
+    pub(super) fn add(&mut self, job: Arc<ActiveJob>, run_at_ms: i64, now_ms: i64) {
+        if run_at_ms > now_ms {
+            self.delayed.insert((run_at_ms, job.id));
+            self.later.insert(job.id, job);
+        } else {
+            let queue = self.modules.entry(job.module.clone()).or_default();
+            queue.ready.insert((Reverse(job.priority), job.id), job);
+        }
+    }
+
+    /// A waiting job is not to run any more.
+    pub(super) fn remove(&mut self, job: &ActiveJob) {
+        if let Some(queue) = self.modules.get_mut(&job.module) {
+            queue.ready.remove(&(Reverse(job.priority), job.id));
+        }
+        if self.later.remove(&job.id).is_some() {
+            self.delayed.retain(|(_, id)| *id != job.id);
+        }
+        self.forget_if_empty(&job.module);
+    }
+
+    /// Makes the jobs ready whose time has come. Returns when the next one's comes.
+    pub(super) fn wake(&mut self, now_ms: i64) -> Option<i64> {
+        while let Some(&(run_at_ms, id)) = self.delayed.first() {
+            if run_at_ms > now_ms {
+                return Some(run_at_ms);
+            }
+            self.delayed.pop_first();
+            if let Some(job) = self.later.remove(&id) {
+                self.add(job, now_ms, now_ms);
+            }
+        }
+        None
+    }
+
+    /// Takes the job to run next, if any may.
+    pub(super) fn next(&mut self) -> Option<Arc<ActiveJob>> {
+        let limit = self.module_running_max;
+        let candidates = self.modules.iter().filter(|(_, queue)| limit == 0 || queue.running < limit);
+        let candidates = candidates.filter_map(|(name, queue)| {
+            let place = queue.first()?;
+            // Among equal priorities the module that runs least comes first, then the one that waited longest.
+            Some(((place.0, queue.running, queue.served), name, place))
+        });
+        let (_, name, place) = candidates.min_by_key(|(rank, ..)| *rank)?;
+        let name = name.clone();
+        let queue = self.modules.get_mut(&name)?;
+        let job = queue.ready.remove(&place)?;
+        self.turn += 1;
+        queue.served = self.turn;
+        queue.running += 1;
+        *queue.running_of.entry(job.job.clone()).or_default() += 1;
+        Some(job)
+    }
+
+    /// A job that was taken runs no more.
+    pub(super) fn ended(&mut self, job: &ActiveJob) {
+        if let Some(queue) = self.modules.get_mut(&job.module) {
+            queue.running = queue.running.saturating_sub(1);
+            if let Some(running) = queue.running_of.get_mut(&job.job) {
+                *running = running.saturating_sub(1);
+                if *running == 0 {
+                    queue.running_of.remove(&job.job);
+                }
+            }
+        }
+        self.forget_if_empty(&job.module);
+    }
+
+    fn forget_if_empty(&mut self, module: &str) {
+        if self.modules.get(module).is_some_and(|queue| queue.ready.is_empty() && queue.running == 0) {
+            self.modules.remove(module);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::code::{Code, Defaults, Ended, JobCalls};
+    use crate::jobs::store::{JobRow, State};
+
+    struct NoCode;
+    impl Code for NoCode {
+        fn run(&self, _: &str, _: &str, _: &dyn JobCalls) -> Ended {
+            Ended::Returned(0)
+        }
+        fn cancel(&self, _: &str) {}
+    }
+
+    fn job(id: i64, module: &str, name: &str, priority: i32, concurrency: u32) -> Arc<ActiveJob> {
+        let row = JobRow {
+            id,
+            uuid: id.to_string(),
+            module: module.into(),
+            job: name.into(),
+            state: State::Pending,
+            module_hash: String::new(),
+            created_at_ms: 0,
+            updated_at_ms: 0,
+            payload: String::new(),
+            result: None,
+            error: None,
+            attempt: 0,
+            max_attempts: 1,
+            backoff_ms: 0,
+            timeout_ms: 0,
+            run_at_ms: 0,
+            priority,
+            unique_key: None,
+        };
+        let defaults = Defaults { concurrency, ..Defaults::default() };
+        Arc::new(ActiveJob::new(&row, Some((Arc::new(NoCode), defaults))))
+    }
+
+    fn take(schedule: &mut Schedule) -> Vec<i64> {
+        std::iter::from_fn(|| schedule.next().map(|job| job.id)).collect()
+    }
+
+    #[test]
+    fn higher_priority_first_then_older() {
+        let mut schedule = Schedule::new(0);
+        for (id, priority) in [(1, 0), (2, 5), (3, 0), (4, 5), (5, -1)] {
+            schedule.add(job(id, "m", "j", priority, 0), 0, 0);
+        }
+        assert_eq!(take(&mut schedule), [2, 4, 1, 3, 5]);
+    }
+
+    #[test]
+    fn modules_take_turns() {
+        let mut schedule = Schedule::new(0);
+        for id in 0..4 {
+            schedule.add(job(id, "a", "j", 0, 0), 0, 0);
+        }
+        schedule.add(job(10, "b", "j", 0, 0), 0, 0);
+        schedule.add(job(11, "b", "j", 0, 0), 0, 0);
+        let first_four: Vec<i64> = (0..4).filter_map(|_| schedule.next().map(|job| job.id)).collect();
+        assert_eq!(first_four.iter().filter(|id| **id >= 10).count(), 2, "{first_four:?}");
+        assert_eq!(take(&mut schedule).len(), 2);
+    }
+
+    #[test]
+    fn limits_of_a_job_and_of_a_module_hold() {
+        let mut schedule = Schedule::new(2);
+        let one_at_a_time: Vec<_> = (0..3).map(|id| job(id, "m", "slow", 9, 1)).collect();
+        for job in &one_at_a_time {
+            schedule.add(Arc::clone(job), 0, 0);
+        }
+        schedule.add(job(7, "m", "other", 0, 0), 0, 0);
+        schedule.add(job(8, "m", "other", 0, 0), 0, 0);
+        assert_eq!(take(&mut schedule), [0, 7]);
+        schedule.ended(&one_at_a_time[0]);
+        assert_eq!(take(&mut schedule), [1]);
+    }
+
+    #[test]
+    fn jobs_wait_for_their_time_and_can_be_taken_out() {
+        let mut schedule = Schedule::new(0);
+        let (soon, late, gone) = (job(1, "m", "j", 0, 0), job(2, "m", "j", 0, 0), job(3, "m", "j", 0, 0));
+        schedule.add(Arc::clone(&soon), 10, 0);
+        schedule.add(late, 20, 0);
+        schedule.add(Arc::clone(&gone), 10, 0);
+        assert_eq!((schedule.wake(9), take(&mut schedule)), (Some(10), vec![]));
+        schedule.remove(&gone);
+        assert_eq!((schedule.wake(10), take(&mut schedule)), (Some(20), vec![1]));
+        assert_eq!((schedule.wake(20), take(&mut schedule)), (None, vec![2]));
+        schedule.ended(&soon);
+        schedule.ended(&job(2, "m", "j", 0, 0));
+        assert!(schedule.modules.is_empty());
+    }
+}

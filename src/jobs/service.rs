@@ -1,0 +1,483 @@
+//! The handle to the jobs of a server.
+
+use super::active::{ActiveJob, ActiveJobs};
+use super::code::{CodeSource, Declared, ResolveError};
+use super::dispatcher::{Dispatcher, Notice, now_ms};
+use super::frame::JobFrame;
+use super::hub::Hub;
+use super::json;
+use super::queries::{self, Query};
+use super::request::JobRequest;
+use super::schedule::Schedule;
+use super::store::{
+    Change, Changed, Deleted, JobEvent, JobFilter, JobRow, NewJob, Reader, State, Store, StoreError, StoreStats,
+    Submitted, Writer,
+};
+use super::worker::{Shared, SizeLimits, Workers};
+use crossbeam::channel::{Sender, bounded, unbounded};
+use std::collections::HashSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Threads that read from the store.
+const READERS: usize = 2;
+/// Rows taken up at once when a server starts.
+const RECOVERY_PAGE: u32 = 1_000;
+/// Events of one step of a replay.
+const REPLAY_EVENTS_MAX: u32 = 256;
+/// Bytes of one step of a replay, but for its last event.
+const REPLAY_BYTES_MAX: usize = 512 * 1024;
+
+/// What the jobs of a server need to know.
+#[derive(Debug, Clone)]
+pub struct JobsConfig {
+    /// Jobs that run at once.
+    pub workers: usize,
+    /// Most jobs of one module at once; 0: no limit.
+    pub module_running_max: usize,
+    /// Jobs that may wait or run.
+    pub unfinished_max: usize,
+    /// Largest payload.
+    pub payload_bytes_max: usize,
+    /// Largest data of an event.
+    pub event_bytes_max: usize,
+    /// Largest result or error text.
+    pub result_bytes_max: usize,
+    /// How long jobs are kept once they have ended.
+    pub retention: Duration,
+}
+
+/// An accepted submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// The job.
+    pub uuid: String,
+    /// Where it stands: pending, unless its unique key named one that was there.
+    pub state: State,
+    /// The version it runs on.
+    pub module_hash: String,
+}
+
+/// Why a submission was refused; nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// There is no such job, or more than one.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Too many jobs wait.
+    #[error("{0} jobs wait already; try again later (--job-pending-max)")]
+    TooMany(usize),
+    /// The server stops.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+/// What became of a cancellation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// The job is canceled, now or before.
+    Canceled,
+    /// It had ended in this state.
+    Ended(State),
+    /// There is no such job.
+    Unknown,
+}
+
+/// A step of a replay.
+#[derive(Debug)]
+pub struct Replay {
+    /// Events in order.
+    pub frames: Vec<Arc<JobFrame>>,
+    /// Nothing more was on disk.
+    pub at_end: bool,
+    /// The job had ended before the events were read: with `at_end` none follows.
+    pub finished: bool,
+}
+
+/// Takes an answer, on a thread of the store.
+pub type Answer<T> = Box<dyn FnOnce(T) + Send>;
+
+struct Inner {
+    config: JobsConfig,
+    store: Arc<Mutex<Option<Store>>>,
+    stats: Arc<StoreStats>,
+    writer: Writer,
+    source: Arc<dyn CodeSource>,
+    hub: Arc<Hub>,
+    active: Arc<ActiveJobs>,
+    notices: Sender<Notice>,
+    queries: Sender<Query>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    stopping: AtomicBool,
+}
+
+/// The jobs of a server; clones are the same ones.
+#[derive(Clone)]
+pub struct Jobs {
+    inner: Arc<Inner>,
+}
+
+impl Jobs {
+    /// Starts the threads and takes up what the last run of the server left: pending jobs wait again, running ones are
+    /// retried if they may, and have failed otherwise.
+    ///
+    /// # Errors
+    /// Threads or read connections could not be made, or the unfinished jobs can't be read.
+    pub fn start(config: JobsConfig, store: Store, hub: Arc<Hub>, source: Arc<dyn CodeSource>) -> io::Result<Self> {
+        let (notices, noticed) = unbounded();
+        let (queries, queried) = unbounded();
+        let writer = store.writer();
+        let (stats, mut reader) = (store.stats(), store.reader().map_err(io::Error::other)?);
+        let readers: Vec<Reader> =
+            (0..READERS).map(|_| store.reader()).collect::<Result<_, _>>().map_err(io::Error::other)?;
+        let store = Arc::new(Mutex::new(Some(store)));
+        let active = Arc::new(ActiveJobs::default());
+        recover(&mut reader, &writer, &active, &notices)?;
+        let mut workers = Workers::new(Shared {
+            writer: writer.clone(),
+            source: Arc::clone(&source),
+            active: Arc::clone(&active),
+            notices: notices.clone(),
+            limits: SizeLimits { event_bytes_max: config.event_bytes_max, result_bytes_max: config.result_bytes_max },
+            store: Arc::clone(&store),
+        });
+        for _ in 0..config.workers {
+            workers.add()?;
+        }
+        let dispatcher = Dispatcher {
+            schedule: Schedule::new(config.module_running_max),
+            notices: noticed,
+            own: notices.clone(),
+            writer: writer.clone(),
+            workers,
+            retention: config.retention,
+            free: config.workers,
+        };
+        let spawn = |name: String, run: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name).spawn(run);
+        let mut threads = vec![spawn("jobs".to_owned(), Box::new(move || dispatcher.run()))?];
+        for (number, reader) in readers.into_iter().enumerate() {
+            let queried = queried.clone();
+            threads.push(spawn(format!("jobs-read-{number}"), Box::new(move || queries::serve(reader, &queried)))?);
+        }
+        let threads = Mutex::new(threads);
+        let stopping = AtomicBool::new(false);
+        let inner = Inner { config, store, stats, writer, source, hub, active, notices, queries, threads, stopping };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Largest payload.
+    #[must_use]
+    pub fn payload_bytes_max(&self) -> usize {
+        self.inner.config.payload_bytes_max
+    }
+
+    /// Where watchers are known.
+    #[must_use]
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.inner.hub
+    }
+
+    /// Jobs that wait or run.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.inner.active.len()
+    }
+
+    /// The store's counts.
+    #[must_use]
+    pub fn stats(&self) -> &StoreStats {
+        &self.inner.stats
+    }
+
+    /// The module versions that unfinished jobs need.
+    #[must_use]
+    pub fn needed_hashes(&self) -> HashSet<String> {
+        self.inner.active.hashes()
+    }
+
+    /// Accepts a job; `answer` is called once it is durable, or refused. Waits while its module is being swapped.
+    pub fn submit(&self, request: JobRequest, answer: Answer<Result<Accepted, SubmitError>>) {
+        let inner = Arc::clone(&self.inner);
+        let mut ready = Some((request, answer));
+        self.query(Query::Attempt(Box::new(move || {
+            let Some((request, answer)) = ready.take() else { return Ok(()) };
+            match inner.source.resolve(request.module.as_deref(), &request.job) {
+                Err(ResolveError::Swapping(name)) if !inner.stopping.load(Ordering::Acquire) => {
+                    ready = Some((request, answer));
+                    return Err(ResolveError::Swapping(name));
+                }
+                Err(error) => answer(Err(error.into())),
+                Ok(declared) => inner.accept(request, declared, answer),
+            }
+            Ok(())
+        })));
+    }
+
+    /// Accepts a job for module code, and waits until it is durable. `instance` is the calling module as loaded.
+    ///
+    /// # Errors
+    /// For people: why not.
+    pub fn create(&self, instance: u64, job: &str, payload: &str) -> Result<String, String> {
+        let limit = self.inner.config.payload_bytes_max;
+        if payload.len() > limit {
+            return Err(format!("the payload has {} bytes; the limit is {limit}", payload.len()));
+        }
+        if !json::is_valid(payload) {
+            return Err("the payload is not JSON".to_owned());
+        }
+        let declared = self.inner.source.resolve_for(instance, job).map_err(|error| error.to_string())?;
+        let request = JobRequest { job: job.to_owned(), payload: payload.to_owned(), ..JobRequest::default() };
+        let (sender, receiver) = bounded(1);
+        let answer = move |accepted| {
+            let _ = sender.send(accepted);
+        };
+        self.inner.accept(request, declared, Box::new(answer));
+        match receiver.recv() {
+            Ok(Ok(accepted)) => Ok(accepted.uuid),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(SubmitError::ShuttingDown.to_string()),
+        }
+    }
+
+    fn query(&self, query: Query) {
+        // The threads live as long as this handle, but for the end of the process.
+        let _ = self.inner.queries.send(query);
+    }
+
+    fn read(&self, read: impl FnOnce(&mut Reader) + Send + 'static) {
+        self.query(Query::Read(Box::new(read)));
+    }
+
+    /// One job.
+    pub fn get(&self, uuid: String, answer: Answer<Result<Option<JobRow>, StoreError>>) {
+        self.read(move |reader| answer(reader.job(&uuid)));
+    }
+
+    /// Jobs, newest first.
+    pub fn list(&self, filter: JobFilter, answer: Answer<Result<Vec<JobRow>, StoreError>>) {
+        self.read(move |reader| answer(reader.jobs(&filter)));
+    }
+
+    /// A job's events after number `after`; `None` if there is no such job.
+    pub fn events(
+        &self,
+        uuid: String,
+        after: i64,
+        limit: u32,
+        answer: Answer<Result<Option<Vec<JobEvent>>, StoreError>>,
+    ) {
+        self.read(move |reader| {
+            let found = reader.job(&uuid).and_then(|row| match row {
+                Some(row) => reader.events(row.id, after, limit, usize::MAX).map(Some),
+                None => Ok(None),
+            });
+            answer(found);
+        });
+    }
+
+    /// A step of the replay of job number `job`: its events after number `after`.
+    pub fn replay(&self, job: i64, after: i64, answer: Answer<Result<Replay, StoreError>>) {
+        self.read(move |reader| answer(replay(reader, job, after)));
+    }
+
+    /// Cancels a job.
+    pub fn cancel(&self, uuid: String, answer: Answer<Result<CancelOutcome, StoreError>>) {
+        let inner = Arc::clone(&self.inner);
+        self.read(move |reader| {
+            let active = inner.active.get(&uuid);
+            let id = match &active {
+                Some(job) => Ok(Some(job.id)),
+                None => reader.job(&uuid).map(|row| row.map(|row| row.id)),
+            };
+            match id {
+                Ok(Some(id)) => inner.cancel(id, active, answer),
+                Ok(None) => answer(Ok(CancelOutcome::Unknown)),
+                Err(error) => answer(Err(error)),
+            }
+        });
+    }
+
+    /// Deletes a job that has ended.
+    pub fn delete(&self, uuid: String, answer: Answer<Result<Deleted, StoreError>>) {
+        let (done, answer) = shared_answer(answer);
+        if let Err(error) = self.inner.writer.try_delete(uuid, Box::new(move |deleted| done(deleted))) {
+            answer(Err(error));
+        }
+    }
+
+    /// Starts no more jobs, and returns when none runs any more, or at `deadline`. What runs on is taken up when the
+    /// server starts again.
+    pub fn stop_running(&self, deadline: Instant) -> bool {
+        self.inner.stopping.store(true, Ordering::Release);
+        let (done, stopped) = bounded(0);
+        if self.inner.notices.send(Notice::Stop(done)).is_err() {
+            return true;
+        }
+        let waited = stopped.recv_deadline(deadline);
+        waited == Err(crossbeam::channel::RecvTimeoutError::Disconnected)
+    }
+
+    /// Ends the threads and closes the store once all it accepted is committed. Jobs let go of their modules.
+    pub fn close(&self) {
+        self.inner.stopping.store(true, Ordering::Release);
+        for _ in 0..READERS {
+            self.query(Query::Stop);
+        }
+        let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // The dispatcher may wait for a job that never ends; the readers end.
+        for thread in threads.into_iter().skip(1) {
+            let _ = thread.join();
+        }
+        let store = self.inner.store.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(store) = store {
+            store.shutdown();
+        }
+        self.inner.active.clear();
+    }
+}
+
+impl Inner {
+    fn accept(
+        self: &Arc<Self>,
+        request: JobRequest,
+        declared: Declared,
+        answer: Answer<Result<Accepted, SubmitError>>,
+    ) {
+        if self.stopping.load(Ordering::Acquire) {
+            return answer(Err(SubmitError::ShuttingDown));
+        }
+        if self.active.len() >= self.config.unfinished_max {
+            return answer(Err(SubmitError::TooMany(self.config.unfinished_max)));
+        }
+        let Declared { module, hash, defaults, code } = declared;
+        let job = NewJob {
+            uuid: uuid::Uuid::now_v7().to_string(),
+            module,
+            job: request.job,
+            module_hash: hash,
+            payload: request.payload,
+            max_attempts: request.max_attempts.unwrap_or(defaults.max_attempts).max(1),
+            backoff_ms: request.backoff_ms.unwrap_or(u64::from(defaults.backoff_ms)),
+            timeout_ms: request.timeout_ms.unwrap_or(u64::from(defaults.timeout_ms)),
+            run_at_ms: request.run_at_ms.unwrap_or(0).max(now_ms()),
+            priority: request.priority.unwrap_or(defaults.priority),
+            unique_key: request.unique_key,
+        };
+        let inner = Arc::clone(self);
+        let (done, answer) = shared_answer(answer);
+        let stored = move |submitted: Result<Submitted, StoreError>| {
+            done(match submitted {
+                Ok(Submitted::New(row)) => {
+                    let job = Arc::new(ActiveJob::new(&row, Some((code, defaults))));
+                    inner.active.insert(&job);
+                    let _ = inner.notices.send(Notice::Ready { job, run_at_ms: row.run_at_ms });
+                    Ok(accepted(row))
+                }
+                Ok(Submitted::Existing(row)) => Ok(accepted(row)),
+                Err(error) => Err(error.into()),
+            });
+        };
+        if let Err(error) = self.writer.try_submit(job, Box::new(stored)) {
+            answer(Err(error.into()));
+        }
+    }
+
+    fn cancel(
+        self: &Arc<Self>,
+        id: i64,
+        active: Option<Arc<ActiveJob>>,
+        answer: Answer<Result<CancelOutcome, StoreError>>,
+    ) {
+        let inner = Arc::clone(self);
+        let (done, answer) = shared_answer(answer);
+        let changed = move |changed: Result<Changed, StoreError>| {
+            let outcome = changed.map(|changed| match changed {
+                Changed::Applied(_) | Changed::Refused(State::Canceled) => CancelOutcome::Canceled,
+                Changed::Refused(state) => CancelOutcome::Ended(state),
+                Changed::Unknown => CancelOutcome::Unknown,
+            });
+            if let (Ok(CancelOutcome::Canceled), Some(job)) = (&outcome, active) {
+                job.cancel();
+                inner.active.remove(&job.uuid);
+                let _ = inner.notices.send(Notice::Canceled(job));
+            }
+            done(outcome);
+        };
+        if let Err(error) = self.writer.try_change(id, Change::Cancel, Box::new(changed)) {
+            answer(Err(error));
+        }
+    }
+}
+
+fn accepted(row: JobRow) -> Accepted {
+    Accepted { uuid: row.uuid, state: row.state, module_hash: row.module_hash }
+}
+
+/// Two ways to give one answer: through the store, or when the store does not take the question. The first counts.
+fn shared_answer<T: Send + 'static>(answer: Answer<T>) -> (impl FnOnce(T) + Send, impl FnOnce(T)) {
+    let slot = Arc::new(Mutex::new(Some(answer)));
+    let give = |slot: Arc<Mutex<Option<Answer<T>>>>| {
+        move |value: T| {
+            let answer = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(answer) = answer {
+                answer(value);
+            }
+        }
+    };
+    (give(Arc::clone(&slot)), give(slot))
+}
+
+fn replay(reader: &mut Reader, job: i64, after: i64) -> Result<Replay, StoreError> {
+    // The state first: if the job had ended by now, the events read next are all it has.
+    let finished = reader.state(job)?.is_none_or(State::is_final);
+    let events = reader.events(job, after, REPLAY_EVENTS_MAX, REPLAY_BYTES_MAX)?;
+    let bytes: usize = events.iter().map(|event| event.data.len()).sum();
+    let at_end = events.len() < REPLAY_EVENTS_MAX as usize && bytes < REPLAY_BYTES_MAX;
+    Ok(Replay { frames: events.iter().map(|event| Arc::new(JobFrame::new(event))).collect(), at_end, finished })
+}
+
+/// Takes up the jobs that have not ended.
+fn recover(
+    reader: &mut Reader,
+    writer: &Writer,
+    active: &ActiveJobs,
+    notices: &Sender<Notice>,
+) -> io::Result<()> {
+    const REASON: &str = "server restarted";
+    let (mut after, mut count) = (0, 0_usize);
+    loop {
+        let rows = reader.unfinished(after, RECOVERY_PAGE).map_err(io::Error::other)?;
+        let Some(last) = rows.last() else { break };
+        after = last.id;
+        count += rows.len();
+        for row in &rows {
+            let run_at_ms = match row.state {
+                State::Running if row.attempt >= row.max_attempts => {
+                    let error = Some(REASON.to_owned());
+                    let change = Change::Finish { state: State::Failed, result: None, error };
+                    writer.change(row.id, change, Box::new(|_| {})).map_err(io::Error::other)?;
+                    continue;
+                }
+                State::Running => {
+                    let change = Change::Retry { reason: REASON.to_owned(), run_at_ms: now_ms() };
+                    writer.change(row.id, change, Box::new(|_| {})).map_err(io::Error::other)?;
+                    now_ms()
+                }
+                _ => row.run_at_ms,
+            };
+            let job = Arc::new(ActiveJob::new(row, None));
+            active.insert(&job);
+            let _ = notices.send(Notice::Ready { job, run_at_ms });
+        }
+    }
+    if count > 0 {
+        tracing::info!("{count} jobs had not ended when the server stopped");
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! The code of jobs: found among the served modules, kept by version, loaded again when an old version is needed.
+
+use super::control::{Control, Plane, short};
+use super::generation::Generation;
+use super::table::Published;
+use crate::abi::manifest::JobDecl;
+use crate::jobs::code::{Code, CodeSource, Declared, Defaults, Ended, JobCalls, ResolveError};
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+/// Generations that jobs or their own code may ask for, apart from those in the table.
+#[derive(Default)]
+pub(super) struct Known {
+    /// By the number of the loaded instance.
+    instances: HashMap<u64, Weak<Generation>>,
+    /// Old versions that were loaded again for jobs, by hash.
+    reloaded: HashMap<String, Weak<Generation>>,
+}
+
+impl Known {
+    /// Remembers a generation as long as it lives.
+    pub(super) fn add(&mut self, generation: &Arc<Generation>) {
+        self.instances.retain(|_, known| known.strong_count() > 0);
+        self.instances.insert(generation.instance().id(), Arc::downgrade(generation));
+    }
+}
+
+/// One job of one generation, which it holds.
+struct GenerationCode {
+    generation: Arc<Generation>,
+    job: usize,
+}
+
+impl Code for GenerationCode {
+    fn run(&self, uuid: &str, payload: &str, calls: &dyn JobCalls) -> Ended {
+        match self.generation.instance().run_job(self.job, uuid, payload, calls) {
+            Ok(returned) => Ended::Returned(returned),
+            Err(fault) => Ended::Crashed(fault.what),
+        }
+    }
+
+    fn cancel(&self, uuid: &str) {
+        if let Err(fault) = self.generation.instance().cancel_job(self.job, uuid) {
+            let name = &self.generation.manifest().name;
+            tracing::error!("module {name} failed in the cancel callback of job {uuid}: {fault}");
+        }
+    }
+}
+
+/// The job called `job` of `generation`.
+fn declared(generation: &Arc<Generation>, job: &str) -> Option<Declared> {
+    let manifest = generation.manifest();
+    let at = manifest.jobs.iter().position(|known| known.name == job)?;
+    let defaults = manifest.jobs.get(at).map(defaults).unwrap_or_default();
+    Some(Declared {
+        module: manifest.name.clone(),
+        hash: generation.hash().to_owned(),
+        defaults,
+        code: Arc::new(GenerationCode { generation: Arc::clone(generation), job: at }),
+    })
+}
+
+fn defaults(job: &JobDecl) -> Defaults {
+    Defaults {
+        max_attempts: job.max_attempts,
+        backoff_ms: job.backoff_ms,
+        timeout_ms: job.timeout_ms,
+        priority: job.priority,
+        concurrency: job.concurrency,
+    }
+}
+
+/// The job called `job` of a published module.
+fn published(module: &Published, job: &str) -> Result<Declared, ResolveError> {
+    let name = &module.manifest().name;
+    let Some(serving) = module.serving() else { return Err(ResolveError::Swapping(name.clone())) };
+    declared(serving.generation(), job)
+        .ok_or_else(|| ResolveError::UnknownJob { module: name.clone(), job: job.to_owned() })
+}
+
+impl CodeSource for Control {
+    fn resolve(&self, module: Option<&str>, job: &str) -> Result<Declared, ResolveError> {
+        let table = self.table().load_full();
+        if let Some(name) = module {
+            let found = table.modules().iter().find(|module| module.manifest().name == name);
+            return published(found.ok_or_else(|| ResolveError::UnknownModule(name.to_owned()))?, job);
+        }
+        let has = |module: &&Published| module.manifest().jobs.iter().any(|known| known.name == job);
+        let found: Vec<&Published> = table.modules().iter().filter(has).collect();
+        match found.as_slice() {
+            [] => Err(ResolveError::NoSuchJob(job.to_owned())),
+            [one] => published(one, job),
+            several => {
+                let names: Vec<&str> = several.iter().map(|module| module.manifest().name.as_str()).collect();
+                Err(ResolveError::Ambiguous { job: job.to_owned(), modules: names.join(", ") })
+            }
+        }
+    }
+
+    fn resolve_for(&self, instance: u64, job: &str) -> Result<Declared, ResolveError> {
+        let own = self.plane().known().instances.get(&instance).and_then(Weak::upgrade);
+        match own.and_then(|generation| declared(&generation, job)) {
+            Some(own) => Ok(own),
+            None => self.resolve(None, job),
+        }
+    }
+
+    fn acquire(&self, module: &str, hash: &str, job: &str) -> Result<Declared, String> {
+        let generation = self.plane().version(module, hash)?;
+        declared(&generation, job).ok_or_else(|| format!("version {} of module {module} has no job {job}", short(hash)))
+    }
+}
+
+impl Plane {
+    /// The generation of `module` with that hash: the served one, one that still lives, or one loaded anew, whose
+    /// `onload` runs now and whose `unload` when its last job lets go.
+    fn version(&self, module: &str, hash: &str) -> Result<Arc<Generation>, String> {
+        let turn = self.name_lock(module);
+        let _turn = turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let served = self.state().entries.iter().find_map(|entry| {
+            let matches = entry.manifest.name == module && entry.hash == hash;
+            entry.serving.as_ref().filter(|_| matches).map(|serving| Arc::clone(serving.generation()))
+        });
+        let living = served.or_else(|| self.known().reloaded.get(hash).and_then(Weak::upgrade));
+        if let Some(generation) = living {
+            return Ok(generation);
+        }
+        let gone = |why: &dyn std::fmt::Display| {
+            format!("version {} of module {module}, which the job was made for, can't be loaded: {why}", short(hash))
+        };
+        let key = self.store.key_of(hash).map_err(|error| gone(&error))?;
+        let generation = self.generation(hash, &self.store.object(&key)).map_err(|error| gone(&error))?;
+        super::pipeline::start(&generation, module).map_err(|error| gone(&error))?;
+        let mut known = self.known();
+        known.reloaded.retain(|_, generation| generation.strong_count() > 0);
+        known.reloaded.insert(hash.to_owned(), Arc::downgrade(&generation));
+        tracing::info!("version {} of module {module} is loaded for a job", short(hash));
+        Ok(generation)
+    }
+}
