@@ -105,6 +105,10 @@ pub struct Config {
     pub job_result_bytes_max: usize,
     /// Most commands that wait for the store's writer.
     pub job_queue_max: usize,
+    /// Most jobs that wait or run.
+    pub job_pending_max: usize,
+    /// Most jobs of one module that run at once; 0: no limit.
+    pub job_module_running_max: usize,
 }
 
 /// The settings can't be used: every problem, one a line.
@@ -206,6 +210,8 @@ impl Config {
             job_event_bytes_max: args.job_event_bytes_max.unwrap_or(256 * 1024),
             job_result_bytes_max: args.job_result_bytes_max.unwrap_or(4 * 1024 * 1024),
             job_queue_max: args.job_queue_max.unwrap_or(8192),
+            job_pending_max: args.job_pending_max.unwrap_or(100_000),
+            job_module_running_max: args.job_module_running_max.unwrap_or(0),
         }
     }
 
@@ -231,6 +237,7 @@ impl Config {
             ("ws-inbox-messages-max", self.ws_inbox_messages_max),
             ("deploy-queue-max", self.deploy_queue_max),
             ("job-queue-max", self.job_queue_max),
+            ("job-pending-max", self.job_pending_max),
         ] {
             check(value == 0, &format!("--{name} must be at least 1"));
         }

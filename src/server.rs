@@ -4,11 +4,15 @@
 //! plane with the modules that were deployed before, the shards. The line `listening on …` comes last: who reads it
 //! finds every module served. The stop is the same backwards.
 
+use crate::abi::host::set_create_job;
 use crate::admin::{Access, Admin};
-use crate::config::{Config, Reactor};
+use crate::config::{self, Config, Reactor};
 use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
+use crate::jobs::hub::{EventSink, Hub};
+use crate::jobs::store::{Durability, Store, StoreConfig};
+use crate::jobs::{Jobs, JobsConfig};
 use crate::module::control::{Control, ControlConfig};
 use crate::net::{self, ListenAddr, Listener, ReactorKind, Waker};
 use crate::proto::http1;
@@ -17,6 +21,7 @@ use core_affinity::CoreId;
 use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -26,6 +31,9 @@ const IN_FLIGHT_MAX: usize = 4096;
 
 /// Unsent bytes of a connection above which its further requests wait.
 const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a submission may have beside its payload.
+const JOB_FIELDS_BYTES_MAX: usize = 64 * 1024;
 
 /// Why the server could not start, or how it ended.
 #[derive(Debug, thiserror::Error)]
@@ -81,17 +89,19 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         loaded.map_err(|error| ServeError::Control(format!("--tls-key {}: {error}", key.display())))?;
         tracing::warn!("HTTPS is not built in this version yet: the key only signs tokens for modules");
     }
-    let host = Arc::new(
-        InProcess::start(&config.data_dir.join("modules.sqlite3")).map_err(setup("preparing to run modules"))?,
-    );
+    let (hub, jobs_file) = (Arc::new(Hub::default()), config.data_dir.join("jobs.sqlite3"));
+    let store = open_job_store(&config, &jobs_file, &hub)?;
+    let host = InProcess::start(&config.data_dir.join("modules.sqlite3"), Some(&jobs_file));
+    let host = Arc::new(host.map_err(setup("preparing to run modules"))?);
     let control = start_control(&config, &host)?;
-    let shards = start_shards(&config, listeners, &host, &control)?;
+    let jobs = start_jobs(&config, store, hub, &control)?;
+    let shards = start_shards(&config, listeners, &host, &control, &jobs)?;
     for address in &addresses {
         // The contract of the command line: one line on stderr, whatever the log level.
         let _ = writeln!(std::io::stderr(), "listening on {address}");
     }
     wait_for_stop(&mut signals);
-    stop(&config, &mut signals, &control, shards)
+    stop(&config, &mut signals, &control, &jobs, shards)
 }
 
 fn bind(config: &Config) -> Result<Vec<Vec<Listener>>, ServeError> {
@@ -128,6 +138,36 @@ fn start_control(config: &Config, host: &Arc<InProcess>) -> Result<Control, Serv
     Ok(control)
 }
 
+/// Opens the database of jobs; its events go to the hub.
+fn open_job_store(config: &Config, path: &Path, hub: &Arc<Hub>) -> Result<Store, ServeError> {
+    let durability = match config.durability {
+        config::Durability::Full => Durability::Full,
+        config::Durability::Normal => Durability::Normal,
+    };
+    let store = StoreConfig { durability, queue_max: config.job_queue_max, ..StoreConfig::new(path.to_path_buf()) };
+    let hub = Arc::clone(hub);
+    Store::open(store, Box::new(move |events| hub.publish(events))).map_err(|error| ServeError::Control(error.to_string()))
+}
+
+/// Starts the jobs, and lets modules create some.
+fn start_jobs(config: &Config, store: Store, hub: Arc<Hub>, control: &Control) -> Result<Jobs, ServeError> {
+    let jobs_config = JobsConfig {
+        workers: config.job_workers,
+        module_running_max: config.job_module_running_max,
+        unfinished_max: config.job_pending_max,
+        payload_bytes_max: config.job_payload_bytes_max,
+        event_bytes_max: config.job_event_bytes_max,
+        result_bytes_max: config.job_result_bytes_max,
+        retention: Duration::from_secs(config.job_retention_s),
+    };
+    let source = Arc::new(control.clone());
+    let jobs = Jobs::start(jobs_config, store, hub, source).map_err(setup("starting the jobs"))?;
+    let (creator, needed) = (jobs.clone(), jobs.clone());
+    set_create_job(Box::new(move |module, job, payload| creator.create(module.id, job, payload)));
+    control.keep_versions(Box::new(move || needed.needed_hashes()));
+    Ok(jobs)
+}
+
 /// The cores of the shards, one each; empty entries when there are more shards than cores.
 fn shard_cores(shards: usize) -> (Vec<Option<CoreId>>, Vec<CoreId>) {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
@@ -142,6 +182,7 @@ fn start_shards(
     listeners: Vec<Vec<Listener>>,
     host: &Arc<InProcess>,
     control: &Control,
+    jobs: &Jobs,
 ) -> Result<Vec<RunningShard>, ServeError> {
     let kind = reactor(config);
     let (cores, free_cores) = shard_cores(config.shards);
@@ -153,7 +194,7 @@ fn start_shards(
     let pool = Arc::new(pool);
     let stats: Vec<Arc<ShardStats>> = (0..config.shards).map(|_| Arc::default()).collect();
     let access = Access::new(config.admin_key.as_deref(), config.production);
-    let admin = Arc::new(Admin::new(control.clone(), access, stats.clone()));
+    let admin = Arc::new(Admin::new(control.clone(), jobs.clone(), access, stats.clone()));
     let limits = shard_limits(config);
 
     let mut running = Vec::with_capacity(config.shards);
@@ -183,6 +224,7 @@ fn start_shards(
         control.subscribe(Box::new(move || subscriber.push(Message::TableChanged)));
         running.push(RunningShard { inbox, thread });
     }
+    jobs.hub().set_shards(running.iter().map(|shard| Arc::clone(&shard.inbox) as Arc<dyn EventSink>).collect());
     Ok(running)
 }
 
@@ -207,7 +249,10 @@ fn shard_limits(config: &Config) -> ShardLimits {
             head_bytes_max: config.head_bytes_max,
             headers_max: config.headers_max,
             uri_bytes_max: config.uri_bytes_max,
-            body_bytes_max: config.body_bytes_max.max(config.mgnt_body_bytes_max),
+            body_bytes_max: config
+                .body_bytes_max
+                .max(config.mgnt_body_bytes_max)
+                .max(config.job_payload_bytes_max.saturating_add(JOB_FIELDS_BYTES_MAX)),
         },
         body_bytes_max: config.body_bytes_max,
         connections_max: config.connections_max,
@@ -242,6 +287,7 @@ fn stop(
     config: &Config,
     signals: &mut Signals,
     control: &Control,
+    jobs: &Jobs,
     shards: Vec<RunningShard>,
 ) -> Result<(), ServeError> {
     tracing::info!("stopping");
@@ -250,8 +296,12 @@ fn stop(
     for shard in &shards {
         shard.inbox.push(Message::Drain);
     }
+    // No job begins from here on; those that run have as long as the requests have.
+    let running_jobs = jobs.clone();
+    let jobs_end = thread::Builder::new().name("jobs-end".to_owned()).spawn(move || running_jobs.stop_running(deadline));
+    let jobs_run = || jobs_end.as_ref().is_ok_and(|thread| !thread.is_finished());
     let mut forced = false;
-    while !forced && shards.iter().any(|shard| !shard.thread.is_finished()) {
+    while !forced && (jobs_run() || shards.iter().any(|shard| !shard.thread.is_finished())) {
         thread::sleep(Duration::from_millis(5));
         forced = Instant::now() >= deadline || signals.pending().any(|signal| signal != SIGPIPE);
     }
@@ -261,10 +311,11 @@ fn stop(
     for shard in shards {
         let _ = shard.thread.join();
     }
+    jobs.close();
     // Modules whose code is still running are left as they are: unloading under a running handler would crash.
     control.shutdown(config.purge_modules);
     if forced {
-        tracing::warn!("stopped with requests still running after {timeout_ms} ms");
+        tracing::warn!("stopped with requests or jobs still running after {timeout_ms} ms");
     }
     tracing::info!("stopped");
     Ok(())

@@ -1,5 +1,6 @@
 //! `/metrics` in the Prometheus text format.
 
+use crate::jobs::Jobs;
 use crate::module::control::Control;
 use crate::shard::{ServerAnswer, ShardStats, StatsView};
 use std::fmt::Write;
@@ -28,7 +29,7 @@ const COLUMNS: [Column; 13] = [
 ];
 
 /// All metrics.
-pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, started: Instant) -> ServerAnswer {
+pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, started: Instant) -> ServerAnswer {
     let views: Vec<StatsView> = stats.iter().map(|stats| stats.view()).collect();
     let mut text = String::new();
     for (name, kind, help, value) in COLUMNS {
@@ -39,6 +40,17 @@ pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, started: Inst
     }
     let modules = control.table().load().modules().len();
     let _ = writeln!(text, "# HELP cweb_modules Modules served.\n# TYPE cweb_modules gauge\ncweb_modules {modules}");
+    let store = jobs.stats();
+    for (name, kind, help, value) in [
+        ("cweb_jobs_unfinished", "gauge", "Jobs that wait or run.", jobs.unfinished() as u64),
+        ("cweb_job_writer_queue", "gauge", "Commands that wait for the writer.", store.queue_length() as u64),
+        ("cweb_job_commits_total", "counter", "Transactions committed.", store.commits()),
+        ("cweb_job_commands_total", "counter", "Commands in them.", store.commands()),
+        ("cweb_job_events_total", "counter", "Events written.", store.events()),
+        ("cweb_job_failures_total", "counter", "Transactions that failed.", store.failures()),
+    ] {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
     let seconds = started.elapsed().as_secs();
     let _ = writeln!(
         text,

@@ -1,14 +1,16 @@
-//! The server's own paths: `/mgnt`, `/healthz`, `/metrics`; who may use them.
+//! The server's own paths: `/mgnt`, `/jobs`, `/healthz`, `/metrics`; who may use them.
 //!
 //! Handled off the shards where anything may take long: a deployment answers from the control plane's threads. What
 //! comes in is a parsed request; what goes out is a [`Reply`].
 
 mod access;
+mod jobs;
 mod metrics;
 mod mgnt;
 
 pub use access::{Access, Client};
 
+use crate::jobs::Jobs;
 use crate::module::control::Control;
 use crate::proto::http1::{Method, RequestView};
 use crate::shard::{Reply, ServerAnswer, ShardStats};
@@ -34,6 +36,7 @@ fn is_under(path: &[u8], root: &[u8]) -> bool {
 /// Serves the server's own paths.
 pub struct Admin {
     control: Control,
+    jobs: Jobs,
     access: Access,
     stats: Vec<Arc<ShardStats>>,
     started: Instant,
@@ -42,8 +45,22 @@ pub struct Admin {
 impl Admin {
     /// `stats` has one entry a shard.
     #[must_use]
-    pub fn new(control: Control, access: Access, stats: Vec<Arc<ShardStats>>) -> Self {
-        Self { control, access, stats, started: Instant::now() }
+    pub fn new(control: Control, jobs: Jobs, access: Access, stats: Vec<Arc<ShardStats>>) -> Self {
+        Self { control, jobs, access, stats, started: Instant::now() }
+    }
+
+    /// The jobs.
+    #[must_use]
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// Lets a request pass or says why not.
+    ///
+    /// # Errors
+    /// The answer to send instead.
+    pub fn check(&self, view: &RequestView<'_>, client: Client) -> Result<(), ServerAnswer> {
+        self.access.check(view, client)
     }
 
     /// Answers a request on a path that [`owns`] names; may answer later, from another thread.
@@ -64,13 +81,13 @@ impl Admin {
         } else if is_under(path, b"/mgnt") {
             mgnt::handle(&self.control, view, reply);
         } else {
-            reply.send(&ServerAnswer::json(501, r#"{"error":"jobs are not built into this version yet"}"#));
+            jobs::handle(&self.jobs, view, reply);
         }
     }
 
     fn metrics(&self, view: &RequestView<'_>) -> ServerAnswer {
         if view.method().is_safe() {
-            metrics::render(&self.stats, &self.control, self.started)
+            metrics::render(&self.stats, &self.control, &self.jobs, self.started)
         } else {
             ServerAnswer::text(405, "this path answers GET, HEAD\n").with("Allow", "GET, HEAD")
         }

@@ -96,7 +96,7 @@ pub(super) const DAY_S: u64 = 24 * 60 * 60;
 const CORS: &str = "Cross-origin requests";
 const LIMITS: &str = "Limits";
 const TIMEOUTS: &str = "Time-outs";
-const JOBS: &str = "Jobs (not built in this version yet)";
+const JOBS: &str = "Jobs";
 
 macro_rules! settings {
     ($( $(#[doc = $doc:literal])* $(#[arg($($arg:tt)*)])* $name:ident : $type:ty ),* $(,)?) => {
@@ -263,6 +263,12 @@ settings! {
     /// Most commands about jobs that wait for the writer [default: 8192]
     #[arg(long, env = "CWEB_JOB_QUEUE_MAX", value_name = "N", help_heading = JOBS)]
     job_queue_max: usize,
+    /// Most jobs that wait or run [default: 100000]
+    #[arg(long, env = "CWEB_JOB_PENDING_MAX", value_name = "N", help_heading = JOBS)]
+    job_pending_max: usize,
+    /// Most jobs of one module that run at once; 0 for no limit [default: 0]
+    #[arg(long, env = "CWEB_JOB_MODULE_RUNNING_MAX", value_name = "N", help_heading = JOBS)]
+    job_module_running_max: usize,
 }
 
 impl ServeArgs {

@@ -4,6 +4,8 @@
 //! of them leaves a [`Message`] here. The push costs no syscall unless the shard sleeps (see [`Waker`]).
 
 use crate::abi::websocket::Outlet;
+use crate::jobs::hub::EventSink;
+use crate::jobs::{JobFrame, Replay};
 use crate::net::{ConnId, Waker};
 use crossbeam::queue::SegQueue;
 use std::sync::Arc;
@@ -39,6 +41,22 @@ pub enum Message {
         /// RFC 6455 §7.4 close code.
         code: u16,
     },
+    /// The job of a stream has been looked up: its number, or a status and why not.
+    StreamFound {
+        /// The shard's key of the stream.
+        stream: u64,
+        /// What was found.
+        job: Result<i64, (u16, String)>,
+    },
+    /// A step of a stream's replay has been read.
+    StreamReplay {
+        /// The shard's key of the stream.
+        stream: u64,
+        /// The events, or why they can't be read.
+        replay: Result<Replay, String>,
+    },
+    /// Events of jobs that this shard's streams watch were committed.
+    JobEvents(Vec<Arc<JobFrame>>),
     /// The module table has changed: take a new snapshot and let go of the old one.
     TableChanged,
     /// Stop accepting, finish what is in flight, close what is idle.
@@ -86,5 +104,11 @@ impl Outlet for Inbox {
 
     fn close(&self, socket: u64, code: u16) {
         self.push(Message::SocketClose { socket, code });
+    }
+}
+
+impl EventSink for Inbox {
+    fn events(&self, frames: Vec<Arc<JobFrame>>) {
+        self.push(Message::JobEvents(frames));
     }
 }

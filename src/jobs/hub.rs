@@ -58,7 +58,7 @@ impl Hub {
     }
 
     /// Hands the events of a commit to the shards that watch their jobs.
-    pub(super) fn publish(&self, events: &[JobEvent]) {
+    pub fn publish(&self, events: &[JobEvent]) {
         let Some(shards) = self.shards.get() else { return };
         let mut batches: Vec<Vec<Arc<JobFrame>>> = vec![Vec::new(); shards.len()];
         {

@@ -26,7 +26,8 @@ pub(super) fn is_valid(text: &str) -> bool {
 
 /// `text` as one line of JSON: as it is (but for line ends, which JSON has between its tokens only), or, when it is not
 /// JSON, as a JSON string.
-pub(super) fn one_line(text: &str) -> Box<str> {
+#[must_use]
+pub fn one_line(text: &str) -> Box<str> {
     if !is_valid(text) {
         return serde_json::Value::from(text).to_string().into();
     }

@@ -7,7 +7,7 @@ use super::frame::JobFrame;
 use super::hub::Hub;
 use super::json;
 use super::queries::{self, Query};
-use super::request::JobRequest;
+use super::request::{JobRequest, RequestError};
 use super::schedule::Schedule;
 use super::store::{
     Change, Changed, Deleted, JobEvent, JobFilter, JobRow, NewJob, Reader, State, Store, StoreError, StoreStats,
@@ -28,6 +28,8 @@ const READERS: usize = 2;
 const RECOVERY_PAGE: u32 = 1_000;
 /// Events of one step of a replay.
 const REPLAY_EVENTS_MAX: u32 = 256;
+/// Bytes of events listed at once, but for the last one.
+const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of one step of a replay, but for its last event.
 const REPLAY_BYTES_MAX: usize = 512 * 1024;
 
@@ -64,6 +66,9 @@ pub struct Accepted {
 /// Why a submission was refused; nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
+    /// The body is not a job.
+    #[error(transparent)]
+    Request(#[from] RequestError),
     /// There is no such job, or more than one.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
@@ -101,7 +106,7 @@ pub struct Replay {
 }
 
 /// Takes an answer, on a thread of the store.
-pub type Answer<T> = Box<dyn FnOnce(T) + Send>;
+pub(super) type Answer<T> = Box<dyn FnOnce(T) + Send>;
 
 struct Inner {
     config: JobsConfig,
@@ -171,12 +176,6 @@ impl Jobs {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Largest payload.
-    #[must_use]
-    pub fn payload_bytes_max(&self) -> usize {
-        self.inner.config.payload_bytes_max
-    }
-
     /// Where watchers are known.
     #[must_use]
     pub fn hub(&self) -> &Arc<Hub> {
@@ -201,11 +200,18 @@ impl Jobs {
         self.inner.active.hashes()
     }
 
-    /// Accepts a job; `answer` is called once it is durable, or refused. Waits while its module is being swapped.
-    pub fn submit(&self, request: JobRequest, answer: Answer<Result<Accepted, SubmitError>>) {
+    /// Accepts the job that `body` describes; `answer` is called once it is durable, or refused. Waits while its module is
+    /// being swapped.
+    pub fn submit(&self, body: Vec<u8>, answer: Answer<Result<Accepted, SubmitError>>) {
         let inner = Arc::clone(&self.inner);
-        let mut ready = Some((request, answer));
+        let (mut body, mut ready) = (Some((body, answer)), None);
         self.query(Query::Attempt(Box::new(move || {
+            if let Some((body, answer)) = body.take() {
+                match JobRequest::parse(&body, inner.config.payload_bytes_max) {
+                    Ok(request) => ready = Some((request, answer)),
+                    Err(error) => answer(Err(error.into())),
+                }
+            }
             let Some((request, answer)) = ready.take() else { return Ok(()) };
             match inner.source.resolve(request.module.as_deref(), &request.job) {
                 Err(ResolveError::Swapping(name)) if !inner.stopping.load(Ordering::Acquire) => {
@@ -264,6 +270,14 @@ impl Jobs {
         self.read(move |reader| answer(reader.jobs(&filter)));
     }
 
+    /// The number of a job.
+    pub fn find(&self, uuid: String, answer: Answer<Result<Option<i64>, StoreError>>) {
+        if let Some(job) = self.inner.active.get(&uuid) {
+            return answer(Ok(Some(job.id)));
+        }
+        self.read(move |reader| answer(reader.id(&uuid)));
+    }
+
     /// A job's events after number `after`; `None` if there is no such job.
     pub fn events(
         &self,
@@ -273,8 +287,8 @@ impl Jobs {
         answer: Answer<Result<Option<Vec<JobEvent>>, StoreError>>,
     ) {
         self.read(move |reader| {
-            let found = reader.job(&uuid).and_then(|row| match row {
-                Some(row) => reader.events(row.id, after, limit, usize::MAX).map(Some),
+            let found = reader.id(&uuid).and_then(|id| match id {
+                Some(id) => reader.events(id, after, limit, LIST_BYTES_MAX).map(Some),
                 None => Ok(None),
             });
             answer(found);
@@ -293,7 +307,7 @@ impl Jobs {
             let active = inner.active.get(&uuid);
             let id = match &active {
                 Some(job) => Ok(Some(job.id)),
-                None => reader.job(&uuid).map(|row| row.map(|row| row.id)),
+                None => reader.id(&uuid),
             };
             match id {
                 Ok(Some(id)) => inner.cancel(id, active, answer),

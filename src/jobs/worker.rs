@@ -166,8 +166,8 @@ impl Worker {
     }
 
     fn payload_of(&mut self, job: &ActiveJob) -> Result<String, String> {
-        match self.reader.job(&job.uuid) {
-            Ok(Some(row)) => Ok(row.payload),
+        match self.reader.payload(job.id) {
+            Ok(Some(payload)) => Ok(payload),
             Ok(None) => Err("its row is gone".to_owned()),
             Err(error) => Err(error.to_string()),
         }

@@ -14,12 +14,24 @@ pub(super) enum Slot {
     Running { safe: bool },
     /// Answered, but an earlier request is not.
     Ready { bytes: Vec<u8>, safe: bool },
+    /// The answer is a stream of events, which takes the connection when its turn comes.
+    Stream { key: u64 },
+}
+
+/// What a connection can become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takeover {
+    /// A module's WebSocket, by the shard's key.
+    Socket(u64),
+    /// A stream of job events, by the shard's key.
+    Stream(u64),
 }
 
 impl Slot {
     pub(super) fn is_safe(&self) -> bool {
         match self {
             Slot::Waiting { safe, .. } | Slot::Running { safe } | Slot::Ready { safe, .. } => *safe,
+            Slot::Stream { .. } => false,
         }
     }
 }
@@ -39,8 +51,8 @@ pub(super) struct Conn {
     pub(super) last_request_seen: bool,
     /// The peer has sent FIN.
     pub(super) eof: bool,
-    /// The shard's key of the WebSocket this connection has become.
-    pub(super) socket: Option<u64>,
+    /// What this connection has become, if it speaks HTTP no more.
+    pub(super) taken: Option<Takeover>,
     /// Whether the driver was told to stop reading.
     pub(super) paused: bool,
     /// Whether a request is partly received, and in which part; for time-outs.
@@ -75,7 +87,7 @@ impl Conn {
             first_seq: 0,
             last_request_seen: false,
             eof: false,
-            socket: None,
+            taken: None,
             paused: false,
             partial: Partial::None,
             partial_since_ms: now_ms,
@@ -87,7 +99,7 @@ impl Conn {
 
     /// Nothing received, nothing owed.
     pub(super) fn is_idle(&self) -> bool {
-        self.socket.is_none() && self.slots.is_empty() && self.input.is_empty() && self.partial == Partial::None
+        self.taken.is_none() && self.slots.is_empty() && self.input.is_empty() && self.partial == Partial::None
     }
 
     /// Whether the next request must wait until earlier ones are answered. Safe requests may run side by side; one with

@@ -11,6 +11,7 @@ mod requests;
 mod snapshot;
 mod sockets;
 mod stats;
+mod streams;
 mod timeouts;
 
 pub use answer::{Reply, ServerAnswer};
@@ -26,8 +27,9 @@ use crate::module::table::Table;
 use crate::net::{Application, CloseReason, ConnId, Links, Peer};
 use crate::proto::http1::http_date;
 use arc_swap::{ArcSwap, Cache};
-use conn::Conn;
+use conn::{Conn, Slot, Takeover};
 use sockets::Sockets;
+use streams::Streams;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -71,6 +73,7 @@ pub struct Shard {
     stats: Arc<ShardStats>,
     conns: Vec<Option<Box<Conn>>>,
     sockets: Sockets,
+    streams: Streams,
     /// Connections whose first waiting request could not begin because its module is being swapped.
     held: Vec<ConnId>,
     in_flight: usize,
@@ -103,6 +106,7 @@ impl Shard {
             stats: parts.stats,
             conns: Vec::new(),
             sockets: Sockets::default(),
+            streams: Streams::default(),
             held: Vec::new(),
             in_flight: 0,
             epoch: Instant::now(),
@@ -153,6 +157,9 @@ impl Shard {
             }
             Message::SocketSend { socket, frame } => self.socket_send(links, socket, frame),
             Message::SocketClose { socket, code } => self.socket_close(links, socket, code),
+            Message::StreamFound { stream, job } => self.stream_found(links, stream, job),
+            Message::StreamReplay { stream, replay } => self.stream_replayed(links, stream, replay),
+            Message::JobEvents(frames) => self.job_events(links, &frames),
             Message::TableChanged => self.refresh(links),
             Message::Drain => self.drain(links),
             Message::Stop => self.stopped = true,
@@ -182,6 +189,7 @@ impl Shard {
             }
         }
         self.drain_sockets(links);
+        self.drain_streams(links);
     }
 
     /// What waits behind a long call on the companion moves to the pool.
@@ -218,10 +226,10 @@ impl Application for Shard {
         }
         let Some(mut conn) = self.take(id) else { return };
         conn.last_read_ms = self.now_ms;
-        match conn.socket {
-            Some(socket) => {
+        match conn.taken {
+            Some(by) => {
                 self.put(conn);
-                self.socket_data(links, socket, bytes);
+                self.taken_data(links, by, bytes);
             }
             None => {
                 self.received(links, &mut conn, bytes);
@@ -242,17 +250,26 @@ impl Application for Shard {
 
     fn drained(&mut self, links: &mut Links, id: ConnId) {
         let now_ms = self.now_ms;
-        if let Some(conn) = self.conn(id) {
-            conn.last_write_ms = now_ms;
+        let Some(conn) = self.conn(id) else { return };
+        conn.last_write_ms = now_ms;
+        match conn.taken {
+            Some(Takeover::Stream(key)) => self.stream_drained(key),
+            _ => self.resume(links, id),
         }
-        self.resume(links, id);
     }
 
     fn closed(&mut self, links: &mut Links, id: ConnId, _reason: CloseReason) {
         let Some(conn) = self.take(id) else { return };
         self.stats.closed();
-        if let Some(socket) = conn.socket {
-            self.socket_gone(links, socket);
+        match conn.taken {
+            Some(Takeover::Socket(key)) => self.socket_gone(links, key),
+            Some(Takeover::Stream(key)) => self.stream_gone(key),
+            None => {}
+        }
+        for slot in &conn.slots {
+            if let Slot::Stream { key } = slot {
+                self.stream_gone(*key);
+            }
         }
     }
 
@@ -280,6 +297,7 @@ impl Application for Shard {
         self.companion.stop();
         self.conns.clear();
         self.sockets = Sockets::default();
+        self.streams = Streams::default();
         self.snapshot = Snapshot::first(Arc::default());
         self.table = Cache::new(Arc::default());
         // Answers for connections that are gone hold nothing, but a call that never began holds its generation.

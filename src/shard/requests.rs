@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::answer::{Meta, Reply, ServerAnswer, meta_of};
-use super::conn::{Conn, Partial, Slot};
+use super::conn::{Conn, Partial, Slot, Takeover};
 use super::snapshot::ShardGen;
 use crate::abi::manifest::FLAG_INLINE;
 use crate::admin::{self, Client};
@@ -23,8 +23,8 @@ pub(super) enum Begun {
     Running,
     /// Its module is being swapped: it must wait.
     Held,
-    /// The connection is a WebSocket now.
-    Upgraded(u64),
+    /// The connection speaks HTTP no more.
+    Taken(Takeover),
 }
 
 /// Where a request came from, apart from the connection's own state (which its view borrows).
@@ -64,7 +64,7 @@ impl Shard {
     fn parse(&mut self, links: &mut Links, conn: &mut Conn, input: &[u8]) -> usize {
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
-            if conn.last_request_seen || conn.socket.is_some() {
+            if conn.last_request_seen || conn.taken.is_some() {
                 break;
             }
             let blocked = conn.is_blocked(self.limits.pipeline_max);
@@ -99,19 +99,20 @@ impl Shard {
                     at += consumed;
                     self.stats.request();
                     let safe = view.method().is_safe();
-                    let last = !view.keep_alive() || self.draining;
+                    // A stream of events ends with its connection.
+                    let last = !view.keep_alive() || self.draining || Self::asks_for_events(&view);
                     let slot = if owed && !safe {
                         let meta = self.meta(&view);
                         Some(Slot::Waiting { request: OwnedRequest::copy(&view), meta, safe })
                     } else {
-                        self.begin_parsed(links, &origin, &view, owed, safe, &mut conn.socket)
+                        self.begin_parsed(links, &origin, &view, owed, safe, &mut conn.taken)
                     };
                     conn.slots.extend(slot);
                     if conn.slots.is_empty() {
                         conn.first_seq += 1;
                     }
                     conn.partial = Partial::None;
-                    conn.last_request_seen = last && conn.socket.is_none();
+                    conn.last_request_seen = last && conn.taken.is_none();
                 }
                 Err(error) => {
                     self.reject(links, conn, &error);
@@ -131,7 +132,7 @@ impl Shard {
         view: &RequestView<'_>,
         owed: bool,
         safe: bool,
-        socket: &mut Option<u64>,
+        taken: &mut Option<Takeover>,
     ) -> Option<Slot> {
         let upgrade = view.is_websocket_upgrade();
         if owed && upgrade {
@@ -156,14 +157,14 @@ impl Shard {
                 let meta = self.meta(view);
                 Some(Slot::Waiting { request: OwnedRequest::copy(view), meta, safe })
             }
-            Begun::Upgraded(key) => {
-                *socket = Some(key);
+            Begun::Taken(by) => {
+                *taken = Some(by);
                 None
             }
         }
     }
 
-    fn meta(&self, view: &RequestView<'_>) -> Meta {
+    pub(super) fn meta(&self, view: &RequestView<'_>) -> Meta {
         meta_of(view, self.date, self.cors_origin.clone(), self.draining)
     }
 
@@ -171,7 +172,7 @@ impl Shard {
     fn begin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let path = view.path();
         if admin::owns(path) {
-            return self.begin_admin(origin, view);
+            return self.begin_admin(origin, view, out);
         }
         if view.is_websocket_upgrade() {
             return self.begin_upgrade(origin.id, view, out);
@@ -254,7 +255,19 @@ impl Shard {
         }
     }
 
-    fn begin_admin(&mut self, origin: &Origin, view: &RequestView<'_>) -> Begun {
+    fn begin_admin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
+        let jobs_socket = view.path() == b"/jobs/ws" && view.is_websocket_upgrade();
+        if jobs_socket || Self::asks_for_events(view) {
+            if let Err(refusal) = self.admin.check(view, origin.client) {
+                refusal.encode(&self.meta(view), out);
+                return Begun::Answered;
+            }
+            return if jobs_socket {
+                self.begin_jobs_socket(origin.id, view, out)
+            } else {
+                self.begin_events(origin.id, origin.seq, view, out)
+            };
+        }
         self.in_flight += 1;
         let reply = Reply {
             inbox: Arc::clone(&self.inbox),
@@ -298,12 +311,17 @@ impl Shard {
                     conn.slots.push_front(running);
                     break;
                 }
+                Slot::Stream { key } => {
+                    conn.first_seq += 1;
+                    conn.taken = Some(Takeover::Stream(key));
+                    break;
+                }
             }
         }
-        let upgraded = conn.socket;
+        let taken = conn.taken;
         self.put(conn);
-        match upgraded {
-            Some(socket) => self.upgraded(links, id, socket),
+        match taken {
+            Some(by) => self.taken(links, id, by),
             None => {
                 self.resume(links, id);
                 self.after_input(links, id);
@@ -332,8 +350,8 @@ impl Shard {
                 self.held.push(conn.id);
                 Some(Slot::Waiting { request, meta, safe })
             }
-            Begun::Upgraded(key) => {
-                conn.socket = Some(key);
+            Begun::Taken(by) => {
+                conn.taken = Some(by);
                 None
             }
         }
@@ -342,7 +360,7 @@ impl Shard {
     /// Goes on with bytes that had to wait, and lets the driver read again.
     pub(super) fn resume(&mut self, links: &mut Links, id: ConnId) {
         let Some(mut conn) = self.take(id) else { return };
-        if conn.paused && conn.socket.is_none() {
+        if conn.paused && conn.taken.is_none() {
             let blocked = conn.is_blocked(self.limits.pipeline_max);
             if !blocked && links.unsent(id) <= self.limits.unsent_bytes_max {
                 conn.paused = false;
@@ -357,10 +375,34 @@ impl Shard {
     pub(super) fn after_input(&mut self, links: &mut Links, id: ConnId) {
         let draining = self.draining;
         let Some(conn) = self.conn(id) else { return };
-        if let Some(socket) = conn.socket {
-            self.upgraded(links, id, socket);
+        if let Some(by) = conn.taken {
+            self.taken(links, id, by);
         } else if conn.slots.is_empty() && (conn.last_request_seen || conn.eof || draining && conn.is_idle()) {
             links.close(id);
+        }
+    }
+
+    /// The connection has become something else: bytes that came behind the request are its first ones.
+    fn taken(&mut self, links: &mut Links, id: ConnId, by: Takeover) {
+        let input = self.conn(id).map(|conn| {
+            conn.paused = false;
+            std::mem::take(&mut conn.input)
+        });
+        links.set_reading(id, true);
+        match by {
+            Takeover::Socket(key) => self.socket_begins(links, key),
+            Takeover::Stream(key) => self.stream_begins(links, key),
+        }
+        if let Some(input) = input.filter(|input| !input.is_empty()) {
+            self.taken_data(links, by, &input);
+        }
+    }
+
+    /// Bytes for what a connection has become.
+    pub(super) fn taken_data(&mut self, links: &mut Links, by: Takeover, bytes: &[u8]) {
+        match by {
+            Takeover::Socket(key) => self.socket_data(links, key, bytes),
+            Takeover::Stream(key) => self.stream_data(links, key, bytes),
         }
     }
 

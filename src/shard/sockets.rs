@@ -6,6 +6,7 @@
 
 use super::Shard;
 use super::answer::{Meta, ServerAnswer};
+use super::conn::Takeover;
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
 use crate::domain::call::{SocketEvent, Work};
@@ -84,6 +85,17 @@ fn session_text(query: Option<&[u8]>) -> Option<Vec<u8>> {
     Some(text)
 }
 
+/// The answer to a handshake that is wrong.
+pub(super) fn refused_handshake(error: &ws::HandshakeError) -> ServerAnswer {
+    let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
+    if error.status() == 426 {
+        // RFC 6455 §4.4
+        answer.with("Sec-WebSocket-Version", "13").with("Upgrade", "websocket")
+    } else {
+        answer
+    }
+}
+
 impl Shard {
     /// Answers a handshake. On success the socket exists, and `on_open` is its first event.
     pub(super) fn begin_upgrade(
@@ -104,13 +116,7 @@ impl Shard {
         let accept = match ws::check(view) {
             Ok(accept) => accept,
             Err(error) => {
-                let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
-                let answer = if error.status() == 426 {
-                    answer.with("Sec-WebSocket-Version", "13").with("Upgrade", "websocket")
-                } else {
-                    answer
-                };
-                return refuse(answer, &meta, out);
+                return refuse(refused_handshake(&error), &meta, out);
             }
         };
         if self.draining {
@@ -118,7 +124,7 @@ impl Shard {
         }
         ws::encode_accept(out, &accept, &self.date);
         let key = self.open_socket(conn, view);
-        Begun::Upgraded(key)
+        Begun::Taken(Takeover::Socket(key))
     }
 
     fn open_socket(&mut self, conn: ConnId, view: &RequestView<'_>) -> u64 {
@@ -146,17 +152,9 @@ impl Shard {
         key
     }
 
-    /// The connection has become socket `key`: bytes that came behind the handshake are its first ones.
-    pub(super) fn upgraded(&mut self, links: &mut Links, id: ConnId, key: u64) {
-        let input = self.conn(id).map(|conn| {
-            conn.paused = false;
-            std::mem::take(&mut conn.input)
-        });
-        links.set_reading(id, true);
+    /// The handshake's answer is on its way: `on_open` may run.
+    pub(super) fn socket_begins(&mut self, links: &mut Links, key: u64) {
         self.dispatch_socket(links, key);
-        if let Some(input) = input.filter(|input| !input.is_empty()) {
-            self.socket_data(links, key, &input);
-        }
     }
 
     /// Bytes of the WebSocket protocol arrived.

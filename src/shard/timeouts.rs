@@ -34,6 +34,7 @@ impl Shard {
             }
         }
         self.sweep_sockets(links);
+        self.sweep_streams(links);
     }
 
     fn judge(&mut self, links: &Links, id: ConnId) -> Verdict {
@@ -50,7 +51,7 @@ impl Shard {
         if now_ms.saturating_sub(conn.last_write_ms) > write_ms {
             return Verdict::Abort;
         }
-        if conn.socket.is_some() || !conn.slots.is_empty() || unsent > 0 {
+        if conn.taken.is_some() || !conn.slots.is_empty() || unsent > 0 {
             return Verdict::Keep;
         }
         let partial_ms = now_ms.saturating_sub(conn.partial_since_ms);

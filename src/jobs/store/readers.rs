@@ -26,13 +26,13 @@ impl Reader {
         Ok(statement.query_row([uuid], rows::job).optional()?)
     }
 
-    /// Jobs, newest first.
+    /// Jobs, newest first, without their payloads.
     ///
     /// # Errors
     /// [`StoreError::Read`].
     pub fn jobs(&mut self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
         let Some(before) = self.cursor(filter.before.as_deref())? else { return Ok(Vec::new()) };
-        let mut sql = concat!("SELECT ", job_columns!(), " FROM jobs WHERE id < ?").to_owned();
+        let mut sql = concat!("SELECT ", job_columns!("''"), " FROM jobs WHERE id < ?").to_owned();
         let mut values = vec![Value::from(before)];
         let conditions = [
             (" AND state = ?", filter.state.map(State::as_str)),
@@ -51,11 +51,44 @@ impl Reader {
         self.collect(&sql, &values)
     }
 
-    /// The job's events with ids above `after`, in order.
+    /// The number of the job of that uuid.
     ///
     /// # Errors
     /// [`StoreError::Read`].
-    pub fn events(&mut self, job_id: i64, after: i64, limit: u32) -> Result<Vec<JobEvent>, StoreError> {
+    pub fn id(&mut self, uuid: &str) -> Result<Option<i64>, StoreError> {
+        self.id_of(uuid)
+    }
+
+    /// The payload of a job; `None` if there is no such job.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn payload(&mut self, job_id: i64) -> Result<Option<String>, StoreError> {
+        let mut statement = self.prepare("SELECT payload_json FROM jobs WHERE id = ?1")?;
+        Ok(statement.query_row([job_id], |row| row.get(0)).optional()?)
+    }
+
+    /// Where a job stands; `None` if there is no such job.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn state(&mut self, job_id: i64) -> Result<Option<State>, StoreError> {
+        let mut statement = self.prepare("SELECT state FROM jobs WHERE id = ?1")?;
+        Ok(statement.query_row([job_id], |row| rows::state(row, 0)).optional()?)
+    }
+
+    /// The job's events with ids above `after`, in order: at most `limit`, and none after one that brings the bytes of
+    /// their data to `bytes_max` or more.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn events(
+        &mut self,
+        job_id: i64,
+        after: i64,
+        limit: u32,
+        bytes_max: usize,
+    ) -> Result<Vec<JobEvent>, StoreError> {
         let mut uuid = self.prepare("SELECT uuid FROM jobs WHERE id = ?1")?;
         let Some(uuid) = uuid.query_row([job_id], |row| row.get::<_, String>(0)).optional()? else {
             return Ok(Vec::new());
@@ -64,7 +97,7 @@ impl Reader {
         let mut statement = self.prepare(
             "SELECT id, ts, type, data_json, final FROM job_events WHERE job_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
         )?;
-        let events = statement.query_map(params![job_id, after, limit], |row| {
+        let found = statement.query_map(params![job_id, after, limit], |row| {
             Ok(JobEvent {
                 job_id,
                 uuid: Arc::clone(&uuid),
@@ -75,17 +108,26 @@ impl Reader {
                 is_final: row.get(4)?,
             })
         })?;
-        Ok(events.collect::<rusqlite::Result<_>>()?)
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        for event in found {
+            let event: JobEvent = event?;
+            bytes += event.data.len();
+            events.push(event);
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        Ok(events)
     }
 
-    /// Pending and running jobs with ids above `after_id`, in order: what a starting server has to take up again.
+    /// Pending and running jobs, without their payloads, with ids above `after_id`, in order: what a starting server has to take up again.
     ///
     /// # Errors
     /// [`StoreError::Read`].
     pub fn unfinished(&mut self, after_id: i64, limit: u32) -> Result<Vec<JobRow>, StoreError> {
         const SQL: &str = concat!(
             "SELECT ",
-            job_columns!(),
+            job_columns!("''"),
             " FROM jobs WHERE state IN ('pending', 'running') AND id > ?1 ORDER BY id LIMIT ?2"
         );
         self.collect(SQL, params![after_id, limit])
@@ -95,11 +137,13 @@ impl Reader {
     fn cursor(&self, before: Option<&str>) -> Result<Option<i64>, StoreError> {
         match before {
             None => Ok(Some(i64::MAX)),
-            Some(uuid) => {
-                let mut statement = self.prepare("SELECT id FROM jobs WHERE uuid = ?1")?;
-                Ok(statement.query_row([uuid], |row| row.get(0)).optional()?)
-            }
+            Some(uuid) => self.id_of(uuid),
         }
+    }
+
+    fn id_of(&self, uuid: &str) -> Result<Option<i64>, StoreError> {
+        let mut statement = self.prepare("SELECT id FROM jobs WHERE uuid = ?1")?;
+        Ok(statement.query_row([uuid], |row| row.get(0)).optional()?)
     }
 
     fn collect(&self, sql: &str, values: &[&dyn ToSql]) -> Result<Vec<JobRow>, StoreError> {

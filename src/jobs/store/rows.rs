@@ -4,11 +4,17 @@ use super::{JobRow, State};
 use rusqlite::Row;
 use rusqlite::types::Type;
 
-/// The columns [`job`] expects, in its order.
+/// The columns [`job`] expects, in its order; with another expression in the payload's place, if one is given.
 macro_rules! job_columns {
     () => {
-        "id, uuid, module_name, job_name, state, module_hash, created_at, updated_at, payload_json, result_json, \
-         error_text, attempt, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key"
+        job_columns!("payload_json")
+    };
+    ($payload:literal) => {
+        concat!(
+            "id, uuid, module_name, job_name, state, module_hash, created_at, updated_at, ",
+            $payload,
+            ", result_json, error_text, attempt, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key"
+        )
     };
 }
 pub(super) use job_columns;

@@ -62,7 +62,7 @@ impl Fixture {
     }
 
     fn stored_events(&self, job: i64) -> Vec<JobEvent> {
-        self.store.reader().unwrap().events(job, 0, u32::MAX).unwrap()
+        self.store.reader().unwrap().events(job, 0, u32::MAX, usize::MAX).unwrap()
     }
 
     fn published(&self) -> Vec<JobEvent> {
@@ -305,7 +305,7 @@ fn publication_comes_after_the_commit_and_before_the_answer() {
     let (answer, answered) = mpsc::channel();
     let (log, path) = (Arc::clone(&fixture.log), fixture.path());
     let done = Box::new(move |_| {
-        let stored = Reader::open(&path).unwrap().events(1, 0, 9).unwrap();
+        let stored = Reader::open(&path).unwrap().events(1, 0, 9, usize::MAX).unwrap();
         answer.send((log.lock().unwrap().clone(), stored)).unwrap();
     });
     fixture.store.writer().try_submit(new_job("a"), done).unwrap();

@@ -166,6 +166,39 @@ pub fn encode_response<'h>(
     let bodiless = is_bodiless(head.status);
     let with_body = !bodiless && !head.head_only;
     out.reserve(160 + if with_body { body.len() } else { 0 });
+    let dropped = push_fields(out, head, headers);
+    if !bodiless {
+        out.extend_from_slice(b"Content-Length: ");
+        push_number(out, head.body_len);
+        out.extend_from_slice(b"\r\n");
+    }
+    push_connection(out, head);
+    if with_body {
+        out.extend_from_slice(body);
+    }
+    dropped
+}
+
+/// Appends the head of a response whose body follows in pieces: in chunks, or, to a client of HTTP/1.0, until the
+/// connection is closed. `head.keep_alive` must be false for such a client.
+pub fn encode_stream_head<'h>(
+    out: &mut Vec<u8>,
+    head: &ResponseHead<'_>,
+    headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
+) {
+    push_fields(out, head, headers);
+    if !head.http_1_0 {
+        push_field(out, b"Transfer-Encoding", b"chunked");
+    }
+    push_connection(out, head);
+}
+
+/// The status line and all header fields but those of framing. Returns how many fields were dropped.
+fn push_fields<'h>(
+    out: &mut Vec<u8>,
+    head: &ResponseHead<'_>,
+    headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
+) -> u32 {
     push_status_line(out, head.status);
     let (mut date, mut origin, mut dropped) = (false, false, 0);
     for (name, value) in headers {
@@ -187,21 +220,16 @@ pub fn encode_response<'h>(
     if let Some(value) = head.cors_origin.filter(|_| !origin) {
         push_field(out, b"Access-Control-Allow-Origin", value.as_bytes());
     }
-    if !bodiless {
-        out.extend_from_slice(b"Content-Length: ");
-        push_number(out, head.body_len);
-        out.extend_from_slice(b"\r\n");
-    }
+    dropped
+}
+
+fn push_connection(out: &mut Vec<u8>, head: &ResponseHead<'_>) {
     if !head.keep_alive {
         out.extend_from_slice(b"Connection: close\r\n");
     } else if head.http_1_0 {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    if with_body {
-        out.extend_from_slice(body);
-    }
-    dropped
 }
 
 #[cfg(test)]

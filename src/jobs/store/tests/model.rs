@@ -257,7 +257,7 @@ impl Driver {
         assert!(published.iter().map(|event| event.id).eq(1..=published.len() as i64), "a gap in the events");
         assert!(published.is_sorted_by_key(|event| event.ts_ms));
         for id in 1..=self.model.last_id {
-            let stored = reader.events(id, 0, u32::MAX).unwrap();
+            let stored = reader.events(id, 0, u32::MAX, usize::MAX).unwrap();
             let is_there = self.model.jobs.contains_key(&id);
             let expected = published.iter().filter(|event| is_there && event.job_id == id);
             assert!(stored.iter().eq(expected), "job {id}: what is stored isn't what was published");

@@ -43,7 +43,7 @@ fn closing_commits_what_was_accepted() {
     let Fixture { store, dir, log } = fixture;
     store.shutdown();
     let store = open(&database(dir.path()), &Log::default()).unwrap();
-    let stored = store.reader().unwrap().events(id, 0, 1000).unwrap();
+    let stored = store.reader().unwrap().events(id, 0, 1000, usize::MAX).unwrap();
     assert_eq!(stored.len(), 502);
     assert_eq!(stored, *log.lock().unwrap());
 }

@@ -57,12 +57,12 @@ fn events_and_unfinished_jobs_page_by_id() {
     fixture.event(a, "a", "step");
     fixture.change(a, finish(State::Done));
     let mut reader = fixture.store.reader().unwrap();
-    let events = reader.events(a, 0, 2).unwrap();
+    let events = reader.events(a, 0, 2, usize::MAX).unwrap();
     assert_eq!(kinds(&events), ["created", "started"]);
-    let rest = reader.events(a, events[1].id, 10).unwrap();
+    let rest = reader.events(a, events[1].id, 10, usize::MAX).unwrap();
     assert_eq!(kinds(&rest), ["step", "done"]);
-    assert!(reader.events(a, rest[1].id, 10).unwrap().is_empty());
-    assert!(reader.events(77, 0, 10).unwrap().is_empty());
+    assert!(reader.events(a, rest[1].id, 10, usize::MAX).unwrap().is_empty());
+    assert!(reader.events(77, 0, 10, 1).unwrap().is_empty());
     assert_eq!(uuids(&reader.unfinished(0, 10).unwrap()), ["b"]);
     assert!(reader.unfinished(b, 10).unwrap().is_empty());
 }

@@ -1,0 +1,232 @@
+//! `/jobs`: submit, look up, list, cancel, delete. The streams of events are the shard's ([`crate::shard`]).
+
+use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, State, StoreError};
+use crate::jobs::{Accepted, CancelOutcome, JobFrame, Jobs, SubmitError};
+use crate::jobs::{RequestError, json_text};
+use crate::proto::form;
+use crate::proto::http1::{Method, RequestView};
+use crate::shard::{Reply, ServerAnswer};
+use serde_json::{Value, json};
+
+/// Rows of a list, unless `limit` says otherwise.
+const LIST_DEFAULT: u32 = 100;
+/// Rows of a list at most.
+const LIST_MAX: u32 = 1_000;
+
+/// Serves one request on `/jobs` or below it.
+pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
+    let path = String::from_utf8_lossy(view.path()).into_owned();
+    let parts: Vec<&str> = path.split('/').skip(2).collect();
+    let method = view.method();
+    let get = matches!(method, Method::Get | Method::Head);
+    match parts.as_slice() {
+        [] | [""] => match method {
+            Method::Post => submit(jobs, view.body.to_vec(), reply),
+            _ if get => list(jobs, view, reply),
+            _ => reply.send(&not_allowed("GET, HEAD, POST, OPTIONS")),
+        },
+        ["ws"] => reply.send(&error(426, "this path is a WebSocket").with("Upgrade", "websocket")),
+        [uuid, ..] if !is_uuid(uuid) => reply.send(&error(400, &format!("\"{uuid}\" is not a UUID"))),
+        [uuid] if get => lookup(jobs, (*uuid).to_owned(), reply),
+        [uuid] if method == Method::Delete => delete(jobs, (*uuid).to_owned(), reply),
+        [_] => reply.send(&not_allowed("GET, HEAD, DELETE, OPTIONS")),
+        [uuid, "events"] if get => events(jobs, (*uuid).to_owned(), view, reply),
+        [_, "events"] => reply.send(&not_allowed("GET, HEAD, OPTIONS")),
+        [uuid, "cancel"] if method == Method::Post => cancel(jobs, (*uuid).to_owned(), reply),
+        [_, "cancel"] => reply.send(&not_allowed("POST, OPTIONS")),
+        _ => reply.send(&error(404, "there is nothing here; see /jobs, /jobs/UUID, /jobs/UUID/events, /jobs/UUID/cancel")),
+    }
+}
+
+fn error(status: u16, text: &str) -> ServerAnswer {
+    ServerAnswer::json(status, json!({ "error": text }).to_string())
+}
+
+fn not_allowed(allow: &'static str) -> ServerAnswer {
+    error(405, &format!("this path answers {allow}")).with("Allow", allow)
+}
+
+fn no_such_job() -> ServerAnswer {
+    error(404, "there is no such job")
+}
+
+/// What went wrong in the store, as an answer: the one place that knows.
+fn store_error(cause: &StoreError) -> ServerAnswer {
+    match cause {
+        StoreError::Full { .. } | StoreError::Unavailable { .. } | StoreError::Closed => {
+            error(503, &cause.to_string()).with("Retry-After", "1")
+        }
+        StoreError::Refused { .. } | StoreError::Read { .. } => error(500, &cause.to_string()),
+    }
+}
+
+/// 8-4-4-4-12 hexadecimal digits (RFC 9562 §4).
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
+}
+
+fn submit(jobs: &Jobs, body: Vec<u8>, reply: Reply) {
+    jobs.submit(body, Box::new(move |accepted| reply.send(&submitted(accepted))));
+}
+
+fn submitted(accepted: Result<Accepted, SubmitError>) -> ServerAnswer {
+    match accepted {
+        Ok(job) => {
+            let state = job.state.as_str();
+            let body = json!({ "job_uuid": job.uuid, "state": state, "module_hash": job.module_hash });
+            ServerAnswer::json(200, body.to_string())
+        }
+        Err(SubmitError::Request(cause @ RequestError::Invalid(_))) => error(400, &cause.to_string()),
+        Err(SubmitError::Request(cause @ RequestError::PayloadTooLarge { .. })) => error(413, &cause.to_string()),
+        Err(SubmitError::Resolve(cause)) => match cause {
+            crate::jobs::code::ResolveError::Ambiguous { .. } => error(400, &cause.to_string()),
+            crate::jobs::code::ResolveError::Swapping(_) => error(503, &cause.to_string()).with("Retry-After", "1"),
+            _ => error(404, &cause.to_string()),
+        },
+        Err(SubmitError::Store(cause)) => store_error(&cause),
+        Err(cause @ (SubmitError::TooMany(_) | SubmitError::ShuttingDown)) => {
+            error(503, &cause.to_string()).with("Retry-After", "1")
+        }
+    }
+}
+
+/// A job as clients see it.
+fn job_json(row: &JobRow) -> String {
+    let head = json!({
+        "job_uuid": row.uuid,
+        "module": row.module,
+        "job": row.job,
+        "state": row.state.as_str(),
+        "module_hash": row.module_hash,
+        "created_at": row.created_at_ms,
+        "updated_at": row.updated_at_ms,
+        "error": row.error,
+        "attempt": row.attempt,
+        "max_attempts": row.max_attempts,
+        "run_at": row.run_at_ms,
+        "priority": row.priority,
+        "unique_key": row.unique_key,
+    });
+    let result = row.result.as_deref().map_or_else(|| "null".into(), json_text);
+    let mut text = head.to_string();
+    // The result is text that is JSON already: put in as it is, before the closing brace.
+    text.pop();
+    text + ",\"result\":" + &result + "}"
+}
+
+fn lookup(jobs: &Jobs, uuid: String, reply: Reply) {
+    let answer = move |found: Result<Option<JobRow>, StoreError>| {
+        reply.send(&match found {
+            Ok(Some(row)) => ServerAnswer::json(200, job_json(&row)),
+            Ok(None) => no_such_job(),
+            Err(cause) => store_error(&cause),
+        });
+    };
+    jobs.get(uuid, Box::new(answer));
+}
+
+/// The query's parameters; the first of a name counts.
+fn parameter(view: &RequestView<'_>, wanted: &str) -> Option<String> {
+    let mut found = None;
+    form::urlencoded(view.query().unwrap_or_default(), |name, value| {
+        if name == wanted.as_bytes() && found.is_none() {
+            found = Some(String::from_utf8_lossy(value).into_owned());
+        }
+    });
+    found
+}
+
+fn limit(view: &RequestView<'_>) -> Result<u32, ServerAnswer> {
+    let Some(text) = parameter(view, "limit") else { return Ok(LIST_DEFAULT) };
+    let number = text.parse::<u32>().ok().filter(|number| (1..=LIST_MAX).contains(number));
+    number.ok_or_else(|| error(400, &format!("limit must be a whole number from 1 to {LIST_MAX}, not \"{text}\"")))
+}
+
+fn filter(view: &RequestView<'_>) -> Result<JobFilter, ServerAnswer> {
+    let state = match parameter(view, "state") {
+        None => None,
+        Some(text) => Some(State::parse(&text).ok_or_else(|| {
+            error(400, &format!("state must be pending, running, done, failed or canceled, not \"{text}\""))
+        })?),
+    };
+    let before = parameter(view, "before");
+    if before.as_deref().is_some_and(|before| !is_uuid(before)) {
+        return Err(error(400, "before must be the job_uuid of the last job of the page before"));
+    }
+    let (module, job) = (parameter(view, "module"), parameter(view, "job"));
+    Ok(JobFilter { state, module, job, before, limit: limit(view)? })
+}
+
+fn list(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
+    let filter = match filter(view) {
+        Ok(filter) => filter,
+        Err(refusal) => return reply.send(&refusal),
+    };
+    let page = filter.limit as usize;
+    let answer = move |rows: Result<Vec<JobRow>, StoreError>| {
+        reply.send(&match rows {
+            Ok(rows) => {
+                let next = rows.last().filter(|_| rows.len() == page).map(|row| Value::from(row.uuid.as_str()));
+                let items: Vec<String> = rows.iter().map(job_json).collect();
+                let next = next.unwrap_or_default();
+                ServerAnswer::json(200, format!("{{\"jobs\":[{}],\"next\":{next}}}", items.join(",")))
+            }
+            Err(cause) => store_error(&cause),
+        });
+    };
+    jobs.list(filter, Box::new(answer));
+}
+
+fn events(jobs: &Jobs, uuid: String, view: &RequestView<'_>, reply: Reply) {
+    let limit = match limit(view) {
+        Ok(limit) => limit,
+        Err(refusal) => return reply.send(&refusal),
+    };
+    let since = parameter(view, "since_event_id").unwrap_or_else(|| "0".to_owned());
+    let Some(after) = since.parse::<i64>().ok().filter(|after| *after >= 0) else {
+        return reply.send(&error(400, "since_event_id must be a whole number, 0 or more"));
+    };
+    let answer = move |events: Result<Option<Vec<JobEvent>>, StoreError>| {
+        reply.send(&match events {
+            Ok(Some(events)) => {
+                let items: Vec<String> = events.iter().map(|event| JobFrame::new(event).json).collect();
+                ServerAnswer::json(200, format!("{{\"events\":[{}]}}", items.join(",")))
+            }
+            Ok(None) => no_such_job(),
+            Err(cause) => store_error(&cause),
+        });
+    };
+    jobs.events(uuid, after, limit, Box::new(answer));
+}
+
+fn cancel(jobs: &Jobs, uuid: String, reply: Reply) {
+    let name = uuid.clone();
+    let answer = move |outcome: Result<CancelOutcome, StoreError>| {
+        reply.send(&match outcome {
+            Ok(CancelOutcome::Canceled) => {
+                ServerAnswer::json(200, json!({ "job_uuid": name, "state": "canceled" }).to_string())
+            }
+            Ok(CancelOutcome::Ended(state)) => error(409, &format!("the job is {} already", state.as_str())),
+            Ok(CancelOutcome::Unknown) => no_such_job(),
+            Err(cause) => store_error(&cause),
+        });
+    };
+    jobs.cancel(uuid, Box::new(answer));
+}
+
+fn delete(jobs: &Jobs, uuid: String, reply: Reply) {
+    let name = uuid.clone();
+    let answer = move |outcome: Result<Deleted, StoreError>| {
+        reply.send(&match outcome {
+            Ok(Deleted::Done) => {
+                ServerAnswer::json(200, json!({ "job_uuid": name, "deleted": true }).to_string())
+            }
+            Ok(Deleted::NotFinished(state)) => {
+                error(409, &format!("the job is {}: cancel it first, or wait for its end", state.as_str()))
+            }
+            Ok(Deleted::Unknown) => no_such_job(),
+            Err(cause) => store_error(&cause),
+        });
+    };
+    jobs.delete(uuid, Box::new(answer));
+}

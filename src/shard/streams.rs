@@ -1,0 +1,466 @@
+//! Streams of job events: a WebSocket on `/jobs/ws`, or server-sent events.
+//!
+//! Each stream is first replayed from disk and then live. The shard registers with the hub before the first read, and
+//! remembers the highest live event that came while a replay was under way: if the replay ends below it, it goes on. So
+//! there is no gap, and since only events above the last one sent are sent, no repeat. A reader that does not keep up
+//! goes back to replay, which waits for it.
+
+use super::Shard;
+use super::answer::{Meta, ServerAnswer, response_head};
+use super::conn::{Slot, Takeover};
+use super::requests::Begun;
+use crate::domain::inbox::{Inbox, Message};
+use crate::jobs::store::StoreError;
+use crate::jobs::{JobFrame, Replay};
+use crate::net::{ConnId, Links};
+use crate::proto::form;
+use crate::proto::http1::{Method, RequestView, encode_stream_head};
+use crate::proto::ws::{self, Event, Kind, Session, WsLimits};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Unsent bytes above which a stream's reader is too slow to be sent events live.
+const LIVE_UNSENT_BYTES_MAX: usize = 1024 * 1024;
+/// Unsent bytes above which a replay waits.
+const REPLAY_UNSENT_BYTES_MAX: usize = 64 * 1024;
+/// Between two signs of life.
+const HEARTBEAT_MS: u64 = 15_000;
+/// How long a peer may take to answer our close frame.
+const CLOSE_WAIT_MS: u64 = 2_000;
+/// Largest message a watcher may send; none is expected.
+const WATCHER_MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// RFC 6455 §7.4.1
+const NORMAL: u16 = 1000;
+/// RFC 6455 §7.4.1: the endpoint is going away.
+const GOING_AWAY: u16 = 1001;
+/// RFC 6455 §7.4.1: an unexpected condition.
+const INTERNAL_ERROR: u16 = 1011;
+
+/// How events reach the client.
+enum Channel {
+    WebSocket(Box<Session>),
+    /// The number of its request, and how the answer is framed.
+    ServerSent {
+        seq: u64,
+        meta: Meta,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Its job is being looked up.
+    Opening,
+    /// A replay is under way.
+    Replaying,
+    /// Events are sent as they come.
+    Live,
+    /// A replay goes on once the reader has taken what is unsent.
+    Behind,
+    /// The last event or a close frame has been sent.
+    Ending,
+}
+
+/// One stream.
+struct Stream {
+    conn: ConnId,
+    channel: Channel,
+    mode: Mode,
+    /// The job it watches, registered with the hub.
+    job: Option<i64>,
+    /// Number of the last event sent, or where the client wants to begin.
+    last: i64,
+    /// Highest event that came while it was not live.
+    missed: i64,
+    beat_ms: u64,
+    ending_since_ms: u64,
+}
+
+/// The shard's streams by key.
+#[derive(Default)]
+pub(super) struct Streams {
+    states: HashMap<u64, Box<Stream>>,
+    by_job: HashMap<i64, Vec<u64>>,
+    next_key: u64,
+}
+
+/// What a client asks for: the job, and the event it has seen last.
+fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, String>) {
+    let (mut id, mut since) = (None, None);
+    form::urlencoded(view.query().unwrap_or_default(), |name, value| match name {
+        b"id" if id.is_none() => id = Some(String::from_utf8_lossy(value).into_owned()),
+        b"since_event_id" if since.is_none() => since = Some(String::from_utf8_lossy(value).into_owned()),
+        _ => {}
+    });
+    // A browser that reconnects sends the last id it saw; the address it uses is still the first one.
+    let resumed = view.header("last-event-id").map(|text| String::from_utf8_lossy(text).into_owned());
+    let since = resumed.or(since);
+    let after = since.as_deref().unwrap_or("0").trim();
+    let after = after.parse::<i64>().ok().filter(|after| *after >= 0);
+    (id, after.ok_or_else(|| "since_event_id must be a whole number, 0 or more".to_owned()))
+}
+
+fn error_json(text: &str) -> String {
+    serde_json::json!({ "error": text }).to_string()
+}
+
+impl Shard {
+    /// Whether this request opens a stream of server-sent events: `GET /jobs/UUID/events` by someone who accepts them.
+    pub(super) fn asks_for_events(view: &RequestView<'_>) -> bool {
+        let path = view.path();
+        path.starts_with(b"/jobs/")
+            && path.ends_with(b"/events")
+            && view.method() == Method::Get
+            && view.header("accept").is_some_and(|accept| memchr::memmem::find(accept, b"text/event-stream").is_some())
+    }
+
+    /// Begins a stream of server-sent events; its answer comes when the job is found.
+    pub(super) fn begin_events(&mut self, conn: ConnId, seq: u64, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
+        let meta = Meta { keep_alive: false, ..self.meta(view) };
+        let path = view.path();
+        let uuid = path.get(b"/jobs/".len()..path.len() - b"/events".len()).unwrap_or_default();
+        let uuid = String::from_utf8_lossy(uuid).into_owned();
+        match asked(view).1 {
+            Ok(after) => {
+                let channel = Channel::ServerSent { seq, meta };
+                self.open_stream(conn, channel, after, uuid);
+                Begun::Running
+            }
+            Err(text) => {
+                ServerAnswer::json(400, error_json(&text)).encode(&meta, out);
+                Begun::Answered
+            }
+        }
+    }
+
+    /// Answers a handshake on `/jobs/ws`. On success the stream exists.
+    pub(super) fn begin_jobs_socket(&mut self, conn: ConnId, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
+        let meta = self.meta(view);
+        let accept = match ws::check(view) {
+            Ok(accept) if !self.draining => accept,
+            Ok(_) => {
+                ServerAnswer::text(503, "the server is shutting down\n").encode(&meta, out);
+                return Begun::Answered;
+            }
+            Err(error) => {
+                super::sockets::refused_handshake(&error).encode(&meta, out);
+                return Begun::Answered;
+            }
+        };
+        ws::encode_accept(out, &accept, &self.date);
+        let (id, after) = asked(view);
+        let limits = WsLimits { message_bytes_max: WATCHER_MESSAGE_BYTES_MAX };
+        let channel = Channel::WebSocket(Box::new(Session::new(limits)));
+        let uuid = id.unwrap_or_default();
+        let key = match after {
+            Ok(after) => self.open_stream(conn, channel, after, uuid),
+            // A job that can't be found: the client learns why on the socket.
+            Err(_) => self.open_stream(conn, channel, 0, String::new()),
+        };
+        Begun::Taken(Takeover::Stream(key))
+    }
+
+    /// Makes the stream and has its job looked up.
+    fn open_stream(&mut self, conn: ConnId, channel: Channel, after: i64, uuid: String) -> u64 {
+        let key = self.streams.next_key;
+        self.streams.next_key += 1;
+        let now_ms = self.now_ms;
+        let stream = Stream {
+            conn,
+            channel,
+            mode: Mode::Opening,
+            job: None,
+            last: after,
+            missed: 0,
+            beat_ms: now_ms,
+            ending_since_ms: now_ms,
+        };
+        self.streams.states.insert(key, Box::new(stream));
+        let inbox = Arc::clone(&self.inbox);
+        let answer = move |found: Result<Option<_>, StoreError>| {
+            let job = match found {
+                Ok(Some(id)) => Ok(id),
+                Ok(None) => Err((404, "there is no such job".to_owned())),
+                Err(error) => Err((503, error.to_string())),
+            };
+            inbox.push(Message::StreamFound { stream: key, job });
+        };
+        self.admin.jobs().find(uuid, Box::new(answer));
+        key
+    }
+
+    /// The job of a stream has been looked up.
+    pub(super) fn stream_found(&mut self, links: &mut Links, key: u64, job: Result<i64, (u16, String)>) {
+        let Some(stream) = self.streams.states.get_mut(&key) else { return };
+        let conn = stream.conn;
+        if self.conns.get(conn.index()).and_then(Option::as_ref).is_none_or(|known| known.id != conn) {
+            self.streams.states.remove(&key);
+            return;
+        }
+        match (&mut stream.channel, job) {
+            (Channel::ServerSent { seq, meta }, Err((status, text))) => {
+                let mut bytes = Vec::new();
+                ServerAnswer::json(status, error_json(&text)).encode(meta, &mut bytes);
+                let seq = *seq;
+                self.streams.states.remove(&key);
+                self.answered(links, conn, seq, bytes);
+            }
+            (Channel::WebSocket(_), Err((_, text))) => {
+                stream.send_text(links, &error_json(&text));
+                stream.end(links, NORMAL, self.now_ms);
+            }
+            (Channel::ServerSent { seq, .. }, Ok(job)) => {
+                let seq = *seq;
+                self.watch(key, job);
+                self.stream_ready(links, conn, seq, key);
+            }
+            (Channel::WebSocket(_), Ok(job)) => {
+                self.watch(key, job);
+                self.replay(key);
+            }
+        }
+    }
+
+    /// The answer that is a stream takes its place among the answers of its connection.
+    fn stream_ready(&mut self, links: &mut Links, id: ConnId, seq: u64, key: u64) {
+        let Some(conn) = self.conn(id) else { return };
+        if let Some(slot) = conn.slot_mut(seq) {
+            *slot = Slot::Stream { key };
+        }
+        self.advance(links, id);
+    }
+
+    /// The answers before the stream have been sent: its head goes out, and the replay begins.
+    pub(super) fn stream_begins(&mut self, links: &mut Links, key: u64) {
+        let Some(stream) = self.streams.states.get_mut(&key) else { return };
+        if let Channel::ServerSent { meta, .. } = &stream.channel
+            && let Some(outbox) = links.outbox(stream.conn)
+        {
+            let headers = [
+                (b"Content-Type".as_slice(), b"text/event-stream".as_slice()),
+                (b"Cache-Control", b"no-cache"),
+                // Proxies that buffer would hold the events back.
+                (b"X-Accel-Buffering", b"no"),
+            ];
+            let head = response_head(meta, 200, 0);
+            encode_stream_head(outbox.buffer(), &head, headers.into_iter());
+        }
+        if stream.mode == Mode::Opening {
+            self.replay(key);
+        }
+    }
+
+    fn watch(&mut self, key: u64, job: i64) {
+        if let Some(stream) = self.streams.states.get_mut(&key) {
+            stream.job = Some(job);
+            self.streams.by_job.entry(job).or_default().push(key);
+            self.admin.jobs().hub().watch(job, self.id);
+        }
+    }
+
+    /// Asks for the next step of a stream's replay.
+    fn replay(&mut self, key: u64) {
+        let Some(stream) = self.streams.states.get_mut(&key) else { return };
+        let Some(job) = stream.job else { return };
+        stream.mode = Mode::Replaying;
+        let inbox: Arc<Inbox> = Arc::clone(&self.inbox);
+        let answer = move |replay: Result<Replay, StoreError>| {
+            let replay = replay.map_err(|error| error.to_string());
+            inbox.push(Message::StreamReplay { stream: key, replay });
+        };
+        self.admin.jobs().replay(job, stream.last, Box::new(answer));
+    }
+
+    /// A step of a replay has been read.
+    pub(super) fn stream_replayed(&mut self, links: &mut Links, key: u64, replay: Result<Replay, String>) {
+        let now_ms = self.now_ms;
+        let Some(stream) = self.streams.states.get_mut(&key) else { return };
+        if stream.mode != Mode::Replaying {
+            return;
+        }
+        let Replay { frames, at_end, finished } = match replay {
+            Ok(replay) => replay,
+            Err(text) => {
+                tracing::error!("a stream of job events ends: {text}");
+                return stream.end(links, INTERNAL_ERROR, now_ms);
+            }
+        };
+        for frame in &frames {
+            if stream.send(links, frame) {
+                return stream.end(links, NORMAL, now_ms);
+            }
+        }
+        if at_end && finished {
+            stream.end(links, NORMAL, now_ms);
+        } else if at_end && stream.missed <= stream.last {
+            stream.mode = Mode::Live;
+        } else if links.unsent(stream.conn) > REPLAY_UNSENT_BYTES_MAX {
+            stream.mode = Mode::Behind;
+        } else {
+            self.replay(key);
+        }
+    }
+
+    /// Events were committed.
+    pub(super) fn job_events(&mut self, links: &mut Links, frames: &[Arc<JobFrame>]) {
+        let now_ms = self.now_ms;
+        let Streams { states, by_job, .. } = &mut self.streams;
+        for frame in frames {
+            for key in by_job.get(&frame.job_id).into_iter().flatten() {
+                let Some(stream) = states.get_mut(key) else { continue };
+                if stream.mode == Mode::Live && links.unsent(stream.conn) > LIVE_UNSENT_BYTES_MAX {
+                    stream.mode = Mode::Behind;
+                }
+                if stream.mode != Mode::Live {
+                    stream.missed = stream.missed.max(frame.event_id);
+                } else if stream.send(links, frame) {
+                    stream.end(links, NORMAL, now_ms);
+                }
+            }
+        }
+    }
+
+    /// The reader has taken what was unsent.
+    pub(super) fn stream_drained(&mut self, key: u64) {
+        if self.streams.states.get(&key).is_some_and(|stream| stream.mode == Mode::Behind) {
+            self.replay(key);
+        }
+    }
+
+    /// Bytes from a watcher: nothing but control frames means anything.
+    pub(super) fn stream_data(&mut self, links: &mut Links, key: u64, bytes: &[u8]) {
+        let Some(stream) = self.streams.states.get_mut(&key) else { return };
+        let Channel::WebSocket(session) = &mut stream.channel else { return };
+        session.feed(bytes);
+        let mut closed = false;
+        while let Some(event) = session.next() {
+            closed |= matches!(event, Event::Closed { .. });
+        }
+        stream.flush(links);
+        if closed {
+            links.close(stream.conn);
+        }
+    }
+
+    /// The connection of a stream is gone, or never will have its turn.
+    pub(super) fn stream_gone(&mut self, key: u64) {
+        let Some(stream) = self.streams.states.remove(&key) else { return };
+        let Some(job) = stream.job else { return };
+        self.admin.jobs().hub().unwatch(job, self.id);
+        if let Some(keys) = self.streams.by_job.get_mut(&job) {
+            keys.retain(|known| *known != key);
+            if keys.is_empty() {
+                self.streams.by_job.remove(&job);
+            }
+        }
+    }
+
+    /// Signs of life, and an end to those whose peers don't answer a close frame.
+    pub(super) fn sweep_streams(&mut self, links: &mut Links) {
+        let now_ms = self.now_ms;
+        for stream in self.streams.states.values_mut() {
+            if stream.mode == Mode::Ending {
+                if now_ms.saturating_sub(stream.ending_since_ms) > CLOSE_WAIT_MS {
+                    links.close(stream.conn);
+                }
+            } else if stream.mode != Mode::Opening && now_ms.saturating_sub(stream.beat_ms) > HEARTBEAT_MS {
+                stream.beat_ms = now_ms;
+                stream.beat(links);
+            }
+        }
+    }
+
+    /// The server stops.
+    pub(super) fn drain_streams(&mut self, links: &mut Links) {
+        let now_ms = self.now_ms;
+        for stream in self.streams.states.values_mut() {
+            let begun = !matches!((&stream.channel, stream.mode), (Channel::ServerSent { .. }, Mode::Opening));
+            if begun {
+                stream.end(links, GOING_AWAY, now_ms);
+            }
+        }
+    }
+}
+
+impl Stream {
+    /// Sends an event that was not sent yet. True if it is the job's last.
+    fn send(&mut self, links: &mut Links, frame: &JobFrame) -> bool {
+        if frame.event_id <= self.last {
+            return false;
+        }
+        self.last = frame.event_id;
+        let Some(outbox) = links.outbox(self.conn) else { return false };
+        match &self.channel {
+            Channel::WebSocket(session) => {
+                if !session.is_closing() {
+                    outbox.push_shared(frame.websocket(|json| ws::encode_frame(Kind::Text, json.as_bytes())));
+                }
+            }
+            Channel::ServerSent { meta, .. } => {
+                let text = format!("id: {}\ndata: {}\n\n", frame.event_id, frame.json);
+                push_chunk(outbox.buffer(), text.as_bytes(), meta.http_1_0);
+            }
+        }
+        frame.is_final
+    }
+
+    fn send_text(&mut self, links: &mut Links, text: &str) {
+        if let Some(outbox) = links.outbox(self.conn) {
+            outbox.push(&ws::encode_frame(Kind::Text, text.as_bytes()));
+        }
+    }
+
+    /// Nothing follows.
+    fn end(&mut self, links: &mut Links, code: u16, now_ms: u64) {
+        if self.mode == Mode::Ending {
+            return;
+        }
+        self.mode = Mode::Ending;
+        self.ending_since_ms = now_ms;
+        match &mut self.channel {
+            Channel::WebSocket(session) => {
+                session.close(code, "");
+                self.flush(links);
+            }
+            Channel::ServerSent { meta, .. } => {
+                if let Some(outbox) = links.outbox(self.conn).filter(|_| !meta.http_1_0) {
+                    outbox.push(b"0\r\n\r\n");
+                }
+                links.close(self.conn);
+            }
+        }
+    }
+
+    fn beat(&mut self, links: &mut Links) {
+        match &mut self.channel {
+            Channel::WebSocket(session) => {
+                session.ping();
+                self.flush(links);
+            }
+            Channel::ServerSent { meta, .. } => {
+                if let Some(outbox) = links.outbox(self.conn) {
+                    push_chunk(outbox.buffer(), b":\n\n", meta.http_1_0);
+                }
+            }
+        }
+    }
+
+    /// Queues what the WebSocket protocol wants sent.
+    fn flush(&mut self, links: &mut Links) {
+        if let Channel::WebSocket(session) = &mut self.channel
+            && let Some(outbox) = links.outbox(self.conn)
+        {
+            session.take_output(outbox.buffer());
+        }
+    }
+}
+
+/// A chunk of a chunked body (RFC 9112 §7.1); bare bytes for HTTP/1.0, whose body ends with the connection.
+fn push_chunk(out: &mut Vec<u8>, bytes: &[u8], http_1_0: bool) {
+    if http_1_0 {
+        out.extend_from_slice(bytes);
+    } else {
+        out.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+        out.extend_from_slice(bytes);
+        out.extend_from_slice(b"\r\n");
+    }
+}
