@@ -1,5 +1,6 @@
 //! The system calls of this room that no safe wrapper in the dependency tree offers, one function each.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -48,6 +49,19 @@ pub(super) fn shutdown(fd: RawFd, how: std::net::Shutdown) {
 pub(super) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the callers hold an entry of `Links`, so the descriptor is open for the length of the call.
     unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+}
+
+/// Raises the soft limit of open files to the hard one, and returns it: the soft one is often 1024, which is for programs
+/// that still use select(2). Returns `u64::MAX` for no limit.
+///
+/// # Errors
+/// `setrlimit(2)` failed, for instance because the hard limit is beyond `fs.nr_open`.
+pub fn raise_open_files_limit() -> io::Result<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    }
+    Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
 /// Lets the child that `command` starts have standard input, output and error and no other descriptor of ours.
@@ -119,6 +133,15 @@ pub(super) fn timer(period: Duration) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_soft_limit_of_open_files_rises_to_the_hard_one() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        // One less, which no other test of this process will miss.
+        setrlimit(Resource::Nofile, Rlimit { current: maximum.map(|files| files - 1), maximum }).unwrap();
+        assert_eq!(raise_open_files_limit().unwrap(), maximum.unwrap_or(u64::MAX));
+        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
+    }
 
     #[test]
     fn a_child_gets_no_descriptor_of_ours() {
