@@ -74,6 +74,26 @@ impl<A: Application> Core<A> {
         }
         result.ok()
     }
+
+    /// Asks the application something; the answer is `otherwise` if it panics.
+    fn ask(&self, otherwise: bool, question: impl FnOnce(&A) -> bool) -> bool {
+        catch_unwind(AssertUnwindSafe(|| question(&self.app))).unwrap_or_else(|_| {
+            tracing::error!("a panic in the shard was caught. Please report this as a bug");
+            otherwise
+        })
+    }
+
+    fn accepting(&self) -> bool {
+        self.ask(true, A::accepting)
+    }
+
+    fn has_work(&self) -> bool {
+        self.ask(false, A::has_work)
+    }
+
+    fn stopped(&self) -> bool {
+        self.ask(false, A::stopped)
+    }
 }
 
 /// Runs `app` until it says that it has stopped.
@@ -131,7 +151,7 @@ async fn serve<A: Application + 'static>(
     let mut accepting = true;
     poll_fn(|_| {
         let stopped = end_batch(&core);
-        if accepting && !core.borrow().app.accepting() {
+        if accepting && !core.borrow().accepting() {
             accepting = false;
             // Ends the pending accept with an error; cancelling it would leak a connection accepted meanwhile.
             for &descriptor in &descriptors {
@@ -141,7 +161,7 @@ async fn serve<A: Application + 'static>(
         if !stopped {
             return Poll::Pending;
         }
-        core.borrow_mut().app.finish();
+        core.borrow_mut().call(None, |app, _| app.finish());
         Poll::Ready(Ok(()))
     })
     .await
@@ -153,15 +173,15 @@ fn end_batch<A: Application + 'static>(core: &Shared<A>) -> bool {
     for _ in 0..ROUNDS_MAX {
         core.borrow_mut().call(None, super::Application::batch_end);
         flush(core);
-        if core.borrow().app.stopped() {
+        if core.borrow().stopped() {
             return true;
         }
-        if core.borrow().app.has_work() {
+        if core.borrow().has_work() {
             continue;
         }
         let state = core.borrow();
         state.waker.prepare_sleep();
-        if !state.app.has_work() {
+        if !state.has_work() {
             return false;
         }
         state.waker.awake();
@@ -276,7 +296,7 @@ async fn accept_unix<A: Application + 'static>(core: Shared<A>, listener: UnixLi
 
 /// Whether to accept on after an error: not once the listener has been shut down.
 async fn accept_failed<A: Application + 'static>(core: &Shared<A>, error: &io::Error) -> bool {
-    if !core.borrow().app.accepting() {
+    if !core.borrow().accepting() {
         return false;
     }
     let harmless = [libc::ECONNABORTED, libc::EINTR, libc::EPROTO];

@@ -267,3 +267,73 @@ fn endless_work_does_not_starve_sockets() {
         thread.join().unwrap();
     }
 }
+
+/// Echoes; each question panics once while there is a connection, and so does the end.
+#[derive(Default)]
+struct Panicky {
+    panics: Arc<AtomicU64>,
+    open: bool,
+    ended: bool,
+}
+
+impl Panicky {
+    fn panic_once(&self, bit: u64) {
+        assert!(!self.open || self.panics.fetch_or(bit, Ordering::SeqCst) & bit != 0, "asked for");
+    }
+}
+
+impl Application for Panicky {
+    fn accepted(&mut self, _: &mut Links, _: ConnId, _: &Peer, _: usize) -> bool {
+        self.open = true;
+        true
+    }
+    fn data(&mut self, links: &mut Links, conn: ConnId, bytes: &[u8]) {
+        links.outbox(conn).unwrap().push(bytes);
+    }
+    fn eof(&mut self, links: &mut Links, conn: ConnId) {
+        self.ended = true;
+        links.close(conn);
+    }
+    fn drained(&mut self, _: &mut Links, _: ConnId) {}
+    fn closed(&mut self, _: &mut Links, _: ConnId, _: CloseReason) {}
+    fn batch_end(&mut self, _: &mut Links) {}
+    fn has_work(&self) -> bool {
+        self.panic_once(1);
+        false
+    }
+    fn tick(&mut self, _: &mut Links, _: Instant) {}
+    fn accepting(&self) -> bool {
+        self.panic_once(2);
+        true
+    }
+    fn stopped(&self) -> bool {
+        self.panic_once(4);
+        self.ended
+    }
+    fn finish(&mut self) {
+        self.panic_once(8);
+    }
+}
+
+#[test]
+fn a_panic_in_a_question_takes_down_nothing() {
+    for kind in kinds() {
+        let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1).unwrap().remove(0);
+        let addr = listeners[0].to_string().replace("http://", "");
+        let waker = Arc::new(Waker::new().unwrap());
+        let panics = Arc::<AtomicU64>::default();
+        let app = Panicky { panics: Arc::clone(&panics), ..Panicky::default() };
+        let thread = std::thread::spawn(move || run(kind, app, listeners, &waker).unwrap());
+        let mut client = TcpStream::connect(addr).unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        for byte in *b"1234" {
+            client.write_all(&[byte]).unwrap();
+            let mut answer = [0];
+            client.read_exact(&mut answer).unwrap();
+            assert_eq!(answer, [byte]);
+        }
+        drop(client);
+        thread.join().unwrap();
+        assert_eq!(panics.load(Ordering::SeqCst), 15);
+    }
+}
