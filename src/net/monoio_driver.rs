@@ -32,8 +32,8 @@ const BUFFER_BYTES_MIN: usize = 2 * 1024;
 /// Receive buffer of a connection that keeps filling its buffer.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-/// Pause after an `accept(2)` that failed for want of something that other connections may give back.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Pause of the whole shard after waiting for its timer has failed.
+const TIMER_PAUSE: Duration = Duration::from_millis(10);
 
 /// Batch ends without a look at the kernel's events.
 const ROUNDS_MAX: u32 = 16;
@@ -44,6 +44,8 @@ struct Core<A> {
     waker: Arc<Waker>,
     /// Wakes the main future; set when it is first polled.
     main: Option<TaskWaker>,
+    /// Tasks that try again at the next tick what has failed.
+    until_tick: Vec<TaskWaker>,
 }
 
 type Shared<A> = Rc<RefCell<Core<A>>>;
@@ -103,8 +105,23 @@ pub(super) fn run<A: Application + 'static>(
     listeners: Vec<Listener>,
     waker: &Arc<Waker>,
 ) -> io::Result<()> {
-    let core = Rc::new(RefCell::new(Core { app, links: Links::default(), waker: Arc::clone(waker), main: None }));
-    let timer = sys::timer(TICK)?;
+    run_with_timer(kind, app, listeners, waker, sys::timer(TICK)?)
+}
+
+pub(super) fn run_with_timer<A: Application + 'static>(
+    kind: ReactorKind,
+    app: A,
+    listeners: Vec<Listener>,
+    waker: &Arc<Waker>,
+    timer: OwnedFd,
+) -> io::Result<()> {
+    let core = Rc::new(RefCell::new(Core {
+        app,
+        links: Links::default(),
+        waker: Arc::clone(waker),
+        main: None,
+        until_tick: Vec::new(),
+    }));
     if kind == ReactorKind::MonoioEpoll {
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
         return runtime.block_on(serve(core, listeners, timer, true));
@@ -235,10 +252,37 @@ async fn until_writable<A: Application + 'static>(core: Shared<A>, conn: ConnId)
     }
 }
 
+/// Reports what keeps failing once until it succeeds again.
+struct Failing {
+    what: &'static str,
+    reported: bool,
+}
+
+impl Failing {
+    fn new(what: &'static str) -> Self {
+        Self { what, reported: false }
+    }
+
+    fn report(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.reported, true) {
+            tracing::error!("{} failed and is tried again until it succeeds: {error}", self.what);
+        }
+    }
+
+    fn over(&mut self) {
+        self.reported = false;
+    }
+}
+
 async fn woken<A: Application + 'static>(core: Shared<A>, wake: UnixStream) {
+    let mut failing = Failing::new("waiting for messages");
     loop {
-        if let Err(error) = wake.readable(false).await {
-            tracing::error!("waiting for messages failed: {error}");
+        match wake.readable(false).await {
+            Ok(()) => failing.over(),
+            Err(error) => {
+                failing.report(&error);
+                until_tick(&core).await; // The tick ends a batch too, so messages are late but not lost.
+            }
         }
         let state = core.borrow();
         state.waker.clear();
@@ -248,29 +292,52 @@ async fn woken<A: Application + 'static>(core: Shared<A>, wake: UnixStream) {
 
 async fn ticks<A: Application + 'static>(core: Shared<A>, timer: OwnedFd) {
     let Ok(poll) = timer.try_clone().and_then(pollable) else { return };
+    let mut failing = Failing::new("waiting for the timer");
     loop {
-        if let Err(error) = poll.readable(false).await {
-            tracing::error!("waiting for the timer failed: {error}");
+        match poll.readable(false).await {
+            Ok(()) => failing.over(),
+            Err(error) => {
+                failing.report(&error);
+                // There is no other clock to wait for. A pause of everybody is bad, a spinning shard is worse.
+                std::thread::sleep(TIMER_PAUSE);
+                next_turn().await;
+            }
         }
         sys::counter_clear(&timer);
         let now = Instant::now();
         let mut state = core.borrow_mut();
         state.links.end_lingering(now);
+        state.until_tick.drain(..).for_each(TaskWaker::wake);
         state.event(None, |app, links| app.tick(links, now));
     }
 }
 
+/// Waits for the next tick: a pause that needs no descriptor, of which there may be none left.
+async fn until_tick<A: Application + 'static>(core: &Shared<A>) {
+    let mut waiting = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut waiting, true) {
+            return Poll::Ready(());
+        }
+        core.borrow_mut().until_tick.push(cx.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}
+
 async fn accept_tcp<A: Application + 'static>(core: Shared<A>, listener: TcpListener, number: usize) {
+    let mut failing = Failing::new("accepting connections");
     loop {
         match listener.accept().await {
             Ok((stream, addr)) => {
+                failing.over();
                 sys::close_on_exec(stream.as_raw_fd());
                 // Answers leave in one send; waiting for more to come would only delay them.
                 let _ = stream.set_nodelay(true);
                 monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Tcp(addr), number));
             }
             Err(error) => {
-                if !accept_failed(&core, &error).await {
+                if !accept_failed(&core, &mut failing, &error).await {
                     return;
                 }
             }
@@ -279,14 +346,16 @@ async fn accept_tcp<A: Application + 'static>(core: Shared<A>, listener: TcpList
 }
 
 async fn accept_unix<A: Application + 'static>(core: Shared<A>, listener: UnixListener, number: usize) {
+    let mut failing = Failing::new("accepting connections");
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                failing.over();
                 sys::close_on_exec(stream.as_raw_fd());
                 monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Unix, number));
             }
             Err(error) => {
-                if !accept_failed(&core, &error).await {
+                if !accept_failed(&core, &mut failing, &error).await {
                     return;
                 }
             }
@@ -295,7 +364,7 @@ async fn accept_unix<A: Application + 'static>(core: Shared<A>, listener: UnixLi
 }
 
 /// Whether to accept on after an error: not once the listener has been shut down.
-async fn accept_failed<A: Application + 'static>(core: &Shared<A>, error: &io::Error) -> bool {
+async fn accept_failed<A: Application + 'static>(core: &Shared<A>, failing: &mut Failing, error: &io::Error) -> bool {
     if !core.borrow().accepting() {
         return false;
     }
@@ -303,14 +372,9 @@ async fn accept_failed<A: Application + 'static>(core: &Shared<A>, error: &io::E
     if error.raw_os_error().is_some_and(|code| harmless.contains(&code)) {
         return true;
     }
-    tracing::warn!("accepting a connection failed: {error}");
-    match sys::timer(ACCEPT_PAUSE).and_then(pollable) {
-        Ok(pause) => {
-            let _ = pause.readable(false).await;
-        }
-        // Not even a descriptor for the pause: the tick's pace will do.
-        Err(_) => next_turn().await,
-    }
+    // For want of something that other connections may give back.
+    failing.report(error);
+    until_tick(core).await;
     true
 }
 

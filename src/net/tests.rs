@@ -4,6 +4,8 @@ use super::*;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -20,6 +22,7 @@ struct Control {
     received: AtomicU64,
     stop: AtomicBool,
     closed: AtomicU64,
+    batches: AtomicU64,
 }
 
 const BIG: usize = 8 * 1024 * 1024;
@@ -50,6 +53,7 @@ impl Application for Echo {
         self.shared.closed.fetch_add(1, Ordering::SeqCst);
     }
     fn batch_end(&mut self, _: &mut Links) {
+        self.shared.batches.fetch_add(1, Ordering::SeqCst);
         let mut queue = self.shared.queue.lock().unwrap();
         self.shared.received.fetch_add(queue.len() as u64, Ordering::SeqCst);
         queue.clear();
@@ -76,11 +80,17 @@ struct Running {
 
 impl Running {
     fn start(kind: ReactorKind) -> Self {
+        Self::start_with(kind, Waker::new().unwrap(), sys::timer(TICK).unwrap())
+    }
+    fn start_with(kind: ReactorKind, waker: Waker, timer: OwnedFd) -> Self {
         let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1).unwrap().remove(0);
         let addr = listeners[0].to_string().replace("http://", "");
-        let (control, waker) = (Arc::<Control>::default(), Arc::new(Waker::new().unwrap()));
+        let (control, waker) = (Arc::<Control>::default(), Arc::new(waker));
         let (shared, its_waker) = (Arc::clone(&control), Arc::clone(&waker));
-        let thread = std::thread::spawn(move || run(kind, Echo { shared, open: 0 }, listeners, &its_waker).unwrap());
+        let app = Echo { shared, open: 0 };
+        let thread = std::thread::spawn(move || {
+            monoio_driver::run_with_timer(kind, app, listeners, &its_waker, timer).unwrap();
+        });
         Self { addr, control, waker, thread: Some(thread) }
     }
     fn connect(&self) -> TcpStream {
@@ -335,5 +345,32 @@ fn a_panic_in_a_question_takes_down_nothing() {
         drop(client);
         thread.join().unwrap();
         assert_eq!(panics.load(Ordering::SeqCst), 15);
+    }
+}
+
+/// A descriptor that can't be waited for: EBADF.
+fn unpollable() -> OwnedFd {
+    std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/dev/null").unwrap().into()
+}
+
+#[test]
+fn a_wait_that_keeps_failing_does_not_spin() {
+    if io_uring_available().is_err() {
+        return; // epoll refuses such a descriptor beforehand.
+    }
+    let no_waker =
+        Running::start_with(ReactorKind::Monoio, Waker::with_descriptor(unpollable()), sys::timer(TICK).unwrap());
+    let no_timer = Running::start_with(ReactorKind::Monoio, Waker::new().unwrap(), unpollable());
+    for server in [no_waker, no_timer] {
+        let mut client = server.connect();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let batches = server.control.batches.load(Ordering::SeqCst);
+        assert!(batches < 300, "{batches} batches in 0.3 s");
+        client.write_all(b"hello!").unwrap();
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"hello!");
+        drop(client);
+        server.stop();
     }
 }
