@@ -237,7 +237,12 @@ impl Links {
         self.get(conn).is_none_or(|link| matches!(link.closing, Closing::Lingering(_) | Closing::Aborted))
     }
 
-    /// Wakes `waker` when [`Links::is_finished`] may have become true.
+    /// Whether `conn` is to be closed without waiting for anything.
+    pub(super) fn is_aborted(&self, conn: ConnId) -> bool {
+        self.get(conn).is_none_or(|link| link.closing == Closing::Aborted)
+    }
+
+    /// Wakes `waker` when [`Links::is_finished`] or [`Links::is_aborted`] may have become true.
     pub(super) fn watch(&mut self, conn: ConnId, waker: &TaskWaker) {
         if let Some(link) = self.get_mut(conn) {
             link.reader = Some(waker.clone());

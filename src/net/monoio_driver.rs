@@ -1,7 +1,8 @@
 //! The default driver: monoio, over io_uring or epoll.
 //!
-//! One task a connection receives; its buffer is owned by the kernel while it waits, so it is small until a connection
-//! shows that it sends much. Sending is a direct `send(2)` once a batch (see [`Links::flush`]).
+//! One task a connection waits until there is something to receive and then takes it with a direct `recv(2)` into the
+//! shard's one buffer, so a connection that waits holds no buffer at all. Sending is a direct `send(2)` once a batch (see
+//! [`Links::flush`]).
 //!
 //! The end of a batch: without its `sync` feature, monoio polls the main future when every task that was ready has run,
 //! right before it waits for the kernel, provided that the future was woken meanwhile. So each event wakes the main
@@ -11,13 +12,12 @@ use super::links::{ConnId, Flushed, Links};
 use super::listener::{Listener, Peer};
 use super::waker::Waker;
 use super::{Application, CloseReason, ReactorKind, TICK, sys};
-use monoio::io::AsyncReadRent;
-use monoio::net::{TcpListener, UnixListener, UnixStream};
+use monoio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,10 +27,11 @@ use std::time::{Duration, Instant};
 /// Entries of the submission ring. A batch beyond it is submitted in parts.
 const RING_ENTRIES: u32 = 1024;
 
-/// Receive buffer of a quiet connection: it holds a typical request, and 10,000 idle connections 20 MiB.
-const BUFFER_BYTES_MIN: usize = 2 * 1024;
-/// Receive buffer of a connection that keeps filling its buffer.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// The receive buffer of a shard, and so most bytes a connection is given in one event.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// What a connection that is being closed may still send is thrown away up to this; then it is received no more.
+const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 
 /// Pause of the whole shard after waiting for its timer has failed.
 const TIMER_PAUSE: Duration = Duration::from_millis(10);
@@ -46,6 +47,17 @@ struct Core<A> {
     main: Option<TaskWaker>,
     /// Tasks that try again at the next tick what has failed.
     until_tick: Vec<TaskWaker>,
+    /// What is received passes through here.
+    buffer: Box<[u8]>,
+}
+
+/// What has come of a receive.
+enum Received {
+    Delivered,
+    /// This many bytes were thrown away: the connection is being closed.
+    Discarded(usize),
+    /// The peer has sent FIN, and the application knows.
+    End,
 }
 
 type Shared<A> = Rc<RefCell<Core<A>>>;
@@ -75,6 +87,32 @@ impl<A: Application> Core<A> {
             }
         }
         result.ok()
+    }
+
+    /// Receives what there is on `fd` and delivers it.
+    fn take(&mut self, fd: RawFd, conn: ConnId) -> io::Result<Received> {
+        // Out of `self` for the call; an empty box allocates nothing.
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let received = sys::receive(fd, &mut buffer);
+        let closing = self.links.is_closing(conn);
+        let result = match received {
+            Ok(0) => {
+                // A peer that has sent FIN still reads: what is queued on a connection being closed must leave first.
+                if !closing {
+                    self.event(Some(conn), |app, links| app.eof(links, conn));
+                }
+                Ok(Received::End)
+            }
+            Ok(count) if closing => Ok(Received::Discarded(count)),
+            Ok(count) => {
+                let bytes = buffer.get(..count).unwrap_or_default();
+                self.event(Some(conn), |app, links| app.data(links, conn, bytes));
+                Ok(Received::Delivered)
+            }
+            Err(error) => Err(error),
+        };
+        self.buffer = buffer;
+        result
     }
 
     /// Asks the application something; the answer is `otherwise` if it panics.
@@ -121,6 +159,7 @@ pub(super) fn run_with_timer<A: Application + 'static>(
         waker: Arc::clone(waker),
         main: None,
         until_tick: Vec::new(),
+        buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
     }));
     if kind == ReactorKind::MonoioEpoll {
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
@@ -391,11 +430,29 @@ async fn next_turn() {
     .await;
 }
 
+/// A connected socket.
+trait Stream: AsRawFd {
+    /// Waits until something can be received, the peer's end and errors included.
+    fn readable(&self) -> impl Future<Output = io::Result<()>>;
+}
+
+impl Stream for TcpStream {
+    fn readable(&self) -> impl Future<Output = io::Result<()>> {
+        TcpStream::readable(self, false)
+    }
+}
+
+impl Stream for UnixStream {
+    fn readable(&self) -> impl Future<Output = io::Result<()>> {
+        UnixStream::readable(self, false)
+    }
+}
+
 /// Receives on one connection until it ends.
-fn connection<A, S>(core: Shared<A>, mut stream: S, peer: &Peer, number: usize) -> impl Future<Output = ()> + use<A, S>
+fn connection<A, S>(core: Shared<A>, stream: S, peer: &Peer, number: usize) -> impl Future<Output = ()> + use<A, S>
 where
     A: Application + 'static,
-    S: AsyncReadRent + AsRawFd,
+    S: Stream,
 {
     let conn = {
         let mut state = core.borrow_mut();
@@ -406,7 +463,7 @@ where
         conn
     };
     async move {
-        let reason = receive(&core, &mut stream, conn).await;
+        let reason = receive(&core, &stream, conn).await;
         let mut state = core.borrow_mut();
         let reason = state.links.close_reason(conn, reason);
         state.event(None, |app, links| app.closed(links, conn, reason));
@@ -415,67 +472,49 @@ where
     }
 }
 
-async fn receive<A, S>(core: &Shared<A>, stream: &mut S, conn: ConnId) -> CloseReason
+async fn receive<A, S>(core: &Shared<A>, stream: &S, conn: ConnId) -> CloseReason
 where
     A: Application + 'static,
-    S: AsyncReadRent,
+    S: Stream,
 {
-    let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER_BYTES_MIN);
-    let mut at_end = false;
+    let mut discarded = 0;
     loop {
-        if at_end {
-            // The peer has sent FIN; wait until the application is through with its answers.
-            until_closed(core, conn).await;
-            return CloseReason::Peer;
-        }
         poll_fn(|cx| match core.borrow_mut().links.poll_reading(conn, cx.waker()) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         })
         .await;
-        let (result, filled) = stream.read(buffer).await;
-        buffer = filled;
-        match result {
-            Ok(0) => {
-                let mut state = core.borrow_mut();
-                // A peer that has sent FIN still reads: what is queued on a connection being closed must leave first.
-                if !state.links.is_closing(conn) {
-                    state.event(Some(conn), |app, links| app.eof(links, conn));
+        let received = match stream.readable().await {
+            Ok(()) => core.borrow_mut().take(stream.as_raw_fd(), conn),
+            Err(error) => Err(error),
+        };
+        match received {
+            Ok(Received::Delivered) => {}
+            Ok(Received::Discarded(count)) => {
+                discarded += count;
+                if discarded > DISCARDED_BYTES_MAX {
+                    // Not closed at once: that would make the kernel reset the connection before the peer has read the
+                    // answer. Its window fills up instead, until the time for lingering is over.
+                    until(core, conn, Links::is_aborted).await;
+                    return CloseReason::Application;
                 }
-                at_end = true;
             }
-            Ok(count) => {
-                let mut state = core.borrow_mut();
-                if !state.links.is_closing(conn) {
-                    let bytes = buffer.get(..count).unwrap_or_default();
-                    state.event(Some(conn), |app, links| app.data(links, conn, bytes));
-                }
-                drop(state);
-                buffer = resized(buffer, count);
+            Ok(Received::End) => {
+                // The peer has sent FIN; wait until the application is through with its answers.
+                until(core, conn, Links::is_finished).await;
+                return CloseReason::Peer;
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].contains(&error.kind()) => {}
             Err(error) => return CloseReason::Error(error.raw_os_error().unwrap_or(libc::EIO)),
         }
     }
 }
 
-/// Grows the buffer of a connection that fills it, and shrinks it again for one that has become quiet.
-fn resized(buffer: Vec<u8>, filled: usize) -> Vec<u8> {
-    let capacity = buffer.capacity();
-    if filled >= capacity && capacity < BUFFER_BYTES_MAX {
-        Vec::with_capacity((capacity * 4).min(BUFFER_BYTES_MAX))
-    } else if filled <= BUFFER_BYTES_MIN && capacity > BUFFER_BYTES_MIN {
-        Vec::with_capacity(BUFFER_BYTES_MIN)
-    } else {
-        buffer
-    }
-}
-
-/// Waits until the application has closed a connection whose peer has sent FIN.
-async fn until_closed<A: Application + 'static>(core: &Shared<A>, conn: ConnId) {
+/// Waits until `reached` says so of a connection on its way out.
+async fn until<A: Application + 'static>(core: &Shared<A>, conn: ConnId, reached: fn(&Links, ConnId) -> bool) {
     poll_fn(|cx| {
         let mut state = core.borrow_mut();
-        if state.links.is_finished(conn) {
+        if reached(&state.links, conn) {
             return Poll::Ready(());
         }
         state.links.watch(conn, cx.waker());

@@ -22,6 +22,12 @@ pub(super) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     check(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
+/// `recv(2)` without blocking; 0 means that the peer has sent FIN.
+pub(super) fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `buffer`, which the kernel writes during the call only; for `fd` see `send`.
+    check(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) })
+}
+
 /// `sendmsg(2)` of several buffers, without blocking and without SIGPIPE.
 pub(super) fn send_vectored(fd: RawFd, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
     // SAFETY: zeroed is a valid msghdr (null pointers, zero lengths).

@@ -374,3 +374,63 @@ fn a_wait_that_keeps_failing_does_not_spin() {
         server.stop();
     }
 }
+
+#[test]
+fn a_client_that_keeps_sending_after_close_is_not_listened_to_for_long() {
+    for kind in kinds() {
+        let server = Running::start(kind);
+        let mut client = server.connect();
+        client.write_all(b"!").unwrap();
+        let mut answer = [0];
+        client.read_exact(&mut answer).unwrap();
+        // What the kernel's buffers hold of both sides comes on top of the server's limit; without one, the second
+        // of lingering takes gigabytes.
+        client.set_write_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        let (chunk, mut sent) = (vec![0; 64 * 1024], 0);
+        while let Ok(count) = client.write(&chunk) {
+            sent += count;
+        }
+        assert!(sent > 1024 * 1024, "{sent} bytes: the answer to a long request would be lost");
+        assert!(sent < 32 * 1024 * 1024, "{sent} bytes were taken");
+        server.stop();
+    }
+}
+
+/// Bytes this process has allocated.
+fn allocated() -> usize {
+    // SAFETY: no memory of ours is involved.
+    let info = unsafe { libc::mallinfo2() };
+    info.uordblks + info.hblkhd
+}
+
+/// Run by `an_idle_connection_costs_little` in a process of its own, because it counts all of the process's memory.
+#[test]
+#[ignore = "measures the whole process"]
+fn measures_idle_connections() {
+    const CONNECTIONS: usize = 2000;
+    for kind in kinds() {
+        let server = Running::start(kind);
+        let before = allocated();
+        let mut clients: Vec<TcpStream> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+        // Each has had a large request and a large answer before it falls idle.
+        let (request, mut answer) = (vec![b'r'; 100_000], vec![0; 100_000]);
+        for client in &mut clients {
+            client.write_all(&request).unwrap();
+            client.read_exact(&mut answer).unwrap();
+        }
+        let bytes = (allocated() - before) / CONNECTIONS;
+        println!("{kind:?}: {bytes} bytes a connection");
+        assert!(bytes <= 2048, "{kind:?}: {bytes} bytes a connection");
+        drop(clients);
+        server.stop();
+    }
+}
+
+#[test]
+fn an_idle_connection_costs_little() {
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "net::tests::measures_idle_connections", "--ignored", "--nocapture"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
