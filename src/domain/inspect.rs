@@ -6,6 +6,7 @@
 use super::{Fault, LoadError};
 use crate::abi::manifest::Manifest;
 use crate::abi::module::{self, OpenError};
+use crate::net;
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -31,15 +32,9 @@ enum Report {
 /// See [`LoadError`].
 pub(super) fn inspect(path: &Path, limit: Duration) -> Result<Manifest, LoadError> {
     let host = |error: std::io::Error| LoadError::Host(format!("starting the inspection process: {error}"));
-    let mut child = Command::new("/proc/self/exe")
-        .arg("inspect")
-        .arg(path)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .map_err(host)?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("inspect").arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+    let mut child = net::keep_descriptors_from(&mut command).spawn().map_err(host)?;
     let report = read_report(&mut child, limit);
     let status = end(&mut child, report.is_none()).map_err(host)?;
     let Some(report) = report else {

@@ -2,6 +2,7 @@
 
 use super::deploy::DeployError;
 use super::sdk;
+use crate::net;
 use crossbeam::channel;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 use sha2::{Digest, Sha256};
@@ -57,7 +58,9 @@ impl Compiler {
     pub(super) fn new(sdk_dir: PathBuf, limit: Duration) -> Self {
         let program = std::env::var("CC").ok().filter(|cc| !cc.is_empty()).unwrap_or_else(|| "cc".to_owned());
         // A compiler that can't be asked now has no cached results to mix up with another's.
-        let version = Command::new(&program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output();
+        let mut version = Command::new(&program);
+        version.arg("--version").stdin(Stdio::null()).stderr(Stdio::null());
+        let version = net::keep_descriptors_from(&mut version).output();
         let version = version.map(|output| output.stdout).unwrap_or_default();
         let identity = format!("{program}\n{}\n{}", String::from_utf8_lossy(&version), sdk::hash());
         Self { program, sdk_dir, identity, limit }
@@ -82,7 +85,8 @@ impl Compiler {
     /// The source does not compile, or the compiler could not be run.
     pub(super) fn compile(&self, source: &[u8], dir: &Path, target: &str) -> Result<String, DeployError> {
         std::fs::write(dir.join("module.c"), source)?;
-        let child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        command
             .args(FLAGS)
             .arg(format!("-I{}", self.sdk_dir.display()))
             .args(["module.c", "-o", target])
@@ -93,7 +97,8 @@ impl Compiler {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            .process_group(0)
+            .process_group(0);
+        let child = net::keep_descriptors_from(&mut command)
             .spawn()
             .map_err(|error| DeployError::NoCompiler { compiler: self.program.clone(), error })?;
         let (succeeded, output) = self.finish(child)?;

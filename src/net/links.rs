@@ -27,8 +27,8 @@ impl ConnId {
 /// still sends makes the kernel answer with a reset, which destroys what it has not read).
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Spare buffers kept for connections that have something to send.
-const SPARES_MAX: usize = 128;
+/// Memory of the spare buffers kept for connections that have something to send: a batch of some hundred small answers.
+const SPARE_BYTES_MAX: usize = 256 * 1024;
 
 /// How far a connection is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub struct Links {
     dirty: Vec<ConnId>,
     lingering: Vec<ConnId>,
     spares: Vec<Vec<u8>>,
+    /// The sum of the capacities of `spares`.
+    spare_bytes: usize,
     open: usize,
 }
 
@@ -113,7 +115,9 @@ impl Links {
             self.dirty.push(conn);
         }
         if !link.outbox.has_buffer() {
-            link.outbox.give_spare(self.spares.pop().unwrap_or_default());
+            let spare = self.spares.pop().unwrap_or_default();
+            self.spare_bytes -= spare.capacity();
+            link.outbox.give_spare(spare);
         }
         Some(&mut link.outbox)
     }
@@ -233,7 +237,12 @@ impl Links {
         self.get(conn).is_none_or(|link| matches!(link.closing, Closing::Lingering(_) | Closing::Aborted))
     }
 
-    /// Wakes `waker` when [`Links::is_finished`] may have become true.
+    /// Whether `conn` is to be closed without waiting for anything.
+    pub(super) fn is_aborted(&self, conn: ConnId) -> bool {
+        self.get(conn).is_none_or(|link| link.closing == Closing::Aborted)
+    }
+
+    /// Wakes `waker` when [`Links::is_finished`] or [`Links::is_aborted`] may have become true.
     pub(super) fn watch(&mut self, conn: ConnId, waker: &TaskWaker) {
         if let Some(link) = self.get_mut(conn) {
             link.reader = Some(waker.clone());
@@ -271,7 +280,12 @@ impl Links {
                     }
                     self.lingering.push(conn);
                 }
-                self.spares.extend(spare.filter(|_| self.spares.len() < SPARES_MAX));
+                if let Some(spare) = spare
+                    && self.spare_bytes + spare.capacity() <= SPARE_BYTES_MAX
+                {
+                    self.spare_bytes += spare.capacity();
+                    self.spares.push(spare);
+                }
                 Flushed::All
             }
             Ok(false) => {
@@ -388,6 +402,25 @@ mod tests {
         links.outbox(id).unwrap().push(b"x");
         assert_eq!(links.flush(id), Flushed::Failed(libc::EPIPE));
         assert_eq!(links.close_reason(id, CloseReason::Peer), CloseReason::Error(libc::EPIPE));
+    }
+
+    #[test]
+    fn spare_buffers_are_few_and_counted() {
+        let (a, peer) = UnixStream::pair().unwrap();
+        let mut links = Links::default();
+        let ids: Vec<ConnId> = (0..1000).map(|_| links.insert(a.as_raw_fd())).collect();
+        let mut peer = peer;
+        for answer_bytes in [200, 8 * 1024, 20 * 1024, 300] {
+            for &id in &ids {
+                links.outbox(id).unwrap().push(&vec![0; answer_bytes]);
+            }
+            for &id in &ids {
+                assert_eq!(links.flush(id), Flushed::All);
+                peer.read_exact(&mut vec![0; answer_bytes]).unwrap();
+            }
+            assert!(links.spare_bytes <= SPARE_BYTES_MAX);
+            assert_eq!(links.spare_bytes, links.spares.iter().map(Vec::capacity).sum::<usize>());
+        }
     }
 
     #[test]

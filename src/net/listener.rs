@@ -1,17 +1,20 @@
 //! Where connections come from: TCP addresses, one listener a shard with `SO_REUSEPORT`, and unix sockets.
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 /// Connections the kernel keeps waiting for `accept(2)`, if `net.core.somaxconn` lets it.
 const BACKLOG: i32 = 4096;
+
+/// `sockaddr_un` holds 108 bytes (unix(7)), one of which ends the path.
+const UNIX_PATH_BYTES_MAX: usize = 107;
 
 /// After a kill an io_uring of the old process can hold the listener for some milliseconds.
 const BIND_TRIES: u32 = 20;
@@ -125,11 +128,11 @@ impl fmt::Display for Listener {
 pub fn bind_all(addrs: &[ListenAddr], shards: usize) -> Result<Vec<Vec<Listener>>, BindError> {
     let mut all: Vec<Vec<Listener>> = (0..shards.max(1)).map(|_| Vec::new()).collect();
     for addr in addrs {
-        let failed = |error: io::Error| BindError { addr: addr.to_string(), reason: explain(&error) };
         let listeners = match addr {
-            ListenAddr::Tcp(addr) => bind_tcp(*addr, all.len()).map_err(failed)?,
-            ListenAddr::Unix(path) => bind_unix(path, all.len()).map_err(failed)?,
+            ListenAddr::Tcp(addr) => bind_tcp(*addr, all.len()).map_err(|error| explain_tcp(&error)),
+            ListenAddr::Unix(path) => bind_unix(path, all.len()).map_err(|error| explain_unix(path, &error)),
         };
+        let listeners = listeners.map_err(|reason| BindError { addr: addr.to_string(), reason })?;
         for (shard, listener) in all.iter_mut().zip(listeners) {
             shard.push(listener);
         }
@@ -137,11 +140,32 @@ pub fn bind_all(addrs: &[ListenAddr], shards: usize) -> Result<Vec<Vec<Listener>
     Ok(all)
 }
 
-fn explain(error: &io::Error) -> String {
+fn explain_tcp(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "another process uses it; stop that or choose another with --port".to_owned(),
         io::ErrorKind::PermissionDenied => {
             "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn explain_unix(path: &Path, error: &io::Error) -> String {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).display();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "a running server listens on it; stop that or choose another path".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            format!("not permitted; this user must be able to write to {dir}, and to a socket that is there already")
+        }
+        io::ErrorKind::NotFound => format!("there is no directory {dir}; create it first"),
+        io::ErrorKind::AlreadyExists => {
+            "a file that is no socket has this name; choose another path or remove it".to_owned()
+        }
+        io::ErrorKind::InvalidInput => {
+            let bytes = path.as_os_str().len();
+            format!(
+                "the path has {bytes} bytes, and a socket's has {UNIX_PATH_BYTES_MAX} at most; choose a shorter one"
+            )
         }
         _ => error.to_string(),
     }
@@ -187,19 +211,31 @@ fn tcp_socket(addr: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 
 /// One listener, shared by the shards. A socket file that nobody listens on is replaced; any other file is not.
 fn bind_unix(path: &Path, shards: usize) -> io::Result<Vec<Listener>> {
+    if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket has this name"));
-        }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
-            return Err(io::Error::from(io::ErrorKind::AddrInUse));
-        }
-        Ok(_) => std::fs::remove_file(path)?,
-        Err(_) => {}
+        Ok(found) if !found.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
+        Ok(_) => remove_stale(path)?,
+        Err(_) => {} // Whatever it is, bind(2) will say so.
     }
     let first = UnixListener::bind(path)?;
     first.set_nonblocking(true)?;
     (0..shards).map(|_| Ok(Listener::Unix(first.try_clone()?, path.to_path_buf()))).collect()
+}
+
+/// Removes the socket file of a server that is gone; only the kernel's refusal to connect proves that it is.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A live server whose backlog is full would keep a blocking connect waiting.
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Connected, its backlog is full, or it is of another type, which somebody listens on all the same.
+        _ => Err(io::ErrorKind::AddrInUse.into()),
+    }
 }
 
 #[cfg(test)]
@@ -237,18 +273,59 @@ mod tests {
         assert!(error.contains(&names[0]), "{error}");
     }
 
+    fn refused(path: &Path) -> String {
+        let error = bind_all(&[ListenAddr::Unix(path.to_path_buf())], 1).unwrap_err().to_string();
+        assert!(error.contains(&*path.to_string_lossy()), "{error}");
+        assert!(!error.contains("port"), "{error}");
+        error
+    }
+
     #[test]
     fn a_dead_socket_file_is_replaced_and_a_live_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let addr = ListenAddr::Unix(path.clone());
         let live = bind_all(std::slice::from_ref(&addr), 2).unwrap();
-        assert!(bind_all(std::slice::from_ref(&addr), 1).is_err());
+        assert!(refused(&path).contains("a running server"));
         drop(live);
         assert!(bind_all(std::slice::from_ref(&addr), 1).is_ok());
         std::fs::remove_file(&path).unwrap();
+        let datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        assert!(refused(&path).contains("a running server"));
+        drop(datagrams);
+        std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "mine").unwrap();
-        assert!(bind_all(&[addr], 1).is_err());
+        assert!(refused(&path).contains("no socket"));
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_live_server_with_a_full_backlog_keeps_its_socket_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let connect = || {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket.connect(&SockAddr::unix(&path).unwrap()).map(|()| socket)
+        };
+        let live = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        live.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        live.listen(1).unwrap();
+        let _waiting: Vec<Socket> = std::iter::from_fn(|| connect().ok()).take(100).collect();
+        assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(refused(&path).contains("a running server"));
+    }
+
+    #[test]
+    fn paths_that_cannot_be_used_are_explained() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = refused(&dir.path().join("missing/s"));
+        assert!(error.contains(&format!("no directory {}/missing", dir.path().display())), "{error}");
+        let room = UNIX_PATH_BYTES_MAX - dir.path().as_os_str().len() - 1;
+        assert!(bind_all(&[ListenAddr::Unix(dir.path().join("s".repeat(room)))], 1).is_ok());
+        let error = refused(&dir.path().join("s".repeat(room + 1)));
+        assert!(error.contains("108 bytes"), "{error}");
+        let error = explain_unix(Path::new("s"), &io::ErrorKind::PermissionDenied.into());
+        assert!(error.contains("write to ."), "{error}");
     }
 }

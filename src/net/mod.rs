@@ -15,6 +15,7 @@ mod sys;
 pub use links::{ConnId, Links};
 pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, bind_all};
 pub use outbox::Outbox;
+pub use sys::{keep_descriptors_from, raise_open_files_limit};
 pub use waker::Waker;
 
 use std::io;

@@ -1,7 +1,8 @@
 //! The default driver: monoio, over io_uring or epoll.
 //!
-//! One task a connection receives; its buffer is owned by the kernel while it waits, so it is small until a connection
-//! shows that it sends much. Sending is a direct `send(2)` once a batch (see [`Links::flush`]).
+//! One task a connection waits until there is something to receive and then takes it with a direct `recv(2)` into the
+//! shard's one buffer, so a connection that waits holds no buffer at all. Sending is a direct `send(2)` once a batch (see
+//! [`Links::flush`]).
 //!
 //! The end of a batch: without its `sync` feature, monoio polls the main future when every task that was ready has run,
 //! right before it waits for the kernel, provided that the future was woken meanwhile. So each event wakes the main
@@ -11,13 +12,12 @@ use super::links::{ConnId, Flushed, Links};
 use super::listener::{Listener, Peer};
 use super::waker::Waker;
 use super::{Application, CloseReason, ReactorKind, TICK, sys};
-use monoio::io::AsyncReadRent;
-use monoio::net::{TcpListener, UnixListener, UnixStream};
+use monoio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,13 +27,14 @@ use std::time::{Duration, Instant};
 /// Entries of the submission ring. A batch beyond it is submitted in parts.
 const RING_ENTRIES: u32 = 1024;
 
-/// Receive buffer of a quiet connection: it holds a typical request, and 10,000 idle connections 20 MiB.
-const BUFFER_BYTES_MIN: usize = 2 * 1024;
-/// Receive buffer of a connection that keeps filling its buffer.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// The receive buffer of a shard, and so most bytes a connection is given in one event.
+const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Pause after an `accept(2)` that failed for want of something that other connections may give back.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What a connection that is being closed may still send is thrown away up to this; then it is received no more.
+const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Pause of the whole shard after waiting for its timer has failed.
+const TIMER_PAUSE: Duration = Duration::from_millis(10);
 
 /// Batch ends without a look at the kernel's events.
 const ROUNDS_MAX: u32 = 16;
@@ -44,6 +45,19 @@ struct Core<A> {
     waker: Arc<Waker>,
     /// Wakes the main future; set when it is first polled.
     main: Option<TaskWaker>,
+    /// Tasks that try again at the next tick what has failed.
+    until_tick: Vec<TaskWaker>,
+    /// What is received passes through here.
+    buffer: Box<[u8]>,
+}
+
+/// What has come of a receive.
+enum Received {
+    Delivered,
+    /// This many bytes were thrown away: the connection is being closed.
+    Discarded(usize),
+    /// The peer has sent FIN, and the application knows.
+    End,
 }
 
 type Shared<A> = Rc<RefCell<Core<A>>>;
@@ -74,6 +88,52 @@ impl<A: Application> Core<A> {
         }
         result.ok()
     }
+
+    /// Receives what there is on `fd` and delivers it.
+    fn take(&mut self, fd: RawFd, conn: ConnId) -> io::Result<Received> {
+        // Out of `self` for the call; an empty box allocates nothing.
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let received = sys::receive(fd, &mut buffer);
+        let closing = self.links.is_closing(conn);
+        let result = match received {
+            Ok(0) => {
+                // A peer that has sent FIN still reads: what is queued on a connection being closed must leave first.
+                if !closing {
+                    self.event(Some(conn), |app, links| app.eof(links, conn));
+                }
+                Ok(Received::End)
+            }
+            Ok(count) if closing => Ok(Received::Discarded(count)),
+            Ok(count) => {
+                let bytes = buffer.get(..count).unwrap_or_default();
+                self.event(Some(conn), |app, links| app.data(links, conn, bytes));
+                Ok(Received::Delivered)
+            }
+            Err(error) => Err(error),
+        };
+        self.buffer = buffer;
+        result
+    }
+
+    /// Asks the application something; the answer is `otherwise` if it panics.
+    fn ask(&self, otherwise: bool, question: impl FnOnce(&A) -> bool) -> bool {
+        catch_unwind(AssertUnwindSafe(|| question(&self.app))).unwrap_or_else(|_| {
+            tracing::error!("a panic in the shard was caught. Please report this as a bug");
+            otherwise
+        })
+    }
+
+    fn accepting(&self) -> bool {
+        self.ask(true, A::accepting)
+    }
+
+    fn has_work(&self) -> bool {
+        self.ask(false, A::has_work)
+    }
+
+    fn stopped(&self) -> bool {
+        self.ask(false, A::stopped)
+    }
 }
 
 /// Runs `app` until it says that it has stopped.
@@ -83,8 +143,24 @@ pub(super) fn run<A: Application + 'static>(
     listeners: Vec<Listener>,
     waker: &Arc<Waker>,
 ) -> io::Result<()> {
-    let core = Rc::new(RefCell::new(Core { app, links: Links::default(), waker: Arc::clone(waker), main: None }));
-    let timer = sys::timer(TICK)?;
+    run_with_timer(kind, app, listeners, waker, sys::timer(TICK)?)
+}
+
+pub(super) fn run_with_timer<A: Application + 'static>(
+    kind: ReactorKind,
+    app: A,
+    listeners: Vec<Listener>,
+    waker: &Arc<Waker>,
+    timer: OwnedFd,
+) -> io::Result<()> {
+    let core = Rc::new(RefCell::new(Core {
+        app,
+        links: Links::default(),
+        waker: Arc::clone(waker),
+        main: None,
+        until_tick: Vec::new(),
+        buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+    }));
     if kind == ReactorKind::MonoioEpoll {
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
         return runtime.block_on(serve(core, listeners, timer, true));
@@ -131,7 +207,7 @@ async fn serve<A: Application + 'static>(
     let mut accepting = true;
     poll_fn(|_| {
         let stopped = end_batch(&core);
-        if accepting && !core.borrow().app.accepting() {
+        if accepting && !core.borrow().accepting() {
             accepting = false;
             // Ends the pending accept with an error; cancelling it would leak a connection accepted meanwhile.
             for &descriptor in &descriptors {
@@ -141,7 +217,7 @@ async fn serve<A: Application + 'static>(
         if !stopped {
             return Poll::Pending;
         }
-        core.borrow_mut().app.finish();
+        core.borrow_mut().call(None, |app, _| app.finish());
         Poll::Ready(Ok(()))
     })
     .await
@@ -153,15 +229,15 @@ fn end_batch<A: Application + 'static>(core: &Shared<A>) -> bool {
     for _ in 0..ROUNDS_MAX {
         core.borrow_mut().call(None, super::Application::batch_end);
         flush(core);
-        if core.borrow().app.stopped() {
+        if core.borrow().stopped() {
             return true;
         }
-        if core.borrow().app.has_work() {
+        if core.borrow().has_work() {
             continue;
         }
         let state = core.borrow();
         state.waker.prepare_sleep();
-        if !state.app.has_work() {
+        if !state.has_work() {
             return false;
         }
         state.waker.awake();
@@ -215,10 +291,37 @@ async fn until_writable<A: Application + 'static>(core: Shared<A>, conn: ConnId)
     }
 }
 
+/// Reports what keeps failing once until it succeeds again.
+struct Failing {
+    what: &'static str,
+    reported: bool,
+}
+
+impl Failing {
+    fn new(what: &'static str) -> Self {
+        Self { what, reported: false }
+    }
+
+    fn report(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.reported, true) {
+            tracing::error!("{} failed and is tried again until it succeeds: {error}", self.what);
+        }
+    }
+
+    fn over(&mut self) {
+        self.reported = false;
+    }
+}
+
 async fn woken<A: Application + 'static>(core: Shared<A>, wake: UnixStream) {
+    let mut failing = Failing::new("waiting for messages");
     loop {
-        if let Err(error) = wake.readable(false).await {
-            tracing::error!("waiting for messages failed: {error}");
+        match wake.readable(false).await {
+            Ok(()) => failing.over(),
+            Err(error) => {
+                failing.report(&error);
+                until_tick(&core).await; // The tick ends a batch too, so messages are late but not lost.
+            }
         }
         let state = core.borrow();
         state.waker.clear();
@@ -228,29 +331,52 @@ async fn woken<A: Application + 'static>(core: Shared<A>, wake: UnixStream) {
 
 async fn ticks<A: Application + 'static>(core: Shared<A>, timer: OwnedFd) {
     let Ok(poll) = timer.try_clone().and_then(pollable) else { return };
+    let mut failing = Failing::new("waiting for the timer");
     loop {
-        if let Err(error) = poll.readable(false).await {
-            tracing::error!("waiting for the timer failed: {error}");
+        match poll.readable(false).await {
+            Ok(()) => failing.over(),
+            Err(error) => {
+                failing.report(&error);
+                // There is no other clock to wait for. A pause of everybody is bad, a spinning shard is worse.
+                std::thread::sleep(TIMER_PAUSE);
+                next_turn().await;
+            }
         }
         sys::counter_clear(&timer);
         let now = Instant::now();
         let mut state = core.borrow_mut();
         state.links.end_lingering(now);
+        state.until_tick.drain(..).for_each(TaskWaker::wake);
         state.event(None, |app, links| app.tick(links, now));
     }
 }
 
+/// Waits for the next tick: a pause that needs no descriptor, of which there may be none left.
+async fn until_tick<A: Application + 'static>(core: &Shared<A>) {
+    let mut waiting = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut waiting, true) {
+            return Poll::Ready(());
+        }
+        core.borrow_mut().until_tick.push(cx.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}
+
 async fn accept_tcp<A: Application + 'static>(core: Shared<A>, listener: TcpListener, number: usize) {
+    let mut failing = Failing::new("accepting connections");
     loop {
         match listener.accept().await {
             Ok((stream, addr)) => {
+                failing.over();
                 sys::close_on_exec(stream.as_raw_fd());
                 // Answers leave in one send; waiting for more to come would only delay them.
                 let _ = stream.set_nodelay(true);
                 monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Tcp(addr), number));
             }
             Err(error) => {
-                if !accept_failed(&core, &error).await {
+                if !accept_failed(&core, &mut failing, &error).await {
                     return;
                 }
             }
@@ -259,14 +385,16 @@ async fn accept_tcp<A: Application + 'static>(core: Shared<A>, listener: TcpList
 }
 
 async fn accept_unix<A: Application + 'static>(core: Shared<A>, listener: UnixListener, number: usize) {
+    let mut failing = Failing::new("accepting connections");
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                failing.over();
                 sys::close_on_exec(stream.as_raw_fd());
                 monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Unix, number));
             }
             Err(error) => {
-                if !accept_failed(&core, &error).await {
+                if !accept_failed(&core, &mut failing, &error).await {
                     return;
                 }
             }
@@ -275,22 +403,17 @@ async fn accept_unix<A: Application + 'static>(core: Shared<A>, listener: UnixLi
 }
 
 /// Whether to accept on after an error: not once the listener has been shut down.
-async fn accept_failed<A: Application + 'static>(core: &Shared<A>, error: &io::Error) -> bool {
-    if !core.borrow().app.accepting() {
+async fn accept_failed<A: Application + 'static>(core: &Shared<A>, failing: &mut Failing, error: &io::Error) -> bool {
+    if !core.borrow().accepting() {
         return false;
     }
     let harmless = [libc::ECONNABORTED, libc::EINTR, libc::EPROTO];
     if error.raw_os_error().is_some_and(|code| harmless.contains(&code)) {
         return true;
     }
-    tracing::warn!("accepting a connection failed: {error}");
-    match sys::timer(ACCEPT_PAUSE).and_then(pollable) {
-        Ok(pause) => {
-            let _ = pause.readable(false).await;
-        }
-        // Not even a descriptor for the pause: the tick's pace will do.
-        Err(_) => next_turn().await,
-    }
+    // For want of something that other connections may give back.
+    failing.report(error);
+    until_tick(core).await;
     true
 }
 
@@ -307,11 +430,29 @@ async fn next_turn() {
     .await;
 }
 
+/// A connected socket.
+trait Stream: AsRawFd {
+    /// Waits until something can be received, the peer's end and errors included.
+    fn readable(&self) -> impl Future<Output = io::Result<()>>;
+}
+
+impl Stream for TcpStream {
+    fn readable(&self) -> impl Future<Output = io::Result<()>> {
+        TcpStream::readable(self, false)
+    }
+}
+
+impl Stream for UnixStream {
+    fn readable(&self) -> impl Future<Output = io::Result<()>> {
+        UnixStream::readable(self, false)
+    }
+}
+
 /// Receives on one connection until it ends.
-fn connection<A, S>(core: Shared<A>, mut stream: S, peer: &Peer, number: usize) -> impl Future<Output = ()> + use<A, S>
+fn connection<A, S>(core: Shared<A>, stream: S, peer: &Peer, number: usize) -> impl Future<Output = ()> + use<A, S>
 where
     A: Application + 'static,
-    S: AsyncReadRent + AsRawFd,
+    S: Stream,
 {
     let conn = {
         let mut state = core.borrow_mut();
@@ -322,7 +463,7 @@ where
         conn
     };
     async move {
-        let reason = receive(&core, &mut stream, conn).await;
+        let reason = receive(&core, &stream, conn).await;
         let mut state = core.borrow_mut();
         let reason = state.links.close_reason(conn, reason);
         state.event(None, |app, links| app.closed(links, conn, reason));
@@ -331,67 +472,49 @@ where
     }
 }
 
-async fn receive<A, S>(core: &Shared<A>, stream: &mut S, conn: ConnId) -> CloseReason
+async fn receive<A, S>(core: &Shared<A>, stream: &S, conn: ConnId) -> CloseReason
 where
     A: Application + 'static,
-    S: AsyncReadRent,
+    S: Stream,
 {
-    let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER_BYTES_MIN);
-    let mut at_end = false;
+    let mut discarded = 0;
     loop {
-        if at_end {
-            // The peer has sent FIN; wait until the application is through with its answers.
-            until_closed(core, conn).await;
-            return CloseReason::Peer;
-        }
         poll_fn(|cx| match core.borrow_mut().links.poll_reading(conn, cx.waker()) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         })
         .await;
-        let (result, filled) = stream.read(buffer).await;
-        buffer = filled;
-        match result {
-            Ok(0) => {
-                let mut state = core.borrow_mut();
-                // A peer that has sent FIN still reads: what is queued on a connection being closed must leave first.
-                if !state.links.is_closing(conn) {
-                    state.event(Some(conn), |app, links| app.eof(links, conn));
+        let received = match stream.readable().await {
+            Ok(()) => core.borrow_mut().take(stream.as_raw_fd(), conn),
+            Err(error) => Err(error),
+        };
+        match received {
+            Ok(Received::Delivered) => {}
+            Ok(Received::Discarded(count)) => {
+                discarded += count;
+                if discarded > DISCARDED_BYTES_MAX {
+                    // Not closed at once: that would make the kernel reset the connection before the peer has read the
+                    // answer. Its window fills up instead, until the time for lingering is over.
+                    until(core, conn, Links::is_aborted).await;
+                    return CloseReason::Application;
                 }
-                at_end = true;
             }
-            Ok(count) => {
-                let mut state = core.borrow_mut();
-                if !state.links.is_closing(conn) {
-                    let bytes = buffer.get(..count).unwrap_or_default();
-                    state.event(Some(conn), |app, links| app.data(links, conn, bytes));
-                }
-                drop(state);
-                buffer = resized(buffer, count);
+            Ok(Received::End) => {
+                // The peer has sent FIN; wait until the application is through with its answers.
+                until(core, conn, Links::is_finished).await;
+                return CloseReason::Peer;
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].contains(&error.kind()) => {}
             Err(error) => return CloseReason::Error(error.raw_os_error().unwrap_or(libc::EIO)),
         }
     }
 }
 
-/// Grows the buffer of a connection that fills it, and shrinks it again for one that has become quiet.
-fn resized(buffer: Vec<u8>, filled: usize) -> Vec<u8> {
-    let capacity = buffer.capacity();
-    if filled >= capacity && capacity < BUFFER_BYTES_MAX {
-        Vec::with_capacity((capacity * 4).min(BUFFER_BYTES_MAX))
-    } else if filled <= BUFFER_BYTES_MIN && capacity > BUFFER_BYTES_MIN {
-        Vec::with_capacity(BUFFER_BYTES_MIN)
-    } else {
-        buffer
-    }
-}
-
-/// Waits until the application has closed a connection whose peer has sent FIN.
-async fn until_closed<A: Application + 'static>(core: &Shared<A>, conn: ConnId) {
+/// Waits until `reached` says so of a connection on its way out.
+async fn until<A: Application + 'static>(core: &Shared<A>, conn: ConnId, reached: fn(&Links, ConnId) -> bool) {
     poll_fn(|cx| {
         let mut state = core.borrow_mut();
-        if state.links.is_finished(conn) {
+        if reached(&state.links, conn) {
             return Poll::Ready(());
         }
         state.links.watch(conn, cx.waker());

@@ -15,7 +15,10 @@ const REFERENCE_BYTES_MIN: usize = 1024;
 const COMPACT_BYTES_MIN: usize = 16 * 1024;
 
 /// A buffer that has grown beyond this is freed when it has been sent.
-const KEPT_BYTES_MAX: usize = 64 * 1024;
+const KEPT_BYTES_MAX: usize = 16 * 1024;
+
+/// Room for this many segments is kept when they have been sent; an answer has one or two.
+const KEPT_SEGMENTS_MAX: usize = 4;
 
 #[derive(Debug)]
 enum Segment {
@@ -37,6 +40,8 @@ impl Segment {
 #[derive(Debug, Default)]
 pub struct Outbox {
     segments: VecDeque<Segment>,
+    /// Bytes in `segments`, sent ones of the first included. Those of the tail are not counted: [`Outbox::buffer`] lends it.
+    sealed: usize,
     tail: Vec<u8>,
     /// Bytes of the first segment (of the tail, if there is none) that are sent already.
     sent: usize,
@@ -59,7 +64,7 @@ impl Outbox {
             self.push(&bytes);
         } else {
             self.seal_tail();
-            self.segments.push_back(Segment::Own(bytes));
+            self.push_segment(Segment::Own(bytes));
         }
     }
 
@@ -69,14 +74,14 @@ impl Outbox {
             self.push(&bytes);
         } else {
             self.seal_tail();
-            self.segments.push_back(Segment::Shared(bytes));
+            self.push_segment(Segment::Shared(bytes));
         }
     }
 
     /// Bytes not sent yet.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.segments.iter().map(|segment| segment.bytes().len()).sum::<usize>() + self.tail.len() - self.sent
+        self.sealed + self.tail.len() - self.sent
     }
 
     /// Whether nothing is left to send.
@@ -88,19 +93,35 @@ impl Outbox {
     fn seal_tail(&mut self) {
         if !self.tail.is_empty() {
             // A partly sent tail is the first segment then, so `sent` goes on counting in it.
-            self.segments.push_back(Segment::Own(std::mem::take(&mut self.tail)));
+            let tail = std::mem::take(&mut self.tail);
+            self.push_segment(Segment::Own(tail));
         }
     }
 
-    /// The unsent bytes as slices, at most [`IOVECS_MAX`] of them.
-    fn slices(&self) -> Vec<io::IoSlice<'_>> {
+    fn push_segment(&mut self, segment: Segment) {
+        self.sealed += segment.bytes().len();
+        self.segments.push_back(segment);
+    }
+
+    /// The unsent bytes as slices at the start of `room`; returns how many. What does not fit waits for the next send.
+    fn slices<'a>(&'a self, room: &mut [io::IoSlice<'a>; IOVECS_MAX]) -> usize {
         let all = self.segments.iter().map(Segment::bytes).chain(std::iter::once(self.tail.as_slice()));
-        let mut slices = Vec::with_capacity(IOVECS_MAX.min(self.segments.len() + 1));
-        for (at, bytes) in all.enumerate().take(IOVECS_MAX) {
-            let skip = if at == 0 { self.sent } else { 0 };
-            slices.push(io::IoSlice::new(bytes.get(skip..).unwrap_or_default()));
+        let (mut count, mut skip) = (0, self.sent);
+        for (slice, bytes) in room.iter_mut().zip(all) {
+            *slice = io::IoSlice::new(bytes.get(skip..).unwrap_or_default());
+            (count, skip) = (count + 1, 0);
         }
-        slices
+        count
+    }
+
+    /// Sends a part of what is there: one system call.
+    fn send_some(&self, fd: RawFd) -> io::Result<usize> {
+        if self.segments.is_empty() {
+            return sys::send(fd, self.tail.get(self.sent..).unwrap_or_default());
+        }
+        let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
+        let count = self.slices(&mut room);
+        sys::send_vectored(fd, room.get(..count).unwrap_or_default())
     }
 
     /// Marks the first `count` unsent bytes as sent.
@@ -112,6 +133,7 @@ impl Outbox {
                 return;
             }
             self.sent -= len;
+            self.sealed -= len;
             self.segments.pop_front();
         }
         if self.sent == self.tail.len() {
@@ -126,12 +148,7 @@ impl Outbox {
     /// Sends until all is sent or the socket takes no more. Returns whether all is sent.
     pub(super) fn flush(&mut self, fd: RawFd) -> io::Result<bool> {
         while !self.is_empty() {
-            let result = if self.segments.is_empty() {
-                sys::send(fd, self.tail.get(self.sent..).unwrap_or_default())
-            } else {
-                sys::send_vectored(fd, &self.slices())
-            };
-            match result {
+            match self.send_some(fd) {
                 Ok(count) => self.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -143,6 +160,9 @@ impl Outbox {
 
     /// Takes the tail's memory when there is nothing in it: an idle connection keeps no buffer.
     pub(super) fn take_spare(&mut self) -> Option<Vec<u8>> {
+        if self.segments.is_empty() && self.segments.capacity() > KEPT_SEGMENTS_MAX {
+            self.segments = VecDeque::new();
+        }
         if self.tail.is_empty() && self.tail.capacity() > 0 {
             let spare = std::mem::take(&mut self.tail);
             return (spare.capacity() <= KEPT_BYTES_MAX).then_some(spare);
@@ -171,6 +191,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Push(Vec<u8>),
+        Append(Vec<u8>),
         Owned(Vec<u8>),
         Shared(Vec<u8>),
         Send(usize),
@@ -186,10 +207,35 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             bytes().prop_map(Step::Push),
+            bytes().prop_map(Step::Append),
             bytes().prop_map(Step::Owned),
             bytes().prop_map(Step::Shared),
             (0..3000_usize).prop_map(Step::Send),
         ]
+    }
+
+    /// What the next send would be offered.
+    fn ready(outbox: &Outbox) -> Vec<u8> {
+        let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
+        let count = outbox.slices(&mut room);
+        room[..count].iter().flat_map(|slice| slice.to_vec()).collect()
+    }
+
+    #[test]
+    fn more_segments_than_one_send_takes_are_sent_in_order_and_leave_no_room_behind() {
+        let mut outbox = Outbox::default();
+        for n in 0..3 * IOVECS_MAX {
+            outbox.push_owned(vec![n as u8; REFERENCE_BYTES_MIN]);
+        }
+        let mut sent = Vec::new();
+        while !outbox.is_empty() {
+            sent.extend(ready(&outbox));
+            outbox.advance(sent.len() - (3 * IOVECS_MAX * REFERENCE_BYTES_MIN - outbox.len()));
+        }
+        assert_eq!(sent.len(), 3 * IOVECS_MAX * REFERENCE_BYTES_MIN);
+        assert!(sent.iter().enumerate().all(|(at, byte)| *byte == (at / REFERENCE_BYTES_MIN) as u8));
+        assert!(outbox.take_spare().is_none());
+        assert_eq!(outbox.segments.capacity(), 0);
     }
 
     #[test]
@@ -211,20 +257,22 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Push(bytes) => { pushed.extend_from_slice(&bytes); outbox.push(&bytes); }
+                    Step::Append(bytes) => { pushed.extend_from_slice(&bytes); outbox.buffer().extend(bytes); }
                     Step::Owned(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_owned(bytes); }
                     Step::Shared(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_shared(bytes.into()); }
                     Step::Send(count) => {
-                        let ready: Vec<u8> = outbox.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+                        let ready = ready(&outbox);
                         let count = count.min(ready.len());
                         sent.extend_from_slice(&ready[..count]);
                         outbox.advance(count);
                     }
                 }
                 prop_assert_eq!(outbox.len(), pushed.len() - sent.len());
+                prop_assert_eq!(outbox.sealed, outbox.segments.iter().map(|segment| segment.bytes().len()).sum::<usize>());
                 prop_assert_eq!(outbox.is_empty(), pushed.len() == sent.len());
             }
             while !outbox.is_empty() {
-                let ready: Vec<u8> = outbox.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+                let ready = ready(&outbox);
                 outbox.advance(ready.len());
                 sent.extend_from_slice(&ready);
             }

@@ -1,7 +1,10 @@
 //! The system calls of this room that no safe wrapper in the dependency tree offers, one function each.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 /// Most buffers one `sendmsg(2)` takes here; the kernel's limit (`IOV_MAX`) is 1024.
@@ -17,6 +20,12 @@ pub(super) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: pointer and length describe `bytes`; the kernel only reads them. A stale `fd` can at worst name another
     // socket: `Links` removes an entry before its driver closes the descriptor.
     check(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
+/// `recv(2)` without blocking; 0 means that the peer has sent FIN.
+pub(super) fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `buffer`, which the kernel writes during the call only; for `fd` see `send`.
+    check(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) })
 }
 
 /// `sendmsg(2)` of several buffers, without blocking and without SIGPIPE.
@@ -46,6 +55,35 @@ pub(super) fn shutdown(fd: RawFd, how: std::net::Shutdown) {
 pub(super) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the callers hold an entry of `Links`, so the descriptor is open for the length of the call.
     unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+}
+
+/// Raises the soft limit of open files to the hard one, and returns it: the soft one is often 1024, which is for programs
+/// that still use select(2). Returns `u64::MAX` for no limit.
+///
+/// # Errors
+/// `setrlimit(2)` failed, for instance because the hard limit is beyond `fs.nr_open`.
+pub fn raise_open_files_limit() -> io::Result<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    }
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Lets the child that `command` starts have standard input, output and error and no other descriptor of ours.
+///
+/// Close-on-exec alone leaves a gap: io_uring's accept sets it in a second call, and a module may open what it likes.
+pub fn keep_descriptors_from(command: &mut Command) -> &mut Command {
+    let close = || {
+        // Marked rather than closed: the standard library reports a failing exec(3) through a descriptor of its own.
+        // A kernel that can't (before 5.11) leaves what FD_CLOEXEC does by itself.
+        // SAFETY: a system call without memory, on descriptors of the child only: it has its own table after fork(2).
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        Ok(())
+    };
+    // SAFETY: `close` makes one system call and touches neither memory, locks nor the allocator, so it may run between
+    // fork(2) and exec(3) of a process with threads.
+    unsafe { command.pre_exec(close) }
 }
 
 /// Keeps a descriptor from the children of this process: monoio's io_uring accept does not ask for that.
@@ -96,4 +134,30 @@ pub(super) fn timer(period: Duration) -> io::Result<OwnedFd> {
     // SAFETY: `spec` is read during the call; no old value is asked for.
     let set = unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut()) };
     if set < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_of_open_files_rises_to_the_hard_one() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        // One less, which no other test of this process will miss.
+        setrlimit(Resource::Nofile, Rlimit { current: maximum.map(|files| files - 1), maximum }).unwrap();
+        assert_eq!(raise_open_files_limit().unwrap(), maximum.unwrap_or(u64::MAX));
+        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
+    }
+
+    #[test]
+    fn a_child_gets_no_descriptor_of_ours() {
+        // dup(2) leaves close-on-exec off, as io_uring's accept does.
+        // SAFETY: no memory is involved.
+        let open = owned(unsafe { libc::dup(2) }).unwrap();
+        let script = format!("test ! -e /proc/self/fd/{}", open.as_raw_fd());
+        let status = keep_descriptors_from(Command::new("sh").args(["-c", &script])).status().unwrap();
+        assert!(status.success(), "the child has descriptor {}", open.as_raw_fd());
+        let missing = keep_descriptors_from(&mut Command::new("/no/such/program")).status();
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 }

@@ -4,6 +4,8 @@ use super::*;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -20,6 +22,7 @@ struct Control {
     received: AtomicU64,
     stop: AtomicBool,
     closed: AtomicU64,
+    batches: AtomicU64,
 }
 
 const BIG: usize = 8 * 1024 * 1024;
@@ -50,6 +53,7 @@ impl Application for Echo {
         self.shared.closed.fetch_add(1, Ordering::SeqCst);
     }
     fn batch_end(&mut self, _: &mut Links) {
+        self.shared.batches.fetch_add(1, Ordering::SeqCst);
         let mut queue = self.shared.queue.lock().unwrap();
         self.shared.received.fetch_add(queue.len() as u64, Ordering::SeqCst);
         queue.clear();
@@ -76,11 +80,17 @@ struct Running {
 
 impl Running {
     fn start(kind: ReactorKind) -> Self {
+        Self::start_with(kind, Waker::new().unwrap(), sys::timer(TICK).unwrap())
+    }
+    fn start_with(kind: ReactorKind, waker: Waker, timer: OwnedFd) -> Self {
         let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1).unwrap().remove(0);
         let addr = listeners[0].to_string().replace("http://", "");
-        let (control, waker) = (Arc::<Control>::default(), Arc::new(Waker::new().unwrap()));
+        let (control, waker) = (Arc::<Control>::default(), Arc::new(waker));
         let (shared, its_waker) = (Arc::clone(&control), Arc::clone(&waker));
-        let thread = std::thread::spawn(move || run(kind, Echo { shared, open: 0 }, listeners, &its_waker).unwrap());
+        let app = Echo { shared, open: 0 };
+        let thread = std::thread::spawn(move || {
+            monoio_driver::run_with_timer(kind, app, listeners, &its_waker, timer).unwrap();
+        });
         Self { addr, control, waker, thread: Some(thread) }
     }
     fn connect(&self) -> TcpStream {
@@ -266,4 +276,161 @@ fn endless_work_does_not_starve_sockets() {
         drop(client);
         thread.join().unwrap();
     }
+}
+
+/// Echoes; each question panics once while there is a connection, and so does the end.
+#[derive(Default)]
+struct Panicky {
+    panics: Arc<AtomicU64>,
+    open: bool,
+    ended: bool,
+}
+
+impl Panicky {
+    fn panic_once(&self, bit: u64) {
+        assert!(!self.open || self.panics.fetch_or(bit, Ordering::SeqCst) & bit != 0, "asked for");
+    }
+}
+
+impl Application for Panicky {
+    fn accepted(&mut self, _: &mut Links, _: ConnId, _: &Peer, _: usize) -> bool {
+        self.open = true;
+        true
+    }
+    fn data(&mut self, links: &mut Links, conn: ConnId, bytes: &[u8]) {
+        links.outbox(conn).unwrap().push(bytes);
+    }
+    fn eof(&mut self, links: &mut Links, conn: ConnId) {
+        self.ended = true;
+        links.close(conn);
+    }
+    fn drained(&mut self, _: &mut Links, _: ConnId) {}
+    fn closed(&mut self, _: &mut Links, _: ConnId, _: CloseReason) {}
+    fn batch_end(&mut self, _: &mut Links) {}
+    fn has_work(&self) -> bool {
+        self.panic_once(1);
+        false
+    }
+    fn tick(&mut self, _: &mut Links, _: Instant) {}
+    fn accepting(&self) -> bool {
+        self.panic_once(2);
+        true
+    }
+    fn stopped(&self) -> bool {
+        self.panic_once(4);
+        self.ended
+    }
+    fn finish(&mut self) {
+        self.panic_once(8);
+    }
+}
+
+#[test]
+fn a_panic_in_a_question_takes_down_nothing() {
+    for kind in kinds() {
+        let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1).unwrap().remove(0);
+        let addr = listeners[0].to_string().replace("http://", "");
+        let waker = Arc::new(Waker::new().unwrap());
+        let panics = Arc::<AtomicU64>::default();
+        let app = Panicky { panics: Arc::clone(&panics), ..Panicky::default() };
+        let thread = std::thread::spawn(move || run(kind, app, listeners, &waker).unwrap());
+        let mut client = TcpStream::connect(addr).unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        for byte in *b"1234" {
+            client.write_all(&[byte]).unwrap();
+            let mut answer = [0];
+            client.read_exact(&mut answer).unwrap();
+            assert_eq!(answer, [byte]);
+        }
+        drop(client);
+        thread.join().unwrap();
+        assert_eq!(panics.load(Ordering::SeqCst), 15);
+    }
+}
+
+/// A descriptor that can't be waited for: EBADF.
+fn unpollable() -> OwnedFd {
+    std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/dev/null").unwrap().into()
+}
+
+#[test]
+fn a_wait_that_keeps_failing_does_not_spin() {
+    if io_uring_available().is_err() {
+        return; // epoll refuses such a descriptor beforehand.
+    }
+    let no_waker =
+        Running::start_with(ReactorKind::Monoio, Waker::with_descriptor(unpollable()), sys::timer(TICK).unwrap());
+    let no_timer = Running::start_with(ReactorKind::Monoio, Waker::new().unwrap(), unpollable());
+    for server in [no_waker, no_timer] {
+        let mut client = server.connect();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let batches = server.control.batches.load(Ordering::SeqCst);
+        assert!(batches < 300, "{batches} batches in 0.3 s");
+        client.write_all(b"hello!").unwrap();
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"hello!");
+        drop(client);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_client_that_keeps_sending_after_close_is_not_listened_to_for_long() {
+    for kind in kinds() {
+        let server = Running::start(kind);
+        let mut client = server.connect();
+        client.write_all(b"!").unwrap();
+        let mut answer = [0];
+        client.read_exact(&mut answer).unwrap();
+        // What the kernel's buffers hold of both sides comes on top of the server's limit; without one, the second
+        // of lingering takes gigabytes.
+        client.set_write_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        let (chunk, mut sent) = (vec![0; 64 * 1024], 0);
+        while let Ok(count) = client.write(&chunk) {
+            sent += count;
+        }
+        assert!(sent > 1024 * 1024, "{sent} bytes: the answer to a long request would be lost");
+        assert!(sent < 32 * 1024 * 1024, "{sent} bytes were taken");
+        server.stop();
+    }
+}
+
+/// Bytes this process has allocated.
+fn allocated() -> usize {
+    // SAFETY: no memory of ours is involved.
+    let info = unsafe { libc::mallinfo2() };
+    info.uordblks + info.hblkhd
+}
+
+/// Run by `an_idle_connection_costs_little` in a process of its own, because it counts all of the process's memory.
+#[test]
+#[ignore = "measures the whole process"]
+fn measures_idle_connections() {
+    const CONNECTIONS: usize = 2000;
+    for kind in kinds() {
+        let server = Running::start(kind);
+        let before = allocated();
+        let mut clients: Vec<TcpStream> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+        // Each has had a large request and a large answer before it falls idle.
+        let (request, mut answer) = (vec![b'r'; 100_000], vec![0; 100_000]);
+        for client in &mut clients {
+            client.write_all(&request).unwrap();
+            client.read_exact(&mut answer).unwrap();
+        }
+        let bytes = (allocated() - before) / CONNECTIONS;
+        println!("{kind:?}: {bytes} bytes a connection");
+        assert!(bytes <= 2048, "{kind:?}: {bytes} bytes a connection");
+        drop(clients);
+        server.stop();
+    }
+}
+
+#[test]
+fn an_idle_connection_costs_little() {
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "net::tests::measures_idle_connections", "--ignored", "--nocapture"])
+        .status()
+        .unwrap();
+    assert!(status.success());
 }

@@ -27,6 +27,12 @@ impl Waker {
         Ok(Self { fd: sys::eventfd()?, asleep: AtomicBool::new(false) })
     }
 
+    /// A waker with another descriptor.
+    #[cfg(test)]
+    pub(super) fn with_descriptor(fd: OwnedFd) -> Self {
+        Self { fd, asleep: AtomicBool::new(false) }
+    }
+
     /// Makes sure that the reactor looks at its queue. Call it after the message is in the queue.
     pub fn wake(&self) {
         fence(Ordering::SeqCst);
