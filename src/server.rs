@@ -146,7 +146,8 @@ fn open_job_store(config: &Config, path: &Path, hub: &Arc<Hub>) -> Result<Store,
     };
     let store = StoreConfig { durability, queue_max: config.job_queue_max, ..StoreConfig::new(path.to_path_buf()) };
     let hub = Arc::clone(hub);
-    Store::open(store, Box::new(move |events| hub.publish(events))).map_err(|error| ServeError::Control(error.to_string()))
+    Store::open(store, Box::new(move |events| hub.publish(events)))
+        .map_err(|error| ServeError::Control(error.to_string()))
 }
 
 /// Starts the jobs, and lets modules create some.
@@ -298,7 +299,8 @@ fn stop(
     }
     // No job begins from here on; those that run have as long as the requests have.
     let running_jobs = jobs.clone();
-    let jobs_end = thread::Builder::new().name("jobs-end".to_owned()).spawn(move || running_jobs.stop_running(deadline));
+    let jobs_end =
+        thread::Builder::new().name("jobs-end".to_owned()).spawn(move || running_jobs.stop_running(deadline));
     let jobs_run = || jobs_end.as_ref().is_ok_and(|thread| !thread.is_finished());
     let mut forced = false;
     while !forced && (jobs_run() || shards.iter().any(|shard| !shard.thread.is_finished())) {

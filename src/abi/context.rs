@@ -52,12 +52,7 @@ impl ModuleContext {
     ///
     /// # Errors
     /// Memory or threads ran out.
-    pub fn create(
-        database: &Path,
-        jobs: Option<&Path>,
-        resolve: Resolve,
-        run_work: RunWork,
-    ) -> io::Result<Self> {
+    pub fn create(database: &Path, jobs: Option<&Path>, resolve: Resolve, run_work: RunWork) -> io::Result<Self> {
         let path = CString::new(database.as_os_str().as_bytes())?;
         let jobs_uri = jobs.map(read_only_uri).transpose()?;
         // Both live as long as the process, like the context.

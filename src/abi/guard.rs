@@ -195,9 +195,8 @@ pub(super) unsafe fn call_job_run(
 ) -> Result<c_int, Trap> {
     let (mut fault, mut returned) = (NO_FAULT, -1);
     // SAFETY: the caller's contract.
-    let faulted = unsafe {
-        native::cwebn_call_job_run(run, context.as_ptr(), payload, job, &raw mut returned, &raw mut fault)
-    };
+    let faulted =
+        unsafe { native::cwebn_call_job_run(run, context.as_ptr(), payload, job, &raw mut returned, &raw mut fault) };
     outcome(faulted, &fault).map(|()| returned)
 }
 

@@ -34,7 +34,8 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
         [_, "events"] => reply.send(&not_allowed("GET, HEAD, OPTIONS")),
         [uuid, "cancel"] if method == Method::Post => cancel(jobs, (*uuid).to_owned(), reply),
         [_, "cancel"] => reply.send(&not_allowed("POST, OPTIONS")),
-        _ => reply.send(&error(404, "there is nothing here; see /jobs, /jobs/UUID, /jobs/UUID/events, /jobs/UUID/cancel")),
+        _ => reply
+            .send(&error(404, "there is nothing here; see /jobs, /jobs/UUID, /jobs/UUID/events, /jobs/UUID/cancel")),
     }
 }
 
@@ -218,9 +219,7 @@ fn delete(jobs: &Jobs, uuid: String, reply: Reply) {
     let name = uuid.clone();
     let answer = move |outcome: Result<Deleted, StoreError>| {
         reply.send(&match outcome {
-            Ok(Deleted::Done) => {
-                ServerAnswer::json(200, json!({ "job_uuid": name, "deleted": true }).to_string())
-            }
+            Ok(Deleted::Done) => ServerAnswer::json(200, json!({ "job_uuid": name, "deleted": true }).to_string()),
             Ok(Deleted::NotFinished(state)) => {
                 error(409, &format!("the job is {}: cancel it first, or wait for its end", state.as_str()))
             }

@@ -161,7 +161,9 @@ impl Dispatcher {
         }
         tracing::error!(
             "job {} ({} of module {}) does not end; its thread is given up until it does",
-            job.uuid, job.job, job.module
+            job.uuid,
+            job.job,
+            job.module
         );
         if !job.is_canceled() {
             let error = format!("{} and did not stop", timeout_text(job.timeout_ms));

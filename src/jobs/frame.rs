@@ -30,13 +30,7 @@ impl JobFrame {
             "{{\"job_uuid\":\"{}\",\"event_id\":{},\"ts\":{},\"type\":{kind},\"data\":{}}}",
             event.uuid, event.id, event.ts_ms, event.data
         );
-        Self {
-            job_id: event.job_id,
-            event_id: event.id,
-            is_final: event.is_final,
-            json,
-            websocket: OnceLock::new(),
-        }
+        Self { job_id: event.job_id, event_id: event.id, is_final: event.is_final, json, websocket: OnceLock::new() }
     }
 
     /// The event as a WebSocket frame; `encode` makes it of the JSON, once.

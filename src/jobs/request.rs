@@ -67,16 +67,16 @@ impl JobRequest {
     /// # Errors
     /// Each variant of [`RequestError`].
     pub fn parse(body: &[u8], payload_bytes_max: usize) -> Result<Self, RequestError> {
-        let text = std::str::from_utf8(body).map_err(|error| {
-            invalid(format!("the body is not UTF-8: byte {} is wrong", error.valid_up_to()))
-        })?;
+        let text = std::str::from_utf8(body)
+            .map_err(|error| invalid(format!("the body is not UTF-8: byte {} is wrong", error.valid_up_to())))?;
         // simd-json decides whether it is JSON; its errors name no line, so serde_json is asked for the words.
         let mut scratch = body.to_vec();
         let value = simd_json::to_borrowed_value(&mut scratch).map_err(|_| syntax_error(text))?;
         let Some(object) = value.as_object() else {
             return Err(invalid(format!("the body must be a JSON object, not {}", kind_of(&value))));
         };
-        let job = string(object.get("job"), "job")?.ok_or_else(|| invalid("\"job\" is missing: name the job to run"))?;
+        let job =
+            string(object.get("job"), "job")?.ok_or_else(|| invalid("\"job\" is missing: name the job to run"))?;
         if job.is_empty() {
             return Err(invalid("\"job\" is empty: name the job to run"));
         }
@@ -150,7 +150,9 @@ fn natural(field: Field<'_, '_>, name: &str, min: u64, max: u64) -> Result<Optio
 fn priority(field: Field<'_, '_>) -> Result<Option<i32>, RequestError> {
     let Some(value) = present(field) else { return Ok(None) };
     let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
-    number.map(Some).ok_or_else(|| invalid(format!("\"priority\" must be a whole number from {} to {}", i32::MIN, i32::MAX)))
+    number
+        .map(Some)
+        .ok_or_else(|| invalid(format!("\"priority\" must be a whole number from {} to {}", i32::MIN, i32::MAX)))
 }
 
 #[cfg(test)]
@@ -194,7 +196,10 @@ mod tests {
         assert!(refusal(r#"{"job":"j","max_attempts":0}"#).contains("from 1"));
         for field in ["max_attempts", "backoff_ms", "timeout_ms", "run_at", "priority"] {
             for bad in ["\"1\"", "1.5", "{}", "99999999999999999999"] {
-                assert!(refusal(&format!(r#"{{"job":"j","{field}":{bad}}}"#)).contains(field) || bad.len() > 9, "{field} {bad}");
+                assert!(
+                    refusal(&format!(r#"{{"job":"j","{field}":{bad}}}"#)).contains(field) || bad.len() > 9,
+                    "{field} {bad}"
+                );
             }
         }
         for field in ["max_attempts", "backoff_ms", "timeout_ms", "run_at"] {

@@ -457,12 +457,7 @@ fn replay(reader: &mut Reader, job: i64, after: i64) -> Result<Replay, StoreErro
 }
 
 /// Takes up the jobs that have not ended.
-fn recover(
-    reader: &mut Reader,
-    writer: &Writer,
-    active: &ActiveJobs,
-    notices: &Sender<Notice>,
-) -> io::Result<()> {
+fn recover(reader: &mut Reader, writer: &Writer, active: &ActiveJobs, notices: &Sender<Notice>) -> io::Result<()> {
     const REASON: &str = "server restarted";
     let (mut after, mut count) = (0, 0_usize);
     loop {

@@ -52,11 +52,7 @@ impl Workers {
             let store = store.as_ref().ok_or_else(|| io::Error::other("the job store is closed"))?;
             store.reader().map_err(io::Error::other)?
         };
-        let mut worker = Worker {
-            shared: Arc::clone(&self.shared),
-            reader,
-            random: RandomState::new(),
-        };
+        let mut worker = Worker { shared: Arc::clone(&self.shared), reader, random: RandomState::new() };
         let assigned = self.assigned.clone();
         let name = format!("job-{}", self.started);
         std::thread::Builder::new().name(name).spawn(move || {
@@ -124,8 +120,7 @@ impl Worker {
             return self.over(job);
         }
         let random = self.random.hash_one((job.id, job.attempt()));
-        let change =
-            change_after(outcome, job.attempt(), job.max_attempts, job.backoff_ms, now_ms(), random);
+        let change = change_after(outcome, job.attempt(), job.max_attempts, job.backoff_ms, now_ms(), random);
         let retry_at_ms = if let Change::Retry { run_at_ms, .. } = change { Some(run_at_ms) } else { None };
         if retry_at_ms.is_none() {
             self.shared.active.remove(&job.uuid);
@@ -198,7 +193,8 @@ impl Running<'_> {
         if bytes > limit {
             tracing::warn!(
                 "module {}: the {what} of job {} has {bytes} bytes; the limit is {limit} ({flag})",
-                self.job.module, self.job.uuid
+                self.job.module,
+                self.job.uuid
             );
         }
         bytes <= limit

@@ -1,9 +1,9 @@
 //! The control plane: the one writer of the module table.
 
 use super::compile::Compiler;
-use super::job_code::Known;
 use super::deploy::{DeployError, DeployOptions, Deployed};
 use super::generation::{Generation, Retired, Serving, reap};
+use super::job_code::Known;
 use super::pipeline::{self, Job};
 use super::store::Store;
 use super::table::{Published, Table};

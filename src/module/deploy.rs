@@ -93,7 +93,11 @@ impl DeployError {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::Compile(_) | Self::CompileTimeout(_) | Self::Manifest(_) | Self::Patterns(_) | Self::Onload { .. } => 422,
+            Self::Compile(_)
+            | Self::CompileTimeout(_)
+            | Self::Manifest(_)
+            | Self::Patterns(_)
+            | Self::Onload { .. } => 422,
             Self::Load(LoadError::Host(_)) | Self::NoCompiler { .. } | Self::Internal(_) => 500,
             Self::Load(_) => 422,
             Self::Conflict(_) => 409,

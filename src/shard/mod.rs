@@ -29,9 +29,9 @@ use crate::proto::http1::http_date;
 use arc_swap::{ArcSwap, Cache};
 use conn::{Conn, Slot, Takeover};
 use sockets::Sockets;
-use streams::Streams;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use streams::Streams;
 
 /// Messages handled before the reactor gets its turn again, so that a flood of completions can't starve the sockets.
 const MESSAGES_PER_BATCH: usize = 4096;
