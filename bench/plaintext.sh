@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Plaintext: cweb against the bare monoio + httparse floor, interleaved. Server on core 0, wrk on core 1, 64 connections.
+# Plaintext: cweb against the bare monoio + httparse floor, and that floor with cweb's ring flags, interleaved. Server on core 0, wrk on core 1, 64 connections.
 #   bench/plaintext.sh [ROUNDS [SECONDS]]     prints a Markdown table of medians; CPU is user + system time of the server
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,6 +13,7 @@ pids=
 trap 'kill $pids 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$tmp"' EXIT
 
 taskset -c 0 bench/floor/target/release/floor 18081 & pids="$pids $!"; floor=$!
+taskset -c 0 bench/floor/target/release/floor 18083 flags & pids="$pids $!"; flags=$!
 taskset -c 0 target/release/cweb serve --shards 1 --isolation none --port 18082 --data-dir "$tmp" -s 2>"$tmp/log" & pids="$pids $!"; cweb=$!
 for _ in $(seq 100); do grep -q listening "$tmp/log" && break; sleep 0.1; done
 curl -sSf --data-binary @example/plaintext.c http://127.0.0.1:18082/mgnt
@@ -33,8 +34,10 @@ measure() {
 
 for _ in $(seq "$rounds"); do
     measure floor "$floor" http://127.0.0.1:18081/plaintext
+    measure flags-floor "$flags" http://127.0.0.1:18083/plaintext
     measure cweb "$cweb" http://127.0.0.1:18082/plaintext
     measure floor-pipelined "$floor" http://127.0.0.1:18081/plaintext -s bench/pipeline.lua
+    measure flags-floor-pipelined "$flags" http://127.0.0.1:18083/plaintext -s bench/pipeline.lua
     measure cweb-pipelined "$cweb" http://127.0.0.1:18082/plaintext -s bench/pipeline.lua
 done
 python3 - "$tmp/results" <<'P'
@@ -46,7 +49,7 @@ for line in open(sys.argv[1]):
 print("| | CPU µs a request | requests/s | p99 (last) | CPU / floor |\n| --- | --- | --- | --- | --- |")
 for name, runs in rows.items():
     cpu = statistics.median(r[0] for r in runs)
-    base = statistics.median(r[0] for r in rows[name.replace("cweb", "floor")])
+    base = statistics.median(r[0] for r in rows[name.replace("cweb", "floor").replace("flags-", "")])
     print(f"| {name} | {cpu:.3f} | {statistics.median(r[1] for r in runs):.0f} | {runs[-1][2]} | {cpu / base:.2f} |")
     for r in runs:
         if r[3]: print("errors:", r[3])

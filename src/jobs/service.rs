@@ -320,7 +320,7 @@ impl Jobs {
     /// Deletes a job that has ended.
     pub fn delete(&self, uuid: String, answer: Answer<Result<Deleted, StoreError>>) {
         let (done, answer) = shared_answer(answer);
-        if let Err(error) = self.inner.writer.try_delete(uuid, Box::new(move |deleted| done(deleted))) {
+        if let Err(error) = self.inner.writer.try_delete(uuid, Box::new(done)) {
             answer(Err(error));
         }
     }

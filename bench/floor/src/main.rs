@@ -1,5 +1,5 @@
 //! The floor: a bare monoio + httparse loop that answers a constant, with the header fields cweb sends.
-//! `floor PORT`. All answers to what one read brought leave in one write.
+//! `floor PORT [flags]`; with `flags` its ring has the same set-up flags as cweb's. All answers to what one read brought leave in one write.
 
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
@@ -35,7 +35,12 @@ async fn serve(mut stream: TcpStream) {
 
 fn main() {
     let port = std::env::args().nth(1).expect("usage: floor PORT");
-    let mut runtime = RuntimeBuilder::<IoUringDriver>::new().with_entries(1024).build().expect("io_uring");
+    let mut ring = io_uring::IoUring::builder();
+    if std::env::args().nth(2).as_deref() == Some("flags") {
+        ring.setup_single_issuer().setup_defer_taskrun();
+    }
+    let mut runtime =
+        RuntimeBuilder::<IoUringDriver>::new().with_entries(1024).uring_builder(ring).build().expect("io_uring");
     runtime.block_on(async {
         let listener = TcpListener::bind(format!("127.0.0.1:{port}")).expect("bind");
         loop {
