@@ -22,7 +22,7 @@ use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -55,9 +55,9 @@ pub enum ServeError {
     /// The control plane could not start.
     #[error("{0}")]
     Control(String),
-    /// Work was still running when the time-out passed.
-    #[error("stopped with work still running after {0} ms")]
-    Forced(u64),
+    /// A shard has ended by itself: its connections and its share of new ones are lost, so the server stops.
+    #[error("a shard ended: {0}")]
+    Shard(String),
 }
 
 fn setup(what: &'static str) -> impl FnOnce(std::io::Error) -> ServeError {
@@ -95,13 +95,15 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let host = Arc::new(host.map_err(setup("preparing to run modules"))?);
     let control = start_control(&config, &host)?;
     let jobs = start_jobs(&config, store, hub, &control)?;
-    let shards = start_shards(&config, listeners, &host, &control, &jobs)?;
+    let failed = Arc::new(OnceLock::new());
+    let shards = start_shards(&config, listeners, &host, &control, &jobs, &failed)?;
     for address in &addresses {
         // The contract of the command line: one line on stderr, whatever the log level.
         let _ = writeln!(std::io::stderr(), "listening on {address}");
     }
     wait_for_stop(&mut signals);
-    stop(&config, &mut signals, &control, &jobs, shards)
+    stop(&config, &mut signals, &control, &jobs, shards);
+    failed.get().map_or(Ok(()), |why| Err(ServeError::Shard(why.clone())))
 }
 
 fn bind(config: &Config) -> Result<Vec<Vec<Listener>>, ServeError> {
@@ -184,6 +186,7 @@ fn start_shards(
     host: &Arc<InProcess>,
     control: &Control,
     jobs: &Jobs,
+    failed: &Arc<OnceLock<String>>,
 ) -> Result<Vec<RunningShard>, ServeError> {
     let kind = reactor(config);
     let (cores, free_cores) = shard_cores(config.shards);
@@ -207,6 +210,7 @@ fn start_shards(
         let (table, context) = (control.table(), Arc::clone(host.context()));
         let (limits, pool, admin) = (limits.clone(), Arc::clone(&pool), Arc::clone(&admin));
         let (shard_inbox, stats) = (Arc::clone(&inbox), stats.get(id).map(Arc::clone).unwrap_or_default());
+        let failed = Arc::clone(failed);
         let thread = thread::Builder::new()
             .name(format!("shard-{id}"))
             .spawn(move || {
@@ -217,7 +221,9 @@ fn start_shards(
                 let inbox = shard_inbox;
                 let parts = ShardParts { id, limits, table, inbox, companion, pool, executor, admin, stats };
                 if let Err(error) = net::run(kind, Shard::new(parts), listeners, &waker) {
-                    tracing::error!("shard {id} ended: {error}");
+                    tracing::error!("shard {id} ended: {error}; the server stops");
+                    let _ = failed.set(format!("shard {id}: {error}"));
+                    let _ = signal_hook::low_level::raise(SIGTERM);
                 }
             })
             .map_err(setup("starting a shard"))?;
@@ -233,7 +239,7 @@ fn start_shards(
 fn reactor(config: &Config) -> ReactorKind {
     match config.reactor {
         Reactor::Monoio => {
-            if let Err(reason) = net::io_uring_available() {
+            if let Err(reason) = net::io_uring_available(config.shards) {
                 tracing::warn!("io_uring is not available ({reason}): using epoll, which is a little slower");
                 return ReactorKind::MonoioEpoll;
             }
@@ -284,13 +290,7 @@ fn wait_for_stop(signals: &mut Signals) {
 }
 
 /// Stops accepting, lets requests finish within the time-out, unloads the modules. A second signal cuts it short.
-fn stop(
-    config: &Config,
-    signals: &mut Signals,
-    control: &Control,
-    jobs: &Jobs,
-    shards: Vec<RunningShard>,
-) -> Result<(), ServeError> {
+fn stop(config: &Config, signals: &mut Signals, control: &Control, jobs: &Jobs, shards: Vec<RunningShard>) {
     tracing::info!("stopping");
     let timeout_ms = if config.force_shutdown { 0 } else { config.shutdown_timeout_ms };
     let deadline = Instant::now() + Duration::from_millis(timeout_ms);
@@ -320,5 +320,4 @@ fn stop(
         tracing::warn!("stopped with requests or jobs still running after {timeout_ms} ms");
     }
     tracing::info!("stopped");
-    Ok(())
 }

@@ -282,10 +282,16 @@ fn greeting(socket: &mut Socket) -> (String, i32) {
 #[test]
 fn every_field_of_a_websocket() {
     let server = with("services");
-    let mut anonymous = server.websocket("/ws");
-    let mut named = server.websocket("/ws?id=a%20b");
-    let mut since = server.websocket("/ws?since_event_id=12&id=x");
-    let all = [greeting(&mut anonymous), greeting(&mut named), greeting(&mut since)];
+    // One after the other: the module keeps the one that was opened last.
+    let open = |target: &str| {
+        let mut socket = server.websocket(target);
+        let greeting = greeting(&mut socket);
+        (socket, greeting)
+    };
+    let (_anonymous, first) = open("/ws");
+    let (_named, second) = open("/ws?id=a%20b");
+    let (mut since, third) = open("/ws?since_event_id=12&id=x");
+    let all = [first, second, third];
     assert_eq!(all.each_ref().map(|(session, _)| session.as_str()), ["none", "a b|0", "x|12"]);
     assert!(all[0].1 != all[1].1 && all[1].1 != all[2].1 && all[0].1 != all[2].1, "{all:?}");
     since.send(Message::text("hi")).unwrap();

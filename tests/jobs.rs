@@ -39,7 +39,7 @@ fn submit(server: &Server, body: &Value) -> String {
     accepted["job_uuid"].as_str().unwrap().to_owned()
 }
 
-fn run(server: &Server, job: &str, payload: Value) -> String {
+fn run(server: &Server, job: &str, payload: &Value) -> String {
     submit(server, &json!({ "module": "jobs", "job": job, "payload": payload }))
 }
 
@@ -106,7 +106,7 @@ fn each_way_to_end_has_its_state_result_and_error() {
         ("crash", json!({}), "failed", Value::Null, json!("job crashed")),
         ("spawn", json!({}), "done", json!({}), Value::Null),
     ] {
-        let uuid = run(&server, job, payload);
+        let uuid = run(&server, job, &payload);
         let seen = ended(&server, &uuid);
         assert_eq!((&seen["state"], &seen["result"], &seen["error"]), (&json!(state), &result, &error), "{job}");
         assert_eq!((&seen["job_uuid"], &seen["module"], &seen["job"]), (&json!(uuid), &json!("jobs"), &json!(job)));
@@ -120,7 +120,7 @@ fn each_way_to_end_has_its_state_result_and_error() {
 #[test]
 fn events_tell_the_story_in_order() {
     let server = with(&[]);
-    let uuid = run(&server, "count", json!({"n": 3}));
+    let uuid = run(&server, "count", &json!({"n": 3}));
     ended(&server, &uuid);
     let listed = events(&server, &uuid);
     assert_eq!(kinds(&listed), ["created", "started", "step", "step", "step", "done"]);
@@ -134,7 +134,7 @@ fn events_tell_the_story_in_order() {
         assert_eq!(event.as_object().unwrap().len(), 5);
     }
     // What is no JSON is a string; what has lines becomes one.
-    let odd = run(&server, "texts", json!({}));
+    let odd = run(&server, "texts", &json!({}));
     ended(&server, &odd);
     let listed = events(&server, &odd);
     assert_eq!((&listed[2]["data"], &listed[3]["data"]), (&json!("not \"json\""), &json!({"a": 1})));
@@ -197,7 +197,8 @@ fn wrong_submissions_are_explained_and_leave_no_row() {
 #[test]
 fn lists_are_newest_first_by_page_and_filter() {
     let server = with(&[]);
-    let all: Vec<String> = (0..7).map(|n| run(&server, if n % 2 == 0 { "quiet" } else { "fail" }, json!({}))).collect();
+    let all: Vec<String> =
+        (0..7).map(|n| run(&server, if n % 2 == 0 { "quiet" } else { "fail" }, &json!({}))).collect();
     all.iter().for_each(|uuid| drop(ended(&server, uuid)));
     let list = |query: &str| -> Vec<String> {
         let listed = json_of(&server.get(&format!("/jobs{query}")));
@@ -229,7 +230,7 @@ fn lists_are_newest_first_by_page_and_filter() {
 fn long_results_are_whole() {
     let server = with(&[]);
     let text = "x".repeat(500_000);
-    let uuid = run(&server, "echo", json!({"text": text}));
+    let uuid = run(&server, "echo", &json!({"text": text}));
     assert_eq!(ended(&server, &uuid)["result"]["text"], json!(text));
     assert_eq!(json_of(&server.get("/jobs"))["jobs"][0]["result"]["text"], json!(text));
 }
@@ -237,7 +238,7 @@ fn long_results_are_whole() {
 #[test]
 fn sizes_of_events_and_results_are_limited() {
     let server = with(&["--job-event-bytes-max", "1000", "--job-result-bytes-max", "1000"]);
-    let uuid = run(&server, "big", json!({}));
+    let uuid = run(&server, "big", &json!({}));
     assert_eq!(ended(&server, &uuid)["state"], "done");
     assert_eq!(kinds(&events(&server, &uuid)), ["created", "started", "small", "done"]);
     server.expect_log("the limit is 1000 (--job-event-bytes-max)");
@@ -246,7 +247,7 @@ fn sizes_of_events_and_results_are_limited() {
 #[test]
 fn failed_runs_are_retried_with_pauses_and_each_attempt_is_told() {
     let server = with(&[]);
-    let uuid = run(&server, "flaky", json!({"fail": 2}));
+    let uuid = run(&server, "flaky", &json!({"fail": 2}));
     let seen = ended(&server, &uuid);
     assert_eq!((&seen["state"], &seen["attempt"], &seen["max_attempts"]), (&json!("done"), &json!(3), &json!(3)));
     let listed = events(&server, &uuid);
@@ -269,16 +270,16 @@ fn failed_runs_are_retried_with_pauses_and_each_attempt_is_told() {
 #[test]
 fn a_cancelled_job_stays_cancelled() {
     let server = with(&["--job-workers", "1"]);
-    let running = run(&server, "wait", json!({"ms": 15000, "listen": 1}));
+    let running = run(&server, "wait", &json!({"ms": 15000, "listen": 1}));
     reached(&server, &running, &["running"]);
-    let waiting = run(&server, "wait", json!({"ms": 1}));
+    let waiting = run(&server, "wait", &json!({"ms": 1}));
     assert_eq!(json_of(&cancel(&server, &waiting)), json!({"job_uuid": waiting, "state": "canceled"}));
     assert_eq!(kinds(&events(&server, &waiting)), ["created", "canceled"]);
     assert_eq!(server.connect().request("DELETE", &format!("/jobs/{running}"), &[], b"").status, 409);
     assert_eq!(cancel(&server, &running).status, 200);
     eventually("the cancel callback was called", || server.get("/cancels").text() == "1");
     // It returns 0 with a result: too late.
-    let after = run(&server, "quiet", json!({}));
+    let after = run(&server, "quiet", &json!({}));
     assert_eq!(ended(&server, &after)["state"], "done");
     let seen = status(&server, &running);
     assert_eq!((&seen["state"], &seen["result"]), (&json!("canceled"), &Value::Null));
@@ -292,24 +293,24 @@ fn a_cancelled_job_stays_cancelled() {
 #[test]
 fn a_job_that_takes_too_long_fails_and_frees_its_worker() {
     let server = with(&["--job-workers", "1"]);
-    let listening = run(&server, "brief", json!({"ms": 15000, "listen": 1}));
+    let listening = run(&server, "brief", &json!({"ms": 15000, "listen": 1}));
     let seen = ended(&server, &listening);
     assert_eq!((&seen["state"], &seen["error"]), (&json!("failed"), &json!("timed out after 40 ms")));
     eventually("the cancel callback was called", || server.get("/cancels").text() == "1");
-    let next = run(&server, "quiet", json!({}));
+    let next = run(&server, "quiet", &json!({}));
     assert_eq!(ended(&server, &next)["state"], "done");
     // One that does not listen is given up after a while; others run meanwhile.
-    let deaf = run(&server, "brief", json!({"ms": 9000}));
+    let deaf = run(&server, "brief", &json!({"ms": 9000}));
     let seen = ended(&server, &deaf);
     assert_eq!(seen["error"], "timed out after 40 ms and did not stop");
-    let next = run(&server, "quiet", json!({}));
+    let next = run(&server, "quiet", &json!({}));
     assert_eq!(ended(&server, &next)["state"], "done");
 }
 
 #[test]
 fn jobs_wait_for_their_time_their_priority_and_their_limits() {
     let server = with(&["--job-workers", "1"]);
-    let blocker = run(&server, "wait", json!({"ms": 15000, "listen": 1}));
+    let blocker = run(&server, "wait", &json!({"ms": 15000, "listen": 1}));
     reached(&server, &blocker, &["running"]);
     let record = |id: u32, priority: i32, run_at: u64| {
         let body = json!({"job": "record", "payload": {"id": id}, "priority": priority, "run_at": run_at});
@@ -330,10 +331,10 @@ fn jobs_wait_for_their_time_their_priority_and_their_limits() {
 #[test]
 fn concurrency_of_a_job_is_limited_and_modules_take_turns() {
     let server = with(&["--job-workers", "4"]);
-    let jobs: Vec<String> = (0..4).map(|_| run(&server, "one_at_a_time", json!({"ms": 30}))).collect();
+    let jobs: Vec<String> = (0..4).map(|_| run(&server, "one_at_a_time", &json!({"ms": 30}))).collect();
     jobs.iter().for_each(|uuid| drop(ended(&server, uuid)));
     assert_eq!(server.get("/most").text(), "1");
-    let jobs: Vec<String> = (0..4).map(|_| run(&server, "wait", json!({"ms": 300}))).collect();
+    let jobs: Vec<String> = (0..4).map(|_| run(&server, "wait", &json!({"ms": 300}))).collect();
     jobs.iter().for_each(|uuid| drop(ended(&server, uuid)));
     assert!(server.get("/most").text().parse::<u32>().unwrap() > 1);
 }
@@ -366,7 +367,7 @@ fn modules_create_jobs_and_read_the_tables_but_do_not_write_them() {
 #[test]
 fn a_websocket_replays_and_follows_without_gap_or_repeat() {
     let server = with(&["--shards", "2"]);
-    let uuid = run(&server, "count", json!({"n": 400, "delay_ms": 1}));
+    let uuid = run(&server, "count", &json!({"n": 400, "delay_ms": 1}));
     // Subscribers come while it runs, on both shards, some from the middle on.
     let seen: Vec<Vec<Value>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
@@ -397,7 +398,7 @@ fn a_websocket_replays_and_follows_without_gap_or_repeat() {
 #[test]
 fn server_sent_events_for_curl_and_browsers() {
     let server = with(&[]);
-    let uuid = run(&server, "count", json!({"n": 5, "delay_ms": 20}));
+    let uuid = run(&server, "count", &json!({"n": 5, "delay_ms": 20}));
     let curl = |headers: &[&str], http: &str| -> String {
         let mut command = Command::new("curl");
         command.args(headers.iter().flat_map(|header| ["-H", header]));
@@ -436,7 +437,7 @@ fn server_sent_events_for_curl_and_browsers() {
 #[test]
 fn a_slow_reader_gets_everything_and_holds_up_nobody() {
     let server = with(&["--job-workers", "2"]);
-    let uuid = run(&server, "count", json!({"n": 60000}));
+    let uuid = run(&server, "count", &json!({"n": 60000}));
     let mut slow = server.websocket(&format!("/jobs/ws?id={uuid}"));
     slow.read().unwrap();
     // The job ends although nobody reads.
@@ -460,7 +461,7 @@ fn a_slow_reader_gets_everything_and_holds_up_nobody() {
 #[test]
 fn a_watcher_that_leaves_harms_nobody() {
     let server = with(&[]);
-    let uuid = run(&server, "count", json!({"n": 200, "delay_ms": 2}));
+    let uuid = run(&server, "count", &json!({"n": 200, "delay_ms": 2}));
     for n in 0..20 {
         let mut socket = server.websocket(&format!("/jobs/ws?id={uuid}"));
         if n % 2 == 0 {
@@ -476,12 +477,12 @@ fn jobs_run_on_the_version_they_were_accepted_with() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let mut server = Server::on(&dir, &["--job-workers", "1"], &[]);
     server.deploy(&source("1"));
-    let blocker = run(&server, "wait", json!({"ms": 15000, "listen": 1}));
+    let blocker = run(&server, "wait", &json!({"ms": 15000, "listen": 1}));
     reached(&server, &blocker, &["running"]);
-    let old = run(&server, "count", json!({"n": 1}));
+    let old = run(&server, "count", &json!({"n": 1}));
     let later = submit(&server, &json!({"job": "count", "payload": {"n": 1}, "run_at": now_ms() + 3_000}));
     server.deploy(&source("2"));
-    let new = run(&server, "count", json!({"n": 1}));
+    let new = run(&server, "count", &json!({"n": 1}));
     let hash = |uuid: &str| status(&server, uuid)["module_hash"].as_str().unwrap().to_owned();
     assert!(hash(&old) == hash(&blocker) && hash(&old) != hash(&new));
     cancel(&server, &blocker);
@@ -502,11 +503,11 @@ fn a_restart_takes_up_what_had_not_ended() {
     let start = || Server::on(&dir, &["--job-workers", "2", "-F"], &[]);
     let mut server = start();
     server.deploy(&source("1"));
-    let once = run(&server, "wait", json!({"ms": 15000}));
+    let once = run(&server, "wait", &json!({"ms": 15000}));
     let twice = submit(&server, &json!({"job": "wait", "payload": {"ms": 3000}, "max_attempts": 2}));
     reached(&server, &once, &["running"]);
     reached(&server, &twice, &["running"]);
-    let pending = run(&server, "echo", json!(1));
+    let pending = run(&server, "echo", &json!(1));
     server.terminate();
     let server = start();
     let seen = ended(&server, &once);
@@ -523,7 +524,7 @@ fn the_stop_lets_running_jobs_end() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let mut server = Server::on(&dir, &[], &[]);
     server.deploy(&source("1"));
-    let uuid = run(&server, "wait", json!({"ms": 800}));
+    let uuid = run(&server, "wait", &json!({"ms": 800}));
     reached(&server, &uuid, &["running"]);
     server.terminate();
     let server = Server::on(&dir, &[], &[]);
@@ -533,7 +534,7 @@ fn the_stop_lets_running_jobs_end() {
 #[test]
 fn finished_jobs_go_after_their_time() {
     let server = with(&["--job-retention", "1s"]);
-    let uuid = run(&server, "quiet", json!({}));
+    let uuid = run(&server, "quiet", &json!({}));
     ended(&server, &uuid);
     std::thread::sleep(Duration::from_millis(1100));
     // The sweep comes by the minute; a restart sweeps at once.

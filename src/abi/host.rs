@@ -189,10 +189,13 @@ unsafe extern "C" fn log(module: *const c_void, level: c_int, message: *const c_
     // SAFETY: a token and a C string by the contract of the table.
     let (name, text) = unsafe { (module_name(module), CStr::from_ptr(message).to_bytes()) };
     let text = String::from_utf8_lossy(text.get(..LOG_BYTES_MAX).unwrap_or(text));
-    match level {
-        ..=1 => tracing::error!(target: "module", "[{name}] {text}"),
-        2 => tracing::warn!(target: "module", "[{name}] {text}"),
-        3 => tracing::info!(target: "module", "[{name}] {text}"),
-        _ => tracing::debug!(target: "module", "[{name}] {text}"),
+    // Line by line: a module's text can't pass for a line of the server's own.
+    for line in text.lines() {
+        match level {
+            ..=1 => tracing::error!(target: "module", "[{name}] {line}"),
+            2 => tracing::warn!(target: "module", "[{name}] {line}"),
+            3 => tracing::info!(target: "module", "[{name}] {line}"),
+            _ => tracing::debug!(target: "module", "[{name}] {line}"),
+        }
     }
 }

@@ -12,6 +12,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// Runs the server until a signal stops it.
 pub(super) fn run(args: ServeArgs) -> ExitCode {
+    // Before the settings are read: the largest number of connections follows from it.
+    let raised = crate::net::raise_open_files_limit();
     let config = match Config::load(args) {
         Ok(config) => config,
         Err(error) => return super::fail(error),
@@ -19,6 +21,9 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     match log_filter(config.silent) {
         Ok(filter) => start_log(filter),
         Err(error) => return super::fail(error),
+    }
+    if let Err(error) = raised {
+        tracing::warn!("the limit of open files stays as it is: {error}");
     }
     match crate::server::run(config) {
         Ok(()) => ExitCode::SUCCESS,

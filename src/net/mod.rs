@@ -44,13 +44,14 @@ pub fn run<A: Application + 'static>(
     monoio_driver::run(kind, app, listeners, waker)
 }
 
-/// Whether this process may use io_uring.
+/// Whether this process may use `rings` rings of io_uring at once: one a shard. Memory for them can be limited, so all
+/// are tried together.
 ///
 /// # Errors
 /// The reason: switched off by sysctl or a seccomp filter, too little `RLIMIT_MEMLOCK`.
-pub fn io_uring_available() -> Result<(), String> {
-    monoio_driver::probe().map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOMEM) => "too little locked memory; raise it with ulimit -l".to_owned(),
+pub fn io_uring_available(rings: usize) -> Result<(), String> {
+    monoio_driver::probe(rings).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOMEM) => "too little locked memory for all shards; raise it with ulimit -l".to_owned(),
         Some(libc::EPERM) => "refused by kernel.io_uring_disabled or a seccomp filter".to_owned(),
         Some(libc::ENOSYS) => "this kernel has none".to_owned(),
         _ => error.to_string(),

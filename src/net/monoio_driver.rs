@@ -169,9 +169,9 @@ pub(super) fn run_with_timer<A: Application + 'static>(
     ring()?.block_on(serve(core, listeners, timer, false))
 }
 
-/// Sets up a ring as [`run`] does and drops it.
-pub(super) fn probe() -> io::Result<()> {
-    ring().map(drop)
+/// Sets up as many rings as [`run`] will in as many threads, and drops them.
+pub(super) fn probe(rings: usize) -> io::Result<()> {
+    (0..rings).map(|_| ring()).collect::<io::Result<Vec<_>>>().map(drop)
 }
 
 /// A ring for the calling thread. By default the kernel interrupts the shard for each event (`TWA_SIGNAL`, an IPI); with
