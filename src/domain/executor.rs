@@ -13,14 +13,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// Runs one call on the current thread. Each executor thread makes one by the factory it was given.
-pub trait Runner {
-    /// Runs `call` and delivers its outcome. Must not panic.
-    fn run(&mut self, call: Call);
+/// Runs one piece of work on the current thread. Each executor thread makes one by the factory it was given.
+pub trait Runner<W = Call> {
+    /// Runs `work` and delivers its outcome. Must not panic.
+    fn run(&mut self, work: W);
 }
 
 /// Makes the [`Runner`] of a new executor thread, on that thread.
-pub type RunnerFactory = Arc<dyn Fn() -> Box<dyn Runner> + Send + Sync>;
+pub type RunnerFactory<W = Call> = Arc<dyn Fn() -> Box<dyn Runner<W>> + Send + Sync>;
 
 /// A call that has kept a companion busy this long is no short one: what waits behind it moves to the pool.
 const STUCK_AFTER_US: u64 = 2_000;
@@ -139,9 +139,9 @@ fn companion_main(shared: &CompanionShared, runner: &mut dyn Runner) {
 }
 
 /// State shared by the pool's threads.
-struct PoolShared {
-    receiver: Receiver<Call>,
-    factory: RunnerFactory,
+struct PoolShared<W> {
+    receiver: Receiver<W>,
+    factory: RunnerFactory<W>,
     threads: AtomicUsize,
     idle: AtomicUsize,
     named: AtomicUsize,
@@ -151,12 +151,12 @@ struct PoolShared {
 }
 
 /// The executor threads shared by all shards.
-pub struct Pool {
-    sender: Sender<Call>,
-    shared: Arc<PoolShared>,
+pub struct Pool<W = Call> {
+    sender: Sender<W>,
+    shared: Arc<PoolShared<W>>,
 }
 
-impl Pool {
+impl<W: Send + 'static> Pool<W> {
     /// Starts `threads_min` threads that may run on `cores` (anywhere if empty) and grow to `threads_max`.
     ///
     /// # Errors
@@ -165,7 +165,7 @@ impl Pool {
         threads_min: usize,
         threads_max: usize,
         cores: Vec<core_affinity::CoreId>,
-        factory: RunnerFactory,
+        factory: RunnerFactory<W>,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = channel::unbounded();
         let threads_min = threads_min.max(1);
@@ -186,7 +186,7 @@ impl Pool {
     }
 
     /// Queues a call. Shards bound what they have in flight, and so this queue.
-    pub fn push(&self, call: Call) {
+    pub fn push(&self, call: W) {
         // The receiver lives in `shared`, so the channel can't be disconnected.
         let _ = self.sender.send(call);
     }
@@ -198,7 +198,7 @@ impl Pool {
     }
 }
 
-fn spawn_pool_thread(shared: &Arc<PoolShared>) -> std::io::Result<()> {
+fn spawn_pool_thread<W: Send + 'static>(shared: &Arc<PoolShared<W>>) -> std::io::Result<()> {
     let number = shared.named.fetch_add(1, Ordering::Relaxed);
     shared.threads.fetch_add(1, Ordering::Relaxed);
     let inner = Arc::clone(shared);
@@ -209,7 +209,7 @@ fn spawn_pool_thread(shared: &Arc<PoolShared>) -> std::io::Result<()> {
     spawned.map(|_| ())
 }
 
-fn pool_main(shared: &Arc<PoolShared>) {
+fn pool_main<W: Send + 'static>(shared: &Arc<PoolShared<W>>) {
     super::sched::background_thread(&shared.cores);
     let mut runner = (shared.factory)();
     loop {

@@ -8,7 +8,7 @@ use super::executor::Runner;
 use super::inbox::Message;
 use super::{Fault, Host, Instance, LoadError, inspect, output};
 use crate::abi::context::ModuleContext;
-use crate::abi::frame::CallFrame;
+use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, ThreadGuard};
 use crate::abi::job;
 use crate::abi::manifest::Manifest;
@@ -206,21 +206,41 @@ impl Executor {
             cors_origin,
         };
         let plain = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
-        let mut fail = |text: &str| {
-            encode_response(out, &head(500, text.len()), plain.into_iter(), text.as_bytes());
-            0
-        };
         let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() else {
-            return fail("the module is not loaded in this process\n");
+            let text = "the module is not loaded in this process\n";
+            encode_response(out, &head(500, text.len()), plain.into_iter(), text.as_bytes());
+            return 0;
         };
         let name = &module.open.manifest.name;
+        let dropped = self.handler(module, route, view, |answer| match answer {
+            Ok(answer) => encode_response(out, &head(answer.status, answer.body.len()), answer.headers(), answer.body),
+            Err(text) => {
+                encode_response(out, &head(500, text.len()), plain.into_iter(), text.as_bytes());
+                0
+            }
+        });
+        if dropped > 0 {
+            tracing::warn!("module {name}: {dropped} response header(s) with a forbidden character were dropped");
+        }
+        dropped
+    }
+
+    /// Runs the handler of route number `route` of `module`; `take` gets its answer, or why there is none.
+    pub(super) fn handler<T>(
+        &mut self,
+        module: &InProcessModule,
+        route: usize,
+        view: &RequestView<'_>,
+        take: impl FnOnce(Result<HandlerAnswer<'_>, &str>) -> T,
+    ) -> T {
+        let name = &module.open.manifest.name;
         let Some(handler) = module.open.symbols.routes.get(route).copied().flatten() else {
-            return fail("the route has no handler\n");
+            return take(Err("the route has no handler\n"));
         };
         let Some((request, response)) = self.frame.prepare(view) else {
-            return fail("out of memory\n");
+            return take(Err("out of memory\n"));
         };
-        // SAFETY: `hold` keeps the module open, and the pointers come from `prepare` just above.
+        // SAFETY: the caller keeps the module open, and the pointers come from `prepare` just above.
         let call = || unsafe { guard::call_handler(handler, &self.context, request, response) };
         let outcome = output::attributed(name, call);
         if let Err(trap) = outcome {
@@ -228,25 +248,33 @@ impl Executor {
             self.frame.abandon();
             let path = String::from_utf8_lossy(view.path());
             tracing::error!("module {name} failed in a handler ({} {path}): {fault}", view.method().as_str());
-            return fail(&format!("module {name} failed: {fault}\n"));
+            return take(Err(&format!("module {name} failed: {fault}\n")));
         }
-        let answer = self.frame.answer();
-        let dropped = encode_response(out, &head(answer.status, answer.body.len()), answer.headers(), answer.body);
+        let taken = take(Ok(self.frame.answer()));
         self.frame.release();
-        if dropped > 0 {
-            tracing::warn!("module {name}: {dropped} response header(s) with a forbidden character were dropped");
-        }
-        dropped
+        taken
     }
 
     /// Runs the callbacks of one WebSocket for a batch of events.
     fn socket(&mut self, hold: &dyn Hold, socket: &Socket, index: usize, events: Vec<SocketEvent>) {
-        let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() else { return };
+        if let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() {
+            self.callbacks(module, socket, index, events);
+        }
+    }
+
+    /// Runs the callbacks of one WebSocket of `module` for a batch of events.
+    pub(super) fn callbacks(
+        &mut self,
+        module: &InProcessModule,
+        socket: &Socket,
+        index: usize,
+        events: Vec<SocketEvent>,
+    ) {
         let Some(callbacks) = module.open.symbols.websockets.get(index) else { return };
         let name = &module.open.manifest.name;
         let (context, ws) = (&*self.context, socket.as_ptr());
         for event in events {
-            // SAFETY: `hold` keeps the module open, and `socket` is held by the call.
+            // SAFETY: the caller keeps the module open, and `socket` alive.
             let (callback, outcome) = output::attributed(name, || unsafe {
                 match event {
                     SocketEvent::Open => ("on_open", guard::call_socket(callbacks.on_open, context, ws)),

@@ -1,0 +1,143 @@
+//! The control connection between the server and a domain: loading, hooks, jobs, and what modules ask of the server.
+//!
+//! Messages are JSON behind a length of four bytes. Speed does not matter here; requests go over the rings.
+
+use crate::abi::manifest::Manifest;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::io::{self, Read, Write};
+
+/// Longest message: a job's payload or result with room for escapes.
+const MESSAGE_BYTES_MAX: usize = 600 * 1024 * 1024;
+
+/// What a domain needs to begin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Start {
+    /// Shards of the server; each has a pair of rings.
+    pub(super) shards: usize,
+    /// Core of each shard's companion.
+    pub(super) cores: Vec<Option<usize>>,
+    /// Cores of the executor pool; empty for all.
+    pub(super) free_cores: Vec<usize>,
+    pub(super) threads_min: usize,
+    pub(super) threads_max: usize,
+    /// The modules' database, and the one of jobs.
+    pub(super) database: String,
+    pub(super) jobs_database: String,
+    /// The server can sign.
+    pub(super) crypto: bool,
+}
+
+/// From the server.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToChild {
+    Start(Start),
+    /// Do something and say what came of it.
+    Call {
+        call: u64,
+        what: Order,
+    },
+    /// The answer to a [`Question`].
+    Reply {
+        call: u64,
+        result: Result<String, String>,
+    },
+    /// A running job is to end.
+    MustEnd {
+        run: u64,
+    },
+    /// The modules whose symbols others find, by name.
+    Published(Vec<(String, u64)>),
+    /// Nobody uses this instance any more.
+    Close {
+        instance: u64,
+    },
+}
+
+/// Something a domain is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Order {
+    Load { instance: u64, path: String },
+    Onload { instance: u64 },
+    Unload { instance: u64 },
+    RunJob { run: u64, instance: u64, job: usize, uuid: String, payload: String },
+    CancelJob { instance: u64, job: usize, uuid: String },
+}
+
+/// What came of an [`Order`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Outcome {
+    Done,
+    Loaded(Manifest),
+    Returned(i32),
+    /// The loader's words.
+    Loader(String),
+    /// What is wrong with the module's `config`.
+    Refused(String),
+    /// Module code did not return; why.
+    Fault(String),
+    /// The domain itself could not.
+    Host(String),
+}
+
+/// From a domain.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToParent {
+    Done { call: u64, outcome: Outcome },
+    Question { call: u64, what: Question },
+}
+
+/// What a module asks of the server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Question {
+    CreateJob { instance: u64, job: String, payload: String },
+    Emit { run: u64, kind: String, data: Option<String> },
+    SetResult { run: u64, text: String },
+    SetError { run: u64, text: String },
+    Sign { token: Vec<u8> },
+    Verify { signed: Vec<u8>, token: Vec<u8> },
+}
+
+/// Writes one message.
+pub(super) fn write(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let mut bytes = vec![0; 4];
+    serde_json::to_writer(&mut bytes, message)?;
+    let length = u32::try_from(bytes.len() - 4).map_err(|_| io::Error::other("the message is too long"))?;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    stream.write_all(&bytes)
+}
+
+/// Reads one message.
+pub(super) fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MESSAGE_BYTES_MAX {
+        return Err(io::Error::other(format!("a message of {length} bytes")));
+    }
+    // Not allocated at once: the length may be a lie.
+    let mut bytes = Vec::new();
+    stream.take(length as u64).read_to_end(&mut bytes)?;
+    if bytes.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_back_and_broken_ones_are_refused() {
+        let mut bytes = Vec::new();
+        write(&mut bytes, &ToParent::Done { call: 7, outcome: Outcome::Returned(-1) }).unwrap();
+        write(&mut bytes, &ToParent::Question { call: 8, what: Question::Sign { token: vec![0, 255] } }).unwrap();
+        let mut rest = bytes.as_slice();
+        assert!(matches!(read(&mut rest), Ok(ToParent::Done { call: 7, outcome: Outcome::Returned(-1) })));
+        assert!(matches!(read(&mut rest), Ok(ToParent::Question { call: 8, what: Question::Sign { .. } })));
+        for end in 0..bytes.len() / 2 {
+            assert!(read::<ToParent>(&mut bytes.get(..end).unwrap()).is_err());
+        }
+        assert!(read::<ToParent>(&mut [255_u8; 8].as_slice()).is_err());
+    }
+}

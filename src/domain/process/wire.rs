@@ -1,0 +1,370 @@
+//! Records that cross the seam between the server and a domain, over the rings of shared memory.
+//!
+//! Sans-IO: bytes in, values out. What comes from a domain is hostile: every length is checked against the record, and a
+//! record that is wrong anywhere is refused whole.
+
+/// A record can't be read: the other side is broken or lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a record of the seam can't be read: {0}")]
+pub(super) struct Malformed(pub(super) &'static str);
+
+/// Most header fields of an answer.
+const HEADERS_MAX: usize = 1024;
+
+mod kind {
+    pub(super) const PART: u8 = 1;
+    pub(super) const REQUEST: u8 = 2;
+    pub(super) const SOCKET: u8 = 3;
+    pub(super) const ANSWER: u8 = 4;
+    pub(super) const FAULT: u8 = 5;
+    pub(super) const IDLE: u8 = 6;
+    pub(super) const SEND: u8 = 7;
+    pub(super) const CLOSE: u8 = 8;
+}
+
+/// A record to a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ToDomain<'a> {
+    /// Bytes that come before those of the record with this ticket.
+    Part { ticket: u64, bytes: &'a [u8] },
+    /// An HTTP request: the head as it was received, and the body without its framing.
+    Request { ticket: u64, instance: u64, route: u32, short: bool, head: &'a [u8], body: &'a [u8] },
+    /// Events of a WebSocket, encoded by [`encode_events`].
+    Socket { ticket: u64, instance: u64, index: u32, short: bool, key: u64, events: &'a [u8] },
+}
+
+/// A record from a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ToServer<'a> {
+    /// Bytes that come before those of the record with this ticket (or, for a frame, of the socket with this key).
+    Part { ticket: u64, bytes: &'a [u8] },
+    /// What a handler answered, and how long it ran.
+    Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: &'a [u8] },
+    /// A handler did not return; why.
+    Fault { ticket: u64, why: &'a str },
+    /// The callbacks of a batch of socket events have returned.
+    Idle { ticket: u64, ran_us: u32 },
+    /// An encoded frame for a socket.
+    Send { key: u64, frame: &'a [u8] },
+    /// Close a socket.
+    Close { key: u64, code: u16 },
+}
+
+/// Header fields of an answer; read one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Headers<'a> {
+    bytes: &'a [u8],
+    count: usize,
+}
+
+impl<'a> Headers<'a> {
+    /// Name and value of each field.
+    pub(super) fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let mut reader = Reader { bytes: self.bytes };
+        (0..self.count).map_while(move |_| Some((reader.block()?, reader.block()?)))
+    }
+}
+
+/// Reads numbers and blocks, or `None` where they don't fit.
+struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.bytes.split_at_checked(count)?;
+        self.bytes = rest;
+        Some(taken)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take(1)?.first().copied()
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn block(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.u32()?).ok()?;
+        self.take(length)
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
+    // A record is smaller than its ring, which is far below 4 GiB.
+    out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// The fixed part of a record of bytes that come early; `bytes` follow it.
+pub(super) fn part_head(out: &mut Vec<u8>, ticket: u64) {
+    out.push(kind::PART);
+    out.extend_from_slice(&ticket.to_le_bytes());
+}
+
+/// The fixed part of a request and its head; the body follows it.
+pub(super) fn request_head(out: &mut Vec<u8>, ticket: u64, instance: u64, route: u32, short: bool, head: &[u8]) {
+    out.push(kind::REQUEST);
+    out.extend_from_slice(&ticket.to_le_bytes());
+    out.extend_from_slice(&instance.to_le_bytes());
+    out.extend_from_slice(&route.to_le_bytes());
+    out.push(u8::from(short));
+    push_block(out, head);
+}
+
+/// The fixed part of socket events; the events follow it.
+pub(super) fn socket_head(out: &mut Vec<u8>, ticket: u64, instance: u64, index: u32, short: bool, key: u64) {
+    out.push(kind::SOCKET);
+    out.extend_from_slice(&ticket.to_le_bytes());
+    out.extend_from_slice(&instance.to_le_bytes());
+    out.extend_from_slice(&index.to_le_bytes());
+    out.push(u8::from(short));
+    out.extend_from_slice(&key.to_le_bytes());
+}
+
+/// The fixed part of an answer and its header fields; the body follows it.
+pub(super) fn answer_head<'h>(
+    out: &mut Vec<u8>,
+    ticket: u64,
+    ran_us: u32,
+    status: u16,
+    headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
+) {
+    out.push(kind::ANSWER);
+    out.extend_from_slice(&ticket.to_le_bytes());
+    out.extend_from_slice(&ran_us.to_le_bytes());
+    out.extend_from_slice(&status.to_le_bytes());
+    let at = out.len();
+    out.extend_from_slice(&[0; 2]);
+    let mut count = 0_u16;
+    for (name, value) in headers.take(HEADERS_MAX) {
+        push_block(out, name);
+        push_block(out, value);
+        count += 1;
+    }
+    if let Some(place) = out.get_mut(at..at + 2) {
+        place.copy_from_slice(&count.to_le_bytes());
+    }
+}
+
+/// A handler that did not return.
+pub(super) fn fault(out: &mut Vec<u8>, ticket: u64, why: &str) {
+    out.push(kind::FAULT);
+    out.extend_from_slice(&ticket.to_le_bytes());
+    out.extend_from_slice(why.as_bytes());
+}
+
+/// Callbacks that have returned.
+pub(super) fn idle(out: &mut Vec<u8>, ticket: u64, ran_us: u32) {
+    out.push(kind::IDLE);
+    out.extend_from_slice(&ticket.to_le_bytes());
+    out.extend_from_slice(&ran_us.to_le_bytes());
+}
+
+/// The fixed part of a frame; the frame follows it.
+pub(super) fn send_head(out: &mut Vec<u8>, key: u64) {
+    out.push(kind::SEND);
+    out.extend_from_slice(&key.to_le_bytes());
+}
+
+/// A close.
+pub(super) fn close(out: &mut Vec<u8>, key: u64, code: u16) {
+    out.push(kind::CLOSE);
+    out.extend_from_slice(&key.to_le_bytes());
+    out.extend_from_slice(&code.to_le_bytes());
+}
+
+impl<'a> ToDomain<'a> {
+    /// Reads a record.
+    pub(super) fn read(record: &'a [u8]) -> Result<Self, Malformed> {
+        Self::parse(&mut Reader { bytes: record }).ok_or(Malformed("to the domain"))
+    }
+
+    fn parse(reader: &mut Reader<'a>) -> Option<Self> {
+        let (kind, ticket) = (reader.u8()?, reader.u64()?);
+        Some(match kind {
+            kind::PART => Self::Part { ticket, bytes: reader.rest() },
+            kind::REQUEST => Self::Request {
+                ticket,
+                instance: reader.u64()?,
+                route: reader.u32()?,
+                short: reader.u8()? != 0,
+                head: reader.block()?,
+                body: reader.rest(),
+            },
+            kind::SOCKET => Self::Socket {
+                ticket,
+                instance: reader.u64()?,
+                index: reader.u32()?,
+                short: reader.u8()? != 0,
+                key: reader.u64()?,
+                events: reader.rest(),
+            },
+            _ => return None,
+        })
+    }
+}
+
+impl<'a> ToServer<'a> {
+    /// Reads a record.
+    pub(super) fn read(record: &'a [u8]) -> Result<Self, Malformed> {
+        Self::parse(&mut Reader { bytes: record }).ok_or(Malformed("to the server"))
+    }
+
+    fn parse(reader: &mut Reader<'a>) -> Option<Self> {
+        let (kind, ticket) = (reader.u8()?, reader.u64()?);
+        Some(match kind {
+            kind::PART => Self::Part { ticket, bytes: reader.rest() },
+            kind::ANSWER => {
+                let (ran_us, status) = (reader.u32()?, reader.u16()?);
+                let count = usize::from(reader.u16()?);
+                let all = reader.bytes;
+                for _ in 0..count {
+                    reader.block()?;
+                    reader.block()?;
+                }
+                let bytes = all.get(..all.len() - reader.bytes.len())?;
+                let valid = (200..=599).contains(&status) && count <= HEADERS_MAX;
+                valid.then_some(())?;
+                Self::Answer { ticket, ran_us, status, headers: Headers { bytes, count }, body: reader.rest() }
+            }
+            kind::FAULT => Self::Fault { ticket, why: std::str::from_utf8(reader.rest()).ok()? },
+            kind::IDLE => Self::Idle { ticket, ran_us: reader.u32()? },
+            kind::SEND => Self::Send { key: ticket, frame: reader.rest() },
+            kind::CLOSE => Self::Close { key: ticket, code: reader.u16()? },
+            _ => return None,
+        })
+    }
+}
+
+/// One event of a WebSocket on its way to a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Event<'a> {
+    /// The socket is open: what `websocket_t.session` and `client_fd` say.
+    Open {
+        session: Option<&'a [u8]>,
+        number: u64,
+    },
+    Message(&'a [u8]),
+    Close,
+}
+
+/// Appends an event.
+pub(super) fn push_event(out: &mut Vec<u8>, event: &Event<'_>) {
+    match event {
+        Event::Open { session, number } => {
+            out.push(if session.is_some() { 2 } else { 1 });
+            out.extend_from_slice(&number.to_le_bytes());
+            push_block(out, session.unwrap_or_default());
+        }
+        Event::Message(bytes) => {
+            out.push(3);
+            push_block(out, bytes);
+        }
+        Event::Close => out.push(4),
+    }
+}
+
+/// Reads events that [`push_event`] wrote, one after the other.
+pub(super) fn read_events(bytes: &[u8]) -> Result<Vec<Event<'_>>, Malformed> {
+    let mut reader = Reader { bytes };
+    let mut events = Vec::new();
+    while !reader.bytes.is_empty() {
+        events.push(read_event(&mut reader).ok_or(Malformed("socket events"))?);
+    }
+    Ok(events)
+}
+
+fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
+    Some(match reader.u8()? {
+        kind @ (1 | 2) => {
+            let number = reader.u64()?;
+            let session = reader.block()?;
+            Event::Open { session: (kind == 2).then_some(session), number }
+        }
+        3 => Event::Message(reader.block()?),
+        4 => Event::Close,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(any::<u8>(), 0..max)
+    }
+
+    proptest! {
+        #[test]
+        fn requests_come_back(ticket: u64, instance: u64, route: u32, short: bool, head in bytes(40), body in bytes(40)) {
+            let mut record = Vec::new();
+            request_head(&mut record, ticket, instance, route, short, &head);
+            record.extend_from_slice(&body);
+            let read = ToDomain::read(&record).unwrap();
+            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, head: &head, body: &body });
+        }
+
+        #[test]
+        fn answers_come_back(
+            ticket: u64, ran_us: u32, status in 200..600_u16,
+            fields in proptest::collection::vec((bytes(10), bytes(10)), 0..5), body in bytes(40),
+        ) {
+            let mut record = Vec::new();
+            let pairs = fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+            answer_head(&mut record, ticket, ran_us, status, pairs.clone());
+            record.extend_from_slice(&body);
+            let Ok(ToServer::Answer { headers, body: read, .. }) = ToServer::read(&record) else { panic!() };
+            prop_assert_eq!(headers.iter().collect::<Vec<_>>(), pairs.collect::<Vec<_>>());
+            prop_assert_eq!(read, &body);
+        }
+
+        #[test]
+        fn socket_events_come_back(ticket: u64, key: u64, session in proptest::option::of(bytes(9)), text in bytes(30)) {
+            let events = [Event::Open { session: session.as_deref(), number: key }, Event::Message(&text), Event::Close];
+            let mut record = Vec::new();
+            socket_head(&mut record, ticket, 1, 2, true, key);
+            events.iter().for_each(|event| push_event(&mut record, event));
+            let Ok(ToDomain::Socket { events: read, .. }) = ToDomain::read(&record) else { panic!() };
+            prop_assert_eq!(read_events(read).unwrap(), events);
+        }
+
+        #[test]
+        fn any_bytes_are_a_record_or_refused(bytes in bytes(80)) {
+            if let Ok(ToServer::Answer { headers, .. }) = ToServer::read(&bytes) {
+                headers.iter().for_each(|(name, value)| assert!(name.len() + value.len() <= bytes.len()));
+            }
+            let _ = ToDomain::read(&bytes);
+            let _ = read_events(&bytes);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_or_out_of_range_is_refused() {
+        let mut record = Vec::new();
+        answer_head(&mut record, 1, 2, 200, [(b"a".as_slice(), b"b".as_slice())].into_iter());
+        for end in 0..record.len() {
+            assert!(ToServer::read(&record[..end]).is_err(), "{end}");
+        }
+        for status in [0, 101, 199, 600, 65535] {
+            let mut record = Vec::new();
+            answer_head(&mut record, 1, 2, status, std::iter::empty());
+            assert!(ToServer::read(&record).is_err(), "{status}");
+        }
+    }
+}
