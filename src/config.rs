@@ -274,10 +274,6 @@ impl Config {
             check(!sendable, &format!("--{name} must be printable ASCII, as it is sent in a header field"));
         }
         check(
-            self.isolation == Isolation::Process,
-            "--isolation process is not built in this version yet; use --isolation none, and deploy only code you trust",
-        );
-        check(
             self.reactor == Reactor::Glommio,
             "--reactor glommio is not built in this version yet; use --reactor monoio",
         );

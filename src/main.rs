@@ -14,5 +14,12 @@ fn main() -> ExitCode {
     {
         return cweb::domain::inspect::main(Path::new(path));
     }
+    if let [_, command, descriptors @ ..] = args.as_slice()
+        && command == "domain"
+    {
+        cweb::cli::start_log();
+        let numbers = descriptors.iter().filter_map(|text| text.to_str()?.parse().ok()).collect::<Vec<i32>>();
+        return cweb::domain::process::child::main(&numbers);
+    }
     cweb::cli::main()
 }

@@ -4,19 +4,22 @@
 //! plane with the modules that were deployed before, the shards. The line `listening on …` comes last: who reads it
 //! finds every module served. The stop is the same backwards.
 
+use crate::abi::context::ModuleContext;
 use crate::abi::host::set_create_job;
 use crate::admin::{Access, Admin};
-use crate::config::{self, Config, Reactor};
+use crate::config::{self, Config, Isolation, Reactor};
+use crate::domain::Host;
 use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
+use crate::domain::process::{DomainConfig, Process};
 use crate::jobs::hub::{EventSink, Hub};
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
 use crate::module::control::{Control, ControlConfig};
 use crate::net::{self, ListenAddr, Listener, ReactorKind, Waker};
 use crate::proto::http1;
-use crate::shard::{Shard, ShardLimits, ShardParts, ShardStats};
+use crate::shard::{Local, Shard, ShardLimits, ShardParts, ShardStats};
 use core_affinity::CoreId;
 use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -91,18 +94,22 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     }
     let (hub, jobs_file) = (Arc::new(Hub::default()), config.data_dir.join("jobs.sqlite3"));
     let store = open_job_store(&config, &jobs_file, &hub)?;
-    let host = InProcess::start(&config.data_dir.join("modules.sqlite3"), Some(&jobs_file));
-    let host = Arc::new(host.map_err(setup("preparing to run modules"))?);
+    let wakers = (0..config.shards).map(|_| Waker::new().map(Arc::new)).collect::<std::io::Result<Vec<_>>>();
+    let wakers = wakers.map_err(setup("creating an eventfd"))?;
+    let host = start_host(&config, &jobs_file, &wakers).map_err(setup("preparing to run modules"))?;
     let control = start_control(&config, &host)?;
     let jobs = start_jobs(&config, store, hub, &control)?;
     let failed = Arc::new(OnceLock::new());
-    let shards = start_shards(&config, listeners, &host, &control, &jobs, &failed)?;
+    let shards = start_shards(&config, listeners, wakers, &host, &control, &jobs, &failed)?;
     for address in &addresses {
         // The contract of the command line: one line on stderr, whatever the log level.
         let _ = writeln!(std::io::stderr(), "listening on {address}");
     }
     wait_for_stop(&mut signals);
     stop(&config, &mut signals, &control, &jobs, shards);
+    if let ModuleHost::Apart(process) = &host {
+        process.stop();
+    }
     failed.get().map_or(Ok(()), |why| Err(ServeError::Shard(why.clone())))
 }
 
@@ -121,7 +128,33 @@ fn with_absolute_paths(mut config: Config) -> std::io::Result<Config> {
     Ok(config)
 }
 
-fn start_control(config: &Config, host: &Arc<InProcess>) -> Result<Control, ServeError> {
+/// Where the modules live.
+#[derive(Clone)]
+enum ModuleHost {
+    /// In this process.
+    Here(Arc<InProcess>),
+    /// In one of their own.
+    Apart(Arc<Process>),
+}
+
+fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
+    let database = config.data_dir.join("modules.sqlite3");
+    if config.isolation == Isolation::None {
+        return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(jobs_file))?)));
+    }
+    let (cores, free_cores) = shard_cores(config.shards);
+    let domain = DomainConfig {
+        cores: cores.iter().map(|core| core.map(|core| core.id)).collect(),
+        threads_min: if free_cores.is_empty() { config.shards } else { free_cores.len() },
+        threads_max: config.executors_max,
+        free_cores: free_cores.iter().map(|core| core.id).collect(),
+        database,
+        jobs_database: jobs_file.to_path_buf(),
+    };
+    Ok(ModuleHost::Apart(Arc::new(Process::start(domain, wakers.to_vec())?)))
+}
+
+fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeError> {
     let control_config = ControlConfig {
         module_dir: config.module_dir.clone(),
         compile_timeout: Duration::from_millis(config.compile_timeout_ms),
@@ -129,12 +162,19 @@ fn start_control(config: &Config, host: &Arc<InProcess>) -> Result<Control, Serv
         queue_max: config.deploy_queue_max,
         ..ControlConfig::default()
     };
-    let control = Control::start(control_config, Arc::clone(host) as _)
-        .map_err(|error| ServeError::Control(error.to_string()))?;
-    let (host, table) = (Arc::clone(host), control.table());
+    let loader: Arc<dyn Host> = match host {
+        ModuleHost::Here(host) => Arc::clone(host) as _,
+        ModuleHost::Apart(host) => Arc::clone(host) as _,
+    };
+    let control = Control::start(control_config, loader).map_err(|error| ServeError::Control(error.to_string()))?;
+    let (host, table) = (host.clone(), control.table());
     control.subscribe(Box::new(move || {
         let table = table.load();
-        host.published(table.modules().iter().filter_map(|module| module.instance()));
+        let instances = table.modules().iter().filter_map(|module| module.instance());
+        match &host {
+            ModuleHost::Here(host) => host.published(instances),
+            ModuleHost::Apart(host) => host.published(instances),
+        }
     }));
     control.load_persisted();
     Ok(control)
@@ -183,32 +223,29 @@ fn shard_cores(shards: usize) -> (Vec<Option<CoreId>>, Vec<CoreId>) {
 fn start_shards(
     config: &Config,
     listeners: Vec<Vec<Listener>>,
-    host: &Arc<InProcess>,
+    wakers: Vec<Arc<Waker>>,
+    host: &ModuleHost,
     control: &Control,
     jobs: &Jobs,
     failed: &Arc<OnceLock<String>>,
 ) -> Result<Vec<RunningShard>, ServeError> {
     let kind = reactor(config);
     let (cores, free_cores) = shard_cores(config.shards);
-    let context = Arc::clone(host.context());
-    let factory: RunnerFactory = Arc::new(move || Box::new(InProcess::executor(&context)) as Box<dyn Runner>);
-    let threads_min = if free_cores.is_empty() { config.shards } else { free_cores.len() };
-    let pool = Pool::start(threads_min, config.executors_max, free_cores, Arc::clone(&factory))
-        .map_err(setup("starting the executor pool"))?;
-    let pool = Arc::new(pool);
+    let executors = match host {
+        ModuleHost::Here(host) => Some(start_executors(config, host, free_cores)?),
+        ModuleHost::Apart(_) => None,
+    };
     let stats: Vec<Arc<ShardStats>> = (0..config.shards).map(|_| Arc::default()).collect();
     let access = Access::new(config.admin_key.as_deref(), config.production);
     let admin = Arc::new(Admin::new(control.clone(), jobs.clone(), access, stats.clone()));
     let limits = shard_limits(config);
 
     let mut running = Vec::with_capacity(config.shards);
-    for (id, (listeners, core)) in listeners.into_iter().zip(cores).enumerate() {
-        let waker = Arc::new(Waker::new().map_err(setup("creating an eventfd"))?);
+    for (id, ((listeners, core), waker)) in listeners.into_iter().zip(cores).zip(wakers).enumerate() {
         let inbox = Arc::new(Inbox::new(Arc::clone(&waker)));
-        let companion =
-            Companion::start(id, core, Arc::clone(&factory)).map_err(setup("starting an executor thread"))?;
-        let (table, context) = (control.table(), Arc::clone(host.context()));
-        let (limits, pool, admin) = (limits.clone(), Arc::clone(&pool), Arc::clone(&admin));
+        let local = executors.clone().map(|executors| executors.companion(id, core)).transpose();
+        let local = local.map_err(setup("starting an executor thread"))?;
+        let (table, limits, admin) = (control.table(), limits.clone(), Arc::clone(&admin));
         let (shard_inbox, stats) = (Arc::clone(&inbox), stats.get(id).map(Arc::clone).unwrap_or_default());
         let failed = Arc::clone(failed);
         let thread = thread::Builder::new()
@@ -217,9 +254,13 @@ fn start_shards(
                 if let Some(core) = core {
                     core_affinity::set_for_current(core);
                 }
-                let executor = InProcess::executor(&context);
+                let local = local.map(|(companion, executors)| Local {
+                    companion,
+                    executor: InProcess::executor(&executors.context),
+                    pool: executors.pool,
+                });
                 let inbox = shard_inbox;
-                let parts = ShardParts { id, limits, table, inbox, companion, pool, executor, admin, stats };
+                let parts = ShardParts { id, limits, table, inbox, local, admin, stats };
                 if let Err(error) = net::run(kind, Shard::new(parts), listeners, &waker) {
                     tracing::error!("shard {id} ended: {error}; the server stops");
                     let _ = failed.set(format!("shard {id}: {error}"));
@@ -231,8 +272,35 @@ fn start_shards(
         control.subscribe(Box::new(move || subscriber.push(Message::TableChanged)));
         running.push(RunningShard { inbox, thread });
     }
+    if let ModuleHost::Apart(process) = host {
+        process.attach(running.iter().map(|shard| Arc::clone(&shard.inbox)).collect());
+    }
     jobs.hub().set_shards(running.iter().map(|shard| Arc::clone(&shard.inbox) as Arc<dyn EventSink>).collect());
     Ok(running)
+}
+
+/// What runs the modules of this process, apart from the shards' own part.
+#[derive(Clone)]
+struct Executors {
+    context: Arc<ModuleContext>,
+    factory: RunnerFactory,
+    pool: Arc<Pool>,
+}
+
+impl Executors {
+    fn companion(self, shard: usize, core: Option<CoreId>) -> std::io::Result<(Companion, Self)> {
+        Ok((Companion::start(shard, core, Arc::clone(&self.factory))?, self))
+    }
+}
+
+fn start_executors(config: &Config, host: &InProcess, free_cores: Vec<CoreId>) -> Result<Executors, ServeError> {
+    let context = Arc::clone(host.context());
+    let made_with = Arc::clone(&context);
+    let factory: RunnerFactory = Arc::new(move || Box::new(InProcess::executor(&made_with)) as Box<dyn Runner>);
+    let threads_min = if free_cores.is_empty() { config.shards } else { free_cores.len() };
+    let pool = Pool::start(threads_min, config.executors_max, free_cores, Arc::clone(&factory));
+    let pool = Arc::new(pool.map_err(setup("starting the executor pool"))?);
+    Ok(Executors { context, factory, pool })
 }
 
 /// The reactor to use: io_uring where the kernel allows it.

@@ -6,6 +6,17 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Queues a job for module code.
+///
+/// # Errors
+/// For people: why not.
+pub fn create_job(module: &ModuleToken, job: &str, payload: &str) -> Result<String, String> {
+    match CREATE_JOB.get() {
+        Some(create) => create(module, job, payload),
+        None => Err("the server runs no jobs yet".to_owned()),
+    }
+}
+
 /// Names a module in calls of the table.
 #[derive(Debug)]
 pub struct ModuleToken {
@@ -108,11 +119,7 @@ unsafe extern "C" fn jobs_create(
     };
     let Some(token) = token else { return -1 };
     let (job, payload) = (String::from_utf8_lossy(job), String::from_utf8_lossy(payload));
-    let created = match CREATE_JOB.get() {
-        Some(create) => create(token, &job, &payload),
-        None => Err("the server runs no jobs yet".to_owned()),
-    };
-    match created {
+    match create_job(token, &job, &payload) {
         Ok(uuid) if uuid.len() < UUID_SIZE => {
             // SAFETY: shorter than the 37 bytes of the contract; the NUL fits.
             unsafe {

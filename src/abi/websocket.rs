@@ -26,6 +26,8 @@ pub struct Socket {
     key: u64,
     outlet: Arc<dyn Outlet>,
     open: AtomicBool,
+    /// What `websocket_t.session` was at first, for a process that has to make the structure again.
+    session: Option<Box<[u8]>>,
     /// Bytes sent by the module that the shard has not taken yet.
     queued: AtomicUsize,
     queued_max: usize,
@@ -61,6 +63,12 @@ fn encode_shared(payload: &[u8]) -> Arc<[u8]> {
     })
 }
 
+/// `client_fd` must differ between open sockets, of all shards; modules use it as a key, not as a descriptor.
+#[must_use]
+pub fn number_of(key: u64, shard: usize) -> u64 {
+    (key << 8 | (shard as u64 & 0xff)) & 0x7fff_ffff
+}
+
 impl Socket {
     /// A socket of the shard's key `key`, with `session` as the text the module finds in `websocket_t.session`.
     #[must_use]
@@ -71,8 +79,18 @@ impl Socket {
         outlet: Arc<dyn Outlet>,
         queued_max: usize,
     ) -> Arc<Self> {
-        // `client_fd` must differ between open sockets, of all shards; modules use it as a key, not as a descriptor.
-        let number = (key << 8 | (shard as u64 & 0xff)) & 0x7fff_ffff;
+        Self::numbered(key, number_of(key, shard), session, outlet, queued_max)
+    }
+
+    /// A socket whose `client_fd` is `number`.
+    #[must_use]
+    pub fn numbered(
+        key: u64,
+        number: u64,
+        session: Option<&[u8]>,
+        outlet: Arc<dyn Outlet>,
+        queued_max: usize,
+    ) -> Arc<Self> {
         let visible = WebSocket {
             session: session.map_or(std::ptr::null_mut(), malloc_text),
             client_fd: c_int::try_from(number).unwrap_or(c_int::MAX),
@@ -87,6 +105,7 @@ impl Socket {
             key,
             outlet,
             open: AtomicBool::new(true),
+            session: session.map(Into::into),
             queued: AtomicUsize::new(0),
             queued_max,
         });
@@ -105,6 +124,12 @@ impl Socket {
     #[must_use]
     pub fn key(&self) -> u64 {
         self.key
+    }
+
+    /// What `websocket_t.session` was at first.
+    #[must_use]
+    pub fn session(&self) -> Option<&[u8]> {
+        self.session.as_deref()
     }
 
     /// From here on `send` and `close` answer -1.

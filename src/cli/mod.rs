@@ -72,6 +72,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Starts the log of a process that the server has started for itself.
+pub fn start_log() {
+    serve::start_inherited_log();
+}
+
 /// Says what went wrong and gives the exit code for it.
 fn fail(text: impl std::fmt::Display) -> ExitCode {
     eprintln!("cweb: {text}");

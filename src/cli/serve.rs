@@ -41,6 +41,11 @@ fn log_filter(silent: bool) -> Result<EnvFilter, String> {
     }
 }
 
+/// The log of a process that belongs to the server: it goes where the server's goes.
+pub(super) fn start_inherited_log() {
+    start_log(log_filter(false).unwrap_or_default());
+}
+
 fn start_log(filter: EnvFilter) {
     let format = format::format().compact();
     let lines = Lines { server: format.clone().with_target(false), module: format };

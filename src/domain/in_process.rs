@@ -95,18 +95,28 @@ impl InProcess {
     }
 }
 
-impl Host for InProcess {
-    fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError> {
-        inspect::inspect(path, limit)
-    }
-
-    fn load(&self, path: &Path) -> Result<Arc<dyn Instance>, LoadError> {
+impl InProcess {
+    /// Loads the shared object at `path`: see [`Host::load`].
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub(super) fn open(&self, path: &Path) -> Result<Arc<InProcessModule>, LoadError> {
         let open = module::open(path).map_err(|error| match error {
             OpenError::Loader(text) => LoadError::Loader(text),
             OpenError::Manifest(text) => LoadError::Manifest(text),
         })?;
         open.bind();
         Ok(Arc::new(InProcessModule { open, context: Arc::clone(&self.context) }))
+    }
+}
+
+impl Host for InProcess {
+    fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError> {
+        inspect::inspect(path, limit)
+    }
+
+    fn load(&self, path: &Path) -> Result<Arc<dyn Instance>, LoadError> {
+        Ok(self.open(path)?)
     }
 }
 

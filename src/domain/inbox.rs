@@ -3,6 +3,7 @@
 //! A shard owns its connections alone; an executor, a module's thread or the control plane that has something for one
 //! of them leaves a [`Message`] here. The push costs no syscall unless the shard sleeps (see [`Waker`]).
 
+use super::process::ShardLink;
 use crate::abi::websocket::Outlet;
 use crate::jobs::hub::EventSink;
 use crate::jobs::{JobFrame, Replay};
@@ -57,6 +58,10 @@ pub enum Message {
     },
     /// Events of jobs that this shard's streams watch were committed.
     JobEvents(Vec<Arc<JobFrame>>),
+    /// The domain of the modules is there: the rings to it.
+    DomainUp(Box<ShardLink>),
+    /// It has died.
+    DomainDown,
     /// The module table has changed: take a new snapshot and let go of the old one.
     TableChanged,
     /// Stop accepting, finish what is in flight, close what is idle.

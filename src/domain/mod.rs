@@ -11,6 +11,7 @@ pub mod inbox;
 pub mod inspect;
 mod output;
 pub mod process;
+pub mod ring;
 mod sched;
 
 use crate::abi::manifest::Manifest;

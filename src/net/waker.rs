@@ -52,8 +52,11 @@ impl Waker {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
-    /// A descriptor that becomes readable when the reactor is woken.
-    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+    /// A descriptor that becomes readable when the reactor is woken; another process may write to it to wake it.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
         self.fd.try_clone()
     }
 

@@ -23,6 +23,7 @@ use crate::admin::Admin;
 use crate::domain::executor::{Companion, Pool};
 use crate::domain::in_process::Executor;
 use crate::domain::inbox::{Inbox, Message};
+use crate::domain::process::RemoteCalls;
 use crate::module::table::Table;
 use crate::net::{Application, CloseReason, ConnId, Links, Peer};
 use crate::proto::http1::http_date;
@@ -46,16 +47,22 @@ pub struct ShardParts {
     pub table: Arc<ArcSwap<Table>>,
     /// Messages from other threads.
     pub inbox: Arc<Inbox>,
+    /// Where the modules of this process run; `None` if they are in a process of their own.
+    pub local: Option<Local>,
+    /// The server's own paths.
+    pub admin: Arc<Admin>,
+    /// Counters, written by this shard alone.
+    pub stats: Arc<ShardStats>,
+}
+
+/// Where modules run that live in the server's process.
+pub struct Local {
     /// The executor on this shard's core.
     pub companion: Companion,
     /// The executors shared by all shards.
     pub pool: Arc<Pool>,
     /// Runs inline handlers on the shard's own thread.
     pub executor: Executor,
-    /// The server's own paths.
-    pub admin: Arc<Admin>,
-    /// Counters, written by this shard alone.
-    pub stats: Arc<ShardStats>,
 }
 
 /// The state of one shard; see the module's documentation.
@@ -66,9 +73,10 @@ pub struct Shard {
     table: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
     snapshot: Snapshot,
     inbox: Arc<Inbox>,
-    companion: Companion,
-    pool: Arc<Pool>,
-    executor: Executor,
+    local: Option<Local>,
+    remote: RemoteCalls,
+    /// What the domain has sent, while it is handled.
+    arrived: Vec<Message>,
     admin: Arc<Admin>,
     stats: Arc<ShardStats>,
     conns: Vec<Option<Box<Conn>>>,
@@ -99,9 +107,9 @@ impl Shard {
             table: Cache::new(parts.table),
             snapshot,
             inbox: parts.inbox,
-            companion: parts.companion,
-            pool: parts.pool,
-            executor: parts.executor,
+            local: parts.local,
+            remote: RemoteCalls::new(parts.id),
+            arrived: Vec::new(),
             admin: parts.admin,
             stats: parts.stats,
             conns: Vec::new(),
@@ -160,6 +168,12 @@ impl Shard {
             Message::StreamFound { stream, job } => self.stream_found(links, stream, job),
             Message::StreamReplay { stream, replay } => self.stream_replayed(links, stream, replay),
             Message::JobEvents(frames) => self.job_events(links, &frames),
+            Message::DomainUp(link) => self.remote.up(link),
+            Message::DomainDown => {
+                for message in self.remote.down() {
+                    self.handle(links, message);
+                }
+            }
             Message::TableChanged => self.refresh(links),
             Message::Drain => self.drain(links),
             Message::Stop => self.stopped = true,
@@ -194,11 +208,23 @@ impl Shard {
 
     /// What waits behind a long call on the companion moves to the pool.
     fn rescue(&mut self) {
-        if self.companion.has_waiting() && self.companion.is_stuck() {
-            while let Some(call) = self.companion.reclaim() {
-                self.pool.push(call);
+        let Some(Local { companion, pool, .. }) = &mut self.local else { return };
+        if companion.has_waiting() && companion.is_stuck() {
+            while let Some(call) = companion.reclaim() {
+                pool.push(call);
             }
         }
+    }
+
+    /// Handles what the domain has sent, and sends what waits for it.
+    fn exchange(&mut self, links: &mut Links) {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        self.remote.poll(&mut arrived);
+        for message in arrived.drain(..) {
+            self.handle(links, message);
+        }
+        self.arrived = arrived;
+        self.remote.flush();
     }
 }
 
@@ -278,12 +304,20 @@ impl Application for Shard {
             let Some(message) = self.inbox.pop() else { break };
             self.handle(links, message);
         }
-        self.rescue();
-        self.companion.wake();
+        match &mut self.local {
+            Some(local) => {
+                local.companion.wake();
+                self.rescue();
+            }
+            None => {
+                self.remote.awake();
+                self.exchange(links);
+            }
+        }
     }
 
     fn has_work(&self) -> bool {
-        !self.inbox.is_empty()
+        !self.inbox.is_empty() || self.remote.has_work()
     }
 
     fn tick(&mut self, links: &mut Links, now: Instant) {
@@ -294,7 +328,10 @@ impl Application for Shard {
     }
 
     fn finish(&mut self) {
-        self.companion.stop();
+        if let Some(local) = &mut self.local {
+            local.companion.stop();
+        }
+        self.remote.clear();
         self.conns.clear();
         self.sockets = Sockets::default();
         self.streams = Streams::default();

@@ -215,11 +215,13 @@ impl Shard {
             ServerAnswer::text(413, text).encode(&self.meta(view), out);
             return Begun::Answered;
         }
-        if generation.route_flags(route) & FLAG_INLINE != 0 {
+        if generation.route_flags(route) & FLAG_INLINE != 0
+            && let Some(local) = &mut self.local
+        {
             let generation = Arc::clone(generation);
             let meta = meta_of(view, self.date, None, self.draining);
             let cors = self.cors_origin.as_deref();
-            let dropped = self.executor.request(&*generation, route, view, &meta, cors, out);
+            let dropped = local.executor.request(&*generation, route, view, &meta, cors, out);
             self.stats.inline();
             self.stats.headers_dropped(u64::from(dropped));
             return Begun::Answered;
@@ -245,13 +247,18 @@ impl Shard {
     /// Hands work to the companion if its unit is known to be short, else to the pool.
     pub(super) fn submit(&mut self, generation: &Arc<ShardGen>, unit: usize, work: Work) {
         self.in_flight += 1;
-        let short = generation.is_short(unit) && !self.companion.is_stuck();
         let hold = Arc::clone(generation);
-        let call = Call { hold, reply: Arc::clone(&self.inbox), work };
-        if short {
-            self.companion.push(call);
-        } else {
-            self.pool.push(call);
+        let short = generation.is_short(unit);
+        match &mut self.local {
+            None => self.remote.submit(hold, short, work),
+            Some(local) => {
+                let call = Call { hold, reply: Arc::clone(&self.inbox), work };
+                if short && !local.companion.is_stuck() {
+                    local.companion.push(call);
+                } else {
+                    local.pool.push(call);
+                }
+            }
         }
     }
 

@@ -258,6 +258,11 @@ pub(super) enum Event<'a> {
         session: Option<&'a [u8]>,
         number: u64,
     },
+    /// The same of a socket that was opened in a process before this one: `on_open` has been called there.
+    Known {
+        session: Option<&'a [u8]>,
+        number: u64,
+    },
     Message(&'a [u8]),
     Close,
 }
@@ -265,8 +270,9 @@ pub(super) enum Event<'a> {
 /// Appends an event.
 pub(super) fn push_event(out: &mut Vec<u8>, event: &Event<'_>) {
     match event {
-        Event::Open { session, number } => {
-            out.push(if session.is_some() { 2 } else { 1 });
+        Event::Open { session, number } | Event::Known { session, number } => {
+            let first = if matches!(event, Event::Open { .. }) { 1 } else { 5 };
+            out.push(first + u8::from(session.is_some()));
             out.extend_from_slice(&number.to_le_bytes());
             push_block(out, session.unwrap_or_default());
         }
@@ -294,6 +300,11 @@ fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
             let number = reader.u64()?;
             let session = reader.block()?;
             Event::Open { session: (kind == 2).then_some(session), number }
+        }
+        kind @ (5 | 6) => {
+            let number = reader.u64()?;
+            let session = reader.block()?;
+            Event::Known { session: (kind == 6).then_some(session), number }
         }
         3 => Event::Message(reader.block()?),
         4 => Event::Close,
@@ -336,7 +347,13 @@ mod tests {
 
         #[test]
         fn socket_events_come_back(ticket: u64, key: u64, session in proptest::option::of(bytes(9)), text in bytes(30)) {
-            let events = [Event::Open { session: session.as_deref(), number: key }, Event::Message(&text), Event::Close];
+            let session = session.as_deref();
+            let events = [
+                Event::Open { session, number: key },
+                Event::Known { session, number: 7 },
+                Event::Message(&text),
+                Event::Close,
+            ];
             let mut record = Vec::new();
             socket_head(&mut record, ticket, 1, 2, true, key);
             events.iter().for_each(|event| push_event(&mut record, event));

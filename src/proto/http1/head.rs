@@ -189,6 +189,16 @@ struct Facts {
 }
 
 impl Head {
+    /// Reads again a head that has been read before, in another process: its limits were kept there.
+    ///
+    /// # Errors
+    /// It is no head.
+    pub fn reread(&mut self, bytes: &[u8]) -> Result<(), RequestError> {
+        let any = usize::MAX;
+        let limits = Limits { head_bytes_max: any, headers_max: 1024, uri_bytes_max: any, body_bytes_max: any };
+        self.parse(bytes, &limits)
+    }
+
     /// Reads the head at the start of `bytes`, which ends at its empty line. The memory of a former head is used again.
     pub(super) fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), RequestError> {
         // Most requests have few fields: only one that has more pays for a larger array.

@@ -1,0 +1,294 @@
+//! The main of a domain's process: `cweb domain CONTROL MEMORY WAKE…`, the numbers of its descriptors.
+
+use super::companion::{self, Intake};
+use super::control::{self, Order, Outcome, Question, Start, ToChild, ToParent};
+use super::layout::Layout;
+use super::port::Port;
+use super::work::{Domain, DomainRunner, Work};
+use crate::abi::context::ModuleContext;
+use crate::abi::{crypto, host};
+use crate::domain::Instance;
+use crate::domain::executor::{Pool, Runner, RunnerFactory};
+use crate::domain::in_process::{InProcess, InProcessModule};
+use crate::domain::ring::{Consumer, Producer, Region};
+use crate::jobs::code::JobCalls;
+use core_affinity::CoreId;
+use crossbeam::channel::{Sender, bounded};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{self, Thread};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the server answered, or why it did not.
+type Answer = Result<String, String>;
+
+/// The way back to the server for what modules ask.
+struct Parent {
+    stream: Mutex<UnixStream>,
+    waiting: Mutex<HashMap<u64, Sender<Answer>>>,
+    next: AtomicU64,
+    /// Server's number of each loaded instance, by the number its code names itself with.
+    numbers: Mutex<HashMap<u64, u64>>,
+    /// Jobs that run here: whether each is to end.
+    runs: Mutex<HashMap<u64, Arc<AtomicBool>>>,
+}
+
+impl Parent {
+    fn send(&self, message: &ToParent) {
+        if let Err(error) = control::write(&mut *lock(&self.stream), message) {
+            tracing::error!("the server can't be told: {error}");
+        }
+    }
+
+    /// Asks the server, and waits for its answer.
+    fn ask(&self, what: Question) -> Answer {
+        let call = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = bounded(1);
+        lock(&self.waiting).insert(call, sender);
+        self.send(&ToParent::Question { call, what });
+        receiver.recv().unwrap_or_else(|_| Err("the server does not answer".to_owned()))
+    }
+
+    fn answered(&self, call: u64, answer: Answer) {
+        if let Some(sender) = lock(&self.waiting).remove(&call) {
+            let _ = sender.send(answer);
+        }
+    }
+}
+
+/// A job that runs here, as its code sees the server.
+struct RemoteCalls<'a> {
+    parent: &'a Parent,
+    run: u64,
+    must_end: Arc<AtomicBool>,
+}
+
+impl JobCalls for RemoteCalls<'_> {
+    fn emit_event(&self, kind: &str, data: Option<&str>) -> bool {
+        let (kind, data) = (kind.to_owned(), data.map(str::to_owned));
+        !self.is_canceled() && self.parent.ask(Question::Emit { run: self.run, kind, data }).is_ok()
+    }
+
+    fn set_result(&self, result: &str) -> bool {
+        self.parent.ask(Question::SetResult { run: self.run, text: result.to_owned() }).is_ok()
+    }
+
+    fn set_error(&self, error: &str) -> bool {
+        self.parent.ask(Question::SetError { run: self.run, text: error.to_owned() }).is_ok()
+    }
+
+    fn is_canceled(&self) -> bool {
+        self.must_end.load(Ordering::Acquire)
+    }
+}
+
+/// Runs the domain until the server closes the control connection.
+#[must_use]
+pub fn main(descriptors: &[i32]) -> ExitCode {
+    match run(descriptors) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("a domain could not start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Takes a descriptor that the server left open for this process.
+fn take(number: i32) -> OwnedFd {
+    // SAFETY: the server names each descriptor once, and nothing here has opened any before.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+fn run(descriptors: &[i32]) -> io::Result<()> {
+    let [control, memory, wakes @ ..] = descriptors else {
+        return Err(io::Error::other("a domain is started by the server, not by hand"));
+    };
+    let mut stream = UnixStream::from(take(*control));
+    let memory = take(*memory);
+    let wakes: Vec<OwnedFd> = wakes.iter().map(|&number| take(number)).collect();
+    let ToChild::Start(start) = control::read(&mut stream)? else {
+        return Err(io::Error::other("the server did not say how to start"));
+    };
+    crate::abi::guard::install()?;
+    let parent = Arc::new(Parent {
+        stream: Mutex::new(stream.try_clone()?),
+        waiting: Mutex::default(),
+        next: AtomicU64::new(1),
+        numbers: Mutex::default(),
+        runs: Mutex::default(),
+    });
+    connect_services(&parent, start.crypto);
+    let host = InProcess::start(Path::new(&start.database), Some(Path::new(&start.jobs_database)))?;
+    let domain = start_threads(&start, &host, memory, wakes)?;
+    Child { parent, domain, host }.serve(&mut stream);
+    // Threads of modules may be running: destructors must not.
+    // SAFETY: ends the process at once.
+    unsafe { libc::_exit(0) }
+}
+
+/// Lets module code reach the server's services.
+fn connect_services(parent: &Arc<Parent>, crypto: bool) {
+    let asker = Arc::clone(parent);
+    host::set_create_job(Box::new(move |module, job, payload| {
+        let instance = lock(&asker.numbers).get(&module.id).copied().unwrap_or_default();
+        asker.ask(Question::CreateJob { instance, job: job.to_owned(), payload: payload.to_owned() })
+    }));
+    if crypto {
+        let (signer, verifier) = (Arc::clone(parent), Arc::clone(parent));
+        crypto::set_remote(
+            Box::new(move |token| signer.ask(Question::Sign { token: token.to_vec() }).ok()),
+            Box::new(move |signed, token| {
+                let (signed, token) = (signed.to_vec(), token.to_vec());
+                verifier.ask(Question::Verify { signed, token }).is_ok()
+            }),
+        );
+    }
+}
+
+fn start_threads(start: &Start, host: &InProcess, memory: OwnedFd, wakes: Vec<OwnedFd>) -> io::Result<Arc<Domain>> {
+    let layout = Layout::new(start.shards);
+    let region = Arc::new(Region::open(memory, layout.bytes())?);
+    let mut ports = Vec::new();
+    for (shard, wake) in wakes.into_iter().enumerate().take(start.shards) {
+        let spec = layout.to_server(shard);
+        ports.push(Arc::new(Port::new(Producer::new(&region, spec)?, wake, spec.record_bytes_max())));
+    }
+    let context: Arc<ModuleContext> = Arc::clone(host.context());
+    let domain = Arc::new(Domain { context, instances: RwLock::default(), ports, sockets: Mutex::default() });
+    let maker = Arc::clone(&domain);
+    let factory: RunnerFactory<Work> = Arc::new(move || Box::new(DomainRunner::new(&maker)) as Box<dyn Runner<Work>>);
+    let free_cores = start.free_cores.iter().map(|&id| CoreId { id }).collect();
+    let pool = Arc::new(Pool::start(start.threads_min, start.threads_max, free_cores, Arc::clone(&factory))?);
+    let intakes = (0..start.shards)
+        .map(|shard| Ok(Arc::new(Intake::new(shard, Consumer::new(&region, layout.to_domain(shard))?))))
+        .collect::<io::Result<Vec<_>>>()?;
+    let (rescued, rescue_pool) = (intakes.clone(), Arc::clone(&pool));
+    let rescuer =
+        thread::Builder::new().name("rescuer".to_owned()).spawn(move || companion::rescue(&rescued, &rescue_pool))?;
+    for (shard, intake) in intakes.into_iter().enumerate() {
+        let core = start.cores.get(shard).copied().flatten().map(|id| CoreId { id });
+        let (factory, pool, rescuer): (_, _, Thread) =
+            (Arc::clone(&factory), Arc::clone(&pool), rescuer.thread().clone());
+        thread::Builder::new().name(format!("exec-{shard}")).spawn(move || {
+            if let Some(core) = core {
+                core_affinity::set_for_current(core);
+            }
+            let corrupt = companion::serve(&intake, &mut *factory(), &pool, &rescuer);
+            tracing::error!("{corrupt}; this domain ends");
+            std::process::abort();
+        })?;
+    }
+    Ok(domain)
+}
+
+/// The domain, as the control connection sees it.
+struct Child {
+    parent: Arc<Parent>,
+    domain: Arc<Domain>,
+    host: InProcess,
+}
+
+impl Child {
+    fn serve(self, stream: &mut UnixStream) {
+        let child = Arc::new(self);
+        loop {
+            match control::read(stream) {
+                Ok(ToChild::Call { call, what }) => {
+                    let child = Arc::clone(&child);
+                    // A hook or a job may take long, and may itself ask: each has a thread of its own.
+                    let spawned = thread::Builder::new().name("control".to_owned()).spawn(move || {
+                        let outcome = child.carry_out(what);
+                        child.parent.send(&ToParent::Done { call, outcome });
+                    });
+                    if let Err(error) = spawned {
+                        tracing::error!("an order can't be carried out: {error}");
+                    }
+                }
+                Ok(ToChild::Reply { call, result }) => child.parent.answered(call, result),
+                Ok(ToChild::MustEnd { run }) => {
+                    if let Some(must_end) = lock(&child.parent.runs).get(&run) {
+                        must_end.store(true, Ordering::Release);
+                    }
+                }
+                Ok(ToChild::Published(modules)) => child.published(&modules),
+                Ok(ToChild::Close { instance }) => child.close(instance),
+                Ok(ToChild::Start(_)) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn instance(&self, id: u64) -> Option<Arc<InProcessModule>> {
+        self.domain.instances.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    fn published(&self, modules: &[(String, u64)]) {
+        let found: Vec<Arc<dyn Instance>> =
+            modules.iter().filter_map(|(_, id)| Some(self.instance(*id)? as Arc<dyn Instance>)).collect();
+        self.host.published(found.iter());
+    }
+
+    fn close(&self, id: u64) {
+        let gone = self.domain.instances.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if let Some(module) = gone {
+            lock(&self.parent.numbers).remove(&module.id());
+        }
+    }
+
+    fn carry_out(&self, order: Order) -> Outcome {
+        let hook = |instance: u64, run: fn(&InProcessModule) -> Result<(), crate::domain::Fault>| match self
+            .instance(instance)
+        {
+            None => Outcome::Host("the module is not loaded in its domain".to_owned()),
+            Some(module) => run(&module).map_or_else(|fault| Outcome::Fault(fault.what), |()| Outcome::Done),
+        };
+        match order {
+            Order::Load { instance, path } => self.load(instance, Path::new(&path)),
+            Order::Onload { instance } => hook(instance, InProcessModule::onload),
+            Order::Unload { instance } => hook(instance, InProcessModule::unload),
+            Order::RunJob { run, instance, job, uuid, payload } => self.run_job(run, instance, job, &uuid, &payload),
+            Order::CancelJob { instance, job, uuid } => match self.instance(instance) {
+                None => Outcome::Done,
+                Some(module) => {
+                    module.cancel_job(job, &uuid).map_or_else(|fault| Outcome::Fault(fault.what), |()| Outcome::Done)
+                }
+            },
+        }
+    }
+
+    fn load(&self, instance: u64, path: &Path) -> Outcome {
+        match self.host.open(path) {
+            Ok(module) => {
+                let manifest = module.manifest().clone();
+                lock(&self.parent.numbers).insert(module.id(), instance);
+                self.domain.instances.write().unwrap_or_else(PoisonError::into_inner).insert(instance, module);
+                Outcome::Loaded(manifest)
+            }
+            Err(crate::domain::LoadError::Loader(text)) => Outcome::Loader(text),
+            Err(crate::domain::LoadError::Manifest(text)) => Outcome::Refused(text),
+            Err(other) => Outcome::Host(other.to_string()),
+        }
+    }
+
+    fn run_job(&self, run: u64, instance: u64, job: usize, uuid: &str, payload: &str) -> Outcome {
+        let Some(module) = self.instance(instance) else {
+            return Outcome::Host("the module is not loaded in its domain".to_owned());
+        };
+        let must_end = Arc::<AtomicBool>::default();
+        lock(&self.parent.runs).insert(run, Arc::clone(&must_end));
+        let calls = RemoteCalls { parent: &self.parent, run, must_end };
+        let outcome = module.run_job(job, uuid, payload, &calls);
+        lock(&self.parent.runs).remove(&run);
+        outcome.map_or_else(|fault| Outcome::Fault(fault.what), Outcome::Returned)
+    }
+}

@@ -1,0 +1,365 @@
+//! A shard's end of a domain's rings, and the calls it has there.
+
+use super::remote::RemoteModule;
+use super::wire::{self, Event, ToServer};
+use crate::abi::websocket::{Socket, number_of};
+use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent, Work};
+use crate::domain::inbox::Message;
+use crate::domain::ring::{Consumer, Producer, PushError};
+use crate::net::ConnId;
+use crate::proto::http1::{ResponseHead, encode_response};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Tickets have this bit, the keys of sockets don't: parts of both come the same way.
+const TICKET_BIT: u64 = 1 << 63;
+/// Records taken before the sockets have their turn.
+const RECORDS_PER_BATCH: usize = 4096;
+/// Largest answer or frame.
+const ANSWER_BYTES_MAX: usize = 1 << 30;
+
+/// One shard's rings to one life of a domain.
+pub struct ShardLink {
+    shard: usize,
+    producer: Producer,
+    consumer: Consumer,
+    record_bytes_max: usize,
+    /// Ends a process that does not keep to the rules.
+    kill: Box<dyn Fn() + Send>,
+}
+
+impl fmt::Debug for ShardLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardLink").field("shard", &self.shard).finish_non_exhaustive()
+    }
+}
+
+impl ShardLink {
+    pub(super) fn new(
+        shard: usize,
+        producer: Producer,
+        consumer: Consumer,
+        record_bytes_max: usize,
+        kill: Box<dyn Fn() + Send>,
+    ) -> Self {
+        Self { shard, producer, consumer, record_bytes_max, kill }
+    }
+
+    pub(super) fn shard(&self) -> usize {
+        self.shard
+    }
+}
+
+/// What a call is answered to.
+enum Asker {
+    Request { conn: ConnId, seq: u64, meta: AnswerMeta },
+    Socket { key: u64 },
+}
+
+/// A call that is with the domain.
+struct Pending {
+    hold: Arc<dyn Hold>,
+    unit: usize,
+    asker: Asker,
+    /// The part of the answer's body that has come.
+    body: Vec<u8>,
+}
+
+/// What is to be sent.
+enum Cargo {
+    Request { route: usize, request: OwnedRequest },
+    Socket { index: usize, socket: Arc<Socket>, events: Vec<SocketEvent> },
+}
+
+struct Queued {
+    ticket: u64,
+    instance: u64,
+    short: bool,
+    cargo: Cargo,
+}
+
+/// A record on its way into a ring that was full.
+struct Sending {
+    ticket: u64,
+    fixed: Vec<u8>,
+    body: Vec<u8>,
+    sent: usize,
+}
+
+/// The calls a shard has in a domain. Those that have not been sent wait here, also while the domain is started again.
+#[derive(Default)]
+pub struct RemoteCalls {
+    shard: usize,
+    link: Option<Box<ShardLink>>,
+    pending: HashMap<u64, Pending>,
+    queue: VecDeque<Queued>,
+    sending: Option<Sending>,
+    /// Frames that come in parts, by socket.
+    frames: HashMap<u64, Vec<u8>>,
+    /// Sockets this life of the domain knows.
+    known: HashSet<u64>,
+    tickets: u64,
+    scratch: Vec<u8>,
+}
+
+impl RemoteCalls {
+    /// The calls of shard number `shard`, before there is a domain.
+    #[must_use]
+    pub fn new(shard: usize) -> Self {
+        Self { shard, ..Self::default() }
+    }
+
+    /// The domain is there.
+    pub fn up(&mut self, link: Box<ShardLink>) {
+        self.link = Some(link);
+        self.known.clear();
+    }
+
+    /// The domain has died. Gives the outcome of every call that was with it.
+    pub fn down(&mut self) -> Vec<Message> {
+        self.link = None;
+        self.sending = None;
+        self.known.clear();
+        self.frames.clear();
+        let queued: HashSet<u64> = self.queue.iter().map(|queued| queued.ticket).collect();
+        let lost: Vec<u64> = self.pending.keys().filter(|ticket| !queued.contains(ticket)).copied().collect();
+        let lost = lost.into_iter().filter_map(|ticket| self.pending.remove(&ticket));
+        lost.map(|pending| match pending.asker {
+            Asker::Request { conn, seq, meta } => {
+                let name = &pending.hold.instance().manifest().name;
+                let text = format!("module {name} was interrupted: the process it ran in died\n");
+                Message::Answer { conn, seq, bytes: plain(502, &meta, &text) }
+            }
+            Asker::Socket { key } => Message::SocketIdle { socket: key },
+        })
+        .collect()
+    }
+
+    /// Queues a call; [`RemoteCalls::flush`] sends it.
+    pub fn submit(&mut self, hold: Arc<dyn Hold>, short: bool, work: Work) {
+        let Some(instance) = hold.instance().as_any().downcast_ref::<RemoteModule>() else { return };
+        let instance = crate::domain::Instance::id(instance);
+        self.tickets += 1;
+        let ticket = self.tickets | TICKET_BIT;
+        let (unit, asker, cargo) = match work {
+            Work::Request { conn, seq, route, request, meta } => {
+                (route, Asker::Request { conn, seq, meta }, Cargo::Request { route, request })
+            }
+            Work::Socket { socket, index, events } => {
+                let unit = hold.instance().manifest().routes.len() + index;
+                (unit, Asker::Socket { key: socket.key() }, Cargo::Socket { index, socket, events })
+            }
+        };
+        self.pending.insert(ticket, Pending { hold, unit, asker, body: Vec::new() });
+        self.queue.push_back(Queued { ticket, instance, short, cargo });
+    }
+
+    /// Sends what the ring takes; once a batch.
+    pub fn flush(&mut self) {
+        let Some(mut link) = self.link.take() else { return };
+        while self.sending.is_some() || !self.queue.is_empty() {
+            if self.sending.is_none()
+                && let Some(queued) = self.queue.pop_front()
+            {
+                self.sending = Some(self.encode(queued));
+            }
+            let Some(sending) = &mut self.sending else { break };
+            match push(&mut link, sending) {
+                Ok(()) => self.sending = None,
+                Err(PushError::Full) => break,
+                Err(error) => {
+                    tracing::error!("{error}: the domain is ended");
+                    (link.kill)();
+                    break;
+                }
+            }
+        }
+        if link.producer.publish() {
+            link.producer.wake();
+        }
+        self.link = Some(link);
+    }
+
+    fn encode(&mut self, queued: Queued) -> Sending {
+        let Queued { ticket, instance, short, cargo } = queued;
+        let (mut fixed, mut body) = (Vec::with_capacity(512), Vec::new());
+        match cargo {
+            Cargo::Request { route, request } => {
+                let view = request.view();
+                // Routes are counted by C's int.
+                let route = u32::try_from(route).unwrap_or(u32::MAX);
+                wire::request_head(&mut fixed, ticket, instance, route, short, view.bytes);
+                body.extend_from_slice(view.body);
+            }
+            Cargo::Socket { index, socket, events } => {
+                let (key, session) = (socket.key(), socket.session());
+                let index = u32::try_from(index).unwrap_or(u32::MAX);
+                wire::socket_head(&mut fixed, ticket, instance, index, short, key);
+                let number = number_of(key, self.shard);
+                if self.known.insert(key) && !matches!(events.first(), Some(SocketEvent::Open)) {
+                    wire::push_event(&mut body, &Event::Known { session, number });
+                }
+                for event in &events {
+                    let event = match event {
+                        SocketEvent::Open => Event::Open { session, number },
+                        SocketEvent::Message(bytes) => Event::Message(bytes),
+                        SocketEvent::Close => Event::Close,
+                    };
+                    if event == Event::Close {
+                        self.known.remove(&key);
+                    }
+                    wire::push_event(&mut body, &event);
+                }
+            }
+        }
+        Sending { ticket, fixed, body, sent: 0 }
+    }
+
+    /// Takes what the domain has sent and gives what it means.
+    pub fn poll(&mut self, out: &mut Vec<Message>) {
+        let Some(mut link) = self.link.take() else { return };
+        let mut record = std::mem::take(&mut self.scratch);
+        for _ in 0..RECORDS_PER_BATCH {
+            record.clear();
+            let popped = link.consumer.try_pop(&mut record).map_err(|error| error.to_string());
+            let taken = match popped {
+                Ok(false) => break,
+                Ok(true) => self.take(&record, out),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = taken {
+                tracing::error!("{error}: the domain is ended");
+                (link.kill)();
+                self.scratch = record;
+                return; // Without its link nothing is taken from it any more.
+            }
+        }
+        link.consumer.release();
+        self.scratch = record;
+        self.link = Some(link);
+    }
+
+    fn take(&mut self, record: &[u8], out: &mut Vec<Message>) -> Result<(), String> {
+        match ToServer::read(record).map_err(|error| error.to_string())? {
+            ToServer::Part { ticket, bytes } => {
+                let whole = match self.pending.get_mut(&ticket) {
+                    Some(pending) => &mut pending.body,
+                    None if ticket & TICKET_BIT != 0 => return Ok(()), // Its call is over.
+                    None => self.frames.entry(ticket).or_default(),
+                };
+                if whole.len() + bytes.len() > ANSWER_BYTES_MAX {
+                    return Err("an answer of a module is too large".to_owned());
+                }
+                whole.extend_from_slice(bytes);
+            }
+            ToServer::Answer { ticket, ran_us, status, headers, body } => {
+                let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
+                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
+                let Asker::Request { conn, seq, meta } = pending.asker else { return Ok(()) };
+                let whole;
+                let body = if pending.body.is_empty() {
+                    body
+                } else {
+                    whole = [pending.body.as_slice(), body].concat();
+                    &whole
+                };
+                let mut bytes = Vec::with_capacity(256 + body.len());
+                let dropped = encode_response(&mut bytes, &head(status, &meta, body.len()), headers.iter(), body);
+                if dropped > 0 {
+                    let name = &pending.hold.instance().manifest().name;
+                    tracing::warn!(
+                        "module {name}: {dropped} response header(s) with a forbidden character were dropped"
+                    );
+                }
+                out.push(Message::Answer { conn, seq, bytes });
+            }
+            ToServer::Fault { ticket, why } => {
+                let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
+                if let Asker::Request { conn, seq, meta } = pending.asker {
+                    out.push(Message::Answer { conn, seq, bytes: plain(500, &meta, why) });
+                }
+            }
+            ToServer::Idle { ticket, ran_us } => {
+                let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
+                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
+                if let Asker::Socket { key } = pending.asker {
+                    out.push(Message::SocketIdle { socket: key });
+                }
+            }
+            ToServer::Send { key, frame } => {
+                let frame = match self.frames.remove(&key) {
+                    Some(early) => [early.as_slice(), frame].concat().into(),
+                    None => frame.into(),
+                };
+                out.push(Message::SocketSend { socket: key, frame });
+            }
+            ToServer::Close { key, code } => {
+                let code = if (1000..=4999).contains(&code) { code } else { 1000 };
+                out.push(Message::SocketClose { socket: key, code });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the domain has sent something. Says at the same time that this shard is about to sleep, so that the
+    /// domain wakes it for what comes after (see [`Waker`](crate::net::Waker)).
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| {
+            link.consumer.prepare_sleep();
+            !link.consumer.is_empty()
+        })
+    }
+
+    /// The shard does not sleep.
+    pub fn awake(&self) {
+        if let Some(link) = &self.link {
+            link.consumer.awake();
+        }
+    }
+
+    /// Lets go of everything.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.shard);
+    }
+}
+
+/// Pushes what is left of a record; what does not fit into one goes ahead in parts.
+fn push(link: &mut ShardLink, sending: &mut Sending) -> Result<(), PushError> {
+    let mut part = Vec::with_capacity(16);
+    wire::part_head(&mut part, sending.ticket);
+    let room = link.record_bytes_max.saturating_sub(sending.fixed.len());
+    if room == 0 {
+        return Err(PushError::TooLarge);
+    }
+    loop {
+        let rest = sending.body.get(sending.sent..).unwrap_or_default();
+        if rest.len() <= room {
+            return link.producer.try_push(&[&sending.fixed, rest]);
+        }
+        let piece = rest.get(..(rest.len() - room).min(link.record_bytes_max - part.len())).unwrap_or_default();
+        link.producer.try_push(&[&part, piece])?;
+        sending.sent += piece.len();
+    }
+}
+
+fn head(status: u16, meta: &AnswerMeta, body_len: usize) -> ResponseHead<'_> {
+    ResponseHead {
+        status,
+        date: &meta.date,
+        keep_alive: meta.keep_alive,
+        http_1_0: meta.http_1_0,
+        body_len,
+        head_only: meta.head_only,
+        cors_origin: meta.cors_origin.as_deref(),
+    }
+}
+
+fn plain(status: u16, meta: &AnswerMeta, text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    let headers = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
+    encode_response(&mut bytes, &head(status, meta, text.len()), headers.into_iter(), text.as_bytes());
+    bytes
+}

@@ -1,0 +1,155 @@
+//! Running what comes over the rings, on the domain's executor threads.
+
+use super::port::{Port, PortOutlet};
+use super::wire::{self, Event, ToDomain};
+use crate::abi::context::ModuleContext;
+use crate::abi::websocket::Socket;
+use crate::domain::call::SocketEvent;
+use crate::domain::executor::Runner;
+use crate::domain::in_process::{Executor, InProcess, InProcessModule};
+use crate::proto::http1::{Head, RequestView};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+/// A record, as it was taken from a ring, with the bytes that came ahead of it.
+pub(super) struct Work {
+    pub(super) shard: usize,
+    pub(super) record: Vec<u8>,
+    pub(super) early: Vec<u8>,
+}
+
+/// What all threads of the domain share.
+pub(super) struct Domain {
+    pub(super) context: Arc<ModuleContext>,
+    pub(super) instances: RwLock<HashMap<u64, Arc<InProcessModule>>>,
+    pub(super) ports: Vec<Arc<Port>>,
+    /// The open sockets, by shard and the shard's key.
+    pub(super) sockets: Mutex<HashMap<(usize, u64), Arc<Socket>>>,
+}
+
+impl Domain {
+    fn instance(&self, id: u64) -> Option<Arc<InProcessModule>> {
+        self.instances.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    fn socket(&self, shard: usize, key: u64) -> Option<Arc<Socket>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).get(&(shard, key)).cloned()
+    }
+
+    fn open_socket(&self, shard: usize, key: u64, number: u64, session: Option<&[u8]>) {
+        let Some(port) = self.ports.get(shard) else { return };
+        let outlet = Arc::new(PortOutlet(Arc::clone(port)));
+        // The shard limits what is unsent; here nothing waits but in the ring.
+        let socket = Socket::numbered(key, number, session, outlet, usize::MAX);
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).insert((shard, key), socket);
+    }
+
+    fn forget_socket(&self, shard: usize, key: u64) {
+        let socket = self.sockets.lock().unwrap_or_else(PoisonError::into_inner).remove(&(shard, key));
+        if let Some(socket) = socket {
+            socket.mark_closed();
+        }
+    }
+}
+
+/// One thread's part: runs work and sends what comes of it.
+pub(super) struct DomainRunner {
+    domain: Arc<Domain>,
+    executor: Executor,
+    head: Head,
+    fixed: Vec<u8>,
+}
+
+impl DomainRunner {
+    pub(super) fn new(domain: &Arc<Domain>) -> Self {
+        let executor = InProcess::executor(&domain.context);
+        Self { domain: Arc::clone(domain), executor, head: Head::default(), fixed: Vec::with_capacity(512) }
+    }
+
+    fn request(&mut self, port: &Port, ticket: u64, instance: u64, route: u32, head: &[u8], body: &[u8]) {
+        let start = Instant::now();
+        let Some(module) = self.domain.instance(instance) else {
+            return fail(port, ticket, "the module is not loaded in its domain\n");
+        };
+        if self.head.reread(head).is_err() {
+            return fail(port, ticket, "the request could not be read again\n");
+        }
+        let view = RequestView { head: &self.head, bytes: head, body };
+        let fixed = &mut self.fixed;
+        fixed.clear();
+        self.executor.handler(&module, route as usize, &view, |answer| match answer {
+            Ok(answer) => {
+                let ran_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
+                wire::answer_head(fixed, ticket, ran_us, answer.status, answer.headers());
+                port.send(ticket, fixed, answer.body);
+            }
+            Err(text) => fail(port, ticket, text),
+        });
+    }
+
+    fn socket(&mut self, port: &Port, shard: usize, work: &ToDomain<'_>, events: &[u8]) {
+        let ToDomain::Socket { ticket, instance, index, key, .. } = *work else { return };
+        let start = Instant::now();
+        let mut queue = Vec::new();
+        let mut closes = false;
+        for event in wire::read_events(events).unwrap_or_default() {
+            match event {
+                Event::Open { session, number } => {
+                    self.domain.open_socket(shard, key, number, session);
+                    queue.push(SocketEvent::Open);
+                }
+                Event::Known { session, number } => self.domain.open_socket(shard, key, number, session),
+                Event::Message(bytes) => queue.push(SocketEvent::Message(bytes.to_vec())),
+                Event::Close => {
+                    closes = true;
+                    queue.push(SocketEvent::Close);
+                }
+            }
+        }
+        let count = u32::try_from(queue.len()).unwrap_or(u32::MAX).max(1);
+        if let (Some(module), Some(socket)) = (self.domain.instance(instance), self.domain.socket(shard, key)) {
+            if closes && queue.len() == 1 {
+                socket.mark_closed();
+            }
+            self.executor.callbacks(&module, &socket, index as usize, queue);
+        }
+        if closes {
+            self.domain.forget_socket(shard, key);
+        }
+        let mut record = Vec::with_capacity(16);
+        wire::idle(&mut record, ticket, u32::try_from((start.elapsed() / count).as_micros()).unwrap_or(u32::MAX));
+        port.send(ticket, &record, &[]);
+    }
+}
+
+fn fail(port: &Port, ticket: u64, why: &str) {
+    let mut record = Vec::with_capacity(64);
+    wire::fault(&mut record, ticket, why);
+    port.send(ticket, &record, &[]);
+}
+
+impl Runner<Work> for DomainRunner {
+    fn run(&mut self, work: Work) {
+        let Work { shard, record, early } = work;
+        let Some(port) = self.domain.ports.get(shard).map(Arc::clone) else { return };
+        let Ok(read) = ToDomain::read(&record) else {
+            return tracing::error!("the server sent a record that can't be read");
+        };
+        match &read {
+            ToDomain::Request { ticket, instance, route, head, body, .. } => {
+                if early.is_empty() {
+                    self.request(&port, *ticket, *instance, *route, head, body);
+                } else {
+                    let body = [early.as_slice(), body].concat();
+                    self.request(&port, *ticket, *instance, *route, head, &body);
+                }
+            }
+            ToDomain::Socket { events, .. } => {
+                let all = if early.is_empty() { events.to_vec() } else { [early.as_slice(), events].concat() };
+                self.socket(&port, shard, &read, &all);
+            }
+            ToDomain::Part { .. } => {}
+        }
+    }
+}
