@@ -132,6 +132,12 @@ impl Socket {
         self.session.as_deref()
     }
 
+    /// Whether `send` can still do anything.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
     /// From here on `send` and `close` answer -1.
     pub fn mark_closed(&self) {
         self.open.store(false, Ordering::Release);

@@ -33,7 +33,7 @@ impl Server {
     /// A server with its data in `dir`, which may have been another's before.
     pub fn on(dir: &Arc<tempfile::TempDir>, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_cweb"))
-            .args(["serve", "--port", "0", "--isolation", "none", "--data-dir"])
+            .args(["serve", "--port", "0", "--isolation", &isolation(), "--data-dir"])
             .arg(dir.path())
             .args(args)
             .env_remove("CWEB_ADMIN_KEY")
@@ -134,9 +134,24 @@ impl Server {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
-    /// Module objects that are mapped.
+    /// The server's process and those it has started.
+    pub fn processes(&self) -> Vec<u32> {
+        let task = format!("/proc/{0}/task", self.pid());
+        let tasks = std::fs::read_dir(task).unwrap().flatten();
+        let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        let children: Vec<u32> = children
+            .flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+            .collect();
+        [vec![self.pid()], children].concat()
+    }
+
+    /// Module objects that are mapped, in any of the server's processes.
     pub fn mapped_modules(&self) -> Vec<String> {
-        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap();
+        let maps: String = self
+            .processes()
+            .into_iter()
+            .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/maps")).ok())
+            .collect();
         let mut paths: Vec<String> = maps
             .lines()
             .filter(|line| line.contains("/.run/"))
@@ -154,6 +169,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where modules run in these tests: `CWEB_TEST_ISOLATION`, or in the server.
+pub fn isolation() -> String {
+    std::env::var("CWEB_TEST_ISOLATION").unwrap_or_else(|_| "none".to_owned())
 }
 
 pub fn signal(pid: u32, name: &str) {

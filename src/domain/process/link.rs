@@ -205,11 +205,11 @@ impl RemoteCalls {
                     let event = match event {
                         SocketEvent::Open => Event::Open { session, number },
                         SocketEvent::Message(bytes) => Event::Message(bytes),
-                        SocketEvent::Close => Event::Close,
+                        SocketEvent::Close => {
+                            self.known.remove(&key);
+                            Event::Close { gone: !socket.is_open() }
+                        }
                     };
-                    if event == Event::Close {
-                        self.known.remove(&key);
-                    }
                     wire::push_event(&mut body, &event);
                 }
             }

@@ -264,7 +264,10 @@ pub(super) enum Event<'a> {
         number: u64,
     },
     Message(&'a [u8]),
-    Close,
+    /// `gone`: nothing can be sent any more.
+    Close {
+        gone: bool,
+    },
 }
 
 /// Appends an event.
@@ -280,7 +283,7 @@ pub(super) fn push_event(out: &mut Vec<u8>, event: &Event<'_>) {
             out.push(3);
             push_block(out, bytes);
         }
-        Event::Close => out.push(4),
+        Event::Close { gone } => out.push(if *gone { 7 } else { 4 }),
     }
 }
 
@@ -307,7 +310,7 @@ fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
             Event::Known { session: (kind == 6).then_some(session), number }
         }
         3 => Event::Message(reader.block()?),
-        4 => Event::Close,
+        kind @ (4 | 7) => Event::Close { gone: kind == 7 },
         _ => return None,
     })
 }
@@ -352,7 +355,7 @@ mod tests {
                 Event::Open { session, number: key },
                 Event::Known { session, number: 7 },
                 Event::Message(&text),
-                Event::Close,
+                Event::Close { gone: key % 2 == 0 },
             ];
             let mut record = Vec::new();
             socket_head(&mut record, ticket, 1, 2, true, key);

@@ -92,7 +92,7 @@ impl DomainRunner {
         let ToDomain::Socket { ticket, instance, index, key, .. } = *work else { return };
         let start = Instant::now();
         let mut queue = Vec::new();
-        let mut closes = false;
+        let (mut closes, mut closed) = (false, false);
         for event in wire::read_events(events).unwrap_or_default() {
             match event {
                 Event::Open { session, number } => {
@@ -101,15 +101,15 @@ impl DomainRunner {
                 }
                 Event::Known { session, number } => self.domain.open_socket(shard, key, number, session),
                 Event::Message(bytes) => queue.push(SocketEvent::Message(bytes.to_vec())),
-                Event::Close => {
-                    closes = true;
+                Event::Close { gone } => {
+                    (closes, closed) = (true, gone);
                     queue.push(SocketEvent::Close);
                 }
             }
         }
         let count = u32::try_from(queue.len()).unwrap_or(u32::MAX).max(1);
         if let (Some(module), Some(socket)) = (self.domain.instance(instance), self.domain.socket(shard, key)) {
-            if closes && queue.len() == 1 {
+            if closed {
                 socket.mark_closed();
             }
             self.executor.callbacks(&module, &socket, index as usize, queue);
