@@ -33,10 +33,11 @@ impl Server {
     /// A server with its data in `dir`, which may have been another's before.
     pub fn on(dir: &Arc<tempfile::TempDir>, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_cweb"))
-            .args(["serve", "--port", "0", "--isolation", &isolation(), "--data-dir"])
+            .args(["serve", "--port", "0", "--data-dir"])
             .arg(dir.path())
             .args(args)
             .env_remove("CWEB_ADMIN_KEY")
+            .env("CWEB_ISOLATION", isolation())
             .envs(env.iter().copied())
             .stderr(Stdio::piped())
             .spawn()

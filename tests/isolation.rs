@@ -1,0 +1,146 @@
+//! Modules in a process of their own: it may die in any way, and the server and its clients live on.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use support::{Server, eventually, module};
+use tungstenite::Message;
+
+/// A module with a handler for each way to go down, and what should survive it.
+fn lab() -> String {
+    let code = r#"
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+#define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)
+static _Atomic int loads;
+H(hello) { (void)c; snprintf(r->body, HTTP_RESPONSE_SIZE, "hello %d %s", loads, q->body); return 0; }
+H(slow) { (void)c; (void)q; usleep(700 * 1000); strcpy(r->body, "slow"); return 0; }
+H(pid) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)getpid()); return 0; }
+H(die) { (void)c; (void)q; (void)r; kill(getpid(), SIGKILL); pause(); return 0; }
+H(segfault) { (void)c; (void)q; (void)r; volatile int *volatile p = 0; *p = 1; return 0; }
+H(close_all) { (void)c; (void)q; (void)r; for (int fd = 3; fd < 200; fd++) close(fd); strcpy(r->body, "closed"); return 0; }
+H(scribble) { (void)c; (void)q; (void)r;
+  FILE *maps = fopen("/proc/self/maps", "r"); char line[512];
+  while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
+    unsigned long from, to; char mode[8];
+    if (strstr(line, "memfd:") != NULL && sscanf(line, "%lx-%lx %7s", &from, &to, mode) == 3 && mode[1] == 'w')
+      for (unsigned long at = from; at < to; at++) ((volatile unsigned char *)at)[0] = (unsigned char)(at * 2654435761u >> 13);
+  }
+  strcpy(r->body, "scribbled"); return 0; }
+H(large) { (void)c; (void)q; size_t n = 3000000; free(r->body); r->body = malloc(n); memset(r->body, 'L', n); r->content_length = (int)n; return 0; }
+static void on_message(struct cweb_context *c, websocket_t *ws, const char *text, size_t n) {
+  (void)c; char reply[128]; snprintf(reply, sizeof reply, "%s: %.*s", ws->session ? ws->session : "none", (int)n, text); ws->send(ws, reply, strlen(reply)); }
+static int work(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; j->emit_event(j, "working", NULL); usleep(600 * 1000); return 0; }
+static void load(struct cweb_context *c) { (void)c; loads++; }
+"#;
+    let routes = r#"{"/hello","POST",hello,NONE},{"/slow","GET",slow,NONE},{"/pid","GET",pid,NONE},{"/die","GET",die,NONE},
+        {"/segfault","GET",segfault,NONE},{"/close","GET",close_all,NONE},{"/scribble","GET",scribble,NONE},{"/large","GET",large,NONE}"#;
+    let fields = r#".websockets = {{"/ws", NULL, on_message, NULL}}, .ws_size = 1,
+        .jobs = {{"work", work, NULL}}, .job_size = 1, .onload = load,"#;
+    module("lab", code, routes, 8, fields)
+}
+
+fn with_lab() -> Server {
+    let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &["--shards", "2", "--isolation", "process"], &[]);
+    server.deploy(&lab());
+    server
+}
+
+/// The domain's process.
+fn domain(server: &Server) -> u32 {
+    server.get("/pid").text().parse().unwrap()
+}
+
+fn hello(server: &Server) -> String {
+    server.post("/hello", b"you").text()
+}
+
+#[test]
+fn modules_run_in_another_process() {
+    let server = with_lab();
+    assert!(domain(&server) != server.pid());
+    assert_eq!(hello(&server), "hello 1 you");
+    let large = server.get("/large");
+    assert!(large.body.len() == 3_000_000 && large.body.iter().all(|byte| *byte == b'L'));
+    let text = "x".repeat(900_000);
+    assert_eq!(server.post("/hello", text.as_bytes()).body.len(), 8191, "a large body went in, cut by the handler");
+    let pid = domain(&server);
+    server.stop();
+    eventually("the domain ends with the server", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn a_death_costs_what_was_running_and_nothing_else() {
+    let server = with_lab();
+    let mut socket = server.websocket("/ws?id=s");
+    socket.send(Message::text("one")).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::text("s|0: one"));
+    let mut slow = server.connect();
+    slow.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+    std::thread::sleep(Duration::from_millis(100));
+    support::signal(domain(&server), "KILL");
+    let response = slow.response();
+    assert!(response.status == 502 && response.text().contains("module lab"), "{response:?}");
+    // The connection is in step, the module is back, the socket is served by the new process.
+    assert_eq!(slow.request("POST", "/hello", &[], b"me").text(), "hello 1 me");
+    socket.send(Message::text("two")).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::text("s|0: two"));
+    server.expect_log("died");
+}
+
+#[test]
+fn every_way_to_go_down_is_survived() {
+    let server = with_lab();
+    for path in ["/die", "/close", "/scribble", "/segfault", "/die"] {
+        let response = server.get(path);
+        assert!([200, 500, 502].contains(&response.status), "{path}: {response:?}");
+        eventually(&format!("the module is back after {path}"), || {
+            let response = server.post("/hello", b"again");
+            response.status == 200 && response.text().ends_with("again")
+        });
+    }
+    let before = server.descriptors();
+    for _ in 0..3 {
+        server.get("/die");
+        eventually("it is back", || server.post("/hello", b"again").status == 200);
+    }
+    eventually("no descriptor is left behind", || server.descriptors() <= before);
+    let neighbour = support::constant("neighbour", "/neighbour", "here");
+    server.deploy(&neighbour);
+    server.get("/die");
+    eventually("the neighbour is back too", || server.get("/neighbour").text() == "here");
+}
+
+#[test]
+fn jobs_of_a_dead_process_are_retried_or_failed() {
+    let server = with_lab();
+    let submit = |attempts: u32| -> String {
+        let body = json!({"job": "work", "max_attempts": attempts}).to_string();
+        let accepted: Value = serde_json::from_slice(&server.post("/jobs", body.as_bytes()).body).unwrap();
+        accepted["job_uuid"].as_str().unwrap().to_owned()
+    };
+    let status = |uuid: &str| -> Value { serde_json::from_slice(&server.get(&format!("/jobs/{uuid}")).body).unwrap() };
+    let (once, twice) = (submit(1), submit(2));
+    for uuid in [&once, &twice] {
+        eventually("it runs", || server.get(&format!("/jobs/{uuid}/events")).text().contains("working"));
+    }
+    support::signal(domain(&server), "KILL");
+    eventually("the one has failed", || status(&once)["state"] == "failed");
+    assert_eq!(status(&once)["error"], "job crashed");
+    eventually("the other is done", || status(&twice)["state"] == "done");
+}
+
+#[test]
+fn a_swap_goes_on_after_a_death() {
+    let server = with_lab();
+    support::signal(domain(&server), "KILL");
+    server.deploy(&lab().replace("hello %d", "new %d"));
+    assert_eq!(hello(&server), "new 1 you");
+    support::signal(domain(&server), "KILL");
+    eventually("the new version is back", || hello(&server) == "new 1 you");
+}
