@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A background job that adds numbers up and reports how far it is.
+ * A background job that adds numbers up and reports how far it is. docs/jobs.md explains jobs.
+ *
+ *     cweb jobs submit --watch sum '{"numbers":[1,2,3.5]}'
  *
  *     curl -d '{"module":"sum","job":"sum","payload":{"numbers":[1,2,3.5]}}' http://127.0.0.1:8080/jobs
  *     curl -d '[1,2,3.5]' http://127.0.0.1:8080/sum

@@ -6,6 +6,15 @@ use std::time::Duration;
 /// Longer than any deployment takes: compiler, inspection and swap have limits of their own.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How long a server may take to begin its answer with a stream.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest silence of a stream: the server gives a sign of life every 15 s.
+const STREAM_SILENCE_MAX: Duration = Duration::from_secs(45);
+
+/// Largest answer: a page of jobs holds their results.
+const BODY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
 /// Where `cweb` looks for a server that is not named.
 pub(super) const SERVER_DEFAULT: &str = "http://127.0.0.1:8080";
 
@@ -21,6 +30,14 @@ pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: String,
     headers: ureq::http::HeaderMap,
+}
+
+/// What a server answers to who asks for a stream.
+pub(super) enum Opened {
+    /// The stream.
+    Stream(ureq::BodyReader<'static>),
+    /// Something else.
+    Refused(Answer),
 }
 
 impl Answer {
@@ -43,8 +60,13 @@ impl Client {
             base if base.contains("://") => base.to_owned(),
             base => format!("http://{base}"),
         };
-        let config =
-            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).proxy(None).build();
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(TIMEOUT))
+            .proxy(None)
+            // cweb redirects nobody, and the key is for the server that was named.
+            .max_redirects(0)
+            .build();
         let key = std::env::var("CWEB_ADMIN_KEY").ok().filter(|key| !key.is_empty());
         Self { agent: config.into(), base: base.trim_end_matches('/').to_owned(), key }
     }
@@ -61,6 +83,46 @@ impl Client {
     pub(super) fn delete(&self, path: &str) -> Result<Answer, String> {
         let request = self.agent.delete(format!("{}{path}", self.base)).header("X-API-Key", self.key());
         self.read(request.call())
+    }
+
+    /// Posts JSON.
+    pub(super) fn post_json(&self, path: &str, body: &[u8]) -> Result<Answer, String> {
+        let request = self
+            .agent
+            .post(format!("{}{path}", self.base))
+            .header("X-API-Key", self.key())
+            .header("Content-Type", "application/json");
+        self.read(request.send(body))
+    }
+
+    /// Opens a stream of server-sent events, from the one after `last_event_id` on.
+    pub(super) fn events(&self, path: &str, last_event_id: i64) -> Result<Opened, String> {
+        let result = self
+            .agent
+            .get(format!("{}{path}", self.base))
+            .header("X-API-Key", self.key())
+            .header("Accept", "text/event-stream")
+            .header("Last-Event-ID", last_event_id.to_string())
+            .config()
+            .timeout_global(None)
+            .timeout_connect(Some(STREAM_TIMEOUT))
+            .timeout_recv_response(Some(STREAM_TIMEOUT))
+            .timeout_per_read(Some(STREAM_SILENCE_MAX))
+            .build()
+            .call();
+        let is_stream = |response: &ureq::http::Response<ureq::Body>| {
+            let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+            response.status() == 200 && kind.is_some_and(|kind| kind.starts_with("text/event-stream"))
+        };
+        match result {
+            Ok(response) if is_stream(&response) => Ok(Opened::Stream(response.into_body().into_reader())),
+            other => self.read(other).map(Opened::Refused),
+        }
+    }
+
+    /// Whether there is a key to send.
+    pub(super) fn has_key(&self) -> bool {
+        self.key.is_some()
     }
 
     /// Posts `source` to `/mgnt` as a form, like `curl -F code=@FILE`: so the server hears the file's name.
@@ -82,11 +144,17 @@ impl Client {
     fn read(&self, result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {
         let mut response = result.map_err(|error| match error {
             ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                format!("no server answers at {}; start one with: cweb serve", self.base)
+                format!(
+                    "no server answers at {}; start one with: cweb serve, or name another with --server URL or CWEB_SERVER",
+                    self.base
+                )
             }
-            other => format!("{}: {other}", self.base),
+            other => {
+                format!("{}: {other}; another server is named with --server URL or CWEB_SERVER", self.base)
+            }
         })?;
-        let body = response.body_mut().read_to_string().map_err(|error| format!("{}: {error}", self.base))?;
+        let reading = response.body_mut().with_config().limit(BODY_BYTES_MAX).lossy_utf8(true);
+        let body = reading.read_to_string().map_err(|error| format!("{}: {error}", self.base))?;
         Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), body })
     }
 }
@@ -103,11 +171,23 @@ fn form(boundary: &str, file_name: &str, source: &[u8]) -> Vec<u8> {
 
 /// `text` in a colour, where a terminal shows it and nobody has asked for none (no-color.org).
 pub(super) fn coloured(code: u8, text: &str) -> String {
-    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+    coloured_on(&std::io::stdout(), code, text)
+}
+
+/// The same for what goes to `output`.
+pub(super) fn coloured_on(output: &impl IsTerminal, code: u8, text: &str) -> String {
+    if output.is_terminal() && std::env::var_os("NO_COLOR").is_none() {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {
         text.to_owned()
     }
+}
+
+/// `text` as a part of a URL (RFC 3986 §2.3: all but unreserved characters are escaped).
+pub(super) fn escaped(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let part = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(part).collect()
 }
 
 pub(super) const RED: u8 = 31;
@@ -126,6 +206,11 @@ mod tests {
         let mut seen = Vec::new();
         multipart(&body, b"b", |part| seen.push((part.name.to_vec(), part.body.to_vec()))).unwrap();
         assert_eq!(seen, [(b"code".to_vec(), source.to_vec())]);
+    }
+
+    #[test]
+    fn parts_of_urls_are_escaped() {
+        assert_eq!(escaped("a-Z_0.~ &é/"), "a-Z_0.~%20%26%C3%A9%2F");
     }
 
     #[test]

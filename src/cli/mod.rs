@@ -3,6 +3,7 @@
 mod client;
 mod deploy;
 mod dev;
+mod jobs;
 mod modules;
 mod new;
 mod routes_ini;
@@ -32,7 +33,7 @@ A service in a minute:
   cweb deploy hello.c      compiles it on the server and serves it; again after every change
   curl 'http://127.0.0.1:8080/hello?who=you'
 
-deploy, modules and dev talk to CWEB_SERVER, or http://127.0.0.1:8080; a key they send comes from CWEB_ADMIN_KEY.";
+deploy, modules, jobs and dev talk to CWEB_SERVER, or http://127.0.0.1:8080; a key they send comes from CWEB_ADMIN_KEY.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -43,6 +44,8 @@ enum Command {
     Deploy(deploy::DeployArgs),
     /// List the modules of a server, or remove one
     Modules(modules::ModulesArgs),
+    /// Submit background jobs, watch, list, cancel and delete them
+    Jobs(jobs::JobsArgs),
     /// Write a starter module
     New(new::NewArgs),
     /// Deploy C files now and whenever they change
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Deploy(args)) => deploy::run(&args),
         Some(Command::Modules(args)) => modules::run(&args),
+        Some(Command::Jobs(args)) => jobs::run(&args),
         Some(Command::New(args)) => new::run(&args),
         Some(Command::Dev(args)) => dev::run(&args),
     }

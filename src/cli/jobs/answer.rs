@@ -1,0 +1,157 @@
+//! The server's answers: what it says of jobs, and refusals in words that tell what to do.
+
+use super::super::client::{Answer, Client, GREEN, RED, YELLOW};
+use clap::ValueEnum;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    Pending,
+    Running,
+    Done,
+    Failed,
+    Canceled,
+}
+
+impl State {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+
+    pub(super) fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Canceled)
+    }
+
+    pub(super) fn colour(self) -> Option<u8> {
+        match self {
+            Self::Pending | Self::Running => None,
+            Self::Done => Some(GREEN),
+            Self::Failed => Some(RED),
+            Self::Canceled => Some(YELLOW),
+        }
+    }
+}
+
+/// A job as `GET /jobs/UUID` shows it.
+#[derive(Deserialize)]
+pub(super) struct Job {
+    pub(super) job_uuid: String,
+    pub(super) module: String,
+    pub(super) job: String,
+    pub(super) state: State,
+    pub(super) module_hash: String,
+    pub(super) created_at: i64,
+    pub(super) updated_at: i64,
+    pub(super) error: Option<String>,
+    pub(super) attempt: u32,
+    pub(super) max_attempts: u32,
+    pub(super) run_at: i64,
+    pub(super) priority: i32,
+    pub(super) unique_key: Option<String>,
+    pub(super) result: Option<Box<RawValue>>,
+}
+
+/// What to do when there is no such job.
+pub(super) const NO_SUCH_JOB: &str = "those that are there are listed by: cweb jobs list";
+
+/// How much of an answer that is not cweb's is shown.
+const FOREIGN_CHARS_MAX: usize = 200;
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// The body of an answer that is a success; else what went wrong. `unknown` tells what to do after a 404.
+pub(super) fn accepted(client: &Client, answer: Answer, unknown: &str) -> Result<String, String> {
+    if answer.is_success() {
+        return Ok(answer.body);
+    }
+    let base = client.base();
+    let Ok(Refusal { error }) = serde_json::from_str(&answer.body) else {
+        let text: String = first_line(&answer.body).chars().take(FOREIGN_CHARS_MAX).collect();
+        return Err(format!(
+            "{base} answers {} {text:?}: this is no cweb server with jobs; another is named with --server URL or CWEB_SERVER",
+            answer.status
+        ));
+    };
+    let later = match answer.header("retry-after") {
+        "" => String::new(),
+        seconds => format!("try again in {seconds} s"),
+    };
+    let advice = match answer.status {
+        401 if client.has_key() => "CWEB_ADMIN_KEY is not this server's key: set it to that",
+        401 => "set CWEB_ADMIN_KEY to the server's key",
+        404 => unknown,
+        500 => "the server's log may tell more",
+        503 => &later,
+        _ => "",
+    };
+    let colon = if advice.is_empty() { "" } else { "; " };
+    Err(format!("{base} answers {}: {}{colon}{advice}", answer.status, shown(&error)))
+}
+
+/// Reads the JSON of an answer.
+pub(super) fn read<T: DeserializeOwned>(client: &Client, body: &str) -> Result<T, String> {
+    serde_json::from_str(body).map_err(|error| {
+        format!("the answer of {} can't be read: {error}; is it a cweb server of this version?", client.base())
+    })
+}
+
+/// The first line of a text, fit to be shown.
+pub(super) fn first_line(text: &str) -> String {
+    shown(text.lines().next().unwrap_or(""))
+}
+
+/// A text of a module's, without what a terminal could take for commands.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// A version's hash, short.
+pub(super) fn short_hash(hash: &str) -> String {
+    shown(hash).chars().take(12).collect()
+}
+
+/// JSON without the white space between its tokens, numbers and strings as they were; fit to be shown.
+pub(super) fn compact(json: &str) -> String {
+    let (mut quoted, mut escaped) = (false, false);
+    let kept = json.chars().filter(|&c| {
+        let was_quoted = quoted;
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = quoted,
+            '"' => quoted = !quoted,
+            _ => {}
+        }
+        was_quoted || !c.is_ascii_whitespace()
+    });
+    shown(&kept.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_made_compact_and_harmless() {
+        for (text, short) in [
+            ("{ \"a b\" : [ 1.0e400 , \"c \\\" d\\\\\" ] }", "{\"a b\":[1.0e400,\"c \\\" d\\\\\"]}"),
+            ("\"é\u{9b}31m\u{7f}\"", "\"é\u{fffd}31m\u{fffd}\""),
+            (" 7 ", "7"),
+        ] {
+            assert_eq!(compact(text), short);
+        }
+        assert_eq!(first_line("a\x1b[2J\nb"), "a\u{fffd}[2J");
+    }
+}

@@ -1,0 +1,34 @@
+//! `cweb jobs cancel` and `cweb jobs delete`
+
+use super::super::client::Client;
+use super::{EXIT_TROUBLE, Problem, answer};
+use std::process::ExitCode;
+use uuid::Uuid;
+
+/// Does `act` for each job; one that does not work keeps none of the others from it.
+pub(super) fn each(jobs: &[Uuid], act: impl Fn(&Uuid) -> Result<(), Problem>) -> Result<ExitCode, Problem> {
+    let mut failed = false;
+    for job in jobs {
+        match act(job) {
+            Ok(()) => {}
+            Err(Problem::Said(text)) => {
+                eprintln!("cweb: {job}: {text}");
+                failed = true;
+            }
+            Err(closed @ Problem::OutputClosed) => return Err(closed),
+        }
+    }
+    Ok(if failed { ExitCode::from(EXIT_TROUBLE) } else { ExitCode::SUCCESS })
+}
+
+pub(super) fn cancel(client: &Client, job: &Uuid) -> Result<(), Problem> {
+    let answer = client.post_json(&format!("/jobs/{job}/cancel"), b"")?;
+    answer::accepted(client, answer, answer::NO_SUCH_JOB)?;
+    super::say(format_args!("canceled {job}"))
+}
+
+pub(super) fn delete(client: &Client, job: &Uuid) -> Result<(), Problem> {
+    let answer = client.delete(&format!("/jobs/{job}"))?;
+    answer::accepted(client, answer, answer::NO_SUCH_JOB)?;
+    super::say(format_args!("deleted {job}"))
+}

@@ -1,0 +1,128 @@
+//! `cweb jobs`: one file a command; [`sse`] and [`time`] know neither terminals nor sockets.
+
+mod answer;
+mod end;
+mod event;
+mod list;
+mod sse;
+mod status;
+mod submit;
+mod time;
+mod watch;
+
+use super::client::{Client, SERVER_DEFAULT};
+use answer::{Job, State};
+use clap::{Args, Subcommand};
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use uuid::Uuid;
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct JobsArgs {
+    #[command(subcommand)]
+    command: JobsCommand,
+    /// The server's URL
+    #[arg(long, env = "CWEB_SERVER", value_name = "URL", default_value = SERVER_DEFAULT, global = true)]
+    server: String,
+}
+
+const EXIT_CODES: &str = "\
+Examples:
+  cweb jobs submit --watch sum '{\"numbers\":[1,2,3.5]}'
+  cweb jobs submit --run-at +10m --max-attempts 3 --backoff 30s sum @payload.json
+  cweb jobs watch $(cweb jobs submit sum @payload.json)
+  cweb jobs list --state failed
+
+Exit codes: 0 done; 1 a watched job failed; 3 a watched job was canceled; 2 the command itself did not work.
+The key comes from CWEB_ADMIN_KEY. docs/jobs.md tells more.";
+
+#[derive(Subcommand)]
+enum JobsCommand {
+    /// Queue a job; prints its UUID
+    Submit(submit::SubmitArgs),
+    /// Show one job
+    Status(status::StatusArgs),
+    /// Show a job's events as they come, until it has ended
+    Watch(watch::WatchArgs),
+    /// Cancel jobs, waiting or running
+    Cancel {
+        /// The jobs
+        #[arg(required = true, value_name = "UUID")]
+        jobs: Vec<Uuid>,
+    },
+    /// Delete jobs that have ended, with their events
+    Delete {
+        /// The jobs
+        #[arg(required = true, value_name = "UUID")]
+        jobs: Vec<Uuid>,
+    },
+    /// List jobs, newest first
+    List(list::ListArgs),
+}
+
+/// The command itself did not work; 1 and 3 tell how a watched job ended.
+const EXIT_TROUBLE: u8 = 2;
+
+/// Why a command could not do its work.
+enum Problem {
+    /// For people.
+    Said(String),
+    /// Nobody reads the output any more: nothing is left to do, or to say.
+    OutputClosed,
+}
+
+impl From<String> for Problem {
+    fn from(text: String) -> Self {
+        Self::Said(text)
+    }
+}
+
+/// Of an error in writing output; others are told with what they are about.
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            _ => Self::Said(format!("the output can't be written: {error}")),
+        }
+    }
+}
+
+pub(super) fn run(args: &JobsArgs) -> ExitCode {
+    let client = Client::new(&args.server);
+    let result = match &args.command {
+        JobsCommand::Submit(args) => submit::run(&client, args),
+        JobsCommand::Status(args) => status::run(&client, args),
+        JobsCommand::Watch(args) => watch::run(&client, args),
+        JobsCommand::Cancel { jobs } => end::each(jobs, |job| end::cancel(&client, job)),
+        JobsCommand::Delete { jobs } => end::each(jobs, |job| end::delete(&client, job)),
+        JobsCommand::List(args) => list::run(&client, args),
+    };
+    result.unwrap_or_else(|problem| {
+        if let Problem::Said(text) = problem {
+            super::fail(text);
+        }
+        ExitCode::from(EXIT_TROUBLE)
+    })
+}
+
+/// The exit code that tells how a watched job ended.
+fn exit_code(state: State) -> ExitCode {
+    match state {
+        State::Failed => ExitCode::FAILURE,
+        State::Canceled => ExitCode::from(3),
+        State::Pending | State::Running | State::Done => ExitCode::SUCCESS,
+    }
+}
+
+/// Writes a line of output. (`println!` would panic when nobody reads it.)
+fn say(line: impl Display) -> Result<(), Problem> {
+    Ok(writeln!(io::stdout().lock(), "{line}")?)
+}
+
+/// The job `uuid`.
+fn look_up(client: &Client, uuid: &Uuid) -> Result<Job, Problem> {
+    let answer = client.get(&format!("/jobs/{uuid}"))?;
+    Ok(answer::read(client, &answer::accepted(client, answer, answer::NO_SUCH_JOB)?)?)
+}

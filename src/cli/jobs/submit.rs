@@ -1,0 +1,134 @@
+//! `cweb jobs submit`
+
+use super::super::client::Client;
+use super::answer::{self, State, short_hash, shown};
+use super::time::{Span, When, now_ms};
+use super::{Problem, watch};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::io::Read;
+use std::process::ExitCode;
+use uuid::Uuid;
+
+#[derive(Args)]
+pub(super) struct SubmitArgs {
+    /// The job's name
+    job: String,
+    /// What it is given: JSON, @FILE, or - for the standard input
+    #[arg(default_value = "{}", allow_negative_numbers = true)]
+    payload: String,
+    /// The job's module; needed when several have a job of this name
+    #[arg(long)]
+    module: Option<String>,
+    /// Runs in all, when they fail [default: the job's own, or 1]
+    #[arg(long, value_name = "N")]
+    max_attempts: Option<u32>,
+    /// Wait before the second run, doubled with each further one: 500ms, 30s, 5m, or milliseconds [default: the job's own,
+    /// or 0]
+    #[arg(long, value_name = "TIME")]
+    backoff: Option<Span>,
+    /// Longest run; 0 for no limit [default: the job's own, or 0]
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Span>,
+    /// Not before: 2030-01-31T09:30:00Z, +30s (by this machine's clock), or milliseconds since 1970
+    #[arg(long, value_name = "WHEN")]
+    run_at: Option<When>,
+    /// Higher runs first [default: the job's own, or 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    priority: Option<i32>,
+    /// At most one job of its name has this key: another submission names the one that is there
+    #[arg(long, value_name = "KEY")]
+    unique_key: Option<String>,
+    /// Go on as `cweb jobs watch` does, with the events on stderr
+    #[arg(long)]
+    watch: bool,
+}
+
+/// The body of `POST /jobs`.
+#[derive(Serialize)]
+struct Submission<'a> {
+    job: &'a str,
+    payload: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backoff_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique_key: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Accepted {
+    job_uuid: String,
+    state: State,
+    module_hash: String,
+}
+
+pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Problem> {
+    let payload = payload(&args.payload)?;
+    let submission = Submission {
+        job: &args.job,
+        payload: &payload,
+        module: args.module.as_deref(),
+        max_attempts: args.max_attempts,
+        backoff_ms: args.backoff.map(|span| span.ms),
+        timeout_ms: args.timeout.map(|span| span.ms),
+        run_at: args.run_at.map(|when| when.ms(now_ms())),
+        priority: args.priority,
+        unique_key: args.unique_key.as_deref(),
+    };
+    let body = serde_json::to_vec(&submission).map_err(|error| error.to_string())?;
+    let answer = client.post_json("/jobs", &body)?;
+    let body = answer::accepted(client, answer, "modules and their jobs are listed by: cweb modules")?;
+    let Accepted { job_uuid, state, module_hash } = answer::read(client, &body)?;
+    let job_uuid: Uuid = job_uuid
+        .parse()
+        .map_err(|_| format!("{} names the job \"{}\", which is no UUID", client.base(), shown(&job_uuid)))?;
+    super::say(job_uuid)?;
+    eprintln!("{}, to run on version {}", state.as_str(), short_hash(&module_hash));
+    if args.watch { watch::follow(client, &job_uuid, 0, watch::Show::OnStderr) } else { Ok(ExitCode::SUCCESS) }
+}
+
+/// The payload that `text` gives or names, checked here so that the words are about what the user has written.
+fn payload(text: &str) -> Result<Box<RawValue>, String> {
+    let (name, content) = if text == "-" {
+        let mut content = Vec::new();
+        let read = std::io::stdin().lock().read_to_end(&mut content);
+        ("the standard input".to_owned(), read.map(|_| content))
+    } else if let Some(path) = text.strip_prefix('@') {
+        (path.to_owned(), std::fs::read(path))
+    } else {
+        (format!("PAYLOAD {}", shown(text)), Ok(text.as_bytes().to_vec()))
+    };
+    let content = content.map_err(|error| format!("{name} can't be read: {error}"))?;
+    let content = String::from_utf8(content)
+        .map_err(|error| format!("{name} is not UTF-8: byte {} is wrong", error.utf8_error().valid_up_to()))?;
+    RawValue::from_string(content).map_err(|error| {
+        format!(
+            "{name} is not JSON: {error}; write JSON, as in '{{\"key\":\"value\"}}', @FILE, or - for the standard input"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_sent_as_they_are() {
+        let payload = payload("{\"b\": 1.0e400,\n \"a\": 2}").unwrap();
+        assert_eq!(payload.get(), "{\"b\": 1.0e400,\n \"a\": 2}");
+        assert!(super::payload("{'a':1}").unwrap_err().contains("line 1 column 2"));
+        assert!(super::payload("").unwrap_err().contains("@FILE"));
+        assert!(super::payload("@/nowhere/at/all").unwrap_err().starts_with("/nowhere/at/all can't be read"));
+    }
+}

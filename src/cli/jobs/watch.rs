@@ -1,0 +1,195 @@
+//! `cweb jobs watch`
+//!
+//! The stream ends with the job, but also when the server stops, a proxy loses patience or the network breaks. Nothing in
+//! an event says that it is the last (a job may call one of its own "done"), so an end is checked against the job's state.
+
+use super::super::client::{Client, Opened};
+use super::answer::{self, State};
+use super::event::{JobEvent, View};
+use super::sse::SseReader;
+use super::{Problem, exit_code};
+use clap::Args;
+use std::io::Read;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+pub(super) use super::event::Show;
+
+/// Largest event: what a server can be set to send, escaped.
+const EVENT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024 - 1;
+/// Tries in a row to get a lost stream back, 23 s in all.
+const TRIES_MAX: u32 = 8;
+/// The wait before the first of them; doubles up to the longest.
+const WAIT_FIRST: Duration = Duration::from_millis(250);
+const WAIT_LONGEST: Duration = Duration::from_secs(5);
+/// A stream that lasted so long was not lost for the reason of the one before.
+const LASTING: Duration = Duration::from_secs(10);
+
+#[derive(Args)]
+pub(super) struct WatchArgs {
+    /// The job
+    #[arg(value_name = "UUID")]
+    job: Uuid,
+    /// Only events after this one
+    #[arg(long, value_name = "EVENT_ID", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
+    since: i64,
+    /// Print the events as the server sends them, a line of JSON each
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(client: &Client, args: &WatchArgs) -> Result<ExitCode, Problem> {
+    follow(client, &args.job, args.since, if args.json { Show::Json } else { Show::OnStdout })
+}
+
+/// Shows the events of `job` after `since` until it has ended.
+pub(super) fn follow(client: &Client, job: &Uuid, since: i64, show: Show) -> Result<ExitCode, Problem> {
+    let view = View::new(show);
+    let watch = Watch { client, job, view, last_id: since, last_kind: String::new(), tries: 0 };
+    watch.run().map(exit_code)
+}
+
+struct Watch<'a> {
+    client: &'a Client,
+    job: &'a Uuid,
+    view: View,
+    /// The last event seen.
+    last_id: i64,
+    last_kind: String,
+    /// Tries since the stream was lost.
+    tries: u32,
+}
+
+/// How a stream went.
+struct Stream {
+    /// Why it broke; `None` when the server ended it.
+    broken: Option<String>,
+    /// It brought events, or lasted.
+    worked: bool,
+}
+
+impl Watch<'_> {
+    /// Watches until the job has ended and all its events have been shown.
+    fn run(mut self) -> Result<State, Problem> {
+        let (mut connected, mut ended) = (false, None);
+        loop {
+            let why = match self.open()? {
+                Ok(reader) => {
+                    connected = true;
+                    let stream = self.read(reader)?;
+                    if stream.worked {
+                        self.tries = 0;
+                    }
+                    match (stream.broken, ended) {
+                        // It had ended before this stream began: the server has sent all.
+                        (None, Some(state)) => return Ok(state),
+                        (None, None) => match super::look_up(self.client, self.job) {
+                            Ok(job) if job.state.is_final() => {
+                                if job.state.as_str() == self.last_kind {
+                                    return Ok(job.state);
+                                }
+                                // It ended while the stream did: the rest is fetched.
+                                ended = Some(job.state);
+                                continue;
+                            }
+                            Ok(_) => "the server has ended the stream".to_owned(),
+                            Err(Problem::Said(why)) => why,
+                            Err(closed) => return Err(closed),
+                        },
+                        (Some(why), _) => why,
+                    }
+                }
+                Err(why) if connected => why,
+                Err(why) => return Err(why.into()),
+            };
+            self.wait(&why)?;
+        }
+    }
+
+    /// Opens the stream. The outer error is one that trying again can't mend.
+    fn open(&self) -> Result<Result<impl Read + use<>, String>, Problem> {
+        match self.client.events(&format!("/jobs/{}/events", self.job), self.last_id) {
+            Ok(Opened::Stream(reader)) => Ok(Ok(reader)),
+            Ok(Opened::Refused(refusal)) => {
+                let may_pass = refusal.status >= 500;
+                match answer::accepted(self.client, refusal, answer::NO_SUCH_JOB) {
+                    Err(why) if may_pass => Ok(Err(why)),
+                    Err(why) => Err(why.into()),
+                    Ok(_) => {
+                        Err(format!("{} sends no stream of events: is it a cweb server?", self.client.base()).into())
+                    }
+                }
+            }
+            Err(why) => Ok(Err(why)),
+        }
+    }
+
+    /// Shows what the stream brings, until it ends one way or the other.
+    fn read(&mut self, mut reader: impl Read) -> Result<Stream, Problem> {
+        let (begun, first_id) = (Instant::now(), self.last_id);
+        let mut sse = SseReader::new(EVENT_BYTES_MAX);
+        let mut bytes = vec![0; 64 * 1024];
+        let broken = loop {
+            match reader.read(&mut bytes) {
+                Ok(0) => break None,
+                Ok(count) => self.shows(&mut sse, bytes.get(..count).unwrap_or_default())?,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => break Some(error.to_string()),
+            }
+        };
+        Ok(Stream { broken, worked: self.last_id > first_id || begun.elapsed() >= LASTING })
+    }
+
+    fn shows(&mut self, sse: &mut SseReader, bytes: &[u8]) -> Result<(), Problem> {
+        let events = sse.feed(bytes).map_err(|error| {
+            format!("an event of job {} is larger than {} bytes: can't be shown", self.job, error.bytes_max)
+        })?;
+        for sent in events {
+            let event: JobEvent<'_> = serde_json::from_str(&sent.data).map_err(|error| {
+                format!(
+                    "an event of {} can't be read: {error}; is it a cweb server of this version?",
+                    self.client.base()
+                )
+            })?;
+            let id = sent.id.parse().unwrap_or(event.event_id);
+            if id <= self.last_id {
+                continue; // Shown already.
+            }
+            self.view.event(&event, &sent.data)?;
+            self.last_id = id;
+            self.last_kind = event.kind;
+        }
+        Ok(())
+    }
+
+    /// Waits before the next try, if there is one.
+    fn wait(&mut self, why: &str) -> Result<(), Problem> {
+        let (base, job, last_id) = (self.client.base(), self.job, self.last_id);
+        if self.tries >= TRIES_MAX {
+            let again = format!("cweb jobs watch {job} --since {last_id} --server {base}");
+            return Err(format!("the stream is lost after {TRIES_MAX} tries: {why}; to go on later: {again}").into());
+        }
+        let wait = wait_before(self.tries);
+        self.tries += 1;
+        self.view.note(&format!("{why}; trying again in {wait:?} ({} of {TRIES_MAX})", self.tries));
+        std::thread::sleep(wait);
+        Ok(())
+    }
+}
+
+fn wait_before(tries: u32) -> Duration {
+    WAIT_FIRST.saturating_mul(1 << tries.min(16)).min(WAIT_LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_are_bounded_and_further_and_further_apart() {
+        let waits: Vec<u128> = (0..TRIES_MAX).map(|tries| wait_before(tries).as_millis()).collect();
+        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 5000, 5000, 5000]);
+        assert_eq!(wait_before(u32::MAX), WAIT_LONGEST);
+    }
+}
