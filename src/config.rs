@@ -394,7 +394,7 @@ mod tests {
     fn all_problems_are_told_at_once() {
         let args = ServeArgs {
             shards: Some(0),
-            isolation: Some(Isolation::Process),
+            reactor: Some(Reactor::Glommio),
             tls_key: Some("k".into()),
             ..ServeArgs::default()
         };

@@ -2,6 +2,7 @@
 
 use super::{Durability, OpenError};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::time::{Duration, Instant};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,10 @@ const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql")];
 /// Takes `PATH.lock` for as long as the returned file lives.
 ///
 /// The lock file stays behind: removing it would let two servers lock two files of one name.
+/// A server that was killed may have been forking: its child has the lock until it executes its program.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
 pub(super) fn lock(database: &Path) -> Result<File, OpenError> {
     let mut name = database.as_os_str().to_owned();
     name.push(".lock");
@@ -23,10 +28,14 @@ pub(super) fn lock(database: &Path) -> Result<File, OpenError> {
         Ok(file) => file,
         Err(error) => return Err(OpenError::Open { path, source: error.into() }),
     };
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path }),
-        Err(TryLockError::Error(error)) => Err(OpenError::Open { path, source: error.into() }),
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { path }),
+            Err(TryLockError::Error(error)) => return Err(OpenError::Open { path, source: error.into() }),
+        }
     }
 }
 
