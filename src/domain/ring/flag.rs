@@ -1,0 +1,28 @@
+//! A word that says whether a side sleeps, and the fences that make looking at it enough.
+//!
+//! The flag is also the futex the side sleeps on, not the announcement it waits for: [`take`] may be late and take a
+//! flag that was lowered and raised again meanwhile. The sleeper then finds its futex changed and looks again; asleep
+//! on an unchanged announcement it would have no flag up and never be woken.
+
+use super::atomic::{AtomicU64, Ordering, fence};
+
+/// Value of a raised flag, and what its futex expects.
+pub(super) const RAISED: u64 = 1;
+
+/// The sleeper, before it looks at the announcement once more.
+pub(super) fn raise(flag: &AtomicU64) {
+    flag.store(RAISED, Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+}
+
+/// The sleeper, awake again.
+pub(super) fn lower(flag: &AtomicU64) {
+    flag.store(0, Ordering::Relaxed);
+}
+
+/// The other side, after its announcement: true if the sleeper must be woken, which is now the caller's duty. A fence
+/// and a load while the flag is down.
+pub(super) fn take(flag: &AtomicU64) -> bool {
+    fence(Ordering::SeqCst);
+    flag.load(Ordering::Relaxed) != 0 && flag.swap(0, Ordering::AcqRel) != 0
+}

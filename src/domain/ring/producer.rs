@@ -1,0 +1,140 @@
+//! The writing side of a ring.
+
+use super::atomic::Ordering;
+use super::channel::Channel;
+use super::copy::Gather;
+use super::spec::{ASLEEP, HEAD, RingSpec, TAIL, WAITING};
+use super::{Corrupt, Region, flag};
+use std::cell::Cell;
+use std::io;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Why a record did not enter the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// No room now; there will be when the consumer has released some.
+    #[error("the shared memory ring is full")]
+    Full,
+    /// Longer than [`RingSpec::record_bytes_max`]; there will never be room.
+    #[error("the record is too large for the shared memory ring")]
+    TooLarge,
+    /// The consumer announced what it can't have consumed. The ring is of no more use.
+    #[error("{Corrupt}")]
+    Corrupt,
+}
+
+/// Writes records. There must be one a ring; two would garble the records, and nothing else.
+#[derive(Debug)]
+pub struct Producer {
+    channel: Channel,
+    /// Where the next record goes.
+    tail: u64,
+    /// What the consumer may see; at most `tail`.
+    published: u64,
+    /// The consumer's last announcement; at most `published`, and at most the capacity behind `tail`.
+    head_seen: u64,
+    corrupt: bool,
+    /// `Send`, but not `Sync`.
+    single: PhantomData<Cell<()>>,
+}
+
+impl Producer {
+    /// The producer of a ring that nobody has used yet.
+    ///
+    /// # Errors
+    /// `InvalidInput`: the specification is no ring within this region.
+    pub fn new(region: &Arc<Region>, spec: RingSpec) -> io::Result<Self> {
+        let channel = Channel::new(region, spec)?;
+        Ok(Self { channel, tail: 0, published: 0, head_seen: 0, corrupt: false, single: PhantomData })
+    }
+
+    /// Appends the record that `parts` make together. The consumer sees it after [`Producer::publish`].
+    ///
+    /// # Errors
+    /// [`PushError`]; the ring is then as before.
+    pub fn try_push(&mut self, parts: &[&[u8]]) -> Result<(), PushError> {
+        let bytes = parts.iter().fold(0, |sum: usize, part| sum.saturating_add(part.len()));
+        if bytes > self.channel.record_bytes_max {
+            return Err(PushError::TooLarge);
+        }
+        let words = RingSpec::record_words(bytes) as u64;
+        if self.corrupt {
+            return Err(PushError::Corrupt);
+        }
+        if self.room() < words {
+            self.look()?;
+            if self.room() < words {
+                return Err(PushError::Full);
+            }
+        }
+        let mut gather = Gather::new(self.channel.data(), self.channel.index(self.tail));
+        gather.part(&super::spec::record_header(self.tail, bytes));
+        for part in parts {
+            gather.part(part);
+        }
+        gather.finish();
+        self.tail += words;
+        Ok(())
+    }
+
+    /// Makes everything pushed visible. True: the consumer sleeps, and the caller must wake it now, by
+    /// [`Producer::wake`] or by what else it waits for; nobody else will.
+    #[must_use = "a sleeping consumer must be woken"]
+    pub fn publish(&mut self) -> bool {
+        if self.published == self.tail {
+            return false;
+        }
+        self.published = self.tail;
+        self.channel.word(TAIL).store(self.tail, Ordering::Release);
+        flag::take(self.channel.word(ASLEEP))
+    }
+
+    /// Wakes a consumer that waits in [`Consumer::wait`](super::Consumer::wait).
+    pub fn wake(&self) {
+        self.channel.wake(ASLEEP);
+    }
+
+    /// Waits until a record of `bytes` bytes may fit, at most `timeout`. What is not published can't be consumed, so
+    /// publish first. True: try again (also on a ring that turned out to be corrupt).
+    pub fn wait_room(&mut self, bytes: usize, timeout: Duration) -> bool {
+        let start = Instant::now();
+        while !self.ready(bytes) {
+            flag::raise(self.channel.word(WAITING));
+            let waited = self.ready(bytes)
+                || timeout
+                    .checked_sub(start.elapsed())
+                    .is_some_and(|left| self.channel.wait(WAITING, flag::RAISED, left));
+            flag::lower(self.channel.word(WAITING));
+            if !waited {
+                return self.ready(bytes);
+            }
+        }
+        true
+    }
+
+    /// Whether [`Producer::try_push`] would say something other than `Full`.
+    fn ready(&mut self, bytes: usize) -> bool {
+        let words = RingSpec::record_words(bytes) as u64;
+        bytes > self.channel.record_bytes_max || self.room() >= words || self.look().is_err() || self.room() >= words
+    }
+
+    /// Words that are free for all we know.
+    fn room(&self) -> u64 {
+        self.channel.capacity() - (self.tail - self.head_seen)
+    }
+
+    /// Takes the consumer's announcement in, if it is one that it can make: not behind its last and not beyond what
+    /// it was shown.
+    fn look(&mut self) -> Result<(), PushError> {
+        // Acquire: the consumer has read the words before `head` when we write over them.
+        let head = self.channel.word(HEAD).load(Ordering::Acquire);
+        if self.corrupt || !(self.head_seen..=self.published).contains(&head) {
+            self.corrupt = true;
+            return Err(PushError::Corrupt);
+        }
+        self.head_seen = head;
+        Ok(())
+    }
+}

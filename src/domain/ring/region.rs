@@ -1,0 +1,114 @@
+//! The shared mapping: a sealed memfd seen as 64-bit words, and futexes on them.
+
+use super::atomic::AtomicU64;
+use super::spec::WORD_BYTES;
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::thread::futex;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+/// The size never changes, and nobody can lift that.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// Memory that two processes share, zero at first. Pages are allocated when first touched.
+#[derive(Debug)]
+pub struct Region {
+    map: MmapRaw,
+    fd: OwnedFd,
+}
+
+impl Region {
+    /// A new region of `bytes` bytes.
+    ///
+    /// # Errors
+    /// `InvalidInput`: `bytes` is 0, no multiple of 8, or more than a process can address. Else what
+    /// `memfd_create(2)`, `ftruncate(2)` or `mmap(2)` said.
+    pub fn create(bytes: usize) -> io::Result<Self> {
+        let size = checked(bytes)?;
+        let fd = memfd_create("cweb-ring", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&fd, size)?;
+        fcntl_add_seals(&fd, SEALS)?;
+        Self::map(fd, bytes)
+    }
+
+    /// The region behind a descriptor that another process sent, or left open for this one.
+    ///
+    /// # Errors
+    /// `InvalidInput` as for [`Region::create`]; `InvalidData`: the file has another size, or lacks the seals without
+    /// which a peer could shrink it under us. Else what the kernel said; `fcntl(2)` says `InvalidInput` of a file that
+    /// can't be sealed.
+    pub fn open(fd: OwnedFd, bytes: usize) -> io::Result<Self> {
+        let size = checked(bytes)?;
+        // The seals first: without them the size means nothing.
+        if !fcntl_get_seals(&fd)?.contains(SealFlags::SHRINK | SealFlags::GROW) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the shared memory is not sealed"));
+        }
+        let found = fstat(&fd)?.st_size;
+        if u64::try_from(found) != Ok(size) {
+            let what = format!("the shared memory has {found} bytes instead of {bytes}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Self::map(fd, bytes)
+    }
+
+    fn map(fd: OwnedFd, bytes: usize) -> io::Result<Self> {
+        let map = MmapOptions::new().len(bytes).map_raw(&fd)?;
+        Ok(Self { map, fd })
+    }
+
+    /// The memfd, to be sent to the other process. It is close-on-exec.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// All of the region.
+    pub(super) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping lives as long as `self`, starts at a page, has `len` bytes, is readable and writable, and
+        // the seals keep all of it backed by the file. `AtomicU64` has no invalid values, and this process looks at
+        // the memory in no other way; what other processes write concurrently is as if an atomic store had written it.
+        unsafe { std::slice::from_raw_parts(self.map.as_mut_ptr().cast::<AtomicU64>(), self.map.len() / WORD_BYTES) }
+    }
+
+    /// Sleeps until [`Region::wake`] on the word, unless its low half isn't `expected`'s. False: the time is over.
+    pub(super) fn wait(&self, word: usize, expected: u64, timeout: Duration) -> bool {
+        let timeout = futex::Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        let low = (expected & u64::from(u32::MAX)) as u32;
+        match futex::wait(self.futex(word), futex::Flags::empty(), low, Some(&timeout)) {
+            Ok(()) | Err(Errno::AGAIN | Errno::INTR) => true,
+            // Whatever else it says (a filter of system calls?), trying again at once would burn the processor.
+            Err(_) => false,
+        }
+    }
+
+    /// Wakes whoever waits on the word, in any process.
+    pub(super) fn wake(&self, word: usize) {
+        // It fails for addresses that aren't mapped; this one is.
+        let _ = futex::wake(self.futex(word), futex::Flags::empty(), 1);
+    }
+
+    /// The low half of a word, for the kernel.
+    fn futex(&self, word: usize) -> &AtomicU32 {
+        let low = usize::from(cfg!(target_endian = "big"));
+        let word = std::ptr::from_ref(&self.words()[word]).cast::<AtomicU32>();
+        // SAFETY: both halves lie within the word and are aligned. Only the kernel accesses memory through this
+        // reference, to compare it; this process never does, so no accesses of two sizes race in it.
+        unsafe { &*word.add(low) }
+    }
+}
+
+/// The size as the kernel's type, if it can be one.
+fn checked(bytes: usize) -> io::Result<u64> {
+    if bytes == 0 || !bytes.is_multiple_of(WORD_BYTES) || isize::try_from(bytes).is_err() {
+        let what = format!("{bytes} bytes can't be a region");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    Ok(bytes as u64)
+}
