@@ -200,7 +200,7 @@ fn scribbling_at_any_time_harms_nobody() {
                     let word = (random >> 33) as usize % (DATA + WORDS as usize);
                     let value = region.words()[STRIDE + word].load(Ordering::Relaxed);
                     // One byte, so that some of what results is plausible.
-                    scribble(&region, word, value ^ (random & 0xff) << (random >> 60 & 7) * 8);
+                    scribble(&region, word, value ^ ((random & 0xff) << ((random >> 60 & 7) * 8)));
                 }
             })
         };
