@@ -80,7 +80,7 @@ impl Consumer {
         // Release: our loads of the words come before the producer's stores into them.
         self.channel.word(HEAD).store(self.head, Ordering::Release);
         if flag::take(self.channel.word(WAITING)) {
-            self.channel.wake(HEAD);
+            self.channel.wake(WAITING);
         }
     }
 

@@ -11,7 +11,7 @@
 //! - Each side keeps its own position in private memory. The shared `tail` and `head` are announcements: read once,
 //!   compared with what the other side could honestly say, else [`Corrupt`].
 //! - A record's length is read once and checked before use; its bytes are copied out before anyone looks at them.
-//! - Neither call loops on a shared value; waits end with their time. Who drains a ring must take a bounded number
+//! - No call loops on a shared value; waits end with their time. Who drains a ring must take a bounded number
 //!   of records a turn, because a peer can publish for ever.
 //! - The seals keep the peer from truncating the memfd, which would turn our accesses into `SIGBUS`.
 //!
@@ -23,7 +23,8 @@
 //! (release); the consumer loads it (acquire), copies, then stores `head` (release), which the producer loads
 //! (acquire) before it writes over those words. To sleep, a side raises its flag and then looks once more at the
 //! announcement; the other side stores the announcement and then looks at the flag; `SeqCst` fences stand between, so
-//! at least one of them sees the other, as in [`Waker`](../../net/waker/index.html). The loom tests check both.
+//! at least one of them sees the other, as in `net::waker`. The loom tests check both, except that `head` is loaded
+//! with acquire: what the lack of it would allow, a store that overtakes an earlier load, loom can't do.
 
 mod atomic;
 mod channel;
@@ -38,9 +39,11 @@ mod region;
 mod region;
 mod spec;
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
+#[cfg(loom)]
 mod loom;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 
 pub use consumer::Consumer;

@@ -105,7 +105,7 @@ impl Producer {
             let waited = self.ready(bytes)
                 || timeout
                     .checked_sub(start.elapsed())
-                    .is_some_and(|left| self.channel.wait(HEAD, self.head_seen, left));
+                    .is_some_and(|left| self.channel.wait(WAITING, flag::RAISED, left));
             flag::lower(self.channel.word(WAITING));
             if !waited {
                 return self.ready(bytes);

@@ -11,11 +11,11 @@ pub(super) const STRIDE: usize = if cfg!(loom) { 1 } else { 128 / WORD_BYTES };
 
 /// Written by the producer: records before this position are complete.
 pub(super) const TAIL: usize = 0;
-/// Written by the consumer: words before this position may be written over. A producer waiting for room waits here.
+/// Written by the consumer: words before this position may be written over.
 pub(super) const HEAD: usize = STRIDE;
 /// Whether the consumer sleeps; it waits here.
 pub(super) const ASLEEP: usize = 2 * STRIDE;
-/// Whether the producer waits for room.
+/// Whether the producer waits for room; it waits here.
 pub(super) const WAITING: usize = 3 * STRIDE;
 /// First word of the data.
 pub(super) const DATA: usize = 4 * STRIDE;

@@ -116,7 +116,7 @@ fn a_specification_is_checked() {
         assert_eq!(kind, Consumer::new(&region, spec).err().map(|error| error.kind()));
         kind == Some(ErrorKind::InvalidInput)
     };
-    assert!(!refused(0, 2048) && !refused(4096 - 512 - 64, 64));
+    assert!(!refused(0, 2048) && !refused(27 * 128, 64));
     assert!(refused(0, 0) && refused(0, 32) && refused(0, 96) && refused(0, 4096) && refused(0, 1 << 31));
     assert!(refused(8, 64) && refused(4096 - 512, 64) && refused(4096, 64) && refused(usize::MAX & !127, 64));
 }

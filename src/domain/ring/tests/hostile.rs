@@ -110,7 +110,7 @@ fn sleep_words_of_any_value_do_not_prolong_a_wait() {
                 value = value.wrapping_add(0x8000_0001);
                 scribble(&region, ASLEEP, value);
                 scribble(&region, WAITING, value);
-                producer_wakes(&region);
+                wake_both(&region);
             }
         });
         let start = Instant::now();
@@ -121,9 +121,9 @@ fn sleep_words_of_any_value_do_not_prolong_a_wait() {
     });
 }
 
-fn producer_wakes(region: &Region) {
+fn wake_both(region: &Region) {
     region.wake(STRIDE + ASLEEP);
-    region.wake(STRIDE + HEAD);
+    region.wake(STRIDE + WAITING);
 }
 
 /// One step of both sides on a ring of which nothing is certain; the bounds are.
@@ -200,7 +200,7 @@ fn scribbling_at_any_time_harms_nobody() {
                     let word = (random >> 33) as usize % (DATA + WORDS as usize);
                     let value = region.words()[STRIDE + word].load(Ordering::Relaxed);
                     // One byte, so that some of what results is plausible.
-                    scribble(&region, word, value ^ (random & 0xff) << (random >> 60 & 7) * 8);
+                    scribble(&region, word, value ^ ((random & 0xff) << ((random >> 60 & 7) * 8)));
                 }
             })
         };
