@@ -250,7 +250,8 @@ impl Ledger {
         let begun = runs(&self.dir);
         let (jobs, mut events) = rows(&read_only(&self.dir), self.settled_below);
         let traces = runs(&self.dir);
-        let highest = events.values().flatten().map(|event| event.id).max().unwrap_or(0);
+        let sql = "SELECT coalesce(max(id), 0) FROM job_events";
+        let highest = read_only(&self.dir).query_row(sql, [], |row| row.get(0)).unwrap();
         assert!(highest >= last_seen, "event {last_seen} was seen, {highest} is the last one");
         self.last_event_id = highest;
         let mut settled_below = None;
