@@ -285,6 +285,37 @@ impl Client {
         Some(response)
     }
 
+    /// A connection to a server that may be gone.
+    pub fn try_connect(addr: &str) -> Option<Self> {
+        let stream = TcpStream::connect(addr).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_nodelay(true).ok()?;
+        Some(Self { stream, buffer: Vec::new() })
+    }
+
+    /// Like [`Client::request`], to a server that may end meanwhile: `None` if the answer does not come, or not whole.
+    pub fn attempt(&mut self, method: &str, target: &str, body: &[u8]) -> Option<Response> {
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len());
+        self.stream.write_all(&[head.as_bytes(), body].concat()).ok()?;
+        let mut chunk = [0; 64 * 1024];
+        loop {
+            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                let head = String::from_utf8_lossy(&self.buffer[..end + 4]).into_owned();
+                let status = head.split(' ').nth(1)?.parse().ok()?;
+                let mut response = Response { status, head, body: Vec::new() };
+                let length: usize = response.header("content-length")?.parse().ok()?;
+                if self.buffer.len() >= end + 4 + length {
+                    response.body = self.buffer.drain(..end + 4 + length).skip(end + 4).collect();
+                    return Some(response);
+                }
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(count @ 1..) => self.buffer.extend_from_slice(&chunk[..count]),
+                _ => return None,
+            }
+        }
+    }
+
     /// Whether the server closes the connection, with nothing more to say.
     pub fn is_closed(&mut self) -> bool {
         self.buffer.is_empty() && matches!(self.stream.read(&mut [0; 1]), Ok(0) | Err(_))
