@@ -21,7 +21,7 @@ use crate::net::{self, ListenAddr, Listener, ReactorKind, Waker};
 use crate::proto::http1;
 use crate::shard::{Local, Shard, ShardLimits, ShardParts, ShardStats};
 use core_affinity::CoreId;
-use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io::Write;
 use std::path::Path;
@@ -78,7 +78,7 @@ struct RunningShard {
 /// # Errors
 /// See [`ServeError`].
 pub fn run(config: Config) -> Result<(), ServeError> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGPIPE]).map_err(setup("installing signal handlers"))?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGPIPE, SIGXFSZ]).map_err(setup("installing signal handlers"))?;
     let listeners = bind(&config)?;
     let addresses: Vec<String> =
         listeners.first().into_iter().flatten().map(std::string::ToString::to_string).collect();
@@ -348,10 +348,15 @@ fn shard_limits(config: &Config) -> ShardLimits {
     }
 }
 
+/// The other signals are caught only so that their default, death, does not happen: a peer that has gone and a file that
+/// has reached its limit are errors of the call that met them.
+fn is_stop(signal: i32) -> bool {
+    signal == SIGTERM || signal == SIGINT
+}
+
 fn wait_for_stop(signals: &mut Signals) {
     for signal in signals.forever() {
-        // SIGPIPE is caught only so that its default, death, does not happen.
-        if signal != SIGPIPE {
+        if is_stop(signal) {
             return;
         }
     }
@@ -373,7 +378,7 @@ fn stop(config: &Config, signals: &mut Signals, control: &Control, jobs: &Jobs, 
     let mut forced = false;
     while !forced && (jobs_run() || shards.iter().any(|shard| !shard.thread.is_finished())) {
         thread::sleep(Duration::from_millis(5));
-        forced = Instant::now() >= deadline || signals.pending().any(|signal| signal != SIGPIPE);
+        forced = Instant::now() >= deadline || signals.pending().any(is_stop);
     }
     for shard in &shards {
         shard.inbox.push(Message::Stop);

@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -428,18 +427,7 @@ fn list(client: &mut Client) -> Vec<String> {
     }
 }
 
-/// Waits until nobody has the lock of a killed server any more: when it was about to start the compiler, its child has a
-/// copy until it becomes that program.
-fn wait_for_lock(dir: &Path) {
-    let Ok(lock) = std::fs::metadata(dir.join("jobs.sqlite3.lock")) else { return };
-    let inode = format!(":{} ", lock.ino());
-    eventually("the killed server's lock is gone", || {
-        !std::fs::read_to_string("/proc/locks").unwrap().lines().any(|lock| lock.contains(&inode))
-    });
-}
-
 fn start(dir: &Arc<tempfile::TempDir>, random: &mut Random) -> Server {
-    wait_for_lock(dir.path());
     let shards = random.between(1, 2).to_string();
     let durability = if random.one_in(2) { "full" } else { "normal" };
     Server::on(dir, &["--shards", &shards, "--durability", durability, "--job-workers", "4"], &[])
@@ -447,7 +435,6 @@ fn start(dir: &Arc<tempfile::TempDir>, random: &mut Random) -> Server {
 
 /// Kills a server that is about to start, or to take up what the last one left.
 fn kill_while_starting(dir: &Path, random: &mut Random) {
-    wait_for_lock(dir);
     let mut child = Command::new(env!("CARGO_BIN_EXE_cweb"))
         .args(["serve", "--port", "0", "--isolation", "none", "--data-dir"])
         .arg(dir)

@@ -240,7 +240,6 @@ fn limit_file_size(server: &Server, limit: &str) -> bool {
 
 /// Where no file system can be mounted, and for its own sake: beyond the limit the kernel sends SIGXFSZ.
 #[test]
-#[ignore = "the server does not ignore SIGXFSZ, which ends it; with the signal ignored at its start this passes"]
 fn a_file_size_limit_is_as_a_full_disk() {
     let (dir, server) = fresh();
     if !limit_file_size(&server, "unlimited") {
@@ -358,7 +357,6 @@ fn a_database_of_a_later_format_is_refused_and_left_as_it_is() {
 
 /// A later server might not write ahead; what it wrote is not ours to convert.
 #[test]
-#[ignore = "the file is put into WAL mode, which changes its header, before its format is looked at"]
 fn a_database_of_a_later_format_keeps_its_journal_mode() {
     let (dir, path) = at_rest();
     set_version(&path, 99);

@@ -120,6 +120,10 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         return Err(io::Error::other("the server did not say how to start"));
     };
     crate::abi::guard::install()?;
+    for signal in [signal_hook::consts::SIGPIPE, signal_hook::consts::SIGXFSZ] {
+        // Caught so that it does not end the process: the call that met it fails instead.
+        signal_hook::flag::register(signal, Arc::default())?;
+    }
     let parent = Arc::new(Parent {
         stream: Mutex::new(stream.try_clone()?),
         waiting: Mutex::default(),

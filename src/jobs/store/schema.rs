@@ -2,9 +2,9 @@
 
 use super::{Durability, OpenError};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use std::time::{Duration, Instant};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// How long a statement waits for another connection's lock. Modules write to the same file.
 const BUSY_TIMEOUT_MS: i64 = 3_000;
@@ -12,13 +12,13 @@ const BUSY_TIMEOUT_MS: i64 = 3_000;
 /// One step a format: `MIGRATIONS[n]` turns format `n` into `n + 1`. Released steps never change.
 const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql")];
 
-/// Takes `PATH.lock` for as long as the returned file lives.
-///
-/// The lock file stays behind: removing it would let two servers lock two files of one name.
 /// A server that was killed may have been forking: its child has the lock until it executes its program.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
+/// Takes `PATH.lock` for as long as the returned file lives.
+///
+/// The lock file stays behind: removing it would let two servers lock two files of one name.
 pub(super) fn lock(database: &Path) -> Result<File, OpenError> {
     let mut name = database.as_os_str().to_owned();
     name.push(".lock");
@@ -44,6 +44,8 @@ pub(super) fn open_writing(path: &Path, durability: Durability) -> Result<Connec
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let explain = |error| open_error(path, error);
     let mut connection = Connection::open_with_flags(path, flags).map_err(explain)?;
+    // Before anything that writes: a file that is refused stays as it was.
+    format_of(&connection, path)?;
     prepare_connection(&connection, durability).map_err(explain)?;
     migrate(&mut connection, path)?;
     check(&connection, path)?;
@@ -80,21 +82,26 @@ fn prepare_connection(connection: &Connection, durability: Durability) -> rusqli
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let known = MIGRATIONS.len() as i64;
     let explain = |error| open_error(path, error);
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(explain)?;
-    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(explain)?;
-    let Some(steps) = usize::try_from(found).ok().and_then(|done| MIGRATIONS.get(done..)) else {
-        return Err(OpenError::Newer { found, known });
-    };
+    let steps = MIGRATIONS.get(format_of(&transaction, path)?..).unwrap_or_default();
     for step in steps {
         transaction.execute_batch(step).map_err(explain)?;
     }
     if !steps.is_empty() {
-        transaction.pragma_update(None, "user_version", known).map_err(explain)?;
+        transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64).map_err(explain)?;
     }
     transaction.commit().map_err(explain)
+}
+
+/// The format of the file: how many steps it has had.
+fn format_of(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
+    let found = connection.pragma_query_value(None, "user_version", |row| row.get(0));
+    let found: i64 = found.map_err(|error| open_error(path, error))?;
+    let known = MIGRATIONS.len();
+    let newer = OpenError::Newer { found, known: known as i64 };
+    usize::try_from(found).ok().filter(|found| *found <= known).ok_or(newer)
 }
 
 /// Looks through our tables and their indexes only: a module's own table, which may use collations or functions that
