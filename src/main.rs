@@ -1,5 +1,6 @@
 //! The cweb program.
 
+use cweb::domain::sandbox::program;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,11 +9,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    // The inspection process comes before everything else: a deployment waits for it.
+    // What a deployment waits for comes before everything else.
     if let [_, command, path] = args.as_slice()
         && command == "inspect"
     {
         return cweb::domain::inspect::main(Path::new(path));
+    }
+    if let [_, command, policy, program, arguments @ ..] = args.as_slice()
+        && command == program::COMMAND
+    {
+        return program::main(policy, program, arguments);
     }
     cweb::cli::main()
 }

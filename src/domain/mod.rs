@@ -10,6 +10,7 @@ pub mod in_process;
 pub mod inbox;
 pub mod inspect;
 mod output;
+pub mod sandbox;
 mod sched;
 
 use crate::abi::manifest::Manifest;
