@@ -70,15 +70,15 @@ fn at(server: &Server, name: &str) -> String {
 fn a_source_includes_none_of_the_servers_files() {
     let server = server();
     let denied = &["Permission denied", "No such file"][..];
-    for file in ["/etc/shadow", "/etc/passwd", "/proc/self/environ", "/proc/1/environ", "/dev/stdin", "/dev/zero"] {
+    for file in ["/etc/shadow", "/etc/passwd", "/proc/self/environ", "/proc/1/environ", "/dev/zero"] {
         refused(&server, &format!("#include \"{file}\"\n"), denied);
         refused(&server, &format!("__asm__(\".incbin \\\"{file}\\\"\");\n"), &[HINT]);
     }
     refused(&server, "#include \"/etc/passwd\"\n", &["/etc/passwd: Permission denied"]);
     refused(&server, "#include \"/etc/passwd\"\n", &[HINT]);
     let store = server.dir.path().join("modules/.objects");
-    let objects = fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
-    let source = objects.filter(|path| path.extension().is_some_and(|extension| extension == "c")).next().unwrap();
+    let mut objects = fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
+    let source = objects.find(|path| path.extension().is_some_and(|extension| extension == "c")).unwrap();
     let source = source.strip_prefix(server.dir.path()).unwrap().to_str().unwrap().to_owned();
     for name in ["closed.key", "open.key", "jobs.sqlite3", source.as_str()] {
         let path = at(&server, name);

@@ -9,6 +9,7 @@ use super::{Fault, LoadError};
 use crate::abi::manifest::Manifest;
 use crate::abi::module::{self, OpenError};
 use crate::net;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -92,18 +93,18 @@ fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
 
 /// Ends the child and whatever it started, and collects its status.
 fn end(child: &mut Child, hung: bool) -> std::io::Result<ExitStatus> {
-    // One that closed its pipe is on its way out; give it a moment so that its own status is seen.
-    if !hung {
-        for _ in 0..200 {
-            if let Some(status) = child.try_wait()? {
-                return Ok(status);
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(group) = group {
+        // One that closed its pipe is on its way out; give it a moment so that its own status is seen. It is not
+        // reaped by that, so its id, which is its group's too, can't name another process.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        for _ in 0..if hung { 0 } else { 200 } {
+            if !matches!(waitid(WaitId::Pid(group), options), Ok(None)) {
+                break;
             }
             std::thread::sleep(Duration::from_micros(250));
         }
-    }
-    if let Ok(group) = i32::try_from(child.id()) {
-        // SAFETY: the child has not been waited for, so its id, which is its group's too, can't name another process.
-        unsafe { libc::kill(-group, libc::SIGKILL) };
+        let _ = kill_process_group(group, Signal::KILL);
     }
     child.wait()
 }

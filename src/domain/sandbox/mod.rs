@@ -16,7 +16,7 @@ mod tests;
 mod user;
 
 pub use limits::processes_with;
-pub use paths::{compiler_inputs, compiler_paths, system_paths};
+pub use paths::{compiler_inputs, compiler_paths, network_paths, system_paths};
 pub use user::{User, unprivileged};
 
 use serde::{Deserialize, Serialize};
@@ -38,7 +38,8 @@ pub struct Policy {
     pub exec_allowed: bool,
     /// Whether threads may be started.
     pub threads_allowed: bool,
-    /// Whether sockets may be made, of the families that programs use to talk to others.
+    /// Whether sockets may be made, of the families that programs use to talk to others; [`network_paths`] is what
+    /// libraries read for it.
     pub network: bool,
     /// Address space of each process.
     pub memory_bytes_max: Option<u64>,
@@ -91,7 +92,8 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
 
 impl Policy {
     /// Confines the calling process for the rest of its life. It must have one thread: landlock and seccomp bind the
-    /// calling one and those that it starts.
+    /// calling one and those that it starts. Without `exec_allowed` it must be the process that stays, not one that forks
+    /// again: the filter knows it by its number.
     ///
     /// # Errors
     /// See [`SandboxError`]. The process may be confined in part by then and has to end.

@@ -18,6 +18,21 @@ const START: [&str; 9] = [
     "/sys/devices/system/cpu",
 ];
 
+/// What resolving names and checking certificates needs.
+const NETWORK: [&str; 11] = [
+    "/etc/resolv.conf",
+    "/run/systemd/resolve",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/ssl/certs",
+    "/etc/ca-certificates",
+    "/etc/pki/tls/certs",
+];
+
 /// What a compiler beside its programs and headers may find in its prefix.
 const PREFIX: [&str; 6] = ["lib", "lib32", "lib64", "libexec", "include", "share"];
 
@@ -25,6 +40,12 @@ const PREFIX: [&str; 6] = ["lib", "lib32", "lib64", "libexec", "include", "share
 #[must_use]
 pub fn system_paths() -> Vec<PathBuf> {
     SYSTEM.iter().chain(&START).map(PathBuf::from).chain(listed("LD_LIBRARY_PATH")).collect()
+}
+
+/// What code that may use the network has to read besides.
+#[must_use]
+pub fn network_paths() -> Vec<PathBuf> {
+    NETWORK.iter().map(PathBuf::from).collect()
 }
 
 /// What the compiler `program` has to execute: the system's programs and, when it lies elsewhere, those of its own prefix.
