@@ -1,5 +1,6 @@
 //! The cweb program.
 
+use cweb::domain::sandbox::program;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    // The inspection process comes before everything else: a deployment waits for it.
+    // What a deployment waits for comes before everything else.
     if let [_, command, path] = args.as_slice()
         && command == "inspect"
     {
@@ -20,6 +21,11 @@ fn main() -> ExitCode {
         cweb::cli::start_log();
         let numbers = descriptors.iter().filter_map(|text| text.to_str()?.parse().ok()).collect::<Vec<i32>>();
         return cweb::domain::process::child::main(&numbers);
+    }
+    if let [_, command, policy, program, arguments @ ..] = args.as_slice()
+        && command == program::COMMAND
+    {
+        return program::main(policy, program, arguments);
     }
     cweb::cli::main()
 }

@@ -1,13 +1,17 @@
 //! Reading a module's manifest in a process of its own.
 //!
 //! `dlopen` runs a module's constructors. One that crashes, exits or hangs must do so where it harms nobody, so the
-//! server starts itself as `cweb inspect FILE`, which loads the file, prints its manifest as JSON and ends.
+//! server starts itself as `cweb inspect FILE`, which loads the file, prints its manifest as JSON and ends. It does so in
+//! a sandbox where constructors can read the system's libraries and compute.
 
+use super::sandbox::{self, Policy};
 use super::{Fault, LoadError};
 use crate::abi::manifest::Manifest;
 use crate::abi::module::{self, OpenError};
 use crate::net;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -24,7 +28,18 @@ enum Report {
     Manifest(Manifest),
     Loader(String),
     Refused(String),
+    Host(String),
 }
+
+/// Address space: that of this program and of a module with large tables.
+const MEMORY_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// There is nothing to write to but files in memory.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// The server's limit of time is far below; this is for a server that has died.
+const CPU_SECONDS_MAX: u64 = 60;
+/// Threads of all inspections together, about.
+const THREADS_MAX: u64 = 256;
+const OPEN_FILES_MAX: u64 = 256;
 
 /// Inspects the shared object at `path` within `limit`.
 ///
@@ -34,6 +49,7 @@ pub(super) fn inspect(path: &Path, limit: Duration) -> Result<Manifest, LoadErro
     let host = |error: std::io::Error| LoadError::Host(format!("starting the inspection process: {error}"));
     let mut command = Command::new("/proc/self/exe");
     command.arg("inspect").arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+    command.env_remove("CWEB_ADMIN_KEY");
     let mut child = net::keep_descriptors_from(&mut command).spawn().map_err(host)?;
     let report = read_report(&mut child, limit);
     let status = end(&mut child, report.is_none()).map_err(host)?;
@@ -45,6 +61,7 @@ pub(super) fn inspect(path: &Path, limit: Duration) -> Result<Manifest, LoadErro
         Ok(Report::Manifest(manifest)) => Ok(manifest),
         Ok(Report::Loader(text)) => Err(LoadError::Loader(text)),
         Ok(Report::Refused(text)) => Err(LoadError::Manifest(text)),
+        Ok(Report::Host(text)) => Err(LoadError::Host(text)),
         Err(_) => Err(LoadError::Constructor(Fault { what: ending(status) })),
     }
 }
@@ -76,18 +93,18 @@ fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
 
 /// Ends the child and whatever it started, and collects its status.
 fn end(child: &mut Child, hung: bool) -> std::io::Result<ExitStatus> {
-    // One that closed its pipe is on its way out; give it a moment so that its own status is seen.
-    if !hung {
-        for _ in 0..200 {
-            if let Some(status) = child.try_wait()? {
-                return Ok(status);
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(group) = group {
+        // One that closed its pipe is on its way out; give it a moment so that its own status is seen. It is not
+        // reaped by that, so its id, which is its group's too, can't name another process.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        for _ in 0..if hung { 0 } else { 200 } {
+            if !matches!(waitid(WaitId::Pid(group), options), Ok(None)) {
+                break;
             }
             std::thread::sleep(Duration::from_micros(250));
         }
-    }
-    if let Ok(group) = i32::try_from(child.id()) {
-        // SAFETY: the child has not been waited for, so its id, which is its group's too, can't name another process.
-        unsafe { libc::kill(-group, libc::SIGKILL) };
+        let _ = kill_process_group(group, Signal::KILL);
     }
     child.wait()
 }
@@ -106,10 +123,9 @@ fn ending(status: ExitStatus) -> String {
 #[must_use]
 pub fn main(path: &Path) -> ExitCode {
     let Some(mut out) = private_stdout() else { return ExitCode::FAILURE };
-    let report = match module::open(path) {
-        Ok(opened) => Report::Manifest(opened.manifest),
-        Err(OpenError::Loader(text)) => Report::Loader(text),
-        Err(OpenError::Manifest(text)) => Report::Refused(text),
+    let report = match confine(path) {
+        Ok(file) => read_manifest(path, &file),
+        Err(text) => Report::Host(text),
     };
     let written = serde_json::to_vec(&report).map(|bytes| out.write_all(&bytes));
     let code = i32::from(!matches!(written, Ok(Ok(()))));
@@ -117,18 +133,47 @@ pub fn main(path: &Path) -> ExitCode {
     unsafe { libc::_exit(code) }
 }
 
+/// Opens the file and lets this process do nothing but load it.
+fn confine(path: &Path) -> Result<File, String> {
+    // Opened now: the user that this process becomes may not be allowed to reach it.
+    let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut read = sandbox::system_paths();
+    // The file, not its directory, where the sources of other modules lie.
+    read.push(path.to_path_buf());
+    let policy = Policy {
+        read,
+        write: vec!["/dev/null".into()],
+        threads_allowed: true,
+        memory_bytes_max: Some(MEMORY_BYTES_MAX),
+        cpu_seconds_max: Some(CPU_SECONDS_MAX),
+        file_bytes_max: Some(FILE_BYTES_MAX),
+        processes_max: sandbox::processes_with(THREADS_MAX),
+        open_files_max: Some(OPEN_FILES_MAX),
+        user: sandbox::unprivileged(),
+        ..Policy::default()
+    };
+    policy.apply().map_err(|error| format!("the sandbox of the inspection: {error}"))?;
+    sandbox::end_with_parent();
+    Ok(file)
+}
+
+fn read_manifest(path: &Path, file: &File) -> Report {
+    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match module::open(Path::new(&open)) {
+        Ok(opened) => Report::Manifest(opened.manifest),
+        Err(OpenError::Loader(text)) => Report::Loader(text.replace(&open, &path.display().to_string())),
+        Err(OpenError::Manifest(text)) => Report::Refused(text),
+    }
+}
+
 /// Moves the report's pipe away from fd 1, so that constructors that print don't write into it.
-fn private_stdout() -> Option<std::fs::File> {
-    // SAFETY: plain descriptor calls; the new descriptor is owned by the File from here on. No core dump is wanted of a
-    // module that crashes here, and the process must not outlive its server.
+fn private_stdout() -> Option<File> {
+    // SAFETY: plain descriptor calls; the new descriptor is owned by the File from here on.
     unsafe {
-        let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const limit);
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         let fd = libc::fcntl(1, libc::F_DUPFD_CLOEXEC, 3);
         if fd < 0 || libc::dup2(2, 1) < 0 {
             return None;
         }
-        Some(std::fs::File::from_raw_fd(fd))
+        Some(File::from_raw_fd(fd))
     }
 }

@@ -12,6 +12,7 @@ pub mod inspect;
 mod output;
 pub mod process;
 pub mod ring;
+pub mod sandbox;
 mod sched;
 
 use crate::abi::manifest::Manifest;

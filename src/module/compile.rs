@@ -1,16 +1,24 @@
 //! Running the system's C compiler.
+//!
+//! A source decides what the compiler reads (`#include`, `.incbin`) and how long it works, so it runs in a sandbox: it
+//! sees the system's programs, headers and libraries and its scratch directory, with a copy of the SDK in it. Paths in
+//! there are relative, since the user it becomes may not be allowed to reach the directory from the root.
 
 use super::deploy::DeployError;
 use super::sdk;
+use crate::domain::sandbox::program::{self, NotRun};
+use crate::domain::sandbox::{self, Policy, User};
 use crate::net;
 use crossbeam::channel;
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getegid, geteuid, kill_process_group, waitid};
 use sha2::{Digest, Sha256};
-use std::io::Read;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// Flags before the source; `include/cweb_config.h` documents them for authors.
 const FLAGS: [&str; 6] = ["-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-Wall"];
@@ -35,6 +43,32 @@ const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 const MEMORY_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// Size of any file the compiler writes.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Processes of all compilers together, about.
+const PROCESSES_MAX: u64 = 512;
+/// Files that a compiler process has open at once.
+const OPEN_FILES_MAX: u64 = 512;
+
+/// What the compiler gets of our environment: the rest is no business of a source, the admin key least of all.
+const ENVIRONMENT: [&str; 7] =
+    ["PATH", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "LD_LIBRARY_PATH", "GCC_EXEC_PREFIX", "COMPILER_PATH"];
+
+/// What the compiler, the assembler or the linker says, and what we add to it, once.
+const REFUSALS: [(&[&str], &str); 2] = [
+    (&["Permission denied", "file not found:", "incbin file"], "the compiler may only read /usr, /lib and the SDK"),
+    (
+        &[
+            "out of memory",
+            "memory exhausted",
+            "cannot allocate",
+            "File size limit exceeded",
+            "File too large",
+            "CPU time limit exceeded",
+            "Killed signal terminated",
+            "file truncated",
+        ],
+        "the compiler is limited to 2 GiB of memory and 256 MiB a file, and in its time by --compile-timeout-ms",
+    ),
+];
 
 /// Debian's package of each header that a module commonly misses.
 const PACKAGES: [(&str, &str); 4] = [
@@ -51,6 +85,7 @@ pub(super) struct Compiler {
     sdk_dir: PathBuf,
     identity: String,
     limit: Duration,
+    user: Option<User>,
 }
 
 impl Compiler {
@@ -63,7 +98,7 @@ impl Compiler {
         let version = net::keep_descriptors_from(&mut version).output();
         let version = version.map(|output| output.stdout).unwrap_or_default();
         let identity = format!("{program}\n{}\n{}", String::from_utf8_lossy(&version), sdk::hash());
-        Self { program, sdk_dir, identity, limit }
+        Self { program, sdk_dir, identity, limit, user: sandbox::unprivileged() }
     }
 
     /// Names the result of compiling `source`: the same key, the same shared object.
@@ -84,57 +119,139 @@ impl Compiler {
     /// # Errors
     /// The source does not compile, or the compiler could not be run.
     pub(super) fn compile(&self, source: &[u8], dir: &Path, target: &str) -> Result<String, DeployError> {
-        std::fs::write(dir.join("module.c"), source)?;
-        let mut command = Command::new(&self.program);
+        fs::write(dir.join("module.c"), source)?;
+        let sdk = sdk::unpack(dir)?;
+        self.hand_over(dir, &sdk)?;
+        let mut command = self.command(&sdk)?;
+        command.args(["module.c", "-o", target]).args(LINK_FLAGS).current_dir(dir);
+        let child = net::keep_descriptors_from(&mut command).spawn().map_err(|error| self.not_started(error))?;
+        let (status, output) = self.finish(child)?;
+        let text = String::from_utf8_lossy(&output).into_owned();
+        match program::not_run(status.code(), &text) {
+            Some(NotRun::Program(error)) => return Err(self.not_started(error)),
+            Some(NotRun::Sandbox(text)) => {
+                return Err(DeployError::Internal(format!("the compiler's sandbox: {text}")));
+            }
+            None if !status.success() => return Err(DeployError::Compile(with_hint(text))),
+            None => {}
+        }
+        self.take_back(&dir.join(target))?;
+        Ok(text)
+    }
+
+    fn not_started(&self, error: io::Error) -> DeployError {
+        DeployError::NoCompiler { compiler: self.program.clone(), error }
+    }
+
+    /// The compiler in its sandbox, up to the name of the source; `sdk` lies in the directory that it starts in.
+    fn command(&self, sdk: &Path) -> Result<Command, DeployError> {
+        let program = find(&self.program).map_err(|error| self.not_started(error))?;
+        let policy = Policy {
+            read: sandbox::compiler_inputs(),
+            write: vec![".".into(), "/dev/null".into()],
+            execute: sandbox::compiler_paths(&program),
+            exec_allowed: true,
+            threads_allowed: true,
+            network: false,
+            memory_bytes_max: Some(MEMORY_BYTES_MAX),
+            // A process that is not stopped by its group's time is by its own.
+            cpu_seconds_max: Some(self.limit.as_secs() + 1),
+            file_bytes_max: Some(FILE_BYTES_MAX),
+            processes_max: sandbox::processes_with(PROCESSES_MAX),
+            open_files_max: Some(OPEN_FILES_MAX),
+            user: self.user,
+        };
+        let name = Path::new(sdk.file_name().unwrap_or_default()).display();
+        let mut command = program::command(&policy, program.as_os_str())?;
         command
             .args(FLAGS)
-            .arg(format!("-I{}", self.sdk_dir.display()))
-            .args(["module.c", "-o", target])
-            .args(LINK_FLAGS)
-            .current_dir(dir)
+            .arg(format!("-I{name}"))
+            // Debuggers find the headers after the scratch directory is gone.
+            .arg(format!("-fdebug-prefix-map={name}={}", self.sdk_dir.display()))
+            .env_clear()
+            .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .env("LC_ALL", "C")
-            .env("TMPDIR", dir)
+            .env("TMPDIR", ".")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .process_group(0);
-        let child = net::keep_descriptors_from(&mut command)
-            .spawn()
-            .map_err(|error| DeployError::NoCompiler { compiler: self.program.clone(), error })?;
-        let (succeeded, output) = self.finish(child)?;
-        let text = String::from_utf8_lossy(&output).into_owned();
-        if succeeded { Ok(text) } else { Err(DeployError::Compile(with_hint(text))) }
+        Ok(command)
     }
 
-    /// Waits for the compiler within the limit and collects what it says.
-    fn finish(&self, mut child: Child) -> Result<(bool, Vec<u8>), DeployError> {
+    /// Makes the compiler's user the owner of the scratch directory and what is in it.
+    fn hand_over(&self, dir: &Path, sdk: &Path) -> io::Result<()> {
+        let Some(User { uid, gid }) = self.user else { return Ok(()) };
+        for dir in [dir, sdk] {
+            chown(dir, Some(uid), Some(gid))?;
+            for entry in fs::read_dir(dir)? {
+                chown(entry?.path(), Some(uid), Some(gid))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the result ours: from now on it is a file that we run, and only read.
+    fn take_back(&self, path: &Path) -> io::Result<()> {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+        let found = file.metadata()?;
+        // A link would have us load, and give away, what the compiler itself could not touch.
+        if !found.is_file() || found.nlink() != 1 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the compiler's result is no file of its own"));
+        }
+        if self.user.is_some() {
+            fchown(&file, Some(geteuid().as_raw()), Some(getegid().as_raw()))?;
+        }
+        file.set_permissions(Permissions::from_mode(0o644))
+    }
+
+    /// Waits for the compiler within the limit, ends whatever it leaves, and collects what it says.
+    fn finish(&self, mut child: Child) -> Result<(ExitStatus, Vec<u8>), DeployError> {
+        let deadline = Instant::now() + self.limit;
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        limit_resources(group);
         let (sender, receiver) = channel::bounded(1);
         let stderr = child.stderr.take();
         let reader = std::thread::Builder::new().name("cc-output".to_owned()).spawn(move || {
             let _ = sender.send(stderr.map(read_capped).unwrap_or_default());
         });
         let output = match reader {
-            Ok(_) => receiver.recv_timeout(self.limit).ok(),
+            Ok(_) => receiver.recv_timeout(self.limit).ok().filter(|_| ends_before(group, deadline)),
             Err(_) => None,
         };
-        if output.is_none()
-            && let Some(group) = group
-        {
-            // The child is not reaped yet, so its number, which is its group's, can't name another.
+        if let Some(group) = group {
+            // The child is not reaped yet, so its number, which is its group's, can't name another. The sandbox lets
+            // no process leave the group.
             let _ = kill_process_group(group, Signal::KILL);
         }
         let status = child.wait()?;
-        output.map(|output| (status.success(), output)).ok_or(DeployError::CompileTimeout(self.limit))
+        output.map(|output| (status, output)).ok_or(DeployError::CompileTimeout(self.limit))
     }
 }
 
-/// Limits of the compiler's processes; those it starts inherit them.
-fn limit_resources(pid: Option<Pid>) {
-    for (resource, bytes) in [(Resource::As, MEMORY_BYTES_MAX), (Resource::Fsize, FILE_BYTES_MAX)] {
-        let _ = prlimit(pid, resource, Rlimit { current: Some(bytes), maximum: Some(bytes) });
+/// Waits for the end of a child that has closed its output, and leaves it to be reaped.
+fn ends_before(child: Option<Pid>, deadline: Instant) -> bool {
+    let Some(child) = child else { return true };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    while let Ok(None) = waitid(WaitId::Pid(child), options) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_micros(200));
     }
+    true
+}
+
+/// The file that `program` names, by `PATH` unless it is a path itself: the sandbox has to know where it lies.
+fn find(program: &str) -> io::Result<PathBuf> {
+    if program.contains('/') {
+        return std::path::absolute(program);
+    }
+    let is_program = |path: &PathBuf| {
+        fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(is_program);
+    found.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
 }
 
 /// Reads to the end, keeps the beginning.
@@ -153,7 +270,7 @@ fn read_capped(mut pipe: impl Read) -> Vec<u8> {
     kept
 }
 
-/// Says which package holds a header that is missing on the server.
+/// Says which package holds a header that is missing on the server, and what the sandbox has to do with it.
 fn with_hint(mut text: String) -> String {
     for (header, package) in PACKAGES {
         if text.contains(&format!("fatal error: {header}")) || text.contains(&format!("fatal error: '{header}")) {
@@ -162,6 +279,11 @@ fn with_hint(mut text: String) -> String {
     }
     if text.contains("cannot find -ljansson") {
         text.push_str("\nthe server lacks this library; install it there: apt-get install libjansson-dev\n");
+    }
+    for (words, hint) in REFUSALS {
+        if words.iter().any(|word| text.contains(word)) {
+            text.push_str(&format!("\n{hint}\n"));
+        }
     }
     text
 }

@@ -1,0 +1,278 @@
+//! Seccomp: which system calls are refused.
+//!
+//! A list of what is refused, not of what is allowed. Modules are any C with any library, and what libc asks the kernel
+//! for changes with its version: a list of what is allowed would break, at an upgrade of the system, modules that nobody
+//! here has seen, and be widened until it says little. The files, the user and the network are closed by other layers;
+//! the filter closes what those don't cover. The weakness of such a list, that it lets through what it has never heard of,
+//! is met by refusing every number beyond [`LAST_KNOWN`] as a call that the kernel does not have, which every program
+//! can take from an older kernel. That also closes the x32 calls, whose numbers start at 2^30.
+//!
+//! EPERM rather than a signal: a library that tries and goes another way keeps working, and the author reads a reason.
+
+use super::{Policy, SandboxError};
+use seccompiler::SeccompCmpArgLen::{Dword, Qword};
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
+};
+use std::collections::BTreeMap;
+
+/// mseal(2), the newest system call that the lists below were made with in mind (Linux 6.10). Every architecture gives
+/// calls as new as these two the same number; libc does not name them on each.
+const LAST_KNOWN: i64 = 462;
+/// fchmodat2(2).
+const FCHMODAT2: i64 = 452;
+
+/// Refused to everyone, the compiler included.
+const ALWAYS: &[i64] = &[
+    // Other processes.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_kcmp,
+    libc::SYS_pidfd_getfd,
+    // Leaving the process group, by which the server ends all that a child has started.
+    libc::SYS_setsid,
+    libc::SYS_setpgid,
+    // Mounts and namespaces.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    libc::SYS_acct,
+    libc::SYS_fanotify_init,
+    // Large parts of the kernel with a history of holes. io_uring would also do what this filter refuses.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_personality,
+    // The machine.
+    libc::SYS_kexec_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_reboot,
+    libc::SYS_syslog,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_vhangup,
+    // Meeting places of processes of one user.
+    libc::SYS_shmget,
+    libc::SYS_semget,
+    libc::SYS_msgget,
+    libc::SYS_mq_open,
+];
+
+#[cfg(target_arch = "x86_64")]
+const ALWAYS_HERE: &[i64] =
+    &[libc::SYS_kexec_file_load, libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_uselib];
+#[cfg(not(target_arch = "x86_64"))]
+const ALWAYS_HERE: &[i64] = &[];
+
+/// Refused to code of others: programs, and what a process may do to another of its user or to files by their names alone
+/// (landlock does not cover it, and a server that is not root shares its user with its children).
+const FOREIGN: &[i64] = &[
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_process_mrelease,
+    libc::SYS_migrate_pages,
+    libc::SYS_setpriority,
+    libc::SYS_ioprio_set,
+    libc::SYS_fchmodat,
+    FCHMODAT2,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+];
+
+#[cfg(target_arch = "x86_64")]
+const FOREIGN_HERE: &[i64] = &[
+    libc::SYS_fork,
+    libc::SYS_vfork,
+    libc::SYS_chmod,
+    libc::SYS_chown,
+    libc::SYS_lchown,
+    libc::SYS_utime,
+    libc::SYS_utimes,
+    libc::SYS_futimesat,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const FOREIGN_HERE: &[i64] = &[];
+
+/// Calls of [`FOREIGN`]'s kind that are harmless on oneself: the number of the argument that names a process.
+const OTHERS_BY_PROCESS: [(i64, u8); 4] =
+    [(libc::SYS_kill, 0), (libc::SYS_tgkill, 0), (libc::SYS_rt_sigqueueinfo, 0), (libc::SYS_rt_tgsigqueueinfo, 0)];
+
+/// The same where 0 means oneself, and another number may be a thread of anyone.
+const OTHERS_BY_THREAD: [i64; 6] = [
+    libc::SYS_prlimit64,
+    libc::SYS_move_pages,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setattr,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+];
+
+const NAMESPACES: [libc::c_int; 7] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+
+/// Families for talking to others; getaddrinfo(3) asks the kernel about addresses through netlink.
+const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
+/// Landlock covers truncate(2) from this version on.
+const LANDLOCK_TRUNCATE: i64 = 3;
+/// Landlock covers signals from this version on.
+const LANDLOCK_SIGNALS: i64 = 6;
+
+/// Rules by number; a call without rules is refused whatever its arguments.
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// One argument and what it must be for a rule to hold.
+type Test = (u8, SeccompCmpArgLen, SeccompCmpOp, u64);
+
+/// The filters for `policy` on a kernel with version `landlock` of landlock, to be installed in this order. None at all
+/// for a processor that the crate does not know.
+pub(super) fn filters(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>, SandboxError> {
+    let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(Vec::new()) };
+    let filter_error = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
+    let rules = refused(policy, landlock).map_err(filter_error)?;
+    let eperm = SeccompAction::Errno(libc::EPERM as u32);
+    // Calls of another architecture (int 0x80) end the process.
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, eperm, arch).map_err(filter_error)?;
+    Ok(vec![BpfProgram::try_from(filter).map_err(filter_error)?, unknown_calls()])
+}
+
+fn refused(policy: &Policy, landlock: i64) -> Result<Rules, seccompiler::BackendError> {
+    let mut rules: Rules = ALWAYS.iter().chain(ALWAYS_HERE).map(|call| (*call, Vec::new())).collect();
+    // Typing into the terminal that the server was started in.
+    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
+        deny(&mut rules, libc::SYS_ioctl, &[(1, Dword, Eq, request)])?;
+    }
+    for flag in NAMESPACES {
+        let flag = flag as u32;
+        deny(&mut rules, libc::SYS_clone, &[(0, Dword, MaskedEq(u64::from(flag)), u64::from(flag))])?;
+    }
+    if policy.network {
+        deny(&mut rules, libc::SYS_socket, &FAMILIES.map(|family| (0, Dword, Ne, family as u64)))?;
+    } else {
+        rules.insert(libc::SYS_socket, Vec::new());
+    }
+    if !policy.exec_allowed {
+        refuse_to_foreign_code(&mut rules, landlock)?;
+    }
+    if !policy.threads_allowed && !policy.exec_allowed {
+        rules.insert(libc::SYS_clone, Vec::new());
+    }
+    Ok(rules)
+}
+
+fn refuse_to_foreign_code(rules: &mut Rules, landlock: i64) -> Result<(), seccompiler::BackendError> {
+    rules.extend(FOREIGN.iter().chain(FOREIGN_HERE).map(|call| (*call, Vec::new())));
+    let thread = libc::CLONE_THREAD as u64;
+    deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread), 0)])?;
+    // The process starts no other, so it keeps its number.
+    let own = u64::from(std::process::id());
+    for (call, argument) in OTHERS_BY_PROCESS {
+        deny(rules, call, &[(argument, Dword, Ne, own)])?;
+    }
+    for call in OTHERS_BY_THREAD {
+        deny(rules, call, &[(0, Dword, Ne, 0), (0, Dword, Ne, own)])?;
+    }
+    // With no name it is futimens(3), on a file that is open.
+    deny(rules, libc::SYS_utimensat, &[(1, Qword, Ne, 0)])?;
+    if landlock < LANDLOCK_SIGNALS {
+        rules.insert(libc::SYS_tkill, Vec::new());
+    }
+    if landlock < LANDLOCK_TRUNCATE {
+        rules.insert(libc::SYS_truncate, Vec::new());
+    }
+    Ok(())
+}
+
+/// Refuses `call` when all of `tests` hold, besides what is refused of it already.
+fn deny(rules: &mut Rules, call: i64, tests: &[Test]) -> Result<(), seccompiler::BackendError> {
+    let conditions = tests.iter().map(|(argument, length, operator, value)| {
+        SeccompCondition::new(*argument, length.clone(), operator.clone(), *value)
+    });
+    let rule = SeccompRule::new(conditions.collect::<Result<_, _>>()?)?;
+    rules.entry(call).or_default().push(rule);
+    Ok(())
+}
+
+/// Answers ENOSYS to every call after [`LAST_KNOWN`], and to clone3(2): its flags lie in memory, where no filter can look,
+/// and libc goes on with clone(2).
+fn unknown_calls() -> BpfProgram {
+    // linux/bpf_common.h: load a word at an absolute offset; jump if greater, if equal; return.
+    const LOAD: u16 = 0x20;
+    const JUMP_GREATER: u16 = 0x25;
+    const JUMP_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let statement = |code, jt, k| sock_filter { code, jt, jf: 0, k };
+    let enosys = u32::from(SeccompAction::Errno(libc::ENOSYS as u32));
+    vec![
+        // seccomp_data.nr, after the first filter has seen to the architecture.
+        statement(LOAD, 0, 0),
+        statement(JUMP_GREATER, 2, LAST_KNOWN as u32),
+        statement(JUMP_EQUAL, 1, libc::SYS_clone3 as u32),
+        statement(RETURN, 0, u32::from(SeccompAction::Allow)),
+        statement(RETURN, 0, enosys),
+    ]
+}
+
+const SECCOMP: &str = "seccomp";
+
+/// Puts the filters in force for the calling thread. Returns what the kernel lacks.
+pub(super) fn install(filters: &[BpfProgram]) -> Result<Option<&'static str>, SandboxError> {
+    if let Some(missing) = missing() {
+        return Ok(Some(missing));
+    }
+    for filter in filters {
+        seccompiler::apply_filter(filter).map_err(|error| SandboxError::Filter(error.to_string()))?;
+    }
+    Ok(None)
+}
+
+/// Whether the kernel has no seccomp filters that answer with an error (Linux 4.14), or the crate none for this
+/// processor.
+pub(super) fn missing() -> Option<&'static str> {
+    let action = libc::SECCOMP_RET_ERRNO;
+    // SAFETY: `action` is a readable u32, as SECCOMP_GET_ACTION_AVAIL wants.
+    let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
+    (answer < 0 || TargetArch::try_from(std::env::consts::ARCH).is_err()).then_some(SECCOMP)
+}

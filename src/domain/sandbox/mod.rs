@@ -1,0 +1,149 @@
+//! What a process may do that runs code of others, or reads it.
+//!
+//! A child calls [`Policy::apply`] on itself before any such code runs; nothing it does later can undo that. Four layers,
+//! each of which holds when another is missing: resource limits, a user without rights, landlock (files, TCP, signals)
+//! and a seccomp filter (system calls). The compiler cannot call this itself, so the server starts itself as
+//! `cweb sandbox …`, which applies the policy and becomes the compiler ([`program`]). Nothing here runs in the server
+//! but [`missing`], [`check`] and building commands.
+
+mod calls;
+mod files;
+mod limits;
+mod paths;
+pub mod program;
+#[cfg(test)]
+mod tests;
+mod user;
+
+pub use limits::processes_with;
+pub use paths::{compiler_inputs, compiler_paths, network_paths, system_paths};
+pub use user::{User, unprivileged};
+
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::PathBuf;
+
+/// What the calling process is left with. Everything that is not granted here is refused; an empty policy grants nothing
+/// but computing, threads excluded, and what is open already.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Files and directories (with all below them) that may be read. One that does not exist grants nothing.
+    pub read: Vec<PathBuf>,
+    /// Files and directories that may be read, written, made and removed.
+    pub write: Vec<PathBuf>,
+    /// Files and directories that may be read and executed.
+    pub execute: Vec<PathBuf>,
+    /// Whether programs and processes may be started. What then runs are the system's programs, so the filter leaves
+    /// them calls that it refuses to code of others.
+    pub exec_allowed: bool,
+    /// Whether threads may be started.
+    pub threads_allowed: bool,
+    /// Whether sockets may be made, of the families that programs use to talk to others; [`network_paths`] is what
+    /// libraries read for it.
+    pub network: bool,
+    /// Address space of each process.
+    pub memory_bytes_max: Option<u64>,
+    /// Time of computing of each process; the kernel ends one that takes more.
+    pub cpu_seconds_max: Option<u64>,
+    /// Size of each file that is written.
+    pub file_bytes_max: Option<u64>,
+    /// Processes and threads of the user, those outside the sandbox included. Does not bind root.
+    pub processes_max: Option<u64>,
+    /// Descriptors of each process.
+    pub open_files_max: Option<u64>,
+    /// Whom to become; only root can.
+    pub user: Option<User>,
+}
+
+/// What became of a policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The layers that this kernel does not have, for people.
+    pub missing: Vec<&'static str>,
+}
+
+/// The policy could not be applied; the process must not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// A system call failed.
+    #[error("{what}: {error}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        error: io::Error,
+    },
+    /// Landlock refused the rules.
+    #[error("landlock: {0}")]
+    Landlock(#[from] landlock::RulesetError),
+    /// The filter could not be built.
+    #[error("the filter of system calls: {0}")]
+    Filter(String),
+    /// The kernel lacks what production asks for.
+    #[error(
+        "this kernel can't confine modules: it has no {0}; use a kernel with both (Linux 5.13 or later), or start without --production"
+    )]
+    Missing(String),
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
+    move |error| SandboxError::System { what, error }
+}
+
+impl Policy {
+    /// Confines the calling process for the rest of its life. It must have one thread: landlock and seccomp bind the
+    /// calling one and those that it starts. Without `exec_allowed` it must be the process that stays, not one that forks
+    /// again: the filter knows it by its number.
+    ///
+    /// # Errors
+    /// See [`SandboxError`]. The process may be confined in part by then and has to end.
+    pub fn apply(self) -> Result<Applied, SandboxError> {
+        // What allocates or opens comes first: later there may be neither memory nor rights for it.
+        let files = files::Rules::new(&self)?;
+        let filters = calls::filters(&self, files.abi())?;
+        limits::apply(&self)?;
+        user::drop_privileges(self.user)?;
+        no_new_privileges()?;
+        let mut missing = Vec::new();
+        missing.extend(files.enforce()?);
+        // Last: the filter refuses some of what the others need.
+        missing.extend(calls::install(&filters)?);
+        Ok(Applied { missing })
+    }
+}
+
+/// From here on no program that this process executes can give it rights: no set-user-ID bits, no file capabilities.
+/// Landlock and seccomp ask for it when the caller is not root.
+fn no_new_privileges() -> Result<(), SandboxError> {
+    // SAFETY: no memory is involved.
+    let set = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    if set < 0 { Err(system("setting no_new_privs")(io::Error::last_os_error())) } else { Ok(()) }
+}
+
+/// Has the kernel kill this process when its parent ends. Call it after [`Policy::apply`]: changing the user clears it.
+pub(super) fn end_with_parent() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
+/// The layers that this kernel does not have at all.
+#[must_use]
+pub fn missing() -> Vec<&'static str> {
+    files::missing().into_iter().chain(calls::missing()).collect()
+}
+
+/// Says at the start of the server what the kernel lacks: as a warning, or in `production` as a refusal.
+///
+/// # Errors
+/// [`SandboxError::Missing`].
+pub fn check(production: bool) -> Result<(), SandboxError> {
+    let missing = missing().join(" and no ");
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if production {
+        return Err(SandboxError::Missing(missing));
+    }
+    tracing::warn!("this kernel has no {missing}: the compiler and modules are confined by their user and limits only");
+    Ok(())
+}
