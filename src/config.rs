@@ -31,6 +31,8 @@ pub struct Config {
     pub allow_read: Vec<PathBuf>,
     /// Directories that modules in processes of their own may write.
     pub allow_write: Vec<PathBuf>,
+    /// Whether isolated modules may open sockets.
+    pub allow_net: bool,
     /// Most threads of the executor pool.
     pub executors_max: usize,
     /// Whether the admin key is needed from everywhere.
@@ -168,6 +170,7 @@ impl Config {
             data_dir,
             isolation: args.isolation.unwrap_or(ISOLATION_DEFAULT),
             allow_read: args.allow_read.unwrap_or_default(),
+            allow_net: args.allow_net.unwrap_or(false),
             allow_write: args.allow_write.unwrap_or_default(),
             executors_max: args.executors_max.unwrap_or(64),
             production,

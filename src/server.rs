@@ -13,6 +13,7 @@ use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
 use crate::domain::process::{DomainConfig, Process};
+use crate::domain::sandbox::{self, Policy};
 use crate::jobs::hub::{EventSink, Hub};
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
@@ -24,7 +25,7 @@ use core_affinity::CoreId;
 use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -92,6 +93,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         loaded.map_err(|error| ServeError::Control(format!("--tls-key {}: {error}", key.display())))?;
         tracing::warn!("HTTPS is not built in this version yet: the key only signs tokens for modules");
     }
+    sandbox::check(config.production).map_err(|error| ServeError::Control(error.to_string()))?;
     let (hub, jobs_file) = (Arc::new(Hub::default()), config.data_dir.join("jobs.sqlite3"));
     let store = open_job_store(&config, &jobs_file, &hub)?;
     let wakers = (0..config.shards).map(|_| Waker::new().map(Arc::new)).collect::<std::io::Result<Vec<_>>>();
@@ -125,6 +127,9 @@ fn bind(config: &Config) -> Result<Vec<Vec<Listener>>, ServeError> {
 fn with_absolute_paths(mut config: Config) -> std::io::Result<Config> {
     config.data_dir = config.data_dir.canonicalize()?;
     config.module_dir = config.data_dir.join(std::path::absolute(&config.module_dir)?);
+    for dir in config.allow_read.iter_mut().chain(&mut config.allow_write) {
+        *dir = std::path::absolute(&*dir)?;
+    }
     Ok(config)
 }
 
@@ -138,9 +143,14 @@ enum ModuleHost {
 }
 
 fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
-    let database = config.data_dir.join("modules.sqlite3");
+    let database = module_database(config)?;
     if config.isolation == Isolation::None {
         return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(jobs_file))?)));
+    }
+    let scratch = config.data_dir.join("scratch");
+    for dir in [&scratch, &config.data_dir.join("static"), &config.module_dir.join(".run")] {
+        // The sandbox names directories as they are when it is made.
+        std::fs::create_dir_all(dir)?;
     }
     let (cores, free_cores) = shard_cores(config.shards);
     let domain = DomainConfig {
@@ -150,8 +160,38 @@ fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::
         free_cores: free_cores.iter().map(|core| core.id).collect(),
         database,
         jobs_database: jobs_file.to_path_buf(),
+        policy: domain_policy(config, jobs_file, &scratch),
+        scratch,
+        log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
     };
     Ok(ModuleHost::Apart(Arc::new(Process::start(domain, wakers.to_vec())?)))
+}
+
+/// The modules' database has a directory of its own: it is the one thing of the server's that isolated modules write.
+fn module_database(config: &Config) -> std::io::Result<PathBuf> {
+    let dir = config.data_dir.join("module-data");
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir.join("modules.sqlite3"))
+}
+
+/// What isolated modules may do: compute, read the system's libraries and `static`, write their database and a scratch
+/// directory, and what the operator allows.
+fn domain_policy(config: &Config, jobs_file: &Path, scratch: &Path) -> Policy {
+    let mut read = sandbox::system_paths();
+    read.extend([config.data_dir.join("static"), config.module_dir.join(".run")]);
+    // Read-only, so that `SELECT … FROM jobs` works; SQLite keeps the other two beside an open database.
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = jobs_file.as_os_str().to_owned();
+        name.push(suffix);
+        read.push(name.into());
+    }
+    read.extend(config.allow_read.iter().cloned());
+    if config.allow_net {
+        read.extend(sandbox::network_paths());
+    }
+    let mut write = vec![config.data_dir.join("module-data"), scratch.to_path_buf(), "/dev/null".into()];
+    write.extend(config.allow_write.iter().cloned());
+    Policy { read, write, threads_allowed: true, network: config.allow_net, ..Policy::default() }
 }
 
 fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeError> {

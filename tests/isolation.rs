@@ -46,7 +46,9 @@ static void load(struct cweb_context *c) { (void)c; loads++; }
 }
 
 fn with_lab() -> Server {
-    let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &["--shards", "2", "--isolation", "process"], &[]);
+    // For the one that looks for the shared memory.
+    let args = ["--shards", "2", "--isolation", "process", "--allow-read", "/proc"];
+    let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &args, &[]);
     server.deploy(&lab());
     server
 }

@@ -155,6 +155,9 @@ settings! {
     /// Directory that modules may write; may be repeated. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_WRITE", value_delimiter = ',', value_name = "DIR")]
     allow_write: Vec<PathBuf>,
+    /// Let modules open sockets. Matters with --isolation process only
+    #[arg(long, env = "CWEB_ALLOW_NET", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
+    allow_net: bool,
     /// Most threads for handlers that block or compute [default: 64]
     #[arg(long, env = "CWEB_EXECUTORS_MAX", value_name = "N")]
     executors_max: usize,

@@ -41,11 +41,14 @@ impl Store {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let store = Self { dir: dir.to_path_buf() };
         fs::create_dir_all(store.objects())?;
-        for leftovers in [store.scratch(), store.run_dir()] {
-            if leftovers.exists() {
-                fs::remove_dir_all(&leftovers)?;
-            }
-            fs::create_dir_all(&leftovers)?;
+        if store.scratch().exists() {
+            fs::remove_dir_all(store.scratch())?;
+        }
+        fs::create_dir_all(store.scratch())?;
+        fs::create_dir_all(store.run_dir())?;
+        // The directory itself stays: a sandbox may know it already.
+        for entry in fs::read_dir(store.run_dir())? {
+            fs::remove_file(entry?.path())?;
         }
         for dir in [store.objects(), store.dir.clone()] {
             for entry in fs::read_dir(dir)? {

@@ -11,6 +11,7 @@ use crate::domain::Instance;
 use crate::domain::executor::{Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{InProcess, InProcessModule};
 use crate::domain::ring::{Consumer, Producer, Region};
+use crate::domain::sandbox;
 use crate::jobs::code::JobCalls;
 use core_affinity::CoreId;
 use crossbeam::channel::{Sender, bounded};
@@ -119,6 +120,10 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let ToChild::Start(start) = control::read(&mut stream)? else {
         return Err(io::Error::other("the server did not say how to start"));
     };
+    // While there is one thread, and before any code of others.
+    let applied = start.policy.clone().apply().map_err(io::Error::other)?;
+    sandbox::end_with_parent();
+    tracing::debug!("confined; missing: {:?}", applied.missing);
     crate::abi::guard::install()?;
     for signal in [signal_hook::consts::SIGPIPE, signal_hook::consts::SIGXFSZ] {
         // Caught so that it does not end the process: the call that met it fails instead.

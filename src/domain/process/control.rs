@@ -3,6 +3,7 @@
 //! Messages are JSON behind a length of four bytes. Speed does not matter here; requests go over the rings.
 
 use crate::abi::manifest::Manifest;
+use crate::domain::sandbox::Policy;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{self, Read, Write};
 
@@ -25,12 +26,14 @@ pub(super) struct Start {
     pub(super) jobs_database: String,
     /// The server can sign.
     pub(super) crypto: bool,
+    /// What the process may do.
+    pub(super) policy: Policy,
 }
 
 /// From the server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToChild {
-    Start(Start),
+    Start(Box<Start>),
     /// Do something and say what came of it.
     Call {
         call: u64,

@@ -8,6 +8,7 @@ use crate::abi::manifest::Manifest;
 use crate::abi::{crypto, host};
 use crate::domain::inbox::{Inbox, Message};
 use crate::domain::ring::{Consumer, Producer, Region};
+use crate::domain::sandbox::Policy;
 use crate::domain::{Host, Instance, LoadError, inspect};
 use crate::net::{self, Waker};
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -46,6 +47,12 @@ pub struct DomainConfig {
     pub database: PathBuf,
     /// The database of jobs, for modules to read.
     pub jobs_database: PathBuf,
+    /// What the process may do.
+    pub policy: Policy,
+    /// Where modules may keep files of a moment; also in the environment as `TMPDIR`.
+    pub scratch: PathBuf,
+    /// The filter of the log (`CWEB_LOG`), if it is not the environment's.
+    pub log: Option<String>,
 }
 
 /// Modules in a process of their own. Dropping it leaves the process; [`Process::stop`] ends it.
@@ -293,7 +300,7 @@ impl Shared {
             stream: Mutex::new(stream.try_clone()?),
             waiting: Mutex::new(Some(HashMap::new())),
         });
-        connection.send(&ToChild::Start(self.start_message()))?;
+        connection.send(&ToChild::Start(Box::new(self.start_message())))?;
         let mut links = Vec::new();
         for shard in 0..self.wakers.len() {
             let producer = Producer::new(&region, layout.to_domain(shard))?;
@@ -324,6 +331,7 @@ impl Shared {
             database: self.config.database.display().to_string(),
             jobs_database: self.config.jobs_database.display().to_string(),
             crypto: crypto::is_loaded(),
+            policy: self.config.policy.clone(),
         }
     }
 
@@ -333,6 +341,10 @@ impl Shared {
         passed.extend(wakes.iter().map(AsRawFd::as_raw_fd));
         let mut command = Command::new("/proc/self/exe");
         command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null()).process_group(0);
+        command.env_remove("CWEB_ADMIN_KEY").env("TMPDIR", &self.config.scratch);
+        if let Some(log) = &self.config.log {
+            command.env("CWEB_LOG", log);
+        }
         net::keep_descriptors_from(&mut command);
         let pass = move || {
             for &fd in &passed {
