@@ -43,9 +43,10 @@ fn json_of(response: &Response) -> Value {
 
 /// A certificate and its key in `dir`.
 fn make_pair(dir: &Path) {
+    std::fs::create_dir_all(dir.join("static")).unwrap();
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "2"])
-        .args(["-keyout", "pair.key", "-out", "pair.crt"])
+        .args(["-keyout", "static/pair.key", "-out", "static/pair.crt"])
         .current_dir(dir)
         .output()
         .unwrap();
@@ -63,7 +64,7 @@ fn stores_names_parsers_and_helpers() {
     for level in 1..=3 {
         server.expect_log(&format!("[api-http] level {level}"));
     }
-    std::fs::create_dir(server.dir.path().join("static")).unwrap();
+    std::fs::create_dir_all(server.dir.path().join("static")).unwrap();
     assert_eq!(server.get("/file").status, 404);
     std::fs::write(server.dir.path().join("static/page.html"), "<p>page").unwrap();
     let file = server.get("/file");
@@ -267,7 +268,8 @@ fn tokens_are_signed_with_a_key_and_refused_without() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     make_pair(dir.path());
     let file = |name: &str| dir.path().join(name).display().to_string();
-    let server = Server::on(&dir, &["--tls-cert", &file("pair.crt"), "--tls-key", &file("pair.key")], &[]);
+    let server =
+        Server::on(&dir, &["--tls-cert", &file("static/pair.crt"), "--tls-key", &file("static/pair.key")], &[]);
     deploy_without_warning(&server, &source("services"));
     all_ok(&server, &["/crypto/with"]);
 }

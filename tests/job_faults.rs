@@ -171,7 +171,16 @@ impl Mount {
 
     fn remount(&self, mode: &str) {
         let options = format!("remount,{mode}");
-        assert!(Command::new("mount").args(["-o", &options]).arg(self.dir.path()).status().unwrap().success());
+        // The processes of a server that has just ended may still have files open.
+        support::eventually("the file system is mounted again", || {
+            Command::new("mount")
+                .args(["-o", &options])
+                .arg(self.dir.path())
+                .stderr(Stdio::null())
+                .status()
+                .unwrap()
+                .success()
+        });
     }
 }
 

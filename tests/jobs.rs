@@ -390,6 +390,8 @@ fn a_websocket_replays_and_follows_without_gap_or_repeat() {
     assert_eq!(watch(&server, &format!("/jobs/ws?id={uuid}&since_event_id={from}")), all[201..]);
     let end = all[402]["event_id"].as_u64().unwrap();
     assert_eq!(watch(&server, &format!("/jobs/ws?id={uuid}&since_event_id={end}")), [Value::Null; 0]);
+    let wrong = watch(&server, &format!("/jobs/ws?id={uuid}&since_event_id=x"));
+    assert_eq!(wrong, [json!({"error": "since_event_id must be a whole number, 0 or more"})]);
     for target in ["/jobs/ws?id=0197a1b2-0000-7000-8000-000000000000", "/jobs/ws", "/jobs/ws?id=x"] {
         assert_eq!(watch(&server, target), [json!({"error": "there is no such job"})], "{target}");
     }

@@ -163,11 +163,10 @@ fn list(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
         Ok(filter) => filter,
         Err(refusal) => return reply.send(&refusal),
     };
-    let page = filter.limit as usize;
-    let answer = move |rows: Result<Vec<JobRow>, StoreError>| {
+    let answer = move |rows: Result<(Vec<JobRow>, bool), StoreError>| {
         reply.send(&match rows {
-            Ok(rows) => {
-                let next = rows.last().filter(|_| rows.len() == page).map(|row| Value::from(row.uuid.as_str()));
+            Ok((rows, more)) => {
+                let next = rows.last().filter(|_| more).map(|row| Value::from(row.uuid.as_str()));
                 let items: Vec<String> = rows.iter().map(job_json).collect();
                 let next = next.unwrap_or_default();
                 ServerAnswer::json(200, format!("{{\"jobs\":[{}],\"next\":{next}}}", items.join(",")))

@@ -28,7 +28,7 @@ const READERS: usize = 2;
 const RECOVERY_PAGE: u32 = 1_000;
 /// Events of one step of a replay.
 const REPLAY_EVENTS_MAX: u32 = 256;
-/// Bytes of events listed at once, but for the last one.
+/// Bytes of events or results listed at once, but for the last one.
 const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of one step of a replay, but for its last event.
 const REPLAY_BYTES_MAX: usize = 512 * 1024;
@@ -265,9 +265,9 @@ impl Jobs {
         self.read(move |reader| answer(reader.job(&uuid)));
     }
 
-    /// Jobs, newest first.
-    pub fn list(&self, filter: JobFilter, answer: Answer<Result<Vec<JobRow>, StoreError>>) {
-        self.read(move |reader| answer(reader.jobs(&filter)));
+    /// Jobs, newest first, and whether there may be more.
+    pub fn list(&self, filter: JobFilter, answer: Answer<Result<(Vec<JobRow>, bool), StoreError>>) {
+        self.read(move |reader| answer(list(reader, &filter)));
     }
 
     /// The number of a job.
@@ -445,6 +445,13 @@ fn shared_answer<T: Send + 'static>(answer: Answer<T>) -> (impl FnOnce(T) + Send
         }
     };
     (give(Arc::clone(&slot)), give(slot))
+}
+
+fn list(reader: &mut Reader, filter: &JobFilter) -> Result<(Vec<JobRow>, bool), StoreError> {
+    let rows = reader.jobs(filter, LIST_BYTES_MAX)?;
+    let bytes = rows.iter().flat_map(|row| [&row.result, &row.error]).flatten().map(String::len).sum::<usize>();
+    let more = rows.len() == filter.limit as usize || bytes >= LIST_BYTES_MAX;
+    Ok((rows, more))
 }
 
 fn replay(reader: &mut Reader, job: i64, after: i64) -> Result<Replay, StoreError> {

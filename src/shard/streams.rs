@@ -153,14 +153,35 @@ impl Shard {
         let uuid = id.unwrap_or_default();
         let key = match after {
             Ok(after) => self.open_stream(conn, channel, after, uuid),
-            // A job that can't be found: the client learns why on the socket.
-            Err(_) => self.open_stream(conn, channel, 0, String::new()),
+            Err(text) => self.refuse_stream(conn, channel, text),
         };
         Begun::Taken(Takeover::Stream(key))
     }
 
+    /// Makes a stream that tells why there is none, and ends.
+    fn refuse_stream(&mut self, conn: ConnId, channel: Channel, text: String) -> u64 {
+        let key = self.new_stream(conn, channel, 0);
+        self.inbox.push(Message::StreamFound { stream: key, job: Err((400, text)) });
+        key
+    }
+
     /// Makes the stream and has its job looked up.
     fn open_stream(&mut self, conn: ConnId, channel: Channel, after: i64, uuid: String) -> u64 {
+        let key = self.new_stream(conn, channel, after);
+        let inbox = Arc::clone(&self.inbox);
+        let answer = move |found: Result<Option<_>, StoreError>| {
+            let job = match found {
+                Ok(Some(id)) => Ok(id),
+                Ok(None) => Err((404, "there is no such job".to_owned())),
+                Err(error) => Err((503, error.to_string())),
+            };
+            inbox.push(Message::StreamFound { stream: key, job });
+        };
+        self.admin.jobs().find(uuid, Box::new(answer));
+        key
+    }
+
+    fn new_stream(&mut self, conn: ConnId, channel: Channel, after: i64) -> u64 {
         let key = self.streams.next_key;
         self.streams.next_key += 1;
         let now_ms = self.now_ms;
@@ -175,16 +196,6 @@ impl Shard {
             ending_since_ms: now_ms,
         };
         self.streams.states.insert(key, Box::new(stream));
-        let inbox = Arc::clone(&self.inbox);
-        let answer = move |found: Result<Option<_>, StoreError>| {
-            let job = match found {
-                Ok(Some(id)) => Ok(id),
-                Ok(None) => Err((404, "there is no such job".to_owned())),
-                Err(error) => Err((503, error.to_string())),
-            };
-            inbox.push(Message::StreamFound { stream: key, job });
-        };
-        self.admin.jobs().find(uuid, Box::new(answer));
         key
     }
 

@@ -187,7 +187,7 @@ HANDLER(crypto_with) {
     CHECK(ctx->crypto->ops.sign_token(ctx->crypto, NULL, token, sizeof token) == -1);
     /* What the server signs, the certificate verifies. */
     struct crypto own;
-    CHECK(crypto_init(&own, "pair.crt", "pair.key") == 0);
+    CHECK(crypto_init(&own, "static/pair.crt", "static/pair.key") == 0);
     CHECK(ctx->crypto->ops.sign_token(ctx->crypto, "token", token, sizeof token) > 0);
     CHECK(own.ops.verify_token(&own, token, "token", 5) == 0);
     CHECK(own.ops.sign_token(&own, "token", token, sizeof token) > 0);

@@ -26,11 +26,12 @@ impl Reader {
         Ok(statement.query_row([uuid], rows::job).optional()?)
     }
 
-    /// Jobs, newest first, without their payloads.
+    /// Jobs, newest first, without their payloads: no more than the filter's limit, and none after one that brings the
+    /// bytes of their results to `bytes_max` or more.
     ///
     /// # Errors
     /// [`StoreError::Read`].
-    pub fn jobs(&mut self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+    pub fn jobs(&mut self, filter: &JobFilter, bytes_max: usize) -> Result<Vec<JobRow>, StoreError> {
         let Some(before) = self.cursor(filter.before.as_deref())? else { return Ok(Vec::new()) };
         let mut sql = concat!("SELECT ", job_columns!("''"), " FROM jobs WHERE id < ?").to_owned();
         let mut values = vec![Value::from(before)];
@@ -48,7 +49,7 @@ impl Reader {
         sql.push_str(" ORDER BY id DESC LIMIT ?");
         values.push(Value::from(filter.limit));
         let values: Vec<&dyn ToSql> = values.iter().map(|value| value as &dyn ToSql).collect();
-        self.collect(&sql, &values)
+        self.collect(&sql, &values, bytes_max)
     }
 
     /// The number of the job of that uuid.
@@ -130,7 +131,7 @@ impl Reader {
             job_columns!("''"),
             " FROM jobs WHERE state IN ('pending', 'running') AND id > ?1 ORDER BY id LIMIT ?2"
         );
-        self.collect(SQL, params![after_id, limit])
+        self.collect(SQL, params![after_id, limit], usize::MAX)
     }
 
     /// The id a page starts below; `None` when its job isn't there any more.
@@ -146,10 +147,18 @@ impl Reader {
         Ok(statement.query_row([uuid], |row| row.get(0)).optional()?)
     }
 
-    fn collect(&self, sql: &str, values: &[&dyn ToSql]) -> Result<Vec<JobRow>, StoreError> {
+    fn collect(&self, sql: &str, values: &[&dyn ToSql], bytes_max: usize) -> Result<Vec<JobRow>, StoreError> {
         let mut statement = self.prepare(sql)?;
-        let jobs = statement.query_map(values, rows::job)?;
-        Ok(jobs.collect::<rusqlite::Result<_>>()?)
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        for job in statement.query_map(values, rows::job)? {
+            let job = job?;
+            bytes += [&job.result, &job.error].into_iter().flatten().map(String::len).sum::<usize>();
+            jobs.push(job);
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        Ok(jobs)
     }
 
     /// The one place where reads get their statements.

@@ -276,7 +276,8 @@ fn a_sweep_takes_old_finished_jobs_only() {
     assert_eq!(sweep(i64::MAX, 2), 2);
     assert_eq!(sweep(i64::MAX, 2), 1);
     assert_eq!(sweep(i64::MAX, 2), 0);
-    let left = fixture.store.reader().unwrap().jobs(&JobFilter { limit: 10, ..JobFilter::default() }).unwrap();
+    let left =
+        fixture.store.reader().unwrap().jobs(&JobFilter { limit: 10, ..JobFilter::default() }, usize::MAX).unwrap();
     assert_eq!(left.iter().map(|row| &*row.uuid).collect::<Vec<_>>(), ["d"]);
 }
 

@@ -248,7 +248,7 @@ impl Driver {
 
     fn compare(&self) {
         let mut reader = self.fixture.store.reader().unwrap();
-        let rows = reader.jobs(&JobFilter { limit: u32::MAX, ..JobFilter::default() }).unwrap();
+        let rows = reader.jobs(&JobFilter { limit: u32::MAX, ..JobFilter::default() }, usize::MAX).unwrap();
         let jobs: BTreeMap<i64, Job> = rows.into_iter().map(|row| (row.id, as_model(row))).collect();
         assert_eq!(jobs, self.model.jobs);
         let published = self.fixture.published();

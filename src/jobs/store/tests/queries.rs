@@ -19,7 +19,7 @@ fn lists_are_newest_first_and_filtered() {
     fixture.submit(NewJob { job: "bill".to_owned(), ..new_job("c") }).unwrap();
     fixture.change(first, Change::Cancel);
     let mut reader = fixture.store.reader().unwrap();
-    let mut list = |filter: JobFilter| uuids(&reader.jobs(&filter).unwrap()).join(" ");
+    let mut list = |filter: JobFilter| uuids(&reader.jobs(&filter, usize::MAX).unwrap()).join(" ");
     let (shop, mail) = (Some("shop".to_owned()), Some("mail".to_owned()));
     assert_eq!(list(filter()), "c b a");
     assert_eq!(list(JobFilter { state: Some(State::Pending), ..filter() }), "c b");
@@ -38,7 +38,8 @@ fn pages_follow_each_other_while_jobs_come_in() {
     }
     let mut reader = fixture.store.reader().unwrap();
     let mut page = |before: Option<&str>| {
-        let rows = reader.jobs(&JobFilter { limit: 2, before: before.map(Into::into), ..filter() }).unwrap();
+        let rows =
+            reader.jobs(&JobFilter { limit: 2, before: before.map(Into::into), ..filter() }, usize::MAX).unwrap();
         uuids(&rows).join(" ")
     };
     assert_eq!(page(None), "4 3");
