@@ -87,6 +87,8 @@ pub struct Config {
     pub idle_timeout_ms: u64,
     /// Longest that a peer takes none of its answer: then its connection is cut.
     pub write_timeout_ms: u64,
+    /// Longest run of a handler in a process of its own: then 504.
+    pub handler_timeout_ms: u64,
     /// Longest run of the compiler: then 422.
     pub compile_timeout_ms: u64,
     /// Longest wait for running requests in a swap with `unload` and `onload`: then 503.
@@ -203,6 +205,7 @@ impl Config {
             body_timeout_ms: args.body_timeout_ms.unwrap_or(30_000),
             idle_timeout_ms: args.idle_timeout_ms.unwrap_or(75_000),
             write_timeout_ms: args.write_timeout_ms.unwrap_or(30_000),
+            handler_timeout_ms: args.handler_timeout_ms.unwrap_or(30_000),
             compile_timeout_ms: args.compile_timeout_ms.unwrap_or(10_000),
             swap_timeout_ms: args.swap_timeout_ms.unwrap_or(30_000),
             deploy_queue_max: args.deploy_queue_max.unwrap_or(64),
@@ -249,6 +252,7 @@ impl Config {
             ("body-timeout-ms", self.body_timeout_ms),
             ("idle-timeout-ms", self.idle_timeout_ms),
             ("write-timeout-ms", self.write_timeout_ms),
+            ("handler-timeout-ms", self.handler_timeout_ms),
             ("compile-timeout-ms", self.compile_timeout_ms),
             ("swap-timeout-ms", self.swap_timeout_ms),
         ] {

@@ -381,6 +381,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         body_timeout_ms: config.body_timeout_ms,
         idle_timeout_ms: config.idle_timeout_ms,
         write_timeout_ms: config.write_timeout_ms,
+        handler_timeout_ms: config.handler_timeout_ms,
         cors_origin: Some(config.cors_allow_origin.clone()).filter(|origin| !origin.is_empty()),
         cors_methods: config.cors_allow_methods.clone(),
         cors_headers: config.cors_allow_headers.clone(),

@@ -20,6 +20,7 @@ fn lab() -> String {
 static _Atomic int loads;
 H(hello) { (void)c; snprintf(r->body, HTTP_RESPONSE_SIZE, "hello %d %s", loads, q->body); return 0; }
 H(slow) { (void)c; (void)q; usleep(700 * 1000); strcpy(r->body, "slow"); return 0; }
+H(forever) { (void)c; (void)q; (void)r; for (volatile int i = 0;; i++) { } return 0; }
 H(pid) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)getpid()); return 0; }
 H(die) { (void)c; (void)q; (void)r; kill(getpid(), SIGKILL); pause(); return 0; }
 H(segfault) { (void)c; (void)q; (void)r; volatile int *volatile p = 0; *p = 1; return 0; }
@@ -39,16 +40,21 @@ static int work(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { 
 static void load(struct cweb_context *c) { (void)c; loads++; }
 "#;
     let routes = r#"{"/hello","POST",hello,NONE},{"/slow","GET",slow,NONE},{"/pid","GET",pid,NONE},{"/die","GET",die,NONE},
-        {"/segfault","GET",segfault,NONE},{"/close","GET",close_all,NONE},{"/scribble","GET",scribble,NONE},{"/large","GET",large,NONE}"#;
+        {"/segfault","GET",segfault,NONE},{"/close","GET",close_all,NONE},{"/scribble","GET",scribble,NONE},{"/large","GET",large,NONE},
+        {"/forever","GET",forever,NONE}"#;
     let fields = r#".websockets = {{"/ws", NULL, on_message, NULL}}, .ws_size = 1,
         .jobs = {{"work", work, NULL}}, .job_size = 1, .onload = load,"#;
-    module("lab", code, routes, 8, fields)
+    module("lab", code, routes, 9, fields)
 }
 
 fn with_lab() -> Server {
+    with_lab_and(&[])
+}
+
+fn with_lab_and(more: &[&str]) -> Server {
     // For the one that looks for the shared memory.
     let args = ["--shards", "2", "--isolation", "process", "--allow-read", "/proc"];
-    let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &args, &[]);
+    let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &[&args, more].concat(), &[]);
     server.deploy(&lab());
     server
 }
@@ -145,4 +151,39 @@ fn a_swap_goes_on_after_a_death() {
     assert_eq!(hello(&server), "new 1 you");
     support::signal(domain(&server), "KILL");
     eventually("the new version is back", || hello(&server) == "new 1 you");
+}
+
+#[test]
+fn a_handler_that_never_ends_is_answered_and_its_process_replaced() {
+    let server = with_lab_and(&["--handler-timeout-ms", "1500"]);
+    let before = domain(&server);
+    let mut slow = server.connect();
+    let mut forever = server.connect();
+    forever.send(b"GET /forever HTTP/1.1\r\nHost: x\r\n\r\n");
+    std::thread::sleep(Duration::from_millis(1200));
+    // Begun before the time is over, ended after: the replacement waits for it.
+    slow.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+    let response = forever.response();
+    assert!(response.status == 504 && response.text().contains("module lab"), "{response:?}");
+    assert_eq!(slow.response().text(), "slow");
+    assert_eq!(forever.request("POST", "/hello", &[], b"me").text(), "hello 1 me");
+    eventually("the process is another", || domain(&server) != before);
+    assert!(!server.log().contains("died"), "{}", server.log());
+}
+
+#[test]
+fn many_swaps_replace_the_process_and_lose_nothing() {
+    let server = with_lab();
+    let first = domain(&server);
+    let versions = [1, 2].map(|n| support::constant("swapped", "/swapped", &n.to_string()));
+    let mut socket = server.websocket("/ws");
+    let mut client = server.connect();
+    for n in 0..1100 {
+        server.deploy(&versions[n % 2]);
+        assert_eq!(client.get("/swapped").text(), (n % 2 + 1).to_string());
+    }
+    eventually("the process is another", || domain(&server) != first);
+    socket.send(Message::text("still")).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::text("none: still"));
+    assert!(server.mapped_modules().len() <= 2, "{:?}", server.mapped_modules());
 }

@@ -239,6 +239,9 @@ settings! {
     /// Longest that a peer takes none of its answer [default: 30000]
     #[arg(long, env = "CWEB_WRITE_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
     write_timeout_ms: u64,
+    /// Longest run of a handler; with --isolation process only [default: 30000]
+    #[arg(long, env = "CWEB_HANDLER_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
+    handler_timeout_ms: u64,
     /// Longest run of the compiler [default: 10000]
     #[arg(long, env = "CWEB_COMPILE_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
     compile_timeout_ms: u64,

@@ -60,6 +60,8 @@ pub enum Message {
     JobEvents(Vec<Arc<JobFrame>>),
     /// The domain of the modules is there: the rings to it.
     DomainUp(Box<ShardLink>),
+    /// It is to end when it has done what it is at: send it nothing more.
+    DomainDrain,
     /// It has died.
     DomainDown,
     /// The module table has changed: take a new snapshot and let go of the old one.

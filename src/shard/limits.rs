@@ -31,6 +31,8 @@ pub struct ShardLimits {
     pub idle_timeout_ms: u64,
     /// A peer that takes none of the bytes waiting for it.
     pub write_timeout_ms: u64,
+    /// Longest run of a handler in a process of its own.
+    pub handler_timeout_ms: u64,
     /// The default `Access-Control-Allow-Origin`.
     pub cors_origin: Option<String>,
     /// `Access-Control-Allow-Methods` of the default answer to OPTIONS.

@@ -169,6 +169,7 @@ impl Shard {
             Message::StreamReplay { stream, replay } => self.stream_replayed(links, stream, replay),
             Message::JobEvents(frames) => self.job_events(links, &frames),
             Message::DomainUp(link) => self.remote.up(link),
+            Message::DomainDrain => self.remote.drain(),
             Message::DomainDown => {
                 for message in self.remote.down() {
                     self.handle(links, message);
@@ -323,6 +324,11 @@ impl Application for Shard {
     fn tick(&mut self, links: &mut Links, now: Instant) {
         self.read_clock(now);
         self.rescue();
+        if self.local.is_none() {
+            for message in self.remote.expire(self.now_ms, self.limits.handler_timeout_ms) {
+                self.handle(links, message);
+            }
+        }
         self.sweep(links);
         self.stats.gauge(links.len(), self.sockets.len(), self.in_flight);
     }

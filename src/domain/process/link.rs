@@ -26,8 +26,17 @@ pub struct ShardLink {
     producer: Producer,
     consumer: Consumer,
     record_bytes_max: usize,
+    owner: Box<dyn Owner>,
+}
+
+/// Who started the process behind a link.
+pub(super) trait Owner: Send {
     /// Ends a process that does not keep to the rules.
-    kill: Box<dyn Fn() + Send>,
+    fn kill(&self);
+    /// Asks for a new process, once this one has done what it is at.
+    fn recycle(&self, why: &str);
+    /// This shard has nothing with the process any more, and sends nothing.
+    fn drained(&self);
 }
 
 impl fmt::Debug for ShardLink {
@@ -42,9 +51,9 @@ impl ShardLink {
         producer: Producer,
         consumer: Consumer,
         record_bytes_max: usize,
-        kill: Box<dyn Fn() + Send>,
+        owner: Box<dyn Owner>,
     ) -> Self {
-        Self { shard, producer, consumer, record_bytes_max, kill }
+        Self { shard, producer, consumer, record_bytes_max, owner }
     }
 
     pub(super) fn shard(&self) -> usize {
@@ -65,6 +74,7 @@ struct Pending {
     asker: Asker,
     /// The part of the answer's body that has come.
     body: Vec<u8>,
+    since_ms: u64,
 }
 
 /// What is to be sent.
@@ -102,6 +112,11 @@ pub struct RemoteCalls {
     known: HashSet<u64>,
     tickets: u64,
     scratch: Vec<u8>,
+    now_ms: u64,
+    /// Nothing is sent: the process is to end when it has done what it is at.
+    draining: bool,
+    /// The owner has been told that it has.
+    drained: bool,
 }
 
 impl RemoteCalls {
@@ -115,6 +130,42 @@ impl RemoteCalls {
     pub fn up(&mut self, link: Box<ShardLink>) {
         self.link = Some(link);
         self.known.clear();
+        (self.draining, self.drained) = (false, false);
+    }
+
+    /// The process is to end: nothing more is sent to it, and its owner is told when it has answered what was.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Answers the requests that have been with the domain for longer than `limit_ms`, and asks for a new process.
+    pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
+        self.now_ms = now_ms;
+        let late = |pending: &Pending| {
+            matches!(pending.asker, Asker::Request { .. }) && now_ms.saturating_sub(pending.since_ms) > limit_ms
+        };
+        let late: Vec<u64> =
+            self.pending.iter().filter(|(_, pending)| late(pending)).map(|(ticket, _)| *ticket).collect();
+        let mut answers = Vec::new();
+        for ticket in late {
+            let queued = self.queue.iter().position(|queued| queued.ticket == ticket);
+            match queued {
+                Some(at) => drop(self.queue.remove(at)),
+                None => {
+                    if let Some(link) = &self.link {
+                        link.owner.recycle("a handler runs for longer than --handler-timeout-ms");
+                    }
+                }
+            }
+            let Some(Pending { hold, asker: Asker::Request { conn, seq, meta }, .. }) = self.pending.remove(&ticket)
+            else {
+                continue;
+            };
+            let name = &hold.instance().manifest().name;
+            let text = format!("module {name} did not answer within {limit_ms} ms\n");
+            answers.push(Message::Answer { conn, seq, bytes: plain(504, &meta, &text) });
+        }
+        answers
     }
 
     /// The domain has died. Gives the outcome of every call that was with it.
@@ -152,7 +203,8 @@ impl RemoteCalls {
                 (unit, Asker::Socket { key: socket.key() }, Cargo::Socket { index, socket, events })
             }
         };
-        self.pending.insert(ticket, Pending { hold, unit, asker, body: Vec::new() });
+        let since_ms = self.now_ms;
+        self.pending.insert(ticket, Pending { hold, unit, asker, body: Vec::new(), since_ms });
         self.queue.push_back(Queued { ticket, instance, short, cargo });
     }
 
@@ -161,6 +213,7 @@ impl RemoteCalls {
         let Some(mut link) = self.link.take() else { return };
         while self.sending.is_some() || !self.queue.is_empty() {
             if self.sending.is_none()
+                && !self.draining
                 && let Some(queued) = self.queue.pop_front()
             {
                 self.sending = Some(self.encode(queued));
@@ -171,10 +224,14 @@ impl RemoteCalls {
                 Err(PushError::Full) => break,
                 Err(error) => {
                     tracing::error!("{error}: the domain is ended");
-                    (link.kill)();
+                    link.owner.kill();
                     break;
                 }
             }
+        }
+        if self.draining && !self.drained && self.sending.is_none() && self.pending.len() == self.queue.len() {
+            self.drained = true;
+            link.owner.drained();
         }
         if link.producer.publish() {
             link.producer.wake();
@@ -231,7 +288,7 @@ impl RemoteCalls {
             };
             if let Err(error) = taken {
                 tracing::error!("{error}: the domain is ended");
-                (link.kill)();
+                link.owner.kill();
                 self.scratch = record;
                 return; // Without its link nothing is taken from it any more.
             }

@@ -2,7 +2,7 @@
 
 use super::control::{self, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::layout::Layout;
-use super::link::ShardLink;
+use super::link::{Owner, ShardLink};
 use super::remote::RemoteModule;
 use crate::abi::manifest::Manifest;
 use crate::abi::{crypto, host};
@@ -26,6 +26,12 @@ use std::time::{Duration, Instant};
 
 /// How long an order waits for a domain that is being started again.
 const UP_WAIT: Duration = Duration::from_secs(20);
+/// Modules loaded into one process before it is replaced.
+const LOADS_MAX: u64 = 1_000;
+/// How long a replacement waits for running jobs.
+const JOBS_WAIT: Duration = Duration::from_secs(60);
+/// How long it waits for running requests.
+const DRAIN_WAIT: Duration = Duration::from_secs(10);
 /// Deaths in [`CRASH_WINDOW`] after which a domain is started again more slowly.
 const CRASHES_MAX: usize = 5;
 const CRASH_WINDOW: Duration = Duration::from_secs(10);
@@ -89,6 +95,34 @@ pub(super) struct Shared {
     next: AtomicU64,
     stopping: AtomicBool,
     restarts: AtomicU64,
+    /// The process is being replaced on purpose.
+    recycling: AtomicBool,
+    /// Modules loaded into this process.
+    loads: AtomicU64,
+    /// Tells that a shard has nothing with the process any more.
+    drained: Mutex<Option<Sender<()>>>,
+}
+
+/// The supervisor, as the links of one process know it.
+struct LinkOwner {
+    shared: Arc<Shared>,
+    connection: Arc<Connection>,
+}
+
+impl Owner for LinkOwner {
+    fn kill(&self) {
+        self.connection.kill();
+    }
+
+    fn recycle(&self, why: &str) {
+        self.shared.recycle(why);
+    }
+
+    fn drained(&self) {
+        if let Some(drained) = &*lock(&self.shared.drained) {
+            let _ = drained.send(());
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -136,6 +170,9 @@ impl Process {
             next: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             restarts: AtomicU64::new(0),
+            recycling: AtomicBool::new(false),
+            loads: AtomicU64::new(0),
+            drained: Mutex::default(),
         });
         let supervised = Arc::clone(&shared);
         thread::Builder::new().name("domain".to_owned()).spawn(move || supervised.supervise())?;
@@ -192,6 +229,10 @@ impl Host for Process {
         match self.shared.call(order) {
             Ok(Outcome::Loaded(manifest)) => {
                 lock(&self.shared.modules).insert(id, Loaded { path: path.to_path_buf(), onloaded: false });
+                if self.shared.loads.fetch_add(1, Ordering::Relaxed) + 1 == LOADS_MAX {
+                    self.shared
+                        .recycle("many modules have been loaded into it, and unloading gives not everything back");
+                }
                 Ok(Arc::new(RemoteModule::new(Arc::clone(&self.shared), id, manifest)))
             }
             Ok(Outcome::Loader(text)) => Err(LoadError::Loader(text)),
@@ -267,6 +308,44 @@ impl Shared {
         self.tell(&ToChild::Close { instance: id });
     }
 
+    /// Replaces the process once jobs and requests are done with it; what comes meanwhile waits, a moment. One that has not
+    /// done by then is ended all the same.
+    fn recycle(self: &Arc<Self>, why: &str) {
+        if self.recycling.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::info!("the process of the modules is replaced: {why}");
+        let shared = Arc::clone(self);
+        let spawned = thread::Builder::new().name("recycle".to_owned()).spawn(move || shared.replace());
+        if let Err(error) = spawned {
+            tracing::error!("it could not be: {error}");
+            self.recycling.store(false, Ordering::Release);
+        }
+    }
+
+    fn replace(&self) {
+        let deadline = Instant::now() + JOBS_WAIT;
+        while !lock(&self.runs).is_empty() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let (sender, drained) = bounded(self.wakers.len());
+        *lock(&self.drained) = Some(sender);
+        for inbox in self.inboxes.get().into_iter().flatten() {
+            inbox.push(Message::DomainDrain);
+        }
+        let deadline = Instant::now() + DRAIN_WAIT;
+        for _ in 0..self.wakers.len() {
+            if drained.recv_deadline(deadline).is_err() {
+                break;
+            }
+        }
+        *lock(&self.drained) = None;
+        let current = lock(&self.current).clone();
+        if let Some(connection) = current {
+            connection.kill();
+        }
+    }
+
     /// Starts the process again and again until the server stops.
     fn supervise(self: &Arc<Self>) {
         let mut deaths: Vec<Instant> = Vec::new();
@@ -279,6 +358,10 @@ impl Shared {
                 return;
             }
             self.restarts.fetch_add(1, Ordering::Relaxed);
+            self.loads.store(0, Ordering::Relaxed);
+            if self.recycling.swap(false, Ordering::AcqRel) {
+                continue;
+            }
             deaths.retain(|at| at.elapsed() < CRASH_WINDOW);
             deaths.push(Instant::now());
             if deaths.len() > CRASHES_MAX {
@@ -305,13 +388,13 @@ impl Shared {
         for shard in 0..self.wakers.len() {
             let producer = Producer::new(&region, layout.to_domain(shard))?;
             let consumer = Consumer::new(&region, layout.to_server(shard))?;
-            let killer = Arc::clone(&connection);
+            let owner = LinkOwner { shared: Arc::clone(self), connection: Arc::clone(&connection) };
             links.push(ShardLink::new(
                 shard,
                 producer,
                 consumer,
                 layout.to_domain(shard).record_bytes_max(),
-                Box::new(move || killer.kill()),
+                Box::new(owner),
             ));
         }
         let (shared, up) = (Arc::clone(self), Arc::clone(&connection));
@@ -466,7 +549,8 @@ impl Shared {
         *lock(&self.current) = None;
         drop(lock(&connection.waiting).take());
         let status = child.wait();
-        if !self.stopping.load(Ordering::Acquire) {
+        let wanted = self.stopping.load(Ordering::Acquire) || self.recycling.load(Ordering::Acquire);
+        if !wanted {
             match status {
                 Ok(status) => tracing::error!("the process of the modules died ({status}); it is started again"),
                 Err(error) => tracing::error!("the process of the modules is lost: {error}"),
