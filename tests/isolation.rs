@@ -187,3 +187,61 @@ fn many_swaps_replace_the_process_and_lose_nothing() {
     assert_eq!(socket.read().unwrap(), Message::text("none: still"));
     assert!(server.mapped_modules().len() <= 2, "{:?}", server.mapped_modules());
 }
+
+/// Tries everything that a module must not do; the answer lists what was possible.
+const BURGLAR: &str = r#"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static char found[4096];
+static void possible(const char *what, int ok) {
+  if (ok) { size_t used = strlen(found); snprintf(found + used, sizeof found - used, "%s\n", what); } }
+static int opens(const char *path, int how) { int fd = open(path, how, 0600); if (fd >= 0) close(fd); return fd >= 0; }
+static int f(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)c; found[0] = '\0'; char path[256];
+  possible("read /etc/shadow", opens("/etc/shadow", O_RDONLY));
+  possible("read the key", opens("server.key", O_RDONLY));
+  possible("write the jobs", opens("jobs.sqlite3", O_RDWR));
+  possible("list the module store", opendir("modules") != NULL && opendir("modules/.objects") != NULL);
+  possible("read a source", opens(http_kv_get(q->params, "source"), O_RDONLY));
+  possible("write the data directory", opens("planted", O_WRONLY | O_CREAT));
+  possible("write a module", opens("modules/.run/planted.so", O_WRONLY | O_CREAT));
+  possible("write /tmp", opens("/tmp/cweb-planted", O_WRONLY | O_CREAT));
+  snprintf(path, sizeof path, "/proc/%d/mem", (int)getppid());
+  possible("open the server's memory", opens(path, O_RDWR));
+  possible("trace the server", ptrace(PTRACE_ATTACH, getppid(), 0, 0) == 0);
+  possible("signal the server", kill(getppid(), 0) == 0);
+  possible("open a TCP socket", socket(AF_INET, SOCK_STREAM, 0) >= 0);
+  possible("open a unix socket", socket(AF_UNIX, SOCK_STREAM, 0) >= 0);
+  pid_t child = fork();
+  if (child == 0) { _exit(0); }
+  possible("fork", child > 0);
+  possible("run a program", system("true") == 0);
+  possible("use a right of root", chown("static/page.txt", 1, 1) == 0 || setuid(12345) == 0);
+  possible("!scratch", !opens(getenv("TMPDIR") ? getenv("TMPDIR") : "/nowhere", O_RDONLY | O_DIRECTORY));
+  snprintf(path, sizeof path, "%s/mine", getenv("TMPDIR"));
+  possible("!write scratch", !opens(path, O_WRONLY | O_CREAT));
+  possible("!read static", !opens("static/page.txt", O_RDONLY));
+  strcpy(r->body, found); return 0; }
+"#;
+
+#[test]
+fn a_module_can_do_nothing_but_its_work() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    std::fs::create_dir(dir.path().join("static")).unwrap();
+    for file in ["server.key", "static/page.txt"] {
+        std::fs::write(dir.path().join(file), "content").unwrap();
+    }
+    let server = Server::on(&dir, &["--isolation", "process"], &[]);
+    server.deploy(&module("burglar", BURGLAR, r#"{"/burgle","GET",f,NONE}"#, 1, ""));
+    let objects = std::fs::read_dir(dir.path().join("modules/.objects")).unwrap().flatten();
+    let source = objects.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "c")).unwrap();
+    let found = server.get(&format!("/burgle?source={}", source.display())).text();
+    assert_eq!(found, "", "possible:\n{found}");
+    assert!(!dir.path().join("planted").exists());
+}
