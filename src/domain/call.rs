@@ -4,7 +4,7 @@ use super::Instance;
 use super::inbox::Inbox;
 use crate::abi::websocket::Socket;
 use crate::net::ConnId;
-use crate::proto::http1::{Head, RequestView};
+use crate::proto::http1::{Head, RequestView, ResponseHead};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,22 @@ pub struct AnswerMeta {
     pub head_only: bool,
     /// The value of `Access-Control-Allow-Origin`, unless the handler sets one.
     pub cors_origin: Option<Arc<str>>,
+}
+
+impl AnswerMeta {
+    /// The head of an answer with this framing.
+    #[must_use]
+    pub fn head(&self, status: u16, body_len: usize) -> ResponseHead<'_> {
+        ResponseHead {
+            status,
+            date: &self.date,
+            keep_alive: self.keep_alive,
+            http_1_0: self.http_1_0,
+            body_len,
+            head_only: self.head_only,
+            cors_origin: self.cors_origin.as_deref(),
+        }
+    }
 }
 
 /// A request copied out of the shard's buffers.

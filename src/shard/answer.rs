@@ -3,7 +3,7 @@
 use crate::domain::call::AnswerMeta;
 use crate::domain::inbox::{Inbox, Message};
 use crate::net::ConnId;
-use crate::proto::http1::{Method, RequestView, ResponseHead, encode_response};
+use crate::proto::http1::{Method, RequestView, encode_response};
 use std::sync::Arc;
 
 /// How an answer is to be framed.
@@ -58,21 +58,7 @@ impl ServerAnswer {
         let headers = content_type
             .into_iter()
             .chain(self.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
-        encode_response(out, &response_head(meta, self.status, self.body.len()), headers, &self.body);
-    }
-}
-
-/// The response head that `meta` describes.
-#[must_use]
-pub(super) fn response_head(meta: &Meta, status: u16, body_len: usize) -> ResponseHead<'_> {
-    ResponseHead {
-        status,
-        date: &meta.date,
-        keep_alive: meta.keep_alive,
-        http_1_0: meta.http_1_0,
-        body_len,
-        head_only: meta.head_only,
-        cors_origin: meta.cors_origin.as_deref(),
+        encode_response(out, &meta.head(self.status, self.body.len()), headers, &self.body);
     }
 }
 

@@ -6,7 +6,7 @@
 //! goes back to replay, which waits for it.
 
 use super::Shard;
-use super::answer::{Meta, ServerAnswer, response_head};
+use super::answer::{Meta, ServerAnswer};
 use super::conn::{Slot, Takeover};
 use super::requests::Begun;
 use crate::domain::inbox::{Inbox, Message};
@@ -252,7 +252,7 @@ impl Shard {
                 // Proxies that buffer would hold the events back.
                 (b"X-Accel-Buffering", b"no"),
             ];
-            let head = response_head(meta, 200, 0);
+            let head = meta.head(200, 0);
             encode_stream_head(outbox.buffer(), &head, headers.into_iter());
         }
         if stream.mode == Mode::Opening {

@@ -7,7 +7,7 @@ use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent, Work};
 use crate::domain::inbox::Message;
 use crate::domain::ring::{Consumer, Producer, PushError};
 use crate::net::ConnId;
-use crate::proto::http1::{ResponseHead, encode_response};
+use crate::proto::http1::encode_response;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -323,7 +323,7 @@ impl RemoteCalls {
                     &whole
                 };
                 let mut bytes = Vec::with_capacity(256 + body.len());
-                let dropped = encode_response(&mut bytes, &head(status, &meta, body.len()), headers.iter(), body);
+                let dropped = encode_response(&mut bytes, &meta.head(status, body.len()), headers.iter(), body);
                 if dropped > 0 {
                     let name = &pending.hold.instance().manifest().name;
                     tracing::warn!(
@@ -402,21 +402,9 @@ fn push(link: &mut ShardLink, sending: &mut Sending) -> Result<(), PushError> {
     }
 }
 
-fn head(status: u16, meta: &AnswerMeta, body_len: usize) -> ResponseHead<'_> {
-    ResponseHead {
-        status,
-        date: &meta.date,
-        keep_alive: meta.keep_alive,
-        http_1_0: meta.http_1_0,
-        body_len,
-        head_only: meta.head_only,
-        cors_origin: meta.cors_origin.as_deref(),
-    }
-}
-
 fn plain(status: u16, meta: &AnswerMeta, text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
     let headers = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
-    encode_response(&mut bytes, &head(status, meta, text.len()), headers.into_iter(), text.as_bytes());
+    encode_response(&mut bytes, &meta.head(status, text.len()), headers.into_iter(), text.as_bytes());
     bytes
 }
