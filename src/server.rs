@@ -277,7 +277,11 @@ fn start_shards(
     };
     let stats: Vec<Arc<ShardStats>> = (0..config.shards).map(|_| Arc::default()).collect();
     let access = Access::new(config.admin_key.as_deref(), config.production);
-    let admin = Arc::new(Admin::new(control.clone(), jobs.clone(), access, stats.clone()));
+    let domain = match host {
+        ModuleHost::Here(_) => None,
+        ModuleHost::Apart(process) => Some(Arc::clone(process)),
+    };
+    let admin = Arc::new(Admin::new(control.clone(), jobs.clone(), access, stats.clone(), domain));
     let limits = shard_limits(config);
 
     let mut running = Vec::with_capacity(config.shards);

@@ -99,6 +99,9 @@ fn a_death_costs_what_was_running_and_nothing_else() {
     socket.send(Message::text("two")).unwrap();
     assert_eq!(socket.read().unwrap(), Message::text("s|0: two"));
     server.expect_log("died");
+    let metrics = server.get("/metrics").text();
+    assert!(metrics.contains("cweb_domain_restarts_total 1") && metrics.contains("cweb_domain_up 1"), "{metrics}");
+    assert!(!metrics.contains("cweb_domain_resident_bytes 0"), "{metrics}");
 }
 
 #[test]
