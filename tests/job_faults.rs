@@ -422,3 +422,45 @@ fn a_read_only_data_directory_is_refused() {
         assert_eq!(Server::on(&dir, &[], &[]).get("/recorded").status, 200);
     }
 }
+
+#[test]
+fn what_could_not_be_synced_is_not_acknowledged_and_service_resumes() {
+    let tools = tempfile::tempdir().unwrap();
+    let (shim, switch) = (tools.path().join("failing_sync.so"), tools.path().join("fail"));
+    let made = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&shim)
+        .arg(support::root().join("tests/c/failing_sync.c"))
+        .arg("-ldl")
+        .status();
+    assert!(made.unwrap().success());
+    let env = [("LD_PRELOAD", shim.to_str().unwrap()), ("CWEB_TEST_FAIL_SYNC", switch.to_str().unwrap())];
+    // Modules in the server: in a process of their own the compiler's sandbox would not find the shim.
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &["--isolation", "none"], &env);
+    let module = std::fs::read_to_string(support::root().join("tests/modules/jobs.c")).unwrap();
+    server.deploy(&format!("#include <cweb.h>\n{module}"));
+    let before = run(&server, "quiet", &json!({}));
+    eventually("it is done", || state(&server, &before) == "done");
+
+    let running = run(&server, "count", &json!({"n": 200, "delay_ms": 5}));
+    eventually("it runs", || state(&server, &running) == "running");
+    File::create(&switch).unwrap();
+    let refused = try_run(&server, "quiet", &json!({}));
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.header("retry-after").is_some() && refused.text().contains("disk"), "{}", refused.text());
+    std::fs::remove_file(&switch).unwrap();
+
+    let mut after = String::new();
+    eventually("service resumes", || {
+        let response = try_run(&server, "quiet", &json!({}));
+        after = if response.status == 200 { uuid_of(&response) } else { String::new() };
+        !after.is_empty()
+    });
+    eventually("the running one is done", || state(&server, &running) == "done");
+    let kinds: Vec<Value> = all_events(&server, &running).iter().map(|event| event["type"].clone()).collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == "step").count(), 200, "no event is lost or doubled");
+    let listed = json_of(&server.get("/jobs?limit=1000"));
+    assert_eq!(listed["jobs"].as_array().unwrap().len(), 3, "what was refused is not there");
+    eventually("the last one is done", || state(&server, &after) == "done");
+}
