@@ -435,7 +435,8 @@ fn stop(config: &Config, signals: &mut Signals, control: &Control, jobs: &Jobs, 
     // Modules whose code is still running are left as they are: unloading under a running handler would crash.
     control.shutdown(config.purge_modules);
     if forced {
-        tracing::warn!("stopped with requests or jobs still running after {timeout_ms} ms");
+        let why = if Instant::now() >= deadline { "the time for it is over" } else { "a second signal came" };
+        tracing::warn!("stopped with requests or jobs still running: {why}");
     }
     tracing::info!("stopped");
 }
