@@ -9,6 +9,9 @@ use args::DAY_S;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+/// Smallest address space a process of modules starts in, and some for the modules.
+const MODULE_MEMORY_BYTES_MIN: u64 = 4 * 1024 * 1024 * 1024;
+
 /// Used when `--isolation` is not given. Will be `Process` once that is built.
 const ISOLATION_DEFAULT: Isolation = Isolation::None;
 
@@ -33,6 +36,8 @@ pub struct Config {
     pub allow_write: Vec<PathBuf>,
     /// Whether isolated modules may open sockets.
     pub allow_net: bool,
+    /// Address space of the process of the modules; 0: no limit.
+    pub module_memory_bytes_max: u64,
     /// Most threads of the executor pool.
     pub executors_max: usize,
     /// Whether the admin key is needed from everywhere.
@@ -173,6 +178,7 @@ impl Config {
             isolation: args.isolation.unwrap_or(ISOLATION_DEFAULT),
             allow_read: args.allow_read.unwrap_or_default(),
             allow_net: args.allow_net.unwrap_or(false),
+            module_memory_bytes_max: args.module_memory_bytes_max.unwrap_or(0),
             allow_write: args.allow_write.unwrap_or_default(),
             executors_max: args.executors_max.unwrap_or(64),
             production,
@@ -258,6 +264,9 @@ impl Config {
         ] {
             check(value_ms == 0, &format!("--{name} must be at least 1"));
         }
+        // The stacks of the threads and the allocator's reserve count too.
+        let memory_fits = self.module_memory_bytes_max == 0 || self.module_memory_bytes_max >= MODULE_MEMORY_BYTES_MIN;
+        check(!memory_fits, &format!("--module-memory-bytes-max must be 0 or at least {MODULE_MEMORY_BYTES_MIN}"));
         check(self.head_bytes_max < 256, "--head-bytes-max must be at least 256");
         let workers_fit = (1..=JOB_WORKERS_MAX).contains(&self.job_workers);
         check(!workers_fit, &format!("--job-workers must be from 1 to {JOB_WORKERS_MAX}"));

@@ -191,7 +191,8 @@ fn domain_policy(config: &Config, jobs_file: &Path, scratch: &Path) -> Policy {
     }
     let mut write = vec![config.data_dir.join("module-data"), scratch.to_path_buf(), "/dev/null".into()];
     write.extend(config.allow_write.iter().cloned());
-    Policy { read, write, threads_allowed: true, network: config.allow_net, ..Policy::default() }
+    let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
+    Policy { read, write, threads_allowed: true, network: config.allow_net, memory_bytes_max, ..Policy::default() }
 }
 
 fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeError> {

@@ -21,6 +21,9 @@ static _Atomic int loads;
 H(hello) { (void)c; snprintf(r->body, HTTP_RESPONSE_SIZE, "hello %d %s", loads, q->body); return 0; }
 H(slow) { (void)c; (void)q; usleep(700 * 1000); strcpy(r->body, "slow"); return 0; }
 H(forever) { (void)c; (void)q; (void)r; for (volatile int i = 0;; i++) { } return 0; }
+H(greedy) { (void)c; (void)q; size_t got = 0;
+  for (char *p; got < 64 && (p = malloc((size_t)1 << 28)) != NULL; got++) p[got] = 1;
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%zu", got); return 0; }
 H(pid) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)getpid()); return 0; }
 H(die) { (void)c; (void)q; (void)r; kill(getpid(), SIGKILL); pause(); return 0; }
 H(segfault) { (void)c; (void)q; (void)r; volatile int *volatile p = 0; *p = 1; return 0; }
@@ -41,10 +44,10 @@ static void load(struct cweb_context *c) { (void)c; loads++; }
 "#;
     let routes = r#"{"/hello","POST",hello,NONE},{"/slow","GET",slow,NONE},{"/pid","GET",pid,NONE},{"/die","GET",die,NONE},
         {"/segfault","GET",segfault,NONE},{"/close","GET",close_all,NONE},{"/scribble","GET",scribble,NONE},{"/large","GET",large,NONE},
-        {"/forever","GET",forever,NONE}"#;
+        {"/forever","GET",forever,NONE},{"/greedy","GET",greedy,NONE}"#;
     let fields = r#".websockets = {{"/ws", NULL, on_message, NULL}}, .ws_size = 1,
         .jobs = {{"work", work, NULL}}, .job_size = 1, .onload = load,"#;
-    module("lab", code, routes, 9, fields)
+    module("lab", code, routes, 10, fields)
 }
 
 fn with_lab() -> Server {
@@ -247,4 +250,12 @@ fn a_module_can_do_nothing_but_its_work() {
     let found = server.get(&format!("/burgle?source={}", source.display())).text();
     assert_eq!(found, "", "possible:\n{found}");
     assert!(!dir.path().join("planted").exists());
+}
+
+#[test]
+fn a_greedy_module_gets_no_more_than_its_process_may_have() {
+    let server = with_lab_and(&["--module-memory-bytes-max", "6442450944"]);
+    let pieces: u32 = server.get("/greedy").text().parse().unwrap();
+    assert!(pieces < 24, "{pieces} times 256 MiB of 6 GiB");
+    eventually("it serves on", || hello(&server).ends_with("you"));
 }

@@ -158,6 +158,9 @@ settings! {
     /// Let modules open sockets. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_NET", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     allow_net: bool,
+    /// Address space of the process of the modules; 0 for no limit. With --isolation process only [default: 0]
+    #[arg(long, env = "CWEB_MODULE_MEMORY_BYTES_MAX", value_name = "BYTES")]
+    module_memory_bytes_max: u64,
     /// Most threads for handlers that block or compute [default: 64]
     #[arg(long, env = "CWEB_EXECUTORS_MAX", value_name = "N")]
     executors_max: usize,
