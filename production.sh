@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the release and runs it in production mode. HTTPS is not built in this version yet: put a proxy that
-# terminates TLS in front, or use it in a network you trust.
+# Builds the release and runs it in production mode. HTTPS: add --tls-cert FILE --tls-key FILE, or set CWEB_TLS_CERT and
+# CWEB_TLS_KEY. Without them it serves plain HTTP and expects a proxy that terminates TLS in front.
 set -eu
 cd "$(dirname "$0")"
 if [ -z "${CWEB_ADMIN_KEY:-}" ]; then

@@ -18,11 +18,11 @@ use crate::jobs::hub::{EventSink, Hub};
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
 use crate::module::control::{Control, ControlConfig};
-use crate::net::{self, ListenAddr, Listener, ReactorKind, Waker};
+use crate::net::{self, Certificate, ListenAddr, Listener, ReactorKind, TlsError, Waker};
 use crate::proto::http1;
 use crate::shard::{Local, Shard, ShardLimits, ShardParts, ShardStats};
 use core_affinity::CoreId;
-use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,9 @@ pub enum ServeError {
     /// An address can't be listened on.
     #[error(transparent)]
     Listen(#[from] net::BindError),
+    /// The certificate or its key can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A listen address can't be read.
     #[error("{0}")]
     Address(String),
@@ -80,7 +83,11 @@ struct RunningShard {
 /// See [`ServeError`].
 pub fn run(config: Config) -> Result<(), ServeError> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGPIPE, SIGXFSZ]).map_err(setup("installing signal handlers"))?;
-    let listeners = bind(&config)?;
+    let certificate = load_certificate(&config)?;
+    if certificate.is_some() {
+        signals.add_signal(SIGHUP).map_err(setup("installing signal handlers"))?;
+    }
+    let listeners = bind(&config, certificate.as_ref())?;
     let addresses: Vec<String> =
         listeners.first().into_iter().flatten().map(std::string::ToString::to_string).collect();
     // Modules open files relative to the data directory.
@@ -91,7 +98,6 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     if let Some(key) = &config.tls_key {
         let loaded = crate::abi::crypto::load(key);
         loaded.map_err(|error| ServeError::Control(format!("--tls-key {}: {error}", key.display())))?;
-        tracing::warn!("HTTPS is not built in this version yet: the key only signs tokens for modules");
     }
     sandbox::check(config.production).map_err(|error| ServeError::Control(error.to_string()))?;
     let (hub, jobs_file) = (Arc::new(Hub::default()), config.data_dir.join("jobs.sqlite3"));
@@ -107,7 +113,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         // The contract of the command line: one line on stderr, whatever the log level.
         let _ = writeln!(std::io::stderr(), "listening on {address}");
     }
-    wait_for_stop(&mut signals);
+    wait_for_stop(&mut signals, certificate.as_ref());
     stop(&config, &mut signals, &control, &jobs, shards);
     if let ModuleHost::Apart(process) = &host {
         process.stop();
@@ -115,13 +121,34 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     failed.get().map_or(Ok(()), |why| Err(ServeError::Shard(why.clone())))
 }
 
-fn bind(config: &Config) -> Result<Vec<Vec<Listener>>, ServeError> {
+/// The certificate that TCP addresses are served with, if there is to be one.
+fn load_certificate(config: &Config) -> Result<Option<Certificate>, ServeError> {
+    if let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) {
+        return Ok(Some(Certificate::load(cert, key)?));
+    }
+    let is_public = |text: &String| match text.parse() {
+        Ok(ListenAddr::Tcp(addr)) => !addr.ip().is_loopback(),
+        _ => false,
+    };
+    if config.production && config.listen.iter().any(is_public) {
+        tracing::warn!(
+            "--production without --tls-cert and --tls-key: serving plain HTTP; a proxy that terminates TLS is expected in front"
+        );
+    }
+    Ok(None)
+}
+
+fn bind(config: &Config, certificate: Option<&Certificate>) -> Result<Vec<Vec<Listener>>, ServeError> {
     let addresses = config
         .listen
         .iter()
         .map(|text| text.parse::<ListenAddr>().map_err(|error| ServeError::Address(format!("{error}"))))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(net::bind_all(&addresses, config.shards)?)
+    let listeners = net::bind_all(&addresses, config.shards)?;
+    let Some(certificate) = certificate else { return Ok(listeners) };
+    let acceptor = certificate.acceptor(Duration::from_millis(config.header_timeout_ms))?;
+    let secured = |shard: Vec<Listener>| shard.into_iter().map(|listener| listener.secured(&acceptor)).collect();
+    Ok(listeners.into_iter().map(secured).collect())
 }
 
 fn with_absolute_paths(mut config: Config) -> std::io::Result<Config> {
@@ -400,10 +427,17 @@ fn is_stop(signal: i32) -> bool {
     signal == SIGTERM || signal == SIGINT
 }
 
-fn wait_for_stop(signals: &mut Signals) {
+/// SIGHUP, which is caught only where there is a certificate, exchanges that.
+fn wait_for_stop(signals: &mut Signals, certificate: Option<&Certificate>) {
     for signal in signals.forever() {
         if is_stop(signal) {
             return;
+        }
+        if let (SIGHUP, Some(certificate)) = (signal, certificate) {
+            match certificate.reload() {
+                Ok(()) => tracing::info!("the certificate was read again; new connections get it"),
+                Err(error) => tracing::error!("the certificate stays as it was: {error}"),
+            }
         }
     }
 }

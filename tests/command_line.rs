@@ -51,13 +51,13 @@ fn an_empty_variable_counts_as_unset() {
 #[test]
 fn the_file_may_say_where_the_data_is() {
     let dir = tempfile::tempdir().unwrap();
-    // A key that is not there ends the server once it has entered its data directory.
-    let settings = "data_dir = \"elsewhere\"\nlisten = [\"127.0.0.1:0\"]\ntls_key = \"none\"\ntls_cert = \"none\"";
+    // A directory of modules that is none ends the server once it has entered its data directory.
+    let settings = "data_dir = \"elsewhere\"\nlisten = [\"127.0.0.1:0\"]\nmodule_dir = \"settings.toml\"";
     std::fs::write(dir.path().join("settings.toml"), settings).unwrap();
     let run = |args: &[&str], env: &[(&str, &str)]| {
         let args = [&["serve", "--config", "settings.toml"], args].concat();
         let output = cweb(dir.path(), &args, env);
-        assert!(text(&output.stderr).contains("--tls-key"), "{}", text(&output.stderr));
+        assert!(!output.status.success() && text(&output.stderr).contains("settings.toml"), "{}", text(&output.stderr));
     };
     run(&[], &[]);
     run(&[], &[("CWEB_DATA_DIR", "by_env")]);

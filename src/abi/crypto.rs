@@ -36,7 +36,7 @@ pub enum KeyError {
     #[error("{0}")]
     Read(#[from] std::io::Error),
     /// It holds no key of a kind that is known.
-    #[error("no PEM private key in it that can sign (RSA, or PKCS#8 with RSA, P-256, P-384 or Ed25519)")]
+    #[error("no PEM private key in it that can sign (RSA, P-256, P-384 or Ed25519)")]
     Unknown,
 }
 
@@ -61,6 +61,9 @@ fn parse(label: &str, der: &[u8]) -> Option<Key> {
     if label == "RSA PRIVATE KEY" {
         return RsaKeyPair::from_der(der).ok().map(Key::Rsa);
     }
+    if label == "EC PRIVATE KEY" {
+        return EC_ALGORITHMS.iter().find_map(|algorithm| parse("PRIVATE KEY", &sec1_as_pkcs8(der, algorithm)?));
+    }
     if label != "PRIVATE KEY" {
         return None;
     }
@@ -74,6 +77,27 @@ fn parse(label: &str, der: &[u8]) -> Option<Key> {
         .or_else(|| ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING, &ECDSA_P256_SHA256_ASN1))
         .or_else(|| ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING, &ECDSA_P384_SHA384_ASN1))
         .or_else(|| Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok().map(Key::Ed25519))
+}
+
+/// Version 0 and the algorithm of a PKCS#8 key (RFC 5958 §2): P-256, P-384.
+const EC_ALGORITHMS: [&[u8]; 2] = [
+    b"\x02\x01\x00\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07",
+    b"\x02\x01\x00\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22",
+];
+
+/// Wraps what stands in `EC PRIVATE KEY` (RFC 5915), because ring reads PKCS#8 only.
+fn sec1_as_pkcs8(sec1: &[u8], algorithm: &[u8]) -> Option<Vec<u8>> {
+    let element = |tag: u8, content: &[u8]| {
+        let length = u16::try_from(content.len()).ok()?.to_be_bytes();
+        // ring wants the shortest form of a length (DER).
+        let header = match length {
+            [0, low @ 0..=0x7f] => vec![tag, low],
+            [0, low] => vec![tag, 0x81, low],
+            [high, low] => vec![tag, 0x82, high, low],
+        };
+        Some([header.as_slice(), content].concat())
+    };
+    element(0x30, &[algorithm, &element(0x04, sec1)?].concat())
 }
 
 /// Label and content of each block of a PEM file (RFC 7468).

@@ -3,6 +3,9 @@
 use super::CloseReason;
 use super::outbox::Outbox;
 use super::sys;
+use super::tls::{Acceptor, Session, Tls};
+use std::collections::VecDeque;
+use std::io;
 use std::net::Shutdown;
 use std::os::fd::RawFd;
 use std::task::Waker as TaskWaker;
@@ -47,6 +50,8 @@ struct Link {
     id: ConnId,
     fd: RawFd,
     outbox: Outbox,
+    /// What stands between the outbox and the socket of a TLS connection.
+    tls: Option<Box<Tls>>,
     dirty: bool,
     /// The socket takes no more for now; the driver waits for it.
     blocked: bool,
@@ -81,6 +86,42 @@ pub struct Links {
     /// The sum of the capacities of `spares`.
     spare_bytes: usize,
     open: usize,
+    /// TLS connections whose handshake may still be under way, with its deadline; oldest first.
+    handshakes: VecDeque<(Instant, ConnId)>,
+    /// A buffer for records, handed from one connection to the next.
+    sealing: Vec<u8>,
+}
+
+impl Link {
+    /// Sends until all is sent or the socket takes no more. Returns whether all is sent.
+    fn send(&mut self, sealing: &mut Vec<u8>) -> io::Result<bool> {
+        match &mut self.tls {
+            None => self.outbox.flush(self.fd),
+            Some(tls) => send_sealed(self.fd, tls, &mut self.outbox, self.closing == Closing::AfterFlush, sealing),
+        }
+    }
+}
+
+/// Like [`Outbox::flush`] through TLS.
+fn send_sealed(
+    fd: RawFd,
+    tls: &mut Tls,
+    outbox: &mut Outbox,
+    closing: bool,
+    sealing: &mut Vec<u8>,
+) -> io::Result<bool> {
+    loop {
+        let bytes = tls.next(outbox, closing, sealing).map_err(io::Error::other)?;
+        if bytes.is_empty() {
+            return Ok(true);
+        }
+        match sys::send(fd, bytes) {
+            Ok(count) => tls.advance(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 impl Links {
@@ -125,7 +166,10 @@ impl Links {
     /// Bytes queued on `conn` that the socket has not taken.
     #[must_use]
     pub fn unsent(&self, conn: ConnId) -> usize {
-        self.get(conn).map_or(0, |link| link.outbox.len())
+        self.get(conn).map_or(0, |link| {
+            // What is sealed is a few bytes longer than it was, which no limit minds.
+            link.outbox.len() + link.tls.as_ref().map_or(0, |tls| tls.len())
+        })
     }
 
     /// Closes `conn` once everything queued is sent.
@@ -136,7 +180,14 @@ impl Links {
         if let Some(reader) = &link.reader {
             reader.wake_by_ref();
         }
-        if !std::mem::replace(&mut link.dirty, true) {
+        self.mark(conn);
+    }
+
+    /// Has `conn` flushed when the batch ends.
+    fn mark(&mut self, conn: ConnId) {
+        if let Some(link) = self.get_mut(conn)
+            && !std::mem::replace(&mut link.dirty, true)
+        {
             self.dirty.push(conn);
         }
     }
@@ -180,6 +231,7 @@ impl Links {
             id,
             fd,
             outbox: Outbox::default(),
+            tls: None,
             dirty: false,
             blocked: false,
             reading: true,
@@ -192,6 +244,56 @@ impl Links {
         }
         self.open += 1;
         id
+    }
+
+    /// Makes `conn`, which is new, a TLS connection. Returns whether that could be done.
+    pub(super) fn secure(&mut self, conn: ConnId, acceptor: &Acceptor) -> bool {
+        let session = Session::new(acceptor);
+        if let (Some(link), Ok(session)) = (self.get_mut(conn), session) {
+            link.tls = Some(Box::new(Tls::new(session)));
+            self.handshakes.push_back((Instant::now() + acceptor.handshake_timeout, conn));
+            return true;
+        }
+        false
+    }
+
+    /// Takes the session of `conn` to feed it with what has arrived; `None` if `conn` is plain.
+    pub(super) fn take_session(&mut self, conn: ConnId) -> Option<Box<Session>> {
+        self.get_mut(conn)?.tls.as_mut()?.take_session()
+    }
+
+    /// Gives back what [`Links::take_session`] gave; `made` is sent.
+    pub(super) fn put_session(&mut self, conn: ConnId, session: Box<Session>, made: &[u8]) {
+        let Some(tls) = self.get_mut(conn).and_then(|link| link.tls.as_mut()) else { return };
+        tls.put_session(session);
+        if !made.is_empty() {
+            tls.push(made);
+            self.mark(conn);
+        }
+    }
+
+    /// Ends `conn`, whose session is taken and does not come back: it is sent `last_words` and nothing else.
+    pub(super) fn refuse(&mut self, conn: ConnId, last_words: &[u8]) {
+        let Some(link) = self.get_mut(conn) else { return };
+        link.outbox.clear();
+        if let Some(tls) = &mut link.tls {
+            tls.push(last_words);
+        }
+        self.close(conn);
+    }
+
+    /// Ends connections whose handshake takes too long.
+    pub(super) fn end_handshakes(&mut self, now: Instant) {
+        while let Some(&(deadline, conn)) = self.handshakes.front() {
+            let handshaking = self.get(conn).and_then(|link| link.tls.as_ref()).is_some_and(|tls| tls.is_handshaking());
+            if handshaking && now < deadline {
+                return;
+            }
+            if handshaking {
+                self.abort(conn);
+            }
+            self.handshakes.pop_front();
+        }
     }
 
     /// Forgets `conn`; its id names nothing from here on.
@@ -264,12 +366,13 @@ impl Links {
 
     /// Sends what is queued on `conn`. `Blocked` is returned once; the driver then calls [`Links::writable`].
     pub(super) fn flush(&mut self, conn: ConnId) -> Flushed {
-        let Some(link) = self.get_mut(conn) else { return Flushed::All };
+        let place = self.places.get_mut(conn.index()).and_then(Option::as_mut);
+        let Some(link) = place.filter(|link| link.id == conn) else { return Flushed::All };
         link.dirty = false;
         if link.blocked || link.closing == Closing::Aborted {
             return Flushed::All;
         }
-        match link.outbox.flush(link.fd) {
+        match link.send(&mut self.sealing) {
             Ok(true) => {
                 let spare = link.outbox.take_spare();
                 if link.closing == Closing::AfterFlush {

@@ -1,5 +1,6 @@
 //! Where connections come from: TCP addresses, one listener a shard with `SO_REUSEPORT`, and unix sockets.
 
+use super::tls::Acceptor;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fmt;
 use std::io;
@@ -104,6 +105,8 @@ impl fmt::Display for Peer {
 pub enum Listener {
     /// TCP
     Tcp(std::net::TcpListener),
+    /// TCP with TLS
+    Tls(std::net::TcpListener, Acceptor),
     /// A unix socket, with its path.
     Unix(UnixListener, PathBuf),
 }
@@ -112,11 +115,27 @@ impl fmt::Display for Listener {
     /// The address it really listens on: `http://127.0.0.1:43211`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Listener::Tcp(listener) => match listener.local_addr() {
-                Ok(addr) => ListenAddr::Tcp(addr).fmt(f),
-                Err(error) => write!(f, "an unknown address ({error})"),
-            },
+            Listener::Tcp(listener) => fmt_address(f, "http", listener),
+            Listener::Tls(listener, _) => fmt_address(f, "https", listener),
             Listener::Unix(_, path) => ListenAddr::Unix(path.clone()).fmt(f),
+        }
+    }
+}
+
+fn fmt_address(f: &mut fmt::Formatter<'_>, scheme: &str, listener: &std::net::TcpListener) -> fmt::Result {
+    match listener.local_addr() {
+        Ok(addr) => write!(f, "{scheme}://{addr}"),
+        Err(error) => write!(f, "an unknown address ({error})"),
+    }
+}
+
+impl Listener {
+    /// The same listener with TLS; a unix socket stays as it is.
+    #[must_use]
+    pub fn secured(self, acceptor: &Acceptor) -> Self {
+        match self {
+            Listener::Tcp(listener) => Listener::Tls(listener, acceptor.clone()),
+            other => other,
         }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! The seam is shaped by events: a driver receives bytes into whatever buffer it likes and hands them to an
 //! [`Application`] in place; the application answers by queueing bytes on a [`Links`] entry, which the driver
-//! flushes once a batch. No type of a reactor library leaves its driver's file.
+//! flushes once a batch. No type of a reactor library leaves its driver's file. Where a listener has TLS, it stands
+//! between the two: the application sees plaintext only.
 
+pub mod certificate;
 pub mod links;
 pub mod listener;
 pub mod outbox;
@@ -11,11 +13,14 @@ pub mod waker;
 
 mod monoio_driver;
 mod sys;
+mod tls;
 
+pub use certificate::{Certificate, TlsError};
 pub use links::{ConnId, Links};
 pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, bind_all};
 pub use outbox::Outbox;
 pub use sys::{keep_descriptors_from, raise_open_files_limit};
+pub use tls::Acceptor;
 pub use waker::Waker;
 
 use std::io;

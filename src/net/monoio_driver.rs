@@ -10,6 +10,7 @@
 
 use super::links::{ConnId, Flushed, Links};
 use super::listener::{Listener, Peer};
+use super::tls::{Acceptor, HEADROOM, Refused, Session};
 use super::waker::Waker;
 use super::{Application, CloseReason, ReactorKind, TICK, sys};
 use io_uring::IoUring;
@@ -48,7 +49,7 @@ struct Core<A> {
     main: Option<TaskWaker>,
     /// Tasks that try again at the next tick what has failed.
     until_tick: Vec<TaskWaker>,
-    /// What is received passes through here.
+    /// What is received passes through here, after [`HEADROOM`] bytes.
     buffer: Box<[u8]>,
 }
 
@@ -94,7 +95,7 @@ impl<A: Application> Core<A> {
     fn take(&mut self, fd: RawFd, conn: ConnId) -> io::Result<Received> {
         // Out of `self` for the call; an empty box allocates nothing.
         let mut buffer = std::mem::take(&mut self.buffer);
-        let received = sys::receive(fd, &mut buffer);
+        let received = sys::receive(fd, buffer.get_mut(HEADROOM..).unwrap_or_default());
         let closing = self.links.is_closing(conn);
         let result = match received {
             Ok(0) => {
@@ -106,14 +107,44 @@ impl<A: Application> Core<A> {
             }
             Ok(count) if closing => Ok(Received::Discarded(count)),
             Ok(count) => {
-                let bytes = buffer.get(..count).unwrap_or_default();
-                self.event(Some(conn), |app, links| app.data(links, conn, bytes));
+                match self.links.take_session(conn) {
+                    None => {
+                        let bytes = buffer.get(HEADROOM..HEADROOM + count).unwrap_or_default();
+                        self.event(Some(conn), |app, links| app.data(links, conn, bytes));
+                    }
+                    Some(session) => self.take_sealed(conn, session, &mut buffer, count),
+                }
                 Ok(Received::Delivered)
             }
             Err(error) => Err(error),
         };
         self.buffer = buffer;
         result
+    }
+
+    /// Delivers the plaintext of what has been received on a TLS connection.
+    fn take_sealed(&mut self, conn: ConnId, mut session: Box<Session>, buffer: &mut [u8], count: usize) {
+        let mut made = Vec::new();
+        let deliver = |bytes: &[u8]| {
+            if !self.links.is_closing(conn) {
+                self.event(Some(conn), |app, links| app.data(links, conn, bytes));
+            }
+        };
+        let received = catch_unwind(AssertUnwindSafe(|| session.receive(buffer, count, &mut made, deliver)));
+        let received = received.unwrap_or_else(|_| {
+            tracing::error!("a panic in TLS was caught; its connection is closed. Please report this as a bug");
+            Err(Refused)
+        });
+        // There may be something to send without any plaintext.
+        self.delivered();
+        if received.is_err() {
+            return self.links.refuse(conn, &made);
+        }
+        let ended = session.has_ended();
+        self.links.put_session(conn, session, &made);
+        if ended && !self.links.is_closing(conn) {
+            self.event(Some(conn), |app, links| app.eof(links, conn));
+        }
     }
 
     /// Asks the application something; the answer is `otherwise` if it panics.
@@ -160,7 +191,7 @@ pub(super) fn run_with_timer<A: Application + 'static>(
         waker: Arc::clone(waker),
         main: None,
         until_tick: Vec::new(),
-        buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+        buffer: vec![0; HEADROOM + BUFFER_BYTES].into_boxed_slice(),
     }));
     if kind == ReactorKind::MonoioEpoll {
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
@@ -206,7 +237,12 @@ async fn serve<A: Application + 'static>(
                 // io_uring answers EAGAIN on a non-blocking socket instead of waiting; epoll needs one.
                 listener.set_nonblocking(nonblocking)?;
                 descriptors.push(listener.as_raw_fd());
-                monoio::spawn(accept_tcp(Rc::clone(&core), TcpListener::from_std(listener)?, number));
+                monoio::spawn(accept_tcp(Rc::clone(&core), TcpListener::from_std(listener)?, None, number));
+            }
+            Listener::Tls(listener, acceptor) => {
+                listener.set_nonblocking(nonblocking)?;
+                descriptors.push(listener.as_raw_fd());
+                monoio::spawn(accept_tcp(Rc::clone(&core), TcpListener::from_std(listener)?, Some(acceptor), number));
             }
             Listener::Unix(listener, _) => {
                 listener.set_nonblocking(nonblocking)?;
@@ -360,6 +396,7 @@ async fn ticks<A: Application + 'static>(core: Shared<A>, timer: OwnedFd) {
         let now = Instant::now();
         let mut state = core.borrow_mut();
         state.links.end_lingering(now);
+        state.links.end_handshakes(now);
         state.until_tick.drain(..).for_each(TaskWaker::wake);
         state.event(None, |app, links| app.tick(links, now));
     }
@@ -378,7 +415,12 @@ async fn until_tick<A: Application + 'static>(core: &Shared<A>) {
     .await;
 }
 
-async fn accept_tcp<A: Application + 'static>(core: Shared<A>, listener: TcpListener, number: usize) {
+async fn accept_tcp<A: Application + 'static>(
+    core: Shared<A>,
+    listener: TcpListener,
+    acceptor: Option<Acceptor>,
+    number: usize,
+) {
     let mut failing = Failing::new("accepting connections");
     loop {
         match listener.accept().await {
@@ -387,7 +429,7 @@ async fn accept_tcp<A: Application + 'static>(core: Shared<A>, listener: TcpList
                 sys::close_on_exec(stream.as_raw_fd());
                 // Answers leave in one send; waiting for more to come would only delay them.
                 let _ = stream.set_nodelay(true);
-                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Tcp(addr), number));
+                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Tcp(addr), acceptor.as_ref(), number));
             }
             Err(error) => {
                 if !accept_failed(&core, &mut failing, &error).await {
@@ -405,7 +447,7 @@ async fn accept_unix<A: Application + 'static>(core: Shared<A>, listener: UnixLi
             Ok((stream, _)) => {
                 failing.over();
                 sys::close_on_exec(stream.as_raw_fd());
-                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Unix, number));
+                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Unix, None, number));
             }
             Err(error) => {
                 if !accept_failed(&core, &mut failing, &error).await {
@@ -463,7 +505,13 @@ impl Stream for UnixStream {
 }
 
 /// Receives on one connection until it ends.
-fn connection<A, S>(core: Shared<A>, stream: S, peer: &Peer, number: usize) -> impl Future<Output = ()> + use<A, S>
+fn connection<A, S>(
+    core: Shared<A>,
+    stream: S,
+    peer: &Peer,
+    acceptor: Option<&Acceptor>,
+    number: usize,
+) -> impl Future<Output = ()> + use<A, S>
 where
     A: Application + 'static,
     S: Stream,
@@ -471,8 +519,12 @@ where
     let conn = {
         let mut state = core.borrow_mut();
         let conn = state.links.insert(stream.as_raw_fd());
+        let secured = acceptor.is_none_or(|acceptor| state.links.secure(conn, acceptor));
         if state.event(Some(conn), |app, links| app.accepted(links, conn, peer, number)) == Some(false) {
             state.links.close(conn);
+        }
+        if !secured {
+            state.links.abort(conn);
         }
         conn
     };

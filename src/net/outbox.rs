@@ -124,8 +124,19 @@ impl Outbox {
         sys::send_vectored(fd, room.get(..count).unwrap_or_default())
     }
 
+    /// The first unsent bytes: those of one segment.
+    pub(super) fn front(&self) -> &[u8] {
+        let first = self.segments.front().map_or(self.tail.as_slice(), Segment::bytes);
+        first.get(self.sent..).unwrap_or_default()
+    }
+
+    /// Forgets what is not sent.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// Marks the first `count` unsent bytes as sent.
-    fn advance(&mut self, count: usize) {
+    pub(super) fn advance(&mut self, count: usize) {
         self.sent += count;
         while let Some(first) = self.segments.front() {
             let len = first.bytes().len();

@@ -47,7 +47,8 @@ impl Server {
         let (stderr, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some(addr) = line.strip_prefix("listening on http://") {
+                let secure = || line.strip_prefix("listening on https://");
+                if let Some(addr) = line.strip_prefix("listening on http://").or_else(secure) {
                     let _ = sender.send(addr.to_owned());
                 }
                 let mut log = sink.lock().unwrap();

@@ -1,0 +1,351 @@
+//! TLS between a driver's sockets and the application, sans IO: rustls turns what was received into plaintext, and what
+//! an [`Outbox`] has into records. No socket, clock or thread in here.
+//!
+//! A connection that waits holds rustls' keys and nothing else. What it receives is decrypted in the shard's one receive
+//! buffer, and what it sends is sealed in a buffer that the shard's connections hand on to each other; only one whose
+//! socket is full keeps it.
+
+use super::outbox::Outbox;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
+};
+use rustls::{Error, ServerConfig};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Room before the receive buffer for the start of a record whose end has not arrived yet. A record has 18 KiB at most
+/// (RFC 5246 §6.2.3); a `ClientHello` in several records may need more, and one beyond this is refused.
+pub(super) const HEADROOM: usize = 32 * 1024;
+
+/// Most plaintext of a record (RFC 8446 §5.1).
+const RECORD_BYTES_MAX: usize = 16 * 1024;
+
+/// Sealing pauses when this much ciphertext waits for the socket: with the last record it stays below 80 KiB.
+const SEALED_BYTES_MAX: usize = 64 * 1024;
+
+/// What a client gets that speaks HTTP to a TLS port.
+const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 59\r\n\
+    Connection: close\r\n\r\nthis port speaks HTTPS only: use https:// (or wss://) here\n";
+
+const METHODS: [&[u8]; 9] =
+    [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
+
+/// How the connections of a listener become TLS.
+#[derive(Debug, Clone)]
+pub struct Acceptor {
+    /// Certificate, versions, tickets.
+    pub(super) config: Arc<ServerConfig>,
+    /// Longest from the connection to the end of its handshake.
+    pub(super) handshake_timeout: Duration,
+}
+
+/// The connection can't go on; what was made meanwhile, an alert for instance, is its last word.
+#[derive(Debug)]
+pub(super) struct Refused;
+
+/// rustls' state of one connection.
+pub(super) struct Session {
+    rustls: UnbufferedServerConnection,
+    /// The start of a record whose end has not arrived.
+    rest: Vec<u8>,
+    /// Nothing has been received.
+    fresh: bool,
+    /// The handshake is done.
+    open: bool,
+    /// The peer has sent `close_notify`.
+    ended: bool,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("open", &self.open).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub(super) fn new(acceptor: &Acceptor) -> Result<Self, Error> {
+        let rustls = UnbufferedServerConnection::new(Arc::clone(&acceptor.config))?;
+        Ok(Self { rustls, rest: Vec::new(), fresh: true, open: false, ended: false })
+    }
+
+    /// Whether the peer has said that it will send no more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Takes `count` bytes that were received into `buffer` after its first [`HEADROOM`] bytes. Calls `deliver` with the
+    /// plaintext in them, never empty; appends what the peer is to be sent to `made`.
+    pub(super) fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        count: usize,
+        made: &mut Vec<u8>,
+        deliver: impl FnMut(&[u8]),
+    ) -> Result<(), Refused> {
+        let rest = std::mem::take(&mut self.rest);
+        let start = HEADROOM.checked_sub(rest.len()).ok_or(Refused)?;
+        let incoming = buffer.get_mut(start..HEADROOM + count).ok_or(Refused)?;
+        incoming.get_mut(..rest.len()).ok_or(Refused)?.copy_from_slice(&rest);
+        if std::mem::replace(&mut self.fresh, false) && looks_like_http(incoming) {
+            made.extend_from_slice(PLAIN_HTTP_ANSWER);
+            return Err(Refused);
+        }
+        let mut used = 0;
+        if let Err(error) = self.process(incoming, &mut used, made, deliver) {
+            tracing::debug!("TLS connection refused: {error}");
+            self.alert(&error, incoming.get_mut(used..).unwrap_or_default(), made);
+            return Err(Refused);
+        }
+        if !self.ended {
+            self.rest = incoming.get(used..).unwrap_or_default().to_vec();
+        }
+        if self.rest.len() > HEADROOM { Err(Refused) } else { Ok(()) }
+    }
+
+    /// Counts in `used` how many bytes of `incoming` are dealt with.
+    fn process(
+        &mut self,
+        incoming: &mut [u8],
+        used: &mut usize,
+        made: &mut Vec<u8>,
+        mut deliver: impl FnMut(&[u8]),
+    ) -> Result<(), Error> {
+        loop {
+            let ahead = incoming.get_mut(*used..).unwrap_or_default();
+            let UnbufferedStatus { discard, state } = self.rustls.process_tls_records(ahead);
+            *used += discard;
+            let mut done = false;
+            match state? {
+                ConnectionState::ReadTraffic(mut traffic) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        *used += record.discard;
+                        if !record.payload.is_empty() {
+                            deliver(record.payload);
+                        }
+                    }
+                }
+                ConnectionState::EncodeTlsData(data) => encode(data, made)?,
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                ConnectionState::PeerClosed => self.ended = true,
+                ConnectionState::WriteTraffic(_) => {
+                    self.open = true;
+                    done = true;
+                }
+                ConnectionState::BlockedHandshake | ConnectionState::Closed => done = true,
+                // Early data is not offered.
+                _ => return Err(Error::General("an unexpected state".to_owned())),
+            }
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Appends the alert that rustls has for the peer after an error (RFC 8446 §6.2).
+    fn alert(&mut self, error: &Error, incoming: &mut [u8], made: &mut Vec<u8>) {
+        // What can't be read has one alert, and must not be looked at again for a second one. A message that was read is
+        // done with; the alert comes after what was made of it already.
+        let unreadable = matches!(
+            error,
+            Error::InvalidMessage(_) | Error::PeerMisbehaved(_) | Error::PeerSentOversizedRecord | Error::DecryptError
+        );
+        // rustls counts from the start of what it has not been rid of, so it gets that again.
+        while let Ok(ConnectionState::EncodeTlsData(data)) = self.rustls.process_tls_records(incoming).state {
+            if encode(data, made).is_err() || unreadable {
+                return;
+            }
+        }
+    }
+
+    /// Seals what `outbox` has, up to [`SEALED_BYTES_MAX`].
+    fn seal(&mut self, outbox: &mut Outbox, sealed: &mut Vec<u8>) -> Result<(), Error> {
+        while !outbox.is_empty() && sealed.len() < SEALED_BYTES_MAX {
+            let front = outbox.front();
+            let record = front.get(..RECORD_BYTES_MAX).unwrap_or(front);
+            let count = record.len();
+            self.write(sealed, |traffic, room| traffic.encrypt(record, room))?;
+            outbox.advance(count);
+        }
+        Ok(())
+    }
+
+    /// Appends what `write` makes of the session's keys, after anything that rustls has to say before.
+    fn write(
+        &mut self,
+        sealed: &mut Vec<u8>,
+        write: impl Fn(&mut WriteTraffic<'_, ServerConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
+    ) -> Result<(), Error> {
+        loop {
+            // See `alert`.
+            let UnbufferedStatus { discard, state } = self.rustls.process_tls_records(&mut self.rest);
+            let mut done = false;
+            match state? {
+                ConnectionState::EncodeTlsData(data) => encode(data, sealed)?,
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    append(sealed, RECORD_BYTES_MAX + 512, |room| {
+                        write(&mut traffic, room).map_err(|error| match error {
+                            EncryptError::InsufficientSize(size) => Some(size),
+                            EncryptError::EncryptExhausted => None,
+                        })
+                    })?;
+                    done = true;
+                }
+                _ => return Err(Error::General("the session takes no more".to_owned())),
+            }
+            self.rest.drain(..discard.min(self.rest.len()));
+            if done {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, into: &mut Vec<u8>) -> Result<(), Error> {
+    append(into, 0, |room| {
+        data.encode(room).map_err(|error| match error {
+            EncodeError::InsufficientSize(size) => Some(size),
+            EncodeError::AlreadyEncoded => None,
+        })
+    })
+}
+
+/// Appends what `write` writes, giving it `room` bytes at first and as many as it asks for then.
+fn append(
+    into: &mut Vec<u8>,
+    mut room: usize,
+    mut write: impl FnMut(&mut [u8]) -> Result<usize, Option<InsufficientSizeError>>,
+) -> Result<(), Error> {
+    let start = into.len();
+    loop {
+        into.resize(start + room, 0);
+        match write(into.get_mut(start..).unwrap_or_default()) {
+            Ok(count) => {
+                into.truncate(start + count);
+                return Ok(());
+            }
+            Err(Some(size)) if size.required_size > room => room = size.required_size,
+            Err(_) => {
+                into.truncate(start);
+                return Err(Error::EncryptError);
+            }
+        }
+    }
+}
+
+/// Whether a connection that begins like this wants HTTP: no TLS record begins with a letter (RFC 8446 §5.1).
+fn looks_like_http(received: &[u8]) -> bool {
+    METHODS.iter().any(|method| received.iter().zip(*method).all(|(a, b)| a == b))
+}
+
+/// The TLS side of one connection's sending half.
+#[derive(Debug)]
+pub(super) struct Tls {
+    /// `None` while the driver feeds it, and after it has failed.
+    session: Option<Box<Session>>,
+    /// Records that the socket has not taken, from `sent` on.
+    sealed: Vec<u8>,
+    sent: usize,
+    /// `close_notify` is among what is sealed.
+    notified: bool,
+}
+
+impl Tls {
+    pub(super) fn new(session: Session) -> Self {
+        Self { session: Some(Box::new(session)), sealed: Vec::new(), sent: 0, notified: false }
+    }
+
+    pub(super) fn take_session(&mut self) -> Option<Box<Session>> {
+        self.session.take()
+    }
+
+    pub(super) fn put_session(&mut self, session: Box<Session>) {
+        self.session = Some(session);
+    }
+
+    /// Whether the handshake is under way.
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| !session.open)
+    }
+
+    /// Sends `bytes` as they are.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.sealed.extend_from_slice(bytes);
+    }
+
+    /// Bytes that the socket has not taken, beside what the outbox has.
+    pub(super) fn len(&self) -> usize {
+        self.sealed.len() - self.sent
+    }
+
+    /// The next bytes for the socket; none when there is nothing to send. Seals what `outbox` has, in a buffer from
+    /// `spare` if there is one; the last of it is `close_notify` if the connection is `closing`.
+    pub(super) fn next<'a>(
+        &'a mut self,
+        outbox: &mut Outbox,
+        closing: bool,
+        spare: &mut Vec<u8>,
+    ) -> Result<&'a [u8], Error> {
+        if self.len() == 0 {
+            self.sealed.clear();
+            self.sent = 0;
+            self.fill(outbox, closing, spare)?;
+        }
+        Ok(self.sealed.get(self.sent..).unwrap_or_default())
+    }
+
+    fn fill(&mut self, outbox: &mut Outbox, closing: bool, spare: &mut Vec<u8>) -> Result<(), Error> {
+        if self.sealed.capacity() < spare.capacity() {
+            std::mem::swap(&mut self.sealed, spare);
+        }
+        match self.session.as_mut().filter(|session| session.open) {
+            Some(session) => {
+                session.seal(outbox, &mut self.sealed)?;
+                if closing && outbox.is_empty() && !self.notified {
+                    self.notified = true;
+                    #[expect(clippy::redundant_closure_for_method_calls)] // The method is of one lifetime only.
+                    session.write(&mut self.sealed, |traffic, room| traffic.queue_close_notify(room))?;
+                }
+            }
+            // Nobody has the keys to read it.
+            None if closing => outbox.clear(),
+            None => {}
+        }
+        if self.sealed.is_empty() {
+            let sealed = std::mem::take(&mut self.sealed);
+            if sealed.capacity() > spare.capacity() {
+                *spare = sealed;
+            }
+        }
+        Ok(())
+    }
+
+    /// The socket has taken `count` bytes.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.sent += count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http_is_told_from_tls() {
+        assert!(looks_like_http(b"GET / HTTP/1.1\r\n"));
+        assert!(looks_like_http(b"POST /"));
+        assert!(looks_like_http(b"D"));
+        assert!(!looks_like_http(b"\x16\x03\x01\x02\x00\x01"));
+        assert!(!looks_like_http(b"GARBAGE"));
+    }
+
+    #[test]
+    fn the_answer_to_plain_http_has_the_length_it_says() {
+        let text = String::from_utf8(PLAIN_HTTP_ANSWER.to_vec()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
+    }
+}
