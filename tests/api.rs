@@ -270,8 +270,18 @@ fn tokens_are_signed_with_a_key_and_refused_without() {
     let file = |name: &str| dir.path().join(name).display().to_string();
     let server =
         Server::on(&dir, &["--tls-cert", &file("static/pair.crt"), "--tls-key", &file("static/pair.key")], &[]);
-    deploy_without_warning(&server, &source("services"));
-    all_ok(&server, &["/crypto/with"]);
+    // The pair also makes the server one of HTTPS.
+    let module = dir.path().join("services.c");
+    std::fs::write(&module, source("services")).unwrap();
+    let curl = |args: &[&str], path: &str| {
+        let url = format!("https://{}{path}", server.addr);
+        let output = Command::new("curl").args(["-ksS", "--max-time", "20"]).args(args).arg(url).output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    assert_eq!(curl(&["--data-binary", &format!("@{}", module.display())], "/mgnt"), "");
+    for _ in 0..2 {
+        assert_eq!(curl(&[], "/crypto/with"), "ok");
+    }
 }
 
 /// What the socket greets with: its session and descriptor.
