@@ -74,6 +74,17 @@ pub(super) enum Flushed {
     Failed(i32),
 }
 
+/// What happens to bytes that have arrived.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// The connection is being closed: they are thrown away.
+    Discarded,
+    /// They go to the application as they are.
+    Plain,
+    /// They are for this session, which is given back by [`Links::put_session`].
+    Sealed(Box<Session>),
+}
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Links {
@@ -257,12 +268,18 @@ impl Links {
         false
     }
 
-    /// Takes the session of `conn` to feed it with what has arrived; `None` if `conn` is plain.
-    pub(super) fn take_session(&mut self, conn: ConnId) -> Option<Box<Session>> {
-        self.get_mut(conn)?.tls.as_mut()?.take_session()
+    /// What to do with bytes that have arrived on `conn`.
+    pub(super) fn incoming(&mut self, conn: ConnId) -> Incoming {
+        match self.get_mut(conn) {
+            Some(Link { closing: Closing::No, tls: None, .. }) => Incoming::Plain,
+            Some(Link { closing: Closing::No, tls: Some(tls), .. }) => {
+                tls.take_session().map_or(Incoming::Discarded, Incoming::Sealed)
+            }
+            _ => Incoming::Discarded,
+        }
     }
 
-    /// Gives back what [`Links::take_session`] gave; `made` is sent.
+    /// Gives the session of [`Links::incoming`] back; `made` is sent.
     pub(super) fn put_session(&mut self, conn: ConnId, session: Box<Session>, made: &[u8]) {
         let Some(tls) = self.get_mut(conn).and_then(|link| link.tls.as_mut()) else { return };
         tls.put_session(session);

@@ -8,7 +8,7 @@
 //! right before it waits for the kernel, provided that the future was woken meanwhile. So each event wakes the main
 //! future, and the main future is the end of the batch.
 
-use super::links::{ConnId, Flushed, Links};
+use super::links::{ConnId, Flushed, Incoming, Links};
 use super::listener::{Listener, Peer};
 use super::tls::{Acceptor, HEADROOM, Refused, Session};
 use super::waker::Waker;
@@ -96,26 +96,26 @@ impl<A: Application> Core<A> {
         // Out of `self` for the call; an empty box allocates nothing.
         let mut buffer = std::mem::take(&mut self.buffer);
         let received = sys::receive(fd, buffer.get_mut(HEADROOM..).unwrap_or_default());
-        let closing = self.links.is_closing(conn);
         let result = match received {
             Ok(0) => {
                 // A peer that has sent FIN still reads: what is queued on a connection being closed must leave first.
-                if !closing {
+                if !self.links.is_closing(conn) {
                     self.event(Some(conn), |app, links| app.eof(links, conn));
                 }
                 Ok(Received::End)
             }
-            Ok(count) if closing => Ok(Received::Discarded(count)),
-            Ok(count) => {
-                match self.links.take_session(conn) {
-                    None => {
-                        let bytes = buffer.get(HEADROOM..HEADROOM + count).unwrap_or_default();
-                        self.event(Some(conn), |app, links| app.data(links, conn, bytes));
-                    }
-                    Some(session) => self.take_sealed(conn, session, &mut buffer, count),
+            Ok(count) => match self.links.incoming(conn) {
+                Incoming::Discarded => Ok(Received::Discarded(count)),
+                Incoming::Plain => {
+                    let bytes = buffer.get(HEADROOM..HEADROOM + count).unwrap_or_default();
+                    self.event(Some(conn), |app, links| app.data(links, conn, bytes));
+                    Ok(Received::Delivered)
                 }
-                Ok(Received::Delivered)
-            }
+                Incoming::Sealed(session) => {
+                    self.take_sealed(conn, session, &mut buffer, count);
+                    Ok(Received::Delivered)
+                }
+            },
             Err(error) => Err(error),
         };
         self.buffer = buffer;
