@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Smallest address space a process of modules starts in, and some for the modules.
 const MODULE_MEMORY_BYTES_MIN: u64 = 4 * 1024 * 1024 * 1024;
 
-/// Used when `--isolation` is not given. Will be `Process` once that is built.
+/// Used when `--isolation` is not given. `Process` lacks domains by name and quarantine, so it is still asked for.
 const ISOLATION_DEFAULT: Isolation = Isolation::None;
 
 /// The server's settings: complete and checked. Units stand at the end of the names.

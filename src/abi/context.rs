@@ -179,6 +179,8 @@ unsafe fn module_name(ticket: *mut c_void) -> String {
     }
 }
 
+/// # Safety
+/// `ticket` is NULL or from [`work_admit`], and given back once.
 unsafe extern "C" fn work_drop(_user: *mut c_void, ticket: *mut c_void) {
     if !ticket.is_null() {
         // SAFETY: a handle of dlopen that nobody else closes.

@@ -137,10 +137,15 @@ unsafe extern "C" fn jobs_create(
 }
 
 /// Ends the call the module is in. This frame is jumped over, so it owns nothing.
+///
+/// # Safety
+/// Called by module code, within a guarded call.
 unsafe extern "C" fn module_exit(_module: *const c_void, code: c_int, _how: *const c_char) -> ! {
     guard::exit(code)
 }
 
+/// # Safety
+/// By the contract of the table: `token` is a C string, `out` has `out_len` writable bytes.
 unsafe extern "C" fn crypto_sign(token: *const c_char, out: *mut c_char, out_len: usize) -> c_int {
     if token.is_null() || out.is_null() || out_len == 0 {
         return -1;

@@ -22,7 +22,7 @@ pub enum Reactor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
-    /// In sandboxed processes of their own; not built in this version yet.
+    /// In a sandboxed process of their own.
     Process,
     /// In the server's process.
     None,
@@ -146,7 +146,7 @@ settings! {
     /// Directory of the deployed modules [default: modules in the data directory]
     #[arg(short, long, env = "CWEB_MODULE_DIR", value_name = "DIR")]
     module_dir: PathBuf,
-    /// Where modules run [default: none, the only one built so far]
+    /// Where modules run: in the server, or in a sandboxed process of their own [default: none]
     #[arg(long, env = "CWEB_ISOLATION")]
     isolation: Isolation,
     /// Directory that modules may read; may be repeated. Matters with --isolation process only
