@@ -69,6 +69,8 @@ pub struct Process {
 /// A domain's process.
 struct Connection {
     pid: u32,
+    /// The process has not been waited for, so `pid` is still its own. Held while it is signalled.
+    alive: Mutex<bool>,
     stream: Mutex<UnixStream>,
     /// Who waits for which order; `None` once the process is dead.
     waiting: Mutex<Option<HashMap<u64, Sender<Outcome>>>>,
@@ -146,8 +148,11 @@ impl Connection {
     }
 
     fn kill(&self) {
-        // SAFETY: the process is not waited for before its connection has ended, and this is called before that.
-        unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) };
+        let alive = lock(&self.alive);
+        if *alive {
+            // SAFETY: no memory is involved; the process is not waited for while `alive` is held and true.
+            unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) };
+        }
     }
 }
 
@@ -380,6 +385,7 @@ impl Shared {
         drop(theirs);
         let connection = Arc::new(Connection {
             pid: child.id(),
+            alive: Mutex::new(true),
             stream: Mutex::new(stream.try_clone()?),
             waiting: Mutex::new(Some(HashMap::new())),
         });
@@ -548,6 +554,8 @@ impl Shared {
         connection.kill();
         *lock(&self.current) = None;
         drop(lock(&connection.waiting).take());
+        // A shard or a replacement may still have this connection: from here on its number can be another process's.
+        *lock(&connection.alive) = false;
         let status = child.wait();
         let wanted = self.stopping.load(Ordering::Acquire) || self.recycling.load(Ordering::Acquire);
         if !wanted {
