@@ -389,12 +389,27 @@ impl Shared {
             stream: Mutex::new(stream.try_clone()?),
             waiting: Mutex::new(Some(HashMap::new())),
         });
+        let begun = self.begin_life(&connection, &region, layout);
+        if begun.is_ok() {
+            self.read(&mut stream, &connection);
+        }
+        self.buried(&connection, &mut child);
+        begun
+    }
+
+    /// Tells a new process how to start, and has it brought up.
+    fn begin_life(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        region: &Arc<Region>,
+        layout: Layout,
+    ) -> io::Result<()> {
         connection.send(&ToChild::Start(Box::new(self.start_message())))?;
         let mut links = Vec::new();
         for shard in 0..self.wakers.len() {
-            let producer = Producer::new(&region, layout.to_domain(shard))?;
-            let consumer = Consumer::new(&region, layout.to_server(shard))?;
-            let owner = LinkOwner { shared: Arc::clone(self), connection: Arc::clone(&connection) };
+            let producer = Producer::new(region, layout.to_domain(shard))?;
+            let consumer = Consumer::new(region, layout.to_server(shard))?;
+            let owner = LinkOwner { shared: Arc::clone(self), connection: Arc::clone(connection) };
             links.push(ShardLink::new(
                 shard,
                 producer,
@@ -403,11 +418,8 @@ impl Shared {
                 Box::new(owner),
             ));
         }
-        let (shared, up) = (Arc::clone(self), Arc::clone(&connection));
-        thread::Builder::new().name("domain-up".to_owned()).spawn(move || shared.bring_up(&up, links))?;
-        self.read(&mut stream, &connection);
-        self.buried(&connection, &mut child);
-        Ok(())
+        let (shared, up) = (Arc::clone(self), Arc::clone(connection));
+        thread::Builder::new().name("domain-up".to_owned()).spawn(move || shared.bring_up(&up, links)).map(|_| ())
     }
 
     fn start_message(&self) -> Start {
@@ -478,7 +490,13 @@ impl Shared {
         {
             return;
         }
-        *lock(&self.current) = Some(Arc::clone(connection));
+        // Under this lock, which the burial takes after it has closed `waiting`: a shard hears of a dead process that it was
+        // there before it hears of its death, or not at all.
+        let mut current = lock(&self.current);
+        if lock(&connection.waiting).is_none() {
+            return;
+        }
+        *current = Some(Arc::clone(connection));
         self.changed.notify_all();
         self.deliver(links);
     }
@@ -552,8 +570,8 @@ impl Shared {
     /// The process is dead: everybody who waits for it learns it.
     fn buried(&self, connection: &Arc<Connection>, child: &mut Child) {
         connection.kill();
-        *lock(&self.current) = None;
         drop(lock(&connection.waiting).take());
+        *lock(&self.current) = None;
         // A shard or a replacement may still have this connection: from here on its number can be another process's.
         *lock(&connection.alive) = false;
         let status = child.wait();
