@@ -12,6 +12,12 @@ use std::path::{Path, PathBuf};
 /// Smallest address space a process of modules starts in, and some for the modules.
 const MODULE_MEMORY_BYTES_MIN: u64 = 4 * 1024 * 1024 * 1024;
 
+/// Growth that is no growth: threads that come and go move as much.
+const RSS_RECYCLE_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+/// Most crashes that are kept in mind of a module.
+const CRASHES_MAX: usize = 1000;
+
 /// Used when `--isolation` is not given. `Process` lacks domains by name and quarantine, so it is still asked for.
 const ISOLATION_DEFAULT: Isolation = Isolation::None;
 
@@ -38,6 +44,12 @@ pub struct Config {
     pub allow_net: bool,
     /// Address space of the process of the modules; 0: no limit.
     pub module_memory_bytes_max: u64,
+    /// Growth of the resident memory of the process of the modules at which it is replaced; 0: no limit.
+    pub module_rss_recycle_bytes: u64,
+    /// Crashes of a module in `crash_window_ms` after which it is left out; 0: never.
+    pub crash_limit: usize,
+    /// The time in which crashes count together.
+    pub crash_window_ms: u64,
     /// Most threads of the executor pool.
     pub executors_max: usize,
     /// Whether the admin key is needed from everywhere.
@@ -179,6 +191,9 @@ impl Config {
             allow_read: args.allow_read.unwrap_or_default(),
             allow_net: args.allow_net.unwrap_or(false),
             module_memory_bytes_max: args.module_memory_bytes_max.unwrap_or(0),
+            module_rss_recycle_bytes: args.module_rss_recycle_bytes.unwrap_or(1024 * 1024 * 1024),
+            crash_limit: args.crash_limit.unwrap_or(5),
+            crash_window_ms: args.crash_window_ms.unwrap_or(60_000),
             allow_write: args.allow_write.unwrap_or_default(),
             executors_max: args.executors_max.unwrap_or(64),
             production,
@@ -261,12 +276,16 @@ impl Config {
             ("handler-timeout-ms", self.handler_timeout_ms),
             ("compile-timeout-ms", self.compile_timeout_ms),
             ("swap-timeout-ms", self.swap_timeout_ms),
+            ("crash-window-ms", self.crash_window_ms),
         ] {
             check(value_ms == 0, &format!("--{name} must be at least 1"));
         }
         // The stacks of the threads and the allocator's reserve count too.
         let memory_fits = self.module_memory_bytes_max == 0 || self.module_memory_bytes_max >= MODULE_MEMORY_BYTES_MIN;
         check(!memory_fits, &format!("--module-memory-bytes-max must be 0 or at least {MODULE_MEMORY_BYTES_MIN}"));
+        check(self.crash_limit > CRASHES_MAX, &format!("--crash-limit must be from 0 to {CRASHES_MAX}"));
+        let rss_fits = self.module_rss_recycle_bytes == 0 || self.module_rss_recycle_bytes >= RSS_RECYCLE_BYTES_MIN;
+        check(!rss_fits, &format!("--module-rss-recycle-bytes must be 0 or at least {RSS_RECYCLE_BYTES_MIN}"));
         check(self.head_bytes_max < 256, "--head-bytes-max must be at least 256");
         let workers_fit = (1..=JOB_WORKERS_MAX).contains(&self.job_workers);
         check(!workers_fit, &format!("--job-workers must be from 1 to {JOB_WORKERS_MAX}"));

@@ -12,7 +12,7 @@ use crate::domain::Host;
 use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
-use crate::domain::process::{DomainConfig, Process};
+use crate::domain::process::{CrashLimit, DomainConfig, Process};
 use crate::domain::sandbox::{self, Policy};
 use crate::jobs::hub::{EventSink, Hub};
 use crate::jobs::store::{Durability, Store, StoreConfig};
@@ -190,6 +190,11 @@ fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::
         policy: domain_policy(config, jobs_file, &scratch),
         scratch,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
+        crash_limit: CrashLimit {
+            crashes: config.crash_limit,
+            window: Duration::from_millis(config.crash_window_ms),
+        },
+        rss_recycle_bytes: config.module_rss_recycle_bytes,
     };
     Ok(ModuleHost::Apart(Arc::new(Process::start(domain, wakers.to_vec())?)))
 }

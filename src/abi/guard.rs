@@ -10,6 +10,7 @@ use super::types::{HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, Sock
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
+use std::sync::atomic::AtomicU64;
 
 /// How module code ended instead of returning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub enum Trap {
         signal: i32,
         /// The address accessed, for SIGSEGV and SIGBUS.
         address: usize,
+        /// The instruction; 0 where the architecture is not known.
+        instruction: usize,
         /// Whether the stack had overflowed.
         stack_overflow: bool,
     },
@@ -46,6 +49,14 @@ const NO_FAULT: RawFault = RawFault {
 pub fn install() -> io::Result<()> {
     // SAFETY: installs handlers that chain to those before them.
     if unsafe { native::cwebn_guard_init() } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has a signal that ends the process be written to the first three of `words`: see `cwebn_guard_note`.
+pub fn note_deaths(words: &'static [AtomicU64]) {
+    if words.len() >= 3 {
+        // SAFETY: three aligned words that live for ever and are only accessed as atomics, here and there.
+        unsafe { native::cwebn_guard_note(words.as_ptr().cast_mut().cast::<u64>()) };
+    }
 }
 
 /// Sends what modules print through stdio to `sink`.
@@ -104,8 +115,8 @@ fn outcome(faulted: c_int, fault: &RawFault) -> Result<(), Trap> {
     } else if fault.kind == FAULT_EXIT {
         Err(Trap::Exit { code: fault.exit_code })
     } else {
-        let address = fault.addr as usize;
-        Err(Trap::Signal { signal: fault.signo, address, stack_overflow: fault.stack_overflow != 0 })
+        let (address, instruction) = (fault.addr as usize, fault.pc as usize);
+        Err(Trap::Signal { signal: fault.signo, address, instruction, stack_overflow: fault.stack_overflow != 0 })
     }
 }
 

@@ -206,6 +206,17 @@ impl OpenModule {
         self.token.id
     }
 
+    /// Where its shared object begins in memory; 0 if the loader does not tell.
+    #[must_use]
+    pub fn base(&self) -> usize {
+        // SAFETY: zeroed is a valid Dl_info; dladdr(3) fills it for any address, and says so.
+        unsafe {
+            let mut info: libc::Dl_info = std::mem::zeroed();
+            let found = libc::dladdr(self.symbol("config\0").cast_const(), &raw mut info);
+            if found == 0 { 0 } else { info.dli_fbase as usize }
+        }
+    }
+
     /// The address of an exported symbol, NULL if there is none.
     #[must_use]
     pub fn symbol(&self, name: &str) -> *mut c_void {

@@ -48,6 +48,7 @@ pub(super) type Sink = unsafe extern "C" fn(*mut c_void, *const c_char, usize);
 
 unsafe extern "C" {
     pub(super) fn cwebn_guard_init() -> c_int;
+    pub(super) fn cwebn_guard_note(words: *mut u64);
     pub(super) fn cwebn_thread_init() -> c_int;
     pub(super) fn cwebn_thread_exit();
     pub(super) fn cwebn_guard_exit(code: c_int) -> !;

@@ -62,24 +62,16 @@ pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, 
 
 /// The metrics of the modules' process, added to `answer`.
 pub(super) fn with_domain(mut answer: ServerAnswer, domain: &Process) -> ServerAnswer {
-    let (restarts, pid) = domain.status();
-    let resident = pid.map_or(0, resident_bytes);
+    let status = domain.status();
+    let (restarts, resident) = (status.restarts, status.rss_bytes);
     let text = format!(
         "# HELP cweb_domain_restarts_total Times the modules' process was started again.\n\
          # TYPE cweb_domain_restarts_total counter\ncweb_domain_restarts_total {restarts}\n\
          # HELP cweb_domain_up Whether it is there.\n# TYPE cweb_domain_up gauge\ncweb_domain_up {}\n\
          # HELP cweb_domain_resident_bytes Its resident memory.\n\
          # TYPE cweb_domain_resident_bytes gauge\ncweb_domain_resident_bytes {resident}\n",
-        u8::from(pid.is_some())
+        u8::from(status.pid.is_some())
     );
     answer.body.extend_from_slice(text.as_bytes());
     answer
-}
-
-/// `VmRSS` of a process (proc(5)); 0 if it is gone.
-fn resident_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }

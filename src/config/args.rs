@@ -161,6 +161,15 @@ settings! {
     /// Address space of the process of the modules; 0 for no limit. With --isolation process only [default: 0]
     #[arg(long, env = "CWEB_MODULE_MEMORY_BYTES_MAX", value_name = "BYTES")]
     module_memory_bytes_max: u64,
+    /// Growth of the memory of the process of the modules at which it is replaced; 0 for no limit [default: 1073741824]
+    #[arg(long, env = "CWEB_MODULE_RSS_RECYCLE_BYTES", value_name = "BYTES")]
+    module_rss_recycle_bytes: u64,
+    /// Crashes of a module in --crash-window-ms after which it is left out; 0 for never. With --isolation process only [default: 5]
+    #[arg(long, env = "CWEB_CRASH_LIMIT", value_name = "N")]
+    crash_limit: usize,
+    /// The time in which crashes of a module count together [default: 60000]
+    #[arg(long, env = "CWEB_CRASH_WINDOW_MS", value_name = "MS")]
+    crash_window_ms: u64,
     /// Most threads for handlers that block or compute [default: 64]
     #[arg(long, env = "CWEB_EXECUTORS_MAX", value_name = "N")]
     executors_max: usize,

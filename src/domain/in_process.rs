@@ -6,7 +6,7 @@
 use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work};
 use super::executor::Runner;
 use super::inbox::Message;
-use super::{Fault, Host, Instance, LoadError, inspect, output};
+use super::{Fault, Host, Instance, LoadError, inspect, output, running};
 use crate::abi::context::ModuleContext;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, ThreadGuard};
@@ -20,7 +20,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 /// The modules loaded into this process, and the services they share.
@@ -43,12 +43,39 @@ impl SymbolTable {
         let found = modules.get(module).and_then(Weak::upgrade);
         found.map_or(std::ptr::null_mut(), |module| module.open.symbol(symbol))
     }
+
+    /// The number of the published module `module`, or 0.
+    fn number(&self, module: &str) -> u64 {
+        let modules = self.modules.read().unwrap_or_else(PoisonError::into_inner);
+        modules.get(module).and_then(Weak::upgrade).map_or(0, |module| module.number)
+    }
 }
 
 /// A module loaded into this process.
 pub struct InProcessModule {
     open: OpenModule,
+    /// What the server calls it, where this process is a domain's; else 0.
+    number: u64,
     context: Arc<ModuleContext>,
+}
+
+/// Module code that did not return.
+pub(super) struct Caught<'a> {
+    /// The module's number in [`running`].
+    pub(super) number: u64,
+    pub(super) trap: guard::Trap,
+    /// Which code, for people.
+    pub(super) place: &'a str,
+}
+
+/// Learns of every fault.
+pub(super) type Observer = Box<dyn Fn(&Caught<'_>) + Send + Sync>;
+
+static OBSERVER: OnceLock<Observer> = OnceLock::new();
+
+/// Has `observer` told of every fault from now on, on the thread that it happened on. Only the first call counts.
+pub(super) fn observe_faults(observer: Observer) {
+    let _ = OBSERVER.set(observer);
 }
 
 impl InProcess {
@@ -61,12 +88,12 @@ impl InProcess {
     pub fn start(database: &Path, jobs: Option<&Path>) -> std::io::Result<Self> {
         guard::install()?;
         let symbols = Arc::new(SymbolTable::default());
-        let resolve = Arc::clone(&symbols);
+        let (resolve, known) = (Arc::clone(&symbols), Arc::clone(&symbols));
         let context = ModuleContext::create(
             database,
             jobs,
             Box::new(move |module, symbol| resolve.resolve(module, symbol)),
-            Box::new(run_work),
+            Box::new(move |name, work| run_work(known.number(name), name, work)),
         )?;
         guard::capture_output(output::sink)?;
         Ok(Self { context: Arc::new(context), symbols })
@@ -96,17 +123,17 @@ impl InProcess {
 }
 
 impl InProcess {
-    /// Loads the shared object at `path`: see [`Host::load`].
+    /// Loads the shared object at `path`, to be known as `number`: see [`Host::load`].
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub(super) fn open(&self, path: &Path) -> Result<Arc<InProcessModule>, LoadError> {
-        let open = module::open(path).map_err(|error| match error {
+    pub(super) fn open(&self, path: &Path, number: u64) -> Result<Arc<InProcessModule>, LoadError> {
+        let open = running::during(number, || module::open(path)).map_err(|error| match error {
             OpenError::Loader(text) => LoadError::Loader(text),
             OpenError::Manifest(text) => LoadError::Manifest(text),
         })?;
         open.bind();
-        Ok(Arc::new(InProcessModule { open, context: Arc::clone(&self.context) }))
+        Ok(Arc::new(InProcessModule { open, number, context: Arc::clone(&self.context) }))
     }
 }
 
@@ -116,34 +143,53 @@ impl Host for InProcess {
     }
 
     fn load(&self, path: &Path) -> Result<Arc<dyn Instance>, LoadError> {
-        Ok(self.open(path)?)
+        Ok(self.open(path, 0)?)
     }
 }
 
 impl InProcessModule {
-    fn hook(&self, hook: Option<crate::abi::types::HookFn>) -> Result<(), Fault> {
+    fn hook(&self, hook: Option<crate::abi::types::HookFn>, place: &str) -> Result<(), Fault> {
         let Some(hook) = hook else { return Ok(()) };
         let _guard = ThreadGuard::new();
-        let outcome = output::attributed(&self.open.manifest.name, || guard::call_hook(hook, &self.context));
-        outcome.map_err(|trap| self.fault(trap))
+        let outcome = self.attributed(|| guard::call_hook(hook, &self.context));
+        outcome.map_err(|trap| self.fault(trap, place))
     }
 
-    fn fault(&self, trap: guard::Trap) -> Fault {
+    /// Runs `call`, which is code of this module.
+    fn attributed<T>(&self, call: impl FnOnce() -> T) -> T {
+        running::during(self.number, || output::attributed(&self.open.manifest.name, call))
+    }
+
+    /// Where its shared object begins in memory.
+    pub(super) fn base(&self) -> usize {
+        self.open.base()
+    }
+
+    fn fault(&self, trap: guard::Trap, place: &str) -> Fault {
         self.context.release_after_fault();
+        report(&Caught { number: self.number, trap, place });
         fault_of(trap)
     }
 }
 
-fn fault_of(trap: guard::Trap) -> Fault {
+fn report(caught: &Caught<'_>) {
+    if let Some(observer) = OBSERVER.get() {
+        observer(caught);
+    }
+}
+
+/// A trap in words.
+pub(super) fn fault_of(trap: guard::Trap) -> Fault {
     match trap {
-        guard::Trap::Signal { signal, address, stack_overflow } => Fault::signal(signal, address, stack_overflow),
+        guard::Trap::Signal { signal, address, stack_overflow, .. } => Fault::signal(signal, address, stack_overflow),
         guard::Trap::Exit { code } => Fault::exit(code),
     }
 }
 
 /// Runs work that module `name` gave the scheduler.
-fn run_work(name: &str, work: &mut dyn FnMut() -> Result<(), guard::Trap>) {
-    if let Err(trap) = output::attributed(name, work) {
+fn run_work(number: u64, name: &str, work: &mut dyn FnMut() -> Result<(), guard::Trap>) {
+    if let Err(trap) = running::during(number, || output::attributed(name, work)) {
+        report(&Caught { number, trap, place: "scheduled work" });
         tracing::error!("module {name} failed in scheduled work: {}", fault_of(trap));
     }
 }
@@ -154,11 +200,11 @@ impl Instance for InProcessModule {
     }
 
     fn onload(&self) -> Result<(), Fault> {
-        self.hook(self.open.symbols.onload)
+        self.hook(self.open.symbols.onload, "onload")
     }
 
     fn unload(&self) -> Result<(), Fault> {
-        self.hook(self.open.symbols.unload)
+        self.hook(self.open.symbols.unload, "unload")
     }
 
     fn run_job(&self, job: usize, uuid: &str, payload: &str, calls: &dyn JobCalls) -> Result<i32, Fault> {
@@ -167,7 +213,7 @@ impl Instance for InProcessModule {
         let _guard = ThreadGuard::new();
         // SAFETY: `self` keeps the module open.
         let call = || unsafe { job::run(run, &self.context, uuid, payload, calls) };
-        output::attributed(&self.open.manifest.name, call).map_err(|trap| self.fault(trap))
+        self.attributed(call).map_err(|trap| self.fault(trap, "a job"))
     }
 
     fn cancel_job(&self, job: usize, uuid: &str) -> Result<(), Fault> {
@@ -175,7 +221,7 @@ impl Instance for InProcessModule {
         let _guard = ThreadGuard::new();
         // SAFETY: `self` keeps the module open.
         let call = || unsafe { job::cancel(cancel, &self.context, uuid) };
-        output::attributed(&self.open.manifest.name, call).map_err(|trap| self.fault(trap))
+        self.attributed(call).map_err(|trap| self.fault(trap, "the cancel callback of a job"))
     }
 
     fn id(&self) -> u64 {
@@ -252,11 +298,10 @@ impl Executor {
         };
         // SAFETY: the caller keeps the module open, and the pointers come from `prepare` just above.
         let call = || unsafe { guard::call_handler(handler, &self.context, request, response) };
-        let outcome = output::attributed(name, call);
-        if let Err(trap) = outcome {
-            let fault = module.fault(trap);
-            self.frame.abandon();
+        if let Err(trap) = module.attributed(call) {
             let path = String::from_utf8_lossy(view.path());
+            let fault = module.fault(trap, &format!("a handler ({} {path})", view.method().as_str()));
+            self.frame.abandon();
             tracing::error!("module {name} failed in a handler ({} {path}): {fault}", view.method().as_str());
             return take(Err(&format!("module {name} failed: {fault}\n")));
         }
@@ -285,7 +330,7 @@ impl Executor {
         let (context, ws) = (&*self.context, socket.as_ptr());
         for event in events {
             // SAFETY: the caller keeps the module open, and `socket` alive.
-            let (callback, outcome) = output::attributed(name, || unsafe {
+            let (callback, outcome) = module.attributed(|| unsafe {
                 match event {
                     SocketEvent::Open => ("on_open", guard::call_socket(callbacks.on_open, context, ws)),
                     SocketEvent::Message(payload) => {
@@ -295,7 +340,7 @@ impl Executor {
                 }
             });
             if let Err(trap) = outcome {
-                let fault = module.fault(trap);
+                let fault = module.fault(trap, callback);
                 tracing::error!("module {name} failed in {callback}: {fault}");
             }
         }

@@ -12,6 +12,7 @@ pub mod inspect;
 mod output;
 pub mod process;
 pub mod ring;
+mod running;
 pub mod sandbox;
 mod sched;
 

@@ -72,6 +72,14 @@ pub(super) struct Entry {
     pub(super) released: Receiver<()>,
 }
 
+impl Entry {
+    /// Whether it serves requests: it is not being swapped, and not in quarantine.
+    pub(super) fn is_running(&self) -> bool {
+        let instance = self.serving.as_ref().map(|serving| serving.generation().instance());
+        instance.is_some_and(|instance| instance.quarantine().is_none())
+    }
+}
+
 /// State that a short lock guards.
 #[derive(Default)]
 pub(super) struct State {

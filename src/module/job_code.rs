@@ -33,6 +33,10 @@ struct GenerationCode {
 
 impl Code for GenerationCode {
     fn run(&self, uuid: &str, payload: &str, calls: &dyn JobCalls) -> Ended {
+        if let Some(why) = self.generation.instance().quarantine() {
+            calls.set_error(&why);
+            return Ended::Returned(-1);
+        }
         match self.generation.instance().run_job(self.job, uuid, payload, calls) {
             Ok(returned) => Ended::Returned(returned),
             Err(fault) => Ended::Crashed(fault.what),

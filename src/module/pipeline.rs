@@ -71,7 +71,7 @@ pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), 
 /// The module that is made of this very source, if one is served. What was asked for before this is superseded by it.
 fn already_served(plane: &Plane, ticket: u64, hash: &str) -> Option<Deployed> {
     let mut state = plane.state();
-    let entry = state.entries.iter_mut().find(|entry| entry.hash == hash && entry.serving.is_some())?;
+    let entry = state.entries.iter_mut().find(|entry| entry.hash == hash && entry.is_running())?;
     entry.ticket = entry.ticket.max(ticket);
     Some(Deployed {
         name: entry.manifest.name.clone(),
@@ -130,8 +130,7 @@ fn install(
             deployed.superseded = true;
             return Ok(deployed);
         }
-        Some((_, same)) if same == compiled.hash => {
-            already_served(plane, ticket, compiled.hash);
+        Some((_, same)) if same == compiled.hash && already_served(plane, ticket, compiled.hash).is_some() => {
             deployed.unchanged = true;
             return Ok(deployed);
         }

@@ -168,7 +168,11 @@ impl Shard {
             Message::StreamFound { stream, job } => self.stream_found(links, stream, job),
             Message::StreamReplay { stream, replay } => self.stream_replayed(links, stream, replay),
             Message::JobEvents(frames) => self.job_events(links, &frames),
-            Message::DomainUp(link) => self.remote.up(link),
+            Message::DomainUp(link) => {
+                for message in self.remote.up(link) {
+                    self.handle(links, message);
+                }
+            }
             Message::DomainDrain => self.remote.drain(),
             Message::DomainDown => {
                 for message in self.remote.down() {

@@ -9,7 +9,7 @@ use super::answer::{Meta, ServerAnswer};
 use super::conn::Takeover;
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
-use crate::domain::call::{SocketEvent, Work};
+use crate::domain::call::{Hold, SocketEvent, Work};
 use crate::module::table::Table;
 use crate::net::{ConnId, Links};
 use crate::proto::form;
@@ -119,12 +119,21 @@ impl Shard {
                 return refuse(refused_handshake(&error), &meta, out);
             }
         };
+        if let Some(why) = self.quarantine_of(view.path()) {
+            return refuse(ServerAnswer::text(503, format!("{why}\n")), &meta, out);
+        }
         if self.draining {
             return refuse(ServerAnswer::text(503, "the server is shutting down\n"), &meta, out);
         }
         ws::encode_accept(out, &accept, &self.date);
         let key = self.open_socket(conn, view);
         Begun::Taken(Takeover::Socket(key))
+    }
+
+    /// Why the module of the WebSocket path must not be called, if so.
+    fn quarantine_of(&self, path: &[u8]) -> Option<String> {
+        let (module, _) = self.snapshot.table().websocket(path)?;
+        self.snapshot.gen_of(module)?.instance().quarantine()
     }
 
     fn open_socket(&mut self, conn: ConnId, view: &RequestView<'_>) -> u64 {

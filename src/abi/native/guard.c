@@ -58,6 +58,28 @@ static void read_registers(const void *context, void **pc, uintptr_t *sp) {
 #endif
 }
 
+/* Where the last word goes, see cwebn_guard_note. */
+static uint64_t *last_words;
+
+void cwebn_guard_note(uint64_t *words) {
+    __atomic_store_n(&last_words, words, __ATOMIC_RELEASE);
+}
+
+/* The first thread that is about to end the process says why; plain stores, as a signal handler may make them. */
+static void leave_note(int signo, const siginfo_t *info, const void *context) {
+    uint64_t *words = __atomic_load_n(&last_words, __ATOMIC_ACQUIRE);
+    uint64_t nobody = 0;
+    if (words == NULL || !__atomic_compare_exchange_n(&words[0], &nobody, (uint64_t)signo, 0, __ATOMIC_RELAXED,
+                                                      __ATOMIC_RELAXED)) {
+        return;
+    }
+    void *pc = NULL;
+    uintptr_t sp = 0;
+    read_registers(context, &pc, &sp);
+    __atomic_store_n(&words[1], info->si_code > 0 ? (uint64_t)(uintptr_t)info->si_addr : 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&words[2], (uint64_t)(uintptr_t)pc, __ATOMIC_RELAXED);
+}
+
 /* Not ours: hand it to who was there before, by default by dying of it as if we had never been here. */
 static void pass_on(int signo, siginfo_t *info, void *context) {
     const struct sigaction *before = NULL;
@@ -84,6 +106,7 @@ static void pass_on(int signo, siginfo_t *info, void *context) {
 static void on_signal(int signo, siginfo_t *info, void *context) {
     struct guard *guard = innermost;
     if (guard == NULL) {
+        leave_note(signo, info, context);
         pass_on(signo, info, context);
         return;
     }

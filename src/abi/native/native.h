@@ -45,6 +45,12 @@ struct cwebn_fault {
  */
 int cwebn_guard_init(void);
 
+/*
+ * Has the handlers leave word of a signal that no guarded call catches, before it ends the process, in three words of
+ * memory that outlives it: signal, address accessed (0: none), instruction. They are zero before; only the first is kept.
+ */
+void cwebn_guard_note(uint64_t *words);
+
 /* Gives the calling thread a signal stack with a guard page, so that stack overflow can be caught. 0, or -1 with errno.
  * Calling it twice is harmless. Guarded calls work without it, but stack overflow then ends the process. */
 int cwebn_thread_init(void);

@@ -1,23 +1,24 @@
 //! The main of a domain's process: `cweb domain CONTROL MEMORY WAKE…`, the numbers of its descriptors.
 
 use super::companion::{self, Intake};
-use super::control::{self, Order, Outcome, Question, Start, ToChild, ToParent};
+use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::layout::Layout;
 use super::port::Port;
 use super::work::{Domain, DomainRunner, Work};
 use crate::abi::context::ModuleContext;
+use crate::abi::guard::Trap;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
 use crate::domain::executor::{Pool, Runner, RunnerFactory};
-use crate::domain::in_process::{InProcess, InProcessModule};
+use crate::domain::in_process::{self, Caught, InProcess, InProcessModule};
 use crate::domain::ring::{Consumer, Producer, Region};
-use crate::domain::sandbox;
+use crate::domain::{running, sandbox};
 use crate::jobs::code::JobCalls;
 use core_affinity::CoreId;
 use crossbeam::channel::{Sender, bounded};
 use std::collections::HashMap;
-use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -125,6 +126,9 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     sandbox::end_with_parent();
     tracing::debug!("confined; missing: {:?}", applied.missing);
     crate::abi::guard::install()?;
+    let layout = Layout::new(start.shards);
+    let region = Arc::new(Region::open(memory, layout.bytes())?);
+    running::show(&region, layout.board());
     for signal in [signal_hook::consts::SIGPIPE, signal_hook::consts::SIGXFSZ] {
         // Caught so that it does not end the process: the call that met it fails instead.
         signal_hook::flag::register(signal, Arc::default())?;
@@ -138,15 +142,40 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     });
     connect_services(&parent, start.crypto);
     let host = InProcess::start(Path::new(&start.database), Some(Path::new(&start.jobs_database)))?;
-    let domain = start_threads(&start, &host, memory, wakes)?;
+    // This may be a spare, which stays small: the threads come with the first order.
+    wait_readable(&stream);
+    let domain = start_threads(&start, &host, &region, wakes)?;
     Child { parent, domain, host }.serve(&mut stream);
     // Threads of modules may be running: destructors must not.
     // SAFETY: ends the process at once.
     unsafe { libc::_exit(0) }
 }
 
+/// Waits until the server has said something, or is gone.
+fn wait_readable(stream: &UnixStream) {
+    let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, of which the kernel writes only `revents`.
+    while unsafe { libc::poll(&raw mut poll, 1, -1) } < 0 && io::Error::last_os_error().kind() == ErrorKind::Interrupted {}
+}
+
+/// Tells the server of a signal that was caught in module code. A call of exit(3) is none: it is over as it was meant to be.
+fn tell_fault(parent: &Parent, caught: &Caught<'_>) {
+    if let Trap::Signal { signal, address, instruction, stack_overflow } = caught.trap {
+        parent.send(&ToParent::Fault(CaughtFault {
+            instance: caught.number,
+            signal,
+            address: address as u64,
+            instruction: instruction as u64,
+            stack_overflow,
+            place: caught.place.to_owned(),
+        }));
+    }
+}
+
 /// Lets module code reach the server's services.
 fn connect_services(parent: &Arc<Parent>, crypto: bool) {
+    let teller = Arc::clone(parent);
+    in_process::observe_faults(Box::new(move |caught| tell_fault(&teller, caught)));
     let asker = Arc::clone(parent);
     host::set_create_job(Box::new(move |module, job, payload| {
         let instance = lock(&asker.numbers).get(&module.id).copied().unwrap_or_default();
@@ -164,13 +193,17 @@ fn connect_services(parent: &Arc<Parent>, crypto: bool) {
     }
 }
 
-fn start_threads(start: &Start, host: &InProcess, memory: OwnedFd, wakes: Vec<OwnedFd>) -> io::Result<Arc<Domain>> {
+fn start_threads(
+    start: &Start,
+    host: &InProcess,
+    region: &Arc<Region>,
+    wakes: Vec<OwnedFd>,
+) -> io::Result<Arc<Domain>> {
     let layout = Layout::new(start.shards);
-    let region = Arc::new(Region::open(memory, layout.bytes())?);
     let mut ports = Vec::new();
     for (shard, wake) in wakes.into_iter().enumerate().take(start.shards) {
         let spec = layout.to_server(shard);
-        ports.push(Arc::new(Port::new(Producer::new(&region, spec)?, wake, spec.record_bytes_max())));
+        ports.push(Arc::new(Port::new(Producer::new(region, spec)?, wake, spec.record_bytes_max())));
     }
     let context: Arc<ModuleContext> = Arc::clone(host.context());
     let domain = Arc::new(Domain { context, instances: RwLock::default(), ports, sockets: Mutex::default() });
@@ -179,7 +212,7 @@ fn start_threads(start: &Start, host: &InProcess, memory: OwnedFd, wakes: Vec<Ow
     let free_cores = start.free_cores.iter().map(|&id| CoreId { id }).collect();
     let pool = Arc::new(Pool::start(start.threads_min, start.threads_max, free_cores, Arc::clone(&factory))?);
     let intakes = (0..start.shards)
-        .map(|shard| Ok(Arc::new(Intake::new(shard, Consumer::new(&region, layout.to_domain(shard))?))))
+        .map(|shard| Ok(Arc::new(Intake::new(shard, Consumer::new(region, layout.to_domain(shard))?))))
         .collect::<io::Result<Vec<_>>>()?;
     let (rescued, rescue_pool) = (intakes.clone(), Arc::clone(&pool));
     let rescuer =
@@ -276,12 +309,12 @@ impl Child {
     }
 
     fn load(&self, instance: u64, path: &Path) -> Outcome {
-        match self.host.open(path) {
+        match self.host.open(path, instance) {
             Ok(module) => {
-                let manifest = module.manifest().clone();
+                let loaded = Outcome::Loaded(module.manifest().clone(), module.base() as u64);
                 lock(&self.parent.numbers).insert(module.id(), instance);
                 self.domain.instances.write().unwrap_or_else(PoisonError::into_inner).insert(instance, module);
-                Outcome::Loaded(manifest)
+                loaded
             }
             Err(crate::domain::LoadError::Loader(text)) => Outcome::Loader(text),
             Err(crate::domain::LoadError::Manifest(text)) => Outcome::Refused(text),

@@ -70,7 +70,8 @@ pub(super) enum Order {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Outcome {
     Done,
-    Loaded(Manifest),
+    /// Its manifest, and where it begins in the domain's memory.
+    Loaded(Manifest, u64),
     Returned(i32),
     /// The loader's words.
     Loader(String),
@@ -85,8 +86,30 @@ pub(super) enum Outcome {
 /// From a domain.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToParent {
-    Done { call: u64, outcome: Outcome },
-    Question { call: u64, what: Question },
+    Done {
+        call: u64,
+        outcome: Outcome,
+    },
+    Question {
+        call: u64,
+        what: Question,
+    },
+    /// Module code did not return: a signal was caught.
+    Fault(CaughtFault),
+}
+
+/// A signal that was caught in module code.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct CaughtFault {
+    /// The loaded module; 0 if it is not known.
+    pub(super) instance: u64,
+    pub(super) signal: i32,
+    /// The address accessed, where there is one.
+    pub(super) address: u64,
+    pub(super) instruction: u64,
+    pub(super) stack_overflow: bool,
+    /// In which of its functions, for people.
+    pub(super) place: String,
 }
 
 /// What a module asks of the server.

@@ -1,6 +1,7 @@
 //! Where the rings of a domain lie in its shared memory: both processes compute the same.
 
 use crate::domain::ring::RingSpec;
+use crate::domain::running::BOARD_WORDS;
 
 /// Bytes of the ring to the domain, a shard.
 const TO_DOMAIN_BYTES: usize = 1024 * 1024;
@@ -41,10 +42,15 @@ impl Layout {
         Self::pair(shard).1
     }
 
+    /// The word behind all rings, where the board of what runs begins.
+    pub(super) fn board(self) -> usize {
+        let end = if self.shards == 0 { 0 } else { Self::pair(self.shards - 1).2 };
+        end.next_multiple_of(4096) / 8
+    }
+
     /// Bytes of all of it.
     pub(super) fn bytes(self) -> usize {
-        let end = if self.shards == 0 { 0 } else { Self::pair(self.shards - 1).2 };
-        end.next_multiple_of(4096).max(4096)
+        ((self.board() + BOARD_WORDS) * 8).next_multiple_of(4096)
     }
 }
 
@@ -62,6 +68,6 @@ mod tests {
                 end = spec.offset + spec.total_bytes();
             }
         }
-        assert!(end <= layout.bytes());
+        assert!(end <= layout.board() * 8 && layout.board() * 8 < layout.bytes());
     }
 }

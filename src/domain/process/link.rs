@@ -10,6 +10,7 @@ use crate::net::ConnId;
 use crate::proto::http1::encode_response;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +18,15 @@ use std::time::Duration;
 const TICKET_BIT: u64 = 1 << 63;
 /// Records taken before the sockets have their turn.
 const RECORDS_PER_BATCH: usize = 4096;
+/// RFC 6455 §7.4.1: an unexpected condition.
+const INTERNAL_ERROR: u16 = 1011;
 /// Largest answer or frame.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
 
 /// One shard's rings to one life of a domain.
 pub struct ShardLink {
     shard: usize,
+    life: u64,
     producer: Producer,
     consumer: Consumer,
     record_bytes_max: usize,
@@ -37,23 +41,30 @@ pub(super) trait Owner: Send {
     fn recycle(&self, why: &str);
     /// This shard has nothing with the process any more, and sends nothing.
     fn drained(&self);
+    /// Whether the process has died.
+    fn is_dead(&self) -> bool;
 }
 
 impl fmt::Debug for ShardLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShardLink").field("shard", &self.shard).finish_non_exhaustive()
+        f.debug_struct("ShardLink").field("shard", &self.shard).field("life", &self.life).finish_non_exhaustive()
     }
 }
 
 impl ShardLink {
     pub(super) fn new(
         shard: usize,
+        life: u64,
         producer: Producer,
         consumer: Consumer,
         record_bytes_max: usize,
         owner: Box<dyn Owner>,
     ) -> Self {
-        Self { shard, producer, consumer, record_bytes_max, owner }
+        Self { shard, life, producer, consumer, record_bytes_max, owner }
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.owner.is_dead()
     }
 
     pub(super) fn shard(&self) -> usize {
@@ -92,31 +103,82 @@ struct Queued {
 
 /// A record on its way into a ring that was full.
 struct Sending {
-    ticket: u64,
+    /// What it was made of: a process that dies before it has the whole record has not begun it, and another gets it.
+    queued: Queued,
     fixed: Vec<u8>,
     body: Vec<u8>,
     sent: usize,
+}
+
+/// What the shard has with one life of the domain.
+struct Line {
+    link: Box<ShardLink>,
+    /// The calls that were sent there have these tickets; they are sent in the order of their tickets.
+    tickets: Range<u64>,
+    /// Those that it has not answered.
+    open: usize,
+    /// Frames that come in parts, by socket.
+    frames: HashMap<u64, Vec<u8>>,
+    /// The owner has been told that nothing is open and nothing is sent any more.
+    drained: bool,
+    /// It broke the rules: nothing is taken from it.
+    broken: bool,
+}
+
+impl Line {
+    fn new(link: Box<ShardLink>) -> Self {
+        Self { link, tickets: 0..0, open: 0, frames: HashMap::new(), drained: false, broken: false }
+    }
+
+    /// Call number `ticket` goes there.
+    fn begin(&mut self, ticket: u64) {
+        let first = if self.tickets.is_empty() { ticket } else { self.tickets.start };
+        self.tickets = first..ticket + 1;
+        self.open += 1;
+    }
+
+    /// The last call did not go there after all.
+    fn take_back(&mut self, ticket: u64) {
+        self.tickets.end = ticket;
+        self.open -= 1;
+    }
+
+    /// Nothing is sent there any more: tells the owner, once, when nothing is open either.
+    fn tell_drained(&mut self) {
+        if self.open == 0 && !self.drained {
+            self.drained = true;
+            self.link.owner.drained();
+        }
+    }
+
+    /// It does not keep to the rules.
+    fn end(&mut self, why: &str) {
+        tracing::error!("{why}: the domain is ended");
+        self.broken = true;
+        self.link.owner.kill();
+    }
 }
 
 /// The calls a shard has in a domain. Those that have not been sent wait here, also while the domain is started again.
 #[derive(Default)]
 pub struct RemoteCalls {
     shard: usize,
-    link: Option<Box<ShardLink>>,
+    /// The life that calls are sent to.
+    current: Option<Line>,
+    /// Lives before it that have still to answer some.
+    former: Vec<Line>,
     pending: HashMap<u64, Pending>,
     queue: VecDeque<Queued>,
     sending: Option<Sending>,
-    /// Frames that come in parts, by socket.
-    frames: HashMap<u64, Vec<u8>>,
-    /// Sockets this life of the domain knows.
+    /// Sockets that the current life knows.
     known: HashSet<u64>,
     tickets: u64,
     scratch: Vec<u8>,
     now_ms: u64,
     /// Nothing is sent: the process is to end when it has done what it is at.
     draining: bool,
-    /// The owner has been told that it has.
-    drained: bool,
+    /// Outcomes of calls that were not sent anywhere.
+    refused: Vec<Message>,
 }
 
 impl RemoteCalls {
@@ -126,11 +188,33 @@ impl RemoteCalls {
         Self { shard, ..Self::default() }
     }
 
-    /// The domain is there.
-    pub fn up(&mut self, link: Box<ShardLink>) {
-        self.link = Some(link);
+    /// A life of the domain is there, and gets what waits. One before it may still answer. Gives the outcome of the calls
+    /// that nobody gets, because their module is in quarantine by now.
+    pub fn up(&mut self, link: Box<ShardLink>) -> Vec<Message> {
+        self.take_back();
+        self.former.extend(self.current.replace(Line::new(link)));
         self.known.clear();
-        (self.draining, self.drained) = (false, false);
+        self.draining = false;
+        let (barred, queue) = std::mem::take(&mut self.queue).into_iter().partition(|queued| {
+            self.pending.get(&queued.ticket).is_none_or(|pending| barred(&*pending.hold).is_some())
+        });
+        self.queue = queue;
+        let barred: VecDeque<Queued> = barred;
+        let mut outcomes = Vec::new();
+        for pending in barred.iter().filter_map(|queued| self.pending.remove(&queued.ticket)) {
+            let why = barred_text(&*pending.hold);
+            refuse(pending.asker, &why, &mut outcomes);
+        }
+        outcomes
+    }
+
+    /// A record that has not been sent whole waits again.
+    fn take_back(&mut self) {
+        let Some(sending) = self.sending.take() else { return };
+        if let Some(line) = &mut self.current {
+            line.take_back(sending.queued.ticket);
+        }
+        self.queue.push_front(sending.queued);
     }
 
     /// The process is to end: nothing more is sent to it, and its owner is told when it has answered what was.
@@ -148,14 +232,13 @@ impl RemoteCalls {
             self.pending.iter().filter(|(_, pending)| late(pending)).map(|(ticket, _)| *ticket).collect();
         let mut answers = Vec::new();
         for ticket in late {
-            let queued = self.queue.iter().position(|queued| queued.ticket == ticket);
-            match queued {
-                Some(at) => drop(self.queue.remove(at)),
-                None => {
-                    if let Some(link) = &self.link {
-                        link.owner.recycle("a handler runs for longer than --handler-timeout-ms");
-                    }
-                }
+            if let Some(at) = self.queue.iter().position(|queued| queued.ticket == ticket) {
+                self.queue.remove(at);
+            } else if let Some(line) =
+                self.current.iter_mut().chain(&mut self.former).find(|line| line.tickets.contains(&ticket))
+            {
+                line.open -= 1;
+                line.link.owner.recycle("a handler runs for longer than --handler-timeout-ms");
             }
             let Some(Pending { hold, asker: Asker::Request { conn, seq, meta }, .. }) = self.pending.remove(&ticket)
             else {
@@ -168,14 +251,17 @@ impl RemoteCalls {
         answers
     }
 
-    /// The domain has died. Gives the outcome of every call that was with it.
+    /// A life of the domain has died. Gives the outcome of every call that was with it.
     pub fn down(&mut self) -> Vec<Message> {
-        self.link = None;
-        self.sending = None;
-        self.known.clear();
-        self.frames.clear();
-        let queued: HashSet<u64> = self.queue.iter().map(|queued| queued.ticket).collect();
-        let lost: Vec<u64> = self.pending.keys().filter(|ticket| !queued.contains(ticket)).copied().collect();
+        let mut dead: Vec<Line> = self.former.extract_if(.., |line| line.link.is_dead()).collect();
+        if self.current.as_ref().is_some_and(|line| line.link.is_dead()) {
+            self.take_back();
+            dead.extend(self.current.take());
+            self.known.clear();
+            self.draining = false;
+        }
+        let was_there = |ticket: &u64| dead.iter().any(|line| line.tickets.contains(ticket));
+        let lost: Vec<u64> = self.pending.keys().filter(|ticket| was_there(ticket)).copied().collect();
         let lost = lost.into_iter().filter_map(|ticket| self.pending.remove(&ticket));
         lost.map(|pending| match pending.asker {
             Asker::Request { conn, seq, meta } => {
@@ -190,8 +276,15 @@ impl RemoteCalls {
 
     /// Queues a call; [`RemoteCalls::flush`] sends it.
     pub fn submit(&mut self, hold: Arc<dyn Hold>, short: bool, work: Work) {
-        let Some(instance) = hold.instance().as_any().downcast_ref::<RemoteModule>() else { return };
-        let instance = crate::domain::Instance::id(instance);
+        let Some(module) = hold.instance().as_any().downcast_ref::<RemoteModule>() else { return };
+        if let Some(why) = module.barred() {
+            let asker = match work {
+                Work::Request { conn, seq, meta, .. } => Asker::Request { conn, seq, meta },
+                Work::Socket { socket, .. } => Asker::Socket { key: socket.key() },
+            };
+            return refuse(asker, &why, &mut self.refused);
+        }
+        let instance = crate::domain::Instance::id(module);
         self.tickets += 1;
         let ticket = self.tickets | TICKET_BIT;
         let (unit, asker, cargo) = match work {
@@ -210,55 +303,52 @@ impl RemoteCalls {
 
     /// Sends what the ring takes; once a batch.
     pub fn flush(&mut self) {
-        let Some(mut link) = self.link.take() else { return };
-        while self.sending.is_some() || !self.queue.is_empty() {
+        self.former.iter_mut().for_each(Line::tell_drained);
+        let Some(mut line) = self.current.take() else { return };
+        while !line.broken {
             if self.sending.is_none()
                 && !self.draining
                 && let Some(queued) = self.queue.pop_front()
             {
+                line.begin(queued.ticket);
                 self.sending = Some(self.encode(queued));
             }
             let Some(sending) = &mut self.sending else { break };
-            match push(&mut link, sending) {
+            match push(&mut line.link, sending) {
                 Ok(()) => self.sending = None,
                 Err(PushError::Full) => break,
-                Err(error) => {
-                    tracing::error!("{error}: the domain is ended");
-                    link.owner.kill();
-                    break;
-                }
+                Err(error) => line.end(&error.to_string()),
             }
         }
-        if self.draining && !self.drained && self.sending.is_none() && self.pending.len() == self.queue.len() {
-            self.drained = true;
-            link.owner.drained();
+        if self.draining && self.sending.is_none() {
+            line.tell_drained();
         }
-        if link.producer.publish() {
-            link.producer.wake();
+        if line.link.producer.publish() {
+            line.link.producer.wake();
         }
-        self.link = Some(link);
+        self.current = Some(line);
     }
 
     fn encode(&mut self, queued: Queued) -> Sending {
-        let Queued { ticket, instance, short, cargo } = queued;
+        let Queued { ticket, instance, short, .. } = queued;
         let (mut fixed, mut body) = (Vec::with_capacity(512), Vec::new());
-        match cargo {
+        match &queued.cargo {
             Cargo::Request { route, request } => {
                 let view = request.view();
                 // Routes are counted by C's int.
-                let route = u32::try_from(route).unwrap_or(u32::MAX);
+                let route = u32::try_from(*route).unwrap_or(u32::MAX);
                 wire::request_head(&mut fixed, ticket, instance, route, short, view.bytes);
                 body.extend_from_slice(view.body);
             }
             Cargo::Socket { index, socket, events } => {
                 let (key, session) = (socket.key(), socket.session());
-                let index = u32::try_from(index).unwrap_or(u32::MAX);
+                let index = u32::try_from(*index).unwrap_or(u32::MAX);
                 wire::socket_head(&mut fixed, ticket, instance, index, short, key);
                 let number = number_of(key, self.shard);
                 if self.known.insert(key) && !matches!(events.first(), Some(SocketEvent::Open)) {
                     wire::push_event(&mut body, &Event::Known { session, number });
                 }
-                for event in &events {
+                for event in events {
                     let event = match event {
                         SocketEvent::Open => Event::Open { session, number },
                         SocketEvent::Message(bytes) => Event::Message(bytes),
@@ -271,40 +361,60 @@ impl RemoteCalls {
                 }
             }
         }
-        Sending { ticket, fixed, body, sent: 0 }
+        Sending { queued, fixed, body, sent: 0 }
     }
 
     /// Takes what the domain has sent and gives what it means.
     pub fn poll(&mut self, out: &mut Vec<Message>) {
-        let Some(mut link) = self.link.take() else { return };
+        out.append(&mut self.refused);
+        if let Some(mut line) = self.current.take() {
+            self.poll_line(&mut line, out);
+            self.current = Some(line);
+        }
+        let mut former = std::mem::take(&mut self.former);
+        former.iter_mut().for_each(|line| self.poll_line(line, out));
+        self.former = former;
+    }
+
+    fn poll_line(&mut self, line: &mut Line, out: &mut Vec<Message>) {
+        if line.broken {
+            return;
+        }
         let mut record = std::mem::take(&mut self.scratch);
         for _ in 0..RECORDS_PER_BATCH {
             record.clear();
-            let popped = link.consumer.try_pop(&mut record).map_err(|error| error.to_string());
+            let popped = line.link.consumer.try_pop(&mut record).map_err(|error| error.to_string());
             let taken = match popped {
                 Ok(false) => break,
-                Ok(true) => self.take(&record, out),
+                Ok(true) => self.take(line, &record, out),
                 Err(error) => Err(error),
             };
             if let Err(error) = taken {
-                tracing::error!("{error}: the domain is ended");
-                link.owner.kill();
-                self.scratch = record;
-                return; // Without its link nothing is taken from it any more.
+                line.end(&error);
+                break;
             }
         }
-        link.consumer.release();
+        if !line.broken {
+            line.link.consumer.release();
+        }
         self.scratch = record;
-        self.link = Some(link);
     }
 
-    fn take(&mut self, record: &[u8], out: &mut Vec<Message>) -> Result<(), String> {
+    /// A call that was sent there is over. `None`: it was sent elsewhere, or has been over.
+    fn finish(&mut self, line: &mut Line, ticket: u64) -> Option<Pending> {
+        let pending = if line.tickets.contains(&ticket) { self.pending.remove(&ticket)? } else { return None };
+        line.open -= 1;
+        Some(pending)
+    }
+
+    fn take(&mut self, line: &mut Line, record: &[u8], out: &mut Vec<Message>) -> Result<(), String> {
         match ToServer::read(record).map_err(|error| error.to_string())? {
             ToServer::Part { ticket, bytes } => {
-                let whole = match self.pending.get_mut(&ticket) {
+                let pending = self.pending.get_mut(&ticket).filter(|_| line.tickets.contains(&ticket));
+                let whole = match pending {
                     Some(pending) => &mut pending.body,
                     None if ticket & TICKET_BIT != 0 => return Ok(()), // Its call is over.
-                    None => self.frames.entry(ticket).or_default(),
+                    None => line.frames.entry(ticket).or_default(),
                 };
                 if whole.len() + bytes.len() > ANSWER_BYTES_MAX {
                     return Err("an answer of a module is too large".to_owned());
@@ -312,7 +422,7 @@ impl RemoteCalls {
                 whole.extend_from_slice(bytes);
             }
             ToServer::Answer { ticket, ran_us, status, headers, body } => {
-                let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
+                let Some(pending) = self.finish(line, ticket) else { return Ok(()) };
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
                 let Asker::Request { conn, seq, meta } = pending.asker else { return Ok(()) };
                 let whole;
@@ -333,20 +443,20 @@ impl RemoteCalls {
                 out.push(Message::Answer { conn, seq, bytes });
             }
             ToServer::Fault { ticket, why } => {
-                let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
+                let Some(pending) = self.finish(line, ticket) else { return Ok(()) };
                 if let Asker::Request { conn, seq, meta } = pending.asker {
                     out.push(Message::Answer { conn, seq, bytes: plain(500, &meta, why) });
                 }
             }
             ToServer::Idle { ticket, ran_us } => {
-                let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
+                let Some(pending) = self.finish(line, ticket) else { return Ok(()) };
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
                 if let Asker::Socket { key } = pending.asker {
                     out.push(Message::SocketIdle { socket: key });
                 }
             }
             ToServer::Send { key, frame } => {
-                let frame = match self.frames.remove(&key) {
+                let frame = match line.frames.remove(&key) {
                     Some(early) => [early.as_slice(), frame].concat().into(),
                     None => frame.into(),
                 };
@@ -364,16 +474,18 @@ impl RemoteCalls {
     /// domain wakes it for what comes after (see [`Waker`](crate::net::Waker)).
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| {
-            link.consumer.prepare_sleep();
-            !link.consumer.is_empty()
-        })
+        let mut work = !self.refused.is_empty();
+        for line in self.current.iter().chain(&self.former).filter(|line| !line.broken) {
+            line.link.consumer.prepare_sleep();
+            work |= !line.link.consumer.is_empty();
+        }
+        work
     }
 
     /// The shard does not sleep.
     pub fn awake(&self) {
-        if let Some(link) = &self.link {
-            link.consumer.awake();
+        for line in self.current.iter().chain(&self.former) {
+            line.link.consumer.awake();
         }
     }
 
@@ -386,7 +498,7 @@ impl RemoteCalls {
 /// Pushes what is left of a record; what does not fit into one goes ahead in parts.
 fn push(link: &mut ShardLink, sending: &mut Sending) -> Result<(), PushError> {
     let mut part = Vec::with_capacity(16);
-    wire::part_head(&mut part, sending.ticket);
+    wire::part_head(&mut part, sending.queued.ticket);
     let room = link.record_bytes_max.saturating_sub(sending.fixed.len());
     if room == 0 {
         return Err(PushError::TooLarge);
@@ -399,6 +511,29 @@ fn push(link: &mut ShardLink, sending: &mut Sending) -> Result<(), PushError> {
         let piece = rest.get(..(rest.len() - room).min(link.record_bytes_max - part.len())).unwrap_or_default();
         link.producer.try_push(&[&part, piece])?;
         sending.sent += piece.len();
+    }
+}
+
+/// Why the module must not be called, if so.
+fn barred(hold: &dyn Hold) -> Option<String> {
+    hold.instance().as_any().downcast_ref::<RemoteModule>().and_then(RemoteModule::barred)
+}
+
+/// The same for one that must not, unless that has just changed.
+fn barred_text(hold: &dyn Hold) -> String {
+    barred(hold).unwrap_or_else(|| format!("module {} was in quarantine; try again", hold.instance().manifest().name))
+}
+
+/// The outcome of a call that must not be made: 503, or the end of the socket.
+fn refuse(asker: Asker, why: &str, out: &mut Vec<Message>) {
+    match asker {
+        Asker::Request { conn, seq, meta } => {
+            out.push(Message::Answer { conn, seq, bytes: plain(503, &meta, &format!("{why}\n")) });
+        }
+        Asker::Socket { key } => {
+            out.push(Message::SocketIdle { socket: key });
+            out.push(Message::SocketClose { socket: key, code: INTERNAL_ERROR });
+        }
     }
 }
 

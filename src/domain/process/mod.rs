@@ -2,19 +2,54 @@
 //!
 //! The server's side is a [`Host`](super::Host) whose instances live in a child process, the domain. Requests and
 //! WebSocket events cross over rings in shared memory, a pair a shard; everything else over a control connection. What
-//! a domain sends is checked as hostile input. A domain that dies is started again with its modules.
+//! a domain sends is checked as hostile input.
+//!
+//! A domain has one process after the other, its lives. The [`Supervisor`](supervisor) keeps one in service and a spare
+//! beside it. A life that dies is followed by the next with all modules; one that can't be trusted any more (a signal was
+//! caught in module code) or has grown too large is replaced while it lives, and nobody loses anything. A module that
+//! ends its process again and again is left out ([`quarantine`]).
+//!
+//! | file | what it knows |
+//! | --- | --- |
+//! | [`parent`] | the domain, as the server uses it |
+//! | [`remote`], [`link`] | a module there; a shard's calls there |
+//! | [`shared`] | what all of these share: the life in service, modules, runs of jobs |
+//! | [`supervisor`], [`succession`], [`growth`] | which life is in service, and when another is |
+//! | [`life`], [`reader`] | one process: spawned, spoken with, read, buried |
+//! | [`crash`], [`symbol`], [`quarantine`] | what died, where, whose fault it was, and what follows |
+//! | [`child`], [`work`], [`companion`], [`port`] | the other side |
+//! | [`control`], [`wire`], [`layout`] | what is said between the two |
 
 pub mod child;
 mod companion;
 mod control;
+mod crash;
+mod growth;
 mod layout;
+mod life;
 mod link;
 mod parent;
 mod port;
+mod quarantine;
+mod reader;
 mod remote;
+mod shared;
+mod status;
+mod succession;
+mod supervisor;
+mod symbol;
 mod wire;
 mod work;
 
+pub use crash::CrashReport;
 pub use link::{RemoteCalls, ShardLink};
 pub use parent::{DomainConfig, Process};
+pub use quarantine::CrashLimit;
 pub use remote::RemoteModule;
+pub use status::DomainStatus;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

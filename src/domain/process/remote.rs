@@ -1,7 +1,10 @@
 //! A module that lives in a domain.
 
-use super::control::{Order, Outcome, Question};
-use super::parent::Shared;
+use super::control::{Order, Outcome, Question, ToChild};
+use super::life::Life;
+use super::lock;
+use super::quarantine::Quarantine;
+use super::shared::{Run, Shared};
 use crate::abi::manifest::Manifest;
 use crate::domain::{Fault, Instance};
 use crate::jobs::code::JobCalls;
@@ -18,18 +21,54 @@ pub struct RemoteModule {
     shared: Arc<Shared>,
     id: u64,
     manifest: Manifest,
+    quarantine: Arc<Quarantine>,
 }
 
 impl RemoteModule {
-    pub(super) fn new(shared: Arc<Shared>, id: u64, manifest: Manifest) -> Self {
-        Self { shared, id, manifest }
+    pub(super) fn new(shared: Arc<Shared>, id: u64, manifest: Manifest, quarantine: Arc<Quarantine>) -> Self {
+        Self { shared, id, manifest, quarantine }
     }
 
-    fn hook(&self, order: Order) -> Result<(), Fault> {
-        match self.shared.call(order) {
-            Ok(Outcome::Fault(what) | Outcome::Host(what)) | Err(what) => Err(Fault { what }),
-            Ok(_) => Ok(()),
+    /// Why nothing of it may be called, if that is so.
+    pub(super) fn barred(&self) -> Option<String> {
+        self.quarantine.why()
+    }
+
+    /// Loads it into the life in service, which was made without it.
+    fn load_again(&self) -> Result<(), String> {
+        let pass = self.shared.enter()?;
+        let life = pass.life();
+        if life.has(self.id) {
+            // It has been there since before the quarantine: what it has left behind is not to be built on.
+            self.shared.want_replacement(life, "a module was taken out of quarantine");
+            return Ok(());
         }
+        let modules = lock(&self.shared.modules);
+        let module = modules.get(&self.id).ok_or("it has been removed")?;
+        let (path, hook) = (module.path.display().to_string(), module.onloaded && module.has_onload);
+        drop(modules);
+        match life.call(self.shared.number(), Order::Load { instance: self.id, path })? {
+            Outcome::Loaded(_, base) => drop(life.add(self.id, base)),
+            Outcome::Loader(what) | Outcome::Refused(what) | Outcome::Fault(what) | Outcome::Host(what) => {
+                return Err(what);
+            }
+            _ => return Err("its domain gave a wrong answer".to_owned()),
+        }
+        // Where it was published before, others find its symbols again.
+        let _ = life.send(&ToChild::Published(self.shared.published()));
+        if hook && let Outcome::Fault(what) | Outcome::Host(what) =
+            life.call(self.shared.number(), Order::Onload { instance: self.id })?
+        {
+            return Err(what);
+        }
+        Ok(())
+    }
+}
+
+fn outcome_of(outcome: Result<Outcome, String>) -> Result<(), Fault> {
+    match outcome {
+        Ok(Outcome::Fault(what) | Outcome::Host(what)) | Err(what) => Err(Fault { what }),
+        Ok(_) => Ok(()),
     }
 }
 
@@ -39,25 +78,45 @@ impl Instance for RemoteModule {
     }
 
     fn onload(&self) -> Result<(), Fault> {
+        if let Some(what) = self.barred() {
+            return Err(Fault { what });
+        }
+        // Held until it is noted that the hook has run: the next life runs it, or this call did, and not both or neither.
+        let pass = self.shared.enter().map_err(|what| Fault { what })?;
         if self.manifest.has_onload {
-            self.hook(Order::Onload { instance: self.id })?;
+            let order = Order::Onload { instance: self.id };
+            outcome_of(pass.life().call(self.shared.number(), order))?;
         }
         self.shared.set_onloaded(self.id, true);
         Ok(())
     }
 
     fn unload(&self) -> Result<(), Fault> {
+        // As in `onload`. Whatever becomes of the hook, it is not run again.
+        let pass = self.shared.enter().map_err(|what| Fault { what })?;
         self.shared.set_onloaded(self.id, false);
-        if self.manifest.has_unload { self.hook(Order::Unload { instance: self.id }) } else { Ok(()) }
+        if !self.manifest.has_unload || self.quarantine.is_on() {
+            return Ok(());
+        }
+        outcome_of(pass.life().call(self.shared.number(), Order::Unload { instance: self.id }))
     }
 
     fn run_job(&self, job: usize, uuid: &str, payload: &str, calls: &dyn JobCalls) -> Result<i32, Fault> {
+        if let Some(what) = self.barred() {
+            return Err(Fault { what });
+        }
         let run = self.shared.number();
         let (sender, asked) = unbounded();
-        self.shared.add_run(run, sender);
-        let (uuid, payload) = (uuid.to_owned(), payload.to_owned());
-        let order = Order::RunJob { run, instance: self.id, job, uuid, payload };
-        let outcome = self.shared.begin(order).and_then(|done| self.attend(run, &asked, &done, calls));
+        let (instance, payload) = (self.id, payload.to_owned());
+        let order = Order::RunJob { run, instance, job, uuid: uuid.to_owned(), payload };
+        let outcome = self.shared.enter().and_then(|pass| {
+            let life = Arc::clone(pass.life());
+            self.shared.add_run(run, Run { life: Arc::clone(&life), instance, uuid: uuid.to_owned(), sender });
+            let done = life.begin(self.shared.number(), order)?;
+            // From here on the run belongs to this life, also when another is in service.
+            drop(pass);
+            self.attend(&life, run, &asked, &done, calls)
+        });
         self.shared.remove_run(run);
         match outcome {
             Ok(Outcome::Returned(returned)) => Ok(returned),
@@ -67,10 +126,35 @@ impl Instance for RemoteModule {
     }
 
     fn cancel_job(&self, job: usize, uuid: &str) -> Result<(), Fault> {
-        if self.manifest.jobs.get(job).is_none_or(|job| !job.has_cancel) {
+        if self.quarantine.is_on() || self.manifest.jobs.get(job).is_none_or(|job| !job.has_cancel) {
             return Ok(());
         }
-        self.hook(Order::CancelJob { instance: self.id, job, uuid: uuid.to_owned() })
+        let order = Order::CancelJob { instance: self.id, job, uuid: uuid.to_owned() };
+        outcome_of(match self.shared.life_of_job(uuid) {
+            Some(life) => life.call(self.shared.number(), order),
+            None => self.shared.call(order),
+        })
+    }
+
+    fn quarantine(&self) -> Option<String> {
+        self.barred()
+    }
+
+    fn restart(&self) -> Result<(), Fault> {
+        if self.quarantine.lift() {
+            if let Some(module) = lock(&self.shared.modules).get_mut(&self.id) {
+                module.history.clear();
+            }
+            return self.load_again().map_err(|what| {
+                let name = &self.manifest.name;
+                let why = format!("module {name} is in quarantine: it could not be loaded again: {what}; ");
+                self.quarantine.impose(why + "a new deployment lifts it");
+                Fault { what }
+            });
+        }
+        let pass = self.shared.enter().map_err(|what| Fault { what })?;
+        self.shared.want_replacement(pass.life(), "it was asked for");
+        Ok(())
     }
 
     fn id(&self) -> u64 {
@@ -86,6 +170,7 @@ impl RemoteModule {
     /// Answers what a running job asks until it has ended.
     fn attend(
         &self,
+        life: &Life,
         run: u64,
         asked: &Receiver<(u64, Question)>,
         done: &Receiver<Outcome>,
@@ -102,14 +187,15 @@ impl RemoteModule {
                         Question::SetError { text, .. } => calls.set_error(&text),
                         _ => false,
                     };
-                    self.shared.reply(call, if accepted { Ok(String::new()) } else { Err("refused".to_owned()) });
+                    let result = if accepted { Ok(String::new()) } else { Err("refused".to_owned()) };
+                    let _ = life.send(&ToChild::Reply { call, result });
                 }
                 recv(done) -> outcome => return outcome.map_err(|_| "its process died".to_owned()),
                 default(LOOK_EVERY) => {}
             }
             if !told && calls.is_canceled() {
                 told = true;
-                self.shared.must_end(run);
+                let _ = life.send(&ToChild::MustEnd { run });
             }
         }
     }

@@ -66,6 +66,13 @@ impl Region {
         self.fd.as_fd()
     }
 
+    /// `count` words from word number `first` on, which no ring covers, or `None` if they don't lie in the region. What is
+    /// read there may be anything.
+    #[must_use]
+    pub fn words_at(&self, first: usize, count: usize) -> Option<&[AtomicU64]> {
+        self.words().get(first..first.checked_add(count)?)
+    }
+
     /// All of the region.
     pub(super) fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping lives as long as `self`, starts at a page, has `len` bytes, is readable and writable, and

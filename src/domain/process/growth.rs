@@ -1,0 +1,101 @@
+//! How large a life has become: memory, and mappings, of which the kernel allows a process a number.
+
+use super::life::Life;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+/// A life is not replaced for its size sooner.
+const AGE_MIN: Duration = Duration::from_secs(10);
+/// How often its memory is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(900);
+/// How often its mappings are counted, for which the kernel has to list them.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
+/// Default of `vm.max_map_count` (`Documentation/admin-guide/sysctl/vm.rst`).
+const MAPPINGS_MAX_DEFAULT: usize = 65_530;
+
+/// Watches the life in service.
+pub(super) struct Growth {
+    /// Resident bytes above those at the start that are too many; 0: none are.
+    limit_bytes: u64,
+    life: u64,
+    start_bytes: u64,
+    since: Instant,
+    looked: Instant,
+    counted: Instant,
+    mappings_max: usize,
+}
+
+impl Growth {
+    pub(super) fn new(limit_bytes: u64) -> Self {
+        let now = Instant::now();
+        let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+        let most = text.trim().parse().unwrap_or(MAPPINGS_MAX_DEFAULT);
+        let mappings_max = most / 4 * 3;
+        Self { limit_bytes, life: 0, start_bytes: 0, since: now, looked: now, counted: now, mappings_max }
+    }
+
+    /// `life` has come up.
+    pub(super) fn begin(&mut self, life: &Life, now: Instant) {
+        self.life = life.number();
+        self.start_bytes = resident_bytes(life.pid()).unwrap_or(0);
+        (self.since, self.looked, self.counted) = (now, now, now);
+    }
+
+    /// Why `life` is too large, if it is; looks now and then only.
+    pub(super) fn look(&mut self, life: &Life, now: Instant) -> Option<String> {
+        let early = now.duration_since(self.looked) < LOOK_EVERY || now.duration_since(self.since) < AGE_MIN;
+        if early || life.number() != self.life {
+            return None;
+        }
+        self.looked = now;
+        let grown = resident_bytes(life.pid()).unwrap_or(0).saturating_sub(self.start_bytes);
+        if self.limit_bytes > 0 && grown > self.limit_bytes {
+            return Some(format!(
+                "its memory has grown by {grown} bytes; the limit is {} (--module-rss-recycle-bytes)",
+                self.limit_bytes
+            ));
+        }
+        if now.duration_since(self.counted) < COUNT_EVERY {
+            return None;
+        }
+        self.counted = now;
+        let mappings = mappings(life.pid()).filter(|count| *count > self.mappings_max)?;
+        Some(format!("it has {mappings} mappings, and the kernel allows a third more"))
+    }
+}
+
+/// Resident memory of a process (`VmRSS` in proc(5)); `None` if it is gone.
+pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// Mappings of a process: lines of `/proc/PID/maps`. `None` where the server may not read that.
+fn mappings(pid: u32) -> Option<usize> {
+    let mut file = std::fs::File::open(format!("/proc/{pid}/maps")).ok()?;
+    let (mut chunk, mut lines) = (vec![0; 64 * 1024], 0);
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => return Some(lines),
+            Ok(count) => lines += memchr::memchr_iter(b'\n', chunk.get(..count)?).count(),
+            Err(_) => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_this_process_is_seen() {
+        let pid = std::process::id();
+        let before = resident_bytes(pid).unwrap();
+        assert!(before > 100_000 && mappings(pid).unwrap() > 10);
+        let memory = vec![1_u8; 64 << 20];
+        assert!(resident_bytes(pid).unwrap() > before + (32 << 20));
+        drop(memory);
+        assert_eq!(resident_bytes(u32::MAX), None);
+    }
+}

@@ -1,0 +1,351 @@
+//! One process of a domain, from its start to its end.
+
+use super::control::{self, Order, Outcome, Start, ToChild};
+use super::layout::Layout;
+use super::link::{Owner, ShardLink};
+use super::shared::Shared;
+use super::{lock, reader};
+use crate::abi::crypto;
+use crate::domain::ring::{Consumer, Producer, Region};
+use crate::net;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+/// One process. It is alive until [`Life::is_dead`], and may be a spare, in service, or on its way out.
+pub(super) struct Life {
+    number: u64,
+    pid: u32,
+    layout: Layout,
+    region: Arc<Region>,
+    since: SystemTime,
+    /// The process has not been waited for, so `pid` is still its own. Held while it is signalled.
+    alive: Mutex<bool>,
+    stream: Mutex<UnixStream>,
+    /// Who waits for which order; `None` once the process is dead.
+    waiting: Mutex<Option<HashMap<u64, Sender<Outcome>>>>,
+    /// Where each loaded module begins in its memory, as it says itself.
+    loaded: Mutex<BTreeMap<u64, u64>>,
+    /// Modules ever loaded into it.
+    loads: AtomicU64,
+    /// The module that is being brought up: whose fault it is if the process dies meanwhile.
+    trying: Mutex<Option<u64>>,
+    /// Modules in which a signal was caught.
+    faulted: Mutex<HashSet<u64>>,
+    /// Why it was ended, if there is more to say than that it was killed.
+    verdict: Mutex<Option<String>>,
+    /// It is no spare any more.
+    used: AtomicBool,
+    /// It is to be replaced.
+    doomed: AtomicBool,
+    /// Its end is wanted.
+    ending: AtomicBool,
+    dead: AtomicBool,
+    /// A message from each shard that has nothing with the process any more.
+    drained: (Sender<()>, Receiver<()>),
+    /// Disconnected once it is buried: all that is to be said about its death is.
+    buried: Receiver<()>,
+}
+
+/// A life, as the links to it know it.
+struct LinkOwner {
+    shared: Arc<Shared>,
+    life: Arc<Life>,
+}
+
+impl Owner for LinkOwner {
+    fn kill(&self) {
+        self.life.kill();
+    }
+
+    fn recycle(&self, why: &str) {
+        self.shared.want_replacement(&self.life, why);
+    }
+
+    fn drained(&self) {
+        let _ = self.life.drained.0.send(());
+    }
+
+    fn is_dead(&self) -> bool {
+        self.life.is_dead()
+    }
+}
+
+impl Life {
+    /// Starts a process, tells it how to begin, and has it read by a thread until it ends. To be called by a thread that
+    /// stays: the kernel ends the process with the thread that started it.
+    pub(super) fn start(shared: &Arc<Shared>) -> io::Result<Arc<Self>> {
+        let layout = Layout::new(shared.wakers.len());
+        let region = Arc::new(Region::create(layout.bytes())?);
+        let (stream, theirs) = UnixStream::pair()?;
+        let mut child = spawn(shared, &theirs, &region)?;
+        drop(theirs);
+        let (alive, buried) = bounded(0);
+        let life = stream.try_clone().map(|ours| {
+            Arc::new(Self {
+                number: shared.number(),
+                pid: child.id(),
+                layout,
+                region,
+                since: SystemTime::now(),
+                alive: Mutex::new(true),
+                stream: Mutex::new(ours),
+                waiting: Mutex::new(Some(HashMap::new())),
+                loaded: Mutex::default(),
+                loads: AtomicU64::new(0),
+                trying: Mutex::default(),
+                faulted: Mutex::default(),
+                verdict: Mutex::default(),
+                used: AtomicBool::new(false),
+                doomed: AtomicBool::new(false),
+                ending: AtomicBool::new(false),
+                dead: AtomicBool::new(false),
+                drained: bounded(shared.wakers.len()),
+                buried,
+            })
+        });
+        let begun = life.and_then(|life| {
+            life.send(&ToChild::Start(Box::new(start_message(shared))))?;
+            Ok(life)
+        });
+        let life = begun.inspect_err(|_| end(&mut child))?;
+        shared.born(&life);
+        let (reading, shared) = (Arc::clone(&life), Arc::clone(shared));
+        let read = move || reader::attend(&shared, &reading, stream, child, alive);
+        if let Err(error) = thread::Builder::new().name("domain-reader".to_owned()).spawn(read) {
+            // Without a reader nobody waits for it; it ends with the server.
+            life.kill();
+            return Err(error);
+        }
+        Ok(life)
+    }
+
+    /// Tells it from other lives.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(super) fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    /// Where it says what it runs.
+    pub(super) fn board(&self) -> (&Region, usize) {
+        (&self.region, self.layout.board())
+    }
+
+    /// The ends of its rings, one a shard.
+    pub(super) fn links(self: &Arc<Self>, shared: &Arc<Shared>) -> io::Result<Vec<ShardLink>> {
+        let link = |shard| {
+            let to_domain = self.layout.to_domain(shard);
+            let producer = Producer::new(&self.region, to_domain)?;
+            let consumer = Consumer::new(&self.region, self.layout.to_server(shard))?;
+            let owner = LinkOwner { shared: Arc::clone(shared), life: Arc::clone(self) };
+            Ok(ShardLink::new(shard, self.number, producer, consumer, to_domain.record_bytes_max(), Box::new(owner)))
+        };
+        (0..shared.wakers.len()).map(link).collect()
+    }
+
+    pub(super) fn send(&self, message: &ToChild) -> io::Result<()> {
+        control::write(&mut *lock(&self.stream), message)
+    }
+
+    /// Sends an order; its outcome comes over the receiver, which is disconnected if the process dies first.
+    pub(super) fn begin(&self, call: u64, what: Order) -> Result<Receiver<Outcome>, String> {
+        let (sender, receiver) = bounded(1);
+        match lock(&self.waiting).as_mut() {
+            Some(waiting) => drop(waiting.insert(call, sender)),
+            None => return Err("its process died".to_owned()),
+        }
+        self.send(&ToChild::Call { call, what }).map_err(|error| format!("its process can't be reached: {error}"))?;
+        Ok(receiver)
+    }
+
+    /// Has an order carried out, and waits for its outcome.
+    pub(super) fn call(&self, call: u64, what: Order) -> Result<Outcome, String> {
+        self.begin(call, what)?.recv().map_err(|_| "its process died".to_owned())
+    }
+
+    /// The same for at most `limit`; disconnected: the process died first.
+    pub(super) fn call_within(&self, limit: Duration, call: u64, what: Order) -> Result<Outcome, RecvTimeoutError> {
+        self.begin(call, what).map_err(|_| RecvTimeoutError::Disconnected)?.recv_timeout(limit)
+    }
+
+    /// Order number `call` has its outcome.
+    pub(super) fn done(&self, call: u64, outcome: Outcome) {
+        let sender = lock(&self.waiting).as_mut().and_then(|waiting| waiting.remove(&call));
+        if let Some(sender) = sender {
+            let _ = sender.send(outcome);
+        }
+    }
+
+    /// Nobody waits for an order any more.
+    pub(super) fn give_up_orders(&self) {
+        drop(lock(&self.waiting).take());
+    }
+
+    pub(super) fn kill(&self) {
+        let alive = lock(&self.alive);
+        if *alive {
+            // SAFETY: no memory is involved; the process is not waited for while `alive` is held and true.
+            unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) };
+        }
+    }
+
+    /// The process may be waited for from here on: its number can be another's then.
+    pub(super) fn is_reaped(&self) {
+        *lock(&self.alive) = false;
+    }
+
+    /// Ends it, as planned.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.kill();
+    }
+
+    /// Ends it with the server: it goes when its control connection does.
+    pub(super) fn hang_up(&self) {
+        self.ending.store(true, Ordering::Release);
+        let _ = lock(&self.stream).shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Whether its end is wanted.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_dead(&self) {
+        self.dead.store(true, Ordering::Release);
+    }
+
+    /// It gets modules from now on.
+    pub(super) fn set_used(&self) {
+        self.used.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_spare(&self) -> bool {
+        !self.used.load(Ordering::Acquire)
+    }
+
+    /// It is to be replaced: true for the first who says so.
+    pub(super) fn doom(&self) -> bool {
+        !self.doomed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Waits until all is known and done about its death.
+    pub(super) fn wait_buried(&self) {
+        let _ = self.buried.recv();
+    }
+
+    /// Takes the message of one shard that it has nothing here any more.
+    pub(super) fn next_drained(&self) -> &Receiver<()> {
+        &self.drained.1
+    }
+
+    /// A module is loaded. Returns how many have been.
+    pub(super) fn add(&self, instance: u64, base: u64) -> u64 {
+        lock(&self.loaded).insert(instance, base);
+        self.loads.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A module is to be closed; false if it is not loaded here.
+    pub(super) fn forget(&self, instance: u64) -> bool {
+        lock(&self.loaded).remove(&instance).is_some()
+    }
+
+    pub(super) fn has(&self, instance: u64) -> bool {
+        lock(&self.loaded).contains_key(&instance)
+    }
+
+    /// The loaded modules and where each begins.
+    pub(super) fn bases(&self) -> Vec<(u64, u64)> {
+        lock(&self.loaded).iter().map(|(id, base)| (*id, *base)).collect()
+    }
+
+    pub(super) fn trying(&self) -> Option<u64> {
+        *lock(&self.trying)
+    }
+
+    pub(super) fn set_trying(&self, instance: Option<u64>) {
+        *lock(&self.trying) = instance;
+    }
+
+    /// True when a signal was caught in this module for the first time here.
+    pub(super) fn first_fault_of(&self, instance: u64) -> bool {
+        let known = instance == 0 || self.has(instance) || self.trying() == Some(instance);
+        known && lock(&self.faulted).insert(instance)
+    }
+
+    pub(super) fn verdict(&self) -> Option<String> {
+        lock(&self.verdict).clone()
+    }
+
+    /// Ends it because it `hung`.
+    pub(super) fn kill_because(&self, hung: String) {
+        lock(&self.verdict).get_or_insert(hung);
+        self.kill();
+    }
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn start_message(shared: &Shared) -> Start {
+    let config = &shared.config;
+    Start {
+        shards: shared.wakers.len(),
+        cores: config.cores.clone(),
+        free_cores: config.free_cores.clone(),
+        threads_min: config.threads_min,
+        threads_max: config.threads_max,
+        database: config.database.display().to_string(),
+        jobs_database: config.jobs_database.display().to_string(),
+        crypto: crypto::is_loaded(),
+        policy: config.policy.clone(),
+    }
+}
+
+fn spawn(shared: &Shared, control: &UnixStream, region: &Region) -> io::Result<Child> {
+    let wakes = shared.wakers.iter().map(|waker| waker.descriptor()).collect::<io::Result<Vec<OwnedFd>>>()?;
+    let mut passed: Vec<RawFd> = vec![control.as_raw_fd(), region.fd().as_raw_fd()];
+    passed.extend(wakes.iter().map(AsRawFd::as_raw_fd));
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null()).process_group(0);
+    command.env_remove("CWEB_ADMIN_KEY").env("TMPDIR", &shared.config.scratch);
+    if let Some(log) = &shared.config.log {
+        command.env("CWEB_LOG", log);
+    }
+    net::keep_descriptors_from(&mut command);
+    let pass = move || {
+        for &fd in &passed {
+            // SAFETY: system calls without memory, on descriptors of the child only.
+            if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } == -1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // SAFETY: as above. Whatever becomes of the server, the domain must not outlive it.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        Ok(())
+    };
+    // SAFETY: `pass` makes system calls and allocates nothing, so it may run between fork(2) and exec(3).
+    unsafe { command.pre_exec(pass) };
+    command.spawn()
+}

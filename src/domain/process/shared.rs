@@ -1,0 +1,310 @@
+//! What the supervisor, the modules and the readers of the lives share.
+
+use super::control::{Order, Outcome, Question, ToChild};
+use super::crash::CrashReport;
+use super::life::Life;
+use super::link::ShardLink;
+use super::lock;
+use super::parent::DomainConfig;
+use super::quarantine::{History, Quarantine};
+use super::supervisor::Event;
+use crate::domain::inbox::{Inbox, Message};
+use crate::net::Waker;
+use crossbeam::channel::Sender;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// How long an order waits for a domain that is being started again, or replaced.
+const UP_WAIT: Duration = Duration::from_secs(30);
+
+/// A module as it is to be loaded into every life.
+pub(super) struct Loaded {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) has_onload: bool,
+    pub(super) has_unload: bool,
+    /// `onload` has run, `unload` has not.
+    pub(super) onloaded: bool,
+    pub(super) history: History,
+    pub(super) quarantine: Arc<Quarantine>,
+    pub(super) last_crash: Option<CrashReport>,
+}
+
+/// The life in service, and who may give it orders.
+#[derive(Default)]
+struct Seat {
+    current: Option<Arc<Life>>,
+    /// Orders have to wait: another life is about to take the seat.
+    closed: bool,
+    /// Orders that are being carried out.
+    inside: usize,
+}
+
+/// A run of a job: it stays with the life that it began in.
+pub(super) struct Run {
+    pub(super) life: Arc<Life>,
+    pub(super) instance: u64,
+    pub(super) uuid: String,
+    pub(super) sender: Sender<(u64, Question)>,
+}
+
+pub(super) struct Shared {
+    pub(super) config: DomainConfig,
+    pub(super) wakers: Vec<Arc<Waker>>,
+    pub(super) inboxes: OnceLock<Vec<Arc<Inbox>>>,
+    /// Links made before the shards were there.
+    links: Mutex<Vec<ShardLink>>,
+    seat: Mutex<Seat>,
+    changed: Condvar,
+    pub(super) modules: Mutex<BTreeMap<u64, Loaded>>,
+    published: Mutex<Vec<(String, u64)>>,
+    runs: Mutex<HashMap<u64, Run>>,
+    /// Every life that may still be alive.
+    lives: Mutex<Vec<Weak<Life>>>,
+    next: AtomicU64,
+    stopping: AtomicBool,
+    pub(super) restarts: AtomicU64,
+    pub(super) replacements: AtomicU64,
+    pub(super) last_crash: Mutex<Option<CrashReport>>,
+    pub(super) events: Sender<Event>,
+}
+
+/// The right to give the life in service orders: none takes its place meanwhile. A life that dies does.
+pub(super) struct Pass<'a> {
+    shared: &'a Shared,
+    life: Arc<Life>,
+}
+
+impl Pass<'_> {
+    pub(super) fn life(&self) -> &Arc<Life> {
+        &self.life
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.shared.seat().inside -= 1;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    pub(super) fn new(config: DomainConfig, wakers: Vec<Arc<Waker>>, events: Sender<Event>) -> Self {
+        Self {
+            config,
+            wakers,
+            inboxes: OnceLock::new(),
+            links: Mutex::default(),
+            seat: Mutex::new(Seat { closed: true, ..Seat::default() }),
+            changed: Condvar::new(),
+            modules: Mutex::default(),
+            published: Mutex::default(),
+            runs: Mutex::default(),
+            lives: Mutex::default(),
+            next: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
+            restarts: AtomicU64::new(0),
+            replacements: AtomicU64::new(0),
+            last_crash: Mutex::default(),
+            events,
+        }
+    }
+
+    /// A number nobody has had.
+    pub(super) fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn seat(&self) -> MutexGuard<'_, Seat> {
+        lock(&self.seat)
+    }
+
+    /// The life in service, if there is one.
+    pub(super) fn current(&self) -> Option<Arc<Life>> {
+        self.seat().current.clone()
+    }
+
+    /// The life in service, which may have to be waited for.
+    pub(super) fn enter(&self) -> Result<Pass<'_>, String> {
+        let deadline = Instant::now() + UP_WAIT;
+        let mut seat = self.seat();
+        loop {
+            if let Some(life) = seat.current.clone().filter(|_| !seat.closed) {
+                seat.inside += 1;
+                return Ok(Pass { shared: self, life });
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.is_stopping() {
+                return Err("the process of the modules is not there".to_owned());
+            }
+            seat = self.changed.wait_timeout(seat, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Lets no further order begin, and waits for those that have. False: some have not ended within `limit`.
+    pub(super) fn close_gate(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut seat = self.seat();
+        seat.closed = true;
+        while seat.inside > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            seat = self.changed.wait_timeout(seat, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Puts `life` into service, with its links to the shards, and lets orders begin. False: it is dead already.
+    pub(super) fn enthrone(&self, life: &Arc<Life>, links: Vec<ShardLink>) -> bool {
+        let mut seat = self.seat();
+        if life.is_dead() {
+            return false;
+        }
+        seat.current = Some(Arc::clone(life));
+        seat.closed = false;
+        drop(seat);
+        self.changed.notify_all();
+        self.deliver(links);
+        // Who publishes from here on tells this life; who did before has left it here.
+        let published = lock(&self.published);
+        let _ = life.send(&ToChild::Published(published.clone()));
+        true
+    }
+
+    /// `life` is dead: it is out of service, and the shards learn it.
+    pub(super) fn dethrone(&self, life: &Life) {
+        let mut seat = self.seat();
+        life.set_dead();
+        if seat.current.as_ref().is_some_and(|current| current.number() == life.number()) {
+            seat.current = None;
+            seat.closed = true;
+        }
+        drop(seat);
+        // A shard hears of a dead life that it was there before it hears of its death, or not at all.
+        let mut links = lock(&self.links);
+        links.retain(|link| !link.is_dead());
+        for inbox in self.inboxes.get().into_iter().flatten() {
+            inbox.push(Message::DomainDown);
+        }
+    }
+
+    /// Hands the shards their links; keeps them until there are shards.
+    fn deliver(&self, new: Vec<ShardLink>) {
+        let mut links = lock(&self.links);
+        links.extend(new);
+        self.hand_over(&mut links);
+    }
+
+    fn hand_over(&self, links: &mut Vec<ShardLink>) {
+        let Some(inboxes) = self.inboxes.get() else { return };
+        for link in links.drain(..).filter(|link| !link.is_dead()) {
+            if let Some(inbox) = inboxes.get(link.shard()) {
+                inbox.push(Message::DomainUp(Box::new(link)));
+            }
+        }
+    }
+
+    /// Names the shards' inboxes, once.
+    pub(super) fn attach(&self, inboxes: Vec<Arc<Inbox>>) {
+        // Under the lock: a link made meanwhile goes one way or the other.
+        let mut links = lock(&self.links);
+        let _ = self.inboxes.set(inboxes);
+        self.hand_over(&mut links);
+    }
+
+    pub(super) fn publish(&self, named: Vec<(String, u64)>) {
+        let mut published = lock(&self.published);
+        *published = named;
+        if let Some(life) = self.current() {
+            let _ = life.send(&ToChild::Published(published.clone()));
+        }
+    }
+
+    pub(super) fn published(&self) -> Vec<(String, u64)> {
+        lock(&self.published).clone()
+    }
+
+    /// Has an order carried out in the life in service, and waits for its outcome.
+    pub(super) fn call(&self, order: Order) -> Result<Outcome, String> {
+        let pass = self.enter()?;
+        pass.life().call(self.number(), order)
+    }
+
+    /// Takes note of a life, so that it ends with the server.
+    pub(super) fn born(&self, life: &Arc<Life>) {
+        let mut lives = lock(&self.lives);
+        lives.retain(|life| life.strong_count() > 0);
+        lives.push(Arc::downgrade(life));
+    }
+
+    /// Every life that may have modules loaded.
+    fn lives(&self) -> Vec<Arc<Life>> {
+        lock(&self.lives).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Nobody uses the module any more.
+    pub(super) fn close(&self, id: u64) {
+        lock(&self.modules).remove(&id);
+        for life in self.lives().iter().filter(|life| life.forget(id)) {
+            let _ = life.send(&ToChild::Close { instance: id });
+        }
+    }
+
+    pub(super) fn set_onloaded(&self, id: u64, onloaded: bool) {
+        if let Some(loaded) = lock(&self.modules).get_mut(&id) {
+            loaded.onloaded = onloaded;
+        }
+    }
+
+    pub(super) fn add_run(&self, number: u64, run: Run) {
+        lock(&self.runs).insert(number, run);
+    }
+
+    pub(super) fn remove_run(&self, number: u64) {
+        lock(&self.runs).remove(&number);
+    }
+
+    /// The modules whose jobs run in `life`.
+    pub(super) fn running_in(&self, life: &Life) -> Vec<u64> {
+        let runs = lock(&self.runs);
+        runs.values().filter(|run| run.life.number() == life.number()).map(|run| run.instance).collect()
+    }
+
+    /// The life that the job runs in.
+    pub(super) fn life_of_job(&self, uuid: &str) -> Option<Arc<Life>> {
+        lock(&self.runs).values().find(|run| run.uuid == uuid).map(|run| Arc::clone(&run.life))
+    }
+
+    /// Passes a question on to the run it is of, if that is in `life`.
+    pub(super) fn ask_run(&self, life: &Life, run: u64, call: u64, what: Question) -> bool {
+        let runs = lock(&self.runs);
+        let run = runs.get(&run).filter(|run| run.life.number() == life.number());
+        run.is_some_and(|run| run.sender.send((call, what)).is_ok())
+    }
+
+    /// Asks for another life in the place of `life`. Asked again it is the same question.
+    pub(super) fn want_replacement(&self, life: &Life, why: &str) {
+        if life.doom() {
+            let _ = self.events.send(Event::Replace { life: life.number(), why: why.to_owned() });
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Ends all lives.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.changed.notify_all();
+        let _ = self.events.send(Event::Look);
+        for life in self.lives() {
+            life.hang_up();
+        }
+    }
+}

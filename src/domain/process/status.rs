@@ -1,0 +1,54 @@
+//! What there is to say about a domain.
+
+use super::crash::CrashReport;
+use super::growth;
+use super::lock;
+use super::parent::Process;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+/// A domain, as it is now.
+#[derive(Debug, Clone)]
+pub struct DomainStatus {
+    /// Its process; `None` while it is being started again.
+    pub pid: Option<u32>,
+    /// Since when that process is there.
+    pub up_since: Option<SystemTime>,
+    /// Times it was started again after a death.
+    pub restarts: u64,
+    /// Times it was replaced while it lived.
+    pub replacements: u64,
+    /// Modules that it is to have, those in quarantine included.
+    pub modules: usize,
+    /// Resident memory of the process.
+    pub rss_bytes: u64,
+    /// The last crash.
+    pub last_crash: Option<CrashReport>,
+    /// The last crash of each module that had one, by name; a module with several loaded versions has several.
+    pub crashes: Vec<(String, CrashReport)>,
+    /// Modules that are left out, by name, and why.
+    pub quarantined: Vec<(String, String)>,
+}
+
+impl Process {
+    /// What there is to say now. Reads a file of the kernel.
+    #[must_use]
+    pub fn status(&self) -> DomainStatus {
+        let shared = self.shared();
+        let life = shared.current();
+        let modules = lock(&shared.modules);
+        let crash = |module: &super::shared::Loaded| Some((module.name.clone(), module.last_crash.clone()?));
+        let left_out = |module: &super::shared::Loaded| Some((module.name.clone(), module.quarantine.why()?));
+        DomainStatus {
+            pid: life.as_ref().map(|life| life.pid()),
+            up_since: life.as_ref().map(|life| life.since()),
+            restarts: shared.restarts.load(Ordering::Relaxed),
+            replacements: shared.replacements.load(Ordering::Relaxed),
+            modules: modules.len(),
+            rss_bytes: life.and_then(|life| growth::resident_bytes(life.pid())).unwrap_or(0),
+            last_crash: lock(&shared.last_crash).clone(),
+            crashes: modules.values().filter_map(crash).collect(),
+            quarantined: modules.values().filter_map(left_out).collect(),
+        }
+    }
+}

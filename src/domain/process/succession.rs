@@ -1,0 +1,246 @@
+//! One life after another.
+//!
+//! After a death: load all modules, run their `onload`, let the shards send. In place of a life that still serves: load all
+//! modules beside it; let no order and no request begin any more and wait for those that have; run `unload` there and
+//! `onload` here; let the shards send here. What waited meanwhile is sent then. Jobs go on in the old life until they end.
+
+use super::control::{Order, Outcome, ToChild};
+use super::life::Life;
+use super::lock;
+use super::shared::{Loaded, Shared};
+use super::supervisor::Supervisor;
+use crate::domain::inbox::Message;
+use crossbeam::channel::RecvTimeoutError;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a change waits for orders: modules that are being deployed, and hooks.
+const ORDERS_WAIT: Duration = Duration::from_secs(10);
+/// How long it waits for running requests; those that take longer end in the old life.
+const DRAIN_WAIT: Duration = Duration::from_secs(10);
+/// How long it waits for one `unload`.
+const UNLOAD_WAIT: Duration = Duration::from_secs(5);
+/// How long a module may take to be loaded again, and as long for its `onload`.
+const LOAD_WAIT: Duration = Duration::from_secs(30);
+/// How long an old life stays for jobs and requests that still run there.
+const FAREWELL_WAIT: Duration = Duration::from_secs(60);
+/// How often it is looked at meanwhile.
+const FAREWELL_LOOK: Duration = Duration::from_millis(10);
+/// The wait after a process could not be started.
+const START_PAUSE: Duration = Duration::from_secs(1);
+
+/// What an old life has still to do.
+struct Farewell {
+    old: Arc<Life>,
+    /// Shards that have nothing there any more.
+    drained: usize,
+    /// Modules with running jobs: their `unload` comes when these have ended.
+    unload: Vec<u64>,
+}
+
+impl Supervisor {
+    /// Puts a new life into service, in the place of `old` if there is one. Returns when it is there, or the server stops.
+    pub(super) fn succeed(&mut self, old: Option<&Arc<Life>>) {
+        let mut farewell = None;
+        while !self.shared.is_stopping() {
+            let new = match self.fresh() {
+                Ok(new) => new,
+                Err(error) => {
+                    tracing::error!("the process of the modules could not be started: {error}");
+                    thread::sleep(START_PAUSE);
+                    continue;
+                }
+            };
+            if !self.shared.load_missing(&new) {
+                self.pause();
+                continue;
+            }
+            let leaving = farewell.get_or_insert_with(|| self.shared.retire(old));
+            if !self.shared.take_over(&new) {
+                self.pause();
+                continue;
+            }
+            let dead = leaving.is_none();
+            if let Some(leaving) = leaving.take() {
+                leaving.wait_apart(&self.shared);
+            }
+            self.begun(&new, dead);
+            return;
+        }
+    }
+}
+
+impl Shared {
+    /// Loads the modules that `life` has not. False: it died of one of them.
+    fn load_missing(&self, life: &Life) -> bool {
+        let wanted = |id: u64, module: &Loaded| !module.quarantine.is_on() && !life.has(id);
+        let modules = lock(&self.modules);
+        let missing: Vec<(u64, PathBuf)> = modules
+            .iter()
+            .filter(|(id, module)| wanted(**id, module))
+            .map(|(id, module)| (*id, module.path.clone()))
+            .collect();
+        drop(modules);
+        missing.into_iter().all(|(instance, path)| {
+            self.bring_up(life, instance, Order::Load { instance, path: path.display().to_string() })
+        })
+    }
+
+    /// Has a module loaded or its `onload` run, and knows whose fault it is if `life` dies of it: then false.
+    fn bring_up(&self, life: &Life, instance: u64, order: Order) -> bool {
+        life.set_trying(Some(instance));
+        match life.call_within(LOAD_WAIT, self.number(), order) {
+            Ok(Outcome::Loaded(_, base)) => drop(life.add(instance, base)),
+            Ok(Outcome::Done) => {}
+            Ok(other) => tracing::error!("a module could not be loaded again: {other:?}"),
+            Err(error) => {
+                if error == RecvTimeoutError::Timeout {
+                    life.kill_because(format!("it was not loaded within {} s", LOAD_WAIT.as_secs()));
+                }
+                life.kill();
+                // The crash is to be counted before the next life is tried.
+                life.wait_buried();
+                return false;
+            }
+        }
+        life.set_trying(None);
+        true
+    }
+
+    /// Ends the service of `old`: no order and no request begins there any more, and those that did have ended, or have
+    /// had their time. `None`: it is dead.
+    fn retire(&self, old: Option<&Arc<Life>>) -> Option<Farewell> {
+        let quiet = self.close_gate(ORDERS_WAIT);
+        let old = old.filter(|old| !old.is_dead())?;
+        let shards = self.inboxes.get().map_or(0, Vec::len);
+        for inbox in self.inboxes.get().into_iter().flatten() {
+            inbox.push(Message::DomainDrain);
+        }
+        let mut farewell = Farewell { old: Arc::clone(old), drained: 0, unload: Vec::new() };
+        let deadline = Instant::now() + DRAIN_WAIT;
+        while farewell.drained < shards && !old.is_dead() && Instant::now() < deadline {
+            farewell.drained += usize::from(old.next_drained().recv_timeout(FAREWELL_LOOK).is_ok());
+        }
+        if !quiet {
+            tracing::warn!("a hook does not return: the process it runs in is ended");
+            old.end();
+            old.wait_buried();
+            self.close_gate(ORDERS_WAIT);
+        } else if farewell.drained < shards {
+            tracing::warn!("requests run for longer than {} s: they end in the old process", DRAIN_WAIT.as_secs());
+        } else {
+            let (later, now) = self.to_unload(old);
+            for instance in now {
+                self.unload(old, instance);
+            }
+            farewell.unload = later;
+        }
+        (!old.is_dead()).then_some(farewell)
+    }
+
+    /// The modules of `old` whose `unload` is due: those with running jobs, and those without.
+    fn to_unload(&self, old: &Life) -> (Vec<u64>, Vec<u64>) {
+        let running = self.running_in(old);
+        let due = |id: u64, module: &Loaded| {
+            module.onloaded && module.has_unload && !module.quarantine.is_on() && old.has(id)
+        };
+        let modules = lock(&self.modules);
+        let due = modules.iter().filter(|(id, module)| due(**id, module)).map(|(id, _)| *id);
+        due.partition(|id| running.contains(id))
+    }
+
+    fn unload(&self, old: &Life, instance: u64) {
+        let name = || lock(&self.modules).get(&instance).map(|module| module.name.clone()).unwrap_or_default();
+        match old.call_within(UNLOAD_WAIT, self.number(), Order::Unload { instance }) {
+            Ok(Outcome::Fault(what)) => tracing::error!("module {} failed in unload: {what}", name()),
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::error!("unload of module {} does not return within {} s", name(), UNLOAD_WAIT.as_secs());
+            }
+            // If it died of that, this is told elsewhere.
+            _ => {}
+        }
+    }
+
+    /// Makes `new` complete and puts it into service. False: it died.
+    fn take_over(self: &Arc<Self>, new: &Arc<Life>) -> bool {
+        if !self.load_missing(new) {
+            return false;
+        }
+        // Before the hooks, which may look for others' symbols.
+        let _ = new.send(&ToChild::Published(self.published()));
+        let wanted = |id: u64, module: &Loaded| {
+            module.onloaded && module.has_onload && !module.quarantine.is_on() && new.has(id)
+        };
+        let modules = lock(&self.modules);
+        let hooks: Vec<u64> =
+            modules.iter().filter(|(id, module)| wanted(**id, module)).map(|(id, _)| *id).collect();
+        drop(modules);
+        // The last one is of no module: that it is answered shows that the process works, also when there is none.
+        let done = hooks.into_iter().chain([0]).all(|instance| self.is_up(new, instance));
+        let links = match new.links(self) {
+            Ok(links) if done => links,
+            other => {
+                if let Err(error) = other {
+                    tracing::error!("the rings of a process can't be used: {error}");
+                }
+                new.kill();
+                new.wait_buried();
+                return false;
+            }
+        };
+        if !self.enthrone(new, links) {
+            new.wait_buried();
+            return false;
+        }
+        for (_, module) in lock(&self.modules).iter_mut().filter(|(id, _)| new.has(**id)) {
+            module.history.loaded();
+        }
+        true
+    }
+
+    fn is_up(&self, life: &Life, instance: u64) -> bool {
+        let order = Order::Onload { instance };
+        if instance == 0 {
+            return life.call_within(LOAD_WAIT, self.number(), order).is_ok();
+        }
+        self.bring_up(life, instance, order)
+    }
+}
+
+impl Farewell {
+    /// Waits on a thread of its own until nothing runs in the old life any more, and ends it.
+    fn wait_apart(self, shared: &Arc<Shared>) {
+        let (waiting, old) = (Arc::clone(shared), Arc::clone(&self.old));
+        let spawned = thread::Builder::new().name("domain-farewell".to_owned()).spawn(move || self.wait(&waiting));
+        if let Err(error) = spawned {
+            tracing::error!("jobs in an old process can't be waited for: {error}");
+            old.end();
+        }
+    }
+
+    fn wait(mut self, shared: &Shared) {
+        let shards = shared.inboxes.get().map_or(0, Vec::len);
+        let deadline = Instant::now() + FAREWELL_WAIT;
+        while !self.old.is_dead() {
+            self.drained += self.old.next_drained().try_iter().count();
+            let running = shared.running_in(&self.old);
+            let (later, now): (Vec<u64>, Vec<u64>) =
+                std::mem::take(&mut self.unload).into_iter().partition(|id| running.contains(id));
+            self.unload = later;
+            for instance in now {
+                shared.unload(&self.old, instance);
+            }
+            if running.is_empty() && self.drained >= shards {
+                break;
+            }
+            if Instant::now() >= deadline {
+                tracing::warn!("jobs or requests still run in an old process after {} s: it is ended", FAREWELL_WAIT.as_secs());
+                break;
+            }
+            thread::sleep(FAREWELL_LOOK);
+        }
+        self.old.end();
+    }
+}

@@ -1,0 +1,150 @@
+//! Sees to it that a life is in service, and another ready to follow it.
+//!
+//! One thread. A death, a wish for another life, and the time that passes are events; each is dealt with to its end
+//! before the next, so there is never more than one change of lives under way. What follows a change is in
+//! [`succession`](super::succession).
+
+use super::growth::Growth;
+use super::life::Life;
+use super::quarantine::Pace;
+use super::shared::Shared;
+use crossbeam::channel::Receiver;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often it looks at the size of the life in service.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long after a change the next spare is started: not while the new life warms up.
+const SPARE_DELAY: Duration = Duration::from_millis(250);
+/// The wait after the death of a spare; it doubles with each that follows.
+const SPARE_PAUSE: Duration = Duration::from_secs(1);
+/// At most 2^this times [`SPARE_PAUSE`].
+const SPARE_DOUBLINGS_MAX: u32 = 6;
+
+/// What the supervisor is told.
+pub(super) enum Event {
+    /// A life is dead and buried.
+    Died { life: u64 },
+    /// Another life is to follow this one.
+    Replace { life: u64, why: String },
+    /// Something has changed.
+    Look,
+}
+
+pub(super) struct Supervisor {
+    pub(super) shared: Arc<Shared>,
+    events: Receiver<Event>,
+    /// Started and confined, without modules.
+    spare: Option<Arc<Life>>,
+    spare_at: Instant,
+    spare_deaths: u32,
+    pace: Pace,
+    growth: Growth,
+    /// No life has been in service yet.
+    first: bool,
+}
+
+impl Supervisor {
+    pub(super) fn new(shared: Arc<Shared>, events: Receiver<Event>) -> Self {
+        let growth = Growth::new(shared.config.rss_recycle_bytes);
+        let spare_at = Instant::now();
+        Self { shared, events, spare: None, spare_at, spare_deaths: 0, pace: Pace::default(), growth, first: true }
+    }
+
+    /// Runs until the server stops.
+    pub(super) fn run(mut self) {
+        self.succeed(None);
+        while !self.shared.is_stopping() {
+            self.look();
+            match self.events.recv_timeout(self.next_look()) {
+                Ok(Event::Died { life }) => self.died(life),
+                Ok(Event::Replace { life, why }) => self.replace(life, &why),
+                Ok(Event::Look) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Does what time has brought.
+    fn look(&mut self) {
+        let Some(current) = self.shared.current() else {
+            self.pause();
+            return self.succeed(None);
+        };
+        if let Some(why) = self.growth.look(&current, Instant::now()) {
+            self.shared.want_replacement(&current, &why);
+        }
+        // Not before the server serves: it is to start fast.
+        if self.spare.is_none() && Instant::now() >= self.spare_at && self.shared.inboxes.get().is_some() {
+            match Life::start(&self.shared) {
+                Ok(life) => self.spare = Some(life),
+                Err(error) => self.no_spare(&error.to_string()),
+            }
+        }
+    }
+
+    fn next_look(&self) -> Duration {
+        let spare = self.spare_at.saturating_duration_since(Instant::now());
+        if self.spare.is_none() { spare.clamp(Duration::from_millis(1), LOOK_EVERY) } else { LOOK_EVERY }
+    }
+
+    fn died(&mut self, life: u64) {
+        if self.spare.as_ref().is_some_and(|spare| spare.number() == life) {
+            self.no_spare("it died");
+        }
+    }
+
+    fn no_spare(&mut self, why: &str) {
+        let pause = SPARE_PAUSE * 2_u32.pow(self.spare_deaths.min(SPARE_DOUBLINGS_MAX));
+        tracing::warn!("there is no spare process for modules ({why}); the next try is in {} s", pause.as_secs());
+        self.spare = None;
+        self.spare_deaths += 1;
+        self.spare_at = Instant::now() + pause;
+    }
+
+    fn replace(&mut self, life: u64, why: &str) {
+        let Some(old) = self.shared.current().filter(|current| current.number() == life) else { return };
+        tracing::info!("the process of the modules is replaced: {why}");
+        self.pause();
+        self.succeed(Some(&old));
+    }
+
+    /// One life after the other has ended: waits a moment if there were many.
+    pub(super) fn pause(&mut self) {
+        if let Some(pause) = self.pace.end(Instant::now()) {
+            tracing::warn!("the process of the modules keeps dying: it is started again after a pause");
+            self.sleep(pause);
+        }
+    }
+
+    fn sleep(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until && !self.shared.is_stopping() {
+            thread::sleep(Duration::from_millis(20).min(time));
+        }
+    }
+
+    /// A process without modules: the spare, or a new one.
+    pub(super) fn fresh(&mut self) -> io::Result<Arc<Life>> {
+        let spare = self.spare.take().filter(|spare| !spare.is_dead());
+        if spare.is_some() {
+            self.spare_deaths = 0;
+        }
+        let life = spare.map_or_else(|| Life::start(&self.shared), Ok)?;
+        life.set_used();
+        Ok(life)
+    }
+
+    /// `life` is in service now.
+    pub(super) fn begun(&mut self, life: &Life, followed_a_death: bool) {
+        match (self.first, followed_a_death) {
+            (true, _) => self.first = false,
+            (false, true) => drop(self.shared.restarts.fetch_add(1, Ordering::Relaxed)),
+            (false, false) => drop(self.shared.replacements.fetch_add(1, Ordering::Relaxed)),
+        }
+        self.growth.begin(life, Instant::now());
+        self.spare_at = self.spare_at.max(Instant::now() + SPARE_DELAY);
+    }
+}
