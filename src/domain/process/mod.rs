@@ -4,6 +4,7 @@
 //! WebSocket events cross over rings in shared memory, a pair a shard; everything else over a control connection. What
 //! a domain sends is checked as hostile input. A domain that dies is started again with its modules.
 
+mod arena;
 pub mod child;
 mod companion;
 mod control;

@@ -1,5 +1,6 @@
 //! The server's side of a domain: starts its process, speaks with it, starts it again when it dies.
 
+use super::arena::{self, Borrower, Lender};
 use super::control::{self, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::layout::Layout;
 use super::link::{Owner, ShardLink};
@@ -380,8 +381,9 @@ impl Shared {
     fn run_once(self: &Arc<Self>) -> io::Result<()> {
         let layout = Layout::new(self.wakers.len());
         let region = Arc::new(Region::create(layout.bytes())?);
+        let bodies = Arc::new(Region::create(arena::bytes(self.wakers.len()))?);
         let (mut stream, theirs) = UnixStream::pair()?;
-        let mut child = self.spawn(&theirs, &region)?;
+        let mut child = self.spawn(&theirs, &region, &bodies)?;
         drop(theirs);
         let connection = Arc::new(Connection {
             pid: child.id(),
@@ -389,7 +391,7 @@ impl Shared {
             stream: Mutex::new(stream.try_clone()?),
             waiting: Mutex::new(Some(HashMap::new())),
         });
-        let begun = self.begin_life(&connection, &region, layout);
+        let begun = self.begin_life(&connection, &region, &bodies, layout);
         if begun.is_ok() {
             self.read(&mut stream, &connection);
         }
@@ -402,6 +404,7 @@ impl Shared {
         self: &Arc<Self>,
         connection: &Arc<Connection>,
         region: &Arc<Region>,
+        bodies: &Arc<Region>,
         layout: Layout,
     ) -> io::Result<()> {
         connection.send(&ToChild::Start(Box::new(self.start_message())))?;
@@ -415,6 +418,8 @@ impl Shared {
                 producer,
                 consumer,
                 layout.to_domain(shard).record_bytes_max(),
+                Lender::new(Arc::clone(bodies), arena::requests_part(shard)),
+                Borrower::new(Arc::clone(bodies), arena::answers_part(self.wakers.len()), true),
                 Box::new(owner),
             ));
         }
@@ -436,9 +441,9 @@ impl Shared {
         }
     }
 
-    fn spawn(&self, control: &UnixStream, region: &Region) -> io::Result<Child> {
+    fn spawn(&self, control: &UnixStream, region: &Region, bodies: &Region) -> io::Result<Child> {
         let wakes = self.wakers.iter().map(|waker| waker.descriptor()).collect::<io::Result<Vec<OwnedFd>>>()?;
-        let mut passed: Vec<RawFd> = vec![control.as_raw_fd(), region.fd().as_raw_fd()];
+        let mut passed: Vec<RawFd> = vec![control.as_raw_fd(), region.fd().as_raw_fd(), bodies.fd().as_raw_fd()];
         passed.extend(wakes.iter().map(AsRawFd::as_raw_fd));
         let mut command = Command::new("/proc/self/exe");
         command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null()).process_group(0);
