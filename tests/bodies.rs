@@ -21,7 +21,8 @@ H(make) { (void)c; size_t n = strtoul(http_kv_get(q->params, "bytes"), NULL, 10)
   take(r, n); for (size_t i = 0; i < n; i++) r->body[i] = (char)(i % 251); return 0; }
 H(none) { (void)c; (void)q; take(r, 100000); memset(r->body, 'x', 100000); r->status = 204; return 0; }
 "#;
-    let routes = r#"{"/echo","POST",echo,NONE},{"/make","GET",make,NONE},{"/make","HEAD",make,NONE},{"/none","GET",none,NONE}"#;
+    let routes =
+        r#"{"/echo","POST",echo,NONE},{"/make","GET",make,NONE},{"/make","HEAD",make,NONE},{"/none","GET",none,NONE}"#;
     module("bodies", code, routes, 4, "")
 }
 

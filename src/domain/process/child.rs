@@ -183,9 +183,8 @@ fn start_threads(
     let context: Arc<ModuleContext> = Arc::clone(host.context());
     let answers = Lender::new(Arc::clone(&bodies), arena::answers_part(start.shards));
     let answers = Arc::new(Mutex::new(answers));
-    let requests = (0..start.shards)
-        .map(|shard| Borrower::new(Arc::clone(&bodies), arena::requests_part(shard), false))
-        .collect();
+    let requests =
+        (0..start.shards).map(|shard| Borrower::new(Arc::clone(&bodies), arena::requests_part(shard), false)).collect();
     let domain = Arc::new(Domain {
         context,
         instances: RwLock::default(),

@@ -43,7 +43,14 @@ struct Ring {
 impl Intake {
     pub(super) fn new(shard: usize, consumer: Consumer, answers: Arc<Mutex<Lender>>) -> Self {
         let ring = Mutex::new(Ring { consumer, early: HashMap::new() });
-        Self { shard, ring, answers, busy_since_us: AtomicU64::new(0), last_us: AtomicU64::new(0), epoch: Instant::now() }
+        Self {
+            shard,
+            ring,
+            answers,
+            busy_since_us: AtomicU64::new(0),
+            last_us: AtomicU64::new(0),
+            epoch: Instant::now(),
+        }
     }
 
     fn now_us(&self) -> u64 {
