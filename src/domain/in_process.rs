@@ -359,7 +359,7 @@ impl Runner for Executor {
                 hold.ran(route, start.elapsed());
                 // Let go of the generation before the client can see the answer: who swaps after it finds it free.
                 drop(hold);
-                reply.push(Message::Answer { conn, seq, bytes });
+                reply.push(Message::Answer { conn, seq, bytes, lent: None });
             }
             Work::Socket { socket, index, events } => {
                 let unit = hold.instance().manifest().routes.len() + index;

@@ -7,21 +7,23 @@ use super::process::ShardLink;
 use crate::abi::websocket::Outlet;
 use crate::jobs::hub::EventSink;
 use crate::jobs::{JobFrame, Replay};
-use crate::net::{ConnId, Waker};
+use crate::net::{ConnId, Lent, Waker};
 use crossbeam::queue::SegQueue;
 use std::sync::Arc;
 
 /// One message to a shard.
 #[derive(Debug)]
 pub enum Message {
-    /// The answer to request number `seq` of connection `conn`: whole HTTP bytes.
+    /// The answer to request number `seq` of connection `conn`.
     Answer {
         /// The connection it belongs to.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
-        /// The encoded response.
+        /// The encoded response, or its head if the body is lent.
         bytes: Vec<u8>,
+        /// The body, where it is not part of `bytes`.
+        lent: Option<Box<dyn Lent>>,
     },
     /// The callbacks handed out for this WebSocket have returned.
     SocketIdle {

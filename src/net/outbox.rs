@@ -20,17 +20,44 @@ const KEPT_BYTES_MAX: usize = 16 * 1024;
 /// Room for this many segments is kept when they have been sent; an answer has one or two.
 const KEPT_SEGMENTS_MAX: usize = 4;
 
+/// Bytes in memory that another process can write: they are sent from where they lie and never seen as a slice.
+///
+/// # Safety
+/// From [`Lent::pointer`] on, [`Lent::len`] bytes can be read for as long as the value lives.
+#[expect(clippy::len_without_is_empty)] // It never is.
+pub unsafe trait Lent: Send + std::fmt::Debug {
+    /// The first byte.
+    fn pointer(&self) -> *const u8;
+
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// What is there now.
+    fn copy(&self) -> Vec<u8>;
+}
+
 #[derive(Debug)]
 enum Segment {
     Own(Vec<u8>),
     Shared(Arc<[u8]>),
+    Lent(Box<dyn Lent>),
 }
 
 impl Segment {
-    fn bytes(&self) -> &[u8] {
+    fn len(&self) -> usize {
         match self {
-            Segment::Own(bytes) => bytes,
-            Segment::Shared(bytes) => bytes,
+            Segment::Own(bytes) => bytes.len(),
+            Segment::Shared(bytes) => bytes.len(),
+            Segment::Lent(bytes) => bytes.len(),
+        }
+    }
+
+    /// The bytes, unless another process can write them.
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Segment::Own(bytes) => Some(bytes),
+            Segment::Shared(bytes) => Some(bytes),
+            Segment::Lent(_) => None,
         }
     }
 }
@@ -78,6 +105,12 @@ impl Outbox {
         }
     }
 
+    /// Appends `bytes` without a copy.
+    pub fn push_lent(&mut self, bytes: Box<dyn Lent>) {
+        self.seal_tail();
+        self.push_segment(Segment::Lent(bytes));
+    }
+
     /// Bytes not sent yet.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -99,35 +132,45 @@ impl Outbox {
     }
 
     fn push_segment(&mut self, segment: Segment) {
-        self.sealed += segment.bytes().len();
+        self.sealed += segment.len();
         self.segments.push_back(segment);
     }
 
-    /// The unsent bytes as slices at the start of `room`; returns how many. What does not fit waits for the next send.
-    fn slices<'a>(&'a self, room: &mut [io::IoSlice<'a>; IOVECS_MAX]) -> usize {
-        let all = self.segments.iter().map(Segment::bytes).chain(std::iter::once(self.tail.as_slice()));
+    /// The unsent bytes before the first lent ones as slices at the start of `room`; returns how many, and whether lent
+    /// ones come next. What does not fit waits for the next send.
+    fn slices<'a>(&'a self, room: &mut [io::IoSlice<'a>; IOVECS_MAX]) -> (usize, bool) {
+        let all = self.segments.iter().map(Segment::bytes).chain(std::iter::once(Some(self.tail.as_slice())));
         let (mut count, mut skip) = (0, self.sent);
         for (slice, bytes) in room.iter_mut().zip(all) {
+            let Some(bytes) = bytes else { return (count, true) };
             *slice = io::IoSlice::new(bytes.get(skip..).unwrap_or_default());
             (count, skip) = (count + 1, 0);
         }
-        count
+        (count, false)
     }
 
     /// Sends a part of what is there: one system call.
     fn send_some(&self, fd: RawFd) -> io::Result<usize> {
-        if self.segments.is_empty() {
-            return sys::send(fd, self.tail.get(self.sent..).unwrap_or_default());
+        match self.segments.front() {
+            None => return sys::send(fd, self.tail.get(self.sent..).unwrap_or_default()),
+            Some(Segment::Lent(bytes)) => return sys::send_lent(fd, &**bytes, self.sent),
+            Some(_) => {}
         }
         let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
-        let count = self.slices(&mut room);
-        sys::send_vectored(fd, room.get(..count).unwrap_or_default())
+        let (count, more) = self.slices(&mut room);
+        sys::send_vectored(fd, room.get(..count).unwrap_or_default(), more)
     }
 
-    /// The first unsent bytes: those of one segment.
-    pub(super) fn front(&self) -> &[u8] {
-        let first = self.segments.front().map_or(self.tail.as_slice(), Segment::bytes);
-        first.get(self.sent..).unwrap_or_default()
+    /// The first unsent bytes: those of one segment. Lent ones are copied for it.
+    pub(super) fn front(&mut self) -> &[u8] {
+        if let Some(first) = self.segments.front_mut()
+            && let Segment::Lent(bytes) = first
+        {
+            let copy = bytes.copy();
+            *first = Segment::Own(copy);
+        }
+        let first = self.segments.front().map_or(Some(self.tail.as_slice()), Segment::bytes);
+        first.and_then(|bytes| bytes.get(self.sent..)).unwrap_or_default()
     }
 
     /// Forgets what is not sent.
@@ -139,7 +182,7 @@ impl Outbox {
     pub(super) fn advance(&mut self, count: usize) {
         self.sent += count;
         while let Some(first) = self.segments.front() {
-            let len = first.bytes().len();
+            let len = first.len();
             if self.sent < len {
                 return;
             }
@@ -205,7 +248,26 @@ mod tests {
         Append(Vec<u8>),
         Owned(Vec<u8>),
         Shared(Vec<u8>),
+        Lent(Vec<u8>),
         Send(usize),
+    }
+
+    #[derive(Debug)]
+    struct Other(Vec<u8>);
+
+    // SAFETY: a vector that nobody changes.
+    unsafe impl Lent for Other {
+        fn pointer(&self) -> *const u8 {
+            self.0.as_ptr()
+        }
+
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn copy(&self) -> Vec<u8> {
+            self.0.clone()
+        }
     }
 
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -221,6 +283,7 @@ mod tests {
             bytes().prop_map(Step::Append),
             bytes().prop_map(Step::Owned),
             bytes().prop_map(Step::Shared),
+            proptest::collection::vec(any::<u8>(), 1..50).prop_map(Step::Lent),
             (0..3000_usize).prop_map(Step::Send),
         ]
     }
@@ -228,7 +291,10 @@ mod tests {
     /// What the next send would be offered.
     fn ready(outbox: &Outbox) -> Vec<u8> {
         let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
-        let count = outbox.slices(&mut room);
+        if let Some(Segment::Lent(bytes)) = outbox.segments.front() {
+            return bytes.copy()[outbox.sent..].to_vec();
+        }
+        let (count, _) = outbox.slices(&mut room);
         room[..count].iter().flat_map(|slice| slice.to_vec()).collect()
     }
 
@@ -263,7 +329,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_pushes_and_partial_sends_give_the_same_stream(steps in proptest::collection::vec(step(), 0..40)) {
+        fn any_pushes_and_partial_sends_give_the_same_stream(steps in proptest::collection::vec(step(), 0..40), in_front: bool) {
             let (mut outbox, mut pushed, mut sent) = (Outbox::default(), Vec::new(), Vec::new());
             for step in steps {
                 match step {
@@ -271,6 +337,7 @@ mod tests {
                     Step::Append(bytes) => { pushed.extend_from_slice(&bytes); outbox.buffer().extend(bytes); }
                     Step::Owned(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_owned(bytes); }
                     Step::Shared(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_shared(bytes.into()); }
+                    Step::Lent(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_lent(Box::new(Other(bytes))); }
                     Step::Send(count) => {
                         let ready = ready(&outbox);
                         let count = count.min(ready.len());
@@ -279,11 +346,11 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(outbox.len(), pushed.len() - sent.len());
-                prop_assert_eq!(outbox.sealed, outbox.segments.iter().map(|segment| segment.bytes().len()).sum::<usize>());
+                prop_assert_eq!(outbox.sealed, outbox.segments.iter().map(Segment::len).sum::<usize>());
                 prop_assert_eq!(outbox.is_empty(), pushed.len() == sent.len());
             }
             while !outbox.is_empty() {
-                let ready = ready(&outbox);
+                let ready = if in_front { outbox.front().to_vec() } else { ready(&outbox) };
                 outbox.advance(ready.len());
                 sent.extend_from_slice(&ready);
             }

@@ -1,5 +1,6 @@
 //! The system calls of this room that no safe wrapper in the dependency tree offers, one function each.
 
+use super::outbox::Lent;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -22,20 +23,30 @@ pub(super) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     check(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
+/// [`send`] of what is lent, from its byte number `from` on.
+pub(super) fn send_lent(fd: RawFd, bytes: &dyn Lent, from: usize) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let from = from.min(bytes.len());
+    // SAFETY: the trait's contract: the bytes can be read while `bytes` lives. Only the kernel reads them, so it does not
+    // matter that another process may write them meanwhile. For `fd` see `send`.
+    check(unsafe { libc::send(fd, bytes.pointer().add(from).cast(), bytes.len() - from, flags) })
+}
+
 /// `recv(2)` without blocking; 0 means that the peer has sent FIN.
 pub(super) fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: pointer and length describe `buffer`, which the kernel writes during the call only; for `fd` see `send`.
     check(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) })
 }
 
-/// `sendmsg(2)` of several buffers, without blocking and without SIGPIPE.
-pub(super) fn send_vectored(fd: RawFd, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+/// `sendmsg(2)` of several buffers, without blocking and without SIGPIPE. `more`: another send follows at once, so the
+/// kernel need not send a packet that is not full.
+pub(super) fn send_vectored(fd: RawFd, slices: &[io::IoSlice<'_>], more: bool) -> io::Result<usize> {
     // SAFETY: zeroed is a valid msghdr (null pointers, zero lengths).
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     // IoSlice is ABI-compatible with iovec (std documents it); the kernel does not write through a sendmsg iovec.
     message.msg_iov = slices.as_ptr().cast::<libc::iovec>().cast_mut();
     message.msg_iovlen = slices.len().min(IOVECS_MAX);
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
     // SAFETY: `message` names `slices`, which outlive the call; for `fd` see `send`.
     check(unsafe { libc::sendmsg(fd, &raw const message, flags) })
 }

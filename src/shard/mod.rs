@@ -155,9 +155,9 @@ impl Shard {
 
     fn handle(&mut self, links: &mut Links, message: Message) {
         match message {
-            Message::Answer { conn, seq, bytes } => {
+            Message::Answer { conn, seq, bytes, lent } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
-                self.answered(links, conn, seq, bytes);
+                self.answered(links, conn, seq, bytes, lent);
             }
             Message::SocketIdle { socket } => {
                 self.in_flight = self.in_flight.saturating_sub(1);

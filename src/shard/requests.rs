@@ -8,7 +8,7 @@ use crate::abi::manifest::FLAG_INLINE;
 use crate::admin::{self, Client};
 use crate::domain::call::{Call, OwnedRequest, Work};
 use crate::module::table::RouteMatch;
-use crate::net::{ConnId, Links};
+use crate::net::{ConnId, Lent, Links};
 use crate::proto::http1::{CONTINUE, Decoded, Method, RequestError, RequestView};
 use std::sync::Arc;
 
@@ -142,7 +142,7 @@ impl Shard {
         let begun = if owed {
             let mut bytes = Vec::new();
             match self.begin(origin, view, &mut bytes) {
-                Begun::Answered => return Some(Slot::Ready { bytes, safe }),
+                Begun::Answered => return Some(Slot::Ready { bytes, lent: None, safe }),
                 other => other,
             }
         } else {
@@ -288,11 +288,18 @@ impl Shard {
     }
 
     /// An answer made elsewhere arrived.
-    pub(super) fn answered(&mut self, links: &mut Links, id: ConnId, seq: u64, bytes: Vec<u8>) {
+    pub(super) fn answered(
+        &mut self,
+        links: &mut Links,
+        id: ConnId,
+        seq: u64,
+        bytes: Vec<u8>,
+        lent: Option<Box<dyn Lent>>,
+    ) {
         let Some(conn) = self.conn(id) else { return }; // The client left before its answer came.
         let Some(slot) = conn.slot_mut(seq) else { return };
         let safe = slot.is_safe();
-        *slot = Slot::Ready { bytes, safe };
+        *slot = Slot::Ready { bytes, lent, safe };
         self.advance(links, id);
     }
 
@@ -301,10 +308,13 @@ impl Shard {
         let Some(mut conn) = self.take(id) else { return };
         while let Some(slot) = conn.slots.pop_front() {
             match slot {
-                Slot::Ready { bytes, .. } => {
+                Slot::Ready { bytes, lent, .. } => {
                     conn.first_seq += 1;
                     if let Some(outbox) = links.outbox(id) {
                         outbox.push_owned(bytes);
+                        if let Some(lent) = lent {
+                            outbox.push_lent(lent);
+                        }
                     }
                 }
                 Slot::Waiting { request, meta, safe } => {
@@ -426,7 +436,7 @@ impl Shard {
                 outbox.push(&bytes);
             }
         } else {
-            conn.slots.push_back(Slot::Ready { bytes, safe: false });
+            conn.slots.push_back(Slot::Ready { bytes, lent: None, safe: false });
         }
     }
 

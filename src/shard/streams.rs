@@ -213,7 +213,7 @@ impl Shard {
                 ServerAnswer::json(status, error_json(&text)).encode(meta, &mut bytes);
                 let seq = *seq;
                 self.streams.states.remove(&key);
-                self.answered(links, conn, seq, bytes);
+                self.answered(links, conn, seq, bytes, None);
             }
             (Channel::WebSocket(_), Err((_, text))) => {
                 stream.send_text(links, &error_json(&text));

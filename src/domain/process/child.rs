@@ -1,5 +1,6 @@
-//! The main of a domain's process: `cweb domain CONTROL MEMORY WAKE…`, the numbers of its descriptors.
+//! The main of a domain's process: `cweb domain CONTROL RINGS BODIES WAKE…`, the numbers of its descriptors.
 
+use super::arena::{self, Borrower, Lender};
 use super::companion::{self, Intake};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::layout::Layout;
@@ -112,11 +113,11 @@ fn take(number: i32) -> OwnedFd {
 }
 
 fn run(descriptors: &[i32]) -> io::Result<()> {
-    let [control, memory, wakes @ ..] = descriptors else {
+    let [control, rings, bodies, wakes @ ..] = descriptors else {
         return Err(io::Error::other("a domain is started by the server, not by hand"));
     };
     let mut stream = UnixStream::from(take(*control));
-    let memory = take(*memory);
+    let (rings, bodies) = (take(*rings), take(*bodies));
     let wakes: Vec<OwnedFd> = wakes.iter().map(|&number| take(number)).collect();
     let ToChild::Start(start) = control::read(&mut stream)? else {
         return Err(io::Error::other("the server did not say how to start"));
@@ -127,7 +128,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     tracing::debug!("confined; missing: {:?}", applied.missing);
     crate::abi::guard::install()?;
     let layout = Layout::new(start.shards);
-    let region = Arc::new(Region::open(memory, layout.bytes())?);
+    let region = Arc::new(Region::open(rings, layout.bytes())?);
     running::show(&region, layout.board());
     for signal in [signal_hook::consts::SIGPIPE, signal_hook::consts::SIGXFSZ] {
         // Caught so that it does not end the process: the call that met it fails instead.
@@ -144,7 +145,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let host = InProcess::start(Path::new(&start.database), Some(Path::new(&start.jobs_database)))?;
     // This may be a spare, which stays small: the threads come with the first order.
     wait_readable(&stream);
-    let domain = start_threads(&start, &host, &region, wakes)?;
+    let domain = start_threads(&start, &host, &region, bodies, wakes)?;
     Child { parent, domain, host }.serve(&mut stream);
     // Threads of modules may be running: destructors must not.
     // SAFETY: ends the process at once.
@@ -197,22 +198,38 @@ fn start_threads(
     start: &Start,
     host: &InProcess,
     region: &Arc<Region>,
+    bodies: OwnedFd,
     wakes: Vec<OwnedFd>,
 ) -> io::Result<Arc<Domain>> {
     let layout = Layout::new(start.shards);
+    let bodies = Arc::new(Region::open(bodies, arena::bytes(start.shards))?);
     let mut ports = Vec::new();
     for (shard, wake) in wakes.into_iter().enumerate().take(start.shards) {
         let spec = layout.to_server(shard);
         ports.push(Arc::new(Port::new(Producer::new(region, spec)?, wake, spec.record_bytes_max())));
     }
     let context: Arc<ModuleContext> = Arc::clone(host.context());
-    let domain = Arc::new(Domain { context, instances: RwLock::default(), ports, sockets: Mutex::default() });
+    let answers = Lender::new(Arc::clone(&bodies), arena::answers_part(start.shards));
+    let answers = Arc::new(Mutex::new(answers));
+    let requests =
+        (0..start.shards).map(|shard| Borrower::new(Arc::clone(&bodies), arena::requests_part(shard), false)).collect();
+    let domain = Arc::new(Domain {
+        context,
+        instances: RwLock::default(),
+        ports,
+        answers: Arc::clone(&answers),
+        requests,
+        sockets: Mutex::default(),
+    });
     let maker = Arc::clone(&domain);
     let factory: RunnerFactory<Work> = Arc::new(move || Box::new(DomainRunner::new(&maker)) as Box<dyn Runner<Work>>);
     let free_cores = start.free_cores.iter().map(|&id| CoreId { id }).collect();
     let pool = Arc::new(Pool::start(start.threads_min, start.threads_max, free_cores, Arc::clone(&factory))?);
     let intakes = (0..start.shards)
-        .map(|shard| Ok(Arc::new(Intake::new(shard, Consumer::new(region, layout.to_domain(shard))?))))
+        .map(|shard| {
+            let consumer = Consumer::new(region, layout.to_domain(shard))?;
+            Ok(Arc::new(Intake::new(shard, consumer, Arc::clone(&answers))))
+        })
         .collect::<io::Result<Vec<_>>>()?;
     let (rescued, rescue_pool) = (intakes.clone(), Arc::clone(&pool));
     let rescuer =

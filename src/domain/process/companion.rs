@@ -3,6 +3,7 @@
 //! A companion runs what is short itself and hands the rest to the pool. When something short turns out long, another
 //! thread, the rescuer, empties the ring to the pool meanwhile.
 
+use super::arena::Lender;
 use super::wire::ToDomain;
 use super::work::Work;
 use crate::domain::executor::{Pool, Runner};
@@ -24,6 +25,8 @@ const QUIET_AFTER_US: u64 = 50_000;
 pub(super) struct Intake {
     shard: usize,
     ring: Mutex<Ring>,
+    /// Bodies of answers, which the shard says it has sent.
+    answers: Arc<Mutex<Lender>>,
     /// Start of the running call in µs since `epoch`; 0: none.
     busy_since_us: AtomicU64,
     /// End of the last call, likewise.
@@ -38,9 +41,16 @@ struct Ring {
 }
 
 impl Intake {
-    pub(super) fn new(shard: usize, consumer: Consumer) -> Self {
+    pub(super) fn new(shard: usize, consumer: Consumer, answers: Arc<Mutex<Lender>>) -> Self {
         let ring = Mutex::new(Ring { consumer, early: HashMap::new() });
-        Self { shard, ring, busy_since_us: AtomicU64::new(0), last_us: AtomicU64::new(0), epoch: Instant::now() }
+        Self {
+            shard,
+            ring,
+            answers,
+            busy_since_us: AtomicU64::new(0),
+            last_us: AtomicU64::new(0),
+            epoch: Instant::now(),
+        }
     }
 
     fn now_us(&self) -> u64 {
@@ -59,6 +69,11 @@ impl Intake {
             let (ticket, short) = match ToDomain::read(&record) {
                 Ok(ToDomain::Part { ticket, bytes }) => {
                     ring.early.entry(ticket).or_default().extend_from_slice(bytes);
+                    ring.consumer.release();
+                    continue;
+                }
+                Ok(ToDomain::Done { offset }) => {
+                    self.answers.lock().unwrap_or_else(PoisonError::into_inner).give_back(offset);
                     ring.consumer.release();
                     continue;
                 }

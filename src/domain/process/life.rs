@@ -1,8 +1,9 @@
 //! One process of a domain, from its start to its end.
 
+use super::arena::{self, Borrower, Lender};
 use super::control::{self, Order, Outcome, Start, ToChild};
 use super::layout::Layout;
-use super::link::{Owner, ShardLink};
+use super::link::{Ends, Owner, ShardLink};
 use super::shared::Shared;
 use super::{lock, reader};
 use crate::abi::crypto;
@@ -26,6 +27,7 @@ pub(super) struct Life {
     pid: u32,
     layout: Layout,
     region: Arc<Region>,
+    bodies: Arc<Region>,
     since: SystemTime,
     /// The process has not been waited for, so `pid` is still its own. Held while it is signalled.
     alive: Mutex<bool>,
@@ -85,8 +87,9 @@ impl Life {
     pub(super) fn start(shared: &Arc<Shared>) -> io::Result<Arc<Self>> {
         let layout = Layout::new(shared.wakers.len());
         let region = Arc::new(Region::create(layout.bytes())?);
+        let bodies = Arc::new(Region::create(arena::bytes(shared.wakers.len()))?);
         let (stream, theirs) = UnixStream::pair()?;
-        let mut child = spawn(shared, &theirs, &region)?;
+        let mut child = spawn(shared, &theirs, &region, &bodies)?;
         drop(theirs);
         let (alive, buried) = bounded(0);
         let life = stream.try_clone().map(|ours| {
@@ -95,6 +98,7 @@ impl Life {
                 pid: child.id(),
                 layout,
                 region,
+                bodies,
                 since: SystemTime::now(),
                 alive: Mutex::new(true),
                 stream: Mutex::new(ours),
@@ -150,10 +154,15 @@ impl Life {
     pub(super) fn links(self: &Arc<Self>, shared: &Arc<Shared>) -> io::Result<Vec<ShardLink>> {
         let link = |shard| {
             let to_domain = self.layout.to_domain(shard);
-            let producer = Producer::new(&self.region, to_domain)?;
-            let consumer = Consumer::new(&self.region, self.layout.to_server(shard))?;
+            let ends = Ends {
+                producer: Producer::new(&self.region, to_domain)?,
+                consumer: Consumer::new(&self.region, self.layout.to_server(shard))?,
+                record_bytes_max: to_domain.record_bytes_max(),
+                requests: Lender::new(Arc::clone(&self.bodies), arena::requests_part(shard)),
+                answers: Borrower::new(Arc::clone(&self.bodies), arena::answers_part(shared.wakers.len()), true),
+            };
             let owner = LinkOwner { shared: Arc::clone(shared), life: Arc::clone(self) };
-            Ok(ShardLink::new(shard, self.number, producer, consumer, to_domain.record_bytes_max(), Box::new(owner)))
+            Ok(ShardLink::new(shard, self.number, ends, Box::new(owner)))
         };
         (0..shared.wakers.len()).map(link).collect()
     }
@@ -323,9 +332,9 @@ fn start_message(shared: &Shared) -> Start {
     }
 }
 
-fn spawn(shared: &Shared, control: &UnixStream, region: &Region) -> io::Result<Child> {
+fn spawn(shared: &Shared, control: &UnixStream, region: &Region, bodies: &Region) -> io::Result<Child> {
     let wakes = shared.wakers.iter().map(|waker| waker.descriptor()).collect::<io::Result<Vec<OwnedFd>>>()?;
-    let mut passed: Vec<RawFd> = vec![control.as_raw_fd(), region.fd().as_raw_fd()];
+    let mut passed: Vec<RawFd> = vec![control.as_raw_fd(), region.fd().as_raw_fd(), bodies.fd().as_raw_fd()];
     passed.extend(wakes.iter().map(AsRawFd::as_raw_fd));
     let mut command = Command::new("/proc/self/exe");
     command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null()).process_group(0);

@@ -1,12 +1,13 @@
 //! A shard's end of a domain's rings, and the calls it has there.
 
+use super::arena::{Borrower, Lender, Place};
 use super::remote::RemoteModule;
-use super::wire::{self, Event, ToServer};
+use super::wire::{self, Body, Event, ToServer};
 use crate::abi::websocket::{Socket, number_of};
 use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent, Work};
 use crate::domain::inbox::Message;
 use crate::domain::ring::{Consumer, Producer, PushError};
-use crate::net::ConnId;
+use crate::net::{ConnId, Lent};
 use crate::proto::http1::encode_response;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -30,6 +31,12 @@ pub struct ShardLink {
     producer: Producer,
     consumer: Consumer,
     record_bytes_max: usize,
+    /// Large bodies of requests, and where those that are with the domain lie, by ticket.
+    requests: Lender,
+    lent: HashMap<u64, Place>,
+    /// Large bodies of answers, and the one that the domain is to hear of next.
+    answers: Borrower,
+    done: Option<u64>,
     owner: Box<dyn Owner>,
 }
 
@@ -45,6 +52,16 @@ pub(super) trait Owner: Send {
     fn is_dead(&self) -> bool;
 }
 
+/// A shard's ends of the memory it shares with a process.
+pub(super) struct Ends {
+    pub(super) producer: Producer,
+    pub(super) consumer: Consumer,
+    /// Of the ring to the domain.
+    pub(super) record_bytes_max: usize,
+    pub(super) requests: Lender,
+    pub(super) answers: Borrower,
+}
+
 impl fmt::Debug for ShardLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShardLink").field("shard", &self.shard).field("life", &self.life).finish_non_exhaustive()
@@ -52,15 +69,10 @@ impl fmt::Debug for ShardLink {
 }
 
 impl ShardLink {
-    pub(super) fn new(
-        shard: usize,
-        life: u64,
-        producer: Producer,
-        consumer: Consumer,
-        record_bytes_max: usize,
-        owner: Box<dyn Owner>,
-    ) -> Self {
-        Self { shard, life, producer, consumer, record_bytes_max, owner }
+    pub(super) fn new(shard: usize, life: u64, ends: Ends, owner: Box<dyn Owner>) -> Self {
+        let Ends { producer, consumer, record_bytes_max, requests, answers } = ends;
+        let (lent, done) = (HashMap::new(), None);
+        Self { shard, life, producer, consumer, record_bytes_max, requests, lent, answers, done, owner }
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -69,6 +81,28 @@ impl ShardLink {
 
     pub(super) fn shard(&self) -> usize {
         self.shard
+    }
+
+    /// Tells the domain which of its bodies have been sent, as far as the ring takes that.
+    fn tell_done(&mut self) -> Result<(), PushError> {
+        while let Some(offset) = self.done.take().or_else(|| self.answers.next_done()) {
+            let mut record = Vec::with_capacity(16);
+            wire::done(&mut record, offset);
+            if let Err(error) = self.producer.try_push(&[&record]) {
+                self.done = Some(offset);
+                return if error == PushError::Full { Ok(()) } else { Err(error) };
+            }
+        }
+        Ok(())
+    }
+
+    /// The domain has answered a request: its body is not needed any more.
+    fn request_over(&mut self, ticket: u64) {
+        if !self.lent.is_empty()
+            && let Some(place) = self.lent.remove(&ticket)
+        {
+            self.requests.give_back(place.offset);
+        }
     }
 }
 
@@ -246,7 +280,7 @@ impl RemoteCalls {
             };
             let name = &hold.instance().manifest().name;
             let text = format!("module {name} did not answer within {limit_ms} ms\n");
-            answers.push(Message::Answer { conn, seq, bytes: plain(504, &meta, &text) });
+            answers.push(Message::Answer { conn, seq, bytes: plain(504, &meta, &text), lent: None });
         }
         answers
     }
@@ -267,7 +301,7 @@ impl RemoteCalls {
             Asker::Request { conn, seq, meta } => {
                 let name = &pending.hold.instance().manifest().name;
                 let text = format!("module {name} was interrupted: the process it ran in died\n");
-                Message::Answer { conn, seq, bytes: plain(502, &meta, &text) }
+                Message::Answer { conn, seq, bytes: plain(502, &meta, &text), lent: None }
             }
             Asker::Socket { key } => Message::SocketIdle { socket: key },
         })
@@ -305,13 +339,16 @@ impl RemoteCalls {
     pub fn flush(&mut self) {
         self.former.iter_mut().for_each(Line::tell_drained);
         let Some(mut line) = self.current.take() else { return };
+        if let Err(error) = line.link.tell_done() {
+            line.end(&error.to_string());
+        }
         while !line.broken {
             if self.sending.is_none()
                 && !self.draining
                 && let Some(queued) = self.queue.pop_front()
             {
                 line.begin(queued.ticket);
-                self.sending = Some(self.encode(queued));
+                self.sending = Some(self.encode(&mut line.link, queued));
             }
             let Some(sending) = &mut self.sending else { break };
             match push(&mut line.link, sending) {
@@ -329,7 +366,7 @@ impl RemoteCalls {
         self.current = Some(line);
     }
 
-    fn encode(&mut self, queued: Queued) -> Sending {
+    fn encode(&mut self, link: &mut ShardLink, queued: Queued) -> Sending {
         let Queued { ticket, instance, short, .. } = queued;
         let (mut fixed, mut body) = (Vec::with_capacity(512), Vec::new());
         match &queued.cargo {
@@ -338,7 +375,13 @@ impl RemoteCalls {
                 // Routes are counted by C's int.
                 let route = u32::try_from(*route).unwrap_or(u32::MAX);
                 wire::request_head(&mut fixed, ticket, instance, route, short, view.bytes);
-                body.extend_from_slice(view.body);
+                match link.requests.lend(view.body) {
+                    Some(place) => {
+                        wire::lend(&mut fixed, place);
+                        link.lent.insert(ticket, place);
+                    }
+                    None => body.extend_from_slice(view.body),
+                }
             }
             Cargo::Socket { index, socket, events } => {
                 let (key, session) = (socket.key(), socket.session());
@@ -422,30 +465,43 @@ impl RemoteCalls {
                 whole.extend_from_slice(bytes);
             }
             ToServer::Answer { ticket, ran_us, status, headers, body } => {
+                line.link.request_over(ticket);
+                // Also for a call that is over: its drop tells the domain.
+                let lent = match body {
+                    Body::Lent(place) => {
+                        Some(line.link.answers.borrow(place).ok_or("an answer lies outside its memory")?)
+                    }
+                    Body::Here(_) => None,
+                };
                 let Some(pending) = self.finish(line, ticket) else { return Ok(()) };
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
                 let Asker::Request { conn, seq, meta } = pending.asker else { return Ok(()) };
                 let whole;
-                let body = if pending.body.is_empty() {
-                    body
-                } else {
-                    whole = [pending.body.as_slice(), body].concat();
-                    &whole
+                let body = match body {
+                    Body::Here(body) if pending.body.is_empty() => body,
+                    Body::Here(body) => {
+                        whole = [pending.body.as_slice(), body].concat();
+                        &whole
+                    }
+                    Body::Lent(_) => &[],
                 };
                 let mut bytes = Vec::with_capacity(256 + body.len());
-                let dropped = encode_response(&mut bytes, &meta.head(status, body.len()), headers.iter(), body);
+                let head = meta.head(status, lent.as_ref().map_or(body.len(), Lent::len));
+                let dropped = encode_response(&mut bytes, &head, headers.iter(), body);
+                let lent = lent.filter(|_| head.has_body()).map(|lent| Box::new(lent) as Box<dyn Lent>);
                 if dropped > 0 {
                     let name = &pending.hold.instance().manifest().name;
                     tracing::warn!(
                         "module {name}: {dropped} response header(s) with a forbidden character were dropped"
                     );
                 }
-                out.push(Message::Answer { conn, seq, bytes });
+                out.push(Message::Answer { conn, seq, bytes, lent });
             }
             ToServer::Fault { ticket, why } => {
+                line.link.request_over(ticket);
                 let Some(pending) = self.finish(line, ticket) else { return Ok(()) };
                 if let Asker::Request { conn, seq, meta } = pending.asker {
-                    out.push(Message::Answer { conn, seq, bytes: plain(500, &meta, why) });
+                    out.push(Message::Answer { conn, seq, bytes: plain(500, &meta, why), lent: None });
                 }
             }
             ToServer::Idle { ticket, ran_us } => {
@@ -528,7 +584,7 @@ fn barred_text(hold: &dyn Hold) -> String {
 fn refuse(asker: Asker, why: &str, out: &mut Vec<Message>) {
     match asker {
         Asker::Request { conn, seq, meta } => {
-            out.push(Message::Answer { conn, seq, bytes: plain(503, &meta, &format!("{why}\n")) });
+            out.push(Message::Answer { conn, seq, bytes: plain(503, &meta, &format!("{why}\n")), lent: None });
         }
         Asker::Socket { key } => {
             out.push(Message::SocketIdle { socket: key });

@@ -20,6 +20,7 @@
 //! | [`child`], [`work`], [`companion`], [`port`] | the other side |
 //! | [`control`], [`wire`], [`layout`] | what is said between the two |
 
+mod arena;
 pub mod child;
 mod companion;
 mod control;

@@ -3,6 +3,8 @@
 //! Sans-IO: bytes in, values out. What comes from a domain is hostile: every length is checked against the record, and a
 //! record that is wrong anywhere is refused whole.
 
+use super::arena::Place;
+
 /// A record can't be read: the other side is broken or lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a record of the seam can't be read: {0}")]
@@ -20,6 +22,18 @@ mod kind {
     pub(super) const IDLE: u8 = 6;
     pub(super) const SEND: u8 = 7;
     pub(super) const CLOSE: u8 = 8;
+    pub(super) const REQUEST_LENT: u8 = 9;
+    pub(super) const ANSWER_LENT: u8 = 10;
+    pub(super) const DONE: u8 = 11;
+}
+
+/// Where a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body<'a> {
+    /// In the record, after what came early.
+    Here(&'a [u8]),
+    /// In the memory beside the rings.
+    Lent(Place),
 }
 
 /// A record to a domain.
@@ -28,9 +42,11 @@ pub(super) enum ToDomain<'a> {
     /// Bytes that come before those of the record with this ticket.
     Part { ticket: u64, bytes: &'a [u8] },
     /// An HTTP request: the head as it was received, and the body without its framing.
-    Request { ticket: u64, instance: u64, route: u32, short: bool, head: &'a [u8], body: &'a [u8] },
+    Request { ticket: u64, instance: u64, route: u32, short: bool, head: &'a [u8], body: Body<'a> },
     /// Events of a WebSocket, encoded by [`encode_events`].
     Socket { ticket: u64, instance: u64, index: u32, short: bool, key: u64, events: &'a [u8] },
+    /// The body of an answer at this offset has been sent.
+    Done { offset: u64 },
 }
 
 /// A record from a domain.
@@ -39,7 +55,7 @@ pub(super) enum ToServer<'a> {
     /// Bytes that come before those of the record with this ticket (or, for a frame, of the socket with this key).
     Part { ticket: u64, bytes: &'a [u8] },
     /// What a handler answered, and how long it ran.
-    Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: &'a [u8] },
+    Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: Body<'a> },
     /// A handler did not return; why.
     Fault { ticket: u64, why: &'a str },
     /// The callbacks of a batch of socket events have returned.
@@ -93,6 +109,11 @@ impl<'a> Reader<'a> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
+    fn place(&mut self) -> Option<Body<'a>> {
+        let place = Place { offset: self.u64()?, bytes: self.u64()? };
+        self.bytes.is_empty().then_some(Body::Lent(place))
+    }
+
     fn block(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.u32()?).ok()?;
         self.take(length)
@@ -113,6 +134,21 @@ fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
 pub(super) fn part_head(out: &mut Vec<u8>, ticket: u64) {
     out.push(kind::PART);
     out.extend_from_slice(&ticket.to_le_bytes());
+}
+
+/// Makes the fixed part of a request or an answer one whose body is at `place`: the whole record.
+pub(super) fn lend(fixed: &mut Vec<u8>, place: Place) {
+    if let Some(kind) = fixed.first_mut() {
+        *kind = if *kind == kind::REQUEST { kind::REQUEST_LENT } else { kind::ANSWER_LENT };
+    }
+    fixed.extend_from_slice(&place.offset.to_le_bytes());
+    fixed.extend_from_slice(&place.bytes.to_le_bytes());
+}
+
+/// The body of an answer that has been sent.
+pub(super) fn done(out: &mut Vec<u8>, offset: u64) {
+    out.push(kind::DONE);
+    out.extend_from_slice(&offset.to_le_bytes());
 }
 
 /// The fixed part of a request and its head; the body follows it.
@@ -197,14 +233,15 @@ impl<'a> ToDomain<'a> {
         let (kind, ticket) = (reader.u8()?, reader.u64()?);
         Some(match kind {
             kind::PART => Self::Part { ticket, bytes: reader.rest() },
-            kind::REQUEST => Self::Request {
+            kind::REQUEST | kind::REQUEST_LENT => Self::Request {
                 ticket,
                 instance: reader.u64()?,
                 route: reader.u32()?,
                 short: reader.u8()? != 0,
                 head: reader.block()?,
-                body: reader.rest(),
+                body: if kind == kind::REQUEST { Body::Here(reader.rest()) } else { reader.place()? },
             },
+            kind::DONE => Self::Done { offset: ticket },
             kind::SOCKET => Self::Socket {
                 ticket,
                 instance: reader.u64()?,
@@ -228,7 +265,7 @@ impl<'a> ToServer<'a> {
         let (kind, ticket) = (reader.u8()?, reader.u64()?);
         Some(match kind {
             kind::PART => Self::Part { ticket, bytes: reader.rest() },
-            kind::ANSWER => {
+            kind::ANSWER | kind::ANSWER_LENT => {
                 let (ran_us, status) = (reader.u32()?, reader.u16()?);
                 let count = usize::from(reader.u16()?);
                 let all = reader.bytes;
@@ -239,7 +276,8 @@ impl<'a> ToServer<'a> {
                 let bytes = all.get(..all.len() - reader.bytes.len())?;
                 let valid = (200..=599).contains(&status) && count <= HEADERS_MAX;
                 valid.then_some(())?;
-                Self::Answer { ticket, ran_us, status, headers: Headers { bytes, count }, body: reader.rest() }
+                let body = if kind == kind::ANSWER { Body::Here(reader.rest()) } else { reader.place()? };
+                Self::Answer { ticket, ran_us, status, headers: Headers { bytes, count }, body }
             }
             kind::FAULT => Self::Fault { ticket, why: std::str::from_utf8(reader.rest()).ok()? },
             kind::IDLE => Self::Idle { ticket, ran_us: reader.u32()? },
@@ -331,7 +369,12 @@ mod tests {
             request_head(&mut record, ticket, instance, route, short, &head);
             record.extend_from_slice(&body);
             let read = ToDomain::read(&record).unwrap();
-            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, head: &head, body: &body });
+            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, head: &head, body: Body::Here(&body) });
+            let place = Place { offset: ticket, bytes: instance };
+            record.truncate(record.len() - body.len());
+            lend(&mut record, place);
+            let read = ToDomain::read(&record).unwrap();
+            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, head: &head, body: Body::Lent(place) });
         }
 
         #[test]
@@ -344,8 +387,16 @@ mod tests {
             answer_head(&mut record, ticket, ran_us, status, pairs.clone());
             record.extend_from_slice(&body);
             let Ok(ToServer::Answer { headers, body: read, .. }) = ToServer::read(&record) else { panic!() };
+            prop_assert_eq!(headers.iter().collect::<Vec<_>>(), pairs.clone().collect::<Vec<_>>());
+            prop_assert_eq!(read, Body::Here(&body));
+            record.truncate(record.len() - body.len());
+            let place = Place { offset: 7, bytes: ticket };
+            lend(&mut record, place);
+            let Ok(ToServer::Answer { headers, body: read, .. }) = ToServer::read(&record) else { panic!() };
             prop_assert_eq!(headers.iter().collect::<Vec<_>>(), pairs.collect::<Vec<_>>());
-            prop_assert_eq!(read, &body);
+            prop_assert_eq!(read, Body::Lent(place));
+            record.push(0);
+            prop_assert!(ToServer::read(&record).is_err());
         }
 
         #[test]

@@ -1,7 +1,8 @@
 //! Running what comes over the rings, on the domain's executor threads.
 
+use super::arena::{Borrower, LENT_BYTES_MIN, Lender};
 use super::port::{Port, PortOutlet};
-use super::wire::{self, Event, ToDomain};
+use super::wire::{self, Body, Event, ToDomain};
 use crate::abi::context::ModuleContext;
 use crate::abi::websocket::Socket;
 use crate::domain::call::SocketEvent;
@@ -24,6 +25,10 @@ pub(super) struct Domain {
     pub(super) context: Arc<ModuleContext>,
     pub(super) instances: RwLock<HashMap<u64, Arc<InProcessModule>>>,
     pub(super) ports: Vec<Arc<Port>>,
+    /// Where large bodies of answers are put.
+    pub(super) answers: Arc<Mutex<Lender>>,
+    /// Where those of requests are found, a shard.
+    pub(super) requests: Vec<Borrower>,
     /// The open sockets, by shard and the shard's key.
     pub(super) sockets: Mutex<HashMap<(usize, u64), Arc<Socket>>>,
 }
@@ -76,13 +81,21 @@ impl DomainRunner {
             return fail(port, ticket, "the request could not be read again\n");
         }
         let view = RequestView { head: &self.head, bytes: head, body };
-        let fixed = &mut self.fixed;
+        let (fixed, answers) = (&mut self.fixed, &self.domain.answers);
         fixed.clear();
         self.executor.handler(&module, route as usize, &view, |answer| match answer {
             Ok(answer) => {
                 let ran_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
                 wire::answer_head(fixed, ticket, ran_us, answer.status, answer.headers());
-                port.send(ticket, fixed, answer.body);
+                let place = (answer.body.len() >= LENT_BYTES_MIN)
+                    .then(|| answers.lock().unwrap_or_else(PoisonError::into_inner).lend(answer.body));
+                match place.flatten() {
+                    Some(place) => {
+                        wire::lend(fixed, place);
+                        port.send(ticket, fixed, &[]);
+                    }
+                    None => port.send(ticket, fixed, answer.body),
+                }
             }
             Err(text) => fail(port, ticket, text),
         });
@@ -137,19 +150,27 @@ impl Runner<Work> for DomainRunner {
             return tracing::error!("the server sent a record that can't be read");
         };
         match &read {
-            ToDomain::Request { ticket, instance, route, head, body, .. } => {
-                if early.is_empty() {
-                    self.request(&port, *ticket, *instance, *route, head, body);
-                } else {
+            ToDomain::Request { ticket, instance, route, head, body, .. } => match *body {
+                Body::Here(body) if early.is_empty() => self.request(&port, *ticket, *instance, *route, head, body),
+                Body::Here(body) => {
                     let body = [early.as_slice(), body].concat();
                     self.request(&port, *ticket, *instance, *route, head, &body);
                 }
-            }
+                Body::Lent(place) => {
+                    let Some(body) = self.domain.requests.get(shard).and_then(|part| part.borrow(place)) else {
+                        return tracing::error!("the server lent a body outside its memory");
+                    };
+                    // SAFETY: the server writes to a place again only when the request has been answered, which is the
+                    // last that `request` does.
+                    let body = unsafe { body.as_slice() };
+                    self.request(&port, *ticket, *instance, *route, head, body);
+                }
+            },
             ToDomain::Socket { events, .. } => {
                 let all = if early.is_empty() { events.to_vec() } else { [early.as_slice(), events].concat() };
                 self.socket(&port, shard, &read, &all);
             }
-            ToDomain::Part { .. } => {}
+            ToDomain::Part { .. } | ToDomain::Done { .. } => {}
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The shared mapping: a sealed memfd seen as 64-bit words, and futexes on them.
 
-use super::atomic::AtomicU64;
+use super::atomic::{AtomicU64, Ordering};
+use super::copy::scatter;
 use super::spec::WORD_BYTES;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::thread::futex;
 use std::io;
+use std::iter::zip;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -79,6 +82,41 @@ impl Region {
         // the seals keep all of it backed by the file. `AtomicU64` has no invalid values, and this process looks at
         // the memory in no other way; what other processes write concurrently is as if an atomic store had written it.
         unsafe { std::slice::from_raw_parts(self.map.as_mut_ptr().cast::<AtomicU64>(), self.map.len() / WORD_BYTES) }
+    }
+
+    /// Copies `bytes` to `offset`, a multiple of 8, in relaxed atomic words as `copy` does. They must fit.
+    pub(in crate::domain) fn store(&self, offset: usize, bytes: &[u8]) {
+        let words = &self.words()[offset / WORD_BYTES..];
+        let (whole, rest) = bytes.as_chunks::<WORD_BYTES>();
+        for (slot, bytes) in zip(words, whole) {
+            slot.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+        }
+        if !rest.is_empty() {
+            let mut padded = [0; WORD_BYTES];
+            padded[..rest.len()].copy_from_slice(rest);
+            words[whole.len()].store(u64::from_le_bytes(padded), Ordering::Relaxed);
+        }
+    }
+
+    /// A copy of the bytes at `range`, which begins at a multiple of 8 and lies within the region.
+    pub(in crate::domain) fn load(&self, range: Range<usize>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        scatter(self.words(), range.start / WORD_BYTES, range.len(), &mut bytes);
+        bytes
+    }
+
+    /// The address of the byte at `offset`, which must lie within the region.
+    pub(in crate::domain) fn pointer(&self, offset: usize) -> *const u8 {
+        std::ptr::from_ref(&self.words()[offset / WORD_BYTES]).cast::<u8>().wrapping_add(offset % WORD_BYTES)
+    }
+
+    /// Gives whole pages back to the kernel (`MADV_REMOVE`); they are zero then. Where it can't, they stay as they are.
+    pub(in crate::domain) fn discard(&self, range: Range<usize>) {
+        let start = self.map.as_mut_ptr().wrapping_add(range.start.min(self.map.len()));
+        let length = range.len().min(self.map.len().saturating_sub(range.start));
+        // SAFETY: the range lies within the mapping. It is shared memory, of which this process sees nothing but atomic
+        // words, so that pages that become zero are as if another process had written zeros.
+        unsafe { libc::madvise(start.cast(), length, libc::MADV_REMOVE) };
     }
 
     /// Sleeps until [`Region::wake`] on the word, unless its low half isn't `expected`'s. False: the time is over.

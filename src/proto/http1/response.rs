@@ -22,6 +22,14 @@ pub struct ResponseHead<'a> {
     pub cors_origin: Option<&'a str>,
 }
 
+impl ResponseHead<'_> {
+    /// Whether a body follows the head.
+    #[must_use]
+    pub fn has_body(&self) -> bool {
+        !self.head_only && !is_bodiless(self.status)
+    }
+}
+
 /// The reason phrase of a status code (RFC 9110 §15 and the IANA registry); empty for an unregistered one.
 #[must_use]
 pub fn reason(status: u16) -> &'static str {
@@ -164,7 +172,7 @@ pub fn encode_response<'h>(
     body: &[u8],
 ) -> u32 {
     let bodiless = is_bodiless(head.status);
-    let with_body = !bodiless && !head.head_only;
+    let with_body = head.has_body();
     out.reserve(160 + if with_body { body.len() } else { 0 });
     let dropped = push_fields(out, head, headers);
     if !bodiless {
