@@ -5,7 +5,7 @@ use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild
 use super::layout::Layout;
 use super::port::Port;
 use super::work::{Domain, DomainRunner, Work};
-use crate::abi::context::ModuleContext;
+use crate::abi::context::{self, ModuleContext};
 use crate::abi::guard::Trap;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
@@ -121,6 +121,10 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let ToChild::Start(start) = control::read(&mut stream)? else {
         return Err(io::Error::other("the server did not say how to start"));
     };
+    // Modules read the tables of jobs by SQL, and can't open the files.
+    if let Err(error) = context::keep_database(Path::new(&start.jobs_database)) {
+        tracing::warn!("the database of jobs can't be read by modules: {error}");
+    }
     // While there is one thread, and before any code of others.
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
     sandbox::end_with_parent();
