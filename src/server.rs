@@ -190,10 +190,7 @@ fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::
         policy: domain_policy(config, &scratch, domain_user(config, &scratch)),
         scratch,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
-        crash_limit: CrashLimit {
-            crashes: config.crash_limit,
-            window: Duration::from_millis(config.crash_window_ms),
-        },
+        crash_limit: CrashLimit { crashes: config.crash_limit, window: Duration::from_millis(config.crash_window_ms) },
         rss_recycle_bytes: config.module_rss_recycle_bytes,
     };
     Ok(ModuleHost::Apart(Arc::new(Process::start(domain, wakers.to_vec())?)))
@@ -230,7 +227,15 @@ fn domain_user(config: &Config, scratch: &Path) -> Option<User> {
     let closed = sandbox::closed_to(user, &used).map(|dir| format!("{} is closed to other users", dir.display()));
     let refused = || own.iter().find_map(|dir| sandbox::hand_over(user, dir).err()).map(|error| error.to_string());
     let Some(why) = closed.or_else(refused) else { return Some(user) };
-    tracing::warn!("modules run as root without its rights, and not as nobody: {why}; better: a server that is not root");
+    // Without capabilities even root can't write what an earlier start has given away.
+    for dir in &own {
+        if let Err(error) = sandbox::hand_over(User { uid: 0, gid: 0 }, dir) {
+            tracing::warn!("{}: {error}", dir.display());
+        }
+    }
+    tracing::warn!(
+        "modules run as root without its rights, and not as nobody: {why}; better: a server that is not root"
+    );
     None
 }
 

@@ -109,7 +109,7 @@ fn a_death_costs_what_was_running_and_nothing_else() {
 
 #[test]
 fn every_way_to_go_down_is_survived() {
-    let server = with_lab();
+    let server = with_lab_and(&["--crash-limit", "0"]);
     for path in ["/die", "/close", "/scribble", "/segfault", "/die"] {
         let response = server.get(path);
         assert!([200, 500, 502].contains(&response.status), "{path}: {response:?}");
@@ -283,7 +283,8 @@ fn modules_of_a_root_server_are_nobody_where_the_data_directory_is_open() {
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let own = std::fs::metadata(dir.path()).unwrap();
     let expected = if own.uid() == 0 { "65534 65534".to_owned() } else { format!("{} {}", own.uid(), own.gid()) };
-    let clerk = module("clerk", CLERK, r#"{"/clerk","GET",f,NONE}"#, 1, r#".jobs = {{"job", job, NULL}}, .job_size = 1,"#);
+    let clerk =
+        module("clerk", CLERK, r#"{"/clerk","GET",f,NONE}"#, 1, r#".jobs = {{"job", job, NULL}}, .job_size = 1,"#);
     for _ in 0..2 {
         let server = Server::on(&dir, &["--isolation", "process"], &[]);
         server.deploy(&clerk);

@@ -159,7 +159,9 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
 fn wait_readable(stream: &UnixStream) {
     let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd, of which the kernel writes only `revents`.
-    while unsafe { libc::poll(&raw mut poll, 1, -1) } < 0 && io::Error::last_os_error().kind() == ErrorKind::Interrupted {}
+    while unsafe { libc::poll(&raw mut poll, 1, -1) } < 0 && io::Error::last_os_error().kind() == ErrorKind::Interrupted
+    {
+    }
 }
 
 /// Tells the server of a signal that was caught in module code. A call of exit(3) is none: it is over as it was meant to be.

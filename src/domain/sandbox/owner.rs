@@ -70,11 +70,11 @@ mod tests {
         for path in [dir.path(), &outer, &inner] {
             mode(path, 0o711);
         }
-        assert_eq!(closed_to(other, &[inner.clone()]), None);
+        assert_eq!(closed_to(other, std::slice::from_ref(&inner)), None);
         mode(&outer, 0o700);
-        assert_eq!(closed_to(other, &[inner.clone()]), Some(outer.clone()));
+        assert_eq!(closed_to(other, std::slice::from_ref(&inner)), Some(outer.clone()));
         let own = fs::metadata(&outer).unwrap();
-        assert_eq!(closed_to(User { uid: own.uid(), gid: own.gid() }, &[inner.clone()]), None);
+        assert_eq!(closed_to(User { uid: own.uid(), gid: own.gid() }, std::slice::from_ref(&inner)), None);
         assert_eq!(closed_to(other, &[inner.join("missing")]), Some(inner.join("missing")));
     }
 }
