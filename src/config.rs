@@ -18,7 +18,7 @@ const RSS_RECYCLE_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// Most crashes that are kept in mind of a module.
 const CRASHES_MAX: usize = 1000;
 
-/// Used when `--isolation` is not given. `Process` lacks domains by name and quarantine, so it is still asked for.
+/// Used when `--isolation` is not given. `Process` lacks domains by name, so it is still asked for.
 const ISOLATION_DEFAULT: Isolation = Isolation::None;
 
 /// The server's settings: complete and checked. Units stand at the end of the names.

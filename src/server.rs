@@ -13,7 +13,7 @@ use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
 use crate::domain::process::{CrashLimit, DomainConfig, Process};
-use crate::domain::sandbox::{self, Policy};
+use crate::domain::sandbox::{self, Policy, User};
 use crate::jobs::hub::{EventSink, Hub};
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
@@ -187,13 +187,10 @@ fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::
         free_cores: free_cores.iter().map(|core| core.id).collect(),
         database,
         jobs_database: jobs_file.to_path_buf(),
-        policy: domain_policy(config, jobs_file, &scratch),
+        policy: domain_policy(config, &scratch, domain_user(config, &scratch)),
         scratch,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
-        crash_limit: CrashLimit {
-            crashes: config.crash_limit,
-            window: Duration::from_millis(config.crash_window_ms),
-        },
+        crash_limit: CrashLimit { crashes: config.crash_limit, window: Duration::from_millis(config.crash_window_ms) },
         rss_recycle_bytes: config.module_rss_recycle_bytes,
     };
     Ok(ModuleHost::Apart(Arc::new(Process::start(domain, wakers.to_vec())?)))
@@ -208,15 +205,9 @@ fn module_database(config: &Config) -> std::io::Result<PathBuf> {
 
 /// What isolated modules may do: compute, read the system's libraries and `static`, write their database and a scratch
 /// directory, and what the operator allows.
-fn domain_policy(config: &Config, jobs_file: &Path, scratch: &Path) -> Policy {
+fn domain_policy(config: &Config, scratch: &Path, user: Option<User>) -> Policy {
     let mut read = sandbox::system_paths();
     read.extend([config.data_dir.join("static"), config.module_dir.join(".run")]);
-    // Read-only, so that `SELECT … FROM jobs` works; SQLite keeps the other two beside an open database.
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = jobs_file.as_os_str().to_owned();
-        name.push(suffix);
-        read.push(name.into());
-    }
     read.extend(config.allow_read.iter().cloned());
     if config.allow_net {
         read.extend(sandbox::network_paths());
@@ -224,7 +215,28 @@ fn domain_policy(config: &Config, jobs_file: &Path, scratch: &Path) -> Policy {
     let mut write = vec![config.data_dir.join("module-data"), scratch.to_path_buf(), "/dev/null".into()];
     write.extend(config.allow_write.iter().cloned());
     let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
-    Policy { read, write, threads_allowed: true, network: config.allow_net, memory_bytes_max, ..Policy::default() }
+    let network = config.allow_net;
+    Policy { read, write, threads_allowed: true, network, memory_bytes_max, user, ..Policy::default() }
+}
+
+/// Whom a domain of a server that is root becomes: nobody, if nobody can reach what modules use.
+fn domain_user(config: &Config, scratch: &Path) -> Option<User> {
+    let user = sandbox::unprivileged()?;
+    let own = [config.data_dir.join("module-data"), scratch.to_path_buf()];
+    let used = [&own[..], &[config.data_dir.join("static"), config.module_dir.join(".run")]].concat();
+    let closed = sandbox::closed_to(user, &used).map(|dir| format!("{} is closed to other users", dir.display()));
+    let refused = || own.iter().find_map(|dir| sandbox::hand_over(user, dir).err()).map(|error| error.to_string());
+    let Some(why) = closed.or_else(refused) else { return Some(user) };
+    // Without capabilities even root can't write what an earlier start has given away.
+    for dir in &own {
+        if let Err(error) = sandbox::hand_over(User { uid: 0, gid: 0 }, dir) {
+            tracing::warn!("{}: {error}", dir.display());
+        }
+    }
+    tracing::warn!(
+        "modules run as root without its rights, and not as nobody: {why}; better: a server that is not root"
+    );
+    None
 }
 
 fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeError> {

@@ -34,7 +34,8 @@ H(stray_thread) { (void)c; (void)q; (void)r; pthread_t t; pthread_create(&t, NUL
 H(vanish) { (void)c; (void)q; (void)r; syscall(SYS_exit_group, 4); return 0; }
 H(forever) { (void)c; (void)q; (void)r; for (volatile int i = 0;; i++) { } return 0; }
 H(slow) { (void)c; (void)q; usleep(500 * 1000); strcpy(r->body, "slow"); return 0; }
-H(grow) { (void)c; (void)q; char *p = malloc(96 << 20); memset(p, 7, 96 << 20); snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", p[4096]); return 0; }
+static char *volatile kept;
+H(grow) { (void)c; (void)q; kept = malloc(96 << 20); memset(kept, 7, 96 << 20); snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", kept[4096]); return 0; }
 static void on_message(struct cweb_context *c, websocket_t *ws, const char *text, size_t n) { (void)c; ws->send(ws, text, n); }
 static int crashes(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; (void)j; culprit((volatile int *)24); return 0; }
 static int lasts(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; j->emit_event(j, "working", NULL);
@@ -149,7 +150,10 @@ fn a_fault_is_a_500_and_the_process_is_replaced_without_a_gap() {
     let log = server.log();
     assert!(!log.contains("died"), "{log}");
     // What is known of a fault: the function, and with the debug information the line.
-    assert!(log.contains("module lab failed: SIGSEGV at address 0x8 at culprit+0x") && log.contains("(module.c:"), "{log}");
+    assert!(
+        log.contains("module lab failed: SIGSEGV at address 0x8 at culprit+0x") && log.contains("(module.c:"),
+        "{log}"
+    );
     eventually("old processes are gone", || server.processes().len() <= 3);
 }
 

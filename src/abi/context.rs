@@ -94,6 +94,24 @@ impl ModuleContext {
     }
 }
 
+/// Opens the files of the WAL database at `path` for reading, so that [`ModuleContext::create`] can use it as that of jobs
+/// when this process may not open it any more. To be called while the process has one thread.
+///
+/// # Errors
+/// One of them can't be opened.
+pub fn keep_database(path: &Path) -> io::Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let name = CString::new(name.as_bytes())?;
+        // SAFETY: a C string; one thread, by this function's contract.
+        if unsafe { native::cwebn_keep_file(name.as_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// The URI under which SQLite opens the file at `path` for reading (sqlite.org/uri.html).
 fn read_only_uri(path: &Path) -> io::Result<CString> {
     let mut uri = "file:".to_owned();

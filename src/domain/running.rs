@@ -141,4 +141,18 @@ mod tests {
         let other = Region::create(4096).unwrap();
         assert_eq!(remains(&other, 8), Remains::default(), "too small");
     }
+
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_it_costs() {
+        let region = Arc::new(Region::create(BOARD_WORDS * 8).unwrap());
+        show(&region, 0);
+        for number in [0, 7] {
+            let start = std::time::Instant::now();
+            for call in 0..100_000_000_u64 {
+                during(number, || std::hint::black_box(call));
+            }
+            println!("number {number}: {:.2} ns a call", start.elapsed().as_secs_f64() * 10.0);
+        }
+    }
 }

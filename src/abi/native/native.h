@@ -137,6 +137,15 @@ void cwebn_context_set_crypto(struct cweb_context *ctx, int loaded);
  * No module code may run any more. NULL is allowed. */
 void cwebn_context_destroy(struct cweb_context *ctx, int drain);
 
+/* ---- kept.c: files that SQLite reads and modules can't open ---- */
+
+/*
+ * Opens the file at `path`, absolute and without links, for reading, and keeps it open: SQLite can open it by that path
+ * from then on, also when this process has lost the right to. To be called while the process has one thread. 0, or -1
+ * with errno.
+ */
+int cwebn_keep_file(const char *path);
+
 /* ---- stdio.c: what modules print ---- */
 
 /*

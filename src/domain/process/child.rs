@@ -6,7 +6,7 @@ use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild
 use super::layout::Layout;
 use super::port::Port;
 use super::work::{Domain, DomainRunner, Work};
-use crate::abi::context::ModuleContext;
+use crate::abi::context::{self, ModuleContext};
 use crate::abi::guard::Trap;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
@@ -122,6 +122,10 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let ToChild::Start(start) = control::read(&mut stream)? else {
         return Err(io::Error::other("the server did not say how to start"));
     };
+    // Modules read the tables of jobs by SQL, and can't open the files.
+    if let Err(error) = context::keep_database(Path::new(&start.jobs_database)) {
+        tracing::warn!("the database of jobs can't be read by modules: {error}");
+    }
     // While there is one thread, and before any code of others.
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
     sandbox::end_with_parent();
@@ -156,7 +160,9 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
 fn wait_readable(stream: &UnixStream) {
     let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd, of which the kernel writes only `revents`.
-    while unsafe { libc::poll(&raw mut poll, 1, -1) } < 0 && io::Error::last_os_error().kind() == ErrorKind::Interrupted {}
+    while unsafe { libc::poll(&raw mut poll, 1, -1) } < 0 && io::Error::last_os_error().kind() == ErrorKind::Interrupted
+    {
+    }
 }
 
 /// Tells the server of a signal that was caught in module code. A call of exit(3) is none: it is over as it was meant to be.

@@ -84,7 +84,8 @@ impl Shared {
             at_ms: now_ms(),
             pid: life.pid(),
         };
-        tracing::error!("module {} failed: {}", report.modules.join(", "), report.summary());
+        let name = report.modules.first().map_or("?", String::as_str);
+        tracing::error!("module {name} failed: {}", report.summary());
         self.crashed(&[fault.instance], report, false);
     }
 
@@ -117,7 +118,10 @@ impl Shared {
             [] => "no module is known to have been running".to_owned(),
             names => format!("{} was running", names.join(", ")),
         };
-        tracing::error!("the process of the modules died ({status}): {}; {running}; it is started again", report.summary());
+        tracing::error!(
+            "the process of the modules died ({status}): {}; {running}; it is started again",
+            report.summary()
+        );
         self.crashed(&suspects, report, trying.is_some());
     }
 

@@ -21,6 +21,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+/// How long a process may take none of a message.
+const WRITE_WAIT: Duration = Duration::from_secs(10);
+
 /// One process. It is alive until [`Life::is_dead`], and may be a spare, in service, or on its way out.
 pub(super) struct Life {
     number: u64,
@@ -92,7 +95,8 @@ impl Life {
         let mut child = spawn(shared, &theirs, &region, &bodies)?;
         drop(theirs);
         let (alive, buried) = bounded(0);
-        let life = stream.try_clone().map(|ours| {
+        let ours = stream.set_write_timeout(Some(WRITE_WAIT)).and_then(|()| stream.try_clone());
+        let life = ours.map(|ours| {
             Arc::new(Self {
                 number: shared.number(),
                 pid: child.id(),
@@ -167,8 +171,9 @@ impl Life {
         (0..shared.wakers.len()).map(link).collect()
     }
 
+    /// Ends a process that does not take it.
     pub(super) fn send(&self, message: &ToChild) -> io::Result<()> {
-        control::write(&mut *lock(&self.stream), message)
+        control::write(&mut *lock(&self.stream), message).inspect_err(|_| self.kill())
     }
 
     /// Sends an order; its outcome comes over the receiver, which is disconnected if the process dies first.

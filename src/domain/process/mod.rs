@@ -4,21 +4,21 @@
 //! WebSocket events cross over rings in shared memory, a pair a shard; everything else over a control connection. What
 //! a domain sends is checked as hostile input.
 //!
-//! A domain has one process after the other, its lives. The [`Supervisor`](supervisor) keeps one in service and a spare
+//! A domain has one process after the other, its lives. The supervisor keeps one in service and a spare
 //! beside it. A life that dies is followed by the next with all modules; one that can't be trusted any more (a signal was
 //! caught in module code) or has grown too large is replaced while it lives, and nobody loses anything. A module that
-//! ends its process again and again is left out ([`quarantine`]).
+//! ends its process again and again is left out (`quarantine`).
 //!
 //! | file | what it knows |
 //! | --- | --- |
-//! | [`parent`] | the domain, as the server uses it |
-//! | [`remote`], [`link`] | a module there; a shard's calls there |
-//! | [`shared`] | what all of these share: the life in service, modules, runs of jobs |
-//! | [`supervisor`], [`succession`], [`growth`] | which life is in service, and when another is |
-//! | [`life`], [`reader`] | one process: spawned, spoken with, read, buried |
-//! | [`crash`], [`symbol`], [`quarantine`] | what died, where, whose fault it was, and what follows |
-//! | [`child`], [`work`], [`companion`], [`port`] | the other side |
-//! | [`control`], [`wire`], [`layout`] | what is said between the two |
+//! | `parent` | the domain, as the server uses it |
+//! | `remote`, `link` | a module there; a shard's calls there |
+//! | `shared` | what all of these share: the life in service, modules, runs of jobs |
+//! | `supervisor`, `succession`, `growth` | which life is in service, and when another is |
+//! | `life`, `reader` | one process: spawned, spoken with, read, buried |
+//! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
+//! | `child`, `work`, `companion`, `port` | the other side |
+//! | `control`, `wire`, `layout` | what is said between the two |
 
 mod arena;
 pub mod child;

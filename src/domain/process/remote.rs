@@ -56,8 +56,9 @@ impl RemoteModule {
         }
         // Where it was published before, others find its symbols again.
         let _ = life.send(&ToChild::Published(self.shared.published()));
-        if hook && let Outcome::Fault(what) | Outcome::Host(what) =
-            life.call(self.shared.number(), Order::Onload { instance: self.id })?
+        if hook
+            && let Outcome::Fault(what) | Outcome::Host(what) =
+                life.call(self.shared.number(), Order::Onload { instance: self.id })?
         {
             return Err(what);
         }

@@ -137,7 +137,11 @@ impl Shared {
             }
             farewell.unload = later;
         }
-        (!old.is_dead()).then_some(farewell)
+        if old.is_dead() {
+            old.wait_buried();
+            return None;
+        }
+        Some(farewell)
     }
 
     /// The modules of `old` whose `unload` is due: those with running jobs, and those without.
@@ -174,8 +178,7 @@ impl Shared {
             module.onloaded && module.has_onload && !module.quarantine.is_on() && new.has(id)
         };
         let modules = lock(&self.modules);
-        let hooks: Vec<u64> =
-            modules.iter().filter(|(id, module)| wanted(**id, module)).map(|(id, _)| *id).collect();
+        let hooks: Vec<u64> = modules.iter().filter(|(id, module)| wanted(**id, module)).map(|(id, _)| *id).collect();
         drop(modules);
         // The last one is of no module: that it is answered shows that the process works, also when there is none.
         let done = hooks.into_iter().chain([0]).all(|instance| self.is_up(new, instance));
@@ -236,7 +239,10 @@ impl Farewell {
                 break;
             }
             if Instant::now() >= deadline {
-                tracing::warn!("jobs or requests still run in an old process after {} s: it is ended", FAREWELL_WAIT.as_secs());
+                tracing::warn!(
+                    "jobs or requests still run in an old process after {} s: it is ended",
+                    FAREWELL_WAIT.as_secs()
+                );
                 break;
             }
             thread::sleep(FAREWELL_LOOK);

@@ -2,7 +2,7 @@
 //!
 //! One thread. A death, a wish for another life, and the time that passes are events; each is dealt with to its end
 //! before the next, so there is never more than one change of lives under way. What follows a change is in
-//! [`succession`](super::succession).
+//! `succession`.
 
 use super::growth::Growth;
 use super::life::Life;
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// How often it looks at the size of the life in service.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often while there is no spare.
+const LOOK_SOON: Duration = Duration::from_millis(20);
 /// How long after a change the next spare is started: not while the new life warms up.
 const SPARE_DELAY: Duration = Duration::from_millis(250);
 /// The wait after the death of a spare; it doubles with each that follows.
@@ -41,6 +43,8 @@ pub(super) struct Supervisor {
     spare: Option<Arc<Life>>,
     spare_at: Instant,
     spare_deaths: u32,
+    /// The life that was put into service last.
+    serving: Option<Arc<Life>>,
     pace: Pace,
     growth: Growth,
     /// No life has been in service yet.
@@ -51,7 +55,17 @@ impl Supervisor {
     pub(super) fn new(shared: Arc<Shared>, events: Receiver<Event>) -> Self {
         let growth = Growth::new(shared.config.rss_recycle_bytes);
         let spare_at = Instant::now();
-        Self { shared, events, spare: None, spare_at, spare_deaths: 0, pace: Pace::default(), growth, first: true }
+        Self {
+            shared,
+            events,
+            spare: None,
+            spare_at,
+            spare_deaths: 0,
+            serving: None,
+            pace: Pace::default(),
+            growth,
+            first: true,
+        }
     }
 
     /// Runs until the server stops.
@@ -70,6 +84,10 @@ impl Supervisor {
     /// Does what time has brought.
     fn look(&mut self) {
         let Some(current) = self.shared.current() else {
+            if let Some(dead) = self.serving.take() {
+                // Its crash is to be counted before the next one gets its modules.
+                dead.wait_buried();
+            }
             self.pause();
             return self.succeed(None);
         };
@@ -87,7 +105,7 @@ impl Supervisor {
 
     fn next_look(&self) -> Duration {
         let spare = self.spare_at.saturating_duration_since(Instant::now());
-        if self.spare.is_none() { spare.clamp(Duration::from_millis(1), LOOK_EVERY) } else { LOOK_EVERY }
+        if self.spare.is_none() { spare.clamp(LOOK_SOON, LOOK_EVERY) } else { LOOK_EVERY }
     }
 
     fn died(&mut self, life: u64) {
@@ -114,7 +132,7 @@ impl Supervisor {
     /// One life after the other has ended: waits a moment if there were many.
     pub(super) fn pause(&mut self) {
         if let Some(pause) = self.pace.end(Instant::now()) {
-            tracing::warn!("the process of the modules keeps dying: it is started again after a pause");
+            tracing::warn!("the process of the modules ends again and again: the next one comes after a pause");
             self.sleep(pause);
         }
     }
@@ -138,12 +156,12 @@ impl Supervisor {
     }
 
     /// `life` is in service now.
-    pub(super) fn begun(&mut self, life: &Life, followed_a_death: bool) {
-        match (self.first, followed_a_death) {
-            (true, _) => self.first = false,
-            (false, true) => drop(self.shared.restarts.fetch_add(1, Ordering::Relaxed)),
-            (false, false) => drop(self.shared.replacements.fetch_add(1, Ordering::Relaxed)),
+    pub(super) fn begun(&mut self, life: &Arc<Life>, followed_a_death: bool) {
+        if !std::mem::take(&mut self.first) {
+            let counter = if followed_a_death { &self.shared.restarts } else { &self.shared.replacements };
+            counter.fetch_add(1, Ordering::Relaxed);
         }
+        self.serving = Some(Arc::clone(life));
         self.growth.begin(life, Instant::now());
         self.spare_at = self.spare_at.max(Instant::now() + SPARE_DELAY);
     }

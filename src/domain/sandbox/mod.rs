@@ -9,6 +9,7 @@
 mod calls;
 mod files;
 mod limits;
+mod owner;
 mod paths;
 pub mod program;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 mod user;
 
 pub use limits::processes_with;
+pub use owner::{closed_to, hand_over};
 pub use paths::{compiler_inputs, compiler_paths, network_paths, system_paths};
 pub use user::{User, unprivileged};
 
