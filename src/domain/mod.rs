@@ -96,6 +96,21 @@ pub trait Instance: Send + Sync + Any {
     /// Names this very load in the calls its code makes ([`ModuleToken::id`](crate::abi::host::ModuleToken)).
     fn id(&self) -> u64;
 
+    /// Why the module is not run any more, for people, if it is in quarantine: it crashed its process too often. What is
+    /// called in it fails with this.
+    fn quarantine(&self) -> Option<String> {
+        None
+    }
+
+    /// Lifts a quarantine and runs the module again, `onload` included; for a module that is in none, asks for a
+    /// graceful replacement of the process it runs in.
+    ///
+    /// # Errors
+    /// It could not be loaded again, or it has no process of its own to be replaced.
+    fn restart(&self) -> Result<(), Fault> {
+        Err(Fault { what: "it runs in the server's own process, which is not restarted".to_owned() })
+    }
+
     /// For the executors of the same host, to get at the concrete type.
     fn as_any(&self) -> &dyn Any;
 }
