@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Smallest address space a process of modules starts in, and some for the modules.
 const MODULE_MEMORY_BYTES_MIN: u64 = 4 * 1024 * 1024 * 1024;
 
-/// Used when `--isolation` is not given. `Process` lacks domains by name and quarantine, so it is still asked for.
+/// Used when `--isolation` is not given. `Process` lacks quarantine, so it is still asked for.
 const ISOLATION_DEFAULT: Isolation = Isolation::None;
 
 /// The server's settings: complete and checked. Units stand at the end of the names.
@@ -38,6 +38,8 @@ pub struct Config {
     pub allow_net: bool,
     /// Address space of the process of the modules; 0: no limit.
     pub module_memory_bytes_max: u64,
+    /// Most domains, the default one included: from 1 to 1024.
+    pub domains_max: usize,
     /// Most threads of the executor pool.
     pub executors_max: usize,
     /// Whether the admin key is needed from everywhere.
@@ -127,6 +129,8 @@ pub struct ConfigError(pub Vec<String>);
 
 /// Most shards; beyond it a machine would have more cores than this has been thought through for.
 const SHARDS_MAX: usize = 256;
+/// Most domains: each has a process, threads and, for each shard, 3 MiB of rings.
+const DOMAINS_MAX: usize = 1024;
 /// Most job workers: threads beyond this only wait for each other.
 const JOB_WORKERS_MAX: usize = 1024;
 /// Longest that finished jobs are kept; far from where times in milliseconds would overflow.
@@ -180,6 +184,7 @@ impl Config {
             allow_net: args.allow_net.unwrap_or(false),
             module_memory_bytes_max: args.module_memory_bytes_max.unwrap_or(0),
             allow_write: args.allow_write.unwrap_or_default(),
+            domains_max: args.domains_max.unwrap_or(32),
             executors_max: args.executors_max.unwrap_or(64),
             production,
             tls_cert: args.tls_cert,
@@ -236,6 +241,8 @@ impl Config {
             }
         };
         check(self.shards == 0 || self.shards > SHARDS_MAX, "--shards must be from 1 to 256");
+        let domains_fit = (1..=DOMAINS_MAX).contains(&self.domains_max);
+        check(!domains_fit, &format!("--domains-max must be from 1 to {DOMAINS_MAX}"));
         // None of these can be 0: the server would refuse, drop or hold back everything.
         for (name, value) in [
             ("executors-max", self.executors_max),
@@ -425,6 +432,7 @@ mod tests {
             ws_inbox_messages_max: Some(0),
             idle_timeout_ms: Some(0),
             job_workers: Some(0),
+            domains_max: Some(0),
             job_retention: Some(Span { seconds: 0 }),
             job_result_bytes_max: Some(usize::MAX),
             ..ServeArgs::default()
@@ -435,12 +443,13 @@ mod tests {
             "--ws-inbox-messages-max",
             "--idle-timeout-ms",
             "--job-workers",
+            "--domains-max",
             "--job-retention",
             "--job-result",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert_eq!(text.lines().count(), 6, "{text}");
+        assert_eq!(text.lines().count(), 7, "{text}");
     }
 
     #[test]

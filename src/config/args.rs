@@ -161,6 +161,9 @@ settings! {
     /// Address space of the process of the modules; 0 for no limit. With --isolation process only [default: 0]
     #[arg(long, env = "CWEB_MODULE_MEMORY_BYTES_MAX", value_name = "BYTES")]
     module_memory_bytes_max: u64,
+    /// Most domains, the processes that modules are deployed into by name. With --isolation process only [default: 32]
+    #[arg(long, env = "CWEB_MAX_DOMAINS", value_name = "N")]
+    domains_max: usize,
     /// Most threads for handlers that block or compute [default: 64]
     #[arg(long, env = "CWEB_EXECUTORS_MAX", value_name = "N")]
     executors_max: usize,

@@ -1,5 +1,6 @@
 //! A shard's end of a domain's rings, and the calls it has there.
 
+use super::identity::Identity;
 use super::remote::RemoteModule;
 use super::wire::{self, Event, ToServer};
 use crate::abi::websocket::{Socket, number_of};
@@ -8,6 +9,7 @@ use crate::domain::inbox::Message;
 use crate::domain::ring::{Consumer, Producer, PushError};
 use crate::net::ConnId;
 use crate::proto::http1::encode_response;
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -15,14 +17,13 @@ use std::time::Duration;
 
 /// Tickets have this bit, the keys of sockets don't: parts of both come the same way.
 const TICKET_BIT: u64 = 1 << 63;
-/// Records taken before the sockets have their turn.
-const RECORDS_PER_BATCH: usize = 4096;
 /// Largest answer or frame.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
 
 /// One shard's rings to one life of a domain.
 pub struct ShardLink {
     shard: usize,
+    domain: Arc<Identity>,
     producer: Producer,
     consumer: Consumer,
     record_bytes_max: usize,
@@ -48,12 +49,19 @@ impl fmt::Debug for ShardLink {
 impl ShardLink {
     pub(super) fn new(
         shard: usize,
+        domain: Arc<Identity>,
         producer: Producer,
         consumer: Consumer,
         record_bytes_max: usize,
         owner: Box<dyn Owner>,
     ) -> Self {
-        Self { shard, producer, consumer, record_bytes_max, owner }
+        Self { shard, domain, producer, consumer, record_bytes_max, owner }
+    }
+
+    /// The number of its domain.
+    #[must_use]
+    pub fn domain(&self) -> usize {
+        self.domain.number()
     }
 
     pub(super) fn shard(&self) -> usize {
@@ -63,8 +71,16 @@ impl ShardLink {
 
 /// What a call is answered to.
 enum Asker {
-    Request { conn: ConnId, seq: u64, meta: AnswerMeta },
-    Socket { key: u64 },
+    Request {
+        conn: ConnId,
+        seq: u64,
+        meta: AnswerMeta,
+    },
+    /// `ends`: its last event is the socket's last.
+    Socket {
+        key: u64,
+        ends: bool,
+    },
 }
 
 /// A call that is with the domain.
@@ -108,8 +124,12 @@ pub struct RemoteCalls {
     sending: Option<Sending>,
     /// Frames that come in parts, by socket.
     frames: HashMap<u64, Vec<u8>>,
-    /// Sockets this life of the domain knows.
+    /// Sockets this life of the domain knows. Others it can neither send to nor close: they are of other domains.
     known: HashSet<u64>,
+    /// Sockets that have ended in another domain, which this one has yet to hear.
+    forgotten: Vec<u64>,
+    /// Sockets that have ended here, for who has other domains to tell.
+    ended: Vec<u64>,
     tickets: u64,
     scratch: Vec<u8>,
     now_ms: u64,
@@ -117,19 +137,48 @@ pub struct RemoteCalls {
     draining: bool,
     /// The owner has been told that it has.
     drained: bool,
+    /// The domain was told that this shard is about to sleep.
+    sleeps: Cell<bool>,
 }
 
 impl RemoteCalls {
-    /// The calls of shard number `shard`, before there is a domain.
+    /// The calls of shard number `shard`, before there is a domain. `now_ms` is the shard's clock.
     #[must_use]
-    pub fn new(shard: usize) -> Self {
-        Self { shard, ..Self::default() }
+    pub fn new(shard: usize, now_ms: u64) -> Self {
+        Self { shard, now_ms, ..Self::default() }
+    }
+
+    /// Calls that have no outcome yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether nothing is lost if this is forgotten: there is neither a domain nor a call.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.link.is_none() && self.pending.is_empty() && self.queue.is_empty()
+    }
+
+    /// The sockets that have ended here since the last time.
+    pub(super) fn take_ended(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// A socket has ended in another domain: if this one knows it from before, it is told to let go of it.
+    pub(super) fn forget(&mut self, key: u64) {
+        if self.known.remove(&key) {
+            self.frames.remove(&key);
+            self.forgotten.push(key);
+        }
     }
 
     /// The domain is there.
     pub fn up(&mut self, link: Box<ShardLink>) {
         self.link = Some(link);
         self.known.clear();
+        self.forgotten.clear();
+        self.sleeps.set(false);
         (self.draining, self.drained) = (false, false);
     }
 
@@ -176,21 +225,27 @@ impl RemoteCalls {
         self.frames.clear();
         let queued: HashSet<u64> = self.queue.iter().map(|queued| queued.ticket).collect();
         let lost: Vec<u64> = self.pending.keys().filter(|ticket| !queued.contains(ticket)).copied().collect();
-        let lost = lost.into_iter().filter_map(|ticket| self.pending.remove(&ticket));
-        lost.map(|pending| match pending.asker {
+        let lost: Vec<Pending> = lost.into_iter().filter_map(|ticket| self.pending.remove(&ticket)).collect();
+        let outcome = |pending: Pending| match pending.asker {
             Asker::Request { conn, seq, meta } => {
                 let name = &pending.hold.instance().manifest().name;
                 let text = format!("module {name} was interrupted: the process it ran in died\n");
                 Message::Answer { conn, seq, bytes: plain(502, &meta, &text) }
             }
-            Asker::Socket { key } => Message::SocketIdle { socket: key },
-        })
-        .collect()
+            Asker::Socket { key, ends } => {
+                self.ended.extend(ends.then_some(key));
+                Message::SocketIdle { socket: key }
+            }
+        };
+        lost.into_iter().map(outcome).collect()
     }
 
     /// Queues a call; [`RemoteCalls::flush`] sends it.
     pub fn submit(&mut self, hold: Arc<dyn Hold>, short: bool, work: Work) {
         let Some(instance) = hold.instance().as_any().downcast_ref::<RemoteModule>() else { return };
+        if matches!(work, Work::Request { .. }) {
+            instance.domain().count_request(self.shard);
+        }
         let instance = crate::domain::Instance::id(instance);
         self.tickets += 1;
         let ticket = self.tickets | TICKET_BIT;
@@ -200,7 +255,8 @@ impl RemoteCalls {
             }
             Work::Socket { socket, index, events } => {
                 let unit = hold.instance().manifest().routes.len() + index;
-                (unit, Asker::Socket { key: socket.key() }, Cargo::Socket { index, socket, events })
+                let ends = matches!(events.last(), Some(SocketEvent::Close));
+                (unit, Asker::Socket { key: socket.key(), ends }, Cargo::Socket { index, socket, events })
             }
         };
         let since_ms = self.now_ms;
@@ -210,20 +266,27 @@ impl RemoteCalls {
 
     /// Sends what the ring takes; once a batch.
     pub fn flush(&mut self) {
+        if self.sending.is_none() && self.queue.is_empty() && self.forgotten.is_empty() && !self.draining {
+            return;
+        }
         let Some(mut link) = self.link.take() else { return };
-        while self.sending.is_some() || !self.queue.is_empty() {
+        while self.sending.is_some() || !self.queue.is_empty() || !self.forgotten.is_empty() {
             if self.sending.is_none()
                 && !self.draining
                 && let Some(queued) = self.queue.pop_front()
             {
                 self.sending = Some(self.encode(queued));
+            } else if self.sending.is_none()
+                && let Some(key) = self.forgotten.pop()
+            {
+                self.sending = Some(self.encode_forgotten(key));
             }
             let Some(sending) = &mut self.sending else { break };
             match push(&mut link, sending) {
                 Ok(()) => self.sending = None,
                 Err(PushError::Full) => break,
                 Err(error) => {
-                    tracing::error!("{error}: the domain is ended");
+                    tracing::error!("{error}: the process of domain {} is ended", link.domain.name());
                     link.owner.kill();
                     break;
                 }
@@ -262,10 +325,7 @@ impl RemoteCalls {
                     let event = match event {
                         SocketEvent::Open => Event::Open { session, number },
                         SocketEvent::Message(bytes) => Event::Message(bytes),
-                        SocketEvent::Close => {
-                            self.known.remove(&key);
-                            Event::Close { gone: !socket.is_open() }
-                        }
+                        SocketEvent::Close => Event::Close { gone: !socket.is_open() },
                     };
                     wire::push_event(&mut body, &event);
                 }
@@ -274,11 +334,24 @@ impl RemoteCalls {
         Sending { ticket, fixed, body, sent: 0 }
     }
 
-    /// Takes what the domain has sent and gives what it means.
-    pub fn poll(&mut self, out: &mut Vec<Message>) {
+    /// Has the domain's process let go of a socket, by an event that calls nothing and whose answer nobody waits for.
+    fn encode_forgotten(&mut self, key: u64) -> Sending {
+        self.tickets += 1;
+        let ticket = self.tickets | TICKET_BIT;
+        let (mut fixed, mut body) = (Vec::with_capacity(64), Vec::new());
+        wire::socket_head(&mut fixed, ticket, 0, 0, true, key);
+        wire::push_event(&mut body, &Event::Forget);
+        Sending { ticket, fixed, body, sent: 0 }
+    }
+
+    /// Takes at most `records_max` of the records that the domain has sent, and gives what they mean.
+    pub fn poll(&mut self, records_max: usize, out: &mut Vec<Message>) {
+        if self.link.as_ref().is_none_or(|link| link.consumer.is_empty()) {
+            return;
+        }
         let Some(mut link) = self.link.take() else { return };
         let mut record = std::mem::take(&mut self.scratch);
-        for _ in 0..RECORDS_PER_BATCH {
+        for _ in 0..records_max {
             record.clear();
             let popped = link.consumer.try_pop(&mut record).map_err(|error| error.to_string());
             let taken = match popped {
@@ -287,7 +360,7 @@ impl RemoteCalls {
                 Err(error) => Err(error),
             };
             if let Err(error) = taken {
-                tracing::error!("{error}: the domain is ended");
+                tracing::error!("{error}: the process of domain {} is ended", link.domain.name());
                 link.owner.kill();
                 self.scratch = record;
                 return; // Without its link nothing is taken from it any more.
@@ -304,6 +377,7 @@ impl RemoteCalls {
                 let whole = match self.pending.get_mut(&ticket) {
                     Some(pending) => &mut pending.body,
                     None if ticket & TICKET_BIT != 0 => return Ok(()), // Its call is over.
+                    None if !self.known.contains(&ticket) => return Ok(()),
                     None => self.frames.entry(ticket).or_default(),
                 };
                 if whole.len() + bytes.len() > ANSWER_BYTES_MAX {
@@ -341,10 +415,16 @@ impl RemoteCalls {
             ToServer::Idle { ticket, ran_us } => {
                 let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
-                if let Asker::Socket { key } = pending.asker {
+                if let Asker::Socket { key, ends } = pending.asker {
+                    if ends {
+                        self.known.remove(&key);
+                        self.frames.remove(&key);
+                        self.ended.push(key);
+                    }
                     out.push(Message::SocketIdle { socket: key });
                 }
             }
+            ToServer::Send { key, .. } | ToServer::Close { key, .. } if !self.known.contains(&key) => {}
             ToServer::Send { key, frame } => {
                 let frame = match self.frames.remove(&key) {
                     Some(early) => [early.as_slice(), frame].concat().into(),
@@ -366,20 +446,16 @@ impl RemoteCalls {
     pub fn has_work(&self) -> bool {
         self.link.as_ref().is_some_and(|link| {
             link.consumer.prepare_sleep();
+            self.sleeps.set(true);
             !link.consumer.is_empty()
         })
     }
 
     /// The shard does not sleep.
     pub fn awake(&self) {
-        if let Some(link) = &self.link {
+        if let Some(link) = self.link.as_ref().filter(|_| self.sleeps.replace(false)) {
             link.consumer.awake();
         }
-    }
-
-    /// Lets go of everything.
-    pub fn clear(&mut self) {
-        *self = Self::new(self.shard);
     }
 }
 
@@ -408,3 +484,6 @@ fn plain(status: u16, meta: &AnswerMeta, text: &str) -> Vec<u8> {
     encode_response(&mut bytes, &meta.head(status, text.len()), headers.into_iter(), text.as_bytes());
     bytes
 }
+
+#[cfg(test)]
+mod tests;

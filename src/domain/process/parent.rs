@@ -1,15 +1,15 @@
 //! The server's side of a domain: starts its process, speaks with it, starts it again when it dies.
 
 use super::control::{self, Order, Outcome, Question, Start, ToChild, ToParent};
+use super::identity::Identity;
 use super::layout::Layout;
 use super::link::{Owner, ShardLink};
 use super::remote::RemoteModule;
-use crate::abi::manifest::Manifest;
 use crate::abi::{crypto, host};
 use crate::domain::inbox::{Inbox, Message};
 use crate::domain::ring::{Consumer, Producer, Region};
 use crate::domain::sandbox::Policy;
-use crate::domain::{Host, Instance, LoadError, inspect};
+use crate::domain::{Instance, LoadError};
 use crate::net::{self, Waker};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::collections::{BTreeMap, HashMap};
@@ -41,6 +41,8 @@ const CRASH_PAUSE: Duration = Duration::from_secs(1);
 /// What a domain needs to know.
 #[derive(Debug, Clone)]
 pub struct DomainConfig {
+    /// Which domain it is.
+    pub identity: Arc<Identity>,
     /// Core of each shard; `None` where a shard is not pinned.
     pub cores: Vec<Option<usize>>,
     /// Cores of the executor pool; empty for all.
@@ -94,7 +96,6 @@ pub(super) struct Shared {
     modules: Mutex<BTreeMap<u64, Loaded>>,
     published: Mutex<Vec<(String, u64)>>,
     runs: Mutex<HashMap<u64, Sender<(u64, Question)>>>,
-    next: AtomicU64,
     stopping: AtomicBool,
     restarts: AtomicU64,
     /// The process is being replaced on purpose.
@@ -172,7 +173,6 @@ impl Process {
             modules: Mutex::default(),
             published: Mutex::default(),
             runs: Mutex::default(),
-            next: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             restarts: AtomicU64::new(0),
             recycling: AtomicBool::new(false),
@@ -181,8 +181,12 @@ impl Process {
         });
         let supervised = Arc::clone(&shared);
         thread::Builder::new().name("domain".to_owned()).spawn(move || supervised.supervise())?;
-        shared.connection().map_err(io::Error::other)?;
-        Ok(Self { shared })
+        let process = Self { shared };
+        if let Err(error) = process.shared.connection() {
+            process.stop();
+            return Err(io::Error::other(error));
+        }
+        Ok(process)
     }
 
     /// Names the shards' inboxes, in the order of their numbers, once.
@@ -223,12 +227,24 @@ impl Process {
     }
 }
 
-impl Host for Process {
-    fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError> {
-        inspect::inspect(path, limit)
+impl Process {
+    /// Which domain it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        self.shared.identity()
     }
 
-    fn load(&self, path: &Path) -> Result<Arc<dyn Instance>, LoadError> {
+    /// Modules that are loaded.
+    #[must_use]
+    pub fn modules(&self) -> usize {
+        lock(&self.shared.modules).len()
+    }
+
+    /// Loads a module: see [`Host::load`](crate::domain::Host::load).
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load(&self, path: &Path) -> Result<Arc<dyn Instance>, LoadError> {
         let id = self.shared.number();
         let order = Order::Load { instance: id, path: path.display().to_string() };
         match self.shared.call(order) {
@@ -249,9 +265,17 @@ impl Host for Process {
 }
 
 impl Shared {
+    pub(super) fn identity(&self) -> &Arc<Identity> {
+        &self.config.identity
+    }
+
+    fn name(&self) -> &str {
+        self.config.identity.name()
+    }
+
     /// A number nobody has had.
     pub(super) fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
+        self.config.identity.unique()
     }
 
     /// The process, which may have to be waited for.
@@ -264,7 +288,7 @@ impl Shared {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.stopping.load(Ordering::Acquire) {
-                return Err("the process of the modules is not there".to_owned());
+                return Err(format!("the process of domain {} is not there", self.name()));
             }
             current = self.changed.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -319,7 +343,7 @@ impl Shared {
         if self.recycling.swap(true, Ordering::AcqRel) {
             return;
         }
-        tracing::info!("the process of the modules is replaced: {why}");
+        tracing::info!("the process of domain {} is replaced: {why}", self.name());
         let shared = Arc::clone(self);
         let spawned = thread::Builder::new().name("recycle".to_owned()).spawn(move || shared.replace());
         if let Err(error) = spawned {
@@ -336,7 +360,7 @@ impl Shared {
         let (sender, drained) = bounded(self.wakers.len());
         *lock(&self.drained) = Some(sender);
         for inbox in self.inboxes.get().into_iter().flatten() {
-            inbox.push(Message::DomainDrain);
+            inbox.push(Message::DomainDrain { domain: self.config.identity.number() });
         }
         let deadline = Instant::now() + DRAIN_WAIT;
         for _ in 0..self.wakers.len() {
@@ -356,7 +380,7 @@ impl Shared {
         let mut deaths: Vec<Instant> = Vec::new();
         while !self.stopping.load(Ordering::Acquire) {
             if let Err(error) = self.run_once() {
-                tracing::error!("the process of the modules could not be started: {error}");
+                tracing::error!("the process of domain {} could not be started: {error}", self.name());
                 thread::sleep(CRASH_PAUSE);
             }
             if self.stopping.load(Ordering::Acquire) {
@@ -370,7 +394,7 @@ impl Shared {
             deaths.retain(|at| at.elapsed() < CRASH_WINDOW);
             deaths.push(Instant::now());
             if deaths.len() > CRASHES_MAX {
-                tracing::warn!("the process of the modules keeps dying: it is started again after a pause");
+                tracing::warn!("the process of domain {} keeps dying: it is started again after a pause", self.name());
                 thread::sleep(CRASH_PAUSE);
             }
         }
@@ -412,6 +436,7 @@ impl Shared {
             let owner = LinkOwner { shared: Arc::clone(self), connection: Arc::clone(connection) };
             links.push(ShardLink::new(
                 shard,
+                Arc::clone(&self.config.identity),
                 producer,
                 consumer,
                 layout.to_domain(shard).record_bytes_max(),
@@ -475,7 +500,9 @@ impl Shared {
                     connection.begin(self.number(), order).and_then(|done| done.recv().map_err(|e| e.to_string()));
                 match outcome {
                     Ok(Outcome::Loaded(_) | Outcome::Done) => {}
-                    Ok(other) => tracing::error!("a module could not be loaded again: {other:?}"),
+                    Ok(other) => {
+                        tracing::error!("a module of domain {} could not be loaded again: {other:?}", self.name());
+                    }
                     Err(_) => return, // Dead again.
                 }
             }
@@ -497,6 +524,10 @@ impl Shared {
             return;
         }
         *current = Some(Arc::clone(connection));
+        if self.stopping.load(Ordering::Acquire) {
+            // `stop` came while there was no process: it looks here after it has said so.
+            let _ = lock(&connection.stream).shutdown(std::net::Shutdown::Both);
+        }
         self.changed.notify_all();
         self.deliver(links);
     }
@@ -528,7 +559,7 @@ impl Shared {
                 Ok(ToParent::Question { call, what }) => self.answer(connection, call, what),
                 Err(error) => {
                     if error.kind() != io::ErrorKind::UnexpectedEof && !self.stopping.load(Ordering::Acquire) {
-                        tracing::error!("the process of the modules can't be understood: {error}");
+                        tracing::error!("the process of domain {} can't be understood: {error}", self.name());
                     }
                     return;
                 }
@@ -577,13 +608,12 @@ impl Shared {
         let status = child.wait();
         let wanted = self.stopping.load(Ordering::Acquire) || self.recycling.load(Ordering::Acquire);
         if !wanted {
-            match status {
-                Ok(status) => tracing::error!("the process of the modules died ({status}); it is started again"),
-                Err(error) => tracing::error!("the process of the modules is lost: {error}"),
-            }
+            let how = status.map_or_else(|error| format!("lost: {error}"), |status| status.to_string());
+            tracing::error!("the process of domain {} died ({how}); it is started again", self.name());
+            self.config.identity.crashed(how);
         }
         for inbox in self.inboxes.get().into_iter().flatten() {
-            inbox.push(Message::DomainDown);
+            inbox.push(Message::DomainDown { domain: self.config.identity.number() });
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A module that lives in a domain.
 
 use super::control::{Order, Outcome, Question};
+use super::identity::Identity;
 use super::parent::Shared;
 use crate::abi::manifest::Manifest;
 use crate::domain::{Fault, Instance};
@@ -30,6 +31,14 @@ impl RemoteModule {
             Ok(Outcome::Fault(what) | Outcome::Host(what)) | Err(what) => Err(Fault { what }),
             Ok(_) => Ok(()),
         }
+    }
+}
+
+impl RemoteModule {
+    /// The domain it lives in.
+    #[must_use]
+    pub fn domain(&self) -> &Arc<Identity> {
+        self.shared.identity()
     }
 }
 
