@@ -18,7 +18,7 @@ const RSS_RECYCLE_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// Most crashes that are kept in mind of a module.
 const CRASHES_MAX: usize = 1000;
 
-/// Used when `--isolation` is not given. `Process` lacks domains by name, so it is still asked for.
+/// Used when `--isolation` is not given.
 const ISOLATION_DEFAULT: Isolation = Isolation::None;
 
 /// The server's settings: complete and checked. Units stand at the end of the names.
@@ -50,6 +50,8 @@ pub struct Config {
     pub crash_limit: usize,
     /// The time in which crashes count together.
     pub crash_window_ms: u64,
+    /// Most domains, the default one included: from 1 to 1024.
+    pub domains_max: usize,
     /// Most threads of the executor pool.
     pub executors_max: usize,
     /// Whether the admin key is needed from everywhere.
@@ -139,6 +141,8 @@ pub struct ConfigError(pub Vec<String>);
 
 /// Most shards; beyond it a machine would have more cores than this has been thought through for.
 const SHARDS_MAX: usize = 256;
+/// Most domains: each has a process, threads and, for each shard, 3 MiB of rings.
+const DOMAINS_MAX: usize = 1024;
 /// Most job workers: threads beyond this only wait for each other.
 const JOB_WORKERS_MAX: usize = 1024;
 /// Longest that finished jobs are kept; far from where times in milliseconds would overflow.
@@ -195,6 +199,7 @@ impl Config {
             crash_limit: args.crash_limit.unwrap_or(5),
             crash_window_ms: args.crash_window_ms.unwrap_or(60_000),
             allow_write: args.allow_write.unwrap_or_default(),
+            domains_max: args.domains_max.unwrap_or(32),
             executors_max: args.executors_max.unwrap_or(64),
             production,
             tls_cert: args.tls_cert,
@@ -251,6 +256,8 @@ impl Config {
             }
         };
         check(self.shards == 0 || self.shards > SHARDS_MAX, "--shards must be from 1 to 256");
+        let domains_fit = (1..=DOMAINS_MAX).contains(&self.domains_max);
+        check(!domains_fit, &format!("--domains-max must be from 1 to {DOMAINS_MAX}"));
         // None of these can be 0: the server would refuse, drop or hold back everything.
         for (name, value) in [
             ("executors-max", self.executors_max),
@@ -444,6 +451,7 @@ mod tests {
             ws_inbox_messages_max: Some(0),
             idle_timeout_ms: Some(0),
             job_workers: Some(0),
+            domains_max: Some(0),
             job_retention: Some(Span { seconds: 0 }),
             job_result_bytes_max: Some(usize::MAX),
             ..ServeArgs::default()
@@ -454,12 +462,13 @@ mod tests {
             "--ws-inbox-messages-max",
             "--idle-timeout-ms",
             "--job-workers",
+            "--domains-max",
             "--job-retention",
             "--job-result",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert_eq!(text.lines().count(), 6, "{text}");
+        assert_eq!(text.lines().count(), 7, "{text}");
     }
 
     #[test]

@@ -8,12 +8,12 @@ use crate::abi::context::ModuleContext;
 use crate::abi::host::set_create_job;
 use crate::admin::{Access, Admin};
 use crate::config::{self, Config, Isolation, Reactor};
-use crate::domain::Host;
 use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
-use crate::domain::process::{CrashLimit, DomainConfig, Process};
+use crate::domain::process::{CrashLimit, DomainConfig, Domains, Identity};
 use crate::domain::sandbox::{self, Policy, User};
+use crate::domain::{DEFAULT_DOMAIN, Host};
 use crate::jobs::hub::{EventSink, Hub};
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
@@ -115,8 +115,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     }
     wait_for_stop(&mut signals, certificate.as_ref());
     stop(&config, &mut signals, &control, &jobs, shards);
-    if let ModuleHost::Apart(process) = &host {
-        process.stop();
+    if let ModuleHost::Apart(domains) = &host {
+        domains.stop();
     }
     failed.get().map_or(Ok(()), |why| Err(ServeError::Shard(why.clone())))
 }
@@ -165,8 +165,8 @@ fn with_absolute_paths(mut config: Config) -> std::io::Result<Config> {
 enum ModuleHost {
     /// In this process.
     Here(Arc<InProcess>),
-    /// In one of their own.
-    Apart(Arc<Process>),
+    /// In processes of their own.
+    Apart(Arc<Domains>),
 }
 
 fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
@@ -181,19 +181,20 @@ fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::
     }
     let (cores, free_cores) = shard_cores(config.shards);
     let domain = DomainConfig {
+        identity: Identity::first(DEFAULT_DOMAIN, config.shards),
         cores: cores.iter().map(|core| core.map(|core| core.id)).collect(),
         threads_min: if free_cores.is_empty() { config.shards } else { free_cores.len() },
         threads_max: config.executors_max,
         free_cores: free_cores.iter().map(|core| core.id).collect(),
         database,
         jobs_database: jobs_file.to_path_buf(),
-        policy: domain_policy(config, &scratch, domain_user(config, &scratch)),
+        policy: domain_policy(config, domain_user(config, &scratch)),
         scratch,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
         crash_limit: CrashLimit { crashes: config.crash_limit, window: Duration::from_millis(config.crash_window_ms) },
         rss_recycle_bytes: config.module_rss_recycle_bytes,
     };
-    Ok(ModuleHost::Apart(Arc::new(Process::start(domain, wakers.to_vec())?)))
+    Ok(ModuleHost::Apart(Arc::new(Domains::start(domain, config.domains_max, wakers.to_vec())?)))
 }
 
 /// The modules' database has a directory of its own: it is the one thing of the server's that isolated modules write.
@@ -203,16 +204,16 @@ fn module_database(config: &Config) -> std::io::Result<PathBuf> {
     Ok(dir.join("modules.sqlite3"))
 }
 
-/// What isolated modules may do: compute, read the system's libraries and `static`, write their database and a scratch
-/// directory, and what the operator allows.
-fn domain_policy(config: &Config, scratch: &Path, user: Option<User>) -> Policy {
+/// What isolated modules may do: compute, read the system's libraries and `static`, write their database, and what the
+/// operator allows. Each domain gets a scratch directory besides.
+fn domain_policy(config: &Config, user: Option<User>) -> Policy {
     let mut read = sandbox::system_paths();
     read.extend([config.data_dir.join("static"), config.module_dir.join(".run")]);
     read.extend(config.allow_read.iter().cloned());
     if config.allow_net {
         read.extend(sandbox::network_paths());
     }
-    let mut write = vec![config.data_dir.join("module-data"), scratch.to_path_buf(), "/dev/null".into()];
+    let mut write = vec![config.data_dir.join("module-data"), "/dev/null".into()];
     write.extend(config.allow_write.iter().cloned());
     let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
     let network = config.allow_net;
@@ -322,11 +323,7 @@ fn start_shards(
     };
     let stats: Vec<Arc<ShardStats>> = (0..config.shards).map(|_| Arc::default()).collect();
     let access = Access::new(config.admin_key.as_deref(), config.production);
-    let domain = match host {
-        ModuleHost::Here(_) => None,
-        ModuleHost::Apart(process) => Some(Arc::clone(process)),
-    };
-    let admin = Arc::new(Admin::new(control.clone(), jobs.clone(), access, stats.clone(), domain));
+    let admin = Arc::new(Admin::new(control.clone(), jobs.clone(), access, stats.clone()));
     let limits = shard_limits(config);
 
     let mut running = Vec::with_capacity(config.shards);
@@ -361,8 +358,8 @@ fn start_shards(
         control.subscribe(Box::new(move || subscriber.push(Message::TableChanged)));
         running.push(RunningShard { inbox, thread });
     }
-    if let ModuleHost::Apart(process) = host {
-        process.attach(running.iter().map(|shard| Arc::clone(&shard.inbox)).collect());
+    if let ModuleHost::Apart(domains) = host {
+        domains.attach(running.iter().map(|shard| Arc::clone(&shard.inbox)).collect());
     }
     jobs.hub().set_shards(running.iter().map(|shard| Arc::clone(&shard.inbox) as Arc<dyn EventSink>).collect());
     Ok(running)

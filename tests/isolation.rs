@@ -103,8 +103,10 @@ fn a_death_costs_what_was_running_and_nothing_else() {
     assert_eq!(socket.read().unwrap(), Message::text("s|0: two"));
     server.expect_log("died");
     let metrics = server.get("/metrics").text();
-    assert!(metrics.contains("cweb_domain_restarts_total 1") && metrics.contains("cweb_domain_up 1"), "{metrics}");
-    assert!(!metrics.contains("cweb_domain_resident_bytes 0"), "{metrics}");
+    for line in ["restarts_total{domain=\"default\"} 1", "up{domain=\"default\"} 1", "modules{domain=\"default\"} 1"] {
+        assert!(metrics.contains(&format!("cweb_domain_{line}\n")), "{line} in {metrics}");
+    }
+    assert!(!metrics.contains("cweb_domain_resident_bytes{domain=\"default\"} 0"), "{metrics}");
 }
 
 #[test]

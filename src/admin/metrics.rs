@@ -1,6 +1,6 @@
 //! `/metrics` in the Prometheus text format.
 
-use crate::domain::process::Process;
+use crate::domain::DomainView;
 use crate::jobs::Jobs;
 use crate::module::control::Control;
 use crate::shard::{ServerAnswer, ShardStats, StatsView};
@@ -29,6 +29,17 @@ const COLUMNS: [Column; 13] = [
     }),
 ];
 
+type DomainColumn = (&'static str, &'static str, &'static str, fn(&DomainView) -> u64);
+
+/// The same of a domain.
+const DOMAIN_COLUMNS: [DomainColumn; 5] = [
+    ("cweb_domain_restarts_total", "counter", "Times the domain's process was started again.", |d| d.restarts),
+    ("cweb_domain_up", "gauge", "Whether it is there.", |d| u64::from(d.pid.is_some())),
+    ("cweb_domain_resident_bytes", "gauge", "Its resident memory.", |d| d.resident_bytes),
+    ("cweb_domain_requests_total", "counter", "Requests handed to the domain.", |d| d.requests),
+    ("cweb_domain_modules", "gauge", "Modules loaded into it.", |d| d.modules as u64),
+];
+
 /// All metrics.
 pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, started: Instant) -> ServerAnswer {
     let views: Vec<StatsView> = stats.iter().map(|stats| stats.view()).collect();
@@ -39,8 +50,8 @@ pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, 
             let _ = writeln!(text, "{name}{{shard=\"{shard}\"}} {}", value(view));
         }
     }
-    let modules = control.table().load().modules().len();
-    let _ = writeln!(text, "# HELP cweb_modules Modules served.\n# TYPE cweb_modules gauge\ncweb_modules {modules}");
+    let served = control.table().load().modules().len();
+    let _ = writeln!(text, "# HELP cweb_modules Modules served.\n# TYPE cweb_modules gauge\ncweb_modules {served}");
     let store = jobs.stats();
     for (name, kind, help, value) in [
         ("cweb_jobs_unfinished", "gauge", "Jobs that wait or run.", jobs.unfinished() as u64),
@@ -52,6 +63,7 @@ pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, 
     ] {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
+    modules(&mut text, control);
     let seconds = started.elapsed().as_secs();
     let _ = writeln!(
         text,
@@ -60,18 +72,45 @@ pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, 
     ServerAnswer { content_type: "text/plain; version=0.0.4", ..ServerAnswer::text(200, text) }
 }
 
-/// The metrics of the modules' process, added to `answer`.
-pub(super) fn with_domain(mut answer: ServerAnswer, domain: &Process) -> ServerAnswer {
-    let status = domain.status();
-    let (restarts, resident) = (status.restarts, status.rss_bytes);
-    let text = format!(
-        "# HELP cweb_domain_restarts_total Times the modules' process was started again.\n\
-         # TYPE cweb_domain_restarts_total counter\ncweb_domain_restarts_total {restarts}\n\
-         # HELP cweb_domain_up Whether it is there.\n# TYPE cweb_domain_up gauge\ncweb_domain_up {}\n\
-         # HELP cweb_domain_resident_bytes Its resident memory.\n\
-         # TYPE cweb_domain_resident_bytes gauge\ncweb_domain_resident_bytes {resident}\n",
-        u8::from(status.pid.is_some())
-    );
-    answer.body.extend_from_slice(text.as_bytes());
-    answer
+/// The modules that are out of service, and what is known of each domain.
+fn modules(text: &mut String, control: &Control) {
+    let table = control.table().load_full();
+    let quarantined: Vec<&str> = table
+        .modules()
+        .iter()
+        .filter(|module| module.quarantine().is_some())
+        .map(|module| module.manifest().name.as_str())
+        .collect();
+    if !quarantined.is_empty() {
+        let name = "cweb_module_quarantined";
+        let _ = writeln!(text, "# HELP {name} The module is out of service.\n# TYPE {name} gauge");
+        for module in quarantined {
+            let _ = writeln!(text, "{name}{{module=\"{}\"}} 1", label(module));
+        }
+    }
+    let domains = control.domains();
+    if domains.is_empty() {
+        return;
+    }
+    for (name, kind, help, value) in DOMAIN_COLUMNS {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for domain in &domains {
+            let _ = writeln!(text, "{name}{{domain=\"{}\"}} {}", label(&domain.name), value(domain));
+        }
+    }
+}
+
+/// The value of a label: a module's name may hold any text.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label;
+
+    #[test]
+    fn labels_hold_any_name() {
+        assert_eq!(label("a\\\"b\"\n"), r#"a\\\"b\"\n"#);
+    }
 }

@@ -1,6 +1,6 @@
-//! `/mgnt`: deploy, list, remove.
+//! `/mgnt`: deploy, list, remove, restart.
 
-use crate::module::control::Control;
+use crate::module::control::{Control, RemoveReply};
 use crate::module::deploy::{DeployError, DeployOptions, Deployed};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
@@ -14,6 +14,10 @@ pub(super) fn handle(control: &Control, view: &RequestView<'_>, reply: Reply) {
         (Method::Get | Method::Head, true) => reply.send(&ServerAnswer::json(200, control.modules_json())),
         (Method::Post, true) => deploy(control, view, reply),
         (Method::Delete, false) => remove(control, name, reply),
+        (Method::Post, false) => match name.strip_suffix(b"/restart") {
+            Some(name) => restart(control, name, reply),
+            None => reply.send(&not_allowed("DELETE, OPTIONS")),
+        },
         (_, true) => reply.send(&not_allowed("GET, HEAD, POST, OPTIONS")),
         (_, false) => reply.send(&not_allowed("DELETE, OPTIONS")),
     }
@@ -23,33 +27,43 @@ fn not_allowed(allow: &'static str) -> ServerAnswer {
     ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
 }
 
-/// The source in a request: the multipart field `code`, or else the whole body.
-fn source_of(view: &RequestView<'_>) -> Result<Vec<u8>, ServerAnswer> {
+/// The source in a request, the multipart field `code` or else the whole body; and the domain it is for, the field
+/// `domain` or else the query's.
+fn source_of(view: &RequestView<'_>) -> Result<(Vec<u8>, Option<Vec<u8>>), ServerAnswer> {
+    let mut domain = None;
+    form::urlencoded(view.query().unwrap_or_default(), |name, value| {
+        if name == b"domain" && domain.is_none() {
+            domain = Some(value.to_vec());
+        }
+    });
     let boundary = view.header("content-type").and_then(form::multipart_boundary);
     let Some(boundary) = boundary else {
-        return Ok(view.body.to_vec());
+        return Ok((view.body.to_vec(), domain));
     };
-    let mut code = None;
-    form::multipart(view.body, boundary, |part| {
-        if part.name.as_ref() == b"code" && code.is_none() {
-            code = Some(part.body.to_vec());
-        }
+    let (mut code, mut field) = (None, None);
+    form::multipart(view.body, boundary, |part| match part.name.as_ref() {
+        b"code" if code.is_none() => code = Some(part.body.to_vec()),
+        b"domain" if field.is_none() => field = Some(part.body.to_vec()),
+        _ => {}
     })
     .map_err(|error| ServerAnswer::text(400, format!("the form can't be read: {error}\n")))?;
-    code.ok_or_else(|| {
+    let code = code.ok_or_else(|| {
         ServerAnswer::text(400, "the form has no field named code; try: curl -F code=@module.c URL/mgnt\n")
-    })
+    })?;
+    Ok((code, field.or(domain)))
 }
 
 fn deploy(control: &Control, view: &RequestView<'_>, reply: Reply) {
-    let source = match source_of(view) {
-        Ok(source) if source.iter().all(u8::is_ascii_whitespace) => {
+    let (source, domain) = match source_of(view) {
+        Ok((source, _)) if source.iter().all(u8::is_ascii_whitespace) => {
             return reply.send(&ServerAnswer::text(400, "no source: post a C file as the body or as field code\n"));
         }
-        Ok(source) => source,
+        Ok(found) => found,
         Err(answer) => return reply.send(&answer),
     };
-    control.deploy(source, DeployOptions::default(), Box::new(move |result| reply.send(&deployed(result))));
+    // What is no UTF-8 is no domain's name; which names are, the control plane knows.
+    let domain = domain.map(|name| String::from_utf8_lossy(&name).into_owned());
+    control.deploy(source, DeployOptions { domain }, Box::new(move |result| reply.send(&deployed(result))));
 }
 
 fn deployed(result: Result<Deployed, DeployError>) -> ServerAnswer {
@@ -66,13 +80,16 @@ fn deployed(result: Result<Deployed, DeployError>) -> ServerAnswer {
             ServerAnswer::text(200, deployed.warnings)
                 .with("X-Cweb-Module", header_text(&deployed.name))
                 .with("X-Cweb-Hash", deployed.hash)
+                .with("X-Cweb-Domain", deployed.domain)
                 .with("X-Cweb-Result", note)
         }
-        Err(error) => {
-            let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
-            if error.status() == 503 { answer.with("Retry-After", "1") } else { answer }
-        }
+        Err(error) => refused(&error),
     }
+}
+
+fn refused(error: &DeployError) -> ServerAnswer {
+    let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
+    if error.status() == 503 { answer.with("Retry-After", "1") } else { answer }
 }
 
 /// A module's name may hold any printable text; a header field only ASCII (RFC 9110 §5.5).
@@ -80,21 +97,35 @@ fn header_text(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }
 
-fn remove(control: &Control, name: &[u8], reply: Reply) {
+/// A module's name from a path segment.
+fn decoded(name: &[u8]) -> Result<String, ServerAnswer> {
     let mut decoded = Vec::new();
     // The name as a path segment: percent-decoded, `+` taken as it stands.
     let escaped: Vec<u8> = name.iter().flat_map(|&b| if b == b'+' { b"%2B".to_vec() } else { vec![b] }).collect();
     form::urlencoded(&[b"n=".as_slice(), &escaped].concat(), |_, value| decoded = value.to_vec());
-    let Ok(name) = String::from_utf8(decoded) else {
-        return reply.send(&ServerAnswer::text(400, "the module's name is not UTF-8\n"));
-    };
-    control.remove(
-        name,
-        Box::new(move |result| {
-            reply.send(&match result {
-                Ok(()) => ServerAnswer::text(200, ""),
-                Err(error) => ServerAnswer::text(error.status(), format!("{error}\n")),
-            });
-        }),
-    );
+    String::from_utf8(decoded).map_err(|_| ServerAnswer::text(400, "the module's name is not UTF-8\n"))
+}
+
+/// Answers with nothing, or with what went wrong.
+fn outcome(reply: Reply) -> RemoveReply {
+    Box::new(move |result| {
+        reply.send(&match result {
+            Ok(()) => ServerAnswer::text(200, ""),
+            Err(error) => refused(&error),
+        });
+    })
+}
+
+fn remove(control: &Control, name: &[u8], reply: Reply) {
+    match decoded(name) {
+        Ok(name) => control.remove(name, outcome(reply)),
+        Err(answer) => reply.send(&answer),
+    }
+}
+
+fn restart(control: &Control, name: &[u8], reply: Reply) {
+    match decoded(name) {
+        Ok(name) => control.restart(name, outcome(reply)),
+        Err(answer) => reply.send(&answer),
+    }
 }

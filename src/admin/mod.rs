@@ -10,7 +10,6 @@ mod mgnt;
 
 pub use access::{Access, Client};
 
-use crate::domain::process::Process;
 use crate::jobs::Jobs;
 use crate::module::control::Control;
 use crate::proto::http1::{Method, RequestView};
@@ -40,22 +39,14 @@ pub struct Admin {
     jobs: Jobs,
     access: Access,
     stats: Vec<Arc<ShardStats>>,
-    /// The process of the modules, if they have one.
-    domain: Option<Arc<Process>>,
     started: Instant,
 }
 
 impl Admin {
     /// `stats` has one entry a shard.
     #[must_use]
-    pub fn new(
-        control: Control,
-        jobs: Jobs,
-        access: Access,
-        stats: Vec<Arc<ShardStats>>,
-        domain: Option<Arc<Process>>,
-    ) -> Self {
-        Self { control, jobs, access, stats, domain, started: Instant::now() }
+    pub fn new(control: Control, jobs: Jobs, access: Access, stats: Vec<Arc<ShardStats>>) -> Self {
+        Self { control, jobs, access, stats, started: Instant::now() }
     }
 
     /// The jobs.
@@ -96,8 +87,7 @@ impl Admin {
 
     fn metrics(&self, view: &RequestView<'_>) -> ServerAnswer {
         if view.method().is_safe() {
-            let answer = metrics::render(&self.stats, &self.control, &self.jobs, self.started);
-            self.domain.iter().fold(answer, |answer, domain| metrics::with_domain(answer, domain))
+            metrics::render(&self.stats, &self.control, &self.jobs, self.started)
         } else {
             ServerAnswer::text(405, "this path answers GET, HEAD\n").with("Allow", "GET, HEAD")
         }

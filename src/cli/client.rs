@@ -125,8 +125,8 @@ impl Client {
         self.key.is_some()
     }
 
-    /// Posts `source` to `/mgnt` as a form, like `curl -F code=@FILE`: so the server hears the file's name.
-    pub(super) fn deploy(&self, file_name: &str, source: &[u8]) -> Result<Answer, String> {
+    /// Posts `source` to `/mgnt` as a form, like `curl -F code=@FILE -F domain=NAME`: so the server hears the file's name.
+    pub(super) fn deploy(&self, file_name: &str, source: &[u8], domain: Option<&str>) -> Result<Answer, String> {
         // Random, so that no source can hold it.
         let boundary = format!("cweb-{}", uuid::Uuid::new_v4().simple());
         let request = self
@@ -134,7 +134,7 @@ impl Client {
             .post(format!("{}/mgnt", self.base))
             .header("X-API-Key", self.key())
             .header("Content-Type", format!("multipart/form-data; boundary={boundary}"));
-        self.read(request.send(form(&boundary, file_name, source)))
+        self.read(request.send(form(&boundary, file_name, source, domain)))
     }
 
     fn key(&self) -> &str {
@@ -159,11 +159,13 @@ impl Client {
     }
 }
 
-/// The form with the one field `code` (RFC 7578); the name is escaped as browsers do it.
-fn form(boundary: &str, file_name: &str, source: &[u8]) -> Vec<u8> {
+/// The form with the field `code`, and `domain` if there is one (RFC 7578); the name is escaped as browsers do it.
+fn form(boundary: &str, file_name: &str, source: &[u8], domain: Option<&str>) -> Vec<u8> {
     let name = file_name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A");
+    let field = |domain| format!("--{boundary}\r\nContent-Disposition: form-data; name=\"domain\"\r\n\r\n{domain}\r\n");
+    let domain = domain.map(field).unwrap_or_default();
     let head = format!(
-        "--{boundary}\r\nContent-Disposition: form-data; name=\"code\"; filename=\"{name}\"\r\n\
+        "{domain}--{boundary}\r\nContent-Disposition: form-data; name=\"code\"; filename=\"{name}\"\r\n\
          Content-Type: text/x-csrc\r\n\r\n"
     );
     [head.as_bytes(), source, format!("\r\n--{boundary}--\r\n").as_bytes()].concat()
@@ -202,10 +204,15 @@ mod tests {
     #[test]
     fn the_server_reads_the_form_as_it_was_meant() {
         let source = b"int x;\r\n--cweb\r\n";
-        let body = form("b", "a \"b\".c", source);
-        let mut seen = Vec::new();
-        multipart(&body, b"b", |part| seen.push((part.name.to_vec(), part.body.to_vec()))).unwrap();
-        assert_eq!(seen, [(b"code".to_vec(), source.to_vec())]);
+        let code = (b"code".to_vec(), source.to_vec());
+        for (domain, expected) in
+            [(None, vec![code.clone()]), (Some("d"), vec![(b"domain".to_vec(), b"d".to_vec()), code.clone()])]
+        {
+            let body = form("b", "a \"b\".c", source, domain);
+            let mut seen = Vec::new();
+            multipart(&body, b"b", |part| seen.push((part.name.to_vec(), part.body.to_vec()))).unwrap();
+            assert_eq!(seen, expected);
+        }
     }
 
     #[test]

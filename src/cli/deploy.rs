@@ -1,7 +1,7 @@
 //! `cweb deploy`
 
 use super::client::{Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured};
-use super::routes_ini;
+use super::routes_ini::{self, Listed};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,6 +16,9 @@ pub(super) struct DeployArgs {
     /// Which files to deploy, and where, when none are named
     #[arg(long, value_name = "FILE", default_value = "routes.ini")]
     config: PathBuf,
+    /// The domain the modules are to run in [default: that of routes.ini, else the one each is in, or default]
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
 }
 
 pub(super) fn run(args: &DeployArgs) -> ExitCode {
@@ -24,16 +27,17 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
         Err(text) => return super::fail(text),
     };
     let client = Client::new(&url);
-    let failed = files.iter().filter(|file| !deploy(&client, file)).count();
+    let failed = files.iter().filter(|listed| !deploy(&client, &listed.file, listed.domain.as_deref())).count();
     println!("{} of {} deployed to {}", files.len() - failed, files.len(), client.base());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn plan(args: &DeployArgs) -> Result<(Vec<PathBuf>, String), String> {
+fn plan(args: &DeployArgs) -> Result<(Vec<Listed>, String), String> {
     // Empty counts as unset.
     let server = args.server.clone().filter(|server| !server.is_empty());
     if !args.files.is_empty() {
-        return Ok((args.files.clone(), server.unwrap_or_else(|| SERVER_DEFAULT.to_owned())));
+        let files = args.files.iter().map(|file| Listed { file: file.clone(), domain: args.domain.clone() });
+        return Ok((files.collect(), server.unwrap_or_else(|| SERVER_DEFAULT.to_owned())));
     }
     let path = &args.config;
     let text = std::fs::read_to_string(path)
@@ -43,20 +47,26 @@ fn plan(args: &DeployArgs) -> Result<(Vec<PathBuf>, String), String> {
     if ini.modules.is_empty() {
         return Err(format!("{}: its section [modules] lists no file", path.display()));
     }
-    Ok((ini.modules, server.or(ini.server_url).unwrap_or_else(|| SERVER_DEFAULT.to_owned())))
+    let domain_of = |listed: Listed| Listed { domain: args.domain.clone().or(listed.domain), file: listed.file };
+    let files = ini.modules.into_iter().map(domain_of).collect();
+    Ok((files, server.or(ini.server_url).unwrap_or_else(|| SERVER_DEFAULT.to_owned())))
 }
 
-/// Deploys one file and shows what came of it.
-pub(super) fn deploy(client: &Client, file: &Path) -> bool {
+/// Deploys one file, into `domain` if there is one, and shows what came of it.
+pub(super) fn deploy(client: &Client, file: &Path, domain: Option<&str>) -> bool {
     let shown = file.display();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let result =
-        std::fs::read(file).map_err(|error| error.to_string()).and_then(|source| client.deploy(&name, &source));
+    let source = std::fs::read(file).map_err(|error| error.to_string());
+    let result = source.and_then(|source| client.deploy(&name, &source, domain));
     match result {
         Ok(answer) if answer.is_success() => {
             let hash = answer.header("x-cweb-hash");
             let (name, what) = (answer.header("x-cweb-module"), answer.header("x-cweb-result"));
-            println!("{} {shown}: module {name} ({})", coloured(GREEN, what), hash.get(..12).unwrap_or(hash));
+            let domain = match answer.header("x-cweb-domain") {
+                "" | "default" => String::new(),
+                domain => format!(" in domain {domain}"),
+            };
+            println!("{} {shown}: module {name} ({}){domain}", coloured(GREEN, what), hash.get(..12).unwrap_or(hash));
             if !answer.body.trim().is_empty() {
                 println!("{}\n{}", coloured(YELLOW, "warnings:"), renamed(answer.body.trim_end(), file));
             }

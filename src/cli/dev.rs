@@ -18,6 +18,9 @@ pub(super) struct DevArgs {
     /// The server's URL
     #[arg(long, env = "CWEB_SERVER", value_name = "URL", default_value = SERVER_DEFAULT)]
     server: String,
+    /// The domain the modules are to run in [default: the one each is in, or default]
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
 }
 
 pub(super) fn run(args: &DevArgs) -> ExitCode {
@@ -32,7 +35,7 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
             let modified = std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
             if modified.is_some() && modified != *seen {
                 *seen = modified;
-                deploy(&client, file);
+                deploy(&client, file, args.domain.as_deref());
             }
         }
         std::thread::sleep(POLL);

@@ -15,6 +15,9 @@ pub(super) struct ModulesArgs {
     /// Print the list as the server sends it, JSON
     #[arg(long)]
     json: bool,
+    /// List the domains instead: their processes, and what became of them
+    #[arg(long, conflicts_with = "json")]
+    domains: bool,
 }
 
 #[derive(Subcommand)]
@@ -24,11 +27,37 @@ enum ModulesCommand {
         /// The module's name, as the list shows it
         name: String,
     },
+    /// Run a module again that is out of service, or replace the process it runs in
+    Restart {
+        /// The module's name, as the list shows it
+        name: String,
+    },
 }
 
 #[derive(Deserialize)]
 struct List {
     modules: Vec<Module>,
+    /// Older servers have none.
+    #[serde(default)]
+    domains: Vec<Domain>,
+}
+
+#[derive(Deserialize)]
+struct Domain {
+    name: String,
+    pid: Option<u32>,
+    modules: usize,
+    requests: u64,
+    restarts: u64,
+    resident_bytes: u64,
+    last_crash: Option<Crash>,
+}
+
+#[derive(Deserialize)]
+struct Crash {
+    summary: String,
+    #[serde(default)]
+    modules: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -39,6 +68,10 @@ struct Module {
     routes: Vec<Route>,
     websockets: Vec<Path>,
     jobs: Vec<Name>,
+    #[serde(default)]
+    domain: Option<String>,
+    #[serde(default)]
+    quarantine: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +94,8 @@ pub(super) fn run(args: &ModulesArgs) -> ExitCode {
     let client = Client::new(&args.server);
     let result = match &args.command {
         Some(ModulesCommand::Remove { name }) => remove(&client, name),
+        Some(ModulesCommand::Restart { name }) => restart(&client, name),
+        None if args.domains => list_domains(&client),
         None => list(&client, args.json),
     };
     match result {
@@ -74,12 +109,45 @@ fn expect_success(answer: Answer) -> Result<String, String> {
 }
 
 fn remove(client: &Client, name: &str) -> Result<(), String> {
-    let escaped: String = name
-        .bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect();
-    expect_success(client.delete(&format!("/mgnt/{escaped}"))?)?;
+    expect_success(client.delete(&format!("/mgnt/{}", segment(name)))?)?;
     println!("removed {name}");
+    Ok(())
+}
+
+fn restart(client: &Client, name: &str) -> Result<(), String> {
+    expect_success(client.post_json(&format!("/mgnt/{}/restart", segment(name)), b"")?)?;
+    println!("restarted {name}");
+    Ok(())
+}
+
+/// A module's name as a part of a path; dots too are escaped, since `.` and `..` would mean another path.
+fn segment(name: &str) -> String {
+    name.bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+fn read(body: &str) -> Result<List, String> {
+    serde_json::from_str(body).map_err(|error| format!("the answer can't be read: {error}"))
+}
+
+fn list_domains(client: &Client) -> Result<(), String> {
+    let list = read(&expect_success(client.get("/mgnt")?)?)?;
+    if list.domains.is_empty() {
+        println!("no domains: modules run in the server's own process");
+    }
+    for domain in &list.domains {
+        let process = domain.pid.map_or_else(|| "is being started".to_owned(), |pid| format!("process {pid}"));
+        let mebibytes = domain.resident_bytes / (1024 * 1024);
+        let (modules, requests, restarts) = (domain.modules, domain.requests, domain.restarts);
+        let name = &domain.name;
+        println!(
+            "{name}  {process}  {modules} module(s)  {requests} request(s)  {mebibytes} MiB  {restarts} restart(s)"
+        );
+        if let Some(Crash { summary, modules }) = &domain.last_crash {
+            println!("  last crash: {}: {summary}", if modules.is_empty() { "no module known".to_owned() } else { modules.join(", ") });
+        }
+    }
     Ok(())
 }
 
@@ -89,10 +157,14 @@ fn list(client: &Client, json: bool) -> Result<(), String> {
         println!("{body}");
         return Ok(());
     }
-    let list: List = serde_json::from_str(&body).map_err(|error| format!("the answer can't be read: {error}"))?;
+    let list = read(&body)?;
     for module in &list.modules {
         let hash = module.module_hash.get(..12).unwrap_or(&module.module_hash);
-        println!("{}  {hash}  {}", module.name, module.author);
+        let domain = module.domain.as_deref().unwrap_or("default");
+        println!("{}  {hash}  {}  in domain {domain}", module.name, module.author);
+        if let Some(why) = &module.quarantine {
+            println!("  out of service: {why}");
+        }
         for route in &module.routes {
             println!("  {:7} {}", route.method, route.path);
         }

@@ -170,6 +170,9 @@ settings! {
     /// The time in which crashes of a module count together [default: 60000]
     #[arg(long, env = "CWEB_CRASH_WINDOW_MS", value_name = "MS")]
     crash_window_ms: u64,
+    /// Most domains, the processes that modules are deployed into by name. With --isolation process only [default: 32]
+    #[arg(long, env = "CWEB_MAX_DOMAINS", value_name = "N")]
+    domains_max: usize,
     /// Most threads for handlers that block or compute [default: 64]
     #[arg(long, env = "CWEB_EXECUTORS_MAX", value_name = "N")]
     executors_max: usize,

@@ -6,7 +6,9 @@
 use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work};
 use super::executor::Runner;
 use super::inbox::Message;
-use super::{Fault, Host, Instance, LoadError, inspect, output, running};
+use super::{
+    DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, inspect, output, running,
+};
 use crate::abi::context::ModuleContext;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, ThreadGuard};
@@ -142,8 +144,18 @@ impl Host for InProcess {
         inspect::inspect(path, limit)
     }
 
-    fn load(&self, path: &Path) -> Result<Arc<dyn Instance>, LoadError> {
+    fn load(&self, path: &Path, domain: &str) -> Result<Arc<dyn Instance>, LoadError> {
+        self.check_domain(domain)?;
         Ok(self.open(path, 0)?)
+    }
+
+    fn check_domain(&self, domain: &str) -> Result<(), LoadError> {
+        check_domain_name(domain)?;
+        if domain == DEFAULT_DOMAIN {
+            return Ok(());
+        }
+        let text = "modules run in the server's own process (--isolation none); domains need --isolation process";
+        Err(LoadError::Domain(text.to_owned()))
     }
 }
 

@@ -60,12 +60,18 @@ pub enum Message {
     },
     /// Events of jobs that this shard's streams watch were committed.
     JobEvents(Vec<Arc<JobFrame>>),
-    /// The domain of the modules is there: the rings to it.
+    /// A domain is there: the rings to it.
     DomainUp(Box<ShardLink>),
-    /// It is to end when it has done what it is at: send it nothing more.
-    DomainDrain,
-    /// It has died.
-    DomainDown,
+    /// A domain is to end when it has done what it is at: send it nothing more.
+    DomainDrain {
+        /// Its number.
+        domain: usize,
+    },
+    /// A domain has died.
+    DomainDown {
+        /// Its number.
+        domain: usize,
+    },
     /// The module table has changed: take a new snapshot and let go of the old one.
     TableChanged,
     /// Stop accepting, finish what is in flight, close what is idle.

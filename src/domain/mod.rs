@@ -15,6 +15,9 @@ pub mod ring;
 mod running;
 pub mod sandbox;
 mod sched;
+mod view;
+
+pub use view::DomainView;
 
 use crate::abi::manifest::Manifest;
 use crate::jobs::code::JobCalls;
@@ -46,6 +49,38 @@ pub enum LoadError {
     /// The host itself could not do it (no memory, no file descriptors, no process).
     #[error("the module could not be loaded: {0}")]
     Host(String),
+    /// There can be no domain of that name here; why.
+    #[error("{0}")]
+    Domain(String),
+    /// One more domain would be too many.
+    #[error("there are {max} domains already, the limit of --domains-max; deploy into one of them, or empty one")]
+    DomainsMax {
+        /// The limit.
+        max: usize,
+    },
+}
+
+/// The domain that is always there, where modules run that were not given another.
+pub const DEFAULT_DOMAIN: &str = "default";
+
+/// Longest name of a domain.
+const DOMAIN_NAME_BYTES_MAX: usize = 64;
+
+/// Checks that `name` can be a domain's: 1 to 64 of `A-Z a-z 0-9 . _ -`, and no name that means a directory, since a domain has
+/// a directory of its name.
+///
+/// # Errors
+/// [`LoadError::Domain`].
+pub fn check_domain_name(name: &str) -> Result<(), LoadError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let fits = (1..=DOMAIN_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_plain);
+    if fits && name != "." && name != ".." {
+        return Ok(());
+    }
+    Err(LoadError::Domain(format!(
+        "a domain's name is 1 to {DOMAIN_NAME_BYTES_MAX} of A-Z a-z 0-9 . _ - (and not . or ..), not \"{}\"",
+        name.escape_debug()
+    )))
 }
 
 /// Loads shared objects for execution.
@@ -57,12 +92,23 @@ pub trait Host: Send + Sync {
     /// Each variant of [`LoadError`].
     fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError>;
 
-    /// Loads the shared object at `path` for execution. Every call needs a file (inode) of its own: the dynamic
-    /// loader gives two loads of one inode the same image, and so the same static variables.
+    /// Loads the shared object at `path` for execution in the domain `domain`. Every call needs a file (inode) of its
+    /// own: the dynamic loader gives two loads of one inode the same image, and so the same static variables.
     ///
     /// # Errors
     /// Each variant of [`LoadError`].
-    fn load(&self, path: &Path) -> Result<Arc<dyn Instance>, LoadError>;
+    fn load(&self, path: &Path, domain: &str) -> Result<Arc<dyn Instance>, LoadError>;
+
+    /// Whether a module can be loaded into the domain `domain`, as far as the name tells.
+    ///
+    /// # Errors
+    /// [`LoadError::Domain`].
+    fn check_domain(&self, domain: &str) -> Result<(), LoadError>;
+
+    /// The domains that there are now; none where modules run in this process.
+    fn domains(&self) -> Vec<DomainView> {
+        Vec::new()
+    }
 }
 
 /// A loaded module. Dropping the last reference closes its shared object; `unload` is not called by that.
@@ -114,4 +160,20 @@ pub trait Instance: Send + Sync + Any {
 
     /// For the executors of the same host, to get at the concrete type.
     fn as_any(&self) -> &dyn Any;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_domains_are_plain() {
+        let long = "x".repeat(64);
+        for name in ["a", "default", "A-z_0.9", "...", ".a", &long] {
+            assert_eq!(check_domain_name(name), Ok(()), "{name}");
+        }
+        for name in ["", ".", "..", "a/b", "a b", "\u{e4}", "a\n", &format!("{long}x")] {
+            assert!(check_domain_name(name).is_err(), "{name}");
+        }
+    }
 }

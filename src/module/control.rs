@@ -9,7 +9,8 @@ use super::store::Store;
 use super::table::{Published, Table};
 use super::{sdk, verify};
 use crate::abi::manifest::Manifest;
-use crate::domain::Host;
+use crate::domain::process::CrashReport;
+use crate::domain::{DEFAULT_DOMAIN, DomainView, Host};
 use arc_swap::ArcSwap;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
 use serde_json::json;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// What the control plane needs to know.
 #[derive(Debug, Clone)]
@@ -53,7 +54,7 @@ impl Default for ControlConfig {
 
 /// Takes the outcome of a deployment, on a thread of the control plane.
 pub type DeployReply = Box<dyn FnOnce(Result<Deployed, DeployError>) + Send>;
-/// Takes the outcome of a removal, on a thread of the control plane.
+/// Takes the outcome of a removal or a restart, on a thread of the control plane.
 pub type RemoveReply = Box<dyn FnOnce(Result<(), DeployError>) + Send>;
 
 /// Hashes of module versions that must stay on disk.
@@ -63,6 +64,8 @@ pub type Needed = Box<dyn Fn() -> HashSet<String> + Send + Sync>;
 pub(super) struct Entry {
     pub(super) manifest: Arc<Manifest>,
     pub(super) hash: String,
+    /// The domain it was deployed into; it is in the default one if its host has no others.
+    pub(super) domain: String,
     pub(super) warnings: String,
     /// The deployment that made it; a later one has a larger ticket.
     pub(super) ticket: u64,
@@ -178,15 +181,20 @@ impl Control {
     }
 
     /// Deploys `source`; `reply` gets the outcome.
-    pub fn deploy(&self, source: Vec<u8>, _options: DeployOptions, reply: DeployReply) {
+    pub fn deploy(&self, source: Vec<u8>, options: DeployOptions, reply: DeployReply) {
         let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
-        self.submit(Job::Deploy { ticket, source, reply });
+        self.submit(Job::Deploy { ticket, source, options, reply });
     }
 
     /// Removes the module `name`; `reply` gets the outcome.
     pub fn remove(&self, name: String, reply: RemoveReply) {
         let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
         self.submit(Job::Remove { ticket, name, reply });
+    }
+
+    /// Restarts the module `name`; `reply` gets the outcome.
+    pub fn restart(&self, name: String, reply: RemoveReply) {
+        self.submit(Job::Restart { name, reply });
     }
 
     fn submit(&self, job: Job) {
@@ -207,6 +215,17 @@ impl Control {
             Ok(records) => records,
             Err(error) => return tracing::error!("the persisted modules can't be read: {error}"),
         };
+        let elsewhere: Vec<String> = records
+            .iter()
+            .filter(|record| self.plane.place(&record.domain) != record.domain)
+            .map(|record| format!("{} ({})", record.name, record.domain))
+            .collect();
+        if !elsewhere.is_empty() {
+            tracing::warn!(
+                "there are no domains here (--isolation none), so these modules run in the server: {}",
+                elsewhere.join(", ")
+            );
+        }
         for record in records {
             let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
             match pipeline::reload(&self.plane, ticket, &record) {
@@ -221,12 +240,19 @@ impl Control {
     pub fn modules_json(&self) -> String {
         let table = self.plane.table.load();
         let modules: Vec<serde_json::Value> = table.modules().iter().map(|module| self.module_json(module)).collect();
-        json!({ "modules": modules }).to_string()
+        let domains: Vec<serde_json::Value> = self.domains().iter().map(domain_json).collect();
+        json!({ "modules": modules, "domains": domains }).to_string()
+    }
+
+    /// The domains that there are now; none where modules run in the server.
+    #[must_use]
+    pub fn domains(&self) -> Vec<DomainView> {
+        self.plane.host.domains()
     }
 
     fn module_json(&self, module: &Published) -> serde_json::Value {
         let manifest = module.manifest();
-        json!({
+        let mut json = json!({
             "name": manifest.name,
             "author": manifest.author,
             "path": self.plane.config.module_dir.to_string_lossy(),
@@ -234,7 +260,12 @@ impl Control {
             "routes": manifest.routes.iter().map(|r| json!({"path": r.path, "method": r.method})).collect::<Vec<_>>(),
             "websockets": manifest.websockets.iter().map(|w| json!({"path": w.path})).collect::<Vec<_>>(),
             "jobs": manifest.jobs.iter().map(|j| json!({"name": j.name})).collect::<Vec<_>>(),
-        })
+            "domain": module.domain(),
+        });
+        if let (Some(why), Some(fields)) = (module.quarantine(), json.as_object_mut()) {
+            fields.insert("quarantine".to_owned(), why.into());
+        }
+        json
     }
 
     /// Refuses further deployments, waits for those that run, and unloads every module. No request may be running any
@@ -253,6 +284,40 @@ impl Control {
             tracing::error!("the modules could not be purged: {error}");
         }
     }
+}
+
+fn ms_since_1970(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn crash_json(crash: &CrashReport) -> serde_json::Value {
+    serde_json::json!({
+        "summary": crash.summary(),
+        "modules": crash.modules,
+        "what": crash.what,
+        "signal": crash.signal,
+        "address": crash.address.map(|address| format!("{address:#x}")),
+        "frame": crash.frame,
+        "place": crash.place,
+        "caught": crash.caught,
+        "at_ms": crash.at_ms,
+        "pid": crash.pid,
+    })
+}
+
+fn domain_json(domain: &DomainView) -> serde_json::Value {
+    json!({
+        "name": domain.name,
+        "pid": domain.pid,
+        "modules": domain.modules,
+        "requests": domain.requests,
+        "restarts": domain.restarts,
+        "resident_bytes": domain.resident_bytes,
+        "replacements": domain.replacements,
+        "up_since_ms": domain.up_since.map(ms_since_1970),
+        "last_crash": domain.last_crash.as_ref().map(crash_json),
+    })
 }
 
 /// The beginning of a hash, for people.
@@ -276,9 +341,9 @@ impl Plane {
 
     fn work(&self, job: Job) {
         match job {
-            Job::Deploy { ticket, source, reply } => {
+            Job::Deploy { ticket, source, options, reply } => {
                 // A panic here is a bug, but it must not cost the client its answer or the server a thread.
-                let run = std::panic::AssertUnwindSafe(|| pipeline::deploy(self, ticket, &source));
+                let run = std::panic::AssertUnwindSafe(|| pipeline::deploy(self, ticket, &source, &options));
                 let result = std::panic::catch_unwind(run)
                     .unwrap_or_else(|_| Err(DeployError::Internal("a panic; please report it".to_owned())));
                 pipeline::log_outcome(&result);
@@ -289,12 +354,23 @@ impl Plane {
                 }
             }
             Job::Remove { ticket, name, reply } => reply(pipeline::remove(self, ticket, &name)),
+            Job::Restart { name, reply } => reply(pipeline::restart(self, &name)),
             Job::Stop => {}
         }
     }
 
-    /// Makes a generation of a loaded module.
-    pub(super) fn generation(&self, hash: &str, so: &std::path::Path) -> Result<Arc<Generation>, DeployError> {
+    /// Where a module of the domain `domain` runs: there, or in the default one if its host has no such domain.
+    pub(super) fn place<'a>(&self, domain: &'a str) -> &'a str {
+        if self.host.check_domain(domain).is_ok() { domain } else { DEFAULT_DOMAIN }
+    }
+
+    /// Makes a generation by loading a module.
+    pub(super) fn generation(
+        &self,
+        hash: &str,
+        so: &std::path::Path,
+        domain: &str,
+    ) -> Result<Arc<Generation>, DeployError> {
         let id = self.generations.fetch_add(1, Ordering::Relaxed);
         // A file of its own for each generation: the loader gives two loads of one file the same image.
         let run = self.store.run_dir().join(format!("{}-{id}.so", std::process::id()));
@@ -302,7 +378,7 @@ impl Plane {
             let _ = std::fs::remove_file(&run);
             return Err(error.into());
         }
-        let instance = self.host.load(&run).inspect_err(|_| {
+        let instance = self.host.load(&run, self.place(domain)).inspect_err(|_| {
             let _ = std::fs::remove_file(&run);
         })?;
         let generation = Arc::new(Generation::new(id, hash.to_owned(), instance, run, self.reaper.clone()));
@@ -315,7 +391,10 @@ impl Plane {
         let modules = state
             .entries
             .iter()
-            .map(|entry| Published::new(Arc::clone(&entry.manifest), entry.hash.clone(), entry.serving.clone()))
+            .map(|entry| {
+                let domain = self.place(&entry.domain).to_owned();
+                Published::new(Arc::clone(&entry.manifest), entry.hash.clone(), domain, entry.serving.clone())
+            })
             .collect();
         let table = Table::build(modules).map_err(|error| DeployError::Internal(error.to_string()))?;
         self.table.store(Arc::new(table));
@@ -335,7 +414,8 @@ impl Plane {
         let others = state.entries.iter().map(|entry| &entry.manifest);
         let others = others.chain(state.reserved.iter().map(|(_, manifest)| manifest));
         let all = others.filter(|other| other.name != manifest.name).chain([manifest]);
-        let all = all.map(|manifest| Published::new(Arc::clone(manifest), String::new(), None)).collect();
+        let all =
+            all.map(|manifest| Published::new(Arc::clone(manifest), String::new(), String::new(), None)).collect();
         Table::build(all).map_err(|error| DeployError::Patterns(error.to_string()))?;
         state.reserved.push((ticket, Arc::clone(manifest)));
         Ok(())

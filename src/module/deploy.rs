@@ -7,7 +7,11 @@ use std::time::Duration;
 
 /// Options of one deployment.
 #[derive(Debug, Clone, Default)]
-pub struct DeployOptions {}
+pub struct DeployOptions {
+    /// The domain the module is to run in. `None`: the one it is in, or [`DEFAULT_DOMAIN`](crate::domain::DEFAULT_DOMAIN)
+    /// if it is new.
+    pub domain: Option<String>,
+}
 
 /// A deployment that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +20,8 @@ pub struct Deployed {
     pub name: String,
     /// SHA-256 of its source, in hexadecimal.
     pub hash: String,
+    /// The domain it runs in.
+    pub domain: String,
     /// What the compiler said; empty if nothing.
     pub warnings: String,
     /// This very source was deployed already: nothing has changed.
@@ -74,6 +80,22 @@ pub enum DeployError {
     /// There is no such module.
     #[error("there is no module named {0}")]
     NotFound(String),
+    /// A module in the server's own process was to be restarted.
+    #[error("module {name} can't be restarted: {fault}; deploy it again instead")]
+    NoProcess {
+        /// The module.
+        name: String,
+        /// What its host says.
+        fault: Fault,
+    },
+    /// A module could not be restarted.
+    #[error("module {name} could not be restarted: {fault}")]
+    Restart {
+        /// The module.
+        name: String,
+        /// Why.
+        fault: Fault,
+    },
     /// The module store failed.
     #[error("the module could not be stored: {0}; nothing has changed")]
     Store(#[from] io::Error),
@@ -98,9 +120,11 @@ impl DeployError {
             | Self::Manifest(_)
             | Self::Patterns(_)
             | Self::Onload { .. } => 422,
-            Self::Load(LoadError::Host(_)) | Self::NoCompiler { .. } | Self::Internal(_) => 500,
+            Self::Load(LoadError::Host(_)) | Self::NoCompiler { .. } | Self::Restart { .. } | Self::Internal(_) => 500,
+            Self::Load(LoadError::Domain(_)) => 400,
+            Self::Load(LoadError::DomainsMax { .. }) => 507,
             Self::Load(_) => 422,
-            Self::Conflict(_) => 409,
+            Self::Conflict(_) | Self::NoProcess { .. } => 409,
             Self::NotFound(_) => 404,
             Self::Store(error) if error.kind() == io::ErrorKind::StorageFull => 507,
             Self::Store(_) => 500,

@@ -133,7 +133,9 @@ impl Plane {
             format!("version {} of module {module}, which the job was made for, can't be loaded: {why}", short(hash))
         };
         let key = self.store.key_of(hash).map_err(|error| gone(&error))?;
-        let generation = self.generation(hash, &self.store.object(&key)).map_err(|error| gone(&error))?;
+        // In the domain of that very version: the default one would be harmed by what was kept apart from it.
+        let domain = self.store.domain_of(hash);
+        let generation = self.generation(hash, &self.store.object(&key), &domain).map_err(|error| gone(&error))?;
         super::pipeline::start(&generation, module).map_err(|error| gone(&error))?;
         let mut known = self.known();
         known.reloaded.retain(|_, generation| generation.strong_count() > 0);

@@ -1,11 +1,12 @@
 //! One deployment, step by step. Every step before publication can refuse, and then nothing has changed.
 
 use super::control::{DeployReply, Entry, Plane, RemoveReply, short};
-use super::deploy::{DeployError, Deployed};
+use super::deploy::{DeployError, DeployOptions, Deployed};
 use super::generation::{Generation, Serving};
 use super::store::Record;
 use super::{sdk, verify};
 use crate::abi::manifest::Manifest;
+use crate::domain::DEFAULT_DOMAIN;
 use crossbeam::channel::RecvTimeoutError;
 use sha2::{Digest, Sha256};
 use std::sync::{Arc, PoisonError};
@@ -13,8 +14,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Work for the control plane's threads.
 pub(super) enum Job {
-    Deploy { ticket: u64, source: Vec<u8>, reply: DeployReply },
+    Deploy { ticket: u64, source: Vec<u8>, options: DeployOptions, reply: DeployReply },
     Remove { ticket: u64, name: String, reply: RemoveReply },
+    Restart { name: String, reply: RemoveReply },
     Stop,
 }
 
@@ -23,7 +25,7 @@ impl Job {
     pub(super) fn fail(self, error: DeployError) {
         match self {
             Job::Deploy { reply, .. } => reply(Err(error)),
-            Job::Remove { reply, .. } => reply(Err(error)),
+            Job::Remove { reply, .. } | Job::Restart { reply, .. } => reply(Err(error)),
             Job::Stop => {}
         }
     }
@@ -39,16 +41,24 @@ pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
 }
 
 /// Deploys `source`.
-pub(super) fn deploy(plane: &Plane, ticket: u64, source: &[u8]) -> Result<Deployed, DeployError> {
+pub(super) fn deploy(
+    plane: &Plane,
+    ticket: u64,
+    source: &[u8],
+    options: &DeployOptions,
+) -> Result<Deployed, DeployError> {
+    let domain = options.domain.as_deref();
+    // Before the compiler is bothered; the load checks again, and the limit of domains with it.
+    domain.map_or(Ok(()), |domain| plane.host.check_domain(domain))?;
     let hash = sdk::hex(&Sha256::digest(source));
-    if let Some(same) = already_served(plane, ticket, &hash) {
+    if let Some(same) = already_served(plane, ticket, &hash, domain) {
         return Ok(same);
     }
     let key = plane.compiler.key(source);
     let warnings = compiled(plane, ticket, &key, source)?;
     let manifest = Arc::new(plane.host.inspect(&plane.store.object(&key), plane.config.inspect_timeout)?);
     verify::check(&manifest)?;
-    let compiled = Compiled { hash: &hash, key: &key, warnings, persist: true };
+    let compiled = Compiled { hash: &hash, key: &key, domain, warnings, persist: true };
     install(plane, ticket, compiled, &manifest)
 }
 
@@ -64,18 +74,24 @@ pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), 
         plane.host.inspect(&plane.store.object(&key), plane.config.inspect_timeout)?
     };
     verify::check(&manifest)?;
-    let compiled = Compiled { hash: &record.hash, key: &key, warnings, persist: key != record.key };
+    let domain = Some(record.domain.as_str());
+    let compiled = Compiled { hash: &record.hash, key: &key, domain, warnings, persist: key != record.key };
     install(plane, ticket, compiled, &Arc::new(manifest)).map(|_| ())
 }
 
-/// The module that is made of this very source, if one is served. What was asked for before this is superseded by it.
-fn already_served(plane: &Plane, ticket: u64, hash: &str) -> Option<Deployed> {
+/// The module that is made of this very source and in this domain, if one is served. What was asked for before this is
+/// superseded by it.
+fn already_served(plane: &Plane, ticket: u64, hash: &str, domain: Option<&str>) -> Option<Deployed> {
     let mut state = plane.state();
-    let entry = state.entries.iter_mut().find(|entry| entry.hash == hash && entry.is_running())?;
+    let is_it = |entry: &&mut Entry| {
+        entry.hash == hash && entry.is_running() && domain.is_none_or(|domain| domain == entry.domain)
+    };
+    let entry = state.entries.iter_mut().find(is_it)?;
     entry.ticket = entry.ticket.max(ticket);
     Some(Deployed {
         name: entry.manifest.name.clone(),
         hash: hash.to_owned(),
+        domain: plane.place(&entry.domain).to_owned(),
         warnings: entry.warnings.clone(),
         unchanged: true,
         superseded: false,
@@ -103,6 +119,8 @@ struct Compiled<'a> {
     hash: &'a str,
     /// Key of the compilation.
     key: &'a str,
+    /// The domain it is to run in; `None`: where the module is.
+    domain: Option<&'a str>,
     warnings: String,
     /// Whether the module store is to hear of it.
     persist: bool,
@@ -118,39 +136,59 @@ fn install(
     let name = manifest.name.clone();
     let turn = plane.name_lock(&name);
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let current = current(plane, &name);
+    let domain = compiled.domain.or(current.as_ref().map(|current| current.domain.as_str())).unwrap_or(DEFAULT_DOMAIN);
     let mut deployed = Deployed {
         name: name.clone(),
         hash: compiled.hash.to_owned(),
+        domain: plane.place(domain).to_owned(),
         warnings: compiled.warnings.clone(),
         unchanged: false,
         superseded: false,
     };
-    match current_ticket(plane, &name) {
-        Some((newer, _)) if newer > ticket => {
+    match &current {
+        Some(newer) if newer.ticket > ticket => {
             deployed.superseded = true;
             return Ok(deployed);
         }
-        Some((_, same)) if same == compiled.hash && already_served(plane, ticket, compiled.hash).is_some() => {
+        Some(same)
+            if same.hash == compiled.hash
+                && same.domain == domain
+                && already_served(plane, ticket, compiled.hash, Some(domain)).is_some() =>
+        {
             deployed.unchanged = true;
             return Ok(deployed);
         }
         _ => {}
     }
     plane.reserve(ticket, manifest)?;
-    let result = swap_in(plane, ticket, compiled, manifest);
+    let result = swap_in(plane, ticket, compiled, domain, manifest);
     plane.release(ticket);
     result.map(|()| deployed)
 }
 
-fn current_ticket(plane: &Plane, name: &str) -> Option<(u64, String)> {
+/// What is deployed under a name.
+struct Current {
+    ticket: u64,
+    hash: String,
+    domain: String,
+}
+
+fn current(plane: &Plane, name: &str) -> Option<Current> {
     let state = plane.state();
     let entry = state.entries.iter().find(|entry| entry.manifest.name == name)?;
-    Some((entry.ticket, entry.hash.clone()))
+    Some(Current { ticket: entry.ticket, hash: entry.hash.clone(), domain: entry.domain.clone() })
 }
 
 /// Loads the new generation, runs the hooks in their order, persists and publishes.
-fn swap_in(plane: &Plane, ticket: u64, compiled: Compiled<'_>, manifest: &Arc<Manifest>) -> Result<(), DeployError> {
-    let generation = plane.generation(compiled.hash, &plane.store.object(compiled.key))?;
+fn swap_in(
+    plane: &Plane,
+    ticket: u64,
+    compiled: Compiled<'_>,
+    domain: &str,
+    manifest: &Arc<Manifest>,
+) -> Result<(), DeployError> {
+    let generation = plane.generation(compiled.hash, &plane.store.object(compiled.key), domain)?;
     let held = if manifest.has_onload { hold(plane, &manifest.name)? } else { None };
     let started = start(&generation, &manifest.name).and_then(|()| {
         if compiled.persist {
@@ -162,6 +200,7 @@ fn swap_in(plane: &Plane, ticket: u64, compiled: Compiled<'_>, manifest: &Arc<Ma
                 key: compiled.key.to_owned(),
                 manifest: Manifest::clone(manifest),
                 deployed_ms,
+                domain: domain.to_owned(),
             })?;
         }
         Ok(())
@@ -176,6 +215,7 @@ fn swap_in(plane: &Plane, ticket: u64, compiled: Compiled<'_>, manifest: &Arc<Ma
     let entry = Entry {
         manifest: Arc::clone(manifest),
         hash: compiled.hash.to_owned(),
+        domain: domain.to_owned(),
         warnings: compiled.warnings,
         ticket,
         serving: Some(serving),
@@ -257,10 +297,10 @@ pub(super) fn remove(plane: &Plane, ticket: u64, name: &str) -> Result<(), Deplo
     let turn = plane.name_lock(name);
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let not_found = || DeployError::NotFound(name.to_owned());
-    match current_ticket(plane, name) {
+    match current(plane, name) {
         None => return Err(not_found()),
         // Deployed again after this removal was asked for: the removal came before that, and is done.
-        Some((newer, _)) if newer > ticket => return Ok(()),
+        Some(newer) if newer.ticket > ticket => return Ok(()),
         Some(_) => {}
     }
     plane.store.remove(name)?;
@@ -269,5 +309,27 @@ pub(super) fn remove(plane: &Plane, ticket: u64, name: &str) -> Result<(), Deplo
     let _old = state.entries.remove(at);
     plane.publish(&state)?;
     tracing::info!("module {name} is removed");
+    Ok(())
+}
+
+/// Restarts a module: see [`Instance::restart`](crate::domain::Instance::restart).
+pub(super) fn restart(plane: &Plane, name: &str) -> Result<(), DeployError> {
+    let turn = plane.name_lock(name);
+    // A swap of this module waits: it would replace the instance that is being restarted.
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let generation = plane.state().entries.iter().find_map(|entry| {
+        let serving = entry.serving.as_ref().filter(|_| entry.manifest.name == name);
+        serving.map(|serving| Arc::clone(serving.generation()))
+    });
+    let generation = generation.ok_or_else(|| DeployError::NotFound(name.to_owned()))?;
+    generation.instance().restart().map_err(|fault| {
+        let name = name.to_owned();
+        if plane.host.domains().is_empty() {
+            DeployError::NoProcess { name, fault }
+        } else {
+            DeployError::Restart { name, fault }
+        }
+    })?;
+    tracing::info!("module {name} is restarted");
     Ok(())
 }

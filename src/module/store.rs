@@ -5,6 +5,7 @@
 //! written aside, synced and renamed, so a crash leaves the old or the new, never a half.
 
 use crate::abi::manifest::Manifest;
+use crate::domain::DEFAULT_DOMAIN;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -28,6 +29,13 @@ pub(super) struct Record {
     pub(super) manifest: Manifest,
     /// Orders the modules at start: milliseconds since 1970.
     pub(super) deployed_ms: u64,
+    /// The domain it runs in; records from before there were any have none.
+    #[serde(default = "default_domain")]
+    pub(super) domain: String,
+}
+
+fn default_domain() -> String {
+    DEFAULT_DOMAIN.to_owned()
 }
 
 /// See the module's documentation.
@@ -122,13 +130,27 @@ impl Store {
 
     /// The key of the compilation of the version `hash`.
     pub(super) fn key_of(&self, hash: &str) -> io::Result<String> {
-        fs::read_to_string(self.objects().join(format!("{hash}.ref")))
+        Ok(first_line(&fs::read_to_string(self.reference(hash))?).to_owned())
+    }
+
+    /// The domain the version `hash` was last deployed into.
+    pub(super) fn domain_of(&self, hash: &str) -> String {
+        let text = fs::read_to_string(self.reference(hash)).unwrap_or_default();
+        text.lines().nth(1).unwrap_or(DEFAULT_DOMAIN).to_owned()
+    }
+
+    /// The file that says of the version `hash` which compilation it is, and in a second line its domain, if that is
+    /// not the default one.
+    fn reference(&self, hash: &str) -> PathBuf {
+        self.objects().join(format!("{hash}.ref"))
     }
 
     /// Makes `record` the module of its name, for this start and the next.
     pub(super) fn commit(&self, record: &Record) -> io::Result<()> {
         // First: a job of this version may be made as soon as it is served.
-        replace(&self.objects().join(format!("{}.ref", record.hash)), record.key.as_bytes())?;
+        let domain = Some(&record.domain).filter(|domain| *domain != DEFAULT_DOMAIN);
+        let reference = domain.map_or_else(|| record.key.clone(), |domain| format!("{}\n{domain}", record.key));
+        replace(&self.reference(&record.hash), reference.as_bytes())?;
         replace(&self.record_path(&record.name), &serde_json::to_vec_pretty(record)?)?;
         sync_dir(&self.dir)
     }
@@ -189,7 +211,7 @@ impl Store {
         for entry in fs::read_dir(self.objects())? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "ref")
-                && fs::read_to_string(&path).is_ok_and(|key| !self.object(&key).exists())
+                && fs::read_to_string(&path).is_ok_and(|text| !self.object(first_line(&text)).exists())
             {
                 fs::remove_file(path)?;
             }
@@ -220,6 +242,10 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -229,7 +255,8 @@ mod tests {
     use super::*;
 
     fn record(name: &str, deployed_ms: u64) -> Record {
-        Record { name: name.into(), hash: "h".into(), key: "k".into(), manifest: Manifest::default(), deployed_ms }
+        let (hash, key, domain) = ("h".into(), "k".into(), default_domain());
+        Record { name: name.into(), hash, key, manifest: Manifest::default(), deployed_ms, domain }
     }
 
     #[test]
@@ -251,6 +278,22 @@ mod tests {
         assert_eq!(store.records().unwrap().len(), 3);
         store.purge().unwrap();
         assert!(store.records().unwrap().is_empty());
+    }
+
+    #[test]
+    fn domains_are_kept_and_old_records_are_of_the_default_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.commit(&Record { domain: "image".into(), ..record("new", 1) }).unwrap();
+        let mut old = serde_json::to_value(record("old", 2)).unwrap();
+        old.as_object_mut().unwrap().remove("domain");
+        fs::write(dir.path().join("old.json"), old.to_string()).unwrap();
+        let domains: Vec<String> = store.records().unwrap().into_iter().map(|record| record.domain).collect();
+        assert_eq!(domains, ["image", DEFAULT_DOMAIN]);
+        assert_eq!((store.key_of("h").unwrap().as_str(), store.domain_of("h").as_str()), ("k", "image"));
+        // As it was written before there were domains, and still is for the default one.
+        fs::write(dir.path().join(".objects/o.ref"), "key").unwrap();
+        assert_eq!((store.key_of("o").unwrap().as_str(), store.domain_of("o").as_str()), ("key", DEFAULT_DOMAIN));
     }
 
     #[test]

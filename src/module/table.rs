@@ -26,13 +26,21 @@ pub(super) fn method_index(method: &str) -> Option<usize> {
 pub struct Published {
     manifest: Arc<Manifest>,
     hash: String,
+    /// The domain it runs in.
+    domain: String,
     /// `None` while a swap holds the module's requests.
     serving: Option<Arc<Serving>>,
 }
 
 impl Published {
-    pub(super) fn new(manifest: Arc<Manifest>, hash: String, serving: Option<Arc<Serving>>) -> Self {
-        Self { manifest, hash, serving }
+    pub(super) fn new(manifest: Arc<Manifest>, hash: String, domain: String, serving: Option<Arc<Serving>>) -> Self {
+        Self { manifest, hash, domain, serving }
+    }
+
+    /// The domain it runs in.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.domain
     }
 
     /// What the module declares.
@@ -51,6 +59,12 @@ impl Published {
     #[must_use]
     pub fn serving(&self) -> Option<&Arc<Serving>> {
         self.serving.as_ref()
+    }
+
+    /// Why it is out of service, if it is.
+    #[must_use]
+    pub fn quarantine(&self) -> Option<String> {
+        self.instance()?.quarantine()
     }
 
     /// The loaded module.
@@ -231,7 +245,7 @@ mod tests {
             websockets: sockets.iter().map(|p| WebSocketDecl { path: (*p).into(), ..Default::default() }).collect(),
             ..Manifest::default()
         };
-        Published::new(Arc::new(manifest), String::new(), None)
+        Published::new(Arc::new(manifest), String::new(), String::new(), None)
     }
 
     fn table(modules: &[&[(&str, &str)]]) -> Table {

@@ -13,7 +13,7 @@ pub struct ShardLimits {
     pub connections_max: usize,
     /// Requests of one connection in flight or waiting.
     pub pipeline_max: usize,
-    /// Calls in flight on executors; beyond it requests are answered 503.
+    /// Calls in flight on executors, of each domain where modules have processes; beyond it requests are answered 503.
     pub in_flight_max: usize,
     /// Unsent bytes of one connection above which its further requests wait.
     pub unsent_bytes_max: usize,

@@ -23,7 +23,7 @@ use crate::admin::Admin;
 use crate::domain::executor::{Companion, Pool};
 use crate::domain::in_process::Executor;
 use crate::domain::inbox::{Inbox, Message};
-use crate::domain::process::RemoteCalls;
+use crate::domain::process::DomainCalls;
 use crate::module::table::Table;
 use crate::net::{Application, CloseReason, ConnId, Links, Peer};
 use crate::proto::http1::http_date;
@@ -74,8 +74,8 @@ pub struct Shard {
     snapshot: Snapshot,
     inbox: Arc<Inbox>,
     local: Option<Local>,
-    remote: RemoteCalls,
-    /// What the domain has sent, while it is handled.
+    remote: DomainCalls,
+    /// What the domains have sent, while it is handled.
     arrived: Vec<Message>,
     admin: Arc<Admin>,
     stats: Arc<ShardStats>,
@@ -108,7 +108,7 @@ impl Shard {
             snapshot,
             inbox: parts.inbox,
             local: parts.local,
-            remote: RemoteCalls::new(parts.id),
+            remote: DomainCalls::new(parts.id),
             arrived: Vec::new(),
             admin: parts.admin,
             stats: parts.stats,
@@ -173,9 +173,9 @@ impl Shard {
                     self.handle(links, message);
                 }
             }
-            Message::DomainDrain => self.remote.drain(),
-            Message::DomainDown => {
-                for message in self.remote.down() {
+            Message::DomainDrain { domain } => self.remote.drain(domain),
+            Message::DomainDown { domain } => {
+                for message in self.remote.down(domain) {
                     self.handle(links, message);
                 }
             }
@@ -221,7 +221,7 @@ impl Shard {
         }
     }
 
-    /// Handles what the domain has sent, and sends what waits for it.
+    /// Handles what the domains have sent, and sends what waits for them.
     fn exchange(&mut self, links: &mut Links) {
         let mut arrived = std::mem::take(&mut self.arrived);
         self.remote.poll(&mut arrived);

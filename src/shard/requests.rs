@@ -6,7 +6,7 @@ use super::conn::{Conn, Partial, Slot, Takeover};
 use super::snapshot::ShardGen;
 use crate::abi::manifest::FLAG_INLINE;
 use crate::admin::{self, Client};
-use crate::domain::call::{Call, OwnedRequest, Work};
+use crate::domain::call::{Call, Hold, OwnedRequest, Work};
 use crate::module::table::RouteMatch;
 use crate::net::{ConnId, Lent, Links};
 use crate::proto::http1::{CONTINUE, Decoded, Method, RequestError, RequestView};
@@ -226,7 +226,12 @@ impl Shard {
             self.stats.headers_dropped(u64::from(dropped));
             return Begun::Answered;
         }
-        if self.in_flight >= self.limits.in_flight_max {
+        // A limit for each domain: one that answers nothing must not use up that of the others.
+        let in_flight = match &self.local {
+            Some(_) => self.in_flight,
+            None => self.remote.in_flight(generation.instance()),
+        };
+        if in_flight >= self.limits.in_flight_max {
             self.stats.overloaded();
             let answer = ServerAnswer::text(503, "too many requests in flight\n").with("Retry-After", "1");
             answer.encode(&self.meta(view), out);

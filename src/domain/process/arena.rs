@@ -162,6 +162,11 @@ impl Borrower {
         Some(Borrowed { memory: Arc::clone(&self.memory), range, done: self.done.clone() })
     }
 
+    /// Whether there is one for [`Borrower::next_done`].
+    pub(super) fn has_done(&self) -> bool {
+        self.done.as_ref().is_some_and(|done| !done.is_empty())
+    }
+
     /// The next offset that the other side is to hear of.
     pub(super) fn next_done(&self) -> Option<u64> {
         self.done.as_ref()?.pop()

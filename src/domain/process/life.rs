@@ -166,7 +166,8 @@ impl Life {
                 answers: Borrower::new(Arc::clone(&self.bodies), arena::answers_part(shared.wakers.len()), true),
             };
             let owner = LinkOwner { shared: Arc::clone(shared), life: Arc::clone(self) };
-            Ok(ShardLink::new(shard, self.number, ends, Box::new(owner)))
+            let domain = Arc::clone(shared.identity());
+            Ok(ShardLink::new(shard, domain, self.number, ends, Box::new(owner)))
         };
         (0..shared.wakers.len()).map(link).collect()
     }

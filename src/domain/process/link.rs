@@ -1,6 +1,7 @@
 //! A shard's end of a domain's rings, and the calls it has there.
 
 use super::arena::{Borrower, Lender, Place};
+use super::identity::Identity;
 use super::remote::RemoteModule;
 use super::wire::{self, Body, Event, ToServer};
 use crate::abi::websocket::{Socket, number_of};
@@ -9,6 +10,7 @@ use crate::domain::inbox::Message;
 use crate::domain::ring::{Consumer, Producer, PushError};
 use crate::net::{ConnId, Lent};
 use crate::proto::http1::encode_response;
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::ops::Range;
@@ -17,8 +19,6 @@ use std::time::Duration;
 
 /// Tickets have this bit, the keys of sockets don't: parts of both come the same way.
 const TICKET_BIT: u64 = 1 << 63;
-/// Records taken before the sockets have their turn.
-const RECORDS_PER_BATCH: usize = 4096;
 /// RFC 6455 §7.4.1: an unexpected condition.
 const INTERNAL_ERROR: u16 = 1011;
 /// Largest answer or frame.
@@ -27,6 +27,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 30;
 /// One shard's rings to one life of a domain.
 pub struct ShardLink {
     shard: usize,
+    domain: Arc<Identity>,
     life: u64,
     producer: Producer,
     consumer: Consumer,
@@ -69,18 +70,29 @@ impl fmt::Debug for ShardLink {
 }
 
 impl ShardLink {
-    pub(super) fn new(shard: usize, life: u64, ends: Ends, owner: Box<dyn Owner>) -> Self {
+    pub(super) fn new(shard: usize, domain: Arc<Identity>, life: u64, ends: Ends, owner: Box<dyn Owner>) -> Self {
         let Ends { producer, consumer, record_bytes_max, requests, answers } = ends;
         let (lent, done) = (HashMap::new(), None);
-        Self { shard, life, producer, consumer, record_bytes_max, requests, lent, answers, done, owner }
+        Self { shard, domain, life, producer, consumer, record_bytes_max, requests, lent, answers, done, owner }
     }
 
     pub(super) fn is_dead(&self) -> bool {
         self.owner.is_dead()
     }
 
+    /// The number of its domain.
+    #[must_use]
+    pub fn domain(&self) -> usize {
+        self.domain.number()
+    }
+
     pub(super) fn shard(&self) -> usize {
         self.shard
+    }
+
+    /// Whether there is something to say by [`ShardLink::tell_done`].
+    fn has_done(&self) -> bool {
+        self.done.is_some() || self.answers.has_done()
     }
 
     /// Tells the domain which of its bodies have been sent, as far as the ring takes that.
@@ -108,8 +120,16 @@ impl ShardLink {
 
 /// What a call is answered to.
 enum Asker {
-    Request { conn: ConnId, seq: u64, meta: AnswerMeta },
-    Socket { key: u64 },
+    Request {
+        conn: ConnId,
+        seq: u64,
+        meta: AnswerMeta,
+    },
+    /// `ends`: its last event is the socket's last.
+    Socket {
+        key: u64,
+        ends: bool,
+    },
 }
 
 /// A call that is with the domain.
@@ -137,8 +157,10 @@ struct Queued {
 
 /// A record on its way into a ring that was full.
 struct Sending {
-    /// What it was made of: a process that dies before it has the whole record has not begun it, and another gets it.
-    queued: Queued,
+    ticket: u64,
+    /// The call it was made of, if it is one: a process that dies before it has the whole record has not begun it, and
+    /// another gets it.
+    queued: Option<Queued>,
     fixed: Vec<u8>,
     body: Vec<u8>,
     sent: usize,
@@ -151,6 +173,8 @@ struct Line {
     tickets: Range<u64>,
     /// Those that it has not answered.
     open: usize,
+    /// Sockets this life knows. Others it can neither send to nor close: they may be of other domains.
+    known: HashSet<u64>,
     /// Frames that come in parts, by socket.
     frames: HashMap<u64, Vec<u8>>,
     /// The owner has been told that nothing is open and nothing is sent any more.
@@ -161,7 +185,8 @@ struct Line {
 
 impl Line {
     fn new(link: Box<ShardLink>) -> Self {
-        Self { link, tickets: 0..0, open: 0, frames: HashMap::new(), drained: false, broken: false }
+        let (known, frames) = (HashSet::new(), HashMap::new());
+        Self { link, tickets: 0..0, open: 0, known, frames, drained: false, broken: false }
     }
 
     /// Call number `ticket` goes there.
@@ -169,6 +194,12 @@ impl Line {
         let first = if self.tickets.is_empty() { ticket } else { self.tickets.start };
         self.tickets = first..ticket + 1;
         self.open += 1;
+    }
+
+    /// A socket has ended; false if it is not known here.
+    fn forget(&mut self, key: u64) -> bool {
+        self.frames.remove(&key);
+        self.known.remove(&key)
     }
 
     /// The last call did not go there after all.
@@ -187,7 +218,7 @@ impl Line {
 
     /// It does not keep to the rules.
     fn end(&mut self, why: &str) {
-        tracing::error!("{why}: the domain is ended");
+        tracing::error!("{why}: the process of domain {} is ended", self.link.domain.name());
         self.broken = true;
         self.link.owner.kill();
     }
@@ -204,8 +235,10 @@ pub struct RemoteCalls {
     pending: HashMap<u64, Pending>,
     queue: VecDeque<Queued>,
     sending: Option<Sending>,
-    /// Sockets that the current life knows.
-    known: HashSet<u64>,
+    /// Sockets that have ended in another domain, which this one has yet to hear.
+    forgotten: Vec<u64>,
+    /// Sockets that have ended here, for who has other domains to tell.
+    ended: Vec<u64>,
     tickets: u64,
     scratch: Vec<u8>,
     now_ms: u64,
@@ -213,13 +246,45 @@ pub struct RemoteCalls {
     draining: bool,
     /// Outcomes of calls that were not sent anywhere.
     refused: Vec<Message>,
+    /// The domain was told that this shard is about to sleep.
+    sleeps: Cell<bool>,
 }
 
 impl RemoteCalls {
-    /// The calls of shard number `shard`, before there is a domain.
+    /// The calls of shard number `shard`, before there is a domain. `now_ms` is the shard's clock.
     #[must_use]
-    pub fn new(shard: usize) -> Self {
-        Self { shard, ..Self::default() }
+    pub fn new(shard: usize, now_ms: u64) -> Self {
+        Self { shard, now_ms, ..Self::default() }
+    }
+
+    /// Calls that have no outcome yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether nothing is lost if this is forgotten: there is neither a domain nor a call.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.current.is_none()
+            && self.former.is_empty()
+            && self.pending.is_empty()
+            && self.queue.is_empty()
+            && self.refused.is_empty()
+    }
+
+    /// The sockets that have ended here since the last time.
+    pub(super) fn take_ended(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// A socket has ended in another domain: if this one knows it from before, it is told to let go of it.
+    pub(super) fn forget(&mut self, key: u64) {
+        let forgotten = self.current.as_mut().is_some_and(|line| line.forget(key));
+        self.forgotten.extend(forgotten.then_some(key));
+        for line in &mut self.former {
+            line.forget(key);
+        }
     }
 
     /// A life of the domain is there, and gets what waits. One before it may still answer. Gives the outcome of the calls
@@ -227,7 +292,7 @@ impl RemoteCalls {
     pub fn up(&mut self, link: Box<ShardLink>) -> Vec<Message> {
         self.take_back();
         self.former.extend(self.current.replace(Line::new(link)));
-        self.known.clear();
+        self.forgotten.clear();
         self.draining = false;
         let (barred, queue) = std::mem::take(&mut self.queue).into_iter().partition(|queued| {
             self.pending.get(&queued.ticket).is_none_or(|pending| barred(&*pending.hold).is_some())
@@ -244,11 +309,11 @@ impl RemoteCalls {
 
     /// A record that has not been sent whole waits again.
     fn take_back(&mut self) {
-        let Some(sending) = self.sending.take() else { return };
+        let Some(Sending { queued: Some(queued), .. }) = self.sending.take() else { return };
         if let Some(line) = &mut self.current {
-            line.take_back(sending.queued.ticket);
+            line.take_back(queued.ticket);
         }
-        self.queue.push_front(sending.queued);
+        self.queue.push_front(queued);
     }
 
     /// The process is to end: nothing more is sent to it, and its owner is told when it has answered what was.
@@ -291,21 +356,23 @@ impl RemoteCalls {
         if self.current.as_ref().is_some_and(|line| line.link.is_dead()) {
             self.take_back();
             dead.extend(self.current.take());
-            self.known.clear();
             self.draining = false;
         }
         let was_there = |ticket: &u64| dead.iter().any(|line| line.tickets.contains(ticket));
         let lost: Vec<u64> = self.pending.keys().filter(|ticket| was_there(ticket)).copied().collect();
-        let lost = lost.into_iter().filter_map(|ticket| self.pending.remove(&ticket));
-        lost.map(|pending| match pending.asker {
+        let lost: Vec<Pending> = lost.into_iter().filter_map(|ticket| self.pending.remove(&ticket)).collect();
+        let outcome = |pending: Pending| match pending.asker {
             Asker::Request { conn, seq, meta } => {
                 let name = &pending.hold.instance().manifest().name;
                 let text = format!("module {name} was interrupted: the process it ran in died\n");
                 Message::Answer { conn, seq, bytes: plain(502, &meta, &text), lent: None }
             }
-            Asker::Socket { key } => Message::SocketIdle { socket: key },
-        })
-        .collect()
+            Asker::Socket { key, ends } => {
+                self.ended.extend(ends.then_some(key));
+                Message::SocketIdle { socket: key }
+            }
+        };
+        lost.into_iter().map(outcome).collect()
     }
 
     /// Queues a call; [`RemoteCalls::flush`] sends it.
@@ -314,9 +381,12 @@ impl RemoteCalls {
         if let Some(why) = module.barred() {
             let asker = match work {
                 Work::Request { conn, seq, meta, .. } => Asker::Request { conn, seq, meta },
-                Work::Socket { socket, .. } => Asker::Socket { key: socket.key() },
+                Work::Socket { socket, .. } => Asker::Socket { key: socket.key(), ends: false },
             };
             return refuse(asker, &why, &mut self.refused);
+        }
+        if matches!(work, Work::Request { .. }) {
+            module.domain().count_request(self.shard);
         }
         let instance = crate::domain::Instance::id(module);
         self.tickets += 1;
@@ -327,7 +397,8 @@ impl RemoteCalls {
             }
             Work::Socket { socket, index, events } => {
                 let unit = hold.instance().manifest().routes.len() + index;
-                (unit, Asker::Socket { key: socket.key() }, Cargo::Socket { index, socket, events })
+                let ends = matches!(events.last(), Some(SocketEvent::Close));
+                (unit, Asker::Socket { key: socket.key(), ends }, Cargo::Socket { index, socket, events })
             }
         };
         let since_ms = self.now_ms;
@@ -339,6 +410,11 @@ impl RemoteCalls {
     pub fn flush(&mut self) {
         self.former.iter_mut().for_each(Line::tell_drained);
         let Some(mut line) = self.current.take() else { return };
+        let nothing = self.sending.is_none() && self.queue.is_empty() && self.forgotten.is_empty() && !self.draining;
+        if nothing && !line.link.has_done() {
+            self.current = Some(line);
+            return;
+        }
         if let Err(error) = line.link.tell_done() {
             line.end(&error.to_string());
         }
@@ -348,7 +424,11 @@ impl RemoteCalls {
                 && let Some(queued) = self.queue.pop_front()
             {
                 line.begin(queued.ticket);
-                self.sending = Some(self.encode(&mut line.link, queued));
+                self.sending = Some(self.encode(&mut line, queued));
+            } else if self.sending.is_none()
+                && let Some(key) = self.forgotten.pop()
+            {
+                self.sending = Some(self.encode_forgotten(key));
             }
             let Some(sending) = &mut self.sending else { break };
             match push(&mut line.link, sending) {
@@ -366,7 +446,7 @@ impl RemoteCalls {
         self.current = Some(line);
     }
 
-    fn encode(&mut self, link: &mut ShardLink, queued: Queued) -> Sending {
+    fn encode(&mut self, line: &mut Line, queued: Queued) -> Sending {
         let Queued { ticket, instance, short, .. } = queued;
         let (mut fixed, mut body) = (Vec::with_capacity(512), Vec::new());
         match &queued.cargo {
@@ -375,10 +455,10 @@ impl RemoteCalls {
                 // Routes are counted by C's int.
                 let route = u32::try_from(*route).unwrap_or(u32::MAX);
                 wire::request_head(&mut fixed, ticket, instance, route, short, view.bytes);
-                match link.requests.lend(view.body) {
+                match line.link.requests.lend(view.body) {
                     Some(place) => {
                         wire::lend(&mut fixed, place);
-                        link.lent.insert(ticket, place);
+                        line.link.lent.insert(ticket, place);
                     }
                     None => body.extend_from_slice(view.body),
                 }
@@ -388,43 +468,50 @@ impl RemoteCalls {
                 let index = u32::try_from(*index).unwrap_or(u32::MAX);
                 wire::socket_head(&mut fixed, ticket, instance, index, short, key);
                 let number = number_of(key, self.shard);
-                if self.known.insert(key) && !matches!(events.first(), Some(SocketEvent::Open)) {
+                if line.known.insert(key) && !matches!(events.first(), Some(SocketEvent::Open)) {
                     wire::push_event(&mut body, &Event::Known { session, number });
                 }
                 for event in events {
                     let event = match event {
                         SocketEvent::Open => Event::Open { session, number },
                         SocketEvent::Message(bytes) => Event::Message(bytes),
-                        SocketEvent::Close => {
-                            self.known.remove(&key);
-                            Event::Close { gone: !socket.is_open() }
-                        }
+                        SocketEvent::Close => Event::Close { gone: !socket.is_open() },
                     };
                     wire::push_event(&mut body, &event);
                 }
             }
         }
-        Sending { queued, fixed, body, sent: 0 }
+        Sending { ticket, queued: Some(queued), fixed, body, sent: 0 }
     }
 
-    /// Takes what the domain has sent and gives what it means.
-    pub fn poll(&mut self, out: &mut Vec<Message>) {
+    /// Has the domain's process let go of a socket, by an event that calls nothing and whose answer nobody waits for.
+    fn encode_forgotten(&mut self, key: u64) -> Sending {
+        self.tickets += 1;
+        let ticket = self.tickets | TICKET_BIT;
+        let (mut fixed, mut body) = (Vec::with_capacity(64), Vec::new());
+        wire::socket_head(&mut fixed, ticket, 0, 0, true, key);
+        wire::push_event(&mut body, &Event::Forget);
+        Sending { ticket, queued: None, fixed, body, sent: 0 }
+    }
+
+    /// Takes at most `records_max` of the records that each life of the domain has sent, and gives what they mean.
+    pub fn poll(&mut self, records_max: usize, out: &mut Vec<Message>) {
         out.append(&mut self.refused);
         if let Some(mut line) = self.current.take() {
-            self.poll_line(&mut line, out);
+            self.poll_line(&mut line, records_max, out);
             self.current = Some(line);
         }
         let mut former = std::mem::take(&mut self.former);
-        former.iter_mut().for_each(|line| self.poll_line(line, out));
+        former.iter_mut().for_each(|line| self.poll_line(line, records_max, out));
         self.former = former;
     }
 
-    fn poll_line(&mut self, line: &mut Line, out: &mut Vec<Message>) {
-        if line.broken {
+    fn poll_line(&mut self, line: &mut Line, records_max: usize, out: &mut Vec<Message>) {
+        if line.broken || line.link.consumer.is_empty() {
             return;
         }
         let mut record = std::mem::take(&mut self.scratch);
-        for _ in 0..RECORDS_PER_BATCH {
+        for _ in 0..records_max {
             record.clear();
             let popped = line.link.consumer.try_pop(&mut record).map_err(|error| error.to_string());
             let taken = match popped {
@@ -457,6 +544,7 @@ impl RemoteCalls {
                 let whole = match pending {
                     Some(pending) => &mut pending.body,
                     None if ticket & TICKET_BIT != 0 => return Ok(()), // Its call is over.
+                    None if !line.known.contains(&ticket) => return Ok(()),
                     None => line.frames.entry(ticket).or_default(),
                 };
                 if whole.len() + bytes.len() > ANSWER_BYTES_MAX {
@@ -507,10 +595,15 @@ impl RemoteCalls {
             ToServer::Idle { ticket, ran_us } => {
                 let Some(pending) = self.finish(line, ticket) else { return Ok(()) };
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
-                if let Asker::Socket { key } = pending.asker {
+                if let Asker::Socket { key, ends } = pending.asker {
+                    if ends {
+                        line.forget(key);
+                        self.ended.push(key);
+                    }
                     out.push(Message::SocketIdle { socket: key });
                 }
             }
+            ToServer::Send { key, .. } | ToServer::Close { key, .. } if !line.known.contains(&key) => {}
             ToServer::Send { key, frame } => {
                 let frame = match line.frames.remove(&key) {
                     Some(early) => [early.as_slice(), frame].concat().into(),
@@ -533,6 +626,7 @@ impl RemoteCalls {
         let mut work = !self.refused.is_empty();
         for line in self.current.iter().chain(&self.former).filter(|line| !line.broken) {
             line.link.consumer.prepare_sleep();
+            self.sleeps.set(true);
             work |= !line.link.consumer.is_empty();
         }
         work
@@ -540,21 +634,19 @@ impl RemoteCalls {
 
     /// The shard does not sleep.
     pub fn awake(&self) {
+        if !self.sleeps.replace(false) {
+            return;
+        }
         for line in self.current.iter().chain(&self.former) {
             line.link.consumer.awake();
         }
-    }
-
-    /// Lets go of everything.
-    pub fn clear(&mut self) {
-        *self = Self::new(self.shard);
     }
 }
 
 /// Pushes what is left of a record; what does not fit into one goes ahead in parts.
 fn push(link: &mut ShardLink, sending: &mut Sending) -> Result<(), PushError> {
     let mut part = Vec::with_capacity(16);
-    wire::part_head(&mut part, sending.queued.ticket);
+    wire::part_head(&mut part, sending.ticket);
     let room = link.record_bytes_max.saturating_sub(sending.fixed.len());
     if room == 0 {
         return Err(PushError::TooLarge);
@@ -586,7 +678,7 @@ fn refuse(asker: Asker, why: &str, out: &mut Vec<Message>) {
         Asker::Request { conn, seq, meta } => {
             out.push(Message::Answer { conn, seq, bytes: plain(503, &meta, &format!("{why}\n")), lent: None });
         }
-        Asker::Socket { key } => {
+        Asker::Socket { key, .. } => {
             out.push(Message::SocketIdle { socket: key });
             out.push(Message::SocketClose { socket: key, code: INTERNAL_ERROR });
         }
@@ -599,3 +691,6 @@ fn plain(status: u16, meta: &AnswerMeta, text: &str) -> Vec<u8> {
     encode_response(&mut bytes, &meta.head(status, text.len()), headers.into_iter(), text.as_bytes());
     bytes
 }
+
+#[cfg(test)]
+mod tests;

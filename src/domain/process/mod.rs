@@ -1,8 +1,9 @@
 //! Modules in a process of their own (`--isolation process`).
 //!
-//! The server's side is a [`Host`](super::Host) whose instances live in a child process, the domain. Requests and
-//! WebSocket events cross over rings in shared memory, a pair a shard; everything else over a control connection. What
-//! a domain sends is checked as hostile input.
+//! The server's side is a [`Host`](super::Host) whose instances live in child processes, the domains: each has a name, and
+//! [`Domains`] starts and ends them. Requests and WebSocket events cross over rings in shared memory, a pair for each shard
+//! and domain, large bodies beside them; everything else over a control connection. What a domain sends is checked as
+//! hostile input.
 //!
 //! A domain has one process after the other, its lives. The supervisor keeps one in service and a spare
 //! beside it. A life that dies is followed by the next with all modules; one that can't be trusted any more (a signal was
@@ -11,21 +12,24 @@
 //!
 //! | file | what it knows |
 //! | --- | --- |
-//! | `parent` | the domain, as the server uses it |
-//! | `remote`, `link` | a module there; a shard's calls there |
+//! | `domains`, `identity`, `parent` | all domains by name; who one is; one, as the server uses it |
+//! | `remote`, `calls`, `link` | a module there; a shard's calls in all domains, and in one |
 //! | `shared` | what all of these share: the life in service, modules, runs of jobs |
 //! | `supervisor`, `succession`, `growth` | which life is in service, and when another is |
 //! | `life`, `reader` | one process: spawned, spoken with, read, buried |
 //! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
 //! | `child`, `work`, `companion`, `port` | the other side |
-//! | `control`, `wire`, `layout` | what is said between the two |
+//! | `control`, `wire`, `layout`, `arena` | what is said between the two |
 
 mod arena;
+mod calls;
 pub mod child;
 mod companion;
 mod control;
 mod crash;
+mod domains;
 mod growth;
+mod identity;
 mod layout;
 mod life;
 mod link;
@@ -42,7 +46,10 @@ mod symbol;
 mod wire;
 mod work;
 
+pub use calls::DomainCalls;
 pub use crash::CrashReport;
+pub use domains::Domains;
+pub use identity::Identity;
 pub use link::{RemoteCalls, ShardLink};
 pub use parent::{DomainConfig, Process};
 pub use quarantine::CrashLimit;

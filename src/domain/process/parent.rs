@@ -1,15 +1,15 @@
 //! A domain, as the server uses it.
 
 use super::control::{Order, Outcome};
+use super::identity::Identity;
 use super::lock;
 use super::quarantine::{CrashLimit, History, Quarantine};
 use super::remote::RemoteModule;
 use super::shared::{Loaded, Shared};
 use super::supervisor::Supervisor;
-use crate::abi::manifest::Manifest;
 use crate::domain::inbox::Inbox;
 use crate::domain::sandbox::Policy;
-use crate::domain::{Host, Instance, LoadError, inspect};
+use crate::domain::{Instance, LoadError};
 use crate::net::Waker;
 use crossbeam::channel::unbounded;
 use std::io;
@@ -24,6 +24,8 @@ const LOADS_MAX: u64 = 1_000;
 /// What a domain needs to know.
 #[derive(Debug, Clone)]
 pub struct DomainConfig {
+    /// Which domain it is.
+    pub identity: Arc<Identity>,
     /// Core of each shard; `None` where a shard is not pinned.
     pub cores: Vec<Option<usize>>,
     /// Cores of the executor pool; empty for all.
@@ -63,8 +65,12 @@ impl Process {
         let shared = Arc::new(Shared::new(config, wakers, events));
         let supervisor = Supervisor::new(Arc::clone(&shared), received);
         thread::Builder::new().name("domain".to_owned()).spawn(move || supervisor.run())?;
-        drop(shared.enter().map_err(io::Error::other)?);
-        Ok(Self { shared })
+        let process = Self { shared };
+        if let Err(error) = process.shared.enter().map(drop) {
+            process.stop();
+            return Err(io::Error::other(error));
+        }
+        Ok(process)
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -87,12 +93,24 @@ impl Process {
     }
 }
 
-impl Host for Process {
-    fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError> {
-        inspect::inspect(path, limit)
+impl Process {
+    /// Which domain it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        self.shared.identity()
     }
 
-    fn load(&self, path: &Path) -> Result<Arc<dyn Instance>, LoadError> {
+    /// Modules that are loaded, or to be loaded again.
+    #[must_use]
+    pub fn modules(&self) -> usize {
+        lock(&self.shared.modules).len()
+    }
+
+    /// Loads a module: see [`Host::load`](crate::domain::Host::load).
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load(&self, path: &Path) -> Result<Arc<dyn Instance>, LoadError> {
         let shared = &self.shared;
         let id = shared.number();
         let order = Order::Load { instance: id, path: path.display().to_string() };

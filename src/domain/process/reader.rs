@@ -32,7 +32,7 @@ pub(super) fn attend(
         }
     };
     if error.kind() != io::ErrorKind::UnexpectedEof && !life.is_ending() {
-        tracing::error!("the process of the modules can't be understood: {error}");
+        tracing::error!("the process of domain {} can't be understood: {error}", shared.name());
     }
     bury(shared, life, &mut child);
     drop(alive);
@@ -45,7 +45,7 @@ fn bury(shared: &Shared, life: &Life, child: &mut Child) {
     life.give_up_orders();
     shared.dethrone(life);
     life.is_reaped();
-    let status = child.wait().inspect_err(|error| tracing::error!("the process of the modules is lost: {error}")).ok();
+    let status = child.wait().inspect_err(|error| tracing::error!("the process of domain {} is lost: {error}", shared.name())).ok();
     // The supervisor tells of a spare.
     if !life.is_ending() && !life.is_spare() && !shared.is_stopping() {
         shared.life_lost(life, status);

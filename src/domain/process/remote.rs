@@ -1,6 +1,7 @@
 //! A module that lives in a domain.
 
 use super::control::{Order, Outcome, Question, ToChild};
+use super::identity::Identity;
 use super::life::Life;
 use super::lock;
 use super::quarantine::Quarantine;
@@ -70,6 +71,14 @@ fn outcome_of(outcome: Result<Outcome, String>) -> Result<(), Fault> {
     match outcome {
         Ok(Outcome::Fault(what) | Outcome::Host(what)) | Err(what) => Err(Fault { what }),
         Ok(_) => Ok(()),
+    }
+}
+
+impl RemoteModule {
+    /// The domain it lives in.
+    #[must_use]
+    pub fn domain(&self) -> &Arc<Identity> {
+        self.shared.identity()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::control::{Order, Outcome, Question, ToChild};
 use super::crash::CrashReport;
+use super::identity::Identity;
 use super::life::Life;
 use super::link::ShardLink;
 use super::lock;
@@ -64,7 +65,6 @@ pub(super) struct Shared {
     runs: Mutex<HashMap<u64, Run>>,
     /// Every life that may still be alive.
     lives: Mutex<Vec<Weak<Life>>>,
-    next: AtomicU64,
     stopping: AtomicBool,
     pub(super) restarts: AtomicU64,
     pub(super) replacements: AtomicU64,
@@ -104,7 +104,6 @@ impl Shared {
             published: Mutex::default(),
             runs: Mutex::default(),
             lives: Mutex::default(),
-            next: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             restarts: AtomicU64::new(0),
             replacements: AtomicU64::new(0),
@@ -113,9 +112,18 @@ impl Shared {
         }
     }
 
+    pub(super) fn identity(&self) -> &Arc<Identity> {
+        &self.config.identity
+    }
+
+    /// The domain's name.
+    pub(super) fn name(&self) -> &str {
+        self.config.identity.name()
+    }
+
     /// A number nobody has had.
     pub(super) fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
+        self.config.identity.unique()
     }
 
     fn seat(&self) -> MutexGuard<'_, Seat> {
@@ -138,7 +146,7 @@ impl Shared {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.is_stopping() {
-                return Err("the process of the modules is not there".to_owned());
+                return Err(format!("the process of domain {} is not there", self.name()));
             }
             seat = self.changed.wait_timeout(seat, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -189,7 +197,7 @@ impl Shared {
         let mut links = lock(&self.links);
         links.retain(|link| !link.is_dead());
         for inbox in self.inboxes.get().into_iter().flatten() {
-            inbox.push(Message::DomainDown);
+            inbox.push(Message::DomainDown { domain: self.config.identity.number() });
         }
     }
 

@@ -48,7 +48,7 @@ impl Supervisor {
             let new = match self.fresh() {
                 Ok(new) => new,
                 Err(error) => {
-                    tracing::error!("the process of the modules could not be started: {error}");
+                    tracing::error!("the process of domain {} could not be started: {error}", self.shared.name());
                     thread::sleep(START_PAUSE);
                     continue;
                 }
@@ -116,7 +116,7 @@ impl Shared {
         let old = old.filter(|old| !old.is_dead())?;
         let shards = self.inboxes.get().map_or(0, Vec::len);
         for inbox in self.inboxes.get().into_iter().flatten() {
-            inbox.push(Message::DomainDrain);
+            inbox.push(Message::DomainDrain { domain: self.identity().number() });
         }
         let mut farewell = Farewell { old: Arc::clone(old), drained: 0, unload: Vec::new() };
         let deadline = Instant::now() + DRAIN_WAIT;

@@ -124,7 +124,7 @@ impl Supervisor {
 
     fn replace(&mut self, life: u64, why: &str) {
         let Some(old) = self.shared.current().filter(|current| current.number() == life) else { return };
-        tracing::info!("the process of the modules is replaced: {why}");
+        tracing::info!("the process of domain {} is replaced: {why}", self.shared.name());
         self.pause();
         self.succeed(Some(&old));
     }
@@ -132,7 +132,10 @@ impl Supervisor {
     /// One life after the other has ended: waits a moment if there were many.
     pub(super) fn pause(&mut self) {
         if let Some(pause) = self.pace.end(Instant::now()) {
-            tracing::warn!("the process of the modules ends again and again: the next one comes after a pause");
+            tracing::warn!(
+                "the process of domain {} ends again and again: the next one comes after a pause",
+                self.shared.name()
+            );
             self.sleep(pause);
         }
     }

@@ -306,6 +306,8 @@ pub(super) enum Event<'a> {
     Close {
         gone: bool,
     },
+    /// The socket has ended in another domain: nothing is called.
+    Forget,
 }
 
 /// Appends an event.
@@ -322,6 +324,7 @@ pub(super) fn push_event(out: &mut Vec<u8>, event: &Event<'_>) {
             push_block(out, bytes);
         }
         Event::Close { gone } => out.push(if *gone { 7 } else { 4 }),
+        Event::Forget => out.push(8),
     }
 }
 
@@ -349,6 +352,7 @@ fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
         }
         3 => Event::Message(reader.block()?),
         kind @ (4 | 7) => Event::Close { gone: kind == 7 },
+        8 => Event::Forget,
         _ => return None,
     })
 }
@@ -407,6 +411,7 @@ mod tests {
                 Event::Known { session, number: 7 },
                 Event::Message(&text),
                 Event::Close { gone: key % 2 == 0 },
+                Event::Forget,
             ];
             let mut record = Vec::new();
             socket_head(&mut record, ticket, 1, 2, true, key);

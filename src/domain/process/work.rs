@@ -118,6 +118,7 @@ impl DomainRunner {
                     (closes, closed) = (true, gone);
                     queue.push(SocketEvent::Close);
                 }
+                Event::Forget => closes = true,
             }
         }
         let count = u32::try_from(queue.len()).unwrap_or(u32::MAX).max(1);

@@ -1,0 +1,125 @@
+//! The calls a shard has in all domains.
+
+use super::link::{RemoteCalls, ShardLink};
+use super::remote::RemoteModule;
+use crate::domain::Instance;
+use crate::domain::call::{Hold, Work};
+use crate::domain::inbox::Message;
+use std::sync::Arc;
+
+/// Records taken from all domains together before the sockets have their turn.
+const RECORDS_PER_BATCH: usize = 4096;
+/// Records taken from each, however many there are: a batch has to be worth its fences.
+const RECORDS_PER_DOMAIN_MIN: usize = 256;
+
+/// Calls by the number of their domain. A domain that sends much, or answers nothing, has its share of each batch and its
+/// own limit of calls, so that the others don't wait for it.
+pub struct DomainCalls {
+    shard: usize,
+    now_ms: u64,
+    /// As long as the highest number in use asks for; numbers are reused, so it is as short as the limit of domains.
+    domains: Vec<RemoteCalls>,
+}
+
+/// The number of the domain in which `instance` lives; `None` if that is this process.
+fn number_of(instance: &dyn Instance) -> Option<usize> {
+    instance.as_any().downcast_ref::<RemoteModule>().map(|module| module.domain().number())
+}
+
+impl DomainCalls {
+    /// The calls of shard number `shard`: none.
+    #[must_use]
+    pub fn new(shard: usize) -> Self {
+        Self { shard, now_ms: 0, domains: Vec::new() }
+    }
+
+    fn domain(&mut self, number: usize) -> Option<&mut RemoteCalls> {
+        if self.domains.len() <= number {
+            let (shard, now_ms) = (self.shard, self.now_ms);
+            self.domains.resize_with(number + 1, || RemoteCalls::new(shard, now_ms));
+        }
+        self.domains.get_mut(number)
+    }
+
+    /// A life of a domain is there: see [`RemoteCalls::up`].
+    pub fn up(&mut self, link: Box<ShardLink>) -> Vec<Message> {
+        self.domain(link.domain()).map(|calls| calls.up(link)).unwrap_or_default()
+    }
+
+    /// A domain is to end: see [`RemoteCalls::drain`].
+    pub fn drain(&mut self, domain: usize) {
+        if let Some(calls) = self.domains.get_mut(domain) {
+            calls.drain();
+        }
+    }
+
+    /// A domain has died. Gives the outcome of every call that was with it.
+    pub fn down(&mut self, domain: usize) -> Vec<Message> {
+        let outcomes = self.domains.get_mut(domain).map(RemoteCalls::down).unwrap_or_default();
+        self.tell_ended(domain);
+        while self.domains.last().is_some_and(RemoteCalls::is_over) {
+            self.domains.pop();
+        }
+        outcomes
+    }
+
+    /// Calls without an outcome that the domain of `instance` has.
+    #[must_use]
+    pub fn in_flight(&self, instance: &dyn Instance) -> usize {
+        number_of(instance).and_then(|number| self.domains.get(number)).map_or(0, RemoteCalls::in_flight)
+    }
+
+    /// Queues a call in the domain of its module; [`DomainCalls::flush`] sends it.
+    pub fn submit(&mut self, hold: Arc<dyn Hold>, short: bool, work: Work) {
+        if let Some(calls) = number_of(hold.instance()).and_then(|number| self.domain(number)) {
+            calls.submit(hold, short, work);
+        }
+    }
+
+    /// Sends what the rings take; once a batch.
+    pub fn flush(&mut self) {
+        self.domains.iter_mut().for_each(RemoteCalls::flush);
+    }
+
+    /// Takes what the domains have sent and gives what it means.
+    pub fn poll(&mut self, out: &mut Vec<Message>) {
+        let share = (RECORDS_PER_BATCH / self.domains.len().max(1)).max(RECORDS_PER_DOMAIN_MIN);
+        for number in 0..self.domains.len() {
+            if let Some(calls) = self.domains.get_mut(number) {
+                calls.poll(share, out);
+            }
+            self.tell_ended(number);
+        }
+    }
+
+    /// A socket whose module has moved is known in several domains, until it ends in the one where it is served.
+    fn tell_ended(&mut self, domain: usize) {
+        let ended = self.domains.get_mut(domain).map(RemoteCalls::take_ended).unwrap_or_default();
+        for key in ended {
+            self.domains.iter_mut().for_each(|calls| calls.forget(key));
+        }
+    }
+
+    /// Answers the requests that have been with their domain for longer than `limit_ms`: see [`RemoteCalls::expire`].
+    pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
+        self.now_ms = now_ms;
+        self.domains.iter_mut().flat_map(|calls| calls.expire(now_ms, limit_ms)).collect()
+    }
+
+    /// Whether a domain has sent something. Says at the same time that this shard is about to sleep, to every domain
+    /// if none has: a shard sleeps only after each was asked.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.domains.iter().any(RemoteCalls::has_work)
+    }
+
+    /// The shard does not sleep.
+    pub fn awake(&self) {
+        self.domains.iter().for_each(RemoteCalls::awake);
+    }
+
+    /// Lets go of everything.
+    pub fn clear(&mut self) {
+        self.domains.clear();
+    }
+}

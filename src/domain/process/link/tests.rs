@@ -1,0 +1,121 @@
+use super::super::calls::DomainCalls;
+use super::super::layout::Layout;
+use super::super::wire::{ToDomain, read_events};
+use super::*;
+use crate::domain::ring::Region;
+
+/// An owner that does nothing.
+struct Nobody;
+
+impl Owner for Nobody {
+    fn kill(&self) {}
+    fn recycle(&self, _why: &str) {}
+    fn drained(&self) {}
+}
+
+/// The other end of a link.
+struct Peer {
+    producer: Producer,
+    consumer: Consumer,
+}
+
+impl Peer {
+    fn say(&mut self, record: &[u8]) {
+        self.producer.try_push(&[record]).unwrap();
+        self.producer.publish();
+    }
+
+    /// The next record, if there is one.
+    fn hear(&mut self) -> Option<Vec<u8>> {
+        let mut record = Vec::new();
+        self.consumer.try_pop(&mut record).unwrap().then_some(record)
+    }
+}
+
+fn link(domain: &Arc<Identity>) -> (Box<ShardLink>, Peer) {
+    let layout = Layout::new(1);
+    let region = Arc::new(Region::create(layout.bytes()).unwrap());
+    let (there, here) = (layout.to_domain(0), layout.to_server(0));
+    let producer = Producer::new(&region, there).unwrap();
+    let consumer = Consumer::new(&region, here).unwrap();
+    let link = ShardLink::new(0, Arc::clone(domain), producer, consumer, there.record_bytes_max(), Box::new(Nobody));
+    let peer =
+        Peer { producer: Producer::new(&region, here).unwrap(), consumer: Consumer::new(&region, there).unwrap() };
+    (Box::new(link), peer)
+}
+
+#[test]
+fn a_domain_reaches_no_socket_of_another() {
+    let (link, mut peer) = link(&Identity::first("default", 1));
+    let mut calls = RemoteCalls::new(0, 0);
+    calls.up(link);
+    calls.known.insert(7);
+    for key in [7, 8] {
+        let (mut part, mut frame, mut close) = (Vec::new(), Vec::new(), Vec::new());
+        wire::part_head(&mut part, key);
+        part.push(b'a');
+        wire::send_head(&mut frame, key);
+        frame.push(b'b');
+        wire::close(&mut close, key, 1000);
+        [part, frame, close].iter().for_each(|record| peer.say(record));
+    }
+    let mut out = Vec::new();
+    calls.poll(100, &mut out);
+    let [Message::SocketSend { socket: 7, frame }, Message::SocketClose { socket: 7, code: 1000 }] = out.as_slice()
+    else {
+        panic!("{out:?}");
+    };
+    assert_eq!(&frame[..], b"ab");
+    assert!(calls.frames.is_empty(), "nothing is kept for a socket that it does not know");
+}
+
+#[test]
+fn a_socket_that_ended_elsewhere_is_forgotten_once_by_those_that_know_it() {
+    let (link, mut peer) = link(&Identity::first("default", 1));
+    let mut calls = RemoteCalls::new(0, 0);
+    calls.up(link);
+    calls.known.insert(7);
+    for key in [7, 7, 8] {
+        calls.forget(key);
+        calls.flush();
+    }
+    let record = peer.hear().unwrap();
+    let Ok(ToDomain::Socket { key: 7, events, .. }) = ToDomain::read(&record) else { panic!("{record:?}") };
+    assert_eq!(read_events(events).unwrap(), [Event::Forget]);
+    assert!(peer.hear().is_none());
+}
+
+#[test]
+fn a_shard_that_sleeps_is_woken_by_any_domain_and_numbers_leave_no_holes() {
+    let first = Identity::first("default", 1);
+    let others = [first.another("a"), first.another("b")];
+    let mut calls = DomainCalls::new(0);
+    let mut peers: Vec<Peer> = Vec::new();
+    for domain in [&first, &others[0], &others[1]] {
+        let (link, peer) = link(domain);
+        calls.up(link);
+        peers.push(peer);
+    }
+    let mut close = Vec::new();
+    wire::close(&mut close, 7, 1000);
+    for peer in &mut peers {
+        assert!(!calls.has_work());
+        peer.producer.try_push(&[&close]).unwrap();
+        // True: the other side sleeps and must be woken.
+        assert!(peer.producer.publish());
+        assert!(calls.has_work());
+        calls.awake();
+        calls.poll(&mut Vec::new());
+        peer.producer.try_push(&[&close]).unwrap();
+        assert!(!peer.producer.publish(), "it is awake");
+        calls.poll(&mut Vec::new());
+    }
+    assert!(calls.down(1).is_empty() && !calls.has_work());
+    calls.awake();
+    assert!(calls.down(2).is_empty() && calls.down(9).is_empty());
+    let (link, mut peer) = link(&others[1]);
+    calls.up(link);
+    assert!(!calls.has_work());
+    peer.producer.try_push(&[&close]).unwrap();
+    assert!(peer.producer.publish() && calls.has_work());
+}

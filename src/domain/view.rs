@@ -1,0 +1,27 @@
+//! A domain as its operator sees it.
+
+use super::process::CrashReport;
+use std::time::SystemTime;
+
+/// What is known of one domain at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainView {
+    /// Its name.
+    pub name: String,
+    /// Its process; `None` while that is being started.
+    pub pid: Option<u32>,
+    /// Since when that process is there.
+    pub up_since: Option<SystemTime>,
+    /// Modules loaded into it; a swap has two for a moment.
+    pub modules: usize,
+    /// Requests that were handed to it.
+    pub requests: u64,
+    /// How often its process was started again.
+    pub restarts: u64,
+    /// Its resident memory.
+    pub resident_bytes: u64,
+    /// Times its process was replaced while it lived.
+    pub replacements: u64,
+    /// What went wrong there the last time.
+    pub last_crash: Option<CrashReport>,
+}
