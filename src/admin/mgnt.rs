@@ -1,5 +1,7 @@
 //! `/mgnt`: deploy, list, remove.
 
+use super::audit::{Actor, Outcome};
+use super::keys::Fingerprint;
 use crate::module::control::Control;
 use crate::module::deploy::{DeployError, DeployOptions, Deployed};
 use crate::proto::form;
@@ -7,13 +9,13 @@ use crate::proto::http1::{Method, RequestView};
 use crate::shard::{Reply, ServerAnswer};
 
 /// Serves one request on `/mgnt` or below it.
-pub(super) fn handle(control: &Control, view: &RequestView<'_>, reply: Reply) {
+pub(super) fn handle(control: &Control, view: &RequestView<'_>, actor: Actor, reply: Reply) {
     let name = view.path().strip_prefix(b"/mgnt").unwrap_or_default();
     let name = name.strip_prefix(b"/").unwrap_or(name);
     match (view.method(), name.is_empty()) {
         (Method::Get | Method::Head, true) => reply.send(&ServerAnswer::json(200, control.modules_json())),
-        (Method::Post, true) => deploy(control, view, reply),
-        (Method::Delete, false) => remove(control, name, reply),
+        (Method::Post, true) => deploy(control, view, actor, reply),
+        (Method::Delete, false) => remove(control, name, actor, reply),
         (_, true) => reply.send(&not_allowed("GET, HEAD, POST, OPTIONS")),
         (_, false) => reply.send(&not_allowed("DELETE, OPTIONS")),
     }
@@ -41,28 +43,76 @@ fn source_of(view: &RequestView<'_>) -> Result<Vec<u8>, ServerAnswer> {
     })
 }
 
-fn deploy(control: &Control, view: &RequestView<'_>, reply: Reply) {
+fn deploy(control: &Control, view: &RequestView<'_>, actor: Actor, reply: Reply) {
     let source = match source_of(view) {
         Ok(source) if source.iter().all(u8::is_ascii_whitespace) => {
-            return reply.send(&ServerAnswer::text(400, "no source: post a C file as the body or as field code\n"));
+            Err(ServerAnswer::text(400, "no source: post a C file as the body or as field code\n"))
         }
-        Ok(source) => source,
-        Err(answer) => return reply.send(&answer),
+        other => other,
     };
-    control.deploy(source, DeployOptions::default(), Box::new(move |result| reply.send(&deployed(result))));
+    let source = match source {
+        Ok(source) => source,
+        Err(answer) => {
+            let text = String::from_utf8_lossy(&answer.body);
+            actor.log(&refused("deploy", None, None, answer.status, first_line(&text)));
+            return reply.send(&answer);
+        }
+    };
+    // Hashed only if it is refused, and then not on the shard's thread.
+    let kept = source.clone();
+    control.deploy(
+        source,
+        DeployOptions::default(),
+        Box::new(move |result| {
+            log_deployment(&actor, &kept, &result);
+            reply.send(&deployed(result));
+        }),
+    );
+}
+
+fn log_deployment(actor: &Actor, source: &[u8], result: &Result<Deployed, DeployError>) {
+    match result {
+        Ok(deployed) => actor.log(&Outcome {
+            action: "deploy",
+            module: Some(&deployed.name),
+            hash: Some(&deployed.hash),
+            result: note(deployed),
+            status: 200,
+            reason: None,
+        }),
+        Err(error) => {
+            let (hash, text) = (Fingerprint::of(source).to_string(), error.to_string());
+            actor.log(&refused("deploy", None, Some(&hash), error.status(), first_line(&text)));
+        }
+    }
+}
+
+fn refused<'a>(
+    action: &'a str,
+    module: Option<&'a str>,
+    hash: Option<&'a str>,
+    status: u16,
+    reason: Option<&'a str>,
+) -> Outcome<'a> {
+    Outcome { action, module, hash, result: "refused", status, reason }
+}
+
+/// What a deployment that was accepted has come to.
+fn note(deployed: &Deployed) -> &'static str {
+    if deployed.unchanged {
+        "unchanged"
+    } else if deployed.superseded {
+        "superseded"
+    } else {
+        "deployed"
+    }
 }
 
 fn deployed(result: Result<Deployed, DeployError>) -> ServerAnswer {
     match result {
         Ok(deployed) => {
             // The body is the compiler's warnings and nothing else, so that a tool can show it as it is.
-            let note = if deployed.unchanged {
-                "unchanged"
-            } else if deployed.superseded {
-                "superseded"
-            } else {
-                "deployed"
-            };
+            let note = note(&deployed);
             ServerAnswer::text(200, deployed.warnings)
                 .with("X-Cweb-Module", header_text(&deployed.name))
                 .with("X-Cweb-Hash", deployed.hash)
@@ -80,21 +130,39 @@ fn header_text(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }
 
-fn remove(control: &Control, name: &[u8], reply: Reply) {
+fn remove(control: &Control, name: &[u8], actor: Actor, reply: Reply) {
     let mut decoded = Vec::new();
     // The name as a path segment: percent-decoded, `+` taken as it stands.
     let escaped: Vec<u8> = name.iter().flat_map(|&b| if b == b'+' { b"%2B".to_vec() } else { vec![b] }).collect();
     form::urlencoded(&[b"n=".as_slice(), &escaped].concat(), |_, value| decoded = value.to_vec());
     let Ok(name) = String::from_utf8(decoded) else {
-        return reply.send(&ServerAnswer::text(400, "the module's name is not UTF-8\n"));
+        let text = "the module's name is not UTF-8";
+        actor.log(&refused("remove", None, None, 400, Some(text)));
+        return reply.send(&ServerAnswer::text(400, format!("{text}\n")));
     };
+    let asked = name.clone();
     control.remove(
         name,
         Box::new(move |result| {
-            reply.send(&match result {
-                Ok(()) => ServerAnswer::text(200, ""),
-                Err(error) => ServerAnswer::text(error.status(), format!("{error}\n")),
-            });
+            let answer = match result {
+                Ok(()) => {
+                    let module = Some(asked.as_str());
+                    let (action, result) = ("remove", "removed");
+                    actor.log(&Outcome { action, module, hash: None, result, status: 200, reason: None });
+                    ServerAnswer::text(200, "")
+                }
+                Err(error) => {
+                    let (status, text) = (error.status(), error.to_string());
+                    actor.log(&refused("remove", Some(&asked), None, status, first_line(&text)));
+                    ServerAnswer::text(status, format!("{text}\n"))
+                }
+            };
+            reply.send(&answer);
         }),
     );
+}
+
+/// The first line that says something.
+fn first_line(text: &str) -> Option<&str> {
+    text.lines().map(str::trim).find(|line| !line.is_empty())
 }
