@@ -26,6 +26,8 @@ const ISOLATION_DEFAULT: Isolation = Isolation::None;
 pub struct Config {
     /// Addresses to listen on, `ADDR:PORT` or `unix:PATH`; at least one.
     pub listen: Vec<String>,
+    /// Addresses for the server's own paths alone, as those above; if there are any, those above serve modules alone.
+    pub admin_listen: Vec<String>,
     /// Threads that serve connections: from 1 to 256.
     pub shards: usize,
     /// Which reactor they run on.
@@ -78,6 +80,10 @@ pub struct Config {
     pub cors_max_age_s: u32,
     /// The key for `/mgnt`, `/jobs` and `/metrics`; never empty.
     pub admin_key: Option<String>,
+    /// File of named keys for them; absolute.
+    pub keys_file: Option<PathBuf>,
+    /// Wrong keys of an address in a minute after which it is refused; 0: no limit.
+    pub auth_failures_max: u32,
     /// Largest request head: 431 beyond it.
     pub head_bytes_max: usize,
     /// Most header fields of a request: 431 beyond it.
@@ -169,7 +175,7 @@ impl Config {
             return Err(ConfigError(problems));
         }
         // The server moves into the data directory before it reads them.
-        for path in [&mut config.tls_cert, &mut config.tls_key].into_iter().flatten() {
+        for path in [&mut config.tls_cert, &mut config.tls_key, &mut config.keys_file].into_iter().flatten() {
             *path = std::path::absolute(&*path)
                 .map_err(|error| ConfigError(vec![format!("{}: {error}", path.display())]))?;
         }
@@ -187,6 +193,7 @@ impl Config {
         let own = (listen.is_empty() || args.port.is_some()).then(|| format!("{host}:{}", args.port.unwrap_or(8080)));
         Self {
             listen: own.into_iter().chain(listen).collect(),
+            admin_listen: args.admin_listen.unwrap_or_default(),
             shards,
             reactor: args.reactor.unwrap_or(Reactor::Monoio),
             module_dir: args.module_dir.unwrap_or_else(|| data_dir.join("modules")),
@@ -217,6 +224,8 @@ impl Config {
                 .unwrap_or_else(|| "Content-Type, Authorization, X-API-Key".to_owned()),
             cors_max_age_s: args.cors_max_age_s.unwrap_or(600),
             admin_key: args.admin_key.filter(|key| !key.is_empty()),
+            keys_file: args.keys_file,
+            auth_failures_max: args.auth_failures_max.unwrap_or(10),
             head_bytes_max: args.head_bytes_max.unwrap_or(16 * 1024),
             headers_max: args.headers_max.unwrap_or(100),
             uri_bytes_max: args.uri_bytes_max.unwrap_or(8 * 1024),
@@ -248,8 +257,9 @@ impl Config {
     }
 
     fn problems(&self) -> Vec<String> {
+        let addresses = self.listen.iter().chain(&self.admin_listen);
         let mut problems: Vec<String> =
-            self.listen.iter().filter_map(|text| text.parse::<ListenAddr>().err()).map(|e| e.to_string()).collect();
+            addresses.filter_map(|text| text.parse::<ListenAddr>().err()).map(|e| e.to_string()).collect();
         let mut check = |wrong: bool, text: &str| {
             if wrong {
                 problems.push(text.to_owned());
@@ -320,9 +330,16 @@ impl Config {
             "--reactor glommio is not built in this version yet; use --reactor monoio",
         );
         check(
-            self.production && self.admin_key.is_none(),
-            "--production needs an admin key; make one: export CWEB_ADMIN_KEY=$(openssl rand -hex 32)",
+            self.production && self.admin_key.is_none() && self.keys_file.is_none(),
+            "--production needs a key; make one: cweb keygen NAME >> keys.toml, and add --keys-file keys.toml; or for one that may do everything: export CWEB_ADMIN_KEY=$(openssl rand -hex 32)",
         );
+        for address in &self.admin_listen {
+            let parsed = address.parse::<ListenAddr>().ok();
+            // Port 0 is another one each time.
+            let chosen = !matches!(parsed, Some(ListenAddr::Tcp(addr)) if addr.port() == 0);
+            let taken = self.listen.iter().any(|other| parsed.is_some() && other.parse().ok() == parsed);
+            check(chosen && taken, &format!("--admin-listen {address} is an address for modules too: give another"));
+        }
         check(
             self.tls_cert.is_some() != self.tls_key.is_some(),
             "--tls-cert and --tls-key belong together: give both or none",
@@ -454,11 +471,13 @@ mod tests {
             domains_max: Some(0),
             job_retention: Some(Span { seconds: 0 }),
             job_result_bytes_max: Some(usize::MAX),
+            admin_listen: Some(vec!["more nonsense".into()]),
             ..ServeArgs::default()
         };
         let text = load(args).unwrap_err().to_string();
         for part in [
-            "nonsense",
+            "\"nonsense",
+            "more nonsense",
             "--ws-inbox-messages-max",
             "--idle-timeout-ms",
             "--job-workers",
@@ -523,6 +542,20 @@ mod tests {
         let args = ServeArgs { production: Some(true), admin_key: Some("k".into()), ..ServeArgs::default() };
         assert_eq!(load(args).unwrap().listen, ["0.0.0.0:8080"]);
         let error = load(ServeArgs { production: Some(true), ..ServeArgs::default() }).unwrap_err();
-        assert!(error.to_string().contains("openssl rand"));
+        assert!(error.to_string().contains("openssl rand") && error.to_string().contains("cweb keygen"), "{error}");
+        let args = ServeArgs { production: Some(true), keys_file: Some("keys.toml".into()), ..ServeArgs::default() };
+        assert!(load(args).unwrap().keys_file.unwrap().is_absolute());
+    }
+
+    #[test]
+    fn modules_and_admin_have_addresses_of_their_own() {
+        let given = |listen: &str, admin: &str| {
+            let (listen, admin) = (Some(vec![listen.to_owned()]), Some(vec![admin.to_owned()]));
+            load(ServeArgs { listen, admin_listen: admin, ..ServeArgs::default() }).map(|config| config.admin_listen)
+        };
+        assert_eq!(given("127.0.0.1:1", "127.0.0.1:2").unwrap(), ["127.0.0.1:2"]);
+        assert!(given("127.0.0.1:0", "127.0.0.1:0").is_ok());
+        assert!(given("127.0.0.1:1", "localhost:1").unwrap_err().to_string().contains("localhost:1"));
+        assert!(given("unix:/s", "unix:/s").is_err());
     }
 }

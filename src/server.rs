@@ -6,7 +6,7 @@
 
 use crate::abi::context::ModuleContext;
 use crate::abi::host::set_create_job;
-use crate::admin::{Access, Admin};
+use crate::admin::{Access, Admin, KeySource, KeysError};
 use crate::config::{self, Config, Isolation, Reactor};
 use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
@@ -18,9 +18,9 @@ use crate::jobs::hub::{EventSink, Hub};
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
 use crate::module::control::{Control, ControlConfig};
-use crate::net::{self, Certificate, ListenAddr, Listener, ReactorKind, TlsError, Waker};
+use crate::net::{self, Certificate, ListenAddr, Listener, ReactorKind, TlsError, UnixAccess, Waker};
 use crate::proto::http1;
-use crate::shard::{Local, Shard, ShardLimits, ShardParts, ShardStats};
+use crate::shard::{Local, Shard, ShardLimits, ShardParts};
 use core_affinity::CoreId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -48,6 +48,9 @@ pub enum ServeError {
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The keys can't be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// A listen address can't be read.
     #[error("{0}")]
     Address(String),
@@ -82,14 +85,13 @@ struct RunningShard {
 /// # Errors
 /// See [`ServeError`].
 pub fn run(config: Config) -> Result<(), ServeError> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGPIPE, SIGXFSZ]).map_err(setup("installing signal handlers"))?;
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGXFSZ]).map_err(setup("installing signal handlers"))?;
     let certificate = load_certificate(&config)?;
-    if certificate.is_some() {
-        signals.add_signal(SIGHUP).map_err(setup("installing signal handlers"))?;
-    }
+    let keys = KeySource { admin_key: config.admin_key.clone(), file: config.keys_file.clone() };
+    let access = Arc::new(Access::new(keys, config.production, config.auth_failures_max)?);
     let listeners = bind(&config, certificate.as_ref())?;
-    let addresses: Vec<String> =
-        listeners.first().into_iter().flatten().map(std::string::ToString::to_string).collect();
+    let addresses = addresses(&config, &listeners);
     // Modules open files relative to the data directory.
     std::fs::create_dir_all(&config.data_dir).map_err(setup("creating the data directory"))?;
     let config = with_absolute_paths(config).map_err(setup("finding the data directory"))?;
@@ -108,12 +110,13 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let control = start_control(&config, &host)?;
     let jobs = start_jobs(&config, store, hub, &control)?;
     let failed = Arc::new(OnceLock::new());
-    let shards = start_shards(&config, listeners, wakers, &host, &control, &jobs, &failed)?;
+    let admin = make_admin(&config, &access, &control, &jobs);
+    let shards = start_shards(&config, listeners, wakers, &host, &control, &admin, &failed)?;
     for address in &addresses {
         // The contract of the command line: one line on stderr, whatever the log level.
         let _ = writeln!(std::io::stderr(), "listening on {address}");
     }
-    wait_for_stop(&mut signals, certificate.as_ref());
+    wait_for_stop(&mut signals, certificate.as_ref(), &access);
     stop(&config, &mut signals, &control, &jobs, shards);
     if let ModuleHost::Apart(domains) = &host {
         domains.stop();
@@ -130,7 +133,7 @@ fn load_certificate(config: &Config) -> Result<Option<Certificate>, ServeError> 
         Ok(ListenAddr::Tcp(addr)) => !addr.ip().is_loopback(),
         _ => false,
     };
-    if config.production && config.listen.iter().any(is_public) {
+    if config.production && config.listen.iter().chain(&config.admin_listen).any(is_public) {
         tracing::warn!(
             "--production without --tls-cert and --tls-key: serving plain HTTP; a proxy that terminates TLS is expected in front"
         );
@@ -139,16 +142,28 @@ fn load_certificate(config: &Config) -> Result<Option<Certificate>, ServeError> 
 }
 
 fn bind(config: &Config, certificate: Option<&Certificate>) -> Result<Vec<Vec<Listener>>, ServeError> {
-    let addresses = config
-        .listen
-        .iter()
-        .map(|text| text.parse::<ListenAddr>().map_err(|error| ServeError::Address(format!("{error}"))))
-        .collect::<Result<Vec<_>, _>>()?;
-    let listeners = net::bind_all(&addresses, config.shards)?;
+    let parsed = |texts: &[String]| {
+        let parse = |text: &String| text.parse::<ListenAddr>().map_err(|error| ServeError::Address(error.to_string()));
+        texts.iter().map(parse).collect::<Result<Vec<_>, _>>()
+    };
+    let mut listeners = net::bind_all(&parsed(&config.listen)?, config.shards, UnixAccess::Umask)?;
+    let admin = net::bind_all(&parsed(&config.admin_listen)?, config.shards, UnixAccess::Owner)?;
+    for (shard, admin) in listeners.iter_mut().zip(admin) {
+        shard.extend(admin); // After the others: their number tells the shard what they serve.
+    }
     let Some(certificate) = certificate else { return Ok(listeners) };
     let acceptor = certificate.acceptor(Duration::from_millis(config.header_timeout_ms))?;
     let secured = |shard: Vec<Listener>| shard.into_iter().map(|listener| listener.secured(&acceptor)).collect();
     Ok(listeners.into_iter().map(secured).collect())
+}
+
+/// The addresses really listened on, as they are told.
+fn addresses(config: &Config, listeners: &[Vec<Listener>]) -> Vec<String> {
+    let public = config.listen.len();
+    let told = |(number, listener): (usize, &Listener)| {
+        format!("{listener}{}", if number < public { "" } else { " (admin)" })
+    };
+    listeners.first().into_iter().flatten().enumerate().map(told).collect()
 }
 
 fn with_absolute_paths(mut config: Config) -> std::io::Result<Config> {
@@ -306,13 +321,18 @@ fn shard_cores(shards: usize) -> (Vec<Option<CoreId>>, Vec<CoreId>) {
     (pinned.collect(), free)
 }
 
+fn make_admin(config: &Config, access: &Arc<Access>, control: &Control, jobs: &Jobs) -> Arc<Admin> {
+    let stats = (0..config.shards).map(|_| Arc::default()).collect();
+    Arc::new(Admin::new(control.clone(), jobs.clone(), Arc::clone(access), stats))
+}
+
 fn start_shards(
     config: &Config,
     listeners: Vec<Vec<Listener>>,
     wakers: Vec<Arc<Waker>>,
     host: &ModuleHost,
     control: &Control,
-    jobs: &Jobs,
+    admin: &Arc<Admin>,
     failed: &Arc<OnceLock<String>>,
 ) -> Result<Vec<RunningShard>, ServeError> {
     let kind = reactor(config);
@@ -321,9 +341,7 @@ fn start_shards(
         ModuleHost::Here(host) => Some(start_executors(config, host, free_cores)?),
         ModuleHost::Apart(_) => None,
     };
-    let stats: Vec<Arc<ShardStats>> = (0..config.shards).map(|_| Arc::default()).collect();
-    let access = Access::new(config.admin_key.as_deref(), config.production);
-    let admin = Arc::new(Admin::new(control.clone(), jobs.clone(), access, stats.clone()));
+    let admin_listeners_from = (!config.admin_listen.is_empty()).then_some(config.listen.len());
     let limits = shard_limits(config);
 
     let mut running = Vec::with_capacity(config.shards);
@@ -331,8 +349,8 @@ fn start_shards(
         let inbox = Arc::new(Inbox::new(Arc::clone(&waker)));
         let local = executors.clone().map(|executors| executors.companion(id, core)).transpose();
         let local = local.map_err(setup("starting an executor thread"))?;
-        let (table, limits, admin) = (control.table(), limits.clone(), Arc::clone(&admin));
-        let (shard_inbox, stats) = (Arc::clone(&inbox), stats.get(id).map(Arc::clone).unwrap_or_default());
+        let (table, limits, admin) = (control.table(), limits.clone(), Arc::clone(admin));
+        let (shard_inbox, stats) = (Arc::clone(&inbox), admin.stats(id));
         let failed = Arc::clone(failed);
         let thread = thread::Builder::new()
             .name(format!("shard-{id}"))
@@ -346,7 +364,7 @@ fn start_shards(
                     pool: executors.pool,
                 });
                 let inbox = shard_inbox;
-                let parts = ShardParts { id, limits, table, inbox, local, admin, stats };
+                let parts = ShardParts { id, limits, table, inbox, local, admin, admin_listeners_from, stats };
                 if let Err(error) = net::run(kind, Shard::new(parts), listeners, &waker) {
                     tracing::error!("shard {id} ended: {error}; the server stops");
                     let _ = failed.set(format!("shard {id}: {error}"));
@@ -361,7 +379,7 @@ fn start_shards(
     if let ModuleHost::Apart(domains) = host {
         domains.attach(running.iter().map(|shard| Arc::clone(&shard.inbox)).collect());
     }
-    jobs.hub().set_shards(running.iter().map(|shard| Arc::clone(&shard.inbox) as Arc<dyn EventSink>).collect());
+    admin.jobs().hub().set_shards(running.iter().map(|shard| Arc::clone(&shard.inbox) as Arc<dyn EventSink>).collect());
     Ok(running)
 }
 
@@ -441,18 +459,30 @@ fn is_stop(signal: i32) -> bool {
     signal == SIGTERM || signal == SIGINT
 }
 
-/// SIGHUP, which is caught only where there is a certificate, exchanges that.
-fn wait_for_stop(signals: &mut Signals, certificate: Option<&Certificate>) {
+/// SIGHUP has the files read again that may change while the server runs.
+fn wait_for_stop(signals: &mut Signals, certificate: Option<&Certificate>, access: &Access) {
     for signal in signals.forever() {
         if is_stop(signal) {
             return;
         }
-        if let (SIGHUP, Some(certificate)) = (signal, certificate) {
-            match certificate.reload() {
-                Ok(()) => tracing::info!("the certificate was read again; new connections get it"),
-                Err(error) => tracing::error!("the certificate stays as it was: {error}"),
-            }
+        if signal == SIGHUP {
+            reload(certificate, access);
         }
+    }
+}
+
+fn reload(certificate: Option<&Certificate>, access: &Access) {
+    match certificate.map(Certificate::reload) {
+        Some(Ok(())) => tracing::info!("the certificate was read again; new connections get it"),
+        Some(Err(error)) => tracing::error!("the certificate stays as it was: {error}"),
+        None => {}
+    }
+    match access.reload() {
+        Ok(Some(0)) => tracing::warn!("the keys were read again; there are none now"),
+        Ok(Some(count)) => tracing::info!("the keys were read again; {count} are in use now"),
+        Err(error) => tracing::error!("the keys stay as they were: {error}"),
+        Ok(None) if certificate.is_none() => tracing::info!("SIGHUP: there is no certificate or file of keys to read"),
+        Ok(None) => {}
     }
 }
 

@@ -143,7 +143,7 @@ fn watch_sse(addr: &str, uuid: &str) -> Vec<Value> {
     let mut seen = Vec::new();
     let Ok(mut stream) = TcpStream::connect(addr) else { return seen };
     let _ = stream.set_read_timeout(Some(PATIENCE));
-    let request = format!("GET /jobs/{uuid}/events HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n");
+    let request = format!("GET /jobs/{uuid}/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
     if stream.write_all(request.as_bytes()).is_err() {
         return seen;
     }

@@ -1,110 +1,384 @@
 //! Who may use the server's own paths.
 
+use super::audit::{Refused, Throttle, Who};
+use super::failures::Failures;
+use super::keys::{KeySource, Keys, KeysError, Scopes};
+use super::site::{self, Doubt};
 use crate::net::Peer;
-use crate::proto::http1::RequestView;
+use crate::proto::http1::{Method, RequestView};
 use crate::shard::ServerAnswer;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Where a request comes from, as far as access is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
-    /// The peer's address is 127.0.0.0/8, ::1 or a unix socket of this machine.
-    pub loopback: bool,
+    /// The other end of the connection.
+    pub peer: Peer,
 }
 
 impl Client {
     /// What `peer` is.
     #[must_use]
     pub fn of(peer: &Peer) -> Self {
-        Self { loopback: peer.is_loopback() }
+        Self { peer: *peer }
     }
 }
 
-/// The rule: with a key, it is needed from everywhere but loopback in development, and from everywhere in
-/// production; without one, only loopback peers get in.
+/// Why a request is not let in.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal {
+    /// From this machine, but perhaps not by its user's will.
+    Site(Doubt),
+    /// No key would help: there are none.
+    NoKeys,
+    /// It came without a key.
+    Missing,
+    /// Its key is none of ours.
+    Wrong,
+    /// Its address has come with too many wrong keys.
+    Blocked { ms: u64 },
+    /// Its key is not for this.
+    Scope { key: Arc<str>, has: Scopes, needed: Scopes },
+}
+
+/// The label of each refusal in the metric.
+const REASONS: [&str; 6] = ["site", "no_keys", "missing", "wrong", "blocked", "scope"];
+
+impl Refusal {
+    /// Its place in [`REASONS`].
+    fn number(&self) -> usize {
+        match self {
+            Self::Site(_) => 0,
+            Self::NoKeys => 1,
+            Self::Missing => 2,
+            Self::Wrong => 3,
+            Self::Blocked { .. } => 4,
+            Self::Scope { .. } => 5,
+        }
+    }
+
+    /// For the log.
+    fn why(&self) -> &'static str {
+        match self {
+            Self::Site(Doubt::Page) => "sent by a page of another site",
+            Self::Site(Doubt::Host) => "the Host is not this machine's",
+            Self::NoKeys => "not from this machine, and there are no keys",
+            Self::Missing => "no key",
+            Self::Wrong => "wrong key",
+            Self::Blocked { .. } => "too many wrong keys from this address",
+            Self::Scope { .. } => "the key has not the scope for it",
+        }
+    }
+
+    fn answer(&self) -> ServerAnswer {
+        let error = |status, text: &str| ServerAnswer::json(status, serde_json::json!({ "error": text }).to_string());
+        match self {
+            Self::Site(doubt) => error(403, doubt.text()),
+            Self::NoKeys => error(
+                403,
+                "this server has no admin key, so only this machine may do that; set CWEB_ADMIN_KEY or --keys-file to allow it from elsewhere",
+            ),
+            Self::Missing | Self::Wrong => {
+                error(401, "admin key missing or wrong; send it as X-API-Key or Authorization: Bearer")
+                    .with("WWW-Authenticate", "Bearer")
+            }
+            Self::Blocked { ms } => {
+                let seconds = ms.div_ceil(1_000);
+                error(429, &format!("too many wrong keys from this address; try again in {seconds} s"))
+                    .with("Retry-After", seconds.to_string())
+            }
+            Self::Scope { key, has, needed } => {
+                let list = |scopes: Scopes, between| scopes.names().collect::<Vec<_>>().join(between);
+                let (needed, has) = (list(*needed, " or "), list(*has, ", "));
+                error(403, &format!("this needs a key with the scope {needed}; the key {key} has: {has}"))
+                    // RFC 6750 §3.1
+                    .with("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")
+            }
+        }
+    }
+}
+
+/// The rule: in development, this machine is trusted, unless a page in its browser may be behind the request. All
+/// others, and in production everybody, need a key with the scope for what they ask; without any keys nobody gets in.
 pub struct Access {
-    key: Option<Box<[u8]>>,
+    source: KeySource,
+    keys: ArcSwap<Keys>,
     production: bool,
+    failures: Failures,
+    /// Requests refused, by [`REASONS`].
+    refused: [AtomicU64; REASONS.len()],
+    throttles: [Throttle; REASONS.len()],
+    epoch: Instant,
 }
 
 impl Access {
-    /// `key` as configured; an empty one counts as none.
-    #[must_use]
-    pub fn new(key: Option<&str>, production: bool) -> Self {
-        Self { key: key.filter(|key| !key.is_empty()).map(|key| key.as_bytes().into()), production }
-    }
-
-    /// Lets the request pass or says why not.
+    /// `failures_max` is how many wrong keys of an address in a minute have it blocked; 0: none ever is.
     ///
     /// # Errors
-    /// The answer to send instead: 401 for a missing or wrong key, 403 when no key can help.
-    pub fn check(&self, view: &RequestView<'_>, client: Client) -> Result<(), ServerAnswer> {
-        let trusted = client.loopback && !self.production;
-        if trusted && is_from_another_site(view) {
-            return Err(ServerAnswer::json(
-                403,
-                r#"{"error":"refused: a page of another site sent this request; use the key, or a tool on this machine"}"#,
-            ));
+    /// The keys can't be read, or there are none in production.
+    pub fn new(source: KeySource, production: bool, failures_max: u32) -> Result<Self, KeysError> {
+        let keys = source.read()?;
+        if let (true, true, Some(path)) = (production, keys.is_empty(), &source.file) {
+            return Err(KeysError::None(path.clone()));
         }
-        let Some(key) = &self.key else {
-            return if trusted {
-                Ok(())
-            } else {
-                Err(ServerAnswer::json(
-                    403,
-                    r#"{"error":"this server has no admin key, so only this machine may do that; set CWEB_ADMIN_KEY to allow it from elsewhere"}"#,
-                ))
+        Ok(Self {
+            source,
+            keys: ArcSwap::from_pointee(keys),
+            production,
+            failures: Failures::new(failures_max),
+            refused: Default::default(),
+            throttles: Default::default(),
+            epoch: Instant::now(),
+        })
+    }
+
+    /// Reads the file of keys again, if there is one, and gives how many keys count now. An empty one takes all named
+    /// keys back, even the last one of a server in production.
+    ///
+    /// # Errors
+    /// See [`KeysError`]; the keys stay what they were.
+    pub fn reload(&self) -> Result<Option<usize>, KeysError> {
+        if self.source.file.is_none() {
+            return Ok(None);
+        }
+        let keys = self.source.read()?;
+        let count = keys.len();
+        self.keys.store(Arc::new(keys));
+        Ok(Some(count))
+    }
+
+    /// Lets the request pass, and tells whose it is, or says why not; that is logged and counted.
+    ///
+    /// # Errors
+    /// The answer to send instead: 401 for a missing or wrong key, 403 for one without the scope and when no key can help,
+    /// 429 after too many wrong ones.
+    pub fn check(&self, view: &RequestView<'_>, client: Client) -> Result<Who, ServerAnswer> {
+        let now_ms = self.now_ms();
+        self.decide(view, &client.peer, now_ms).map_err(|refusal| self.refuse(view, &client.peer, &refusal, now_ms))
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn decide(&self, view: &RequestView<'_>, peer: &Peer, now_ms: u64) -> Result<Who, Refusal> {
+        let (needed, given, keys) = (needed(view), presented_key(view), self.keys.load());
+        if !self.production && peer.is_loopback() {
+            let doubt = site::doubt(view, peer);
+            let Some(doubt) = doubt else {
+                // The key is not needed, but it tells more than where the request is from.
+                let key = given.and_then(|given| keys.find(given)).filter(|key| key.scopes.any_of(needed));
+                return Ok(key.map_or(Who::Loopback, |key| Who::Key(Arc::clone(&key.name))));
             };
-        };
-        if trusted || presented_key(view).is_some_and(|given| same_secret(given, key)) {
-            return Ok(());
+            if given.is_none() || keys.is_empty() {
+                return Err(Refusal::Site(doubt));
+            }
         }
-        Err(ServerAnswer::json(
-            401,
-            r#"{"error":"admin key missing or wrong; send it as X-API-Key or Authorization: Bearer"}"#,
-        )
-        .with("WWW-Authenticate", "Bearer"))
+        if keys.is_empty() {
+            return Err(Refusal::NoKeys);
+        }
+        let given = given.ok_or(Refusal::Missing)?;
+        // Before the key is looked at: an answer that depends on it would let the guessing go on.
+        if let Some(ms) = self.failures.blocked_ms(peer, now_ms) {
+            return Err(Refusal::Blocked { ms });
+        }
+        let Some(key) = keys.find(given) else {
+            self.failures.failed(peer, now_ms);
+            return Err(Refusal::Wrong);
+        };
+        if !key.scopes.any_of(needed) {
+            return Err(Refusal::Scope { key: Arc::clone(&key.name), has: key.scopes, needed });
+        }
+        Ok(Who::Key(Arc::clone(&key.name)))
+    }
+
+    fn refuse(&self, view: &RequestView<'_>, peer: &Peer, refusal: &Refusal, now_ms: u64) -> ServerAnswer {
+        let (answer, number) = (refusal.answer(), refusal.number());
+        if let Some(count) = self.refused.get(number) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.throttles.get(number).is_some_and(|throttle| throttle.pass(now_ms)) {
+            let path = String::from_utf8_lossy(view.path());
+            let key = match refusal {
+                Refusal::Scope { key, .. } => Some(&**key),
+                _ => None,
+            };
+            let method = view.method().as_str();
+            let action = action(view.method(), &path);
+            let refused =
+                Refused { why: refusal.why(), key, from: peer, method, path: &path, status: answer.status, action };
+            refused.log();
+        }
+        answer
+    }
+
+    /// Requests refused, by reason.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        REASONS.into_iter().zip(self.refused.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+
+    /// Logs how many lines about refusals were left out; called now and then.
+    pub(super) fn tick(&self) {
+        let now_ms = self.now_ms();
+        for (reason, throttle) in REASONS.into_iter().zip(&self.throttles) {
+            if let Some(count) = throttle.left_out(now_ms) {
+                tracing::warn!("access refused: and {count} more (reason: {reason})");
+            }
+        }
     }
 }
 
+/// The scopes any of which lets a request pass.
+fn needed(view: &RequestView<'_>) -> Scopes {
+    let (path, reads) = (view.path(), view.method().is_safe());
+    if path.starts_with(b"/jobs") {
+        let names_a_job = path.len() > b"/jobs/".len();
+        match (reads, names_a_job) {
+            // A job's UUID is known to whoever created it, and can't be guessed.
+            (true, true) => Scopes::JOBS.or(Scopes::READ),
+            (true, false) => Scopes::READ,
+            (false, _) => Scopes::JOBS,
+        }
+    } else if reads || path == b"/metrics" {
+        Scopes::READ
+    } else {
+        Scopes::DEPLOY
+    }
+}
+
+/// What a request would do to modules, and the name of the module if the path has it (as it stands there).
+fn action(method: Method, path: &str) -> Option<(&'static str, Option<&str>)> {
+    let rest = path.strip_prefix("/mgnt")?.trim_matches('/');
+    match method {
+        Method::Post if rest.is_empty() => Some(("deploy", None)),
+        Method::Post => Some(("restart", Some(rest))),
+        Method::Delete => Some(("remove", Some(rest))),
+        _ => None,
+    }
+}
+
+/// The key that a request carries; an empty one is none, since tools send it so when they have no key.
 fn presented_key<'a>(view: &RequestView<'a>) -> Option<&'a [u8]> {
-    if let Some(key) = view.header("x-api-key") {
+    if let Some(key) = view.header("x-api-key").filter(|key| !key.is_empty()) {
         return Some(key);
     }
     let value = view.header("authorization")?;
     let (scheme, token) = value.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
 }
 
-/// A browser names the page's origin on every cross-site POST, and a multipart POST needs no preflight: without this
-/// any web page could deploy code to a developer's own machine. Tools send no `Origin`.
-fn is_from_another_site(view: &RequestView<'_>) -> bool {
-    let Some(origin) = view.header("origin") else { return false };
-    let host = view.header("host").unwrap_or_default();
-    let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-    let name = host.rsplit_once_byte(b':').map_or(host, |(name, _)| name);
-    let local = [b"localhost".as_slice(), b"127.0.0.1", b"[::1]"].contains(&name);
-    authority != Some(host) || !local
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::http1::{Decoded, Limits, RequestDecoder};
 
-trait RsplitByte {
-    fn rsplit_once_byte(&self, byte: u8) -> Option<(&[u8], &[u8])>;
-}
-
-impl RsplitByte for [u8] {
-    fn rsplit_once_byte(&self, byte: u8) -> Option<(&[u8], &[u8])> {
-        // `[::1]` without a port ends in a bracket: its colons are not a port's.
-        if self.ends_with(b"]") {
-            return None;
+    /// What `access` decides about a request of `peer` at `now_ms`.
+    fn ask(access: &Access, peer: &str, request: &str, key: &str, now_ms: u64) -> Result<Who, Refusal> {
+        let limits = Limits { head_bytes_max: 4096, headers_max: 20, uri_bytes_max: 1024, body_bytes_max: 0 };
+        let text = format!("{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {key}\r\n\r\n");
+        let peer = Peer::Tcp(format!("{peer}:1").parse().unwrap());
+        match RequestDecoder::new(limits).decode(text.as_bytes()) {
+            Ok(Decoded::Request { view, .. }) => access.decide(&view, &peer, now_ms),
+            _ => panic!("not a request: {text}"),
         }
-        let at = self.iter().rposition(|&found| found == byte)?;
-        Some((&self[..at], &self[at + 1..]))
     }
-}
 
-/// Compares in time that depends on the lengths alone, so that a key can't be guessed byte by byte.
-fn same_secret(given: &[u8], key: &[u8]) -> bool {
-    // Hashing both makes the compared lengths equal and hides where they differ.
-    use sha2::{Digest, Sha256};
-    let (given, key) = (Sha256::digest(given), Sha256::digest(key));
-    given.iter().zip(key.iter()).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+    fn access(production: bool, file: &str) -> (Access, tempfile::NamedTempFile) {
+        let kept = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(kept.path(), file).unwrap();
+        let source = KeySource { admin_key: Some("the admin key".to_owned()), file: Some(kept.path().to_path_buf()) };
+        (Access::new(source, production, 3).unwrap(), kept)
+    }
+
+    fn entry(name: &str, scopes: &str) -> String {
+        format!("[[key]]\nname = \"{name}\"\nkey = \"the-key-of-{name}-here\"\nscopes = [{scopes}]\n")
+    }
+
+    #[test]
+    fn each_scope_opens_its_paths_and_no_others() {
+        let file = entry("d", "\"deploy\"") + &entry("j", "\"jobs\"") + &entry("r", "\"read\"");
+        let (access, _file) = access(true, &file);
+        for (request, may) in [
+            ("POST /mgnt", "d"),
+            ("DELETE /mgnt/x", "d"),
+            ("POST /mgnt/x/restart", "d"),
+            ("PUT /mgnt", "d"),
+            ("GET /mgnt", "r"),
+            ("HEAD /mgnt", "r"),
+            ("GET /metrics", "r"),
+            ("POST /metrics", "r"),
+            ("POST /jobs", "j"),
+            ("DELETE /jobs/1", "j"),
+            ("POST /jobs/1/cancel", "j"),
+            ("GET /jobs", "r"),
+            ("GET /jobs?module=x", "r"),
+            ("GET /jobs/", "r"),
+            ("GET /jobs/?module=x", "r"),
+            ("GET /jobs/1", "jr"),
+            ("GET /jobs/1/events", "jr"),
+            ("GET /jobs/ws?id=1", "jr"),
+        ] {
+            for name in ["d", "j", "r"] {
+                let passes = ask(&access, "192.0.2.1", request, &format!("the-key-of-{name}-here"), 0);
+                let expected = may.contains(name);
+                assert_eq!(passes.is_ok(), expected, "{request} with {name}: {passes:?}");
+                assert!(expected || matches!(passes, Err(Refusal::Scope { .. })), "{request}: {passes:?}");
+            }
+            let admin = ask(&access, "192.0.2.1", request, "the admin key", 0);
+            assert_eq!(admin.map(|who| who.as_str().to_owned()), Ok("admin".to_owned()), "{request}");
+            assert_eq!(ask(&access, "192.0.2.1", request, "", 0), Err(Refusal::Missing), "{request}");
+        }
+    }
+
+    #[test]
+    fn a_blocked_address_is_refused_with_the_right_key_too() {
+        let (access, _file) = access(true, "");
+        let get = |peer, key, now_ms| ask(&access, peer, "GET /mgnt", key, now_ms);
+        for now_ms in [0, 10, 20] {
+            assert_eq!(get("192.0.2.1", "guess", now_ms), Err(Refusal::Wrong));
+        }
+        assert_eq!(get("192.0.2.1", "the admin key", 30), Err(Refusal::Blocked { ms: 59_970 }));
+        assert_eq!(get("192.0.2.1", "guess", 59_999), Err(Refusal::Blocked { ms: 1 }));
+        assert_eq!(get("192.0.2.1", "", 30), Err(Refusal::Missing));
+        assert!(get("192.0.2.2", "the admin key", 30).is_ok());
+        assert!(get("192.0.2.1", "the admin key", 60_000).is_ok());
+    }
+
+    #[test]
+    fn who_is_trusted_is_not_asked_and_not_blocked() {
+        let (access, _file) = access(false, &entry("r", "\"read\""));
+        let post = |key| ask(&access, "127.0.0.1", "POST /mgnt", key, 0).map(|who| who.as_str().to_owned());
+        for _ in 0..10 {
+            assert_eq!(post("guess"), Ok("loopback".to_owned()));
+        }
+        assert_eq!(post("the admin key"), Ok("admin".to_owned()));
+        assert_eq!(post("the-key-of-r-here"), Ok("loopback".to_owned()), "its name goes with its scopes only");
+        assert_eq!(ask(&access, "192.0.2.1", "POST /mgnt", "guess", 0), Err(Refusal::Wrong));
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_changes_nothing_and_an_empty_one_takes_all_back() {
+        let (access, file) = access(true, &entry("r", "\"read\""));
+        let passes = || ask(&access, "192.0.2.1", "GET /mgnt", "the-key-of-r-here", 0).is_ok();
+        assert!(passes());
+        std::fs::write(file.path(), "[[key]]\n").unwrap();
+        assert!(access.reload().unwrap_err().to_string().contains("line 1"));
+        assert!(passes());
+        std::fs::write(file.path(), "").unwrap();
+        assert_eq!(access.reload(), Ok(Some(1)));
+        assert!(!passes());
+    }
+
+    #[test]
+    fn production_wants_a_key_from_somewhere() {
+        let (_, file) = access(true, "");
+        let source = KeySource { admin_key: None, file: Some(file.path().to_path_buf()) };
+        assert!(Access::new(source.clone(), false, 3).is_ok());
+        let refused = Access::new(source, true, 3).err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|text| text.contains("cweb keygen")));
+    }
 }

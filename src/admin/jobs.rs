@@ -1,5 +1,6 @@
 //! `/jobs`: submit, look up, list, cancel, delete. The streams of events are the shard's ([`crate::shard`]).
 
+use super::audit::Actor;
 use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, State, StoreError};
 use crate::jobs::{Accepted, CancelOutcome, JobFrame, Jobs, SubmitError};
 use crate::jobs::{RequestError, json_text};
@@ -14,25 +15,25 @@ const LIST_DEFAULT: u32 = 100;
 const LIST_MAX: u32 = 1_000;
 
 /// Serves one request on `/jobs` or below it.
-pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
+pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: Reply) {
     let path = String::from_utf8_lossy(view.path()).into_owned();
     let parts: Vec<&str> = path.split('/').skip(2).collect();
     let method = view.method();
     let get = matches!(method, Method::Get | Method::Head);
     match parts.as_slice() {
         [] | [""] => match method {
-            Method::Post => submit(jobs, view.body.to_vec(), reply),
+            Method::Post => submit(jobs, view.body.to_vec(), actor, reply),
             _ if get => list(jobs, view, reply),
             _ => reply.send(&not_allowed("GET, HEAD, POST, OPTIONS")),
         },
         ["ws"] => reply.send(&error(426, "this path is a WebSocket").with("Upgrade", "websocket")),
         [uuid, ..] if !is_uuid(uuid) => reply.send(&error(400, &format!("\"{uuid}\" is not a UUID"))),
         [uuid] if get => lookup(jobs, (*uuid).to_owned(), reply),
-        [uuid] if method == Method::Delete => delete(jobs, (*uuid).to_owned(), reply),
+        [uuid] if method == Method::Delete => delete(jobs, (*uuid).to_owned(), actor, reply),
         [_] => reply.send(&not_allowed("GET, HEAD, DELETE, OPTIONS")),
         [uuid, "events"] if get => events(jobs, (*uuid).to_owned(), view, reply),
         [_, "events"] => reply.send(&not_allowed("GET, HEAD, OPTIONS")),
-        [uuid, "cancel"] if method == Method::Post => cancel(jobs, (*uuid).to_owned(), reply),
+        [uuid, "cancel"] if method == Method::Post => cancel(jobs, (*uuid).to_owned(), actor, reply),
         [_, "cancel"] => reply.send(&not_allowed("POST, OPTIONS")),
         _ => reply
             .send(&error(404, "there is nothing here; see /jobs, /jobs/UUID, /jobs/UUID/events, /jobs/UUID/cancel")),
@@ -66,8 +67,14 @@ fn is_uuid(text: &str) -> bool {
     text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
 }
 
-fn submit(jobs: &Jobs, body: Vec<u8>, reply: Reply) {
-    jobs.submit(body, Box::new(move |accepted| reply.send(&submitted(accepted))));
+fn submit(jobs: &Jobs, body: Vec<u8>, actor: Actor, reply: Reply) {
+    let answer = move |accepted: Result<Accepted, SubmitError>| {
+        let uuid = accepted.as_ref().map(|job| job.uuid.clone()).unwrap_or_default();
+        let answer = submitted(accepted);
+        actor.log_submission(&uuid, answer.status);
+        reply.send(&answer);
+    };
+    jobs.submit(body, Box::new(answer));
 }
 
 fn submitted(accepted: Result<Accepted, SubmitError>) -> ServerAnswer {
@@ -199,32 +206,36 @@ fn events(jobs: &Jobs, uuid: String, view: &RequestView<'_>, reply: Reply) {
     jobs.events(uuid, after, limit, Box::new(answer));
 }
 
-fn cancel(jobs: &Jobs, uuid: String, reply: Reply) {
+fn cancel(jobs: &Jobs, uuid: String, actor: Actor, reply: Reply) {
     let name = uuid.clone();
     let answer = move |outcome: Result<CancelOutcome, StoreError>| {
-        reply.send(&match outcome {
+        let answer = match outcome {
             Ok(CancelOutcome::Canceled) => {
-                ServerAnswer::json(200, json!({ "job_uuid": name, "state": "canceled" }).to_string())
+                ServerAnswer::json(200, json!({ "job_uuid": &name, "state": "canceled" }).to_string())
             }
             Ok(CancelOutcome::Ended(state)) => error(409, &format!("the job is {} already", state.as_str())),
             Ok(CancelOutcome::Unknown) => no_such_job(),
             Err(cause) => store_error(&cause),
-        });
+        };
+        actor.log_job("cancel job", &name, answer.status);
+        reply.send(&answer);
     };
     jobs.cancel(uuid, Box::new(answer));
 }
 
-fn delete(jobs: &Jobs, uuid: String, reply: Reply) {
+fn delete(jobs: &Jobs, uuid: String, actor: Actor, reply: Reply) {
     let name = uuid.clone();
     let answer = move |outcome: Result<Deleted, StoreError>| {
-        reply.send(&match outcome {
-            Ok(Deleted::Done) => ServerAnswer::json(200, json!({ "job_uuid": name, "deleted": true }).to_string()),
+        let answer = match outcome {
+            Ok(Deleted::Done) => ServerAnswer::json(200, json!({ "job_uuid": &name, "deleted": true }).to_string()),
             Ok(Deleted::NotFinished(state)) => {
                 error(409, &format!("the job is {}: cancel it first, or wait for its end", state.as_str()))
             }
             Ok(Deleted::Unknown) => no_such_job(),
             Err(cause) => store_error(&cause),
-        });
+        };
+        actor.log_job("delete job", &name, answer.status);
+        reply.send(&answer);
     };
     jobs.delete(uuid, Box::new(answer));
 }

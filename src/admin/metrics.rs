@@ -1,5 +1,6 @@
 //! `/metrics` in the Prometheus text format.
 
+use super::Access;
 use crate::domain::DomainView;
 use crate::jobs::Jobs;
 use crate::module::control::Control;
@@ -70,6 +71,18 @@ pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, 
         "# HELP cweb_uptime_seconds Seconds since start.\n# TYPE cweb_uptime_seconds counter\ncweb_uptime_seconds {seconds}"
     );
     ServerAnswer { content_type: "text/plain; version=0.0.4", ..ServerAnswer::text(200, text) }
+}
+
+/// How many requests were not let in, added to `answer`.
+pub(super) fn with_access(mut answer: ServerAnswer, access: &Access) -> ServerAnswer {
+    let mut text = "# HELP cweb_auth_failures_total Requests for the server's own paths that were refused.\n\
+                    # TYPE cweb_auth_failures_total counter\n"
+        .to_owned();
+    for (reason, count) in access.refused() {
+        let _ = writeln!(text, "cweb_auth_failures_total{{reason=\"{reason}\"}} {count}");
+    }
+    answer.body.extend_from_slice(text.as_bytes());
+    answer
 }
 
 /// The modules that are out of service, and what is known of each domain.

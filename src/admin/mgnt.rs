@@ -1,5 +1,7 @@
 //! `/mgnt`: deploy, list, remove, restart.
 
+use super::audit::{Actor, Outcome};
+use super::keys::Fingerprint;
 use crate::module::control::{Control, RemoveReply};
 use crate::module::deploy::{DeployError, DeployOptions, Deployed};
 use crate::proto::form;
@@ -7,15 +9,15 @@ use crate::proto::http1::{Method, RequestView};
 use crate::shard::{Reply, ServerAnswer};
 
 /// Serves one request on `/mgnt` or below it.
-pub(super) fn handle(control: &Control, view: &RequestView<'_>, reply: Reply) {
+pub(super) fn handle(control: &Control, view: &RequestView<'_>, actor: Actor, reply: Reply) {
     let name = view.path().strip_prefix(b"/mgnt").unwrap_or_default();
     let name = name.strip_prefix(b"/").unwrap_or(name);
     match (view.method(), name.is_empty()) {
         (Method::Get | Method::Head, true) => reply.send(&ServerAnswer::json(200, control.modules_json())),
-        (Method::Post, true) => deploy(control, view, reply),
-        (Method::Delete, false) => remove(control, name, reply),
+        (Method::Post, true) => deploy(control, view, actor, reply),
+        (Method::Delete, false) => remove(control, name, actor, reply),
         (Method::Post, false) => match name.strip_suffix(b"/restart") {
-            Some(name) => restart(control, name, reply),
+            Some(name) => restart(control, name, actor, reply),
             None => reply.send(&not_allowed("DELETE, OPTIONS")),
         },
         (_, true) => reply.send(&not_allowed("GET, HEAD, POST, OPTIONS")),
@@ -53,30 +55,79 @@ fn source_of(view: &RequestView<'_>) -> Result<(Vec<u8>, Option<Vec<u8>>), Serve
     Ok((code, field.or(domain)))
 }
 
-fn deploy(control: &Control, view: &RequestView<'_>, reply: Reply) {
-    let (source, domain) = match source_of(view) {
+fn deploy(control: &Control, view: &RequestView<'_>, actor: Actor, reply: Reply) {
+    let found = match source_of(view) {
         Ok((source, _)) if source.iter().all(u8::is_ascii_whitespace) => {
-            return reply.send(&ServerAnswer::text(400, "no source: post a C file as the body or as field code\n"));
+            Err(ServerAnswer::text(400, "no source: post a C file as the body or as field code\n"))
         }
-        Ok(found) => found,
-        Err(answer) => return reply.send(&answer),
+        other => other,
     };
+    let (source, domain) = match found {
+        Ok(found) => found,
+        Err(answer) => {
+            let text = String::from_utf8_lossy(&answer.body);
+            actor.log(&not_done("deploy", None, None, answer.status, first_line(&text)));
+            return reply.send(&answer);
+        }
+    };
+    // Hashed only if it is refused, and then not on the shard's thread.
+    let kept = source.clone();
     // What is no UTF-8 is no domain's name; which names are, the control plane knows.
     let domain = domain.map(|name| String::from_utf8_lossy(&name).into_owned());
-    control.deploy(source, DeployOptions { domain }, Box::new(move |result| reply.send(&deployed(result))));
+    control.deploy(
+        source,
+        DeployOptions { domain },
+        Box::new(move |result| {
+            log_deployment(&actor, &kept, &result);
+            reply.send(&deployed(result));
+        }),
+    );
+}
+
+fn log_deployment(actor: &Actor, source: &[u8], result: &Result<Deployed, DeployError>) {
+    match result {
+        Ok(deployed) => actor.log(&Outcome {
+            action: "deploy",
+            module: Some(&deployed.name),
+            hash: Some(&deployed.hash),
+            domain: Some(&deployed.domain),
+            result: note(deployed),
+            status: 200,
+            reason: None,
+        }),
+        Err(error) => {
+            let (hash, text) = (Fingerprint::of(source).to_string(), error.to_string());
+            actor.log(&not_done("deploy", None, Some(&hash), error.status(), first_line(&text)));
+        }
+    }
+}
+
+fn not_done<'a>(
+    action: &'a str,
+    module: Option<&'a str>,
+    hash: Option<&'a str>,
+    status: u16,
+    reason: Option<&'a str>,
+) -> Outcome<'a> {
+    Outcome { action, module, hash, domain: None, result: "refused", status, reason }
+}
+
+/// What a deployment that was accepted has come to.
+fn note(deployed: &Deployed) -> &'static str {
+    if deployed.unchanged {
+        "unchanged"
+    } else if deployed.superseded {
+        "superseded"
+    } else {
+        "deployed"
+    }
 }
 
 fn deployed(result: Result<Deployed, DeployError>) -> ServerAnswer {
     match result {
         Ok(deployed) => {
             // The body is the compiler's warnings and nothing else, so that a tool can show it as it is.
-            let note = if deployed.unchanged {
-                "unchanged"
-            } else if deployed.superseded {
-                "superseded"
-            } else {
-                "deployed"
-            };
+            let note = note(&deployed);
             ServerAnswer::text(200, deployed.warnings)
                 .with("X-Cweb-Module", header_text(&deployed.name))
                 .with("X-Cweb-Hash", deployed.hash)
@@ -106,26 +157,46 @@ fn decoded(name: &[u8]) -> Result<String, ServerAnswer> {
     String::from_utf8(decoded).map_err(|_| ServerAnswer::text(400, "the module's name is not UTF-8\n"))
 }
 
-/// Answers with nothing, or with what went wrong.
-fn outcome(reply: Reply) -> RemoveReply {
+/// Logs that module `name` was `done`, or why not, and answers with nothing or with what went wrong.
+fn outcome(action: &'static str, done: &'static str, name: String, actor: Actor, reply: Reply) -> RemoveReply {
     Box::new(move |result| {
-        reply.send(&match result {
-            Ok(()) => ServerAnswer::text(200, ""),
-            Err(error) => refused(&error),
-        });
+        let answer = match result {
+            Ok(()) => {
+                let module = Some(name.as_str());
+                actor.log(&Outcome { action, module, hash: None, domain: None, result: done, status: 200, reason: None });
+                ServerAnswer::text(200, "")
+            }
+            Err(error) => {
+                let text = error.to_string();
+                actor.log(&not_done(action, Some(&name), None, error.status(), first_line(&text)));
+                refused(&error)
+            }
+        };
+        reply.send(&answer);
     })
 }
 
-fn remove(control: &Control, name: &[u8], reply: Reply) {
+fn remove(control: &Control, name: &[u8], actor: Actor, reply: Reply) {
     match decoded(name) {
-        Ok(name) => control.remove(name, outcome(reply)),
-        Err(answer) => reply.send(&answer),
+        Ok(name) => control.remove(name.clone(), outcome("remove", "removed", name, actor, reply)),
+        Err(answer) => bad_name("remove", &actor, &answer, reply),
     }
 }
 
-fn restart(control: &Control, name: &[u8], reply: Reply) {
+fn restart(control: &Control, name: &[u8], actor: Actor, reply: Reply) {
     match decoded(name) {
-        Ok(name) => control.restart(name, outcome(reply)),
-        Err(answer) => reply.send(&answer),
+        Ok(name) => control.restart(name.clone(), outcome("restart", "restarted", name, actor, reply)),
+        Err(answer) => bad_name("restart", &actor, &answer, reply),
     }
+}
+
+fn bad_name(action: &str, actor: &Actor, answer: &ServerAnswer, reply: Reply) {
+    let text = String::from_utf8_lossy(&answer.body);
+    actor.log(&not_done(action, None, None, answer.status, first_line(&text)));
+    reply.send(answer);
+}
+
+/// The first line that says something.
+fn first_line(text: &str) -> Option<&str> {
+    text.lines().map(str::trim).find(|line| !line.is_empty())
 }

@@ -4,12 +4,19 @@
 //! comes in is a parsed request; what goes out is a [`Reply`].
 
 mod access;
+mod audit;
+mod failures;
 mod jobs;
+pub mod keys;
 mod metrics;
 mod mgnt;
+mod site;
 
 pub use access::{Access, Client};
+pub use audit::Who;
+pub use keys::{KeySource, KeysError};
 
+use audit::Actor;
 use crate::jobs::Jobs;
 use crate::module::control::Control;
 use crate::proto::http1::{Method, RequestView};
@@ -37,7 +44,7 @@ fn is_under(path: &[u8], root: &[u8]) -> bool {
 pub struct Admin {
     control: Control,
     jobs: Jobs,
-    access: Access,
+    access: Arc<Access>,
     stats: Vec<Arc<ShardStats>>,
     started: Instant,
 }
@@ -45,8 +52,14 @@ pub struct Admin {
 impl Admin {
     /// `stats` has one entry a shard.
     #[must_use]
-    pub fn new(control: Control, jobs: Jobs, access: Access, stats: Vec<Arc<ShardStats>>) -> Self {
+    pub fn new(control: Control, jobs: Jobs, access: Arc<Access>, stats: Vec<Arc<ShardStats>>) -> Self {
         Self { control, jobs, access, stats, started: Instant::now() }
+    }
+
+    /// The counters of shard number `shard`.
+    #[must_use]
+    pub fn stats(&self, shard: usize) -> Arc<ShardStats> {
+        self.stats.get(shard).map(Arc::clone).unwrap_or_default()
     }
 
     /// The jobs.
@@ -55,11 +68,11 @@ impl Admin {
         &self.jobs
     }
 
-    /// Lets a request pass or says why not.
+    /// Lets a request pass, and tells whose it is, or says why not.
     ///
     /// # Errors
     /// The answer to send instead.
-    pub fn check(&self, view: &RequestView<'_>, client: Client) -> Result<(), ServerAnswer> {
+    pub fn check(&self, view: &RequestView<'_>, client: Client) -> Result<Who, ServerAnswer> {
         self.access.check(view, client)
     }
 
@@ -73,21 +86,30 @@ impl Admin {
         if view.method() == Method::Options {
             return reply.send(&ServerAnswer::preflight("GET, POST, DELETE, OPTIONS"));
         }
-        if let Err(refusal) = self.access.check(view, client) {
-            return reply.send(&refusal);
-        }
+        let who = match self.access.check(view, client) {
+            Ok(who) => who,
+            Err(refusal) => return reply.send(&refusal),
+        };
+        let reply = if who == Who::Loopback { reply.for_this_site() } else { reply };
+        let actor = Actor { who, from: client.peer };
         if path == b"/metrics" {
             reply.send(&self.metrics(view));
         } else if is_under(path, b"/mgnt") {
-            mgnt::handle(&self.control, view, reply);
+            mgnt::handle(&self.control, view, actor, reply);
         } else {
-            jobs::handle(&self.jobs, view, reply);
+            jobs::handle(&self.jobs, view, actor, reply);
         }
+    }
+
+    /// Does what has to be done now and then; called about every 100 ms.
+    pub fn tick(&self) {
+        self.access.tick();
     }
 
     fn metrics(&self, view: &RequestView<'_>) -> ServerAnswer {
         if view.method().is_safe() {
-            metrics::render(&self.stats, &self.control, &self.jobs, self.started)
+            let answer = metrics::render(&self.stats, &self.control, &self.jobs, self.started);
+            metrics::with_access(answer, &self.access)
         } else {
             ServerAnswer::text(405, "this path answers GET, HEAD\n").with("Allow", "GET, HEAD")
         }

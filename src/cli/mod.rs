@@ -4,6 +4,7 @@ mod client;
 mod deploy;
 mod dev;
 mod jobs;
+mod keygen;
 mod modules;
 mod new;
 mod routes_ini;
@@ -46,6 +47,8 @@ enum Command {
     Modules(modules::ModulesArgs),
     /// Submit background jobs, watch, list, cancel and delete them
     Jobs(jobs::JobsArgs),
+    /// Make a key for the server's --keys-file: prints the entry, and the key on stderr
+    Keygen(keygen::KeygenArgs),
     /// Write a starter module
     New(new::NewArgs),
     /// Deploy C files now and whenever they change
@@ -54,7 +57,8 @@ enum Command {
 
 const SERVE_NOTES: &str = "\
 Flags beat environment variables, and these beat the settings file. A key of the file is its flag's name with _ for -
-(pipeline_max = 32). The admin key for /mgnt and /metrics comes from CWEB_ADMIN_KEY or the file's admin_key; CWEB_LOG
+(pipeline_max = 32). A key for /mgnt, /jobs and /metrics that may do everything comes from CWEB_ADMIN_KEY or the file's
+admin_key; keys with scopes come from --keys-file (cweb keygen makes them). CWEB_LOG
 filters the log (warn; info,module=debug). docs/operations.md tells what happens at each limit.";
 
 /// Runs the command that the arguments name.
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
         Some(Command::Deploy(args)) => deploy::run(&args),
         Some(Command::Modules(args)) => modules::run(&args),
         Some(Command::Jobs(args)) => jobs::run(&args),
+        Some(Command::Keygen(args)) => keygen::run(&args),
         Some(Command::New(args)) => new::run(&args),
         Some(Command::Dev(args)) => dev::run(&args),
     }

@@ -37,7 +37,7 @@ fn log_filter(silent: bool) -> Result<EnvFilter, String> {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).map_err(|error| {
             format!("CWEB_LOG=\"{text}\": {error}; write a level (warn) or target=level (module=debug)")
         }),
-        _ => Ok(EnvFilter::new(if silent { "warn" } else { "info" })),
+        _ => Ok(EnvFilter::new(if silent { "warn,audit=info" } else { "info" })),
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) fn start_inherited_log() {
 
 fn start_log(filter: EnvFilter) {
     let format = format::format().compact();
-    let lines = Lines { server: format.clone().with_target(false), module: format };
+    let lines = Lines { server: format.clone().with_target(false), named: format };
     // A log that can't be written must not end the thread that writes it.
     tracing_subscriber::fmt()
         .log_internal_errors(false)
@@ -60,10 +60,10 @@ fn start_log(filter: EnvFilter) {
 }
 
 /// Lines of the log. The target tells what modules print from what the server says, so that a module can't put words
-/// into its mouth; where in the server a line comes from is of no interest.
+/// into its mouth, and names the lines of the audit; where in the server a line comes from is of no interest.
 struct Lines {
     server: Format<Compact>,
-    module: Format<Compact>,
+    named: Format<Compact>,
 }
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -72,7 +72,8 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let format = if event.metadata().target() == "module" { &self.module } else { &self.server };
+        let named = matches!(event.metadata().target(), "module" | "audit");
+        let format = if named { &self.named } else { &self.server };
         format.format_event(context, writer, event)
     }
 }

@@ -134,6 +134,9 @@ settings! {
     /// Address to listen on, ADDR:PORT or unix:PATH; may be repeated. Beside it, --port adds one more
     #[arg(long, env = "CWEB_LISTEN", value_delimiter = ',', value_name = "ADDR")]
     listen: Vec<String>,
+    /// Address for /mgnt, /jobs and /metrics alone, ADDR:PORT or unix:PATH; may be repeated. They are nowhere else then
+    #[arg(long, env = "CWEB_ADMIN_LISTEN", value_delimiter = ',', value_name = "ADDR")]
+    admin_listen: Vec<String>,
     /// Threads that serve connections, pinned to a core each [default: cores available to the process]
     #[arg(long, env = "CWEB_SHARDS", value_name = "N")]
     shards: usize,
@@ -179,6 +182,12 @@ settings! {
     /// Listen on all interfaces, and ask for the admin key even from this machine
     #[arg(long, env = "CWEB_PRODUCTION", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     production: bool,
+    /// File of named keys with scopes for /mgnt, /jobs and /metrics; see cweb keygen. Read again at SIGHUP
+    #[arg(long, env = "CWEB_KEYS_FILE", value_name = "FILE")]
+    keys_file: PathBuf,
+    /// Wrong keys of an address in a minute after which its keys are refused; 0 for no limit [default: 10]
+    #[arg(long, env = "CWEB_AUTH_FAILURES_MAX", value_name = "N")]
+    auth_failures_max: u32,
     /// Certificate of the server and its chain, PEM: TCP addresses serve HTTPS and WSS then. Read again at SIGHUP
     #[arg(long, env = "CWEB_TLS_CERT", value_name = "FILE")]
     tls_cert: PathBuf,

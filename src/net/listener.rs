@@ -5,6 +5,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,15 @@ impl fmt::Display for ListenAddr {
     }
 }
 
+/// Who may connect to unix sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnixAccess {
+    /// Whom the umask lets.
+    Umask,
+    /// The server's user alone: mode 0600.
+    Owner,
+}
+
 /// An address can't be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen on {addr}: {reason}")]
@@ -69,7 +79,7 @@ pub struct BindError {
 }
 
 /// Who is at the other end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// A TCP peer.
     Tcp(SocketAddr),
@@ -144,12 +154,12 @@ impl Listener {
 ///
 /// # Errors
 /// The first address that can't be used, and why.
-pub fn bind_all(addrs: &[ListenAddr], shards: usize) -> Result<Vec<Vec<Listener>>, BindError> {
+pub fn bind_all(addrs: &[ListenAddr], shards: usize, access: UnixAccess) -> Result<Vec<Vec<Listener>>, BindError> {
     let mut all: Vec<Vec<Listener>> = (0..shards.max(1)).map(|_| Vec::new()).collect();
     for addr in addrs {
         let listeners = match addr {
             ListenAddr::Tcp(addr) => bind_tcp(*addr, all.len()).map_err(|error| explain_tcp(&error)),
-            ListenAddr::Unix(path) => bind_unix(path, all.len()).map_err(|error| explain_unix(path, &error)),
+            ListenAddr::Unix(path) => bind_unix(path, all.len(), access).map_err(|error| explain_unix(path, &error)),
         };
         let listeners = listeners.map_err(|reason| BindError { addr: addr.to_string(), reason })?;
         for (shard, listener) in all.iter_mut().zip(listeners) {
@@ -229,7 +239,7 @@ fn tcp_socket(addr: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 }
 
 /// One listener, shared by the shards. A socket file that nobody listens on is replaced; any other file is not.
-fn bind_unix(path: &Path, shards: usize) -> io::Result<Vec<Listener>> {
+fn bind_unix(path: &Path, shards: usize, access: UnixAccess) -> io::Result<Vec<Listener>> {
     if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -238,7 +248,14 @@ fn bind_unix(path: &Path, shards: usize) -> io::Result<Vec<Listener>> {
         Ok(_) => remove_stale(path)?,
         Err(_) => {} // Whatever it is, bind(2) will say so.
     }
-    let first = UnixListener::bind(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    if access == UnixAccess::Owner {
+        // Linux makes the file with the mode of the socket, so that there is no moment in which others could connect.
+        rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    }
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    let first = UnixListener::from(OwnedFd::from(socket));
     first.set_nonblocking(true)?;
     (0..shards).map(|_| Ok(Listener::Unix(first.try_clone()?, path.to_path_buf()))).collect()
 }
@@ -284,16 +301,16 @@ mod tests {
     #[test]
     fn shards_share_a_port_but_servers_do_not() {
         let addr: ListenAddr = "127.0.0.1:0".parse().unwrap();
-        let first = bind_all(&[addr], 3).unwrap();
+        let first = bind_all(&[addr], 3, UnixAccess::Umask).unwrap();
         let names: Vec<String> = first.iter().map(|shard| shard[0].to_string()).collect();
         assert_eq!(names[0], names[2]);
         let same: ListenAddr = names[0].strip_prefix("http://").unwrap().parse().unwrap();
-        let error = bind_all(&[same], 1).unwrap_err().to_string();
+        let error = bind_all(&[same], 1, UnixAccess::Umask).unwrap_err().to_string();
         assert!(error.contains(&names[0]), "{error}");
     }
 
     fn refused(path: &Path) -> String {
-        let error = bind_all(&[ListenAddr::Unix(path.to_path_buf())], 1).unwrap_err().to_string();
+        let error = bind_all(&[ListenAddr::Unix(path.to_path_buf())], 1, UnixAccess::Umask).unwrap_err().to_string();
         assert!(error.contains(&*path.to_string_lossy()), "{error}");
         assert!(!error.contains("port"), "{error}");
         error
@@ -304,10 +321,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let addr = ListenAddr::Unix(path.clone());
-        let live = bind_all(std::slice::from_ref(&addr), 2).unwrap();
+        let live = bind_all(std::slice::from_ref(&addr), 2, UnixAccess::Umask).unwrap();
         assert!(refused(&path).contains("a running server"));
         drop(live);
-        assert!(bind_all(std::slice::from_ref(&addr), 1).is_ok());
+        assert!(bind_all(std::slice::from_ref(&addr), 1, UnixAccess::Umask).is_ok());
         std::fs::remove_file(&path).unwrap();
         let datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         assert!(refused(&path).contains("a running server"));
@@ -316,6 +333,16 @@ mod tests {
         std::fs::write(&path, "mine").unwrap();
         assert!(refused(&path).contains("no socket"));
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_socket_for_the_owner_is_for_nobody_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listeners = bind_all(&[ListenAddr::Unix(path.clone())], 2, UnixAccess::Owner).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
     }
 
     #[test]
@@ -341,7 +368,7 @@ mod tests {
         let error = refused(&dir.path().join("missing/s"));
         assert!(error.contains(&format!("no directory {}/missing", dir.path().display())), "{error}");
         let room = UNIX_PATH_BYTES_MAX - dir.path().as_os_str().len() - 1;
-        assert!(bind_all(&[ListenAddr::Unix(dir.path().join("s".repeat(room)))], 1).is_ok());
+        assert!(bind_all(&[ListenAddr::Unix(dir.path().join("s".repeat(room)))], 1, UnixAccess::Umask).is_ok());
         let error = refused(&dir.path().join("s".repeat(room + 1)));
         assert!(error.contains("108 bytes"), "{error}");
         let error = explain_unix(Path::new("s"), &io::ErrorKind::PermissionDenied.into());

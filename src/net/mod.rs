@@ -17,7 +17,7 @@ mod tls;
 
 pub use certificate::{Certificate, TlsError};
 pub use links::{ConnId, Links};
-pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, bind_all};
+pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, UnixAccess, bind_all};
 pub use outbox::{Lent, Outbox};
 pub use sys::{keep_descriptors_from, raise_open_files_limit};
 pub use tls::Acceptor;

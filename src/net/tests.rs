@@ -83,7 +83,7 @@ impl Running {
         Self::start_with(kind, Waker::new().unwrap(), sys::timer(TICK).unwrap())
     }
     fn start_with(kind: ReactorKind, waker: Waker, timer: OwnedFd) -> Self {
-        let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1).unwrap().remove(0);
+        let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1, UnixAccess::Umask).unwrap().remove(0);
         let addr = listeners[0].to_string().replace("http://", "");
         let (control, waker) = (Arc::<Control>::default(), Arc::new(waker));
         let (shared, its_waker) = (Arc::clone(&control), Arc::clone(&waker));
@@ -261,7 +261,7 @@ impl Application for Busy {
 #[test]
 fn endless_work_does_not_starve_sockets() {
     for kind in kinds() {
-        let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1).unwrap().remove(0);
+        let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1, UnixAccess::Umask).unwrap().remove(0);
         let addr = listeners[0].to_string().replace("http://", "");
         let waker = Arc::new(Waker::new().unwrap());
         let thread = std::thread::spawn(move || run(kind, Busy::default(), listeners, &waker).unwrap());
@@ -328,7 +328,7 @@ impl Application for Panicky {
 #[test]
 fn a_panic_in_a_question_takes_down_nothing() {
     for kind in kinds() {
-        let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1).unwrap().remove(0);
+        let listeners = bind_all(&["127.0.0.1:0".parse().unwrap()], 1, UnixAccess::Umask).unwrap().remove(0);
         let addr = listeners[0].to_string().replace("http://", "");
         let waker = Arc::new(Waker::new().unwrap());
         let panics = Arc::<AtomicU64>::default();

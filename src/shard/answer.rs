@@ -72,6 +72,13 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// The same reply without `Access-Control-Allow-Origin`: no page of another site is to read the answer.
+    #[must_use]
+    pub fn for_this_site(mut self) -> Self {
+        self.meta.cors_origin = None;
+        self
+    }
+
     /// Sends the answer.
     pub fn send(mut self, answer: &ServerAnswer) {
         self.deliver(answer);

@@ -36,10 +36,22 @@ impl Slot {
     }
 }
 
+/// What is served on a connection, by the listener it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Serves {
+    /// Modules and the server's own paths.
+    All,
+    /// Modules; of the server's own paths only `/healthz`.
+    Modules,
+    /// The server's own paths.
+    Admin,
+}
+
 /// One connection.
 pub(super) struct Conn {
     pub(super) id: ConnId,
     pub(super) peer: Peer,
+    pub(super) serves: Serves,
     pub(super) decoder: RequestDecoder,
     /// Bytes received and not consumed yet.
     pub(super) input: Vec<u8>,
@@ -77,10 +89,11 @@ pub(super) enum Partial {
 }
 
 impl Conn {
-    pub(super) fn new(id: ConnId, peer: Peer, limits: &ShardLimits, now_ms: u64) -> Self {
+    pub(super) fn new(id: ConnId, peer: Peer, serves: Serves, limits: &ShardLimits, now_ms: u64) -> Self {
         Self {
             id,
             peer,
+            serves,
             decoder: RequestDecoder::new(limits.http.clone()),
             input: Vec::new(),
             slots: VecDeque::new(),

@@ -28,7 +28,7 @@ use crate::module::table::Table;
 use crate::net::{Application, CloseReason, ConnId, Links, Peer};
 use crate::proto::http1::http_date;
 use arc_swap::{ArcSwap, Cache};
-use conn::{Conn, Slot, Takeover};
+use conn::{Conn, Serves, Slot, Takeover};
 use sockets::Sockets;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -51,6 +51,8 @@ pub struct ShardParts {
     pub local: Option<Local>,
     /// The server's own paths.
     pub admin: Arc<Admin>,
+    /// Listeners from this number on serve the server's own paths, and those before it do not; `None`: all serve all.
+    pub admin_listeners_from: Option<usize>,
     /// Counters, written by this shard alone.
     pub stats: Arc<ShardStats>,
 }
@@ -78,6 +80,7 @@ pub struct Shard {
     /// What the domains have sent, while it is handled.
     arrived: Vec<Message>,
     admin: Arc<Admin>,
+    admin_listeners_from: Option<usize>,
     stats: Arc<ShardStats>,
     conns: Vec<Option<Box<Conn>>>,
     sockets: Sockets,
@@ -111,6 +114,7 @@ impl Shard {
             remote: DomainCalls::new(parts.id),
             arrived: Vec::new(),
             admin: parts.admin,
+            admin_listeners_from: parts.admin_listeners_from,
             stats: parts.stats,
             conns: Vec::new(),
             sockets: Sockets::default(),
@@ -234,13 +238,18 @@ impl Shard {
 }
 
 impl Application for Shard {
-    fn accepted(&mut self, links: &mut Links, id: ConnId, peer: &Peer, _listener: usize) -> bool {
+    fn accepted(&mut self, links: &mut Links, id: ConnId, peer: &Peer, listener: usize) -> bool {
         let index = id.index();
         if self.conns.len() <= index {
             self.conns.resize_with(index + 1, || None);
         }
         let refused = links.len() > self.limits.connections_max || self.draining;
-        let conn = Conn::new(id, peer.clone(), &self.limits, self.now_ms);
+        let serves = match self.admin_listeners_from {
+            None => Serves::All,
+            Some(first) if listener < first => Serves::Modules,
+            Some(_) => Serves::Admin,
+        };
+        let conn = Conn::new(id, *peer, serves, &self.limits, self.now_ms);
         if let Some(place) = self.conns.get_mut(index) {
             *place = Some(Box::new(conn));
         }
@@ -332,6 +341,9 @@ impl Application for Shard {
             for message in self.remote.expire(self.now_ms, self.limits.handler_timeout_ms) {
                 self.handle(links, message);
             }
+        }
+        if self.id == 0 {
+            self.admin.tick();
         }
         self.sweep(links);
         self.stats.gauge(links.len(), self.sockets.len(), self.in_flight);

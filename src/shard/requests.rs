@@ -2,10 +2,10 @@
 
 use super::Shard;
 use super::answer::{Meta, Reply, ServerAnswer, meta_of};
-use super::conn::{Conn, Partial, Slot, Takeover};
+use super::conn::{Conn, Partial, Serves, Slot, Takeover};
 use super::snapshot::ShardGen;
 use crate::abi::manifest::FLAG_INLINE;
-use crate::admin::{self, Client};
+use crate::admin::{self, Client, Who};
 use crate::domain::call::{Call, Hold, OwnedRequest, Work};
 use crate::module::table::RouteMatch;
 use crate::net::{ConnId, Lent, Links};
@@ -32,6 +32,7 @@ struct Origin {
     id: ConnId,
     seq: u64,
     client: Client,
+    serves: Serves,
 }
 
 impl Shard {
@@ -73,7 +74,8 @@ impl Shard {
                 links.set_reading(conn.id, false);
                 break;
             }
-            let origin = Origin { id: conn.id, seq: conn.next_seq(), client: Client::of(&conn.peer) };
+            let (client, serves) = (Client::of(&conn.peer), conn.serves);
+            let origin = Origin { id: conn.id, seq: conn.next_seq(), client, serves };
             let owed = !conn.slots.is_empty();
             match conn.decoder.decode(rest) {
                 Ok(Decoded::NeedMore { consumed }) => {
@@ -100,7 +102,8 @@ impl Shard {
                     self.stats.request();
                     let safe = view.method().is_safe();
                     // A stream of events ends with its connection.
-                    let last = !view.keep_alive() || self.draining || Self::asks_for_events(&view);
+                    let streams = serves != Serves::Modules && Self::asks_for_events(&view);
+                    let last = !view.keep_alive() || self.draining || streams;
                     let slot = if owed && !safe {
                         let meta = self.meta(&view);
                         Some(Slot::Waiting { request: OwnedRequest::copy(&view), meta, safe })
@@ -171,8 +174,13 @@ impl Shard {
     /// Routes one request. What is answered at once is appended to `out`.
     fn begin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let path = view.path();
-        if admin::owns(path) {
+        if admin::owns(path) && (origin.serves != Serves::Modules || path == b"/healthz") {
             return self.begin_admin(origin, view, out);
+        }
+        if origin.serves == Serves::Admin {
+            let answer = ServerAnswer::text(404, "no modules are served here: this address is for /mgnt, /jobs and /metrics (--admin-listen)\n");
+            answer.encode(&self.meta(view), out);
+            return Begun::Answered;
         }
         if view.is_websocket_upgrade() {
             return self.begin_upgrade(origin.id, view, out);
@@ -270,14 +278,19 @@ impl Shard {
     fn begin_admin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let jobs_socket = view.path() == b"/jobs/ws" && view.is_websocket_upgrade();
         if jobs_socket || Self::asks_for_events(view) {
-            if let Err(refusal) = self.admin.check(view, origin.client) {
-                refusal.encode(&self.meta(view), out);
-                return Begun::Answered;
+            let mut meta = self.meta(view);
+            match self.admin.check(view, origin.client) {
+                Ok(Who::Loopback) => meta.cors_origin = None,
+                Ok(Who::Key(_)) => {}
+                Err(refusal) => {
+                    refusal.encode(&meta, out);
+                    return Begun::Answered;
+                }
             }
             return if jobs_socket {
                 self.begin_jobs_socket(origin.id, view, out)
             } else {
-                self.begin_events(origin.id, origin.seq, view, out)
+                self.begin_events(origin.id, origin.seq, view, meta, out)
             };
         }
         self.in_flight += 1;
@@ -360,7 +373,8 @@ impl Shard {
         meta: Meta,
         safe: bool,
     ) -> Option<Slot> {
-        let origin = Origin { id: conn.id, seq: conn.first_seq, client: Client::of(&conn.peer) };
+        let (client, serves) = (Client::of(&conn.peer), conn.serves);
+        let origin = Origin { id: conn.id, seq: conn.first_seq, client, serves };
         let begun = {
             let outbox = links.outbox(conn.id)?;
             self.begin(&origin, &request.view(), outbox.buffer())

@@ -114,8 +114,15 @@ impl Shard {
     }
 
     /// Begins a stream of server-sent events; its answer comes when the job is found.
-    pub(super) fn begin_events(&mut self, conn: ConnId, seq: u64, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
-        let meta = Meta { keep_alive: false, ..self.meta(view) };
+    pub(super) fn begin_events(
+        &mut self,
+        conn: ConnId,
+        seq: u64,
+        view: &RequestView<'_>,
+        meta: Meta,
+        out: &mut Vec<u8>,
+    ) -> Begun {
+        let meta = Meta { keep_alive: false, ..meta };
         let path = view.path();
         let uuid = path.get(b"/jobs/".len()..path.len() - b"/events".len()).unwrap_or_default();
         let uuid = String::from_utf8_lossy(uuid).into_owned();

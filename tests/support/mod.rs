@@ -232,7 +232,7 @@ impl Client {
     }
 
     pub fn request(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
-        let mut text = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n");
+        let mut text = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -296,7 +296,7 @@ impl Client {
 
     /// Like [`Client::request`], to a server that may end meanwhile: `None` if the answer does not come, or not whole.
     pub fn attempt(&mut self, method: &str, target: &str, body: &[u8]) -> Option<Response> {
-        let head = format!("{method} {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
         self.stream.write_all(&[head.as_bytes(), body].concat()).ok()?;
         let mut chunk = [0; 64 * 1024];
         loop {

@@ -34,7 +34,7 @@ fn poll_entry(stream: &TcpStream) -> libc::pollfd {
 
 /// `count` keep-alive connections, each of which posts the job `body` again as soon as it has its answer.
 pub(crate) fn submit(addr: &str, count: usize, body: &str, seconds: u64) -> Submitted {
-    let request = format!("POST /jobs HTTP/1.1\r\nHost: bench\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let request = format!("POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let mut clients: Vec<(TcpStream, Vec<u8>)> = (0..count).map(|_| (connect(addr), Vec::new())).collect();
     let entries: Vec<_> = clients.iter().map(|(stream, _)| poll_entry(stream)).collect();
     let (begin, mut ready, mut chunk) = (Instant::now(), Vec::new(), [0; 4096]);
@@ -97,7 +97,7 @@ pub(crate) struct Watchers {
 impl Watchers {
     pub(crate) fn open(addr: &str, uuid: &str, count: usize) -> Self {
         let request = format!(
-            "GET /jobs/ws?id={uuid} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET /jobs/ws?id={uuid} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         let watchers = (0..count).map(|_| {

@@ -44,7 +44,7 @@ impl Server {
     pub(crate) fn ask(&self, method: &str, target: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.addr).expect("a connection");
         let head = format!(
-            "{method} {target} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all((head + body).as_bytes()).expect("the request is sent");

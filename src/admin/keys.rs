@@ -1,0 +1,409 @@
+//! The keys that open the server's own paths: one from the settings, which may do everything, and named ones with
+//! scopes from a file.
+//!
+//! ```toml
+//! [[key]]
+//! name = "ci"
+//! sha256 = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
+//! scopes = ["deploy"]
+//! ```
+//!
+//! No message of this file repeats what the file says where a key may stand.
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use toml::Spanned;
+
+/// Name of the key from the settings.
+pub const ADMIN: &str = "admin";
+/// Name of those on this machine who are not asked for a key; no key may have it.
+pub(super) const LOOPBACK: &str = "loopback";
+
+/// Longest name of a key.
+const NAME_BYTES_MAX: usize = 64;
+/// Shortest key that a file may hold in the clear: what is shorter can be guessed.
+const KEY_BYTES_MIN: usize = 16;
+/// Most keys: every one is compared with every key that is presented.
+const KEYS_MAX: usize = 1024;
+/// Largest file of keys.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A set of what keys may allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scopes(u8);
+
+impl Scopes {
+    /// To deploy, remove and restart modules.
+    pub const DEPLOY: Self = Self(1);
+    /// To create, cancel and delete jobs, and to see a job whose UUID one knows.
+    pub const JOBS: Self = Self(2);
+    /// To see modules, jobs and metrics.
+    pub const READ: Self = Self(4);
+    /// All of them.
+    pub const ALL: Self = Self(7);
+
+    const NAMES: [(&'static str, Self); 3] = [("deploy", Self::DEPLOY), ("jobs", Self::JOBS), ("read", Self::READ)];
+
+    /// The scope called `name`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, scope)| *scope)
+    }
+
+    /// Those of both.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether one of them is among `others`.
+    #[must_use]
+    pub fn any_of(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+
+    /// Their names.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |(_, scope)| self.any_of(*scope)).map(|(name, _)| name)
+    }
+}
+
+/// The SHA-256 of a key, which is all that is kept of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// That of `key`.
+    #[must_use]
+    pub fn of(key: &[u8]) -> Self {
+        Self(Sha256::digest(key).into())
+    }
+
+    /// Compares in a time that does not depend on where they differ.
+    fn is(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER_PERMISSIVE.encode(&self.0))
+    }
+}
+
+/// A name that a key can have: it stands in logs and messages as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct KeyName(Arc<str>);
+
+impl KeyName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for KeyName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        let begins = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+        if !plain || !begins || text.len() > NAME_BYTES_MAX {
+            return Err(format!(
+                "a key's name has 1 to {NAME_BYTES_MAX} letters, digits, -, _ or . and begins with a letter or digit"
+            ));
+        }
+        if text == LOOPBACK {
+            return Err(format!("no key can be called {LOOPBACK}: that is who needs none"));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// A key, as far as the server knows it.
+#[derive(Clone)]
+pub(super) struct Key {
+    pub(super) name: Arc<str>,
+    pub(super) scopes: Scopes,
+    fingerprint: Fingerprint,
+}
+
+/// All keys that count now.
+#[derive(Clone, Default)]
+pub(super) struct Keys(Vec<Key>);
+
+impl Keys {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The key that was presented. Every one is compared, so that the time tells nothing of which it is.
+    pub(super) fn find(&self, presented: &[u8]) -> Option<&Key> {
+        let presented = Fingerprint::of(presented);
+        let mut found = None;
+        for key in &self.0 {
+            if key.fingerprint.is(&presented) {
+                found = Some(key);
+            }
+        }
+        found
+    }
+}
+
+/// The keys can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeysError {
+    /// The file is not readable or not right.
+    #[error("keys file {}{}: {reason}", .path.display(), .line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Where in it, from 1.
+        line: Option<usize>,
+        /// Why.
+        reason: String,
+    },
+    /// Production without any key.
+    #[error("--production needs a key, and keys file {} has none; add one: cweb keygen NAME >> {}", .0.display(), .0.display())]
+    None(PathBuf),
+}
+
+/// Where keys come from.
+#[derive(Debug, Clone, Default)]
+pub struct KeySource {
+    /// The key that may do everything.
+    pub admin_key: Option<String>,
+    /// The file of named keys.
+    pub file: Option<PathBuf>,
+}
+
+impl KeySource {
+    /// Reads the keys. A file that others may read is warned of.
+    pub(super) fn read(&self) -> Result<Keys, KeysError> {
+        let admin = self.admin_key.as_deref().filter(|key| !key.is_empty());
+        let admin = admin.map(|key| Key {
+            name: ADMIN.into(),
+            scopes: Scopes::ALL,
+            fingerprint: Fingerprint::of(key.as_bytes()),
+        });
+        let mut keys = Keys(admin.into_iter().collect());
+        if let Some(path) = &self.file {
+            let failed = |line, reason| KeysError::File { path: path.clone(), line, reason };
+            let text = read_file(path).map_err(|reason| failed(None, reason))?;
+            parse(&text, &mut keys.0).map_err(|(line, reason)| failed(line, reason))?;
+        }
+        Ok(keys)
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let file = std::fs::File::open(path).map_err(text)?;
+    let mode = file.metadata().map_err(text)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!("keys file {0} can be used by others than its owner; chmod 600 {0}", path.display());
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(text)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("it has more than {FILE_BYTES_MAX} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileText {
+    #[serde(default)]
+    key: Vec<Spanned<Entry>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: KeyName,
+    sha256: Option<HexText>,
+    key: Option<PlainText>,
+    scopes: Vec<ScopeText>,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct HexText(Fingerprint);
+
+impl TryFrom<String> for HexText {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+        let bytes = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        bytes
+            .map(|bytes| Self(Fingerprint(bytes)))
+            .ok_or_else(|| "sha256 is the SHA-256 of a key: 64 hexadecimal digits".to_owned())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct PlainText(Fingerprint);
+
+impl TryFrom<String> for PlainText {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        // Others could not be sent in a header field (RFC 9110 §5.5), or would lose blanks at its ends.
+        if text.len() < KEY_BYTES_MIN || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(format!(
+                "a key is at least {KEY_BYTES_MIN} printable ASCII characters without blanks; cweb keygen makes one"
+            ));
+        }
+        Ok(Self(Fingerprint::of(text.as_bytes())))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct ScopeText(Scopes);
+
+impl TryFrom<String> for ScopeText {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Scopes::named(&text).map(Self).ok_or_else(|| "a scope is \"deploy\", \"jobs\" or \"read\"".to_owned())
+    }
+}
+
+type Problem = (Option<usize>, String);
+
+/// Adds the keys of `text` to `keys`.
+fn parse(text: &str, keys: &mut Vec<Key>) -> Result<(), Problem> {
+    let line_of = |at: usize| 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
+    let file: FileText =
+        toml::from_str(text).map_err(|error| (error.span().map(|span| line_of(span.start)), discreet(&error)))?;
+    for entry in file.key {
+        let line = Some(line_of(entry.span().start));
+        let refuse = |reason: String| Err((line, reason));
+        let entry = entry.into_inner();
+        let name = entry.name.0;
+        let fingerprint = match (entry.sha256, entry.key) {
+            (Some(hex), None) => hex.0,
+            (None, Some(plain)) => plain.0,
+            _ => return refuse(format!("the key {name} needs either sha256 or key")),
+        };
+        let Some(scopes) = entry.scopes.into_iter().map(|scope| scope.0).reduce(Scopes::or) else {
+            return refuse(format!("the key {name} has no scopes: give it deploy, jobs or read"));
+        };
+        if keys.iter().any(|key| key.name == name) {
+            return refuse(format!("there is another key called {name}"));
+        }
+        if let Some(same) = keys.iter().find(|key| key.fingerprint == fingerprint) {
+            return refuse(format!("the key {name} is the same as {}", same.name));
+        }
+        if keys.len() == KEYS_MAX {
+            return refuse(format!("there are more than {KEYS_MAX} keys"));
+        }
+        keys.push(Key { name, scopes, fingerprint });
+    }
+    Ok(())
+}
+
+/// What is wrong, without what stands there: it may be a key.
+fn discreet(error: &toml::de::Error) -> String {
+    let message = error.message().trim();
+    match message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once("expected ")) {
+        Some((_, expected)) => format!("here should be {expected}"),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Result<Keys, Problem> {
+        let mut keys = Keys::default();
+        parse(text, &mut keys.0).map(|()| keys)
+    }
+
+    const SHA_OF_FOO: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+
+    #[test]
+    fn keys_are_found_by_their_hash_or_as_they_are() {
+        let text = format!(
+            "# keys\n[[key]]\nname = \"ci\"\nsha256 = \"{SHA_OF_FOO}\"\nscopes = [\"deploy\"]\n\n\
+             [[key]]\nname = \"ops.2\"\nkey = \"0123456789abcdef\"\nscopes = [\"read\", \"jobs\", \"read\"]\n"
+        );
+        let keys = read(&text).unwrap();
+        let found = |key: &str| keys.find(key.as_bytes()).map(|key| (key.name.to_string(), key.scopes));
+        assert_eq!(found("foo"), Some(("ci".to_owned(), Scopes::DEPLOY)));
+        assert_eq!(found("0123456789abcdef"), Some(("ops.2".to_owned(), Scopes::JOBS.or(Scopes::READ))));
+        assert_eq!((found("fo"), found(""), found(SHA_OF_FOO)), (None, None, None));
+        assert_eq!(read(&text.replace(SHA_OF_FOO, &SHA_OF_FOO.to_uppercase())).unwrap().len(), 2);
+        assert!(read("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        let entry = |fields: &str| format!("\n[[key]]\nname = \"x\"\n{fields}\n");
+        let good = format!("sha256 = \"{SHA_OF_FOO}\"\nscopes = [\"read\"]");
+        for (text, line, part) in [
+            (entry("scopes = [\"read\"]"), 2, "either sha256 or key"),
+            (entry(&format!("{good}\nkey = \"0123456789abcdef\"")), 2, "either sha256 or key"),
+            (entry(&format!("sha256 = \"{SHA_OF_FOO}\"\nscopes = []")), 2, "no scopes"),
+            (entry(&format!("sha256 = \"{SHA_OF_FOO}\"")), 2, "scopes"),
+            (entry("scopes = [\"read\", \"write\"]"), 4, "\"deploy\", \"jobs\" or \"read\""),
+            (entry("sha256 = \"12\"\nscopes = [\"read\"]"), 4, "64 hexadecimal digits"),
+            (entry("key = \"short\"\nscopes = [\"read\"]"), 4, "cweb keygen"),
+            (entry("key = \"0123456789 abcdef\"\nscopes = [\"read\"]"), 4, "without blanks"),
+            (entry("scope = [\"read\"]"), 4, "unknown field `scope`"),
+            (format!("{}{}", entry(&good), entry(&good)), 7, "another key called x"),
+            (format!("{}{}", entry(&good), entry(&good).replace("\"x\"", "\"y\"")), 7, "the same as x"),
+            (entry(&good).replace("\"x\"", "\"a b\""), 3, "letters, digits"),
+            (entry(&good).replace("\"x\"", "\"loopback\""), 3, "loopback"),
+            ("\n\n[[key]\n".to_owned(), 3, ""),
+        ] {
+            let (found, reason) = read(&text).err().unwrap_or_else(|| panic!("accepted: {text}"));
+            assert!(found == Some(line) && reason.contains(part), "{found:?} {reason}\n{text}");
+        }
+    }
+
+    #[test]
+    fn no_message_repeats_a_key() {
+        for text in [
+            "key = \"tops3cret-tops3cret\"",
+            "[[key]]\nname = \"x\"\nscopes = \"tops3cret-tops3cret\"",
+            "[[key]]\nname = \"x\"\nkey = [\"tops3cret-tops3cret\"]\nscopes = [\"read\"]",
+            "[[key]]\nname = \"tops3cret tops3cret\"",
+            "[[key]]\nname = \"x\"\nkey = \"tops3cret\"\nscopes = [\"read\"]",
+            "[[key]]\nname = \"x\"\nsha256 = \"tops3cret\"\nscopes = [\"read\"]",
+            "[[key]]\nkey = \"tops3cret-tops3cret\" x\n",
+            "[[key]]\nkey = tops3cret-tops3cret\n",
+            "tops3cret-tops3cret\n",
+        ] {
+            let (_, reason) = read(text).err().unwrap_or_else(|| panic!("accepted: {text}"));
+            assert!(!reason.contains("tops3cret") && !reason.is_empty(), "{reason}\n{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,200}") {
+            let _ = read(&text);
+            let _ = read(&format!("[[key]]\nname = \"x\"\nkey = \"{text}\"\nscopes = [\"read\"]"));
+        }
+    }
+}

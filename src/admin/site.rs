@@ -1,0 +1,134 @@
+//! Whether a request from this machine may be the doing of a page in its user's browser.
+//!
+//! Peers on this machine are trusted in development, and so is the browser that runs on it, which sends requests for
+//! any page it shows. Three marks give those away: `Origin`, which comes with every cross-site POST, WebSocket handshake
+//! and readable GET (Fetch standard §3.2); `Sec-Fetch-Site`, which current browsers add to all requests (Fetch Metadata);
+//! and `Host`, which has the page's own name when that was made to lead here (DNS rebinding).
+
+use crate::net::Peer;
+use crate::proto::http1::RequestView;
+use std::net::Ipv4Addr;
+
+/// Why a request is not taken for one of this machine's user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// A page of another site sent it.
+    Page,
+    /// It asks for a host that any page could have given this machine's address to.
+    Host,
+}
+
+impl Doubt {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Page => "refused: a page of another site sent this request; use the key, or a tool on this machine",
+            Self::Host => {
+                "refused: the Host of this request is not localhost or a loopback address, so a page may have chosen it; use http://127.0.0.1, or the key"
+            }
+        }
+    }
+}
+
+/// What speaks against trusting `view`, which `peer` on this machine has sent.
+pub(super) fn doubt(view: &RequestView<'_>, peer: &Peer) -> Option<Doubt> {
+    let host = view.header("host");
+    let local = host.is_none_or(is_local); // HTTP/1.1 requires one, HTTP/1.0 has none to be deceived by.
+    let page = view.header("origin").is_some_and(|origin| {
+        let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+        !local || authority.is_none() || authority != host
+    });
+    // `same-site` is another port of this machine: not the server's own page either.
+    let fetched = view.header("sec-fetch-site").is_some_and(|site| site != b"same-origin" && site != b"none");
+    if page || fetched {
+        Some(Doubt::Page)
+    } else if !local && *peer != Peer::Unix {
+        // No browser speaks to unix sockets, and what does may send any name.
+        Some(Doubt::Host)
+    } else {
+        None
+    }
+}
+
+/// Whether `host`, a `Host` field, can mean this machine only: `localhost`, 127.0.0.0/8 or `[::1]`, with any port.
+fn is_local(host: &[u8]) -> bool {
+    let Ok(host) = str::from_utf8(host) else { return false };
+    // `[::1]` without a port ends in a bracket: its colons are not a port's.
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !host.ends_with(']') && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name == "[::1]"
+        || name.parse::<Ipv4Addr>().is_ok_and(|addr| addr.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::http1::{Decoded, Limits, RequestDecoder};
+
+    fn doubt_of(fields: &str, peer: &Peer) -> Option<Doubt> {
+        let limits = Limits { head_bytes_max: 4096, headers_max: 20, uri_bytes_max: 1024, body_bytes_max: 0 };
+        let version = if fields.contains("Host") { "1.1" } else { "1.0" };
+        let text = format!("GET /mgnt HTTP/{version}\r\n{fields}\r\n");
+        let mut decoder = RequestDecoder::new(limits);
+        match decoder.decode(text.as_bytes()) {
+            Ok(Decoded::Request { view, .. }) => doubt(&view, peer),
+            _ => panic!("not a request: {text}"),
+        }
+    }
+
+    #[test]
+    fn only_hosts_of_this_machine_are_local() {
+        for host in ["localhost", "LocalHost:8080", "127.0.0.1", "127.9.8.7:80", "[::1]", "[::1]:8080", "localhost:"] {
+            assert!(is_local(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "evil.localhost",
+            "127.0.0.1.evil.example:80",
+            "10.0.0.1",
+            "0.0.0.0:80",
+            "[::2]:80",
+            "::1",
+            "localhost:80:80",
+            "localhost:x",
+            "user@localhost",
+            "127.1",
+            "0177.0.0.1",
+            ":80",
+            "[::1]evil",
+        ] {
+            assert!(!is_local(host.as_bytes()), "{host}");
+        }
+        assert!(!is_local(b"\xff"));
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_doubted() {
+        let tcp = Peer::Tcp(([127, 0, 0, 1], 1).into());
+        let cases = [
+            ("", None),
+            ("Host: localhost:1\r\n", None),
+            ("Host: evil.example\r\n", Some(Doubt::Host)),
+            ("Host: localhost:1\r\nOrigin: http://localhost:1\r\n", None),
+            ("Host: localhost:1\r\nOrigin: https://localhost:1\r\n", None),
+            ("Host: localhost:1\r\nOrigin: http://localhost:2\r\n", Some(Doubt::Page)),
+            ("Host: localhost:1\r\nOrigin: http://evil.example\r\n", Some(Doubt::Page)),
+            ("Host: localhost:1\r\nOrigin: null\r\n", Some(Doubt::Page)),
+            ("Host: evil.example\r\nOrigin: http://evil.example\r\n", Some(Doubt::Page)),
+            ("Origin: http://evil.example\r\n", Some(Doubt::Page)),
+            ("Host: localhost:1\r\nSec-Fetch-Site: none\r\n", None),
+            ("Host: localhost:1\r\nSec-Fetch-Site: same-origin\r\n", None),
+            ("Host: localhost:1\r\nSec-Fetch-Site: same-site\r\n", Some(Doubt::Page)),
+            ("Host: localhost:1\r\nSec-Fetch-Site: cross-site\r\n", Some(Doubt::Page)),
+        ];
+        for (fields, expected) in cases {
+            assert_eq!(doubt_of(fields, &tcp), expected, "{fields}");
+            let on_a_unix_socket = expected.filter(|doubt| *doubt != Doubt::Host);
+            assert_eq!(doubt_of(fields, &Peer::Unix), on_a_unix_socket, "{fields}");
+        }
+    }
+}

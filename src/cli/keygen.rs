@@ -1,0 +1,51 @@
+//! `cweb keygen`
+
+use crate::admin::keys::{Fingerprint, KeyName, Scopes};
+use clap::Args;
+use data_encoding::HEXLOWER;
+use ring::rand::{SecureRandom, SystemRandom};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Bytes of chance in a key: nobody guesses it, so its plain SHA-256 can stand in a file.
+const RANDOM_BYTES: usize = 32;
+
+#[derive(Args)]
+pub(super) struct KeygenArgs {
+    /// Name of the key, for logs and messages [default: key- and digits of its own]
+    name: Option<String>,
+    /// What it allows: deploy, jobs or read; may be repeated [default: all of them]
+    #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', value_parser = scope)]
+    scopes: Vec<Scopes>,
+}
+
+fn scope(text: &str) -> Result<Scopes, String> {
+    Scopes::named(text).ok_or_else(|| "it is deploy, jobs or read".to_owned())
+}
+
+/// Makes a key: the entry for the file of keys goes to stdout, the key itself to stderr.
+pub(super) fn run(args: &KeygenArgs) -> ExitCode {
+    let mut random = [0; RANDOM_BYTES];
+    if SystemRandom::new().fill(&mut random).is_err() {
+        return super::fail("the system gives no random numbers");
+    }
+    // The prefix tells people, and those who search files for secrets, what it is.
+    let key = format!("cweb_{}", HEXLOWER.encode(&random));
+    let fingerprint = Fingerprint::of(key.as_bytes()).to_string();
+    let name = args.name.clone().unwrap_or_else(|| format!("key-{}", fingerprint.get(..8).unwrap_or_default()));
+    let name = match KeyName::try_from(name) {
+        Ok(name) => name,
+        Err(problem) => return super::fail(problem),
+    };
+    let name = name.as_str();
+    let scopes = args.scopes.iter().copied().reduce(Scopes::or).unwrap_or(Scopes::ALL);
+    let scopes: Vec<String> = scopes.names().map(|scope| format!("\"{scope}\"")).collect();
+    let scopes = scopes.join(", ");
+    let entry = format!("[[key]]\nname = \"{name}\"\nsha256 = \"{fingerprint}\"\nscopes = [{scopes}]\n\n");
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = stdout.write_all(entry.as_bytes()).and_then(|()| stdout.flush()) {
+        return super::fail(format!("the entry can't be written: {error}"));
+    }
+    eprintln!("The key {name}, shown this once; the entry on stdout is for the server's --keys-file:\n{key}");
+    ExitCode::SUCCESS
+}
