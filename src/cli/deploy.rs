@@ -2,6 +2,7 @@
 
 use super::client::{Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured};
 use super::routes_ini;
+use super::trust::TrustArgs;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,14 +17,16 @@ pub(super) struct DeployArgs {
     /// Which files to deploy, and where, when none are named
     #[arg(long, value_name = "FILE", default_value = "routes.ini")]
     config: PathBuf,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 pub(super) fn run(args: &DeployArgs) -> ExitCode {
-    let (files, url) = match plan(args) {
-        Ok(plan) => plan,
+    let planned = plan(args).and_then(|(files, url)| Ok((files, Client::new(&url, &args.trust)?)));
+    let (files, client) = match planned {
+        Ok(planned) => planned,
         Err(text) => return super::fail(text),
     };
-    let client = Client::new(&url);
     let failed = files.iter().filter(|file| !deploy(&client, file)).count();
     println!("{} of {} deployed to {}", files.len() - failed, files.len(), client.base());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -2,6 +2,7 @@
 
 use super::client::{Client, SERVER_DEFAULT};
 use super::deploy::deploy;
+use super::trust::TrustArgs;
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,10 +19,15 @@ pub(super) struct DevArgs {
     /// The server's URL
     #[arg(long, env = "CWEB_SERVER", value_name = "URL", default_value = SERVER_DEFAULT)]
     server: String,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 pub(super) fn run(args: &DevArgs) -> ExitCode {
-    let client = Client::new(&args.server);
+    let client = match Client::new(&args.server, &args.trust) {
+        Ok(client) => client,
+        Err(text) => return super::fail(text),
+    };
     let mut seen: Vec<Option<SystemTime>> = vec![None; args.files.len()];
     println!("watching {} file(s); stop with Ctrl-C", args.files.len());
     for file in args.files.iter().filter(|file| !file.exists()) {

@@ -167,10 +167,10 @@ settings! {
     /// Listen on all interfaces, and ask for the admin key even from this machine
     #[arg(long, env = "CWEB_PRODUCTION", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     production: bool,
-    /// Certificate of the server and its chain, PEM: TCP addresses serve HTTPS and WSS then. Read again at SIGHUP
+    /// Certificate of the server and its chain, PEM: TCP addresses serve HTTPS and WSS then. Read again at SIGHUP [default with --production: server.crt in the data directory, if it is there]
     #[arg(long, env = "CWEB_TLS_CERT", value_name = "FILE")]
     tls_cert: PathBuf,
-    /// Private key of the certificate, PEM; modules can have tokens signed with it
+    /// Private key of the certificate, PEM; modules can have tokens signed with it [default with --production: server.key in the data directory]
     #[arg(long, env = "CWEB_TLS_KEY", value_name = "FILE")]
     tls_key: PathBuf,
     /// Forget all modules at exit
