@@ -69,7 +69,8 @@ fn wait_until(mut holds: impl FnMut() -> bool) {
 
 fn acceptor() -> Acceptor {
     let dir = tempfile::tempdir().unwrap();
-    let request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=x -keyout key -out cert";
+    let request =
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=x -keyout key -out cert";
     let made = Command::new("openssl").args(request.split(' ')).current_dir(dir.path()).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     let pair = Certificate::load(&dir.path().join("cert"), &dir.path().join("key")).unwrap();
