@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by the other scripts: installs Debian packages that are missing, and says so.
 
 # need COMMAND-OR-FILE:PACKAGE…

@@ -1,6 +1,7 @@
 //! Flags, environment and `cweb.toml`, merged into one validated [`Config`]. Flags beat environment beats file.
 
 mod args;
+mod own_pair;
 
 pub use args::{Durability, Isolation, Reactor, ServeArgs, Span, without_env};
 
@@ -58,7 +59,7 @@ pub struct Config {
     pub executors_max: usize,
     /// Whether the admin key is needed from everywhere.
     pub production: bool,
-    /// The server's certificate, PEM; absolute.
+    /// The server's certificate, PEM; absolute. In production, `server.crt` in the data directory if none is named.
     pub tls_cert: Option<PathBuf>,
     /// The server's private key, PEM; absolute. Given exactly when `tls_cert` is.
     pub tls_key: Option<PathBuf>,
@@ -170,7 +171,14 @@ impl Config {
         // The data directory may stand in the file, so the file is looked for before that is known.
         let file = read_file(given.config.as_deref(), given.data_dir.as_deref())?;
         let mut config = Self::with_defaults(given.or(file));
-        let problems = config.problems();
+        let mut problems = config.problems();
+        if config.production && config.tls_cert.is_none() && config.tls_key.is_none() {
+            match own_pair::find(&config.data_dir) {
+                Ok(Some((cert, key))) => (config.tls_cert, config.tls_key) = (Some(cert), Some(key)),
+                Ok(None) => {}
+                Err(problem) => problems.push(problem),
+            }
+        }
         if !problems.is_empty() {
             return Err(ConfigError(problems));
         }

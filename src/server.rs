@@ -127,7 +127,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
 /// The certificate that TCP addresses are served with, if there is to be one.
 fn load_certificate(config: &Config) -> Result<Option<Certificate>, ServeError> {
     if let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) {
-        return Ok(Some(Certificate::load(cert, key)?));
+        let certificate = Certificate::load(cert, key)?;
+        tracing::info!("HTTPS with the certificate {} and the key {}", cert.display(), key.display());
+        return Ok(Some(certificate));
     }
     let is_public = |text: &String| match text.parse() {
         Ok(ListenAddr::Tcp(addr)) => !addr.ip().is_loopback(),
@@ -135,7 +137,7 @@ fn load_certificate(config: &Config) -> Result<Option<Certificate>, ServeError> 
     };
     if config.production && config.listen.iter().chain(&config.admin_listen).any(is_public) {
         tracing::warn!(
-            "--production without --tls-cert and --tls-key: serving plain HTTP; a proxy that terminates TLS is expected in front"
+            "--production without --tls-cert and --tls-key, and no server.crt and server.key in the data directory: serving plain HTTP; a proxy that terminates TLS is expected in front"
         );
     }
     Ok(None)

@@ -3,196 +3,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
+#[path = "support/tls.rs"]
+mod tls;
 
-use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use support::{PATIENCE, Server, eventually, module, signal};
+use support::{Server, eventually, signal};
+use tls::{Authority, BIG, P256, RSA, client_hello, started};
 use tungstenite::Message;
-
-const BIG: usize = 5_000_000;
-
-fn lab() -> String {
-    let code = r#"
-#define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)
-H(echo) { (void)c; free(r->body); r->body = malloc((size_t)q->content_length + 1);
-  memcpy(r->body, q->body, (size_t)q->content_length + 1); r->content_length = q->content_length; return 0; }
-H(fast) { (void)c; (void)q; strcpy(r->body, "fast"); return 0; }
-H(slow) { (void)c; (void)q; struct timespec t = {0, 150000000}; nanosleep(&t, NULL); strcpy(r->body, "slow"); return 0; }
-H(big) { (void)c; (void)q; size_t n = 5000000; free(r->body); r->body = malloc(n); memset(r->body, 'x', n); r->content_length = (int)n; return 0; }
-static void *later(void *arg) { websocket_t *w = arg; for (int i = 0; i < 100; i++) { char t[16]; int n = snprintf(t, sizeof t, "t%d", i); w->send(w, t, (size_t)n); } w->close(w); return NULL; }
-static void on_message(struct cweb_context *c, websocket_t *w, const char *m, size_t n) { (void)c;
-  if (!strcmp(m, "push")) { pthread_t t; pthread_create(&t, NULL, later, w); pthread_detach(t); return; }
-  w->send(w, m, n); }
-"#;
-    let routes = r#"{"/echo","POST",echo,NONE},{"/fast","GET",fast,CWEB_INLINE},{"/slow","GET",slow,NONE},{"/big","GET",big,NONE}"#;
-    module("lab", code, routes, 4, r#".websockets = {{.path = "/ws", .on_message = on_message}}, .ws_size = 1,"#)
-}
-
-/// Certificates of an authority of its own.
-struct Authority {
-    dir: tempfile::TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let authority = Self { dir: tempfile::tempdir().unwrap() };
-        authority.openssl(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 30 -subj /CN=authority",
-        );
-        let extensions = "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n";
-        std::fs::write(authority.path("ext"), extensions).unwrap();
-        authority
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
-    fn openssl(&self, args: &str) {
-        let output = Command::new("openssl").args(args.split(' ')).current_dir(self.dir.path()).output().unwrap();
-        assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// A pair `NAME.pem`, `NAME.key`; `kind` is what `openssl genpkey` is told.
-    fn issue(&self, name: &str, kind: &str, days: &str) {
-        self.openssl(&format!("genpkey {kind} -out {name}.key"));
-        self.openssl(&format!("req -new -key {name}.key -out {name}.csr -subj /CN={name}"));
-        self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} -extfile ext -out {name}.pem"
-        ));
-    }
-
-    fn server(&self, name: &str, args: &[&str]) -> Server {
-        let (cert, key) = (self.text(&format!("{name}.pem")), self.text(&format!("{name}.key")));
-        Server::with(&[&["--tls-cert", &cert, "--tls-key", &key], args].concat())
-    }
-
-    fn client_config(&self) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.path("ca.pem")).unwrap()).unwrap();
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth()
-    }
-
-    fn connect(&self, server: &Server) -> Secure {
-        Secure::connect(&server.addr, self.client_config())
-    }
-
-    fn curl(&self, server: &Server, target: &str, args: &[&str]) -> Output {
-        let url = format!("https://{}{target}", server.addr);
-        let output = Command::new("curl").args(["-sS", "--cacert", &self.text("ca.pem")]).args(args).arg(url).output();
-        output.unwrap()
-    }
-
-    fn deploy(&self, server: &Server) {
-        let path = self.text("lab.c");
-        std::fs::write(&path, lab()).unwrap();
-        let output = self.curl(server, "/mgnt", &["--fail-with-body", "--data-binary", &format!("@{path}")]);
-        assert!(output.status.success(), "{output:?} {}", server.log());
-    }
-
-    /// What `openssl s_client` says while it asks for /healthz.
-    fn s_client(&self, server: &Server, args: &str) -> String {
-        let mut child = Command::new("openssl")
-            .args(["s_client", "-connect", &server.addr, "-CAfile", "ca.pem", "-verify_return_error", "-ign_eof"])
-            .args(args.split(' '))
-            .current_dir(self.dir.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-        let _ = child.stdin.as_mut().unwrap().write_all(request);
-        let output = child.wait_with_output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-    }
-}
-
-const P256: &str = "-algorithm EC -pkeyopt ec_paramgen_curve:P-256";
-const RSA: &str = "-algorithm RSA -pkeyopt rsa_keygen_bits:2048";
-
-fn started() -> (Authority, Server) {
-    let authority = Authority::new();
-    authority.issue("server", P256, "10");
-    let server = authority.server("server", &["--shards", "2", "--body-bytes-max", "8000000"]);
-    authority.deploy(&server);
-    (authority, server)
-}
-
-/// One HTTPS connection.
-struct Secure {
-    stream: StreamOwned<ClientConnection, TcpStream>,
-    buffer: Vec<u8>,
-}
-
-impl Secure {
-    fn connect(addr: &str, config: ClientConfig) -> Self {
-        let socket = TcpStream::connect(addr).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_nodelay(true).unwrap();
-        let name = ServerName::try_from("127.0.0.1").unwrap();
-        let rustls = ClientConnection::new(Arc::new(config), name).unwrap();
-        Self { stream: StreamOwned::new(rustls, socket), buffer: Vec::new() }
-    }
-
-    fn send(&mut self, text: &str) {
-        self.stream.write_all(text.as_bytes()).unwrap();
-        self.stream.flush().unwrap();
-    }
-
-    fn ask(&mut self, target: &str) {
-        self.send(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
-    }
-
-    /// Status and body of the next answer.
-    fn answer(&mut self) -> (u16, Vec<u8>) {
-        let mut chunk = vec![0; 64 * 1024];
-        loop {
-            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-                let head = String::from_utf8(self.buffer[..end].to_vec()).unwrap().to_lowercase();
-                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-                let all = end + 4 + length.parse::<usize>().unwrap();
-                while self.buffer.len() < all {
-                    let count = self.stream.read(&mut chunk).unwrap();
-                    assert!(count > 0, "cut off");
-                    self.buffer.extend_from_slice(&chunk[..count]);
-                }
-                let body = self.buffer.drain(..all).skip(end + 4).collect();
-                return (head.split(' ').nth(1).unwrap().parse().unwrap(), body);
-            }
-            let count = self.stream.read(&mut chunk).unwrap();
-            assert!(count > 0, "no answer");
-            self.buffer.extend_from_slice(&chunk[..count]);
-        }
-    }
-
-    fn get(&mut self, target: &str) -> (u16, Vec<u8>) {
-        self.ask(target);
-        self.answer()
-    }
-
-    fn certificate(&self) -> Vec<u8> {
-        self.stream.conn.peer_certificates().unwrap()[0].to_vec()
-    }
-}
 
 #[test]
 fn openssl_gets_both_versions_alpn_and_resumption() {
@@ -209,6 +30,64 @@ fn openssl_gets_both_versions_alpn_and_resumption() {
     assert!(only_h2.contains("no application protocol"), "{only_h2}");
     let old = authority.s_client(&server, "-tls1_1 -cipher DEFAULT@SECLEVEL=0");
     assert!(old.contains("SSL alert number"), "{old}");
+}
+
+#[test]
+fn openssl_speaks_wss() {
+    let (authority, server) = started();
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    // Two texts, masked with zeros (RFC 6455 §5.2); the second has the server send a hundred and close.
+    let (text, push) = (b"\x81\x8d\0\0\0\0wss by hand 7", b"\x81\x84\0\0\0\0push");
+    for version in ["-tls1_2", "-tls1_3"] {
+        let input = [upgrade.as_bytes(), text, push].concat();
+        let said = authority.s_client_sends(&server, version, &input);
+        for part in ["101 Switching Protocols", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "wss by hand 7", "t99"] {
+            assert!(said.contains(part), "{version}, {part}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_chain_is_served_whole() {
+    let authority = Authority::new();
+    std::fs::write(authority.path("ca-ext"), "basicConstraints=critical,CA:TRUE\n").unwrap();
+    authority.openssl(&format!("genpkey {P256} -out middle.key"));
+    authority.openssl("req -new -key middle.key -out middle.csr -subj /CN=middle");
+    authority.openssl(
+        "x509 -req -in middle.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 10 -extfile ca-ext -out middle.pem",
+    );
+    authority.openssl(&format!("genpkey {RSA} -out leaf.key"));
+    authority.openssl("req -new -key leaf.key -out leaf.csr -subj /CN=leaf");
+    authority.openssl(
+        "x509 -req -in leaf.csr -CA middle.pem -CAkey middle.key -CAcreateserial -days 10 -extfile ext -out leaf.pem",
+    );
+    let read = |name: &str| std::fs::read_to_string(authority.path(name)).unwrap();
+    std::fs::write(authority.path("whole.pem"), read("leaf.pem") + &read("middle.pem")).unwrap();
+    std::fs::copy(authority.path("leaf.key"), authority.path("whole.key")).unwrap();
+    let server = authority.server("whole", &[]);
+    let said = authority.s_client(&server, "-showcerts");
+    assert!(said.contains("Verification: OK") && said.matches("BEGIN CERTIFICATE").count() >= 2, "{said}");
+    assert_eq!(authority.curl(&server, "/healthz", &[]).stdout, b"ok\n");
+    let cut = authority.server("leaf", &[]);
+    assert!(!authority.curl(&cut, "/healthz", &[]).status.success(), "without its middle nobody can follow it");
+}
+
+#[test]
+fn self_signed_certificates_are_for_those_who_name_them() {
+    let authority = Authority::new();
+    // The second is what `openssl req -x509` makes by itself.
+    for (name, more) in [("own", " -addext basicConstraints=critical,CA:FALSE"), ("plain", "")] {
+        authority.self_sign(name, more);
+        let server = authority.server(name, &[]);
+        let pem = authority.text(&format!("{name}.pem"));
+        assert_eq!(authority.curl(&server, "/healthz", &["--cacert", &pem]).stdout, b"ok\n", "{name}");
+        assert!(!authority.curl(&server, "/healthz", &[]).status.success(), "{name}");
+        let said = authority.s_client(&server, &format!("-CAfile {name}.pem"));
+        assert!(said.contains("Verification: OK") && said.contains("HTTP/1.1 200 OK"), "{name}: {said}");
+        let said = authority.s_client(&server, "-brief");
+        assert!(said.contains("self-signed certificate") && !said.contains("HTTP/1.1"), "{name}: {said}");
+    }
 }
 
 #[test]
@@ -324,22 +203,6 @@ fn websockets_over_tls() {
     assert!(matches!(socket.read().unwrap(), Message::Close(_)));
 }
 
-#[test]
-fn a_browser_loads_a_page() {
-    if !Path::new("/usr/bin/chromium").exists() {
-        println!("skipped: there is no /usr/bin/chromium");
-        return;
-    }
-    let (authority, server) = started();
-    let profile = format!("--user-data-dir={}", authority.text("profile"));
-    let output = Command::new("/usr/bin/chromium")
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors", &profile, "--dump-dom"])
-        .arg(format!("https://{}/fast", server.addr))
-        .output()
-        .unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).contains("fast"), "{output:?}");
-}
-
 /// What the server says of a pair that it does not start with.
 fn refusal(cert: &str, key: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
@@ -367,6 +230,7 @@ fn pairs_that_cannot_be_served_are_explained() {
     std::fs::write(authority.path("hollow"), broken.replace("!!!", "MAA=")).unwrap();
     for (cert, key, parts) in [
         ("missing", "good.key", ["--tls-cert", "missing: No such file"]),
+        ("", "good.key", ["--tls-cert", "Is a directory"]),
         ("good.pem", "missing", ["--tls-key", "missing: No such file"]),
         ("text", "good.key", ["--tls-cert", "no PEM certificate"]),
         ("broken", "good.key", ["--tls-cert", "damaged PEM"]),
@@ -468,18 +332,6 @@ fn a_silent_client_is_closed_in_time_and_others_are_served() {
     assert_eq!(open.get("/healthz").0, 200, "an open connection has the time-out for idle ones");
 }
 
-fn client_hello() -> Vec<u8> {
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    let mut client = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
-    let mut bytes = Vec::new();
-    client.write_tls(&mut bytes).unwrap();
-    bytes
-}
-
 #[test]
 fn half_handshakes_and_garbage_leave_nothing_behind() {
     let (authority, server) = started();
@@ -554,81 +406,46 @@ fn production_without_a_certificate_warns_once() {
     assert!(!Server::start().stop().contains(warning));
 }
 
-/// How long 2000 answers take, while so many others do one full handshake after the other.
-fn delays(authority: &Authority, server: &Server, others: usize) -> String {
-    let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let mut config = authority.client_config();
-    config.resumption = Resumption::disabled();
-    let (mut took, mut all) = (Vec::new(), Duration::ZERO);
-    std::thread::scope(|scope| {
-        for _ in 0..others {
-            scope.spawn(|| {
-                while !stop.load(Ordering::SeqCst) {
-                    Secure::connect(&server.addr, config.clone()).get("/healthz");
-                    count.fetch_add(1, Ordering::SeqCst);
-                }
-            });
-        }
-        let mut client = authority.connect(server);
-        client.get("/healthz");
-        let start = Instant::now();
-        for _ in 0..2000 {
-            let asked = Instant::now();
-            client.get("/healthz");
-            took.push(asked.elapsed().as_micros());
-        }
-        all = start.elapsed();
-        stop.store(true, Ordering::SeqCst);
-    });
-    took.sort_unstable();
-    let rate = count.load(Ordering::SeqCst) as f64 / all.as_secs_f64();
-    format!("median {} µs, p99 {} µs, longest {} µs ({rate:.0} handshakes/s)", took[1000], took[1980], took[1999])
+/// What `cweb serve --production` says that does not start in `dir`.
+fn production_refusal(dir: &std::path::Path) -> String {
+    let (started, text) = support::cweb(
+        &["serve", "--production", "--port", "0", "--data-dir", dir.to_str().unwrap()],
+        dir,
+        &[("CWEB_ADMIN_KEY", "k")],
+    );
+    assert!(!started, "{text}");
+    text
 }
 
-/// `cargo test --release --test tls -- --ignored --nocapture`
 #[test]
-#[ignore = "measures; for a quiet machine and the release build"]
-fn measures() {
+fn production_takes_the_pair_of_the_data_directory() {
     let authority = Authority::new();
-    authority.issue("rsa", RSA, "10");
-    authority.issue("p256", P256, "10");
-    for name in ["p256", "rsa"] {
-        // A server of its own: memory that it has had before would be used again and not be seen.
-        let server = authority.server(name, &["--shards", "1"]);
-        let mut first: Vec<Secure> = (0..100).map(|_| authority.connect(&server)).collect();
-        first.iter_mut().for_each(|client| assert_eq!(client.get("/healthz").0, 200));
-        let before = server.memory_kib("VmRSS");
-        let mut clients: Vec<Secure> = (0..4000).map(|_| authority.connect(&server)).collect();
-        clients.iter_mut().for_each(|client| assert_eq!(client.get("/healthz").0, 200));
-        println!("{name}: {} bytes an idle TLS connection", (server.memory_kib("VmRSS") - before) * 1024 / 4000);
-        drop((first, clients));
-        let server = authority.server(name, &["--shards", "1"]);
-        let cpu_ticks = || {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
-            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-            fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-        };
-        for (what, resumed) in [("full", false), ("resumed", true)] {
-            let mut config = authority.client_config();
-            if !resumed {
-                config.resumption = Resumption::disabled();
-            }
-            Secure::connect(&server.addr, config.clone()).get("/healthz");
-            let (before, count) = (cpu_ticks(), 1000);
-            for _ in 0..count {
-                assert_eq!(Secure::connect(&server.addr, config.clone()).get("/healthz").0, 200);
-            }
-            // 10 ms a tick.
-            println!("{name}, {what}: {} µs of the server's CPU a connection", (cpu_ticks() - before) * 10_000 / count);
-        }
-        println!("{name}: an open connection's answers, alone: {}", delays(&authority, &server, 0));
-        println!("{name}: the same beside 4 clients that do handshakes: {}", delays(&authority, &server, 4));
-    }
-    let server = Server::with(&["--shards", "1"]);
-    let mut first: Vec<support::Client> = (0..100).map(|_| server.connect()).collect();
-    first.iter_mut().for_each(|client| assert_eq!(client.get("/healthz").status, 200));
-    let before = server.memory_kib("VmRSS");
-    let mut clients: Vec<support::Client> = (0..4000).map(|_| server.connect()).collect();
-    clients.iter_mut().for_each(|client| assert_eq!(client.get("/healthz").status, 200));
-    println!("{} bytes an idle plain connection", (server.memory_kib("VmRSS") - before) * 1024 / 4000);
+    authority.issue("server", P256, "10");
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let (cert, key) = (dir.path().join("server.crt"), dir.path().join("server.key"));
+    std::fs::copy(authority.path("server.pem"), &cert).unwrap();
+    let said = production_refusal(dir.path());
+    assert!(said.contains("server.crt but not") && said.contains("HTTPS needs both"), "{said}");
+    std::fs::copy(authority.path("server.key"), &key).unwrap();
+    // An address of the directory itself: relative, as people give it.
+    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "k")]);
+    server.expect_log(&format!("listening on https://0.0.0.0:{}", server.addr.rsplit(':').next().unwrap()));
+    assert!(server.log().contains(&format!("HTTPS with the certificate {}", cert.display())), "{}", server.log());
+    assert_eq!(authority.curl(&server, "/healthz", &[]).stdout, b"ok\n");
+    let asked =
+        |args: &[&str]| authority.curl(&server, "/mgnt", &[&["-w", "%{http_code}", "-o", "/dev/null"], args].concat());
+    assert_eq!(asked(&[]).stdout, b"401");
+    assert_eq!(asked(&["-H", "X-API-Key: k"]).stdout, b"200");
+    signal(server.pid(), "HUP");
+    server.expect_log("the certificate was read again");
+    server.stop();
+    // In development the files mean nothing, and a pair that is named comes first.
+    let server = Server::on(&dir, &[], &[]);
+    server.expect_log("listening on http://");
+    server.stop();
+    std::fs::remove_file(&cert).unwrap();
+    assert!(production_refusal(dir.path()).contains("server.key but not"));
+    let named = authority.text("server.pem");
+    let pair = ["--production", "--tls-cert", &named, "--tls-key", key.to_str().unwrap()];
+    Server::on(&dir, &pair, &[("CWEB_ADMIN_KEY", "k")]).stop();
 }

@@ -1,5 +1,6 @@
 //! Talking to a server's `/mgnt`.
 
+use super::trust::{self, TrustArgs};
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(super) const SERVER_DEFAULT: &str = "http://127.0.0.1:8080";
 pub(super) struct Client {
     agent: ureq::Agent,
     base: String,
+    /// The file that `--cacert` names, as it is shown.
+    cacert: Option<String>,
     key: Option<String>,
 }
 
@@ -53,14 +56,22 @@ impl Answer {
 
 impl Client {
     /// The server at `base`, the usual one if that is empty; the admin key comes from `CWEB_ADMIN_KEY`.
-    pub(super) fn new(base: &str) -> Self {
+    ///
+    /// # Errors
+    /// The certificates to trust for `https://` can't be read.
+    pub(super) fn new(base: &str, trust: &TrustArgs) -> Result<Self, String> {
         // An empty CWEB_SERVER counts as unset, and a bare host:port is what people type.
         let base = match base.trim() {
             "" => SERVER_DEFAULT.to_owned(),
             base if base.contains("://") => base.to_owned(),
             base => format!("http://{base}"),
         };
-        let config = ureq::Agent::config_builder()
+        let is_secure = base.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+        let mut config = ureq::Agent::config_builder();
+        if is_secure {
+            config = config.tls_config(trust.tls()?);
+        }
+        let config = config
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
             .proxy(None)
@@ -68,11 +79,18 @@ impl Client {
             .max_redirects(0)
             .build();
         let key = std::env::var("CWEB_ADMIN_KEY").ok().filter(|key| !key.is_empty());
-        Self { agent: config.into(), base: base.trim_end_matches('/').to_owned(), key }
+        let cacert = trust.file().filter(|_| is_secure).map(|path| path.display().to_string());
+        Ok(Self { agent: config.into(), base: base.trim_end_matches('/').to_owned(), cacert, key })
     }
 
     pub(super) fn base(&self) -> &str {
         &self.base
+    }
+
+    /// The flags that name this server again.
+    pub(super) fn flags(&self) -> String {
+        let cacert = self.cacert.as_ref().map(|file| format!(" --cacert {file}")).unwrap_or_default();
+        format!("--server {}{cacert}", self.base)
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Answer, String> {
@@ -149,6 +167,9 @@ impl Client {
                     self.base
                 )
             }
+            other if trust::explain(&other).is_some() => {
+                format!("{}: {}", self.base, trust::explain(&other).unwrap_or_default())
+            }
             other => {
                 format!("{}: {other}; another server is named with --server URL or CWEB_SERVER", self.base)
             }
@@ -223,7 +244,8 @@ mod tests {
     #[test]
     fn servers_are_named_as_people_do_it() {
         for (given, base) in [("", SERVER_DEFAULT), ("h:1", "http://h:1"), ("https://h/", "https://h")] {
-            assert_eq!(Client::new(given).base(), base);
+            let trust = TrustArgs::default();
+            assert_eq!(Client::new(given, &trust).unwrap().base(), base);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::client::{Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured};
 use super::routes_ini::{self, Listed};
+use super::trust::TrustArgs;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,14 +20,16 @@ pub(super) struct DeployArgs {
     /// The domain the modules are to run in [default: that of routes.ini, else the one each is in, or default]
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 pub(super) fn run(args: &DeployArgs) -> ExitCode {
-    let (files, url) = match plan(args) {
-        Ok(plan) => plan,
+    let planned = plan(args).and_then(|(files, url)| Ok((files, Client::new(&url, &args.trust)?)));
+    let (files, client) = match planned {
+        Ok(planned) => planned,
         Err(text) => return super::fail(text),
     };
-    let client = Client::new(&url);
     let failed = files.iter().filter(|listed| !deploy(&client, &listed.file, listed.domain.as_deref())).count();
     println!("{} of {} deployed to {}", files.len() - failed, files.len(), client.base());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -2,6 +2,7 @@
 
 use super::client::{Client, SERVER_DEFAULT};
 use super::deploy::deploy;
+use super::trust::TrustArgs;
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,10 +22,15 @@ pub(super) struct DevArgs {
     /// The domain the modules are to run in [default: the one each is in, or default]
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 pub(super) fn run(args: &DevArgs) -> ExitCode {
-    let client = Client::new(&args.server);
+    let client = match Client::new(&args.server, &args.trust) {
+        Ok(client) => client,
+        Err(text) => return super::fail(text),
+    };
     let mut seen: Vec<Option<SystemTime>> = vec![None; args.files.len()];
     println!("watching {} file(s); stop with Ctrl-C", args.files.len());
     for file in args.files.iter().filter(|file| !file.exists()) {

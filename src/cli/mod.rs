@@ -9,6 +9,7 @@ mod modules;
 mod new;
 mod routes_ini;
 mod serve;
+mod trust;
 
 use crate::config::{self, ServeArgs};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -34,7 +35,8 @@ A service in a minute:
   cweb deploy hello.c      compiles it on the server and serves it; again after every change
   curl 'http://127.0.0.1:8080/hello?who=you'
 
-deploy, modules, jobs and dev talk to CWEB_SERVER, or http://127.0.0.1:8080; a key they send comes from CWEB_ADMIN_KEY.";
+deploy, modules, jobs and dev talk to CWEB_SERVER, or http://127.0.0.1:8080; a key they send comes from CWEB_ADMIN_KEY.
+Over https:// they trust what this system trusts, or the certificates in --cacert FILE (CWEB_CACERT).";
 
 #[derive(Subcommand)]
 enum Command {

@@ -1,6 +1,7 @@
 //! `cweb modules`
 
 use super::client::{Answer, Client, SERVER_DEFAULT};
+use super::trust::TrustArgs;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use std::process::ExitCode;
@@ -12,6 +13,8 @@ pub(super) struct ModulesArgs {
     /// The server's URL
     #[arg(long, env = "CWEB_SERVER", value_name = "URL", default_value = SERVER_DEFAULT, global = true)]
     server: String,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Print the list as the server sends it, JSON
     #[arg(long)]
     json: bool,
@@ -91,13 +94,12 @@ struct Name {
 }
 
 pub(super) fn run(args: &ModulesArgs) -> ExitCode {
-    let client = Client::new(&args.server);
-    let result = match &args.command {
+    let result = Client::new(&args.server, &args.trust).and_then(|client| match &args.command {
         Some(ModulesCommand::Remove { name }) => remove(&client, name),
         Some(ModulesCommand::Restart { name }) => restart(&client, name),
         None if args.domains => list_domains(&client),
         None => list(&client, args.json),
-    };
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => super::fail(text),

@@ -188,10 +188,10 @@ settings! {
     /// Wrong keys of an address in a minute after which its keys are refused; 0 for no limit [default: 10]
     #[arg(long, env = "CWEB_AUTH_FAILURES_MAX", value_name = "N")]
     auth_failures_max: u32,
-    /// Certificate of the server and its chain, PEM: TCP addresses serve HTTPS and WSS then. Read again at SIGHUP
+    /// Certificate of the server and its chain, PEM: TCP addresses serve HTTPS and WSS then. Read again at SIGHUP [default with --production: server.crt in the data directory, if it is there]
     #[arg(long, env = "CWEB_TLS_CERT", value_name = "FILE")]
     tls_cert: PathBuf,
-    /// Private key of the certificate, PEM; modules can have tokens signed with it
+    /// Private key of the certificate, PEM; modules can have tokens signed with it [default with --production: server.key in the data directory]
     #[arg(long, env = "CWEB_TLS_KEY", value_name = "FILE")]
     tls_key: PathBuf,
     /// Forget all modules at exit

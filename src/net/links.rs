@@ -299,6 +299,12 @@ impl Links {
         self.close(conn);
     }
 
+    /// Whether what arrives on `conn` is part of a handshake.
+    pub(super) fn is_handshaking(&self, conn: ConnId) -> bool {
+        let tls = self.get(conn).filter(|link| link.closing == Closing::No).and_then(|link| link.tls.as_ref());
+        tls.is_some_and(|tls| tls.is_handshaking())
+    }
+
     /// Ends connections whose handshake takes too long.
     pub(super) fn end_handshakes(&mut self, now: Instant) {
         while let Some(&(deadline, conn)) = self.handshakes.front() {

@@ -11,6 +11,7 @@ pub mod listener;
 pub mod outbox;
 pub mod waker;
 
+mod handshakes;
 mod monoio_driver;
 mod sys;
 mod tls;

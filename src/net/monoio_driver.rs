@@ -8,6 +8,7 @@
 //! right before it waits for the kernel, provided that the future was woken meanwhile. So each event wakes the main
 //! future, and the main future is the end of the batch.
 
+use super::handshakes::Handshakes;
 use super::links::{ConnId, Flushed, Incoming, Links};
 use super::listener::{Listener, Peer};
 use super::tls::{Acceptor, HEADROOM, Refused, Session};
@@ -16,7 +17,7 @@ use super::{Application, CloseReason, ReactorKind, TICK, sys};
 use io_uring::IoUring;
 use monoio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -49,6 +50,7 @@ struct Core<A> {
     main: Option<TaskWaker>,
     /// Tasks that try again at the next tick what has failed.
     until_tick: Vec<TaskWaker>,
+    handshakes: Handshakes,
     /// What is received passes through here, after [`HEADROOM`] bytes.
     buffer: Box<[u8]>,
 }
@@ -191,6 +193,7 @@ pub(super) fn run_with_timer<A: Application + 'static>(
         waker: Arc::clone(waker),
         main: None,
         until_tick: Vec::new(),
+        handshakes: Handshakes::default(),
         buffer: vec![0; HEADROOM + BUFFER_BYTES].into_boxed_slice(),
     }));
     if kind == ReactorKind::MonoioEpoll {
@@ -276,6 +279,7 @@ async fn serve<A: Application + 'static>(
 /// Ends a batch: messages from other threads, then one send a connection. Returns whether the application has stopped.
 fn end_batch<A: Application + 'static>(core: &Shared<A>) -> bool {
     core.borrow().waker.awake();
+    let in_line = core.borrow_mut().handshakes.end_turn();
     for _ in 0..ROUNDS_MAX {
         core.borrow_mut().call(None, super::Application::batch_end);
         flush(core);
@@ -288,6 +292,10 @@ fn end_batch<A: Application + 'static>(core: &Shared<A>) -> bool {
         let state = core.borrow();
         state.waker.prepare_sleep();
         if !state.has_work() {
+            if in_line {
+                // From the kernel, like below: others' events come with it.
+                state.waker.wake();
+            }
             return false;
         }
         state.waker.awake();
@@ -373,8 +381,10 @@ async fn woken<A: Application + 'static>(core: Shared<A>, wake: UnixStream) {
                 until_tick(&core).await; // The tick ends a batch too, so messages are late but not lost.
             }
         }
-        let state = core.borrow();
+        let mut state = core.borrow_mut();
         state.waker.clear();
+        // Behind everything that this turn has brought: those tasks are in the queue already.
+        state.handshakes.call();
         state.delivered();
     }
 }
@@ -551,7 +561,10 @@ where
         })
         .await;
         let received = match stream.readable().await {
-            Ok(()) => core.borrow_mut().take(stream.as_raw_fd(), conn),
+            Ok(()) => {
+                handshake_turn(core, conn).await;
+                core.borrow_mut().take(stream.as_raw_fd(), conn)
+            }
             Err(error) => Err(error),
         };
         match received {
@@ -574,6 +587,28 @@ where
             Err(error) => return CloseReason::Error(error.raw_os_error().unwrap_or(libc::EIO)),
         }
     }
+}
+
+/// Waits, if what has arrived on `conn` belongs to a handshake, until that may take its step.
+async fn handshake_turn<A: Application + 'static>(core: &Shared<A>, conn: ConnId) {
+    let mut place: Option<Rc<Cell<bool>>> = None;
+    poll_fn(|cx| {
+        let mut state = core.borrow_mut();
+        // It may have been closed while it waited.
+        if !state.links.is_handshaking(conn) {
+            return Poll::Ready(());
+        }
+        if place.is_none() {
+            place = state.handshakes.enter(cx.waker());
+            if place.is_none() {
+                return Poll::Ready(());
+            }
+            // The end of this batch sees to the next turn.
+            state.delivered();
+        }
+        if place.as_ref().is_some_and(|place| place.get()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Waits until `reached` says so of a connection on its way out.

@@ -1,5 +1,7 @@
 //! The drivers, run against real sockets.
 
+mod handshakes;
+
 use super::*;
 use std::collections::VecDeque;
 use std::io::{Read, Write};

@@ -11,6 +11,7 @@ mod time;
 mod watch;
 
 use super::client::{Client, SERVER_DEFAULT};
+use super::trust::TrustArgs;
 use answer::{Job, State};
 use clap::{Args, Subcommand};
 use std::fmt::Display;
@@ -26,6 +27,8 @@ pub(super) struct JobsArgs {
     /// The server's URL
     #[arg(long, env = "CWEB_SERVER", value_name = "URL", default_value = SERVER_DEFAULT, global = true)]
     server: String,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 const EXIT_CODES: &str = "\
@@ -90,7 +93,13 @@ impl From<io::Error> for Problem {
 }
 
 pub(super) fn run(args: &JobsArgs) -> ExitCode {
-    let client = Client::new(&args.server);
+    let client = match Client::new(&args.server, &args.trust) {
+        Ok(client) => client,
+        Err(text) => {
+            super::fail(text);
+            return ExitCode::from(EXIT_TROUBLE);
+        }
+    };
     let result = match &args.command {
         JobsCommand::Submit(args) => submit::run(&client, args),
         JobsCommand::Status(args) => status::run(&client, args),

@@ -165,9 +165,9 @@ impl Watch<'_> {
 
     /// Waits before the next try, if there is one.
     fn wait(&mut self, why: &str) -> Result<(), Problem> {
-        let (base, job, last_id) = (self.client.base(), self.job, self.last_id);
+        let (server, job, last_id) = (self.client.flags(), self.job, self.last_id);
         if self.tries >= TRIES_MAX {
-            let again = format!("cweb jobs watch {job} --since {last_id} --server {base}");
+            let again = format!("cweb jobs watch {job} --since {last_id} {server}");
             return Err(format!("the stream is lost after {TRIES_MAX} tries: {why}; to go on later: {again}").into());
         }
         let wait = wait_before(self.tries);
