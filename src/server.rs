@@ -20,7 +20,8 @@ use crate::jobs::{Jobs, JobsConfig};
 use crate::module::control::{Control, ControlConfig};
 use crate::net::{self, Certificate, ListenAddr, Listener, ReactorKind, TlsError, Waker};
 use crate::proto::http1;
-use crate::shard::{Local, Shard, ShardLimits, ShardParts, ShardStats};
+use crate::service::Manager;
+use crate::shard::{Local, PeerCounts, Shard, ShardLimits, ShardParts, ShardStats};
 use core_affinity::CoreId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -33,7 +34,13 @@ use std::time::{Duration, Instant};
 /// Calls a shard may have on executors at once.
 const IN_FLIGHT_MAX: usize = 4096;
 
-/// Unsent bytes of a connection above which its further requests wait.
+/// Requests on the server's own paths that a shard may have under way.
+const OWN_IN_FLIGHT_MAX: usize = 1024;
+
+/// Bytes of all request bodies that a shard is receiving, and of all that wait for executors; each.
+const BODIES_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// Unsent and expected bytes of a connection above which its further requests wait.
 const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a submission may have beside its payload.
@@ -48,6 +55,9 @@ pub enum ServeError {
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What the service manager has passed can't be listened on.
+    #[error(transparent)]
+    Passed(#[from] net::PassedError),
     /// A listen address can't be read.
     #[error("{0}")]
     Address(String),
@@ -83,11 +93,16 @@ struct RunningShard {
 /// See [`ServeError`].
 pub fn run(config: Config) -> Result<(), ServeError> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGPIPE, SIGXFSZ]).map_err(setup("installing signal handlers"))?;
-    let certificate = load_certificate(&config)?;
+    let manager = Manager::from_env();
+    let certificate = match (&config.tls_cert, &config.tls_key) {
+        (Some(cert), Some(key)) => Some(Certificate::load(cert, key)?),
+        _ => None,
+    };
     if certificate.is_some() {
         signals.add_signal(SIGHUP).map_err(setup("installing signal handlers"))?;
     }
-    let listeners = bind(&config, certificate.as_ref())?;
+    let listeners = bind(&config)?;
+    let listeners = secured(&config, listeners, certificate.as_ref())?;
     let addresses: Vec<String> =
         listeners.first().into_iter().flatten().map(std::string::ToString::to_string).collect();
     // Modules open files relative to the data directory.
@@ -108,12 +123,17 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let control = start_control(&config, &host)?;
     let jobs = start_jobs(&config, store, hub, &control)?;
     let failed = Arc::new(OnceLock::new());
-    let shards = start_shards(&config, listeners, wakers, &host, &control, &jobs, &failed)?;
+    let stats: Vec<Arc<ShardStats>> = (0..config.shards).map(|_| Arc::default()).collect();
+    let shards = start_shards(&config, listeners, wakers, &host, &control, &jobs, &stats, &failed)?;
     for address in &addresses {
         // The contract of the command line: one line on stderr, whatever the log level.
         let _ = writeln!(std::io::stderr(), "listening on {address}");
     }
-    wait_for_stop(&mut signals, certificate.as_ref());
+    manager.ready();
+    let ticks = move || stats.iter().map(|shard| shard.view().ticks).collect::<Vec<_>>();
+    manager.watch(ticks).map_err(setup("starting the watchdog's thread"))?;
+    wait_for_stop(&mut signals, certificate.as_ref(), &manager);
+    manager.stopping();
     stop(&config, &mut signals, &control, &jobs, shards);
     if let ModuleHost::Apart(process) = &host {
         process.stop();
@@ -121,31 +141,35 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     failed.get().map_or(Ok(()), |why| Err(ServeError::Shard(why.clone())))
 }
 
-/// The certificate that TCP addresses are served with, if there is to be one.
-fn load_certificate(config: &Config) -> Result<Option<Certificate>, ServeError> {
-    if let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) {
-        return Ok(Some(Certificate::load(cert, key)?));
+/// The sockets that the service manager has passed, or else those of the settings' addresses.
+fn bind(config: &Config) -> Result<Vec<Vec<Listener>>, ServeError> {
+    let passed = net::passed_sockets()?;
+    if !passed.is_empty() {
+        tracing::info!("serving the {} socket(s) that were passed; --port and --listen don't count", passed.len());
+        return net::share(&passed, config.shards).map_err(setup("sharing the passed sockets"));
     }
-    let is_public = |text: &String| match text.parse() {
-        Ok(ListenAddr::Tcp(addr)) => !addr.ip().is_loopback(),
-        _ => false,
-    };
-    if config.production && config.listen.iter().any(is_public) {
-        tracing::warn!(
-            "--production without --tls-cert and --tls-key: serving plain HTTP; a proxy that terminates TLS is expected in front"
-        );
-    }
-    Ok(None)
-}
-
-fn bind(config: &Config, certificate: Option<&Certificate>) -> Result<Vec<Vec<Listener>>, ServeError> {
     let addresses = config
         .listen
         .iter()
         .map(|text| text.parse::<ListenAddr>().map_err(|error| ServeError::Address(format!("{error}"))))
         .collect::<Result<Vec<_>, _>>()?;
-    let listeners = net::bind_all(&addresses, config.shards)?;
-    let Some(certificate) = certificate else { return Ok(listeners) };
+    Ok(net::bind_all(&addresses, config.shards)?)
+}
+
+/// The listeners with TLS, if there is a certificate.
+fn secured(
+    config: &Config,
+    listeners: Vec<Vec<Listener>>,
+    certificate: Option<&Certificate>,
+) -> Result<Vec<Vec<Listener>>, ServeError> {
+    let Some(certificate) = certificate else {
+        if config.production && listeners.iter().flatten().any(Listener::is_public) {
+            tracing::warn!(
+                "--production without --tls-cert and --tls-key: serving plain HTTP; a proxy that terminates TLS is expected in front"
+            );
+        }
+        return Ok(listeners);
+    };
     let acceptor = certificate.acceptor(Duration::from_millis(config.header_timeout_ms))?;
     let secured = |shard: Vec<Listener>| shard.into_iter().map(|listener| listener.secured(&acceptor)).collect();
     Ok(listeners.into_iter().map(secured).collect())
@@ -288,6 +312,7 @@ fn shard_cores(shards: usize) -> (Vec<Option<CoreId>>, Vec<CoreId>) {
     (pinned.collect(), free)
 }
 
+#[allow(clippy::too_many_arguments)] // Everything comes together here, and nowhere else.
 fn start_shards(
     config: &Config,
     listeners: Vec<Vec<Listener>>,
@@ -295,6 +320,7 @@ fn start_shards(
     host: &ModuleHost,
     control: &Control,
     jobs: &Jobs,
+    stats: &[Arc<ShardStats>],
     failed: &Arc<OnceLock<String>>,
 ) -> Result<Vec<RunningShard>, ServeError> {
     let kind = reactor(config);
@@ -303,14 +329,15 @@ fn start_shards(
         ModuleHost::Here(host) => Some(start_executors(config, host, free_cores)?),
         ModuleHost::Apart(_) => None,
     };
-    let stats: Vec<Arc<ShardStats>> = (0..config.shards).map(|_| Arc::default()).collect();
     let access = Access::new(config.admin_key.as_deref(), config.production);
     let domain = match host {
         ModuleHost::Here(_) => None,
         ModuleHost::Apart(process) => Some(Arc::clone(process)),
     };
-    let admin = Arc::new(Admin::new(control.clone(), jobs.clone(), access, stats.clone(), domain));
+    let admin = Arc::new(Admin::new(control.clone(), jobs.clone(), access, stats.to_vec(), domain));
     let limits = shard_limits(config);
+    let peers_max = config.connections_per_peer_max;
+    let peers = (peers_max > 0).then(|| Arc::new(PeerCounts::new(peers_max)));
 
     let mut running = Vec::with_capacity(config.shards);
     for (id, ((listeners, core), waker)) in listeners.into_iter().zip(cores).zip(wakers).enumerate() {
@@ -319,7 +346,7 @@ fn start_shards(
         let local = local.map_err(setup("starting an executor thread"))?;
         let (table, limits, admin) = (control.table(), limits.clone(), Arc::clone(&admin));
         let (shard_inbox, stats) = (Arc::clone(&inbox), stats.get(id).map(Arc::clone).unwrap_or_default());
-        let failed = Arc::clone(failed);
+        let (failed, peers) = (Arc::clone(failed), peers.clone());
         let thread = thread::Builder::new()
             .name(format!("shard-{id}"))
             .spawn(move || {
@@ -332,7 +359,7 @@ fn start_shards(
                     pool: executors.pool,
                 });
                 let inbox = shard_inbox;
-                let parts = ShardParts { id, limits, table, inbox, local, admin, stats };
+                let parts = ShardParts { id, limits, table, inbox, local, admin, stats, peers };
                 if let Err(error) = net::run(kind, Shard::new(parts), listeners, &waker) {
                     tracing::error!("shard {id} ended: {error}; the server stops");
                     let _ = failed.set(format!("shard {id}: {error}"));
@@ -391,20 +418,31 @@ fn reactor(config: &Config) -> ReactorKind {
 }
 
 fn shard_limits(config: &Config) -> ShardLimits {
+    let own_body_bytes_max = config
+        .body_bytes_max
+        .max(config.mgnt_body_bytes_max)
+        .max(config.job_payload_bytes_max.saturating_add(JOB_FIELDS_BYTES_MAX));
     ShardLimits {
         http: http1::Limits {
             head_bytes_max: config.head_bytes_max,
             headers_max: config.headers_max,
             uri_bytes_max: config.uri_bytes_max,
-            body_bytes_max: config
-                .body_bytes_max
-                .max(config.mgnt_body_bytes_max)
-                .max(config.job_payload_bytes_max.saturating_add(JOB_FIELDS_BYTES_MAX)),
+            body_bytes_max: own_body_bytes_max.max(config.route_body_bytes_max),
         },
         body_bytes_max: config.body_bytes_max,
+        route_body_bytes_max: config.route_body_bytes_max,
+        own_body_bytes_max,
+        // Any one body that is allowed must fit.
+        bodies_bytes_max: BODIES_BYTES_MAX.max(own_body_bytes_max).max(config.route_body_bytes_max),
         connections_max: config.connections_max,
+        requests_per_connection_max: match config.requests_per_connection_max {
+            0 => u64::MAX,
+            max => max,
+        },
         pipeline_max: config.pipeline_max,
         in_flight_max: IN_FLIGHT_MAX,
+        own_in_flight_max: OWN_IN_FLIGHT_MAX,
+        streams_max: config.job_streams_max,
         unsent_bytes_max: UNSENT_BYTES_MAX,
         ws_message_bytes_max: config.ws_message_bytes_max,
         ws_queue_bytes_max: config.ws_queue_bytes_max,
@@ -413,6 +451,8 @@ fn shard_limits(config: &Config) -> ShardLimits {
         body_timeout_ms: config.body_timeout_ms,
         idle_timeout_ms: config.idle_timeout_ms,
         write_timeout_ms: config.write_timeout_ms,
+        ws_ping_interval_ms: config.ws_ping_interval_ms,
+        ws_pong_timeout_ms: config.ws_pong_timeout_ms,
         handler_timeout_ms: config.handler_timeout_ms,
         cors_origin: Some(config.cors_allow_origin.clone()).filter(|origin| !origin.is_empty()),
         cors_methods: config.cors_allow_methods.clone(),
@@ -428,16 +468,18 @@ fn is_stop(signal: i32) -> bool {
 }
 
 /// SIGHUP, which is caught only where there is a certificate, exchanges that.
-fn wait_for_stop(signals: &mut Signals, certificate: Option<&Certificate>) {
+fn wait_for_stop(signals: &mut Signals, certificate: Option<&Certificate>, manager: &Manager) {
     for signal in signals.forever() {
         if is_stop(signal) {
             return;
         }
         if let (SIGHUP, Some(certificate)) = (signal, certificate) {
+            manager.reloading();
             match certificate.reload() {
                 Ok(()) => tracing::info!("the certificate was read again; new connections get it"),
                 Err(error) => tracing::error!("the certificate stays as it was: {error}"),
             }
+            manager.ready();
         }
     }
 }

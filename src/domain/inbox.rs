@@ -23,6 +23,15 @@ pub enum Message {
         /// The encoded response.
         bytes: Vec<u8>,
     },
+    /// The answer to a request on one of the server's own paths, like [`Message::Answer`].
+    OwnAnswer {
+        /// The connection it belongs to.
+        conn: ConnId,
+        /// The request's number on that connection.
+        seq: u64,
+        /// The encoded response.
+        bytes: Vec<u8>,
+    },
     /// The callbacks handed out for this WebSocket have returned.
     SocketIdle {
         /// The shard's key of the socket.

@@ -2,6 +2,7 @@
 
 use super::remote::RemoteModule;
 use super::wire::{self, Event, ToServer};
+use crate::abi::manifest::RouteDecl;
 use crate::abi::websocket::{Socket, number_of};
 use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent, Work};
 use crate::domain::inbox::Message;
@@ -75,6 +76,8 @@ struct Pending {
     /// The part of the answer's body that has come.
     body: Vec<u8>,
     since_ms: u64,
+    /// The route's own limit of time.
+    limit_ms: Option<u64>,
 }
 
 /// What is to be sent.
@@ -142,7 +145,8 @@ impl RemoteCalls {
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
         self.now_ms = now_ms;
         let late = |pending: &Pending| {
-            matches!(pending.asker, Asker::Request { .. }) && now_ms.saturating_sub(pending.since_ms) > limit_ms
+            matches!(pending.asker, Asker::Request { .. })
+                && now_ms.saturating_sub(pending.since_ms) > pending.limit_ms.unwrap_or(limit_ms)
         };
         let late: Vec<u64> =
             self.pending.iter().filter(|(_, pending)| late(pending)).map(|(ticket, _)| *ticket).collect();
@@ -153,14 +157,16 @@ impl RemoteCalls {
                 Some(at) => drop(self.queue.remove(at)),
                 None => {
                     if let Some(link) = &self.link {
-                        link.owner.recycle("a handler runs for longer than --handler-timeout-ms");
+                        link.owner.recycle("a handler runs for longer than it may");
                     }
                 }
             }
-            let Some(Pending { hold, asker: Asker::Request { conn, seq, meta }, .. }) = self.pending.remove(&ticket)
+            let Some(Pending { hold, asker: Asker::Request { conn, seq, meta }, limit_ms: own_ms, .. }) =
+                self.pending.remove(&ticket)
             else {
                 continue;
             };
+            let limit_ms = own_ms.unwrap_or(limit_ms);
             let name = &hold.instance().manifest().name;
             let text = format!("module {name} did not answer within {limit_ms} ms\n");
             answers.push(Message::Answer { conn, seq, bytes: plain(504, &meta, &text) });
@@ -194,8 +200,10 @@ impl RemoteCalls {
         let instance = crate::domain::Instance::id(instance);
         self.tickets += 1;
         let ticket = self.tickets | TICKET_BIT;
+        let mut limit_ms = None;
         let (unit, asker, cargo) = match work {
             Work::Request { conn, seq, route, request, meta } => {
+                limit_ms = hold.instance().manifest().routes.get(route).and_then(RouteDecl::timeout_ms);
                 (route, Asker::Request { conn, seq, meta }, Cargo::Request { route, request })
             }
             Work::Socket { socket, index, events } => {
@@ -204,7 +212,7 @@ impl RemoteCalls {
             }
         };
         let since_ms = self.now_ms;
-        self.pending.insert(ticket, Pending { hold, unit, asker, body: Vec::new(), since_ms });
+        self.pending.insert(ticket, Pending { hold, unit, asker, body: Vec::new(), since_ms, limit_ms });
         self.queue.push_back(Queued { ticket, instance, short, cargo });
     }
 
@@ -313,7 +321,8 @@ impl RemoteCalls {
             }
             ToServer::Answer { ticket, ran_us, status, headers, body } => {
                 let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
-                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
+                let answer_bytes = pending.body.len() + body.len();
+                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), answer_bytes);
                 let Asker::Request { conn, seq, meta } = pending.asker else { return Ok(()) };
                 let whole;
                 let body = if pending.body.is_empty() {
@@ -340,7 +349,7 @@ impl RemoteCalls {
             }
             ToServer::Idle { ticket, ran_us } => {
                 let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
-                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
+                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), 0);
                 if let Asker::Socket { key } = pending.asker {
                     out.push(Message::SocketIdle { socket: key });
                 }
