@@ -81,19 +81,34 @@ typedef struct cweb_context {
 /** A handler: fills in the response. Its return value is ignored. */
 typedef int (*entry_t)(struct cweb_context *, http_request_t *, http_response_t *);
 
-/** Bits of route_info_t.flags. */
+/** The lowest bits of route_info_t.flags; see CWEB_TIMEOUT_S() and CWEB_BODY_MIB() for the others. */
 typedef enum {
     NONE = 0,
     /** The handler takes microseconds and never waits: it may run on the thread that serves the connection. */
     CWEB_INLINE = 1
 } cweb_feature_flag_t;
 
+/* n, or an error of the compiler unless low <= n <= high. */
+#define CWEB_CHECKED(n, low, high) ((int)sizeof(char[(n) >= (low) && (n) <= (high) ? 1 : -1]) * (int)(n))
+
+/**
+ * For route_info_t.flags: the handler may run for n seconds, 1 to 4095, instead of the server's --handler-timeout-ms.
+ * Like that, it counts where modules run in a process of their own: {"/report", "GET", report, CWEB_TIMEOUT_S(120)}
+ */
+#define CWEB_TIMEOUT_S(n) (CWEB_CHECKED(n, 1, 4095) << 8)
+
+/**
+ * For route_info_t.flags: the body of a request may have n MiB, 1 to 2047, instead of the server's --body-bytes-max, but
+ * no more than its --route-body-bytes-max: {"/upload", "POST", upload, CWEB_BODY_MIB(32) | CWEB_TIMEOUT_S(120)}
+ */
+#define CWEB_BODY_MIB(n) (CWEB_CHECKED(n, 1, 2047) << 20)
+
 /** A route. */
 typedef struct route_info {
     const char *path;   /**< POSIX extended regular expression for the whole path, e.g. "/user/[0-9]+" */
     const char *method; /**< "GET", "POST", … */
     entry_t handler;
-    int flags; /**< Bits of cweb_feature_flag_t */
+    int flags; /**< Bits of cweb_feature_flag_t, CWEB_TIMEOUT_S(), CWEB_BODY_MIB(); others are ignored */
 } route_info_t;
 
 /* ---- WebSockets ---- */

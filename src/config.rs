@@ -95,8 +95,14 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// Largest request body for `/mgnt`: 413 beyond it.
     pub mgnt_body_bytes_max: usize,
+    /// Largest body limit a route may give itself.
+    pub route_body_bytes_max: usize,
     /// Most open connections of one shard: 503 and a close beyond it.
     pub connections_max: usize,
+    /// Most open connections of one peer, over all shards: 503 and a close beyond it; 0: no limit.
+    pub connections_per_peer_max: usize,
+    /// Requests after which a connection is closed; 0: no limit.
+    pub requests_per_connection_max: u64,
     /// Most unanswered requests of a connection; reading pauses beyond it.
     pub pipeline_max: usize,
     /// Largest WebSocket message: closed with 1009 beyond it.
@@ -113,6 +119,10 @@ pub struct Config {
     pub idle_timeout_ms: u64,
     /// Longest that a peer takes none of its answer: then its connection is cut.
     pub write_timeout_ms: u64,
+    /// A WebSocket from which nothing came for this long gets a ping; 0: none.
+    pub ws_ping_interval_ms: u64,
+    /// Longest wait for a sign of life after a ping: then the WebSocket is closed.
+    pub ws_pong_timeout_ms: u64,
     /// Longest run of a handler in a process of its own: then 504.
     pub handler_timeout_ms: u64,
     /// Longest run of the compiler: then 422.
@@ -139,6 +149,8 @@ pub struct Config {
     pub job_pending_max: usize,
     /// Most jobs of one module that run at once; 0: no limit.
     pub job_module_running_max: usize,
+    /// Most streams of job events of one shard: 503 beyond it.
+    pub job_streams_max: usize,
 }
 
 /// The settings can't be used: every problem, one a line.
@@ -239,6 +251,9 @@ impl Config {
             uri_bytes_max: args.uri_bytes_max.unwrap_or(8 * 1024),
             body_bytes_max: args.body_bytes_max.unwrap_or(1024 * 1024),
             mgnt_body_bytes_max: args.mgnt_body_bytes_max.unwrap_or(4 * 1024 * 1024),
+            route_body_bytes_max: args.route_body_bytes_max.unwrap_or(64 * 1024 * 1024),
+            connections_per_peer_max: args.connections_per_peer_max.unwrap_or(0),
+            requests_per_connection_max: args.requests_per_connection_max.unwrap_or(0),
             connections_max: args.connections_max.unwrap_or(16 * 1024).min(descriptors_max() / shards.max(1)),
             pipeline_max: args.pipeline_max.unwrap_or(64),
             ws_message_bytes_max: args.ws_message_bytes_max.unwrap_or(16 * 1024 * 1024),
@@ -248,6 +263,8 @@ impl Config {
             body_timeout_ms: args.body_timeout_ms.unwrap_or(30_000),
             idle_timeout_ms: args.idle_timeout_ms.unwrap_or(75_000),
             write_timeout_ms: args.write_timeout_ms.unwrap_or(30_000),
+            ws_ping_interval_ms: args.ws_ping_interval_ms.unwrap_or(30_000),
+            ws_pong_timeout_ms: args.ws_pong_timeout_ms.unwrap_or(10_000),
             handler_timeout_ms: args.handler_timeout_ms.unwrap_or(30_000),
             compile_timeout_ms: args.compile_timeout_ms.unwrap_or(10_000),
             swap_timeout_ms: args.swap_timeout_ms.unwrap_or(30_000),
@@ -261,6 +278,7 @@ impl Config {
             job_queue_max: args.job_queue_max.unwrap_or(8192),
             job_pending_max: args.job_pending_max.unwrap_or(100_000),
             job_module_running_max: args.job_module_running_max.unwrap_or(0),
+            job_streams_max: args.job_streams_max.unwrap_or(1024),
         }
     }
 
@@ -290,6 +308,7 @@ impl Config {
             ("deploy-queue-max", self.deploy_queue_max),
             ("job-queue-max", self.job_queue_max),
             ("job-pending-max", self.job_pending_max),
+            ("job-streams-max", self.job_streams_max),
         ] {
             check(value == 0, &format!("--{name} must be at least 1"));
         }
@@ -298,6 +317,7 @@ impl Config {
             ("body-timeout-ms", self.body_timeout_ms),
             ("idle-timeout-ms", self.idle_timeout_ms),
             ("write-timeout-ms", self.write_timeout_ms),
+            ("ws-pong-timeout-ms", self.ws_pong_timeout_ms),
             ("handler-timeout-ms", self.handler_timeout_ms),
             ("compile-timeout-ms", self.compile_timeout_ms),
             ("swap-timeout-ms", self.swap_timeout_ms),

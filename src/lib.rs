@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`cli`] | one thin command a file: serve, deploy, modules, new, dev |
 //! | [`server`] | starts and stops the threads in order |
+//! | [`service`] | what the service manager is told: ready, stopping, alive |
 //! | [`admin`] | the server's own paths: `/mgnt`, `/healthz`, `/metrics`; auth and CORS |
 //! | [`shard`] | one pinned thread each: connection table, dispatch, inbox, timers |
 //! | [`module`] | source → compile → cache → load → table → generations → persistence |
@@ -25,4 +26,5 @@ pub mod module;
 pub mod net;
 pub mod proto;
 pub mod server;
+pub mod service;
 pub mod shard;

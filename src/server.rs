@@ -20,7 +20,8 @@ use crate::jobs::{Jobs, JobsConfig};
 use crate::module::control::{Control, ControlConfig};
 use crate::net::{self, Certificate, ListenAddr, Listener, ReactorKind, TlsError, UnixAccess, Waker};
 use crate::proto::http1;
-use crate::shard::{Local, Shard, ShardLimits, ShardParts};
+use crate::service::Manager;
+use crate::shard::{Local, PeerCounts, Shard, ShardLimits, ShardParts};
 use core_affinity::CoreId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -33,7 +34,13 @@ use std::time::{Duration, Instant};
 /// Calls a shard may have on executors at once.
 const IN_FLIGHT_MAX: usize = 4096;
 
-/// Unsent bytes of a connection above which its further requests wait.
+/// Requests on the server's own paths that a shard may have under way.
+const OWN_IN_FLIGHT_MAX: usize = 1024;
+
+/// Bytes of all request bodies that a shard is receiving, and of all that wait for executors; each.
+const BODIES_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// Unsent and expected bytes of a connection above which its further requests wait.
 const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a submission may have beside its payload.
@@ -51,6 +58,9 @@ pub enum ServeError {
     /// The keys can't be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// What the service manager has passed can't be listened on.
+    #[error(transparent)]
+    Passed(#[from] net::PassedError),
     /// A listen address can't be read.
     #[error("{0}")]
     Address(String),
@@ -87,11 +97,12 @@ struct RunningShard {
 pub fn run(config: Config) -> Result<(), ServeError> {
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGXFSZ]).map_err(setup("installing signal handlers"))?;
+    let manager = Manager::from_env();
     let certificate = load_certificate(&config)?;
     let keys = KeySource { admin_key: config.admin_key.clone(), file: config.keys_file.clone() };
     let access = Arc::new(Access::new(keys, config.production, config.auth_failures_max)?);
-    let listeners = bind(&config, certificate.as_ref())?;
-    let addresses = addresses(&config, &listeners);
+    let (listeners, public) = bind(&config, certificate.as_ref())?;
+    let addresses = addresses(public, &listeners);
     // Modules open files relative to the data directory.
     std::fs::create_dir_all(&config.data_dir).map_err(setup("creating the data directory"))?;
     let config = with_absolute_paths(config).map_err(setup("finding the data directory"))?;
@@ -111,12 +122,18 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let jobs = start_jobs(&config, store, hub, &control)?;
     let failed = Arc::new(OnceLock::new());
     let admin = make_admin(&config, &access, &control, &jobs);
-    let shards = start_shards(&config, listeners, wakers, &host, &control, &admin, &failed)?;
+    let admin_from = (!config.admin_listen.is_empty()).then_some(public);
+    let shards = start_shards(&config, listeners, admin_from, wakers, &host, &control, &admin, &failed)?;
     for address in &addresses {
         // The contract of the command line: one line on stderr, whatever the log level.
         let _ = writeln!(std::io::stderr(), "listening on {address}");
     }
-    wait_for_stop(&mut signals, certificate.as_ref(), &access);
+    manager.ready();
+    let shard_stats: Vec<_> = (0..config.shards).map(|shard| admin.stats(shard)).collect();
+    let ticks = move || shard_stats.iter().map(|shard| shard.view().ticks).collect::<Vec<_>>();
+    manager.watch(ticks).map_err(setup("starting the watchdog's thread"))?;
+    wait_for_stop(&mut signals, certificate.as_ref(), &access, &manager);
+    manager.stopping();
     stop(&config, &mut signals, &control, &jobs, shards);
     if let ModuleHost::Apart(domains) = &host {
         domains.stop();
@@ -126,42 +143,55 @@ pub fn run(config: Config) -> Result<(), ServeError> {
 
 /// The certificate that TCP addresses are served with, if there is to be one.
 fn load_certificate(config: &Config) -> Result<Option<Certificate>, ServeError> {
-    if let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) {
-        let certificate = Certificate::load(cert, key)?;
-        tracing::info!("HTTPS with the certificate {} and the key {}", cert.display(), key.display());
-        return Ok(Some(certificate));
-    }
-    let is_public = |text: &String| match text.parse() {
-        Ok(ListenAddr::Tcp(addr)) => !addr.ip().is_loopback(),
-        _ => false,
-    };
-    if config.production && config.listen.iter().chain(&config.admin_listen).any(is_public) {
-        tracing::warn!(
-            "--production without --tls-cert and --tls-key, and no server.crt and server.key in the data directory: serving plain HTTP; a proxy that terminates TLS is expected in front"
-        );
-    }
-    Ok(None)
+    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
+    let certificate = Certificate::load(cert, key)?;
+    tracing::info!("HTTPS with the certificate {} and the key {}", cert.display(), key.display());
+    Ok(Some(certificate))
 }
 
-fn bind(config: &Config, certificate: Option<&Certificate>) -> Result<Vec<Vec<Listener>>, ServeError> {
+/// The listeners of each shard, and how many of them, the first ones, are no admin listeners: the sockets that the service
+/// manager has passed, or else those of the settings' addresses.
+fn bind(config: &Config, certificate: Option<&Certificate>) -> Result<(Vec<Vec<Listener>>, usize), ServeError> {
     let parsed = |texts: &[String]| {
         let parse = |text: &String| text.parse::<ListenAddr>().map_err(|error| ServeError::Address(error.to_string()));
         texts.iter().map(parse).collect::<Result<Vec<_>, _>>()
     };
-    let mut listeners = net::bind_all(&parsed(&config.listen)?, config.shards, UnixAccess::Umask)?;
+    let passed = net::passed_sockets()?;
+    let mut listeners = if passed.is_empty() {
+        net::bind_all(&parsed(&config.listen)?, config.shards, UnixAccess::Umask)?
+    } else {
+        tracing::info!("serving the {} socket(s) that were passed; --port and --listen don't count", passed.len());
+        net::share(&passed, config.shards).map_err(setup("sharing the passed sockets"))?
+    };
+    let public = listeners.first().map_or(0, Vec::len);
     let admin = net::bind_all(&parsed(&config.admin_listen)?, config.shards, UnixAccess::Owner)?;
     for (shard, admin) in listeners.iter_mut().zip(admin) {
         shard.extend(admin); // After the others: their number tells the shard what they serve.
     }
-    let Some(certificate) = certificate else { return Ok(listeners) };
+    Ok((secured(config, listeners, certificate)?, public))
+}
+
+/// The listeners with TLS, if there is a certificate.
+fn secured(
+    config: &Config,
+    listeners: Vec<Vec<Listener>>,
+    certificate: Option<&Certificate>,
+) -> Result<Vec<Vec<Listener>>, ServeError> {
+    let Some(certificate) = certificate else {
+        if config.production && listeners.iter().flatten().any(Listener::is_public) {
+            tracing::warn!(
+                "--production without --tls-cert and --tls-key, and no server.crt and server.key in the data directory: serving plain HTTP; a proxy that terminates TLS is expected in front"
+            );
+        }
+        return Ok(listeners);
+    };
     let acceptor = certificate.acceptor(Duration::from_millis(config.header_timeout_ms))?;
     let secured = |shard: Vec<Listener>| shard.into_iter().map(|listener| listener.secured(&acceptor)).collect();
     Ok(listeners.into_iter().map(secured).collect())
 }
 
 /// The addresses really listened on, as they are told.
-fn addresses(config: &Config, listeners: &[Vec<Listener>]) -> Vec<String> {
-    let public = config.listen.len();
+fn addresses(public: usize, listeners: &[Vec<Listener>]) -> Vec<String> {
     let told = |(number, listener): (usize, &Listener)| {
         format!("{listener}{}", if number < public { "" } else { " (admin)" })
     };
@@ -328,9 +358,11 @@ fn make_admin(config: &Config, access: &Arc<Access>, control: &Control, jobs: &J
     Arc::new(Admin::new(control.clone(), jobs.clone(), Arc::clone(access), stats))
 }
 
+#[allow(clippy::too_many_arguments)] // Everything comes together here, and nowhere else.
 fn start_shards(
     config: &Config,
     listeners: Vec<Vec<Listener>>,
+    admin_listeners_from: Option<usize>,
     wakers: Vec<Arc<Waker>>,
     host: &ModuleHost,
     control: &Control,
@@ -343,8 +375,9 @@ fn start_shards(
         ModuleHost::Here(host) => Some(start_executors(config, host, free_cores)?),
         ModuleHost::Apart(_) => None,
     };
-    let admin_listeners_from = (!config.admin_listen.is_empty()).then_some(config.listen.len());
     let limits = shard_limits(config);
+    let peers_max = config.connections_per_peer_max;
+    let peers = (peers_max > 0).then(|| Arc::new(PeerCounts::new(peers_max)));
 
     let mut running = Vec::with_capacity(config.shards);
     for (id, ((listeners, core), waker)) in listeners.into_iter().zip(cores).zip(wakers).enumerate() {
@@ -353,7 +386,7 @@ fn start_shards(
         let local = local.map_err(setup("starting an executor thread"))?;
         let (table, limits, admin) = (control.table(), limits.clone(), Arc::clone(admin));
         let (shard_inbox, stats) = (Arc::clone(&inbox), admin.stats(id));
-        let failed = Arc::clone(failed);
+        let (failed, peers) = (Arc::clone(failed), peers.clone());
         let thread = thread::Builder::new()
             .name(format!("shard-{id}"))
             .spawn(move || {
@@ -366,7 +399,7 @@ fn start_shards(
                     pool: executors.pool,
                 });
                 let inbox = shard_inbox;
-                let parts = ShardParts { id, limits, table, inbox, local, admin, admin_listeners_from, stats };
+                let parts = ShardParts { id, limits, table, inbox, local, admin, admin_listeners_from, stats, peers };
                 if let Err(error) = net::run(kind, Shard::new(parts), listeners, &waker) {
                     tracing::error!("shard {id} ended: {error}; the server stops");
                     let _ = failed.set(format!("shard {id}: {error}"));
@@ -425,20 +458,31 @@ fn reactor(config: &Config) -> ReactorKind {
 }
 
 fn shard_limits(config: &Config) -> ShardLimits {
+    let own_body_bytes_max = config
+        .body_bytes_max
+        .max(config.mgnt_body_bytes_max)
+        .max(config.job_payload_bytes_max.saturating_add(JOB_FIELDS_BYTES_MAX));
     ShardLimits {
         http: http1::Limits {
             head_bytes_max: config.head_bytes_max,
             headers_max: config.headers_max,
             uri_bytes_max: config.uri_bytes_max,
-            body_bytes_max: config
-                .body_bytes_max
-                .max(config.mgnt_body_bytes_max)
-                .max(config.job_payload_bytes_max.saturating_add(JOB_FIELDS_BYTES_MAX)),
+            body_bytes_max: own_body_bytes_max.max(config.route_body_bytes_max),
         },
         body_bytes_max: config.body_bytes_max,
+        route_body_bytes_max: config.route_body_bytes_max,
+        own_body_bytes_max,
+        // Any one body that is allowed must fit.
+        bodies_bytes_max: BODIES_BYTES_MAX.max(own_body_bytes_max).max(config.route_body_bytes_max),
         connections_max: config.connections_max,
+        requests_per_connection_max: match config.requests_per_connection_max {
+            0 => u64::MAX,
+            max => max,
+        },
         pipeline_max: config.pipeline_max,
         in_flight_max: IN_FLIGHT_MAX,
+        own_in_flight_max: OWN_IN_FLIGHT_MAX,
+        streams_max: config.job_streams_max,
         unsent_bytes_max: UNSENT_BYTES_MAX,
         ws_message_bytes_max: config.ws_message_bytes_max,
         ws_queue_bytes_max: config.ws_queue_bytes_max,
@@ -447,6 +491,8 @@ fn shard_limits(config: &Config) -> ShardLimits {
         body_timeout_ms: config.body_timeout_ms,
         idle_timeout_ms: config.idle_timeout_ms,
         write_timeout_ms: config.write_timeout_ms,
+        ws_ping_interval_ms: config.ws_ping_interval_ms,
+        ws_pong_timeout_ms: config.ws_pong_timeout_ms,
         handler_timeout_ms: config.handler_timeout_ms,
         cors_origin: Some(config.cors_allow_origin.clone()).filter(|origin| !origin.is_empty()),
         cors_methods: config.cors_allow_methods.clone(),
@@ -462,13 +508,15 @@ fn is_stop(signal: i32) -> bool {
 }
 
 /// SIGHUP has the files read again that may change while the server runs.
-fn wait_for_stop(signals: &mut Signals, certificate: Option<&Certificate>, access: &Access) {
+fn wait_for_stop(signals: &mut Signals, certificate: Option<&Certificate>, access: &Access, manager: &Manager) {
     for signal in signals.forever() {
         if is_stop(signal) {
             return;
         }
         if signal == SIGHUP {
+            manager.reloading();
             reload(certificate, access);
+            manager.ready();
         }
     }
 }

@@ -6,6 +6,14 @@ use serde::{Deserialize, Serialize};
 /// (`CWEB_INLINE` in `include/cweb.h`).
 pub const FLAG_INLINE: i32 = 1;
 
+/// Bits of [`RouteDecl::flags`] that hold the route's own time-out in seconds (`CWEB_TIMEOUT_S`).
+const TIMEOUT_SHIFT: u32 = 8;
+const TIMEOUT_MASK: i32 = 0xfff;
+
+/// Bits of [`RouteDecl::flags`] that hold the route's own body limit in MiB (`CWEB_BODY_MIB`).
+const BODY_SHIFT: u32 = 20;
+const BODY_MASK: i32 = 0x7ff;
+
 /// A module's declaration of itself (`module_t` in `include/cweb.h`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -36,6 +44,28 @@ pub struct RouteDecl {
     pub flags: i32,
     /// Whether the handler pointer is set; a route without one is refused.
     pub has_handler: bool,
+}
+
+impl RouteDecl {
+    /// Whether the handler may run on the shard's thread.
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        self.flags & FLAG_INLINE != 0
+    }
+
+    /// The route's own limit for a run of its handler.
+    #[must_use]
+    pub fn timeout_ms(&self) -> Option<u64> {
+        let seconds = u64::try_from((self.flags >> TIMEOUT_SHIFT) & TIMEOUT_MASK).unwrap_or_default();
+        (seconds > 0).then_some(seconds * 1000)
+    }
+
+    /// The route's own limit for the body of a request.
+    #[must_use]
+    pub fn body_bytes_max(&self) -> Option<usize> {
+        let mib = usize::try_from((self.flags >> BODY_SHIFT) & BODY_MASK).unwrap_or_default();
+        (mib > 0).then_some(mib << 20)
+    }
 }
 
 /// One entry of `module_t.websockets`.
@@ -75,4 +105,22 @@ pub struct JobDecl {
     /// Most runs of this job at once.
     #[serde(default)]
     pub concurrency: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_a_route() {
+        let route = |flags| RouteDecl { flags, ..RouteDecl::default() };
+        let parts = |flags| (route(flags).is_inline(), route(flags).timeout_ms(), route(flags).body_bytes_max());
+        assert_eq!(parts(0), (false, None, None));
+        assert_eq!(parts(FLAG_INLINE), (true, None, None));
+        assert_eq!(parts(0b1111_1110), (false, None, None), "bits of later versions mean nothing yet");
+        assert_eq!(parts(1 << 8), (false, Some(1000), None));
+        assert_eq!(parts(4095 << 8 | 1), (true, Some(4_095_000), None));
+        assert_eq!(parts(2047 << 20), (false, None, Some(2047 << 20)));
+        assert_eq!(parts(i32::MAX & !0xff), (false, Some(4_095_000), Some(2047 << 20)));
+    }
 }

@@ -76,6 +76,18 @@ impl Admin {
         self.access.check(view, client)
     }
 
+    /// Lets a request on a path that [`owns`] names pass, or says why not: all may see whether the server is well, and a
+    /// preflight carries no credentials (Fetch standard §4.8).
+    ///
+    /// # Errors
+    /// The answer to send instead.
+    pub fn admit(&self, view: &RequestView<'_>, client: Client) -> Result<(), ServerAnswer> {
+        if view.path() == b"/healthz" || view.method() == Method::Options {
+            return Ok(());
+        }
+        self.check(view, client)
+    }
+
     /// Answers a request on a path that [`owns`] names; may answer later, from another thread.
     pub fn handle(&self, view: &RequestView<'_>, client: Client, reply: Reply) {
         let path = view.path();

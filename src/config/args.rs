@@ -233,9 +233,18 @@ settings! {
     /// Largest request body for /mgnt, a source [default: 4194304]
     #[arg(long, env = "CWEB_MAX_SOURCE_BYTES", value_name = "BYTES", help_heading = LIMITS)]
     mgnt_body_bytes_max: usize,
+    /// Largest body limit a route may give itself with CWEB_BODY_MIB [default: 67108864]
+    #[arg(long, env = "CWEB_MAX_ROUTE_BODY_BYTES", value_name = "BYTES", help_heading = LIMITS)]
+    route_body_bytes_max: usize,
     /// Most open connections of a shard [default: 16384, within the limit of descriptors]
     #[arg(long, env = "CWEB_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
     connections_max: usize,
+    /// Most open connections of one address, an IPv6 /64, over all shards; 0 for no limit [default: 0]
+    #[arg(long, env = "CWEB_MAX_CONNECTIONS_PER_PEER", value_name = "N", help_heading = LIMITS)]
+    connections_per_peer_max: usize,
+    /// Requests after which a connection is closed; 0 for no limit [default: 0]
+    #[arg(long, env = "CWEB_MAX_REQUESTS_PER_CONNECTION", value_name = "N", help_heading = LIMITS)]
+    requests_per_connection_max: u64,
     /// Most unanswered requests of a connection before reading pauses [default: 64]
     #[arg(long, env = "CWEB_MAX_PIPELINE", value_name = "N", help_heading = LIMITS)]
     pipeline_max: usize,
@@ -263,6 +272,12 @@ settings! {
     /// Longest that a peer takes none of its answer [default: 30000]
     #[arg(long, env = "CWEB_WRITE_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
     write_timeout_ms: u64,
+    /// A WebSocket from which nothing came for this long gets a ping; 0 for none [default: 30000]
+    #[arg(long, env = "CWEB_WS_PING_INTERVAL_MS", value_name = "MS", help_heading = TIMEOUTS)]
+    ws_ping_interval_ms: u64,
+    /// Longest wait for a sign of life after a ping [default: 10000]
+    #[arg(long, env = "CWEB_WS_PONG_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
+    ws_pong_timeout_ms: u64,
     /// Longest run of a handler; with --isolation process only [default: 30000]
     #[arg(long, env = "CWEB_HANDLER_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
     handler_timeout_ms: u64,
@@ -299,6 +314,9 @@ settings! {
     /// Most jobs of one module that run at once; 0 for no limit [default: 0]
     #[arg(long, env = "CWEB_JOB_MODULE_RUNNING_MAX", value_name = "N", help_heading = JOBS)]
     job_module_running_max: usize,
+    /// Most streams of job events of a shard [default: 1024]
+    #[arg(long, env = "CWEB_JOB_STREAMS_MAX", value_name = "N", help_heading = JOBS)]
+    job_streams_max: usize,
 }
 
 impl ServeArgs {

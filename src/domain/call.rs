@@ -6,15 +6,19 @@ use crate::abi::websocket::Socket;
 use crate::net::ConnId;
 use crate::proto::http1::{Head, RequestView, ResponseHead};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+/// Bodies below this are not counted: what they take is bounded by how many calls there may be.
+const COUNTED_BODY_BYTES_MIN: usize = 4 * 1024;
 
 /// Keeps a generation alive while its code runs, and learns how long its handlers take.
 pub trait Hold: Send + Sync {
     /// The loaded module.
     fn instance(&self) -> &dyn Instance;
 
-    /// Route number `route` ran for `elapsed`.
-    fn ran(&self, route: usize, elapsed: Duration);
+    /// Unit number `unit` (see `ShardGen`) ran for `elapsed` and gave an answer of `answer_bytes`.
+    fn ran(&self, unit: usize, elapsed: Duration, answer_bytes: usize);
 }
 
 /// How the answer to a request is to be framed; decided by the shard when it parsed the request.
@@ -48,12 +52,38 @@ impl AnswerMeta {
     }
 }
 
+/// Bytes of the bodies that one shard has handed out and that wait or are being worked on.
+#[derive(Debug, Default)]
+pub struct BodyLedger(AtomicUsize);
+
+impl BodyLedger {
+    /// The sum. A hint for admission: it orders nothing else.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A part of a ledger's sum, until it is dropped.
+#[derive(Debug)]
+struct Charge {
+    ledger: Arc<BodyLedger>,
+    bytes: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.ledger.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// A request copied out of the shard's buffers.
 #[derive(Debug)]
 pub struct OwnedRequest {
     head: Head,
     bytes: Box<[u8]>,
     head_len: usize,
+    charge: Option<Charge>,
 }
 
 impl OwnedRequest {
@@ -63,7 +93,24 @@ impl OwnedRequest {
         let mut bytes = Vec::with_capacity(view.bytes.len() + view.body.len());
         bytes.extend_from_slice(view.bytes);
         bytes.extend_from_slice(view.body);
-        Self { head: view.head.clone(), head_len: view.bytes.len(), bytes: bytes.into_boxed_slice() }
+        Self { head: view.head.clone(), head_len: view.bytes.len(), bytes: bytes.into_boxed_slice(), charge: None }
+    }
+
+    /// The same, with a body that is not small counted in `ledger` for as long as this lives.
+    #[must_use]
+    pub fn charged(mut self, ledger: &Arc<BodyLedger>) -> Self {
+        let bytes = self.bytes.len() - self.head_len;
+        if bytes >= COUNTED_BODY_BYTES_MIN {
+            ledger.0.fetch_add(bytes, Ordering::Relaxed);
+            self.charge = Some(Charge { ledger: Arc::clone(ledger), bytes });
+        }
+        self
+    }
+
+    /// Bytes of head and body.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The request as it was parsed.

@@ -368,7 +368,7 @@ impl Runner for Executor {
                 let mut bytes = Vec::with_capacity(512);
                 let cors = meta.cors_origin.as_deref();
                 self.request(&*hold, route, &request.view(), &meta, cors, &mut bytes);
-                hold.ran(route, start.elapsed());
+                hold.ran(route, start.elapsed(), bytes.len());
                 // Let go of the generation before the client can see the answer: who swaps after it finds it free.
                 drop(hold);
                 reply.push(Message::Answer { conn, seq, bytes, lent: None });
@@ -377,7 +377,7 @@ impl Runner for Executor {
                 let unit = hold.instance().manifest().routes.len() + index;
                 let count = u32::try_from(events.len()).unwrap_or(u32::MAX).max(1);
                 self.socket(&*hold, &socket, index, events);
-                hold.ran(unit, start.elapsed() / count);
+                hold.ran(unit, start.elapsed() / count, 0);
                 drop(hold);
                 reply.push(Message::SocketIdle { socket: socket.key() });
             }

@@ -25,6 +25,15 @@ pub enum Message {
         /// The body, where it is not part of `bytes`.
         lent: Option<Box<dyn Lent>>,
     },
+    /// The answer to a request on one of the server's own paths, like [`Message::Answer`].
+    OwnAnswer {
+        /// The connection it belongs to.
+        conn: ConnId,
+        /// The request's number on that connection.
+        seq: u64,
+        /// The encoded response.
+        bytes: Vec<u8>,
+    },
     /// The callbacks handed out for this WebSocket have returned.
     SocketIdle {
         /// The shard's key of the socket.

@@ -1,11 +1,11 @@
 //! Where connections come from: TCP addresses, one listener a shard with `SO_REUSEPORT`, and unix sockets.
 
 use super::tls::Acceptor;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -119,6 +119,8 @@ pub enum Listener {
     Tls(std::net::TcpListener, Acceptor),
     /// A unix socket, with its path.
     Unix(UnixListener, PathBuf),
+    /// A socket of either kind that others may hold too: see [`activation`](super::activation). TCP may have TLS.
+    Passed(Socket, Option<Acceptor>),
 }
 
 impl fmt::Display for Listener {
@@ -128,15 +130,26 @@ impl fmt::Display for Listener {
             Listener::Tcp(listener) => fmt_address(f, "http", listener),
             Listener::Tls(listener, _) => fmt_address(f, "https", listener),
             Listener::Unix(_, path) => ListenAddr::Unix(path.clone()).fmt(f),
+            Listener::Passed(socket, acceptor) => {
+                let path = socket.local_addr().ok().and_then(|addr| addr.as_pathname().map(Path::to_path_buf));
+                match path {
+                    Some(path) => ListenAddr::Unix(path).fmt(f),
+                    None => fmt_address(f, if acceptor.is_some() { "https" } else { "http" }, socket),
+                }
+            }
         }
     }
 }
 
-fn fmt_address(f: &mut fmt::Formatter<'_>, scheme: &str, listener: &std::net::TcpListener) -> fmt::Result {
-    match listener.local_addr() {
-        Ok(addr) => write!(f, "{scheme}://{addr}"),
-        Err(error) => write!(f, "an unknown address ({error})"),
+fn fmt_address(f: &mut fmt::Formatter<'_>, scheme: &str, listener: &impl AsFd) -> fmt::Result {
+    match tcp_address(listener) {
+        Some(addr) => write!(f, "{scheme}://{addr}"),
+        None => f.write_str("an address without a name"),
     }
+}
+
+fn tcp_address(listener: &impl AsFd) -> Option<SocketAddr> {
+    SockRef::from(listener).local_addr().ok()?.as_socket()
 }
 
 impl Listener {
@@ -145,8 +158,22 @@ impl Listener {
     pub fn secured(self, acceptor: &Acceptor) -> Self {
         match self {
             Listener::Tcp(listener) => Listener::Tls(listener, acceptor.clone()),
+            Listener::Passed(socket, None) if tcp_address(&socket).is_some() => {
+                Listener::Passed(socket, Some(acceptor.clone()))
+            }
             other => other,
         }
+    }
+
+    /// Whether other machines may be able to reach it.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        let addr = match self {
+            Listener::Tcp(listener) | Listener::Tls(listener, _) => tcp_address(listener),
+            Listener::Unix(..) => None,
+            Listener::Passed(socket, _) => tcp_address(socket),
+        };
+        addr.is_some_and(|addr| !Peer::Tcp(addr).is_loopback())
     }
 }
 

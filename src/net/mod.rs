@@ -5,6 +5,7 @@
 //! flushes once a batch. No type of a reactor library leaves its driver's file. Where a listener has TLS, it stands
 //! between the two: the application sees plaintext only.
 
+pub mod activation;
 pub mod certificate;
 pub mod links;
 pub mod listener;
@@ -16,6 +17,7 @@ mod monoio_driver;
 mod sys;
 mod tls;
 
+pub use activation::{PassedError, passed_sockets, share};
 pub use certificate::{Certificate, TlsError};
 pub use links::{ConnId, Links};
 pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, UnixAccess, bind_all};
@@ -89,7 +91,7 @@ pub trait Application {
     /// The peer will send no more (FIN). The connection stays open for sending until [`Links::close`].
     fn eof(&mut self, links: &mut Links, conn: ConnId);
 
-    /// The outbox of `conn`, which a flush had left non-empty, is empty now.
+    /// The outbox of `conn`, which a flush had left non-empty or [`Links::await_sent`] was about, is empty now.
     fn drained(&mut self, links: &mut Links, conn: ConnId);
 
     /// The connection is gone; `conn` names nothing from here on. Called exactly once for every accepted connection.

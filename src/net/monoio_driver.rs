@@ -17,6 +17,7 @@ use super::{Application, CloseReason, ReactorKind, TICK, sys};
 use io_uring::IoUring;
 use monoio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
+use socket2::{SockAddr, Socket};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -252,6 +253,12 @@ async fn serve<A: Application + 'static>(
                 descriptors.push(listener.as_raw_fd());
                 monoio::spawn(accept_unix(Rc::clone(&core), UnixListener::from_std(listener)?, number));
             }
+            // Not among `descriptors`: others may go on listening on it.
+            Listener::Passed(socket, acceptor) => {
+                socket.set_nonblocking(true)?;
+                let poll = pollable(socket.try_clone()?.into())?;
+                monoio::spawn(accept_passed(Rc::clone(&core), socket, poll, acceptor, number));
+            }
         }
     }
     let wake = pollable(core.borrow().waker.descriptor()?)?;
@@ -317,6 +324,11 @@ fn flush<A: Application + 'static>(core: &Shared<A>) {
         }
     }
     state.links.give_dirty(dirty);
+    for conn in state.links.take_sent() {
+        if !state.links.is_closing(conn) {
+            state.event(Some(conn), |app, links| app.drained(links, conn));
+        }
+    }
 }
 
 /// A descriptor as something monoio can poll; it is never read or written through this.
@@ -465,6 +477,66 @@ async fn accept_unix<A: Application + 'static>(core: Shared<A>, listener: UnixLi
                 }
             }
         }
+    }
+}
+
+/// Accepts on a socket that is not this server's alone. What is accepted must be served, and an accept that waits in the
+/// kernel can't be taken back safely: so this waits for a connection first and takes it only while there is no stop.
+async fn accept_passed<A: Application + 'static>(
+    core: Shared<A>,
+    socket: Socket,
+    poll: UnixStream,
+    acceptor: Option<Acceptor>,
+    number: usize,
+) {
+    let mut failing = Failing::new("accepting connections");
+    loop {
+        if let Err(error) = poll.readable(false).await
+            && !accept_failed(&core, &mut failing, &error).await
+        {
+            return;
+        }
+        // Another shard may have been faster.
+        while core.borrow().accepting() {
+            match socket.accept() {
+                Ok((stream, addr)) => {
+                    failing.over();
+                    accepted(&core, stream, &addr, acceptor.as_ref(), number);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    if !accept_failed(&core, &mut failing, &error).await {
+                        return;
+                    }
+                }
+            }
+        }
+        if !core.borrow().accepting() {
+            return;
+        }
+    }
+}
+
+/// Serves a connection of either kind.
+fn accepted<A: Application + 'static>(
+    core: &Shared<A>,
+    stream: Socket,
+    addr: &SockAddr,
+    acceptor: Option<&Acceptor>,
+    number: usize,
+) {
+    let core = Rc::clone(core);
+    let _ = stream.set_nonblocking(true);
+    let result = if let Some(addr) = addr.as_socket() {
+        let _ = stream.set_tcp_nodelay(true);
+        TcpStream::from_std(stream.into())
+            .map(|stream| drop(monoio::spawn(connection(core, stream, &Peer::Tcp(addr), acceptor, number))))
+    } else {
+        UnixStream::from_std(stream.into())
+            .map(|stream| drop(monoio::spawn(connection(core, stream, &Peer::Unix, None, number))))
+    };
+    if let Err(error) = result {
+        tracing::error!("a connection could not be served: {error}");
     }
 }
 

@@ -72,6 +72,8 @@ pub struct Outbox {
     tail: Vec<u8>,
     /// Bytes of the first segment (of the tail, if there is none) that are sent already.
     sent: usize,
+    /// Bytes sent in all, wrapping.
+    total: usize,
 }
 
 impl Outbox {
@@ -115,6 +117,12 @@ impl Outbox {
     #[must_use]
     pub fn len(&self) -> usize {
         self.sealed + self.tail.len() - self.sent
+    }
+
+    /// Bytes sent so far, wrapping: the difference of two moments is progress.
+    #[must_use]
+    pub fn sent_total(&self) -> usize {
+        self.total
     }
 
     /// Whether nothing is left to send.
@@ -181,6 +189,7 @@ impl Outbox {
     /// Marks the first `count` unsent bytes as sent.
     pub(super) fn advance(&mut self, count: usize) {
         self.sent += count;
+        self.total = self.total.wrapping_add(count);
         while let Some(first) = self.segments.front() {
             let len = first.len();
             if self.sent < len {

@@ -103,6 +103,20 @@ pub(super) fn close_on_exec(fd: RawFd) {
     unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
+/// Takes a descriptor that this process was started with, close-on-exec from now on. Each may be taken once.
+///
+/// # Errors
+/// It is not open.
+pub(super) fn adopt_passed(fd: RawFd) -> io::Result<socket2::Socket> {
+    // SAFETY: no memory is involved; on a number that names nothing it fails.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and it was given to this process for its own use before main(): nothing else here owns it, and
+    // the caller takes each once.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+}
+
 fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());

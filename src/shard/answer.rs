@@ -88,7 +88,7 @@ impl Reply {
         self.sent = true;
         let mut bytes = Vec::with_capacity(256 + answer.body.len());
         answer.encode(&self.meta, &mut bytes);
-        self.inbox.push(Message::Answer { conn: self.conn, seq: self.seq, bytes, lent: None });
+        self.inbox.push(Message::OwnAnswer { conn: self.conn, seq: self.seq, bytes });
     }
 }
 

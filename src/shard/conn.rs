@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 pub(super) enum Slot {
     /// Parsed, not begun: an unsafe method behind others, or its module is being swapped.
     Waiting { request: OwnedRequest, meta: AnswerMeta, safe: bool },
-    /// Begun; the answer comes through the inbox.
-    Running { safe: bool },
+    /// Begun; the answer, of about this many bytes, comes through the inbox.
+    Running { safe: bool, expected: usize },
     /// Answered, but an earlier request is not.
     Ready { bytes: Vec<u8>, lent: Option<Box<dyn Lent>>, safe: bool },
     /// The answer is a stream of events, which takes the connection when its turn comes.
@@ -30,8 +30,18 @@ pub(super) enum Takeover {
 impl Slot {
     pub(super) fn is_safe(&self) -> bool {
         match self {
-            Slot::Waiting { safe, .. } | Slot::Running { safe } | Slot::Ready { safe, .. } => *safe,
+            Slot::Waiting { safe, .. } | Slot::Running { safe, .. } | Slot::Ready { safe, .. } => *safe,
             Slot::Stream { .. } => false,
+        }
+    }
+
+    /// What it takes up, now or when its answer comes.
+    fn bytes(&self) -> usize {
+        match self {
+            Slot::Waiting { request, .. } => request.bytes(),
+            Slot::Running { expected, .. } => *expected,
+            Slot::Ready { bytes, .. } => bytes.len(),
+            Slot::Stream { .. } => 0,
         }
     }
 }
@@ -72,9 +82,25 @@ pub(super) struct Conn {
     /// When the request that is partly received began.
     pub(super) partial_since_ms: u64,
     pub(super) last_read_ms: u64,
-    pub(super) last_write_ms: u64,
-    /// Unsent bytes at the last sweep.
-    pub(super) unsent_before: usize,
+    /// The time up to which the bytes received of a body, or sent, have paid: see [`credited`].
+    pub(super) body_paid_ms: u64,
+    pub(super) write_paid_ms: u64,
+    /// Bytes sent until the last sweep, wrapping.
+    pub(super) sent_before: usize,
+    /// Bytes of a body that are counted in the shard's sum.
+    pub(super) gathered: usize,
+    /// Whether this connection is counted as one of its peer's.
+    pub(super) counted: bool,
+}
+
+/// A peer slower than this is treated like one that does nothing: each byte pays for two milliseconds, so that a byte now
+/// and then keeps no connection.
+const BYTES_PER_SECOND_MIN: u64 = 500;
+
+/// The time up to which `bytes` more have paid, who had paid up to `paid_ms`: at most `now_ms`.
+pub(super) fn credited(paid_ms: u64, bytes: usize, now_ms: u64) -> u64 {
+    let bought_ms = (bytes as u64).saturating_mul(1_000 / BYTES_PER_SECOND_MIN);
+    paid_ms.saturating_add(bought_ms).min(now_ms)
 }
 
 /// How much of the next request has arrived.
@@ -105,14 +131,33 @@ impl Conn {
             partial: Partial::None,
             partial_since_ms: now_ms,
             last_read_ms: now_ms,
-            last_write_ms: now_ms,
-            unsent_before: 0,
+            body_paid_ms: now_ms,
+            write_paid_ms: now_ms,
+            sent_before: 0,
+            gathered: 0,
+            counted: false,
         }
     }
 
     /// Nothing received, nothing owed.
     pub(super) fn is_idle(&self) -> bool {
         self.taken.is_none() && self.slots.is_empty() && self.input.is_empty() && self.partial == Partial::None
+    }
+
+    /// Nothing has come since the connection was accepted.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.is_idle() && self.next_seq() == 0
+    }
+
+    /// Whether request number `seq` is the last of this connection as far as is known, and its client may think otherwise.
+    pub(super) fn owes_only(&self, seq: u64) -> bool {
+        let last = seq.checked_add(1) == Some(self.next_seq());
+        last && !self.last_request_seen && self.input.is_empty() && self.partial == Partial::None
+    }
+
+    /// What its unanswered requests take up, now or when their answers come.
+    pub(super) fn owed_bytes(&self) -> usize {
+        self.slots.iter().map(Slot::bytes).sum()
     }
 
     /// Whether the next request must wait until earlier ones are answered. Safe requests may run side by side; one with

@@ -5,8 +5,10 @@
 //! nothing with each other; other threads reach a shard only through its [`Inbox`]. Nothing here blocks.
 
 mod answer;
+mod bodies;
 mod conn;
 mod limits;
+mod peers;
 mod requests;
 mod snapshot;
 mod sockets;
@@ -16,10 +18,12 @@ mod timeouts;
 
 pub use answer::{Reply, ServerAnswer};
 pub use limits::ShardLimits;
+pub use peers::PeerCounts;
 pub use snapshot::Snapshot;
 pub use stats::{ShardStats, StatsView};
 
 use crate::admin::Admin;
+use crate::domain::call::BodyLedger;
 use crate::domain::executor::{Companion, Pool};
 use crate::domain::in_process::Executor;
 use crate::domain::inbox::{Inbox, Message};
@@ -55,6 +59,8 @@ pub struct ShardParts {
     pub admin_listeners_from: Option<usize>,
     /// Counters, written by this shard alone.
     pub stats: Arc<ShardStats>,
+    /// The connections of each peer, if they are limited; shared by all shards.
+    pub peers: Option<Arc<PeerCounts>>,
 }
 
 /// Where modules run that live in the server's process.
@@ -82,12 +88,19 @@ pub struct Shard {
     admin: Arc<Admin>,
     admin_listeners_from: Option<usize>,
     stats: Arc<ShardStats>,
+    peers: Option<Arc<PeerCounts>>,
     conns: Vec<Option<Box<Conn>>>,
     sockets: Sockets,
     streams: Streams,
     /// Connections whose first waiting request could not begin because its module is being swapped.
     held: Vec<ConnId>,
     in_flight: usize,
+    /// The same for the server's own paths, so that neither can take all of the other's.
+    own_in_flight: usize,
+    /// Bodies that wait for executors.
+    bodies: Arc<BodyLedger>,
+    /// Bytes of bodies that are being received.
+    gathered_bytes: usize,
     epoch: Instant,
     now_ms: u64,
     date: [u8; 29],
@@ -116,11 +129,15 @@ impl Shard {
             admin: parts.admin,
             admin_listeners_from: parts.admin_listeners_from,
             stats: parts.stats,
+            peers: parts.peers,
             conns: Vec::new(),
             sockets: Sockets::default(),
             streams: Streams::default(),
             held: Vec::new(),
             in_flight: 0,
+            own_in_flight: 0,
+            bodies: Arc::default(),
+            gathered_bytes: 0,
             epoch: Instant::now(),
             now_ms: 0,
             date: [b' '; 29],
@@ -163,6 +180,10 @@ impl Shard {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.answered(links, conn, seq, bytes, lent);
             }
+            Message::OwnAnswer { conn, seq, bytes } => {
+                self.own_in_flight = self.own_in_flight.saturating_sub(1);
+                self.answered(links, conn, seq, bytes, None);
+            }
             Message::SocketIdle { socket } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.socket_idle(links, socket);
@@ -201,12 +222,13 @@ impl Shard {
         }
     }
 
-    /// Begins the graceful stop: idle connections are closed now, the others after their last answer.
+    /// Begins the graceful stop: idle connections are closed now, the others after their last answer. A connection that
+    /// has not asked anything yet may have been accepted a moment ago: it has a moment more, see `sweep`.
     fn drain(&mut self, links: &mut Links) {
         self.draining = true;
         let ids: Vec<ConnId> = self.conns.iter().flatten().map(|conn| conn.id).collect();
         for id in ids {
-            let idle = self.conn(id).is_some_and(|conn| conn.is_idle());
+            let idle = self.conn(id).is_some_and(|conn| conn.is_idle() && !conn.is_fresh());
             if idle {
                 links.close(id);
             }
@@ -243,21 +265,26 @@ impl Application for Shard {
         if self.conns.len() <= index {
             self.conns.resize_with(index + 1, || None);
         }
-        let refused = links.len() > self.limits.connections_max || self.draining;
         let serves = match self.admin_listeners_from {
             None => Serves::All,
             Some(first) if listener < first => Serves::Modules,
             Some(_) => Serves::Admin,
         };
-        let conn = Conn::new(id, *peer, serves, &self.limits, self.now_ms);
+        let mut conn = Conn::new(id, *peer, serves, &self.limits, self.now_ms);
+        let refused = if links.len() > self.limits.connections_max {
+            Some("too many connections\n")
+        } else {
+            conn.counted = self.peers.as_ref().is_some_and(|peers| peers.enter(peer));
+            (self.peers.is_some() && !conn.counted).then_some("too many connections of your address\n")
+        };
         if let Some(place) = self.conns.get_mut(index) {
             *place = Some(Box::new(conn));
         }
         self.stats.accepted();
-        if refused {
-            self.refuse_connection(links, id);
+        if let Some(text) = refused {
+            self.refuse_connection(links, id, text);
         }
-        !refused
+        refused.is_none()
     }
 
     fn data(&mut self, links: &mut Links, id: ConnId, bytes: &[u8]) {
@@ -291,16 +318,24 @@ impl Application for Shard {
     fn drained(&mut self, links: &mut Links, id: ConnId) {
         let now_ms = self.now_ms;
         let Some(conn) = self.conn(id) else { return };
-        conn.last_write_ms = now_ms;
+        conn.write_paid_ms = now_ms;
         match conn.taken {
             Some(Takeover::Stream(key)) => self.stream_drained(key),
-            _ => self.resume(links, id),
+            Some(Takeover::Socket(_)) => {}
+            None => {
+                self.resume(links, id);
+                self.after_input(links, id);
+            }
         }
     }
 
     fn closed(&mut self, links: &mut Links, id: ConnId, _reason: CloseReason) {
-        let Some(conn) = self.take(id) else { return };
+        let Some(mut conn) = self.take(id) else { return };
         self.stats.closed();
+        self.ungather(&mut conn);
+        if let Some(peers) = self.peers.as_ref().filter(|_| conn.counted) {
+            peers.leave(&conn.peer);
+        }
         match conn.taken {
             Some(Takeover::Socket(key)) => self.socket_gone(links, key),
             Some(Takeover::Stream(key)) => self.stream_gone(key),

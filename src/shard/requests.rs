@@ -2,14 +2,15 @@
 
 use super::Shard;
 use super::answer::{Meta, Reply, ServerAnswer, meta_of};
-use super::conn::{Conn, Partial, Serves, Slot, Takeover};
-use super::snapshot::ShardGen;
-use crate::abi::manifest::FLAG_INLINE;
+use super::bodies::too_large;
+use super::conn::{Conn, Partial, Serves, Slot, Takeover, credited};
+use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
+use crate::abi::manifest::RouteDecl;
 use crate::admin::{self, Client, Who};
 use crate::domain::call::{Call, Hold, OwnedRequest, Work};
 use crate::module::table::RouteMatch;
 use crate::net::{ConnId, Lent, Links};
-use crate::proto::http1::{CONTINUE, Decoded, Method, RequestError, RequestView};
+use crate::proto::http1::{CONTINUE, Decoded, Method, RequestError, RequestView, close_after};
 use std::sync::Arc;
 
 /// An input buffer that has grown beyond this is given back once it is empty.
@@ -19,8 +20,8 @@ const INPUT_KEPT_MAX: usize = 4 * 1024;
 pub(super) enum Begun {
     /// The answer has been appended.
     Answered,
-    /// An executor or the control plane answers later.
-    Running,
+    /// An executor or the control plane answers later, with about this many bytes.
+    Running { expected: usize },
     /// Its module is being swapped: it must wait.
     Held,
     /// The connection speaks HTTP no more.
@@ -28,11 +29,13 @@ pub(super) enum Begun {
 }
 
 /// Where a request came from, apart from the connection's own state (which its view borrows).
-struct Origin {
-    id: ConnId,
-    seq: u64,
-    client: Client,
+pub(super) struct Origin {
+    pub(super) id: ConnId,
+    pub(super) seq: u64,
+    pub(super) client: Client,
     serves: Serves,
+    /// The connection is closed after it, whatever the client wishes.
+    last: bool,
 }
 
 impl Shard {
@@ -68,32 +71,39 @@ impl Shard {
             if conn.last_request_seen || conn.taken.is_some() {
                 break;
             }
-            let blocked = conn.is_blocked(self.limits.pipeline_max);
-            if blocked || links.unsent(conn.id) > self.limits.unsent_bytes_max {
+            if !self.has_room(links, conn) {
                 conn.paused = true;
                 links.set_reading(conn.id, false);
                 break;
             }
-            let (client, serves) = (Client::of(&conn.peer), conn.serves);
-            let origin = Origin { id: conn.id, seq: conn.next_seq(), client, serves };
+            let origin = self.origin(conn, conn.next_seq());
             let owed = !conn.slots.is_empty();
             match conn.decoder.decode(rest) {
                 Ok(Decoded::NeedMore { consumed }) => {
                     at += consumed;
-                    let partial = if consumed > 0 { Partial::Body } else { Partial::Head };
-                    if conn.partial == Partial::None {
+                    if conn.partial == Partial::Body {
+                        conn.body_paid_ms = credited(conn.body_paid_ms, consumed, self.now_ms);
+                        self.gather(links, conn);
+                    } else if conn.partial == Partial::None && consumed < rest.len() {
+                        conn.partial = Partial::Head;
                         conn.partial_since_ms = self.now_ms;
                     }
-                    conn.partial = if conn.partial == Partial::Body { Partial::Body } else { partial };
                     break;
                 }
-                Ok(Decoded::ExpectContinue { consumed, .. }) => {
+                Ok(Decoded::Body { consumed, view, announced, expects_continue }) => {
                     at += consumed;
+                    match self.body_limit(&origin, &view, announced) {
+                        Ok(bytes_max) => conn.decoder.limit_body(bytes_max),
+                        Err(refusal) => {
+                            self.answer_last(links, conn, &refusal);
+                            return input.len();
+                        }
+                    }
                     conn.partial = Partial::Body;
-                    conn.partial_since_ms = self.now_ms;
+                    conn.body_paid_ms = self.now_ms;
                     // An interim answer may not overtake the answers owed before it; a client that pipelines an
                     // expectation sends its body after its own time-out (RFC 9110 §10.1.1).
-                    if let Some(outbox) = links.outbox(conn.id).filter(|_| !owed) {
+                    if expects_continue && let Some(outbox) = links.outbox(conn.id).filter(|_| !owed) {
                         outbox.push(CONTINUE);
                     }
                 }
@@ -102,10 +112,10 @@ impl Shard {
                     self.stats.request();
                     let safe = view.method().is_safe();
                     // A stream of events ends with its connection.
-                    let streams = serves != Serves::Modules && Self::asks_for_events(&view);
-                    let last = !view.keep_alive() || self.draining || streams;
+                    let streams = origin.serves != Serves::Modules && Self::asks_for_events(&view);
+                    let last = !view.keep_alive() || origin.last || streams;
                     let slot = if owed && !safe {
-                        let meta = self.meta(&view);
+                        let meta = self.meta(&origin, &view);
                         Some(Slot::Waiting { request: OwnedRequest::copy(&view), meta, safe })
                     } else {
                         self.begin_parsed(links, &origin, &view, owed, safe, &mut conn.taken)
@@ -114,7 +124,10 @@ impl Shard {
                     if conn.slots.is_empty() {
                         conn.first_seq += 1;
                     }
-                    conn.partial = Partial::None;
+                    if std::mem::replace(&mut conn.partial, Partial::None) == Partial::Body {
+                        conn.decoder.release();
+                        self.ungather(conn);
+                    }
                     conn.last_request_seen = last && conn.taken.is_none();
                 }
                 Err(error) => {
@@ -124,6 +137,27 @@ impl Shard {
             }
         }
         at
+    }
+
+    /// Where request number `seq` of `conn` comes from.
+    fn origin(&self, conn: &Conn, seq: u64) -> Origin {
+        let last = self.draining || seq + 1 >= self.limits.requests_per_connection_max;
+        Origin { id: conn.id, seq, client: Client::of(&conn.peer), serves: conn.serves, last }
+    }
+
+    /// Whether the next request of `conn` may begin. It may not while the answers to those before it, unsent or still to
+    /// come, are many or large: what a client asks for in one go must not be made all at once.
+    fn has_room(&self, links: &mut Links, conn: &Conn) -> bool {
+        if conn.is_blocked(self.limits.pipeline_max) {
+            return false;
+        }
+        let unsent = links.unsent(conn.id);
+        let fits = unsent <= self.limits.unsent_bytes_max
+            && (conn.slots.is_empty() || unsent + conn.owed_bytes() <= self.limits.unsent_bytes_max);
+        if !fits && unsent > 0 {
+            links.await_sent(conn.id);
+        }
+        fits
     }
 
     /// Begins a request straight from the bytes it was parsed in. Returns the slot it takes, or nothing when it
@@ -139,7 +173,7 @@ impl Shard {
     ) -> Option<Slot> {
         let upgrade = view.is_websocket_upgrade();
         if owed && upgrade {
-            let meta = self.meta(view);
+            let meta = self.meta(origin, view);
             return Some(Slot::Waiting { request: OwnedRequest::copy(view), meta, safe: false });
         }
         let begun = if owed {
@@ -154,10 +188,10 @@ impl Shard {
         };
         match begun {
             Begun::Answered => None,
-            Begun::Running => Some(Slot::Running { safe }),
+            Begun::Running { expected } => Some(Slot::Running { safe, expected }),
             Begun::Held => {
                 self.held.push(origin.id);
-                let meta = self.meta(view);
+                let meta = self.meta(origin, view);
                 Some(Slot::Waiting { request: OwnedRequest::copy(view), meta, safe })
             }
             Begun::Taken(by) => {
@@ -167,8 +201,8 @@ impl Shard {
         }
     }
 
-    pub(super) fn meta(&self, view: &RequestView<'_>) -> Meta {
-        meta_of(view, self.date, self.cors_origin.clone(), self.draining)
+    pub(super) fn meta(&self, origin: &Origin, view: &RequestView<'_>) -> Meta {
+        meta_of(view, self.date, self.cors_origin.clone(), origin.last)
     }
 
     /// Routes one request. What is answered at once is appended to `out`.
@@ -179,11 +213,11 @@ impl Shard {
         }
         if origin.serves == Serves::Admin {
             let answer = ServerAnswer::text(404, "no modules are served here: this address is for /mgnt, /jobs and /metrics (--admin-listen)\n");
-            answer.encode(&self.meta(view), out);
+            answer.encode(&self.meta(origin, view), out);
             return Begun::Answered;
         }
         if view.is_websocket_upgrade() {
-            return self.begin_upgrade(origin.id, view, out);
+            return self.begin_upgrade(origin, view, out);
         }
         let answer = match self.snapshot.table().route(view.method().as_str(), path) {
             RouteMatch::Found { module, route } => return self.begin_route(origin, view, module, route, out),
@@ -197,7 +231,7 @@ impl Shard {
             }
             RouteMatch::NotFound => ServerAnswer::text(404, "no module serves this path\n"),
         };
-        answer.encode(&self.meta(view), out);
+        answer.encode(&self.meta(origin, view), out);
         Begun::Answered
     }
 
@@ -218,16 +252,19 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Begun {
         let Some(generation) = self.snapshot.gen_of(module) else { return Begun::Held };
-        if view.body.len() > self.limits.body_bytes_max {
-            let text = format!("the body is larger than {} bytes\n", self.limits.body_bytes_max);
-            ServerAnswer::text(413, text).encode(&self.meta(view), out);
-            return Begun::Answered;
+        let declared = generation.route(route);
+        if !view.body.is_empty() {
+            let limit = declared.map_or(0, |route| self.limits.route_body_bytes_max(route));
+            if view.body.len() > limit {
+                too_large(limit).encode(&self.meta(origin, view), out);
+                return Begun::Answered;
+            }
         }
-        if generation.route_flags(route) & FLAG_INLINE != 0
+        if declared.is_some_and(RouteDecl::is_inline)
             && let Some(local) = &mut self.local
         {
             let generation = Arc::clone(generation);
-            let meta = meta_of(view, self.date, None, self.draining);
+            let meta = meta_of(view, self.date, None, origin.last);
             let cors = self.cors_origin.as_deref();
             let dropped = local.executor.request(&*generation, route, view, &meta, cors, out);
             self.stats.inline();
@@ -239,22 +276,29 @@ impl Shard {
             Some(_) => self.in_flight,
             None => self.remote.in_flight(generation.instance()),
         };
-        if in_flight >= self.limits.in_flight_max {
-            self.stats.overloaded();
-            let answer = ServerAnswer::text(503, "too many requests in flight\n").with("Retry-After", "1");
-            answer.encode(&self.meta(view), out);
-            return Begun::Answered;
+        let bodies = view.body.len().saturating_add(self.bodies.bytes());
+        if in_flight >= self.limits.in_flight_max || bodies > self.limits.bodies_bytes_max {
+            return self.overloaded(origin, view, out);
         }
         let generation = Arc::clone(generation);
+        let expected = generation.expected_bytes(route);
         let work = Work::Request {
             conn: origin.id,
             seq: origin.seq,
             route,
-            request: OwnedRequest::copy(view),
-            meta: self.meta(view),
+            request: OwnedRequest::copy(view).charged(&self.bodies),
+            meta: self.meta(origin, view),
         };
         self.submit(&generation, route, work);
-        Begun::Running
+        Begun::Running { expected }
+    }
+
+    /// Answers that there is too much to do already.
+    fn overloaded(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
+        self.stats.overloaded();
+        let answer = ServerAnswer::text(503, "too many requests in flight\n").with("Retry-After", "1");
+        answer.encode(&self.meta(origin, view), out);
+        Begun::Answered
     }
 
     /// Hands work to the companion if its unit is known to be short, else to the pool.
@@ -278,7 +322,7 @@ impl Shard {
     fn begin_admin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let jobs_socket = view.path() == b"/jobs/ws" && view.is_websocket_upgrade();
         if jobs_socket || Self::asks_for_events(view) {
-            let mut meta = self.meta(view);
+            let mut meta = self.meta(origin, view);
             match self.admin.check(view, origin.client) {
                 Ok(Who::Loopback) => meta.cors_origin = None,
                 Ok(Who::Key(_)) => {}
@@ -287,22 +331,33 @@ impl Shard {
                     return Begun::Answered;
                 }
             }
+            if self.streams.len() >= self.limits.streams_max {
+                self.stats.overloaded();
+                let answer = ServerAnswer::text(503, "too many streams of job events\n").with("Retry-After", "1");
+                answer.encode(&meta, out);
+                return Begun::Answered;
+            }
             return if jobs_socket {
-                self.begin_jobs_socket(origin.id, view, out)
+                self.begin_jobs_socket(origin, view, out)
             } else {
-                self.begin_events(origin.id, origin.seq, view, meta, out)
+                self.begin_events(origin, view, meta, out)
             };
         }
-        self.in_flight += 1;
+        // What tells how the server is must answer when it is not well.
+        let vital = matches!(view.path(), b"/healthz" | b"/metrics");
+        if self.own_in_flight >= self.limits.own_in_flight_max && !vital {
+            return self.overloaded(origin, view, out);
+        }
+        self.own_in_flight += 1;
         let reply = Reply {
             inbox: Arc::clone(&self.inbox),
             conn: origin.id,
             seq: origin.seq,
-            meta: self.meta(view),
+            meta: self.meta(origin, view),
             sent: false,
         };
         self.admin.handle(view, origin.client, reply);
-        Begun::Running
+        Begun::Running { expected: ANSWER_BYTES_UNKNOWN }
     }
 
     /// An answer made elsewhere arrived.
@@ -311,10 +366,16 @@ impl Shard {
         links: &mut Links,
         id: ConnId,
         seq: u64,
-        bytes: Vec<u8>,
+        mut bytes: Vec<u8>,
         lent: Option<Box<dyn Lent>>,
     ) {
+        let draining = self.draining;
         let Some(conn) = self.conn(id) else { return }; // The client left before its answer came.
+        if draining && conn.owes_only(seq) {
+            // It was begun before the stop, and its connection ends with it.
+            close_after(&mut bytes);
+            conn.last_request_seen = true;
+        }
         let Some(slot) = conn.slot_mut(seq) else { return };
         let safe = slot.is_safe();
         *slot = Slot::Ready { bytes, lent, safe };
@@ -373,15 +434,14 @@ impl Shard {
         meta: Meta,
         safe: bool,
     ) -> Option<Slot> {
-        let (client, serves) = (Client::of(&conn.peer), conn.serves);
-        let origin = Origin { id: conn.id, seq: conn.first_seq, client, serves };
+        let origin = self.origin(conn, conn.first_seq);
         let begun = {
             let outbox = links.outbox(conn.id)?;
             self.begin(&origin, &request.view(), outbox.buffer())
         };
         match begun {
             Begun::Answered => None,
-            Begun::Running => Some(Slot::Running { safe }),
+            Begun::Running { expected } => Some(Slot::Running { safe, expected }),
             Begun::Held => {
                 self.held.push(conn.id);
                 Some(Slot::Waiting { request, meta, safe })
@@ -397,9 +457,10 @@ impl Shard {
     pub(super) fn resume(&mut self, links: &mut Links, id: ConnId) {
         let Some(mut conn) = self.take(id) else { return };
         if conn.paused && conn.taken.is_none() {
-            let blocked = conn.is_blocked(self.limits.pipeline_max);
-            if !blocked && links.unsent(id) <= self.limits.unsent_bytes_max {
+            if self.has_room(links, &conn) {
                 conn.paused = false;
+                // The time it was not read does not count.
+                (conn.partial_since_ms, conn.body_paid_ms) = (self.now_ms, self.now_ms);
                 links.set_reading(id, true);
                 self.parse_input(links, &mut conn);
             }
@@ -444,9 +505,13 @@ impl Shard {
 
     /// Framing is lost: answer after what is owed, then close.
     fn reject(&mut self, links: &mut Links, conn: &mut Conn, error: &RequestError) {
+        self.answer_last(links, conn, &ServerAnswer::text(error.status(), format!("{error}\n")));
+    }
+
+    /// Answers after what is owed; then the connection is closed.
+    pub(super) fn answer_last(&mut self, links: &mut Links, conn: &mut Conn, answer: &ServerAnswer) {
         let mut bytes = Vec::new();
-        let meta = self.error_meta();
-        ServerAnswer::text(error.status(), format!("{error}\n")).encode(&meta, &mut bytes);
+        answer.encode(&self.error_meta(), &mut bytes);
         conn.last_request_seen = true;
         conn.partial = Partial::None;
         if conn.slots.is_empty() {
@@ -471,14 +536,14 @@ impl Shard {
     }
 
     /// Answers a connection that can't be taken.
-    pub(super) fn refuse_connection(&mut self, links: &mut Links, id: ConnId) {
+    pub(super) fn refuse_connection(&mut self, links: &mut Links, id: ConnId, text: &str) {
         self.stats.overloaded();
         let meta = self.error_meta();
         if let Some(conn) = self.conn(id) {
             conn.last_request_seen = true;
         }
         if let Some(outbox) = links.outbox(id) {
-            ServerAnswer::text(503, "too many connections\n").with("Retry-After", "1").encode(&meta, outbox.buffer());
+            ServerAnswer::text(503, text).with("Retry-After", "1").encode(&meta, outbox.buffer());
         }
     }
 

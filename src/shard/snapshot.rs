@@ -4,12 +4,13 @@
 //! another shard writes. When a swap replaces a generation, the shard drops its `ShardGen`; the last call in flight on
 //! it lets the generation go.
 
+use crate::abi::manifest::RouteDecl;
 use crate::domain::Instance;
 use crate::domain::call::Hold;
 use crate::module::generation::Serving;
 use crate::module::table::{Published, Table};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Route has not been timed yet.
@@ -18,11 +19,16 @@ const UNKNOWN: u32 = u32::MAX;
 /// A handler whose running average is at most this runs on the shard's companion.
 const SHORT_US_MAX: u32 = 200;
 
+/// What the answer of a route is expected to be before there was one: four such fit into what a connection may be owed.
+pub(super) const ANSWER_BYTES_UNKNOWN: usize = 256 * 1024;
+
 /// One generation as this shard uses it.
 pub(super) struct ShardGen {
     serving: Arc<Serving>,
     /// Running average of each unit's duration in µs: routes first, then WebSockets.
     average_us: Box<[AtomicU32]>,
+    /// The largest answer of each route so far; 0: there was none.
+    answer_bytes: Box<[AtomicUsize]>,
 }
 
 impl ShardGen {
@@ -30,7 +36,8 @@ impl ShardGen {
         let manifest = serving.generation().manifest();
         let units = manifest.routes.len() + manifest.websockets.len();
         let average_us = (0..units).map(|_| AtomicU32::new(UNKNOWN)).collect();
-        Arc::new(Self { serving, average_us })
+        let answer_bytes = manifest.routes.iter().map(|_| AtomicUsize::new(0)).collect();
+        Arc::new(Self { serving, average_us, answer_bytes })
     }
 
     /// Whether unit number `unit` is known to be short.
@@ -43,9 +50,17 @@ impl ShardGen {
         self.serving.generation().manifest().routes.len() + index
     }
 
-    /// Flags of route number `route`.
-    pub(super) fn route_flags(&self, route: usize) -> i32 {
-        self.serving.generation().manifest().routes.get(route).map_or(0, |route| route.flags)
+    /// Route number `route` as its module declares it.
+    pub(super) fn route(&self, route: usize) -> Option<&RouteDecl> {
+        self.serving.generation().manifest().routes.get(route)
+    }
+
+    /// How many bytes the next answer of route number `route` may well have: as many as its largest so far.
+    pub(super) fn expected_bytes(&self, route: usize) -> usize {
+        match self.answer_bytes.get(route).map(|bytes| bytes.load(Ordering::Relaxed)) {
+            None | Some(0) => ANSWER_BYTES_UNKNOWN,
+            Some(bytes) => bytes,
+        }
     }
 }
 
@@ -56,7 +71,12 @@ impl Hold for ShardGen {
 
     /// One call above a millisecond makes its handler a long one at once; it takes several short ones to make it
     /// short again. Two executors may lose each other's sample: it is an estimate.
-    fn ran(&self, unit: usize, elapsed: Duration) {
+    fn ran(&self, unit: usize, elapsed: Duration, answer_bytes: usize) {
+        if let Some(largest) = self.answer_bytes.get(unit)
+            && answer_bytes > largest.load(Ordering::Relaxed)
+        {
+            largest.store(answer_bytes, Ordering::Relaxed);
+        }
         let Some(average) = self.average_us.get(unit) else { return };
         let sample = u32::try_from(elapsed.as_micros()).unwrap_or(UNKNOWN - 1).min(UNKNOWN - 1);
         let old = average.load(Ordering::Relaxed);

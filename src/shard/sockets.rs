@@ -7,6 +7,7 @@
 use super::Shard;
 use super::answer::{Meta, ServerAnswer};
 use super::conn::Takeover;
+use super::requests::{Begun, Origin};
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
 use crate::domain::call::{Hold, SocketEvent, Work};
@@ -48,6 +49,8 @@ pub(super) struct SocketState {
     /// Close code to send after `on_close`.
     close_after: Option<u16>,
     closing_since_ms: Option<u64>,
+    /// A ping was sent, and nothing has come since.
+    pinged_ms: Option<u64>,
 }
 
 /// The shard's WebSockets by key.
@@ -100,12 +103,11 @@ impl Shard {
     /// Answers a handshake. On success the socket exists, and `on_open` is its first event.
     pub(super) fn begin_upgrade(
         &mut self,
-        conn: ConnId,
+        origin: &Origin,
         view: &RequestView<'_>,
         out: &mut Vec<u8>,
-    ) -> super::requests::Begun {
-        use super::requests::Begun;
-        let meta = super::answer::meta_of(view, self.date, self.cors_origin.clone(), self.draining);
+    ) -> Begun {
+        let meta = self.meta(origin, view);
         let refuse = |answer: ServerAnswer, meta: &Meta, out: &mut Vec<u8>| {
             answer.encode(meta, out);
             Begun::Answered
@@ -126,7 +128,7 @@ impl Shard {
             return refuse(ServerAnswer::text(503, "the server is shutting down\n"), &meta, out);
         }
         ws::encode_accept(out, &accept, &self.date);
-        let key = self.open_socket(conn, view);
+        let key = self.open_socket(origin.id, view);
         Begun::Taken(Takeover::Socket(key))
     }
 
@@ -155,6 +157,7 @@ impl Shard {
             orphan: None,
             close_after: None,
             closing_since_ms: None,
+            pinged_ms: None,
         };
         self.sockets.states.insert(key, Box::new(state));
         self.stats.ws_opened();
@@ -334,14 +337,38 @@ impl Shard {
         }
     }
 
-    /// Ends sockets whose peers don't answer a close frame.
-    pub(super) fn sweep_sockets(&mut self, links: &mut Links) {
-        let now_ms = self.now_ms;
-        for state in self.sockets.states.values_mut() {
-            let late = state.closing_since_ms.is_some_and(|since| now_ms.saturating_sub(since) > CLOSE_WAIT_MS);
-            if let Some(conn) = state.conn.filter(|_| late) {
+    /// Looks at one socket, about once a second: pings a silent peer, and ends one that answers neither a ping nor a close
+    /// frame. `last_read_ms` is when something came from it.
+    pub(super) fn sweep_socket(&mut self, links: &mut Links, key: u64, last_read_ms: u64) {
+        let (now_ms, interval_ms) = (self.now_ms, self.limits.ws_ping_interval_ms);
+        let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        let Some(conn) = state.conn else { return };
+        if let Some(since) = state.closing_since_ms {
+            if now_ms.saturating_sub(since) > CLOSE_WAIT_MS {
                 links.abort(conn);
             }
+            return;
+        }
+        if interval_ms == 0 || state.paused || links.unsent(conn) > 0 {
+            // Silent because nobody listens, or a ping would wait behind other bytes: those have a time-out of their own.
+            state.pinged_ms = None;
+            return;
+        }
+        match state.pinged_ms {
+            Some(at) if last_read_ms >= at => state.pinged_ms = None,
+            Some(at) if now_ms.saturating_sub(at) > self.limits.ws_pong_timeout_ms => {
+                state.handle.mark_closed();
+                state.session.close(GOING_AWAY, "no answer to a ping");
+                state.flush(links);
+                state.closing_since_ms = Some(now_ms);
+            }
+            Some(_) => {}
+            None if now_ms.saturating_sub(last_read_ms) > interval_ms => {
+                state.session.ping();
+                state.flush(links);
+                state.pinged_ms = Some(now_ms);
+            }
+            None => {}
         }
     }
 }

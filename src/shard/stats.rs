@@ -19,6 +19,7 @@ pub struct ShardStats {
     connections: AtomicU64,
     sockets: AtomicU64,
     in_flight: AtomicU64,
+    ticks: AtomicU64,
 }
 
 /// The counters of one shard at one moment.
@@ -50,6 +51,8 @@ pub struct StatsView {
     pub sockets: u64,
     /// Calls on executors (at the last tick).
     pub in_flight: u64,
+    /// Ticks of the shard's clock: as long as they go on, the shard does.
+    pub ticks: u64,
 }
 
 fn add(counter: &AtomicU64, n: u64) {
@@ -92,6 +95,7 @@ impl ShardStats {
         self.connections.store(connections as u64, Ordering::Relaxed);
         self.sockets.store(sockets as u64, Ordering::Relaxed);
         self.in_flight.store(in_flight as u64, Ordering::Relaxed);
+        add(&self.ticks, 1);
     }
 
     /// Reads all counters; not one consistent moment, each one exact.
@@ -112,6 +116,7 @@ impl ShardStats {
             connections: get(&self.connections),
             sockets: get(&self.sockets),
             in_flight: get(&self.in_flight),
+            ticks: get(&self.ticks),
         }
     }
 }

@@ -8,7 +8,7 @@
 use super::Shard;
 use super::answer::{Meta, ServerAnswer};
 use super::conn::{Slot, Takeover};
-use super::requests::Begun;
+use super::requests::{Begun, Origin};
 use crate::domain::inbox::{Inbox, Message};
 use crate::jobs::store::StoreError;
 use crate::jobs::{JobFrame, Replay};
@@ -83,6 +83,12 @@ pub(super) struct Streams {
     next_key: u64,
 }
 
+impl Streams {
+    pub(super) fn len(&self) -> usize {
+        self.states.len()
+    }
+}
+
 /// What a client asks for: the job, and the event it has seen last.
 fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, String>) {
     let (mut id, mut since) = (None, None);
@@ -114,14 +120,8 @@ impl Shard {
     }
 
     /// Begins a stream of server-sent events; its answer comes when the job is found.
-    pub(super) fn begin_events(
-        &mut self,
-        conn: ConnId,
-        seq: u64,
-        view: &RequestView<'_>,
-        meta: Meta,
-        out: &mut Vec<u8>,
-    ) -> Begun {
+    pub(super) fn begin_events(&mut self, origin: &Origin, view: &RequestView<'_>, meta: Meta, out: &mut Vec<u8>) -> Begun {
+        let (conn, seq) = (origin.id, origin.seq);
         let meta = Meta { keep_alive: false, ..meta };
         let path = view.path();
         let uuid = path.get(b"/jobs/".len()..path.len() - b"/events".len()).unwrap_or_default();
@@ -130,7 +130,7 @@ impl Shard {
             Ok(after) => {
                 let channel = Channel::ServerSent { seq, meta };
                 self.open_stream(conn, channel, after, uuid);
-                Begun::Running
+                Begun::Running { expected: 0 }
             }
             Err(text) => {
                 ServerAnswer::json(400, error_json(&text)).encode(&meta, out);
@@ -140,8 +140,9 @@ impl Shard {
     }
 
     /// Answers a handshake on `/jobs/ws`. On success the stream exists.
-    pub(super) fn begin_jobs_socket(&mut self, conn: ConnId, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
-        let meta = self.meta(view);
+    pub(super) fn begin_jobs_socket(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
+        let conn = origin.id;
+        let meta = self.meta(origin, view);
         let accept = match ws::check(view) {
             Ok(accept) if !self.draining => accept,
             Ok(_) => {
@@ -369,6 +370,15 @@ impl Shard {
             if keys.is_empty() {
                 self.streams.by_job.remove(&job);
             }
+        }
+    }
+
+    /// Nothing has come from the peer of a stream for `quiet_ms`: one that does not answer pings is gone.
+    pub(super) fn sweep_stream(&self, links: &mut Links, key: u64, quiet_ms: u64) {
+        let Some(stream) = self.streams.states.get(&key) else { return };
+        let silent = quiet_ms > HEARTBEAT_MS + self.limits.ws_pong_timeout_ms;
+        if silent && matches!(stream.channel, Channel::WebSocket(_)) {
+            links.abort(stream.conn);
         }
     }
 

@@ -1,11 +1,14 @@
 //! Time-outs: a slice of the connections is looked at each tick, all of them once a second.
 
 use super::Shard;
-use super::conn::Partial;
+use super::conn::{Partial, Takeover, credited};
 use crate::net::{ConnId, Links, TICK};
 
 /// Ticks in one sweep over all connections.
 const TICKS_PER_SWEEP: usize = 1_000 / TICK.as_millis() as usize;
+
+/// How long a server that stops waits for the first request of a connection: it may be on its way.
+const FRESH_MS: u64 = 1_000;
 
 /// What a slow connection gets.
 enum Verdict {
@@ -16,11 +19,15 @@ enum Verdict {
     Timeout,
     /// Takes none of the bytes waiting for it.
     Abort,
+    /// Up to what it has become.
+    Taken(Takeover, u64),
 }
 
 impl Shard {
     pub(super) fn sweep(&mut self, links: &mut Links) {
-        let slice = self.conns.len().div_ceil(TICKS_PER_SWEEP).max(1);
+        // At a stop there is no time for turns.
+        let ticks = if self.draining { 1 } else { TICKS_PER_SWEEP };
+        let slice = self.conns.len().div_ceil(ticks).max(1);
         let start = if self.sweep_at >= self.conns.len() { 0 } else { self.sweep_at };
         let end = (start + slice).min(self.conns.len());
         self.sweep_at = end;
@@ -31,35 +38,38 @@ impl Shard {
                 Verdict::Close => links.close(id),
                 Verdict::Timeout => self.time_out(links, id, 408, "the request did not arrive in time\n"),
                 Verdict::Abort => links.abort(id),
+                Verdict::Taken(Takeover::Socket(key), last_read_ms) => self.sweep_socket(links, key, last_read_ms),
+                Verdict::Taken(Takeover::Stream(key), last_read_ms) => {
+                    self.sweep_stream(links, key, self.now_ms.saturating_sub(last_read_ms));
+                }
             }
         }
-        self.sweep_sockets(links);
         self.sweep_streams(links);
     }
 
     fn judge(&mut self, links: &Links, id: ConnId) -> Verdict {
-        let now_ms = self.now_ms;
+        let (now_ms, draining) = (self.now_ms, self.draining);
         let limits = &self.limits;
         let (header_ms, body_ms) = (limits.header_timeout_ms, limits.body_timeout_ms);
         let (idle_ms, write_ms) = (limits.idle_timeout_ms, limits.write_timeout_ms);
-        let unsent = links.unsent(id);
+        let (unsent, sent) = (links.unsent(id), links.sent_total(id));
         let Some(conn) = self.conn(id) else { return Verdict::Keep };
-        if unsent == 0 || unsent < conn.unsent_before {
-            conn.last_write_ms = now_ms;
-        }
-        conn.unsent_before = unsent;
-        if now_ms.saturating_sub(conn.last_write_ms) > write_ms {
+        let progress = sent.wrapping_sub(std::mem::replace(&mut conn.sent_before, sent));
+        conn.write_paid_ms = if unsent == 0 { now_ms } else { credited(conn.write_paid_ms, progress, now_ms) };
+        if now_ms.saturating_sub(conn.write_paid_ms) > write_ms {
             return Verdict::Abort;
         }
-        if conn.taken.is_some() || !conn.slots.is_empty() || unsent > 0 {
+        if let Some(by) = conn.taken {
+            return Verdict::Taken(by, conn.last_read_ms);
+        }
+        if !conn.slots.is_empty() || unsent > 0 {
             return Verdict::Keep;
         }
-        let partial_ms = now_ms.saturating_sub(conn.partial_since_ms);
         let quiet_ms = now_ms.saturating_sub(conn.last_read_ms);
         match conn.partial {
-            Partial::Head if partial_ms > header_ms => Verdict::Timeout,
-            Partial::Body if quiet_ms > body_ms => Verdict::Timeout,
-            Partial::None if quiet_ms > idle_ms => Verdict::Close,
+            Partial::Head if now_ms.saturating_sub(conn.partial_since_ms) > header_ms => Verdict::Timeout,
+            Partial::Body if now_ms.saturating_sub(conn.body_paid_ms) > body_ms => Verdict::Timeout,
+            Partial::None if quiet_ms > idle_ms || draining && quiet_ms > FRESH_MS => Verdict::Close,
             _ => Verdict::Keep,
         }
     }

@@ -4,6 +4,7 @@ use super::arena::{Borrower, Lender, Place};
 use super::identity::Identity;
 use super::remote::RemoteModule;
 use super::wire::{self, Body, Event, ToServer};
+use crate::abi::manifest::RouteDecl;
 use crate::abi::websocket::{Socket, number_of};
 use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent, Work};
 use crate::domain::inbox::Message;
@@ -140,6 +141,8 @@ struct Pending {
     /// The part of the answer's body that has come.
     body: Vec<u8>,
     since_ms: u64,
+    /// The route's own limit of time.
+    limit_ms: Option<u64>,
 }
 
 /// What is to be sent.
@@ -325,7 +328,8 @@ impl RemoteCalls {
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
         self.now_ms = now_ms;
         let late = |pending: &Pending| {
-            matches!(pending.asker, Asker::Request { .. }) && now_ms.saturating_sub(pending.since_ms) > limit_ms
+            matches!(pending.asker, Asker::Request { .. })
+                && now_ms.saturating_sub(pending.since_ms) > pending.limit_ms.unwrap_or(limit_ms)
         };
         let late: Vec<u64> =
             self.pending.iter().filter(|(_, pending)| late(pending)).map(|(ticket, _)| *ticket).collect();
@@ -337,12 +341,14 @@ impl RemoteCalls {
                 self.current.iter_mut().chain(&mut self.former).find(|line| line.tickets.contains(&ticket))
             {
                 line.open -= 1;
-                line.link.owner.recycle("a handler runs for longer than --handler-timeout-ms");
+                line.link.owner.recycle("a handler runs for longer than it may");
             }
-            let Some(Pending { hold, asker: Asker::Request { conn, seq, meta }, .. }) = self.pending.remove(&ticket)
+            let Some(Pending { hold, asker: Asker::Request { conn, seq, meta }, limit_ms: own_ms, .. }) =
+                self.pending.remove(&ticket)
             else {
                 continue;
             };
+            let limit_ms = own_ms.unwrap_or(limit_ms);
             let name = &hold.instance().manifest().name;
             let text = format!("module {name} did not answer within {limit_ms} ms\n");
             answers.push(Message::Answer { conn, seq, bytes: plain(504, &meta, &text), lent: None });
@@ -391,8 +397,10 @@ impl RemoteCalls {
         let instance = crate::domain::Instance::id(module);
         self.tickets += 1;
         let ticket = self.tickets | TICKET_BIT;
+        let mut limit_ms = None;
         let (unit, asker, cargo) = match work {
             Work::Request { conn, seq, route, request, meta } => {
+                limit_ms = hold.instance().manifest().routes.get(route).and_then(RouteDecl::timeout_ms);
                 (route, Asker::Request { conn, seq, meta }, Cargo::Request { route, request })
             }
             Work::Socket { socket, index, events } => {
@@ -402,7 +410,7 @@ impl RemoteCalls {
             }
         };
         let since_ms = self.now_ms;
-        self.pending.insert(ticket, Pending { hold, unit, asker, body: Vec::new(), since_ms });
+        self.pending.insert(ticket, Pending { hold, unit, asker, body: Vec::new(), since_ms, limit_ms });
         self.queue.push_back(Queued { ticket, instance, short, cargo });
     }
 
@@ -562,7 +570,9 @@ impl RemoteCalls {
                     Body::Here(_) => None,
                 };
                 let Some(pending) = self.finish(line, ticket) else { return Ok(()) };
-                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
+                let here = if let Body::Here(body) = body { body.len() } else { 0 };
+                let answer_bytes = lent.as_ref().map_or(pending.body.len() + here, Lent::len);
+                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), answer_bytes);
                 let Asker::Request { conn, seq, meta } = pending.asker else { return Ok(()) };
                 let whole;
                 let body = match body {
@@ -594,7 +604,7 @@ impl RemoteCalls {
             }
             ToServer::Idle { ticket, ran_us } => {
                 let Some(pending) = self.finish(line, ticket) else { return Ok(()) };
-                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
+                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), 0);
                 if let Asker::Socket { key, ends } = pending.asker {
                     if ends {
                         line.forget(key);

@@ -16,7 +16,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 /// Modules loaded into one process before it is replaced.
 const LOADS_MAX: u64 = 1_000;

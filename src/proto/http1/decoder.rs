@@ -19,12 +19,17 @@ pub enum Decoded<'a> {
         /// Bytes done with.
         consumed: usize,
     },
-    /// The head is complete, and the client waits for `100 Continue` before it sends the body. Said once a request.
-    ExpectContinue {
+    /// The head is complete and the body is not. Said once a request, before any of its body is taken: the moment for
+    /// [`RequestDecoder::limit_body`].
+    Body {
         /// Bytes done with.
         consumed: usize,
         /// The request without its body.
         view: RequestView<'a>,
+        /// Bytes of the body, if the client has said how many.
+        announced: Option<usize>,
+        /// The client waits for `100 Continue` before it sends the body.
+        expects_continue: bool,
     },
     /// A whole request.
     Request {
@@ -56,6 +61,8 @@ pub struct RequestDecoder {
     head: Head,
     head_bytes: Vec<u8>,
     body: Vec<u8>,
+    /// Most bytes of this request's body.
+    body_bytes_max: usize,
 }
 
 impl RequestDecoder {
@@ -63,11 +70,33 @@ impl RequestDecoder {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
+            body_bytes_max: limits.body_bytes_max,
             limits,
             state: State::Head { searched: 0, skipped: 0 },
             head: Head::default(),
             head_bytes: Vec::new(),
             body: Vec::new(),
+        }
+    }
+
+    /// After [`Decoded::Body`]: takes at most `bytes_max` of this request's body; the general limit counts as well. Who
+    /// knows how much is announced answers before this.
+    pub fn limit_body(&mut self, bytes_max: usize) {
+        self.body_bytes_max = bytes_max.min(self.limits.body_bytes_max);
+    }
+
+    /// Bytes of the body that have been gathered here.
+    #[must_use]
+    pub fn gathered(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Gives the memory of a request back that has been handed out.
+    pub fn release(&mut self) {
+        if matches!(self.state, State::Done) {
+            self.head_bytes = Vec::new();
+            self.body = Vec::new();
+            self.state = State::Head { searched: 0, skipped: 0 };
         }
     }
 
@@ -79,12 +108,10 @@ impl RequestDecoder {
         match self.state {
             State::Head { searched, skipped } => self.decode_head(input, searched, skipped),
             State::Done => {
-                self.head_bytes = Vec::new();
-                self.body = Vec::new();
-                self.state = State::Head { searched: 0, skipped: 0 };
+                self.release();
                 self.decode_head(input, 0, 0)
             }
-            State::Length { .. } | State::Chunked(_) => self.decode_body(input, 0),
+            State::Length { .. } | State::Chunked(_) => self.decode_body(input),
         }
     }
 
@@ -118,15 +145,15 @@ impl RequestDecoder {
         self.head_bytes.clear();
         self.head_bytes.extend_from_slice(head_bytes);
         self.body.clear();
-        self.state = match self.head.framing {
-            Framing::Length(left) => State::Length { left },
-            Framing::Chunked => State::Chunked(Chunked::new()),
+        self.body_bytes_max = self.limits.body_bytes_max;
+        let announced;
+        (self.state, announced) = match self.head.framing {
+            Framing::Length(left) => (State::Length { left }, Some(left)),
+            Framing::Chunked => (State::Chunked(Chunked::new()), None),
         };
-        if self.head.expect_continue && rest.is_empty() {
-            let view = RequestView { head: &self.head, bytes: &self.head_bytes, body: &[] };
-            return Ok(Decoded::ExpectContinue { consumed: skipped + head_len, view });
-        }
-        self.decode_body(input, skipped + head_len)
+        let view = RequestView { head: &self.head, bytes: &self.head_bytes, body: &[] };
+        let expects_continue = self.head.expect_continue && rest.is_empty();
+        Ok(Decoded::Body { consumed: skipped + head_len, view, announced, expects_continue })
     }
 
     fn head_incomplete(&mut self, bytes: &[u8], skipped: usize) -> Result<(), RequestError> {
@@ -142,8 +169,7 @@ impl RequestDecoder {
         Ok(())
     }
 
-    fn decode_body<'a>(&'a mut self, input: &'a [u8], at: usize) -> Result<Decoded<'a>, RequestError> {
-        let rest = input.get(at..).unwrap_or_default();
+    fn decode_body<'a>(&'a mut self, rest: &'a [u8]) -> Result<Decoded<'a>, RequestError> {
         let (used, done) = match &mut self.state {
             State::Length { left } => {
                 let part = rest.get(..(*left).min(rest.len())).unwrap_or_default();
@@ -154,15 +180,15 @@ impl RequestDecoder {
                 *left -= part.len();
                 (part.len(), *left == 0)
             }
-            State::Chunked(chunked) => chunked.decode(rest, &mut self.body, self.limits.body_bytes_max)?,
+            State::Chunked(chunked) => chunked.decode(rest, &mut self.body, self.body_bytes_max)?,
             State::Head { .. } | State::Done => (0, false),
         };
         if !done {
-            return Ok(Decoded::NeedMore { consumed: at + used });
+            return Ok(Decoded::NeedMore { consumed: used });
         }
         self.state = State::Done;
         let view = RequestView { head: &self.head, bytes: &self.head_bytes, body: &self.body };
-        Ok(Decoded::Request { consumed: at + used, view })
+        Ok(Decoded::Request { consumed: used, view })
     }
 }
 
@@ -219,7 +245,7 @@ mod tests {
                         at += consumed;
                         break;
                     }
-                    Ok(Decoded::ExpectContinue { consumed, .. }) => at += consumed,
+                    Ok(Decoded::Body { consumed, .. }) => at += consumed,
                     Ok(Decoded::Request { consumed, view }) => {
                         found.push(own(&view));
                         at += consumed;
@@ -341,13 +367,42 @@ mod tests {
     fn an_expectation_is_announced_once_and_only_when_the_body_is_awaited() {
         let mut decoder = RequestDecoder::new(Limits::default());
         let head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
-        let Ok(Decoded::ExpectContinue { consumed, .. }) = decoder.decode(head) else { panic!() };
+        let Ok(Decoded::Body { consumed, announced: Some(2), expects_continue: true, .. }) = decoder.decode(head) else {
+            panic!()
+        };
         assert_eq!(consumed, head.len());
         assert!(matches!(decoder.decode(b"a"), Ok(Decoded::NeedMore { consumed: 1 })));
         let Ok(Decoded::Request { view, .. }) = decoder.decode(b"b") else { panic!() };
         assert_eq!(view.body, b"ab");
         let both = [head.as_slice(), b"ab"].concat();
         assert!(matches!(decoder.decode(&both), Ok(Decoded::Request { .. })));
+    }
+
+    #[test]
+    fn a_body_that_is_still_to_come_is_announced_and_may_be_limited() {
+        let head = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let whole = [head.as_slice(), b"3\r\nabc\r\n0\r\n\r\n"].concat();
+        for (limit, fits) in [(2, false), (3, true), (usize::MAX, true)] {
+            let mut decoder = RequestDecoder::new(Limits { body_bytes_max: 5, ..Limits::default() });
+            for _ in 0..2 {
+                let Ok(Decoded::Body { consumed, view, announced: None, .. }) = decoder.decode(&whole) else { panic!() };
+                assert_eq!((consumed, view.path()), (head.len(), b"/p".as_slice()));
+                decoder.limit_body(limit);
+                match decoder.decode(&whole[head.len()..]) {
+                    Ok(Decoded::Request { view, .. }) if fits => assert_eq!(view.body, b"abc"),
+                    Err(RequestError::BodyTooLarge) if !fits => break,
+                    other => panic!("{other:?}"),
+                }
+                assert_eq!(decoder.gathered(), 3);
+                decoder.release();
+                assert_eq!((decoder.gathered(), decoder.body.capacity()), (0, 0));
+            }
+        }
+        // The general limit holds whatever the route's is, and that of one request is not the next one's.
+        let mut decoder = RequestDecoder::new(Limits { body_bytes_max: 2, ..Limits::default() });
+        assert!(matches!(decoder.decode(&whole), Ok(Decoded::Body { .. })));
+        decoder.limit_body(100);
+        assert!(matches!(decoder.decode(&whole[head.len()..]), Err(RequestError::BodyTooLarge)));
     }
 
     fn request() -> impl Strategy<Value = Vec<u8>> {

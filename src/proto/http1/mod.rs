@@ -9,4 +9,4 @@ mod response;
 pub use date::http_date;
 pub use decoder::{Decoded, RequestDecoder};
 pub use head::{Head, Limits, Method, RequestError, RequestView};
-pub use response::{CONTINUE, ResponseHead, encode_response, encode_stream_head, reason};
+pub use response::{CONTINUE, ResponseHead, close_after, encode_response, encode_stream_head, reason};

@@ -187,6 +187,19 @@ pub fn encode_response<'h>(
     dropped
 }
 
+/// Makes an encoded response the last one of its connection.
+pub fn close_after(response: &mut Vec<u8>) {
+    let Some(end) = memchr::memmem::find(response, b"\r\n\r\n") else { return };
+    // The field of the connection is the last one of a head.
+    let last = memchr::memmem::rfind(response.get(..end).unwrap_or_default(), b"\r\n").unwrap_or(end);
+    let says = |what: &[u8]| response.get(last..end).is_some_and(|line| line == what);
+    if says(b"\r\nConnection: close") {
+        return;
+    }
+    let from = if says(b"\r\nConnection: keep-alive") { last } else { end };
+    response.splice(from..end, b"\r\nConnection: close".iter().copied());
+}
+
 /// Appends the head of a response whose body follows in pieces: in chunks, or, to a client of HTTP/1.0, until the
 /// connection is closed. `head.keep_alive` must be false for such a client.
 pub fn encode_stream_head<'h>(
@@ -272,6 +285,18 @@ mod tests {
         let expected = "HTTP/1.1 200 OK\r\nX-A: b\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
                         Access-Control-Allow-Origin: *\r\nContent-Length: 2\r\n\r\nhi";
         assert_eq!((text.as_str(), dropped), (expected, 0));
+    }
+
+    #[test]
+    fn an_answer_becomes_the_last_one() {
+        for (keep_alive, http_1_0) in [(true, false), (true, true), (false, false), (false, true)] {
+            let head = |keep_alive| ResponseHead { keep_alive, http_1_0, ..head(200, b"a\r\n\r\nb") };
+            let (text, _) = encode(&head(keep_alive), &[("X-Connection", "close")], b"a\r\n\r\nb");
+            let mut bytes = text.into_bytes();
+            close_after(&mut bytes);
+            let (expected, _) = encode(&head(false), &[("X-Connection", "close")], b"a\r\n\r\nb");
+            assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+        }
     }
 
     #[test]
