@@ -55,6 +55,8 @@ struct Link {
     dirty: bool,
     /// The socket takes no more for now; the driver waits for it.
     blocked: bool,
+    /// The application waits for all to be sent.
+    awaited: bool,
     reading: bool,
     closing: Closing,
     /// The errno that sending failed with.
@@ -183,6 +185,14 @@ impl Links {
         })
     }
 
+    /// Has [`Application::drained`](super::Application::drained) called when what is queued on `conn` is sent, also if the
+    /// socket takes it all at once.
+    pub fn call_when_drained(&mut self, conn: ConnId) {
+        if let Some(link) = self.get_mut(conn) {
+            link.awaited = true;
+        }
+    }
+
     /// Closes `conn` once everything queued is sent.
     pub fn close(&mut self, conn: ConnId) {
         let Some(link) = self.get_mut(conn).filter(|link| link.closing == Closing::No) else { return };
@@ -245,6 +255,7 @@ impl Links {
             tls: None,
             dirty: false,
             blocked: false,
+            awaited: false,
             reading: true,
             closing: Closing::No,
             failed: None,
@@ -427,6 +438,27 @@ impl Links {
             link.blocked = false;
         }
         self.flush(conn)
+    }
+
+    /// Whether the application waited for what has been sent on `conn`.
+    pub(super) fn take_awaited(&mut self, conn: ConnId) -> bool {
+        self.get_mut(conn).is_some_and(|link| std::mem::take(&mut link.awaited) && link.closing == Closing::No)
+    }
+
+    /// Moves at most `room` of the bytes queued on `conn` to `out`, as a socket would take them. Returns whether none is
+    /// left.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn take_sent(&mut self, conn: ConnId, room: usize, out: &mut Vec<u8>) -> bool {
+        let Some(link) = self.get_mut(conn) else { return true };
+        link.dirty = false;
+        let end = out.len().saturating_add(room);
+        while out.len() < end && !link.outbox.is_empty() {
+            let front = link.outbox.front();
+            let count = front.len().min(end - out.len());
+            out.extend_from_slice(&front[..count]);
+            link.outbox.advance(count);
+        }
+        link.outbox.is_empty()
     }
 
     /// The descriptor of `conn`.

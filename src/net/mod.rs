@@ -11,6 +11,8 @@ pub mod listener;
 pub mod outbox;
 pub mod waker;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod monoio_driver;
 mod sys;
 mod tls;
@@ -88,7 +90,8 @@ pub trait Application {
     /// The peer will send no more (FIN). The connection stays open for sending until [`Links::close`].
     fn eof(&mut self, links: &mut Links, conn: ConnId);
 
-    /// The outbox of `conn`, which a flush had left non-empty, is empty now.
+    /// The outbox of `conn`, which a flush had left non-empty, is empty now; or the application asked to be told
+    /// ([`Links::call_when_drained`]).
     fn drained(&mut self, links: &mut Links, conn: ConnId);
 
     /// The connection is gone; `conn` names nothing from here on. Called exactly once for every accepted connection.

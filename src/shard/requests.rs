@@ -68,9 +68,14 @@ impl Shard {
                 break;
             }
             let blocked = conn.is_blocked(self.limits.pipeline_max);
-            if blocked || links.unsent(conn.id) > self.limits.unsent_bytes_max {
+            let full = links.unsent(conn.id) > self.limits.unsent_bytes_max;
+            if blocked || full {
                 conn.paused = true;
                 links.set_reading(conn.id, false);
+                // The end of what blocks it is an event of its own.
+                if full {
+                    links.call_when_drained(conn.id);
+                }
                 break;
             }
             let origin = Origin { id: conn.id, seq: conn.next_seq(), client: Client::of(&conn.peer) };
@@ -369,7 +374,9 @@ impl Shard {
         let Some(mut conn) = self.take(id) else { return };
         if conn.paused && conn.taken.is_none() {
             let blocked = conn.is_blocked(self.limits.pipeline_max);
-            if !blocked && links.unsent(id) <= self.limits.unsent_bytes_max {
+            if links.unsent(id) > self.limits.unsent_bytes_max {
+                links.call_when_drained(id);
+            } else if !blocked {
                 conn.paused = false;
                 links.set_reading(id, true);
                 self.parse_input(links, &mut conn);
@@ -391,17 +398,20 @@ impl Shard {
 
     /// The connection has become something else: bytes that came behind the request are its first ones.
     fn taken(&mut self, links: &mut Links, id: ConnId, by: Takeover) {
-        let input = self.conn(id).map(|conn| {
-            conn.paused = false;
-            std::mem::take(&mut conn.input)
-        });
+        let Some(conn) = self.conn(id) else { return };
+        conn.paused = false;
+        let (input, eof) = (std::mem::take(&mut conn.input), conn.eof);
         links.set_reading(id, true);
         match by {
             Takeover::Socket(key) => self.socket_begins(links, key),
             Takeover::Stream(key) => self.stream_begins(links, key),
         }
-        if let Some(input) = input.filter(|input| !input.is_empty()) {
+        if !input.is_empty() {
             self.taken_data(links, by, &input);
+        }
+        // The FIN came while earlier answers were owed; there will be no other event to end this by.
+        if eof {
+            links.close(id);
         }
     }
 

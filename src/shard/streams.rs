@@ -306,6 +306,7 @@ impl Shard {
             stream.mode = Mode::Live;
         } else if links.unsent(stream.conn) > REPLAY_UNSENT_BYTES_MAX {
             stream.mode = Mode::Behind;
+            links.call_when_drained(stream.conn);
         } else {
             self.replay(key);
         }
@@ -320,6 +321,7 @@ impl Shard {
                 let Some(stream) = states.get_mut(key) else { continue };
                 if stream.mode == Mode::Live && links.unsent(stream.conn) > LIVE_UNSENT_BYTES_MAX {
                     stream.mode = Mode::Behind;
+                    links.call_when_drained(stream.conn);
                 }
                 if stream.mode != Mode::Live {
                     stream.missed = stream.missed.max(frame.event_id);

@@ -67,13 +67,17 @@ enum Asker {
     Socket { key: u64 },
 }
 
+impl Asker {
+    fn is_request(&self) -> bool {
+        matches!(self, Self::Request { .. })
+    }
+}
+
 /// A call that is with the domain.
 struct Pending {
     hold: Arc<dyn Hold>,
     unit: usize,
     asker: Asker,
-    /// The part of the answer's body that has come.
-    body: Vec<u8>,
     since_ms: u64,
 }
 
@@ -106,8 +110,9 @@ pub struct RemoteCalls {
     pending: HashMap<u64, Pending>,
     queue: VecDeque<Queued>,
     sending: Option<Sending>,
-    /// Frames that come in parts, by socket.
-    frames: HashMap<u64, Vec<u8>>,
+    /// The parts that have come ahead of a record, and its ticket or key. Only one record is under way at a time, because
+    /// the domain's end sends it without a break: what a hostile domain can have kept is one answer.
+    early: Option<(u64, Vec<u8>)>,
     /// Sockets this life of the domain knows.
     known: HashSet<u64>,
     tickets: u64,
@@ -173,7 +178,7 @@ impl RemoteCalls {
         self.link = None;
         self.sending = None;
         self.known.clear();
-        self.frames.clear();
+        self.early = None;
         let queued: HashSet<u64> = self.queue.iter().map(|queued| queued.ticket).collect();
         let lost: Vec<u64> = self.pending.keys().filter(|ticket| !queued.contains(ticket)).copied().collect();
         let lost = lost.into_iter().filter_map(|ticket| self.pending.remove(&ticket));
@@ -204,7 +209,7 @@ impl RemoteCalls {
             }
         };
         let since_ms = self.now_ms;
-        self.pending.insert(ticket, Pending { hold, unit, asker, body: Vec::new(), since_ms });
+        self.pending.insert(ticket, Pending { hold, unit, asker, since_ms });
         self.queue.push_back(Queued { ticket, instance, short, cargo });
     }
 
@@ -299,57 +304,43 @@ impl RemoteCalls {
     }
 
     fn take(&mut self, record: &[u8], out: &mut Vec<Message>) -> Result<(), String> {
-        match ToServer::read(record).map_err(|error| error.to_string())? {
-            ToServer::Part { ticket, bytes } => {
-                let whole = match self.pending.get_mut(&ticket) {
-                    Some(pending) => &mut pending.body,
-                    None if ticket & TICKET_BIT != 0 => return Ok(()), // Its call is over.
-                    None => self.frames.entry(ticket).or_default(),
-                };
-                if whole.len() + bytes.len() > ANSWER_BYTES_MAX {
-                    return Err("an answer of a module is too large".to_owned());
-                }
-                whole.extend_from_slice(bytes);
-            }
+        let record = ToServer::read(record).map_err(|error| error.to_string())?;
+        if let ToServer::Part { ticket, bytes } = record {
+            return self.take_part(ticket, bytes);
+        }
+        let early = self.early.take();
+        let early = |of: u64| early.filter(|(ticket, _)| *ticket == of).map(|(_, bytes)| bytes);
+        match record {
+            ToServer::Part { .. } => {}
             ToServer::Answer { ticket, ran_us, status, headers, body } => {
-                let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
+                let Some(pending) = self.ended(ticket, Asker::is_request)? else { return Ok(()) };
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
                 let Asker::Request { conn, seq, meta } = pending.asker else { return Ok(()) };
-                let whole;
-                let body = if pending.body.is_empty() {
-                    body
-                } else {
-                    whole = [pending.body.as_slice(), body].concat();
-                    &whole
-                };
+                let whole = early(ticket).map(|early| [early.as_slice(), body].concat());
+                let body = whole.as_deref().unwrap_or(body);
                 let mut bytes = Vec::with_capacity(256 + body.len());
                 let dropped = encode_response(&mut bytes, &meta.head(status, body.len()), headers.iter(), body);
                 if dropped > 0 {
                     let name = &pending.hold.instance().manifest().name;
-                    tracing::warn!(
-                        "module {name}: {dropped} response header(s) with a forbidden character were dropped"
-                    );
+                    tracing::warn!("module {name}: {dropped} response header(s) that can't be sent were dropped");
                 }
                 out.push(Message::Answer { conn, seq, bytes });
             }
             ToServer::Fault { ticket, why } => {
-                let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
+                let Some(pending) = self.ended(ticket, Asker::is_request)? else { return Ok(()) };
                 if let Asker::Request { conn, seq, meta } = pending.asker {
                     out.push(Message::Answer { conn, seq, bytes: plain(500, &meta, why) });
                 }
             }
             ToServer::Idle { ticket, ran_us } => {
-                let Some(pending) = self.pending.remove(&ticket) else { return Ok(()) };
+                let Some(pending) = self.ended(ticket, |asker| !asker.is_request())? else { return Ok(()) };
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)));
                 if let Asker::Socket { key } = pending.asker {
                     out.push(Message::SocketIdle { socket: key });
                 }
             }
             ToServer::Send { key, frame } => {
-                let frame = match self.frames.remove(&key) {
-                    Some(early) => [early.as_slice(), frame].concat().into(),
-                    None => frame.into(),
-                };
+                let frame = early(key).map_or_else(|| frame.into(), |early| [early.as_slice(), frame].concat().into());
                 out.push(Message::SocketSend { socket: key, frame });
             }
             ToServer::Close { key, code } => {
@@ -358,6 +349,30 @@ impl RemoteCalls {
             }
         }
         Ok(())
+    }
+
+    fn take_part(&mut self, ticket: u64, bytes: &[u8]) -> Result<(), String> {
+        // Parts whose record never came: their sender gave up.
+        let (_, whole) = match self.early.take().filter(|(of, _)| *of == ticket) {
+            Some(early) => self.early.insert(early),
+            None => self.early.insert((ticket, Vec::new())),
+        };
+        if whole.len() + bytes.len() > ANSWER_BYTES_MAX {
+            return Err("an answer of a module is too large".to_owned());
+        }
+        whole.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// The call that a record ends; `None` if it is over already.
+    ///
+    /// # Errors
+    /// A record of this kind can't end it. It stays, to be answered when the domain is ended for that.
+    fn ended(&mut self, ticket: u64, fits: fn(&Asker) -> bool) -> Result<Option<Pending>, String> {
+        match self.pending.get(&ticket) {
+            Some(pending) if !fits(&pending.asker) => Err("a call was answered by a record of another kind".to_owned()),
+            _ => Ok(self.pending.remove(&ticket)),
+        }
     }
 
     /// Whether the domain has sent something. Says at the same time that this shard is about to sleep, so that the

@@ -7,6 +7,8 @@
 pub mod child;
 mod companion;
 mod control;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod layout;
 mod link;
 mod parent;

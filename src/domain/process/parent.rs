@@ -162,23 +162,7 @@ impl Process {
     /// # Errors
     /// The process could not be started.
     pub fn start(config: DomainConfig, wakers: Vec<Arc<Waker>>) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            config,
-            wakers,
-            inboxes: OnceLock::new(),
-            links: Mutex::default(),
-            current: Mutex::default(),
-            changed: Condvar::new(),
-            modules: Mutex::default(),
-            published: Mutex::default(),
-            runs: Mutex::default(),
-            next: AtomicU64::new(1),
-            stopping: AtomicBool::new(false),
-            restarts: AtomicU64::new(0),
-            recycling: AtomicBool::new(false),
-            loads: AtomicU64::new(0),
-            drained: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::new(config, wakers));
         let supervised = Arc::clone(&shared);
         thread::Builder::new().name("domain".to_owned()).spawn(move || supervised.supervise())?;
         shared.connection().map_err(io::Error::other)?;
@@ -249,6 +233,27 @@ impl Host for Process {
 }
 
 impl Shared {
+    /// The state before there is a process.
+    pub(super) fn new(config: DomainConfig, wakers: Vec<Arc<Waker>>) -> Self {
+        Self {
+            config,
+            wakers,
+            inboxes: OnceLock::new(),
+            links: Mutex::default(),
+            current: Mutex::default(),
+            changed: Condvar::new(),
+            modules: Mutex::default(),
+            published: Mutex::default(),
+            runs: Mutex::default(),
+            next: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
+            restarts: AtomicU64::new(0),
+            recycling: AtomicBool::new(false),
+            loads: AtomicU64::new(0),
+            drained: Mutex::default(),
+        }
+    }
+
     /// A number nobody has had.
     pub(super) fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)

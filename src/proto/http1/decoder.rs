@@ -134,7 +134,8 @@ impl RequestDecoder {
             return Err(RequestError::HeadTooLarge);
         }
         // The length goes first: a short head that comes byte by byte isn't searched again each time.
-        if bytes.len() > self.limits.uri_bytes_max + 64 && memchr::memchr(b'\n', bytes).is_none() {
+        let line_bytes_max = self.limits.uri_bytes_max.saturating_add(64);
+        if bytes.get(..line_bytes_max).is_some_and(|line| memchr::memchr(b'\n', line).is_none()) {
             return Err(RequestError::UriTooLong);
         }
         // The end of the head may begin in the last three bytes.
