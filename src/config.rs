@@ -267,7 +267,8 @@ impl Config {
         // The stacks of the threads and the allocator's reserve count too.
         let memory_fits = self.module_memory_bytes_max == 0 || self.module_memory_bytes_max >= MODULE_MEMORY_BYTES_MIN;
         check(!memory_fits, &format!("--module-memory-bytes-max must be 0 or at least {MODULE_MEMORY_BYTES_MIN}"));
-        check(self.head_bytes_max < 256, "--head-bytes-max must be at least 256");
+        // A head crosses to the process of the modules in one record of its ring, which holds 256 KiB.
+        check(!(256..=131_072).contains(&self.head_bytes_max), "--head-bytes-max must be from 256 to 131072");
         let workers_fit = (1..=JOB_WORKERS_MAX).contains(&self.job_workers);
         check(!workers_fit, &format!("--job-workers must be from 1 to {JOB_WORKERS_MAX}"));
         let retention_fits = (1..=JOB_RETENTION_S_MAX).contains(&self.job_retention_s);

@@ -65,6 +65,9 @@ fn metric(server: &Server, name: &str) -> u64 {
     lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
+/// Connects to an address; each call of what it gives is one exchange.
+type GoodClient = fn(&str) -> Box<dyn FnMut()>;
+
 /// Clients that ask and are answered, until they are stopped.
 struct GoodClients {
     stop: Arc<AtomicBool>,
@@ -74,8 +77,8 @@ struct GoodClients {
 impl GoodClients {
     fn start(server: &Server) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let clients: [fn(&str) -> Box<dyn FnMut()>; 3] = [keep_alive, one_request_each, echo];
-        let spawn = |client: fn(&str) -> Box<dyn FnMut()>| {
+        let clients: [GoodClient; 3] = [keep_alive, one_request_each, echo];
+        let spawn = |client: GoodClient| {
             let (addr, stop) = (server.addr.clone(), Arc::clone(&stop));
             thread::spawn(move || {
                 let mut ask = client(&addr);

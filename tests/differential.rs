@@ -41,21 +41,23 @@ enum End {
 
 type Reading = (Vec<Found>, End);
 
+/// Longest chunk-size line that we take, as in `proto::http1::chunked`.
+const SIZE_LINE_BYTES_MAX: usize = 1024;
+
 // ---- ours ----
 
-fn ours(input: &[u8]) -> Reading {
+/// Also where the first request begins that was not read.
+fn ours(input: &[u8]) -> (Reading, usize) {
     let mut decoder = RequestDecoder::new(Limits::default());
-    let (mut found, mut at, mut within) = (Vec::new(), 0, false);
+    let (mut found, mut at, mut start) = (Vec::new(), 0, 0);
     while at < input.len() {
         match decoder.decode(&input[at..]) {
-            Ok(Decoded::NeedMore { consumed }) => {
-                at += consumed;
+            Ok(Decoded::NeedMore { .. }) => {
                 // Empty lines before a request are no part of it (RFC 9112 §2.2).
-                let end = if at < input.len() || within || consumed > 4 * 2 { End::Incomplete } else { End::Clean };
-                let only_lines = input[at - consumed..].iter().all(|byte| b"\r\n".contains(byte));
-                return (found, if only_lines && !within { End::Clean } else { end });
+                let only_lines = input[start..].iter().all(|byte| b"\r\n".contains(byte));
+                return ((found, if only_lines { End::Clean } else { End::Incomplete }), start);
             }
-            Ok(Decoded::ExpectContinue { consumed, .. }) => (at, within) = (at + consumed, true),
+            Ok(Decoded::ExpectContinue { consumed, .. }) => at += consumed,
             Ok(Decoded::Request { consumed, view }) => {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 let query = view.query().map(|query| format!("?{}", text(query))).unwrap_or_default();
@@ -65,15 +67,17 @@ fn ours(input: &[u8]) -> Reading {
                     headers: sorted(view.headers().map(|(name, value)| (text(name).to_lowercase(), value.to_vec()))),
                     body: view.body.to_vec(),
                 });
-                (at, within) = (at + consumed, false);
+                at += consumed;
+                start = at;
                 if !view.keep_alive() {
-                    return (found, End::Clean);
+                    return ((found, End::Clean), start);
                 }
             }
-            Err(error) => return (found, End::Refused(reason(error))),
+            Err(error) => return ((found, End::Refused(reason(error))), start),
         }
     }
-    (found, if within { End::Incomplete } else { End::Clean })
+    let end = if start < input.len() { End::Incomplete } else { End::Clean };
+    ((found, end), start)
 }
 
 fn reason(error: RequestError) -> String {
@@ -193,7 +197,7 @@ struct Place<'a> {
     ours: Option<&'a str>,
     /// What hyper made of it, if it took it.
     theirs: Option<&'a Found>,
-    /// All of the input.
+    /// The input from there on.
     input: &'a [u8],
 }
 
@@ -287,12 +291,37 @@ const DIFFERENCES: &[Difference] = &[
         |place| place.we_say("the chunked body is malformed") && place.has(b"00000"),
     ),
     (
+        "RFC 9112 §7.1.1: the length of chunk extensions ought to be limited; we take a line of 1 KiB, hyper 16 KiB in all",
+        &LONG_EXTENSION,
+        |place| {
+            place.we_say("the chunked body is malformed") && place.lines().any(|line| line.len() > SIZE_LINE_BYTES_MAX)
+        },
+    ),
+    (
         "RFC 9112 §3: hyper's Uri type refuses characters that RFC 3986 does not allow in a target; we hand any visible character \
          and any octet above 127 to the module, as httparse does",
         b"GET /\"<> HTTP/1.1\r\nHost: h\r\n\r\n",
         |place| place.ours.is_none() && place.theirs.is_none() && place.has_odd_target(),
     ),
 ];
+
+/// A request with a chunk extension of 1,100 octets.
+const LONG_EXTENSION: [u8; LONG_HEAD.len() + 1100 + LONG_TAIL.len()] = {
+    let mut input = [b'x'; LONG_HEAD.len() + 1100 + LONG_TAIL.len()];
+    let mut at = 0;
+    while at < LONG_HEAD.len() {
+        input[at] = LONG_HEAD[at];
+        at += 1;
+    }
+    at = 0;
+    while at < LONG_TAIL.len() {
+        input[LONG_HEAD.len() + 1100 + at] = LONG_TAIL[at];
+        at += 1;
+    }
+    input
+};
+const LONG_HEAD: &[u8] = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1;";
+const LONG_TAIL: &[u8] = b"\r\na\r\n0\r\n\r\n";
 
 const KNOWN: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH"];
 
@@ -323,7 +352,7 @@ impl Place<'_> {
 
 /// The reason why the two readings differ, `None` if they don't.
 fn compare(input: &[u8]) -> Result<Option<&'static str>, String> {
-    let (our, their) = (ours(input), theirs(input));
+    let ((our, start), their) = (ours(input), theirs(input));
     if our == their || same_but_for_words(&our, &their) {
         return Ok(None);
     }
@@ -335,7 +364,7 @@ fn compare(input: &[u8]) -> Result<Option<&'static str>, String> {
         End::Refused(reason) => Some(reason.as_str()),
         _ => None,
     };
-    let place = Place { ours: refused, theirs: their.0.get(common), input };
+    let place = Place { ours: refused, theirs: their.0.get(common), input: &input[start..] };
     let stricter = matches!(their.1, End::Refused(_));
     if refused.is_none() && !stricter {
         return Err(format!("neither refuses it, and they differ:\nours   {our:?}\ntheirs {their:?}"));

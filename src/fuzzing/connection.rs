@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// Longer inputs are cut off. Up to here, no limit on heads is reached: which of a limit and a fault is answered first may
 /// depend on how the bytes arrive.
-const INPUT_BYTES_MAX: usize = 8 * 1024;
+const INPUT_BYTES_MAX: usize = 4 * 1024 + 256;
 
 /// Rounds after which a conversation that is not over never will be.
 const ROUNDS_MAX: usize = 100_000;
@@ -51,7 +51,7 @@ fn converse(pieces: &[&[u8]], random: &mut Random) -> Vec<u8> {
     let peer = Peer::Tcp(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 1)));
     let mut driver = Driver::accept(shard, &peer);
     let (mut coming, mut ended) = (pieces.iter(), false);
-    let room = [1, 100, usize::MAX][random.below(3)];
+    let room = [16, 500, usize::MAX][random.below(3)];
     let mut idle_rounds = 0;
     for round in 0.. {
         assert!(round < ROUNDS_MAX, "the conversation does not end");
@@ -133,7 +133,7 @@ fn serve() -> (Shard, Domain, Arc<ShardStats>) {
     let waker = WAKER.get_or_init(|| Arc::new(Waker::new().expect("an eventfd")));
     let inbox = Arc::new(Inbox::new(Arc::clone(waker)));
     let stats: Arc<ShardStats> = Arc::default();
-    let (link, domain) = Domain::new();
+    let (link, domain) = Domain::new(INPUT_BYTES_MAX);
     let shard = Shard::new(ShardParts {
         id: 0,
         limits: limits(),

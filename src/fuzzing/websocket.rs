@@ -111,7 +111,7 @@ impl Reader {
             match frame(rest) {
                 Ok(Some((frame, length))) => {
                     rest = &rest[length..];
-                    if let Err(end) = reader.take(frame) {
+                    if let Err(end) = reader.take(&frame) {
                         reader.end = end;
                         return reader;
                     }
@@ -125,7 +125,7 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, frame: Frame) -> Result<(), End> {
+    fn take(&mut self, frame: &Frame) -> Result<(), End> {
         let (is_final, opcode) = (frame.first & 0x80 != 0, frame.first & 0x0f);
         let wrong = !frame.masked || frame.first & 0x70 != 0;
         let is_control = opcode >= 8;

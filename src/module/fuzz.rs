@@ -1,5 +1,7 @@
 //! Module tables without a control plane.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
+
 use super::generation::{Generation, Serving};
 use super::table::{Published, Table};
 use crate::domain::Instance;

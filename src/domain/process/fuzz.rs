@@ -1,6 +1,8 @@
 //! The process of the modules as fuzzers play it, on the thread of the shard that talks to it: one that answers, when it
 //! is told to, and one that sends anything.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
+
 use super::link::{Owner, RemoteCalls, ShardLink};
 use super::parent::{DomainConfig, Shared};
 use super::remote::RemoteModule;
@@ -57,10 +59,11 @@ impl Owner for Fate {
     fn drained(&self) {}
 }
 
-/// Both ends of a pair of rings of `data_bytes` each.
-fn pair(data_bytes: usize, fate: Fate) -> (Box<ShardLink>, Consumer, Producer) {
-    let to_domain = RingSpec { offset: 0, data_bytes };
-    let to_server = RingSpec { offset: to_domain.total_bytes().next_multiple_of(RingSpec::ALIGN), data_bytes };
+/// Both ends of a pair of rings, to the domain and to the server, with so many bytes of data.
+fn pair(data_bytes: [usize; 2], fate: Fate) -> (Box<ShardLink>, Consumer, Producer) {
+    let to_domain = RingSpec { offset: 0, data_bytes: data_bytes[0] };
+    let offset = to_domain.total_bytes().next_multiple_of(RingSpec::ALIGN);
+    let to_server = RingSpec { offset, data_bytes: data_bytes[1] };
     let region = Arc::new(Region::create(to_server.offset + to_server.total_bytes()).expect("a region"));
     let producer = Producer::new(&region, to_domain).expect("a ring");
     let consumer = Consumer::new(&region, to_server).expect("a ring");
@@ -90,16 +93,18 @@ pub(crate) struct Domain {
 }
 
 impl Domain {
-    /// The process and the link to it, by rings so small that records come in parts and rings are full.
-    pub(crate) fn new() -> (Box<ShardLink>, Self) {
-        const DATA_BYTES: usize = 4096;
+    /// The process and the link to it. A record to it holds any head of `head_bytes_max` bytes, as the server's rings hold
+    /// the largest that may be configured; the ring back is so small that answers come in parts and it is full at times.
+    pub(crate) fn new(head_bytes_max: usize) -> (Box<ShardLink>, Self) {
+        const TO_SERVER_BYTES: usize = 4096;
         let fate = Fate::default();
-        let (link, intake, producer) = pair(DATA_BYTES, fate.clone());
+        let to_domain_bytes = (4 * (head_bytes_max + 64)).next_power_of_two();
+        let (link, intake, producer) = pair([to_domain_bytes, TO_SERVER_BYTES], fate.clone());
         let domain = Self {
             intake,
             producer,
             fate,
-            record_bytes_max: DATA_BYTES / 4,
+            record_bytes_max: TO_SERVER_BYTES / 4,
             early: HashMap::new(),
             unanswered: Vec::new(),
             leaving: VecDeque::new(),
@@ -220,7 +225,7 @@ const SOCKETS: u64 = 2;
 impl Hostile {
     pub(crate) fn new(mut random: Random) -> Self {
         let fate = Fate::default();
-        let (link, _intake, producer) = pair(256 * 1024, fate.clone());
+        let (link, _intake, producer) = pair([256 * 1024; 2], fate.clone());
         let mut calls = RemoteCalls::new(0);
         calls.up(link);
         let hold: Arc<dyn Hold> = Arc::new(Held(module(Manifest::default())));
@@ -299,7 +304,7 @@ fn check_answer(bytes: &[u8]) {
         assert!(!line.iter().any(|byte| b"\r\n\0".contains(byte)), "{}", line.escape_ascii());
         let colon = line.iter().position(|&byte| byte == b':').expect("a field has a colon");
         let (name, value) = (line[..colon].to_ascii_lowercase(), &line[colon + 1..]);
-        assert!(!name.is_empty() && !name.iter().any(|byte| byte.is_ascii_whitespace()));
+        assert!(!name.is_empty() && !name.iter().any(u8::is_ascii_whitespace));
         match name.as_slice() {
             b"content-length" => lengths.push(std::str::from_utf8(value).expect("digits").trim().to_owned()),
             b"date" => dates += 1,

@@ -1,5 +1,7 @@
 //! A ring both of whose sides are fuzzed, with a peer that writes anywhere in it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
+
 use super::spec::{DATA, STRIDE, WORD_BYTES};
 use super::{Consumer, Producer, PushError, Region, RingSpec};
 use std::sync::Arc;
