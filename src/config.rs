@@ -331,7 +331,8 @@ impl Config {
         check(self.crash_limit > CRASHES_MAX, &format!("--crash-limit must be from 0 to {CRASHES_MAX}"));
         let rss_fits = self.module_rss_recycle_bytes == 0 || self.module_rss_recycle_bytes >= RSS_RECYCLE_BYTES_MIN;
         check(!rss_fits, &format!("--module-rss-recycle-bytes must be 0 or at least {RSS_RECYCLE_BYTES_MIN}"));
-        check(self.head_bytes_max < 256, "--head-bytes-max must be at least 256");
+        // A head crosses to the process of the modules in one record of its ring, which holds 256 KiB.
+        check(!(256..=131_072).contains(&self.head_bytes_max), "--head-bytes-max must be from 256 to 131072");
         let workers_fit = (1..=JOB_WORKERS_MAX).contains(&self.job_workers);
         check(!workers_fit, &format!("--job-workers must be from 1 to {JOB_WORKERS_MAX}"));
         let retention_fits = (1..=JOB_RETENTION_S_MAX).contains(&self.job_retention_s);

@@ -21,6 +21,9 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod domain;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod jobs;
 pub mod module;
 pub mod net;

@@ -24,12 +24,14 @@ H(split) { (void)c; (void)q; http_kv_insert(r->headers, "X-Good", strdup("yes"))
 H(show) { (void)c; const char *p = http_kv_get(q->params, "P"), *d = http_kv_get(q->data, "d"), *h = http_kv_get(q->headers, "X-H");
   snprintf(r->body, HTTP_RESPONSE_SIZE, "%s|%s|%s|%s|%d|%d|%d", q->path, p ? p : "-", d ? d : "-", h ? h : "-", q->keep_alive, q->version, q->transfer_encoding_chunked); return 0; }
 H(own) { (void)c; (void)q; r->status = (http_error_t)418; http_kv_insert(r->headers, "Access-Control-Allow-Origin", strdup("https://a")); return 0; }
+H(large) { (void)c; (void)q; size_t n = 1500000; free(r->body); r->body = malloc(n); memset(r->body, 'l', n); r->content_length = (int)n; return 0; }
+H(eight) { (void)c; (void)q; memset(r->body, 'e', 8000); r->body[8000] = '\0'; return 0; }
 H(opts) { (void)c; (void)q; strcpy(r->body, "mine"); return 0; }
 "#;
     let routes = r#"{"/echo","POST",echo,NONE},{"/slow","GET",slow,NONE},{"/fast","GET",fast,NONE},{"/inline","GET",fast,CWEB_INLINE},
         {"/big","GET",big,NONE},{"/split","GET",split,NONE},{"/show","GET",show,NONE},{"/show","POST",show,NONE},{"/own","GET",own,NONE},
-        {"/opts","OPTIONS",opts,NONE},{"/item/[0-9]+","GET",show,NONE}"#;
-    module("lab", code, routes, 11, "")
+        {"/opts","OPTIONS",opts,NONE},{"/item/[0-9]+","GET",show,NONE},{"/inline-8k","GET",eight,CWEB_INLINE},{"/large","POST",large,NONE}"#;
+    module("lab", code, routes, 13, "")
 }
 
 fn server() -> Server {
@@ -84,6 +86,25 @@ fn pipelined_requests_are_answered_in_order() {
     let many = get("/inline").repeat(200) + &get("/fast").repeat(200);
     client.send(many.as_bytes());
     assert!((0..400).all(|_| client.response().text() == "fast"));
+}
+
+#[test]
+fn a_pipeline_whose_answers_leave_at_once_goes_on() {
+    let server = server();
+    let mut client = server.connect();
+    // More than may be unsent (1 MiB), made within one event, and taken by a reader that is fast enough in one send.
+    let many = "GET /inline-8k HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    let mut stream = client.stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || std::io::Write::write_all(&mut stream, many.as_bytes()).unwrap());
+    assert!((0..1000).all(|_| client.response().body.len() == 8000));
+    sender.join().unwrap();
+    // The same of one large answer behind which requests wait.
+    let post = "POST /large HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    let get = "GET /fast HTTP/1.1\r\nHost: x\r\n\r\n";
+    for _ in 0..5 {
+        client.send([get, post, get].concat().as_bytes());
+        assert_eq!([(); 3].map(|()| client.response().body.len()), [4, 1_500_000, 4]);
+    }
 }
 
 #[test]

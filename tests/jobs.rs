@@ -437,6 +437,17 @@ fn server_sent_events_for_curl_and_browsers() {
 }
 
 #[test]
+fn a_replay_that_leaves_at_once_goes_on() {
+    let server = with(&[]);
+    // A step of the replay is more than may be unsent, and a reader that is fast enough takes it in one send.
+    let uuid = run(&server, "count", &json!({"n": 1000, "pad": 1900}));
+    assert_eq!(ended(&server, &uuid)["state"], "done");
+    let frames = watch(&server, &format!("/jobs/ws?id={uuid}"));
+    assert_eq!(frames.len(), 1003);
+    assert_eq!(frames[1001]["data"]["n"], json!(1000));
+}
+
+#[test]
 fn a_slow_reader_gets_everything_and_holds_up_nobody() {
     let server = with(&["--job-workers", "2"]);
     let uuid = run(&server, "count", &json!({"n": 60000}));

@@ -1,6 +1,7 @@
 //! What a submission says: parsed and checked before anything is written.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use simd_json::prelude::*;
 
@@ -54,11 +55,28 @@ fn invalid(text: impl Into<String>) -> RequestError {
     RequestError::Invalid(text.into())
 }
 
-/// Finds the payload's own text.
+/// Finds the payload's own text, and refuses a field that comes twice: parsers disagree on which of them counts (RFC 8259
+/// §4).
 #[derive(Deserialize)]
-struct PayloadText<'a> {
+struct Fields<'a> {
     #[serde(borrow)]
     payload: Option<&'a RawValue>,
+    #[serde(rename = "module")]
+    _module: Option<IgnoredAny>,
+    #[serde(rename = "job")]
+    _job: Option<IgnoredAny>,
+    #[serde(rename = "max_attempts")]
+    _max_attempts: Option<IgnoredAny>,
+    #[serde(rename = "backoff_ms")]
+    _backoff_ms: Option<IgnoredAny>,
+    #[serde(rename = "timeout_ms")]
+    _timeout_ms: Option<IgnoredAny>,
+    #[serde(rename = "run_at")]
+    _run_at: Option<IgnoredAny>,
+    #[serde(rename = "priority")]
+    _priority: Option<IgnoredAny>,
+    #[serde(rename = "unique_key")]
+    _unique_key: Option<IgnoredAny>,
 }
 
 impl JobRequest {
@@ -80,7 +98,7 @@ impl JobRequest {
         if job.is_empty() {
             return Err(invalid("\"job\" is empty: name the job to run"));
         }
-        let payload = match serde_json::from_str::<PayloadText<'_>>(text) {
+        let payload = match serde_json::from_str::<Fields<'_>>(text) {
             Ok(found) => found.payload.map_or("{}", RawValue::get),
             Err(error) => return Err(invalid(format!("the body can't be read: {error}"))),
         };
@@ -108,7 +126,7 @@ impl JobRequest {
 }
 
 fn syntax_error(text: &str) -> RequestError {
-    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+    match serde_json::from_str::<IgnoredAny>(text) {
         Err(error) => invalid(format!("the body is not JSON: {error}")),
         Ok(_) => invalid("the body is not JSON that can be taken: a number or string in it is out of range"),
     }
@@ -204,6 +222,10 @@ mod tests {
         }
         for field in ["max_attempts", "backoff_ms", "timeout_ms", "run_at"] {
             assert!(refusal(&format!(r#"{{"job":"j","{field}":-1}}"#)).contains(field));
+        }
+        for field in ["job", "module", "payload", "priority", "unique_key", "max_attempts", "run_at"] {
+            let twice = refusal(&format!(r#"{{"job":"j","{field}":null,"{field}":"k"}}"#));
+            assert!(twice.contains("duplicate field"), "{twice}");
         }
         let large = format!(r#"{{"job":"j","payload":"{}"}}"#, "x".repeat(63));
         assert!(refusal(&large).contains("65 bytes; the limit is 64"));

@@ -6,6 +6,8 @@
 mod compile;
 pub mod control;
 pub mod deploy;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod generation;
 mod job_code;
 mod pattern;

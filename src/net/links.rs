@@ -55,6 +55,8 @@ struct Link {
     dirty: bool,
     /// The socket takes no more for now; the driver waits for it.
     blocked: bool,
+    /// The application waits for all to be sent.
+    awaited: bool,
     reading: bool,
     /// The application wants to know when all is sent.
     awaited: bool,
@@ -264,6 +266,7 @@ impl Links {
             tls: None,
             dirty: false,
             blocked: false,
+            awaited: false,
             reading: true,
             awaited: false,
             closing: Closing::No,
@@ -463,6 +466,27 @@ impl Links {
             link.awaited = false;
         }
         self.flush(conn)
+    }
+
+    /// Whether the application waited for what has been sent on `conn`.
+    pub(super) fn take_awaited(&mut self, conn: ConnId) -> bool {
+        self.get_mut(conn).is_some_and(|link| std::mem::take(&mut link.awaited) && link.closing == Closing::No)
+    }
+
+    /// Moves at most `room` of the bytes queued on `conn` to `out`, as a socket would take them. Returns whether none is
+    /// left.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn take_sent(&mut self, conn: ConnId, room: usize, out: &mut Vec<u8>) -> bool {
+        let Some(link) = self.get_mut(conn) else { return true };
+        link.dirty = false;
+        let end = out.len().saturating_add(room);
+        while out.len() < end && !link.outbox.is_empty() {
+            let front = link.outbox.front();
+            let count = front.len().min(end - out.len());
+            out.extend_from_slice(&front[..count]);
+            link.outbox.advance(count);
+        }
+        link.outbox.is_empty()
     }
 
     /// The descriptor of `conn`.

@@ -12,6 +12,8 @@ pub mod listener;
 pub mod outbox;
 pub mod waker;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handshakes;
 mod monoio_driver;
 mod sys;

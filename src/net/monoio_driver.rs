@@ -319,8 +319,12 @@ fn flush<A: Application + 'static>(core: &Shared<A>) {
     let mut state = core.borrow_mut();
     let dirty = state.links.take_dirty();
     for &conn in &dirty {
-        if state.links.flush(conn) == Flushed::Blocked {
-            monoio::spawn(until_writable(Rc::clone(core), conn));
+        match state.links.flush(conn) {
+            Flushed::Blocked => drop(monoio::spawn(until_writable(Rc::clone(core), conn))),
+            Flushed::All if state.links.take_awaited(conn) => {
+                state.event(Some(conn), |app, links| app.drained(links, conn));
+            }
+            _ => {}
         }
     }
     state.links.give_dirty(dirty);
@@ -351,6 +355,7 @@ async fn until_writable<A: Application + 'static>(core: Shared<A>, conn: ConnId)
         match state.links.writable(conn) {
             Flushed::Blocked => {}
             Flushed::All => {
+                state.links.take_awaited(conn);
                 if !state.links.is_closing(conn) {
                     state.event(Some(conn), |app, links| app.drained(links, conn));
                 }

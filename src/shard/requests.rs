@@ -481,17 +481,20 @@ impl Shard {
 
     /// The connection has become something else: bytes that came behind the request are its first ones.
     fn taken(&mut self, links: &mut Links, id: ConnId, by: Takeover) {
-        let input = self.conn(id).map(|conn| {
-            conn.paused = false;
-            std::mem::take(&mut conn.input)
-        });
+        let Some(conn) = self.conn(id) else { return };
+        conn.paused = false;
+        let (input, eof) = (std::mem::take(&mut conn.input), conn.eof);
         links.set_reading(id, true);
         match by {
             Takeover::Socket(key) => self.socket_begins(links, key),
             Takeover::Stream(key) => self.stream_begins(links, key),
         }
-        if let Some(input) = input.filter(|input| !input.is_empty()) {
+        if !input.is_empty() {
             self.taken_data(links, by, &input);
+        }
+        // The FIN came while earlier answers were owed; there will be no other event to end this by.
+        if eof {
+            links.close(id);
         }
     }
 

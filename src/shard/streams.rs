@@ -314,6 +314,7 @@ impl Shard {
             stream.mode = Mode::Live;
         } else if links.unsent(stream.conn) > REPLAY_UNSENT_BYTES_MAX {
             stream.mode = Mode::Behind;
+            links.await_sent(stream.conn);
         } else {
             self.replay(key);
         }
@@ -328,6 +329,7 @@ impl Shard {
                 let Some(stream) = states.get_mut(key) else { continue };
                 if stream.mode == Mode::Live && links.unsent(stream.conn) > LIVE_UNSENT_BYTES_MAX {
                     stream.mode = Mode::Behind;
+                    links.await_sent(stream.conn);
                 }
                 if stream.mode != Mode::Live {
                     stream.missed = stream.missed.max(frame.event_id);

@@ -31,13 +31,17 @@ static int echo(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_
                                                                                      : 1;
 }
 
-/* Emits "n" numbered events, "delay_ms" apart. */
+/* Emits "n" numbered events, "delay_ms" apart, "pad" blanks (at most 1,900) in each. */
 static int count(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx;
-    long long total = number(payload, "n"), delay = number(payload, "delay_ms");
-    char data[64];
+    long long total = number(payload, "n"), delay = number(payload, "delay_ms"), pad = number(payload, "pad");
+    char data[2048];
     for (long long i = 1; i <= total; i++) {
-        snprintf(data, sizeof data, "{\"n\":%lld}", i);
+        if (pad > 0) {
+            snprintf(data, sizeof data, "{\"n\":%lld,\"pad\":\"%*s\"}", i, (int)pad, "");
+        } else {
+            snprintf(data, sizeof data, "{\"n\":%lld}", i);
+        }
         if (job->emit_event(job, "step", data) != 0) {
             return 1;
         }

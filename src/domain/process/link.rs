@@ -9,6 +9,10 @@ use crate::abi::websocket::{Socket, number_of};
 use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent, Work};
 use crate::domain::inbox::Message;
 use crate::domain::ring::{Consumer, Producer, PushError};
+#[cfg(any(test, fuzzing))]
+use super::arena;
+#[cfg(any(test, fuzzing))]
+use crate::domain::ring::{Region, RingSpec};
 use crate::net::{ConnId, Lent};
 use crate::proto::http1::encode_response;
 use std::cell::Cell;
@@ -62,6 +66,21 @@ pub(super) struct Ends {
     pub(super) record_bytes_max: usize,
     pub(super) requests: Lender,
     pub(super) answers: Borrower,
+}
+
+#[cfg(any(test, fuzzing))]
+impl Ends {
+    /// The ends of one shard in a process of which only the rings are in `region`; bodies have memory of their own.
+    pub(super) fn of(region: &Arc<Region>, to_domain: RingSpec, to_server: RingSpec) -> std::io::Result<Self> {
+        let bodies = Arc::new(Region::create(arena::bytes(1))?);
+        Ok(Self {
+            producer: Producer::new(region, to_domain)?,
+            consumer: Consumer::new(region, to_server)?,
+            record_bytes_max: to_domain.record_bytes_max(),
+            requests: Lender::new(Arc::clone(&bodies), arena::requests_part(0)),
+            answers: Borrower::new(bodies, arena::answers_part(1), true),
+        })
+    }
 }
 
 impl fmt::Debug for ShardLink {
@@ -133,13 +152,17 @@ enum Asker {
     },
 }
 
+impl Asker {
+    fn is_request(&self) -> bool {
+        matches!(self, Self::Request { .. })
+    }
+}
+
 /// A call that is with the domain.
 struct Pending {
     hold: Arc<dyn Hold>,
     unit: usize,
     asker: Asker,
-    /// The part of the answer's body that has come.
-    body: Vec<u8>,
     since_ms: u64,
     /// The route's own limit of time.
     limit_ms: Option<u64>,
@@ -178,8 +201,9 @@ struct Line {
     open: usize,
     /// Sockets this life knows. Others it can neither send to nor close: they may be of other domains.
     known: HashSet<u64>,
-    /// Frames that come in parts, by socket.
-    frames: HashMap<u64, Vec<u8>>,
+    /// The parts that have come ahead of a record, and its ticket or key. Only one record is under way at a time, because
+    /// the domain's end sends it without a break: what a hostile domain can have kept is one answer.
+    early: Option<(u64, Vec<u8>)>,
     /// The owner has been told that nothing is open and nothing is sent any more.
     drained: bool,
     /// It broke the rules: nothing is taken from it.
@@ -188,8 +212,7 @@ struct Line {
 
 impl Line {
     fn new(link: Box<ShardLink>) -> Self {
-        let (known, frames) = (HashSet::new(), HashMap::new());
-        Self { link, tickets: 0..0, open: 0, known, frames, drained: false, broken: false }
+        Self { link, tickets: 0..0, open: 0, known: HashSet::new(), early: None, drained: false, broken: false }
     }
 
     /// Call number `ticket` goes there.
@@ -201,8 +224,20 @@ impl Line {
 
     /// A socket has ended; false if it is not known here.
     fn forget(&mut self, key: u64) -> bool {
-        self.frames.remove(&key);
         self.known.remove(&key)
+    }
+
+    fn take_part(&mut self, ticket: u64, bytes: &[u8]) -> Result<(), String> {
+        // Parts whose record never came: their sender gave up.
+        let (_, whole) = match self.early.take().filter(|(of, _)| *of == ticket) {
+            Some(early) => self.early.insert(early),
+            None => self.early.insert((ticket, Vec::new())),
+        };
+        if whole.len() + bytes.len() > ANSWER_BYTES_MAX {
+            return Err("an answer of a module is too large".to_owned());
+        }
+        whole.extend_from_slice(bytes);
+        Ok(())
     }
 
     /// The last call did not go there after all.
@@ -410,7 +445,7 @@ impl RemoteCalls {
             }
         };
         let since_ms = self.now_ms;
-        self.pending.insert(ticket, Pending { hold, unit, asker, body: Vec::new(), since_ms, limit_ms });
+        self.pending.insert(ticket, Pending { hold, unit, asker, since_ms, limit_ms });
         self.queue.push_back(Queued { ticket, instance, short, cargo });
     }
 
@@ -538,28 +573,31 @@ impl RemoteCalls {
         self.scratch = record;
     }
 
-    /// A call that was sent there is over. `None`: it was sent elsewhere, or has been over.
-    fn finish(&mut self, line: &mut Line, ticket: u64) -> Option<Pending> {
-        let pending = if line.tickets.contains(&ticket) { self.pending.remove(&ticket)? } else { return None };
-        line.open -= 1;
-        Some(pending)
+    /// The call that a record of `line` ends. `None`: it was sent elsewhere, or is over already.
+    ///
+    /// # Errors
+    /// A record of this kind can't end it. It stays, to be answered when the domain is ended for that.
+    fn finish(&mut self, line: &mut Line, ticket: u64, fits: fn(&Asker) -> bool) -> Result<Option<Pending>, String> {
+        let pending = self.pending.get(&ticket).filter(|_| line.tickets.contains(&ticket));
+        match pending {
+            None => Ok(None),
+            Some(pending) if !fits(&pending.asker) => Err("a call was answered by a record of another kind".to_owned()),
+            Some(_) => {
+                line.open -= 1;
+                Ok(self.pending.remove(&ticket))
+            }
+        }
     }
 
     fn take(&mut self, line: &mut Line, record: &[u8], out: &mut Vec<Message>) -> Result<(), String> {
-        match ToServer::read(record).map_err(|error| error.to_string())? {
-            ToServer::Part { ticket, bytes } => {
-                let pending = self.pending.get_mut(&ticket).filter(|_| line.tickets.contains(&ticket));
-                let whole = match pending {
-                    Some(pending) => &mut pending.body,
-                    None if ticket & TICKET_BIT != 0 => return Ok(()), // Its call is over.
-                    None if !line.known.contains(&ticket) => return Ok(()),
-                    None => line.frames.entry(ticket).or_default(),
-                };
-                if whole.len() + bytes.len() > ANSWER_BYTES_MAX {
-                    return Err("an answer of a module is too large".to_owned());
-                }
-                whole.extend_from_slice(bytes);
-            }
+        let record = ToServer::read(record).map_err(|error| error.to_string())?;
+        if let ToServer::Part { ticket, bytes } = record {
+            return line.take_part(ticket, bytes);
+        }
+        let early = line.early.take();
+        let early = |of: u64| early.filter(|(ticket, _)| *ticket == of).map(|(_, bytes)| bytes);
+        match record {
+            ToServer::Part { .. } => {}
             ToServer::Answer { ticket, ran_us, status, headers, body } => {
                 line.link.request_over(ticket);
                 // Also for a call that is over: its drop tells the domain.
@@ -569,41 +607,33 @@ impl RemoteCalls {
                     }
                     Body::Here(_) => None,
                 };
-                let Some(pending) = self.finish(line, ticket) else { return Ok(()) };
-                let here = if let Body::Here(body) = body { body.len() } else { 0 };
-                let answer_bytes = lent.as_ref().map_or(pending.body.len() + here, Lent::len);
+                let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
+                let here = if let Body::Here(body) = body { body } else { &[] };
+                let whole = early(ticket).map(|early| [early.as_slice(), here].concat());
+                let body = whole.as_deref().unwrap_or(here);
+                let answer_bytes = lent.as_ref().map_or(body.len(), Lent::len);
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), answer_bytes);
                 let Asker::Request { conn, seq, meta } = pending.asker else { return Ok(()) };
-                let whole;
-                let body = match body {
-                    Body::Here(body) if pending.body.is_empty() => body,
-                    Body::Here(body) => {
-                        whole = [pending.body.as_slice(), body].concat();
-                        &whole
-                    }
-                    Body::Lent(_) => &[],
-                };
+                let body = if lent.is_some() { &[] } else { body };
                 let mut bytes = Vec::with_capacity(256 + body.len());
                 let head = meta.head(status, lent.as_ref().map_or(body.len(), Lent::len));
                 let dropped = encode_response(&mut bytes, &head, headers.iter(), body);
                 let lent = lent.filter(|_| head.has_body()).map(|lent| Box::new(lent) as Box<dyn Lent>);
                 if dropped > 0 {
                     let name = &pending.hold.instance().manifest().name;
-                    tracing::warn!(
-                        "module {name}: {dropped} response header(s) with a forbidden character were dropped"
-                    );
+                    tracing::warn!("module {name}: {dropped} response header(s) that can't be sent were dropped");
                 }
                 out.push(Message::Answer { conn, seq, bytes, lent });
             }
             ToServer::Fault { ticket, why } => {
                 line.link.request_over(ticket);
-                let Some(pending) = self.finish(line, ticket) else { return Ok(()) };
+                let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
                 if let Asker::Request { conn, seq, meta } = pending.asker {
                     out.push(Message::Answer { conn, seq, bytes: plain(500, &meta, why), lent: None });
                 }
             }
             ToServer::Idle { ticket, ran_us } => {
-                let Some(pending) = self.finish(line, ticket) else { return Ok(()) };
+                let Some(pending) = self.finish(line, ticket, |asker| !asker.is_request())? else { return Ok(()) };
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), 0);
                 if let Asker::Socket { key, ends } = pending.asker {
                     if ends {
@@ -615,10 +645,7 @@ impl RemoteCalls {
             }
             ToServer::Send { key, .. } | ToServer::Close { key, .. } if !line.known.contains(&key) => {}
             ToServer::Send { key, frame } => {
-                let frame = match line.frames.remove(&key) {
-                    Some(early) => [early.as_slice(), frame].concat().into(),
-                    None => frame.into(),
-                };
+                let frame = early(key).map_or_else(|| frame.into(), |early| [early.as_slice(), frame].concat().into());
                 out.push(Message::SocketSend { socket: key, frame });
             }
             ToServer::Close { key, code } => {

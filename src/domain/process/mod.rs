@@ -28,6 +28,8 @@ mod companion;
 mod control;
 mod crash;
 mod domains;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod growth;
 mod identity;
 mod layout;

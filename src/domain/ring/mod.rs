@@ -31,6 +31,8 @@ mod channel;
 mod consumer;
 mod copy;
 mod flag;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) mod fuzz;
 mod producer;
 #[cfg(not(loom))]
 mod region;

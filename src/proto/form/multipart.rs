@@ -111,13 +111,15 @@ pub fn multipart<'a>(body: &'a [u8], boundary: &[u8], mut f: impl FnMut(Part<'a>
         let padding = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
         let part = rest.get(padding..).and_then(|rest| rest.strip_prefix(b"\r\n")).ok_or(MultipartError::Truncated)?;
         let (head, content) = split_head(part)?;
-        let end = match finder.find(content) {
-            Some(end) => end,
-            None if content.starts_with(opening) => 0,
-            None => return Err(MultipartError::Truncated),
+        // The line end before a boundary belongs to it; that of a part without content ends the part's head as well.
+        let (end, next) = if content.starts_with(opening) {
+            (0, opening.len())
+        } else {
+            let end = finder.find(content).ok_or(MultipartError::Truncated)?;
+            (end, end + delimiter.len())
         };
         f(read_part(head, content.get(..end).unwrap_or_default()));
-        rest = content.get(end + delimiter.len()..).unwrap_or_default();
+        rest = content.get(next..).unwrap_or_default();
     }
     if rest.starts_with(b"--") { Ok(()) } else { Err(MultipartError::TooManyParts) }
 }
@@ -194,6 +196,14 @@ mod tests {
         assert_eq!(end, Ok(()));
         assert_eq!(all[0], ("a \"q\"".into(), None, b"one".to_vec()));
         assert_eq!(all[1], ("f".into(), Some("x;y.c".into()), b"\0\r\n-B".to_vec()));
+    }
+
+    #[test]
+    fn rfc_2046_5_1_1_a_part_without_content_may_end_with_its_head() {
+        let head = "--B\r\nContent-Disposition: form-data; name=a\r\n\r\n";
+        let (empty, other) = (("a".to_owned(), None, Vec::new()), ("a".to_owned(), None, b"x".to_vec()));
+        assert_eq!(parts(format!("{head}--B--").as_bytes()), (vec![empty.clone()], Ok(())));
+        assert_eq!(parts(format!("{head}{head}x\r\n--B--").as_bytes()), (vec![empty, other], Ok(())));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The chunked transfer coding (RFC 9112 §7.1).
 
 use super::head::RequestError;
+use super::response::is_tchar;
 
 /// Bytes of one chunk-size line, with its extensions.
 const SIZE_LINE_BYTES_MAX: usize = 1024;
@@ -77,6 +78,9 @@ impl Chunked {
                     if line.is_empty() {
                         return Ok((at, true));
                     }
+                    if !is_field(line) {
+                        return Err(BAD);
+                    }
                     let seen = seen + line.len();
                     if seen > TRAILER_BYTES_MAX {
                         return Err(RequestError::HeadTooLarge);
@@ -101,16 +105,27 @@ fn take_line(input: &[u8], max: usize) -> Result<Option<&[u8]>, RequestError> {
     }
 }
 
-/// `chunk-size [ chunk-ext ]`: hexadecimal digits, then nothing or `;…`.
+/// `chunk-size [ chunk-ext ]`: hexadecimal digits, then nothing, or blanks and tabs and `;…`.
 fn chunk_size(line: &[u8]) -> Result<usize, RequestError> {
-    let digits = line.split(|&byte| byte == b';').next().unwrap_or_default();
-    let digits = if digits.len() < line.len() { digits.trim_ascii_end() } else { digits };
+    let before = line.split(|&byte| byte == b';').next().unwrap_or_default();
+    let digits = line.get(..line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count()).unwrap_or_default();
+    let between = before.get(digits.len()..).unwrap_or_default();
+    if before.len() == line.len() && !between.is_empty() || !between.iter().all(|byte| matches!(byte, b' ' | b'\t')) {
+        return Err(BAD);
+    }
     // 16 digits fill 64 bits: no overflow can make a small number of a large one.
-    if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
+    if digits.is_empty() || digits.len() > 16 {
         return Err(BAD);
     }
     let text = std::str::from_utf8(digits).map_err(|_| BAD)?;
     usize::from_str_radix(text, 16).map_err(|_| BAD)
+}
+
+/// Whether a line of the trailer is a field (RFC 9112 §5): what is thrown away unread could be a request to whoever reads
+/// the same bytes otherwise.
+fn is_field(line: &[u8]) -> bool {
+    let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+    name.len() < line.len() && !name.is_empty() && name.iter().all(|&byte| is_tchar(byte))
 }
 
 #[cfg(test)]
@@ -140,6 +155,12 @@ mod tests {
             b"0x1\r\n",
             b" 1\r\na\r\n",
             b"1 \r\na\r\n",
+            b"1\x0c;x\r\na\r\n",
+            b"1 2;x\r\na\r\n",
+            b";x\r\n",
+            b"0\r\nno field\r\n\r\n",
+            b"0\r\nA: b\r\n folded\r\n\r\n",
+            b"0\r\nA : b\r\n\r\n",
             b"1\na\r\n",
             b"1\r\nab\r\n",
             b"11111111111111111\r\n",

@@ -157,12 +157,13 @@ impl RequestDecoder {
     }
 
     fn head_incomplete(&mut self, bytes: &[u8], skipped: usize) -> Result<(), RequestError> {
+        // A short head that comes byte by byte isn't searched again each time.
+        let line_bytes_max = self.limits.uri_bytes_max.saturating_add(64);
+        if bytes.get(..line_bytes_max).is_some_and(|line| memchr::memchr(b'\n', line).is_none()) {
+            return Err(RequestError::UriTooLong);
+        }
         if bytes.len() > self.limits.head_bytes_max {
             return Err(RequestError::HeadTooLarge);
-        }
-        // The length goes first: a short head that comes byte by byte isn't searched again each time.
-        if bytes.len() > self.limits.uri_bytes_max + 64 && memchr::memchr(b'\n', bytes).is_none() {
-            return Err(RequestError::UriTooLong);
         }
         // The end of the head may begin in the last three bytes.
         self.state = State::Head { searched: bytes.len().saturating_sub(3), skipped };
@@ -355,7 +356,9 @@ mod tests {
     fn limits() {
         let long = "a".repeat(9000);
         assert_eq!(status(&format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n")), 414);
-        assert_eq!(decode_all(format!("GET /{long}").as_bytes(), &[]).1.unwrap().status(), 414);
+        for more in ["", " HTTP/1.1\r\nHost: x\r\n", &"a".repeat(20_000)] {
+            assert_eq!(decode_all(format!("GET /{long}{more}").as_bytes(), &[]).1.unwrap().status(), 414);
+        }
         let fields = "X: y\r\n".repeat(101);
         assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n")), 431);
         let field = format!("X: {}\r\n", "y".repeat(17_000));

@@ -106,7 +106,7 @@ enum Fate {
 }
 
 /// RFC 9110 §5.6.2
-const fn is_tchar(byte: u8) -> bool {
+pub(super) const fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
@@ -223,15 +223,17 @@ fn push_fields<'h>(
     push_status_line(out, head.status);
     let (mut date, mut origin, mut dropped) = (false, false, 0);
     for (name, value) in headers {
-        match fate(name, value) {
-            Fate::Drop => {
-                dropped += 1;
-                continue;
-            }
+        // RFC 9110 §5.3: neither a Date nor an origin is a list, so a second one can't be sent.
+        let unsendable = match fate(name, value) {
+            Fate::Drop => true,
             Fate::Ignore => continue,
-            Fate::Date => date = true,
-            Fate::Origin => origin = true,
-            Fate::Send => {}
+            Fate::Date => std::mem::replace(&mut date, true),
+            Fate::Origin => std::mem::replace(&mut origin, true),
+            Fate::Send => false,
+        };
+        if unsendable {
+            dropped += 1;
+            continue;
         }
         push_field(out, name, value);
     }
@@ -322,6 +324,15 @@ mod tests {
         let (text, _) = encode(&head(200, b""), &own, b"");
         assert_eq!(text.matches("Date").count(), 1);
         assert_eq!(text.to_lowercase().matches("access-control").count(), 1);
+    }
+
+    #[test]
+    fn rfc_9110_5_3_a_second_date_or_origin_is_dropped() {
+        let twice =
+            [("Date", "d"), ("date", "e"), ("Access-Control-Allow-Origin", "a"), ("access-control-allow-origin", "b")];
+        let (text, dropped) = encode(&head(200, b""), &twice, b"");
+        assert_eq!(dropped, 2);
+        assert!(text.contains("Date: d\r\n") && !text.contains("date: e") && !text.contains("origin: b"), "{text}");
     }
 
     #[test]

@@ -1,0 +1,334 @@
+//! The process of the modules as fuzzers play it, on the thread of the shard that talks to it: one that answers, when it
+//! is told to, and one that sends anything.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
+
+use super::identity::Identity;
+use super::link::{Ends, Owner, RemoteCalls, ShardLink};
+use super::parent::DomainConfig;
+use super::quarantine::CrashLimit;
+use super::remote::RemoteModule;
+use super::shared::Shared;
+use super::wire::{self, Body, Event, ToDomain};
+use crate::abi::manifest::Manifest;
+use crate::abi::websocket::{Outlet, Socket};
+use crate::domain::Instance;
+use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent, Work};
+use crate::domain::inbox::Message;
+use crate::domain::ring::{Consumer, Producer, PushError, Region, RingSpec};
+use crate::domain::sandbox::Policy;
+use crate::fuzzing::Random;
+use crate::net::fuzz::conn_ids;
+use crate::proto::http1::{Decoded, Limits, RequestDecoder};
+use crate::proto::ws::{Kind, encode_frame};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hasher;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// A module of a process that never was.
+pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
+    static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
+    let shared = SHARED.get_or_init(|| {
+        let config = DomainConfig {
+            cores: Vec::new(),
+            free_cores: Vec::new(),
+            threads_min: 1,
+            threads_max: 1,
+            database: PathBuf::new(),
+            jobs_database: PathBuf::new(),
+            policy: Policy::default(),
+            scratch: PathBuf::new(),
+            log: None,
+            identity: Identity::first("default", 1),
+            crash_limit: CrashLimit { crashes: 0, window: Duration::ZERO },
+            rss_recycle_bytes: 0,
+        };
+        Arc::new(Shared::new(config, Vec::new(), crossbeam::channel::unbounded().0))
+    });
+    Arc::new(RemoteModule::new(Arc::clone(shared), shared.number(), manifest, Arc::default()))
+}
+
+/// Whether the process was to be ended, and whether it has.
+#[derive(Clone, Default)]
+struct Fate(Arc<AtomicBool>, Arc<AtomicBool>);
+
+impl Owner for Fate {
+    fn kill(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_dead(&self) -> bool {
+        self.1.load(Ordering::Relaxed)
+    }
+
+    fn recycle(&self, _why: &str) {}
+
+    fn drained(&self) {}
+}
+
+/// Both ends of a pair of rings, to the domain and to the server, with so many bytes of data.
+fn pair(data_bytes: [usize; 2], fate: Fate) -> (Box<ShardLink>, Consumer, Producer) {
+    let to_domain = RingSpec { offset: 0, data_bytes: data_bytes[0] };
+    let offset = to_domain.total_bytes().next_multiple_of(RingSpec::ALIGN);
+    let to_server = RingSpec { offset, data_bytes: data_bytes[1] };
+    let region = Arc::new(Region::create(to_server.offset + to_server.total_bytes()).expect("a region"));
+    let ends = Ends::of(&region, to_domain, to_server).expect("a ring");
+    let link = ShardLink::new(0, Identity::first("default", 1), 1, ends, Box::new(fate));
+    let intake = Consumer::new(&region, to_domain).expect("a ring");
+    (Box::new(link), intake, Producer::new(&region, to_server).expect("a ring"))
+}
+
+/// What stands for content in answers: nothing of the content itself, so that it can't be taken for something else.
+fn digest(bytes: &[u8]) -> String {
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(bytes);
+    format!("{} bytes, {:016x}", bytes.len(), hasher.finish())
+}
+
+/// A process that keeps to the rules and answers when it is told to: requests with what it got, messages with frames.
+pub(crate) struct Domain {
+    intake: Consumer,
+    producer: Producer,
+    fate: Fate,
+    record_bytes_max: usize,
+    early: HashMap<u64, Vec<u8>>,
+    /// What came and is not answered: for each call the records that answer it.
+    unanswered: Vec<Vec<Vec<u8>>>,
+    /// What is on its way into a full ring.
+    leaving: VecDeque<Vec<u8>>,
+}
+
+impl Domain {
+    /// The process and the link to it. A record to it holds any head of `head_bytes_max` bytes, as the server's rings hold
+    /// the largest that may be configured; the ring back is so small that answers come in parts and it is full at times.
+    pub(crate) fn new(head_bytes_max: usize) -> (Box<ShardLink>, Self) {
+        const TO_SERVER_BYTES: usize = 4096;
+        let fate = Fate::default();
+        let to_domain_bytes = (4 * (head_bytes_max + 64)).next_power_of_two();
+        let (link, intake, producer) = pair([to_domain_bytes, TO_SERVER_BYTES], fate.clone());
+        let domain = Self {
+            intake,
+            producer,
+            fate,
+            record_bytes_max: TO_SERVER_BYTES / 4,
+            early: HashMap::new(),
+            unanswered: Vec::new(),
+            leaving: VecDeque::new(),
+        };
+        (link, domain)
+    }
+
+    /// Takes what has come, and answers any `count` of the calls. Returns whether there was anything to do.
+    pub(crate) fn work(&mut self, random: &mut Random, count: usize) -> bool {
+        assert!(!self.fate.0.load(Ordering::Relaxed), "an honest process is not ended");
+        let mut record = Vec::new();
+        let mut busy = false;
+        while self.intake.try_pop(&mut record).expect("the server writes rings as it must") {
+            self.take(&record);
+            record.clear();
+            busy = true;
+        }
+        self.intake.release();
+        for _ in 0..count.min(self.unanswered.len()) {
+            let at = random.below(self.unanswered.len());
+            self.leaving.extend(self.unanswered.remove(at));
+        }
+        while let Some(record) = self.leaving.front() {
+            match self.producer.try_push(&[record]) {
+                Ok(()) => drop(self.leaving.pop_front()),
+                Err(PushError::Full) => break,
+                Err(error) => panic!("{error}"),
+            }
+            busy = true;
+        }
+        let _ = self.producer.publish();
+        busy
+    }
+
+    /// Calls that are not answered.
+    pub(crate) fn waiting(&self) -> usize {
+        self.unanswered.len() + self.leaving.len()
+    }
+
+    fn take(&mut self, record: &[u8]) {
+        match ToDomain::read(record).expect("the server writes records as it must") {
+            ToDomain::Part { ticket, bytes } => self.early.entry(ticket).or_default().extend_from_slice(bytes),
+            ToDomain::Request { ticket, route, head, body, .. } => {
+                let Body::Here(body) = body else { panic!("a body as large as none is here") };
+                let body = [self.early.remove(&ticket).unwrap_or_default().as_slice(), body].concat();
+                let mut fixed = Vec::new();
+                let text = format!("route {route}, head {}, body {}\n", digest(head), digest(&body));
+                let fields = [(b"Content-Type".as_slice(), b"text/plain".as_slice())];
+                wire::answer_head(&mut fixed, ticket, 7, 200, fields.into_iter());
+                let answer = self.records(ticket, &fixed, text.repeat(1 + body.len() % 40).as_bytes());
+                self.unanswered.push(answer);
+            }
+            ToDomain::Done { .. } => {}
+            ToDomain::Socket { ticket, key, events, .. } => {
+                let events = [self.early.remove(&ticket).unwrap_or_default().as_slice(), events].concat();
+                let mut answer = Vec::new();
+                for event in wire::read_events(&events).expect("the server writes events as it must") {
+                    let text = match event {
+                        Event::Open { session, .. } => format!("open {}", digest(session.unwrap_or_default())),
+                        Event::Message(bytes) => digest(bytes),
+                        Event::Known { .. } => panic!("a socket of another life"),
+                        Event::Close { .. } | Event::Forget => continue,
+                    };
+                    let mut fixed = Vec::new();
+                    wire::send_head(&mut fixed, key);
+                    answer.extend(self.records(key, &fixed, &encode_frame(Kind::Text, text.as_bytes())));
+                }
+                let mut idle = Vec::new();
+                wire::idle(&mut idle, ticket, 7);
+                answer.push(idle);
+                self.unanswered.push(answer);
+            }
+        }
+    }
+
+    /// A record and the parts that go ahead of it.
+    fn records(&self, ticket: u64, fixed: &[u8], body: &[u8]) -> Vec<Vec<u8>> {
+        let early = body.len().saturating_sub(self.record_bytes_max - fixed.len());
+        let (early, last) = body.split_at(early);
+        let mut head = Vec::new();
+        wire::part_head(&mut head, ticket);
+        let parts = early.chunks(self.record_bytes_max - head.len()).map(|part| [&head, part].concat());
+        parts.chain(std::iter::once([fixed, last].concat())).collect()
+    }
+}
+
+struct Held(Arc<dyn Instance>);
+
+impl Hold for Held {
+    fn instance(&self) -> &dyn Instance {
+        &*self.0
+    }
+
+    fn ran(&self, _route: usize, _elapsed: Duration, _answer_bytes: usize) {}
+}
+
+struct Nowhere;
+
+impl Outlet for Nowhere {
+    fn send(&self, _socket: u64, _frame: Arc<[u8]>) {}
+
+    fn close(&self, _socket: u64, _code: u16) {}
+}
+
+/// Calls in flight with a process that sends anything.
+pub(crate) struct Hostile {
+    calls: RemoteCalls,
+    producer: Producer,
+    fate: Fate,
+    /// Numbers of the requests and keys of the sockets whose calls have not ended.
+    requests: HashSet<u64>,
+    sockets: HashSet<u64>,
+}
+
+/// Requests in flight; their tickets are 1 and up, with the highest bit set.
+const REQUESTS: u64 = 6;
+/// Batches of socket events in flight; their tickets follow.
+const SOCKETS: u64 = 2;
+
+impl Hostile {
+    pub(crate) fn new(mut random: Random) -> Self {
+        let fate = Fate::default();
+        let (link, _intake, producer) = pair([256 * 1024; 2], fate.clone());
+        let mut calls = RemoteCalls::new(0, 0);
+        calls.up(link);
+        let hold: Arc<dyn Hold> = Arc::new(Held(module(Manifest::default())));
+        let conns = conn_ids(REQUESTS as usize);
+        for (seq, conn) in (0..REQUESTS).zip(conns) {
+            let mut decoder = RequestDecoder::new(Limits::default());
+            let Ok(Decoded::Request { view, .. }) = decoder.decode(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n") else {
+                panic!("a request")
+            };
+            let meta = AnswerMeta {
+                date: *b"Sun, 06 Nov 1994 08:49:37 GMT",
+                keep_alive: random.below(2) == 0,
+                http_1_0: random.below(4) == 0,
+                head_only: random.below(4) == 0,
+                cors_origin: (random.below(2) == 0).then(|| "*".into()),
+            };
+            let request = OwnedRequest::copy(&view);
+            calls.submit(Arc::clone(&hold), true, Work::Request { conn, seq, route: 0, request, meta });
+        }
+        for key in 0..SOCKETS {
+            let socket = Socket::new(key, 0, None, Arc::new(Nowhere), 1000);
+            calls.submit(Arc::clone(&hold), true, Work::Socket { socket, index: 0, events: vec![SocketEvent::Open] });
+        }
+        calls.flush();
+        Self { calls, producer, fate, requests: (0..REQUESTS).collect(), sockets: (0..SOCKETS).collect() }
+    }
+
+    /// The process sends `record`.
+    pub(crate) fn send(&mut self, record: &[u8]) {
+        if self.producer.try_push(&[record]).is_ok() {
+            let _ = self.producer.publish();
+        }
+        let mut messages = Vec::new();
+        self.calls.poll(4096, &mut messages);
+        self.check(messages);
+        self.calls.flush();
+    }
+
+    /// The process dies: whatever it was asked has come to an end, once.
+    pub(crate) fn end(mut self) {
+        let killed = self.fate.0.load(Ordering::Relaxed);
+        assert!(!killed || !self.calls.has_work(), "nothing is taken from a process that was ended");
+        self.fate.1.store(true, Ordering::Relaxed);
+        let last = self.calls.down();
+        self.check(last);
+        assert!(self.requests.is_empty(), "requests without an answer: {:?}", self.requests);
+        assert!(self.sockets.is_empty(), "sockets whose callbacks never return: {:?}", self.sockets);
+    }
+
+    fn check(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            match message {
+                Message::Answer { seq, bytes, .. } => {
+                    assert!(self.requests.remove(&seq), "two answers to one request");
+                    check_answer(&bytes);
+                }
+                Message::SocketIdle { socket } => assert!(self.sockets.remove(&socket), "idle twice"),
+                Message::SocketClose { code, .. } => assert!((1000..=4999).contains(&code)),
+                Message::SocketSend { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// One whole answer and nothing else, whatever its header fields were to be: RFC 9112 §2.1, §6.3.
+fn check_answer(bytes: &[u8]) {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("an answer has a head");
+    let (head, body) = (&bytes[..end], &bytes[end + 4..]);
+    let mut lines = head.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let status_line = lines.next().expect("a first line");
+    assert!(status_line.starts_with(b"HTTP/1.1 "), "{}", status_line.escape_ascii());
+    let status: u16 = std::str::from_utf8(&status_line[9..12]).expect("digits").parse().expect("a number");
+    assert!((200..=599).contains(&status));
+    let (mut lengths, mut dates) = (Vec::new(), 0);
+    for line in lines {
+        assert!(!line.iter().any(|byte| b"\r\n\0".contains(byte)), "{}", line.escape_ascii());
+        let colon = line.iter().position(|&byte| byte == b':').expect("a field has a colon");
+        let (name, value) = (line[..colon].to_ascii_lowercase(), &line[colon + 1..]);
+        assert!(!name.is_empty() && !name.iter().any(u8::is_ascii_whitespace));
+        match name.as_slice() {
+            b"content-length" => lengths.push(std::str::from_utf8(value).expect("digits").trim().to_owned()),
+            b"date" => dates += 1,
+            b"transfer-encoding" => panic!("framing is the server's business"),
+            _ => {}
+        }
+    }
+    assert!(dates <= 1, "{dates} Date fields");
+    match lengths.as_slice() {
+        [] => assert!(matches!(status, 204 | 304) && body.is_empty(), "{status} without a length"),
+        // HEAD announces a body that is left out.
+        [length] => assert!(body.is_empty() || length.parse() == Ok(body.len())),
+        more => panic!("{} lengths", more.len()),
+    }
+}

@@ -1,0 +1,232 @@
+//! A whole connection: the shard that serves it, the rings to the process of its modules, and that process.
+
+use super::{Random, pieces, ways_to_cut};
+use crate::abi::manifest::{Manifest, RouteDecl, WebSocketDecl};
+use crate::admin::{Access, Admin};
+use crate::domain::inbox::{Inbox, Message};
+use crate::domain::process::fuzz::{Domain, module};
+use crate::domain::{Host, Instance, LoadError};
+use crate::jobs::hub::Hub;
+use crate::jobs::store::{Store, StoreConfig};
+use crate::jobs::{Jobs, JobsConfig};
+use crate::module::control::{Control, ControlConfig};
+use crate::module::fuzz::table;
+use crate::net::fuzz::Driver;
+use crate::net::{Peer, Waker};
+use crate::proto::http1::{self, CONTINUE};
+use crate::shard::{Shard, ShardLimits, ShardParts, ShardStats};
+use arc_swap::ArcSwap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Longer inputs are cut off. Up to here, no limit on heads is reached: which of a limit and a fault is answered first may
+/// depend on how the bytes arrive.
+const INPUT_BYTES_MAX: usize = 4 * 1024 + 256;
+
+/// Rounds after which a conversation that is not over never will be.
+const ROUNDS_MAX: usize = 100_000;
+
+/// The input is what a client sends, ending in FIN: the answers are the same however it is cut, however slowly they are
+/// taken, and in whatever order and when the modules answer. Nothing stays behind.
+pub fn connection(data: &[u8]) {
+    let data = &data[..data.len().min(INPUT_BYTES_MAX)];
+    let mut random = Random::of(data);
+    let whole = split(converse(&[data], &mut random));
+    for cuts in ways_to_cut(data) {
+        let cut = split(converse(&pieces(data, &cuts), &mut random));
+        assert_eq!(cut.http.escape_ascii().to_string(), whole.http.escape_ascii().to_string());
+        assert_eq!(cut.control, whole.control);
+        // Once a close frame is on its way, frames of the module are dropped: when it comes decides how many are.
+        let common = cut.data.len().min(whole.data.len());
+        assert_eq!(cut.data[..common], whole.data[..common]);
+    }
+}
+
+/// Sends `pieces` as soon as the shard reads, and gives what comes back.
+fn converse(pieces: &[&[u8]], random: &mut Random) -> Vec<u8> {
+    let (shard, mut domain, stats) = serve();
+    // Not of this machine, so that the server's own paths are refused at once.
+    let peer = Peer::Tcp(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 1)));
+    let mut driver = Driver::accept(shard, &peer);
+    let (mut coming, mut ended) = (pieces.iter(), false);
+    let room = [16, 500, usize::MAX][random.below(3)];
+    let mut idle_rounds = 0;
+    for round in 0.. {
+        assert!(round < ROUNDS_MAX, "the conversation does not end");
+        let mut busy = false;
+        if driver.is_reading() || driver.is_closing() {
+            match coming.next() {
+                Some(piece) => driver.data(piece),
+                None if !std::mem::replace(&mut ended, true) => driver.eof(),
+                None => {}
+            }
+            busy = !ended;
+        }
+        busy |= driver.end_batch(room);
+        // Now and then the module takes its time; if nothing else happens, it answers.
+        let count = if idle_rounds > 0 { 1 } else { random.below(3) };
+        busy |= domain.work(random, count);
+        idle_rounds = if busy { 0 } else { idle_rounds + 1 };
+        if idle_rounds > 3 && domain.waiting() == 0 && !driver.is_blocked() {
+            break;
+        }
+    }
+    assert!(ended, "the connection is read no more, and nothing will change that");
+    assert!(driver.is_closing(), "the client has sent FIN and is owed nothing");
+    driver.closed();
+    while domain.work(random, 1) || domain.waiting() > 0 {
+        driver.idle();
+    }
+    driver.idle();
+    let left = stats.view();
+    assert_eq!((left.connections, left.sockets, left.in_flight), (0, 0, 0), "something stays behind");
+    std::mem::take(&mut driver.received)
+}
+
+/// What a client was sent.
+struct Sent {
+    /// HTTP, without what depends on the clock and on how much had arrived.
+    http: Vec<u8>,
+    /// Frames of a WebSocket that the server sends itself.
+    control: Vec<Vec<u8>>,
+    /// Frames that the module sends.
+    data: Vec<Vec<u8>>,
+}
+
+fn split(mut bytes: Vec<u8>) -> Sent {
+    for at in find(&bytes, b"\r\nDate: ") {
+        let end = (at + 37).min(bytes.len());
+        bytes[at..end].fill(b'-');
+    }
+    let upgraded = find(&bytes, b"HTTP/1.1 101 ").first().copied();
+    let start = upgraded.and_then(|at| Some(at + find(&bytes[at..], b"\r\n\r\n").first()? + 4));
+    let mut frames = bytes.split_off(start.unwrap_or(bytes.len()));
+    let mut sent = Sent { http: bytes, control: Vec::new(), data: Vec::new() };
+    while !frames.is_empty() {
+        let length = match frames[1] {
+            short @ ..=125 => 2 + usize::from(short),
+            126 => 4 + usize::from(u16::from_be_bytes([frames[2], frames[3]])),
+            _ => panic!("a frame that is masked or too long"),
+        };
+        let rest = frames.split_off(length);
+        let closed = sent.control.last().is_some_and(|last| last[0] == 0x88);
+        assert!(!closed, "RFC 6455 §5.5.1: nothing follows a close frame");
+        if frames[0] & 8 == 0 { &mut sent.data } else { &mut sent.control }.push(frames);
+        frames = rest;
+    }
+    // Whether a client that announces a body waits for it depends on what has arrived.
+    while let Some(&at) = find(&sent.http, CONTINUE).first() {
+        sent.http.drain(at..at + CONTINUE.len());
+    }
+    sent
+}
+
+fn find(bytes: &[u8], text: &[u8]) -> Vec<usize> {
+    memchr::memmem::find_iter(bytes, text).collect()
+}
+
+/// A shard, the process it talks to, and its counters.
+fn serve() -> (Shard, Domain, Arc<ShardStats>) {
+    static WAKER: OnceLock<Arc<Waker>> = OnceLock::new();
+    let waker = WAKER.get_or_init(|| Arc::new(Waker::new().expect("an eventfd")));
+    let inbox = Arc::new(Inbox::new(Arc::clone(waker)));
+    let stats: Arc<ShardStats> = Arc::default();
+    let (link, domain) = Domain::new(INPUT_BYTES_MAX);
+    let shard = Shard::new(ShardParts {
+        id: 0,
+        limits: limits(),
+        table: Arc::new(ArcSwap::from_pointee(table(vec![module(manifest())]))),
+        inbox: Arc::clone(&inbox),
+        local: None,
+        admin: Arc::clone(admin()),
+        stats: Arc::clone(&stats),
+    });
+    inbox.push(Message::DomainUp(link));
+    (shard, domain, stats)
+}
+
+fn manifest() -> Manifest {
+    let route = |(method, path): &(&str, &str)| RouteDecl {
+        path: (*path).to_owned(),
+        method: (*method).to_owned(),
+        flags: 0,
+        has_handler: true,
+    };
+    let routes = [("GET", "/a"), ("POST", "/a"), ("PUT", "/a"), ("GET", "/b/[a-z]+"), ("DELETE", "/b/[a-z]+")];
+    let websocket = WebSocketDecl { path: "/ws".to_owned(), ..WebSocketDecl::default() };
+    Manifest {
+        name: "fuzz".to_owned(),
+        routes: routes.iter().map(route).collect(),
+        websockets: vec![websocket],
+        ..Manifest::default()
+    }
+}
+
+fn limits() -> ShardLimits {
+    const NEVER_MS: u64 = 1 << 40;
+    ShardLimits {
+        http: http1::Limits {
+            head_bytes_max: 2 * INPUT_BYTES_MAX,
+            uri_bytes_max: INPUT_BYTES_MAX,
+            ..http1::Limits::default()
+        },
+        body_bytes_max: 4000,
+        connections_max: 10,
+        pipeline_max: 4,
+        in_flight_max: 100,
+        unsent_bytes_max: 300,
+        ws_message_bytes_max: 1000,
+        ws_queue_bytes_max: 1 << 30,
+        ws_inbox_messages_max: 3,
+        header_timeout_ms: NEVER_MS,
+        body_timeout_ms: NEVER_MS,
+        idle_timeout_ms: NEVER_MS,
+        write_timeout_ms: NEVER_MS,
+        handler_timeout_ms: NEVER_MS,
+        cors_origin: Some("*".to_owned()),
+        cors_methods: "GET".to_owned(),
+        cors_headers: "X".to_owned(),
+        cors_max_age_s: 1,
+    }
+}
+
+/// Loads nothing.
+struct NoHost;
+
+impl Host for NoHost {
+    fn inspect(&self, _path: &Path, _limit: Duration) -> Result<Manifest, LoadError> {
+        Err(LoadError::Host("no modules here".to_owned()))
+    }
+
+    fn load(&self, _path: &Path) -> Result<Arc<dyn Instance>, LoadError> {
+        Err(LoadError::Host("no modules here".to_owned()))
+    }
+}
+
+/// The server's own paths, with all that belongs to them. Nobody from another machine gets behind them.
+fn admin() -> &'static Arc<Admin> {
+    static ADMIN: OnceLock<Arc<Admin>> = OnceLock::new();
+    ADMIN.get_or_init(|| {
+        let dir = std::env::temp_dir().join(format!("cweb-fuzz-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let config = ControlConfig { module_dir: dir.join("modules"), workers: 1, ..ControlConfig::default() };
+        let control = Control::start(config, Arc::new(NoHost)).expect("a control plane");
+        let (hub, store) = (Arc::new(Hub::default()), StoreConfig::new(dir.join("jobs.sqlite3")));
+        let store = Store::open(store, Box::new(|_| {})).expect("a store");
+        let config = JobsConfig {
+            workers: 1,
+            module_running_max: 1,
+            unfinished_max: 1,
+            payload_bytes_max: 1000,
+            event_bytes_max: 1000,
+            result_bytes_max: 1000,
+            retention: Duration::from_secs(1000),
+        };
+        let jobs = Jobs::start(config, store, hub, Arc::new(control.clone())).expect("jobs");
+        // What is open stays open, and nothing is looked up again.
+        let _ = std::fs::remove_dir_all(&dir);
+        Arc::new(Admin::new(control, jobs, Access::new(None, true), Vec::new(), None))
+    })
+}

@@ -1,0 +1,207 @@
+//! A WebSocket's stream against a second reader of RFC 6455.
+
+use super::{pieces, ways_to_cut};
+use crate::proto::ws::{Event, Kind, Session, WsLimits};
+
+const MESSAGE_BYTES_MAX: usize = 1000;
+
+/// What a session says and sends: events, and bytes for the peer.
+type Run = (Vec<Event>, Vec<u8>);
+
+/// The input is what a client sends after the handshake: messages, the answers to pings and the end are what RFC 6455
+/// makes of it, however it is cut.
+pub fn websocket(data: &[u8]) {
+    let whole = run(&[data]);
+    let expected = Reader::read(data);
+    let messages: Vec<(Kind, Vec<u8>)> = whole.0.iter().filter_map(message).collect();
+    assert_eq!(messages, expected.messages);
+    let (answers, close) = whole.1.split_at(expected.pongs.len().min(whole.1.len()));
+    assert_eq!(answers, expected.pongs);
+    match (expected.end, whole.0.last()) {
+        (End::Open, None | Some(Event::Message { .. })) => assert_eq!(close, b""),
+        (End::Closed(code), Some(Event::Closed { code: said })) => {
+            // A code that may not be sent is a fault (§7.4).
+            assert!(code == *said || *said == Some(1002), "{code:?} answered with {said:?}");
+            check_close(close, *said);
+        }
+        (End::Failed, Some(Event::Closed { code: Some(code) })) => {
+            assert!(matches!(code, 1002 | 1007 | 1009));
+            check_close(close, Some(*code));
+        }
+        (expected, found) => panic!("expected {expected:?}, found {found:?}"),
+    }
+    for cuts in ways_to_cut(data) {
+        assert_eq!(run(&pieces(data, &cuts)), whole);
+    }
+}
+
+fn message(event: &Event) -> Option<(Kind, Vec<u8>)> {
+    match event {
+        Event::Message { kind, payload } => {
+            assert!(payload.len() <= MESSAGE_BYTES_MAX);
+            Some((*kind, payload.clone()))
+        }
+        Event::Closed { .. } => None,
+    }
+}
+
+fn run(pieces: &[&[u8]]) -> Run {
+    let mut session = Session::new(WsLimits { message_bytes_max: MESSAGE_BYTES_MAX });
+    let (mut events, mut out) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        session.feed(piece);
+        while let Some(event) = session.next() {
+            assert!(!matches!(events.last(), Some(Event::Closed { .. })), "nothing follows the end");
+            events.push(event);
+        }
+        session.take_output(&mut out);
+    }
+    assert_eq!(session.is_closing(), matches!(events.last(), Some(Event::Closed { .. })));
+    // §5.5.1: nothing follows a close frame.
+    if session.is_closing() {
+        let before = out.len();
+        session.ping();
+        session.close(1000, "");
+        session.take_output(&mut out);
+        assert_eq!(out.len(), before);
+    }
+    (events, out)
+}
+
+/// One whole close frame, not masked, that carries `code`.
+fn check_close(frame: &[u8], code: Option<u16>) {
+    assert_eq!(frame[0], 0x88);
+    assert_eq!(frame.len(), 2 + usize::from(frame[1]), "one frame and nothing else");
+    match code {
+        None => assert_eq!(frame[1], 0),
+        Some(code) => assert_eq!(frame[2..4], code.to_be_bytes()),
+    }
+    assert!(std::str::from_utf8(frame.get(4..).unwrap_or_default()).is_ok());
+}
+
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Open,
+    /// By the peer's close frame.
+    Closed(Option<u16>),
+    /// By a fault.
+    Failed,
+}
+
+/// Reads frames of a whole stream.
+struct Reader {
+    messages: Vec<(Kind, Vec<u8>)>,
+    /// The frames that answer pings.
+    pongs: Vec<u8>,
+    /// The message whose fragments are coming.
+    open: Option<(Kind, Vec<u8>)>,
+    end: End,
+}
+
+struct Frame {
+    first: u8,
+    masked: bool,
+    payload: Vec<u8>,
+}
+
+impl Reader {
+    fn read(mut rest: &[u8]) -> Self {
+        let mut reader = Self { messages: Vec::new(), pongs: Vec::new(), open: None, end: End::Open };
+        loop {
+            match frame(rest) {
+                Ok(Some((frame, length))) => {
+                    rest = &rest[length..];
+                    if let Err(end) = reader.take(&frame) {
+                        reader.end = end;
+                        return reader;
+                    }
+                }
+                Ok(None) => return reader,
+                Err(()) => {
+                    reader.end = End::Failed;
+                    return reader;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, frame: &Frame) -> Result<(), End> {
+        let (is_final, opcode) = (frame.first & 0x80 != 0, frame.first & 0x0f);
+        let wrong = !frame.masked || frame.first & 0x70 != 0;
+        let is_control = opcode >= 8;
+        if wrong || is_control && (!is_final || frame.payload.len() > 125) {
+            return Err(End::Failed);
+        }
+        match opcode {
+            8 => return Err(closed(&frame.payload)),
+            9 => {
+                self.pongs.extend_from_slice(&[0x8a, frame.payload.len() as u8]);
+                self.pongs.extend_from_slice(&frame.payload);
+            }
+            10 => {}
+            _ => self.data(opcode, is_final, &frame.payload)?,
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, opcode: u8, is_final: bool, payload: &[u8]) -> Result<(), End> {
+        let (kind, mut all) = match (opcode, self.open.take()) {
+            (0, Some(open)) => open,
+            (1, None) => (Kind::Text, Vec::new()),
+            (2, None) => (Kind::Binary, Vec::new()),
+            _ => return Err(End::Failed),
+        };
+        all.extend_from_slice(payload);
+        if all.len() > MESSAGE_BYTES_MAX {
+            return Err(End::Failed);
+        }
+        let fault = std::str::from_utf8(&all).err().filter(|_| kind == Kind::Text);
+        // A fragment may end within a character; what no further byte can mend is a fault at once.
+        if fault.is_some_and(|fault| is_final || fault.error_len().is_some()) {
+            return Err(End::Failed);
+        }
+        if is_final {
+            self.messages.push((kind, all));
+        } else {
+            self.open = Some((kind, all));
+        }
+        Ok(())
+    }
+}
+
+/// The first frame in `bytes` (§5.2) and its length; `None` if it is not complete. What is wrong with its head alone
+/// is an error before the payload has come.
+fn frame(bytes: &[u8]) -> Result<Option<(Frame, usize)>, ()> {
+    let [first, second, ..] = *bytes else { return Ok(None) };
+    let (extended, masked) = (second & 0x7f, second & 0x80 != 0);
+    let length_bytes = match extended {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let mask_at = 2 + length_bytes;
+    let start = mask_at + if masked { 4 } else { 0 };
+    let Some(head) = bytes.get(..start) else { return Ok(None) };
+    let length = match length_bytes {
+        0 => u64::from(extended),
+        _ => head[2..mask_at].iter().fold(0, |length, &byte| length << 8 | u64::from(byte)),
+    };
+    if matches!(first & 0x0f, 3..=7 | 11..) || length > MESSAGE_BYTES_MAX as u64 {
+        return Err(());
+    }
+    let end = start + length as usize;
+    let Some(payload) = bytes.get(start..end) else { return Ok(None) };
+    let mask = if masked { &head[mask_at..] } else { &[0; 4] };
+    let payload = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+    Ok(Some((Frame { first, masked, payload }, end)))
+}
+
+fn closed(payload: &[u8]) -> End {
+    match payload {
+        [] => End::Closed(None),
+        [high, low, reason @ ..] if std::str::from_utf8(reason).is_ok() => {
+            End::Closed(Some(u16::from_be_bytes([*high, *low])))
+        }
+        _ => End::Failed,
+    }
+}
