@@ -57,7 +57,7 @@ fn ours(input: &[u8]) -> (Reading, usize) {
                 let only_lines = input[start..].iter().all(|byte| b"\r\n".contains(byte));
                 return ((found, if only_lines { End::Clean } else { End::Incomplete }), start);
             }
-            Ok(Decoded::ExpectContinue { consumed, .. }) => at += consumed,
+            Ok(Decoded::Body { consumed, .. }) => at += consumed,
             Ok(Decoded::Request { consumed, view }) => {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 let query = view.query().map(|query| format!("?{}", text(query))).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use super::{Random, pieces, ways_to_cut};
 use crate::abi::manifest::{Manifest, RouteDecl, WebSocketDecl};
-use crate::admin::{Access, Admin};
+use crate::admin::{Access, Admin, KeySource};
 use crate::domain::inbox::{Inbox, Message};
 use crate::domain::process::fuzz::{Domain, module};
 use crate::domain::{Host, Instance, LoadError};
@@ -141,6 +141,8 @@ fn serve() -> (Shard, Domain, Arc<ShardStats>) {
         inbox: Arc::clone(&inbox),
         local: None,
         admin: Arc::clone(admin()),
+        admin_listeners_from: None,
+        peers: None,
         stats: Arc::clone(&stats),
     });
     inbox.push(Message::DomainUp(link));
@@ -173,9 +175,15 @@ fn limits() -> ShardLimits {
             ..http1::Limits::default()
         },
         body_bytes_max: 4000,
+        route_body_bytes_max: 4000,
+        own_body_bytes_max: 4000,
+        bodies_bytes_max: 1 << 30,
         connections_max: 10,
+        requests_per_connection_max: u64::MAX,
         pipeline_max: 4,
         in_flight_max: 100,
+        own_in_flight_max: 100,
+        streams_max: 100,
         unsent_bytes_max: 300,
         ws_message_bytes_max: 1000,
         ws_queue_bytes_max: 1 << 30,
@@ -184,6 +192,8 @@ fn limits() -> ShardLimits {
         body_timeout_ms: NEVER_MS,
         idle_timeout_ms: NEVER_MS,
         write_timeout_ms: NEVER_MS,
+        ws_ping_interval_ms: 0,
+        ws_pong_timeout_ms: NEVER_MS,
         handler_timeout_ms: NEVER_MS,
         cors_origin: Some("*".to_owned()),
         cors_methods: "GET".to_owned(),
@@ -200,8 +210,12 @@ impl Host for NoHost {
         Err(LoadError::Host("no modules here".to_owned()))
     }
 
-    fn load(&self, _path: &Path) -> Result<Arc<dyn Instance>, LoadError> {
+    fn load(&self, _path: &Path, _domain: &str) -> Result<Arc<dyn Instance>, LoadError> {
         Err(LoadError::Host("no modules here".to_owned()))
+    }
+
+    fn check_domain(&self, _domain: &str) -> Result<(), LoadError> {
+        Ok(())
     }
 }
 
@@ -227,6 +241,8 @@ fn admin() -> &'static Arc<Admin> {
         let jobs = Jobs::start(config, store, hub, Arc::new(control.clone())).expect("jobs");
         // What is open stays open, and nothing is looked up again.
         let _ = std::fs::remove_dir_all(&dir);
-        Arc::new(Admin::new(control, jobs, Access::new(None, true), Vec::new(), None))
+        let keys = KeySource { admin_key: None, file: None };
+        let access = Access::new(keys, true, 0).expect("no keys are keys enough here");
+        Arc::new(Admin::new(control, jobs, Arc::new(access), Vec::new()))
     })
 }

@@ -52,8 +52,8 @@ pub(super) fn decode(pieces: &[&[u8]], limits: &Limits) -> Outcome {
             let given = input.len();
             let (consumed, more) = match decoder.decode(&input) {
                 Ok(Decoded::NeedMore { consumed }) => (consumed, false),
-                Ok(Decoded::ExpectContinue { consumed, view }) => {
-                    assert!(!expected, "100 Continue is asked for once a request");
+                Ok(Decoded::Body { consumed, view, .. }) => {
+                    assert!(!expected, "said once a request");
                     assert!(view.body.is_empty());
                     expected = true;
                     (consumed, true)

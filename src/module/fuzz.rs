@@ -15,7 +15,7 @@ pub(crate) fn table(instances: Vec<Arc<dyn Instance>>) -> Table {
         // Without a reaper nothing becomes of a generation that has ended.
         let (reaper, _) = crossbeam::channel::unbounded();
         let generation = Generation::new(id, String::new(), instance, PathBuf::new(), reaper);
-        Published::new(manifest, String::new(), Some(Serving::start(Arc::new(generation)).0))
+        Published::new(manifest, String::new(), String::new(), Some(Serving::start(Arc::new(generation)).0))
     };
     Table::build((1..).zip(instances).map(publish).collect()).expect("a small table")
 }

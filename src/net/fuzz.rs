@@ -63,9 +63,10 @@ impl<A: Application> Driver<A> {
         self.app.batch_end(&mut self.links);
         let dirty = self.links.take_dirty();
         self.links.give_dirty(dirty);
-        let all = self.links.take_sent(self.conn, room, &mut self.received);
+        let all = self.links.flush_into(self.conn, room, &mut self.received);
         let was_blocked = std::mem::replace(&mut self.blocked, !all);
-        if all && (self.links.take_awaited(self.conn) || was_blocked && !self.is_closing()) {
+        let awaited = !self.links.take_sent().is_empty();
+        if all && (awaited || was_blocked) && !self.is_closing() {
             self.app.drained(&mut self.links, self.conn);
         }
         self.received.len() > before || self.app.has_work()

@@ -58,8 +58,6 @@ struct Link {
     /// The application waits for all to be sent.
     awaited: bool,
     reading: bool,
-    /// The application wants to know when all is sent.
-    awaited: bool,
     closing: Closing,
     /// The errno that sending failed with.
     failed: Option<i32>,
@@ -268,7 +266,6 @@ impl Links {
             blocked: false,
             awaited: false,
             reading: true,
-            awaited: false,
             closing: Closing::No,
             failed: None,
             reader: None,
@@ -468,16 +465,12 @@ impl Links {
         self.flush(conn)
     }
 
-    /// Whether the application waited for what has been sent on `conn`.
-    pub(super) fn take_awaited(&mut self, conn: ConnId) -> bool {
-        self.get_mut(conn).is_some_and(|link| std::mem::take(&mut link.awaited) && link.closing == Closing::No)
-    }
-
     /// Moves at most `room` of the bytes queued on `conn` to `out`, as a socket would take them. Returns whether none is
     /// left.
     #[cfg(any(test, fuzzing))]
-    pub(super) fn take_sent(&mut self, conn: ConnId, room: usize, out: &mut Vec<u8>) -> bool {
-        let Some(link) = self.get_mut(conn) else { return true };
+    pub(super) fn flush_into(&mut self, conn: ConnId, room: usize, out: &mut Vec<u8>) -> bool {
+        let place = self.places.get_mut(conn.index()).and_then(Option::as_mut);
+        let Some(link) = place.filter(|link| link.id == conn) else { return true };
         link.dirty = false;
         let end = out.len().saturating_add(room);
         while out.len() < end && !link.outbox.is_empty() {
@@ -486,7 +479,11 @@ impl Links {
             out.extend_from_slice(&front[..count]);
             link.outbox.advance(count);
         }
-        link.outbox.is_empty()
+        let all = link.outbox.is_empty();
+        if all && std::mem::take(&mut link.awaited) {
+            self.sent.push(conn);
+        }
+        all
     }
 
     /// The descriptor of `conn`.

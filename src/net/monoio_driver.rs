@@ -319,12 +319,8 @@ fn flush<A: Application + 'static>(core: &Shared<A>) {
     let mut state = core.borrow_mut();
     let dirty = state.links.take_dirty();
     for &conn in &dirty {
-        match state.links.flush(conn) {
-            Flushed::Blocked => drop(monoio::spawn(until_writable(Rc::clone(core), conn))),
-            Flushed::All if state.links.take_awaited(conn) => {
-                state.event(Some(conn), |app, links| app.drained(links, conn));
-            }
-            _ => {}
+        if state.links.flush(conn) == Flushed::Blocked {
+            monoio::spawn(until_writable(Rc::clone(core), conn));
         }
     }
     state.links.give_dirty(dirty);
@@ -355,7 +351,6 @@ async fn until_writable<A: Application + 'static>(core: Shared<A>, conn: ConnId)
         match state.links.writable(conn) {
             Flushed::Blocked => {}
             Flushed::All => {
-                state.links.take_awaited(conn);
                 if !state.links.is_closing(conn) {
                     state.event(Some(conn), |app, links| app.drained(links, conn));
                 }
