@@ -25,6 +25,7 @@ use crate::shard::{Local, PeerCounts, Shard, ShardLimits, ShardParts, ShardStats
 use core_affinity::CoreId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
+use socket2::Socket;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -92,6 +93,7 @@ struct RunningShard {
 /// # Errors
 /// See [`ServeError`].
 pub fn run(config: Config) -> Result<(), ServeError> {
+    let passed = net::passed_sockets()?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGPIPE, SIGXFSZ]).map_err(setup("installing signal handlers"))?;
     let manager = Manager::from_env();
     let certificate = match (&config.tls_cert, &config.tls_key) {
@@ -101,7 +103,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     if certificate.is_some() {
         signals.add_signal(SIGHUP).map_err(setup("installing signal handlers"))?;
     }
-    let listeners = bind(&config)?;
+    let listeners = bind(&config, &passed)?;
+    drop(passed);
     let listeners = secured(&config, listeners, certificate.as_ref())?;
     let addresses: Vec<String> =
         listeners.first().into_iter().flatten().map(std::string::ToString::to_string).collect();
@@ -142,11 +145,10 @@ pub fn run(config: Config) -> Result<(), ServeError> {
 }
 
 /// The sockets that the service manager has passed, or else those of the settings' addresses.
-fn bind(config: &Config) -> Result<Vec<Vec<Listener>>, ServeError> {
-    let passed = net::passed_sockets()?;
+fn bind(config: &Config, passed: &[Socket]) -> Result<Vec<Vec<Listener>>, ServeError> {
     if !passed.is_empty() {
         tracing::info!("serving the {} socket(s) that were passed; --port and --listen don't count", passed.len());
-        return net::share(&passed, config.shards).map_err(setup("sharing the passed sockets"));
+        return net::share(passed, config.shards).map_err(setup("sharing the passed sockets"));
     }
     let addresses = config
         .listen

@@ -68,11 +68,13 @@ fn deployed(result: Result<Deployed, DeployError>) -> ServerAnswer {
                 .with("X-Cweb-Hash", deployed.hash)
                 .with("X-Cweb-Result", note)
         }
-        Err(error) => {
-            let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
-            if error.status() == 503 { answer.with("Retry-After", "1") } else { answer }
-        }
+        Err(error) => refusal(&error),
     }
+}
+
+fn refusal(error: &DeployError) -> ServerAnswer {
+    let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
+    if error.status() == 503 { answer.with("Retry-After", "1") } else { answer }
 }
 
 /// A module's name may hold any printable text; a header field only ASCII (RFC 9110 §5.5).
@@ -93,7 +95,7 @@ fn remove(control: &Control, name: &[u8], reply: Reply) {
         Box::new(move |result| {
             reply.send(&match result {
                 Ok(()) => ServerAnswer::text(200, ""),
-                Err(error) => ServerAnswer::text(error.status(), format!("{error}\n")),
+                Err(error) => refusal(&error),
             });
         }),
     );
