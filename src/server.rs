@@ -133,7 +133,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         let _ = writeln!(std::io::stderr(), "listening on {address}");
     }
     manager.ready();
-    let ticks = move || stats.iter().map(|shard| shard.view().ticks).collect::<Vec<_>>();
+    let ticks = move || stats.iter().map(|shard| shard.view().ticks).collect();
     manager.watch(ticks).map_err(setup("starting the watchdog's thread"))?;
     wait_for_stop(&mut signals, certificate.as_ref(), &manager);
     manager.stopping();
