@@ -25,6 +25,7 @@ use crate::shard::{Local, PeerCounts, Shard, ShardLimits, ShardParts};
 use core_affinity::CoreId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
+use socket2::Socket;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -95,13 +96,15 @@ struct RunningShard {
 /// # Errors
 /// See [`ServeError`].
 pub fn run(config: Config) -> Result<(), ServeError> {
+    let passed = net::passed_sockets()?;
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGXFSZ]).map_err(setup("installing signal handlers"))?;
     let manager = Manager::from_env();
     let certificate = load_certificate(&config)?;
     let keys = KeySource { admin_key: config.admin_key.clone(), file: config.keys_file.clone() };
     let access = Arc::new(Access::new(keys, config.production, config.auth_failures_max)?);
-    let (listeners, public) = bind(&config, certificate.as_ref())?;
+    let (listeners, public) = bind(&config, &passed, certificate.as_ref())?;
+    drop(passed);
     let addresses = addresses(public, &listeners);
     // Modules open files relative to the data directory.
     std::fs::create_dir_all(&config.data_dir).map_err(setup("creating the data directory"))?;
@@ -151,17 +154,20 @@ fn load_certificate(config: &Config) -> Result<Option<Certificate>, ServeError> 
 
 /// The listeners of each shard, and how many of them, the first ones, are no admin listeners: the sockets that the service
 /// manager has passed, or else those of the settings' addresses.
-fn bind(config: &Config, certificate: Option<&Certificate>) -> Result<(Vec<Vec<Listener>>, usize), ServeError> {
+fn bind(
+    config: &Config,
+    passed: &[Socket],
+    certificate: Option<&Certificate>,
+) -> Result<(Vec<Vec<Listener>>, usize), ServeError> {
     let parsed = |texts: &[String]| {
         let parse = |text: &String| text.parse::<ListenAddr>().map_err(|error| ServeError::Address(error.to_string()));
         texts.iter().map(parse).collect::<Result<Vec<_>, _>>()
     };
-    let passed = net::passed_sockets()?;
     let mut listeners = if passed.is_empty() {
         net::bind_all(&parsed(&config.listen)?, config.shards, UnixAccess::Umask)?
     } else {
         tracing::info!("serving the {} socket(s) that were passed; --port and --listen don't count", passed.len());
-        net::share(&passed, config.shards).map_err(setup("sharing the passed sockets"))?
+        net::share(passed, config.shards).map_err(setup("sharing the passed sockets"))?
     };
     let public = listeners.first().map_or(0, Vec::len);
     let admin = net::bind_all(&parsed(&config.admin_listen)?, config.shards, UnixAccess::Owner)?;

@@ -71,24 +71,24 @@ impl Manager {
         self.tell("STOPPING=1");
     }
 
-    /// Says regularly that the server is alive, if the manager wants to hear that (`WatchdogSec=`), for as long as `progress`
-    /// gives another value each time. The thread lives as long as the process.
+    /// Says regularly that the server is alive, if the manager wants to hear that (`WatchdogSec=`), for as long as each of
+    /// the counts that `progress` gives goes on. The thread lives as long as the process.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn watch<T: PartialEq>(&self, progress: impl Fn() -> T + Send + 'static) -> io::Result<()> {
+    pub fn watch(&self, progress: impl Fn() -> Vec<u64> + Send + 'static) -> io::Result<()> {
         let get = |name: &str| std::env::var(name).ok();
         let Some(every) = alive_every(get, std::process::id()).filter(|_| self.socket.is_some()) else { return Ok(()) };
         let manager = self.clone();
         let run = move || {
-            let mut before = None;
+            let mut before = progress();
             loop {
                 std::thread::sleep(every);
                 let now = progress();
-                if before.as_ref() != Some(&now) {
+                if now.iter().zip(&before).all(|(now, before)| now != before) {
                     manager.tell("WATCHDOG=1");
                 }
-                before = Some(now);
+                before = now;
             }
         };
         std::thread::Builder::new().name("watchdog".to_owned()).spawn(run).map(drop)

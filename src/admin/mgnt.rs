@@ -134,11 +134,11 @@ fn deployed(result: Result<Deployed, DeployError>) -> ServerAnswer {
                 .with("X-Cweb-Domain", deployed.domain)
                 .with("X-Cweb-Result", note)
         }
-        Err(error) => refused(&error),
+        Err(error) => refusal(&error),
     }
 }
 
-fn refused(error: &DeployError) -> ServerAnswer {
+fn refusal(error: &DeployError) -> ServerAnswer {
     let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
     if error.status() == 503 { answer.with("Retry-After", "1") } else { answer }
 }
@@ -169,7 +169,7 @@ fn outcome(action: &'static str, done: &'static str, name: String, actor: Actor,
             Err(error) => {
                 let text = error.to_string();
                 actor.log(&not_done(action, Some(&name), None, error.status(), first_line(&text)));
-                refused(&error)
+                refusal(&error)
             }
         };
         reply.send(&answer);

@@ -21,8 +21,8 @@ const SOCKETS_MAX: usize = 64;
 #[error("LISTEN_FDS: {0}")]
 pub struct PassedError(String);
 
-/// The sockets passed to this process, to be shared by all shards; none if there is no manager that does so. Only the
-/// first call gives them.
+/// The sockets passed to this process, to be shared by all shards; none if there is no manager that does so. To be called
+/// before this process opens anything; only the first call gives them.
 ///
 /// # Errors
 /// The variables can't be read, or a descriptor is no listening stream socket.
@@ -37,10 +37,8 @@ pub fn passed_sockets() -> Result<Vec<Socket>, PassedError> {
     let adopt = |at: usize| {
         let fd = FIRST + RawFd::try_from(at).unwrap_or(RawFd::MAX - FIRST);
         let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unnamed");
-        let wrong = |why: String| PassedError(format!("descriptor {fd} ({name}) {why}"));
-        let socket = sys::adopt_passed(fd).map_err(|error| wrong(format!("can't be used: {error}")))?;
-        check(&socket).map_err(wrong)?;
-        Ok(socket)
+        let wrong = |why| PassedError(format!("descriptor {fd} ({name}) {why}"));
+        sys::adopt_passed(fd, check).map_err(wrong)
     };
     (0..count).map(adopt).collect()
 }
@@ -100,7 +98,10 @@ mod tests {
         assert_eq!(count(&[("LISTEN_FDS", "2"), ("LISTEN_PID", "7")]), Ok(2));
         assert_eq!(count(&[("LISTEN_FDS", ""), ("LISTEN_PID", "7")]), Ok(0));
         for bad in ["x", "-1", "1000"] {
-            assert!(passed_count(|name| Some(if name == "LISTEN_PID" { "7" } else { bad }.into()), 7).is_err(), "{bad}");
+            assert!(
+                passed_count(|name| Some(if name == "LISTEN_PID" { "7" } else { bad }.into()), 7).is_err(),
+                "{bad}"
+            );
         }
         assert!(count(&[("LISTEN_PID", "me")]).unwrap_err().contains("LISTEN_PID"));
     }

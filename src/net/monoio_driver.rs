@@ -8,16 +8,18 @@
 //! right before it waits for the kernel, provided that the future was woken meanwhile. So each event wakes the main
 //! future, and the main future is the end of the batch.
 
+mod accept;
+
 use super::handshakes::Handshakes;
 use super::links::{ConnId, Flushed, Incoming, Links};
 use super::listener::{Listener, Peer};
 use super::tls::{Acceptor, HEADROOM, Refused, Session};
 use super::waker::Waker;
 use super::{Application, CloseReason, ReactorKind, TICK, sys};
+use accept::{accept_passed, accept_tcp, accept_unix};
 use io_uring::IoUring;
 use monoio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
-use socket2::{SockAddr, Socket};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -435,124 +437,6 @@ async fn until_tick<A: Application + 'static>(core: &Shared<A>) {
         Poll::Pending
     })
     .await;
-}
-
-async fn accept_tcp<A: Application + 'static>(
-    core: Shared<A>,
-    listener: TcpListener,
-    acceptor: Option<Acceptor>,
-    number: usize,
-) {
-    let mut failing = Failing::new("accepting connections");
-    loop {
-        match listener.accept().await {
-            Ok((stream, addr)) => {
-                failing.over();
-                sys::close_on_exec(stream.as_raw_fd());
-                // Answers leave in one send; waiting for more to come would only delay them.
-                let _ = stream.set_nodelay(true);
-                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Tcp(addr), acceptor.as_ref(), number));
-            }
-            Err(error) => {
-                if !accept_failed(&core, &mut failing, &error).await {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-async fn accept_unix<A: Application + 'static>(core: Shared<A>, listener: UnixListener, number: usize) {
-    let mut failing = Failing::new("accepting connections");
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                failing.over();
-                sys::close_on_exec(stream.as_raw_fd());
-                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Unix, None, number));
-            }
-            Err(error) => {
-                if !accept_failed(&core, &mut failing, &error).await {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// Accepts on a socket that is not this server's alone. What is accepted must be served, and an accept that waits in the
-/// kernel can't be taken back safely: so this waits for a connection first and takes it only while there is no stop.
-async fn accept_passed<A: Application + 'static>(
-    core: Shared<A>,
-    socket: Socket,
-    poll: UnixStream,
-    acceptor: Option<Acceptor>,
-    number: usize,
-) {
-    let mut failing = Failing::new("accepting connections");
-    loop {
-        if let Err(error) = poll.readable(false).await
-            && !accept_failed(&core, &mut failing, &error).await
-        {
-            return;
-        }
-        // Another shard may have been faster.
-        while core.borrow().accepting() {
-            match socket.accept() {
-                Ok((stream, addr)) => {
-                    failing.over();
-                    accepted(&core, stream, &addr, acceptor.as_ref(), number);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    if !accept_failed(&core, &mut failing, &error).await {
-                        return;
-                    }
-                }
-            }
-        }
-        if !core.borrow().accepting() {
-            return;
-        }
-    }
-}
-
-/// Serves a connection of either kind.
-fn accepted<A: Application + 'static>(
-    core: &Shared<A>,
-    stream: Socket,
-    addr: &SockAddr,
-    acceptor: Option<&Acceptor>,
-    number: usize,
-) {
-    let core = Rc::clone(core);
-    let _ = stream.set_nonblocking(true);
-    let result = if let Some(addr) = addr.as_socket() {
-        let _ = stream.set_tcp_nodelay(true);
-        TcpStream::from_std(stream.into())
-            .map(|stream| drop(monoio::spawn(connection(core, stream, &Peer::Tcp(addr), acceptor, number))))
-    } else {
-        UnixStream::from_std(stream.into())
-            .map(|stream| drop(monoio::spawn(connection(core, stream, &Peer::Unix, None, number))))
-    };
-    if let Err(error) = result {
-        tracing::error!("a connection could not be served: {error}");
-    }
-}
-
-/// Whether to accept on after an error: not once the listener has been shut down.
-async fn accept_failed<A: Application + 'static>(core: &Shared<A>, failing: &mut Failing, error: &io::Error) -> bool {
-    if !core.borrow().accepting() {
-        return false;
-    }
-    let harmless = [libc::ECONNABORTED, libc::EINTR, libc::EPROTO];
-    if error.raw_os_error().is_some_and(|code| harmless.contains(&code)) {
-        return true;
-    }
-    // For want of something that other connections may give back.
-    failing.report(error);
-    until_tick(core).await;
-    true
 }
 
 /// Lets every other ready task run first.

@@ -103,15 +103,23 @@ pub(super) fn close_on_exec(fd: RawFd) {
     unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
-/// Takes a descriptor that this process was started with, close-on-exec from now on. Each may be taken once.
+/// Takes a socket that this process was started with, if `check` finds nothing wrong with it; close-on-exec from now on.
+/// Each may be taken once, before this process has opened anything.
 ///
 /// # Errors
-/// It is not open.
-pub(super) fn adopt_passed(fd: RawFd) -> io::Result<socket2::Socket> {
+/// For people: it is not open, or what `check` said.
+pub(super) fn adopt_passed(
+    fd: RawFd,
+    check: fn(&socket2::Socket) -> Result<(), String>,
+) -> Result<socket2::Socket, String> {
     // SAFETY: no memory is involved; on a number that names nothing it fails.
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-        return Err(io::Error::last_os_error());
+        return Err(format!("can't be used: {}", io::Error::last_os_error()));
     }
+    // SAFETY: it is open, and nobody closes it during the call.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    // Looked at before it is owned: what a wrong number names may belong to somebody else in this process.
+    check(&socket2::SockRef::from(&borrowed))?;
     // SAFETY: it is open, and it was given to this process for its own use before main(): nothing else here owns it, and
     // the caller takes each once.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())

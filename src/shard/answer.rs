@@ -96,16 +96,21 @@ impl Drop for Reply {
     /// Whoever loses a reply (a panic, a queue dropped at shutdown) still leaves the client an answer.
     fn drop(&mut self) {
         if !self.sent {
-            self.deliver(&ServerAnswer::text(503, "the server is shutting down\n").with("Retry-After", "1"));
+            self.deliver(&shutting_down());
         }
     }
 }
 
-/// Framing of the answer to `view`.
-pub(super) fn meta_of(view: &RequestView<'_>, date: [u8; 29], cors_origin: Option<Arc<str>>, draining: bool) -> Meta {
+/// The answer to what can't begin any more.
+pub(super) fn shutting_down() -> ServerAnswer {
+    ServerAnswer::text(503, "the server is shutting down\n").with("Retry-After", "1")
+}
+
+/// Framing of the answer to `view`; after the last one its connection is closed.
+pub(super) fn meta_of(view: &RequestView<'_>, date: [u8; 29], cors_origin: Option<Arc<str>>, last: bool) -> Meta {
     Meta {
         date,
-        keep_alive: view.keep_alive() && !draining,
+        keep_alive: view.keep_alive() && !last,
         http_1_0: view.http_1_0(),
         head_only: view.method() == Method::Head,
         cors_origin,

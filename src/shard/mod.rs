@@ -8,6 +8,7 @@ mod answer;
 mod bodies;
 mod conn;
 mod limits;
+mod order;
 mod peers;
 mod requests;
 mod snapshot;

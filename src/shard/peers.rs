@@ -127,9 +127,8 @@ mod tests {
     #[test]
     fn nothing_is_kept_of_peers_that_have_gone() {
         let counts = PeerCounts::new(3);
-        let peers: Vec<Peer> = (0..50_000_u32)
-            .map(|n| Peer::Tcp((std::net::Ipv4Addr::from(0x0a00_0000 + n), 1).into()))
-            .collect();
+        let peers: Vec<Peer> =
+            (0..50_000_u32).map(|n| Peer::Tcp((std::net::Ipv4Addr::from(0x0a00_0000 + n), 1).into())).collect();
         assert!(peers.iter().all(|peer| counts.enter(peer)));
         peers.iter().for_each(|peer| counts.leave(peer));
         for stripe in &counts.stripes {

@@ -1,4 +1,4 @@
-//! From bytes to answers in the order of the requests.
+//! From bytes to requests, and each request to who answers it.
 
 use super::Shard;
 use super::answer::{Meta, Reply, ServerAnswer, meta_of};
@@ -9,8 +9,8 @@ use crate::abi::manifest::RouteDecl;
 use crate::admin::{self, Client, Who};
 use crate::domain::call::{Call, Hold, OwnedRequest, Work};
 use crate::module::table::RouteMatch;
-use crate::net::{ConnId, Lent, Links};
-use crate::proto::http1::{CONTINUE, Decoded, Method, RequestError, RequestView, close_after};
+use crate::net::{ConnId, Links};
+use crate::proto::http1::{CONTINUE, Decoded, Method, RequestError, RequestView};
 use std::sync::Arc;
 
 /// An input buffer that has grown beyond this is given back once it is empty.
@@ -54,7 +54,7 @@ impl Shard {
     }
 
     /// Parses what is in the connection's own buffer.
-    fn parse_input(&mut self, links: &mut Links, conn: &mut Conn) {
+    pub(super) fn parse_input(&mut self, links: &mut Links, conn: &mut Conn) {
         let mut input = std::mem::take(&mut conn.input);
         let consumed = self.parse(links, conn, &input);
         input.drain(..consumed.min(input.len()));
@@ -81,13 +81,7 @@ impl Shard {
             match conn.decoder.decode(rest) {
                 Ok(Decoded::NeedMore { consumed }) => {
                     at += consumed;
-                    if conn.partial == Partial::Body {
-                        conn.body_paid_ms = credited(conn.body_paid_ms, consumed, self.now_ms);
-                        self.gather(links, conn);
-                    } else if conn.partial == Partial::None && consumed < rest.len() {
-                        conn.partial = Partial::Head;
-                        conn.partial_since_ms = self.now_ms;
-                    }
+                    self.incomplete(links, conn, consumed, rest.len() - consumed);
                     break;
                 }
                 Ok(Decoded::Body { consumed, view, announced, expects_continue }) => {
@@ -139,21 +133,32 @@ impl Shard {
         at
     }
 
+    /// A request is not complete: `consumed` bytes of it were taken just now, and `left` wait for what follows them.
+    fn incomplete(&mut self, links: &mut Links, conn: &mut Conn, consumed: usize, left: usize) {
+        if conn.partial == Partial::Body {
+            conn.body_paid_ms = credited(conn.body_paid_ms, consumed, self.now_ms);
+            self.gather(links, conn);
+        } else if conn.partial == Partial::None && left > 0 {
+            conn.partial = Partial::Head;
+            conn.partial_since_ms = self.now_ms;
+        }
+    }
+
     /// Where request number `seq` of `conn` comes from.
-    fn origin(&self, conn: &Conn, seq: u64) -> Origin {
+    pub(super) fn origin(&self, conn: &Conn, seq: u64) -> Origin {
         let last = self.draining || seq + 1 >= self.limits.requests_per_connection_max;
         Origin { id: conn.id, seq, client: Client::of(&conn.peer), serves: conn.serves, last }
     }
 
     /// Whether the next request of `conn` may begin. It may not while the answers to those before it, unsent or still to
     /// come, are many or large: what a client asks for in one go must not be made all at once.
-    fn has_room(&self, links: &mut Links, conn: &Conn) -> bool {
+    pub(super) fn has_room(&self, links: &mut Links, conn: &Conn) -> bool {
         if conn.is_blocked(self.limits.pipeline_max) {
             return false;
         }
         let unsent = links.unsent(conn.id);
         let fits = unsent <= self.limits.unsent_bytes_max
-            && (conn.slots.is_empty() || unsent + conn.owed_bytes() <= self.limits.unsent_bytes_max);
+            && (conn.slots.is_empty() || unsent + conn.owed_bytes() < self.limits.unsent_bytes_max);
         if !fits && unsent > 0 {
             links.await_sent(conn.id);
         }
@@ -206,7 +211,7 @@ impl Shard {
     }
 
     /// Routes one request. What is answered at once is appended to `out`.
-    fn begin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
+    pub(super) fn begin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let path = view.path();
         if admin::owns(path) && (origin.serves != Serves::Modules || path == b"/healthz") {
             return self.begin_admin(origin, view, out);
@@ -358,152 +363,6 @@ impl Shard {
         };
         self.admin.handle(view, origin.client, reply);
         Begun::Running { expected: ANSWER_BYTES_UNKNOWN }
-    }
-
-    /// An answer made elsewhere arrived.
-    pub(super) fn answered(
-        &mut self,
-        links: &mut Links,
-        id: ConnId,
-        seq: u64,
-        mut bytes: Vec<u8>,
-        lent: Option<Box<dyn Lent>>,
-    ) {
-        let draining = self.draining;
-        let Some(conn) = self.conn(id) else { return }; // The client left before its answer came.
-        if draining && conn.owes_only(seq) {
-            // It was begun before the stop, and its connection ends with it.
-            close_after(&mut bytes);
-            conn.last_request_seen = true;
-        }
-        let Some(slot) = conn.slot_mut(seq) else { return };
-        let safe = slot.is_safe();
-        *slot = Slot::Ready { bytes, lent, safe };
-        self.advance(links, id);
-    }
-
-    /// Sends the answers whose turn has come, begins the request that waited for its turn, and goes on parsing.
-    pub(super) fn advance(&mut self, links: &mut Links, id: ConnId) {
-        let Some(mut conn) = self.take(id) else { return };
-        while let Some(slot) = conn.slots.pop_front() {
-            match slot {
-                Slot::Ready { bytes, lent, .. } => {
-                    conn.first_seq += 1;
-                    if let Some(outbox) = links.outbox(id) {
-                        outbox.push_owned(bytes);
-                        if let Some(lent) = lent {
-                            outbox.push_lent(lent);
-                        }
-                    }
-                }
-                Slot::Waiting { request, meta, safe } => {
-                    if let Some(slot) = self.begin_waiting(links, &mut conn, request, meta, safe) {
-                        conn.slots.push_front(slot);
-                        break;
-                    }
-                    conn.first_seq += 1;
-                }
-                running @ Slot::Running { .. } => {
-                    conn.slots.push_front(running);
-                    break;
-                }
-                Slot::Stream { key } => {
-                    conn.first_seq += 1;
-                    conn.taken = Some(Takeover::Stream(key));
-                    break;
-                }
-            }
-        }
-        let taken = conn.taken;
-        self.put(conn);
-        match taken {
-            Some(by) => self.taken(links, id, by),
-            None => {
-                self.resume(links, id);
-                self.after_input(links, id);
-            }
-        }
-    }
-
-    /// Begins a request that waited and is the first in order now. Returns its slot unless it was answered.
-    fn begin_waiting(
-        &mut self,
-        links: &mut Links,
-        conn: &mut Conn,
-        request: OwnedRequest,
-        meta: Meta,
-        safe: bool,
-    ) -> Option<Slot> {
-        let origin = self.origin(conn, conn.first_seq);
-        let begun = {
-            let outbox = links.outbox(conn.id)?;
-            self.begin(&origin, &request.view(), outbox.buffer())
-        };
-        match begun {
-            Begun::Answered => None,
-            Begun::Running { expected } => Some(Slot::Running { safe, expected }),
-            Begun::Held => {
-                self.held.push(conn.id);
-                Some(Slot::Waiting { request, meta, safe })
-            }
-            Begun::Taken(by) => {
-                conn.taken = Some(by);
-                None
-            }
-        }
-    }
-
-    /// Goes on with bytes that had to wait, and lets the driver read again.
-    pub(super) fn resume(&mut self, links: &mut Links, id: ConnId) {
-        let Some(mut conn) = self.take(id) else { return };
-        if conn.paused && conn.taken.is_none() {
-            if self.has_room(links, &conn) {
-                conn.paused = false;
-                // The time it was not read does not count.
-                (conn.partial_since_ms, conn.body_paid_ms) = (self.now_ms, self.now_ms);
-                links.set_reading(id, true);
-                self.parse_input(links, &mut conn);
-            }
-        }
-        self.put(conn);
-    }
-
-    /// Closes a connection that has been answered for the last time; starts the WebSocket of one that became one.
-    pub(super) fn after_input(&mut self, links: &mut Links, id: ConnId) {
-        let draining = self.draining;
-        let Some(conn) = self.conn(id) else { return };
-        if let Some(by) = conn.taken {
-            self.taken(links, id, by);
-        } else if conn.slots.is_empty() && (conn.last_request_seen || conn.eof || draining && conn.is_idle()) {
-            links.close(id);
-        }
-    }
-
-    /// The connection has become something else: bytes that came behind the request are its first ones.
-    fn taken(&mut self, links: &mut Links, id: ConnId, by: Takeover) {
-        let Some(conn) = self.conn(id) else { return };
-        conn.paused = false;
-        let (input, eof) = (std::mem::take(&mut conn.input), conn.eof);
-        links.set_reading(id, true);
-        match by {
-            Takeover::Socket(key) => self.socket_begins(links, key),
-            Takeover::Stream(key) => self.stream_begins(links, key),
-        }
-        if !input.is_empty() {
-            self.taken_data(links, by, &input);
-        }
-        // The FIN came while earlier answers were owed; there will be no other event to end this by.
-        if eof {
-            links.close(id);
-        }
-    }
-
-    /// Bytes for what a connection has become.
-    pub(super) fn taken_data(&mut self, links: &mut Links, by: Takeover, bytes: &[u8]) {
-        match by {
-            Takeover::Socket(key) => self.socket_data(links, key, bytes),
-            Takeover::Stream(key) => self.stream_data(links, key, bytes),
-        }
     }
 
     /// Framing is lost: answer after what is owed, then close.

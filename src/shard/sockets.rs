@@ -101,12 +101,7 @@ pub(super) fn refused_handshake(error: &ws::HandshakeError) -> ServerAnswer {
 
 impl Shard {
     /// Answers a handshake. On success the socket exists, and `on_open` is its first event.
-    pub(super) fn begin_upgrade(
-        &mut self,
-        origin: &Origin,
-        view: &RequestView<'_>,
-        out: &mut Vec<u8>,
-    ) -> Begun {
+    pub(super) fn begin_upgrade(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let meta = self.meta(origin, view);
         let refuse = |answer: ServerAnswer, meta: &Meta, out: &mut Vec<u8>| {
             answer.encode(meta, out);
@@ -125,7 +120,7 @@ impl Shard {
             return refuse(ServerAnswer::text(503, format!("{why}\n")), &meta, out);
         }
         if self.draining {
-            return refuse(ServerAnswer::text(503, "the server is shutting down\n"), &meta, out);
+            return refuse(super::answer::shutting_down(), &meta, out);
         }
         ws::encode_accept(out, &accept, &self.date);
         let key = self.open_socket(origin.id, view);

@@ -146,7 +146,7 @@ impl Shard {
         let accept = match ws::check(view) {
             Ok(accept) if !self.draining => accept,
             Ok(_) => {
-                ServerAnswer::text(503, "the server is shutting down\n").encode(&meta, out);
+                super::answer::shutting_down().encode(&meta, out);
                 return Begun::Answered;
             }
             Err(error) => {
@@ -218,7 +218,9 @@ impl Shard {
         match (&mut stream.channel, job) {
             (Channel::ServerSent { seq, meta }, Err((status, text))) => {
                 let mut bytes = Vec::new();
-                ServerAnswer::json(status, error_json(&text)).encode(meta, &mut bytes);
+                let answer = ServerAnswer::json(status, error_json(&text));
+                let answer = if status == 503 { answer.with("Retry-After", "1") } else { answer };
+                answer.encode(meta, &mut bytes);
                 let seq = *seq;
                 self.streams.states.remove(&key);
                 self.answered(links, conn, seq, bytes, None);

@@ -370,7 +370,8 @@ mod tests {
     fn an_expectation_is_announced_once_and_only_when_the_body_is_awaited() {
         let mut decoder = RequestDecoder::new(Limits::default());
         let head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
-        let Ok(Decoded::Body { consumed, announced: Some(2), expects_continue: true, .. }) = decoder.decode(head) else {
+        let Ok(Decoded::Body { consumed, announced: Some(2), expects_continue: true, .. }) = decoder.decode(head)
+        else {
             panic!()
         };
         assert_eq!(consumed, head.len());
@@ -388,7 +389,9 @@ mod tests {
         for (limit, fits) in [(2, false), (3, true), (usize::MAX, true)] {
             let mut decoder = RequestDecoder::new(Limits { body_bytes_max: 5, ..Limits::default() });
             for _ in 0..2 {
-                let Ok(Decoded::Body { consumed, view, announced: None, .. }) = decoder.decode(&whole) else { panic!() };
+                let Ok(Decoded::Body { consumed, view, announced: None, .. }) = decoder.decode(&whole) else {
+                    panic!()
+                };
                 assert_eq!((consumed, view.path()), (head.len(), b"/p".as_slice()));
                 decoder.limit_body(limit);
                 match decoder.decode(&whole[head.len()..]) {

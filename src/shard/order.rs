@@ -1,0 +1,155 @@
+//! Answers leave in the order of the requests (RFC 9112 §9.3.2), and what waited for its turn begins.
+
+use super::Shard;
+use super::answer::Meta;
+use super::conn::{Conn, Slot, Takeover};
+use super::requests::Begun;
+use crate::domain::call::OwnedRequest;
+use crate::net::{ConnId, Lent, Links};
+use crate::proto::http1::close_after;
+
+impl Shard {
+    /// An answer made elsewhere arrived.
+    pub(super) fn answered(
+        &mut self,
+        links: &mut Links,
+        id: ConnId,
+        seq: u64,
+        mut bytes: Vec<u8>,
+        lent: Option<Box<dyn Lent>>,
+    ) {
+        let draining = self.draining;
+        let Some(conn) = self.conn(id) else { return }; // The client left before its answer came.
+        if draining && conn.owes_only(seq) {
+            // It was begun before the stop, and its connection ends with it.
+            close_after(&mut bytes);
+            conn.last_request_seen = true;
+        }
+        let Some(slot) = conn.slot_mut(seq) else { return };
+        let safe = slot.is_safe();
+        *slot = Slot::Ready { bytes, lent, safe };
+        self.advance(links, id);
+    }
+
+    /// Sends the answers whose turn has come, begins the request that waited for its turn, and goes on parsing.
+    pub(super) fn advance(&mut self, links: &mut Links, id: ConnId) {
+        let Some(mut conn) = self.take(id) else { return };
+        while let Some(slot) = conn.slots.pop_front() {
+            match slot {
+                Slot::Ready { bytes, lent, .. } => {
+                    conn.first_seq += 1;
+                    if let Some(outbox) = links.outbox(id) {
+                        outbox.push_owned(bytes);
+                        if let Some(lent) = lent {
+                            outbox.push_lent(lent);
+                        }
+                    }
+                }
+                Slot::Waiting { request, meta, safe } => {
+                    if let Some(slot) = self.begin_waiting(links, &mut conn, request, meta, safe) {
+                        conn.slots.push_front(slot);
+                        break;
+                    }
+                    conn.first_seq += 1;
+                }
+                running @ Slot::Running { .. } => {
+                    conn.slots.push_front(running);
+                    break;
+                }
+                Slot::Stream { key } => {
+                    conn.first_seq += 1;
+                    conn.taken = Some(Takeover::Stream(key));
+                    break;
+                }
+            }
+        }
+        let taken = conn.taken;
+        self.put(conn);
+        match taken {
+            Some(by) => self.taken(links, id, by),
+            None => {
+                self.resume(links, id);
+                self.after_input(links, id);
+            }
+        }
+    }
+
+    /// Begins a request that waited and is the first in order now. Returns its slot unless it was answered.
+    fn begin_waiting(
+        &mut self,
+        links: &mut Links,
+        conn: &mut Conn,
+        request: OwnedRequest,
+        meta: Meta,
+        safe: bool,
+    ) -> Option<Slot> {
+        let origin = self.origin(conn, conn.first_seq);
+        let begun = {
+            let outbox = links.outbox(conn.id)?;
+            self.begin(&origin, &request.view(), outbox.buffer())
+        };
+        match begun {
+            Begun::Answered => None,
+            Begun::Running { expected } => Some(Slot::Running { safe, expected }),
+            Begun::Held => {
+                self.held.push(conn.id);
+                Some(Slot::Waiting { request, meta, safe })
+            }
+            Begun::Taken(by) => {
+                conn.taken = Some(by);
+                None
+            }
+        }
+    }
+
+    /// Goes on with bytes that had to wait, and lets the driver read again.
+    pub(super) fn resume(&mut self, links: &mut Links, id: ConnId) {
+        let Some(mut conn) = self.take(id) else { return };
+        if conn.paused && conn.taken.is_none() && self.has_room(links, &conn) {
+            conn.paused = false;
+            // The time it was not read does not count.
+            (conn.partial_since_ms, conn.body_paid_ms) = (self.now_ms, self.now_ms);
+            links.set_reading(id, true);
+            self.parse_input(links, &mut conn);
+        }
+        self.put(conn);
+    }
+
+    /// Closes a connection that has been answered for the last time; starts the WebSocket of one that became one.
+    pub(super) fn after_input(&mut self, links: &mut Links, id: ConnId) {
+        let draining = self.draining;
+        let Some(conn) = self.conn(id) else { return };
+        if let Some(by) = conn.taken {
+            self.taken(links, id, by);
+        } else if conn.slots.is_empty() && (conn.last_request_seen || conn.eof || draining && conn.is_idle()) {
+            links.close(id);
+        }
+    }
+
+    /// The connection has become something else: bytes that came behind the request are its first ones.
+    fn taken(&mut self, links: &mut Links, id: ConnId, by: Takeover) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.paused = false;
+        let (input, eof) = (std::mem::take(&mut conn.input), conn.eof);
+        links.set_reading(id, true);
+        match by {
+            Takeover::Socket(key) => self.socket_begins(links, key),
+            Takeover::Stream(key) => self.stream_begins(links, key),
+        }
+        if !input.is_empty() {
+            self.taken_data(links, by, &input);
+        }
+        // The FIN came while earlier answers were owed; there will be no other event to end this by.
+        if eof {
+            links.close(id);
+        }
+    }
+
+    /// Bytes for what a connection has become.
+    pub(super) fn taken_data(&mut self, links: &mut Links, by: Takeover, bytes: &[u8]) {
+        match by {
+            Takeover::Socket(key) => self.socket_data(links, key, bytes),
+            Takeover::Stream(key) => self.stream_data(links, key, bytes),
+        }
+    }
+}
