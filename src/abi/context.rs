@@ -87,6 +87,13 @@ impl ModuleContext {
         self.raw.as_ptr()
     }
 
+    /// Whether scheduled work waits or runs.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        // SAFETY: the context is alive.
+        unsafe { native::cwebn_context_pending(self.as_ptr()) != 0 }
+    }
+
     /// Releases locks of the services that a fault on this thread has left held.
     pub fn release_after_fault(&self) {
         // SAFETY: the context is alive; the function releases only what this thread holds.

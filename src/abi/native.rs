@@ -92,6 +92,7 @@ unsafe extern "C" {
         error: *mut c_char,
         error_size: usize,
     ) -> *mut Context;
+    pub(super) fn cwebn_context_pending(ctx: *mut Context) -> c_int;
     pub(super) fn cwebn_context_after_fault(ctx: *mut Context);
     pub(super) fn cwebn_keep_file(path: *const c_char) -> c_int;
     pub(super) fn cwebn_stdio_capture(sink: Sink, user: *mut c_void) -> c_int;

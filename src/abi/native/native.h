@@ -130,6 +130,9 @@ struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_
 /* Releases what a fault on this thread may have left locked: the cache, stdout, stderr. Call after every fault. */
 void cwebn_context_after_fault(struct cweb_context *ctx);
 
+/* How many works of the scheduler wait or run. */
+int cwebn_context_pending(struct cweb_context *ctx);
+
 /* Tells the modules whether the server has a key. */
 void cwebn_context_set_crypto(struct cweb_context *ctx, int loaded);
 

@@ -242,6 +242,10 @@ struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_
     return &context->public;
 }
 
+int cwebn_context_pending(struct cweb_context *ctx) {
+    return scheduler_pending_count(ctx->scheduler);
+}
+
 void cwebn_context_set_crypto(struct cweb_context *ctx, int loaded) {
     ctx->crypto->status = loaded ? CRYPTO_LOADED : CRYPTO_FAILURE;
 }

@@ -26,10 +26,14 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// How often scheduled work is looked at, when the server wants to know of its end.
+const SETTLE_LOOK: Duration = Duration::from_millis(2);
 
 /// What the server answered, or why it did not.
 type Answer = Result<String, String>;
@@ -322,6 +326,12 @@ impl Child {
             Order::Onload { instance } => hook(instance, InProcessModule::onload),
             Order::Unload { instance } => hook(instance, InProcessModule::unload),
             Order::RunJob { run, instance, job, uuid, payload } => self.run_job(run, instance, job, &uuid, &payload),
+            Order::Settle => {
+                while self.host.context().has_work() {
+                    thread::sleep(SETTLE_LOOK);
+                }
+                Outcome::Done
+            }
             Order::CancelJob { instance, job, uuid } => match self.instance(instance) {
                 None => Outcome::Done,
                 Some(module) => {

@@ -59,11 +59,30 @@ pub(super) enum ToChild {
 /// Something a domain is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Order {
-    Load { instance: u64, path: String },
-    Onload { instance: u64 },
-    Unload { instance: u64 },
-    RunJob { run: u64, instance: u64, job: usize, uuid: String, payload: String },
-    CancelJob { instance: u64, job: usize, uuid: String },
+    Load {
+        instance: u64,
+        path: String,
+    },
+    Onload {
+        instance: u64,
+    },
+    Unload {
+        instance: u64,
+    },
+    RunJob {
+        run: u64,
+        instance: u64,
+        job: usize,
+        uuid: String,
+        payload: String,
+    },
+    CancelJob {
+        instance: u64,
+        job: usize,
+        uuid: String,
+    },
+    /// Say when no scheduled work waits or runs.
+    Settle,
 }
 
 /// What came of an [`Order`].

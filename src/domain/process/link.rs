@@ -240,10 +240,10 @@ impl Line {
         Ok(())
     }
 
-    /// The last call did not go there after all.
-    fn take_back(&mut self, ticket: u64) {
+    /// The last call did not go there after all; `open`: and is not over for another reason.
+    fn take_back(&mut self, ticket: u64, open: bool) {
         self.tickets.end = ticket;
-        self.open -= 1;
+        self.open -= usize::from(open);
     }
 
     /// Nothing is sent there any more: tells the owner, once, when nothing is open either.
@@ -348,10 +348,14 @@ impl RemoteCalls {
     /// A record that has not been sent whole waits again.
     fn take_back(&mut self) {
         let Some(Sending { queued: Some(queued), .. }) = self.sending.take() else { return };
+        // It may have been answered meanwhile, because its time was over.
+        let open = self.pending.contains_key(&queued.ticket);
         if let Some(line) = &mut self.current {
-            line.take_back(queued.ticket);
+            line.take_back(queued.ticket, open);
         }
-        self.queue.push_front(queued);
+        if open {
+            self.queue.push_front(queued);
+        }
     }
 
     /// The process is to end: nothing more is sent to it, and its owner is told when it has answered what was.

@@ -13,6 +13,7 @@ use crate::domain::inbox::Message;
 use crossbeam::channel::RecvTimeoutError;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ const UNLOAD_WAIT: Duration = Duration::from_secs(5);
 const LOAD_WAIT: Duration = Duration::from_secs(30);
 /// How long an old life stays for jobs and requests that still run there.
 const FAREWELL_WAIT: Duration = Duration::from_secs(60);
+/// How long it stays after that for scheduled work.
+const SETTLE_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked at meanwhile.
 const FAREWELL_LOOK: Duration = Duration::from_millis(10);
 /// The wait after a process could not be started.
@@ -62,11 +65,15 @@ impl Supervisor {
                 self.pause();
                 continue;
             }
-            let dead = leaving.is_none();
-            if let Some(leaving) = leaving.take() {
-                leaving.wait_apart(&self.shared);
+            match leaving.take() {
+                Some(leaving) => {
+                    leaving.wait_apart(&self.shared);
+                    self.shared.replacements.fetch_add(1, Ordering::Relaxed);
+                }
+                // It may have died while it was to be replaced.
+                None => drop(self.shared.restarts.fetch_add(u64::from(old.is_some()), Ordering::Relaxed)),
             }
-            self.begun(&new, dead);
+            self.begun(&new);
             return;
         }
     }
@@ -236,6 +243,8 @@ impl Farewell {
                 shared.unload(&self.old, instance);
             }
             if running.is_empty() && self.drained >= shards {
+                // What these have left to the scheduler; whoever schedules without end is not waited for.
+                let _ = self.old.call_within(SETTLE_WAIT, shared.number(), Order::Settle);
                 break;
             }
             if Instant::now() >= deadline {

@@ -47,25 +47,13 @@ pub(super) struct Supervisor {
     serving: Option<Arc<Life>>,
     pace: Pace,
     growth: Growth,
-    /// No life has been in service yet.
-    first: bool,
 }
 
 impl Supervisor {
     pub(super) fn new(shared: Arc<Shared>, events: Receiver<Event>) -> Self {
         let growth = Growth::new(shared.config.rss_recycle_bytes);
         let spare_at = Instant::now();
-        Self {
-            shared,
-            events,
-            spare: None,
-            spare_at,
-            spare_deaths: 0,
-            serving: None,
-            pace: Pace::default(),
-            growth,
-            first: true,
-        }
+        Self { shared, events, spare: None, spare_at, spare_deaths: 0, serving: None, pace: Pace::default(), growth }
     }
 
     /// Runs until the server stops.
@@ -87,6 +75,7 @@ impl Supervisor {
             if let Some(dead) = self.serving.take() {
                 // Its crash is to be counted before the next one gets its modules.
                 dead.wait_buried();
+                self.shared.restarts.fetch_add(1, Ordering::Relaxed);
             }
             self.pause();
             return self.succeed(None);
@@ -159,11 +148,7 @@ impl Supervisor {
     }
 
     /// `life` is in service now.
-    pub(super) fn begun(&mut self, life: &Arc<Life>, followed_a_death: bool) {
-        if !std::mem::take(&mut self.first) {
-            let counter = if followed_a_death { &self.shared.restarts } else { &self.shared.replacements };
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
+    pub(super) fn begun(&mut self, life: &Arc<Life>) {
         self.serving = Some(Arc::clone(life));
         self.growth.begin(life, Instant::now());
         self.spare_at = self.spare_at.max(Instant::now() + SPARE_DELAY);
