@@ -22,7 +22,7 @@ struct Peer {
 impl Peer {
     fn say(&mut self, record: &[u8]) {
         self.producer.try_push(&[record]).unwrap();
-        self.producer.publish();
+        let _ = self.producer.publish();
     }
 
     /// The next record, if there is one.
