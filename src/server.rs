@@ -418,7 +418,8 @@ fn start_shards(
         running.push(RunningShard { inbox, thread });
     }
     if let ModuleHost::Apart(domains) = host {
-        domains.attach(running.iter().map(|shard| Arc::clone(&shard.inbox)).collect());
+        let inboxes: Vec<Arc<Inbox>> = running.iter().map(|shard| Arc::clone(&shard.inbox)).collect();
+        domains.attach(&inboxes);
     }
     admin.jobs().hub().set_shards(running.iter().map(|shard| Arc::clone(&shard.inbox) as Arc<dyn EventSink>).collect());
     Ok(running)

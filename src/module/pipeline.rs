@@ -55,8 +55,13 @@ pub(super) fn deploy(
         return Ok(same);
     }
     let key = plane.compiler.key(source);
+    // What moves to another domain was inspected when it came.
+    let moved = plane.store.cached(&key).and_then(|_| served_manifest(plane, &hash));
     let warnings = compiled(plane, ticket, &key, source)?;
-    let manifest = Arc::new(plane.host.inspect(&plane.store.object(&key), plane.config.inspect_timeout)?);
+    let manifest = match moved {
+        Some(manifest) => manifest,
+        None => Arc::new(plane.host.inspect(&plane.store.object(&key), plane.config.inspect_timeout)?),
+    };
     verify::check(&manifest)?;
     let compiled = Compiled { hash: &hash, key: &key, domain, warnings, persist: true };
     install(plane, ticket, compiled, &manifest)
@@ -96,6 +101,12 @@ fn already_served(plane: &Plane, ticket: u64, hash: &str, domain: Option<&str>) 
         unchanged: true,
         superseded: false,
     })
+}
+
+/// The manifest of the module that is made of this very source, in whatever domain.
+fn served_manifest(plane: &Plane, hash: &str) -> Option<Arc<Manifest>> {
+    let state = plane.state();
+    state.entries.iter().find(|entry| entry.hash == hash).map(|entry| Arc::clone(&entry.manifest))
 }
 
 /// Sees to it that compilation `key` is in the store. Returns its warnings.

@@ -92,11 +92,11 @@ impl Domains {
     }
 
     /// Names the shards' inboxes, in the order of their numbers, once.
-    pub fn attach(&self, inboxes: Vec<Arc<Inbox>>) {
+    pub fn attach(&self, inboxes: &[Arc<Inbox>]) {
         // A process that is started meanwhile finds them here.
-        lock(&self.shared.state).inboxes = Some(inboxes.clone());
+        lock(&self.shared.state).inboxes = Some(inboxes.to_vec());
         for (_, process) in self.shared.processes() {
-            process.attach(inboxes.clone());
+            process.attach(inboxes.to_vec());
         }
     }
 
