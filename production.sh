@@ -3,8 +3,8 @@
 # CWEB_TLS_KEY. Without them it serves plain HTTP and expects a proxy that terminates TLS in front.
 set -eu
 cd "$(dirname "$0")"
-if [ -z "${CWEB_ADMIN_KEY:-}" ]; then
-    echo "production needs an admin key: export CWEB_ADMIN_KEY=\$(openssl rand -hex 32)" >&2
+if [ -z "${CWEB_ADMIN_KEY:-}${CWEB_KEYS_FILE:-}" ]; then
+    echo "production needs a key: export CWEB_ADMIN_KEY=\$(openssl rand -hex 32), or CWEB_KEYS_FILE (see cweb keygen)" >&2
     exit 1
 fi
 cargo build --release

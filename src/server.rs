@@ -160,9 +160,8 @@ fn bind(config: &Config, certificate: Option<&Certificate>) -> Result<Vec<Vec<Li
 /// The addresses really listened on, as they are told.
 fn addresses(config: &Config, listeners: &[Vec<Listener>]) -> Vec<String> {
     let public = config.listen.len();
-    let told = |(number, listener): (usize, &Listener)| {
-        format!("{listener}{}", if number < public { "" } else { " (admin)" })
-    };
+    let told =
+        |(number, listener): (usize, &Listener)| format!("{listener}{}", if number < public { "" } else { " (admin)" });
     listeners.first().into_iter().flatten().enumerate().map(told).collect()
 }
 
@@ -303,13 +302,7 @@ fn shard_cores(shards: usize) -> (Vec<Option<CoreId>>, Vec<CoreId>) {
     (pinned.collect(), free)
 }
 
-fn make_admin(
-    config: &Config,
-    access: &Arc<Access>,
-    control: &Control,
-    jobs: &Jobs,
-    host: &ModuleHost,
-) -> Arc<Admin> {
+fn make_admin(config: &Config, access: &Arc<Access>, control: &Control, jobs: &Jobs, host: &ModuleHost) -> Arc<Admin> {
     let domain = match host {
         ModuleHost::Here(_) => None,
         ModuleHost::Apart(process) => Some(Arc::clone(process)),

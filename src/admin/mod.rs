@@ -16,12 +16,12 @@ pub use access::{Access, Client};
 pub use audit::Who;
 pub use keys::{KeySource, KeysError};
 
-use audit::Actor;
 use crate::domain::process::Process;
 use crate::jobs::Jobs;
 use crate::module::control::Control;
 use crate::proto::http1::{Method, RequestView};
 use crate::shard::{Reply, ServerAnswer, ShardStats};
+use audit::Actor;
 use std::sync::Arc;
 use std::time::Instant;
 
