@@ -506,6 +506,9 @@ fn admin_addresses_serve_what_the_others_do_not() {
     }
     // A module that takes every path has these too, on the public address only.
     let all = module("all", "HANDLER(h, \"all\")", "{\"^/.*$\", \"GET\", h, NONE}", 1, "");
+    for name in ["here", "there"] {
+        assert_eq!(admin(&format!("DELETE /mgnt/{name}"), "").status, 200); // Two modules can't have one path.
+    }
     assert_eq!(admin("POST /mgnt", &all).status, 200);
     assert_eq!((public("GET /mgnt", "").text().as_str(), public("GET /jobs/1", "").status), ("all", 200));
     assert_ne!(admin("GET /mgnt", "").text(), "all");
