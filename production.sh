@@ -6,7 +6,7 @@
 #
 # In the data directory (CWEB_DATA_DIR, default ./data) it uses, or makes when they are missing:
 #   server.crt, server.key   the certificate and its key; makes a self-signed pair after asking (--yes: without)
-#   admin.key                the key for /mgnt and /jobs, unless CWEB_ADMIN_KEY or cweb.toml has one
+#   admin.key                the key for /mgnt and /jobs, unless CWEB_ADMIN_KEY, CWEB_KEYS_FILE or cweb.toml has one
 # What is there is never overwritten. A pair from an authority goes to the same two files, or is named by --tls-cert
 # and --tls-key, CWEB_TLS_CERT and CWEB_TLS_KEY, or cweb.toml.
 #   CWEB_TLS_NAMES   more names and addresses for the self-signed certificate, separated by commas
@@ -131,6 +131,8 @@ fi
 
 if [ -n "${CWEB_ADMIN_KEY:-}" ]; then
     say "admin key: from CWEB_ADMIN_KEY"
+elif [ -n "${CWEB_KEYS_FILE:-}" ]; then
+    say "keys: $CWEB_KEYS_FILE"
 elif exists "$admin_key"; then
     CWEB_ADMIN_KEY=$(cat "$admin_key")
     [ -n "$CWEB_ADMIN_KEY" ] || die "$admin_key is empty: remove it to have one made"

@@ -91,7 +91,10 @@ fn every_field_of_a_request() {
         assert_eq!((&seen["websocket"], &seen["chunked"]), (&json!(false), &json!(false)));
         assert_eq!((&seen["body"], &seen["length"]), (&json!(String::from_utf8_lossy(body)), &json!(body.len())));
         assert_eq!((&seen["params"], &seen["data"]), (&json!({"q": "1"}), &json!({})));
-        assert_eq!((&seen["headers"]["x-mixed-case"], &seen["headers"]["host"]), (&json!("Value"), &json!("localhost")));
+        assert_eq!(
+            (&seen["headers"]["x-mixed-case"], &seen["headers"]["host"]),
+            (&json!("Value"), &json!("localhost"))
+        );
     }
     // HEAD runs the handler of GET, and says how long its answer would be.
     let head = client.request("HEAD", "/request", &[], b"");

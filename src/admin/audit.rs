@@ -66,18 +66,19 @@ impl Actor {
         line(self.who.as_str(), &self.from, outcome);
     }
 
-    /// Logs what became of an action on the job `uuid`. Creating is for those who watch closely: there may be thousands
-    /// a second.
+    /// Logs what became of an action on the job `uuid`.
     pub(super) fn log_job(&self, action: &'static str, uuid: &str, status: u16) {
         let (who, from) = (self.who.as_str(), self.from.to_string());
         tracing::info!(target: "audit", who, from, job = cut(uuid), status, "{action}");
     }
 
-    /// Logs that a job was asked for; `uuid` is empty if there is none now.
-    pub(super) fn log_submission(&self, uuid: &str, status: u16) {
+    /// Logs that a job was asked for, and its UUID if it was taken. For those who watch closely: there may be thousands a
+    /// second.
+    pub(super) fn log_submission(&self, uuid: Option<&str>) {
         if tracing::enabled!(target: "audit", tracing::Level::DEBUG) {
             let (who, from) = (self.who.as_str(), self.from.to_string());
-            tracing::debug!(target: "audit", who, from, job = cut(uuid), status, "create job");
+            let result = if uuid.is_some() { "created" } else { "refused" };
+            tracing::debug!(target: "audit", who, from, job = uuid, result, "create job");
         }
     }
 }
@@ -90,7 +91,8 @@ fn line(who: &str, from: &Peer, outcome: &Outcome<'_>) {
 
 /// At most the first bytes of `text`.
 fn cut(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or(text)
+    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
 /// A request that was not let in.
@@ -138,7 +140,8 @@ impl Throttle {
     /// Whether a line may be logged now.
     pub(super) fn pass(&self, now_ms: u64) -> bool {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if now_ms >= window.since_ms + WINDOW_MS {
+        // The first one begins with its first line.
+        if window.lines == 0 || now_ms >= window.since_ms + WINDOW_MS {
             *window = Window { since_ms: now_ms, lines: 0 };
         }
         window.lines += u32::from(window.lines < LINES_MAX + 1);

@@ -69,10 +69,8 @@ fn is_uuid(text: &str) -> bool {
 
 fn submit(jobs: &Jobs, body: Vec<u8>, actor: Actor, reply: Reply) {
     let answer = move |accepted: Result<Accepted, SubmitError>| {
-        let uuid = accepted.as_ref().map(|job| job.uuid.clone()).unwrap_or_default();
-        let answer = submitted(accepted);
-        actor.log_submission(&uuid, answer.status);
-        reply.send(&answer);
+        actor.log_submission(accepted.as_ref().ok().map(|job| job.uuid.as_str()));
+        reply.send(&submitted(accepted));
     };
     jobs.submit(body, Box::new(answer));
 }

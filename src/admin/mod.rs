@@ -21,6 +21,7 @@ use crate::jobs::Jobs;
 use crate::module::control::Control;
 use crate::proto::http1::{Method, RequestView};
 use crate::shard::{Reply, ServerAnswer, ShardStats};
+use audit::Actor;
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -217,7 +217,10 @@ impl Shard {
             return self.begin_admin(origin, view, out);
         }
         if origin.serves == Serves::Admin {
-            let answer = ServerAnswer::text(404, "no modules are served here: this address is for /mgnt, /jobs and /metrics (--admin-listen)\n");
+            let answer = ServerAnswer::text(
+                404,
+                "no modules are served here: this address is for /mgnt, /jobs and /metrics (--admin-listen)\n",
+            );
             answer.encode(&self.meta(origin, view), out);
             return Begun::Answered;
         }
