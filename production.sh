@@ -2,6 +2,7 @@
 # From a checkout to a server in production: HTTPS, an admin key, the release build.
 #
 #   ./production.sh [--yes] [OPTIONS OF cweb serve]     e.g. ./production.sh --port 443 --shards 4
+#   ./production.sh --prepare [--yes]                   makes and builds what is missing, and ends: for a service
 #   ./production.sh --docker                            builds the image instead, and says how to run it
 #
 # In the data directory (CWEB_DATA_DIR, default ./data) it uses, or makes when they are missing:
@@ -22,12 +23,14 @@ die() {
 
 yes=false
 docker=false
+prepare=false
 own_pair=true
 options=()
 for word in "$@"; do
     case $word in
     --yes | -y) yes=true ;;
     --docker) docker=true ;;
+    --prepare) prepare=true ;;
     --help | -h)
         sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
         exit 0
@@ -153,6 +156,10 @@ if [ -z "$bin" ]; then
     need_rust
     (cd "$here" && cargo build --release --locked)
     bin=$here/target/release/cweb
+fi
+if $prepare; then
+    say "built $bin"
+    exit 0
 fi
 if $own_pair; then
     say "to deploy: CWEB_ADMIN_KEY=\$(cat $admin_key) CWEB_CACERT=$cert $bin deploy --server https://localhost:${PORT:-8080} FILE.c"

@@ -88,13 +88,19 @@ fn from_nothing_to_a_deployed_module_and_again() {
     assert!(said.contains("--yes"), "{said}");
     assert!(!cert.exists() && !key.exists() && !admin_key.exists());
 
-    let mut command = script(&data, &["--yes", "--port", "0"]);
+    let mut command = script(&data, &["--prepare", "--yes"]);
     command.env("CWEB_TLS_NAMES", "example.org,192.0.2.7,bad name;");
-    let server = Running::start(command);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let prepared = text(&output);
+    let server = Running::start(script(&data, &["--port", "0"]));
     let secret = fs::read_to_string(&admin_key).unwrap().trim().to_owned();
     assert_eq!((mode(&key), mode(&admin_key), secret.len()), (0o600, 0o600, 64));
-    assert!(server.said.contains("made an admin key: ") && !server.said.contains(&secret), "{}", server.said);
-    assert!(server.said.contains("DNS:example.org,IP:192.0.2.7"), "{}", server.said);
+    assert!(
+        prepared.contains("made an admin key: ") && !(prepared.clone() + &server.said).contains(&secret),
+        "{prepared}"
+    );
+    assert!(prepared.contains("DNS:example.org,IP:192.0.2.7"), "{prepared}");
     assert_eq!(curl(&format!("{}/healthz", server.url), &cert, &[]).stdout, b"ok\n");
     let status = |args: &[&str]| {
         let args = [&["-o", "/dev/null", "-w", "%{http_code}"], args].concat();
@@ -115,10 +121,10 @@ fn from_nothing_to_a_deployed_module_and_again() {
     assert_eq!(curl(&format!("{}/hello", server.url), &cert, &[]).stdout, b"from production");
     server.stop();
 
-    // Again, without a word of permission: everything is there and stays.
+    // Again, and there is nothing to make.
     let files = || [&cert, &key, &admin_key].map(|path| fs::read(path).unwrap());
     let before = files();
-    let server = Running::start(script(&data, &["--port", "0"]));
+    let server = Running::start(script(&data, &["--yes", "--port", "0"]));
     assert_eq!(curl(&format!("{}/hello", server.url), &cert, &[]).stdout, b"from production");
     assert!(server.said.contains("certificate: ") && !server.said.contains("made "), "{}", server.said);
     server.stop();
