@@ -440,9 +440,11 @@ impl Links {
         self.flush(conn)
     }
 
-    /// Whether the application waited for what has been sent on `conn`.
+    /// Whether the application waited for what has been sent on `conn`, and all has been.
     pub(super) fn take_awaited(&mut self, conn: ConnId) -> bool {
-        self.get_mut(conn).is_some_and(|link| std::mem::take(&mut link.awaited) && link.closing == Closing::No)
+        // A flush of a connection that is blocked sends nothing; its end is told when the socket takes bytes again.
+        let link = self.get_mut(conn).filter(|link| !link.blocked && link.closing == Closing::No);
+        link.is_some_and(|link| std::mem::take(&mut link.awaited))
     }
 
     /// Moves at most `room` of the bytes queued on `conn` to `out`, as a socket would take them. Returns whether none is
@@ -573,6 +575,28 @@ mod tests {
             assert!(links.spare_bytes <= SPARE_BYTES_MAX);
             assert_eq!(links.spare_bytes, links.spares.iter().map(Vec::capacity).sum::<usize>());
         }
+    }
+
+    #[test]
+    fn who_waits_for_all_to_be_sent_is_told_once_and_not_before() {
+        let (a, mut peer) = UnixStream::pair().unwrap();
+        let mut links = Links::default();
+        let id = links.insert(a.as_raw_fd());
+        links.outbox(id).unwrap().push(b"little");
+        links.call_when_drained(id);
+        assert_eq!(links.flush(id), Flushed::All);
+        assert!(links.take_awaited(id) && !links.take_awaited(id));
+        links.outbox(id).unwrap().push_owned(vec![7; 4 * 1024 * 1024]);
+        links.call_when_drained(id);
+        assert_eq!(links.flush(id), Flushed::Blocked);
+        assert_eq!(links.flush(id), Flushed::All, "said once");
+        assert!(!links.take_awaited(id), "the socket has not taken all");
+        let reader = std::thread::spawn(move || peer.read_exact(&mut vec![0; 6 + 4 * 1024 * 1024]).unwrap());
+        while links.writable(id) == Flushed::Blocked {
+            std::thread::yield_now();
+        }
+        assert!(links.take_awaited(id));
+        reader.join().unwrap();
     }
 
     #[test]
