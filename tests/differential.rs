@@ -11,6 +11,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -195,9 +196,13 @@ fn is_incomplete(error: &hyper::Error) -> bool {
 struct Place<'a> {
     /// Why we refused it, if we did.
     ours: Option<&'a str>,
+    /// The request before it, which both took.
+    last: Option<&'a Found>,
     /// What hyper made of it, if it took it.
     theirs: Option<&'a Found>,
-    /// The input from there on.
+    /// Whether hyper refused it.
+    refused: bool,
+    /// The input from there on, or all of it if only hyper refuses.
     input: &'a [u8],
 }
 
@@ -298,10 +303,19 @@ const DIFFERENCES: &[Difference] = &[
         },
     ),
     (
+        "RFC 9112 §9.3: a Connection field that lists close ends the connection; hyper looks into no field that has an octet above \
+         127 in it",
+        b"GET / HTTP/1.1\r\nHost: h\r\nConnection: \xff, close\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        |place| {
+            let fields = place.last.map(|found| found.headers.as_slice()).unwrap_or_default();
+            place.ours.is_none() && fields.iter().any(|(name, value)| name == "connection" && !value.is_ascii())
+        },
+    ),
+    (
         "RFC 9112 §3: hyper's Uri type refuses characters that RFC 3986 does not allow in a target; we hand any visible character \
          and any octet above 127 to the module, as httparse does",
         b"GET /\"<> HTTP/1.1\r\nHost: h\r\n\r\n",
-        |place| place.ours.is_none() && place.theirs.is_none() && place.has_odd_target(),
+        |place| place.ours.is_none() && place.refused && place.has_odd_target(),
     ),
 ];
 
@@ -353,7 +367,9 @@ impl Place<'_> {
 /// The reason why the two readings differ, `None` if they don't.
 fn compare(input: &[u8]) -> Result<Option<&'static str>, String> {
     let ((our, start), their) = (ours(input), theirs(input));
-    if our == their || same_but_for_words(&our, &their) {
+    // What is left may be no more than a part of an empty line, which is nobody's request.
+    let blank = input[start..].iter().all(|byte| b"\r\n".contains(byte));
+    if our == their || same_but_for_words(&our, &their) || blank && our.0 == their.0 {
         return Ok(None);
     }
     let common = our.0.len().min(their.0.len());
@@ -364,11 +380,16 @@ fn compare(input: &[u8]) -> Result<Option<&'static str>, String> {
         End::Refused(reason) => Some(reason.as_str()),
         _ => None,
     };
-    let place = Place { ours: refused, theirs: their.0.get(common), input: &input[start..] };
-    let stricter = matches!(their.1, End::Refused(_));
-    if refused.is_none() && !stricter {
-        return Err(format!("neither refuses it, and they differ:\nours   {our:?}\ntheirs {their:?}"));
-    }
+    // What hyper alone refuses, we have read on beyond.
+    let from = if refused.is_some() { start } else { 0 };
+    let last = our.0[..common].last();
+    let place = Place {
+        ours: refused,
+        last,
+        theirs: their.0.get(common),
+        refused: matches!(their.1, End::Refused(_)),
+        input: &input[from..],
+    };
     let known = DIFFERENCES.iter().find(|(_, _, holds)| holds(&place)).map(|(why, _, _)| *why);
     known.map(Some).ok_or_else(|| format!("a difference without a reason:\nours   {our:?}\ntheirs {their:?}"))
 }
@@ -497,8 +518,18 @@ fn mutate(input: &mut Vec<u8>, (kind, place, byte): (u8, usize, u8)) {
     }
 }
 
+/// The same requests each time, so that a rare difference that nobody has met yet does not fail somebody else's change; look
+/// for those with more cases: `PROPTEST_CASES=1000000 cargo test --release --test differential`.
+fn config() -> ProptestConfig {
+    let asked = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        return asked;
+    }
+    ProptestConfig { cases: 3000, rng_seed: RngSeed::Fixed(1), ..asked }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(config())]
 
     #[test]
     fn generated_requests_are_read_alike(requests in prop::collection::vec(request(), 1..4)) {

@@ -133,7 +133,7 @@ macro_rules! smoke_tests {
                 assert!(fuzz.join(format!("fuzz_targets/{name}.rs")).exists(), "{name}");
                 let files = corpus(name);
                 let bytes: usize = files.iter().map(|(_, content)| content.len()).sum();
-                assert!(files.len() <= 60 && bytes <= 200 * 1024, "{name}: {} files, {bytes} bytes", files.len());
+                assert!(files.len() <= 40 && bytes <= 200 * 1024, "{name}: {} files, {bytes} bytes", files.len());
             }
         }
     };

@@ -601,6 +601,28 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_all_to_be_sent_is_told_once_and_not_before() {
+        let (a, mut peer) = UnixStream::pair().unwrap();
+        let mut links = Links::default();
+        let id = links.insert(a.as_raw_fd());
+        links.outbox(id).unwrap().push(b"little");
+        links.call_when_drained(id);
+        assert_eq!(links.flush(id), Flushed::All);
+        assert!(links.take_awaited(id) && !links.take_awaited(id));
+        links.outbox(id).unwrap().push_owned(vec![7; 4 * 1024 * 1024]);
+        links.call_when_drained(id);
+        assert_eq!(links.flush(id), Flushed::Blocked);
+        assert_eq!(links.flush(id), Flushed::All, "said once");
+        assert!(!links.take_awaited(id), "the socket has not taken all");
+        let reader = std::thread::spawn(move || peer.read_exact(&mut vec![0; 6 + 4 * 1024 * 1024]).unwrap());
+        while links.writable(id) == Flushed::Blocked {
+            std::thread::yield_now();
+        }
+        assert!(links.take_awaited(id));
+        reader.join().unwrap();
+    }
+
+    #[test]
     fn a_full_socket_blocks_and_goes_on() {
         let (a, mut peer) = UnixStream::pair().unwrap();
         let mut links = Links::default();
