@@ -56,6 +56,8 @@ struct Link {
     /// The socket takes no more for now; the driver waits for it.
     blocked: bool,
     reading: bool,
+    /// The application wants to know when all is sent.
+    awaited: bool,
     closing: Closing,
     /// The errno that sending failed with.
     failed: Option<i32>,
@@ -92,6 +94,8 @@ pub struct Links {
     generations: Vec<u32>,
     free: Vec<u32>,
     dirty: Vec<ConnId>,
+    /// Connections of which all is sent and the application wanted to know.
+    sent: Vec<ConnId>,
     lingering: Vec<ConnId>,
     spares: Vec<Vec<u8>>,
     /// The sum of the capacities of `spares`.
@@ -183,6 +187,15 @@ impl Links {
         })
     }
 
+    /// Has [`Application::drained`](super::Application::drained) called once all that is queued on `conn` is sent, even if
+    /// the socket takes it at once.
+    pub fn await_sent(&mut self, conn: ConnId) {
+        if let Some(link) = self.get_mut(conn) {
+            link.awaited = true;
+        }
+        self.mark(conn);
+    }
+
     /// Closes `conn` once everything queued is sent.
     pub fn close(&mut self, conn: ConnId) {
         let Some(link) = self.get_mut(conn).filter(|link| link.closing == Closing::No) else { return };
@@ -246,6 +259,7 @@ impl Links {
             dirty: false,
             blocked: false,
             reading: true,
+            awaited: false,
             closing: Closing::No,
             failed: None,
             reader: None,
@@ -381,6 +395,11 @@ impl Links {
         }
     }
 
+    /// The connections of which all has been sent since the last call, as far as [`Links::await_sent`] asked.
+    pub(super) fn take_sent(&mut self) -> Vec<ConnId> {
+        std::mem::take(&mut self.sent)
+    }
+
     /// Sends what is queued on `conn`. `Blocked` is returned once; the driver then calls [`Links::writable`].
     pub(super) fn flush(&mut self, conn: ConnId) -> Flushed {
         let place = self.places.get_mut(conn.index()).and_then(Option::as_mut);
@@ -392,6 +411,9 @@ impl Links {
         match link.send(&mut self.sealing) {
             Ok(true) => {
                 let spare = link.outbox.take_spare();
+                if std::mem::take(&mut link.awaited) {
+                    self.sent.push(conn);
+                }
                 if link.closing == Closing::AfterFlush {
                     sys::shutdown(link.fd, Shutdown::Write);
                     link.closing = Closing::Lingering(Instant::now() + LINGER);
@@ -425,6 +447,8 @@ impl Links {
     pub(super) fn writable(&mut self, conn: ConnId) -> Flushed {
         if let Some(link) = self.get_mut(conn) {
             link.blocked = false;
+            // Its driver says so anyway.
+            link.awaited = false;
         }
         self.flush(conn)
     }

@@ -88,7 +88,7 @@ pub trait Application {
     /// The peer will send no more (FIN). The connection stays open for sending until [`Links::close`].
     fn eof(&mut self, links: &mut Links, conn: ConnId);
 
-    /// The outbox of `conn`, which a flush had left non-empty, is empty now.
+    /// The outbox of `conn`, which a flush had left non-empty or [`Links::await_sent`] was about, is empty now.
     fn drained(&mut self, links: &mut Links, conn: ConnId);
 
     /// The connection is gone; `conn` names nothing from here on. Called exactly once for every accepted connection.

@@ -309,6 +309,11 @@ fn flush<A: Application + 'static>(core: &Shared<A>) {
         }
     }
     state.links.give_dirty(dirty);
+    for conn in state.links.take_sent() {
+        if !state.links.is_closing(conn) {
+            state.event(Some(conn), |app, links| app.drained(links, conn));
+        }
+    }
 }
 
 /// A descriptor as something monoio can poll; it is never read or written through this.

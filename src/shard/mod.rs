@@ -7,6 +7,7 @@
 mod answer;
 mod conn;
 mod limits;
+mod refusals;
 mod requests;
 mod snapshot;
 mod sockets;
@@ -269,8 +270,9 @@ impl Application for Shard {
     fn eof(&mut self, links: &mut Links, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         conn.eof = true;
-        // A half-closed client still gets the answers to what it asked; with none owed there is nothing left to do.
-        if conn.slots.is_empty() {
+        // A half-closed client still gets the answers to what it asked, to what has not been read yet as well; with none
+        // owed there is nothing left to do.
+        if conn.slots.is_empty() && !conn.paused {
             links.close(id);
         }
     }
@@ -281,7 +283,11 @@ impl Application for Shard {
         conn.last_write_ms = now_ms;
         match conn.taken {
             Some(Takeover::Stream(key)) => self.stream_drained(key),
-            _ => self.resume(links, id),
+            Some(Takeover::Socket(_)) => {}
+            None => {
+                self.resume(links, id);
+                self.after_input(links, id);
+            }
         }
     }
 

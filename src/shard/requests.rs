@@ -9,7 +9,7 @@ use crate::admin::{self, Client};
 use crate::domain::call::{Call, OwnedRequest, Work};
 use crate::module::table::RouteMatch;
 use crate::net::{ConnId, Lent, Links};
-use crate::proto::http1::{CONTINUE, Decoded, Method, RequestError, RequestView};
+use crate::proto::http1::{Decoded, RequestError, RequestView};
 use std::sync::Arc;
 
 /// An input buffer that has grown beyond this is given back once it is empty.
@@ -68,7 +68,11 @@ impl Shard {
                 break;
             }
             let blocked = conn.is_blocked(self.limits.pipeline_max);
-            if blocked || links.unsent(conn.id) > self.limits.unsent_bytes_max {
+            let unsent = links.unsent(conn.id);
+            if blocked || unsent > self.limits.unsent_bytes_max {
+                if unsent > 0 {
+                    links.await_sent(conn.id);
+                }
                 conn.paused = true;
                 links.set_reading(conn.id, false);
                 break;
@@ -85,15 +89,18 @@ impl Shard {
                     conn.partial = if conn.partial == Partial::Body { Partial::Body } else { partial };
                     break;
                 }
-                Ok(Decoded::ExpectContinue { consumed, .. }) => {
+                Ok(Decoded::ExpectContinue { consumed, view }) => {
                     at += consumed;
+                    if let Some(bytes) = self.refusal(&view, origin.client) {
+                        self.stats.request();
+                        Self::last_answer(links, conn, bytes);
+                        at = input.len();
+                        break;
+                    }
                     conn.partial = Partial::Body;
                     conn.partial_since_ms = self.now_ms;
-                    // An interim answer may not overtake the answers owed before it; a client that pipelines an
-                    // expectation sends its body after its own time-out (RFC 9110 §10.1.1).
-                    if let Some(outbox) = links.outbox(conn.id).filter(|_| !owed) {
-                        outbox.push(CONTINUE);
-                    }
+                    conn.continue_owed = true;
+                    Self::send_continue(links, conn);
                 }
                 Ok(Decoded::Request { consumed, view }) => {
                     at += consumed;
@@ -112,10 +119,12 @@ impl Shard {
                         conn.first_seq += 1;
                     }
                     conn.partial = Partial::None;
+                    conn.continue_owed = false;
                     conn.last_request_seen = last && conn.taken.is_none();
                 }
                 Err(error) => {
-                    self.reject(links, conn, &error);
+                    let head_only = conn.decoder.refused_head(rest);
+                    self.reject(links, conn, &error, head_only);
                     at = input.len();
                 }
             }
@@ -180,21 +189,14 @@ impl Shard {
         let answer = match self.snapshot.table().route(view.method().as_str(), path) {
             RouteMatch::Found { module, route } => return self.begin_route(origin, view, module, route, out),
             RouteMatch::Held { .. } => return Begun::Held,
-            _ if view.method() == Method::Options => self.preflight(),
-            RouteMatch::MethodNotAllowed { allow } => {
-                ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
-            }
-            RouteMatch::NotFound if self.snapshot.table().websocket(path).is_some() => {
-                ServerAnswer::text(426, "this path is a WebSocket\n").with("Upgrade", "websocket")
-            }
-            RouteMatch::NotFound => ServerAnswer::text(404, "no module serves this path\n"),
+            found => self.unserved(view, found),
         };
         answer.encode(&self.meta(view), out);
         Begun::Answered
     }
 
     /// The default answer to OPTIONS (Fetch standard, CORS-preflight).
-    fn preflight(&self) -> ServerAnswer {
+    pub(super) fn preflight(&self) -> ServerAnswer {
         ServerAnswer { status: 200, ..ServerAnswer::default() }
             .with("Access-Control-Allow-Methods", self.limits.cors_methods.clone())
             .with("Access-Control-Allow-Headers", self.limits.cors_headers.clone())
@@ -211,8 +213,7 @@ impl Shard {
     ) -> Begun {
         let Some(generation) = self.snapshot.gen_of(module) else { return Begun::Held };
         if view.body.len() > self.limits.body_bytes_max {
-            let text = format!("the body is larger than {} bytes\n", self.limits.body_bytes_max);
-            ServerAnswer::text(413, text).encode(&self.meta(view), out);
+            self.body_too_large().encode(&self.meta(view), out);
             return Begun::Answered;
         }
         if generation.route_flags(route) & FLAG_INLINE != 0
@@ -335,6 +336,7 @@ impl Shard {
                 }
             }
         }
+        Self::send_continue(links, &mut conn);
         let taken = conn.taken;
         self.put(conn);
         match taken {
@@ -394,7 +396,9 @@ impl Shard {
         let Some(conn) = self.conn(id) else { return };
         if let Some(by) = conn.taken {
             self.taken(links, id, by);
-        } else if conn.slots.is_empty() && (conn.last_request_seen || conn.eof || draining && conn.is_idle()) {
+        } else if conn.slots.is_empty()
+            && (conn.last_request_seen || conn.eof && !conn.paused || draining && conn.is_idle())
+        {
             links.close(id);
         }
     }
@@ -424,20 +428,12 @@ impl Shard {
     }
 
     /// Framing is lost: answer after what is owed, then close.
-    fn reject(&mut self, links: &mut Links, conn: &mut Conn, error: &RequestError) {
+    fn reject(&mut self, links: &mut Links, conn: &mut Conn, error: &RequestError, head_only: bool) {
         let mut bytes = Vec::new();
-        let meta = self.error_meta();
+        let meta = Meta { head_only, ..self.error_meta() };
         ServerAnswer::text(error.status(), format!("{error}\n")).encode(&meta, &mut bytes);
-        conn.last_request_seen = true;
         conn.partial = Partial::None;
-        if conn.slots.is_empty() {
-            conn.first_seq += 1;
-            if let Some(outbox) = links.outbox(conn.id) {
-                outbox.push(&bytes);
-            }
-        } else {
-            conn.slots.push_back(Slot::Ready { bytes, lent: None, safe: false });
-        }
+        Self::last_answer(links, conn, bytes);
     }
 
     /// Framing of an answer after which the connection is closed.
