@@ -54,7 +54,8 @@ impl Shard {
         if self.gathered_bytes > self.limits.bodies_bytes_max {
             self.stats.overloaded();
             let answer = ServerAnswer::text(503, "too many request bodies at once\n").with("Retry-After", "1");
-            self.answer_last(links, conn, &answer);
+            let head_only = conn.decoder.refused_head(&[]);
+            self.answer_last(links, conn, &answer, head_only);
         }
     }
 

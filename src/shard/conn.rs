@@ -71,6 +71,8 @@ pub(super) struct Conn {
     pub(super) first_seq: u64,
     /// No further request is parsed: the one that said `Connection: close` has been, or framing is lost.
     pub(super) last_request_seen: bool,
+    /// The client waits for `100 Continue`, which may not be sent before the answers owed.
+    pub(super) continue_owed: bool,
     /// The peer has sent FIN.
     pub(super) eof: bool,
     /// What this connection has become, if it speaks HTTP no more.
@@ -125,6 +127,7 @@ impl Conn {
             slots: VecDeque::new(),
             first_seq: 0,
             last_request_seen: false,
+            continue_owed: false,
             eof: false,
             taken: None,
             paused: false,

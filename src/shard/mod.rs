@@ -10,6 +10,7 @@ mod conn;
 mod limits;
 mod order;
 mod peers;
+mod refusals;
 mod requests;
 mod snapshot;
 mod sockets;
@@ -310,8 +311,9 @@ impl Application for Shard {
     fn eof(&mut self, links: &mut Links, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         conn.eof = true;
-        // A half-closed client still gets the answers to what it asked; with none owed there is nothing left to do.
-        if conn.slots.is_empty() {
+        // A half-closed client still gets the answers to what it asked, to what has not been read yet as well; with none
+        // owed there is nothing left to do.
+        if conn.slots.is_empty() && !conn.paused {
             links.close(id);
         }
     }

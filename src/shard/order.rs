@@ -63,6 +63,7 @@ impl Shard {
                 }
             }
         }
+        Self::send_continue(links, &mut conn);
         let taken = conn.taken;
         self.put(conn);
         match taken {
@@ -121,7 +122,9 @@ impl Shard {
         let Some(conn) = self.conn(id) else { return };
         if let Some(by) = conn.taken {
             self.taken(links, id, by);
-        } else if conn.slots.is_empty() && (conn.last_request_seen || conn.eof || draining && conn.is_idle()) {
+        } else if conn.slots.is_empty()
+            && (conn.last_request_seen || conn.eof && !conn.paused || draining && conn.is_idle())
+        {
             links.close(id);
         }
     }

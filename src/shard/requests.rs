@@ -10,7 +10,7 @@ use crate::admin::{self, Client, Who};
 use crate::domain::call::{Call, Hold, OwnedRequest, Work};
 use crate::module::table::RouteMatch;
 use crate::net::{ConnId, Links};
-use crate::proto::http1::{CONTINUE, Decoded, Method, RequestError, RequestView};
+use crate::proto::http1::{Decoded, Method, RequestError, RequestView};
 use std::sync::Arc;
 
 /// An input buffer that has grown beyond this is given back once it is empty.
@@ -86,20 +86,21 @@ impl Shard {
                 }
                 Ok(Decoded::Body { consumed, view, announced, expects_continue }) => {
                     at += consumed;
-                    match self.body_limit(&origin, &view, announced) {
-                        Ok(bytes_max) => conn.decoder.limit_body(bytes_max),
-                        Err(refusal) => {
-                            self.answer_last(links, conn, &refusal);
+                    let limit = self.body_limit(&origin, &view, announced);
+                    let unserved = if expects_continue { self.unserved_early(&view) } else { None };
+                    match (limit, unserved) {
+                        (Ok(bytes_max), None) => conn.decoder.limit_body(bytes_max),
+                        (Err(refusal), _) | (_, Some(refusal)) => {
+                            let head_only = view.method() == Method::Head;
+                            self.stats.request();
+                            self.answer_last(links, conn, &refusal, head_only);
                             return input.len();
                         }
                     }
                     conn.partial = Partial::Body;
                     conn.body_paid_ms = self.now_ms;
-                    // An interim answer may not overtake the answers owed before it; a client that pipelines an
-                    // expectation sends its body after its own time-out (RFC 9110 §10.1.1).
-                    if expects_continue && let Some(outbox) = links.outbox(conn.id).filter(|_| !owed) {
-                        outbox.push(CONTINUE);
-                    }
+                    conn.continue_owed = expects_continue;
+                    Self::send_continue(links, conn);
                 }
                 Ok(Decoded::Request { consumed, view }) => {
                     at += consumed;
@@ -118,6 +119,7 @@ impl Shard {
                     if conn.slots.is_empty() {
                         conn.first_seq += 1;
                     }
+                    conn.continue_owed = false;
                     if std::mem::replace(&mut conn.partial, Partial::None) == Partial::Body {
                         conn.decoder.release();
                         self.ungather(conn);
@@ -125,7 +127,8 @@ impl Shard {
                     conn.last_request_seen = last && conn.taken.is_none();
                 }
                 Err(error) => {
-                    self.reject(links, conn, &error);
+                    let head_only = conn.decoder.refused_head(rest);
+                    self.reject(links, conn, &error, head_only);
                     at = input.len();
                 }
             }
@@ -230,21 +233,14 @@ impl Shard {
         let answer = match self.snapshot.table().route(view.method().as_str(), path) {
             RouteMatch::Found { module, route } => return self.begin_route(origin, view, module, route, out),
             RouteMatch::Held { .. } => return Begun::Held,
-            _ if view.method() == Method::Options => self.preflight(),
-            RouteMatch::MethodNotAllowed { allow } => {
-                ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
-            }
-            RouteMatch::NotFound if self.snapshot.table().websocket(path).is_some() => {
-                ServerAnswer::text(426, "this path is a WebSocket\n").with("Upgrade", "websocket")
-            }
-            RouteMatch::NotFound => ServerAnswer::text(404, "no module serves this path\n"),
+            found => self.unserved(view, found),
         };
         answer.encode(&self.meta(origin, view), out);
         Begun::Answered
     }
 
     /// The default answer to OPTIONS (Fetch standard, CORS-preflight).
-    fn preflight(&self) -> ServerAnswer {
+    pub(super) fn preflight(&self) -> ServerAnswer {
         ServerAnswer { status: 200, ..ServerAnswer::default() }
             .with("Access-Control-Allow-Methods", self.limits.cors_methods.clone())
             .with("Access-Control-Allow-Headers", self.limits.cors_headers.clone())
@@ -369,20 +365,20 @@ impl Shard {
     }
 
     /// Framing is lost: answer after what is owed, then close.
-    fn reject(&mut self, links: &mut Links, conn: &mut Conn, error: &RequestError) {
-        self.answer_last(links, conn, &ServerAnswer::text(error.status(), format!("{error}\n")));
+    fn reject(&mut self, links: &mut Links, conn: &mut Conn, error: &RequestError, head_only: bool) {
+        self.answer_last(links, conn, &ServerAnswer::text(error.status(), format!("{error}\n")), head_only);
     }
 
     /// Answers after what is owed; then the connection is closed.
-    pub(super) fn answer_last(&mut self, links: &mut Links, conn: &mut Conn, answer: &ServerAnswer) {
+    pub(super) fn answer_last(&mut self, links: &mut Links, conn: &mut Conn, answer: &ServerAnswer, head_only: bool) {
         let mut bytes = Vec::new();
-        answer.encode(&self.error_meta(), &mut bytes);
+        answer.encode(&Meta { head_only, ..self.error_meta() }, &mut bytes);
         conn.last_request_seen = true;
         conn.partial = Partial::None;
         if conn.slots.is_empty() {
             conn.first_seq += 1;
             if let Some(outbox) = links.outbox(conn.id) {
-                outbox.push(&bytes);
+                outbox.push_owned(bytes);
             }
         } else {
             conn.slots.push_back(Slot::Ready { bytes, lent: None, safe: false });

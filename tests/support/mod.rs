@@ -273,7 +273,7 @@ impl Client {
                 return None;
             }
         };
-        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        let head = String::from_utf8_lossy(&self.buffer.drain(..end).collect::<Vec<u8>>()).into_owned();
         let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
         let mut response = Response { status, head, body: Vec::new() };
         let bodiless = method == "HEAD" || status < 200 || status == 204 || status == 304;

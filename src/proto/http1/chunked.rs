@@ -1,10 +1,13 @@
 //! The chunked transfer coding (RFC 9112 §7.1).
 
 use super::head::RequestError;
-use super::response::is_tchar;
+use super::response::{is_field_text, is_tchar};
 
 /// Bytes of one chunk-size line, with its extensions.
 const SIZE_LINE_BYTES_MAX: usize = 1024;
+/// Bytes of all chunk extensions of a body; they mean nothing here (RFC 9112 §7.1.1). Without this bound a client could
+/// have a thousand bytes read for each one of its body.
+const EXTENSION_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of all trailer fields; they are thrown away (RFC 9112 §7.1.2 allows that).
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
@@ -24,13 +27,15 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Chunked {
     state: State,
+    /// Bytes of chunk extensions so far.
+    extension_bytes: usize,
 }
 
 const BAD: RequestError = RequestError::Syntax("the chunked body is malformed");
 
 impl Chunked {
     pub(super) fn new() -> Self {
-        Self { state: State::Size }
+        Self { state: State::Size, extension_bytes: 0 }
     }
 
     /// Appends what `input` brings of the body to `body`, up to `body_max` bytes in all. Returns how many bytes were
@@ -48,7 +53,11 @@ impl Chunked {
                 State::Size => {
                     let Some(line) = take_line(rest, SIZE_LINE_BYTES_MAX)? else { return Ok((at, false)) };
                     at += line.len() + 2;
-                    let size = chunk_size(line)?;
+                    let (size, extension) = chunk_size(line)?;
+                    self.extension_bytes += extension.len();
+                    if self.extension_bytes > EXTENSION_BYTES_MAX {
+                        return Err(BAD);
+                    }
                     if size > body_max.saturating_sub(body.len()) {
                         return Err(RequestError::BodyTooLarge);
                     }
@@ -78,8 +87,8 @@ impl Chunked {
                     if line.is_empty() {
                         return Ok((at, true));
                     }
-                    if !is_field(line) {
-                        return Err(BAD);
+                    if !is_field_line(line) {
+                        return Err(RequestError::Syntax("a trailer field is malformed"));
                     }
                     let seen = seen + line.len();
                     if seen > TRAILER_BYTES_MAX {
@@ -105,27 +114,31 @@ fn take_line(input: &[u8], max: usize) -> Result<Option<&[u8]>, RequestError> {
     }
 }
 
-/// `chunk-size [ chunk-ext ]`: hexadecimal digits, then nothing, or blanks and tabs and `;…`.
-fn chunk_size(line: &[u8]) -> Result<usize, RequestError> {
-    let before = line.split(|&byte| byte == b';').next().unwrap_or_default();
-    let digits = line.get(..line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count()).unwrap_or_default();
-    let between = before.get(digits.len()..).unwrap_or_default();
-    if before.len() == line.len() && !between.is_empty() || !between.iter().all(|byte| matches!(byte, b' ' | b'\t')) {
-        return Err(BAD);
+/// `chunk-size [ chunk-ext ]`: hexadecimal digits, then nothing or `;…`. Gives the size and the extension.
+fn chunk_size(line: &[u8]) -> Result<(usize, &[u8]), RequestError> {
+    let at = memchr::memchr(b';', line).unwrap_or(line.len());
+    let (mut digits, extension) = line.split_at_checked(at).unwrap_or((line, &[]));
+    while let ([before @ .., b' ' | b'\t'], false) = (digits, extension.is_empty()) {
+        digits = before; // RFC 9112 §7.1.1: "bad" white space before the semicolon
     }
     // 16 digits fill 64 bits: no overflow can make a small number of a large one.
     if digits.is_empty() || digits.len() > 16 {
         return Err(BAD);
     }
+    if !extension.iter().all(|&byte| is_field_text(byte)) {
+        return Err(BAD);
+    }
     let text = std::str::from_utf8(digits).map_err(|_| BAD)?;
-    usize::from_str_radix(text, 16).map_err(|_| BAD)
+    let size = usize::from_str_radix(text, 16).map_err(|_| BAD)?;
+    Ok((size, extension))
 }
 
-/// Whether a line of the trailer is a field (RFC 9112 §5): what is thrown away unread could be a request to whoever reads
-/// the same bytes otherwise.
-fn is_field(line: &[u8]) -> bool {
-    let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
-    name.len() < line.len() && !name.is_empty() && name.iter().all(|&byte| is_tchar(byte))
+/// Whether a trailer line is a field (RFC 9112 §5): a folded one, or one with a space before its colon, is refused as it
+/// would be in the head, though it is thrown away.
+fn is_field_line(line: &[u8]) -> bool {
+    let Some(colon) = memchr::memchr(b':', line) else { return false };
+    let (name, value) = line.split_at_checked(colon).unwrap_or((line, &[]));
+    !name.is_empty() && name.iter().all(|&byte| is_tchar(byte)) && value.iter().all(|&byte| is_field_text(byte))
 }
 
 #[cfg(test)]
@@ -165,10 +178,27 @@ mod tests {
             b"1\r\nab\r\n",
             b"11111111111111111\r\n",
             b"1\r\na\r\n0\r\nbad\n\r\n",
+            b"1\x0c;a\r\na\r\n",
+            b"1;a\x0bb\r\na\r\n",
+            b"1;a\nb\r\na\r\n",
+            b"0\r\nno colon\r\n\r\n",
+            b"0\r\nX : y\r\n\r\n",
+            b"0\r\nX: y\r\n z\r\n\r\n",
+            b"0\r\n: y\r\n\r\n",
+            b"0\r\nX: \x01\r\n\r\n",
         ] {
             assert!(decode(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
         assert_eq!(decode(b"fff\r\n").unwrap_err(), RequestError::BodyTooLarge);
         assert!(decode(&[b'1'; 2000]).is_err());
+    }
+
+    #[test]
+    fn rfc_9112_7_1_1_extensions_are_bounded_in_all() {
+        let chunk = [b"1;".as_slice(), &[b'e'; 1000], b"\r\na\r\n"].concat();
+        let chunks = |count| [chunk.repeat(count), b"0\r\n\r\n".to_vec()].concat();
+        assert_eq!(decode(&chunks(16)).unwrap().0.len(), 16);
+        assert!(decode(&chunks(17)).is_err());
+        assert_eq!(decode(b"1 \t;e\r\na\r\n0\r\n\r\n").unwrap().0, b"a");
     }
 }

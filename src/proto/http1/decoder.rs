@@ -1,7 +1,7 @@
 //! Requests out of a stream of bytes.
 
 use super::chunked::Chunked;
-use super::head::{Framing, Head, Limits, RequestError, RequestView, is_line_end};
+use super::head::{Framing, Head, Limits, Method, RequestError, RequestView, is_line_end};
 
 /// Memory for a body is taken as its bytes arrive, in steps of at least this: a client that announces much and sends
 /// little costs little.
@@ -128,7 +128,7 @@ impl RequestDecoder {
             return Ok(Decoded::NeedMore { consumed: skipped });
         };
         if head_len > self.limits.head_bytes_max {
-            return Err(RequestError::HeadTooLarge);
+            return Err(self.too_large(bytes));
         }
         let (head_bytes, rest) = bytes.split_at_checked(head_len).unwrap_or((bytes, &[]));
         self.state = State::Head { searched: 0, skipped: 0 };
@@ -158,16 +158,39 @@ impl RequestDecoder {
 
     fn head_incomplete(&mut self, bytes: &[u8], skipped: usize) -> Result<(), RequestError> {
         // A short head that comes byte by byte isn't searched again each time.
-        let line_bytes_max = self.limits.uri_bytes_max.saturating_add(64);
-        if bytes.get(..line_bytes_max).is_some_and(|line| memchr::memchr(b'\n', line).is_none()) {
+        if bytes.get(..self.request_line_max()).is_some_and(|line| memchr::memchr(b'\n', line).is_none()) {
             return Err(RequestError::UriTooLong);
         }
         if bytes.len() > self.limits.head_bytes_max {
-            return Err(RequestError::HeadTooLarge);
+            return Err(self.too_large(bytes));
         }
         // The end of the head may begin in the last three bytes.
         self.state = State::Head { searched: bytes.len().saturating_sub(3), skipped };
         Ok(())
+    }
+
+    /// Longest request line: a target as long as it may be, and room for the method and the version.
+    fn request_line_max(&self) -> usize {
+        self.limits.uri_bytes_max.saturating_add(64)
+    }
+
+    /// What is too large about a head that is: its request line (RFC 9112 §3 asks for 414 then), or the rest.
+    fn too_large(&self, bytes: &[u8]) -> RequestError {
+        let line = bytes.get(..self.request_line_max()).unwrap_or(bytes);
+        if memchr::memchr(b'\n', line).is_none() { RequestError::UriTooLong } else { RequestError::HeadTooLarge }
+    }
+
+    /// Whether the request that [`RequestDecoder::decode`] has refused, given the same `input`, is a HEAD: its answer has
+    /// no body (RFC 9110 §9.3.2).
+    #[must_use]
+    pub fn refused_head(&self, input: &[u8]) -> bool {
+        match self.state {
+            State::Head { .. } | State::Done => {
+                let lines = empty_lines(input, 0).unwrap_or_default();
+                input.get(lines..).is_some_and(|request| request.starts_with(b"HEAD "))
+            }
+            State::Length { .. } | State::Chunked(_) => self.head.method() == Method::Head,
+        }
     }
 
     fn decode_body<'a>(&'a mut self, rest: &'a [u8]) -> Result<Decoded<'a>, RequestError> {
@@ -222,7 +245,6 @@ fn head_length(bytes: &[u8], searched: usize) -> Result<Option<usize>, RequestEr
 
 #[cfg(test)]
 mod tests {
-    use super::super::Method;
     use super::*;
     use proptest::prelude::*;
 
@@ -295,13 +317,17 @@ mod tests {
         let post = |fields: &str| status(&format!("POST / HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n0\r\n\r\n"));
         assert_eq!(post("Content-Length: 5\r\nTransfer-Encoding: chunked"), 400);
         assert_eq!(post("Content-Length: 5\r\nContent-Length: 6"), 400);
-        assert_eq!(post("Content-Length: 5\r\nContent-Length: 5"), 200);
+        assert_eq!(post("Content-Length: 5\r\nContent-Length: 5"), 400);
         for bad in ["+5", "-5", "5 5", "0x5", "5,5", "", "99999999999999999999999"] {
             assert_eq!(post(&format!("Content-Length: {bad}")), 400, "{bad}");
         }
         assert_eq!(post("Transfer-Encoding: chunked"), 200);
         assert_eq!(post("Transfer-Encoding: gzip, chunked"), 501);
-        assert_eq!(post("Transfer-Encoding: xchunked"), 501);
+        for bad in
+            ["xchunked", "identity", "gzip", "", "chunked, identity", "chunked, chunked", "chunked,", "chunked;a=b"]
+        {
+            assert_eq!(post(&format!("Transfer-Encoding: {bad}")), 400, "{bad}");
+        }
         assert_eq!(post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"), 400);
         assert_eq!(post("Content-Length: 5001"), 413);
     }
@@ -321,6 +347,9 @@ mod tests {
         assert_eq!(status("\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n"), 200); // §2.2
         assert_eq!(status("GET / HTTP/2.0\r\nHost: x\r\n\r\n"), 505);
         assert_eq!(status("GET / FTP/1.1\r\nHost: x\r\n\r\n"), 400);
+        assert_eq!(status("GET / HTTP/1.2\r\nHost: x\r\n\r\n"), 200); // RFC 9110 §2.5
+        assert_eq!(status("GET / HTTP/1.10\r\nHost: x\r\n\r\n"), 400);
+        assert_eq!(get("Host: a b"), 400);
         assert_eq!(status("BREW / HTTP/1.1\r\nHost: x\r\n\r\n"), 501);
         assert_eq!(status("get / HTTP/1.1\r\nHost: x\r\n\r\n"), 501); // RFC 9110 §9.1: case-sensitive
         assert_eq!(get("Host: x\r\nExpect: wonders"), 417);
@@ -341,6 +370,8 @@ mod tests {
     fn rfc_9112_3_2_targets() {
         let target = |target: &str| one(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
         assert_eq!(target("http://h/p?q").unwrap().1, b"/p");
+        // §3.2.2: the Host field is ignored.
+        assert_eq!(target("http://h/p?q").unwrap().3[0], (b"Host".to_vec(), b"h".to_vec()));
         // RFC 3986 §3.2: the authority ends at the first / or ?; RFC 9110 §4.2.1: it may not be empty.
         let parts = |text: &str| target(text).map(|found| (found.1, found.2)).unwrap();
         assert_eq!(parts("http://h?x=/mgnt"), (b"/".to_vec(), Some(b"x=/mgnt".to_vec())));
@@ -356,9 +387,10 @@ mod tests {
     fn limits() {
         let long = "a".repeat(9000);
         assert_eq!(status(&format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n")), 414);
-        for more in ["", " HTTP/1.1\r\nHost: x\r\n", &"a".repeat(20_000)] {
-            assert_eq!(decode_all(format!("GET /{long}{more}").as_bytes(), &[]).1.unwrap().status(), 414);
-        }
+        assert_eq!(decode_all(format!("GET /{long}").as_bytes(), &[]).1.unwrap().status(), 414);
+        let longer = "a".repeat(20_000);
+        assert_eq!(status(&format!("GET /{longer} HTTP/1.1\r\nHost: x\r\n\r\n")), 414);
+        assert_eq!(decode_all(format!("GET /{longer}").as_bytes(), &[]).1.unwrap().status(), 414);
         let fields = "X: y\r\n".repeat(101);
         assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n")), 431);
         let field = format!("X: {}\r\n", "y".repeat(17_000));

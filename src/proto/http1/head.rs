@@ -1,5 +1,6 @@
 //! A request's head: the request line and the header fields.
 
+use super::target::{Target, is_host};
 use std::ops::Range;
 
 /// A request method the server knows.
@@ -189,6 +190,11 @@ struct Facts {
 }
 
 impl Head {
+    /// The method.
+    pub(super) fn method(&self) -> Method {
+        self.method
+    }
+
     /// Reads again a head that has been read before, in another process: its limits were kept there.
     ///
     /// # Errors
@@ -201,6 +207,17 @@ impl Head {
 
     /// Reads the head at the start of `bytes`, which ends at its empty line. The memory of a former head is used again.
     pub(super) fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), RequestError> {
+        match self.parse_known(bytes, limits) {
+            Err(RequestError::Version) => {
+                let known = as_highest_known(bytes).ok_or(RequestError::Version)?;
+                self.parse_known(&known, limits)
+            }
+            result => result,
+        }
+    }
+
+    /// Reads a head of HTTP/1.0 or HTTP/1.1.
+    fn parse_known(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), RequestError> {
         // Most requests have few fields: only one that has more pays for a larger array.
         let mut few = [httparse::EMPTY_HEADER; FEW_HEADERS];
         let mut many = Vec::new();
@@ -226,36 +243,21 @@ impl Head {
         self.method =
             Method::from_bytes(request.method.unwrap_or_default().as_bytes()).ok_or(RequestError::UnknownMethod)?;
         self.http_1_0 = request.version == Some(0);
-        self.read_target(bytes, target)?;
+        let target = Target::read(target, self.method == Method::Options)?;
+        self.path = Span::of(bytes, target.path);
+        self.query = target.query.map(|query| Span::of(bytes, query));
         self.headers.clear();
         let mut facts = Facts::default();
         for field in request.headers.iter() {
-            self.headers.push((Span::of(bytes, field.name.as_bytes()), Span::of(bytes, field.value)));
+            // RFC 9112 §3.2.2: the host of an absolute-form replaces the field's.
+            let value = match target.authority {
+                Some(authority) if field.name.eq_ignore_ascii_case("host") => authority,
+                _ => field.value,
+            };
+            self.headers.push((Span::of(bytes, field.name.as_bytes()), Span::of(bytes, value)));
             facts.learn(field.name, field.value)?;
         }
         self.conclude(&facts)
-    }
-
-    /// RFC 9112 §3.2: origin-form, absolute-form, and asterisk-form for OPTIONS.
-    fn read_target(&mut self, bytes: &[u8], target: &[u8]) -> Result<(), RequestError> {
-        let origin = match target {
-            [b'/', ..] => target,
-            b"*" if self.method == Method::Options => target,
-            _ => absolute_form(target)?,
-        };
-        let (path, query) = match memchr::memchr(b'?', origin) {
-            Some(at) => (origin.get(..at).unwrap_or_default(), origin.get(at + 1..)),
-            None => (origin, None),
-        };
-        // An absolute-form may have an empty path, which means `/` (RFC 9110 §4.2.3); the scheme's is at hand.
-        let path = if path.is_empty() {
-            target.split(|&byte| byte == b':').nth(1).and_then(|rest| rest.get(..1)).unwrap_or_default()
-        } else {
-            path
-        };
-        self.path = Span::of(bytes, path);
-        self.query = query.map(|query| Span::of(bytes, query));
-        Ok(())
     }
 
     fn conclude(&mut self, facts: &Facts) -> Result<(), RequestError> {
@@ -270,8 +272,8 @@ impl Head {
         }
         self.framing = if facts.chunked { Framing::Chunked } else { Framing::Length(facts.length.unwrap_or(0)) };
         self.keep_alive = !facts.close && (!self.http_1_0 || facts.keep_alive);
-        // RFC 9110 §10.1.1: an expectation from HTTP/1.0 is ignored.
-        self.upgrade_websocket = facts.upgrade_websocket;
+        // RFC 9110 §7.8 and §10.1.1: both are ignored in HTTP/1.0.
+        self.upgrade_websocket = facts.upgrade_websocket && !self.http_1_0;
         self.expect_continue = facts.expect_continue && !self.http_1_0;
         Ok(())
     }
@@ -281,7 +283,12 @@ impl Facts {
     fn learn(&mut self, name: &str, value: &[u8]) -> Result<(), RequestError> {
         // The length tells nearly every field apart without comparing a byte.
         match name.len() {
-            4 if name.eq_ignore_ascii_case("host") => self.hosts += 1,
+            4 if name.eq_ignore_ascii_case("host") => {
+                if !is_host(value) {
+                    return Err(RequestError::Syntax("Host is not a host"));
+                }
+                self.hosts += 1;
+            }
             6 if name.eq_ignore_ascii_case("expect") => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(RequestError::Expectation);
@@ -298,41 +305,23 @@ impl Facts {
                 }
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
-                let length = content_length(value)?;
-                if self.length.is_some_and(|known| known != length) {
-                    return Err(RequestError::Syntax("two Content-Length header fields differ"));
+                // RFC 9110 §8.6 lets a server take equal ones for one; who repeats it has no good reason to.
+                if self.length.is_some() {
+                    return Err(RequestError::Syntax("two Content-Length header fields"));
                 }
-                self.length = Some(length);
+                self.length = Some(content_length(value)?);
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 if self.chunked {
                     return Err(RequestError::Syntax("two Transfer-Encoding header fields"));
                 }
-                if !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(RequestError::UnknownCoding);
-                }
+                only_chunked(value)?;
                 self.chunked = true;
             }
             _ => {}
         }
         Ok(())
     }
-}
-
-/// What follows the authority of an absolute-form target (RFC 9112 §3.2.2). The authority ends at the first `/` or `?`
-/// (RFC 3986 §3.2): one looked for further on could be in the query.
-fn absolute_form(target: &[u8]) -> Result<&[u8], RequestError> {
-    let after = |scheme: &[u8]| {
-        let (start, rest) = target.split_at_checked(scheme.len())?;
-        start.eq_ignore_ascii_case(scheme).then_some(rest)
-    };
-    let rest =
-        after(b"http://").or_else(|| after(b"https://")).ok_or(RequestError::Syntax("the target must begin with /"))?;
-    let authority = memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
-    if authority == 0 {
-        return Err(RequestError::Syntax("the target has no host"));
-    }
-    Ok(rest.get(authority..).unwrap_or_default())
 }
 
 /// The members of a comma-separated list (RFC 9110 §5.6.1).
@@ -349,6 +338,21 @@ fn content_length(value: &[u8]) -> Result<usize, RequestError> {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(bad)
 }
 
+/// RFC 9112 §6.3: a body whose last transfer coding is not `chunked` has no end; §7.1 forbids `chunked` twice. What is
+/// coded otherwise beneath it can't be decoded here.
+fn only_chunked(value: &[u8]) -> Result<(), RequestError> {
+    let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
+    let mut codings = value.rsplit(|&byte| byte == b',');
+    if !codings.next().is_some_and(is_chunked) {
+        return Err(RequestError::Syntax("the last transfer coding is not chunked"));
+    }
+    match codings.next() {
+        None => Ok(()),
+        Some(next) if is_chunked(next) || codings.any(is_chunked) => Err(RequestError::Syntax("chunked twice")),
+        Some(_) => Err(RequestError::UnknownCoding),
+    }
+}
+
 /// Whether the LF at `at` ends a line as it must (RFC 9112 §2.2): behind a CR, and with no white space after it, which would
 /// fold the line (§5.2). A lenient reader and a strict one in a row are how requests are smuggled. Bare CRs and NULs are
 /// httparse's to refuse.
@@ -359,7 +363,10 @@ pub(super) fn is_line_end(bytes: &[u8], at: usize) -> bool {
 fn syntax(bytes: &[u8], error: httparse::Error) -> RequestError {
     match error {
         httparse::Error::TooManyHeaders => RequestError::HeadTooLarge,
-        httparse::Error::Version if is_other_version(bytes) => RequestError::Version,
+        // HTTP/1.1 at the end of the line is not what is wrong with it.
+        httparse::Error::Version if version(bytes).is_some_and(|known| !matches!(known, (b'1', b'0' | b'1'))) => {
+            RequestError::Version
+        }
         httparse::Error::Version => RequestError::Syntax("no HTTP version"),
         httparse::Error::Token => RequestError::Syntax("the method or target has a forbidden character"),
         httparse::Error::HeaderName => RequestError::Syntax("a header field's name has a forbidden character"),
@@ -368,13 +375,24 @@ fn syntax(bytes: &[u8], error: httparse::Error) -> RequestError {
     }
 }
 
-/// Whether the request line ends in `HTTP/` and digits: another version, rather than no HTTP at all.
-fn is_other_version(bytes: &[u8]) -> bool {
-    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    let version = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
-    version
-        .strip_prefix(b"HTTP/")
-        .is_some_and(|number| !number.is_empty() && number.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.'))
+/// The digits of the version that the request line ends in: `HTTP/` DIGIT `.` DIGIT (RFC 9112 §2.3).
+fn version(bytes: &[u8]) -> Option<(u8, u8)> {
+    let line = bytes.split(|&byte| byte == b'\r').next()?;
+    match line.rsplit(|&byte| byte == b' ').next()? {
+        [b'H', b'T', b'T', b'P', b'/', major @ b'0'..=b'9', b'.', minor @ b'0'..=b'9'] => Some((*major, *minor)),
+        _ => None,
+    }
+}
+
+/// The same head as HTTP/1.1, if it is of a later HTTP/1: that is how a server has to take it (RFC 9110 §2.5).
+fn as_highest_known(bytes: &[u8]) -> Option<Vec<u8>> {
+    if !matches!(version(bytes)?, (b'1', b'2'..)) {
+        return None;
+    }
+    let minor = memchr::memchr(b'\r', bytes)?.checked_sub(1)?;
+    let mut known = bytes.to_vec();
+    *known.get_mut(minor)? = b'1';
+    Some(known)
 }
 
 /// A whole request, borrowed from the buffer it was received in or from its decoder.
@@ -447,6 +465,15 @@ impl<'a> RequestView<'a> {
     #[must_use]
     pub fn is_chunked(&self) -> bool {
         self.head.framing == Framing::Chunked
+    }
+
+    /// Bytes of the body as announced; `None` when it comes in chunks.
+    #[must_use]
+    pub fn content_length(&self) -> Option<usize> {
+        match self.head.framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        }
     }
 
     /// Whether it asks for an upgrade to WebSocket (RFC 6455 §4.2.1).

@@ -5,6 +5,7 @@ mod date;
 mod decoder;
 mod head;
 mod response;
+mod target;
 
 pub use date::http_date;
 pub use decoder::{Decoded, RequestDecoder};

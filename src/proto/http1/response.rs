@@ -26,7 +26,8 @@ impl ResponseHead<'_> {
     /// Whether a body follows the head.
     #[must_use]
     pub fn has_body(&self) -> bool {
-        !self.head_only && !is_bodiless(self.status)
+        // RFC 9110 §15.3.6: a 205 has no content either, but says so by its length.
+        !self.head_only && !is_bodiless(self.status) && self.status != 205
     }
 }
 
@@ -101,7 +102,9 @@ enum Fate {
     Origin,
     /// The server's own business: framing and the connection.
     Ignore,
-    /// It can't be sent: the name is no token, or the value has a CR, LF or NUL (RFC 9110 §5.5).
+    /// The connection says so too (RFC 9110 §7.8).
+    Upgrade,
+    /// It can't be sent: the name is no token, or the value has a control character (RFC 9110 §5.5).
     Drop,
 }
 
@@ -114,16 +117,20 @@ pub(super) const fn is_tchar(byte: u8) -> bool {
         )
 }
 
+/// RFC 9110 §5.5: what a field value may have. Other control characters than the tab are invalid in it.
+pub(super) const fn is_field_text(byte: u8) -> bool {
+    byte >= b' ' && byte != 0x7f || byte == b'\t'
+}
+
 fn fate(name: &[u8], value: &[u8]) -> Fate {
-    let valid = !name.is_empty()
-        && name.iter().all(|&byte| is_tchar(byte))
-        && memchr::memchr3(b'\r', b'\n', 0, value).is_none();
+    let valid =
+        !name.is_empty() && name.iter().all(|&byte| is_tchar(byte)) && value.iter().all(|&byte| is_field_text(byte));
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     match name.len() {
         _ if !valid => Fate::Drop,
         4 if is("date") => Fate::Date,
         27 if is("access-control-allow-origin") => Fate::Origin,
-        7 if is("upgrade") => Fate::Send,
+        7 if is("upgrade") => Fate::Upgrade,
         10 if is("connection") || is("keep-alive") => Fate::Ignore,
         14 if is("content-length") => Fate::Ignore,
         17 if is("transfer-encoding") => Fate::Ignore,
@@ -174,13 +181,13 @@ pub fn encode_response<'h>(
     let bodiless = is_bodiless(head.status);
     let with_body = head.has_body();
     out.reserve(160 + if with_body { body.len() } else { 0 });
-    let dropped = push_fields(out, head, headers);
+    let Pushed { dropped, upgrade } = push_fields(out, head, headers);
     if !bodiless {
         out.extend_from_slice(b"Content-Length: ");
-        push_number(out, head.body_len);
+        push_number(out, if head.status == 205 { 0 } else { head.body_len });
         out.extend_from_slice(b"\r\n");
     }
-    push_connection(out, head);
+    push_connection(out, head, upgrade);
     if with_body {
         out.extend_from_slice(body);
     }
@@ -207,21 +214,29 @@ pub fn encode_stream_head<'h>(
     head: &ResponseHead<'_>,
     headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
 ) {
-    push_fields(out, head, headers);
+    let Pushed { upgrade, .. } = push_fields(out, head, headers);
     if !head.http_1_0 {
         push_field(out, b"Transfer-Encoding", b"chunked");
     }
-    push_connection(out, head);
+    push_connection(out, head, upgrade);
 }
 
-/// The status line and all header fields but those of framing. Returns how many fields were dropped.
+/// What became of the fields a handler has set.
+struct Pushed {
+    /// So many could not be sent.
+    dropped: u32,
+    /// One of them is `Upgrade`.
+    upgrade: bool,
+}
+
+/// The status line and all header fields but those of framing.
 fn push_fields<'h>(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
     headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
-) -> u32 {
+) -> Pushed {
     push_status_line(out, head.status);
-    let (mut date, mut origin, mut dropped) = (false, false, 0);
+    let (mut date, mut origin, mut upgrade, mut dropped) = (false, false, false, 0);
     for (name, value) in headers {
         // RFC 9110 §5.3: neither a Date nor an origin is a list, so a second one can't be sent.
         let unsendable = match fate(name, value) {
@@ -229,6 +244,10 @@ fn push_fields<'h>(
             Fate::Ignore => continue,
             Fate::Date => std::mem::replace(&mut date, true),
             Fate::Origin => std::mem::replace(&mut origin, true),
+            Fate::Upgrade => {
+                upgrade = true;
+                false
+            }
             Fate::Send => false,
         };
         if unsendable {
@@ -243,15 +262,20 @@ fn push_fields<'h>(
     if let Some(value) = head.cors_origin.filter(|_| !origin) {
         push_field(out, b"Access-Control-Allow-Origin", value.as_bytes());
     }
-    dropped
+    Pushed { dropped, upgrade }
 }
 
-fn push_connection(out: &mut Vec<u8>, head: &ResponseHead<'_>) {
-    if !head.keep_alive {
-        out.extend_from_slice(b"Connection: close\r\n");
-    } else if head.http_1_0 {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
-    }
+/// RFC 9110 §7.6.1, RFC 9112 §9.3: the connection's options, those of the fields sent among them.
+fn push_connection(out: &mut Vec<u8>, head: &ResponseHead<'_>, upgrade: bool) {
+    let options: &[u8] = match (head.keep_alive, head.http_1_0, upgrade) {
+        (true, false, false) => b"",
+        (true, false, true) => b"Connection: Upgrade\r\n",
+        (true, true, false) => b"Connection: keep-alive\r\n",
+        (true, true, true) => b"Connection: keep-alive, Upgrade\r\n",
+        (false, _, false) => b"Connection: close\r\n",
+        (false, _, true) => b"Connection: close, Upgrade\r\n",
+    };
+    out.extend_from_slice(options);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -303,9 +327,17 @@ mod tests {
 
     #[test]
     fn rfc_9110_5_5_headers_that_would_split_the_response_are_dropped() {
-        let bad = [("A\r\nB", "c"), ("A", "b\r\nSet-Cookie: x"), ("A", "b\nc"), ("A", "b\0"), ("", "x"), ("A B", "c")];
+        let bad = [
+            ("A\r\nB", "c"),
+            ("A", "b\r\nSet-Cookie: x"),
+            ("A", "b\nc"),
+            ("A", "b\0"),
+            ("A", "b\x7f"),
+            ("", "x"),
+            ("A B", "c"),
+        ];
         let (text, dropped) = encode(&head(200, b""), &bad, b"");
-        assert_eq!(dropped, 6);
+        assert_eq!(dropped, 7);
         assert!(!text.contains("Cookie") && !text.contains("A:"));
     }
 
@@ -316,6 +348,14 @@ mod tests {
         assert_eq!(dropped, 0);
         assert!(text.contains("Content-Length: 2\r\n") && !text.contains("99"));
         assert!(!text.contains("chunked") && !text.contains("upgrade"));
+    }
+
+    #[test]
+    fn rfc_9110_7_8_an_upgrade_is_an_option_of_the_connection() {
+        let upgrade = [("Upgrade", "websocket")];
+        assert!(encode(&head(426, b""), &upgrade, b"").0.contains("\r\nConnection: Upgrade\r\n"));
+        let close = ResponseHead { keep_alive: false, ..head(426, b"") };
+        assert!(encode(&close, &upgrade, b"").0.contains("\r\nConnection: close, Upgrade\r\n"));
     }
 
     #[test]
@@ -340,6 +380,8 @@ mod tests {
         let only = ResponseHead { head_only: true, ..head(200, b"hello") };
         let (text, _) = encode(&only, &[], b"hello");
         assert!(text.contains("Content-Length: 5\r\n") && text.ends_with("\r\n\r\n"));
+        let (text, _) = encode(&head(205, b"x"), &[], b"x");
+        assert!(text.contains("Content-Length: 0\r\n") && text.ends_with("\r\n\r\n"), "{text}"); // §15.3.6
         for status in [204, 304] {
             let (text, _) = encode(&head(status, b"x"), &[], b"x");
             assert!(!text.contains("Content-Length") && text.ends_with("\r\n\r\n"), "{text}");
@@ -372,7 +414,7 @@ mod tests {
             // accepts must be framed right.
             if let Ok(httparse::Status::Complete(len)) = parsed {
                 prop_assert_eq!(response.code, Some(status));
-                let expected = if is_bodiless(status) { &[][..] } else { &body[..] };
+                let expected = if head(status, &body).has_body() { &body[..] } else { &[][..] };
                 prop_assert_eq!(&out[len..], expected);
             }
         }

@@ -44,14 +44,20 @@ pub fn check(view: &RequestView<'_>) -> Result<[u8; 28], HandshakeError> {
     if !view.has_token("connection", "upgrade") {
         return Err(HandshakeError::Connection);
     }
-    if view.header("sec-websocket-version") != Some(b"13") {
+    if only(view, "sec-websocket-version") != Some(b"13") {
         return Err(HandshakeError::Version);
     }
-    let key = view.header("sec-websocket-key").ok_or(HandshakeError::Key)?;
+    let key = only(view, "sec-websocket-key").ok_or(HandshakeError::Key)?;
     if !is_base64_of_16_bytes(key) {
         return Err(HandshakeError::Key);
     }
     derive_accept_key(key).into_bytes().try_into().map_err(|_| HandshakeError::Key)
+}
+
+/// The value of the field `name` if there is one and no other (RFC 6455 §11.3.1, §11.3.5: they come once).
+fn only<'a>(view: &RequestView<'a>, name: &str) -> Option<&'a [u8]> {
+    let mut values = view.headers().filter(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()));
+    values.next().filter(|_| values.next().is_none()).map(|(_, value)| value)
 }
 
 /// 22 characters and `==`; the last character carries two bits of data, so its other four are zero.
@@ -96,6 +102,7 @@ mod tests {
         let changed = |from: &str, to: &str| result(&GOOD.replace(from, to)).unwrap_err();
         assert_eq!(changed("Version: 13", "Version: 8").status(), 426);
         assert_eq!(changed("Sec-WebSocket-Version: 13\r\n", "").status(), 426);
+        assert_eq!(changed("Version: 13\r\n", "Version: 13\r\nSec-WebSocket-Version: 13\r\n").status(), 426);
         assert_eq!(changed("GET", "POST"), HandshakeError::Request);
         assert_eq!(changed("keep-alive, Upgrade", "keep-alive"), HandshakeError::Connection);
         assert_eq!(changed("Upgrade: WebSocket", "Upgrade: h2c"), HandshakeError::Upgrade);

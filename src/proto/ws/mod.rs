@@ -2,7 +2,9 @@
 
 mod frame;
 mod handshake;
+mod inspect;
 mod session;
+mod utf8;
 
 pub use frame::{Kind, encode_frame, kind_of};
 pub use handshake::{HandshakeError, check, encode_accept};

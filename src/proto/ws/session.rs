@@ -1,6 +1,7 @@
 //! One WebSocket's protocol, by tungstenite over a stream in memory.
 
 use super::frame::{Kind, push_header};
+use super::inspect::Inspector;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use tungstenite::error::{CapacityError, ProtocolError};
@@ -71,6 +72,9 @@ impl Write for Memory {
 /// [`encode_frame`](super::encode_frame) and may be put between any two outputs of this.
 #[derive(Debug)]
 pub struct Session {
+    inspector: Inspector,
+    /// The close code of what the inspector found: due when all that came before it has been handed out.
+    fault: Option<u16>,
     socket: WebSocket<Memory>,
     closing: bool,
     over: bool,
@@ -86,14 +90,23 @@ impl Session {
             .max_message_size(Some(limits.message_bytes_max))
             .max_frame_size(Some(limits.message_bytes_max));
         let socket = WebSocket::from_raw_socket(Memory::default(), Role::Server, Some(config));
-        Self { socket, closing: false, over: false }
+        let inspector = Inspector::new(limits.message_bytes_max);
+        Self { inspector, fault: None, socket, closing: false, over: false }
     }
 
     /// Takes bytes that arrived; then call [`Session::next`] until it gives `None`.
     pub fn feed(&mut self, bytes: &[u8]) {
-        if !self.over {
-            self.socket.get_mut().input.extend(bytes);
+        if self.over || self.fault.is_some() {
+            return;
         }
+        let sound = match self.inspector.inspect(bytes) {
+            Ok(()) => bytes,
+            Err(fault) => {
+                self.fault = Some(fault.code);
+                bytes.get(..fault.before).unwrap_or_default()
+            }
+        };
+        self.socket.get_mut().input.extend(sound);
     }
 
     /// The next event in what was fed.
@@ -114,7 +127,10 @@ impl Session {
                     return Some(self.end(frame.map(|frame| frame.code.into())));
                 }
                 Ok(_) => {} // Pings are answered by tungstenite; pongs need nothing.
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => match self.fault {
+                    Some(code) => return Some(self.fail_with(code)),
+                    None => break,
+                },
                 Err(error) => return Some(self.fail(&error)),
             }
         }
@@ -144,6 +160,10 @@ impl Session {
             }
             _ => 1002,
         };
+        self.fail_with(code)
+    }
+
+    fn fail_with(&mut self, code: u16) -> Event {
         if !self.closing {
             self.push_close(code, "");
         }
@@ -321,6 +341,21 @@ mod tests {
             let whole = run(&input, &[]);
             prop_assert_eq!(&whole.0, &messages.iter().map(|(message, _)| text(message)).collect::<Vec<_>>());
             prop_assert_eq!(run(&input, &cuts), whole);
+        }
+
+        #[test]
+        fn cuts_anywhere_give_the_same_end(
+            frames in proptest::collection::vec((any::<u8>(), proptest::collection::vec(any::<u8>(), 0..140)), 0..6),
+            bit in 0..2000_usize,
+            mut cuts in proptest::collection::vec(0..600_usize, 0..10),
+        ) {
+            let first = |byte: u8| [0x01, 0x81, 0x02, 0x82, 0x00, 0x80, 0x89, 0x8a, 0x88, byte][usize::from(byte % 10)];
+            let mut input: Vec<u8> = frames.iter().flat_map(|(byte, payload)| frame(first(*byte), payload)).collect();
+            if let Some(byte) = input.get_mut(bit / 8) {
+                *byte ^= 1 << (bit % 8);
+            }
+            cuts.sort_unstable();
+            prop_assert_eq!(run(&input, &cuts), run(&input, &[]));
         }
 
         #[test]

@@ -1,0 +1,48 @@
+//! Requests that are refused: those that nobody serves, and those whose body is not wanted.
+
+use super::Shard;
+use super::answer::ServerAnswer;
+use super::conn::Conn;
+use crate::admin;
+use crate::module::table::RouteMatch;
+use crate::net::Links;
+use crate::proto::http1::{CONTINUE, Method, RequestView};
+
+impl Shard {
+    /// The answer to a request that no module's route matches; `found` is why.
+    pub(super) fn unserved(&self, view: &RequestView<'_>, found: RouteMatch) -> ServerAnswer {
+        match found {
+            _ if view.method() == Method::Options => self.preflight(),
+            RouteMatch::MethodNotAllowed { allow } => {
+                ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
+            }
+            _ if self.snapshot.table().websocket(view.path()).is_some() => {
+                ServerAnswer::text(426, "this path is a WebSocket\n").with("Upgrade", "websocket")
+            }
+            _ => ServerAnswer::text(404, "no module serves this path\n"),
+        }
+    }
+
+    /// The client waits before it sends the body of `view`. The final answer, if that is known without the body because
+    /// nobody serves the request: it leaves at once instead of 100 (RFC 9110 §10.1.1).
+    pub(super) fn unserved_early(&self, view: &RequestView<'_>) -> Option<ServerAnswer> {
+        if view.method() == Method::Options || admin::owns(view.path()) {
+            return None;
+        }
+        match self.snapshot.table().route(view.method().as_str(), view.path()) {
+            RouteMatch::Found { .. } | RouteMatch::Held { .. } => None,
+            found => Some(self.unserved(view, found)),
+        }
+    }
+
+    /// Sends `100 Continue` to a client that waits for it, once no earlier answer is owed: it may not overtake one.
+    pub(super) fn send_continue(links: &mut Links, conn: &mut Conn) {
+        if conn.continue_owed
+            && conn.slots.is_empty()
+            && let Some(outbox) = links.outbox(conn.id)
+        {
+            conn.continue_owed = false;
+            outbox.push(CONTINUE);
+        }
+    }
+}

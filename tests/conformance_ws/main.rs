@@ -1,0 +1,16 @@
+//! WebSocket (RFC 6455), clause by clause, from outside, by frames made by hand. The cases are grouped as the Autobahn test
+//! suite groups its own. `docs/conformance.md` lists every test here.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod closing;
+mod control;
+mod fragments;
+mod framing;
+mod handshake;
+mod limits;
+mod peer;
+mod text;
