@@ -55,7 +55,7 @@ fi
 # The compiler and the headers are the modules'.
 # shellcheck source=scripts/packages.sh
 . "$here/scripts/packages.sh"
-need openssl:openssl gcc:gcc cc:gcc /usr/include/stdio.h:libc6-dev /usr/include/jansson.h:libjansson-dev \
+need openssl:openssl curl:curl gcc:gcc cc:gcc /usr/include/stdio.h:libc6-dev /usr/include/jansson.h:libjansson-dev \
     /usr/include/sqlite3.h:libsqlite3-dev /usr/include/openssl/ssl.h:libssl-dev
 
 data=${CWEB_DATA_DIR:-$here/data}
