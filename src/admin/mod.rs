@@ -16,7 +16,6 @@ pub use access::{Access, Client};
 pub use audit::Who;
 pub use keys::{KeySource, KeysError};
 
-use audit::Actor;
 use crate::jobs::Jobs;
 use crate::module::control::Control;
 use crate::proto::http1::{Method, RequestView};
