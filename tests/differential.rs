@@ -281,8 +281,8 @@ const DIFFERENCES: &[Difference] = &[
         |place| place.we_say("the target"),
     ),
     (
-        "RFC 9112 §2.2: nor does a single LF end a line of the trailer",
-        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\nC: d\r\n\r\n",
+        "RFC 9112 §2.2: nor is a single LF the empty line that ends the trailer; hyper leaves that to httparse, which takes it",
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\nA: b\r\n\r\n",
         |place| place.we_say("the chunked body is malformed") && place.trailer().is_some_and(has_bare_lf),
     ),
     (
@@ -398,7 +398,8 @@ fn compare(input: &[u8]) -> Result<Option<&'static str>, String> {
         return Err(format!("they read different requests:\nours   {:?}\ntheirs {:?}", our.0, their.0));
     }
     let refused = match &our.1 {
-        End::Refused(reason) => Some(reason.as_str()),
+        // Not if we have taken what hyper stopped at, and refuse something behind it.
+        End::Refused(reason) if our.0.len() == common => Some(reason.as_str()),
         _ => None,
     };
     // What hyper alone refuses, we have read on beyond.
