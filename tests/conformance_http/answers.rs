@@ -60,7 +60,7 @@ fn seconds(date: &str) -> u64 {
         (29, ", ", " ", " ", " ", ":", ":", " GMT"),
         "{date}"
     );
-    let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
     let days = (1970..year).map(|year| 365 + u64::from(leap(year))).sum::<u64>()
         + lengths[..month as usize - 1].iter().sum::<u64>()
