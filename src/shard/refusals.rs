@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::answer::{Meta, ServerAnswer};
-use super::conn::{Conn, Slot};
+use super::conn::{Conn, Partial, Slot};
 use crate::admin::{self, Client};
 use crate::module::table::RouteMatch;
 use crate::net::Links;
@@ -53,6 +53,7 @@ impl Shard {
     /// Sends the last answer of a connection, or queues it behind those that are owed.
     pub(super) fn last_answer(links: &mut Links, conn: &mut Conn, bytes: Vec<u8>) {
         conn.last_request_seen = true;
+        conn.partial = Partial::None;
         if conn.slots.is_empty() {
             conn.first_seq += 1;
             if let Some(outbox) = links.outbox(conn.id) {

@@ -432,7 +432,6 @@ impl Shard {
         let mut bytes = Vec::new();
         let meta = Meta { head_only, ..self.error_meta() };
         ServerAnswer::text(error.status(), format!("{error}\n")).encode(&meta, &mut bytes);
-        conn.partial = Partial::None;
         Self::last_answer(links, conn, bytes);
     }
 
