@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use support::{Server, Socket, eventually, module};
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Bytes, Message};
@@ -56,34 +56,6 @@ fn close_code(socket: &mut Socket) -> CloseCode {
 }
 
 #[test]
-fn rfc_6455_4_handshakes() {
-    let server = server();
-    let good = [
-        ("Upgrade", "websocket"),
-        ("Connection", "Upgrade"),
-        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-        ("Sec-WebSocket-Version", "13"),
-    ];
-    let status = |target: &str, changed: Option<(usize, &'static str)>| {
-        let mut headers = good;
-        if let Some((at, value)) = changed {
-            headers[at].1 = value;
-        }
-        server.connect().request("GET", target, &headers, b"")
-    };
-    let accepted = status("/ws", None);
-    assert_eq!(accepted.status, 101);
-    assert_eq!(accepted.header("sec-websocket-accept").as_deref(), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-    assert_eq!(status("/nope", None).status, 404);
-    assert_eq!(status("/counts", None).status, 404);
-    let version = status("/ws", Some((3, "8")));
-    assert_eq!((version.status, version.header("sec-websocket-version").as_deref()), (426, Some("13")));
-    assert_eq!(status("/ws", Some((2, "short"))).status, 400);
-    assert_eq!(status("/ws", Some((1, "keep-alive"))).status, 400);
-    assert_eq!(server.get("/ws").status, 426);
-}
-
-#[test]
 fn messages_of_every_kind_and_size() {
     let server = server();
     let mut socket = server.websocket("/ws");
@@ -123,25 +95,6 @@ fn frames_together_in_pieces_and_fragments() {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     assert_eq!(socket.read().unwrap(), Message::text("bytewise"));
-}
-
-#[test]
-fn rfc_6455_7_4_1_faults_close_with_their_code() {
-    let server = Server::with(&["--ws-message-bytes-max", "1000"]);
-    server.deploy(&lab());
-    for (bytes, code) in [
-        (b"\x81\x01a".to_vec(), CloseCode::Protocol),
-        (frame(0x81, b"\xc0"), CloseCode::Invalid),
-        ([frame(0x02, &[0; 120]).repeat(1), frame(0x00, &[0; 120]).repeat(9)].concat(), CloseCode::Size),
-        (frame(0xf1, b""), CloseCode::Protocol),
-    ] {
-        let mut socket = server.websocket("/ws");
-        socket.get_mut().write_all(&bytes).unwrap();
-        assert_eq!(close_code(&mut socket), code);
-        let mut rest = Vec::new();
-        let _ = socket.get_mut().read_to_end(&mut rest);
-    }
-    eventually("on_close of each", || server.get("/counts").text() == "0 4");
 }
 
 #[test]

@@ -18,11 +18,11 @@ fn rfc_9112_3_2_host_is_a_host() {
     let server = lab();
     for host in [
         "a b", "a/b", "a\\b", "user@x", "x:port", "x:1:2", "::1", "[::1", "[::1]x", "[x]", ":80", "x?", "x#y", "<x>",
-        "x, y", "http://x", "x%4", "\u{e9}",
+        "x, y", "http://x", "x%4", "\u{e9}", "",
     ] {
         refused(&server, format!("GET /fast HTTP/1.1\r\nHost: {host}\r\n\r\n"), 400);
     }
-    for host in ["x", "x:80", "x:", "127.0.0.1:8080", "[::1]", "[2001:db8::1]:443", "a-b.c_d.example", "x%41", ""] {
+    for host in ["x", "x:80", "x:", "127.0.0.1:8080", "[::1]", "[2001:db8::1]:443", "a-b.c_d.example", "x%41"] {
         assert_eq!(text(&server, format!("GET /fast HTTP/1.1\r\nHost: {host}\r\n\r\n")), "fast");
     }
 }

@@ -135,6 +135,10 @@ fn rfc_6455_7_1_5_a_peer_that_goes_without_a_close_frame() {
     let mut half = Peer::open(&server);
     half.send(&frame(FIN | TEXT, b"cut off")[..5]);
     drop(half);
-    eventually("on_close of each", || server.get("/counts").text() == "3 3");
+    // Nor does one that breaks the protocol leave a module in the dark.
+    let mut faulty = Peer::open(&server);
+    faulty.send(b"\xff");
+    faulty.expect_close(Some(1002));
+    eventually("on_close of each", || server.get("/counts").text() == "4 4");
     drop(peer);
 }

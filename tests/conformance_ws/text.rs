@@ -104,9 +104,9 @@ fn fails_early(prefix: &[u8], announced: u64, first: u8, payload: &[u8]) {
         let mut peer = Peer::open(&server);
         let bytes = [prefix, &header(first, announced), &[0; 4], payload].concat();
         if dribbled {
-            peer.dribble(&bytes)
+            peer.dribble(&bytes);
         } else {
-            peer.send(&bytes)
+            peer.send(&bytes);
         }
         peer.expect_close(Some(1007));
     }

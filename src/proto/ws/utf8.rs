@@ -2,7 +2,7 @@
 
 /// Longest beginning of a character that lacks its end.
 const TAIL_BYTES_MAX: usize = 3;
-/// Bytes unmasked and checked at a time.
+/// Bytes unmasked and checked at a time: a multiple of the mask's four.
 const STEP_BYTES: usize = 1024;
 
 /// Checks a text piece by piece. What can't become valid any more is refused at its first wrong byte.
@@ -17,14 +17,18 @@ impl Utf8 {
     /// Takes the next bytes, masked with `mask` from its byte number `phase` on (RFC 6455 §5.3). Returns whether all so
     /// far can be a part of a valid text.
     pub(super) fn push(&mut self, masked: &[u8], mask: [u8; 4], phase: usize) -> bool {
-        let mut keys = mask.iter().cycle().skip(phase % 4);
+        let mut mask = mask;
+        mask.rotate_left(phase % 4);
         let mut text = [0; TAIL_BYTES_MAX + STEP_BYTES];
         for piece in masked.chunks(STEP_BYTES) {
             let before = self.tail_len;
-            let places = text.iter_mut().skip(before);
-            for ((place, byte), key) in places.zip(piece).zip(&mut keys) {
-                *place = byte ^ key;
+            let places = text.get_mut(before..before + piece.len()).unwrap_or_default();
+            places.copy_from_slice(piece);
+            let (fours, rest) = places.as_chunks_mut::<4>();
+            for four in fours {
+                *four = (u32::from_ne_bytes(*four) ^ u32::from_ne_bytes(mask)).to_ne_bytes();
             }
+            rest.iter_mut().zip(mask).for_each(|(byte, key)| *byte ^= key);
             for (place, byte) in text.iter_mut().zip(self.tail.iter().take(before)) {
                 *place = *byte;
             }
