@@ -289,7 +289,11 @@ impl Child {
                         must_end.store(true, Ordering::Release);
                     }
                 }
-                Ok(ToChild::Published(modules)) => child.published(&modules),
+                Ok(ToChild::Published { call, modules }) => {
+                    // Here, not on a thread of its own: the last one told is the one that counts.
+                    child.published(&modules);
+                    child.parent.send(&ToParent::Done { call, outcome: Outcome::Done });
+                }
                 Ok(ToChild::Close { instance }) => child.close(instance),
                 Ok(ToChild::Start(_)) => {}
                 Err(_) => return,

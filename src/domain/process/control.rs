@@ -49,7 +49,11 @@ pub(super) enum ToChild {
         run: u64,
     },
     /// The modules whose symbols others find, by name.
-    Published(Vec<(String, u64)>),
+    Published {
+        /// Done when others find just these.
+        call: u64,
+        modules: Vec<(String, u64)>,
+    },
     /// Nobody uses this instance any more.
     Close {
         instance: u64,

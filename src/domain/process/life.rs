@@ -179,12 +179,21 @@ impl Life {
 
     /// Sends an order; its outcome comes over the receiver, which is disconnected if the process dies first.
     pub(super) fn begin(&self, call: u64, what: Order) -> Result<Receiver<Outcome>, String> {
+        self.begin_message(call, &ToChild::Call { call, what })
+    }
+
+    /// Names the modules whose symbols others find. Done when they do.
+    pub(super) fn publish(&self, call: u64, modules: Vec<(String, u64)>) -> Result<Receiver<Outcome>, String> {
+        self.begin_message(call, &ToChild::Published { call, modules })
+    }
+
+    fn begin_message(&self, call: u64, message: &ToChild) -> Result<Receiver<Outcome>, String> {
         let (sender, receiver) = bounded(1);
         match lock(&self.waiting).as_mut() {
             Some(waiting) => drop(waiting.insert(call, sender)),
             None => return Err("its process died".to_owned()),
         }
-        self.send(&ToChild::Call { call, what }).map_err(|error| format!("its process can't be reached: {error}"))?;
+        self.send(message).map_err(|error| format!("its process can't be reached: {error}"))?;
         Ok(receiver)
     }
 

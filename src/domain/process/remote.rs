@@ -56,7 +56,7 @@ impl RemoteModule {
             _ => return Err("its domain gave a wrong answer".to_owned()),
         }
         // Where it was published before, others find its symbols again.
-        let _ = life.send(&ToChild::Published(self.shared.published()));
+        let _ = life.publish(self.shared.number(), self.shared.published());
         if hook
             && let Outcome::Fault(what) | Outcome::Host(what) =
                 life.call(self.shared.number(), Order::Onload { instance: self.id })?

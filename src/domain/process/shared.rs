@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// How long an order waits for a domain that is being started again, or replaced.
 const UP_WAIT: Duration = Duration::from_secs(30);
 
+/// How long a publication waits for a domain.
+const PUBLISH_WAIT: Duration = Duration::from_secs(1);
+
 /// A module as it is to be loaded into every life.
 pub(super) struct Loaded {
     pub(super) name: String,
@@ -180,7 +183,7 @@ impl Shared {
         self.deliver(links);
         // Who publishes from here on tells this life; who did before has left it here.
         let published = lock(&self.published);
-        let _ = life.send(&ToChild::Published(published.clone()));
+        let _ = life.publish(self.number(), published.clone());
         true
     }
 
@@ -228,8 +231,10 @@ impl Shared {
     pub(super) fn publish(&self, named: Vec<(String, u64)>) {
         let mut published = lock(&self.published);
         *published = named;
-        if let Some(life) = self.current() {
-            let _ = life.send(&ToChild::Published(published.clone()));
+        let told = self.current().and_then(|life| life.publish(self.number(), published.clone()).ok());
+        if let Some(told) = told {
+            // Who learns that a module is gone, or there, finds it so. One that does not answer finds out by itself.
+            let _ = told.recv_timeout(PUBLISH_WAIT);
         }
     }
 

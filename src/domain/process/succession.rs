@@ -4,7 +4,7 @@
 //! modules beside it; let no order and no request begin any more and wait for those that have; run `unload` there and
 //! `onload` here; let the shards send here. What waited meanwhile is sent then. Jobs go on in the old life until they end.
 
-use super::control::{Order, Outcome, ToChild};
+use super::control::{Order, Outcome};
 use super::life::Life;
 use super::lock;
 use super::shared::{Loaded, Shared};
@@ -180,7 +180,7 @@ impl Shared {
             return false;
         }
         // Before the hooks, which may look for others' symbols.
-        let _ = new.send(&ToChild::Published(self.published()));
+        let _ = new.publish(self.number(), self.published());
         let wanted = |id: u64, module: &Loaded| {
             module.onloaded && module.has_onload && !module.quarantine.is_on() && new.has(id)
         };
