@@ -320,10 +320,10 @@ fn the_audit_tells_who_did_what() {
     let lines = audit_lines(&server);
     let expected = [
         format!(
-            "deploy who=\"deployer\" from=\"127.0.0.1:* module=\"words\" hash=\"{hash}\" result=\"deployed\" status=200"
+            "deploy who=\"deployer\" from=\"127.0.0.1:* module=\"words\" hash=\"{hash}\" domain=\"default\" result=\"deployed\" status=200"
         ),
         format!(
-            "deploy who=\"deployer\" from=\"127.0.0.1:* module=\"words\" hash=\"{hash}\" result=\"unchanged\" status=200"
+            "deploy who=\"deployer\" from=\"127.0.0.1:* module=\"words\" hash=\"{hash}\" domain=\"default\" result=\"unchanged\" status=200"
         ),
         "deploy who=\"deployer\" from=\"127.0.0.1:* hash=\"*\" result=\"refused\" status=422 reason=\"*\"".to_owned(),
         "deploy who=\"deployer\" from=\"127.0.0.1:* result=\"refused\" status=400 reason=\"no source*\"".to_owned(),

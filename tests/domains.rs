@@ -208,11 +208,11 @@ fn a_domain_that_answers_nothing_takes_no_call_from_the_others() {
     let server = Server::with(&["--shards", "1", "--isolation", "process"]);
     deploy(&server, &member("good"), "good");
     deploy(&server, &member("bad"), "bad");
-    // All the calls that a domain may have, on one shard.
-    let clients: Vec<_> = (0..65)
+    // All the calls that a domain may have, on one shard. A connection begins four of a route that is not known yet.
+    let clients: Vec<_> = (0..1100)
         .map(|_| {
             let mut client = server.connect();
-            client.send(&b"GET /bad/stuck HTTP/1.1\r\nHost: x\r\n\r\n".repeat(64));
+            client.send(&b"GET /bad/stuck HTTP/1.1\r\nHost: x\r\n\r\n".repeat(4));
             client
         })
         .collect();
@@ -345,7 +345,8 @@ fn an_empty_domain_ends_and_its_place_is_free() {
             eventually("all domains end", || domains(&server).len() == 1);
         }
     }
-    eventually("nothing is left behind", || server.processes().len() == 2);
+    // The server, the default domain and its spare.
+    eventually("nothing is left behind", || server.processes().len() == 3);
     let log = server.stop();
     assert!(log.contains("domain x0 is ended") && !log.contains(" died"), "{log}");
 }

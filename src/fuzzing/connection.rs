@@ -174,9 +174,10 @@ fn limits() -> ShardLimits {
             uri_bytes_max: INPUT_BYTES_MAX,
             ..http1::Limits::default()
         },
-        body_bytes_max: 4000,
-        route_body_bytes_max: 4000,
-        own_body_bytes_max: 4000,
+        // A body too large is answered alike but closes its connection only if it has not come whole.
+        body_bytes_max: 1 << 20,
+        route_body_bytes_max: 1 << 20,
+        own_body_bytes_max: 1 << 20,
         bodies_bytes_max: 1 << 30,
         connections_max: 10,
         requests_per_connection_max: u64::MAX,

@@ -119,7 +119,8 @@ impl Shared {
             names => format!("{} was running", names.join(", ")),
         };
         tracing::error!(
-            "the process of the modules died ({status}): {}; {running}; it is started again",
+            "the process of domain {} died ({status}): {}; {running}; it is started again",
+            self.name(),
             report.summary()
         );
         self.crashed(&suspects, report, trying.is_some());

@@ -8,9 +8,13 @@ use crate::abi::{crypto, host};
 use crossbeam::channel::Sender;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the end of a process is waited for, to know how it ended.
+const REAP_WAIT: Duration = Duration::from_millis(50);
 
 /// Reads `life` until it ends, and buries it. `alive` is dropped when all is done.
 pub(super) fn attend(
@@ -34,21 +38,42 @@ pub(super) fn attend(
     if error.kind() != io::ErrorKind::UnexpectedEof && !life.is_ending() {
         tracing::error!("the process of domain {} can't be understood: {error}", shared.name());
     }
-    bury(shared, life, &mut child);
+    let reaped = bury(shared, life, &mut child);
     drop(alive);
     let _ = shared.events.send(Event::Died { life: life.number() });
+    if !reaped {
+        let _ = child.wait();
+    }
 }
 
-/// The process is dead, or is so now: everybody who waits for it learns it, first of all the shards.
-fn bury(shared: &Shared, life: &Life, child: &mut Child) {
+/// The process is dead, or is so now: everybody who waits for it learns it, first of all the shards. Returns whether it
+/// has been waited for.
+fn bury(shared: &Shared, life: &Life, child: &mut Child) -> bool {
     life.kill();
     life.give_up_orders();
     shared.dethrone(life);
     life.is_reaped();
-    let status = child.wait().inspect_err(|error| tracing::error!("the process of domain {} is lost: {error}", shared.name())).ok();
+    let status = wait_briefly(shared, child);
     // The supervisor tells of a spare.
     if !life.is_ending() && !life.is_spare() && !shared.is_stopping() {
         shared.life_lost(life, status);
+    }
+    status.is_some()
+}
+
+/// Waits for a process that has been killed. `None`: it is not over yet. A process is over when its last thread is, and
+/// one that gets no processor time, on a machine that is kept busy, can take long: the next life doesn't wait for that.
+fn wait_briefly(shared: &Shared, child: &mut Child) -> Option<ExitStatus> {
+    let deadline = Instant::now() + REAP_WAIT;
+    loop {
+        match child.try_wait() {
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_micros(200)),
+            Ok(status) => return status,
+            Err(error) => {
+                tracing::error!("the process of domain {} is lost: {error}", shared.name());
+                return None;
+            }
+        }
     }
 }
 

@@ -122,7 +122,7 @@ fn chunk_size(line: &[u8]) -> Result<(usize, &[u8]), RequestError> {
         digits = before; // RFC 9112 §7.1.1: "bad" white space before the semicolon
     }
     // 16 digits fill 64 bits: no overflow can make a small number of a large one.
-    if digits.is_empty() || digits.len() > 16 {
+    if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(BAD);
     }
     if !extension.iter().all(|&byte| is_field_text(byte)) {
