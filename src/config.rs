@@ -20,7 +20,7 @@ const RSS_RECYCLE_BYTES_MIN: u64 = 16 * 1024 * 1024;
 const CRASHES_MAX: usize = 1000;
 
 /// Used when `--isolation` is not given.
-const ISOLATION_DEFAULT: Isolation = Isolation::None;
+const ISOLATION_DEFAULT: Isolation = Isolation::Process;
 
 /// The server's settings: complete and checked. Units stand at the end of the names.
 #[derive(Debug, Clone)]

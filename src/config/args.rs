@@ -149,7 +149,7 @@ settings! {
     /// Directory of the deployed modules [default: modules in the data directory]
     #[arg(short, long, env = "CWEB_MODULE_DIR", value_name = "DIR")]
     module_dir: PathBuf,
-    /// Where modules run: in the server, or in a sandboxed process of their own [default: none]
+    /// Where modules run: in sandboxed processes of their own, or in the server [default: process]
     #[arg(long, env = "CWEB_ISOLATION")]
     isolation: Isolation,
     /// Directory that modules may read; may be repeated. Matters with --isolation process only
