@@ -81,7 +81,9 @@ fn reference(input: &[u8]) -> Option<(Vec<u8>, usize)> {
         trailers += field.len();
         let colon = field.iter().position(|&byte| byte == b':')?;
         let tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-        if trailers > TRAILER_BYTES_MAX || colon == 0 || !field[..colon].iter().all(tchar) {
+        let text = |byte: &u8| *byte == b'\t' || !byte.is_ascii_control();
+        let is_field = colon > 0 && field[..colon].iter().all(tchar) && field[colon..].iter().all(text);
+        if trailers > TRAILER_BYTES_MAX || !is_field {
             return None;
         }
     }
@@ -106,7 +108,8 @@ fn line<'a>(input: &'a [u8], at: &mut usize, max: usize) -> Option<&'a [u8]> {
 /// `1*HEXDIG`, at most 16 of them, then nothing or `BWS ";"` and anything.
 fn size_of(line: &[u8]) -> Option<u128> {
     let (mut size, mut digits, mut blank) = (0_u128, 0, false);
-    for &byte in line {
+    let text = |byte: &u8| *byte == b'\t' || !byte.is_ascii_control();
+    for (at, &byte) in line.iter().enumerate() {
         match (char::from(byte).to_digit(16), byte) {
             (Some(digit), _) if !blank => {
                 size = size * 16 + u128::from(digit);
@@ -115,7 +118,7 @@ fn size_of(line: &[u8]) -> Option<u128> {
                     return None;
                 }
             }
-            (_, b';') if digits > 0 => return Some(size),
+            (_, b';') if digits > 0 => return line[at..].iter().all(text).then_some(size),
             (_, b' ' | b'\t') if digits > 0 => blank = true,
             _ => return None,
         }

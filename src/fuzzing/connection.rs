@@ -36,12 +36,25 @@ pub fn connection(data: &[u8]) {
     let whole = split(converse(&[data], &mut random));
     for cuts in ways_to_cut(data) {
         let cut = split(converse(&pieces(data, &cuts), &mut random));
-        assert_eq!(cut.http.escape_ascii().to_string(), whole.http.escape_ascii().to_string());
+        if !refused_early(&cut.http, &whole.http) {
+            assert_eq!(cut.http.escape_ascii().to_string(), whole.http.escape_ascii().to_string());
+        }
         assert_eq!(cut.control, whole.control);
         // Once a close frame is on its way, frames of the module are dropped: when it comes decides how many are.
         let common = cut.data.len().min(whole.data.len());
         assert_eq!(cut.data[..common], whole.data[..common]);
     }
+}
+
+/// Whether the one conversation ended with a refusal that the other has too, without an end: a body that is not wanted ends
+/// its connection unless it has come before it was refused.
+fn refused_early(one: &[u8], other: &[u8]) -> bool {
+    let ended = |short: &[u8], long: &[u8]| {
+        let Some(&at) = find(short, b"Connection: close\r\n").last() else { return false };
+        let (before, after) = (&short[..at], &short[at + b"Connection: close\r\n".len()..]);
+        before.windows(13).any(|window| window == b"HTTP/1.1 403 ") && long.starts_with(&[before, after].concat())
+    };
+    ended(one, other) || ended(other, one)
 }
 
 /// Sends `pieces` as soon as the shard reads, and gives what comes back.
