@@ -198,9 +198,8 @@ fn secured(
 
 /// The addresses really listened on, as they are told.
 fn addresses(public: usize, listeners: &[Vec<Listener>]) -> Vec<String> {
-    let told = |(number, listener): (usize, &Listener)| {
-        format!("{listener}{}", if number < public { "" } else { " (admin)" })
-    };
+    let told =
+        |(number, listener): (usize, &Listener)| format!("{listener}{}", if number < public { "" } else { " (admin)" });
     listeners.first().into_iter().flatten().enumerate().map(told).collect()
 }
 

@@ -183,7 +183,9 @@ fn a_burst_to_a_fast_reader_ends() {
     let server = with(&["--shards", "1"]);
     for path in ["/inline/big", "/big", "/inline"] {
         let mut client = server.connect();
-        client.send((get(path).repeat(50) + "GET /fast HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes());
+        client.send(
+            (get(path).repeat(50) + "GET /fast HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes(),
+        );
         let length = client.response().body.len();
         for n in 1..50 {
             assert_eq!(client.response().body.len(), length, "{path} {n}");
@@ -197,7 +199,9 @@ fn a_burst_to_a_fast_reader_ends() {
 /// The answer to a head that announces a body of `length` bytes of which nothing is sent.
 fn announced(server: &Server, path: &str, length: usize, expect: &str) -> Response {
     let mut client = server.connect();
-    client.send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{expect}\r\n").as_bytes());
+    client.send(
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{expect}\r\n").as_bytes(),
+    );
     let response = client.response();
     if response.status != 100 {
         assert!(is_last(&response) && client.is_closed(), "{path} {length}");
@@ -221,7 +225,8 @@ fn a_route_has_a_body_limit_of_its_own() {
         // A body whose length nobody tells is refused once it is too long.
         let mut client = server.connect();
         let chunk = [b"80000\r\n".as_slice(), &[b'x'; 512 * 1024], b"\r\n"].concat();
-        client.send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").as_bytes());
+        client
+            .send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").as_bytes());
         (0..2 * mib).for_each(|_| client.send(&chunk));
         client.send(b"1\r\n");
         assert_eq!(client.response().status, 413, "{path}");
@@ -322,8 +327,9 @@ fn slow_attackers_are_closed_in_time_while_others_are_served() {
             }
         });
         let head = scope.spawn(|| drip(&server, "GET /fast HTTP/1.1\r\nHost: localhost\r\nX: ", 10_000));
-        let body =
-            scope.spawn(|| drip(&server, "POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n", 10_000));
+        let body = scope.spawn(|| {
+            drip(&server, "POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n", 10_000)
+        });
         let chunked = "POST /body HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nf000\r\n";
         let chunks = scope.spawn(|| drip(&server, chunked, 10_000));
         // Takes a byte of its answer now and then.

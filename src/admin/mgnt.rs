@@ -163,7 +163,15 @@ fn outcome(action: &'static str, done: &'static str, name: String, actor: Actor,
         let answer = match result {
             Ok(()) => {
                 let module = Some(name.as_str());
-                actor.log(&Outcome { action, module, hash: None, domain: None, result: done, status: 200, reason: None });
+                actor.log(&Outcome {
+                    action,
+                    module,
+                    hash: None,
+                    domain: None,
+                    result: done,
+                    status: 200,
+                    reason: None,
+                });
                 ServerAnswer::text(200, "")
             }
             Err(error) => {

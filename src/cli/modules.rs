@@ -147,7 +147,10 @@ fn list_domains(client: &Client) -> Result<(), String> {
             "{name}  {process}  {modules} module(s)  {requests} request(s)  {mebibytes} MiB  {restarts} restart(s)"
         );
         if let Some(Crash { summary, modules }) = &domain.last_crash {
-            println!("  last crash: {}: {summary}", if modules.is_empty() { "no module known".to_owned() } else { modules.join(", ") });
+            println!(
+                "  last crash: {}: {summary}",
+                if modules.is_empty() { "no module known".to_owned() } else { modules.join(", ") }
+            );
         }
     }
     Ok(())

@@ -6,9 +6,7 @@
 use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work};
 use super::executor::Runner;
 use super::inbox::Message;
-use super::{
-    DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, inspect, output, running,
-};
+use super::{DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, inspect, output, running};
 use crate::abi::context::ModuleContext;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, ThreadGuard};

@@ -52,7 +52,10 @@ fn refused_early(one: &[u8], other: &[u8]) -> bool {
     let ended = |short: &[u8], long: &[u8]| {
         let Some(&at) = find(short, b"Connection: close\r\n").last() else { return false };
         let (before, after) = (&short[..at], &short[at + b"Connection: close\r\n".len()..]);
-        before.windows(13).any(|window| window == b"HTTP/1.1 403 " || window == b"HTTP/1.1 404 " || window == b"HTTP/1.1 405 ") && long.starts_with(&[before, after].concat())
+        before
+            .windows(13)
+            .any(|window| window == b"HTTP/1.1 403 " || window == b"HTTP/1.1 404 " || window == b"HTTP/1.1 405 ")
+            && long.starts_with(&[before, after].concat())
     };
     ended(one, other) || ended(other, one)
 }

@@ -120,7 +120,13 @@ impl Shard {
     }
 
     /// Begins a stream of server-sent events; its answer comes when the job is found.
-    pub(super) fn begin_events(&mut self, origin: &Origin, view: &RequestView<'_>, meta: Meta, out: &mut Vec<u8>) -> Begun {
+    pub(super) fn begin_events(
+        &mut self,
+        origin: &Origin,
+        view: &RequestView<'_>,
+        meta: Meta,
+        out: &mut Vec<u8>,
+    ) -> Begun {
         let (conn, seq) = (origin.id, origin.seq);
         let meta = Meta { keep_alive: false, ..meta };
         let path = view.path();

@@ -1,5 +1,7 @@
 //! A shard's end of a domain's rings, and the calls it has there.
 
+#[cfg(any(test, fuzzing))]
+use super::arena;
 use super::arena::{Borrower, Lender, Place};
 use super::identity::Identity;
 use super::remote::RemoteModule;
@@ -9,8 +11,6 @@ use crate::abi::websocket::{Socket, number_of};
 use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent, Work};
 use crate::domain::inbox::Message;
 use crate::domain::ring::{Consumer, Producer, PushError};
-#[cfg(any(test, fuzzing))]
-use super::arena;
 #[cfg(any(test, fuzzing))]
 use crate::domain::ring::{Region, RingSpec};
 use crate::net::{ConnId, Lent};

@@ -95,7 +95,11 @@ fn a_turn_has_a_bounded_share_of_them() {
         let addr = "127.0.0.1:0".parse().unwrap();
         let mut listeners = bind_all(&[addr], 1, UnixAccess::Umask).unwrap().remove(0);
         let plain_addr = listeners[0].to_string().replace("http://", "");
-        let secure = bind_all(&["127.0.0.1:0".parse().unwrap()], 1, UnixAccess::Umask).unwrap().remove(0).remove(0).secured(&acceptor());
+        let secure = bind_all(&["127.0.0.1:0".parse().unwrap()], 1, UnixAccess::Umask)
+            .unwrap()
+            .remove(0)
+            .remove(0)
+            .secured(&acceptor());
         let secure_addr = secure.to_string().replace("https://", "");
         listeners.push(secure);
         let (shared, waker) = (Arc::<Shared>::default(), Arc::new(Waker::new().unwrap()));
