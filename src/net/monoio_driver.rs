@@ -494,8 +494,9 @@ where
         }
         conn
     };
+    let has_handshake = acceptor.is_some();
     async move {
-        let reason = receive(&core, &stream, conn).await;
+        let reason = receive(&core, &stream, conn, has_handshake).await;
         let mut state = core.borrow_mut();
         let reason = state.links.close_reason(conn, reason);
         state.event(None, |app, links| app.closed(links, conn, reason));
@@ -504,7 +505,7 @@ where
     }
 }
 
-async fn receive<A, S>(core: &Shared<A>, stream: &S, conn: ConnId) -> CloseReason
+async fn receive<A, S>(core: &Shared<A>, stream: &S, conn: ConnId, has_handshake: bool) -> CloseReason
 where
     A: Application + 'static,
     S: Stream,
@@ -518,7 +519,9 @@ where
         .await;
         let received = match stream.readable().await {
             Ok(()) => {
-                handshake_turn(core, conn).await;
+                if has_handshake {
+                    handshake_turn(core, conn).await;
+                }
                 core.borrow_mut().take(stream.as_raw_fd(), conn)
             }
             Err(error) => Err(error),
