@@ -229,7 +229,8 @@ fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::
     let scratch = config.data_dir.join("scratch");
     for dir in [&scratch, &config.data_dir.join("static"), &config.module_dir.join(".run")] {
         // The sandbox names directories as they are when it is made.
-        std::fs::create_dir_all(dir)?;
+        std::fs::create_dir_all(dir)
+            .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?;
     }
     let (cores, free_cores) = shard_cores(config.shards);
     let domain = DomainConfig {
