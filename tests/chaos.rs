@@ -192,7 +192,9 @@ fn nothing_is_left(server: &Server, before: Held) {
     });
     println!("before {before:?}, after {after:?}");
     let growth_kib = after.resident_kib.saturating_sub(before.resident_kib);
-    assert!(growth_kib <= GROWTH_KIB_MAX, "{growth_kib} KiB more than before: {before:?}, {after:?}");
+    // The memory of large bodies is kept up to 16 MiB a part, and counts in both processes that see it.
+    let kept_kib = if support::isolation() == "process" { 96 * 1024 } else { 0 };
+    assert!(growth_kib <= GROWTH_KIB_MAX + kept_kib, "{growth_kib} KiB more than before: {before:?}, {after:?}");
     let log = server.log();
     assert!(!log.contains("panicked") && !log.contains("a panic"), "{log}");
     if support::isolation() == "process" {
