@@ -46,6 +46,7 @@ fn server() -> Server {
     let time_outs = ["--header-timeout-ms", "1000", "--body-timeout-ms", "1000", "--write-timeout-ms", "2000"];
     let server = Server::with(&[["--shards", "2"].as_slice(), &time_outs].concat());
     server.deploy(&lab());
+    server.wait_complete();
     server
 }
 
@@ -162,12 +163,14 @@ struct Held {
     resident_kib: u64,
 }
 
-/// Resident memory of the server's processes.
+/// Resident memory of the server's processes. What it shares with those of its modules is counted once: in the server.
 fn resident_kib(server: &Server) -> u64 {
     let of = |pid: u32| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+        let value = |line: &str| line.split_whitespace().nth(1).and_then(|value| value.parse::<u64>().ok());
+        let kib = |name: &str| status.lines().find(|line| line.starts_with(name)).and_then(value).unwrap_or(0);
+        let shared = if pid == server.pid() { kib("RssShmem:") } else { 0 };
+        kib("RssAnon:") + kib("RssFile:") + shared
     };
     server.processes().into_iter().map(of).sum()
 }
@@ -192,9 +195,7 @@ fn nothing_is_left(server: &Server, before: Held) {
     });
     println!("before {before:?}, after {after:?}");
     let growth_kib = after.resident_kib.saturating_sub(before.resident_kib);
-    // The memory of large bodies is kept up to 16 MiB a part, and counts in both processes that see it.
-    let kept_kib = if support::isolation() == "process" { 96 * 1024 } else { 0 };
-    assert!(growth_kib <= GROWTH_KIB_MAX + kept_kib, "{growth_kib} KiB more than before: {before:?}, {after:?}");
+    assert!(growth_kib <= GROWTH_KIB_MAX, "{growth_kib} KiB more than before: {before:?}, {after:?}");
     let log = server.log();
     assert!(!log.contains("panicked") && !log.contains("a panic"), "{log}");
     if support::isolation() == "process" {

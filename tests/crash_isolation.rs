@@ -29,6 +29,10 @@ static __attribute__((noinline)) void culprit(volatile int *p) { *p = 1; }
 static void *stray(void *p) { culprit(p); return p; }
 H(pid) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)getpid()); return 0; }
 H(fault) { (void)c; (void)q; (void)r; culprit((volatile int *)8); return 0; }
+static _Atomic int waiting, released;
+H(fault_together) { (void)c; (void)q; (void)r; waiting++; while (!released) usleep(1000); culprit((volatile int *)8); return 0; }
+H(gathered) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", waiting); return 0; }
+H(release) { (void)c; (void)q; (void)r; released = 1; return 0; }
 H(exits) { (void)c; (void)q; (void)r; exit(3); return 0; }
 H(stray_thread) { (void)c; (void)q; (void)r; pthread_t t; pthread_create(&t, NULL, stray, (void *)16); pause(); return 0; }
 H(vanish) { (void)c; (void)q; (void)r; syscall(SYS_exit_group, 4); return 0; }
@@ -43,7 +47,19 @@ static int lasts(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) {
 static void load(struct cweb_context *c) { (void)c; loads++; printf("loaded in %d\n", (int)getpid()); }
 static void unload(struct cweb_context *c) { (void)c; printf("unloaded in %d\n", (int)getpid()); }
 "#;
-    let kinds = ["pid", "fault", "exits", "stray_thread", "vanish", "forever", "slow", "grow"];
+    let kinds = [
+        "pid",
+        "fault",
+        "fault_together",
+        "gathered",
+        "release",
+        "exits",
+        "stray_thread",
+        "vanish",
+        "forever",
+        "slow",
+        "grow",
+    ];
     let routes: Vec<String> = kinds.iter().map(|kind| format!("{{\"/{kind}\",\"GET\",{kind},NONE}}")).collect();
     let fields = r#".websockets = {{"/ws", NULL, on_message, NULL}}, .ws_size = 1,
         .jobs = {{"crashes", crashes, NULL}, {"lasts", lasts, NULL}}, .job_size = 2, .onload = load, .unload = unload,"#;
@@ -165,9 +181,12 @@ fn hooks_run_in_the_order_of_a_swap_and_a_burst_of_faults_is_one_replacement() {
     let faults: Vec<_> = (0..12)
         .map(|_| {
             let mut client = server.connect();
-            std::thread::spawn(move || client.get("/fault").status)
+            std::thread::spawn(move || client.get("/fault_together").status)
         })
         .collect();
+    // All of them run in the process that the first fault ends: one that came later would be a fault of the next.
+    eventually("all of them run", || server.get("/gathered").text() == "12");
+    assert_eq!(server.get("/release").status, 200);
     assert!(faults.into_iter().all(|fault| fault.join().unwrap() == 500));
     eventually("the process is another", || domain(&server) != before);
     for load in loads {

@@ -316,6 +316,7 @@ fn drip(server: &Server, head: &str, bytes: usize) -> String {
 fn slow_attackers_are_closed_in_time_while_others_are_served() {
     let time_outs = ["--header-timeout-ms", "600", "--body-timeout-ms", "600", "--write-timeout-ms", "600"];
     let server = with(&[["--shards", "1"].as_slice(), &time_outs].concat());
+    server.wait_complete();
     let descriptors = server.descriptors();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -147,6 +147,12 @@ impl Server {
         [vec![self.pid()], children].concat()
     }
 
+    /// Waits until the server has all the processes it keeps: that of the modules, and the spare that comes a moment later.
+    pub fn wait_complete(&self) {
+        let count = if isolation() == "process" { 3 } else { 1 };
+        eventually("all processes are there", || self.processes().len() == count);
+    }
+
     /// Module objects that are mapped, in any of the server's processes.
     pub fn mapped_modules(&self) -> Vec<String> {
         let maps: String = self
