@@ -376,3 +376,18 @@ fn all_modules_are_back_soon_after_a_death() {
     times.sort();
     assert!(times[2].1 < Duration::from_secs(2), "{times:?}");
 }
+
+#[test]
+fn a_version_that_is_swapped_out_while_the_next_process_loads_it_is_not_kept_there() {
+    let server = server(&[]);
+    let before = domain(&server);
+    let version = |code: &str| module("slow_to_load", &format!("{HEADERS}{code}"), "", 0, "");
+    server.deploy(&version("__attribute__((constructor)) static void begin(void) { usleep(1500 * 1000); }"));
+    assert_eq!(server.post("/mgnt/lab/restart", b"").status, 200);
+    server.expect_log("is replaced: it was asked for");
+    server.deploy(&version(""));
+    assert_eq!(domain(&server), before, "the swap came while the next process was being prepared");
+    eventually("the process is another", || domain(&server) != before);
+    eventually("the old process is gone", || server.processes().len() == 3);
+    eventually("each module is there once", || server.mapped_modules().len() == 3);
+}

@@ -263,7 +263,14 @@ impl Shared {
     /// Nobody uses the module any more.
     pub(super) fn close(&self, id: u64) {
         lock(&self.modules).remove(&id);
-        for life in self.lives().iter().filter(|life| life.forget(id)) {
+        for life in self.lives() {
+            self.close_in(&life, id);
+        }
+    }
+
+    /// Closes the module in `life`, if it is loaded there.
+    pub(super) fn close_in(&self, life: &Life, id: u64) {
+        if life.forget(id) {
             let _ = life.send(&ToChild::Close { instance: id });
         }
     }

@@ -99,7 +99,13 @@ impl Shared {
     fn bring_up(&self, life: &Life, instance: u64, order: Order) -> bool {
         life.set_trying(Some(instance));
         match life.call_within(LOAD_WAIT, self.number(), order) {
-            Ok(Outcome::Loaded(_, base)) => drop(life.add(instance, base)),
+            Ok(Outcome::Loaded(_, base)) => {
+                life.add(instance, base);
+                if !lock(&self.modules).contains_key(&instance) {
+                    // It was closed while it was being loaded, and this life was passed over.
+                    self.close_in(life, instance);
+                }
+            }
             Ok(Outcome::Done) => {}
             Ok(other) => tracing::error!("a module could not be loaded again: {other:?}"),
             Err(error) => {
