@@ -113,3 +113,21 @@ fn a_client_that_resets_harms_nobody() {
     assert_eq!(server.get("/fine").text(), "fine");
     eventually("descriptors are given back", || server.descriptors() <= before + 2);
 }
+
+#[test]
+fn what_a_module_leaves_for_the_exit_may_print() {
+    let code = r#"
+static void at_exit(void) { printf("printed at the exit\n"); }
+static void onload(struct cweb_context *c) { (void)c; atexit(at_exit); }
+static int stays(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; (void)r; for (;;) sleep(1); return 0; }
+"#;
+    let code = format!("#include <stdlib.h>\n#include <unistd.h>\n{code}");
+    let mut server = Server::with(&["--shards", "1", "--shutdown-timeout-ms", "200"]);
+    server.deploy(&module("stayer", &code, r#"{"/stays","GET",stays,NONE}"#, 1, ".onload = onload,"));
+    let mut client = server.connect();
+    client.send(b"GET /stays HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    eventually("it runs", || server.get("/metrics").text().contains("cweb_calls_in_flight{shard=\"0\"} 1"));
+    // A module that is still running is not closed before the server exits.
+    server.terminate();
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}

@@ -72,6 +72,13 @@ pub fn capture_output(sink: Sink) -> io::Result<()> {
     }
 }
 
+/// Undoes [`capture_output`]. To be called before main returns: what modules left for exit(3) may print, and the sink is
+/// not to run on a thread whose thread-local storage is gone.
+pub fn return_output() {
+    // SAFETY: sets two pointers of the C library to what they were.
+    unsafe { native::cwebn_stdio_restore() };
+}
+
 /// The calling thread's signal stack, so that a stack overflow can be caught on it. Belongs to that thread.
 #[derive(Debug)]
 pub struct ThreadGuard {

@@ -96,6 +96,7 @@ unsafe extern "C" {
     pub(super) fn cwebn_context_after_fault(ctx: *mut Context);
     pub(super) fn cwebn_keep_file(path: *const c_char) -> c_int;
     pub(super) fn cwebn_stdio_capture(sink: Sink, user: *mut c_void) -> c_int;
+    pub(super) fn cwebn_stdio_restore();
 }
 
 #[cfg(test)]

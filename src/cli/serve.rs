@@ -25,7 +25,9 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     if let Err(error) = raised {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }
-    match crate::server::run(config) {
+    let result = crate::server::run(config);
+    crate::abi::guard::return_output();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(error),
     }

@@ -255,7 +255,8 @@ int main(void) {
     printed[0] = '\0';
     printf("after %d", 1); /* blocks for ever if the fault in printf left the stream locked */
     CHECK(strcmp(printed, "after 1") == 0);
-    stderr = real;
+    cwebn_stdio_restore();
+    CHECK(stderr == real);
 
     cwebn_context_destroy(ctx, 1);
     ctx = cwebn_context_create("/nonexistent/x.sqlite3", NULL, &services, error, sizeof error);

@@ -153,10 +153,16 @@ int cwebn_keep_file(const char *path);
 
 /*
  * Replaces the C library's stdout and stderr by unbuffered streams that call sink(user, bytes, length) on the printing
- * thread, in place of writing to descriptors 1 and 2 (which stay as they are). For the life of the process. The sink
+ * thread, in place of writing to descriptors 1 and 2 (which stay as they are). Until cwebn_stdio_restore(). The sink
  * must not print through C streams. 0, or -1 with errno.
  */
 int cwebn_stdio_capture(void (*sink)(void *user, const char *bytes, size_t length), void *user);
+
+/*
+ * Gives stdout and stderr back to the C library. Before the process exits: exit(3) ends the thread-local storage that the
+ * sink needs, and then runs what modules have left to be run.
+ */
+void cwebn_stdio_restore(void);
 
 /* Releases stdout and stderr if the calling thread holds them: a fault inside printf(3) leaves them locked. */
 void cwebn_stdio_release(void);

@@ -12,6 +12,8 @@
 
 static void (*capture_sink)(void *user, const char *bytes, size_t length);
 static void *capture_user;
+static FILE *original_out;
+static FILE *original_err;
 
 static ssize_t on_write(void *cookie, const char *bytes, size_t length) {
     (void)cookie;
@@ -50,9 +52,18 @@ int cwebn_stdio_capture(void (*sink)(void *user, const char *bytes, size_t lengt
     capture_user = user;
     fflush(stdout);
     fflush(stderr);
+    original_out = stdout;
+    original_err = stderr;
     stdout = out;
     stderr = err;
     return 0;
+}
+
+void cwebn_stdio_restore(void) {
+    if (original_out != NULL) {
+        stdout = original_out;
+        stderr = original_err;
+    }
 }
 
 #ifdef __GLIBC__

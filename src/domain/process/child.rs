@@ -101,7 +101,9 @@ impl JobCalls for RemoteCalls<'_> {
 /// Runs the domain until the server closes the control connection.
 #[must_use]
 pub fn main(descriptors: &[i32]) -> ExitCode {
-    match run(descriptors) {
+    let result = run(descriptors);
+    crate::abi::guard::return_output();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("a domain could not start: {error}");
