@@ -1,7 +1,6 @@
 //! The cweb program.
 
 use cweb::domain::sandbox::program;
-use std::path::Path;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -10,10 +9,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     // What a deployment waits for comes before everything else.
-    if let [_, command, path] = args.as_slice()
+    if let [_, command, file @ ..] = args.as_slice()
         && command == "inspect"
     {
-        return cweb::domain::inspect::main(Path::new(path));
+        return cweb::domain::inspect::main(file);
     }
     if let [_, command, descriptors @ ..] = args.as_slice()
         && command == "domain"

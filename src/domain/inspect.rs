@@ -2,7 +2,8 @@
 //!
 //! `dlopen` runs a module's constructors. One that crashes, exits or hangs must do so where it harms nobody, so the
 //! server starts itself as `cweb inspect FILE`, which loads the file, prints its manifest as JSON and ends. It does so in
-//! a sandbox where constructors can read the system's libraries and compute.
+//! a sandbox where constructors can read the system's libraries and compute. `cweb inspect DIR NAME` gets ready while the
+//! compiler still works: the file need not be there before the server says so with a byte on standard input.
 
 use super::sandbox::{self, Policy};
 use super::{Fault, LoadError};
@@ -11,13 +12,17 @@ use crate::abi::module::{self, OpenError};
 use crate::net;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::{Deserialize, Serialize};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+/// What the child waits for on its standard input.
+const GO: u8 = b'\n';
 
 /// A manifest is a few KiB; what is longer is no manifest.
 const REPORT_BYTES_MAX: u64 = 1024 * 1024;
@@ -46,23 +51,67 @@ const OPEN_FILES_MAX: u64 = 256;
 /// # Errors
 /// See [`LoadError`].
 pub(super) fn inspect(path: &Path, limit: Duration) -> Result<Manifest, LoadError> {
-    let host = |error: std::io::Error| LoadError::Host(format!("starting the inspection process: {error}"));
-    let mut command = Command::new("/proc/self/exe");
-    command.arg("inspect").arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
-    command.env_remove("CWEB_ADMIN_KEY");
-    let mut child = net::keep_descriptors_from(&mut command).spawn().map_err(host)?;
-    let report = read_report(&mut child, limit);
-    let status = end(&mut child, report.is_none()).map_err(host)?;
-    let Some(report) = report else {
-        let what = format!("a constructor did not return within {} ms", limit.as_millis());
-        return Err(LoadError::Constructor(Fault { what }));
-    };
-    match serde_json::from_slice(&report) {
-        Ok(Report::Manifest(manifest)) => Ok(manifest),
-        Ok(Report::Loader(text)) => Err(LoadError::Loader(text)),
-        Ok(Report::Refused(text)) => Err(LoadError::Manifest(text)),
-        Ok(Report::Host(text)) => Err(LoadError::Host(text)),
-        Err(_) => Err(LoadError::Constructor(Fault { what: ending(status) })),
+    Inspection::start([path.as_os_str()])?.finish(limit)
+}
+
+/// A process that is ready to load a file. Dropping it ends it.
+#[derive(Debug)]
+pub struct Inspection {
+    child: Child,
+}
+
+fn host(error: &std::io::Error) -> LoadError {
+    LoadError::Host(format!("the inspection process: {error}"))
+}
+
+impl Inspection {
+    /// Prepares for the file `name` in `dir`, which may be made meanwhile. The process reads nothing else in there but
+    /// what lies in `dir` itself. It ends with the calling thread.
+    ///
+    /// # Errors
+    /// [`LoadError::Host`]: there is no process for it.
+    pub fn begin(dir: &Path, name: &str) -> Result<Self, LoadError> {
+        Self::start([dir.as_os_str(), OsStr::new(name)])
+    }
+
+    fn start<'a>(file: impl IntoIterator<Item = &'a OsStr>) -> Result<Self, LoadError> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("inspect").args(file).process_group(0).env_remove("CWEB_ADMIN_KEY");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = net::keep_descriptors_from(&mut command).spawn().map_err(|error| host(&error))?;
+        Ok(Self { child })
+    }
+
+    /// Loads the file, which is there now, and returns its manifest within `limit`.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn finish(mut self, limit: Duration) -> Result<Manifest, LoadError> {
+        if let Some(mut stdin) = self.child.stdin.take() {
+            // One that has ended already has said why, or its status will.
+            let _ = stdin.write_all(&[GO]);
+        }
+        let report = read_report(&mut self.child, limit);
+        let status = end(&mut self.child, report.is_none()).map_err(|error| host(&error))?;
+        let Some(report) = report else {
+            let what = format!("a constructor did not return within {} ms", limit.as_millis());
+            return Err(LoadError::Constructor(Fault { what }));
+        };
+        match serde_json::from_slice(&report) {
+            Ok(Report::Manifest(manifest)) => Ok(manifest),
+            Ok(Report::Loader(text)) => Err(LoadError::Loader(text)),
+            Ok(Report::Refused(text)) => Err(LoadError::Manifest(text)),
+            Ok(Report::Host(text)) => Err(LoadError::Host(text)),
+            Err(_) => Err(LoadError::Constructor(Fault { what: ending(status) })),
+        }
+    }
+}
+
+impl Drop for Inspection {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = end(&mut self.child, true);
+        }
     }
 }
 
@@ -119,12 +168,22 @@ fn ending(status: ExitStatus) -> String {
     }
 }
 
-/// The child's main: `cweb inspect FILE`. Prints one JSON report to stdout.
+/// The child's main: `cweb inspect FILE`, or `cweb inspect DIR NAME`. Prints one JSON report to stdout.
 #[must_use]
-pub fn main(path: &Path) -> ExitCode {
+pub fn main(arguments: &[OsString]) -> ExitCode {
+    let (path, name) = match arguments {
+        [path] => (Path::new(path), None),
+        [path, name] => (Path::new(path), Some(Path::new(name))),
+        _ => return ExitCode::FAILURE,
+    };
     let Some(mut out) = private_stdout() else { return ExitCode::FAILURE };
     let report = match confine(path) {
-        Ok(file) => read_manifest(path, &file),
+        Ok(place) => {
+            if !matches!(std::io::stdin().read(&mut [0]), Ok(1)) {
+                return ExitCode::FAILURE; // Nobody wants to know any more.
+            }
+            read_manifest(path, &place, name)
+        }
         Err(text) => Report::Host(text),
     };
     let written = serde_json::to_vec(&report).map(|bytes| out.write_all(&bytes));
@@ -133,12 +192,12 @@ pub fn main(path: &Path) -> ExitCode {
     unsafe { libc::_exit(code) }
 }
 
-/// Opens the file and lets this process do nothing but load it.
+/// Opens the file or directory and lets this process do nothing but load what it is or has.
 fn confine(path: &Path) -> Result<File, String> {
     // Opened now: the user that this process becomes may not be allowed to reach it.
-    let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let place = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut read = sandbox::system_paths();
-    // The file, not its directory, where the sources of other modules lie.
+    // A file, not its directory, where the sources of other modules may lie; or the directory of a compilation.
     read.push(path.to_path_buf());
     let policy = Policy {
         read,
@@ -154,14 +213,20 @@ fn confine(path: &Path) -> Result<File, String> {
     };
     policy.apply().map_err(|error| format!("the sandbox of the inspection: {error}"))?;
     sandbox::end_with_parent();
-    Ok(file)
+    Ok(place)
 }
 
-fn read_manifest(path: &Path, file: &File) -> Report {
-    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match module::open(Path::new(&open)) {
+fn read_manifest(path: &Path, place: &File, name: Option<&Path>) -> Report {
+    let open = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
+    let (open, path) = match name {
+        Some(name) => (open.join(name), path.join(name)),
+        None => (open, path.to_path_buf()),
+    };
+    match module::open(&open) {
         Ok(opened) => Report::Manifest(opened.manifest),
-        Err(OpenError::Loader(text)) => Report::Loader(text.replace(&open, &path.display().to_string())),
+        Err(OpenError::Loader(text)) => {
+            Report::Loader(text.replace(&open.display().to_string(), &path.display().to_string()))
+        }
         Err(OpenError::Manifest(text)) => Report::Refused(text),
     }
 }

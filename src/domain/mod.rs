@@ -17,6 +17,7 @@ pub mod sandbox;
 mod sched;
 mod view;
 
+pub use inspect::Inspection;
 pub use view::DomainView;
 
 use crate::abi::manifest::Manifest;
@@ -91,6 +92,14 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// Each variant of [`LoadError`].
     fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError>;
+
+    /// Prepares the inspection of the file `name`, which is still to be made in `dir`.
+    ///
+    /// # Errors
+    /// [`LoadError::Host`].
+    fn begin_inspection(&self, dir: &Path, name: &str) -> Result<Inspection, LoadError> {
+        Inspection::begin(dir, name)
+    }
 
     /// Loads the shared object at `path` for execution in the domain `domain`. Every call needs a file (inode) of its
     /// own: the dynamic loader gives two loads of one inode the same image, and so the same static variables.

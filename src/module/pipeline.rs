@@ -3,12 +3,13 @@
 use super::control::{DeployReply, Entry, Plane, RemoveReply, short};
 use super::deploy::{DeployError, DeployOptions, Deployed};
 use super::generation::{Generation, Serving};
-use super::store::Record;
+use super::store::{Prepared, Record, both};
 use super::{sdk, verify};
 use crate::abi::manifest::Manifest;
 use crate::domain::DEFAULT_DOMAIN;
 use crossbeam::channel::RecvTimeoutError;
 use sha2::{Digest, Sha256};
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -56,12 +57,7 @@ pub(super) fn deploy(
     }
     let key = plane.compiler.key(source);
     // What moves to another domain was inspected when it came.
-    let moved = plane.store.cached(&key).and_then(|_| served_manifest(plane, &hash));
-    let warnings = compiled(plane, ticket, &key, source)?;
-    let manifest = match moved {
-        Some(manifest) => manifest,
-        None => Arc::new(plane.host.inspect(&plane.store.object(&key), plane.config.inspect_timeout)?),
-    };
+    let (warnings, manifest) = built(plane, ticket, &key, source, || served_manifest(plane, &hash))?;
     verify::check(&manifest)?;
     let compiled = Compiled { hash: &hash, key: &key, domain, warnings, persist: true };
     install(plane, ticket, compiled, &manifest)
@@ -71,17 +67,12 @@ pub(super) fn deploy(
 pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), DeployError> {
     let source = plane.store.source(&record.key)?;
     let key = plane.compiler.key(&source);
-    let was_cached = plane.store.cached(&key).is_some();
-    let warnings = compiled(plane, ticket, &key, &source)?;
-    let manifest = if was_cached && key == record.key {
-        record.manifest.clone()
-    } else {
-        plane.host.inspect(&plane.store.object(&key), plane.config.inspect_timeout)?
-    };
+    let known = || (key == record.key).then(|| Arc::new(record.manifest.clone()));
+    let (warnings, manifest) = built(plane, ticket, &key, &source, known)?;
     verify::check(&manifest)?;
     let domain = Some(record.domain.as_str());
     let compiled = Compiled { hash: &record.hash, key: &key, domain, warnings, persist: key != record.key };
-    install(plane, ticket, compiled, &Arc::new(manifest)).map(|_| ())
+    install(plane, ticket, compiled, &manifest).map(|_| ())
 }
 
 /// The module that is made of this very source and in this domain, if one is served. What was asked for before this is
@@ -109,19 +100,39 @@ fn served_manifest(plane: &Plane, hash: &str) -> Option<Arc<Manifest>> {
     state.entries.iter().find(|entry| entry.hash == hash).map(|entry| Arc::clone(&entry.manifest))
 }
 
-/// Sees to it that compilation `key` is in the store. Returns its warnings.
-fn compiled(plane: &Plane, ticket: u64, key: &str, source: &[u8]) -> Result<String, DeployError> {
+/// The shared object in the directory of its compilation.
+const OBJECT: &str = "module.so";
+
+/// Sees to it that compilation `key` is in the store. Returns its warnings and its manifest, which is `known` if it was
+/// there already.
+fn built(
+    plane: &Plane,
+    ticket: u64,
+    key: &str,
+    source: &[u8],
+    known: impl FnOnce() -> Option<Arc<Manifest>>,
+) -> Result<(String, Arc<Manifest>), DeployError> {
     if let Some(warnings) = plane.store.cached(key) {
-        return Ok(warnings);
+        let inspect = || plane.host.inspect(&plane.store.object(key), plane.config.inspect_timeout).map(Arc::new);
+        return Ok((warnings, known().map_or_else(inspect, Ok)?));
     }
     let dir = plane.store.scratch().join(ticket.to_string());
     std::fs::create_dir_all(&dir)?;
-    let result = plane.compiler.compile(source, &dir, "module.so").and_then(|warnings| {
-        plane.store.keep(key, source, &dir.join("module.so"), &warnings)?;
-        Ok(warnings)
-    });
+    let result = compiled(plane, &dir, key, source);
     let _ = std::fs::remove_dir_all(&dir);
-    result
+    result.map(|(warnings, manifest)| (warnings, Arc::new(manifest)))
+}
+
+/// Compiles `source` in `dir`, inspects the result and keeps it.
+fn compiled(plane: &Plane, dir: &Path, key: &str, source: &[u8]) -> Result<(String, Manifest), DeployError> {
+    // It gets ready while the compiler works.
+    let inspection = plane.host.begin_inspection(dir, OBJECT)?;
+    let warnings = plane.compiler.compile(source, dir, OBJECT)?;
+    let keep = || plane.store.prepare(key, source, &dir.join(OBJECT), &warnings);
+    let (kept, manifest) = both(keep, || inspection.finish(plane.config.inspect_timeout))?;
+    // Also what the inspection refuses: it need not be compiled again to be refused.
+    kept?.commit()?;
+    Ok((warnings, manifest?))
 }
 
 /// A source that has been compiled.
@@ -199,24 +210,15 @@ fn swap_in(
     domain: &str,
     manifest: &Arc<Manifest>,
 ) -> Result<(), DeployError> {
-    let generation = plane.generation(compiled.hash, &plane.store.object(compiled.key), domain)?;
-    let held = if manifest.has_onload { hold(plane, &manifest.name)? } else { None };
-    let started = start(&generation, &manifest.name).and_then(|()| {
-        if compiled.persist {
-            let deployed_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-            let deployed_ms = u64::try_from(deployed_ms).unwrap_or(u64::MAX);
-            plane.store.commit(&Record {
-                name: manifest.name.clone(),
-                hash: compiled.hash.to_owned(),
-                key: compiled.key.to_owned(),
-                manifest: Manifest::clone(manifest),
-                deployed_ms,
-                domain: domain.to_owned(),
-            })?;
-        }
-        Ok(())
-    });
-    if let Err(error) = started {
+    let record = compiled.persist.then(|| record(&compiled, domain, manifest));
+    // Written while the module is loaded and its requests wait for the hooks.
+    let (prepared, loaded) = both(
+        || record.map(|record| plane.store.prepare_record(&record)).transpose(),
+        || load(plane, &compiled, domain, manifest),
+    )?;
+    let (generation, held, started) = loaded?;
+    let committed = started.and_then(|()| Ok(prepared?.map_or(Ok(()), Prepared::commit)?));
+    if let Err(error) = committed {
         if let Some(old) = held {
             restore(plane, &manifest.name, &old);
         }
@@ -243,6 +245,34 @@ fn swap_in(
         }
     };
     plane.publish(&state)
+}
+
+fn record(compiled: &Compiled<'_>, domain: &str, manifest: &Manifest) -> Record {
+    let deployed_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    Record {
+        name: manifest.name.clone(),
+        hash: compiled.hash.to_owned(),
+        key: compiled.key.to_owned(),
+        manifest: manifest.clone(),
+        deployed_ms: u64::try_from(deployed_ms).unwrap_or(u64::MAX),
+        domain: domain.to_owned(),
+    }
+}
+
+/// A generation that is loaded, the one that its hooks made wait, and what became of its `onload`.
+type LoadedGeneration = (Arc<Generation>, Option<Arc<Generation>>, Result<(), DeployError>);
+
+/// Loads the generation and runs the hooks in their order.
+fn load(
+    plane: &Plane,
+    compiled: &Compiled<'_>,
+    domain: &str,
+    manifest: &Manifest,
+) -> Result<LoadedGeneration, DeployError> {
+    let generation = plane.generation(compiled.hash, &plane.store.object(compiled.key), domain)?;
+    let held = if manifest.has_onload { hold(plane, &manifest.name)? } else { None };
+    let started = start(&generation, &manifest.name);
+    Ok((generation, held, started))
 }
 
 /// Runs `onload`. From here on `unload` is due.

@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::SystemTime;
 
 /// Compilations kept that no module uses.
@@ -95,14 +96,21 @@ impl Store {
             .then(|| fs::read_to_string(self.objects().join(format!("{key}.txt"))).unwrap_or_default())
     }
 
-    /// Keeps a compilation whose shared object is the file `so`, which is moved.
-    pub(super) fn keep(&self, key: &str, source: &[u8], so: &Path, warnings: &str) -> io::Result<()> {
-        let objects = self.objects();
-        replace(&objects.join(format!("{key}.c")), source)?;
-        replace(&objects.join(format!("{key}.txt")), warnings.as_bytes())?;
-        File::open(so)?.sync_all()?;
-        fs::rename(so, self.object(key))?;
-        sync_dir(&objects)
+    /// Writes what is to be kept of a compilation whose shared object is the file `so`. Nothing refers to it before
+    /// [`Kept::commit`].
+    pub(super) fn prepare(&self, key: &str, source: &[u8], so: &Path, warnings: &str) -> io::Result<Kept> {
+        let object = self.object(key);
+        let (so, texts) = both(
+            || File::open(so)?.sync_all().map(|()| Aside { aside: so.to_path_buf(), path: object.clone() }),
+            || {
+                both(
+                    || Aside::write(&object.with_extension("c"), source),
+                    || Aside::write(&object.with_extension("txt"), warnings.as_bytes()),
+                )
+            },
+        )?;
+        let (source, warnings) = texts?;
+        Ok(Kept { files: [source?, warnings?, so?] })
     }
 
     /// The source of compilation `key`.
@@ -145,14 +153,22 @@ impl Store {
         self.objects().join(format!("{hash}.ref"))
     }
 
-    /// Makes `record` the module of its name, for this start and the next.
-    pub(super) fn commit(&self, record: &Record) -> io::Result<()> {
+    /// Writes all that a restart needs to know of `record`, but for [`Prepared::commit`].
+    pub(super) fn prepare_record(&self, record: &Record) -> io::Result<Prepared> {
         // First: a job of this version may be made as soon as it is served.
         let domain = Some(&record.domain).filter(|domain| *domain != DEFAULT_DOMAIN);
         let reference = domain.map_or_else(|| record.key.clone(), |domain| format!("{}\n{domain}", record.key));
-        replace(&self.reference(&record.hash), reference.as_bytes())?;
-        replace(&self.record_path(&record.name), &serde_json::to_vec_pretty(record)?)?;
-        sync_dir(&self.dir)
+        let text = serde_json::to_vec_pretty(record)?;
+        let (record, referred) = both(
+            || Aside::write(&self.record_path(&record.name), &text),
+            || {
+                Aside::write(&self.reference(&record.hash), reference.as_bytes())?.rename()?;
+                // The names of the compilation's files with it.
+                sync_dir(&self.objects())
+            },
+        )?;
+        referred?;
+        Ok(Prepared { record: record?, dir: self.dir.clone() })
     }
 
     /// Forgets the module `name`.
@@ -228,18 +244,78 @@ impl Store {
     }
 }
 
-/// Writes `bytes` to `path`: aside, synced, renamed. After an error nothing is left.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // Two deployments of one source write the same file at once: each its own one aside.
-    static ASIDE: AtomicU64 = AtomicU64::new(0);
-    let aside = path.with_extension(format!("{}.new", ASIDE.fetch_add(1, Ordering::Relaxed)));
-    let written = File::create(&aside)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&aside, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&aside);
+/// A compilation that is written and synced under other names.
+#[must_use]
+pub(super) struct Kept {
+    /// The shared object is last: it says that the others are there.
+    files: [Aside; 3],
+}
+
+impl Kept {
+    /// Makes it one that is found. After a crash it is there or not; [`Store::prepare_record`] makes it stay.
+    pub(super) fn commit(self) -> io::Result<()> {
+        self.files.into_iter().try_for_each(Aside::rename)
     }
-    written
+}
+
+/// A record that is written and synced under another name.
+#[must_use]
+pub(super) struct Prepared {
+    record: Aside,
+    dir: PathBuf,
+}
+
+impl Prepared {
+    /// Makes it the module of its name, for this start and the next.
+    pub(super) fn commit(self) -> io::Result<()> {
+        self.record.rename()?;
+        sync_dir(&self.dir)
+    }
+}
+
+/// A file that is written and synced, and not yet in its place. Dropping it removes it.
+struct Aside {
+    aside: PathBuf,
+    path: PathBuf,
+}
+
+impl Aside {
+    fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
+        // Two deployments of one source write the same file at once: each its own one aside.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let aside = path.with_extension(format!("{}.new", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let aside = Self { aside, path: path.to_path_buf() };
+        let mut file = File::create(&aside.aside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(aside)
+    }
+
+    fn rename(self) -> io::Result<()> {
+        fs::rename(&self.aside, &self.path)
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // Renamed, it is not there any more.
+        let _ = fs::remove_file(&self.aside);
+    }
+}
+
+/// Does both at once: two fsync(2) take little longer than one.
+///
+/// # Errors
+/// There is no thread for it; `here` is not done then.
+pub(super) fn both<A: Send, B>(apart: impl FnOnce() -> A + Send, here: impl FnOnce() -> B) -> io::Result<(A, B)> {
+    thread::scope(|scope| {
+        let apart = thread::Builder::new().name("deploy-sync".to_owned()).spawn_scoped(scope, apart)?;
+        let here = here();
+        match apart.join() {
+            Ok(apart) => Ok((apart, here)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 fn first_line(text: &str) -> &str {
@@ -259,13 +335,30 @@ mod tests {
         Record { name: name.into(), hash, key, manifest: Manifest::default(), deployed_ms, domain }
     }
 
+    fn commit(store: &Store, record: &Record) {
+        store.prepare_record(record).unwrap().commit().unwrap();
+    }
+
+    #[test]
+    fn what_is_not_committed_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let so = store.scratch().join("x.so");
+        fs::write(&so, "so").unwrap();
+        drop(store.prepare("k", b"source", &so, "").unwrap());
+        drop(store.prepare_record(&record("name", 1)).unwrap());
+        assert!(store.cached("k").is_none() && store.records().unwrap().is_empty());
+        let left: Vec<_> = fs::read_dir(store.objects()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["h.ref"], "which names a compilation that is not there");
+    }
+
     #[test]
     fn records_come_back_in_order_and_a_broken_one_is_skipped() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let names = ["b", "a/../b", "ü x", &"/".repeat(127)];
         for (at, name) in names.iter().enumerate() {
-            store.commit(&record(name, 10 - at as u64)).unwrap();
+            commit(&store, &record(name, 10 - at as u64));
         }
         fs::write(dir.path().join("broken.json"), "{").unwrap();
         let store = Store::open(dir.path()).unwrap();
@@ -284,7 +377,7 @@ mod tests {
     fn domains_are_kept_and_old_records_are_of_the_default_one() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        store.commit(&Record { domain: "image".into(), ..record("new", 1) }).unwrap();
+        commit(&store, &Record { domain: "image".into(), ..record("new", 1) });
         let mut old = serde_json::to_value(record("old", 2)).unwrap();
         old.as_object_mut().unwrap().remove("domain");
         fs::write(dir.path().join("old.json"), old.to_string()).unwrap();
@@ -307,7 +400,7 @@ mod tests {
                     for _ in 0..20 {
                         let so = store.scratch().join(format!("{thread}.so"));
                         fs::write(&so, "so").unwrap();
-                        store.keep("k", b"source", &so, "").unwrap();
+                        store.prepare("k", b"source", &so, "").unwrap().commit().unwrap();
                     }
                 });
             }
@@ -324,16 +417,16 @@ mod tests {
         let keep = |key: &str| {
             let so = store.scratch().join("x.so");
             fs::write(&so, "so").unwrap();
-            store.keep(key, b"source", &so, "warnings").unwrap();
+            store.prepare(key, b"source", &so, "warnings").unwrap().commit().unwrap();
         };
         keep("k");
-        store.commit(&record("used", 1)).unwrap();
+        commit(&store, &record("used", 1));
         for n in 0..SPARE_OBJECTS_MAX + 3 {
             keep(&format!("spare{n}"));
         }
-        store.commit(&Record { key: "gone".into(), hash: "old".into(), ..record("used", 1) }).unwrap();
-        store.commit(&Record { key: "spare0".into(), hash: "needed".into(), ..record("used", 1) }).unwrap();
-        store.commit(&record("used", 1)).unwrap();
+        commit(&store, &Record { key: "gone".into(), hash: "old".into(), ..record("used", 1) });
+        commit(&store, &Record { key: "spare0".into(), hash: "needed".into(), ..record("used", 1) });
+        commit(&store, &record("used", 1));
         store.tidy(&HashSet::from(["needed".to_owned()])).unwrap();
         assert!(store.key_of("old").is_err());
         assert_eq!(store.key_of("needed").unwrap(), "spare0");
