@@ -230,6 +230,51 @@ fn the_manager_is_told_when_the_server_is_ready_and_when_it_stops() {
 }
 
 #[test]
+fn the_manager_is_told_when_a_reload_begins_and_ends() {
+    let held = Held::new();
+    let path = held.dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let uptime_us = || {
+        let text = std::fs::read_to_string("/proc/uptime").unwrap();
+        text.split(' ').next().unwrap().parse::<f64>().unwrap() * 1e6
+    };
+    let keys = held.dir.path().join("keys.toml");
+    std::fs::write(&keys, "").unwrap();
+    let env = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("CWEB_KEYS_FILE", keys.to_str().unwrap())];
+    let service = held.start(&env, &[]);
+    assert_eq!(told(&manager).as_deref(), Some("READY=1"));
+    // The second file is wrong: the server goes on with the old one, and so does the manager.
+    for (file, log) in [("", "the keys were read again"), ("[", "the keys stay as they were")] {
+        std::fs::write(&keys, file).unwrap();
+        signal(service.child.id(), "HUP");
+        let text = told(&manager).unwrap();
+        let since = text.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{text:?}"));
+        // What was suspended counts for the uptime alone.
+        assert!(since.parse::<f64>().unwrap() <= uptime_us() + 20_000.0, "{text}");
+        assert_eq!(told(&manager).as_deref(), Some("READY=1"));
+        assert!(service.log().contains(log), "the reload is over when it is told: {}", service.log());
+    }
+    service.stop();
+    assert_eq!(told(&manager).as_deref(), Some("STOPPING=1"));
+}
+
+#[test]
+fn a_socket_for_both_versions_of_ip_names_ipv4_peers_as_one_for_ipv4_does() {
+    let dir = tempfile::tempdir().unwrap();
+    // What `ListenStream=8080` opens; std makes it for both versions where that is the system's default.
+    let Ok(both) = TcpListener::bind("[::]:0") else { return };
+    let port = both.local_addr().unwrap().port();
+    let unix = UnixListener::bind(dir.path().join("s")).unwrap();
+    let service = Service::start(dir.path(), [both.into(), unix.into()], 2, &[], &[]).ready();
+    let response = Client::connect(&format!("127.0.0.1:{port}")).request("POST", "/mgnt", &[], b"no C");
+    assert_eq!(response.status, 422, "{}", response.text());
+    eventually("the audit", || service.log().contains("audit: deploy"));
+    let log = service.stop();
+    assert!(log.contains(" from=\"127.0.0.1:"), "{log}");
+}
+
+#[test]
 fn a_shard_that_hangs_is_no_sign_of_life() {
     let held = Held::new();
     let path = held.dir.path().join("notify");

@@ -167,9 +167,49 @@ fn what_is_there_is_respected_and_half_of_it_refused() {
 }
 
 #[test]
+fn the_service_is_as_it_was_checked_under_systemd() {
+    let dir = root().join("scripts/systemd");
+    let [service, socket] = ["cweb.service", "cweb.socket"].map(|name| fs::read_to_string(dir.join(name)).unwrap());
+    let program = "/usr/local/bin/cweb";
+    for line in [
+        // Ready and alive, as the server tells it.
+        "Type=notify",
+        "WatchdogSec=30",
+        // systemd would make the directory 755.
+        "StateDirectoryMode=0700",
+        // A module's process that takes all memory would end the service.
+        "OOMPolicy=continue",
+        // Five failures in ten seconds would close the socket for good, and a start by hand would be one without it.
+        "StartLimitIntervalSec=0",
+        "RestartSec=1",
+        "Wants=cweb.socket",
+        "After=network.target cweb.socket",
+        &format!("ExecStart={program} serve --production --data-dir /var/lib/cweb"),
+    ] {
+        assert!(service.lines().any(|known| known == line), "{line}");
+    }
+    assert!(socket.contains("\nListenStream=8080\n") && socket.contains("\nWantedBy=sockets.target\n"), "{socket}");
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for line in [
+        &format!("sudo install target/release/cweb {program}"),
+        "sudo cp scripts/systemd/cweb.service scripts/systemd/cweb.socket /etc/systemd/system/",
+        "sudo systemctl enable --now cweb.socket cweb.service",
+    ] {
+        assert!(readme.lines().any(|known| known == line), "{line}");
+    }
+}
+
+#[test]
 fn the_scripts_are_clean() {
-    let scripts =
-        ["production.sh", "scripts/run", "scripts/test", "scripts/check", "scripts/cweb", "scripts/packages.sh"];
+    let scripts = [
+        "production.sh",
+        "scripts/run",
+        "scripts/test",
+        "scripts/check",
+        "scripts/cweb",
+        "scripts/packages.sh",
+        "scripts/vm-check",
+    ];
     let output = Command::new("shellcheck").arg("-x").args(scripts).current_dir(root()).output();
     let output = output.expect("no shellcheck: apt-get install shellcheck");
     assert!(output.status.success(), "{}", text(&output));

@@ -308,6 +308,24 @@ fn unix_sockets_stay_plain() {
 }
 
 #[test]
+fn a_handshake_that_has_begun_before_a_stop_still_leads_to_an_answer() {
+    let (authority, server) = started();
+    let mut silent = server.connect();
+    let mut late = authority.connect(&server);
+    let stream = &mut late.stream;
+    stream.conn.write_tls(&mut stream.sock).unwrap();
+    assert_eq!(stream.sock.peek(&mut [0]).unwrap(), 1, "the server has answered the first message");
+    signal(server.pid(), "TERM");
+    server.expect_log("stopping");
+    assert!(silent.is_closed());
+    // Longer than a client has that has no handshake to end.
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(late.get("/fast"), (200, b"fast".to_vec()));
+    server.expect_log(" stopped");
+    assert!(!server.log().contains("still running"), "{}", server.log());
+}
+
+#[test]
 fn a_silent_client_is_closed_in_time_and_others_are_served() {
     let authority = Authority::new();
     authority.issue("server", P256, "10");

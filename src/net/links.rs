@@ -325,6 +325,12 @@ impl Links {
         tls.is_some_and(|tls| tls.is_handshaking())
     }
 
+    /// Whether the client of `conn` is in the middle of a handshake. The driver ends one that takes too long.
+    #[must_use]
+    pub fn is_greeted(&self, conn: ConnId) -> bool {
+        self.get(conn).and_then(|link| link.tls.as_ref()).is_some_and(|tls| tls.is_greeted())
+    }
+
     /// Ends connections whose handshake takes too long.
     pub(super) fn end_handshakes(&mut self, now: Instant) {
         while let Some(&(deadline, conn)) = self.handshakes.front() {

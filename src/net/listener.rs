@@ -81,13 +81,23 @@ pub struct BindError {
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    /// A TCP peer.
+    /// A TCP peer; see [`Peer::tcp`].
     Tcp(SocketAddr),
     /// A process of this machine.
     Unix,
 }
 
 impl Peer {
+    /// The TCP peer at `addr`. An IPv4 peer of a socket for both versions of IP, as service managers open them, is the
+    /// same as that of one for IPv4: not in the IPv4-mapped form, but 192.0.2.1.
+    #[must_use]
+    pub fn tcp(addr: SocketAddr) -> Self {
+        match addr.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => Peer::Tcp(SocketAddr::new(ip, addr.port())),
+            IpAddr::V6(_) => Peer::Tcp(addr),
+        }
+    }
+
     /// Whether the peer is on this machine: 127.0.0.0/8, `::1`, the IPv4-mapped form of the former, a unix socket.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
@@ -323,6 +333,18 @@ mod tests {
         assert!(peer("[::ffff:127.0.0.1]:1").is_loopback());
         assert!(!peer("192.0.2.1:1").is_loopback());
         assert!(!peer("[::ffff:192.0.2.1]:1").is_loopback());
+    }
+
+    #[test]
+    fn an_ipv4_peer_has_one_name_on_sockets_of_either_version() {
+        for (from, name) in [
+            ("192.0.2.1:5", "192.0.2.1:5"),
+            ("[::ffff:192.0.2.1]:5", "192.0.2.1:5"),
+            ("[2001:db8::1]:5", "[2001:db8::1]:5"),
+            ("[fe80::1%3]:5", "[fe80::1%3]:5"),
+        ] {
+            assert_eq!(Peer::tcp(from.parse().unwrap()).to_string(), name);
+        }
     }
 
     #[test]

@@ -271,6 +271,11 @@ impl Tls {
         self.session.as_ref().is_some_and(|session| !session.open)
     }
 
+    /// Whether the handshake is under way, and its client has begun it.
+    pub(super) fn is_greeted(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| !session.open && !session.fresh)
+    }
+
     /// Sends `bytes` as they are.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.sealed.extend_from_slice(bytes);

@@ -7,7 +7,8 @@ use crate::net::{ConnId, Links, TICK};
 /// Ticks in one sweep over all connections.
 const TICKS_PER_SWEEP: usize = 1_000 / TICK.as_millis() as usize;
 
-/// How long a server that stops waits for the first request of a connection: it may be on its way.
+/// How long a server that stops waits for the first request of a connection: it may be on its way. A TLS client that has
+/// begun its handshake can't ask before the end of it.
 const FRESH_MS: u64 = 1_000;
 
 /// What a slow connection gets.
@@ -64,6 +65,9 @@ impl Shard {
         }
         if !conn.slots.is_empty() || unsent > 0 {
             return Verdict::Keep;
+        }
+        if draining && links.is_greeted(id) {
+            conn.last_read_ms = now_ms;
         }
         let quiet_ms = now_ms.saturating_sub(conn.last_read_ms);
         match conn.partial {

@@ -24,7 +24,7 @@ pub(super) async fn accept_tcp<A: Application + 'static>(
                 sys::close_on_exec(stream.as_raw_fd());
                 // Answers leave in one send; waiting for more to come would only delay them.
                 let _ = stream.set_nodelay(true);
-                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Tcp(addr), acceptor.as_ref(), number));
+                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::tcp(addr), acceptor.as_ref(), number));
             }
             Err(error) => {
                 if !accept_failed(&core, &mut failing, &error).await {
@@ -103,7 +103,7 @@ fn accepted<A: Application + 'static>(
     let result = if let Some(addr) = addr.as_socket() {
         let _ = stream.set_tcp_nodelay(true);
         TcpStream::from_std(stream.into())
-            .map(|stream| drop(monoio::spawn(connection(core, stream, &Peer::Tcp(addr), acceptor, number))))
+            .map(|stream| drop(monoio::spawn(connection(core, stream, &Peer::tcp(addr), acceptor, number))))
     } else {
         UnixStream::from_std(stream.into())
             .map(|stream| drop(monoio::spawn(connection(core, stream, &Peer::Unix, None, number))))
