@@ -6,7 +6,7 @@ use super::generation::{Generation, Serving};
 use super::store::Record;
 use super::{sdk, verify};
 use crate::abi::manifest::Manifest;
-use crate::domain::DEFAULT_DOMAIN;
+use crate::domain::{DEFAULT_DOMAIN, LoadError};
 use crossbeam::channel::RecvTimeoutError;
 use sha2::{Digest, Sha256};
 use std::sync::{Arc, PoisonError};
@@ -199,7 +199,13 @@ fn swap_in(
     domain: &str,
     manifest: &Arc<Manifest>,
 ) -> Result<(), DeployError> {
-    let generation = plane.generation(compiled.hash, &plane.store.object(compiled.key), domain)?;
+    let loaded = plane.generation(compiled.hash, &plane.store.object(compiled.key), domain);
+    let generation = loaded.map_err(|error| match error {
+        DeployError::Load(LoadError::Constructor(fault)) => {
+            DeployError::Constructor { name: manifest.name.clone(), fault }
+        }
+        other => other,
+    })?;
     let held = if manifest.has_onload { hold(plane, &manifest.name)? } else { None };
     let started = start(&generation, &manifest.name).and_then(|()| {
         if compiled.persist {
