@@ -129,6 +129,8 @@ pub struct Config {
     pub compile_timeout_ms: u64,
     /// Longest wait for running requests in a swap with `unload` and `onload`: then 503.
     pub swap_timeout_ms: u64,
+    /// Longest run of a constructor, `onload` or `unload` in a process of its own: then 422, or a line in the log.
+    pub hook_timeout_ms: u64,
     /// Most deployments that wait: 503 beyond it.
     pub deploy_queue_max: usize,
     /// Threads that run jobs: from 1 to 1024.
@@ -268,6 +270,7 @@ impl Config {
             handler_timeout_ms: args.handler_timeout_ms.unwrap_or(30_000),
             compile_timeout_ms: args.compile_timeout_ms.unwrap_or(10_000),
             swap_timeout_ms: args.swap_timeout_ms.unwrap_or(30_000),
+            hook_timeout_ms: args.hook_timeout_ms.unwrap_or(30_000),
             deploy_queue_max: args.deploy_queue_max.unwrap_or(64),
             job_workers: args.job_workers.unwrap_or_else(cores),
             durability: args.durability.unwrap_or(Durability::Full),
@@ -321,6 +324,7 @@ impl Config {
             ("handler-timeout-ms", self.handler_timeout_ms),
             ("compile-timeout-ms", self.compile_timeout_ms),
             ("swap-timeout-ms", self.swap_timeout_ms),
+            ("hook-timeout-ms", self.hook_timeout_ms),
             ("crash-window-ms", self.crash_window_ms),
         ] {
             check(value_ms == 0, &format!("--{name} must be at least 1"));

@@ -287,6 +287,9 @@ settings! {
     /// Longest wait for running requests in a swap with unload and onload [default: 30000]
     #[arg(long, env = "CWEB_SWAP_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
     swap_timeout_ms: u64,
+    /// Longest run of onload, unload or a constructor; with --isolation process only [default: 30000]
+    #[arg(long, env = "CWEB_HOOK_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
+    hook_timeout_ms: u64,
     /// Threads that run jobs, one job each [default: cores available to the process]
     #[arg(long, env = "CWEB_JOB_WORKERS", value_name = "N", help_heading = JOBS)]
     job_workers: usize,

@@ -125,16 +125,16 @@ pub trait Instance: Send + Sync + Any {
     /// What the module declares.
     fn manifest(&self) -> &Manifest;
 
-    /// Runs the module's `onload` hook, if it has one, on the calling thread.
+    /// Runs the module's `onload` hook, if it has one, on the calling thread or while that waits.
     ///
     /// # Errors
-    /// The hook faulted.
+    /// The hook faulted, or took too long where there is a limit.
     fn onload(&self) -> Result<(), Fault>;
 
-    /// Runs the module's `unload` hook, if it has one, on the calling thread.
+    /// Runs the module's `unload` hook, if it has one, on the calling thread or while that waits.
     ///
     /// # Errors
-    /// The hook faulted.
+    /// The hook faulted, or took too long where there is a limit.
     fn unload(&self) -> Result<(), Fault>;
 
     /// Runs job number `job` of the manifest on the calling thread and returns what its run function returned.

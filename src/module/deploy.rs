@@ -61,6 +61,14 @@ pub enum DeployError {
     /// The patterns of all modules together are too large.
     #[error("the route patterns of all modules together are too large: {0}; use literal paths or simpler patterns")]
     Patterns(String),
+    /// A constructor did not return.
+    #[error("a constructor of module {name} failed: {fault}")]
+    Constructor {
+        /// The module.
+        name: String,
+        /// How.
+        fault: Fault,
+    },
     /// `onload` did not return.
     #[error("module {name} failed in onload: {fault}")]
     Onload {
@@ -119,6 +127,7 @@ impl DeployError {
             | Self::CompileTimeout(_)
             | Self::Manifest(_)
             | Self::Patterns(_)
+            | Self::Constructor { .. }
             | Self::Onload { .. } => 422,
             Self::Load(LoadError::Host(_)) | Self::NoCompiler { .. } | Self::Restart { .. } | Self::Internal(_) => 500,
             Self::Load(LoadError::Domain(_)) => 400,

@@ -6,7 +6,7 @@ use super::generation::{Generation, Serving};
 use super::store::{Prepared, Record, both};
 use super::{sdk, verify};
 use crate::abi::manifest::Manifest;
-use crate::domain::DEFAULT_DOMAIN;
+use crate::domain::{DEFAULT_DOMAIN, LoadError};
 use crossbeam::channel::RecvTimeoutError;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -269,7 +269,13 @@ fn load(
     domain: &str,
     manifest: &Manifest,
 ) -> Result<LoadedGeneration, DeployError> {
-    let generation = plane.generation(compiled.hash, &plane.store.object(compiled.key), domain)?;
+    let loaded = plane.generation(compiled.hash, &plane.store.object(compiled.key), domain);
+    let generation = loaded.map_err(|error| match error {
+        DeployError::Load(LoadError::Constructor(fault)) => {
+            DeployError::Constructor { name: manifest.name.clone(), fault }
+        }
+        other => other,
+    })?;
     let held = if manifest.has_onload { hold(plane, &manifest.name)? } else { None };
     let started = start(&generation, &manifest.name);
     Ok((generation, held, started))

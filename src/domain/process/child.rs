@@ -275,14 +275,15 @@ impl Child {
         loop {
             match control::read(stream) {
                 Ok(ToChild::Call { call, what }) => {
-                    let child = Arc::clone(&child);
+                    let carrier = Arc::clone(&child);
                     // A hook or a job may take long, and may itself ask: each has a thread of its own.
                     let spawned = thread::Builder::new().name("control".to_owned()).spawn(move || {
-                        let outcome = child.carry_out(what);
-                        child.parent.send(&ToParent::Done { call, outcome });
+                        let outcome = carrier.carry_out(what);
+                        carrier.parent.send(&ToParent::Done { call, outcome });
                     });
                     if let Err(error) = spawned {
-                        tracing::error!("an order can't be carried out: {error}");
+                        let outcome = Outcome::Host(format!("its domain could not start a thread for it: {error}"));
+                        child.parent.send(&ToParent::Done { call, outcome });
                     }
                 }
                 Ok(ToChild::Reply { call, result }) => child.parent.answered(call, result),
@@ -296,7 +297,6 @@ impl Child {
                     child.published(&modules);
                     child.parent.send(&ToParent::Done { call, outcome: Outcome::Done });
                 }
-                Ok(ToChild::Close { instance }) => child.close(instance),
                 Ok(ToChild::Start(_)) => {}
                 Err(_) => return,
             }
@@ -332,6 +332,10 @@ impl Child {
             Order::Onload { instance } => hook(instance, InProcessModule::onload),
             Order::Unload { instance } => hook(instance, InProcessModule::unload),
             Order::RunJob { run, instance, job, uuid, payload } => self.run_job(run, instance, job, &uuid, &payload),
+            Order::Close { instance } => {
+                self.close(instance);
+                Outcome::Done
+            }
             Order::Settle => {
                 while self.host.context().has_work() {
                     thread::sleep(SETTLE_LOOK);

@@ -54,10 +54,6 @@ pub(super) enum ToChild {
         call: u64,
         modules: Vec<(String, u64)>,
     },
-    /// Nobody uses this instance any more.
-    Close {
-        instance: u64,
-    },
 }
 
 /// Something a domain is to do.
@@ -84,6 +80,10 @@ pub(super) enum Order {
         instance: u64,
         job: usize,
         uuid: String,
+    },
+    /// Nobody uses this instance any more. Done when its destructors have run, unless a call still holds it.
+    Close {
+        instance: u64,
     },
     /// Say when no scheduled work waits or runs.
     Settle,

@@ -44,6 +44,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             log: None,
             identity: Identity::first("default", 1),
             crash_limit: CrashLimit { crashes: 0, window: Duration::ZERO },
+            hook_timeout: Duration::MAX,
             rss_recycle_bytes: 0,
         };
         Arc::new(Shared::new(config, Vec::new(), crossbeam::channel::unbounded().0))

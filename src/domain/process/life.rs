@@ -2,6 +2,7 @@
 
 use super::arena::{self, Borrower, Lender};
 use super::control::{self, Order, Outcome, Start, ToChild};
+use super::hook::Loader;
 use super::layout::Layout;
 use super::link::{Ends, Owner, ShardLink};
 use super::shared::Shared;
@@ -41,6 +42,7 @@ pub(super) struct Life {
     loaded: Mutex<BTreeMap<u64, u64>>,
     /// Modules ever loaded into it.
     loads: AtomicU64,
+    loader: Loader,
     /// The module that is being brought up: whose fault it is if the process dies meanwhile.
     trying: Mutex<Option<u64>>,
     /// Modules in which a signal was caught.
@@ -109,6 +111,7 @@ impl Life {
                 waiting: Mutex::new(Some(HashMap::new())),
                 loaded: Mutex::default(),
                 loads: AtomicU64::new(0),
+                loader: Loader::default(),
                 trying: Mutex::default(),
                 faulted: Mutex::default(),
                 verdict: Mutex::default(),
@@ -280,6 +283,11 @@ impl Life {
     /// Takes the message of one shard that it has nothing here any more.
     pub(super) fn next_drained(&self) -> &Receiver<()> {
         &self.drained.1
+    }
+
+    /// What loads modules there.
+    pub(super) fn loader(&self) -> &Loader {
+        &self.loader
     }
 
     /// A module is loaded. Returns how many have been.

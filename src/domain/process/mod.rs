@@ -16,6 +16,7 @@
 //! | `remote`, `calls`, `link` | a module there; a shard's calls in all domains, and in one |
 //! | `shared` | what all of these share: the life in service, modules, runs of jobs |
 //! | `supervisor`, `succession`, `growth` | which life is in service, and when another is |
+//! | `hook` | how long constructors and hooks may take |
 //! | `life`, `reader` | one process: spawned, spoken with, read, buried |
 //! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
 //! | `child`, `work`, `companion`, `port` | the other side |
@@ -31,6 +32,7 @@ mod domains;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod growth;
+mod hook;
 mod identity;
 mod layout;
 mod life;

@@ -1,6 +1,7 @@
 //! A domain, as the server uses it.
 
 use super::control::{Order, Outcome};
+use super::hook::NoOutcome;
 use super::identity::Identity;
 use super::lock;
 use super::quarantine::{CrashLimit, History, Quarantine};
@@ -9,13 +10,14 @@ use super::shared::{Loaded, Shared};
 use super::supervisor::Supervisor;
 use crate::domain::inbox::Inbox;
 use crate::domain::sandbox::Policy;
-use crate::domain::{Instance, LoadError};
+use crate::domain::{Fault, Instance, LoadError};
 use crate::net::Waker;
 use crossbeam::channel::unbounded;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 /// Modules loaded into one process before it is replaced.
 const LOADS_MAX: u64 = 1_000;
@@ -45,6 +47,8 @@ pub struct DomainConfig {
     pub log: Option<String>,
     /// When a module is left out.
     pub crash_limit: CrashLimit,
+    /// Longest run of a constructor, `onload` or `unload`.
+    pub hook_timeout: Duration,
     /// Resident bytes above those at its start with which a process is replaced; 0: none are too many.
     pub rss_recycle_bytes: u64,
 }
@@ -113,8 +117,13 @@ impl Process {
         let shared = &self.shared;
         let id = shared.number();
         let order = Order::Load { instance: id, path: path.display().to_string() };
-        let pass = shared.enter().map_err(LoadError::Host)?;
-        match pass.life().call(shared.number(), order) {
+        let (pass, loaded) = loop {
+            let pass = shared.enter().map_err(LoadError::Host)?;
+            if let Some(loaded) = shared.load_in_turn(pass.life(), order.clone()) {
+                break (pass, loaded);
+            }
+        };
+        match loaded {
             Ok(Outcome::Loaded(manifest, base)) => {
                 let quarantine = Arc::<Quarantine>::default();
                 let loaded = Loaded {
@@ -137,7 +146,9 @@ impl Process {
             }
             Ok(Outcome::Loader(text)) => Err(LoadError::Loader(text)),
             Ok(Outcome::Refused(text)) => Err(LoadError::Manifest(text)),
-            Ok(Outcome::Host(text) | Outcome::Fault(text)) | Err(text) => Err(LoadError::Host(text)),
+            Ok(Outcome::Host(text) | Outcome::Fault(text)) => Err(LoadError::Host(text)),
+            Err(late @ NoOutcome::Late(_)) => Err(LoadError::Constructor(Fault { what: late.to_string() })),
+            Err(died) => Err(LoadError::Host(died.to_string())),
             Ok(_) => Err(LoadError::Host("its domain gave a wrong answer".to_owned())),
         }
     }

@@ -1,6 +1,7 @@
 //! A module that lives in a domain.
 
 use super::control::{Order, Outcome, Question, ToChild};
+use super::hook::{Hook, NoOutcome};
 use super::identity::Identity;
 use super::life::Life;
 use super::lock;
@@ -37,18 +38,24 @@ impl RemoteModule {
 
     /// Loads it into the life in service, which was made without it.
     fn load_again(&self) -> Result<(), String> {
-        let pass = self.shared.enter()?;
-        let life = pass.life();
-        if life.has(self.id) {
-            // It has been there since before the quarantine: what it has left behind is not to be built on.
-            self.shared.want_replacement(life, "a module was taken out of quarantine");
-            return Ok(());
-        }
         let modules = lock(&self.shared.modules);
         let module = modules.get(&self.id).ok_or("it has been removed")?;
         let (path, hook) = (module.path.display().to_string(), module.onloaded && module.has_onload);
         drop(modules);
-        match life.call(self.shared.number(), Order::Load { instance: self.id, path })? {
+        let order = Order::Load { instance: self.id, path };
+        let (pass, loaded) = loop {
+            let pass = self.shared.enter()?;
+            if pass.life().has(self.id) {
+                // It has been there since before the quarantine: what it has left behind is not to be built on.
+                self.shared.want_replacement(pass.life(), "a module was taken out of quarantine");
+                return Ok(());
+            }
+            if let Some(loaded) = self.shared.load_in_turn(pass.life(), order.clone()) {
+                break (pass, loaded);
+            }
+        };
+        let life = pass.life();
+        match loaded.map_err(|none| in_words(Hook::Constructor, none))? {
             Outcome::Loaded(_, base) => drop(life.add(self.id, base)),
             Outcome::Loader(what) | Outcome::Refused(what) | Outcome::Fault(what) | Outcome::Host(what) => {
                 return Err(what);
@@ -58,12 +65,22 @@ impl RemoteModule {
         // Where it was published before, others find its symbols again.
         let _ = life.publish(self.shared.number(), self.shared.published());
         if hook
-            && let Outcome::Fault(what) | Outcome::Host(what) =
-                life.call(self.shared.number(), Order::Onload { instance: self.id })?
+            && let Outcome::Fault(what) | Outcome::Host(what) = self
+                .shared
+                .call_hook(life, Hook::Onload, Order::Onload { instance: self.id })
+                .map_err(|none| in_words(Hook::Onload, none))?
         {
             return Err(what);
         }
         Ok(())
+    }
+}
+
+/// Why there is no outcome of `hook`.
+fn in_words(hook: Hook, none: NoOutcome) -> String {
+    match none {
+        NoOutcome::Died => none.to_string(),
+        NoOutcome::Late(_) => format!("{} {none}", hook.name()),
     }
 }
 
@@ -95,7 +112,8 @@ impl Instance for RemoteModule {
         let pass = self.shared.enter().map_err(|what| Fault { what })?;
         if self.manifest.has_onload {
             let order = Order::Onload { instance: self.id };
-            outcome_of(pass.life().call(self.shared.number(), order))?;
+            let outcome = self.shared.call_hook(pass.life(), Hook::Onload, order);
+            outcome_of(outcome.map_err(|none| none.to_string()))?;
         }
         self.shared.set_onloaded(self.id, true);
         Ok(())
@@ -108,7 +126,8 @@ impl Instance for RemoteModule {
         if !self.manifest.has_unload || self.quarantine.is_on() {
             return Ok(());
         }
-        outcome_of(pass.life().call(self.shared.number(), Order::Unload { instance: self.id }))
+        let outcome = self.shared.call_hook(pass.life(), Hook::Unload, Order::Unload { instance: self.id });
+        outcome_of(outcome.map_err(|none| none.to_string()))
     }
 
     fn run_job(&self, job: usize, uuid: &str, payload: &str, calls: &dyn JobCalls) -> Result<i32, Fault> {

@@ -1,6 +1,6 @@
 //! What the supervisor, the modules and the readers of the lives share.
 
-use super::control::{Order, Outcome, Question, ToChild};
+use super::control::{Order, Outcome, Question};
 use super::crash::CrashReport;
 use super::identity::Identity;
 use super::life::Life;
@@ -138,12 +138,13 @@ impl Shared {
         self.seat().current.clone()
     }
 
-    /// The life in service, which may have to be waited for.
+    /// The life in service, which may have to be waited for: also while nothing can be loaded into the one there is, since
+    /// code that looks for a symbol may wait there for ever.
     pub(super) fn enter(&self) -> Result<Pass<'_>, String> {
         let deadline = Instant::now() + UP_WAIT;
         let mut seat = self.seat();
         loop {
-            if let Some(life) = seat.current.clone().filter(|_| !seat.closed) {
+            if let Some(life) = seat.current.clone().filter(|life| !seat.closed && !life.loader().is_jammed()) {
                 seat.inside += 1;
                 return Ok(Pass { shared: self, life });
             }
@@ -270,8 +271,10 @@ impl Shared {
 
     /// Closes the module in `life`, if it is loaded there.
     pub(super) fn close_in(&self, life: &Life, id: u64) {
-        if life.forget(id) {
-            let _ = life.send(&ToChild::Close { instance: id });
+        if life.forget(id)
+            && let Ok(end) = life.begin(self.number(), Order::Close { instance: id })
+        {
+            life.loader().closes(end);
         }
     }
 

@@ -5,6 +5,7 @@
 //! `onload` here; let the shards send here. What waited meanwhile is sent then. Jobs go on in the old life until they end.
 
 use super::control::{Order, Outcome};
+use super::hook::{Hook, NoOutcome};
 use super::life::Life;
 use super::lock;
 use super::shared::{Loaded, Shared};
@@ -21,10 +22,10 @@ use std::time::{Duration, Instant};
 const ORDERS_WAIT: Duration = Duration::from_secs(10);
 /// How long it waits for running requests; those that take longer end in the old life.
 const DRAIN_WAIT: Duration = Duration::from_secs(10);
-/// How long it waits for one `unload`.
+/// How long it waits for one `unload`, if that may take so long at all.
 const UNLOAD_WAIT: Duration = Duration::from_secs(5);
-/// How long a module may take to be loaded again, and as long for its `onload`.
-const LOAD_WAIT: Duration = Duration::from_secs(30);
+/// How long it waits for a new life to say that it works.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// How long an old life stays for jobs and requests that still run there.
 const FAREWELL_WAIT: Duration = Duration::from_secs(60);
 /// How long it stays after that for scheduled work.
@@ -91,14 +92,16 @@ impl Shared {
             .collect();
         drop(modules);
         missing.into_iter().all(|(instance, path)| {
-            self.bring_up(life, instance, Order::Load { instance, path: path.display().to_string() })
+            let path = path.display().to_string();
+            self.bring_up(life, instance, Hook::Constructor, Order::Load { instance, path })
         })
     }
 
     /// Has a module loaded or its `onload` run, and knows whose fault it is if `life` dies of it: then false.
-    fn bring_up(&self, life: &Life, instance: u64, order: Order) -> bool {
+    fn bring_up(&self, life: &Life, instance: u64, hook: Hook, order: Order) -> bool {
+        let limit = self.config.hook_timeout;
         life.set_trying(Some(instance));
-        match life.call_within(LOAD_WAIT, self.number(), order) {
+        match life.call_within(limit, self.number(), order) {
             Ok(Outcome::Loaded(_, base)) => {
                 life.add(instance, base);
                 if !lock(&self.modules).contains_key(&instance) {
@@ -110,7 +113,7 @@ impl Shared {
             Ok(other) => tracing::error!("a module could not be loaded again: {other:?}"),
             Err(error) => {
                 if error == RecvTimeoutError::Timeout {
-                    life.kill_because(format!("it was not loaded within {} s", LOAD_WAIT.as_secs()));
+                    life.kill_because(format!("{} {}", hook.name(), NoOutcome::Late(limit)));
                 }
                 life.kill();
                 // The crash is to be counted before the next life is tried.
@@ -170,10 +173,11 @@ impl Shared {
 
     fn unload(&self, old: &Life, instance: u64) {
         let name = || lock(&self.modules).get(&instance).map(|module| module.name.clone()).unwrap_or_default();
-        match old.call_within(UNLOAD_WAIT, self.number(), Order::Unload { instance }) {
+        let limit = UNLOAD_WAIT.min(self.config.hook_timeout);
+        match old.call_within(limit, self.number(), Order::Unload { instance }) {
             Ok(Outcome::Fault(what)) => tracing::error!("module {} failed in unload: {what}", name()),
             Err(RecvTimeoutError::Timeout) => {
-                tracing::error!("unload of module {} does not return within {} s", name(), UNLOAD_WAIT.as_secs());
+                tracing::error!("unload of module {} does not return within {} ms", name(), limit.as_millis());
             }
             // If it died of that, this is told elsewhere.
             _ => {}
@@ -219,9 +223,9 @@ impl Shared {
     fn is_up(&self, life: &Life, instance: u64) -> bool {
         let order = Order::Onload { instance };
         if instance == 0 {
-            return life.call_within(LOAD_WAIT, self.number(), order).is_ok();
+            return life.call_within(ANSWER_WAIT, self.number(), order).is_ok();
         }
-        self.bring_up(life, instance, order)
+        self.bring_up(life, instance, Hook::Onload, order)
     }
 }
 

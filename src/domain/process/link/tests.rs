@@ -1,8 +1,8 @@
 use super::super::calls::DomainCalls;
 use super::super::layout::Layout;
-use super::super::wire::{ToDomain, read_events};
+use super::super::wire::{Event, ToDomain, read_events};
 use super::*;
-use crate::domain::ring::Region;
+use crate::domain::inbox::Message;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An owner that does nothing; whether its process is dead.

@@ -1,0 +1,112 @@
+//! Module code that somebody waits for: constructors, `onload`, `unload`. How long they may take, and what follows.
+//!
+//! A thread that runs code of others can't be ended, a process can: one in which such code does not return is replaced, as
+//! after a handler that never ends. Constructors and destructors run under the dynamic loader's lock, so nothing else can
+//! be loaded there any more; whoever wants to waits for the next life.
+
+use super::control::{Order, Outcome};
+use super::life::Life;
+use super::lock;
+use super::shared::Shared;
+use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A part of a module's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    Constructor,
+    Onload,
+    Unload,
+}
+
+impl Hook {
+    /// Its name, for people.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Constructor => "a constructor",
+            Self::Onload => "onload",
+            Self::Unload => "unload",
+        }
+    }
+}
+
+/// Why there is no outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoOutcome {
+    #[error("its process died")]
+    Died,
+    /// The limit.
+    #[error("did not return within {} ms, the limit of --hook-timeout-ms", .0.as_millis())]
+    Late(Duration),
+}
+
+/// The dynamic loader of one life, as far as the server knows it.
+#[derive(Default)]
+pub(super) struct Loader {
+    /// Held by whoever has a module loaded.
+    turn: Mutex<()>,
+    /// Modules that are being closed, which the loader does one at a time with all else.
+    closing: Mutex<Vec<Receiver<Outcome>>>,
+    /// Its lock is never given back.
+    jammed: AtomicBool,
+}
+
+impl Loader {
+    /// A module is being closed; its end comes over the receiver.
+    pub(super) fn closes(&self, end: Receiver<Outcome>) {
+        let mut closing = lock(&self.closing);
+        closing.retain(|end| matches!(end.try_recv(), Err(TryRecvError::Empty)));
+        closing.push(end);
+    }
+
+    /// Waits until what is being closed is. False: something is not, and has had `limit`.
+    fn wait_closed(&self, limit: Duration) -> bool {
+        let closing = std::mem::take(&mut *lock(&self.closing));
+        // A life that has died closes nothing; whoever has an order for it learns that from the order.
+        closing.into_iter().all(|end| !matches!(end.recv_timeout(limit), Err(RecvTimeoutError::Timeout)))
+    }
+
+    fn jam(&self) {
+        self.jammed.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing can be loaded any more.
+    pub(super) fn is_jammed(&self) -> bool {
+        self.jammed.load(Ordering::Acquire)
+    }
+}
+
+impl Shared {
+    /// Has `life` load a module when it is its turn: one is loaded after the other, and what one takes is not to be
+    /// the next one's fault. `None`: nothing can be loaded there any more, or it has died before the turn came.
+    pub(super) fn load_in_turn(&self, life: &Life, order: Order) -> Option<Result<Outcome, NoOutcome>> {
+        let loader = life.loader();
+        let _turn = lock(&loader.turn);
+        if !loader.wait_closed(self.config.hook_timeout) {
+            loader.jam();
+            self.want_replacement(life, "a destructor of a module does not return");
+        }
+        if loader.is_jammed() || life.is_dead() {
+            return None;
+        }
+        let loaded = self.call_hook(life, Hook::Constructor, order);
+        if matches!(loaded, Err(NoOutcome::Late(_))) {
+            loader.jam();
+        }
+        Some(loaded)
+    }
+
+    /// Has `life` run a part of a module's code, and waits for its end as long as it may take.
+    pub(super) fn call_hook(&self, life: &Life, hook: Hook, order: Order) -> Result<Outcome, NoOutcome> {
+        let limit = self.config.hook_timeout;
+        life.call_within(limit, self.number(), order).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => NoOutcome::Died,
+            RecvTimeoutError::Timeout => {
+                self.want_replacement(life, &format!("{} of a module does not return", hook.name()));
+                NoOutcome::Late(limit)
+            }
+        })
+    }
+}

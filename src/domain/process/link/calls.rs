@@ -1,0 +1,208 @@
+//! The calls a shard has in one domain, while its lives come and go.
+
+use super::super::remote::RemoteModule;
+use super::ShardLink;
+use super::call::{Asker, Cargo, Pending, Queued, Sending};
+use super::line::Line;
+use super::refusal::{barred, barred_text, plain, refuse};
+use crate::abi::manifest::RouteDecl;
+use crate::domain::call::{Hold, SocketEvent, Work};
+use crate::domain::inbox::Message;
+use std::cell::Cell;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Tickets have this bit, the keys of sockets don't: parts of both come the same way.
+pub(super) const TICKET_BIT: u64 = 1 << 63;
+
+/// The calls a shard has in a domain. Those that have not been sent wait here, also while the domain is started again.
+#[derive(Default)]
+pub struct RemoteCalls {
+    pub(super) shard: usize,
+    /// The life that calls are sent to.
+    pub(super) current: Option<Line>,
+    /// Lives before it that have still to answer some.
+    pub(super) former: Vec<Line>,
+    pub(super) pending: HashMap<u64, Pending>,
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) sending: Option<Sending>,
+    /// Sockets that have ended in another domain, which this one has yet to hear.
+    pub(super) forgotten: Vec<u64>,
+    /// Sockets that have ended here, for who has other domains to tell.
+    pub(super) ended: Vec<u64>,
+    pub(super) tickets: u64,
+    pub(super) scratch: Vec<u8>,
+    pub(super) now_ms: u64,
+    /// Nothing is sent: the process is to end when it has done what it is at.
+    pub(super) draining: bool,
+    /// Outcomes of calls that were not sent anywhere.
+    pub(super) refused: Vec<Message>,
+    /// The domain was told that this shard is about to sleep.
+    pub(super) sleeps: Cell<bool>,
+}
+
+impl RemoteCalls {
+    /// The calls of shard number `shard`, before there is a domain. `now_ms` is the shard's clock.
+    #[must_use]
+    pub fn new(shard: usize, now_ms: u64) -> Self {
+        Self { shard, now_ms, ..Self::default() }
+    }
+
+    /// Calls that have no outcome yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether nothing is lost if this is forgotten: there is neither a domain nor a call.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.current.is_none()
+            && self.former.is_empty()
+            && self.pending.is_empty()
+            && self.queue.is_empty()
+            && self.refused.is_empty()
+    }
+
+    /// The sockets that have ended here since the last time.
+    pub(in crate::domain::process) fn take_ended(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// A socket has ended in another domain: if this one knows it from before, it is told to let go of it.
+    pub(in crate::domain::process) fn forget(&mut self, key: u64) {
+        let forgotten = self.current.as_mut().is_some_and(|line| line.forget(key));
+        self.forgotten.extend(forgotten.then_some(key));
+        for line in &mut self.former {
+            line.forget(key);
+        }
+    }
+
+    /// A life of the domain is there, and gets what waits. One before it may still answer. Gives the outcome of the calls
+    /// that nobody gets, because their module is in quarantine by now.
+    pub fn up(&mut self, link: Box<ShardLink>) -> Vec<Message> {
+        self.take_back();
+        self.former.extend(self.current.replace(Line::new(link)));
+        self.forgotten.clear();
+        self.draining = false;
+        let (barred, queue) = std::mem::take(&mut self.queue).into_iter().partition(|queued| {
+            self.pending.get(&queued.ticket).is_none_or(|pending| barred(&*pending.hold).is_some())
+        });
+        self.queue = queue;
+        let barred: VecDeque<Queued> = barred;
+        let mut outcomes = Vec::new();
+        for pending in barred.iter().filter_map(|queued| self.pending.remove(&queued.ticket)) {
+            let why = barred_text(&*pending.hold);
+            refuse(pending.asker, &why, &mut outcomes);
+        }
+        outcomes
+    }
+
+    /// A record that has not been sent whole waits again.
+    fn take_back(&mut self) {
+        let Some(Sending { queued: Some(queued), .. }) = self.sending.take() else { return };
+        // It may have been answered meanwhile, because its time was over.
+        let open = self.pending.contains_key(&queued.ticket);
+        if let Some(line) = &mut self.current {
+            line.take_back(queued.ticket, open);
+        }
+        if open {
+            self.queue.push_front(queued);
+        }
+    }
+
+    /// The process is to end: nothing more is sent to it, and its owner is told when it has answered what was.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Answers the requests that have been with the domain for longer than `limit_ms`, and asks for a new process.
+    pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
+        self.now_ms = now_ms;
+        let late = |pending: &Pending| {
+            matches!(pending.asker, Asker::Request { .. })
+                && now_ms.saturating_sub(pending.since_ms) > pending.limit_ms.unwrap_or(limit_ms)
+        };
+        let late: Vec<u64> =
+            self.pending.iter().filter(|(_, pending)| late(pending)).map(|(ticket, _)| *ticket).collect();
+        let mut answers = Vec::new();
+        for ticket in late {
+            if let Some(at) = self.queue.iter().position(|queued| queued.ticket == ticket) {
+                self.queue.remove(at);
+            } else if let Some(line) =
+                self.current.iter_mut().chain(&mut self.former).find(|line| line.tickets.contains(&ticket))
+            {
+                line.open -= 1;
+                line.link.owner.recycle("a handler runs for longer than it may");
+            }
+            let Some(Pending { hold, asker: Asker::Request { conn, seq, meta }, limit_ms: own_ms, .. }) =
+                self.pending.remove(&ticket)
+            else {
+                continue;
+            };
+            let limit_ms = own_ms.unwrap_or(limit_ms);
+            let name = &hold.instance().manifest().name;
+            let text = format!("module {name} did not answer within {limit_ms} ms\n");
+            answers.push(Message::Answer { conn, seq, bytes: plain(504, &meta, &text), lent: None });
+        }
+        answers
+    }
+
+    /// A life of the domain has died. Gives the outcome of every call that was with it.
+    pub fn down(&mut self) -> Vec<Message> {
+        let mut dead: Vec<Line> = self.former.extract_if(.., |line| line.link.is_dead()).collect();
+        if self.current.as_ref().is_some_and(|line| line.link.is_dead()) {
+            self.take_back();
+            dead.extend(self.current.take());
+            self.draining = false;
+        }
+        let was_there = |ticket: &u64| dead.iter().any(|line| line.tickets.contains(ticket));
+        let lost: Vec<u64> = self.pending.keys().filter(|ticket| was_there(ticket)).copied().collect();
+        let lost: Vec<Pending> = lost.into_iter().filter_map(|ticket| self.pending.remove(&ticket)).collect();
+        let outcome = |pending: Pending| match pending.asker {
+            Asker::Request { conn, seq, meta } => {
+                let name = &pending.hold.instance().manifest().name;
+                let text = format!("module {name} was interrupted: the process it ran in died\n");
+                Message::Answer { conn, seq, bytes: plain(502, &meta, &text), lent: None }
+            }
+            Asker::Socket { key, ends } => {
+                self.ended.extend(ends.then_some(key));
+                Message::SocketIdle { socket: key }
+            }
+        };
+        lost.into_iter().map(outcome).collect()
+    }
+
+    /// Queues a call; [`RemoteCalls::flush`] sends it.
+    pub fn submit(&mut self, hold: Arc<dyn Hold>, short: bool, work: Work) {
+        let Some(module) = hold.instance().as_any().downcast_ref::<RemoteModule>() else { return };
+        if let Some(why) = module.barred() {
+            let asker = match work {
+                Work::Request { conn, seq, meta, .. } => Asker::Request { conn, seq, meta },
+                Work::Socket { socket, .. } => Asker::Socket { key: socket.key(), ends: false },
+            };
+            return refuse(asker, &why, &mut self.refused);
+        }
+        if matches!(work, Work::Request { .. }) {
+            module.domain().count_request(self.shard);
+        }
+        let instance = crate::domain::Instance::id(module);
+        self.tickets += 1;
+        let ticket = self.tickets | TICKET_BIT;
+        let mut limit_ms = None;
+        let (unit, asker, cargo) = match work {
+            Work::Request { conn, seq, route, request, meta } => {
+                limit_ms = hold.instance().manifest().routes.get(route).and_then(RouteDecl::timeout_ms);
+                (route, Asker::Request { conn, seq, meta }, Cargo::Request { route, request })
+            }
+            Work::Socket { socket, index, events } => {
+                let unit = hold.instance().manifest().routes.len() + index;
+                let ends = matches!(events.last(), Some(SocketEvent::Close));
+                (unit, Asker::Socket { key: socket.key(), ends }, Cargo::Socket { index, socket, events })
+            }
+        };
+        let since_ms = self.now_ms;
+        self.pending.insert(ticket, Pending { hold, unit, asker, since_ms, limit_ms });
+        self.queue.push_back(Queued { ticket, instance, short, cargo });
+    }
+}

@@ -1,0 +1,155 @@
+//! Records that come from a domain, and what they mean. All of them is checked as hostile input.
+
+use super::super::wire::{Body, ToServer};
+use super::call::{Asker, Pending};
+use super::calls::RemoteCalls;
+use super::line::Line;
+use super::refusal::plain;
+use crate::domain::inbox::Message;
+use crate::net::Lent;
+use crate::proto::http1::encode_response;
+use std::time::Duration;
+
+impl RemoteCalls {
+    /// Takes at most `records_max` of the records that each life of the domain has sent, and gives what they mean.
+    pub fn poll(&mut self, records_max: usize, out: &mut Vec<Message>) {
+        out.append(&mut self.refused);
+        if let Some(mut line) = self.current.take() {
+            self.poll_line(&mut line, records_max, out);
+            self.current = Some(line);
+        }
+        let mut former = std::mem::take(&mut self.former);
+        former.iter_mut().for_each(|line| self.poll_line(line, records_max, out));
+        self.former = former;
+    }
+
+    fn poll_line(&mut self, line: &mut Line, records_max: usize, out: &mut Vec<Message>) {
+        if line.broken || line.link.consumer.is_empty() {
+            return;
+        }
+        let mut record = std::mem::take(&mut self.scratch);
+        for _ in 0..records_max {
+            record.clear();
+            let popped = line.link.consumer.try_pop(&mut record).map_err(|error| error.to_string());
+            let taken = match popped {
+                Ok(false) => break,
+                Ok(true) => self.take(line, &record, out),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = taken {
+                line.end(&error);
+                break;
+            }
+        }
+        if !line.broken {
+            line.link.consumer.release();
+        }
+        self.scratch = record;
+    }
+
+    /// The call that a record of `line` ends. `None`: it was sent elsewhere, or is over already.
+    ///
+    /// # Errors
+    /// A record of this kind can't end it. It stays, to be answered when the domain is ended for that.
+    fn finish(&mut self, line: &mut Line, ticket: u64, fits: fn(&Asker) -> bool) -> Result<Option<Pending>, String> {
+        let pending = self.pending.get(&ticket).filter(|_| line.tickets.contains(&ticket));
+        match pending {
+            None => Ok(None),
+            Some(pending) if !fits(&pending.asker) => Err("a call was answered by a record of another kind".to_owned()),
+            Some(_) => {
+                line.open -= 1;
+                Ok(self.pending.remove(&ticket))
+            }
+        }
+    }
+
+    fn take(&mut self, line: &mut Line, record: &[u8], out: &mut Vec<Message>) -> Result<(), String> {
+        let record = ToServer::read(record).map_err(|error| error.to_string())?;
+        if let ToServer::Part { ticket, bytes } = record {
+            return line.take_part(ticket, bytes);
+        }
+        let early = line.early.take();
+        let early = |of: u64| early.filter(|(ticket, _)| *ticket == of).map(|(_, bytes)| bytes);
+        match record {
+            ToServer::Part { .. } => {}
+            ToServer::Answer { ticket, ran_us, status, headers, body } => {
+                line.link.request_over(ticket);
+                // Also for a call that is over: its drop tells the domain.
+                let lent = match body {
+                    Body::Lent(place) => {
+                        Some(line.link.answers.borrow(place).ok_or("an answer lies outside its memory")?)
+                    }
+                    Body::Here(_) => None,
+                };
+                let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
+                let here = if let Body::Here(body) = body { body } else { &[] };
+                let whole = early(ticket).map(|early| [early.as_slice(), here].concat());
+                let body = whole.as_deref().unwrap_or(here);
+                let answer_bytes = lent.as_ref().map_or(body.len(), Lent::len);
+                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), answer_bytes);
+                let Asker::Request { conn, seq, meta } = pending.asker else { return Ok(()) };
+                let body = if lent.is_some() { &[] } else { body };
+                let mut bytes = Vec::with_capacity(256 + body.len());
+                let head = meta.head(status, lent.as_ref().map_or(body.len(), Lent::len));
+                let dropped = encode_response(&mut bytes, &head, headers.iter(), body);
+                let lent = lent.filter(|_| head.has_body()).map(|lent| Box::new(lent) as Box<dyn Lent>);
+                if dropped > 0 {
+                    let name = &pending.hold.instance().manifest().name;
+                    tracing::warn!("module {name}: {dropped} response header(s) that can't be sent were dropped");
+                }
+                out.push(Message::Answer { conn, seq, bytes, lent });
+            }
+            ToServer::Fault { ticket, why } => {
+                line.link.request_over(ticket);
+                let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
+                if let Asker::Request { conn, seq, meta } = pending.asker {
+                    out.push(Message::Answer { conn, seq, bytes: plain(500, &meta, why), lent: None });
+                }
+            }
+            ToServer::Idle { ticket, ran_us } => {
+                let Some(pending) = self.finish(line, ticket, |asker| !asker.is_request())? else { return Ok(()) };
+                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), 0);
+                if let Asker::Socket { key, ends } = pending.asker {
+                    if ends {
+                        line.forget(key);
+                        self.ended.push(key);
+                    }
+                    out.push(Message::SocketIdle { socket: key });
+                }
+            }
+            ToServer::Send { key, .. } | ToServer::Close { key, .. } if !line.known.contains(&key) => {}
+            ToServer::Send { key, frame } => {
+                let frame = early(key).map_or_else(|| frame.into(), |early| [early.as_slice(), frame].concat().into());
+                out.push(Message::SocketSend { socket: key, frame });
+            }
+            ToServer::Close { key, code } => {
+                let code = if (1000..=4999).contains(&code) { code } else { 1000 };
+                out.push(Message::SocketClose { socket: key, code });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the domain has sent something. Says at the same time that this shard is about to sleep, so that the
+    /// domain wakes it for what comes after (see [`Waker`](crate::net::Waker)).
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        let mut work = !self.refused.is_empty();
+        for line in self.current.iter().chain(&self.former).filter(|line| !line.broken) {
+            line.link.consumer.prepare_sleep();
+            self.sleeps.set(true);
+            work |= !line.link.consumer.is_empty();
+        }
+        work
+    }
+
+    /// The shard does not sleep.
+    pub fn awake(&self) {
+        if !self.sleeps.replace(false) {
+            return;
+        }
+        for line in self.current.iter().chain(&self.former) {
+            line.link.consumer.awake();
+        }
+    }
+}

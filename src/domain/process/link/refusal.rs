@@ -1,0 +1,40 @@
+//! What is answered in the place of a module.
+
+use super::super::remote::RemoteModule;
+use super::call::Asker;
+use crate::domain::call::{AnswerMeta, Hold};
+use crate::domain::inbox::Message;
+use crate::proto::http1::encode_response;
+
+/// RFC 6455 §7.4.1: an unexpected condition.
+const INTERNAL_ERROR: u16 = 1011;
+
+/// Why the module must not be called, if so.
+pub(super) fn barred(hold: &dyn Hold) -> Option<String> {
+    hold.instance().as_any().downcast_ref::<RemoteModule>().and_then(RemoteModule::barred)
+}
+
+/// The same for one that must not, unless that has just changed.
+pub(super) fn barred_text(hold: &dyn Hold) -> String {
+    barred(hold).unwrap_or_else(|| format!("module {} was in quarantine; try again", hold.instance().manifest().name))
+}
+
+/// The outcome of a call that must not be made: 503, or the end of the socket.
+pub(super) fn refuse(asker: Asker, why: &str, out: &mut Vec<Message>) {
+    match asker {
+        Asker::Request { conn, seq, meta } => {
+            out.push(Message::Answer { conn, seq, bytes: plain(503, &meta, &format!("{why}\n")), lent: None });
+        }
+        Asker::Socket { key, .. } => {
+            out.push(Message::SocketIdle { socket: key });
+            out.push(Message::SocketClose { socket: key, code: INTERNAL_ERROR });
+        }
+    }
+}
+
+pub(super) fn plain(status: u16, meta: &AnswerMeta, text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    let headers = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
+    encode_response(&mut bytes, &meta.head(status, text.len()), headers.into_iter(), text.as_bytes());
+    bytes
+}

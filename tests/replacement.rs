@@ -1,0 +1,176 @@
+//! The replacement of a process of modules while it lives: asked for, or because it has grown too large. Nobody notices.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "support/load.rs"]
+mod load;
+mod support;
+
+use load::Load;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use support::{Server, Socket, eventually, module};
+use tungstenite::Message;
+
+/// A module with state that a new process has afresh, that can end its process, and that can make mappings.
+fn lab() -> String {
+    let code = r#"
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)
+static _Atomic int calls, loads;
+H(count) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", ++calls); return 0; }
+H(loaded) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", loads); return 0; }
+H(here) { (void)c; (void)q; strcpy(r->body, "here"); return 0; }
+H(slow) { (void)c; (void)q; usleep(200 * 1000); strcpy(r->body, "slow"); return 0; }
+H(vanish) { (void)c; (void)q; (void)r; syscall(SYS_exit_group, 4); return 0; }
+/* Neighbours differ in what they allow: otherwise they were one mapping. */
+H(map) { (void)c; int want = atoi(http_kv_get(q->params, "n")), made = 0;
+  while (made < want && mmap(NULL, 4096, made & 1 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED) made++;
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", made); return 0; }
+static void on_message(struct cweb_context *c, websocket_t *ws, const char *text, size_t n) { (void)c; ws->send(ws, text, n); }
+static int work(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; return j->set_result(j, "{}"); }
+static void load(struct cweb_context *c) { (void)c; loads++; printf("loaded in %d\n", (int)getpid()); }
+static void unload(struct cweb_context *c) { (void)c; printf("unloaded in %d\n", (int)getpid()); }
+"#;
+    let kinds = ["count", "loaded", "here", "slow", "vanish", "map"];
+    let routes: Vec<String> = kinds.iter().map(|kind| format!("{{\"/{kind}\",\"GET\",{kind},NONE}}")).collect();
+    let fields = r#".websockets = {{"/ws", NULL, on_message, NULL}}, .ws_size = 1, .jobs = {{"work", work, NULL}}, .job_size = 1,
+        .onload = load, .unload = unload,"#;
+    module("lab", code, &routes.join(","), kinds.len(), fields)
+}
+
+fn start(more: &[&str]) -> Server {
+    let args = ["--shards", "2", "--isolation", "process"];
+    let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &[&args, more].concat(), &[]);
+    server.deploy(&lab());
+    server.deploy(&support::constant("neighbour", "/neighbour", "neighbour"));
+    server
+}
+
+fn listed(server: &Server) -> Value {
+    serde_json::from_slice(&server.get("/mgnt").body).unwrap()
+}
+
+/// What is said of the default domain once it has a process.
+fn domain(server: &Server) -> Value {
+    let mut found = Value::Null;
+    eventually("there is a process", || {
+        found = listed(server)["domains"][0].clone();
+        found["pid"].is_u64()
+    });
+    found
+}
+
+fn echoes(socket: &mut Socket, text: &str) {
+    socket.send(Message::text(text)).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::text(text));
+}
+
+fn runs_a_job(server: &Server) {
+    let accepted = server.post("/jobs", json!({"job": "work"}).to_string().as_bytes());
+    let accepted: Value = serde_json::from_slice(&accepted.body).unwrap();
+    let path = format!("/jobs/{}", accepted["job_uuid"].as_str().unwrap());
+    eventually("the job is done", || server.get(&path).text().contains("\"state\":\"done\""));
+}
+
+#[test]
+fn a_restart_replaces_the_process_and_nobody_notices() {
+    let server = start(&[]);
+    let mut socket = server.websocket("/ws");
+    let loads = [("/here", &["here"]), ("/slow", &["slow"]), ("/neighbour", &["neighbour"])];
+    let loads = loads.map(|(path, texts)| Load::start(&server, path, texts, 2));
+    let first = domain(&server);
+    assert_eq!((&first["restarts"], &first["replacements"]), (&json!(0), &json!(0)));
+    let mut before = first["pid"].clone();
+    for round in 1..=3 {
+        loads[0].goes_on();
+        assert_eq!([server.get("/count").text(), server.get("/count").text()], ["1", "2"], "the state is fresh");
+        echoes(&mut socket, "before");
+        let restarted = server.post("/mgnt/lab/restart", b"");
+        assert_eq!(restarted.status, 200, "{}", restarted.text());
+        eventually("the process is another", || domain(&server)["pid"] != before);
+        echoes(&mut socket, "after");
+        assert_eq!(server.get("/loaded").text(), "1", "onload has run in the new process, once");
+        let now = domain(&server);
+        // In its order: there is one `unload` in the old process, and then one `onload` in the new.
+        let log = server.log();
+        let place = |text: String| log.find(&text).unwrap_or_else(|| panic!("no {text}: {log}"));
+        assert!(place(format!("unloaded in {before}")) < place(format!("] loaded in {}", now["pid"])), "{log}");
+        eventually("it is counted", || domain(&server)["replacements"] == json!(round));
+        before = now["pid"].clone();
+    }
+    for load in loads {
+        load.end();
+    }
+    runs_a_job(&server);
+    assert_eq!(domain(&server)["restarts"], json!(0));
+    eventually("the old processes are gone", || server.processes().len() == 3);
+    let log = server.log();
+    assert!(!log.contains(" died") && log.contains("module lab is restarted"), "{log}");
+}
+
+#[test]
+fn a_restart_brings_a_module_back_from_quarantine() {
+    let server = start(&["--crash-limit", "2"]);
+    let mut idle = server.websocket("/ws");
+    for round in 1..=2 {
+        for _ in 0..2 {
+            eventually("it is there", || server.get("/here").status == 200);
+            assert_eq!(server.get("/vanish").status, 502);
+        }
+        eventually("it is in quarantine", || server.get("/here").status == 503);
+        eventually("the neighbour is back", || server.get("/neighbour").status == 200);
+        let quarantine = |server: &Server| listed(server)["modules"][0]["quarantine"].clone();
+        assert!(quarantine(&server).as_str().unwrap().contains("/mgnt/lab/restart"), "{}", listed(&server));
+        let (before, load) = (domain(&server)["pid"].clone(), Load::start(&server, "/neighbour", &["neighbour"], 2));
+        let restarted = server.post("/mgnt/lab/restart", b"");
+        assert_eq!(restarted.status, 200, "{}", restarted.text());
+        // It was loaded into the process of the others, which goes on.
+        assert_eq!([server.get("/loaded").text(), server.get("/count").text()], ["1", "1"], "round {round}");
+        assert_eq!((&domain(&server)["pid"], quarantine(&server)), (&before, Value::Null));
+        echoes(&mut idle, "still open");
+        echoes(&mut server.websocket("/ws"), "a new one");
+        runs_a_job(&server);
+        load.end();
+    }
+}
+
+/// Its mappings, as the kernel counts them.
+fn mappings(pid: &Value) -> usize {
+    std::fs::read_to_string(format!("/proc/{pid}/maps")).map_or(0, |maps| maps.lines().count())
+}
+
+#[test]
+fn a_process_with_many_mappings_is_replaced() {
+    let server = start(&[]);
+    let mut socket = server.websocket("/ws");
+    echoes(&mut socket, "before");
+    let before = domain(&server);
+    let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+    let most: usize = most.trim().parse().unwrap();
+    let loads = [("/here", &["here"]), ("/neighbour", &["neighbour"])];
+    let loads = loads.map(|(path, texts)| Load::start(&server, path, texts, 2));
+    // More than three quarters of what the kernel allows, and all of them are made.
+    let wanted = most / 4 * 3 + most / 16;
+    assert_eq!(server.get(&format!("/map?n={wanted}")).text(), wanted.to_string());
+    assert!(mappings(&before["pid"]) > wanted);
+    // They are counted every 15 s, and not in the first.
+    let old_enough_ms = u128::from(before["up_since_ms"].as_u64().unwrap()) + 14_000;
+    let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    eventually("it is old enough", || now_ms() >= old_enough_ms);
+    eventually("the process is another", || domain(&server)["pid"] != before["pid"]);
+    echoes(&mut socket, "after");
+    for load in loads {
+        load.end();
+    }
+    let now = domain(&server);
+    assert_eq!((&now["restarts"], &now["replacements"]), (&json!(0), &json!(1)));
+    assert!(mappings(&now["pid"]) < most / 8);
+    let log = server.log();
+    assert!(log.contains("mappings, and the kernel allows a third more") && !log.contains(" died"), "{log}");
+    // It works on, and has room for as many again.
+    assert_eq!(server.get(&format!("/map?n={}", most / 2)).text(), (most / 2).to_string());
+}
