@@ -17,7 +17,7 @@ pub mod sandbox;
 mod sched;
 mod view;
 
-pub use view::DomainView;
+pub use view::{DomainView, MemoryLimit};
 
 use crate::abi::manifest::Manifest;
 use crate::jobs::code::JobCalls;

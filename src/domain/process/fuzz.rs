@@ -45,6 +45,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             identity: Identity::first("default", 1),
             crash_limit: CrashLimit { crashes: 0, window: Duration::ZERO },
             rss_recycle_bytes: 0,
+            cgroups: None,
         };
         Arc::new(Shared::new(config, Vec::new(), crossbeam::channel::unbounded().0))
     });
