@@ -12,6 +12,9 @@ pub(super) const REMOVE_WAIT: Duration = Duration::from_secs(2);
 /// The longest pause between two tries.
 const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// The kernel takes memory in pieces of some pages, so the largest use lies a little below the limit that was reached.
+const SLACK_BYTES: u64 = 1024 * 1024;
+
 /// Why the kernel has killed a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::domain::process) enum OutOfMemory {
@@ -82,18 +85,20 @@ impl Group {
     /// Whether its process was killed for memory, and for whose. To be asked before it is removed.
     pub(super) fn out_of_memory(&self) -> Option<OutOfMemory> {
         let read = |file: &str| fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        let number = |file: &str| read(file).trim().parse::<u64>().unwrap_or(0);
         let (killed, reached) = match self.version {
             Version::Two => {
                 let events = read("memory.events");
-                (count(&events, "oom_kill").unwrap_or(0), count(&events, "oom").unwrap_or(0))
+                (count(&events, "oom_kill").unwrap_or(0), count(&events, "oom").is_some_and(|count| count > 0))
             }
             Version::One => {
-                let reached = read("memory.failcnt").trim().parse().unwrap_or(0);
-                // Before Linux 4.13 only this number is known, and it counts what could be helped, too.
-                (count(&read("memory.oom_control"), "oom_kill").unwrap_or(reached), reached)
+                // Not by memory.failcnt, which stays 0 on newer kernels. Linux before 4.13 has nothing better.
+                let kills = count(&read("memory.oom_control"), "oom_kill");
+                let largest = number("memory.max_usage_in_bytes");
+                (kills.unwrap_or_else(|| number("memory.failcnt")), largest.saturating_add(SLACK_BYTES) >= self.limit_bytes)
             }
         };
-        let why = if reached > 0 { OutOfMemory::Limit { bytes: self.limit_bytes } } else { OutOfMemory::Elsewhere };
+        let why = if reached { OutOfMemory::Limit { bytes: self.limit_bytes } } else { OutOfMemory::Elsewhere };
         (killed > 0).then_some(why)
     }
 
@@ -185,22 +190,25 @@ mod tests {
     #[test]
     fn a_group_of_version_one() {
         let parent = tempfile::tempdir().unwrap();
-        let group = Group::create(Version::One, parent.path().join("g"), MIB).unwrap();
+        let group = Group::create(Version::One, parent.path().join("g"), 64 * MIB).unwrap();
         let limits = [has(&group, "memory.limit_in_bytes"), has(&group, "memory.memsw.limit_in_bytes")];
-        assert_eq!(limits, ["1048576", "1048576"]);
+        assert_eq!(limits, ["67108864", "67108864"]);
         assert!(!group.dir.join("memory.max").exists());
         let control = |kills: &str| format!("oom_kill_disable 0\nunder_oom 0\n{kills}");
-        let limit = Some(OutOfMemory::Limit { bytes: MIB });
-        for (kills, failures, expected) in [
-            ("oom_kill 0\n", "17\n", None),
-            ("oom_kill 1\n", "17\n", limit),
-            ("oom_kill 1\n", "0\n", Some(OutOfMemory::Elsewhere)),
-            ("", "0\n", None),
-            ("", "3\n", limit),
+        let limit = Some(OutOfMemory::Limit { bytes: 64 * MIB });
+        for (kills, failures, largest, expected) in [
+            ("oom_kill 0\n", "17\n", "67108864\n", None),
+            ("oom_kill 1\n", "0\n", "67108864\n", limit),
+            ("oom_kill 1\n", "0\n", "67076096\n", limit),
+            ("oom_kill 1\n", "0\n", "50000000\n", Some(OutOfMemory::Elsewhere)),
+            ("oom_kill 1\n", "", "", Some(OutOfMemory::Elsewhere)),
+            ("", "0\n", "67108864\n", None),
+            ("", "3\n", "67108864\n", limit),
         ] {
             fs::write(group.dir.join("memory.oom_control"), control(kills)).unwrap();
             fs::write(group.dir.join("memory.failcnt"), failures).unwrap();
-            assert_eq!(group.out_of_memory(), expected, "{kills:?} {failures}");
+            fs::write(group.dir.join("memory.max_usage_in_bytes"), largest).unwrap();
+            assert_eq!(group.out_of_memory(), expected, "{kills:?} {failures:?} {largest:?}");
         }
     }
 

@@ -19,7 +19,7 @@ use place::{Place, Version};
 use rustix::process::{Pid, test_kill_process};
 use sha2::{Digest, Sha256};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 
 /// How long what an earlier server left may be busy. Its processes were killed with it.
 const LEFTOVERS_WAIT: Duration = Duration::from_secs(1);
+/// So much is read of the list of mounts. The system's own come first; a list has been seen that had no end, as one mount
+/// was made inside the other.
+const READ_BYTES_MAX: u64 = 1024 * 1024;
 /// Bytes of the hash in a name.
 const HASH_BYTES: usize = 6;
 
@@ -90,8 +93,7 @@ impl Cgroups {
     /// may have to move into a cgroup below its own, which they inherit. `None`: it can't be; the log says why.
     #[must_use]
     pub fn find(data_dir: &Path, limit_bytes: u64) -> Option<Arc<Self>> {
-        let read = |file: &str| fs::read(file).unwrap_or_default();
-        let places = place::places(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
+        let places = place::places(&beginning("/proc/self/cgroup"), &beginning("/proc/self/mountinfo"));
         let mut reasons = Vec::new();
         for Place { version, dir } in places {
             match Self::below(version, dir, Names::new(data_dir, std::process::id()), limit_bytes) {
@@ -242,6 +244,16 @@ impl Drop for Confined {
     fn drop(&mut self) {
         self.remove();
     }
+}
+
+/// The first lines of a file, [`READ_BYTES_MAX`] at most; none if it can't be read.
+fn beginning(file: impl AsRef<Path>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(file).and_then(|file| file.take(READ_BYTES_MAX).read_to_end(&mut bytes));
+    // A line that was cut off would say something else.
+    let end = memchr::memrchr(b'\n', &bytes).map_or(0, |end| end + 1);
+    bytes.truncate(if read.is_ok() { end } else { 0 });
+    bytes
 }
 
 /// Whether a file that lists controllers has memory.

@@ -37,6 +37,19 @@ fn text(base: &tempfile::TempDir, file: &str) -> String {
 }
 
 #[test]
+fn of_a_long_list_the_beginning_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("list");
+    let most = usize::try_from(READ_BYTES_MAX).unwrap();
+    fs::write(&file, "12345678\n".repeat(most)).unwrap();
+    let read = beginning(&file);
+    assert!(read.len() <= most && read.len() > most - 9 && read.ends_with(b"8\n"));
+    fs::write(&file, "one\ntwo\nthr").unwrap();
+    assert_eq!(beginning(&file), b"one\ntwo\n");
+    assert!(beginning(dir.path()).is_empty() && beginning("/nowhere").is_empty());
+}
+
+#[test]
 fn names_tell_data_directory_and_server() {
     let names = Names::new(Path::new("/srv/data"), 42);
     let name = names.of("7");
