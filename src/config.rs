@@ -342,7 +342,10 @@ impl Config {
         check(!memory_fits, &format!("--module-memory-bytes-max must be 0 or at least {MODULE_MEMORY_BYTES_MIN}"));
         let resident = self.module_resident_bytes_max;
         let resident_fits = resident == 0 || resident >= MODULE_RESIDENT_BYTES_MIN;
-        check(!resident_fits, &format!("--module-resident-bytes-max must be 0 or at least {MODULE_RESIDENT_BYTES_MIN}"));
+        check(
+            !resident_fits,
+            &format!("--module-resident-bytes-max must be 0 or at least {MODULE_RESIDENT_BYTES_MIN}"),
+        );
         check(self.crash_limit > CRASHES_MAX, &format!("--crash-limit must be from 0 to {CRASHES_MAX}"));
         let rss_fits = self.module_rss_recycle_bytes == 0 || self.module_rss_recycle_bytes >= RSS_RECYCLE_BYTES_MIN;
         check(!rss_fits, &format!("--module-rss-recycle-bytes must be 0 or at least {RSS_RECYCLE_BYTES_MIN}"));

@@ -95,7 +95,10 @@ impl Group {
                 // Not by memory.failcnt, which stays 0 on newer kernels. Linux before 4.13 has nothing better.
                 let kills = count(&read("memory.oom_control"), "oom_kill");
                 let largest = number("memory.max_usage_in_bytes");
-                (kills.unwrap_or_else(|| number("memory.failcnt")), largest.saturating_add(SLACK_BYTES) >= self.limit_bytes)
+                (
+                    kills.unwrap_or_else(|| number("memory.failcnt")),
+                    largest.saturating_add(SLACK_BYTES) >= self.limit_bytes,
+                )
             }
         };
         let why = if reached { OutOfMemory::Limit { bytes: self.limit_bytes } } else { OutOfMemory::Elsewhere };
@@ -175,7 +178,10 @@ mod tests {
         assert_eq!(group.out_of_memory(), None, "nothing to read is no death");
         for (events, expected) in [
             ("low 0\nhigh 0\nmax 31\noom 0\noom_kill 0\n", None),
-            ("low 0\nhigh 0\nmax 31\noom 1\noom_kill 1\noom_group_kill 1\n", Some(OutOfMemory::Limit { bytes: 64 * MIB })),
+            (
+                "low 0\nhigh 0\nmax 31\noom 1\noom_kill 1\noom_group_kill 1\n",
+                Some(OutOfMemory::Limit { bytes: 64 * MIB }),
+            ),
             ("low 0\nhigh 0\nmax 0\noom 0\noom_kill 1\n", Some(OutOfMemory::Elsewhere)),
             ("oom_kill x\noom -1", None),
         ] {

@@ -70,7 +70,7 @@ fn the_server_moves_before_it_gives_memory_on() {
     let base = delegated();
     let found = below(&base).unwrap();
     let leaf = names().of("server");
-    assert_eq!(dirs(&base), [leaf.clone()], "what was tried out is gone");
+    assert_eq!(dirs(&base), std::slice::from_ref(&leaf), "what was tried out is gone");
     let pid = std::process::id().to_string();
     assert_eq!(text(&base, &format!("{leaf}/cgroup.procs")), pid);
     assert_eq!(text(&base, "cgroup.subtree_control"), "+memory");
@@ -138,8 +138,7 @@ fn a_process_is_confined_until_it_is_over() {
 fn what_a_killed_server_left_is_removed() {
     let base = delegated();
     let dead = Names::new(Path::new("/srv/data"), NOBODYS_PID);
-    let (alive, foreign) =
-        (Names::new(Path::new("/srv/data"), 1), Names::new(Path::new("/srv/other"), NOBODYS_PID));
+    let (alive, foreign) = (Names::new(Path::new("/srv/data"), 1), Names::new(Path::new("/srv/other"), NOBODYS_PID));
     for name in [dead.of("3"), dead.of("server"), names().of("0"), alive.of("3"), foreign.of("3"), "user".to_owned()] {
         fs::create_dir(base.path().join(&name)).unwrap();
         fs::write(base.path().join(&name).join("memory.max"), "1").unwrap();
