@@ -98,8 +98,6 @@ impl Life {
         let mut child = spawn(shared, &theirs, &region, &bodies)?;
         drop(theirs);
         let number = shared.number();
-        // Before it is told to start: until then it runs no code of others.
-        let confined = confine(shared, number, &child);
         let (alive, buried) = bounded(0);
         let ours = stream.set_write_timeout(Some(WRITE_WAIT)).and_then(|()| stream.try_clone());
         let life = ours.map(|ours| {
@@ -124,7 +122,8 @@ impl Life {
                 dead: AtomicBool::new(false),
                 drained: bounded(shared.wakers.len()),
                 buried,
-                confined,
+                // Before it is told to start: until then it runs no code of others.
+                confined: confine(shared, number, &child),
             })
         });
         let begun = life.and_then(|life| {
