@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 /// Smallest address space a process of modules starts in, and some for the modules.
 const MODULE_MEMORY_BYTES_MIN: u64 = 4 * 1024 * 1024 * 1024;
 
+/// Smallest memory a process of modules can work in: what it has at the start, and bodies that it is answering with.
+const MODULE_RESIDENT_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
 /// Growth that is no growth: threads that come and go move as much.
 const RSS_RECYCLE_BYTES_MIN: u64 = 16 * 1024 * 1024;
 
@@ -47,6 +50,8 @@ pub struct Config {
     pub allow_net: bool,
     /// Address space of the process of the modules; 0: no limit.
     pub module_memory_bytes_max: u64,
+    /// Memory that the process of the modules may use, where the server can make cgroups; 0: `module_memory_bytes_max`.
+    pub module_resident_bytes_max: u64,
     /// Growth of the resident memory of the process of the modules at which it is replaced; 0: no limit.
     pub module_rss_recycle_bytes: u64,
     /// Crashes of a module in `crash_window_ms` after which it is left out; 0: never.
@@ -224,6 +229,7 @@ impl Config {
             allow_read: args.allow_read.unwrap_or_default(),
             allow_net: args.allow_net.unwrap_or(false),
             module_memory_bytes_max: args.module_memory_bytes_max.unwrap_or(0),
+            module_resident_bytes_max: args.module_resident_bytes_max.unwrap_or(0),
             module_rss_recycle_bytes: args.module_rss_recycle_bytes.unwrap_or(1024 * 1024 * 1024),
             crash_limit: args.crash_limit.unwrap_or(5),
             crash_window_ms: args.crash_window_ms.unwrap_or(60_000),
@@ -285,6 +291,12 @@ impl Config {
         }
     }
 
+    /// The memory that the process of the modules may use, if that is limited.
+    #[must_use]
+    pub fn module_memory_bytes(&self) -> Option<u64> {
+        [self.module_resident_bytes_max, self.module_memory_bytes_max].into_iter().find(|bytes| *bytes > 0)
+    }
+
     fn problems(&self) -> Vec<String> {
         let addresses = self.listen.iter().chain(&self.admin_listen);
         let mut problems: Vec<String> =
@@ -332,6 +344,12 @@ impl Config {
         // The stacks of the threads and the allocator's reserve count too.
         let memory_fits = self.module_memory_bytes_max == 0 || self.module_memory_bytes_max >= MODULE_MEMORY_BYTES_MIN;
         check(!memory_fits, &format!("--module-memory-bytes-max must be 0 or at least {MODULE_MEMORY_BYTES_MIN}"));
+        let resident = self.module_resident_bytes_max;
+        let resident_fits = resident == 0 || resident >= MODULE_RESIDENT_BYTES_MIN;
+        check(
+            !resident_fits,
+            &format!("--module-resident-bytes-max must be 0 or at least {MODULE_RESIDENT_BYTES_MIN}"),
+        );
         check(self.crash_limit > CRASHES_MAX, &format!("--crash-limit must be from 0 to {CRASHES_MAX}"));
         let rss_fits = self.module_rss_recycle_bytes == 0 || self.module_rss_recycle_bytes >= RSS_RECYCLE_BYTES_MIN;
         check(!rss_fits, &format!("--module-rss-recycle-bytes must be 0 or at least {RSS_RECYCLE_BYTES_MIN}"));
@@ -546,6 +564,23 @@ mod tests {
         for text in ["", "d", "-1", "1.5h", "7 days", "1ü", "99999999999999999999", "9999999999999999w"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_memory_that_modules_may_use_is_what_they_may_map_unless_it_is_said() {
+        let limits = |mapped: u64, resident: u64| {
+            load(ServeArgs {
+                module_memory_bytes_max: Some(mapped),
+                module_resident_bytes_max: Some(resident),
+                ..ServeArgs::default()
+            })
+        };
+        assert_eq!(load(ServeArgs::default()).unwrap().module_memory_bytes(), None);
+        let (mapped, resident) = (MODULE_MEMORY_BYTES_MIN, MODULE_RESIDENT_BYTES_MIN);
+        assert_eq!(limits(mapped, 0).unwrap().module_memory_bytes(), Some(mapped));
+        assert_eq!(limits(mapped, resident).unwrap().module_memory_bytes(), Some(resident));
+        assert_eq!(limits(0, resident).unwrap().module_memory_bytes(), Some(resident));
+        assert!(limits(0, resident - 1).unwrap_err().to_string().contains("--module-resident-bytes-max"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::config::{self, Config, Isolation, Reactor};
 use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
-use crate::domain::process::{CrashLimit, DomainConfig, Domains, Identity};
+use crate::domain::process::{Cgroups, CrashLimit, DomainConfig, Domains, Identity};
 use crate::domain::sandbox::{self, Policy, User};
 use crate::domain::{DEFAULT_DOMAIN, Host};
 use crate::jobs::hub::{EventSink, Hub};
@@ -247,6 +247,7 @@ fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::
         crash_limit: CrashLimit { crashes: config.crash_limit, window: Duration::from_millis(config.crash_window_ms) },
         hook_timeout: Duration::from_millis(config.hook_timeout_ms),
         rss_recycle_bytes: config.module_rss_recycle_bytes,
+        cgroups: config.module_memory_bytes().and_then(|bytes| Cgroups::find(&config.data_dir, bytes)),
     };
     Ok(ModuleHost::Apart(Arc::new(Domains::start(domain, config.domains_max, wakers.to_vec())?)))
 }

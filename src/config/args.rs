@@ -164,6 +164,9 @@ settings! {
     /// Address space of the process of the modules; 0 for no limit. With --isolation process only [default: 0]
     #[arg(long, env = "CWEB_MODULE_MEMORY_BYTES_MAX", value_name = "BYTES")]
     module_memory_bytes_max: u64,
+    /// Memory that the process of the modules may use, where the server can make cgroups; 0 for --module-memory-bytes-max. With --isolation process only [default: 0]
+    #[arg(long, env = "CWEB_MODULE_RESIDENT_BYTES_MAX", value_name = "BYTES")]
+    module_resident_bytes_max: u64,
     /// Growth of the memory of the process of the modules at which it is replaced; 0 for no limit [default: 1073741824]
     #[arg(long, env = "CWEB_MODULE_RSS_RECYCLE_BYTES", value_name = "BYTES")]
     module_rss_recycle_bytes: u64,

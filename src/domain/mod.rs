@@ -18,7 +18,7 @@ mod sched;
 mod view;
 
 pub use inspect::Inspection;
-pub use view::DomainView;
+pub use view::{DomainView, MemoryLimit};
 
 use crate::abi::manifest::Manifest;
 use crate::jobs::code::JobCalls;

@@ -10,7 +10,7 @@ use super::table::{Published, Table};
 use super::{sdk, verify};
 use crate::abi::manifest::Manifest;
 use crate::domain::process::CrashReport;
-use crate::domain::{DEFAULT_DOMAIN, DomainView, Host};
+use crate::domain::{DEFAULT_DOMAIN, DomainView, Host, MemoryLimit};
 use arc_swap::ArcSwap;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
 use serde_json::json;
@@ -314,6 +314,7 @@ fn domain_json(domain: &DomainView) -> serde_json::Value {
         "requests": domain.requests,
         "restarts": domain.restarts,
         "resident_bytes": domain.resident_bytes,
+        "memory_limit": domain.memory_limit.map(MemoryLimit::name),
         "replacements": domain.replacements,
         "up_since_ms": domain.up_since.map(ms_since_1970),
         "last_crash": domain.last_crash.as_ref().map(crash_json),

@@ -1,5 +1,6 @@
 //! What died, where, and whose code it was.
 
+use super::cgroup::OutOfMemory;
 use super::control::CaughtFault;
 use super::life::Life;
 use super::lock;
@@ -22,7 +23,7 @@ pub struct CrashReport {
     /// The modules whose code was running, or to be loaded: one if it is certain, several if it was any of them, none if
     /// nothing is known.
     pub modules: Vec<String>,
-    /// How, for people: `SIGSEGV at address 0x0`, `SIGKILL`, `it ended with code 3`.
+    /// How, for people: `SIGSEGV at address 0x0`, `SIGKILL`, `it ended with code 3`, `it ran out of memory: …`.
     pub what: String,
     /// The signal's number.
     pub signal: Option<i32>,
@@ -94,7 +95,9 @@ impl Shared {
         let Remains { running, note } = life.remains();
         // What a module wrote there itself must fit what the kernel says.
         let note = note.filter(|note| status.and_then(|status| status.signal()) == Some(note.signal));
-        let hung = life.verdict();
+        let killed = status.is_none_or(|status| status.signal() == Some(libc::SIGKILL));
+        let out_of_memory = life.out_of_memory().filter(|_| killed);
+        let why = life.verdict().or_else(|| out_of_memory.map(|whose| memory_text(whose, self.name())));
         let trying = life.trying();
         let mut suspects = match (trying, note.and_then(|note| self.owner(life, note.instruction))) {
             (Some(trying), _) => vec![trying],
@@ -104,8 +107,8 @@ impl Shared {
         suspects.retain(|id| lock(&self.modules).contains_key(id));
         let report = CrashReport {
             modules: self.names(&suspects),
-            what: hung.unwrap_or_else(|| ending(status, note)),
-            signal: status.and_then(|status| status.signal()),
+            what: why.unwrap_or_else(|| ending(status, note)),
+            signal: status.and_then(|status| status.signal()).or(out_of_memory.map(|_| libc::SIGKILL)),
             address: note.filter(|note| has_address(note.signal)).map(|note| note.address),
             frame: note.and_then(|note| self.frame(life, None, note.instruction)),
             place: trying.map(|_| "being loaded".to_owned()),
@@ -180,6 +183,15 @@ impl Shared {
     fn locate(&self, instance: u64, base: u64, address: u64) -> Option<String> {
         let path = lock(&self.modules).get(&instance)?.path.clone();
         symbol::locate(&path, base, address)
+    }
+}
+
+fn memory_text(whose: OutOfMemory, domain: &str) -> String {
+    match whose {
+        OutOfMemory::Limit { bytes } => format!(
+            "it ran out of memory: the process of domain {domain} may use {bytes} bytes (--module-resident-bytes-max)"
+        ),
+        OutOfMemory::Elsewhere => format!("the kernel killed it because memory ran out outside of domain {domain}"),
     }
 }
 

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// How long an empty domain is kept: who removes a module and deploys another into the domain finds its process there.
 const EMPTY_KEPT: Duration = Duration::from_secs(2);
+/// How long the ends of all processes are waited for, if there is anything to be done after them.
+const END_WAIT: Duration = Duration::from_secs(5);
 /// How often domains are looked at while there is more than one.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -113,12 +115,15 @@ impl Domains {
         }
     }
 
-    /// Ends all processes.
+    /// Ends all processes. If they have cgroups, it waits a moment until these are removed.
     pub fn stop(&self) {
         lock(&self.shared.state).stopping = true;
         self.shared.changed.notify_all();
         for (_, process) in self.shared.processes() {
             process.stop();
+        }
+        if let Some(cgroups) = &self.shared.config.cgroups {
+            cgroups.close(END_WAIT);
         }
     }
 }
@@ -156,6 +161,7 @@ fn view(name: String, process: &Process) -> DomainView {
         restarts: status.restarts,
         replacements: status.replacements,
         resident_bytes: status.rss_bytes,
+        memory_limit: status.memory_limit,
         last_crash: status.last_crash,
     }
 }

@@ -46,6 +46,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             crash_limit: CrashLimit { crashes: 0, window: Duration::ZERO },
             hook_timeout: Duration::MAX,
             rss_recycle_bytes: 0,
+            cgroups: None,
         };
         Arc::new(Shared::new(config, Vec::new(), crossbeam::channel::unbounded().0))
     });

@@ -1,6 +1,7 @@
 //! One process of a domain, from its start to its end.
 
 use super::arena::{self, Borrower, Lender};
+use super::cgroup::{Confined, OutOfMemory};
 use super::control::{self, Order, Outcome, Start, ToChild};
 use super::hook::Loader;
 use super::layout::Layout;
@@ -60,6 +61,8 @@ pub(super) struct Life {
     drained: (Sender<()>, Receiver<()>),
     /// Disconnected once it is buried: all that is to be said about its death is.
     buried: Receiver<()>,
+    /// Its cgroup, if it has one.
+    confined: Option<Confined>,
 }
 
 /// A life, as the links to it know it.
@@ -96,11 +99,12 @@ impl Life {
         let (stream, theirs) = UnixStream::pair()?;
         let mut child = spawn(shared, &theirs, &region, &bodies)?;
         drop(theirs);
+        let number = shared.number();
         let (alive, buried) = bounded(0);
         let ours = stream.set_write_timeout(Some(WRITE_WAIT)).and_then(|()| stream.try_clone());
         let life = ours.map(|ours| {
             Arc::new(Self {
-                number: shared.number(),
+                number,
                 pid: child.id(),
                 layout,
                 region,
@@ -121,6 +125,8 @@ impl Life {
                 dead: AtomicBool::new(false),
                 drained: bounded(shared.wakers.len()),
                 buried,
+                // Before it is told to start: until then it runs no code of others.
+                confined: confine(shared, number, &child),
             })
         });
         let begun = life.and_then(|life| {
@@ -129,6 +135,10 @@ impl Life {
         });
         let life = begun.inspect_err(|_| end(&mut child))?;
         shared.born(&life);
+        if shared.is_stopping() {
+            // The stop may not have seen it.
+            life.hang_up();
+        }
         let (reading, shared) = (Arc::clone(&life), Arc::clone(shared));
         let read = move || reader::attend(&shared, &reading, stream, child, alive);
         if let Err(error) = thread::Builder::new().name("domain-reader".to_owned()).spawn(read) {
@@ -228,6 +238,23 @@ impl Life {
         if *alive {
             // SAFETY: no memory is involved; the process is not waited for while `alive` is held and true.
             unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) };
+        }
+    }
+
+    /// Whether a cgroup limits its memory.
+    pub(super) fn is_confined(&self) -> bool {
+        self.confined.is_some()
+    }
+
+    /// Whether the kernel has killed it for memory, and for whose.
+    pub(super) fn out_of_memory(&self) -> Option<OutOfMemory> {
+        self.confined.as_ref()?.out_of_memory()
+    }
+
+    /// It has been waited for: its cgroup goes.
+    pub(super) fn unconfine(&self) {
+        if let Some(confined) = &self.confined {
+            confined.remove();
         }
     }
 
@@ -333,6 +360,17 @@ impl Life {
         lock(&self.verdict).get_or_insert(hung);
         self.kill();
     }
+}
+
+/// Gives a process the cgroup that it is to have. One that can't be made now keeps no domain down: it was possible at the
+/// start of the server.
+fn confine(shared: &Shared, number: u64, child: &Child) -> Option<Confined> {
+    let confined = shared.config.cgroups.as_ref()?.confine(number, child.id());
+    confined
+        .inspect_err(|error| {
+            tracing::warn!("no cgroup limits the memory of a process of domain {}: {error}", shared.name());
+        })
+        .ok()
 }
 
 fn end(child: &mut Child) {

@@ -18,12 +18,14 @@
 //! | `supervisor`, `succession`, `growth` | which life is in service, and when another is |
 //! | `hook` | how long constructors and hooks may take |
 //! | `life`, `reader` | one process: spawned, spoken with, read, buried |
+//! | `cgroup` | how much memory each process may use |
 //! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
 //! | `child`, `work`, `companion`, `port` | the other side |
 //! | `control`, `wire`, `layout`, `arena` | what is said between the two |
 
 mod arena;
 mod calls;
+mod cgroup;
 pub mod child;
 mod companion;
 mod control;
@@ -51,6 +53,7 @@ mod wire;
 mod work;
 
 pub use calls::DomainCalls;
+pub use cgroup::Cgroups;
 pub use crash::CrashReport;
 pub use domains::Domains;
 pub use identity::Identity;

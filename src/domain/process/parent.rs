@@ -1,5 +1,6 @@
 //! A domain, as the server uses it.
 
+use super::cgroup::Cgroups;
 use super::control::{Order, Outcome};
 use super::hook::NoOutcome;
 use super::identity::Identity;
@@ -51,6 +52,8 @@ pub struct DomainConfig {
     pub hook_timeout: Duration,
     /// Resident bytes above those at its start with which a process is replaced; 0: none are too many.
     pub rss_recycle_bytes: u64,
+    /// What limits the memory that each process uses, beside the policy's limit of its address space.
+    pub cgroups: Option<Arc<Cgroups>>,
 }
 
 /// Modules in a process of their own. Dropping it leaves the process; [`Process::stop`] ends it.

@@ -44,6 +44,7 @@ pub(super) fn attend(
     if !reaped {
         let _ = child.wait();
     }
+    life.unconfine();
 }
 
 /// The process is dead, or is so now: everybody who waits for it learns it, first of all the shards. Returns whether it

@@ -4,6 +4,7 @@ use super::crash::CrashReport;
 use super::growth;
 use super::lock;
 use super::parent::Process;
+use crate::domain::MemoryLimit;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
@@ -22,6 +23,8 @@ pub struct DomainStatus {
     pub modules: usize,
     /// Resident memory of the process.
     pub rss_bytes: u64,
+    /// What limits its memory; while it is being started, what is to do so.
+    pub memory_limit: Option<MemoryLimit>,
     /// The last crash.
     pub last_crash: Option<CrashReport>,
     /// The last crash of each module that had one, by name; a module with several loaded versions has several.
@@ -36,6 +39,8 @@ impl Process {
     pub fn status(&self) -> DomainStatus {
         let shared = self.shared();
         let life = shared.current();
+        let confined = life.as_ref().map_or(shared.config.cgroups.is_some(), |life| life.is_confined());
+        let mapping = shared.config.policy.memory_bytes_max.map(|_| MemoryLimit::AddressSpace);
         let modules = lock(&shared.modules);
         let crash = |module: &super::shared::Loaded| Some((module.name.clone(), module.last_crash.clone()?));
         let left_out = |module: &super::shared::Loaded| Some((module.name.clone(), module.quarantine.why()?));
@@ -46,6 +51,7 @@ impl Process {
             replacements: shared.replacements.load(Ordering::Relaxed),
             modules: modules.len(),
             rss_bytes: life.and_then(|life| growth::resident_bytes(life.pid())).unwrap_or(0),
+            memory_limit: if confined { Some(MemoryLimit::Cgroup) } else { mapping },
             last_crash: lock(&shared.last_crash).clone(),
             crashes: modules.values().filter_map(crash).collect(),
             quarantined: modules.values().filter_map(left_out).collect(),
