@@ -179,6 +179,13 @@ fn a_constructor_that_never_returns_is_refused_and_holds_no_other_deployment_up(
     let mut neighbour = Neighbour::of(&server);
     server.deploy(&member("stuck", "old", "", ""));
     let own = Load::start(&server, "/stuck", &["old"], 1);
+    // What only moves is neither compiled nor inspected: it is there long before the constructor is given up.
+    let move_to = |domain: &str| {
+        let waiting = member("waiting", "waited", "", ".onload = load,");
+        let moved = server.post(&format!("/mgnt?domain={domain}"), waiting.as_bytes());
+        assert_eq!(moved.status, 200, "{}\n{}", moved.text(), server.log());
+    };
+    move_to("elsewhere");
     let code = r#"__attribute__((constructor)) static void begin(int argc, char **argv) {
   if (!IN_DOMAIN(argc, argv)) return;
   char path[4096]; snprintf(path, sizeof path, "%s/begun", getenv("TMPDIR")); close(open(path, O_CREAT | O_WRONLY, 0600)); NEVER(); }"#;
@@ -186,7 +193,7 @@ fn a_constructor_that_never_returns_is_refused_and_holds_no_other_deployment_up(
         let stuck = scope.spawn(|| server.try_deploy(&member("stuck", "new", code, "")));
         eventually("the constructor runs", || server.dir.path().join("scratch/default/begun").exists());
         // The dynamic loader lets it wait: its own time begins when it is its turn.
-        server.deploy(&member("waiting", "waited", "", ".onload = load,"));
+        move_to("default");
         is_refused(&stuck.join().unwrap(), "constructor");
     });
     neighbour.has_moved();
