@@ -12,8 +12,8 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use support::{Server, eventually, module};
 use tungstenite::Message;
@@ -64,6 +64,12 @@ fn good() -> String {
 
 /// The cgroup in which the server can make others for memory, found by making one. The server has its own way to find it.
 fn parent() -> Option<PathBuf> {
+    // Once: the tests run side by side, and would meet in what they try.
+    static PARENT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    PARENT.get_or_init(find_parent).clone()
+}
+
+fn find_parent() -> Option<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     own.lines().find_map(|line| {
         let (_, rest) = line.split_once(':')?;
@@ -95,7 +101,9 @@ fn groups(parent: &Path, pid: u32) -> Vec<PathBuf> {
 }
 
 fn start(dir: &Arc<tempfile::TempDir>, more: &[&str]) -> Server {
-    Server::on(dir, &[&["--shards", "2", "--isolation", "process"], more].concat(), &[])
+    // A machine that is busy with the other tests compiles slowly.
+    let args = ["--shards", "2", "--isolation", "process", "--compile-timeout-ms", "18000"];
+    Server::on(dir, &[&args, more].concat(), &[])
 }
 
 fn limited(dir: &Arc<tempfile::TempDir>, more: &[&str]) -> Server {
