@@ -87,15 +87,25 @@ fn mappings(pid: u32) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
 
+    /// A process that does nothing: this one grows and shrinks with the tests beside this one.
     #[test]
-    fn the_size_of_this_process_is_seen() {
-        let pid = std::process::id();
-        let before = resident_bytes(pid).unwrap();
-        assert!(before > 100_000 && mappings(pid).unwrap() > 10);
-        let memory = vec![1_u8; 64 << 20];
-        assert!(resident_bytes(pid).unwrap() > before + (32 << 20));
-        drop(memory);
-        assert_eq!(resident_bytes(u32::MAX), None);
+    fn the_size_of_a_process_is_seen() {
+        let (stdin, stdout) = (Stdio::piped(), Stdio::piped());
+        let mut child = Command::new("cat").stdin(stdin).stdout(stdout).spawn().unwrap();
+        child.stdin.as_mut().unwrap().write_all(b".").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let pid = child.id();
+        // The second number in proc(5)'s statm: resident pages.
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+        let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+        let (resident, expected) = (resident_bytes(pid).unwrap(), pages * rustix::param::page_size() as u64);
+        assert!(expected > 100_000 && resident.abs_diff(expected) < 1 << 20, "{resident} and {expected}");
+        assert!((10..1_000).contains(&mappings(pid).unwrap()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!((resident_bytes(pid), resident_bytes(u32::MAX)), (None, None));
     }
 }
