@@ -111,6 +111,7 @@ fn is_refused(response: &Response, what: &str) {
 
 #[test]
 fn an_onload_that_never_returns_refuses_a_first_deployment() {
+    let _turn = load::turn();
     let server = start(&[]);
     let mut neighbour = Neighbour::of(&server);
     for how in ["NEVER()", "BUSY()"] {
@@ -128,6 +129,7 @@ fn an_onload_that_never_returns_refuses_a_first_deployment() {
 
 #[test]
 fn an_onload_that_never_returns_leaves_the_old_version_in_service() {
+    let _turn = load::turn();
     let server = start(&[]);
     let mut neighbour = Neighbour::of(&server);
     // With and without a hook that has to run before: then requests wait for it, and the old version comes back.
@@ -149,6 +151,7 @@ fn an_onload_that_never_returns_leaves_the_old_version_in_service() {
 
 #[test]
 fn an_unload_that_never_returns_holds_no_swap_up() {
+    let _turn = load::turn();
     let server = start(&[]);
     let mut neighbour = Neighbour::of(&server);
     let hang = "HOOK(hang) { (void)c; NEVER(); }";
@@ -175,6 +178,7 @@ fn an_unload_that_never_returns_holds_no_swap_up() {
 
 #[test]
 fn a_constructor_that_never_returns_is_refused_and_holds_no_other_deployment_up() {
+    let _turn = load::turn();
     let server = start(&[]);
     let mut neighbour = Neighbour::of(&server);
     server.deploy(&member("stuck", "old", "", ""));
@@ -204,6 +208,7 @@ fn a_constructor_that_never_returns_is_refused_and_holds_no_other_deployment_up(
 
 #[test]
 fn a_destructor_that_never_returns_is_not_put_down_to_the_next_deployment() {
+    let _turn = load::turn();
     let server = start(&[]);
     let mut neighbour = Neighbour::of(&server);
     let code = r#"static int in_domain;
@@ -225,6 +230,7 @@ fn stuck_at_times() -> String {
 
 #[test]
 fn a_start_skips_a_module_whose_onload_never_returns() {
+    let _turn = load::turn();
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let server = start_in(&dir, &[]);
     server.deploy(&stuck_at_times());
@@ -241,6 +247,7 @@ fn a_start_skips_a_module_whose_onload_never_returns() {
 
 #[test]
 fn a_module_that_hangs_when_it_is_loaded_again_is_left_out() {
+    let _turn = load::turn();
     let server = start(&["--crash-limit", "1"]);
     server.deploy(&stuck_at_times());
     server.deploy(&member("neighbour", "here", "", ""));

@@ -78,6 +78,7 @@ fn runs_a_job(server: &Server) {
 
 #[test]
 fn a_restart_replaces_the_process_and_nobody_notices() {
+    let _turn = load::turn();
     let server = start(&[]);
     let mut socket = server.websocket("/ws");
     let loads = [("/here", &["here"]), ("/slow", &["slow"]), ("/neighbour", &["neighbour"])];
@@ -114,6 +115,7 @@ fn a_restart_replaces_the_process_and_nobody_notices() {
 
 #[test]
 fn a_restart_brings_a_module_back_from_quarantine() {
+    let _turn = load::turn();
     let server = start(&["--crash-limit", "2"]);
     let mut idle = server.websocket("/ws");
     for round in 1..=2 {
@@ -145,6 +147,7 @@ fn mappings(pid: &Value) -> usize {
 
 #[test]
 fn a_process_with_many_mappings_is_replaced() {
+    let _turn = load::turn();
     let server = start(&[]);
     let mut socket = server.websocket("/ws");
     echoes(&mut socket, "before");

@@ -3,9 +3,20 @@
 #![allow(dead_code, unreachable_pub, missing_docs)] // Each test file uses its part.
 
 use crate::support::{Client, Server, eventually};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Between an answer and the next request.
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// One test at a time: with its clients, each keeps both cores of a small machine busy, and the compiler needs its share.
+static TURN: Mutex<()> = Mutex::new(());
+
+pub fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Asks for a path on connections of its own.
 pub struct Load {
@@ -56,6 +67,7 @@ fn ask(client: &mut Client, path: &str, texts: &[&str], stop: &AtomicBool, good:
         } else {
             bad.push(response.head + &String::from_utf8_lossy(&response.body));
         }
+        std::thread::sleep(PAUSE);
     }
     bad
 }
