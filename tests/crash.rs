@@ -436,7 +436,7 @@ fn start(dir: &Arc<tempfile::TempDir>, random: &mut Random) -> Server {
 /// Kills a server that is about to start, or to take up what the last one left.
 fn kill_while_starting(dir: &Path, random: &mut Random) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_cweb"))
-        .args(["serve", "--port", "0", "--isolation", "none", "--data-dir"])
+        .args(["serve", "--port", "0", "--isolation", &support::isolation(), "--data-dir"])
         .arg(dir)
         .env_remove("CWEB_ADMIN_KEY")
         .stderr(Stdio::null())

@@ -102,6 +102,7 @@ fn what_a_module_prints_is_in_the_log_under_its_name() {
 fn a_client_that_resets_harms_nobody() {
     let server = Server::start();
     server.deploy(&lab());
+    server.wait_complete();
     let before = server.descriptors();
     for _ in 0..50 {
         let mut client = server.connect();

@@ -110,6 +110,8 @@ fn every_way_to_go_down_beside_well_behaved_modules() {
             eventually("the vandal serves again", || server.get("/vandal/ok").text() == "ok");
         }
         if round == 0 {
+            // The server, and of each domain (the default one, too) the process in service and the spare.
+            eventually("all processes are there", || server.processes().len() == 7);
             before = Some((server.descriptors(), server.memory_kib("VmRSS")));
         }
     }

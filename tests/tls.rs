@@ -353,6 +353,7 @@ fn a_silent_client_is_closed_in_time_and_others_are_served() {
 #[test]
 fn half_handshakes_and_garbage_leave_nothing_behind() {
     let (authority, server) = started();
+    server.wait_complete();
     let hello = client_hello();
     let round = || {
         for n in 0..200_usize {
