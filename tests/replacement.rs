@@ -177,3 +177,39 @@ fn a_process_with_many_mappings_is_replaced() {
     // It works on, and has room for as many again.
     assert_eq!(server.get(&format!("/map?n={}", most / 2)).text(), (most / 2).to_string());
 }
+
+/// Waits in a handler until another one, in the next process, lets it go on.
+const WAITER: &str = r#"
+#include <fcntl.h>
+#include <unistd.h>
+#define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)
+static const char *gate(char *path, size_t size) { snprintf(path, size, "%s/gate", getenv("TMPDIR")); return path; }
+static _Atomic int waiting;
+H(wait) { (void)c; (void)q; char path[4096]; gate(path, sizeof path); waiting = 1;
+  while (access(path, F_OK) != 0) usleep(1000);
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)getpid()); return 0; }
+H(waits) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", waiting); return 0; }
+H(pid) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)getpid()); return 0; }
+H(open_gate) { (void)c; (void)q; char path[4096]; close(open(gate(path, sizeof path), O_CREAT | O_WRONLY, 0600));
+  strcpy(r->body, "open"); return 0; }
+"#;
+
+#[test]
+fn without_hooks_nobody_waits_for_what_runs_in_the_old_process() {
+    let _turn = load::turn();
+    let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &["--shards", "2", "--isolation", "process"], &[]);
+    let kinds = ["wait", "waits", "pid", "open_gate"];
+    let routes: Vec<String> = kinds.iter().map(|kind| format!("{{\"/{kind}\",\"GET\",{kind},NONE}}")).collect();
+    server.deploy(&module("waiter", WAITER, &routes.join(","), kinds.len(), ""));
+    let before = server.get("/pid").text();
+    let mut waiting = server.connect();
+    waiting.send(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    eventually("it waits", || server.get("/waits").text() == "1");
+    assert_eq!(server.post("/mgnt/waiter/restart", b"").status, 200);
+    eventually("the process is another", || server.get("/pid").text() != before);
+    assert_eq!(server.get("/open_gate").text(), "open");
+    assert_eq!(waiting.response().text(), before, "it went on where it was");
+    eventually("the old process is gone", || server.processes().len() == 3);
+    let log = server.log();
+    assert!(!log.contains("requests run for longer"), "{log}");
+}

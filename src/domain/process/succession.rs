@@ -125,8 +125,8 @@ impl Shared {
         true
     }
 
-    /// Ends the service of `old`: no order and no request begins there any more, and those that did have ended, or have
-    /// had their time. `None`: it is dead.
+    /// Ends the service of `old`: no order and no request begins there any more. Where a module has an `unload` to be run, those
+    /// that did begin have ended, or have had their time. `None`: it is dead.
     fn retire(&self, old: Option<&Arc<Life>>) -> Option<Farewell> {
         let quiet = self.close_gate(ORDERS_WAIT);
         let old = old.filter(|old| !old.is_dead())?;
@@ -135,7 +135,11 @@ impl Shared {
             inbox.push(Message::DomainDrain { domain: self.identity().number() });
         }
         let mut farewell = Farewell { old: Arc::clone(old), drained: 0, unload: Vec::new() };
-        let deadline = Instant::now() + DRAIN_WAIT;
+        // Only an `unload` has to come after the last request, and before the next `onload`. Without one, what runs goes on
+        // in the old life while others begin in the new.
+        let (later, now) = self.to_unload(old);
+        let in_order = !later.is_empty() || !now.is_empty();
+        let deadline = Instant::now() + if in_order { DRAIN_WAIT } else { Duration::ZERO };
         while farewell.drained < shards && !old.is_dead() && Instant::now() < deadline {
             farewell.drained += usize::from(old.next_drained().recv_timeout(FAREWELL_LOOK).is_ok());
         }
@@ -144,6 +148,8 @@ impl Shared {
             old.end();
             old.wait_buried();
             self.close_gate(ORDERS_WAIT);
+        } else if !in_order {
+            // Nothing to be run there.
         } else if farewell.drained < shards {
             tracing::warn!("requests run for longer than {} s: they end in the old process", DRAIN_WAIT.as_secs());
         } else {
