@@ -1,26 +1,14 @@
 //! Flags, environment and `cweb.toml`, merged into one validated [`Config`]. Flags beat environment beats file.
 
 mod args;
+mod checks;
 mod own_pair;
 
 pub use args::{Durability, Isolation, Reactor, ServeArgs, Span, without_env};
 
-use crate::net::ListenAddr;
 use args::DAY_S;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-
-/// Smallest address space a process of modules starts in, and some for the modules.
-const MODULE_MEMORY_BYTES_MIN: u64 = 4 * 1024 * 1024 * 1024;
-
-/// Smallest memory a process of modules can work in: what it has at the start, and bodies that it is answering with.
-const MODULE_RESIDENT_BYTES_MIN: u64 = 64 * 1024 * 1024;
-
-/// Growth that is no growth: threads that come and go move as much.
-const RSS_RECYCLE_BYTES_MIN: u64 = 16 * 1024 * 1024;
-
-/// Most crashes that are kept in mind of a module.
-const CRASHES_MAX: usize = 1000;
 
 /// Used when `--isolation` is not given.
 const ISOLATION_DEFAULT: Isolation = Isolation::Process;
@@ -134,7 +122,8 @@ pub struct Config {
     pub compile_timeout_ms: u64,
     /// Longest wait for running requests in a swap with `unload` and `onload`: then 503.
     pub swap_timeout_ms: u64,
-    /// Longest run of a constructor, `onload` or `unload` in a process of its own: then 422, or a line in the log.
+    /// Longest run of a constructor, `onload`, `unload` or a job's cancel callback in a process of its own: then 422, or a line in
+    /// the log.
     pub hook_timeout_ms: u64,
     /// Most deployments that wait: 503 beyond it.
     pub deploy_queue_max: usize,
@@ -164,17 +153,6 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
-
-/// Most shards; beyond it a machine would have more cores than this has been thought through for.
-const SHARDS_MAX: usize = 256;
-/// Most domains: each has a process, threads and, for each shard, 3 MiB of rings.
-const DOMAINS_MAX: usize = 1024;
-/// Most job workers: threads beyond this only wait for each other.
-const JOB_WORKERS_MAX: usize = 1024;
-/// Longest that finished jobs are kept; far from where times in milliseconds would overflow.
-const JOB_RETENTION_S_MAX: u64 = 36_500 * DAY_S;
-/// Most bytes of one part of a job: all parts together stay within a row of SQLite, 1,000,000,000 bytes.
-const JOB_PART_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 impl Config {
     /// Merges `flags`, the environment and the settings file, fills in the defaults and checks the whole.
@@ -295,107 +273,6 @@ impl Config {
     #[must_use]
     pub fn module_memory_bytes(&self) -> Option<u64> {
         [self.module_resident_bytes_max, self.module_memory_bytes_max].into_iter().find(|bytes| *bytes > 0)
-    }
-
-    fn problems(&self) -> Vec<String> {
-        let addresses = self.listen.iter().chain(&self.admin_listen);
-        let mut problems: Vec<String> =
-            addresses.filter_map(|text| text.parse::<ListenAddr>().err()).map(|e| e.to_string()).collect();
-        let mut check = |wrong: bool, text: &str| {
-            if wrong {
-                problems.push(text.to_owned());
-            }
-        };
-        check(self.shards == 0 || self.shards > SHARDS_MAX, "--shards must be from 1 to 256");
-        let domains_fit = (1..=DOMAINS_MAX).contains(&self.domains_max);
-        check(!domains_fit, &format!("--domains-max must be from 1 to {DOMAINS_MAX}"));
-        // None of these can be 0: the server would refuse, drop or hold back everything.
-        for (name, value) in [
-            ("executors-max", self.executors_max),
-            ("headers-max", self.headers_max),
-            ("uri-bytes-max", self.uri_bytes_max),
-            ("mgnt-body-bytes-max", self.mgnt_body_bytes_max),
-            ("connections-max", self.connections_max),
-            ("pipeline-max", self.pipeline_max),
-            ("ws-message-bytes-max", self.ws_message_bytes_max),
-            ("ws-queue-bytes-max", self.ws_queue_bytes_max),
-            ("ws-inbox-messages-max", self.ws_inbox_messages_max),
-            ("deploy-queue-max", self.deploy_queue_max),
-            ("job-queue-max", self.job_queue_max),
-            ("job-pending-max", self.job_pending_max),
-            ("job-streams-max", self.job_streams_max),
-        ] {
-            check(value == 0, &format!("--{name} must be at least 1"));
-        }
-        for (name, value_ms) in [
-            ("header-timeout-ms", self.header_timeout_ms),
-            ("body-timeout-ms", self.body_timeout_ms),
-            ("idle-timeout-ms", self.idle_timeout_ms),
-            ("write-timeout-ms", self.write_timeout_ms),
-            ("ws-pong-timeout-ms", self.ws_pong_timeout_ms),
-            ("handler-timeout-ms", self.handler_timeout_ms),
-            ("compile-timeout-ms", self.compile_timeout_ms),
-            ("swap-timeout-ms", self.swap_timeout_ms),
-            ("hook-timeout-ms", self.hook_timeout_ms),
-            ("crash-window-ms", self.crash_window_ms),
-        ] {
-            check(value_ms == 0, &format!("--{name} must be at least 1"));
-        }
-        // The stacks of the threads and the allocator's reserve count too.
-        let memory_fits = self.module_memory_bytes_max == 0 || self.module_memory_bytes_max >= MODULE_MEMORY_BYTES_MIN;
-        check(!memory_fits, &format!("--module-memory-bytes-max must be 0 or at least {MODULE_MEMORY_BYTES_MIN}"));
-        let resident = self.module_resident_bytes_max;
-        let resident_fits = resident == 0 || resident >= MODULE_RESIDENT_BYTES_MIN;
-        check(
-            !resident_fits,
-            &format!("--module-resident-bytes-max must be 0 or at least {MODULE_RESIDENT_BYTES_MIN}"),
-        );
-        check(self.crash_limit > CRASHES_MAX, &format!("--crash-limit must be from 0 to {CRASHES_MAX}"));
-        let rss_fits = self.module_rss_recycle_bytes == 0 || self.module_rss_recycle_bytes >= RSS_RECYCLE_BYTES_MIN;
-        check(!rss_fits, &format!("--module-rss-recycle-bytes must be 0 or at least {RSS_RECYCLE_BYTES_MIN}"));
-        // A head crosses to the process of the modules in one record of its ring, which holds 256 KiB.
-        check(!(256..=131_072).contains(&self.head_bytes_max), "--head-bytes-max must be from 256 to 131072");
-        let workers_fit = (1..=JOB_WORKERS_MAX).contains(&self.job_workers);
-        check(!workers_fit, &format!("--job-workers must be from 1 to {JOB_WORKERS_MAX}"));
-        let retention_fits = (1..=JOB_RETENTION_S_MAX).contains(&self.job_retention_s);
-        check(!retention_fits, "--job-retention must be from 1s to 36500d");
-        for (name, value) in [
-            ("job-payload-bytes-max", self.job_payload_bytes_max),
-            ("job-event-bytes-max", self.job_event_bytes_max),
-            ("job-result-bytes-max", self.job_result_bytes_max),
-        ] {
-            let fits = (1..=JOB_PART_BYTES_MAX).contains(&value);
-            check(!fits, &format!("--{name} must be from 1 to {JOB_PART_BYTES_MAX}"));
-        }
-        for (name, value) in [
-            ("cors-allow-origin", &self.cors_allow_origin),
-            ("cors-allow-methods", &self.cors_allow_methods),
-            ("cors-allow-headers", &self.cors_allow_headers),
-        ] {
-            // They are sent as they are (RFC 9110 §5.5).
-            let sendable = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-            check(!sendable, &format!("--{name} must be printable ASCII, as it is sent in a header field"));
-        }
-        check(
-            self.reactor == Reactor::Glommio,
-            "--reactor glommio is not built in this version yet; use --reactor monoio",
-        );
-        check(
-            self.production && self.admin_key.is_none() && self.keys_file.is_none(),
-            "--production needs a key; make one: cweb keygen NAME >> keys.toml, and add --keys-file keys.toml; or for one that may do everything: export CWEB_ADMIN_KEY=$(openssl rand -hex 32)",
-        );
-        for address in &self.admin_listen {
-            let parsed = address.parse::<ListenAddr>().ok();
-            // Port 0 is another one each time.
-            let chosen = !matches!(parsed, Some(ListenAddr::Tcp(addr)) if addr.port() == 0);
-            let taken = self.listen.iter().any(|other| parsed.is_some() && other.parse().ok() == parsed);
-            check(chosen && taken, &format!("--admin-listen {address} is an address for modules too: give another"));
-        }
-        check(
-            self.tls_cert.is_some() != self.tls_key.is_some(),
-            "--tls-cert and --tls-key belong together: give both or none",
-        );
-        problems
     }
 }
 
@@ -576,7 +453,7 @@ mod tests {
             })
         };
         assert_eq!(load(ServeArgs::default()).unwrap().module_memory_bytes(), None);
-        let (mapped, resident) = (MODULE_MEMORY_BYTES_MIN, MODULE_RESIDENT_BYTES_MIN);
+        let (mapped, resident) = (checks::MODULE_MEMORY_BYTES_MIN, checks::MODULE_RESIDENT_BYTES_MIN);
         assert_eq!(limits(mapped, 0).unwrap().module_memory_bytes(), Some(mapped));
         assert_eq!(limits(mapped, resident).unwrap().module_memory_bytes(), Some(resident));
         assert_eq!(limits(0, resident).unwrap().module_memory_bytes(), Some(resident));

@@ -1,4 +1,4 @@
-//! Module code that a deployment waits for and that never returns: constructors, `onload`, `unload`.
+//! Module code that somebody waits for and that never returns: constructors, `onload`, `unload`, cancel callbacks.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -266,4 +266,25 @@ fn a_module_that_hangs_when_it_is_loaded_again_is_left_out() {
     assert_eq!(server.post("/mgnt/stuck/restart", b"").status, 200);
     eventually("it is back", || server.get("/stuck").text() == "stuck");
     assert_eq!(server.get("/neighbour").text(), "here");
+}
+
+#[test]
+fn a_cancel_callback_that_never_returns_has_its_process_replaced() {
+    let _turn = load::turn();
+    let server = start(&[]);
+    let mut neighbour = Neighbour::of(&server);
+    let code = "static int run(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; \
+        j->emit_event(j, \"runs\", NULL); while (!j->is_canceled(j)) usleep(1000); return 0; }\n\
+        static void cancel(struct cweb_context *c, const char *uuid) { (void)c; (void)uuid; NEVER(); }";
+    server.deploy(&member("stuck", "yes", code, ".jobs = {{\"stuck\", run, cancel}}, .job_size = 1,"));
+    let accepted: Value = serde_json::from_slice(&server.post("/jobs", br#"{"job":"stuck"}"#).body).unwrap();
+    let job = format!("/jobs/{}", accepted["job_uuid"].as_str().unwrap());
+    eventually("it runs", || server.get(&format!("{job}/events")).text().contains("\"runs\""));
+    assert_eq!(server.post(&format!("{job}/cancel"), b"").status, 200);
+    neighbour.has_moved();
+    assert!(server.get(&job).text().contains("\"canceled\""));
+    assert!(server.log().contains("the cancel callback of a job did not return within 2000 ms"), "{}", server.log());
+    // The job's worker is free.
+    assert_eq!(server.get("/stuck").text(), "yes");
+    neighbour.end();
 }

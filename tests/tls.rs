@@ -203,17 +203,49 @@ fn websockets_over_tls() {
     assert!(matches!(socket.read().unwrap(), Message::Close(_)));
 }
 
-/// What the server says of a pair that it does not start with.
-fn refusal(cert: &str, key: &str) -> String {
+/// How a server with this pair ends that does not start, or only checks.
+fn end(cert: &str, key: &str, more: &[&str]) -> (Option<i32>, String, String) {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_cweb"))
         .args(["serve", "--port", "0", "--tls-cert", cert, "--tls-key", key, "--data-dir"])
         .arg(dir.path())
+        .args(more)
         .env_remove("CWEB_ADMIN_KEY")
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{cert} {key}: {output:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    if more.contains(&"--check") {
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a check makes nothing");
+    }
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// What the server says of a pair that it does not start with; a check says the same.
+fn refusal(cert: &str, key: &str) -> String {
+    let (code, _, said) = end(cert, key, &[]);
+    assert_eq!(code, Some(1), "{cert} {key}: {said}");
+    assert_eq!(end(cert, key, &["--check"]), (code, String::new(), said.clone()));
+    said
+}
+
+#[test]
+fn a_check_says_what_is_right_and_what_is_wrong() {
+    let authority = Authority::new();
+    authority.issue("good", P256, "10");
+    let pair = (authority.text("good.pem"), authority.text("good.key"));
+    let check = |more: &[&str]| end(&pair.0, &pair.1, &[&["--silent", "--check"], more].concat());
+    let right = "no errors: the settings, the certificate and its key\n";
+    assert_eq!(check(&[]), (Some(0), right.to_owned(), String::new()));
+    let keys = authority.text("keys.toml");
+    for (text, code, said) in [("", 0, "the file of keys"), ("[[key]]\nname = 1", 1, "keys.toml")] {
+        std::fs::write(&keys, text).unwrap();
+        let (found, out, errors) = check(&["--keys-file", &keys]);
+        assert!(found == Some(code) && (out + &errors).contains(said), "{text}: {found:?} {errors}");
+    }
+    let (code, _, errors) = check(&["--shards", "0"]);
+    assert!(code == Some(1) && errors.contains("--shards"), "{errors}");
+    let (code, _, errors) = check(&["--production"]);
+    assert!(code == Some(1) && errors.contains("--production needs a key"), "{errors}");
 }
 
 #[test]

@@ -53,6 +53,9 @@ struct Domain {
     requests: u64,
     restarts: u64,
     resident_bytes: u64,
+    /// What limits its memory.
+    #[serde(default)]
+    memory_limit: Option<String>,
     last_crash: Option<Crash>,
 }
 
@@ -143,8 +146,9 @@ fn list_domains(client: &Client) -> Result<(), String> {
         let mebibytes = domain.resident_bytes / (1024 * 1024);
         let (modules, requests, restarts) = (domain.modules, domain.requests, domain.restarts);
         let name = &domain.name;
+        let limited = domain.memory_limit.as_ref().map_or_else(String::new, |by| format!(", limited by {by}"));
         println!(
-            "{name}  {process}  {modules} module(s)  {requests} request(s)  {mebibytes} MiB  {restarts} restart(s)"
+            "{name}  {process}  {modules} module(s)  {requests} request(s)  {mebibytes} MiB{limited}  {restarts} restart(s)"
         );
         if let Some(Crash { summary, modules }) = &domain.last_crash {
             println!(

@@ -10,8 +10,9 @@ use tracing_subscriber::fmt::format::{self, Compact, Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Runs the server until a signal stops it.
+/// Runs the server until a signal stops it, or only checks whether it could.
 pub(super) fn run(args: ServeArgs) -> ExitCode {
+    let check_only = args.check;
     // Before the settings are read: the largest number of connections follows from it.
     let raised = crate::net::raise_open_files_limit();
     let config = match Config::load(args) {
@@ -24,6 +25,15 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     }
     if let Err(error) = raised {
         tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+    if check_only {
+        return match crate::server::check(&config) {
+            Ok(checked) => {
+                println!("{checked}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => super::fail(error),
+        };
     }
     let result = crate::server::run(config);
     crate::abi::guard::return_output();

@@ -109,6 +109,10 @@ macro_rules! settings {
             #[arg(long, env = "CWEB_CONFIG", value_name = "FILE")]
             #[serde(skip)]
             pub config: Option<PathBuf>,
+            /// Check the settings, the certificate and the keys, say what is wrong, and serve nothing
+            #[arg(long)]
+            #[serde(skip)]
+            pub check: bool,
             /// The key for /mgnt, /jobs and /metrics: from CWEB_ADMIN_KEY or the file, never from a flag that `ps` shows
             #[arg(skip)]
             pub admin_key: Option<String>,
@@ -120,6 +124,7 @@ macro_rules! settings {
                 Self {
                     $( $name: self.$name.or(other.$name), )*
                     config: self.config.or(other.config),
+                    check: self.check || other.check,
                     admin_key: self.admin_key.or(other.admin_key),
                 }
             }
@@ -290,7 +295,7 @@ settings! {
     /// Longest wait for running requests in a swap with unload and onload [default: 30000]
     #[arg(long, env = "CWEB_SWAP_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
     swap_timeout_ms: u64,
-    /// Longest run of onload, unload or a constructor; with --isolation process only [default: 30000]
+    /// Longest run of onload, unload, a constructor or a job's cancel callback; with --isolation process only [default: 30000]
     #[arg(long, env = "CWEB_HOOK_TIMEOUT_MS", value_name = "MS", help_heading = TIMEOUTS)]
     hook_timeout_ms: u64,
     /// Threads that run jobs, one job each [default: cores available to the process]

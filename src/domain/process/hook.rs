@@ -1,4 +1,5 @@
-//! Module code that somebody waits for: constructors, `onload`, `unload`. How long they may take, and what follows.
+//! Module code that somebody waits for: constructors, `onload`, `unload`, the cancel callbacks of jobs. How long they may take, and what
+//! follows.
 //!
 //! A thread that runs code of others can't be ended, a process can: one in which such code does not return is replaced, as
 //! after a handler that never ends. Constructors and destructors run under the dynamic loader's lock, so nothing else can
@@ -19,6 +20,7 @@ pub(super) enum Hook {
     Constructor,
     Onload,
     Unload,
+    Cancel,
 }
 
 impl Hook {
@@ -28,6 +30,7 @@ impl Hook {
             Self::Constructor => "a constructor",
             Self::Onload => "onload",
             Self::Unload => "unload",
+            Self::Cancel => "the cancel callback of a job",
         }
     }
 }
@@ -100,8 +103,14 @@ impl Shared {
 
     /// Has `life` run a part of a module's code, and waits for its end as long as it may take.
     pub(super) fn call_hook(&self, life: &Life, hook: Hook, order: Order) -> Result<Outcome, NoOutcome> {
+        let begun = life.begin(self.number(), order).map_err(|_| NoOutcome::Died)?;
+        self.await_hook(life, hook, &begun)
+    }
+
+    /// Waits for the end of what [`Life::begin`] has begun.
+    pub(super) fn await_hook(&self, life: &Life, hook: Hook, begun: &Receiver<Outcome>) -> Result<Outcome, NoOutcome> {
         let limit = self.config.hook_timeout;
-        life.call_within(limit, self.number(), order).map_err(|error| match error {
+        begun.recv_timeout(limit).map_err(|error| match error {
             RecvTimeoutError::Disconnected => NoOutcome::Died,
             RecvTimeoutError::Timeout => {
                 self.want_replacement(life, &format!("{} of a module does not return", hook.name()));

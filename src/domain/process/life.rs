@@ -210,12 +210,7 @@ impl Life {
         Ok(receiver)
     }
 
-    /// Has an order carried out, and waits for its outcome.
-    pub(super) fn call(&self, call: u64, what: Order) -> Result<Outcome, String> {
-        self.begin(call, what)?.recv().map_err(|_| "its process died".to_owned())
-    }
-
-    /// The same for at most `limit`; disconnected: the process died first.
+    /// Has an order carried out, and waits for its outcome for at most `limit`; disconnected: the process died first.
     pub(super) fn call_within(&self, limit: Duration, call: u64, what: Order) -> Result<Outcome, RecvTimeoutError> {
         self.begin(call, what).map_err(|_| RecvTimeoutError::Disconnected)?.recv_timeout(limit)
     }

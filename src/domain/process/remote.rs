@@ -159,10 +159,17 @@ impl Instance for RemoteModule {
             return Ok(());
         }
         let order = Order::CancelJob { instance: self.id, job, uuid: uuid.to_owned() };
-        outcome_of(match self.shared.life_of_job(uuid) {
-            Some(life) => life.call(self.shared.number(), order),
-            None => self.shared.call(order),
-        })
+        let fault = |what| Fault { what };
+        let (life, begun) = match self.shared.life_of_job(uuid) {
+            Some(life) => (Arc::clone(&life), life.begin(self.shared.number(), order).map_err(fault)?),
+            None => {
+                // Held until the order is given, and not while it is carried out: nobody is to wait for that.
+                let pass = self.shared.enter().map_err(fault)?;
+                (Arc::clone(pass.life()), pass.life().begin(self.shared.number(), order).map_err(fault)?)
+            }
+        };
+        let outcome = self.shared.await_hook(&life, Hook::Cancel, &begun);
+        outcome_of(outcome.map_err(|none| in_words(Hook::Cancel, none)))
     }
 
     fn quarantine(&self) -> Option<String> {

@@ -1,6 +1,6 @@
 //! What the supervisor, the modules and the readers of the lives share.
 
-use super::control::{Order, Outcome, Question};
+use super::control::{Order, Question};
 use super::crash::CrashReport;
 use super::identity::Identity;
 use super::life::Life;
@@ -241,12 +241,6 @@ impl Shared {
 
     pub(super) fn published(&self) -> Vec<(String, u64)> {
         lock(&self.published).clone()
-    }
-
-    /// Has an order carried out in the life in service, and waits for its outcome.
-    pub(super) fn call(&self, order: Order) -> Result<Outcome, String> {
-        let pass = self.enter()?;
-        pass.life().call(self.number(), order)
     }
 
     /// Takes note of a life, so that it ends with the server.

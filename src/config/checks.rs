@@ -1,0 +1,158 @@
+//! What is wrong with settings: each by itself, and together.
+
+use super::args::DAY_S;
+use super::{Config, Reactor};
+use crate::net::ListenAddr;
+
+/// Smallest address space a process of modules starts in, and some for the modules.
+pub(super) const MODULE_MEMORY_BYTES_MIN: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Smallest memory a process of modules can work in: what it has at the start, and bodies that it is answering with.
+pub(super) const MODULE_RESIDENT_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// Growth that is no growth: threads that come and go move as much.
+const RSS_RECYCLE_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+/// Most crashes that are kept in mind of a module.
+const CRASHES_MAX: usize = 1000;
+
+/// Most shards; beyond it a machine would have more cores than this has been thought through for.
+const SHARDS_MAX: usize = 256;
+
+/// Most domains: each has a process, threads and, for each shard, 3 MiB of rings.
+const DOMAINS_MAX: usize = 1024;
+
+/// Most job workers: threads beyond this only wait for each other.
+const JOB_WORKERS_MAX: usize = 1024;
+
+/// Longest that finished jobs are kept; far from where times in milliseconds would overflow.
+const JOB_RETENTION_S_MAX: u64 = 36_500 * DAY_S;
+
+/// Most bytes of one part of a job: all parts together stay within a row of SQLite, 1,000,000,000 bytes.
+const JOB_PART_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+impl Config {
+    /// Everything that is wrong, a line each.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let mut problems = Problems(Vec::new());
+        self.check_addresses(&mut problems);
+        self.check_zeros(&mut problems);
+        self.check_ranges(&mut problems);
+        self.check_texts(&mut problems);
+        self.check_combinations(&mut problems);
+        problems.0
+    }
+
+    fn check_addresses(&self, problems: &mut Problems) {
+        let parsed = |text: &String| text.parse::<ListenAddr>();
+        let wrong = self.listen.iter().chain(&self.admin_listen).filter_map(|text| parsed(text).err());
+        problems.0.extend(wrong.map(|error| error.to_string()));
+        for address in &self.admin_listen {
+            let own = parsed(address).ok();
+            // Port 0 is another one each time.
+            let chosen = !matches!(own, Some(ListenAddr::Tcp(addr)) if addr.port() == 0);
+            let taken = self.listen.iter().any(|other| own.is_some() && parsed(other).ok() == own);
+            problems.check(chosen && taken, || {
+                format!("--admin-listen {address} is an address for modules too: give another")
+            });
+        }
+    }
+
+    /// None of these can be 0: the server would refuse, drop or hold back everything.
+    fn check_zeros(&self, problems: &mut Problems) {
+        for (name, value) in [
+            ("executors-max", self.executors_max),
+            ("headers-max", self.headers_max),
+            ("uri-bytes-max", self.uri_bytes_max),
+            ("mgnt-body-bytes-max", self.mgnt_body_bytes_max),
+            ("connections-max", self.connections_max),
+            ("pipeline-max", self.pipeline_max),
+            ("ws-message-bytes-max", self.ws_message_bytes_max),
+            ("ws-queue-bytes-max", self.ws_queue_bytes_max),
+            ("ws-inbox-messages-max", self.ws_inbox_messages_max),
+            ("deploy-queue-max", self.deploy_queue_max),
+            ("job-queue-max", self.job_queue_max),
+            ("job-pending-max", self.job_pending_max),
+            ("job-streams-max", self.job_streams_max),
+        ] {
+            problems.check(value == 0, || format!("--{name} must be at least 1"));
+        }
+        for (name, value_ms) in [
+            ("header-timeout-ms", self.header_timeout_ms),
+            ("body-timeout-ms", self.body_timeout_ms),
+            ("idle-timeout-ms", self.idle_timeout_ms),
+            ("write-timeout-ms", self.write_timeout_ms),
+            ("ws-pong-timeout-ms", self.ws_pong_timeout_ms),
+            ("handler-timeout-ms", self.handler_timeout_ms),
+            ("compile-timeout-ms", self.compile_timeout_ms),
+            ("swap-timeout-ms", self.swap_timeout_ms),
+            ("hook-timeout-ms", self.hook_timeout_ms),
+            ("crash-window-ms", self.crash_window_ms),
+        ] {
+            problems.check(value_ms == 0, || format!("--{name} must be at least 1"));
+        }
+    }
+
+    fn check_ranges(&self, problems: &mut Problems) {
+        for (name, value, max) in [
+            ("shards", self.shards, SHARDS_MAX),
+            ("domains-max", self.domains_max, DOMAINS_MAX),
+            ("job-workers", self.job_workers, JOB_WORKERS_MAX),
+            ("job-payload-bytes-max", self.job_payload_bytes_max, JOB_PART_BYTES_MAX),
+            ("job-event-bytes-max", self.job_event_bytes_max, JOB_PART_BYTES_MAX),
+            ("job-result-bytes-max", self.job_result_bytes_max, JOB_PART_BYTES_MAX),
+        ] {
+            problems.check(!(1..=max).contains(&value), || format!("--{name} must be from 1 to {max}"));
+        }
+        for (name, value, min) in [
+            // The stacks of the threads and the allocator's reserve count too.
+            ("module-memory-bytes-max", self.module_memory_bytes_max, MODULE_MEMORY_BYTES_MIN),
+            ("module-resident-bytes-max", self.module_resident_bytes_max, MODULE_RESIDENT_BYTES_MIN),
+            ("module-rss-recycle-bytes", self.module_rss_recycle_bytes, RSS_RECYCLE_BYTES_MIN),
+        ] {
+            problems.check(value != 0 && value < min, || format!("--{name} must be 0 or at least {min}"));
+        }
+        let crashes_fit = self.crash_limit <= CRASHES_MAX;
+        problems.check(!crashes_fit, || format!("--crash-limit must be from 0 to {CRASHES_MAX}"));
+        // A head crosses to the process of the modules in one record of its ring, which holds 256 KiB.
+        let head_fits = (256..=131_072).contains(&self.head_bytes_max);
+        problems.check(!head_fits, || "--head-bytes-max must be from 256 to 131072".to_owned());
+        let retention_fits = (1..=JOB_RETENTION_S_MAX).contains(&self.job_retention_s);
+        problems.check(!retention_fits, || "--job-retention must be from 1s to 36500d".to_owned());
+    }
+
+    fn check_texts(&self, problems: &mut Problems) {
+        for (name, value) in [
+            ("cors-allow-origin", &self.cors_allow_origin),
+            ("cors-allow-methods", &self.cors_allow_methods),
+            ("cors-allow-headers", &self.cors_allow_headers),
+        ] {
+            // They are sent as they are (RFC 9110 §5.5).
+            let sendable = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+            problems.check(!sendable, || format!("--{name} must be printable ASCII, as it is sent in a header field"));
+        }
+    }
+
+    fn check_combinations(&self, problems: &mut Problems) {
+        problems.check(self.reactor == Reactor::Glommio, || {
+            "--reactor glommio is not built in this version yet; use --reactor monoio".to_owned()
+        });
+        problems.check(self.production && self.admin_key.is_none() && self.keys_file.is_none(), || {
+            "--production needs a key; make one: cweb keygen NAME >> keys.toml, and add --keys-file keys.toml; or for one that may do everything: export CWEB_ADMIN_KEY=$(openssl rand -hex 32)".to_owned()
+        });
+        problems.check(self.tls_cert.is_some() != self.tls_key.is_some(), || {
+            "--tls-cert and --tls-key belong together: give both or none".to_owned()
+        });
+    }
+}
+
+/// What was found so far.
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn check(&mut self, wrong: bool, text: impl FnOnce() -> String) {
+        if wrong {
+            self.0.push(text());
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Where the modules live: in this process, or in confined ones of their own.
+
+use crate::config::{Config, Isolation};
+use crate::domain::DEFAULT_DOMAIN;
+use crate::domain::in_process::InProcess;
+use crate::domain::process::{Cgroups, CrashLimit, DomainConfig, Domains, Identity};
+use crate::domain::sandbox::{self, Policy, User};
+use crate::net::Waker;
+use core_affinity::CoreId;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where the modules live.
+#[derive(Clone)]
+pub(super) enum ModuleHost {
+    /// In this process.
+    Here(Arc<InProcess>),
+    /// In processes of their own.
+    Apart(Arc<Domains>),
+}
+
+pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
+    let database = module_database(config)?;
+    if config.isolation == Isolation::None {
+        return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(jobs_file))?)));
+    }
+    let scratch = config.data_dir.join("scratch");
+    for dir in [&scratch, &config.data_dir.join("static"), &config.module_dir.join(".run")] {
+        // The sandbox names directories as they are when it is made.
+        std::fs::create_dir_all(dir)
+            .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?;
+    }
+    let (cores, free_cores) = shard_cores(config.shards);
+    let domain = DomainConfig {
+        identity: Identity::first(DEFAULT_DOMAIN, config.shards),
+        cores: cores.iter().map(|core| core.map(|core| core.id)).collect(),
+        threads_min: if free_cores.is_empty() { config.shards } else { free_cores.len() },
+        threads_max: config.executors_max,
+        free_cores: free_cores.iter().map(|core| core.id).collect(),
+        database,
+        jobs_database: jobs_file.to_path_buf(),
+        policy: domain_policy(config, domain_user(config, &scratch)),
+        scratch,
+        log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
+        crash_limit: CrashLimit { crashes: config.crash_limit, window: Duration::from_millis(config.crash_window_ms) },
+        hook_timeout: Duration::from_millis(config.hook_timeout_ms),
+        rss_recycle_bytes: config.module_rss_recycle_bytes,
+        cgroups: config.module_memory_bytes().and_then(|bytes| Cgroups::find(&config.data_dir, bytes)),
+    };
+    Ok(ModuleHost::Apart(Arc::new(Domains::start(domain, config.domains_max, wakers.to_vec())?)))
+}
+
+/// The modules' database has a directory of its own: it is the one thing of the server's that isolated modules write.
+fn module_database(config: &Config) -> std::io::Result<PathBuf> {
+    let dir = config.data_dir.join("module-data");
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir.join("modules.sqlite3"))
+}
+
+/// What isolated modules may do: compute, read the system's libraries and `static`, write their database, and what the
+/// operator allows. Each domain gets a scratch directory besides.
+fn domain_policy(config: &Config, user: Option<User>) -> Policy {
+    let mut read = sandbox::system_paths();
+    read.extend([config.data_dir.join("static"), config.module_dir.join(".run")]);
+    read.extend(config.allow_read.iter().cloned());
+    if config.allow_net {
+        read.extend(sandbox::network_paths());
+    }
+    let mut write = vec![config.data_dir.join("module-data"), "/dev/null".into()];
+    write.extend(config.allow_write.iter().cloned());
+    let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
+    let network = config.allow_net;
+    Policy { read, write, threads_allowed: true, network, memory_bytes_max, user, ..Policy::default() }
+}
+
+/// Whom a domain of a server that is root becomes: nobody, if nobody can reach what modules use.
+fn domain_user(config: &Config, scratch: &Path) -> Option<User> {
+    let user = sandbox::unprivileged()?;
+    let own = [config.data_dir.join("module-data"), scratch.to_path_buf()];
+    let used = [&own[..], &[config.data_dir.join("static"), config.module_dir.join(".run")]].concat();
+    let closed = sandbox::closed_to(user, &used).map(|dir| format!("{} is closed to other users", dir.display()));
+    let refused = || own.iter().find_map(|dir| sandbox::hand_over(user, dir).err()).map(|error| error.to_string());
+    let Some(why) = closed.or_else(refused) else { return Some(user) };
+    // Without capabilities even root can't write what an earlier start has given away.
+    for dir in &own {
+        if let Err(error) = sandbox::hand_over(User { uid: 0, gid: 0 }, dir) {
+            tracing::warn!("{}: {error}", dir.display());
+        }
+    }
+    tracing::warn!(
+        "modules run as root without its rights, and not as nobody: {why}; better: a server that is not root"
+    );
+    None
+}
+
+/// The cores of the shards, one each; empty entries when there are more shards than cores.
+pub(super) fn shard_cores(shards: usize) -> (Vec<Option<CoreId>>, Vec<CoreId>) {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let pinned = (0..shards).map(|shard| if shards <= cores.len() { cores.get(shard).copied() } else { None });
+    // Executors keep off the shards' cores when there are others.
+    let free = cores.iter().skip(shards).copied().collect();
+    (pinned.collect(), free)
+}

@@ -1,0 +1,66 @@
+//! What the server listens on: the addresses of the settings or the sockets that were passed, plain or with TLS.
+
+use super::{ServeError, setup};
+use crate::config::Config;
+use crate::net::{self, Certificate, ListenAddr, Listener, UnixAccess};
+use socket2::Socket;
+use std::time::Duration;
+
+/// The certificate that TCP addresses are served with, if there is to be one.
+pub(super) fn load_certificate(config: &Config) -> Result<Option<Certificate>, ServeError> {
+    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
+    let certificate = Certificate::load(cert, key)?;
+    tracing::info!("HTTPS with the certificate {} and the key {}", cert.display(), key.display());
+    Ok(Some(certificate))
+}
+
+/// The listeners of each shard, and how many of them, the first ones, are no admin listeners: the sockets that the service
+/// manager has passed, or else those of the settings' addresses.
+pub(super) fn bind(
+    config: &Config,
+    passed: &[Socket],
+    certificate: Option<&Certificate>,
+) -> Result<(Vec<Vec<Listener>>, usize), ServeError> {
+    let parsed = |texts: &[String]| {
+        let parse = |text: &String| text.parse::<ListenAddr>().map_err(|error| ServeError::Address(error.to_string()));
+        texts.iter().map(parse).collect::<Result<Vec<_>, _>>()
+    };
+    let mut listeners = if passed.is_empty() {
+        net::bind_all(&parsed(&config.listen)?, config.shards, UnixAccess::Umask)?
+    } else {
+        tracing::info!("serving the {} socket(s) that were passed; --port and --listen don't count", passed.len());
+        net::share(passed, config.shards).map_err(setup("sharing the passed sockets"))?
+    };
+    let public = listeners.first().map_or(0, Vec::len);
+    let admin = net::bind_all(&parsed(&config.admin_listen)?, config.shards, UnixAccess::Owner)?;
+    for (shard, admin) in listeners.iter_mut().zip(admin) {
+        shard.extend(admin); // After the others: their number tells the shard what they serve.
+    }
+    Ok((secured(config, listeners, certificate)?, public))
+}
+
+/// The listeners with TLS, if there is a certificate.
+fn secured(
+    config: &Config,
+    listeners: Vec<Vec<Listener>>,
+    certificate: Option<&Certificate>,
+) -> Result<Vec<Vec<Listener>>, ServeError> {
+    let Some(certificate) = certificate else {
+        if config.production && listeners.iter().flatten().any(Listener::is_public) {
+            tracing::warn!(
+                "--production without --tls-cert and --tls-key, and no server.crt and server.key in the data directory: serving plain HTTP; a proxy that terminates TLS is expected in front"
+            );
+        }
+        return Ok(listeners);
+    };
+    let acceptor = certificate.acceptor(Duration::from_millis(config.header_timeout_ms))?;
+    let secured = |shard: Vec<Listener>| shard.into_iter().map(|listener| listener.secured(&acceptor)).collect();
+    Ok(listeners.into_iter().map(secured).collect())
+}
+
+/// The addresses really listened on, as they are told.
+pub(super) fn addresses(public: usize, listeners: &[Vec<Listener>]) -> Vec<String> {
+    let told =
+        |(number, listener): (usize, &Listener)| format!("{listener}{}", if number < public { "" } else { " (admin)" });
+    listeners.first().into_iter().flatten().enumerate().map(told).collect()
+}

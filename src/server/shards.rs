@@ -1,0 +1,184 @@
+//! The shards: their threads, cores and limits, and the executors of modules that live in this process.
+
+use super::host::{ModuleHost, shard_cores};
+use super::{ServeError, setup};
+use crate::abi::context::ModuleContext;
+use crate::admin::Admin;
+use crate::config::{Config, Reactor};
+use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
+use crate::domain::in_process::InProcess;
+use crate::domain::inbox::{Inbox, Message};
+use crate::jobs::hub::EventSink;
+use crate::module::control::Control;
+use crate::net::{self, Listener, ReactorKind, Waker};
+use crate::proto::http1;
+use crate::shard::{Local, PeerCounts, Shard, ShardLimits, ShardParts};
+use core_affinity::CoreId;
+use signal_hook::consts::SIGTERM;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+
+/// Calls a shard may have on executors at once.
+const IN_FLIGHT_MAX: usize = 4096;
+
+/// Requests on the server's own paths that a shard may have under way.
+const OWN_IN_FLIGHT_MAX: usize = 1024;
+
+/// Bytes of all request bodies that a shard is receiving, and of all that wait for executors; each.
+const BODIES_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// Unsent and expected bytes of a connection above which its further requests wait.
+const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a submission may have beside its payload.
+const JOB_FIELDS_BYTES_MAX: usize = 64 * 1024;
+
+/// One running shard.
+pub(super) struct RunningShard {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) thread: JoinHandle<()>,
+}
+
+#[allow(clippy::too_many_arguments)] // Everything comes together here, and nowhere else.
+pub(super) fn start_shards(
+    config: &Config,
+    listeners: Vec<Vec<Listener>>,
+    admin_listeners_from: Option<usize>,
+    wakers: Vec<Arc<Waker>>,
+    host: &ModuleHost,
+    control: &Control,
+    admin: &Arc<Admin>,
+    failed: &Arc<OnceLock<String>>,
+) -> Result<Vec<RunningShard>, ServeError> {
+    let kind = reactor(config);
+    let (cores, free_cores) = shard_cores(config.shards);
+    let executors = match host {
+        ModuleHost::Here(host) => Some(start_executors(config, host, free_cores)?),
+        ModuleHost::Apart(_) => None,
+    };
+    let limits = shard_limits(config);
+    let peers_max = config.connections_per_peer_max;
+    let peers = (peers_max > 0).then(|| Arc::new(PeerCounts::new(peers_max)));
+
+    let mut running = Vec::with_capacity(config.shards);
+    for (id, ((listeners, core), waker)) in listeners.into_iter().zip(cores).zip(wakers).enumerate() {
+        let inbox = Arc::new(Inbox::new(Arc::clone(&waker)));
+        let local = executors.clone().map(|executors| executors.companion(id, core)).transpose();
+        let local = local.map_err(setup("starting an executor thread"))?;
+        let (table, limits, admin) = (control.table(), limits.clone(), Arc::clone(admin));
+        let (shard_inbox, stats) = (Arc::clone(&inbox), admin.stats(id));
+        let (failed, peers) = (Arc::clone(failed), peers.clone());
+        let thread = thread::Builder::new()
+            .name(format!("shard-{id}"))
+            .spawn(move || {
+                if let Some(core) = core {
+                    core_affinity::set_for_current(core);
+                }
+                let local = local.map(|(companion, executors)| Local {
+                    companion,
+                    executor: InProcess::executor(&executors.context),
+                    pool: executors.pool,
+                });
+                let inbox = shard_inbox;
+                let parts = ShardParts { id, limits, table, inbox, local, admin, admin_listeners_from, stats, peers };
+                if let Err(error) = net::run(kind, Shard::new(parts), listeners, &waker) {
+                    tracing::error!("shard {id} ended: {error}; the server stops");
+                    let _ = failed.set(format!("shard {id}: {error}"));
+                    let _ = signal_hook::low_level::raise(SIGTERM);
+                }
+            })
+            .map_err(setup("starting a shard"))?;
+        let subscriber = Arc::clone(&inbox);
+        control.subscribe(Box::new(move || subscriber.push(Message::TableChanged)));
+        running.push(RunningShard { inbox, thread });
+    }
+    if let ModuleHost::Apart(domains) = host {
+        let inboxes: Vec<Arc<Inbox>> = running.iter().map(|shard| Arc::clone(&shard.inbox)).collect();
+        domains.attach(&inboxes);
+    }
+    admin.jobs().hub().set_shards(running.iter().map(|shard| Arc::clone(&shard.inbox) as Arc<dyn EventSink>).collect());
+    Ok(running)
+}
+
+/// What runs the modules of this process, apart from the shards' own part.
+#[derive(Clone)]
+struct Executors {
+    context: Arc<ModuleContext>,
+    factory: RunnerFactory,
+    pool: Arc<Pool>,
+}
+
+impl Executors {
+    fn companion(self, shard: usize, core: Option<CoreId>) -> std::io::Result<(Companion, Self)> {
+        Ok((Companion::start(shard, core, Arc::clone(&self.factory))?, self))
+    }
+}
+
+fn start_executors(config: &Config, host: &InProcess, free_cores: Vec<CoreId>) -> Result<Executors, ServeError> {
+    let context = Arc::clone(host.context());
+    let made_with = Arc::clone(&context);
+    let factory: RunnerFactory = Arc::new(move || Box::new(InProcess::executor(&made_with)) as Box<dyn Runner>);
+    let threads_min = if free_cores.is_empty() { config.shards } else { free_cores.len() };
+    let pool = Pool::start(threads_min, config.executors_max, free_cores, Arc::clone(&factory));
+    let pool = Arc::new(pool.map_err(setup("starting the executor pool"))?);
+    Ok(Executors { context, factory, pool })
+}
+
+/// The reactor to use: io_uring where the kernel allows it.
+fn reactor(config: &Config) -> ReactorKind {
+    match config.reactor {
+        Reactor::Monoio => {
+            if let Err(reason) = net::io_uring_available(config.shards) {
+                tracing::warn!("io_uring is not available ({reason}): using epoll, which is a little slower");
+                return ReactorKind::MonoioEpoll;
+            }
+            ReactorKind::Monoio
+        }
+        // Refused by Config::load.
+        Reactor::Glommio => ReactorKind::MonoioEpoll,
+    }
+}
+
+fn shard_limits(config: &Config) -> ShardLimits {
+    let own_body_bytes_max = config
+        .body_bytes_max
+        .max(config.mgnt_body_bytes_max)
+        .max(config.job_payload_bytes_max.saturating_add(JOB_FIELDS_BYTES_MAX));
+    ShardLimits {
+        http: http1::Limits {
+            head_bytes_max: config.head_bytes_max,
+            headers_max: config.headers_max,
+            uri_bytes_max: config.uri_bytes_max,
+            body_bytes_max: own_body_bytes_max.max(config.route_body_bytes_max),
+        },
+        body_bytes_max: config.body_bytes_max,
+        route_body_bytes_max: config.route_body_bytes_max,
+        own_body_bytes_max,
+        // Any one body that is allowed must fit.
+        bodies_bytes_max: BODIES_BYTES_MAX.max(own_body_bytes_max).max(config.route_body_bytes_max),
+        connections_max: config.connections_max,
+        requests_per_connection_max: match config.requests_per_connection_max {
+            0 => u64::MAX,
+            max => max,
+        },
+        pipeline_max: config.pipeline_max,
+        in_flight_max: IN_FLIGHT_MAX,
+        own_in_flight_max: OWN_IN_FLIGHT_MAX,
+        streams_max: config.job_streams_max,
+        unsent_bytes_max: UNSENT_BYTES_MAX,
+        ws_message_bytes_max: config.ws_message_bytes_max,
+        ws_queue_bytes_max: config.ws_queue_bytes_max,
+        ws_inbox_messages_max: config.ws_inbox_messages_max,
+        header_timeout_ms: config.header_timeout_ms,
+        body_timeout_ms: config.body_timeout_ms,
+        idle_timeout_ms: config.idle_timeout_ms,
+        write_timeout_ms: config.write_timeout_ms,
+        ws_ping_interval_ms: config.ws_ping_interval_ms,
+        ws_pong_timeout_ms: config.ws_pong_timeout_ms,
+        handler_timeout_ms: config.handler_timeout_ms,
+        cors_origin: Some(config.cors_allow_origin.clone()).filter(|origin| !origin.is_empty()),
+        cors_methods: config.cors_allow_methods.clone(),
+        cors_headers: config.cors_allow_headers.clone(),
+        cors_max_age_s: config.cors_max_age_s,
+    }
+}
