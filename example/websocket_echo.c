@@ -15,6 +15,6 @@ static void echo(struct cweb_context *ctx, websocket_t *ws, const char *message,
 export module_t config = {
     .name = "websocket_echo",
     .author = "cweb",
-    .websockets = {{.path = "/echo", .on_message = echo}},
+    .websockets = {{.path = "/echo", .on_message = echo, .flags = CWEB_INLINE}},
     .ws_size = 1,
 };

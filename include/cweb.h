@@ -121,6 +121,8 @@ typedef struct ws_info {
     void (*on_message)(struct cweb_context *, websocket_t *, const char *message, size_t length);
     /** The last call for this socket; its pointer is invalid afterwards. */
     void (*on_close)(struct cweb_context *, websocket_t *);
+    /** CWEB_INLINE: each function takes microseconds and never waits. Other bits are ignored. */
+    int flags;
 } websocket_info_t;
 
 /* ---- Jobs ---- */

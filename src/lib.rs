@@ -14,6 +14,7 @@
 //! | [`abi`] | the `repr(C)` mirror of `include/` and the services modules call |
 //! | [`proto`] | sans-IO protocol machines: HTTP/1.1, forms, WebSocket |
 //! | [`net`] | the reactor seam and its drivers; listeners |
+//! | [`numbered`] | maps by numbers of the server's own |
 //! | [`config`] | flags, environment and `cweb.toml` into one validated [`config::Config`] |
 
 pub mod abi;
@@ -27,6 +28,7 @@ pub mod fuzzing;
 pub mod jobs;
 pub mod module;
 pub mod net;
+pub mod numbered;
 pub mod proto;
 pub mod server;
 pub mod service;

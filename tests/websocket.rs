@@ -25,12 +25,17 @@ static void on_message(struct cweb_context *c, websocket_t *w, const char *m, si
   if (!strcmp(m, "flood")) { static char big[65536]; memset(big, 'f', sizeof big); for (int i = 0; i < 2000; i++) w->send(w, big, sizeof big); return; }
   w->send(w, m, n); }
 static void on_close(struct cweb_context *c, websocket_t *w) { (void)c; pthread_mutex_lock(&lock); closed_count++;
+  if (w->session && !strncmp(w->session, "bye", 3)) w->send(w, "bye", 3);
   for (int i = 0; i < open_count; i++) if (open_sockets[i] == w) { open_sockets[i] = open_sockets[--open_count]; break; } pthread_mutex_unlock(&lock); }
 static int counts(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d", open_count, closed_count); return 0; }
 "#;
-    let fields = r#".websockets = {{"/ws", on_open, on_message, on_close}, {.path = "/silent"}}, .ws_size = 2,"#;
+    let fields = r#".websockets = {{"/ws", on_open, on_message, on_close}, {.path = "/silent"},
+        {"/inline", on_open, on_message, on_close, CWEB_INLINE}}, .ws_size = 3,"#;
     module("lab", code, r#"{"/counts", "GET", counts, NONE}"#, 1, fields)
 }
+
+/// Callbacks on an executor's thread, and on the shard's own where modules live in the server.
+const PATHS: [&str; 2] = ["/ws", "/inline"];
 
 fn server() -> Server {
     let server = Server::with(&["--shards", "2", "--ws-queue-bytes-max", "4000000"]);
@@ -57,23 +62,25 @@ fn close_code(socket: &mut Socket) -> CloseCode {
 
 #[test]
 fn messages_of_every_kind_and_size() {
-    let server = server();
-    let mut socket = server.websocket("/ws");
-    echo(&mut socket, Message::text("hello é"));
-    echo(&mut socket, Message::text(""));
-    echo(&mut socket, Message::binary(vec![0xff, 0, 1]));
-    for size in [125, 126, 2048, 65_535, 65_536, 1 << 20] {
-        echo(&mut socket, Message::text("a".repeat(size)));
+    for path in PATHS {
+        let server = server();
+        let mut socket = server.websocket(path);
+        echo(&mut socket, Message::text("hello é"));
+        echo(&mut socket, Message::text(""));
+        echo(&mut socket, Message::binary(vec![0xff, 0, 1]));
+        for size in [125, 126, 2048, 65_535, 65_536, 1 << 20] {
+            echo(&mut socket, Message::text("a".repeat(size)));
+        }
+        for n in 0..500 {
+            socket.write(Message::text(n.to_string())).unwrap();
+        }
+        socket.flush().unwrap();
+        for n in 0..500 {
+            assert_eq!(socket.read().unwrap(), Message::text(n.to_string()));
+        }
+        socket.send(Message::Ping(Bytes::from_static(b"p"))).unwrap();
+        assert_eq!(socket.read().unwrap(), Message::Pong(Bytes::from_static(b"p")));
     }
-    for n in 0..500 {
-        socket.write(Message::text(n.to_string())).unwrap();
-    }
-    socket.flush().unwrap();
-    for n in 0..500 {
-        assert_eq!(socket.read().unwrap(), Message::text(n.to_string()));
-    }
-    socket.send(Message::Ping(Bytes::from_static(b"p"))).unwrap();
-    assert_eq!(socket.read().unwrap(), Message::Pong(Bytes::from_static(b"p")));
 }
 
 /// A masked frame with a mask of zeros.
@@ -83,78 +90,93 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn frames_together_in_pieces_and_fragments() {
-    let server = server();
-    let mut socket = server.websocket("/ws");
-    let raw = [frame(0x81, b"one"), frame(0x01, b"tw"), frame(0x89, b"!"), frame(0x80, b"o")].concat();
-    socket.get_mut().write_all(&raw).unwrap();
-    assert_eq!(socket.read().unwrap(), Message::Pong(Bytes::from_static(b"!")));
-    assert_eq!(socket.read().unwrap(), Message::text("one"));
-    assert_eq!(socket.read().unwrap(), Message::text("two"));
-    for byte in frame(0x81, b"bytewise") {
-        socket.get_mut().write_all(&[byte]).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(1));
+    for path in PATHS {
+        let server = server();
+        let mut socket = server.websocket(path);
+        let raw = [frame(0x81, b"one"), frame(0x01, b"tw"), frame(0x89, b"!"), frame(0x80, b"o")].concat();
+        socket.get_mut().write_all(&raw).unwrap();
+        assert_eq!(socket.read().unwrap(), Message::Pong(Bytes::from_static(b"!")));
+        assert_eq!(socket.read().unwrap(), Message::text("one"));
+        assert_eq!(socket.read().unwrap(), Message::text("two"));
+        for byte in frame(0x81, b"bytewise") {
+            socket.get_mut().write_all(&[byte]).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert_eq!(socket.read().unwrap(), Message::text("bytewise"));
     }
-    assert_eq!(socket.read().unwrap(), Message::text("bytewise"));
 }
 
 #[test]
 fn modules_send_and_close_from_anywhere() {
-    let server = server();
-    let mut socket = server.websocket("/ws?id=abc&since_event_id=7");
-    assert_eq!(socket.read().unwrap(), Message::text("abc|7"));
-    socket.send(Message::text("thread")).unwrap();
-    for n in 0..100 {
-        assert_eq!(socket.read().unwrap(), Message::text(format!("t{n}")));
+    for path in PATHS {
+        let server = server();
+        let mut socket = server.websocket(&format!("{path}?id=abc&since_event_id=7"));
+        assert_eq!(socket.read().unwrap(), Message::text("abc|7"));
+        socket.send(Message::text("thread")).unwrap();
+        for n in 0..100 {
+            assert_eq!(socket.read().unwrap(), Message::text(format!("t{n}")));
+        }
+        assert_eq!(close_code(&mut socket), CloseCode::Normal);
+        let mut socket = server.websocket(&format!("{path}?id=x"));
+        assert_eq!(socket.read().unwrap(), Message::text("x|0"));
+        socket.send(Message::text("close")).unwrap();
+        assert_eq!(close_code(&mut socket), CloseCode::Normal);
+        drop(socket);
+        eventually("both closed", || server.get("/counts").text() == "0 2");
+        let mut silent = server.websocket("/silent");
+        silent.send(Message::text("nobody listens")).unwrap();
+        silent.close(None).unwrap();
+        assert!(matches!(silent.read(), Ok(Message::Close(_))));
     }
-    assert_eq!(close_code(&mut socket), CloseCode::Normal);
-    let mut socket = server.websocket("/ws?id=x");
-    assert_eq!(socket.read().unwrap(), Message::text("x|0"));
-    socket.send(Message::text("close")).unwrap();
-    assert_eq!(close_code(&mut socket), CloseCode::Normal);
-    drop(socket);
-    eventually("both closed", || server.get("/counts").text() == "0 2");
-    let mut silent = server.websocket("/silent");
-    silent.send(Message::text("nobody listens")).unwrap();
-    silent.close(None).unwrap();
-    assert!(matches!(silent.read(), Ok(Message::Close(_))));
 }
 
 #[test]
 fn a_broadcast_reaches_everyone_once() {
-    let server = server();
-    let mut sockets: Vec<Socket> = (0..200).map(|_| server.websocket("/ws")).collect();
-    eventually("all open", || server.get("/counts").text() == "200 0");
-    sockets[7].send(Message::text("all")).unwrap();
-    for socket in &mut sockets {
-        assert_eq!(socket.read().unwrap(), Message::text("to all"));
-    }
-    // A client that goes without a word harms nobody.
-    drop(sockets.split_off(100));
-    eventually("half closed", || server.get("/counts").text() == "100 100");
-    sockets[0].send(Message::text("all")).unwrap();
-    for socket in &mut sockets {
-        assert_eq!(socket.read().unwrap(), Message::text("to all"));
+    for path in PATHS {
+        let server = server();
+        let mut sockets: Vec<Socket> = (0..200).map(|_| server.websocket(path)).collect();
+        eventually("all open", || server.get("/counts").text() == "200 0");
+        sockets[7].send(Message::text("all")).unwrap();
+        for socket in &mut sockets {
+            assert_eq!(socket.read().unwrap(), Message::text("to all"));
+        }
+        // A client that goes without a word harms nobody.
+        drop(sockets.split_off(100));
+        eventually("half closed", || server.get("/counts").text() == "100 100");
+        sockets[0].send(Message::text("all")).unwrap();
+        for socket in &mut sockets {
+            assert_eq!(socket.read().unwrap(), Message::text("to all"));
+        }
     }
 }
 
 #[test]
 fn a_reader_that_never_reads_is_closed_and_memory_is_bounded() {
-    let server = server();
-    let mut lazy = server.websocket("/ws");
-    let before = server.memory_kib("VmRSS");
-    lazy.send(Message::text("flood")).unwrap();
-    eventually("the lazy reader is closed", || server.get("/counts").text() == "0 1");
-    assert!(server.memory_kib("VmHWM") < before + 64 * 1024, "128 MB were sent to a queue of 4 MB");
-    let metrics = server.get("/metrics").text();
-    assert!(metrics.lines().any(|l| l.starts_with("cweb_websocket_overflows_total") && l.ends_with(" 1")), "{metrics}");
+    for path in PATHS {
+        let server = server();
+        let mut lazy = server.websocket(path);
+        let before = server.memory_kib("VmRSS");
+        lazy.send(Message::text("flood")).unwrap();
+        eventually("the lazy reader is closed", || server.get("/counts").text() == "0 1");
+        assert!(server.memory_kib("VmHWM") < before + 64 * 1024, "128 MB were sent to a queue of 4 MB");
+        let metrics = server.get("/metrics").text();
+        assert!(
+            metrics.lines().any(|l| l.starts_with("cweb_websocket_overflows_total") && l.ends_with(" 1")),
+            "{metrics}"
+        );
+    }
 }
 
 #[test]
 fn the_stop_closes_sockets_as_going_away() {
-    let mut server = server();
-    let mut socket = server.websocket("/ws");
-    echo(&mut socket, Message::text("hi"));
-    let reader = std::thread::spawn(move || close_code(&mut socket));
-    server.terminate();
-    assert_eq!(reader.join().unwrap(), CloseCode::Away);
+    for path in PATHS {
+        let mut server = server();
+        let mut socket = server.websocket(&format!("{path}?id=bye"));
+        assert_eq!(socket.read().unwrap(), Message::text("bye|0"));
+        echo(&mut socket, Message::text("hi"));
+        // What `on_close` says comes before the close frame.
+        let reader = std::thread::spawn(move || (socket.read().unwrap(), close_code(&mut socket)));
+        server.terminate();
+        assert_eq!(reader.join().unwrap(), (Message::text("bye"), CloseCode::Away));
+    }
 }

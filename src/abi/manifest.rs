@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Bit of [`RouteDecl::flags`]: the handler is short and may run on the shard thread itself
+/// Bit of [`RouteDecl::flags`] and [`WebSocketDecl::flags`]: the handler is short and may run on the shard thread itself
 /// (`CWEB_INLINE` in `include/cweb.h`).
 pub const FLAG_INLINE: i32 = 1;
 
@@ -79,6 +79,17 @@ pub struct WebSocketDecl {
     pub has_on_message: bool,
     /// Whether `on_close` is set.
     pub has_on_close: bool,
+    /// Flag bits, see [`FLAG_INLINE`].
+    #[serde(default)]
+    pub flags: i32,
+}
+
+impl WebSocketDecl {
+    /// Whether its callbacks may run on the shard's thread.
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        self.flags & FLAG_INLINE != 0
+    }
 }
 
 /// One entry of `module_t.jobs`.

@@ -36,6 +36,7 @@ pub(super) struct WebSocketInfo {
     on_open: Option<SocketFn>,
     on_message: Option<MessageFn>,
     on_close: Option<SocketFn>,
+    flags: c_int,
 }
 
 /// `job_run_t`; its payload and job structures belong to the jobs room.
@@ -89,6 +90,7 @@ pub(super) fn module_layout() -> Vec<(&'static str, usize)> {
         ("module_t.unload", offset_of!(ModuleT, unload)),
         ("route_info_t.flags", offset_of!(RouteInfo, flags)),
         ("websocket_info_t.on_close", offset_of!(WebSocketInfo, on_close)),
+        ("websocket_info_t.flags", offset_of!(WebSocketInfo, flags)),
         ("job_info_t.max_attempts", offset_of!(JobInfo, max_attempts)),
         ("job_info_t.concurrency", offset_of!(JobInfo, concurrency)),
     ]
@@ -243,6 +245,7 @@ fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenError> {
                     has_on_open: socket.on_open.is_some(),
                     has_on_message: socket.on_message.is_some(),
                     has_on_close: socket.on_close.is_some(),
+                    flags: socket.flags,
                 })
             })
             .collect::<Result<_, OpenError>>()?,

@@ -243,7 +243,7 @@ impl Instance for InProcessModule {
     }
 }
 
-/// Runs module code on one thread: an executor's, or a shard's own for inline routes.
+/// Runs module code on one thread: an executor's, or a shard's own for what is declared inline.
 pub struct Executor {
     _guard: ThreadGuard,
     frame: Box<CallFrame>,
@@ -321,7 +321,7 @@ impl Executor {
     }
 
     /// Runs the callbacks of one WebSocket for a batch of events.
-    fn socket(&mut self, hold: &dyn Hold, socket: &Socket, index: usize, events: Vec<SocketEvent>) {
+    pub fn socket(&mut self, hold: &dyn Hold, socket: &Socket, index: usize, events: Vec<SocketEvent>) {
         if let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() {
             self.callbacks(module, socket, index, events);
         }

@@ -50,8 +50,7 @@ fn run(pieces: &[&[u8]]) -> Run {
     let mut session = Session::new(WsLimits { message_bytes_max: MESSAGE_BYTES_MAX });
     let (mut events, mut out) = (Vec::new(), Vec::new());
     for piece in pieces {
-        session.feed(piece);
-        while let Some(event) = session.next() {
+        for event in session.receive(piece) {
             assert!(!matches!(events.last(), Some(Event::Closed { .. })), "nothing follows the end");
             events.push(event);
         }

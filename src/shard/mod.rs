@@ -71,7 +71,7 @@ pub struct Local {
     pub companion: Companion,
     /// The executors shared by all shards.
     pub pool: Arc<Pool>,
-    /// Runs inline handlers on the shard's own thread.
+    /// Runs inline handlers and callbacks on the shard's own thread.
     pub executor: Executor,
 }
 

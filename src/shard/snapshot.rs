@@ -4,7 +4,7 @@
 //! another shard writes. When a swap replaces a generation, the shard drops its `ShardGen`; the last call in flight on
 //! it lets the generation go.
 
-use crate::abi::manifest::RouteDecl;
+use crate::abi::manifest::{RouteDecl, WebSocketDecl};
 use crate::domain::Instance;
 use crate::domain::call::Hold;
 use crate::module::generation::Serving;
@@ -48,6 +48,11 @@ impl ShardGen {
     /// The unit number of WebSocket number `index`.
     pub(super) fn websocket_unit(&self, index: usize) -> usize {
         self.serving.generation().manifest().routes.len() + index
+    }
+
+    /// Whether the callbacks of WebSocket number `index` may run on the shard's thread.
+    pub(super) fn is_inline_socket(&self, index: usize) -> bool {
+        self.serving.generation().manifest().websockets.get(index).is_some_and(WebSocketDecl::is_inline)
     }
 
     /// Route number `route` as its module declares it.

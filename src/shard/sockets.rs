@@ -11,12 +11,13 @@ use super::requests::{Begun, Origin};
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
 use crate::domain::call::{Hold, SocketEvent, Work};
+use crate::domain::inbox::Message;
 use crate::module::table::Table;
 use crate::net::{ConnId, Links};
+use crate::numbered::Numbered;
 use crate::proto::form;
 use crate::proto::http1::RequestView;
 use crate::proto::ws::{self, Event, Session, WsLimits};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// How long a peer may take to answer our close frame.
@@ -56,7 +57,7 @@ pub(super) struct SocketState {
 /// The shard's WebSockets by key.
 #[derive(Default)]
 pub(super) struct Sockets {
-    states: HashMap<u64, Box<SocketState>>,
+    states: Numbered<Box<SocketState>>,
     next_key: u64,
 }
 
@@ -167,10 +168,10 @@ impl Shard {
     /// Bytes of the WebSocket protocol arrived.
     pub(super) fn socket_data(&mut self, links: &mut Links, key: u64, bytes: &[u8]) {
         let (inbox_max, stats) = (self.limits.ws_inbox_messages_max, Arc::clone(&self.stats));
-        let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        let Some(state) = self.sockets.states.get_mut(&key).map(Box::as_mut) else { return };
         let Some(conn) = state.conn else { return };
-        state.session.feed(bytes);
-        while let Some(event) = state.session.next() {
+        let mut closed = false;
+        for event in state.session.receive(bytes) {
             match event {
                 Event::Message { payload, .. } if !state.finished => {
                     stats.ws_message_in();
@@ -178,14 +179,14 @@ impl Shard {
                     state.pending.push(SocketEvent::Message(payload));
                 }
                 Event::Message { .. } => {}
-                Event::Closed { .. } => {
-                    state.finish();
-                    state.flush(links);
-                    links.close(conn);
-                }
+                Event::Closed { .. } => closed = true,
             }
         }
         state.flush(links);
+        if closed {
+            state.finish();
+            links.close(conn);
+        }
         if state.pending.len() > inbox_max || state.pending_bytes > PENDING_BYTES_MAX {
             state.paused = true;
             links.set_reading(conn, false);
@@ -219,6 +220,12 @@ impl Shard {
         state.busy = true;
         state.pending_bytes = 0;
         let events = std::mem::take(&mut state.pending);
+        if let Some(local) = self.local.as_mut().filter(|_| generation.is_inline_socket(index)) {
+            local.executor.socket(&*generation, &state.handle, index, events);
+            // Behind what the callbacks have sent.
+            self.in_flight += 1;
+            return self.inbox.push(Message::SocketIdle { socket: key });
+        }
         let work = Work::Socket { socket: Arc::clone(&state.handle), index, events };
         let unit = generation.websocket_unit(index);
         self.submit(&generation, unit, work);

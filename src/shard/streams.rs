@@ -359,11 +359,7 @@ impl Shard {
     pub(super) fn stream_data(&mut self, links: &mut Links, key: u64, bytes: &[u8]) {
         let Some(stream) = self.streams.states.get_mut(&key) else { return };
         let Channel::WebSocket(session) = &mut stream.channel else { return };
-        session.feed(bytes);
-        let mut closed = false;
-        while let Some(event) = session.next() {
-            closed |= matches!(event, Event::Closed { .. });
-        }
+        let closed = session.receive(bytes).any(|event| matches!(event, Event::Closed { .. }));
         stream.flush(links);
         if closed {
             links.close(stream.conn);

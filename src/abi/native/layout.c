@@ -69,6 +69,7 @@ const struct cwebn_layout_entry cwebn_layout[] = {
     FIELD(websocket_info_t, on_open),
     FIELD(websocket_info_t, on_message),
     FIELD(websocket_info_t, on_close),
+    FIELD(websocket_info_t, flags),
     TYPE(job_payload_t),
     FIELD(job_payload_t, json),
     FIELD(job_payload_t, json_len),

@@ -231,7 +231,7 @@ fn start_threads(
         ports,
         answers: Arc::clone(&answers),
         requests,
-        sockets: Mutex::default(),
+        sockets: (0..start.shards).map(|_| Mutex::default()).collect(),
     });
     let maker = Arc::clone(&domain);
     let factory: RunnerFactory<Work> = Arc::new(move || Box::new(DomainRunner::new(&maker)) as Box<dyn Runner<Work>>);

@@ -8,7 +8,7 @@ use super::wire::ToDomain;
 use super::work::Work;
 use crate::domain::executor::{Pool, Runner};
 use crate::domain::ring::{Consumer, Corrupt};
-use std::collections::HashMap;
+use crate::numbered::Numbered;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
@@ -37,12 +37,12 @@ pub(super) struct Intake {
 struct Ring {
     consumer: Consumer,
     /// Bytes that came ahead of their records.
-    early: HashMap<u64, Vec<u8>>,
+    early: Numbered<Vec<u8>>,
 }
 
 impl Intake {
     pub(super) fn new(shard: usize, consumer: Consumer, answers: Arc<Mutex<Lender>>) -> Self {
-        let ring = Mutex::new(Ring { consumer, early: HashMap::new() });
+        let ring = Mutex::new(Ring { consumer, early: Numbered::default() });
         Self {
             shard,
             ring,

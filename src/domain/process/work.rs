@@ -8,9 +8,9 @@ use crate::abi::websocket::Socket;
 use crate::domain::call::SocketEvent;
 use crate::domain::executor::Runner;
 use crate::domain::in_process::{Executor, InProcess, InProcessModule};
+use crate::numbered::Numbered;
 use crate::proto::http1::{Head, RequestView};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 /// A record, as it was taken from a ring, with the bytes that came ahead of it.
@@ -23,14 +23,14 @@ pub(super) struct Work {
 /// What all threads of the domain share.
 pub(super) struct Domain {
     pub(super) context: Arc<ModuleContext>,
-    pub(super) instances: RwLock<HashMap<u64, Arc<InProcessModule>>>,
+    pub(super) instances: RwLock<Numbered<Arc<InProcessModule>>>,
     pub(super) ports: Vec<Arc<Port>>,
     /// Where large bodies of answers are put.
     pub(super) answers: Arc<Mutex<Lender>>,
     /// Where those of requests are found, a shard.
     pub(super) requests: Vec<Borrower>,
-    /// The open sockets, by shard and the shard's key.
-    pub(super) sockets: Mutex<HashMap<(usize, u64), Arc<Socket>>>,
+    /// The open sockets of each shard by its key.
+    pub(super) sockets: Vec<Mutex<Numbered<Arc<Socket>>>>,
 }
 
 impl Domain {
@@ -38,8 +38,12 @@ impl Domain {
         self.instances.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
+    fn sockets_of(&self, shard: usize) -> Option<MutexGuard<'_, Numbered<Arc<Socket>>>> {
+        Some(self.sockets.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn socket(&self, shard: usize, key: u64) -> Option<Arc<Socket>> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).get(&(shard, key)).cloned()
+        self.sockets_of(shard)?.get(&key).cloned()
     }
 
     fn open_socket(&self, shard: usize, key: u64, number: u64, session: Option<&[u8]>) {
@@ -47,11 +51,13 @@ impl Domain {
         let outlet = Arc::new(PortOutlet(Arc::clone(port)));
         // The shard limits what is unsent; here nothing waits but in the ring.
         let socket = Socket::numbered(key, number, session, outlet, usize::MAX);
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).insert((shard, key), socket);
+        if let Some(mut sockets) = self.sockets_of(shard) {
+            sockets.insert(key, socket);
+        }
     }
 
     fn forget_socket(&self, shard: usize, key: u64) {
-        let socket = self.sockets.lock().unwrap_or_else(PoisonError::into_inner).remove(&(shard, key));
+        let socket = self.sockets_of(shard).and_then(|mut sockets| sockets.remove(&key));
         if let Some(socket) = socket {
             socket.mark_closed();
         }
@@ -168,8 +174,8 @@ impl Runner<Work> for DomainRunner {
                 }
             },
             ToDomain::Socket { events, .. } => {
-                let all = if early.is_empty() { events.to_vec() } else { [early.as_slice(), events].concat() };
-                self.socket(&port, shard, &read, &all);
+                let put_together = (!early.is_empty()).then(|| [early.as_slice(), events].concat());
+                self.socket(&port, shard, &read, put_together.as_deref().unwrap_or(events));
             }
             ToDomain::Part { .. } | ToDomain::Done { .. } => {}
         }

@@ -80,6 +80,11 @@ impl Inspector {
         }
     }
 
+    /// Whether a frame that comes next is the first of a message, or one between messages.
+    pub(super) fn is_between_messages(&self) -> bool {
+        matches!(self.state, State::Header(0)) && self.message.is_none()
+    }
+
     /// Takes the next bytes.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ mod handshake;
 mod inspect;
 mod session;
 mod utf8;
+mod whole;
 
 pub use frame::{Kind, encode_frame, kind_of};
 pub use handshake::{HandshakeError, check, encode_accept};

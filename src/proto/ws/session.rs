@@ -2,6 +2,7 @@
 
 use super::frame::{Kind, push_header};
 use super::inspect::Inspector;
+use super::whole;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use tungstenite::error::{CapacityError, ProtocolError};
@@ -76,8 +77,36 @@ pub struct Session {
     /// The close code of what the inspector found: due when all that came before it has been handed out.
     fault: Option<u16>,
     socket: WebSocket<Memory>,
+    message_bytes_max: usize,
+    /// tungstenite has looked at all it was given.
+    drained: bool,
+    /// tungstenite, or who writes in its stead, may have something to send.
+    speaks: bool,
     closing: bool,
     over: bool,
+}
+
+/// What a session makes of bytes that arrived, see [`Session::receive`].
+#[derive(Debug)]
+pub struct Received<'a> {
+    session: &'a mut Session,
+    /// What the session was not given yet.
+    bytes: &'a [u8],
+}
+
+impl Iterator for Received<'_> {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        if !self.bytes.is_empty() {
+            if let Some((event, len)) = self.session.take_whole(self.bytes) {
+                self.bytes = self.bytes.get(len..).unwrap_or_default();
+                return Some(event);
+            }
+            self.session.feed(std::mem::take(&mut self.bytes));
+        }
+        self.session.next()
+    }
 }
 
 impl Session {
@@ -90,15 +119,38 @@ impl Session {
             .max_message_size(Some(limits.message_bytes_max))
             .max_frame_size(Some(limits.message_bytes_max));
         let socket = WebSocket::from_raw_socket(Memory::default(), Role::Server, Some(config));
-        let inspector = Inspector::new(limits.message_bytes_max);
-        Self { inspector, fault: None, socket, closing: false, over: false }
+        let message_bytes_max = limits.message_bytes_max;
+        let inspector = Inspector::new(message_bytes_max);
+        Self {
+            inspector,
+            fault: None,
+            socket,
+            message_bytes_max,
+            drained: true,
+            speaks: false,
+            closing: false,
+            over: false,
+        }
     }
 
-    /// Takes bytes that arrived; then call [`Session::next`] until it gives `None`.
-    pub fn feed(&mut self, bytes: &[u8]) {
+    /// Takes bytes that arrived, and gives what is in them: to be asked until it gives `None`.
+    pub fn receive<'a>(&'a mut self, bytes: &'a [u8]) -> Received<'a> {
+        Received { session: self, bytes }
+    }
+
+    /// The message at the front of `bytes`, if it is a whole one and nothing came before it that is not; and its frame's length.
+    fn take_whole(&self, bytes: &[u8]) -> Option<(Event, usize)> {
+        let usual = self.drained && self.inspector.is_between_messages() && !self.closing && self.fault.is_none();
+        let (kind, payload, len) = usual.then(|| whole::message(bytes, self.message_bytes_max)).flatten()?;
+        Some((Event::Message { kind, payload }, len))
+    }
+
+    /// Gives bytes that arrived to tungstenite; then [`Session::next`] is to be called until it gives `None`.
+    fn feed(&mut self, bytes: &[u8]) {
         if self.over || self.fault.is_some() {
             return;
         }
+        (self.drained, self.speaks) = (false, true);
         let sound = match self.inspector.inspect(bytes) {
             Ok(()) => bytes,
             Err(fault) => {
@@ -110,9 +162,8 @@ impl Session {
     }
 
     /// The next event in what was fed.
-    #[allow(clippy::should_implement_trait)] // `None` is not the end, only the end for now.
-    pub fn next(&mut self) -> Option<Event> {
-        while !self.over {
+    fn next(&mut self) -> Option<Event> {
+        while !self.over && !self.drained {
             match self.socket.read() {
                 Ok(Message::Text(text)) => {
                     let payload = tungstenite::Bytes::from(text).into();
@@ -129,7 +180,7 @@ impl Session {
                 Ok(_) => {} // Pings are answered by tungstenite; pongs need nothing.
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => match self.fault {
                     Some(code) => return Some(self.fail_with(code)),
-                    None => break,
+                    None => self.drained = true,
                 },
                 Err(error) => return Some(self.fail(&error)),
             }
@@ -172,6 +223,7 @@ impl Session {
 
     /// A close frame by hand: after an error tungstenite writes no more.
     fn push_close(&mut self, code: u16, reason: &str) {
+        self.speaks = true;
         let out = &mut self.socket.get_mut().output;
         push_header(out, CLOSE, 2 + reason.len());
         out.extend_from_slice(&code.to_be_bytes());
@@ -180,6 +232,9 @@ impl Session {
 
     /// Moves the bytes to send (pongs, close frames) to the end of `out`.
     pub fn take_output(&mut self, out: &mut Vec<u8>) {
+        if !std::mem::take(&mut self.speaks) {
+            return;
+        }
         let _ = self.socket.flush();
         let output = &mut self.socket.get_mut().output;
         if !output.is_empty() {
@@ -198,6 +253,7 @@ impl Session {
             end -= 1;
         }
         let reason = reason.get(..end).unwrap_or_default();
+        self.speaks = true;
         let frame = CloseFrame { code: CloseCode::from(code), reason: reason.to_owned().into() };
         let _ = self.socket.close(Some(frame));
     }
@@ -214,6 +270,7 @@ impl Session {
         if self.closing {
             return;
         }
+        self.speaks = true;
         let _ = self.socket.send(Message::Ping(tungstenite::Bytes::new()));
     }
 }
@@ -242,9 +299,8 @@ mod tests {
         let (mut session, mut events, mut out, mut at) = (session(), Vec::new(), Vec::new(), 0);
         for &cut in cuts.iter().chain(std::iter::once(&input.len())) {
             let cut = cut.clamp(at, input.len());
-            session.feed(&input[at..cut]);
+            events.extend(session.receive(&input[at..cut]));
             at = cut;
-            events.extend(std::iter::from_fn(|| session.next()));
             session.take_output(&mut out);
         }
         (events, out)
@@ -302,9 +358,8 @@ mod tests {
         let mut out = Vec::new();
         session.take_output(&mut out);
         assert_eq!((out[0], out.len()), (0x88, 2 + 2 + 122));
-        session.feed(&frame(0x88, b"\x03\xe9"));
-        assert_eq!(session.next(), Some(Event::Closed { code: Some(1001) }));
-        assert_eq!(session.next(), None);
+        let events: Vec<Event> = session.receive(&frame(0x88, b"\x03\xe9")).collect();
+        assert_eq!(events, [Event::Closed { code: Some(1001) }]);
     }
 
     #[test]

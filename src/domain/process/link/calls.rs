@@ -8,8 +8,9 @@ use super::refusal::{barred, barred_text, plain, refuse};
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{Hold, SocketEvent, Work};
 use crate::domain::inbox::Message;
+use crate::numbered::Numbered;
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Tickets have this bit, the keys of sockets don't: parts of both come the same way.
@@ -23,7 +24,7 @@ pub struct RemoteCalls {
     pub(super) current: Option<Line>,
     /// Lives before it that have still to answer some.
     pub(super) former: Vec<Line>,
-    pub(super) pending: HashMap<u64, Pending>,
+    pub(super) pending: Numbered<Pending>,
     pub(super) queue: VecDeque<Queued>,
     pub(super) sending: Option<Sending>,
     /// Sockets that have ended in another domain, which this one has yet to hear.

@@ -1,7 +1,7 @@
 //! What a shard has with one life of a domain.
 
 use super::ShardLink;
-use std::collections::HashSet;
+use crate::numbered::Numbers;
 use std::ops::Range;
 
 /// Largest answer or frame.
@@ -15,7 +15,7 @@ pub(super) struct Line {
     /// Those that it has not answered.
     pub(super) open: usize,
     /// Sockets this life knows. Others it can neither send to nor close: they may be of other domains.
-    pub(super) known: HashSet<u64>,
+    pub(super) known: Numbers,
     /// The parts that have come ahead of a record, and its ticket or key. Only one record is under way at a time, because
     /// the domain's end sends it without a break: what a hostile domain can have kept is one answer.
     pub(super) early: Option<(u64, Vec<u8>)>,
@@ -27,7 +27,7 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn new(link: Box<ShardLink>) -> Self {
-        Self { link, tickets: 0..0, open: 0, known: HashSet::new(), early: None, drained: false, broken: false }
+        Self { link, tickets: 0..0, open: 0, known: Numbers::default(), early: None, drained: false, broken: false }
     }
 
     /// Call number `ticket` goes there.

@@ -1,0 +1,79 @@
+//! The usual case: a message that is one frame, has come whole, and has nothing wrong with it (RFC 6455 §5.2).
+//!
+//! It is taken where it was received, with one copy. Whatever is not like that is left as it is, to be judged byte by byte.
+
+use super::frame::Kind;
+
+/// FIN, no reserved bit, opcode 1 or 2.
+const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
+
+/// The message at the front of `bytes`, of `bytes_max` bytes at most, and the length of its frame.
+pub(super) fn message(bytes: &[u8], bytes_max: usize) -> Option<(Kind, Vec<u8>, usize)> {
+    let (kind, payload_len, mask_at) = match *bytes {
+        [first, masked @ 0x80..=0xfd, ..] => (kind(first)?, usize::from(masked & 0x7f), 2),
+        [first, 0xfe, high, low, ..] => (kind(first)?, usize::from(u16::from_be_bytes([high, low])), 4),
+        _ => return None,
+    };
+    // As few bytes for the length as will do.
+    if payload_len > bytes_max || (mask_at == 4 && payload_len < 126) {
+        return None;
+    }
+    let mask = *bytes.get(mask_at..)?.first_chunk::<4>()?;
+    let masked = bytes.get(mask_at + 4..mask_at + 4 + payload_len)?;
+    // A module finds a NUL behind it.
+    let mut payload = Vec::with_capacity(payload_len + 1);
+    payload.extend_from_slice(masked);
+    unmask(&mut payload, mask);
+    let sound = kind == Kind::Binary || std::str::from_utf8(&payload).is_ok();
+    sound.then_some((kind, payload, mask_at + 4 + payload_len))
+}
+
+fn kind(first: u8) -> Option<Kind> {
+    match first {
+        TEXT => Some(Kind::Text),
+        BINARY => Some(Kind::Binary),
+        _ => None,
+    }
+}
+
+/// RFC 6455 §5.3
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let twice = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (eights, rest) = payload.as_chunks_mut::<8>();
+    for eight in eights {
+        *eight = (u64::from_ne_bytes(*eight) ^ twice).to_ne_bytes();
+    }
+    rest.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_whole_messages_and_nothing_else() {
+        let hello = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"; // RFC 6455 §5.7
+        assert_eq!(message(hello, 5), Some((Kind::Text, b"Hello".to_vec(), 11)));
+        assert_eq!(message(&[&hello[..], b"\x89"].concat(), 5), Some((Kind::Text, b"Hello".to_vec(), 11)));
+        assert_eq!(message(b"\x82\x80\0\0\0\0", 0), Some((Kind::Binary, Vec::new(), 6)));
+        let long = |len: usize| [b"\x82\xfe", &(len as u16).to_be_bytes()[..], &[0; 4], &vec![7; len]].concat();
+        assert_eq!(message(&long(126), 1000), Some((Kind::Binary, vec![7; 126], 134)));
+        for left in [
+            &hello[..10],                  // not whole
+            b"\x81",                       // nor this
+            b"\x01\x81\0\0\0\0a",          // a fragment
+            b"\x80\x81\0\0\0\0a",          // the last one
+            b"\x89\x81\0\0\0\0a",          // a ping
+            b"\xc1\x81\0\0\0\0a",          // a reserved bit
+            b"\x81\x01a",                  // not masked
+            b"\x81\x82\0\0\0\0\xc3\x28",   // no UTF-8
+            b"\x82\xff\0\0\0\0\0\x01\0\0", // eight bytes of length
+            &long(125),                    // a length that is written too long
+            &long(1001),                   // too much
+        ] {
+            assert_eq!(message(left, 1000), None, "{left:x?}");
+        }
+    }
+}
