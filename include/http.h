@@ -231,7 +231,7 @@ typedef struct websocket {
      * may free(3) it and set a malloc'd string of its own.
      */
     char *session;
-    int client_fd; /**< Names the connection: open ones differ. Not to be read or written. */
+    int client_fd; /**< Names the connection: small, and open ones differ. Not to be read or written. */
     /**
      * Sends one message, as text if it is valid UTF-8 and else as binary. From any thread.
      * @return 0, or -1 once the socket is closed

@@ -90,6 +90,8 @@ pub struct Config {
     pub mgnt_body_bytes_max: usize,
     /// Largest body limit a route may give itself.
     pub route_body_bytes_max: usize,
+    /// Most bytes of all request bodies that a shard is receiving, and of all that wait for executors; each. 503 beyond it.
+    pub bodies_bytes_max: usize,
     /// Most open connections of one shard: 503 and a close beyond it.
     pub connections_max: usize,
     /// Most open connections of one peer, over all shards: 503 and a close beyond it; 0: no limit.
@@ -237,6 +239,7 @@ impl Config {
             uri_bytes_max: args.uri_bytes_max.unwrap_or(8 * 1024),
             body_bytes_max: args.body_bytes_max.unwrap_or(1024 * 1024),
             mgnt_body_bytes_max: args.mgnt_body_bytes_max.unwrap_or(4 * 1024 * 1024),
+            bodies_bytes_max: args.bodies_bytes_max.unwrap_or(512 * 1024 * 1024),
             route_body_bytes_max: args.route_body_bytes_max.unwrap_or(64 * 1024 * 1024),
             connections_per_peer_max: args.connections_per_peer_max.unwrap_or(0),
             requests_per_connection_max: args.requests_per_connection_max.unwrap_or(0),

@@ -12,8 +12,8 @@
 //! | [`module`] | source → compile → cache → load → table → generations → persistence |
 //! | [`domain`] | where handlers execute: executors, the fault guard |
 //! | [`abi`] | the `repr(C)` mirror of `include/` and the services modules call |
-//! | [`proto`] | sans-IO protocol machines: HTTP/1.1, forms, WebSocket |
 //! | [`net`] | the reactor seam and its drivers; listeners |
+//! | [`proto`] | sans-IO protocol machines: HTTP/1.1, forms, WebSocket |
 //! | [`numbered`] | maps by numbers of the server's own |
 //! | [`config`] | flags, environment and `cweb.toml` into one validated [`config::Config`] |
 

@@ -351,6 +351,30 @@ fn the_audit_tells_who_did_what() {
 }
 
 #[test]
+fn what_is_refused_unread_is_in_the_audit_too_and_streams_end_with_their_refusal() {
+    let server = production(&entry("ci", "\"deploy\""), &["--mgnt-body-bytes-max", "1000"]);
+    // The limit of /mgnt is that of a job's payload, where that is larger.
+    let source = vec![b' '; 8 << 20];
+    let mut client = server.connect();
+    client.send(
+        format!(
+            "POST /mgnt HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n",
+            key("ci"),
+            source.len()
+        )
+        .as_bytes(),
+    );
+    assert_eq!(client.response().status, 413);
+    let lines = audit_lines(&server);
+    assert!(lines.iter().any(|line| line.contains("who=\"ci\"") && line.contains("status=413")), "{lines:?}");
+    let mut client = server.connect();
+    let target = "GET /jobs/00000000-0000-7000-8000-000000000000/events";
+    let refused = send(&mut client, target, &[("Accept", "text/event-stream")], b"");
+    assert_eq!((refused.status, refused.header("connection").as_deref()), (401, Some("close")));
+    assert!(client.is_closed());
+}
+
+#[test]
 fn the_audit_names_those_who_need_no_key_and_submissions_if_it_is_asked_to() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let server = Server::on(&dir, &[], &[("CWEB_LOG", "warn,audit=debug")]);
@@ -485,6 +509,30 @@ fn admin_addresses_serve_what_the_others_do_not() {
         let elsewhere = public(&request, "");
         assert_eq!((elsewhere.status, elsewhere.text().as_str()), (404, "no module serves this path\n"), "{path}");
     }
+    // In pieces, and by who waits for 100 Continue, too: no key is looked at where there is nothing to be had.
+    let head = "HTTP/1.1\r\nHost: localhost\r\nX-API-Key: a guess\r\nContent-Length: 4\r\n";
+    for more in ["", "Expect: 100-continue\r\n"] {
+        let mut client = server.connect();
+        client.send(format!("POST /mgnt {head}{more}\r\n").as_bytes());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let answer = if more.is_empty() {
+            client.send(b"int;");
+            client.response()
+        } else {
+            client.response()
+        };
+        assert_eq!((answer.status, answer.text().as_str()), (404, "no module serves this path\n"));
+        let mut client = Client::connect(&addr);
+        client.send(format!("POST /here {head}{more}\r\n").as_bytes());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let answer = if more.is_empty() {
+            client.send(b"int;");
+            client.response()
+        } else {
+            client.response()
+        };
+        assert!(answer.status == 404 && answer.text().contains("--admin-listen"), "{}", answer.text());
+    }
     for path in ["/here", "/there", "/", "/nothing"] {
         let answer = admin(&format!("GET {path}"), "");
         assert!(answer.status == 404 && answer.text().contains("--admin-listen"), "{path}: {}", answer.text());
@@ -533,7 +581,17 @@ fn admin_addresses_ask_for_the_key_in_production() {
     }
     assert_eq!(on_unix(&socket, "GET /mgnt", &format!("X-API-Key: {ADMIN_KEY}\r\n"), "").0, 200);
     assert_eq!(ask(&server, "GET /mgnt", ADMIN_KEY).status, 404);
+    // A guess on the public address tells nothing and counts nowhere, whole or in pieces.
+    for guess in ["a guess", ADMIN_KEY, "a guess", "a guess", ADMIN_KEY] {
+        let mut client = server.connect();
+        let head = format!("POST /mgnt HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {guess}\r\nContent-Length: 4\r\n\r\n");
+        client.send(head.as_bytes());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        client.send(b"int;");
+        assert_eq!(client.response().status, 404);
+    }
     server.expect_log("access refused: wrong key from=\"unix\"");
+    assert!(!server.log().contains("127.0.0.1"), "{}", server.log());
 }
 
 #[test]

@@ -199,3 +199,32 @@ fn a_swap_that_drops_a_path_says_goodbye_to_its_sockets() {
     drop(socket);
     support::eventually("version 1 is unmapped", || server.mapped_modules().len() == 1);
 }
+
+#[test]
+fn sockets_on_a_path_that_a_swap_with_hooks_removes_are_closed_before_unload() {
+    let _turn = turn();
+    let server = Server::with(&["--shards", "2"]);
+    let hooks = ".onload = load, .unload = unload,";
+    let code = "static int n; static char order[64];\n\
+        static void say(struct cweb_context *c, const char *what) { char *all = container_get(c->cache, \"order\"); strcat(all, what); }\n\
+        static void load(struct cweb_context *c) { if (container_get(c->cache, \"order\") == NULL) container_set(c->cache, \"order\", calloc(1, 4096)); say(c, \"load \"); }\n\
+        static void unload(struct cweb_context *c) { say(c, \"unload \"); }\n\
+        static void on_close(struct cweb_context *c, websocket_t *w) { (void)w; n++; say(c, \"close \"); }\n\
+        static int h(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)q; (void)n; (void)order; strcpy(r->body, container_get(c->cache, \"order\")); return 0; }\n";
+    let version = |paths: &str, size: usize, hooks: &str| {
+        let fields = format!(".websockets = {{{paths}}}, .ws_size = {size}, {hooks}");
+        let used = "static void *used[] = { (void *)load, (void *)unload, (void *)on_close, used };\n";
+        module("room", &format!("{code}{used}"), "{\"/order\", \"GET\", h, NONE}", 1, &fields)
+    };
+    server.deploy(&version("{\"/stays\", NULL, NULL, on_close}, {\"/goes\", NULL, NULL, on_close}", 2, hooks));
+    let mut stays = server.websocket("/stays");
+    let mut gone: Vec<_> = (0..3).map(|_| server.websocket("/goes")).collect();
+    server.deploy(&version("{\"/stays\", NULL, NULL, on_close}", 1, hooks));
+    for socket in &mut gone {
+        assert!(matches!(socket.read().unwrap(), Message::Close(Some(frame)) if frame.code == CloseCode::Away));
+    }
+    assert_eq!(server.get("/order").text(), "load close close close unload load ");
+    // The other one goes on.
+    stays.send(Message::Ping(tungstenite::Bytes::from_static(b"p"))).unwrap();
+    assert!(matches!(stays.read().unwrap(), Message::Pong(_)));
+}

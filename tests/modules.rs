@@ -283,3 +283,17 @@ fn the_command_line_deploys_and_lists() {
     assert!(script.status.success(), "{}", String::from_utf8_lossy(&script.stderr));
     assert_eq!(names(&server), ["starter"]);
 }
+
+#[test]
+fn a_new_version_keeps_its_place_after_a_restart() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &[], &[]);
+    let overlapping = |name: &str, path: &str, text: &str| constant(name, path, text);
+    server.deploy(&overlapping("first", "/p/[a-z]+", "first"));
+    server.deploy(&overlapping("second", "/p/[a-f]+", "second"));
+    server.deploy(&overlapping("first", "/p/[a-z]+", "first, again"));
+    assert_eq!(server.get("/p/abc").text(), "first, again");
+    server.stop();
+    let server = Server::on(&dir, &[], &[]);
+    assert_eq!(server.get("/p/abc").text(), "first, again");
+}

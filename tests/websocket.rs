@@ -180,3 +180,62 @@ fn the_stop_closes_sockets_as_going_away() {
         assert_eq!(reader.join().unwrap(), (Message::text("bye"), CloseCode::Away));
     }
 }
+
+/// A masked ping with 125 bytes.
+fn pings(count: usize) -> Vec<u8> {
+    frame(0x89, &[b'p'; 125]).repeat(count)
+}
+
+#[test]
+fn pings_of_a_peer_that_takes_no_pongs_are_left_unread() {
+    let server = server();
+    let mut socket = server.websocket("/ws");
+    let before = server.memory_kib("VmRSS");
+    let stream = socket.get_mut();
+    stream.set_write_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    let batch = pings(8 * 1024);
+    let written = (0..64).take_while(|_| stream.write_all(&batch).is_ok()).count();
+    assert!(written < 32, "32 MiB of pings were taken");
+    assert!(server.memory_kib("VmHWM") < before + 8 * 1024);
+    assert_eq!(server.get("/counts").text(), "1 0");
+}
+
+#[test]
+fn rfc_6455_5_5_3_each_ping_of_a_peer_that_reads_is_answered() {
+    const COUNT: usize = 40_000;
+    let server = server();
+    let mut socket = server.websocket("/ws");
+    let mut writer = socket.get_ref().try_clone().unwrap();
+    let writer = std::thread::spawn(move || writer.write_all(&pings(COUNT)).unwrap());
+    for _ in 0..COUNT {
+        assert!(matches!(socket.read().unwrap(), Message::Pong(_)));
+    }
+    writer.join().unwrap();
+    echo(&mut socket, Message::text("still there"));
+}
+
+#[test]
+fn client_fd_is_small_and_differs_between_open_sockets() {
+    let server = Server::with(&["--shards", "2"]);
+    let code = "static void on_message(struct cweb_context *c, websocket_t *w, const char *m, size_t n) { (void)c; (void)m; (void)n;
+        char t[16]; int l = snprintf(t, sizeof t, \"%d\", w->client_fd); w->send(w, t, (size_t)l); }
+        static int closed; static void on_close(struct cweb_context *c, websocket_t *w) { (void)c; (void)w; closed++; }
+        static int count(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, \"%d\", closed); return 0; }";
+    let fields = r#".websockets = {{"/ws", NULL, on_message, on_close}}, .ws_size = 1,"#;
+    server.deploy(&module("numbers", code, r#"{"/closed", "GET", count, NONE}"#, 1, fields));
+    let number = |socket: &mut Socket| -> usize {
+        socket.send(Message::text("?")).unwrap();
+        socket.read().unwrap().into_text().unwrap().parse().unwrap()
+    };
+    for round in 0..3 {
+        let mut sockets: Vec<Socket> = (0..20).map(|_| server.websocket("/ws")).collect();
+        let mut numbers: Vec<usize> = sockets.iter_mut().map(number).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 20);
+        // As descriptors are; those of the last round are free again.
+        assert!(numbers.iter().all(|number| (3..64).contains(number)), "{numbers:?}");
+        drop(sockets);
+        eventually("all are closed", || server.get("/closed").text() == (20 * (round + 1)).to_string());
+    }
+}

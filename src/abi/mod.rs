@@ -12,6 +12,7 @@ pub mod job;
 pub mod manifest;
 pub mod module;
 mod native;
+mod places;
 pub mod types;
 pub mod websocket;
 

@@ -1,5 +1,6 @@
 //! `websocket_t`: what a module holds of a WebSocket, and the way its `send` and `close` take to the shard.
 
+use super::places::Place;
 use super::types::WebSocket;
 use crate::proto::ws::{encode_frame, kind_of};
 use std::cell::{RefCell, UnsafeCell};
@@ -24,6 +25,10 @@ pub struct Socket {
     /// What the module sees. Written by C code on whatever thread its callbacks run, never by Rust after creation.
     visible: UnsafeCell<WebSocket>,
     key: u64,
+    /// `client_fd`
+    number: u64,
+    /// The socket has it from here, and nobody else meanwhile.
+    _place: Option<Place>,
     outlet: Arc<dyn Outlet>,
     open: AtomicBool,
     /// What `websocket_t.session` was at first, for a process that has to make the structure again.
@@ -63,23 +68,12 @@ fn encode_shared(payload: &[u8]) -> Arc<[u8]> {
     })
 }
 
-/// `client_fd` must differ between open sockets, of all shards; modules use it as a key, not as a descriptor.
-#[must_use]
-pub fn number_of(key: u64, shard: usize) -> u64 {
-    (key << 8 | (shard as u64 & 0xff)) & 0x7fff_ffff
-}
-
 impl Socket {
     /// A socket of the shard's key `key`, with `session` as the text the module finds in `websocket_t.session`.
     #[must_use]
-    pub fn new(
-        key: u64,
-        shard: usize,
-        session: Option<&[u8]>,
-        outlet: Arc<dyn Outlet>,
-        queued_max: usize,
-    ) -> Arc<Self> {
-        Self::numbered(key, number_of(key, shard), session, outlet, queued_max)
+    pub fn new(key: u64, session: Option<&[u8]>, outlet: Arc<dyn Outlet>, queued_max: usize) -> Arc<Self> {
+        let place = Place::take();
+        Self::make(key, u64::from(place.number()), Some(place), session, outlet, queued_max)
     }
 
     /// A socket whose `client_fd` is `number`.
@@ -87,6 +81,17 @@ impl Socket {
     pub fn numbered(
         key: u64,
         number: u64,
+        session: Option<&[u8]>,
+        outlet: Arc<dyn Outlet>,
+        queued_max: usize,
+    ) -> Arc<Self> {
+        Self::make(key, number, None, session, outlet, queued_max)
+    }
+
+    fn make(
+        key: u64,
+        number: u64,
+        place: Option<Place>,
         session: Option<&[u8]>,
         outlet: Arc<dyn Outlet>,
         queued_max: usize,
@@ -103,6 +108,8 @@ impl Socket {
         let socket = Arc::new(Self {
             visible: UnsafeCell::new(visible),
             key,
+            number,
+            _place: place,
             outlet,
             open: AtomicBool::new(true),
             session: session.map(Into::into),
@@ -124,6 +131,12 @@ impl Socket {
     #[must_use]
     pub fn key(&self) -> u64 {
         self.key
+    }
+
+    /// `client_fd`: differs between open sockets, of all shards. Modules use it as a key, or as the place in an array.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// What `websocket_t.session` was at first.

@@ -102,6 +102,11 @@ fn log_deployment(actor: &Actor, source: &[u8], result: &Result<Deployed, Deploy
     }
 }
 
+/// Logs a deployment whose source was not read.
+pub(super) fn log_unread(actor: &Actor, status: u16, reason: &str) {
+    actor.log(&not_done("deploy", None, None, status, Some(reason)));
+}
+
 fn not_done<'a>(
     action: &'a str,
     module: Option<&'a str>,

@@ -88,6 +88,14 @@ impl Admin {
         self.check(view, client).map(drop)
     }
 
+    /// Takes note of a request that was let in and whose body is not read: it is larger than `limit`.
+    pub fn too_large(&self, view: &RequestView<'_>, client: Client, limit: usize) {
+        if let (b"/mgnt", Method::Post, Ok(who)) = (view.path(), view.method(), self.check(view, client)) {
+            let reason = format!("the body is larger than {limit} bytes");
+            mgnt::log_unread(&Actor { who, from: client.peer }, 413, &reason);
+        }
+    }
+
     /// Answers a request on a path that [`owns`] names; may answer later, from another thread.
     pub fn handle(&self, view: &RequestView<'_>, client: Client, reply: Reply) {
         let path = view.path();

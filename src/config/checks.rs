@@ -3,6 +3,7 @@
 use super::args::DAY_S;
 use super::{Config, Reactor};
 use crate::net::ListenAddr;
+use crate::proto::http1;
 
 /// Smallest address space a process of modules starts in, and some for the modules.
 pub(super) const MODULE_MEMORY_BYTES_MIN: u64 = 4 * 1024 * 1024 * 1024;
@@ -62,7 +63,6 @@ impl Config {
     fn check_zeros(&self, problems: &mut Problems) {
         for (name, value) in [
             ("executors-max", self.executors_max),
-            ("headers-max", self.headers_max),
             ("uri-bytes-max", self.uri_bytes_max),
             ("mgnt-body-bytes-max", self.mgnt_body_bytes_max),
             ("connections-max", self.connections_max),
@@ -98,6 +98,7 @@ impl Config {
             ("shards", self.shards, SHARDS_MAX),
             ("domains-max", self.domains_max, DOMAINS_MAX),
             ("job-workers", self.job_workers, JOB_WORKERS_MAX),
+            ("headers-max", self.headers_max, http1::HEADERS_MAX),
             ("job-payload-bytes-max", self.job_payload_bytes_max, JOB_PART_BYTES_MAX),
             ("job-event-bytes-max", self.job_event_bytes_max, JOB_PART_BYTES_MAX),
             ("job-result-bytes-max", self.job_result_bytes_max, JOB_PART_BYTES_MAX),

@@ -107,6 +107,11 @@ impl OwnedRequest {
         self
     }
 
+    /// Its body is not counted any more.
+    pub fn discharge(&mut self) {
+        self.charge = None;
+    }
+
     /// Bytes of head and body.
     #[must_use]
     pub fn bytes(&self) -> usize {

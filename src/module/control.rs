@@ -69,6 +69,11 @@ pub(super) struct Entry {
     pub(super) warnings: String,
     /// The deployment that made it; a later one has a larger ticket.
     pub(super) ticket: u64,
+    /// When the module came, whatever its version is now: the order of the modules. Milliseconds since 1970.
+    pub(super) since_ms: u64,
+    /// What is published of it while it is being swapped: its WebSocket paths that the next version has no more are gone, so
+    /// that their sockets end with the handlers they have had, before its `unload`.
+    pub(super) interim: Option<Arc<Manifest>>,
     /// `None` while it is being swapped.
     pub(super) serving: Option<Arc<Serving>>,
     /// Disconnected when no request uses it any more.
@@ -394,7 +399,8 @@ impl Plane {
             .iter()
             .map(|entry| {
                 let domain = self.place(&entry.domain).to_owned();
-                Published::new(Arc::clone(&entry.manifest), entry.hash.clone(), domain, entry.serving.clone())
+                let manifest = entry.interim.as_ref().unwrap_or(&entry.manifest);
+                Published::new(Arc::clone(manifest), entry.hash.clone(), domain, entry.serving.clone())
             })
             .collect();
         let table = Table::build(modules).map_err(|error| DeployError::Internal(error.to_string()))?;

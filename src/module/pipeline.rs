@@ -59,7 +59,7 @@ pub(super) fn deploy(
     // What moves to another domain was inspected when it came.
     let (warnings, manifest) = built(plane, ticket, &key, source, || served_manifest(plane, &hash))?;
     verify::check(&manifest)?;
-    let compiled = Compiled { hash: &hash, key: &key, domain, warnings, persist: true };
+    let compiled = Compiled { hash: &hash, key: &key, domain, warnings, persist: true, since_ms: None };
     install(plane, ticket, compiled, &manifest)
 }
 
@@ -71,7 +71,8 @@ pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), 
     let (warnings, manifest) = built(plane, ticket, &key, &source, known)?;
     verify::check(&manifest)?;
     let domain = Some(record.domain.as_str());
-    let compiled = Compiled { hash: &record.hash, key: &key, domain, warnings, persist: key != record.key };
+    let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
+    let compiled = Compiled { hash: &record.hash, key: &key, domain, warnings, persist, since_ms };
     install(plane, ticket, compiled, &manifest).map(|_| ())
 }
 
@@ -146,6 +147,8 @@ struct Compiled<'a> {
     warnings: String,
     /// Whether the module store is to hear of it.
     persist: bool,
+    /// When the module came, if that is known of a module that is not served yet. Milliseconds since 1970.
+    since_ms: Option<u64>,
 }
 
 /// From the manifest to publication.
@@ -210,7 +213,8 @@ fn swap_in(
     domain: &str,
     manifest: &Arc<Manifest>,
 ) -> Result<(), DeployError> {
-    let record = compiled.persist.then(|| record(&compiled, domain, manifest));
+    let since_ms = since_ms(plane, &compiled, &manifest.name);
+    let record = compiled.persist.then(|| record(&compiled, domain, manifest, since_ms));
     // Written while the module is loaded and its requests wait for the hooks.
     let (prepared, loaded) = both(
         || record.map(|record| plane.store.prepare_record(&record)).transpose(),
@@ -231,6 +235,8 @@ fn swap_in(
         domain: domain.to_owned(),
         warnings: compiled.warnings,
         ticket,
+        since_ms,
+        interim: None,
         serving: Some(serving),
         released,
     };
@@ -247,14 +253,20 @@ fn swap_in(
     plane.publish(&state)
 }
 
-fn record(compiled: &Compiled<'_>, domain: &str, manifest: &Manifest) -> Record {
-    let deployed_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+/// When the module came: a new version takes the place of the one before, also after a restart.
+fn since_ms(plane: &Plane, compiled: &Compiled<'_>, name: &str) -> u64 {
+    let served = plane.state().entries.iter().find(|entry| entry.manifest.name == name).map(|entry| entry.since_ms);
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    served.or(compiled.since_ms).unwrap_or_else(|| u64::try_from(now()).unwrap_or(u64::MAX))
+}
+
+fn record(compiled: &Compiled<'_>, domain: &str, manifest: &Manifest, since_ms: u64) -> Record {
     Record {
         name: manifest.name.clone(),
         hash: compiled.hash.to_owned(),
         key: compiled.key.to_owned(),
         manifest: manifest.clone(),
-        deployed_ms: u64::try_from(deployed_ms).unwrap_or(u64::MAX),
+        deployed_ms: since_ms,
         domain: domain.to_owned(),
     }
 }
@@ -276,7 +288,7 @@ fn load(
         }
         other => other,
     })?;
-    let held = if manifest.has_onload { hold(plane, &manifest.name)? } else { None };
+    let held = if manifest.has_onload { hold(plane, manifest)? } else { None };
     let started = start(&generation, &manifest.name);
     Ok((generation, held, started))
 }
@@ -289,14 +301,20 @@ pub(super) fn start(generation: &Arc<Generation>, name: &str) -> Result<(), Depl
 }
 
 /// When the module's current generation has an `unload` that must come before the new `onload`: lets its requests wait,
-/// waits for the running ones, and runs it. Returns the generation it was, to go back to.
-fn hold(plane: &Plane, name: &str) -> Result<Option<Arc<Generation>>, DeployError> {
+/// waits for the running ones and for the sockets that `next` serves no more, and runs it. Returns the generation it was, to
+/// go back to.
+fn hold(plane: &Plane, next: &Manifest) -> Result<Option<Arc<Generation>>, DeployError> {
+    let name = next.name.as_str();
     let mut state = plane.state();
     let Some(entry) = state.entries.iter_mut().find(|entry| entry.manifest.name == name) else { return Ok(None) };
     if !entry.manifest.has_unload {
         return Ok(None);
     }
     let Some(serving) = entry.serving.take() else { return Ok(None) };
+    let stays = |path: &str| next.websockets.iter().any(|socket| socket.path == path);
+    let mut interim = Manifest::clone(&entry.manifest);
+    interim.websockets.retain(|socket| stays(&socket.path));
+    entry.interim = Some(Arc::new(interim));
     let released = entry.released.clone();
     let old = Arc::clone(serving.generation());
     drop(serving);
@@ -332,6 +350,7 @@ fn resume(plane: &Plane, name: &str, old: &Arc<Generation>) {
     if let Some(entry) = state.entries.iter_mut().find(|entry| entry.manifest.name == name) {
         let (serving, released) = Serving::start(Arc::clone(old));
         entry.serving = Some(serving);
+        entry.interim = None;
         entry.released = released;
     }
     if let Err(error) = plane.publish(&state) {

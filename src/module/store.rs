@@ -28,7 +28,7 @@ pub(super) struct Record {
     pub(super) key: String,
     /// What the inspection found: it need not be repeated at start.
     pub(super) manifest: Manifest,
-    /// Orders the modules at start: milliseconds since 1970.
+    /// When the module was first deployed, which orders them at start: milliseconds since 1970.
     pub(super) deployed_ms: u64,
     /// The domain it runs in; records from before there were any have none.
     #[serde(default = "default_domain")]

@@ -1,11 +1,12 @@
 //! TLS between a driver's sockets and the application, sans IO: rustls turns what was received into plaintext, and what
-//! an [`Outbox`] has into records. No socket, clock or thread in here.
+//! an [`Outbox`] has into records. No socket or thread in here, and a clock for one date only.
 //!
 //! A connection that waits holds rustls' keys and nothing else. What it receives is decrypted in the shard's one receive
 //! buffer, and what it sends is sealed in a buffer that the shard's connections hand on to each other; only one whose
 //! socket is full keeps it.
 
 use super::outbox::Outbox;
+use crate::proto::http1::http_date;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
@@ -13,7 +14,7 @@ use rustls::unbuffered::{
 use rustls::{Error, ServerConfig};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Room before the receive buffer for the start of a record whose end has not arrived yet. A record has 18 KiB at most
 /// (RFC 5246 §6.2.3); a `ClientHello` in several records may need more, and one beyond this is refused.
@@ -26,11 +27,21 @@ const RECORD_BYTES_MAX: usize = 16 * 1024;
 const SEALED_BYTES_MAX: usize = 64 * 1024;
 
 /// What a client gets that speaks HTTP to a TLS port.
-const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 59\r\n\
-    Connection: close\r\n\r\nthis port speaks HTTPS only: use https:// (or wss://) here\n";
+const HTTPS_ONLY: &str = "this port speaks HTTPS only: use https:// (or wss://) here\n";
 
 const METHODS: [&[u8]; 9] =
     [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
+
+/// The answer to `request`, which is HTTP, at the time `now`.
+fn https_only(request: &[u8], now: SystemTime) -> String {
+    let date = http_date(now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()));
+    let (date, length) = (String::from_utf8_lossy(&date), HTTPS_ONLY.len());
+    let body = if request.starts_with(b"HEAD") { "" } else { HTTPS_ONLY };
+    format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nDate: {date}\r\n\
+         Connection: close\r\n\r\n{body}"
+    )
+}
 
 /// How the connections of a listener become TLS.
 #[derive(Debug, Clone)]
@@ -89,7 +100,7 @@ impl Session {
         let incoming = buffer.get_mut(start..HEADROOM + count).ok_or(Refused)?;
         incoming.get_mut(..rest.len()).ok_or(Refused)?.copy_from_slice(&rest);
         if std::mem::replace(&mut self.fresh, false) && looks_like_http(incoming) {
-            made.extend_from_slice(PLAIN_HTTP_ANSWER);
+            made.extend_from_slice(https_only(incoming, SystemTime::now()).as_bytes());
             return Err(Refused);
         }
         let mut used = 0;
@@ -348,9 +359,11 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_to_plain_http_has_the_length_it_says() {
-        let text = String::from_utf8(PLAIN_HTTP_ANSWER.to_vec()).unwrap();
+    fn the_answer_to_plain_http_is_whole() {
+        let text = https_only(b"GET / HTTP/1.1\r\n", SystemTime::UNIX_EPOCH);
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
+        assert!(head.contains("\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n"), "{head}");
+        assert_eq!(https_only(b"HEAD / HTTP/1.1\r\n", SystemTime::UNIX_EPOCH), format!("{head}\r\n\r\n"));
     }
 }

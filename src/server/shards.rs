@@ -24,9 +24,6 @@ const IN_FLIGHT_MAX: usize = 4096;
 /// Requests on the server's own paths that a shard may have under way.
 const OWN_IN_FLIGHT_MAX: usize = 1024;
 
-/// Bytes of all request bodies that a shard is receiving, and of all that wait for executors; each.
-const BODIES_BYTES_MAX: usize = 512 * 1024 * 1024;
-
 /// Unsent and expected bytes of a connection above which its further requests wait.
 const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 
@@ -155,7 +152,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         route_body_bytes_max: config.route_body_bytes_max,
         own_body_bytes_max,
         // Any one body that is allowed must fit.
-        bodies_bytes_max: BODIES_BYTES_MAX.max(own_body_bytes_max).max(config.route_body_bytes_max),
+        bodies_bytes_max: config.bodies_bytes_max.max(own_body_bytes_max).max(config.route_body_bytes_max),
         connections_max: config.connections_max,
         requests_per_connection_max: match config.requests_per_connection_max {
             0 => u64::MAX,

@@ -5,10 +5,9 @@ use super::answer::ServerAnswer;
 use super::conn::Conn;
 use super::requests::Origin;
 use crate::abi::manifest::RouteDecl;
-use crate::admin;
 use crate::module::table::RouteMatch;
 use crate::net::Links;
-use crate::proto::http1::RequestView;
+use crate::proto::http1::{Method, RequestView};
 
 impl Shard {
     /// Most bytes that the body of this request may have, said when its head has been read; or the answer to give
@@ -19,16 +18,23 @@ impl Shard {
         view: &RequestView<'_>,
         announced: Option<usize>,
     ) -> Result<usize, ServerAnswer> {
-        let path = view.path();
-        let limit = if admin::owns(path) {
+        let limit = if !origin.is_for_server(view.path()) {
+            self.module_body_limit(view)
+        } else if view.path() == b"/healthz" || view.method() == Method::Options {
+            // Everybody may ask that.
+            self.limits.body_bytes_max
+        } else {
             // Who may not ask need not send.
             self.admin.admit(view, origin.client)?;
             self.limits.own_body_bytes_max
-        } else {
-            self.module_body_limit(view)
         };
         match announced {
-            Some(length) if length > limit => Err(too_large(limit)),
+            Some(length) if length > limit => {
+                if origin.is_for_server(view.path()) {
+                    self.admin.too_large(view, origin.client, limit);
+                }
+                Err(too_large(limit))
+            }
             _ => Ok(limit),
         }
     }

@@ -84,6 +84,8 @@ pub(super) struct Conn {
     /// When the request that is partly received began.
     pub(super) partial_since_ms: u64,
     pub(super) last_read_ms: u64,
+    /// When something came, or an answer left, about.
+    pub(super) last_active_ms: u64,
     /// The time up to which the bytes received of a body, or sent, have paid: see [`credited`].
     pub(super) body_paid_ms: u64,
     pub(super) write_paid_ms: u64,
@@ -134,6 +136,7 @@ impl Conn {
             partial: Partial::None,
             partial_since_ms: now_ms,
             last_read_ms: now_ms,
+            last_active_ms: now_ms,
             body_paid_ms: now_ms,
             write_paid_ms: now_ms,
             sent_before: 0,

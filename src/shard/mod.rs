@@ -10,6 +10,7 @@ mod conn;
 mod limits;
 mod order;
 mod peers;
+mod pongs;
 mod refusals;
 mod requests;
 mod snapshot;
@@ -208,7 +209,10 @@ impl Shard {
             }
             Message::TableChanged => self.refresh(links),
             Message::Drain => self.drain(links),
-            Message::Stop => self.stopped = true,
+            Message::Stop => {
+                self.leave_sockets(links);
+                self.stopped = true;
+            }
         }
     }
 
@@ -294,7 +298,7 @@ impl Application for Shard {
             self.refresh(links);
         }
         let Some(mut conn) = self.take(id) else { return };
-        conn.last_read_ms = self.now_ms;
+        (conn.last_read_ms, conn.last_active_ms) = (self.now_ms, self.now_ms);
         match conn.taken {
             Some(by) => {
                 self.put(conn);
@@ -311,6 +315,12 @@ impl Application for Shard {
     fn eof(&mut self, links: &mut Links, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         conn.eof = true;
+        if let Some(Takeover::Stream(key)) = conn.taken
+            && self.streams.outlive_eof(key)
+        {
+            return;
+        }
+        let Some(conn) = self.conn(id) else { return };
         // A half-closed client still gets the answers to what it asked, to what has not been read yet as well; with none
         // owed there is nothing left to do.
         if conn.slots.is_empty() && !conn.paused {
@@ -323,8 +333,8 @@ impl Application for Shard {
         let Some(conn) = self.conn(id) else { return };
         conn.write_paid_ms = now_ms;
         match conn.taken {
-            Some(Takeover::Stream(key)) => self.stream_drained(key),
-            Some(Takeover::Socket(_)) => {}
+            Some(Takeover::Stream(key)) => self.stream_drained(links, key),
+            Some(Takeover::Socket(key)) => self.socket_drained(links, key),
             None => {
                 self.resume(links, id);
                 self.after_input(links, id);

@@ -38,6 +38,7 @@ impl Shard {
             match slot {
                 Slot::Ready { bytes, lent, .. } => {
                     conn.first_seq += 1;
+                    conn.last_active_ms = self.now_ms;
                     if let Some(outbox) = links.outbox(id) {
                         outbox.push_owned(bytes);
                         if let Some(lent) = lent {
@@ -80,10 +81,12 @@ impl Shard {
         &mut self,
         links: &mut Links,
         conn: &mut Conn,
-        request: OwnedRequest,
+        mut request: OwnedRequest,
         meta: Meta,
         safe: bool,
     ) -> Option<Slot> {
+        // Its body is counted where it goes now.
+        request.discharge();
         let origin = self.origin(conn, conn.first_seq);
         let begun = {
             let outbox = links.outbox(conn.id)?;
@@ -94,7 +97,7 @@ impl Shard {
             Begun::Running { expected } => Some(Slot::Running { safe, expected }),
             Begun::Held => {
                 self.held.push(conn.id);
-                Some(Slot::Waiting { request, meta, safe })
+                Some(Slot::Waiting { request: request.charged(&self.bodies), meta, safe })
             }
             Begun::Taken(by) => {
                 conn.taken = Some(by);
@@ -143,7 +146,7 @@ impl Shard {
             self.taken_data(links, by, &input);
         }
         // The FIN came while earlier answers were owed; there will be no other event to end this by.
-        if eof {
+        if eof && !matches!(by, Takeover::Stream(key) if self.streams.outlive_eof(key)) {
             links.close(id);
         }
     }

@@ -2,11 +2,19 @@
 
 use super::Shard;
 use super::answer::ServerAnswer;
-use super::conn::Conn;
-use crate::admin;
+use super::conn::{Conn, Serves};
+use super::requests::Origin;
 use crate::module::table::RouteMatch;
 use crate::net::Links;
 use crate::proto::http1::{CONTINUE, Method, RequestView};
+
+/// The answer to a request for a module on an address that is the server's own.
+pub(super) fn no_modules_here() -> ServerAnswer {
+    ServerAnswer::text(
+        404,
+        "no modules are served here: this address is for /mgnt, /jobs and /metrics (--admin-listen)\n",
+    )
+}
 
 impl Shard {
     /// The answer to a request that no module's route matches; `found` is why.
@@ -25,8 +33,14 @@ impl Shard {
 
     /// The client waits before it sends the body of `view`. The final answer, if that is known without the body because
     /// nobody serves the request: it leaves at once instead of 100 (RFC 9110 §10.1.1).
-    pub(super) fn unserved_early(&self, view: &RequestView<'_>) -> Option<ServerAnswer> {
-        if view.method() == Method::Options || admin::owns(view.path()) {
+    pub(super) fn unserved_early(&self, origin: &Origin, view: &RequestView<'_>) -> Option<ServerAnswer> {
+        if origin.is_for_server(view.path()) {
+            return None;
+        }
+        if origin.serves == Serves::Admin {
+            return Some(no_modules_here());
+        }
+        if view.method() == Method::Options {
             return None;
         }
         match self.snapshot.table().route(view.method().as_str(), view.path()) {

@@ -4,6 +4,7 @@ use super::Shard;
 use super::answer::{Meta, Reply, ServerAnswer, meta_of};
 use super::bodies::too_large;
 use super::conn::{Conn, Partial, Serves, Slot, Takeover, credited};
+use super::refusals::no_modules_here;
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use crate::abi::manifest::RouteDecl;
 use crate::admin::{self, Client, Who};
@@ -33,9 +34,16 @@ pub(super) struct Origin {
     pub(super) id: ConnId,
     pub(super) seq: u64,
     pub(super) client: Client,
-    serves: Serves,
+    pub(super) serves: Serves,
     /// The connection is closed after it, whatever the client wishes.
     last: bool,
+}
+
+impl Origin {
+    /// Whether the server itself answers what is asked for on `path`.
+    pub(super) fn is_for_server(&self, path: &[u8]) -> bool {
+        admin::owns(path) && (self.serves != Serves::Modules || path == b"/healthz")
+    }
 }
 
 impl Shard {
@@ -87,7 +95,7 @@ impl Shard {
                 Ok(Decoded::Body { consumed, view, announced, expects_continue }) => {
                     at += consumed;
                     let limit = self.body_limit(&origin, &view, announced);
-                    let unserved = if expects_continue { self.unserved_early(&view) } else { None };
+                    let unserved = if expects_continue { self.unserved_early(&origin, &view) } else { None };
                     match (limit, unserved) {
                         (Ok(bytes_max), None) => conn.decoder.limit_body(bytes_max),
                         (Err(refusal), _) | (_, Some(refusal)) => {
@@ -110,8 +118,7 @@ impl Shard {
                     let streams = origin.serves != Serves::Modules && Self::asks_for_events(&view);
                     let last = !view.keep_alive() || origin.last || streams;
                     let slot = if owed && !safe {
-                        let meta = self.meta(&origin, &view);
-                        Some(Slot::Waiting { request: OwnedRequest::copy(&view), meta, safe })
+                        Some(self.wait(&origin, &view, safe))
                     } else {
                         self.begin_parsed(links, &origin, &view, owed, safe, &mut conn.taken)
                     };
@@ -181,8 +188,7 @@ impl Shard {
     ) -> Option<Slot> {
         let upgrade = view.is_websocket_upgrade();
         if owed && upgrade {
-            let meta = self.meta(origin, view);
-            return Some(Slot::Waiting { request: OwnedRequest::copy(view), meta, safe: false });
+            return Some(self.wait(origin, view, false));
         }
         let begun = if owed {
             let mut bytes = Vec::new();
@@ -199,14 +205,28 @@ impl Shard {
             Begun::Running { expected } => Some(Slot::Running { safe, expected }),
             Begun::Held => {
                 self.held.push(origin.id);
-                let meta = self.meta(origin, view);
-                Some(Slot::Waiting { request: OwnedRequest::copy(view), meta, safe })
+                Some(self.wait(origin, view, safe))
             }
             Begun::Taken(by) => {
                 *taken = Some(by);
                 None
             }
         }
+    }
+
+    /// The slot of a request that can't begin yet; of one that there is no room for, its answer.
+    fn wait(&mut self, origin: &Origin, view: &RequestView<'_>, safe: bool) -> Slot {
+        if !self.has_room_for(view) {
+            let mut bytes = Vec::new();
+            self.overloaded(origin, view, &mut bytes);
+            return Slot::Ready { bytes, lent: None, safe };
+        }
+        Slot::Waiting { request: OwnedRequest::copy(view).charged(&self.bodies), meta: self.meta(origin, view), safe }
+    }
+
+    /// Whether the body of a request fits beside those that wait or are being worked on.
+    fn has_room_for(&self, view: &RequestView<'_>) -> bool {
+        view.body.len().saturating_add(self.bodies.bytes()) <= self.limits.bodies_bytes_max
     }
 
     pub(super) fn meta(&self, origin: &Origin, view: &RequestView<'_>) -> Meta {
@@ -216,15 +236,11 @@ impl Shard {
     /// Routes one request. What is answered at once is appended to `out`.
     pub(super) fn begin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let path = view.path();
-        if admin::owns(path) && (origin.serves != Serves::Modules || path == b"/healthz") {
+        if origin.is_for_server(path) {
             return self.begin_admin(origin, view, out);
         }
         if origin.serves == Serves::Admin {
-            let answer = ServerAnswer::text(
-                404,
-                "no modules are served here: this address is for /mgnt, /jobs and /metrics (--admin-listen)\n",
-            );
-            answer.encode(&self.meta(origin, view), out);
+            no_modules_here().encode(&self.meta(origin, view), out);
             return Begun::Answered;
         }
         if view.is_websocket_upgrade() {
@@ -280,8 +296,7 @@ impl Shard {
             Some(_) => self.in_flight,
             None => self.remote.in_flight(generation.instance()),
         };
-        let bodies = view.body.len().saturating_add(self.bodies.bytes());
-        if in_flight >= self.limits.in_flight_max || bodies > self.limits.bodies_bytes_max {
+        if in_flight >= self.limits.in_flight_max || !self.has_room_for(view) {
             return self.overloaded(origin, view, out);
         }
         let generation = Arc::clone(generation);
@@ -327,6 +342,8 @@ impl Shard {
         let jobs_socket = view.path() == b"/jobs/ws" && view.is_websocket_upgrade();
         if jobs_socket || Self::asks_for_events(view) {
             let mut meta = self.meta(origin, view);
+            // A stream ends with its connection, and so does the refusal of one.
+            meta.keep_alive &= jobs_socket;
             match self.admin.check(view, origin.client) {
                 Ok(Who::Loopback) => meta.cors_origin = None,
                 Ok(Who::Key(_)) => {}
@@ -375,6 +392,7 @@ impl Shard {
         answer.encode(&Meta { head_only, ..self.error_meta() }, &mut bytes);
         conn.last_request_seen = true;
         conn.partial = Partial::None;
+        conn.continue_owed = false;
         if conn.slots.is_empty() {
             conn.first_seq += 1;
             if let Some(outbox) = links.outbox(conn.id) {
@@ -410,10 +428,11 @@ impl Shard {
 
     /// Ends a connection that was too slow with `status`.
     pub(super) fn time_out(&mut self, links: &mut Links, id: ConnId, status: u16, text: &str) {
-        let meta = self.error_meta();
+        let mut meta = self.error_meta();
         if let Some(conn) = self.conn(id) {
             conn.last_request_seen = true;
             conn.partial = Partial::None;
+            meta.head_only = conn.decoder.refused_head(&conn.input);
             conn.input = Vec::new();
         }
         if let Some(outbox) = links.outbox(id) {

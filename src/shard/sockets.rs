@@ -7,6 +7,7 @@
 use super::Shard;
 use super::answer::{Meta, ServerAnswer};
 use super::conn::Takeover;
+use super::pongs::Pongs;
 use super::requests::{Begun, Origin};
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
@@ -23,6 +24,9 @@ use std::sync::Arc;
 /// How long a peer may take to answer our close frame.
 const CLOSE_WAIT_MS: u64 = 2_000;
 
+/// How long a peer that is being closed may take nothing of what stands before our close frame.
+const STALL_MS: u64 = 5_000;
+
 /// Bytes of messages waiting for the handler above which the connection is not read.
 const PENDING_BYTES_MAX: usize = 1024 * 1024;
 
@@ -36,6 +40,7 @@ pub(super) struct SocketState {
     /// `None` once the connection is gone and only `on_close` is still to run.
     conn: Option<ConnId>,
     session: Session,
+    pongs: Pongs,
     handle: Arc<Socket>,
     path: Box<[u8]>,
     pending: Vec<SocketEvent>,
@@ -50,6 +55,8 @@ pub(super) struct SocketState {
     /// Close code to send after `on_close`.
     close_after: Option<u16>,
     closing_since_ms: Option<u64>,
+    /// Bytes sent when that was last looked at while the socket closes, and since when.
+    closing_progress: Option<(usize, u64)>,
     /// A ping was sent, and nothing has come since.
     pinged_ms: Option<u64>,
 }
@@ -118,7 +125,8 @@ impl Shard {
             }
         };
         if let Some(why) = self.quarantine_of(view.path()) {
-            return refuse(ServerAnswer::text(503, format!("{why}\n")), &meta, out);
+            let answer = ServerAnswer::text(503, format!("{why}\n")).with("Retry-After", "1");
+            return refuse(answer, &meta, out);
         }
         if self.draining {
             return refuse(super::answer::shutting_down(), &meta, out);
@@ -143,7 +151,8 @@ impl Shard {
         let state = SocketState {
             conn: Some(conn),
             session: Session::new(WsLimits { message_bytes_max: self.limits.ws_message_bytes_max }),
-            handle: Socket::new(key, self.id, session.as_deref(), outlet, limit),
+            pongs: Pongs::default(),
+            handle: Socket::new(key, session.as_deref(), outlet, limit),
             path: view.path().into(),
             pending: vec![SocketEvent::Open],
             pending_bytes: 0,
@@ -153,6 +162,7 @@ impl Shard {
             orphan: None,
             close_after: None,
             closing_since_ms: None,
+            closing_progress: None,
             pinged_ms: None,
         };
         self.sockets.states.insert(key, Box::new(state));
@@ -235,11 +245,8 @@ impl Shard {
     pub(super) fn socket_idle(&mut self, links: &mut Links, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         state.busy = false;
-        if state.paused && state.conn.is_some() {
-            state.paused = false;
-            if let Some(conn) = state.conn {
-                links.set_reading(conn, true);
-            }
+        if let Some(conn) = state.conn.filter(|_| std::mem::take(&mut state.paused) && !state.pongs.are_awaited()) {
+            links.set_reading(conn, true);
         }
         if !state.finished || !state.pending.is_empty() {
             return self.dispatch_socket(links, key);
@@ -258,6 +265,15 @@ impl Shard {
             (None, _) => {
                 self.sockets.states.remove(&key);
             }
+        }
+    }
+
+    /// The peer has taken all that was sent.
+    pub(super) fn socket_drained(&mut self, links: &mut Links, key: u64) {
+        let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        let resumes = state.pongs.taken() && !state.paused;
+        if let Some(conn) = state.conn.filter(|_| resumes) {
+            links.set_reading(conn, true);
         }
     }
 
@@ -339,6 +355,14 @@ impl Shard {
         }
     }
 
+    /// The server ends now: who was not told yet is.
+    pub(super) fn leave_sockets(&mut self, links: &mut Links) {
+        for state in self.sockets.states.values_mut() {
+            state.session.close(GOING_AWAY, "");
+            state.flush(links);
+        }
+    }
+
     /// Looks at one socket, about once a second: pings a silent peer, and ends one that answers neither a ping nor a close
     /// frame. `last_read_ms` is when something came from it.
     pub(super) fn sweep_socket(&mut self, links: &mut Links, key: u64, last_read_ms: u64) {
@@ -346,7 +370,14 @@ impl Shard {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         let Some(conn) = state.conn else { return };
         if let Some(since) = state.closing_since_ms {
-            if now_ms.saturating_sub(since) > CLOSE_WAIT_MS {
+            // A slow reader may take what stands before the close frame.
+            let sent = links.sent_total(conn);
+            let (before, moved_ms) = state.closing_progress.get_or_insert((sent, since));
+            if *before != sent {
+                (*before, *moved_ms) = (sent, now_ms);
+            }
+            let limit_ms = if links.unsent(conn) > 0 { STALL_MS } else { CLOSE_WAIT_MS };
+            if now_ms.saturating_sub(*moved_ms) > limit_ms {
                 links.abort(conn);
             }
             return;
@@ -386,8 +417,8 @@ impl SocketState {
 
     /// Queues what the protocol wants sent: pongs, close frames.
     fn flush(&mut self, links: &mut Links) {
-        if let Some(outbox) = self.conn.and_then(|conn| links.outbox(conn)) {
-            self.session.take_output(outbox.buffer());
+        if let Some(conn) = self.conn {
+            self.pongs.send(&mut self.session, links, conn);
         }
     }
 }

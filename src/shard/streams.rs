@@ -8,6 +8,7 @@
 use super::Shard;
 use super::answer::{Meta, ServerAnswer};
 use super::conn::{Slot, Takeover};
+use super::pongs::Pongs;
 use super::requests::{Begun, Origin};
 use crate::domain::inbox::{Inbox, Message};
 use crate::jobs::store::StoreError;
@@ -64,6 +65,7 @@ enum Mode {
 struct Stream {
     conn: ConnId,
     channel: Channel,
+    pongs: Pongs,
     mode: Mode,
     /// The job it watches, registered with the hub.
     job: Option<i64>,
@@ -86,6 +88,11 @@ pub(super) struct Streams {
 impl Streams {
     pub(super) fn len(&self) -> usize {
         self.states.len()
+    }
+
+    /// Whether a stream goes on when its client will send nothing more: one that was asked for in HTTP does.
+    pub(super) fn outlive_eof(&self, key: u64) -> bool {
+        self.states.get(&key).is_some_and(|stream| matches!(stream.channel, Channel::ServerSent { .. }))
     }
 }
 
@@ -202,6 +209,7 @@ impl Shard {
         let stream = Stream {
             conn,
             channel,
+            pongs: Pongs::default(),
             mode: Mode::Opening,
             job: None,
             last: after,
@@ -270,6 +278,9 @@ impl Shard {
             ];
             let head = meta.head(200, 0);
             encode_stream_head(outbox.buffer(), &head, headers.into_iter());
+        }
+        if self.draining {
+            return stream.end(links, GOING_AWAY, self.now_ms);
         }
         if stream.mode == Mode::Opening {
             self.replay(key);
@@ -349,7 +360,12 @@ impl Shard {
     }
 
     /// The reader has taken what was unsent.
-    pub(super) fn stream_drained(&mut self, key: u64) {
+    pub(super) fn stream_drained(&mut self, links: &mut Links, key: u64) {
+        if let Some(stream) = self.streams.states.get_mut(&key)
+            && stream.pongs.taken()
+        {
+            links.set_reading(stream.conn, true);
+        }
         if self.streams.states.get(&key).is_some_and(|stream| stream.mode == Mode::Behind) {
             self.replay(key);
         }
@@ -480,10 +496,8 @@ impl Stream {
 
     /// Queues what the WebSocket protocol wants sent.
     fn flush(&mut self, links: &mut Links) {
-        if let Channel::WebSocket(session) = &mut self.channel
-            && let Some(outbox) = links.outbox(self.conn)
-        {
-            session.take_output(outbox.buffer());
+        if let Channel::WebSocket(session) = &mut self.channel {
+            self.pongs.send(session, links, self.conn);
         }
     }
 }

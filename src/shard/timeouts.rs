@@ -64,12 +64,13 @@ impl Shard {
             return Verdict::Taken(by, conn.last_read_ms);
         }
         if !conn.slots.is_empty() || unsent > 0 {
+            conn.last_active_ms = now_ms;
             return Verdict::Keep;
         }
         if draining && links.is_greeted(id) {
-            conn.last_read_ms = now_ms;
+            conn.last_active_ms = now_ms;
         }
-        let quiet_ms = now_ms.saturating_sub(conn.last_read_ms);
+        let quiet_ms = now_ms.saturating_sub(conn.last_active_ms);
         match conn.partial {
             Partial::Head if now_ms.saturating_sub(conn.partial_since_ms) > header_ms => Verdict::Timeout,
             Partial::Body if now_ms.saturating_sub(conn.body_paid_ms) > body_ms => Verdict::Timeout,

@@ -271,6 +271,12 @@ impl Client {
         count > 0
     }
 
+    /// All that comes until the connection is closed.
+    pub fn rest(&mut self) -> String {
+        while self.fill() {}
+        String::from_utf8(std::mem::take(&mut self.buffer)).unwrap()
+    }
+
     /// The next response, or `None` if the connection was closed cleanly before it.
     pub fn try_response(&mut self, method: &str) -> Option<Response> {
         let end = loop {

@@ -259,7 +259,7 @@ impl Hostile {
             calls.submit(Arc::clone(&hold), true, Work::Request { conn, seq, route: 0, request, meta });
         }
         for key in 0..SOCKETS {
-            let socket = Socket::new(key, 0, None, Arc::new(Nowhere), 1000);
+            let socket = Socket::new(key, None, Arc::new(Nowhere), 1000);
             calls.submit(Arc::clone(&hold), true, Work::Socket { socket, index: 0, events: vec![SocketEvent::Open] });
         }
         calls.flush();

@@ -189,6 +189,9 @@ struct Facts {
     upgrade_websocket: bool,
 }
 
+/// Most header fields that [`Limits::headers_max`] may allow.
+pub const HEADERS_MAX: usize = 1024;
+
 impl Head {
     /// The method.
     pub(super) fn method(&self) -> Method {
@@ -201,7 +204,7 @@ impl Head {
     /// It is no head.
     pub fn reread(&mut self, bytes: &[u8]) -> Result<(), RequestError> {
         let any = usize::MAX;
-        let limits = Limits { head_bytes_max: any, headers_max: 1024, uri_bytes_max: any, body_bytes_max: any };
+        let limits = Limits { head_bytes_max: any, headers_max: HEADERS_MAX, uri_bytes_max: any, body_bytes_max: any };
         self.parse(bytes, &limits)
     }
 

@@ -9,5 +9,5 @@ mod target;
 
 pub use date::http_date;
 pub use decoder::{Decoded, RequestDecoder};
-pub use head::{Head, Limits, Method, RequestError, RequestView};
+pub use head::{HEADERS_MAX, Head, Limits, Method, RequestError, RequestView};
 pub use response::{CONTINUE, ResponseHead, close_after, encode_response, encode_stream_head, reason};

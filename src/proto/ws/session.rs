@@ -230,6 +230,12 @@ impl Session {
         out.extend_from_slice(reason.as_bytes());
     }
 
+    /// Whether there may be bytes to send.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        self.speaks
+    }
+
     /// Moves the bytes to send (pongs, close frames) to the end of `out`.
     pub fn take_output(&mut self, out: &mut Vec<u8>) {
         if !std::mem::take(&mut self.speaks) {

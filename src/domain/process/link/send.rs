@@ -5,7 +5,6 @@ use super::ShardLink;
 use super::call::{Cargo, Queued, Sending};
 use super::calls::{RemoteCalls, TICKET_BIT};
 use super::line::Line;
-use crate::abi::websocket::number_of;
 use crate::domain::call::SocketEvent;
 use crate::domain::ring::PushError;
 
@@ -71,7 +70,7 @@ impl RemoteCalls {
                 let (key, session) = (socket.key(), socket.session());
                 let index = u32::try_from(*index).unwrap_or(u32::MAX);
                 wire::socket_head(&mut fixed, ticket, instance, index, short, key);
-                let number = number_of(key, self.shard);
+                let number = socket.number();
                 if line.known.insert(key) && !matches!(events.first(), Some(SocketEvent::Open)) {
                     wire::push_event(&mut body, &Event::Known { session, number });
                 }
