@@ -19,6 +19,7 @@ const struct cwebn_layout_entry cwebn_layout[] = {
     FIELD(http_kv_store_t, entries),
     FIELD(http_kv_store_t, size),
     FIELD(http_kv_store_t, capacity),
+    FIELD(http_kv_store_t, server),
     TYPE(http_request_t),
     FIELD(http_request_t, method),
     FIELD(http_request_t, version),
