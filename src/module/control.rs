@@ -410,7 +410,7 @@ impl Plane {
         let mut state = self.state();
         let served = state.entries.iter().map(|entry| &*entry.manifest);
         let coming = state.reserved.iter().map(|(_, manifest)| &**manifest);
-        verify::conflict(manifest, served.chain(coming)).map_err(DeployError::Conflict)?;
+        verify::conflict(manifest, served, coming).map_err(DeployError::Conflict)?;
         // All patterns together have a size limit too: what would exceed it is refused here, before anything changes.
         let others = state.entries.iter().map(|entry| &entry.manifest);
         let others = others.chain(state.reserved.iter().map(|(_, manifest)| manifest));

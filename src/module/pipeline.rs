@@ -59,7 +59,8 @@ pub(super) fn deploy(
     // What moves to another domain was inspected when it came.
     let (warnings, manifest) = built(plane, ticket, &key, source, || served_manifest(plane, &hash))?;
     verify::check(&manifest)?;
-    let compiled = Compiled { hash: &hash, key: &key, domain, warnings, persist: true };
+    let warnings = warnings + &verify::remarks(&manifest);
+    let compiled = Compiled { hash: &hash, key: &key, domain, warnings, since_ms: None, persist: true };
     install(plane, ticket, compiled, &manifest)
 }
 
@@ -70,8 +71,16 @@ pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), 
     let known = || (key == record.key).then(|| Arc::new(record.manifest.clone()));
     let (warnings, manifest) = built(plane, ticket, &key, &source, known)?;
     verify::check(&manifest)?;
+    let warnings = warnings + &verify::remarks(&manifest);
     let domain = Some(record.domain.as_str());
-    let compiled = Compiled { hash: &record.hash, key: &key, domain, warnings, persist: key != record.key };
+    let compiled = Compiled {
+        hash: &record.hash,
+        key: &key,
+        domain,
+        warnings,
+        since_ms: Some(record.deployed_ms),
+        persist: key != record.key,
+    };
     install(plane, ticket, compiled, &manifest).map(|_| ())
 }
 
@@ -144,6 +153,8 @@ struct Compiled<'a> {
     /// The domain it is to run in; `None`: where the module is.
     domain: Option<&'a str>,
     warnings: String,
+    /// When the module was deployed first, if that is known.
+    since_ms: Option<u64>,
     /// Whether the module store is to hear of it.
     persist: bool,
 }
@@ -210,7 +221,7 @@ fn swap_in(
     domain: &str,
     manifest: &Arc<Manifest>,
 ) -> Result<(), DeployError> {
-    let record = compiled.persist.then(|| record(&compiled, domain, manifest));
+    let record = compiled.persist.then(|| record(plane, &compiled, domain, manifest));
     // Written while the module is loaded and its requests wait for the hooks.
     let (prepared, loaded) = both(
         || record.map(|record| plane.store.prepare_record(&record)).transpose(),
@@ -247,14 +258,20 @@ fn swap_in(
     plane.publish(&state)
 }
 
-fn record(compiled: &Compiled<'_>, domain: &str, manifest: &Manifest) -> Record {
-    let deployed_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+fn record(plane: &Plane, compiled: &Compiled<'_>, domain: &str, manifest: &Manifest) -> Record {
+    let now_ms = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        u64::try_from(now).unwrap_or(u64::MAX)
+    };
+    // A new version takes the place of the old one among the modules, also at the next start.
+    let first_ms = || current(plane, &manifest.name).and_then(|_| plane.store.deployed_ms(&manifest.name));
+    let deployed_ms = compiled.since_ms.or_else(first_ms).unwrap_or_else(now_ms);
     Record {
         name: manifest.name.clone(),
         hash: compiled.hash.to_owned(),
         key: compiled.key.to_owned(),
         manifest: manifest.clone(),
-        deployed_ms: u64::try_from(deployed_ms).unwrap_or(u64::MAX),
+        deployed_ms,
         domain: domain.to_owned(),
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Record {
     pub(super) key: String,
     /// What the inspection found: it need not be repeated at start.
     pub(super) manifest: Manifest,
-    /// Orders the modules at start: milliseconds since 1970.
+    /// When its first version was deployed, which orders the modules at start: milliseconds since 1970.
     pub(super) deployed_ms: u64,
     /// The domain it runs in; records from before there were any have none.
     #[serde(default = "default_domain")]
@@ -177,6 +177,12 @@ impl Store {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => sync_dir(&self.dir),
         }
+    }
+
+    /// When the module of that name was deployed first, if there is one.
+    pub(super) fn deployed_ms(&self, name: &str) -> Option<u64> {
+        let text = fs::read(self.record_path(name)).ok()?;
+        serde_json::from_slice::<Record>(&text).ok().map(|record| record.deployed_ms)
     }
 
     /// The persisted modules, the first deployed first. What can't be read is reported and skipped.
