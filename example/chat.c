@@ -85,7 +85,7 @@ export module_t config = {
     .author = "cweb",
     .routes = {{"/chat", "GET", home, NONE}},
     .size = 1,
-    .websockets = {{"/chat/ws", join, say, leave}},
+    .websockets = {{"/chat/ws", join, say, leave, NONE}},
     .ws_size = 1,
     .onload = load,
 };

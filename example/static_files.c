@@ -9,7 +9,7 @@
 static int serve(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {
     (void)ctx;
     /* The path comes as the client sent it: decode first, then check, then open. */
-    char *path = http_path_decode(req->path + 1);
+    char *path = cweb_path_decode(req->path + 1);
     int safe = path != NULL && cweb_path_is_safe(path);
     int result = safe ? cweb_send_file(req, res, path)
                       : cweb_respond(res, HTTP_403_FORBIDDEN, "text/plain", "Forbidden\n");

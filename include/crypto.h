@@ -57,8 +57,8 @@ struct crypto_ops {
 
 struct crypto {
     SSL_CTX *ctx;            /**< For TLS of the module's own; NULL in the server's. */
-    const char *certificate; /**< Path of a PEM file. */
-    const char *private_key; /**< Path of a PEM file. */
+    const char *certificate; /**< Path of a PEM file; no path in the server's, and NULL when it has none. */
+    const char *private_key; /**< Likewise. */
     crypto_status_t status;
     struct crypto_ops ops;
 };

@@ -5,12 +5,15 @@
  *
  * A module is one C translation unit. The server compiles it with, in this order:
  *
- *     cc -std=gnu11 -O2 -g -fPIC -shared -Wall -I<sdk> module.c -o module.so \
- *        -Wl,--wrap=exit -Wl,--wrap=_exit -Wl,--wrap=_Exit -Wl,--wrap=quick_exit \
+ *     cc -std=gnu11 -O2 -g -fPIC -shared -Wall -fstack-clash-protection -I<sdk> module.c -o module.so \
+ *        -Wl,-Bsymbolic -Wl,--wrap=exit -Wl,--wrap=_exit -Wl,--wrap=_Exit -Wl,--wrap=quick_exit \
+ *        -Wl,--wrap=err -Wl,--wrap=errx -Wl,--wrap=verr -Wl,--wrap=verrx -Wl,--wrap=error \
+ *        -Wl,--wrap=error_at_line -Wl,--wrap=pthread_exit -Wl,--wrap=thrd_exit \
  *        -Wl,--as-needed -ljansson -lsqlite3 -lssl -lcrypto -lm -lpthread
  *
  * `--wrap` sends the module's calls of exit(3) and its relatives to cweb.h, which ends the running handler and
- * not the server. `--as-needed` stands before the libraries because it applies to what follows it: a module
+ * not the server. `-Bsymbolic` has a function that the module defines be the module's own where libc has one of that
+ * name. `-fstack-clash-protection` lets a stack overflow end the handler however large its locals are. `--as-needed` stands before the libraries because it applies to what follows it: a module
  * maps only the libraries it uses. An undefined symbol is found when the module is loaded (RTLD_NOW).
  */
 #ifndef CWEB_CONFIG_H

@@ -13,10 +13,13 @@
 #ifndef CWEB_HOST_H
 #define CWEB_HOST_H
 
+#include <errno.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cweb_config.h>
 
@@ -50,7 +53,9 @@ struct cweb_host {
     int (*ws_broadcast)(struct websocket *const *sockets, size_t count, const char *message, size_t length);
     /** One line, without line break, for the server's log. */
     void (*log)(const void *module, int level, const char *message);
-    void *reserved[16]; /* NULL; becomes further functions */
+    /** Whether the calling thread runs a function of a module for the server, and is no thread of the module's own. */
+    int (*in_call)(void);
+    void *reserved[15]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */
@@ -103,6 +108,98 @@ __attribute__((weak, visibility("hidden"), noreturn)) void __wrap__Exit(int code
 
 __attribute__((weak, visibility("hidden"), noreturn)) void __wrap_quick_exit(int code) {
     cweb_exit_handler(code, "quick_exit");
+}
+
+/* ---- err(3) and error(3): libc's own would call libc's own exit ---- */
+
+/* Prints one line to stderr, at once and whole: the place (may be NULL), the message, what error stands for (0: nothing). */
+static inline void cweb_print_error(const char *place, int error, const char *format, va_list args) {
+    char message[1024];
+    message[0] = '\0';
+    if (format != NULL) {
+        vsnprintf(message, sizeof message, format, args);
+    }
+    const char *reason = error != 0 ? strerror(error) : "";
+    fprintf(stderr, "%s%s%s%s\n", place != NULL ? place : "", message, error != 0 && message[0] != '\0' ? ": " : "", reason);
+}
+
+void __wrap_err(int code, const char *format, ...);
+void __wrap_errx(int code, const char *format, ...);
+void __wrap_verr(int code, const char *format, va_list args);
+void __wrap_verrx(int code, const char *format, va_list args);
+void __wrap_error(int code, int error, const char *format, ...);
+void __wrap_error_at_line(int code, int error, const char *file, unsigned int line, const char *format, ...);
+
+__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_verr(int code, const char *format, va_list args) {
+    cweb_print_error(NULL, errno, format, args);
+    cweb_exit_handler(code, "err");
+}
+
+__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_verrx(int code, const char *format, va_list args) {
+    cweb_print_error(NULL, 0, format, args);
+    cweb_exit_handler(code, "errx");
+}
+
+__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_err(int code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    __wrap_verr(code, format, args);
+}
+
+__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_errx(int code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    __wrap_verrx(code, format, args);
+}
+
+/* error(3) returns when the code is 0. */
+__attribute__((weak, visibility("hidden"))) void __wrap_error(int code, int error, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    cweb_print_error(NULL, error, format, args);
+    va_end(args);
+    if (code != 0) {
+        cweb_exit_handler(code, "error");
+    }
+}
+
+__attribute__((weak, visibility("hidden"))) void __wrap_error_at_line(int code, int error, const char *file,
+                                                                      unsigned int line, const char *format, ...) {
+    char place[256];
+    va_list args;
+    snprintf(place, sizeof place, "%s:%u: ", file != NULL ? file : "", line);
+    va_start(args, format);
+    cweb_print_error(place, error, format, args);
+    va_end(args);
+    if (code != 0) {
+        cweb_exit_handler(code, "error_at_line");
+    }
+}
+
+/* ---- pthread_exit(3): ends a thread of the module's own, but on one of the server's only the running handler ---- */
+
+/* What the linker's --wrap calls libc's; weak, because it has no such name in a program that is linked without. */
+__attribute__((weak, noreturn)) void __real_pthread_exit(void *value);
+__attribute__((weak, noreturn)) void __real_thrd_exit(int value);
+void __wrap_pthread_exit(void *value);
+void __wrap_thrd_exit(int value);
+
+static inline int cweb_in_call(void) {
+    return cweb_binding.host != NULL && cweb_binding.host->in_call != NULL && cweb_binding.host->in_call();
+}
+
+__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_pthread_exit(void *value) {
+    if (cweb_in_call()) {
+        cweb_exit_handler(0, "pthread_exit");
+    }
+    __real_pthread_exit(value);
+}
+
+__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_thrd_exit(int value) {
+    if (cweb_in_call()) {
+        cweb_exit_handler(value, "thrd_exit");
+    }
+    __real_thrd_exit(value);
 }
 
 #ifdef __cplusplus

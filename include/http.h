@@ -36,6 +36,7 @@ typedef struct http_kv_store {
     http_kv_pair_t *entries;
     size_t size;
     size_t capacity;
+    size_t server; /* 0; in a store of the server's: 1, and one for each of the first pairs that it owns */
 } http_kv_store_t;
 
 /** Makes an empty store with this many places; NULL for 0 or when memory runs out. */
@@ -56,16 +57,24 @@ static inline http_kv_store_t *http_kv_create(size_t capacity) {
     return store;
 }
 
-/** Frees the store and its keys; its values too when free_values is nonzero. NULL is allowed. */
+/**
+ * Frees the store and its keys; its values too when free_values is nonzero. NULL is allowed. A store of a request or a
+ * response is the server's: it is emptied, and freed after the handler.
+ */
 static inline void http_kv_destroy(http_kv_store_t *store, int free_values) {
     if (store == NULL) {
         return;
     }
-    for (size_t i = 0; i < store->size; i++) {
+    for (size_t i = store->server > 0 ? store->server - 1 : 0; i < store->size; i++) {
         free(store->entries[i].key);
         if (free_values) {
             free(store->entries[i].value);
         }
+    }
+    if (store->server > 0) {
+        store->size = 0;
+        store->server = 1;
+        return;
     }
     free(store->entries);
     free(store);
@@ -87,15 +96,19 @@ static inline http_kv_pair_t *cweb_kv_find(const http_kv_store_t *store, const c
 /**
  * Adds a pair. The key is copied in lower case; the store takes over value, which comes from malloc(3).
  *
- * A key that is already there keeps its first value: the call returns 0 and the new value stays the caller's.
+ * A key that is already there keeps its first value, also in a full store: the call returns 0 and the new value stays
+ * the caller's.
  * @return 0, or -1 when the store is full, an argument is NULL or memory runs out (value stays the caller's)
  */
 static inline int http_kv_insert(http_kv_store_t *store, const char *key, char *value) {
-    if (store == NULL || key == NULL || store->size >= store->capacity) {
+    if (store == NULL || key == NULL || value == NULL) {
         return -1;
     }
     if (cweb_kv_find(store, key) != NULL) {
         return 0;
+    }
+    if (store->size >= store->capacity) {
+        return -1;
     }
     char *copy = strdup(key);
     if (copy == NULL) {

@@ -100,7 +100,7 @@ static inline char *cweb_url_decode(const char *text, size_t length) {
  * Decodes %XX in a path; '+' stays. A broken % stays as it is.
  * @return a malloc'd string; NULL when it would hold a NUL byte or memory runs out
  */
-static inline char *http_path_decode(const char *path) {
+static inline char *cweb_path_decode(const char *path) {
     char *out = path == NULL ? NULL : strdup(path);
     if (out == NULL) {
         return NULL;
@@ -222,7 +222,7 @@ static inline int cweb_parse_multipart(http_kv_store_t *store, const char *body,
 }
 
 /** Frees what http_parse() put into req, not req itself. */
-static inline void http_request_free(http_request_t *req) {
+static inline void cweb_request_free(http_request_t *req) {
     if (req == NULL) {
         return;
     }
@@ -385,7 +385,7 @@ static inline int http_is_websocket_upgrade(http_request_t *req) {
  * Parses one whole request: line, headers and body. Form fields are left to http_parse_data().
  * @param request      the bytes; need not end in NUL
  * @param request_len  how many; further requests behind the first are ignored
- * @param req          overwritten; to be freed with http_request_free() whatever the result
+ * @param req          overwritten; to be freed with cweb_request_free() whatever the result
  * @return 0, or -1 when it is malformed or incomplete: req->status then says how (400, 500, 501)
  */
 static inline int http_parse(const char *request, size_t request_len, http_request_t *req) {

@@ -13,23 +13,23 @@
 extern "C" {
 #endif
 
-struct list_node {
+struct cweb_list_node {
     void *data;
-    struct list_node *next;
+    struct cweb_list_node *next;
 };
 
 struct list {
-    struct list_node *head;
+    struct cweb_list_node *head;
     size_t size;
 };
 
 /** Visits every node in order: `LIST_FOREACH(list, node) { use(node->data); }`. The body must not remove nodes. */
 #define LIST_FOREACH(list, node) \
-    for (struct list_node *node = (list)->head; node != NULL; node = node->next)
+    for (struct cweb_list_node *node = (list)->head; node != NULL; node = node->next)
 
 /** As LIST_FOREACH, but the body may remove and free the node it stands on; `tmp` names the follower. */
 #define LIST_FOREACH_SAFE(list, node, tmp)                                                     \
-    for (struct list_node *node = (list)->head, *tmp = node != NULL ? node->next : NULL;       \
+    for (struct cweb_list_node *node = (list)->head, *tmp = node != NULL ? node->next : NULL;       \
          node != NULL; node = tmp, tmp = node != NULL ? node->next : NULL)
 
 /** Makes an empty list; NULL when memory runs out. */
@@ -50,12 +50,12 @@ static inline void list_destroy(struct list *list) {
 
 /** Appends data at the end, O(n). When memory runs out the list stays as it was: compare `size`. */
 static inline void list_add(struct list *list, void *data) {
-    struct list_node *added = list == NULL ? NULL : (struct list_node *)calloc(1, sizeof *added);
+    struct cweb_list_node *added = list == NULL ? NULL : (struct cweb_list_node *)calloc(1, sizeof *added);
     if (added == NULL) {
         return;
     }
     added->data = data;
-    struct list_node **link = &list->head;
+    struct cweb_list_node **link = &list->head;
     while (*link != NULL) {
         link = &(*link)->next;
     }
@@ -71,9 +71,9 @@ static inline int list_remove(struct list *list, void *data) {
     if (list == NULL) {
         return -1;
     }
-    for (struct list_node **link = &list->head; *link != NULL; link = &(*link)->next) {
+    for (struct cweb_list_node **link = &list->head; *link != NULL; link = &(*link)->next) {
         if ((*link)->data == data) {
-            struct list_node *removed = *link;
+            struct cweb_list_node *removed = *link;
             *link = removed->next;
             free(removed);
             list->size--;

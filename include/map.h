@@ -25,14 +25,14 @@ typedef enum map_error {
 } map_error_t;
 
 /** One slot; empty when key is NULL. */
-struct map_entry {
+struct cweb_map_entry {
     char *key;
     void *value;
 };
 
 /** The map. Read it through the functions. */
 struct map {
-    struct map_entry *entries;
+    struct cweb_map_entry *entries;
     size_t size;     /**< Keys held. */
     size_t capacity; /**< Slots; a power of two, at least a quarter of them empty. */
 };
@@ -49,7 +49,7 @@ static inline uint64_t cweb_map_hash(const char *key) {
 }
 
 /* The slot that holds key, or the empty one where it belongs. There is always an empty slot. */
-static inline size_t cweb_map_slot(const struct map_entry *entries, size_t capacity, const char *key) {
+static inline size_t cweb_map_slot(const struct cweb_map_entry *entries, size_t capacity, const char *key) {
     size_t slot = (size_t)cweb_map_hash(key) & (capacity - 1);
     while (entries[slot].key != NULL && strcmp(entries[slot].key, key) != 0) {
         slot = (slot + 1) & (capacity - 1);
@@ -58,11 +58,11 @@ static inline size_t cweb_map_slot(const struct map_entry *entries, size_t capac
 }
 
 static inline map_error_t cweb_map_grow(struct map *map) {
-    if (map->capacity > SIZE_MAX / 2 / sizeof(struct map_entry)) {
+    if (map->capacity > SIZE_MAX / 2 / sizeof(struct cweb_map_entry)) {
         return MAP_ERR;
     }
     size_t capacity = map->capacity * 2;
-    struct map_entry *entries = (struct map_entry *)calloc(capacity, sizeof *entries);
+    struct cweb_map_entry *entries = (struct cweb_map_entry *)calloc(capacity, sizeof *entries);
     if (entries == NULL) {
         return MAP_ERR;
     }
@@ -85,7 +85,7 @@ static inline map_error_t cweb_map_grow(struct map *map) {
 static inline struct map *map_create(size_t initial_capacity) {
     size_t capacity = CWEB_MAP_CAPACITY_MIN;
     while (capacity / 4 * 3 < initial_capacity) {
-        if (capacity > SIZE_MAX / 2 / sizeof(struct map_entry)) {
+        if (capacity > SIZE_MAX / 2 / sizeof(struct cweb_map_entry)) {
             return NULL;
         }
         capacity *= 2;
@@ -94,7 +94,7 @@ static inline struct map *map_create(size_t initial_capacity) {
     if (map == NULL) {
         return NULL;
     }
-    map->entries = (struct map_entry *)calloc(capacity, sizeof *map->entries);
+    map->entries = (struct cweb_map_entry *)calloc(capacity, sizeof *map->entries);
     if (map->entries == NULL) {
         free(map);
         return NULL;

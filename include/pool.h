@@ -24,10 +24,10 @@ extern "C" {
 #endif
 
 /* One queued task. */
-struct task {
+struct cweb_task {
     void (*function)(void *);
     void *arg;
-    struct task *next;
+    struct cweb_task *next;
 };
 
 /** A pool. Use it through the functions. */
@@ -35,8 +35,8 @@ struct thread_pool {
     pthread_mutex_t lock;
     pthread_cond_t cond;
     pthread_t *threads;
-    struct task *task_queue;
-    struct task *task_tail;
+    struct cweb_task *task_queue;
+    struct cweb_task *task_tail;
     int max_threads;
     int queue_length;
     int stop;
@@ -54,7 +54,7 @@ static inline void *cweb_pool_main(void *arg) {
         while (pool->task_queue == NULL && !pool->stop) {
             pthread_cond_wait(&pool->cond, &pool->lock);
         }
-        struct task *task = pool->task_queue;
+        struct cweb_task *task = pool->task_queue;
         if (task == NULL) {
             break;
         }
@@ -138,7 +138,7 @@ static inline int thread_pool_add_task(struct thread_pool *pool, void (*function
     if (pool == NULL || function == NULL) {
         return -1;
     }
-    struct task *task = (struct task *)calloc(1, sizeof *task);
+    struct cweb_task *task = (struct cweb_task *)calloc(1, sizeof *task);
     if (task == NULL) {
         return -1;
     }
@@ -180,12 +180,12 @@ static inline void thread_pool_cancel_all(struct thread_pool *pool) {
         return;
     }
     pthread_mutex_lock(&pool->lock);
-    struct task *chain = pool->task_queue;
+    struct cweb_task *chain = pool->task_queue;
     pool->task_queue = pool->task_tail = NULL;
     pool->queue_length = 0;
     pthread_mutex_unlock(&pool->lock);
     while (chain != NULL) {
-        struct task *task = chain;
+        struct cweb_task *task = chain;
         chain = task->next;
         free(task);
     }

@@ -61,7 +61,7 @@ static inline struct queue *queue_create(size_t max_size) {
     return queue;
 }
 
-/** Frees the queue, not the items in it. No thread may use or wait on it any more: queue_stop() and join first. */
+/** Frees the queue, not the items in it. No thread may use or wait on it any more: cweb_queue_stop() and join first. */
 static inline void queue_destroy(struct queue *queue) {
     if (queue == NULL) {
         return;
@@ -170,7 +170,7 @@ static inline size_t queue_size(struct queue *queue) {
 }
 
 /** Refuses further items and wakes all that wait; what is queued can still be taken. */
-static inline void queue_stop(struct queue *queue) {
+static inline void cweb_queue_stop(struct queue *queue) {
     if (queue == NULL) {
         return;
     }

@@ -26,21 +26,20 @@ typedef void (*work_t)(void *);
 
 /** How scheduler_add() behaves. */
 typedef enum {
-    ASYNC, /**< Return at once. */
-    SYNC   /**< Return when the work has run. On the scheduler's own thread the work runs at once. */
+    ASYNC, /**< One of the two names for the only way there is: later, in order, without waiting. */
+    SYNC   /**< The other one. A caller that waited would wait for ever if it held a lock that the work takes. */
 } worker_state_t;
 
 /* One queued work. */
-struct work {
+struct cweb_work {
     work_t work;
     void *data;
-    struct work *next;
+    struct cweb_work *next;
     void *ticket; /* what hooks->admit returned */
-    int *done;    /* set under the mutex when a SYNC work has run or was dropped; else NULL */
 };
 
 /* What the server hangs onto its scheduler; each pointer may be NULL. Called without the scheduler's mutex held. */
-struct scheduler_hooks {
+struct cweb_scheduler_hooks {
     void *user;
     /* On the adding thread: the server notes which module the work belongs to. */
     void *(*admit)(void *user, work_t work, void *data);
@@ -52,26 +51,25 @@ struct scheduler_hooks {
 
 /** A scheduler. Use it through the functions. */
 struct scheduler {
-    struct work *head;
-    struct work *tail;
+    struct cweb_work *head;
+    struct cweb_work *tail;
     size_t size;
     size_t capacity;
     pthread_mutex_t mutex;
     pthread_cond_t work_available;
-    pthread_cond_t work_done;
     pthread_t thread;
     int accepting;
     int stopping;
     int busy;
-    const struct scheduler_hooks *hooks;
+    const struct cweb_scheduler_hooks *hooks;
 };
 
 /** Bound used when scheduler_init() is given 0. */
 #define CWEB_SCHEDULER_CAPACITY_DEFAULT ((size_t)65536)
 
 /* Unlinks the oldest work; the caller holds the mutex. */
-static inline struct work *cweb_scheduler_pop(struct scheduler *scheduler) {
-    struct work *item = scheduler->head;
+static inline struct cweb_work *cweb_scheduler_pop(struct scheduler *scheduler) {
+    struct cweb_work *item = scheduler->head;
     if (item != NULL) {
         scheduler->head = item->next;
         scheduler->size--;
@@ -83,7 +81,7 @@ static inline struct work *cweb_scheduler_pop(struct scheduler *scheduler) {
 }
 
 static inline void cweb_scheduler_run(struct scheduler *scheduler, work_t work, void *data, void *ticket) {
-    const struct scheduler_hooks *hooks = scheduler->hooks;
+    const struct cweb_scheduler_hooks *hooks = scheduler->hooks;
     if (hooks != NULL && hooks->run != NULL) {
         hooks->run(hooks->user, work, data, ticket);
     } else {
@@ -92,24 +90,18 @@ static inline void cweb_scheduler_run(struct scheduler *scheduler, work_t work, 
 }
 
 static inline void *cweb_scheduler_admit(struct scheduler *scheduler, work_t work, void *data) {
-    const struct scheduler_hooks *hooks = scheduler->hooks;
+    const struct cweb_scheduler_hooks *hooks = scheduler->hooks;
     return hooks != NULL && hooks->admit != NULL ? hooks->admit(hooks->user, work, data) : NULL;
 }
 
-/* Drops a chain of unlinked works and wakes those who wait for them. */
-static inline void cweb_scheduler_drop(struct scheduler *scheduler, struct work *chain) {
-    const struct scheduler_hooks *hooks = scheduler->hooks;
+/* Drops a chain of unlinked works. */
+static inline void cweb_scheduler_drop(struct scheduler *scheduler, struct cweb_work *chain) {
+    const struct cweb_scheduler_hooks *hooks = scheduler->hooks;
     while (chain != NULL) {
-        struct work *item = chain;
+        struct cweb_work *item = chain;
         chain = item->next;
         if (hooks != NULL && hooks->drop != NULL) {
             hooks->drop(hooks->user, item->ticket);
-        }
-        if (item->done != NULL) {
-            pthread_mutex_lock(&scheduler->mutex);
-            *item->done = -1;
-            pthread_cond_broadcast(&scheduler->work_done);
-            pthread_mutex_unlock(&scheduler->mutex);
         }
         free(item);
     }
@@ -123,7 +115,7 @@ static inline void *cweb_scheduler_main(void *arg) {
         while (scheduler->head == NULL && !scheduler->stopping) {
             pthread_cond_wait(&scheduler->work_available, &scheduler->mutex);
         }
-        struct work *item = cweb_scheduler_pop(scheduler);
+        struct cweb_work *item = cweb_scheduler_pop(scheduler);
         if (item == NULL) {
             break;
         }
@@ -132,10 +124,6 @@ static inline void *cweb_scheduler_main(void *arg) {
         cweb_scheduler_run(scheduler, item->work, item->data, item->ticket);
         pthread_mutex_lock(&scheduler->mutex);
         scheduler->busy = 0;
-        if (item->done != NULL) {
-            *item->done = 1;
-            pthread_cond_broadcast(&scheduler->work_done);
-        }
         free(item);
     }
     pthread_mutex_unlock(&scheduler->mutex);
@@ -159,10 +147,8 @@ static inline int scheduler_init(struct scheduler *scheduler, size_t capacity) {
     scheduler->hooks = NULL;
     pthread_mutex_init(&scheduler->mutex, NULL);
     pthread_cond_init(&scheduler->work_available, NULL);
-    pthread_cond_init(&scheduler->work_done, NULL);
     if (pthread_create(&scheduler->thread, NULL, cweb_scheduler_main, scheduler) != 0) {
-        pthread_cond_destroy(&scheduler->work_done);
-        pthread_cond_destroy(&scheduler->work_available);
+            pthread_cond_destroy(&scheduler->work_available);
         pthread_mutex_destroy(&scheduler->mutex);
         scheduler->accepting = 0;
         return -1;
@@ -170,38 +156,26 @@ static inline int scheduler_init(struct scheduler *scheduler, size_t capacity) {
     return 0;
 }
 
-/* Runs a SYNC work on the scheduler's own thread, where waiting for it would never end. */
-static inline int cweb_scheduler_run_here(struct scheduler *scheduler, work_t work, void *data) {
-    cweb_scheduler_run(scheduler, work, data, cweb_scheduler_admit(scheduler, work, data));
-    return 0;
-}
-
 /**
- * Runs work(data) on the scheduler's thread, after what was added before.
- * @param state  ASYNC: return at once; SYNC: return when it has run
- * @return 0; -1 when an argument is NULL, the scheduler is full or stopping, memory runs out, or a SYNC work was
- *         cancelled before it ran
+ * Has the scheduler's thread run work(data) later, after what was added before. Returns at once, also on that thread.
+ * @param state  ASYNC or SYNC: the same, as worker_state_t says
+ * @return 0; -1 when an argument is NULL, the scheduler is full or stopping, or memory runs out
  */
 static inline int scheduler_add(struct scheduler *scheduler, work_t work, void *data, worker_state_t state) {
+    (void)state;
     if (scheduler == NULL || work == NULL) {
         return -1;
     }
-    if (state == SYNC && pthread_equal(pthread_self(), scheduler->thread)) {
-        return cweb_scheduler_run_here(scheduler, work, data);
-    }
-    struct work *item = (struct work *)calloc(1, sizeof *item);
+    struct cweb_work *item = (struct cweb_work *)calloc(1, sizeof *item);
     if (item == NULL) {
         return -1;
     }
-    int done = 0;
     item->work = work;
     item->data = data;
-    item->done = state == SYNC ? &done : NULL;
     item->ticket = cweb_scheduler_admit(scheduler, work, data);
     pthread_mutex_lock(&scheduler->mutex);
     if (!scheduler->accepting || scheduler->size >= scheduler->capacity) {
         pthread_mutex_unlock(&scheduler->mutex);
-        item->done = NULL;
         cweb_scheduler_drop(scheduler, item);
         return -1;
     }
@@ -213,11 +187,8 @@ static inline int scheduler_add(struct scheduler *scheduler, work_t work, void *
     scheduler->tail = item;
     scheduler->size++;
     pthread_cond_signal(&scheduler->work_available);
-    while (state == SYNC && done == 0) {
-        pthread_cond_wait(&scheduler->work_done, &scheduler->mutex);
-    }
     pthread_mutex_unlock(&scheduler->mutex);
-    return done < 0 ? -1 : 0;
+    return 0;
 }
 
 /** How many works wait or run; 0 for NULL. */
@@ -237,7 +208,7 @@ static inline void scheduler_cancel(struct scheduler *scheduler) {
         return;
     }
     pthread_mutex_lock(&scheduler->mutex);
-    struct work *chain = scheduler->head;
+    struct cweb_work *chain = scheduler->head;
     scheduler->head = scheduler->tail = NULL;
     scheduler->size = 0;
     pthread_mutex_unlock(&scheduler->mutex);
@@ -269,7 +240,6 @@ static inline void scheduler_shutdown(struct scheduler *scheduler) {
     }
     scheduler_request_stop(scheduler, 1);
     pthread_join(scheduler->thread, NULL);
-    pthread_cond_destroy(&scheduler->work_done);
     pthread_cond_destroy(&scheduler->work_available);
     pthread_mutex_destroy(&scheduler->mutex);
 }

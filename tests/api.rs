@@ -167,9 +167,64 @@ fn a_body_may_be_written_resized_replaced_or_taken() {
         assert_eq!(body("empty"), b"", "nothing of an earlier answer");
         assert_eq!(body("negative"), b"by strlen");
         assert_eq!(body("binary"), b"a\0b\xff");
+        for longer in ["behind", "cut"] {
+            assert_eq!(body(longer), b"SSSSS");
+            assert_eq!(body("endless"), b"0123456789", "nothing of an earlier answer");
+        }
+        assert_eq!(body("brim"), [b'b'; 8192]);
+        assert_eq!(body("endless"), b"0123456789");
+        // No body is an empty one, to be taken over as any other.
+        for how in ["taken", "shared", "written", "freed"] {
+            let empty = body(how);
+            let expected: &[u8] = match how {
+                "written" => b"was empty",
+                "freed" => b"freed",
+                _ => b"",
+            };
+            assert_eq!((empty.as_slice(), body("written").as_slice()), (expected, b"was empty".as_slice()), "{how}");
+        }
+        for how in ["shared", "freed"] {
+            let answer = client.request("POST", &format!("/body?how={how}"), &[], b"from the request").text();
+            assert_eq!(answer, if how == "freed" { "freed" } else { "from the request" });
+        }
         let taken = client.request("POST", "/body?how=taken", &[], b"from the request");
         assert_eq!(taken.text(), "from the request");
     }
+}
+
+#[test]
+fn the_store_of_headers_may_be_replaced_or_destroyed() {
+    let server = with("http");
+    let mut client = server.connect();
+    for (how, first, own) in [
+        ("replaced", None, Some("2")),
+        ("destroyed", None, Some("2")),
+        ("emptied", None, Some("2")),
+        ("none", None, None),
+        ("echo", None, None),
+        ("of-the-request", Some("1"), Some("2")),
+    ]
+    .repeat(3)
+    {
+        let response = client.get(&format!("/store?how={how}"));
+        let (x_first, x_own) = (response.header("x-first"), response.header("x-own"));
+        assert_eq!((response.text().as_str(), x_first.as_deref(), x_own.as_deref()), (how, first, own));
+        assert_eq!(response.header("how").is_some(), how == "echo");
+    }
+}
+
+#[test]
+fn keys_are_in_lower_case() {
+    let server = with("http");
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let seen = json_of(&server.connect().request("POST", "/request?First=A&SECOND=B", &form, b"Third=C&fourTH=D"));
+    assert_eq!(seen["params"], json!({"first": "A", "second": "B"}));
+    assert_eq!(seen["data"], json!({"third": "C", "fourth": "D"}));
+}
+
+#[test]
+fn what_the_interface_does_not_name_is_free() {
+    all_ok(&with("names"), &["/names"]);
 }
 
 #[test]

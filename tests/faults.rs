@@ -64,6 +64,114 @@ fn each_kind_of_fault_is_a_500_that_names_the_module() {
 }
 
 #[test]
+fn stacks_have_room_and_none_that_overflows_ends_the_server() {
+    let code = r#"
+#define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)
+static int fill(void) { double a[600][600]; for (int i = 0; i < 600; i++) for (int j = 0; j < 600; j++) a[i][j] = i + j; volatile double *p = a[599]; return (int)p[599]; }
+H(large) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", fill()); return 0; }
+static int deep(volatile char *p, int n) { volatile char b[3000000]; b[0] = p ? p[0] : 1; return n > 0 ? deep(b, n + 1) + b[0] : 0; }
+H(endless) { (void)c; (void)q; r->content_length = deep(NULL, 1); return 0; }
+static int many(size_t n) { volatile char b[n]; b[0] = b[n - 1] = 1; return b[n / 2]; }
+H(variable) { (void)c; (void)q; r->content_length = many(30u << 20); return 0; }
+static int sum(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; char b[8]; snprintf(b, sizeof b, "%d", fill()); return j->set_result(j, b); }
+static int loaded;
+static void onload(struct cweb_context *c) { (void)c; loaded = fill(); }
+H(hook) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", loaded); return 0; }
+static void on_message(struct cweb_context *c, websocket_t *w, const char *m, size_t n) { (void)c; (void)n; char b[8]; snprintf(b, sizeof b, "%d", *m == 'x' ? deep(NULL, 1) : fill()); w->send(w, b, strlen(b)); }
+"#;
+    let routes = r#"{"/large","GET",large,NONE},{"/inline/large","GET",large,CWEB_INLINE},{"/endless","GET",endless,NONE},
+        {"/inline/endless","GET",endless,CWEB_INLINE},{"/variable","GET",variable,NONE},{"/hook","GET",hook,NONE}"#;
+    let rest = r#".websockets = {{"/ws", NULL, on_message, NULL}}, .ws_size = 1, .jobs = {{"sum", sum, NULL}}, .job_size = 1, .onload = onload,"#;
+    let server = Server::with(&["--shards", "2", "--crash-limit", "0"]);
+    server.deploy(&module("deep", code, routes, 6, rest));
+    for _ in 0..2 {
+        for path in ["/large", "/inline/large", "/hook"] {
+            assert_eq!(server.get(path).text(), "1198", "{path}");
+        }
+        for path in ["/endless", "/inline/endless", "/variable"] {
+            let response = server.get(path);
+            assert!(
+                response.status == 500 && response.text().contains("stack overflow"),
+                "{path}: {}",
+                response.text()
+            );
+        }
+    }
+    let mut socket = server.websocket("/ws");
+    for text in ["a", "x", "b"] {
+        socket.send(Message::text(text)).unwrap();
+    }
+    assert_eq!(socket.read().unwrap(), Message::text("1198"));
+    assert_eq!(socket.read().unwrap(), Message::text("1198"));
+    let job = server.post("/jobs", br#"{"module":"deep","job":"sum"}"#).text();
+    let uuid = job.split('"').nth(3).unwrap();
+    eventually("the job is done", || server.get(&format!("/jobs/{uuid}")).text().contains("\"result\":1198"));
+}
+
+#[test]
+fn the_libraries_other_ways_to_exit_end_the_handler_alone() {
+    let code = r#"
+#include <err.h>
+#include <errno.h>
+#include <error.h>
+#include <threads.h>
+#define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)
+H(errs) { (void)c; (void)q; (void)r; errno = ENOENT; err(1, "no %s", "way"); }
+H(errxs) { (void)c; (void)q; (void)r; errx(2, "plainly %d", 2); }
+static void forward(int reason, const char *format, ...) { va_list a; va_start(a, format); if (reason) { errno = EPERM; verr(3, format, a); } else verrx(4, format, a); }
+H(verrs) { (void)c; (void)q; (void)r; forward(1, "variadic"); return 0; }
+H(verrxs) { (void)c; (void)q; (void)r; forward(0, "variadic too"); return 0; }
+H(errors) { (void)c; (void)q; (void)r; error(5, EACCES, "gnu"); return 0; }
+H(lines) { (void)c; (void)q; (void)r; error_at_line(6, 0, "file.x", 7, "at a line"); return 0; }
+H(warned) { (void)c; (void)q; error(0, 0, "only told"); strcpy(r->body, "went on"); return 0; }
+H(ended) { (void)c; (void)q; (void)r; pthread_exit(NULL); }
+H(ended11) { (void)c; (void)q; (void)r; thrd_exit(8); }
+static void *own(void *p) { pthread_exit(p); }
+H(thread) { (void)c; (void)q; pthread_t t; void *got = NULL; pthread_create(&t, NULL, own, r); pthread_join(t, &got); strcpy(r->body, got == r ? "joined" : "lost"); return 0; }
+"#;
+    let names = ["errs", "errxs", "verrs", "verrxs", "errors", "lines", "ended", "ended11", "warned", "thread"];
+    let mut routes: String = names.iter().map(|name| format!("{{\"/{name}\",\"GET\",{name},NONE}},")).collect();
+    routes.push_str(r#"{"/inline/ended","GET",ended,CWEB_INLINE}"#);
+    let server = Server::with(&["--shards", "2"]);
+    server.deploy(&module("ways", code, &routes, names.len() + 1, ""));
+    for (path, exit, line) in [
+        ("/errs", 1, "[ways] no way: No such file or directory"),
+        ("/errxs", 2, "[ways] plainly 2"),
+        ("/verrs", 3, "[ways] variadic: Operation not permitted"),
+        ("/verrxs", 4, "[ways] variadic too"),
+        ("/errors", 5, "[ways] gnu: Permission denied"),
+        ("/lines", 6, "[ways] file.x:7: at a line"),
+        ("/ended", 0, ""),
+        ("/inline/ended", 0, ""),
+        ("/ended11", 8, ""),
+    ] {
+        let response = server.get(path);
+        let said = response.text();
+        assert!(response.status == 500 && said.contains(&format!("exit({exit})")), "{path}: {said}");
+        server.expect_log(line);
+    }
+    assert_eq!(server.get("/warned").text(), "went on");
+    server.expect_log("[ways] only told");
+    assert_eq!(server.get("/thread").text(), "joined");
+}
+
+#[test]
+fn functions_of_a_module_win_over_libraries() {
+    // Without a header that declares them, these are names like any other.
+    let names = ["login", "logout", "send", "sync", "error"];
+    let handler =
+        |name: &&str| format!("H({name}) {{ (void)c; (void)q; strcpy(r->body, \"own {name}\"); return 0; }}\n");
+    let head = "#define H(f) int f(struct cweb_context *c, http_request_t *q, http_response_t *r)\n";
+    let code = format!("{head}{}", names.iter().map(handler).collect::<String>());
+    let routes: String = names.iter().map(|name| format!("{{\"/{name}\",\"GET\",{name},NONE}},")).collect();
+    let server = Server::start();
+    server.deploy(&module("names", &code, &routes, names.len(), ""));
+    for name in names {
+        assert_eq!(server.get(&format!("/{name}")).text(), format!("own {name}"));
+    }
+}
+
+#[test]
 fn a_fault_leaves_no_lock_of_the_cache_behind() {
     // In a process of its own the cache would be gone with that.
     let server = Server::with(&["--isolation", "none"]);

@@ -27,11 +27,14 @@ H(own) { (void)c; (void)q; r->status = (http_error_t)418; http_kv_insert(r->head
 H(large) { (void)c; (void)q; size_t n = 1500000; free(r->body); r->body = malloc(n); memset(r->body, 'l', n); r->content_length = (int)n; return 0; }
 H(eight) { (void)c; (void)q; memset(r->body, 'e', 8000); r->body[8000] = '\0'; return 0; }
 H(opts) { (void)c; (void)q; strcpy(r->body, "mine"); return 0; }
+H(opts2) { (void)c; (void)q; http_kv_insert(r->headers, "access-control-Max-Age", strdup("7")); http_kv_insert(r->headers, "Access-Control-Allow-Origin", strdup("https://a"));
+  http_kv_insert(r->headers, "Access-Control-Allow-Methods", strdup("BREW")); strcpy(r->body, "mine"); return 0; }
 "#;
     let routes = r#"{"/echo","POST",echo,NONE},{"/slow","GET",slow,NONE},{"/fast","GET",fast,NONE},{"/inline","GET",fast,CWEB_INLINE},
         {"/big","GET",big,NONE},{"/split","GET",split,NONE},{"/show","GET",show,NONE},{"/show","POST",show,NONE},{"/own","GET",own,NONE},
-        {"/opts","OPTIONS",opts,NONE},{"/item/[0-9]+","GET",show,NONE},{"/inline-8k","GET",eight,CWEB_INLINE},{"/large","POST",large,NONE}"#;
-    module("lab", code, routes, 13, "")
+        {"/opts","OPTIONS",opts,NONE},{"/item/[0-9]+","GET",show,NONE},{"/inline-8k","GET",eight,CWEB_INLINE},{"/large","POST",large,NONE},
+        {"/opts-inline","OPTIONS",opts,CWEB_INLINE},{"/opts2","OPTIONS",opts2,NONE},{"/opts2-inline","OPTIONS",opts2,CWEB_INLINE}"#;
+    module("lab", code, routes, 16, "")
 }
 
 fn server() -> Server {
@@ -147,7 +150,24 @@ fn head_options_cors_date_and_expect() {
     assert_eq!((options.status, options.header("access-control-max-age").as_deref()), (200, Some("600")));
     assert!(options.header("access-control-allow-methods").unwrap().contains("DELETE"));
     assert!(options.header("access-control-allow-headers").is_some());
-    assert_eq!(client.request("OPTIONS", "/opts", &[], b"").text(), "mine");
+    // A handler of the module's own answers, and says what it wants to say itself.
+    let allows = |response: &support::Response| {
+        ["origin", "methods", "headers"].map(|what| response.header(&format!("access-control-allow-{what}")))
+    };
+    let [_, methods, headers] = allows(&options);
+    for path in ["/opts", "/opts-inline"] {
+        let own = client.request("OPTIONS", path, &[], b"");
+        assert_eq!((own.status, own.text().as_str()), (200, "mine"));
+        assert_eq!(allows(&own), [Some("*".to_owned()), methods.clone(), headers.clone()], "{path}");
+        assert_eq!(own.header("access-control-max-age").as_deref(), Some("600"));
+    }
+    for path in ["/opts2", "/opts2-inline"] {
+        let own = client.request("OPTIONS", path, &[], b"");
+        assert_eq!(allows(&own), [Some("https://a".to_owned()), Some("BREW".to_owned()), headers.clone()], "{path}");
+        assert_eq!(own.header("access-control-max-age").as_deref(), Some("7"));
+        assert_eq!(own.head.to_ascii_lowercase().matches("max-age").count(), 1);
+    }
+    assert!(get.header("access-control-allow-methods").is_none());
     let own = client.get("/own");
     assert_eq!((own.status, own.header("access-control-allow-origin").as_deref()), (418, Some("https://a")));
     client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");

@@ -5,7 +5,7 @@
 mod support;
 
 use std::sync::Arc;
-use support::{Server, constant, cweb, module, root};
+use support::{Server, constant, cweb, eventually, module, root};
 
 fn names(server: &Server) -> Vec<String> {
     let json: serde_json::Value = serde_json::from_slice(&server.get("/mgnt").body).unwrap();
@@ -83,7 +83,6 @@ fn bad_sources_get_a_clear_answer_and_change_nothing() {
         "exit(4)",
     );
     refused(&server, &constant("other", "/keep", "x"), 409, "module keep");
-    refused(&server, &constant("other", "/k.*", "x"), 409, "module keep");
     let form = [("Content-Type", "multipart/form-data; boundary=B")];
     let none = server.connect().request(
         "POST",
@@ -296,4 +295,52 @@ fn a_new_version_keeps_its_place_after_a_restart() {
     server.stop();
     let server = Server::on(&dir, &[], &[]);
     assert_eq!(server.get("/p/abc").text(), "first, again");
+}
+
+#[test]
+fn what_a_module_declares_twice_is_accepted_and_the_first_counts() {
+    let server = Server::start();
+    let code = r#"
+#define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)
+H(one) { (void)c; (void)q; strcpy(r->body, "first"); return 0; }
+H(two) { (void)c; (void)q; strcpy(r->body, "second"); return 0; }
+static void open_one(struct cweb_context *c, websocket_t *w) { (void)c; w->send(w, "first", 5); }
+static void open_two(struct cweb_context *c, websocket_t *w) { (void)c; w->send(w, "second", 6); }
+static int run_one(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; return j->set_result(j, "\"first\""); }
+static int run_two(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; return j->set_result(j, "\"second\""); }
+"#;
+    let routes = r#"{"/a","GET",one,NONE},{"/a","GET",two,NONE},{"/[bc]","GET",one,NONE},{"/[bc]","GET",two,NONE}"#;
+    let rest = r#".websockets = {{"/ws", open_one, NULL, NULL}, {"/ws", open_two, NULL, NULL}}, .ws_size = 2,
+        .jobs = {{"j", run_one, NULL}, {"j", run_two, NULL}}, .job_size = 2,"#;
+    let warnings = server.deploy(&module("twice", code, routes, 4, rest)).text();
+    for declared in ["GET /a", "GET /[bc]", "the WebSocket path /ws", "the job j"] {
+        assert!(warnings.contains(&format!("warning: {declared} is declared twice")), "{warnings}");
+    }
+    assert_eq!((server.get("/a").text(), server.get("/b").text()), ("first".into(), "first".into()));
+    assert_eq!(server.websocket("/ws").read().unwrap().into_text().unwrap(), "first");
+    let job: serde_json::Value = serde_json::from_slice(&server.post("/jobs", br#"{"job":"j"}"#).body).unwrap();
+    let status = format!("/jobs/{}", job["job_uuid"].as_str().unwrap());
+    eventually("the job is done", || server.get(&status).text().contains("\"result\":\"first\""));
+}
+
+#[test]
+fn a_pattern_gets_what_modules_before_it_leave() {
+    let mut server = Server::start();
+    let (one, all) = (constant("one", "/x/1", "one"), constant("all", "/.*", "all"));
+    server.deploy(&one);
+    server.deploy(&constant("numbers", "/x/[0-9]+", "numbers"));
+    server.deploy(&all);
+    let taken = server.try_deploy(&constant("two", "/x/2", "two"));
+    assert!(taken.status == 409 && taken.text().contains("already served by module numbers"), "{}", taken.text());
+    // A new version keeps its place, and what it had.
+    server.deploy(&one.replace("\"one\")", "\"new one\")"));
+    let served = |server: &Server| ["/x/1", "/x/2", "/y", "/"].map(|path| server.get(path).text());
+    let expected = ["new one", "numbers", "all", "all"];
+    assert_eq!(served(&server), expected);
+    let covering = server.try_deploy(&one.replace("\"/x/1\"", "\"/x/.\""));
+    assert!(covering.status == 409, "{}", covering.text());
+    server.terminate();
+    let again = Server::on(&server.dir, &[], &[]);
+    assert_eq!(names(&again), ["one", "numbers", "all"]);
+    assert_eq!(served(&again), expected);
 }

@@ -7,6 +7,7 @@ use super::types::{HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, K
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use std::ffi::{CStr, c_char, c_int};
+use std::ops::RangeInclusive;
 use std::ptr;
 
 /// Free places a module finds in each of a request's stores.
@@ -15,13 +16,16 @@ const REQUEST_SPARE: usize = 16;
 const RESPONSE_HEADERS_MAX: usize = 64;
 /// An arena that a large form has grown beyond this is given back after the call.
 const ARENA_KEPT_MAX: usize = 64 * 1024;
+/// What malloc may have made of the response's body, as it was asked for. One that a handler has resized is not kept.
+const BODY_KEPT: RangeInclusive<usize> = HTTP_RESPONSE_SIZE + 1..=HTTP_RESPONSE_SIZE + 64;
+/// How far behind what was sent is looked for more that a handler wrote.
+const WIPE_LOOK: usize = 64;
 
 /// One of the request's key-value stores while it is filled: offsets, because the arena moves as it grows.
 #[derive(Default)]
 struct Filling {
     spans: Vec<(usize, usize)>,
     pairs: Vec<KvPair>,
-    given: usize,
 }
 
 /// See the module's documentation.
@@ -36,13 +40,15 @@ pub struct CallFrame {
     response_kv: KvStore,
     response_pairs: Vec<KvPair>,
     response_body: *mut c_char,
+    /// An empty string, `malloc`ed because a handler may take it over: the body of requests without one.
+    empty_body: *mut c_char,
 }
 
 const PARAMS: usize = 0;
 const HEADERS: usize = 1;
 const DATA: usize = 2;
 const NO_PAIR: KvPair = KvPair { key: ptr::null_mut(), value: ptr::null_mut() };
-const NO_STORE: KvStore = KvStore { entries: ptr::null_mut(), size: 0, capacity: 0 };
+const NO_STORE: KvStore = KvStore { entries: ptr::null_mut(), size: 0, capacity: 0, server: 1 };
 
 /// What a handler left in its response, borrowed until the frame is used again.
 pub struct HandlerAnswer<'a> {
@@ -111,6 +117,7 @@ impl CallFrame {
             response_kv: NO_STORE,
             response_pairs: vec![NO_PAIR; RESPONSE_HEADERS_MAX],
             response_body: ptr::null_mut(),
+            empty_body: ptr::null_mut(),
         }
     }
 
@@ -122,19 +129,18 @@ impl CallFrame {
         self.fill_params(view);
         self.fill_headers(view);
         self.fill_data(view);
-        let empty_at = self.push_text(b"");
         self.seal_stores();
         let base = self.arena.as_mut_ptr().cast::<c_char>();
-        // SAFETY: both offsets were returned by `push_text` and lie within the arena, which does not move from here on.
-        let (path, empty) = unsafe { (base.add(self.path_at), base.add(empty_at)) };
-        self.request_body = copy_body(view.body)?;
+        // SAFETY: the offset was returned by `push_text` and lies within the arena, which does not move from here on.
+        let path = unsafe { base.add(self.path_at) };
+        self.request_body = if view.body.is_empty() { self.empty_body()? } else { copy_body(view.body)? };
         let keep_alive = view.keep_alive();
         self.request = HttpRequest {
             method: method_number(view.method()),
             version: c_int::from(!view.http_1_0()),
             status: HTTP_200_OK,
             path,
-            body: if view.body.is_empty() { empty } else { self.request_body },
+            body: self.request_body,
             content_length: c_int::try_from(view.body.len()).unwrap_or(c_int::MAX),
             keep_alive: c_char::from(keep_alive),
             close: c_char::from(!keep_alive),
@@ -151,16 +157,26 @@ impl CallFrame {
         Some((&raw mut self.request, &raw mut self.response))
     }
 
+    fn empty_body(&mut self) -> Option<*mut c_char> {
+        if self.empty_body.is_null() {
+            self.empty_body = zeroed(1)?;
+        }
+        // SAFETY: the block's only byte, which an earlier handler may have written.
+        unsafe { *self.empty_body = 0 };
+        Some(self.empty_body)
+    }
+
     fn prepare_response(&mut self) -> Option<()> {
         if self.response_body.is_null() {
-            // SAFETY: plain allocation; calloc, so that no earlier content can be sent by mistake.
-            self.response_body = unsafe { libc::calloc(1, HTTP_RESPONSE_SIZE) }.cast();
-            if self.response_body.is_null() {
-                return None;
-            }
+            // One more than a handler may write: what fills its buffer is a string still.
+            self.response_body = zeroed(HTTP_RESPONSE_SIZE + 1)?;
         }
-        self.response_kv =
-            KvStore { entries: self.response_pairs.as_mut_ptr(), size: 0, capacity: self.response_pairs.len() };
+        self.response_kv = KvStore {
+            entries: self.response_pairs.as_mut_ptr(),
+            size: 0,
+            capacity: self.response_pairs.len(),
+            server: 1,
+        };
         self.response = HttpResponse {
             status: HTTP_200_OK,
             headers: &raw mut self.response_kv,
@@ -189,21 +205,26 @@ impl CallFrame {
             }
         };
         let size = self.response_kv.size.min(self.response_pairs.len());
-        HandlerAnswer {
-            status: status_code(response.status),
-            headers: self.response_pairs.get(..size).unwrap_or_default(),
-            body,
-        }
+        let headers = if ptr::eq(response.headers, &raw const self.response_kv) {
+            self.response_pairs.get(..size).unwrap_or_default()
+        } else {
+            // SAFETY: a handler may set another store, which by the contract of http_response_t is whole, or NULL.
+            unsafe { pairs_of(response.headers) }
+        };
+        HandlerAnswer { status: status_code(response.status), headers, body }
     }
 
     /// Frees what the call allocated; memory that can serve the next call stays.
     pub fn release(&mut self) {
         let sent = self.answer().body.len();
         let size = self.response_kv.size.min(self.response_pairs.len());
-        // SAFETY: all pointers freed here were malloc'd: keys and values by http_kv_insert and its callers, bodies by
-        // us or, if replaced, by the handler, as the contract of http_response_t has it. Each is freed once, because
-        // the stores' sizes are reset or the pointers overwritten right after.
+        // SAFETY: all pointers freed here were malloc'd: keys and values by http_kv_insert and its callers, bodies and
+        // stores by us or, if replaced, by the handler, as the contract of http_response_t has it. Each is freed once,
+        // because the stores' sizes are reset or the pointers overwritten right after.
         unsafe {
+            if !ptr::eq(self.response.headers, &raw const self.response_kv) {
+                free_store(self.response.headers);
+            }
             for pair in self.response_pairs.iter_mut().take(size) {
                 libc::free(pair.key.cast());
                 libc::free(pair.value.cast());
@@ -211,19 +232,22 @@ impl CallFrame {
             }
             self.response_kv.size = 0;
             let body = self.response.body;
-            if body == self.response_body && libc::malloc_usable_size(body.cast()) >= HTTP_RESPONSE_SIZE {
-                // What was written must not be found by the next handler.
-                ptr::write_bytes(body.cast::<u8>(), 0, (sent + 1).min(HTTP_RESPONSE_SIZE));
+            if body == self.response_body && BODY_KEPT.contains(&libc::malloc_usable_size(body.cast())) {
+                wipe(std::slice::from_raw_parts_mut(body.cast::<u8>(), HTTP_RESPONSE_SIZE), sent);
             } else {
                 libc::free(body.cast());
                 self.response_body = ptr::null_mut();
             }
-            if !self.request_body.is_null() && self.request.body == self.request_body {
+            // Taken over by the response, or by the handler, which says so by another pointer here.
+            let taken = body == self.request_body || self.request.body != self.request_body;
+            if self.request_body == self.empty_body {
+                self.empty_body = if taken { ptr::null_mut() } else { self.empty_body };
+            } else if !taken {
                 libc::free(self.request_body.cast());
             }
             self.request_body = ptr::null_mut();
             for (store, filled) in self.kv.iter_mut().zip(&self.stores) {
-                let inserted = filled.given..store.size.min(filled.pairs.len());
+                let inserted = store.server.saturating_sub(1)..store.size.min(filled.pairs.len());
                 for pair in filled.pairs.get(inserted).unwrap_or_default() {
                     libc::free(pair.key.cast());
                     libc::free(pair.value.cast());
@@ -238,6 +262,7 @@ impl CallFrame {
 
     /// After a fault nothing the handler touched can be trusted: its blocks are left alone, and the frame starts anew.
     pub fn abandon(&mut self) {
+        (self.response_body, self.empty_body) = (ptr::null_mut(), ptr::null_mut());
         *self = Self::new();
     }
 
@@ -257,11 +282,7 @@ impl CallFrame {
     fn fill_headers(&mut self, view: &RequestView<'_>) {
         let (arena, store) = (&mut self.arena, &mut self.stores[HEADERS]);
         for (name, value) in view.headers() {
-            let at = arena.len();
             push_pair(arena, store, name, value);
-            if let Some(copied) = arena.get_mut(at..at + name.len()) {
-                copied.make_ascii_lowercase();
-            }
         }
     }
 
@@ -294,23 +315,87 @@ impl CallFrame {
                 }
             }
             filled.spans.clear();
-            filled.given = filled.pairs.len();
-            filled.pairs.resize(filled.given + REQUEST_SPARE, NO_PAIR);
-            *store = KvStore { entries: filled.pairs.as_mut_ptr(), size: filled.given, capacity: filled.pairs.len() };
+            let given = filled.pairs.len();
+            filled.pairs.resize(given + REQUEST_SPARE, NO_PAIR);
+            *store = KvStore {
+                entries: filled.pairs.as_mut_ptr(),
+                size: given,
+                capacity: filled.pairs.len(),
+                server: given + 1,
+            };
         }
     }
 }
 
 impl Drop for CallFrame {
     fn drop(&mut self) {
-        // SAFETY: NULL or the block that `prepare_response` allocated and `release` kept.
-        unsafe { libc::free(self.response_body.cast()) };
+        // SAFETY: each NULL, or a block that was allocated here and that `release` kept.
+        unsafe {
+            libc::free(self.response_body.cast());
+            libc::free(self.empty_body.cast());
+        }
+    }
+}
+
+/// A `malloc`ed block of zeros, so that no earlier content can be sent by mistake. `None` when memory is short.
+fn zeroed(size: usize) -> Option<*mut c_char> {
+    // SAFETY: plain allocation.
+    let block = unsafe { libc::calloc(1, size) }.cast::<c_char>();
+    (!block.is_null()).then_some(block)
+}
+
+/// The pairs of a store that a handler set.
+///
+/// # Safety
+/// NULL, or a store as `http_kv_create` makes it, which lives as long as the pairs are used.
+unsafe fn pairs_of<'a>(store: *const KvStore) -> &'a [KvPair] {
+    // SAFETY: the caller's contract; `capacity` pairs lie at `entries`.
+    match unsafe { store.as_ref() } {
+        Some(store) if !store.entries.is_null() => unsafe {
+            std::slice::from_raw_parts(store.entries, store.size.min(store.capacity))
+        },
+        _ => &[],
+    }
+}
+
+/// Frees a store that a handler set, unless it is one of a frame's.
+///
+/// # Safety
+/// As [`pairs_of`]; the store is not used any more.
+unsafe fn free_store(store: *mut KvStore) {
+    // SAFETY: the caller's contract: a store, its array, its keys and its values each come from malloc(3).
+    unsafe {
+        if store.is_null() || (*store).server != 0 {
+            return;
+        }
+        for pair in pairs_of(store) {
+            libc::free(pair.key.cast());
+            libc::free(pair.value.cast());
+        }
+        libc::free((*store).entries.cast());
+        libc::free(store.cast());
+    }
+}
+
+/// Empties a buffer that was sent up to `sent`, so that the next handler finds none of it. Clearing all of it takes as long
+/// as the rest of a short call, so a string that nothing is seen to follow is taken for all that was written.
+fn wipe(buffer: &mut [u8], sent: usize) {
+    let (string, rest) = buffer.split_at_mut(buffer.len().min(sent.saturating_add(1)));
+    let ended = string.last() == Some(&0);
+    string.fill(0);
+    let near = rest.get(..WIPE_LOOK).unwrap_or(rest);
+    // No early end: this is a few vector instructions.
+    if !ended || near.iter().fold(0, |all, byte| all | byte) != 0 {
+        rest.fill(0);
     }
 }
 
 fn push_pair(arena: &mut Vec<u8>, store: &mut Filling, name: &[u8], value: &[u8]) {
     let key_at = arena.len();
     arena.extend_from_slice(name);
+    if let Some(key) = arena.get_mut(key_at..) {
+        key.make_ascii_lowercase();
+    }
     arena.push(0);
     let value_at = arena.len();
     arena.extend_from_slice(value);
@@ -323,12 +408,8 @@ fn same_key(a: *const c_char, b: *const c_char) -> bool {
     unsafe { libc::strcasecmp(a, b) == 0 }
 }
 
-/// A NUL-terminated `malloc`ed copy, so that a handler may take it over; NULL for an empty body. `None` when memory
-/// is short.
+/// A NUL-terminated `malloc`ed copy, so that a handler may take it over. `None` when memory is short.
 fn copy_body(body: &[u8]) -> Option<*mut c_char> {
-    if body.is_empty() {
-        return Some(ptr::null_mut());
-    }
     // SAFETY: the block has room for the body and its NUL.
     unsafe {
         let block = libc::malloc(body.len() + 1).cast::<u8>();

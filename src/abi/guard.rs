@@ -116,6 +116,12 @@ pub(super) fn exit(code: c_int) -> ! {
     unsafe { native::cwebn_guard_exit(code) }
 }
 
+/// Whether the thread is in a module call that the server made.
+pub(super) fn in_call() -> bool {
+    // SAFETY: reads a variable of the calling thread.
+    unsafe { native::cwebn_guard_active() != 0 }
+}
+
 fn outcome(faulted: c_int, fault: &RawFault) -> Result<(), Trap> {
     if faulted == 0 {
         Ok(())

@@ -54,7 +54,8 @@ pub struct HostTable {
     crypto_verify: unsafe extern "C" fn(*const c_char, *const c_char, usize) -> c_int,
     ws_broadcast: unsafe extern "C" fn(*const *mut WebSocket, usize, *const c_char, usize) -> c_int,
     log: unsafe extern "C" fn(*const c_void, c_int, *const c_char),
-    reserved: [usize; 16],
+    in_call: unsafe extern "C" fn() -> c_int,
+    reserved: [usize; 15],
 }
 
 /// Offsets of `struct cweb_host` as Rust sees them.
@@ -67,6 +68,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.module_exit", offset_of!(HostTable, module_exit)),
         ("cweb_host.crypto_verify", offset_of!(HostTable, crypto_verify)),
         ("cweb_host.log", offset_of!(HostTable, log)),
+        ("cweb_host.in_call", offset_of!(HostTable, in_call)),
     ]
 }
 
@@ -79,7 +81,8 @@ static TABLE: HostTable = HostTable {
     crypto_verify,
     ws_broadcast,
     log,
-    reserved: [0; 16],
+    in_call,
+    reserved: [0; 15],
 };
 
 /// The table of this server.
@@ -142,6 +145,10 @@ unsafe extern "C" fn jobs_create(
 /// Called by module code, within a guarded call.
 unsafe extern "C" fn module_exit(_module: *const c_void, code: c_int, _how: *const c_char) -> ! {
     guard::exit(code)
+}
+
+unsafe extern "C" fn in_call() -> c_int {
+    c_int::from(guard::in_call())
 }
 
 /// # Safety

@@ -32,6 +32,7 @@ fn rust_and_c_agree() {
         ("http_kv_pair_t", size_of::<KvPair>()),
         ("http_kv_store_t", size_of::<KvStore>()),
         ("http_kv_store_t.capacity", offset_of!(KvStore, capacity)),
+        ("http_kv_store_t.server", offset_of!(KvStore, server)),
         ("http_request_t", size_of::<HttpRequest>()),
         ("http_request_t.method", offset_of!(HttpRequest, method)),
         ("http_request_t.path", offset_of!(HttpRequest, path)),

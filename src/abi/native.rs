@@ -52,6 +52,7 @@ unsafe extern "C" {
     pub(super) fn cwebn_thread_init() -> c_int;
     pub(super) fn cwebn_thread_exit();
     pub(super) fn cwebn_guard_exit(code: c_int) -> !;
+    pub(super) fn cwebn_guard_active() -> c_int;
     pub(super) fn cwebn_call_handler(
         handler: HandlerFn,
         ctx: *mut Context,

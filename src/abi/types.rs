@@ -21,6 +21,8 @@ pub struct KvStore {
     pub entries: *mut KvPair,
     pub size: usize,
     pub capacity: usize,
+    /// 1, and one for each of the first pairs whose strings are the server's; 0 in a store of a module's own.
+    pub server: usize,
 }
 
 /// `http_request_t`

@@ -4,7 +4,7 @@ use super::Instance;
 use super::inbox::Inbox;
 use crate::abi::websocket::Socket;
 use crate::net::ConnId;
-use crate::proto::http1::{Head, RequestView, ResponseHead};
+use crate::proto::http1::{Head, Preflight, RequestView, ResponseHead};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub struct AnswerMeta {
     pub head_only: bool,
     /// The value of `Access-Control-Allow-Origin`, unless the handler sets one.
     pub cors_origin: Option<Arc<str>>,
+    /// Of a request with OPTIONS: what the answer allows, unless the handler says.
+    pub preflight: Option<Arc<Preflight>>,
 }
 
 impl AnswerMeta {
@@ -48,6 +50,7 @@ impl AnswerMeta {
             body_len,
             head_only: self.head_only,
             cors_origin: self.cors_origin.as_deref(),
+            preflight: self.preflight.as_deref(),
         }
     }
 }

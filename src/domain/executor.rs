@@ -6,6 +6,7 @@
 //! every one), more of them while handlers block, so that slow handlers overlap.
 
 use super::call::Call;
+use super::sched::module_thread;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use crossbeam::queue::SegQueue;
 use std::sync::Arc;
@@ -63,7 +64,7 @@ impl Companion {
             epoch: Instant::now(),
         });
         let inner = Arc::clone(&shared);
-        let join = thread::Builder::new().name(format!("exec-{shard}")).spawn(move || {
+        let join = module_thread(format!("exec-{shard}")).spawn(move || {
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
             }
@@ -202,7 +203,7 @@ fn spawn_pool_thread<W: Send + 'static>(shared: &Arc<PoolShared<W>>) -> std::io:
     let number = shared.named.fetch_add(1, Ordering::Relaxed);
     shared.threads.fetch_add(1, Ordering::Relaxed);
     let inner = Arc::clone(shared);
-    let spawned = thread::Builder::new().name(format!("pool-{number}")).spawn(move || pool_main(&inner));
+    let spawned = module_thread(format!("pool-{number}")).spawn(move || pool_main(&inner));
     if spawned.is_err() {
         shared.threads.fetch_sub(1, Ordering::Relaxed);
     }

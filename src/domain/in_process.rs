@@ -270,6 +270,7 @@ impl Executor {
             body_len,
             head_only: meta.head_only,
             cors_origin,
+            preflight: meta.preflight.as_deref(),
         };
         let plain = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
         let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() else {

@@ -18,6 +18,7 @@ mod sched;
 mod view;
 
 pub use inspect::Inspection;
+pub use sched::module_thread;
 pub use view::{DomainView, MemoryLimit};
 
 use crate::abi::manifest::Manifest;

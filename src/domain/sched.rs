@@ -1,4 +1,16 @@
-//! Where threads may run, and how eagerly.
+//! Threads that run module code: how much stack they have, where they may run, and how eagerly.
+
+use std::thread;
+
+/// Stack of every thread that runs module code: what a thread of a C program has, so that locals of some MiB fit. Only
+/// pages that were touched take memory.
+const MODULE_STACK_BYTES: usize = 8 * 1024 * 1024;
+
+/// Begins a thread that may run module code.
+#[must_use]
+pub fn module_thread(name: impl Into<String>) -> thread::Builder {
+    thread::Builder::new().name(name.into()).stack_size(MODULE_STACK_BYTES)
+}
 
 /// Makes the calling thread a background one: it may run on `cores` (anywhere if empty) and gives way to the
 /// shards and companions (`nice` 5), so that CPU-bound handlers don't delay the reactors.

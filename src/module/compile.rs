@@ -21,13 +21,24 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// Flags before the source; `include/cweb_config.h` documents them for authors.
-const FLAGS: [&str; 6] = ["-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-Wall"];
-/// Flags behind it. `--wrap` sends calls of exit(3) to the SDK; `--as-needed` applies to the libraries after it.
-const LINK_FLAGS: [&str; 11] = [
+/// `-fstack-clash-protection` has a large frame touch each of its pages, so that it can't step over a stack's guard page.
+const FLAGS: [&str; 7] = ["-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-Wall", "-fstack-clash-protection"];
+/// Flags behind it. `-Bsymbolic` binds what a module defines to itself also where libc has the name (`login`, `send`);
+/// `--wrap` sends calls of exit(3) and its relatives to the SDK; `--as-needed` applies to the libraries after it.
+const LINK_FLAGS: [&str; 20] = [
+    "-Wl,-Bsymbolic",
     "-Wl,--wrap=exit",
     "-Wl,--wrap=_exit",
     "-Wl,--wrap=_Exit",
     "-Wl,--wrap=quick_exit",
+    "-Wl,--wrap=err",
+    "-Wl,--wrap=errx",
+    "-Wl,--wrap=verr",
+    "-Wl,--wrap=verrx",
+    "-Wl,--wrap=error",
+    "-Wl,--wrap=error_at_line",
+    "-Wl,--wrap=pthread_exit",
+    "-Wl,--wrap=thrd_exit",
     "-Wl,--as-needed",
     "-ljansson",
     "-lsqlite3",

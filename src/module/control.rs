@@ -155,12 +155,12 @@ impl Control {
             tickets: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
         });
-        std::thread::Builder::new().name("reaper".to_owned()).spawn(move || reap(&retired))?;
+        crate::domain::module_thread("reaper").spawn(move || reap(&retired))?;
         let mut threads = Vec::new();
         for number in 0..workers {
             let (plane, queue) = (Arc::clone(&plane), queue.clone());
             let run = move || queue.iter().take_while(|job| !matches!(job, Job::Stop)).for_each(|job| plane.work(job));
-            threads.push(std::thread::Builder::new().name(format!("deploy-{number}")).spawn(run)?);
+            threads.push(crate::domain::module_thread(format!("deploy-{number}")).spawn(run)?);
         }
         Ok(Self { plane, jobs, threads: Arc::new(Mutex::new(threads)) })
     }
@@ -416,7 +416,7 @@ impl Plane {
         let mut state = self.state();
         let served = state.entries.iter().map(|entry| &*entry.manifest);
         let coming = state.reserved.iter().map(|(_, manifest)| &**manifest);
-        verify::conflict(manifest, served.chain(coming)).map_err(DeployError::Conflict)?;
+        verify::conflict(manifest, served, coming).map_err(DeployError::Conflict)?;
         // All patterns together have a size limit too: what would exceed it is refused here, before anything changes.
         let others = state.entries.iter().map(|entry| &entry.manifest);
         let others = others.chain(state.reserved.iter().map(|(_, manifest)| manifest));

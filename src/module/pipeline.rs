@@ -59,6 +59,7 @@ pub(super) fn deploy(
     // What moves to another domain was inspected when it came.
     let (warnings, manifest) = built(plane, ticket, &key, source, || served_manifest(plane, &hash))?;
     verify::check(&manifest)?;
+    let warnings = warnings + &verify::remarks(&manifest);
     let compiled = Compiled { hash: &hash, key: &key, domain, warnings, persist: true, since_ms: None };
     install(plane, ticket, compiled, &manifest)
 }
@@ -70,6 +71,7 @@ pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), 
     let known = || (key == record.key).then(|| Arc::new(record.manifest.clone()));
     let (warnings, manifest) = built(plane, ticket, &key, &source, known)?;
     verify::check(&manifest)?;
+    let warnings = warnings + &verify::remarks(&manifest);
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
     let compiled = Compiled { hash: &record.hash, key: &key, domain, warnings, persist, since_ms };

@@ -2,7 +2,8 @@
 
 use super::pattern;
 use super::table::method_index;
-use crate::abi::manifest::Manifest;
+use crate::abi::manifest::{Manifest, RouteDecl};
+use regex::bytes::Regex;
 use std::collections::HashSet;
 
 /// `CWEB_NAME_SIZE` without its NUL.
@@ -27,18 +28,13 @@ fn refuse(text: impl Into<String>) -> Result<(), Refusal> {
 pub(super) fn check(manifest: &Manifest) -> Result<(), Refusal> {
     name(&manifest.name)?;
     routes(manifest)?;
-    let mut paths = HashSet::new();
     for (at, socket) in manifest.websockets.iter().enumerate() {
         let path = &socket.path;
         if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == b'?' || byte == b'#') {
             return refuse(format!("websockets[{at}]: the path \"{path}\" must be literal and begin with /"));
         }
         reserved(path, &format!("websockets[{at}]"))?;
-        if !paths.insert(path) {
-            return refuse(format!("websockets[{at}]: the path {path} is declared twice"));
-        }
     }
-    let mut jobs = HashSet::new();
     for (at, job) in manifest.jobs.iter().enumerate() {
         if job.name.is_empty() {
             return refuse(format!("jobs[{at}] has no name"));
@@ -46,11 +42,18 @@ pub(super) fn check(manifest: &Manifest) -> Result<(), Refusal> {
         if !job.has_run {
             return refuse(format!("jobs[{at}] ({}) has no run function", job.name));
         }
-        if !jobs.insert(&job.name) {
-            return refuse(format!("jobs[{at}]: the name {} is declared twice", job.name));
-        }
     }
     Ok(())
+}
+
+/// A line for each declaration that an earlier one of the module leaves without effect, in the words of a compiler.
+pub(super) fn remarks(manifest: &Manifest) -> String {
+    let mut seen = HashSet::new();
+    let routes = manifest.routes.iter().map(|route| format!("{} {}", route.method, route.path));
+    let sockets = manifest.websockets.iter().map(|socket| format!("the WebSocket path {}", socket.path));
+    let jobs = manifest.jobs.iter().map(|job| format!("the job {}", job.name));
+    let repeated = routes.chain(sockets).chain(jobs).filter(|declared| !seen.insert(declared.clone()));
+    repeated.map(|declared| format!("config: warning: {declared} is declared twice; the first one counts\n")).collect()
 }
 
 fn name(name: &str) -> Result<(), Refusal> {
@@ -67,7 +70,6 @@ fn name(name: &str) -> Result<(), Refusal> {
 }
 
 fn routes(manifest: &Manifest) -> Result<(), Refusal> {
-    let mut seen = HashSet::new();
     for (at, route) in manifest.routes.iter().enumerate() {
         let (path, method) = (&route.path, &route.method);
         if path.is_empty() {
@@ -90,9 +92,6 @@ fn routes(manifest: &Manifest) -> Result<(), Refusal> {
             return refuse(format!("routes[{at}]: the pattern \"{path}\" can't be used: {reason}"));
         }
         reserved(path, &format!("routes[{at}]"))?;
-        if !seen.insert((method, path)) {
-            return refuse(format!("routes[{at}]: {method} {path} is declared twice"));
-        }
     }
     Ok(())
 }
@@ -110,46 +109,91 @@ fn reserved(path: &str, place: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The route or WebSocket path of `new` that a module of `others` serves already.
-pub(super) fn conflict<'a>(new: &Manifest, others: impl Iterator<Item = &'a Manifest>) -> Result<(), Refusal> {
-    for other in others.filter(|other| other.name != new.name) {
-        for route in &new.routes {
-            let taken = other.routes.iter().filter(|theirs| theirs.method == route.method);
-            if let Some(theirs) = taken.into_iter().find(|theirs| overlap(&route.path, &theirs.path)) {
+/// A route, ready to be compared with many others.
+struct Matcher<'a> {
+    route: &'a RouteDecl,
+    /// `None` for a literal path.
+    regex: Option<Regex>,
+}
+
+impl<'a> Matcher<'a> {
+    fn new(route: &'a RouteDecl) -> Self {
+        let pattern = (!pattern::is_literal(&route.path)).then(|| pattern::translate(&route.path).ok()).flatten();
+        Self { route, regex: pattern.and_then(|pattern| Regex::new(&pattern).ok()) }
+    }
+
+    /// Whether it matches the path of `other`, read as the path of a request, or has the same one.
+    fn matches(&self, other: &RouteDecl) -> bool {
+        let path = other.path.as_bytes();
+        self.route.path == other.path || self.regex.as_ref().is_some_and(|regex| regex.is_match(path))
+    }
+}
+
+/// Refuses routes and WebSocket paths of `new` that another module matches already. `served` are the modules in the order
+/// of their deployment, `coming` those that are about to be.
+///
+/// A pattern that covers what others serve among other paths is fine: it gets what they leave, because the module that
+/// was deployed first is asked first. So the new version of a module must not cover what those behind it serve; what its
+/// old version had is not looked at again.
+pub(super) fn conflict<'a>(
+    new: &Manifest,
+    served: impl Iterator<Item = &'a Manifest>,
+    coming: impl Iterator<Item = &'a Manifest>,
+) -> Result<(), Refusal> {
+    let served: Vec<&Manifest> = served.collect();
+    let place = served.iter().position(|module| module.name == new.name);
+    let own = place.and_then(|place| served.get(place)).map_or(&[][..], |own| &own.routes);
+    let has = |route: &RouteDecl| own.iter().any(|own| own.method == route.method && own.path == route.path);
+    let fresh: Vec<Matcher<'_>> = new.routes.iter().filter(|route| !has(route)).map(Matcher::new).collect();
+    let (before, behind) = served.split_at(place.unwrap_or(served.len()));
+    for other in before {
+        compare(new, &fresh, other, false)?;
+    }
+    for other in behind.iter().copied().chain(coming).filter(|other| other.name != new.name) {
+        compare(new, &fresh, other, true)?;
+    }
+    Ok(())
+}
+
+fn compare(new: &Manifest, fresh: &[Matcher<'_>], other: &Manifest, is_behind: bool) -> Result<(), Refusal> {
+    for theirs in &other.routes {
+        let mut rivals = fresh.iter().filter(|matcher| matcher.route.method == theirs.method).peekable();
+        if rivals.peek().is_none() {
+            continue;
+        }
+        let matcher = Matcher::new(theirs);
+        for rival in rivals {
+            let (method, path) = (&rival.route.method, &rival.route.path);
+            if matcher.matches(rival.route) {
                 return refuse(format!(
-                    "conflict: {} {} of module {} is already served by module {} ({})",
-                    route.method, route.path, new.name, other.name, theirs.path
+                    "conflict: {method} {path} of module {} is already served by module {} ({})",
+                    new.name, other.name, theirs.path
+                ));
+            }
+            if is_behind && rival.matches(theirs) {
+                return refuse(format!(
+                    "conflict: {method} {path} of module {} would cover {} of module {}, which was deployed after it",
+                    new.name, theirs.path, other.name
                 ));
             }
         }
-        for socket in &new.websockets {
-            if other.websockets.iter().any(|theirs| theirs.path == socket.path) {
-                return refuse(format!(
-                    "conflict: the WebSocket path {} of module {} is already served by module {}",
-                    socket.path, new.name, other.name
-                ));
-            }
+    }
+    for socket in &new.websockets {
+        if other.websockets.iter().any(|theirs| theirs.path == socket.path) {
+            return refuse(format!(
+                "conflict: the WebSocket path {} of module {} is already served by module {}",
+                socket.path, new.name, other.name
+            ));
         }
     }
     Ok(())
 }
 
-/// Whether two paths can match one request: the same text, or one, read as a path, matches the other. Two different
-/// patterns may still overlap; then the module that was deployed first is asked first.
-fn overlap(a: &str, b: &str) -> bool {
-    let matches = |pattern: &str, path: &str| {
-        pattern::translate(pattern)
-            .ok()
-            .and_then(|regex| regex::bytes::Regex::new(&regex).ok())
-            .is_some_and(|regex| regex.is_match(path.as_bytes()))
-    };
-    a == b || matches(a, b) || matches(b, a)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::manifest::{JobDecl, RouteDecl, WebSocketDecl};
+    use crate::abi::manifest::{JobDecl, WebSocketDecl};
+    use std::iter;
 
     fn module(name: &str, routes: &[(&str, &str)], sockets: &[&str]) -> Manifest {
         let route = |&(method, path): &(&str, &str)| RouteDecl {
@@ -185,27 +229,58 @@ mod tests {
         assert!(reason(&module(&"x".repeat(128), &[], &[])).contains("127"));
         assert!(reason(&module("a\nb", &[], &[])).contains("control"));
         assert!(reason(&module("m", &[("BREW", "/a")], &[])).contains("BREW"));
-        assert!(reason(&module("m", &[("GET", "/a"), ("GET", "/a")], &[])).contains("routes[1]"));
         assert!(reason(&module("m", &[("GET", "/(a)\\1")], &[])).contains("back-references"));
         assert!(reason(&module("m", &[("GET", "a")], &[])).contains("begin with /"));
         for path in ["/jobs", "/jobs/x", "^/mgnt$", "/mgnt/.*", "/metrics"] {
             assert!(reason(&module("m", &[("GET", path)], &[])).contains("server's own"), "{path}");
         }
         assert!(reason(&module("m", &[], &["ws"])).contains("websockets[0]"));
-        assert!(reason(&module("m", &[], &["/w", "/w"])).contains("twice"));
         let mut no_handler = module("m", &[("GET", "/a")], &[]);
         no_handler.routes[0].has_handler = false;
         assert!(reason(&no_handler).contains("no handler"));
     }
 
     #[test]
-    fn finds_conflicts_in_both_directions() {
-        let conflicts = |a: &Manifest, b: &Manifest| conflict(a, std::iter::once(b)).is_err();
+    fn what_is_declared_twice_is_remarked_on() {
+        let mut twice = module("m", &[("GET", "/a"), ("GET", "/a"), ("POST", "/a")], &["/a", "/w", "/w"]);
+        let job = JobDecl { name: "j".into(), has_run: true, ..JobDecl::default() };
+        twice.jobs = vec![job.clone(), job];
+        assert_eq!(check(&twice), Ok(()));
+        let remarks = remarks(&twice);
+        assert_eq!(remarks.lines().count(), 3, "{remarks}");
+        assert!(["GET /a is", "path /w is", "job j is"].iter().all(|words| remarks.contains(words)), "{remarks}");
+    }
+
+    /// Whether `new` is refused where `served` are served, in that order.
+    fn refused(new: &Manifest, served: &[&Manifest]) -> bool {
+        conflict(new, served.iter().copied(), iter::empty()).is_err()
+    }
+
+    #[test]
+    fn a_path_that_another_module_matches_is_refused() {
         let (literal, pattern) = (module("a", &[("GET", "/x/1")], &[]), module("b", &[("GET", "/x/[0-9]+")], &[]));
-        assert!(conflicts(&literal, &pattern) && conflicts(&pattern, &literal));
-        assert!(!conflicts(&module("a", &[("POST", "/x/1")], &[]), &pattern));
-        assert!(!conflicts(&module("b", &[("GET", "/x/1")], &[]), &pattern), "its own new version");
-        assert!(conflicts(&module("a", &[], &["/w"]), &module("b", &[], &["/w"])));
-        assert!(!conflicts(&module("a", &[("GET", "/w")], &[]), &module("b", &[], &["/w"])));
+        assert!(refused(&literal, &[&pattern]), "it is matched already");
+        assert!(!refused(&pattern, &[&literal]), "it gets what the other one leaves");
+        assert!(refused(&module("c", &[("GET", "/x/[0-9]+")], &[]), &[&pattern]), "the same");
+        assert!(!refused(&module("a", &[("POST", "/x/1")], &[]), &[&pattern]));
+        assert!(!refused(&module("b", &[("GET", "/x/1")], &[]), &[&pattern]), "its own new version");
+        assert!(refused(&module("a", &[], &["/w"]), &[&module("b", &[], &["/w"])]));
+        assert!(!refused(&module("a", &[("GET", "/w")], &[]), &[&module("b", &[], &["/w"])]));
+    }
+
+    #[test]
+    fn a_new_version_keeps_its_routes_and_takes_none_of_others() {
+        let first = module("first", &[("GET", "/x/1"), ("GET", "/y/[a-z]+")], &[]);
+        let all = module("all", &[("GET", "/.*")], &[]);
+        assert!(!refused(&all, &[&first]) && !refused(&first, &[&first, &all]));
+        assert!(refused(&module("first", &[("GET", "/x/2")], &[]), &[&first, &all]), "another module matches it");
+        let later = module("later", &[("GET", "/z/1"), ("POST", "/z/[ab]")], &[]);
+        let grown = |method: &str, path: &str| module("first", &[("GET", "/x/1"), (method, path)], &[]);
+        assert!(refused(&grown("GET", "/z/[0-9]"), &[&first, &later]), "it would be asked first");
+        assert!(refused(&grown("POST", "/z/.*"), &[&first, &later]));
+        assert!(!refused(&grown("PUT", "/z/.*"), &[&first, &later]));
+        // Which of two that come at once will be first is not known.
+        let coming = |new: &Manifest, other: &Manifest| conflict(new, iter::empty(), iter::once(other)).is_err();
+        assert!(coming(&all, &first) && coming(&first, &all));
     }
 }

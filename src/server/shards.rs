@@ -5,6 +5,7 @@ use super::{ServeError, setup};
 use crate::abi::context::ModuleContext;
 use crate::admin::Admin;
 use crate::config::{Config, Reactor};
+use crate::domain;
 use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
@@ -16,7 +17,7 @@ use crate::shard::{Local, PeerCounts, Shard, ShardLimits, ShardParts};
 use core_affinity::CoreId;
 use signal_hook::consts::SIGTERM;
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 /// Calls a shard may have on executors at once.
 const IN_FLIGHT_MAX: usize = 4096;
@@ -65,8 +66,7 @@ pub(super) fn start_shards(
         let (table, limits, admin) = (control.table(), limits.clone(), Arc::clone(admin));
         let (shard_inbox, stats) = (Arc::clone(&inbox), admin.stats(id));
         let (failed, peers) = (Arc::clone(failed), peers.clone());
-        let thread = thread::Builder::new()
-            .name(format!("shard-{id}"))
+        let thread = domain::module_thread(format!("shard-{id}"))
             .spawn(move || {
                 if let Some(core) = core {
                     core_affinity::set_for_current(core);

@@ -3,7 +3,7 @@
 use crate::domain::call::AnswerMeta;
 use crate::domain::inbox::{Inbox, Message};
 use crate::net::ConnId;
-use crate::proto::http1::{Method, RequestView, encode_response};
+use crate::proto::http1::{Method, Preflight, RequestView, encode_response};
 use std::sync::Arc;
 
 /// How an answer is to be framed.
@@ -107,12 +107,19 @@ pub(super) fn shutting_down() -> ServerAnswer {
 }
 
 /// Framing of the answer to `view`; after the last one its connection is closed.
-pub(super) fn meta_of(view: &RequestView<'_>, date: [u8; 29], cors_origin: Option<Arc<str>>, last: bool) -> Meta {
+pub(super) fn meta_of(
+    view: &RequestView<'_>,
+    date: [u8; 29],
+    cors_origin: Option<Arc<str>>,
+    preflight: &Arc<Preflight>,
+    last: bool,
+) -> Meta {
     Meta {
         date,
         keep_alive: view.keep_alive() && !last,
         http_1_0: view.http_1_0(),
         head_only: view.method() == Method::Head,
         cors_origin,
+        preflight: (view.method() == Method::Options).then(|| Arc::clone(preflight)),
     }
 }

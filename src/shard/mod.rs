@@ -33,7 +33,7 @@ use crate::domain::inbox::{Inbox, Message};
 use crate::domain::process::DomainCalls;
 use crate::module::table::Table;
 use crate::net::{Application, CloseReason, ConnId, Links, Peer};
-use crate::proto::http1::http_date;
+use crate::proto::http1::{Preflight, http_date};
 use arc_swap::{ArcSwap, Cache};
 use conn::{Conn, Serves, Slot, Takeover};
 use sockets::Sockets;
@@ -108,6 +108,7 @@ pub struct Shard {
     now_ms: u64,
     date: [u8; 29],
     cors_origin: Option<Arc<str>>,
+    preflight: Arc<Preflight>,
     sweep_at: usize,
     draining: bool,
     stopped: bool,
@@ -120,6 +121,11 @@ impl Shard {
         let snapshot = Snapshot::first(parts.table.load_full());
         // Each shard has its own copy, so that cloning it for a request touches no cache line of another shard.
         let cors_origin = parts.limits.cors_origin.as_deref().map(Arc::from);
+        let preflight = Arc::new(Preflight {
+            methods: parts.limits.cors_methods.clone(),
+            headers: parts.limits.cors_headers.clone(),
+            max_age_s: parts.limits.cors_max_age_s,
+        });
         let mut shard = Self {
             id: parts.id,
             limits: parts.limits,
@@ -145,6 +151,7 @@ impl Shard {
             now_ms: 0,
             date: [b' '; 29],
             cors_origin,
+            preflight,
             sweep_at: 0,
             draining: false,
             stopped: false,

@@ -20,7 +20,7 @@ impl Shard {
     /// The answer to a request that no module's route matches; `found` is why.
     pub(super) fn unserved(&self, view: &RequestView<'_>, found: RouteMatch) -> ServerAnswer {
         match found {
-            _ if view.method() == Method::Options => self.preflight(),
+            _ if view.method() == Method::Options => ServerAnswer { status: 200, ..ServerAnswer::default() },
             RouteMatch::MethodNotAllowed { allow } => {
                 ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
             }

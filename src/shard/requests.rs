@@ -230,7 +230,7 @@ impl Shard {
     }
 
     pub(super) fn meta(&self, origin: &Origin, view: &RequestView<'_>) -> Meta {
-        meta_of(view, self.date, self.cors_origin.clone(), origin.last)
+        meta_of(view, self.date, self.cors_origin.clone(), &self.preflight, origin.last)
     }
 
     /// Routes one request. What is answered at once is appended to `out`.
@@ -255,14 +255,6 @@ impl Shard {
         Begun::Answered
     }
 
-    /// The default answer to OPTIONS (Fetch standard, CORS-preflight).
-    pub(super) fn preflight(&self) -> ServerAnswer {
-        ServerAnswer { status: 200, ..ServerAnswer::default() }
-            .with("Access-Control-Allow-Methods", self.limits.cors_methods.clone())
-            .with("Access-Control-Allow-Headers", self.limits.cors_headers.clone())
-            .with("Access-Control-Max-Age", self.limits.cors_max_age_s.to_string())
-    }
-
     fn begin_route(
         &mut self,
         origin: &Origin,
@@ -284,7 +276,7 @@ impl Shard {
             && let Some(local) = &mut self.local
         {
             let generation = Arc::clone(generation);
-            let meta = meta_of(view, self.date, None, origin.last);
+            let meta = meta_of(view, self.date, None, &self.preflight, origin.last);
             let cors = self.cors_origin.as_deref();
             let dropped = local.executor.request(&*generation, route, view, &meta, cors, out);
             self.stats.inline();
@@ -411,6 +403,7 @@ impl Shard {
             http_1_0: false,
             head_only: false,
             cors_origin: self.cors_origin.clone(),
+            preflight: None,
         }
     }
 

@@ -9,7 +9,10 @@ tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
 
 flags="-Wall -Wextra -Werror -I$root/include"
-wrap="-Wl,--wrap=exit -Wl,--wrap=_exit -Wl,--wrap=_Exit -Wl,--wrap=quick_exit"
+wrap="-Wl,-Bsymbolic"
+for wrapped in exit _exit _Exit quick_exit err errx verr verrx error error_at_line pthread_exit thrd_exit; do
+    wrap="$wrap -Wl,--wrap=$wrapped"
+done
 libs="-Wl,--as-needed -ljansson -lsqlite3 -lssl -lcrypto -lm -lpthread"
 failed=0
 

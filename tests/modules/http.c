@@ -18,11 +18,14 @@ HANDLER(stores) {
     CHECK(http_kv_insert(store, "other", strdup("2")) == 0);
     char *third = strdup("third");
     CHECK(http_kv_insert(store, "third", third) == -1);
+    CHECK(http_kv_insert(store, "OTHER", third) == 0); /* full, but the key is known */
+    CHECK(http_kv_insert(store, "other", NULL) == -1 && strcmp(http_kv_get(store, "other"), "2") == 0);
     CHECK(http_kv_get(store, "third") == NULL && http_kv_get(store, NULL) == NULL && http_kv_get(NULL, "k") == NULL);
     CHECK(http_kv_size(NULL) == 0);
     http_kv_destroy(store, 1);
     store = http_kv_create(1);
     CHECK(http_kv_insert(store, "k", third) == 0);
+    CHECK(http_kv_insert(store, "more", NULL) == -1 && store->size == 1);
     http_kv_destroy(store, 0);
     CHECK(strcmp(third, "third") == 0);
     free(third);
@@ -66,7 +69,7 @@ HANDLER(request) {
     CHECK(req->params != NULL && req->headers != NULL && req->data != NULL);
     CHECK(pthread_equal(req->tid, pthread_self()));
     CHECK(res->status == HTTP_200_OK && res->content_length == 0 && res->body[0] == '\0' && res->headers->size == 0);
-    CHECK(ctx->cache && ctx->scheduler && ctx->database && ctx->crypto && ctx->symbols);
+    CHECK(ctx->cache && ctx->scheduler && ctx->database && ctx->crypto && ctx->symbols && ctx->jobs);
     json_t *object = json_pack("{s:s, s:s, s:s, s:b, s:s%, s:i, s:b, s:b, s:b, s:b}",
         "method", http_methods[req->method], "version", req->version == HTTP_VERSION_1_1 ? "1.1" : "1.0",
         "path", req->path, "status", req->status == HTTP_200_OK,
@@ -129,6 +132,42 @@ HANDLER(body) {
         res->content_length = -5;
         return 0;
     }
+    if (strcmp(how, "behind") == 0) { /* more than is sent, without an end */
+        memset(res->body, 'S', 200);
+        res->content_length = 5;
+        return 0;
+    }
+    if (strcmp(how, "cut") == 0) { /* a string that is made shorter */
+        memset(res->body, 'S', 200);
+        res->body[5] = '\0';
+        return 0;
+    }
+    if (strcmp(how, "endless") == 0) { /* counts on the zeros of an empty body */
+        memcpy(res->body, "0123456789", 10);
+        return 0;
+    }
+    if (strcmp(how, "brim") == 0) {
+        memset(res->body, 'b', HTTP_RESPONSE_SIZE);
+        return 0;
+    }
+    if (strcmp(how, "shared") == 0) { /* as "taken", but the request has it still */
+        free(res->body);
+        res->body = req->body;
+        res->content_length = req->content_length;
+        return 0;
+    }
+    if (strcmp(how, "freed") == 0) {
+        free(req->body);
+        req->body = NULL;
+        strcpy(res->body, "freed");
+        return 0;
+    }
+    if (strcmp(how, "written") == 0) {
+        int empty = req->body[0] == '\0';
+        req->body[0] = 'w';
+        strcpy(res->body, empty ? "was empty" : "was not empty");
+        return 0;
+    }
     if (strcmp(how, "taken") == 0) { /* the request's body becomes the response's */
         free(res->body);
         res->body = req->body;
@@ -179,7 +218,7 @@ HANDLER(parsers) {
                                "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 6\r\n\r\nd=%2B";
     http_request_t parsed;
     CHECK(http_parse(text, sizeof text - 1, &parsed) == -1); /* a byte of the body is missing */
-    http_request_free(&parsed);
+    cweb_request_free(&parsed);
     static const char whole[] = "PUT /a%20b?k=v%2F&k=2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-One: 1\r\n"
                                 "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 5\r\n\r\nd=%21next";
     CHECK(http_parse(whole, sizeof whole - 1, &parsed) == 0);
@@ -188,14 +227,14 @@ HANDLER(parsers) {
     CHECK(parsed.close && !parsed.keep_alive && parsed.content_length == 5 && strcmp(parsed.body, "d=%21") == 0);
     CHECK(http_parse_data(&parsed) == 0 && strcmp(http_kv_get(parsed.data, "d"), "!") == 0);
     CHECK(http_is_websocket_upgrade(&parsed) == 0);
-    http_request_free(&parsed);
+    cweb_request_free(&parsed);
     static const char upgrade[] = "GET /w HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
                                   "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
     CHECK(http_parse(upgrade, sizeof upgrade - 1, &parsed) == 0);
     CHECK(http_is_websocket_upgrade(&parsed) == 1 && parsed.websocket);
-    http_request_free(&parsed);
+    cweb_request_free(&parsed);
     CHECK(http_parse("BREW / HTTP/1.1\r\n\r\n", 19, &parsed) == -1 && parsed.status == HTTP_501_NOT_IMPLEMENTED);
-    http_request_free(&parsed);
+    cweb_request_free(&parsed);
     char *out = NULL;
     size_t length = 0;
     static const char chunks[] = "3;ext=1\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
@@ -204,10 +243,10 @@ HANDLER(parsers) {
     free(out);
     CHECK(http_decode_chunked_body("3\r\nab", 5, &out, &length) == 1 && out == NULL);
     CHECK(http_decode_chunked_body("zz\r\n", 4, &out, &length) == -1 && out == NULL);
-    char *path = http_path_decode("/a%20b+c%zz");
+    char *path = cweb_path_decode("/a%20b+c%zz");
     CHECK(strcmp(path, "/a b+c%zz") == 0);
     free(path);
-    CHECK(http_path_decode("/a%00b") == NULL);
+    CHECK(cweb_path_decode("/a%00b") == NULL);
     PASS();
 }
 
@@ -237,6 +276,38 @@ HANDLER(no_file) {
     return cweb_send_file(req, res, "static");
 }
 
+/* Another store of headers than the one that was there. */
+HANDLER(store) {
+    const char *how = http_kv_get(req->params, "how");
+    (void)ctx;
+    strcpy(res->body, how);
+    http_kv_insert(res->headers, "X-First", strdup("1"));
+    if (strcmp(how, "replaced") == 0) {
+        http_kv_store_t *mine = http_kv_create(2);
+        http_kv_insert(mine, "X-Own", strdup("2"));
+        res->headers = mine;
+    } else if (strcmp(how, "destroyed") == 0) {
+        http_kv_destroy(res->headers, 1);
+        res->headers = http_kv_create(1);
+        http_kv_insert(res->headers, "X-Own", strdup("2"));
+    } else if (strcmp(how, "emptied") == 0) { /* a store of the server's can be used on */
+        http_kv_destroy(res->headers, 1);
+        http_kv_insert(res->headers, "X-Own", strdup("2"));
+    } else if (strcmp(how, "none") == 0) {
+        http_kv_destroy(res->headers, 1);
+        res->headers = NULL;
+    } else if (strcmp(how, "echo") == 0) {
+        res->headers = req->params;
+    } else { /* the request's */
+        http_kv_insert(req->params, "more", strdup("value"));
+        http_kv_destroy(req->params, 1);
+        http_kv_destroy(req->headers, 1);
+        http_kv_insert(req->params, "X-Own", strdup("2"));
+        http_kv_insert(res->headers, "X-Own", strdup(http_kv_get(req->params, "x-own")));
+    }
+    return 0;
+}
+
 export module_t config = {
     .name = "api-http",
     .author = "test",
@@ -259,6 +330,7 @@ export module_t config = {
         {"/helpers", "GET", helpers, NONE},
         {"/file", "GET", file, NONE},
         {"/no-file", "GET", no_file, NONE},
+        {"/store", "GET", store, NONE},
     },
-    .size = 18,
+    .size = 19,
 };

@@ -43,16 +43,31 @@ static void digit(void *data) {
 
 static void digit_within(void *data) {
     digit(data);
-    scheduler_add(given->scheduler, digit, (void *)9, SYNC); /* on the scheduler's own thread: at once */
+    scheduler_add(given->scheduler, digit, (void *)9, SYNC); /* later, as on any other thread */
+    digit((void *)6);
+}
+
+static pthread_mutex_t held = PTHREAD_MUTEX_INITIALIZER;
+
+static void wait_for_lock(void *data) {
+    (void)data;
+    pthread_mutex_lock(&held);
+    pthread_mutex_unlock(&held);
 }
 
 HANDLER(schedule) {
     atomic_store(&order, 0);
+    CHECK(pthread_mutex_lock(&held) == 0);
+    CHECK(scheduler_add(ctx->scheduler, wait_for_lock, NULL, SYNC) == 0); /* which this handler holds */
     for (intptr_t i = 1; i <= 4; i++) {
-        CHECK(scheduler_add(ctx->scheduler, digit, (void *)i, ASYNC) == 0);
+        CHECK(scheduler_add(ctx->scheduler, digit, (void *)i, i % 2 ? SYNC : ASYNC) == 0);
     }
-    CHECK(scheduler_add(ctx->scheduler, digit_within, (void *)5, SYNC) == 0);
-    CHECK(atomic_load(&order) == 123459 && !pthread_equal(scheduler_thread, pthread_self()));
+    CHECK(scheduler_add(ctx->scheduler, digit_within, (void *)5, SYNC) == 0 && atomic_load(&order) == 0);
+    pthread_mutex_unlock(&held);
+    for (int i = 0; atomic_load(&order) < 1234569 && i < 5000; i++) {
+        usleep(1000);
+    }
+    CHECK(atomic_load(&order) == 1234569 && !pthread_equal(scheduler_thread, pthread_self()));
     CHECK(scheduler_add(ctx->scheduler, NULL, NULL, ASYNC) == -1 && scheduler_pending_count(ctx->scheduler) >= 0);
     PASS();
 }
@@ -177,7 +192,7 @@ HANDLER(crypto_without) {
 
 HANDLER(crypto_with) {
     char token[1024] = "";
-    CHECK(ctx->crypto->status == CRYPTO_LOADED);
+    CHECK(ctx->crypto->status == CRYPTO_LOADED && ctx->crypto->certificate != NULL && ctx->crypto->private_key != NULL);
     int length = ctx->crypto->ops.sign_token(ctx->crypto, "token", token, sizeof token);
     CHECK(length > 0 && strlen(token) == (size_t)length);
     CHECK(ctx->crypto->ops.verify_token(ctx->crypto, token, "token", 5) == 0);

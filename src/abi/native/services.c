@@ -19,7 +19,7 @@ struct context {
     struct cweb_context public;
     struct container cache;
     struct scheduler scheduler;
-    struct scheduler_hooks hooks;
+    struct cweb_scheduler_hooks hooks;
     struct sqldb database;
     struct crypto crypto;
     struct symbols symbols;
@@ -225,20 +225,22 @@ struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_
         snprintf(error, error_size, "the scheduler's thread can't be started");
         return NULL;
     }
-    context->hooks = (struct scheduler_hooks){context, admit_work, run_work, drop_work};
+    context->hooks = (struct cweb_scheduler_hooks){context, admit_work, run_work, drop_work};
     /* The thread reads this only once it has work, and nobody can have added any. */
     context->scheduler.hooks = &context->hooks;
     (void)pthread_setname_np(context->scheduler.thread, "cweb-scheduler");
     open_database(&context->database, db_path, jobs_uri, error, error_size);
     context->crypto.ops = (struct crypto_ops){sign_token, verify_token};
-    context->crypto.status = services->crypto_loaded ? CRYPTO_LOADED : CRYPTO_FAILURE;
     context->symbols = (struct symbols){context, resolve_symbol};
 
     context->public.cache = &context->cache;
     context->public.scheduler = &context->scheduler;
     context->public.database = &context->database;
     context->public.crypto = &context->crypto;
+    cwebn_context_set_crypto(&context->public, services->crypto_loaded);
     context->public.symbols = &context->symbols;
+    /* Opaque, and not NULL: modules ask whether there are jobs. */
+    context->public.jobs = (struct job_system *)context;
     return &context->public;
 }
 
@@ -248,6 +250,8 @@ int cwebn_context_pending(struct cweb_context *ctx) {
 
 void cwebn_context_set_crypto(struct cweb_context *ctx, int loaded) {
     ctx->crypto->status = loaded ? CRYPTO_LOADED : CRYPTO_FAILURE;
+    /* For modules that ask whether they are set: no files, the key stays with the server. */
+    ctx->crypto->certificate = ctx->crypto->private_key = loaded ? "(the server's)" : NULL;
 }
 
 void cwebn_context_after_fault(struct cweb_context *ctx) {

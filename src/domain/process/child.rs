@@ -13,7 +13,7 @@ use crate::domain::Instance;
 use crate::domain::executor::{Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{self, Caught, InProcess, InProcessModule};
 use crate::domain::ring::{Consumer, Producer, Region};
-use crate::domain::{running, sandbox};
+use crate::domain::{module_thread, running, sandbox};
 use crate::jobs::code::JobCalls;
 use core_affinity::CoreId;
 use crossbeam::channel::{Sender, bounded};
@@ -250,7 +250,7 @@ fn start_threads(
         let core = start.cores.get(shard).copied().flatten().map(|id| CoreId { id });
         let (factory, pool, rescuer): (_, _, Thread) =
             (Arc::clone(&factory), Arc::clone(&pool), rescuer.thread().clone());
-        thread::Builder::new().name(format!("exec-{shard}")).spawn(move || {
+        module_thread(format!("exec-{shard}")).spawn(move || {
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
             }
@@ -277,7 +277,7 @@ impl Child {
                 Ok(ToChild::Call { call, what }) => {
                     let carrier = Arc::clone(&child);
                     // A hook or a job may take long, and may itself ask: each has a thread of its own.
-                    let spawned = thread::Builder::new().name("control".to_owned()).spawn(move || {
+                    let spawned = module_thread("control").spawn(move || {
                         let outcome = carrier.carry_out(what);
                         carrier.parent.send(&ToParent::Done { call, outcome });
                     });

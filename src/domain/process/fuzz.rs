@@ -254,6 +254,7 @@ impl Hostile {
                 http_1_0: random.below(4) == 0,
                 head_only: random.below(4) == 0,
                 cors_origin: (random.below(2) == 0).then(|| "*".into()),
+                preflight: None,
             };
             let request = OwnedRequest::copy(&view);
             calls.submit(Arc::clone(&hold), true, Work::Request { conn, seq, route: 0, request, meta });

@@ -10,4 +10,4 @@ mod target;
 pub use date::http_date;
 pub use decoder::{Decoded, RequestDecoder};
 pub use head::{HEADERS_MAX, Head, Limits, Method, RequestError, RequestView};
-pub use response::{CONTINUE, ResponseHead, close_after, encode_response, encode_stream_head, reason};
+pub use response::{CONTINUE, Preflight, ResponseHead, close_after, encode_response, encode_stream_head, reason};

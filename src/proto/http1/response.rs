@@ -20,6 +20,40 @@ pub struct ResponseHead<'a> {
     pub head_only: bool,
     /// `Access-Control-Allow-Origin`, unless a header sets one.
     pub cors_origin: Option<&'a str>,
+    /// What an answer to OPTIONS allows, unless headers say so.
+    pub preflight: Option<&'a Preflight>,
+}
+
+/// What scripts of other sites may do here: the answer to a CORS-preflight (Fetch standard).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preflight {
+    /// `Access-Control-Allow-Methods`
+    pub methods: String,
+    /// `Access-Control-Allow-Headers`
+    pub headers: String,
+    /// `Access-Control-Max-Age`, in seconds.
+    pub max_age_s: u32,
+}
+
+impl Preflight {
+    const FIELDS: [&'static str; 3] =
+        ["Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Max-Age"];
+
+    /// Which of its fields has this name, if one has.
+    fn field(name: &[u8]) -> Option<usize> {
+        Self::FIELDS.iter().position(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+    }
+
+    /// Appends the fields but those that were `given`.
+    fn push(&self, out: &mut Vec<u8>, given: [bool; 3]) {
+        let max_age = self.max_age_s.to_string();
+        let values = [&self.methods, &self.headers, &max_age];
+        for ((field, value), given) in Self::FIELDS.iter().zip(values).zip(given) {
+            if !given {
+                push_field(out, field.as_bytes(), value.as_bytes());
+            }
+        }
+    }
 }
 
 impl ResponseHead<'_> {
@@ -237,7 +271,13 @@ fn push_fields<'h>(
 ) -> Pushed {
     push_status_line(out, head.status);
     let (mut date, mut origin, mut upgrade, mut dropped) = (false, false, false, 0);
+    let mut allowed = [false; 3];
     for (name, value) in headers {
+        if head.preflight.is_some()
+            && let Some(given) = Preflight::field(name).and_then(|field| allowed.get_mut(field))
+        {
+            *given = true;
+        }
         // RFC 9110 §5.3: neither a Date nor an origin is a list, so a second one can't be sent.
         let unsendable = match fate(name, value) {
             Fate::Drop => true,
@@ -261,6 +301,9 @@ fn push_fields<'h>(
     }
     if let Some(value) = head.cors_origin.filter(|_| !origin) {
         push_field(out, b"Access-Control-Allow-Origin", value.as_bytes());
+    }
+    if let Some(preflight) = head.preflight {
+        preflight.push(out, allowed);
     }
     Pushed { dropped, upgrade }
 }
@@ -295,6 +338,7 @@ mod tests {
             body_len: body.len(),
             head_only: false,
             cors_origin: Some("*"),
+            preflight: None,
         }
     }
 
@@ -303,6 +347,18 @@ mod tests {
         let headers = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         let dropped = encode_response(&mut out, head, headers, body);
         (String::from_utf8(out).unwrap(), dropped)
+    }
+
+    #[test]
+    fn a_preflight_is_completed() {
+        let preflight = Preflight { methods: "GET".to_owned(), headers: "X".to_owned(), max_age_s: 7 };
+        let asked = ResponseHead { preflight: Some(&preflight), ..head(200, b"") };
+        let (text, _) = encode(&asked, &[("access-control-max-age", "1"), ("X-A", "b")], b"");
+        let expected = "Access-Control-Allow-Methods: GET\r\nAccess-Control-Allow-Headers: X\r\n";
+        assert!(text.contains("access-control-max-age: 1\r\n") && text.contains(expected), "{text}");
+        assert!(!text.contains("Max-Age"), "{text}");
+        let (text, _) = encode(&head(200, b""), &[], b"");
+        assert!(!text.contains("Allow-Methods"), "{text}");
     }
 
     #[test]
