@@ -22,6 +22,8 @@ const COMMON: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -125,4 +127,55 @@ static int ask(struct cweb_context *c, http_request_t *q, http_response_t *r) {
     assert!(ask("UPDATE jobs SET state = 'x'").starts_with("error"));
     assert!(ask("DELETE FROM cweb_jobs.job_events").starts_with("error"));
     assert!(ask("DROP TABLE cweb_jobs.jobs").starts_with("error"));
+}
+
+/// Tries what would outlive the server, lock it out of its files, signal it, or reach what others listen at.
+const REACHES: &str = r#"
+static void stop_here(int s) { (void)s; prctl(PR_SET_PDEATHSIG, 0); for (;;) pause(); }
+static int reach(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)c; r->body[0] = 0; const char *path = http_kv_get(q->params, "socket"), *shm = http_kv_get(q->params, "shm");
+  int pair[2] = { -1, -1 }; struct sockaddr_un at = { .sun_family = AF_UNIX };
+  snprintf(at.sun_path, sizeof at.sun_path, "%s", path);
+  if (socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0) out(r, "a pair of datagrams\n");
+  if (sendto(pair[0], "x", 1, 0, (void *)&at, sizeof at) == 1) out(r, "sendto\n");
+  struct sockaddr none = { .sa_family = AF_UNSPEC };
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair)) out(r, "no pair of streams\n");
+  if (write(pair[0], "x", 1) != 1) out(r, "a pair that does not work\n");
+  if (connect(pair[0], &none, sizeof none) == 0) out(r, "connect\n");
+  if (listen(pair[0], 1) == 0) out(r, "listen\n");
+  if (shmat(atoi(shm), 0, 0) != (void *)-1) out(r, "shmat\n");
+  if (fcntl(pair[0], F_SETOWN, getppid()) == 0) out(r, "setown\n");
+  for (int fd = 0; fd < 256; fd++) if (fchmod(fd, 0644) == 0 || fchown(fd, -1, -1) == 0) out(r, "fchmod %d\n", fd);
+  if (prctl(PR_SET_PDEATHSIG, 0) == 0) out(r, "survive\n");
+  if (prctl(PR_SET_DUMPABLE, 1) == 0) out(r, "dumpable\n");
+  return 0; }
+static int survive(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)c; (void)q; prctl(PR_SET_PDEATHSIG, 0);
+  struct sigaction sa = { .sa_handler = stop_here }; sigaction(SIGUSR1, &sa, 0);
+  syscall(SYS_tgkill, getpid(), getpid(), SIGUSR1);
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)getpid()); return 0; }
+"#;
+
+#[test]
+fn a_module_reaches_nobody_and_does_not_outlive_the_server() {
+    let server = Server::with(PROCESS);
+    let socket = server.dir.path().join("socket");
+    let listener = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let made = std::process::Command::new("ipcmk").args(["-M", "64", "-p", "0666"]).output();
+    let shm = made.map(|made| String::from_utf8_lossy(&made.stdout).into_owned()).unwrap_or_default();
+    let shm = shm.rsplit(' ').next().unwrap_or_default().trim().to_owned();
+    let routes = r#"{"/reach","GET",reach,NONE},{"/survive","GET",survive,NONE}"#;
+    server.deploy(&hostile("reacher", REACHES, routes, 2, ""));
+    let found = server.get(&format!("/reach?socket={}&shm={shm}", socket.display())).text();
+    let _ = std::process::Command::new("ipcrm").args(["-m", &shm]).status();
+    assert_eq!(found, "");
+    assert!(listener.recv(&mut [0; 8]).is_err());
+    let pid: u32 = server.get("/survive").text().parse().unwrap();
+    drop(server);
+    let place = format!("/proc/{pid}/stat");
+    support::eventually("the end of the module's process", || {
+        std::fs::read_to_string(&place).map_or(true, |stat| stat.contains(") Z "))
+    });
 }
