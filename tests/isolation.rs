@@ -218,7 +218,10 @@ static int f(struct cweb_context *c, http_request_t *q, http_response_t *r) {
   possible("read the key", opens("server.key", O_RDONLY));
   possible("write the jobs", opens("jobs.sqlite3", O_RDWR));
   possible("read the jobs", opens("jobs.sqlite3", O_RDONLY) || opens("jobs.sqlite3-wal", O_RDONLY) || opens("jobs.sqlite3-shm", O_RDONLY));
-  possible("read the jobs by a link", opens("/proc/self/fd/5", O_RDONLY) || opens("/dev/fd/5", O_RDONLY));
+  for (int fd = 0; fd < 256; fd++) {
+    char link[64]; snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length > 0) { path[length] = '\0'; possible("read or lock the jobs by what is open", strstr(path, "jobs.sqlite3") != NULL); } }
   possible("list the module store", opendir("modules") != NULL && opendir("modules/.objects") != NULL);
   possible("read a source", opens(http_kv_get(q->params, "source"), O_RDONLY));
   possible("write the data directory", opens("planted", O_WRONLY | O_CREAT));

@@ -1,9 +1,10 @@
 //! `cweb_context_t`: the services that all modules of a process share.
 
 use super::guard::Trap;
-use super::native::{self, Services, WorkFn};
+use super::native::{self, RawRows, Services, WorkFn};
 use super::types::Context;
 use super::{crypto, guard, host};
+use crate::jobs::store::{Key, Table, TableQuery};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -17,8 +18,20 @@ pub type Resolve = Box<dyn Fn(&str, &str) -> *mut c_void + Send + Sync>;
 /// Runs the given work on behalf of the named module, and takes note of a fault.
 pub type RunWork = Box<dyn Fn(&str, &mut dyn FnMut() -> Result<(), Trap>) + Send + Sync>;
 
+/// Fetches a page of the tables of jobs.
+pub type Rows = Box<dyn Fn(&TableQuery) -> Result<String, String> + Send + Sync>;
+
+/// Where modules read the tables of jobs.
+pub enum JobTables<'a> {
+    /// In the file at this path, which the process may read and lock.
+    File(&'a Path),
+    /// From whoever has the file.
+    Asked(Rows),
+}
+
 /// What the C side calls back with.
 struct Callbacks {
+    rows: Option<Rows>,
     resolve: Resolve,
     run_work: RunWork,
     context: OnceLock<ContextPtr>,
@@ -47,16 +60,27 @@ unsafe impl Send for ModuleContext {}
 unsafe impl Sync for ModuleContext {}
 
 impl ModuleContext {
-    /// Makes the context, with the modules' database at `database`, where they also read the database of `jobs`. One that
-    /// can't be opened is logged, and its functions fail: modules that use no database still work.
+    /// Makes the context, with the modules' database at `database`, where they also read the tables of `jobs`. One
+    /// that can't be opened is logged, and its functions fail: modules that use no database still work.
     ///
     /// # Errors
     /// Memory or threads ran out.
-    pub fn create(database: &Path, jobs: Option<&Path>, resolve: Resolve, run_work: RunWork) -> io::Result<Self> {
+    pub fn create(
+        database: &Path,
+        jobs: Option<JobTables<'_>>,
+        resolve: Resolve,
+        run_work: RunWork,
+    ) -> io::Result<Self> {
         let path = CString::new(database.as_os_str().as_bytes())?;
-        let jobs_uri = jobs.map(read_only_uri).transpose()?;
+        let (jobs_uri, rows) = match jobs {
+            Some(JobTables::File(path)) => (Some(read_only_uri(path)?), None),
+            Some(JobTables::Asked(rows)) => (None, Some(rows)),
+            None => (None, None),
+        };
+        let serve_rows = rows.is_some().then_some(serve_rows as native::RowsFn);
         // Both live as long as the process, like the context.
-        let callbacks: &Callbacks = Box::leak(Box::new(Callbacks { resolve, run_work, context: OnceLock::new() }));
+        let callbacks: &Callbacks =
+            Box::leak(Box::new(Callbacks { rows, resolve, run_work, context: OnceLock::new() }));
         let user = std::ptr::from_ref(callbacks).cast_mut().cast::<c_void>();
         let services = Box::leak(Box::new(Services {
             host: host::table(),
@@ -65,6 +89,7 @@ impl ModuleContext {
             work_admit,
             work_run,
             work_drop,
+            rows: serve_rows,
             crypto_loaded: c_int::from(crypto::is_loaded()),
         }));
         let mut error: [c_char; 512] = [0; 512];
@@ -99,24 +124,6 @@ impl ModuleContext {
         // SAFETY: the context is alive; the function releases only what this thread holds.
         unsafe { native::cwebn_context_after_fault(self.as_ptr()) };
     }
-}
-
-/// Opens the files of the WAL database at `path` for reading, so that [`ModuleContext::create`] can use it as that of jobs
-/// when this process may not open it any more. To be called while the process has one thread.
-///
-/// # Errors
-/// One of them can't be opened.
-pub fn keep_database(path: &Path) -> io::Result<()> {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let name = CString::new(name.as_bytes())?;
-        // SAFETY: a C string; one thread, by this function's contract.
-        if unsafe { native::cwebn_keep_file(name.as_ptr()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }
 
 /// The URI under which SQLite opens the file at `path` for reading (sqlite.org/uri.html).
@@ -155,6 +162,42 @@ unsafe extern "C" fn resolve_symbol(user: *mut c_void, module: *const c_char, sy
     // SAFETY: the caller's contract; the callbacks live for ever.
     let callbacks = unsafe { &*user.cast::<Callbacks>() };
     (callbacks.resolve)(&text("", module), &text("", symbol))
+}
+
+/// # Safety
+/// `user` is the `Callbacks` of `create`; `wanted` is whole, its text NULL or a C string; `length` is writable.
+unsafe extern "C" fn serve_rows(user: *mut c_void, wanted: *const RawRows, length: *mut usize) -> *mut c_char {
+    // SAFETY: the caller's contract; the callbacks live for ever.
+    let (callbacks, wanted) = unsafe { (&*user.cast::<Callbacks>(), &*wanted) };
+    // SAFETY: the caller's contract.
+    let text = (!wanted.text.is_null()).then(|| unsafe { CStr::from_ptr(wanted.text) }.to_string_lossy().into_owned());
+    let query = TableQuery {
+        table: if wanted.table == 0 { Table::Jobs } else { Table::Events },
+        equal: usize::try_from(wanted.column)
+            .ok()
+            .map(|column| (column, text.map_or(Key::Number(wanted.number), Key::Text))),
+        after: wanted.after,
+        before: wanted.before,
+        columns: wanted.columns,
+        descending: wanted.descending != 0,
+    };
+    let page = match callbacks.rows.as_ref().map(|rows| rows(&query)) {
+        Some(Ok(page)) => page,
+        Some(Err(error)) => {
+            tracing::warn!("the tables of jobs can't be read by modules: {error}");
+            return std::ptr::null_mut();
+        }
+        None => return std::ptr::null_mut(),
+    };
+    // SAFETY: the memory has as many bytes as are copied; `length` is writable by the caller's contract.
+    unsafe {
+        let memory = libc::malloc(page.len().max(1)).cast::<c_char>();
+        if !memory.is_null() {
+            std::ptr::copy_nonoverlapping(page.as_ptr().cast(), memory, page.len());
+            *length = page.len();
+        }
+        memory
+    }
 }
 
 /// A work's ticket: one more reference to the shared object its function lies in, so that the code stays mapped until it

@@ -23,6 +23,22 @@ pub(super) struct RawFault {
 /// `work_t`
 pub(super) type WorkFn = unsafe extern "C" fn(*mut c_void);
 
+/// `struct cwebn_rows`
+#[repr(C)]
+pub(super) struct RawRows {
+    pub(super) table: c_int,
+    pub(super) column: c_int,
+    pub(super) text: *const c_char,
+    pub(super) number: i64,
+    pub(super) after: i64,
+    pub(super) before: i64,
+    pub(super) columns: u64,
+    pub(super) descending: c_int,
+}
+
+/// `cwebn_services.rows`
+pub(super) type RowsFn = unsafe extern "C" fn(*mut c_void, *const RawRows, *mut usize) -> *mut c_char;
+
 /// `struct cwebn_services`
 #[repr(C)]
 pub(super) struct Services {
@@ -32,6 +48,7 @@ pub(super) struct Services {
     pub(super) work_admit: unsafe extern "C" fn(*mut c_void, WorkFn, *mut c_void) -> *mut c_void,
     pub(super) work_run: unsafe extern "C" fn(*mut c_void, WorkFn, *mut c_void, *mut c_void),
     pub(super) work_drop: unsafe extern "C" fn(*mut c_void, *mut c_void),
+    pub(super) rows: Option<RowsFn>,
     pub(super) crypto_loaded: c_int,
 }
 
@@ -95,7 +112,6 @@ unsafe extern "C" {
     ) -> *mut Context;
     pub(super) fn cwebn_context_pending(ctx: *mut Context) -> c_int;
     pub(super) fn cwebn_context_after_fault(ctx: *mut Context);
-    pub(super) fn cwebn_keep_file(path: *const c_char) -> c_int;
     pub(super) fn cwebn_stdio_capture(sink: Sink, user: *mut c_void) -> c_int;
     pub(super) fn cwebn_stdio_restore();
 }

@@ -7,7 +7,7 @@ use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work};
 use super::executor::Runner;
 use super::inbox::Message;
 use super::{DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, inspect, output, running};
-use crate::abi::context::ModuleContext;
+use crate::abi::context::{JobTables, ModuleContext};
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, ThreadGuard};
 use crate::abi::job;
@@ -79,13 +79,13 @@ pub(super) fn observe_faults(observer: Observer) {
 }
 
 impl InProcess {
-    /// A host whose modules share one context: a cache, a database at `database`, a scheduler. `jobs` is the database of
-    /// jobs, for modules to read.
+    /// A host whose modules share one context: a cache, a database at `database`, a scheduler. `jobs` is where
+    /// modules read the tables of jobs.
     ///
     /// # Errors
     /// The context could not be made; a database that can't be opened is only logged, because modules that use none
     /// still work.
-    pub fn start(database: &Path, jobs: Option<&Path>) -> std::io::Result<Self> {
+    pub fn start(database: &Path, jobs: Option<JobTables<'_>>) -> std::io::Result<Self> {
         guard::install()?;
         let symbols = Arc::new(SymbolTable::default());
         let (resolve, known) = (Arc::clone(&symbols), Arc::clone(&symbols));

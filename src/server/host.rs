@@ -1,5 +1,6 @@
 //! Where the modules live: in this process, or in confined ones of their own.
 
+use crate::abi::context::JobTables;
 use crate::config::{Config, Isolation};
 use crate::domain::DEFAULT_DOMAIN;
 use crate::domain::in_process::InProcess;
@@ -23,7 +24,7 @@ pub(super) enum ModuleHost {
 pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
     let database = module_database(config)?;
     if config.isolation == Isolation::None {
-        return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(jobs_file))?)));
+        return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(JobTables::File(jobs_file)))?)));
     }
     let scratch = config.data_dir.join("scratch");
     for dir in [&scratch, &config.data_dir.join("static"), &config.module_dir.join(".run")] {

@@ -99,6 +99,17 @@ int cwebn_call_work(work_t work, void *data, struct cwebn_fault *fault);
 
 /* ---- services.c: the context that module functions are given ---- */
 
+/* Which rows of the tables of jobs are wanted: those between two ids, by id. */
+struct cwebn_rows {
+    int table;        /* 0: jobs; 1: job_events */
+    int column;       /* the column that has to equal text or number; -1: none */
+    const char *text; /* NULL: number */
+    int64_t number;
+    int64_t after, before; /* neither is included */
+    uint64_t columns;      /* bit n: column n is read */
+    int descending;
+};
+
 /* What the server brings. Everything must outlive the context. */
 struct cwebn_services {
     /* The table also given to modules; its crypto functions serve ctx->crypto. */
@@ -114,6 +125,9 @@ struct cwebn_services {
     void (*work_run)(void *user, work_t work, void *data, void *ticket);
     /* The work won't run: releases the ticket. May be NULL. */
     void (*work_drop)(void *user, void *ticket);
+    /* A page of rows (see tables.c) in memory of malloc(3), which the caller frees; NULL: they can't be had. May be NULL:
+     * then the tables of jobs are read from their file. */
+    char *(*rows)(void *user, const struct cwebn_rows *wanted, size_t *length);
     /* 1 if the server has a key: ctx->crypto->status is CRYPTO_LOADED then. */
     int crypto_loaded;
 };
@@ -140,14 +154,10 @@ void cwebn_context_set_crypto(struct cweb_context *ctx, int loaded);
  * No module code may run any more. NULL is allowed. */
 void cwebn_context_destroy(struct cweb_context *ctx, int drain);
 
-/* ---- kept.c: files that SQLite reads and modules can't open ---- */
+/* ---- tables.c: the tables of jobs, where modules have a process of their own ---- */
 
-/*
- * Opens the file at `path`, absolute and without links, for reading, and keeps it open: SQLite can open it by that path
- * from then on, also when this process has lost the right to. To be called while the process has one thread. 0, or -1
- * with errno.
- */
-int cwebn_keep_file(const char *path);
+/* Makes the tables jobs and job_events in `schema` of `db`: their rows come from services->rows. An SQLite result code. */
+int cwebn_tables_create(sqlite3 *db, const char *schema, const struct cwebn_services *services);
 
 /* ---- stdio.c: what modules print ---- */
 

@@ -120,20 +120,27 @@ static int authorize(void *unused, int action, const char *first, const char *se
 
 /* Puts the server's database of jobs beside the modules' own. Read-only, also so that a module's BEGIN IMMEDIATE, which
  * locks every attached database it could write to, does not keep the server from writing. */
-static void attach_jobs(struct sqldb *database, const char *jobs_uri, char *error, size_t error_size) {
+static void attach_jobs(struct sqldb *database, const char *jobs_uri, const struct cwebn_services *services, char *error,
+                        size_t error_size) {
     sqlite3_stmt *attach = NULL;
+    if (services->rows != NULL) {
+        jobs_uri = ":memory:";
+    }
     int ok = sqlite3_prepare_v2(database->db, "ATTACH DATABASE ?1 AS " JOBS_SCHEMA, -1, &attach, NULL) == SQLITE_OK &&
              sqlite3_bind_text(attach, 1, jobs_uri, -1, SQLITE_STATIC) == SQLITE_OK &&
              sqlite3_step(attach) == SQLITE_DONE;
     sqlite3_finalize(attach);
+    if (ok && services->rows != NULL) {
+        ok = cwebn_tables_create(database->db, JOBS_SCHEMA, services) == SQLITE_OK;
+    }
     if (!ok) {
         snprintf(error, error_size, "the database of jobs can't be read by modules: %s", sqlite3_errmsg(database->db));
     }
 }
 
 /* Opens the shared database. Failure leaves functions that fail cleanly, and the reason. */
-static void open_database(struct sqldb *database, const char *path, const char *jobs_uri, char *error,
-                          size_t error_size) {
+static void open_database(struct sqldb *database, const char *path, const char *jobs_uri,
+                          const struct cwebn_services *services, char *error, size_t error_size) {
     int failed = sqldb_init(database, path) != 0;
     database->exec = guarded_exec;
     if (failed) {
@@ -142,8 +149,8 @@ static void open_database(struct sqldb *database, const char *path, const char *
         }
         return;
     }
-    if (jobs_uri != NULL) {
-        attach_jobs(database, jobs_uri, error, error_size);
+    if (jobs_uri != NULL || services->rows != NULL) {
+        attach_jobs(database, jobs_uri, services, error, error_size);
     }
     sqlite3_set_authorizer(database->db, authorize, NULL);
 }
@@ -229,7 +236,7 @@ struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_
     /* The thread reads this only once it has work, and nobody can have added any. */
     context->scheduler.hooks = &context->hooks;
     (void)pthread_setname_np(context->scheduler.thread, "cweb-scheduler");
-    open_database(&context->database, db_path, jobs_uri, error, error_size);
+    open_database(&context->database, db_path, jobs_uri, &context->services, error, error_size);
     context->crypto.ops = (struct crypto_ops){sign_token, verify_token};
     context->symbols = (struct symbols){context, resolve_symbol};
 

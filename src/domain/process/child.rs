@@ -6,7 +6,7 @@ use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild
 use super::layout::Layout;
 use super::port::Port;
 use super::work::{Domain, DomainRunner, Work};
-use crate::abi::context::{self, ModuleContext};
+use crate::abi::context::{JobTables, ModuleContext};
 use crate::abi::guard::Trap;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
@@ -15,6 +15,7 @@ use crate::domain::in_process::{self, Caught, InProcess, InProcessModule};
 use crate::domain::ring::{Consumer, Producer, Region};
 use crate::domain::{module_thread, running, sandbox};
 use crate::jobs::code::JobCalls;
+use crate::jobs::store::TableQuery;
 use core_affinity::CoreId;
 use crossbeam::channel::{Sender, bounded};
 use std::collections::HashMap;
@@ -128,10 +129,6 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let ToChild::Start(start) = control::read(&mut stream)? else {
         return Err(io::Error::other("the server did not say how to start"));
     };
-    // Modules read the tables of jobs by SQL, and can't open the files.
-    if let Err(error) = context::keep_database(Path::new(&start.jobs_database)) {
-        tracing::warn!("the database of jobs can't be read by modules: {error}");
-    }
     // While there is one thread, and before any code of others.
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
     sandbox::end_with_parent();
@@ -152,7 +149,9 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         runs: Mutex::default(),
     });
     connect_services(&parent, start.crypto);
-    let host = InProcess::start(Path::new(&start.database), Some(Path::new(&start.jobs_database)))?;
+    let asker = Arc::clone(&parent);
+    let rows = move |query: &TableQuery| asker.ask(Question::Rows(query.clone()));
+    let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
     // This may be a spare, which stays small: the threads come with the first order.
     wait_readable(&stream);
     let domain = start_threads(&start, &host, &region, bodies, wakes)?;

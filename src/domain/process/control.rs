@@ -4,6 +4,7 @@
 
 use crate::abi::manifest::Manifest;
 use crate::domain::sandbox::Policy;
+use crate::jobs::store::TableQuery;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{self, Read, Write};
 
@@ -21,9 +22,8 @@ pub(super) struct Start {
     pub(super) free_cores: Vec<usize>,
     pub(super) threads_min: usize,
     pub(super) threads_max: usize,
-    /// The modules' database, and the one of jobs.
+    /// The modules' database.
     pub(super) database: String,
-    pub(super) jobs_database: String,
     /// The server can sign.
     pub(super) crypto: bool,
     /// What the process may do.
@@ -138,12 +138,33 @@ pub(super) struct CaughtFault {
 /// What a module asks of the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Question {
-    CreateJob { instance: u64, job: String, payload: String },
-    Emit { run: u64, kind: String, data: Option<String> },
-    SetResult { run: u64, text: String },
-    SetError { run: u64, text: String },
-    Sign { token: Vec<u8> },
-    Verify { signed: Vec<u8>, token: Vec<u8> },
+    CreateJob {
+        instance: u64,
+        job: String,
+        payload: String,
+    },
+    Emit {
+        run: u64,
+        kind: String,
+        data: Option<String>,
+    },
+    SetResult {
+        run: u64,
+        text: String,
+    },
+    SetError {
+        run: u64,
+        text: String,
+    },
+    Sign {
+        token: Vec<u8>,
+    },
+    Verify {
+        signed: Vec<u8>,
+        token: Vec<u8>,
+    },
+    /// A page of the tables of jobs.
+    Rows(TableQuery),
 }
 
 /// Writes one message.

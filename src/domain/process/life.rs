@@ -382,7 +382,6 @@ fn start_message(shared: &Shared) -> Start {
         threads_min: config.threads_min,
         threads_max: config.threads_max,
         database: config.database.display().to_string(),
-        jobs_database: config.jobs_database.display().to_string(),
         crypto: crypto::is_loaded(),
         policy: config.policy.clone(),
     }

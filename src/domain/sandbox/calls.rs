@@ -82,12 +82,29 @@ const ALWAYS: &[i64] = &[
     libc::SYS_sethostname,
     libc::SYS_setdomainname,
     libc::SYS_vhangup,
-    // Meeting places of processes of one user.
+    // Meeting places of processes of one user; one is found by its number alone, without a call to get it.
     libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmdt,
+    libc::SYS_shmctl,
     libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
     libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
     libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
 ];
+
+/// What a pair of sockets could be turned to, were it to leave its other half: any path or name that others listen at.
+const MEETING: [libc::c_long; 5] =
+    [libc::SYS_connect, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4];
+
+/// The bits of socketpair(2)'s type that are no flags.
+const SOCKET_TYPE_MASK: u64 = 0xf;
 
 #[cfg(target_arch = "x86_64")]
 const ALWAYS_HERE: &[i64] =
@@ -96,7 +113,8 @@ const ALWAYS_HERE: &[i64] =
 const ALWAYS_HERE: &[i64] = &[];
 
 /// Refused to code of others: programs, and what a process may do to another of its user or to files by their names alone
-/// (landlock does not cover it, and a server that is not root shares its user with its children).
+/// (landlock does not cover it, and a server that is not root shares its user with its children). Changing the rights to a
+/// file takes a descriptor that only reads, so the calls that have one are among them.
 const FOREIGN: &[i64] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -105,13 +123,17 @@ const FOREIGN: &[i64] = &[
     libc::SYS_migrate_pages,
     libc::SYS_setpriority,
     libc::SYS_ioprio_set,
+    libc::SYS_fchmod,
     libc::SYS_fchmodat,
     FCHMODAT2,
+    libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_setxattr,
     libc::SYS_lsetxattr,
     libc::SYS_removexattr,
     libc::SYS_lremovexattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_fremovexattr,
 ];
 
 #[cfg(target_arch = "x86_64")]
@@ -141,6 +163,48 @@ const OTHERS_BY_THREAD: [i64; 6] = [
     libc::SYS_sched_setparam,
     libc::SYS_sched_setscheduler,
 ];
+
+/// Commands of fcntl(2) by which the kernel signals another process, or has one that opens a file wait.
+const FCNTL_OTHERS: [libc::c_int; 5] = [libc::F_SETOWN, F_SETOWN_EX, F_SETSIG, libc::F_SETLEASE, libc::F_NOTIFY];
+/// fcntl(2) (`asm-generic/fcntl.h`)
+const F_SETSIG: libc::c_int = 10;
+/// The same.
+const F_SETOWN_EX: libc::c_int = 15;
+
+/// FIOSETOWN, SIOCSPGRP and FIOASYNC (`asm-generic/sockios.h`, `asm-generic/ioctls.h`): F_SETOWN and O_ASYNC as ioctl(2).
+const IOCTL_OTHERS: [u64; 3] = [0x8901, 0x8902, 0x5452];
+
+/// What prctl(2) may be asked for by code of others: names, and what changes nothing but its own threads' way to run. Not
+/// whether it ends with the server, nor who may trace it.
+const PRCTL_GRANTED: &[libc::c_int] = &[
+    libc::PR_GET_PDEATHSIG,
+    libc::PR_GET_DUMPABLE,
+    libc::PR_SET_NAME,
+    libc::PR_GET_NAME,
+    libc::PR_GET_SECCOMP,
+    libc::PR_CAPBSET_READ,
+    libc::PR_SET_TIMERSLACK,
+    libc::PR_GET_TIMERSLACK,
+    libc::PR_SET_NO_NEW_PRIVS,
+    libc::PR_GET_NO_NEW_PRIVS,
+    libc::PR_SET_THP_DISABLE,
+    libc::PR_GET_THP_DISABLE,
+    libc::PR_GET_SPECULATION_CTRL,
+    PR_SVE_SET_VL,
+    PR_SVE_GET_VL,
+    PR_PAC_RESET_KEYS,
+    PR_SET_TAGGED_ADDR_CTRL,
+    PR_GET_TAGGED_ADDR_CTRL,
+    PR_SET_VMA,
+];
+/// `linux/prctl.h`; libc does not name them on each architecture.
+const PR_SVE_SET_VL: libc::c_int = 50;
+const PR_SVE_GET_VL: libc::c_int = 51;
+const PR_PAC_RESET_KEYS: libc::c_int = 54;
+const PR_SET_TAGGED_ADDR_CTRL: libc::c_int = 55;
+const PR_GET_TAGGED_ADDR_CTRL: libc::c_int = 56;
+/// Naming memory, as allocators do.
+const PR_SET_VMA: libc::c_int = 0x5356_4d41;
 
 const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWNS,
@@ -191,7 +255,7 @@ fn refused(policy: &Policy, landlock: i64) -> Result<Rules, seccompiler::Backend
     if policy.network {
         deny(&mut rules, libc::SYS_socket, &FAMILIES.map(|family| (0, Dword, Ne, family as u64)))?;
     } else {
-        rules.insert(libc::SYS_socket, Vec::new());
+        refuse_to_meet(&mut rules)?;
     }
     if !policy.exec_allowed {
         refuse_to_foreign_code(&mut rules, landlock)?;
@@ -200,6 +264,18 @@ fn refused(policy: &Policy, landlock: i64) -> Result<Rules, seccompiler::Backend
         rules.insert(libc::SYS_clone, Vec::new());
     }
     Ok(rules)
+}
+
+/// No sockets but pairs that stay pairs. One of datagrams would take an address with each message.
+fn refuse_to_meet(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+    rules.insert(libc::SYS_socket, Vec::new());
+    rules.extend(MEETING.map(|call| (call, Vec::new())));
+    deny(rules, libc::SYS_socketpair, &[(0, Dword, Ne, libc::AF_UNIX as u64)])?;
+    let paired = [libc::SOCK_STREAM as u64, libc::SOCK_SEQPACKET as u64];
+    for kind in (0..=SOCKET_TYPE_MASK).filter(|kind| !paired.contains(kind)) {
+        deny(rules, libc::SYS_socketpair, &[(1, Dword, MaskedEq(SOCKET_TYPE_MASK), kind)])?;
+    }
+    Ok(())
 }
 
 fn refuse_to_foreign_code(rules: &mut Rules, landlock: i64) -> Result<(), seccompiler::BackendError> {
@@ -214,6 +290,16 @@ fn refuse_to_foreign_code(rules: &mut Rules, landlock: i64) -> Result<(), seccom
     for call in OTHERS_BY_THREAD {
         deny(rules, call, &[(0, Dword, Ne, 0), (0, Dword, Ne, own)])?;
     }
+    for command in FCNTL_OTHERS {
+        deny(rules, libc::SYS_fcntl, &[(1, Dword, Eq, command as u64)])?;
+    }
+    let asynchronous = libc::O_ASYNC as u64;
+    let set_flags = (1, Dword, Eq, libc::F_SETFL as u64);
+    deny(rules, libc::SYS_fcntl, &[set_flags, (2, Dword, MaskedEq(asynchronous), asynchronous)])?;
+    for request in IOCTL_OTHERS {
+        deny(rules, libc::SYS_ioctl, &[(1, Dword, Eq, request)])?;
+    }
+    refuse_options(rules)?;
     // With no name it is futimens(3), on a file that is open.
     deny(rules, libc::SYS_utimensat, &[(1, Qword, Ne, 0)])?;
     if landlock < LANDLOCK_SIGNALS {
@@ -223,6 +309,15 @@ fn refuse_to_foreign_code(rules: &mut Rules, landlock: i64) -> Result<(), seccom
         rules.insert(libc::SYS_truncate, Vec::new());
     }
     Ok(())
+}
+
+/// Leaves of prctl(2) what [`PRCTL_GRANTED`] has, and asking to be killed with the server, which is still to be done.
+fn refuse_options(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+    let end_with_parent = libc::PR_SET_PDEATHSIG as u64;
+    let granted = PRCTL_GRANTED.iter().map(|option| *option as u64).chain([end_with_parent]);
+    let others: Vec<Test> = granted.map(|option| (0, Dword, Ne, option)).collect();
+    deny(rules, libc::SYS_prctl, &others)?;
+    deny(rules, libc::SYS_prctl, &[(0, Dword, Eq, end_with_parent), (1, Qword, Ne, libc::SIGKILL as u64)])
 }
 
 /// Refuses `call` when all of `tests` hold, besides what is refused of it already.

@@ -1,9 +1,13 @@
 //! Directories of a process that is not root.
 
 use super::User;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fchown, fstat, openat};
+use rustix::io::Errno;
+use rustix::path::Arg;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Deeper directories are not looked into: a module could make a chain without end.
@@ -31,25 +35,48 @@ fn may_enter(user: User, dir: &Path) -> bool {
 }
 
 /// Makes `user` the owner of `dir` and all in it. Links are not followed, and a file with a second name, which may lie
-/// elsewhere, stays as it is.
+/// elsewhere, stays as it is. Each step starts from a descriptor of the directory, so that nobody who moves things about
+/// meanwhile has another file given away.
 ///
 /// # Errors
-/// `lchown(2)` failed, or a directory can't be read.
+/// `fchown(2)` failed, or a directory can't be read.
 pub fn hand_over(user: User, dir: &Path) -> io::Result<()> {
-    hand_over_to(user, dir, 0)
+    match open_directory(CWD, dir) {
+        // A link of the operator's; what it leads to is theirs to give.
+        Err(_) if fs::symlink_metadata(dir)?.is_symlink() => Ok(()),
+        opened => hand_over_in(user, opened?, 0),
+    }
 }
 
-fn hand_over_to(user: User, path: &Path, depth: usize) -> io::Result<()> {
-    let data = fs::symlink_metadata(path)?;
-    if !data.is_dir() && data.nlink() > 1 {
-        return Ok(());
+fn open_directory(parent: impl AsFd, name: impl Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(parent, name, flags, Mode::empty())?)
+}
+
+fn hand_over_in(user: User, dir: OwnedFd, depth: usize) -> io::Result<()> {
+    let (uid, gid) = (Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)));
+    let is_owner = |data: &Stat| (data.st_uid, data.st_gid) == (user.uid, user.gid);
+    if !is_owner(&fstat(&dir)?) {
+        fchown(&dir, uid, gid)?;
     }
-    if (data.uid(), data.gid()) != (user.uid, user.gid) {
-        lchown(path, Some(user.uid), Some(user.gid))?;
-    }
-    if data.is_dir() && depth < DEPTH_MAX {
-        for entry in fs::read_dir(path)? {
-            hand_over_to(user, &entry?.path(), depth + 1)?;
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        // By a descriptor that can't be used for anything else, and so opens no device and waits for no reader.
+        let place = match openat(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) => continue,
+            place => place?,
+        };
+        let data = fstat(&place)?;
+        if FileType::from_raw_mode(data.st_mode) == FileType::Directory {
+            if depth < DEPTH_MAX {
+                hand_over_in(user, open_directory(&place, c".")?, depth + 1)?;
+            }
+        } else if data.st_nlink == 1 && !is_owner(&data) {
+            chownat(&place, c"", uid, gid, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)?;
         }
     }
     Ok(())
@@ -76,5 +103,34 @@ mod tests {
         let own = fs::metadata(&outer).unwrap();
         assert_eq!(closed_to(User { uid: own.uid(), gid: own.gid() }, std::slice::from_ref(&inner)), None);
         assert_eq!(closed_to(other, &[inner.join("missing")]), Some(inner.join("missing")));
+    }
+
+    #[test]
+    fn what_a_link_or_a_second_name_leads_to_keeps_its_owner() {
+        let other = User { uid: 65_533, gid: 65_533 };
+        let dir = tempfile::tempdir().unwrap();
+        let (own, outside) = (dir.path().join("own"), dir.path().join("outside"));
+        for dir in [&own.join("sub"), &outside] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        for file in [own.join("sub/file"), outside.join("secret"), outside.join("twice")] {
+            fs::write(file, "").unwrap();
+        }
+        std::os::unix::fs::symlink(&outside, own.join("directory")).unwrap();
+        std::os::unix::fs::symlink(outside.join("secret"), own.join("sub/link")).unwrap();
+        fs::hard_link(outside.join("twice"), own.join("second")).unwrap();
+        if hand_over(other, &own).is_err() {
+            return; // Not root.
+        }
+        let owner = |path: &Path| fs::symlink_metadata(path).unwrap().uid();
+        for given in [&own, &own.join("sub"), &own.join("sub/file"), &own.join("directory"), &own.join("sub/link")] {
+            assert_eq!(owner(given), other.uid, "{}", given.display());
+        }
+        for kept in [&outside, &outside.join("secret"), &outside.join("twice")] {
+            assert_ne!(owner(kept), other.uid, "{}", kept.display());
+        }
+        // Nor where the directory itself is a link.
+        hand_over(other, &own.join("directory")).unwrap();
+        assert_ne!(owner(&outside.join("secret")), other.uid);
     }
 }

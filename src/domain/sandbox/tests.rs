@@ -64,6 +64,27 @@ fn attempt_named(text: &str) -> String {
             "thread" => io(std::thread::Builder::new().spawn(|| {}).map(|thread| thread.join().unwrap())),
             "socket" => call(libc::socket(argument.parse().unwrap(), libc::SOCK_STREAM, 0).into()),
             "socketpair" => call(libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, [0; 2].as_mut_ptr()).into()),
+            "datagrams" => call(libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM, 0, [0; 2].as_mut_ptr()).into()),
+            "packets" => {
+                let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+                call(libc::socketpair(libc::AF_UNIX, kind, 0, [0; 2].as_mut_ptr()).into())
+            }
+            "connect" => call(libc::connect(0, std::ptr::null(), 0).into()),
+            "bind" => call(libc::bind(0, std::ptr::null(), 0).into()),
+            "shmat" => call(libc::syscall(libc::SYS_shmat, 0, 0, 0)),
+            "msgsnd" => call(libc::syscall(libc::SYS_msgsnd, 0, 0, 0, 0)),
+            "semop" => call(libc::syscall(libc::SYS_semop, 0, 0, 0)),
+            "fchmod" => call(libc::fchmod(0, 0o600).into()),
+            "fchown" => call(libc::fchown(0, u32::MAX, u32::MAX).into()),
+            "own" => call(libc::fcntl(0, libc::F_SETOWN, std::os::unix::process::parent_id()).into()),
+            "async" => call(libc::fcntl(0, libc::F_SETFL, libc::O_ASYNC).into()),
+            "nonblock" => call(libc::fcntl(0, libc::F_SETFL, libc::O_NONBLOCK).into()),
+            "fiosetown" => call(libc::ioctl(0, 0x8901, &raw const own).into()),
+            "survive" => call(libc::prctl(libc::PR_SET_PDEATHSIG, 0).into()),
+            "end-with-parent" => call(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into()),
+            "dumpable" => call(libc::prctl(libc::PR_SET_DUMPABLE, 1).into()),
+            "tracer" => call(libc::prctl(libc::PR_SET_PTRACER, -1_i64).into()),
+            "name" => call(libc::prctl(libc::PR_SET_NAME, c"name".as_ptr()).into()),
             "ptrace" => call(libc::ptrace(libc::PTRACE_ATTACH, parent, 0, 0)),
             "kill-parent" => call(libc::syscall(libc::SYS_kill, parent, 0)),
             "kill-self" => call(libc::syscall(libc::SYS_kill, own, 0)),
@@ -190,6 +211,24 @@ fn code_of_others_starts_nothing_and_reaches_nobody() {
         ("socket:2", EPERM),
         ("socket:10", EPERM),
         ("socketpair", "ok"),
+        ("datagrams", EPERM),
+        ("packets", "ok"),
+        ("connect", EPERM),
+        ("bind", EPERM),
+        ("shmat", EPERM),
+        ("msgsnd", EPERM),
+        ("semop", EPERM),
+        ("fchmod", EPERM),
+        ("fchown", EPERM),
+        ("own", EPERM),
+        ("async", EPERM),
+        ("nonblock", "ok"),
+        ("fiosetown", EPERM),
+        ("survive", EPERM),
+        ("end-with-parent", "ok"),
+        ("dumpable", EPERM),
+        ("tracer", EPERM),
+        ("name", "ok"),
         ("ptrace", EPERM),
         ("kill-parent", EPERM),
         ("kill-self", "ok"),
@@ -219,6 +258,7 @@ fn the_network_and_programs_can_be_granted() {
     // 17 is AF_PACKET, 38 AF_ALG, 40 AF_VSOCK.
     let sockets = [("socket:1", "ok"), ("socket:2", "ok"), ("socket:10", "ok"), ("socket:17", EPERM)];
     expect(&network, &sockets);
+    expect(&network, &[("datagrams", "ok"), ("shmat", EPERM), ("fchmod", EPERM)]);
     expect(&network, &[("socket:38", EPERM), ("socket:40", EPERM), ("fork", EPERM)]);
     let programs = Policy { execute: compiler_paths(Path::new("/usr/bin/cc")), exec_allowed: true, ..foreign() };
     expect(&programs, &[("exec:/bin/true", "ok"), ("fork", "ok"), ("socket:2", EPERM), ("setsid", EPERM)]);

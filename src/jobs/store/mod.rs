@@ -18,6 +18,7 @@
 //! | `live` | the unfinished jobs in memory, rolled back with the transaction |
 //! | `schema`, `statements`, `rows` | lock, pragmas, migrations; SQL |
 //! | `readers` | [`Reader`]: read-only queries |
+//! | `tables` | [`Tables`]: the tables as modules read them, a page at a time |
 
 mod batch;
 mod command;
@@ -28,6 +29,7 @@ mod readers;
 mod rows;
 mod schema;
 mod statements;
+mod tables;
 mod transition;
 mod types;
 mod writer;
@@ -38,6 +40,7 @@ mod tests;
 pub use error::{OpenError, StoreError};
 pub use handle::Writer;
 pub use readers::Reader;
+pub use tables::{Key, Table, TableQuery, Tables};
 pub use types::{Change, Changed, Deleted, Done, Durability, JobEvent, JobFilter, JobRow, NewJob, State, Submitted};
 
 use command::Command;

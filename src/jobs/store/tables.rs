@@ -1,0 +1,178 @@
+//! The tables as modules read them by SQL from a process that has not the file: pages of rows, by id.
+//!
+//! A page is one short read of bounded size, so no reader keeps the log from being moved into the database. What two
+//! pages show may be of two moments.
+
+use super::{StoreError, schema};
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::{Connection, ToSql, params};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// Rows of a page.
+const ROWS_MAX: usize = 256;
+/// No row follows one that brings a page to so many bytes.
+const PAGE_BYTES: usize = 256 * 1024;
+
+/// A table, its columns in the order of `abi/native/tables.c`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Table {
+    /// `jobs`
+    Jobs,
+    /// `job_events`
+    Events,
+}
+
+const JOBS: [&str; 18] = [
+    "id",
+    "uuid",
+    "module_name",
+    "job_name",
+    "state",
+    "module_hash",
+    "created_at",
+    "updated_at",
+    "payload_json",
+    "result_json",
+    "error_text",
+    "attempt",
+    "max_attempts",
+    "backoff_ms",
+    "timeout_ms",
+    "run_at",
+    "priority",
+    "unique_key",
+];
+const EVENTS: [&str; 6] = ["id", "job_id", "ts", "type", "data_json", "final"];
+/// Columns that are sent only where they are read: they can be long.
+const LONG: [&str; 4] = ["payload_json", "result_json", "error_text", "data_json"];
+/// Columns that an index finds, so that a page costs what it shows.
+const INDEXED: [&str; 5] = ["id", "uuid", "module_name", "state", "job_id"];
+
+impl Table {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Jobs => "jobs",
+            Self::Events => "job_events",
+        }
+    }
+
+    fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Jobs => &JOBS,
+            Self::Events => &EVENTS,
+        }
+    }
+}
+
+/// What a column has to equal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Key {
+    /// A number.
+    Number(i64),
+    /// A text.
+    Text(String),
+}
+
+impl ToSql for Key {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Number(number) => ToSqlOutput::Owned(Value::Integer(*number)),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+        })
+    }
+}
+
+/// Which rows are wanted; hostile input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableQuery {
+    /// Of which table.
+    pub table: Table,
+    /// Only those whose column of this number equals the key; ignored for a column that no index finds.
+    pub equal: Option<(usize, Key)>,
+    /// Only those with a higher id,
+    pub after: i64,
+    /// and a lower one.
+    pub before: i64,
+    /// Bit n: column n is read.
+    pub columns: u64,
+    /// The highest id first.
+    pub descending: bool,
+}
+
+/// Reads for one process of modules.
+pub struct Tables {
+    path: PathBuf,
+    connection: Option<Connection>,
+}
+
+impl Tables {
+    /// Of the database at `path`, which is opened for the first page.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), connection: None }
+    }
+
+    /// The first rows that are wanted: `m` if there may be more, or `e`, followed by the values, row by row: `n` for NULL,
+    /// `u` for a column that is not read, `i…;` a number, `tN:` a text of N bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn page(&mut self, query: &TableQuery) -> Result<String, StoreError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => schema::open_reading(&self.path)?,
+        };
+        read(self.connection.insert(connection), query)
+    }
+}
+
+fn read(connection: &Connection, query: &TableQuery) -> Result<String, StoreError> {
+    let columns = query.table.columns();
+    let is_read =
+        |at: usize, name: &str| !LONG.contains(&name) || query.columns.checked_shr(at as u32).unwrap_or(0) & 1 == 1;
+    let list: Vec<&str> =
+        columns.iter().enumerate().map(|(at, name)| if is_read(at, name) { *name } else { "NULL" }).collect();
+    let equal = query.equal.as_ref().and_then(|(at, key)| Some((*columns.get(*at)?, key)));
+    let (filter, key) = match equal.filter(|(name, _)| INDEXED.contains(name)) {
+        Some((name, key)) => (format!(" AND {name} = ?3"), key.clone()),
+        None => (" AND ?3 IS NOT NULL".to_owned(), Key::Number(0)),
+    };
+    let order = if query.descending { "DESC" } else { "ASC" };
+    let sql = format!(
+        "SELECT {} FROM {} WHERE id > ?1 AND id < ?2{filter} ORDER BY id {order} LIMIT {ROWS_MAX}",
+        list.join(", "),
+        query.table.name()
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query(params![query.after, query.before, key])?;
+    let (mut page, mut count) = ("m".to_owned(), 0);
+    while page.len() < PAGE_BYTES {
+        let Some(row) = rows.next()? else {
+            if count < ROWS_MAX {
+                page.replace_range(..1, "e");
+            }
+            break;
+        };
+        count += 1;
+        for (at, name) in columns.iter().enumerate() {
+            if is_read(at, name) { append(&mut page, row.get_ref(at)?) } else { page.push('u') }
+        }
+    }
+    Ok(page)
+}
+
+fn append(page: &mut String, value: ValueRef<'_>) {
+    let mut text = |text: &str| {
+        let _ = write!(page, "t{}:{text}", text.len());
+    };
+    match value {
+        ValueRef::Null => page.push('n'),
+        ValueRef::Integer(number) => {
+            let _ = write!(page, "i{number};");
+        }
+        ValueRef::Real(number) => text(&number.to_string()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => text(&String::from_utf8_lossy(bytes)),
+    }
+}

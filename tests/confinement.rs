@@ -1,0 +1,181 @@
+//! What a module in a process of its own can't do to the server, to its jobs and its files: one module, written to do
+//! harm, a test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::sync::Arc;
+use support::{Server, module};
+
+const PROCESS: &[&str] = &["--isolation", "process"];
+
+/// Headers, and `out(r, format, …)`, which adds to an answer.
+const COMMON: &str = r#"
+#define _GNU_SOURCE
+#include <cweb.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+static void out(http_response_t *r, const char *format, ...) {
+  va_list a; va_start(a, format); size_t n = strlen(r->body);
+  vsnprintf(r->body + n, HTTP_RESPONSE_SIZE - n, format, a); va_end(a); }
+"#;
+
+fn hostile(name: &str, code: &str, routes: &str, size: usize, fields: &str) -> String {
+    COMMON.to_owned() + &module(name, code, routes, size, fields)
+}
+
+#[test]
+fn jobs_go_on_whatever_a_module_locks_and_leaves_unread() {
+    let server = Server::with(PROCESS);
+    let code = r#"
+static int job(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; (void)j; return 0; }
+static int lock(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)c; (void)q; r->body[0] = 0;
+  for (int fd = 3; fd < 256; fd++) {
+    char p[64], b[256]; snprintf(p, sizeof p, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(p, b, 255); if (n < 0) continue;
+    b[n] = 0; if (!strstr(b, "jobs.sqlite3")) continue;
+    for (int at = 120; at < 128; at++) {
+      struct flock l = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1 };
+      if (fcntl(fd, F_OFD_SETLK, &l) == 0 || fcntl(fd, F_SETLK, &l) == 0) out(r, "%s %d; ", b, at); } }
+  return 0; }
+static int unread(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)q; sqlite3_stmt *s = NULL; struct sqldb *db = c->database;
+  int made = db->prepare(db, "SELECT uuid FROM jobs", -1, &s, NULL);
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d", made, db->step(s)); return 0; }
+"#;
+    let routes = r#"{"/lock","GET",lock,NONE},{"/unread","GET",unread,NONE}"#;
+    server.deploy(&hostile("locker", code, routes, 2, r#".jobs = {{"job", job, NULL}}, .job_size = 1,"#));
+    let submit = |bytes: usize| {
+        let body = format!(r#"{{"job":"job","payload":{{"x":"{}"}}}}"#, "x".repeat(bytes));
+        let response = server.post("/jobs", body.as_bytes());
+        assert_eq!(response.status, 200, "{}", response.text());
+    };
+    submit(1);
+    assert_eq!(server.get("/unread").text(), "0 100");
+    let locked = server.get("/lock").text();
+    (0..16).for_each(|_| submit(900_000));
+    let log = server.dir.path().join("jobs.sqlite3-wal");
+    let bytes = std::fs::metadata(log).unwrap().len();
+    assert!(bytes < 10_000_000, "the log has grown to {bytes} bytes; locked: {locked}");
+    assert_eq!(locked, "");
+}
+
+#[test]
+fn the_tables_of_jobs_are_read_as_any_others() {
+    const JOBS: usize = 600;
+    let server = Server::with(PROCESS);
+    let code = r#"
+static int job(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; return j->emit_event(j, "seen", "{\"a\":\"b\"}"); }
+static int row(void *at, int n, char **values, char **names) {
+  (void)names; for (int i = 0; i < n; i++) out(at, "%s%s", i ? "|" : "", values[i] ? values[i] : "NULL");
+  out(at, "\n"); return 0; }
+static int ask(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  r->body[0] = 0; int code = c->database->exec(c->database, q->body, row, r);
+  if (code) out(r, "error %d %s", code, sqlite3_errmsg(c->database->db));
+  return 0; }
+"#;
+    let fields = r#".jobs = {{"job", job, NULL}}, .job_size = 1,"#;
+    server.deploy(&hostile("reader", code, r#"{"/ask","POST",ask,NONE}"#, 1, fields));
+    let mut uuids = Vec::new();
+    let mut client = server.connect();
+    for n in 0..JOBS {
+        let body = format!(r#"{{"job":"job","payload":{{"n":{n}}}}}"#);
+        let text = client.request("POST", "/jobs", &[], body.as_bytes()).text();
+        let uuid = text.split('"').find(|part| part.len() == 36).unwrap();
+        uuids.push(uuid.to_owned());
+    }
+    let ask = |sql: &str| server.post("/ask", sql.as_bytes()).text();
+    support::eventually("the end of all jobs", || {
+        ask("SELECT count(*) FROM jobs WHERE state = 'done'") == format!("{JOBS}\n")
+    });
+    assert_eq!(ask("SELECT count(*), count(DISTINCT id), min(id), max(id) FROM jobs"), "600|600|1|600\n");
+    assert_eq!(ask("SELECT id FROM jobs ORDER BY id DESC LIMIT 3"), "600\n599\n598\n");
+    assert_eq!(ask("SELECT id FROM jobs WHERE id >= 299 AND id < 302"), "299\n300\n301\n");
+    assert_eq!(ask("SELECT id FROM jobs WHERE id <= 2 ORDER BY id DESC"), "2\n1\n");
+    assert_eq!(ask("SELECT id FROM jobs WHERE id > 598 AND module_name = 'reader'"), "599\n600\n");
+    let seventh = &uuids[6];
+    assert_eq!(
+        ask(&format!("SELECT id, payload_json, result_json, job_name FROM jobs WHERE uuid = '{seventh}'")),
+        "7|{\"n\":6}|{}|job\n"
+    );
+    let upper = seventh.to_uppercase();
+    assert_eq!(ask(&format!("SELECT id FROM jobs WHERE uuid = '{upper}' COLLATE NOCASE")), "7\n");
+    let joined = "SELECT e.data_json FROM jobs j JOIN job_events e ON e.job_id = j.id WHERE e.type = 'seen'";
+    assert_eq!(ask(&format!("{joined} AND j.uuid = '{seventh}'")), "{\"a\":\"b\"}\n");
+    assert_eq!(
+        ask(&format!("SELECT count(*) FROM job_events WHERE job_id = (SELECT id FROM jobs WHERE uuid = '{seventh}')")),
+        ask("SELECT count(*) FROM cweb_jobs.job_events WHERE job_id = 8")
+    );
+    assert_eq!(ask("SELECT count(*) FROM jobs WHERE id IN (3, 5, '7', 9.0, NULL, 'x')"), "4\n");
+    assert_eq!(ask("SELECT count(*) FROM jobs WHERE uuid = NULL OR id > NULL OR id < 'x' AND id = 5"), "1\n");
+    assert_eq!(ask("SELECT sum(length(payload_json)) > 0 FROM jobs WHERE payload_json LIKE '%59%'"), "1\n");
+    assert!(ask("UPDATE jobs SET state = 'x'").starts_with("error"));
+    assert!(ask("DELETE FROM cweb_jobs.job_events").starts_with("error"));
+    assert!(ask("DROP TABLE cweb_jobs.jobs").starts_with("error"));
+}
+
+/// Tries what would outlive the server, lock it out of its files, signal it, or reach what others listen at.
+const REACHES: &str = r#"
+static void stop_here(int s) { (void)s; prctl(PR_SET_PDEATHSIG, 0); for (;;) pause(); }
+static int reach(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)c; r->body[0] = 0; const char *path = http_kv_get(q->params, "socket"), *shm = http_kv_get(q->params, "shm");
+  int pair[2] = { -1, -1 }; struct sockaddr_un at = { .sun_family = AF_UNIX };
+  snprintf(at.sun_path, sizeof at.sun_path, "%s", path);
+  if (socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0) out(r, "a pair of datagrams\n");
+  if (sendto(pair[0], "x", 1, 0, (void *)&at, sizeof at) == 1) out(r, "sendto\n");
+  struct sockaddr none = { .sa_family = AF_UNSPEC };
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair)) out(r, "no pair of streams\n");
+  if (write(pair[0], "x", 1) != 1) out(r, "a pair that does not work\n");
+  if (connect(pair[0], &none, sizeof none) == 0) out(r, "connect\n");
+  if (listen(pair[0], 1) == 0) out(r, "listen\n");
+  if (shmat(atoi(shm), 0, 0) != (void *)-1) out(r, "shmat\n");
+  if (fcntl(pair[0], F_SETOWN, getppid()) == 0) out(r, "setown\n");
+  for (int fd = 0; fd < 256; fd++) if (fchmod(fd, 0644) == 0 || fchown(fd, -1, -1) == 0) out(r, "fchmod %d\n", fd);
+  if (prctl(PR_SET_PDEATHSIG, 0) == 0) out(r, "survive\n");
+  if (prctl(PR_SET_DUMPABLE, 1) == 0) out(r, "dumpable\n");
+  return 0; }
+static int survive(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)c; (void)q; prctl(PR_SET_PDEATHSIG, 0);
+  struct sigaction sa = { .sa_handler = stop_here }; sigaction(SIGUSR1, &sa, 0);
+  syscall(SYS_tgkill, getpid(), getpid(), SIGUSR1);
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)getpid()); return 0; }
+"#;
+
+#[test]
+fn a_module_reaches_nobody_and_does_not_outlive_the_server() {
+    let server = Server::with(PROCESS);
+    let socket = server.dir.path().join("socket");
+    let listener = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let made = std::process::Command::new("ipcmk").args(["-M", "64", "-p", "0666"]).output();
+    let shm = made.map(|made| String::from_utf8_lossy(&made.stdout).into_owned()).unwrap_or_default();
+    let shm = shm.rsplit(' ').next().unwrap_or_default().trim().to_owned();
+    let routes = r#"{"/reach","GET",reach,NONE},{"/survive","GET",survive,NONE}"#;
+    server.deploy(&hostile("reacher", REACHES, routes, 2, ""));
+    let found = server.get(&format!("/reach?socket={}&shm={shm}", socket.display())).text();
+    let _ = std::process::Command::new("ipcrm").args(["-m", &shm]).status();
+    assert_eq!(found, "");
+    assert!(listener.recv(&mut [0; 8]).is_err());
+    let pid: u32 = server.get("/survive").text().parse().unwrap();
+    drop(server);
+    let place = format!("/proc/{pid}/stat");
+    support::eventually("the end of the module's process", || {
+        std::fs::read_to_string(&place).map_or(true, |stat| stat.contains(") Z "))
+    });
+}
