@@ -26,7 +26,7 @@ pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, UnixAccess,
 pub use outbox::{Lent, Outbox};
 pub use sys::{keep_descriptors_from, raise_open_files_limit};
 pub use tls::Acceptor;
-pub use waker::Waker;
+pub use waker::{Doorbell, Waker};
 
 use std::io;
 use std::sync::Arc;

@@ -147,7 +147,7 @@ pub(super) fn eventfd_signal(fd: &OwnedFd) {
     unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
 }
 
-/// Reads and so clears the counter of an eventfd or timerfd.
+/// Reads and so clears the counter of a timerfd.
 pub(super) fn counter_clear(fd: &OwnedFd) {
     let mut count = [0_u8; 8];
     // SAFETY: 8 writable bytes; the descriptor is non-blocking.

@@ -360,8 +360,11 @@ fn a_wait_that_keeps_failing_does_not_spin() {
     if io_uring_available(1).is_err() {
         return; // epoll refuses such a descriptor beforehand.
     }
-    let no_waker =
-        Running::start_with(ReactorKind::Monoio, Waker::with_descriptor(unpollable()), sys::timer(TICK).unwrap());
+    let no_waker = Running::start_with(
+        ReactorKind::Monoio,
+        Waker::with_descriptor(unpollable(), sys::eventfd().unwrap()),
+        sys::timer(TICK).unwrap(),
+    );
     let no_timer = Running::start_with(ReactorKind::Monoio, Waker::new().unwrap(), unpollable());
     for server in [no_waker, no_timer] {
         let mut client = server.connect();

@@ -10,11 +10,11 @@ use super::shared::Shared;
 use super::{lock, reader};
 use crate::abi::crypto;
 use crate::domain::ring::{Consumer, Producer, Region};
-use crate::net;
+use crate::net::{self, Doorbell, Waker};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -33,6 +33,8 @@ pub(super) struct Life {
     layout: Layout,
     region: Arc<Region>,
     bodies: Arc<Region>,
+    /// By which it wakes the shards.
+    bells: Mutex<Vec<Doorbell>>,
     since: SystemTime,
     /// The process has not been waited for, so `pid` is still its own. Held while it is signalled.
     alive: Mutex<bool>,
@@ -97,7 +99,8 @@ impl Life {
         let region = Arc::new(Region::create(layout.bytes())?);
         let bodies = Arc::new(Region::create(arena::bytes(shared.wakers.len()))?);
         let (stream, theirs) = UnixStream::pair()?;
-        let mut child = spawn(shared, &theirs, &region, &bodies)?;
+        let bells = shared.wakers.iter().map(Waker::doorbell).collect::<io::Result<Vec<_>>>()?;
+        let mut child = spawn(shared, &theirs, &region, &bodies, &bells)?;
         drop(theirs);
         let number = shared.number();
         let (alive, buried) = bounded(0);
@@ -109,6 +112,7 @@ impl Life {
                 layout,
                 region,
                 bodies,
+                bells: Mutex::new(bells),
                 since: SystemTime::now(),
                 alive: Mutex::new(true),
                 stream: Mutex::new(ours),
@@ -255,6 +259,7 @@ impl Life {
 
     /// The process may be waited for from here on: its number can be another's then.
     pub(super) fn is_reaped(&self) {
+        lock(&self.bells).clear();
         *lock(&self.alive) = false;
     }
 
@@ -387,10 +392,15 @@ fn start_message(shared: &Shared) -> Start {
     }
 }
 
-fn spawn(shared: &Shared, control: &UnixStream, region: &Region, bodies: &Region) -> io::Result<Child> {
-    let wakes = shared.wakers.iter().map(|waker| waker.descriptor()).collect::<io::Result<Vec<OwnedFd>>>()?;
+fn spawn(
+    shared: &Shared,
+    control: &UnixStream,
+    region: &Region,
+    bodies: &Region,
+    bells: &[Doorbell],
+) -> io::Result<Child> {
     let mut passed: Vec<RawFd> = vec![control.as_raw_fd(), region.fd().as_raw_fd(), bodies.fd().as_raw_fd()];
-    passed.extend(wakes.iter().map(AsRawFd::as_raw_fd));
+    passed.extend(bells.iter().map(|bell| bell.as_fd().as_raw_fd()));
     let mut command = Command::new("/proc/self/exe");
     command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null()).process_group(0);
     command.env_remove("CWEB_ADMIN_KEY").env("TMPDIR", &shared.config.scratch);

@@ -14,7 +14,7 @@ const ROOM_WAIT: Duration = Duration::from_secs(10);
 /// Writes to one shard; shared by all threads of the domain.
 pub(super) struct Port {
     producer: Mutex<Producer>,
-    /// The shard's eventfd.
+    /// An eventfd that the shard waits for.
     wake: OwnedFd,
     record_bytes_max: usize,
 }
