@@ -97,6 +97,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let host = start_host(&config, &jobs_file, &wakers).map_err(setup("preparing to run modules"))?;
     let control = start_control(&config, &host)?;
     let jobs = start_jobs(&config, store, hub, &control)?;
+    // After the jobs: an `onload` may create some.
+    control.load_persisted();
+    jobs.begin();
     let failed = Arc::new(OnceLock::new());
     let admin = make_admin(&config, &access, &control, &jobs);
     let admin_from = (!config.admin_listen.is_empty()).then_some(public);
@@ -176,7 +179,6 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
             ModuleHost::Apart(host) => host.published(instances),
         }
     }));
-    control.load_persisted();
     Ok(control)
 }
 

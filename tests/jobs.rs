@@ -604,3 +604,26 @@ fn many_submitters_get_as_many_jobs() {
         json_of(&server.get("/jobs?state=done&limit=1000"))["jobs"].as_array().unwrap().len() == 800
     });
 }
+
+#[test]
+fn an_onload_creates_jobs_also_at_the_start_of_the_server() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let code = "static int made = -9;
+        static void load(struct cweb_context *c) { (void)c; cweb_uuid_t uuid; made = jobs_create(\"hello\", \"{}\", &uuid); }
+        static int run(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; return j->set_result(j, \"1\"); }
+        static int h(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, \"%d\", made); return 0; }";
+    let fields = ".jobs = {{\"hello\", run, NULL}}, .job_size = 1, .onload = load,";
+    let source = support::module("greeter", code, "{\"/made\", \"GET\", h, NONE}", 1, fields);
+    for round in 1..=3 {
+        let server = Server::on(&dir, &[], &[]);
+        if round == 1 {
+            server.deploy(&source);
+        }
+        assert_eq!(server.get("/made").text(), "0");
+        eventually("all are done", || {
+            let listed = json_of(&server.get("/jobs?state=done"));
+            listed["jobs"].as_array().unwrap().len() == round
+        });
+        server.stop();
+    }
+}

@@ -256,6 +256,7 @@ fn admin() -> &'static Arc<Admin> {
             retention: Duration::from_secs(1000),
         };
         let jobs = Jobs::start(config, store, hub, Arc::new(control.clone())).expect("jobs");
+        jobs.begin();
         // What is open stays open, and nothing is looked up again.
         let _ = std::fs::remove_dir_all(&dir);
         let keys = KeySource { admin_key: None, file: None };

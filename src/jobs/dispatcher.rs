@@ -33,6 +33,8 @@ pub(super) enum Notice {
     Returned,
     /// A full sweep: there may be more to delete.
     SweepAgain,
+    /// The modules are there: jobs may run.
+    Begin,
     /// Start no more; tell when nothing runs.
     Stop(Sender<()>),
 }
@@ -68,11 +70,14 @@ impl Dispatcher {
         let mut runs: HashMap<i64, Run> = HashMap::new();
         let mut stopping: Option<Sender<()>> = None;
         let mut abandoned = 0_usize;
+        let mut begun = false;
         let mut sweep_at = Instant::now();
         loop {
             let next_job_ms = self.schedule.wake(now_ms());
             if stopping.is_none() {
-                self.assign(&mut runs);
+                if begun {
+                    self.assign(&mut runs);
+                }
             } else if runs.is_empty() {
                 return; // The sender of the stop notice is dropped with this frame: that is the answer.
             }
@@ -95,6 +100,7 @@ impl Dispatcher {
                 Ok(Notice::Ended { job, retry_at_ms }) => self.ended(&mut runs, job, retry_at_ms),
                 Ok(Notice::Returned) => abandoned = abandoned.saturating_sub(1),
                 Ok(Notice::SweepAgain) => self.sweep(),
+                Ok(Notice::Begin) => begun = true,
                 Ok(Notice::Stop(done)) => stopping = Some(done),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,

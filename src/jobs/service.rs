@@ -176,6 +176,12 @@ impl Jobs {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Lets jobs run, those of before the start too: the modules that were deployed before are there. Until then jobs are
+    /// accepted, as those that an `onload` creates.
+    pub fn begin(&self) {
+        let _ = self.inner.notices.send(Notice::Begin);
+    }
+
     /// Where watchers are known.
     #[must_use]
     pub fn hub(&self) -> &Arc<Hub> {
