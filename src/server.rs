@@ -2,17 +2,20 @@
 //!
 //! Order of start: listeners (so that a taken port is found before anything else), the host of the modules, the control
 //! plane with the modules that were deployed before, the shards. The line `listening on …` comes last: who reads it
-//! finds every module served. The stop is the same backwards.
+//! finds every module served. The stop is the same backwards, and no module can hold it up.
 
 mod host;
 mod listeners;
 mod shards;
+mod signals;
+mod stop;
+
+pub use stop::bound_exit;
 
 use crate::abi::host::set_create_job;
 use crate::admin::{Access, Admin, KeySource, KeysError};
 use crate::config::{self, Config};
 use crate::domain::Host;
-use crate::domain::inbox::Message;
 use crate::domain::sandbox;
 use crate::jobs::hub::Hub;
 use crate::jobs::store::{Durability, Store, StoreConfig};
@@ -22,14 +25,13 @@ use crate::net::{self, Certificate, TlsError, Waker};
 use crate::service::Manager;
 use host::{ModuleHost, start_host};
 use listeners::{addresses, bind, load_certificate};
-use shards::{RunningShard, start_shards};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
-use signal_hook::iterator::Signals;
+use shards::start_shards;
+use signals::StopSignals;
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Why the server could not start, or how it ended.
 #[derive(Debug, thiserror::Error)]
@@ -69,14 +71,26 @@ fn setup(what: &'static str) -> impl FnOnce(std::io::Error) -> ServeError {
     move |source| ServeError::Setup { what, source }
 }
 
+/// Has `work` done by a thread of its own.
+fn apart<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, ServeError> {
+    thread::Builder::new().name(name.to_owned()).spawn(work).map_err(setup("starting a thread"))
+}
+
+/// What has come of [`apart`].
+fn joined<T>(thread: JoinHandle<T>) -> Result<T, ServeError> {
+    thread.join().map_err(|_| ServeError::Control("a panic during the start; please report it".to_owned()))
+}
+
 /// Runs the server until a signal stops it.
 ///
 /// # Errors
 /// See [`ServeError`].
 pub fn run(config: Config) -> Result<(), ServeError> {
     let passed = net::passed_sockets()?;
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGXFSZ]).map_err(setup("installing signal handlers"))?;
+    let mut signals = StopSignals::catch().map_err(setup("installing signal handlers"))?;
     let manager = Manager::from_env();
     let certificate = load_certificate(&config)?;
     let access = Arc::new(load_access(&config)?);
@@ -94,8 +108,24 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let store = open_job_store(&config, &jobs_file, &hub)?;
     let wakers = (0..config.shards).map(|_| Waker::new().map(Arc::new)).collect::<std::io::Result<Vec<_>>>();
     let wakers = wakers.map_err(setup("creating an eventfd"))?;
-    let host = start_host(&config, &jobs_file, &wakers).map_err(setup("preparing to run modules"))?;
+    // What modules can hold up has a thread of its own: a signal ends the start.
+    let (host_config, host_wakers) = (config.clone(), wakers.clone());
+    let starting = apart("host", move || start_host(&host_config, &jobs_file, &host_wakers))?;
+    if !signals.let_end(&starting) {
+        manager.stopping();
+        tracing::info!("stopped: a signal came before the modules were loaded; nothing has been served");
+        return Ok(());
+    }
+    let host = joined(starting)?.map_err(setup("preparing to run modules"))?;
     let control = start_control(&config, &host)?;
+    let loader = control.clone();
+    let loading = apart("load", move || loader.load_persisted())?;
+    if !signals.let_end(&loading) {
+        manager.stopping();
+        stop::stop_start(&config, &mut signals, &control, &loading, store, &host);
+        return Ok(());
+    }
+    joined(loading)?;
     let jobs = start_jobs(&config, store, hub, &control)?;
     // After the jobs: an `onload` may create some.
     control.load_persisted();
@@ -112,12 +142,13 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let shard_stats: Vec<_> = (0..config.shards).map(|shard| admin.stats(shard)).collect();
     let ticks = move || shard_stats.iter().map(|shard| shard.view().ticks).collect::<Vec<_>>();
     manager.watch(ticks).map_err(setup("starting the watchdog's thread"))?;
-    wait_for_stop(&mut signals, certificate.as_ref(), &access, &manager);
+    signals.wait_for_stop(|| {
+        manager.reloading();
+        reload(certificate.as_ref(), &access);
+        manager.ready();
+    });
     manager.stopping();
-    stop(&config, &mut signals, &control, &jobs, shards);
-    if let ModuleHost::Apart(domains) = &host {
-        domains.stop();
-    }
+    stop::stop(&config, &mut signals, &control, &jobs, shards, &host);
     failed.get().map_or(Ok(()), |why| Err(ServeError::Shard(why.clone())))
 }
 
@@ -218,26 +249,6 @@ fn make_admin(config: &Config, access: &Arc<Access>, control: &Control, jobs: &J
     Arc::new(Admin::new(control.clone(), jobs.clone(), Arc::clone(access), stats))
 }
 
-/// The other signals are caught only so that their default, death, does not happen: a peer that has gone and a file that
-/// has reached its limit are errors of the call that met them.
-fn is_stop(signal: i32) -> bool {
-    signal == SIGTERM || signal == SIGINT
-}
-
-/// SIGHUP has the files read again that may change while the server runs.
-fn wait_for_stop(signals: &mut Signals, certificate: Option<&Certificate>, access: &Access, manager: &Manager) {
-    for signal in signals.forever() {
-        if is_stop(signal) {
-            return;
-        }
-        if signal == SIGHUP {
-            manager.reloading();
-            reload(certificate, access);
-            manager.ready();
-        }
-    }
-}
-
 fn reload(certificate: Option<&Certificate>, access: &Access) {
     match certificate.map(Certificate::reload) {
         Some(Ok(())) => tracing::info!("the certificate was read again; new connections get it"),
@@ -251,38 +262,4 @@ fn reload(certificate: Option<&Certificate>, access: &Access) {
         Ok(None) if certificate.is_none() => tracing::info!("SIGHUP: there is no certificate or file of keys to read"),
         Ok(None) => {}
     }
-}
-
-/// Stops accepting, lets requests finish within the time-out, unloads the modules. A second signal cuts it short.
-fn stop(config: &Config, signals: &mut Signals, control: &Control, jobs: &Jobs, shards: Vec<RunningShard>) {
-    tracing::info!("stopping");
-    let timeout_ms = if config.force_shutdown { 0 } else { config.shutdown_timeout_ms };
-    let deadline = Instant::now() + Duration::from_millis(timeout_ms);
-    for shard in &shards {
-        shard.inbox.push(Message::Drain);
-    }
-    // No job begins from here on; those that run have as long as the requests have.
-    let running_jobs = jobs.clone();
-    let jobs_end =
-        thread::Builder::new().name("jobs-end".to_owned()).spawn(move || running_jobs.stop_running(deadline));
-    let jobs_run = || jobs_end.as_ref().is_ok_and(|thread| !thread.is_finished());
-    let mut forced = false;
-    while !forced && (jobs_run() || shards.iter().any(|shard| !shard.thread.is_finished())) {
-        thread::sleep(Duration::from_millis(5));
-        forced = Instant::now() >= deadline || signals.pending().any(is_stop);
-    }
-    for shard in &shards {
-        shard.inbox.push(Message::Stop);
-    }
-    for shard in shards {
-        let _ = shard.thread.join();
-    }
-    jobs.close();
-    // Modules whose code is still running are left as they are: unloading under a running handler would crash.
-    control.shutdown(config.purge_modules);
-    if forced {
-        let why = if Instant::now() >= deadline { "the time for it is over" } else { "a second signal came" };
-        tracing::warn!("stopped with requests or jobs still running: {why}");
-    }
-    tracing::info!("stopped");
 }

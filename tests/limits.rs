@@ -6,6 +6,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -346,6 +347,40 @@ fn slow_attackers_are_closed_in_time_while_others_are_served() {
         eventually("the slow reader is cut off", || server.descriptors() <= descriptors);
         drop(reader);
     });
+}
+
+#[test]
+fn slow_readers_take_no_descriptor_beside_their_own() {
+    // Allows 314 connections; the other 256 descriptors are for all else.
+    let (files, clients, bytes) = (570, 300, 400_000);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listen = format!("unix:{}", path.display());
+    let server = Server::with_open_files(files, &["--shards", "1", "--listen", &listen]);
+    let code = format!(
+        "static int wide(struct cweb_context *c, http_request_t *q, http_response_t *r) {{ (void)c; (void)q; free(r->body);\n\
+         r->body = malloc({bytes}); memset(r->body, 'x', {bytes}); r->content_length = {bytes}; return 0; }}"
+    );
+    server.deploy(&module("wide", &code, r#"{"/wide","GET",wide,CWEB_INLINE}"#, 1, ""));
+    let before = server.descriptors();
+    // What a socket of this kind takes at once is less than the answer.
+    let mut readers: Vec<UnixStream> = (0..clients).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    for reader in &mut readers {
+        reader.set_read_timeout(Some(PATIENCE)).unwrap();
+        reader.write_all(get("/wide").as_bytes()).unwrap();
+    }
+    for reader in &mut readers {
+        let mut byte = [0; 1];
+        assert_eq!(reader.read(&mut byte).unwrap_or_else(|error| panic!("no answer: {error}: {}", server.log())), 1);
+    }
+    assert!(server.descriptors() <= before + clients + 8, "{before} before, now {}", server.descriptors());
+    server.deploy(&lab());
+    assert_eq!(server.get("/fast").text(), "fast");
+    for reader in &mut readers {
+        let mut answer = vec![0; bytes];
+        reader.read_exact(&mut answer).unwrap_or_else(|error| panic!("cut off: {error}: {}", server.log()));
+    }
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     }
     let result = crate::server::run(config);
     crate::abi::guard::return_output();
+    crate::server::bound_exit(i32::from(result.is_err()));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(error),

@@ -20,7 +20,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long all modules together are waited for at the end that something still holds.
+const LET_GO_WAIT: Duration = Duration::from_millis(200);
+/// How long the others wait at the end for the `unload` of one module.
+const UNLOAD_TURN: Duration = Duration::from_millis(500);
 
 /// What the control plane needs to know.
 #[derive(Debug, Clone)]
@@ -112,7 +117,12 @@ pub(super) struct Plane {
     reaper: Sender<Retired>,
     generations: AtomicU64,
     tickets: AtomicU64,
+    /// No deployment begins any more.
     stopping: AtomicBool,
+    /// The modules whose `unload` is still due, once it is their turn.
+    unloading: Mutex<Option<Vec<String>>>,
+    /// They are not waited for any more.
+    abandoned: AtomicBool,
 }
 
 /// Handle to the control plane; clones are the same one.
@@ -154,6 +164,8 @@ impl Control {
             generations: AtomicU64::new(1),
             tickets: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
+            unloading: Mutex::default(),
+            abandoned: AtomicBool::new(false),
         });
         crate::domain::module_thread("reaper").spawn(move || reap(&retired))?;
         let mut threads = Vec::new();
@@ -203,7 +215,7 @@ impl Control {
     }
 
     fn submit(&self, job: Job) {
-        if self.plane.stopping.load(Ordering::Acquire) {
+        if self.plane.is_stopping() {
             return job.fail(DeployError::ShuttingDown);
         }
         match self.jobs.try_send(job) {
@@ -213,8 +225,8 @@ impl Control {
         }
     }
 
-    /// Loads the modules that were deployed before the last stop, in the order of their deployment. One that can't be
-    /// loaded is reported and skipped.
+    /// Loads the modules that were deployed before the last stop, in the order of their deployment, until
+    /// [`Control::refuse`]. One that can't be loaded is reported and skipped.
     pub fn load_persisted(&self) {
         let records = match self.plane.store.records() {
             Ok(records) => records,
@@ -232,9 +244,14 @@ impl Control {
             );
         }
         for record in records {
+            if self.plane.is_stopping() {
+                return;
+            }
             let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
             match pipeline::reload(&self.plane, ticket, &record) {
                 Ok(()) => tracing::info!("module {} is loaded ({})", record.name, short(&record.hash)),
+                // It may well be the stop that it failed of.
+                Err(_) if self.plane.is_stopping() => return,
                 Err(error) => tracing::error!("module {} is skipped: {error}", record.name),
             }
         }
@@ -273,10 +290,16 @@ impl Control {
         json
     }
 
-    /// Refuses further deployments, waits for those that run, and unloads every module. No request may be running any
-    /// more; generations that something still holds are left to the end of the process. `purge` forgets the modules.
-    pub fn shutdown(&self, purge: bool) {
+    /// Refuses further deployments.
+    pub fn refuse(&self) {
         self.plane.stopping.store(true, Ordering::Release);
+    }
+
+    /// Refuses further deployments, waits for those that run, and unloads every module. No request may be running any
+    /// more; generations that something still holds are left to the end of the process. All of this may take as long as
+    /// module code does: see [`Control::abandon`].
+    pub fn shutdown(&self) {
+        self.refuse();
         let threads = std::mem::take(&mut *lock(&self.threads));
         for _ in &threads {
             let _ = self.jobs.send(Job::Stop);
@@ -284,8 +307,19 @@ impl Control {
         for thread in threads {
             let _ = thread.join();
         }
-        self.plane.unload_all();
-        if purge && let Err(error) = self.plane.store.purge() {
+        Plane::unload_all(&self.plane);
+    }
+
+    /// [`Control::shutdown`], on another thread, is not waited for any more: no further module is unloaded. Returns those that
+    /// are left; `None`: deployments still run.
+    pub fn abandon(&self) -> Option<Vec<String>> {
+        self.plane.abandoned.store(true, Ordering::Release);
+        lock(&self.plane.unloading).clone()
+    }
+
+    /// Forgets the modules that were deployed.
+    pub fn purge(&self) {
+        if let Err(error) = self.plane.store.purge() {
             tracing::error!("the modules could not be purged: {error}");
         }
     }
@@ -345,7 +379,19 @@ impl Plane {
         Arc::clone(self.state().names.entry(name.to_owned()).or_default())
     }
 
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Whether what still runs is not to change anything any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
     fn work(&self, job: Job) {
+        if self.is_stopping() {
+            return job.fail(DeployError::ShuttingDown);
+        }
         match job {
             Job::Deploy { ticket, source, options, reply } => {
                 // A panic here is a bug, but it must not cost the client its answer or the server a thread.
@@ -433,25 +479,57 @@ impl Plane {
         self.state().reserved.retain(|(reserved, _)| *reserved != ticket);
     }
 
-    /// Unloads every module: the hooks run here, so that they have run when this returns.
-    fn unload_all(&self) {
-        let entries = std::mem::take(&mut self.state().entries);
-        let state = self.state();
-        let _ = self.publish(&state);
+    /// Unloads every module, in the order of their deployment: the hooks have run when this returns. One that takes its time
+    /// does not keep the others from theirs.
+    fn unload_all(plane: &Arc<Self>) {
+        let entries = std::mem::take(&mut plane.state().entries);
+        let due = entries.iter().filter(|entry| entry.manifest.has_unload && entry.serving.is_some());
+        *lock(&plane.unloading) = Some(due.map(|entry| entry.manifest.name.clone()).collect());
+        let state = plane.state();
+        let _ = plane.publish(&state);
         drop(state);
-        for entry in entries {
-            let Some(serving) = entry.serving else { continue };
+        // Requests are over; what still holds a module after this is on its way to let go, or never will.
+        let let_go_by = Instant::now() + LET_GO_WAIT;
+        let mut running = Vec::new();
+        for mut entry in entries {
+            let Some(serving) = entry.serving.take() else { continue };
             let generation = Arc::clone(serving.generation());
             drop(serving);
-            // Requests are over; what still holds it now is on its way to let go, or never will.
-            let released = entry.released.recv_timeout(Duration::from_millis(200));
+            if plane.is_abandoned() {
+                // The reaper is not to unload it either.
+                std::mem::forget(generation);
+                continue;
+            }
+            let released = entry.released.recv_deadline(let_go_by);
             let idle = released == Err(channel::RecvTimeoutError::Disconnected);
-            if idle
-                && generation.take_unload()
-                && let Err(fault) = generation.instance().unload()
-            {
-                tracing::error!("module {} failed in unload: {fault}", entry.manifest.name);
+            if idle && generation.take_unload() {
+                running.extend(plane.unload(generation));
             }
         }
+        for ended in running {
+            let _ = ended.recv();
+        }
+    }
+
+    /// Runs `unload` of a generation, and waits for it a moment. Returns what tells its end if that has not come.
+    fn unload(self: &Arc<Self>, generation: Arc<Generation>) -> Option<Receiver<()>> {
+        let (done, ended) = channel::bounded(1);
+        let plane = Arc::clone(self);
+        let run = move || {
+            let name = &generation.manifest().name;
+            let unloaded = generation.instance().unload();
+            if let Err(fault) = unloaded
+                && !plane.is_abandoned()
+            {
+                tracing::error!("module {name} failed in unload: {fault}");
+            }
+            lock(&plane.unloading).iter_mut().for_each(|left| left.retain(|other| other != name));
+            let _ = done.send(());
+        };
+        if let Err(error) = std::thread::Builder::new().name("unload".to_owned()).spawn(run) {
+            tracing::error!("a module is not unloaded: {error}");
+            return None;
+        }
+        (ended.recv_timeout(UNLOAD_TURN) == Err(channel::RecvTimeoutError::Timeout)).then_some(ended)
     }
 }

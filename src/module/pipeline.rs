@@ -223,6 +223,9 @@ fn swap_in(
         || load(plane, &compiled, domain, manifest),
     )?;
     let (generation, held, started) = loaded?;
+    if plane.is_abandoned() {
+        return Err(DeployError::ShuttingDown);
+    }
     let committed = started.and_then(|()| Ok(prepared?.map_or(Ok(()), Prepared::commit)?));
     if let Err(error) = committed {
         if let Some(old) = held {

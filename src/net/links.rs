@@ -492,9 +492,9 @@ impl Links {
         all
     }
 
-    /// The descriptor of `conn`.
-    pub(super) fn descriptor(&self, conn: ConnId) -> Option<RawFd> {
-        self.get(conn).map(|link| link.fd)
+    /// Whether `conn` names a connection.
+    pub(super) fn knows(&self, conn: ConnId) -> bool {
+        self.get(conn).is_some()
     }
 
     /// Ends connections that have lingered long enough.

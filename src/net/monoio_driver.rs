@@ -54,6 +54,8 @@ struct Core<A> {
     /// Tasks that try again at the next tick what has failed.
     until_tick: Vec<TaskWaker>,
     handshakes: Handshakes,
+    /// The socket of each connection, at its [`ConnId::index`].
+    sockets: Vec<Option<Rc<Stream>>>,
     /// What is received passes through here, after [`HEADROOM`] bytes.
     buffer: Box<[u8]>,
 }
@@ -152,6 +154,21 @@ impl<A: Application> Core<A> {
         }
     }
 
+    /// The socket of a connection that is open.
+    fn socket(&self, conn: ConnId) -> Option<Rc<Stream>> {
+        self.links.knows(conn).then(|| self.sockets.get(conn.index())?.clone())?
+    }
+
+    /// Names the socket of `conn`, or none any more.
+    fn set_socket(&mut self, conn: ConnId, socket: Option<Rc<Stream>>) {
+        if self.sockets.len() <= conn.index() {
+            self.sockets.resize(conn.index() + 1, None);
+        }
+        if let Some(place) = self.sockets.get_mut(conn.index()) {
+            *place = socket;
+        }
+    }
+
     /// Asks the application something; the answer is `otherwise` if it panics.
     fn ask(&self, otherwise: bool, question: impl FnOnce(&A) -> bool) -> bool {
         catch_unwind(AssertUnwindSafe(|| question(&self.app))).unwrap_or_else(|_| {
@@ -197,6 +214,7 @@ pub(super) fn run_with_timer<A: Application + 'static>(
         main: None,
         until_tick: Vec::new(),
         handshakes: Handshakes::default(),
+        sockets: Vec::new(),
         buffer: vec![0; HEADROOM + BUFFER_BYTES].into_boxed_slice(),
     }));
     if kind == ReactorKind::MonoioEpoll {
@@ -340,13 +358,11 @@ fn pollable(descriptor: OwnedFd) -> io::Result<UnixStream> {
 
 /// Waits for room in a socket and sends on.
 async fn until_writable<A: Application + 'static>(core: Shared<A>, conn: ConnId) {
-    // A descriptor of its own: the connection's task has the other one in its pending receive.
-    let descriptor = core.borrow().links.descriptor(conn);
-    let Some(Ok(socket)) = descriptor.map(|fd| sys::duplicate(fd).and_then(pollable)) else {
-        return core.borrow_mut().links.abort(conn);
-    };
+    // The descriptor that the connection's task waits on for something to receive: a second one for each slow reader would
+    // count against the limit of open files, which the limit of connections is made from.
+    let Some(socket) = core.borrow().socket(conn) else { return };
     loop {
-        if socket.writable(false).await.is_err() {
+        if socket.writable().await.is_err() {
             return core.borrow_mut().links.abort(conn);
         }
         let mut state = core.borrow_mut();
@@ -452,39 +468,52 @@ async fn next_turn() {
     .await;
 }
 
-/// A connected socket.
-trait Stream: AsRawFd {
-    /// Waits until something can be received, the peer's end and errors included.
-    fn readable(&self) -> impl Future<Output = io::Result<()>>;
+/// A connected socket. Both waits may be under way at once.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
-impl Stream for TcpStream {
-    fn readable(&self) -> impl Future<Output = io::Result<()>> {
-        TcpStream::readable(self, false)
+impl Stream {
+    /// Waits until something can be received, the peer's end and errors included.
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable(false).await,
+            Self::Unix(stream) => stream.readable(false).await,
+        }
+    }
+
+    /// Waits until something can be sent, or nothing ever will.
+    async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable(false).await,
+            Self::Unix(stream) => stream.writable(false).await,
+        }
     }
 }
 
-impl Stream for UnixStream {
-    fn readable(&self) -> impl Future<Output = io::Result<()>> {
-        UnixStream::readable(self, false)
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        }
     }
 }
 
 /// Receives on one connection until it ends.
-fn connection<A, S>(
+fn connection<A: Application + 'static>(
     core: Shared<A>,
-    stream: S,
+    stream: Stream,
     peer: &Peer,
     acceptor: Option<&Acceptor>,
     number: usize,
-) -> impl Future<Output = ()> + use<A, S>
-where
-    A: Application + 'static,
-    S: Stream,
-{
+) -> impl Future<Output = ()> + use<A> {
+    let stream = Rc::new(stream);
     let conn = {
         let mut state = core.borrow_mut();
         let conn = state.links.insert(stream.as_raw_fd());
+        state.set_socket(conn, Some(Rc::clone(&stream)));
         let secured = acceptor.is_none_or(|acceptor| state.links.secure(conn, acceptor));
         if state.event(Some(conn), |app, links| app.accepted(links, conn, peer, number)) == Some(false) {
             state.links.close(conn);
@@ -501,15 +530,21 @@ where
         let reason = state.links.close_reason(conn, reason);
         state.event(None, |app, links| app.closed(links, conn, reason));
         state.links.remove(conn);
-        // `stream` closes its descriptor after this, when nothing names it any more.
+        state.set_socket(conn, None);
+        if Rc::strong_count(&stream) > 1 {
+            // Ends the wait for room in it.
+            sys::shutdown(stream.as_raw_fd(), std::net::Shutdown::Both);
+        }
+        // The last owner of `stream` closes its descriptor after this, when no entry names it any more.
     }
 }
 
-async fn receive<A, S>(core: &Shared<A>, stream: &S, conn: ConnId, has_handshake: bool) -> CloseReason
-where
-    A: Application + 'static,
-    S: Stream,
-{
+async fn receive<A: Application + 'static>(
+    core: &Shared<A>,
+    stream: &Stream,
+    conn: ConnId,
+    has_handshake: bool,
+) -> CloseReason {
     let mut discarded = 0;
     loop {
         poll_fn(|cx| match core.borrow_mut().links.poll_reading(conn, cx.waker()) {

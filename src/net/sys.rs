@@ -62,12 +62,6 @@ pub(super) fn shutdown(fd: RawFd, how: std::net::Shutdown) {
     unsafe { libc::shutdown(fd, how) };
 }
 
-/// A second descriptor for the same socket, close-on-exec.
-pub(super) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the callers hold an entry of `Links`, so the descriptor is open for the length of the call.
-    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
-}
-
 /// Raises the soft limit of open files to the hard one, and returns it: the soft one is often 1024, which is for programs
 /// that still use select(2). Returns `u64::MAX` for no limit.
 ///

@@ -32,7 +32,23 @@ impl Server {
 
     /// A server with its data in `dir`, which may have been another's before.
     pub fn on(dir: &Arc<tempfile::TempDir>, args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_cweb"))
+        Self::run(Command::new(env!("CARGO_BIN_EXE_cweb")), dir, args, env).listening()
+    }
+
+    /// A server that may open `files` files at most.
+    pub fn with_open_files(files: usize, args: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_cweb")]);
+        Self::run(shell, &Arc::new(tempfile::tempdir().unwrap()), args, &[]).listening()
+    }
+
+    /// A server that may not listen yet, and has no address.
+    pub fn starting(dir: &Arc<tempfile::TempDir>, args: &[&str]) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_cweb")), dir, args, &[])
+    }
+
+    fn run(mut command: Command, dir: &Arc<tempfile::TempDir>, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut child = command
             .args(["serve", "--port", "0", "--data-dir"])
             .arg(dir.path())
             .args(args)
@@ -43,22 +59,31 @@ impl Server {
             .spawn()
             .unwrap();
         let log = Arc::<Mutex<String>>::default();
-        let (sender, receiver) = std::sync::mpsc::channel();
         let (stderr, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let secure = || line.strip_prefix("listening on https://");
-                if let Some(addr) = line.strip_prefix("listening on http://").or_else(secure) {
-                    let _ = sender.send(addr.to_owned());
-                }
                 let mut log = sink.lock().unwrap();
                 log.push_str(&line);
                 log.push('\n');
             }
         });
-        let addr =
-            receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no listening line: {}", log.lock().unwrap()));
-        Self { child, addr: addr.replace("0.0.0.0", "127.0.0.1"), dir: Arc::clone(dir), log }
+        Self { child, addr: String::new(), dir: Arc::clone(dir), log }
+    }
+
+    /// Waits for the first address that it listens on.
+    fn listening(mut self) -> Self {
+        let prefixes = ["listening on http://", "listening on https://"];
+        let addr = |line: &str| prefixes.iter().find_map(|prefix| line.strip_prefix(prefix).map(str::to_owned));
+        let deadline = Instant::now() + PATIENCE;
+        let addr = loop {
+            if let Some(addr) = self.log().lines().find_map(addr) {
+                break addr;
+            }
+            assert!(Instant::now() < deadline, "no listening line: {}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        self.addr = addr.replace("0.0.0.0", "127.0.0.1");
+        self
     }
 
     pub fn pid(&self) -> u32 {
@@ -112,8 +137,18 @@ impl Server {
         self.log()
     }
 
+    /// Waits for a clean end, which something else has begun.
+    pub fn ends(mut self) -> String {
+        self.wait_end();
+        self.log()
+    }
+
     pub fn terminate(&mut self) {
         signal(self.pid(), "TERM");
+        self.wait_end();
+    }
+
+    fn wait_end(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -52,8 +52,11 @@ struct Parent {
 
 impl Parent {
     fn send(&self, message: &ToParent) {
-        if let Err(error) = control::write(&mut *lock(&self.stream), message) {
-            tracing::error!("the server can't be told: {error}");
+        match control::write(&mut *lock(&self.stream), message) {
+            // The server is going away and has hung up, and this process with it.
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
+            Err(error) => tracing::error!("the server can't be told: {error}"),
+            Ok(()) => {}
         }
     }
 

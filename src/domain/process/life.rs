@@ -38,7 +38,9 @@ pub(super) struct Life {
     since: SystemTime,
     /// The process has not been waited for, so `pid` is still its own. Held while it is signalled.
     alive: Mutex<bool>,
-    stream: Mutex<UnixStream>,
+    stream: UnixStream,
+    /// Held while a message is written, and not by who hangs up: that ends a write which is not taken.
+    writing: Mutex<()>,
     /// Who waits for which order; `None` once the process is dead.
     waiting: Mutex<Option<HashMap<u64, Sender<Outcome>>>>,
     /// Where each loaded module begins in its memory, as it says itself.
@@ -115,7 +117,8 @@ impl Life {
                 bells: Mutex::new(bells),
                 since: SystemTime::now(),
                 alive: Mutex::new(true),
-                stream: Mutex::new(ours),
+                stream: ours,
+                writing: Mutex::default(),
                 waiting: Mutex::new(Some(HashMap::new())),
                 loaded: Mutex::default(),
                 loads: AtomicU64::new(0),
@@ -191,7 +194,8 @@ impl Life {
 
     /// Ends a process that does not take it.
     pub(super) fn send(&self, message: &ToChild) -> io::Result<()> {
-        control::write(&mut *lock(&self.stream), message).inspect_err(|_| self.kill())
+        let _writing = lock(&self.writing);
+        control::write(&mut &self.stream, message).inspect_err(|_| self.kill())
     }
 
     /// Sends an order; its outcome comes over the receiver, which is disconnected if the process dies first.
@@ -272,7 +276,7 @@ impl Life {
     /// Ends it with the server: it goes when its control connection does.
     pub(super) fn hang_up(&self) {
         self.ending.store(true, Ordering::Release);
-        let _ = lock(&self.stream).shutdown(std::net::Shutdown::Both);
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
     /// Whether its end is wanted.

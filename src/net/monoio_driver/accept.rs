@@ -1,6 +1,6 @@
 //! Accepting connections, one task a listener.
 
-use super::{Failing, Shared, connection, until_tick};
+use super::{Failing, Shared, Stream, connection, until_tick};
 use crate::net::listener::Peer;
 use crate::net::tls::Acceptor;
 use crate::net::{Application, sys};
@@ -24,6 +24,7 @@ pub(super) async fn accept_tcp<A: Application + 'static>(
                 sys::close_on_exec(stream.as_raw_fd());
                 // Answers leave in one send; waiting for more to come would only delay them.
                 let _ = stream.set_nodelay(true);
+                let stream = Stream::Tcp(stream);
                 monoio::spawn(connection(Rc::clone(&core), stream, &Peer::tcp(addr), acceptor.as_ref(), number));
             }
             Err(error) => {
@@ -42,7 +43,7 @@ pub(super) async fn accept_unix<A: Application + 'static>(core: Shared<A>, liste
             Ok((stream, _)) => {
                 failing.over();
                 sys::close_on_exec(stream.as_raw_fd());
-                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::Unix, None, number));
+                monoio::spawn(connection(Rc::clone(&core), Stream::Unix(stream), &Peer::Unix, None, number));
             }
             Err(error) => {
                 if !accept_failed(&core, &mut failing, &error).await {
@@ -100,16 +101,15 @@ fn accepted<A: Application + 'static>(
 ) {
     let core = Rc::clone(core);
     let _ = stream.set_nonblocking(true);
-    let result = if let Some(addr) = addr.as_socket() {
+    let (stream, peer) = if let Some(addr) = addr.as_socket() {
         let _ = stream.set_tcp_nodelay(true);
-        TcpStream::from_std(stream.into())
-            .map(|stream| drop(monoio::spawn(connection(core, stream, &Peer::tcp(addr), acceptor, number))))
+        (TcpStream::from_std(stream.into()).map(Stream::Tcp), Peer::tcp(addr))
     } else {
-        UnixStream::from_std(stream.into())
-            .map(|stream| drop(monoio::spawn(connection(core, stream, &Peer::Unix, None, number))))
+        (UnixStream::from_std(stream.into()).map(Stream::Unix), Peer::Unix)
     };
-    if let Err(error) = result {
-        tracing::error!("a connection could not be served: {error}");
+    match stream {
+        Ok(stream) => drop(monoio::spawn(connection(core, stream, &peer, acceptor, number))),
+        Err(error) => tracing::error!("a connection could not be served: {error}"),
     }
 }
 

@@ -1,0 +1,184 @@
+//! The end of the server, which no module can hold up.
+//!
+//! What others run is waited for by looking, never by joining: each wait has an end, and a further signal brings it
+//! nearer. What has not ended by then is left to the end of the process. The store of jobs is the exception: it is closed
+//! in any case, whatever was accepted is on the disk then, and that takes no code of modules.
+
+use super::host::ModuleHost;
+use super::shards::RunningShard;
+use super::signals::StopSignals;
+use crate::config::Config;
+use crate::domain::inbox::Message;
+use crate::domain::process::Domains;
+use crate::jobs::Jobs;
+use crate::jobs::store::Store;
+use crate::module::control::Control;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long threads are waited for that were told to end.
+const THREADS_WAIT: Duration = Duration::from_secs(2);
+/// How long deployments that run and the `unload` of all modules together may take beyond the time-out of the settings.
+const HOOKS_WAIT: Duration = Duration::from_secs(2);
+/// How long the processes of the modules are waited for; they have cgroups to be removed.
+const PROCESSES_WAIT: Duration = Duration::from_secs(6);
+/// How long the destructors that exit(3) runs are waited for.
+const EXIT_WAIT: Duration = Duration::from_secs(1);
+/// What is left of each of these waits once a further signal has come.
+const HURRIED_WAIT: Duration = Duration::from_millis(500);
+/// How often what is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// How long a stop waits.
+pub(super) struct Patience<'a> {
+    signals: &'a mut StopSignals,
+    /// A signal has come since the one that began the stop.
+    hurried: bool,
+}
+
+impl<'a> Patience<'a> {
+    pub(super) fn new(signals: &'a mut StopSignals) -> Self {
+        Self { signals, hurried: false }
+    }
+
+    /// Waits until `done` says so, until `end` at most, and `hurried` from a further signal on. Returns what `done` says.
+    fn wait(&mut self, end: Instant, hurried: Duration, done: impl Fn() -> bool) -> bool {
+        let mut end = if self.hurried { end.min(Instant::now() + hurried) } else { end };
+        while !done() {
+            if self.signals.stop_asked() && !std::mem::replace(&mut self.hurried, true) {
+                end = end.min(Instant::now() + hurried);
+            }
+            if Instant::now() >= end {
+                return done();
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+        true
+    }
+
+    /// Waits for a thread that was told to end.
+    pub(super) fn wait_for<T>(&mut self, thread: &JoinHandle<T>) -> bool {
+        self.wait(Instant::now() + THREADS_WAIT, HURRIED_WAIT, || thread.is_finished())
+    }
+
+    fn why(&self) -> &'static str {
+        if self.hurried { "a second signal came" } else { "the time for it is over" }
+    }
+
+    /// Ends the control plane: deployments that run, and the modules.
+    pub(super) fn unload(&mut self, control: &Control, end: Instant, purge: bool) {
+        let unloading = control.clone();
+        let ended = match thread::Builder::new().name("shutdown".to_owned()).spawn(move || unloading.shutdown()) {
+            Ok(thread) => self.wait(end, HURRIED_WAIT, || thread.is_finished()),
+            Err(error) => {
+                tracing::error!("the modules are not unloaded: {error}");
+                true
+            }
+        };
+        if !ended {
+            match control.abandon() {
+                Some(modules) => {
+                    let modules = modules.join(", ");
+                    tracing::warn!("unload is not waited for any longer: {}; left of: {modules}", self.why());
+                }
+                None => tracing::warn!(
+                    "a deployment is not waited for any longer, and modules are left without unload: {}",
+                    self.why()
+                ),
+            }
+        }
+        if purge {
+            control.purge();
+        }
+    }
+
+    /// Ends the processes of the modules.
+    pub(super) fn end_processes(&mut self, host: &ModuleHost) {
+        let ModuleHost::Apart(domains) = host else { return };
+        let ending: Arc<Domains> = Arc::clone(domains);
+        match thread::Builder::new().name("domains-end".to_owned()).spawn(move || ending.stop()) {
+            Ok(thread) => {
+                self.wait(Instant::now() + PROCESSES_WAIT, HURRIED_WAIT, || thread.is_finished());
+            }
+            // The kernel ends them with this process.
+            Err(error) => tracing::error!("the processes of the modules are not ended in order: {error}"),
+        }
+    }
+}
+
+/// Stops accepting, lets requests and jobs finish within the time-out, closes the store of jobs, unloads the modules.
+pub(super) fn stop(
+    config: &Config,
+    signals: &mut StopSignals,
+    control: &Control,
+    jobs: &Jobs,
+    shards: Vec<RunningShard>,
+    host: &ModuleHost,
+) {
+    tracing::info!("stopping");
+    let mut patience = Patience::new(signals);
+    let timeout_ms = if config.force_shutdown { 0 } else { config.shutdown_timeout_ms };
+    let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+    for shard in &shards {
+        shard.inbox.push(Message::Drain);
+    }
+    // No job begins from here on; those that run have as long as the requests have.
+    let running_jobs = jobs.clone();
+    let jobs_end =
+        thread::Builder::new().name("jobs-end".to_owned()).spawn(move || running_jobs.stop_running(deadline));
+    let jobs_ended = || jobs_end.as_ref().map_or(true, JoinHandle::is_finished);
+    let shards_ended = || shards.iter().all(|shard| shard.thread.is_finished());
+    // The thread ends at the deadline too, with jobs still running: the time is what tells.
+    let ended = patience.wait(deadline, Duration::ZERO, || jobs_ended() && shards_ended());
+    if !ended || Instant::now() >= deadline {
+        tracing::warn!("requests or jobs are still running and not waited for any longer: {}", patience.why());
+    }
+    for shard in &shards {
+        shard.inbox.push(Message::Stop);
+    }
+    if !patience.wait(Instant::now() + THREADS_WAIT, HURRIED_WAIT, shards_ended) {
+        tracing::warn!("a handler does not give its shard's thread back: it is left to the end of the process");
+    }
+    for shard in shards.into_iter().filter(|shard| shard.thread.is_finished()) {
+        let _ = shard.thread.join();
+    }
+    jobs.close();
+    // Modules whose code is still running are left as they are: unloading under a running handler would crash.
+    patience.unload(control, deadline.max(Instant::now()) + HOOKS_WAIT, config.purge_modules);
+    patience.end_processes(host);
+    tracing::info!("stopped");
+}
+
+/// Ends a start that a signal has come into: nothing has been served.
+pub(super) fn stop_start(
+    config: &Config,
+    signals: &mut StopSignals,
+    control: &Control,
+    loading: &JoinHandle<()>,
+    store: Store,
+    host: &ModuleHost,
+) {
+    tracing::info!("stopping: a signal came while the modules were loaded; nothing has been served");
+    let mut patience = Patience::new(signals);
+    control.refuse();
+    if !patience.wait_for(loading) {
+        tracing::warn!("a module that is being loaded is not waited for any longer: {}", patience.why());
+    }
+    store.shutdown();
+    patience.unload(control, Instant::now() + HOOKS_WAIT, config.purge_modules);
+    patience.end_processes(host);
+    tracing::info!("stopped");
+}
+
+/// Sees to it that the process ends with exit code `code` soon after main has returned, whatever the destructors do that
+/// exit(3) runs: those of modules that are still loaded are among them, and may wait for a thread that never ends.
+pub fn bound_exit(code: i32) {
+    let end = move || {
+        thread::sleep(EXIT_WAIT);
+        tracing::warn!("destructors of modules do not return: the process ends without them");
+        signal_hook::low_level::exit(code);
+    };
+    // Without a thread for it, the end comes when it comes.
+    let _ = thread::Builder::new().name("exit".to_owned()).spawn(end);
+}
