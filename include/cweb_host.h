@@ -202,6 +202,36 @@ __attribute__((weak, visibility("hidden"), noreturn)) void __wrap_thrd_exit(int 
     __real_thrd_exit(value);
 }
 
+/* ---- stdout and stderr are the server's, which has what modules print in its log: nobody closes or redirects them ---- */
+
+__attribute__((weak)) FILE *__real_freopen(const char *path, const char *mode, FILE *stream);
+__attribute__((weak)) FILE *__real_freopen64(const char *path, const char *mode, FILE *stream);
+__attribute__((weak)) int __real_fclose(FILE *stream);
+FILE *__wrap_freopen(const char *path, const char *mode, FILE *stream);
+FILE *__wrap_freopen64(const char *path, const char *mode, FILE *stream);
+int __wrap_fclose(FILE *stream);
+
+/* Fails with EPERM for one of the server's. */
+__attribute__((weak, visibility("hidden"))) FILE *__wrap_freopen(const char *path, const char *mode, FILE *stream) {
+    if (stream == stdout || stream == stderr) {
+        errno = EPERM;
+        return NULL;
+    }
+    return __real_freopen(path, mode, stream);
+}
+
+__attribute__((weak, visibility("hidden"))) FILE *__wrap_freopen64(const char *path, const char *mode, FILE *stream) {
+    if (stream == stdout || stream == stderr) {
+        errno = EPERM;
+        return NULL;
+    }
+    return __real_freopen64(path, mode, stream);
+}
+
+__attribute__((weak, visibility("hidden"))) int __wrap_fclose(FILE *stream) {
+    return stream == stdout || stream == stderr ? fflush(stream) : __real_fclose(stream);
+}
+
 #ifdef __cplusplus
 }
 #endif
