@@ -9,10 +9,11 @@
  *        -Wl,-Bsymbolic -Wl,--wrap=exit -Wl,--wrap=_exit -Wl,--wrap=_Exit -Wl,--wrap=quick_exit \
  *        -Wl,--wrap=err -Wl,--wrap=errx -Wl,--wrap=verr -Wl,--wrap=verrx -Wl,--wrap=error \
  *        -Wl,--wrap=error_at_line -Wl,--wrap=pthread_exit -Wl,--wrap=thrd_exit \
+ *        -Wl,--wrap=freopen -Wl,--wrap=freopen64 -Wl,--wrap=fclose \
  *        -Wl,--as-needed -ljansson -lsqlite3 -lssl -lcrypto -lm -lpthread
  *
  * `--wrap` sends the module's calls of exit(3) and its relatives to cweb.h, which ends the running handler and
- * not the server. `-Bsymbolic` has a function that the module defines be the module's own where libc has one of that
+ * not the server; it also keeps stdout and stderr from being closed. `-Bsymbolic` has a function that the module defines be the module's own where libc has one of that
  * name. `-fstack-clash-protection` lets a stack overflow end the handler however large its locals are. `--as-needed` stands before the libraries because it applies to what follows it: a module
  * maps only the libraries it uses. An undefined symbol is found when the module is loaded (RTLD_NOW).
  */

@@ -14,12 +14,10 @@
 #define CWEB_HOST_H
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include <cweb_config.h>
 
@@ -78,7 +76,12 @@ __attribute__((weak, used, visibility("default"))) void cweb_bind_host(const str
     cweb_binding.module = module;
 }
 
-/* ---- exit(3) and its relatives end the running handler, not the server: see the flags in cweb_config.h ---- */
+/*
+ * ---- exit(3) and its relatives end the running handler, not the server: see the flags in cweb_config.h ----
+ *
+ * Those of err(3), error(3) and thrd_exit(3) are in err.h, error.h and threads.h of this directory: what stands here is
+ * compiled with every module, and a function takes the compiler 2 ms.
+ */
 
 __attribute__((noreturn)) static inline void cweb_exit_handler(int code, const char *how) {
     if (cweb_binding.host != NULL) {
@@ -110,79 +113,11 @@ __attribute__((weak, visibility("hidden"), noreturn)) void __wrap_quick_exit(int
     cweb_exit_handler(code, "quick_exit");
 }
 
-/* ---- err(3) and error(3): libc's own would call libc's own exit ---- */
-
-/* Prints one line to stderr, at once and whole: the place (may be NULL), the message, what error stands for (0: nothing). */
-static inline void cweb_print_error(const char *place, int error, const char *format, va_list args) {
-    char message[1024];
-    message[0] = '\0';
-    if (format != NULL) {
-        vsnprintf(message, sizeof message, format, args);
-    }
-    const char *reason = error != 0 ? strerror(error) : "";
-    fprintf(stderr, "%s%s%s%s\n", place != NULL ? place : "", message, error != 0 && message[0] != '\0' ? ": " : "", reason);
-}
-
-void __wrap_err(int code, const char *format, ...);
-void __wrap_errx(int code, const char *format, ...);
-void __wrap_verr(int code, const char *format, va_list args);
-void __wrap_verrx(int code, const char *format, va_list args);
-void __wrap_error(int code, int error, const char *format, ...);
-void __wrap_error_at_line(int code, int error, const char *file, unsigned int line, const char *format, ...);
-
-__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_verr(int code, const char *format, va_list args) {
-    cweb_print_error(NULL, errno, format, args);
-    cweb_exit_handler(code, "err");
-}
-
-__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_verrx(int code, const char *format, va_list args) {
-    cweb_print_error(NULL, 0, format, args);
-    cweb_exit_handler(code, "errx");
-}
-
-__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_err(int code, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    __wrap_verr(code, format, args);
-}
-
-__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_errx(int code, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    __wrap_verrx(code, format, args);
-}
-
-/* error(3) returns when the code is 0. */
-__attribute__((weak, visibility("hidden"))) void __wrap_error(int code, int error, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    cweb_print_error(NULL, error, format, args);
-    va_end(args);
-    if (code != 0) {
-        cweb_exit_handler(code, "error");
-    }
-}
-
-__attribute__((weak, visibility("hidden"))) void __wrap_error_at_line(int code, int error, const char *file,
-                                                                      unsigned int line, const char *format, ...) {
-    char place[256];
-    va_list args;
-    snprintf(place, sizeof place, "%s:%u: ", file != NULL ? file : "", line);
-    va_start(args, format);
-    cweb_print_error(place, error, format, args);
-    va_end(args);
-    if (code != 0) {
-        cweb_exit_handler(code, "error_at_line");
-    }
-}
-
 /* ---- pthread_exit(3): ends a thread of the module's own, but on one of the server's only the running handler ---- */
 
 /* What the linker's --wrap calls libc's; weak, because it has no such name in a program that is linked without. */
 __attribute__((weak, noreturn)) void __real_pthread_exit(void *value);
-__attribute__((weak, noreturn)) void __real_thrd_exit(int value);
 void __wrap_pthread_exit(void *value);
-void __wrap_thrd_exit(int value);
 
 static inline int cweb_in_call(void) {
     return cweb_binding.host != NULL && cweb_binding.host->in_call != NULL && cweb_binding.host->in_call();
@@ -195,11 +130,29 @@ __attribute__((weak, visibility("hidden"), noreturn)) void __wrap_pthread_exit(v
     __real_pthread_exit(value);
 }
 
-__attribute__((weak, visibility("hidden"), noreturn)) void __wrap_thrd_exit(int value) {
-    if (cweb_in_call()) {
-        cweb_exit_handler(value, "thrd_exit");
+/* ---- stdout and stderr are the server's, which has what modules print in its log: nobody closes or redirects them ---- */
+
+__attribute__((weak)) FILE *__real_freopen(const char *path, const char *mode, FILE *stream);
+__attribute__((weak)) int __real_fclose(FILE *stream);
+FILE *__wrap_freopen(const char *path, const char *mode, FILE *stream);
+FILE *__wrap_freopen64(const char *path, const char *mode, FILE *stream);
+int __wrap_fclose(FILE *stream);
+
+/* Fails with EPERM for one of the server's. */
+__attribute__((weak, visibility("hidden"))) FILE *__wrap_freopen(const char *path, const char *mode, FILE *stream) {
+    if (stream == stdout || stream == stderr) {
+        errno = EPERM;
+        return NULL;
     }
-    __real_thrd_exit(value);
+    return __real_freopen(path, mode, stream);
+}
+
+/* The same where a file's size has 64 bits anyway. */
+__attribute__((weak, visibility("hidden"), alias("__wrap_freopen"))) FILE *__wrap_freopen64(const char *path,
+                                                                                       const char *mode, FILE *stream);
+
+__attribute__((weak, visibility("hidden"))) int __wrap_fclose(FILE *stream) {
+    return stream == stdout || stream == stderr ? fflush(stream) : __real_fclose(stream);
 }
 
 #ifdef __cplusplus

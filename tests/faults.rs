@@ -207,6 +207,31 @@ fn what_a_module_prints_is_in_the_log_under_its_name() {
 }
 
 #[test]
+fn a_module_can_neither_redirect_nor_close_the_output_of_all() {
+    let code = r#"
+#include <errno.h>
+#define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)
+H(reopen) { (void)c; (void)q; FILE *f = freopen("out.txt", "a", stdout); int why = errno; printf("after freopen\n"); snprintf(r->body, 64, "%d", f == NULL && why == EPERM); return 0; }
+H(closes) { (void)c; (void)q; int rc = fclose(stdout) | fclose(stderr); printf("after fclose\n"); fprintf(stderr, "and stderr\n"); snprintf(r->body, 64, "%d", rc); return 0; }
+H(own) { (void)c; (void)q; FILE *f = fopen("/dev/null", "w"); f = freopen("/dev/null", "r", f); int c1 = f ? getc(f) : 0; snprintf(r->body, 64, "%d %d", c1, f ? fclose(f) : -1); return 0; }
+"#;
+    let routes = r#"{"/reopen","GET",reopen,NONE},{"/closes","GET",closes,NONE},{"/own","GET",own,NONE}"#;
+    let server = Server::start();
+    server.deploy(&module("outs", code, routes, 3, ""));
+    server.deploy(&lab());
+    for _ in 0..2 {
+        assert_eq!(server.get("/reopen").text(), "1");
+        assert_eq!(server.get("/closes").text(), "0");
+        assert_eq!(server.get("/own").text(), "-1 0");
+    }
+    for line in ["[outs] after freopen", "[outs] after fclose", "[outs] and stderr"] {
+        server.expect_log(line);
+    }
+    assert_eq!(server.get("/prints").text(), "printed");
+    server.expect_log("[lab] to stdout 42");
+}
+
+#[test]
 fn a_client_that_resets_harms_nobody() {
     let server = Server::start();
     server.deploy(&lab());

@@ -349,13 +349,13 @@ fn zeroed(size: usize) -> Option<*mut c_char> {
 /// # Safety
 /// NULL, or a store as `http_kv_create` makes it, which lives as long as the pairs are used.
 unsafe fn pairs_of<'a>(store: *const KvStore) -> &'a [KvPair] {
-    // SAFETY: the caller's contract; `capacity` pairs lie at `entries`.
-    match unsafe { store.as_ref() } {
-        Some(store) if !store.entries.is_null() => unsafe {
-            std::slice::from_raw_parts(store.entries, store.size.min(store.capacity))
-        },
-        _ => &[],
+    // SAFETY: the caller's contract.
+    let Some(store) = (unsafe { store.as_ref() }) else { return &[] };
+    if store.entries.is_null() {
+        return &[];
     }
+    // SAFETY: the caller's contract; `capacity` pairs lie at `entries`.
+    unsafe { std::slice::from_raw_parts(store.entries, store.size.min(store.capacity)) }
 }
 
 /// Frees a store that a handler set, unless it is one of a frame's.

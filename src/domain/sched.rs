@@ -7,7 +7,6 @@ use std::thread;
 const MODULE_STACK_BYTES: usize = 8 * 1024 * 1024;
 
 /// Begins a thread that may run module code.
-#[must_use]
 pub fn module_thread(name: impl Into<String>) -> thread::Builder {
     thread::Builder::new().name(name.into()).stack_size(MODULE_STACK_BYTES)
 }

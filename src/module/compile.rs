@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 /// `-fstack-clash-protection` has a large frame touch each of its pages, so that it can't step over a stack's guard page.
 const FLAGS: [&str; 7] = ["-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-Wall", "-fstack-clash-protection"];
 /// Flags behind it. `-Bsymbolic` binds what a module defines to itself also where libc has the name (`login`, `send`);
-/// `--wrap` sends calls of exit(3) and its relatives to the SDK; `--as-needed` applies to the libraries after it.
-const LINK_FLAGS: [&str; 20] = [
+/// `--wrap` sends calls of exit(3) and others that reach beyond the module to the SDK; `--as-needed` applies to the libraries after it.
+const LINK_FLAGS: [&str; 23] = [
     "-Wl,-Bsymbolic",
     "-Wl,--wrap=exit",
     "-Wl,--wrap=_exit",
@@ -39,6 +39,9 @@ const LINK_FLAGS: [&str; 20] = [
     "-Wl,--wrap=error_at_line",
     "-Wl,--wrap=pthread_exit",
     "-Wl,--wrap=thrd_exit",
+    "-Wl,--wrap=freopen",
+    "-Wl,--wrap=freopen64",
+    "-Wl,--wrap=fclose",
     "-Wl,--as-needed",
     "-ljansson",
     "-lsqlite3",

@@ -13,12 +13,60 @@ pub(super) fn is_literal(path: &str) -> bool {
     !path.bytes().any(|byte| b".[]()*+?{}|^$\\".contains(&byte))
 }
 
+/// A translation in progress.
+struct Translation {
+    out: String,
+    /// Where in `out` each group begins that is open.
+    open: Vec<usize>,
+    /// Where the last atom begins.
+    atom: usize,
+    /// Whether that atom has been repeated.
+    repeated: bool,
+}
+
+impl Translation {
+    /// What is appended next is an atom.
+    fn begin_atom(&mut self) {
+        (self.atom, self.repeated) = (self.out.len(), false);
+    }
+
+    /// A repetition of the last atom. One of a repetition repeats the whole: `a+?` is `(a+)?` in POSIX, and a lazy `a+` to
+    /// the regex crate.
+    fn repeat(&mut self, operator: &str) {
+        if self.repeated {
+            self.out.insert_str(self.atom, "(?:");
+            self.out.push(')');
+        }
+        self.out.push_str(operator);
+        self.repeated = true;
+    }
+
+    fn open(&mut self) {
+        self.open.push(self.out.len());
+        self.out.push_str("(?:");
+    }
+
+    /// A `)` that closes nothing is one of the path.
+    fn close(&mut self) {
+        match self.open.pop() {
+            Some(start) => {
+                self.out.push(')');
+                (self.atom, self.repeated) = (start, false);
+            }
+            None => {
+                self.begin_atom();
+                self.out.push_str("\\)");
+            }
+        }
+    }
+}
+
 /// Translates `pattern` to the syntax of the `regex` crate, anchored at both ends.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(super) fn translate(pattern: &str) -> Result<String, String> {
-    let mut out = String::from("(?s-u)^(?:");
+    let mut to = Translation { out: String::from("(?s-u)^(?:"), open: Vec::new(), atom: 0, repeated: false };
     let chars: Vec<char> = pattern.chars().collect();
     let mut at = 0;
     while let Some(&c) = chars.get(at) {
@@ -27,22 +75,38 @@ pub(super) fn translate(pattern: &str) -> Result<String, String> {
             '\\' => {
                 let Some(&escaped) = chars.get(at) else { return Err("it ends in a backslash".to_owned()) };
                 at += 1;
-                escape(escaped, &mut out)?;
+                to.begin_atom();
+                escape(escaped, &mut to.out)?;
             }
-            '[' => at = bracket(&chars, at, &mut out)?,
-            '{' if !is_interval(&chars, at) => out.push_str("\\{"),
-            '{' if chars.get(at) == Some(&',') => out.push_str("{0"), // GNU: {,3} is {0,3}
-            '*' | '+' | '?' if out.ends_with("(?:") || at == 1 => {
-                // At the start of an expression POSIX leaves them undefined; glibc takes them as themselves.
-                out.push('\\');
-                out.push(c);
+            '[' => {
+                to.begin_atom();
+                at = bracket(&chars, at, &mut to.out)?;
             }
-            '(' => out.push_str("(?:"),
-            '.' | '*' | '+' | '?' | '|' | ')' | '^' | '$' | '{' => out.push(c),
-            '}' => out.push(if closes_interval(&out) { '}' } else { c }),
-            _ => push_literal(c, &mut out),
+            '{' => match interval(&chars, at) {
+                Some((operator, end)) => {
+                    to.repeat(&operator);
+                    at = end;
+                }
+                None => {
+                    to.begin_atom();
+                    to.out.push_str("\\{");
+                }
+            },
+            // At the start of an expression POSIX leaves them undefined: taken as themselves.
+            '*' | '+' | '?' if !(at == 1 || to.out.ends_with("(?:")) => to.repeat(c.encode_utf8(&mut [0; 4])),
+            '(' => to.open(),
+            ')' => to.close(),
+            '.' | '|' | '^' | '$' => {
+                to.begin_atom();
+                to.out.push(c);
+            }
+            _ => {
+                to.begin_atom();
+                push_literal(c, &mut to.out);
+            }
         }
     }
+    let mut out = to.out;
     out.push_str(")$");
     regex::bytes::RegexBuilder::new(&out).size_limit(COMPILED_BYTES_MAX).build().map(|_| out).map_err(|error| {
         match error {
@@ -52,17 +116,17 @@ pub(super) fn translate(pattern: &str) -> Result<String, String> {
     })
 }
 
-fn closes_interval(out: &str) -> bool {
-    out.rfind('{').is_some_and(|open| out.get(open + 1..).is_some_and(|body| !body.contains('}')))
-}
-
-/// Whether the text after a `{` is an interval: `3}`, `3,}`, `3,5}`, `,5}`.
-fn is_interval(chars: &[char], at: usize) -> bool {
+/// The interval behind a `{`, if it is one (`3}`, `3,}`, `3,5}`, and GNU's `,5}`), and where it ends.
+fn interval(chars: &[char], at: usize) -> Option<(String, usize)> {
     let body: String = chars.iter().skip(at).take_while(|&&c| c != '}').collect();
-    let closed = chars.get(at + body.chars().count()) == Some(&'}');
+    let end = at + body.chars().count();
     let (low, high) = body.split_once(',').unwrap_or((&body, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    closed && digits(low) && digits(high) && !(low.is_empty() && high.is_empty())
+    if chars.get(end) != Some(&'}') || !digits(low) || !digits(high) || low.is_empty() && high.is_empty() {
+        return None;
+    }
+    let low_or_0 = if low.is_empty() { "0" } else { "" };
+    Some((format!("{{{low_or_0}{body}}}"), end + 1))
 }
 
 fn push_literal(c: char, out: &mut String) {
@@ -122,11 +186,15 @@ fn bracket(chars: &[char], mut at: usize, out: &mut String) -> Result<usize, Str
             }
             _ => {
                 let range = chars.get(at + 1) == Some(&'-') && chars.get(at + 2).is_some_and(|&end| end != ']');
-                push_class_char(c, out)?;
+                let end = chars.get(at + 2).copied().filter(|_| range);
+                if range && !(c.is_ascii() && end.is_some_and(|end| end.is_ascii())) {
+                    return Err(format!("a range in brackets that begins with '{c}' is not one of ASCII characters"));
+                }
+                push_class_char(c, out);
                 at += 1;
-                if range {
+                if let Some(end) = end {
                     out.push('-');
-                    push_class_char(chars.get(at + 1).copied().unwrap_or(c), out)?;
+                    push_class_char(end, out);
                     at += 2;
                 }
             }
@@ -148,17 +216,14 @@ fn class(chars: &[char], at: usize, out: &mut String) -> Result<usize, String> {
 }
 
 /// One character of a bracket expression. All but letters and digits are escaped: the regex crate gives `&&`, `--`, `~~`,
-/// `[` and `\` meanings that POSIX does not.
-fn push_class_char(c: char, out: &mut String) -> Result<(), String> {
-    if !c.is_ascii() {
-        return Err(format!("'{c}' in brackets: only ASCII characters can stand there; use (a|b)"));
-    }
+/// `[` and `\` meanings that POSIX does not. What is not ASCII stands for its bytes, as in the C locale.
+fn push_class_char(c: char, out: &mut String) {
     if c.is_ascii_alphanumeric() {
-        out.push(c);
-    } else {
-        let _ = write!(out, "\\x{:02x}", u32::from(c));
+        return out.push(c);
     }
-    Ok(())
+    for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+        let _ = write!(out, "\\x{byte:02x}");
+    }
 }
 
 #[cfg(test)]
@@ -191,6 +256,21 @@ mod tests {
             ("/\\d", "/7", "/d"),
             ("/é+", "/éé", "/e"),
             ("/.*", "/a\nb", "x"),
+            ("/.+?", "/", "x"),
+            ("/a+?b", "/b", "/"),
+            ("/a{2}?", "/", "/a"),
+            ("/a{2}?", "/aa", "/aaa"),
+            ("/(ab){2}?c", "/c", "/abc"),
+            ("/x[ab]*?y", "/xy", "/x"),
+            ("/\\d+?x", "/x", "/"),
+            ("/(a+?b)+?", "/abb", "/a"),
+            ("/a**", "/aa", "/b"),
+            ("/a+*", "/", "/b"),
+            ("/a{2}{2}", "/aaaa", "/aaa"),
+            ("/paren)", "/paren)", "/paren"),
+            ("/(a))?", "/a)", "/a))"),
+            ("/[äö]+", "/äö", "/a"),
+            ("/[^ä]", "/a", "/ä"),
         ] {
             assert!(matches(pattern, yes), "{pattern} {yes}");
             assert!(!matches(pattern, no), "{pattern} {no}");
@@ -200,7 +280,7 @@ mod tests {
     #[test]
     fn refuses_with_a_reason() {
         assert!(translate("/(a)\\1").unwrap_err().contains("back-references"));
-        for bad in ["/[a", "/(", "/a)", "/\\", "/[[:foo:]]", "/[[.a.]]", "/((a{200}){200}){200}"] {
+        for bad in ["/[a", "/(", "/[ä-ö]", "/\\", "/[[:foo:]]", "/[[.a.]]", "/((a{200}){200}){200}"] {
             assert!(translate(bad).is_err(), "{bad}");
         }
     }

@@ -16,11 +16,14 @@ pub(super) const FILES: &[(&str, &str)] = headers![
     "crypto.h",
     "cweb.h",
     "cweb_config.h",
+    "cweb_errors.h",
     "cweb_file.h",
     "cweb_helpers.h",
     "cweb_host.h",
     "db.h",
     "defer.h",
+    "err.h",
+    "error.h",
     "http.h",
     "http_parse.h",
     "libevent.h",
@@ -29,6 +32,7 @@ pub(super) const FILES: &[(&str, &str)] = headers![
     "pool.h",
     "queue.h",
     "scheduler.h",
+    "threads.h",
     "uuid.h",
 ];
 

@@ -10,7 +10,8 @@ trap 'rm -rf "$tmp"' EXIT
 
 flags="-Wall -Wextra -Werror -I$root/include"
 wrap="-Wl,-Bsymbolic"
-for wrapped in exit _exit _Exit quick_exit err errx verr verrx error error_at_line pthread_exit thrd_exit; do
+for wrapped in exit _exit _Exit quick_exit err errx verr verrx error error_at_line pthread_exit thrd_exit \
+    freopen freopen64 fclose; do
     wrap="$wrap -Wl,--wrap=$wrapped"
 done
 libs="-Wl,--as-needed -ljansson -lsqlite3 -lssl -lcrypto -lm -lpthread"
