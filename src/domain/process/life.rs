@@ -10,6 +10,7 @@ use super::shared::Shared;
 use super::{lock, reader};
 use crate::abi::crypto;
 use crate::domain::ring::{Consumer, Producer, Region};
+use crate::domain::sandbox;
 use crate::net;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -393,7 +394,7 @@ fn spawn(shared: &Shared, control: &UnixStream, region: &Region, bodies: &Region
     passed.extend(wakes.iter().map(AsRawFd::as_raw_fd));
     let mut command = Command::new("/proc/self/exe");
     command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null()).process_group(0);
-    command.env_remove("CWEB_ADMIN_KEY").env("TMPDIR", &shared.config.scratch);
+    command.env_clear().envs(sandbox::environment()).env("TMPDIR", &shared.config.scratch);
     if let Some(log) = &shared.config.log {
         command.env("CWEB_LOG", log);
     }

@@ -48,7 +48,7 @@ mod shared;
 mod status;
 mod succession;
 mod supervisor;
-mod symbol;
+pub mod symbol;
 mod wire;
 mod work;
 
