@@ -224,3 +224,37 @@ static int all(struct cweb_context *c, http_request_t *q, http_response_t *r) {
         assert!(found.contains(passed), "{found}");
     }
 }
+
+#[test]
+fn a_module_prints_to_the_log_but_has_not_its_descriptors() {
+    let server = Server::with(PROCESS);
+    let code = r#"
+static int print(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)c; (void)q; r->body[0] = 0;
+  for (int fd = 1; fd < 3; fd++) {
+    char p[64], b[256]; snprintf(p, sizeof p, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(p, b, 255); if (n < 0) continue;
+    b[n] = 0; out(r, "%s\n", b);
+    if (ftruncate(fd, 0) == 0 || pwrite(fd, "x", 1, 0) == 1) out(r, "the file itself\n");
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK | O_APPEND); }
+  dprintf(2, "by descriptor\n"); printf("by stream\n"); dprintf(1, "without an end");
+  return 0; }
+"#;
+    server.deploy(&hostile("printer", code, r#"{"/print","GET",print,NONE}"#, 1, ""));
+    let flags = |fd: u32| {
+        let info = std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", server.pid())).unwrap();
+        info.lines().find(|line| line.starts_with("flags:")).unwrap().to_owned()
+    };
+    let before = [flags(1), flags(2)];
+    let found = server.get("/print").text();
+    assert_eq!([flags(1), flags(2)], before, "{found}");
+    assert!(found.lines().count() == 2 && !found.contains("the file itself"), "{found}");
+    for fd in 1..3 {
+        let own = std::fs::read_link(format!("/proc/{}/fd/{fd}", server.pid())).unwrap();
+        assert!(!found.contains(own.to_str().unwrap()), "{found}");
+    }
+    server.expect_log("by descriptor");
+    server.expect_log("[printer] by stream");
+    // The last words come with the end.
+    assert!(server.stop().contains("without an end"));
+}

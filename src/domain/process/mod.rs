@@ -41,6 +41,7 @@ mod life;
 mod link;
 mod parent;
 mod port;
+mod printed;
 mod quarantine;
 mod reader;
 mod remote;
