@@ -1,5 +1,6 @@
 //! The cweb program.
 
+use cweb::domain::process::symbol;
 use cweb::domain::sandbox::program;
 use std::process::ExitCode;
 
@@ -20,6 +21,11 @@ fn main() -> ExitCode {
         cweb::cli::start_log();
         let numbers = descriptors.iter().filter_map(|text| text.to_str()?.parse().ok()).collect::<Vec<i32>>();
         return cweb::domain::process::child::main(&numbers);
+    }
+    if let [_, command, offset] = args.as_slice()
+        && command == symbol::COMMAND
+    {
+        return symbol::main(std::slice::from_ref(offset));
     }
     if let [_, command, policy, program, arguments @ ..] = args.as_slice()
         && command == program::COMMAND

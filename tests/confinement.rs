@@ -179,3 +179,82 @@ fn a_module_reaches_nobody_and_does_not_outlive_the_server() {
         std::fs::read_to_string(&place).map_or(true, |stat| stat.contains(") Z "))
     });
 }
+
+#[test]
+fn hostile_debug_information_costs_little() {
+    let server = Server::with(PROCESS);
+    // Ten units that share one line program, of a row each byte.
+    let code = r#"
+__asm__(
+  ".pushsection .debug_abbrev,\"\",@progbits\nEab: .byte 1,0x11,0,0x10,0x17,0,0,0\n.popsection\n"
+  ".pushsection .debug_line.evil,\"\",@progbits\nEln: .long Elnend-Elnv\nElnv: .short 4\n.long Elnp-Elnh\n"
+  "Elnh: .byte 1,1,1,-5,14,13, 0,1,1,1,1,0,0,0,1,0,0,1, 0,0\nElnp: .byte 0,9,2\n.quad 0x10000000\n"
+  ".fill 6000000,1,0x20\n.byte 0,1,1\nElnend:\n.popsection\n"
+  ".pushsection .debug_info,\"\",@progbits\n.rept 10\n.long 12\n.short 4\n.long Eab\n.byte 8\n.byte 1\n.long Eln\n.endr\n"
+  ".popsection\n");
+static int crash(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; (void)r; *(volatile int *)8 = 1; return 0; }
+"#;
+    server.deploy(&hostile("dwarf", code, r#"{"/crash","GET",crash,NONE}"#, 1, ""));
+    assert_eq!(server.get("/crash").status, 500);
+    // What is known without debug information is told.
+    server.expect_log("module dwarf failed: SIGSEGV at address 0x8 at crash+");
+    let kib = server.memory_kib("VmHWM");
+    assert!(kib < 300 * 1024, "the server has had {kib} KiB");
+}
+
+#[test]
+fn modules_see_none_of_the_servers_secrets_in_the_environment() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let env =
+        [("DATABASE_PASSWORD", "tops3cret"), ("CWEB_ADMIN_KEY", "0123456789abcdef0123456789abcdef"), ("LC_TIME", "C")];
+    let server = Server::on(&dir, PROCESS, &env);
+    let code = r#"
+extern char **environ;
+__attribute__((constructor)) static void first(void) { if (getenv("DATABASE_PASSWORD")) abort(); }
+static int all(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)c; (void)q; r->body[0] = 0; for (char **at = environ; *at; at++) out(r, "%s\n", *at); return 0; }
+"#;
+    let source = hostile("looker", code, r#"{"/all","GET",all,NONE}"#, 1, "");
+    let headers = [("Authorization", "Bearer 0123456789abcdef0123456789abcdef")];
+    let deployed = server.connect().request("POST", "/mgnt", &headers, source.as_bytes());
+    assert_eq!(deployed.status, 200, "{}", deployed.text());
+    let found = server.get("/all").text();
+    assert!(!found.contains("PASSWORD") && !found.contains("ADMIN"), "{found}");
+    for passed in ["PATH=", "LC_TIME=C", "TMPDIR="] {
+        assert!(found.contains(passed), "{found}");
+    }
+}
+
+#[test]
+fn a_module_prints_to_the_log_but_has_not_its_descriptors() {
+    let server = Server::with(PROCESS);
+    let code = r#"
+static int print(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)c; (void)q; r->body[0] = 0;
+  for (int fd = 1; fd < 3; fd++) {
+    char p[64], b[256]; snprintf(p, sizeof p, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(p, b, 255); if (n < 0) continue;
+    b[n] = 0; out(r, "%s\n", b);
+    if (ftruncate(fd, 0) == 0 || pwrite(fd, "x", 1, 0) == 1) out(r, "the file itself\n");
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK | O_APPEND); }
+  dprintf(2, "by descriptor\n"); printf("by stream\n"); dprintf(1, "without an end");
+  return 0; }
+"#;
+    server.deploy(&hostile("printer", code, r#"{"/print","GET",print,NONE}"#, 1, ""));
+    let flags = |fd: u32| {
+        let info = std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", server.pid())).unwrap();
+        info.lines().find(|line| line.starts_with("flags:")).unwrap().to_owned()
+    };
+    let before = [flags(1), flags(2)];
+    let found = server.get("/print").text();
+    assert_eq!([flags(1), flags(2)], before, "{found}");
+    assert!(found.lines().count() == 2 && !found.contains("the file itself"), "{found}");
+    for fd in 1..3 {
+        let own = std::fs::read_link(format!("/proc/{}/fd/{fd}", server.pid())).unwrap();
+        assert!(!found.contains(own.to_str().unwrap()), "{found}");
+    }
+    server.expect_log("by descriptor");
+    server.expect_log("[printer] by stream");
+    // The last words come with the end.
+    assert!(server.stop().contains("without an end"));
+}

@@ -110,9 +110,22 @@ fn pem_blocks(text: &str) -> impl Iterator<Item = (&str, Vec<u8>)> {
     })
 }
 
-/// Signs `token`; the signature in base64. `None` without a key.
+/// A run of spaces is how TLS 1.3 begins what a server signs to prove who it is (RFC 8446 §4.4.3).
+const SPACES: [u8; 64] = [b' '; 64];
+
+/// Whether the server's key, which may be that of its certificate, may sign `token`: C text, and nothing that a client of
+/// TLS could take for the server's word. What TLS 1.3 and 1.2 have signed has a NUL in it: after the name of the context, in the
+/// number of the curve.
+fn is_token(token: &[u8]) -> bool {
+    !token.contains(&0) && !token.starts_with(&SPACES)
+}
+
+/// Signs `token`; the signature in base64. `None` without a key, for what has a NUL in it, and for what begins with 64 spaces.
 #[must_use]
 pub fn sign(token: &[u8]) -> Option<String> {
+    if !is_token(token) {
+        return None;
+    }
     if let Some((sign, _)) = REMOTE.get() {
         return sign(token);
     }
@@ -144,5 +157,23 @@ pub fn verify(signed: &[u8], token: &[u8]) -> bool {
         Some(Key::Rsa(pair)) => check(&RSA_PKCS1_2048_8192_SHA256, pair.public_key().as_ref()),
         Some(Key::Ecdsa(pair, algorithm)) => check(*algorithm, pair.public_key().as_ref()),
         Some(Key::Ed25519(pair)) => check(&signature::ED25519, pair.public_key().as_ref()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tls_has_signed_is_no_token() {
+        // RFC 8446 §4.4.3; RFC 5246 §7.4.3 with RFC 8422 §5.4: two randoms, then a named curve.
+        let verify = [&SPACES[..], b"TLS 1.3, server CertificateVerify\0", &[7; 32]].concat();
+        let exchange = [&[7; 64][..], &[3, 0, 29, 32], &[9; 32]].concat();
+        for signed in [&verify[..], &exchange, b"a\0b", &verify[..97], &SPACES] {
+            assert!(!is_token(signed));
+        }
+        for token in [&b"token"[..], b"", &SPACES[1..], "\t \u{fc}".as_bytes()] {
+            assert!(is_token(token));
+        }
     }
 }

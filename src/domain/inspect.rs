@@ -76,7 +76,7 @@ impl Inspection {
 
     fn start<'a>(file: impl IntoIterator<Item = &'a OsStr>) -> Result<Self, LoadError> {
         let mut command = Command::new("/proc/self/exe");
-        command.arg("inspect").args(file).process_group(0).env_remove("CWEB_ADMIN_KEY");
+        command.arg("inspect").args(file).process_group(0).env_clear().envs(sandbox::environment());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let child = net::keep_descriptors_from(&mut command).spawn().map_err(|error| host(&error))?;
         Ok(Self { child })
@@ -116,7 +116,7 @@ impl Drop for Inspection {
 }
 
 /// Reads until the child closes its end; `None` when it has not within `limit`.
-fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
+pub(super) fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
     let mut pipe = child.stdout.take()?;
     let deadline = Instant::now() + limit;
     let mut report = Vec::new();
@@ -141,7 +141,7 @@ fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
 }
 
 /// Ends the child and whatever it started, and collects its status.
-fn end(child: &mut Child, hung: bool) -> std::io::Result<ExitStatus> {
+pub(super) fn end(child: &mut Child, hung: bool) -> std::io::Result<ExitStatus> {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some(group) = group {
         // One that closed its pipe is on its way out; give it a moment so that its own status is seen. It is not

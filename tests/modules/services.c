@@ -200,6 +200,11 @@ HANDLER(crypto_with) {
     CHECK(ctx->crypto->ops.verify_token(ctx->crypto, "no base64!", "token", 5) == -1);
     CHECK(ctx->crypto->ops.sign_token(ctx->crypto, "token", token, 8) == -1);
     CHECK(ctx->crypto->ops.sign_token(ctx->crypto, NULL, token, sizeof token) == -1);
+    /* What a server of TLS signs begins with 64 spaces. */
+    char spaces[80];
+    snprintf(spaces, sizeof spaces, "%64sTLS", "");
+    CHECK(ctx->crypto->ops.sign_token(ctx->crypto, spaces, token, sizeof token) == -1);
+    CHECK(ctx->crypto->ops.sign_token(ctx->crypto, spaces + 1, token, sizeof token) > 0);
     /* What the server signs, the certificate verifies. */
     struct crypto own;
     CHECK(crypto_init(&own, "static/pair.crt", "static/pair.key") == 0);

@@ -11,6 +11,7 @@ use crate::domain::fault::signal_name;
 use crate::domain::running::{self, Note, Remains};
 use serde::Serialize;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -168,7 +169,7 @@ impl Shared {
     /// The module whose shared object has `address` in it.
     fn owner(&self, life: &Life, address: u64) -> Option<u64> {
         let (id, base) = self.below(life, address)?;
-        self.locate(id, base, address).map(|_| id)
+        symbol::covers(&self.path(id)?, base, address).then_some(id)
     }
 
     /// `address` in words, if it is in the code of a module: of `instance`, if it must be that.
@@ -177,12 +178,11 @@ impl Shared {
         if instance.is_some_and(|instance| instance != id) {
             return None;
         }
-        self.locate(id, base, address)
+        symbol::locate(&self.path(id)?, base, address)
     }
 
-    fn locate(&self, instance: u64, base: u64, address: u64) -> Option<String> {
-        let path = lock(&self.modules).get(&instance)?.path.clone();
-        symbol::locate(&path, base, address)
+    fn path(&self, instance: u64) -> Option<PathBuf> {
+        Some(lock(&self.modules).get(&instance)?.path.clone())
     }
 }
 

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const EMPTY_KEPT: Duration = Duration::from_secs(2);
 /// How long the ends of all processes are waited for, if there is anything to be done after them.
 const END_WAIT: Duration = Duration::from_secs(5);
+/// How long a stop waits for the last words of the modules to be in the log.
+const PRINTED_WAIT: Duration = Duration::from_millis(500);
 /// How often domains are looked at while there is more than one.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -121,6 +123,10 @@ impl Domains {
         self.shared.changed.notify_all();
         for (_, process) in self.shared.processes() {
             process.stop();
+        }
+        let until = Instant::now() + PRINTED_WAIT;
+        for (_, process) in self.shared.processes() {
+            process.wait_printed(until);
         }
         if let Some(cgroups) = &self.shared.config.cgroups {
             cgroups.close(END_WAIT);

@@ -7,13 +7,14 @@ use super::hook::Loader;
 use super::layout::Layout;
 use super::link::{Ends, Owner, ShardLink};
 use super::shared::Shared;
-use super::{lock, reader};
+use super::{lock, printed, reader};
 use crate::abi::crypto;
 use crate::domain::ring::{Consumer, Producer, Region};
+use crate::domain::sandbox;
 use crate::net::{self, Doorbell, Waker};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -65,6 +66,8 @@ pub(super) struct Life {
     drained: (Sender<()>, Receiver<()>),
     /// Disconnected once it is buried: all that is to be said about its death is.
     buried: Receiver<()>,
+    /// Disconnected once all that it has printed is in the log.
+    printed: Receiver<()>,
     /// Its cgroup, if it has one.
     confined: Option<Confined>,
 }
@@ -102,7 +105,8 @@ impl Life {
         let bodies = Arc::new(Region::create(arena::bytes(shared.wakers.len()))?);
         let (stream, theirs) = UnixStream::pair()?;
         let bells = shared.wakers.iter().map(Waker::doorbell).collect::<io::Result<Vec<_>>>()?;
-        let mut child = spawn(shared, &theirs, &region, &bodies, &bells)?;
+        let (output, printed) = printed::collect(shared.name())?;
+        let mut child = spawn(shared, &theirs, output, [&region, &bodies], &bells)?;
         drop(theirs);
         let number = shared.number();
         let (alive, buried) = bounded(0);
@@ -132,6 +136,7 @@ impl Life {
                 dead: AtomicBool::new(false),
                 drained: bounded(shared.wakers.len()),
                 buried,
+                printed,
                 // Before it is told to start: until then it runs no code of others.
                 confined: confine(shared, number, &child),
             })
@@ -311,6 +316,11 @@ impl Life {
         let _ = self.buried.recv();
     }
 
+    /// Waits until all that it has printed is in the log, for at most `limit`. The process is over, or about to be.
+    pub(super) fn wait_printed(&self, limit: Duration) {
+        let _ = self.printed.recv_timeout(limit);
+    }
+
     /// Takes the message of one shard that it has nothing here any more.
     pub(super) fn next_drained(&self) -> &Receiver<()> {
         &self.drained.1
@@ -399,18 +409,19 @@ fn start_message(shared: &Shared) -> Start {
 fn spawn(
     shared: &Shared,
     control: &UnixStream,
-    region: &Region,
-    bodies: &Region,
+    output: PipeWriter,
+    [region, bodies]: [&Region; 2],
     bells: &[Doorbell],
 ) -> io::Result<Child> {
     let mut passed: Vec<RawFd> = vec![control.as_raw_fd(), region.fd().as_raw_fd(), bodies.fd().as_raw_fd()];
     passed.extend(bells.iter().map(|bell| bell.as_fd().as_raw_fd()));
     let mut command = Command::new("/proc/self/exe");
     command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null()).process_group(0);
-    command.env_remove("CWEB_ADMIN_KEY").env("TMPDIR", &shared.config.scratch);
+    command.env_clear().envs(sandbox::environment()).env("TMPDIR", &shared.config.scratch);
     if let Some(log) = &shared.config.log {
         command.env("CWEB_LOG", log);
     }
+    command.stdout(output.try_clone()?).stderr(output);
     net::keep_descriptors_from(&mut command);
     let pass = move || {
         for &fd in &passed {

@@ -41,6 +41,7 @@ mod life;
 mod link;
 mod parent;
 mod port;
+mod printed;
 mod quarantine;
 mod reader;
 mod remote;
@@ -48,7 +49,7 @@ mod shared;
 mod status;
 mod succession;
 mod supervisor;
-mod symbol;
+pub mod symbol;
 mod wire;
 mod work;
 

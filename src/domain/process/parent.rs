@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Modules loaded into one process before it is replaced.
 const LOADS_MAX: u64 = 1_000;
@@ -96,6 +96,13 @@ impl Process {
     /// Ends the process.
     pub fn stop(&self) {
         self.shared.stop();
+    }
+
+    /// Waits, until `until` at most, for what the process has printed to be in the log. After [`Process::stop`].
+    pub fn wait_printed(&self, until: Instant) {
+        for life in self.shared.lives() {
+            life.wait_printed(until.saturating_duration_since(Instant::now()));
+        }
     }
 }
 

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// How long the end of a process is waited for, to know how it ended.
 const REAP_WAIT: Duration = Duration::from_millis(50);
 
+/// How long the last words of a process that is over are waited for; they are in the pipe.
+const PRINTED_WAIT: Duration = Duration::from_millis(100);
+
 /// Reads `life` until it ends, and buries it. `alive` is dropped when all is done.
 pub(super) fn attend(
     shared: &Arc<Shared>,
@@ -41,6 +44,9 @@ pub(super) fn attend(
         tracing::error!("the process of domain {} can't be understood: {error}", shared.name());
     }
     let reaped = bury(shared, life, &mut child);
+    if reaped {
+        life.wait_printed(PRINTED_WAIT);
+    }
     drop(alive);
     let _ = shared.events.send(Event::Died { life: life.number() });
     if !reaped {

@@ -251,7 +251,7 @@ impl Shared {
     }
 
     /// Every life that may have modules loaded.
-    fn lives(&self) -> Vec<Arc<Life>> {
+    pub(super) fn lives(&self) -> Vec<Arc<Life>> {
         lock(&self.lives).iter().filter_map(Weak::upgrade).collect()
     }
 

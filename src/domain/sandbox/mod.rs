@@ -7,6 +7,7 @@
 //! but [`missing`], [`check`] and building commands.
 
 mod calls;
+mod environment;
 mod files;
 mod limits;
 mod owner;
@@ -16,6 +17,7 @@ pub mod program;
 mod tests;
 mod user;
 
+pub use environment::environment;
 pub use limits::processes_with;
 pub use owner::{closed_to, hand_over};
 pub use paths::{compiler_inputs, compiler_paths, network_paths, system_paths};

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
+use crate::domain::process::symbol;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -21,6 +22,11 @@ extern "C" fn before_main() {
             let _ = program::main(policy, program, arguments);
             // The exit code does not come through from here; those tests that need it use the real program.
             std::process::exit(125);
+        }
+        [_, command, offset] if command == symbol::COMMAND => {
+            let code = symbol::main(std::slice::from_ref(offset));
+            std::io::Write::flush(&mut std::io::stdout()).unwrap();
+            std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
         }
         [_, command, policy, attempts @ ..] if command == "sandbox-try" => {
             let policy: Policy = serde_json::from_str(policy.to_str().unwrap()).unwrap();

@@ -1,5 +1,6 @@
 //! What travels to the writer, and the promise that each question is answered.
 
+use super::budget::Weight;
 use super::{Change, Changed, Deleted, Done, NewJob, StoreError, Submitted};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub(super) struct OwnEvent {
     pub(super) uuid: Arc<str>,
     pub(super) kind: Box<str>,
     pub(super) data: Box<str>,
+    /// What it takes of the budget until it is stored.
+    pub(super) _weight: Weight,
 }
 
 impl Command {
@@ -39,10 +42,10 @@ impl Command {
     /// Takes the callback back out, for a command that was never accepted.
     pub(super) fn disarm(&mut self) {
         match self {
-            Self::Submit(_, reply) => reply.0 = None,
-            Self::Change(_, _, reply) => reply.0 = None,
-            Self::Delete(_, reply) => reply.0 = None,
-            Self::Sweep { reply, .. } => reply.0 = None,
+            Self::Submit(_, reply) => reply.done = None,
+            Self::Change(_, _, reply) => reply.done = None,
+            Self::Delete(_, reply) => reply.done = None,
+            Self::Sweep { reply, .. } => reply.done = None,
             Self::Event(_) | Self::Wake => {}
             #[cfg(test)]
             Self::Hook(_) => {}
@@ -65,11 +68,15 @@ impl Command {
 
 /// Calls its callback exactly once: with the outcome, or with [`StoreError::Closed`] when it is dropped unused, as
 /// happens to what is still in the channel when the writer ends.
-pub(super) struct Reply<T>(Option<Done<T>>);
+pub(super) struct Reply<T> {
+    done: Option<Done<T>>,
+    /// What the command takes of the budget until it is answered.
+    _weight: Weight,
+}
 
 impl<T> Reply<T> {
-    pub(super) fn new(done: Done<T>) -> Self {
-        Self(Some(done))
+    pub(super) fn new(done: Done<T>, weight: Weight) -> Self {
+        Self { done: Some(done), _weight: weight }
     }
 
     pub(super) fn send(mut self, outcome: Result<T, StoreError>) {
@@ -77,7 +84,7 @@ impl<T> Reply<T> {
     }
 
     fn call(&mut self, outcome: Result<T, StoreError>) {
-        if let Some(done) = self.0.take() {
+        if let Some(done) = self.done.take() {
             guarded("a command's callback", || done(outcome));
         }
     }

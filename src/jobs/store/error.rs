@@ -44,7 +44,9 @@ pub enum OpenError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The writer has no room for another command; nothing was taken.
-    #[error("the job queue is full ({queue_max} commands wait to be written): try again shortly")]
+    #[error(
+        "the job queue is full ({queue_max} commands, or as many bytes as may, wait to be written): try again shortly"
+    )]
     Full {
         /// The queue's size.
         queue_max: usize,

@@ -1,5 +1,6 @@
 //! The sending side: what every other thread holds.
 
+use super::budget::{Budget, Weight};
 use super::command::{Command, OwnEvent, Reply};
 use super::{Change, Changed, Deleted, Done, NewJob, State, StoreError, Submitted};
 use crossbeam::channel::{Sender, TrySendError};
@@ -20,6 +21,7 @@ pub struct Writer {
 /// What the writer's thread and its handles both know.
 pub(super) struct Shared {
     pub(super) queue_max: usize,
+    pub(super) budget: Arc<Budget>,
     /// Set once, before [`Command::Wake`] is sent: nothing more is accepted. It orders nothing else, and a command
     /// that slips past it is either carried out or answered [`StoreError::Closed`].
     pub(super) closing: AtomicBool,
@@ -45,7 +47,11 @@ impl Writer {
     /// [`StoreError::Full`] when the writer is behind (the caller answers 503). Through `done`:
     /// [`StoreError::Unavailable`], and [`StoreError::Refused`] for a uuid that is taken.
     pub fn try_submit(&self, job: NewJob, done: Done<Submitted>) -> Result<(), StoreError> {
-        self.try_send(Command::Submit(job, Reply::new(done)))
+        if self.is_closed() {
+            return Err(StoreError::Closed);
+        }
+        let weight = self.shared.budget.try_take(job.payload.len()).ok_or(self.full())?;
+        self.try_send(Command::Submit(job, Reply::new(done, weight)))
     }
 
     /// Changes a job's state; never blocks.
@@ -57,7 +63,8 @@ impl Writer {
     /// [`StoreError::Full`] when the writer is behind; [`StoreError::Refused`] for a finish in no final state.
     pub fn try_change(&self, job: i64, change: Change, done: Done<Changed>) -> Result<(), StoreError> {
         validate(&change)?;
-        self.try_send(Command::Change(job, change, Reply::new(done)))
+        let weight = self.shared.budget.charge(bytes_of(&change));
+        self.try_send(Command::Change(job, change, Reply::new(done, weight)))
     }
 
     /// Deletes a finished job and its events; never blocks.
@@ -65,7 +72,7 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
     pub fn try_delete(&self, uuid: String, done: Done<Deleted>) -> Result<(), StoreError> {
-        self.try_send(Command::Delete(uuid, Reply::new(done)))
+        self.try_send(Command::Delete(uuid, Reply::new(done, self.shared.budget.charge(0))))
     }
 
     /// Like [`Writer::try_change`], but waits while the channel is full.
@@ -75,10 +82,13 @@ impl Writer {
     /// where waiting would never end.
     pub fn change(&self, job: i64, change: Change, done: Done<Changed>) -> Result<(), StoreError> {
         validate(&change)?;
-        self.send(Command::Change(job, change, Reply::new(done)))
+        // Counted, never refused: there are no more ends of runs than workers.
+        let weight = self.shared.budget.charge(bytes_of(&change));
+        self.send(Command::Change(job, change, Reply::new(done, weight)))
     }
 
-    /// Stores an event of the job's own; waits while the channel is full. `data` must be valid JSON.
+    /// Stores an event of the job's own; waits while the channel is full, or the bytes that wait are
+    /// too many. `data` must be valid JSON.
     ///
     /// Kept through failing transactions like a change. Dropped without a word when the job isn't running any more, or
     /// isn't the one called `uuid`.
@@ -86,7 +96,8 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread, where waiting would never end.
     pub fn event(&self, job: i64, uuid: Arc<str>, kind: Box<str>, data: Box<str>) -> Result<(), StoreError> {
-        self.send(Command::Event(OwnEvent { job, uuid, kind, data }))
+        let weight = self.wait_for_room(kind.len() + data.len())?;
+        self.send(Command::Event(OwnEvent { job, uuid, kind, data, _weight: weight }))
     }
 
     /// Deletes at most `limit` jobs that ended before `before_ms` (Unix milliseconds), the oldest first, and tells how
@@ -95,7 +106,7 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
     pub fn try_sweep(&self, before_ms: i64, limit: u32, done: Done<usize>) -> Result<(), StoreError> {
-        self.try_send(Command::Sweep { before_ms, limit, reply: Reply::new(done) })
+        self.try_send(Command::Sweep { before_ms, limit, reply: Reply::new(done, self.shared.budget.charge(0)) })
     }
 
     /// Runs `hook` on the writing connection, between transactions.
@@ -107,8 +118,28 @@ impl Writer {
     /// Ends the writer's work; what was accepted is still committed.
     pub(super) fn close(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
+        self.shared.budget.wake();
         // Full or gone: then the writer is awake, or needs no waking.
         let _ = self.sender.try_send(Command::Wake);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.shared.closing.load(Ordering::SeqCst)
+    }
+
+    fn full(&self) -> StoreError {
+        StoreError::Full { queue_max: self.shared.queue_max }
+    }
+
+    fn wait_for_room(&self, bytes: usize) -> Result<Weight, StoreError> {
+        if self.is_closed() {
+            return Err(StoreError::Closed);
+        }
+        let budget = &self.shared.budget;
+        if self.shared.is_writer() {
+            return budget.try_take(bytes).ok_or(self.full());
+        }
+        budget.take(bytes, || self.is_closed()).ok_or(StoreError::Closed)
     }
 
     fn try_send(&self, mut command: Command) -> Result<(), StoreError> {
@@ -146,6 +177,14 @@ impl Writer {
             command.disarm();
             StoreError::Closed
         })
+    }
+}
+
+/// The text that a change brings.
+fn bytes_of(change: &Change) -> usize {
+    match change {
+        Change::Finish { result, error, .. } => [result, error].into_iter().flatten().map(|text| text.len()).sum(),
+        _ => 0,
     }
 }
 

@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | `types` | jobs, events, changes, outcomes |
 //! | `handle` | [`Writer`]: the sending side, limits and back-pressure |
+//! | `budget` | how many bytes may wait |
 //! | `command` | what travels to the writer; replies that can't be forgotten |
 //! | `writer` | the thread: gather, commit, publish, answer; what happens when the disk fails |
 //! | `batch` | commands applied in one transaction |
@@ -21,6 +22,7 @@
 //! | `tables` | [`Tables`]: the tables as modules read them, a page at a time |
 
 mod batch;
+mod budget;
 mod command;
 mod error;
 mod handle;
@@ -43,6 +45,7 @@ pub use readers::Reader;
 pub use tables::{Key, Table, TableQuery, Tables};
 pub use types::{Change, Changed, Deleted, Done, Durability, JobEvent, JobFilter, JobRow, NewJob, State, Submitted};
 
+use budget::Budget;
 use command::Command;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use handle::Shared;
@@ -55,6 +58,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use writer::{Limits, Loop, Published};
 
+/// Bytes of commands that may wait: the largest events hundreds of times, which the disk takes in a second or so.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// How to open a store.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
@@ -64,6 +70,8 @@ pub struct StoreConfig {
     pub durability: Durability,
     /// So many commands may wait; then [`StoreError::Full`], or senders wait.
     pub queue_max: usize,
+    /// So many bytes of payloads and events may wait; then the same.
+    pub queue_bytes_max: usize,
     /// So many commands share a transaction at most.
     pub batch_max: usize,
     /// How long a batch may be held open while commands keep coming.
@@ -74,7 +82,14 @@ impl StoreConfig {
     /// The file at `path` with the usual limits.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, durability: Durability::Full, queue_max: 8192, batch_max: 4096, batch_wait_ms: 2 }
+        Self {
+            path,
+            durability: Durability::Full,
+            queue_max: 8192,
+            queue_bytes_max: QUEUE_BYTES_MAX,
+            batch_max: 4096,
+            batch_wait_ms: 2,
+        }
     }
 }
 
@@ -142,7 +157,8 @@ impl Store {
         let connection = schema::open_writing(&config.path, config.durability)?;
         let queue_max = config.queue_max.max(1);
         let (sender, receiver) = bounded(queue_max);
-        let shared = Arc::new(Shared { queue_max, closing: AtomicBool::new(false), thread: OnceLock::new() });
+        let budget = Budget::new(config.queue_bytes_max);
+        let shared = Arc::new(Shared { queue_max, budget, closing: AtomicBool::new(false), thread: OnceLock::new() });
         let stats = Arc::new(StoreStats {
             commits: AtomicU64::new(0),
             commands: AtomicU64::new(0),

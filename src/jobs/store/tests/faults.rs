@@ -60,6 +60,54 @@ fn a_full_disk_loses_no_change_and_no_event() {
 }
 
 #[test]
+fn bytes_that_wait_are_limited_and_events_wait_for_room() {
+    let fixture = Fixture::new();
+    let id = fixture.add("a");
+    fixture.change(id, Change::Start);
+    let large = || -> Box<str> { format!("\"{}\"", "x".repeat(8 * 1024 * 1024)).into() };
+    let writer = fixture.store.writer();
+    let release = fixture.hold();
+    // Of 64 MiB.
+    let mut taken = 0;
+    let refused = loop {
+        let job = NewJob { payload: large().into(), ..new_job(&format!("large {taken}")) };
+        match writer.try_submit(job, Box::new(|_| {})) {
+            Ok(()) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken < 20, "160 MiB wait");
+    };
+    assert!(matches!(refused, StoreError::Full { .. }) && taken == 7, "{taken} {refused}");
+    // What brings nothing is taken on.
+    writer.try_change(id, Change::Cancel, Box::new(|_| {})).unwrap();
+    let (done, waited) = mpsc::channel();
+    let other = writer.clone();
+    std::thread::spawn(move || {
+        let events = (0..20).map(|n| other.event(id, "a".into(), format!("{n}").into(), large()));
+        done.send(events.collect::<Result<Vec<()>, _>>()).unwrap();
+    });
+    assert!(waited.recv_timeout(Duration::from_millis(50)).is_err(), "events did not wait");
+    drop(release);
+    assert!(waited.recv().unwrap().is_ok());
+    fixture.settle();
+    fixture.submit(NewJob { payload: large().into(), ..new_job("at last") }).unwrap();
+    // One that is larger than all that may wait is taken alone.
+    let larger: String = format!("\"{}\"", "x".repeat(70 * 1024 * 1024));
+    fixture.submit(NewJob { payload: larger.into(), ..new_job("larger") }).unwrap();
+    // Whoever waits learns of the end.
+    let release = fixture.hold();
+    let other = writer.clone();
+    let waiting =
+        std::thread::spawn(move || (0..20).try_for_each(|_| other.event(id, "a".into(), "e".into(), large())));
+    wait_for("a waiting event", || {
+        writer.try_submit(NewJob { payload: large().into(), ..new_job("w") }, Box::new(|_| {})).is_err()
+    });
+    writer.close();
+    drop(release);
+    let _ = waiting.join().unwrap();
+}
+
+#[test]
 fn commands_sent_during_a_failure_come_after_those_kept() {
     let fixture = Fixture::new();
     let id = fixture.add("a");
