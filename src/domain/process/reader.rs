@@ -1,13 +1,13 @@
 //! Reading what a life says until it ends, and its burial.
 
-use super::control::{self, Question, ToChild, ToParent};
+use super::control::{Question, ToChild, ToParent};
+use super::hearing::Hearing;
 use super::life::Life;
-use super::shared::Shared;
+use super::shared::{RunQuestion, Shared};
 use super::supervisor::Event;
 use crate::abi::{crypto, host};
 use crossbeam::channel::Sender;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::thread;
@@ -20,12 +20,12 @@ const REAP_WAIT: Duration = Duration::from_millis(50);
 pub(super) fn attend(
     shared: &Arc<Shared>,
     life: &Arc<Life>,
-    mut stream: UnixStream,
+    mut hearing: Hearing,
     mut child: Child,
     alive: Sender<()>,
 ) {
     let error = loop {
-        match control::read(&mut stream) {
+        match hearing.next() {
             Ok(ToParent::Done { call, outcome }) => life.done(call, outcome),
             Ok(ToParent::Question { call, what }) => answer(shared, life, call, what),
             Ok(ToParent::Fault(fault)) => {
@@ -86,11 +86,13 @@ fn answer(shared: &Shared, life: &Arc<Life>, call: u64, what: Question) {
     let run = match what {
         Question::CreateJob { instance, job, payload } => {
             // It is answered once it is durable: not here, where everybody else's answers pass.
+            let permit = life.asked().creating.enter(job.len() + payload.len());
             let life = Arc::clone(life);
             let create = move || {
                 let name = host::ModuleToken { name: String::new(), id: instance };
                 let result = host::create_job(&name, &job, &payload);
                 let _ = life.send(&ToChild::Reply { call, result });
+                drop(permit);
             };
             if let Err(error) = thread::Builder::new().name("create-job".to_owned()).spawn(create) {
                 reply(Err(error.to_string()));
@@ -104,7 +106,13 @@ fn answer(shared: &Shared, life: &Arc<Life>, call: u64, what: Question) {
         }
         Question::Emit { run, .. } | Question::SetResult { run, .. } | Question::SetError { run, .. } => run,
     };
-    if !shared.ask_run(life, run, call, what) {
+    let bytes = match &what {
+        Question::Emit { kind, data, .. } => kind.len() + data.as_ref().map_or(0, String::len),
+        Question::SetResult { text, .. } | Question::SetError { text, .. } => text.len(),
+        _ => 0,
+    };
+    let permit = life.asked().runs.enter(bytes);
+    if !shared.ask_run(life, run, RunQuestion { call, what, permit }) {
         reply(Err("there is no such run".to_owned()));
     }
 }
