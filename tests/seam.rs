@@ -323,3 +323,56 @@ H(pid) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)getp
     assert!(after.as_str() != before && after.as_str() == server.get("/pid").text(), "{after} {before}");
     is_well(&server);
 }
+
+#[test]
+fn a_module_that_kills_its_process_unseen_is_left_out() {
+    let server = start(&["--crash-limit", "3"]);
+    let code = r#"
+static void *later(void *nothing) { (void)nothing; usleep(100 * 1000); kill(getpid(), SIGKILL); return NULL; }
+static void load(struct cweb_context *c) { (void)c; pthread_t t; pthread_create(&t, NULL, later, NULL); }
+H(hello) { (void)c; (void)q; strcpy(r->body, "hello"); return 0; }
+"#;
+    deploy(&server, &constant("before", "/before", "still here"), "evil");
+    attacker(&server, code, &["hello"], ".onload = load,");
+    server.expect_log("module attacker is in quarantine: its process died 3 times");
+    eventually("the other one is back", || server.get("/before").text() == "still here");
+    assert_eq!(server.get("/hello").status, 503);
+    assert_eq!(server.log().matches("is in quarantine").count(), 1, "{}", server.log());
+    is_well(&server);
+}
+
+#[test]
+fn a_module_says_the_same_of_itself_everywhere() {
+    let server = start(&[]);
+    // The inspection has another directory for files of a moment.
+    let lie = r#"
+__attribute__((constructor)) static void lie(void) { const char *dir = getenv("TMPDIR");
+  if (dir != NULL && strstr(dir, "scratch") != NULL) CHANGE; }
+"#;
+    let route = r#"{"/liar","GET",h,NONE}"#;
+    for change in
+        [r#"strcpy(config.name, "good\nINFO forged")"#, r#"strcpy(config.name, "another")"#, "config.size = 0"]
+    {
+        let source = module("liar", "HANDLER(h, \"x\")", route, 1, "") + &lie.replace("CHANGE", change);
+        let refused = server.post("/mgnt?domain=evil", source.as_bytes());
+        assert_eq!(refused.status, 422, "{change}: {}", refused.text());
+        assert!(!server.log().lines().any(|line| line.starts_with("INFO forged")), "{}", server.log());
+    }
+    // Only in the second process, which comes when the first has died.
+    let once = r#"
+__attribute__((constructor)) static void lie(void) { const char *dir = getenv("TMPDIR"); char path[512];
+  if (dir == NULL || strstr(dir, "scratch") == NULL) return;
+  snprintf(path, sizeof path, "%s/seen", dir); FILE *seen = fopen(path, "r");
+  if (seen != NULL) { fclose(seen); strcpy(config.name, "another"); return; }
+  seen = fopen(path, "w"); if (seen != NULL) fclose(seen); }
+#include <signal.h>
+#include <unistd.h>
+"#;
+    let code = "#include <signal.h>\n#include <unistd.h>\nstatic int h(struct cweb_context *c, http_request_t *q, http_response_t *r) { \
+                (void)c; (void)q; (void)r; kill(getpid(), SIGKILL); return 0; }";
+    deploy(&server, &(module("liar", code, route, 1, "") + once), "evil");
+    provoke(&server, "/liar");
+    server.expect_log("module liar is in quarantine: it says something else of itself");
+    eventually("it is left out", || server.get("/liar").status == 503);
+    is_well(&server);
+}

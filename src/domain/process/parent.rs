@@ -136,10 +136,16 @@ impl Process {
         };
         match loaded {
             Ok(Outcome::Loaded(manifest, base)) => {
+                if manifest.name.chars().any(char::is_control) {
+                    pass.life().add(id, base);
+                    shared.close_in(pass.life(), id);
+                    return Err(LoadError::Manifest("its name is none in its domain".to_owned()));
+                }
                 let quarantine = Arc::<Quarantine>::default();
                 let loaded = Loaded {
                     name: manifest.name.clone(),
                     path: path.to_path_buf(),
+                    manifest: Arc::new(manifest.clone()),
                     has_onload: manifest.has_onload,
                     has_unload: manifest.has_unload,
                     onloaded: false,

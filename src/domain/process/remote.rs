@@ -56,7 +56,10 @@ impl RemoteModule {
         };
         let life = pass.life();
         match loaded.map_err(|none| in_words(Hook::Constructor, none))? {
-            Outcome::Loaded(_, base) => drop(life.add(self.id, base)),
+            Outcome::Loaded(manifest, base) => {
+                life.add(self.id, base);
+                self.shared.recognize(life, self.id, &manifest)?;
+            }
             Outcome::Loader(what) | Outcome::Refused(what) | Outcome::Fault(what) | Outcome::Host(what) => {
                 return Err(what);
             }

@@ -10,6 +10,7 @@ use super::lock;
 use super::parent::DomainConfig;
 use super::quarantine::{History, Quarantine};
 use super::supervisor::Event;
+use crate::abi::manifest::Manifest;
 use crate::domain::inbox::{Inbox, Message};
 use crate::net::Waker;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
@@ -29,6 +30,8 @@ const PUBLISH_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct Loaded {
     pub(super) name: String,
     pub(super) path: PathBuf,
+    /// What it has said of itself, and has to say in each life.
+    pub(super) manifest: Arc<Manifest>,
     pub(super) has_onload: bool,
     pub(super) has_unload: bool,
     /// `onload` has run, `unload` has not.
@@ -88,6 +91,8 @@ pub(super) struct Shared {
     pub(super) restarts: AtomicU64,
     pub(super) replacements: AtomicU64,
     pub(super) last_crash: Mutex<Option<CrashReport>>,
+    /// Deaths of which no module is known to be the cause.
+    pub(super) unplaced: Mutex<History>,
     pub(super) events: Sender<Event>,
 }
 
@@ -128,6 +133,7 @@ impl Shared {
             restarts: AtomicU64::new(0),
             replacements: AtomicU64::new(0),
             last_crash: Mutex::default(),
+            unplaced: Mutex::default(),
             events,
         }
     }
@@ -298,6 +304,25 @@ impl Shared {
         {
             life.loader().closes(end);
         }
+    }
+
+    /// Module `id` says in `life` what it said when it was loaded first. If not it is closed there, and left out.
+    ///
+    /// # Errors
+    /// It does not; for people.
+    pub(super) fn recognize(&self, life: &Life, id: u64, manifest: &Manifest) -> Result<(), String> {
+        let mut modules = lock(&self.modules);
+        // One that is gone meanwhile is closed by whoever finds that.
+        let Some(module) = modules.get_mut(&id).filter(|module| *module.manifest != *manifest) else { return Ok(()) };
+        let why = format!(
+            "module {} is in quarantine: it says something else of itself when it is loaded again; a new deployment lifts it",
+            module.name
+        );
+        tracing::error!("{why}");
+        module.quarantine.impose(why.clone());
+        drop(modules);
+        self.close_in(life, id);
+        Err(why)
     }
 
     pub(super) fn set_onloaded(&self, id: u64, onloaded: bool) {
