@@ -108,6 +108,8 @@ impl Hearing {
                 }
                 Err(Errno::AGAIN) => self.wait(deadline)?,
                 Err(Errno::INTR) => {}
+                // It died with something unread.
+                Err(Errno::CONNRESET) => return Err(ErrorKind::UnexpectedEof.into()),
                 Err(error) => return Err(error.into()),
             }
         }

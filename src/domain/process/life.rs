@@ -361,7 +361,7 @@ impl Life {
     }
 
     pub(super) fn verdict(&self) -> Option<String> {
-        lock(&self.verdict).clone().or_else(|| self.post.failed())
+        lock(&self.verdict).clone().or_else(|| self.post.verdict().map(str::to_owned))
     }
 
     /// Ends it because it `hung`.

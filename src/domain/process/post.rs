@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
@@ -42,8 +42,10 @@ struct Waiting {
     replies: usize,
     /// A thread writes them.
     writing: bool,
-    /// Why nothing is sent any more.
-    failed: Option<String>,
+    /// Nothing is sent any more.
+    closed: bool,
+    /// Why, if it is the life's fault and not that it has died.
+    verdict: Option<&'static str>,
 }
 
 struct Letter {
@@ -52,6 +54,20 @@ struct Letter {
     sent: usize,
     reply: bool,
     deadline: Instant,
+}
+
+/// Why a message could not be sent.
+enum Unsent {
+    /// The connection is gone, or there is no thread to write.
+    Error(io::Error),
+    /// The life does not take it.
+    Refused(&'static str),
+}
+
+impl From<io::Error> for Unsent {
+    fn from(error: io::Error) -> Self {
+        Self::Error(error)
+    }
 }
 
 impl Post {
@@ -65,19 +81,19 @@ impl Post {
     /// The life takes nothing any more.
     pub(super) fn send(&self, bytes: Vec<u8>, reply: bool) -> io::Result<()> {
         let mut waiting = lock(&self.office.waiting);
-        if let Some(why) = &waiting.failed {
-            return Err(io::Error::other(why.clone()));
+        if waiting.closed {
+            return Err(ErrorKind::BrokenPipe.into());
         }
         let mut letter = Letter { bytes, sent: 0, reply, deadline: Instant::now() };
         if waiting.letters.is_empty() && !waiting.writing {
             match self.office.write(&mut letter) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(error) => return Err(self.office.fail(&mut waiting, &error.to_string())),
+                Err(error) => return Err(self.office.fail(&mut waiting, Unsent::Error(error))),
             }
         }
         if reply && (waiting.replies >= REPLIES_MAX || waiting.bytes > REPLIES_BYTES_MAX) {
-            return Err(self.office.fail(&mut waiting, "it asks and asks, and takes no answers"));
+            return Err(self.office.fail(&mut waiting, Unsent::Refused("it asks and asks, and takes no answers")));
         }
         waiting.replies += usize::from(reply);
         waiting.bytes += letter.bytes.len();
@@ -87,7 +103,7 @@ impl Post {
             let office = Arc::clone(&self.office);
             let writer = thread::Builder::new().name("domain-writer".to_owned()).spawn(move || office.write_all());
             if let Err(error) = writer {
-                return Err(self.office.fail(&mut waiting, &error.to_string()));
+                return Err(self.office.fail(&mut waiting, Unsent::Error(error)));
             }
         }
         Ok(())
@@ -98,9 +114,9 @@ impl Post {
         let _ = self.office.stream.shutdown(Shutdown::Both);
     }
 
-    /// Why nothing could be sent any more, if so.
-    pub(super) fn failed(&self) -> Option<String> {
-        lock(&self.office.waiting).failed.clone()
+    /// Why the connection was closed, if the life did not take what it was told.
+    pub(super) fn verdict(&self) -> Option<&'static str> {
+        lock(&self.office.waiting).verdict
     }
 }
 
@@ -122,7 +138,7 @@ impl Office {
     fn write_all(&self) {
         loop {
             let mut waiting = lock(&self.waiting);
-            let Some(mut letter) = waiting.letters.pop_front().filter(|_| waiting.failed.is_none()) else {
+            let Some(mut letter) = waiting.letters.pop_front().filter(|_| !waiting.closed) else {
                 waiting.letters.clear();
                 waiting.writing = false;
                 return;
@@ -132,32 +148,38 @@ impl Office {
             let mut waiting = lock(&self.waiting);
             waiting.bytes -= letter.bytes.len();
             waiting.replies -= usize::from(letter.reply);
-            if let Err(error) = written {
-                self.fail(&mut waiting, &error.to_string());
+            if let Err(unsent) = written {
+                self.fail(&mut waiting, unsent);
             }
         }
     }
 
-    fn write_in_time(&self, letter: &mut Letter) -> io::Result<()> {
+    fn write_in_time(&self, letter: &mut Letter) -> Result<(), Unsent> {
         while !self.write(letter)? {
             let left = letter.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(io::Error::other("it does not take what the server tells it"));
+                return Err(Unsent::Refused("it does not take what the server tells it"));
             }
             let left = Timespec::try_from(left).map_err(io::Error::other)?;
             match poll(&mut [PollFd::new(&self.stream, PollFlags::OUT)], Some(&left)) {
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(io::Error::from(error).into()),
             }
         }
         Ok(())
     }
 
-    fn fail(&self, waiting: &mut Waiting, why: &str) -> io::Error {
-        waiting.failed.get_or_insert_with(|| why.to_owned());
+    fn fail(&self, waiting: &mut Waiting, unsent: Unsent) -> io::Error {
+        waiting.closed = true;
         // Its reader finds that it has ended.
         let _ = self.stream.shutdown(Shutdown::Both);
-        io::Error::other(why.to_owned())
+        match unsent {
+            Unsent::Error(error) => error,
+            Unsent::Refused(why) => {
+                waiting.verdict.get_or_insert(why);
+                io::Error::other(why)
+            }
+        }
     }
 }
 
@@ -178,7 +200,9 @@ mod tests {
         assert!(all.chunks(100_000).zip(0_u8..).all(|(chunk, n)| chunk.iter().all(|&byte| byte == n)));
         post.send(vec![7], true).unwrap();
         theirs.read_exact(&mut all[..1]).unwrap();
-        assert_eq!((all[0], post.failed()), (7, None));
+        assert_eq!((all[0], post.verdict()), (7, None));
+        drop(theirs);
+        assert!(post.send(vec![7], true).is_err() && post.verdict().is_none(), "a death is no fault");
     }
 
     #[test]
@@ -187,7 +211,7 @@ mod tests {
         let post = Post::new(ours);
         let sent = (0..1_000_000).take_while(|_| post.send(vec![0; 1000], true).is_ok()).count();
         assert!((REPLIES_MAX..=3 * REPLIES_MAX).contains(&sent), "{sent}");
-        assert!(post.failed().is_some() && post.send(vec![0], false).is_err());
+        assert!(post.verdict().is_some() && post.send(vec![0], false).is_err());
         drop(theirs);
     }
 }
