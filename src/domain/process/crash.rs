@@ -17,6 +17,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Longest text that is taken from a domain.
 const PLACE_CHARS_MAX: usize = 200;
 
+/// Deaths with nobody to blame before somebody is blamed: one may be an operator's doing.
+const UNPLACED_MIN: usize = 3;
+
 /// A crash of module code, or of the process that it was in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CrashReport {
@@ -135,7 +138,10 @@ impl Shared {
     /// `life` has died and nothing says by whose fault. When that happens again and again, the module that was deployed
     /// last is left out: what changed last is what most likely did it. If it goes on, so is the one before.
     fn unplaced_death(&self, life: &Life, report: &CrashReport) {
-        let limit = self.config.crash_limit;
+        let mut limit = self.config.crash_limit;
+        if limit.crashes > 0 {
+            limit.crashes = limit.crashes.max(UNPLACED_MIN);
+        }
         let Some(count) = lock(&self.unplaced).add(std::time::Instant::now(), false, limit) else { return };
         let mut modules = lock(&self.modules);
         let there = modules.iter_mut().rev().find(|(id, module)| life.has(**id) && !module.quarantine.is_on());
