@@ -109,3 +109,270 @@ H(wedge) { (void)c; (void)q; int found = 0; pthread_t t;
     deploy(&server, &constant("beside", "/beside", "here"), "beside");
     server.stop();
 }
+
+/// The rings and the eventfds of a process: `put` writes a record to shard `s`, whatever it is.
+const RINGS: &str = r#"
+#define PAIR 3146752
+#define TO_SERVER 1049088
+#define WORDS (2u * 1024 * 1024 / 8)
+static volatile uint64_t *rings; static int bells[16], shards; static size_t bodies;
+static uint64_t tails[16];
+static void find(void) { struct stat st;
+  for (int fd = 3; fd < 64; fd++) { if (names(fd, "eventfd")) bells[shards++] = fd;
+    if (names(fd, "cweb-ring") && fstat(fd, &st) == 0) {
+      if (st.st_size < (32 << 20)) rings = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+      else bodies = (size_t)st.st_size; } } }
+static int put_record(int s, const void *record, size_t n) {
+  volatile uint64_t *ring = rings + ((size_t)s * PAIR + TO_SERVER) / 8, *data = ring + 64; uint64_t one = 1;
+  if (tails[s] == 0) tails[s] = ring[0];
+  size_t words = 1 + (n + 7) / 8;
+  for (int tries = 0; WORDS - (tails[s] - ring[16]) < words; tries++) { if (tries > 20000) return -1; usleep(500); }
+  data[tails[s] & (WORDS - 1)] = (tails[s] << 32) | n;
+  for (size_t i = 0; i < words - 1; i++) { uint64_t w = 0; size_t left = n - i * 8; memcpy(&w, (const char *)record + i * 8, left < 8 ? left : 8);
+    data[(tails[s] + 1 + i) & (WORDS - 1)] = w; }
+  tails[s] += words; __sync_synchronize(); ring[0] = tails[s]; __sync_synchronize();
+  if (ring[32]) { ring[32] = 0; if (write(bells[s], &one, 8) < 0) return -1; }
+  return 0; }
+"#;
+
+#[test]
+fn an_answer_that_nobody_asked_for_ends_the_process() {
+    let server = start(&[]);
+    let code = r#"
+static void *attack(void *shard) { int s = (int)(long)shard; usleep(300 * 1000);
+  unsigned char b[33] = { 10 }; uint64_t ticket = 0x7fffffff, at = bodies - ((uint64_t)64 << 20), n = 40000; uint16_t status = 200;
+  memcpy(b + 1, &ticket, 8); memcpy(b + 13, &status, 2); memcpy(b + 17, &at, 8); memcpy(b + 25, &n, 8);
+  for (int i = 0; i < 100000; i++) if (put_record(s, b, 33) != 0) break;
+  return NULL; }
+H(lie) { (void)c; (void)q; (void)r; find(); pthread_t t;
+  for (int s = 0; s < shards; s++) pthread_create(&t, NULL, attack, (void *)(long)s);
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d", shards, rings != NULL); return 0; }
+"#;
+    attacker(&server, &format!("{RINGS}{code}"), &["lie"], "");
+    assert_eq!(server.get("/lie").text(), "2 1");
+    server.expect_log("a call that is not open was answered: the process of domain evil is ended");
+    is_well(&server);
+}
+
+#[test]
+fn parts_of_answers_are_limited_for_a_domain_and_not_for_each_shard() {
+    let server = start(&[]);
+    // 300 MiB in each of two shards.
+    let code = r#"
+static void *attack(void *shard) { int s = (int)(long)shard; usleep(300 * 1000);
+  size_t n = 500 * 1024; char *b = malloc(n); memset(b, 'p', n); b[0] = 1; uint64_t ticket = 77; memcpy(b + 1, &ticket, 8);
+  for (int i = 0; i < 614; i++) if (put_record(s, b, n) != 0) break;
+  return NULL; }
+H(parts) { (void)c; (void)q; (void)r; find(); pthread_t t;
+  for (int s = 0; s < shards; s++) pthread_create(&t, NULL, attack, (void *)(long)s);
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d", shards, rings != NULL); return 0; }
+"#;
+    attacker(&server, &format!("{RINGS}{code}"), &["parts"], "");
+    assert_eq!(server.get("/parts").text(), "2 1");
+    server.expect_log("the answers of modules are too large: the process of domain evil is ended");
+    is_well(&server);
+}
+
+#[test]
+fn questions_that_are_asked_without_end_cost_the_server_neither_threads_nor_memory() {
+    let server = start(&[]);
+    let code = r#"
+H(flood) { (void)c; (void)q; int fd = control(), n = 0; char b[256]; deafen();
+  for (; n < 15000; n++) { snprintf(b, sizeof b,
+    "{\"Question\":{\"call\":%d,\"what\":{\"CreateJob\":{\"instance\":0,\"job\":\"none\",\"payload\":\"1\"}}}}", 1000000 + n);
+    if (tell(fd, b) != 0) break; }
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", n); return 0; }
+"#;
+    attacker(&server, code, &["flood"], "");
+    let before = threads(&server);
+    provoke(&server, "/flood");
+    let mut most = 0;
+    eventually("it is ended", || {
+        most = most.max(threads(&server));
+        server.log().contains("the process of domain evil died")
+    });
+    assert!(most < before + 150, "{before} threads became {most}");
+    assert!(server.log().contains("takes no answers"), "{}", server.log());
+    is_well(&server);
+}
+
+fn threads(server: &Server) -> usize {
+    std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().count()
+}
+
+#[test]
+fn a_message_that_is_too_large_or_never_whole_ends_the_process() {
+    let server = start(&[]);
+    let code = r#"
+H(big) { (void)c; (void)q; (void)r; int fd = control(); uint32_t n = 300 << 20; char *b = calloc(1, 1 << 20);
+  if (put(fd, (const char *)&n, 4) == 0) for (int i = 0; i < 299; i++) if (put(fd, b, 1 << 20) != 0) break;
+  sleep(3); return 0; }
+"#;
+    attacker(&server, code, &["big"], "");
+    provoke(&server, "/big");
+    server.expect_log("the process of domain evil can't be understood: a message of 314572800 bytes");
+    assert!(server.memory_kib("VmHWM") < 250 * 1024, "{} KiB", server.memory_kib("VmHWM"));
+    is_well(&server);
+}
+
+#[test]
+fn a_job_that_says_more_than_it_may_is_refused_and_lives_on() {
+    let server =
+        start(&["--job-result-bytes-max", "1000", "--job-payload-bytes-max", "1000", "--job-event-bytes-max", "1000"]);
+    let code = r#"
+static int run(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p;
+  size_t n = 8 << 20; char *text = malloc(n); memset(text, '1', n); text[n - 1] = 0;
+  if (j->set_result(j, text) == 0) return -1;
+  return j->set_result(j, "1"); }
+H(hello) { (void)c; (void)q; strcpy(r->body, "hello"); return 0; }
+"#;
+    attacker(&server, code, &["hello"], r#".jobs = {{.name = "large", .run = run}}, .job_size = 1,"#);
+    let accepted = server.post("/jobs", br#"{"job": "large"}"#).text();
+    let uuid = accepted.split('"').find(|part| part.len() == 36).unwrap().to_owned();
+    eventually("the job is done", || server.get(&format!("/jobs/{uuid}")).text().contains("\"done\""));
+    assert!(!server.log().contains("died"), "{}", server.log());
+}
+
+#[test]
+fn a_process_that_does_not_listen_holds_up_nobody_elsewhere() {
+    let server = start(&[]);
+    let code = r#"
+static void *sip(void *fd) { char b[64]; for (int n = 0; n < 60; n++) { usleep(500 * 1000); if (recv((int)(long)fd, b, sizeof b, MSG_DONTWAIT) == 0) break; } return NULL; }
+static void *ask(void *fd) { char b[256];
+  for (int n = 0; n < 2000000; n++) { snprintf(b, sizeof b,
+    "{\"Question\":{\"call\":%d,\"what\":{\"Verify\":{\"signed\":[1],\"token\":[2]}}}}", 3000000 + n);
+    if (tell((int)(long)fd, b) != 0) break; }
+  return NULL; }
+H(deaf) { (void)c; (void)q; (void)r; int fd = control(); deafen(); pthread_t t;
+  pthread_create(&t, NULL, sip, (void *)(long)fd); pthread_create(&t, NULL, ask, (void *)(long)fd); return 0; }
+H(stop) { (void)c; (void)q; (void)r; kill(getpid(), SIGSTOP); return 0; }
+"#;
+    attacker(&server, code, &["deaf", "stop"], "");
+    provoke(&server, "/deaf");
+    let start = std::time::Instant::now();
+    for n in 0..5 {
+        let text = format!("beside {n}");
+        deploy(&server, &constant("beside", "/beside", &text), "beside");
+        assert_eq!(server.get("/beside").text(), text);
+    }
+    server.expect_log("the process of domain evil died");
+    eventually("it is back", || server.log().matches("is started again").count() == 1);
+    deploy(&server, &constant("beside", "/beside", "here"), "beside");
+    // Generous: a second for each would be ten.
+    assert!(start.elapsed() < Duration::from_secs(18), "{:?}", start.elapsed());
+    is_well(&server);
+}
+
+#[test]
+fn a_process_that_is_stopped_costs_deployments_elsewhere_nothing() {
+    let server = start(&[]);
+    attacker(&server, "H(stop) { (void)c; (void)q; (void)r; kill(getpid(), SIGSTOP); return 0; }", &["stop"], "");
+    provoke(&server, "/stop");
+    std::thread::sleep(Duration::from_millis(300));
+    let (versions, mut quick) = ([constant("beside", "/beside", "a"), constant("beside", "/beside", "b")], 0);
+    for n in 0..10 {
+        let start = std::time::Instant::now();
+        deploy(&server, &versions[n % 2], "beside");
+        quick += usize::from(start.elapsed() < Duration::from_secs(1));
+    }
+    // Each used to wait for a second. Those that a busy machine holds up are not all.
+    assert!(quick > 0, "ten deployments, each of a second and more");
+}
+
+#[test]
+fn a_callback_learns_that_its_client_has_left() {
+    let server = start(&[]);
+    let code = r#"
+static _Atomic int ended;
+static void on_message(struct cweb_context *c, websocket_t *ws, const char *text, size_t n) { (void)c; (void)text; (void)n;
+  for (int i = 0; i < 2000 && ws->send(ws, "t", 1) == 0; i++) usleep(20 * 1000);
+  ended++; }
+H(ended_) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", ended); return 0; }
+"#;
+    attacker(&server, code, &["ended_"], r#".websockets = {{"/evil", NULL, on_message, NULL}}, .ws_size = 1,"#);
+    let mut socket = server.websocket("/evil");
+    socket.send(tungstenite::Message::text("tick")).unwrap();
+    assert_eq!(socket.read().unwrap(), tungstenite::Message::text("t"));
+    assert_eq!(server.get("/ended_").text(), "0");
+    drop(socket);
+    eventually("send has failed", || server.get("/ended_").text() == "1");
+}
+
+#[test]
+fn a_callback_that_never_returns_is_noticed_unless_it_sends() {
+    let server = start(&["--handler-timeout-ms", "2500"]);
+    let code = r#"
+static void on_message(struct cweb_context *c, websocket_t *ws, const char *text, size_t n) { (void)c;
+  if (n == 4 && memcmp(text, "hang", 4) == 0) for (;;) pause();
+  if (n == 4 && memcmp(text, "talk", 4) == 0) for (int i = 0; i < 60 && ws->send(ws, "t", 1) == 0; i++) usleep(100 * 1000);
+  char reply[32]; snprintf(reply, sizeof reply, "%d", (int)getpid()); ws->send(ws, reply, strlen(reply)); }
+H(pid) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)getpid()); return 0; }
+"#;
+    attacker(&server, code, &["pid"], r#".websockets = {{"/evil", NULL, on_message, NULL}}, .ws_size = 1,"#);
+    let before = server.get("/pid").text();
+    let mut talker = server.websocket("/evil");
+    talker.send(tungstenite::Message::text("talk")).unwrap();
+    for _ in 0..60 {
+        assert_eq!(talker.read().unwrap(), tungstenite::Message::text("t"));
+    }
+    assert_eq!(talker.read().unwrap(), tungstenite::Message::text(before.as_str()), "{}", server.log());
+    talker.send(tungstenite::Message::text("hang")).unwrap();
+    talker.send(tungstenite::Message::text("pid")).unwrap();
+    server.expect_log("a WebSocket callback of module attacker runs for longer than it may");
+    let after = talker.read().unwrap().into_text().unwrap();
+    assert!(after.as_str() != before && after.as_str() == server.get("/pid").text(), "{after} {before}");
+    is_well(&server);
+}
+
+#[test]
+fn a_module_that_kills_its_process_unseen_is_left_out() {
+    let server = start(&["--crash-limit", "3"]);
+    let code = r#"
+static void *later(void *nothing) { (void)nothing; usleep(100 * 1000); kill(getpid(), SIGKILL); return NULL; }
+static void load(struct cweb_context *c) { (void)c; pthread_t t; pthread_create(&t, NULL, later, NULL); }
+H(hello) { (void)c; (void)q; strcpy(r->body, "hello"); return 0; }
+"#;
+    deploy(&server, &constant("before", "/before", "still here"), "evil");
+    attacker(&server, code, &["hello"], ".onload = load,");
+    server.expect_log("module attacker is in quarantine: its process died 3 times");
+    eventually("the other one is back", || server.get("/before").text() == "still here");
+    assert_eq!(server.get("/hello").status, 503);
+    assert_eq!(server.log().matches("is in quarantine").count(), 1, "{}", server.log());
+    is_well(&server);
+}
+
+#[test]
+fn a_module_says_the_same_of_itself_everywhere() {
+    let server = start(&[]);
+    // The inspection has another directory for files of a moment.
+    let lie = r#"
+__attribute__((constructor)) static void lie(void) { const char *dir = getenv("TMPDIR");
+  if (dir != NULL && strstr(dir, "scratch") != NULL) CHANGE; }
+"#;
+    let route = r#"{"/liar","GET",h,NONE}"#;
+    for change in
+        [r#"strcpy(config.name, "good\nINFO forged")"#, r#"strcpy(config.name, "another")"#, "config.size = 0"]
+    {
+        let source = module("liar", "HANDLER(h, \"x\")", route, 1, "") + &lie.replace("CHANGE", change);
+        let refused = server.post("/mgnt?domain=evil", source.as_bytes());
+        assert_eq!(refused.status, 422, "{change}: {}", refused.text());
+        assert!(!server.log().lines().any(|line| line.starts_with("INFO forged")), "{}", server.log());
+    }
+    // Only in the second process, which comes when the first has died.
+    let once = r#"
+__attribute__((constructor)) static void lie(void) { const char *dir = getenv("TMPDIR"); char path[512];
+  if (dir == NULL || strstr(dir, "scratch") == NULL) return;
+  snprintf(path, sizeof path, "%s/seen", dir); FILE *seen = fopen(path, "r");
+  if (seen != NULL) { fclose(seen); strcpy(config.name, "another"); return; }
+  seen = fopen(path, "w"); if (seen != NULL) fclose(seen); }
+#include <signal.h>
+#include <unistd.h>
+"#;
+    let code = "#include <signal.h>\n#include <unistd.h>\nstatic int h(struct cweb_context *c, http_request_t *q, http_response_t *r) { \
+                (void)c; (void)q; (void)r; kill(getpid(), SIGKILL); return 0; }";
+    deploy(&server, &(module("liar", code, route, 1, "") + once), "evil");
+    provoke(&server, "/liar");
+    server.expect_log("module liar is in quarantine: it says something else of itself");
+    eventually("it is left out", || server.get("/liar").status == 503);
+    is_well(&server);
+}

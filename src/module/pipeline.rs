@@ -293,6 +293,11 @@ fn load(
         }
         other => other,
     })?;
+    // Its constructors run again there, and may have been waiting for that.
+    if generation.manifest() != manifest {
+        let what = "it says something else of itself in its domain than when it was inspected".to_owned();
+        return Err(DeployError::Load(LoadError::Manifest(what)));
+    }
     let held = if manifest.has_onload { hold(plane, manifest)? } else { None };
     let started = start(&generation, &manifest.name);
     Ok((generation, held, started))

@@ -4,7 +4,7 @@ use crate::abi::context::JobTables;
 use crate::config::{Config, Isolation};
 use crate::domain::DEFAULT_DOMAIN;
 use crate::domain::in_process::InProcess;
-use crate::domain::process::{Cgroups, CrashLimit, DomainConfig, Domains, Identity};
+use crate::domain::process::{Cgroups, CrashLimit, DomainConfig, Domains, Identity, message_bytes_max};
 use crate::domain::sandbox::{self, Policy, User};
 use crate::net::Waker;
 use core_affinity::CoreId;
@@ -33,6 +33,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
             .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?;
     }
     let (cores, free_cores) = shard_cores(config.shards);
+    let largest = config.job_payload_bytes_max.max(config.job_event_bytes_max).max(config.job_result_bytes_max);
     let domain = DomainConfig {
         identity: Identity::first(DEFAULT_DOMAIN, config.shards),
         cores: cores.iter().map(|core| core.map(|core| core.id)).collect(),
@@ -44,6 +45,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         policy: domain_policy(config, domain_user(config, &scratch)),
         scratch,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
+        message_bytes_max: message_bytes_max(largest),
         crash_limit: CrashLimit { crashes: config.crash_limit, window: Duration::from_millis(config.crash_window_ms) },
         hook_timeout: Duration::from_millis(config.hook_timeout_ms),
         rss_recycle_bytes: config.module_rss_recycle_bytes,

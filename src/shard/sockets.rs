@@ -291,6 +291,9 @@ impl Shard {
             state.session.close(TRY_AGAIN_LATER, "the reader is too slow");
             state.flush(links);
             state.closing_since_ms = Some(now_ms);
+            if state.busy {
+                self.remote.gone(key);
+            }
             return;
         }
         self.stats.ws_message_out();
@@ -313,6 +316,9 @@ impl Shard {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         state.conn = None;
         state.handle.mark_closed();
+        if state.busy {
+            self.remote.gone(key);
+        }
         let told = state.finished && !state.busy && state.pending.is_empty();
         state.finish();
         if told {

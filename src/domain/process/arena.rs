@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bodies of at least this many bytes go by reference: below, copying through the ring is as cheap.
 pub(super) const LENT_BYTES_MIN: usize = 32 * 1024;
@@ -19,6 +20,8 @@ pub(super) const LENT_BYTES_MIN: usize = 32 * 1024;
 const REQUESTS_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of the answers' part, for all shards.
 const ANSWERS_BYTES: usize = 64 * 1024 * 1024;
+/// Bodies that a shard has borrowed of one process at a time: all there can be of the least size.
+const BORROWED_MAX: usize = ANSWERS_BYTES / LENT_BYTES_MIN;
 /// Extents begin and end at pages, so that those of two bodies share no cache line and can be given back to the kernel.
 const PAGE: usize = 4096;
 /// A part that has been used this far is given back to the kernel when nothing lies in it any more.
@@ -139,8 +142,17 @@ impl Lender {
 pub(super) struct Borrower {
     memory: Arc<Region>,
     range: Range<usize>,
-    /// Offsets of what has been read, if that is to be told.
-    done: Option<Arc<SegQueue<u64>>>,
+    /// What has been read, if that is to be told.
+    done: Option<Arc<Done>>,
+}
+
+/// What was borrowed and is to be told of.
+#[derive(Debug, Default)]
+struct Done {
+    /// Offsets of what has been read.
+    read: SegQueue<u64>,
+    /// Those, and those that are being read: never more than an honest lender can have given.
+    open: AtomicUsize,
 }
 
 impl Borrower {
@@ -159,17 +171,26 @@ impl Borrower {
     /// The body at `place`, which is the other side's word; `None`: it can't be true.
     pub(super) fn borrow(&self, place: Place) -> Option<Borrowed> {
         let range = self.range_of(place)?;
+        if let Some(done) = &self.done
+            && done.open.fetch_add(1, Ordering::Relaxed) >= BORROWED_MAX
+        {
+            done.open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
         Some(Borrowed { memory: Arc::clone(&self.memory), range, done: self.done.clone() })
     }
 
     /// Whether there is one for [`Borrower::next_done`].
     pub(super) fn has_done(&self) -> bool {
-        self.done.as_ref().is_some_and(|done| !done.is_empty())
+        self.done.as_ref().is_some_and(|done| !done.read.is_empty())
     }
 
     /// The next offset that the other side is to hear of.
     pub(super) fn next_done(&self) -> Option<u64> {
-        self.done.as_ref()?.pop()
+        let done = self.done.as_ref()?;
+        let offset = done.read.pop()?;
+        done.open.fetch_sub(1, Ordering::Relaxed);
+        Some(offset)
     }
 }
 
@@ -177,7 +198,7 @@ impl Borrower {
 pub(super) struct Borrowed {
     memory: Arc<Region>,
     range: Range<usize>,
-    done: Option<Arc<SegQueue<u64>>>,
+    done: Option<Arc<Done>>,
 }
 
 impl Borrowed {
@@ -200,7 +221,7 @@ impl fmt::Debug for Borrowed {
 impl Drop for Borrowed {
     fn drop(&mut self) {
         if let Some(done) = &self.done {
-            done.push(self.range.start as u64);
+            done.read.push(self.range.start as u64);
         }
     }
 }

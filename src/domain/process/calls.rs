@@ -100,6 +100,11 @@ impl DomainCalls {
         }
     }
 
+    /// The connection of a socket is gone, while callbacks of it may be running.
+    pub fn gone(&mut self, key: u64) {
+        self.domains.iter_mut().for_each(|calls| calls.gone(key));
+    }
+
     /// Answers the requests that have been with their domain for longer than `limit_ms`: see [`RemoteCalls::expire`].
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
         self.now_ms = now_ms;

@@ -19,7 +19,7 @@ use crate::jobs::store::TableQuery;
 use core_affinity::CoreId;
 use crossbeam::channel::{Sender, bounded};
 use std::collections::HashMap;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -42,6 +42,8 @@ type Answer = Result<String, String>;
 /// The way back to the server for what modules ask.
 struct Parent {
     stream: Mutex<UnixStream>,
+    /// Longest message that the server takes.
+    message_bytes_max: usize,
     waiting: Mutex<HashMap<u64, Sender<Answer>>>,
     next: AtomicU64,
     /// Server's number of each loaded instance, by the number its code names itself with.
@@ -63,9 +65,15 @@ impl Parent {
     /// Asks the server, and waits for its answer.
     fn ask(&self, what: Question) -> Answer {
         let call = self.next.fetch_add(1, Ordering::Relaxed);
+        let message = control::encode(&ToParent::Question { call, what }).map_err(|error| error.to_string())?;
+        if message.len() > self.message_bytes_max {
+            return Err("it is larger than it may be".to_owned());
+        }
         let (sender, receiver) = bounded(1);
         lock(&self.waiting).insert(call, sender);
-        self.send(&ToParent::Question { call, what });
+        if let Err(error) = lock(&self.stream).write_all(&message) {
+            tracing::error!("the server can't be told: {error}");
+        }
         receiver.recv().unwrap_or_else(|_| Err("the server does not answer".to_owned()))
     }
 
@@ -146,6 +154,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     }
     let parent = Arc::new(Parent {
         stream: Mutex::new(stream.try_clone()?),
+        message_bytes_max: start.message_bytes_max,
         waiting: Mutex::default(),
         next: AtomicU64::new(1),
         numbers: Mutex::default(),
@@ -231,9 +240,10 @@ fn start_threads(
         context,
         instances: RwLock::default(),
         ports,
-        answers: Arc::clone(&answers),
+        answers,
         requests,
         sockets: (0..start.shards).map(|_| Mutex::default()).collect(),
+        gone: (0..start.shards).map(|_| Mutex::default()).collect(),
     });
     let maker = Arc::clone(&domain);
     let factory: RunnerFactory<Work> = Arc::new(move || Box::new(DomainRunner::new(&maker)) as Box<dyn Runner<Work>>);
@@ -242,7 +252,7 @@ fn start_threads(
     let intakes = (0..start.shards)
         .map(|shard| {
             let consumer = Consumer::new(region, layout.to_domain(shard))?;
-            Ok(Arc::new(Intake::new(shard, consumer, Arc::clone(&answers))))
+            Ok(Arc::new(Intake::new(shard, consumer, Arc::clone(&domain))))
         })
         .collect::<io::Result<Vec<_>>>()?;
     let (rescued, rescue_pool) = (intakes.clone(), Arc::clone(&pool));

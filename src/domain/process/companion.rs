@@ -3,9 +3,8 @@
 //! A companion runs what is short itself and hands the rest to the pool. When something short turns out long, another
 //! thread, the rescuer, empties the ring to the pool meanwhile.
 
-use super::arena::Lender;
 use super::wire::ToDomain;
-use super::work::Work;
+use super::work::{Domain, Work};
 use crate::domain::executor::{Pool, Runner};
 use crate::domain::ring::{Consumer, Corrupt};
 use crate::numbered::Numbered;
@@ -25,8 +24,8 @@ const QUIET_AFTER_US: u64 = 50_000;
 pub(super) struct Intake {
     shard: usize,
     ring: Mutex<Ring>,
-    /// Bodies of answers, which the shard says it has sent.
-    answers: Arc<Mutex<Lender>>,
+    /// Where the bodies of answers are that the shard says it has sent, and sockets whose connection it says is gone.
+    domain: Arc<Domain>,
     /// Start of the running call in µs since `epoch`; 0: none.
     busy_since_us: AtomicU64,
     /// End of the last call, likewise.
@@ -41,12 +40,12 @@ struct Ring {
 }
 
 impl Intake {
-    pub(super) fn new(shard: usize, consumer: Consumer, answers: Arc<Mutex<Lender>>) -> Self {
+    pub(super) fn new(shard: usize, consumer: Consumer, domain: Arc<Domain>) -> Self {
         let ring = Mutex::new(Ring { consumer, early: Numbered::default() });
         Self {
             shard,
             ring,
-            answers,
+            domain,
             busy_since_us: AtomicU64::new(0),
             last_us: AtomicU64::new(0),
             epoch: Instant::now(),
@@ -73,7 +72,12 @@ impl Intake {
                     continue;
                 }
                 Ok(ToDomain::Done { offset }) => {
-                    self.answers.lock().unwrap_or_else(PoisonError::into_inner).give_back(offset);
+                    self.domain.answers.lock().unwrap_or_else(PoisonError::into_inner).give_back(offset);
+                    ring.consumer.release();
+                    continue;
+                }
+                Ok(ToDomain::Gone { key }) => {
+                    self.domain.socket_gone(self.shard, key);
                     ring.consumer.release();
                     continue;
                 }

@@ -8,8 +8,14 @@ use crate::jobs::store::TableQuery;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{self, Read, Write};
 
-/// Longest message: a job's payload or result with room for escapes.
+/// Longest message from the server: a job's payload with room for escapes.
 const MESSAGE_BYTES_MAX: usize = 600 * 1024 * 1024;
+
+/// Longest message of a domain, where `text_bytes` is what a job may give or be given at once: every byte of it may be
+/// escaped. What else there is to say is short.
+pub(super) fn message_bytes_max(text_bytes: usize) -> usize {
+    text_bytes.saturating_mul(6).saturating_add(1 << 20).min(MESSAGE_BYTES_MAX)
+}
 
 /// What a domain needs to begin.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +32,8 @@ pub(super) struct Start {
     pub(super) database: String,
     /// The server can sign.
     pub(super) crypto: bool,
+    /// Longest message that the server takes.
+    pub(super) message_bytes_max: usize,
     /// What the process may do.
     pub(super) policy: Policy,
 }
@@ -167,16 +175,21 @@ pub(super) enum Question {
     Rows(TableQuery),
 }
 
-/// Writes one message.
-pub(super) fn write(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+/// One message as it is sent.
+pub(super) fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, message)?;
     let length = u32::try_from(bytes.len() - 4).map_err(|_| io::Error::other("the message is too long"))?;
     bytes[..4].copy_from_slice(&length.to_le_bytes());
-    stream.write_all(&bytes)
+    Ok(bytes)
 }
 
-/// Reads one message.
+/// Writes one message.
+pub(super) fn write(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    stream.write_all(&encode(message)?)
+}
+
+/// Reads one message of the server.
 pub(super) fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;

@@ -18,6 +18,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Longest text that is taken from a domain.
 const PLACE_CHARS_MAX: usize = 200;
 
+/// Deaths with nobody to blame before somebody is blamed: one may be an operator's doing.
+const UNPLACED_MIN: usize = 3;
+
 /// A crash of module code, or of the process that it was in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CrashReport {
@@ -127,7 +130,36 @@ impl Shared {
             self.name(),
             report.summary()
         );
+        if suspects.is_empty() && out_of_memory != Some(OutOfMemory::Elsewhere) {
+            self.unplaced_death(life, &report);
+        }
         self.crashed(&suspects, report, trying.is_some());
+    }
+
+    /// `life` has died and nothing says by whose fault. When that happens again and again, the module that was deployed
+    /// last is left out: what changed last is what most likely did it. If it goes on, so is the one before.
+    fn unplaced_death(&self, life: &Life, report: &CrashReport) {
+        let mut limit = self.config.crash_limit;
+        if limit.crashes > 0 {
+            limit.crashes = limit.crashes.max(UNPLACED_MIN);
+        }
+        let Some(count) = lock(&self.unplaced).add(std::time::Instant::now(), false, limit) else { return };
+        let mut modules = lock(&self.modules);
+        let there = modules.iter_mut().rev().find(|(id, module)| life.has(**id) && !module.quarantine.is_on());
+        let Some((_, module)) = there else { return };
+        let name = &module.name;
+        let why = format!(
+            "module {name} is in quarantine: its process died {count} times within {} s, the last time by {}, while no \
+             module is known to have been running, and it is the one that was deployed last; POST /mgnt/{name}/restart or \
+             a new deployment lifts it",
+            limit.window.as_secs_f32(),
+            report.summary()
+        );
+        tracing::error!("{why}");
+        module.last_crash = Some(report.clone());
+        module.quarantine.impose(why);
+        drop(modules);
+        lock(&self.unplaced).clear();
     }
 
     /// Keeps a report, counts it for each of `suspects`, and puts those in quarantine for whom it was one too many.

@@ -42,6 +42,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             policy: Policy::default(),
             scratch: PathBuf::new(),
             log: None,
+            message_bytes_max: 0,
             identity: Identity::first("default", 1),
             crash_limit: CrashLimit { crashes: 0, window: Duration::ZERO },
             hook_timeout: Duration::MAX,
@@ -168,7 +169,7 @@ impl Domain {
                 let answer = self.records(ticket, &fixed, text.repeat(1 + body.len() % 40).as_bytes());
                 self.unanswered.push(answer);
             }
-            ToDomain::Done { .. } => {}
+            ToDomain::Done { .. } | ToDomain::Gone { .. } => {}
             ToDomain::Socket { ticket, key, events, .. } => {
                 let events = [self.early.remove(&ticket).unwrap_or_default().as_slice(), events].concat();
                 let mut answer = Vec::new();

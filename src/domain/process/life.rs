@@ -1,11 +1,14 @@
 //! One process of a domain, from its start to its end.
 
 use super::arena::{self, Borrower, Lender};
+use super::asked::Asked;
 use super::cgroup::{Confined, OutOfMemory};
 use super::control::{self, Order, Outcome, Start, ToChild};
+use super::hearing::Hearing;
 use super::hook::Loader;
 use super::layout::Layout;
 use super::link::{Ends, Owner, ShardLink};
+use super::post::Post;
 use super::shared::Shared;
 use super::{lock, printed, reader};
 use crate::abi::crypto;
@@ -24,9 +27,6 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-/// How long a process may take none of a message.
-const WRITE_WAIT: Duration = Duration::from_secs(10);
-
 /// One process. It is alive until [`Life::is_dead`], and may be a spare, in service, or on its way out.
 pub(super) struct Life {
     number: u64,
@@ -39,9 +39,8 @@ pub(super) struct Life {
     since: SystemTime,
     /// The process has not been waited for, so `pid` is still its own. Held while it is signalled.
     alive: Mutex<bool>,
-    stream: UnixStream,
-    /// Held while a message is written, and not by who hangs up: that ends a write which is not taken.
-    writing: Mutex<()>,
+    post: Post,
+    asked: Asked,
     /// Who waits for which order; `None` once the process is dead.
     waiting: Mutex<Option<HashMap<u64, Sender<Outcome>>>>,
     /// Where each loaded module begins in its memory, as it says itself.
@@ -110,8 +109,7 @@ impl Life {
         drop(theirs);
         let number = shared.number();
         let (alive, buried) = bounded(0);
-        let ours = stream.set_write_timeout(Some(WRITE_WAIT)).and_then(|()| stream.try_clone());
-        let life = ours.map(|ours| {
+        let life = stream.try_clone().map(|ours| {
             Arc::new(Self {
                 number,
                 pid: child.id(),
@@ -121,8 +119,8 @@ impl Life {
                 bells: Mutex::new(bells),
                 since: SystemTime::now(),
                 alive: Mutex::new(true),
-                stream: ours,
-                writing: Mutex::default(),
+                post: Post::new(ours),
+                asked: Asked::new(shared.config.message_bytes_max),
                 waiting: Mutex::new(Some(HashMap::new())),
                 loaded: Mutex::default(),
                 loads: AtomicU64::new(0),
@@ -152,7 +150,8 @@ impl Life {
             life.hang_up();
         }
         let (reading, shared) = (Arc::clone(&life), Arc::clone(shared));
-        let read = move || reader::attend(&shared, &reading, stream, child, alive);
+        let hearing = Hearing::new(stream, child.id(), shared.config.message_bytes_max);
+        let read = move || reader::attend(&shared, &reading, hearing, child, alive);
         if let Err(error) = thread::Builder::new().name("domain-reader".to_owned()).spawn(read) {
             // Without a reader nobody waits for it; it ends with the server.
             life.kill();
@@ -197,10 +196,16 @@ impl Life {
         (0..shared.wakers.len()).map(link).collect()
     }
 
-    /// Ends a process that does not take it.
+    /// Sends a message and does not wait until it is taken. A process that takes nothing is ended.
     pub(super) fn send(&self, message: &ToChild) -> io::Result<()> {
-        let _writing = lock(&self.writing);
-        control::write(&mut &self.stream, message).inspect_err(|_| self.kill())
+        let reply = matches!(message, ToChild::Reply { .. });
+        let sent = control::encode(message).and_then(|bytes| self.post.send(bytes, reply));
+        sent.inspect_err(|_| self.kill())
+    }
+
+    /// What its modules have asked and are not answered.
+    pub(super) fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Sends an order; its outcome comes over the receiver, which is disconnected if the process dies first.
@@ -281,7 +286,7 @@ impl Life {
     /// Ends it with the server: it goes when its control connection does.
     pub(super) fn hang_up(&self) {
         self.ending.store(true, Ordering::Release);
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        self.post.close();
     }
 
     /// Whether its end is wanted.
@@ -366,7 +371,7 @@ impl Life {
     }
 
     pub(super) fn verdict(&self) -> Option<String> {
-        lock(&self.verdict).clone()
+        lock(&self.verdict).clone().or_else(|| self.post.verdict().map(str::to_owned))
     }
 
     /// Ends it because it `hung`.
@@ -402,6 +407,7 @@ fn start_message(shared: &Shared) -> Start {
         threads_max: config.threads_max,
         database: config.database.display().to_string(),
         crypto: crypto::is_loaded(),
+        message_bytes_max: config.message_bytes_max,
         policy: config.policy.clone(),
     }
 }

@@ -18,12 +18,14 @@
 //! | `supervisor`, `succession`, `growth` | which life is in service, and when another is |
 //! | `hook` | how long constructors and hooks may take |
 //! | `life`, `reader` | one process: spawned, spoken with, read, buried |
+//! | `post`, `hearing`, `asked` | what it is told, what it says, what it asks; each within bounds |
 //! | `cgroup` | how much memory each process may use |
 //! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
 //! | `child`, `work`, `companion`, `port` | the other side |
 //! | `control`, `wire`, `layout`, `arena` | what is said between the two |
 
 mod arena;
+mod asked;
 mod calls;
 mod cgroup;
 pub mod child;
@@ -34,6 +36,7 @@ mod domains;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod growth;
+mod hearing;
 mod hook;
 mod identity;
 mod layout;
@@ -41,6 +44,7 @@ mod life;
 mod link;
 mod parent;
 mod port;
+mod post;
 mod printed;
 mod quarantine;
 mod reader;
@@ -59,7 +63,7 @@ pub use crash::CrashReport;
 pub use domains::Domains;
 pub use identity::Identity;
 pub use link::{RemoteCalls, ShardLink};
-pub use parent::{DomainConfig, Process};
+pub use parent::{DomainConfig, Process, message_bytes_max};
 pub use quarantine::CrashLimit;
 pub use remote::RemoteModule;
 pub use status::DomainStatus;

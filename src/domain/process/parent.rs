@@ -1,7 +1,7 @@
 //! A domain, as the server uses it.
 
 use super::cgroup::Cgroups;
-use super::control::{Order, Outcome};
+use super::control::{self, Order, Outcome};
 use super::hook::NoOutcome;
 use super::identity::Identity;
 use super::lock;
@@ -46,6 +46,8 @@ pub struct DomainConfig {
     pub scratch: PathBuf,
     /// The filter of the log (`CWEB_LOG`), if it is not the environment's.
     pub log: Option<String>,
+    /// Longest message of the process over the control connection: see [`message_bytes_max`].
+    pub message_bytes_max: usize,
     /// When a module is left out.
     pub crash_limit: CrashLimit,
     /// Longest run of a constructor, `onload` or `unload`.
@@ -54,6 +56,12 @@ pub struct DomainConfig {
     pub rss_recycle_bytes: u64,
     /// What limits the memory that each process uses, beside the policy's limit of its address space.
     pub cgroups: Option<Arc<Cgroups>>,
+}
+
+/// The limit of a message of a process, where `text_bytes` is the most that a job may give or be given at once.
+#[must_use]
+pub fn message_bytes_max(text_bytes: usize) -> usize {
+    control::message_bytes_max(text_bytes)
 }
 
 /// Modules in a process of their own. Dropping it leaves the process; [`Process::stop`] ends it.
@@ -135,10 +143,16 @@ impl Process {
         };
         match loaded {
             Ok(Outcome::Loaded(manifest, base)) => {
+                if manifest.name.chars().any(char::is_control) {
+                    pass.life().add(id, base);
+                    shared.close_in(pass.life(), id);
+                    return Err(LoadError::Manifest("its name is none in its domain".to_owned()));
+                }
                 let quarantine = Arc::<Quarantine>::default();
                 let loaded = Loaded {
                     name: manifest.name.clone(),
                     path: path.to_path_buf(),
+                    manifest: Arc::new(manifest.clone()),
                     has_onload: manifest.has_onload,
                     has_unload: manifest.has_unload,
                     onloaded: false,

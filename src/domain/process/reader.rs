@@ -1,14 +1,14 @@
 //! Reading what a life says until it ends, and its burial.
 
-use super::control::{self, Question, ToChild, ToParent};
+use super::control::{Question, ToChild, ToParent};
+use super::hearing::Hearing;
 use super::life::Life;
-use super::shared::Shared;
+use super::shared::{RunQuestion, Shared};
 use super::supervisor::Event;
 use crate::abi::{crypto, host};
 use crate::jobs::store::Tables;
 use crossbeam::channel::Sender;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::thread;
@@ -24,13 +24,13 @@ const PRINTED_WAIT: Duration = Duration::from_millis(100);
 pub(super) fn attend(
     shared: &Arc<Shared>,
     life: &Arc<Life>,
-    mut stream: UnixStream,
+    mut hearing: Hearing,
     mut child: Child,
     alive: Sender<()>,
 ) {
     let mut tables = Tables::new(&shared.config.jobs_database);
     let error = loop {
-        match control::read(&mut stream) {
+        match hearing.next() {
             Ok(ToParent::Done { call, outcome }) => life.done(call, outcome),
             Ok(ToParent::Question { call, what }) => answer(shared, life, &mut tables, call, what),
             Ok(ToParent::Fault(fault)) => {
@@ -94,11 +94,13 @@ fn answer(shared: &Shared, life: &Arc<Life>, tables: &mut Tables, call: u64, wha
     let run = match what {
         Question::CreateJob { instance, job, payload } => {
             // It is answered once it is durable: not here, where everybody else's answers pass.
+            let permit = life.asked().creating.enter(job.len() + payload.len());
             let life = Arc::clone(life);
             let create = move || {
                 let name = host::ModuleToken { name: String::new(), id: instance };
                 let result = host::create_job(&name, &job, &payload);
                 let _ = life.send(&ToChild::Reply { call, result });
+                drop(permit);
             };
             if let Err(error) = thread::Builder::new().name("create-job".to_owned()).spawn(create) {
                 reply(Err(error.to_string()));
@@ -114,7 +116,13 @@ fn answer(shared: &Shared, life: &Arc<Life>, tables: &mut Tables, call: u64, wha
         Question::Rows(query) => return reply(tables.page(&query).map_err(|error| error.to_string())),
         Question::Emit { run, .. } | Question::SetResult { run, .. } | Question::SetError { run, .. } => run,
     };
-    if !shared.ask_run(life, run, call, what) {
+    let bytes = match &what {
+        Question::Emit { kind, data, .. } => kind.len() + data.as_ref().map_or(0, String::len),
+        Question::SetResult { text, .. } | Question::SetError { text, .. } => text.len(),
+        _ => 0,
+    };
+    let permit = life.asked().runs.enter(bytes);
+    if !shared.ask_run(life, run, RunQuestion { call, what, permit }) {
         reply(Err("there is no such run".to_owned()));
     }
 }

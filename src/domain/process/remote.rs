@@ -6,7 +6,7 @@ use super::identity::Identity;
 use super::life::Life;
 use super::lock;
 use super::quarantine::Quarantine;
-use super::shared::{Run, Shared};
+use super::shared::{Run, RunQuestion, Shared};
 use crate::abi::manifest::Manifest;
 use crate::domain::{Fault, Instance};
 use crate::jobs::code::JobCalls;
@@ -56,7 +56,10 @@ impl RemoteModule {
         };
         let life = pass.life();
         match loaded.map_err(|none| in_words(Hook::Constructor, none))? {
-            Outcome::Loaded(_, base) => drop(life.add(self.id, base)),
+            Outcome::Loaded(manifest, base) => {
+                life.add(self.id, base);
+                self.shared.recognize(life, self.id, &manifest)?;
+            }
             Outcome::Loader(what) | Outcome::Refused(what) | Outcome::Fault(what) | Outcome::Host(what) => {
                 return Err(what);
             }
@@ -208,7 +211,7 @@ impl RemoteModule {
         &self,
         life: &Life,
         run: u64,
-        asked: &Receiver<(u64, Question)>,
+        asked: &Receiver<RunQuestion>,
         done: &Receiver<Outcome>,
         calls: &dyn JobCalls,
     ) -> Result<Outcome, String> {
@@ -216,8 +219,8 @@ impl RemoteModule {
         loop {
             crossbeam::channel::select! {
                 recv(asked) -> question => {
-                    let Ok((call, question)) = question else { continue };
-                    let accepted = match question {
+                    let Ok(RunQuestion { call, what, permit }) = question else { continue };
+                    let accepted = match what {
                         Question::Emit { kind, data, .. } => calls.emit_event(&kind, data.as_deref()),
                         Question::SetResult { text, .. } => calls.set_result(&text),
                         Question::SetError { text, .. } => calls.set_error(&text),
@@ -225,6 +228,7 @@ impl RemoteModule {
                     };
                     let result = if accepted { Ok(String::new()) } else { Err("refused".to_owned()) };
                     let _ = life.send(&ToChild::Reply { call, result });
+                    drop(permit);
                 }
                 recv(done) -> outcome => return outcome.map_err(|_| "its process died".to_owned()),
                 default(LOOK_EVERY) => {}

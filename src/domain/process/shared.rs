@@ -1,6 +1,7 @@
 //! What the supervisor, the modules and the readers of the lives share.
 
-use super::control::{Order, Question};
+use super::asked::Permit;
+use super::control::{Order, Outcome, Question};
 use super::crash::CrashReport;
 use super::identity::Identity;
 use super::life::Life;
@@ -9,9 +10,10 @@ use super::lock;
 use super::parent::DomainConfig;
 use super::quarantine::{History, Quarantine};
 use super::supervisor::Event;
+use crate::abi::manifest::Manifest;
 use crate::domain::inbox::{Inbox, Message};
 use crate::net::Waker;
-use crossbeam::channel::Sender;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,6 +30,8 @@ const PUBLISH_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct Loaded {
     pub(super) name: String,
     pub(super) path: PathBuf,
+    /// What it has said of itself, and has to say in each life.
+    pub(super) manifest: Arc<Manifest>,
     pub(super) has_onload: bool,
     pub(super) has_unload: bool,
     /// `onload` has run, `unload` has not.
@@ -52,7 +56,21 @@ pub(super) struct Run {
     pub(super) life: Arc<Life>,
     pub(super) instance: u64,
     pub(super) uuid: String,
-    pub(super) sender: Sender<(u64, Question)>,
+    pub(super) sender: Sender<RunQuestion>,
+}
+
+/// What a running job asks.
+pub(super) struct RunQuestion {
+    pub(super) call: u64,
+    pub(super) what: Question,
+    /// Dropped when it is answered.
+    pub(super) permit: Permit,
+}
+
+/// A life that has not said for a publication that others find the modules now.
+struct Deaf {
+    life: u64,
+    answer: Receiver<Outcome>,
 }
 
 pub(super) struct Shared {
@@ -65,6 +83,7 @@ pub(super) struct Shared {
     changed: Condvar,
     pub(super) modules: Mutex<BTreeMap<u64, Loaded>>,
     published: Mutex<Vec<(String, u64)>>,
+    deaf: Mutex<Option<Deaf>>,
     runs: Mutex<HashMap<u64, Run>>,
     /// Every life that may still be alive.
     lives: Mutex<Vec<Weak<Life>>>,
@@ -72,6 +91,8 @@ pub(super) struct Shared {
     pub(super) restarts: AtomicU64,
     pub(super) replacements: AtomicU64,
     pub(super) last_crash: Mutex<Option<CrashReport>>,
+    /// Deaths of which no module is known to be the cause.
+    pub(super) unplaced: Mutex<History>,
     pub(super) events: Sender<Event>,
 }
 
@@ -105,12 +126,14 @@ impl Shared {
             changed: Condvar::new(),
             modules: Mutex::default(),
             published: Mutex::default(),
+            deaf: Mutex::default(),
             runs: Mutex::default(),
             lives: Mutex::default(),
             stopping: AtomicBool::new(false),
             restarts: AtomicU64::new(0),
             replacements: AtomicU64::new(0),
             last_crash: Mutex::default(),
+            unplaced: Mutex::default(),
             events,
         }
     }
@@ -231,12 +254,23 @@ impl Shared {
 
     pub(super) fn publish(&self, named: Vec<(String, u64)>) {
         let mut published = lock(&self.published);
-        *published = named;
-        let told = self.current().and_then(|life| life.publish(self.number(), published.clone()).ok());
-        if let Some(told) = told {
-            // Who learns that a module is gone, or there, finds it so. One that does not answer finds out by itself.
-            let _ = told.recv_timeout(PUBLISH_WAIT);
+        if *published == named {
+            // A deployment elsewhere. Every life is told when it begins, so this one knows.
+            return;
         }
+        *published = named;
+        let Some(life) = self.current() else { return };
+        let Ok(told) = life.publish(self.number(), published.clone()) else { return };
+        // Who learns that a module is gone, or there, finds it so. One that does not answer finds out by itself, and is not
+        // waited for again before it has answered.
+        let mut deaf = lock(&self.deaf);
+        let is_deaf =
+            |deaf: &Deaf| deaf.life == life.number() && matches!(deaf.answer.try_recv(), Err(TryRecvError::Empty));
+        if deaf.as_ref().is_some_and(is_deaf) {
+            return;
+        }
+        let late = matches!(told.recv_timeout(PUBLISH_WAIT), Err(RecvTimeoutError::Timeout));
+        *deaf = late.then(|| Deaf { life: life.number(), answer: told });
     }
 
     pub(super) fn published(&self) -> Vec<(String, u64)> {
@@ -272,6 +306,25 @@ impl Shared {
         }
     }
 
+    /// Module `id` says in `life` what it said when it was loaded first. If not it is closed there, and left out.
+    ///
+    /// # Errors
+    /// It does not; for people.
+    pub(super) fn recognize(&self, life: &Life, id: u64, manifest: &Manifest) -> Result<(), String> {
+        let mut modules = lock(&self.modules);
+        // One that is gone meanwhile is closed by whoever finds that.
+        let Some(module) = modules.get_mut(&id).filter(|module| *module.manifest != *manifest) else { return Ok(()) };
+        let why = format!(
+            "module {} is in quarantine: it says something else of itself when it is loaded again; a new deployment lifts it",
+            module.name
+        );
+        tracing::error!("{why}");
+        module.quarantine.impose(why.clone());
+        drop(modules);
+        self.close_in(life, id);
+        Err(why)
+    }
+
     pub(super) fn set_onloaded(&self, id: u64, onloaded: bool) {
         if let Some(loaded) = lock(&self.modules).get_mut(&id) {
             loaded.onloaded = onloaded;
@@ -298,10 +351,10 @@ impl Shared {
     }
 
     /// Passes a question on to the run it is of, if that is in `life`.
-    pub(super) fn ask_run(&self, life: &Life, run: u64, call: u64, what: Question) -> bool {
+    pub(super) fn ask_run(&self, life: &Life, run: u64, question: RunQuestion) -> bool {
         let runs = lock(&self.runs);
         let run = runs.get(&run).filter(|run| run.life.number() == life.number());
-        run.is_some_and(|run| run.sender.send((call, what)).is_ok())
+        run.is_some_and(|run| run.sender.send(question).is_ok())
     }
 
     /// Asks for another life in the place of `life`. Asked again it is the same question.

@@ -102,8 +102,9 @@ impl Shared {
         let limit = self.config.hook_timeout;
         life.set_trying(Some(instance));
         match life.call_within(limit, self.number(), order) {
-            Ok(Outcome::Loaded(_, base)) => {
+            Ok(Outcome::Loaded(manifest, base)) => {
                 life.add(instance, base);
+                let _ = self.recognize(life, instance, &manifest);
                 if !lock(&self.modules).contains_key(&instance) {
                     // It was closed while it was being loaded, and this life was passed over.
                     self.close_in(life, instance);

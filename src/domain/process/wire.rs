@@ -25,6 +25,7 @@ mod kind {
     pub(super) const REQUEST_LENT: u8 = 9;
     pub(super) const ANSWER_LENT: u8 = 10;
     pub(super) const DONE: u8 = 11;
+    pub(super) const GONE: u8 = 12;
 }
 
 /// Where a body is.
@@ -47,6 +48,8 @@ pub(super) enum ToDomain<'a> {
     Socket { ticket: u64, instance: u64, index: u32, short: bool, key: u64, events: &'a [u8] },
     /// The body of an answer at this offset has been sent.
     Done { offset: u64 },
+    /// Nothing can be sent on a socket any more. It is still to have its last event.
+    Gone { key: u64 },
 }
 
 /// A record from a domain.
@@ -151,6 +154,12 @@ pub(super) fn done(out: &mut Vec<u8>, offset: u64) {
     out.extend_from_slice(&offset.to_le_bytes());
 }
 
+/// A socket on which nothing can be sent any more.
+pub(super) fn gone(out: &mut Vec<u8>, key: u64) {
+    out.push(kind::GONE);
+    out.extend_from_slice(&key.to_le_bytes());
+}
+
 /// The fixed part of a request and its head; the body follows it.
 pub(super) fn request_head(out: &mut Vec<u8>, ticket: u64, instance: u64, route: u32, short: bool, head: &[u8]) {
     out.push(kind::REQUEST);
@@ -242,6 +251,7 @@ impl<'a> ToDomain<'a> {
                 body: if kind == kind::REQUEST { Body::Here(reader.rest()) } else { reader.place()? },
             },
             kind::DONE => Self::Done { offset: ticket },
+            kind::GONE => Self::Gone { key: ticket },
             kind::SOCKET => Self::Socket {
                 ticket,
                 instance: reader.u64()?,
@@ -256,6 +266,17 @@ impl<'a> ToDomain<'a> {
 }
 
 impl<'a> ToServer<'a> {
+    /// The ticket or key that parts ahead of it are of.
+    pub(super) fn of(&self) -> u64 {
+        match *self {
+            Self::Part { ticket, .. }
+            | Self::Answer { ticket, .. }
+            | Self::Fault { ticket, .. }
+            | Self::Idle { ticket, .. } => ticket,
+            Self::Send { key, .. } | Self::Close { key, .. } => key,
+        }
+    }
+
     /// Reads a record.
     pub(super) fn read(record: &'a [u8]) -> Result<Self, Malformed> {
         Self::parse(&mut Reader { bytes: record }).ok_or(Malformed("to the server"))

@@ -8,7 +8,7 @@ use crate::abi::websocket::Socket;
 use crate::domain::call::SocketEvent;
 use crate::domain::executor::Runner;
 use crate::domain::in_process::{Executor, InProcess, InProcessModule};
-use crate::numbered::Numbered;
+use crate::numbered::{Numbered, Numbers};
 use crate::proto::http1::{Head, RequestView};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
@@ -31,6 +31,12 @@ pub(super) struct Domain {
     pub(super) requests: Vec<Borrower>,
     /// The open sockets of each shard by its key.
     pub(super) sockets: Vec<Mutex<Numbered<Arc<Socket>>>>,
+    /// Those of each shard whose end has overtaken their beginning.
+    pub(super) gone: Vec<Mutex<Numbers>>,
+}
+
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Domain {
@@ -52,7 +58,21 @@ impl Domain {
         // The shard limits what is unsent; here nothing waits but in the ring.
         let socket = Socket::numbered(key, number, session, outlet, usize::MAX);
         if let Some(mut sockets) = self.sockets_of(shard) {
+            if self.gone.get(shard).is_some_and(|gone| unpoisoned(gone).remove(&key)) {
+                socket.mark_closed();
+            }
             sockets.insert(key, socket);
+        }
+    }
+
+    /// Nothing can be sent on a socket any more: callbacks of it that run are to learn it.
+    pub(super) fn socket_gone(&self, shard: usize, key: u64) {
+        let Some(sockets) = self.sockets_of(shard) else { return };
+        match (sockets.get(&key), self.gone.get(shard)) {
+            (Some(socket), _) => socket.mark_closed(),
+            // The server says so of sockets only that it has opened here: that is still under way.
+            (None, Some(gone)) => drop(unpoisoned(gone).insert(key)),
+            (None, None) => {}
         }
     }
 
@@ -177,7 +197,7 @@ impl Runner<Work> for DomainRunner {
                 let put_together = (!early.is_empty()).then(|| [early.as_slice(), events].concat());
                 self.socket(&port, shard, &read, put_together.as_deref().unwrap_or(events));
             }
-            ToDomain::Part { .. } | ToDomain::Done { .. } => {}
+            ToDomain::Part { .. } | ToDomain::Done { .. } | ToDomain::Gone { .. } => {}
         }
     }
 }

@@ -16,6 +16,8 @@ pub(super) enum Asker {
     Socket {
         key: u64,
         ends: bool,
+        /// Events, each of which a callback is called for.
+        callbacks: u64,
     },
 }
 

@@ -1,6 +1,7 @@
 //! The calls a shard has in one domain, while its lives come and go.
 
 use super::super::remote::RemoteModule;
+use super::super::wire;
 use super::ShardLink;
 use super::call::{Asker, Cargo, Pending, Queued, Sending};
 use super::line::Line;
@@ -29,6 +30,8 @@ pub struct RemoteCalls {
     pub(super) sending: Option<Sending>,
     /// Sockets that have ended in another domain, which this one has yet to hear.
     pub(super) forgotten: Vec<u64>,
+    /// Sockets whose connection is gone, of which the current life is to hear.
+    pub(super) gone: Vec<u64>,
     /// Sockets that have ended here, for who has other domains to tell.
     pub(super) ended: Vec<u64>,
     pub(super) tickets: u64,
@@ -79,12 +82,32 @@ impl RemoteCalls {
         }
     }
 
+    /// The connection of a socket is gone: callbacks of it that run learn it now, long before its last event is their turn.
+    pub(in crate::domain::process) fn gone(&mut self, key: u64) {
+        let unaware = |line: &mut Line| {
+            let known = line.known.get_mut(&key).filter(|known| !known.gone && !known.ends);
+            known.map(|known| known.gone = true).is_some()
+        };
+        if self.current.as_mut().is_some_and(unaware) {
+            self.gone.push(key);
+        }
+        let mut record = Vec::with_capacity(16);
+        wire::gone(&mut record, key);
+        for line in self.former.iter_mut().filter(|line| !line.broken) {
+            // One that does not take it is on its way out anyway.
+            if unaware(line) && line.link.producer.try_push(&[&record]).is_ok() && line.link.producer.publish() {
+                line.link.producer.wake();
+            }
+        }
+    }
+
     /// A life of the domain is there, and gets what waits. One before it may still answer. Gives the outcome of the calls
     /// that nobody gets, because their module is in quarantine by now.
     pub fn up(&mut self, link: Box<ShardLink>) -> Vec<Message> {
         self.take_back();
         self.former.extend(self.current.replace(Line::new(link)));
         self.forgotten.clear();
+        self.gone.clear();
         self.draining = false;
         let (barred, queue) = std::mem::take(&mut self.queue).into_iter().partition(|queued| {
             self.pending.get(&queued.ticket).is_none_or(|pending| barred(&*pending.hold).is_some())
@@ -117,7 +140,8 @@ impl RemoteCalls {
         self.draining = true;
     }
 
-    /// Answers the requests that have been with the domain for longer than `limit_ms`, and asks for a new process.
+    /// Answers the requests that have been with the domain for longer than `limit_ms`, and asks for a new process; also
+    /// when the callbacks of a socket neither return nor send for so long.
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
         self.now_ms = now_ms;
         let late = |pending: &Pending| {
@@ -133,7 +157,7 @@ impl RemoteCalls {
             } else if let Some(line) =
                 self.current.iter_mut().chain(&mut self.former).find(|line| line.tickets.contains(&ticket))
             {
-                line.open -= 1;
+                line.give_up(ticket);
                 line.link.owner.recycle("a handler runs for longer than it may");
             }
             let Some(Pending { hold, asker: Asker::Request { conn, seq, meta }, limit_ms: own_ms, .. }) =
@@ -146,7 +170,48 @@ impl RemoteCalls {
             let text = format!("module {name} did not answer within {limit_ms} ms\n");
             answers.push(Message::Answer { conn, seq, bytes: plain(504, &meta, &text), lent: None });
         }
+        self.expire_sockets(limit_ms, &mut answers);
         answers
+    }
+
+    /// Asks for a new process where the callbacks of a socket run for longer than they may. When nothing is sent to the old
+    /// one any more, the socket goes on without them: not before, since callbacks of one socket run one at a time.
+    fn expire_sockets(&mut self, limit_ms: u64, out: &mut Vec<Message>) {
+        let now_ms = self.now_ms;
+        let sockets = self.pending.iter().filter_map(|(ticket, pending)| match pending.asker {
+            Asker::Socket { key, callbacks, .. }
+                if now_ms.saturating_sub(pending.since_ms) > limit_ms.saturating_mul(callbacks) =>
+            {
+                Some((*ticket, key, limit_ms.saturating_mul(callbacks)))
+            }
+            _ => None,
+        });
+        let long: Vec<(u64, u64, u64)> = sockets.collect();
+        let draining = self.draining;
+        let current = self.current.iter_mut().map(|line| (line, draining));
+        let mut lines: Vec<(&mut Line, bool)> =
+            current.chain(self.former.iter_mut().map(|line| (line, true))).collect();
+        for (ticket, key, limit_ms) in long {
+            let Some((line, over)) = lines.iter_mut().find(|(line, _)| line.tickets.contains(&ticket)) else {
+                continue;
+            };
+            let spoke_ms = line.known.get(&key).map_or(0, |known| known.spoke_ms);
+            if now_ms.saturating_sub(spoke_ms) <= limit_ms {
+                continue;
+            }
+            let Some(pending) = self.pending.get(&ticket) else { continue };
+            if !*over {
+                let name = &pending.hold.instance().manifest().name;
+                line.link.owner.recycle(&format!("a WebSocket callback of module {name} runs for longer than it may"));
+                continue;
+            }
+            line.give_up(ticket);
+            line.forget(key);
+            if let Some(Pending { asker: Asker::Socket { key, ends, .. }, .. }) = self.pending.remove(&ticket) {
+                self.ended.extend(ends.then_some(key));
+                out.push(Message::SocketIdle { socket: key });
+            }
+        }
     }
 
     /// A life of the domain has died. Gives the outcome of every call that was with it.
@@ -166,7 +231,7 @@ impl RemoteCalls {
                 let text = format!("module {name} was interrupted: the process it ran in died\n");
                 Message::Answer { conn, seq, bytes: plain(502, &meta, &text), lent: None }
             }
-            Asker::Socket { key, ends } => {
+            Asker::Socket { key, ends, .. } => {
                 self.ended.extend(ends.then_some(key));
                 Message::SocketIdle { socket: key }
             }
@@ -180,7 +245,7 @@ impl RemoteCalls {
         if let Some(why) = module.barred() {
             let asker = match work {
                 Work::Request { conn, seq, meta, .. } => Asker::Request { conn, seq, meta },
-                Work::Socket { socket, .. } => Asker::Socket { key: socket.key(), ends: false },
+                Work::Socket { socket, .. } => Asker::Socket { key: socket.key(), ends: false, callbacks: 1 },
             };
             return refuse(asker, &why, &mut self.refused);
         }
@@ -199,7 +264,11 @@ impl RemoteCalls {
             Work::Socket { socket, index, events } => {
                 let unit = hold.instance().manifest().routes.len() + index;
                 let ends = matches!(events.last(), Some(SocketEvent::Close));
-                (unit, Asker::Socket { key: socket.key(), ends }, Cargo::Socket { index, socket, events })
+                (
+                    unit,
+                    Asker::Socket { key: socket.key(), ends, callbacks: events.len() as u64 },
+                    Cargo::Socket { index, socket, events },
+                )
             }
         };
         let since_ms = self.now_ms;

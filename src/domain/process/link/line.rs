@@ -1,11 +1,10 @@
 //! What a shard has with one life of a domain.
 
+use super::super::identity::Identity;
 use super::ShardLink;
-use crate::numbered::Numbers;
+use crate::numbered::{Numbered, Numbers};
 use std::ops::Range;
-
-/// Largest answer or frame.
-const ANSWER_BYTES_MAX: usize = 1 << 30;
+use std::sync::Arc;
 
 /// What the shard has with one life of the domain.
 pub(super) struct Line {
@@ -14,20 +13,49 @@ pub(super) struct Line {
     pub(super) tickets: Range<u64>,
     /// Those that it has not answered.
     pub(super) open: usize,
+    /// Calls there that nobody waits for any more. What is answered and is neither open nor one of these is a lie.
+    pub(super) late: Numbers,
     /// Sockets this life knows. Others it can neither send to nor close: they may be of other domains.
-    pub(super) known: Numbers,
-    /// The parts that have come ahead of a record, and its ticket or key. Only one record is under way at a time, because
-    /// the domain's end sends it without a break: what a hostile domain can have kept is one answer.
-    pub(super) early: Option<(u64, Vec<u8>)>,
+    pub(super) known: Numbered<Known>,
+    /// The parts that have come ahead of a record. Only one record is under way at a time, because the domain's end sends
+    /// it without a break.
+    early: Option<Early>,
     /// The owner has been told that nothing is open and nothing is sent any more.
     pub(super) drained: bool,
     /// It broke the rules: nothing is taken from it.
     pub(super) broken: bool,
 }
 
+/// A socket, as one life has it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    /// When it last sent a frame.
+    pub(super) spoke_ms: u64,
+    /// The life was told that nothing can be sent any more.
+    pub(super) gone: bool,
+    /// It was sent the socket's last event.
+    pub(super) ends: bool,
+}
+
+/// Parts of a record that is still to come. What all of a domain are together is limited.
+struct Early {
+    /// Its ticket or key.
+    of: u64,
+    bytes: Vec<u8>,
+    held: usize,
+    domain: Arc<Identity>,
+}
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        self.domain.release_early(self.held);
+    }
+}
+
 impl Line {
     pub(super) fn new(link: Box<ShardLink>) -> Self {
-        Self { link, tickets: 0..0, open: 0, known: Numbers::default(), early: None, drained: false, broken: false }
+        let (late, known) = (Numbers::default(), Numbered::default());
+        Self { link, tickets: 0..0, open: 0, late, known, early: None, drained: false, broken: false }
     }
 
     /// Call number `ticket` goes there.
@@ -39,25 +67,40 @@ impl Line {
 
     /// A socket has ended; false if it is not known here.
     pub(super) fn forget(&mut self, key: u64) -> bool {
-        self.known.remove(&key)
+        self.known.remove(&key).is_some()
     }
 
     pub(super) fn take_part(&mut self, ticket: u64, bytes: &[u8]) -> Result<(), String> {
+        let domain = &self.link.domain;
         // Parts whose record never came: their sender gave up.
-        let (_, whole) = match self.early.take().filter(|(of, _)| *of == ticket) {
+        let early = match self.early.take().filter(|early| early.of == ticket) {
             Some(early) => self.early.insert(early),
-            None => self.early.insert((ticket, Vec::new())),
+            None => self.early.insert(Early { of: ticket, bytes: Vec::new(), held: 0, domain: Arc::clone(domain) }),
         };
-        if whole.len() + bytes.len() > ANSWER_BYTES_MAX {
-            return Err("an answer of a module is too large".to_owned());
+        if !domain.hold_early(bytes.len()) {
+            return Err("the answers of modules are too large".to_owned());
         }
-        whole.extend_from_slice(bytes);
+        early.held += bytes.len();
+        early.bytes.extend_from_slice(bytes);
         Ok(())
+    }
+
+    /// The parts that have come ahead of record `of`, which is here; others are let go.
+    pub(super) fn early(&mut self, of: u64) -> Option<Vec<u8>> {
+        let mut early = self.early.take().filter(|early| early.of == of)?;
+        Some(std::mem::take(&mut early.bytes))
+    }
+
+    /// Nobody waits for the answer to call number `ticket` any more.
+    pub(super) fn give_up(&mut self, ticket: u64) {
+        self.open = self.open.saturating_sub(1);
+        self.late.insert(ticket);
     }
 
     /// The last call did not go there after all; `open`: and is not over for another reason.
     pub(super) fn take_back(&mut self, ticket: u64, open: bool) {
         self.tickets.end = ticket;
+        self.late.remove(&ticket);
         self.open -= usize::from(open);
     }
 

@@ -47,14 +47,16 @@ impl RemoteCalls {
         self.scratch = record;
     }
 
-    /// The call that a record of `line` ends. `None`: it was sent elsewhere, or is over already.
+    /// The call that a record of `line` ends. `None`: nobody waits for it any more.
     ///
     /// # Errors
-    /// A record of this kind can't end it. It stays, to be answered when the domain is ended for that.
+    /// There is no such call, or a record of this kind can't end it. It stays, to be answered when the domain is ended for
+    /// that.
     fn finish(&mut self, line: &mut Line, ticket: u64, fits: fn(&Asker) -> bool) -> Result<Option<Pending>, String> {
         let pending = self.pending.get(&ticket).filter(|_| line.tickets.contains(&ticket));
         match pending {
-            None => Ok(None),
+            None if line.late.remove(&ticket) => Ok(None),
+            None => Err("a call that is not open was answered".to_owned()),
             Some(pending) if !fits(&pending.asker) => Err("a call was answered by a record of another kind".to_owned()),
             Some(_) => {
                 line.open -= 1;
@@ -68,8 +70,7 @@ impl RemoteCalls {
         if let ToServer::Part { ticket, bytes } = record {
             return line.take_part(ticket, bytes);
         }
-        let early = line.early.take();
-        let early = |of: u64| early.filter(|(ticket, _)| *ticket == of).map(|(_, bytes)| bytes);
+        let early = line.early(record.of());
         match record {
             ToServer::Part { .. } => {}
             ToServer::Answer { ticket, ran_us, status, headers, body } => {
@@ -83,7 +84,7 @@ impl RemoteCalls {
                 };
                 let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
                 let here = if let Body::Here(body) = body { body } else { &[] };
-                let whole = early(ticket).map(|early| [early.as_slice(), here].concat());
+                let whole = early.map(|early| [early.as_slice(), here].concat());
                 let body = whole.as_deref().unwrap_or(here);
                 let answer_bytes = lent.as_ref().map_or(body.len(), Lent::len);
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), answer_bytes);
@@ -109,7 +110,7 @@ impl RemoteCalls {
             ToServer::Idle { ticket, ran_us } => {
                 let Some(pending) = self.finish(line, ticket, |asker| !asker.is_request())? else { return Ok(()) };
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), 0);
-                if let Asker::Socket { key, ends } = pending.asker {
+                if let Asker::Socket { key, ends, .. } = pending.asker {
                     if ends {
                         line.forget(key);
                         self.ended.push(key);
@@ -117,9 +118,12 @@ impl RemoteCalls {
                     out.push(Message::SocketIdle { socket: key });
                 }
             }
-            ToServer::Send { key, .. } | ToServer::Close { key, .. } if !line.known.contains(&key) => {}
+            ToServer::Send { key, .. } | ToServer::Close { key, .. } if !line.known.contains_key(&key) => {}
             ToServer::Send { key, frame } => {
-                let frame = early(key).map_or_else(|| frame.into(), |early| [early.as_slice(), frame].concat().into());
+                if let Some(known) = line.known.get_mut(&key).filter(|known| !known.gone) {
+                    known.spoke_ms = self.now_ms;
+                }
+                let frame = early.map_or_else(|| frame.into(), |early| [early.as_slice(), frame].concat().into());
                 out.push(Message::SocketSend { socket: key, frame });
             }
             ToServer::Close { key, code } => {

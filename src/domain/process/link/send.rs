@@ -4,7 +4,7 @@ use super::super::wire::{self, Event};
 use super::ShardLink;
 use super::call::{Cargo, Queued, Sending};
 use super::calls::{RemoteCalls, TICKET_BIT};
-use super::line::Line;
+use super::line::{Known, Line};
 use crate::domain::call::SocketEvent;
 use crate::domain::ring::PushError;
 
@@ -14,6 +14,7 @@ impl RemoteCalls {
         self.former.iter_mut().for_each(Line::tell_drained);
         let Some(mut line) = self.current.take() else { return };
         let nothing = self.sending.is_none() && self.queue.is_empty() && self.forgotten.is_empty() && !self.draining;
+        let nothing = nothing && self.gone.is_empty();
         if nothing && !line.link.has_done() {
             self.current = Some(line);
             return;
@@ -23,6 +24,10 @@ impl RemoteCalls {
         }
         while !line.broken {
             if self.sending.is_none()
+                && let Some(key) = self.gone.pop()
+            {
+                self.sending = Some(encode_gone(key));
+            } else if self.sending.is_none()
                 && !self.draining
                 && let Some(queued) = self.queue.pop_front()
             {
@@ -31,7 +36,7 @@ impl RemoteCalls {
             } else if self.sending.is_none()
                 && let Some(key) = self.forgotten.pop()
             {
-                self.sending = Some(self.encode_forgotten(key));
+                self.sending = Some(self.encode_forgotten(&mut line, key));
             }
             let Some(sending) = &mut self.sending else { break };
             match push(&mut line.link, sending) {
@@ -71,7 +76,18 @@ impl RemoteCalls {
                 let index = u32::try_from(*index).unwrap_or(u32::MAX);
                 wire::socket_head(&mut fixed, ticket, instance, index, short, key);
                 let number = socket.number();
-                if line.known.insert(key) && !matches!(events.first(), Some(SocketEvent::Open)) {
+                let ends = matches!(events.last(), Some(SocketEvent::Close));
+                let gone = !socket.is_open();
+                if gone && !ends {
+                    self.gone.push(key);
+                }
+                // From here on it runs, as far as can be known here.
+                if let Some(pending) = self.pending.get_mut(&ticket) {
+                    pending.since_ms = self.now_ms;
+                }
+                let known = Known { spoke_ms: self.now_ms, gone, ends };
+                let is_new = line.known.insert(key, known).is_none();
+                if is_new && !matches!(events.first(), Some(SocketEvent::Open)) {
                     wire::push_event(&mut body, &Event::Known { session, number });
                 }
                 for event in events {
@@ -88,14 +104,22 @@ impl RemoteCalls {
     }
 
     /// Has the domain's process let go of a socket, by an event that calls nothing and whose answer nobody waits for.
-    fn encode_forgotten(&mut self, key: u64) -> Sending {
+    fn encode_forgotten(&mut self, line: &mut Line, key: u64) -> Sending {
         self.tickets += 1;
         let ticket = self.tickets | TICKET_BIT;
+        line.late.insert(ticket);
         let (mut fixed, mut body) = (Vec::with_capacity(64), Vec::new());
         wire::socket_head(&mut fixed, ticket, 0, 0, true, key);
         wire::push_event(&mut body, &Event::Forget);
         Sending { ticket, queued: None, fixed, body, sent: 0 }
     }
+}
+
+/// Has the domain's process learn, while callbacks of a socket may be running, that its connection is gone.
+fn encode_gone(key: u64) -> Sending {
+    let mut fixed = Vec::with_capacity(16);
+    wire::gone(&mut fixed, key);
+    Sending { ticket: 0, queued: None, fixed, body: Vec::new(), sent: 0 }
 }
 
 /// Pushes what is left of a record; what does not fit into one goes ahead in parts.

@@ -1,6 +1,7 @@
 use super::super::calls::DomainCalls;
 use super::super::layout::Layout;
 use super::super::wire::{Event, ToDomain, read_events};
+use super::line::Known;
 use super::*;
 use crate::domain::inbox::Message;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,7 +56,7 @@ fn a_domain_reaches_no_socket_of_another() {
     let (link, mut peer) = link(&Identity::first("default", 1));
     let mut calls = RemoteCalls::new(0, 0);
     calls.up(link);
-    calls.current.as_mut().unwrap().known.insert(7);
+    calls.current.as_mut().unwrap().known.insert(7, Known::default());
     for key in [7, 8] {
         let (mut part, mut frame, mut close) = (Vec::new(), Vec::new(), Vec::new());
         wire::part_head(&mut part, key);
@@ -79,7 +80,7 @@ fn a_socket_that_ended_elsewhere_is_forgotten_once_by_those_that_know_it() {
     let (link, mut peer) = link(&Identity::first("default", 1));
     let mut calls = RemoteCalls::new(0, 0);
     calls.up(link);
-    calls.current.as_mut().unwrap().known.insert(7);
+    calls.current.as_mut().unwrap().known.insert(7, Known::default());
     for key in [7, 7, 8] {
         calls.forget(key);
         calls.flush();
