@@ -4,7 +4,7 @@ use crate::abi::context::JobTables;
 use crate::config::{Config, Isolation};
 use crate::domain::DEFAULT_DOMAIN;
 use crate::domain::in_process::InProcess;
-use crate::domain::process::{Cgroups, CrashLimit, DomainConfig, Domains, Identity, message_bytes_max};
+use crate::domain::process::{Cgroups, CrashLimit, DomainConfig, Domains, Identity, end_leftovers, message_bytes_max};
 use crate::domain::sandbox::{self, Policy, User};
 use crate::net::Waker;
 use core_affinity::CoreId;
@@ -26,6 +26,9 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     if config.isolation == Isolation::None {
         return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(JobTables::File(jobs_file)))?)));
     }
+    // Before anything is given to the modules' user: the lock of the store says that no other server is here.
+    let records = config.data_dir.join(".domains");
+    end_leftovers(&records);
     let scratch = config.data_dir.join("scratch");
     for dir in [&scratch, &config.data_dir.join("static"), &config.module_dir.join(".run")] {
         // The sandbox names directories as they are when it is made.
@@ -42,6 +45,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         free_cores: free_cores.iter().map(|core| core.id).collect(),
         database,
         jobs_database: jobs_file.to_path_buf(),
+        records,
         policy: domain_policy(config, domain_user(config, &scratch)),
         scratch,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),

@@ -39,6 +39,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             threads_max: 1,
             database: PathBuf::new(),
             jobs_database: PathBuf::new(),
+            records: PathBuf::new(),
             policy: Policy::default(),
             scratch: PathBuf::new(),
             log: None,

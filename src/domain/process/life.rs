@@ -7,6 +7,7 @@ use super::control::{self, Order, Outcome, Start, ToChild};
 use super::hearing::Hearing;
 use super::hook::Loader;
 use super::layout::Layout;
+use super::leftovers::Record;
 use super::link::{Ends, Owner, ShardLink};
 use super::post::Post;
 use super::shared::Shared;
@@ -67,6 +68,8 @@ pub(super) struct Life {
     buried: Receiver<()>,
     /// Disconnected once all that it has printed is in the log.
     printed: Receiver<()>,
+    /// Says that it lives, should it outlive the server.
+    _record: Option<Record>,
     /// Its cgroup, if it has one.
     confined: Option<Confined>,
 }
@@ -135,6 +138,7 @@ impl Life {
                 drained: bounded(shared.wakers.len()),
                 buried,
                 printed,
+                _record: record(shared, child.id()),
                 // Before it is told to start: until then it runs no code of others.
                 confined: confine(shared, number, &child),
             })
@@ -390,6 +394,12 @@ fn confine(shared: &Shared, number: u64, child: &Child) -> Option<Confined> {
             tracing::warn!("no cgroup limits the memory of a process of domain {}: {error}", shared.name());
         })
         .ok()
+}
+
+/// A process without a record is one that the next server would not end.
+fn record(shared: &Shared, pid: u32) -> Option<Record> {
+    let record = Record::new(&shared.config.records, pid);
+    record.inspect_err(|error| tracing::warn!("process {pid} of domain {} has no record: {error}", shared.name())).ok()
 }
 
 fn end(child: &mut Child) {

@@ -40,6 +40,8 @@ pub struct DomainConfig {
     pub database: PathBuf,
     /// The database of jobs, for modules to read.
     pub jobs_database: PathBuf,
+    /// Where each process has a record while it lives, for [`end_leftovers`](super::end_leftovers).
+    pub records: PathBuf,
     /// What the process may do.
     pub policy: Policy,
     /// Where modules may keep files of a moment; also in the environment as `TMPDIR`.

@@ -44,7 +44,7 @@ pub fn hand_over(user: User, dir: &Path) -> io::Result<()> {
     match open_directory(CWD, dir) {
         // A link of the operator's; what it leads to is theirs to give.
         Err(_) if fs::symlink_metadata(dir)?.is_symlink() => Ok(()),
-        opened => hand_over_in(user, opened?, 0),
+        opened => hand_over_in(user, &opened?, 0),
     }
 }
 
@@ -53,27 +53,27 @@ fn open_directory(parent: impl AsFd, name: impl Arg) -> io::Result<OwnedFd> {
     Ok(openat(parent, name, flags, Mode::empty())?)
 }
 
-fn hand_over_in(user: User, dir: OwnedFd, depth: usize) -> io::Result<()> {
+fn hand_over_in(user: User, dir: &OwnedFd, depth: usize) -> io::Result<()> {
     let (uid, gid) = (Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)));
     let is_owner = |data: &Stat| (data.st_uid, data.st_gid) == (user.uid, user.gid);
-    if !is_owner(&fstat(&dir)?) {
-        fchown(&dir, uid, gid)?;
+    if !is_owner(&fstat(dir)?) {
+        fchown(dir, uid, gid)?;
     }
-    for entry in Dir::read_from(&dir)? {
+    for entry in Dir::read_from(dir)? {
         let entry = entry?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
         // By a descriptor that can't be used for anything else, and so opens no device and waits for no reader.
-        let place = match openat(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        let place = match openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
             Err(Errno::NOENT) => continue,
             place => place?,
         };
         let data = fstat(&place)?;
         if FileType::from_raw_mode(data.st_mode) == FileType::Directory {
             if depth < DEPTH_MAX {
-                hand_over_in(user, open_directory(&place, c".")?, depth + 1)?;
+                hand_over_in(user, &open_directory(&place, c".")?, depth + 1)?;
             }
         } else if data.st_nlink == 1 && !is_owner(&data) {
             chownat(&place, c"", uid, gid, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)?;

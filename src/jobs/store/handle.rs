@@ -183,7 +183,7 @@ impl Writer {
 /// The text that a change brings.
 fn bytes_of(change: &Change) -> usize {
     match change {
-        Change::Finish { result, error, .. } => [result, error].into_iter().flatten().map(|text| text.len()).sum(),
+        Change::Finish { result, error, .. } => [result, error].into_iter().flatten().map(String::len).sum(),
         _ => 0,
     }
 }

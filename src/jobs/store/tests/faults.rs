@@ -93,7 +93,7 @@ fn bytes_that_wait_are_limited_and_events_wait_for_room() {
     fixture.submit(NewJob { payload: large().into(), ..new_job("at last") }).unwrap();
     // One that is larger than all that may wait is taken alone.
     let larger: String = format!("\"{}\"", "x".repeat(70 * 1024 * 1024));
-    fixture.submit(NewJob { payload: larger.into(), ..new_job("larger") }).unwrap();
+    fixture.submit(NewJob { payload: larger, ..new_job("larger") }).unwrap();
     // Whoever waits learns of the end.
     let release = fixture.hold();
     let other = writer.clone();
