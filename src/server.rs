@@ -90,6 +90,7 @@ fn joined<T>(thread: JoinHandle<T>) -> Result<T, ServeError> {
 /// See [`ServeError`].
 pub fn run(config: Config) -> Result<(), ServeError> {
     let passed = net::passed_sockets()?;
+    stop::prepare_exit();
     let mut signals = StopSignals::catch().map_err(setup("installing signal handlers"))?;
     let manager = Manager::from_env();
     let certificate = load_certificate(&config)?;

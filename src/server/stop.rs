@@ -13,7 +13,9 @@ use crate::domain::process::Domains;
 use crate::jobs::Jobs;
 use crate::jobs::store::Store;
 use crate::module::control::Control;
-use std::sync::Arc;
+use crossbeam::channel::{Sender, bounded};
+use std::io::Write;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -171,14 +173,30 @@ pub(super) fn stop_start(
     tracing::info!("stopped");
 }
 
-/// Sees to it that the process ends with exit code `code` soon after main has returned, whatever the destructors do that
-/// exit(3) runs: those of modules that are still loaded are among them, and may wait for a thread that never ends.
-pub fn bound_exit(code: i32) {
+/// Who ends the process if exit(3) does not.
+static LAST_RESORT: OnceLock<Sender<i32>> = OnceLock::new();
+
+/// Starts the thread that [`bound_exit`] needs, before any code of modules is there: while a destructor of a shared object
+/// runs, every thread that begins waits for the loader's lock.
+pub(super) fn prepare_exit() {
+    let (sender, code) = bounded(1);
     let end = move || {
+        let Ok(code) = code.recv() else { return };
         thread::sleep(EXIT_WAIT);
-        tracing::warn!("destructors of modules do not return: the process ends without them");
+        // Not by the log, whose buffer on this thread may need that lock.
+        let _ = writeln!(std::io::stderr(), "destructors of modules do not return: the process ends without them");
         signal_hook::low_level::exit(code);
     };
     // Without a thread for it, the end comes when it comes.
-    let _ = thread::Builder::new().name("exit".to_owned()).spawn(end);
+    if thread::Builder::new().name("exit".to_owned()).spawn(end).is_ok() {
+        let _ = LAST_RESORT.set(sender);
+    }
+}
+
+/// Sees to it that the process ends with exit code `code` soon after main has returned, whatever the destructors do that
+/// exit(3) runs: those of modules that are still loaded are among them, and one that never returns holds the others up.
+pub fn bound_exit(code: i32) {
+    if let Some(last_resort) = LAST_RESORT.get() {
+        let _ = last_resort.try_send(code);
+    }
 }
