@@ -119,17 +119,16 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     }
     let host = joined(starting)?.map_err(setup("preparing to run modules"))?;
     let control = start_control(&config, &host)?;
+    // Before the modules: an `onload` may create jobs.
+    let jobs = start_jobs(&config, store, hub, &control)?;
     let loader = control.clone();
     let loading = apart("load", move || loader.load_persisted())?;
     if !signals.let_end(&loading) {
         manager.stopping();
-        stop::stop_start(&config, &mut signals, &control, &loading, store, &host);
+        stop::stop_start(&config, &mut signals, &control, &loading, &jobs, &host);
         return Ok(());
     }
     joined(loading)?;
-    let jobs = start_jobs(&config, store, hub, &control)?;
-    // After the jobs: an `onload` may create some.
-    control.load_persisted();
     jobs.begin();
     let failed = Arc::new(OnceLock::new());
     let admin = make_admin(&config, &access, &control, &jobs);

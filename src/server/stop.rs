@@ -11,7 +11,6 @@ use crate::config::Config;
 use crate::domain::inbox::Message;
 use crate::domain::process::Domains;
 use crate::jobs::Jobs;
-use crate::jobs::store::Store;
 use crate::module::control::Control;
 use crossbeam::channel::{Sender, bounded};
 use std::io::Write;
@@ -158,7 +157,7 @@ pub(super) fn stop_start(
     signals: &mut StopSignals,
     control: &Control,
     loading: &JoinHandle<()>,
-    store: Store,
+    jobs: &Jobs,
     host: &ModuleHost,
 ) {
     tracing::info!("stopping: a signal came while the modules were loaded; nothing has been served");
@@ -167,7 +166,7 @@ pub(super) fn stop_start(
     if !patience.wait_for(loading) {
         tracing::warn!("a module that is being loaded is not waited for any longer: {}", patience.why());
     }
-    store.shutdown();
+    jobs.close();
     patience.unload(control, Instant::now() + HOOKS_WAIT, config.purge_modules);
     patience.end_processes(host);
     tracing::info!("stopped");
