@@ -159,6 +159,7 @@ fn a_signal_ends_a_start_that_a_module_holds_up() {
     server.deploy(&member("stuck", ".onload = hang_at_times,"));
     server.deploy(&member("last", ""));
     assert_eq!(server.stop().matches("goes well").count(), 1);
+    std::fs::create_dir_all(dir.path().join("static")).unwrap();
     std::fs::write(dir.path().join("static/now"), "").unwrap();
     for name in ["TERM", "INT"] {
         let server = Server::starting(&dir, &["--shards", "2", "--hook-timeout-ms", LONG]);
