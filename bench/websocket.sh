@@ -38,17 +38,7 @@ family() { echo "$1"; cat /proc/"$1"/task/*/children; }
 ticks() { for pid in $(family "$1"); do awk '{ print $14 + $15 }' "/proc/$pid/stat"; done | awk '{ sum += $1 } END { print sum }'; }
 resident() { for pid in $(family "$1"); do awk '/^Pss:/ { print $2 }' "/proc/$pid/smaps_rollup"; done | awk '{ sum += $1 } END { print sum }'; }
 
-for _ in $(seq "$rounds"); do
-    for server in $names; do
-        IFS=: read -r name pid port <<<"$server"
-        before=$(ticks "$pid")
-        taskset -c 1 $client echo "$port" /echo 64 64 "$seconds" >"$tmp/echo"
-        middle=$(ticks "$pid")
-        taskset -c 1 $client broadcast "$port" /chat/ws 1000 200 >"$tmp/all"
-        echo "$name $((middle - before)) $(cat "$tmp/echo") $(($(ticks "$pid") - middle)) $(cat "$tmp/all")" >>"$tmp/results"
-    done
-done
-# The connections' own memory: one server after the other, at rest.
+# The connections' own memory, while nothing else has been: what load leaves behind would hide it.
 for server in $names; do
     IFS=: read -r name pid port <<<"$server"
     for path in - /echo; do
@@ -63,6 +53,16 @@ for server in $names; do
         exec 3>&- && wait "$idle"
         rm "$tmp/open"
         sleep 1
+    done
+done
+for _ in $(seq "$rounds"); do
+    for server in $names; do
+        IFS=: read -r name pid port <<<"$server"
+        before=$(ticks "$pid")
+        taskset -c 1 $client echo "$port" /echo 64 64 "$seconds" >"$tmp/echo"
+        middle=$(ticks "$pid")
+        taskset -c 1 $client broadcast "$port" /chat/ws 1000 200 >"$tmp/all"
+        echo "$name $((middle - before)) $(cat "$tmp/echo") $(($(ticks "$pid") - middle)) $(cat "$tmp/all")" >>"$tmp/results"
     done
 done
 python3 - "$tmp" "$(getconf CLK_TCK)" "$seconds" <<'P'
