@@ -511,26 +511,18 @@ fn admin_addresses_serve_what_the_others_do_not() {
     }
     // In pieces, and by who waits for 100 Continue, too: no key is looked at where there is nothing to be had.
     let head = "HTTP/1.1\r\nHost: localhost\r\nX-API-Key: a guess\r\nContent-Length: 4\r\n";
+    let in_pieces = |mut client: Client, path: &str, more: &str| {
+        client.send(format!("POST {path} {head}{more}\r\n").as_bytes());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        if more.is_empty() {
+            client.send(b"int;");
+        }
+        client.response()
+    };
     for more in ["", "Expect: 100-continue\r\n"] {
-        let mut client = server.connect();
-        client.send(format!("POST /mgnt {head}{more}\r\n").as_bytes());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        let answer = if more.is_empty() {
-            client.send(b"int;");
-            client.response()
-        } else {
-            client.response()
-        };
+        let answer = in_pieces(server.connect(), "/mgnt", more);
         assert_eq!((answer.status, answer.text().as_str()), (404, "no module serves this path\n"));
-        let mut client = Client::connect(&addr);
-        client.send(format!("POST /here {head}{more}\r\n").as_bytes());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        let answer = if more.is_empty() {
-            client.send(b"int;");
-            client.response()
-        } else {
-            client.response()
-        };
+        let answer = in_pieces(Client::connect(&addr), "/here", more);
         assert!(answer.status == 404 && answer.text().contains("--admin-listen"), "{}", answer.text());
     }
     for path in ["/here", "/there", "/", "/nothing"] {
