@@ -1,7 +1,9 @@
 //! Compiles the C part of the server (`src/abi/native/`) against the SDK's headers (`include/`).
 
 /// Sources of the native part, in `src/abi/native/`.
-const SOURCES: [&str; 6] = ["call.c", "guard.c", "layout.c", "services.c", "stdio.c", "tables.c"];
+const SOURCES: [&str; 10] = [
+    "call.c", "calls.c", "connection.c", "database.c", "guard.c", "layout.c", "pool.c", "services.c", "stdio.c", "tables.c",
+];
 
 fn main() {
     println!("cargo:rerun-if-changed=src/abi/native");

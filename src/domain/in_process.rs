@@ -53,10 +53,11 @@ impl SymbolTable {
 
 /// A module loaded into this process.
 pub struct InProcessModule {
+    /// Dropped before the module is closed: its connections to the database may have functions of the module.
+    context: ModuleContext,
     open: OpenModule,
     /// What the server calls it, where this process is a domain's; else 0.
     number: u64,
-    context: Arc<ModuleContext>,
 }
 
 /// Module code that did not return.
@@ -101,8 +102,8 @@ impl InProcess {
 
     /// Makes the executor of the calling thread.
     #[must_use]
-    pub fn executor(context: &Arc<ModuleContext>) -> Executor {
-        Executor { _guard: ThreadGuard::new(), frame: Box::default(), context: Arc::clone(context) }
+    pub fn executor() -> Executor {
+        Executor { _guard: ThreadGuard::new(), frame: Box::default() }
     }
 
     /// The services modules share.
@@ -133,7 +134,9 @@ impl InProcess {
             OpenError::Manifest(text) => LoadError::Manifest(text),
         })?;
         open.bind();
-        Ok(Arc::new(InProcessModule { open, number, context: Arc::clone(&self.context) }))
+        let context = self.context.for_module(&open.manifest.name, open.symbol("config\0"));
+        let context = context.ok_or_else(|| LoadError::Loader("the server has no memory for it".to_owned()))?;
+        Ok(Arc::new(InProcessModule { context, open, number }))
     }
 }
 
@@ -161,12 +164,14 @@ impl InProcessModule {
     fn hook(&self, hook: Option<crate::abi::types::HookFn>, place: &str) -> Result<(), Fault> {
         let Some(hook) = hook else { return Ok(()) };
         let _guard = ThreadGuard::new();
-        let outcome = self.attributed(|| guard::call_hook(hook, &self.context));
+        let call = || self.context.call(true, || guard::call_hook(hook, &self.context));
+        let outcome = running::during(self.number, || output::attributed(&self.open.manifest.name, call));
         outcome.map_err(|trap| self.fault(trap, place))
     }
 
     /// Runs `call`, which is code of this module.
-    fn attributed<T>(&self, call: impl FnOnce() -> T) -> T {
+    fn attributed<T>(&self, call: impl FnOnce() -> Result<T, guard::Trap>) -> Result<T, guard::Trap> {
+        let call = || self.context.call(false, call);
         running::during(self.number, || output::attributed(&self.open.manifest.name, call))
     }
 
@@ -247,7 +252,6 @@ impl Instance for InProcessModule {
 pub struct Executor {
     _guard: ThreadGuard,
     frame: Box<CallFrame>,
-    context: Arc<ModuleContext>,
 }
 
 impl Executor {
@@ -308,7 +312,7 @@ impl Executor {
             return take(Err("out of memory\n"));
         };
         // SAFETY: the caller keeps the module open, and the pointers come from `prepare` just above.
-        let call = || unsafe { guard::call_handler(handler, &self.context, request, response) };
+        let call = || unsafe { guard::call_handler(handler, &module.context, request, response) };
         if let Err(trap) = module.attributed(call) {
             let path = String::from_utf8_lossy(view.path());
             let fault = module.fault(trap, &format!("a handler ({} {path})", view.method().as_str()));
@@ -338,16 +342,19 @@ impl Executor {
     ) {
         let Some(callbacks) = module.open.symbols.websockets.get(index) else { return };
         let name = &module.open.manifest.name;
-        let (context, ws) = (&*self.context, socket.as_ptr());
+        let (context, ws) = (&module.context, socket.as_ptr());
         for event in events {
+            let callback = match event {
+                SocketEvent::Open => "on_open",
+                SocketEvent::Message(_) => "on_message",
+                SocketEvent::Close => "on_close",
+            };
             // SAFETY: the caller keeps the module open, and `socket` alive.
-            let (callback, outcome) = module.attributed(|| unsafe {
+            let outcome = module.attributed(|| unsafe {
                 match event {
-                    SocketEvent::Open => ("on_open", guard::call_socket(callbacks.on_open, context, ws)),
-                    SocketEvent::Message(payload) => {
-                        ("on_message", guard::call_message(callbacks.on_message, context, ws, payload))
-                    }
-                    SocketEvent::Close => ("on_close", guard::call_socket(callbacks.on_close, context, ws)),
+                    SocketEvent::Open => guard::call_socket(callbacks.on_open, context, ws),
+                    SocketEvent::Message(payload) => guard::call_message(callbacks.on_message, context, ws, payload),
+                    SocketEvent::Close => guard::call_socket(callbacks.on_close, context, ws),
                 }
             });
             if let Err(trap) = outcome {

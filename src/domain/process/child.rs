@@ -6,7 +6,7 @@ use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild
 use super::layout::Layout;
 use super::port::Port;
 use super::work::{Domain, DomainRunner, Work};
-use crate::abi::context::{JobTables, ModuleContext};
+use crate::abi::context::JobTables;
 use crate::abi::guard::Trap;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
@@ -166,7 +166,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
     // This may be a spare, which stays small: the threads come with the first order.
     wait_readable(&stream);
-    let domain = start_threads(&start, &host, &region, bodies, wakes)?;
+    let domain = start_threads(&start, &region, bodies, wakes)?;
     Child { parent, domain, host }.serve(&mut stream);
     // Threads of modules may be running: destructors must not.
     // SAFETY: ends the process at once.
@@ -219,7 +219,6 @@ fn connect_services(parent: &Arc<Parent>, crypto: bool) {
 
 fn start_threads(
     start: &Start,
-    host: &InProcess,
     region: &Arc<Region>,
     bodies: OwnedFd,
     wakes: Vec<OwnedFd>,
@@ -231,13 +230,11 @@ fn start_threads(
         let spec = layout.to_server(shard);
         ports.push(Arc::new(Port::new(Producer::new(region, spec)?, wake, spec.record_bytes_max())));
     }
-    let context: Arc<ModuleContext> = Arc::clone(host.context());
     let answers = Lender::new(Arc::clone(&bodies), arena::answers_part(start.shards));
     let answers = Arc::new(Mutex::new(answers));
     let requests =
         (0..start.shards).map(|shard| Borrower::new(Arc::clone(&bodies), arena::requests_part(shard), false)).collect();
     let domain = Arc::new(Domain {
-        context,
         instances: RwLock::default(),
         ports,
         answers,

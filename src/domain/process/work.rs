@@ -3,7 +3,6 @@
 use super::arena::{Borrower, LENT_BYTES_MIN, Lender};
 use super::port::{Port, PortOutlet};
 use super::wire::{self, Body, Event, ToDomain};
-use crate::abi::context::ModuleContext;
 use crate::abi::websocket::Socket;
 use crate::domain::call::SocketEvent;
 use crate::domain::executor::Runner;
@@ -22,7 +21,6 @@ pub(super) struct Work {
 
 /// What all threads of the domain share.
 pub(super) struct Domain {
-    pub(super) context: Arc<ModuleContext>,
     pub(super) instances: RwLock<Numbered<Arc<InProcessModule>>>,
     pub(super) ports: Vec<Arc<Port>>,
     /// Where large bodies of answers are put.
@@ -94,7 +92,7 @@ pub(super) struct DomainRunner {
 
 impl DomainRunner {
     pub(super) fn new(domain: &Arc<Domain>) -> Self {
-        let executor = InProcess::executor(&domain.context);
+        let executor = InProcess::executor();
         Self { domain: Arc::clone(domain), executor, head: Head::default(), fixed: Vec::with_capacity(512) }
     }
 

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * The functions of struct sqldb, and the modules that use them.
+ */
+#define _GNU_SOURCE
+#include "database.h"
+
+#include <ctype.h>
+#include <dlfcn.h>
+#include <link.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static struct databases *the_databases; /* a process has one */
+
+struct databases *cwebn_databases(void) {
+    return the_databases;
+}
+
+/* ---- The functions of struct sqldb ---- */
+
+static const char *skip_blanks(const char *sql) {
+    while (isspace((unsigned char)*sql)) {
+        sql++;
+    }
+    return sql;
+}
+
+static const char *skip_word(const char *sql, const char *word) {
+    size_t length = strlen(word);
+    int found = strncasecmp(sql, word, length) == 0 && !isalnum((unsigned char)sql[length]) && sql[length] != '_';
+    return found ? skip_blanks(sql + length) : NULL;
+}
+
+/* What follows a BEGIN that does not say of which kind; NULL if there is none. Such a transaction that reads first fails at its
+ * first write when another connection has written meanwhile, and no waiting helps: so it is begun as IMMEDIATE. */
+static const char *after_plain_begin(const char *sql) {
+    const char *rest = skip_word(skip_blanks(sql), "BEGIN");
+    const char *word = rest == NULL ? NULL : skip_word(rest, "TRANSACTION");
+    rest = word == NULL ? rest : word;
+    return rest != NULL && (*rest == '\0' || *rest == ';') ? rest : NULL;
+}
+
+struct exec_call {
+    int (*cb)(void *, int, char **, char **);
+    void *arg;
+    int faulted;
+    struct cwebn_fault fault;
+};
+
+struct row_call {
+    const struct exec_call *exec;
+    int columns;
+    char **values;
+    char **names;
+    int result;
+};
+
+static void run_row(void *arg) {
+    struct row_call *row = arg;
+    row->result = row->exec->cb(row->exec->arg, row->columns, row->values, row->names);
+}
+
+static int on_row(void *arg, int columns, char **values, char **names) {
+    struct exec_call *exec = arg;
+    struct row_call row = {exec, columns, values, names, 0};
+    if (!cwebn_guard_active()) {
+        run_row(&row);
+    } else if (cwebn_guard_call(run_row, &row, &exec->fault)) {
+        exec->faulted = 1;
+        return 1;
+    }
+    return row.result;
+}
+
+/* A fault in the module's row callback must not jump over SQLite, which would keep its mutex for ever: it is caught
+ * below SQLite, which then ends the statement, and thrown on from here. */
+static int call_exec(struct sqldb *database, const char *sql, int (*cb)(void *, int, char **, char **), void *arg) {
+    struct exec_call exec = {.cb = cb, .arg = arg, .faulted = 0};
+    sqlite3 *db = cwebn_connection_of(database);
+    if (db == NULL || sql == NULL) {
+        return SQLITE_MISUSE;
+    }
+    const char *rest = after_plain_begin(sql);
+    char *text = rest == NULL ? NULL : sqlite3_mprintf("BEGIN IMMEDIATE%s", rest);
+    int result = sqlite3_exec(db, text == NULL ? sql : text, cb == NULL ? NULL : on_row, &exec, NULL);
+    sqlite3_free(text);
+    if (exec.faulted) {
+        cwebn_guard_rethrow(&exec.fault);
+    }
+    return result;
+}
+
+static int call_prepare(struct sqldb *database, const char *sql, int n, sqlite3_stmt **stmt, const char **tail) {
+    if (stmt != NULL) {
+        *stmt = NULL;
+    }
+    sqlite3 *db = cwebn_connection_of(database);
+    if (db == NULL || sql == NULL || stmt == NULL) {
+        return SQLITE_MISUSE;
+    }
+    const char *rest = n < 0 ? after_plain_begin(sql) : NULL;
+    if (rest == NULL) {
+        return sqlite3_prepare_v2(db, sql, n, stmt, tail);
+    }
+    if (tail != NULL) {
+        *tail = *rest == ';' ? rest + 1 : rest;
+    }
+    return sqlite3_prepare_v2(db, "BEGIN IMMEDIATE", -1, stmt, NULL);
+}
+
+static int call_changes(struct sqldb *database) {
+    sqlite3 *db = cwebn_connection_of(database);
+    return db == NULL ? 0 : sqlite3_changes(db);
+}
+
+static int call_last_insert_rowid(struct sqldb *database) {
+    sqlite3 *db = cwebn_connection_of(database);
+    return db == NULL ? 0 : (int)sqlite3_last_insert_rowid(db);
+}
+
+void cwebn_database_functions(struct sqldb *database) {
+    database->exec = call_exec;
+    database->prepare = call_prepare;
+    database->changes = call_changes;
+    database->last_insert_rowid = call_last_insert_rowid;
+}
+
+/* ---- Modules ---- */
+
+/* Whether the shared object that `code` lies in imports a function whose name begins so. */
+static int imports(const void *code, const char *const *beginnings, size_t count) {
+    Dl_info info;
+    struct link_map *map = NULL;
+    if (dladdr1(code, &info, (void **)&map, RTLD_DL_LINKMAP) == 0 || map == NULL || map->l_ld == NULL) {
+        return 1; /* the safe answer */
+    }
+    uintptr_t names = 0;
+    size_t bytes = 0;
+    for (const ElfW(Dyn) *at = map->l_ld; at->d_tag != DT_NULL; at++) {
+        names = at->d_tag == DT_STRTAB ? at->d_un.d_ptr : names;
+        bytes = at->d_tag == DT_STRSZ ? at->d_un.d_val : bytes;
+    }
+    /* Relocated by glibc, unless the section is read-only. */
+    const char *text = (const char *)(names < map->l_addr ? names + map->l_addr : names);
+    for (const char *name = text; names != 0 && name < text + bytes; name += strlen(name) + 1) {
+        for (size_t i = 0; i < count; i++) {
+            if (strncmp(name, beginnings[i], strlen(beginnings[i])) == 0) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+static const void *base_of(const void *code) {
+    Dl_info info;
+    return dladdr(code, &info) == 0 ? NULL : info.dli_fbase;
+}
+
+struct cwebn_module *cwebn_module_open(struct cweb_context *ctx, const char *name, const void *code) {
+    static const char *const direct[] = {"sqlite3_"};
+    /* What these set belongs to one connection. */
+    static const char *const single[] = {"sqlite3_create_", "sqlite3_set_",        "sqlite3_update_hook",
+                                         "sqlite3_commit_", "sqlite3_rollback_",   "sqlite3_preupdate_hook",
+                                         "sqlite3_wal_",    "sqlite3_progress_",   "sqlite3_collation_needed",
+                                         "sqlite3_trace",   "sqlite3_load_",       "sqlite3_busy_",
+                                         "sqlite3_limit",   "sqlite3_db_config",   "sqlite3_overload_",
+                                         "sqlite3_profile", "sqlite3_unlock_notify", "sqlite3_enable_load_"};
+    struct databases *all = the_databases;
+    struct cwebn_module *module = all == NULL ? NULL : calloc(1, sizeof *module);
+    if (module == NULL) {
+        return NULL;
+    }
+    module->all = all;
+    module->base = base_of(code);
+    module->references = 1;
+    snprintf(module->name, sizeof module->name, "%s", name);
+    (void)pthread_mutex_init(&module->lock, NULL);
+    module->database = all->base.database;
+    module->public = *ctx;
+    module->public.database = &module->database;
+    module->is_direct = imports(code, direct, 1);
+    module->is_single = module->is_direct && imports(code, single, sizeof single / sizeof single[0]);
+    pthread_mutex_lock(&all->lock);
+    module->next = all->modules;
+    all->modules = module;
+    pthread_mutex_unlock(&all->lock);
+    return module;
+}
+
+void cwebn_module_release(struct cwebn_module *module) {
+    if (__atomic_sub_fetch(&module->references, 1, __ATOMIC_ACQ_REL) == 0) {
+        (void)pthread_mutex_destroy(&module->lock);
+        free(module);
+    }
+}
+
+void cwebn_module_close(struct cwebn_module *module, int leave_open) {
+    struct databases *all = module->all;
+    pthread_mutex_lock(&all->lock);
+    for (struct cwebn_module **at = &all->modules; *at != NULL; at = &(*at)->next) {
+        if (*at == module) {
+            *at = module->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&all->lock);
+    pthread_mutex_lock(&module->lock);
+    module->is_gone = 1;
+    module->leaves_open = leave_open;
+    struct seat *left = leave_open ? NULL : module->free;
+    if (!leave_open) {
+        module->free = NULL;
+        if (module->home != NULL && module->home->users == 0) {
+            module->home->next = left;
+            left = module->home;
+            module->home = NULL;
+        }
+    }
+    pthread_mutex_unlock(&module->lock);
+    while (left != NULL) {
+        struct seat *next = left->next;
+        cwebn_seat_close(left);
+        left = next;
+    }
+    if (!leave_open) {
+        cwebn_module_release(module); /* else a context of it may still be used */
+    }
+}
+
+struct cwebn_module *cwebn_module_of(const void *code) {
+    struct databases *all = the_databases;
+    const void *base = base_of(code);
+    struct cwebn_module *module = NULL;
+    if (all == NULL || base == NULL) {
+        return NULL;
+    }
+    pthread_mutex_lock(&all->lock);
+    for (module = all->modules; module != NULL && module->base != base; module = module->next) {
+    }
+    if (module != NULL) {
+        __atomic_add_fetch(&module->references, 1, __ATOMIC_RELAXED);
+    }
+    pthread_mutex_unlock(&all->lock);
+    return module;
+}
+
+/* ---- The whole ---- */
+
+struct sqldb *cwebn_database_open(const char *path, const char *jobs_uri, const struct cwebn_services *services, char *error,
+                                  size_t error_size) {
+    struct databases *all = calloc(1, sizeof *all);
+    if (all != NULL) {
+        all->path = path == NULL ? NULL : strdup(path);
+        all->jobs_uri = jobs_uri == NULL ? NULL : strdup(jobs_uri);
+    }
+    if (all == NULL || (path != NULL && all->path == NULL) || (jobs_uri != NULL && all->jobs_uri == NULL)) {
+        snprintf(error, error_size, "no memory for the services of modules");
+        free(all == NULL ? NULL : all->path);
+        free(all);
+        return NULL;
+    }
+    all->services = services;
+    all->base.all = all;
+    (void)pthread_mutex_init(&all->lock, NULL);
+    (void)cwebn_seat_connect(&all->base, error, error_size);
+    the_databases = all;
+    return &all->base.database;
+}
+
+void cwebn_database_close(struct sqldb *database) {
+    struct databases *all = (struct databases *)(void *)((char *)database - offsetof(struct databases, base.database));
+    the_databases = NULL;
+    sqldb_shutdown(&all->base.database);
+    (void)pthread_mutex_destroy(&all->lock);
+    free(all->jobs_uri);
+    free(all->path);
+    free(all);
+}
