@@ -2,7 +2,16 @@
 
 /// Sources of the native part, in `src/abi/native/`.
 const SOURCES: [&str; 10] = [
-    "call.c", "calls.c", "connection.c", "database.c", "guard.c", "layout.c", "pool.c", "services.c", "stdio.c", "tables.c",
+    "call.c",
+    "calls.c",
+    "connection.c",
+    "database.c",
+    "guard.c",
+    "layout.c",
+    "pool.c",
+    "services.c",
+    "stdio.c",
+    "tables.c",
 ];
 
 fn main() {

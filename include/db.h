@@ -4,8 +4,9 @@
  * The SQLite database: one file shared by all modules, usable from several threads.
  *
  * `ctx->database` is the server's. Each call of a module has a connection to itself; a transaction or statement that is open
- * when the call returns is rolled back or reset. A thread that the module starts has a connection of its own. Function pointers keep SQLite's result codes (SQLITE_OK, SQLITE_ROW, …);
- * the sqlite3 API may be used on `db` directly as well. The tables `jobs` and `job_events` are read-only there.
+ * when the call returns is rolled back or reset. A thread that the module starts has a connection of its own. The
+ * function pointers keep SQLite's result codes (SQLITE_OK, SQLITE_ROW, …); the sqlite3 API may be used on `db` directly
+ * as well. The tables `jobs` and `job_events` are read-only there.
  */
 #ifndef CWEB_DB_H
 #define CWEB_DB_H

@@ -346,14 +346,17 @@ impl Executor {
         for event in events {
             let callback = match event {
                 SocketEvent::Open => "on_open",
-                SocketEvent::Message(_) => "on_message",
+                SocketEvent::Message { .. } => "on_message",
                 SocketEvent::Close => "on_close",
             };
             // SAFETY: the caller keeps the module open, and `socket` alive.
             let outcome = module.attributed(|| unsafe {
                 match event {
                     SocketEvent::Open => guard::call_socket(callbacks.on_open, context, ws),
-                    SocketEvent::Message(payload) => guard::call_message(callbacks.on_message, context, ws, payload),
+                    SocketEvent::Message { kind, payload } => {
+                        let _handling = socket.handle(kind);
+                        guard::call_message(callbacks.on_message, context, ws, payload)
+                    }
                     SocketEvent::Close => guard::call_socket(callbacks.on_close, context, ws),
                 }
             });

@@ -217,12 +217,7 @@ fn connect_services(parent: &Arc<Parent>, crypto: bool) {
     }
 }
 
-fn start_threads(
-    start: &Start,
-    region: &Arc<Region>,
-    bodies: OwnedFd,
-    wakes: Vec<OwnedFd>,
-) -> io::Result<Arc<Domain>> {
+fn start_threads(start: &Start, region: &Arc<Region>, bodies: OwnedFd, wakes: Vec<OwnedFd>) -> io::Result<Arc<Domain>> {
     let layout = Layout::new(start.shards);
     let bodies = Arc::new(Region::open(bodies, arena::bytes(start.shards))?);
     let mut ports = Vec::new();
