@@ -413,13 +413,18 @@ impl Executor {
         let name = &module.open.manifest.name;
         let (context, ws) = (&*self.context, socket.as_ptr());
         for event in events {
+            let mut handling = None;
             let (callback, call) = match event {
                 SocketEvent::Open => ("on_open", SocketCall::Open(callbacks.on_open)),
-                SocketEvent::Message(payload) => ("on_message", SocketCall::Message(callbacks.on_message, payload)),
+                SocketEvent::Message { kind, payload } => {
+                    handling = Some(socket.handle(kind));
+                    ("on_message", SocketCall::Message(callbacks.on_message, payload))
+                }
                 SocketEvent::Close => ("on_close", SocketCall::Close(callbacks.on_close)),
             };
             // SAFETY: the caller keeps the module open, and `socket` alive.
             let outcome = module.attributed(|| unsafe { guard::call_socket(call, context, ws) });
+            drop(handling);
             module.warn_of(outcome.strange);
             if let Err(trap) = outcome.result {
                 let place = match outcome.reading {
