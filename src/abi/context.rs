@@ -121,18 +121,16 @@ impl ModuleContext {
     }
 
     /// Runs `body`, which makes one call of this module: what it leaves open in the database is rolled back and reset.
-    /// State that an `is_hook` makes on its connection is there for the module's other calls.
-    ///
-    /// # Errors
-    /// Those of `body`.
-    pub fn call<T>(&self, is_hook: bool, body: impl FnOnce() -> Result<T, Trap>) -> Result<T, Trap> {
+    /// State that an `is_hook` makes on its connection is there for the module's other calls. `faulted` says whether the
+    /// module's code did not return.
+    pub fn call<T>(&self, is_hook: bool, body: impl FnOnce() -> T, faulted: impl FnOnce(&T) -> bool) -> T {
         let Some(module) = self.module else { return body() };
         let mut call = RawCall::NONE;
         // SAFETY: the module is open, and `call` stays where it is until the end; `body` does not unwind.
         unsafe { native::cwebn_call_begin(module.as_ptr(), &raw mut call, c_int::from(is_hook)) };
         let outcome = body();
         // SAFETY: as above, on the same thread.
-        unsafe { native::cwebn_call_end(&raw mut call, c_int::from(outcome.is_err())) };
+        unsafe { native::cwebn_call_end(&raw mut call, c_int::from(faulted(&outcome))) };
         outcome
     }
 
