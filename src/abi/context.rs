@@ -113,10 +113,10 @@ impl ModuleContext {
     /// The context of the module called `name`, one of whose addresses is `code`. To be dropped before it is closed, when
     /// nothing calls it any more. `None`: memory has run out.
     #[must_use]
-    pub fn for_module(&self, name: &str, code: *const c_void) -> Option<Self> {
+    pub fn for_module(&self, name: &str, code: usize) -> Option<Self> {
         let name = CString::new(name).ok()?;
         // SAFETY: the context is alive, `name` is a C string, and any address may be asked about.
-        let module = unsafe { native::cwebn_module_open(self.raw.as_ptr(), name.as_ptr(), code) };
+        let module = unsafe { native::cwebn_module_open(self.raw.as_ptr(), name.as_ptr(), code as *const c_void) };
         Some(Self { raw: self.raw, module: Some(NonNull::new(module)?) })
     }
 

@@ -145,7 +145,7 @@ impl InProcess {
             OpenError::Manifest(text) => LoadError::Manifest(text),
         })?;
         open.bind();
-        let context = self.context.for_module(&open.manifest.name, open.symbol("config\0"));
+        let context = self.context.for_module(&open.manifest.name, open.symbol("config\0") as usize);
         let context = context.ok_or_else(|| LoadError::Loader("the server has no memory for it".to_owned()))?;
         Ok(Arc::new(InProcessModule { context, open, number, warned: AtomicU32::new(0) }))
     }

@@ -130,29 +130,60 @@ void cwebn_database_functions(struct sqldb *database) {
 
 /* ---- Modules ---- */
 
-/* Whether the shared object that `code` lies in imports a function whose name begins so. */
-static int imports(const void *code, const char *const *beginnings, size_t count) {
+/* The first name for which `is_wanted` that the shared object with the address `code` imports; NULL: none. `unknown` if its names
+ * can't be read. */
+static const char *imports(const void *code, int (*is_wanted)(const char *name), const char *unknown) {
     Dl_info info;
     struct link_map *map = NULL;
     if (dladdr1(code, &info, (void **)&map, RTLD_DL_LINKMAP) == 0 || map == NULL || map->l_ld == NULL) {
-        return 1; /* the safe answer */
+        return unknown;
     }
-    uintptr_t names = 0;
+    uintptr_t table = 0;
     size_t bytes = 0;
     for (const ElfW(Dyn) *at = map->l_ld; at->d_tag != DT_NULL; at++) {
-        names = at->d_tag == DT_STRTAB ? at->d_un.d_ptr : names;
+        table = at->d_tag == DT_STRTAB ? at->d_un.d_ptr : table;
         bytes = at->d_tag == DT_STRSZ ? at->d_un.d_val : bytes;
     }
     /* Relocated by glibc, unless the section is read-only. */
-    const char *text = (const char *)(names < map->l_addr ? names + map->l_addr : names);
-    for (const char *name = text; names != 0 && name < text + bytes; name += strlen(name) + 1) {
-        for (size_t i = 0; i < count; i++) {
-            if (strncmp(name, beginnings[i], strlen(beginnings[i])) == 0) {
-                return 1;
-            }
+    const char *text = (const char *)(table < map->l_addr ? table + map->l_addr : table);
+    for (const char *name = text; table != 0 && name < text + bytes; name += strlen(name) + 1) {
+        if (is_wanted(name)) {
+            return name;
+        }
+    }
+    return NULL;
+}
+
+static int begins_with_one_of(const char *name, const char *const *beginnings, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (strncmp(name, beginnings[i], strlen(beginnings[i])) == 0) {
+            return 1;
         }
     }
     return 0;
+}
+
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
+/* A function of SQLite that takes a connection. */
+static int takes_connection(const char *name) {
+    static const char *const others[] = {
+        "sqlite3_mprintf", "sqlite3_vmprintf",  "sqlite3_snprintf",      "sqlite3_vsnprintf", "sqlite3_free",     "sqlite3_malloc",
+        "sqlite3_realloc", "sqlite3_column_",   "sqlite3_bind_",         "sqlite3_step",      "sqlite3_finalize", "sqlite3_reset",
+        "sqlite3_value_",  "sqlite3_result_",   "sqlite3_clear_bindings", "sqlite3_stmt_",    "sqlite3_sql",      "sqlite3_data_count",
+        "sqlite3_libversion", "sqlite3_sourceid", "sqlite3_threadsafe",  "sqlite3_str",       "sqlite3_errstr",   "sqlite3_sleep",
+        "sqlite3_randomness", "sqlite3_msize",  "sqlite3_expanded_sql",  "sqlite3_user_data"};
+    return strncmp(name, "sqlite3_", 8) == 0 && !begins_with_one_of(name, others, COUNT(others));
+}
+
+/* One whose effect belongs to one connection. */
+static int sets_connection(const char *name) {
+    static const char *const setters[] = {
+        "sqlite3_create_",        "sqlite3_set_",       "sqlite3_update_hook",      "sqlite3_commit_",      "sqlite3_rollback_",
+        "sqlite3_preupdate_hook", "sqlite3_wal_",       "sqlite3_progress_",        "sqlite3_collation_needed", "sqlite3_trace",
+        "sqlite3_load_",          "sqlite3_busy_",      "sqlite3_limit",            "sqlite3_db_config",    "sqlite3_overload_",
+        "sqlite3_profile",        "sqlite3_unlock_notify", "sqlite3_enable_load_"};
+    return begins_with_one_of(name, setters, COUNT(setters));
 }
 
 static const void *base_of(const void *code) {
@@ -161,14 +192,6 @@ static const void *base_of(const void *code) {
 }
 
 struct cwebn_module *cwebn_module_open(struct cweb_context *ctx, const char *name, const void *code) {
-    static const char *const direct[] = {"sqlite3_"};
-    /* What these set belongs to one connection. */
-    static const char *const single[] = {"sqlite3_create_", "sqlite3_set_",        "sqlite3_update_hook",
-                                         "sqlite3_commit_", "sqlite3_rollback_",   "sqlite3_preupdate_hook",
-                                         "sqlite3_wal_",    "sqlite3_progress_",   "sqlite3_collation_needed",
-                                         "sqlite3_trace",   "sqlite3_load_",       "sqlite3_busy_",
-                                         "sqlite3_limit",   "sqlite3_db_config",   "sqlite3_overload_",
-                                         "sqlite3_profile", "sqlite3_unlock_notify", "sqlite3_enable_load_"};
     struct databases *all = the_databases;
     struct cwebn_module *module = all == NULL ? NULL : calloc(1, sizeof *module);
     if (module == NULL) {
@@ -182,8 +205,8 @@ struct cwebn_module *cwebn_module_open(struct cweb_context *ctx, const char *nam
     module->database = all->base.database;
     module->public = *ctx;
     module->public.database = &module->database;
-    module->is_direct = imports(code, direct, 1);
-    module->is_single = module->is_direct && imports(code, single, sizeof single / sizeof single[0]);
+    module->is_direct = imports(code, takes_connection, "") != NULL;
+    module->is_single = module->is_direct && imports(code, sets_connection, NULL) != NULL;
     pthread_mutex_lock(&all->lock);
     module->next = all->modules;
     all->modules = module;
