@@ -134,6 +134,14 @@ impl ModuleContext {
         outcome
     }
 
+    /// No call of the module comes any more, though its code may stay: closes connections that nothing can know of.
+    pub fn retire(&self) {
+        if let Some(module) = self.module {
+            // SAFETY: the module is open.
+            unsafe { native::cwebn_module_retire(module.as_ptr()) };
+        }
+    }
+
     /// For calls into modules, within [`Self::call`].
     pub(super) fn as_ptr(&self) -> *mut Context {
         match self.module {
@@ -161,7 +169,7 @@ impl Drop for ModuleContext {
     fn drop(&mut self) {
         if let Some(module) = self.module {
             // SAFETY: opened by `for_module` and closed once; by its contract the module is in no call and still mapped.
-            unsafe { native::cwebn_module_close(module.as_ptr(), 0) };
+            unsafe { native::cwebn_module_close(module.as_ptr()) };
         }
     }
 }

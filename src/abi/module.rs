@@ -1,10 +1,13 @@
 //! Opening a module's shared object and reading its `config`.
 
-use super::host;
+use super::kept::{self, Kept};
 use super::manifest::{JobDecl, Manifest, RouteDecl, WebSocketDecl};
 use super::types::{Context, HandlerFn, HookFn, MessageFn, SocketFn};
+use super::{host, native};
+use std::any::Any;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 /// `CWEB_NAME_SIZE`
 pub const NAME_SIZE: usize = 128;
@@ -130,8 +133,40 @@ pub struct OpenModule {
     /// Its functions: valid while this value lives.
     pub symbols: ModuleSymbols,
     /// Names the module in calls of the host table; its address must not change while the module is open.
-    token: Box<host::ModuleToken>,
-    library: libloading::os::unix::Library,
+    token: Arc<host::ModuleToken>,
+    /// What its code uses, and has to be gone before it.
+    used: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// Taken when it is dropped.
+    library: Option<libloading::os::unix::Library>,
+    /// Size of its file.
+    bytes: u64,
+    /// The address of its `config`.
+    config: usize,
+}
+
+impl Drop for OpenModule {
+    fn drop(&mut self) {
+        let Some(library) = self.library.take() else { return };
+        let used = self.used.take();
+        // Without `used` it was only looked at.
+        let Some(function) = self.leaves_pointers().filter(|_| used.is_some()) else {
+            drop(used);
+            return drop(library);
+        };
+        let name = &self.manifest.name;
+        let text = "the code of its old version stays mapped, since it uses a function by which code is called later";
+        if self.manifest.has_unload {
+            tracing::debug!("module {name}: {text} ({function})");
+        } else {
+            tracing::warn!(
+                "module {name}: {text} ({function}), and it has no unload hook: end threads, timers, keys and signal \
+                 handlers there, or they run on"
+            );
+        }
+        let mut all: Vec<Arc<dyn Any + Send + Sync>> = vec![Arc::clone(&self.token) as _];
+        all.extend(used);
+        kept::keep(Kept { module: name.clone(), used: all, library, bytes: self.bytes });
+    }
 }
 
 /// Why a shared object can't be a module.
@@ -173,8 +208,10 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     let module = unsafe { config.as_ref() }
         .ok_or_else(|| OpenError::Manifest("its symbol `config` has no address".to_owned()))?;
     let (manifest, symbols) = read(module)?;
-    let token = Box::new(host::ModuleToken::new(manifest.name.clone()));
-    Ok(OpenModule { manifest, symbols, token, library })
+    let address = std::ptr::from_ref(module) as usize;
+    let token = Arc::new(host::ModuleToken::new(manifest.name.clone()));
+    let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
+    Ok(OpenModule { manifest, symbols, token, used: OnceLock::new(), library: Some(library), bytes, config: address })
 }
 
 /// The loader's message without the path of the server's own copy in front.
@@ -196,7 +233,9 @@ impl OpenModule {
         // SAFETY: the symbol is defined by cweb_host.h with this type in every module of this interface version; table
         // and token outlive the module.
         unsafe {
-            if let Ok(bind) = self.library.get::<BindFn>(b"cweb_bind_host\0") {
+            if let Some(library) = &self.library
+                && let Ok(bind) = library.get::<BindFn>(b"cweb_bind_host\0")
+            {
                 bind(host::table(), std::ptr::from_ref(&*self.token).cast());
             }
         }
@@ -223,8 +262,22 @@ impl OpenModule {
     #[must_use]
     pub fn symbol(&self, name: &str) -> *mut c_void {
         // SAFETY: only the address is taken; what it points to is the business of the modules that share it.
-        unsafe { self.library.get::<*mut c_void>(name.as_bytes()) }
-            .map_or(std::ptr::null_mut(), libloading::os::unix::Symbol::as_raw_ptr)
+        let symbol = unsafe { self.library.as_ref().map(|library| library.get::<*mut c_void>(name.as_bytes())) };
+        symbol.and_then(Result::ok).map_or(std::ptr::null_mut(), libloading::os::unix::Symbol::as_raw_ptr)
+    }
+
+    /// Has `used` stay as long as the module's code may be called, and no longer.
+    pub fn set_used(&self, used: Arc<dyn Any + Send + Sync>) {
+        let _ = self.used.set(used);
+    }
+
+    /// A function that it imports, and that keeps pointers to code.
+    fn leaves_pointers(&self) -> Option<&str> {
+        // SAFETY: any address may be asked about; the answer is NULL or a C string of the object, which is mapped.
+        unsafe {
+            let name = native::cwebn_leaves_pointers(self.config as *const c_void);
+            if name.is_null() { None } else { CStr::from_ptr(name).to_str().ok() }
+        }
     }
 }
 

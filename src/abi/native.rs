@@ -215,7 +215,9 @@ unsafe extern "C" {
         error_size: usize,
     ) -> *mut Context;
     pub(super) fn cwebn_module_open(ctx: *mut Context, name: *const c_char, code: *const c_void) -> *mut RawModule;
-    pub(super) fn cwebn_module_close(module: *mut RawModule, leave_open: c_int);
+    pub(super) fn cwebn_leaves_pointers(code: *const c_void) -> *const c_char;
+    pub(super) fn cwebn_module_close(module: *mut RawModule);
+    pub(super) fn cwebn_module_retire(module: *mut RawModule);
     pub(super) fn cwebn_module_of(code: *const c_void) -> *mut RawModule;
     pub(super) fn cwebn_module_release(module: *mut RawModule);
     pub(super) fn cwebn_call_begin(module: *mut RawModule, call: *mut RawCall, is_hook: c_int);

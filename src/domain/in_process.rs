@@ -55,13 +55,19 @@ impl SymbolTable {
 
 /// A module loaded into this process.
 pub struct InProcessModule {
-    /// Dropped before the module is closed: its connections to the database may have functions of the module.
-    context: ModuleContext,
+    /// Gone before the module is closed: its connections to the database may have functions of the module.
+    context: Arc<ModuleContext>,
     open: OpenModule,
     /// What the server calls it, where this process is a domain's; else 0.
     number: u64,
     /// Bits of [`Thing`] that were warned of.
     warned: AtomicU32,
+}
+
+impl Drop for InProcessModule {
+    fn drop(&mut self) {
+        self.context.retire();
+    }
 }
 
 /// Why a call has no answer.
@@ -141,12 +147,17 @@ impl InProcess {
     /// See [`LoadError`].
     pub(super) fn open(&self, path: &Path, number: u64) -> Result<Arc<InProcessModule>, LoadError> {
         let open = running::during(number, || module::open(path)).map_err(|error| match error {
-            OpenError::Loader(text) => LoadError::Loader(text),
+            OpenError::Loader(text) => match exhausted(&text) {
+                Some(what) => LoadError::Exhausted { what: what.to_owned(), text },
+                None => LoadError::Loader(text),
+            },
             OpenError::Manifest(text) => LoadError::Manifest(text),
         })?;
         open.bind();
         let context = self.context.for_module(&open.manifest.name, open.symbol("config\0") as usize);
-        let context = context.ok_or_else(|| LoadError::Loader("the server has no memory for it".to_owned()))?;
+        let context = context.ok_or_else(|| LoadError::Host("there is no memory for it".to_owned()))?;
+        let context = Arc::new(context);
+        open.set_used(Arc::clone(&context) as _);
         Ok(Arc::new(InProcessModule { context, open, number, warned: AtomicU32::new(0) }))
     }
 }
@@ -217,6 +228,19 @@ impl InProcessModule {
         report(&Caught { number: self.number, trap, place });
         fault_of(trap)
     }
+}
+
+/// What the process has used up, if the dynamic loader's words are about that.
+fn exhausted(text: &str) -> Option<&'static str> {
+    let reasons = [
+        ("static TLS block", "the memory for thread-local variables of the initial-exec model (static TLS)"),
+        ("Too many open files", "the descriptors that it may open"),
+        ("Cannot allocate memory", "the memory that it may map"),
+        ("cannot allocate memory", "the memory that it may map"),
+        ("failed to map segment", "the memory that it may map"),
+        ("cannot create", "the memory that it may map"),
+    ];
+    reasons.iter().find(|(words, _)| text.contains(words)).map(|(_, what)| *what)
 }
 
 fn report(caught: &Caught<'_>) {

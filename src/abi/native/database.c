@@ -186,6 +186,25 @@ static int sets_connection(const char *name) {
     return begins_with_one_of(name, setters, COUNT(setters));
 }
 
+/* One that takes pointers to code which the C library may call after a module has ended. */
+static int takes_code(const char *name) {
+    static const char *const takers[] = {"pthread_create", "thrd_create", "timer_create", "pthread_key_create", "tss_create",
+                                         "sigaction", "signal", "bsd_signal", "sysv_signal", "sigset", "on_exit", "mq_notify",
+                                         "getaddrinfo_a", "aio_read", "aio_write", "lio_listio", "putenv", "setvbuf", "setbuf",
+                                         "fopencookie", "json_set_alloc_funcs", "CRYPTO_set_mem_functions",
+                                         "CRYPTO_get_ex_new_index"};
+    for (size_t i = 0; i < COUNT(takers); i++) {
+        if (strcmp(name, takers[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+const char *cwebn_leaves_pointers(const void *code) {
+    return imports(code, takes_code, NULL);
+}
+
 static const void *base_of(const void *code) {
     Dl_info info;
     return dladdr(code, &info) == 0 ? NULL : info.dli_fbase;
@@ -221,7 +240,31 @@ void cwebn_module_release(struct cwebn_module *module) {
     }
 }
 
-void cwebn_module_close(struct cwebn_module *module, int leave_open) {
+/* Closes seats that nobody has. */
+static void close_seats(struct seat *left) {
+    while (left != NULL) {
+        struct seat *next = left->next;
+        cwebn_seat_close(left);
+        left = next;
+    }
+}
+
+void cwebn_module_retire(struct cwebn_module *module) {
+    if (module->is_direct) {
+        return; /* it may have kept the address of each */
+    }
+    pthread_mutex_lock(&module->lock);
+    struct seat *left = module->free;
+    for (const struct seat *at = left; at != NULL; at = at->next) {
+        module->seats--;
+        module->first = at == module->first ? NULL : module->first;
+    }
+    module->free = NULL;
+    pthread_mutex_unlock(&module->lock);
+    close_seats(left);
+}
+
+void cwebn_module_close(struct cwebn_module *module) {
     struct databases *all = module->all;
     pthread_mutex_lock(&all->lock);
     for (struct cwebn_module **at = &all->modules; *at != NULL; at = &(*at)->next) {
@@ -233,25 +276,16 @@ void cwebn_module_close(struct cwebn_module *module, int leave_open) {
     pthread_mutex_unlock(&all->lock);
     pthread_mutex_lock(&module->lock);
     module->is_gone = 1;
-    module->leaves_open = leave_open;
-    struct seat *left = leave_open ? NULL : module->free;
-    if (!leave_open) {
-        module->free = NULL;
-        if (module->home != NULL && module->home->users == 0) {
-            module->home->next = left;
-            left = module->home;
-            module->home = NULL;
-        }
+    struct seat *left = module->free;
+    module->free = NULL;
+    if (module->home != NULL && module->home->users == 0) {
+        module->home->next = left;
+        left = module->home;
+        module->home = NULL;
     }
     pthread_mutex_unlock(&module->lock);
-    while (left != NULL) {
-        struct seat *next = left->next;
-        cwebn_seat_close(left);
-        left = next;
-    }
-    if (!leave_open) {
-        cwebn_module_release(module); /* else a context of it may still be used */
-    }
+    close_seats(left);
+    cwebn_module_release(module);
 }
 
 struct cwebn_module *cwebn_module_of(const void *code) {

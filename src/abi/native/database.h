@@ -51,7 +51,6 @@ struct cwebn_module {
     pthread_mutex_t lock;
     int references;
     int is_gone;
-    int leaves_open;
     struct seat *free, *home, *first;
     int seats;
     int foreign_keys; /* as set on the first connection */

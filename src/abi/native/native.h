@@ -260,10 +260,13 @@ struct cwebn_call {
 struct cwebn_module *cwebn_module_open(struct cweb_context *ctx, const char *name, const void *code);
 
 /*
- * The module's generation is over: closes its connections, which may run functions that it registered there. With
- * `leave_open` they stay, because threads of the module go on. The module must still be mapped, and in no call.
+ * The module is about to be unmapped: closes its connections, which may run functions that it registered there. It must be
+ * in no call.
  */
-void cwebn_module_close(struct cwebn_module *module, int leave_open);
+void cwebn_module_close(struct cwebn_module *module);
+
+/* The module's generation is over, but its code stays: closes the connections that nobody can know of. */
+void cwebn_module_retire(struct cwebn_module *module);
 
 /* The module whose code this is, to be given back by cwebn_module_release; NULL if none is. */
 struct cwebn_module *cwebn_module_of(const void *code);
@@ -273,6 +276,10 @@ void cwebn_module_release(struct cwebn_module *module);
 void cwebn_call_begin(struct cwebn_module *module, struct cwebn_call *call, int is_hook);
 /* Rolls back and resets what the call left open. `faulted`: the call did not return. */
 void cwebn_call_end(struct cwebn_call *call, int faulted);
+
+/* The first function that the shared object with the address `code` imports, and that takes pointers to code which the C library
+ * may call after a module has ended; NULL if there is none. */
+const char *cwebn_leaves_pointers(const void *code);
 
 /* The context to be given to a function of `module`, within cwebn_call_begin and cwebn_call_end. */
 struct cweb_context *cwebn_call_context(struct cwebn_module *module);

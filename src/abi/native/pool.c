@@ -120,7 +120,7 @@ void cwebn_seat_release(struct seat *seat, int is_hook) {
     int is_quiet = sqlite3_mutex_try(mutex) == SQLITE_OK;
     pthread_mutex_lock(&module->lock);
     int is_last = --seat->users == 0;
-    int is_closed = is_last && module->is_gone && !module->leaves_open;
+    int is_closed = is_last && module->is_gone;
     if (is_closed) {
         module->home = seat == module->home ? NULL : module->home;
     } else if (is_last) {

@@ -145,6 +145,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     sandbox::end_with_parent();
     tracing::debug!("confined; missing: {:?}", applied.missing);
     crate::abi::guard::install()?;
+    crate::abi::kept::keep_all();
     let layout = Layout::new(start.shards);
     let region = Arc::new(Region::open(rings, layout.bytes())?);
     running::show(&region, layout.board());
@@ -286,7 +287,10 @@ impl Child {
                         carrier.parent.send(&ToParent::Done { call, outcome });
                     });
                     if let Err(error) = spawned {
-                        let outcome = Outcome::Host(format!("its domain could not start a thread for it: {error}"));
+                        let outcome = Outcome::Exhausted(
+                            "the threads that it may have".to_owned(),
+                            format!("its domain could not start a thread for it: {error}"),
+                        );
                         child.parent.send(&ToParent::Done { call, outcome });
                     }
                 }
@@ -364,6 +368,7 @@ impl Child {
                 loaded
             }
             Err(crate::domain::LoadError::Loader(text)) => Outcome::Loader(text),
+            Err(crate::domain::LoadError::Exhausted { what, text }) => Outcome::Exhausted(what, text),
             Err(crate::domain::LoadError::Manifest(text)) => Outcome::Refused(text),
             Err(other) => Outcome::Host(other.to_string()),
         }
