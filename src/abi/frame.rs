@@ -3,7 +3,7 @@
 //! A [`CallFrame`] keeps its memory between calls: the request's strings lie in one arena, and the 8 KiB response
 //! body that a handler may `realloc` or replace is a `malloc`ed block that is used again when it comes back as it was.
 
-use super::types::{HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code};
+use super::types::{DECLINED, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use std::ffi::{CStr, c_char, c_int};
@@ -52,6 +52,8 @@ const NO_STORE: KvStore = KvStore { entries: ptr::null_mut(), size: 0, capacity:
 
 /// What a handler left in its response, borrowed until the frame is used again.
 pub struct HandlerAnswer<'a> {
+    /// The handler leaves the request to another one; counts for a fallback route only.
+    pub is_declined: bool,
     /// Status code, 100 to 599.
     pub status: u16,
     /// Header fields, unvalidated.
@@ -151,7 +153,12 @@ impl CallFrame {
             websocket: 0,
             transfer_encoding_chunked: c_int::from(view.is_chunked()),
             server: ptr::null_mut(),
-            reserved: [ptr::null_mut(); 3],
+            // The head as it was received, and its length: what an app of WAFer is given is made from it.
+            reserved: [
+                view.bytes.as_ptr().cast_mut().cast(),
+                ptr::without_provenance_mut(view.bytes.len()),
+                ptr::null_mut(),
+            ],
         };
         self.prepare_response()?;
         Some((&raw mut self.request, &raw mut self.response))
@@ -211,7 +218,8 @@ impl CallFrame {
             // SAFETY: a handler may set another store, which by the contract of http_response_t is whole, or NULL.
             unsafe { pairs_of(response.headers) }
         };
-        HandlerAnswer { status: status_code(response.status), headers, body }
+        let is_declined = response.status == DECLINED;
+        HandlerAnswer { is_declined, status: status_code(response.status), headers, body }
     }
 
     /// Frees what the call allocated; memory that can serve the next call stays.
