@@ -3,7 +3,9 @@
 //! A [`CallFrame`] keeps its memory between calls: the request's strings lie in one arena, and the 8 KiB response
 //! body that a handler may `realloc` or replace is a `malloc`ed block that is used again when it comes back as it was.
 
-use super::types::{DECLINED, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code};
+use super::types::{
+    DECLINED, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code,
+};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use std::ffi::{CStr, c_char, c_int};

@@ -50,7 +50,8 @@ impl Turns {
             return Turn::Now(work);
         };
         if since.elapsed() > STUCK_AFTER || state.waiting.len() >= WAITING_MAX {
-            let waiting = if since.elapsed() > STUCK_AFTER { std::mem::take(&mut state.waiting) } else { VecDeque::new() };
+            let waiting =
+                if since.elapsed() > STUCK_AFTER { std::mem::take(&mut state.waiting) } else { VecDeque::new() };
             let kept = waiting.into_iter().filter_map(|work| work.downcast::<W>().ok()).map(|work| *work);
             return Turn::Stuck(kept.chain([work]).collect());
         }
