@@ -18,9 +18,9 @@ fn leaky() -> String {
 /// Has thread-local variables of a kind that the loader has little memory for.
 fn local(n: usize) -> String {
     let code = format!(
-        "static _Thread_local char local[480] __attribute__((tls_model(\"initial-exec\")));\n\
+        "static _Thread_local volatile char local[480] __attribute__((tls_model(\"initial-exec\")));\n\
          static int h(struct cweb_context *c, http_request_t *q, http_response_t *r) {{\n\
-           (void)c; (void)q; local[q->content_length] = 1; snprintf(r->body, HTTP_RESPONSE_SIZE, \"{n}\"); return 0; }}"
+           (void)c; local[q->content_length]++; snprintf(r->body, HTTP_RESPONSE_SIZE, \"%d\", {n} + !local[q->content_length]); return 0; }}"
     );
     module("local", &code, r#"{"/local","GET",h,NONE}"#, 1, "")
 }
