@@ -53,7 +53,10 @@ struct cweb_host {
     void (*log)(const void *module, int level, const char *message);
     /** Whether the calling thread runs a function of a module for the server, and is no thread of the module's own. */
     int (*in_call)(void);
-    void *reserved[15]; /* NULL; becomes further functions */
+    /** See event_add() and event_del() in libevent.h: run(event) is to be called when fd is ready. 0, or -1 and errno. */
+    int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
+    int (*event_del)(const void *module, void *event);
+    void *reserved[13]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

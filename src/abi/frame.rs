@@ -26,6 +26,8 @@ const WIPE_LOOK: usize = 64;
 struct Filling {
     spans: Vec<(usize, usize)>,
     pairs: Vec<KvPair>,
+    /// Further values of names that come more than once.
+    repeated: Vec<KvPair>,
 }
 
 /// See the module's documentation.
@@ -48,7 +50,14 @@ const PARAMS: usize = 0;
 const HEADERS: usize = 1;
 const DATA: usize = 2;
 const NO_PAIR: KvPair = KvPair { key: ptr::null_mut(), value: ptr::null_mut() };
-const NO_STORE: KvStore = KvStore { entries: ptr::null_mut(), size: 0, capacity: 0, server: 1 };
+const NO_STORE: KvStore = KvStore {
+    entries: ptr::null_mut(),
+    size: 0,
+    capacity: 0,
+    server: 1,
+    repeated: ptr::null_mut(),
+    repeated_size: 0,
+};
 
 /// What a handler left in its response, borrowed until the frame is used again.
 pub struct HandlerAnswer<'a> {
@@ -173,9 +182,8 @@ impl CallFrame {
         }
         self.response_kv = KvStore {
             entries: self.response_pairs.as_mut_ptr(),
-            size: 0,
             capacity: self.response_pairs.len(),
-            server: 1,
+            ..NO_STORE
         };
         self.response = HttpResponse {
             status: HTTP_200_OK,
@@ -306,13 +314,12 @@ impl CallFrame {
         let base = self.arena.as_mut_ptr().cast::<c_char>();
         for (filled, store) in self.stores.iter_mut().zip(&mut self.kv) {
             filled.pairs.clear();
+            filled.repeated.clear();
             for &(key, value) in &filled.spans {
                 // SAFETY: the offsets were taken from this arena's length while it was filled.
                 let pair = unsafe { KvPair { key: base.add(key), value: base.add(value) } };
                 let first = !filled.pairs.iter().any(|known| same_key(known.key, pair.key));
-                if first {
-                    filled.pairs.push(pair);
-                }
+                if first { filled.pairs.push(pair) } else { filled.repeated.push(pair) }
             }
             filled.spans.clear();
             let given = filled.pairs.len();
@@ -322,6 +329,8 @@ impl CallFrame {
                 size: given,
                 capacity: filled.pairs.len(),
                 server: given + 1,
+                repeated: filled.repeated.as_mut_ptr(),
+                repeated_size: filled.repeated.len(),
             };
         }
     }
@@ -372,6 +381,12 @@ unsafe fn free_store(store: *mut KvStore) {
             libc::free(pair.key.cast());
             libc::free(pair.value.cast());
         }
+        for at in 0..(*store).repeated_size {
+            let pair = (*store).repeated.add(at);
+            libc::free((*pair).key.cast());
+            libc::free((*pair).value.cast());
+        }
+        libc::free((*store).repeated.cast());
         libc::free((*store).entries.cast());
         libc::free(store.cast());
     }
