@@ -64,9 +64,8 @@ fn a_fault_ends_that_callback_only() {
         write(&server, 1, text);
         eventually("the fault in the log", || {
             let log = server.log();
-            log.lines().any(|line| {
-                line.contains("module listener failed in the callback of an event") && line.contains(words)
-            })
+            log.lines()
+                .any(|line| line.contains("module listener failed in the callback of an event") && line.contains(words))
         });
         let before = state(&server);
         write(&server, 1, "on");

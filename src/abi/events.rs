@@ -107,13 +107,7 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// # Errors
 /// As `epoll_ctl(2)`; `ENOSYS` where no module runs; what keeps a thread from starting.
-pub(super) fn add(
-    module: &ModuleToken,
-    fd: c_int,
-    wanted: c_uint,
-    run: WorkFn,
-    event: *mut c_void,
-) -> io::Result<()> {
+pub(super) fn add(module: &ModuleToken, fd: c_int, wanted: c_uint, run: WorkFn, event: *mut c_void) -> io::Result<()> {
     let found = loop_of(module, run)?;
     let mut state = unpoisoned(&found.state);
     if state.ending {

@@ -50,14 +50,8 @@ const PARAMS: usize = 0;
 const HEADERS: usize = 1;
 const DATA: usize = 2;
 const NO_PAIR: KvPair = KvPair { key: ptr::null_mut(), value: ptr::null_mut() };
-const NO_STORE: KvStore = KvStore {
-    entries: ptr::null_mut(),
-    size: 0,
-    capacity: 0,
-    server: 1,
-    repeated: ptr::null_mut(),
-    repeated_size: 0,
-};
+const NO_STORE: KvStore =
+    KvStore { entries: ptr::null_mut(), size: 0, capacity: 0, server: 1, repeated: ptr::null_mut(), repeated_size: 0 };
 
 /// What a handler left in its response, borrowed until the frame is used again.
 pub struct HandlerAnswer<'a> {
@@ -180,11 +174,8 @@ impl CallFrame {
             // One more than a handler may write: what fills its buffer is a string still.
             self.response_body = zeroed(HTTP_RESPONSE_SIZE + 1)?;
         }
-        self.response_kv = KvStore {
-            entries: self.response_pairs.as_mut_ptr(),
-            capacity: self.response_pairs.len(),
-            ..NO_STORE
-        };
+        self.response_kv =
+            KvStore { entries: self.response_pairs.as_mut_ptr(), capacity: self.response_pairs.len(), ..NO_STORE };
         self.response = HttpResponse {
             status: HTTP_200_OK,
             headers: &raw mut self.response_kv,

@@ -1,8 +1,8 @@
 //! Opening a module's shared object and reading its `config`.
 
-use super::{events, host};
 use super::manifest::{JobDecl, Manifest, RouteDecl, WebSocketDecl};
 use super::types::{Context, HandlerFn, HookFn, MessageFn, SocketFn};
+use super::{events, host};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
 

@@ -48,9 +48,7 @@ pub(super) fn change_after(
     random: u64,
 ) -> Change {
     match outcome.failure() {
-        None => {
-            Change::Finish { state: State::Done, result: Some("{}".to_owned()), error: None }
-        }
+        None => Change::Finish { state: State::Done, result: Some("{}".to_owned()), error: None },
         Some(reason) if attempt < max_attempts => {
             Change::Retry { reason, run_at_ms: now_ms.saturating_add(wait_ms(backoff_ms, attempt, random)) }
         }

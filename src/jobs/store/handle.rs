@@ -183,14 +183,18 @@ impl Writer {
 /// The text that a change brings.
 fn bytes_of(change: &Change) -> usize {
     match change {
-        Change::Finish { result, error, .. } | Change::Decide { result, error, .. } => [result, error].into_iter().flatten().map(String::len).sum(),
+        Change::Finish { result, error, .. } | Change::Decide { result, error, .. } => {
+            [result, error].into_iter().flatten().map(String::len).sum()
+        }
         _ => 0,
     }
 }
 
 fn validate(change: &Change) -> Result<(), StoreError> {
     match change {
-        Change::Finish { state, .. } | Change::Decide { state, .. } if !matches!(state, State::Done | State::Failed) => {
+        Change::Finish { state, .. } | Change::Decide { state, .. }
+            if !matches!(state, State::Done | State::Failed) =>
+        {
             Err(StoreError::Refused { why: "a run ends as done or failed".to_owned() })
         }
         _ => Ok(()),

@@ -126,11 +126,7 @@ impl Model {
             }
             (State::Running, Change::Finish { state, result, error } | Change::Decide { state, result, error }) => {
                 (job.state, job.result, job.error) = (*state, result.clone(), error.clone());
-                if *state == State::Done {
-                    ("done", "7".to_owned())
-                } else {
-                    ("failed", r#""no""#.to_owned())
-                }
+                if *state == State::Done { ("done", "7".to_owned()) } else { ("failed", r#""no""#.to_owned()) }
             }
             (State::Pending | State::Running, Change::Cancel) => {
                 job.state = State::Canceled;
@@ -236,7 +232,7 @@ impl Driver {
         let job = NewJob { unique_key: key, module_hash: hash, ..new_job(&uuid) };
         // A key's search must still find the same module and job.
         let job = if poisoned && self.model.answers.back().is_some_and(|answer| answer == "refused") {
-            NewJob { job: "poison".to_owned(), ..job }
+            NewJob { payload: "\"poison\"".to_owned(), ..job }
         } else {
             job
         };
