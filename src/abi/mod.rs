@@ -8,6 +8,7 @@ pub mod crypto;
 pub mod events;
 pub mod frame;
 pub mod guard;
+pub mod handed;
 pub mod host;
 pub mod job;
 pub mod manifest;
