@@ -198,22 +198,27 @@ impl Drop for EventsOf {
 /// The loop of `module`, made if it has none. `run` is one of its functions.
 fn loop_of(module: &ModuleToken, run: WorkFn) -> io::Result<Arc<EventLoop>> {
     let host = HOST.get().ok_or(Errno::NOSYS)?;
+    let known = |loops: &Option<HashMap<u64, Arc<EventLoop>>>| loops.as_ref()?.get(&module.id).map(Arc::clone);
+    if let Some(known) = known(&unpoisoned(&LOOPS)) {
+        return Ok(known);
+    }
+    // Before the lock is taken: a destructor that ends events has the dynamic loader's lock, which this takes.
+    // SAFETY: `run` is a function of an object that is loaded: it has just called.
+    let ticket = Ticket(unsafe { work_admit(std::ptr::null_mut(), run, std::ptr::null_mut()) });
     let mut loops = unpoisoned(&LOOPS);
-    let loops = loops.get_or_insert_default();
-    if let Some(known) = loops.get(&module.id) {
-        return Ok(Arc::clone(known));
+    if let Some(known) = known(&loops) {
+        drop(loops);
+        return Ok(known);
     }
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
     let owner = Owner { name: module.name.clone(), number: module.number };
     let made = Arc::new(EventLoop { owner, epoll, wake, state: Mutex::default(), changed: Condvar::new() });
-    // SAFETY: `run` is a function of an object that is loaded: it has just called.
-    let ticket = Ticket(unsafe { work_admit(std::ptr::null_mut(), run, std::ptr::null_mut()) });
     let served = Arc::clone(&made);
     let spawned = (host.thread)("events".to_owned()).spawn(move || served.serve(host, ticket))?;
     unpoisoned(&made.state).thread = Some(spawned.thread().id());
-    loops.insert(module.id, Arc::clone(&made));
+    loops.get_or_insert_default().insert(module.id, Arc::clone(&made));
     Ok(made)
 }
 
