@@ -106,7 +106,7 @@ fn each_way_to_end_has_its_state_result_and_error() {
         ("quiet", json!({}), "done", json!({}), Value::Null),
         ("texts", json!({}), "done", json!("plain text"), Value::Null),
         ("fail", json!({}), "failed", Value::Null, json!("job failed")),
-        ("fail_with_text", json!({}), "failed", Value::Null, json!("first")),
+        ("fail_with_text", json!({}), "failed", Value::Null, json!("no \"luck\"")),
         ("crash", json!({}), "failed", Value::Null, json!("job crashed")),
         ("spawn", json!({}), "done", json!({}), Value::Null),
     ] {
@@ -134,7 +134,7 @@ fn events_tell_the_story_in_order() {
     ended(&server, &failed);
     let told = events(&server, &failed);
     assert_eq!(kinds(&told), ["created", "started", "failed"]);
-    assert_eq!((&told[0]["data"], &told[2]["data"]), (&json!([1, "two"]), &json!("first")));
+    assert_eq!((&told[0]["data"], &told[2]["data"]), (&json!([1, "two"]), &json!("no \"luck\"")));
     let ids: Vec<u64> = listed.iter().map(|event| event["event_id"].as_u64().unwrap()).collect();
     assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
     for event in &listed {

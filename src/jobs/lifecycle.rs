@@ -74,8 +74,8 @@ mod tests {
         RunOutcome { ended, error: None, timed_out_ms: None }
     }
 
-    fn after(outcome: RunOutcome, attempt: u32, max_attempts: u32) -> Change {
-        change_after(&outcome, attempt, max_attempts, 100, 1_000, 7)
+    fn after(outcome: &RunOutcome, attempt: u32, max_attempts: u32) -> Change {
+        change_after(outcome, attempt, max_attempts, 100, 1_000, 7)
     }
 
     fn failed(error: &str) -> Change {
@@ -85,27 +85,27 @@ mod tests {
     #[test]
     fn each_end_has_its_words() {
         let done = Change::Finish { state: State::Done, result: Some("{}".into()), error: None };
-        assert_eq!(after(outcome(Ended::Returned(0)), 1, 3), done);
-        assert_eq!(after(outcome(Ended::Returned(1)), 1, 1), failed("job failed"));
+        assert_eq!(after(&outcome(Ended::Returned(0)), 1, 3), done);
+        assert_eq!(after(&outcome(Ended::Returned(1)), 1, 1), failed("job failed"));
         let told = RunOutcome { error: Some("no space".into()), ..outcome(Ended::Returned(-1)) };
-        assert_eq!(after(told, 1, 1), failed("no space"));
-        assert_eq!(after(outcome(Ended::Crashed("SIGSEGV".into())), 1, 1), failed("job crashed"));
+        assert_eq!(after(&told, 1, 1), failed("no space"));
+        assert_eq!(after(&outcome(Ended::Crashed("SIGSEGV".into())), 1, 1), failed("job crashed"));
         let late = RunOutcome { timed_out_ms: Some(5), ..outcome(Ended::Returned(0)) };
-        assert_eq!(after(late, 1, 1), failed("timed out after 5 ms"));
+        assert_eq!(after(&late, 1, 1), failed("timed out after 5 ms"));
         for ended in [Ended::Returned(0), Ended::Crashed("SIGSEGV".into())] {
             let told = RunOutcome { error: Some("told".into()), timed_out_ms: Some(5), ..outcome(ended) };
-            assert_eq!(after(told, 1, 1), failed("told"));
+            assert_eq!(after(&told, 1, 1), failed("told"));
         }
     }
 
     #[test]
     fn retries_as_long_as_attempts_are_left_and_waits_longer_each_time() {
         for (attempt, longest) in [(1, 100), (2, 200), (5, 1600)] {
-            let Change::Retry { reason, run_at_ms } = after(outcome(Ended::Returned(1)), attempt, 9) else { panic!() };
+            let Change::Retry { reason, run_at_ms } = after(&outcome(Ended::Returned(1)), attempt, 9) else { panic!() };
             assert_eq!(reason, "job failed");
             assert!((1_000 + longest / 2..=1_000 + longest).contains(&run_at_ms), "{attempt}: {run_at_ms}");
         }
-        assert_eq!(after(outcome(Ended::Returned(1)), 9, 9), failed("job failed"));
+        assert_eq!(after(&outcome(Ended::Returned(1)), 9, 9), failed("job failed"));
     }
 
     #[test]

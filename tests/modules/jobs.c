@@ -65,8 +65,8 @@ static int fail(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_
 
 static int fail_with_text(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx, (void)payload;
-    job->set_error(job, "first");
     job->set_error(job, "no \"luck\"");
+    job->set_error(job, "second");
     return -1;
 }
 
