@@ -10,13 +10,16 @@ use tungstenite::Message;
 
 /// What a call finds, whoever ran before it.
 const STATE: &str =
-    "errno 0 tiny 1 tenth 1 infinite 1 wide 1 round 0 blocked 0 locale 1 cores 1 cancel 11 umask 22 root 0 files 1 C";
+    "errno 0 tiny 1 tenth 1 infinite 1 wide 1 round 0 blocked 0 locale 1 cores 1 cancel 11 umask 1 root 0 files 1 C";
 
 fn server() -> Server {
     // One companion and one worker, so that a call comes to the thread that another has changed.
     let server = Server::with(&["--shards", "1", "--job-workers", "1", "--crash-limit", "0"]);
     server.deploy_file("tests/modules/state_reader.c");
-    assert_eq!(server.get("/state").text(), STATE, "before anybody has changed anything");
+    for path in ["/state", "/inline/state", "/work"] {
+        assert_eq!(server.get(path).text(), STATE, "before anybody has changed anything");
+    }
+    assert_eq!(run_job(&server, "state"), STATE);
     server.deploy_file("tests/modules/state_changer.c");
     server
 }

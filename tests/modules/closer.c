@@ -1,4 +1,5 @@
 /* Treats the descriptors 0 to 2 as a daemon would. */
+#define _GNU_SOURCE
 #include <cweb.h>
 #include <fcntl.h>
 #include <sys/syscall.h>

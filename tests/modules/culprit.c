@@ -1,4 +1,5 @@
 /* Ends its call, or its process, in every way there is. */
+#define _GNU_SOURCE
 #include <cweb.h>
 #include <signal.h>
 #include <sys/syscall.h>

@@ -1,4 +1,5 @@
 /* Changes everything of its thread and its process that it can reach. */
+#define _GNU_SOURCE
 #include <cweb.h>
 #include <fenv.h>
 #include <locale.h>

@@ -1,4 +1,5 @@
 /* Counts on the state that every call begins with. */
+#define _GNU_SOURCE
 #include <cweb.h>
 #include <fenv.h>
 #include <float.h>
@@ -9,7 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static _Atomic int cores_at_first;
+static _Thread_local int cores_at_first; /* the server gives its threads different ones */
+static _Atomic int mode_at_first = -1;
 
 static void read_state(char *text, size_t size) {
     int error = errno;
@@ -34,13 +36,16 @@ static void read_state(char *text, size_t size) {
     char directory[200];
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
+    if (mode_at_first < 0) {
+        mode_at_first = (int)mode;
+    }
     if (cores_at_first == 0) {
         cores_at_first = CPU_COUNT(&cores);
     }
-    snprintf(text, size, "errno %d tiny %d tenth %d infinite %d wide %d round %d blocked %d locale %d cores %d cancel %d%d umask %o root %d files %d %s",
+    snprintf(text, size, "errno %d tiny %d tenth %d infinite %d wide %d round %d blocked %d locale %d cores %d cancel %d%d umask %d root %d files %d %s",
              error, half > 0, strcmp(tenth, "0.10000000000000000555") == 0, infinite > 0, wide / 3 > 0, fegetround(), blocked,
              uselocale((locale_t)0) == LC_GLOBAL_LOCALE, CPU_COUNT(&cores) == cores_at_first, type == PTHREAD_CANCEL_DEFERRED,
-             state == PTHREAD_CANCEL_DISABLE, (unsigned)mode, strcmp(getcwd(directory, sizeof directory), "/") == 0,
+             state == PTHREAD_CANCEL_DISABLE, (int)mode == mode_at_first, strcmp(getcwd(directory, sizeof directory), "/") == 0,
              files.rlim_cur > 3, setlocale(LC_ALL, NULL));
 }
 

@@ -264,7 +264,7 @@ char *cwebn_thread_scratch(void) {
     return signal_stack == NULL ? NULL : signal_stack + page_bytes() + SIGNAL_STACK_BYTES;
 }
 
-int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
+int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
     struct guard guard;
     guard.fault = out;
     guard.outer = innermost;
@@ -274,6 +274,11 @@ int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
         fn(arg);
         innermost = guard.outer;
     } /* else: whoever jumped here has already made guard.outer the innermost */
+    return faulted;
+}
+
+int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
+    int faulted = cwebn_guard_own(fn, arg, out);
     if (innermost == NULL) {
         cwebn_state_restore();
     }

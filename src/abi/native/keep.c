@@ -185,8 +185,21 @@ static int touches(unsigned kind) {
     return cwebn_guard_active() && (touched & kind) == 0;
 }
 
+/* The signals by which faults are caught. */
+static const int kept_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS};
+#define KEPT_SIGNAL_COUNT (sizeof kept_signals / sizeof kept_signals[0])
+
+/* Module code never blocks one of the kept signals: the kernel ends a process that has a fault with its signal blocked. */
 static int set_mask(int how, const sigset_t *set, sigset_t *old) {
     static int (*real)(int, const sigset_t *, sigset_t *);
+    sigset_t allowed;
+    if (set != NULL && how != SIG_UNBLOCK && in_module()) {
+        allowed = *set;
+        for (size_t i = 0; i < KEPT_SIGNAL_COUNT; i++) {
+            (void)sigdelset(&allowed, kept_signals[i]);
+        }
+        set = &allowed;
+    }
     if (real == NULL) {
         real = (int (*)(int, const sigset_t *, sigset_t *))hidden("pthread_sigmask");
     }
@@ -318,7 +331,12 @@ void cwebn_state_restore(void) {
 /* ---- what belongs to the process ---- */
 
 static int is_kept_signal(int signo) {
-    return signo == SIGSEGV || signo == SIGBUS || signo == SIGFPE || signo == SIGILL || signo == SIGABRT || signo == SIGSYS;
+    for (size_t i = 0; i < KEPT_SIGNAL_COUNT; i++) {
+        if (kept_signals[i] == signo) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static int refuse_handler(void) {

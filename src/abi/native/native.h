@@ -76,6 +76,9 @@ void cwebn_thread_exit(void);
  */
 int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out);
 
+/* The same for a function of the server's own that follows a module's pointers: the thread's state is not looked at afterwards. */
+int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out);
+
 /* Whether the calling thread is in a guarded call. */
 int cwebn_guard_active(void);
 
