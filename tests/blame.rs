@@ -140,7 +140,7 @@ fn a_call_of_exit_group_ends_the_call_and_nothing_else() {
 fn what_a_version_does_at_its_end_is_its_own() {
     let server = server(&["--isolation", "process", "--crash-limit", "1"]);
     for (file, expected) in [
-        ("unload", "module culprit failed: SIGSEGV at address 0x0 in unload"),
+        ("unload", "module culprit failed: SIGSEGV at address 0x0 at unload+"),
         ("destroy", "SIGSEGV at address 0x0; it was culprit"),
     ] {
         let path = server.dir.path().join("static").join(file);

@@ -11,7 +11,7 @@
 static void *volatile nowhere;
 
 /* In libc, so that the instruction is in nobody's module. */
-static void *faults_in_libc(void *p) { usleep(1000); memset(nowhere, 1, 4096); return p; }
+static void *faults_in_libc(void *p) { usleep(1000); memset(nowhere, 1, (size_t)getpid() + 1); return p; }
 static void *leaves(void *p) { syscall(SYS_exit_group, 4); return p; }
 static void *kills(void *p) { kill(getpid(), SIGKILL); return p; }
 static void in_thread(void *(*function)(void *)) {

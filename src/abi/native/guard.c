@@ -156,6 +156,7 @@ static void on_signal(int signo, siginfo_t *info, void *context) {
         if (stopped.is_exit) {
             cwebn_exit(stopped.code);
         }
+        cwebn_module_leave();
         pass_on(signo, info, context);
         return;
     }
@@ -278,6 +279,9 @@ int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
 }
 
 int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
+    if (innermost == NULL) {
+        errno = 0;
+    }
     int faulted = cwebn_guard_own(fn, arg, out);
     if (innermost == NULL) {
         cwebn_state_restore();

@@ -44,6 +44,10 @@ uint64_t cwebn_module_number(void) {
     return module_number;
 }
 
+void cwebn_module_leave(void) {
+    is_modules = 0;
+}
+
 static int in_module(void) {
     return cwebn_guard_active() || is_modules;
 }

@@ -108,6 +108,9 @@ uint64_t cwebn_module_enter(uint64_t number);
 /* That number; on a thread that a module has started, the number of that module. */
 uint64_t cwebn_module_number(void);
 
+/* The calling thread is no module's any more: what ends the process on it may do all that the server may. */
+void cwebn_module_leave(void);
+
 /* sigaction(2), also where a module may not use it. */
 struct sigaction;
 int cwebn_sigaction(int signo, const struct sigaction *action, struct sigaction *old);
