@@ -143,7 +143,7 @@ impl Shared {
         if suspect.is_none() && death.from_outside {
             self.lost_while_loading(trying, &report);
         }
-        self.crashed(suspect.as_slice(), report, trying.is_some());
+        self.crashed(suspect.as_slice(), report, trying.is_some() && suspect == trying);
     }
 
     /// The module whose doing a death is, as far as that is known and not guessed: whose thread it was, in whose code the
