@@ -1,13 +1,14 @@
 //! Compiles the C part of the server (`src/abi/native/`) against the SDK's headers (`include/`).
 
 /// Sources of the native part, in `src/abi/native/`.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "call.c",
     "calls.c",
     "connection.c",
     "database.c",
     "guard.c",
     "handed.c",
+    "keep.c",
     "layout.c",
     "pool.c",
     "services.c",

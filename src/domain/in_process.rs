@@ -22,6 +22,7 @@ use crate::proto::http1::{RequestView, ResponseHead, encode_response};
 use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
@@ -61,20 +62,15 @@ pub(super) const BUSY: &str = "it answers one request at a time, and an earlier 
 /// A module loaded into this process.
 pub struct InProcessModule {
     /// Gone before the module is closed: its connections to the database may have functions of the module.
-    context: Arc<ModuleContext>,
-    open: OpenModule,
+    context: ManuallyDrop<Arc<ModuleContext>>,
+    /// Closed, which runs the module's destructors, as code of the module.
+    open: ManuallyDrop<OpenModule>,
     /// What the server calls it, where this process is a domain's; else 0.
     number: u64,
     /// Bits of [`Thing`] that were warned of.
     warned: AtomicU32,
     /// Of the routes whose calls run one at a time.
     turns: Arc<Turns>,
-}
-
-impl Drop for InProcessModule {
-    fn drop(&mut self) {
-        self.context.retire();
-    }
 }
 
 /// Why a call has no answer.
@@ -171,6 +167,7 @@ impl InProcess {
         let context = context.ok_or_else(|| LoadError::Host("there is no memory for it".to_owned()))?;
         let context = Arc::new(context);
         open.set_used(Arc::clone(&context) as _);
+        let (context, open) = (ManuallyDrop::new(context), ManuallyDrop::new(open));
         Ok(Arc::new(InProcessModule { context, open, number, warned: AtomicU32::new(0), turns: Arc::default() }))
     }
 }
@@ -192,6 +189,20 @@ impl Host for InProcess {
         }
         let text = "modules run in the server's own process (--isolation none); domains need --isolation process";
         Err(LoadError::Domain(text.to_owned()))
+    }
+}
+
+impl Drop for InProcessModule {
+    fn drop(&mut self) {
+        let name = self.open.manifest.name.clone();
+        self.context.retire();
+        // SAFETY: both are dropped here only, and not used afterwards. The context goes first: the module has the last
+        // reference to it, and lets go of it before its code.
+        let close = || unsafe {
+            ManuallyDrop::drop(&mut self.context);
+            ManuallyDrop::drop(&mut self.open);
+        };
+        running::during(self.number, || output::attributed(&name, close));
     }
 }
 
