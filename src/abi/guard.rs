@@ -6,7 +6,7 @@
 use super::context::ModuleContext;
 use super::module::{JobCancelFn, JobRunFn};
 use super::native::{self, FAULT_EXIT, RawFault, Sink};
-use super::types::{HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
+use super::types::{Callee, HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
@@ -142,14 +142,15 @@ fn outcome(faulted: c_int, fault: &RawFault) -> Result<(), Trap> {
 /// `handler` is a function of a module that stays open during the call; the pointers are those of one
 /// [`CallFrame::prepare`](super::frame::CallFrame::prepare), not yet released.
 pub unsafe fn call_handler(
-    handler: HandlerFn,
+    handler: Callee<HandlerFn>,
     context: &ModuleContext,
     request: *mut HttpRequest,
     response: *mut HttpResponse,
 ) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
-    // SAFETY: the caller's contract.
-    let faulted = unsafe { native::cwebn_call_handler(handler, context.as_ptr(), request, response, &raw mut fault) };
+    let (handler, context) = handler.with(context.as_ptr());
+    // SAFETY: the caller's contract; the function takes the context or not as `with` says.
+    let faulted = unsafe { native::cwebn_call_handler(handler, context, request, response, &raw mut fault) };
     outcome(faulted, &fault)
 }
 
@@ -161,11 +162,16 @@ pub unsafe fn call_handler(
 /// # Safety
 /// `callback` is a function of a module that stays open during the call; `ws` is the pointer of a
 /// [`Socket`](super::websocket::Socket) that the caller holds.
-pub unsafe fn call_socket(callback: Option<SocketFn>, context: &ModuleContext, ws: *mut WebSocket) -> Result<(), Trap> {
+pub unsafe fn call_socket(
+    callback: Option<Callee<SocketFn>>,
+    context: &ModuleContext,
+    ws: *mut WebSocket,
+) -> Result<(), Trap> {
     let Some(callback) = callback else { return Ok(()) };
     let mut fault = NO_FAULT;
-    // SAFETY: the caller's contract.
-    let faulted = unsafe { native::cwebn_call_ws_open(callback, context.as_ptr(), ws, &raw mut fault) };
+    let (callback, context) = callback.with(context.as_ptr());
+    // SAFETY: the caller's contract, and as in `call_handler`.
+    let faulted = unsafe { native::cwebn_call_ws_open(callback, context, ws, &raw mut fault) };
     outcome(faulted, &fault)
 }
 
@@ -177,7 +183,7 @@ pub unsafe fn call_socket(callback: Option<SocketFn>, context: &ModuleContext, w
 /// # Safety
 /// As [`call_socket`].
 pub unsafe fn call_message(
-    callback: Option<MessageFn>,
+    callback: Option<Callee<MessageFn>>,
     context: &ModuleContext,
     ws: *mut WebSocket,
     mut message: Vec<u8>,
@@ -186,9 +192,10 @@ pub unsafe fn call_message(
     let length = message.len();
     message.push(0);
     let mut fault = NO_FAULT;
+    let (callback, context) = callback.with(context.as_ptr());
     // SAFETY: the caller's contract; `message` has `length` bytes and a NUL and outlives the call.
     let faulted = unsafe {
-        native::cwebn_call_ws_message(callback, context.as_ptr(), ws, message.as_ptr().cast(), length, &raw mut fault)
+        native::cwebn_call_ws_message(callback, context, ws, message.as_ptr().cast(), length, &raw mut fault)
     };
     outcome(faulted, &fault)
 }
@@ -197,10 +204,11 @@ pub unsafe fn call_message(
 ///
 /// # Errors
 /// The hook did not return.
-pub fn call_hook(hook: HookFn, context: &ModuleContext) -> Result<(), Trap> {
+pub fn call_hook(hook: Callee<HookFn>, context: &ModuleContext) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
+    let (hook, context) = hook.with(context.as_ptr());
     // SAFETY: as in `call_handler`.
-    let faulted = unsafe { native::cwebn_call_hook(hook, context.as_ptr(), &raw mut fault) };
+    let faulted = unsafe { native::cwebn_call_hook(hook, context, &raw mut fault) };
     outcome(faulted, &fault)
 }
 

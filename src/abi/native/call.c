@@ -2,8 +2,13 @@
 /*
  * Guarded calls of each kind of module function. They are in C so that no Rust frame lies between the guard and the
  * module: a fault jumps over these frames only, and they own nothing.
+ *
+ * A NULL context: the module's functions take none (cweb_module_api is 2), and are called without.
  */
 #include "native.h"
+
+/* A function that is of another type than its pointer says; no function is called as this. */
+typedef void (*uncalled)(void);
 
 struct handler_call {
     int (*handler)(struct cweb_context *, http_request_t *, http_response_t *);
@@ -14,7 +19,11 @@ struct handler_call {
 
 static void run_handler(void *arg) {
     const struct handler_call *call = arg;
-    (void)call->handler(call->ctx, call->req, call->res);
+    if (call->ctx == NULL) {
+        (void)((int (*)(http_request_t *, http_response_t *))(uncalled)call->handler)(call->req, call->res);
+    } else {
+        (void)call->handler(call->ctx, call->req, call->res);
+    }
 }
 
 int cwebn_call_handler(int (*handler)(struct cweb_context *, http_request_t *, http_response_t *),
@@ -31,7 +40,11 @@ struct socket_call {
 
 static void run_socket(void *arg) {
     const struct socket_call *call = arg;
-    call->fn(call->ctx, call->ws);
+    if (call->ctx == NULL) {
+        ((void (*)(websocket_t *))(uncalled)call->fn)(call->ws);
+    } else {
+        call->fn(call->ctx, call->ws);
+    }
 }
 
 int cwebn_call_ws_open(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,
@@ -56,7 +69,11 @@ struct message_call {
 
 static void run_message(void *arg) {
     const struct message_call *call = arg;
-    call->fn(call->ctx, call->ws, call->message, call->length);
+    if (call->ctx == NULL) {
+        ((void (*)(websocket_t *, const char *, size_t))(uncalled)call->fn)(call->ws, call->message, call->length);
+    } else {
+        call->fn(call->ctx, call->ws, call->message, call->length);
+    }
 }
 
 int cwebn_call_ws_message(void (*fn)(struct cweb_context *, websocket_t *, const char *, size_t),
@@ -73,7 +90,11 @@ struct hook_call {
 
 static void run_hook(void *arg) {
     const struct hook_call *call = arg;
-    call->fn(call->ctx);
+    if (call->ctx == NULL) {
+        ((void (*)(void))call->fn)();
+    } else {
+        call->fn(call->ctx);
+    }
 }
 
 int cwebn_call_hook(void (*fn)(struct cweb_context *), struct cweb_context *ctx, struct cwebn_fault *fault) {
