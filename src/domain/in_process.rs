@@ -345,7 +345,8 @@ impl Executor {
             let (callback, outcome) = module.attributed(|| unsafe {
                 match event {
                     SocketEvent::Open => ("on_open", guard::call_socket(callbacks.on_open, context, ws)),
-                    SocketEvent::Message(payload) => {
+                    SocketEvent::Message { kind, payload } => {
+                        let _handling = socket.handle(kind);
                         ("on_message", guard::call_message(callbacks.on_message, context, ws, payload))
                     }
                     SocketEvent::Close => ("on_close", guard::call_socket(callbacks.on_close, context, ws)),

@@ -114,6 +114,7 @@ const struct cwebn_layout_entry cwebn_layout[] = {
     MEMBER(cweb_host, ws_broadcast),
     MEMBER(cweb_host, log),
     MEMBER(cweb_host, in_call),
+    MEMBER(cweb_host, ws_send),
     MEMBER(cweb_host, reserved),
     STRUCT(cwebn_fault),
     MEMBER(cwebn_fault, signo),

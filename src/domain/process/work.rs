@@ -138,8 +138,15 @@ impl DomainRunner {
                     self.domain.open_socket(shard, key, number, session);
                     queue.push(SocketEvent::Open);
                 }
-                Event::Known { session, number } => self.domain.open_socket(shard, key, number, session),
-                Event::Message(bytes) => queue.push(SocketEvent::Message(bytes.to_vec())),
+                Event::Known { session, number, last } => {
+                    self.domain.open_socket(shard, key, number, session);
+                    if let Some(socket) = self.domain.socket(shard, key) {
+                        socket.received(last);
+                    }
+                }
+                Event::Message { kind, bytes } => {
+                    queue.push(SocketEvent::Message { kind, payload: bytes.to_vec() });
+                }
                 Event::Close { gone } => {
                     (closes, closed) = (true, gone);
                     queue.push(SocketEvent::Close);

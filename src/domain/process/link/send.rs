@@ -88,12 +88,15 @@ impl RemoteCalls {
                 let known = Known { spoke_ms: self.now_ms, gone, ends };
                 let is_new = line.known.insert(key, known).is_none();
                 if is_new && !matches!(events.first(), Some(SocketEvent::Open)) {
-                    wire::push_event(&mut body, &Event::Known { session, number });
+                    wire::push_event(&mut body, &Event::Known { session, number, last: socket.last_kind() });
                 }
                 for event in events {
                     let event = match event {
                         SocketEvent::Open => Event::Open { session, number },
-                        SocketEvent::Message(bytes) => Event::Message(bytes),
+                        SocketEvent::Message { kind, payload } => {
+                            socket.received(*kind);
+                            Event::Message { kind: *kind, bytes: payload }
+                        }
                         SocketEvent::Close => Event::Close { gone: !socket.is_open() },
                     };
                     wire::push_event(&mut body, &event);
