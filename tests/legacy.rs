@@ -1,5 +1,7 @@
 //! Modules of the older generations, whose functions take no context.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
 mod support;
 
 use support::Server;
