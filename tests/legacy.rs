@@ -1,6 +1,6 @@
 //! Modules of the older generations, whose functions take no context.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
