@@ -111,6 +111,14 @@ impl<F: Copy> Callee<F> {
             Api::ThreeArguments | Api::Wafer => (self.function, context),
         }
     }
+
+    /// [`Callee::with`] of a function that may be missing.
+    pub(super) fn unpack(callee: Option<Self>, context: *mut Context) -> (Option<F>, *mut Context) {
+        match callee.map(|callee| callee.with(context)) {
+            Some((function, context)) => (Some(function), context),
+            None => (None, context),
+        }
+    }
 }
 
 /// `http_error_t` values below 100 stand for these statuses, in this order.

@@ -90,12 +90,20 @@ pub(super) struct DomainRunner {
     executor: Executor,
     head: Head,
     fixed: Vec<u8>,
+    /// The body of an answer while the module's block with it is freed.
+    copied: Vec<u8>,
 }
 
 impl DomainRunner {
     pub(super) fn new(domain: &Arc<Domain>) -> Self {
         let executor = InProcess::executor(&domain.context);
-        Self { domain: Arc::clone(domain), executor, head: Head::default(), fixed: Vec::with_capacity(512) }
+        Self {
+            domain: Arc::clone(domain),
+            executor,
+            head: Head::default(),
+            fixed: Vec::with_capacity(512),
+            copied: Vec::new(),
+        }
     }
 
     fn request(&mut self, port: &Port, ticket: u64, instance: u64, route: u32, head: &[u8], body: &[u8]) {
@@ -107,24 +115,39 @@ impl DomainRunner {
             return fail(port, ticket, "the request could not be read again\n");
         }
         let view = RequestView { head: &self.head, bytes: head, body };
-        let (fixed, answers) = (&mut self.fixed, &self.domain.answers);
+        let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
         fixed.clear();
-        self.executor.handler(&module, route as usize, &view, |answer| match answer {
-            Ok(answer) => {
-                let ran_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
-                wire::answer_head(fixed, ticket, ran_us, answer.status, answer.headers());
-                let place = (answer.body.len() >= LENT_BYTES_MIN)
-                    .then(|| answers.lock().unwrap_or_else(PoisonError::into_inner).lend(answer.body));
-                match place.flatten() {
-                    Some(place) => {
-                        wire::lend(fixed, place);
-                        port.send(ticket, fixed, &[]);
-                    }
-                    None => port.send(ticket, fixed, answer.body),
-                }
+        copied.clear();
+        let (mut place, mut sent) = (None, false);
+        let result = self.executor.handler(&module, route as usize, &view, |answer| {
+            let ran_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
+            wire::answer_head(fixed, ticket, ran_us, answer.status, answer.headers());
+            if answer.body.len() >= LENT_BYTES_MIN {
+                place = unpoisoned(answers).lend(answer.body);
+                sent = place.is_none();
             }
-            Err(text) => fail(port, ticket, text),
+            if sent {
+                // Too large for a copy, so it goes before it is known whether the module's block can be freed.
+                port.send(ticket, fixed, answer.body);
+            } else if place.is_none() && !answer.is_kept {
+                copied.extend_from_slice(answer.body);
+            }
         });
+        match (result, place) {
+            _ if sent => {}
+            (Ok(()), Some(place)) => {
+                wire::lend(fixed, place);
+                port.send(ticket, fixed, &[]);
+            }
+            (Ok(()), None) => port.send(ticket, fixed, self.executor.kept_body().unwrap_or(copied)),
+            (Err(text), place) => {
+                if let Some(place) = place {
+                    unpoisoned(answers).give_back(place.offset);
+                }
+                fail(port, ticket, &text);
+            }
+        }
+        self.executor.finish();
     }
 
     fn socket(&mut self, port: &Port, shard: usize, work: &ToDomain<'_>, events: &[u8]) {
