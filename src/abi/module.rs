@@ -177,7 +177,9 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     })?;
     // SAFETY: only the address is taken here.
     let config = unsafe { library.get::<*const c_void>(b"config\0") }.map_err(|_| {
-        OpenError::Manifest("it exports no symbol `config`; end it with: export module_t config = { … };".to_owned())
+        let text = "it exports no symbol `config`; end it with: export module_t config = { … }; or, if it was written for the \
+                    first generation, name its function in the form: -F function_name=NAME -F route=/PATH";
+        OpenError::Manifest(text.to_owned())
     })?;
     let config = config.as_raw_ptr().cast_const();
     let missing = || OpenError::Manifest("its symbol `config` has no address".to_owned());

@@ -17,8 +17,25 @@ pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, St
     let mut text = linker(likely, reading.words());
     if let Some(lines) = mixed(source, refusals) {
         text.push_str(&lines);
+    } else if !refusals.iter().any(|(_, text)| wrong_functions(text).is_empty()) {
+        text.push_str(
+            "\na handler takes (struct cweb_context *, http_request_t *, http_response_t *), or in an older module \
+             (struct http_request *, struct http_response *)\n",
+        );
     }
     text
+}
+
+/// Why a source is none, if it came by `curl -d @file`, which takes the line breaks out.
+pub(crate) fn without_lines(source: &[u8]) -> Option<String> {
+    let include = memchr::memmem::find(source, b"#include")?;
+    let rest = source.get(include + b"#include".len()..).unwrap_or_default();
+    let is_code = rest.contains(&b'{') || rest.contains(&b';');
+    (is_code && !source.contains(&b'\n')).then(|| {
+        "module.c:1: error: the source has no line breaks; curl -d @file takes them out: use --data-binary @file or \
+         -F code=@file\n"
+            .to_owned()
+    })
 }
 
 /// Lines of the tables with a function that the dialect does not take, by the compiler's messages.
@@ -147,6 +164,26 @@ mod tests {
         );
         let other = "/usr/bin/ld: cannot find -lnothing\ncollect2: error: ld returned 1 exit status\n";
         assert_eq!(linker(other, &words(b"")), other);
+    }
+
+    #[test]
+    fn a_source_without_line_breaks() {
+        assert!(without_lines(b"/* a */#include <cweb.h>int x;").is_some());
+        assert!(without_lines(b"#include <cweb.h>\nint x;").is_none());
+        assert!(without_lines(b"#include <cweb.h>").is_none() && without_lines(b"int x;").is_none());
+    }
+
+    #[test]
+    fn tables_of_both_kinds() {
+        let message = |line: usize, rest: &str| {
+            format!("module.c:{line}:9: error: initialization of 'entry_t' from incompatible pointer type {rest}\n")
+        };
+        let source = b"1\n{two},\n{three},\n";
+        let refusals = [(Dialect::ThreeArguments, message(2, "a")), (Dialect::TwoArguments, message(3, "b"))];
+        let text = mixed(source, &refusals).unwrap();
+        assert!(text.contains("…):\nmodule.c:3: {three},\nwithout one:\nmodule.c:2: {two},"), "{text}");
+        let same = [(Dialect::ThreeArguments, message(2, "a")), (Dialect::TwoArguments, message(2, "b"))];
+        assert_eq!(mixed(source, &same), None);
     }
 
     #[test]

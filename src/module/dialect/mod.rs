@@ -45,6 +45,8 @@ pub(super) struct Reading {
     words: Words,
     fields: SourceFields,
     likely: Dialect,
+    /// Why the source can't be compiled, whatever it was written for.
+    refusal: Option<String>,
 }
 
 impl Reading {
@@ -57,7 +59,7 @@ impl Reading {
             Dialect::TwoArguments => two::relevant(&words, fields),
             Dialect::Wafer => wafer::relevant(fields),
         };
-        Self { words, fields, likely }
+        Self { words, fields, likely, refusal: messages::without_lines(source) }
     }
 
     /// The fields that make a difference to the result.
@@ -72,8 +74,11 @@ impl Reading {
     /// The recipes to try, the likely one first.
     ///
     /// # Errors
-    /// What is wrong with a field of the form, for people.
+    /// What is wrong with the source as a whole or with a field of the form, for people.
     pub(super) fn recipes(&self) -> Result<Vec<Recipe>, String> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
         let two = two::recipe(&self.words, &self.fields);
         match self.likely {
             Dialect::ThreeArguments => Ok(vec![three::recipe(&self.words), two?]),
