@@ -238,6 +238,25 @@ fn handlers_of_both_kinds_in_one_table_are_refused_with_their_lines() {
 }
 
 #[test]
+fn functions_without_a_prototype_pass_for_no_handler_of_the_other_kind() {
+    let server = Server::start();
+    // The compiler takes each of them for a handler of any kind; the call for a helper of today asks for its headers.
+    let table = "export module_t config = {.name = \"kr\", .routes = {{\"/kr\", \"GET\", two, NONE}}, .size = 1};\n";
+    let body = "{ (void)q; cweb_respond(r, 200, NULL, \"x\"); return 0; }\n";
+    let old_style =
+        format!("#include <cweb.h>\nstatic int two(q, r) http_request_t *q; http_response_t *r; {body}{table}");
+    refused(&server, &old_style, &["cweb_respond", "error:"]);
+    let declared = format!(
+        "#include <cweb.h>\nstatic int two();\n{table}static int two(http_request_t *q, http_response_t *r) {body}"
+    );
+    refused(&server, &declared, &["cweb_respond", "error:"]);
+    // Where the words are right they are called as they are.
+    let right = old_style.replace("cweb_respond(r, 200, NULL, \"x\")", "strcpy(r->body, \"old style\")");
+    server.deploy(&right);
+    assert_eq!(server.get("/kr").text(), "old style");
+}
+
+#[test]
 fn undefined_functions_are_told_with_line_and_nearest_name_all_at_once() {
     let server = Server::start();
     let code = |body: &str| {

@@ -81,8 +81,8 @@ impl Reading {
         }
         let two = two::recipe(&self.words, &self.fields);
         match self.likely {
-            Dialect::ThreeArguments => Ok(vec![three::recipe(&self.words), two?]),
-            Dialect::TwoArguments => Ok(vec![two?, three::recipe(&self.words)]),
+            Dialect::ThreeArguments => Ok(vec![three::recipe(&self.words), doubted(two?)]),
+            Dialect::TwoArguments => Ok(vec![two?, doubted(three::recipe(&self.words))]),
             Dialect::Wafer => Ok(vec![wafer::recipe(&self.fields)?]),
         }
     }
@@ -91,15 +91,30 @@ impl Reading {
 /// Headers that only apps for nope.c and WAFer include.
 const WAFER_HEADERS: [&str; 6] = ["server.h", "nope.h", "nopeutils.h", "nopeapi.h", "wafer.h", "waferapi.h"];
 
-/// A handler of today spells the type of the context, which no source of an older generation can know.
+/// The recipe of what is not likely: the compiler takes a function without a prototype for any handler, so there must be
+/// none that the words may have been right about.
+fn doubted(mut recipe: Recipe) -> Recipe {
+    recipe.flags.extend(["-Werror=strict-prototypes", "-Werror=old-style-definition"].map(str::to_owned));
+    recipe
+}
+
+/// A handler of today spells the type of the context, which no source of an older generation can know. Nor can such a source
+/// know the helpers of today: they tell where there are no handlers.
 fn likely(words: &Words) -> Dialect {
     if WAFER_HEADERS.iter().any(|header| words.includes(header)) {
         Dialect::Wafer
-    } else if words.any(|word| word.starts_with("cweb_context")) {
+    } else if words.any(|word| word.starts_with("cweb_context")) || has_helpers_only(words) {
         Dialect::ThreeArguments
     } else {
         Dialect::TwoArguments
     }
+}
+
+fn has_helpers_only(words: &Words) -> bool {
+    let of_handlers =
+        ["http_request", "http_response", "http_request_t", "http_response_t", "websocket", "websocket_t"];
+    words.any(|word| word.starts_with("cweb_") && word != "cweb_feature_flag_t")
+        && !of_handlers.iter().any(|word| words.has(word))
 }
 
 /// Whether the source includes a header of the SDK, of whatever generation.
@@ -154,6 +169,8 @@ mod tests {
                 "#include <cweb.h>\nint f(struct http_request *q); // no cweb_context",
                 vec![TwoArguments, ThreeArguments],
             ),
+            ("#include <cweb.h>\nstatic void f() { cweb_log(1, \"\"); }", vec![ThreeArguments, TwoArguments]),
+            ("#include <cweb.h>\nint f(http_request_t *q) { return cweb_x(q); }", vec![TwoArguments, ThreeArguments]),
             ("#include <http.h>\n", vec![TwoArguments, ThreeArguments]),
             ("#include <wafer.h>\n", vec![Wafer]),
             ("#include \"server.h\"\n", vec![Wafer]),
