@@ -175,7 +175,15 @@ impl Compiler {
         let sdk = sdk::unpack(dir)?;
         self.hand_over(dir, &sdk)?;
         let mut command = self.command(&sdk, recipe)?;
-        command.args(["module.c", "-o", target]).args(&recipe.libraries).args(LINK_FLAGS).current_dir(dir);
+        let name = Path::new(sdk.file_name().unwrap_or_default()).display();
+        let sources = recipe.sources.iter().map(|source| format!("{name}/{source}"));
+        command
+            .arg("module.c")
+            .args(sources)
+            .args(["-o", target])
+            .args(&recipe.libraries)
+            .args(LINK_FLAGS)
+            .current_dir(dir);
         let child = net::keep_descriptors_from(&mut command).spawn().map_err(|error| self.not_started(error))?;
         let (status, output) = self.finish(child)?;
         let text = String::from_utf8_lossy(&output).into_owned();

@@ -15,6 +15,10 @@ pub(crate) fn first_error(text: &str) -> &str {
 pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, String)]) -> String {
     let Some((_, likely)) = refusals.first() else { return String::new() };
     let mut text = linker(likely, reading.words());
+    if reading.likely == Dialect::Wafer {
+        text.push_str(super::wafer::hint(&text));
+        return text;
+    }
     if let Some(lines) = mixed(source, refusals) {
         text.push_str(&lines);
     } else if !refusals.iter().any(|(_, text)| wrong_functions(text).is_empty()) {

@@ -35,6 +35,8 @@ pub(super) struct Recipe {
     pub(super) flags: Vec<String>,
     /// Text behind the source, in the same file, so that the compiler's messages keep the source's lines.
     pub(super) epilogue: String,
+    /// Files of the SDK that are compiled with the source, relative to it.
+    pub(super) sources: &'static [&'static str],
     /// Flags behind the source, before the libraries of every module.
     pub(super) libraries: Vec<String>,
 }
@@ -83,7 +85,7 @@ impl Reading {
         match self.likely {
             Dialect::ThreeArguments => Ok(vec![three::recipe(&self.words), doubted(two?)]),
             Dialect::TwoArguments => Ok(vec![two?, doubted(three::recipe(&self.words))]),
-            Dialect::Wafer => Ok(vec![wafer::recipe(&self.fields)?]),
+            Dialect::Wafer => Ok(vec![wafer::recipe(&self.words, &self.fields)?]),
         }
     }
 }

@@ -12,6 +12,7 @@ pub(super) fn recipe(words: &Words) -> Recipe {
         include: &[],
         flags: super::strict(),
         epilogue: epilogue.to_owned(),
+        sources: &[],
         libraries: Vec::new(),
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn recipe(words: &Words, fields: &SourceFields) -> Result<Recipe, Str
         epilogue.push_str(&config(function, fields)?);
     }
     let libraries = fields.libs.as_deref().map_or(Ok(Vec::new()), libraries)?;
-    Ok(Recipe { dialect: Dialect::TwoArguments, include: &["legacy"], flags, epilogue, libraries })
+    Ok(Recipe { dialect: Dialect::TwoArguments, include: &["legacy"], flags, epilogue, sources: &[], libraries })
 }
 
 /// A `config` of one route, as the form describes it.
