@@ -41,6 +41,18 @@ pub(super) const FILES: &[(&str, &str)] = headers![
     "scheduler.h",
     "threads.h",
     "uuid.h",
+    "wafer/nope.h",
+    "wafer/nopeapi.h",
+    "wafer/nopeutils.h",
+    "wafer/server.h",
+    "wafer/wafer.h",
+    "wafer/wafer_base.h",
+    "wafer/wafer_entl.h",
+    "wafer/wafer_functions.h",
+    "wafer/wafer_glue.c",
+    "wafer/wafer_types.h",
+    "wafer/wafer_unit.h",
+    "wafer/waferapi.h",
 ];
 
 /// SHA-256 of the whole SDK, in hexadecimal.
