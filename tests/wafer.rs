@@ -23,7 +23,7 @@ fn serving(names: &[&str]) -> Server {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     std::fs::create_dir(dir.path().join("static")).unwrap();
     std::fs::write(dir.path().join("static/hello.txt"), "hello file").unwrap();
-    let server = Server::on(&dir, &["--shards", "2"], &[]);
+    let server = Server::on(&dir, &["--shards", "2", "--compile-timeout-ms", "60000"], &[]);
     names.iter().for_each(|name| deploy_as(&server, &format!("name={name}"), &source(name)));
     server
 }
@@ -244,7 +244,7 @@ fn a_call_that_does_not_end_keeps_nobody_for_ever() {
     if isolation() != "process" {
         return; // There is no time-out in the server's own process.
     }
-    let server = Server::with(&["--handler-timeout-ms", "500"]);
+    let server = Server::with(&["--handler-timeout-ms", "500", "--compile-timeout-ms", "60000"]);
     let app = "#include <wafer.h>\n#include <waferapi.h>\nvoid server(Request *q, Response *r) {\n\
                if (routeRequest(q, r, \"/loop\", NULL)) { for (;;) pause(); }\nresPuts(r, \"here\"); }\n";
     server.deploy(app);
@@ -254,7 +254,7 @@ fn a_call_that_does_not_end_keeps_nobody_for_ever() {
 
 #[test]
 fn markup_is_row_by_row_what_it_was() {
-    let server = Server::start();
+    let server = serving(&[]);
     server.deploy(&source("entl"));
     let wanted = [
         "<t ",

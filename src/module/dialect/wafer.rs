@@ -6,6 +6,8 @@ use crate::module::deploy::SourceFields;
 
 /// The name of an app whose file and form give none: a new post of it takes the place of the one before.
 const NAME_DEFAULT: &str = "server";
+/// Paths that are the server's own.
+const RESERVED: [&str; 4] = ["/mgnt", "/jobs", "/healthz", "/metrics"];
 /// Longest prefix: its pattern and the name of a module have the same room.
 const MOUNT_BYTES_MAX: usize = 100;
 
@@ -76,6 +78,9 @@ fn mount(fields: &SourceFields) -> Result<String, String> {
     let mount = given.trim_end_matches('/');
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'-' | b'~');
     let fits = mount.starts_with('/') && !mount.contains("//") && mount.len() <= MOUNT_BYTES_MAX;
+    if RESERVED.iter().any(|own| mount.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))) {
+        return Err(format!("mount: {mount} is the server's own path; choose another prefix\n"));
+    }
     if mount.is_empty() && given.bytes().all(|byte| byte == b'/') || fits && mount.bytes().all(is_plain) {
         return Ok(mount.to_owned());
     }
@@ -113,7 +118,9 @@ mod tests {
         for (given, expected) in [("", ""), ("/", ""), ("/app", "/app"), ("/a/b-c_d~/", "/a/b-c_d~")] {
             assert_eq!(mount(&fields("", "", given)).unwrap(), expected);
         }
-        for wrong in ["app", "/a//b", "/a.b", "/(a)", "/a b", "/\u{e4}", &format!("/{}", "x".repeat(100))] {
+        for wrong in
+            ["app", "/a//b", "/a.b", "/(a)", "/a b", "/jobs", "/mgnt/x", "/\u{e4}", &format!("/{}", "x".repeat(100))]
+        {
             assert!(mount(&fields("", "", wrong)).is_err(), "{wrong}");
         }
     }
