@@ -84,6 +84,8 @@ impl Reading {
         let two = two::recipe(&self.words, &self.fields);
         match self.likely {
             Dialect::ThreeArguments => Ok(vec![three::recipe(&self.words), doubted(two?)]),
+            // Only the first generation registers a function by a form.
+            Dialect::TwoArguments if self.fields.function_name.is_some() => Ok(vec![two?]),
             Dialect::TwoArguments => Ok(vec![two?, doubted(three::recipe(&self.words))]),
             Dialect::Wafer => Ok(vec![wafer::recipe(&self.words, &self.fields)?]),
         }
