@@ -42,6 +42,8 @@ struct map {
     size_t size;
     size_t capacity;
     size_t server; /* 0; in a store of the server's: 1, and one for each of the first pairs that it owns */
+    struct map_entry *repeated; /* the server's: further values of keys that a request repeats */
+    size_t repeated_size;
 };
 
 typedef struct map_entry http_kv_pair_t;
