@@ -1,7 +1,7 @@
 //! Compiles the C part of the server (`src/abi/native/`) against the SDK's headers (`include/`).
 
 /// Sources of the native part, in `src/abi/native/`.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "call.c",
     "calls.c",
     "connection.c",
@@ -10,6 +10,7 @@ const SOURCES: [&str; 12] = [
     "handed.c",
     "keep.c",
     "layout.c",
+    "legacy.c",
     "pool.c",
     "services.c",
     "stdio.c",
@@ -32,6 +33,17 @@ fn main() {
         build.file(format!("src/abi/native/{source}"));
     }
     build.compile("cweb_native");
+
+    // With the headers of the older generation, for the comparison of layouts.
+    cc::Build::new()
+        .include("include/legacy")
+        .include("include")
+        .define("CWEB_MODULE_API", "2")
+        .std("gnu11")
+        .warnings(true)
+        .extra_warnings(true)
+        .file("src/abi/native/legacy/layout.c")
+        .compile("cweb_legacy");
 
     // The system's SQLite, the same copy that rusqlite and the modules use. After the archive that needs it.
     println!("cargo:rustc-link-lib=dylib=sqlite3");
