@@ -1,6 +1,7 @@
 //! Running what comes over the rings, on the domain's executor threads.
 
-use super::arena::{Borrower, LENT_BYTES_MIN, Lender};
+use super::answers::{Answers, Lent};
+use super::arena::Borrower;
 use super::port::{Port, PortOutlet};
 use super::wire::{self, Body, Event, ToDomain};
 use crate::abi::context::ModuleContext;
@@ -13,21 +14,23 @@ use crate::proto::http1::{Head, RequestView};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-/// A record, as it was taken from a ring, with the bytes that came ahead of it.
+/// A record, as it was taken from a ring. An empty one stands for giving pages of answers back to the kernel.
 pub(super) struct Work {
     pub(super) shard: usize,
     pub(super) record: Vec<u8>,
-    pub(super) early: Vec<u8>,
 }
+
+/// Bytes that the place of a body takes in a record.
+const LENT_FIXED_BYTES: usize = 16;
 
 /// What all threads of the domain share.
 pub(super) struct Domain {
     pub(super) context: Arc<ModuleContext>,
     pub(super) instances: RwLock<Numbered<Arc<InProcessModule>>>,
     pub(super) ports: Vec<Arc<Port>>,
-    /// Where large bodies of answers are put.
-    pub(super) answers: Arc<Mutex<Lender>>,
-    /// Where those of requests are found, a shard.
+    /// Where large bodies of answers and large frames are put.
+    pub(super) answers: Arc<Answers>,
+    /// Where large bodies of requests and large messages are found, a shard.
     pub(super) requests: Vec<Borrower>,
     /// The open sockets of each shard by its key.
     pub(super) sockets: Vec<Mutex<Numbered<Arc<Socket>>>>,
@@ -54,8 +57,8 @@ impl Domain {
 
     fn open_socket(&self, shard: usize, key: u64, number: u64, session: Option<&[u8]>) {
         let Some(port) = self.ports.get(shard) else { return };
-        let outlet = Arc::new(PortOutlet(Arc::clone(port)));
-        // The shard limits what is unsent; here nothing waits but in the ring.
+        let outlet = Arc::new(PortOutlet { port: Arc::clone(port), answers: Arc::clone(&self.answers) });
+        // The shard limits what is unsent; here nothing waits but in the ring and the memory beside it.
         let socket = Socket::numbered(key, number, session, outlet, usize::MAX);
         if let Some(mut sockets) = self.sockets_of(shard) {
             if self.gone.get(shard).is_some_and(|gone| unpoisoned(gone).remove(&key)) {
@@ -106,21 +109,39 @@ impl DomainRunner {
         if self.head.reread(head).is_err() {
             return fail(port, ticket, "the request could not be read again\n");
         }
-        let view = RequestView { head: &self.head, bytes: head, body };
+        let view = RequestView { head: &self.head, bytes: head, body, shared: None };
         let (fixed, answers) = (&mut self.fixed, &self.domain.answers);
         fixed.clear();
         self.executor.handler(&module, route as usize, &view, |answer| match answer {
             Ok(answer) => {
-                let ran_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
-                wire::answer_head(fixed, ticket, ran_us, answer.status, answer.headers());
-                let place = (answer.body.len() >= LENT_BYTES_MIN)
-                    .then(|| answers.lock().unwrap_or_else(PoisonError::into_inner).lend(answer.body));
-                match place.flatten() {
-                    Some(place) => {
+                let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
+                wire::answer_head(fixed, ticket, ran_us(), answer.status, answer.headers());
+                let room = port.room(fixed.len() + LENT_FIXED_BYTES);
+                if room == 0 {
+                    return fail(port, ticket, "the header fields of the answer are too large\n");
+                }
+                let waits = || {
+                    let mut record = Vec::with_capacity(16);
+                    wire::returned(&mut record, ticket);
+                    port.send(&record, &[]);
+                };
+                match answers.lend(answer.body, answer.body.len() <= room, waits) {
+                    Lent::Here => port.send(fixed, answer.body),
+                    Lent::At(place) => {
+                        // With the time of the copy: a route with large answers is none for a companion.
+                        wire::set_ran_us(fixed, ran_us());
                         wire::lend(fixed, place);
-                        port.send(ticket, fixed, &[]);
+                        port.send(fixed, &[]);
                     }
-                    None => port.send(ticket, fixed, answer.body),
+                    Lent::Refused(status, why) => {
+                        tracing::warn!("an answer can't be sent: {why}");
+                        fixed.clear();
+                        let fields = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
+                        let retry = [(b"Retry-After".as_slice(), b"1".as_slice())];
+                        let fields = fields.into_iter().chain(retry.into_iter().filter(|_| status == 503));
+                        wire::answer_head(fixed, ticket, ran_us(), status, fields);
+                        port.send(fixed, format!("the answer can't be sent: {why}\n").as_bytes());
+                    }
                 }
             }
             Err(text) => fail(port, ticket, text),
@@ -159,45 +180,44 @@ impl DomainRunner {
         }
         let mut record = Vec::with_capacity(16);
         wire::idle(&mut record, ticket, u32::try_from((start.elapsed() / count).as_micros()).unwrap_or(u32::MAX));
-        port.send(ticket, &record, &[]);
+        port.send(&record, &[]);
     }
 }
 
 fn fail(port: &Port, ticket: u64, why: &str) {
     let mut record = Vec::with_capacity(64);
     wire::fault(&mut record, ticket, why);
-    port.send(ticket, &record, &[]);
+    port.send(&record, &[]);
 }
 
 impl Runner<Work> for DomainRunner {
     fn run(&mut self, work: Work) {
-        let Work { shard, record, early } = work;
+        let Work { shard, record } = work;
+        if record.is_empty() {
+            return self.domain.answers.reclaim();
+        }
         let Some(port) = self.domain.ports.get(shard).map(Arc::clone) else { return };
         let Ok(read) = ToDomain::read(&record) else {
             return tracing::error!("the server sent a record that can't be read");
         };
+        let (ToDomain::Request { body, .. } | ToDomain::Socket { events: body, .. }) = &read else { return };
+        let domain = Arc::clone(&self.domain);
+        let lent = match *body {
+            Body::Here(_) => None,
+            Body::Lent(place) => domain.requests.get(shard).and_then(|part| part.borrow(place)),
+        };
+        let body = match (&lent, *body) {
+            (_, Body::Here(body)) => body,
+            // SAFETY: the server writes to a place again only when the call has been answered, which is the last that
+            // `request` and `socket` do.
+            (Some(lent), Body::Lent(_)) => unsafe { lent.as_slice() },
+            (None, Body::Lent(_)) => return tracing::error!("the server lent a body outside its memory"),
+        };
         match &read {
-            ToDomain::Request { ticket, instance, route, head, body, .. } => match *body {
-                Body::Here(body) if early.is_empty() => self.request(&port, *ticket, *instance, *route, head, body),
-                Body::Here(body) => {
-                    let body = [early.as_slice(), body].concat();
-                    self.request(&port, *ticket, *instance, *route, head, &body);
-                }
-                Body::Lent(place) => {
-                    let Some(body) = self.domain.requests.get(shard).and_then(|part| part.borrow(place)) else {
-                        return tracing::error!("the server lent a body outside its memory");
-                    };
-                    // SAFETY: the server writes to a place again only when the request has been answered, which is the
-                    // last that `request` does.
-                    let body = unsafe { body.as_slice() };
-                    self.request(&port, *ticket, *instance, *route, head, body);
-                }
-            },
-            ToDomain::Socket { events, .. } => {
-                let put_together = (!early.is_empty()).then(|| [early.as_slice(), events].concat());
-                self.socket(&port, shard, &read, put_together.as_deref().unwrap_or(events));
+            ToDomain::Request { ticket, instance, route, head, .. } => {
+                self.request(&port, *ticket, *instance, *route, head, body);
             }
-            ToDomain::Part { .. } | ToDomain::Done { .. } | ToDomain::Gone { .. } => {}
+            work => self.socket(&port, shard, work, body),
         }
     }
 }
