@@ -148,8 +148,44 @@ static inline const char *cweb_content_type(const char *path) {
     return "application/octet-stream";
 }
 
+/* Sends as `type` (CWEB_WS_TEXT, CWEB_WS_BINARY; 0: as send() of each socket would). How many accepted it. */
+static inline int cweb_ws_send_as(websocket_t **sockets, size_t count, int type, const char *message, size_t length) {
+    if (cweb_binding.host != NULL && cweb_binding.host->ws_send != NULL) {
+        return cweb_binding.host->ws_send(sockets, count, type, message, length);
+    }
+    int accepted = 0;
+    for (size_t i = 0; i < count; i++) {
+        accepted += sockets[i]->send(sockets[i], message, length) == 0;
+    }
+    return accepted;
+}
+
 /**
- * Sends one message to many sockets; the server encodes it once.
+ * Sends one message as text, whatever was received before. Bytes that are not UTF-8 leave as binary.
+ * @return 0, or -1 once the socket is closed
+ */
+static inline int cweb_ws_send_text(websocket_t *ws, const char *message, size_t length) {
+    return cweb_ws_send_as(&ws, 1, CWEB_WS_TEXT, message, length) == 1 ? 0 : -1;
+}
+
+/** Sends one message as binary, whatever was received before. @return 0, or -1 once the socket is closed */
+static inline int cweb_ws_send_binary(websocket_t *ws, const void *message, size_t length) {
+    return cweb_ws_send_as(&ws, 1, CWEB_WS_BINARY, (const char *)message, length) == 1 ? 0 : -1;
+}
+
+/** Sends one message to many sockets as text; the server encodes it once. @return how many accepted it */
+static inline int cweb_ws_broadcast_text(websocket_t **sockets, size_t count, const char *message, size_t length) {
+    return cweb_ws_send_as(sockets, count, CWEB_WS_TEXT, message, length);
+}
+
+/** Sends one message to many sockets as binary; the server encodes it once. @return how many accepted it */
+static inline int cweb_ws_broadcast_binary(websocket_t **sockets, size_t count, const void *message, size_t length) {
+    return cweb_ws_send_as(sockets, count, CWEB_WS_BINARY, (const char *)message, length);
+}
+
+/**
+ * Sends one message to many sockets, with the type that send() of each would choose; the server encodes it once for
+ * each type.
  * @return how many accepted it
  */
 static inline int cweb_ws_broadcast(websocket_t **sockets, size_t count, const char *message, size_t length) {

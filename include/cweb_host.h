@@ -35,6 +35,12 @@ enum {
     CWEB_LOG_DEBUG = 4
 };
 
+/** Types of WebSocket messages, for cweb_host.ws_send. */
+enum {
+    CWEB_WS_TEXT = 1,
+    CWEB_WS_BINARY = 2
+};
+
 /** The server's services. Strings are NUL-terminated; every pointer is valid during the call only. */
 struct cweb_host {
     uint32_t abi_version; /**< CWEB_ABI_VERSION */
@@ -53,7 +59,9 @@ struct cweb_host {
     void (*log)(const void *module, int level, const char *message);
     /** Whether the calling thread runs a function of a module for the server, and is no thread of the module's own. */
     int (*in_call)(void);
-    void *reserved[15]; /* NULL; becomes further functions */
+    /** Sends one message of a type to many sockets, encoded once; type 0: as send of each would. How many accepted it. */
+    int (*ws_send)(struct websocket *const *sockets, size_t count, int type, const char *message, size_t length);
+    void *reserved[14]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

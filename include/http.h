@@ -246,7 +246,9 @@ typedef struct websocket {
     char *session;
     int client_fd; /**< Names the connection: small, and open ones differ. Not to be read or written. */
     /**
-     * Sends one message, as text if it is valid UTF-8 and else as binary. From any thread.
+     * Sends one message, from any thread. Its type is that of the message which the calling thread's on_message was
+     * called with; elsewhere that of the last message received on this socket; before the first one text. Bytes that
+     * are not UTF-8 always leave as binary. cweb_ws_send_text() and cweb_ws_send_binary() name the type.
      * @return 0, or -1 once the socket is closed
      */
     int (*send)(struct websocket *ws, const char *message, size_t length);

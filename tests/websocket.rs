@@ -239,3 +239,38 @@ fn client_fd_is_small_and_differs_between_open_sockets() {
         eventually("all are closed", || server.get("/closed").text() == (20 * (round + 1)).to_string());
     }
 }
+
+#[test]
+fn a_message_leaves_with_the_type_of_the_one_it_answers() {
+    let server = Server::with(&["--shards", "2"]);
+    server.deploy_file("tests/modules/ws_types.c");
+    let (text, binary) = (Message::text("\u{1}\u{2}\u{3}"), Message::binary(vec![1, 2, 3]));
+    let mut first = server.websocket("/ws");
+    assert_eq!(first.read().unwrap(), text, "before the first message");
+    // The answer has the type of the message, even where the bytes could be either.
+    for message in [&binary, &text, &Message::binary(vec![255, 2, 3]), &Message::text("plain"), &Message::binary("")] {
+        echo(&mut first, message.clone());
+    }
+    let asked = |socket: &mut Socket, message: Message| {
+        socket.send(message).unwrap();
+        socket.read().unwrap()
+    };
+    for as_binary in [false, true] {
+        let ask = |order: &'static str| if as_binary { Message::binary(order) } else { Message::text(order) };
+        let same = if as_binary { &binary } else { &text };
+        assert_eq!(asked(&mut first, ask("t")), text);
+        assert_eq!(asked(&mut first, ask("b")), binary);
+        assert_eq!(asked(&mut first, ask("x")), Message::binary(vec![255]), "no UTF-8 is ever sent as text");
+        assert_eq!(&asked(&mut first, ask("l")), same, "a thread sends as the last one received");
+    }
+    let mut second = server.websocket("/ws");
+    assert_eq!(second.read().unwrap(), text, "each socket has its own");
+    assert_eq!(server.get("/tell").text(), "2");
+    assert_eq!((first.read().unwrap(), second.read().unwrap()), (binary.clone(), text.clone()));
+    for (order, expected) in
+        [(Message::binary("T"), &text), (Message::text("B"), &binary), (Message::binary("A"), &binary)]
+    {
+        second.send(order).unwrap();
+        assert_eq!((&first.read().unwrap(), &second.read().unwrap()), (expected, expected));
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::guard;
 use super::types::WebSocket;
+use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,7 +56,8 @@ pub struct HostTable {
     ws_broadcast: unsafe extern "C" fn(*const *mut WebSocket, usize, *const c_char, usize) -> c_int,
     log: unsafe extern "C" fn(*const c_void, c_int, *const c_char),
     in_call: unsafe extern "C" fn() -> c_int,
-    reserved: [usize; 15],
+    ws_send: unsafe extern "C" fn(*const *mut WebSocket, usize, c_int, *const c_char, usize) -> c_int,
+    reserved: [usize; 14],
 }
 
 /// Offsets of `struct cweb_host` as Rust sees them.
@@ -69,6 +71,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.crypto_verify", offset_of!(HostTable, crypto_verify)),
         ("cweb_host.log", offset_of!(HostTable, log)),
         ("cweb_host.in_call", offset_of!(HostTable, in_call)),
+        ("cweb_host.ws_send", offset_of!(HostTable, ws_send)),
     ]
 }
 
@@ -82,7 +85,8 @@ static TABLE: HostTable = HostTable {
     ws_broadcast,
     log,
     in_call,
-    reserved: [0; 15],
+    ws_send,
+    reserved: [0; 14],
 };
 
 /// The table of this server.
@@ -176,9 +180,8 @@ unsafe extern "C" fn crypto_verify(signed: *const c_char, token: *const c_char, 
     if signed.is_null() || token.is_null() {
         return -1;
     }
-    // SAFETY: a C string, and `token_len` readable bytes, by the contract of the table.
-    let (signed, token) =
-        unsafe { (CStr::from_ptr(signed).to_bytes(), std::slice::from_raw_parts(token.cast::<u8>(), token_len)) };
+    // SAFETY: a C string, and `token_len` readable bytes, by the contract of the table; nothing is owned here yet.
+    let (signed, token) = unsafe { (CStr::from_ptr(signed).to_bytes(), super::websocket::touched(token, token_len)) };
     if super::crypto::verify(signed, token) { 0 } else { -1 }
 }
 
@@ -188,15 +191,40 @@ unsafe extern "C" fn ws_broadcast(
     message: *const c_char,
     length: usize,
 ) -> c_int {
+    // SAFETY: the contract is the same.
+    unsafe { ws_send(sockets, count, SEND_LIKE_LAST, message, length) }
+}
+
+/// `CWEB_WS_TEXT`
+const SEND_TEXT: c_int = 1;
+/// `CWEB_WS_BINARY`
+const SEND_BINARY: c_int = 2;
+/// Any other type: the one that `websocket_t.send` would choose.
+const SEND_LIKE_LAST: c_int = 0;
+
+/// # Safety
+/// `count` pointers, each NULL or an open `websocket_t`; `message` has `length` readable bytes.
+unsafe extern "C" fn ws_send(
+    sockets: *const *mut WebSocket,
+    count: usize,
+    kind: c_int,
+    message: *const c_char,
+    length: usize,
+) -> c_int {
     if sockets.is_null() || count == 0 {
         return 0;
     }
+    let asked = match kind {
+        SEND_TEXT => Some(Kind::Text),
+        SEND_BINARY => Some(Kind::Binary),
+        _ => None,
+    };
     // SAFETY: `count` pointers by the contract of the table, each NULL or an open websocket_t.
     let sockets = unsafe { std::slice::from_raw_parts(sockets, count) };
-    // `send` keeps the frame it encoded last on each thread, so this encodes once.
+    // `send_as` keeps the frame it encoded last on each thread, so this encodes once.
     let sent = sockets.iter().filter(|&&ws| {
-        // SAFETY: by the contract of websocket_t; `send` checks the rest.
-        unsafe { super::websocket::socket_send(ws, message, length) == 0 }
+        // SAFETY: by the contract of websocket_t; `send_as` checks the rest.
+        unsafe { super::websocket::send_as(ws, asked, message, length) == 0 }
     });
     c_int::try_from(sent.count()).unwrap_or(c_int::MAX)
 }

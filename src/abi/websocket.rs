@@ -2,14 +2,17 @@
 
 use super::places::Place;
 use super::types::WebSocket;
-use crate::proto::ws::{encode_frame, kind_of};
-use std::cell::{RefCell, UnsafeCell};
+use crate::proto::ws::{Kind, encode_frame, kind_of};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// RFC 6455 §7.4.1: normal closure.
 const NORMAL_CLOSURE: u16 = 1000;
+
+/// The smallest page of memory.
+const PAGE_BYTES: usize = 4096;
 
 /// Where frames go: the inbox of the shard that owns the connection.
 pub trait Outlet: Send + Sync {
@@ -33,6 +36,8 @@ pub struct Socket {
     open: AtomicBool,
     /// What `websocket_t.session` was at first, for a process that has to make the structure again.
     session: Option<Box<[u8]>>,
+    /// The type of the message received last; text before the first one. Relaxed: it orders nothing else.
+    last_is_binary: AtomicBool,
     /// Bytes sent by the module that the shard has not taken yet.
     queued: AtomicUsize,
     queued_max: usize,
@@ -45,25 +50,45 @@ unsafe impl Send for Socket {}
 unsafe impl Sync for Socket {}
 
 thread_local! {
+    /// The type of the message that a callback on this thread handles now.
+    static HANDLED: Cell<Option<Kind>> = const { Cell::new(None) };
     /// The frame this thread encoded last. A module broadcasts by calling `send` once a socket with the same bytes:
     /// comparing them is cheaper than encoding them again, and all sockets share one buffer.
-    static LAST_FRAME: RefCell<Option<(usize, Arc<[u8]>)>> = const { RefCell::new(None) };
+    static LAST_FRAME: RefCell<Option<LastFrame>> = const { RefCell::new(None) };
+}
+
+/// A frame that was encoded for a message of type `asked`, and where its payload begins.
+struct LastFrame {
+    asked: Kind,
+    header_len: usize,
+    frame: Arc<[u8]>,
+}
+
+/// While this lives, the thread that made it handles a message.
+pub struct Handling(());
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        HANDLED.set(None);
+    }
 }
 
 /// Frames larger than this are not kept for the next `send`: they would sit in memory for as long as the thread lives.
 const KEPT_FRAME_BYTES_MAX: usize = 64 * 1024;
 
-/// Encodes `payload` as one frame (text if it is valid UTF-8, else binary).
-fn encode_shared(payload: &[u8]) -> Arc<[u8]> {
+/// Encodes `payload` as one frame of type `asked`; as binary if it is not valid UTF-8 (RFC 6455 §5.6).
+fn encode_shared(asked: Kind, payload: &[u8]) -> Arc<[u8]> {
     LAST_FRAME.with_borrow_mut(|last| {
-        if let Some((header_len, frame)) = last
-            && frame.get(*header_len..) == Some(payload)
+        if let Some(last) = last
+            && last.asked == asked
+            && last.frame.get(last.header_len..) == Some(payload)
         {
-            return Arc::clone(frame);
+            return Arc::clone(&last.frame);
         }
-        let frame: Arc<[u8]> = encode_frame(kind_of(payload), payload).into();
-        let keep = frame.len() <= KEPT_FRAME_BYTES_MAX;
-        *last = keep.then(|| (frame.len() - payload.len(), Arc::clone(&frame)));
+        let kind = if asked == Kind::Text { kind_of(payload) } else { asked };
+        let frame: Arc<[u8]> = encode_frame(kind, payload).into();
+        let (keep, header_len) = (frame.len() <= KEPT_FRAME_BYTES_MAX, frame.len() - payload.len());
+        *last = keep.then(|| LastFrame { asked, header_len, frame: Arc::clone(&frame) });
         frame
     })
 }
@@ -113,6 +138,7 @@ impl Socket {
             outlet,
             open: AtomicBool::new(true),
             session: session.map(Into::into),
+            last_is_binary: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             queued_max,
         });
@@ -156,16 +182,38 @@ impl Socket {
         self.open.store(false, Ordering::Release);
     }
 
+    /// The type of the message received last; text before the first one.
+    #[must_use]
+    pub fn last_kind(&self) -> Kind {
+        if self.last_is_binary.load(Ordering::Relaxed) { Kind::Binary } else { Kind::Text }
+    }
+
+    /// A message of type `kind` has been received.
+    pub fn received(&self, kind: Kind) {
+        self.last_is_binary.store(kind == Kind::Binary, Ordering::Relaxed);
+    }
+
+    /// The calling thread handles a message of type `kind`, received on this socket, until the value is dropped.
+    #[must_use]
+    pub fn handle(&self, kind: Kind) -> Handling {
+        self.received(kind);
+        HANDLED.set(Some(kind));
+        Handling(())
+    }
+
     /// The shard has taken a frame of `len` bytes.
     pub fn taken(&self, len: usize) {
         self.queued.fetch_sub(len, Ordering::Relaxed);
     }
 
-    fn send(&self, payload: &[u8]) -> bool {
+    /// Sends a message of type `asked`; without one, of the type that is being handled on this thread, else of the type
+    /// received last.
+    fn send(&self, payload: &[u8], asked: Option<Kind>) -> bool {
         if !self.open.load(Ordering::Acquire) {
             return false;
         }
-        let frame = encode_shared(payload);
+        let asked = asked.or_else(|| HANDLED.get()).unwrap_or_else(|| self.last_kind());
+        let frame = encode_shared(asked, payload);
         let before = self.queued.fetch_add(frame.len(), Ordering::Relaxed);
         // A module that sends faster than the shard takes learns of it here; one frame is always let through.
         if before > self.queued_max {
@@ -187,8 +235,11 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // SAFETY: `session` is NULL, ours from `malloc_text`, or a malloc'd string the module put there.
-        unsafe { libc::free(self.visible.get_mut().session.cast()) };
+        // NULL after `on_close`, which frees it in the guard of the module. What is still there without that is freed in a
+        // guard of nobody's: no callback can say whose it is.
+        if super::guard::free(self.visible.get_mut().session).is_err() {
+            tracing::error!("websocket_t.session was freed already or is no block of malloc(3)");
+        }
     }
 }
 
@@ -215,18 +266,46 @@ unsafe fn owner<'a>(ws: *mut WebSocket) -> Option<&'a Socket> {
     unsafe { ws.as_ref().and_then(|ws| ws.server.cast::<Socket>().as_ref()) }
 }
 
-pub(super) unsafe extern "C" fn socket_send(ws: *mut WebSocket, message: *const c_char, length: usize) -> c_int {
+unsafe extern "C" fn socket_send(ws: *mut WebSocket, message: *const c_char, length: usize) -> c_int {
+    // SAFETY: the contract is the same.
+    unsafe { send_as(ws, None, message, length) }
+}
+
+/// Sends one message as `asked`, or by the rule of [`Socket::send`]. 0 or -1.
+///
+/// # Safety
+/// `ws` as for [`owner`]; `message` has `length` readable bytes.
+pub(super) unsafe fn send_as(ws: *mut WebSocket, asked: Option<Kind>, message: *const c_char, length: usize) -> c_int {
     if message.is_null() && length != 0 {
         return -1;
     }
-    // SAFETY: `ws` by the contract of websocket_t; `message` has `length` readable bytes by the contract of `send`.
+    // SAFETY: `ws` by the contract of websocket_t; `message` has `length` readable bytes by the contract of `send`, which
+    // are touched before this frame owns anything: what can't be read jumps out of here.
     let (socket, payload) = unsafe {
-        let payload = if length == 0 { &[] } else { std::slice::from_raw_parts(message.cast::<u8>(), length) };
+        let payload = touched(message, length);
         (owner(ws), payload)
     };
     match socket {
-        Some(socket) if socket.send(payload) => 0,
+        Some(socket) if socket.send(payload, asked) => 0,
         _ => -1,
+    }
+}
+
+/// Bytes that a module has passed, each page read: a wrong pointer faults here, and jumps to the guard.
+///
+/// # Safety
+/// `bytes` has `length` readable bytes, by the contract of the function that was called with them; the caller owns nothing
+/// that has to be dropped.
+pub(super) unsafe fn touched<'a>(bytes: *const c_char, length: usize) -> &'a [u8] {
+    if length == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's contract.
+    unsafe {
+        for at in (0..length).step_by(PAGE_BYTES).chain([length - 1]) {
+            std::ptr::read_volatile(bytes.add(at));
+        }
+        std::slice::from_raw_parts(bytes.cast::<u8>(), length)
     }
 }
 

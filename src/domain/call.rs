@@ -5,6 +5,7 @@ use super::inbox::Inbox;
 use crate::abi::websocket::Socket;
 use crate::net::ConnId;
 use crate::proto::http1::{Head, Preflight, RequestView, ResponseHead};
+use crate::proto::ws::Kind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -142,7 +143,12 @@ pub enum SocketEvent {
     /// The handshake is done: `on_open`.
     Open,
     /// A whole message: `on_message`.
-    Message(Vec<u8>),
+    Message {
+        /// Its type.
+        kind: Kind,
+        /// Its bytes.
+        payload: Vec<u8>,
+    },
     /// The socket is gone: `on_close`. Always the last event.
     Close,
 }

@@ -183,10 +183,10 @@ impl Shard {
         let mut closed = false;
         for event in state.session.receive(bytes) {
             match event {
-                Event::Message { payload, .. } if !state.finished => {
+                Event::Message { kind, payload } if !state.finished => {
                     stats.ws_message_in();
                     state.pending_bytes += payload.len();
-                    state.pending.push(SocketEvent::Message(payload));
+                    state.pending.push(SocketEvent::Message { kind, payload });
                 }
                 Event::Message { .. } => {}
                 Event::Closed { .. } => closed = true,

@@ -167,7 +167,7 @@ impl Domain {
                 for event in wire::read_events(&events).expect("the server writes events as it must") {
                     let text = match event {
                         Event::Open { session, .. } => format!("open {}", digest(session.unwrap_or_default())),
-                        Event::Message(bytes) => digest(bytes),
+                        Event::Message { bytes, .. } => digest(bytes),
                         Event::Known { .. } => panic!("a socket of another life"),
                         Event::Close { .. } | Event::Forget => continue,
                     };

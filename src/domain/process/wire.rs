@@ -4,6 +4,7 @@
 //! record that is wrong anywhere is refused whole.
 
 use super::arena::Place;
+use crate::proto::ws::Kind;
 
 /// A record can't be read: the other side is broken or lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -98,6 +99,14 @@ impl<'a> Reader<'a> {
 
     fn u8(&mut self) -> Option<u8> {
         self.take(1)?.first().copied()
+    }
+
+    fn kind(&mut self) -> Option<Kind> {
+        match self.u8()? {
+            0 => Some(Kind::Text),
+            1 => Some(Kind::Binary),
+            _ => None,
+        }
     }
 
     fn u16(&mut self) -> Option<u16> {
@@ -331,8 +340,13 @@ pub(super) enum Event<'a> {
     Known {
         session: Option<&'a [u8]>,
         number: u64,
+        /// The type of the message that came last.
+        last: Kind,
     },
-    Message(&'a [u8]),
+    Message {
+        kind: Kind,
+        bytes: &'a [u8],
+    },
     /// `gone`: nothing can be sent any more.
     Close {
         gone: bool,
@@ -341,23 +355,35 @@ pub(super) enum Event<'a> {
     Forget,
 }
 
+fn kind_byte(kind: Kind) -> u8 {
+    match kind {
+        Kind::Text => 0,
+        Kind::Binary => 1,
+    }
+}
+
 /// Appends the part of [`Event::Message`] that stands before its bytes, of which there are `length`.
-pub(super) fn message_head(out: &mut Vec<u8>, length: usize) {
-    out.push(3);
+pub(super) fn message_head(out: &mut Vec<u8>, kind: Kind, length: usize) {
+    out.extend_from_slice(&[3, kind_byte(kind)]);
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
 }
 
 /// Appends an event.
 pub(super) fn push_event(out: &mut Vec<u8>, event: &Event<'_>) {
     match event {
-        Event::Open { session, number } | Event::Known { session, number } => {
-            let first = if matches!(event, Event::Open { .. }) { 1 } else { 5 };
-            out.push(first + u8::from(session.is_some()));
+        Event::Open { session, number } => {
+            out.push(1 + u8::from(session.is_some()));
             out.extend_from_slice(&number.to_le_bytes());
             push_block(out, session.unwrap_or_default());
         }
-        Event::Message(bytes) => {
-            message_head(out, bytes.len());
+        Event::Known { session, number, last } => {
+            out.push(5 + u8::from(session.is_some()));
+            out.extend_from_slice(&number.to_le_bytes());
+            out.push(kind_byte(*last));
+            push_block(out, session.unwrap_or_default());
+        }
+        Event::Message { kind, bytes } => {
+            message_head(out, *kind, bytes.len());
             out.extend_from_slice(bytes);
         }
         Event::Close { gone } => out.push(if *gone { 7 } else { 4 }),
@@ -383,11 +409,11 @@ fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
             Event::Open { session: (kind == 2).then_some(session), number }
         }
         kind @ (5 | 6) => {
-            let number = reader.u64()?;
+            let (number, last) = (reader.u64()?, reader.kind()?);
             let session = reader.block()?;
-            Event::Known { session: (kind == 6).then_some(session), number }
+            Event::Known { session: (kind == 6).then_some(session), number, last }
         }
-        3 => Event::Message(reader.block()?),
+        3 => Event::Message { kind: reader.kind()?, bytes: reader.block()? },
         kind @ (4 | 7) => Event::Close { gone: kind == 7 },
         8 => Event::Forget,
         _ => return None,
@@ -446,8 +472,9 @@ mod tests {
             let session = session.as_deref();
             let events = [
                 Event::Open { session, number: key },
-                Event::Known { session, number: 7 },
-                Event::Message(&text),
+                Event::Known { session, number: 7, last: Kind::Binary },
+                Event::Message { kind: Kind::Text, bytes: &text },
+                Event::Message { kind: Kind::Binary, bytes: &text },
                 Event::Close { gone: key % 2 == 0 },
                 Event::Forget,
             ];

@@ -1,7 +1,7 @@
 //! Running what comes over the rings, on the domain's executor threads.
 
 use super::answers::{Answers, Lent};
-use super::arena::Borrower;
+use super::arena::{Borrower, LENT_BYTES_MIN};
 use super::port::{Port, PortOutlet};
 use super::wire::{self, Body, Event, ToDomain};
 use crate::abi::context::ModuleContext;
@@ -93,12 +93,20 @@ pub(super) struct DomainRunner {
     executor: Executor,
     head: Head,
     fixed: Vec<u8>,
+    /// The body of an answer while the module's block with it is freed.
+    copied: Vec<u8>,
 }
 
 impl DomainRunner {
     pub(super) fn new(domain: &Arc<Domain>) -> Self {
         let executor = InProcess::executor(&domain.context);
-        Self { domain: Arc::clone(domain), executor, head: Head::default(), fixed: Vec::with_capacity(512) }
+        Self {
+            domain: Arc::clone(domain),
+            executor,
+            head: Head::default(),
+            fixed: Vec::with_capacity(512),
+            copied: Vec::new(),
+        }
     }
 
     fn request(&mut self, port: &Port, ticket: u64, instance: u64, route: u32, head: &[u8], body: &[u8]) {
@@ -110,42 +118,56 @@ impl DomainRunner {
             return fail(port, ticket, "the request could not be read again\n");
         }
         let view = RequestView { head: &self.head, bytes: head, body, shared: None };
-        let (fixed, answers) = (&mut self.fixed, &self.domain.answers);
+        let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
         fixed.clear();
-        self.executor.handler(&module, route as usize, &view, |answer| match answer {
-            Ok(answer) => {
-                let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
-                wire::answer_head(fixed, ticket, ran_us(), answer.status, answer.headers());
-                let room = port.room(fixed.len() + LENT_FIXED_BYTES);
-                if room == 0 {
-                    return fail(port, ticket, "the header fields of the answer are too large\n");
-                }
-                let waits = || {
-                    let mut record = Vec::with_capacity(16);
-                    wire::returned(&mut record, ticket);
-                    port.send(&record, &[]);
-                };
-                match answers.lend(answer.body, answer.body.len() <= room, waits) {
-                    Lent::Here => port.send(fixed, answer.body),
-                    Lent::At(place) => {
-                        // With the time of the copy: a route with large answers is none for a companion.
-                        wire::set_ran_us(fixed, ran_us());
-                        wire::lend(fixed, place);
-                        port.send(fixed, &[]);
-                    }
-                    Lent::Refused(status, why) => {
-                        tracing::warn!("an answer can't be sent: {why}");
-                        fixed.clear();
-                        let fields = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
-                        let retry = [(b"Retry-After".as_slice(), b"1".as_slice())];
-                        let fields = fields.into_iter().chain(retry.into_iter().filter(|_| status == 503));
-                        wire::answer_head(fixed, ticket, ran_us(), status, fields);
-                        port.send(fixed, format!("the answer can't be sent: {why}\n").as_bytes());
-                    }
-                }
+        copied.clear();
+        let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
+        let mut lent = Lent::Here;
+        let result = self.executor.handler(&module, route as usize, &view, |answer| {
+            wire::answer_head(fixed, ticket, ran_us(), answer.status, answer.headers());
+            let room = port.room(fixed.len() + LENT_FIXED_BYTES);
+            let waits = || {
+                let mut record = Vec::with_capacity(16);
+                wire::returned(&mut record, ticket);
+                port.send(&record, &[]);
+            };
+            lent = answers.lend(answer.body, answer.body.len() <= room, waits);
+            if matches!(lent, Lent::Here) && !answer.is_kept {
+                copied.extend_from_slice(answer.body);
             }
-            Err(text) => fail(port, ticket, text),
         });
+        let fits = port.room(fixed.len() + LENT_FIXED_BYTES) > 0;
+        let too_large = || "the header fields of the answer are too large\n".to_owned();
+        match (result.and_then(|()| fits.then_some(()).ok_or_else(too_large)), lent) {
+            (Ok(()), Lent::Here) => port.send(fixed, self.executor.kept_body().unwrap_or(copied)),
+            (Ok(()), Lent::At(place)) => {
+                // With the time of the copy: a route with large answers is none for a companion.
+                wire::set_ran_us(fixed, ran_us());
+                wire::lend(fixed, place);
+                port.send(fixed, &[]);
+            }
+            (Ok(()), Lent::Refused(status, why)) => {
+                tracing::warn!("an answer can't be sent: {why}");
+                fixed.clear();
+                let kind = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
+                let retry = [(b"Retry-After".as_slice(), b"1".as_slice())];
+                let fields = kind.into_iter().chain(retry.into_iter().filter(|_| status == 503));
+                wire::answer_head(fixed, ticket, ran_us(), status, fields);
+                port.send(fixed, format!("the answer can't be sent: {why}\n").as_bytes());
+            }
+            (Err(text), lent) => {
+                if let Lent::At(place) = lent
+                    && answers.give_back(place.offset)
+                {
+                    answers.reclaim();
+                }
+                fail(port, ticket, &text);
+            }
+        }
+        self.executor.finish();
+        if self.copied.capacity() > LENT_BYTES_MIN {
+            self.copied = Vec::new();
+        }
     }
 
     fn socket(&mut self, port: &Port, shard: usize, work: &ToDomain<'_>, events: &[u8]) {
@@ -159,8 +181,15 @@ impl DomainRunner {
                     self.domain.open_socket(shard, key, number, session);
                     queue.push(SocketEvent::Open);
                 }
-                Event::Known { session, number } => self.domain.open_socket(shard, key, number, session),
-                Event::Message(bytes) => queue.push(SocketEvent::Message(bytes.to_vec())),
+                Event::Known { session, number, last } => {
+                    self.domain.open_socket(shard, key, number, session);
+                    if let Some(socket) = self.domain.socket(shard, key) {
+                        socket.received(last);
+                    }
+                }
+                Event::Message { kind, bytes } => {
+                    queue.push(SocketEvent::Message { kind, payload: bytes.to_vec() });
+                }
                 Event::Close { gone } => {
                     (closes, closed) = (true, gone);
                     queue.push(SocketEvent::Close);

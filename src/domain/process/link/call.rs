@@ -64,7 +64,10 @@ impl Cargo {
         match self {
             Self::Request { request, .. } => request.view().body.len(),
             Self::Socket { events, .. } => {
-                let bytes = |event: &SocketEvent| if let SocketEvent::Message(bytes) = event { bytes.len() } else { 0 };
+                let bytes = |event: &SocketEvent| match event {
+                    SocketEvent::Message { payload, .. } => payload.len(),
+                    SocketEvent::Open | SocketEvent::Close => 0,
+                };
                 events.iter().map(bytes).sum()
             }
         }
@@ -118,7 +121,7 @@ impl Piece {
             (Self::Own(bytes), _) => bytes,
             (Self::Body, Cargo::Request { request, .. }) => request.view().body,
             (Self::Message(at), Cargo::Socket { events, .. }) => match events.get(*at) {
-                Some(SocketEvent::Message(bytes)) => bytes,
+                Some(SocketEvent::Message { payload, .. }) => payload,
                 _ => &[],
             },
             _ => &[],

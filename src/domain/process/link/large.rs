@@ -46,7 +46,7 @@ impl RemoteCalls {
 
     /// Writes on, and sends what is written. Returns whether all that is left waits for memory.
     pub(super) fn send_large(&mut self, line: &mut Line) -> bool {
-        while self.sending.is_none() && self.queue.is_empty() && self.left > 0 && !line.broken {
+        while self.left > 0 && !line.broken {
             if self.copying.is_none() {
                 let Some(Large { queued, pending }) = self.large.pop_front() else { return false };
                 match line.link.requests.take(queued.cargo.bytes() + self.events_bytes(&queued)) {
@@ -66,6 +66,10 @@ impl RemoteCalls {
             let Some(mut copying) = self.copying.take() else { return false };
             match copying.write(line.link.requests.memory(), &mut self.left) {
                 Ok(false) => self.copying = Some(copying),
+                Ok(true) if self.sending.is_some() || !self.queue.is_empty() => {
+                    self.copying = Some(copying);
+                    return false;
+                }
                 Ok(true) => {
                     self.sending = Some(self.written(line, copying));
                     self.send_queue(line);
@@ -92,8 +96,9 @@ impl RemoteCalls {
                 self.introduce(line, &queued, &mut own);
                 for (at, event) in events.iter().enumerate() {
                     match event {
-                        SocketEvent::Message(bytes) if bytes.len() >= PIECE_BYTES_MIN => {
-                            wire::message_head(&mut own, bytes.len());
+                        SocketEvent::Message { kind, payload } if payload.len() >= PIECE_BYTES_MIN => {
+                            socket.received(*kind);
+                            wire::message_head(&mut own, *kind, payload.len());
                             pieces.push(Piece::Own(std::mem::take(&mut own)));
                             pieces.push(Piece::Message(at));
                         }

@@ -26,6 +26,8 @@ impl RemoteCalls {
         }
         self.left = COPIED_BYTES_MAX;
         self.send_queue(&mut line);
+        // A share of their own: many that are not so large do not hold up the large ones.
+        self.left = COPIED_BYTES_MAX;
         line.link.requests.reclaim();
         let mut waits = false;
         if self.draining {
@@ -39,8 +41,9 @@ impl RemoteCalls {
         if line.link.producer.publish() {
             line.link.producer.wake();
         }
-        let copies = !self.draining && self.sending.is_none() && (self.copying.is_some() || !self.large.is_empty());
-        self.more = !line.broken && (copies && !waits || line.link.requests.has_unused() || self.has_room(&mut line));
+        let may_send = !self.draining && self.sending.is_none();
+        let copies = !waits && (self.copying.is_some() || !self.large.is_empty()) || !self.queue.is_empty();
+        self.more = !line.broken && (may_send && copies || line.link.requests.has_unused() || self.has_room(&mut line));
         self.current = Some(line);
     }
 
@@ -90,7 +93,11 @@ impl RemoteCalls {
                 line.begin(queued.ticket);
                 return Some(self.encode(line, queued));
             }
-            if bytes <= SMALL_BYTES_MAX.min(self.left)
+            if bytes <= SMALL_BYTES_MAX && self.left == 0 {
+                self.queue.push_front(queued);
+                break;
+            }
+            if bytes <= SMALL_BYTES_MAX
                 && let Ok(place) = line.link.requests.take(bytes + self.events_bytes(&queued))
             {
                 line.begin(queued.ticket);
@@ -151,7 +158,7 @@ impl RemoteCalls {
         let known = Known { spoke_ms: self.now_ms, gone, ends };
         let is_new = line.known.insert(key, known).is_none();
         if is_new && !matches!(events.first(), Some(SocketEvent::Open)) {
-            wire::push_event(events_before, &Event::Known { session, number });
+            wire::push_event(events_before, &Event::Known { session, number, last: socket.last_kind() });
         }
     }
 
@@ -174,7 +181,10 @@ const SHORT_BYTES_MAX: usize = 256 * 1024;
 pub(super) fn encoded<'a>(event: &'a SocketEvent, socket: &'a crate::abi::websocket::Socket) -> Event<'a> {
     match event {
         SocketEvent::Open => Event::Open { session: socket.session(), number: socket.number() },
-        SocketEvent::Message(bytes) => Event::Message(bytes),
+        SocketEvent::Message { kind, payload } => {
+            socket.received(*kind);
+            Event::Message { kind: *kind, bytes: payload }
+        }
         SocketEvent::Close => Event::Close { gone: !socket.is_open() },
     }
 }

@@ -8,6 +8,7 @@ use crate::domain::process::fuzz::{Held, module};
 use crate::net::ConnId;
 use crate::net::fuzz::conn_ids;
 use crate::proto::http1::{Decoded, Limits, RequestDecoder};
+use crate::proto::ws::Kind;
 
 const MIB: usize = 1 << 20;
 
@@ -193,7 +194,7 @@ fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
     let mut bench = Bench::new();
     let socket = Socket::new(7, Some(b"me|0"), Arc::new(Nowhere), 1000);
     let texts = [pattern(2 * MIB, 1), b"short".to_vec(), pattern(20_000, 2), pattern(15_000, 3)];
-    let events = texts.iter().map(|text| SocketEvent::Message(text.clone()));
+    let events = texts.iter().map(|text| SocketEvent::Message { kind: Kind::Text, payload: text.clone() });
     let events = std::iter::once(SocketEvent::Open).chain(events).collect();
     let work = Work::Socket { socket, index: 0, events };
     bench.calls.submit(Arc::new(Held(Arc::clone(&bench.module))), true, work);
@@ -201,7 +202,10 @@ fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
     let (ticket, events) = bench.next().unwrap();
     let read = read_events(&events).unwrap();
     assert!(matches!(read[0], Event::Open { session: Some(b"me|0"), .. }));
-    assert!(read[1..].iter().zip(&texts).all(|(event, text)| *event == Event::Message(text)) && read.len() == 5);
+    assert!(
+        read[1..].iter().zip(&texts).all(|(event, text)| *event == Event::Message { kind: Kind::Text, bytes: text })
+            && read.len() == 5
+    );
     let mut idle = Vec::new();
     wire::idle(&mut idle, ticket, 1);
     bench.peer.say(&idle);

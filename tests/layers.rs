@@ -1,0 +1,233 @@
+//! The walls of the house: which room may import which, and how long files and functions may be.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Each room of `src`, with the rooms it may import. A room is a folder or a file directly below `src`.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("proto", &[]),
+    ("numbered", &[]),
+    ("service", &[]),
+    ("net", &["proto"]),
+    ("jobs", &["domain"]),
+    ("abi", &["proto", "jobs"]),
+    ("domain", &["abi", "jobs", "net", "numbered", "proto"]),
+    ("module", &["abi", "domain", "jobs", "net"]),
+    ("shard", &["abi", "admin", "domain", "jobs", "module", "net", "numbered", "proto"]),
+    ("admin", &["domain", "jobs", "module", "net", "proto", "shard"]),
+    ("config", &["net", "proto"]),
+    ("server", &["abi", "admin", "config", "domain", "jobs", "module", "net", "proto", "service", "shard"]),
+    ("cli", &["abi", "admin", "config", "net", "server"]),
+    ("lib", &[]),
+    ("main", &[]),
+];
+
+/// Circles that exist today. Each entry is a debt: remove it with the circle, never add one.
+const KNOWN_CIRCLES: &[&[&str]] = &[&["admin", "shard"], &["abi", "domain", "jobs"]];
+
+/// Compiled for tests and fuzzers only, so that it may look into every room.
+const TEST_ROOMS: &[&str] = &["fuzzing"];
+
+const FILE_LINES_MAX: usize = 600;
+const FUNCTION_LINES_MAX: usize = 80;
+
+/// Files that were longer when the limit came, with their length then: they may shrink, not grow.
+const LONG_FILES: &[(&str, usize)] = &[("src/net/links.rs", 651), ("src/net/monoio_driver.rs", 619)];
+
+/// Functions that were longer, likewise: one statement for each setting.
+const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[("src/config.rs", "with_defaults(args:", 90)];
+
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    assert!(found.len() > 100, "only {} sources found", found.len());
+    found
+}
+
+/// The path below the repository, with slashes.
+fn name_of(path: &Path) -> String {
+    path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().to_str().unwrap().to_owned()
+}
+
+/// The room of a source: the first component below `src`.
+fn room_of(name: &str) -> String {
+    let below = name.strip_prefix("src/").unwrap();
+    below.split('/').next().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// A source without its comments and without a trailing `mod tests { … }`.
+fn code_of(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// The names that follow each `crate::`, also those in braces.
+fn imports_of(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let word = |text: &str| -> String {
+            text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+        };
+        if let Some(inner) = rest.strip_prefix('{') {
+            let mut depth = 1;
+            let mut starts = vec![0];
+            for (i, c) in inner.char_indices() {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    ',' if depth == 1 => starts.push(i + 1),
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+            found.extend(starts.iter().map(|start| word(&inner[*start..])));
+        } else {
+            found.insert(word(rest));
+        }
+    }
+    found
+}
+
+fn arrows() -> BTreeMap<(String, String), String> {
+    let sources = sources();
+    let rooms: BTreeSet<String> = sources.iter().map(|path| room_of(&name_of(path))).collect();
+    let mut arrows = BTreeMap::new();
+    for path in &sources {
+        let name = name_of(path);
+        let from = room_of(&name);
+        for to in imports_of(&code_of(path)) {
+            if to != from && rooms.contains(&to) && !TEST_ROOMS.contains(&from.as_str()) {
+                arrows.entry((from.clone(), to)).or_insert_with(|| name.clone());
+            }
+        }
+    }
+    arrows
+}
+
+#[test]
+fn rooms_import_only_what_the_table_allows() {
+    let mut wrong = Vec::new();
+    let arrows = arrows();
+    for ((from, to), file) in &arrows {
+        let allowed = MAY_IMPORT.iter().find(|(room, _)| room == from).map_or(&[][..], |(_, allowed)| allowed);
+        // A file that only tests and fuzzers compile may use their room.
+        let for_tests = TEST_ROOMS.contains(&to.as_str()) && file.contains("fuzz");
+        if !allowed.contains(&to.as_str()) && !for_tests {
+            wrong.push(format!("{from} imports {to} ({file})"));
+        }
+    }
+    assert!(wrong.is_empty(), "these imports are not in the table of tests/layers.rs:\n{}", wrong.join("\n"));
+    let unused: Vec<String> = MAY_IMPORT
+        .iter()
+        .flat_map(|(from, allowed)| allowed.iter().map(move |to| ((*from).to_owned(), (*to).to_owned())))
+        .filter(|arrow| !arrows.contains_key(arrow))
+        .map(|(from, to)| format!("{from} -> {to}"))
+        .collect();
+    assert!(unused.is_empty(), "nothing needs these entries of the table any more: {}", unused.join(", "));
+}
+
+/// Whether `to` can be reached from `from` over the table's arrows.
+fn reaches(from: &str, to: &str) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut next = vec![from];
+    while let Some(room) = next.pop() {
+        for target in MAY_IMPORT.iter().filter(|(name, _)| *name == room).flat_map(|(_, allowed)| *allowed) {
+            if *target == to {
+                return true;
+            }
+            if seen.insert(*target) {
+                next.push(target);
+            }
+        }
+    }
+    false
+}
+
+#[test]
+fn the_table_has_no_new_circle() {
+    let in_circle: BTreeSet<&str> =
+        MAY_IMPORT.iter().map(|(room, _)| *room).filter(|room| reaches(room, room)).collect();
+    let known: BTreeSet<&str> = KNOWN_CIRCLES.iter().flat_map(|circle| circle.iter().copied()).collect();
+    assert_eq!(in_circle, known, "left: rooms that import each other; right: the circles that are known");
+}
+
+#[test]
+fn files_are_short() {
+    let mut long = Vec::new();
+    for path in sources() {
+        let name = name_of(&path);
+        let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+        let limit = LONG_FILES.iter().find(|(file, _)| *file == name).map_or(FILE_LINES_MAX, |(_, lines)| *lines);
+        if lines > limit {
+            long.push(format!("{name} has {lines} lines, more than {limit}"));
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+/// The functions of a formatted source with their number of lines: a function ends at the brace of its own indentation.
+fn functions_of(text: &str) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let words: Vec<&str> = code.split_whitespace().take(6).collect();
+        let Some(place) = words.iter().position(|word| *word == "fn") else { continue };
+        let is_declaration = words[..place].iter().all(|word| {
+            word.starts_with("pub") || ["const", "async", "unsafe", "extern", "\"C\"", "in"].contains(word)
+        });
+        if !is_declaration || line.ends_with('}') || line.ends_with(';') {
+            continue;
+        }
+        let indent = &line[..line.len() - code.len()];
+        let end = format!("{indent}}}");
+        if let Some(length) = lines[at..].iter().position(|line| *line == end) {
+            found.push((words.get(place + 1).unwrap_or(&"?").to_string(), length + 1));
+        }
+    }
+    found
+}
+
+#[test]
+fn functions_are_short() {
+    let mut long = Vec::new();
+    let mut seen = 0;
+    for path in sources() {
+        for (function, lines) in functions_of(&std::fs::read_to_string(&path).unwrap()) {
+            seen += 1;
+            let file = name_of(&path);
+            let known = LONG_FUNCTIONS.iter().find(|(of, name, _)| *of == file && *name == function);
+            if lines > known.map_or(FUNCTION_LINES_MAX, |(_, _, lines)| *lines) {
+                long.push(format!("{file}: {function} has {lines} lines"));
+            }
+        }
+    }
+    assert!(seen > 1000, "only {seen} functions found");
+    assert!(long.is_empty(), "functions longer than {FUNCTION_LINES_MAX} lines:\n{}", long.join("\n"));
+}
+
+#[test]
+fn the_checks_see_what_they_are_for() {
+    let imports = imports_of("use crate::a::B;\nuse crate::{c::D, e::{F, G}, h};\nlet x = crate::i::j();");
+    assert_eq!(imports.into_iter().collect::<Vec<_>>(), ["a", "c", "e", "h", "i"]);
+    let long = format!("    pub(super) fn long(\n    ) {{\n{}    }}\n", "        x();\n".repeat(90));
+    assert_eq!(functions_of(&long), [("long(".to_owned(), 93)]);
+    assert!(functions_of("fn one() {}\nlet f = fn_name;\n").is_empty());
+}
