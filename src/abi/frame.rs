@@ -6,7 +6,9 @@
 use super::guard::{self, Trap};
 use super::handed::{self, Handed, Reading};
 use super::native::{RawGiven, RawHanded};
-use super::types::{HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code};
+use super::types::{
+    DECLINED, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code,
+};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use std::ffi::{c_char, c_int};
@@ -59,6 +61,8 @@ const NO_STORE: KvStore = KvStore { entries: ptr::null_mut(), size: 0, capacity:
 
 /// What a handler left in its response, borrowed until the frame is used again.
 pub struct HandlerAnswer<'a> {
+    /// The handler leaves the request to another one; counts for a fallback route only.
+    pub is_declined: bool,
     /// Status code, 100 to 599.
     pub status: u16,
     /// The body.
@@ -160,7 +164,12 @@ impl CallFrame {
             websocket: 0,
             transfer_encoding_chunked: c_int::from(view.is_chunked()),
             server: ptr::null_mut(),
-            reserved: [ptr::null_mut(); 3],
+            // The head as it was received, and its length: what an app of WAFer is given is made from it.
+            reserved: [
+                view.bytes.as_ptr().cast_mut().cast(),
+                ptr::without_provenance_mut(view.bytes.len()),
+                ptr::null_mut(),
+            ],
         };
         self.prepare_response()?;
         Some((&raw mut self.request, &raw mut self.response))
@@ -233,7 +242,8 @@ impl CallFrame {
         // SAFETY: the handler has returned, and nothing is freed before `release`, which needs the frame.
         let body = unsafe { self.handed.body() };
         let (status, is_kept) = (status_code(self.response.status), self.handed.is_own_body());
-        Ok(HandlerAnswer { status, body, is_kept, handed: &self.handed })
+        let is_declined = self.response.status == DECLINED;
+        Ok(HandlerAnswer { is_declined, status, body, is_kept, handed: &self.handed })
     }
 
     /// Whether the handler has freed the empty body of its request and left the pointer to it.

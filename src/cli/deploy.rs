@@ -20,6 +20,9 @@ pub(super) struct DeployArgs {
     /// The domain the modules are to run in [default: that of routes.ini, else the one each is in, or default]
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
+    /// The prefix of all paths of an app for nope.c or WAFer, such as /app [default: none]
+    #[arg(long, value_name = "PREFIX")]
+    mount: Option<String>,
     #[command(flatten)]
     trust: TrustArgs,
 }
@@ -30,7 +33,10 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
         Ok(planned) => planned,
         Err(text) => return super::fail(text),
     };
-    let failed = files.iter().filter(|listed| !deploy(&client, &listed.file, listed.domain.as_deref())).count();
+    let failed = files
+        .iter()
+        .filter(|listed| !deploy(&client, &listed.file, listed.domain.as_deref(), args.mount.as_deref()))
+        .count();
     println!("{} of {} deployed to {}", files.len() - failed, files.len(), client.base());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -55,12 +61,14 @@ fn plan(args: &DeployArgs) -> Result<(Vec<Listed>, String), String> {
     Ok((files, server.or(ini.server_url).unwrap_or_else(|| SERVER_DEFAULT.to_owned())))
 }
 
-/// Deploys one file, into `domain` if there is one, and shows what came of it.
-pub(super) fn deploy(client: &Client, file: &Path, domain: Option<&str>) -> bool {
+/// Deploys one file, into `domain` and below `mount` if there are any, and shows what came of it.
+pub(super) fn deploy(client: &Client, file: &Path, domain: Option<&str>, mount: Option<&str>) -> bool {
     let shown = file.display();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let source = std::fs::read(file).map_err(|error| error.to_string());
-    let result = source.and_then(|source| client.deploy(&name, &source, domain));
+    let fields: Vec<(&str, &str)> =
+        domain.map(|domain| ("domain", domain)).into_iter().chain(mount.map(|mount| ("mount", mount))).collect();
+    let result = source.and_then(|source| client.deploy(&name, &source, &fields));
     match result {
         Ok(answer) if answer.is_success() => {
             let hash = answer.header("x-cweb-hash");

@@ -5,14 +5,15 @@
 
 use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work};
 use super::executor::Runner;
-use super::inbox::Message;
+use super::inbox::{Declined, Message};
+use super::serial::{Turn, Turns};
 use super::{DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, inspect, output, running};
 use crate::abi::context::{JobTables, ModuleContext};
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, SocketCall, ThreadGuard};
 use crate::abi::handed::Thing;
 use crate::abi::job;
-use crate::abi::manifest::Manifest;
+use crate::abi::manifest::{Manifest, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
 use crate::abi::websocket::Socket;
 use crate::jobs::code::JobCalls;
@@ -53,6 +54,9 @@ impl SymbolTable {
     }
 }
 
+/// Why a call is not run whose turn does not come.
+pub(super) const BUSY: &str = "it answers one request at a time, and an earlier one does not end";
+
 /// A module loaded into this process.
 pub struct InProcessModule {
     open: OpenModule,
@@ -61,6 +65,8 @@ pub struct InProcessModule {
     context: Arc<ModuleContext>,
     /// Bits of [`Thing`] that were warned of.
     warned: AtomicU32,
+    /// Of the routes whose calls run one at a time.
+    turns: Arc<Turns>,
 }
 
 /// Why a call has no answer.
@@ -145,7 +151,7 @@ impl InProcess {
         })?;
         open.bind();
         let context = Arc::clone(&self.context);
-        Ok(Arc::new(InProcessModule { open, number, context, warned: AtomicU32::new(0) }))
+        Ok(Arc::new(InProcessModule { open, number, context, warned: AtomicU32::new(0), turns: Arc::default() }))
     }
 }
 
@@ -180,6 +186,17 @@ impl InProcessModule {
     /// Runs `call`, which is code of this module.
     fn attributed<T>(&self, call: impl FnOnce() -> T) -> T {
         running::during(self.number, || output::attributed(&self.open.manifest.name, call))
+    }
+
+    /// Whether the handler of route number `route` may leave a request to others.
+    pub(super) fn may_decline(&self, route: usize) -> bool {
+        let declines = |route: &RouteDecl| route.is_fallback() && !route.is_inline();
+        self.open.manifest.routes.get(route).is_some_and(declines)
+    }
+
+    /// Whose turns the calls of route number `route` take, if they run one at a time.
+    pub(super) fn turns(&self, route: usize) -> Option<&Arc<Turns>> {
+        self.open.manifest.routes.get(route).filter(|route| route.is_serial()).map(|_| &self.turns)
     }
 
     /// Where its shared object begins in memory.
@@ -280,8 +297,8 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Runs the handler of route number `route` and appends its encoded answer to `out`. Returns how many header fields
-    /// were dropped because they could not be sent.
+    /// Runs the handler of route number `route` and appends its encoded answer to `out`: nothing, if it leaves the request
+    /// to others. Returns how many header fields were dropped because they could not be sent.
     pub fn request(
         &mut self,
         hold: &dyn Hold,
@@ -310,6 +327,9 @@ impl Executor {
         let name = &module.open.manifest.name;
         let (begin, mut dropped) = (out.len(), 0);
         let result = self.handler(module, route, view, |answer| {
+            if answer.is_declined && module.may_decline(route) {
+                return;
+            }
             dropped = encode_response(out, &head(answer.status, answer.body.len()), answer.headers(), answer.body);
         });
         self.finish();
@@ -438,8 +458,42 @@ impl Executor {
     }
 }
 
+/// Whose turns a call takes, if it is one of those that run one at a time.
+fn turns_of(call: &Call) -> Option<Arc<Turns>> {
+    let Work::Request { route, .. } = &call.work else { return None };
+    call.hold.instance().as_any().downcast_ref::<InProcessModule>()?.turns(*route).map(Arc::clone)
+}
+
+/// Answers a call whose turn does not come.
+fn refuse(call: Call) {
+    let Call { hold, reply, work: Work::Request { conn, seq, meta, .. } } = call else { return };
+    let text = format!("module {} is busy: {BUSY}\n", hold.instance().manifest().name);
+    let mut bytes = Vec::with_capacity(256);
+    let plain = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
+    encode_response(&mut bytes, &meta.head(503, text.len()), plain.into_iter(), text.as_bytes());
+    drop(hold);
+    reply.push(Message::Answer { conn, seq, bytes, lent: None });
+}
+
 impl Runner for Executor {
     fn run(&mut self, call: Call) {
+        let Some(turns) = turns_of(&call) else { return self.call(call) };
+        match turns.enter(call) {
+            Turn::Now(call) => {
+                let mut next = Some(call);
+                while let Some(call) = next {
+                    self.call(call);
+                    next = turns.next();
+                }
+            }
+            Turn::Later => {}
+            Turn::Stuck(calls) => calls.into_iter().for_each(refuse),
+        }
+    }
+}
+
+impl Executor {
+    fn call(&mut self, call: Call) {
         let Call { hold, reply, work } = call;
         let start = Instant::now();
         match work {
@@ -448,6 +502,11 @@ impl Runner for Executor {
                 let cors = meta.cors_origin.as_deref();
                 self.request(&*hold, route, &request.view(), &meta, cors, &mut bytes);
                 hold.ran(route, start.elapsed(), bytes.len());
+                if bytes.is_empty() {
+                    let by = hold.instance().manifest().name.clone();
+                    drop(hold);
+                    return reply.push(Message::Declined(Box::new(Declined { by, conn, seq, request, meta })));
+                }
                 // Let go of the generation before the client can see the answer: who swaps after it finds it free.
                 drop(hold);
                 reply.push(Message::Answer { conn, seq, bytes, lent: None });

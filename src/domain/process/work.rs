@@ -8,7 +8,8 @@ use crate::abi::context::ModuleContext;
 use crate::abi::websocket::Socket;
 use crate::domain::call::SocketEvent;
 use crate::domain::executor::Runner;
-use crate::domain::in_process::{Executor, InProcess, InProcessModule};
+use crate::domain::in_process::{BUSY, Executor, InProcess, InProcessModule};
+use crate::domain::serial::{Turn, Turns};
 use crate::numbered::{Numbered, Numbers};
 use crate::proto::http1::{Head, RequestView};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -109,21 +110,32 @@ impl DomainRunner {
         }
     }
 
-    fn request(&mut self, port: &Port, ticket: u64, instance: u64, route: u32, head: &[u8], body: &[u8]) {
+    /// Runs a handler, unless its calls run one at a time and the call has no turn: then gives whose turns they are.
+    fn request(&mut self, port: &Port, asked: &Asked, head: &[u8], body: &[u8]) -> Option<Arc<Turns>> {
         let start = Instant::now();
+        let Asked { ticket, instance, route, has_turn } = *asked;
         let Some(module) = self.domain.instance(instance) else {
-            return fail(port, ticket, "the module is not loaded in its domain\n");
+            fail(port, ticket, "the module is not loaded in its domain\n");
+            return None;
         };
+        if !has_turn && let Some(turns) = module.turns(route as usize) {
+            return Some(Arc::clone(turns));
+        }
         if self.head.reread(head).is_err() {
-            return fail(port, ticket, "the request could not be read again\n");
+            fail(port, ticket, "the request could not be read again\n");
+            return None;
         }
         let view = RequestView { head: &self.head, bytes: head, body, shared: None };
         let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
         fixed.clear();
         copied.clear();
         let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
-        let mut lent = Lent::Here;
+        let (mut lent, mut declined) = (Lent::Here, false);
         let result = self.executor.handler(&module, route as usize, &view, |answer| {
+            if answer.is_declined && module.may_decline(route as usize) {
+                declined = true;
+                return wire::declined(fixed, ticket, ran_us());
+            }
             wire::answer_head(fixed, ticket, ran_us(), answer.status, answer.headers());
             let room = port.room(fixed.len() + LENT_FIXED_BYTES);
             let waits = || {
@@ -139,6 +151,7 @@ impl DomainRunner {
         let fits = port.room(fixed.len() + LENT_FIXED_BYTES) > 0;
         let too_large = || "the header fields of the answer are too large\n".to_owned();
         match (result.and_then(|()| fits.then_some(()).ok_or_else(too_large)), lent) {
+            (Ok(()), _) if declined => port.send(fixed, &[]),
             (Ok(()), Lent::Here) => port.send(fixed, self.executor.kept_body().unwrap_or(copied)),
             (Ok(()), Lent::At(place)) => {
                 // With the time of the copy: a route with large answers is none for a companion.
@@ -168,6 +181,7 @@ impl DomainRunner {
         if self.copied.capacity() > LENT_BYTES_MIN {
             self.copied = Vec::new();
         }
+        None
     }
 
     fn socket(&mut self, port: &Port, shard: usize, work: &ToDomain<'_>, events: &[u8]) {
@@ -221,32 +235,74 @@ fn fail(port: &Port, ticket: u64, why: &str) {
 
 impl Runner<Work> for DomainRunner {
     fn run(&mut self, work: Work) {
-        let Work { shard, record } = work;
-        if record.is_empty() {
+        if work.record.is_empty() {
             return self.domain.answers.reclaim();
         }
-        let Some(port) = self.domain.ports.get(shard).map(Arc::clone) else { return };
-        let Ok(read) = ToDomain::read(&record) else {
-            return tracing::error!("the server sent a record that can't be read");
+        let Some(turns) = self.work(&work, false) else { return };
+        match turns.enter(work) {
+            Turn::Now(work) => {
+                let mut next = Some(work);
+                while let Some(work) = next {
+                    self.work(&work, true);
+                    next = turns.next();
+                }
+            }
+            Turn::Later => {}
+            Turn::Stuck(works) => works.iter().for_each(|work| self.refuse(work)),
+        }
+    }
+}
+
+/// Which call a record asks for.
+struct Asked {
+    ticket: u64,
+    instance: u64,
+    route: u32,
+    has_turn: bool,
+}
+
+impl DomainRunner {
+    /// Does `work`, unless it is a call that needs a turn and has none: then gives whose turns they are.
+    fn work(&mut self, work: &Work, has_turn: bool) -> Option<Arc<Turns>> {
+        let Work { shard, record } = work;
+        let port = self.domain.ports.get(*shard).map(Arc::clone)?;
+        let Ok(read) = ToDomain::read(record) else {
+            tracing::error!("the server sent a record that can't be read");
+            return None;
         };
-        let (ToDomain::Request { body, .. } | ToDomain::Socket { events: body, .. }) = &read else { return };
+        let (ToDomain::Request { body, .. } | ToDomain::Socket { events: body, .. }) = &read else { return None };
         let domain = Arc::clone(&self.domain);
         let lent = match *body {
             Body::Here(_) => None,
-            Body::Lent(place) => domain.requests.get(shard).and_then(|part| part.borrow(place)),
+            Body::Lent(place) => domain.requests.get(*shard).and_then(|part| part.borrow(place)),
         };
         let body = match (&lent, *body) {
             (_, Body::Here(body)) => body,
             // SAFETY: the server writes to a place again only when the call has been answered, which is the last that
             // `request` and `socket` do.
             (Some(lent), Body::Lent(_)) => unsafe { lent.as_slice() },
-            (None, Body::Lent(_)) => return tracing::error!("the server lent a body outside its memory"),
+            (None, Body::Lent(_)) => {
+                tracing::error!("the server lent a body outside its memory");
+                return None;
+            }
         };
         match &read {
-            ToDomain::Request { ticket, instance, route, head, .. } => {
-                self.request(&port, *ticket, *instance, *route, head, body);
+            &ToDomain::Request { ticket, instance, route, head, .. } => {
+                self.request(&port, &Asked { ticket, instance, route, has_turn }, head, body)
             }
-            work => self.socket(&port, shard, work, body),
+            work => {
+                self.socket(&port, *shard, work, body);
+                None
+            }
+        }
+    }
+
+    /// Answers a call whose turn does not come.
+    fn refuse(&self, work: &Work) {
+        if let (Some(port), Ok(ToDomain::Request { ticket, .. })) =
+            (self.domain.ports.get(work.shard), ToDomain::read(&work.record))
+        {
+            fail(port, ticket, &format!("the module is busy: {BUSY}\n"));
         }
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Pending {
     pub(super) limit_ms: Option<u64>,
     /// Where it is.
     pub(super) stage: Stage,
+    /// Once it was sent: the request of a handler that may leave it to others.
+    pub(super) kept: Option<OwnedRequest>,
 }
 
 /// How far a call has come.

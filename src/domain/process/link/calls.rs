@@ -302,7 +302,7 @@ impl RemoteCalls {
         };
         let since_ms = self.now_ms;
         let stage = Stage::Waiting;
-        self.pending.insert(ticket, Pending { hold, unit, asker, since_ms, limit_ms, stage });
+        self.pending.insert(ticket, Pending { hold, unit, asker, since_ms, limit_ms, stage, kept: None });
         self.queue.push_back(Queued { ticket, instance, short, cargo });
     }
 }

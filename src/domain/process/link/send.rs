@@ -6,6 +6,7 @@ use super::call::{Cargo, Queued, Sending, Stage};
 use super::calls::{RemoteCalls, TICKET_BIT};
 use super::large::COPIED_BYTES_MAX;
 use super::line::{Known, Line};
+use crate::abi::manifest::RouteDecl;
 use crate::domain::call::SocketEvent;
 use crate::domain::ring::PushError;
 
@@ -69,16 +70,19 @@ impl RemoteCalls {
         }
     }
 
-    /// The domain has the whole record: what it has for its handler begins.
+    /// The domain has the whole record: what it has for its handler begins. The request of a handler that may decline is
+    /// kept until the answer.
     fn is_sent(&mut self, line: &mut Line) {
         let Some(Sending { ticket, queued, place, .. }) = self.sending.take() else { return };
         if let Some(place) = place {
             line.link.lent.insert(ticket, place);
         }
-        if queued.is_some()
-            && let Some(pending) = self.pending.get_mut(&ticket)
+        let (Some(queued), Some(pending)) = (queued, self.pending.get_mut(&ticket)) else { return };
+        (pending.stage, pending.since_ms) = (Stage::Running, self.now_ms);
+        if let Cargo::Request { route, request } = queued.cargo
+            && pending.hold.instance().manifest().routes.get(route).is_some_and(RouteDecl::is_fallback)
         {
-            (pending.stage, pending.since_ms) = (Stage::Running, self.now_ms);
+            pending.kept = Some(request);
         }
     }
 
