@@ -335,7 +335,7 @@ H(hello) { (void)c; (void)q; strcpy(r->body, "hello"); return 0; }
 "#;
     deploy(&server, &constant("before", "/before", "still here"), "evil");
     attacker(&server, code, &["hello"], ".onload = load,");
-    server.expect_log("module attacker is in quarantine: its process died 3 times");
+    server.expect_log("module attacker is in quarantine: it crashed its process 3 times");
     eventually("the other one is back", || server.get("/before").text() == "still here");
     assert_eq!(server.get("/hello").status, 503);
     assert_eq!(server.log().matches("is in quarantine").count(), 1, "{}", server.log());
