@@ -1,8 +1,10 @@
 //! What a deployment asks for and what comes of it.
 
 use super::verify::Refusal;
+use crate::abi::manifest::Manifest;
 use crate::domain::{Fault, LoadError};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Options of one deployment.
@@ -18,6 +20,8 @@ pub struct DeployOptions {
 pub struct Deployed {
     /// The module's name.
     pub name: String,
+    /// What it declares.
+    pub manifest: Arc<Manifest>,
     /// SHA-256 of its source, in hexadecimal.
     pub hash: String,
     /// The domain it runs in.

@@ -252,6 +252,7 @@ fn bind_tcp(addr: SocketAddr, shards: usize) -> io::Result<Vec<Listener>> {
         .collect()
 }
 
+/// Tries again for a bounded time while the address is in use.
 fn retried<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     for _ in 1..BIND_TRIES {
         match bind() {
@@ -282,7 +283,8 @@ fn bind_unix(path: &Path, shards: usize, access: UnixAccess) -> io::Result<Vec<L
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
-        Ok(_) => remove_stale(path)?,
+        // A server that was killed a moment ago is still connected to.
+        Ok(_) => retried(|| remove_stale(path))?,
         Err(_) => {} // Whatever it is, bind(2) will say so.
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
