@@ -220,7 +220,7 @@ typedef struct http_request {
     int websocket;             /**< Nonzero: asks for an upgrade to WebSocket. */
     int transfer_encoding_chunked;
     void *server;      /* the server's */
-    void *reserved[3]; /* zero */
+    void *reserved[3]; /* the server's */
 } http_request_t;
 
 /** A response, filled in by the handler. See cweb_respond() and cweb_header() in cweb.h for the short way. */

@@ -3,11 +3,15 @@
 //! A [`CallFrame`] keeps its memory between calls: the request's strings lie in one arena, and the 8 KiB response
 //! body that a handler may `realloc` or replace is a `malloc`ed block that is used again when it comes back as it was.
 
-use super::types::{HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code};
+use super::guard::{self, Trap};
+use super::handed::{self, Handed, Reading};
+use super::native::{RawGiven, RawHanded};
+use super::types::{
+    DECLINED, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code,
+};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
-use std::ffi::{CStr, c_char, c_int};
-use std::ops::RangeInclusive;
+use std::ffi::{c_char, c_int};
 use std::ptr;
 
 /// Free places a module finds in each of a request's stores.
@@ -16,8 +20,12 @@ const REQUEST_SPARE: usize = 16;
 const RESPONSE_HEADERS_MAX: usize = 64;
 /// An arena that a large form has grown beyond this is given back after the call.
 const ARENA_KEPT_MAX: usize = 64 * 1024;
-/// What malloc may have made of the response's body, as it was asked for. One that a handler has resized is not kept.
-const BODY_KEPT: RangeInclusive<usize> = HTTP_RESPONSE_SIZE + 1..=HTTP_RESPONSE_SIZE + 64;
+/// Room of the empty body: malloc writes over its end when it is freed, and so over the mark there.
+const EMPTY_BODY_BYTES: usize = 24;
+/// Where the mark lies: the second word.
+const EMPTY_MARK_AT: usize = 8;
+/// Tells that a handler has not freed the empty body.
+const EMPTY_MARK: u64 = 0x6365_7765_6220_6571;
 /// How far behind what was sent is looked for more that a handler wrote.
 const WIPE_LOOK: usize = 64;
 
@@ -42,6 +50,7 @@ pub struct CallFrame {
     response_body: *mut c_char,
     /// An empty string, `malloc`ed because a handler may take it over: the body of requests without one.
     empty_body: *mut c_char,
+    handed: Handed,
 }
 
 const PARAMS: usize = 0;
@@ -52,22 +61,25 @@ const NO_STORE: KvStore = KvStore { entries: ptr::null_mut(), size: 0, capacity:
 
 /// What a handler left in its response, borrowed until the frame is used again.
 pub struct HandlerAnswer<'a> {
+    /// The handler leaves the request to another one; counts for a fallback route only.
+    pub is_declined: bool,
     /// Status code, 100 to 599.
     pub status: u16,
-    /// Header fields, unvalidated.
-    pub headers: &'a [KvPair],
     /// The body.
     pub body: &'a [u8],
+    /// Whether the body stays readable until [`CallFrame::finish`].
+    pub is_kept: bool,
+    handed: &'a Handed,
 }
 
+/// What a handler has handed over and is to be freed.
+pub struct Given(RawGiven);
+
 impl HandlerAnswer<'_> {
-    /// The header fields as bytes.
+    /// The header fields as bytes, unvalidated.
     pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.headers.iter().filter(|pair| !pair.key.is_null() && !pair.value.is_null()).map(|pair| {
-            // SAFETY: http_kv_insert copies the key as a C string and owns the value, a C string by its contract; both
-            // live until `CallFrame::release`, which needs the frame that this answer borrows.
-            unsafe { (CStr::from_ptr(pair.key).to_bytes(), CStr::from_ptr(pair.value).to_bytes()) }
-        })
+        // SAFETY: answers are made after a call that returned, and borrow the frame that would free the fields.
+        unsafe { self.handed.fields() }
     }
 }
 
@@ -118,6 +130,7 @@ impl CallFrame {
             response_pairs: vec![NO_PAIR; RESPONSE_HEADERS_MAX],
             response_body: ptr::null_mut(),
             empty_body: ptr::null_mut(),
+            handed: Handed::for_answers(),
         }
     }
 
@@ -151,7 +164,12 @@ impl CallFrame {
             websocket: 0,
             transfer_encoding_chunked: c_int::from(view.is_chunked()),
             server: ptr::null_mut(),
-            reserved: [ptr::null_mut(); 3],
+            // The head as it was received, and its length: what an app of WAFer is given is made from it.
+            reserved: [
+                view.bytes.as_ptr().cast_mut().cast(),
+                ptr::without_provenance_mut(view.bytes.len()),
+                ptr::null_mut(),
+            ],
         };
         self.prepare_response()?;
         Some((&raw mut self.request, &raw mut self.response))
@@ -159,10 +177,13 @@ impl CallFrame {
 
     fn empty_body(&mut self) -> Option<*mut c_char> {
         if self.empty_body.is_null() {
-            self.empty_body = zeroed(1)?;
+            self.empty_body = zeroed(EMPTY_BODY_BYTES)?;
         }
-        // SAFETY: the block's only byte, which an earlier handler may have written.
-        unsafe { *self.empty_body = 0 };
+        // SAFETY: the block has room for the byte that an earlier handler may have written, and the mark behind it.
+        unsafe {
+            *self.empty_body = 0;
+            self.empty_body.add(EMPTY_MARK_AT).cast::<u64>().write_unaligned(EMPTY_MARK);
+        }
         Some(self.empty_body)
     }
 
@@ -185,75 +206,113 @@ impl CallFrame {
             server: ptr::null_mut(),
             reserved: [ptr::null_mut(); 3],
         };
+        self.handed.begin(self.response_body, &raw const self.response_kv, self.response_pairs.as_ptr());
+        self.handed.lend(&self.arena);
         Some(())
     }
 
-    /// What the handler left.
-    #[must_use]
-    pub fn answer(&self) -> HandlerAnswer<'_> {
-        let response = &self.response;
-        let body = if response.body.is_null() {
-            &[]
-        } else {
-            // SAFETY: by the contract of http_response_t the body has `content_length` bytes, or is NUL-terminated.
-            unsafe {
-                let len = match usize::try_from(response.content_length) {
-                    Ok(len) if len > 0 => len,
-                    _ => libc::strlen(response.body),
-                };
-                std::slice::from_raw_parts(response.body.cast::<u8>(), len)
-            }
-        };
-        let size = self.response_kv.size.min(self.response_pairs.len());
-        let headers = if ptr::eq(response.headers, &raw const self.response_kv) {
-            self.response_pairs.get(..size).unwrap_or_default()
-        } else {
-            // SAFETY: a handler may set another store, which by the contract of http_response_t is whole, or NULL.
-            unsafe { pairs_of(response.headers) }
-        };
-        HandlerAnswer { status: status_code(response.status), headers, body }
+    /// For [`guard::call_handler`]: where the C side says what the handler left.
+    pub(super) fn handed(&mut self) -> *mut RawHanded {
+        self.handed.as_raw()
     }
 
-    /// Frees what the call allocated; memory that can serve the next call stays.
-    pub fn release(&mut self) {
-        let sent = self.answer().body.len();
-        let size = self.response_kv.size.min(self.response_pairs.len());
-        // SAFETY: all pointers freed here were malloc'd: keys and values by http_kv_insert and its callers, bodies and
-        // stores by us or, if replaced, by the handler, as the contract of http_response_t has it. Each is freed once,
-        // because the stores' sizes are reset or the pointers overwritten right after.
-        unsafe {
-            if !ptr::eq(self.response.headers, &raw const self.response_kv) {
-                free_store(self.response.headers);
+    /// Where a fault of the last call was, if it was not in the handler itself.
+    #[must_use]
+    pub fn reading(&self) -> Option<Reading> {
+        self.handed.reading()
+    }
+
+    /// What of the last call was not from malloc(3): bits for [`handed::Thing::of`].
+    #[must_use]
+    pub fn strange(&self) -> u32 {
+        self.handed.strange()
+    }
+
+    /// What the handler left, after a call without a fault.
+    ///
+    /// # Errors
+    /// It can't be sent; why, for people.
+    pub fn answer(&self) -> Result<HandlerAnswer<'_>, &'static str> {
+        if let Some(why) = self.handed.refused() {
+            return Err(why);
+        }
+        if self.is_empty_body_freed() {
+            return Err("req->body was freed; set it to NULL or to another block then");
+        }
+        // SAFETY: the handler has returned, and nothing is freed before `release`, which needs the frame.
+        let body = unsafe { self.handed.body() };
+        let (status, is_kept) = (status_code(self.response.status), self.handed.is_own_body());
+        let is_declined = self.response.status == DECLINED;
+        Ok(HandlerAnswer { is_declined, status, body, is_kept, handed: &self.handed })
+    }
+
+    /// Whether the handler has freed the empty body of its request and left the pointer to it.
+    fn is_empty_body_freed(&self) -> bool {
+        if self.request_body != self.empty_body || self.request.body != self.request_body {
+            return false;
+        }
+        // SAFETY: the second word of a block of `EMPTY_BODY_BYTES`, which only a handler that broke its contract has
+        // freed: small blocks stay mapped, so the word is readable then too.
+        let mark = unsafe { self.empty_body.add(EMPTY_MARK_AT).cast::<u64>().read_unaligned() };
+        mark != EMPTY_MARK && !ptr::eq(self.response.body, self.request_body)
+    }
+
+    /// The body of the answer, if it is the frame's own block: readable until [`CallFrame::finish`].
+    #[must_use]
+    pub fn kept_body(&self) -> Option<&[u8]> {
+        // SAFETY: `release` frees no block that is kept.
+        self.handed.is_own_body().then(|| unsafe { self.handed.body() })
+    }
+
+    /// Collects what the handler has handed over, to be freed by [`CallFrame::release`] with a guard around it. `None`:
+    /// nothing.
+    pub fn given(&mut self) -> Option<Given> {
+        let mut given = handed::nothing_given();
+        let own_store = ptr::eq(self.response.headers, &raw const self.response_kv);
+        given.store = if own_store { ptr::null_mut() } else { self.response.headers };
+        given.counts[0] = self.response_kv.size.min(self.response_pairs.len());
+        given.pairs[0] = self.response_pairs.as_mut_ptr();
+        let body = self.response.body;
+        if !self.handed.is_own_body() {
+            given.body = body;
+            self.response_body = ptr::null_mut();
+        }
+        // Taken over by the response, or by the handler, which says so by another pointer here.
+        let taken = body == self.request_body || self.request.body != self.request_body;
+        if self.request_body == self.empty_body {
+            if taken {
+                self.empty_body = ptr::null_mut();
             }
-            for pair in self.response_pairs.iter_mut().take(size) {
-                libc::free(pair.key.cast());
-                libc::free(pair.value.cast());
-                *pair = NO_PAIR;
-            }
-            self.response_kv.size = 0;
-            let body = self.response.body;
-            if body == self.response_body && BODY_KEPT.contains(&libc::malloc_usable_size(body.cast())) {
-                wipe(std::slice::from_raw_parts_mut(body.cast::<u8>(), HTTP_RESPONSE_SIZE), sent);
-            } else {
-                libc::free(body.cast());
-                self.response_body = ptr::null_mut();
-            }
-            // Taken over by the response, or by the handler, which says so by another pointer here.
-            let taken = body == self.request_body || self.request.body != self.request_body;
-            if self.request_body == self.empty_body {
-                self.empty_body = if taken { ptr::null_mut() } else { self.empty_body };
-            } else if !taken {
-                libc::free(self.request_body.cast());
-            }
-            self.request_body = ptr::null_mut();
-            for (store, filled) in self.kv.iter_mut().zip(&self.stores) {
-                let inserted = store.server.saturating_sub(1)..store.size.min(filled.pairs.len());
-                for pair in filled.pairs.get(inserted).unwrap_or_default() {
-                    libc::free(pair.key.cast());
-                    libc::free(pair.value.cast());
-                }
-                store.size = 0;
-            }
+        } else if !taken {
+            given.request_body = self.request_body;
+        }
+        self.request_body = ptr::null_mut();
+        for (at, (store, filled)) in self.kv.iter_mut().zip(&mut self.stores).enumerate() {
+            let inserted = store.server.saturating_sub(1)..store.size.min(filled.pairs.len());
+            let pairs = filled.pairs.get_mut(inserted).unwrap_or_default();
+            (given.pairs[at + 1], given.counts[at + 1]) = (pairs.as_mut_ptr(), pairs.len());
+            store.size = 0;
+        }
+        self.response_kv.size = 0;
+        let nothing = given.store.is_null() && given.body.is_null() && given.request_body.is_null();
+        (!nothing || given.counts.iter().any(|&count| count != 0)).then_some(Given(given))
+    }
+
+    /// Frees what the handler has handed over.
+    ///
+    /// # Errors
+    /// It can't be freed: a fault of the module. [`CallFrame::abandon`] has to follow.
+    pub fn release(&mut self, mut given: Given) -> Result<(), Trap> {
+        // SAFETY: blocks and pairs of this frame's last call, each named once.
+        unsafe { guard::release(self.handed.as_raw(), &mut given.0) }
+    }
+
+    /// Makes the frame ready for the next call, when all of this one is freed; memory that can serve it stays.
+    pub fn finish(&mut self) {
+        if !self.response_body.is_null() && self.handed.is_own_body() {
+            let sent = self.kept_body().map_or(0, <[u8]>::len);
+            // SAFETY: the frame's own block has `HTTP_RESPONSE_SIZE + 1` bytes, as the call has found.
+            wipe(unsafe { std::slice::from_raw_parts_mut(self.response_body.cast::<u8>(), HTTP_RESPONSE_SIZE) }, sent);
         }
         if self.arena.capacity() > ARENA_KEPT_MAX {
             self.arena = Vec::new();
@@ -342,39 +401,6 @@ fn zeroed(size: usize) -> Option<*mut c_char> {
     // SAFETY: plain allocation.
     let block = unsafe { libc::calloc(1, size) }.cast::<c_char>();
     (!block.is_null()).then_some(block)
-}
-
-/// The pairs of a store that a handler set.
-///
-/// # Safety
-/// NULL, or a store as `http_kv_create` makes it, which lives as long as the pairs are used.
-unsafe fn pairs_of<'a>(store: *const KvStore) -> &'a [KvPair] {
-    // SAFETY: the caller's contract.
-    let Some(store) = (unsafe { store.as_ref() }) else { return &[] };
-    if store.entries.is_null() {
-        return &[];
-    }
-    // SAFETY: the caller's contract; `capacity` pairs lie at `entries`.
-    unsafe { std::slice::from_raw_parts(store.entries, store.size.min(store.capacity)) }
-}
-
-/// Frees a store that a handler set, unless it is one of a frame's.
-///
-/// # Safety
-/// As [`pairs_of`]; the store is not used any more.
-unsafe fn free_store(store: *mut KvStore) {
-    // SAFETY: the caller's contract: a store, its array, its keys and its values each come from malloc(3).
-    unsafe {
-        if store.is_null() || (*store).server != 0 {
-            return;
-        }
-        for pair in pairs_of(store) {
-            libc::free(pair.key.cast());
-            libc::free(pair.value.cast());
-        }
-        libc::free((*store).entries.cast());
-        libc::free(store.cast());
-    }
 }
 
 /// Empties a buffer that was sent up to `sent`, so that the next handler finds none of it. Clearing all of it takes as long

@@ -4,8 +4,10 @@
 //! no Rust frame, so a jump skips none.
 
 use super::context::ModuleContext;
+use super::frame::CallFrame;
+use super::handed::{Handed, Reading};
 use super::module::{JobCancelFn, JobRunFn};
-use super::native::{self, FAULT_EXIT, RawFault, Sink};
+use super::native::{self, FAULT_EXIT, RawFault, RawGiven, RawHanded, Sink};
 use super::types::{HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
@@ -133,64 +135,101 @@ fn outcome(faulted: c_int, fault: &RawFault) -> Result<(), Trap> {
     }
 }
 
-/// Calls a route's handler.
+/// Calls a route's handler, and reads what it left in the response of `frame`.
 ///
 /// # Errors
-/// The handler did not return.
+/// The handler did not return, or what it left can't be read: see [`CallFrame::reading`].
 ///
 /// # Safety
 /// `handler` is a function of a module that stays open during the call; the pointers are those of one
-/// [`CallFrame::prepare`](super::frame::CallFrame::prepare), not yet released.
+/// [`CallFrame::prepare`] of `frame`, not yet released.
 pub unsafe fn call_handler(
     handler: HandlerFn,
     context: &ModuleContext,
-    request: *mut HttpRequest,
-    response: *mut HttpResponse,
+    (request, response): (*mut HttpRequest, *mut HttpResponse),
+    frame: &mut CallFrame,
 ) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
+    let handed = frame.handed();
     // SAFETY: the caller's contract.
-    let faulted = unsafe { native::cwebn_call_handler(handler, context.as_ptr(), request, response, &raw mut fault) };
+    let faulted =
+        unsafe { native::cwebn_call_handler(handler, context.as_ptr(), request, response, handed, &raw mut fault) };
     outcome(faulted, &fault)
 }
 
-/// Calls `on_open` or `on_close`, if there is one.
+/// Frees what a module has handed over.
 ///
 /// # Errors
-/// The callback did not return.
+/// A part of it can't be freed.
 ///
 /// # Safety
-/// `callback` is a function of a module that stays open during the call; `ws` is the pointer of a
+/// `handed` is that of the call, and all in `given` belongs to it.
+pub(super) unsafe fn release(handed: *mut RawHanded, given: &mut RawGiven) -> Result<(), Trap> {
+    let mut fault = NO_FAULT;
+    // SAFETY: the caller's contract.
+    let faulted = unsafe { native::cwebn_handed_release(handed, given, &raw mut fault) };
+    outcome(faulted, &fault)
+}
+
+/// Frees `block` if it comes from malloc(3).
+///
+/// # Errors
+/// It is no block that can be freed.
+pub(super) fn free(block: *mut c_char) -> Result<(), Trap> {
+    let mut fault = NO_FAULT;
+    // SAFETY: a pointer that a module has handed over; a wrong one is caught.
+    let faulted = unsafe { native::cwebn_handed_free(block.cast(), &raw mut fault) };
+    outcome(faulted, &fault)
+}
+
+/// How a callback of a WebSocket ended.
+#[derive(Debug)]
+pub struct SocketOutcome {
+    /// Whether it returned.
+    pub result: Result<(), Trap>,
+    /// Where a fault was, if not in the callback itself.
+    pub reading: Option<Reading>,
+    /// What it left that is not from malloc(3): bits for [`super::handed::Thing::of`].
+    pub strange: u32,
+}
+
+/// What happens on a WebSocket.
+#[derive(Debug)]
+pub enum SocketCall {
+    /// `on_open`
+    Open(Option<SocketFn>),
+    /// `on_message`: the message.
+    Message(Option<MessageFn>, Vec<u8>),
+    /// `on_close`. The socket's session is freed.
+    Close(Option<SocketFn>),
+}
+
+/// Calls a callback of a WebSocket, if there is one; behind a message stands a NUL.
+///
+/// # Safety
+/// The callback is a function of a module that stays open during the call; `ws` is the pointer of a
 /// [`Socket`](super::websocket::Socket) that the caller holds.
-pub unsafe fn call_socket(callback: Option<SocketFn>, context: &ModuleContext, ws: *mut WebSocket) -> Result<(), Trap> {
-    let Some(callback) = callback else { return Ok(()) };
-    let mut fault = NO_FAULT;
-    // SAFETY: the caller's contract.
-    let faulted = unsafe { native::cwebn_call_ws_open(callback, context.as_ptr(), ws, &raw mut fault) };
-    outcome(faulted, &fault)
-}
-
-/// Calls `on_message`, if there is one, with a NUL behind the message.
-///
-/// # Errors
-/// The callback did not return.
-///
-/// # Safety
-/// As [`call_socket`].
-pub unsafe fn call_message(
-    callback: Option<MessageFn>,
-    context: &ModuleContext,
-    ws: *mut WebSocket,
-    mut message: Vec<u8>,
-) -> Result<(), Trap> {
-    let Some(callback) = callback else { return Ok(()) };
-    let length = message.len();
-    message.push(0);
-    let mut fault = NO_FAULT;
-    // SAFETY: the caller's contract; `message` has `length` bytes and a NUL and outlives the call.
+pub unsafe fn call_socket(call: SocketCall, context: &ModuleContext, ws: *mut WebSocket) -> SocketOutcome {
+    if matches!(call, SocketCall::Open(None) | SocketCall::Message(None, _)) {
+        return SocketOutcome { result: Ok(()), reading: None, strange: 0 };
+    }
+    let (mut fault, mut handed, context) = (NO_FAULT, Handed::new(), context.as_ptr());
+    let fault_at = &raw mut fault;
+    // SAFETY: the caller's contract; a message has its length, and a NUL, and outlives the call.
     let faulted = unsafe {
-        native::cwebn_call_ws_message(callback, context.as_ptr(), ws, message.as_ptr().cast(), length, &raw mut fault)
+        match call {
+            SocketCall::Open(open) => native::cwebn_call_ws_open(open, context, ws, handed.as_raw(), fault_at),
+            SocketCall::Close(close) => native::cwebn_call_ws_close(close, context, ws, handed.as_raw(), fault_at),
+            SocketCall::Message(callback, mut message) => {
+                let length = message.len();
+                message.push(0);
+                handed.lend(&message);
+                let text = message.as_ptr().cast();
+                native::cwebn_call_ws_message(callback, context, ws, text, length, handed.as_raw(), fault_at)
+            }
+        }
     };
-    outcome(faulted, &fault)
+    SocketOutcome { result: outcome(faulted, &fault), reading: handed.reading(), strange: handed.strange() }
 }
 
 /// Calls `onload` or `unload`.

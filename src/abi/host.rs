@@ -180,9 +180,8 @@ unsafe extern "C" fn crypto_verify(signed: *const c_char, token: *const c_char, 
     if signed.is_null() || token.is_null() {
         return -1;
     }
-    // SAFETY: a C string, and `token_len` readable bytes, by the contract of the table.
-    let (signed, token) =
-        unsafe { (CStr::from_ptr(signed).to_bytes(), std::slice::from_raw_parts(token.cast::<u8>(), token_len)) };
+    // SAFETY: a C string, and `token_len` readable bytes, by the contract of the table; nothing is owned here yet.
+    let (signed, token) = unsafe { (CStr::from_ptr(signed).to_bytes(), super::websocket::touched(token, token_len)) };
     if super::crypto::verify(signed, token) { 0 } else { -1 }
 }
 

@@ -1,6 +1,6 @@
 //! Every mirrored structure compared with what the C compiler says of it.
 
-use super::native::{self, RawFault, Services};
+use super::native::{self, RawFault, RawField, RawGiven, RawHanded, Services};
 use super::types::{HttpRequest, HttpResponse, KvPair, KvStore, WebSocket};
 use super::{host, module};
 use std::collections::HashMap;
@@ -54,6 +54,14 @@ fn rust_and_c_agree() {
         ("websocket_t.server", offset_of!(WebSocket, server)),
         ("cwebn_fault", size_of::<RawFault>()),
         ("cwebn_fault.stack_overflow", offset_of!(RawFault, stack_overflow)),
+        ("cwebn_field", size_of::<RawField>()),
+        ("cwebn_field.value_length", offset_of!(RawField, value_length)),
+        ("cwebn_handed", size_of::<RawHanded>()),
+        ("cwebn_handed.field_capacity", offset_of!(RawHanded, field_capacity)),
+        ("cwebn_handed.refused", offset_of!(RawHanded, refused)),
+        ("cwebn_handed.doing", offset_of!(RawHanded, doing)),
+        ("cwebn_given", size_of::<RawGiven>()),
+        ("cwebn_given.request_body", offset_of!(RawGiven, request_body)),
         ("cwebn_services", size_of::<Services>()),
         ("cwebn_services.crypto_loaded", offset_of!(Services, crypto_loaded)),
     ]);

@@ -6,6 +6,12 @@ use serde::{Deserialize, Serialize};
 /// (`CWEB_INLINE` in `include/cweb.h`).
 pub const FLAG_INLINE: i32 = 1;
 
+/// Bits of [`RouteDecl::flags`] that `include/wafer/wafer_glue.c` sets: the route is asked when no other one matches; its
+/// calls run one at a time; it answers whatever it is asked, so that those that may decline are asked before it.
+const FLAG_FALLBACK: i32 = 2;
+const FLAG_SERIAL: i32 = 4;
+const FLAG_FINAL: i32 = 8;
+
 /// Bits of [`RouteDecl::flags`] that hold the route's own time-out in seconds (`CWEB_TIMEOUT_S`).
 const TIMEOUT_SHIFT: u32 = 8;
 const TIMEOUT_MASK: i32 = 0xfff;
@@ -54,6 +60,24 @@ impl RouteDecl {
     #[must_use]
     pub fn is_inline(&self) -> bool {
         self.flags & FLAG_INLINE != 0
+    }
+
+    /// Whether the route is asked only when no other module's route matches. Such a handler may decline.
+    #[must_use]
+    pub fn is_fallback(&self) -> bool {
+        self.flags & FLAG_FALLBACK != 0
+    }
+
+    /// Whether the calls of the module's routes of this kind run one at a time.
+    #[must_use]
+    pub fn is_serial(&self) -> bool {
+        self.flags & FLAG_SERIAL != 0
+    }
+
+    /// Whether the handler never declines.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.flags & FLAG_FINAL != 0
     }
 
     /// The route's own limit for a run of its handler.

@@ -7,6 +7,7 @@ pub mod context;
 pub mod crypto;
 pub mod frame;
 pub mod guard;
+pub mod handed;
 pub mod host;
 pub mod job;
 pub mod manifest;

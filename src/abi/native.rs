@@ -2,7 +2,9 @@
 
 use super::host::HostTable;
 use super::module::{JobCancelFn, JobRunFn};
-use super::types::{Context, HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
+use super::types::{
+    Context, HandlerFn, HookFn, HttpRequest, HttpResponse, KvPair, KvStore, MessageFn, SocketFn, WebSocket,
+};
 use std::ffi::{c_char, c_int, c_void};
 
 /// `CWEBN_FAULT_EXIT`
@@ -18,6 +20,61 @@ pub(super) struct RawFault {
     pub(super) pc: *mut c_void,
     pub(super) kind: c_char,
     pub(super) stack_overflow: c_char,
+}
+
+/// `CWEBN_BODY`
+pub(super) const BODY: u32 = 1;
+/// `CWEBN_FIELDS`
+pub(super) const FIELDS: u32 = 2;
+/// `CWEBN_SESSION`
+pub(super) const SESSION: u32 = 4;
+/// `CWEBN_REQUEST`
+pub(super) const REQUEST: u32 = 8;
+/// `CWEBN_FREED`
+pub(super) const FREED: u32 = 0x100;
+/// `CWEBN_GIVEN_STORES`
+pub(super) const GIVEN_STORES: usize = 4;
+
+/// `struct cwebn_field`
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawField {
+    pub(super) name: *const c_char,
+    pub(super) name_length: usize,
+    pub(super) value: *const c_char,
+    pub(super) value_length: usize,
+}
+
+/// `struct cwebn_handed`
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct RawHanded {
+    pub(super) own_body: *mut c_char,
+    pub(super) own_store: *const KvStore,
+    pub(super) own_pairs: *const KvPair,
+    pub(super) lent: *const c_char,
+    pub(super) lent_bytes: usize,
+    pub(super) fields: *mut RawField,
+    pub(super) field_capacity: usize,
+    pub(super) body: *const c_char,
+    pub(super) body_length: usize,
+    pub(super) field_count: usize,
+    pub(super) refused: *const c_char,
+    pub(super) scratch_used: usize,
+    pub(super) body_kept: c_int,
+    pub(super) strange: u32,
+    pub(super) doing: c_int,
+}
+
+/// `struct cwebn_given`
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct RawGiven {
+    pub(super) store: *mut KvStore,
+    pub(super) pairs: [*mut KvPair; GIVEN_STORES],
+    pub(super) counts: [usize; GIVEN_STORES],
+    pub(super) body: *mut c_char,
+    pub(super) request_body: *mut c_char,
 }
 
 /// `work_t`
@@ -75,16 +132,32 @@ unsafe extern "C" {
         ctx: *mut Context,
         req: *mut HttpRequest,
         res: *mut HttpResponse,
+        handed: *mut RawHanded,
         fault: *mut RawFault,
     ) -> c_int;
-    pub(super) fn cwebn_call_ws_open(f: SocketFn, ctx: *mut Context, ws: *mut WebSocket, fault: *mut RawFault)
-    -> c_int;
+    pub(super) fn cwebn_handed_release(handed: *mut RawHanded, given: *mut RawGiven, fault: *mut RawFault) -> c_int;
+    pub(super) fn cwebn_handed_free(block: *mut c_void, fault: *mut RawFault) -> c_int;
+    pub(super) fn cwebn_call_ws_open(
+        f: Option<SocketFn>,
+        ctx: *mut Context,
+        ws: *mut WebSocket,
+        handed: *mut RawHanded,
+        fault: *mut RawFault,
+    ) -> c_int;
+    pub(super) fn cwebn_call_ws_close(
+        f: Option<SocketFn>,
+        ctx: *mut Context,
+        ws: *mut WebSocket,
+        handed: *mut RawHanded,
+        fault: *mut RawFault,
+    ) -> c_int;
     pub(super) fn cwebn_call_ws_message(
-        f: MessageFn,
+        f: Option<MessageFn>,
         ctx: *mut Context,
         ws: *mut WebSocket,
         message: *const c_char,
         length: usize,
+        handed: *mut RawHanded,
         fault: *mut RawFault,
     ) -> c_int;
     pub(super) fn cwebn_call_hook(f: HookFn, ctx: *mut Context, fault: *mut RawFault) -> c_int;

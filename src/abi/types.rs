@@ -95,6 +95,9 @@ pub const STATUS_OF_ENUM: [u16; 15] = [500, 101, 200, 302, 400, 401, 403, 404, 4
 /// `HTTP_200_OK`
 pub const HTTP_200_OK: c_int = 2;
 
+/// The status of a handler of a fallback route that leaves the request to the next one (`include/wafer/wafer_glue.c`).
+pub const DECLINED: c_int = -404;
+
 /// `HTTP_RESPONSE_SIZE`: bytes of the body a handler finds in its response.
 pub const HTTP_RESPONSE_SIZE: usize = 8 * 1024;
 

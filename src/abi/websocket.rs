@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// RFC 6455 §7.4.1: normal closure.
 const NORMAL_CLOSURE: u16 = 1000;
 
+/// The smallest page of memory.
+const PAGE_BYTES: usize = 4096;
+
 /// Where frames go: the inbox of the shard that owns the connection.
 pub trait Outlet: Send + Sync {
     /// Queues one encoded frame for the shard's socket number `socket`.
@@ -232,8 +235,11 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // SAFETY: `session` is NULL, ours from `malloc_text`, or a malloc'd string the module put there.
-        unsafe { libc::free(self.visible.get_mut().session.cast()) };
+        // NULL after `on_close`, which frees it in the guard of the module. What is still there without that is freed in a
+        // guard of nobody's: no callback can say whose it is.
+        if super::guard::free(self.visible.get_mut().session).is_err() {
+            tracing::error!("websocket_t.session was freed already or is no block of malloc(3)");
+        }
     }
 }
 
@@ -273,14 +279,33 @@ pub(super) unsafe fn send_as(ws: *mut WebSocket, asked: Option<Kind>, message: *
     if message.is_null() && length != 0 {
         return -1;
     }
-    // SAFETY: `ws` by the contract of websocket_t; `message` has `length` readable bytes by the contract of `send`.
+    // SAFETY: `ws` by the contract of websocket_t; `message` has `length` readable bytes by the contract of `send`, which
+    // are touched before this frame owns anything: what can't be read jumps out of here.
     let (socket, payload) = unsafe {
-        let payload = if length == 0 { &[] } else { std::slice::from_raw_parts(message.cast::<u8>(), length) };
+        let payload = touched(message, length);
         (owner(ws), payload)
     };
     match socket {
         Some(socket) if socket.send(payload, asked) => 0,
         _ => -1,
+    }
+}
+
+/// Bytes that a module has passed, each page read: a wrong pointer faults here, and jumps to the guard.
+///
+/// # Safety
+/// `bytes` has `length` readable bytes, by the contract of the function that was called with them; the caller owns nothing
+/// that has to be dropped.
+pub(super) unsafe fn touched<'a>(bytes: *const c_char, length: usize) -> &'a [u8] {
+    if length == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's contract.
+    unsafe {
+        for at in (0..length).step_by(PAGE_BYTES).chain([length - 1]) {
+            std::ptr::read_volatile(bytes.add(at));
+        }
+        std::slice::from_raw_parts(bytes.cast::<u8>(), length)
     }
 }
 

@@ -173,7 +173,7 @@ impl Client {
     }
 
     /// Posts `source` to `/mgnt` as a form, like `curl -F code=@FILE -F domain=NAME`: so the server hears the file's name.
-    pub(super) fn deploy(&self, file_name: &str, source: &[u8], domain: Option<&str>) -> Result<Answer, Failure> {
+    pub(super) fn deploy(&self, file_name: &str, source: &[u8], fields: &[(&str, &str)]) -> Result<Answer, Failure> {
         // Random, so that no source can hold it.
         let boundary = format!("cweb-{}", uuid::Uuid::new_v4().simple());
         let request = self
@@ -182,7 +182,7 @@ impl Client {
             .header("X-API-Key", self.key())
             .header("Accept", "application/json")
             .header("Content-Type", format!("multipart/form-data; boundary={boundary}"));
-        self.read(request.send(form(&boundary, file_name, source, domain)))
+        self.read(request.send(form(&boundary, file_name, source, fields)))
     }
 
     fn key(&self) -> &str {
@@ -212,13 +212,15 @@ impl Client {
     }
 }
 
-/// The form with the field `code`, and `domain` if there is one (RFC 7578); the name is escaped as browsers do it.
-fn form(boundary: &str, file_name: &str, source: &[u8], domain: Option<&str>) -> Vec<u8> {
+/// The form with `fields` and the field `code` (RFC 7578); the file's name is escaped as browsers do it.
+fn form(boundary: &str, file_name: &str, source: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
     let name = file_name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A");
-    let field = |domain| format!("--{boundary}\r\nContent-Disposition: form-data; name=\"domain\"\r\n\r\n{domain}\r\n");
-    let domain = domain.map(field).unwrap_or_default();
+    let field = |(name, value): &(&str, &str)| {
+        format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    };
+    let fields: String = fields.iter().map(field).collect();
     let head = format!(
-        "{domain}--{boundary}\r\nContent-Disposition: form-data; name=\"code\"; filename=\"{name}\"\r\n\
+        "{fields}--{boundary}\r\nContent-Disposition: form-data; name=\"code\"; filename=\"{name}\"\r\n\
          Content-Type: text/x-csrc\r\n\r\n"
     );
     [head.as_bytes(), source, format!("\r\n--{boundary}--\r\n").as_bytes()].concat()
@@ -258,10 +260,11 @@ mod tests {
     fn the_server_reads_the_form_as_it_was_meant() {
         let source = b"int x;\r\n--cweb\r\n";
         let code = (b"code".to_vec(), source.to_vec());
-        for (domain, expected) in
-            [(None, vec![code.clone()]), (Some("d"), vec![(b"domain".to_vec(), b"d".to_vec()), code.clone()])]
-        {
-            let body = form("b", "a \"b\".c", source, domain);
+        let field = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+        for fields in [&[][..], &[("domain", "d")][..], &[("domain", "d"), ("mount", "/app")][..]] {
+            let mut expected: Vec<_> = fields.iter().map(|(name, value)| field(name, value)).collect();
+            expected.push(code.clone());
+            let body = form("b", "a \"b\".c", source, fields);
             let mut seen = Vec::new();
             multipart(&body, b"b", |part| seen.push((part.name.to_vec(), part.body.to_vec()))).unwrap();
             assert_eq!(seen, expected);

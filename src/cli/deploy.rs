@@ -22,6 +22,9 @@ pub(super) struct DeployArgs {
     /// The domain the modules are to run in [default: that of routes.ini, else the one each is in, or default]
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
+    /// The prefix of all paths of an app for nope.c or WAFer, such as /app [default: none]
+    #[arg(long, value_name = "PREFIX")]
+    mount: Option<String>,
     #[command(flatten)]
     trust: TrustArgs,
 }
@@ -32,7 +35,8 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
         Ok(planned) => planned,
         Err(text) => return super::fail(text),
     };
-    let deployed = |listed: &Listed| deploy(&client, &listed.file, listed.domain.as_deref()).err();
+    let deployed =
+        |listed: &Listed| deploy(&client, &listed.file, listed.domain.as_deref(), args.mount.as_deref()).err();
     let failed: Vec<Exit> = files.iter().filter_map(deployed).collect();
     println!("{} of {} deployed to {}", files.len() - failed.len(), files.len(), client.base());
     // The most telling one: without a server or a key there is nothing to be said of the files.
@@ -88,12 +92,14 @@ struct Job {
     name: String,
 }
 
-/// Deploys one file, into `domain` if there is one, and shows what came of it.
-pub(super) fn deploy(client: &Client, file: &Path, domain: Option<&str>) -> Result<(), Exit> {
+/// Deploys one file, into `domain` and below `mount` if there are any, and shows what came of it.
+pub(super) fn deploy(client: &Client, file: &Path, domain: Option<&str>, mount: Option<&str>) -> Result<(), Exit> {
     let shown = file.display();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let source = std::fs::read(file).map_err(|error| Failure::from(error.to_string()));
-    let result = source.and_then(|source| client.deploy(&name, &source, domain));
+    let fields: Vec<(&str, &str)> =
+        domain.map(|domain| ("domain", domain)).into_iter().chain(mount.map(|mount| ("mount", mount))).collect();
+    let result = source.and_then(|source| client.deploy(&name, &source, &fields));
     match result {
         Ok(answer) if answer.is_success() => {
             show(&answer, file);

@@ -42,7 +42,7 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
             if modified.is_some() && modified != *seen {
                 *seen = modified;
                 // It has been said; the next change may mend it.
-                let _ = deploy(&client, file, args.domain.as_deref());
+                let _ = deploy(&client, file, args.domain.as_deref(), None);
             }
         }
         std::thread::sleep(POLL);

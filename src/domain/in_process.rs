@@ -5,13 +5,15 @@
 
 use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work};
 use super::executor::Runner;
-use super::inbox::Message;
+use super::inbox::{Declined, Message};
+use super::serial::{Turn, Turns};
 use super::{DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, inspect, output, running};
 use crate::abi::context::{JobTables, ModuleContext};
 use crate::abi::frame::{CallFrame, HandlerAnswer};
-use crate::abi::guard::{self, ThreadGuard};
+use crate::abi::guard::{self, SocketCall, ThreadGuard};
+use crate::abi::handed::Thing;
 use crate::abi::job;
-use crate::abi::manifest::Manifest;
+use crate::abi::manifest::{Manifest, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
 use crate::abi::websocket::Socket;
 use crate::jobs::code::JobCalls;
@@ -20,6 +22,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -51,12 +54,26 @@ impl SymbolTable {
     }
 }
 
+/// Why a call is not run whose turn does not come.
+pub(super) const BUSY: &str = "it answers one request at a time, and an earlier one does not end";
+
 /// A module loaded into this process.
 pub struct InProcessModule {
     open: OpenModule,
     /// What the server calls it, where this process is a domain's; else 0.
     number: u64,
     context: Arc<ModuleContext>,
+    /// Bits of [`Thing`] that were warned of.
+    warned: AtomicU32,
+    /// Of the routes whose calls run one at a time.
+    turns: Arc<Turns>,
+}
+
+/// Why a call has no answer.
+enum Failure {
+    Trap(guard::Trap),
+    /// What the handler left can't be sent; why.
+    Refused(&'static str),
 }
 
 /// Module code that did not return.
@@ -133,7 +150,8 @@ impl InProcess {
             OpenError::Manifest(text) => LoadError::Manifest(text),
         })?;
         open.bind();
-        Ok(Arc::new(InProcessModule { open, number, context: Arc::clone(&self.context) }))
+        let context = Arc::clone(&self.context);
+        Ok(Arc::new(InProcessModule { open, number, context, warned: AtomicU32::new(0), turns: Arc::default() }))
     }
 }
 
@@ -170,9 +188,37 @@ impl InProcessModule {
         running::during(self.number, || output::attributed(&self.open.manifest.name, call))
     }
 
+    /// Whether the handler of route number `route` may leave a request to others.
+    pub(super) fn may_decline(&self, route: usize) -> bool {
+        let declines = |route: &RouteDecl| route.is_fallback() && !route.is_inline();
+        self.open.manifest.routes.get(route).is_some_and(declines)
+    }
+
+    /// Whose turns the calls of route number `route` take, if they run one at a time.
+    pub(super) fn turns(&self, route: usize) -> Option<&Arc<Turns>> {
+        self.open.manifest.routes.get(route).filter(|route| route.is_serial()).map(|_| &self.turns)
+    }
+
     /// Where its shared object begins in memory.
     pub(super) fn base(&self) -> usize {
         self.open.base()
+    }
+
+    /// Says, once a kind, that the module has handed over memory that is not from malloc(3).
+    fn warn_of(&self, strange: u32) {
+        if strange == 0 {
+            return;
+        }
+        let known = self.warned.fetch_or(strange, Ordering::Relaxed);
+        for thing in Thing::of(strange & !known) {
+            tracing::warn!(
+                "module {}: {} is not from malloc(3) but a string literal, a variable or a part of the request: it is \
+                 used and not freed; {}",
+                self.open.manifest.name,
+                thing.name(),
+                thing.advice()
+            );
+        }
     }
 
     fn fault(&self, trap: guard::Trap, place: &str) -> Fault {
@@ -251,8 +297,8 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Runs the handler of route number `route` and appends its encoded answer to `out`. Returns how many header fields
-    /// were dropped because they could not be sent.
+    /// Runs the handler of route number `route` and appends its encoded answer to `out`: nothing, if it leaves the request
+    /// to others. Returns how many header fields were dropped because they could not be sent.
     pub fn request(
         &mut self,
         hold: &dyn Hold,
@@ -279,46 +325,93 @@ impl Executor {
             return 0;
         };
         let name = &module.open.manifest.name;
-        let dropped = self.handler(module, route, view, |answer| match answer {
-            Ok(answer) => encode_response(out, &head(answer.status, answer.body.len()), answer.headers(), answer.body),
-            Err(text) => {
-                encode_response(out, &head(500, text.len()), plain.into_iter(), text.as_bytes());
-                0
+        let (begin, mut dropped) = (out.len(), 0);
+        let result = self.handler(module, route, view, |answer| {
+            if answer.is_declined && module.may_decline(route) {
+                return;
             }
+            dropped = encode_response(out, &head(answer.status, answer.body.len()), answer.headers(), answer.body);
         });
+        self.finish();
+        if let Err(text) = result {
+            // What the module has handed over may have been encoded before it was found that it can't be freed.
+            out.truncate(begin);
+            encode_response(out, &head(500, text.len()), plain.into_iter(), text.as_bytes());
+            return 0;
+        }
         if dropped > 0 {
             tracing::warn!("module {name}: {dropped} response header(s) with a forbidden character were dropped");
         }
         dropped
     }
 
-    /// Runs the handler of route number `route` of `module`; `take` gets its answer, or why there is none.
-    pub(super) fn handler<T>(
+    /// Runs the handler of route number `route` of `module`. `take` copies its answer, of which only
+    /// [`Executor::kept_body`] is there afterwards; it may have run also when there is an error.
+    ///
+    /// # Errors
+    /// Why the answer can't be sent, for the client.
+    pub(super) fn handler(
         &mut self,
         module: &InProcessModule,
         route: usize,
         view: &RequestView<'_>,
-        take: impl FnOnce(Result<HandlerAnswer<'_>, &str>) -> T,
-    ) -> T {
-        let name = &module.open.manifest.name;
+        take: impl FnOnce(&HandlerAnswer<'_>),
+    ) -> Result<(), String> {
         let Some(handler) = module.open.symbols.routes.get(route).copied().flatten() else {
-            return take(Err("the route has no handler\n"));
+            return Err("the route has no handler\n".to_owned());
         };
-        let Some((request, response)) = self.frame.prepare(view) else {
-            return take(Err("out of memory\n"));
+        let Some(pointers) = self.frame.prepare(view) else {
+            return Err("out of memory\n".to_owned());
         };
+        let (frame, context) = (&mut *self.frame, &*self.context);
         // SAFETY: the caller keeps the module open, and the pointers come from `prepare` just above.
-        let call = || unsafe { guard::call_handler(handler, &self.context, request, response) };
-        if let Err(trap) = module.attributed(call) {
-            let path = String::from_utf8_lossy(view.path());
-            let fault = module.fault(trap, &format!("a handler ({} {path})", view.method().as_str()));
-            self.frame.abandon();
-            tracing::error!("module {name} failed in a handler ({} {path}): {fault}", view.method().as_str());
-            return take(Err(&format!("module {name} failed: {fault}\n")));
+        let called = module.attributed(|| unsafe { guard::call_handler(handler, context, pointers, frame) });
+        let mut failure = called.err().map(Failure::Trap);
+        if failure.is_none() {
+            match frame.answer() {
+                Ok(answer) => take(&answer),
+                Err(why) => failure = Some(Failure::Refused(why)),
+            }
         }
-        let taken = take(Ok(self.frame.answer()));
-        self.frame.release();
-        taken
+        if failure.is_none()
+            && let Some(given) = frame.given()
+        {
+            failure = module.attributed(|| frame.release(given)).err().map(Failure::Trap);
+        }
+        module.warn_of(frame.strange());
+        failure.map_or(Ok(()), |failure| Err(self.failed(module, view, failure)))
+    }
+
+    /// The body of the last answer, if it is the executor's own memory: readable until [`Executor::finish`].
+    pub(super) fn kept_body(&self) -> Option<&[u8]> {
+        self.frame.kept_body()
+    }
+
+    /// The last answer is not needed any more.
+    pub(super) fn finish(&mut self) {
+        self.frame.finish();
+    }
+
+    /// Takes note of a call without an answer, and says why in words for the client.
+    #[cold]
+    fn failed(&mut self, module: &InProcessModule, view: &RequestView<'_>, failure: Failure) -> String {
+        let name = &module.open.manifest.name;
+        let place = format!("a handler ({} {})", view.method().as_str(), String::from_utf8_lossy(view.path()));
+        let (place, what) = match (failure, self.frame.reading()) {
+            (Failure::Trap(trap), None) => {
+                let fault = module.fault(trap, &place);
+                (place, fault.to_string())
+            }
+            (Failure::Trap(trap), Some(reading)) => {
+                let place = format!("the answer of {place}");
+                let fault = module.fault(trap, &format!("{place}: {reading}"));
+                (place, format!("{reading} ({fault})"))
+            }
+            (Failure::Refused(why), _) => (format!("the answer of {place}"), why.to_owned()),
+        };
+        self.frame.abandon();
+        tracing::error!("module {name} failed in {place}: {what}");
+        format!("module {name} failed: {what}\n")
     }
 
     /// Runs the callbacks of one WebSocket for a batch of events.
@@ -340,27 +433,67 @@ impl Executor {
         let name = &module.open.manifest.name;
         let (context, ws) = (&*self.context, socket.as_ptr());
         for event in events {
-            // SAFETY: the caller keeps the module open, and `socket` alive.
-            let (callback, outcome) = module.attributed(|| unsafe {
-                match event {
-                    SocketEvent::Open => ("on_open", guard::call_socket(callbacks.on_open, context, ws)),
-                    SocketEvent::Message { kind, payload } => {
-                        let _handling = socket.handle(kind);
-                        ("on_message", guard::call_message(callbacks.on_message, context, ws, payload))
-                    }
-                    SocketEvent::Close => ("on_close", guard::call_socket(callbacks.on_close, context, ws)),
+            let mut handling = None;
+            let (callback, call) = match event {
+                SocketEvent::Open => ("on_open", SocketCall::Open(callbacks.on_open)),
+                SocketEvent::Message { kind, payload } => {
+                    handling = Some(socket.handle(kind));
+                    ("on_message", SocketCall::Message(callbacks.on_message, payload))
                 }
-            });
-            if let Err(trap) = outcome {
-                let fault = module.fault(trap, callback);
-                tracing::error!("module {name} failed in {callback}: {fault}");
+                SocketEvent::Close => ("on_close", SocketCall::Close(callbacks.on_close)),
+            };
+            // SAFETY: the caller keeps the module open, and `socket` alive.
+            let outcome = module.attributed(|| unsafe { guard::call_socket(call, context, ws) });
+            drop(handling);
+            module.warn_of(outcome.strange);
+            if let Err(trap) = outcome.result {
+                let place = match outcome.reading {
+                    Some(reading) => format!("{callback}, {reading}"),
+                    None => callback.to_owned(),
+                };
+                let fault = module.fault(trap, &place);
+                tracing::error!("module {name} failed in {place}: {fault}");
             }
         }
     }
 }
 
+/// Whose turns a call takes, if it is one of those that run one at a time.
+fn turns_of(call: &Call) -> Option<Arc<Turns>> {
+    let Work::Request { route, .. } = &call.work else { return None };
+    call.hold.instance().as_any().downcast_ref::<InProcessModule>()?.turns(*route).map(Arc::clone)
+}
+
+/// Answers a call whose turn does not come.
+fn refuse(call: Call) {
+    let Call { hold, reply, work: Work::Request { conn, seq, meta, .. } } = call else { return };
+    let text = format!("module {} is busy: {BUSY}\n", hold.instance().manifest().name);
+    let mut bytes = Vec::with_capacity(256);
+    let plain = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
+    encode_response(&mut bytes, &meta.head(503, text.len()), plain.into_iter(), text.as_bytes());
+    drop(hold);
+    reply.push(Message::Answer { conn, seq, bytes, lent: None });
+}
+
 impl Runner for Executor {
     fn run(&mut self, call: Call) {
+        let Some(turns) = turns_of(&call) else { return self.call(call) };
+        match turns.enter(call) {
+            Turn::Now(call) => {
+                let mut next = Some(call);
+                while let Some(call) = next {
+                    self.call(call);
+                    next = turns.next();
+                }
+            }
+            Turn::Later => {}
+            Turn::Stuck(calls) => calls.into_iter().for_each(refuse),
+        }
+    }
+}
+
+impl Executor {
+    fn call(&mut self, call: Call) {
         let Call { hold, reply, work } = call;
         let start = Instant::now();
         match work {
@@ -369,6 +502,11 @@ impl Runner for Executor {
                 let cors = meta.cors_origin.as_deref();
                 self.request(&*hold, route, &request.view(), &meta, cors, &mut bytes);
                 hold.ran(route, start.elapsed(), bytes.len());
+                if bytes.is_empty() {
+                    let by = hold.instance().manifest().name.clone();
+                    drop(hold);
+                    return reply.push(Message::Declined(Box::new(Declined { by, conn, seq, request, meta })));
+                }
                 // Let go of the generation before the client can see the answer: who swaps after it finds it free.
                 drop(hold);
                 reply.push(Message::Answer { conn, seq, bytes, lent: None });

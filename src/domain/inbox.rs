@@ -3,6 +3,7 @@
 //! A shard owns its connections alone; an executor, a module's thread or the control plane that has something for one
 //! of them leaves a [`Message`] here. The push costs no syscall unless the shard sleeps (see [`Waker`]).
 
+use super::call::{AnswerMeta, OwnedRequest};
 use super::process::ShardLink;
 use crate::abi::websocket::Outlet;
 use crate::jobs::hub::EventSink;
@@ -25,6 +26,8 @@ pub enum Message {
         /// The body, where it is not part of `bytes`.
         lent: Option<Box<dyn Lent>>,
     },
+    /// The handler of a fallback route has declined: the next one is asked.
+    Declined(Box<Declined>),
     /// The answer to a request on one of the server's own paths, like [`Message::Answer`].
     OwnAnswer {
         /// The connection it belongs to.
@@ -87,6 +90,21 @@ pub enum Message {
     Drain,
     /// Stop now.
     Stop,
+}
+
+/// A request that the handler of a fallback route leaves to others.
+#[derive(Debug)]
+pub struct Declined {
+    /// The name of the module that declined.
+    pub by: String,
+    /// The connection it came on.
+    pub conn: ConnId,
+    /// The request's number on that connection.
+    pub seq: u64,
+    /// The request.
+    pub request: OwnedRequest,
+    /// Framing of the answer.
+    pub meta: AnswerMeta,
 }
 
 /// A shard's queue of messages, with the wake that goes with it.

@@ -15,6 +15,7 @@ pub mod ring;
 mod running;
 pub mod sandbox;
 mod sched;
+mod serial;
 mod view;
 
 pub use inspect::Inspection;

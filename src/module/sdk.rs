@@ -34,6 +34,18 @@ pub(super) const FILES: &[(&str, &str)] = headers![
     "scheduler.h",
     "threads.h",
     "uuid.h",
+    "wafer/nope.h",
+    "wafer/nopeapi.h",
+    "wafer/nopeutils.h",
+    "wafer/server.h",
+    "wafer/wafer.h",
+    "wafer/wafer_base.h",
+    "wafer/wafer_entl.h",
+    "wafer/wafer_functions.h",
+    "wafer/wafer_glue.c",
+    "wafer/wafer_types.h",
+    "wafer/wafer_unit.h",
+    "wafer/waferapi.h",
 ];
 
 /// SHA-256 of the whole SDK, in hexadecimal.
@@ -53,6 +65,7 @@ pub(super) fn unpack(dir: &Path) -> io::Result<PathBuf> {
     std::fs::create_dir_all(&target)?;
     for (name, text) in FILES {
         let path = target.join(name);
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
         if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
             std::fs::write(&path, text)?;
         }
@@ -69,10 +82,19 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 mod tests {
     #[test]
     fn every_header_is_carried() {
-        let mut there: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/include"))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/include/");
+        let mut there = Vec::new();
+        let mut dirs = vec![std::path::PathBuf::from(root)];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else {
+                    there.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+                }
+            }
+        }
         there.sort();
         let carried: Vec<&str> = super::FILES.iter().map(|(name, _)| *name).collect();
         assert_eq!(carried, there);

@@ -6,6 +6,7 @@ use crate::abi::manifest::Manifest;
 use crate::domain::Instance;
 use foldhash::fast::FixedState;
 use regex::bytes::{RegexSet, RegexSetBuilder};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -112,6 +113,16 @@ struct Patterns {
     targets: Vec<Target>,
 }
 
+/// A route that is asked when no other one matches.
+struct Fallback {
+    method: usize,
+    regex: Arc<regex::bytes::Regex>,
+    /// Bytes of the pattern: one below a prefix is longer than one of all paths.
+    pattern_bytes: usize,
+    is_final: bool,
+    target: Target,
+}
+
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Table {
@@ -120,6 +131,8 @@ pub struct Table {
     exact: Paths<[Option<Target>; METHODS.len()]>,
     patterns: [Option<Patterns>; METHODS.len()],
     websockets: Paths<Target>,
+    /// In the order in which they are asked.
+    fallbacks: Vec<Fallback>,
 }
 
 impl Table {
@@ -137,8 +150,9 @@ impl Table {
             }
             // Within a module the first match wins: a literal behind a pattern that matches it is that pattern's.
             let mut earlier: Vec<(usize, regex::bytes::Regex, Target)> = Vec::new();
+            table.fallbacks.extend(fallbacks(module, &published.manifest)?);
             for (at, route) in (0_u32..).zip(&published.manifest.routes) {
-                let Some(method) = method_index(&route.method) else { continue };
+                let Some(method) = method_index(&route.method).filter(|_| !route.is_fallback()) else { continue };
                 let target = Target { module, route: at };
                 if pattern::is_literal(&route.path) {
                     let path = route.path.as_bytes();
@@ -162,6 +176,8 @@ impl Table {
                 *place = Some(Patterns { set, targets });
             }
         }
+        // Below the longest prefix first, then what may decline, then the first deployed: the sort is stable.
+        table.fallbacks.sort_by_key(|fallback| (Reverse(fallback.pattern_bytes), fallback.is_final));
         Ok(table)
     }
 
@@ -194,12 +210,32 @@ impl Table {
         let index = method_index(method);
         let found = index.and_then(|index| self.find(index, path));
         let found = found.or_else(|| if index == Some(HEAD) { self.find(GET, path) } else { None });
+        let found = found.or_else(|| self.fallbacks_of(index?, path).next());
         let Some(target) = found else { return self.not_found(path) };
         let module = target.module as usize;
         if self.is_held(module) {
             RouteMatch::Held { module }
         } else {
             RouteMatch::Found { module, route: target.route as usize }
+        }
+    }
+
+    fn fallbacks_of<'a>(&'a self, method: usize, path: &'a [u8]) -> impl Iterator<Item = Target> + 'a {
+        let fits = move |fallback: &&Fallback| fallback.method == method && fallback.regex.is_match(path);
+        self.fallbacks.iter().filter(fits).map(|fallback| fallback.target)
+    }
+
+    /// Which route answers after the fallback route of the module `by` has declined: the next fallback route whose module
+    /// is in service, or none.
+    #[must_use]
+    pub fn after_declined(&self, by: &str, method: &str, path: &[u8]) -> RouteMatch {
+        let name_of = |target: &Target| self.modules.get(target.module as usize).map(|module| &*module.manifest.name);
+        let mut rest = method_index(method).into_iter().flat_map(|method| self.fallbacks_of(method, path));
+        // Removed meanwhile, it is found nowhere, and nobody is asked twice.
+        let _ = rest.by_ref().find(|target| name_of(target) == Some(by));
+        match rest.find(|target| !self.is_held(target.module as usize)) {
+            Some(target) => RouteMatch::Found { module: target.module as usize, route: target.route as usize },
+            None => self.not_found(path),
         }
     }
 
@@ -225,6 +261,26 @@ impl Table {
     pub fn websocket(&self, path: &[u8]) -> Option<(usize, usize)> {
         self.websockets.get(path).map(|target| (target.module as usize, target.route as usize))
     }
+}
+
+/// The fallback routes of module number `module`.
+fn fallbacks(module: u32, manifest: &Manifest) -> Result<Vec<Fallback>, regex::Error> {
+    let mut found: Vec<Fallback> = Vec::new();
+    // All methods of an app have one pattern.
+    let mut last: Option<(&str, Arc<regex::bytes::Regex>)> = None;
+    for (at, route) in (0_u32..).zip(&manifest.routes).filter(|(_, route)| route.is_fallback()) {
+        let (Some(method), Ok(pattern)) = (method_index(&route.method), pattern::translate(&route.path)) else {
+            continue;
+        };
+        let regex = match &last {
+            Some((path, regex)) if *path == route.path => Arc::clone(regex),
+            _ => Arc::new(regex::bytes::Regex::new(&pattern)?),
+        };
+        last = Some((&route.path, Arc::clone(&regex)));
+        let target = Target { module, route: at };
+        found.push(Fallback { method, regex, pattern_bytes: route.path.len(), is_final: route.is_final(), target });
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -280,6 +336,34 @@ mod tests {
         assert_eq!(table.route("HEAD", b"/a"), RouteMatch::Held { module: 0 });
         assert_eq!(table.websocket(b"/ws"), Some((0, 0)));
         assert_eq!(table.websocket(b"/a"), None);
+    }
+
+    #[test]
+    fn fallback_routes_are_asked_last_and_in_order() {
+        let app = |pattern: &str, is_final: bool| {
+            let route = |method: &str| RouteDecl {
+                path: pattern.into(),
+                method: method.into(),
+                flags: if is_final { 2 | 8 } else { 2 },
+                has_handler: true,
+            };
+            let manifest = Manifest { routes: METHODS.iter().map(|m| route(m)).collect(), ..Manifest::default() };
+            Published::new(Arc::new(manifest), String::new(), String::new(), None)
+        };
+        let last = app("/.*", true);
+        let plain = published(&[("GET".into(), "/a".into()), ("PUT".into(), "/[bc]".into())], &[]);
+        let table = Table::build(vec![last, app("/.*", false), plain, app("/app(/.*)?", false)]).unwrap();
+        // These modules have no Serving, as if they were being swapped.
+        let asked = |method: &str, path: &str| table.route(method, path.as_bytes());
+        assert_eq!(asked("GET", "/a"), RouteMatch::Held { module: 2 });
+        assert_eq!(asked("HEAD", "/a"), RouteMatch::Held { module: 2 });
+        assert_eq!(asked("POST", "/a"), RouteMatch::Held { module: 1 });
+        assert_eq!(asked("GET", "/app/x"), RouteMatch::Held { module: 3 });
+        assert_eq!(asked("GET", "/apple"), RouteMatch::Held { module: 1 });
+        let in_turn: Vec<u32> = table.fallbacks_of(GET, b"/app").map(|target| target.module).collect();
+        assert_eq!(in_turn, [3, 1, 0]);
+        let allow = RouteMatch::MethodNotAllowed { allow: "GET, HEAD, OPTIONS".into() };
+        assert_eq!(table.after_declined("", "POST", b"/a"), allow, "nobody of the others is in service");
     }
 
     proptest! {

@@ -113,7 +113,10 @@ fn hidden(manifest: &Manifest) -> Vec<String> {
     for (at, later) in matchers.iter().enumerate() {
         let before = matchers.get(..at).unwrap_or_default();
         let hides = |earlier: &&Matcher<'_>| {
-            earlier.route.method == later.route.method
+            // Those that are asked last hide nothing, and are meant to be left what others leave.
+            !earlier.route.is_fallback()
+                && !later.route.is_fallback()
+                && earlier.route.method == later.route.method
                 && earlier.route.path != later.route.path
                 && later.hidden_path().is_some_and(|path| earlier.hides(path))
         };
@@ -280,7 +283,9 @@ pub(super) fn conflict<'a>(
     let place = served.iter().position(|module| module.name == new.name);
     let own = place.and_then(|place| served.get(place)).map_or(&[][..], |own| &own.routes);
     let has = |route: &RouteDecl| own.iter().any(|own| own.method == route.method && own.path == route.path);
-    let fresh: Vec<Matcher<'_>> = new.routes.iter().filter(|route| !has(route)).map(Matcher::new).collect();
+    // Fallback routes get what nobody serves, in whatever order: they take nothing from others.
+    let counts = |route: &&RouteDecl| !route.is_fallback() && !has(route);
+    let fresh: Vec<Matcher<'_>> = new.routes.iter().filter(counts).map(Matcher::new).collect();
     let (before, behind) = served.split_at(place.unwrap_or(served.len()));
     for other in before {
         compare(new, &fresh, other, false)?;
@@ -292,7 +297,7 @@ pub(super) fn conflict<'a>(
 }
 
 fn compare(new: &Manifest, fresh: &[Matcher<'_>], other: &Manifest, is_behind: bool) -> Result<(), Refusal> {
-    for theirs in &other.routes {
+    for theirs in other.routes.iter().filter(|theirs| !theirs.is_fallback()) {
         let mut rivals = fresh.iter().filter(|matcher| matcher.route.method == theirs.method).peekable();
         if rivals.peek().is_none() {
             continue;
@@ -443,6 +448,19 @@ mod tests {
         assert!(!refused(&module("b", &[("GET", "/x/1")], &[]), &[&pattern]), "its own new version");
         assert!(refused(&module("a", &[], &["/w"]), &[&module("b", &[], &["/w"])]));
         assert!(!refused(&module("a", &[("GET", "/w")], &[]), &[&module("b", &[], &["/w"])]));
+    }
+
+    #[test]
+    fn a_fallback_route_conflicts_with_nobody() {
+        let fallback = |name: &str| {
+            let mut all = module(name, &[("GET", "/.*"), ("POST", "/.*")], &[]);
+            all.routes.iter_mut().for_each(|route| route.flags = 2);
+            all
+        };
+        let (app, other, plain) = (fallback("app"), fallback("other"), module("plain", &[("GET", "/x/[a-z]*")], &[]));
+        assert!(!refused(&app, &[&plain]) && !refused(&plain, &[&app]) && !refused(&other, &[&app, &plain]));
+        assert!(!refused(&fallback("plain"), &[&plain, &app]), "another kind of module under its own name");
+        assert!(refused(&module("all", &[("GET", "/.*")], &[]), &[&module("b", &[("GET", "/.*")], &[])]));
     }
 
     #[test]

@@ -190,6 +190,10 @@ impl Shard {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.answered(links, conn, seq, bytes, lent);
             }
+            Message::Declined(declined) => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.declined(links, *declined);
+            }
             Message::OwnAnswer { conn, seq, bytes } => {
                 self.own_in_flight = self.own_in_flight.saturating_sub(1);
                 self.answered(links, conn, seq, bytes, None);

@@ -9,6 +9,7 @@ use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use crate::abi::manifest::RouteDecl;
 use crate::admin::{self, Client, Who};
 use crate::domain::call::{Call, Hold, OwnedRequest, Work};
+use crate::domain::inbox::Declined;
 use crate::module::table::RouteMatch;
 use crate::net::{ConnId, Links};
 use crate::proto::http1::{Decoded, Method, RequestError, RequestView};
@@ -302,6 +303,25 @@ impl Shard {
         };
         self.submit(&generation, route, work);
         Begun::Running { expected }
+    }
+
+    /// The handler of a fallback route has declined: the next one is asked, and if there is none the server answers.
+    pub(super) fn declined(&mut self, links: &mut Links, declined: Declined) {
+        let Declined { by, conn, seq, request, meta } = declined;
+        if self.conn(conn).is_none() {
+            return;
+        }
+        let view = request.view();
+        let next = self.snapshot.table().after_declined(&by, view.method().as_str(), view.path());
+        if let RouteMatch::Found { module, route } = next
+            && let Some(generation) = self.snapshot.gen_of(module).map(Arc::clone)
+        {
+            let work = Work::Request { conn, seq, route, request, meta };
+            return self.submit(&generation, route, work);
+        }
+        let mut bytes = Vec::with_capacity(256);
+        self.unserved(&view, next).encode(&meta, &mut bytes);
+        self.answered(links, conn, seq, bytes, None);
     }
 
     /// Answers that there is too much to do already.

@@ -5,21 +5,39 @@
  */
 #include "native.h"
 
+/*
+ * Functions of modules run this far below what reads the answer afterwards: a body or a header value may lie on the
+ * handler's own stack, by a mistake that is common, and is still there until others use that stack.
+ */
+#define STACK_GAP_BYTES 2048
+#define WITH_GAP __attribute__((noinline))
+
 struct handler_call {
     int (*handler)(struct cweb_context *, http_request_t *, http_response_t *);
     struct cweb_context *ctx;
     http_request_t *req;
     http_response_t *res;
+    struct cwebn_handed *handed;
 };
+
+WITH_GAP static void handle_below(const struct handler_call *call) {
+    volatile char gap[STACK_GAP_BYTES];
+    gap[0] = 0;
+    (void)call->handler(call->ctx, call->req, call->res);
+    gap[STACK_GAP_BYTES - 1] = 0; /* no tail call */
+    (void)gap;
+}
 
 static void run_handler(void *arg) {
     const struct handler_call *call = arg;
-    (void)call->handler(call->ctx, call->req, call->res);
+    handle_below(call);
+    cwebn_handed_read(call->handed, call->res);
 }
 
 int cwebn_call_handler(int (*handler)(struct cweb_context *, http_request_t *, http_response_t *),
-                       struct cweb_context *ctx, http_request_t *req, http_response_t *res, struct cwebn_fault *fault) {
-    struct handler_call call = {handler, ctx, req, res};
+                       struct cweb_context *ctx, http_request_t *req, http_response_t *res,
+                       struct cwebn_handed *handed, struct cwebn_fault *fault) {
+    struct handler_call call = {handler, ctx, req, res, handed};
     return cwebn_guard_call(run_handler, &call, fault);
 }
 
@@ -27,23 +45,44 @@ struct socket_call {
     void (*fn)(struct cweb_context *, websocket_t *);
     struct cweb_context *ctx;
     websocket_t *ws;
+    struct cwebn_handed *handed;
 };
 
-static void run_socket(void *arg) {
-    const struct socket_call *call = arg;
+WITH_GAP static void socket_below(const struct socket_call *call) {
+    volatile char gap[STACK_GAP_BYTES];
+    gap[0] = 0;
     call->fn(call->ctx, call->ws);
+    gap[STACK_GAP_BYTES - 1] = 0;
+    (void)gap;
+}
+
+static void run_open(void *arg) {
+    const struct socket_call *call = arg;
+    const char *before = call->ws->session;
+    if (call->fn != NULL) {
+        socket_below(call);
+        cwebn_handed_session(call->handed, call->ws, before);
+    }
+}
+
+static void run_close(void *arg) {
+    const struct socket_call *call = arg;
+    if (call->fn != NULL) {
+        socket_below(call);
+    }
+    cwebn_handed_end_session(call->handed, call->ws);
 }
 
 int cwebn_call_ws_open(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,
-                       struct cwebn_fault *fault) {
-    struct socket_call call = {fn, ctx, ws};
-    return cwebn_guard_call(run_socket, &call, fault);
+                       struct cwebn_handed *handed, struct cwebn_fault *fault) {
+    struct socket_call call = {fn, ctx, ws, handed};
+    return cwebn_guard_call(run_open, &call, fault);
 }
 
 int cwebn_call_ws_close(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,
-                        struct cwebn_fault *fault) {
-    struct socket_call call = {fn, ctx, ws};
-    return cwebn_guard_call(run_socket, &call, fault);
+                        struct cwebn_handed *handed, struct cwebn_fault *fault) {
+    struct socket_call call = {fn, ctx, ws, handed};
+    return cwebn_guard_call(run_close, &call, fault);
 }
 
 struct message_call {
@@ -52,17 +91,30 @@ struct message_call {
     websocket_t *ws;
     const char *message;
     size_t length;
+    struct cwebn_handed *handed;
 };
+
+WITH_GAP static void message_below(const struct message_call *call) {
+    volatile char gap[STACK_GAP_BYTES];
+    gap[0] = 0;
+    call->fn(call->ctx, call->ws, call->message, call->length);
+    gap[STACK_GAP_BYTES - 1] = 0;
+    (void)gap;
+}
 
 static void run_message(void *arg) {
     const struct message_call *call = arg;
-    call->fn(call->ctx, call->ws, call->message, call->length);
+    const char *before = call->ws->session;
+    if (call->fn != NULL) {
+        message_below(call);
+        cwebn_handed_session(call->handed, call->ws, before);
+    }
 }
 
 int cwebn_call_ws_message(void (*fn)(struct cweb_context *, websocket_t *, const char *, size_t),
                           struct cweb_context *ctx, websocket_t *ws, const char *message, size_t length,
-                          struct cwebn_fault *fault) {
-    struct message_call call = {fn, ctx, ws, message, length};
+                          struct cwebn_handed *handed, struct cwebn_fault *fault) {
+    struct message_call call = {fn, ctx, ws, message, length, handed};
     return cwebn_guard_call(run_message, &call, fault);
 }
 

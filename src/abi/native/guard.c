@@ -35,7 +35,9 @@ struct guard {
 #define THREAD_LOCAL static _Thread_local __attribute__((tls_model("initial-exec")))
 
 THREAD_LOCAL struct guard *volatile innermost;
-THREAD_LOCAL void *signal_stack;
+/* The thread's mapping: a page without access, the signal stack, the scratch. */
+THREAD_LOCAL char *signal_stack;
+THREAD_LOCAL uintptr_t stack_low, stack_high;
 
 static const int guarded_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
 #define GUARDED_SIGNAL_COUNT (sizeof guarded_signals / sizeof guarded_signals[0])
@@ -146,24 +148,44 @@ int cwebn_guard_init(void) {
     return result;
 }
 
+static size_t page_bytes(void) {
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static void find_stack(void) {
+    pthread_attr_t attributes;
+    void *low = NULL;
+    size_t bytes = 0;
+    if (pthread_getattr_np(pthread_self(), &attributes) != 0) {
+        return;
+    }
+    if (pthread_attr_getstack(&attributes, &low, &bytes) == 0) {
+        stack_low = (uintptr_t)low;
+        stack_high = stack_low + bytes;
+    }
+    pthread_attr_destroy(&attributes);
+}
+
 int cwebn_thread_init(void) {
     if (signal_stack != NULL) {
         return 0;
     }
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    char *memory = mmap(NULL, page + SIGNAL_STACK_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    size_t page = page_bytes();
+    size_t all = page + SIGNAL_STACK_BYTES + CWEBN_SCRATCH_BYTES;
+    char *memory = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (memory == MAP_FAILED) {
         return -1;
     }
     /* The lowest page stays inaccessible: an overflow of the signal stack must not run into other memory. */
     stack_t stack = {.ss_sp = memory + page, .ss_size = SIGNAL_STACK_BYTES, .ss_flags = 0};
-    if (mprotect(memory + page, SIGNAL_STACK_BYTES, PROT_READ | PROT_WRITE) != 0 || sigaltstack(&stack, NULL) != 0) {
+    if (mprotect(memory + page, all - page, PROT_READ | PROT_WRITE) != 0 || sigaltstack(&stack, NULL) != 0) {
         int error = errno;
-        munmap(memory, page + SIGNAL_STACK_BYTES);
+        munmap(memory, all);
         errno = error;
         return -1;
     }
     signal_stack = memory;
+    find_stack();
     return 0;
 }
 
@@ -173,9 +195,18 @@ void cwebn_thread_exit(void) {
     }
     stack_t none = {.ss_sp = NULL, .ss_size = 0, .ss_flags = SS_DISABLE};
     if (sigaltstack(&none, NULL) == 0) {
-        munmap(signal_stack, (size_t)sysconf(_SC_PAGESIZE) + SIGNAL_STACK_BYTES);
+        munmap(signal_stack, page_bytes() + SIGNAL_STACK_BYTES + CWEBN_SCRATCH_BYTES);
     }
     signal_stack = NULL;
+}
+
+void cwebn_thread_stack(uintptr_t *low, uintptr_t *high) {
+    *low = stack_low;
+    *high = stack_high;
+}
+
+char *cwebn_thread_scratch(void) {
+    return signal_stack == NULL ? NULL : signal_stack + page_bytes() + SIGNAL_STACK_BYTES;
 }
 
 int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out) {

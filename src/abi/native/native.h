@@ -76,17 +76,92 @@ __attribute__((noreturn)) void cwebn_guard_rethrow(const struct cwebn_fault *fau
 /* Releases the container's mutex if the calling thread holds it. Call after a fault on this thread. */
 void cwebn_container_release(struct container *container);
 
+/* The stack of the calling thread: from *low up to *high; both 0 where cwebn_thread_init() was not called. */
+void cwebn_thread_stack(uintptr_t *low, uintptr_t *high);
+
+/* Bytes of cwebn_thread_scratch(). */
+#define CWEBN_SCRATCH_BYTES ((size_t)64 * 1024)
+
+/* Memory of the calling thread for the time after a call into a module; NULL where cwebn_thread_init() was not called. */
+char *cwebn_thread_scratch(void);
+
+/* ---- handed.c: what a module hands over ---- */
+
+/* What a module hands over; bits of cwebn_handed.doing and .strange. */
+#define CWEBN_BODY 1     /* res->body */
+#define CWEBN_FIELDS 2   /* the names and values in res->headers */
+#define CWEBN_SESSION 4  /* ws->session */
+#define CWEBN_REQUEST 8  /* req->body, and what the module has added to the request's stores */
+#define CWEBN_FREED 0x100 /* with one of the above, in .doing: it is being freed, or has been by the module */
+
+struct cwebn_field {
+    const char *name;
+    size_t name_length;
+    const char *value;
+    size_t value_length;
+};
+
+/* One call's. The server fills the first part before the call, which must not be on the call's own stack. */
+struct cwebn_handed {
+    char *own_body;                  /* the response's body as the module finds it */
+    const http_kv_store_t *own_store; /* likewise its headers, */
+    const http_kv_pair_t *own_pairs; /* and their entries */
+    const char *lent;                /* memory of the server's that the module may read and must not free */
+    size_t lent_bytes;
+    struct cwebn_field *fields;
+    size_t field_capacity;
+    /* What was found. */
+    const char *body;
+    size_t body_length;
+    size_t field_count;
+    const char *refused; /* why the answer can't be sent; NULL: it can */
+    size_t scratch_used;
+    int body_kept;    /* the body is own_body, and is as large as it was */
+    unsigned strange; /* CWEBN_*: it is not from malloc(3), and was not freed */
+    volatile int doing; /* CWEBN_*: where a fault was, if not in the module's own function */
+};
+
+/* Stores whose pairs are given back: the response's, and the request's three. */
+#define CWEBN_GIVEN_STORES 4
+
+/* What is freed after a call, as far as it comes from malloc(3). */
+struct cwebn_given {
+    http_kv_store_t *store; /* a store of the module's own, with all in it; NULL: none */
+    http_kv_pair_t *pairs[CWEBN_GIVEN_STORES];
+    size_t counts[CWEBN_GIVEN_STORES];
+    char *body;
+    char *request_body;
+};
+
+/* Measures what a handler has left in its response. In a guarded call of its module, right after the handler. */
+void cwebn_handed_read(struct cwebn_handed *handed, const http_response_t *response);
+
+/* Frees what a module has handed over. 0 or 1 as cwebn_guard_call. */
+int cwebn_handed_release(struct cwebn_handed *handed, struct cwebn_given *given, struct cwebn_fault *fault);
+
+/* Looks at ws->session after a callback before which it was `before`. In a guarded call of the socket's module. */
+void cwebn_handed_session(struct cwebn_handed *handed, websocket_t *ws, const char *before);
+
+/* Frees ws->session. In a guarded call of the socket's module. */
+void cwebn_handed_end_session(struct cwebn_handed *handed, websocket_t *ws);
+
+/* Frees one block if it comes from malloc(3). 0 or 1 as cwebn_guard_call. */
+int cwebn_handed_free(void *block, struct cwebn_fault *fault);
+
 /* ---- call.c: guarded calls of each kind of module function; 0 or 1 as cwebn_guard_call ---- */
 
 int cwebn_call_handler(int (*handler)(struct cweb_context *, http_request_t *, http_response_t *),
-                       struct cweb_context *ctx, http_request_t *req, http_response_t *res, struct cwebn_fault *fault);
+                       struct cweb_context *ctx, http_request_t *req, http_response_t *res,
+                       struct cwebn_handed *handed, struct cwebn_fault *fault);
+/* fn may be NULL in the three. */
 int cwebn_call_ws_open(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,
-                       struct cwebn_fault *fault);
+                       struct cwebn_handed *handed, struct cwebn_fault *fault);
+/* Frees ws->session afterwards. */
 int cwebn_call_ws_close(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,
-                        struct cwebn_fault *fault);
+                        struct cwebn_handed *handed, struct cwebn_fault *fault);
 int cwebn_call_ws_message(void (*fn)(struct cweb_context *, websocket_t *, const char *, size_t),
                           struct cweb_context *ctx, websocket_t *ws, const char *message, size_t length,
-                          struct cwebn_fault *fault);
+                          struct cwebn_handed *handed, struct cwebn_fault *fault);
 /* onload and unload. */
 int cwebn_call_hook(void (*fn)(struct cweb_context *), struct cweb_context *ctx, struct cwebn_fault *fault);
 /* *rc receives what run returned, when it did. */

@@ -27,6 +27,7 @@ mod kind {
     pub(super) const ANSWER_LENT: u8 = 10;
     pub(super) const DONE: u8 = 11;
     pub(super) const GONE: u8 = 12;
+    pub(super) const DECLINED: u8 = 13;
 }
 
 /// Where a body is.
@@ -62,6 +63,8 @@ pub(super) enum ToServer<'a> {
     Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: Body<'a> },
     /// A handler did not return; why.
     Fault { ticket: u64, why: &'a str },
+    /// A handler leaves the request to others, and how long it ran.
+    Declined { ticket: u64, ran_us: u32 },
     /// The callbacks of a batch of socket events have returned.
     Idle { ticket: u64, ran_us: u32 },
     /// An encoded frame for a socket.
@@ -221,6 +224,13 @@ pub(super) fn fault(out: &mut Vec<u8>, ticket: u64, why: &str) {
     out.extend_from_slice(why.as_bytes());
 }
 
+/// A handler that leaves the request to others.
+pub(super) fn declined(out: &mut Vec<u8>, ticket: u64, ran_us: u32) {
+    out.push(kind::DECLINED);
+    out.extend_from_slice(&ticket.to_le_bytes());
+    out.extend_from_slice(&ran_us.to_le_bytes());
+}
+
 /// Callbacks that have returned.
 pub(super) fn idle(out: &mut Vec<u8>, ticket: u64, ran_us: u32) {
     out.push(kind::IDLE);
@@ -281,6 +291,7 @@ impl<'a> ToServer<'a> {
             Self::Part { ticket, .. }
             | Self::Answer { ticket, .. }
             | Self::Fault { ticket, .. }
+            | Self::Declined { ticket, .. }
             | Self::Idle { ticket, .. } => ticket,
             Self::Send { key, .. } | Self::Close { key, .. } => key,
         }
@@ -310,6 +321,7 @@ impl<'a> ToServer<'a> {
                 Self::Answer { ticket, ran_us, status, headers: Headers { bytes, count }, body }
             }
             kind::FAULT => Self::Fault { ticket, why: std::str::from_utf8(reader.rest()).ok()? },
+            kind::DECLINED => Self::Declined { ticket, ran_us: reader.u32()? },
             kind::IDLE => Self::Idle { ticket, ran_us: reader.u32()? },
             kind::SEND => Self::Send { key: ticket, frame: reader.rest() },
             kind::CLOSE => Self::Close { key: ticket, code: reader.u16()? },

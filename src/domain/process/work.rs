@@ -7,7 +7,8 @@ use crate::abi::context::ModuleContext;
 use crate::abi::websocket::Socket;
 use crate::domain::call::SocketEvent;
 use crate::domain::executor::Runner;
-use crate::domain::in_process::{Executor, InProcess, InProcessModule};
+use crate::domain::in_process::{BUSY, Executor, InProcess, InProcessModule};
+use crate::domain::serial::{Turn, Turns};
 use crate::numbered::{Numbered, Numbers};
 use crate::proto::http1::{Head, RequestView};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -90,41 +91,77 @@ pub(super) struct DomainRunner {
     executor: Executor,
     head: Head,
     fixed: Vec<u8>,
+    /// The body of an answer while the module's block with it is freed.
+    copied: Vec<u8>,
 }
 
 impl DomainRunner {
     pub(super) fn new(domain: &Arc<Domain>) -> Self {
         let executor = InProcess::executor(&domain.context);
-        Self { domain: Arc::clone(domain), executor, head: Head::default(), fixed: Vec::with_capacity(512) }
+        Self {
+            domain: Arc::clone(domain),
+            executor,
+            head: Head::default(),
+            fixed: Vec::with_capacity(512),
+            copied: Vec::new(),
+        }
     }
 
-    fn request(&mut self, port: &Port, ticket: u64, instance: u64, route: u32, head: &[u8], body: &[u8]) {
+    /// Runs a handler, unless its calls run one at a time and the call has no turn: then gives whose turns they are.
+    fn request(&mut self, port: &Port, asked: &Asked, head: &[u8], body: &[u8]) -> Option<Arc<Turns>> {
         let start = Instant::now();
+        let Asked { ticket, instance, route, has_turn } = *asked;
         let Some(module) = self.domain.instance(instance) else {
-            return fail(port, ticket, "the module is not loaded in its domain\n");
+            fail(port, ticket, "the module is not loaded in its domain\n");
+            return None;
         };
+        if !has_turn && let Some(turns) = module.turns(route as usize) {
+            return Some(Arc::clone(turns));
+        }
         if self.head.reread(head).is_err() {
-            return fail(port, ticket, "the request could not be read again\n");
+            fail(port, ticket, "the request could not be read again\n");
+            return None;
         }
         let view = RequestView { head: &self.head, bytes: head, body };
-        let (fixed, answers) = (&mut self.fixed, &self.domain.answers);
+        let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
         fixed.clear();
-        self.executor.handler(&module, route as usize, &view, |answer| match answer {
-            Ok(answer) => {
-                let ran_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
-                wire::answer_head(fixed, ticket, ran_us, answer.status, answer.headers());
-                let place = (answer.body.len() >= LENT_BYTES_MIN)
-                    .then(|| answers.lock().unwrap_or_else(PoisonError::into_inner).lend(answer.body));
-                match place.flatten() {
-                    Some(place) => {
-                        wire::lend(fixed, place);
-                        port.send(ticket, fixed, &[]);
-                    }
-                    None => port.send(ticket, fixed, answer.body),
-                }
+        copied.clear();
+        let (mut place, mut sent, mut declined) = (None, false, false);
+        let result = self.executor.handler(&module, route as usize, &view, |answer| {
+            let ran_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
+            if answer.is_declined && module.may_decline(route as usize) {
+                declined = true;
+                return wire::declined(fixed, ticket, ran_us);
             }
-            Err(text) => fail(port, ticket, text),
+            wire::answer_head(fixed, ticket, ran_us, answer.status, answer.headers());
+            if answer.body.len() >= LENT_BYTES_MIN {
+                place = unpoisoned(answers).lend(answer.body);
+                sent = place.is_none();
+            }
+            if sent {
+                // Too large for a copy, so it goes before it is known whether the module's block can be freed.
+                port.send(ticket, fixed, answer.body);
+            } else if place.is_none() && !answer.is_kept {
+                copied.extend_from_slice(answer.body);
+            }
         });
+        match (result, place) {
+            _ if sent => {}
+            (Ok(()), Some(place)) => {
+                wire::lend(fixed, place);
+                port.send(ticket, fixed, &[]);
+            }
+            (Ok(()), None) if declined => port.send(ticket, fixed, &[]),
+            (Ok(()), None) => port.send(ticket, fixed, self.executor.kept_body().unwrap_or(copied)),
+            (Err(text), place) => {
+                if let Some(place) = place {
+                    unpoisoned(answers).give_back(place.offset);
+                }
+                fail(port, ticket, &text);
+            }
+        }
+        self.executor.finish();
+        None
     }
 
     fn socket(&mut self, port: &Port, shard: usize, work: &ToDomain<'_>, events: &[u8]) {
@@ -178,33 +215,74 @@ fn fail(port: &Port, ticket: u64, why: &str) {
 
 impl Runner<Work> for DomainRunner {
     fn run(&mut self, work: Work) {
+        let Some(turns) = self.work(&work, false) else { return };
+        match turns.enter(work) {
+            Turn::Now(work) => {
+                let mut next = Some(work);
+                while let Some(work) = next {
+                    self.work(&work, true);
+                    next = turns.next();
+                }
+            }
+            Turn::Later => {}
+            Turn::Stuck(works) => works.iter().for_each(|work| self.refuse(work)),
+        }
+    }
+}
+
+/// Which call a record asks for.
+struct Asked {
+    ticket: u64,
+    instance: u64,
+    route: u32,
+    has_turn: bool,
+}
+
+impl DomainRunner {
+    /// Does `work`, unless it is a call that needs a turn and has none: then gives whose turns they are.
+    fn work(&mut self, work: &Work, has_turn: bool) -> Option<Arc<Turns>> {
         let Work { shard, record, early } = work;
-        let Some(port) = self.domain.ports.get(shard).map(Arc::clone) else { return };
-        let Ok(read) = ToDomain::read(&record) else {
-            return tracing::error!("the server sent a record that can't be read");
+        let port = self.domain.ports.get(*shard).map(Arc::clone)?;
+        let Ok(read) = ToDomain::read(record) else {
+            tracing::error!("the server sent a record that can't be read");
+            return None;
         };
         match &read {
-            ToDomain::Request { ticket, instance, route, head, body, .. } => match *body {
-                Body::Here(body) if early.is_empty() => self.request(&port, *ticket, *instance, *route, head, body),
-                Body::Here(body) => {
-                    let body = [early.as_slice(), body].concat();
-                    self.request(&port, *ticket, *instance, *route, head, &body);
+            &ToDomain::Request { ticket, instance, route, head, body, .. } => {
+                let asked = Asked { ticket, instance, route, has_turn };
+                match body {
+                    Body::Here(body) if early.is_empty() => return self.request(&port, &asked, head, body),
+                    Body::Here(body) => {
+                        let body = [early.as_slice(), body].concat();
+                        return self.request(&port, &asked, head, &body);
+                    }
+                    Body::Lent(place) => {
+                        let Some(body) = self.domain.requests.get(*shard).and_then(|part| part.borrow(place)) else {
+                            tracing::error!("the server lent a body outside its memory");
+                            return None;
+                        };
+                        // SAFETY: the server writes to a place again only when the request has been answered, which is
+                        // the last that `request` does.
+                        let body = unsafe { body.as_slice() };
+                        return self.request(&port, &asked, head, body);
+                    }
                 }
-                Body::Lent(place) => {
-                    let Some(body) = self.domain.requests.get(shard).and_then(|part| part.borrow(place)) else {
-                        return tracing::error!("the server lent a body outside its memory");
-                    };
-                    // SAFETY: the server writes to a place again only when the request has been answered, which is the
-                    // last that `request` does.
-                    let body = unsafe { body.as_slice() };
-                    self.request(&port, *ticket, *instance, *route, head, body);
-                }
-            },
+            }
             ToDomain::Socket { events, .. } => {
                 let put_together = (!early.is_empty()).then(|| [early.as_slice(), events].concat());
-                self.socket(&port, shard, &read, put_together.as_deref().unwrap_or(events));
+                self.socket(&port, *shard, &read, put_together.as_deref().unwrap_or(events));
             }
             ToDomain::Part { .. } | ToDomain::Done { .. } | ToDomain::Gone { .. } => {}
+        }
+        None
+    }
+
+    /// Answers a call whose turn does not come.
+    fn refuse(&self, work: &Work) {
+        if let (Some(port), Ok(ToDomain::Request { ticket, .. })) =
+            (self.domain.ports.get(work.shard), ToDomain::read(&work.record))
+        {
+            fail(port, ticket, &format!("the module is busy: {BUSY}\n"));
         }
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Pending {
     pub(super) since_ms: u64,
     /// The route's own limit of time.
     pub(super) limit_ms: Option<u64>,
+    /// Once it was sent: the request of a handler that may leave it to others.
+    pub(super) kept: Option<OwnedRequest>,
 }
 
 /// What is to be sent.

@@ -272,7 +272,7 @@ impl RemoteCalls {
             }
         };
         let since_ms = self.now_ms;
-        self.pending.insert(ticket, Pending { hold, unit, asker, since_ms, limit_ms });
+        self.pending.insert(ticket, Pending { hold, unit, asker, since_ms, limit_ms, kept: None });
         self.queue.push_back(Queued { ticket, instance, short, cargo });
     }
 }

@@ -5,7 +5,7 @@ use super::call::{Asker, Pending};
 use super::calls::RemoteCalls;
 use super::line::Line;
 use super::refusal::plain;
-use crate::domain::inbox::Message;
+use crate::domain::inbox::{Declined, Message};
 use crate::net::Lent;
 use crate::proto::http1::encode_response;
 use std::time::Duration;
@@ -106,6 +106,16 @@ impl RemoteCalls {
                 if let Asker::Request { conn, seq, meta } = pending.asker {
                     out.push(Message::Answer { conn, seq, bytes: plain(500, &meta, why), lent: None });
                 }
+            }
+            ToServer::Declined { ticket, ran_us } => {
+                line.link.request_over(ticket);
+                let Some(mut pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
+                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), 0);
+                let (Some(request), Asker::Request { conn, seq, meta }) = (pending.kept.take(), pending.asker) else {
+                    return Err("a handler declined that must answer".to_owned());
+                };
+                let by = pending.hold.instance().manifest().name.clone();
+                out.push(Message::Declined(Box::new(Declined { by, conn, seq, request, meta })));
             }
             ToServer::Idle { ticket, ran_us } => {
                 let Some(pending) = self.finish(line, ticket, |asker| !asker.is_request())? else { return Ok(()) };

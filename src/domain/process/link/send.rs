@@ -5,6 +5,7 @@ use super::ShardLink;
 use super::call::{Cargo, Queued, Sending};
 use super::calls::{RemoteCalls, TICKET_BIT};
 use super::line::{Known, Line};
+use crate::abi::manifest::RouteDecl;
 use crate::domain::call::SocketEvent;
 use crate::domain::ring::PushError;
 
@@ -40,7 +41,7 @@ impl RemoteCalls {
             }
             let Some(sending) = &mut self.sending else { break };
             match push(&mut line.link, sending) {
-                Ok(()) => self.sending = None,
+                Ok(()) => self.sent(),
                 Err(PushError::Full) => break,
                 Err(error) => line.end(&error.to_string()),
             }
@@ -52,6 +53,17 @@ impl RemoteCalls {
             line.link.producer.wake();
         }
         self.current = Some(line);
+    }
+
+    /// The record under way is in the ring. The request of a handler that may decline is kept until the answer.
+    fn sent(&mut self) {
+        let Some(Sending { queued: Some(queued), .. }) = self.sending.take() else { return };
+        if let Cargo::Request { route, request } = queued.cargo
+            && let Some(pending) = self.pending.get_mut(&queued.ticket)
+            && pending.hold.instance().manifest().routes.get(route).is_some_and(RouteDecl::is_fallback)
+        {
+            pending.kept = Some(request);
+        }
     }
 
     fn encode(&mut self, line: &mut Line, queued: Queued) -> Sending {

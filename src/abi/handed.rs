@@ -1,0 +1,202 @@
+//! What a module hands over: the part of a call that the server reads and frees after the module's code has returned.
+//!
+//! All reading and freeing of the module's pointers happens in `native/handed.c`, in the guard of the call, so that a wrong
+//! one is a fault of the module. What is left to read here was measured and touched there.
+
+use super::native::{self, RawField, RawGiven, RawHanded};
+use super::types::{KvPair, KvStore};
+use std::ffi::{CStr, c_char};
+use std::fmt;
+use std::ptr;
+
+/// Most header fields of an answer; further ones in a store of the module's own are left out.
+pub(super) const FIELDS_MAX: usize = 256;
+
+const NO_FIELD: RawField = RawField { name: ptr::null(), name_length: 0, value: ptr::null(), value_length: 0 };
+
+/// A kind of thing that a module hands over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thing {
+    /// `res->body`
+    Body,
+    /// A name or a value in `res->headers`.
+    Field,
+    /// `ws->session`
+    Session,
+    /// `req->body`, or what was added to the request's stores.
+    Request,
+}
+
+impl Thing {
+    const ALL: [(u32, Self); 4] = [
+        (native::BODY, Self::Body),
+        (native::FIELDS, Self::Field),
+        (native::SESSION, Self::Session),
+        (native::REQUEST, Self::Request),
+    ];
+
+    /// Its name in C.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Body => "res->body",
+            Self::Field => "a name or value in res->headers",
+            Self::Session => "ws->session",
+            Self::Request => "req->body or a value added to the request",
+        }
+    }
+
+    /// What an author does instead of handing over memory that is not from malloc(3).
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Body => "use cweb_respond(), write into res->body, or set it to strdup(\"…\")",
+            Self::Field => "use cweb_set_header(), or http_kv_insert() with strdup(\"…\")",
+            Self::Session => "set it to strdup(\"…\")",
+            Self::Request => "set it to a block from malloc(3)",
+        }
+    }
+}
+
+/// Where a fault was that came after the module's own function had returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    thing: Thing,
+    freed: bool,
+}
+
+impl fmt::Display for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.thing.name();
+        if self.freed {
+            write!(f, "{name} was freed already or is no block of malloc(3)")
+        } else {
+            write!(f, "{name} can't be read")
+        }
+    }
+}
+
+/// The record of one call after another.
+pub(super) struct Handed {
+    raw: RawHanded,
+    fields: Vec<RawField>,
+}
+
+impl Handed {
+    /// A record without room for header fields.
+    pub(super) fn new() -> Self {
+        Self::with_fields(0)
+    }
+
+    /// A record for answers.
+    pub(super) fn for_answers() -> Self {
+        Self::with_fields(FIELDS_MAX)
+    }
+
+    fn with_fields(count: usize) -> Self {
+        let raw = RawHanded {
+            own_body: ptr::null_mut(),
+            own_store: ptr::null(),
+            own_pairs: ptr::null(),
+            lent: ptr::null(),
+            lent_bytes: 0,
+            fields: ptr::null_mut(),
+            field_capacity: 0,
+            body: ptr::null(),
+            body_length: 0,
+            field_count: 0,
+            refused: ptr::null(),
+            scratch_used: 0,
+            body_kept: 0,
+            strange: 0,
+            doing: 0,
+        };
+        Self { raw, fields: vec![NO_FIELD; count] }
+    }
+
+    /// Begins a call with a response of the server's own memory.
+    pub(super) fn begin(&mut self, body: *mut c_char, store: *const KvStore, pairs: *const KvPair) {
+        (self.raw.own_body, self.raw.own_store, self.raw.own_pairs) = (body, store, pairs);
+        (self.raw.fields, self.raw.field_capacity) = (self.fields.as_mut_ptr(), self.fields.len());
+        (self.raw.body, self.raw.body_length, self.raw.field_count) = (ptr::null(), 0, 0);
+        (self.raw.refused, self.raw.scratch_used, self.raw.body_kept) = (ptr::null(), 0, 0);
+        (self.raw.strange, self.raw.doing) = (0, 0);
+    }
+
+    /// Names memory of the server's that the module can read and may hand back by mistake.
+    pub(super) fn lend(&mut self, bytes: &[u8]) {
+        (self.raw.lent, self.raw.lent_bytes) = (bytes.as_ptr().cast(), bytes.len());
+    }
+
+    /// For the C side, during a call.
+    pub(super) fn as_raw(&mut self) -> *mut RawHanded {
+        &raw mut self.raw
+    }
+
+    /// The body that was found.
+    ///
+    /// # Safety
+    /// The call has returned without a fault, and nothing has been freed since.
+    pub(super) unsafe fn body(&self) -> &[u8] {
+        if self.raw.body.is_null() {
+            return &[];
+        }
+        // SAFETY: cwebn_handed_read has measured and touched it.
+        unsafe { std::slice::from_raw_parts(self.raw.body.cast::<u8>(), self.raw.body_length) }
+    }
+
+    /// The header fields that were found.
+    ///
+    /// # Safety
+    /// As [`Handed::body`].
+    pub(super) unsafe fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        // SAFETY: as above.
+        let bytes = |at: *const c_char, length| unsafe { std::slice::from_raw_parts(at.cast::<u8>(), length) };
+        let found = self.fields.get(..self.raw.field_count).unwrap_or_default();
+        found.iter().map(move |field| (bytes(field.name, field.name_length), bytes(field.value, field.value_length)))
+    }
+
+    /// Whether the body is the server's own block, as it was.
+    pub(super) fn is_own_body(&self) -> bool {
+        self.raw.body_kept != 0
+    }
+
+    /// Why the answer can't be sent, for people.
+    pub(super) fn refused(&self) -> Option<&'static str> {
+        if self.raw.refused.is_null() {
+            return None;
+        }
+        // SAFETY: a literal of handed.c.
+        unsafe { CStr::from_ptr(self.raw.refused) }.to_str().ok()
+    }
+
+    /// Where a fault was, if not in the module's own function.
+    pub(super) fn reading(&self) -> Option<Reading> {
+        let doing = self.raw.doing.cast_unsigned();
+        let (_, thing) = Thing::ALL.into_iter().find(|(bit, _)| doing & bit != 0)?;
+        Some(Reading { thing, freed: doing & native::FREED != 0 })
+    }
+
+    /// What was not from malloc(3), as bits for [`Thing::of`].
+    pub(super) fn strange(&self) -> u32 {
+        self.raw.strange
+    }
+}
+
+impl Thing {
+    /// What the bits stand for.
+    pub fn of(bits: u32) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |(bit, _)| bits & bit != 0).map(|(_, thing)| thing)
+    }
+}
+
+/// What is given back after a call.
+pub(super) fn nothing_given() -> RawGiven {
+    RawGiven {
+        store: ptr::null_mut(),
+        pairs: [ptr::null_mut(); native::GIVEN_STORES],
+        counts: [0; native::GIVEN_STORES],
+        body: ptr::null_mut(),
+        request_body: ptr::null_mut(),
+    }
+}

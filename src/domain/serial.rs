@@ -1,0 +1,116 @@
+//! Calls of one module that run one at a time.
+//!
+//! No thread waits for its turn: a call that comes while another runs is kept here, and the thread that runs the other
+//! takes it afterwards. A call that exits or faults returns to its thread as any other does, so its turn ends too. Nothing
+//! in the module's memory is locked meanwhile.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// While one call has been running for longer than this, no other is kept waiting for its end.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// Calls that wait for their turn.
+const WAITING_MAX: usize = 4096;
+
+/// What became of a call that asked for its turn.
+pub(super) enum Turn<W> {
+    /// It may run now; [`Turns::next`] must follow.
+    Now(W),
+    /// It is kept until its turn comes.
+    Later,
+    /// The turn of another call does not end: these are to be answered without being run.
+    Stuck(Vec<W>),
+}
+
+#[derive(Default)]
+struct State {
+    /// Start of the running call.
+    since: Option<Instant>,
+    waiting: VecDeque<Box<dyn Any + Send>>,
+}
+
+/// The turns of one module. The calls of one are all of one type.
+#[derive(Default)]
+pub(super) struct Turns {
+    state: Mutex<State>,
+}
+
+impl Turns {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a turn for `work`.
+    pub(super) fn enter<W: Send + 'static>(&self, work: W) -> Turn<W> {
+        let mut state = self.state();
+        let Some(since) = state.since else {
+            state.since = Some(Instant::now());
+            return Turn::Now(work);
+        };
+        if since.elapsed() > STUCK_AFTER || state.waiting.len() >= WAITING_MAX {
+            let waiting =
+                if since.elapsed() > STUCK_AFTER { std::mem::take(&mut state.waiting) } else { VecDeque::new() };
+            let kept = waiting.into_iter().filter_map(|work| work.downcast::<W>().ok()).map(|work| *work);
+            return Turn::Stuck(kept.chain([work]).collect());
+        }
+        state.waiting.push_back(Box::new(work));
+        Turn::Later
+    }
+
+    /// The running call has ended: the one whose turn it is now, if any waits.
+    pub(super) fn next<W: 'static>(&self) -> Option<W> {
+        let mut state = self.state();
+        let next = state.waiting.pop_front().and_then(|work| work.downcast::<W>().ok()).map(|work| *work);
+        state.since = next.as_ref().map(|_| Instant::now());
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn one_at_a_time_in_order() {
+        let turns = Turns::default();
+        assert!(matches!(turns.enter(1), Turn::Now(1)));
+        assert!(matches!((turns.enter(2), turns.enter(3)), (Turn::Later, Turn::Later)));
+        assert_eq!([turns.next(), turns.next(), turns.next()], [Some(2), Some(3), None]);
+        assert!(matches!(turns.enter(4), Turn::Now(4)));
+    }
+
+    #[test]
+    fn threads_never_overlap_and_lose_nothing() {
+        let (turns, running, done) = (Turns::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for call in 0..500_usize {
+                        let Turn::Now(call) = turns.enter(call) else { continue };
+                        let mut next = Some(call);
+                        while let Some(_call) = next {
+                            assert_eq!(running.fetch_add(1, Ordering::SeqCst), 0);
+                            running.fetch_sub(1, Ordering::SeqCst);
+                            done.fetch_add(1, Ordering::SeqCst);
+                            next = turns.next::<usize>();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(done.load(Ordering::SeqCst), 8 * 500);
+    }
+
+    #[test]
+    fn who_waits_for_a_call_that_does_not_end_is_told() {
+        let turns = Turns::default();
+        assert!(matches!((turns.enter(1), turns.enter(2)), (Turn::Now(1), Turn::Later)));
+        turns.state().since = Instant::now().checked_sub(STUCK_AFTER * 2);
+        assert!(matches!(turns.enter(3), Turn::Stuck(told) if told == [2, 3]));
+        assert_eq!(turns.next::<i32>(), None);
+        assert!(matches!(turns.enter(4), Turn::Now(4)));
+    }
+}
