@@ -8,7 +8,7 @@ use support::{Response, Server, eventually, module};
 
 const CODE: &str = r#"
 static int f(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; strcpy(r->body, "here"); return 0; }
-static int run(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; (void)j; return 0; }
+__attribute__((unused)) static int run(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; (void)j; return 0; }
 "#;
 
 fn deploy(server: &Server, name: &str, routes: &str, size: usize, fields: &str) -> Response {

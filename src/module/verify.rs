@@ -203,14 +203,14 @@ fn check_route(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
 }
 
 fn check_socket(at: usize, path: &str) -> Result<(), Refusal> {
-    if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == b'?' || byte == b'#') {
-        return refuse(format!("websockets[{at}]: the path \"{path}\" must be literal and begin with /"));
-    }
     if pattern::placeholder(path).is_some() || pattern::is_pattern(path) {
         return refuse(format!(
             "websockets[{at}]: the path \"{path}\" is a pattern, and WebSocket paths are taken literally; give what varies in \
              the query: ?id=… is in ws->session"
         ));
+    }
+    if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == b'?' || byte == b'#') {
+        return refuse(format!("websockets[{at}]: the path \"{path}\" must be literal and begin with /"));
     }
     reserved(path, &format!("websockets[{at}]"))
 }

@@ -328,6 +328,21 @@ mod tests {
     }
 
     #[test]
+    fn a_unix_socket_of_a_server_that_is_ending_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let old = UnixListener::bind(&path).unwrap();
+        // It goes once it has been connected to, as one does that an io_uring of a killed process holds a little longer.
+        let ending = std::thread::spawn(move || drop((old.accept().unwrap(), old)));
+        let _listening = bind_all(&[ListenAddr::Unix(path.clone())], 1, UnixAccess::Umask).unwrap();
+        ending.join().unwrap();
+        // One that stays is not taken over, and the wait has an end.
+        let again = bind_all(&[ListenAddr::Unix(path)], 1, UnixAccess::Umask);
+        let error = again.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("a running server listens on it"), "{error}");
+    }
+
+    #[test]
     fn knows_loopback() {
         let peer = |text: &str| Peer::Tcp(text.parse().unwrap());
         assert!(peer("127.9.9.9:1").is_loopback());
