@@ -303,3 +303,28 @@ fn an_event_source_does_not_come_back_to_a_stream_that_it_has_seen() {
     let output = cweb(dir.path(), &args, &[]);
     assert_eq!((code(&output), output.stdout.len()), (0, 0), "{}", all_of(&output));
 }
+
+#[test]
+fn modules_have_files_of_a_moment() {
+    let server = Server::start();
+    let code = r#"
+static int keep(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+    (void)c; (void)q;
+    FILE *file = tmpfile();
+    if (file == NULL) { return cweb_respond(r, (http_error_t)500, "text/plain", "tmpfile: %m"); }
+    char text[8] = "";
+    fputs("kept", file); rewind(file);
+    if (fgets(text, sizeof text, file) == NULL) { strcpy(text, "lost"); }
+    fclose(file);
+    const char *dir = getenv("TMPDIR");
+    char path[512];
+    snprintf(path, sizeof path, "%s/own-XXXXXX", dir != NULL ? dir : "/tmp");
+    int fd = mkstemp(path);
+    if (fd < 0) { return cweb_respond(r, (http_error_t)500, "text/plain", "mkstemp: %m"); }
+    remove(path); fclose(fdopen(fd, "w"));
+    return cweb_respond(r, HTTP_200_OK, "text/plain", "%s", text);
+}"#;
+    server.deploy(&module("files", code, r#"{"/keep","GET",keep,NONE}"#, 1, ""));
+    let answer = server.get("/keep");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "kept"));
+}
