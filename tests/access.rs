@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use support::{Client, PATIENCE, Response, Server, constant, module, signal};
+use support::{Client, PATIENCE, Response, Server, constant, eventually, module, signal};
 
 const ADMIN_KEY: &str = "the-key-that-may-do-everything";
 
