@@ -77,14 +77,6 @@ fn a_deployment_is_answered_with_what_is_served_and_where() {
     assert!(refused.status == 422 && told["error"].as_str().unwrap().contains("nonsense"), "{told}");
     let empty = deploy(" ", &[("Accept", "application/json")]);
     assert!(empty.status == 400 && empty.text().starts_with("{\"error\":\"no source"), "{}", empty.text());
-    // What is no name of a host is not repeated.
-    let mut client = server.connect();
-    let source = shop("");
-    client.send(
-        format!("POST /mgnt HTTP/1.1\r\nHost: a'b\r\nContent-Length: {}\r\n\r\n{source}", source.len()).as_bytes(),
-    );
-    let odd = client.response().text();
-    assert!(odd.contains("\nGET /shop\n"), "{odd}");
     let removed = server.connect().request("DELETE", "/mgnt/shop", &[], b"");
     assert_eq!((removed.status, removed.text().as_str()), (200, "removed shop\n"));
 }
@@ -223,7 +215,10 @@ fn a_body_that_is_too_large_is_told_who_can_allow_it() {
     for words in ["CWEB_BODY_MIB", "--route-body-bytes-max", "--body-bytes-max"] {
         assert!(answer.status == 413 && answer.text().contains(words), "{}", answer.text());
     }
-    let answer = server.post("/mgnt", &body);
+    // The limit of /mgnt is that of a job's payload, where that is larger.
+    let mut client = server.connect();
+    client.send(b"POST /mgnt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8388608\r\n\r\n");
+    let answer = client.response();
     assert!(answer.status == 413 && answer.text().contains("--mgnt-body-bytes-max"), "{}", answer.text());
     let mut client = server.connect();
     client.send(b"POST /up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -282,7 +277,8 @@ fn an_event_source_does_not_come_back_to_a_stream_that_it_has_seen() {
     let path = format!("/jobs/{uuid}/events");
     let ask = |after: i64, accept: &str| {
         let mut client = server.connect();
-        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nLast-Event-ID: {after}\r\n\r\n");
+        let head =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nLast-Event-ID: {after}\r\n\r\n");
         client.send(head.as_bytes());
         client.rest()
     };
