@@ -99,11 +99,11 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     drop(passed);
     let addresses = addresses(public, &listeners);
     // Modules open files relative to the data directory.
-    let about = |what: &str| setup(format!("{what} the data directory {}", config.data_dir.display()));
+    let named = config.data_dir.display().to_string();
+    let about = |what: &str| setup(format!("{what} the data directory {named}"));
     std::fs::create_dir_all(&config.data_dir).map_err(about("creating"))?;
-    let entering = about("entering");
-    let config = with_absolute_paths(config.clone()).map_err(about("finding"))?;
-    std::env::set_current_dir(&config.data_dir).map_err(entering)?;
+    let config = with_absolute_paths(config).map_err(about("finding"))?;
+    std::env::set_current_dir(&config.data_dir).map_err(about("entering"))?;
 
     load_modules_key(&config)?;
     sandbox::check(config.production).map_err(|error| ServeError::Control(error.to_string()))?;
