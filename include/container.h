@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stddef.h>
 
 #include <map.h>
 
@@ -26,9 +27,10 @@ struct container {
 
 /**
  * Prepares an empty container.
- * @return 0, or -1 when memory runs out
+ * @param initial_capacity  names to make room for at first, at least 1; it grows
+ * @return 0; -1 when container is NULL, initial_capacity is 0 or memory runs out
  */
-static inline int container_init(struct container *container) {
+static inline int container_init(struct container *container, size_t initial_capacity) {
     pthread_mutexattr_t attr;
     if (container == NULL || pthread_mutexattr_init(&attr) != 0) {
         return -1;
@@ -40,7 +42,7 @@ static inline int container_init(struct container *container) {
     if (failed) {
         return -1;
     }
-    container->data = map_create(0);
+    container->data = map_create(initial_capacity);
     if (container->data == NULL) {
         pthread_mutex_destroy(&container->mutex);
         return -1;
@@ -78,7 +80,7 @@ static inline void cweb_container_leave(struct container *container, int entered
  * @return MAP_OK, or MAP_ERR when an argument is NULL or memory runs out
  */
 static inline map_error_t container_set(struct container *container, const char *name, void *value) {
-    int entered = cweb_container_enter(container);
+    int entered = value == NULL ? -1 : cweb_container_enter(container);
     if (entered < 0) {
         return MAP_ERR;
     }

@@ -109,6 +109,8 @@ typedef struct route_info {
     const char *method; /**< "GET", "POST", … */
     entry_t handler;
     int flags; /**< Bits of cweb_feature_flag_t, CWEB_TIMEOUT_S(), CWEB_BODY_MIB(); others are ignored */
+    regex_t regex;      /**< Not used: a module leaves it zero. */
+    int regex_compiled; /**< Likewise. */
 } route_info_t;
 
 /* ---- WebSockets ---- */
@@ -137,14 +139,24 @@ typedef struct job_payload {
 typedef struct job_ctx {
     const char *job_uuid;
     /**
-     * Stores an event and sends it to who watches the job, in the order of the calls. data_json: JSON; any other text
-     * is kept as a string; NULL counts as "{}". Waits while the server's queue of events is full. 0, or -1: the job is
-     * canceled, or the data is larger than the server takes.
+     * Stores an event and sends it to whoever watches the job, in the order of the calls, also after set_result or
+     * set_error. data_json: JSON; any other text is kept as a string; NULL is null. Waits while the server's queue of
+     * events is full. 0, or -1: type is NULL or empty, the job is canceled or has timed out, or the data is larger than
+     * the server takes.
      */
     int (*emit_event)(struct job_ctx *job, const char *type, const char *data_json);
-    /** Sets the result; the last call counts. 0 or -1. */
+    /**
+     * Ends the job as done with this result: JSON, or any text. The first call of set_result or set_error decides, what
+     * run returns does not matter any more.
+     * @return 0; -1 when one of the two was called before, the text is NULL or too large, or the job is canceled or has
+     * timed out
+     */
     int (*set_result)(struct job_ctx *job, const char *result_json);
-    /** Sets the text shown if the run fails. 0 or -1. */
+    /**
+     * Ends the job as failed with this text. A job that may run again (max_attempts) is retried instead, once run has
+     * returned.
+     * @return as set_result
+     */
     int (*set_error)(struct job_ctx *job, const char *error_text);
     /** 1 once the job has been canceled: stop soon. See cweb_job_canceled(). */
     int (*is_canceled)(struct job_ctx *job);
@@ -152,7 +164,7 @@ typedef struct job_ctx {
     void *reserved[4]; /* NULL */
 } job_ctx_t;
 
-/** Does the job. 0: done; anything else: failed. */
+/** Does the job. What it returns counts if it has set neither result nor error: 0 is done, anything else failed. */
 typedef int (*job_run_t)(struct cweb_context *, const job_payload_t *, job_ctx_t *);
 
 /** A kind of job. What is 0 has the server's default. */
@@ -209,6 +221,16 @@ static inline int jobs_create(const char *job_name, const char *payload_json, cw
         *uuid_out = uuid;
     }
     return 0;
+}
+
+/** How jobs_create() reaches a server that binds it with jobs_bind(). This server does not. */
+typedef int (*jobs_create_fn_t)(void *user_data, const char *job_name, const char *payload_json,
+                                cweb_uuid_t *job_uuid_out);
+
+/** Does nothing: jobs_create() is bound when the module is loaded. Here for modules that call it. */
+static inline void jobs_bind(jobs_create_fn_t create, void *user_data) {
+    (void)create;
+    (void)user_data;
 }
 
 #ifdef __cplusplus

@@ -32,10 +32,20 @@
  * Version of everything that crosses between server and module: the layout of the structures in this SDK and of
  * struct cweb_host. The loader refuses a module compiled for another one.
  */
-#define CWEB_ABI_VERSION 1u
+#define CWEB_ABI_VERSION 2u
 
 /** Largest request body accepted unless the server is told otherwise. */
 #define DEFAULT_MAX_BODY_BYTES (1024 * 1024)
+
+/*
+ * Names that older modules size their own tables and buffers with. They bound nothing here: the server has its own
+ * limits, which `cweb serve --help` lists.
+ */
+#define ROUTER_MAX_MODULES 100
+#define SO_PATH_MAX_LEN 256
+#define REQUEST_BUFFER_SIZE (DEFAULT_MAX_BODY_BYTES + 16 * 1024)
+#define DEFAULT_DEV_THREAD_POOL_SIZE 4
+#define DEFAULT_PROD_THREAD_POOL_MULTIPLIER 2
 
 /** Port the server listens on unless told otherwise. */
 #define DEFAULT_PORT 8080

@@ -22,7 +22,8 @@ extern "C" {
 #define CWEB_LOG_LINE_MAX 2048
 
 /**
- * Sets a response header to a copy of value, replacing one set before.
+ * Sets a response header to a copy of value, replacing one set before. Set-Cookie and WWW-Authenticate are added to those
+ * set before.
  * @return 0, or -1 when there is no room for it
  */
 static inline int cweb_header(http_response_t *res, const char *name, const char *value) {
@@ -31,7 +32,7 @@ static inline int cweb_header(http_response_t *res, const char *name, const char
         return -1;
     }
     http_kv_pair_t *pair = cweb_kv_find(res->headers, name);
-    if (pair != NULL) {
+    if (pair != NULL && !cweb_kv_may_repeat(name)) {
         free(pair->value);
         pair->value = copy;
         return 0;

@@ -61,7 +61,10 @@ struct cweb_host {
     int (*in_call)(void);
     /** Sends one message of a type to many sockets, encoded once; type 0: as send of each would. How many accepted it. */
     int (*ws_send)(struct websocket *const *sockets, size_t count, int type, const char *message, size_t length);
-    void *reserved[14]; /* NULL; becomes further functions */
+    /** See event_add() and event_del() in libevent.h: run(event) is to be called when fd is ready. 0, or -1 and errno. */
+    int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
+    int (*event_del)(const void *module, void *event);
+    void *reserved[12]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

@@ -31,12 +31,18 @@ typedef struct http_kv_pair {
     char *value; /**< From malloc(3). */
 } http_kv_pair_t;
 
-/** A small ordered map with case-insensitive keys and a fixed number of places: headers, parameters, form fields. */
+/**
+ * A small ordered map with case-insensitive keys and a fixed number of places: headers, parameters, form fields. Each key
+ * is there once, but for set-cookie and www-authenticate (see http_kv_insert()). What a request repeats is beside the
+ * entries, see cweb_kv_next().
+ */
 typedef struct http_kv_store {
     http_kv_pair_t *entries;
     size_t size;
     size_t capacity;
     size_t server; /* 0; in a store of the server's: 1, and one for each of the first pairs that it owns */
+    http_kv_pair_t *repeated; /* further values of keys that a request repeats, in their order; its own array */
+    size_t repeated_size;
 } http_kv_store_t;
 
 /** Makes an empty store with this many places; NULL for 0 or when memory runs out. */
@@ -74,8 +80,16 @@ static inline void http_kv_destroy(http_kv_store_t *store, int free_values) {
     if (store->server > 0) {
         store->size = 0;
         store->server = 1;
+        store->repeated_size = 0;
         return;
     }
+    for (size_t i = 0; i < store->repeated_size; i++) {
+        free(store->repeated[i].key);
+        if (free_values) {
+            free(store->repeated[i].value);
+        }
+    }
+    free(store->repeated);
     free(store->entries);
     free(store);
 }
@@ -93,18 +107,23 @@ static inline http_kv_pair_t *cweb_kv_find(const http_kv_store_t *store, const c
     return NULL;
 }
 
+/* Whether a response may have several fields of this name whose values can't be joined by commas (RFC 9110 section 5.3). */
+static inline int cweb_kv_may_repeat(const char *key) {
+    return strcasecmp(key, "set-cookie") == 0 || strcasecmp(key, "www-authenticate") == 0;
+}
+
 /**
  * Adds a pair. The key is copied in lower case; the store takes over value, which comes from malloc(3).
  *
  * A key that is already there keeps its first value, also in a full store: the call returns 0 and the new value stays
- * the caller's.
+ * the caller's. Set-Cookie and WWW-Authenticate are added each time: a response has as many of them as were inserted.
  * @return 0, or -1 when the store is full, an argument is NULL or memory runs out (value stays the caller's)
  */
 static inline int http_kv_insert(http_kv_store_t *store, const char *key, char *value) {
     if (store == NULL || key == NULL || value == NULL) {
         return -1;
     }
-    if (cweb_kv_find(store, key) != NULL) {
+    if (cweb_kv_find(store, key) != NULL && !cweb_kv_may_repeat(key)) {
         return 0;
     }
     if (store->size >= store->capacity) {
@@ -129,7 +148,31 @@ static inline char *http_kv_get(const http_kv_store_t *store, const char *key) {
     return pair == NULL ? NULL : pair->value;
 }
 
-/** How many pairs it holds; 0 for NULL. */
+/**
+ * Walks all values of a key, in their order: http_kv_get() gives the first of a repeated parameter, form field or header
+ * only.
+ *
+ *     size_t at = 0;
+ *     for (const char *tag; (tag = cweb_kv_next(req->params, "tag", &at)) != NULL;) { use(tag); }
+ *
+ * @param at  0 at first; moved on by each call
+ * @return the next value, which stays the store's; NULL when there is no further one or an argument is NULL
+ */
+static inline char *cweb_kv_next(const http_kv_store_t *store, const char *key, size_t *at) {
+    if (store == NULL || key == NULL || at == NULL) {
+        return NULL;
+    }
+    while (*at < store->size + store->repeated_size) {
+        size_t i = (*at)++;
+        http_kv_pair_t *pair = i < store->size ? &store->entries[i] : &store->repeated[i - store->size];
+        if (strcasecmp(pair->key, key) == 0) {
+            return pair->value;
+        }
+    }
+    return NULL;
+}
+
+/** How many pairs it holds, each key of a request once; 0 for NULL. */
 static inline size_t http_kv_size(const http_kv_store_t *store) {
     return store == NULL ? 0 : store->size;
 }

@@ -64,10 +64,33 @@ static inline int cweb_has_token(const char *value, const char *token) {
     return 0;
 }
 
+/* Keeps the value of a key that is there already. Their number is bounded by that of the places. */
+static inline int cweb_kv_repeat(http_kv_store_t *store, const char *key, char *value) {
+    if (store->repeated == NULL) {
+        store->repeated = (http_kv_pair_t *)calloc(store->capacity, sizeof *store->repeated);
+    }
+    if (store->repeated == NULL || store->repeated_size >= store->capacity) {
+        return -1;
+    }
+    char *copy = strdup(key);
+    if (copy == NULL) {
+        return -1;
+    }
+    for (char *c = copy; *c != '\0'; c++) {
+        *c = *c >= 'A' && *c <= 'Z' ? (char)(*c + ('a' - 'A')) : *c;
+    }
+    store->repeated[store->repeated_size].key = copy;
+    store->repeated[store->repeated_size].value = value;
+    store->repeated_size++;
+    return 0;
+}
+
 /* Adds a pair whose value was malloc'd for it; frees the value if the store does not take it. */
 static inline void cweb_kv_give(http_kv_store_t *store, const char *key, char *value) {
+    int known = store != NULL && store->server == 0 && value != NULL && cweb_kv_find(store, key) != NULL;
     size_t size = http_kv_size(store);
-    if (http_kv_insert(store, key, value) != 0 || http_kv_size(store) == size) {
+    if (known ? cweb_kv_repeat(store, key, value) != 0
+              : http_kv_insert(store, key, value) != 0 || http_kv_size(store) == size) {
         free(value);
     }
 }
@@ -315,7 +338,7 @@ static inline http_error_t cweb_parse_request_line(const char *line, size_t leng
     if (query != NULL) {
         cweb_parse_urlencoded(req->params, query + 1, (size_t)(second - query - 1));
     }
-    return req->path == NULL ? HTTP_500_INTERNAL_SERVER_ERROR : req->method == HTTP_ERR ? HTTP_501_NOT_IMPLEMENTED : HTTP_200_OK;
+    return req->path == NULL ? HTTP_500_INTERNAL_SERVER_ERROR : req->method == HTTP_ERR ? HTTP_400_BAD_REQUEST : HTTP_200_OK;
 }
 
 /* Reads header lines up to the blank one. */
@@ -349,44 +372,60 @@ static inline http_error_t cweb_parse_headers(const char *text, size_t length, h
     return HTTP_200_OK;
 }
 
-/* Takes the body by Content-Length or as chunks. */
-static inline http_error_t cweb_parse_body(const char *body, size_t available, http_request_t *req) {
-    const char *length_text = http_kv_get(req->headers, "content-length");
-    size_t length = 0;
-    req->transfer_encoding_chunked = cweb_has_token(http_kv_get(req->headers, "transfer-encoding"), "chunked");
-    if (req->transfer_encoding_chunked) {
-        if (length_text != NULL || http_decode_chunked_body(body, available, &req->body, &length) != 0 || length > INT_MAX) {
-            return HTTP_400_BAD_REQUEST;
-        }
-    } else {
-        for (const char *c = length_text; c != NULL && *c != '\0'; c++) {
-            if (*c < '0' || *c > '9' || length > INT_MAX / 10 - 1) {
-                return HTTP_400_BAD_REQUEST;
-            }
-            length = length * 10 + (size_t)(*c - '0');
-        }
-        if (length > available) {
-            return HTTP_400_BAD_REQUEST;
-        }
-        req->body = cweb_copy_bytes(body, length);
+/* The value of Content-Length; 0 without. -1 when it is no number, or more than fits. */
+static inline int cweb_parse_content_length(const http_kv_store_t *headers) {
+    const char *digit = http_kv_get(headers, "content-length");
+    int length = 0;
+    if (digit != NULL && *digit == '\0') {
+        return -1;
     }
-    req->content_length = (int)length;
+    for (; digit != NULL && *digit != '\0'; digit++) {
+        if (*digit < '0' || *digit > '9' || length > (INT_MAX - 9) / 10) {
+            return -1;
+        }
+        length = length * 10 + (*digit - '0');
+    }
+    return length;
+}
+
+/* Takes what the head says of the body, and the body itself if all of it is there. */
+static inline http_error_t cweb_parse_body(const char *body, size_t available, http_request_t *req) {
+    int length = cweb_parse_content_length(req->headers);
+    req->transfer_encoding_chunked = cweb_has_token(http_kv_get(req->headers, "transfer-encoding"), "chunked");
+    if (length < 0 || (req->transfer_encoding_chunked && http_kv_get(req->headers, "content-length") != NULL)) {
+        return HTTP_400_BAD_REQUEST;
+    }
+    req->content_length = length;
+    if (req->transfer_encoding_chunked) {
+        size_t decoded = 0;
+        if (http_decode_chunked_body(body, available, &req->body, &decoded) == 0) {
+            req->content_length = decoded > INT_MAX ? 0 : (int)decoded;
+        }
+        return HTTP_200_OK;
+    }
+    if ((size_t)length > available) {
+        return HTTP_200_OK;
+    }
+    req->body = cweb_copy_bytes(body, (size_t)length);
     return req->body == NULL ? HTTP_500_INTERNAL_SERVER_ERROR : HTTP_200_OK;
 }
 
-/** 1 if the request asks for a WebSocket (RFC 6455 section 4.1): Upgrade, Connection and a key; else 0. */
+/** 1 if the request asks for a WebSocket: `Upgrade` names it and `upgrade` is in the list of `Connection`; else 0. */
 static inline int http_is_websocket_upgrade(http_request_t *req) {
     return req != NULL && req->headers != NULL && cweb_has_token(http_kv_get(req->headers, "upgrade"), "websocket") &&
-           cweb_has_token(http_kv_get(req->headers, "connection"), "upgrade") &&
-           http_kv_get(req->headers, "sec-websocket-key") != NULL;
+           cweb_has_token(http_kv_get(req->headers, "connection"), "upgrade");
 }
 
 /**
- * Parses one whole request: line, headers and body. Form fields are left to http_parse_data().
+ * Parses the head of a request: its line and headers. Form fields are left to http_parse_data().
+ *
+ * The body need not be there. If all of it follows the head, `body` is a copy (of a chunked one decoded); else it is NULL,
+ * and `content_length` what the header says: set `body` before http_parse_data().
  * @param request      the bytes; need not end in NUL
  * @param request_len  how many; further requests behind the first are ignored
  * @param req          overwritten; to be freed with cweb_request_free() whatever the result
- * @return 0, or -1 when it is malformed or incomplete: req->status then says how (400, 500, 501)
+ * @return 0; -1 when the head is incomplete or wrong (an unknown method, no Host …): req->status is 400 then, or 500 when
+ * memory ran out
  */
 static inline int http_parse(const char *request, size_t request_len, http_request_t *req) {
     if (request == NULL || req == NULL) {
@@ -408,6 +447,9 @@ static inline int http_parse(const char *request, size_t request_len, http_reque
     if (req->status == HTTP_200_OK && eol < head_end) {
         req->status = cweb_parse_headers(eol + 2, (size_t)(head_end - eol - 2), req);
     }
+    if (req->status == HTTP_200_OK && http_kv_get(req->headers, "host") == NULL) {
+        req->status = HTTP_400_BAD_REQUEST;
+    }
     if (req->status == HTTP_200_OK) {
         const char *body = head_end + 4;
         req->status = cweb_parse_body(body, request_len - (size_t)(body - request), req);
@@ -423,8 +465,8 @@ static inline int http_parse(const char *request, size_t request_len, http_reque
 }
 
 /**
- * Reads the form fields of req->body into req->data, by its Content-Type (urlencoded or multipart/form-data).
- * @return 0, also when the body is no form; -1 when the form is malformed
+ * Reads the form fields of the content_length bytes at req->body into req->data, by its Content-Type (urlencoded or multipart/form-data).
+ * @return 0, also when the body is no form; -1 when the form is malformed or there is no body
  */
 static inline int http_parse_data(http_request_t *req) {
     if (req == NULL || req->body == NULL || req->data == NULL || req->content_length < 0) {

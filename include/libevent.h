@@ -1,10 +1,19 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file libevent.h
- * A small event loop over epoll(7), one for each module: callbacks when file descriptors become ready.
+ * Callbacks when file descriptors become ready.
  *
- * event_dispatch() runs the loop on the thread that calls it, usually one that `onload` starts. Callbacks run on
- * that thread. Only there, or while the loop does not run, may an event be freed.
+ * The server runs the loop: event_new() and event_add() are all it takes. A module's callbacks run one at a time, in a
+ * thread that the server has for this version of the module; a fault in one ends that callback only. They end when
+ * `unload` has returned, for a module without `unload` when its last request or job has.
+ *
+ *     static void on_input(struct event *event, void *arg) {
+ *         char bytes[512];
+ *         while (read(event->fd, bytes, sizeof bytes) > 0) { … }
+ *     }
+ *     …
+ *     struct event *event = event_new(fd, 0, on_input, NULL);
+ *     event_add(event);
  */
 #ifndef CWEB_LIBEVENT_H
 #define CWEB_LIBEVENT_H
@@ -15,8 +24,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
+
+#include <cweb_host.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -24,49 +34,20 @@ extern "C" {
 
 struct event;
 
-/** Called when the descriptor of event is ready. */
+/** Called when the descriptor of event has become ready. It may delete or free the event. */
 typedef void (*event_callback_t)(struct event *event, void *arg);
 
 struct event {
     int fd;
-    short events; /**< What to wait for (EPOLLIN, EPOLLOUT); level-triggered unless EPOLLONESHOT is added. */
+    short events; /**< What to wait for besides input, EPOLLOUT for example; 0: input only. */
     event_callback_t callback;
     void *arg;
 };
 
-/* The module's loop: the epoll descriptor and an eventfd that wakes it. -1 until first used. */
-struct cweb_event_loop {
-    pthread_mutex_t lock;
-    int epoll_fd;
-    int wake_fd;
-};
-
-extern struct cweb_event_loop cweb_event_loop;
-__attribute__((weak, visibility("hidden"))) struct cweb_event_loop cweb_event_loop = {PTHREAD_MUTEX_INITIALIZER, -1, -1};
-
-/* Makes the loop's descriptors on first use; 0 or -1. */
-static inline int cweb_event_loop_open(void) {
-    struct cweb_event_loop *loop = &cweb_event_loop;
-    pthread_mutex_lock(&loop->lock);
-    if (loop->epoll_fd < 0) {
-        struct epoll_event wake = {EPOLLIN, {NULL}};
-        int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-        int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        if (epoll_fd >= 0 && wake_fd >= 0 && epoll_ctl(epoll_fd, EPOLL_CTL_ADD, wake_fd, &wake) == 0) {
-            loop->epoll_fd = epoll_fd;
-            loop->wake_fd = wake_fd;
-        } else {
-            if (epoll_fd >= 0) {
-                close(epoll_fd);
-            }
-            if (wake_fd >= 0) {
-                close(wake_fd);
-            }
-        }
-    }
-    int result = loop->epoll_fd < 0 ? -1 : 0;
-    pthread_mutex_unlock(&loop->lock);
-    return result;
+/* What the server calls when the event's turn comes; in a guarded call of the module. */
+static inline void cweb_event_run(void *ready) {
+    struct event *event = (struct event *)ready;
+    event->callback(event, event->arg);
 }
 
 /** Makes an event, not yet waited for. @return it, for event_free(); NULL when memory runs out or callback is NULL */
@@ -81,24 +62,31 @@ static inline struct event *event_new(int fd, short events, event_callback_t cal
     return event;
 }
 
-/** Starts waiting. @return 0, or -1 with errno set (the descriptor is closed, already added, or a plain file) */
+/**
+ * Starts waiting. The callback comes when there is input now, and each time more arrives (edge-triggered: it should read
+ * until EAGAIN).
+ * @return 0, or -1 with errno set: EEXIST when the descriptor has an event already, EPERM when it is a plain file, EBADF
+ * when it is closed, ENOSYS outside the server
+ */
 static inline int event_add(struct event *event) {
-    if (event == NULL || cweb_event_loop_open() != 0) {
+    if (event == NULL || cweb_binding.host == NULL || cweb_binding.host->event_add == NULL) {
+        errno = event == NULL ? EINVAL : ENOSYS;
         return -1;
     }
-    struct epoll_event interest;
-    interest.events = (uint32_t)(unsigned short)event->events;
-    interest.data.ptr = event;
-    return epoll_ctl(cweb_event_loop.epoll_fd, EPOLL_CTL_ADD, event->fd, &interest);
+    return cweb_binding.host->event_add(cweb_binding.module, event->fd, (unsigned short)event->events, cweb_event_run,
+                                        event);
 }
 
-/** Stops waiting. @return 0, or -1 with errno set (it was not added) */
+/**
+ * Stops waiting. The callback is not running any more when this returns, unless it is the caller, and does not come again.
+ * @return 0, or -1 with errno set: ENOENT when the event was not added
+ */
 static inline int event_del(struct event *event) {
-    struct epoll_event ignored = {0, {NULL}};
-    if (event == NULL || cweb_event_loop_open() != 0) {
+    if (event == NULL || cweb_binding.host == NULL || cweb_binding.host->event_del == NULL) {
+        errno = event == NULL ? EINVAL : ENOSYS;
         return -1;
     }
-    return epoll_ctl(cweb_event_loop.epoll_fd, EPOLL_CTL_DEL, event->fd, &ignored);
+    return cweb_binding.host->event_del(cweb_binding.module, event);
 }
 
 /** Stops waiting and frees the event; its descriptor stays open. NULL is allowed. */
@@ -109,40 +97,36 @@ static inline void event_free(struct event *event) {
     }
 }
 
-/** Runs the loop until event_dispatch_stop(). */
+/* Those who wait in event_dispatch(), and how many of them are to return. */
+struct cweb_event_wait {
+    pthread_mutex_t lock;
+    pthread_cond_t stopped;
+    int stop;
+};
+
+extern struct cweb_event_wait cweb_event_wait;
+__attribute__((weak, visibility("hidden"))) struct cweb_event_wait cweb_event_wait = {PTHREAD_MUTEX_INITIALIZER,
+                                                                                      PTHREAD_COND_INITIALIZER, 0};
+
+/**
+ * Waits for event_dispatch_stop(). Not needed for callbacks to come; here for modules that have a thread of their own for
+ * the loop. Must not be called in `onload`, which has to return.
+ */
 static inline void event_dispatch(void) {
-    if (cweb_event_loop_open() != 0) {
-        return;
+    pthread_mutex_lock(&cweb_event_wait.lock);
+    while (!cweb_event_wait.stop) {
+        pthread_cond_wait(&cweb_event_wait.stopped, &cweb_event_wait.lock);
     }
-    for (;;) {
-        struct epoll_event ready;
-        /* One at a time: a callback may free any other event, which a larger batch might still name. */
-        int count = epoll_wait(cweb_event_loop.epoll_fd, &ready, 1, -1);
-        if (count < 0 && errno != EINTR) {
-            return;
-        }
-        if (count <= 0) {
-            continue;
-        }
-        if (ready.data.ptr == NULL) {
-            uint64_t wakes;
-            if (read(cweb_event_loop.wake_fd, &wakes, sizeof wakes) == (ssize_t)sizeof wakes) {
-                return;
-            }
-            continue;
-        }
-        struct event *event = (struct event *)ready.data.ptr;
-        event->callback(event, event->arg);
-    }
+    cweb_event_wait.stop = 0;
+    pthread_mutex_unlock(&cweb_event_wait.lock);
 }
 
-/** Makes event_dispatch() return; from any thread. When no loop runs, the next one returns at once. */
+/** Makes event_dispatch() return, the next one if none waits; from any thread. Callbacks go on. */
 static inline void event_dispatch_stop(void) {
-    uint64_t one = 1;
-    if (cweb_event_loop_open() == 0) {
-        ssize_t written = write(cweb_event_loop.wake_fd, &one, sizeof one);
-        (void)written; /* EAGAIN: a stop is already pending */
-    }
+    pthread_mutex_lock(&cweb_event_wait.lock);
+    cweb_event_wait.stop = 1;
+    pthread_cond_signal(&cweb_event_wait.stopped);
+    pthread_mutex_unlock(&cweb_event_wait.lock);
 }
 
 #ifdef __cplusplus

@@ -13,23 +13,23 @@
 extern "C" {
 #endif
 
-struct cweb_list_node {
+struct list_node {
     void *data;
-    struct cweb_list_node *next;
+    struct list_node *next;
 };
 
 struct list {
-    struct cweb_list_node *head;
+    struct list_node *head;
     size_t size;
 };
 
 /** Visits every node in order: `LIST_FOREACH(list, node) { use(node->data); }`. The body must not remove nodes. */
 #define LIST_FOREACH(list, node) \
-    for (struct cweb_list_node *node = (list)->head; node != NULL; node = node->next)
+    for (struct list_node *node = (list)->head; node != NULL; node = node->next)
 
 /** As LIST_FOREACH, but the body may remove and free the node it stands on; `tmp` names the follower. */
 #define LIST_FOREACH_SAFE(list, node, tmp)                                                     \
-    for (struct cweb_list_node *node = (list)->head, *tmp = node != NULL ? node->next : NULL;       \
+    for (struct list_node *node = (list)->head, *tmp = node != NULL ? node->next : NULL;       \
          node != NULL; node = tmp, tmp = node != NULL ? node->next : NULL)
 
 /** Makes an empty list; NULL when memory runs out. */
@@ -48,39 +48,36 @@ static inline void list_destroy(struct list *list) {
     free(list);
 }
 
-/** Appends data at the end, O(n). When memory runs out the list stays as it was: compare `size`. */
+/** Puts data at the front. When memory runs out the list stays as it was: compare `size`. */
 static inline void list_add(struct list *list, void *data) {
-    struct cweb_list_node *added = list == NULL ? NULL : (struct cweb_list_node *)calloc(1, sizeof *added);
+    struct list_node *added = list == NULL ? NULL : (struct list_node *)calloc(1, sizeof *added);
     if (added == NULL) {
         return;
     }
     added->data = data;
-    struct cweb_list_node **link = &list->head;
-    while (*link != NULL) {
-        link = &(*link)->next;
-    }
-    *link = added;
+    added->next = list->head;
+    list->head = added;
     list->size++;
 }
 
 /**
- * Removes the first node that holds this pointer.
- * @return 0, or -1 when there is none
+ * Removes the first node that holds this very pointer; the data is not freed.
+ * @return 1 when one was removed; 0 when there is none, or list is NULL
  */
 static inline int list_remove(struct list *list, void *data) {
     if (list == NULL) {
-        return -1;
+        return 0;
     }
-    for (struct cweb_list_node **link = &list->head; *link != NULL; link = &(*link)->next) {
+    for (struct list_node **link = &list->head; *link != NULL; link = &(*link)->next) {
         if ((*link)->data == data) {
-            struct cweb_list_node *removed = *link;
+            struct list_node *removed = *link;
             *link = removed->next;
             free(removed);
             list->size--;
-            return 0;
+            return 1;
         }
     }
-    return -1;
+    return 0;
 }
 
 /** Calls visit with every pointer in order. visit may remove the one it is given. */

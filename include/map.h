@@ -24,17 +24,30 @@ typedef enum map_error {
     MAP_KEY_NOT_FOUND = 3 /**< No such key. */
 } map_error_t;
 
-/** One slot; empty when key is NULL. */
-struct cweb_map_entry {
+/** What a slot of the table holds. */
+typedef enum map_entry_state {
+    MAP_ENTRY_EMPTY = 0,    /**< Nothing, and nothing since the table was made. */
+    MAP_ENTRY_OCCUPIED = 1, /**< A key and its value. */
+    MAP_ENTRY_TOMBSTONE = 2 /**< Nothing: its key was removed. */
+} map_entry_state_t;
+
+/** One slot. Only an occupied one has a key and a value. */
+struct map_entry {
     char *key;
     void *value;
+    uint64_t hash;
+    map_entry_state_t state;
 };
 
-/** The map. Read it through the functions. */
+/**
+ * The map. A module may walk `entries` from 0 to `capacity` and read the occupied ones; map_remove() moves none of them.
+ * Change it through the functions only.
+ */
 struct map {
-    struct cweb_map_entry *entries;
-    size_t size;     /**< Keys held. */
-    size_t capacity; /**< Slots; a power of two, at least a quarter of them empty. */
+    struct map_entry *entries;
+    size_t size;       /**< Keys held. */
+    size_t capacity;   /**< Slots; a power of two, at least a quarter of them empty. */
+    size_t tombstones; /**< Slots whose key was removed. */
 };
 
 #define CWEB_MAP_CAPACITY_MIN ((size_t)8)
@@ -48,44 +61,66 @@ static inline uint64_t cweb_map_hash(const char *key) {
     return hash;
 }
 
-/* The slot that holds key, or the empty one where it belongs. There is always an empty slot. */
-static inline size_t cweb_map_slot(const struct cweb_map_entry *entries, size_t capacity, const char *key) {
-    size_t slot = (size_t)cweb_map_hash(key) & (capacity - 1);
-    while (entries[slot].key != NULL && strcmp(entries[slot].key, key) != 0) {
-        slot = (slot + 1) & (capacity - 1);
+/* The slot that holds key, or NULL. The search ends because there is always an empty slot. */
+static inline struct map_entry *cweb_map_find(const struct map *map, const char *key, uint64_t hash) {
+    size_t slot = (size_t)hash & (map->capacity - 1);
+    for (;; slot = (slot + 1) & (map->capacity - 1)) {
+        struct map_entry *entry = &map->entries[slot];
+        if (entry->state == MAP_ENTRY_EMPTY) {
+            return NULL;
+        }
+        if (entry->state == MAP_ENTRY_OCCUPIED && entry->hash == hash && strcmp(entry->key, key) == 0) {
+            return entry;
+        }
     }
-    return slot;
 }
 
-static inline map_error_t cweb_map_grow(struct map *map) {
-    if (map->capacity > SIZE_MAX / 2 / sizeof(struct cweb_map_entry)) {
-        return MAP_ERR;
+/* The first slot for a key of this hash that holds none. */
+static inline struct map_entry *cweb_map_place(struct map_entry *entries, size_t capacity, uint64_t hash) {
+    size_t slot = (size_t)hash & (capacity - 1);
+    while (entries[slot].state == MAP_ENTRY_OCCUPIED) {
+        slot = (slot + 1) & (capacity - 1);
     }
-    size_t capacity = map->capacity * 2;
-    struct cweb_map_entry *entries = (struct cweb_map_entry *)calloc(capacity, sizeof *entries);
+    return &entries[slot];
+}
+
+/* Makes room for one more key: a larger table, or the same size without tombstones. */
+static inline map_error_t cweb_map_make_room(struct map *map) {
+    size_t capacity = map->capacity;
+    if (map->size + 1 > capacity / 2) {
+        if (capacity > SIZE_MAX / 2 / sizeof(struct map_entry)) {
+            return MAP_ERR;
+        }
+        capacity *= 2;
+    }
+    struct map_entry *entries = (struct map_entry *)calloc(capacity, sizeof *entries);
     if (entries == NULL) {
         return MAP_ERR;
     }
     for (size_t i = 0; i < map->capacity; i++) {
-        if (map->entries[i].key != NULL) {
-            entries[cweb_map_slot(entries, capacity, map->entries[i].key)] = map->entries[i];
+        if (map->entries[i].state == MAP_ENTRY_OCCUPIED) {
+            *cweb_map_place(entries, capacity, map->entries[i].hash) = map->entries[i];
         }
     }
     free(map->entries);
     map->entries = entries;
     map->capacity = capacity;
+    map->tombstones = 0;
     return MAP_OK;
 }
 
 /**
  * Makes an empty map.
- * @param initial_capacity  keys to make room for at first; any number, 0 included
- * @return the map, for map_destroy(); NULL when memory runs out
+ * @param initial_capacity  keys to make room for at first; at least 1
+ * @return the map, for map_destroy(); NULL for 0 or when memory runs out
  */
 static inline struct map *map_create(size_t initial_capacity) {
     size_t capacity = CWEB_MAP_CAPACITY_MIN;
+    if (initial_capacity == 0) {
+        return NULL;
+    }
     while (capacity / 4 * 3 < initial_capacity) {
-        if (capacity > SIZE_MAX / 2 / sizeof(struct cweb_map_entry)) {
+        if (capacity > SIZE_MAX / 2 / sizeof(struct map_entry)) {
             return NULL;
         }
         capacity *= 2;
@@ -94,7 +129,7 @@ static inline struct map *map_create(size_t initial_capacity) {
     if (map == NULL) {
         return NULL;
     }
-    map->entries = (struct cweb_map_entry *)calloc(capacity, sizeof *map->entries);
+    map->entries = (struct map_entry *)calloc(capacity, sizeof *map->entries);
     if (map->entries == NULL) {
         free(map);
         return NULL;
@@ -117,29 +152,31 @@ static inline void map_destroy(struct map *map) {
 
 /**
  * Sets key to value; a key already there gets the new value.
- * @return MAP_OK, or MAP_ERR when an argument is NULL or memory runs out
+ * @return MAP_OK, or MAP_ERR when the map or the key is NULL or memory runs out
  */
 static inline map_error_t map_insert(struct map *map, const char *key, void *value) {
     if (map == NULL || key == NULL) {
         return MAP_ERR;
     }
-    size_t slot = cweb_map_slot(map->entries, map->capacity, key);
-    if (map->entries[slot].key != NULL) {
-        map->entries[slot].value = value;
+    uint64_t hash = cweb_map_hash(key);
+    struct map_entry *entry = cweb_map_find(map, key, hash);
+    if (entry != NULL) {
+        entry->value = value;
         return MAP_OK;
     }
-    if (map->size + 1 > map->capacity / 4 * 3) {
-        if (cweb_map_grow(map) != MAP_OK) {
-            return MAP_ERR;
-        }
-        slot = cweb_map_slot(map->entries, map->capacity, key);
+    if (map->size + map->tombstones + 1 > map->capacity / 4 * 3 && cweb_map_make_room(map) != MAP_OK) {
+        return MAP_ERR;
     }
     char *copy = strdup(key);
     if (copy == NULL) {
         return MAP_ERR;
     }
-    map->entries[slot].key = copy;
-    map->entries[slot].value = value;
+    entry = cweb_map_place(map->entries, map->capacity, hash);
+    map->tombstones -= entry->state == MAP_ENTRY_TOMBSTONE;
+    entry->key = copy;
+    entry->value = value;
+    entry->hash = hash;
+    entry->state = MAP_ENTRY_OCCUPIED;
     map->size++;
     return MAP_OK;
 }
@@ -149,33 +186,27 @@ static inline void *map_get(const struct map *map, const char *key) {
     if (map == NULL || key == NULL) {
         return NULL;
     }
-    return map->entries[cweb_map_slot(map->entries, map->capacity, key)].value;
+    struct map_entry *entry = cweb_map_find(map, key, cweb_map_hash(key));
+    return entry == NULL ? NULL : entry->value;
 }
 
 /**
- * Removes key. Its value is not freed.
+ * Removes key. Its value is not freed, and the other entries stay where they are.
  * @return MAP_OK, MAP_KEY_NOT_FOUND, or MAP_ERR when an argument is NULL
  */
 static inline map_error_t map_remove(struct map *map, const char *key) {
     if (map == NULL || key == NULL) {
         return MAP_ERR;
     }
-    size_t mask = map->capacity - 1;
-    size_t hole = cweb_map_slot(map->entries, map->capacity, key);
-    if (map->entries[hole].key == NULL) {
+    struct map_entry *entry = cweb_map_find(map, key, cweb_map_hash(key));
+    if (entry == NULL) {
         return MAP_KEY_NOT_FOUND;
     }
-    free(map->entries[hole].key);
-    /* Close the gap: pull back each follower whose home lies at or before the hole, so that no probe stops early. */
-    for (size_t i = (hole + 1) & mask; map->entries[i].key != NULL; i = (i + 1) & mask) {
-        size_t home = (size_t)cweb_map_hash(map->entries[i].key) & mask;
-        if (((i - home) & mask) >= ((i - hole) & mask)) {
-            map->entries[hole] = map->entries[i];
-            hole = i;
-        }
-    }
-    map->entries[hole].key = NULL;
-    map->entries[hole].value = NULL;
+    free(entry->key);
+    entry->key = NULL;
+    entry->value = NULL;
+    entry->state = MAP_ENTRY_TOMBSTONE;
+    map->tombstones++;
     map->size--;
     return MAP_OK;
 }

@@ -24,23 +24,26 @@ extern "C" {
 #endif
 
 /* One queued task. */
-struct cweb_task {
+struct task {
     void (*function)(void *);
     void *arg;
-    struct cweb_task *next;
+    struct task *next;
 };
 
-/** A pool. Use it through the functions. */
+/** A pool. Change it through the functions only; what the fields hold may be read with `lock` held. */
 struct thread_pool {
     pthread_mutex_t lock;
     pthread_cond_t cond;
     pthread_t *threads;
-    struct cweb_task *task_queue;
-    struct cweb_task *task_tail;
+    pthread_t *active_thread_ids; /**< By thread: its id while it runs a task. */
+    int *active_flags;            /**< By thread: 1 while it runs a task. */
+    struct task *task_queue;
+    struct task *task_tail;
     int max_threads;
-    int queue_length;
+    int queue_length;   /**< Tasks that wait. */
     int stop;
-    int active_threads;
+    int active_threads; /**< Tasks that run. */
+    int numbered;       /* threads that have taken their number */
 };
 
 /** Most threads in one pool. */
@@ -50,11 +53,12 @@ struct thread_pool {
 static inline void *cweb_pool_main(void *arg) {
     struct thread_pool *pool = (struct thread_pool *)arg;
     pthread_mutex_lock(&pool->lock);
+    int number = pool->numbered++;
     for (;;) {
         while (pool->task_queue == NULL && !pool->stop) {
             pthread_cond_wait(&pool->cond, &pool->lock);
         }
-        struct cweb_task *task = pool->task_queue;
+        struct task *task = pool->task_queue;
         if (task == NULL) {
             break;
         }
@@ -64,10 +68,13 @@ static inline void *cweb_pool_main(void *arg) {
         }
         pool->queue_length--;
         pool->active_threads++;
+        pool->active_flags[number] = 1;
+        pool->active_thread_ids[number] = pthread_self();
         pthread_mutex_unlock(&pool->lock);
         task->function(task->arg);
         free(task);
         pthread_mutex_lock(&pool->lock);
+        pool->active_flags[number] = 0;
         pool->active_threads--;
     }
     pthread_mutex_unlock(&pool->lock);
@@ -85,6 +92,13 @@ static inline void thread_pool_request_stop(struct thread_pool *pool) {
     pthread_mutex_unlock(&pool->lock);
 }
 
+static inline void cweb_pool_free(struct thread_pool *pool) {
+    free(pool->threads);
+    free(pool->active_thread_ids);
+    free(pool->active_flags);
+    free(pool);
+}
+
 /** Runs what is queued, ends the threads and frees the pool. Not from one of its tasks. NULL is allowed. */
 static inline void thread_pool_destroy(struct thread_pool *pool) {
     if (pool == NULL) {
@@ -96,8 +110,7 @@ static inline void thread_pool_destroy(struct thread_pool *pool) {
     }
     pthread_cond_destroy(&pool->cond);
     pthread_mutex_destroy(&pool->lock);
-    free(pool->threads);
-    free(pool);
+    cweb_pool_free(pool);
 }
 
 /**
@@ -114,8 +127,10 @@ static inline struct thread_pool *thread_pool_init(int num_threads) {
         return NULL;
     }
     pool->threads = (pthread_t *)calloc((size_t)num_threads, sizeof *pool->threads);
-    if (pool->threads == NULL) {
-        free(pool);
+    pool->active_thread_ids = (pthread_t *)calloc((size_t)num_threads, sizeof *pool->active_thread_ids);
+    pool->active_flags = (int *)calloc((size_t)num_threads, sizeof *pool->active_flags);
+    if (pool->threads == NULL || pool->active_thread_ids == NULL || pool->active_flags == NULL) {
+        cweb_pool_free(pool);
         return NULL;
     }
     pthread_mutex_init(&pool->lock, NULL);
@@ -130,17 +145,11 @@ static inline struct thread_pool *thread_pool_init(int num_threads) {
     return pool;
 }
 
-/**
- * Queues function(arg).
- * @return 0, or -1 when an argument is NULL, the pool is stopping or memory runs out
- */
-static inline int thread_pool_add_task(struct thread_pool *pool, void (*function)(void *), void *arg) {
-    if (pool == NULL || function == NULL) {
-        return -1;
-    }
-    struct cweb_task *task = (struct cweb_task *)calloc(1, sizeof *task);
+/** Queues function(arg). Nothing is queued when an argument is NULL, the pool is stopping or memory runs out. */
+static inline void thread_pool_add_task(struct thread_pool *pool, void (*function)(void *), void *arg) {
+    struct task *task = pool == NULL || function == NULL ? NULL : (struct task *)calloc(1, sizeof *task);
     if (task == NULL) {
-        return -1;
+        return;
     }
     task->function = function;
     task->arg = arg;
@@ -160,7 +169,6 @@ static inline int thread_pool_add_task(struct thread_pool *pool, void (*function
     if (stopping) {
         free(task);
     }
-    return stopping ? -1 : 0;
 }
 
 /** How many tasks wait or run; 0 for NULL. */
@@ -180,21 +188,21 @@ static inline void thread_pool_cancel_all(struct thread_pool *pool) {
         return;
     }
     pthread_mutex_lock(&pool->lock);
-    struct cweb_task *chain = pool->task_queue;
+    struct task *chain = pool->task_queue;
     pool->task_queue = pool->task_tail = NULL;
     pool->queue_length = 0;
     pthread_mutex_unlock(&pool->lock);
     while (chain != NULL) {
-        struct cweb_task *task = chain;
+        struct task *task = chain;
         chain = task->next;
         free(task);
     }
 }
 
-/** 1 when every thread is busy or spoken for, so that a further task would wait; else 0. */
+/** 1 when no thread is idle, so that a further task would wait; else 0, also for NULL. A queued task counts as a thread's. */
 static inline int thread_pool_is_full(struct thread_pool *pool) {
     if (pool == NULL) {
-        return 1;
+        return 0;
     }
     pthread_mutex_lock(&pool->lock);
     int full = pool->queue_length + pool->active_threads >= pool->max_threads;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file queue.h
- * A queue of pointers between threads, first in first out, with a bound or without.
+ * A queue of pointers between threads, first in first out, with a bound.
  */
 #ifndef CWEB_QUEUE_H
 #define CWEB_QUEUE_H
@@ -27,7 +27,7 @@ struct queue {
     void **buffer;       /**< A ring. */
     size_t head;         /**< Where the oldest item lies. */
     size_t tail;         /**< Where the next one goes. */
-    size_t max_size;     /**< The bound; 0: none. */
+    size_t max_size;     /**< The bound. */
     size_t current_size; /**< Items held. */
     pthread_mutex_t lock;
     pthread_cond_t not_full;
@@ -40,16 +40,16 @@ struct queue {
 
 /**
  * Makes an empty queue.
- * @param max_size  most items held at once; 0: no bound
- * @return the queue, for queue_destroy(); NULL when memory runs out
+ * @param max_size  most items held at once, at least 1
+ * @return the queue, for queue_destroy(); NULL for 0 or when memory runs out
  */
 static inline struct queue *queue_create(size_t max_size) {
-    struct queue *queue = (struct queue *)calloc(1, sizeof *queue);
+    struct queue *queue = max_size == 0 ? NULL : (struct queue *)calloc(1, sizeof *queue);
     if (queue == NULL) {
         return NULL;
     }
     queue->max_size = max_size;
-    queue->slots = max_size != 0 && max_size < CWEB_QUEUE_SLOTS_MIN ? max_size : CWEB_QUEUE_SLOTS_MIN;
+    queue->slots = max_size < CWEB_QUEUE_SLOTS_MIN ? max_size : CWEB_QUEUE_SLOTS_MIN;
     queue->buffer = (void **)calloc(queue->slots, sizeof *queue->buffer);
     if (queue->buffer == NULL) {
         free(queue);
@@ -99,12 +99,12 @@ static inline queue_status_t cweb_queue_put(struct queue *queue, void *item, int
     }
     queue_status_t status = QUEUE_OK;
     pthread_mutex_lock(&queue->lock);
-    while (wait && !queue->stopped && queue->max_size != 0 && queue->current_size >= queue->max_size) {
+    while (wait && !queue->stopped && queue->current_size >= queue->max_size) {
         pthread_cond_wait(&queue->not_full, &queue->lock);
     }
     if (queue->stopped) {
         status = QUEUE_ERROR;
-    } else if (queue->max_size != 0 && queue->current_size >= queue->max_size) {
+    } else if (queue->current_size >= queue->max_size) {
         status = QUEUE_FULL;
     } else if (queue->current_size == queue->slots && cweb_queue_grow(queue) != 0) {
         status = QUEUE_ERROR;

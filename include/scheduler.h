@@ -31,10 +31,10 @@ typedef enum {
 } worker_state_t;
 
 /* One queued work. */
-struct cweb_work {
+struct work {
     work_t work;
     void *data;
-    struct cweb_work *next;
+    struct work *next;
     void *ticket; /* what hooks->admit returned */
 };
 
@@ -49,18 +49,19 @@ struct cweb_scheduler_hooks {
     void (*drop)(void *user, void *ticket);
 };
 
-/** A scheduler. Use it through the functions. */
+/** A scheduler. Change it through the functions only; what the fields hold may be read with `mutex` held. */
 struct scheduler {
-    struct cweb_work *head;
-    struct cweb_work *tail;
+    struct work *head;
+    struct work *tail;
     size_t size;
     size_t capacity;
     pthread_mutex_t mutex;
     pthread_cond_t work_available;
+    int running;   /**< Nonzero until the thread is to end. */
+    int accepting; /**< Nonzero while works may be added. */
+    int draining;  /**< Nonzero: what waits is run before the thread ends. */
     pthread_t thread;
-    int accepting;
-    int stopping;
-    int busy;
+    int busy; /* works that run */
     const struct cweb_scheduler_hooks *hooks;
 };
 
@@ -68,8 +69,8 @@ struct scheduler {
 #define CWEB_SCHEDULER_CAPACITY_DEFAULT ((size_t)65536)
 
 /* Unlinks the oldest work; the caller holds the mutex. */
-static inline struct cweb_work *cweb_scheduler_pop(struct scheduler *scheduler) {
-    struct cweb_work *item = scheduler->head;
+static inline struct work *cweb_scheduler_pop(struct scheduler *scheduler) {
+    struct work *item = scheduler->head;
     if (item != NULL) {
         scheduler->head = item->next;
         scheduler->size--;
@@ -95,10 +96,10 @@ static inline void *cweb_scheduler_admit(struct scheduler *scheduler, work_t wor
 }
 
 /* Drops a chain of unlinked works. */
-static inline void cweb_scheduler_drop(struct scheduler *scheduler, struct cweb_work *chain) {
+static inline void cweb_scheduler_drop(struct scheduler *scheduler, struct work *chain) {
     const struct cweb_scheduler_hooks *hooks = scheduler->hooks;
     while (chain != NULL) {
-        struct cweb_work *item = chain;
+        struct work *item = chain;
         chain = item->next;
         if (hooks != NULL && hooks->drop != NULL) {
             hooks->drop(hooks->user, item->ticket);
@@ -112,10 +113,10 @@ static inline void *cweb_scheduler_main(void *arg) {
     struct scheduler *scheduler = (struct scheduler *)arg;
     pthread_mutex_lock(&scheduler->mutex);
     for (;;) {
-        while (scheduler->head == NULL && !scheduler->stopping) {
+        while (scheduler->head == NULL && scheduler->running) {
             pthread_cond_wait(&scheduler->work_available, &scheduler->mutex);
         }
-        struct cweb_work *item = cweb_scheduler_pop(scheduler);
+        struct work *item = cweb_scheduler_pop(scheduler);
         if (item == NULL) {
             break;
         }
@@ -142,15 +143,15 @@ static inline int scheduler_init(struct scheduler *scheduler, size_t capacity) {
     scheduler->head = scheduler->tail = NULL;
     scheduler->size = 0;
     scheduler->capacity = capacity == 0 ? CWEB_SCHEDULER_CAPACITY_DEFAULT : capacity;
-    scheduler->accepting = 1;
-    scheduler->stopping = scheduler->busy = 0;
+    scheduler->running = scheduler->accepting = 1;
+    scheduler->draining = scheduler->busy = 0;
     scheduler->hooks = NULL;
     pthread_mutex_init(&scheduler->mutex, NULL);
     pthread_cond_init(&scheduler->work_available, NULL);
     if (pthread_create(&scheduler->thread, NULL, cweb_scheduler_main, scheduler) != 0) {
-            pthread_cond_destroy(&scheduler->work_available);
+        pthread_cond_destroy(&scheduler->work_available);
         pthread_mutex_destroy(&scheduler->mutex);
-        scheduler->accepting = 0;
+        scheduler->running = scheduler->accepting = 0;
         return -1;
     }
     return 0;
@@ -166,7 +167,7 @@ static inline int scheduler_add(struct scheduler *scheduler, work_t work, void *
     if (scheduler == NULL || work == NULL) {
         return -1;
     }
-    struct cweb_work *item = (struct cweb_work *)calloc(1, sizeof *item);
+    struct work *item = (struct work *)calloc(1, sizeof *item);
     if (item == NULL) {
         return -1;
     }
@@ -208,7 +209,7 @@ static inline void scheduler_cancel(struct scheduler *scheduler) {
         return;
     }
     pthread_mutex_lock(&scheduler->mutex);
-    struct cweb_work *chain = scheduler->head;
+    struct work *chain = scheduler->head;
     scheduler->head = scheduler->tail = NULL;
     scheduler->size = 0;
     pthread_mutex_unlock(&scheduler->mutex);
@@ -224,8 +225,8 @@ static inline void scheduler_request_stop(struct scheduler *scheduler, int drain
         return;
     }
     pthread_mutex_lock(&scheduler->mutex);
-    scheduler->accepting = 0;
-    scheduler->stopping = 1;
+    scheduler->running = scheduler->accepting = 0;
+    scheduler->draining = drain != 0;
     pthread_cond_broadcast(&scheduler->work_available);
     pthread_mutex_unlock(&scheduler->mutex);
     if (!drain) {

@@ -214,6 +214,39 @@ fn the_store_of_headers_may_be_replaced_or_destroyed() {
 }
 
 #[test]
+fn what_a_request_repeats_is_there_for_who_asks() {
+    let server = with("http");
+    let mut client = server.connect();
+    let form = [("Content-Type", "application/x-www-form-urlencoded"), ("Tag", "x"), ("tAG", "y")];
+    for _ in 0..2 {
+        let all = client.request("POST", "/repeated?tag=a&other=1&TAG=b%2Cc&tag=", &form, b"tag=d&tag=e+f").text();
+        assert_eq!(all, "a,a,b,c, d,d,e f x,x,y ");
+        assert_eq!(client.request("POST", "/repeated?tag=only", &[], b"").text(), "only,only none none ");
+    }
+    let multipart = [("Content-Type", "multipart/form-data; boundary=B")];
+    let part = |value: &str| format!("--B\r\nContent-Disposition: form-data; name=\"tag\"\r\n\r\n{value}\r\n");
+    let body = part("1") + &part("2") + &part("3") + "--B--\r\n";
+    assert_eq!(client.request("POST", "/repeated", &multipart, body.as_bytes()).text(), "none 1,1,2,3 none ");
+}
+
+#[test]
+fn headers_that_may_be_there_twice_are_sent_twice() {
+    let server = with("http");
+    let mut client = server.connect();
+    for _ in 0..2 {
+        let response = client.get("/cookies");
+        assert_eq!(response.text(), "ok");
+        let sent = |name: &str| -> Vec<String> {
+            let lines = response.head.lines().filter_map(|line| line.split_once(": "));
+            lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()).collect()
+        };
+        assert_eq!(sent("set-cookie"), ["a=1; Expires=Thu, 01 Jan 2032 00:00:00 GMT", "b=2", "c=3"]);
+        assert_eq!(sent("www-authenticate"), ["Basic realm=\"x\"", "Bearer"]);
+        assert_eq!(sent("x-once"), ["second"]);
+    }
+}
+
+#[test]
 fn keys_are_in_lower_case() {
     let server = with("http");
     let form = [("Content-Type", "application/x-www-form-urlencoded")];

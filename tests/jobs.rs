@@ -82,7 +82,11 @@ fn now_ms() -> u64 {
 
 /// All frames of `/jobs/ws` until the server closes.
 fn watch(server: &Server, target: &str) -> Vec<Value> {
-    let mut socket = server.websocket(target);
+    frames(server.websocket(target))
+}
+
+/// Every event of a stream until it is closed.
+fn frames(mut socket: support::Socket) -> Vec<Value> {
     let mut frames = Vec::new();
     loop {
         match socket.read() {
@@ -125,7 +129,12 @@ fn events_tell_the_story_in_order() {
     let listed = events(&server, &uuid);
     assert_eq!(kinds(&listed), ["created", "started", "step", "step", "step", "done"]);
     assert_eq!(listed[4]["data"], json!({"n": 3}));
-    assert_eq!(listed[5]["data"], json!({"result": {"n": 3, "version": "1"}}));
+    assert_eq!((&listed[0]["data"], &listed[5]["data"]), (&json!({"n": 3}), &json!({"n": 3, "version": "1"})));
+    let failed = run(&server, "fail_with_text", &json!([1, "two"]));
+    ended(&server, &failed);
+    let told = events(&server, &failed);
+    assert_eq!(kinds(&told), ["created", "started", "failed"]);
+    assert_eq!((&told[0]["data"], &told[2]["data"]), (&json!([1, "two"]), &json!("no \"luck\"")));
     let ids: Vec<u64> = listed.iter().map(|event| event["event_id"].as_u64().unwrap()).collect();
     assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
     for event in &listed {
@@ -141,6 +150,124 @@ fn events_tell_the_story_in_order() {
     // From any event on.
     let since = format!("/jobs/{uuid}/events?since_event_id={}&limit=2", ids[2]);
     assert_eq!(kinds(json_of(&server.get(&since))["events"].as_array().unwrap()), ["step", "step"]);
+}
+
+/// What `calls` of the job `decide` returned.
+fn returned(events: &[Value]) -> Vec<i64> {
+    events.iter().filter(|event| event["type"] == "call").map(|event| event["data"].as_i64().unwrap()).collect()
+}
+
+#[test]
+fn the_first_word_about_the_end_decides() {
+    // Six crashes would put the module in quarantine.
+    let server = with(&["--crash-limit", "0"]);
+    for (calls, state, returns) in [
+        ("r", "done", &[0][..]),
+        ("e", "failed", &[0]),
+        ("re", "done", &[0, -1]),
+        ("er", "failed", &[0, -1]),
+        ("rr", "done", &[0, -1]),
+        ("eer", "failed", &[0, -1, -1]),
+    ] {
+        for (returned_by_run, crash) in [(0, 0), (9, 0), (0, 1)] {
+            let payload = json!({"calls": calls, "return": returned_by_run, "crash": crash});
+            let uuid = run(&server, "decide", &payload);
+            // Seen from the stream, so that the run has returned.
+            let told = watch(&server, &format!("/jobs/ws?id={uuid}"));
+            let seen = status(&server, &uuid);
+            let (result, error) = match state {
+                "done" => (json!({"n": 0}), Value::Null),
+                _ => (Value::Null, json!("error \"0\"")),
+            };
+            assert_eq!(
+                (&seen["state"], &seen["result"], &seen["error"]),
+                (&json!(state), &result, &error),
+                "{payload}"
+            );
+            let mut story = vec!["created", "started", state];
+            story.extend(returns.iter().map(|_| "call"));
+            story.push("after");
+            assert_eq!(kinds(&told), story, "{payload}");
+            assert_eq!(told[2]["data"], if state == "done" { result } else { error });
+            assert_eq!((returned(&told), &told[story.len() - 1]["data"]), (returns.to_vec(), &Value::Null));
+            assert_eq!(events(&server, &uuid), told);
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_has_seen_the_end_waits_until_the_run_has_returned() {
+    let server = with(&["--shards", "2"]);
+    let uuid = run(&server, "decide", &json!({"calls": "re", "hold": 1, "return": 3}));
+    let target = format!("/jobs/ws?id={uuid}");
+    let mut early = server.websocket(&target);
+    let mut next = || match early.read() {
+        Ok(Message::Text(text)) => serde_json::from_str::<Value>(&text).unwrap()["type"].as_str().unwrap().to_owned(),
+        other => other.map_or_else(|error| error.to_string(), |message| format!("{message:?}")),
+    };
+    assert_eq!([next(), next(), next(), next(), next()], ["created", "started", "done", "call", "call"]);
+    // It has ended for everybody, though its code still runs.
+    let seen = status(&server, &uuid);
+    assert_eq!((&seen["state"], &seen["result"]), (&json!("done"), &json!({"n": 0})));
+    let refused = cancel(&server, &uuid);
+    assert!(refused.status == 409 && refused.text().contains("done already"), "{}", refused.text());
+    // Streams that come now wait as well, wherever they begin.
+    let end = events(&server, &uuid).last().unwrap()["event_id"].as_u64().unwrap();
+    let since_end = format!("{target}&since_event_id={end}");
+    let late: Vec<Vec<Value>> = [&target, &since_end]
+        .map(|target| server.websocket(target))
+        .map(|socket| {
+            // Harmless the second time.
+            assert_eq!(server.get("/release").text(), "ok");
+            frames(socket)
+        })
+        .into();
+    assert_eq!(next(), "after");
+    assert!(matches!(early.read(), Ok(Message::Close(Some(frame))) if u16::from(frame.code) == 1000));
+    let all = events(&server, &uuid);
+    assert_eq!((late[0].as_slice(), kinds(&late[1])), (all.as_slice(), vec!["after"]));
+    // Asked for once more, it ends at once.
+    assert_eq!(watch(&server, &target), all);
+}
+
+#[test]
+fn a_job_that_has_ended_can_be_deleted_while_its_code_runs_on() {
+    let server = with(&["--job-workers", "1"]);
+    let uuid = run(&server, "decide", &json!({"calls": "r", "hold": 1}));
+    reached(&server, &uuid, &["done"]);
+    assert_eq!(server.connect().request("DELETE", &format!("/jobs/{uuid}"), &[], b"").status, 200);
+    server.get("/release");
+    let next = run(&server, "quiet", &json!({}));
+    assert_eq!(ended(&server, &next)["state"], "done");
+    assert_eq!(server.get(&format!("/jobs/{uuid}")).status, 404);
+    assert!(!server.log().contains("refused by the database"), "{}", server.log());
+}
+
+#[test]
+fn a_job_that_waits_for_its_retry_has_the_error_of_its_last_run() {
+    let server = with(&[]);
+    let submit = |calls: &str, returns: i32, crash: i32| {
+        let payload = json!({"calls": calls, "return": returns, "crash": crash});
+        submit(&server, &json!({"job": "decide", "payload": payload, "max_attempts": 2, "backoff_ms": 3_600_000}))
+    };
+    for (uuid, error) in [
+        (submit("er", 0, 0), "error \"0\""),
+        (submit("e", 0, 1), "error \"0\""),
+        (submit("", 4, 0), "job failed"),
+        (submit("", 0, 1), "job crashed"),
+    ] {
+        eventually("the wait for the retry", || events(&server, &uuid).last().unwrap()["type"] == "retrying");
+        let seen = status(&server, &uuid);
+        assert_eq!((&seen["state"], &seen["attempt"], &seen["error"]), (&json!("pending"), &json!(1), &json!(error)));
+        let told = events(&server, &uuid);
+        assert_eq!(told.last().unwrap()["data"]["reason"], error);
+        assert!(returned(&told).iter().skip(1).all(|returned| *returned == -1), "{told:?}");
+        cancel(&server, &uuid);
+        assert_eq!(status(&server, &uuid)["error"], Value::Null);
+    }
+    // A result ends the job also in its first run.
+    let uuid = submit("re", 1, 0);
+    assert_eq!(ended(&server, &uuid)["state"], "done");
 }
 
 #[test]
@@ -450,7 +577,7 @@ fn a_replay_that_leaves_at_once_goes_on() {
 #[test]
 fn a_slow_reader_gets_everything_and_holds_up_nobody() {
     let server = with(&["--job-workers", "2"]);
-    let uuid = run(&server, "count", &json!({"n": 60000}));
+    let uuid = run(&server, "count", &json!({"n": 20000, "pad": 400}));
     let mut slow = server.websocket(&format!("/jobs/ws?id={uuid}"));
     slow.read().unwrap();
     // The job ends although nobody reads.
@@ -467,7 +594,7 @@ fn a_slow_reader_gets_everything_and_holds_up_nobody() {
             last = event["event_id"].as_u64().unwrap();
         }
     }
-    assert_eq!((steps, last > 60000), (60000, true));
+    assert_eq!((steps, last > 20000), (20000, true));
     assert!(server.memory_kib("VmRSS") < 300 * 1024, "{}", server.memory_kib("VmRSS"));
 }
 

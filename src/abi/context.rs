@@ -202,7 +202,7 @@ unsafe extern "C" fn serve_rows(user: *mut c_void, wanted: *const RawRows, lengt
 
 /// A work's ticket: one more reference to the shared object its function lies in, so that the code stays mapped until it
 /// has run, whatever becomes of the generation.
-unsafe extern "C" fn work_admit(_user: *mut c_void, work: WorkFn, _data: *mut c_void) -> *mut c_void {
+pub(super) unsafe extern "C" fn work_admit(_user: *mut c_void, work: WorkFn, _data: *mut c_void) -> *mut c_void {
     // SAFETY: zeroed is a valid Dl_info; dladdr fills it for any address; RTLD_NOLOAD only counts a reference of an
     // object that is loaded already, found by the very name it was loaded by.
     unsafe {
@@ -249,7 +249,7 @@ unsafe fn module_name(ticket: *mut c_void) -> String {
 
 /// # Safety
 /// `ticket` is NULL or from [`work_admit`], and given back once.
-unsafe extern "C" fn work_drop(_user: *mut c_void, ticket: *mut c_void) {
+pub(super) unsafe extern "C" fn work_drop(_user: *mut c_void, ticket: *mut c_void) {
     if !ticket.is_null() {
         // SAFETY: a handle of dlopen that nobody else closes.
         unsafe { libc::dlclose(ticket) };

@@ -34,6 +34,8 @@ const WIPE_LOOK: usize = 64;
 struct Filling {
     spans: Vec<(usize, usize)>,
     pairs: Vec<KvPair>,
+    /// Further values of names that come more than once.
+    repeated: Vec<KvPair>,
 }
 
 /// See the module's documentation.
@@ -57,7 +59,8 @@ const PARAMS: usize = 0;
 const HEADERS: usize = 1;
 const DATA: usize = 2;
 const NO_PAIR: KvPair = KvPair { key: ptr::null_mut(), value: ptr::null_mut() };
-const NO_STORE: KvStore = KvStore { entries: ptr::null_mut(), size: 0, capacity: 0, server: 1 };
+const NO_STORE: KvStore =
+    KvStore { entries: ptr::null_mut(), size: 0, capacity: 0, server: 1, repeated: ptr::null_mut(), repeated_size: 0 };
 
 /// What a handler left in its response, borrowed until the frame is used again.
 pub struct HandlerAnswer<'a> {
@@ -192,12 +195,8 @@ impl CallFrame {
             // One more than a handler may write: what fills its buffer is a string still.
             self.response_body = zeroed(HTTP_RESPONSE_SIZE + 1)?;
         }
-        self.response_kv = KvStore {
-            entries: self.response_pairs.as_mut_ptr(),
-            size: 0,
-            capacity: self.response_pairs.len(),
-            server: 1,
-        };
+        self.response_kv =
+            KvStore { entries: self.response_pairs.as_mut_ptr(), capacity: self.response_pairs.len(), ..NO_STORE };
         self.response = HttpResponse {
             status: HTTP_200_OK,
             headers: &raw mut self.response_kv,
@@ -365,13 +364,12 @@ impl CallFrame {
         let base = self.arena.as_mut_ptr().cast::<c_char>();
         for (filled, store) in self.stores.iter_mut().zip(&mut self.kv) {
             filled.pairs.clear();
+            filled.repeated.clear();
             for &(key, value) in &filled.spans {
                 // SAFETY: the offsets were taken from this arena's length while it was filled.
                 let pair = unsafe { KvPair { key: base.add(key), value: base.add(value) } };
                 let first = !filled.pairs.iter().any(|known| same_key(known.key, pair.key));
-                if first {
-                    filled.pairs.push(pair);
-                }
+                if first { filled.pairs.push(pair) } else { filled.repeated.push(pair) }
             }
             filled.spans.clear();
             let given = filled.pairs.len();
@@ -381,6 +379,8 @@ impl CallFrame {
                 size: given,
                 capacity: filled.pairs.len(),
                 server: given + 1,
+                repeated: filled.repeated.as_mut_ptr(),
+                repeated_size: filled.repeated.len(),
             };
         }
     }

@@ -1,9 +1,10 @@
 //! `struct cweb_host`: the functions a module can call in the server.
 
-use super::guard;
+use super::native::WorkFn;
 use super::types::WebSocket;
+use super::{events, guard};
 use crate::proto::ws::Kind;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,12 +26,14 @@ pub struct ModuleToken {
     pub name: String,
     /// Tells one load of a module from another.
     pub id: u64,
+    /// What the server calls it, where this process is a domain's; else 0.
+    pub number: u64,
 }
 
 impl ModuleToken {
     pub(super) fn new(name: String) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self { name, id: NEXT.fetch_add(1, Ordering::Relaxed) }
+        Self { name, id: NEXT.fetch_add(1, Ordering::Relaxed), number: 0 }
     }
 }
 
@@ -57,7 +60,9 @@ pub struct HostTable {
     log: unsafe extern "C" fn(*const c_void, c_int, *const c_char),
     in_call: unsafe extern "C" fn() -> c_int,
     ws_send: unsafe extern "C" fn(*const *mut WebSocket, usize, c_int, *const c_char, usize) -> c_int,
-    reserved: [usize; 14],
+    event_add: unsafe extern "C" fn(*const c_void, c_int, c_uint, WorkFn, *mut c_void) -> c_int,
+    event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
+    reserved: [usize; 12],
 }
 
 /// Offsets of `struct cweb_host` as Rust sees them.
@@ -72,6 +77,8 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.log", offset_of!(HostTable, log)),
         ("cweb_host.in_call", offset_of!(HostTable, in_call)),
         ("cweb_host.ws_send", offset_of!(HostTable, ws_send)),
+        ("cweb_host.event_add", offset_of!(HostTable, event_add)),
+        ("cweb_host.event_del", offset_of!(HostTable, event_del)),
     ]
 }
 
@@ -86,7 +93,9 @@ static TABLE: HostTable = HostTable {
     log,
     in_call,
     ws_send,
-    reserved: [0; 14],
+    event_add,
+    event_del,
+    reserved: [0; 12],
 };
 
 /// The table of this server.
@@ -153,6 +162,36 @@ unsafe extern "C" fn module_exit(_module: *const c_void, code: c_int, _how: *con
 
 unsafe extern "C" fn in_call() -> c_int {
     c_int::from(guard::in_call())
+}
+
+/// What event_add(3)-like functions return: 0, or -1 and `errno`.
+fn with_errno(result: std::io::Result<()>) -> c_int {
+    let Err(error) = result else { return 0 };
+    // SAFETY: the calling thread's own errno (errno(3)).
+    unsafe { *libc::__errno_location() = error.raw_os_error().unwrap_or(libc::EIO) };
+    -1
+}
+
+/// # Safety
+/// By the contract of the table: `module` is a token, `run` a function of that module. `event` is only passed on.
+unsafe extern "C" fn event_add(
+    module: *const c_void,
+    fd: c_int,
+    wanted: c_uint,
+    run: WorkFn,
+    event: *mut c_void,
+) -> c_int {
+    // SAFETY: the caller's contract.
+    let Some(token) = (unsafe { module.cast::<ModuleToken>().as_ref() }) else { return -1 };
+    with_errno(events::add(token, fd, wanted, run, event))
+}
+
+/// # Safety
+/// By the contract of the table: `module` is a token. `event` is only compared.
+unsafe extern "C" fn event_del(module: *const c_void, event: *mut c_void) -> c_int {
+    // SAFETY: the caller's contract.
+    let Some(token) = (unsafe { module.cast::<ModuleToken>().as_ref() }) else { return -1 };
+    with_errno(events::remove(token, event))
 }
 
 /// # Safety

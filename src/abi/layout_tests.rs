@@ -33,6 +33,8 @@ fn rust_and_c_agree() {
         ("http_kv_store_t", size_of::<KvStore>()),
         ("http_kv_store_t.capacity", offset_of!(KvStore, capacity)),
         ("http_kv_store_t.server", offset_of!(KvStore, server)),
+        ("http_kv_store_t.repeated", offset_of!(KvStore, repeated)),
+        ("http_kv_store_t.repeated_size", offset_of!(KvStore, repeated_size)),
         ("http_request_t", size_of::<HttpRequest>()),
         ("http_request_t.method", offset_of!(HttpRequest, method)),
         ("http_request_t.path", offset_of!(HttpRequest, path)),

@@ -5,6 +5,7 @@
 
 pub mod context;
 pub mod crypto;
+pub mod events;
 pub mod frame;
 pub mod guard;
 pub mod handed;

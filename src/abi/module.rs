@@ -1,8 +1,8 @@
 //! Opening a module's shared object and reading its `config`.
 
-use super::host;
 use super::manifest::{JobDecl, Manifest, RouteDecl, WebSocketDecl};
 use super::types::{Context, HandlerFn, HookFn, MessageFn, SocketFn};
+use super::{events, host};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub const MAX_WEBSOCKETS: usize = 64;
 /// `MAX_JOBS`
 pub const MAX_JOBS: usize = 64;
 /// `CWEB_ABI_VERSION`
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Longest path, method or job name read from a module.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -27,6 +27,9 @@ pub(super) struct RouteInfo {
     method: *const c_char,
     handler: Option<HandlerFn>,
     flags: c_int,
+    /// For modules that name it; nothing here reads it.
+    regex: libc::regex_t,
+    regex_compiled: c_int,
 }
 
 /// `websocket_info_t`
@@ -89,6 +92,8 @@ pub(super) fn module_layout() -> Vec<(&'static str, usize)> {
         ("module_t.onload", offset_of!(ModuleT, onload)),
         ("module_t.unload", offset_of!(ModuleT, unload)),
         ("route_info_t.flags", offset_of!(RouteInfo, flags)),
+        ("route_info_t.regex", offset_of!(RouteInfo, regex)),
+        ("route_info_t.regex_compiled", offset_of!(RouteInfo, regex_compiled)),
         ("websocket_info_t.on_close", offset_of!(WebSocketInfo, on_close)),
         ("websocket_info_t.flags", offset_of!(WebSocketInfo, flags)),
         ("job_info_t.max_attempts", offset_of!(JobInfo, max_attempts)),
@@ -131,6 +136,8 @@ pub struct OpenModule {
     pub symbols: ModuleSymbols,
     /// Names the module in calls of the host table; its address must not change while the module is open.
     token: Box<host::ModuleToken>,
+    /// Dropped before the library is closed: callbacks must not run in memory that is gone.
+    events: events::EventsOf,
     library: libloading::os::unix::Library,
 }
 
@@ -174,7 +181,8 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
         .ok_or_else(|| OpenError::Manifest("its symbol `config` has no address".to_owned()))?;
     let (manifest, symbols) = read(module)?;
     let token = Box::new(host::ModuleToken::new(manifest.name.clone()));
-    Ok(OpenModule { manifest, symbols, token, library })
+    let events = events::EventsOf(token.id);
+    Ok(OpenModule { manifest, symbols, token, events, library })
 }
 
 /// The loader's message without the path of the server's own copy in front.
@@ -190,8 +198,10 @@ fn loader_words(path: &Path, error: &libloading::Error) -> String {
 }
 
 impl OpenModule {
-    /// Hands the module the server's table of functions. Must come before any other call into it.
-    pub fn bind(&self) {
+    /// Hands the module the server's table of functions. Must come before any other call into it. `number` is what the
+    /// server calls it, where this process is a domain's; else 0.
+    pub fn bind(&mut self, number: u64) {
+        self.token.number = number;
         type BindFn = unsafe extern "C" fn(*const host::HostTable, *const c_void);
         // SAFETY: the symbol is defined by cweb_host.h with this type in every module of this interface version; table
         // and token outlive the module.
@@ -200,6 +210,11 @@ impl OpenModule {
                 bind(host::table(), std::ptr::from_ref(&*self.token).cast());
             }
         }
+    }
+
+    /// No callback of an event of this load of the module begins any more; see [`events::EventsOf::end`].
+    pub fn end_events(&self) {
+        self.events.end();
     }
 
     /// Names this very load of the module in its calls of the server.

@@ -23,6 +23,9 @@ pub struct KvStore {
     pub capacity: usize,
     /// 1, and one for each of the first pairs whose strings are the server's; 0 in a store of a module's own.
     pub server: usize,
+    /// Further values of repeated keys, `repeated_size` of them.
+    pub repeated: *mut KvPair,
+    pub repeated_size: usize,
 }
 
 /// `http_request_t`

@@ -9,6 +9,7 @@ use super::inbox::{Declined, Message};
 use super::serial::{Turn, Turns};
 use super::{DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, inspect, output, running};
 use crate::abi::context::{JobTables, ModuleContext};
+use crate::abi::events;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, SocketCall, ThreadGuard};
 use crate::abi::handed::Thing;
@@ -113,7 +114,13 @@ impl InProcess {
             Box::new(move |name, work| run_work(known.number(name), name, work)),
         )?;
         guard::capture_output(output::sink)?;
-        Ok(Self { context: Arc::new(context), symbols })
+        let context = Arc::new(context);
+        let for_events = Arc::clone(&context);
+        events::set_host(events::Host {
+            run: Box::new(move |owner, callback| run_callback(&for_events, owner, callback)),
+            thread: super::module_thread,
+        });
+        Ok(Self { context, symbols })
     }
 
     /// Makes the executor of the calling thread.
@@ -145,11 +152,11 @@ impl InProcess {
     /// # Errors
     /// See [`LoadError`].
     pub(super) fn open(&self, path: &Path, number: u64) -> Result<Arc<InProcessModule>, LoadError> {
-        let open = running::during(number, || module::open(path)).map_err(|error| match error {
+        let mut open = running::during(number, || module::open(path)).map_err(|error| match error {
             OpenError::Loader(text) => LoadError::Loader(text),
             OpenError::Manifest(text) => LoadError::Manifest(text),
         })?;
-        open.bind();
+        open.bind(number);
         let context = Arc::clone(&self.context);
         Ok(Arc::new(InProcessModule { open, number, context, warned: AtomicU32::new(0), turns: Arc::default() }))
     }
@@ -250,6 +257,16 @@ fn run_work(number: u64, name: &str, work: &mut dyn FnMut() -> Result<(), guard:
     }
 }
 
+/// Runs the callback of one of `owner`'s events.
+fn run_callback(context: &ModuleContext, owner: &events::Owner, callback: &mut dyn FnMut() -> Result<(), guard::Trap>) {
+    let (number, name) = (owner.number, owner.name.as_str());
+    if let Err(trap) = running::during(number, || output::attributed(name, callback)) {
+        context.release_after_fault();
+        report(&Caught { number, trap, place: "the callback of an event" });
+        tracing::error!("module {name} failed in the callback of an event: {}", fault_of(trap));
+    }
+}
+
 impl Instance for InProcessModule {
     fn manifest(&self) -> &Manifest {
         &self.open.manifest
@@ -260,7 +277,9 @@ impl Instance for InProcessModule {
     }
 
     fn unload(&self) -> Result<(), Fault> {
-        self.hook(self.open.symbols.unload, "unload")
+        let outcome = self.hook(self.open.symbols.unload, "unload");
+        self.open.end_events();
+        outcome
     }
 
     fn run_job(&self, job: usize, uuid: &str, payload: &str, calls: &dyn JobCalls) -> Result<i32, Fault> {

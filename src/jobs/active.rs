@@ -2,7 +2,7 @@
 
 use super::code::{Code, Defaults};
 use super::store::JobRow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +25,8 @@ pub(super) struct ActiveJob {
     code: Mutex<Option<Arc<dyn Code>>>,
     canceled: AtomicBool,
     timed_out: AtomicBool,
+    /// Its run has set a result or an error, which is sent to the writer.
+    decided: AtomicBool,
     /// The outcome of the current run has been claimed by whoever writes it.
     settled: AtomicBool,
 }
@@ -48,6 +50,7 @@ impl ActiveJob {
             code: Mutex::new(code),
             canceled: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
+            decided: AtomicBool::new(false),
             settled: AtomicBool::new(false),
         }
     }
@@ -93,6 +96,14 @@ impl ActiveJob {
         self.canceled.load(Ordering::Acquire)
     }
 
+    pub(super) fn decide(&self) {
+        self.decided.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_decided(&self) -> bool {
+        self.decided.load(Ordering::Acquire)
+    }
+
     pub(super) fn time_out(&self) {
         self.timed_out.store(true, Ordering::Release);
     }
@@ -111,6 +122,8 @@ impl ActiveJob {
 #[derive(Default)]
 pub(super) struct ActiveJobs {
     jobs: Mutex<HashMap<Arc<str>, Arc<ActiveJob>>>,
+    /// Those that have ended while their run goes on, and may still have events.
+    going_on: Mutex<HashSet<i64>>,
 }
 
 impl ActiveJobs {
@@ -131,12 +144,27 @@ impl ActiveJobs {
         let _removed = self.jobs().remove(uuid);
     }
 
+    /// The run of job number `id` decides, and goes on: to be called before the store is told.
+    pub(super) fn goes_on(&self, id: i64) {
+        self.going_on.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// The run of job number `id` has returned, and the store has all its events.
+    pub(super) fn is_over(&self, id: i64) {
+        self.going_on.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Whether events of job number `id` may follow though it has ended.
+    pub(super) fn does_go_on(&self, id: i64) -> bool {
+        self.going_on.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.jobs().len()
     }
 
     /// The module versions that jobs still need.
-    pub(super) fn hashes(&self) -> std::collections::HashSet<String> {
+    pub(super) fn hashes(&self) -> HashSet<String> {
         self.jobs().values().map(|job| job.hash.clone()).collect()
     }
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 pub trait JobCalls: Sync {
     /// Stores an event; `data` is JSON, or any text. False if the job takes none any more, or it is too large.
     fn emit_event(&self, kind: &str, data: Option<&str>) -> bool;
-    /// Sets the result: JSON, or any text. False if it is too large.
+    /// Ends the job as done with this result: JSON, or any text. False if a result or an error was set before, the text is
+    /// too large or the job is to end.
     fn set_result(&self, result: &str) -> bool;
-    /// Sets the text that a failed run shows. False if it is too large.
+    /// Ends the job as failed with this text, or, while attempts are left, the run. False as for `set_result`.
     fn set_error(&self, error: &str) -> bool;
     /// Whether the job is to end.
     fn is_canceled(&self) -> bool;

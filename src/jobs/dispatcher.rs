@@ -171,10 +171,12 @@ impl Dispatcher {
             job.job,
             job.module
         );
-        if !job.is_canceled() {
+        if job.is_decided() {
+            self.workers.returned(job);
+        } else if !job.is_canceled() {
             let error = format!("{} and did not stop", timeout_text(job.timeout_ms));
             let change = Change::Finish { state: State::Failed, result: None, error: Some(error) };
-            let _ = self.writer.change(job.id, change, Box::new(|_| {}));
+            self.workers.finish(job, change);
         }
         self.workers.forget(job);
         if runs.remove(&job.id).is_some() {

@@ -1,4 +1,4 @@
-//! An event as its watchers get it, encoded once for all of them.
+//! An event as its watchers get it, encoded once for all of them; and the word that none follows.
 
 use super::store::JobEvent;
 use std::fmt::Write;
@@ -11,8 +11,8 @@ pub struct JobFrame {
     pub job_id: i64,
     /// The event's number; grows.
     pub event_id: i64,
-    /// No event follows.
-    pub is_final: bool,
+    /// This is no event: none follows those before it.
+    pub is_end: bool,
     /// `{"job_uuid","event_id","ts","type","data"}` on one line.
     pub json: String,
     websocket: OnceLock<Arc<[u8]>>,
@@ -30,7 +30,13 @@ impl JobFrame {
             "{{\"job_uuid\":\"{}\",\"event_id\":{},\"ts\":{},\"type\":{kind},\"data\":{}}}",
             event.uuid, event.id, event.ts_ms, event.data
         );
-        Self { job_id: event.job_id, event_id: event.id, is_final: event.is_final, json, websocket: OnceLock::new() }
+        Self { job_id: event.job_id, event_id: event.id, is_end: false, json, websocket: OnceLock::new() }
+    }
+
+    /// Tells the streams of a job that nothing follows.
+    #[must_use]
+    pub fn end(job_id: i64) -> Self {
+        Self { job_id, event_id: 0, is_end: true, json: String::new(), websocket: OnceLock::new() }
     }
 
     /// The event as a WebSocket frame; `encode` makes it of the JSON, once.

@@ -57,6 +57,15 @@ impl Hub {
         }
     }
 
+    /// Tells the shards that watch `job` that its last event has been published.
+    pub fn end(&self, job: i64) {
+        let Some(shards) = self.shards.get() else { return };
+        let watching: Vec<usize> = self.jobs().get(&job).into_iter().flatten().map(|(shard, _)| *shard).collect();
+        for shard in watching.into_iter().filter_map(|shard| shards.get(shard)) {
+            shard.events(vec![Arc::new(JobFrame::end(job))]);
+        }
+    }
+
     /// Hands the events of a commit to the shards that watch their jobs.
     pub fn publish(&self, events: &[JobEvent]) {
         let Some(shards) = self.shards.get() else { return };
@@ -115,8 +124,10 @@ mod tests {
         hub.publish(&[event(1, 13), event(2, 14)]);
         hub.unwatch(1, 0);
         hub.publish(&[event(1, 15)]);
+        hub.end(1);
+        hub.end(2);
         assert_eq!(*shards[0].0.lock().unwrap(), [10, 13]);
-        assert_eq!(*shards[1].0.lock().unwrap(), [10, 11, 13, 15]);
+        assert_eq!(*shards[1].0.lock().unwrap(), [10, 11, 13, 15, 0]);
         hub.unwatch(1, 1);
         assert!(hub.jobs().is_empty());
     }

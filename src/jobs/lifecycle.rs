@@ -6,11 +6,11 @@ use super::store::{Change, State};
 /// Longest wait before a further run.
 const BACKOFF_MS_MAX: u64 = 60 * 60 * 1000;
 
-/// How a run ended and what the job had said by then.
+/// How a run ended that had not decided about its job.
 #[derive(Debug, Clone)]
 pub(super) struct RunOutcome {
     pub(super) ended: Ended,
-    pub(super) result: Option<String>,
+    /// The error that it set; then nothing else counts.
     pub(super) error: Option<String>,
     /// The limit it ran over, if it did.
     pub(super) timed_out_ms: Option<u64>,
@@ -19,12 +19,15 @@ pub(super) struct RunOutcome {
 impl RunOutcome {
     /// What went wrong; `None` if nothing did.
     fn failure(&self) -> Option<String> {
+        if self.error.is_some() {
+            return self.error.clone();
+        }
         if let Some(limit) = self.timed_out_ms {
             return Some(timeout_text(limit));
         }
         match self.ended {
             Ended::Returned(0) => None,
-            Ended::Returned(_) => Some(self.error.clone().unwrap_or_else(|| "job failed".to_owned())),
+            Ended::Returned(_) => Some("job failed".to_owned()),
             Ended::Crashed(_) => Some("job crashed".to_owned()),
         }
     }
@@ -35,9 +38,9 @@ pub(super) fn timeout_text(limit_ms: u64) -> String {
     format!("timed out after {limit_ms} ms")
 }
 
-/// The state change that a run's outcome asks for. `attempt` runs have begun, of `max_attempts` at most.
+/// The state change that the outcome of a run asks for. `attempt` runs have begun, of `max_attempts` at most.
 pub(super) fn change_after(
-    outcome: RunOutcome,
+    outcome: &RunOutcome,
     attempt: u32,
     max_attempts: u32,
     backoff_ms: u64,
@@ -45,14 +48,11 @@ pub(super) fn change_after(
     random: u64,
 ) -> Change {
     match outcome.failure() {
-        None => {
-            let result = outcome.result.unwrap_or_else(|| "{}".to_owned());
-            Change::Finish { state: State::Done, result: Some(result), error: None }
-        }
+        None => Change::Finish { state: State::Done, result: Some("{}".to_owned()), error: None },
         Some(reason) if attempt < max_attempts => {
             Change::Retry { reason, run_at_ms: now_ms.saturating_add(wait_ms(backoff_ms, attempt, random)) }
         }
-        Some(error) => Change::Finish { state: State::Failed, result: outcome.result, error: Some(error) },
+        Some(error) => Change::Finish { state: State::Failed, result: None, error: Some(error) },
     }
 }
 
@@ -71,10 +71,10 @@ mod tests {
     use super::*;
 
     fn outcome(ended: Ended) -> RunOutcome {
-        RunOutcome { ended, result: None, error: None, timed_out_ms: None }
+        RunOutcome { ended, error: None, timed_out_ms: None }
     }
 
-    fn after(outcome: RunOutcome, attempt: u32, max_attempts: u32) -> Change {
+    fn after(outcome: &RunOutcome, attempt: u32, max_attempts: u32) -> Change {
         change_after(outcome, attempt, max_attempts, 100, 1_000, 7)
     }
 
@@ -85,25 +85,27 @@ mod tests {
     #[test]
     fn each_end_has_its_words() {
         let done = Change::Finish { state: State::Done, result: Some("{}".into()), error: None };
-        assert_eq!(after(outcome(Ended::Returned(0)), 1, 3), done);
-        assert_eq!(after(outcome(Ended::Returned(1)), 1, 1), failed("job failed"));
+        assert_eq!(after(&outcome(Ended::Returned(0)), 1, 3), done);
+        assert_eq!(after(&outcome(Ended::Returned(1)), 1, 1), failed("job failed"));
         let told = RunOutcome { error: Some("no space".into()), ..outcome(Ended::Returned(-1)) };
-        assert_eq!(after(told, 1, 1), failed("no space"));
-        assert_eq!(after(outcome(Ended::Crashed("SIGSEGV".into())), 1, 1), failed("job crashed"));
+        assert_eq!(after(&told, 1, 1), failed("no space"));
+        assert_eq!(after(&outcome(Ended::Crashed("SIGSEGV".into())), 1, 1), failed("job crashed"));
         let late = RunOutcome { timed_out_ms: Some(5), ..outcome(Ended::Returned(0)) };
-        assert_eq!(after(late, 1, 1), failed("timed out after 5 ms"));
-        let silent = RunOutcome { error: Some("unused".into()), ..outcome(Ended::Returned(0)) };
-        assert_eq!(after(silent, 1, 1), done);
+        assert_eq!(after(&late, 1, 1), failed("timed out after 5 ms"));
+        for ended in [Ended::Returned(0), Ended::Crashed("SIGSEGV".into())] {
+            let told = RunOutcome { error: Some("told".into()), timed_out_ms: Some(5), ..outcome(ended) };
+            assert_eq!(after(&told, 1, 1), failed("told"));
+        }
     }
 
     #[test]
     fn retries_as_long_as_attempts_are_left_and_waits_longer_each_time() {
         for (attempt, longest) in [(1, 100), (2, 200), (5, 1600)] {
-            let Change::Retry { reason, run_at_ms } = after(outcome(Ended::Returned(1)), attempt, 9) else { panic!() };
+            let Change::Retry { reason, run_at_ms } = after(&outcome(Ended::Returned(1)), attempt, 9) else { panic!() };
             assert_eq!(reason, "job failed");
             assert!((1_000 + longest / 2..=1_000 + longest).contains(&run_at_ms), "{attempt}: {run_at_ms}");
         }
-        assert_eq!(after(outcome(Ended::Returned(1)), 9, 9), failed("job failed"));
+        assert_eq!(after(&outcome(Ended::Returned(1)), 9, 9), failed("job failed"));
     }
 
     #[test]

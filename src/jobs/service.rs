@@ -101,7 +101,7 @@ pub struct Replay {
     pub frames: Vec<Arc<JobFrame>>,
     /// Nothing more was on disk.
     pub at_end: bool,
-    /// The job had ended before the events were read: with `at_end` none follows.
+    /// The job had ended before the events were read, and its run returned: with `at_end` none follows.
     pub finished: bool,
 }
 
@@ -149,6 +149,7 @@ impl Jobs {
             source: Arc::clone(&source),
             active: Arc::clone(&active),
             notices: notices.clone(),
+            hub: Arc::clone(&hub),
             limits: SizeLimits { event_bytes_max: config.event_bytes_max, result_bytes_max: config.result_bytes_max },
             store: Arc::clone(&store),
         });
@@ -303,7 +304,8 @@ impl Jobs {
 
     /// A step of the replay of job number `job`: its events after number `after`.
     pub fn replay(&self, job: i64, after: i64, answer: Answer<Result<Replay, StoreError>>) {
-        self.read(move |reader| answer(replay(reader, job, after)));
+        let active = Arc::clone(&self.inner.active);
+        self.read(move |reader| answer(replay(reader, &active, job, after)));
     }
 
     /// Cancels a job.
@@ -427,6 +429,9 @@ impl Inner {
                 inner.active.remove(&job.uuid);
                 let _ = inner.notices.send(Notice::Canceled(job));
             }
+            if outcome == Ok(CancelOutcome::Canceled) {
+                inner.hub.end(id);
+            }
             done(outcome);
         };
         if let Err(error) = self.writer.try_change(id, Change::Cancel, Box::new(changed)) {
@@ -460,9 +465,9 @@ fn list(reader: &mut Reader, filter: &JobFilter) -> Result<(Vec<JobRow>, bool), 
     Ok((rows, more))
 }
 
-fn replay(reader: &mut Reader, job: i64, after: i64) -> Result<Replay, StoreError> {
-    // The state first: if the job had ended by now, the events read next are all it has.
-    let finished = reader.state(job)?.is_none_or(State::is_final);
+fn replay(reader: &mut Reader, active: &ActiveJobs, job: i64, after: i64) -> Result<Replay, StoreError> {
+    // The state first, and whether its run goes on: if the job is over by now, the events read next are all it has.
+    let finished = reader.state(job)?.is_none_or(State::is_final) && !active.does_go_on(job);
     let events = reader.events(job, after, REPLAY_EVENTS_MAX, REPLAY_BYTES_MAX)?;
     let bytes: usize = events.iter().map(|event| event.data.len()).sum();
     let at_end = events.len() < REPLAY_EVENTS_MAX as usize && bytes < REPLAY_BYTES_MAX;

@@ -3,6 +3,7 @@
 use super::active::{ActiveJob, ActiveJobs};
 use super::code::{Code, CodeSource, Ended, JobCalls};
 use super::dispatcher::{Notice, now_ms};
+use super::hub::Hub;
 use super::json;
 use super::lifecycle::{RunOutcome, change_after};
 use super::store::{Change, Changed, Reader, State, Store, Writer};
@@ -27,8 +28,26 @@ pub(super) struct Shared {
     pub(super) source: Arc<dyn CodeSource>,
     pub(super) active: Arc<ActiveJobs>,
     pub(super) notices: Sender<Notice>,
+    pub(super) hub: Arc<Hub>,
     pub(super) limits: SizeLimits,
     pub(super) store: Arc<Mutex<Option<Store>>>,
+}
+
+impl Shared {
+    /// Commits the change that ends a job, in its turn: a cancellation that came first wins. Its streams end then.
+    fn finish(&self, job: &ActiveJob, change: Change) {
+        let (active, hub, id) = (Arc::clone(&self.active), Arc::clone(&self.hub), job.id);
+        let done = move |_| {
+            active.is_over(id);
+            hub.end(id);
+        };
+        let _ = self.writer.change(id, change, Box::new(done));
+    }
+
+    /// The run of a job that it has decided has returned: all its events are on their way.
+    fn returned(&self, job: &ActiveJob) {
+        self.finish(job, Change::Return);
+    }
 }
 
 /// The worker threads, as the dispatcher has them.
@@ -73,6 +92,16 @@ impl Workers {
         let _ = self.assign.send(job);
     }
 
+    /// Commits the end of a job whose run was given up.
+    pub(super) fn finish(&self, job: &ActiveJob, change: Change) {
+        self.shared.finish(job, change);
+    }
+
+    /// No event of a job that has ended is waited for any more.
+    pub(super) fn returned(&self, job: &ActiveJob) {
+        self.shared.returned(job);
+    }
+
     /// The job has ended without its worker.
     pub(super) fn forget(&self, job: &ActiveJob) {
         self.shared.active.remove(&job.uuid);
@@ -109,24 +138,28 @@ impl Worker {
             Ok((code, payload)) => self.run(job, &*code, &payload),
             Err(why) => {
                 tracing::error!("job {} ({} of module {}) can't run: {why}", job.uuid, job.job, job.module);
-                RunOutcome { ended: Ended::Returned(-1), result: None, error: Some(why), timed_out_ms: None }
+                Some(RunOutcome { ended: Ended::Returned(-1), error: Some(why), timed_out_ms: None })
             }
         };
-        if !job.settle() {
+        let settled = job.settle();
+        if outcome.is_none() {
+            self.shared.returned(job);
+        }
+        if !settled {
             let _ = self.shared.notices.send(Notice::Returned);
             return After::GivenUp;
         }
-        if job.is_canceled() {
-            return self.over(job);
-        }
+        let Some(outcome) = outcome.filter(|_| !job.is_canceled()) else { return self.over(job) };
         let random = self.random.hash_one((job.id, job.attempt()));
-        let change = change_after(outcome, job.attempt(), job.max_attempts, job.backoff_ms, now_ms(), random);
-        let retry_at_ms = if let Change::Retry { run_at_ms, .. } = change { Some(run_at_ms) } else { None };
-        if retry_at_ms.is_none() {
+        let change = change_after(&outcome, job.attempt(), job.max_attempts, job.backoff_ms, now_ms(), random);
+        let mut retry_at_ms = None;
+        if let Change::Retry { run_at_ms, .. } = change {
+            retry_at_ms = Some(run_at_ms);
+            let _ = self.shared.writer.change(job.id, change, Box::new(|_| {}));
+        } else {
             self.shared.active.remove(&job.uuid);
+            self.shared.finish(job, change);
         }
-        // Committed in its turn; a cancellation that came first wins.
-        let _ = self.shared.writer.change(job.id, change, Box::new(|_| {}));
         let _ = self.shared.notices.send(Notice::Ended { job: Arc::clone(job), retry_at_ms });
         After::Next
     }
@@ -168,24 +201,39 @@ impl Worker {
         }
     }
 
-    fn run(&self, job: &Arc<ActiveJob>, code: &dyn Code, payload: &str) -> RunOutcome {
+    /// Runs the job. `None`: the run has decided about it.
+    fn run(&self, job: &Arc<ActiveJob>, code: &dyn Code, payload: &str) -> Option<RunOutcome> {
         let running = Running { job, shared: &self.shared, said: Mutex::default() };
         let ended = code.run(&job.uuid, payload, &running);
         if let Ended::Crashed(how) = &ended {
             tracing::error!("job {} ({} of module {}) crashed: {how}", job.uuid, job.job, job.module);
         }
-        let (result, error) = running.said.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let error = match running.said.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Said::Nothing => None,
+            Said::RunFailed(error) => Some(error),
+            Said::Decided => return None,
+        };
         let timed_out_ms = job.has_timed_out().then_some(job.timeout_ms);
-        RunOutcome { ended, result, error, timed_out_ms }
+        Some(RunOutcome { ended, error, timed_out_ms })
     }
+}
+
+/// What a run has said of its end. The first word counts.
+#[derive(Default)]
+enum Said {
+    #[default]
+    Nothing,
+    /// This run has failed, with this error, and there may be another.
+    RunFailed(String),
+    /// The job has ended.
+    Decided,
 }
 
 /// A run, as its code sees it.
 struct Running<'a> {
     job: &'a ActiveJob,
     shared: &'a Shared,
-    /// Result and error, as set last.
-    said: Mutex<(Option<String>, Option<String>)>,
+    said: Mutex<Said>,
 }
 
 impl Running<'_> {
@@ -200,18 +248,35 @@ impl Running<'_> {
         bytes <= limit
     }
 
-    fn say(&self, text: &str, what: &str, put: impl FnOnce(&mut (Option<String>, Option<String>), String)) -> bool {
-        if !self.fits(what, text.len(), self.shared.limits.result_bytes_max, "--job-result-bytes-max") {
+    /// Ends the job, or this run of it, if nothing was said before.
+    fn say(&self, what: &str, state: State, text: &str) -> bool {
+        let fits = self.fits(what, text.len(), self.shared.limits.result_bytes_max, "--job-result-bytes-max");
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if !fits || !matches!(*said, Said::Nothing) || self.job.must_end() {
             return false;
         }
-        put(&mut self.said.lock().unwrap_or_else(PoisonError::into_inner), text.to_owned());
+        let text = text.to_owned();
+        if state == State::Failed && self.job.attempt() < self.job.max_attempts {
+            *said = Said::RunFailed(text);
+            return true;
+        }
+        let (result, error) = if state == State::Done { (Some(text), None) } else { (None, Some(text)) };
+        self.shared.active.goes_on(self.job.id);
+        // From here on the job has this end, unless a cancellation has come first: that is as if it had come later.
+        let sent = self.shared.writer.change(self.job.id, Change::Decide { state, result, error }, Box::new(|_| {}));
+        if sent.is_err() {
+            self.shared.active.is_over(self.job.id);
+            return false;
+        }
+        self.job.decide();
+        *said = Said::Decided;
         true
     }
 }
 
 impl JobCalls for Running<'_> {
     fn emit_event(&self, kind: &str, data: Option<&str>) -> bool {
-        let data = data.unwrap_or("{}");
+        let data = data.unwrap_or("null");
         let fits = self.fits("event", data.len(), self.shared.limits.event_bytes_max, "--job-event-bytes-max");
         if self.job.must_end() || kind.is_empty() || kind.len() > KIND_BYTES_MAX || !fits {
             return false;
@@ -221,11 +286,11 @@ impl JobCalls for Running<'_> {
     }
 
     fn set_result(&self, result: &str) -> bool {
-        self.say(result, "result", |said, text| said.0 = Some(text))
+        self.say("result", State::Done, result)
     }
 
     fn set_error(&self, error: &str) -> bool {
-        self.say(error, "error", |said, text| said.1 = Some(text))
+        self.say("error", State::Failed, error)
     }
 
     fn is_canceled(&self) -> bool {

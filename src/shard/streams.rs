@@ -77,6 +77,8 @@ struct Stream {
     last: i64,
     /// Highest event that came while it was not live.
     missed: i64,
+    /// All events of the job have come, live or not.
+    over: bool,
     beat_ms: u64,
     ending_since_ms: u64,
 }
@@ -218,6 +220,7 @@ impl Shard {
             job: None,
             last: after,
             missed: 0,
+            over: false,
             beat_ms: now_ms,
             ending_since_ms: now_ms,
         };
@@ -322,13 +325,12 @@ impl Shard {
         }
         stream.begin(links);
         for frame in &frames {
-            if stream.send(links, frame) {
-                return stream.end(links, NORMAL, now_ms);
-            }
+            stream.send(links, frame);
         }
-        if at_end && finished {
+        let caught_up = at_end && stream.missed <= stream.last;
+        if at_end && finished || caught_up && stream.over {
             stream.end(links, NORMAL, now_ms);
-        } else if at_end && stream.missed <= stream.last {
+        } else if caught_up {
             stream.mode = Mode::Live;
         } else if links.unsent(stream.conn) > REPLAY_UNSENT_BYTES_MAX {
             stream.mode = Mode::Behind;
@@ -349,10 +351,11 @@ impl Shard {
                     stream.mode = Mode::Behind;
                     links.await_sent(stream.conn);
                 }
-                if stream.mode != Mode::Live {
-                    stream.missed = stream.missed.max(frame.event_id);
-                } else if stream.send(links, frame) {
-                    stream.end(links, NORMAL, now_ms);
+                stream.over |= frame.is_end;
+                match stream.mode {
+                    Mode::Live if frame.is_end => stream.end(links, NORMAL, now_ms),
+                    Mode::Live => stream.send(links, frame),
+                    _ => stream.missed = stream.missed.max(frame.event_id),
                 }
             }
         }
@@ -432,13 +435,13 @@ impl Shard {
 }
 
 impl Stream {
-    /// Sends an event that was not sent yet. True if it is the job's last.
-    fn send(&mut self, links: &mut Links, frame: &JobFrame) -> bool {
+    /// Sends an event that was not sent yet.
+    fn send(&mut self, links: &mut Links, frame: &JobFrame) {
         if frame.event_id <= self.last {
-            return false;
+            return;
         }
         self.last = frame.event_id;
-        let Some(outbox) = links.outbox(self.conn) else { return false };
+        let Some(outbox) = links.outbox(self.conn) else { return };
         match &self.channel {
             Channel::WebSocket(session) => {
                 if !session.is_closing() {
@@ -450,7 +453,6 @@ impl Stream {
                 push_chunk(outbox.buffer(), text.as_bytes(), meta.http_1_0);
             }
         }
-        frame.is_final
     }
 
     /// Sends the head of an answer that is a stream, unless it has been sent.

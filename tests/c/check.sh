@@ -50,7 +50,8 @@ check "headers in two files, run" "$tmp/two"
 
 for cc in $compilers; do
     for example in example/*.c; do
-        check "$example, $cc" $cc -std=gnu11 -O2 -g -fPIC -shared $flags "$example" -o "$tmp/example.so" $wrap -Wl,-z,defs $libs
+        # A row of a table leaves the fields it does not name at zero.
+        check "$example, $cc" $cc -std=gnu11 -O2 -g -fPIC -shared $flags -Wno-missing-field-initializers "$example" -o "$tmp/example.so" $wrap -Wl,-z,defs $libs
     done
 
     # As the server compiles modules: -Wall, no -Wextra.

@@ -51,10 +51,12 @@ static int call(const char *path, struct cwebn_fault *fault) {
     memset(&res, 0, sizeof res);
     res.headers = http_kv_create(4);
     res.body = calloc(1, HTTP_RESPONSE_SIZE);
+    static struct cwebn_handed handed; /* not on the stack of the call */
+    memset(&handed, 0, sizeof handed);
     int result = -1;
     for (int i = 0; i < module->size; i++) {
         if (strcmp(module->routes[i].path, path) == 0) {
-            result = cwebn_call_handler(module->routes[i].handler, ctx, &req, &res, fault);
+            result = cwebn_call_handler(module->routes[i].handler, ctx, &req, &res, &handed, fault);
         }
     }
     if (result == 0 && strcmp(path, "good") == 0) {

@@ -217,7 +217,10 @@ HANDLER(parsers) {
     static const char text[] = "PUT /a%20b?k=v%2F&k=2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-One: 1\r\n"
                                "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 6\r\n\r\nd=%2B";
     http_request_t parsed;
-    CHECK(http_parse(text, sizeof text - 1, &parsed) == -1); /* a byte of the body is missing */
+    CHECK(http_parse(text, sizeof text - 1, &parsed) == 0); /* a byte of the body is missing */
+    CHECK(parsed.content_length == 6 && parsed.body == NULL && http_parse_data(&parsed) == -1);
+    parsed.body = strdup("d=%2B.");
+    CHECK(http_parse_data(&parsed) == 0 && strcmp(http_kv_get(parsed.data, "d"), "+.") == 0);
     cweb_request_free(&parsed);
     static const char whole[] = "PUT /a%20b?k=v%2F&k=2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-One: 1\r\n"
                                 "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 5\r\n\r\nd=%21next";
@@ -233,7 +236,7 @@ HANDLER(parsers) {
     CHECK(http_parse(upgrade, sizeof upgrade - 1, &parsed) == 0);
     CHECK(http_is_websocket_upgrade(&parsed) == 1 && parsed.websocket);
     cweb_request_free(&parsed);
-    CHECK(http_parse("BREW / HTTP/1.1\r\n\r\n", 19, &parsed) == -1 && parsed.status == HTTP_501_NOT_IMPLEMENTED);
+    CHECK(http_parse("BREW / HTTP/1.1\r\nHost: h\r\n\r\n", 28, &parsed) == -1 && parsed.status == HTTP_400_BAD_REQUEST);
     cweb_request_free(&parsed);
     char *out = NULL;
     size_t length = 0;
@@ -247,6 +250,37 @@ HANDLER(parsers) {
     CHECK(strcmp(path, "/a b+c%zz") == 0);
     free(path);
     CHECK(cweb_path_decode("/a%00b") == NULL);
+    PASS();
+}
+
+/* Every value of the parameter, form field and header "tag". */
+HANDLER(repeated) {
+    http_kv_store_t *stores[] = {req->params, req->data, req->headers};
+    (void)ctx;
+    for (int i = 0; i < 3; i++) {
+        const char *first = http_kv_get(stores[i], "tag");
+        size_t at = 0, size = http_kv_size(stores[i]);
+        strcat(res->body, first != NULL ? first : "none");
+        for (const char *tag; (tag = cweb_kv_next(stores[i], "Tag", &at)) != NULL;) {
+            strcat(strcat(res->body, ","), tag);
+        }
+        strcat(res->body, " ");
+        http_kv_insert(stores[i], "tag", NULL);
+        CHECK(http_kv_size(stores[i]) == size && cweb_kv_next(stores[i], "tag", &at) == NULL);
+    }
+    return cweb_kv_next(NULL, "tag", NULL) == NULL ? 0 : -1;
+}
+
+/* Two of what may be there twice, in both ways, and two of what may not. */
+HANDLER(cookies) {
+    (void)ctx, (void)req;
+    CHECK(http_kv_insert(res->headers, "Set-Cookie", strdup("a=1; Expires=Thu, 01 Jan 2032 00:00:00 GMT")) == 0);
+    CHECK(http_kv_insert(res->headers, "set-cookie", strdup("b=2")) == 0);
+    CHECK(cweb_header(res, "Set-Cookie", "c=3") == 0);
+    CHECK(http_kv_insert(res->headers, "WWW-Authenticate", strdup("Basic realm=\"x\"")) == 0);
+    CHECK(http_kv_insert(res->headers, "WWW-Authenticate", strdup("Bearer")) == 0);
+    CHECK(cweb_header(res, "X-Once", "first") == 0 && cweb_header(res, "X-Once", "second") == 0);
+    CHECK(http_kv_size(res->headers) == 6 && strncmp(http_kv_get(res->headers, "Set-Cookie"), "a=1", 3) == 0);
     PASS();
 }
 
@@ -331,6 +365,8 @@ export module_t config = {
         {"/file", "GET", file, NONE},
         {"/no-file", "GET", no_file, NONE},
         {"/store", "GET", store, NONE},
+        {"/repeated", "POST", repeated, NONE},
+        {"/cookies", "GET", cookies, NONE},
     },
-    .size = 19,
+    .size = 21,
 };

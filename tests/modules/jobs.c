@@ -65,8 +65,8 @@ static int fail(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_
 
 static int fail_with_text(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx, (void)payload;
-    job->set_error(job, "first");
     job->set_error(job, "no \"luck\"");
+    job->set_error(job, "second");
     return -1;
 }
 
@@ -130,6 +130,32 @@ static void on_cancel(struct cweb_context *ctx, const char *job_uuid) {
     }
 }
 
+static atomic_int released;
+
+/* Makes "calls" in their order (r: set_result, e: set_error), each with its place in the order, and tells what each
+ * returned; waits for /release if "hold"; then goes on, and crashes or returns "return". */
+static int decide(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
+    (void)ctx;
+    char calls[16] = "", text[64];
+    json_t *json = json_loadb(payload->json, payload->json_len, 0, NULL);
+    snprintf(calls, sizeof calls, "%s", json_string_value(json_object_get(json, "calls")));
+    json_decref(json);
+    for (int i = 0; calls[i] != '\0'; i++) {
+        snprintf(text, sizeof text, calls[i] == 'r' ? "{\"n\":\n%d}" : "error \"%d\"", i);
+        int returned = calls[i] == 'r' ? job->set_result(job, text) : job->set_error(job, text);
+        snprintf(text, sizeof text, "%d", returned);
+        job->emit_event(job, "call", text);
+    }
+    while (number(payload, "hold") && !atomic_load(&released)) {
+        pause_ms(1);
+    }
+    job->emit_event(job, "after", NULL);
+    if (number(payload, "crash")) {
+        *(volatile int *)NULL = 1;
+    }
+    return (int)number(payload, "return");
+}
+
 /* Writes its "id" to the record. */
 static int record(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx, (void)job;
@@ -156,6 +182,7 @@ H(create) {
 H(cancel_count) { SAY("%d", atomic_load(&cancels)); }
 H(most_at_once) { SAY("%d", atomic_load(&active_max)); }
 H(recorded) { SAY("%s", order); }
+H(release) { atomic_store(&released, http_kv_get(q->params, "off") == NULL); SAY("ok"); }
 
 H(database) {
     sqlite3_stmt *rows = NULL;
@@ -194,8 +221,9 @@ export module_t config = {
                {"/most", "GET", most_at_once, NONE},
                {"/recorded", "GET", recorded, NONE},
                {"/database", "GET", database, NONE},
-               {"/lock", "GET", hold_lock, NONE}},
-    .size = 6,
+               {"/lock", "GET", hold_lock, NONE},
+               {"/release", "GET", release, NONE}},
+    .size = 7,
     .jobs = {{"echo", echo, NULL},
              {"count", count, NULL},
              {"quiet", quiet, NULL},
@@ -209,6 +237,7 @@ export module_t config = {
              {.name = "one_at_a_time", .run = wait_for, .concurrency = 1},
              {.name = "brief", .run = wait_for, .cancel = on_cancel, .timeout_ms = 40},
              {"record", record, NULL},
-             {"spawn", spawn, NULL}},
-    .job_size = 14,
+             {"spawn", spawn, NULL},
+             {"decide", decide, NULL}},
+    .job_size = 15,
 };

@@ -7,15 +7,15 @@
 #include <pool.h>
 #include <queue.h>
 
-struct work { int id; };
-struct task { int id; };
-struct map_entry { int id; };
-struct list_node { int id; };
+struct worker { int id; };
+struct task_list { int id; };
+struct entry { int id; };
+struct node { int id; };
 struct scheduler_hooks { int id; };
-static struct work first = {1};
-static struct task second = {2};
-static struct map_entry third = {3};
-static struct list_node fourth = {4};
+static struct worker first = {1};
+static struct task_list second = {2};
+static struct entry third = {3};
+static struct node fourth = {4};
 static struct scheduler_hooks fifth = {5};
 
 static char *http_path_decode(const char *path) {

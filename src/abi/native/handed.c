@@ -217,6 +217,8 @@ static void run_release(void *arg) {
         size_t count = store->size < store->capacity ? store->size : store->capacity;
         give_back_pairs(handed, store->entries, store->entries == NULL ? 0 : count, CWEBN_FIELDS);
         give_back(handed, store->entries, CWEBN_FIELDS);
+        give_back_pairs(handed, store->repeated, store->repeated == NULL ? 0 : store->repeated_size, CWEBN_FIELDS);
+        give_back(handed, store->repeated, CWEBN_FIELDS);
         give_back(handed, store, CWEBN_FIELDS);
     }
     give_back_pairs(handed, given->pairs[0], given->counts[0], CWEBN_FIELDS);

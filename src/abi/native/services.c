@@ -214,13 +214,16 @@ static void drop_work(void *user, void *ticket) {
 
 /* ---- The whole ---- */
 
+/* Names that the cache has room for at first; it grows. */
+#define CACHE_NAMES 64
+
 struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_uri,
                                           const struct cwebn_services *services, char *error, size_t error_size) {
     if (error_size > 0) {
         error[0] = '\0';
     }
     struct context *context = calloc(1, sizeof *context);
-    if (context == NULL || container_init(&context->cache) != 0) {
+    if (context == NULL || container_init(&context->cache, CACHE_NAMES) != 0) {
         free(context);
         snprintf(error, error_size, "no memory for the services of modules");
         return NULL;

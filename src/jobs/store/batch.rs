@@ -170,7 +170,7 @@ impl<'c> Applier<'c> {
         let id = self.connection.last_insert_rowid();
         let uuid: Arc<str> = job.uuid.as_str().into();
         self.live.set(id, Some(LiveJob { uuid: Arc::clone(&uuid), state: State::Pending, attempt: 0 }));
-        let data = transition::created_data(&job.module, &job.job);
+        let data = transition::created_data(&job.payload);
         self.insert_event(JobEvent {
             job_id: id,
             uuid,
@@ -185,14 +185,21 @@ impl<'c> Applier<'c> {
 
     fn change(&mut self, id: i64, change: &Change) -> Result<Changed, Fault> {
         let Some(job) = self.live.get(id) else { return self.change_of_ended(id) };
+        if matches!(change, Change::Return) && job.state.is_final() {
+            let state = job.state;
+            self.live.set(id, None);
+            return Ok(Changed::Applied(state));
+        }
         let Some(Step { state, attempt, kind, data }) = transition::step(job, change) else {
             return Ok(Changed::Refused(job.state));
         };
         let uuid = Arc::clone(&job.uuid);
         let (run_at, result, error) = match change {
-            Change::Retry { run_at_ms, .. } => (Some(run_at_ms), None, None),
-            Change::Finish { result, error, .. } => (None, result.as_ref(), error.as_ref()),
-            Change::Start | Change::Cancel => (None, None, None),
+            Change::Retry { run_at_ms, reason } => (Some(run_at_ms), None, Some(reason)),
+            Change::Finish { result, error, .. } | Change::Decide { result, error, .. } => {
+                (None, result.as_ref(), error.as_ref())
+            }
+            Change::Start | Change::Cancel | Change::Return => (None, None, None),
         };
         let changed =
             self.sql.change.execute(params![id, state.as_str(), self.now_ms, attempt, run_at, result, error])?;
@@ -202,7 +209,8 @@ impl<'c> Applier<'c> {
             return Ok(Changed::Unknown);
         }
         let is_final = state.is_final();
-        self.live.set(id, (!is_final).then(|| LiveJob { uuid: Arc::clone(&uuid), state, attempt }));
+        let goes_on = !is_final || matches!(change, Change::Decide { .. });
+        self.live.set(id, goes_on.then(|| LiveJob { uuid: Arc::clone(&uuid), state, attempt }));
         self.insert_event(JobEvent { job_id: id, uuid, id: 0, ts_ms: 0, kind: kind.into(), data, is_final })?;
         Ok(Changed::Applied(state))
     }
@@ -213,8 +221,10 @@ impl<'c> Applier<'c> {
     }
 
     fn own_event(&mut self, event: &OwnEvent) -> Result<Outcome, Fault> {
-        let runs = |job: &LiveJob| job.state == State::Running && job.uuid == event.uuid;
-        if self.live.get(event.job).is_some_and(runs) {
+        let runs = |job: &&LiveJob| job.state != State::Pending && job.uuid == event.uuid;
+        let Some(job) = self.live.get(event.job).filter(runs) else { return Ok(Outcome::Nothing) };
+        // One that has ended, and only runs on, may have been deleted or swept.
+        if !job.state.is_final() || self.sql.state_by_id.exists([event.job])? {
             self.insert_event(JobEvent {
                 job_id: event.job,
                 uuid: Arc::clone(&event.uuid),
@@ -235,6 +245,9 @@ impl<'c> Applier<'c> {
             Some((_, state)) if !state.is_final() => Ok(Deleted::NotFinished(state)),
             Some((id, _)) => {
                 self.sql.delete.execute([id])?;
+                if self.live.get(id).is_some() {
+                    self.live.set(id, None);
+                }
                 Ok(Deleted::Done)
             }
         }

@@ -90,8 +90,8 @@ impl Writer {
     /// Stores an event of the job's own; waits while the channel is full, or the bytes that wait are
     /// too many. `data` must be valid JSON.
     ///
-    /// Kept through failing transactions like a change. Dropped without a word when the job isn't running any more, or
-    /// isn't the one called `uuid`.
+    /// Kept through failing transactions like a change. Dropped without a word when the job's code isn't running any more,
+    /// or the job isn't the one called `uuid`.
     ///
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread, where waiting would never end.
@@ -183,14 +183,18 @@ impl Writer {
 /// The text that a change brings.
 fn bytes_of(change: &Change) -> usize {
     match change {
-        Change::Finish { result, error, .. } => [result, error].into_iter().flatten().map(String::len).sum(),
+        Change::Finish { result, error, .. } | Change::Decide { result, error, .. } => {
+            [result, error].into_iter().flatten().map(String::len).sum()
+        }
         _ => 0,
     }
 }
 
 fn validate(change: &Change) -> Result<(), StoreError> {
     match change {
-        Change::Finish { state: State::Pending | State::Running | State::Canceled, .. } => {
+        Change::Finish { state, .. } | Change::Decide { state, .. }
+            if !matches!(state, State::Done | State::Failed) =>
+        {
             Err(StoreError::Refused { why: "a run ends as done or failed".to_owned() })
         }
         _ => Ok(()),

@@ -13,7 +13,8 @@ pub(super) struct LiveJob {
     pub(super) attempt: u32,
 }
 
-/// Pending and running jobs by id, with what it takes to follow a rollback.
+/// Pending and running jobs by id, and those that are decided while their run goes on, with what it takes to follow a
+/// rollback.
 #[derive(Default)]
 pub(super) struct Live {
     jobs: HashMap<i64, LiveJob>,

@@ -29,7 +29,7 @@ pub(super) const BY_UNIQUE_KEY: &str =
 pub(super) const SWEEP: &str = "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_by_end \
      WHERE state IN ('done', 'failed', 'canceled') AND updated_at < ?1 ORDER BY updated_at LIMIT ?2)";
 
-/// Results and errors are only ever set by the change that ends a job, so every change may write all of these.
+/// Results and errors are of the last change only (an end, or a retry), so every change may write all of these.
 const CHANGE: &str = "UPDATE jobs SET state = ?2, updated_at = ?3, attempt = ?4, run_at = coalesce(?5, run_at), \
      result_json = ?6, error_text = ?7 WHERE id = ?1";
 

@@ -3,7 +3,6 @@
 use super::live::LiveJob;
 use super::{Change, State};
 use serde_json::{Value, json};
-use std::borrow::Cow;
 
 /// Where an allowed change leads.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,13 +26,17 @@ pub(super) fn step(job: &LiveJob, change: &Change) -> Option<Step> {
             let data = json!({ "reason": reason, "attempt": attempt, "run_at": run_at_ms }).to_string().into();
             Some(Step { state: State::Pending, attempt, kind: "retrying", data })
         }
-        (State::Running, Change::Finish { state: State::Done, result, .. }) => {
-            let data = format!("{{\"result\":{}}}", json_or_string(result.as_deref())).into();
-            Some(Step { state: State::Done, attempt, kind: "done", data })
-        }
-        (State::Running, Change::Finish { state: State::Failed, error, .. }) => {
-            let data = json!({ "error": error }).to_string().into();
-            Some(Step { state: State::Failed, attempt, kind: "failed", data })
+        (State::Running, Change::Finish { state, result, error } | Change::Decide { state, result, error }) => {
+            match state {
+                State::Done => {
+                    Some(Step { state: State::Done, attempt, kind: "done", data: json_or_string(result.as_deref()) })
+                }
+                State::Failed => {
+                    let data = json!(error).to_string().into();
+                    Some(Step { state: State::Failed, attempt, kind: "failed", data })
+                }
+                _ => None,
+            }
         }
         (State::Pending | State::Running, Change::Cancel) => {
             Some(Step { state: State::Canceled, attempt, kind: "canceled", data: "{}".into() })
@@ -42,18 +45,23 @@ pub(super) fn step(job: &LiveJob, change: &Change) -> Option<Step> {
     }
 }
 
-/// What the event `created` carries.
-pub(super) fn created_data(module: &str, job: &str) -> Box<str> {
-    json!({ "module": module, "job": job }).to_string().into()
+/// What the event `created` carries: the payload, which is JSON.
+pub(super) fn created_data(payload: &str) -> Box<str> {
+    one_line(payload)
 }
 
-/// `text` as JSON: as it is when it is JSON, otherwise as a JSON string; nothing is `null`.
-fn json_or_string(text: Option<&str>) -> Cow<'_, str> {
+/// `text` as JSON on one line: as it is when it is JSON, otherwise as a JSON string; nothing is `null`.
+fn json_or_string(text: Option<&str>) -> Box<str> {
     match text {
         None => "null".into(),
-        Some(text) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => text.trim().into(),
+        Some(text) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => one_line(text),
         Some(text) => Value::from(text).to_string().into(),
     }
+}
+
+/// JSON has line ends between its tokens only.
+fn one_line(json: &str) -> Box<str> {
+    json.trim().replace(['\n', '\r'], " ").into()
 }
 
 #[cfg(test)]
@@ -92,9 +100,9 @@ mod tests {
     #[test]
     fn only_a_running_job_ends() {
         let done = finish(State::Done, Some(" [1] "), None);
-        assert_eq!(told(State::Running, &done), Some((State::Done, 2, "done", r#"{"result":[1]}"#.to_owned())));
+        assert_eq!(told(State::Running, &done), Some((State::Done, 2, "done", "[1]".to_owned())));
         let failed = finish(State::Failed, None, Some("a\nb"));
-        let data = r#"{"error":"a\nb"}"#.to_owned();
+        let data = r#""a\nb""#.to_owned();
         assert_eq!(told(State::Running, &failed), Some((State::Failed, 2, "failed", data)));
         assert_eq!(told(State::Pending, &done), None);
         assert_eq!(told(State::Pending, &failed), None);
@@ -117,10 +125,14 @@ mod tests {
 
     #[test]
     fn results_that_are_no_json_become_strings() {
-        assert_eq!(json_or_string(None), "null");
-        assert_eq!(json_or_string(Some("{\"a\": 1}")), "{\"a\": 1}");
-        assert_eq!(json_or_string(Some("{a")), "\"{a\"");
-        assert_eq!(json_or_string(Some("")), "\"\"");
-        assert_eq!(json_or_string(Some("1 2")), "\"1 2\"");
+        for (text, json) in [
+            (None, "null"),
+            (Some("{\"a\":\r\n1}\n"), "{\"a\":  1}"),
+            (Some("{a"), "\"{a\""),
+            (Some(""), "\"\""),
+            (Some("1 2"), "\"1 2\""),
+        ] {
+            assert_eq!(&*json_or_string(text), json);
+        }
     }
 }

@@ -111,7 +111,7 @@ pub struct JobRow {
     pub payload: String,
     /// What a run ended with, as the job gave it (JSON or any text).
     pub result: Option<String>,
-    /// Why it failed.
+    /// Why it failed, or, while it waits to run again, why its last run did.
     pub error: Option<String>,
     /// How often it was started.
     pub attempt: u32,
@@ -170,7 +170,8 @@ pub struct JobEvent {
     pub kind: Box<str>,
     /// Valid JSON text.
     pub data: Box<str>,
-    /// The job has ended and no event follows. An event of the job's own never has it, whatever it is called.
+    /// The state change that ended the job. Only events of a run that goes on may follow ([`Change::Decide`]). An event of
+    /// the job's own never has it, whatever it is called.
     pub is_final: bool,
 }
 
@@ -195,7 +196,7 @@ pub enum Change {
         /// When the next may start (Unix milliseconds).
         run_at_ms: i64,
     },
-    /// running → done or failed; event `done` `{"result":…}` or `failed` `{"error":…}`.
+    /// running → done or failed; event `done` with the result, or `failed` with the error as a string.
     Finish {
         /// [`State::Done`] or [`State::Failed`]; another is refused with [`StoreError::Refused`].
         state: State,
@@ -204,6 +205,17 @@ pub enum Change {
         /// For a person.
         error: Option<String>,
     },
+    /// As `Finish`, but the run goes on: its events are still stored, until `Return`.
+    Decide {
+        /// As in `Finish`.
+        state: State,
+        /// As in `Finish`.
+        result: Option<String>,
+        /// As in `Finish`.
+        error: Option<String>,
+    },
+    /// The run that went on has returned; writes nothing.
+    Return,
     /// pending or running → canceled; event `canceled` `{}`.
     Cancel,
 }

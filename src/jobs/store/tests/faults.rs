@@ -175,8 +175,8 @@ fn a_command_that_cannot_work_does_no_harm_to_others() {
     let (answer, answers) = mpsc::channel();
     for uuid in ["b", "a", "c", "d"] {
         let answer = answer.clone();
-        let module = if uuid == "c" { "poison" } else { "shop" };
-        let job = NewJob { module: module.to_owned(), ..new_job(uuid) };
+        let payload = if uuid == "c" { "\"poison\"" } else { "{}" };
+        let job = NewJob { payload: payload.to_owned(), ..new_job(uuid) };
         let done = Box::new(move |outcome: Result<_, _>| answer.send((uuid, outcome.is_ok())).unwrap());
         fixture.store.writer().try_submit(job, done).unwrap();
     }

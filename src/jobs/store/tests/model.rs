@@ -3,7 +3,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -40,6 +40,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => Just(finish(State::Done)),
         1 => Just(Change::Finish { state: State::Failed, result: None, error: Some("no".to_owned()) }),
         1 => Just(Change::Cancel),
+        2 => Just(Change::Decide { state: State::Done, result: Some("7".to_owned()), error: None }),
+        1 => Just(Change::Decide { state: State::Failed, result: None, error: Some("no".to_owned()) }),
+        2 => Just(Change::Return),
     ];
     let op = prop_oneof![
         20 => (proptest::option::weighted(0.3, 0..3_u8), proptest::bool::weighted(0.05))
@@ -72,6 +75,8 @@ type Told = (i64, String, String, bool);
 #[derive(Default)]
 struct Model {
     jobs: BTreeMap<i64, Job>,
+    /// Those that are decided while their run goes on.
+    going_on: BTreeSet<i64>,
     last_id: i64,
     events: Vec<Told>,
     answers: VecDeque<String>,
@@ -92,12 +97,21 @@ impl Model {
         self.last_id += 1;
         let job = Job { state: State::Pending, attempt: 0, run_at_ms: 5, result: None, error: None, key };
         self.jobs.insert(self.last_id, job);
-        self.tell(self.last_id, "created", r#"{"job":"mail","module":"shop"}"#, false);
+        self.tell(self.last_id, "created", "{}", false);
         self.answers.push_back(format!("new {}", self.last_id));
     }
 
     fn change(&mut self, id: i64, change: &Change) {
         let Some(job) = self.jobs.get_mut(&id) else { return self.answers.push_back("Unknown".to_owned()) };
+        if *change == Change::Return && self.going_on.remove(&id) {
+            return self.answers.push_back(format!("Applied({:?})", job.state));
+        }
+        if job.state == State::Running && matches!(change, Change::Decide { .. }) {
+            self.going_on.insert(id);
+        }
+        if matches!((job.state, change), (State::Pending, Change::Start | Change::Cancel)) {
+            job.error = None;
+        }
         let (kind, data) = match (job.state, change) {
             (State::Pending, Change::Start) => {
                 job.attempt += 1;
@@ -106,16 +120,13 @@ impl Model {
             }
             (State::Running, Change::Retry { run_at_ms, .. }) => {
                 job.run_at_ms = *run_at_ms;
+                job.error = Some("busy".to_owned());
                 job.state = State::Pending;
                 ("retrying", format!("{{\"attempt\":{},\"reason\":\"busy\",\"run_at\":77}}", job.attempt))
             }
-            (State::Running, Change::Finish { state, result, error }) => {
+            (State::Running, Change::Finish { state, result, error } | Change::Decide { state, result, error }) => {
                 (job.state, job.result, job.error) = (*state, result.clone(), error.clone());
-                if *state == State::Done {
-                    ("done", r#"{"result":7}"#.to_owned())
-                } else {
-                    ("failed", r#"{"error":"no"}"#.to_owned())
-                }
+                if *state == State::Done { ("done", "7".to_owned()) } else { ("failed", r#""no""#.to_owned()) }
             }
             (State::Pending | State::Running, Change::Cancel) => {
                 job.state = State::Canceled;
@@ -129,7 +140,8 @@ impl Model {
     }
 
     fn event(&mut self, id: i64, poisoned: bool) {
-        if !poisoned && self.jobs.get(&id).is_some_and(|job| job.state == State::Running) {
+        let runs = self.going_on.contains(&id) || self.jobs.get(&id).is_some_and(|job| job.state == State::Running);
+        if !poisoned && runs {
             self.tell(id, "done", "1", false);
         }
     }
@@ -139,6 +151,7 @@ impl Model {
             None => "Unknown".to_owned(),
             Some(state) if state.is_final() => {
                 self.jobs.remove(&id);
+                self.going_on.remove(&id);
                 "Done".to_owned()
             }
             Some(state) => format!("NotFinished({state:?})"),
@@ -217,9 +230,9 @@ impl Driver {
         }
         let hash = "abc".to_owned();
         let job = NewJob { unique_key: key, module_hash: hash, ..new_job(&uuid) };
-        // The event "created" carries the names; a key's search must still find the same module and job.
+        // A key's search must still find the same module and job.
         let job = if poisoned && self.model.answers.back().is_some_and(|answer| answer == "refused") {
-            NewJob { job: "poison".to_owned(), ..job }
+            NewJob { payload: "\"poison\"".to_owned(), ..job }
         } else {
             job
         };
@@ -266,6 +279,7 @@ impl Driver {
 
     fn reopen(&mut self) {
         self.settle();
+        self.model.going_on.clear();
         let path = self.fixture.path();
         // The old store has to be gone before the file can be opened again: put another in its place meanwhile.
         let aside = tempfile::tempdir().unwrap();

@@ -1,0 +1,266 @@
+//! Events of modules: callbacks when descriptors become ready (`libevent.h`).
+//!
+//! Each loaded module that adds an event gets an epoll instance and a thread, which calls its callbacks one at a time, each
+//! in a guarded call of that module. So a callback that faults or never returns costs its own module alone. The thread
+//! holds a reference to the module's shared object, and ends with [`EventsOf`].
+
+use super::context::{work_admit, work_drop};
+use super::guard::{self, ThreadGuard, Trap};
+use super::host::ModuleToken;
+use super::native::WorkFn;
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::ffi::{c_int, c_uint, c_void};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+/// How long [`remove`] and [`EventsOf::end`] wait for a callback that runs. One that waits for its remover would wait for ever.
+const CALLBACK_WAIT: Duration = Duration::from_secs(2);
+/// What epoll calls the descriptor that wakes the thread.
+const WAKE: u64 = 0;
+
+/// Whose callbacks a loop runs.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// The module's name.
+    pub name: String,
+    /// See [`ModuleToken::number`].
+    pub number: u64,
+}
+
+/// Runs a callback on behalf of its module, and takes note of a fault.
+pub type RunCallback = Box<dyn Fn(&Owner, &mut dyn FnMut() -> Result<(), Trap>) + Send + Sync>;
+
+/// What the loops need of the room above.
+pub struct Host {
+    /// Runs callbacks.
+    pub run: RunCallback,
+    /// Begins a thread that runs module code.
+    pub thread: fn(String) -> thread::Builder,
+}
+
+static HOST: OnceLock<Host> = OnceLock::new();
+
+/// The loops by [`ModuleToken::id`].
+static LOOPS: Mutex<Option<HashMap<u64, Arc<EventLoop>>>> = Mutex::new(None);
+
+/// Lets modules have events from now on. Only the first call counts.
+pub fn set_host(host: Host) {
+    let _ = HOST.set(host);
+}
+
+/// An event that is waited for.
+struct Waited {
+    fd: c_int,
+    /// The module's `struct event`; never read here.
+    address: usize,
+    run: WorkFn,
+}
+
+#[derive(Default)]
+struct State {
+    /// By the number that epoll calls each.
+    events: HashMap<u64, Waited>,
+    numbers: HashMap<usize, u64>,
+    /// Which event a descriptor was added for last: one that was closed may have become another's.
+    owners: HashMap<c_int, u64>,
+    last: u64,
+    /// The event whose callback runs.
+    running: Option<u64>,
+    thread: Option<ThreadId>,
+    ending: bool,
+    /// The thread has let go of the module.
+    ended: bool,
+}
+
+struct EventLoop {
+    owner: Owner,
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    state: Mutex<State>,
+    /// A callback has returned, or the thread has ended.
+    changed: Condvar,
+}
+
+/// A reference to a module's shared object.
+struct Ticket(*mut c_void);
+// SAFETY: a handle of dlopen(3) may be closed by any thread.
+unsafe impl Send for Ticket {}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // SAFETY: from `work_admit`, and given back once.
+        unsafe { work_drop(std::ptr::null_mut(), self.0) };
+    }
+}
+
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for `fd` on behalf of `module`: `run(event)` is called when there is input, now and each time more comes, and
+/// for what `wanted` (`EPOLLOUT`, `EPOLLPRI`, `EPOLLRDHUP`) adds.
+///
+/// # Errors
+/// As `epoll_ctl(2)`; `ENOSYS` where no module runs; what keeps a thread from starting.
+pub(super) fn add(module: &ModuleToken, fd: c_int, wanted: c_uint, run: WorkFn, event: *mut c_void) -> io::Result<()> {
+    let found = loop_of(module, run)?;
+    let mut state = unpoisoned(&found.state);
+    if state.ending {
+        return Err(Errno::CANCELED.into());
+    }
+    if fd < 0 {
+        return Err(Errno::BADF.into());
+    }
+    let further = epoll::EventFlags::OUT | epoll::EventFlags::PRI | epoll::EventFlags::RDHUP;
+    let flags = epoll::EventFlags::from_bits_truncate(wanted) & further;
+    let number = state.last + 1;
+    // SAFETY: not negative; a descriptor that is not open is refused by the kernel (EBADF).
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let flags = flags | epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&found.epoll, borrowed, epoll::EventData::new_u64(number), flags)?;
+    state.last = number;
+    let address = event as usize;
+    // The same event may have been added before with a descriptor that was closed since, or changed.
+    if let Some(before) = state.numbers.insert(address, number) {
+        forget(&mut state, &found.epoll, before);
+    }
+    state.owners.insert(fd, number);
+    state.events.insert(number, Waited { fd, address, run });
+    Ok(())
+}
+
+/// Ends what [`add`] began. Its callback does not run any more, unless it is the caller.
+///
+/// # Errors
+/// `ENOENT`: it was not added.
+pub(super) fn remove(module: &ModuleToken, event: *mut c_void) -> io::Result<()> {
+    let found = unpoisoned(&LOOPS).as_ref().and_then(|loops| loops.get(&module.id)).cloned();
+    let found = found.ok_or(Errno::NOENT)?;
+    let mut state = unpoisoned(&found.state);
+    let number = state.numbers.remove(&(event as usize)).ok_or(Errno::NOENT)?;
+    forget(&mut state, &found.epoll, number);
+    if state.thread != Some(thread::current().id()) {
+        let running = |state: &mut State| state.running == Some(number);
+        let waited = found.changed.wait_timeout_while(state, CALLBACK_WAIT, running);
+        if waited.is_ok_and(|(_, timeout)| timeout.timed_out()) {
+            tracing::warn!("module {}: the callback of an event still runs after event_del", found.owner.name);
+        }
+    }
+    Ok(())
+}
+
+/// Takes an event out of the loop.
+fn forget(state: &mut State, epoll: &OwnedFd, number: u64) {
+    let Some(event) = state.events.remove(&number) else { return };
+    if state.owners.get(&event.fd) == Some(&number) {
+        state.owners.remove(&event.fd);
+        // SAFETY: it was added, so it is not negative. If it was closed meanwhile, epoll has let go of it already, and a
+        // descriptor of that number is not in the set.
+        let _ = epoll::delete(epoll, unsafe { BorrowedFd::borrow_raw(event.fd) });
+    }
+}
+
+/// The events of the loaded module with this [`ModuleToken::id`], which end when this is dropped.
+#[derive(Debug)]
+pub(super) struct EventsOf(pub(super) u64);
+
+impl EventsOf {
+    /// Ends them: no callback begins any more. Waits, but not for long, for one that runs; until it has returned, its
+    /// thread keeps the module's code in memory.
+    pub(super) fn end(&self) {
+        let found = unpoisoned(&LOOPS).as_mut().and_then(|loops| loops.remove(&self.0));
+        let Some(found) = found else { return };
+        let mut state = unpoisoned(&found.state);
+        state.ending = true;
+        state.events.clear();
+        state.numbers.clear();
+        let _ = rustix::io::write(&found.wake, &1_u64.to_ne_bytes());
+        if state.thread != Some(thread::current().id()) {
+            let waited = found.changed.wait_timeout_while(state, CALLBACK_WAIT, |state| !state.ended);
+            if waited.is_ok_and(|(_, timeout)| timeout.timed_out()) {
+                tracing::warn!("module {}: the callback of an event outlives its module", found.owner.name);
+            }
+        }
+    }
+}
+
+impl Drop for EventsOf {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The loop of `module`, made if it has none. `run` is one of its functions.
+fn loop_of(module: &ModuleToken, run: WorkFn) -> io::Result<Arc<EventLoop>> {
+    let host = HOST.get().ok_or(Errno::NOSYS)?;
+    let known = |loops: &Option<HashMap<u64, Arc<EventLoop>>>| loops.as_ref()?.get(&module.id).map(Arc::clone);
+    if let Some(known) = known(&unpoisoned(&LOOPS)) {
+        return Ok(known);
+    }
+    // Before the lock is taken: a destructor that ends events has the dynamic loader's lock, which this takes.
+    // SAFETY: `run` is a function of an object that is loaded: it has just called.
+    let ticket = Ticket(unsafe { work_admit(std::ptr::null_mut(), run, std::ptr::null_mut()) });
+    let mut loops = unpoisoned(&LOOPS);
+    if let Some(known) = known(&loops) {
+        drop(loops);
+        return Ok(known);
+    }
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+    let owner = Owner { name: module.name.clone(), number: module.number };
+    let made = Arc::new(EventLoop { owner, epoll, wake, state: Mutex::default(), changed: Condvar::new() });
+    let served = Arc::clone(&made);
+    let spawned = (host.thread)("events".to_owned()).spawn(move || served.serve(host, ticket))?;
+    unpoisoned(&made.state).thread = Some(spawned.thread().id());
+    loops.get_or_insert_default().insert(module.id, Arc::clone(&made));
+    Ok(made)
+}
+
+impl EventLoop {
+    /// Calls callbacks until the loop is to end.
+    fn serve(&self, host: &Host, ticket: Ticket) {
+        let guard = ThreadGuard::new();
+        // One at a time: a callback may delete any other event, which a larger batch might still name.
+        let mut ready = Vec::with_capacity(1);
+        loop {
+            ready.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!("module {}: its events can't be waited for: {error}", self.owner.name);
+                    break;
+                }
+            }
+            for event in &ready {
+                self.turn(host, event.data.u64());
+            }
+            if unpoisoned(&self.state).ending {
+                break;
+            }
+        }
+        drop(guard);
+        drop(ticket);
+        unpoisoned(&self.state).ended = true;
+        self.changed.notify_all();
+    }
+
+    /// It is the turn of the event of that number.
+    fn turn(&self, host: &Host, number: u64) {
+        let (run, event) = {
+            let mut state = unpoisoned(&self.state);
+            let Some(waited) = state.events.get(&number) else { return };
+            let found = (waited.run, waited.address as *mut c_void);
+            state.running = Some(number);
+            found
+        };
+        (host.run)(&self.owner, &mut || guard::call_work(run, event));
+        unpoisoned(&self.state).running = None;
+        self.changed.notify_all();
+    }
+}
