@@ -1,7 +1,7 @@
 //! Compiles the C part of the server (`src/abi/native/`) against the SDK's headers (`include/`).
 
 /// Sources of the native part, in `src/abi/native/`.
-const SOURCES: [&str; 7] = ["call.c", "guard.c", "handed.c", "layout.c", "services.c", "stdio.c", "tables.c"];
+const SOURCES: [&str; 8] = ["call.c", "guard.c", "handed.c", "keep.c", "layout.c", "services.c", "stdio.c", "tables.c"];
 
 fn main() {
     println!("cargo:rerun-if-changed=src/abi/native");

@@ -94,7 +94,7 @@ fn wake_ups_can_neither_be_stolen_nor_made_to_block() {
 static void *thief(void *fd) { uint64_t v; for (int n = 0; n < 1000000; n++) if (read((int)(long)fd, &v, 8) < 0) usleep(1000); return NULL; }
 static void *ringer(void *fd) { uint64_t v = 1; for (int n = 0; n < 4000; n++) { if (write((int)(long)fd, &v, 8) < 0) break; usleep(250); } return NULL; }
 H(wedge) { (void)c; (void)q; int found = 0; pthread_t t;
-  for (int fd = 3; fd < 64; fd++) if (names(fd, "eventfd")) { found++;
+  for (int fd = 3; fd < 256; fd++) if (names(fd, "eventfd")) { found++;
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
     for (int n = 0; n < 8; n++) pthread_create(&t, NULL, thief, (void *)(long)fd);
     pthread_create(&t, NULL, ringer, (void *)(long)fd); }
@@ -118,7 +118,7 @@ const RINGS: &str = r#"
 static volatile uint64_t *rings; static int bells[16], shards; static size_t bodies;
 static uint64_t tails[16];
 static void find(void) { struct stat st;
-  for (int fd = 3; fd < 64; fd++) { if (names(fd, "eventfd")) bells[shards++] = fd;
+  for (int fd = 3; fd < 256; fd++) { if (names(fd, "eventfd")) bells[shards++] = fd;
     if (names(fd, "cweb-ring") && fstat(fd, &st) == 0) {
       if (st.st_size < (32 << 20)) rings = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
       else bodies = (size_t)st.st_size; } } }
@@ -334,7 +334,7 @@ H(hello) { (void)c; (void)q; strcpy(r->body, "hello"); return 0; }
 "#;
     deploy(&server, &constant("before", "/before", "still here"), "evil");
     attacker(&server, code, &["hello"], ".onload = load,");
-    server.expect_log("module attacker is in quarantine: its process died 3 times");
+    server.expect_log("module attacker is in quarantine: it crashed its process 3 times");
     eventually("the other one is back", || server.get("/before").text() == "still here");
     assert_eq!(server.get("/hello").status, 503);
     assert_eq!(server.log().matches("is in quarantine").count(), 1, "{}", server.log());

@@ -53,12 +53,21 @@ pub fn install() -> io::Result<()> {
     if unsafe { native::cwebn_guard_init() } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has a signal that ends the process be written to the first three of `words`: see `cwebn_guard_note`.
+/// What exit_group(2) is called with, apart from its lowest byte, by the server's own code in a process of modules.
+pub const EXIT_MARK: u32 = native::EXIT_MARK;
+
+/// Has a signal that ends the process be written to the first six of `words`: see `cwebn_guard_note`.
 pub fn note_deaths(words: &'static [AtomicU64]) {
-    if words.len() >= 3 {
-        // SAFETY: three aligned words that live for ever and are only accessed as atomics, here and there.
+    if words.len() >= native::NOTE_WORDS {
+        // SAFETY: as many aligned words, which live for ever and are only accessed as atomics, here and there.
         unsafe { native::cwebn_guard_note(words.as_ptr().cast_mut().cast::<u64>()) };
     }
+}
+
+/// Names the module whose code the calling thread runs from now on; 0: none. Returns the one before.
+pub fn enter_module(number: u64) -> u64 {
+    // SAFETY: writes a variable of the calling thread.
+    unsafe { native::cwebn_module_enter(number) }
 }
 
 /// Sends what modules print through stdio to `sink`.

@@ -22,6 +22,11 @@ pub(super) struct RawFault {
     pub(super) stack_overflow: c_char,
 }
 
+/// `CWEBN_NOTE_WORDS`
+pub(super) const NOTE_WORDS: usize = 6;
+/// `CWEBN_EXIT_MARK`
+pub(super) const EXIT_MARK: u32 = 0x6377_6500;
+
 /// `CWEBN_BODY`
 pub(super) const BODY: u32 = 1;
 /// `CWEBN_FIELDS`
@@ -123,6 +128,7 @@ pub(super) type Sink = unsafe extern "C" fn(*mut c_void, *const c_char, usize);
 unsafe extern "C" {
     pub(super) fn cwebn_guard_init() -> c_int;
     pub(super) fn cwebn_guard_note(words: *mut u64);
+    pub(super) fn cwebn_module_enter(number: u64) -> u64;
     pub(super) fn cwebn_thread_init() -> c_int;
     pub(super) fn cwebn_thread_exit();
     pub(super) fn cwebn_guard_exit(code: c_int) -> !;

@@ -2,11 +2,14 @@
 
 use crate::config::{Config, ServeArgs};
 use std::fmt;
+use std::fs::File;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{self, Compact, Format, Writer};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -80,8 +83,22 @@ fn start_log(filter: EnvFilter) {
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .event_format(lines)
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log_file())
         .init();
+}
+
+/// Lowest number of the log's own descriptor: above those that daemons close, and out of the way of small ones.
+const LOG_DESCRIPTOR_MIN: i32 = 100;
+
+/// A descriptor of the log's own, for what is standard error now: module code may close descriptor 2, and the next file that is
+/// opened would have the log in it.
+fn log_file() -> BoxMakeWriter {
+    let stderr = std::io::stderr();
+    let copy = |lowest| rustix::io::fcntl_dupfd_cloexec(&stderr, lowest);
+    match copy(LOG_DESCRIPTOR_MIN).or_else(|_| copy(0)) {
+        Ok(descriptor) => BoxMakeWriter::new(Arc::new(File::from(descriptor))),
+        Err(_) => BoxMakeWriter::new(std::io::stderr),
+    }
 }
 
 /// Lines of the log. The target tells what modules print from what the server says, so that a module can't put words

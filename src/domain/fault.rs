@@ -14,6 +14,7 @@ pub(super) fn signal_name(signal: i32) -> String {
         libc::SIGKILL => "SIGKILL",
         libc::SIGTERM => "SIGTERM",
         libc::SIGSYS => "SIGSYS",
+        libc::SIGSTOP => "SIGSTOP",
         libc::SIGTRAP => "SIGTRAP",
         other => return format!("signal {other}"),
     };

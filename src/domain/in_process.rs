@@ -22,6 +22,7 @@ use crate::proto::http1::{RequestView, ResponseHead, encode_response};
 use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
@@ -60,7 +61,8 @@ pub(super) const BUSY: &str = "it answers one request at a time, and an earlier 
 
 /// A module loaded into this process.
 pub struct InProcessModule {
-    open: OpenModule,
+    /// Closed, which runs the module's destructors, as code of the module.
+    open: ManuallyDrop<OpenModule>,
     /// What the server calls it, where this process is a domain's; else 0.
     number: u64,
     context: Arc<ModuleContext>,
@@ -158,6 +160,7 @@ impl InProcess {
         })?;
         open.bind(number);
         let context = Arc::clone(&self.context);
+        let open = ManuallyDrop::new(open);
         Ok(Arc::new(InProcessModule { open, number, context, warned: AtomicU32::new(0), turns: Arc::default() }))
     }
 }
@@ -179,6 +182,14 @@ impl Host for InProcess {
         }
         let text = "modules run in the server's own process (--isolation none); domains need --isolation process";
         Err(LoadError::Domain(text.to_owned()))
+    }
+}
+
+impl Drop for InProcessModule {
+    fn drop(&mut self) {
+        let name = self.open.manifest.name.clone();
+        // SAFETY: dropped here only, and not used afterwards.
+        running::during(self.number, || output::attributed(&name, || unsafe { ManuallyDrop::drop(&mut self.open) }));
     }
 }
 

@@ -69,12 +69,21 @@ thread_local! {
 
 /// Runs `body`, which is code of the module with this number; 0 for a module nobody wants to know about.
 pub(super) fn during<T>(number: u64, body: impl FnOnce() -> T) -> T {
-    let word = if number == 0 { None } else { SLOT.try_with(|slot| slot.word).ok().flatten() };
-    let Some(word) = word else { return body() };
+    if number == 0 {
+        return body();
+    }
+    // For the signal handler, and for the threads that the module starts.
+    let outer = guard::enter_module(number);
+    let Some(word) = SLOT.try_with(|slot| slot.word).ok().flatten() else {
+        let value = body();
+        guard::enter_module(outer);
+        return value;
+    };
     let before = word.load(Ordering::Relaxed);
     word.store(number, Ordering::Relaxed);
     let value = body();
     word.store(before, Ordering::Relaxed);
+    guard::enter_module(outer);
     value
 }
 
@@ -96,6 +105,12 @@ pub(super) struct Note {
     pub(super) address: u64,
     /// The instruction.
     pub(super) instruction: u64,
+    /// The module in whose code, or on whose own thread, that was; 0: none, or not known.
+    pub(super) module: u64,
+    /// The process ended itself by exit_group(2), with this code.
+    pub(super) exit: Option<i32>,
+    /// The signal that the process would have sent itself.
+    pub(super) sends: Option<i32>,
 }
 
 /// Reads what a process has left in `region` from word `first` on.
@@ -107,7 +122,14 @@ pub(super) fn remains(region: &Region, first: usize) -> Remains {
     running.sort_unstable();
     running.dedup();
     let signal = i32::try_from(word(0)).ok().filter(|signal| (1..=64).contains(signal));
-    let note = signal.map(|signal| Note { signal, address: word(1), instruction: word(2) });
+    let note = signal.map(|signal| Note {
+        signal,
+        address: word(1),
+        instruction: word(2),
+        module: word(3),
+        exit: (word(4) & 0x100 != 0).then(|| (word(4) & 0xff) as i32),
+        sends: i32::try_from(word(5)).ok().filter(|signal| (1..=64).contains(signal)),
+    });
     Remains { running, note }
 }
 
@@ -134,10 +156,15 @@ mod tests {
             words[at].store(value, Ordering::Relaxed);
         }
         assert_eq!(remains(&region, 8), Remains { running: vec![3], note: None });
-        for (at, value) in [(0, 11), (1, 8), (2, 64)] {
+        for (at, value) in [(0, 11), (1, 8), (2, 64), (3, 5), (4, 0), (5, 65)] {
             words[at].store(value, Ordering::Relaxed);
         }
-        assert_eq!(remains(&region, 8).note, Some(Note { signal: 11, address: 8, instruction: 64 }));
+        assert_eq!(
+            remains(&region, 8).note,
+            Some(Note { signal: 11, address: 8, instruction: 64, module: 5, exit: None, sends: None })
+        );
+        words[4].store(0x104, Ordering::Relaxed);
+        assert_eq!(remains(&region, 8).note.and_then(|note| note.exit), Some(4));
         let other = Region::create(4096).unwrap();
         assert_eq!(remains(&other, 8), Remains::default(), "too small");
     }

@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -39,7 +40,7 @@ THREAD_LOCAL struct guard *volatile innermost;
 THREAD_LOCAL char *signal_stack;
 THREAD_LOCAL uintptr_t stack_low, stack_high;
 
-static const int guarded_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+static const int guarded_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS};
 #define GUARDED_SIGNAL_COUNT (sizeof guarded_signals / sizeof guarded_signals[0])
 
 static struct sigaction previous[GUARDED_SIGNAL_COUNT];
@@ -60,6 +61,45 @@ static void read_registers(const void *context, void **pc, uintptr_t *sp) {
 #endif
 }
 
+/* What the filter of system calls has stopped: a call by which a module would end its process. */
+struct stopped {
+    int is_exit; /* exit_group(2): */
+    int code;
+    int sends; /* a signal to the own process; 0: none */
+};
+
+static struct stopped read_stopped(int signo, const siginfo_t *info, const void *context) {
+    struct stopped stopped = {0, 0, 0};
+    const ucontext_t *machine = context;
+    if (signo != SIGSYS || info->si_code <= 0) {
+        return stopped;
+    }
+#if defined(__x86_64__)
+    const long long arguments[3] = {machine->uc_mcontext.gregs[REG_RDI], machine->uc_mcontext.gregs[REG_RSI],
+                                    machine->uc_mcontext.gregs[REG_RDX]};
+#elif defined(__aarch64__)
+    const long long arguments[3] = {(long long)machine->uc_mcontext.regs[0], (long long)machine->uc_mcontext.regs[1],
+                                    (long long)machine->uc_mcontext.regs[2]};
+#else
+    const long long arguments[3] = {0, 0, 0};
+    (void)machine;
+#endif
+    int call = info->si_syscall;
+    if (call == SYS_exit_group) {
+        stopped.is_exit = 1;
+        stopped.code = (int)(arguments[0] & 0xff);
+    } else {
+        stopped.sends = (int)arguments[call == SYS_tgkill || call == SYS_rt_tgsigqueueinfo ? 2 : 1];
+    }
+    return stopped;
+}
+
+void cwebn_exit(int code) {
+    for (;;) {
+        syscall(SYS_exit_group, CWEBN_EXIT_MARK | (code & 0xff));
+    }
+}
+
 /* Where the last word goes, see cwebn_guard_note. */
 static uint64_t *last_words;
 
@@ -68,7 +108,7 @@ void cwebn_guard_note(uint64_t *words) {
 }
 
 /* The first thread that is about to end the process says why; plain stores, as a signal handler may make them. */
-static void leave_note(int signo, const siginfo_t *info, const void *context) {
+static void leave_note(int signo, const siginfo_t *info, const void *context, const struct stopped *stopped) {
     uint64_t *words = __atomic_load_n(&last_words, __ATOMIC_ACQUIRE);
     uint64_t nobody = 0;
     if (words == NULL || !__atomic_compare_exchange_n(&words[0], &nobody, (uint64_t)signo, 0, __ATOMIC_RELAXED,
@@ -80,6 +120,9 @@ static void leave_note(int signo, const siginfo_t *info, const void *context) {
     read_registers(context, &pc, &sp);
     __atomic_store_n(&words[1], info->si_code > 0 ? (uint64_t)(uintptr_t)info->si_addr : 0, __ATOMIC_RELAXED);
     __atomic_store_n(&words[2], (uint64_t)(uintptr_t)pc, __ATOMIC_RELAXED);
+    __atomic_store_n(&words[3], cwebn_module_number(), __ATOMIC_RELAXED);
+    __atomic_store_n(&words[4], stopped->is_exit ? 0x100u | (uint64_t)stopped->code : 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&words[5], (uint64_t)stopped->sends, __ATOMIC_RELAXED);
 }
 
 /* Not ours: hand it to who was there before, by default by dying of it as if we had never been here. */
@@ -101,14 +144,19 @@ static void pass_on(int signo, siginfo_t *info, void *context) {
     struct sigaction fallback;
     memset(&fallback, 0, sizeof fallback);
     fallback.sa_handler = SIG_DFL;
-    sigaction(signo, &fallback, NULL);
+    cwebn_sigaction(signo, &fallback, NULL);
     raise(signo);
 }
 
 static void on_signal(int signo, siginfo_t *info, void *context) {
     struct guard *guard = innermost;
+    struct stopped stopped = read_stopped(signo, info, context);
     if (guard == NULL) {
-        leave_note(signo, info, context);
+        leave_note(signo, info, context, &stopped);
+        if (stopped.is_exit) {
+            cwebn_exit(stopped.code);
+        }
+        cwebn_module_leave();
         pass_on(signo, info, context);
         return;
     }
@@ -118,6 +166,12 @@ static void on_signal(int signo, siginfo_t *info, void *context) {
     fault->kind = CWEBN_FAULT_SIGNAL;
     fault->signo = signo;
     read_registers(context, &fault->pc, &sp);
+    if (stopped.is_exit) {
+        fault->kind = CWEBN_FAULT_EXIT;
+        fault->exit_code = stopped.code;
+    } else if (stopped.sends != 0) {
+        fault->signo = stopped.sends;
+    }
     if (signo != SIGABRT && info->si_code > 0) { /* from the kernel, so that si_addr means something */
         fault->addr = info->si_addr;
     }
@@ -141,7 +195,7 @@ int cwebn_guard_init(void) {
     sigemptyset(&action.sa_mask);
     pthread_mutex_lock(&lock);
     for (size_t i = 0; !installed && result == 0 && i < GUARDED_SIGNAL_COUNT; i++) {
-        result = sigaction(guarded_signals[i], &action, &previous[i]);
+        result = cwebn_sigaction(guarded_signals[i], &action, &previous[i]);
     }
     installed = installed || result == 0;
     pthread_mutex_unlock(&lock);
@@ -186,6 +240,8 @@ int cwebn_thread_init(void) {
     }
     signal_stack = memory;
     find_stack();
+    /* A thread of the server's is never cancelled: its frames could not be unwound. */
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
     return 0;
 }
 
@@ -209,17 +265,28 @@ char *cwebn_thread_scratch(void) {
     return signal_stack == NULL ? NULL : signal_stack + page_bytes() + SIGNAL_STACK_BYTES;
 }
 
-int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
+int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
     struct guard guard;
     guard.fault = out;
     guard.outer = innermost;
-    if (sigsetjmp(guard.env, 0) != 0) {
-        return 1; /* whoever jumped here has already made guard.outer the innermost */
+    int faulted = sigsetjmp(guard.env, 0);
+    if (faulted == 0) {
+        innermost = &guard;
+        fn(arg);
+        innermost = guard.outer;
+    } /* else: whoever jumped here has already made guard.outer the innermost */
+    return faulted;
+}
+
+int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
+    if (innermost == NULL) {
+        errno = 0;
     }
-    innermost = &guard;
-    fn(arg);
-    innermost = guard.outer;
-    return 0;
+    int faulted = cwebn_guard_own(fn, arg, out);
+    if (innermost == NULL) {
+        cwebn_state_restore();
+    }
+    return faulted;
 }
 
 int cwebn_guard_active(void) {

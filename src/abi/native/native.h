@@ -31,7 +31,7 @@ struct symbols;
 
 /* How module code ended instead of returning. */
 struct cwebn_fault {
-    int signo;     /* kind 's': SIGSEGV, SIGBUS, SIGFPE, SIGILL or SIGABRT */
+    int signo;     /* kind 's': SIGSEGV, SIGBUS, SIGFPE, SIGILL or SIGABRT; SIGKILL, SIGSTOP: sent to the own process */
     int exit_code; /* kind 'e': what it passed to exit(3) */
     void *addr;    /* kind 's': the address accessed (si_addr), when the signal has one */
     void *pc;      /* kind 's': the instruction, when the architecture is known */
@@ -45,11 +45,23 @@ struct cwebn_fault {
  */
 int cwebn_guard_init(void);
 
+/* Words of cwebn_guard_note. */
+#define CWEBN_NOTE_WORDS 6
+
 /*
- * Has the handlers leave word of a signal that no guarded call catches, before it ends the process, in three words of
- * memory that outlives it: signal, address accessed (0: none), instruction. They are zero before; only the first is kept.
+ * Has the handlers leave word of a signal that no guarded call catches, before it ends the process, in words of
+ * memory that outlives it: signal, address accessed (0: none), instruction, number of the module whose thread it was (0: not
+ * known), 1 and the code if it called exit_group(2) (0: not), signal that it would send its own process (0: none). They are
+ * zero before; only the first is kept.
  */
 void cwebn_guard_note(uint64_t *words);
+
+/* The low byte aside, what exit_group(2) must be called with where cwebn_guard_note's process is confined: its filter
+ * turns any other call, which can only be a module's, into SIGSYS. */
+#define CWEBN_EXIT_MARK 0x63776500
+
+/* Ends the process at once with this code. */
+__attribute__((noreturn)) void cwebn_exit(int code);
 
 /* Gives the calling thread a signal stack with a guard page, so that stack overflow can be caught. 0, or -1 with errno.
  * Calling it twice is harmless. Guarded calls work without it, but stack overflow then ends the process. */
@@ -63,6 +75,9 @@ void cwebn_thread_exit(void);
  * No frame between here and the fault is unwound, so fn must not run Rust frames that own something. Nests.
  */
 int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out);
+
+/* The same for a function of the server's own that follows a module's pointers: the thread's state is not looked at afterwards. */
+int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out);
 
 /* Whether the calling thread is in a guarded call. */
 int cwebn_guard_active(void);
@@ -84,6 +99,27 @@ void cwebn_thread_stack(uintptr_t *low, uintptr_t *high);
 
 /* Memory of the calling thread for the time after a call into a module; NULL where cwebn_thread_init() was not called. */
 char *cwebn_thread_scratch(void);
+
+/* ---- keep.c: what a module may not change for others ---- */
+
+/* The calling thread runs code of the module with this number, 0: of none. Returns what was before. */
+uint64_t cwebn_module_enter(uint64_t number);
+
+/* That number; on a thread that a module has started, the number of that module. */
+uint64_t cwebn_module_number(void);
+
+/* The calling thread is no module's any more: what ends the process on it may do all that the server may. */
+void cwebn_module_leave(void);
+
+/* sigaction(2), also where a module may not use it. */
+struct sigaction;
+int cwebn_sigaction(int signo, const struct sigaction *action, struct sigaction *old);
+
+/*
+ * Gives the thread the state that every call begins with: arithmetic, locale, errno; signal mask, affinity and the way to be
+ * cancelled, if they were changed. Called by cwebn_guard_call when the outermost call is over.
+ */
+void cwebn_state_restore(void);
 
 /* ---- handed.c: what a module hands over ---- */
 

@@ -145,6 +145,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     sandbox::end_with_parent();
     tracing::debug!("confined; missing: {:?}", applied.missing);
     crate::abi::guard::install()?;
+    sandbox::trap_ends(crate::abi::guard::EXIT_MARK).map_err(io::Error::other)?;
     let layout = Layout::new(start.shards);
     let region = Arc::new(Region::open(rings, layout.bytes())?);
     running::show(&region, layout.board());

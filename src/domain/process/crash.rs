@@ -18,14 +18,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Longest text that is taken from a domain.
 const PLACE_CHARS_MAX: usize = 200;
 
-/// Deaths with nobody to blame before somebody is blamed: one may be an operator's doing.
-const UNPLACED_MIN: usize = 3;
-
 /// A crash of module code, or of the process that it was in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CrashReport {
-    /// The modules whose code was running, or to be loaded: one if it is certain, several if it was any of them, none if
-    /// nothing is known.
+    /// The module whose code it was, or that was being loaded; none if that is not known.
     pub modules: Vec<String>,
     /// How, for people: `SIGSEGV at address 0x0`, `SIGKILL`, `it ended with code 3`, `it ran out of memory: …`.
     pub what: String,
@@ -69,6 +65,23 @@ fn has_address(signal: i32) -> bool {
     signal == libc::SIGSEGV || signal == libc::SIGBUS
 }
 
+/// What is known of a death.
+struct Death {
+    note: Option<Note>,
+    /// The module that was being brought up.
+    trying: Option<u64>,
+    /// Killed by neither its own code, the server nor for its memory.
+    from_outside: bool,
+}
+
+/// Whether the process can have ended as its note says.
+fn fits(note: Note, status: ExitStatus) -> bool {
+    match note.exit {
+        Some(code) => status.code() == Some(code),
+        None => status.signal() == Some(note.signal),
+    }
+}
+
 impl Shared {
     /// A signal was caught in `life`. The first of a module in one life counts as a crash of it.
     pub(super) fn fault_caught(&self, life: &Life, fault: &CaughtFault) {
@@ -98,60 +111,105 @@ impl Shared {
     pub(super) fn life_lost(&self, life: &Life, status: Option<ExitStatus>) {
         let Remains { running, note } = life.remains();
         // What a module wrote there itself must fit what the kernel says.
-        let note = note.filter(|note| status.and_then(|status| status.signal()) == Some(note.signal));
+        let note = note.filter(|note| status.is_some_and(|status| fits(*note, status)));
         let killed = status.is_none_or(|status| status.signal() == Some(libc::SIGKILL));
         let out_of_memory = life.out_of_memory().filter(|_| killed);
         let why = life.verdict().or_else(|| out_of_memory.map(|whose| memory_text(whose, self.name())));
         let trying = life.trying();
-        let mut suspects = match (trying, note.and_then(|note| self.owner(life, note.instruction))) {
-            (Some(trying), _) => vec![trying],
-            (None, Some(owner)) => vec![owner],
-            (None, None) => running,
-        };
-        suspects.retain(|id| lock(&self.modules).contains_key(id));
+        let death =
+            Death { note, trying, from_outside: killed && note.is_none() && why.is_none() && !life.is_broken() };
+        let suspect = self.suspect(life, &death, &running);
         let report = CrashReport {
-            modules: self.names(&suspects),
+            modules: self.names(suspect.as_slice()),
             what: why.unwrap_or_else(|| ending(status, note)),
             signal: status.and_then(|status| status.signal()).or(out_of_memory.map(|_| libc::SIGKILL)),
             address: note.filter(|note| has_address(note.signal)).map(|note| note.address),
             frame: note.and_then(|note| self.frame(life, None, note.instruction)),
-            place: trying.map(|_| "being loaded".to_owned()),
+            place: trying.filter(|trying| suspect == Some(*trying)).map(|_| "being loaded".to_owned()),
             caught: false,
             at_ms: now_ms(),
             pid: life.pid(),
         };
         let status = status.map_or_else(|| "?".to_owned(), |status| status.to_string());
-        let running = match report.modules.as_slice() {
+        tracing::error!(
+            "the process of domain {} died ({status}): {}; {}; it is started again",
+            self.name(),
+            report.summary(),
+            self.whose(&report, &running)
+        );
+        if suspect.is_none() && !death.from_outside && out_of_memory != Some(OutOfMemory::Elsewhere) {
+            self.unplaced_death(&running, &report);
+        }
+        if suspect.is_none() && death.from_outside {
+            self.lost_while_loading(trying, &report);
+        }
+        self.crashed(suspect.as_slice(), report, trying.is_some() && suspect == trying);
+    }
+
+    /// The module whose doing a death is, as far as that is known and not guessed: whose thread it was, in whose code the
+    /// instruction lies, what was being loaded; else the only module there is, or the only one that ran.
+    fn suspect(&self, life: &Life, death: &Death, running: &[u64]) -> Option<u64> {
+        if let Some(note) = death.note {
+            // Without a number it was a thread of the server's, in whose code no module's call was.
+            let owner = (note.module != 0).then_some(note.module);
+            return owner.or_else(|| self.owner(life, note.instruction)).filter(|id| self.is_known(*id));
+        }
+        if death.from_outside {
+            return None;
+        }
+        let only = |ids: &[u64]| if let [only] = ids { Some(*only) } else { None };
+        let loaded: Vec<u64> = life.bases().into_iter().map(|(id, _)| id).collect();
+        let known = death.trying.or_else(|| only(running)).or_else(|| only(&loaded));
+        known.filter(|id| self.is_known(*id))
+    }
+
+    /// Whose doing a death was, in words.
+    fn whose(&self, report: &CrashReport, running: &[u64]) -> String {
+        let was_running = match self.names(running).as_slice() {
             [] => "no module is known to have been running".to_owned(),
             names => format!("{} was running", names.join(", ")),
         };
-        tracing::error!(
-            "the process of domain {} died ({status}): {}; {running}; it is started again",
-            self.name(),
-            report.summary()
-        );
-        if suspects.is_empty() && out_of_memory != Some(OutOfMemory::Elsewhere) {
-            self.unplaced_death(life, &report);
+        match report.modules.as_slice() {
+            [] => format!("{was_running}, and no module is held responsible"),
+            names => format!("it was {}", names.join(", ")),
         }
-        self.crashed(&suspects, report, trying.is_some());
     }
 
-    /// `life` has died and nothing says by whose fault. When that happens again and again, the module that was deployed
-    /// last is left out: what changed last is what most likely did it. If it goes on, so is the one before.
-    fn unplaced_death(&self, life: &Life, report: &CrashReport) {
-        let mut limit = self.config.crash_limit;
-        if limit.crashes > 0 {
-            limit.crashes = limit.crashes.max(UNPLACED_MIN);
-        }
-        let Some(count) = lock(&self.unplaced).add(std::time::Instant::now(), false, limit) else { return };
+    /// A process was killed from outside while module `trying` was being loaded into it. That says little; but a kernel without
+    /// seccomp lets a module kill itself like that, and it must not keep the others from coming up.
+    fn lost_while_loading(&self, trying: Option<u64>, report: &CrashReport) {
         let mut modules = lock(&self.modules);
-        let there = modules.iter_mut().rev().find(|(id, module)| life.has(**id) && !module.quarantine.is_on());
-        let Some((_, module)) = there else { return };
+        let Some(module) = trying.and_then(|id| modules.get_mut(&id)) else { return };
+        let Some(count) = module.history.add_loading() else { return };
         let name = &module.name;
         let why = format!(
-            "module {name} is in quarantine: its process died {count} times within {} s, the last time by {}, while no \
-             module is known to have been running, and it is the one that was deployed last; POST /mgnt/{name}/restart or \
-             a new deployment lifts it",
+            "module {name} is in quarantine: its process died {count} times in a row while it was being loaded, the last time by {}; \
+             POST /mgnt/{name}/restart or a new deployment lifts it",
+            report.summary()
+        );
+        tracing::error!("{why}");
+        module.quarantine.impose(why);
+    }
+
+    /// Nothing says by whose fault a process has died. When that happens again and again, and one module alone was running each
+    /// time, it is left out. Otherwise nobody is, and the next process comes after ever longer pauses.
+    fn unplaced_death(&self, running: &[u64], report: &CrashReport) {
+        let limit = self.config.crash_limit;
+        let found = lock(&self.unplaced).add(std::time::Instant::now(), running, limit);
+        let Some((id, count)) = found else {
+            tracing::warn!(
+                "nothing says which module ended the process of domain {}, so none is left out; if it goes on, give those that may have done \
+                 it domains of their own (POST /mgnt?domain=NAME)",
+                self.name()
+            );
+            return;
+        };
+        let mut modules = lock(&self.modules);
+        let Some(module) = modules.get_mut(&id).filter(|module| !module.quarantine.is_on()) else { return };
+        let name = &module.name;
+        let why = format!(
+            "module {name} is in quarantine: its process died {count} times within {} s, the last time by {}, and of all modules it is the \
+             only one that was running each time; POST /mgnt/{name}/restart or a new deployment lifts it",
             limit.window.as_secs_f32(),
             report.summary()
         );
@@ -188,8 +246,17 @@ impl Shared {
     }
 
     fn names(&self, instances: &[u64]) -> Vec<String> {
-        let modules = lock(&self.modules);
-        instances.iter().filter_map(|id| modules.get(id)).map(|module| module.name.clone()).collect()
+        let (modules, closed) = (lock(&self.modules), lock(&self.closed));
+        let name = |id: &u64| {
+            let gone = || closed.iter().find(|(gone, _)| gone == id).map(|(_, name)| name.clone());
+            modules.get(id).map(|module| module.name.clone()).or_else(gone)
+        };
+        instances.iter().filter_map(name).collect()
+    }
+
+    /// Whether there is, or was not long ago, a module with this number.
+    fn is_known(&self, id: u64) -> bool {
+        !self.names(&[id]).is_empty()
     }
 
     /// The loaded module that begins below `address` and next to it, which may lie behind its end.
@@ -228,7 +295,10 @@ fn memory_text(whose: OutOfMemory, domain: &str) -> String {
 }
 
 fn ending(status: Option<ExitStatus>, note: Option<Note>) -> String {
-    if let Some(note) = note {
+    if let Some(signal) = note.and_then(|note| note.sends) {
+        return format!("it sent {} to its own process", signal_name(signal));
+    }
+    if let Some(note) = note.filter(|note| note.exit.is_none()) {
         return Fault::signal(note.signal, usize::try_from(note.address).unwrap_or_default(), false).what;
     }
     match status.map(|status| (status.signal(), status.code())) {

@@ -51,6 +51,8 @@ pub(super) struct Life {
     loader: Loader,
     /// The module that is being brought up: whose fault it is if the process dies meanwhile.
     trying: Mutex<Option<u64>>,
+    /// The server has ended it because it did not keep to the rules.
+    broken: AtomicBool,
     /// Modules in which a signal was caught.
     faulted: Mutex<HashSet<u64>>,
     /// Why it was ended, if there is more to say than that it was killed.
@@ -82,6 +84,7 @@ struct LinkOwner {
 
 impl Owner for LinkOwner {
     fn kill(&self) {
+        self.life.set_broken();
         self.life.kill();
     }
 
@@ -129,6 +132,7 @@ impl Life {
                 loads: AtomicU64::new(0),
                 loader: Loader::default(),
                 trying: Mutex::default(),
+                broken: AtomicBool::new(false),
                 faulted: Mutex::default(),
                 verdict: Mutex::default(),
                 used: AtomicBool::new(false),
@@ -358,6 +362,16 @@ impl Life {
     /// The loaded modules and where each begins.
     pub(super) fn bases(&self) -> Vec<(u64, u64)> {
         lock(&self.loaded).iter().map(|(id, base)| (*id, *base)).collect()
+    }
+
+    /// The server ends it because it does not keep to the rules.
+    pub(super) fn set_broken(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+
+    /// Whether its end is the server's doing, for what it did.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
     }
 
     pub(super) fn trying(&self) -> Option<u64> {

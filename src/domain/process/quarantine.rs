@@ -40,6 +40,13 @@ impl History {
         (self.loading >= LOAD_CRASHES_MAX).then_some(self.loading)
     }
 
+    /// Takes note of a death from outside that came while the module was being loaded: it counts only if nothing else ever
+    /// happens to it.
+    pub(super) fn add_loading(&mut self) -> Option<usize> {
+        self.loading += 1;
+        (self.loading >= LOAD_CRASHES_MAX).then_some(self.loading)
+    }
+
     /// It was loaded and nothing happened.
     pub(super) fn loaded(&mut self) {
         self.loading = 0;
@@ -48,6 +55,46 @@ impl History {
     /// Forgets all.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
+    }
+}
+
+/// Fewest deaths that nothing explains after which one module is held responsible for them.
+const UNPLACED_MIN: usize = 3;
+/// So often is the pause between processes doubled at most: to about a minute.
+const DOUBLINGS_MAX: usize = 6;
+
+/// Deaths of a domain's process that nothing explains: neither a call nor a thread nor an instruction says whose they are.
+#[derive(Debug, Default)]
+pub(super) struct Unplaced {
+    deaths: VecDeque<(Instant, Vec<u64>)>,
+}
+
+impl Unplaced {
+    /// Takes note of a death at `now` during which `running` were. Returns the only module that was running in every one of
+    /// the deaths, and how many those are, if they are too many.
+    pub(super) fn add(&mut self, now: Instant, running: &[u64], limit: CrashLimit) -> Option<(u64, usize)> {
+        self.deaths.retain(|(at, _)| now.duration_since(*at) < limit.window);
+        self.deaths.push_back((now, running.to_vec()));
+        let deaths = self.deaths.len();
+        if limit.crashes == 0 || deaths < limit.crashes.max(UNPLACED_MIN) {
+            return None;
+        }
+        let always = |id: &&u64| self.deaths.iter().all(|(_, running)| running.contains(id));
+        let mut suspects = running.iter().filter(always);
+        match (suspects.next(), suspects.next()) {
+            (Some(only), None) => Some((*only, deaths)),
+            _ => None,
+        }
+    }
+
+    /// What the pause before the next process is to be multiplied with: a loop that nobody is known to cause gets slower.
+    pub(super) fn factor(&self) -> u32 {
+        1 << self.deaths.len().saturating_sub(PACE_ENDS_MAX).min(DOUBLINGS_MAX)
+    }
+
+    /// Forgets all.
+    pub(super) fn clear(&mut self) {
+        self.deaths.clear();
     }
 }
 
@@ -118,6 +165,28 @@ mod tests {
         assert_eq!(history.add(at(13), false, LIMIT), Some(3));
         history.clear();
         assert_eq!(history.add(at(14), false, LIMIT), None);
+    }
+
+    #[test]
+    fn only_who_was_always_running_is_held_responsible_for_what_nothing_explains() {
+        let (mut unplaced, start) = (Unplaced::default(), Instant::now());
+        let at = |s: u64| start + Duration::from_secs(s);
+        assert_eq!(unplaced.add(at(0), &[1, 2], LIMIT), None);
+        assert_eq!(unplaced.add(at(1), &[2, 3], LIMIT), None);
+        assert_eq!(unplaced.add(at(2), &[2, 3], LIMIT), Some((2, 3)));
+        assert_eq!(unplaced.add(at(3), &[], LIMIT), None, "nobody was there each time");
+        assert_eq!(unplaced.add(at(30), &[1], LIMIT), None, "the others are long ago");
+        assert_eq!((unplaced.factor(), unplaced.add(at(31), &[1, 2], LIMIT)), (1, None));
+        assert_eq!(unplaced.add(at(32), &[1, 2], LIMIT), Some((1, 3)), "two of the three");
+        for _ in 0..100 {
+            assert_eq!(unplaced.add(at(33), &[1, 2, 3], NEVER), None);
+        }
+        assert_eq!(unplaced.factor(), 64);
+        unplaced.clear();
+        assert_eq!(unplaced.factor(), 1);
+        for _ in 0..10 {
+            assert_eq!(unplaced.add(at(34), &[1, 2], LIMIT), None, "both of them, each time");
+        }
     }
 
     #[test]

@@ -42,6 +42,10 @@ pub(super) fn attend(
     };
     if error.kind() != io::ErrorKind::UnexpectedEof && !life.is_ending() {
         tracing::error!("the process of domain {} can't be understood: {error}", shared.name());
+        life.set_broken();
+    } else if !is_exiting(child.id()) {
+        // It has hung up and lives on: what ends it now is the server.
+        life.set_broken();
     }
     let reaped = bury(shared, life, &mut child);
     if reaped {
@@ -53,6 +57,16 @@ pub(super) fn attend(
         let _ = child.wait();
     }
     life.unconfine();
+}
+
+/// Whether a process that is not reaped is on its way out: its descriptors are closed after the kernel has said so
+/// (`PF_EXITING` in the flags of proc_pid_stat(5)).
+fn is_exiting(pid: u32) -> bool {
+    const PF_EXITING: u64 = 4;
+    const FLAGS_AFTER_NAME: usize = 6;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(FLAGS_AFTER_NAME));
+    flags.and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & PF_EXITING != 0)
 }
 
 /// The process is dead, or is so now: everybody who waits for it learns it, first of all the shards. Returns whether it

@@ -8,13 +8,13 @@ use super::life::Life;
 use super::link::ShardLink;
 use super::lock;
 use super::parent::DomainConfig;
-use super::quarantine::{History, Quarantine};
+use super::quarantine::{History, Quarantine, Unplaced};
 use super::supervisor::Event;
 use crate::abi::manifest::Manifest;
 use crate::domain::inbox::{Inbox, Message};
 use crate::net::Waker;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 
 /// How long an order waits for a domain that is being started again, or replaced.
 const UP_WAIT: Duration = Duration::from_secs(30);
+
+/// Names of closed modules that are kept.
+const CLOSED_MAX: usize = 64;
 
 /// How long a publication waits for a domain.
 const PUBLISH_WAIT: Duration = Duration::from_secs(1);
@@ -92,7 +95,9 @@ pub(super) struct Shared {
     pub(super) replacements: AtomicU64,
     pub(super) last_crash: Mutex<Option<CrashReport>>,
     /// Deaths of which no module is known to be the cause.
-    pub(super) unplaced: Mutex<History>,
+    pub(super) unplaced: Mutex<Unplaced>,
+    /// The names of modules that were closed not long ago: a destructor may run for a while.
+    pub(super) closed: Mutex<VecDeque<(u64, String)>>,
     pub(super) events: Sender<Event>,
 }
 
@@ -134,6 +139,7 @@ impl Shared {
             replacements: AtomicU64::new(0),
             last_crash: Mutex::default(),
             unplaced: Mutex::default(),
+            closed: Mutex::default(),
             events,
         }
     }
@@ -291,7 +297,11 @@ impl Shared {
 
     /// Nobody uses the module any more.
     pub(super) fn close(&self, id: u64) {
-        lock(&self.modules).remove(&id);
+        if let Some(gone) = lock(&self.modules).remove(&id) {
+            let mut closed = lock(&self.closed);
+            closed.truncate(CLOSED_MAX - 1);
+            closed.push_front((id, gone.name));
+        }
         for life in self.lives() {
             self.close_in(&life, id);
         }

@@ -6,6 +6,7 @@
 
 use super::growth::Growth;
 use super::life::Life;
+use super::lock;
 use super::quarantine::Pace;
 use super::shared::Shared;
 use crossbeam::channel::Receiver;
@@ -125,7 +126,8 @@ impl Supervisor {
                 "the process of domain {} ends again and again: the next one comes after a pause",
                 self.shared.name()
             );
-            self.sleep(pause);
+            let factor = lock(&self.shared.unplaced).factor();
+            self.sleep(pause * factor);
         }
     }
 

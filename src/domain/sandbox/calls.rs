@@ -11,7 +11,7 @@
 
 use super::{Policy, SandboxError};
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
-use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
+use seccompiler::SeccompCmpOp::{Eq, Gt, Le, Lt, MaskedEq, Ne};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch, sock_filter,
@@ -216,6 +216,14 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWNET,
 ];
 
+/// The last of the descriptors that stay open: see `abi/native/keep.c`, which makes the calls of libc harmless.
+const RESERVED_LAST: u64 = 2;
+/// The calls that would close or replace one, and the number of the argument that names it.
+#[cfg(target_arch = "x86_64")]
+const RESERVED_BY: &[(i64, u8)] = &[(libc::SYS_close, 0), (libc::SYS_dup2, 1), (libc::SYS_dup3, 1)];
+#[cfg(not(target_arch = "x86_64"))]
+const RESERVED_BY: &[(i64, u8)] = &[(libc::SYS_close, 0), (libc::SYS_dup3, 1)];
+
 /// Families for talking to others; getaddrinfo(3) asks the kernel about addresses through netlink.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
@@ -300,6 +308,11 @@ fn refuse_to_foreign_code(rules: &mut Rules, landlock: i64) -> Result<(), seccom
         deny(rules, libc::SYS_ioctl, &[(1, Dword, Eq, request)])?;
     }
     refuse_options(rules)?;
+    // The server's log, and what a library writes to its standard streams, must not get into a file of somebody else's.
+    rules.insert(libc::SYS_close_range, Vec::new());
+    for (call, argument) in RESERVED_BY {
+        deny(rules, *call, &[(*argument, Dword, Le, RESERVED_LAST)])?;
+    }
     // With no name it is futimens(3), on a file that is open.
     deny(rules, libc::SYS_utimensat, &[(1, Qword, Ne, 0)])?;
     if landlock < LANDLOCK_SIGNALS {
@@ -348,6 +361,40 @@ fn unknown_calls() -> BpfProgram {
         statement(RETURN, 0, u32::from(SeccompAction::Allow)),
         statement(RETURN, 0, enosys),
     ]
+}
+
+/// Signals that nobody can catch, and the number of the argument that names the signal in each call that sends one to a
+/// process or thread.
+const UNCATCHABLE: [libc::c_int; 2] = [libc::SIGKILL, libc::SIGSTOP];
+const SENDING: [(i64, u8); 5] = [
+    (libc::SYS_kill, 1),
+    (libc::SYS_tkill, 1),
+    (libc::SYS_tgkill, 2),
+    (libc::SYS_rt_sigqueueinfo, 1),
+    (libc::SYS_rt_tgsigqueueinfo, 2),
+];
+
+/// The filter that turns what a module ends its whole process with into SIGSYS on the calling thread, so that it is known whose
+/// code that was: exit_group(2) without `mark`, and signals that can't be caught. For a process that has
+/// [`Policy::apply`] behind it, and handles SIGSYS.
+pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
+    let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(()) };
+    if missing().is_some() {
+        return Ok(());
+    }
+    let filter_error = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
+    let mut rules = Rules::new();
+    let marked = u64::from(mark);
+    for (operator, value) in [(Lt, marked), (Gt, marked | 0xff)] {
+        deny(&mut rules, libc::SYS_exit_group, &[(0, Dword, operator, value)]).map_err(filter_error)?;
+    }
+    for (call, argument) in SENDING {
+        for signal in UNCATCHABLE {
+            deny(&mut rules, call, &[(argument, Dword, Eq, signal as u64)]).map_err(filter_error)?;
+        }
+    }
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Trap, arch).map_err(filter_error)?;
+    install(&[BpfProgram::try_from(filter).map_err(filter_error)?]).map(drop)
 }
 
 const SECCOMP: &str = "seccomp";

@@ -1,0 +1,511 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * What a module may not change for others: the descriptors 0 to 2, the state of a thread after a call, what belongs to
+ * the process.
+ *
+ * The functions of libc below are defined here, and the executable's come before libc's for everything that is loaded,
+ * modules and their libraries too. Called by code that is no module's they do what libc's do. On a thread that runs a
+ * module they refuse, with a line in the log, what would reach others, or note what has to be undone after the call.
+ */
+#define _GNU_SOURCE
+#include "native.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <locale.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define THREAD_LOCAL static _Thread_local __attribute__((tls_model("initial-exec")))
+
+/* The module whose code the thread runs, as the server numbers it; 0: none, or not known. */
+THREAD_LOCAL uint64_t module_number;
+/* The thread was started by a module. */
+THREAD_LOCAL int is_modules;
+
+uint64_t cwebn_module_enter(uint64_t number) {
+    uint64_t before = module_number;
+    module_number = number;
+    return before;
+}
+
+uint64_t cwebn_module_number(void) {
+    return module_number;
+}
+
+void cwebn_module_leave(void) {
+    is_modules = 0;
+}
+
+static int in_module(void) {
+    return cwebn_guard_active() || is_modules;
+}
+
+/* The function that this one hides. */
+static void *hidden(const char *name) {
+    return dlsym(RTLD_NEXT, name);
+}
+
+#define HIDDEN(name)                                                                                                    \
+    static __typeof__(&name) real;                                                                                      \
+    if (__atomic_load_n(&real, __ATOMIC_RELAXED) == NULL) {                                                             \
+        __atomic_store_n(&real, (__typeof__(&name))hidden(#name), __ATOMIC_RELAXED);                                    \
+    }
+
+/* Each sentence is printed once in the life of the process, under the name of the module that was first. */
+enum refusal { DESCRIPTORS, RANGE, HANDLERS, DIRECTORY, MASK, LOCALE, ALARMS, LIMITS, PRIORITY, STACK, DAEMON };
+
+static void tell(enum refusal what, const char *sentence) {
+    static unsigned told;
+    unsigned bit = 1u << what;
+    if ((__atomic_fetch_or(&told, bit, __ATOMIC_RELAXED) & bit) == 0) {
+        fprintf(stderr, "%s\n", sentence);
+    }
+}
+
+static int refuse(enum refusal what, const char *sentence) {
+    tell(what, sentence);
+    errno = EPERM;
+    return -1;
+}
+
+/* ---- descriptors 0 to 2 ---- */
+
+#define RESERVED_LAST 2
+
+static int is_reserved(int fd) {
+    return fd >= 0 && fd <= RESERVED_LAST && in_module();
+}
+
+static void tell_descriptors(void) {
+    tell(DESCRIPTORS, "the descriptors 0 to 2 are the server's: they stay open, and as they are");
+}
+
+EXPORT int close(int fd) {
+    HIDDEN(close);
+    if (is_reserved(fd)) {
+        tell_descriptors();
+        return 0;
+    }
+    return real(fd);
+}
+
+EXPORT int dup2(int from, int to) {
+    HIDDEN(dup2);
+    if (is_reserved(to)) {
+        tell_descriptors();
+        return to;
+    }
+    return real(from, to);
+}
+
+EXPORT int dup3(int from, int to, int flags) {
+    HIDDEN(dup3);
+    if (is_reserved(to)) {
+        tell_descriptors();
+        return to;
+    }
+    return real(from, to, flags);
+}
+
+static int refuse_range(void) {
+    return refuse(RANGE, "close_range() and closefrom() would close descriptors of the server: they do nothing");
+}
+
+EXPORT int close_range(unsigned first, unsigned last, int flags) {
+    static int (*real)(unsigned, unsigned, int);
+    if (in_module()) {
+        return refuse_range();
+    }
+    real = (int (*)(unsigned, unsigned, int))hidden("close_range");
+    if (real == NULL) {
+        errno = ENOSYS;
+        return -1;
+    }
+    return real(first, last, flags);
+}
+
+EXPORT void closefrom(int first) {
+    static void (*real)(int);
+    if (in_module()) {
+        (void)refuse_range();
+        return;
+    }
+    real = (void (*)(int))hidden("closefrom");
+    if (real != NULL) {
+        real(first);
+    }
+}
+
+EXPORT int daemon(int keep_directory, int keep_descriptors) {
+    HIDDEN(daemon);
+    if (in_module()) {
+        return refuse(DAEMON, "daemon() would take the server's process away: it fails");
+    }
+    return real(keep_directory, keep_descriptors);
+}
+
+EXPORT int fclose(FILE *stream) {
+    HIDDEN(fclose);
+    if (stream != NULL && in_module() && is_reserved(fileno(stream))) {
+        tell_descriptors();
+        return fflush(stream);
+    }
+    return real(stream);
+}
+
+EXPORT FILE *freopen(const char *path, const char *mode, FILE *stream) {
+    HIDDEN(freopen);
+    if (stream != NULL && in_module() && is_reserved(fileno(stream))) {
+        tell_descriptors();
+        errno = EPERM;
+        return NULL;
+    }
+    return real(path, mode, stream);
+}
+
+/* ---- the state of a thread: noted when it is changed, undone after the call ---- */
+
+enum { TOUCHED_MASK = 1, TOUCHED_AFFINITY = 2, TOUCHED_CANCEL_STATE = 4, TOUCHED_CANCEL_TYPE = 8 };
+
+THREAD_LOCAL unsigned touched;
+THREAD_LOCAL sigset_t mask_before;
+THREAD_LOCAL cpu_set_t affinity_before;
+THREAD_LOCAL int cancel_state_before, cancel_type_before;
+
+/* Whether this is the first change of a kind in a call on a thread of the server's. */
+static int touches(unsigned kind) {
+    return cwebn_guard_active() && (touched & kind) == 0;
+}
+
+/* The signals by which faults are caught. */
+static const int kept_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS};
+#define KEPT_SIGNAL_COUNT (sizeof kept_signals / sizeof kept_signals[0])
+
+/* Module code never blocks one of the kept signals: the kernel ends a process that has a fault with its signal blocked. */
+static int set_mask(int how, const sigset_t *set, sigset_t *old) {
+    static int (*real)(int, const sigset_t *, sigset_t *);
+    sigset_t allowed;
+    if (set != NULL && how != SIG_UNBLOCK && in_module()) {
+        allowed = *set;
+        for (size_t i = 0; i < KEPT_SIGNAL_COUNT; i++) {
+            (void)sigdelset(&allowed, kept_signals[i]);
+        }
+        set = &allowed;
+    }
+    if (real == NULL) {
+        real = (int (*)(int, const sigset_t *, sigset_t *))hidden("pthread_sigmask");
+    }
+    if (set != NULL && touches(TOUCHED_MASK) && real(SIG_BLOCK, NULL, &mask_before) == 0) {
+        touched |= TOUCHED_MASK;
+    }
+    return real(how, set, old);
+}
+
+EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old) {
+    return set_mask(how, set, old);
+}
+
+EXPORT int sigprocmask(int how, const sigset_t *set, sigset_t *old) {
+    int error = set_mask(how, set, old);
+    if (error != 0) {
+        errno = error;
+        return -1;
+    }
+    return 0;
+}
+
+static void note_affinity(void) {
+    if (touches(TOUCHED_AFFINITY) && sched_getaffinity(0, sizeof affinity_before, &affinity_before) == 0) {
+        touched |= TOUCHED_AFFINITY;
+    }
+}
+
+EXPORT int sched_setaffinity(pid_t thread, size_t size, const cpu_set_t *set) {
+    HIDDEN(sched_setaffinity);
+    note_affinity();
+    return real(thread, size, set);
+}
+
+EXPORT int pthread_setaffinity_np(pthread_t thread, size_t size, const cpu_set_t *set) {
+    HIDDEN(pthread_setaffinity_np);
+    note_affinity();
+    return real(thread, size, set);
+}
+
+EXPORT int pthread_setcancelstate(int state, int *old) {
+    HIDDEN(pthread_setcancelstate);
+    int before = 0;
+    int error = real(state, &before);
+    if (error == 0 && touches(TOUCHED_CANCEL_STATE)) {
+        touched |= TOUCHED_CANCEL_STATE;
+        cancel_state_before = before;
+    }
+    if (error == 0 && old != NULL) {
+        *old = before;
+    }
+    return error;
+}
+
+EXPORT int pthread_setcanceltype(int type, int *old) {
+    HIDDEN(pthread_setcanceltype);
+    int before = 0;
+    int error = real(type, &before);
+    if (error == 0 && touches(TOUCHED_CANCEL_TYPE)) {
+        touched |= TOUCHED_CANCEL_TYPE;
+        cancel_type_before = before;
+    }
+    if (error == 0 && old != NULL) {
+        *old = before;
+    }
+    return error;
+}
+
+/* Undoes what `touched` says. Outside of every guarded call, so that nothing is noted of it. */
+static void undo(void) {
+    unsigned what = touched;
+    touched = 0;
+    if ((what & TOUCHED_MASK) != 0) {
+        (void)set_mask(SIG_SETMASK, &mask_before, NULL);
+    }
+    if ((what & TOUCHED_AFFINITY) != 0) {
+        (void)sched_setaffinity(0, sizeof affinity_before, &affinity_before);
+    }
+    if ((what & TOUCHED_CANCEL_STATE) != 0) {
+        (void)pthread_setcancelstate(cancel_state_before, NULL);
+    }
+    if ((what & TOUCHED_CANCEL_TYPE) != 0) {
+        (void)pthread_setcanceltype(cancel_type_before, NULL);
+    }
+}
+
+/* What the floating-point units begin a process with. */
+static void reset_arithmetic(void) {
+#if defined(__x86_64__)
+    const unsigned sse = 0x1f80;
+    const unsigned short x87 = 0x037f;
+    unsigned sse_now = 0;
+    unsigned short x87_now = 0;
+    unsigned short x87_status = 0;
+    __asm__ volatile("stmxcsr %0" : "=m"(sse_now));
+    __asm__ volatile("fnstcw %0" : "=m"(x87_now));
+    __asm__ volatile("fnstsw %0" : "=a"(x87_status));
+    if (sse_now != sse) {
+        __asm__ volatile("ldmxcsr %0" : : "m"(sse));
+    }
+    if (x87_now != x87 || x87_status != 0) {
+        __asm__ volatile("fninit");
+    }
+#elif defined(__aarch64__)
+    uint64_t control = 0;
+    uint64_t status = 0;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(control));
+    __asm__ volatile("mrs %0, fpsr" : "=r"(status));
+    if (control != 0) {
+        __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+    }
+    if (status != 0) {
+        __asm__ volatile("msr fpsr, %0" : : "r"((uint64_t)0));
+    }
+#endif
+}
+
+void cwebn_state_restore(void) {
+    reset_arithmetic();
+    if (uselocale((locale_t)0) != LC_GLOBAL_LOCALE) {
+        (void)uselocale(LC_GLOBAL_LOCALE);
+    }
+    if (touched != 0) {
+        undo();
+    }
+    errno = 0;
+}
+
+/* ---- what belongs to the process ---- */
+
+static int is_kept_signal(int signo) {
+    for (size_t i = 0; i < KEPT_SIGNAL_COUNT; i++) {
+        if (kept_signals[i] == signo) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int refuse_handler(void) {
+    return refuse(HANDLERS, "the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT and SIGSYS are the server's, by which it "
+                            "survives faults of modules: they stay");
+}
+
+int cwebn_sigaction(int signo, const struct sigaction *action, struct sigaction *old) {
+    static int (*real)(int, const struct sigaction *, struct sigaction *);
+    if (real == NULL) {
+        real = (int (*)(int, const struct sigaction *, struct sigaction *))hidden("sigaction");
+    }
+    return real(signo, action, old);
+}
+
+EXPORT int sigaction(int signo, const struct sigaction *action, struct sigaction *old) {
+    if (action != NULL && is_kept_signal(signo) && in_module()) {
+        return refuse_handler();
+    }
+    return cwebn_sigaction(signo, action, old);
+}
+
+EXPORT sighandler_t signal(int signo, sighandler_t handler) {
+    HIDDEN(signal);
+    if (is_kept_signal(signo) && in_module()) {
+        (void)refuse_handler();
+        return SIG_ERR;
+    }
+    return real(signo, handler);
+}
+
+EXPORT int sigaltstack(const stack_t *stack, stack_t *old) {
+    HIDDEN(sigaltstack);
+    if (stack != NULL && cwebn_guard_active()) {
+        return refuse(STACK, "the signal stack of a thread of the server is the server's: it stays");
+    }
+    return real(stack, old);
+}
+
+static int refuse_directory(void) {
+    return refuse(DIRECTORY, "the working directory is that of all modules: chdir() fails; use paths with the directory");
+}
+
+EXPORT int chdir(const char *path) {
+    HIDDEN(chdir);
+    return in_module() ? refuse_directory() : real(path);
+}
+
+EXPORT int fchdir(int fd) {
+    HIDDEN(fchdir);
+    return in_module() ? refuse_directory() : real(fd);
+}
+
+EXPORT mode_t umask(mode_t mask) {
+    HIDDEN(umask);
+    if (in_module()) {
+        tell(MASK, "the umask is that of all modules: umask() changes nothing; use open() with the mode, or fchmod()");
+        mode_t before = real(077);
+        (void)real(before);
+        return before;
+    }
+    return real(mask);
+}
+
+EXPORT char *setlocale(int category, const char *locale) {
+    HIDDEN(setlocale);
+    if (locale != NULL && in_module()) {
+        if (*locale != 0 && strcmp(locale, "C") != 0 && strcmp(locale, "POSIX") != 0) {
+            tell(LOCALE, "the locale of the process is that of all modules: setlocale() fails; use newlocale() and uselocale()");
+            return NULL;
+        }
+        return real(category, NULL);
+    }
+    return real(category, locale);
+}
+
+static int refuse_alarm(void) {
+    return refuse(ALARMS, "alarm() and setitimer() would signal the whole process: they do nothing; use the scheduler or a job");
+}
+
+EXPORT unsigned alarm(unsigned seconds) {
+    HIDDEN(alarm);
+    if (seconds != 0 && in_module()) {
+        (void)refuse_alarm();
+        return 0;
+    }
+    return real(seconds);
+}
+
+EXPORT int setitimer(__itimer_which_t which, const struct itimerval *restrict value, struct itimerval *restrict old) {
+    HIDDEN(setitimer);
+    return in_module() ? refuse_alarm() : real(which, value, old);
+}
+
+static int refuse_limit(void) {
+    return refuse(LIMITS, "the limits of the process are the server's: setrlimit() fails");
+}
+
+EXPORT int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit) {
+    HIDDEN(setrlimit);
+    return in_module() ? refuse_limit() : real(resource, limit);
+}
+
+EXPORT int prlimit(pid_t pid, enum __rlimit_resource resource, const struct rlimit *limit, struct rlimit *old) {
+    HIDDEN(prlimit);
+    return limit != NULL && in_module() ? refuse_limit() : real(pid, resource, limit, old);
+}
+
+static int refuse_priority(void) {
+    return refuse(PRIORITY, "the priority of the server's threads is the server's: nice() and its relatives fail");
+}
+
+EXPORT int nice(int increment) {
+    HIDDEN(nice);
+    return cwebn_guard_active() && increment != 0 ? refuse_priority() : real(increment);
+}
+
+EXPORT int setpriority(__priority_which_t which, id_t who, int value) {
+    HIDDEN(setpriority);
+    return cwebn_guard_active() ? refuse_priority() : real(which, who, value);
+}
+
+EXPORT int sched_setscheduler(pid_t thread, int policy, const struct sched_param *parameters) {
+    HIDDEN(sched_setscheduler);
+    return cwebn_guard_active() ? refuse_priority() : real(thread, policy, parameters);
+}
+
+EXPORT int pthread_setschedparam(pthread_t thread, int policy, const struct sched_param *parameters) {
+    HIDDEN(pthread_setschedparam);
+    if (cwebn_guard_active() && pthread_equal(thread, pthread_self())) {
+        (void)refuse_priority();
+        return EPERM;
+    }
+    return real(thread, policy, parameters);
+}
+
+/* ---- threads of modules ---- */
+
+struct beginning {
+    void *(*function)(void *);
+    void *argument;
+    uint64_t number;
+};
+
+static void *begin(void *given) {
+    struct beginning beginning = *(struct beginning *)given;
+    free(given);
+    module_number = beginning.number;
+    is_modules = 1;
+    return beginning.function(beginning.argument);
+}
+
+EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *), void *argument) {
+    HIDDEN(pthread_create);
+    if (!in_module()) {
+        return real(thread, attributes, function, argument);
+    }
+    struct beginning *beginning = malloc(sizeof *beginning);
+    if (beginning == NULL) {
+        return EAGAIN;
+    }
+    *beginning = (struct beginning){function, argument, module_number};
+    int error = real(thread, attributes, begin, beginning);
+    if (error != 0) {
+        free(beginning);
+    }
+    return error;
+}
