@@ -1,7 +1,8 @@
 //! Compiles the C part of the server (`src/abi/native/`) against the SDK's headers (`include/`).
 
 /// Sources of the native part, in `src/abi/native/`.
-const SOURCES: [&str; 8] = ["call.c", "guard.c", "handed.c", "keep.c", "layout.c", "services.c", "stdio.c", "tables.c"];
+const SOURCES: [&str; 9] =
+    ["call.c", "guard.c", "handed.c", "keep.c", "layout.c", "legacy.c", "services.c", "stdio.c", "tables.c"];
 
 fn main() {
     println!("cargo:rerun-if-changed=src/abi/native");
@@ -19,6 +20,17 @@ fn main() {
         build.file(format!("src/abi/native/{source}"));
     }
     build.compile("cweb_native");
+
+    // With the headers of the older generation, for the comparison of layouts.
+    cc::Build::new()
+        .include("include/legacy")
+        .include("include")
+        .define("CWEB_MODULE_API", "2")
+        .std("gnu11")
+        .warnings(true)
+        .extra_warnings(true)
+        .file("src/abi/native/legacy/layout.c")
+        .compile("cweb_legacy");
 
     // The system's SQLite, the same copy that rusqlite and the modules use. After the archive that needs it.
     println!("cargo:rustc-link-lib=dylib=sqlite3");

@@ -5,8 +5,9 @@
  *
  * A module is one C translation unit. The server compiles it with, in this order:
  *
- *     cc -std=gnu11 -O2 -g -fPIC -shared -Wall -fstack-clash-protection -I<sdk> module.c -o module.so \
- *        -Wl,-Bsymbolic -Wl,--wrap=exit -Wl,--wrap=_exit -Wl,--wrap=_Exit -Wl,--wrap=quick_exit \
+ *     cc -std=gnu11 -O2 -g -fPIC -shared -Wall -fstack-clash-protection -Werror=implicit-function-declaration \
+ *        -Werror=implicit-int -Werror=incompatible-pointer-types -I<sdk> module.c -o module.so \
+ *        -Wl,-Bsymbolic -Wl,-z,defs -Wl,--wrap=exit -Wl,--wrap=_exit -Wl,--wrap=_Exit -Wl,--wrap=quick_exit \
  *        -Wl,--wrap=err -Wl,--wrap=errx -Wl,--wrap=verr -Wl,--wrap=verrx -Wl,--wrap=error \
  *        -Wl,--wrap=error_at_line -Wl,--wrap=pthread_exit -Wl,--wrap=thrd_exit \
  *        -Wl,--wrap=freopen -Wl,--wrap=freopen64 -Wl,--wrap=fclose \
@@ -15,7 +16,9 @@
  * `--wrap` sends the module's calls of exit(3) and its relatives to cweb.h, which ends the running handler and
  * not the server; it also keeps stdout and stderr from being closed. `-Bsymbolic` has a function that the module defines be the module's own where libc has one of that
  * name. `-fstack-clash-protection` lets a stack overflow end the handler however large its locals are. `--as-needed` stands before the libraries because it applies to what follows it: a module
- * maps only the libraries it uses. An undefined symbol is found when the module is loaded (RTLD_NOW).
+ * maps only the libraries it uses. `-z defs` has a function that is declared
+ * and defined nowhere be an error of the linker. A source of an older generation, whose functions take no context, is
+ * compiled with -DCWEB_MODULE_API=2 -I<sdk>/legacy before -I<sdk>.
  */
 #ifndef CWEB_CONFIG_H
 #define CWEB_CONFIG_H

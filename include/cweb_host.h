@@ -6,7 +6,8 @@
  * Authors don't need this file; cweb.h wraps the table. The loader, after dlopen(3) and before it reads `config`:
  *
  *   1. looks up `cweb_module_abi` (const uint32_t) and refuses a module whose value is not CWEB_ABI_VERSION;
- *   2. calls `cweb_bind_host(table, token)`; token is opaque and names the module in every call of the table.
+ *   2. looks up `cweb_module_api` (const uint32_t), which says what the module's functions take;
+ *   3. calls `cweb_bind_host(table, token)`; token is opaque and names the module in every call of the table.
  *
  * The table only grows at its end; `size` says how much of it this server fills.
  */
@@ -79,6 +80,16 @@ __attribute__((weak, visibility("hidden"))) struct cweb_binding cweb_binding = {
 /** The interface version the module was compiled for; the loader reads it. */
 extern const uint32_t cweb_module_abi __attribute__((weak, visibility("default")));
 const uint32_t cweb_module_abi = CWEB_ABI_VERSION;
+
+/*
+ * What the functions of the module take, for the loader: 3, the context first; 2, no context (legacy/cweb.h); 4, as 3, in
+ * an app for WAFer. The server's flags say it, never the source.
+ */
+#ifndef CWEB_MODULE_API
+#define CWEB_MODULE_API 3
+#endif
+extern const uint32_t cweb_module_api __attribute__((weak, visibility("default")));
+const uint32_t cweb_module_api = CWEB_MODULE_API;
 
 /** Called by the loader, once, before anything else but constructors. */
 void cweb_bind_host(const struct cweb_host *host, const void *module);

@@ -50,7 +50,7 @@ fn bad_sources_get_a_clear_answer_and_change_nothing() {
         &server,
         &good.replace("export module_t", "int nowhere(void); int (*f)(void) = nowhere;\nexport module_t"),
         422,
-        "undefined symbol: nowhere",
+        "module.c:5: error: 'nowhere' is declared, but defined nowhere",
     );
     refused(
         &server,

@@ -8,7 +8,7 @@ use super::frame::CallFrame;
 use super::handed::{Handed, Reading};
 use super::module::{JobCancelFn, JobRunFn};
 use super::native::{self, FAULT_EXIT, RawFault, RawGiven, RawHanded, Sink};
-use super::types::{HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
+use super::types::{Callee, HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
@@ -153,16 +153,16 @@ fn outcome(faulted: c_int, fault: &RawFault) -> Result<(), Trap> {
 /// `handler` is a function of a module that stays open during the call; the pointers are those of one
 /// [`CallFrame::prepare`] of `frame`, not yet released.
 pub unsafe fn call_handler(
-    handler: HandlerFn,
+    handler: Callee<HandlerFn>,
     context: &ModuleContext,
     (request, response): (*mut HttpRequest, *mut HttpResponse),
     frame: &mut CallFrame,
 ) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
     let handed = frame.handed();
-    // SAFETY: the caller's contract.
-    let faulted =
-        unsafe { native::cwebn_call_handler(handler, context.as_ptr(), request, response, handed, &raw mut fault) };
+    let (handler, context) = handler.with(context.as_ptr());
+    // SAFETY: the caller's contract; the function takes the context or not as `with` says.
+    let faulted = unsafe { native::cwebn_call_handler(handler, context, request, response, handed, &raw mut fault) };
     outcome(faulted, &fault)
 }
 
@@ -206,11 +206,11 @@ pub struct SocketOutcome {
 #[derive(Debug)]
 pub enum SocketCall {
     /// `on_open`
-    Open(Option<SocketFn>),
+    Open(Option<Callee<SocketFn>>),
     /// `on_message`: the message.
-    Message(Option<MessageFn>, Vec<u8>),
+    Message(Option<Callee<MessageFn>>, Vec<u8>),
     /// `on_close`. The socket's session is freed.
-    Close(Option<SocketFn>),
+    Close(Option<Callee<SocketFn>>),
 }
 
 /// Calls a callback of a WebSocket, if there is one; behind a message stands a NUL.
@@ -224,16 +224,23 @@ pub unsafe fn call_socket(call: SocketCall, context: &ModuleContext, ws: *mut We
     }
     let (mut fault, mut handed, context) = (NO_FAULT, Handed::new(), context.as_ptr());
     let fault_at = &raw mut fault;
-    // SAFETY: the caller's contract; a message has its length, and a NUL, and outlives the call.
+    // SAFETY: the caller's contract, and as in `call_handler`; a message has its length, and a NUL, and outlives the call.
     let faulted = unsafe {
         match call {
-            SocketCall::Open(open) => native::cwebn_call_ws_open(open, context, ws, handed.as_raw(), fault_at),
-            SocketCall::Close(close) => native::cwebn_call_ws_close(close, context, ws, handed.as_raw(), fault_at),
+            SocketCall::Open(open) => {
+                let (open, context) = Callee::unpack(open, context);
+                native::cwebn_call_ws_open(open, context, ws, handed.as_raw(), fault_at)
+            }
+            SocketCall::Close(close) => {
+                let (close, context) = Callee::unpack(close, context);
+                native::cwebn_call_ws_close(close, context, ws, handed.as_raw(), fault_at)
+            }
             SocketCall::Message(callback, mut message) => {
                 let length = message.len();
                 message.push(0);
                 handed.lend(&message);
                 let text = message.as_ptr().cast();
+                let (callback, context) = Callee::unpack(callback, context);
                 native::cwebn_call_ws_message(callback, context, ws, text, length, handed.as_raw(), fault_at)
             }
         }
@@ -245,10 +252,11 @@ pub unsafe fn call_socket(call: SocketCall, context: &ModuleContext, ws: *mut We
 ///
 /// # Errors
 /// The hook did not return.
-pub fn call_hook(hook: HookFn, context: &ModuleContext) -> Result<(), Trap> {
+pub fn call_hook(hook: Callee<HookFn>, context: &ModuleContext) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
+    let (hook, context) = hook.with(context.as_ptr());
     // SAFETY: as in `call_handler`.
-    let faulted = unsafe { native::cwebn_call_hook(hook, context.as_ptr(), &raw mut fault) };
+    let faulted = unsafe { native::cwebn_call_hook(hook, context, &raw mut fault) };
     outcome(faulted, &fault)
 }
 

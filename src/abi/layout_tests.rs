@@ -8,9 +8,9 @@ use std::ffi::CStr;
 use std::mem::{offset_of, size_of};
 
 /// Offsets of fields by name; sizes of types by their name without a dot.
-fn c_layout() -> HashMap<String, usize> {
+fn c_layout(table: *const native::LayoutEntry) -> HashMap<String, usize> {
     let mut all = HashMap::new();
-    let mut entry = &raw const native::cwebn_layout;
+    let mut entry = table;
     // SAFETY: the table is constant and ends with an entry whose name is NULL.
     unsafe {
         while !(*entry).name.is_null() {
@@ -67,9 +67,23 @@ fn rust_and_c_agree() {
         ("cwebn_services", size_of::<Services>()),
         ("cwebn_services.crypto_loaded", offset_of!(Services, crypto_loaded)),
     ]);
-    let theirs = c_layout();
+    let theirs = c_layout(&raw const native::cwebn_layout);
     for (name, value) in ours {
         // The table may name a struct by its tag: `struct cweb_host` as `cweb_host`.
         assert_eq!(theirs.get(name), Some(&value), "{name}; C knows {:?}", theirs.keys().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_older_generation_has_its_own_tables_and_today_s_requests() {
+    let (today, older) = (c_layout(&raw const native::cwebn_layout), c_layout(&raw const native::cwebn_layout_legacy));
+    for (name, value) in module::legacy::layout() {
+        assert_eq!(older.get(name), Some(&value), "{name}");
+    }
+    let shared = ["http_kv_", "http_request_t", "http_response_t", "websocket_t"];
+    let shared: Vec<_> = older.iter().filter(|(name, _)| shared.iter().any(|start| name.starts_with(start))).collect();
+    assert!(shared.len() > 30);
+    for (name, value) in shared {
+        assert_eq!(today.get(name), Some(value), "{name}");
     }
 }

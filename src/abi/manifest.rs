@@ -20,6 +20,32 @@ const TIMEOUT_MASK: i32 = 0xfff;
 const BODY_SHIFT: u32 = 20;
 const BODY_MASK: i32 = 0x7ff;
 
+/// What the functions of a module take: its `cweb_module_api` (`include/cweb_host.h`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Api {
+    /// Handlers take the request and the response, callbacks a socket, hooks nothing.
+    TwoArguments,
+    /// All take the context first.
+    #[default]
+    ThreeArguments,
+    /// As [`Api::ThreeArguments`]; the module is an app for nope.c or WAFer, which one call at a time may enter.
+    Wafer,
+}
+
+impl Api {
+    /// By the value of the marker; `None` for one of a later version.
+    #[must_use]
+    pub fn of(marker: u32) -> Option<Self> {
+        match marker {
+            2 => Some(Self::TwoArguments),
+            3 => Some(Self::ThreeArguments),
+            4 => Some(Self::Wafer),
+            _ => None,
+        }
+    }
+}
+
 /// A module's declaration of itself (`module_t` in `include/cweb.h`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -40,6 +66,9 @@ pub struct Manifest {
     /// What could not be read of it, a sentence each; such a module is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// What its functions take. A record without it is of a time when there was one kind, and is compiled again.
+    #[serde(default)]
+    pub api: Api,
 }
 
 /// One entry of `module_t.routes`.

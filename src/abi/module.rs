@@ -1,8 +1,10 @@
 //! Opening a module's shared object and reading its `config`.
 
-use super::manifest::{JobDecl, Manifest, RouteDecl, WebSocketDecl};
-use super::types::{Context, HandlerFn, HookFn, MessageFn, SocketFn};
-use super::{events, host};
+pub(super) mod legacy;
+
+use super::manifest::{Api, JobDecl, Manifest, RouteDecl, WebSocketDecl};
+use super::types::{Callee, Context, HandlerFn, HookFn, MessageFn, SocketFn};
+use super::{events, host, native};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
 
@@ -105,26 +107,26 @@ pub(super) fn module_layout() -> Vec<(&'static str, usize)> {
 #[derive(Debug, Clone, Copy)]
 pub struct SocketCallbacks {
     /// `on_open`
-    pub on_open: Option<SocketFn>,
+    pub on_open: Option<Callee<SocketFn>>,
     /// `on_message`
-    pub on_message: Option<MessageFn>,
+    pub on_message: Option<Callee<MessageFn>>,
     /// `on_close`
-    pub on_close: Option<SocketFn>,
+    pub on_close: Option<Callee<SocketFn>>,
 }
 
 /// The functions a module declares, in the order of its manifest.
 #[derive(Debug)]
 pub struct ModuleSymbols {
     /// Handlers.
-    pub routes: Vec<Option<HandlerFn>>,
+    pub routes: Vec<Option<Callee<HandlerFn>>>,
     /// WebSocket callbacks.
     pub websockets: Vec<SocketCallbacks>,
     /// Jobs: run and cancel.
     pub jobs: Vec<(Option<JobRunFn>, Option<JobCancelFn>)>,
     /// `onload`
-    pub onload: Option<HookFn>,
+    pub onload: Option<Callee<HookFn>>,
     /// `unload`
-    pub unload: Option<HookFn>,
+    pub unload: Option<Callee<HookFn>>,
 }
 
 /// A shared object that is open. Closed when dropped.
@@ -172,14 +174,31 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
             "it was compiled for version {abi} of the module interface, this server has version {ABI_VERSION}"
         )));
     }
-    // SAFETY: the symbol's type is `module_t` by the module contract; nothing in it is trusted beyond its layout.
-    let config = unsafe { library.get::<*const ModuleT>(b"config\0") }.map_err(|_| {
-        OpenError::Manifest("it exports no symbol `config`; end it with: export module_t config = { … };".to_owned())
+    // SAFETY: the symbol's type is what cweb_host.h declares.
+    let api = unsafe { library.get::<*const u32>(b"cweb_module_api\0") }
+        .map_err(|_| OpenError::Manifest("it does not say what its functions take: compile it again".to_owned()))?;
+    // SAFETY: the address of a `const uint32_t` in the open library.
+    let api = unsafe { api.read_unaligned() };
+    let api = Api::of(api).ok_or_else(|| {
+        OpenError::Manifest(format!("its functions take what this server does not know (cweb_module_api is {api})"))
     })?;
-    // SAFETY: as above; `config` lives as long as the library, which is kept in the value made from it.
-    let module = unsafe { config.as_ref() }
-        .ok_or_else(|| OpenError::Manifest("its symbol `config` has no address".to_owned()))?;
-    let (manifest, symbols) = read(module)?;
+    // SAFETY: only the address is taken here.
+    let config = unsafe { library.get::<*const c_void>(b"config\0") }.map_err(|_| {
+        let text = "it exports no symbol `config`; end it with: export module_t config = { … }; or, if it was written for the \
+                    first generation, name its function in the form: -F function_name=NAME -F route=/PATH";
+        OpenError::Manifest(text.to_owned())
+    })?;
+    let config = config.as_raw_ptr().cast_const();
+    let missing = || OpenError::Manifest("its symbol `config` has no address".to_owned());
+    // SAFETY: the symbol's type is the `module_t` of the headers that the module was compiled with, which have set the
+    // marker; nothing in it is trusted beyond its layout. `config` lives as long as the library, which is kept in the value
+    // made from it.
+    let (manifest, symbols) = unsafe {
+        match api {
+            Api::TwoArguments => legacy::read(config.cast::<legacy::ModuleT>().as_ref().ok_or_else(missing)?)?,
+            Api::ThreeArguments | Api::Wafer => read(config.cast::<ModuleT>().as_ref().ok_or_else(missing)?, api)?,
+        }
+    };
     let token = Box::new(host::ModuleToken::new(manifest.name.clone()));
     let events = events::EventsOf(token.id);
     Ok(OpenModule { manifest, symbols, token, events, library })
@@ -203,11 +222,16 @@ impl OpenModule {
     pub fn bind(&mut self, number: u64) {
         self.token.number = number;
         type BindFn = unsafe extern "C" fn(*const host::HostTable, *const c_void);
+        type BindLegacyFn = unsafe extern "C" fn(*const c_void);
         // SAFETY: the symbol is defined by cweb_host.h with this type in every module of this interface version; table
         // and token outlive the module.
         unsafe {
             if let Ok(bind) = self.library.get::<BindFn>(b"cweb_bind_host\0") {
                 bind(host::table(), std::ptr::from_ref(&*self.token).cast());
+            }
+            // Only in a module of an older generation, whose legacy/cweb.h defines it with this type.
+            if let Ok(bind) = self.library.get::<BindLegacyFn>(b"cweb_bind_legacy\0") {
+                bind(native::cwebn_legacy_services());
             }
         }
     }
@@ -243,7 +267,7 @@ impl OpenModule {
     }
 }
 
-fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenError> {
+fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenError> {
     let routes = counted(&module.routes, module.size, "routes", "size", "MAX_ROUTES")?;
     let websockets = counted(&module.websockets, module.ws_size, "websockets", "ws_size", "MAX_WEBSOCKETS")?;
     let jobs = counted(&module.jobs, module.job_size, "jobs", "job_size", "MAX_JOBS")?;
@@ -271,20 +295,21 @@ fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenError> {
         has_onload: module.onload.is_some(),
         has_unload: module.unload.is_some(),
         problems,
+        api,
     };
     let symbols = ModuleSymbols {
-        routes: routes.iter().map(|route| route.handler).collect(),
+        routes: routes.iter().map(|route| route.handler.map(|function| Callee::new(function, api))).collect(),
         websockets: websockets
             .iter()
             .map(|socket| SocketCallbacks {
-                on_open: socket.on_open,
-                on_message: socket.on_message,
-                on_close: socket.on_close,
+                on_open: socket.on_open.map(|function| Callee::new(function, api)),
+                on_message: socket.on_message.map(|function| Callee::new(function, api)),
+                on_close: socket.on_close.map(|function| Callee::new(function, api)),
             })
             .collect(),
         jobs: jobs.iter().map(|job| (job.run, job.cancel)).collect(),
-        onload: module.onload,
-        unload: module.unload,
+        onload: module.onload.map(|function| Callee::new(function, api)),
+        unload: module.unload.map(|function| Callee::new(function, api)),
     };
     Ok((manifest, symbols))
 }

@@ -133,6 +133,7 @@ unsafe extern "C" {
     pub(super) fn cwebn_thread_exit();
     pub(super) fn cwebn_guard_exit(code: c_int) -> !;
     pub(super) fn cwebn_guard_active() -> c_int;
+    pub(super) fn cwebn_legacy_services() -> *const c_void;
     pub(super) fn cwebn_call_handler(
         handler: HandlerFn,
         ctx: *mut Context,
@@ -198,4 +199,6 @@ unsafe extern "C" {
 #[cfg(test)]
 unsafe extern "C" {
     pub(super) static cwebn_layout: LayoutEntry;
+    #[cfg(test)]
+    pub(super) static cwebn_layout_legacy: LayoutEntry;
 }

@@ -4,6 +4,7 @@
 
 #![allow(missing_docs)] // The fields are documented in include/, which is their definition.
 
+use super::manifest::Api;
 use std::ffi::{c_char, c_int, c_void};
 
 /// `http_kv_pair_t`
@@ -91,6 +92,37 @@ pub type SocketFn = unsafe extern "C" fn(*mut Context, *mut WebSocket);
 pub type MessageFn = unsafe extern "C" fn(*mut Context, *mut WebSocket, *const c_char, usize);
 /// `onload`, `unload`
 pub type HookFn = unsafe extern "C" fn(*mut Context);
+
+/// A function of a module, together with what its module's functions take: it can't be called otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct Callee<F> {
+    function: F,
+    api: Api,
+}
+
+impl<F: Copy> Callee<F> {
+    /// `function` of a module whose functions take what `api` says.
+    pub(super) fn new(function: F, api: Api) -> Self {
+        Self { function, api }
+    }
+
+    /// The function, and the context for its call: NULL where the functions take none, which the C part of the call
+    /// (`src/abi/native/call.c`) understands.
+    pub(super) fn with(self, context: *mut Context) -> (F, *mut Context) {
+        match self.api {
+            Api::TwoArguments => (self.function, std::ptr::null_mut()),
+            Api::ThreeArguments | Api::Wafer => (self.function, context),
+        }
+    }
+
+    /// [`Callee::with`] of a function that may be missing.
+    pub(super) fn unpack(callee: Option<Self>, context: *mut Context) -> (Option<F>, *mut Context) {
+        match callee.map(|callee| callee.with(context)) {
+            Some((function, context)) => (Some(function), context),
+            None => (None, context),
+        }
+    }
+}
 
 /// `http_error_t` values below 100 stand for these statuses, in this order.
 pub const STATUS_OF_ENUM: [u16; 15] = [500, 101, 200, 302, 400, 401, 403, 404, 405, 409, 413, 414, 426, 500, 501];

@@ -4,7 +4,7 @@ use super::audit::{Actor, Outcome};
 use super::deployed::Form;
 use super::keys::Fingerprint;
 use crate::module::control::{Control, RemoveReply};
-use crate::module::deploy::{DeployError, DeployOptions, Deployed};
+use crate::module::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use crate::shard::{Reply, ServerAnswer};
@@ -30,30 +30,36 @@ fn not_allowed(allow: &'static str) -> ServerAnswer {
     ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
 }
 
-/// The source in a request, the multipart field `code` or else the whole body; and the domain it is for, the field
-/// `domain` or else the query's.
-fn source_of(view: &RequestView<'_>) -> Result<(Vec<u8>, Option<Vec<u8>>), ServerAnswer> {
-    let mut domain = None;
-    form::urlencoded(view.query().unwrap_or_default(), |name, value| {
-        if name == b"domain" && domain.is_none() {
-            domain = Some(value.to_vec());
-        }
+/// The source in a request, the multipart field `code` or else the whole body; and what comes with it: the other fields of
+/// the form, or else the parameters of the query.
+fn source_of(view: &RequestView<'_>) -> Result<(Vec<u8>, DeployOptions), ServerAnswer> {
+    // What is no UTF-8 is no domain's name and no path; which are, the control plane knows.
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut query = DeployOptions::default();
+    form::urlencoded(view.query().unwrap_or_default(), |name, value| match name {
+        b"domain" => _ = query.domain.get_or_insert_with(|| text(value)),
+        b"filename" => _ = query.fields.file_name.get_or_insert_with(|| text(value)),
+        name => query.fields.set(&text(name), text(value)),
     });
     let boundary = view.header("content-type").and_then(form::multipart_boundary);
     let Some(boundary) = boundary else {
-        return Ok((view.body.to_vec(), domain));
+        return Ok((view.body.to_vec(), query));
     };
-    let (mut code, mut field) = (None, None);
+    let (mut code, mut domain, mut fields) = (None, None, SourceFields::default());
     form::multipart(view.body, boundary, |part| match part.name.as_ref() {
-        b"code" if code.is_none() => code = Some(part.body.to_vec()),
-        b"domain" if field.is_none() => field = Some(part.body.to_vec()),
-        _ => {}
+        b"code" if code.is_none() => {
+            code = Some(part.body.to_vec());
+            fields.file_name = part.filename.as_deref().map(text);
+        }
+        b"domain" => _ = domain.get_or_insert_with(|| text(part.body)),
+        name => fields.set(&text(name), text(part.body)),
     })
     .map_err(|error| ServerAnswer::text(400, format!("the form can't be read: {error}\n")))?;
     let code = code.ok_or_else(|| {
         ServerAnswer::text(400, "the form has no field named code; try: curl -F code=@module.c URL/mgnt\n")
     })?;
-    Ok((code, field.or(domain)))
+    fields.fill(query.fields);
+    Ok((code, DeployOptions { domain: domain.or(query.domain), fields }))
 }
 
 fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, reply: Reply) {
@@ -63,7 +69,7 @@ fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, r
         }
         other => other,
     };
-    let (source, domain) = match found {
+    let (source, options) = match found {
         Ok(found) => found,
         Err(answer) => {
             let text = String::from_utf8_lossy(&answer.body);
@@ -73,11 +79,9 @@ fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, r
     };
     // Hashed only if it is refused, and then not on the shard's thread.
     let kept = source.clone();
-    // What is no UTF-8 is no domain's name; which names are, the control plane knows.
-    let domain = domain.map(|name| String::from_utf8_lossy(&name).into_owned());
     control.deploy(
         source,
-        DeployOptions { domain },
+        options,
         Box::new(move |result| {
             log_deployment(&actor, &kept, &result);
             reply.send(&deployed(&form, result));
@@ -97,8 +101,8 @@ fn log_deployment(actor: &Actor, source: &[u8], result: &Result<Deployed, Deploy
             reason: None,
         }),
         Err(error) => {
-            let (hash, text) = (Fingerprint::of(source).to_string(), error.to_string());
-            actor.log(&not_done("deploy", None, Some(&hash), error.status(), first_line(&text)));
+            let (hash, reason) = (Fingerprint::of(source).to_string(), error.reason());
+            actor.log(&not_done("deploy", None, Some(&hash), error.status(), Some(&reason)));
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::abi::handed::Thing;
 use crate::abi::job;
 use crate::abi::manifest::{Manifest, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
+use crate::abi::types::{Callee, HookFn};
 use crate::abi::websocket::Socket;
 use crate::jobs::code::JobCalls;
 use crate::proto::http1::{RequestView, ResponseHead, encode_response};
@@ -194,7 +195,7 @@ impl Drop for InProcessModule {
 }
 
 impl InProcessModule {
-    fn hook(&self, hook: Option<crate::abi::types::HookFn>, place: &str) -> Result<(), Fault> {
+    fn hook(&self, hook: Option<Callee<HookFn>>, place: &str) -> Result<(), Fault> {
         let Some(hook) = hook else { return Ok(()) };
         let _guard = ThreadGuard::new();
         let outcome = self.attributed(|| guard::call_hook(hook, &self.context));

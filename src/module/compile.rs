@@ -5,6 +5,7 @@
 //! there are relative, since the user it becomes may not be allowed to reach the directory from the root.
 
 use super::deploy::DeployError;
+use super::dialect::{Reading, Recipe, messages};
 use super::sdk;
 use crate::domain::sandbox::program::{self, NotRun};
 use crate::domain::sandbox::{self, Policy, User};
@@ -14,7 +15,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getegid, geteuid, kill
 use sha2::{Digest, Sha256};
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -24,9 +25,11 @@ use std::time::{Duration, Instant};
 /// `-fstack-clash-protection` has a large frame touch each of its pages, so that it can't step over a stack's guard page.
 const FLAGS: [&str; 7] = ["-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-Wall", "-fstack-clash-protection"];
 /// Flags behind it. `-Bsymbolic` binds what a module defines to itself also where libc has the name (`login`, `send`);
+/// `-z defs` has a function that is nowhere be an error here and not when the module is loaded;
 /// `--wrap` sends calls of exit(3) and others that reach beyond the module to the SDK; `--as-needed` applies to the libraries after it.
-const LINK_FLAGS: [&str; 23] = [
+const LINK_FLAGS: [&str; 24] = [
     "-Wl,-Bsymbolic",
+    "-Wl,-z,defs",
     "-Wl,--wrap=exit",
     "-Wl,--wrap=_exit",
     "-Wl,--wrap=_Exit",
@@ -50,6 +53,9 @@ const LINK_FLAGS: [&str; 23] = [
     "-lm",
     "-lpthread",
 ];
+
+/// What clang, unlike gcc, counts among incompatible pointers: a pointer that loses its `const`.
+const CLANG_FLAG: &str = "-Wno-error=incompatible-pointer-types-discards-qualifiers";
 
 /// Diagnostics beyond this are cut.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
@@ -98,6 +104,7 @@ pub(super) struct Compiler {
     program: String,
     sdk_dir: PathBuf,
     identity: String,
+    is_clang: bool,
     limit: Duration,
     user: Option<User>,
 }
@@ -112,32 +119,71 @@ impl Compiler {
         let version = net::keep_descriptors_from(&mut version).output();
         let version = version.map(|output| output.stdout).unwrap_or_default();
         let identity = format!("{program}\n{}\n{}", String::from_utf8_lossy(&version), sdk::hash());
-        Self { program, sdk_dir, identity, limit, user: sandbox::unprivileged() }
+        let is_clang = String::from_utf8_lossy(&version).contains("clang");
+        Self { program, sdk_dir, identity, is_clang, limit, user: sandbox::unprivileged() }
     }
 
-    /// Names the result of compiling `source`: the same key, the same shared object.
-    pub(super) fn key(&self, source: &[u8]) -> String {
+    /// Names the result of compiling `source`: the same key, the same shared object. Everything that any of its dialects
+    /// brings is part of the name, since which one it becomes is not known yet.
+    pub(super) fn key(&self, source: &[u8], reading: &Reading) -> String {
         let mut hasher = Sha256::new();
         hasher.update(self.identity.as_bytes());
         for flag in FLAGS.iter().chain(&LINK_FLAGS) {
             hasher.update(flag.as_bytes());
             hasher.update([0]);
         }
+        for recipe in reading.recipes().unwrap_or_default() {
+            hasher.update(format!("{recipe:?}").as_bytes());
+            hasher.update([0]);
+        }
+        hasher.update(reading.fields().text().as_bytes());
+        hasher.update([0]);
         hasher.update(source);
         sdk::hex(&hasher.finalize())
     }
 
-    /// Compiles `source` to the file `target` within `dir`, an empty directory of the caller's. Returns the compiler's
-    /// warnings.
+    /// Compiles `source` to the file `target` within `dir`, an empty directory of the caller's, as the likely dialect or else
+    /// as the other one. Returns the compiler's warnings.
     ///
     /// # Errors
-    /// The source does not compile, or the compiler could not be run.
-    pub(super) fn compile(&self, source: &[u8], dir: &Path, target: &str) -> Result<String, DeployError> {
-        fs::write(dir.join("module.c"), source)?;
+    /// The source does not compile as any dialect: the messages are of the likely one. Or the compiler could not be run.
+    pub(super) fn compile(
+        &self,
+        source: &[u8],
+        reading: &Reading,
+        dir: &Path,
+        target: &str,
+    ) -> Result<String, DeployError> {
+        let mut refusals = Vec::new();
+        for recipe in reading.recipes().map_err(DeployError::Compile)? {
+            match self.attempt(source, &recipe, dir, target) {
+                Err(DeployError::Compile(text)) => refusals.push((recipe.dialect, text)),
+                other => return other,
+            }
+        }
+        Err(DeployError::Compile(with_hint(messages::refusal(reading, source, &refusals))))
+    }
+
+    /// One run of the compiler.
+    fn attempt(&self, source: &[u8], recipe: &Recipe, dir: &Path, target: &str) -> Result<String, DeployError> {
+        let file = dir.join("module.c");
+        // Anew, and not through a link that the run before might have left.
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => fs::write(&file, [source, recipe.epilogue.as_bytes()].concat())?,
+        }
         let sdk = sdk::unpack(dir)?;
         self.hand_over(dir, &sdk)?;
-        let mut command = self.command(&sdk)?;
-        command.args(["module.c", "-o", target]).args(LINK_FLAGS).current_dir(dir);
+        let mut command = self.command(&sdk, recipe)?;
+        let name = Path::new(sdk.file_name().unwrap_or_default()).display();
+        let sources = recipe.sources.iter().map(|source| format!("{name}/{source}"));
+        command
+            .arg("module.c")
+            .args(sources)
+            .args(["-o", target])
+            .args(&recipe.libraries)
+            .args(LINK_FLAGS)
+            .current_dir(dir);
         let child = net::keep_descriptors_from(&mut command).spawn().map_err(|error| self.not_started(error))?;
         let (status, output) = self.finish(child)?;
         let text = String::from_utf8_lossy(&output).into_owned();
@@ -146,7 +192,7 @@ impl Compiler {
             Some(NotRun::Sandbox(text)) => {
                 return Err(DeployError::Internal(format!("the compiler's sandbox: {text}")));
             }
-            None if !status.success() => return Err(DeployError::Compile(with_hint(text))),
+            None if !status.success() => return Err(DeployError::Compile(text)),
             None => {}
         }
         self.take_back(&dir.join(target))?;
@@ -158,7 +204,7 @@ impl Compiler {
     }
 
     /// The compiler in its sandbox, up to the name of the source; `sdk` lies in the directory that it starts in.
-    fn command(&self, sdk: &Path) -> Result<Command, DeployError> {
+    fn command(&self, sdk: &Path, recipe: &Recipe) -> Result<Command, DeployError> {
         let program = find(&self.program).map_err(|error| self.not_started(error))?;
         let policy = Policy {
             read: sandbox::compiler_inputs(),
@@ -179,6 +225,9 @@ impl Compiler {
         let mut command = program::command(&policy, program.as_os_str())?;
         command
             .args(FLAGS)
+            .args(&recipe.flags)
+            .args(self.is_clang.then_some(CLANG_FLAG))
+            .args(recipe.include.iter().map(|dir| format!("-I{name}/{dir}")))
             .arg(format!("-I{name}"))
             // Debuggers find the headers after the scratch directory is gone.
             .arg(format!("-fdebug-prefix-map={name}={}", self.sdk_dir.display()))
@@ -196,10 +245,15 @@ impl Compiler {
     /// Makes the compiler's user the owner of the scratch directory and what is in it.
     fn hand_over(&self, dir: &Path, sdk: &Path) -> io::Result<()> {
         let Some(User { uid, gid }) = self.user else { return Ok(()) };
-        for dir in [dir, sdk] {
-            chown(dir, Some(uid), Some(gid))?;
-            for entry in fs::read_dir(dir)? {
-                chown(entry?.path(), Some(uid), Some(gid))?;
+        chown(dir, Some(uid), Some(gid))?;
+        let mut dirs = vec![dir.to_path_buf(), sdk.to_path_buf()];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(&dir)? {
+                let entry = entry?;
+                lchown(entry.path(), Some(uid), Some(gid))?;
+                if entry.file_type()?.is_dir() && dir.starts_with(sdk) {
+                    dirs.push(entry.path());
+                }
             }
         }
         Ok(())
@@ -305,6 +359,11 @@ fn with_hint(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::module::deploy::SourceFields;
+
+    fn compile(compiler: &Compiler, source: &[u8], dir: &Path, target: &str) -> Result<String, DeployError> {
+        compiler.compile(source, &Reading::new(source, &SourceFields::default()), dir, target)
+    }
 
     fn compiler(limit_ms: u64) -> (tempfile::TempDir, Compiler) {
         let dir = tempfile::tempdir().unwrap();
@@ -315,27 +374,34 @@ mod tests {
     #[test]
     fn compiles_warns_and_refuses() {
         let (dir, compiler) = compiler(60_000);
-        assert_eq!(compiler.compile(b"int x;", dir.path(), "a.so").unwrap(), "");
+        assert_eq!(compile(&compiler, b"int x;", dir.path(), "a.so").unwrap(), "");
         assert!(dir.path().join("a.so").exists());
-        let warnings = compiler.compile(b"static int x;", dir.path(), "b.so").unwrap();
+        let warnings = compile(&compiler, b"static int x;", dir.path(), "b.so").unwrap();
         assert!(warnings.contains("module.c:1:12") && warnings.contains("unused"), "{warnings}");
-        let error = compiler.compile(b"int x", dir.path(), "c.so").unwrap_err();
+        let error = compile(&compiler, b"int x", dir.path(), "c.so").unwrap_err();
         assert!(matches!(&error, DeployError::Compile(text) if text.contains("module.c:1")), "{error}");
-        let error = compiler.compile(b"#include <openssl/nothing.h>", dir.path(), "d.so").unwrap_err();
+        let error = compile(&compiler, b"#include <openssl/nothing.h>", dir.path(), "d.so").unwrap_err();
         assert!(error.to_string().contains("libssl-dev"), "{error}");
     }
 
     #[test]
     fn a_compiler_that_does_not_end_is_stopped() {
         let (dir, compiler) = compiler(300);
-        let error = compiler.compile(b"#include \"/dev/zero\"", dir.path(), "a.so").unwrap_err();
+        let error = compile(&compiler, b"#include \"/dev/zero\"", dir.path(), "a.so").unwrap_err();
         assert!(matches!(error, DeployError::CompileTimeout(_) | DeployError::Compile(_)), "{error}");
     }
 
     #[test]
     fn keys_differ_by_source() {
         let (_dir, compiler) = compiler(1000);
-        assert_eq!(compiler.key(b"a"), compiler.key(b"a"));
-        assert_ne!(compiler.key(b"a"), compiler.key(b"b"));
+        let key = |source: &[u8], route: Option<&str>| {
+            let (function, route) = (Some("f".to_owned()), route.map(str::to_owned));
+            let fields = SourceFields { function_name: function, route, ..SourceFields::default() };
+            compiler.key(source, &Reading::new(source, &fields))
+        };
+        assert_eq!(key(b"a", None), key(b"a", None));
+        assert_ne!(key(b"a", None), key(b"b", None));
+        assert_ne!(key(b"a", Some("/a")), key(b"a", Some("/b")));
+        assert_eq!(key(b"module_t", Some("/a")), key(b"module_t", Some("/b")), "it registers itself");
     }
 }

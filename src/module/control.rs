@@ -378,6 +378,11 @@ impl Plane {
         lock(&self.known)
     }
 
+    /// The number of a deployment that begins now.
+    pub(super) fn ticket(&self) -> u64 {
+        self.tickets.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// The lock that puts deployments of one name in order.
     pub(super) fn name_lock(&self, name: &str) -> Arc<Mutex<()>> {
         Arc::clone(self.state().names.entry(name.to_owned()).or_default())

@@ -3,6 +3,7 @@
 use super::verify::Refusal;
 use crate::abi::manifest::Manifest;
 use crate::domain::{Fault, LoadError};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,68 @@ pub struct DeployOptions {
     /// The domain the module is to run in. `None`: the one it is in, or [`DEFAULT_DOMAIN`](crate::domain::DEFAULT_DOMAIN)
     /// if it is new.
     pub domain: Option<String>,
+    /// What came with the source.
+    pub fields: SourceFields,
+}
+
+/// What a deployment says of its source besides the text: the name of its file and the fields of its form. Which of them
+/// count depends on what the source was written for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceFields {
+    /// The name of the source's file, as the client gave it.
+    pub file_name: Option<String>,
+    /// The path of the one route, for a source that registers none itself.
+    pub route: Option<String>,
+    /// The function that answers on `route`.
+    pub function_name: Option<String>,
+    /// The method of `route`; `GET` without one.
+    pub method: Option<String>,
+    /// Libraries to link with, besides those of every module.
+    pub libs: Option<String>,
+    /// The module's name, for a source that has none.
+    pub name: Option<String>,
+    /// The prefix of the module's paths, for a source that answers all of them.
+    pub mount: Option<String>,
+}
+
+impl SourceFields {
+    /// The fields by their names in a form; the file's name is the part's, and none of them.
+    pub fn set(&mut self, name: &str, value: String) {
+        let field = match name {
+            "route" => &mut self.route,
+            "function_name" => &mut self.function_name,
+            "method" => &mut self.method,
+            "libs" => &mut self.libs,
+            "name" => &mut self.name,
+            "mount" => &mut self.mount,
+            _ => return,
+        };
+        field.get_or_insert(value);
+    }
+
+    /// Takes from `others` the fields that are not there.
+    pub fn fill(&mut self, others: Self) {
+        let Self { file_name, route, function_name, method, libs, name, mount } = others;
+        self.file_name = self.file_name.take().or(file_name);
+        self.route = self.route.take().or(route);
+        self.function_name = self.function_name.take().or(function_name);
+        self.method = self.method.take().or(method);
+        self.libs = self.libs.take().or(libs);
+        self.name = self.name.take().or(name);
+        self.mount = self.mount.take().or(mount);
+    }
+
+    /// A text that differs for different fields; empty if there are none.
+    #[must_use]
+    pub(super) fn text(&self) -> String {
+        let fields =
+            [&self.file_name, &self.route, &self.function_name, &self.method, &self.libs, &self.name, &self.mount];
+        if fields.iter().all(|field| field.is_none()) {
+            return String::new();
+        }
+        fields.map(|field| field.as_deref().map_or("-".to_owned(), |text| format!("{}:{text}", text.len()))).join("\n")
+    }
 }
 
 /// A deployment that was accepted.
@@ -123,6 +186,12 @@ pub enum DeployError {
 }
 
 impl DeployError {
+    /// One line that says why, for a log: the compiler's first error, or else the first line.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        super::dialect::messages::first_error(&self.to_string()).to_owned()
+    }
+
     /// The status to answer with.
     #[must_use]
     pub fn status(&self) -> u16 {

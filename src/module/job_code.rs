@@ -133,6 +133,7 @@ impl Plane {
             format!("version {} of module {module}, which the job was made for, can't be loaded: {why}", short(hash))
         };
         let key = self.store.key_of(hash).map_err(|error| gone(&error))?;
+        let key = super::pipeline::renewed(self, &key).map_err(|error| gone(&error))?;
         // In the domain of that very version: the default one would be harmed by what was kept apart from it.
         let domain = self.store.domain_of(hash);
         let generation = self.generation(hash, &self.store.object(&key), &domain).map_err(|error| gone(&error))?;

@@ -6,6 +6,7 @@
 mod compile;
 pub mod control;
 pub mod deploy;
+mod dialect;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod generation;

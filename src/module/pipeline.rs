@@ -1,7 +1,8 @@
 //! One deployment, step by step. Every step before publication can refuse, and then nothing has changed.
 
 use super::control::{DeployReply, Entry, Plane, RemoveReply, short};
-use super::deploy::{DeployError, DeployOptions, Deployed};
+use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
+use super::dialect::Reading;
 use super::generation::{Generation, Serving};
 use super::store::{Prepared, Record, both};
 use super::{sdk, store, verify};
@@ -37,7 +38,7 @@ pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
     match result {
         Ok(done) if done.unchanged => tracing::info!("module {} is unchanged ({})", done.name, short(&done.hash)),
         Ok(done) => tracing::info!("module {} is deployed ({})", done.name, short(&done.hash)),
-        Err(error) => tracing::info!("a deployment was refused: {}", error.to_string().lines().next().unwrap_or("")),
+        Err(error) => tracing::info!("a deployment was refused: {}", error.reason()),
     }
 }
 
@@ -51,30 +52,54 @@ pub(super) fn deploy(
     let domain = options.domain.as_deref();
     // Before the compiler is bothered; the load checks again, and the limit of domains with it.
     domain.map_or(Ok(()), |domain| plane.host.check_domain(domain))?;
-    let hash = sdk::hex(&Sha256::digest(source));
+    let reading = Reading::new(source, &options.fields);
+    let hash = hash_of(source, reading.fields());
     if let Some(same) = already_served(plane, ticket, &hash, domain) {
         return Ok(same);
     }
-    let key = plane.compiler.key(source);
+    let key = plane.compiler.key(source, &reading);
     // What moves to another domain was inspected when it came.
-    let (warnings, manifest) = built(plane, ticket, &key, source, || served_manifest(plane, &hash))?;
+    let (warnings, manifest) = built(plane, ticket, &key, source, &reading, || served_manifest(plane, &hash))?;
     verify::check(&manifest)?;
     let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
-    let compiled = Compiled { hash: &hash, key: &key, domain, warnings, persist: true, since_ms: None };
+    let fields = reading.fields();
+    let compiled = Compiled { hash: &hash, key: &key, fields, domain, warnings, persist: true, since_ms: None };
     install(plane, ticket, compiled, &manifest)
+}
+
+/// Names a version of a module: SHA-256 of the source, and of the fields that came with it and count, if there are any.
+fn hash_of(source: &[u8], fields: &SourceFields) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(source);
+    hasher.update(fields.text().as_bytes());
+    sdk::hex(&hasher.finalize())
+}
+
+/// The key of the compilation of a version that was kept as `key`, compiled again if it was another compiler's or another
+/// SDK's: what these made need not keep to the interface of this server.
+pub(super) fn renewed(plane: &Plane, key: &str) -> Result<String, DeployError> {
+    let source = plane.store.source(key)?;
+    let reading = Reading::new(&source, &SourceFields::default());
+    let renewed = plane.compiler.key(&source, &reading);
+    if renewed != key {
+        built(plane, plane.ticket(), &renewed, &source, &reading, || None)?;
+    }
+    Ok(renewed)
 }
 
 /// Deploys what was deployed before a restart: it was inspected then, unless it has to be compiled again.
 pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), DeployError> {
     let source = plane.store.source(&record.key)?;
-    let key = plane.compiler.key(&source);
+    let reading = Reading::new(&source, &record.fields);
+    let key = plane.compiler.key(&source, &reading);
     let known = || (key == record.key).then(|| Arc::new(record.manifest.clone()));
-    let (warnings, manifest) = built(plane, ticket, &key, &source, known)?;
+    let (warnings, manifest) = built(plane, ticket, &key, &source, &reading, known)?;
     verify::check(&manifest)?;
     let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
-    let compiled = Compiled { hash: &record.hash, key: &key, domain, warnings, persist, since_ms };
+    let fields = reading.fields();
+    let compiled = Compiled { hash: &record.hash, key: &key, fields, domain, warnings, persist, since_ms };
     install(plane, ticket, compiled, &manifest).map(|_| ())
 }
 
@@ -114,6 +139,7 @@ fn built(
     ticket: u64,
     key: &str,
     source: &[u8],
+    reading: &Reading,
     known: impl FnOnce() -> Option<Arc<Manifest>>,
 ) -> Result<(String, Arc<Manifest>), DeployError> {
     if let Some(warnings) = plane.store.cached(key) {
@@ -122,16 +148,22 @@ fn built(
     }
     let dir = plane.store.scratch().join(ticket.to_string());
     std::fs::create_dir_all(&dir).map_err(store::at(&dir))?;
-    let result = compiled(plane, &dir, key, source);
+    let result = compiled(plane, &dir, key, source, reading);
     let _ = std::fs::remove_dir_all(&dir);
     result.map(|(warnings, manifest)| (warnings, Arc::new(manifest)))
 }
 
 /// Compiles `source` in `dir`, inspects the result and keeps it.
-fn compiled(plane: &Plane, dir: &Path, key: &str, source: &[u8]) -> Result<(String, Manifest), DeployError> {
+fn compiled(
+    plane: &Plane,
+    dir: &Path,
+    key: &str,
+    source: &[u8],
+    reading: &Reading,
+) -> Result<(String, Manifest), DeployError> {
     // It gets ready while the compiler works.
     let inspection = plane.host.begin_inspection(dir, OBJECT)?;
-    let warnings = plane.compiler.compile(source, dir, OBJECT)?;
+    let warnings = plane.compiler.compile(source, reading, dir, OBJECT)?;
     let keep = || plane.store.prepare(key, source, &dir.join(OBJECT), &warnings);
     let (kept, manifest) = both(keep, || inspection.finish(plane.config.inspect_timeout))?;
     // Also what the inspection refuses: it need not be compiled again to be refused.
@@ -145,6 +177,8 @@ struct Compiled<'a> {
     hash: &'a str,
     /// Key of the compilation.
     key: &'a str,
+    /// What came with the source and made a difference.
+    fields: &'a SourceFields,
     /// The domain it is to run in; `None`: where the module is.
     domain: Option<&'a str>,
     warnings: String,
@@ -280,6 +314,7 @@ fn record(compiled: &Compiled<'_>, domain: &str, manifest: &Manifest, since_ms: 
         manifest: manifest.clone(),
         deployed_ms: since_ms,
         domain: domain.to_owned(),
+        fields: compiled.fields.clone(),
     }
 }
 

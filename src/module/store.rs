@@ -4,6 +4,7 @@
 //! went into it. `DIR/NAME.json` says which of them is the module NAME; writing it is the commit point. Every file is
 //! written aside, synced and renamed, so a crash leaves the old or the new, never a half.
 
+use super::deploy::SourceFields;
 use crate::abi::manifest::Manifest;
 use crate::domain::DEFAULT_DOMAIN;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,9 @@ pub(super) struct Record {
     /// The domain it runs in; records from before there were any have none.
     #[serde(default = "default_domain")]
     pub(super) domain: String,
+    /// What came with the source and made a difference.
+    #[serde(default)]
+    pub(super) fields: SourceFields,
 }
 
 fn default_domain() -> String {
@@ -345,7 +349,8 @@ mod tests {
 
     fn record(name: &str, deployed_ms: u64) -> Record {
         let (hash, key, domain) = ("h".into(), "k".into(), default_domain());
-        Record { name: name.into(), hash, key, manifest: Manifest::default(), deployed_ms, domain }
+        let fields = SourceFields::default();
+        Record { name: name.into(), hash, key, manifest: Manifest::default(), deployed_ms, domain, fields }
     }
 
     fn commit(store: &Store, record: &Record) {

@@ -43,6 +43,14 @@ for header in include/*.h; do
     command -v g++ >/dev/null && check "$name alone, g++" g++ -std=c++17 -x c++ $flags -fsyntax-only "$tmp/alone.c"
 done
 
+for header in include/legacy/*.h; do
+    name=$(basename "$header")
+    printf '#include <%s>\n#include <%s>\n' "$name" "$name" >"$tmp/alone.c"
+    for cc in $compilers; do
+        check "legacy/$name alone, $cc" $cc -std=gnu11 -DCWEB_MODULE_API=2 -I"$root/include/legacy" $flags -fsyntax-only "$tmp/alone.c"
+    done
+done
+
 printf '#include <cweb.h>\nint other(void);\nint other(void) { return http_methods[0][0]; }\n' >"$tmp/one.c"
 printf '#include <cweb.h>\nint other(void);\nint main(void) { return other() != http_methods[0][0]; }\n' >"$tmp/two.c"
 check "headers in two files" gcc -std=gnu11 $flags $wrap "$tmp/one.c" "$tmp/two.c" -o "$tmp/two" $libs

@@ -2,8 +2,13 @@
 /*
  * Guarded calls of each kind of module function. They are in C so that no Rust frame lies between the guard and the
  * module: a fault jumps over these frames only, and they own nothing.
+ *
+ * A NULL context: the module's functions take none (cweb_module_api is 2), and are called without.
  */
 #include "native.h"
+
+/* A function that is of another type than its pointer says; no function is called as this. */
+typedef void (*uncalled)(void);
 
 /*
  * Functions of modules run this far below what reads the answer afterwards: a body or a header value may lie on the
@@ -23,7 +28,11 @@ struct handler_call {
 WITH_GAP static void handle_below(const struct handler_call *call) {
     volatile char gap[STACK_GAP_BYTES];
     gap[0] = 0;
-    (void)call->handler(call->ctx, call->req, call->res);
+    if (call->ctx == NULL) {
+        (void)((int (*)(http_request_t *, http_response_t *))(uncalled)call->handler)(call->req, call->res);
+    } else {
+        (void)call->handler(call->ctx, call->req, call->res);
+    }
     gap[STACK_GAP_BYTES - 1] = 0; /* no tail call */
     (void)gap;
 }
@@ -51,7 +60,11 @@ struct socket_call {
 WITH_GAP static void socket_below(const struct socket_call *call) {
     volatile char gap[STACK_GAP_BYTES];
     gap[0] = 0;
-    call->fn(call->ctx, call->ws);
+    if (call->ctx == NULL) {
+        ((void (*)(websocket_t *))(uncalled)call->fn)(call->ws);
+    } else {
+        call->fn(call->ctx, call->ws);
+    }
     gap[STACK_GAP_BYTES - 1] = 0;
     (void)gap;
 }
@@ -97,7 +110,11 @@ struct message_call {
 WITH_GAP static void message_below(const struct message_call *call) {
     volatile char gap[STACK_GAP_BYTES];
     gap[0] = 0;
-    call->fn(call->ctx, call->ws, call->message, call->length);
+    if (call->ctx == NULL) {
+        ((void (*)(websocket_t *, const char *, size_t))(uncalled)call->fn)(call->ws, call->message, call->length);
+    } else {
+        call->fn(call->ctx, call->ws, call->message, call->length);
+    }
     gap[STACK_GAP_BYTES - 1] = 0;
     (void)gap;
 }
@@ -125,7 +142,11 @@ struct hook_call {
 
 static void run_hook(void *arg) {
     const struct hook_call *call = arg;
-    call->fn(call->ctx);
+    if (call->ctx == NULL) {
+        ((void (*)(void))call->fn)();
+    } else {
+        call->fn(call->ctx);
+    }
 }
 
 int cwebn_call_hook(void (*fn)(struct cweb_context *), struct cweb_context *ctx, struct cwebn_fault *fault) {

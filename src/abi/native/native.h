@@ -186,6 +186,8 @@ int cwebn_handed_free(void *block, struct cwebn_fault *fault);
 
 /* ---- call.c: guarded calls of each kind of module function; 0 or 1 as cwebn_guard_call ---- */
 
+/* ctx: NULL for a module whose functions take no context (cweb_module_api is 2). Jobs always take one. */
+
 int cwebn_call_handler(int (*handler)(struct cweb_context *, http_request_t *, http_response_t *),
                        struct cweb_context *ctx, http_request_t *req, http_response_t *res,
                        struct cwebn_handed *handed, struct cwebn_fault *fault);
@@ -264,6 +266,19 @@ void cwebn_context_set_crypto(struct cweb_context *ctx, int loaded);
 /* Runs the works that wait (drain) or drops them, ends the scheduler's thread, closes the database, frees everything.
  * No module code may run any more. NULL is allowed. */
 void cwebn_context_destroy(struct cweb_context *ctx, int drain);
+
+/* ---- legacy.c: the services for modules whose functions take no context ---- */
+
+struct cwebn_legacy;
+
+/* The context that the services below are of; NULL: none, they fail cleanly. No module may be loaded. */
+void cwebn_legacy_set(struct cweb_context *ctx);
+
+/* Takes over what ctx->crypto says of the server's key. */
+void cwebn_legacy_crypto(const struct cweb_context *ctx);
+
+/* What a module's cweb_bind_legacy() is given; the same pointers as long as the process lives. */
+const struct cwebn_legacy *cwebn_legacy_services(void);
 
 /* ---- tables.c: the tables of jobs, where modules have a process of their own ---- */
 

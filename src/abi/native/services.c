@@ -251,6 +251,7 @@ struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_
     context->public.symbols = &context->symbols;
     /* Opaque, and not NULL: modules ask whether there are jobs. */
     context->public.jobs = (struct job_system *)context;
+    cwebn_legacy_set(&context->public);
     return &context->public;
 }
 
@@ -262,6 +263,7 @@ void cwebn_context_set_crypto(struct cweb_context *ctx, int loaded) {
     ctx->crypto->status = loaded ? CRYPTO_LOADED : CRYPTO_FAILURE;
     /* For modules that ask whether they are set: no files, the key stays with the server. */
     ctx->crypto->certificate = ctx->crypto->private_key = loaded ? "(the server's)" : NULL;
+    cwebn_legacy_crypto(ctx);
 }
 
 void cwebn_context_after_fault(struct cweb_context *ctx) {
@@ -274,6 +276,7 @@ void cwebn_context_destroy(struct cweb_context *ctx, int drain) {
         return;
     }
     struct context *context = (struct context *)ctx;
+    cwebn_legacy_set(NULL);
     scheduler_request_stop(&context->scheduler, drain);
     scheduler_shutdown(&context->scheduler);
     sqldb_shutdown(&context->database);

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/**
+ * @file legacy/map.h
+ * Maps for modules whose functions take no context: an array of pairs with a fixed number of places.
+ *
+ * A request's and a response's stores are maps of this kind too, under both of their names: struct map and
+ * struct http_kv_store are one type. A store of the server's copies the values that are inserted, so literals, buffers on
+ * the stack and memory that is freed right afterwards are all fine; its keys are found in whatever case.
+ */
+#ifndef CWEB_MAP_H
+#define CWEB_MAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include <cweb_host.h>
+
+/** What the functions return, as a negative number. */
+typedef enum map_error {
+    MAP_OK = 0,
+    MAP_ERR = 1,
+    MAP_FULL = 2,
+    MAP_KEY_NOT_FOUND = 3
+} map_error_t;
+
+#define http_kv_pair map_entry
+#define http_kv_store map
+
+/** A pair. */
+struct map_entry {
+    char *key;
+    void *value;
+};
+
+/** A map: its pairs are entries[0] to entries[size - 1]. */
+struct map {
+    struct map_entry *entries;
+    size_t size;
+    size_t capacity;
+    size_t server; /* 0; in a store of the server's: 1, and one for each of the first pairs that it owns */
+    struct map_entry *repeated; /* the server's: further values of keys that a request repeats */
+    size_t repeated_size;
+};
+
+typedef struct map_entry http_kv_pair_t;
+typedef struct map http_kv_store_t;
+
+/** Makes an empty map with this many places; NULL for 0 or when memory runs out. */
+static inline struct map *map_create(size_t capacity) {
+    if (capacity == 0 || capacity > SIZE_MAX / sizeof(struct map_entry)) {
+        return NULL;
+    }
+    struct map *map = (struct map *)calloc(1, sizeof *map);
+    if (map == NULL) {
+        return NULL;
+    }
+    map->entries = (struct map_entry *)calloc(capacity, sizeof *map->entries);
+    if (map->entries == NULL) {
+        free(map);
+        return NULL;
+    }
+    map->capacity = capacity;
+    return map;
+}
+
+/* The place of key; size if there is none. A key in this very case goes before others. */
+static inline size_t cweb_map_place(const struct map *map, const char *key) {
+    size_t place = 0;
+    while (place < map->size && strcmp(map->entries[place].key, key) != 0) {
+        place++;
+    }
+    if (place == map->size && map->server > 0) {
+        for (place = 0; place < map->size && strcasecmp(map->entries[place].key, key) != 0;) {
+            place++;
+        }
+    }
+    return place;
+}
+
+/**
+ * Adds a pair. The key is copied; the value's pointer is kept, in a store of the server's a copy of the string it is.
+ * A key that is already there keeps its first value.
+ * @return 0; -MAP_ERR when the map is full, an argument is NULL or memory runs out
+ */
+static inline int map_insert(struct map *map, const char *key, void *value) {
+    if (map == NULL || key == NULL || (map->server > 0 && value == NULL)) {
+        return -MAP_ERR;
+    }
+    if (cweb_map_place(map, key) < map->size) {
+        return MAP_OK;
+    }
+    if (map->size >= map->capacity) {
+        return -MAP_ERR;
+    }
+    char *name = strdup(key);
+    void *kept = map->server > 0 ? strdup((const char *)value) : value;
+    if (name == NULL || (map->server > 0 && kept == NULL)) {
+        free(name);
+        return -MAP_ERR;
+    }
+    map->entries[map->size].key = name;
+    map->entries[map->size].value = kept;
+    map->size++;
+    return MAP_OK;
+}
+
+/** The value of key; NULL when there is none, or no map. */
+static inline void *map_get(const struct map *map, const char *key) {
+    if (map == NULL || key == NULL) {
+        return NULL;
+    }
+    size_t place = cweb_map_place(map, key);
+    return place < map->size ? map->entries[place].value : NULL;
+}
+
+/** Removes key; its value is left alone. @return 0, or -MAP_KEY_NOT_FOUND */
+static inline int map_remove(struct map *map, const char *key) {
+    size_t place = map == NULL || key == NULL ? 0 : cweb_map_place(map, key);
+    if (map == NULL || key == NULL || place == map->size) {
+        return -MAP_KEY_NOT_FOUND;
+    }
+    if (map->server > place + 1) {
+        map->server--; /* the key is in the server's own memory */
+    } else {
+        free(map->entries[place].key);
+    }
+    map->size--;
+    memmove(&map->entries[place], &map->entries[place + 1], (map->size - place) * sizeof *map->entries);
+    return MAP_OK;
+}
+
+/** How many keys there are; 0 for NULL. */
+static inline size_t map_size(const struct map *map) {
+    return map == NULL ? 0 : map->size;
+}
+
+/* Frees a map and its keys. A store of the server's is emptied, and freed after the handler. */
+static inline void cweb_map_destroy(struct map *map, int free_values) {
+    if (map == NULL) {
+        return;
+    }
+    for (size_t i = map->server > 0 ? map->server - 1 : 0; i < map->size; i++) {
+        free(map->entries[i].key);
+        if (free_values || map->server > 0) {
+            free(map->entries[i].value);
+        }
+    }
+    if (map->server > 0) {
+        map->size = 0;
+        map->server = 1;
+        return;
+    }
+    free(map->entries);
+    free(map);
+}
+
+/** Frees the map and its keys, never the values. NULL is allowed. */
+static inline void map_destroy(struct map *map) {
+    cweb_map_destroy(map, 0);
+}
+
+/* ---- The same under the later names ---- */
+
+static inline struct map *http_kv_create(size_t capacity) {
+    return map_create(capacity);
+}
+
+static inline int http_kv_insert(struct map *store, const char *key, char *value) {
+    return map_insert(store, key, value);
+}
+
+static inline char *http_kv_get(const struct map *store, const char *key) {
+    return (char *)map_get(store, key);
+}
+
+static inline size_t http_kv_size(const struct map *store) {
+    return map_size(store);
+}
+
+/** http_kv_destroy(store) or http_kv_destroy(store, free_values) */
+#define http_kv_destroy(...) CWEB_KV_DESTROY(__VA_ARGS__, cweb_map_destroy, cweb_kv_destroy_keys, )(__VA_ARGS__)
+#define CWEB_KV_DESTROY(store, free_values, function, ...) function
+
+static inline void cweb_kv_destroy_keys(struct map *store) {
+    cweb_map_destroy(store, 0);
+}
+
+#endif /* CWEB_MAP_H */

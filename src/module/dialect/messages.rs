@@ -1,0 +1,209 @@
+//! What is added to the messages of the compiler and the linker, and how they are put right.
+
+use super::lexer::Words;
+use super::{Dialect, Reading};
+
+/// The line of a refusal that says what is wrong: the first that has `error:`, or else the first that says anything.
+pub(crate) fn first_error(text: &str) -> &str {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.clone().next().unwrap_or_default();
+    lines.find(|line| line.contains("error: ")).unwrap_or(first)
+}
+
+/// What is said of a source that is refused in every dialect: the messages of the likely one, and what it takes to
+/// understand them.
+pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, String)]) -> String {
+    let Some((_, likely)) = refusals.first() else { return String::new() };
+    let mut text = linker(likely, reading.words());
+    if reading.likely == Dialect::Wafer {
+        text.push_str(super::wafer::hint(&text));
+        return text;
+    }
+    if let Some(lines) = mixed(source, refusals) {
+        text.push_str(&lines);
+    } else if !refusals.iter().any(|(_, text)| wrong_functions(text).is_empty()) {
+        text.push_str(
+            "\na handler takes (struct cweb_context *, http_request_t *, http_response_t *), or in an older module \
+             (struct http_request *, struct http_response *)\n",
+        );
+    }
+    text
+}
+
+/// Why a source is none, if it came by `curl -d @file`, which takes the line breaks out.
+pub(crate) fn without_lines(source: &[u8]) -> Option<String> {
+    let include = memchr::memmem::find(source, b"#include")?;
+    let rest = source.get(include + b"#include".len()..).unwrap_or_default();
+    let is_code = rest.contains(&b'{') || rest.contains(&b';');
+    (is_code && !source.contains(&b'\n')).then(|| {
+        "module.c:1: error: the source has no line breaks; curl -d @file takes them out: use --data-binary @file or \
+         -F code=@file\n"
+            .to_owned()
+    })
+}
+
+/// Lines of the tables with a function that the dialect does not take, by the compiler's messages.
+fn wrong_functions(text: &str) -> Vec<usize> {
+    let about =
+        |line: &&str| line.contains("error: ") && line.contains("incompatible") && line.contains("pointer type");
+    text.lines().filter(about).filter_map(place).collect()
+}
+
+/// The line in `module.c:LINE:…`.
+fn place(message: &str) -> Option<usize> {
+    let (_, rest) = message.split_once("module.c:")?;
+    rest.split(':').next()?.parse().ok()
+}
+
+/// A module is of one kind: when each dialect refuses other lines of its tables, both kinds are there.
+fn mixed(source: &[u8], refusals: &[(Dialect, String)]) -> Option<String> {
+    let by = |dialect| refusals.iter().find(|(other, _)| *other == dialect).map(|(_, text)| wrong_functions(text));
+    let (with_three, with_two) = (by(Dialect::TwoArguments)?, by(Dialect::ThreeArguments)?);
+    let only = |lines: &[usize], others: &[usize]| -> Vec<usize> {
+        lines.iter().copied().filter(|line| !others.contains(line)).collect()
+    };
+    let (with_three, with_two) = (only(&with_three, &with_two), only(&with_two, &with_three));
+    if with_three.is_empty() || with_two.is_empty() {
+        return None;
+    }
+    let show = |lines: &[usize]| -> String {
+        let line_of = |number: usize| source.split(|&byte| byte == b'\n').nth(number.saturating_sub(1));
+        let text = |number: &usize| {
+            let line = String::from_utf8_lossy(line_of(*number).unwrap_or_default()).trim().to_owned();
+            format!("module.c:{number}: {line}\n")
+        };
+        lines.iter().map(text).collect()
+    };
+    Some(format!(
+        "\nhandlers of both kinds in one table: make all of them take the context, or none\n\
+         with a context (struct cweb_context *, …):\n{}without one:\n{}",
+        show(&with_three),
+        show(&with_two)
+    ))
+}
+
+/// The linker's messages in the words of the compiler: place, `error:`, and the nearest name.
+fn linker(text: &str, words: &Words) -> String {
+    let mut said = String::new();
+    for line in text.lines() {
+        let Some((head, name)) = line.split_once("undefined reference to `") else {
+            let is_of_linker = line.contains(": in function `") || line.starts_with("collect2: error:");
+            if !is_of_linker || !text.contains("undefined reference to `") {
+                said.push_str(line);
+                said.push('\n');
+            }
+            continue;
+        };
+        let name = name.trim_end_matches('\'');
+        let at = place(head).map_or_else(|| "module.c".to_owned(), |line| format!("module.c:{line}"));
+        if let Some(real) = name.strip_prefix("__wrap_") {
+            said.push_str(&format!(
+                "{at}: error: {real} can't be called without the server's headers; add: #include <cweb.h>\n"
+            ));
+            continue;
+        }
+        said.push_str(&format!("{at}: error: '{name}' is declared, but defined nowhere"));
+        if let Some(near) = nearest(name, words) {
+            said.push_str(&format!("; did you mean '{near}'?"));
+        }
+        said.push('\n');
+    }
+    said
+}
+
+/// The word of the source that is most like `name`, if one is.
+fn nearest<'a>(name: &str, words: &'a Words) -> Option<&'a str> {
+    let limit = (name.len() / 3).clamp(1, 3);
+    let close = words.identifiers().filter(|word| *word != name && word.len().abs_diff(name.len()) <= limit);
+    let close = close.map(|word| (distance(name.as_bytes(), word.as_bytes()), word));
+    close.filter(|(distance, _)| *distance <= limit).min().map(|(_, word)| word)
+}
+
+/// Letters to insert, take out, replace, or exchange with their neighbours.
+fn distance(from: &[u8], to: &[u8]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=to.len()).collect();
+    for (row, letter) in from.iter().enumerate() {
+        let mut current = vec![row + 1];
+        for (column, other) in to.iter().enumerate() {
+            let at = |line: &[usize], column: usize| line.get(column).copied().unwrap_or(usize::MAX / 2);
+            let mut best = at(&last, column) + usize::from(letter != other);
+            best = best.min(at(&last, column + 1) + 1).min(at(&current, column) + 1);
+            let exchanged =
+                row > 0 && column > 0 && from.get(row - 1) == Some(other) && to.get(column - 1) == Some(letter);
+            if exchanged {
+                best = best.min(at(&before, column - 1) + 1);
+            }
+            current.push(best);
+        }
+        before = std::mem::replace(&mut last, current);
+    }
+    last.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lexer::words;
+    use super::*;
+
+    #[test]
+    fn the_first_error_is_the_reason() {
+        let text =
+            "In file included from module.c:1:\nx.h:1: warning: a\nmodule.c:2:1: error: b\nmodule.c:3:1: error: c\n";
+        assert_eq!(first_error(text), "module.c:2:1: error: b");
+        assert_eq!(first_error("\n  plain\nwords"), "plain");
+        assert_eq!(first_error(""), "");
+    }
+
+    #[test]
+    fn what_the_linker_says_gets_a_place_and_a_name() {
+        let text = "/usr/bin/ld: ./ccA.o: in function `handler':\n/tmp/1/module.c:7: undefined reference to `helpr'\n\
+                    /usr/bin/ld: /tmp/1/module.c:8: undefined reference to `__wrap_fclose'\n\
+                    collect2: error: ld returned 1 exit status\n";
+        let said = linker(text, &words(b"int helper(void); int helpr(void);"));
+        assert_eq!(
+            said,
+            "module.c:7: error: 'helpr' is declared, but defined nowhere; did you mean 'helper'?\n\
+             module.c:8: error: fclose can't be called without the server's headers; add: #include <cweb.h>\n"
+        );
+        let other = "/usr/bin/ld: cannot find -lnothing\ncollect2: error: ld returned 1 exit status\n";
+        assert_eq!(linker(other, &words(b"")), other);
+    }
+
+    #[test]
+    fn a_source_without_line_breaks() {
+        assert!(without_lines(b"/* a */#include <cweb.h>int x;").is_some());
+        assert!(without_lines(b"#include <cweb.h>\nint x;").is_none());
+        assert!(without_lines(b"#include <cweb.h>").is_none() && without_lines(b"int x;").is_none());
+    }
+
+    #[test]
+    fn tables_of_both_kinds() {
+        let message = |line: usize, rest: &str| {
+            format!("module.c:{line}:9: error: initialization of 'entry_t' from incompatible pointer type {rest}\n")
+        };
+        let source = b"1\n{two},\n{three},\n";
+        let refusals = [(Dialect::ThreeArguments, message(2, "a")), (Dialect::TwoArguments, message(3, "b"))];
+        let text = mixed(source, &refusals).unwrap();
+        assert!(text.contains("…):\nmodule.c:3: {three},\nwithout one:\nmodule.c:2: {two},"), "{text}");
+        let same = [(Dialect::ThreeArguments, message(2, "a")), (Dialect::TwoArguments, message(2, "b"))];
+        assert_eq!(mixed(source, &same), None);
+    }
+
+    #[test]
+    fn distances() {
+        let table = [
+            ("abc", "abc", 0),
+            ("abc", "abd", 1),
+            ("abc", "acb", 1),
+            ("abc", "ab", 1),
+            ("", "ab", 2),
+            ("kitten", "sitting", 3),
+        ];
+        for (from, to, expected) in table {
+            assert_eq!(distance(from.as_bytes(), to.as_bytes()), expected, "{from} {to}");
+        }
+        assert_eq!(nearest("x", &words(b"y long")), Some("y"));
+        assert_eq!(nearest("respond", &words(b"nothing here")), None);
+    }
+}

@@ -1,0 +1,193 @@
+//! The kinds of sources that the server compiles: modules of today, of the generations before, and single-file apps.
+//!
+//! A source does not say what it was written for. [`candidates`] reads its words and gives the dialects to try, the likely
+//! one first; the compiler proves the guess, because the headers of each dialect take no handlers of another. Everything
+//! that a dialect brings is data in a [`Recipe`]. Nothing here runs anything.
+
+mod lexer;
+pub(super) mod messages;
+mod three;
+mod two;
+mod wafer;
+
+use super::deploy::SourceFields;
+use super::sdk;
+use lexer::Words;
+
+/// What a source was written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Handlers take the context, the request and the response: `<cweb.h>` of today.
+    ThreeArguments,
+    /// Handlers take the request and the response; the services are global variables.
+    TwoArguments,
+    /// An app for nope.c or WAFer, whose `server` answers everything.
+    Wafer,
+}
+
+/// How a source is compiled as one dialect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Recipe {
+    pub(super) dialect: Dialect,
+    /// Directories of the SDK that the compiler looks in before the SDK itself, relative to it.
+    pub(super) include: &'static [&'static str],
+    /// Flags before the source.
+    pub(super) flags: Vec<String>,
+    /// Text behind the source, in the same file, so that the compiler's messages keep the source's lines.
+    pub(super) epilogue: String,
+    /// Files of the SDK that are compiled with the source, relative to it.
+    pub(super) sources: &'static [&'static str],
+    /// Flags behind the source, before the libraries of every module.
+    pub(super) libraries: Vec<String>,
+}
+
+/// What the words of a source say about it.
+#[derive(Debug)]
+pub(super) struct Reading {
+    words: Words,
+    fields: SourceFields,
+    likely: Dialect,
+    /// Why the source can't be compiled, whatever it was written for.
+    refusal: Option<String>,
+}
+
+impl Reading {
+    /// Reads `source`, which came with `fields`.
+    pub(super) fn new(source: &[u8], fields: &SourceFields) -> Self {
+        let words = lexer::words(source);
+        let likely = likely(&words);
+        let fields = match likely {
+            Dialect::ThreeArguments => SourceFields::default(),
+            Dialect::TwoArguments => two::relevant(&words, fields),
+            Dialect::Wafer => wafer::relevant(fields),
+        };
+        Self { words, fields, likely, refusal: messages::without_lines(source) }
+    }
+
+    /// The fields that make a difference to the result.
+    pub(super) fn fields(&self) -> &SourceFields {
+        &self.fields
+    }
+
+    pub(super) fn words(&self) -> &Words {
+        &self.words
+    }
+
+    /// The recipes to try, the likely one first.
+    ///
+    /// # Errors
+    /// What is wrong with the source as a whole or with a field of the form, for people.
+    pub(super) fn recipes(&self) -> Result<Vec<Recipe>, String> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
+        let two = two::recipe(&self.words, &self.fields);
+        match self.likely {
+            Dialect::ThreeArguments => Ok(vec![three::recipe(&self.words), doubted(two?)]),
+            // Only the first generation registers a function by a form.
+            Dialect::TwoArguments if self.fields.function_name.is_some() => Ok(vec![two?]),
+            Dialect::TwoArguments => Ok(vec![two?, doubted(three::recipe(&self.words))]),
+            Dialect::Wafer => Ok(vec![wafer::recipe(&self.words, &self.fields)?]),
+        }
+    }
+}
+
+/// Headers that only apps for nope.c and WAFer include.
+const WAFER_HEADERS: [&str; 6] = ["server.h", "nope.h", "nopeutils.h", "nopeapi.h", "wafer.h", "waferapi.h"];
+
+/// The recipe of what is not likely: the compiler takes a function without a prototype for any handler, so there must be
+/// none that the words may have been right about.
+fn doubted(mut recipe: Recipe) -> Recipe {
+    recipe.flags.extend(["-Werror=strict-prototypes", "-Werror=old-style-definition"].map(str::to_owned));
+    recipe
+}
+
+/// A handler of today spells the type of the context, which no source of an older generation can know. Nor can such a source
+/// know the helpers of today: they tell where there are no handlers.
+fn likely(words: &Words) -> Dialect {
+    if WAFER_HEADERS.iter().any(|header| words.includes(header)) {
+        Dialect::Wafer
+    } else if words.any(|word| word.starts_with("cweb_context")) || has_helpers_only(words) {
+        Dialect::ThreeArguments
+    } else {
+        Dialect::TwoArguments
+    }
+}
+
+fn has_helpers_only(words: &Words) -> bool {
+    let of_handlers =
+        ["http_request", "http_response", "http_request_t", "http_response_t", "websocket", "websocket_t"];
+    words.any(|word| word.starts_with("cweb_") && word != "cweb_feature_flag_t")
+        && !of_handlers.iter().any(|word| words.has(word))
+}
+
+/// Whether the source includes a header of the SDK, of whatever generation.
+fn includes_sdk(words: &Words) -> bool {
+    sdk::FILES.iter().any(|(name, _)| words.includes(name.strip_prefix("legacy/").unwrap_or(name)))
+}
+
+/// What a module must not do in silence, in both kinds of modules: call a function that nobody has declared, leave out a
+/// type, or put a function of another type into a table. Compilers differ in what they know of the last.
+fn strict() -> Vec<String> {
+    ["implicit-function-declaration", "implicit-int", "incompatible-pointer-types"]
+        .map(|warning| format!("-Werror={warning}"))
+        .to_vec()
+}
+
+/// `text` as a string literal of C.
+fn literal(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if !matches!(byte, b'"' | b'\\' | b'?') => quoted.push(char::from(byte)),
+            _ => quoted.push_str(&format!("\\{byte:03o}")),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// Whether `text` can name a function in C.
+fn is_identifier(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && !text.is_empty()
+        && !text.starts_with(|first: char| first.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dialects(source: &str) -> Vec<Dialect> {
+        let recipes = Reading::new(source.as_bytes(), &SourceFields::default()).recipes().unwrap();
+        recipes.iter().map(|recipe| recipe.dialect).collect()
+    }
+
+    #[test]
+    fn the_likely_dialect_comes_first() {
+        use Dialect::{ThreeArguments, TwoArguments, Wafer};
+        let table = [
+            ("#include <cweb.h>\nint f(struct cweb_context *c);", vec![ThreeArguments, TwoArguments]),
+            ("#include <cweb.h>\nint f(cweb_context_t *c);", vec![ThreeArguments, TwoArguments]),
+            (
+                "#include <cweb.h>\nint f(struct http_request *q); // no cweb_context",
+                vec![TwoArguments, ThreeArguments],
+            ),
+            ("#include <cweb.h>\nstatic void f() { cweb_log(1, \"\"); }", vec![ThreeArguments, TwoArguments]),
+            ("#include <cweb.h>\nint f(http_request_t *q) { return cweb_x(q); }", vec![TwoArguments, ThreeArguments]),
+            ("#include <http.h>\n", vec![TwoArguments, ThreeArguments]),
+            ("#include <wafer.h>\n", vec![Wafer]),
+            ("#include \"server.h\"\n", vec![Wafer]),
+            ("// #include <wafer.h>\n", vec![TwoArguments, ThreeArguments]),
+        ];
+        for (source, expected) in table {
+            assert_eq!(dialects(source), expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn any_text_makes_a_literal() {
+        assert_eq!(literal("a\"b\\c\n?ü"), "\"a\\042b\\134c\\012\\077\\303\\274\"");
+        assert!(is_identifier("f_1") && !is_identifier("1f") && !is_identifier("") && !is_identifier("a b"));
+    }
+}

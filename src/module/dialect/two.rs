@@ -1,0 +1,122 @@
+//! Modules of the generations before there was a context: handlers take two arguments, and the services are global
+//! variables. The oldest of them export no `config`: fields of the form register one function.
+
+use super::lexer::Words;
+use super::{Dialect, Recipe, is_identifier, literal};
+use crate::module::deploy::SourceFields;
+
+/// The fields that register a function, unless the source does it itself.
+pub(super) fn relevant(words: &Words, fields: &SourceFields) -> SourceFields {
+    let registers = fields.function_name.is_some() && !words.has("module_t");
+    SourceFields {
+        route: fields.route.clone().filter(|_| registers),
+        function_name: fields.function_name.clone().filter(|_| registers),
+        method: fields.method.clone().filter(|_| registers),
+        libs: fields.libs.clone(),
+        ..SourceFields::default()
+    }
+}
+
+/// # Errors
+/// A field can't be used, for people.
+pub(super) fn recipe(words: &Words, fields: &SourceFields) -> Result<Recipe, String> {
+    let mut flags = super::strict();
+    flags.push("-DCWEB_MODULE_API=2".to_owned());
+    let mut epilogue = String::new();
+    if !words.includes("cweb.h") && super::includes_sdk(words) {
+        // Such a source has no global variables for services, and may have others of these names.
+        epilogue.push_str("\n\n#ifndef CWEB_H\n#define CWEB_WITHOUT_SERVICES\n#endif\n#include <cweb.h>");
+    }
+    if let Some(function) = &fields.function_name {
+        epilogue.push_str("\n\n");
+        epilogue.push_str(&config(function, fields)?);
+    }
+    let libraries = fields.libs.as_deref().map_or(Ok(Vec::new()), libraries)?;
+    Ok(Recipe { dialect: Dialect::TwoArguments, include: &["legacy"], flags, epilogue, sources: &[], libraries })
+}
+
+/// A `config` of one route, as the form describes it.
+fn config(function: &str, fields: &SourceFields) -> Result<String, String> {
+    if !is_identifier(function) {
+        return Err(format!("the form's function_name \"{function}\" is no name of a C function"));
+    }
+    let route = fields.route.as_deref().ok_or("the form has a function_name, but no route: add -F route=/path")?;
+    let method = fields.method.as_deref().unwrap_or("GET");
+    // The oldest handlers return nothing, which makes no difference to a call that ignores what is returned.
+    let handler = format!(
+        "_Generic(&{function}, int (*)(struct http_request *, struct http_response *): 1, \
+         void (*)(struct http_request *, struct http_response *): 1) ? (entry_t)(void (*)(void)){function} : 0"
+    );
+    Ok(format!(
+        "export module_t config = {{.name = {}, .author = \"\", .routes = {{{{{}, {}, {handler}, NONE}}}}, .size = 1}};\n",
+        literal(function),
+        literal(&exact(route)),
+        literal(method),
+    ))
+}
+
+/// A pattern that matches `path` and nothing else.
+fn exact(path: &str) -> String {
+    let mut pattern = String::new();
+    for c in path.chars() {
+        if ".[]{}()*+?|^$\\".contains(c) {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
+}
+
+/// Names or `-l` flags of libraries, separated by blanks or commas.
+fn libraries(text: &str) -> Result<Vec<String>, String> {
+    let words = text.split([' ', ',', '\t', '\r', '\n']).filter(|word| !word.is_empty());
+    words
+        .map(|word| {
+            let name = word.strip_prefix("-l").unwrap_or(word);
+            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'.');
+            if name.bytes().all(is_name) && name.starts_with(|first: char| first.is_ascii_alphanumeric()) {
+                Ok(format!("-l{name}"))
+            } else {
+                Err(format!(
+                    "the form's libs has \"{word}\", which is no name of a library; write for example: libs=-lz"
+                ))
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(function: &str, route: Option<&str>, libs: &str) -> SourceFields {
+        SourceFields {
+            function_name: Some(function.to_owned()),
+            route: route.map(str::to_owned),
+            libs: Some(libs.to_owned()),
+            ..SourceFields::default()
+        }
+    }
+
+    #[test]
+    fn a_form_registers_a_function() {
+        let recipe = recipe(&Words::default(), &fields("hello", Some("/a.b"), "-lz m")).unwrap();
+        assert!(recipe.epilogue.contains(r#"{{"/a\134.b", "GET", _Generic(&hello, "#), "{}", recipe.epilogue);
+        assert_eq!(recipe.libraries, ["-lz", "-lm"]);
+    }
+
+    #[test]
+    fn fields_that_can_not_be_used_are_refused() {
+        for (function, route, libs) in
+            [("1", Some("/"), ""), ("f", None, ""), ("f", Some("/"), "-Wl,x"), ("f", Some("/"), "../z")]
+        {
+            assert!(recipe(&Words::default(), &fields(function, route, libs)).is_err(), "{function} {route:?} {libs}");
+        }
+    }
+
+    #[test]
+    fn a_source_with_a_config_registers_itself() {
+        let words = super::super::lexer::words(b"export module_t config;");
+        assert_eq!(relevant(&words, &fields("f", Some("/"), "")).function_name, None);
+    }
+}
