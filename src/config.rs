@@ -92,6 +92,8 @@ pub struct Config {
     pub route_body_bytes_max: usize,
     /// Most bytes of all request bodies that a shard is receiving, and of all that wait for executors; each. 503 beyond it.
     pub bodies_bytes_max: usize,
+    /// Limit, in bytes, on the large answers and frames of a domain that are not sent yet.
+    pub module_answers_bytes_max: usize,
     /// Most open connections of one shard: 503 and a close beyond it.
     pub connections_max: usize,
     /// Most open connections of one peer, over all shards: 503 and a close beyond it; 0: no limit.
@@ -260,6 +262,7 @@ impl Config {
             body_bytes_max: args.body_bytes_max.unwrap_or(1024 * 1024),
             mgnt_body_bytes_max: args.mgnt_body_bytes_max.unwrap_or(4 * 1024 * 1024),
             bodies_bytes_max: args.bodies_bytes_max.unwrap_or(512 * 1024 * 1024),
+            module_answers_bytes_max: args.module_answers_bytes_max.unwrap_or(1024 * 1024 * 1024),
             route_body_bytes_max: args.route_body_bytes_max.unwrap_or(64 * 1024 * 1024),
             connections_per_peer_max: args.connections_per_peer_max.unwrap_or(0),
             requests_per_connection_max: args.requests_per_connection_max.unwrap_or(0),

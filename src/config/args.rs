@@ -243,9 +243,12 @@ settings! {
     /// Largest body limit a route may give itself with CWEB_BODY_MIB [default: 67108864]
     #[arg(long, env = "CWEB_MAX_ROUTE_BODY_BYTES", value_name = "BYTES", help_heading = LIMITS)]
     route_body_bytes_max: usize,
-    /// Most bytes of all request bodies that a shard is receiving, and of all that wait there; each. Any one body that is allowed fits [default: 536870912]
+    /// Most bytes of all request bodies that a shard is receiving, of all that wait there, and of all that it has with a domain; each. Any one body that is allowed fits [default: 536870912]
     #[arg(long, env = "CWEB_MAX_BODIES_BYTES", value_name = "BYTES", help_heading = LIMITS)]
     bodies_bytes_max: usize,
+    /// Most bytes of large answers and WebSocket messages of a domain that are not sent yet; an answer for which there is no room is refused with 500 or 503. With --isolation process only [default: 1073741824]
+    #[arg(long, env = "CWEB_MODULE_ANSWERS_BYTES_MAX", value_name = "BYTES", help_heading = LIMITS)]
+    module_answers_bytes_max: usize,
     /// Most open connections of a shard [default: 16384, within the limit of descriptors]
     #[arg(long, env = "CWEB_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
     connections_max: usize,

@@ -71,6 +71,7 @@ impl Config {
             ("executors-max", self.executors_max),
             ("uri-bytes-max", self.uri_bytes_max),
             ("mgnt-body-bytes-max", self.mgnt_body_bytes_max),
+            ("module-answers-bytes-max", self.module_answers_bytes_max),
             ("connections-max", self.connections_max),
             ("pipeline-max", self.pipeline_max),
             ("ws-message-bytes-max", self.ws_message_bytes_max),

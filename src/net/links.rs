@@ -1,7 +1,7 @@
 //! The sending half of every connection of a shard, and what its application asks of the driver.
 
 use super::CloseReason;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, SEND_BYTES_MAX};
 use super::sys;
 use super::tls::{Acceptor, Session, Tls};
 use std::collections::VecDeque;
@@ -125,13 +125,20 @@ fn send_sealed(
     closing: bool,
     sealing: &mut Vec<u8>,
 ) -> io::Result<bool> {
+    let mut left = SEND_BYTES_MAX;
     loop {
         let bytes = tls.next(outbox, closing, sealing).map_err(io::Error::other)?;
         if bytes.is_empty() {
             return Ok(true);
         }
+        if left == 0 {
+            return Ok(false);
+        }
         match sys::send(fd, bytes) {
-            Ok(count) => tls.advance(count),
+            Ok(count) => {
+                tls.advance(count);
+                left = left.saturating_sub(count);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),

@@ -4,7 +4,9 @@ use crate::abi::context::JobTables;
 use crate::config::{Config, Isolation};
 use crate::domain::DEFAULT_DOMAIN;
 use crate::domain::in_process::InProcess;
-use crate::domain::process::{Cgroups, CrashLimit, DomainConfig, Domains, Identity, end_leftovers, message_bytes_max};
+use crate::domain::process::{
+    Budgets, Cgroups, CrashLimit, DomainConfig, Domains, Identity, end_leftovers, message_bytes_max,
+};
 use crate::domain::sandbox::{self, Policy, User};
 use crate::net::Waker;
 use core_affinity::CoreId;
@@ -46,7 +48,13 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     }
     let (cores, free_cores) = shard_cores(config.shards);
     let largest = config.job_payload_bytes_max.max(config.job_event_bytes_max).max(config.job_result_bytes_max);
+    let bodies = config.bodies_bytes_max.max(config.body_bytes_max).max(config.route_body_bytes_max);
+    let bodies = Budgets {
+        requests_bytes_max: bodies.max(config.ws_message_bytes_max.saturating_add(EVENTS_BYTES)).min(BUDGET_BYTES_MAX),
+        answers_bytes_max: config.module_answers_bytes_max.min(BUDGET_BYTES_MAX),
+    };
     let domain = DomainConfig {
+        bodies,
         identity: Identity::first(DEFAULT_DOMAIN, config.shards),
         cores: cores.iter().map(|core| core.map(|core| core.id)).collect(),
         threads_min: if free_cores.is_empty() { config.shards } else { free_cores.len() },
@@ -66,6 +74,12 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     };
     Ok(ModuleHost::Apart(Arc::new(Domains::start(domain, config.domains_max, wakers.to_vec())?)))
 }
+
+/// Bytes that may wait on a WebSocket beside its largest message, and what comes with them.
+const EVENTS_BYTES: usize = 4 * 1024 * 1024;
+
+/// Largest budget: a process has addresses for that many shards.
+const BUDGET_BYTES_MAX: usize = 16 * 1024 * 1024 * 1024;
 
 /// The modules' database has a directory of its own: it is the one thing of the server's that isolated modules write.
 fn module_database(config: &Config) -> std::io::Result<PathBuf> {

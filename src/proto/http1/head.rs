@@ -2,6 +2,7 @@
 
 use super::target::{Target, is_host};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A request method the server knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -409,6 +410,8 @@ pub struct RequestView<'a> {
     pub bytes: &'a [u8],
     /// The body, decoded.
     pub body: &'a [u8],
+    /// The same, where it can be shared instead of copied.
+    pub shared: Option<&'a Arc<Vec<u8>>>,
 }
 
 impl<'a> RequestView<'a> {
