@@ -40,6 +40,12 @@ impl Config {
         self.check_zeros(&mut problems);
         self.check_ranges(&mut problems);
         self.check_texts(&mut problems);
+        problems.0
+    }
+
+    /// Settings that don't go together, a line each.
+    pub(super) fn misfits(&self) -> Vec<String> {
+        let mut problems = Problems(Vec::new());
         self.check_combinations(&mut problems);
         problems.0
     }
@@ -137,7 +143,8 @@ impl Config {
 
     fn check_combinations(&self, problems: &mut Problems) {
         problems.check(self.reactor == Reactor::Glommio, || {
-            "--reactor glommio is not built in this version yet; use --reactor monoio".to_owned()
+            "--reactor glommio is not available in this version; leave --reactor out, or give --reactor monoio"
+                .to_owned()
         });
         problems.check(self.production && self.admin_key.is_none() && self.keys_file.is_none(), || {
             "--production needs a key; make one: cweb keygen NAME >> keys.toml, and add --keys-file keys.toml; or for one that may do everything: export CWEB_ADMIN_KEY=$(openssl rand -hex 32)".to_owned()

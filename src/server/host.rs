@@ -37,6 +37,15 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         std::fs::create_dir_all(dir)
             .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?;
     }
+    let user = domain_user(config, &scratch);
+    for dir in &config.allow_write {
+        if let Some(why) = sandbox::not_writable(user, dir) {
+            tracing::warn!(
+                "--allow-write {}: modules can't write there: {why}; have it made and given to their user",
+                dir.display()
+            );
+        }
+    }
     let (cores, free_cores) = shard_cores(config.shards);
     let largest = config.job_payload_bytes_max.max(config.job_event_bytes_max).max(config.job_result_bytes_max);
     let bodies = config.bodies_bytes_max.max(config.body_bytes_max).max(config.route_body_bytes_max);
@@ -54,7 +63,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         database,
         jobs_database: jobs_file.to_path_buf(),
         records,
-        policy: domain_policy(config, domain_user(config, &scratch)),
+        policy: domain_policy(config, user),
         scratch,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
         message_bytes_max: message_bytes_max(largest),

@@ -86,7 +86,9 @@ pub enum RequestError {
     #[error("the request head is too large")]
     HeadTooLarge,
     /// RFC 9110 §15.5.14
-    #[error("the body is too large")]
+    #[error(
+        "the body is too large; a module's route takes more with CWEB_BODY_MIB(n), up to the operator's --route-body-bytes-max"
+    )]
     BodyTooLarge,
     /// RFC 9110 §15.6.2
     #[error("this method is not known here")]
