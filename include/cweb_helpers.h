@@ -227,8 +227,31 @@ __attribute__((format(printf, 2, 3))) static inline void cweb_log(int level, con
     }
 }
 
+/*
+ * tmpfile(3) makes its file in /tmp whatever TMPDIR says, and a module in a process of its own can't write there. This one
+ * makes it in TMPDIR, the domain's scratch directory. NULL with errno when that fails.
+ */
+static inline FILE *cweb_tmpfile(void) {
+    const char *dir = getenv("TMPDIR");
+    char path[4096];
+    int length = snprintf(path, sizeof path, "%s/tmpfile-XXXXXX", dir != NULL && dir[0] != '\0' ? dir : "/tmp");
+    if (length < 0 || (size_t)length >= sizeof path) {
+        return NULL;
+    }
+    int fd = mkstemp(path);
+    if (fd < 0) {
+        return NULL;
+    }
+    remove(path);
+    /* Only a want of memory makes it fail, and costs a descriptor: unistd.h here would take its names from every module. */
+    return fdopen(fd, "w+b");
+}
+
 #ifdef __cplusplus
 }
+#else
+/* In C++ the name is std::tmpfile too. */
+#define tmpfile() cweb_tmpfile()
 #endif
 
 #endif /* CWEB_HELPERS_H */

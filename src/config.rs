@@ -92,6 +92,8 @@ pub struct Config {
     pub route_body_bytes_max: usize,
     /// Most bytes of all request bodies that a shard is receiving, and of all that wait for executors; each. 503 beyond it.
     pub bodies_bytes_max: usize,
+    /// Limit, in bytes, on the large answers and frames of a domain that are not sent yet.
+    pub module_answers_bytes_max: usize,
     /// Most open connections of one shard: 503 and a close beyond it.
     pub connections_max: usize,
     /// Most open connections of one peer, over all shards: 503 and a close beyond it; 0: no limit.
@@ -166,11 +168,32 @@ impl Config {
     }
 
     fn load_from(flags: ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
-        let given = flags.or(ServeArgs::from_env(env)?);
+        match Self::read_all(flags, env) {
+            (config, problems) if problems.is_empty() => Ok(config),
+            (_, problems) => Err(ConfigError(problems)),
+        }
+    }
+
+    /// The same, with everything that is wrong beside settings that have their defaults there: so that what they name can
+    /// be checked too.
+    #[must_use]
+    pub fn load_for_check(flags: ServeArgs) -> (Self, Vec<String>) {
+        Self::read_all(flags, |name| std::env::var_os(name))
+    }
+
+    fn read_all(flags: ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> (Self, Vec<String>) {
+        let (from_env, mut problems) = ServeArgs::from_env(env);
+        let given = flags.or(from_env);
         // The data directory may stand in the file, so the file is looked for before that is known.
-        let file = read_file(given.config.as_deref(), given.data_dir.as_deref())?;
+        let (file, unreadable) = read_file(given.config.as_deref(), given.data_dir.as_deref());
+        let is_whole = problems.is_empty() && unreadable.is_empty();
+        problems.extend(unreadable);
         let mut config = Self::with_defaults(given.or(file));
-        let mut problems = config.problems();
+        problems.extend(config.problems());
+        if is_whole {
+            // What could not be read may be the half that is missing.
+            problems.extend(config.misfits());
+        }
         if config.production && config.tls_cert.is_none() && config.tls_key.is_none() {
             match own_pair::find(&config.data_dir) {
                 Ok(Some((cert, key))) => (config.tls_cert, config.tls_key) = (Some(cert), Some(key)),
@@ -178,15 +201,14 @@ impl Config {
                 Err(problem) => problems.push(problem),
             }
         }
-        if !problems.is_empty() {
-            return Err(ConfigError(problems));
-        }
         // The server moves into the data directory before it reads them.
         for path in [&mut config.tls_cert, &mut config.tls_key, &mut config.keys_file].into_iter().flatten() {
-            *path = std::path::absolute(&*path)
-                .map_err(|error| ConfigError(vec![format!("{}: {error}", path.display())]))?;
+            match std::path::absolute(&*path) {
+                Ok(absolute) => *path = absolute,
+                Err(error) => problems.push(format!("{}: {error}", path.display())),
+            }
         }
-        Ok(config)
+        (config, problems)
     }
 
     fn with_defaults(args: ServeArgs) -> Self {
@@ -240,6 +262,7 @@ impl Config {
             body_bytes_max: args.body_bytes_max.unwrap_or(1024 * 1024),
             mgnt_body_bytes_max: args.mgnt_body_bytes_max.unwrap_or(4 * 1024 * 1024),
             bodies_bytes_max: args.bodies_bytes_max.unwrap_or(512 * 1024 * 1024),
+            module_answers_bytes_max: args.module_answers_bytes_max.unwrap_or(1024 * 1024 * 1024),
             route_body_bytes_max: args.route_body_bytes_max.unwrap_or(64 * 1024 * 1024),
             connections_per_peer_max: args.connections_per_peer_max.unwrap_or(0),
             requests_per_connection_max: args.requests_per_connection_max.unwrap_or(0),
@@ -279,16 +302,35 @@ impl Config {
     }
 }
 
-/// Reads the file at `path`; without one, `cweb.toml` in the data directory, which need not be there.
-fn read_file(path: Option<&Path>, data_dir: Option<&Path>) -> Result<ServeArgs, ConfigError> {
+/// Reads the file at `path`; without one, `cweb.toml` in the data directory, which need not be there. What is wrong with it
+/// is left out, and told.
+fn read_file(path: Option<&Path>, data_dir: Option<&Path>) -> (ServeArgs, Vec<String>) {
     let fallback = data_dir.unwrap_or(Path::new(".")).join("cweb.toml");
     let (path, wanted) = (path.unwrap_or(&fallback), path.is_some());
-    let failed = |reason: String| ConfigError(vec![format!("{}: {reason}", path.display())]);
-    match std::fs::read_to_string(path) {
-        Ok(text) => toml::from_str(&text).map_err(|error| failed(error.to_string())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !wanted => Ok(ServeArgs::default()),
-        Err(error) => Err(failed(error.to_string())),
+    let failed = |reason: String| (ServeArgs::default(), vec![format!("{}: {reason}", path.display())]);
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !wanted => return Default::default(),
+        Err(error) => return failed(error.to_string()),
+    };
+    let error = match toml::from_str(&text) {
+        Ok(args) => return (args, Vec::new()),
+        Err(error) => error,
+    };
+    // The reader stops at the first fault; the keys one by one show them all.
+    let Ok(table) = text.parse::<toml::Table>() else { return failed(error.to_string()) };
+    let (mut read, mut problems) = (ServeArgs::default(), Vec::new());
+    for (key, value) in table {
+        match toml::Table::from_iter([(key.clone(), value)]).try_into::<ServeArgs>() {
+            Ok(one) => read = read.or(one),
+            Err(error) => problems.push(format!("{}: {key}: {}", path.display(), error.to_string().trim_end())),
+        }
     }
+    // With its line, which a key by itself has not.
+    if problems.len() < 2 {
+        problems = vec![format!("{}: {error}", path.display())];
+    }
+    (read, problems)
 }
 
 /// Descriptors this process may open, less those it needs for itself.
@@ -361,11 +403,11 @@ mod tests {
     #[test]
     fn empty_variables_count_as_unset_and_wrong_ones_are_named() {
         let empty = env(&[("PORT", ""), ("CWEB_SHARDS", ""), ("CWEB_ADMIN_KEY", ""), ("CWEB_CORS_ALLOW_ORIGIN", "")]);
-        let given = ServeArgs::from_env(empty).unwrap();
+        let given = ServeArgs::from_env(empty).0;
         assert_eq!((given.port, given.shards, given.admin_key), (None, None, None));
         assert_eq!(given.cors_allow_origin.as_deref(), Some(""), "empty means no such header");
         let wrong = env(&[("PORT", "abc"), ("CWEB_REACTOR", "x"), ("CWEB_SILENT", "perhaps"), ("CWEB_SHARDS", "2")]);
-        let text = ServeArgs::from_env(wrong).unwrap_err().to_string();
+        let text = ServeArgs::from_env(wrong).1.join("\n");
         assert_eq!(text.lines().count(), 3, "{text}");
         for part in ["PORT: invalid value 'abc' for '--port", "monoio", "CWEB_SILENT"] {
             assert!(text.contains(part), "{part} in {text}");
@@ -375,7 +417,7 @@ mod tests {
     #[test]
     fn lists_come_from_the_environment_too() {
         let given = ServeArgs::from_env(env(&[("CWEB_LISTEN", "127.0.0.1:1,unix:/s"), ("CWEB_ALLOW_READ", "/a,/b")]));
-        let given = given.unwrap();
+        let given = given.0;
         assert_eq!(given.listen.unwrap(), ["127.0.0.1:1", "unix:/s"]);
         assert_eq!(given.allow_read.unwrap(), [PathBuf::from("/a"), PathBuf::from("/b")]);
     }

@@ -13,14 +13,14 @@ mod stop;
 pub use stop::bound_exit;
 
 use crate::abi::host::set_create_job;
-use crate::admin::{Access, Admin, KeySource, KeysError};
-use crate::config::{self, Config};
+use crate::admin::{Access, Admin, KeySource, KeysError, Site};
+use crate::config::{self, Config, Isolation};
 use crate::domain::Host;
 use crate::domain::sandbox;
 use crate::jobs::hub::Hub;
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
-use crate::module::control::{Control, ControlConfig};
+use crate::module::control::{Control, ControlConfig, RouteLimits};
 use crate::net::{self, Certificate, TlsError, Waker};
 use crate::service::Manager;
 use host::{ModuleHost, start_host};
@@ -55,7 +55,7 @@ pub enum ServeError {
     #[error("{what}: {source}")]
     Setup {
         /// What was being done.
-        what: &'static str,
+        what: String,
         /// Why it failed.
         source: std::io::Error,
     },
@@ -67,8 +67,8 @@ pub enum ServeError {
     Shard(String),
 }
 
-fn setup(what: &'static str) -> impl FnOnce(std::io::Error) -> ServeError {
-    move |source| ServeError::Setup { what, source }
+fn setup(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ServeError {
+    move |source| ServeError::Setup { what: what.into(), source }
 }
 
 /// Has `work` done by a thread of its own.
@@ -99,9 +99,11 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     drop(passed);
     let addresses = addresses(public, &listeners);
     // Modules open files relative to the data directory.
-    std::fs::create_dir_all(&config.data_dir).map_err(setup("creating the data directory"))?;
-    let config = with_absolute_paths(config).map_err(setup("finding the data directory"))?;
-    std::env::set_current_dir(&config.data_dir).map_err(setup("entering the data directory"))?;
+    let named = config.data_dir.display().to_string();
+    let about = |what: &str| setup(format!("{what} the data directory {named}"));
+    std::fs::create_dir_all(&config.data_dir).map_err(about("creating"))?;
+    let config = with_absolute_paths(config).map_err(about("finding"))?;
+    std::env::set_current_dir(&config.data_dir).map_err(about("entering"))?;
 
     load_modules_key(&config)?;
     sandbox::check(config.production).map_err(|error| ServeError::Control(error.to_string()))?;
@@ -131,7 +133,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     joined(loading)?;
     jobs.begin();
     let failed = Arc::new(OnceLock::new());
-    let admin = make_admin(&config, &access, &control, &jobs);
+    let admin = make_admin(&config, &access, &control, &jobs, addresses.first());
     let admin_from = (!config.admin_listen.is_empty()).then_some(public);
     let shards = start_shards(&config, listeners, admin_from, wakers, &host, &control, &admin, &failed)?;
     for address in &addresses {
@@ -156,12 +158,20 @@ pub fn run(config: Config) -> Result<(), ServeError> {
 /// starting it; nothing is made, changed or listened on. Gives a line that says what was checked.
 ///
 /// # Errors
-/// What the start of the server would fail with; see [`ServeError`].
-pub fn check(config: &Config) -> Result<String, ServeError> {
-    let certificate = load_certificate(config)?;
-    load_modules_key(config)?;
-    load_access(config)?;
-    let certificate = if certificate.is_some() { ", the certificate and its key" } else { "" };
+/// All that the start of the server would fail with, a line each; see [`ServeError`].
+pub fn check(config: &Config) -> Result<String, Vec<String>> {
+    let certificate = load_certificate(config);
+    let found = [
+        certificate.as_ref().err().map(ToString::to_string),
+        // What the certificate's key has wrong is told with it.
+        load_modules_key(config).err().filter(|_| certificate.is_ok()).map(|error| error.to_string()),
+        load_access(config).err().map(|error| error.to_string()),
+    ];
+    let problems: Vec<String> = found.into_iter().flatten().collect();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let certificate = if matches!(certificate, Ok(Some(_))) { ", the certificate and its key" } else { "" };
     let keys = if config.keys_file.is_some() { ", the file of keys" } else { "" };
     Ok(format!("no errors: the settings{certificate}{keys}"))
 }
@@ -193,6 +203,11 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
         module_dir: config.module_dir.clone(),
         compile_timeout: Duration::from_millis(config.compile_timeout_ms),
         swap_timeout: Duration::from_millis(config.swap_timeout_ms),
+        route_limits: RouteLimits {
+            body_bytes_max: config.route_body_bytes_max,
+            handler_timeout: (config.isolation == Isolation::Process)
+                .then(|| Duration::from_millis(config.handler_timeout_ms)),
+        },
         queue_max: config.deploy_queue_max,
         ..ControlConfig::default()
     };
@@ -244,9 +259,17 @@ fn start_jobs(config: &Config, store: Store, hub: Arc<Hub>, control: &Control) -
     Ok(jobs)
 }
 
-fn make_admin(config: &Config, access: &Arc<Access>, control: &Control, jobs: &Jobs) -> Arc<Admin> {
+fn make_admin(
+    config: &Config,
+    access: &Arc<Access>,
+    control: &Control,
+    jobs: &Jobs,
+    address: Option<&String>,
+) -> Arc<Admin> {
+    let modules = address.filter(|_| !config.admin_listen.is_empty()).cloned();
+    let site = Site { secure: config.tls_cert.is_some(), modules };
     let stats = (0..config.shards).map(|_| Arc::default()).collect();
-    Arc::new(Admin::new(control.clone(), jobs.clone(), Arc::clone(access), stats))
+    Arc::new(Admin::new(control.clone(), jobs.clone(), Arc::clone(access), stats).with_site(site))
 }
 
 fn reload(certificate: Option<&Certificate>, access: &Access) {

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use support::{Client, PATIENCE, Response, Server, constant, module, signal};
+use support::{Client, PATIENCE, Response, Server, constant, eventually, module, signal};
 
 const ADMIN_KEY: &str = "the-key-that-may-do-everything";
 
@@ -365,8 +365,8 @@ fn what_is_refused_unread_is_in_the_audit_too_and_streams_end_with_their_refusal
         .as_bytes(),
     );
     assert_eq!(client.response().status, 413);
-    let lines = audit_lines(&server);
-    assert!(lines.iter().any(|line| line.contains("who=\"ci\"") && line.contains("status=413")), "{lines:?}");
+    let is_it = |line: &String| line.contains("who=\"ci\"") && line.contains("status=413");
+    eventually("the audit has it", || audit_lines(&server).iter().any(is_it));
     let mut client = server.connect();
     let target = "GET /jobs/00000000-0000-7000-8000-000000000000/events";
     let refused = send(&mut client, target, &[("Accept", "text/event-stream")], b"");

@@ -142,7 +142,10 @@ fn wrong_submissions_are_explained() {
         (&[], "<JOB>"),
     ] {
         let output = jobs(&server, &[&["submit"], args].concat());
-        assert!(code(&output) == 2 && err(&output).contains(words), "{args:?}: {}", err(&output));
+        // 1: the server has refused it; 2: it was not even sent.
+        let expected =
+            if ["no module", "max_att", "unique"].iter().any(|said| words.starts_with(said)) { 1 } else { 2 };
+        assert!(code(&output) == expected && err(&output).contains(words), "{args:?}: {}", err(&output));
         assert_eq!(out(&output), "");
     }
     assert_eq!(works(&server, &["list"]), "");
@@ -190,7 +193,7 @@ fn a_canceled_job_ends_its_watchers() {
     reached(&server, &job, "running");
     assert_eq!(works(&server, &["cancel", &job]), format!("canceled {job}\n"));
     let output = watcher.wait_with_output().unwrap();
-    assert_eq!((code(&output), kinds(&out(&output)).pop()), (3, Some("canceled")), "{output:?}");
+    assert_eq!((code(&output), kinds(&out(&output)).pop()), (5, Some("canceled")), "{output:?}");
     assert_eq!(code(&jobs(&server, &["cancel", &job])), 0, "again is no error");
 }
 
@@ -202,14 +205,14 @@ fn cancels_and_deletes_what_can_be() {
     let later = submit(&server, &["--run-at", "+1h", "quiet"]);
     // One that does not work keeps none of the others.
     let output = jobs(&server, &["delete", &later, NOBODY, &done]);
-    assert_eq!((code(&output), out(&output)), (2, format!("deleted {done}\n")));
+    assert_eq!((code(&output), out(&output)), (1, format!("deleted {done}\n")));
     let said = err(&output);
     assert!(said.contains("answers 409: the job is pending: cancel it first"), "{said}");
     assert!(said.contains(&format!("{NOBODY}: ")) && said.contains("answers 404: there is no such job; "), "{said}");
     let ended = submit(&server, &["fail"]);
     reached(&server, &ended, "failed");
     let output = jobs(&server, &["cancel", &ended, &later]);
-    assert_eq!((code(&output), out(&output)), (2, format!("canceled {later}\n")));
+    assert_eq!((code(&output), out(&output)), (1, format!("canceled {later}\n")));
     assert!(err(&output).contains("409: the job is failed already"), "{}", err(&output));
     assert_eq!(works(&server, &["delete", &later, &ended]).lines().count(), 2);
     assert_eq!(works(&server, &["list"]), "");
@@ -234,7 +237,7 @@ fn status_is_readable_or_the_servers_json() {
     let json = works(&server, &["status", "--json", &job]);
     assert_eq!(json.trim_end(), server.get(&format!("/jobs/{job}")).text());
     let output = jobs(&server, &["status", NOBODY]);
-    assert!(code(&output) == 2 && err(&output).contains("cweb jobs list"), "{}", err(&output));
+    assert!(code(&output) == 1 && err(&output).contains("cweb jobs list"), "{}", err(&output));
 }
 
 #[test]
@@ -276,7 +279,7 @@ fn a_server_that_is_not_there_or_is_another_is_explained() {
     for args in [&["submit", "echo"][..], &["status", NOBODY], &["watch", NOBODY], &["cancel", NOBODY], &["list"]] {
         let output = command(&addr, args).output().unwrap();
         let said = err(&output);
-        assert!(code(&output) == 2 && said.contains(&addr) && said.contains("--server URL"), "{args:?}: {said}");
+        assert!(code(&output) == 3 && said.contains(&addr) && said.contains("--server URL"), "{args:?}: {said}");
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
@@ -300,8 +303,8 @@ fn the_key_is_asked_for() {
     let run = |key: &str, args: &[&str]| command(&server.addr, args).env("CWEB_ADMIN_KEY", key).output().unwrap();
     for args in [&["submit", "echo"][..], &["status", NOBODY], &["watch", NOBODY], &["cancel", NOBODY], &["list"]] {
         let (none, wrong) = (run("", args), run("wrong", args));
-        assert!(code(&none) == 2 && err(&none).contains("set CWEB_ADMIN_KEY to the server's key"), "{}", err(&none));
-        assert!(code(&wrong) == 2 && err(&wrong).contains("CWEB_ADMIN_KEY is not this"), "{}", err(&wrong));
+        assert!(code(&none) == 4 && err(&none).contains("set CWEB_ADMIN_KEY to the server's key"), "{}", err(&none));
+        assert!(code(&wrong) == 4 && err(&wrong).contains("CWEB_ADMIN_KEY is not this"), "{}", err(&wrong));
     }
     assert_eq!(code(&run("secret", &["list"])), 0);
     assert!(err(&run("secret", &["watch", NOBODY])).contains("there is no such job"));
@@ -442,7 +445,7 @@ fn output_that_nobody_reads_is_no_crash() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
     assert!(first.contains(" created {"), "{first}");
     let output = child.wait_with_output().unwrap();
-    assert_eq!((code(&output), err(&output)), (2, String::new()));
+    assert_eq!((code(&output), err(&output)), (1, String::new()));
 }
 
 #[test]
@@ -462,7 +465,7 @@ fn the_example_of_the_guide_compiles_and_does_what_it_says() {
     let (code_of_guide, _) = rest.split_once("```").unwrap();
     let server = Server::start();
     let answer = server.deploy(code_of_guide);
-    assert_eq!(answer.text().trim(), "", "no warnings");
+    assert!(!answer.text().contains("warning"), "{}", answer.text());
     let payload = "{\"text\":\"one two\\nthree\"}";
     let output = jobs(&server, &["submit", "--watch", "count_words", payload]);
     assert_eq!(code(&output), 0, "{}", err(&output));

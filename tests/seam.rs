@@ -140,7 +140,7 @@ fn an_answer_that_nobody_asked_for_ends_the_process() {
     let server = start(&[]);
     let code = r#"
 static void *attack(void *shard) { int s = (int)(long)shard; usleep(300 * 1000);
-  unsigned char b[33] = { 10 }; uint64_t ticket = 0x7fffffff, at = bodies - ((uint64_t)64 << 20), n = 40000; uint16_t status = 200;
+  unsigned char b[33] = { 10 }; uint64_t ticket = 0x7fffffff, at = bodies - ((uint64_t)2112 << 20), n = 40000; uint16_t status = 200;
   memcpy(b + 1, &ticket, 8); memcpy(b + 13, &status, 2); memcpy(b + 17, &at, 8); memcpy(b + 25, &n, 8);
   for (int i = 0; i < 100000; i++) if (put_record(s, b, 33) != 0) break;
   return NULL; }
@@ -155,21 +155,22 @@ H(lie) { (void)c; (void)q; (void)r; find(); pthread_t t;
 }
 
 #[test]
-fn parts_of_answers_are_limited_for_a_domain_and_not_for_each_shard() {
-    let server = start(&[]);
-    // 300 MiB in each of two shards.
+fn memory_for_bodies_is_bounded_whatever_a_process_writes_there() {
+    let limits = ["--module-answers-bytes-max", "1000000", "--bodies-bytes-max", "1000000"];
+    let server = start(&limits);
+    // All of it: more than honest processes ever have there.
     let code = r#"
-static void *attack(void *shard) { int s = (int)(long)shard; usleep(300 * 1000);
-  size_t n = 500 * 1024; char *b = malloc(n); memset(b, 'p', n); b[0] = 1; uint64_t ticket = 77; memcpy(b + 1, &ticket, 8);
-  for (int i = 0; i < 614; i++) if (put_record(s, b, n) != 0) break;
-  return NULL; }
-H(parts) { (void)c; (void)q; (void)r; find(); pthread_t t;
-  for (int s = 0; s < shards; s++) pthread_create(&t, NULL, attack, (void *)(long)s);
-  snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d", shards, rings != NULL); return 0; }
+H(fill) { (void)c; (void)q; (void)r; find(); char *all = MAP_FAILED;
+  for (int fd = 3; fd < 256 && all == MAP_FAILED; fd++) { struct stat st;
+    if (names(fd, "cweb-ring") && fstat(fd, &st) == 0 && (size_t)st.st_size == bodies)
+      all = mmap(NULL, bodies, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0); }
+  if (all == MAP_FAILED) { strcpy(r->body, "no memory"); return 0; }
+  memset(all, 'f', bodies); for (;;) pause(); }
 "#;
-    attacker(&server, &format!("{RINGS}{code}"), &["parts"], "");
-    assert_eq!(server.get("/parts").text(), "2 1");
-    server.expect_log("the answers of modules are too large: the process of domain evil is ended");
+    attacker(&server, &format!("{RINGS}{code}"), &["fill"], "");
+    provoke(&server, "/fill");
+    server.expect_log("bytes of the memory for bodies, of at most");
+    eventually("it is ended", || server.log().contains("the process of domain evil died"));
     is_well(&server);
 }
 

@@ -63,6 +63,9 @@ pub struct Manifest {
     pub has_onload: bool,
     /// Whether `unload` is set.
     pub has_unload: bool,
+    /// What could not be read of it, a sentence each; such a module is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
     /// What its functions take. A record without it is of a time when there was one kind, and is compiled again.
     #[serde(default)]
     pub api: Api,

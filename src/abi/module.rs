@@ -327,26 +327,30 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
     let routes = counted(&module.routes, module.size, "routes", "size", "MAX_ROUTES")?;
     let websockets = counted(&module.websockets, module.ws_size, "websockets", "ws_size", "MAX_WEBSOCKETS")?;
     let jobs = counted(&module.jobs, module.job_size, "jobs", "job_size", "MAX_JOBS")?;
+    // All that is wrong is told at once.
+    let mut problems = Vec::new();
+    behind(&module.routes, routes.len(), |row| row.path, "routes", "size", &mut problems);
+    behind(&module.websockets, websockets.len(), |row| row.path, "websockets", "ws_size", &mut problems);
+    behind(&module.jobs, jobs.len(), |row| row.name, "jobs", "job_size", &mut problems);
     let manifest = Manifest {
         name: fixed_text(&module.name, "name")?,
         author: fixed_text(&module.author, "author")?,
-        routes: routes.iter().enumerate().map(|(at, route)| route_decl(at, route)).collect::<Result<_, _>>()?,
+        routes: routes.iter().enumerate().map(|(at, route)| route_decl(at, route, &mut problems)).collect(),
         websockets: websockets
             .iter()
             .enumerate()
-            .map(|(at, socket)| {
-                Ok(WebSocketDecl {
-                    path: text(socket.path, &format!("websockets[{at}].path"))?,
-                    has_on_open: socket.on_open.is_some(),
-                    has_on_message: socket.on_message.is_some(),
-                    has_on_close: socket.on_close.is_some(),
-                    flags: socket.flags,
-                })
+            .map(|(at, socket)| WebSocketDecl {
+                path: noted(text(socket.path, &format!("websockets[{at}].path")), &mut problems),
+                has_on_open: socket.on_open.is_some(),
+                has_on_message: socket.on_message.is_some(),
+                has_on_close: socket.on_close.is_some(),
+                flags: socket.flags,
             })
-            .collect::<Result<_, OpenError>>()?,
-        jobs: jobs.iter().enumerate().map(|(at, job)| job_decl(at, job)).collect::<Result<_, _>>()?,
+            .collect(),
+        jobs: jobs.iter().enumerate().map(|(at, job)| job_decl(at, job, &mut problems)).collect(),
         has_onload: module.onload.is_some(),
         has_unload: module.unload.is_some(),
+        problems,
         api,
     };
     let symbols = ModuleSymbols {
@@ -366,29 +370,57 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
     Ok((manifest, symbols))
 }
 
-fn route_decl(at: usize, route: &RouteInfo) -> Result<RouteDecl, OpenError> {
-    Ok(RouteDecl {
-        path: text(route.path, &format!("routes[{at}].path"))?,
-        method: text(route.method, &format!("routes[{at}].method"))?,
+fn route_decl(at: usize, route: &RouteInfo, problems: &mut Vec<String>) -> RouteDecl {
+    RouteDecl {
+        path: noted(text(route.path, &format!("routes[{at}].path")), problems),
+        method: noted(text(route.method, &format!("routes[{at}].method")), problems),
         flags: route.flags,
         has_handler: route.handler.is_some(),
+    }
+}
+
+fn job_decl(at: usize, job: &JobInfo, problems: &mut Vec<String>) -> JobDecl {
+    let mut natural = |value: c_int, field: &str| {
+        let problem = || OpenError::Manifest(format!("config.jobs[{at}].{field} is negative"));
+        noted(u32::try_from(value).map_err(|_| problem()), problems)
+    };
+    JobDecl {
+        max_attempts: natural(job.max_attempts, "max_attempts"),
+        backoff_ms: natural(job.backoff_ms, "backoff_ms"),
+        timeout_ms: natural(job.timeout_ms, "timeout_ms"),
+        priority: job.priority,
+        concurrency: natural(job.concurrency, "concurrency"),
+        name: noted(text(job.name, &format!("jobs[{at}].name")), problems),
+        has_run: job.run.is_some(),
+        has_cancel: job.cancel.is_some(),
+    }
+}
+
+/// The value, or else its default and one more problem.
+fn noted<T: Default>(value: Result<T, OpenError>, problems: &mut Vec<String>) -> T {
+    value.unwrap_or_else(|problem| {
+        problems.push(problem.to_string());
+        T::default()
     })
 }
 
-fn job_decl(at: usize, job: &JobInfo) -> Result<JobDecl, OpenError> {
-    let natural = |value: c_int, field: &str| {
-        u32::try_from(value).map_err(|_| OpenError::Manifest(format!("config.jobs[{at}].{field} is negative")))
-    };
-    Ok(JobDecl {
-        name: text(job.name, &format!("jobs[{at}].name"))?,
-        has_run: job.run.is_some(),
-        has_cancel: job.cancel.is_some(),
-        max_attempts: natural(job.max_attempts, "max_attempts")?,
-        backoff_ms: natural(job.backoff_ms, "backoff_ms")?,
-        timeout_ms: natural(job.timeout_ms, "timeout_ms")?,
-        priority: job.priority,
-        concurrency: natural(job.concurrency, "concurrency")?,
-    })
+/// Notes that rows behind the `used` ones are filled in: nobody would ever see them.
+fn behind<T>(
+    all: &[T],
+    used: usize,
+    key: impl Fn(&T) -> *const c_char,
+    what: &str,
+    field: &str,
+    problems: &mut Vec<String>,
+) {
+    let filled = || all.iter().enumerate().filter(|(_, row)| !key(row).is_null());
+    let Some((first, row)) = filled().find(|(at, _)| *at >= used) else { return };
+    let shown = text(key(row), what).map_or_else(|_| String::new(), |text| format!(", \"{}\"", text.escape_debug()));
+    let (rows, right) = (filled().count(), filled().last().map_or(0, |(at, _)| at + 1));
+    problems.push(format!(
+        "config.{field} is {used}, but {rows} {what} are filled in (the first left out is {what}[{first}]{shown}); write \
+         .{field} = {right}"
+    ));
 }
 
 /// The used part of one of the arrays of `module_t`.

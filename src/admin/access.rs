@@ -82,7 +82,10 @@ impl Refusal {
                 "this server has no admin key, so only this machine may do that; set CWEB_ADMIN_KEY or --keys-file to allow it from elsewhere",
             ),
             Self::Missing | Self::Wrong => {
-                error(401, "admin key missing or wrong; send it as X-API-Key or Authorization: Bearer")
+                error(
+                    401,
+                    "admin key missing or wrong; send it as X-API-Key or Authorization: Bearer (the cweb command takes it from CWEB_ADMIN_KEY)",
+                )
                     .with("WWW-Authenticate", "Bearer")
             }
             Self::Blocked { ms } => {

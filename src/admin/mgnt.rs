@@ -1,6 +1,7 @@
 //! `/mgnt`: deploy, list, remove, restart.
 
 use super::audit::{Actor, Outcome};
+use super::deployed::Form;
 use super::keys::Fingerprint;
 use crate::module::control::{Control, RemoveReply};
 use crate::module::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
@@ -9,12 +10,12 @@ use crate::proto::http1::{Method, RequestView};
 use crate::shard::{Reply, ServerAnswer};
 
 /// Serves one request on `/mgnt` or below it.
-pub(super) fn handle(control: &Control, view: &RequestView<'_>, actor: Actor, reply: Reply) {
+pub(super) fn handle(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, reply: Reply) {
     let name = view.path().strip_prefix(b"/mgnt").unwrap_or_default();
     let name = name.strip_prefix(b"/").unwrap_or(name);
     match (view.method(), name.is_empty()) {
         (Method::Get | Method::Head, true) => reply.send(&ServerAnswer::json(200, control.modules_json())),
-        (Method::Post, true) => deploy(control, view, actor, reply),
+        (Method::Post, true) => deploy(control, view, form, actor, reply),
         (Method::Delete, false) => remove(control, name, actor, reply),
         (Method::Post, false) => match name.strip_suffix(b"/restart") {
             Some(name) => restart(control, name, actor, reply),
@@ -61,7 +62,7 @@ fn source_of(view: &RequestView<'_>) -> Result<(Vec<u8>, DeployOptions), ServerA
     Ok((code, DeployOptions { domain: domain.or(query.domain), fields }))
 }
 
-fn deploy(control: &Control, view: &RequestView<'_>, actor: Actor, reply: Reply) {
+fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, reply: Reply) {
     let found = match source_of(view) {
         Ok((source, _)) if source.iter().all(u8::is_ascii_whitespace) => {
             Err(ServerAnswer::text(400, "no source: post a C file as the body or as field code\n"))
@@ -73,7 +74,7 @@ fn deploy(control: &Control, view: &RequestView<'_>, actor: Actor, reply: Reply)
         Err(answer) => {
             let text = String::from_utf8_lossy(&answer.body);
             actor.log(&not_done("deploy", None, None, answer.status, first_line(&text)));
-            return reply.send(&answer);
+            return reply.send(&in_form(&form, answer));
         }
     };
     // Hashed only if it is refused, and then not on the shard's thread.
@@ -83,7 +84,7 @@ fn deploy(control: &Control, view: &RequestView<'_>, actor: Actor, reply: Reply)
         options,
         Box::new(move |result| {
             log_deployment(&actor, &kept, &result);
-            reply.send(&deployed(result));
+            reply.send(&deployed(&form, result));
         }),
     );
 }
@@ -132,19 +133,30 @@ fn note(deployed: &Deployed) -> &'static str {
     }
 }
 
-fn deployed(result: Result<Deployed, DeployError>) -> ServerAnswer {
+fn deployed(form: &Form, result: Result<Deployed, DeployError>) -> ServerAnswer {
     match result {
         Ok(deployed) => {
-            // The body is the compiler's warnings and nothing else, so that a tool can show it as it is.
             let note = note(&deployed);
-            ServerAnswer::text(200, deployed.warnings)
+            let body = form.body(&deployed, note);
+            let answer = if form.json { ServerAnswer::json(200, body) } else { ServerAnswer::text(200, body) };
+            answer
                 .with("X-Cweb-Module", header_text(&deployed.name))
                 .with("X-Cweb-Hash", deployed.hash)
                 .with("X-Cweb-Domain", deployed.domain)
                 .with("X-Cweb-Result", note)
         }
-        Err(error) => refusal(&error),
+        Err(error) => in_form(form, refusal(&error)),
     }
+}
+
+/// The refusal as the client wants it: text, or JSON.
+fn in_form(form: &Form, answer: ServerAnswer) -> ServerAnswer {
+    if !form.json {
+        return answer;
+    }
+    let text = String::from_utf8_lossy(&answer.body);
+    let json = ServerAnswer::json(answer.status, serde_json::json!({ "error": text.trim_end() }).to_string());
+    ServerAnswer { headers: answer.headers, ..json }
 }
 
 fn refusal(error: &DeployError) -> ServerAnswer {
@@ -170,7 +182,7 @@ fn decoded(name: &[u8]) -> Result<String, ServerAnswer> {
     String::from_utf8(decoded).map_err(|_| ServerAnswer::text(400, "the module's name is not UTF-8\n"))
 }
 
-/// Logs that module `name` was `done`, or why not, and answers with nothing or with what went wrong.
+/// Logs that module `name` was `done`, or why not, and answers with that.
 fn outcome(action: &'static str, done: &'static str, name: String, actor: Actor, reply: Reply) -> RemoveReply {
     Box::new(move |result| {
         let answer = match result {
@@ -185,7 +197,7 @@ fn outcome(action: &'static str, done: &'static str, name: String, actor: Actor,
                     status: 200,
                     reason: None,
                 });
-                ServerAnswer::text(200, "")
+                ServerAnswer::text(200, format!("{done} {name}\n"))
             }
             Err(error) => {
                 let text = error.to_string();

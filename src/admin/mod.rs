@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod deployed;
 mod failures;
 mod jobs;
 pub mod keys;
@@ -14,6 +15,7 @@ mod site;
 
 pub use access::{Access, Client};
 pub use audit::Who;
+pub use deployed::Site;
 pub use keys::{KeySource, KeysError};
 
 use crate::jobs::Jobs;
@@ -21,6 +23,7 @@ use crate::module::control::Control;
 use crate::proto::http1::{Method, RequestView};
 use crate::shard::{Reply, ServerAnswer, ShardStats};
 use audit::Actor;
+use deployed::Form;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,13 +50,21 @@ pub struct Admin {
     access: Arc<Access>,
     stats: Vec<Arc<ShardStats>>,
     started: Instant,
+    site: Site,
 }
 
 impl Admin {
     /// `stats` has one entry a shard.
     #[must_use]
     pub fn new(control: Control, jobs: Jobs, access: Arc<Access>, stats: Vec<Arc<ShardStats>>) -> Self {
-        Self { control, jobs, access, stats, started: Instant::now() }
+        Self { control, jobs, access, stats, started: Instant::now(), site: Site::default() }
+    }
+
+    /// Tells it where modules are served.
+    #[must_use]
+    pub fn with_site(mut self, site: Site) -> Self {
+        self.site = site;
+        self
     }
 
     /// The counters of shard number `shard`.
@@ -115,7 +126,7 @@ impl Admin {
         if path == b"/metrics" {
             reply.send(&self.metrics(view));
         } else if is_under(path, b"/mgnt") {
-            mgnt::handle(&self.control, view, actor, reply);
+            mgnt::handle(&self.control, view, Form::of(view, client, &self.site), actor, reply);
         } else {
             jobs::handle(&self.jobs, view, actor, reply);
         }

@@ -1,5 +1,6 @@
 //! Talking to a server's `/mgnt`.
 
+use super::exit::{Exit, Failure};
 use super::trust::{self, TrustArgs};
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub(super) struct Answer {
 
 /// What a server answers to who asks for a stream.
 pub(super) enum Opened {
+    /// There is nothing more to send, ever.
+    Finished,
     /// The stream.
     Stream(ureq::BodyReader<'static>),
     /// Something else.
@@ -47,6 +50,13 @@ impl Answer {
     /// A header field, empty if it is not there.
     pub(super) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+    }
+
+    /// What it says: the text, or of JSON its error.
+    pub(super) fn words(&self) -> String {
+        let json = serde_json::from_str::<serde_json::Value>(&self.body).ok();
+        let error = json.as_ref().and_then(|json| json.get("error")).and_then(|error| error.as_str());
+        error.unwrap_or(&self.body).trim_end().to_owned()
     }
 
     pub(super) fn is_success(&self) -> bool {
@@ -93,18 +103,18 @@ impl Client {
         format!("--server {}{cacert}", self.base)
     }
 
-    pub(super) fn get(&self, path: &str) -> Result<Answer, String> {
+    pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
         let request = self.agent.get(format!("{}{path}", self.base)).header("X-API-Key", self.key());
         self.read(request.call())
     }
 
-    pub(super) fn delete(&self, path: &str) -> Result<Answer, String> {
+    pub(super) fn delete(&self, path: &str) -> Result<Answer, Failure> {
         let request = self.agent.delete(format!("{}{path}", self.base)).header("X-API-Key", self.key());
         self.read(request.call())
     }
 
     /// Posts JSON.
-    pub(super) fn post_json(&self, path: &str, body: &[u8]) -> Result<Answer, String> {
+    pub(super) fn post_json(&self, path: &str, body: &[u8]) -> Result<Answer, Failure> {
         let request = self
             .agent
             .post(format!("{}{path}", self.base))
@@ -114,7 +124,7 @@ impl Client {
     }
 
     /// Opens a stream of server-sent events, from the one after `last_event_id` on.
-    pub(super) fn events(&self, path: &str, last_event_id: i64) -> Result<Opened, String> {
+    pub(super) fn events(&self, path: &str, last_event_id: i64) -> Result<Opened, Failure> {
         let result = self
             .agent
             .get(format!("{}{path}", self.base))
@@ -134,23 +144,43 @@ impl Client {
         };
         match result {
             Ok(response) if is_stream(&response) => Ok(Opened::Stream(response.into_body().into_reader())),
+            Ok(response) if response.status() == 204 => Ok(Opened::Finished),
             other => self.read(other).map(Opened::Refused),
         }
     }
 
-    /// Whether there is a key to send.
-    pub(super) fn has_key(&self) -> bool {
-        self.key.is_some()
+    /// What to do about an answer that is about the key; the same words for every command.
+    pub(super) fn key_advice(&self, answer: &Answer) -> Option<&'static str> {
+        match answer.status {
+            401 if self.key.is_some() => Some("CWEB_ADMIN_KEY is not this server's key: set it to that"),
+            401 => Some("set CWEB_ADMIN_KEY to the server's key"),
+            403 if self.key.is_some() => Some("CWEB_ADMIN_KEY is not the key for that"),
+            403 => Some("a key is sent from CWEB_ADMIN_KEY"),
+            429 => Some("CWEB_ADMIN_KEY was wrong too often"),
+            _ => None,
+        }
+    }
+
+    /// A refusal in words, with its exit code.
+    pub(super) fn refusal(&self, answer: &Answer) -> Failure {
+        let said = answer.words();
+        match self.key_advice(answer) {
+            Some(advice) => {
+                Failure::new(Exit::Unauthorized, format!("{} answers {}: {said}; {advice}", self.base, answer.status))
+            }
+            None => Failure::new(Exit::Failed, format!("{}: {said}", answer.status)),
+        }
     }
 
     /// Posts `source` to `/mgnt` as a form, like `curl -F code=@FILE -F domain=NAME`: so the server hears the file's name.
-    pub(super) fn deploy(&self, file_name: &str, source: &[u8], fields: &[(&str, &str)]) -> Result<Answer, String> {
+    pub(super) fn deploy(&self, file_name: &str, source: &[u8], fields: &[(&str, &str)]) -> Result<Answer, Failure> {
         // Random, so that no source can hold it.
         let boundary = format!("cweb-{}", uuid::Uuid::new_v4().simple());
         let request = self
             .agent
             .post(format!("{}/mgnt", self.base))
             .header("X-API-Key", self.key())
+            .header("Accept", "application/json")
             .header("Content-Type", format!("multipart/form-data; boundary={boundary}"));
         self.read(request.send(form(&boundary, file_name, source, fields)))
     }
@@ -159,8 +189,9 @@ impl Client {
         self.key.as_deref().unwrap_or("")
     }
 
-    fn read(&self, result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {
-        let mut response = result.map_err(|error| match error {
+    fn read(&self, result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, Failure> {
+        let unreachable = |text| Failure::new(Exit::Unreachable, text);
+        let explained = result.map_err(|error| match error {
             ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 format!(
                     "no server answers at {}; start one with: cweb serve, or name another with --server URL or CWEB_SERVER",
@@ -173,9 +204,10 @@ impl Client {
             other => {
                 format!("{}: {other}; another server is named with --server URL or CWEB_SERVER", self.base)
             }
-        })?;
+        });
+        let mut response = explained.map_err(unreachable)?;
         let reading = response.body_mut().with_config().limit(BODY_BYTES_MAX).lossy_utf8(true);
-        let body = reading.read_to_string().map_err(|error| format!("{}: {error}", self.base))?;
+        let body = reading.read_to_string().map_err(|error| unreachable(format!("{}: {error}", self.base)))?;
         Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), body })
     }
 }

@@ -1,9 +1,11 @@
 //! `cweb deploy`
 
-use super::client::{Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured};
+use super::client::{Answer, Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured};
+use super::exit::{Exit, Failure};
 use super::routes_ini::{self, Listed};
 use super::trust::TrustArgs;
 use clap::Args;
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -33,12 +35,12 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
         Ok(planned) => planned,
         Err(text) => return super::fail(text),
     };
-    let failed = files
-        .iter()
-        .filter(|listed| !deploy(&client, &listed.file, listed.domain.as_deref(), args.mount.as_deref()))
-        .count();
-    println!("{} of {} deployed to {}", files.len() - failed, files.len(), client.base());
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let deployed =
+        |listed: &Listed| deploy(&client, &listed.file, listed.domain.as_deref(), args.mount.as_deref()).err();
+    let failed: Vec<Exit> = files.iter().filter_map(deployed).collect();
+    println!("{} of {} deployed to {}", files.len() - failed.len(), files.len(), client.base());
+    // The most telling one: without a server or a key there is nothing to be said of the files.
+    failed.into_iter().max().map_or(ExitCode::SUCCESS, ExitCode::from)
 }
 
 fn plan(args: &DeployArgs) -> Result<(Vec<Listed>, String), String> {
@@ -61,38 +63,95 @@ fn plan(args: &DeployArgs) -> Result<(Vec<Listed>, String), String> {
     Ok((files, server.or(ini.server_url).unwrap_or_else(|| SERVER_DEFAULT.to_owned())))
 }
 
+/// What the server says of a deployment, as far as it is shown.
+#[derive(Default, Deserialize)]
+struct Deployed {
+    #[serde(default)]
+    routes: Vec<Route>,
+    #[serde(default)]
+    websockets: Vec<WebSocket>,
+    #[serde(default)]
+    jobs: Vec<Job>,
+    #[serde(default)]
+    warnings: String,
+}
+
+#[derive(Deserialize)]
+struct Route {
+    method: String,
+    url: String,
+}
+
+#[derive(Deserialize)]
+struct WebSocket {
+    url: String,
+}
+
+#[derive(Deserialize)]
+struct Job {
+    name: String,
+}
+
 /// Deploys one file, into `domain` and below `mount` if there are any, and shows what came of it.
-pub(super) fn deploy(client: &Client, file: &Path, domain: Option<&str>, mount: Option<&str>) -> bool {
+pub(super) fn deploy(client: &Client, file: &Path, domain: Option<&str>, mount: Option<&str>) -> Result<(), Exit> {
     let shown = file.display();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let source = std::fs::read(file).map_err(|error| error.to_string());
+    let source = std::fs::read(file).map_err(|error| Failure::from(error.to_string()));
     let fields: Vec<(&str, &str)> =
         domain.map(|domain| ("domain", domain)).into_iter().chain(mount.map(|mount| ("mount", mount))).collect();
     let result = source.and_then(|source| client.deploy(&name, &source, &fields));
     match result {
         Ok(answer) if answer.is_success() => {
-            let hash = answer.header("x-cweb-hash");
-            let (name, what) = (answer.header("x-cweb-module"), answer.header("x-cweb-result"));
-            let domain = match answer.header("x-cweb-domain") {
-                "" | "default" => String::new(),
-                domain => format!(" in domain {domain}"),
-            };
-            println!("{} {shown}: module {name} ({}){domain}", coloured(GREEN, what), hash.get(..12).unwrap_or(hash));
-            if !answer.body.trim().is_empty() {
-                println!("{}\n{}", coloured(YELLOW, "warnings:"), renamed(answer.body.trim_end(), file));
-            }
-            true
+            show(&answer, file);
+            Ok(())
         }
         Ok(answer) => {
-            let text = renamed(answer.body.trim_end(), file);
+            let failure = client.refusal(&answer);
+            let text = match failure.exit {
+                Exit::Unauthorized => failure.text,
+                _ => renamed(&answer.words(), file),
+            };
             println!("{} {shown} ({})\n{text}", coloured(RED, "refused"), answer.status);
-            false
+            Err(failure.exit)
         }
-        Err(error) => {
-            println!("{} {shown}: {error}", coloured(RED, "failed"));
-            false
+        Err(failure) => {
+            println!("{} {shown}: {failure}", coloured(RED, "failed"));
+            Err(failure.exit)
         }
     }
+}
+
+/// Shows what is served now, and where.
+fn show(answer: &Answer, file: &Path) {
+    // An older server sends the warnings alone.
+    let old = || Deployed { warnings: answer.body.clone(), ..Deployed::default() };
+    let deployed: Deployed = serde_json::from_str(&answer.body).unwrap_or_else(|_| old());
+    let hash = answer.header("x-cweb-hash");
+    let (name, what) = (answer.header("x-cweb-module"), answer.header("x-cweb-result"));
+    let domain = match answer.header("x-cweb-domain") {
+        "" | "default" => String::new(),
+        domain => format!(" in domain {domain}"),
+    };
+    let hash = hash.get(..12).unwrap_or(hash);
+    println!("{} {}: module {name} ({hash}){domain}", coloured(GREEN, what), file.display());
+    for route in &deployed.routes {
+        println!("  {:7} {}", route.method, quoted(&route.url));
+    }
+    for socket in &deployed.websockets {
+        println!("  {:7} {}", "WS", quoted(&socket.url));
+    }
+    for job in &deployed.jobs {
+        println!("  {:7} {}", "JOB", job.name);
+    }
+    if !deployed.warnings.trim().is_empty() {
+        println!("{}\n{}", coloured(YELLOW, "warnings:"), renamed(deployed.warnings.trim_end(), file));
+    }
+}
+
+/// A URL as a shell takes it: a pattern has characters that mean something there.
+fn quoted(url: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/%@+=,".contains(c);
+    if url.chars().all(is_plain) { url.to_owned() } else { format!("'{}'", url.replace('\'', "'\\''")) }
 }
 
 /// The name under which the server compiles every source.
@@ -126,6 +185,17 @@ fn place(line: &str) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_are_quoted_where_a_shell_needs_it() {
+        for (url, shown) in [
+            ("http://h:1/a-b_c.d", "http://h:1/a-b_c.d"),
+            ("http://h/x/[0-9]+", "'http://h/x/[0-9]+'"),
+            ("http://h/{1}", "'http://h/{1}'"),
+        ] {
+            assert_eq!(quoted(url), shown);
+        }
+    }
 
     #[test]
     fn diagnostics_name_the_file_of_the_user() {

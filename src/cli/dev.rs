@@ -41,7 +41,8 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
             let modified = std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
             if modified.is_some() && modified != *seen {
                 *seen = modified;
-                deploy(&client, file, args.domain.as_deref(), None);
+                // It has been said; the next change may mend it.
+                let _ = deploy(&client, file, args.domain.as_deref(), None);
             }
         }
         std::thread::sleep(POLL);

@@ -3,6 +3,7 @@
 mod client;
 mod deploy;
 mod dev;
+mod exit;
 mod jobs;
 mod keygen;
 mod modules;
@@ -27,7 +28,7 @@ struct Cli {
 }
 
 const EXAMPLES: &str = "\
-Without a command cweb runs the server; `cweb serve --help` lists its options.
+With options of `cweb serve` and no command, cweb runs the server; `cweb serve --help` lists them.
 
 A service in a minute:
   cweb serve &             the server, on http://127.0.0.1:8080, with its data in this directory
@@ -36,11 +37,14 @@ A service in a minute:
   curl 'http://127.0.0.1:8080/hello?who=you'
 
 deploy, modules, jobs and dev talk to CWEB_SERVER, or http://127.0.0.1:8080; a key they send comes from CWEB_ADMIN_KEY.
-Over https:// they trust what this system trusts, or the certificates in --cacert FILE (CWEB_CACERT).";
+Over https:// they trust what this system trusts, or the certificates in --cacert FILE (CWEB_CACERT).
+
+Exit codes: 0 done; 1 refused or failed (also: a watched job failed); 2 the command line is wrong; 3 no server was reached;
+4 the server wants another key (CWEB_ADMIN_KEY); 5 a watched job was canceled.";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the server (the same without any command)
+    /// Run the server
     #[command(after_help = SERVE_NOTES)]
     Serve(Box<ServeArgs>),
     /// Deploy C files, or those that routes.ini lists
@@ -66,6 +70,9 @@ filters the log (warn; info,module=debug). docs/operations.md tells what happens
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
+    if std::env::args_os().len() <= 1 {
+        return no_command();
+    }
     let command = config::without_env(Cli::command())
         // They are listed where they belong, in the help of `serve`.
         .mut_args(|arg| arg.hide(true))
@@ -81,6 +88,14 @@ pub fn main() -> ExitCode {
         Some(Command::New(args)) => new::run(&args),
         Some(Command::Dev(args)) => dev::run(&args),
     }
+}
+
+/// `cweb` alone: shows what there is. No success, since whoever meant the server has none.
+fn no_command() -> ExitCode {
+    let mut command = config::without_env(Cli::command()).mut_args(|arg| arg.hide(true));
+    // A reader that is gone needs no help.
+    let _ = command.print_help();
+    exit::Exit::Usage.into()
 }
 
 /// Starts the log of a process that the server has started for itself.

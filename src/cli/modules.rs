@@ -1,6 +1,7 @@
 //! `cweb modules`
 
 use super::client::{Answer, Client, SERVER_DEFAULT};
+use super::exit::Failure;
 use super::trust::TrustArgs;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
@@ -97,7 +98,8 @@ struct Name {
 }
 
 pub(super) fn run(args: &ModulesArgs) -> ExitCode {
-    let result = Client::new(&args.server, &args.trust).and_then(|client| match &args.command {
+    let client = Client::new(&args.server, &args.trust).map_err(Failure::from);
+    let result = client.and_then(|client| match &args.command {
         Some(ModulesCommand::Remove { name }) => remove(&client, name),
         Some(ModulesCommand::Restart { name }) => restart(&client, name),
         None if args.domains => list_domains(&client),
@@ -105,22 +107,22 @@ pub(super) fn run(args: &ModulesArgs) -> ExitCode {
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(text) => super::fail(text),
+        Err(failure) => failure.end(),
     }
 }
 
-fn expect_success(answer: Answer) -> Result<String, String> {
-    if answer.is_success() { Ok(answer.body) } else { Err(format!("{}: {}", answer.status, answer.body.trim_end())) }
+fn expect_success(client: &Client, answer: Answer) -> Result<String, Failure> {
+    if answer.is_success() { Ok(answer.body) } else { Err(client.refusal(&answer)) }
 }
 
-fn remove(client: &Client, name: &str) -> Result<(), String> {
-    expect_success(client.delete(&format!("/mgnt/{}", segment(name)))?)?;
+fn remove(client: &Client, name: &str) -> Result<(), Failure> {
+    expect_success(client, client.delete(&format!("/mgnt/{}", segment(name)))?)?;
     println!("removed {name}");
     Ok(())
 }
 
-fn restart(client: &Client, name: &str) -> Result<(), String> {
-    expect_success(client.post_json(&format!("/mgnt/{}/restart", segment(name)), b"")?)?;
+fn restart(client: &Client, name: &str) -> Result<(), Failure> {
+    expect_success(client, client.post_json(&format!("/mgnt/{}/restart", segment(name)), b"")?)?;
     println!("restarted {name}");
     Ok(())
 }
@@ -136,8 +138,8 @@ fn read(body: &str) -> Result<List, String> {
     serde_json::from_str(body).map_err(|error| format!("the answer can't be read: {error}"))
 }
 
-fn list_domains(client: &Client) -> Result<(), String> {
-    let list = read(&expect_success(client.get("/mgnt")?)?)?;
+fn list_domains(client: &Client) -> Result<(), Failure> {
+    let list = read(&expect_success(client, client.get("/mgnt")?)?)?;
     if list.domains.is_empty() {
         println!("no domains: modules run in the server's own process");
     }
@@ -160,8 +162,8 @@ fn list_domains(client: &Client) -> Result<(), String> {
     Ok(())
 }
 
-fn list(client: &Client, json: bool) -> Result<(), String> {
-    let body = expect_success(client.get("/mgnt")?)?;
+fn list(client: &Client, json: bool) -> Result<(), Failure> {
+    let body = expect_success(client, client.get("/mgnt")?)?;
     if json {
         println!("{body}");
         return Ok(());

@@ -1,5 +1,6 @@
 //! `cweb new`
 
+use super::exit::{Exit, Failure};
 use clap::Args;
 use std::fs::File;
 use std::io::Write;
@@ -15,7 +16,7 @@ const TEMPLATE: &str = r#"/*
  * @NAME@: a cweb module.
  *
  *   cweb deploy @NAME@.c
- *   curl http://127.0.0.1:8080/@NAME@?who=you
+ *   curl 'http://127.0.0.1:8080/@NAME@?who=you'
  */
 #include <cweb.h>
 
@@ -36,7 +37,8 @@ export module_t config = {
 pub(super) fn run(args: &NewArgs) -> ExitCode {
     let name = &args.name;
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
-        return super::fail(format!("\"{name}\" is no name for a module: use letters, digits, - and _"));
+        let text = format!("\"{name}\" is no name for a module: use letters, digits, - and _");
+        return Failure::new(Exit::Usage, text).end();
     }
     let path = format!("{name}.c");
     // `create_new` refuses to overwrite, with no moment in between.

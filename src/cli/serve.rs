@@ -18,6 +18,9 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     let check_only = args.check;
     // Before the settings are read: the largest number of connections follows from it.
     let raised = crate::net::raise_open_files_limit();
+    if check_only {
+        return check(args);
+    }
     let config = match Config::load(args) {
         Ok(config) => config,
         Err(error) => return super::fail(error),
@@ -29,15 +32,6 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     if let Err(error) = raised {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }
-    if check_only {
-        return match crate::server::check(&config) {
-            Ok(checked) => {
-                println!("{checked}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => super::fail(error),
-        };
-    }
     let result = crate::server::run(config);
     crate::abi::guard::return_output();
     crate::server::bound_exit(i32::from(result.is_err()));
@@ -45,6 +39,24 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(error),
     }
+}
+
+/// Says everything that is wrong with the settings and with the files that they name, or that nothing is.
+fn check(args: ServeArgs) -> ExitCode {
+    let (config, mut problems) = Config::load_for_check(args);
+    match log_filter(config.silent) {
+        Ok(filter) => start_log(filter),
+        Err(error) => problems.push(error),
+    }
+    match crate::server::check(&config) {
+        Ok(checked) if problems.is_empty() => {
+            println!("{checked}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(_) => {}
+        Err(more) => problems.extend(more),
+    }
+    super::fail(problems.join("\n"))
 }
 
 /// What is logged: `CWEB_LOG` says it in detail, `--silent` at large.

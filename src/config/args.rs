@@ -1,6 +1,5 @@
 //! Every setting once: its flag, environment variable, key of the file, and type.
 
-use super::ConfigError;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use serde::Deserialize;
@@ -14,7 +13,7 @@ use std::str::FromStr;
 pub enum Reactor {
     /// io_uring, or epoll where that is refused.
     Monoio,
-    /// Not built in this version yet.
+    /// Not available in this version; refused in words.
     Glommio,
 }
 
@@ -244,9 +243,12 @@ settings! {
     /// Largest body limit a route may give itself with CWEB_BODY_MIB [default: 67108864]
     #[arg(long, env = "CWEB_MAX_ROUTE_BODY_BYTES", value_name = "BYTES", help_heading = LIMITS)]
     route_body_bytes_max: usize,
-    /// Most bytes of all request bodies that a shard is receiving, and of all that wait there; each. Any one body that is allowed fits [default: 536870912]
+    /// Most bytes of all request bodies that a shard is receiving, of all that wait there, and of all that it has with a domain; each. Any one body that is allowed fits [default: 536870912]
     #[arg(long, env = "CWEB_MAX_BODIES_BYTES", value_name = "BYTES", help_heading = LIMITS)]
     bodies_bytes_max: usize,
+    /// Most bytes of large answers and WebSocket messages of a domain that are not sent yet; an answer for which there is no room is refused with 500 or 503. With --isolation process only [default: 1073741824]
+    #[arg(long, env = "CWEB_MODULE_ANSWERS_BYTES_MAX", value_name = "BYTES", help_heading = LIMITS)]
+    module_answers_bytes_max: usize,
     /// Most open connections of a shard [default: 16384, within the limit of descriptors]
     #[arg(long, env = "CWEB_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
     connections_max: usize,
@@ -334,12 +336,9 @@ settings! {
 }
 
 impl ServeArgs {
-    /// The settings that environment variables give, read by `get`. An empty variable counts as unset, since compose
-    /// files pass on so what nobody has set.
-    ///
-    /// # Errors
-    /// Every variable whose value is wrong, by its name.
-    pub(super) fn from_env(get: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+    /// The settings that environment variables give, read by `get`, and every variable whose value is wrong. An empty
+    /// variable counts as unset, since compose files pass on so what nobody has set.
+    pub(super) fn from_env(get: impl Fn(&str) -> Option<OsString>) -> (Self, Vec<String>) {
         let flags = Self::augment_args(Command::new("environment").no_binary_name(true));
         // The flags without their variables: only those that are set here are to be parsed.
         let parser = flags.clone().mut_args(|arg| arg.env(None::<&str>));
@@ -360,7 +359,7 @@ impl ServeArgs {
         given.admin_key = get("CWEB_ADMIN_KEY").filter(|key| !key.is_empty()).and_then(|key| {
             key.into_string().map_err(|_| problems.push("CWEB_ADMIN_KEY: this is not UTF-8".to_owned())).ok()
         });
-        if problems.is_empty() { Ok(given) } else { Err(ConfigError(problems)) }
+        (given, problems)
     }
 }
 

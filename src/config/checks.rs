@@ -40,6 +40,12 @@ impl Config {
         self.check_zeros(&mut problems);
         self.check_ranges(&mut problems);
         self.check_texts(&mut problems);
+        problems.0
+    }
+
+    /// Settings that don't go together, a line each.
+    pub(super) fn misfits(&self) -> Vec<String> {
+        let mut problems = Problems(Vec::new());
         self.check_combinations(&mut problems);
         problems.0
     }
@@ -65,6 +71,7 @@ impl Config {
             ("executors-max", self.executors_max),
             ("uri-bytes-max", self.uri_bytes_max),
             ("mgnt-body-bytes-max", self.mgnt_body_bytes_max),
+            ("module-answers-bytes-max", self.module_answers_bytes_max),
             ("connections-max", self.connections_max),
             ("pipeline-max", self.pipeline_max),
             ("ws-message-bytes-max", self.ws_message_bytes_max),
@@ -136,7 +143,8 @@ impl Config {
 
     fn check_combinations(&self, problems: &mut Problems) {
         problems.check(self.reactor == Reactor::Glommio, || {
-            "--reactor glommio is not built in this version yet; use --reactor monoio".to_owned()
+            "--reactor glommio is not available in this version; leave --reactor out, or give --reactor monoio"
+                .to_owned()
         });
         problems.check(self.production && self.admin_key.is_none() && self.keys_file.is_none(), || {
             "--production needs a key; make one: cweb keygen NAME >> keys.toml, and add --keys-file keys.toml; or for one that may do everything: export CWEB_ADMIN_KEY=$(openssl rand -hex 32)".to_owned()

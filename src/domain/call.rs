@@ -87,23 +87,29 @@ pub struct OwnedRequest {
     head: Head,
     bytes: Box<[u8]>,
     head_len: usize,
+    /// The body, where it is not part of `bytes`.
+    shared: Option<Arc<Vec<u8>>>,
     charge: Option<Charge>,
 }
 
 impl OwnedRequest {
-    /// Copies `view`: one allocation for head and body together, one for the header spans.
+    /// Copies `view`: one allocation for head and body together, one for the header spans. A body that can be shared is
+    /// not copied.
     #[must_use]
     pub fn copy(view: &RequestView<'_>) -> Self {
-        let mut bytes = Vec::with_capacity(view.bytes.len() + view.body.len());
+        let shared = view.shared.cloned();
+        let body = if shared.is_some() { &[] } else { view.body };
+        let mut bytes = Vec::with_capacity(view.bytes.len() + body.len());
         bytes.extend_from_slice(view.bytes);
-        bytes.extend_from_slice(view.body);
-        Self { head: view.head.clone(), head_len: view.bytes.len(), bytes: bytes.into_boxed_slice(), charge: None }
+        bytes.extend_from_slice(body);
+        let (head, head_len, bytes) = (view.head.clone(), view.bytes.len(), bytes.into_boxed_slice());
+        Self { head, head_len, bytes, shared, charge: None }
     }
 
     /// The same, with a body that is not small counted in `ledger` for as long as this lives.
     #[must_use]
     pub fn charged(mut self, ledger: &Arc<BodyLedger>) -> Self {
-        let bytes = self.bytes.len() - self.head_len;
+        let bytes = self.bytes() - self.head_len;
         if bytes >= COUNTED_BODY_BYTES_MIN {
             ledger.0.fetch_add(bytes, Ordering::Relaxed);
             self.charge = Some(Charge { ledger: Arc::clone(ledger), bytes });
@@ -119,14 +125,15 @@ impl OwnedRequest {
     /// Bytes of head and body.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.shared.as_ref().map_or(0, |body| body.len())
     }
 
     /// The request as it was parsed.
     #[must_use]
     pub fn view(&self) -> RequestView<'_> {
         let (head, body) = self.bytes.split_at(self.head_len);
-        RequestView { head: &self.head, bytes: head, body }
+        let shared = self.shared.as_ref();
+        RequestView { head: &self.head, bytes: head, body: shared.map_or(body, |shared| shared.as_slice()), shared }
     }
 }
 

@@ -49,6 +49,13 @@ pub enum Message {
         /// One whole frame; shared when it is a broadcast.
         frame: Arc<[u8]>,
     },
+    /// The same with a frame that lies in a domain's memory.
+    SocketSendLent {
+        /// The shard's key of the socket.
+        socket: u64,
+        /// One whole frame.
+        frame: Box<dyn Lent>,
+    },
     /// Close a WebSocket.
     SocketClose {
         /// The shard's key of the socket.

@@ -7,6 +7,7 @@ use super::job_code::Known;
 use super::pipeline::{self, Job};
 use super::store::Store;
 use super::table::{Published, Table};
+pub use super::verify::RouteLimits;
 use super::{sdk, verify};
 use crate::abi::manifest::Manifest;
 use crate::domain::process::CrashReport;
@@ -38,6 +39,8 @@ pub struct ControlConfig {
     pub inspect_timeout: Duration,
     /// Longest wait for running requests when a swap has to run `unload` before `onload`.
     pub swap_timeout: Duration,
+    /// What routes may give themselves.
+    pub route_limits: RouteLimits,
     /// Deployments that may wait.
     pub queue_max: usize,
     /// Deployments worked on at once.
@@ -51,6 +54,7 @@ impl Default for ControlConfig {
             compile_timeout: Duration::from_secs(10),
             inspect_timeout: Duration::from_secs(5),
             swap_timeout: Duration::from_secs(30),
+            route_limits: RouteLimits { body_bytes_max: usize::MAX, handler_timeout: None },
             queue_max: 64,
             workers: std::thread::available_parallelism().map_or(2, usize::from).max(2),
         }

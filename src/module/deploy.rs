@@ -1,9 +1,11 @@
 //! What a deployment asks for and what comes of it.
 
 use super::verify::Refusal;
+use crate::abi::manifest::Manifest;
 use crate::domain::{Fault, LoadError};
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Options of one deployment.
@@ -81,6 +83,8 @@ impl SourceFields {
 pub struct Deployed {
     /// The module's name.
     pub name: String,
+    /// What it declares.
+    pub manifest: Arc<Manifest>,
     /// SHA-256 of its source, in hexadecimal.
     pub hash: String,
     /// The domain it runs in.

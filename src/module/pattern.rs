@@ -13,6 +13,28 @@ pub(super) fn is_literal(path: &str) -> bool {
     !path.bytes().any(|byte| b".[]()*+?{}|^$\\".contains(&byte))
 }
 
+/// Whether `path` holds something that is more than a character of a path. A dot alone is none.
+pub(super) fn is_pattern(path: &str) -> bool {
+    path.bytes().any(|byte| b"[]()*+?{}|^$\\".contains(&byte))
+}
+
+/// The first segment that other servers' routers would take for a parameter, `:name` or `{name}`, and the path with regular
+/// expressions in place of such segments.
+pub(super) fn placeholder(path: &str) -> Option<(&str, String)> {
+    let is_name = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    let is_placeholder = |segment: &&str| {
+        let braced = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        segment.strip_prefix(':').or(braced).is_some_and(is_name)
+    };
+    let first = path.split('/').find(is_placeholder)?;
+    let instead: Vec<&str> =
+        path.split('/').map(|segment| if is_placeholder(&segment) { "[^/]+" } else { segment }).collect();
+    Some((first, instead.join("/")))
+}
+
 /// A translation in progress.
 struct Translation {
     out: String,
@@ -282,6 +304,18 @@ mod tests {
         assert!(translate("/(a)\\1").unwrap_err().contains("back-references"));
         for bad in ["/[a", "/(", "/[ä-ö]", "/\\", "/[[:foo:]]", "/[[.a.]]", "/((a{200}){200}){200}"] {
             assert!(translate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn knows_placeholders() {
+        for (path, first, instead) in
+            [("/u/:id", ":id", "/u/[^/]+"), ("/u/{user_id}/x/:y", "{user_id}", "/u/[^/]+/x/[^/]+")]
+        {
+            assert_eq!(placeholder(path), Some((first, instead.to_owned())));
+        }
+        for path in ["/a:b", "/:", "/:8080", "/a{2}", "/{}", "/[:]id", "/{2}"] {
+            assert_eq!(placeholder(path), None, "{path}");
         }
     }
 

@@ -5,7 +5,7 @@ use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
 use super::dialect::Reading;
 use super::generation::{Generation, Serving};
 use super::store::{Prepared, Record, both};
-use super::{sdk, verify};
+use super::{sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::domain::{DEFAULT_DOMAIN, LoadError};
 use crossbeam::channel::RecvTimeoutError;
@@ -61,7 +61,7 @@ pub(super) fn deploy(
     // What moves to another domain was inspected when it came.
     let (warnings, manifest) = built(plane, ticket, &key, source, &reading, || served_manifest(plane, &hash))?;
     verify::check(&manifest)?;
-    let warnings = warnings + &verify::remarks(&manifest);
+    let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
     let fields = reading.fields();
     let compiled = Compiled { hash: &hash, key: &key, fields, domain, warnings, persist: true, since_ms: None };
     install(plane, ticket, compiled, &manifest)
@@ -95,7 +95,7 @@ pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), 
     let known = || (key == record.key).then(|| Arc::new(record.manifest.clone()));
     let (warnings, manifest) = built(plane, ticket, &key, &source, &reading, known)?;
     verify::check(&manifest)?;
-    let warnings = warnings + &verify::remarks(&manifest);
+    let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
     let fields = reading.fields();
@@ -114,6 +114,7 @@ fn already_served(plane: &Plane, ticket: u64, hash: &str, domain: Option<&str>) 
     entry.ticket = entry.ticket.max(ticket);
     Some(Deployed {
         name: entry.manifest.name.clone(),
+        manifest: Arc::clone(&entry.manifest),
         hash: hash.to_owned(),
         domain: plane.place(&entry.domain).to_owned(),
         warnings: entry.warnings.clone(),
@@ -146,7 +147,7 @@ fn built(
         return Ok((warnings, known().map_or_else(inspect, Ok)?));
     }
     let dir = plane.store.scratch().join(ticket.to_string());
-    std::fs::create_dir_all(&dir)?;
+    std::fs::create_dir_all(&dir).map_err(store::at(&dir))?;
     let result = compiled(plane, &dir, key, source, reading);
     let _ = std::fs::remove_dir_all(&dir);
     result.map(|(warnings, manifest)| (warnings, Arc::new(manifest)))
@@ -191,7 +192,7 @@ struct Compiled<'a> {
 fn install(
     plane: &Plane,
     ticket: u64,
-    compiled: Compiled<'_>,
+    mut compiled: Compiled<'_>,
     manifest: &Arc<Manifest>,
 ) -> Result<Deployed, DeployError> {
     let name = manifest.name.clone();
@@ -199,8 +200,12 @@ fn install(
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let current = current(plane, &name);
     let domain = compiled.domain.or(current.as_ref().map(|current| current.domain.as_str())).unwrap_or(DEFAULT_DOMAIN);
+    if let Some(remark) = current.as_ref().and_then(|current| verify::other_author(&current.manifest, manifest)) {
+        compiled.warnings.push_str(&remark);
+    }
     let mut deployed = Deployed {
         name: name.clone(),
+        manifest: Arc::clone(manifest),
         hash: compiled.hash.to_owned(),
         domain: plane.place(domain).to_owned(),
         warnings: compiled.warnings.clone(),
@@ -233,12 +238,14 @@ struct Current {
     ticket: u64,
     hash: String,
     domain: String,
+    manifest: Arc<Manifest>,
 }
 
 fn current(plane: &Plane, name: &str) -> Option<Current> {
     let state = plane.state();
     let entry = state.entries.iter().find(|entry| entry.manifest.name == name)?;
-    Some(Current { ticket: entry.ticket, hash: entry.hash.clone(), domain: entry.domain.clone() })
+    let manifest = Arc::clone(&entry.manifest);
+    Some(Current { ticket: entry.ticket, hash: entry.hash.clone(), domain: entry.domain.clone(), manifest })
 }
 
 /// Loads the new generation, runs the hooks in their order, persists and publishes.

@@ -105,7 +105,10 @@ impl Store {
     pub(super) fn prepare(&self, key: &str, source: &[u8], so: &Path, warnings: &str) -> io::Result<Kept> {
         let object = self.object(key);
         let (so, texts) = both(
-            || File::open(so)?.sync_all().map(|()| Aside { aside: so.to_path_buf(), path: object.clone() }),
+            || {
+                let synced = File::open(so).and_then(|file| file.sync_all()).map_err(at(so));
+                synced.map(|()| Aside { aside: so.to_path_buf(), path: object.clone() })
+            },
             || {
                 both(
                     || Aside::write(&object.with_extension("c"), source),
@@ -119,7 +122,8 @@ impl Store {
 
     /// The source of compilation `key`.
     pub(super) fn source(&self, key: &str) -> io::Result<Vec<u8>> {
-        fs::read(self.objects().join(format!("{key}.c")))
+        let path = self.objects().join(format!("{key}.c"));
+        fs::read(&path).map_err(at(&path))
     }
 
     fn record_path(&self, name: &str) -> PathBuf {
@@ -177,8 +181,9 @@ impl Store {
 
     /// Forgets the module `name`.
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.record_path(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        let path = self.record_path(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
             _ => sync_dir(&self.dir),
         }
     }
@@ -289,14 +294,16 @@ impl Aside {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let aside = path.with_extension(format!("{}.new", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let aside = Self { aside, path: path.to_path_buf() };
-        let mut file = File::create(&aside.aside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
+        let written = File::create(&aside.aside).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        written.map_err(at(path))?;
         Ok(aside)
     }
 
     fn rename(self) -> io::Result<()> {
-        fs::rename(&self.aside, &self.path)
+        fs::rename(&self.aside, &self.path).map_err(at(&self.path))
     }
 }
 
@@ -322,12 +329,18 @@ pub(super) fn both<A: Send, B>(apart: impl FnOnce() -> A + Send, here: impl FnOn
     })
 }
 
+/// Names the file that an error is about.
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    let path = path.display().to_string();
+    move |error| io::Error::new(error.kind(), format!("{path}: {error}"))
+}
+
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use super::pattern;
 use super::table::method_index;
-use crate::abi::manifest::{Manifest, RouteDecl};
+use crate::abi::manifest::{JobDecl, Manifest, RouteDecl};
 use regex::bytes::Regex;
 use std::collections::HashSet;
+use std::time::Duration;
 
 /// `CWEB_NAME_SIZE` without its NUL.
 const NAME_BYTES_MAX: usize = 127;
@@ -21,39 +22,143 @@ fn refuse(text: impl Into<String>) -> Result<(), Refusal> {
     Err(Refusal(text.into()))
 }
 
+/// What the operator lets modules have.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteLimits {
+    /// Largest body limit that a route can give itself, in bytes.
+    pub body_bytes_max: usize,
+    /// Longest run of a handler whose route says nothing; `None` where handlers are not limited.
+    pub handler_timeout: Option<Duration>,
+}
+
 /// Checks everything that needs no other module.
 ///
 /// # Errors
-/// What is wrong and where.
+/// All that is wrong and where, a line each.
 pub(super) fn check(manifest: &Manifest) -> Result<(), Refusal> {
-    name(&manifest.name)?;
-    routes(manifest)?;
+    let mut problems = Problems { read: &manifest.problems, found: manifest.problems.clone() };
+    problems.add("config.name", name(&manifest.name));
+    for (at, route) in manifest.routes.iter().enumerate() {
+        problems.add(&format!("config.routes[{at}]"), check_route(at, route));
+    }
     for (at, socket) in manifest.websockets.iter().enumerate() {
-        let path = &socket.path;
-        if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == b'?' || byte == b'#') {
-            return refuse(format!("websockets[{at}]: the path \"{path}\" must be literal and begin with /"));
-        }
-        reserved(path, &format!("websockets[{at}]"))?;
+        problems.add(&format!("config.websockets[{at}]"), check_socket(at, &socket.path));
     }
     for (at, job) in manifest.jobs.iter().enumerate() {
-        if job.name.is_empty() {
-            return refuse(format!("jobs[{at}] has no name"));
-        }
-        if !job.has_run {
-            return refuse(format!("jobs[{at}] ({}) has no run function", job.name));
-        }
+        problems.add(&format!("config.jobs[{at}]"), check_job(at, job));
     }
-    Ok(())
+    if problems.found.is_empty() { Ok(()) } else { Err(Refusal(problems.found.join("\n"))) }
 }
 
-/// A line for each declaration that an earlier one of the module leaves without effect, in the words of a compiler.
-pub(super) fn remarks(manifest: &Manifest) -> String {
+/// What is wrong with a manifest.
+struct Problems<'a> {
+    /// What was found while it was read.
+    read: &'a [String],
+    found: Vec<String>,
+}
+
+impl Problems<'_> {
+    /// Adds what is wrong at `place`, unless that could not even be read.
+    fn add(&mut self, place: &str, checked: Result<(), Refusal>) {
+        let is_of_place = |problem: &String| problem.strip_prefix(place).is_some_and(|rest| rest.starts_with('.'));
+        if let Err(Refusal(problem)) = checked
+            && !self.read.iter().any(is_of_place)
+        {
+            self.found.push(problem);
+        }
+    }
+}
+
+/// A line, in the words of a compiler, for each declaration that works, but hardly as it was meant.
+pub(super) fn remarks(manifest: &Manifest, limits: RouteLimits) -> String {
+    let warnings = uncommon_name(&manifest.name).into_iter().chain(repeated(manifest)).chain(hidden(manifest));
+    let beyond = manifest.routes.iter().enumerate().flat_map(|(at, route)| beyond(at, route, limits));
+    warnings.map(|text| format!("config: warning: {text}\n")).chain(beyond).collect()
+}
+
+/// What there is to say of a version of a module whose author is another than that of the version `served`.
+pub(super) fn other_author(served: &Manifest, new: &Manifest) -> Option<String> {
+    (served.author != new.author).then(|| {
+        format!(
+            "config: warning: the module {} of the author \"{}\" is replaced by one of \"{}\"; if that is not the same module, \
+             give this one another name\n",
+            new.name, served.author, new.author
+        )
+    })
+}
+
+fn uncommon_name(name: &str) -> Option<String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    if name.bytes().all(is_plain) {
+        return None;
+    }
+    let part = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let escaped: String = name.bytes().map(part).collect();
+    Some(format!("the name \"{name}\" has to be escaped in URLs: /mgnt/{escaped}"))
+}
+
+fn repeated(manifest: &Manifest) -> impl Iterator<Item = String> {
     let mut seen = HashSet::new();
     let routes = manifest.routes.iter().map(|route| format!("{} {}", route.method, route.path));
     let sockets = manifest.websockets.iter().map(|socket| format!("the WebSocket path {}", socket.path));
     let jobs = manifest.jobs.iter().map(|job| format!("the job {}", job.name));
-    let repeated = routes.chain(sockets).chain(jobs).filter(|declared| !seen.insert(declared.clone()));
-    repeated.map(|declared| format!("config: warning: {declared} is declared twice; the first one counts\n")).collect()
+    let repeated = routes.chain(sockets).chain(jobs).filter(move |declared| !seen.insert(declared.clone()));
+    repeated.map(|declared| format!("{declared} is declared twice; the first one counts"))
+}
+
+/// Routes that an earlier one of the module keeps every request from.
+fn hidden(manifest: &Manifest) -> Vec<String> {
+    let matchers: Vec<Matcher<'_>> = manifest.routes.iter().map(Matcher::new).collect();
+    let mut hidden = Vec::new();
+    for (at, later) in matchers.iter().enumerate() {
+        let before = matchers.get(..at).unwrap_or_default();
+        let hides = |earlier: &&Matcher<'_>| {
+            // Those that are asked last hide nothing, and are meant to be left what others leave.
+            !earlier.route.is_fallback()
+                && !later.route.is_fallback()
+                && earlier.route.method == later.route.method
+                && earlier.route.path != later.route.path
+                && later.hidden_path().is_some_and(|path| earlier.hides(path))
+        };
+        // What is declared twice is told elsewhere.
+        let is_repeated = before
+            .iter()
+            .any(|earlier| (&earlier.route.method, &earlier.route.path) == (&later.route.method, &later.route.path));
+        if let (false, Some(earlier)) = (is_repeated, before.iter().find(hides)) {
+            let (method, path) = (&later.route.method, &later.route.path);
+            hidden.push(format!(
+                "{method} {path} is never called: {} before it matches it too, and the first one counts; put {path} first",
+                earlier.route.path
+            ));
+        }
+    }
+    hidden
+}
+
+/// Limits of a route beyond those of the operator.
+fn beyond(at: usize, route: &RouteDecl, limits: RouteLimits) -> Vec<String> {
+    let place = format!("routes[{at}] ({} {})", route.method, route.path);
+    let body = route.body_bytes_max().filter(|bytes| *bytes > limits.body_bytes_max).map(|bytes| {
+        format!(
+            "config: warning: {place}: CWEB_BODY_MIB({}) is beyond what the operator allows, {} bytes (--route-body-bytes-max); \
+             larger bodies are answered 413\n",
+            bytes >> 20,
+            limits.body_bytes_max
+        )
+    });
+    // The route's own limit of time counts, so this is for information.
+    let time = match (route.timeout_ms(), limits.handler_timeout) {
+        (Some(own), Some(operators)) if u128::from(own) > operators.as_millis() => Some(format!(
+            "config: note: {place} may run for {} s, longer than the {} ms of --handler-timeout-ms\n",
+            own / 1000,
+            operators.as_millis()
+        )),
+        (Some(_), None) => Some(format!(
+            "config: note: {place}: CWEB_TIMEOUT_S counts with --isolation process only, and this server has another\n"
+        )),
+        _ => None,
+    };
+    body.into_iter().chain(time).collect()
 }
 
 fn name(name: &str) -> Result<(), Refusal> {
@@ -69,29 +174,53 @@ fn name(name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn routes(manifest: &Manifest) -> Result<(), Refusal> {
-    for (at, route) in manifest.routes.iter().enumerate() {
-        let (path, method) = (&route.path, &route.method);
-        if path.is_empty() {
-            return refuse(format!("routes[{at}] has an empty path"));
-        }
-        if pattern::is_literal(path) && !path.starts_with('/') {
-            return refuse(format!(
-                "routes[{at}]: the path \"{path}\" does not begin with /, so no request can match it"
-            ));
-        }
-        if method_index(method).is_none() {
-            return refuse(format!(
-                "routes[{at}] ({path}): the method \"{method}\" is none of GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH"
-            ));
-        }
-        if !route.has_handler {
-            return refuse(format!("routes[{at}] ({method} {path}) has no handler"));
-        }
-        if let Err(reason) = pattern::translate(path) {
-            return refuse(format!("routes[{at}]: the pattern \"{path}\" can't be used: {reason}"));
-        }
-        reserved(path, &format!("routes[{at}]"))?;
+fn check_route(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
+    let (path, method) = (&route.path, &route.method);
+    if path.is_empty() {
+        return refuse(format!("routes[{at}] has an empty path"));
+    }
+    if pattern::is_literal(path) && !path.starts_with('/') {
+        return refuse(format!("routes[{at}]: the path \"{path}\" does not begin with /, so no request can match it"));
+    }
+    if let Some((segment, instead)) = pattern::placeholder(path) {
+        return refuse(format!(
+            "routes[{at}]: \"{segment}\" in \"{path}\" would match these very characters and nothing else; write a regular \
+             expression: \"{instead}\""
+        ));
+    }
+    if method_index(method).is_none() {
+        return refuse(format!(
+            "routes[{at}] ({path}): the method \"{method}\" is none of GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH"
+        ));
+    }
+    if !route.has_handler {
+        return refuse(format!("routes[{at}] ({method} {path}) has no handler"));
+    }
+    if let Err(reason) = pattern::translate(path) {
+        return refuse(format!("routes[{at}]: the pattern \"{path}\" can't be used: {reason}"));
+    }
+    reserved(path, &format!("routes[{at}]"))
+}
+
+fn check_socket(at: usize, path: &str) -> Result<(), Refusal> {
+    if pattern::placeholder(path).is_some() || pattern::is_pattern(path) {
+        return refuse(format!(
+            "websockets[{at}]: the path \"{path}\" is a pattern, and WebSocket paths are taken literally; give what varies in \
+             the query: ?id=… is in ws->session"
+        ));
+    }
+    if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == b'?' || byte == b'#') {
+        return refuse(format!("websockets[{at}]: the path \"{path}\" must be literal and begin with /"));
+    }
+    reserved(path, &format!("websockets[{at}]"))
+}
+
+fn check_job(at: usize, job: &JobDecl) -> Result<(), Refusal> {
+    if job.name.is_empty() {
+        return refuse(format!("jobs[{at}] has no name"));
+    }
+    if !job.has_run {
+        return refuse(format!("jobs[{at}] ({}) has no run function", job.name));
     }
     Ok(())
 }
@@ -120,6 +249,16 @@ impl<'a> Matcher<'a> {
     fn new(route: &'a RouteDecl) -> Self {
         let pattern = (!pattern::is_literal(&route.path)).then(|| pattern::translate(&route.path).ok()).flatten();
         Self { route, regex: pattern.and_then(|pattern| Regex::new(&pattern).ok()) }
+    }
+
+    /// The one path that it matches, if it is one and not many.
+    fn hidden_path(&self) -> Option<&[u8]> {
+        self.regex.is_none().then_some(self.route.path.as_bytes())
+    }
+
+    /// Whether it matches the path `path`.
+    fn hides(&self, path: &[u8]) -> bool {
+        self.regex.as_ref().is_some_and(|regex| regex.is_match(path))
     }
 
     /// Whether it matches the path of `other`, read as the path of a request, or has the same one.
@@ -237,9 +376,50 @@ mod tests {
             assert!(reason(&module("m", &[("GET", path)], &[])).contains("server's own"), "{path}");
         }
         assert!(reason(&module("m", &[], &["ws"])).contains("websockets[0]"));
+        assert!(reason(&module("m", &[("GET", "/u/:id/x")], &[])).contains("\"/u/[^/]+/x\""));
+        for path in ["/ws/[0-9]+", "/ws/.*", "/ws/:id", "^/ws$"] {
+            assert!(reason(&module("m", &[], &[path])).contains("pattern"), "{path}");
+        }
+        assert_eq!(check(&module("m", &[("GET", "/v1:batch")], &["/ws/v1.0"])), Ok(()));
         let mut no_handler = module("m", &[("GET", "/a")], &[]);
         no_handler.routes[0].has_handler = false;
         assert!(reason(&no_handler).contains("no handler"));
+    }
+
+    #[test]
+    fn all_is_told_at_once() {
+        let mut bad = module("a\tb", &[("BREW", "/a"), ("GET", ""), ("GET", "/mgnt")], &["ws"]);
+        bad.jobs = vec![JobDecl::default()];
+        bad.problems = vec!["config.routes[1].path is NULL".into(), "config.size is 3, but …".into()];
+        let reason = reason(&bad);
+        let places = ["routes[1].path", "size is 3", "control", "BREW", "routes[2]", "websockets[0]", "jobs[0]"];
+        assert!(places.iter().all(|place| reason.contains(place)), "{reason}");
+        assert_eq!(reason.lines().count(), places.len(), "{reason}");
+    }
+
+    const LIMITS: RouteLimits =
+        RouteLimits { body_bytes_max: 64 << 20, handler_timeout: Some(Duration::from_secs(30)) };
+
+    #[test]
+    fn what_works_otherwise_than_meant_is_remarked_on() {
+        let mut m = module("my module", &[("GET", "/x/.*"), ("GET", "/x/1"), ("POST", "/x/1"), ("GET", "/y")], &[]);
+        m.routes[3].flags = 65 << 20 | 31 << 8;
+        let said = remarks(&m, LIMITS);
+        for words in [
+            "/mgnt/my%20module",
+            "GET /x/1 is never called: /x/.*",
+            "CWEB_BODY_MIB(65)",
+            "note: routes[3] (GET /y) may",
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
+        assert_eq!(said.lines().count(), 4, "{said}");
+        m.routes[3].flags = 64 << 20 | 30 << 8;
+        m.routes.swap(0, 1);
+        m.name = "m".into();
+        assert_eq!(remarks(&m, LIMITS), "");
+        let other = Manifest { author: "b".into(), ..m.clone() };
+        assert!(other_author(&m, &m).is_none() && other_author(&m, &other).is_some_and(|said| said.contains("\"b\"")));
     }
 
     #[test]
@@ -248,7 +428,7 @@ mod tests {
         let job = JobDecl { name: "j".into(), has_run: true, ..JobDecl::default() };
         twice.jobs = vec![job.clone(), job];
         assert_eq!(check(&twice), Ok(()));
-        let remarks = remarks(&twice);
+        let remarks = remarks(&twice, LIMITS);
         assert_eq!(remarks.lines().count(), 3, "{remarks}");
         assert!(["GET /a is", "path /w is", "job j is"].iter().all(|words| remarks.contains(words)), "{remarks}");
     }

@@ -1,7 +1,7 @@
 //! The sending half of every connection of a shard, and what its application asks of the driver.
 
 use super::CloseReason;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, SEND_BYTES_MAX};
 use super::sys;
 use super::tls::{Acceptor, Session, Tls};
 use std::collections::VecDeque;
@@ -125,13 +125,20 @@ fn send_sealed(
     closing: bool,
     sealing: &mut Vec<u8>,
 ) -> io::Result<bool> {
+    let mut left = SEND_BYTES_MAX;
     loop {
         let bytes = tls.next(outbox, closing, sealing).map_err(io::Error::other)?;
         if bytes.is_empty() {
             return Ok(true);
         }
+        if left == 0 {
+            return Ok(false);
+        }
         match sys::send(fd, bytes) {
-            Ok(count) => tls.advance(count),
+            Ok(count) => {
+                tls.advance(count);
+                left = left.saturating_sub(count);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
@@ -515,137 +522,4 @@ impl Links {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Read;
-    use std::os::fd::AsRawFd;
-    use std::os::unix::net::UnixStream;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::task::Wake;
-
-    #[test]
-    fn a_stale_id_reaches_nobody() {
-        let (a, _peer) = UnixStream::pair().unwrap();
-        let mut links = Links::default();
-        let old = links.insert(a.as_raw_fd());
-        links.remove(old);
-        let new = links.insert(a.as_raw_fd());
-        assert_eq!(old.index(), new.index());
-        assert!(links.outbox(old).is_none());
-        assert!(links.outbox(new).is_some());
-        links.remove(old);
-        assert_eq!(links.len(), 1);
-    }
-
-    #[test]
-    fn close_sends_what_was_queued_then_fin() {
-        let (a, mut peer) = UnixStream::pair().unwrap();
-        let mut links = Links::default();
-        let id = links.insert(a.as_raw_fd());
-        links.outbox(id).unwrap().push(b"last words");
-        links.close(id);
-        assert!(links.outbox(id).is_none(), "nothing can be queued after close");
-        for id in links.take_dirty() {
-            assert_eq!(links.flush(id), Flushed::All);
-        }
-        let mut text = String::new();
-        peer.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "last words");
-    }
-
-    struct Woken(AtomicBool);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
-
-    #[test]
-    fn pausing_twice_does_not_lose_the_waiting_task() {
-        let (a, _peer) = UnixStream::pair().unwrap();
-        let mut links = Links::default();
-        let id = links.insert(a.as_raw_fd());
-        let woken = Arc::new(Woken(AtomicBool::new(false)));
-        links.set_reading(id, false);
-        assert!(!links.poll_reading(id, &Arc::clone(&woken).into()));
-        links.set_reading(id, false);
-        assert!(!woken.0.load(Ordering::SeqCst));
-        links.set_reading(id, true);
-        assert!(woken.0.load(Ordering::SeqCst));
-    }
-
-    #[test]
-    fn a_failed_send_is_the_reason() {
-        let (a, peer) = UnixStream::pair().unwrap();
-        drop(peer);
-        let mut links = Links::default();
-        let id = links.insert(a.as_raw_fd());
-        links.outbox(id).unwrap().push(b"x");
-        assert_eq!(links.flush(id), Flushed::Failed(libc::EPIPE));
-        assert_eq!(links.close_reason(id, CloseReason::Peer), CloseReason::Error(libc::EPIPE));
-    }
-
-    #[test]
-    fn spare_buffers_are_few_and_counted() {
-        let (a, peer) = UnixStream::pair().unwrap();
-        let mut links = Links::default();
-        let ids: Vec<ConnId> = (0..1000).map(|_| links.insert(a.as_raw_fd())).collect();
-        let mut peer = peer;
-        for answer_bytes in [200, 8 * 1024, 20 * 1024, 300] {
-            for &id in &ids {
-                links.outbox(id).unwrap().push(&vec![0; answer_bytes]);
-            }
-            for &id in &ids {
-                assert_eq!(links.flush(id), Flushed::All);
-                peer.read_exact(&mut vec![0; answer_bytes]).unwrap();
-            }
-            assert!(links.spare_bytes <= SPARE_BYTES_MAX);
-            assert_eq!(links.spare_bytes, links.spares.iter().map(Vec::capacity).sum::<usize>());
-        }
-    }
-
-    #[test]
-    fn who_waits_for_all_to_be_sent_is_told_once_and_not_before() {
-        let (a, mut peer) = UnixStream::pair().unwrap();
-        let mut links = Links::default();
-        let id = links.insert(a.as_raw_fd());
-        links.outbox(id).unwrap().push(b"little");
-        links.await_sent(id);
-        assert_eq!(links.flush(id), Flushed::All);
-        assert_eq!((links.take_sent(), links.take_sent()), (vec![id], vec![]));
-        links.outbox(id).unwrap().push_owned(vec![7; 4 * 1024 * 1024]);
-        links.await_sent(id);
-        assert_eq!(links.flush(id), Flushed::Blocked);
-        assert_eq!(links.flush(id), Flushed::All, "said once");
-        assert!(links.take_sent().is_empty(), "the socket has not taken all");
-        let reader = std::thread::spawn(move || peer.read_exact(&mut vec![0; 6 + 4 * 1024 * 1024]).unwrap());
-        while links.writable(id) == Flushed::Blocked {
-            std::thread::yield_now();
-        }
-        assert!(links.take_sent().is_empty(), "who waits for the socket says so");
-        reader.join().unwrap();
-    }
-
-    #[test]
-    fn a_full_socket_blocks_and_goes_on() {
-        let (a, mut peer) = UnixStream::pair().unwrap();
-        let mut links = Links::default();
-        let id = links.insert(a.as_raw_fd());
-        let body = vec![7_u8; 4 * 1024 * 1024];
-        links.outbox(id).unwrap().push_owned(body.clone());
-        assert_eq!(links.flush(id), Flushed::Blocked);
-        assert!(links.unsent(id) > 0);
-        let reader = std::thread::spawn(move || {
-            let mut all = vec![0; body.len()];
-            peer.read_exact(&mut all).unwrap();
-            assert_eq!(all, body);
-        });
-        while links.writable(id) == Flushed::Blocked {
-            std::thread::yield_now();
-        }
-        assert_eq!(links.unsent(id), 0);
-        reader.join().unwrap();
-    }
-}
+mod tests;

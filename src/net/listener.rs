@@ -252,6 +252,7 @@ fn bind_tcp(addr: SocketAddr, shards: usize) -> io::Result<Vec<Listener>> {
         .collect()
 }
 
+/// Tries again for a bounded time while the address is in use.
 fn retried<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     for _ in 1..BIND_TRIES {
         match bind() {
@@ -282,7 +283,8 @@ fn bind_unix(path: &Path, shards: usize, access: UnixAccess) -> io::Result<Vec<L
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
-        Ok(_) => remove_stale(path)?,
+        // A server that was killed a moment ago is still connected to.
+        Ok(_) => retried(|| remove_stale(path))?,
         Err(_) => {} // Whatever it is, bind(2) will say so.
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -323,6 +325,21 @@ mod tests {
         for bad in ["", "8080", "unix:", "host", "1.2.3.4"] {
             assert!(bad.parse::<ListenAddr>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_unix_socket_of_a_server_that_is_ending_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let old = UnixListener::bind(&path).unwrap();
+        // It goes once it has been connected to, as one does that an io_uring of a killed process holds a little longer.
+        let ending = std::thread::spawn(move || drop((old.accept().unwrap(), old)));
+        let _listening = bind_all(&[ListenAddr::Unix(path.clone())], 1, UnixAccess::Umask).unwrap();
+        ending.join().unwrap();
+        // One that stays is not taken over, and the wait has an end.
+        let again = bind_all(&[ListenAddr::Unix(path)], 1, UnixAccess::Umask);
+        let error = again.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("a running server listens on it"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::sys::{self, IOVECS_MAX};
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -14,6 +15,11 @@ const REFERENCE_BYTES_MIN: usize = 1024;
 /// quite empty would grow for ever. Each byte is moved at most once on average.
 const COMPACT_BYTES_MIN: usize = 16 * 1024;
 
+/// Most bytes of one system call, and after so many in one go the others have their turn: a peer that takes bytes as fast as
+/// they are sent must not have the shard for itself for as long as a large answer takes.
+pub(super) const SEND_BYTES_MAX: usize = 512 * 1024;
+/// Most bytes of what is lent that are copied at once.
+const COPY_BYTES_MAX: usize = 64 * 1024;
 /// A buffer that has grown beyond this is freed when it has been sent.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
 
@@ -32,15 +38,16 @@ pub unsafe trait Lent: Send + std::fmt::Debug {
     /// How many there are.
     fn len(&self) -> usize;
 
-    /// What is there now.
-    fn copy(&self) -> Vec<u8>;
+    /// What is there now, of the bytes at `range`; what of that lies beyond the end is left out.
+    fn copy(&self, range: Range<usize>) -> Vec<u8>;
 }
 
 #[derive(Debug)]
 enum Segment {
     Own(Vec<u8>),
     Shared(Arc<[u8]>),
-    Lent(Box<dyn Lent>),
+    /// From a byte on: those before it have been copied out.
+    Lent(Box<dyn Lent>, usize),
 }
 
 impl Segment {
@@ -48,7 +55,7 @@ impl Segment {
         match self {
             Segment::Own(bytes) => bytes.len(),
             Segment::Shared(bytes) => bytes.len(),
-            Segment::Lent(bytes) => bytes.len(),
+            Segment::Lent(bytes, from) => bytes.len().saturating_sub(*from),
         }
     }
 
@@ -57,9 +64,14 @@ impl Segment {
         match self {
             Segment::Own(bytes) => Some(bytes),
             Segment::Shared(bytes) => Some(bytes),
-            Segment::Lent(_) => None,
+            Segment::Lent(..) => None,
         }
     }
+}
+
+/// So many of `bytes` as one system call is given.
+fn bounded(bytes: &[u8]) -> &[u8] {
+    bytes.get(..SEND_BYTES_MAX).unwrap_or(bytes)
 }
 
 /// A queue of bytes in segments: small writes gather in the tail, large ones are taken as they are, frames that go to
@@ -110,7 +122,7 @@ impl Outbox {
     /// Appends `bytes` without a copy.
     pub fn push_lent(&mut self, bytes: Box<dyn Lent>) {
         self.seal_tail();
-        self.push_segment(Segment::Lent(bytes));
+        self.push_segment(Segment::Lent(bytes, 0));
     }
 
     /// Bytes not sent yet.
@@ -148,11 +160,16 @@ impl Outbox {
     /// ones come next. What does not fit waits for the next send.
     fn slices<'a>(&'a self, room: &mut [io::IoSlice<'a>; IOVECS_MAX]) -> (usize, bool) {
         let all = self.segments.iter().map(Segment::bytes).chain(std::iter::once(Some(self.tail.as_slice())));
-        let (mut count, mut skip) = (0, self.sent);
+        let (mut count, mut skip, mut left) = (0, self.sent, SEND_BYTES_MAX);
         for (slice, bytes) in room.iter_mut().zip(all) {
             let Some(bytes) = bytes else { return (count, true) };
-            *slice = io::IoSlice::new(bytes.get(skip..).unwrap_or_default());
-            (count, skip) = (count + 1, 0);
+            let bytes = bytes.get(skip..).unwrap_or_default();
+            let part = bytes.get(..bytes.len().min(left)).unwrap_or_default();
+            *slice = io::IoSlice::new(part);
+            (count, skip, left) = (count + 1, 0, left - part.len());
+            if left == 0 {
+                break;
+            }
         }
         (count, false)
     }
@@ -160,8 +177,10 @@ impl Outbox {
     /// Sends a part of what is there: one system call.
     fn send_some(&self, fd: RawFd) -> io::Result<usize> {
         match self.segments.front() {
-            None => return sys::send(fd, self.tail.get(self.sent..).unwrap_or_default()),
-            Some(Segment::Lent(bytes)) => return sys::send_lent(fd, &**bytes, self.sent),
+            None => return sys::send(fd, bounded(self.tail.get(self.sent..).unwrap_or_default())),
+            Some(Segment::Lent(bytes, from)) => {
+                return sys::send_lent(fd, &**bytes, from.saturating_add(self.sent), SEND_BYTES_MAX);
+            }
             Some(_) => {}
         }
         let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
@@ -169,13 +188,18 @@ impl Outbox {
         sys::send_vectored(fd, room.get(..count).unwrap_or_default(), more)
     }
 
-    /// The first unsent bytes: those of one segment. Lent ones are copied for it.
+    /// The first unsent bytes: those of one segment. Some of those that are lent are copied for it.
     pub(super) fn front(&mut self) -> &[u8] {
-        if let Some(first) = self.segments.front_mut()
-            && let Segment::Lent(bytes) = first
-        {
-            let copy = bytes.copy();
-            *first = Segment::Own(copy);
+        if let Some(Segment::Lent(bytes, from)) = self.segments.front_mut() {
+            let start = *from + self.sent;
+            let copy = bytes.copy(start..start.saturating_add(COPY_BYTES_MAX));
+            *from = start.saturating_add(copy.len());
+            let over = *from >= bytes.len();
+            self.sealed -= std::mem::take(&mut self.sent);
+            if over {
+                self.segments.pop_front();
+            }
+            self.segments.push_front(Segment::Own(copy));
         }
         let first = self.segments.front().map_or(Some(self.tail.as_slice()), Segment::bytes);
         first.and_then(|bytes| bytes.get(self.sent..)).unwrap_or_default()
@@ -208,11 +232,18 @@ impl Outbox {
         }
     }
 
-    /// Sends until all is sent or the socket takes no more. Returns whether all is sent.
+    /// Sends until all is sent, the socket takes no more, or it has had its share for now. Returns whether all is sent.
     pub(super) fn flush(&mut self, fd: RawFd) -> io::Result<bool> {
+        let mut left = SEND_BYTES_MAX;
         while !self.is_empty() {
+            if left == 0 {
+                return Ok(false);
+            }
             match self.send_some(fd) {
-                Ok(count) => self.advance(count),
+                Ok(count) => {
+                    self.advance(count);
+                    left = left.saturating_sub(count);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
@@ -259,6 +290,8 @@ mod tests {
         Shared(Vec<u8>),
         Lent(Vec<u8>),
         Send(usize),
+        /// As through TLS.
+        Front(usize),
     }
 
     #[derive(Debug)]
@@ -274,8 +307,8 @@ mod tests {
             self.0.len()
         }
 
-        fn copy(&self) -> Vec<u8> {
-            self.0.clone()
+        fn copy(&self, range: Range<usize>) -> Vec<u8> {
+            self.0[range.start.min(self.0.len())..range.end.min(self.0.len())].to_vec()
         }
     }
 
@@ -293,15 +326,17 @@ mod tests {
             bytes().prop_map(Step::Owned),
             bytes().prop_map(Step::Shared),
             proptest::collection::vec(any::<u8>(), 1..50).prop_map(Step::Lent),
+            (any::<u8>(), 1..3 * COPY_BYTES_MAX).prop_map(|(byte, count)| Step::Lent(vec![byte; count])),
             (0..3000_usize).prop_map(Step::Send),
+            (0..2 * COPY_BYTES_MAX).prop_map(Step::Front),
         ]
     }
 
     /// What the next send would be offered.
     fn ready(outbox: &Outbox) -> Vec<u8> {
         let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
-        if let Some(Segment::Lent(bytes)) = outbox.segments.front() {
-            return bytes.copy()[outbox.sent..].to_vec();
+        if let Some(Segment::Lent(bytes, from)) = outbox.segments.front() {
+            return bytes.copy(from + outbox.sent..usize::MAX);
         }
         let (count, _) = outbox.slices(&mut room);
         room[..count].iter().flat_map(|slice| slice.to_vec()).collect()
@@ -322,6 +357,19 @@ mod tests {
         assert!(sent.iter().enumerate().all(|(at, byte)| *byte == (at / REFERENCE_BYTES_MIN) as u8));
         assert!(outbox.take_spare().is_none());
         assert_eq!(outbox.segments.capacity(), 0);
+    }
+
+    #[test]
+    fn what_is_lent_is_copied_in_parts() {
+        let mut outbox = Outbox::default();
+        outbox.push_lent(Box::new(Other(vec![7; 3 * COPY_BYTES_MAX + 5])));
+        let mut parts = Vec::new();
+        while !outbox.is_empty() {
+            let count = outbox.front().len();
+            parts.push(count);
+            outbox.advance(count);
+        }
+        assert_eq!(parts, [COPY_BYTES_MAX, COPY_BYTES_MAX, COPY_BYTES_MAX, 5]);
     }
 
     #[test]
@@ -352,6 +400,12 @@ mod tests {
                         let count = count.min(ready.len());
                         sent.extend_from_slice(&ready[..count]);
                         outbox.advance(count);
+                    }
+                    Step::Front(count) => {
+                        let front = outbox.front();
+                        let part = front[..count.min(front.len())].to_vec();
+                        sent.extend_from_slice(&part);
+                        outbox.advance(part.len());
                     }
                 }
                 prop_assert_eq!(outbox.len(), pushed.len() - sent.len());

@@ -23,13 +23,13 @@ pub(super) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     check(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
-/// [`send`] of what is lent, from its byte number `from` on.
-pub(super) fn send_lent(fd: RawFd, bytes: &dyn Lent, from: usize) -> io::Result<usize> {
+/// [`send`] of what is lent, from its byte number `from` on, at most `bytes_max` bytes.
+pub(super) fn send_lent(fd: RawFd, bytes: &dyn Lent, from: usize, bytes_max: usize) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     let from = from.min(bytes.len());
     // SAFETY: the trait's contract: the bytes can be read while `bytes` lives. Only the kernel reads them, so it does not
     // matter that another process may write them meanwhile. For `fd` see `send`.
-    check(unsafe { libc::send(fd, bytes.pointer().add(from).cast(), bytes.len() - from, flags) })
+    check(unsafe { libc::send(fd, bytes.pointer().add(from).cast(), (bytes.len() - from).min(bytes_max), flags) })
 }
 
 /// `recv(2)` without blocking; 0 means that the peer has sent FIN.

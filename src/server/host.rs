@@ -4,7 +4,9 @@ use crate::abi::context::JobTables;
 use crate::config::{Config, Isolation};
 use crate::domain::DEFAULT_DOMAIN;
 use crate::domain::in_process::InProcess;
-use crate::domain::process::{Cgroups, CrashLimit, DomainConfig, Domains, Identity, end_leftovers, message_bytes_max};
+use crate::domain::process::{
+    Budgets, Cgroups, CrashLimit, DomainConfig, Domains, Identity, end_leftovers, message_bytes_max,
+};
 use crate::domain::sandbox::{self, Policy, User};
 use crate::net::Waker;
 use core_affinity::CoreId;
@@ -35,9 +37,24 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         std::fs::create_dir_all(dir)
             .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?;
     }
+    let user = domain_user(config, &scratch);
+    for dir in &config.allow_write {
+        if let Some(why) = sandbox::not_writable(user, dir) {
+            tracing::warn!(
+                "--allow-write {}: modules can't write there: {why}; have it made and given to their user",
+                dir.display()
+            );
+        }
+    }
     let (cores, free_cores) = shard_cores(config.shards);
     let largest = config.job_payload_bytes_max.max(config.job_event_bytes_max).max(config.job_result_bytes_max);
+    let bodies = config.bodies_bytes_max.max(config.body_bytes_max).max(config.route_body_bytes_max);
+    let bodies = Budgets {
+        requests_bytes_max: bodies.max(config.ws_message_bytes_max.saturating_add(EVENTS_BYTES)).min(BUDGET_BYTES_MAX),
+        answers_bytes_max: config.module_answers_bytes_max.min(BUDGET_BYTES_MAX),
+    };
     let domain = DomainConfig {
+        bodies,
         identity: Identity::first(DEFAULT_DOMAIN, config.shards),
         cores: cores.iter().map(|core| core.map(|core| core.id)).collect(),
         threads_min: if free_cores.is_empty() { config.shards } else { free_cores.len() },
@@ -46,7 +63,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         database,
         jobs_database: jobs_file.to_path_buf(),
         records,
-        policy: domain_policy(config, domain_user(config, &scratch)),
+        policy: domain_policy(config, user),
         scratch,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
         message_bytes_max: message_bytes_max(largest),
@@ -57,6 +74,12 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     };
     Ok(ModuleHost::Apart(Arc::new(Domains::start(domain, config.domains_max, wakers.to_vec())?)))
 }
+
+/// Bytes that may wait on a WebSocket beside its largest message, and what comes with them.
+const EVENTS_BYTES: usize = 4 * 1024 * 1024;
+
+/// Largest budget: a process has addresses for that many shards.
+const BUDGET_BYTES_MAX: usize = 16 * 1024 * 1024 * 1024;
 
 /// The modules' database has a directory of its own: it is the one thing of the server's that isolated modules write.
 fn module_database(config: &Config) -> std::io::Result<PathBuf> {

@@ -32,8 +32,10 @@ impl Shard {
             Some(length) if length > limit => {
                 if origin.is_for_server(view.path()) {
                     self.admin.too_large(view, origin.client, limit);
+                    Err(own_too_large(limit))
+                } else {
+                    Err(too_large(limit))
                 }
-                Err(too_large(limit))
             }
             _ => Ok(limit),
         }
@@ -73,5 +75,19 @@ impl Shard {
 
 /// RFC 9110 §15.5.14
 pub(super) fn too_large(limit: usize) -> ServerAnswer {
-    ServerAnswer::text(413, format!("the body is larger than {limit} bytes\n"))
+    ServerAnswer::text(
+        413,
+        format!(
+            "the body is larger than {limit} bytes; a route takes more with CWEB_BODY_MIB(n) in its flags, up to the \
+             operator's --route-body-bytes-max, and all routes with --body-bytes-max\n"
+        ),
+    )
+}
+
+/// The same of a request for one of the server's own paths.
+fn own_too_large(limit: usize) -> ServerAnswer {
+    ServerAnswer::text(
+        413,
+        format!("the body is larger than {limit} bytes; the operator allows more with --mgnt-body-bytes-max\n"),
+    )
 }

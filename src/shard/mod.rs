@@ -203,6 +203,7 @@ impl Shard {
                 self.socket_idle(links, socket);
             }
             Message::SocketSend { socket, frame } => self.socket_send(links, socket, frame),
+            Message::SocketSendLent { socket, frame } => self.socket_send_lent(links, socket, frame),
             Message::SocketClose { socket, code } => self.socket_close(links, socket, code),
             Message::StreamFound { stream, job } => self.stream_found(links, stream, job),
             Message::StreamReplay { stream, replay } => self.stream_replayed(links, stream, replay),
@@ -364,6 +365,9 @@ impl Application for Shard {
             Some(Takeover::Socket(key)) => self.socket_gone(links, key),
             Some(Takeover::Stream(key)) => self.stream_gone(key),
             None => {}
+        }
+        if !conn.slots.is_empty() {
+            self.remote.leave(id);
         }
         for slot in &conn.slots {
             if let Slot::Stream { key } = slot {

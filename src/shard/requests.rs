@@ -395,7 +395,11 @@ impl Shard {
 
     /// Framing is lost: answer after what is owed, then close.
     fn reject(&mut self, links: &mut Links, conn: &mut Conn, error: &RequestError, head_only: bool) {
-        self.answer_last(links, conn, &ServerAnswer::text(error.status(), format!("{error}\n")), head_only);
+        let answer = match error {
+            RequestError::BodyTooLarge => too_large(self.limits.http.body_bytes_max),
+            error => ServerAnswer::text(error.status(), format!("{error}\n")),
+        };
+        self.answer_last(links, conn, &answer, head_only);
     }
 
     /// Answers after what is owed; then the connection is closed.

@@ -14,7 +14,7 @@ use crate::abi::websocket::Socket;
 use crate::domain::call::{Hold, SocketEvent, Work};
 use crate::domain::inbox::Message;
 use crate::module::table::Table;
-use crate::net::{ConnId, Links};
+use crate::net::{ConnId, Lent, Links, Outbox};
 use crate::numbered::Numbered;
 use crate::proto::form;
 use crate::proto::http1::RequestView;
@@ -280,12 +280,26 @@ impl Shard {
     /// A module sends a frame. One that has queued more than its reader takes is closed: a module can't know how fast
     /// its readers are, and the server's memory is bounded.
     pub(super) fn socket_send(&mut self, links: &mut Links, key: u64, frame: Arc<[u8]>) {
+        if let Some(outbox) = self.room_for_frame(links, key, frame.len()) {
+            outbox.push_shared(frame);
+        }
+    }
+
+    /// [`Shard::socket_send`] of a frame that lies in a domain's memory.
+    pub(super) fn socket_send_lent(&mut self, links: &mut Links, key: u64, frame: Box<dyn Lent>) {
+        if let Some(outbox) = self.room_for_frame(links, key, frame.len()) {
+            outbox.push_lent(frame);
+        }
+    }
+
+    /// Where a frame of `bytes` bytes goes, if the socket is open and its reader fast enough.
+    fn room_for_frame<'a>(&mut self, links: &'a mut Links, key: u64, bytes: usize) -> Option<&'a mut Outbox> {
         let limit = self.limits.ws_queue_bytes_max;
         let now_ms = self.now_ms;
-        let Some(state) = self.sockets.states.get_mut(&key) else { return };
-        state.handle.taken(frame.len());
-        let Some(conn) = state.conn.filter(|_| !state.session.is_closing()) else { return };
-        if links.unsent(conn) + frame.len() > limit {
+        let state = self.sockets.states.get_mut(&key)?;
+        state.handle.taken(bytes);
+        let conn = state.conn.filter(|_| !state.session.is_closing())?;
+        if links.unsent(conn) + bytes > limit {
             self.stats.ws_overflowed();
             state.handle.mark_closed();
             state.session.close(TRY_AGAIN_LATER, "the reader is too slow");
@@ -294,12 +308,10 @@ impl Shard {
             if state.busy {
                 self.remote.gone(key);
             }
-            return;
+            return None;
         }
         self.stats.ws_message_out();
-        if let Some(outbox) = links.outbox(conn) {
-            outbox.push_shared(frame);
-        }
+        links.outbox(conn)
     }
 
     /// A module closes a socket.

@@ -15,7 +15,7 @@ use crate::jobs::store::StoreError;
 use crate::jobs::{JobFrame, Replay};
 use crate::net::{ConnId, Links};
 use crate::proto::form;
-use crate::proto::http1::{Method, RequestView, encode_stream_head};
+use crate::proto::http1::{Method, RequestView, accepts, encode_stream_head};
 use crate::proto::ws::{self, Event, Kind, Session, WsLimits};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ const HEARTBEAT_MS: u64 = 15_000;
 const CLOSE_WAIT_MS: u64 = 2_000;
 /// Largest message a watcher may send; none is expected.
 const WATCHER_MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// How long a browser waits before it comes back to a stream that broke: a server that is replaced needs no longer.
+const RETRY: &[u8] = b"retry: 2000\n\n";
 /// RFC 6455 §7.4.1
 const NORMAL: u16 = 1000;
 /// RFC 6455 §7.4.1: the endpoint is going away.
@@ -44,6 +46,8 @@ enum Channel {
     ServerSent {
         seq: u64,
         meta: Meta,
+        /// The head of the answer has been sent.
+        begun: bool,
     },
 }
 
@@ -125,7 +129,7 @@ impl Shard {
         path.starts_with(b"/jobs/")
             && path.ends_with(b"/events")
             && view.method() == Method::Get
-            && view.header("accept").is_some_and(|accept| memchr::memmem::find(accept, b"text/event-stream").is_some())
+            && view.header("accept").is_some_and(|accept| accepts(accept, "text/event-stream"))
     }
 
     /// Begins a stream of server-sent events; its answer comes when the job is found.
@@ -143,7 +147,7 @@ impl Shard {
         let uuid = String::from_utf8_lossy(uuid).into_owned();
         match asked(view).1 {
             Ok(after) => {
-                let channel = Channel::ServerSent { seq, meta };
+                let channel = Channel::ServerSent { seq, meta, begun: false };
                 self.open_stream(conn, channel, after, uuid);
                 Begun::Running { expected: 0 }
             }
@@ -233,7 +237,7 @@ impl Shard {
             return;
         }
         match (&mut stream.channel, job) {
-            (Channel::ServerSent { seq, meta }, Err((status, text))) => {
+            (Channel::ServerSent { seq, meta, .. }, Err((status, text))) => {
                 let mut bytes = Vec::new();
                 let answer = ServerAnswer::json(status, error_json(&text));
                 let answer = if status == 503 { answer.with("Retry-After", "1") } else { answer };
@@ -267,23 +271,13 @@ impl Shard {
         self.advance(links, id);
     }
 
-    /// The answers before the stream have been sent: its head goes out, and the replay begins.
+    /// The answers before the stream have been sent: the replay begins. The head waits for what it brings.
     pub(super) fn stream_begins(&mut self, links: &mut Links, key: u64) {
+        let (draining, now_ms) = (self.draining, self.now_ms);
         let Some(stream) = self.streams.states.get_mut(&key) else { return };
-        if let Channel::ServerSent { meta, .. } = &stream.channel
-            && let Some(outbox) = links.outbox(stream.conn)
-        {
-            let headers = [
-                (b"Content-Type".as_slice(), b"text/event-stream".as_slice()),
-                (b"Cache-Control", b"no-cache"),
-                // Proxies that buffer would hold the events back.
-                (b"X-Accel-Buffering", b"no"),
-            ];
-            let head = meta.head(200, 0);
-            encode_stream_head(outbox.buffer(), &head, headers.into_iter());
-        }
-        if self.draining {
-            return stream.end(links, GOING_AWAY, self.now_ms);
+        if draining {
+            stream.begin(links);
+            return stream.end(links, GOING_AWAY, now_ms);
         }
         if stream.mode == Mode::Opening {
             self.replay(key);
@@ -322,9 +316,14 @@ impl Shard {
             Ok(replay) => replay,
             Err(text) => {
                 tracing::error!("a stream of job events ends: {text}");
+                stream.begin(links);
                 return stream.end(links, INTERNAL_ERROR, now_ms);
             }
         };
+        if at_end && finished && frames.is_empty() && stream.finish_unbegun(links, now_ms) {
+            return;
+        }
+        stream.begin(links);
         for frame in &frames {
             stream.send(links, frame);
         }
@@ -428,6 +427,7 @@ impl Shard {
         for stream in self.streams.states.values_mut() {
             let begun = !matches!((&stream.channel, stream.mode), (Channel::ServerSent { .. }, Mode::Opening));
             if begun {
+                stream.begin(links);
                 stream.end(links, GOING_AWAY, now_ms);
             }
         }
@@ -453,6 +453,37 @@ impl Stream {
                 push_chunk(outbox.buffer(), text.as_bytes(), meta.http_1_0);
             }
         }
+    }
+
+    /// Sends the head of an answer that is a stream, unless it has been sent.
+    fn begin(&mut self, links: &mut Links) {
+        let Channel::ServerSent { meta, begun, .. } = &mut self.channel else { return };
+        if std::mem::replace(begun, true) {
+            return;
+        }
+        let Some(outbox) = links.outbox(self.conn) else { return };
+        let headers = [
+            (b"Content-Type".as_slice(), b"text/event-stream".as_slice()),
+            (b"Cache-Control", b"no-cache"),
+            // Proxies that buffer would hold the events back.
+            (b"X-Accel-Buffering", b"no"),
+        ];
+        let head = meta.head(200, 0);
+        encode_stream_head(outbox.buffer(), &head, headers.into_iter());
+        push_chunk(outbox.buffer(), RETRY, meta.http_1_0);
+    }
+
+    /// Answers 204 if the client has seen all events of a job that has ended: an `EventSource` would come back for ever
+    /// after any other answer (HTML standard, server-sent events, "processing model"). False if this is no such stream.
+    fn finish_unbegun(&mut self, links: &mut Links, now_ms: u64) -> bool {
+        let Channel::ServerSent { meta, begun: false, .. } = &self.channel else { return false };
+        if let Some(outbox) = links.outbox(self.conn) {
+            ServerAnswer { status: 204, ..ServerAnswer::default() }.encode(meta, outbox.buffer());
+        }
+        self.mode = Mode::Ending;
+        self.ending_since_ms = now_ms;
+        links.close(self.conn);
+        true
     }
 
     fn send_text(&mut self, links: &mut Links, text: &str) {
@@ -488,6 +519,7 @@ impl Stream {
                 session.ping();
                 self.flush(links);
             }
+            Channel::ServerSent { begun: false, .. } => {}
             Channel::ServerSent { meta, .. } => {
                 if let Some(outbox) = links.outbox(self.conn) {
                     push_chunk(outbox.buffer(), b":\n\n", meta.http_1_0);

@@ -1,6 +1,7 @@
 //! The server's answers: what it says of jobs, and refusals in words that tell what to do.
 
 use super::super::client::{Answer, Client, GREEN, RED, YELLOW};
+use super::super::exit::{Exit, Failure};
 use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -73,32 +74,33 @@ struct Refusal {
 }
 
 /// The body of an answer that is a success; else what went wrong. `unknown` tells what to do after a 404.
-pub(super) fn accepted(client: &Client, answer: Answer, unknown: &str) -> Result<String, String> {
+pub(super) fn accepted(client: &Client, answer: Answer, unknown: &str) -> Result<String, Failure> {
     if answer.is_success() {
         return Ok(answer.body);
     }
     let base = client.base();
     let Ok(Refusal { error }) = serde_json::from_str(&answer.body) else {
         let text: String = first_line(&answer.body).chars().take(FOREIGN_CHARS_MAX).collect();
-        return Err(format!(
+        return Err(Failure::from(format!(
             "{base} answers {} {text:?}: this is no cweb server with jobs; another is named with --server URL or CWEB_SERVER",
             answer.status
-        ));
+        )));
     };
     let later = match answer.header("retry-after") {
         "" => String::new(),
         seconds => format!("try again in {seconds} s"),
     };
+    let about_key = client.key_advice(&answer);
     let advice = match answer.status {
-        401 if client.has_key() => "CWEB_ADMIN_KEY is not this server's key: set it to that",
-        401 => "set CWEB_ADMIN_KEY to the server's key",
+        _ if about_key.is_some() => about_key.unwrap_or_default(),
         404 => unknown,
         500 => "the server's log may tell more",
         503 => &later,
         _ => "",
     };
     let colon = if advice.is_empty() { "" } else { "; " };
-    Err(format!("{base} answers {}: {}{colon}{advice}", answer.status, shown(&error)))
+    let exit = if about_key.is_some() { Exit::Unauthorized } else { Exit::Failed };
+    Err(Failure::new(exit, format!("{base} answers {}: {}{colon}{advice}", answer.status, shown(&error))))
 }
 
 /// Reads the JSON of an answer.

@@ -1,24 +1,25 @@
 //! `cweb jobs cancel` and `cweb jobs delete`
 
 use super::super::client::Client;
-use super::{EXIT_TROUBLE, Problem, answer};
+use super::super::exit::Exit;
+use super::{Problem, answer};
 use std::process::ExitCode;
 use uuid::Uuid;
 
 /// Does `act` for each job; one that does not work keeps none of the others from it.
 pub(super) fn each(jobs: &[Uuid], act: impl Fn(&Uuid) -> Result<(), Problem>) -> Result<ExitCode, Problem> {
-    let mut failed = false;
+    let mut failed: Option<Exit> = None;
     for job in jobs {
         match act(job) {
             Ok(()) => {}
-            Err(Problem::Said(text)) => {
-                eprintln!("cweb: {job}: {text}");
-                failed = true;
+            Err(Problem::Said(failure)) => {
+                eprintln!("cweb: {job}: {failure}");
+                failed = failed.max(Some(failure.exit));
             }
             Err(closed @ Problem::OutputClosed) => return Err(closed),
         }
     }
-    Ok(if failed { ExitCode::from(EXIT_TROUBLE) } else { ExitCode::SUCCESS })
+    Ok(failed.map_or(ExitCode::SUCCESS, ExitCode::from))
 }
 
 pub(super) fn cancel(client: &Client, job: &Uuid) -> Result<(), Problem> {

@@ -11,6 +11,7 @@ mod time;
 mod watch;
 
 use super::client::{Client, SERVER_DEFAULT};
+use super::exit::{Exit, Failure};
 use super::trust::TrustArgs;
 use answer::{Job, State};
 use clap::{Args, Subcommand};
@@ -38,7 +39,8 @@ Examples:
   cweb jobs watch $(cweb jobs submit sum @payload.json)
   cweb jobs list --state failed
 
-Exit codes: 0 done; 1 a watched job failed; 3 a watched job was canceled; 2 the command itself did not work.
+Exit codes: 0 done; 1 refused or failed, of a watched job too; 2 the command line is wrong; 3 no server was reached; 4 the server
+wants another key; 5 a watched job was canceled.
 The key comes from CWEB_ADMIN_KEY. docs/jobs.md tells more.";
 
 #[derive(Subcommand)]
@@ -65,20 +67,23 @@ enum JobsCommand {
     List(list::ListArgs),
 }
 
-/// The command itself did not work; 1 and 3 tell how a watched job ended.
-const EXIT_TROUBLE: u8 = 2;
-
 /// Why a command could not do its work.
 enum Problem {
-    /// For people.
-    Said(String),
+    /// What went wrong.
+    Said(Failure),
     /// Nobody reads the output any more: nothing is left to do, or to say.
     OutputClosed,
 }
 
 impl From<String> for Problem {
     fn from(text: String) -> Self {
-        Self::Said(text)
+        Self::Said(text.into())
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Self::Said(failure)
     }
 }
 
@@ -87,7 +92,7 @@ impl From<io::Error> for Problem {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::OutputClosed,
-            _ => Self::Said(format!("the output can't be written: {error}")),
+            _ => Self::Said(format!("the output can't be written: {error}").into()),
         }
     }
 }
@@ -95,10 +100,7 @@ impl From<io::Error> for Problem {
 pub(super) fn run(args: &JobsArgs) -> ExitCode {
     let client = match Client::new(&args.server, &args.trust) {
         Ok(client) => client,
-        Err(text) => {
-            super::fail(text);
-            return ExitCode::from(EXIT_TROUBLE);
-        }
+        Err(text) => return super::fail(text),
     };
     let result = match &args.command {
         JobsCommand::Submit(args) => submit::run(&client, args),
@@ -108,11 +110,9 @@ pub(super) fn run(args: &JobsArgs) -> ExitCode {
         JobsCommand::Delete { jobs } => end::each(jobs, |job| end::delete(&client, job)),
         JobsCommand::List(args) => list::run(&client, args),
     };
-    result.unwrap_or_else(|problem| {
-        if let Problem::Said(text) = problem {
-            super::fail(text);
-        }
-        ExitCode::from(EXIT_TROUBLE)
+    result.unwrap_or_else(|problem| match problem {
+        Problem::Said(failure) => failure.end(),
+        Problem::OutputClosed => Exit::Failed.into(),
     })
 }
 
@@ -120,7 +120,7 @@ pub(super) fn run(args: &JobsArgs) -> ExitCode {
 fn exit_code(state: State) -> ExitCode {
     match state {
         State::Failed => ExitCode::FAILURE,
-        State::Canceled => ExitCode::from(3),
+        State::Canceled => Exit::Canceled.into(),
         State::Pending | State::Running | State::Done => ExitCode::SUCCESS,
     }
 }

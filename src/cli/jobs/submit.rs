@@ -1,6 +1,7 @@
 //! `cweb jobs submit`
 
 use super::super::client::Client;
+use super::super::exit::{Exit, Failure};
 use super::answer::{self, State, short_hash, shown};
 use super::time::{Span, When, now_ms};
 use super::{Problem, watch};
@@ -74,7 +75,7 @@ struct Accepted {
 }
 
 pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Problem> {
-    let payload = payload(&args.payload)?;
+    let payload = payload(&args.payload).map_err(|text| Failure::new(Exit::Usage, text))?;
     let submission = Submission {
         job: &args.job,
         payload: &payload,

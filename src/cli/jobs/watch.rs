@@ -4,6 +4,7 @@
 //! an event says that it is the last (a job may call one of its own "done"), so an end is checked against the job's state.
 
 use super::super::client::{Client, Opened};
+use super::super::exit::Failure;
 use super::answer::{self, State};
 use super::event::{JobEvent, View};
 use super::sse::SseReader;
@@ -94,13 +95,13 @@ impl Watch<'_> {
                                 continue;
                             }
                             Ok(_) => "the server has ended the stream".to_owned(),
-                            Err(Problem::Said(why)) => why,
+                            Err(Problem::Said(why)) => why.text,
                             Err(closed) => return Err(closed),
                         },
                         (Some(why), _) => why,
                     }
                 }
-                Err(why) if connected => why,
+                Err(why) if connected => why.text,
                 Err(why) => return Err(why.into()),
             };
             self.wait(&why)?;
@@ -108,9 +109,11 @@ impl Watch<'_> {
     }
 
     /// Opens the stream. The outer error is one that trying again can't mend.
-    fn open(&self) -> Result<Result<impl Read + use<>, String>, Problem> {
+    fn open(&self) -> Result<Result<Box<dyn Read>, Failure>, Problem> {
         match self.client.events(&format!("/jobs/{}/events", self.job), self.last_id) {
-            Ok(Opened::Stream(reader)) => Ok(Ok(reader)),
+            Ok(Opened::Stream(reader)) => Ok(Ok(Box::new(reader))),
+            // All of it has been seen.
+            Ok(Opened::Finished) => Ok(Ok(Box::new(std::io::empty()))),
             Ok(Opened::Refused(refusal)) => {
                 let may_pass = refusal.status >= 500;
                 match answer::accepted(self.client, refusal, answer::NO_SUCH_JOB) {

@@ -4,11 +4,15 @@
 //! only names the place. The other side reads it where it lies, and says when it is done with it. What is allocated is
 //! known to the giver alone, in private memory: a hostile domain can hand over any place it likes, and changes nothing
 //! by that but the bytes of its own answers.
+//!
+//! The memory is sparse: addresses are plenty, and pages are there while a body lies in them. Each part has a budget in
+//! bytes. A body for which the budget has no room waits; one beyond the whole budget never gets a place.
 
+use super::extents::{Extents, NoRoom};
 use crate::domain::ring::Region;
 use crate::net::Lent;
 use crossbeam::queue::SegQueue;
-use std::collections::{BTreeMap, HashMap};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,16 +20,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bodies of at least this many bytes go by reference: below, copying through the ring is as cheap.
 pub(super) const LENT_BYTES_MIN: usize = 32 * 1024;
-/// Bytes of the requests' part, a shard.
-const REQUESTS_BYTES: usize = 32 * 1024 * 1024;
-/// Bytes of the answers' part, for all shards.
-const ANSWERS_BYTES: usize = 64 * 1024 * 1024;
-/// Bodies that a shard has borrowed of one process at a time: all there can be of the least size.
-const BORROWED_MAX: usize = ANSWERS_BYTES / LENT_BYTES_MIN;
 /// Extents begin and end at pages, so that those of two bodies share no cache line and can be given back to the kernel.
-const PAGE: usize = 4096;
-/// A part that has been used this far is given back to the kernel when nothing lies in it any more.
-const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(super) const PAGE: usize = 4096;
+/// Bytes beyond the budget that are for bodies of at most [`SMALL_BYTES_MAX`]: they do not wait behind large ones.
+const RESERVE_BYTES: usize = 64 * 1024 * 1024;
+/// Largest body that the reserve is for.
+pub(super) const SMALL_BYTES_MAX: usize = 1024 * 1024;
+/// Memory given back to the kernel in one step: some hundred microseconds.
+const RECLAIM_BYTES: usize = 4 * 1024 * 1024;
 
 /// A body's place in the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,74 +37,79 @@ pub(super) struct Place {
     pub(super) bytes: u64,
 }
 
-/// Bytes of the memory for a number of shards.
-pub(super) fn bytes(shards: usize) -> usize {
-    shards * REQUESTS_BYTES + ANSWERS_BYTES
+/// How much of the memory is for what. Both processes compute the same places from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budgets {
+    /// Bodies of requests and messages that a shard has with the domain, in bytes.
+    pub requests_bytes_max: usize,
+    /// Bodies of answers and frames of the domain that are not sent yet, in bytes, for all shards.
+    pub answers_bytes_max: usize,
 }
 
-/// Where shard number `shard` puts bodies of requests.
-pub(super) fn requests_part(shard: usize) -> Range<usize> {
-    shard * REQUESTS_BYTES..(shard + 1) * REQUESTS_BYTES
+/// The parts of the memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parts {
+    shards: usize,
+    budgets: Budgets,
 }
 
-/// Where a domain of `shards` shards puts bodies of answers.
-pub(super) fn answers_part(shards: usize) -> Range<usize> {
-    shards * REQUESTS_BYTES..shards * REQUESTS_BYTES + ANSWERS_BYTES
+/// Addresses for a budget: twice as many, so that what is free is seldom in pieces that are too small.
+fn span(budget: usize) -> usize {
+    budget.saturating_mul(2).saturating_add(RESERVE_BYTES).next_multiple_of(PAGE)
 }
 
-/// Gives out extents of a range: the first that is large enough.
-#[derive(Debug)]
-struct Extents {
-    range: Range<usize>,
-    /// Bytes of each free extent, by its start.
-    free: BTreeMap<usize, usize>,
-    /// Bytes of each extent given out, by its start.
-    taken: HashMap<usize, usize>,
-    /// End of what has ever been given out since it was last trimmed.
-    reached: usize,
-}
-
-impl Extents {
-    fn new(range: Range<usize>) -> Self {
-        let free = BTreeMap::from([(range.start, range.len())]);
-        Self { reached: range.start, range, free, taken: HashMap::new() }
+impl Parts {
+    pub(super) fn new(shards: usize, budgets: Budgets) -> Self {
+        Self { shards, budgets }
     }
 
-    fn take(&mut self, bytes: usize) -> Option<usize> {
-        let bytes = bytes.checked_next_multiple_of(PAGE)?.max(PAGE);
-        let (&start, &room) = self.free.iter().find(|(_, room)| **room >= bytes)?;
-        self.free.remove(&start);
-        if room > bytes {
-            self.free.insert(start + bytes, room - bytes);
-        }
-        self.taken.insert(start, bytes);
-        self.reached = self.reached.max(start + bytes);
-        Some(start)
+    fn answers_start(&self) -> usize {
+        self.shards.saturating_mul(span(self.budgets.requests_bytes_max))
     }
 
-    /// Takes an extent back; one that was not given out changes nothing.
-    fn give(&mut self, mut start: usize) {
-        let Some(mut bytes) = self.taken.remove(&start) else { return };
-        if let Some(after) = self.free.remove(&(start + bytes)) {
-            bytes += after;
-        }
-        if let Some((&before, &room)) = self.free.range(..start).next_back()
-            && before + room == start
-        {
-            self.free.remove(&before);
-            (start, bytes) = (before, bytes + room);
-        }
-        self.free.insert(start, bytes);
+    /// Bytes of the memory: addresses, not pages.
+    pub(super) fn bytes(&self) -> usize {
+        self.answers_start().saturating_add(span(self.budgets.answers_bytes_max))
     }
 
-    /// What can be given back to the kernel, now that nothing lies in it.
-    fn trim(&mut self) -> Option<Range<usize>> {
-        let used = self.range.start..self.reached;
-        if !self.taken.is_empty() || used.len() <= KEPT_BYTES_MAX {
-            return None;
-        }
-        self.reached = self.range.start;
-        Some(used)
+    /// Most bytes that the memory takes up while both sides keep to the budgets.
+    pub(super) fn resident_bytes_max(&self) -> usize {
+        let part = |budget: usize| budget.saturating_add(RESERVE_BYTES);
+        let requests = self.shards.saturating_mul(part(self.budgets.requests_bytes_max));
+        requests.saturating_add(part(self.budgets.answers_bytes_max))
+    }
+
+    /// Where shard number `shard` puts bodies of requests.
+    fn requests(&self, shard: usize) -> Range<usize> {
+        let bytes = span(self.budgets.requests_bytes_max);
+        shard * bytes..(shard + 1) * bytes
+    }
+
+    /// Where the domain puts bodies of answers.
+    fn answers(&self) -> Range<usize> {
+        self.answers_start()..self.bytes()
+    }
+
+    /// What shard number `shard` lends from.
+    pub(super) fn lend_requests(&self, memory: &Arc<Region>, shard: usize) -> Lender {
+        Lender::new(Arc::clone(memory), self.requests(shard), self.budgets.requests_bytes_max)
+    }
+
+    /// What the domain lends from.
+    pub(super) fn lend_answers(&self, memory: &Arc<Region>) -> Lender {
+        Lender::new(Arc::clone(memory), self.answers(), self.budgets.answers_bytes_max)
+    }
+
+    /// What the domain borrows from shard number `shard`.
+    pub(super) fn borrow_requests(&self, memory: &Arc<Region>, shard: usize) -> Borrower {
+        Borrower { memory: Arc::clone(memory), range: self.requests(shard), done: None, open_max: usize::MAX }
+    }
+
+    /// What a shard borrows from the domain, which waits to hear what has been read ([`Borrower::next_done`]).
+    pub(super) fn borrow_answers(&self, memory: &Arc<Region>) -> Borrower {
+        let range = self.answers();
+        let open_max = range.len() / LENT_BYTES_MIN;
+        Borrower { memory: Arc::clone(memory), range, done: Some(Arc::default()), open_max }
     }
 }
 
@@ -114,26 +121,45 @@ pub(super) struct Lender {
 }
 
 impl Lender {
-    pub(super) fn new(memory: Arc<Region>, range: Range<usize>) -> Self {
-        Self { memory, extents: Extents::new(range) }
+    fn new(memory: Arc<Region>, range: Range<usize>, budget: usize) -> Self {
+        Self { memory, extents: Extents::new(range, budget, RESERVE_BYTES) }
     }
 
-    /// Puts a copy of `body` there. `None`: it is small, or there is no room; it crosses the ring then.
-    pub(super) fn lend(&mut self, body: &[u8]) -> Option<Place> {
-        if body.len() < LENT_BYTES_MIN {
-            return None;
-        }
-        let offset = self.extents.take(body.len())?;
-        self.memory.store(offset, body);
-        Some(Place { offset: offset as u64, bytes: body.len() as u64 })
+    /// A place for `bytes` bytes, which are still to be written there.
+    ///
+    /// # Errors
+    /// There is none now, or never.
+    pub(super) fn take(&mut self, bytes: usize) -> Result<Place, NoRoom> {
+        let offset = self.extents.take(bytes)?;
+        Ok(Place { offset: offset as u64, bytes: bytes as u64 })
+    }
+
+    /// The memory, for who writes a body there.
+    pub(super) fn memory(&self) -> &Arc<Region> {
+        &self.memory
+    }
+
+    /// Most bytes of all bodies there, and so of one.
+    pub(super) fn budget(&self) -> usize {
+        self.extents.budget()
     }
 
     /// The other side is done with what began at `offset`.
     pub(super) fn give_back(&mut self, offset: u64) {
         let Ok(offset) = usize::try_from(offset) else { return };
         self.extents.give(offset);
-        if let Some(unused) = self.extents.trim() {
-            self.memory.discard(unused);
+    }
+
+    /// Whether there are pages for [`Lender::reclaim`].
+    pub(super) fn has_unused(&self) -> bool {
+        self.extents.is_leaving()
+    }
+
+    /// Gives some pages that no body lies in any more back to the kernel, and their bytes back to the budget.
+    pub(super) fn reclaim(&mut self) {
+        if let Some(range) = self.extents.next_leaving(RECLAIM_BYTES) {
+            self.memory.discard(range.clone());
+            self.extents.left(range);
         }
     }
 }
@@ -144,6 +170,8 @@ pub(super) struct Borrower {
     range: Range<usize>,
     /// What has been read, if that is to be told.
     done: Option<Arc<Done>>,
+    /// Most bodies that are borrowed at a time: all there can be of the least size.
+    open_max: usize,
 }
 
 /// What was borrowed and is to be told of.
@@ -156,11 +184,6 @@ struct Done {
 }
 
 impl Borrower {
-    /// `tells`: the other side waits to hear what has been read ([`Borrower::next_done`]).
-    pub(super) fn new(memory: Arc<Region>, range: Range<usize>, tells: bool) -> Self {
-        Self { memory, range, done: tells.then(Arc::default) }
-    }
-
     fn range_of(&self, place: Place) -> Option<Range<usize>> {
         let start = usize::try_from(place.offset).ok()?;
         let end = start.checked_add(usize::try_from(place.bytes).ok()?)?;
@@ -172,7 +195,7 @@ impl Borrower {
     pub(super) fn borrow(&self, place: Place) -> Option<Borrowed> {
         let range = self.range_of(place)?;
         if let Some(done) = &self.done
-            && done.open.fetch_add(1, Ordering::Relaxed) >= BORROWED_MAX
+            && done.open.fetch_add(1, Ordering::Relaxed) >= self.open_max
         {
             done.open.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -236,49 +259,53 @@ unsafe impl Lent for Borrowed {
         self.range.len()
     }
 
-    fn copy(&self) -> Vec<u8> {
-        self.memory.load(self.range.clone())
+    fn copy(&self, range: Range<usize>) -> Vec<u8> {
+        let start = self.range.start + range.start.min(self.range.len());
+        let end = self.range.start + range.end.min(self.range.len());
+        self.memory.load(start..end.max(start))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
-    fn memory() -> Arc<Region> {
-        Arc::new(Region::create(bytes(1)).unwrap())
+    const BUDGETS: Budgets = Budgets { requests_bytes_max: 1 << 20, answers_bytes_max: 1 << 21 };
+
+    fn memory(parts: &Parts) -> Arc<Region> {
+        Arc::new(Region::create(parts.bytes()).unwrap())
     }
 
     #[test]
     fn a_body_is_read_where_it_was_put_and_its_place_is_used_again() {
-        let memory = memory();
-        let mut lender = Lender::new(Arc::clone(&memory), answers_part(1));
-        let borrower = Borrower::new(memory, answers_part(1), true);
+        let parts = Parts::new(1, BUDGETS);
+        let memory = memory(&parts);
+        let (mut lender, borrower) = (parts.lend_answers(&memory), parts.borrow_answers(&memory));
         let body: Vec<u8> = (0..LENT_BYTES_MIN + 3).map(|n| n as u8).collect();
-        assert!(lender.lend(&body[..LENT_BYTES_MIN - 1]).is_none());
-        let place = lender.lend(&body).unwrap();
-        let other = lender.lend(&body).unwrap();
+        let place = lender.take(body.len()).unwrap();
+        memory.write(usize::try_from(place.offset).unwrap(), &body).unwrap();
+        let other = lender.take(body.len()).unwrap();
         assert_ne!(place.offset, other.offset);
         let borrowed = borrower.borrow(place).unwrap();
-        assert_eq!(borrowed.copy(), body);
+        assert_eq!(borrowed.copy(0..usize::MAX), body);
+        assert_eq!(borrowed.copy(8..20), &body[8..20]);
         // SAFETY: nobody else knows of this memory.
         assert_eq!(unsafe { borrowed.as_slice() }, body);
         assert!(borrower.next_done().is_none());
         drop(borrowed);
         lender.give_back(borrower.next_done().unwrap());
-        assert_eq!(lender.lend(&body).unwrap().offset, place.offset);
+        assert_eq!(lender.take(body.len()).unwrap().offset, place.offset);
     }
 
     #[test]
     fn places_outside_the_part_are_refused() {
-        let borrower = Borrower::new(memory(), answers_part(1), false);
-        let part = answers_part(1);
+        let parts = Parts::new(1, BUDGETS);
+        let borrower = parts.borrow_requests(&memory(&parts), 0);
+        let part = parts.requests(0);
         let page = PAGE as u64;
         let (start, end) = (part.start as u64, part.end as u64);
         for (offset, bytes) in [
-            (start - page, page),
-            (0, page),
+            (start.wrapping_sub(page), page),
             (start, end - start + 1),
             (end, page),
             (start + 1, 5),
@@ -292,55 +319,32 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_was_used_far_is_given_back_when_nothing_lies_in_it() {
-        let memory = memory();
-        let mut lender = Lender::new(Arc::clone(&memory), answers_part(1));
-        let body = vec![1; KEPT_BYTES_MAX + PAGE];
-        let place = lender.lend(&body).unwrap();
-        lender.give_back(place.offset);
-        let start = answers_part(1).start;
-        assert!(memory.load(start..start + PAGE).iter().all(|byte| *byte == 0));
-        assert_eq!(lender.lend(&body).unwrap(), place);
+    fn parts_do_not_overlap_and_fill_the_memory() {
+        let parts = Parts::new(3, BUDGETS);
+        let mut end = 0;
+        for part in [parts.requests(0), parts.requests(1), parts.requests(2), parts.answers()] {
+            assert!(part.start == end && part.len() >= BUDGETS.requests_bytes_max && part.start.is_multiple_of(PAGE));
+            end = part.end;
+        }
+        assert!(end == parts.bytes() && parts.resident_bytes_max() < end);
     }
 
     #[test]
-    fn offsets_that_were_not_given_out_change_nothing() {
-        let mut lender = Lender::new(memory(), requests_part(0));
-        let place = lender.lend(&vec![1; REQUESTS_BYTES]).unwrap();
-        for offset in [place.offset + 4096, u64::MAX, 1] {
-            lender.give_back(offset);
-        }
-        assert!(lender.lend(&vec![1; LENT_BYTES_MIN]).is_none());
+    fn pages_come_and_go_with_what_lies_in_them() {
+        let parts = Parts::new(1, Budgets { requests_bytes_max: 64 << 20, answers_bytes_max: 1 << 20 });
+        let memory = memory(&parts);
+        let mut lender = parts.lend_requests(&memory, 0);
+        assert_eq!(memory.resident_bytes().unwrap(), 0);
+        let body = vec![7; 9 << 20];
+        let place = lender.take(body.len()).unwrap();
+        memory.write(usize::try_from(place.offset).unwrap(), &body).unwrap();
+        assert!(memory.resident_bytes().unwrap() >= 9 << 20);
         lender.give_back(place.offset);
-        lender.give_back(place.offset);
-        assert_eq!(lender.lend(&vec![1; REQUESTS_BYTES]), Some(place));
-    }
-
-    proptest! {
-        #[test]
-        fn extents_never_overlap_and_all_come_back(steps in proptest::collection::vec((any::<bool>(), 1..200_usize), 1..200)) {
-            let mut extents = Extents::new(PAGE..PAGE + 300 * PAGE);
-            let mut held: Vec<(usize, usize)> = Vec::new();
-            for (take, number) in steps {
-                if take || held.is_empty() {
-                    let bytes = number * 1000;
-                    if let Some(start) = extents.take(bytes) {
-                        prop_assert!(start >= PAGE && start + bytes <= PAGE + 300 * PAGE);
-                        for (other, length) in &held {
-                            prop_assert!(start + bytes <= *other || other + length <= start);
-                        }
-                        held.push((start, bytes));
-                    }
-                } else {
-                    let (start, _) = held.swap_remove(number % held.len());
-                    extents.give(start);
-                }
-            }
-            for (start, _) in held {
-                extents.give(start);
-            }
-            prop_assert_eq!(extents.free.into_iter().collect::<Vec<_>>(), vec![(PAGE, 300 * PAGE)]);
-            prop_assert!(extents.taken.is_empty());
+        let mut steps = 0;
+        while lender.has_unused() {
+            lender.reclaim();
+            steps += 1;
         }
+        assert_eq!((steps, memory.resident_bytes().unwrap()), (3, 0), "given back in steps of 4 MiB");
     }
 }

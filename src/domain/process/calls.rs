@@ -5,6 +5,7 @@ use super::remote::RemoteModule;
 use crate::domain::Instance;
 use crate::domain::call::{Hold, Work};
 use crate::domain::inbox::Message;
+use crate::net::ConnId;
 use std::sync::Arc;
 
 /// Records taken from all domains together before the sockets have their turn.
@@ -103,6 +104,11 @@ impl DomainCalls {
     /// The connection of a socket is gone, while callbacks of it may be running.
     pub fn gone(&mut self, key: u64) {
         self.domains.iter_mut().for_each(|calls| calls.gone(key));
+    }
+
+    /// The connection of a client is gone: large requests of it that have not been handed over are not any more.
+    pub fn leave(&mut self, conn: ConnId) {
+        self.domains.iter_mut().for_each(|calls| calls.leave(conn));
     }
 
     /// Answers the requests that have been with their domain for longer than `limit_ms`: see [`RemoteCalls::expire`].

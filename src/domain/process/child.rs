@@ -1,6 +1,7 @@
 //! The main of a domain's process: `cweb domain CONTROL RINGS BODIES WAKE…`, the numbers of its descriptors.
 
-use super::arena::{self, Borrower, Lender};
+use super::answers::Answers;
+use super::arena::Parts;
 use super::companion::{self, Intake};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::layout::Layout;
@@ -221,16 +222,15 @@ fn connect_services(parent: &Arc<Parent>, crypto: bool) {
 
 fn start_threads(start: &Start, region: &Arc<Region>, bodies: OwnedFd, wakes: Vec<OwnedFd>) -> io::Result<Arc<Domain>> {
     let layout = Layout::new(start.shards);
-    let bodies = Arc::new(Region::open(bodies, arena::bytes(start.shards))?);
+    let parts = Parts::new(start.shards, start.bodies);
+    let bodies = Arc::new(Region::open(bodies, parts.bytes())?);
     let mut ports = Vec::new();
     for (shard, wake) in wakes.into_iter().enumerate().take(start.shards) {
         let spec = layout.to_server(shard);
         ports.push(Arc::new(Port::new(Producer::new(region, spec)?, wake, spec.record_bytes_max())));
     }
-    let answers = Lender::new(Arc::clone(&bodies), arena::answers_part(start.shards));
-    let answers = Arc::new(Mutex::new(answers));
-    let requests =
-        (0..start.shards).map(|shard| Borrower::new(Arc::clone(&bodies), arena::requests_part(shard), false)).collect();
+    let answers = Arc::new(Answers::new(parts.lend_answers(&bodies)));
+    let requests = (0..start.shards).map(|shard| parts.borrow_requests(&bodies, shard)).collect();
     let domain = Arc::new(Domain {
         instances: RwLock::default(),
         ports,

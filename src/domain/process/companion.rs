@@ -3,11 +3,11 @@
 //! A companion runs what is short itself and hands the rest to the pool. When something short turns out long, another
 //! thread, the rescuer, empties the ring to the pool meanwhile.
 
+use super::port::Port;
 use super::wire::ToDomain;
 use super::work::{Domain, Work};
 use crate::domain::executor::{Pool, Runner};
 use crate::domain::ring::{Consumer, Corrupt};
-use crate::numbered::Numbered;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
@@ -24,7 +24,7 @@ const QUIET_AFTER_US: u64 = 50_000;
 pub(super) struct Intake {
     shard: usize,
     ring: Mutex<Ring>,
-    /// Where the bodies of answers are that the shard says it has sent, and sockets whose connection it says is gone.
+    /// To which the shard says that it has sent bodies of answers, and that connections of sockets are gone.
     domain: Arc<Domain>,
     /// Start of the running call in µs since `epoch`; 0: none.
     busy_since_us: AtomicU64,
@@ -35,13 +35,22 @@ pub(super) struct Intake {
 
 struct Ring {
     consumer: Consumer,
-    /// Bytes that came ahead of their records.
-    early: Numbered<Vec<u8>>,
+}
+
+impl Ring {
+    /// Gives the room of what was popped back, and wakes the shard if that waits for it.
+    fn release(&mut self, port: Option<&Port>) {
+        if self.consumer.release_told()
+            && let Some(port) = port
+        {
+            port.ring();
+        }
+    }
 }
 
 impl Intake {
     pub(super) fn new(shard: usize, consumer: Consumer, domain: Arc<Domain>) -> Self {
-        let ring = Mutex::new(Ring { consumer, early: Numbered::default() });
+        let ring = Mutex::new(Ring { consumer });
         Self {
             shard,
             ring,
@@ -58,39 +67,37 @@ impl Intake {
 
     /// The next piece of work, and whether it is short.
     fn next(&self) -> Result<Option<(Work, bool)>, Corrupt> {
+        let port = self.domain.ports.get(self.shard).map(Arc::as_ref);
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let mut record = Vec::with_capacity(512);
             if !ring.consumer.try_pop(&mut record)? {
-                ring.consumer.release();
+                ring.release(port);
                 return Ok(None);
             }
-            let (ticket, short) = match ToDomain::read(&record) {
-                Ok(ToDomain::Part { ticket, bytes }) => {
-                    ring.early.entry(ticket).or_default().extend_from_slice(bytes);
-                    ring.consumer.release();
-                    continue;
-                }
+            if ring.consumer.owes_much() {
+                ring.release(port);
+            }
+            match ToDomain::read(&record) {
                 Ok(ToDomain::Done { offset }) => {
-                    self.domain.answers.lock().unwrap_or_else(PoisonError::into_inner).give_back(offset);
-                    ring.consumer.release();
-                    continue;
+                    if self.domain.answers.give_back(offset) {
+                        // The pages are given back by a thread that has the time.
+                        return Ok(Some((Work { shard: self.shard, record: Vec::new() }, false)));
+                    }
                 }
-                Ok(ToDomain::Gone { key }) => {
-                    self.domain.socket_gone(self.shard, key);
-                    ring.consumer.release();
-                    continue;
+                Ok(ToDomain::Gone { key }) => self.domain.socket_gone(self.shard, key),
+                Ok(ToDomain::Request { short, .. } | ToDomain::Socket { short, .. }) => {
+                    return Ok(Some((Work { shard: self.shard, record }, short)));
                 }
-                Ok(ToDomain::Request { ticket, short, .. } | ToDomain::Socket { ticket, short, .. }) => (ticket, short),
                 Err(_) => return Err(Corrupt),
-            };
-            let early = if ring.early.is_empty() { Vec::new() } else { ring.early.remove(&ticket).unwrap_or_default() };
-            return Ok(Some((Work { shard: self.shard, record, early }, short)));
+            }
         }
     }
 
     fn wait(&self) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not in `wait` below: that would wake a shard by the ring's futex, where none sleeps.
+        ring.release(self.domain.ports.get(self.shard).map(Arc::as_ref));
         ring.consumer.wait(WAIT);
     }
 

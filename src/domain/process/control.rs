@@ -2,6 +2,7 @@
 //!
 //! Messages are JSON behind a length of four bytes. Speed does not matter here; requests go over the rings.
 
+use super::arena::Budgets;
 use crate::abi::manifest::Manifest;
 use crate::domain::sandbox::Policy;
 use crate::jobs::store::TableQuery;
@@ -22,6 +23,8 @@ pub(super) fn message_bytes_max(text_bytes: usize) -> usize {
 pub(super) struct Start {
     /// Shards of the server; each has a pair of rings.
     pub(super) shards: usize,
+    /// How much of the memory beside the rings is for what.
+    pub(super) bodies: Budgets,
     /// Core of each shard's companion.
     pub(super) cores: Vec<Option<usize>>,
     /// Cores of the executor pool; empty for all.

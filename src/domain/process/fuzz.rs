@@ -21,7 +21,7 @@ use crate::fuzzing::Random;
 use crate::net::fuzz::conn_ids;
 use crate::proto::http1::{Decoded, Limits, RequestDecoder};
 use crate::proto::ws::{Kind, encode_frame};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::hash::Hasher;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +40,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             database: PathBuf::new(),
             jobs_database: PathBuf::new(),
             records: PathBuf::new(),
+            bodies: Ends::BUDGETS,
             policy: Policy::default(),
             scratch: PathBuf::new(),
             log: None,
@@ -73,16 +74,16 @@ impl Owner for Fate {
     fn drained(&self) {}
 }
 
-/// Both ends of a pair of rings, to the domain and to the server, with so many bytes of data.
-fn pair(data_bytes: [usize; 2], fate: Fate) -> (Box<ShardLink>, Consumer, Producer) {
+/// Both ends of a pair of rings, to the domain and to the server, with so many bytes of data; and the memory for bodies.
+fn pair(data_bytes: [usize; 2], fate: Fate) -> (Box<ShardLink>, Consumer, Producer, Arc<Region>) {
     let to_domain = RingSpec { offset: 0, data_bytes: data_bytes[0] };
     let offset = to_domain.total_bytes().next_multiple_of(RingSpec::ALIGN);
     let to_server = RingSpec { offset, data_bytes: data_bytes[1] };
     let region = Arc::new(Region::create(to_server.offset + to_server.total_bytes()).expect("a region"));
-    let ends = Ends::of(&region, to_domain, to_server).expect("a ring");
+    let (ends, bodies) = Ends::of(&region, to_domain, to_server).expect("a ring");
     let link = ShardLink::new(0, Identity::first("default", 1), 1, ends, Box::new(fate));
     let intake = Consumer::new(&region, to_domain).expect("a ring");
-    (Box::new(link), intake, Producer::new(&region, to_server).expect("a ring"))
+    (Box::new(link), intake, Producer::new(&region, to_server).expect("a ring"), bodies)
 }
 
 /// What stands for content in answers: nothing of the content itself, so that it can't be taken for something else.
@@ -97,8 +98,7 @@ pub(crate) struct Domain {
     intake: Consumer,
     producer: Producer,
     fate: Fate,
-    record_bytes_max: usize,
-    early: HashMap<u64, Vec<u8>>,
+    bodies: Arc<Region>,
     /// What came and is not answered: for each call the records that answer it.
     unanswered: Vec<Vec<Vec<u8>>>,
     /// What is on its way into a full ring.
@@ -107,22 +107,14 @@ pub(crate) struct Domain {
 
 impl Domain {
     /// The process and the link to it. A record to it holds any head of `head_bytes_max` bytes, as the server's rings hold
-    /// the largest that may be configured; the ring back is so small that answers come in parts and it is full at times.
+    /// the largest that may be configured; the ring back is so small that it is full at times.
     pub(crate) fn new(head_bytes_max: usize) -> (Box<ShardLink>, Self) {
-        const TO_SERVER_BYTES: usize = 4096;
+        const TO_SERVER_BYTES: usize = 16 * 1024;
         let fate = Fate::default();
         let to_domain_bytes = (4 * (head_bytes_max + 64)).next_power_of_two();
-        let (link, intake, producer) = pair([to_domain_bytes, TO_SERVER_BYTES], fate.clone());
-        let domain = Self {
-            intake,
-            producer,
-            fate,
-            record_bytes_max: TO_SERVER_BYTES / 4,
-            early: HashMap::new(),
-            unanswered: Vec::new(),
-            leaving: VecDeque::new(),
-        };
-        (link, domain)
+        let (link, intake, producer, bodies) = pair([to_domain_bytes, TO_SERVER_BYTES], fate.clone());
+        let (unanswered, leaving) = (Vec::new(), VecDeque::new());
+        (link, Self { intake, producer, fate, bodies, unanswered, leaving })
     }
 
     /// Takes what has come, and answers any `count` of the calls. Returns whether there was anything to do.
@@ -159,20 +151,18 @@ impl Domain {
 
     fn take(&mut self, record: &[u8]) {
         match ToDomain::read(record).expect("the server writes records as it must") {
-            ToDomain::Part { ticket, bytes } => self.early.entry(ticket).or_default().extend_from_slice(bytes),
             ToDomain::Request { ticket, route, head, body, .. } => {
-                let Body::Here(body) = body else { panic!("a body as large as none is here") };
-                let body = [self.early.remove(&ticket).unwrap_or_default().as_slice(), body].concat();
+                let body = self.read(&body);
                 let mut fixed = Vec::new();
                 let text = format!("route {route}, head {}, body {}\n", digest(head), digest(&body));
                 let fields = [(b"Content-Type".as_slice(), b"text/plain".as_slice())];
                 wire::answer_head(&mut fixed, ticket, 7, 200, fields.into_iter());
-                let answer = self.records(ticket, &fixed, text.repeat(1 + body.len() % 40).as_bytes());
-                self.unanswered.push(answer);
+                fixed.extend_from_slice(text.repeat(1 + body.len() % 30).as_bytes());
+                self.unanswered.push(vec![fixed]);
             }
             ToDomain::Done { .. } | ToDomain::Gone { .. } => {}
             ToDomain::Socket { ticket, key, events, .. } => {
-                let events = [self.early.remove(&ticket).unwrap_or_default().as_slice(), events].concat();
+                let events = self.read(&events);
                 let mut answer = Vec::new();
                 for event in wire::read_events(&events).expect("the server writes events as it must") {
                     let text = match event {
@@ -183,7 +173,8 @@ impl Domain {
                     };
                     let mut fixed = Vec::new();
                     wire::send_head(&mut fixed, key);
-                    answer.extend(self.records(key, &fixed, &encode_frame(Kind::Text, text.as_bytes())));
+                    fixed.extend_from_slice(&encode_frame(Kind::Text, text.as_bytes()));
+                    answer.push(fixed);
                 }
                 let mut idle = Vec::new();
                 wire::idle(&mut idle, ticket, 7);
@@ -193,18 +184,20 @@ impl Domain {
         }
     }
 
-    /// A record and the parts that go ahead of it.
-    fn records(&self, ticket: u64, fixed: &[u8], body: &[u8]) -> Vec<Vec<u8>> {
-        let early = body.len().saturating_sub(self.record_bytes_max - fixed.len());
-        let (early, last) = body.split_at(early);
-        let mut head = Vec::new();
-        wire::part_head(&mut head, ticket);
-        let parts = early.chunks(self.record_bytes_max - head.len()).map(|part| [&head, part].concat());
-        parts.chain(std::iter::once([fixed, last].concat())).collect()
+    /// The bytes of a body, wherever they are.
+    fn read(&self, body: &Body<'_>) -> Vec<u8> {
+        match *body {
+            Body::Here(bytes) => bytes.to_vec(),
+            Body::Lent(place) => {
+                let (start, bytes) = (place.offset as usize, place.bytes as usize);
+                self.bodies.load(start..start + bytes)
+            }
+        }
     }
 }
 
-struct Held(Arc<dyn Instance>);
+/// Holds a module for nobody.
+pub(super) struct Held(pub(super) Arc<dyn Instance>);
 
 impl Hold for Held {
     fn instance(&self) -> &dyn Instance {
@@ -240,7 +233,7 @@ const SOCKETS: u64 = 2;
 impl Hostile {
     pub(crate) fn new(mut random: Random) -> Self {
         let fate = Fate::default();
-        let (link, _intake, producer) = pair([256 * 1024; 2], fate.clone());
+        let (link, _intake, producer, _bodies) = pair([256 * 1024; 2], fate.clone());
         let mut calls = RemoteCalls::new(0, 0);
         calls.up(link);
         let hold: Arc<dyn Hold> = Arc::new(Held(module(Manifest::default())));
@@ -300,7 +293,7 @@ impl Hostile {
                 }
                 Message::SocketIdle { socket } => assert!(self.sockets.remove(&socket), "idle twice"),
                 Message::SocketClose { code, .. } => assert!((1000..=4999).contains(&code)),
-                Message::SocketSend { .. } => {}
+                Message::SocketSend { .. } | Message::SocketSendLent { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -64,11 +64,15 @@ impl Growth {
     }
 }
 
-/// Resident memory of a process (`VmRSS` in proc(5)); `None` if it is gone.
+/// Resident memory of a process (`VmRSS` in proc(5)) without the bodies that it shares with the server (`RssShmem`): those
+/// come and go. `None` if it is gone.
 pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    let kib = |field: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some(kib("VmRSS:")?.saturating_sub(kib("RssShmem:").unwrap_or(0)) * 1024)
 }
 
 /// Mappings of a process: lines of `/proc/PID/maps`. `None` where the server may not read that.

@@ -1,6 +1,6 @@
 //! Who a domain is: its name, its number, and what is counted of it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -28,13 +28,8 @@ pub struct Identity {
     name: String,
     number: usize,
     requests: Box<[Counter]>,
-    /// Bytes of records that have not come whole, of all its lives in all shards.
-    early: AtomicUsize,
     numbers: Arc<Numbers>,
 }
-
-/// Most of [`Identity::hold_early`]: also the largest answer or frame.
-const EARLY_BYTES_MAX: usize = 512 << 20;
 
 impl Identity {
     /// The first domain of a server with `shards` shards; its number is 0.
@@ -63,7 +58,7 @@ impl Identity {
             free
         };
         let requests = (0..shards).map(|_| Counter::default()).collect();
-        Arc::new(Self { name: name.to_owned(), number, requests, early: AtomicUsize::new(0), numbers })
+        Arc::new(Self { name: name.to_owned(), number, requests, numbers })
     }
 
     /// The domain's name.
@@ -81,21 +76,6 @@ impl Identity {
     /// A number that nothing in any domain of this server has had: of a loaded module, a job's run, a call.
     pub(super) fn unique(&self) -> u64 {
         self.numbers.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Takes note of `bytes` more that are kept for it. False: they are too many.
-    pub(super) fn hold_early(&self, bytes: usize) -> bool {
-        let held = self.early.fetch_add(bytes, Ordering::Relaxed);
-        let fits = held.saturating_add(bytes) <= EARLY_BYTES_MAX;
-        if !fits {
-            self.release_early(bytes);
-        }
-        fits
-    }
-
-    /// They are kept no more.
-    pub(super) fn release_early(&self, bytes: usize) {
-        self.early.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Counts a request. Each shard writes its own counter alone.

@@ -1,6 +1,6 @@
 //! One process of a domain, from its start to its end.
 
-use super::arena::{self, Borrower, Lender};
+use super::arena::Parts;
 use super::asked::Asked;
 use super::cgroup::{Confined, OutOfMemory};
 use super::control::{self, Order, Outcome, Start, ToChild};
@@ -35,6 +35,7 @@ pub(super) struct Life {
     layout: Layout,
     region: Arc<Region>,
     bodies: Arc<Region>,
+    parts: Parts,
     /// By which it wakes the shards.
     bells: Mutex<Vec<Doorbell>>,
     since: SystemTime,
@@ -107,7 +108,8 @@ impl Life {
     pub(super) fn start(shared: &Arc<Shared>) -> io::Result<Arc<Self>> {
         let layout = Layout::new(shared.wakers.len());
         let region = Arc::new(Region::create(layout.bytes())?);
-        let bodies = Arc::new(Region::create(arena::bytes(shared.wakers.len()))?);
+        let parts = Parts::new(shared.wakers.len(), shared.config.bodies);
+        let bodies = Arc::new(Region::create(parts.bytes())?);
         let (stream, theirs) = UnixStream::pair()?;
         let bells = shared.wakers.iter().map(Waker::doorbell).collect::<io::Result<Vec<_>>>()?;
         let (output, printed) = printed::collect(shared.name())?;
@@ -122,6 +124,7 @@ impl Life {
                 layout,
                 region,
                 bodies,
+                parts,
                 bells: Mutex::new(bells),
                 since: SystemTime::now(),
                 alive: Mutex::new(true),
@@ -186,6 +189,12 @@ impl Life {
         (&self.region, self.layout.board())
     }
 
+    /// Why it takes up more memory beside the rings than one that keeps to the rules can, if it does.
+    pub(super) fn overfills(&self) -> Option<String> {
+        let (resident, most) = (self.bodies.resident_bytes().ok()?, self.parts.resident_bytes_max() as u64);
+        (resident > most).then(|| format!("it has filled {resident} bytes of the memory for bodies, of at most {most}"))
+    }
+
     /// The ends of its rings, one a shard.
     pub(super) fn links(self: &Arc<Self>, shared: &Arc<Shared>) -> io::Result<Vec<ShardLink>> {
         let link = |shard| {
@@ -193,9 +202,8 @@ impl Life {
             let ends = Ends {
                 producer: Producer::new(&self.region, to_domain)?,
                 consumer: Consumer::new(&self.region, self.layout.to_server(shard))?,
-                record_bytes_max: to_domain.record_bytes_max(),
-                requests: Lender::new(Arc::clone(&self.bodies), arena::requests_part(shard)),
-                answers: Borrower::new(Arc::clone(&self.bodies), arena::answers_part(shared.wakers.len()), true),
+                requests: self.parts.lend_requests(&self.bodies, shard),
+                answers: self.parts.borrow_answers(&self.bodies),
             };
             let owner = LinkOwner { shared: Arc::clone(shared), life: Arc::clone(self) };
             let domain = Arc::clone(shared.identity());
@@ -423,8 +431,14 @@ fn end(child: &mut Child) {
 
 fn start_message(shared: &Shared) -> Start {
     let config = &shared.config;
+    let shards = shared.wakers.len();
+    let mut policy = config.policy.clone();
+    // The addresses of the memory for bodies are the server's doing: they are not of what modules may have.
+    let bodies = Parts::new(shards, config.bodies).bytes() as u64;
+    policy.memory_bytes_max = policy.memory_bytes_max.map(|bytes| bytes.saturating_add(bodies));
     Start {
-        shards: shared.wakers.len(),
+        shards,
+        bodies: config.bodies,
         cores: config.cores.clone(),
         free_cores: config.free_cores.clone(),
         threads_min: config.threads_min,
@@ -432,7 +446,7 @@ fn start_message(shared: &Shared) -> Start {
         database: config.database.display().to_string(),
         crypto: crypto::is_loaded(),
         message_bytes_max: config.message_bytes_max,
-        policy: config.policy.clone(),
+        policy,
     }
 }
 

@@ -3,14 +3,15 @@
 //! | file | what it knows |
 //! | --- | --- |
 //! | `link` | the ends of the rings and of the memory for bodies, and who started the process behind them |
-//! | `line` | what the shard has with one life: calls, sockets, parts that came ahead |
+//! | `line` | what the shard has with one life: calls and sockets |
 //! | `call` | one call, from its place in the queue to what it is answered to |
 //! | `calls` | all calls in one domain, while its lives come and go |
-//! | `send`, `receive` | records on their way there, and back |
+//! | `send`, `large`, `receive` | records on their way there, large bodies first, and back |
 //! | `refusal` | what is answered in the place of a module |
 
 mod call;
 mod calls;
+mod large;
 mod line;
 mod receive;
 mod refusal;
@@ -18,9 +19,11 @@ mod send;
 
 pub use calls::RemoteCalls;
 
-#[cfg(any(test, fuzzing))]
+#[cfg(test)]
 use super::arena;
 use super::arena::{Borrower, Lender, Place};
+#[cfg(any(test, fuzzing))]
+use super::arena::{Budgets, Parts};
 use super::identity::Identity;
 use super::wire;
 use crate::domain::ring::{Consumer, Producer, PushError};
@@ -37,7 +40,6 @@ pub struct ShardLink {
     life: u64,
     producer: Producer,
     consumer: Consumer,
-    record_bytes_max: usize,
     /// Large bodies of requests, and where those that are with the domain lie, by ticket.
     requests: Lender,
     lent: HashMap<u64, Place>,
@@ -63,24 +65,31 @@ pub(super) trait Owner: Send {
 pub(super) struct Ends {
     pub(super) producer: Producer,
     pub(super) consumer: Consumer,
-    /// Of the ring to the domain.
-    pub(super) record_bytes_max: usize,
     pub(super) requests: Lender,
     pub(super) answers: Borrower,
 }
 
 #[cfg(any(test, fuzzing))]
 impl Ends {
-    /// The ends of one shard in a process of which only the rings are in `region`; bodies have memory of their own.
-    pub(super) fn of(region: &Arc<Region>, to_domain: RingSpec, to_server: RingSpec) -> std::io::Result<Self> {
-        let bodies = Arc::new(Region::create(arena::bytes(1))?);
-        Ok(Self {
+    /// Budgets of the memory for bodies there: what is large need not be so in a test.
+    pub(super) const BUDGETS: Budgets = Budgets { requests_bytes_max: 8 << 20, answers_bytes_max: 8 << 20 };
+
+    /// The ends of one shard in a process of which only the rings are in `region`; bodies have memory of their own, which is
+    /// given too.
+    pub(super) fn of(
+        region: &Arc<Region>,
+        to_domain: RingSpec,
+        to_server: RingSpec,
+    ) -> std::io::Result<(Self, Arc<Region>)> {
+        let parts = Parts::new(1, Self::BUDGETS);
+        let bodies = Arc::new(Region::create(parts.bytes())?);
+        let ends = Self {
             producer: Producer::new(region, to_domain)?,
             consumer: Consumer::new(region, to_server)?,
-            record_bytes_max: to_domain.record_bytes_max(),
-            requests: Lender::new(Arc::clone(&bodies), arena::requests_part(0)),
-            answers: Borrower::new(bodies, arena::answers_part(1), true),
-        })
+            requests: parts.lend_requests(&bodies, 0),
+            answers: parts.borrow_answers(&bodies),
+        };
+        Ok((ends, bodies))
     }
 }
 
@@ -92,9 +101,9 @@ impl fmt::Debug for ShardLink {
 
 impl ShardLink {
     pub(super) fn new(shard: usize, domain: Arc<Identity>, life: u64, ends: Ends, owner: Box<dyn Owner>) -> Self {
-        let Ends { producer, consumer, record_bytes_max, requests, answers } = ends;
+        let Ends { producer, consumer, requests, answers } = ends;
         let (lent, done) = (HashMap::new(), None);
-        Self { shard, domain, life, producer, consumer, record_bytes_max, requests, lent, answers, done, owner }
+        Self { shard, domain, life, producer, consumer, requests, lent, answers, done, owner }
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -129,8 +138,8 @@ impl ShardLink {
         Ok(())
     }
 
-    /// The domain has answered a request: its body is not needed any more.
-    fn request_over(&mut self, ticket: u64) {
+    /// The domain has answered a call: its body is not needed any more.
+    fn call_over(&mut self, ticket: u64) {
         if !self.lent.is_empty()
             && let Some(place) = self.lent.remove(&ticket)
         {

@@ -21,9 +21,10 @@
 //! | `post`, `hearing`, `asked` | what it is told, what it says, what it asks; each within bounds |
 //! | `cgroup` | how much memory each process may use |
 //! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
-//! | `child`, `work`, `companion`, `port` | the other side |
-//! | `control`, `wire`, `layout`, `arena` | what is said between the two |
+//! | `child`, `work`, `companion`, `port`, `answers` | the other side |
+//! | `control`, `wire`, `layout`, `arena`, `extents` | what is said between the two |
 
+mod answers;
 mod arena;
 mod asked;
 mod calls;
@@ -33,6 +34,7 @@ mod companion;
 mod control;
 mod crash;
 mod domains;
+mod extents;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod growth;
@@ -58,6 +60,7 @@ pub mod symbol;
 mod wire;
 mod work;
 
+pub use arena::Budgets;
 pub use calls::DomainCalls;
 pub use cgroup::Cgroups;
 pub use crash::CrashReport;

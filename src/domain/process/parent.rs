@@ -1,5 +1,6 @@
 //! A domain, as the server uses it.
 
+use super::arena::Budgets;
 use super::cgroup::Cgroups;
 use super::control::{self, Order, Outcome};
 use super::hook::NoOutcome;
@@ -42,6 +43,8 @@ pub struct DomainConfig {
     pub jobs_database: PathBuf,
     /// Where each process has a record while it lives, for [`end_leftovers`](super::end_leftovers).
     pub records: PathBuf,
+    /// Budgets of the memory for large bodies.
+    pub bodies: Budgets,
     /// What the process may do.
     pub policy: Policy,
     /// Where modules may keep files of a moment; also in the environment as `TMPDIR`.

@@ -1,5 +1,6 @@
 //! The domain's end of one shard's rings.
 
+use super::answers::{Answers, Lent};
 use super::wire;
 use crate::abi::websocket::Outlet;
 use crate::domain::ring::{Producer, PushError};
@@ -10,6 +11,9 @@ use std::time::Duration;
 /// How long a thread waits for room in a full ring before it gives what it has up. The shard empties its ring all the
 /// time: if it does not, the server is ending.
 const ROOM_WAIT: Duration = Duration::from_secs(10);
+
+/// IANA registry of WebSocket close codes: try again later.
+const TRY_AGAIN_LATER: u16 = 1013;
 
 /// Writes to one shard; shared by all threads of the domain.
 pub(super) struct Port {
@@ -28,38 +32,37 @@ impl Port {
         self.producer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a record of a fixed part and `body`; what does not fit into one record goes ahead in parts of their own,
-    /// under `ticket`. Wakes the shard.
-    pub(super) fn send(&self, ticket: u64, fixed: &[u8], body: &[u8]) {
+    /// Most bytes of a record's body beside a fixed part of `fixed` bytes.
+    pub(super) fn room(&self, fixed: usize) -> usize {
+        self.record_bytes_max.saturating_sub(fixed)
+    }
+
+    /// Sends a record of a fixed part and `body`, and wakes the shard.
+    pub(super) fn send(&self, fixed: &[u8], body: &[u8]) {
         let mut producer = self.lock();
-        let room = self.record_bytes_max.saturating_sub(fixed.len());
-        let early = body.len().saturating_sub(room);
-        let (early, last) = body.split_at_checked(early).unwrap_or((&[], body));
-        let mut head = Vec::with_capacity(16);
-        wire::part_head(&mut head, ticket);
-        let part_bytes = self.record_bytes_max.saturating_sub(head.len()).max(1);
-        let sent = early.chunks(part_bytes).all(|part| self.push(&mut producer, &[&head, part]));
-        if sent {
-            self.push(&mut producer, &[fixed, last]);
-        }
+        self.push(&mut producer, &[fixed, body]);
         self.publish(&mut producer);
     }
 
-    fn push(&self, producer: &mut Producer, parts: &[&[u8]]) -> bool {
+    /// Wakes the shard.
+    pub(super) fn ring(&self) {
+        // Full is as good as written: the shard has a wake-up waiting.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    fn push(&self, producer: &mut Producer, parts: &[&[u8]]) {
         let bytes = parts.iter().map(|part| part.len()).sum();
         loop {
             match producer.try_push(parts) {
-                Ok(()) => return true,
+                Ok(()) => return,
                 Err(PushError::Full) => {
                     self.publish(producer);
                     if !producer.wait_room(bytes, ROOM_WAIT) {
-                        tracing::error!("the server takes nothing from this domain");
-                        return false;
+                        return tracing::error!("the server takes nothing from this domain");
                     }
                 }
                 Err(error) => {
-                    tracing::error!("a record could not be sent: {error}");
-                    return false;
+                    return tracing::error!("a record could not be sent: {error}");
                 }
             }
         }
@@ -67,25 +70,39 @@ impl Port {
 
     fn publish(&self, producer: &mut Producer) {
         if producer.publish() {
-            // Full is as good as written: the shard has a wake-up waiting.
-            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+            self.ring();
         }
     }
 }
 
 /// Frames of one shard's sockets.
-pub(super) struct PortOutlet(pub(super) Arc<Port>);
+pub(super) struct PortOutlet {
+    pub(super) port: Arc<Port>,
+    /// Where large ones are put.
+    pub(super) answers: Arc<Answers>,
+}
 
 impl Outlet for PortOutlet {
     fn send(&self, socket: u64, frame: Arc<[u8]>) {
-        let mut fixed = Vec::with_capacity(16);
+        let mut fixed = Vec::with_capacity(32);
         wire::send_head(&mut fixed, socket);
-        self.0.send(socket, &fixed, &frame);
+        let fits = frame.len() <= self.port.room(fixed.len());
+        match self.answers.lend(&frame, fits, || {}) {
+            Lent::At(place) => {
+                wire::lend(&mut fixed, place);
+                self.port.send(&fixed, &[]);
+            }
+            Lent::Here => self.port.send(&fixed, &frame),
+            Lent::Refused(_, why) => {
+                tracing::warn!("a WebSocket is closed, because a frame of {} bytes can't be sent: {why}", frame.len());
+                self.close(socket, TRY_AGAIN_LATER);
+            }
+        }
     }
 
     fn close(&self, socket: u64, code: u16) {
         let mut record = Vec::with_capacity(16);
         wire::close(&mut record, socket, code);
-        self.0.send(socket, &record, &[]);
+        self.port.send(&record, &[]);
     }
 }

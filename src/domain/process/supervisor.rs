@@ -81,6 +81,10 @@ impl Supervisor {
             self.pause();
             return self.succeed(None);
         };
+        if let Some(why) = current.overfills() {
+            tracing::error!("{why}: the process of domain {} is ended", self.shared.name());
+            current.kill();
+        }
         if let Some(why) = self.growth.look(&current, Instant::now()) {
             self.shared.want_replacement(&current, &why);
         }

@@ -15,7 +15,6 @@ pub(super) struct Malformed(pub(super) &'static str);
 const HEADERS_MAX: usize = 1024;
 
 mod kind {
-    pub(super) const PART: u8 = 1;
     pub(super) const REQUEST: u8 = 2;
     pub(super) const SOCKET: u8 = 3;
     pub(super) const ANSWER: u8 = 4;
@@ -27,13 +26,16 @@ mod kind {
     pub(super) const ANSWER_LENT: u8 = 10;
     pub(super) const DONE: u8 = 11;
     pub(super) const GONE: u8 = 12;
+    pub(super) const SOCKET_LENT: u8 = 14;
+    pub(super) const SEND_LENT: u8 = 15;
+    pub(super) const RETURNED: u8 = 16;
     pub(super) const DECLINED: u8 = 13;
 }
 
 /// Where a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Body<'a> {
-    /// In the record, after what came early.
+    /// In the record.
     Here(&'a [u8]),
     /// In the memory beside the rings.
     Lent(Place),
@@ -42,13 +44,11 @@ pub(super) enum Body<'a> {
 /// A record to a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ToDomain<'a> {
-    /// Bytes that come before those of the record with this ticket.
-    Part { ticket: u64, bytes: &'a [u8] },
     /// An HTTP request: the head as it was received, and the body without its framing.
     Request { ticket: u64, instance: u64, route: u32, short: bool, head: &'a [u8], body: Body<'a> },
-    /// Events of a WebSocket, encoded by [`encode_events`].
-    Socket { ticket: u64, instance: u64, index: u32, short: bool, key: u64, events: &'a [u8] },
-    /// The body of an answer at this offset has been sent.
+    /// Events of a WebSocket, encoded by [`push_event`].
+    Socket { ticket: u64, instance: u64, index: u32, short: bool, key: u64, events: Body<'a> },
+    /// The body of an answer or the frame at this offset has been sent.
     Done { offset: u64 },
     /// Nothing can be sent on a socket any more. It is still to have its last event.
     Gone { key: u64 },
@@ -57,10 +57,10 @@ pub(super) enum ToDomain<'a> {
 /// A record from a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ToServer<'a> {
-    /// Bytes that come before those of the record with this ticket (or, for a frame, of the socket with this key).
-    Part { ticket: u64, bytes: &'a [u8] },
     /// What a handler answered, and how long it ran.
     Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: Body<'a> },
+    /// A handler has returned, and its answer waits for memory.
+    Returned { ticket: u64 },
     /// A handler did not return; why.
     Fault { ticket: u64, why: &'a str },
     /// A handler leaves the request to others, and how long it ran.
@@ -68,7 +68,7 @@ pub(super) enum ToServer<'a> {
     /// The callbacks of a batch of socket events have returned.
     Idle { ticket: u64, ran_us: u32 },
     /// An encoded frame for a socket.
-    Send { key: u64, frame: &'a [u8] },
+    Send { key: u64, frame: Body<'a> },
     /// Close a socket.
     Close { key: u64, code: u16 },
 }
@@ -124,7 +124,11 @@ impl<'a> Reader<'a> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
-    fn place(&mut self) -> Option<Body<'a>> {
+    /// The rest of a record: its body, or where that lies.
+    fn body(&mut self, here: bool) -> Option<Body<'a>> {
+        if here {
+            return Some(Body::Here(self.rest()));
+        }
         let place = Place { offset: self.u64()?, bytes: self.u64()? };
         self.bytes.is_empty().then_some(Body::Lent(place))
     }
@@ -145,20 +149,22 @@ fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// The fixed part of a record of bytes that come early; `bytes` follow it.
-pub(super) fn part_head(out: &mut Vec<u8>, ticket: u64) {
-    out.push(kind::PART);
-    out.extend_from_slice(&ticket.to_le_bytes());
-}
-
-/// Makes the fixed part of a request or an answer one whose body is at `place`: the whole record.
+/// Makes the fixed part of a record one whose body is at `place`: the whole record.
 pub(super) fn lend(fixed: &mut Vec<u8>, place: Place) {
     if let Some(kind) = fixed.first_mut() {
-        *kind = if *kind == kind::REQUEST { kind::REQUEST_LENT } else { kind::ANSWER_LENT };
+        *kind = match *kind {
+            kind::REQUEST => kind::REQUEST_LENT,
+            kind::SOCKET => kind::SOCKET_LENT,
+            kind::SEND => kind::SEND_LENT,
+            _ => kind::ANSWER_LENT,
+        };
     }
     fixed.extend_from_slice(&place.offset.to_le_bytes());
     fixed.extend_from_slice(&place.bytes.to_le_bytes());
 }
+
+/// Bytes of a record that [`done`] makes.
+pub(super) const DONE_BYTES: usize = 9;
 
 /// The body of an answer that has been sent.
 pub(super) fn done(out: &mut Vec<u8>, offset: u64) {
@@ -192,6 +198,9 @@ pub(super) fn socket_head(out: &mut Vec<u8>, ticket: u64, instance: u64, index: 
     out.extend_from_slice(&key.to_le_bytes());
 }
 
+/// Where the time of an answer is: behind its kind and its ticket.
+const RAN_US_AT: usize = 9;
+
 /// The fixed part of an answer and its header fields; the body follows it.
 pub(super) fn answer_head<'h>(
     out: &mut Vec<u8>,
@@ -215,6 +224,19 @@ pub(super) fn answer_head<'h>(
     if let Some(place) = out.get_mut(at..at + 2) {
         place.copy_from_slice(&count.to_le_bytes());
     }
+}
+
+/// Sets the time in the fixed part of an answer anew.
+pub(super) fn set_ran_us(fixed: &mut [u8], ran_us: u32) {
+    if let Some(place) = fixed.get_mut(RAN_US_AT..RAN_US_AT + 4) {
+        place.copy_from_slice(&ran_us.to_le_bytes());
+    }
+}
+
+/// A handler that has returned, whose answer is still to come.
+pub(super) fn returned(out: &mut Vec<u8>, ticket: u64) {
+    out.push(kind::RETURNED);
+    out.extend_from_slice(&ticket.to_le_bytes());
 }
 
 /// A handler that did not return.
@@ -260,24 +282,23 @@ impl<'a> ToDomain<'a> {
     fn parse(reader: &mut Reader<'a>) -> Option<Self> {
         let (kind, ticket) = (reader.u8()?, reader.u64()?);
         Some(match kind {
-            kind::PART => Self::Part { ticket, bytes: reader.rest() },
             kind::REQUEST | kind::REQUEST_LENT => Self::Request {
                 ticket,
                 instance: reader.u64()?,
                 route: reader.u32()?,
                 short: reader.u8()? != 0,
                 head: reader.block()?,
-                body: if kind == kind::REQUEST { Body::Here(reader.rest()) } else { reader.place()? },
+                body: reader.body(kind == kind::REQUEST)?,
             },
             kind::DONE => Self::Done { offset: ticket },
             kind::GONE => Self::Gone { key: ticket },
-            kind::SOCKET => Self::Socket {
+            kind::SOCKET | kind::SOCKET_LENT => Self::Socket {
                 ticket,
                 instance: reader.u64()?,
                 index: reader.u32()?,
                 short: reader.u8()? != 0,
                 key: reader.u64()?,
-                events: reader.rest(),
+                events: reader.body(kind == kind::SOCKET)?,
             },
             _ => return None,
         })
@@ -285,18 +306,6 @@ impl<'a> ToDomain<'a> {
 }
 
 impl<'a> ToServer<'a> {
-    /// The ticket or key that parts ahead of it are of.
-    pub(super) fn of(&self) -> u64 {
-        match *self {
-            Self::Part { ticket, .. }
-            | Self::Answer { ticket, .. }
-            | Self::Fault { ticket, .. }
-            | Self::Declined { ticket, .. }
-            | Self::Idle { ticket, .. } => ticket,
-            Self::Send { key, .. } | Self::Close { key, .. } => key,
-        }
-    }
-
     /// Reads a record.
     pub(super) fn read(record: &'a [u8]) -> Result<Self, Malformed> {
         Self::parse(&mut Reader { bytes: record }).ok_or(Malformed("to the server"))
@@ -305,7 +314,6 @@ impl<'a> ToServer<'a> {
     fn parse(reader: &mut Reader<'a>) -> Option<Self> {
         let (kind, ticket) = (reader.u8()?, reader.u64()?);
         Some(match kind {
-            kind::PART => Self::Part { ticket, bytes: reader.rest() },
             kind::ANSWER | kind::ANSWER_LENT => {
                 let (ran_us, status) = (reader.u32()?, reader.u16()?);
                 let count = usize::from(reader.u16()?);
@@ -317,13 +325,14 @@ impl<'a> ToServer<'a> {
                 let bytes = all.get(..all.len() - reader.bytes.len())?;
                 let valid = (200..=599).contains(&status) && count <= HEADERS_MAX;
                 valid.then_some(())?;
-                let body = if kind == kind::ANSWER { Body::Here(reader.rest()) } else { reader.place()? };
+                let body = reader.body(kind == kind::ANSWER)?;
                 Self::Answer { ticket, ran_us, status, headers: Headers { bytes, count }, body }
             }
             kind::FAULT => Self::Fault { ticket, why: std::str::from_utf8(reader.rest()).ok()? },
             kind::DECLINED => Self::Declined { ticket, ran_us: reader.u32()? },
             kind::IDLE => Self::Idle { ticket, ran_us: reader.u32()? },
-            kind::SEND => Self::Send { key: ticket, frame: reader.rest() },
+            kind::RETURNED => Self::Returned { ticket },
+            kind::SEND | kind::SEND_LENT => Self::Send { key: ticket, frame: reader.body(kind == kind::SEND)? },
             kind::CLOSE => Self::Close { key: ticket, code: reader.u16()? },
             _ => return None,
         })
@@ -364,6 +373,12 @@ fn kind_byte(kind: Kind) -> u8 {
     }
 }
 
+/// Appends the part of [`Event::Message`] that stands before its bytes, of which there are `length`.
+pub(super) fn message_head(out: &mut Vec<u8>, kind: Kind, length: usize) {
+    out.extend_from_slice(&[3, kind_byte(kind)]);
+    out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+}
+
 /// Appends an event.
 pub(super) fn push_event(out: &mut Vec<u8>, event: &Event<'_>) {
     match event {
@@ -379,8 +394,8 @@ pub(super) fn push_event(out: &mut Vec<u8>, event: &Event<'_>) {
             push_block(out, session.unwrap_or_default());
         }
         Event::Message { kind, bytes } => {
-            out.extend_from_slice(&[3, kind_byte(*kind)]);
-            push_block(out, bytes);
+            message_head(out, *kind, bytes.len());
+            out.extend_from_slice(bytes);
         }
         Event::Close { gone } => out.push(if *gone { 7 } else { 4 }),
         Event::Forget => out.push(8),
@@ -455,7 +470,8 @@ mod tests {
             record.truncate(record.len() - body.len());
             let place = Place { offset: 7, bytes: ticket };
             lend(&mut record, place);
-            let Ok(ToServer::Answer { headers, body: read, .. }) = ToServer::read(&record) else { panic!() };
+            set_ran_us(&mut record, 99);
+            let Ok(ToServer::Answer { headers, ran_us: 99, body: read, .. }) = ToServer::read(&record) else { panic!() };
             prop_assert_eq!(headers.iter().collect::<Vec<_>>(), pairs.collect::<Vec<_>>());
             prop_assert_eq!(read, Body::Lent(place));
             record.push(0);
@@ -477,7 +493,25 @@ mod tests {
             socket_head(&mut record, ticket, 1, 2, true, key);
             events.iter().for_each(|event| push_event(&mut record, event));
             let Ok(ToDomain::Socket { events: read, .. }) = ToDomain::read(&record) else { panic!() };
+            let Body::Here(read) = read else { panic!() };
             prop_assert_eq!(read_events(read).unwrap(), events);
+            let (mut head, place) = (Vec::new(), Place { offset: key, bytes: ticket });
+            socket_head(&mut head, ticket, 1, 2, true, key);
+            lend(&mut head, place);
+            let Ok(ToDomain::Socket { events: read, .. }) = ToDomain::read(&head) else { panic!() };
+            prop_assert_eq!(read, Body::Lent(place));
+        }
+
+        #[test]
+        fn frames_come_back(key: u64, frame in bytes(40)) {
+            let mut record = Vec::new();
+            send_head(&mut record, key);
+            let head = record.clone();
+            record.extend_from_slice(&frame);
+            prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Send { key, frame: Body::Here(&frame) }));
+            let (mut record, place) = (head, Place { offset: 1, bytes: key });
+            lend(&mut record, place);
+            prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Send { key, frame: Body::Lent(place) }));
         }
 
         #[test]
@@ -497,6 +531,9 @@ mod tests {
         for end in 0..record.len() {
             assert!(ToServer::read(&record[..end]).is_err(), "{end}");
         }
+        let mut record = Vec::new();
+        returned(&mut record, 7);
+        assert_eq!(ToServer::read(&record), Ok(ToServer::Returned { ticket: 7 }));
         for status in [0, 101, 199, 600, 65535] {
             let mut record = Vec::new();
             answer_head(&mut record, 1, 2, status, std::iter::empty());

@@ -1,6 +1,7 @@
 //! Running what comes over the rings, on the domain's executor threads.
 
-use super::arena::{Borrower, LENT_BYTES_MIN, Lender};
+use super::answers::{Answers, Lent};
+use super::arena::{Borrower, LENT_BYTES_MIN};
 use super::port::{Port, PortOutlet};
 use super::wire::{self, Body, Event, ToDomain};
 use crate::abi::websocket::Socket;
@@ -13,20 +14,22 @@ use crate::proto::http1::{Head, RequestView};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-/// A record, as it was taken from a ring, with the bytes that came ahead of it.
+/// A record, as it was taken from a ring. An empty one stands for giving pages of answers back to the kernel.
 pub(super) struct Work {
     pub(super) shard: usize,
     pub(super) record: Vec<u8>,
-    pub(super) early: Vec<u8>,
 }
+
+/// Bytes that the place of a body takes in a record.
+const LENT_FIXED_BYTES: usize = 16;
 
 /// What all threads of the domain share.
 pub(super) struct Domain {
     pub(super) instances: RwLock<Numbered<Arc<InProcessModule>>>,
     pub(super) ports: Vec<Arc<Port>>,
-    /// Where large bodies of answers are put.
-    pub(super) answers: Arc<Mutex<Lender>>,
-    /// Where those of requests are found, a shard.
+    /// Where large bodies of answers and large frames are put.
+    pub(super) answers: Arc<Answers>,
+    /// Where large bodies of requests and large messages are found, a shard.
     pub(super) requests: Vec<Borrower>,
     /// The open sockets of each shard by its key.
     pub(super) sockets: Vec<Mutex<Numbered<Arc<Socket>>>>,
@@ -53,8 +56,8 @@ impl Domain {
 
     fn open_socket(&self, shard: usize, key: u64, number: u64, session: Option<&[u8]>) {
         let Some(port) = self.ports.get(shard) else { return };
-        let outlet = Arc::new(PortOutlet(Arc::clone(port)));
-        // The shard limits what is unsent; here nothing waits but in the ring.
+        let outlet = Arc::new(PortOutlet { port: Arc::clone(port), answers: Arc::clone(&self.answers) });
+        // The shard limits what is unsent; here nothing waits but in the ring and the memory beside it.
         let socket = Socket::numbered(key, number, session, outlet, usize::MAX);
         if let Some(mut sockets) = self.sockets_of(shard) {
             if self.gone.get(shard).is_some_and(|gone| unpoisoned(gone).remove(&key)) {
@@ -120,45 +123,62 @@ impl DomainRunner {
             fail(port, ticket, "the request could not be read again\n");
             return None;
         }
-        let view = RequestView { head: &self.head, bytes: head, body };
+        let view = RequestView { head: &self.head, bytes: head, body, shared: None };
         let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
         fixed.clear();
         copied.clear();
-        let (mut place, mut sent, mut declined) = (None, false, false);
+        let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
+        let (mut lent, mut declined) = (Lent::Here, false);
         let result = self.executor.handler(&module, route as usize, &view, |answer| {
-            let ran_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
             if answer.is_declined && module.may_decline(route as usize) {
                 declined = true;
-                return wire::declined(fixed, ticket, ran_us);
+                return wire::declined(fixed, ticket, ran_us());
             }
-            wire::answer_head(fixed, ticket, ran_us, answer.status, answer.headers());
-            if answer.body.len() >= LENT_BYTES_MIN {
-                place = unpoisoned(answers).lend(answer.body);
-                sent = place.is_none();
-            }
-            if sent {
-                // Too large for a copy, so it goes before it is known whether the module's block can be freed.
-                port.send(ticket, fixed, answer.body);
-            } else if place.is_none() && !answer.is_kept {
+            wire::answer_head(fixed, ticket, ran_us(), answer.status, answer.headers());
+            let room = port.room(fixed.len() + LENT_FIXED_BYTES);
+            let waits = || {
+                let mut record = Vec::with_capacity(16);
+                wire::returned(&mut record, ticket);
+                port.send(&record, &[]);
+            };
+            lent = answers.lend(answer.body, answer.body.len() <= room, waits);
+            if matches!(lent, Lent::Here) && !answer.is_kept {
                 copied.extend_from_slice(answer.body);
             }
         });
-        match (result, place) {
-            _ if sent => {}
-            (Ok(()), Some(place)) => {
+        let fits = port.room(fixed.len() + LENT_FIXED_BYTES) > 0;
+        let too_large = || "the header fields of the answer are too large\n".to_owned();
+        match (result.and_then(|()| fits.then_some(()).ok_or_else(too_large)), lent) {
+            (Ok(()), _) if declined => port.send(fixed, &[]),
+            (Ok(()), Lent::Here) => port.send(fixed, self.executor.kept_body().unwrap_or(copied)),
+            (Ok(()), Lent::At(place)) => {
+                // With the time of the copy: a route with large answers is none for a companion.
+                wire::set_ran_us(fixed, ran_us());
                 wire::lend(fixed, place);
-                port.send(ticket, fixed, &[]);
+                port.send(fixed, &[]);
             }
-            (Ok(()), None) if declined => port.send(ticket, fixed, &[]),
-            (Ok(()), None) => port.send(ticket, fixed, self.executor.kept_body().unwrap_or(copied)),
-            (Err(text), place) => {
-                if let Some(place) = place {
-                    unpoisoned(answers).give_back(place.offset);
+            (Ok(()), Lent::Refused(status, why)) => {
+                tracing::warn!("an answer can't be sent: {why}");
+                fixed.clear();
+                let kind = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
+                let retry = [(b"Retry-After".as_slice(), b"1".as_slice())];
+                let fields = kind.into_iter().chain(retry.into_iter().filter(|_| status == 503));
+                wire::answer_head(fixed, ticket, ran_us(), status, fields);
+                port.send(fixed, format!("the answer can't be sent: {why}\n").as_bytes());
+            }
+            (Err(text), lent) => {
+                if let Lent::At(place) = lent
+                    && answers.give_back(place.offset)
+                {
+                    answers.reclaim();
                 }
                 fail(port, ticket, &text);
             }
         }
         self.executor.finish();
+        if self.copied.capacity() > LENT_BYTES_MIN {
+            self.copied = Vec::new();
+        }
         None
     }
 
@@ -201,18 +221,21 @@ impl DomainRunner {
         }
         let mut record = Vec::with_capacity(16);
         wire::idle(&mut record, ticket, u32::try_from((start.elapsed() / count).as_micros()).unwrap_or(u32::MAX));
-        port.send(ticket, &record, &[]);
+        port.send(&record, &[]);
     }
 }
 
 fn fail(port: &Port, ticket: u64, why: &str) {
     let mut record = Vec::with_capacity(64);
     wire::fault(&mut record, ticket, why);
-    port.send(ticket, &record, &[]);
+    port.send(&record, &[]);
 }
 
 impl Runner<Work> for DomainRunner {
     fn run(&mut self, work: Work) {
+        if work.record.is_empty() {
+            return self.domain.answers.reclaim();
+        }
         let Some(turns) = self.work(&work, false) else { return };
         match turns.enter(work) {
             Turn::Now(work) => {
@@ -239,40 +262,37 @@ struct Asked {
 impl DomainRunner {
     /// Does `work`, unless it is a call that needs a turn and has none: then gives whose turns they are.
     fn work(&mut self, work: &Work, has_turn: bool) -> Option<Arc<Turns>> {
-        let Work { shard, record, early } = work;
+        let Work { shard, record } = work;
         let port = self.domain.ports.get(*shard).map(Arc::clone)?;
         let Ok(read) = ToDomain::read(record) else {
             tracing::error!("the server sent a record that can't be read");
             return None;
         };
+        let (ToDomain::Request { body, .. } | ToDomain::Socket { events: body, .. }) = &read else { return None };
+        let domain = Arc::clone(&self.domain);
+        let lent = match *body {
+            Body::Here(_) => None,
+            Body::Lent(place) => domain.requests.get(*shard).and_then(|part| part.borrow(place)),
+        };
+        let body = match (&lent, *body) {
+            (_, Body::Here(body)) => body,
+            // SAFETY: the server writes to a place again only when the call has been answered, which is the last that
+            // `request` and `socket` do.
+            (Some(lent), Body::Lent(_)) => unsafe { lent.as_slice() },
+            (None, Body::Lent(_)) => {
+                tracing::error!("the server lent a body outside its memory");
+                return None;
+            }
+        };
         match &read {
-            &ToDomain::Request { ticket, instance, route, head, body, .. } => {
-                let asked = Asked { ticket, instance, route, has_turn };
-                match body {
-                    Body::Here(body) if early.is_empty() => return self.request(&port, &asked, head, body),
-                    Body::Here(body) => {
-                        let body = [early.as_slice(), body].concat();
-                        return self.request(&port, &asked, head, &body);
-                    }
-                    Body::Lent(place) => {
-                        let Some(body) = self.domain.requests.get(*shard).and_then(|part| part.borrow(place)) else {
-                            tracing::error!("the server lent a body outside its memory");
-                            return None;
-                        };
-                        // SAFETY: the server writes to a place again only when the request has been answered, which is
-                        // the last that `request` does.
-                        let body = unsafe { body.as_slice() };
-                        return self.request(&port, &asked, head, body);
-                    }
-                }
+            &ToDomain::Request { ticket, instance, route, head, .. } => {
+                self.request(&port, &Asked { ticket, instance, route, has_turn }, head, body)
             }
-            ToDomain::Socket { events, .. } => {
-                let put_together = (!early.is_empty()).then(|| [early.as_slice(), events].concat());
-                self.socket(&port, *shard, &read, put_together.as_deref().unwrap_or(events));
+            work => {
+                self.socket(&port, *shard, work, body);
+                None
             }
-            ToDomain::Part { .. } | ToDomain::Done { .. } | ToDomain::Gone { .. } => {}
         }
-        None
     }
 
     /// Answers a call whose turn does not come.

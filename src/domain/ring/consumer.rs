@@ -70,18 +70,31 @@ impl Consumer {
         !self.corrupt && self.head == self.tail_seen && self.channel.word(TAIL).load(Ordering::Acquire) == self.head
     }
 
-    /// Gives the room of all popped records back to the producer, and wakes it if it waits for room. Once a batch,
-    /// because it is a fence and may be a system call.
+    /// Gives the room of all popped records back to the producer, and wakes it if it waits in
+    /// [`Producer::wait_room`](super::Producer::wait_room). Once a batch, because it is a fence and may be a system call.
     pub fn release(&mut self) {
+        if self.release_told() {
+            self.channel.wake(WAITING);
+        }
+    }
+
+    /// [`Consumer::release`] for a producer that sleeps elsewhere. True: it has asked by
+    /// [`Producer::await_room`](super::Producer::await_room), and the caller must wake it now; nobody else will.
+    #[must_use = "a producer that waits for room must be woken"]
+    pub fn release_told(&mut self) -> bool {
         if self.released == self.head {
-            return;
+            return false;
         }
         self.released = self.head;
         // Release: our loads of the words come before the producer's stores into them.
         self.channel.word(HEAD).store(self.head, Ordering::Release);
-        if flag::take(self.channel.word(WAITING)) {
-            self.channel.wake(WAITING);
-        }
+        flag::take(self.channel.word(WAITING))
+    }
+
+    /// Whether so much has been popped that the producer should have the room back before the batch ends.
+    #[must_use]
+    pub fn owes_much(&self) -> bool {
+        self.head - self.released >= self.channel.capacity() / 4
     }
 
     /// Says that this side is about to block. It must release what it popped and look at [`Consumer::is_empty`] after

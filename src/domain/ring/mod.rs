@@ -23,7 +23,8 @@
 //! (release); the consumer loads it (acquire), copies, then stores `head` (release), which the producer loads
 //! (acquire) before it writes over those words. To sleep, a side raises its flag and then looks once more at the
 //! announcement; the other side stores the announcement and then looks at the flag; `SeqCst` fences stand between, so
-//! at least one of them sees the other, as in `net::waker`. The loom tests check both, except that `head` is loaded
+//! at least one of them sees the other, as in `net::waker`. A producer that finds no room sleeps in the same way, either
+//! on the flag itself ([`Producer::wait_room`]) or elsewhere ([`Producer::await_room`]). The loom tests check both, except that `head` is loaded
 //! with acquire: what the lack of it would allow, a store that overtakes an earlier load, loom can't do.
 
 mod atomic;

@@ -114,6 +114,23 @@ impl Producer {
         true
     }
 
+    /// For a producer that sleeps elsewhere: whether a record of `bytes` bytes may fit now. If not, the consumer's next
+    /// [`Consumer::release_told`](super::Consumer::release_told) says that this side must be woken. What is not published
+    /// can't be consumed, so publish first.
+    #[must_use = "without room the caller must wait to be woken"]
+    pub fn await_room(&mut self, bytes: usize) -> bool {
+        if self.ready(bytes) {
+            return true;
+        }
+        flag::raise(self.channel.word(WAITING));
+        // Once more: the consumer may have looked at the flag before it was raised.
+        let ready = self.ready(bytes);
+        if ready {
+            flag::lower(self.channel.word(WAITING));
+        }
+        ready
+    }
+
     /// Whether [`Producer::try_push`] would say something other than `Full`.
     fn ready(&mut self, bytes: usize) -> bool {
         let words = RingSpec::record_words(bytes) as u64;

@@ -19,7 +19,7 @@ mod user;
 
 pub use environment::environment;
 pub use limits::processes_with;
-pub use owner::{closed_to, hand_over};
+pub use owner::{closed_to, hand_over, not_writable};
 pub use paths::{compiler_inputs, compiler_paths, network_paths, system_paths};
 pub use user::{User, unprivileged};
 

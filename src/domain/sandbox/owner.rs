@@ -34,6 +34,34 @@ fn may_enter(user: User, dir: &Path) -> bool {
     })
 }
 
+/// Why `user`, or this process's own user without root's rights, can't write to the directory `dir`, as far as its mode tells.
+#[must_use]
+pub fn not_writable(user: Option<User>, dir: &Path) -> Option<String> {
+    let data = match fs::metadata(dir) {
+        Ok(data) if data.is_dir() => data,
+        Ok(_) => return Some("it is no directory".to_owned()),
+        Err(error) => return Some(error.to_string()),
+    };
+    let is_root = rustix::process::geteuid().is_root();
+    let Some(user) = user.or_else(|| is_root.then_some(User { uid: 0, gid: 0 })) else {
+        let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        return rustix::fs::access(dir, access).err().map(|error| io::Error::from(error).to_string());
+    };
+    if let Some(closed) = closed_to(user, &[dir.to_path_buf()]) {
+        return Some(format!("user {} can't enter {}", user.uid, closed.display()));
+    }
+    let needed = if data.uid() == user.uid {
+        0o300
+    } else if data.gid() == user.gid {
+        0o030
+    } else {
+        0o003
+    };
+    let (mode, owner) = (data.mode() & 0o7777, data.uid());
+    (mode & needed != needed)
+        .then(|| format!("it is of user {owner} with mode {mode:03o}, and modules run as {}", user.uid))
+}
+
 /// Makes `user` the owner of `dir` and all in it. Links are not followed, and a file with a second name, which may lie
 /// elsewhere, stays as it is. Each step starts from a descriptor of the directory, so that nobody who moves things about
 /// meanwhile has another file given away.

@@ -2,10 +2,17 @@
 
 use super::chunked::Chunked;
 use super::head::{Framing, Head, Limits, Method, RequestError, RequestView, is_line_end};
+use std::sync::Arc;
 
 /// Memory for a body is taken as its bytes arrive, in steps of at least this: a client that announces much and sends
 /// little costs little.
 const BODY_STEP_BYTES: usize = 64 * 1024;
+
+/// Once so much of a body has come, room is made for all that is announced.
+const BODY_TRUSTED_BYTES: usize = 1024 * 1024;
+
+/// A body that has gathered here is shared with whoever keeps the request from this size on: below, a copy is as cheap.
+const SHARED_BYTES_MIN: usize = 16 * 1024;
 
 /// Empty lines before a request that are put up with (RFC 9112 §2.2).
 const EMPTY_LINES_MAX: usize = 4;
@@ -61,6 +68,8 @@ pub struct RequestDecoder {
     head: Head,
     head_bytes: Vec<u8>,
     body: Vec<u8>,
+    /// The body once it is whole, if it is large.
+    whole: Option<Arc<Vec<u8>>>,
     /// Most bytes of this request's body.
     body_bytes_max: usize,
 }
@@ -76,6 +85,7 @@ impl RequestDecoder {
             head: Head::default(),
             head_bytes: Vec::new(),
             body: Vec::new(),
+            whole: None,
         }
     }
 
@@ -96,6 +106,7 @@ impl RequestDecoder {
         if matches!(self.state, State::Done) {
             self.head_bytes = Vec::new();
             self.body = Vec::new();
+            self.whole = None;
             self.state = State::Head { searched: 0, skipped: 0 };
         }
     }
@@ -138,7 +149,7 @@ impl RequestDecoder {
                 return Err(RequestError::BodyTooLarge);
             }
             if let Some(body) = rest.get(..length) {
-                let view = RequestView { head: &self.head, bytes: head_bytes, body };
+                let view = RequestView { head: &self.head, bytes: head_bytes, body, shared: None };
                 return Ok(Decoded::Request { consumed: skipped + head_len + length, view });
             }
         }
@@ -151,7 +162,7 @@ impl RequestDecoder {
             Framing::Length(left) => (State::Length { left }, Some(left)),
             Framing::Chunked => (State::Chunked(Chunked::new()), None),
         };
-        let view = RequestView { head: &self.head, bytes: &self.head_bytes, body: &[] };
+        let view = RequestView { head: &self.head, bytes: &self.head_bytes, body: &[], shared: None };
         let expects_continue = self.head.expect_continue && rest.is_empty();
         Ok(Decoded::Body { consumed: skipped + head_len, view, announced, expects_continue })
     }
@@ -198,7 +209,12 @@ impl RequestDecoder {
             State::Length { left } => {
                 let part = rest.get(..(*left).min(rest.len())).unwrap_or_default();
                 if self.body.capacity() - self.body.len() < part.len() {
-                    self.body.reserve(part.len().max(BODY_STEP_BYTES.min(*left)));
+                    if self.body.len() < BODY_TRUSTED_BYTES {
+                        self.body.reserve(part.len().max(BODY_STEP_BYTES.min(*left)));
+                    } else {
+                        // Addresses only, until the bytes come: to grow in steps would copy them again and again.
+                        self.body.reserve_exact(*left);
+                    }
                 }
                 self.body.extend_from_slice(part);
                 *left -= part.len();
@@ -211,7 +227,12 @@ impl RequestDecoder {
             return Ok(Decoded::NeedMore { consumed: used });
         }
         self.state = State::Done;
-        let view = RequestView { head: &self.head, bytes: &self.head_bytes, body: &self.body };
+        if self.body.len() >= SHARED_BYTES_MIN {
+            self.whole = Some(Arc::new(std::mem::take(&mut self.body)));
+        }
+        let shared = self.whole.as_ref();
+        let body = shared.map_or(self.body.as_slice(), |whole| whole.as_slice());
+        let view = RequestView { head: &self.head, bytes: &self.head_bytes, body, shared };
         Ok(Decoded::Request { consumed: used, view })
     }
 }

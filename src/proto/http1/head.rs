@@ -2,6 +2,7 @@
 
 use super::target::{Target, is_host};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A request method the server knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +86,9 @@ pub enum RequestError {
     #[error("the request head is too large")]
     HeadTooLarge,
     /// RFC 9110 §15.5.14
-    #[error("the body is too large")]
+    #[error(
+        "the body is too large; a module's route takes more with CWEB_BODY_MIB(n), up to the operator's --route-body-bytes-max"
+    )]
     BodyTooLarge,
     /// RFC 9110 §15.6.2
     #[error("this method is not known here")]
@@ -407,6 +410,8 @@ pub struct RequestView<'a> {
     pub bytes: &'a [u8],
     /// The body, decoded.
     pub body: &'a [u8],
+    /// The same, where it can be shared instead of copied.
+    pub shared: Option<&'a Arc<Vec<u8>>>,
 }
 
 impl<'a> RequestView<'a> {

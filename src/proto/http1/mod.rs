@@ -1,5 +1,6 @@
 //! HTTP/1.1 (RFC 9110, RFC 9112): requests decoded, responses encoded.
 
+mod accept;
 mod chunked;
 mod date;
 mod decoder;
@@ -7,6 +8,7 @@ mod head;
 mod response;
 mod target;
 
+pub use accept::accepts;
 pub use date::http_date;
 pub use decoder::{Decoded, RequestDecoder};
 pub use head::{HEADERS_MAX, Head, Limits, Method, RequestError, RequestView};

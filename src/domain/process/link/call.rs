@@ -1,5 +1,6 @@
 //! One call, from its place in the queue to what it is answered to.
 
+use super::super::arena::Place;
 use crate::abi::websocket::Socket;
 use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent};
 use crate::net::ConnId;
@@ -27,22 +28,52 @@ impl Asker {
     }
 }
 
-/// A call that is with the domain.
+/// A call that has no outcome yet.
 pub(super) struct Pending {
     pub(super) hold: Arc<dyn Hold>,
     pub(super) unit: usize,
     pub(super) asker: Asker,
+    /// Since when it waits; from the moment on that the domain has all of it, since then.
     pub(super) since_ms: u64,
     /// The route's own limit of time.
     pub(super) limit_ms: Option<u64>,
+    /// Where it is.
+    pub(super) stage: Stage,
     /// Once it was sent: the request of a handler that may leave it to others.
     pub(super) kept: Option<OwnedRequest>,
+}
+
+/// How far a call has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// With the server.
+    Waiting,
+    /// With the domain, which has all of it.
+    Running,
+    /// Its handler has returned, and the answer waits for memory.
+    Returned,
 }
 
 /// What is to be sent.
 pub(super) enum Cargo {
     Request { route: usize, request: OwnedRequest },
     Socket { index: usize, socket: Arc<Socket>, events: Vec<SocketEvent> },
+}
+
+impl Cargo {
+    /// Bytes of what the handler or the callbacks are given: a body, or messages.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Request { request, .. } => request.view().body.len(),
+            Self::Socket { events, .. } => {
+                let bytes = |event: &SocketEvent| match event {
+                    SocketEvent::Message { payload, .. } => payload.len(),
+                    SocketEvent::Open | SocketEvent::Close => 0,
+                };
+                events.iter().map(bytes).sum()
+            }
+        }
+    }
 }
 
 pub(super) struct Queued {
@@ -52,13 +83,62 @@ pub(super) struct Queued {
     pub(super) cargo: Cargo,
 }
 
+/// A call that crosses by a place beside the rings, while it waits for one. It has no ticket.
+pub(super) struct Large {
+    pub(super) queued: Queued,
+    pub(super) pending: Pending,
+}
+
+/// A call whose body is being written to its place, some of it in each batch.
+pub(super) struct Copying {
+    pub(super) queued: Queued,
+    /// `None`: it kept its ticket, and this is with the others.
+    pub(super) pending: Option<Pending>,
+    /// The record, but for the place.
+    pub(super) fixed: Vec<u8>,
+    /// What is written, in order: the request's body, or events.
+    pub(super) pieces: Vec<Piece>,
+    pub(super) place: Place,
+    /// Pieces that are written.
+    pub(super) done: usize,
+    /// Bytes of the next one that are written.
+    pub(super) within: usize,
+    /// Bytes that are written.
+    pub(super) written: usize,
+}
+
+/// Bytes to be written.
+pub(super) enum Piece {
+    /// The body of the request.
+    Body,
+    /// The message that is this event of the batch.
+    Message(usize),
+    /// What stands between messages.
+    Own(Vec<u8>),
+}
+
+impl Piece {
+    pub(super) fn bytes<'a>(&'a self, cargo: &'a Cargo) -> &'a [u8] {
+        match (self, cargo) {
+            (Self::Own(bytes), _) => bytes,
+            (Self::Body, Cargo::Request { request, .. }) => request.view().body,
+            (Self::Message(at), Cargo::Socket { events, .. }) => match events.get(*at) {
+                Some(SocketEvent::Message { payload, .. }) => payload,
+                _ => &[],
+            },
+            _ => &[],
+        }
+    }
+}
+
 /// A record on its way into a ring that was full.
 pub(super) struct Sending {
     pub(super) ticket: u64,
-    /// The call it was made of, if it is one: a process that dies before it has the whole record has not begun it, and
-    /// another gets it.
+    /// The call it was made of, if it is one: a process that dies before it has the record has not begun it, and another
+    /// gets it.
     pub(super) queued: Option<Queued>,
     pub(super) fixed: Vec<u8>,
     pub(super) body: Vec<u8>,
-    pub(super) sent: usize,
+    /// Where its body is, if that is not in the record.
+    pub(super) place: Option<Place>,
 }

@@ -3,7 +3,7 @@
 use super::super::remote::RemoteModule;
 use super::super::wire;
 use super::ShardLink;
-use super::call::{Asker, Cargo, Pending, Queued, Sending};
+use super::call::{Asker, Cargo, Copying, Large, Pending, Queued, Sending, Stage};
 use super::line::Line;
 use super::refusal::{barred, barred_text, plain, refuse};
 use crate::abi::manifest::RouteDecl;
@@ -14,8 +14,11 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Tickets have this bit, the keys of sockets don't: parts of both come the same way.
+/// Tickets have this bit, the keys of sockets don't.
 pub(super) const TICKET_BIT: u64 = 1 << 63;
+
+/// Longest wait of an answer for memory. The domain gives up sooner.
+const RETURNED_MS_MAX: u64 = 60_000;
 
 /// The calls a shard has in a domain. Those that have not been sent wait here, also while the domain is started again.
 #[derive(Default)]
@@ -28,6 +31,13 @@ pub struct RemoteCalls {
     pub(super) pending: Numbered<Pending>,
     pub(super) queue: VecDeque<Queued>,
     pub(super) sending: Option<Sending>,
+    /// Calls with large bodies, which wait for a place; and the one that is being written to its own.
+    pub(super) large: VecDeque<Large>,
+    pub(super) copying: Option<Copying>,
+    /// Bytes that may still be written in this batch.
+    pub(super) left: usize,
+    /// There is more to do at once.
+    pub(super) more: bool,
     /// Sockets that have ended in another domain, which this one has yet to hear.
     pub(super) forgotten: Vec<u64>,
     /// Sockets whose connection is gone, of which the current life is to hear.
@@ -55,7 +65,7 @@ impl RemoteCalls {
     /// Calls that have no outcome yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.pending.len()
+        self.pending.len() + self.large_calls()
     }
 
     /// Whether nothing is lost if this is forgotten: there is neither a domain nor a call.
@@ -65,6 +75,7 @@ impl RemoteCalls {
             && self.former.is_empty()
             && self.pending.is_empty()
             && self.queue.is_empty()
+            && self.large_calls() == 0
             && self.refused.is_empty()
     }
 
@@ -119,11 +130,20 @@ impl RemoteCalls {
             let why = barred_text(&*pending.hold);
             refuse(pending.asker, &why, &mut outcomes);
         }
+        let large = std::mem::take(&mut self.large).into_iter();
+        let (refused, large): (VecDeque<Large>, _) =
+            large.partition(|large| super::refusal::barred(&*large.pending.hold).is_some());
+        self.large = large;
+        for Large { pending, .. } in refused {
+            let why = barred_text(&*pending.hold);
+            refuse(pending.asker, &why, &mut outcomes);
+        }
         outcomes
     }
 
-    /// A record that has not been sent whole waits again.
+    /// What has not been sent whole waits again.
     fn take_back(&mut self) {
+        self.stop_copying(None);
         let Some(Sending { queued: Some(queued), .. }) = self.sending.take() else { return };
         // It may have been answered meanwhile, because its time was over.
         let open = self.pending.contains_key(&queued.ticket);
@@ -144,9 +164,15 @@ impl RemoteCalls {
     /// when the callbacks of a socket neither return nor send for so long.
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
         self.now_ms = now_ms;
+        let limit_of = |pending: &Pending| match pending.stage {
+            // What the handler has not got is not its fault.
+            Stage::Waiting => limit_ms,
+            Stage::Running => pending.limit_ms.unwrap_or(limit_ms),
+            Stage::Returned => RETURNED_MS_MAX,
+        };
         let late = |pending: &Pending| {
             matches!(pending.asker, Asker::Request { .. })
-                && now_ms.saturating_sub(pending.since_ms) > pending.limit_ms.unwrap_or(limit_ms)
+                && now_ms.saturating_sub(pending.since_ms) > limit_of(pending)
         };
         let late: Vec<u64> =
             self.pending.iter().filter(|(_, pending)| late(pending)).map(|(ticket, _)| *ticket).collect();
@@ -160,16 +186,19 @@ impl RemoteCalls {
                 line.give_up(ticket);
                 line.link.owner.recycle("a handler runs for longer than it may");
             }
-            let Some(Pending { hold, asker: Asker::Request { conn, seq, meta }, limit_ms: own_ms, .. }) =
-                self.pending.remove(&ticket)
-            else {
-                continue;
+            let Some(pending) = self.pending.remove(&ticket) else { continue };
+            let limit_ms = limit_of(&pending);
+            let name = &pending.hold.instance().manifest().name;
+            let (status, text) = match pending.stage {
+                Stage::Running => (504, format!("module {name} did not answer within {limit_ms} ms\n")),
+                Stage::Waiting => (503, format!("the process of module {name} took no request within {limit_ms} ms\n")),
+                Stage::Returned => (503, format!("the answer of module {name} got no memory within {limit_ms} ms\n")),
             };
-            let limit_ms = own_ms.unwrap_or(limit_ms);
-            let name = &hold.instance().manifest().name;
-            let text = format!("module {name} did not answer within {limit_ms} ms\n");
-            answers.push(Message::Answer { conn, seq, bytes: plain(504, &meta, &text), lent: None });
+            let Asker::Request { conn, seq, meta } = pending.asker else { continue };
+            answers.push(Message::Answer { conn, seq, bytes: plain(status, &meta, &text), lent: None });
         }
+        self.expire_large(now_ms.saturating_sub(limit_ms));
+        answers.append(&mut self.refused);
         self.expire_sockets(limit_ms, &mut answers);
         answers
     }
@@ -272,7 +301,8 @@ impl RemoteCalls {
             }
         };
         let since_ms = self.now_ms;
-        self.pending.insert(ticket, Pending { hold, unit, asker, since_ms, limit_ms, kept: None });
+        let stage = Stage::Waiting;
+        self.pending.insert(ticket, Pending { hold, unit, asker, since_ms, limit_ms, stage, kept: None });
         self.queue.push_back(Queued { ticket, instance, short, cargo });
     }
 }

@@ -1,10 +1,8 @@
 //! What a shard has with one life of a domain.
 
-use super::super::identity::Identity;
 use super::ShardLink;
 use crate::numbered::{Numbered, Numbers};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// What the shard has with one life of the domain.
 pub(super) struct Line {
@@ -17,9 +15,6 @@ pub(super) struct Line {
     pub(super) late: Numbers,
     /// Sockets this life knows. Others it can neither send to nor close: they may be of other domains.
     pub(super) known: Numbered<Known>,
-    /// The parts that have come ahead of a record. Only one record is under way at a time, because the domain's end sends
-    /// it without a break.
-    early: Option<Early>,
     /// The owner has been told that nothing is open and nothing is sent any more.
     pub(super) drained: bool,
     /// It broke the rules: nothing is taken from it.
@@ -37,25 +32,10 @@ pub(super) struct Known {
     pub(super) ends: bool,
 }
 
-/// Parts of a record that is still to come. What all of a domain are together is limited.
-struct Early {
-    /// Its ticket or key.
-    of: u64,
-    bytes: Vec<u8>,
-    held: usize,
-    domain: Arc<Identity>,
-}
-
-impl Drop for Early {
-    fn drop(&mut self) {
-        self.domain.release_early(self.held);
-    }
-}
-
 impl Line {
     pub(super) fn new(link: Box<ShardLink>) -> Self {
         let (late, known) = (Numbers::default(), Numbered::default());
-        Self { link, tickets: 0..0, open: 0, late, known, early: None, drained: false, broken: false }
+        Self { link, tickets: 0..0, open: 0, late, known, drained: false, broken: false }
     }
 
     /// Call number `ticket` goes there.
@@ -68,27 +48,6 @@ impl Line {
     /// A socket has ended; false if it is not known here.
     pub(super) fn forget(&mut self, key: u64) -> bool {
         self.known.remove(&key).is_some()
-    }
-
-    pub(super) fn take_part(&mut self, ticket: u64, bytes: &[u8]) -> Result<(), String> {
-        let domain = &self.link.domain;
-        // Parts whose record never came: their sender gave up.
-        let early = match self.early.take().filter(|early| early.of == ticket) {
-            Some(early) => self.early.insert(early),
-            None => self.early.insert(Early { of: ticket, bytes: Vec::new(), held: 0, domain: Arc::clone(domain) }),
-        };
-        if !domain.hold_early(bytes.len()) {
-            return Err("the answers of modules are too large".to_owned());
-        }
-        early.held += bytes.len();
-        early.bytes.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    /// The parts that have come ahead of record `of`, which is here; others are let go.
-    pub(super) fn early(&mut self, of: u64) -> Option<Vec<u8>> {
-        let mut early = self.early.take().filter(|early| early.of == of)?;
-        Some(std::mem::take(&mut early.bytes))
     }
 
     /// Nobody waits for the answer to call number `ticket` any more.

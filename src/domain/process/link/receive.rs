@@ -1,7 +1,8 @@
 //! Records that come from a domain, and what they mean. All of them is checked as hostile input.
 
+use super::super::arena::Borrowed;
 use super::super::wire::{Body, ToServer};
-use super::call::{Asker, Pending};
+use super::call::{Asker, Pending, Stage};
 use super::calls::RemoteCalls;
 use super::line::Line;
 use super::refusal::plain;
@@ -9,6 +10,17 @@ use crate::domain::inbox::{Declined, Message};
 use crate::net::Lent;
 use crate::proto::http1::encode_response;
 use std::time::Duration;
+
+/// The body that a record of `line` names, if it is not in the record.
+fn borrowed(line: &Line, body: &Body<'_>) -> Result<Option<Borrowed>, String> {
+    match *body {
+        Body::Lent(place) => match line.link.answers.borrow(place) {
+            None => Err("an answer or a frame lies outside its memory".to_owned()),
+            lent => Ok(lent),
+        },
+        Body::Here(_) => Ok(None),
+    }
+}
 
 impl RemoteCalls {
     /// Takes at most `records_max` of the records that each life of the domain has sent, and gives what they mean.
@@ -67,31 +79,18 @@ impl RemoteCalls {
 
     fn take(&mut self, line: &mut Line, record: &[u8], out: &mut Vec<Message>) -> Result<(), String> {
         let record = ToServer::read(record).map_err(|error| error.to_string())?;
-        if let ToServer::Part { ticket, bytes } = record {
-            return line.take_part(ticket, bytes);
-        }
-        let early = line.early(record.of());
         match record {
-            ToServer::Part { .. } => {}
             ToServer::Answer { ticket, ran_us, status, headers, body } => {
-                line.link.request_over(ticket);
+                line.link.call_over(ticket);
                 // Also for a call that is over: its drop tells the domain.
-                let lent = match body {
-                    Body::Lent(place) => {
-                        Some(line.link.answers.borrow(place).ok_or("an answer lies outside its memory")?)
-                    }
-                    Body::Here(_) => None,
-                };
+                let lent = borrowed(line, &body)?;
                 let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
-                let here = if let Body::Here(body) = body { body } else { &[] };
-                let whole = early.map(|early| [early.as_slice(), here].concat());
-                let body = whole.as_deref().unwrap_or(here);
+                let body = if let Body::Here(body) = body { body } else { &[] };
                 let answer_bytes = lent.as_ref().map_or(body.len(), Lent::len);
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), answer_bytes);
                 let Asker::Request { conn, seq, meta } = pending.asker else { return Ok(()) };
-                let body = if lent.is_some() { &[] } else { body };
                 let mut bytes = Vec::with_capacity(256 + body.len());
-                let head = meta.head(status, lent.as_ref().map_or(body.len(), Lent::len));
+                let head = meta.head(status, answer_bytes);
                 let dropped = encode_response(&mut bytes, &head, headers.iter(), body);
                 let lent = lent.filter(|_| head.has_body()).map(|lent| Box::new(lent) as Box<dyn Lent>);
                 if dropped > 0 {
@@ -100,15 +99,22 @@ impl RemoteCalls {
                 }
                 out.push(Message::Answer { conn, seq, bytes, lent });
             }
+            ToServer::Returned { ticket } => {
+                let pending = self.pending.get_mut(&ticket).filter(|_| line.tickets.contains(&ticket));
+                // Once: a domain can't make its calls last for ever by it.
+                if let Some(pending) = pending.filter(|pending| pending.stage == Stage::Running) {
+                    (pending.stage, pending.since_ms) = (Stage::Returned, self.now_ms);
+                }
+            }
             ToServer::Fault { ticket, why } => {
-                line.link.request_over(ticket);
+                line.link.call_over(ticket);
                 let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
                 if let Asker::Request { conn, seq, meta } = pending.asker {
                     out.push(Message::Answer { conn, seq, bytes: plain(500, &meta, why), lent: None });
                 }
             }
             ToServer::Declined { ticket, ran_us } => {
-                line.link.request_over(ticket);
+                line.link.call_over(ticket);
                 let Some(mut pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), 0);
                 let (Some(request), Asker::Request { conn, seq, meta }) = (pending.kept.take(), pending.asker) else {
@@ -118,6 +124,7 @@ impl RemoteCalls {
                 out.push(Message::Declined(Box::new(Declined { by, conn, seq, request, meta })));
             }
             ToServer::Idle { ticket, ran_us } => {
+                line.link.call_over(ticket);
                 let Some(pending) = self.finish(line, ticket, |asker| !asker.is_request())? else { return Ok(()) };
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), 0);
                 if let Asker::Socket { key, ends, .. } = pending.asker {
@@ -128,13 +135,19 @@ impl RemoteCalls {
                     out.push(Message::SocketIdle { socket: key });
                 }
             }
-            ToServer::Send { key, .. } | ToServer::Close { key, .. } if !line.known.contains_key(&key) => {}
+            ToServer::Close { key, .. } if !line.known.contains_key(&key) => {}
             ToServer::Send { key, frame } => {
-                if let Some(known) = line.known.get_mut(&key).filter(|known| !known.gone) {
+                // Also on a socket that is not known: its drop tells the domain.
+                let lent = borrowed(line, &frame)?;
+                let Some(known) = line.known.get_mut(&key) else { return Ok(()) };
+                if !known.gone {
                     known.spoke_ms = self.now_ms;
                 }
-                let frame = early.map_or_else(|| frame.into(), |early| [early.as_slice(), frame].concat().into());
-                out.push(Message::SocketSend { socket: key, frame });
+                out.push(match (lent, frame) {
+                    (Some(lent), _) => Message::SocketSendLent { socket: key, frame: Box::new(lent) },
+                    (None, Body::Here(frame)) => Message::SocketSend { socket: key, frame: frame.into() },
+                    (None, Body::Lent(_)) => return Ok(()),
+                });
             }
             ToServer::Close { key, code } => {
                 let code = if (1000..=4999).contains(&code) { code } else { 1000 };
@@ -148,7 +161,7 @@ impl RemoteCalls {
     /// domain wakes it for what comes after (see [`Waker`](crate::net::Waker)).
     #[must_use]
     pub fn has_work(&self) -> bool {
-        let mut work = !self.refused.is_empty();
+        let mut work = self.more || !self.refused.is_empty();
         for line in self.current.iter().chain(&self.former).filter(|line| !line.broken) {
             line.link.consumer.prepare_sleep();
             self.sleeps.set(true);

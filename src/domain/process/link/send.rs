@@ -1,50 +1,40 @@
 //! Records on their way to a domain.
 
+use super::super::arena::{LENT_BYTES_MIN, SMALL_BYTES_MAX};
 use super::super::wire::{self, Event};
-use super::ShardLink;
-use super::call::{Cargo, Queued, Sending};
+use super::call::{Cargo, Queued, Sending, Stage};
 use super::calls::{RemoteCalls, TICKET_BIT};
+use super::large::COPIED_BYTES_MAX;
 use super::line::{Known, Line};
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::SocketEvent;
 use crate::domain::ring::PushError;
 
 impl RemoteCalls {
-    /// Sends what the ring takes; once a batch.
+    /// Sends what the ring takes, and writes a bounded part of what goes beside it; once a batch.
     pub fn flush(&mut self) {
         self.former.iter_mut().for_each(Line::tell_drained);
+        self.more = false;
         let Some(mut line) = self.current.take() else { return };
         let nothing = self.sending.is_none() && self.queue.is_empty() && self.forgotten.is_empty() && !self.draining;
-        let nothing = nothing && self.gone.is_empty();
-        if nothing && !line.link.has_done() {
+        let nothing = nothing && self.gone.is_empty() && self.large.is_empty() && self.copying.is_none();
+        if nothing && !line.link.has_done() && !line.link.requests.has_unused() {
             self.current = Some(line);
             return;
         }
         if let Err(error) = line.link.tell_done() {
             line.end(&error.to_string());
         }
-        while !line.broken {
-            if self.sending.is_none()
-                && let Some(key) = self.gone.pop()
-            {
-                self.sending = Some(encode_gone(key));
-            } else if self.sending.is_none()
-                && !self.draining
-                && let Some(queued) = self.queue.pop_front()
-            {
-                line.begin(queued.ticket);
-                self.sending = Some(self.encode(&mut line, queued));
-            } else if self.sending.is_none()
-                && let Some(key) = self.forgotten.pop()
-            {
-                self.sending = Some(self.encode_forgotten(&mut line, key));
-            }
-            let Some(sending) = &mut self.sending else { break };
-            match push(&mut line.link, sending) {
-                Ok(()) => self.sent(),
-                Err(PushError::Full) => break,
-                Err(error) => line.end(&error.to_string()),
-            }
+        self.left = COPIED_BYTES_MAX;
+        self.send_queue(&mut line);
+        // A share of their own: many that are not so large do not hold up the large ones.
+        self.left = COPIED_BYTES_MAX;
+        line.link.requests.reclaim();
+        let mut waits = false;
+        if self.draining {
+            self.stop_copying(Some(&mut line));
+        } else if !line.broken {
+            waits = self.send_large(&mut line);
         }
         if self.draining && self.sending.is_none() {
             line.tell_drained();
@@ -52,81 +42,154 @@ impl RemoteCalls {
         if line.link.producer.publish() {
             line.link.producer.wake();
         }
+        let may_send = !self.draining && self.sending.is_none();
+        let copies = !waits && (self.copying.is_some() || !self.large.is_empty()) || !self.queue.is_empty();
+        self.more = !line.broken && (may_send && copies || line.link.requests.has_unused() || self.has_room(&mut line));
         self.current = Some(line);
     }
 
-    /// The record under way is in the ring. The request of a handler that may decline is kept until the answer.
-    fn sent(&mut self) {
-        let Some(Sending { queued: Some(queued), .. }) = self.sending.take() else { return };
+    /// Whether a record that met a full ring may fit after all. If not, the domain wakes this shard when it does.
+    fn has_room(&self, line: &mut Line) -> bool {
+        let record = self.sending.as_ref().map(|sending| sending.fixed.len() + sending.body.len());
+        let done = line.link.done.map(|_| wire::DONE_BYTES);
+        record.max(done).is_some_and(|bytes| line.link.producer.await_room(bytes))
+    }
+
+    /// Sends records until there are no more or the ring is full.
+    pub(super) fn send_queue(&mut self, line: &mut Line) {
+        while !line.broken {
+            if self.sending.is_none() {
+                self.sending = self.next_record(line);
+            }
+            let Some(sending) = &self.sending else { return };
+            match line.link.producer.try_push(&[&sending.fixed, &sending.body]) {
+                Ok(()) => self.is_sent(line),
+                Err(PushError::Full) => return,
+                Err(error) => line.end(&error.to_string()),
+            }
+        }
+    }
+
+    /// The domain has the whole record: what it has for its handler begins. The request of a handler that may decline is
+    /// kept until the answer.
+    fn is_sent(&mut self, line: &mut Line) {
+        let Some(Sending { ticket, queued, place, .. }) = self.sending.take() else { return };
+        if let Some(place) = place {
+            line.link.lent.insert(ticket, place);
+        }
+        let (Some(queued), Some(pending)) = (queued, self.pending.get_mut(&ticket)) else { return };
+        (pending.stage, pending.since_ms) = (Stage::Running, self.now_ms);
         if let Cargo::Request { route, request } = queued.cargo
-            && let Some(pending) = self.pending.get_mut(&queued.ticket)
             && pending.hold.instance().manifest().routes.get(route).is_some_and(RouteDecl::is_fallback)
         {
             pending.kept = Some(request);
         }
     }
 
-    fn encode(&mut self, line: &mut Line, queued: Queued) -> Sending {
-        let Queued { ticket, instance, short, .. } = queued;
-        let (mut fixed, mut body) = (Vec::with_capacity(512), Vec::new());
-        match &queued.cargo {
-            Cargo::Request { route, request } => {
-                let view = request.view();
-                // Routes are counted by C's int.
-                let route = u32::try_from(*route).unwrap_or(u32::MAX);
-                wire::request_head(&mut fixed, ticket, instance, route, short, view.bytes);
-                match line.link.requests.lend(view.body) {
-                    Some(place) => {
-                        wire::lend(&mut fixed, place);
-                        line.link.lent.insert(ticket, place);
-                    }
-                    None => body.extend_from_slice(view.body),
-                }
+    fn next_record(&mut self, line: &mut Line) -> Option<Sending> {
+        if let Some(key) = self.gone.pop() {
+            return Some(encode_gone(key));
+        }
+        while !self.draining {
+            let Some(queued) = self.queue.pop_front() else { break };
+            let bytes = queued.cargo.bytes();
+            if bytes < LENT_BYTES_MIN {
+                line.begin(queued.ticket);
+                return Some(self.encode(line, queued));
             }
-            Cargo::Socket { index, socket, events } => {
-                let (key, session) = (socket.key(), socket.session());
-                let index = u32::try_from(*index).unwrap_or(u32::MAX);
-                wire::socket_head(&mut fixed, ticket, instance, index, short, key);
-                let number = socket.number();
-                let ends = matches!(events.last(), Some(SocketEvent::Close));
-                let gone = !socket.is_open();
-                if gone && !ends {
-                    self.gone.push(key);
+            if bytes <= SMALL_BYTES_MAX && self.left == 0 {
+                self.queue.push_front(queued);
+                break;
+            }
+            if bytes <= SMALL_BYTES_MAX
+                && let Ok(place) = line.link.requests.take(bytes + self.events_bytes(&queued))
+            {
+                line.begin(queued.ticket);
+                let copying = self.prepare(line, queued, None, place);
+                if let Some(sending) = self.copy_now(line, copying) {
+                    return Some(sending);
                 }
-                // From here on it runs, as far as can be known here.
-                if let Some(pending) = self.pending.get_mut(&ticket) {
-                    pending.since_ms = self.now_ms;
-                }
-                let known = Known { spoke_ms: self.now_ms, gone, ends };
-                let is_new = line.known.insert(key, known).is_none();
-                if is_new && !matches!(events.first(), Some(SocketEvent::Open)) {
-                    wire::push_event(&mut body, &Event::Known { session, number, last: socket.last_kind() });
-                }
+                continue;
+            }
+            self.set_aside(queued);
+        }
+        self.forgotten.pop().map(|key| self.encode_forgotten(key, line))
+    }
+
+    fn encode(&mut self, line: &mut Line, queued: Queued) -> Sending {
+        let mut body = Vec::new();
+        let fixed = self.encode_head(&queued);
+        match &queued.cargo {
+            Cargo::Request { request, .. } => body.extend_from_slice(request.view().body),
+            Cargo::Socket { socket, events, .. } => {
+                self.introduce(line, &queued, &mut body);
                 for event in events {
-                    let event = match event {
-                        SocketEvent::Open => Event::Open { session, number },
-                        SocketEvent::Message { kind, payload } => {
-                            socket.received(*kind);
-                            Event::Message { kind: *kind, bytes: payload }
-                        }
-                        SocketEvent::Close => Event::Close { gone: !socket.is_open() },
-                    };
-                    wire::push_event(&mut body, &event);
+                    wire::push_event(&mut body, &encoded(event, socket));
                 }
             }
         }
-        Sending { ticket, queued: Some(queued), fixed, body, sent: 0 }
+        Sending { ticket: queued.ticket, queued: Some(queued), fixed, body, place: None }
+    }
+
+    /// The fixed part of a call's record.
+    pub(super) fn encode_head(&self, queued: &Queued) -> Vec<u8> {
+        let Queued { ticket, instance, .. } = *queued;
+        let short = queued.short && queued.cargo.bytes() <= SHORT_BYTES_MAX;
+        let mut fixed = Vec::with_capacity(512);
+        match &queued.cargo {
+            Cargo::Request { route, request } => {
+                // Routes are counted by C's int.
+                let route = u32::try_from(*route).unwrap_or(u32::MAX);
+                wire::request_head(&mut fixed, ticket, instance, route, short, request.view().bytes);
+            }
+            Cargo::Socket { index, socket, .. } => {
+                let index = u32::try_from(*index).unwrap_or(u32::MAX);
+                wire::socket_head(&mut fixed, ticket, instance, index, short, socket.key());
+            }
+        }
+        fixed
+    }
+
+    /// Takes note that `line` is about to have events of a socket, and appends what it must know before them.
+    pub(super) fn introduce(&mut self, line: &mut Line, queued: &Queued, events_before: &mut Vec<u8>) {
+        let Cargo::Socket { socket, events, .. } = &queued.cargo else { return };
+        let (key, session, number) = (socket.key(), socket.session(), socket.number());
+        let ends = matches!(events.last(), Some(SocketEvent::Close));
+        let gone = !socket.is_open();
+        if gone && !ends {
+            self.gone.push(key);
+        }
+        let known = Known { spoke_ms: self.now_ms, gone, ends };
+        let is_new = line.known.insert(key, known).is_none();
+        if is_new && !matches!(events.first(), Some(SocketEvent::Open)) {
+            wire::push_event(events_before, &Event::Known { session, number, last: socket.last_kind() });
+        }
     }
 
     /// Has the domain's process let go of a socket, by an event that calls nothing and whose answer nobody waits for.
-    fn encode_forgotten(&mut self, line: &mut Line, key: u64) -> Sending {
+    fn encode_forgotten(&mut self, key: u64, line: &mut Line) -> Sending {
         self.tickets += 1;
         let ticket = self.tickets | TICKET_BIT;
         line.late.insert(ticket);
         let (mut fixed, mut body) = (Vec::with_capacity(64), Vec::new());
         wire::socket_head(&mut fixed, ticket, 0, 0, true, key);
         wire::push_event(&mut body, &Event::Forget);
-        Sending { ticket, queued: None, fixed, body, sent: 0 }
+        Sending { ticket, queued: None, fixed, body, place: None }
+    }
+}
+
+/// A call with a larger body is none for a companion: to give the handler its copy takes too long.
+const SHORT_BYTES_MAX: usize = 256 * 1024;
+
+/// An event of `socket` as the domain is told it.
+pub(super) fn encoded<'a>(event: &'a SocketEvent, socket: &'a crate::abi::websocket::Socket) -> Event<'a> {
+    match event {
+        SocketEvent::Open => Event::Open { session: socket.session(), number: socket.number() },
+        SocketEvent::Message { kind, payload } => {
+            socket.received(*kind);
+            Event::Message { kind: *kind, bytes: payload }
+        }
+        SocketEvent::Close => Event::Close { gone: !socket.is_open() },
     }
 }
 
@@ -134,24 +197,5 @@ impl RemoteCalls {
 fn encode_gone(key: u64) -> Sending {
     let mut fixed = Vec::with_capacity(16);
     wire::gone(&mut fixed, key);
-    Sending { ticket: 0, queued: None, fixed, body: Vec::new(), sent: 0 }
-}
-
-/// Pushes what is left of a record; what does not fit into one goes ahead in parts.
-fn push(link: &mut ShardLink, sending: &mut Sending) -> Result<(), PushError> {
-    let mut part = Vec::with_capacity(16);
-    wire::part_head(&mut part, sending.ticket);
-    let room = link.record_bytes_max.saturating_sub(sending.fixed.len());
-    if room == 0 {
-        return Err(PushError::TooLarge);
-    }
-    loop {
-        let rest = sending.body.get(sending.sent..).unwrap_or_default();
-        if rest.len() <= room {
-            return link.producer.try_push(&[&sending.fixed, rest]);
-        }
-        let piece = rest.get(..(rest.len() - room).min(link.record_bytes_max - part.len())).unwrap_or_default();
-        link.producer.try_push(&[&part, piece])?;
-        sending.sent += piece.len();
-    }
+    Sending { ticket: 0, queued: None, fixed, body: Vec::new(), place: None }
 }

@@ -1,10 +1,12 @@
 use super::super::calls::DomainCalls;
 use super::super::layout::Layout;
-use super::super::wire::{Event, ToDomain, read_events};
+use super::super::wire::{Body, Event, ToDomain, read_events};
 use super::line::Known;
 use super::*;
 use crate::domain::inbox::Message;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+mod large;
 
 /// An owner that does nothing; whether its process is dead.
 struct Nobody(Arc<AtomicBool>);
@@ -24,6 +26,7 @@ struct Peer {
     dead: Arc<AtomicBool>,
     producer: Producer,
     consumer: Consumer,
+    bodies: Arc<Region>,
 }
 
 impl Peer {
@@ -44,10 +47,10 @@ fn link(domain: &Arc<Identity>) -> (Box<ShardLink>, Peer) {
     let region = Arc::new(Region::create(layout.bytes()).unwrap());
     let (there, here) = (layout.to_domain(0), layout.to_server(0));
     let dead = Arc::<AtomicBool>::default();
-    let ends = Ends::of(&region, there, here).unwrap();
+    let (ends, bodies) = Ends::of(&region, there, here).unwrap();
     let link = ShardLink::new(0, Arc::clone(domain), 1, ends, Box::new(Nobody(Arc::clone(&dead))));
     let (producer, consumer) = (Producer::new(&region, here).unwrap(), Consumer::new(&region, there).unwrap());
-    let peer = Peer { dead, producer, consumer };
+    let peer = Peer { dead, producer, consumer, bodies };
     (Box::new(link), peer)
 }
 
@@ -58,13 +61,11 @@ fn a_domain_reaches_no_socket_of_another() {
     calls.up(link);
     calls.current.as_mut().unwrap().known.insert(7, Known::default());
     for key in [7, 8] {
-        let (mut part, mut frame, mut close) = (Vec::new(), Vec::new(), Vec::new());
-        wire::part_head(&mut part, key);
-        part.push(b'a');
+        let (mut frame, mut close) = (Vec::new(), Vec::new());
         wire::send_head(&mut frame, key);
         frame.push(b'b');
         wire::close(&mut close, key, 1000);
-        [part, frame, close].iter().for_each(|record| peer.say(record));
+        [frame, close].iter().for_each(|record| peer.say(record));
     }
     let mut out = Vec::new();
     calls.poll(100, &mut out);
@@ -72,7 +73,7 @@ fn a_domain_reaches_no_socket_of_another() {
     else {
         panic!("{out:?}");
     };
-    assert_eq!(&frame[..], b"ab");
+    assert_eq!(&frame[..], b"b");
 }
 
 #[test]
@@ -87,6 +88,7 @@ fn a_socket_that_ended_elsewhere_is_forgotten_once_by_those_that_know_it() {
     }
     let record = peer.hear().unwrap();
     let Ok(ToDomain::Socket { key: 7, events, .. }) = ToDomain::read(&record) else { panic!("{record:?}") };
+    let Body::Here(events) = events else { panic!("{events:?}") };
     assert_eq!(read_events(events).unwrap(), [Event::Forget]);
     assert!(peer.hear().is_none());
 }

@@ -114,3 +114,33 @@ fn batches_are_released_at_once() {
         writer.join().unwrap();
     });
 }
+
+/// As a shard sends: it never sleeps on the ring but in its reactor, which a bell wakes.
+#[test]
+fn a_producer_that_sleeps_elsewhere_is_told_of_room() {
+    explore(Some(3), || {
+        let (mut producer, mut consumer) = ring();
+        let bell = Arc::new(loom::sync::Notify::new());
+        let shard = Arc::clone(&bell);
+        let writer = thread::spawn(move || {
+            for record in [[1; 9], [2; 9], [3; 9], [4; 9]] {
+                while producer.try_push(&[&record]) == Err(PushError::Full) {
+                    if !producer.await_room(record.len()) {
+                        shard.wait();
+                    }
+                }
+                publish(&mut producer);
+            }
+        });
+        let mut seen = Vec::new();
+        while seen.len() < 36 {
+            while consumer.try_pop(&mut seen).unwrap() {}
+            if consumer.release_told() {
+                bell.notify();
+            }
+            assert!(seen.len() == 36 || consumer.wait(EVER));
+        }
+        assert!(seen.chunks(9).zip(1..).all(|(record, n)| record == [n; 9]));
+        writer.join().unwrap();
+    });
+}

@@ -1,0 +1,58 @@
+//! How a command ends: the one set of exit codes.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Told in `cweb --help` and docs/operations.md. 2 is clap's too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Exit {
+    /// The server refused it, or it failed here; of a watched job: it failed.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// No server was reached.
+    Unreachable = 3,
+    /// The server wants another key.
+    Unauthorized = 4,
+    /// A watched job was canceled.
+    Canceled = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command did not do its work.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// For people.
+    pub(super) text: String,
+    /// For scripts.
+    pub(super) exit: Exit,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, text: String) -> Self {
+        Self { text, exit }
+    }
+
+    /// Says it, and gives the exit code for it.
+    pub(super) fn end(self) -> ExitCode {
+        super::fail(self.text);
+        self.exit.into()
+    }
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self { text, exit: Exit::Failed }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
