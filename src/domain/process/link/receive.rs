@@ -5,7 +5,6 @@ use super::super::wire::{Body, ToServer};
 use super::call::{Asker, Pending, Stage};
 use super::calls::RemoteCalls;
 use super::line::Line;
-use super::refusal::plain;
 use crate::domain::inbox::{Declined, Message};
 use crate::net::Lent;
 use crate::proto::http1::encode_response;
@@ -99,6 +98,13 @@ impl RemoteCalls {
                 }
                 out.push(Message::Answer { conn, seq, bytes, lent });
             }
+            ToServer::Turn { ticket } => {
+                let pending = self.pending.get_mut(&ticket).filter(|_| line.tickets.contains(&ticket));
+                // Once, as below.
+                if let Some(pending) = pending.filter(|pending| pending.stage == Stage::Turn) {
+                    (pending.stage, pending.since_ms) = (Stage::Running, self.now_ms);
+                }
+            }
             ToServer::Returned { ticket } => {
                 let pending = self.pending.get_mut(&ticket).filter(|_| line.tickets.contains(&ticket));
                 // Once: a domain can't make its calls last for ever by it.
@@ -110,7 +116,7 @@ impl RemoteCalls {
                 line.link.call_over(ticket);
                 let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
                 if let Asker::Request { conn, seq, meta } = pending.asker {
-                    out.push(Message::Answer { conn, seq, bytes: plain(500, &meta, why), lent: None });
+                    out.push(Message::Answer { conn, seq, bytes: meta.plain(500, why), lent: None });
                 }
             }
             ToServer::Declined { ticket, ran_us } => {
