@@ -219,6 +219,7 @@ impl DeployError {
             Self::Load(LoadError::Host(_)) | Self::NoCompiler { .. } | Self::Restart { .. } | Self::Internal(_) => 500,
             Self::Load(LoadError::Domain(_)) => 400,
             Self::Load(LoadError::DomainsMax { .. }) => 507,
+            Self::Load(LoadError::Exhausted { .. }) => 503,
             Self::Load(_) => 422,
             Self::Conflict(_) | Self::NoProcess { .. } => 409,
             Self::NotFound(_) => 404,

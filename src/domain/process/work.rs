@@ -4,7 +4,6 @@ use super::answers::{Answers, Lent};
 use super::arena::{Borrower, LENT_BYTES_MIN};
 use super::port::{Port, PortOutlet};
 use super::wire::{self, Body, Event, ToDomain};
-use crate::abi::context::ModuleContext;
 use crate::abi::websocket::Socket;
 use crate::domain::call::{SocketEvent, plain_headers};
 use crate::domain::executor::Runner;
@@ -26,7 +25,6 @@ const LENT_FIXED_BYTES: usize = 16;
 
 /// What all threads of the domain share.
 pub(super) struct Domain {
-    pub(super) context: Arc<ModuleContext>,
     pub(super) instances: RwLock<Numbered<Arc<InProcessModule>>>,
     pub(super) ports: Vec<Arc<Port>>,
     /// Where large bodies of answers and large frames are put.
@@ -100,7 +98,7 @@ pub(super) struct DomainRunner {
 
 impl DomainRunner {
     pub(super) fn new(domain: &Arc<Domain>) -> Self {
-        let executor = InProcess::executor(&domain.context);
+        let executor = InProcess::executor();
         Self {
             domain: Arc::clone(domain),
             executor,
