@@ -131,7 +131,7 @@ fn the_script_works_over_https_too() {
         command.env("CWEB_CACERT", cacert).env_remove("CWEB_ADMIN_KEY");
         command
     };
-    assert!(works(script(&["deploy", "greet.c"], &pem)).contains("deployed greet.c"));
+    assert!(works(script(&["deploy", "greet.c"], &pem)).contains("deployed greet "));
     assert!(works(script(&["modules"], &pem)).contains("greet"));
     fails(script(&["modules"], ""));
 }

@@ -329,9 +329,9 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
     let jobs = counted(&module.jobs, module.job_size, "jobs", "job_size", "MAX_JOBS")?;
     // All that is wrong is told at once.
     let mut problems = Vec::new();
-    behind(&module.routes, routes.len(), |row| row.path, "routes", "size", &mut problems);
-    behind(&module.websockets, websockets.len(), |row| row.path, "websockets", "ws_size", &mut problems);
-    behind(&module.jobs, jobs.len(), |row| row.name, "jobs", "job_size", &mut problems);
+    problems.extend(behind(&module.routes, routes.len(), |row| row.path, "routes", "size"));
+    problems.extend(behind(&module.websockets, websockets.len(), |row| row.path, "websockets", "ws_size"));
+    problems.extend(behind(&module.jobs, jobs.len(), |row| row.name, "jobs", "job_size"));
     let manifest = Manifest {
         name: fixed_text(&module.name, "name")?,
         author: fixed_text(&module.author, "author")?,
@@ -351,6 +351,7 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
         has_onload: module.onload.is_some(),
         has_unload: module.unload.is_some(),
         problems,
+        warnings: Vec::new(),
         api,
     };
     let symbols = ModuleSymbols {
@@ -404,23 +405,16 @@ fn noted<T: Default>(value: Result<T, OpenError>, problems: &mut Vec<String>) ->
     })
 }
 
-/// Notes that rows behind the `used` ones are filled in: nobody would ever see them.
-fn behind<T>(
-    all: &[T],
-    used: usize,
-    key: impl Fn(&T) -> *const c_char,
-    what: &str,
-    field: &str,
-    problems: &mut Vec<String>,
-) {
+/// Says that rows behind the `used` ones are filled in, if some are: the server would never use them.
+fn behind<T>(all: &[T], used: usize, key: impl Fn(&T) -> *const c_char, what: &str, field: &str) -> Option<String> {
     let filled = || all.iter().enumerate().filter(|(_, row)| !key(row).is_null());
-    let Some((first, row)) = filled().find(|(at, _)| *at >= used) else { return };
+    let (first, row) = filled().find(|(at, _)| *at >= used)?;
     let shown = text(key(row), what).map_or_else(|_| String::new(), |text| format!(", \"{}\"", text.escape_debug()));
     let (rows, right) = (filled().count(), filled().last().map_or(0, |(at, _)| at + 1));
-    problems.push(format!(
+    Some(format!(
         "config.{field} is {used}, but {rows} {what} are filled in (the first left out is {what}[{first}]{shown}); write \
          .{field} = {right}"
-    ));
+    ))
 }
 
 /// The used part of one of the arrays of `module_t`.

@@ -532,9 +532,7 @@ fn turns_of(call: &Call) -> Option<Arc<Turns>> {
 fn refuse(call: Call) {
     let Call { hold, reply, work: Work::Request { conn, seq, meta, .. } } = call else { return };
     let text = format!("module {} is busy: {BUSY}\n", hold.instance().manifest().name);
-    let mut bytes = Vec::with_capacity(256);
-    let plain = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
-    encode_response(&mut bytes, &meta.head(503, text.len()), plain.into_iter(), text.as_bytes());
+    let bytes = meta.plain(503, &text);
     drop(hold);
     reply.push(Message::Answer { conn, seq, bytes, lent: None });
 }
