@@ -47,9 +47,8 @@ H(file) { (void)c; (void)q; int fd = memfd_create("hog", 0); size_t wrote = 0; s
 "#;
 
 fn hog() -> String {
-    let code = HOG.replacen("#include", "#define _GNU_SOURCE 1\n#include", 1);
     let routes = ["ok", "shared", "thread", "file"].map(|name| format!(r#"{{"/hog/{name}","GET",{name},NONE}}"#));
-    module("hog", &code, &routes.join(","), routes.len(), "")
+    format!("#define _GNU_SOURCE\n{}", module("hog", HOG, &routes.join(","), routes.len(), ""))
 }
 
 fn good() -> String {

@@ -46,6 +46,8 @@ fn bad_sources_get_a_clear_answer_and_change_nothing() {
     refused(&server, &good.replace("\"GET\"", "\"BREW\""), 422, "BREW");
     refused(&server, &good.replace("\"/m\"", "\"/(a)\\\\1\""), 422, "back-references");
     refused(&server, &good.replace("\"/m\"", "\"/jobs/x\""), 422, "server's own");
+    let gnu = good.replace("HANDLER(h, \"m\")", "static int h(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; r->status = memfd_create(\"m\", 0); return 0; }");
+    refused(&server, &gnu, 422, "#define _GNU_SOURCE before the first #include");
     refused(
         &server,
         &good.replace("export module_t", "int nowhere(void); int (*f)(void) = nowhere;\nexport module_t"),

@@ -73,8 +73,12 @@ const ENVIRONMENT: [&str; 7] =
     ["PATH", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "LD_LIBRARY_PATH", "GCC_EXEC_PREFIX", "COMPILER_PATH"];
 
 /// What the compiler, the assembler or the linker says, and what we add to it, once.
-const REFUSALS: [(&[&str], &str); 2] = [
+const REFUSALS: [(&[&str], &str); 3] = [
     (&["Permission denied", "file not found:", "incbin file"], "the compiler may only read /usr, /lib and the SDK"),
+    (
+        &["implicit declaration of function"],
+        "a function of the C library needs its header; a GNU extension also needs #define _GNU_SOURCE before the first #include",
+    ),
     (
         &[
             "out of memory",
@@ -155,8 +159,10 @@ impl Compiler {
         target: &str,
     ) -> Result<String, DeployError> {
         let mut refusals = Vec::new();
+        // One limit for all attempts: an author waits once.
+        let deadline = Instant::now() + self.limit;
         for recipe in reading.recipes().map_err(DeployError::Compile)? {
-            match self.attempt(source, &recipe, dir, target) {
+            match self.attempt(source, &recipe, dir, target, deadline) {
                 Err(DeployError::Compile(text)) => refusals.push((recipe.dialect, text)),
                 other => return other,
             }
@@ -165,7 +171,14 @@ impl Compiler {
     }
 
     /// One run of the compiler.
-    fn attempt(&self, source: &[u8], recipe: &Recipe, dir: &Path, target: &str) -> Result<String, DeployError> {
+    fn attempt(
+        &self,
+        source: &[u8],
+        recipe: &Recipe,
+        dir: &Path,
+        target: &str,
+        deadline: Instant,
+    ) -> Result<String, DeployError> {
         let file = dir.join("module.c");
         // Anew, and not through a link that the run before might have left.
         match fs::remove_file(&file) {
@@ -185,7 +198,7 @@ impl Compiler {
             .args(LINK_FLAGS)
             .current_dir(dir);
         let child = net::keep_descriptors_from(&mut command).spawn().map_err(|error| self.not_started(error))?;
-        let (status, output) = self.finish(child)?;
+        let (status, output) = self.finish(child, deadline)?;
         let text = String::from_utf8_lossy(&output).into_owned();
         match program::not_run(status.code(), &text) {
             Some(NotRun::Program(error)) => return Err(self.not_started(error)),
@@ -274,8 +287,7 @@ impl Compiler {
     }
 
     /// Waits for the compiler within the limit, ends whatever it leaves, and collects what it says.
-    fn finish(&self, mut child: Child) -> Result<(ExitStatus, Vec<u8>), DeployError> {
-        let deadline = Instant::now() + self.limit;
+    fn finish(&self, mut child: Child, deadline: Instant) -> Result<(ExitStatus, Vec<u8>), DeployError> {
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let (sender, receiver) = channel::bounded(1);
         let stderr = child.stderr.take();
@@ -283,7 +295,7 @@ impl Compiler {
             let _ = sender.send(stderr.map(read_capped).unwrap_or_default());
         });
         let output = match reader {
-            Ok(_) => receiver.recv_timeout(self.limit).ok().filter(|_| ends_before(group, deadline)),
+            Ok(_) => receiver.recv_deadline(deadline).ok().filter(|_| ends_before(group, deadline)),
             Err(_) => None,
         };
         if let Some(group) = group {
