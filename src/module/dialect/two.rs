@@ -22,6 +22,10 @@ pub(super) fn relevant(words: &Words, fields: &SourceFields) -> SourceFields {
 pub(super) fn recipe(words: &Words, fields: &SourceFields) -> Result<Recipe, String> {
     let mut flags = super::strict();
     flags.push("-DCWEB_MODULE_API=2".to_owned());
+    if words.any(|word| word.starts_with("http_kv_")) && !words.any(|word| word == "map" || word.starts_with("map_")) {
+        // The last of these generations: its stores hold strings, which `printf` is given as they are.
+        flags.push("-DCWEB_MAP_VALUE=char".to_owned());
+    }
     let mut epilogue = String::new();
     if !words.includes("cweb.h") && super::includes_sdk(words) {
         // Such a source has no global variables for services, and may have others of these names.
