@@ -223,7 +223,7 @@ fn read_manifest(path: &Path, place: &File, name: Option<&Path>) -> Report {
         None => (open, path.to_path_buf()),
     };
     match module::open(&open) {
-        Ok(opened) => Report::Manifest(opened.manifest),
+        Ok(opened) => Report::Manifest(opened.manifest.clone()),
         Err(OpenError::Loader(text)) => {
             Report::Loader(text.replace(&open.display().to_string(), &path.display().to_string()))
         }
