@@ -15,6 +15,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include <cweb_config.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
