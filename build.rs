@@ -1,8 +1,21 @@
 //! Compiles the C part of the server (`src/abi/native/`) against the SDK's headers (`include/`).
 
 /// Sources of the native part, in `src/abi/native/`.
-const SOURCES: [&str; 9] =
-    ["call.c", "guard.c", "handed.c", "keep.c", "layout.c", "legacy.c", "services.c", "stdio.c", "tables.c"];
+const SOURCES: [&str; 13] = [
+    "call.c",
+    "calls.c",
+    "connection.c",
+    "database.c",
+    "guard.c",
+    "handed.c",
+    "keep.c",
+    "layout.c",
+    "legacy.c",
+    "pool.c",
+    "services.c",
+    "stdio.c",
+    "tables.c",
+];
 
 fn main() {
     println!("cargo:rerun-if-changed=src/abi/native");

@@ -3,8 +3,10 @@
  * @file db.h
  * The SQLite database: one file shared by all modules, usable from several threads.
  *
- * `ctx->database` is the server's. Its function pointers keep SQLite's result codes (SQLITE_OK, SQLITE_ROW, …);
- * the sqlite3 API may be used on `db` directly as well. The tables `jobs` and `job_events` are read-only there.
+ * `ctx->database` is the server's. Each call of a module has a connection to itself; a transaction or statement that is open
+ * when the call returns is rolled back or reset. A thread that the module starts has a connection of its own. The
+ * function pointers keep SQLite's result codes (SQLITE_OK, SQLITE_ROW, …); the sqlite3 API may be used on `db` directly
+ * as well. The tables `jobs` and `job_events` are read-only there.
  */
 #ifndef CWEB_DB_H
 #define CWEB_DB_H
@@ -33,7 +35,7 @@ struct sqldb {
     int (*column_int)(sqlite3_stmt *, int column);
     int (*column_count)(sqlite3_stmt *);
     int (*reset)(sqlite3_stmt *);
-    /** Rows changed by, and rowid of, the last INSERT: of any thread that shares the database. */
+    /** Rows changed by, and rowid of, the last INSERT: of this call. */
     int (*changes)(struct sqldb *);
     int (*last_insert_rowid)(struct sqldb *);
     /** Frees memory that SQLite allocated. sqlite3_free(). */

@@ -188,6 +188,8 @@ fn the_shell_client_does_the_same() {
     };
     let deployed = run(&["deploy", "greet.c"]);
     assert!(deployed.status.success(), "{}", text(&deployed.stderr));
+    let said = text(&deployed.stdout);
+    assert!(said.starts_with("deployed greet ") && said.contains(&format!("GET http://{}/", server.addr)), "{said}");
     assert!(text(&run(&["modules"]).stdout).contains("\"greet\""));
     std::fs::write(dir.path().join("bad.c"), "int x = nonsense;\n").unwrap();
     let refused = text(&run(&["deploy", "bad.c"]).stderr);

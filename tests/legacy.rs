@@ -331,3 +331,18 @@ fn what_an_older_server_has_compiled_is_compiled_again() {
     let record: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!((record["key"].as_str(), record["manifest"]["api"].as_str()), (Some(key), Some("two_arguments")));
 }
+
+/// Old servers took such sources, so they are served; but not in silence.
+#[test]
+fn rows_behind_the_count_of_an_older_module_are_told() {
+    let server = Server::start();
+    let source = "#include <cweb.h>\n\
+        static int f(struct http_request *q, struct http_response *r) { (void)q; strcpy(r->body, \"here\"); return 0; }\n\
+        export module_t config = {.name = \"rows\", .author = \"a\",\n\
+        .routes = {{\"/one\", \"GET\", f, NONE}, {\"/two\", \"GET\", f, NONE}}, .size = 1};\n";
+    let answer = server.try_deploy(source);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let said = "config: warning: config.size is 1, but 2 routes are filled in";
+    assert!(answer.text().contains(said), "{}", answer.text());
+    assert_eq!((server.get("/one").status, server.get("/two").status), (200, 404));
+}

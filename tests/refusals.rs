@@ -128,3 +128,17 @@ fn a_name_that_belongs_to_another_author_is_warned_of() {
     assert!(text.contains("the module shop of the author \"ann\" is replaced by one of \"bob\""), "{text}");
     assert_eq!(server.get("/shop").text(), "three");
 }
+
+#[test]
+fn a_source_with_http_h_alone_is_told_to_include_cweb_h() {
+    let server = Server::start();
+    for handler in
+        ["struct cweb_context *c, http_request_t *q, http_response_t *r", "http_request_t *q, http_response_t *r"]
+    {
+        let answer = server.try_deploy(&format!(
+            "#include <http.h>\nint f({handler});\nexport module_t config = {{.name = \"h\", .author = \"a\"}};\n"
+        ));
+        assert_eq!(answer.status, 422, "{}", answer.text());
+        assert!(answer.text().contains("add: #include <cweb.h>"), "{handler}: {}", answer.text());
+    }
+}

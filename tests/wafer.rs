@@ -237,6 +237,11 @@ fn names_come_from_the_file_and_what_is_no_app_is_refused() {
     assert!(refused("", "#include <wafer.h>\n#include <iostream>\n").contains("C++"));
     assert!(refused("mount=/a.b", &source("w8")).contains("mount"));
     assert!(refused("mount=/jobs", &source("w8")).contains("server's own"));
+    let module = "#include <cweb.h>\nexport module_t config = {.name = \"m\", .author = \"a\"};\n";
+    for result in ["deployed", "unchanged"] {
+        let said = server.post("/mgnt?mount=/app", module.as_bytes()).text();
+        assert!(said.starts_with(result) && said.contains("the field mount changes nothing"), "{said}");
+    }
 }
 
 #[test]
@@ -250,6 +255,29 @@ fn a_call_that_does_not_end_keeps_nobody_for_ever() {
     server.deploy(app);
     assert_eq!(server.get("/loop").status, 504);
     support::eventually("the next request is served", || server.get("/x").text() == "here");
+}
+
+/// A wait for the calls before is not the handler's time: neither is it answered 504, nor is the process replaced for it.
+#[test]
+fn many_calls_of_a_slow_app_are_no_handler_that_never_ends() {
+    const LIMIT_MS: &str = "1500";
+    let server = Server::with(&["--handler-timeout-ms", LIMIT_MS, "--compile-timeout-ms", "60000"]);
+    server.deploy(
+        "#include <waferapi.h>\n#include <unistd.h>\n\
+         void server(Request *q, Response *r) { usleep(400000); resPuts(r, \"slow\"); }\n",
+    );
+    let answers: Vec<Response> = std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..12).map(|_| scope.spawn(|| server.get("/slow"))).collect();
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    });
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert!(statuses.contains(&200) && statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+    if isolation() == "process" {
+        let late = answers.iter().find(|answer| answer.status == 503).unwrap();
+        assert!(late.text().contains("one call at a time"), "{}", late.text());
+        assert_eq!(late.header("retry-after").as_deref(), Some("1"));
+        assert!(!server.log().contains("is replaced"), "{}", server.log());
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `cweb_context_t`: the services that all modules of a process share.
 
 use super::guard::Trap;
-use super::native::{self, RawRows, Services, WorkFn};
+use super::native::{self, RawCall, RawModule, RawRows, Services, WorkFn};
 use super::types::Context;
 use super::{crypto, guard, host};
 use crate::jobs::store::{Key, Table, TableQuery};
@@ -49,9 +49,11 @@ const NAME_BYTES_MAX: usize = 512;
 /// Bytes of `module_t.name`.
 const MODULE_NAME_BYTES: usize = 128;
 
-/// The context. Lives as long as the process: modules may keep pointers into it.
+/// The context: that of the process, which lives as long as it, or that of one module, whose calls have connections of
+/// their own to the database.
 pub struct ModuleContext {
     raw: NonNull<Context>,
+    module: Option<NonNull<RawModule>>,
 }
 
 // SAFETY: the context is made for concurrent use by any number of module threads: its parts lock for themselves.
@@ -91,6 +93,7 @@ impl ModuleContext {
             work_drop,
             rows: serve_rows,
             crypto_loaded: c_int::from(crypto::is_loaded()),
+            warn,
         }));
         let mut error: [c_char; 512] = [0; 512];
         let jobs_uri = jobs_uri.as_ref().map_or(std::ptr::null(), |uri| uri.as_ptr());
@@ -104,26 +107,79 @@ impl ModuleContext {
         if !error.is_empty() {
             tracing::warn!("modules have no database: {}: {error}", database.display());
         }
-        Ok(Self { raw })
+        Ok(Self { raw, module: None })
     }
 
-    /// For calls into modules.
+    /// The context of the module called `name`, one of whose addresses is `code`. To be dropped before it is closed, when
+    /// nothing calls it any more. `None`: memory has run out.
+    #[must_use]
+    pub fn for_module(&self, name: &str, code: usize) -> Option<Self> {
+        let name = CString::new(name).ok()?;
+        // SAFETY: the context is alive, `name` is a C string, and any address may be asked about.
+        let module = unsafe { native::cwebn_module_open(self.raw.as_ptr(), name.as_ptr(), code as *const c_void) };
+        Some(Self { raw: self.raw, module: Some(NonNull::new(module)?) })
+    }
+
+    /// Runs `body`, which makes one call of this module: what it leaves open in the database is rolled back and reset.
+    /// State that an `is_hook` makes on its connection is there for the module's other calls. `faulted` says whether the
+    /// module's code did not return.
+    pub fn call<T>(&self, is_hook: bool, body: impl FnOnce() -> T, faulted: impl FnOnce(&T) -> bool) -> T {
+        let Some(module) = self.module else { return body() };
+        let mut call = RawCall::NONE;
+        // SAFETY: the module is open, and `call` stays where it is until the end; `body` does not unwind.
+        unsafe { native::cwebn_call_begin(module.as_ptr(), &raw mut call, c_int::from(is_hook)) };
+        let outcome = body();
+        // SAFETY: as above, on the same thread.
+        unsafe { native::cwebn_call_end(&raw mut call, c_int::from(faulted(&outcome))) };
+        outcome
+    }
+
+    /// No call of the module comes any more, though its code may stay: closes connections that nothing can know of.
+    pub fn retire(&self) {
+        if let Some(module) = self.module {
+            // SAFETY: the module is open.
+            unsafe { native::cwebn_module_retire(module.as_ptr()) };
+        }
+    }
+
+    /// For calls into modules, within [`Self::call`].
     pub(super) fn as_ptr(&self) -> *mut Context {
-        self.raw.as_ptr()
+        match self.module {
+            // SAFETY: the module is open.
+            Some(module) => unsafe { native::cwebn_call_context(module.as_ptr()) },
+            None => self.raw.as_ptr(),
+        }
     }
 
     /// Whether scheduled work waits or runs.
     #[must_use]
     pub fn has_work(&self) -> bool {
         // SAFETY: the context is alive.
-        unsafe { native::cwebn_context_pending(self.as_ptr()) != 0 }
+        unsafe { native::cwebn_context_pending(self.raw.as_ptr()) != 0 }
     }
 
     /// Releases locks of the services that a fault on this thread has left held.
     pub fn release_after_fault(&self) {
         // SAFETY: the context is alive; the function releases only what this thread holds.
-        unsafe { native::cwebn_context_after_fault(self.as_ptr()) };
+        unsafe { native::cwebn_context_after_fault(self.raw.as_ptr()) };
     }
+}
+
+impl Drop for ModuleContext {
+    fn drop(&mut self) {
+        if let Some(module) = self.module {
+            // SAFETY: opened by `for_module` and closed once; by its contract the module is in no call and still mapped.
+            unsafe { native::cwebn_module_close(module.as_ptr()) };
+        }
+    }
+}
+
+/// # Safety
+/// Both texts are C strings.
+unsafe extern "C" fn warn(_user: *mut c_void, module: *const c_char, text: *const c_char) {
+    // SAFETY: the caller's contract.
+    let (module, text) = unsafe { (CStr::from_ptr(module), CStr::from_ptr(text)) };
+    tracing::warn!("module {}: {}", module.to_string_lossy(), text.to_string_lossy());
 }
 
 /// The URI under which SQLite opens the file at `path` for reading (sqlite.org/uri.html).
@@ -219,7 +275,7 @@ unsafe extern "C" fn work_run(user: *mut c_void, work: WorkFn, data: *mut c_void
     // loader checked to be a module_t with a terminated name.
     let (callbacks, name) = unsafe { (&*user.cast::<Callbacks>(), module_name(ticket)) };
     (callbacks.run_work)(&name, &mut || {
-        let outcome = guard::call_work(work, data);
+        let outcome = work_call(work, data);
         if let (Err(_), Some(context)) = (&outcome, callbacks.context.get()) {
             // SAFETY: the context is alive; the function releases only what this thread holds.
             unsafe { native::cwebn_context_after_fault(context.0.as_ptr()) };
@@ -228,6 +284,25 @@ unsafe extern "C" fn work_run(user: *mut c_void, work: WorkFn, data: *mut c_void
     });
     // SAFETY: `ticket` is from `work_admit` and released once.
     unsafe { work_drop(user, ticket) };
+}
+
+/// Calls a work, as one call of the module that it lies in.
+fn work_call(work: WorkFn, data: *mut c_void) -> Result<(), Trap> {
+    // SAFETY: any address may be asked about.
+    let module = unsafe { native::cwebn_module_of(work as *const c_void) };
+    if module.is_null() {
+        return guard::call_work(work, data);
+    }
+    let mut call = RawCall::NONE;
+    // SAFETY: the reference just taken keeps `module`; `call` stays where it is; one thread.
+    unsafe { native::cwebn_call_begin(module, &raw mut call, 0) };
+    let outcome = guard::call_work(work, data);
+    // SAFETY: as above; the reference is given back once.
+    unsafe {
+        native::cwebn_call_end(&raw mut call, c_int::from(outcome.is_err()));
+        native::cwebn_module_release(module);
+    }
+    outcome
 }
 
 /// The name of the module whose shared object `ticket` holds.

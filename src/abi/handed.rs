@@ -51,7 +51,7 @@ impl Thing {
     pub fn advice(self) -> &'static str {
         match self {
             Self::Body => "use cweb_respond(), write into res->body, or set it to strdup(\"…\")",
-            Self::Field => "use cweb_set_header(), or http_kv_insert() with strdup(\"…\")",
+            Self::Field => "use cweb_header(), or http_kv_insert() with strdup(\"…\")",
             Self::Session => "set it to strdup(\"…\")",
             Self::Request => "set it to a block from malloc(3)",
         }
@@ -198,5 +198,23 @@ pub(super) fn nothing_given() -> RawGiven {
         counts: [0; native::GIVEN_STORES],
         body: ptr::null_mut(),
         request_body: ptr::null_mut(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_names_functions_that_there_are() {
+        let headers = [include_str!("../../include/cweb_helpers.h"), include_str!("../../include/http.h")].concat();
+        for (_, thing) in Thing::ALL {
+            let advice = thing.advice();
+            for (end, _) in advice.match_indices("()") {
+                let start = advice[..end].rfind(|c: char| !c.is_alphanumeric() && c != '_').map_or(0, |at| at + 1);
+                let name = &advice[start..end];
+                assert!(headers.contains(&format!(" {name}(")), "{name}");
+            }
+        }
     }
 }

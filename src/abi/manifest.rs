@@ -66,6 +66,9 @@ pub struct Manifest {
     /// What could not be read of it, a sentence each; such a module is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// What is declared and has no effect, a sentence each; such a module is served.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What its functions take. A record without it is of a time when there was one kind, and is compiled again.
     #[serde(default)]
     pub api: Api,

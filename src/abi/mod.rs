@@ -11,6 +11,7 @@ pub mod guard;
 pub mod handed;
 pub mod host;
 pub mod job;
+pub mod kept;
 pub mod manifest;
 pub mod module;
 mod native;

@@ -5,11 +5,14 @@ pub(super) mod legacy;
 
 pub use declared::Declared;
 
+use super::kept::{self, Kept};
 use super::manifest::{Api, JobDecl, Manifest, RouteDecl, WebSocketDecl};
 use super::types::{Callee, Context, HandlerFn, HookFn, MessageFn, SocketFn};
 use super::{events, host, native};
+use std::any::Any;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 /// `CWEB_NAME_SIZE`
 pub const NAME_SIZE: usize = 128;
@@ -140,10 +143,43 @@ pub struct OpenModule {
     /// Its functions: valid while this value lives.
     pub symbols: ModuleSymbols,
     /// Names the module in calls of the host table; its address must not change while the module is open.
-    token: Box<host::ModuleToken>,
-    /// Dropped before the library is closed: callbacks must not run in memory that is gone.
+    token: Arc<host::ModuleToken>,
+    /// Ended before the library is closed: callbacks must not run in memory that is gone.
     events: events::EventsOf,
-    library: libloading::os::unix::Library,
+    /// What its code uses, and has to be gone before it.
+    used: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// Taken when it is dropped.
+    library: Option<libloading::os::unix::Library>,
+    /// Size of its file.
+    bytes: u64,
+    /// The address of its `config`.
+    config: usize,
+}
+
+impl Drop for OpenModule {
+    fn drop(&mut self) {
+        let Some(library) = self.library.take() else { return };
+        self.events.end();
+        let used = self.used.take();
+        // Without `used` it was only looked at.
+        let Some(function) = self.leaves_pointers().filter(|_| used.is_some()) else {
+            drop(used);
+            return drop(library);
+        };
+        let name = &self.manifest.name;
+        let text = "the code of its old version stays mapped, since it uses a function by which code is called later";
+        if self.manifest.has_unload {
+            tracing::debug!("module {name}: {text} ({function})");
+        } else {
+            tracing::warn!(
+                "module {name}: {text} ({function}), and it has no unload hook: end threads, timers, keys and signal \
+                 handlers there, or they run on"
+            );
+        }
+        let mut all: Vec<Arc<dyn Any + Send + Sync>> = vec![Arc::clone(&self.token) as _];
+        all.extend(used);
+        kept::keep(Kept { module: name.clone(), used: all, library, bytes: self.bytes });
+    }
 }
 
 /// Why a shared object can't be a module.
@@ -202,9 +238,12 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
             Api::ThreeArguments | Api::Wafer => read(config.cast::<ModuleT>().as_ref().ok_or_else(missing)?, api)?,
         }
     };
-    let token = Box::new(host::ModuleToken::new(manifest.name.clone()));
+    let address = config as usize;
+    let token = Arc::new(host::ModuleToken::new(manifest.name.clone()));
     let events = events::EventsOf(token.id);
-    Ok(OpenModule { manifest, symbols, token, events, library })
+    let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
+    let (used, library) = (OnceLock::new(), Some(library));
+    Ok(OpenModule { manifest, symbols, token, events, used, library, bytes, config: address })
 }
 
 /// The loader's message without the path of the server's own copy in front.
@@ -223,17 +262,20 @@ impl OpenModule {
     /// Hands the module the server's table of functions. Must come before any other call into it. `number` is what the
     /// server calls it, where this process is a domain's; else 0.
     pub fn bind(&mut self, number: u64) {
-        self.token.number = number;
+        if let Some(token) = Arc::get_mut(&mut self.token) {
+            token.number = number;
+        }
         type BindFn = unsafe extern "C" fn(*const host::HostTable, *const c_void);
         type BindLegacyFn = unsafe extern "C" fn(*const c_void);
         // SAFETY: the symbol is defined by cweb_host.h with this type in every module of this interface version; table
         // and token outlive the module.
         unsafe {
-            if let Ok(bind) = self.library.get::<BindFn>(b"cweb_bind_host\0") {
+            let Some(library) = &self.library else { return };
+            if let Ok(bind) = library.get::<BindFn>(b"cweb_bind_host\0") {
                 bind(host::table(), std::ptr::from_ref(&*self.token).cast());
             }
             // Only in a module of an older generation, whose legacy/cweb.h defines it with this type.
-            if let Ok(bind) = self.library.get::<BindLegacyFn>(b"cweb_bind_legacy\0") {
+            if let Ok(bind) = library.get::<BindLegacyFn>(b"cweb_bind_legacy\0") {
                 bind(native::cwebn_legacy_services());
             }
         }
@@ -271,8 +313,22 @@ impl OpenModule {
     #[must_use]
     pub fn symbol(&self, name: &str) -> *mut c_void {
         // SAFETY: only the address is taken; what it points to is the business of the modules that share it.
-        unsafe { self.library.get::<*mut c_void>(name.as_bytes()) }
-            .map_or(std::ptr::null_mut(), libloading::os::unix::Symbol::as_raw_ptr)
+        let symbol = unsafe { self.library.as_ref().map(|library| library.get::<*mut c_void>(name.as_bytes())) };
+        symbol.and_then(Result::ok).map_or(std::ptr::null_mut(), libloading::os::unix::Symbol::as_raw_ptr)
+    }
+
+    /// Has `used` stay as long as the module's code may be called, and no longer.
+    pub fn set_used(&self, used: Arc<dyn Any + Send + Sync>) {
+        let _ = self.used.set(used);
+    }
+
+    /// A function that it imports, and that keeps pointers to code.
+    fn leaves_pointers(&self) -> Option<&str> {
+        // SAFETY: any address may be asked about; the answer is NULL or a C string of the object, which is mapped.
+        unsafe {
+            let name = native::cwebn_leaves_pointers(self.config as *const c_void);
+            if name.is_null() { None } else { CStr::from_ptr(name).to_str().ok() }
+        }
     }
 }
 
@@ -282,9 +338,9 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
     let jobs = counted(&module.jobs, module.job_size, "jobs", "job_size", "MAX_JOBS")?;
     // All that is wrong is told at once.
     let mut problems = Vec::new();
-    behind(&module.routes, routes.len(), |row| row.path, "routes", "size", &mut problems);
-    behind(&module.websockets, websockets.len(), |row| row.path, "websockets", "ws_size", &mut problems);
-    behind(&module.jobs, jobs.len(), |row| row.name, "jobs", "job_size", &mut problems);
+    problems.extend(behind(&module.routes, routes.len(), |row| row.path, "routes", "size"));
+    problems.extend(behind(&module.websockets, websockets.len(), |row| row.path, "websockets", "ws_size"));
+    problems.extend(behind(&module.jobs, jobs.len(), |row| row.name, "jobs", "job_size"));
     let manifest = Manifest {
         name: fixed_text(&module.name, "name")?,
         author: fixed_text(&module.author, "author")?,
@@ -304,6 +360,7 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
         has_onload: module.onload.is_some(),
         has_unload: module.unload.is_some(),
         problems,
+        warnings: Vec::new(),
         api,
     };
     let symbols = ModuleSymbols {
@@ -357,23 +414,16 @@ fn noted<T: Default>(value: Result<T, OpenError>, problems: &mut Vec<String>) ->
     })
 }
 
-/// Notes that rows behind the `used` ones are filled in: nobody would ever see them.
-fn behind<T>(
-    all: &[T],
-    used: usize,
-    key: impl Fn(&T) -> *const c_char,
-    what: &str,
-    field: &str,
-    problems: &mut Vec<String>,
-) {
+/// Says that rows behind the `used` ones are filled in, if some are: the server would never use them.
+fn behind<T>(all: &[T], used: usize, key: impl Fn(&T) -> *const c_char, what: &str, field: &str) -> Option<String> {
     let filled = || all.iter().enumerate().filter(|(_, row)| !key(row).is_null());
-    let Some((first, row)) = filled().find(|(at, _)| *at >= used) else { return };
+    let (first, row) = filled().find(|(at, _)| *at >= used)?;
     let shown = text(key(row), what).map_or_else(|_| String::new(), |text| format!(", \"{}\"", text.escape_debug()));
     let (rows, right) = (filled().count(), filled().last().map_or(0, |(at, _)| at + 1));
-    problems.push(format!(
+    Some(format!(
         "config.{field} is {used}, but {rows} {what} are filled in (the first left out is {what}[{first}]{shown}); write \
          .{field} = {right}"
-    ));
+    ))
 }
 
 /// The used part of one of the arrays of `module_t`.

@@ -112,6 +112,37 @@ pub(super) struct Services {
     pub(super) work_drop: unsafe extern "C" fn(*mut c_void, *mut c_void),
     pub(super) rows: Option<RowsFn>,
     pub(super) crypto_loaded: c_int,
+    pub(super) warn: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char),
+}
+
+/// `struct cwebn_module`: opaque.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct RawModule {
+    _opaque: [u8; 0],
+}
+
+/// `struct cwebn_call`
+#[repr(C)]
+pub(super) struct RawCall {
+    module: *mut RawModule,
+    seat: *mut c_void,
+    outer: *mut RawCall,
+    started: c_int,
+    held: c_int,
+    is_hook: c_int,
+}
+
+impl RawCall {
+    /// One that has not begun.
+    pub(super) const NONE: Self = Self {
+        module: std::ptr::null_mut(),
+        seat: std::ptr::null_mut(),
+        outer: std::ptr::null_mut(),
+        started: 0,
+        held: 0,
+        is_hook: 0,
+    };
 }
 
 /// `struct cwebn_layout_entry`
@@ -190,6 +221,15 @@ unsafe extern "C" {
         error: *mut c_char,
         error_size: usize,
     ) -> *mut Context;
+    pub(super) fn cwebn_module_open(ctx: *mut Context, name: *const c_char, code: *const c_void) -> *mut RawModule;
+    pub(super) fn cwebn_leaves_pointers(code: *const c_void) -> *const c_char;
+    pub(super) fn cwebn_module_close(module: *mut RawModule);
+    pub(super) fn cwebn_module_retire(module: *mut RawModule);
+    pub(super) fn cwebn_module_of(code: *const c_void) -> *mut RawModule;
+    pub(super) fn cwebn_module_release(module: *mut RawModule);
+    pub(super) fn cwebn_call_begin(module: *mut RawModule, call: *mut RawCall, is_hook: c_int);
+    pub(super) fn cwebn_call_end(call: *mut RawCall, faulted: c_int);
+    pub(super) fn cwebn_call_context(module: *mut RawModule) -> *mut Context;
     pub(super) fn cwebn_context_pending(ctx: *mut Context) -> c_int;
     pub(super) fn cwebn_context_after_fault(ctx: *mut Context);
     pub(super) fn cwebn_stdio_capture(sink: Sink, user: *mut c_void) -> c_int;

@@ -1,7 +1,6 @@
 //! The answer to a deployment that was accepted: what is served now, and where, as text or as JSON.
 
 use super::Client;
-use crate::abi::manifest::Manifest;
 use crate::module::deploy::Deployed;
 use crate::net::Peer;
 use crate::proto::http1::{RequestView, accepts};
@@ -58,38 +57,40 @@ impl Form {
     }
 
     fn as_text(&self, deployed: &Deployed, result: &str) -> String {
-        let Manifest { name, routes, websockets, jobs, .. } = &*deployed.manifest;
+        let manifest = &*deployed.manifest;
         let hash = deployed.hash.get(..12).unwrap_or(&deployed.hash);
         let domain = Some(&deployed.domain).filter(|domain| !domain.is_empty() && *domain != "default");
         let domain = domain.map(|domain| format!(" in domain {domain}")).unwrap_or_default();
-        let mut text = format!("{result} {name} {hash}{domain}\n");
+        let mut text = format!("{result} {} {hash}{domain}\n", manifest.name);
         // Writing to a String can't fail.
-        for route in routes {
+        for route in &manifest.routes {
             let _ = writeln!(text, "{} {}", route.method, self.url(&route.path));
         }
-        for socket in websockets {
+        for socket in &manifest.websockets {
             let _ = writeln!(text, "WS {}", self.socket_url(&socket.path));
         }
-        for job in jobs {
+        for job in &manifest.jobs {
             let _ = writeln!(text, "JOB {}", job.name);
         }
         text + &deployed.warnings
     }
 
     fn as_json(&self, deployed: &Deployed, result: &str) -> String {
-        let Manifest { name, routes, websockets, jobs, .. } = &*deployed.manifest;
-        let routes = routes
+        let manifest = &*deployed.manifest;
+        let routes = manifest
+            .routes
             .iter()
             .map(|route| json!({ "method": route.method, "path": route.path, "url": self.url(&route.path) }))
             .collect::<Vec<_>>();
-        let websockets = websockets
+        let websockets = manifest
+            .websockets
             .iter()
             .map(|socket| json!({ "path": socket.path, "url": self.socket_url(&socket.path) }))
             .collect::<Vec<_>>();
-        let jobs = jobs.iter().map(|job| json!({ "name": job.name })).collect::<Vec<_>>();
+        let jobs = manifest.jobs.iter().map(|job| json!({ "name": job.name })).collect::<Vec<_>>();
         json!({
             "result": result,
-            "name": name,
+            "name": manifest.name,
             "module_hash": deployed.hash,
             "domain": deployed.domain,
             "routes": routes,

@@ -160,7 +160,11 @@ fn in_form(form: &Form, answer: ServerAnswer) -> ServerAnswer {
 }
 
 fn refusal(error: &DeployError) -> ServerAnswer {
-    let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
+    let mut text = error.to_string();
+    if error.status() == 500 && text.contains("Too many open files") {
+        text += "\nThe server has used up its descriptors (ulimit -n). With --isolation none a module may keep them: restart the server.";
+    }
+    let answer = ServerAnswer::text(error.status(), format!("{text}\n"));
     if error.status() == 503 { answer.with("Retry-After", "1") } else { answer }
 }
 

@@ -4,7 +4,7 @@ use super::Instance;
 use super::inbox::Inbox;
 use crate::abi::websocket::Socket;
 use crate::net::ConnId;
-use crate::proto::http1::{Head, Preflight, RequestView, ResponseHead};
+use crate::proto::http1::{Head, Preflight, RequestView, ResponseHead, encode_response};
 use crate::proto::ws::Kind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,6 +54,22 @@ impl AnswerMeta {
             preflight: self.preflight.as_deref(),
         }
     }
+
+    /// The bytes of an answer in the place of a module's: `text`, and with 503 when to come back.
+    #[must_use]
+    pub(super) fn plain(&self, status: u16, text: &str) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(256);
+        let headers = plain_headers(status);
+        encode_response(&mut bytes, &self.head(status, text.len()), headers, text.as_bytes());
+        bytes
+    }
+}
+
+/// The header fields of an answer in plain text that the server gives in the place of a module's.
+pub(super) fn plain_headers(status: u16) -> impl Iterator<Item = (&'static [u8], &'static [u8])> {
+    let kind: (&[u8], &[u8]) = (b"Content-Type", b"text/plain; charset=utf-8");
+    let retry: (&[u8], &[u8]) = (b"Retry-After", b"1");
+    [kind].into_iter().chain((status == 503).then_some(retry))
 }
 
 /// Bytes of the bodies that one shard has handed out and that wait or are being worked on.

@@ -62,11 +62,12 @@ pub(super) const BUSY: &str = "it answers one request at a time, and an earlier 
 
 /// A module loaded into this process.
 pub struct InProcessModule {
+    /// Gone before the module is closed: its connections to the database may have functions of the module.
+    context: ManuallyDrop<Arc<ModuleContext>>,
     /// Closed, which runs the module's destructors, as code of the module.
     open: ManuallyDrop<OpenModule>,
     /// What the server calls it, where this process is a domain's; else 0.
     number: u64,
-    context: Arc<ModuleContext>,
     /// Bits of [`Thing`] that were warned of.
     warned: AtomicU32,
     /// Of the routes whose calls run one at a time.
@@ -128,8 +129,8 @@ impl InProcess {
 
     /// Makes the executor of the calling thread.
     #[must_use]
-    pub fn executor(context: &Arc<ModuleContext>) -> Executor {
-        Executor { _guard: ThreadGuard::new(), frame: Box::default(), context: Arc::clone(context) }
+    pub fn executor() -> Executor {
+        Executor { _guard: ThreadGuard::new(), frame: Box::default() }
     }
 
     /// The services modules share.
@@ -156,13 +157,19 @@ impl InProcess {
     /// See [`LoadError`].
     pub(super) fn open(&self, path: &Path, number: u64) -> Result<Arc<InProcessModule>, LoadError> {
         let mut open = running::during(number, || module::open(path)).map_err(|error| match error {
-            OpenError::Loader(text) => LoadError::Loader(text),
+            OpenError::Loader(text) => match exhausted(&text) {
+                Some(what) => LoadError::Exhausted { what: what.to_owned(), text },
+                None => LoadError::Loader(text),
+            },
             OpenError::Manifest(text) => LoadError::Manifest(text),
         })?;
         open.bind(number);
-        let context = Arc::clone(&self.context);
-        let open = ManuallyDrop::new(open);
-        Ok(Arc::new(InProcessModule { open, number, context, warned: AtomicU32::new(0), turns: Arc::default() }))
+        let context = self.context.for_module(&open.manifest.name, open.symbol("config\0") as usize);
+        let context = context.ok_or_else(|| LoadError::Host("there is no memory for it".to_owned()))?;
+        let context = Arc::new(context);
+        open.set_used(Arc::clone(&context) as _);
+        let (context, open) = (ManuallyDrop::new(context), ManuallyDrop::new(open));
+        Ok(Arc::new(InProcessModule { context, open, number, warned: AtomicU32::new(0), turns: Arc::default() }))
     }
 }
 
@@ -189,8 +196,14 @@ impl Host for InProcess {
 impl Drop for InProcessModule {
     fn drop(&mut self) {
         let name = self.open.manifest.name.clone();
-        // SAFETY: dropped here only, and not used afterwards.
-        running::during(self.number, || output::attributed(&name, || unsafe { ManuallyDrop::drop(&mut self.open) }));
+        self.context.retire();
+        // SAFETY: both are dropped here only, and not used afterwards. The context goes first: the module has the last
+        // reference to it, and lets go of it before its code.
+        let close = || unsafe {
+            ManuallyDrop::drop(&mut self.context);
+            ManuallyDrop::drop(&mut self.open);
+        };
+        running::during(self.number, || output::attributed(&name, close));
     }
 }
 
@@ -198,13 +211,19 @@ impl InProcessModule {
     fn hook(&self, hook: Option<Callee<HookFn>>, place: &str) -> Result<(), Fault> {
         let Some(hook) = hook else { return Ok(()) };
         let _guard = ThreadGuard::new();
-        let outcome = self.attributed(|| guard::call_hook(hook, &self.context));
+        let call = || self.context.call(true, || guard::call_hook(hook, &self.context), Result::is_err);
+        let outcome = self.attributed(call);
         outcome.map_err(|trap| self.fault(trap, place))
     }
 
-    /// Runs `call`, which is code of this module.
-    fn attributed<T>(&self, call: impl FnOnce() -> T) -> T {
-        running::during(self.number, || output::attributed(&self.open.manifest.name, call))
+    /// Runs `body`, which is code of this module.
+    fn attributed<T>(&self, body: impl FnOnce() -> T) -> T {
+        running::during(self.number, || output::attributed(&self.open.manifest.name, body))
+    }
+
+    /// Runs `body`, which is one call of this module; `faulted` says whether it did not return.
+    fn calling<T>(&self, body: impl FnOnce() -> T, faulted: impl FnOnce(&T) -> bool) -> T {
+        self.attributed(|| self.context.call(false, body, faulted))
     }
 
     /// Whether the handler of route number `route` may leave a request to others.
@@ -245,6 +264,19 @@ impl InProcessModule {
         report(&Caught { number: self.number, trap, place });
         fault_of(trap)
     }
+}
+
+/// What the process has used up, if the dynamic loader's words are about that.
+fn exhausted(text: &str) -> Option<&'static str> {
+    let reasons = [
+        ("static TLS block", "the memory for thread-local variables of the initial-exec model (static TLS)"),
+        ("Too many open files", "the descriptors that it may open"),
+        ("Cannot allocate memory", "the memory that it may map"),
+        ("cannot allocate memory", "the memory that it may map"),
+        ("failed to map segment", "the memory that it may map"),
+        ("cannot create", "the memory that it may map"),
+    ];
+    reasons.iter().find(|(words, _)| text.contains(words)).map(|(_, what)| *what)
 }
 
 fn report(caught: &Caught<'_>) {
@@ -300,7 +332,7 @@ impl Instance for InProcessModule {
         let _guard = ThreadGuard::new();
         // SAFETY: `self` keeps the module open.
         let call = || unsafe { job::run(run, &self.context, uuid, payload, calls) };
-        self.attributed(call).map_err(|trap| self.fault(trap, "a job"))
+        self.calling(call, Result::is_err).map_err(|trap| self.fault(trap, "a job"))
     }
 
     fn cancel_job(&self, job: usize, uuid: &str) -> Result<(), Fault> {
@@ -308,7 +340,7 @@ impl Instance for InProcessModule {
         let _guard = ThreadGuard::new();
         // SAFETY: `self` keeps the module open.
         let call = || unsafe { job::cancel(cancel, &self.context, uuid) };
-        self.attributed(call).map_err(|trap| self.fault(trap, "the cancel callback of a job"))
+        self.calling(call, Result::is_err).map_err(|trap| self.fault(trap, "the cancel callback of a job"))
     }
 
     fn id(&self) -> u64 {
@@ -324,7 +356,6 @@ impl Instance for InProcessModule {
 pub struct Executor {
     _guard: ThreadGuard,
     frame: Box<CallFrame>,
-    context: Arc<ModuleContext>,
 }
 
 impl Executor {
@@ -394,9 +425,10 @@ impl Executor {
         let Some(pointers) = self.frame.prepare(view) else {
             return Err("out of memory\n".to_owned());
         };
-        let (frame, context) = (&mut *self.frame, &*self.context);
+        let (frame, context) = (&mut *self.frame, &module.context);
         // SAFETY: the caller keeps the module open, and the pointers come from `prepare` just above.
-        let called = module.attributed(|| unsafe { guard::call_handler(handler, context, pointers, frame) });
+        let called =
+            module.calling(|| unsafe { guard::call_handler(handler, context, pointers, frame) }, Result::is_err);
         let mut failure = called.err().map(Failure::Trap);
         if failure.is_none() {
             match frame.answer() {
@@ -462,7 +494,7 @@ impl Executor {
     ) {
         let Some(callbacks) = module.open.symbols.websockets.get(index) else { return };
         let name = &module.open.manifest.name;
-        let (context, ws) = (&*self.context, socket.as_ptr());
+        let (context, ws) = (&module.context, socket.as_ptr());
         for event in events {
             let mut handling = None;
             let (callback, call) = match event {
@@ -474,7 +506,8 @@ impl Executor {
                 SocketEvent::Close => ("on_close", SocketCall::Close(callbacks.on_close)),
             };
             // SAFETY: the caller keeps the module open, and `socket` alive.
-            let outcome = module.attributed(|| unsafe { guard::call_socket(call, context, ws) });
+            let outcome =
+                module.calling(|| unsafe { guard::call_socket(call, context, ws) }, |outcome| outcome.result.is_err());
             drop(handling);
             module.warn_of(outcome.strange);
             if let Err(trap) = outcome.result {
@@ -499,9 +532,7 @@ fn turns_of(call: &Call) -> Option<Arc<Turns>> {
 fn refuse(call: Call) {
     let Call { hold, reply, work: Work::Request { conn, seq, meta, .. } } = call else { return };
     let text = format!("module {} is busy: {BUSY}\n", hold.instance().manifest().name);
-    let mut bytes = Vec::with_capacity(256);
-    let plain = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
-    encode_response(&mut bytes, &meta.head(503, text.len()), plain.into_iter(), text.as_bytes());
+    let bytes = meta.plain(503, &text);
     drop(hold);
     reply.push(Message::Answer { conn, seq, bytes, lent: None });
 }

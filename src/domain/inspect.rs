@@ -225,7 +225,7 @@ fn read_manifest(path: &Path, place: &File, name: Option<&Path>) -> Report {
     match module::open(&open) {
         Ok(opened) => {
             let problems = arguments::problems(&open, opened.base(), &opened.declared());
-            let mut manifest = opened.manifest;
+            let mut manifest = opened.manifest.clone();
             manifest.problems.extend(problems);
             Report::Manifest(manifest)
         }

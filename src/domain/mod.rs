@@ -53,6 +53,17 @@ pub enum LoadError {
     /// The host itself could not do it (no memory, no file descriptors, no process).
     #[error("the module could not be loaded: {0}")]
     Host(String),
+    /// The process that it is to be loaded into has used something up.
+    #[error(
+        "the module can't be loaded: modules have used up {what} in this process: {text}; restart it, and find the module \
+         that keeps taking more"
+    )]
+    Exhausted {
+        /// What is used up.
+        what: String,
+        /// The dynamic loader's words.
+        text: String,
+    },
     /// There can be no domain of that name here; why.
     #[error("{0}")]
     Domain(String),

@@ -66,6 +66,20 @@ impl SourceFields {
         self.mount = self.mount.take().or(mount);
     }
 
+    /// The names of the fields that are there and not in `relevant`. The file's name is no field.
+    pub(super) fn names_beyond(&self, relevant: &Self) -> Vec<&'static str> {
+        let beyond = |given: &Option<String>, kept: &Option<String>| given.is_some() && kept.is_none();
+        let fields = [
+            ("route", beyond(&self.route, &relevant.route)),
+            ("function_name", beyond(&self.function_name, &relevant.function_name)),
+            ("method", beyond(&self.method, &relevant.method)),
+            ("libs", beyond(&self.libs, &relevant.libs)),
+            ("name", beyond(&self.name, &relevant.name)),
+            ("mount", beyond(&self.mount, &relevant.mount)),
+        ];
+        fields.into_iter().filter(|(_, is_beyond)| *is_beyond).map(|(name, _)| name).collect()
+    }
+
     /// A text that differs for different fields; empty if there are none.
     #[must_use]
     pub(super) fn text(&self) -> String {
@@ -205,6 +219,7 @@ impl DeployError {
             Self::Load(LoadError::Host(_)) | Self::NoCompiler { .. } | Self::Restart { .. } | Self::Internal(_) => 500,
             Self::Load(LoadError::Domain(_)) => 400,
             Self::Load(LoadError::DomainsMax { .. }) => 507,
+            Self::Load(LoadError::Exhausted { .. }) => 503,
             Self::Load(_) => 422,
             Self::Conflict(_) | Self::NoProcess { .. } => 409,
             Self::NotFound(_) => 404,

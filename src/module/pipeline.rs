@@ -53,13 +53,27 @@ pub(super) fn deploy(
     // Before the compiler is bothered; the load checks again, and the limit of domains with it.
     domain.map_or(Ok(()), |domain| plane.host.check_domain(domain))?;
     let reading = Reading::new(source, &options.fields);
+    let mut deployed = deploy_read(plane, ticket, source, &reading, domain)?;
+    // Not kept with the module: the next client may not send the fields.
+    deployed.warnings.push_str(&reading.remarks());
+    Ok(deployed)
+}
+
+/// Deploys `source`, which has been read.
+fn deploy_read(
+    plane: &Plane,
+    ticket: u64,
+    source: &[u8],
+    reading: &Reading,
+    domain: Option<&str>,
+) -> Result<Deployed, DeployError> {
     let hash = hash_of(source, reading.fields());
     if let Some(same) = already_served(plane, ticket, &hash, domain) {
         return Ok(same);
     }
-    let key = plane.compiler.key(source, &reading);
+    let key = plane.compiler.key(source, reading);
     // What moves to another domain was inspected when it came.
-    let (warnings, manifest) = built(plane, ticket, &key, source, &reading, || served_manifest(plane, &hash))?;
+    let (warnings, manifest) = built(plane, ticket, &key, source, reading, || served_manifest(plane, &hash))?;
     verify::check(&manifest)?;
     let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
     let fields = reading.fields();

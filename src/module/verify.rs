@@ -11,7 +11,7 @@ use std::time::Duration;
 const NAME_BYTES_MAX: usize = 127;
 
 /// Paths that are the server's own.
-const RESERVED: [&str; 4] = ["/mgnt", "/jobs", "/healthz", "/metrics"];
+pub(super) const RESERVED: [&str; 4] = ["/mgnt", "/jobs", "/healthz", "/metrics"];
 
 /// Why a module can't be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +71,8 @@ impl Problems<'_> {
 
 /// A line, in the words of a compiler, for each declaration that works, but hardly as it was meant.
 pub(super) fn remarks(manifest: &Manifest, limits: RouteLimits) -> String {
-    let warnings = uncommon_name(&manifest.name).into_iter().chain(repeated(manifest)).chain(hidden(manifest));
+    let read = manifest.warnings.iter().cloned();
+    let warnings = read.chain(uncommon_name(&manifest.name)).chain(repeated(manifest)).chain(hidden(manifest));
     let beyond = manifest.routes.iter().enumerate().flat_map(|(at, route)| beyond(at, route, limits));
     warnings.map(|text| format!("config: warning: {text}\n")).chain(beyond).collect()
 }

@@ -2,7 +2,6 @@
 
 use super::host::{ModuleHost, shard_cores};
 use super::{ServeError, setup};
-use crate::abi::context::ModuleContext;
 use crate::admin::Admin;
 use crate::config::{Config, Reactor};
 use crate::domain;
@@ -51,7 +50,7 @@ pub(super) fn start_shards(
     let kind = reactor(config);
     let (cores, free_cores) = shard_cores(config.shards);
     let executors = match host {
-        ModuleHost::Here(host) => Some(start_executors(config, host, free_cores)?),
+        ModuleHost::Here(_) => Some(start_executors(config, free_cores)?),
         ModuleHost::Apart(_) => None,
     };
     let limits = shard_limits(config);
@@ -73,7 +72,7 @@ pub(super) fn start_shards(
                 }
                 let local = local.map(|(companion, executors)| Local {
                     companion,
-                    executor: InProcess::executor(&executors.context),
+                    executor: InProcess::executor(),
                     pool: executors.pool,
                 });
                 let inbox = shard_inbox;
@@ -100,7 +99,6 @@ pub(super) fn start_shards(
 /// What runs the modules of this process, apart from the shards' own part.
 #[derive(Clone)]
 struct Executors {
-    context: Arc<ModuleContext>,
     factory: RunnerFactory,
     pool: Arc<Pool>,
 }
@@ -111,14 +109,12 @@ impl Executors {
     }
 }
 
-fn start_executors(config: &Config, host: &InProcess, free_cores: Vec<CoreId>) -> Result<Executors, ServeError> {
-    let context = Arc::clone(host.context());
-    let made_with = Arc::clone(&context);
-    let factory: RunnerFactory = Arc::new(move || Box::new(InProcess::executor(&made_with)) as Box<dyn Runner>);
+fn start_executors(config: &Config, free_cores: Vec<CoreId>) -> Result<Executors, ServeError> {
+    let factory: RunnerFactory = Arc::new(|| Box::new(InProcess::executor()) as Box<dyn Runner>);
     let threads_min = if free_cores.is_empty() { config.shards } else { free_cores.len() };
     let pool = Pool::start(threads_min, config.executors_max, free_cores, Arc::clone(&factory));
     let pool = Arc::new(pool.map_err(setup("starting the executor pool"))?);
-    Ok(Executors { context, factory, pool })
+    Ok(Executors { factory, pool })
 }
 
 /// The reactor to use: io_uring where the kernel allows it.

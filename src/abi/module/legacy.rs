@@ -1,7 +1,7 @@
 //! `config` of modules whose functions take no context: `module_t` in `include/legacy/cweb.h`.
 
 use super::ModuleSymbols;
-use super::{MAX_ROUTES, MAX_WEBSOCKETS, NAME_SIZE, OpenError, SocketCallbacks, counted, fixed_text, text};
+use super::{MAX_ROUTES, MAX_WEBSOCKETS, NAME_SIZE, OpenError, SocketCallbacks, behind, counted, fixed_text, text};
 use crate::abi::manifest::{Api, Manifest, RouteDecl, WebSocketDecl};
 use crate::abi::types::{Callee, HandlerFn, HookFn, MessageFn, SocketFn};
 use std::ffi::{c_char, c_int};
@@ -91,6 +91,9 @@ pub(super) fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenEr
             flags: 0,
         })
     };
+    // A warning and no refusal: such a source has been served by its own server without these rows.
+    let routes_behind = behind(&module.routes, routes.len(), |row| row.path, "routes", "size");
+    let sockets_behind = behind(&module.websockets, websockets.len(), |row| row.path, "websockets", "ws_size");
     let manifest = Manifest {
         name: fixed_text(&module.name, "name")?,
         author: fixed_text(&module.author, "author")?,
@@ -98,6 +101,7 @@ pub(super) fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenEr
         websockets: websockets.iter().enumerate().map(socket).collect::<Result<_, OpenError>>()?,
         has_onload: module.onload.is_some(),
         has_unload: module.unload.is_some(),
+        warnings: routes_behind.into_iter().chain(sockets_behind).collect(),
         api: Api::TwoArguments,
         ..Manifest::default()
     };

@@ -124,11 +124,11 @@ static int refuse_range(void) {
 }
 
 EXPORT int close_range(unsigned first, unsigned last, int flags) {
-    static int (*real)(unsigned, unsigned, int);
+    /* Not by HIDDEN: libc has it since 2.34 only, and its headers need not declare it. */
     if (in_module()) {
         return refuse_range();
     }
-    real = (int (*)(unsigned, unsigned, int))hidden("close_range");
+    int (*real)(unsigned, unsigned, int) = (int (*)(unsigned, unsigned, int))hidden("close_range");
     if (real == NULL) {
         errno = ENOSYS;
         return -1;
@@ -137,12 +137,11 @@ EXPORT int close_range(unsigned first, unsigned last, int flags) {
 }
 
 EXPORT void closefrom(int first) {
-    static void (*real)(int);
     if (in_module()) {
         (void)refuse_range();
         return;
     }
-    real = (void (*)(int))hidden("closefrom");
+    void (*real)(int) = (void (*)(int))hidden("closefrom");
     if (real != NULL) {
         real(first);
     }
@@ -195,7 +194,7 @@ static const int kept_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIG
 
 /* Module code never blocks one of the kept signals: the kernel ends a process that has a fault with its signal blocked. */
 static int set_mask(int how, const sigset_t *set, sigset_t *old) {
-    static int (*real)(int, const sigset_t *, sigset_t *);
+    HIDDEN(pthread_sigmask);
     sigset_t allowed;
     if (set != NULL && how != SIG_UNBLOCK && in_module()) {
         allowed = *set;
@@ -203,9 +202,6 @@ static int set_mask(int how, const sigset_t *set, sigset_t *old) {
             (void)sigdelset(&allowed, kept_signals[i]);
         }
         set = &allowed;
-    }
-    if (real == NULL) {
-        real = (int (*)(int, const sigset_t *, sigset_t *))hidden("pthread_sigmask");
     }
     if (set != NULL && touches(TOUCHED_MASK) && real(SIG_BLOCK, NULL, &mask_before) == 0) {
         touched |= TOUCHED_MASK;
@@ -349,10 +345,7 @@ static int refuse_handler(void) {
 }
 
 int cwebn_sigaction(int signo, const struct sigaction *action, struct sigaction *old) {
-    static int (*real)(int, const struct sigaction *, struct sigaction *);
-    if (real == NULL) {
-        real = (int (*)(int, const struct sigaction *, struct sigaction *))hidden("sigaction");
-    }
+    HIDDEN(sigaction);
     return real(signo, action, old);
 }
 
@@ -394,13 +387,25 @@ EXPORT int fchdir(int fd) {
     return in_module() ? refuse_directory() : real(fd);
 }
 
+/*
+ * The umask of the process, which can only be read by changing it. Once: two threads that did so at the same time could
+ * leave the mask of the other behind.
+ */
+static mode_t process_umask;
+static pthread_once_t process_umask_read = PTHREAD_ONCE_INIT;
+
+static void read_process_umask(void) {
+    HIDDEN(umask);
+    process_umask = real(077);
+    (void)real(process_umask);
+}
+
 EXPORT mode_t umask(mode_t mask) {
     HIDDEN(umask);
     if (in_module()) {
         tell(MASK, "the umask is that of all modules: umask() changes nothing; use open() with the mode, or fchmod()");
-        mode_t before = real(077);
-        (void)real(before);
-        return before;
+        (void)pthread_once(&process_umask_read, read_process_umask);
+        return process_umask;
     }
     return real(mask);
 }

@@ -243,6 +243,8 @@ struct cwebn_services {
     char *(*rows)(void *user, const struct cwebn_rows *wanted, size_t *length);
     /* 1 if the server has a key: ctx->crypto->status is CRYPTO_LOADED then. */
     int crypto_loaded;
+    /* Logs a warning about a module. May be NULL. */
+    void (*warn)(void *user, const char *module, const char *text);
 };
 
 /*
@@ -266,6 +268,59 @@ void cwebn_context_set_crypto(struct cweb_context *ctx, int loaded);
 /* Runs the works that wait (drain) or drops them, ends the scheduler's thread, closes the database, frees everything.
  * No module code may run any more. NULL is allowed. */
 void cwebn_context_destroy(struct cweb_context *ctx, int drain);
+
+/* ---- database.c, calls.c, pool.c, connection.c: each call's connection to the database of modules ---- */
+
+/*
+ * Opens the connection that ctx->database->db names where a call has not needed one of its own yet. A file that can't be
+ * opened is no error: see cwebn_context_create. NULL when memory runs out, with the reason in `error`.
+ */
+struct sqldb *cwebn_database_open(const char *path, const char *jobs_uri, const struct cwebn_services *services, char *error,
+                                  size_t error_size);
+
+/* Closes that connection. No module may be open. */
+void cwebn_database_close(struct sqldb *database);
+
+/* A loaded module, as the database knows it. */
+struct cwebn_module;
+
+/* One call into a module, on the caller's stack. */
+struct cwebn_call {
+    struct cwebn_module *module;
+    void *seat;
+    struct cwebn_call *outer;
+    int started;
+    int held;
+    int is_hook;
+};
+
+/* `code` is an address in the module's shared object. NULL when memory runs out. */
+struct cwebn_module *cwebn_module_open(struct cweb_context *ctx, const char *name, const void *code);
+
+/*
+ * The module is about to be unmapped: closes its connections, which may run functions that it registered there. It must be
+ * in no call.
+ */
+void cwebn_module_close(struct cwebn_module *module);
+
+/* The module's generation is over, but its code stays: closes the connections that nobody can know of. */
+void cwebn_module_retire(struct cwebn_module *module);
+
+/* The module whose code this is, to be given back by cwebn_module_release; NULL if none is. */
+struct cwebn_module *cwebn_module_of(const void *code);
+void cwebn_module_release(struct cwebn_module *module);
+
+/* Around every call into a module, on its thread. `call` must stay where it is until the end. */
+void cwebn_call_begin(struct cwebn_module *module, struct cwebn_call *call, int is_hook);
+/* Rolls back and resets what the call left open. `faulted`: the call did not return. */
+void cwebn_call_end(struct cwebn_call *call, int faulted);
+
+/* The first function that the shared object with the address `code` imports, and that takes pointers to code which the C library
+ * may call after a module has ended; NULL if there is none. */
+const char *cwebn_leaves_pointers(const void *code);
+
+/* The context to be given to a function of `module`, within cwebn_call_begin and cwebn_call_end. */
+struct cweb_context *cwebn_call_context(struct cwebn_module *module);
 
 /* ---- legacy.c: the services for modules whose functions take no context ---- */
 

@@ -7,7 +7,7 @@ use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild
 use super::layout::Layout;
 use super::port::Port;
 use super::work::{Domain, DomainRunner, Work};
-use crate::abi::context::{JobTables, ModuleContext};
+use crate::abi::context::JobTables;
 use crate::abi::guard::Trap;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
@@ -146,6 +146,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     sandbox::end_with_parent();
     tracing::debug!("confined; missing: {:?}", applied.missing);
     crate::abi::guard::install()?;
+    crate::abi::kept::keep_all();
     sandbox::trap_ends(crate::abi::guard::EXIT_MARK).map_err(io::Error::other)?;
     let layout = Layout::new(start.shards);
     let region = Arc::new(Region::open(rings, layout.bytes())?);
@@ -171,7 +172,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
     // This may be a spare, which stays small: the threads come with the first order.
     wait_readable(&stream);
-    let domain = start_threads(&start, &host, &region, bodies, wakes)?;
+    let domain = start_threads(&start, &region, bodies, wakes)?;
     Child { parent, domain, host }.serve(&mut stream);
     // Threads of modules may be running: destructors must not.
     // SAFETY: ends the process at once.
@@ -222,13 +223,7 @@ fn connect_services(parent: &Arc<Parent>, crypto: bool) {
     }
 }
 
-fn start_threads(
-    start: &Start,
-    host: &InProcess,
-    region: &Arc<Region>,
-    bodies: OwnedFd,
-    wakes: Vec<OwnedFd>,
-) -> io::Result<Arc<Domain>> {
+fn start_threads(start: &Start, region: &Arc<Region>, bodies: OwnedFd, wakes: Vec<OwnedFd>) -> io::Result<Arc<Domain>> {
     let layout = Layout::new(start.shards);
     let parts = Parts::new(start.shards, start.bodies);
     let bodies = Arc::new(Region::open(bodies, parts.bytes())?);
@@ -237,11 +232,9 @@ fn start_threads(
         let spec = layout.to_server(shard);
         ports.push(Arc::new(Port::new(Producer::new(region, spec)?, wake, spec.record_bytes_max())));
     }
-    let context: Arc<ModuleContext> = Arc::clone(host.context());
     let answers = Arc::new(Answers::new(parts.lend_answers(&bodies)));
     let requests = (0..start.shards).map(|shard| parts.borrow_requests(&bodies, shard)).collect();
     let domain = Arc::new(Domain {
-        context,
         instances: RwLock::default(),
         ports,
         answers,
@@ -298,7 +291,10 @@ impl Child {
                         carrier.parent.send(&ToParent::Done { call, outcome });
                     });
                     if let Err(error) = spawned {
-                        let outcome = Outcome::Host(format!("its domain could not start a thread for it: {error}"));
+                        let outcome = Outcome::Exhausted(
+                            "the threads that it may have".to_owned(),
+                            format!("its domain could not start a thread for it: {error}"),
+                        );
                         child.parent.send(&ToParent::Done { call, outcome });
                     }
                 }
@@ -376,6 +372,7 @@ impl Child {
                 loaded
             }
             Err(crate::domain::LoadError::Loader(text)) => Outcome::Loader(text),
+            Err(crate::domain::LoadError::Exhausted { what, text }) => Outcome::Exhausted(what, text),
             Err(crate::domain::LoadError::Manifest(text)) => Outcome::Refused(text),
             Err(other) => Outcome::Host(other.to_string()),
         }

@@ -109,6 +109,8 @@ pub(super) enum Outcome {
     Returned(i32),
     /// The loader's words.
     Loader(String),
+    /// What is used up there, and the loader's words.
+    Exhausted(String, String),
     /// What is wrong with the module's `config`.
     Refused(String),
     /// Module code did not return; why.

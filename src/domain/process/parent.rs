@@ -140,13 +140,24 @@ impl Process {
         let shared = &self.shared;
         let id = shared.number();
         let order = Order::Load { instance: id, path: path.display().to_string() };
+        let mut exhausted = false;
         let (pass, loaded) = loop {
             let pass = shared.enter().map_err(LoadError::Host)?;
-            if let Some(loaded) = shared.load_in_turn(pass.life(), order.clone()) {
-                break (pass, loaded);
+            match shared.load_in_turn(pass.life(), order.clone()) {
+                Some(Ok(Outcome::Exhausted(what, text))) if !exhausted => {
+                    exhausted = true;
+                    let old = Arc::clone(pass.life());
+                    // The replacement waits for whoever has a pass.
+                    drop(pass);
+                    shared.want_replacement(&old, &format!("its modules have used up {what} ({text})"));
+                    shared.wait_followed(&old);
+                }
+                Some(loaded) => break (pass, loaded),
+                None => {}
             }
         };
         match loaded {
+            Ok(Outcome::Exhausted(what, text)) => Err(LoadError::Exhausted { what, text }),
             Ok(Outcome::Loaded(manifest, base)) => {
                 if manifest.name.chars().any(char::is_control) {
                     pass.life().add(id, base);

@@ -60,9 +60,11 @@ impl RemoteModule {
                 life.add(self.id, base);
                 self.shared.recognize(life, self.id, &manifest)?;
             }
-            Outcome::Loader(what) | Outcome::Refused(what) | Outcome::Fault(what) | Outcome::Host(what) => {
-                return Err(what);
-            }
+            Outcome::Loader(what)
+            | Outcome::Exhausted(_, what)
+            | Outcome::Refused(what)
+            | Outcome::Fault(what)
+            | Outcome::Host(what) => return Err(what),
             _ => return Err("its domain gave a wrong answer".to_owned()),
         }
         // Where it was published before, others find its symbols again.
@@ -89,7 +91,7 @@ fn in_words(hook: Hook, none: NoOutcome) -> String {
 
 fn outcome_of(outcome: Result<Outcome, String>) -> Result<(), Fault> {
     match outcome {
-        Ok(Outcome::Fault(what) | Outcome::Host(what)) | Err(what) => Err(Fault { what }),
+        Ok(Outcome::Fault(what) | Outcome::Host(what) | Outcome::Exhausted(_, what)) | Err(what) => Err(Fault { what }),
         Ok(_) => Ok(()),
     }
 }

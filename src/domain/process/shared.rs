@@ -185,6 +185,19 @@ impl Shared {
         }
     }
 
+    /// Waits until another life has followed `old`, as long as that may take.
+    pub(super) fn wait_followed(&self, old: &Life) {
+        let deadline = Instant::now() + UP_WAIT;
+        let mut seat = self.seat();
+        while seat.current.as_ref().is_none_or(|current| current.number() == old.number()) && !self.is_stopping() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            seat = self.changed.wait_timeout(seat, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// Lets no further order begin, and waits for those that have. False: some have not ended within `limit`.
     pub(super) fn close_gate(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;

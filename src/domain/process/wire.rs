@@ -30,6 +30,7 @@ mod kind {
     pub(super) const SEND_LENT: u8 = 15;
     pub(super) const RETURNED: u8 = 16;
     pub(super) const DECLINED: u8 = 13;
+    pub(super) const TURN: u8 = 17;
 }
 
 /// Where a body is.
@@ -59,6 +60,8 @@ pub(super) enum ToDomain<'a> {
 pub(super) enum ToServer<'a> {
     /// What a handler answered, and how long it ran.
     Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: Body<'a> },
+    /// A call of those that run one at a time has its turn: its handler begins.
+    Turn { ticket: u64 },
     /// A handler has returned, and its answer waits for memory.
     Returned { ticket: u64 },
     /// A handler did not return; why.
@@ -233,6 +236,12 @@ pub(super) fn set_ran_us(fixed: &mut [u8], ran_us: u32) {
     }
 }
 
+/// A call that has its turn.
+pub(super) fn turn(out: &mut Vec<u8>, ticket: u64) {
+    out.push(kind::TURN);
+    out.extend_from_slice(&ticket.to_le_bytes());
+}
+
 /// A handler that has returned, whose answer is still to come.
 pub(super) fn returned(out: &mut Vec<u8>, ticket: u64) {
     out.push(kind::RETURNED);
@@ -331,6 +340,7 @@ impl<'a> ToServer<'a> {
             kind::FAULT => Self::Fault { ticket, why: std::str::from_utf8(reader.rest()).ok()? },
             kind::DECLINED => Self::Declined { ticket, ran_us: reader.u32()? },
             kind::IDLE => Self::Idle { ticket, ran_us: reader.u32()? },
+            kind::TURN => Self::Turn { ticket },
             kind::RETURNED => Self::Returned { ticket },
             kind::SEND | kind::SEND_LENT => Self::Send { key: ticket, frame: reader.body(kind == kind::SEND)? },
             kind::CLOSE => Self::Close { key: ticket, code: reader.u16()? },
@@ -534,6 +544,9 @@ mod tests {
         let mut record = Vec::new();
         returned(&mut record, 7);
         assert_eq!(ToServer::read(&record), Ok(ToServer::Returned { ticket: 7 }));
+        let mut record = Vec::new();
+        turn(&mut record, 8);
+        assert_eq!(ToServer::read(&record), Ok(ToServer::Turn { ticket: 8 }));
         for status in [0, 101, 199, 600, 65535] {
             let mut record = Vec::new();
             answer_head(&mut record, 1, 2, status, std::iter::empty());

@@ -4,9 +4,8 @@ use super::answers::{Answers, Lent};
 use super::arena::{Borrower, LENT_BYTES_MIN};
 use super::port::{Port, PortOutlet};
 use super::wire::{self, Body, Event, ToDomain};
-use crate::abi::context::ModuleContext;
 use crate::abi::websocket::Socket;
-use crate::domain::call::SocketEvent;
+use crate::domain::call::{SocketEvent, plain_headers};
 use crate::domain::executor::Runner;
 use crate::domain::in_process::{BUSY, Executor, InProcess, InProcessModule};
 use crate::domain::serial::{Turn, Turns};
@@ -26,7 +25,6 @@ const LENT_FIXED_BYTES: usize = 16;
 
 /// What all threads of the domain share.
 pub(super) struct Domain {
-    pub(super) context: Arc<ModuleContext>,
     pub(super) instances: RwLock<Numbered<Arc<InProcessModule>>>,
     pub(super) ports: Vec<Arc<Port>>,
     /// Where large bodies of answers and large frames are put.
@@ -100,7 +98,7 @@ pub(super) struct DomainRunner {
 
 impl DomainRunner {
     pub(super) fn new(domain: &Arc<Domain>) -> Self {
-        let executor = InProcess::executor(&domain.context);
+        let executor = InProcess::executor();
         Self {
             domain: Arc::clone(domain),
             executor,
@@ -120,6 +118,11 @@ impl DomainRunner {
         };
         if !has_turn && let Some(turns) = module.turns(route as usize) {
             return Some(Arc::clone(turns));
+        }
+        if has_turn {
+            let mut record = Vec::with_capacity(16);
+            wire::turn(&mut record, ticket);
+            port.send(&record, &[]);
         }
         if self.head.reread(head).is_err() {
             fail(port, ticket, "the request could not be read again\n");
@@ -162,10 +165,7 @@ impl DomainRunner {
             (Ok(()), Lent::Refused(status, why)) => {
                 tracing::warn!("an answer can't be sent: {why}");
                 fixed.clear();
-                let kind = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
-                let retry = [(b"Retry-After".as_slice(), b"1".as_slice())];
-                let fields = kind.into_iter().chain(retry.into_iter().filter(|_| status == 503));
-                wire::answer_head(fixed, ticket, ran_us(), status, fields);
+                wire::answer_head(fixed, ticket, ran_us(), status, plain_headers(status));
                 port.send(fixed, format!("the answer can't be sent: {why}\n").as_bytes());
             }
             (Err(text), lent) => {
@@ -302,7 +302,9 @@ impl DomainRunner {
         if let (Some(port), Ok(ToDomain::Request { ticket, .. })) =
             (self.domain.ports.get(work.shard), ToDomain::read(&work.record))
         {
-            fail(port, ticket, &format!("the module is busy: {BUSY}\n"));
+            let mut record = Vec::with_capacity(128);
+            wire::answer_head(&mut record, ticket, 0, 503, plain_headers(503));
+            port.send(&record, format!("the module is busy: {BUSY}\n").as_bytes());
         }
     }
 }

@@ -19,7 +19,9 @@ pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, St
         text.push_str(super::wafer::hint(&text));
         return text;
     }
-    if let Some(lines) = mixed(source, refusals) {
+    if !reading.words().includes("cweb.h") && (unknown_type(&text, "export") || unknown_type(&text, "module_t")) {
+        text.push_str("\na module includes <cweb.h>; add: #include <cweb.h>\n");
+    } else if let Some(lines) = mixed(source, refusals) {
         text.push_str(&lines);
     } else if !refusals.iter().any(|(_, text)| wrong_functions(text).is_empty()) {
         text.push_str(
@@ -28,6 +30,11 @@ pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, St
         );
     }
     text
+}
+
+/// Whether the compiler does not know the type `name`. Compilers differ in their quotes only.
+fn unknown_type(text: &str, name: &str) -> bool {
+    text.contains(&format!("unknown type name '{name}'")) || text.contains(&format!("unknown type name \u{2018}{name}"))
 }
 
 /// Why a source is none, if it came by `curl -d @file`, which takes the line breaks out.

@@ -46,6 +46,8 @@ pub(super) struct Recipe {
 pub(super) struct Reading {
     words: Words,
     fields: SourceFields,
+    /// Names of the fields that came with the source and make no difference to it.
+    ignored: Vec<&'static str>,
     likely: Dialect,
     /// Why the source can't be compiled, whatever it was written for.
     refusal: Option<String>,
@@ -56,12 +58,18 @@ impl Reading {
     pub(super) fn new(source: &[u8], fields: &SourceFields) -> Self {
         let words = lexer::words(source);
         let likely = likely(&words);
-        let fields = match likely {
+        let relevant = match likely {
             Dialect::ThreeArguments => SourceFields::default(),
             Dialect::TwoArguments => two::relevant(&words, fields),
             Dialect::Wafer => wafer::relevant(fields),
         };
-        Self { words, fields, likely, refusal: messages::without_lines(source) }
+        let ignored = fields.names_beyond(&relevant);
+        Self { words, fields: relevant, ignored, likely, refusal: messages::without_lines(source) }
+    }
+
+    /// A warning, in the words of a compiler, for each field that makes no difference to the source; empty without one.
+    pub(super) fn remarks(&self) -> String {
+        self.ignored.iter().map(|name| format!("form: warning: {}\n", ignored(name))).collect()
     }
 
     /// The fields that make a difference to the result.
@@ -90,6 +98,16 @@ impl Reading {
             Dialect::Wafer => Ok(vec![wafer::recipe(&self.words, &self.fields)?]),
         }
     }
+}
+
+/// Why the field `name` makes no difference.
+fn ignored(name: &str) -> String {
+    let (whose, instead) = match name {
+        "name" | "mount" => ("apps for nope.c and WAFer", "a module's config has its name and its paths"),
+        "libs" => ("modules of older generations", "this source is linked with the libraries of every module"),
+        _ => ("sources without a config", "a module's config has its routes"),
+    };
+    format!("the field {name} changes nothing here: it is for {whose}; {instead}")
 }
 
 /// Headers that only apps for nope.c and WAFer include.
@@ -183,6 +201,27 @@ mod tests {
         for (source, expected) in table {
             assert_eq!(dialects(source), expected, "{source}");
         }
+    }
+
+    #[test]
+    fn fields_that_change_nothing_are_told() {
+        let given = |text: &str| Some(text.to_owned());
+        let fields = SourceFields {
+            file_name: given("m.c"),
+            route: given("/r"),
+            mount: given("/app"),
+            libs: given("-lz"),
+            ..SourceFields::default()
+        };
+        let said = |source: &str| Reading::new(source.as_bytes(), &fields).remarks();
+        let today = said("#include <cweb.h>\nint f(struct cweb_context *c);");
+        assert!(["field route", "field mount", "field libs"].iter().all(|field| today.contains(field)), "{today}");
+        assert_eq!(today.lines().count(), 3, "the file's name is no field: {today}");
+        let older = said("#include <cweb.h>\nexport module_t config;");
+        assert!(older.contains("field mount") && !older.contains("field libs"), "{older}");
+        let app = said("#include <wafer.h>\n");
+        assert!(app.contains("field route") && !app.contains("field mount"), "{app}");
+        assert_eq!(Reading::new(b"", &SourceFields::default()).remarks(), "");
     }
 
     #[test]

@@ -3,11 +3,10 @@
 use super::lexer::Words;
 use super::{Dialect, Recipe, literal};
 use crate::module::deploy::SourceFields;
+use crate::module::verify::RESERVED;
 
 /// The name of an app whose file and form give none: a new post of it takes the place of the one before.
 const NAME_DEFAULT: &str = "server";
-/// Paths that are the server's own.
-const RESERVED: [&str; 4] = ["/mgnt", "/jobs", "/healthz", "/metrics"];
 /// Longest name: `CWEB_NAME_SIZE` without its NUL.
 const NAME_BYTES_MAX: usize = 127;
 /// Longest prefix: its pattern and the name of a module have the same room.
@@ -95,7 +94,8 @@ fn mount(fields: &SourceFields) -> Result<String, String> {
         return Ok(mount.to_owned());
     }
     Err(format!(
-        "mount: \"{}\" is no prefix; write one like /app, of at most {MOUNT_BYTES_MAX} of A-Z a-z 0-9 / _ - ~\n",
+        "mount: \"{}\" can't be a prefix; a prefix begins with /, like /app, and has at most {MOUNT_BYTES_MAX} of \
+         A-Z a-z 0-9 / _ - ~\n",
         given.escape_debug()
     ))
 }

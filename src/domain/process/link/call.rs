@@ -48,6 +48,8 @@ pub(super) struct Pending {
 pub(super) enum Stage {
     /// With the server.
     Waiting,
+    /// With the domain, where it waits for the calls before it: those of its module run one at a time.
+    Turn,
     /// With the domain, which has all of it.
     Running,
     /// Its handler has returned, and the answer waits for memory.

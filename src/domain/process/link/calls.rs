@@ -5,7 +5,7 @@ use super::super::wire;
 use super::ShardLink;
 use super::call::{Asker, Cargo, Copying, Large, Pending, Queued, Sending, Stage};
 use super::line::Line;
-use super::refusal::{barred, barred_text, plain, refuse};
+use super::refusal::{barred, barred_text, refuse};
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{Hold, SocketEvent, Work};
 use crate::domain::inbox::Message;
@@ -166,7 +166,7 @@ impl RemoteCalls {
         self.now_ms = now_ms;
         let limit_of = |pending: &Pending| match pending.stage {
             // What the handler has not got is not its fault.
-            Stage::Waiting => limit_ms,
+            Stage::Waiting | Stage::Turn => limit_ms,
             Stage::Running => pending.limit_ms.unwrap_or(limit_ms),
             Stage::Returned => RETURNED_MS_MAX,
         };
@@ -184,18 +184,24 @@ impl RemoteCalls {
                 self.current.iter_mut().chain(&mut self.former).find(|line| line.tickets.contains(&ticket))
             {
                 line.give_up(ticket);
-                line.link.owner.recycle("a handler runs for longer than it may");
+                // A call without its turn has no handler that runs: the one that it waits for has a time of its own.
+                if self.pending.get(&ticket).is_some_and(|pending| pending.stage != Stage::Turn) {
+                    line.link.owner.recycle("a handler runs for longer than it may");
+                }
             }
             let Some(pending) = self.pending.remove(&ticket) else { continue };
             let limit_ms = limit_of(&pending);
             let name = &pending.hold.instance().manifest().name;
             let (status, text) = match pending.stage {
                 Stage::Running => (504, format!("module {name} did not answer within {limit_ms} ms\n")),
+                Stage::Turn => {
+                    (503, format!("module {name} runs one call at a time: this one had no turn within {limit_ms} ms\n"))
+                }
                 Stage::Waiting => (503, format!("the process of module {name} took no request within {limit_ms} ms\n")),
                 Stage::Returned => (503, format!("the answer of module {name} got no memory within {limit_ms} ms\n")),
             };
             let Asker::Request { conn, seq, meta } = pending.asker else { continue };
-            answers.push(Message::Answer { conn, seq, bytes: plain(status, &meta, &text), lent: None });
+            answers.push(Message::Answer { conn, seq, bytes: meta.plain(status, &text), lent: None });
         }
         self.expire_large(now_ms.saturating_sub(limit_ms));
         answers.append(&mut self.refused);
@@ -258,7 +264,7 @@ impl RemoteCalls {
             Asker::Request { conn, seq, meta } => {
                 let name = &pending.hold.instance().manifest().name;
                 let text = format!("module {name} was interrupted: the process it ran in died\n");
-                Message::Answer { conn, seq, bytes: plain(502, &meta, &text), lent: None }
+                Message::Answer { conn, seq, bytes: meta.plain(502, &text), lent: None }
             }
             Asker::Socket { key, ends, .. } => {
                 self.ended.extend(ends.then_some(key));

@@ -5,7 +5,6 @@ use super::super::wire::{Body, ToServer};
 use super::call::{Asker, Pending, Stage};
 use super::calls::RemoteCalls;
 use super::line::Line;
-use super::refusal::plain;
 use crate::domain::inbox::{Declined, Message};
 use crate::net::Lent;
 use crate::proto::http1::encode_response;
@@ -77,6 +76,15 @@ impl RemoteCalls {
         }
     }
 
+    /// A call has come from one stage to the next, and has the time of that from now on. A record that does not fit changes
+    /// nothing, so each stage comes once: a domain can't make its calls last for ever by it.
+    fn moves_on(&mut self, line: &Line, ticket: u64, from: Stage, to: Stage) {
+        let pending = self.pending.get_mut(&ticket).filter(|_| line.tickets.contains(&ticket));
+        if let Some(pending) = pending.filter(|pending| pending.stage == from) {
+            (pending.stage, pending.since_ms) = (to, self.now_ms);
+        }
+    }
+
     fn take(&mut self, line: &mut Line, record: &[u8], out: &mut Vec<Message>) -> Result<(), String> {
         let record = ToServer::read(record).map_err(|error| error.to_string())?;
         match record {
@@ -99,18 +107,13 @@ impl RemoteCalls {
                 }
                 out.push(Message::Answer { conn, seq, bytes, lent });
             }
-            ToServer::Returned { ticket } => {
-                let pending = self.pending.get_mut(&ticket).filter(|_| line.tickets.contains(&ticket));
-                // Once: a domain can't make its calls last for ever by it.
-                if let Some(pending) = pending.filter(|pending| pending.stage == Stage::Running) {
-                    (pending.stage, pending.since_ms) = (Stage::Returned, self.now_ms);
-                }
-            }
+            ToServer::Turn { ticket } => self.moves_on(line, ticket, Stage::Turn, Stage::Running),
+            ToServer::Returned { ticket } => self.moves_on(line, ticket, Stage::Running, Stage::Returned),
             ToServer::Fault { ticket, why } => {
                 line.link.call_over(ticket);
                 let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
                 if let Asker::Request { conn, seq, meta } = pending.asker {
-                    out.push(Message::Answer { conn, seq, bytes: plain(500, &meta, why), lent: None });
+                    out.push(Message::Answer { conn, seq, bytes: meta.plain(500, why), lent: None });
                 }
             }
             ToServer::Declined { ticket, ran_us } => {

@@ -2,9 +2,8 @@
 
 use super::super::remote::RemoteModule;
 use super::call::Asker;
-use crate::domain::call::{AnswerMeta, Hold};
+use crate::domain::call::Hold;
 use crate::domain::inbox::Message;
-use crate::proto::http1::encode_response;
 
 /// RFC 6455 §7.4.1: an unexpected condition.
 const INTERNAL_ERROR: u16 = 1011;
@@ -23,18 +22,11 @@ pub(super) fn barred_text(hold: &dyn Hold) -> String {
 pub(super) fn refuse(asker: Asker, why: &str, out: &mut Vec<Message>) {
     match asker {
         Asker::Request { conn, seq, meta } => {
-            out.push(Message::Answer { conn, seq, bytes: plain(503, &meta, &format!("{why}\n")), lent: None });
+            out.push(Message::Answer { conn, seq, bytes: meta.plain(503, &format!("{why}\n")), lent: None });
         }
         Asker::Socket { key, .. } => {
             out.push(Message::SocketIdle { socket: key });
             out.push(Message::SocketClose { socket: key, code: INTERNAL_ERROR });
         }
     }
-}
-
-pub(super) fn plain(status: u16, meta: &AnswerMeta, text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(256);
-    let headers = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
-    encode_response(&mut bytes, &meta.head(status, text.len()), headers.into_iter(), text.as_bytes());
-    bytes
 }

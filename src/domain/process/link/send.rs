@@ -6,7 +6,6 @@ use super::call::{Cargo, Queued, Sending, Stage};
 use super::calls::{RemoteCalls, TICKET_BIT};
 use super::large::COPIED_BYTES_MAX;
 use super::line::{Known, Line};
-use crate::abi::manifest::RouteDecl;
 use crate::domain::call::SocketEvent;
 use crate::domain::ring::PushError;
 
@@ -70,8 +69,8 @@ impl RemoteCalls {
         }
     }
 
-    /// The domain has the whole record: what it has for its handler begins. The request of a handler that may decline is
-    /// kept until the answer.
+    /// The domain has the whole record: the time of its handler begins, or that of the wait for its turn. The request of
+    /// a handler that may decline is kept until the answer.
     fn is_sent(&mut self, line: &mut Line) {
         let Some(Sending { ticket, queued, place, .. }) = self.sending.take() else { return };
         if let Some(place) = place {
@@ -79,9 +78,12 @@ impl RemoteCalls {
         }
         let (Some(queued), Some(pending)) = (queued, self.pending.get_mut(&ticket)) else { return };
         (pending.stage, pending.since_ms) = (Stage::Running, self.now_ms);
-        if let Cargo::Request { route, request } = queued.cargo
-            && pending.hold.instance().manifest().routes.get(route).is_some_and(RouteDecl::is_fallback)
-        {
+        let Cargo::Request { route, request } = queued.cargo else { return };
+        let Some(route) = pending.hold.instance().manifest().routes.get(route) else { return };
+        if route.is_serial() {
+            pending.stage = Stage::Turn;
+        }
+        if route.is_fallback() {
             pending.kept = Some(request);
         }
     }

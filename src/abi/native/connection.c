@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * One connection to the database of modules: how it is opened, what it may do, how it is closed.
+ */
+#define _GNU_SOURCE
+/* The database of jobs is attached by a URI, which says that it is read-only. */
+#define CWEB_DB_OPEN_FLAGS SQLITE_OPEN_URI
+#include "database.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* The schema that has the tables jobs and job_events; modules need not name it. */
+#define JOBS_SCHEMA "cweb_jobs"
+/* How long a statement waits for another connection's transaction: as long as eight clients may need for theirs. */
+#define BUSY_TIMEOUT_MS 10000
+
+/* ---- A connection ---- */
+
+static int is_server_table(const char *table) {
+    return table != NULL && (sqlite3_stricmp(table, "jobs") == 0 || sqlite3_stricmp(table, "job_events") == 0);
+}
+
+/* Settings that belong to one connection and change what statements mean. foreign_keys is copied instead. */
+static int is_setting(const char *pragma) {
+    static const char *const settings[] = {"recursive_triggers", "case_sensitive_like", "query_only", "temp_store",
+                                           "legacy_alter_table", "trusted_schema", "ignore_check_constraints"};
+    for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
+        if (sqlite3_stricmp(pragma, settings[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Modules may read the server's tables, not write, change, drop or shadow them: sqlite3_set_authorizer. Also notes what makes
+ * state of the connection. */
+static int authorize(void *arg, int action, const char *first, const char *second, const char *database,
+                     const char *trigger) {
+    struct seat *seat = arg;
+    int denied = 0;
+    (void)trigger;
+    if (database != NULL && sqlite3_stricmp(database, JOBS_SCHEMA) == 0 && action != SQLITE_READ) {
+        return SQLITE_DENY;
+    }
+    switch (action) {
+    case SQLITE_CREATE_TEMP_TABLE:
+    case SQLITE_CREATE_TEMP_VIEW:
+        seat->is_touched = 1;
+        denied = is_server_table(first);
+        break;
+    case SQLITE_INSERT:
+    case SQLITE_UPDATE:
+    case SQLITE_DELETE:
+    case SQLITE_CREATE_TABLE:
+    case SQLITE_CREATE_VIEW:
+    case SQLITE_CREATE_VTABLE:
+    case SQLITE_DROP_TABLE:
+        denied = is_server_table(first);
+        break;
+    case SQLITE_CREATE_TEMP_TRIGGER:
+        seat->is_touched = 1;
+        denied = is_server_table(second);
+        break;
+    case SQLITE_ALTER_TABLE:
+    case SQLITE_CREATE_INDEX:
+    case SQLITE_CREATE_TRIGGER:
+    case SQLITE_DROP_INDEX:
+    case SQLITE_DROP_TRIGGER:
+        denied = is_server_table(second);
+        break;
+    case SQLITE_ATTACH:
+        seat->is_touched = 1;
+        break;
+    case SQLITE_DETACH:
+        denied = first == NULL || sqlite3_stricmp(first, JOBS_SCHEMA) == 0;
+        break;
+    case SQLITE_PRAGMA:
+        denied = first != NULL && sqlite3_stricmp(first, "writable_schema") == 0;
+        seat->is_touched |= first != NULL && second != NULL && is_setting(first);
+        break;
+    default:
+        break;
+    }
+    return denied ? SQLITE_DENY : SQLITE_OK;
+}
+
+/* Puts the server's database of jobs beside the modules' own. Read-only, also so that a module's BEGIN IMMEDIATE, which
+ * locks every attached database it could write to, does not keep the server from writing. */
+static int attach_jobs(sqlite3 *db, const struct databases *all) {
+    sqlite3_stmt *attach = NULL;
+    const char *uri = all->services->rows != NULL ? ":memory:" : all->jobs_uri;
+    int ok = sqlite3_prepare_v2(db, "ATTACH DATABASE ?1 AS " JOBS_SCHEMA, -1, &attach, NULL) == SQLITE_OK &&
+             sqlite3_bind_text(attach, 1, uri, -1, SQLITE_STATIC) == SQLITE_OK && sqlite3_step(attach) == SQLITE_DONE;
+    sqlite3_finalize(attach);
+    return ok && (all->services->rows == NULL || cwebn_tables_create(db, JOBS_SCHEMA, all->services) == SQLITE_OK);
+}
+
+int cwebn_seat_connect(struct seat *seat, char *error, size_t error_size) {
+    struct databases *all = seat->all;
+    int failed = sqldb_init(&seat->database, all->path) != 0;
+    sqlite3 *db = seat->database.db;
+    cwebn_database_functions(&seat->database);
+    if (failed) {
+        if (all->path != NULL) {
+            snprintf(error, error_size, "the database %s can't be opened (missing rights, or not a database)", all->path);
+        }
+        return -1;
+    }
+    sqlite3_busy_timeout(db, BUSY_TIMEOUT_MS);
+    if ((all->jobs_uri != NULL || all->services->rows != NULL) && !attach_jobs(db, all)) {
+        snprintf(error, error_size, "the database of jobs can't be read by modules: %s", sqlite3_errmsg(db));
+    }
+    sqlite3_set_authorizer(db, authorize, seat);
+    sqlite3_trace_v2(db, SQLITE_TRACE_STMT | SQLITE_TRACE_PROFILE, cwebn_on_trace, NULL);
+    return 0;
+}
+
+static void close_in_guard(void *arg) {
+    sqlite3 *db = arg;
+    for (sqlite3_stmt *left; (left = sqlite3_next_stmt(db, NULL)) != NULL;) {
+        sqlite3_finalize(left);
+    }
+    sqlite3_close_v2(db);
+}
+
+void cwebn_seat_close(struct seat *seat) {
+    struct cwebn_fault fault;
+    pthread_mutex_lock(&seat->all->lock);
+    seat->all->connections--;
+    pthread_mutex_unlock(&seat->all->lock);
+    if (seat->database.db != NULL) {
+        /* Destructors of the module's functions and bound values run here. */
+        (void)cwebn_guard_call(close_in_guard, seat->database.db, &fault);
+    }
+    free(seat);
+}
+
+struct seat *cwebn_seat_new(struct cwebn_module *module) {
+    char error[512];
+    struct seat *seat = calloc(1, sizeof *seat);
+    if (seat == NULL) {
+        return NULL;
+    }
+    seat->all = module->all;
+    seat->module = module;
+    seat->users = 1;
+    seat->public = module->public;
+    seat->public.database = &seat->database;
+    if (cwebn_seat_connect(seat, error, sizeof error) != 0) {
+        free(seat);
+        return NULL;
+    }
+    /* Modules say PRAGMA foreign_keys = ON once, in onload, and mean all their statements. */
+    pthread_mutex_lock(&module->lock);
+    int keys = module->foreign_keys;
+    if (module->first == NULL) {
+        module->first = seat;
+        keys = 0;
+    }
+    pthread_mutex_unlock(&module->lock);
+    if (keys) {
+        (void)sqlite3_db_config(seat->database.db, SQLITE_DBCONFIG_ENABLE_FKEY, 1, NULL);
+    }
+    return seat;
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * The connections to the database of modules.
+ *
+ * Every call into a module has a connection to itself, from a pool that belongs to the module's generation. A call of a
+ * module that uses only the functions of struct sqldb takes one when it first needs one. A module that calls sqlite3_*
+ * itself reads ctx->database->db as a plain field, so each of its calls takes one at its beginning. A connection that
+ * carries state of the module (prepared statements, temporary tables, functions) is shared by all its calls.
+ *
+ * SQLite's trace callback tells which thread began which statement and transaction, on whichever connection. A thread keeps
+ * the mutex of a connection as long as its transaction is open there: where calls share a connection, others wait. What is
+ * still open at the end of the call that began it is reset and rolled back, with a warning.
+ *
+ * Lock order: a connection's mutex, then a module's lock, then the list's. None is held while module code runs, but the
+ * mutex of a connection with an open transaction.
+ */
+#ifndef CWEB_DATABASE_H
+#define CWEB_DATABASE_H
+
+#include "native.h"
+
+#include <pthread.h>
+
+#include <cweb.h>
+
+enum left { LEFT_TRANSACTION, LEFT_STATEMENT, LEFT_KINDS };
+
+/* A context with a connection of its own. */
+struct seat {
+    struct cweb_context public;
+    struct sqldb database;
+    struct databases *all;
+    struct cwebn_module *module; /* NULL: the base connection, which is never given back */
+    struct seat *next;
+    pthread_t thread; /* that had it last */
+    int users;
+    int is_kept;     /* it carries statements or other state of the module */
+    int is_stateful; /* it has temporary tables, attached databases or settings */
+    int is_touched;  /* the running call has made some that may stay */
+};
+
+struct cwebn_module {
+    struct cweb_context public;
+    struct sqldb database;
+    struct databases *all;
+    const void *base;
+    struct cwebn_module *next;
+    char name[CWEB_NAME_SIZE];
+    int is_direct; /* calls sqlite3_* itself */
+    int is_single; /* registers functions or hooks, which belong to one connection */
+    pthread_mutex_t lock;
+    int references;
+    int is_gone;
+    struct seat *free, *home, *first;
+    int seats;
+    int foreign_keys; /* as set on the first connection */
+    unsigned warned[LEFT_KINDS];
+};
+
+/* The database of all modules. */
+struct databases {
+    struct seat base;
+    char *path, *jobs_uri;
+    const struct cwebn_services *services;
+    pthread_mutex_t lock; /* of the two below */
+    struct cwebn_module *modules;
+    int connections;
+};
+
+/* ---- connection.c ---- */
+
+/* Opens the connection of `seat`; 0, or -1 with the reason. The functions are set all the same, and fail cleanly. */
+int cwebn_seat_connect(struct seat *seat, char *error, size_t error_size);
+
+/* A new seat of `module`, in use; NULL if it can't be opened. */
+struct seat *cwebn_seat_new(struct cwebn_module *module);
+
+/* Closes a seat that nobody has, and finalizes its statements. */
+void cwebn_seat_close(struct seat *seat);
+
+/* ---- pool.c ---- */
+
+/* A seat for a call; the base seat when there is no other. */
+struct seat *cwebn_seat_acquire(struct cwebn_module *module);
+
+/* Gives it back. State that an `is_hook` has made there keeps it for all calls. */
+void cwebn_seat_release(struct seat *seat, int is_hook);
+
+/* ---- calls.c ---- */
+
+/* For sqlite3_trace_v2: a statement begins, or has ended. */
+int cwebn_on_trace(unsigned kind, void *unused, void *subject, void *more);
+
+/* The connection that `database` stands for on this thread. */
+sqlite3 *cwebn_connection_of(const struct sqldb *database);
+
+/* ---- database.c ---- */
+
+/* Sets those functions that choose a connection. */
+void cwebn_database_functions(struct sqldb *database);
+
+/* The database of the process; NULL before it is opened. */
+struct databases *cwebn_databases(void);
+
+#endif /* CWEB_DATABASE_H */
