@@ -329,7 +329,7 @@ static void wafer__missing(int fd, const char *name, int error) {
         logged++;
         cweb_log(CWEB_LOG_WARN,
                  "serveFile: %s: %s; names are relative to the data directory, where apps in a process of their own may "
-                 "read static/ only (others: --allow-write DIR, or --isolation none)",
+                 "read static/ only (others: --allow-read DIR, or --isolation none)",
                  name == NULL ? "(no name)" : name, strerror(error));
     }
     wafer__not_found_page(fd);

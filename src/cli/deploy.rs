@@ -51,8 +51,12 @@ fn plan(args: &DeployArgs) -> Result<(Vec<Listed>, String), String> {
         return Ok((files.collect(), server.unwrap_or_else(|| SERVER_DEFAULT.to_owned())));
     }
     let path = &args.config;
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("no files are named, and {} can't be read: {error}", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        format!(
+            "no files are named, and {} can't be read: {error}; name C files, as in: cweb deploy hello.c",
+            path.display()
+        )
+    })?;
     let dir = path.parent().unwrap_or(Path::new(""));
     let ini = routes_ini::parse(&text, dir).map_err(|error| format!("{}: {error}", path.display()))?;
     if ini.modules.is_empty() {

@@ -3,6 +3,21 @@
 use std::fmt;
 use std::process::ExitCode;
 
+/// The list in the help of commands.
+macro_rules! exit_codes {
+    () => {
+        "Exit codes:
+  0  done
+  1  refused or failed; a watched job failed
+  2  the command line is wrong
+  3  no server was reached
+  4  the server wants another key (CWEB_ADMIN_KEY)
+  5  a watched job was canceled"
+    };
+}
+
+pub(super) use exit_codes;
+
 /// Told in `cweb --help` and docs/operations.md. 2 is clap's too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Exit {

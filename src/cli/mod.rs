@@ -14,6 +14,7 @@ mod trust;
 
 use crate::config::{self, ServeArgs};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use exit::exit_codes;
 use std::process::ExitCode;
 
 /// Post a C file, get a running web service.
@@ -27,7 +28,8 @@ struct Cli {
     serve: ServeArgs,
 }
 
-const EXAMPLES: &str = "\
+const EXAMPLES: &str = concat!(
+    "\
 With options of `cweb serve` and no command, cweb runs the server; `cweb serve --help` lists them.
 
 A service in a minute:
@@ -36,11 +38,13 @@ A service in a minute:
   cweb deploy hello.c      compiles it on the server and serves it; again after every change
   curl 'http://127.0.0.1:8080/hello?who=you'
 
-deploy, modules, jobs and dev talk to CWEB_SERVER, or http://127.0.0.1:8080; a key they send comes from CWEB_ADMIN_KEY.
-Over https:// they trust what this system trusts, or the certificates in --cacert FILE (CWEB_CACERT).
+deploy, modules, jobs and dev talk to CWEB_SERVER, or http://127.0.0.1:8080;
+CWEB_ADMIN_KEY has the key that they send. Over https:// they trust the certificates that
+this system trusts, or those in --cacert FILE (CWEB_CACERT).
 
-Exit codes: 0 done; 1 refused or failed (also: a watched job failed); 2 the command line is wrong; 3 no server was reached;
-4 the server wants another key (CWEB_ADMIN_KEY); 5 a watched job was canceled.";
+",
+    exit_codes!()
+);
 
 #[derive(Subcommand)]
 enum Command {
@@ -49,7 +53,7 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Deploy C files, or those that routes.ini lists
     Deploy(deploy::DeployArgs),
-    /// List the modules of a server, or remove one
+    /// List the modules of a server, remove or restart one
     Modules(modules::ModulesArgs),
     /// Submit background jobs, watch, list, cancel and delete them
     Jobs(jobs::JobsArgs),
@@ -62,10 +66,11 @@ enum Command {
 }
 
 const SERVE_NOTES: &str = "\
-Flags beat environment variables, and these beat the settings file. A key of the file is its flag's name with _ for -
-(pipeline_max = 32). A key for /mgnt, /jobs and /metrics that may do everything comes from CWEB_ADMIN_KEY or the file's
-admin_key; keys with scopes come from --keys-file (cweb keygen makes them). CWEB_LOG
-filters the log (warn; info,module=debug). docs/operations.md tells what happens at each limit.";
+Flags beat environment variables, and these beat the settings file. A key of the file is its
+flag's name with _ for - (pipeline_max = 32). A key for /mgnt, /jobs and /metrics that may do
+everything comes from CWEB_ADMIN_KEY or the file's admin_key; keys with scopes come from
+--keys-file (cweb keygen makes them). CWEB_LOG filters the log (warn; info,module=debug).
+docs/operations.md tells what happens at each limit.";
 
 /// Runs the command that the arguments name.
 #[must_use]

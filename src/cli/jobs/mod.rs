@@ -11,7 +11,7 @@ mod time;
 mod watch;
 
 use super::client::{Client, SERVER_DEFAULT};
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, exit_codes};
 use super::trust::TrustArgs;
 use answer::{Job, State};
 use clap::{Args, Subcommand};
@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use uuid::Uuid;
 
 #[derive(Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct JobsArgs {
     #[command(subcommand)]
     command: JobsCommand,
@@ -32,16 +32,19 @@ pub(super) struct JobsArgs {
     trust: TrustArgs,
 }
 
-const EXIT_CODES: &str = "\
+const EXAMPLES: &str = concat!(
+    "\
 Examples:
   cweb jobs submit --watch sum '{\"numbers\":[1,2,3.5]}'
   cweb jobs submit --run-at +10m --max-attempts 3 --backoff 30s sum @payload.json
   cweb jobs watch $(cweb jobs submit sum @payload.json)
   cweb jobs list --state failed
 
-Exit codes: 0 done; 1 refused or failed, of a watched job too; 2 the command line is wrong; 3 no server was reached; 4 the server
-wants another key; 5 a watched job was canceled.
-The key comes from CWEB_ADMIN_KEY. docs/jobs.md tells more.";
+The key comes from CWEB_ADMIN_KEY. docs/jobs.md tells more.
+
+",
+    exit_codes!()
+);
 
 #[derive(Subcommand)]
 enum JobsCommand {
