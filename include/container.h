@@ -90,7 +90,7 @@ static inline map_error_t container_set(struct container *container, const char 
 }
 
 /** The value of name, or NULL when there is none. */
-static inline void *container_get(struct container *container, const char *name) {
+CWEB_OUT_OF_LINE void *container_get(struct container *container, const char *name) {
     int entered = cweb_container_enter(container);
     if (entered < 0) {
         return NULL;

@@ -53,4 +53,7 @@
 /** Port the server listens on unless told otherwise. */
 #define DEFAULT_PORT 8080
 
+/* Functions whose result gcc must not guess at in the module's own code: inlined, they make it warn of what can't happen. */
+#define CWEB_OUT_OF_LINE static __attribute__((noinline, unused))
+
 #endif /* CWEB_CONFIG_H */

@@ -15,6 +15,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include <cweb_config.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -143,7 +145,7 @@ static inline int http_kv_insert(http_kv_store_t *store, const char *key, char *
 }
 
 /** The value of key, in whatever case; NULL when there is none. The store keeps it. */
-static inline char *http_kv_get(const http_kv_store_t *store, const char *key) {
+CWEB_OUT_OF_LINE char *http_kv_get(const http_kv_store_t *store, const char *key) {
     http_kv_pair_t *pair = cweb_kv_find(store, key);
     return pair == NULL ? NULL : pair->value;
 }

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <cweb_config.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -182,7 +184,7 @@ static inline map_error_t map_insert(struct map *map, const char *key, void *val
 }
 
 /** The value of key; NULL when there is none (or it is NULL). */
-static inline void *map_get(const struct map *map, const char *key) {
+CWEB_OUT_OF_LINE void *map_get(const struct map *map, const char *key) {
     if (map == NULL || key == NULL) {
         return NULL;
     }

@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include <cweb_config.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -118,7 +120,7 @@ static inline queue_status_t cweb_queue_put(struct queue *queue, void *item, int
     return status;
 }
 
-static inline queue_status_t cweb_queue_take(struct queue *queue, void **item, int wait) {
+CWEB_OUT_OF_LINE queue_status_t cweb_queue_take(struct queue *queue, void **item, int wait) {
     if (queue == NULL || item == NULL) {
         return QUEUE_ERROR;
     }

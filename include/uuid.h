@@ -13,6 +13,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include <cweb_config.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -25,8 +27,13 @@ typedef struct cweb_uuid {
     char str[UUID_STR_LEN];
 } cweb_uuid_t;
 
+#ifdef CWEB_UUID_T
+/** The type's first name; the server asks for it where a source needs it. */
+typedef cweb_uuid_t uuid_t;
+#endif
+
 /* Whether the text is 8-4-4-4-12 hexadecimal digits and nothing else. */
-static inline int cweb_uuid_text_is_valid(const char *text) {
+CWEB_OUT_OF_LINE int cweb_uuid_text_is_valid(const char *text) {
     for (int i = 0; i < UUID_STR_LEN - 1; i++) {
         char c = text[i];
         int dash = i == 8 || i == 13 || i == 18 || i == 23;

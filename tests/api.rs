@@ -79,6 +79,14 @@ fn stores_names_parsers_and_helpers() {
 }
 
 #[test]
+fn look_ups_in_a_module_s_own_stores_are_warned_of_nothing() {
+    let server = Server::with(&["--shards", "1"]);
+    let said = server.deploy(&std::fs::read_to_string(root().join("tests/modules/lookups.c")).unwrap()).text();
+    assert!(!said.contains("warning"), "{said}");
+    assert_eq!(server.get("/lookups").text(), "one two three four -1");
+}
+
+#[test]
 fn every_field_of_a_request() {
     let server = with("http");
     let mut client = server.connect();

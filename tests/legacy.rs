@@ -88,6 +88,10 @@ fn a_form_that_can_not_be_used_is_refused_with_words() {
     refused(&[("function_name", "other"), ("route", "/x")], "'other' undeclared");
     refused(&[("function_name", "greet"), ("route", "/x"), ("libs", "-Wl,-v")], "libs has \"-Wl\"");
     refused(&[("function_name", "greet"), ("route", "/x"), ("method", "BREW")], "BREW");
+    refused(&[("function_name", "greet"), ("route", "/x"), ("method", "GET\0x")], "the form's method");
+    for route in ["/a b", "/a\0b", "/a\"\nb", "/a?b=c", "/a#b"] {
+        refused(&[("function_name", "greet"), ("route", route)], "no request has such a path");
+    }
     let three = "#include <http.h>\nint f(void *c, struct http_request *q, struct http_response *r)\n{ return !c + !q + !r; }\n";
     let response = post_form(&server, three, &[("function_name", "f"), ("route", "/x")]);
     assert!(response.status == 422 && response.text().contains("error:"), "{}", response.text());
@@ -170,6 +174,35 @@ fn files_and_stores_under_both_names() {
     assert_eq!(answer.text(), "/store/x v1 s2 k1 c0 | b=2 a=1 2 | 0 0 -1 1 0 0 -3 1");
     assert_eq!(answer.header("x-literal").as_deref(), Some("literal"));
     assert_eq!(answer.header("x-other").as_deref(), Some("other"));
+}
+
+#[test]
+fn clean_sources_are_warned_of_nothing_and_find_the_old_server_s_own_names() {
+    let server = Server::start();
+    for name in ["c6h_clean.c", "c6_exposed.c"] {
+        let said = deploy(&server, name).text();
+        assert!(!said.contains("warning"), "{said}");
+    }
+    let answer = server.get("/clean?b=2&a=1%202");
+    assert_eq!(answer.text(), "no struct cweb_context *;first;1;b=2|a=1 2|");
+    assert_eq!(answer.header("x-literal").as_deref(), Some("lit"));
+    assert_eq!(server.get("/exposed").text(), "1 1 0 1 0 0");
+}
+
+#[test]
+fn a_uuid_has_its_first_name_in_sources_of_those_days() {
+    let source = r#"#include <cweb.h>
+static int start(cweb_context_t *ctx, http_request_t *req, http_response_t *res) {
+    uuid_t id;
+    sprintf(res->body, "%d %d", uuid_from_string(&id, "123e4567-e89b-12d3-a456-426614174000"), jobs_create("none", "{}", &id));
+    return (void)ctx, (void)req, 0;
+}
+export module_t config = {"first-uuid", "old", {{"/uuid", "GET", start, NONE}}, 1};
+"#;
+    let server = Server::start();
+    let said = server.deploy(source).text();
+    assert!(!said.contains("warning"), "{said}");
+    assert_eq!(server.get("/uuid").text(), "0 -1");
 }
 
 /// The counter with a context.

@@ -121,7 +121,11 @@ struct cweb_legacy {
     struct symbols *symbols;
 };
 
+/* The old server's own variables, under the names that modules could link with. */
 #define crypto_module (*crypto)
+#define exposed_container (*cache)
+#define exposed_sqldb (*database)
+#define exposed_scheduler (*scheduler)
 
 extern struct container *cache;     /**< Named pointers, shared by all modules, that outlive hot swaps */
 extern struct container *container; /**< The same */

@@ -30,10 +30,15 @@ typedef enum map_error {
 #define http_kv_pair map_entry
 #define http_kv_store map
 
+/* What the values are. The server says `char` for a source that has stores only, which hold strings. */
+#ifndef CWEB_MAP_VALUE
+#define CWEB_MAP_VALUE void
+#endif
+
 /** A pair. */
 struct map_entry {
     char *key;
-    void *value;
+    CWEB_MAP_VALUE *value;
 };
 
 /** A map: its pairs are entries[0] to entries[size - 1]. */
@@ -103,13 +108,13 @@ static inline int map_insert(struct map *map, const char *key, void *value) {
         return -MAP_ERR;
     }
     map->entries[map->size].key = name;
-    map->entries[map->size].value = kept;
+    map->entries[map->size].value = (CWEB_MAP_VALUE *)kept;
     map->size++;
     return MAP_OK;
 }
 
 /** The value of key; NULL when there is none, or no map. */
-static inline void *map_get(const struct map *map, const char *key) {
+CWEB_OUT_OF_LINE void *map_get(const struct map *map, const char *key) {
     if (map == NULL || key == NULL) {
         return NULL;
     }
@@ -173,7 +178,7 @@ static inline int http_kv_insert(struct map *store, const char *key, char *value
     return map_insert(store, key, value);
 }
 
-static inline char *http_kv_get(const struct map *store, const char *key) {
+CWEB_OUT_OF_LINE char *http_kv_get(const struct map *store, const char *key) {
     return (char *)map_get(store, key);
 }
 
