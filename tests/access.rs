@@ -212,16 +212,29 @@ fn guesses_are_not_limited_when_the_limit_is_zero() {
 }
 
 #[test]
-fn nobody_is_locked_out_of_a_server_in_development() {
+fn a_key_is_asked_of_this_machine_too_and_without_one_nobody_there_is() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let server = Server::on(&dir, &["--auth-failures-max", "2"], &[("CWEB_ADMIN_KEY", ADMIN_KEY)]);
+    for path in ["/mgnt", "/jobs", "/metrics", "/jobs/ws?id=1"] {
+        assert_eq!(server.get(path).status, 401, "{path}");
+    }
+    let source = constant("fine", "/fine", "fine");
+    assert_eq!(server.post("/mgnt", source.as_bytes()).status, 401);
+    assert_eq!(ask(&server, "GET /mgnt", ADMIN_KEY).status, 200);
+    let deployed = send(&mut server.connect(), "POST /mgnt", &[("X-API-Key", ADMIN_KEY)], source.as_bytes());
+    assert_eq!((deployed.status, server.get("/fine").text().as_str()), (200, "fine"));
     let page = |key| [("Origin", "http://evil.example"), ("X-API-Key", key)];
     for status in [401, 401, 429] {
         assert_eq!(send(&mut server.connect(), "GET /mgnt", &page("a guess"), b"").status, status);
     }
-    assert_eq!(send(&mut server.connect(), "GET /mgnt", &page(ADMIN_KEY), b"").status, 429);
-    assert_eq!(ask(&server, "GET /mgnt", "a guess").status, 200, "who is trusted is not asked");
-    server.deploy(&constant("fine", "/fine", "fine"));
+    assert_eq!(ask(&server, "GET /mgnt", ADMIN_KEY).status, 429);
+
+    let open = Server::with(&["--auth-failures-max", "2"]);
+    for _ in 0..4 {
+        assert_eq!(ask(&open, "GET /mgnt", "a guess").status, 200, "who is trusted is not asked");
+    }
+    assert_eq!(send(&mut open.connect(), "GET /mgnt", &page("a guess"), b"").status, 403);
+    open.deploy(&source);
 }
 
 #[test]

@@ -104,8 +104,9 @@ impl Refusal {
     }
 }
 
-/// The rule: in development, this machine is trusted, unless a page in its browser may be behind the request. All
-/// others, and in production everybody, need a key with the scope for what they ask; without any keys nobody gets in.
+/// The rule: where there are keys, everybody needs one with the scope for what they ask, this machine included: a proxy on
+/// it makes strangers look like its users. Without keys, in development, this machine is trusted, unless a page in its
+/// browser may be behind the request, and nobody else gets in.
 pub struct Access {
     source: KeySource,
     keys: ArcSwap<Keys>,
@@ -169,16 +170,8 @@ impl Access {
 
     fn decide(&self, view: &RequestView<'_>, peer: &Peer, now_ms: u64) -> Result<Who, Refusal> {
         let (needed, given, keys) = (needed(view), presented_key(view), self.keys.load());
-        if !self.production && peer.is_loopback() {
-            let doubt = site::doubt(view, peer);
-            let Some(doubt) = doubt else {
-                // The key is not needed, but it tells more than where the request is from.
-                let key = given.and_then(|given| keys.find(given)).filter(|key| key.scopes.any_of(needed));
-                return Ok(key.map_or(Who::Loopback, |key| Who::Key(Arc::clone(&key.name))));
-            };
-            if given.is_none() || keys.is_empty() {
-                return Err(Refusal::Site(doubt));
-            }
+        if keys.is_empty() && !self.production && peer.is_loopback() {
+            return site::doubt(view, peer).map_or(Ok(Who::Loopback), |doubt| Err(Refusal::Site(doubt)));
         }
         if keys.is_empty() {
             return Err(Refusal::NoKeys);
@@ -352,15 +345,25 @@ mod tests {
     }
 
     #[test]
-    fn who_is_trusted_is_not_asked_and_not_blocked() {
-        let (access, _file) = access(false, &entry("r", "\"read\""));
-        let post = |key| ask(&access, "127.0.0.1", "POST /mgnt", key, 0).map(|who| who.as_str().to_owned());
+    fn this_machine_is_trusted_while_there_are_no_keys() {
+        let access = Access::new(KeySource { admin_key: None, file: None }, false, 3).unwrap();
         for _ in 0..10 {
-            assert_eq!(post("guess"), Ok("loopback".to_owned()));
+            let who = ask(&access, "127.0.0.1", "POST /mgnt", "guess", 0).map(|who| who.as_str().to_owned());
+            assert_eq!(who, Ok("loopback".to_owned()), "who is trusted is not asked and not blocked");
         }
-        assert_eq!(post("the admin key"), Ok("admin".to_owned()));
-        assert_eq!(post("the-key-of-r-here"), Ok("loopback".to_owned()), "its name goes with its scopes only");
-        assert_eq!(ask(&access, "192.0.2.1", "POST /mgnt", "guess", 0), Err(Refusal::Wrong));
+        assert_eq!(ask(&access, "192.0.2.1", "POST /mgnt", "guess", 0), Err(Refusal::NoKeys));
+    }
+
+    #[test]
+    fn with_a_key_this_machine_needs_it_too() {
+        let (access, _file) = access(false, &entry("r", "\"read\""));
+        for peer in ["127.0.0.1", "[::1]", "192.0.2.1"] {
+            let post = |key| ask(&access, peer, "POST /mgnt", key, 0).map(|who| who.as_str().to_owned());
+            assert_eq!(post(""), Err(Refusal::Missing));
+            assert_eq!(post("guess"), Err(Refusal::Wrong));
+            assert_eq!(post("the admin key"), Ok("admin".to_owned()));
+            assert!(matches!(post("the-key-of-r-here"), Err(Refusal::Scope { .. })));
+        }
     }
 
     #[test]
