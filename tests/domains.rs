@@ -198,7 +198,10 @@ fn a_death_harms_no_other_domain() {
     said("after");
     assert_eq!(pid(&server, "good"), quiet);
     let found = domains(&server);
-    assert!(found["bad"]["restarts"].as_u64().unwrap() >= 4 && found["good"]["restarts"] == 0, "{found:?}");
+    // A handler that kills its own process is stopped before the kernel does it: the process is replaced, not restarted.
+    let count = |what: &str| found["bad"][what].as_u64().unwrap();
+    assert!(count("restarts") >= 2 && count("restarts") + count("replacements") >= 4, "{found:?}");
+    assert!(found["good"]["restarts"] == 0 && found["good"]["replacements"] == 0, "{found:?}");
     assert!(!found["bad"]["last_crash"].is_null() && found["good"]["last_crash"].is_null(), "{found:?}");
     server.expect_log("domain bad died");
 }

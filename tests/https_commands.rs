@@ -186,7 +186,7 @@ fn who_is_not_trusted_is_told_why_and_what_helps() {
     expect(&url, &["--cacert", &authority.text("plain.pem")], &["CA:TRUE", "basicConstraints=critical,CA:FALSE"]);
     authority.issue("late", P256, "-1");
     expect(&outdated(&authority, "late"), &["--cacert", &authority.text("ca.pem")], &["its certificate has expired"]);
-    // Other commands, and exit codes of their own.
+    // Other commands, and the one set of exit codes.
     std::fs::write(dir.join("x.c"), constant("x", "/x", "x")).unwrap();
     let url = format!("https://{}", server.addr);
     let said = fails(command(dir, &url, &["deploy", "x.c"]));
