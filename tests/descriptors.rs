@@ -43,3 +43,17 @@ fn the_log_has_a_descriptor_of_its_own() {
         assert_eq!(client.get("/other").text(), "clean");
     }
 }
+
+/// What a process of modules has of the server stays open, so that nobody waits for a wake-up that can't be sent any more.
+#[test]
+fn the_descriptors_between_server_and_modules_stay_open() {
+    let server = Server::with(&["--shards", "1", "--isolation", "process"]);
+    server.deploy_file("tests/modules/closer.c");
+    server.deploy(&constant("other", "/other", "clean"));
+    let left: u32 = server.get("/closes?how=all").text().parse().unwrap();
+    // The control connection twice, two parts of shared memory, and the shard's wake-up.
+    assert!(left >= 5, "{left} are left");
+    assert_eq!(server.get("/other").text(), "clean");
+    server.deploy(&constant("later", "/later", "here"));
+    assert_eq!(server.get("/later").text(), "here");
+}

@@ -97,6 +97,17 @@ fn what_cannot_be_read_or_freed_is_a_500_of_that_module() {
 }
 
 #[test]
+fn a_store_has_no_more_pairs_than_its_memory() {
+    let server = server();
+    for _ in 0..3 {
+        let response = server.get("/large_store");
+        assert_eq!((response.status, response.header("X-First").as_deref()), (200, Some("there")));
+        assert_eq!(server.get("/innocent").text(), "here");
+    }
+    assert!(!server.log().contains("died") && !server.log().contains("failed in"), "{}", server.log());
+}
+
+#[test]
 fn a_session_that_is_no_block_of_malloc_works_and_is_not_freed() {
     let server = server();
     for round in 0..3 {

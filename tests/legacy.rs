@@ -88,6 +88,10 @@ fn a_form_that_can_not_be_used_is_refused_with_words() {
     refused(&[("function_name", "other"), ("route", "/x")], "'other' undeclared");
     refused(&[("function_name", "greet"), ("route", "/x"), ("libs", "-Wl,-v")], "libs has \"-Wl\"");
     refused(&[("function_name", "greet"), ("route", "/x"), ("method", "BREW")], "BREW");
+    refused(&[("function_name", "greet"), ("route", "/x"), ("method", "GET\0x")], "the form's method");
+    for route in ["/a b", "/a\0b", "/a\"\nb", "/a?b=c", "/a#b"] {
+        refused(&[("function_name", "greet"), ("route", route)], "no request has such a path");
+    }
     let three = "#include <http.h>\nint f(void *c, struct http_request *q, struct http_response *r)\n{ return !c + !q + !r; }\n";
     let response = post_form(&server, three, &[("function_name", "f"), ("route", "/x")]);
     assert!(response.status == 422 && response.text().contains("error:"), "{}", response.text());

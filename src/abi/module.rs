@@ -1,6 +1,9 @@
 //! Opening a module's shared object and reading its `config`.
 
+mod declared;
 pub(super) mod legacy;
+
+pub use declared::Declared;
 
 use super::kept::{self, Kept};
 use super::manifest::{APP_FLAGS, Api, JobDecl, Manifest, RouteDecl, WebSocketDecl};
@@ -276,6 +279,12 @@ impl OpenModule {
                 bind(native::cwebn_legacy_services());
             }
         }
+    }
+
+    /// The functions that its `config` declares.
+    #[must_use]
+    pub fn declared(&self) -> Vec<Declared> {
+        declared::functions(&self.symbols, self.manifest.api)
     }
 
     /// No callback of an event of this load of the module begins any more; see [`events::EventsOf::end`].

@@ -6,7 +6,7 @@
 //! compiler still works: the file need not be there before the server says so with a byte on standard input.
 
 use super::sandbox::{self, Policy};
-use super::{Fault, LoadError};
+use super::{Fault, LoadError, arguments};
 use crate::abi::manifest::Manifest;
 use crate::abi::module::{self, OpenError};
 use crate::net;
@@ -223,7 +223,12 @@ fn read_manifest(path: &Path, place: &File, name: Option<&Path>) -> Report {
         None => (open, path.to_path_buf()),
     };
     match module::open(&open) {
-        Ok(opened) => Report::Manifest(opened.manifest.clone()),
+        Ok(opened) => {
+            let problems = arguments::problems(&open, opened.base(), &opened.declared());
+            let mut manifest = opened.manifest.clone();
+            manifest.problems.extend(problems);
+            Report::Manifest(manifest)
+        }
         Err(OpenError::Loader(text)) => {
             Report::Loader(text.replace(&open.display().to_string(), &path.display().to_string()))
         }

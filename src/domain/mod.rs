@@ -3,6 +3,7 @@
 //! Everything above this room reaches C code only through [`Host`] and [`Instance`]; whether a module
 //! lives in this process or in another is decided here.
 
+mod arguments;
 pub mod call;
 pub mod executor;
 mod fault;

@@ -183,6 +183,12 @@ fn check_route(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
     if pattern::is_literal(path) && !path.starts_with('/') {
         return refuse(format!("routes[{at}]: the path \"{path}\" does not begin with /, so no request can match it"));
     }
+    let never = |byte: u8| byte < b' ' || byte == 0x7f || matches!(byte, b' ' | b'#') && pattern::is_literal(path);
+    if path.bytes().any(never) {
+        return refuse(format!(
+            "routes[{at}]: the path {path:?} has a blank, a control character or #, so no request can match it"
+        ));
+    }
     if let Some((segment, instead)) = pattern::placeholder(path) {
         return refuse(format!(
             "routes[{at}]: \"{segment}\" in \"{path}\" would match these very characters and nothing else; write a regular \

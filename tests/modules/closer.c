@@ -35,6 +35,14 @@ static int closes(struct cweb_context *c, http_request_t *q, http_response_t *r)
         (void)!daemon(0, 0);
     } else if (strcmp(how, "reopen") == 0) {
         result = freopen("/dev/null", "w", stdin) == NULL && freopen("/dev/null", "w", stdout) == NULL ? 0 : -1;
+    } else if (strcmp(how, "all") == 0) {
+        /* How many are left. */
+        for (int fd = 3; fd < 1024; fd++) {
+            close(fd);
+            syscall(SYS_close, fd);
+            dup2(0, fd);
+            result += close(fd) != 0 && fcntl(fd, F_GETFD) >= 0;
+        }
     } else if (strcmp(how, "raw") == 0) {
         for (int fd = 0; fd < 3; fd++) {
             syscall(SYS_close, fd);

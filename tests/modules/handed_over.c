@@ -77,6 +77,16 @@ static void message(struct cweb_context *c, websocket_t *ws, const char *text, s
     }
 }
 
+static int large_store(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+    (void)c, (void)q;
+    static http_kv_store_t forged;
+    forged.entries = calloc(1, sizeof *forged.entries);
+    forged.entries[0] = (http_kv_pair_t){strdup("X-First"), strdup("there")};
+    forged.size = forged.capacity = 100000000;
+    r->headers = &forged;
+    return 0;
+}
+
 #define BOTH(path, handler) {path, "GET", handler, NONE}, {"/inline" path, "GET", handler, CWEB_INLINE}
 export module_t config = {
     .name = "handed_over",
@@ -91,8 +101,9 @@ export module_t config = {
                {"/beyond_lit", "GET", beyond_lit, NONE}, {"/freed", "GET", freed, NONE},
                {"/freed_small", "GET", freed_small, NONE}, {"/freed_large", "GET", freed_large, NONE},
                {"/wild", "GET", wild, NONE}, {"/inside", "GET", inside, NONE}, {"/wild_value", "GET", wild_value, NONE},
-               {"/freed_value", "GET", freed_value, NONE}, {"/wild_store", "GET", wild_store, NONE}},
-    .size = 50,
+               {"/freed_value", "GET", freed_value, NONE}, {"/wild_store", "GET", wild_store, NONE},
+               {"/large_store", "GET", large_store, NONE}},
+    .size = 51,
     .websockets = {{"/session", opened, message, closed}},
     .ws_size = 1,
 };

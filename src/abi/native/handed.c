@@ -162,6 +162,19 @@ static const char *read_text(struct cwebn_handed *handed, const char *text, size
     return (uintptr_t)text >= low && (uintptr_t)text < high ? rescue(handed, text, *length) : text;
 }
 
+/* How many pairs there are at most at `pairs`: a module may have written any number into its store. */
+static size_t pairs_in(struct cwebn_handed *handed, http_kv_pair_t *pairs, size_t claimed, int what) {
+    size_t room = 0;
+    if (pairs == NULL) {
+        return 0;
+    }
+    if (where(handed, pairs, &room) == HEAP) {
+        room = block_bytes(handed, (char *)pairs, what);
+    }
+    room /= sizeof *pairs;
+    return claimed < room ? claimed : room;
+}
+
 static void read_fields(struct cwebn_handed *handed, const http_response_t *response) {
     const http_kv_store_t *store = response->headers;
     const http_kv_pair_t *pairs = store == handed->own_store ? handed->own_pairs : NULL;
@@ -172,7 +185,7 @@ static void read_fields(struct cwebn_handed *handed, const http_response_t *resp
     size_t count = store->size;
     if (pairs == NULL) {
         pairs = store->entries;
-        count = count < store->capacity ? count : store->capacity;
+        count = pairs_in(handed, store->entries, count < store->capacity ? count : store->capacity, CWEBN_FIELDS);
     }
     for (size_t i = 0; pairs != NULL && i < count && handed->field_count < handed->field_capacity; i++) {
         if (pairs[i].key == NULL || pairs[i].value == NULL) {
@@ -234,9 +247,10 @@ static void run_release(void *arg) {
     handed->doing = CWEBN_FIELDS;
     if (store != NULL && store->server == 0) {
         size_t count = store->size < store->capacity ? store->size : store->capacity;
-        give_back_pairs(handed, store->entries, store->entries == NULL ? 0 : count, CWEBN_FIELDS);
+        give_back_pairs(handed, store->entries, pairs_in(handed, store->entries, count, CWEBN_FIELDS), CWEBN_FIELDS);
         give_back(handed, store->entries, CWEBN_FIELDS);
-        give_back_pairs(handed, store->repeated, store->repeated == NULL ? 0 : store->repeated_size, CWEBN_FIELDS);
+        count = pairs_in(handed, store->repeated, store->repeated_size, CWEBN_FIELDS);
+        give_back_pairs(handed, store->repeated, count, CWEBN_FIELDS);
         give_back(handed, store->repeated, CWEBN_FIELDS);
         give_back(handed, store, CWEBN_FIELDS);
     }

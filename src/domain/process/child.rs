@@ -155,8 +155,11 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         // Caught so that it does not end the process: the call that met it fails instead.
         signal_hook::flag::register(signal, Arc::default())?;
     }
+    let for_all_threads = stream.try_clone()?;
+    let kept: Vec<i32> = descriptors.iter().copied().chain([for_all_threads.as_raw_fd()]).collect();
+    sandbox::keep_open(&kept).map_err(io::Error::other)?;
     let parent = Arc::new(Parent {
-        stream: Mutex::new(stream.try_clone()?),
+        stream: Mutex::new(for_all_threads),
         message_bytes_max: start.message_bytes_max,
         waiting: Mutex::default(),
         next: AtomicU64::new(1),

@@ -17,6 +17,7 @@ use seccompiler::{
     TargetArch, sock_filter,
 };
 use std::collections::BTreeMap;
+use std::os::fd::RawFd;
 
 /// mseal(2), the newest system call that the lists below were made with in mind (Linux 6.10). Every architecture gives
 /// calls as new as these two the same number; libc does not name them on each.
@@ -394,6 +395,25 @@ pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
         }
     }
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Trap, arch).map_err(filter_error)?;
+    install(&[BpfProgram::try_from(filter).map_err(filter_error)?]).map(drop)
+}
+
+/// The filter that has closing or replacing one of `descriptors` fail as if it were not open. They stay open for the life of the
+/// process: a module that closes what is not its own, a number twice for example, must not cut others off from the server.
+pub(super) fn keep_open(descriptors: &[RawFd]) -> Result<(), SandboxError> {
+    let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(()) };
+    if missing().is_some() {
+        return Ok(());
+    }
+    let filter_error = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
+    let mut rules = Rules::new();
+    for descriptor in descriptors.iter().filter_map(|&number| u64::try_from(number).ok()) {
+        for (call, argument) in RESERVED_BY {
+            deny(&mut rules, *call, &[(*argument, Dword, Eq, descriptor)]).map_err(filter_error)?;
+        }
+    }
+    let refusal = SeccompAction::Errno(libc::EBADF as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, arch).map_err(filter_error)?;
     install(&[BpfProgram::try_from(filter).map_err(filter_error)?]).map(drop)
 }
 

@@ -25,6 +25,7 @@ pub use user::{User, unprivileged};
 
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 /// What the calling process is left with. Everything that is not granted here is refused; an empty policy grants nothing
@@ -123,6 +124,14 @@ impl Policy {
 /// The filter could not be built or installed.
 pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
     calls::trap_ends(mark)
+}
+
+/// Has modules fail to close or replace `descriptors`, by libc or past it. Without seccomp it does nothing.
+///
+/// # Errors
+/// The filter could not be built or installed.
+pub(super) fn keep_open(descriptors: &[RawFd]) -> Result<(), SandboxError> {
+    calls::keep_open(descriptors)
 }
 
 /// From here on no program that this process executes can give it rights: no set-user-ID bits, no file capabilities.

@@ -41,7 +41,16 @@ fn config(function: &str, fields: &SourceFields) -> Result<String, String> {
         return Err(format!("the form's function_name \"{function}\" is no name of a C function"));
     }
     let route = fields.route.as_deref().ok_or("the form has a function_name, but no route: add -F route=/path")?;
+    let is_no_path = |byte: u8| byte <= b' ' || matches!(byte, b'?' | b'#' | 0x7f);
+    if route.bytes().any(is_no_path) {
+        return Err(format!(
+            "the form's route {route:?} has a blank, a control character, ? or #: no request has such a path"
+        ));
+    }
     let method = fields.method.as_deref().unwrap_or("GET");
+    if !method.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("the form's method {method:?} is none; write for example: method=POST"));
+    }
     // The oldest handlers return nothing, which makes no difference to a call that ignores what is returned.
     let handler = format!(
         "_Generic(&{function}, int (*)(struct http_request *, struct http_response *): 1, \
@@ -107,9 +116,15 @@ mod tests {
 
     #[test]
     fn fields_that_can_not_be_used_are_refused() {
-        for (function, route, libs) in
-            [("1", Some("/"), ""), ("f", None, ""), ("f", Some("/"), "-Wl,x"), ("f", Some("/"), "../z")]
-        {
+        for (function, route, libs) in [
+            ("f", Some("/a b"), ""),
+            ("f", Some("/a\0b"), ""),
+            ("f", Some("/a?b"), ""),
+            ("1", Some("/"), ""),
+            ("f", None, ""),
+            ("f", Some("/"), "-Wl,x"),
+            ("f", Some("/"), "../z"),
+        ] {
             assert!(recipe(&Words::default(), &fields(function, route, libs)).is_err(), "{function} {route:?} {libs}");
         }
     }

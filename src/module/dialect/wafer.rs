@@ -7,6 +7,8 @@ use crate::module::verify::RESERVED;
 
 /// The name of an app whose file and form give none: a new post of it takes the place of the one before.
 const NAME_DEFAULT: &str = "server";
+/// Longest name: `CWEB_NAME_SIZE` without its NUL.
+const NAME_BYTES_MAX: usize = 127;
 /// Longest prefix: its pattern and the name of a module have the same room.
 const MOUNT_BYTES_MAX: usize = 100;
 
@@ -20,7 +22,7 @@ pub(super) fn relevant(fields: &SourceFields) -> SourceFields {
 /// What its compiler only warned of stays a warning.
 pub(super) fn recipe(words: &Words, fields: &SourceFields) -> Result<Recipe, String> {
     one_file_of_c(words, fields)?;
-    let (name, mount) = (literal(&name(fields)), literal(&mount(fields)?));
+    let (name, mount) = (literal(&name(fields)?), literal(&mount(fields)?));
     let mut flags = vec!["-DCWEB_MODULE_API=4".to_owned(), "-D_GNU_SOURCE".to_owned(), "-U_FORTIFY_SOURCE".to_owned()];
     flags.extend(
         ["implicit-function-declaration", "implicit-int", "int-conversion", "incompatible-pointer-types"]
@@ -63,12 +65,20 @@ fn one_file_of_c(words: &Words, fields: &SourceFields) -> Result<(), String> {
 }
 
 /// The field `name`, else the name of the file without its suffix.
-fn name(fields: &SourceFields) -> String {
+///
+/// # Errors
+/// No module can have that name.
+fn name(fields: &SourceFields) -> Result<String, String> {
     let file = fields.file_name.as_deref().unwrap_or_default();
     let file = file.rsplit(['/', '\\']).next().unwrap_or_default();
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
     let name = fields.name.as_deref().map(str::trim).filter(|name| !name.is_empty()).unwrap_or(stem);
-    if name.is_empty() { NAME_DEFAULT.to_owned() } else { name.to_owned() }
+    if name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(format!(
+            "name: {name:?} has control characters, or more than {NAME_BYTES_MAX} bytes; give the app another name: -F name=NAME\n"
+        ));
+    }
+    Ok(if name.is_empty() { NAME_DEFAULT.to_owned() } else { name.to_owned() })
 }
 
 /// The prefix of the app's paths, without a slash at its end; empty: it answers all.
@@ -109,7 +119,11 @@ mod tests {
             ("", "", "server"),
             (".c", " ", "server"),
         ] {
-            assert_eq!(name(&fields(file, field, "")), expected, "{file} {field}");
+            assert_eq!(name(&fields(file, field, "")).unwrap(), expected, "{file} {field}");
+        }
+        for wrong in ["a\0b", "a\nb", &"n".repeat(128), &"\u{e9}".repeat(64)] {
+            assert!(name(&fields("", wrong, "")).unwrap_err().contains("-F name=NAME"), "{wrong}");
+            assert!(name(&fields(&format!("{wrong}.c"), "", "")).is_err(), "{wrong}");
         }
     }
 

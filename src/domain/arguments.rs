@@ -1,0 +1,145 @@
+//! Whether the functions that a module declares take as many arguments as the server calls them with.
+//!
+//! The compiler refuses a handler of another kind, unless the source keeps the types from it: by a cast, by a function
+//! without a prototype, by a pragma. What such a function takes is in the debug information, which every module has. It
+//! is read in the process of the inspection, whose sandbox limits what reading hostile debug information can cost.
+
+use crate::abi::module::Declared;
+use addr2line::gimli::{
+    AttributeValue, DW_AT_abstract_origin, DW_AT_specification, DW_TAG_formal_parameter, DW_TAG_subprogram,
+    DW_TAG_unspecified_parameters, DebuggingInformationEntry, Dwarf, EndianSlice, Error, NativeEndian, SectionId, Unit,
+    UnitOffset,
+};
+use object::{Object, ObjectSection};
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+type Bytes<'a> = EndianSlice<'a, NativeEndian>;
+
+/// Larger files are not read.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Debugging entries beyond these are not read.
+const ENTRIES_MAX: usize = 2_000_000;
+
+/// What is wrong with the functions `declared` of the shared object at `path`, which is loaded at `base`: a sentence each.
+pub(super) fn problems(path: &Path, base: usize, declared: &[Declared]) -> Vec<String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
+    if read.is_err() || base == 0 {
+        return Vec::new();
+    }
+    let offset = |declared: &Declared| declared.address.checked_sub(base).map(|offset| offset as u64);
+    let wanted = declared.iter().filter_map(offset).collect();
+    // Debug information that can't be read says nothing; a panic of its parser is none of the module's doing.
+    let taken = std::panic::catch_unwind(|| taken(&bytes, &wanted)).unwrap_or_default();
+    let problem = |declared: &Declared| {
+        let (takes, gets) = (*taken.get(&offset(declared)?)?, declared.arguments);
+        // A function that takes none does not look at what it gets.
+        (takes != gets && takes != 0).then(|| {
+            format!(
+                "config.{}: the function takes {takes} arguments, but would be called with {gets}; a cast, a function without a \
+                 prototype or a pragma keeps the compiler from seeing that",
+                declared.place
+            )
+        })
+    };
+    declared.iter().filter_map(problem).collect()
+}
+
+/// How many arguments the functions at the offsets `wanted` take, as far as the debug information says.
+fn taken(bytes: &[u8], wanted: &HashSet<u64>) -> HashMap<u64, usize> {
+    let mut taken = HashMap::new();
+    // What was read before an error counts.
+    let _ = read(bytes, wanted, &mut taken);
+    taken
+}
+
+fn read(bytes: &[u8], wanted: &HashSet<u64>, taken: &mut HashMap<u64, usize>) -> Result<(), Error> {
+    let Ok(file) = object::File::parse(bytes) else { return Ok(()) };
+    let section = |id: SectionId| -> Result<Bytes<'_>, Error> {
+        // As it is: a section that is compressed is no debug information.
+        let data = file.section_by_name(id.name()).and_then(|section| section.data().ok()).unwrap_or_default();
+        Ok(EndianSlice::new(data, NativeEndian))
+    };
+    let dwarf = Dwarf::load(section)?;
+    let mut units = dwarf.units();
+    let mut left = ENTRIES_MAX;
+    while let Some(header) = units.next()? {
+        let unit = dwarf.unit(header)?;
+        unit_functions(&dwarf, &unit, wanted, taken, &mut left)?;
+    }
+    Ok(())
+}
+
+/// What is known of a function: where it begins, if it is one of those wanted, and whose parameters it has.
+struct Function {
+    begins: Option<u64>,
+    origin: Option<UnitOffset>,
+    parameters: usize,
+    /// More may follow than are named: `...`, or no prototype and no definition.
+    is_open: bool,
+}
+
+fn unit_functions(
+    dwarf: &Dwarf<Bytes<'_>>,
+    unit: &Unit<Bytes<'_>>,
+    wanted: &HashSet<u64>,
+    taken: &mut HashMap<u64, usize>,
+    left: &mut usize,
+) -> Result<(), Error> {
+    let mut functions: HashMap<UnitOffset, Function> = HashMap::new();
+    // The functions around the current entry: they nest in GNU C.
+    let mut open: Vec<(isize, UnitOffset)> = Vec::new();
+    let mut entries = unit.entries();
+    while let Some(entry) = entries.next_dfs()? {
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            return Ok(());
+        }
+        let depth = entry.depth();
+        while open.last().is_some_and(|(around, _)| *around >= depth) {
+            open.pop();
+        }
+        let parent = open.last().filter(|(around, _)| around + 1 == depth).map(|(_, offset)| *offset);
+        let tag = entry.tag();
+        if tag == DW_TAG_subprogram {
+            let function = function(dwarf, unit, entry, wanted)?;
+            open.push((depth, entry.offset()));
+            functions.insert(entry.offset(), function);
+        } else if let Some(function) = parent.and_then(|offset| functions.get_mut(&offset)) {
+            function.parameters += usize::from(tag == DW_TAG_formal_parameter);
+            function.is_open |= tag == DW_TAG_unspecified_parameters;
+        }
+    }
+    for function in functions.values() {
+        let Some(begins) = function.begins else { continue };
+        let origin = function.origin.and_then(|offset| functions.get(&offset));
+        // A copy of a function that was inlined elsewhere may leave parameters out.
+        let parameters = origin.map_or(0, |origin| origin.parameters).max(function.parameters);
+        if !function.is_open && !origin.is_some_and(|origin| origin.is_open) {
+            taken.insert(begins, parameters);
+        }
+    }
+    Ok(())
+}
+
+/// What the entry of a function itself says.
+fn function<'a>(
+    dwarf: &Dwarf<Bytes<'a>>,
+    unit: &Unit<Bytes<'a>>,
+    entry: &DebuggingInformationEntry<Bytes<'a>>,
+    wanted: &HashSet<u64>,
+) -> Result<Function, Error> {
+    // One with a part for what is unlikely has several ranges; it begins at one of them.
+    let mut ranges = dwarf.die_ranges(unit, entry)?;
+    let mut begins = None;
+    while let Some(range) = ranges.next()? {
+        begins = begins.or(Some(range.begin).filter(|begin| wanted.contains(begin)));
+    }
+    let origin = [DW_AT_abstract_origin, DW_AT_specification].into_iter().find_map(|name| {
+        if let Some(AttributeValue::UnitRef(offset)) = entry.attr_value(name) { Some(offset) } else { None }
+    });
+    Ok(Function { begins, origin, parameters: 0, is_open: false })
+}
