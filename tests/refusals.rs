@@ -142,3 +142,12 @@ fn a_source_with_http_h_alone_is_told_to_include_cweb_h() {
         assert!(answer.text().contains("add: #include <cweb.h>"), "{handler}: {}", answer.text());
     }
 }
+
+/// `route_info_t.flags`: bits without a meaning are ignored. Three of them have one, in apps for nope.c and WAFer alone.
+#[test]
+fn a_module_is_no_app_by_the_flags_of_its_routes() {
+    let server = Server::start();
+    assert_eq!(deploy(&server, "first", r#"{"/a","GET",f,NONE}"#, 1, "").status, 200);
+    let answer = deploy(&server, "second", r#"{"/a","GET",f,2|4|8}"#, 1, "");
+    assert_eq!(answer.status, 409, "{}", answer.text());
+}

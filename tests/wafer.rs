@@ -126,7 +126,7 @@ fn files_have_dates_and_missing_ones_are_404() {
     let download = server.get("/w8/download").header("content-disposition");
     assert_eq!(download.as_deref(), Some("attachment; filename=\"greeting.txt\""));
     assert_eq!(server.get("/w10/missing").status, 404);
-    server.expect_log("--allow-write DIR");
+    server.expect_log("--allow-read DIR");
 }
 
 #[test]

@@ -11,6 +11,8 @@ pub const FLAG_INLINE: i32 = 1;
 const FLAG_FALLBACK: i32 = 2;
 const FLAG_SERIAL: i32 = 4;
 const FLAG_FINAL: i32 = 8;
+/// The three, which count in an app for nope.c or WAFer only: in the flags of any other module they are ignored.
+pub(super) const APP_FLAGS: i32 = FLAG_FALLBACK | FLAG_SERIAL | FLAG_FINAL;
 
 /// Bits of [`RouteDecl::flags`] that hold the route's own time-out in seconds (`CWEB_TIMEOUT_S`).
 const TIMEOUT_SHIFT: u32 = 8;

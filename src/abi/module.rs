@@ -6,7 +6,7 @@ pub(super) mod legacy;
 pub use declared::Declared;
 
 use super::kept::{self, Kept};
-use super::manifest::{Api, JobDecl, Manifest, RouteDecl, WebSocketDecl};
+use super::manifest::{APP_FLAGS, Api, JobDecl, Manifest, RouteDecl, WebSocketDecl};
 use super::types::{Callee, Context, HandlerFn, HookFn, MessageFn, SocketFn};
 use super::{events, host, native};
 use std::any::Any;
@@ -344,7 +344,7 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
     let manifest = Manifest {
         name: fixed_text(&module.name, "name")?,
         author: fixed_text(&module.author, "author")?,
-        routes: routes.iter().enumerate().map(|(at, route)| route_decl(at, route, &mut problems)).collect(),
+        routes: routes.iter().enumerate().map(|(at, route)| route_decl(at, route, api, &mut problems)).collect(),
         websockets: websockets
             .iter()
             .enumerate()
@@ -380,11 +380,11 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
     Ok((manifest, symbols))
 }
 
-fn route_decl(at: usize, route: &RouteInfo, problems: &mut Vec<String>) -> RouteDecl {
+fn route_decl(at: usize, route: &RouteInfo, api: Api, problems: &mut Vec<String>) -> RouteDecl {
     RouteDecl {
         path: noted(text(route.path, &format!("routes[{at}].path")), problems),
         method: noted(text(route.method, &format!("routes[{at}].method")), problems),
-        flags: route.flags,
+        flags: if api == Api::Wafer { route.flags } else { route.flags & !APP_FLAGS },
         has_handler: route.handler.is_some(),
     }
 }
