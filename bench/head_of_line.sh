@@ -30,8 +30,8 @@ start() {
     target/release/cweb serve --shards 1 --isolation "$1" --port "$2" --data-dir "$tmp/$1" -s 2>"$tmp/$1.log" </dev/null &
     pids="$pids $!"
     for _ in $(seq 100); do grep -q listening "$tmp/$1.log" && break; sleep 0.1; done
-    curl -sSf --data-binary @example/plaintext.c "http://127.0.0.1:$2/mgnt"
-    curl -sSf --data-binary @"$tmp/busy.c" "http://127.0.0.1:$2/mgnt"
+    curl -sSf -o /dev/null --data-binary @example/plaintext.c "http://127.0.0.1:$2/mgnt"
+    curl -sSf -o /dev/null --data-binary @"$tmp/busy.c" "http://127.0.0.1:$2/mgnt"
     curl -sSf "http://127.0.0.1:$2/busy" >/dev/null
 }
 start none 18091

@@ -16,7 +16,7 @@ start() {
     taskset -c 0 target/release/cweb serve --shards 1 --isolation "$1" --port "$2" --data-dir "$tmp/$1" -s 2>"$tmp/$1.log" &
     pids="$pids $!"
     for _ in $(seq 100); do grep -q listening "$tmp/$1.log" && break; sleep 0.1; done
-    curl -sSf --data-binary @example/plaintext.c "http://127.0.0.1:$2/mgnt"
+    curl -sSf -o /dev/null --data-binary @example/plaintext.c "http://127.0.0.1:$2/mgnt"
 }
 start none 18091; none=${pids##* }
 start process 18092; process=${pids##* }

@@ -16,7 +16,7 @@ taskset -c 0 bench/floor/target/release/floor 18081 & pids="$pids $!"; floor=$!
 taskset -c 0 bench/floor/target/release/floor 18083 flags & pids="$pids $!"; flags=$!
 taskset -c 0 target/release/cweb serve --shards 1 --isolation none --port 18082 --data-dir "$tmp" -s 2>"$tmp/log" & pids="$pids $!"; cweb=$!
 for _ in $(seq 100); do grep -q listening "$tmp/log" && break; sleep 0.1; done
-curl -sSf --data-binary @example/plaintext.c http://127.0.0.1:18082/mgnt
+curl -sSf -o /dev/null --data-binary @example/plaintext.c http://127.0.0.1:18082/mgnt
 
 ticks() { awk '{print $14 + $15}' "/proc/$1/stat"; }
 

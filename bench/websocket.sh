@@ -23,7 +23,7 @@ start() {
 # cweb ISOLATION PORT
 cweb() {
     start "cweb-$1" target/release/cweb serve --shards 1 --isolation "$1" --port "$2" --data-dir "$tmp/$1" -s
-    for example in websocket_echo chat; do curl -sSf --data-binary @example/$example.c "http://127.0.0.1:$2/mgnt"; done
+    for example in websocket_echo chat; do curl -sSf -o /dev/null --data-binary @example/$example.c "http://127.0.0.1:$2/mgnt"; done
 }
 start tungstenite $client peer 18101; names="tungstenite:${pids##* }:18101"
 cweb none 18102; names="$names cweb-none:${pids##* }:18102"
