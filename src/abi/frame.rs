@@ -207,6 +207,7 @@ impl CallFrame {
         };
         self.handed.begin(self.response_body, &raw const self.response_kv, self.response_pairs.as_ptr());
         self.handed.lend(&self.arena);
+        self.handed.lend_stores(&self.kv, self.stores.each_ref().map(|filled| filled.pairs.as_slice()));
         Some(())
     }
 

@@ -100,6 +100,9 @@ impl Handed {
             own_pairs: ptr::null(),
             lent: ptr::null(),
             lent_bytes: 0,
+            lent_stores: ptr::null(),
+            lent_pairs: [ptr::null(); native::REQUEST_STORES],
+            lent_pairs_room: [0; native::REQUEST_STORES],
             fields: ptr::null_mut(),
             field_capacity: 0,
             body: ptr::null(),
@@ -126,6 +129,17 @@ impl Handed {
     /// Names memory of the server's that the module can read and may hand back by mistake.
     pub(super) fn lend(&mut self, bytes: &[u8]) {
         (self.raw.lent, self.raw.lent_bytes) = (bytes.as_ptr().cast(), bytes.len());
+    }
+
+    /// Names the request's stores, which the module can hand back as the response's. `pairs`: the entries of each.
+    pub(super) fn lend_stores(
+        &mut self,
+        stores: &[KvStore; native::REQUEST_STORES],
+        pairs: [&[KvPair]; native::REQUEST_STORES],
+    ) {
+        self.raw.lent_stores = stores.as_ptr();
+        self.raw.lent_pairs = pairs.map(<[KvPair]>::as_ptr);
+        self.raw.lent_pairs_room = pairs.map(<[KvPair]>::len);
     }
 
     /// For the C side, during a call.

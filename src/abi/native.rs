@@ -37,8 +37,10 @@ pub(super) const SESSION: u32 = 4;
 pub(super) const REQUEST: u32 = 8;
 /// `CWEBN_FREED`
 pub(super) const FREED: u32 = 0x100;
+/// `CWEBN_REQUEST_STORES`
+pub(super) const REQUEST_STORES: usize = 3;
 /// `CWEBN_GIVEN_STORES`
-pub(super) const GIVEN_STORES: usize = 4;
+pub(super) const GIVEN_STORES: usize = 1 + REQUEST_STORES;
 
 /// `struct cwebn_field`
 #[repr(C)]
@@ -59,6 +61,9 @@ pub(super) struct RawHanded {
     pub(super) own_pairs: *const KvPair,
     pub(super) lent: *const c_char,
     pub(super) lent_bytes: usize,
+    pub(super) lent_stores: *const KvStore,
+    pub(super) lent_pairs: [*const KvPair; REQUEST_STORES],
+    pub(super) lent_pairs_room: [usize; REQUEST_STORES],
     pub(super) fields: *mut RawField,
     pub(super) field_capacity: usize,
     pub(super) body: *const c_char,

@@ -175,6 +175,17 @@ static size_t pairs_in(struct cwebn_handed *handed, http_kv_pair_t *pairs, size_
     return claimed < room ? claimed : room;
 }
 
+/* The same for a store that is not the response's own. The request's are known; another's memory is asked. */
+static size_t pairs_of(struct cwebn_handed *handed, const http_kv_store_t *store) {
+    size_t claimed = store->size < store->capacity ? store->size : store->capacity;
+    for (size_t i = 0; handed->lent_stores != NULL && i < CWEBN_REQUEST_STORES; i++) {
+        if (store == &handed->lent_stores[i] && store->entries == handed->lent_pairs[i]) {
+            return claimed < handed->lent_pairs_room[i] ? claimed : handed->lent_pairs_room[i];
+        }
+    }
+    return pairs_in(handed, store->entries, claimed, CWEBN_FIELDS);
+}
+
 static void read_fields(struct cwebn_handed *handed, const http_response_t *response) {
     const http_kv_store_t *store = response->headers;
     const http_kv_pair_t *pairs = store == handed->own_store ? handed->own_pairs : NULL;
@@ -185,7 +196,7 @@ static void read_fields(struct cwebn_handed *handed, const http_response_t *resp
     size_t count = store->size;
     if (pairs == NULL) {
         pairs = store->entries;
-        count = pairs_in(handed, store->entries, count < store->capacity ? count : store->capacity, CWEBN_FIELDS);
+        count = pairs_of(handed, store);
     }
     for (size_t i = 0; pairs != NULL && i < count && handed->field_count < handed->field_capacity; i++) {
         if (pairs[i].key == NULL || pairs[i].value == NULL) {

@@ -138,12 +138,18 @@ struct cwebn_field {
 };
 
 /* One call's. The server fills the first part before the call, which must not be on the call's own stack. */
+#define CWEBN_REQUEST_STORES 3
+
 struct cwebn_handed {
     char *own_body;                  /* the response's body as the module finds it */
     const http_kv_store_t *own_store; /* likewise its headers, */
     const http_kv_pair_t *own_pairs; /* and their entries */
     const char *lent;                /* memory of the server's that the module may read and must not free */
     size_t lent_bytes;
+    /* The request's stores, and their entries as the module finds them: also memory of the server's. NULL: there are none. */
+    const http_kv_store_t *lent_stores;
+    const http_kv_pair_t *lent_pairs[CWEBN_REQUEST_STORES];
+    size_t lent_pairs_room[CWEBN_REQUEST_STORES];
     struct cwebn_field *fields;
     size_t field_capacity;
     /* What was found. */
@@ -158,7 +164,7 @@ struct cwebn_handed {
 };
 
 /* Stores whose pairs are given back: the response's, and the request's three. */
-#define CWEBN_GIVEN_STORES 4
+#define CWEBN_GIVEN_STORES (1 + CWEBN_REQUEST_STORES)
 
 /* What is freed after a call, as far as it comes from malloc(3). */
 struct cwebn_given {
