@@ -125,6 +125,7 @@ impl Drop for Companion {
 }
 
 fn companion_main(shared: &CompanionShared, runner: &mut dyn Runner) {
+    super::running::ready();
     loop {
         while let Some(call) = shared.queue.pop() {
             shared.busy_since_us.store(now_us(shared.epoch), Ordering::Relaxed);
@@ -213,6 +214,7 @@ fn spawn_pool_thread<W: Send + 'static>(shared: &Arc<PoolShared<W>>) -> std::io:
 fn pool_main<W: Send + 'static>(shared: &Arc<PoolShared<W>>) {
     super::sched::background_thread(&shared.cores);
     let mut runner = (shared.factory)();
+    super::running::ready();
     loop {
         shared.idle.fetch_add(1, Ordering::SeqCst);
         let received = shared.receiver.recv_timeout(IDLE_EXIT);

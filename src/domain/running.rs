@@ -67,6 +67,12 @@ thread_local! {
     static SLOT: Slot = Slot::take();
 }
 
+/// Takes the calling thread's slot. A thread that runs requests calls this before it takes the first: registering the slot's
+/// destructor waits for the dynamic loader's lock (`__cxa_thread_atexit_impl`), which a module's destructor may hold for ever.
+pub(super) fn ready() {
+    let _ = SLOT.try_with(|slot| slot.index);
+}
+
 /// Runs `body`, which is code of the module with this number; 0 for a module nobody wants to know about.
 pub(super) fn during<T>(number: u64, body: impl FnOnce() -> T) -> T {
     if number == 0 {

@@ -263,6 +263,7 @@ fn start_threads(start: &Start, region: &Arc<Region>, bodies: OwnedFd, wakes: Ve
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
             }
+            running::ready();
             let corrupt = companion::serve(&intake, &mut *factory(), &pool, &rescuer);
             tracing::error!("{corrupt}; this domain ends");
             std::process::abort();
