@@ -79,6 +79,8 @@ enum Failure {
     Trap(guard::Trap),
     /// What the handler left can't be sent; why.
     Refused(&'static str),
+    /// A function that the handler deferred to the request's end did not return.
+    Deferred(guard::Trap),
 }
 
 /// Module code that did not return.
@@ -422,7 +424,10 @@ impl Executor {
         let Some(handler) = module.open.symbols.routes.get(route).copied().flatten() else {
             return Err("the route has no handler\n".to_owned());
         };
-        let Some(pointers) = self.frame.prepare(view) else {
+        let path = module.open.manifest.routes.get(route).map_or("", |route| &route.path);
+        // SAFETY: both outlive the call, the frame is boxed, and whoever calls this finishes before they end; a failed call
+        // abandons the frame.
+        let Some(pointers) = (unsafe { self.frame.prepare(view, path) }) else {
             return Err("out of memory\n".to_owned());
         };
         let (frame, context) = (&mut *self.frame, &module.context);
@@ -435,6 +440,13 @@ impl Executor {
                 Ok(answer) => take(&answer),
                 Err(why) => failure = Some(Failure::Refused(why)),
             }
+        }
+        if frame.has_deferred() {
+            if matches!(failure, Some(Failure::Trap(_))) {
+                module.context.release_after_fault();
+            }
+            let ended = module.calling(|| frame.run_deferred(), Result::is_err);
+            failure = failure.or(ended.err().map(Failure::Deferred));
         }
         if failure.is_none()
             && let Some(given) = frame.given()
@@ -461,6 +473,11 @@ impl Executor {
         let name = &module.open.manifest.name;
         let place = format!("a handler ({} {})", view.method().as_str(), String::from_utf8_lossy(view.path()));
         let (place, what) = match (failure, self.frame.reading()) {
+            (Failure::Deferred(trap), _) => {
+                let place = format!("a deferred function of {place}");
+                let fault = module.fault(trap, &place);
+                (place, fault.to_string())
+            }
             (Failure::Trap(trap), None) => {
                 let fault = module.fault(trap, &place);
                 (place, fault.to_string())
