@@ -6,7 +6,7 @@
 use super::guard::{self, Trap};
 use super::handed::{self, Handed, Reading};
 use super::native::{RawGiven, RawHanded};
-use super::request::RequestMemory;
+use super::request::{RequestMemory, RoutePath};
 use super::types::{
     DECLINED, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code,
 };
@@ -140,7 +140,7 @@ impl CallFrame {
         }
     }
 
-    /// Fills the frame for `view`, a request of the route with the path `route`. Returns the two pointers for the handler,
+    /// Fills the frame for `view`, a request of a route with the path `route`. Returns the two pointers for the handler,
     /// valid until [`CallFrame::release`], or `None` when memory is short.
     ///
     /// # Safety
@@ -148,7 +148,7 @@ impl CallFrame {
     pub unsafe fn prepare(
         &mut self,
         view: &RequestView<'_>,
-        route: &str,
+        route: &RoutePath,
     ) -> Option<(*mut HttpRequest, *mut HttpResponse)> {
         self.arena.clear();
         self.path_at = self.push_text(view.path());

@@ -50,7 +50,7 @@ pub fn set_rules(rules: &RequestRules) {
 
 /// Finds the captures of a route's path in the path of a request.
 pub trait Captures: Send + Sync {
-    /// Name and bytes of each group, the whole path first; `None` for a group that took no part. Calls `found` once a group.
+    /// Calls `found` with the name and the bytes of each group, in their order; with `None` for a group that took no part.
     fn find<'p>(&self, path: &'p [u8], found: &mut dyn FnMut(Option<&str>, Option<&'p [u8]>));
 }
 
@@ -64,18 +64,30 @@ pub fn set_captures(reader: CapturesOf) {
     let _ = CAPTURES_OF.set(reader);
 }
 
-/// The captures of a route's path.
-#[must_use]
-pub fn captures_of(path: &str) -> Option<Arc<dyn Captures>> {
-    CAPTURES_OF.get().and_then(|reader| reader(path))
+/// The path of a route, and its captures once a handler has asked for them.
+pub struct RoutePath {
+    path: String,
+    captures: OnceLock<Option<Arc<dyn Captures>>>,
+}
+
+impl RoutePath {
+    /// Of a route with this path.
+    #[must_use]
+    pub fn new(path: &str) -> Self {
+        Self { path: path.to_owned(), captures: OnceLock::new() }
+    }
+
+    fn captures(&self) -> Option<&dyn Captures> {
+        let made = self.captures.get_or_init(|| CAPTURES_OF.get().and_then(|reader| reader(&self.path)));
+        made.as_deref()
+    }
 }
 
 /// What the makers read: valid while the thread serves the request.
 #[derive(Clone, Copy)]
 struct Asked {
     view: *const RequestView<'static>,
-    /// The path of the route.
-    route: *const str,
+    route: *const RoutePath,
 }
 
 /// The memory of one request after another on one thread, and what is asked of it.
@@ -88,13 +100,17 @@ static MAKERS: RequestMakers = RequestMakers { parts, params, addresses };
 
 impl RequestMemory {
     pub(super) const fn new() -> Self {
-        let route = ptr::slice_from_raw_parts(ptr::null::<u8>(), 0) as *const str;
-        Self { raw: ptr::null_mut(), asked: Asked { view: ptr::null(), route } }
+        Self { raw: ptr::null_mut(), asked: Asked { view: ptr::null(), route: ptr::null() } }
     }
 
     /// Begins a request. `view` and `route` must live until [`RequestMemory::reset`] or the next call of this, and `self`
     /// must stay where it is. `None` when memory is short.
-    pub(super) fn begin(&mut self, request: *const HttpRequest, view: &RequestView<'_>, route: &str) -> Option<()> {
+    pub(super) fn begin(
+        &mut self,
+        request: *const HttpRequest,
+        view: &RequestView<'_>,
+        route: &RoutePath,
+    ) -> Option<()> {
         if self.raw.is_null() {
             // SAFETY: the makers live for ever.
             self.raw = unsafe { native::cwebn_request_new(&raw const MAKERS) };
@@ -289,7 +305,7 @@ unsafe extern "C" fn params(
     params: *mut *const RawParam,
     count: *mut usize,
 ) {
-    // SAFETY: as in `parts`; the route's path lives as long as the view.
+    // SAFETY: as in `parts`; the route lives as long as the view.
     let (view, route) = unsafe {
         let asked = *asked.cast::<Asked>();
         (&*asked.view, &*asked.route)
@@ -301,9 +317,9 @@ unsafe extern "C" fn params(
         let name = name.map_or(ptr::null(), |name| text(name.as_bytes()));
         all.push(RawParam { name, value: value.map_or(ptr::null(), |value| text(&decoded(value))) });
     };
-    match captures_of(route) {
-        Some(captures) => captures.find(view.path(), &mut found),
-        None => found(None, Some(view.path())),
+    found(None, Some(view.path()));
+    if let Some(captures) = route.captures() {
+        captures.find(view.path(), &mut found);
     }
     // SAFETY: as in `parts`.
     unsafe {

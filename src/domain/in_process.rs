@@ -16,6 +16,7 @@ use crate::abi::handed::Thing;
 use crate::abi::job;
 use crate::abi::manifest::{Manifest, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
+use crate::abi::request::RoutePath;
 use crate::abi::types::{Callee, HookFn};
 use crate::abi::websocket::Socket;
 use crate::jobs::code::JobCalls;
@@ -72,6 +73,8 @@ pub struct InProcessModule {
     warned: AtomicU32,
     /// Of the routes whose calls run one at a time.
     turns: Arc<Turns>,
+    /// Of the routes.
+    paths: Vec<RoutePath>,
 }
 
 /// Why a call has no answer.
@@ -170,8 +173,9 @@ impl InProcess {
         let context = context.ok_or_else(|| LoadError::Host("there is no memory for it".to_owned()))?;
         let context = Arc::new(context);
         open.set_used(Arc::clone(&context) as _);
-        let (context, open) = (ManuallyDrop::new(context), ManuallyDrop::new(open));
-        Ok(Arc::new(InProcessModule { context, open, number, warned: AtomicU32::new(0), turns: Arc::default() }))
+        let paths = open.manifest.routes.iter().map(|route| RoutePath::new(&route.path)).collect();
+        let (context, open, warned) = (ManuallyDrop::new(context), ManuallyDrop::new(open), AtomicU32::new(0));
+        Ok(Arc::new(InProcessModule { context, open, number, warned, turns: Arc::default(), paths }))
     }
 }
 
@@ -424,7 +428,7 @@ impl Executor {
         let Some(handler) = module.open.symbols.routes.get(route).copied().flatten() else {
             return Err("the route has no handler\n".to_owned());
         };
-        let path = module.open.manifest.routes.get(route).map_or("", |route| &route.path);
+        let Some(path) = module.paths.get(route) else { return Err("the route has no path\n".to_owned()) };
         // SAFETY: both outlive the call, the frame is boxed, and whoever calls this finishes before they end; a failed call
         // abandons the frame.
         let Some(pointers) = (unsafe { self.frame.prepare(view, path) }) else {

@@ -6,6 +6,7 @@
 mod support;
 
 mod forms;
+mod rest;
 
 use std::sync::Arc;
 use support::{Server, eventually};
