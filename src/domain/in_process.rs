@@ -7,7 +7,7 @@ use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work};
 use super::executor::Runner;
 use super::inbox::{Declined, Message};
 use super::serial::{Turn, Turns};
-use super::{DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, inspect, output, running};
+use super::{DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, fault, inspect, output, running};
 use crate::abi::context::{JobTables, ModuleContext};
 use crate::abi::events;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
@@ -162,7 +162,7 @@ impl InProcess {
     /// See [`LoadError`].
     pub(super) fn open(&self, path: &Path, number: u64) -> Result<Arc<InProcessModule>, LoadError> {
         let mut open = running::during(number, || module::open(path)).map_err(|error| match error {
-            OpenError::Loader(text) => match exhausted(&text) {
+            OpenError::Loader(text) => match fault::exhausted(&text) {
                 Some(what) => LoadError::Exhausted { what: what.to_owned(), text },
                 None => LoadError::Loader(text),
             },
@@ -270,19 +270,6 @@ impl InProcessModule {
         report(&Caught { number: self.number, trap, place });
         fault_of(trap)
     }
-}
-
-/// What the process has used up, if the dynamic loader's words are about that.
-fn exhausted(text: &str) -> Option<&'static str> {
-    let reasons = [
-        ("static TLS block", "the memory for thread-local variables of the initial-exec model (static TLS)"),
-        ("Too many open files", "the descriptors that it may open"),
-        ("Cannot allocate memory", "the memory that it may map"),
-        ("cannot allocate memory", "the memory that it may map"),
-        ("failed to map segment", "the memory that it may map"),
-        ("cannot create", "the memory that it may map"),
-    ];
-    reasons.iter().find(|(words, _)| text.contains(words)).map(|(_, what)| *what)
 }
 
 fn report(caught: &Caught<'_>) {
