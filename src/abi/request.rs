@@ -51,8 +51,11 @@ pub fn set_rules(rules: &RequestRules) {
 /// Finds the captures of a route's path in the path of a request.
 pub trait Captures: Send + Sync {
     /// Calls `found` with the name and the bytes of each group, in their order; with `None` for a group that took no part.
-    fn find<'p>(&self, path: &'p [u8], found: &mut dyn FnMut(Option<&str>, Option<&'p [u8]>));
+    fn find(&self, path: &[u8], found: &mut Found<'_>);
 }
+
+/// Takes the name and the bytes of one group.
+pub type Found<'f> = dyn FnMut(Option<&str>, Option<&[u8]>) + 'f;
 
 /// Makes the captures of a route's path; `None` for one without groups.
 pub type CapturesOf = fn(&str) -> Option<Arc<dyn Captures>>;
@@ -254,9 +257,10 @@ unsafe extern "C" fn parts(
         form::urlencoded(view.body, |name, value| {
             // SAFETY: as above. The value is decoded, so that it needs a place of its own.
             match unsafe { copy(request, value) } {
-                // SAFETY: the copy has the value's length.
                 Some(copy) => {
-                    all.add(name, None, None, unsafe { std::slice::from_raw_parts(copy.cast(), value.len()) });
+                    // SAFETY: the copy has the value's length.
+                    let copied = unsafe { std::slice::from_raw_parts(copy.cast(), value.len()) };
+                    all.add(name, None, None, copied);
                 }
                 None => all.wrong = Some(TOO_LARGE),
             }

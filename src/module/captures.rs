@@ -4,7 +4,7 @@
 //! a group matched is found where the module runs, when its handler asks; a shard only finds the route.
 
 use super::pattern::{GROUPS_MAX, Groups};
-use crate::abi::request::Captures;
+use crate::abi::request::{Captures, Found};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -113,7 +113,7 @@ struct RouteGroups {
 }
 
 impl Captures for RouteGroups {
-    fn find<'p>(&self, path: &'p [u8], found: &mut dyn FnMut(Option<&str>, Option<&'p [u8]>)) {
+    fn find(&self, path: &[u8], found: &mut Found<'_>) {
         for (place, name) in self.groups.of(path).unwrap_or_default().into_iter().zip(&self.names) {
             found(name.as_deref(), place.and_then(|place| path.get(place)));
         }
