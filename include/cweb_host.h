@@ -27,6 +27,7 @@ extern "C" {
 #endif
 
 struct websocket;
+struct cweb_requests;
 
 /** Levels of cweb_log(). */
 enum {
@@ -65,7 +66,8 @@ struct cweb_host {
     /** See event_add() and event_del() in libevent.h: run(event) is to be called when fd is ready. 0, or -1 and errno. */
     int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
     int (*event_del)(const void *module, void *event);
-    void *reserved[12]; /* NULL; becomes further functions */
+    const struct cweb_requests *requests; /**< cweb_request.h */
+    void *reserved[11]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

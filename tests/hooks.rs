@@ -178,7 +178,8 @@ fn an_unload_that_never_returns_holds_no_swap_up() {
 
 /// A module whose handler keeps its thread for a while.
 fn napper() -> String {
-    let code = format!("{CODE}H(nap) {{ (void)c; (void)q; usleep(100 * 1000); strcpy(r->body, \"rested\"); return 0; }}");
+    let code =
+        format!("{CODE}H(nap) {{ (void)c; (void)q; usleep(100 * 1000); strcpy(r->body, \"rested\"); return 0; }}");
     module("napper", &code, r#"{"/nap","GET",nap,NONE}"#, 1, "")
 }
 

@@ -2,7 +2,7 @@
 
 use super::native::WorkFn;
 use super::types::WebSocket;
-use super::{events, guard};
+use super::{events, guard, native};
 use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
@@ -62,8 +62,12 @@ pub struct HostTable {
     ws_send: unsafe extern "C" fn(*const *mut WebSocket, usize, c_int, *const c_char, usize) -> c_int,
     event_add: unsafe extern "C" fn(*const c_void, c_int, c_uint, WorkFn, *mut c_void) -> c_int,
     event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
-    reserved: [usize; 12],
+    requests: *const native::RequestServices,
+    reserved: [usize; 11],
 }
+
+// SAFETY: functions, and a pointer to a table of functions that nobody writes.
+unsafe impl Sync for HostTable {}
 
 /// Offsets of `struct cweb_host` as Rust sees them.
 #[cfg(test)]
@@ -79,6 +83,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.ws_send", offset_of!(HostTable, ws_send)),
         ("cweb_host.event_add", offset_of!(HostTable, event_add)),
         ("cweb_host.event_del", offset_of!(HostTable, event_del)),
+        ("cweb_host.requests", offset_of!(HostTable, requests)),
     ]
 }
 
@@ -95,7 +100,8 @@ static TABLE: HostTable = HostTable {
     ws_send,
     event_add,
     event_del,
-    reserved: [0; 12],
+    requests: &raw const native::cwebn_requests,
+    reserved: [0; 11],
 };
 
 /// The table of this server.

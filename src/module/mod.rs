@@ -3,6 +3,7 @@
 //! Control plane only: nothing here runs for a request. What the shards read is the immutable [`table::Table`],
 //! published whole by one atomic store.
 
+pub mod captures;
 mod compile;
 pub mod control;
 pub mod deploy;
@@ -11,7 +12,8 @@ mod dialect;
 pub(crate) mod fuzz;
 pub mod generation;
 mod job_code;
-mod pattern;
+mod matcher;
+pub mod pattern;
 mod pipeline;
 mod sdk;
 mod store;
