@@ -27,6 +27,17 @@ extern "C" {
 #endif
 
 struct websocket;
+struct http_response;
+
+/** A file to answer with, for cweb_host.send_file. Authors use cweb_file.h. */
+struct cweb_file {
+    uint32_t size; /**< sizeof(struct cweb_file) of the module */
+    int flags;     /**< CWEB_FILE_… */
+    const char *root; /**< The directory that path stays below whatever it says; NULL: path is used as it is */
+    const char *path;
+    const char *content_type; /**< NULL: by the suffix of path */
+    const char *etag;         /**< NULL: by the file's state */
+};
 
 /** Levels of cweb_log(). */
 enum {
@@ -65,7 +76,9 @@ struct cweb_host {
     /** See event_add() and event_del() in libevent.h: run(event) is to be called when fd is ready. 0, or -1 and errno. */
     int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
     int (*event_del)(const void *module, void *event);
-    void *reserved[12]; /* NULL; becomes further functions */
+    /** Answers with a file; see cweb_file.h. 0, or -1 and errno. */
+    int (*send_file)(const void *module, struct http_response *response, const struct cweb_file *file);
+    void *reserved[11]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

@@ -1,7 +1,8 @@
 //! `struct cweb_host`: the functions a module can call in the server.
 
+use super::files::FileWish;
 use super::native::WorkFn;
-use super::types::WebSocket;
+use super::types::{HttpResponse, WebSocket};
 use super::{events, guard};
 use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -62,7 +63,8 @@ pub struct HostTable {
     ws_send: unsafe extern "C" fn(*const *mut WebSocket, usize, c_int, *const c_char, usize) -> c_int,
     event_add: unsafe extern "C" fn(*const c_void, c_int, c_uint, WorkFn, *mut c_void) -> c_int,
     event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
-    reserved: [usize; 12],
+    send_file: unsafe extern "C" fn(*const c_void, *mut HttpResponse, *const FileWish) -> c_int,
+    reserved: [usize; 11],
 }
 
 /// Offsets of `struct cweb_host` as Rust sees them.
@@ -79,6 +81,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.ws_send", offset_of!(HostTable, ws_send)),
         ("cweb_host.event_add", offset_of!(HostTable, event_add)),
         ("cweb_host.event_del", offset_of!(HostTable, event_del)),
+        ("cweb_host.send_file", offset_of!(HostTable, send_file)),
     ]
 }
 
@@ -95,7 +98,8 @@ static TABLE: HostTable = HostTable {
     ws_send,
     event_add,
     event_del,
-    reserved: [0; 12],
+    send_file,
+    reserved: [0; 11],
 };
 
 /// The table of this server.
@@ -192,6 +196,13 @@ unsafe extern "C" fn event_del(module: *const c_void, event: *mut c_void) -> c_i
     // SAFETY: the caller's contract.
     let Some(token) = (unsafe { module.cast::<ModuleToken>().as_ref() }) else { return -1 };
     with_errno(events::remove(token, event))
+}
+
+/// # Safety
+/// By the contract of the table: `wish` has C strings or NULL. `response` is only compared.
+unsafe extern "C" fn send_file(_module: *const c_void, response: *mut HttpResponse, wish: *const FileWish) -> c_int {
+    // SAFETY: the caller's contract.
+    with_errno(unsafe { super::files::send_file(response, wish) })
 }
 
 /// # Safety

@@ -11,6 +11,7 @@ mod dialect;
 pub(crate) mod fuzz;
 pub mod generation;
 mod job_code;
+mod mounts;
 mod pattern;
 mod pipeline;
 mod sdk;

@@ -5,4 +5,5 @@
 
 pub mod form;
 pub mod http1;
+pub mod mime;
 pub mod ws;

@@ -4,6 +4,7 @@
 
 use super::arena::Budgets;
 use crate::abi::manifest::Manifest;
+use crate::domain::CodingSettings;
 use crate::domain::sandbox::Policy;
 use crate::jobs::store::TableQuery;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -37,6 +38,8 @@ pub(super) struct Start {
     pub(super) crypto: bool,
     /// Longest message that the server takes.
     pub(super) message_bytes_max: usize,
+    /// What is compressed and expanded.
+    pub(super) codings: CodingSettings,
     /// What the process may do.
     pub(super) policy: Policy,
 }

@@ -4,6 +4,7 @@
 //! record that is wrong anywhere is refused whole.
 
 use super::arena::Place;
+use super::file_body::FileBody;
 use crate::proto::ws::Kind;
 
 /// A record can't be read: the other side is broken or lies.
@@ -31,6 +32,7 @@ mod kind {
     pub(super) const RETURNED: u8 = 16;
     pub(super) const DECLINED: u8 = 13;
     pub(super) const TURN: u8 = 17;
+    pub(super) const ANSWER_FILE: u8 = 20;
 }
 
 /// Where a body is.
@@ -60,6 +62,8 @@ pub(super) enum ToDomain<'a> {
 pub(super) enum ToServer<'a> {
     /// What a handler answered, and how long it ran.
     Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: Body<'a> },
+    /// The same with a file as the body.
+    FileAnswer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, file: FileBody },
     /// A call of those that run one at a time has its turn: its handler begins.
     Turn { ticket: u64 },
     /// A handler has returned, and its answer waits for memory.
@@ -92,18 +96,18 @@ impl<'a> Headers<'a> {
 }
 
 /// Reads numbers and blocks, or `None` where they don't fit.
-struct Reader<'a> {
-    bytes: &'a [u8],
+pub(super) struct Reader<'a> {
+    pub(super) bytes: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.bytes.split_at_checked(count)?;
         self.bytes = rest;
         Some(taken)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(super) fn u8(&mut self) -> Option<u8> {
         self.take(1)?.first().copied()
     }
 
@@ -115,16 +119,30 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(super) fn u16(&mut self) -> Option<u16> {
         Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    /// What an answer begins with, behind its ticket.
+    fn answer_head(&mut self) -> Option<(u32, u16, Headers<'a>)> {
+        let (ran_us, status) = (self.u32()?, self.u16()?);
+        let count = usize::from(self.u16()?);
+        let all = self.bytes;
+        for _ in 0..count {
+            self.block()?;
+            self.block()?;
+        }
+        let bytes = all.get(..all.len() - self.bytes.len())?;
+        let valid = (200..=599).contains(&status) && count <= HEADERS_MAX;
+        valid.then_some((ran_us, status, Headers { bytes, count }))
     }
 
     /// The rest of a record: its body, or where that lies.
@@ -136,7 +154,7 @@ impl<'a> Reader<'a> {
         self.bytes.is_empty().then_some(Body::Lent(place))
     }
 
-    fn block(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn block(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.u32()?).ok()?;
         self.take(length)
     }
@@ -146,7 +164,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
     // A record is smaller than its ring, which is far below 4 GiB.
     out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(bytes);
@@ -227,6 +245,14 @@ pub(super) fn answer_head<'h>(
     if let Some(place) = out.get_mut(at..at + 2) {
         place.copy_from_slice(&count.to_le_bytes());
     }
+}
+
+/// Makes the fixed part of an answer one of an answer with a file.
+pub(super) fn attach_file(fixed: &mut Vec<u8>, file: &FileBody) {
+    if let Some(kind) = fixed.first_mut() {
+        *kind = kind::ANSWER_FILE;
+    }
+    file.push(fixed);
 }
 
 /// Sets the time in the fixed part of an answer anew.
@@ -324,18 +350,13 @@ impl<'a> ToServer<'a> {
         let (kind, ticket) = (reader.u8()?, reader.u64()?);
         Some(match kind {
             kind::ANSWER | kind::ANSWER_LENT => {
-                let (ran_us, status) = (reader.u32()?, reader.u16()?);
-                let count = usize::from(reader.u16()?);
-                let all = reader.bytes;
-                for _ in 0..count {
-                    reader.block()?;
-                    reader.block()?;
-                }
-                let bytes = all.get(..all.len() - reader.bytes.len())?;
-                let valid = (200..=599).contains(&status) && count <= HEADERS_MAX;
-                valid.then_some(())?;
+                let (ran_us, status, headers) = reader.answer_head()?;
                 let body = reader.body(kind == kind::ANSWER)?;
-                Self::Answer { ticket, ran_us, status, headers: Headers { bytes, count }, body }
+                Self::Answer { ticket, ran_us, status, headers, body }
+            }
+            kind::ANSWER_FILE => {
+                let (ran_us, status, headers) = reader.answer_head()?;
+                Self::FileAnswer { ticket, ran_us, status, headers, file: FileBody::parse(reader)? }
             }
             kind::FAULT => Self::Fault { ticket, why: std::str::from_utf8(reader.rest()).ok()? },
             kind::DECLINED => Self::Declined { ticket, ran_us: reader.u32()? },

@@ -4,4 +4,4 @@ mod multipart;
 mod urlencoded;
 
 pub use multipart::{MultipartError, Part, multipart, multipart_boundary};
-pub use urlencoded::urlencoded;
+pub use urlencoded::{percent_decoded, urlencoded};
