@@ -243,7 +243,7 @@ fn install(
         }
         _ => {}
     }
-    plane.reserve(ticket, manifest)?;
+    plane.reserve(ticket, manifest, domain)?;
     let result = swap_in(plane, ticket, compiled, domain, manifest);
     plane.release(ticket);
     result.map(|()| deployed)
