@@ -127,6 +127,36 @@ static inline int cweb_send_file(http_request_t *req, http_response_t *res, cons
     return cweb_send_file_from(req, res, NULL, path, 0);
 }
 
+/* Writes all of it; -1 with errno. */
+static inline int cweb_write_all(int fd, const char *bytes, size_t length) {
+    while (length > 0) {
+        ssize_t count = write(fd, bytes, length);
+        if (count > 0) {
+            bytes += count;
+            length -= (size_t)count;
+        } else if (count == 0 || errno != EINTR) {
+            errno = count == 0 ? EIO : errno;
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/**
+ * Writes the body of the request to a file that is open for writing, at its current position.
+ * @param max  most bytes; 0: as many as the route takes
+ * @return how many bytes were written; -1 with errno: EMSGSIZE when the body is larger than max, of which nothing is written
+ *         then, or that of write(2), when a part may have been written
+ */
+static inline ssize_t cweb_read_to_file(http_request_t *req, int fd, size_t max) {
+    size_t length = req->content_length > 0 ? (size_t)req->content_length : 0;
+    if (max > 0 && length > max) {
+        errno = EMSGSIZE;
+        return -1;
+    }
+    return cweb_write_all(fd, req->body, length) == 0 ? (ssize_t)length : -1;
+}
+
 #ifdef __cplusplus
 }
 #endif

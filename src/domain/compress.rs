@@ -30,7 +30,7 @@ const LAYERS_MAX: usize = 2;
 static SETTINGS: OnceLock<Chosen> = OnceLock::new();
 
 /// What is compressed and expanded in this process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodingSettings {
     /// Codings of answers by name, the ones that are preferred first; none: nothing is compressed.
     pub answers: Vec<String>,

@@ -101,6 +101,8 @@ pub struct Outbox {
     sent: usize,
     /// Bytes sent in all, wrapping.
     total: usize,
+    /// The socket was made non-blocking: sendfile(2) has no flag for it.
+    is_nonblocking: bool,
 }
 
 impl Outbox {
@@ -316,6 +318,10 @@ impl Outbox {
             if let Some(range) = self.cold() {
                 return Ok(Sent::Cold(range));
             }
+            if !self.is_nonblocking && matches!(self.segments.front(), Some(Segment::File(..))) {
+                sys::nonblocking(fd)?;
+                self.is_nonblocking = true;
+            }
             match self.send_some(fd) {
                 Ok(count) => {
                     self.advance(count);
@@ -358,6 +364,8 @@ impl Outbox {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -366,6 +374,7 @@ mod tests {
         Owned(Vec<u8>),
         Shared(Vec<u8>),
         Lent(Vec<u8>),
+        File(Vec<u8>),
         Send(usize),
         /// As through TLS.
         Front(usize),
@@ -404,9 +413,33 @@ mod tests {
             bytes().prop_map(Step::Shared),
             proptest::collection::vec(any::<u8>(), 1..50).prop_map(Step::Lent),
             (any::<u8>(), 1..3 * COPY_BYTES_MAX).prop_map(|(byte, count)| Step::Lent(vec![byte; count])),
+            (any::<u8>(), 1..2 * COPY_BYTES_MAX).prop_map(|(byte, count)| Step::File(vec![byte; count])),
             (0..3000_usize).prop_map(Step::Send),
             (0..2 * COPY_BYTES_MAX).prop_map(Step::Front),
         ]
+    }
+
+    /// A body of these bytes in the middle of a file.
+    fn file(bytes: &[u8]) -> Attached {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[b"xyz", bytes, b"more"].concat()).unwrap();
+        let range = 3..3 + bytes.len() as u64;
+        Attached::Pieces(vec![BodyPiece::File(FileRange::new(Arc::new(file.into()), range))])
+    }
+
+    #[test]
+    fn a_file_that_is_too_short_is_an_error() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"ab").unwrap();
+        let mut outbox = Outbox::default();
+        let range = FileRange::new(Arc::new(file.into()), 0..5);
+        outbox.push_attached(Attached::Pieces(vec![BodyPiece::File(range)]));
+        outbox.load().unwrap();
+        assert_eq!(outbox.front(), b"ab");
+        outbox.advance(2);
+        assert_eq!(outbox.load().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(outbox.flush(socket.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     /// What the next send would be offered.
@@ -414,6 +447,9 @@ mod tests {
         let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
         if let Some(Segment::Lent(bytes, from)) = outbox.segments.front() {
             return bytes.copy(from + outbox.sent..usize::MAX);
+        }
+        if let Some(Segment::File(part, from)) = outbox.segments.front() {
+            return part.copy(from + outbox.sent, usize::MAX).unwrap();
         }
         let (count, _) = outbox.slices(&mut room);
         room[..count].iter().flat_map(|slice| slice.to_vec()).collect()
@@ -472,6 +508,7 @@ mod tests {
                     Step::Owned(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_owned(bytes); }
                     Step::Shared(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_shared(bytes.into()); }
                     Step::Lent(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_lent(Box::new(Other(bytes))); }
+                    Step::File(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_attached(file(&bytes)); }
                     Step::Send(count) => {
                         let ready = ready(&outbox);
                         let count = count.min(ready.len());
@@ -479,6 +516,7 @@ mod tests {
                         outbox.advance(count);
                     }
                     Step::Front(count) => {
+                        outbox.load().unwrap();
                         let front = outbox.front();
                         let part = front[..count.min(front.len())].to_vec();
                         sent.extend_from_slice(&part);
@@ -490,6 +528,7 @@ mod tests {
                 prop_assert_eq!(outbox.is_empty(), pushed.len() == sent.len());
             }
             while !outbox.is_empty() {
+                outbox.load().unwrap();
                 let ready = if in_front { outbox.front().to_vec() } else { ready(&outbox) };
                 outbox.advance(ready.len());
                 sent.extend_from_slice(&ready);

@@ -51,6 +51,15 @@ pub(super) fn send_vectored(fd: RawFd, slices: &[io::IoSlice<'_>], more: bool) -
     check(unsafe { libc::sendmsg(fd, &raw const message, flags) })
 }
 
+/// Makes a socket non-blocking. Other calls here say so by a flag of their own.
+pub(super) fn nonblocking(fd: RawFd) -> io::Result<()> {
+    // SAFETY: no memory is involved; for `fd` see `send`.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    // SAFETY: the same.
+    let failed = flags < 0 || unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) } < 0;
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// `sendfile(2)` of at most `bytes` bytes of the regular file `file` from `start` on; 0 means that it ends there. `socket`
 /// must be non-blocking.
 pub(super) fn send_file(socket: RawFd, file: RawFd, start: u64, bytes: usize) -> io::Result<usize> {

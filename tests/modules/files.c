@@ -58,6 +58,19 @@ static int wrong_response(ctx_t *ctx, http_request_t *req, http_response_t *res)
     return cweb_respond(res, HTTP_200_OK, "text/plain", "%d %d %s", result, null, strerror(errno));
 }
 
+static int upload(ctx_t *ctx, http_request_t *req, http_response_t *res) {
+    (void)ctx;
+    FILE *file = tmpfile();
+    ssize_t count = cweb_read_to_file(req, fileno(file), strtoul(param(req, "max"), NULL, 10));
+    int error = errno;
+    char back[64] = "";
+    rewind(file);
+    size_t got = fread(back, 1, sizeof back - 1, file);
+    back[got] = '\0';
+    fclose(file);
+    return cweb_respond(res, HTTP_200_OK, "text/plain", "%zd %s [%s]", count, count < 0 ? strerror(error) : "ok", back);
+}
+
 /* Writes into the sockets by which descriptors get to the server. */
 static int breaks(ctx_t *ctx, http_request_t *req, http_response_t *res) {
     (void)ctx, (void)req;
@@ -84,8 +97,9 @@ export module_t config = {
                {"/faults", "GET", faults, NONE},
                {"/wrong", "GET", wrong_response, NONE},
                {"/breaks", "GET", breaks, NONE},
-               {"/below", "PUT", below, NONE}},
-    .size = 10,
+               {"/below", "PUT", below, NONE},
+               {"/upload", "POST", upload, NONE}},
+    .size = 11,
     .mounts = {{"/assets", "static/www"}},
     .mount_size = 1,
 };

@@ -129,12 +129,14 @@ impl Receiver {
         let received = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut message)], &mut control, flags);
         let received = received.map_err(|_| "an answer with a file came without it")?;
         let cut = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
-        let mut descriptors = control.drain().filter_map(|part| match part {
+        let descriptors = control.drain().filter_map(|part| match part {
             RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
             _ => None,
         });
-        let descriptor = descriptors.next().and_then(|mut descriptors| descriptors.next());
-        let (Some(descriptor), MESSAGE_BYTES, false) = (descriptor, received.bytes, cut) else {
+        // The padding behind one has room for another.
+        let mut descriptors = descriptors.flatten();
+        let (first, second) = (descriptors.next(), descriptors.next());
+        let (Some(descriptor), None, MESSAGE_BYTES, false) = (first, second, received.bytes, cut) else {
             return Err("a file was passed in a wrong way");
         };
         check(&descriptor)?;

@@ -63,7 +63,7 @@ pub(super) enum ToServer<'a> {
     /// What a handler answered, and how long it ran.
     Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: Body<'a> },
     /// The same with a file as the body.
-    FileAnswer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, file: FileBody },
+    FileAnswer(FileAnswer<'a>),
     /// A call of those that run one at a time has its turn: its handler begins.
     Turn { ticket: u64 },
     /// A handler has returned, and its answer waits for memory.
@@ -78,6 +78,16 @@ pub(super) enum ToServer<'a> {
     Send { key: u64, frame: Body<'a> },
     /// Close a socket.
     Close { key: u64, code: u16 },
+}
+
+/// What a handler answered with a file as the body, and how long it ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileAnswer<'a> {
+    pub(super) ticket: u64,
+    pub(super) ran_us: u32,
+    pub(super) status: u16,
+    pub(super) headers: Headers<'a>,
+    pub(super) file: FileBody,
 }
 
 /// Header fields of an answer; read one by one.
@@ -356,7 +366,7 @@ impl<'a> ToServer<'a> {
             }
             kind::ANSWER_FILE => {
                 let (ran_us, status, headers) = reader.answer_head()?;
-                Self::FileAnswer { ticket, ran_us, status, headers, file: FileBody::parse(reader)? }
+                Self::FileAnswer(FileAnswer { ticket, ran_us, status, headers, file: FileBody::parse(reader)? })
             }
             kind::FAULT => Self::Fault { ticket, why: std::str::from_utf8(reader.rest()).ok()? },
             kind::DECLINED => Self::Declined { ticket, ran_us: reader.u32()? },

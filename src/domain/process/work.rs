@@ -92,6 +92,17 @@ impl Domain {
     }
 }
 
+/// What became of a handler's answer.
+struct Made {
+    lent: Lent,
+    declined: bool,
+    /// The file that is the body instead.
+    file: Option<FileParts>,
+    /// The body is the executor's own memory.
+    is_kept: bool,
+    start: Instant,
+}
+
 /// One thread's part: runs work and sends what comes of it.
 pub(super) struct DomainRunner {
     domain: Arc<Domain>,
@@ -169,6 +180,16 @@ impl DomainRunner {
                 copied.extend_from_slice(body);
             }
         });
+        let made = Made { lent, declined, file, is_kept, start };
+        self.answer(port, ticket, result, made);
+        None
+    }
+
+    /// Sends what a handler has answered, or what is answered instead.
+    fn answer(&mut self, port: &Port, ticket: u64, result: Result<(), NoAnswer>, made: Made) {
+        let Made { lent, declined, file, is_kept, start } = made;
+        let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
+        let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
         let fits = port.room(fixed.len() + LENT_FIXED_BYTES) > 0;
         let too_large = || NoAnswer::failed("the header fields of the answer are too large\n");
         match (result.and_then(|()| fits.then_some(()).ok_or_else(too_large)), lent) {
@@ -208,7 +229,6 @@ impl DomainRunner {
         if self.copied.capacity() > LENT_BYTES_MIN {
             self.copied = Vec::new();
         }
-        None
     }
 
     fn socket(&mut self, port: &Port, shard: usize, work: &ToDomain<'_>, events: &[u8]) {

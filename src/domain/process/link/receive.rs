@@ -1,7 +1,7 @@
 //! Records that come from a domain, and what they mean. All of them is checked as hostile input.
 
 use super::super::arena::Borrowed;
-use super::super::wire::{Body, ToServer};
+use super::super::wire::{Body, FileAnswer, ToServer};
 use super::call::{Asker, Pending, Stage};
 use super::calls::RemoteCalls;
 use super::line::Line;
@@ -113,21 +113,9 @@ impl RemoteCalls {
                 tell_dropped(&pending, dropped);
                 out.push(Message::Answer { conn, seq, bytes, lent });
             }
-            ToServer::FileAnswer { ticket, ran_us, status, headers, file } => {
-                line.link.call_over(ticket);
-                // Also for a call that is over: the next file is behind this one.
-                let descriptor = line.link.files.find(file.file)?;
-                let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
-                let Asker::Request { conn, seq, meta } = &pending.asker else { return Ok(()) };
-                let (conn, seq) = (*conn, *seq);
-                let mut bytes = Vec::with_capacity(512);
-                let head = meta.head(status, usize::try_from(file.bytes()).unwrap_or(usize::MAX));
-                let dropped =
-                    encode_response(&mut bytes, &ResponseHead { head_only: true, ..head }, headers.iter(), &[]);
-                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), bytes.len());
-                tell_dropped(&pending, dropped);
-                let lent = head.has_body().then(|| files::pieces(&descriptor, file.pieces.into_iter()));
-                out.push(Message::Answer { conn, seq, bytes, lent });
+            ToServer::FileAnswer(answer) => {
+                line.link.call_over(answer.ticket);
+                self.take_file(line, answer, out)?;
             }
             ToServer::Turn { ticket } => self.moves_on(line, ticket, Stage::Turn, Stage::Running),
             ToServer::Returned { ticket } => self.moves_on(line, ticket, Stage::Running, Stage::Returned),
@@ -179,6 +167,23 @@ impl RemoteCalls {
                 out.push(Message::SocketClose { socket: key, code });
             }
         }
+        Ok(())
+    }
+
+    /// An answer with a file.
+    fn take_file(&mut self, line: &mut Line, answer: FileAnswer<'_>, out: &mut Vec<Message>) -> Result<(), String> {
+        let FileAnswer { ticket, ran_us, status, headers, file } = answer;
+        // Also for a call that is over: the next file is behind this one.
+        let descriptor = line.link.files.find(file.file)?;
+        let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
+        let Asker::Request { conn, seq, meta } = &pending.asker else { return Ok(()) };
+        let mut bytes = Vec::with_capacity(512);
+        let head = meta.head(status, usize::try_from(file.bytes()).unwrap_or(usize::MAX));
+        let dropped = encode_response(&mut bytes, &ResponseHead { head_only: true, ..head }, headers.iter(), &[]);
+        pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), bytes.len());
+        tell_dropped(&pending, dropped);
+        let lent = head.has_body().then(|| files::pieces(&descriptor, file.pieces.into_iter()));
+        out.push(Message::Answer { conn: *conn, seq: *seq, bytes, lent });
         Ok(())
     }
 
