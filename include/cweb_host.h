@@ -28,6 +28,7 @@ extern "C" {
 
 struct websocket;
 struct http_response;
+struct cweb_requests;
 
 /** A file to answer with, for cweb_host.send_file. Authors use cweb_file.h. */
 struct cweb_file {
@@ -76,9 +77,10 @@ struct cweb_host {
     /** See event_add() and event_del() in libevent.h: run(event) is to be called when fd is ready. 0, or -1 and errno. */
     int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
     int (*event_del)(const void *module, void *event);
+    const struct cweb_requests *requests; /**< cweb_request.h */
     /** Answers with a file; see cweb_file.h. 0, or -1 and errno. */
     int (*send_file)(const void *module, struct http_response *response, const struct cweb_file *file);
-    void *reserved[11]; /* NULL; becomes further functions */
+    void *reserved[10]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

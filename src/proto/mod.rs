@@ -4,6 +4,7 @@
 //! unit test and a fuzzer.
 
 pub mod form;
+pub mod forwarded;
 pub mod http1;
 pub mod mime;
 pub mod ws;

@@ -1,6 +1,6 @@
 //! The part of a record that tells the server what of a file to send. Sans-IO; hostile when it comes from a domain.
 
-use super::wire::{Reader, push_block};
+use super::wire::{HEADERS_MAX, Headers, Reader, kind, push_block};
 use crate::abi::files::Piece;
 
 /// Most pieces of a body.
@@ -67,6 +67,40 @@ impl FileBody {
     }
 }
 
+/// What a handler answered with a file as the body, and how long it ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileAnswer<'a> {
+    pub(super) ticket: u64,
+    pub(super) ran_us: u32,
+    pub(super) status: u16,
+    pub(super) headers: Headers<'a>,
+    pub(super) file: FileBody,
+}
+
+/// Makes the fixed part of an answer one of an answer with a file.
+pub(super) fn attach_file(fixed: &mut Vec<u8>, file: &FileBody) {
+    if let Some(kind) = fixed.first_mut() {
+        *kind = kind::ANSWER_FILE;
+    }
+    file.push(fixed);
+}
+
+impl<'a> Reader<'a> {
+    /// What an answer begins with, behind its ticket.
+    pub(super) fn answer_head(&mut self) -> Option<(u32, u16, Headers<'a>)> {
+        let (ran_us, status) = (self.u32()?, self.u16()?);
+        let count = usize::from(self.u16()?);
+        let all = self.bytes;
+        for _ in 0..count {
+            self.block()?;
+            self.block()?;
+        }
+        let bytes = all.get(..all.len() - self.bytes.len())?;
+        let valid = (200..=599).contains(&status) && count <= HEADERS_MAX;
+        valid.then_some((ran_us, status, Headers { bytes, count }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::wire::{self, ToServer};
@@ -76,7 +110,7 @@ mod tests {
     fn record(file: &FileBody) -> Vec<u8> {
         let mut record = Vec::new();
         wire::answer_head(&mut record, 1, 2, 206, [(b"a".as_slice(), b"b".as_slice())].into_iter());
-        wire::attach_file(&mut record, file);
+        attach_file(&mut record, file);
         record
     }
 

@@ -4,8 +4,9 @@
 //! record that is wrong anywhere is refused whole.
 
 use super::arena::Place;
-use super::file_body::FileBody;
+use super::file_body::{FileAnswer, FileBody};
 use crate::proto::ws::Kind;
+use std::net::IpAddr;
 
 /// A record can't be read: the other side is broken or lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -13,9 +14,9 @@ use crate::proto::ws::Kind;
 pub(super) struct Malformed(pub(super) &'static str);
 
 /// Most header fields of an answer.
-const HEADERS_MAX: usize = 1024;
+pub(super) const HEADERS_MAX: usize = 1024;
 
-mod kind {
+pub(super) mod kind {
     pub(super) const REQUEST: u8 = 2;
     pub(super) const SOCKET: u8 = 3;
     pub(super) const ANSWER: u8 = 4;
@@ -48,7 +49,15 @@ pub(super) enum Body<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ToDomain<'a> {
     /// An HTTP request: the head as it was received, and the body without its framing.
-    Request { ticket: u64, instance: u64, route: u32, short: bool, head: &'a [u8], body: Body<'a> },
+    Request {
+        ticket: u64,
+        instance: u64,
+        route: u32,
+        short: bool,
+        peer: Option<IpAddr>,
+        head: &'a [u8],
+        body: Body<'a>,
+    },
     /// Events of a WebSocket, encoded by [`push_event`].
     Socket { ticket: u64, instance: u64, index: u32, short: bool, key: u64, events: Body<'a> },
     /// The body of an answer or the frame at this offset has been sent.
@@ -80,21 +89,11 @@ pub(super) enum ToServer<'a> {
     Close { key: u64, code: u16 },
 }
 
-/// What a handler answered with a file as the body, and how long it ran.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FileAnswer<'a> {
-    pub(super) ticket: u64,
-    pub(super) ran_us: u32,
-    pub(super) status: u16,
-    pub(super) headers: Headers<'a>,
-    pub(super) file: FileBody,
-}
-
 /// Header fields of an answer; read one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Headers<'a> {
-    bytes: &'a [u8],
-    count: usize,
+    pub(super) bytes: &'a [u8],
+    pub(super) count: usize,
 }
 
 impl<'a> Headers<'a> {
@@ -141,20 +140,6 @@ impl<'a> Reader<'a> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
-    /// What an answer begins with, behind its ticket.
-    fn answer_head(&mut self) -> Option<(u32, u16, Headers<'a>)> {
-        let (ran_us, status) = (self.u32()?, self.u16()?);
-        let count = usize::from(self.u16()?);
-        let all = self.bytes;
-        for _ in 0..count {
-            self.block()?;
-            self.block()?;
-        }
-        let bytes = all.get(..all.len() - self.bytes.len())?;
-        let valid = (200..=599).contains(&status) && count <= HEADERS_MAX;
-        valid.then_some((ran_us, status, Headers { bytes, count }))
-    }
-
     /// The rest of a record: its body, or where that lies.
     fn body(&mut self, here: bool) -> Option<Body<'a>> {
         if here {
@@ -162,6 +147,15 @@ impl<'a> Reader<'a> {
         }
         let place = Place { offset: self.u64()?, bytes: self.u64()? };
         self.bytes.is_empty().then_some(Body::Lent(place))
+    }
+
+    fn address(&mut self) -> Option<Option<IpAddr>> {
+        Some(match self.u8()? {
+            0 => None,
+            4 => Some(IpAddr::from(<[u8; 4]>::try_from(self.take(4)?).ok()?)),
+            16 => Some(IpAddr::from(<[u8; 16]>::try_from(self.take(16)?).ok()?)),
+            _ => return None,
+        })
     }
 
     pub(super) fn block(&mut self) -> Option<&'a [u8]> {
@@ -178,6 +172,21 @@ pub(super) fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
     // A record is smaller than its ring, which is far below 4 GiB.
     out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(bytes);
+}
+
+/// The length of an address, 0 for none, and the address.
+fn push_address(out: &mut Vec<u8>, address: Option<IpAddr>) {
+    match address {
+        None => out.push(0),
+        Some(IpAddr::V4(address)) => {
+            out.push(4);
+            out.extend_from_slice(&address.octets());
+        }
+        Some(IpAddr::V6(address)) => {
+            out.push(16);
+            out.extend_from_slice(&address.octets());
+        }
+    }
 }
 
 /// Makes the fixed part of a record one whose body is at `place`: the whole record.
@@ -210,12 +219,20 @@ pub(super) fn gone(out: &mut Vec<u8>, key: u64) {
 }
 
 /// The fixed part of a request and its head; the body follows it.
-pub(super) fn request_head(out: &mut Vec<u8>, ticket: u64, instance: u64, route: u32, short: bool, head: &[u8]) {
+pub(super) fn request_head(
+    out: &mut Vec<u8>,
+    ticket: u64,
+    (instance, route): (u64, u32),
+    short: bool,
+    peer: Option<IpAddr>,
+    head: &[u8],
+) {
     out.push(kind::REQUEST);
     out.extend_from_slice(&ticket.to_le_bytes());
     out.extend_from_slice(&instance.to_le_bytes());
     out.extend_from_slice(&route.to_le_bytes());
     out.push(u8::from(short));
+    push_address(out, peer);
     push_block(out, head);
 }
 
@@ -255,14 +272,6 @@ pub(super) fn answer_head<'h>(
     if let Some(place) = out.get_mut(at..at + 2) {
         place.copy_from_slice(&count.to_le_bytes());
     }
-}
-
-/// Makes the fixed part of an answer one of an answer with a file.
-pub(super) fn attach_file(fixed: &mut Vec<u8>, file: &FileBody) {
-    if let Some(kind) = fixed.first_mut() {
-        *kind = kind::ANSWER_FILE;
-    }
-    file.push(fixed);
 }
 
 /// Sets the time in the fixed part of an answer anew.
@@ -332,6 +341,7 @@ impl<'a> ToDomain<'a> {
                 instance: reader.u64()?,
                 route: reader.u32()?,
                 short: reader.u8()? != 0,
+                peer: reader.address()?,
                 head: reader.block()?,
                 body: reader.body(kind == kind::REQUEST)?,
             },
@@ -483,17 +493,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_come_back(ticket: u64, instance: u64, route: u32, short: bool, head in bytes(40), body in bytes(40)) {
+        fn requests_come_back(ticket: u64, instance: u64, route: u32, short: bool, peer: Option<IpAddr>, head in bytes(40), body in bytes(40)) {
             let mut record = Vec::new();
-            request_head(&mut record, ticket, instance, route, short, &head);
+            request_head(&mut record, ticket, (instance, route), short, peer, &head);
             record.extend_from_slice(&body);
             let read = ToDomain::read(&record).unwrap();
-            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, head: &head, body: Body::Here(&body) });
+            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, peer, head: &head, body: Body::Here(&body) });
             let place = Place { offset: ticket, bytes: instance };
             record.truncate(record.len() - body.len());
             lend(&mut record, place);
             let read = ToDomain::read(&record).unwrap();
-            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, head: &head, body: Body::Lent(place) });
+            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, peer, head: &head, body: Body::Lent(place) });
         }
 
         #[test]

@@ -2,7 +2,7 @@
 
 use super::answers::{Answers, Lent};
 use super::arena::{Borrower, LENT_BYTES_MIN};
-use super::file_body::FileBody;
+use super::file_body::{self, FileBody};
 use super::port::{Port, PortOutlet};
 use super::wire::{self, Body, Event, ToDomain};
 use crate::abi::files::{FileAnswer, FileParts};
@@ -17,6 +17,7 @@ use crate::domain::in_process::{BUSY, Executor, InProcess, InProcessModule};
 use crate::domain::serial::{Turn, Turns};
 use crate::numbered::{Numbered, Numbers};
 use crate::proto::http1::{Head, RequestView};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -126,9 +127,9 @@ impl DomainRunner {
     }
 
     /// Runs a handler, unless its calls run one at a time and the call has no turn: then gives whose turns they are.
-    fn request(&mut self, port: &Port, asked: &Asked, head: &[u8], body: &[u8]) -> Option<Arc<Turns>> {
+    fn request(&mut self, port: &Port, asked: &Asked<'_>, body: &[u8]) -> Option<Arc<Turns>> {
         let start = Instant::now();
-        let Asked { ticket, instance, route, has_turn } = *asked;
+        let Asked { ticket, instance, route, has_turn, peer, head } = *asked;
         let Some(module) = self.domain.instance(instance) else {
             fail(port, ticket, "the module is not loaded in its domain\n");
             return None;
@@ -145,7 +146,7 @@ impl DomainRunner {
             fail(port, ticket, "the request could not be read again\n");
             return None;
         }
-        let view = RequestView { head: &self.head, bytes: head, body, shared: None };
+        let view = RequestView { head: &self.head, bytes: head, body, shared: None, peer };
         let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
         fixed.clear();
         copied.clear();
@@ -280,7 +281,7 @@ fn file_answer(fixed: &mut Vec<u8>, ticket: u64, ran_us: u32, answer: &HandlerAn
     let fields = fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
     wire::answer_head(fixed, ticket, ran_us, answer.status, fields);
     if let Some(parts) = &file.parts {
-        wire::attach_file(fixed, &FileBody { file: parts.file.id(), pieces: parts.pieces.clone() });
+        file_body::attach_file(fixed, &FileBody { file: parts.file.id(), pieces: parts.pieces.clone() });
     }
 }
 
@@ -319,11 +320,13 @@ impl Runner<Work> for DomainRunner {
 }
 
 /// Which call a record asks for.
-struct Asked {
+struct Asked<'a> {
     ticket: u64,
     instance: u64,
     route: u32,
     has_turn: bool,
+    peer: Option<IpAddr>,
+    head: &'a [u8],
 }
 
 impl DomainRunner {
@@ -352,8 +355,8 @@ impl DomainRunner {
             }
         };
         match &read {
-            &ToDomain::Request { ticket, instance, route, head, .. } => {
-                self.request(&port, &Asked { ticket, instance, route, has_turn }, head, body)
+            &ToDomain::Request { ticket, instance, route, peer, head, .. } => {
+                self.request(&port, &Asked { ticket, instance, route, has_turn, peer, head }, body)
             }
             work => {
                 self.socket(&port, *shard, work, body);

@@ -1,7 +1,8 @@
 //! Records that come from a domain, and what they mean. All of them is checked as hostile input.
 
 use super::super::arena::Borrowed;
-use super::super::wire::{Body, FileAnswer, ToServer};
+use super::super::file_body::FileAnswer;
+use super::super::wire::{Body, ToServer};
 use super::call::{Asker, Pending, Stage};
 use super::calls::RemoteCalls;
 use super::line::Line;
