@@ -33,7 +33,7 @@ pub(super) mod kind {
     pub(super) const RETURNED: u8 = 16;
     pub(super) const DECLINED: u8 = 13;
     pub(super) const TURN: u8 = 17;
-    pub(super) const ANSWER_FILE: u8 = 20;
+    pub(in super::super) const ANSWER_FILE: u8 = 20;
 }
 
 /// Where a body is.

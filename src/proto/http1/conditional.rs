@@ -154,7 +154,7 @@ mod tests {
         let limits = Limits { head_bytes_max: any, headers_max: 20, uri_bytes_max: any, body_bytes_max: any };
         let mut head = Head::default();
         head.parse(text.as_bytes(), &limits).unwrap();
-        let view = RequestView { head: &head, bytes: text.as_bytes(), body: &[], shared: None };
+        let view = RequestView { head: &head, bytes: text.as_bytes(), body: &[], shared: None, peer: None };
         judge(&view, Validators { etag: Some(TAG), modified: Some(MODIFIED) }, 10, MODIFIED + 60)
     }
 

@@ -178,6 +178,13 @@ impl RemoteCalls {
         let descriptor = line.link.files.find(file.file)?;
         let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
         let Asker::Request { conn, seq, meta } = &pending.asker else { return Ok(()) };
+        let Some(descriptor) = descriptor else {
+            // The domain takes the file for passed: the next process begins without such.
+            line.link.owner.recycle("an open file could not be taken from it: too many are open");
+            let bytes = meta.plain(503, "the server has too many open files\n");
+            out.push(Message::Answer { conn: *conn, seq: *seq, bytes, lent: None });
+            return Ok(());
+        };
         let mut bytes = Vec::with_capacity(512);
         let head = meta.head(status, usize::try_from(file.bytes()).unwrap_or(usize::MAX));
         let dropped = encode_response(&mut bytes, &ResponseHead { head_only: true, ..head }, headers.iter(), &[]);
