@@ -2,6 +2,7 @@
 
 use super::files::FileWish;
 use super::native::WorkFn;
+use super::stream::{STREAM_TABLE, StreamTable};
 use super::types::{HttpResponse, WebSocket};
 use super::{events, guard, native};
 use crate::proto::ws::Kind;
@@ -65,7 +66,8 @@ pub struct HostTable {
     event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
     requests: *const native::RequestServices,
     send_file: unsafe extern "C" fn(*const c_void, *mut HttpResponse, *const FileWish) -> c_int,
-    reserved: [usize; 10],
+    stream: &'static StreamTable,
+    reserved: [usize; 9],
 }
 
 // SAFETY: functions, and a pointer to a table of functions that nobody writes.
@@ -87,6 +89,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.event_del", offset_of!(HostTable, event_del)),
         ("cweb_host.requests", offset_of!(HostTable, requests)),
         ("cweb_host.send_file", offset_of!(HostTable, send_file)),
+        ("cweb_host.stream", offset_of!(HostTable, stream)),
     ]
 }
 
@@ -105,7 +108,8 @@ static TABLE: HostTable = HostTable {
     event_del,
     requests: &raw const native::cwebn_requests,
     send_file,
-    reserved: [0; 10],
+    stream: &STREAM_TABLE,
+    reserved: [0; 9],
 };
 
 /// The table of this server.
