@@ -21,6 +21,8 @@ use crate::jobs::hub::Hub;
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
 use crate::module::control::{Control, ControlConfig, RouteLimits};
+use crate::module::libraries::Allowed;
+use crate::module::project::ProjectLimits;
 use crate::net::{self, Certificate, TlsError, Waker};
 use crate::service::Manager;
 use host::{ModuleHost, start_host};
@@ -208,6 +210,9 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
             handler_timeout: (config.isolation == Isolation::Process)
                 .then(|| Duration::from_millis(config.handler_timeout_ms)),
         },
+        allow_lib: Allowed::of(config.allow_lib.clone()),
+        project_limits: ProjectLimits { files_max: config.project_files_max, bytes_max: config.project_bytes_max },
+        versions_kept: config.versions_kept,
         queue_max: config.deploy_queue_max,
         ..ControlConfig::default()
     };

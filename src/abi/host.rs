@@ -1,6 +1,7 @@
 //! `struct cweb_host`: the functions a module can call in the server.
 
 use super::native::WorkFn;
+use super::settings::Kept;
 use super::types::WebSocket;
 use super::{events, guard};
 use crate::proto::ws::Kind;
@@ -20,7 +21,7 @@ pub fn create_job(module: &ModuleToken, job: &str, payload: &str) -> Result<Stri
 }
 
 /// Names a module in calls of the table.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ModuleToken {
     /// The module's name.
     pub name: String,
@@ -28,12 +29,14 @@ pub struct ModuleToken {
     pub id: u64,
     /// What the server calls it, where this process is a domain's; else 0.
     pub number: u64,
+    /// What `cweb_setting` finds.
+    pub settings: Kept,
 }
 
 impl ModuleToken {
     pub(super) fn new(name: String) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self { name, id: NEXT.fetch_add(1, Ordering::Relaxed), number: 0 }
+        Self { name, id: NEXT.fetch_add(1, Ordering::Relaxed), number: 0, settings: Kept::default() }
     }
 }
 
@@ -62,7 +65,8 @@ pub struct HostTable {
     ws_send: unsafe extern "C" fn(*const *mut WebSocket, usize, c_int, *const c_char, usize) -> c_int,
     event_add: unsafe extern "C" fn(*const c_void, c_int, c_uint, WorkFn, *mut c_void) -> c_int,
     event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
-    reserved: [usize; 12],
+    setting: unsafe extern "C" fn(*const c_void, *const c_char) -> *const c_char,
+    reserved: [usize; 11],
 }
 
 /// Offsets of `struct cweb_host` as Rust sees them.
@@ -79,6 +83,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.ws_send", offset_of!(HostTable, ws_send)),
         ("cweb_host.event_add", offset_of!(HostTable, event_add)),
         ("cweb_host.event_del", offset_of!(HostTable, event_del)),
+        ("cweb_host.setting", offset_of!(HostTable, setting)),
     ]
 }
 
@@ -95,7 +100,8 @@ static TABLE: HostTable = HostTable {
     ws_send,
     event_add,
     event_del,
-    reserved: [0; 12],
+    setting,
+    reserved: [0; 11],
 };
 
 /// The table of this server.
@@ -266,6 +272,21 @@ unsafe extern "C" fn ws_send(
         unsafe { super::websocket::send_as(ws, asked, message, length) == 0 }
     });
     c_int::try_from(sent.count()).unwrap_or(c_int::MAX)
+}
+
+/// # Safety
+/// By the contract of the table: `module` is a token, `key` a C string.
+unsafe extern "C" fn setting(module: *const c_void, key: *const c_char) -> *const c_char {
+    if key.is_null() {
+        return std::ptr::null();
+    }
+    // The string is measured before anything is held: a bad pointer jumps out of here.
+    // SAFETY: the caller's contract.
+    let (key, token) = unsafe {
+        let key = CStr::from_ptr(key);
+        (key, module.cast::<ModuleToken>().as_ref())
+    };
+    token.map_or(std::ptr::null(), |token| token.settings.get(key))
 }
 
 unsafe extern "C" fn log(module: *const c_void, level: c_int, message: *const c_char) {

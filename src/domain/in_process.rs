@@ -16,6 +16,7 @@ use crate::abi::handed::Thing;
 use crate::abi::job;
 use crate::abi::manifest::{Manifest, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
+use crate::abi::settings::Settings;
 use crate::abi::types::{Callee, HookFn};
 use crate::abi::websocket::Socket;
 use crate::jobs::code::JobCalls;
@@ -314,6 +315,11 @@ fn run_callback(context: &ModuleContext, owner: &events::Owner, callback: &mut d
 impl Instance for InProcessModule {
     fn manifest(&self) -> &Manifest {
         &self.open.manifest
+    }
+
+    fn configure(&self, settings: &Settings) -> Result<(), Fault> {
+        self.open.set_settings(settings);
+        Ok(())
     }
 
     fn onload(&self) -> Result<(), Fault> {

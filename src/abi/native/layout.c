@@ -121,6 +121,7 @@ const struct cwebn_layout_entry cwebn_layout[] = {
     MEMBER(cweb_host, ws_send),
     MEMBER(cweb_host, event_add),
     MEMBER(cweb_host, event_del),
+    MEMBER(cweb_host, setting),
     MEMBER(cweb_host, reserved),
     STRUCT(cwebn_fault),
     MEMBER(cwebn_fault, signo),

@@ -10,6 +10,7 @@ use super::quarantine::{CrashLimit, History, Quarantine};
 use super::remote::RemoteModule;
 use super::shared::{Loaded, Shared};
 use super::supervisor::Supervisor;
+use crate::abi::settings::Settings;
 use crate::domain::inbox::Inbox;
 use crate::domain::sandbox::Policy;
 use crate::domain::{Fault, Instance, LoadError};
@@ -175,6 +176,7 @@ impl Process {
                     history: History::default(),
                     quarantine: Arc::clone(&quarantine),
                     last_crash: None,
+                    settings: Settings::default(),
                 };
                 // With the pass: whoever makes another life after it knows the module.
                 lock(&shared.modules).insert(id, loaded);

@@ -3,6 +3,14 @@
 use super::lexer::Words;
 use super::{Dialect, Recipe};
 
+/// A module in C++: the compiler takes no undeclared function and no function of another type anyway.
+pub(super) fn recipe_of_cpp(words: &Words) -> Recipe {
+    let mut recipe = recipe(words);
+    // A symbol that is unique in the process would keep the module's code there after it was replaced.
+    recipe.flags = vec!["-fno-gnu-unique".to_owned()];
+    recipe
+}
+
 pub(super) fn recipe(words: &Words) -> Recipe {
     // A source with other headers of the SDK gets what the loader looks for, and what `--wrap` refers to.
     let needs_host = !words.includes("cweb.h") && super::includes_sdk(words);
