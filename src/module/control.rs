@@ -6,6 +6,7 @@ use super::generation::{Generation, Retired, Serving, reap};
 use super::history::{self, Found, Query};
 use super::job_code::Known;
 use super::libraries::{Allowed, Library};
+use super::matcher;
 use super::pipeline::{self, Job};
 use super::project::{Posted, ProjectLimits};
 use super::settings::{Change, SettingsStore};
@@ -140,6 +141,8 @@ pub(super) struct Plane {
     table: Arc<ArcSwap<Table>>,
     state: Mutex<State>,
     known: Mutex<Known>,
+    /// The patterns of the last tables, compiled.
+    patterns: Mutex<matcher::Cache>,
     needed: OnceLock<Needed>,
     reaper: Sender<Retired>,
     generations: AtomicU64,
@@ -190,6 +193,7 @@ impl Control {
             table: Arc::default(),
             state: Mutex::default(),
             known: Mutex::default(),
+            patterns: Mutex::default(),
             needed: OnceLock::new(),
             reaper,
             generations: AtomicU64::new(1),
@@ -445,7 +449,8 @@ impl Plane {
                 Published::new(Arc::clone(manifest), entry.hash.clone(), domain, entry.serving.clone())
             })
             .collect();
-        let table = Table::build(modules).map_err(|error| DeployError::Internal(error.to_string()))?;
+        let table = Table::build(modules, &mut lock(&self.patterns))
+            .map_err(|error| DeployError::Internal(error.to_string()))?;
         self.table.store(Arc::new(table));
         for changed in &state.subscribers {
             changed();
@@ -466,18 +471,19 @@ impl Plane {
     }
 
     /// Checks `manifest` against every other module and reserves its paths until [`Plane::release`].
-    pub(super) fn reserve(&self, ticket: u64, manifest: &Arc<Manifest>) -> Result<(), DeployError> {
+    pub(super) fn reserve(&self, ticket: u64, manifest: &Arc<Manifest>, domain: &str) -> Result<(), DeployError> {
         let mut state = self.state();
         let served = state.entries.iter().map(|entry| &*entry.manifest);
         let coming = state.reserved.iter().map(|(_, manifest)| &**manifest);
         verify::conflict(manifest, served, coming).map_err(DeployError::Conflict)?;
         // All patterns together have a size limit too: what would exceed it is refused here, before anything changes.
-        let others = state.entries.iter().map(|entry| &entry.manifest);
-        let others = others.chain(state.reserved.iter().map(|(_, manifest)| manifest));
-        let all = others.filter(|other| other.name != manifest.name).chain([manifest]);
-        let all =
-            all.map(|manifest| Published::new(Arc::clone(manifest), String::new(), String::new(), None)).collect();
-        Table::build(all).map_err(|error| DeployError::Patterns(error.to_string()))?;
+        let others = state.entries.iter().map(|entry| (&entry.manifest, self.place(&entry.domain)));
+        // Where those that are on their way will be is not known here: they count for the domain of this one.
+        let others = others.chain(state.reserved.iter().map(|(_, manifest)| (manifest, domain)));
+        let all = others.filter(|(other, _)| other.name != manifest.name).chain([(manifest, self.place(domain))]);
+        let all = all.map(|(of, domain)| Published::new(Arc::clone(of), String::new(), domain.to_owned(), None));
+        Table::build(all.collect(), &mut lock(&self.patterns))
+            .map_err(|error| DeployError::Patterns(error.to_string()))?;
         state.reserved.push((ticket, Arc::clone(manifest)));
         Ok(())
     }

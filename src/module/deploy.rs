@@ -161,8 +161,8 @@ pub enum DeployError {
     /// Another module serves a path of this one.
     #[error("{0}")]
     Conflict(Refusal),
-    /// The patterns of all modules together are too large.
-    #[error("the route patterns of all modules together are too large: {0}; use literal paths or simpler patterns")]
+    /// The patterns of the module, of its domain or of all modules are too large.
+    #[error("the route patterns are too large: {0}")]
     Patterns(String),
     /// A constructor did not return.
     #[error("a constructor of module {name} failed: {fault}")]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
 
 use super::generation::{Generation, Serving};
+use super::matcher::Cache;
 use super::table::{Published, Table};
 use crate::domain::Instance;
 use std::path::PathBuf;
@@ -17,5 +18,5 @@ pub(crate) fn table(instances: Vec<Arc<dyn Instance>>) -> Table {
         let generation = Generation::new(id, String::new(), instance, PathBuf::new(), reaper);
         Published::new(manifest, String::new(), String::new(), Some(Serving::start(Arc::new(generation)).0))
     };
-    Table::build((1..).zip(instances).map(publish).collect()).expect("a small table")
+    Table::build((1..).zip(instances).map(publish).collect(), &mut Cache::default()).expect("a small table")
 }

@@ -1,12 +1,70 @@
-//! Route paths: POSIX extended regular expressions, run by a linear-time engine.
+//! Route paths: POSIX extended regular expressions, translated to the syntax of a linear-time engine.
 //!
-//! Only whether a whole path matches is asked, never where, so POSIX's leftmost-longest rule makes no difference; what
-//! differs is syntax, and that is translated here. Back-references need a backtracking engine and are refused.
+//! Routing asks only whether a whole path matches, so POSIX's leftmost-longest rule makes no difference there; the syntax
+//! differs, and is translated here. Groups follow the engine's leftmost-first rule. Back-references need a backtracking
+//! engine and are refused. How many patterns are matched at once is in `matcher`.
 
+use regex_automata::dfa::onepass;
+use regex_automata::nfa::thompson;
+use regex_automata::util::syntax;
+use regex_automata::{Anchored, Input};
+use std::cell::RefCell;
 use std::fmt::Write;
+use std::ops::Range;
 
-/// Memory one compiled pattern may take.
+/// Limit, in bytes, on one compiled pattern.
 pub(super) const COMPILED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Limit on the groups of a pattern whose places in a path can be asked for.
+pub const GROUPS_MAX: usize = 16;
+
+/// A pattern that tells where its groups lie in a path. One pass over the path, whatever the pattern.
+pub struct Groups {
+    dfa: onepass::DFA,
+    count: usize,
+}
+
+impl Groups {
+    /// Compiles the POSIX pattern `pattern`. `None` for one without groups, with more than [`GROUPS_MAX`], and for one whose
+    /// groups can't be told in one pass over a path (`/(a*)(a*)`): such a route is served, and tells of no groups.
+    ///
+    /// `([^/]+)` in place of a segment always can.
+    #[must_use]
+    pub fn compile(pattern: &str) -> Option<Self> {
+        let regex = translated(pattern, "(").ok()?;
+        let config = onepass::Config::new().size_limit(Some(COMPILED_BYTES_MAX));
+        let dfa = onepass::Builder::new()
+            .syntax(syntax::Config::new().utf8(false))
+            .thompson(thompson::Config::new().utf8(false).nfa_size_limit(Some(COMPILED_BYTES_MAX)))
+            .configure(config)
+            .build(&regex)
+            .ok()?;
+        let count = dfa.get_nfa().group_info().group_len(regex_automata::PatternID::ZERO).saturating_sub(1);
+        (1..=GROUPS_MAX).contains(&count).then_some(Self { dfa, count })
+    }
+
+    /// Where each group lies in `path`, in the order of their opening parentheses; `None` for a group that took no part.
+    /// `None` in all if `path` does not match.
+    #[must_use]
+    pub fn of(&self, path: &[u8]) -> Option<Vec<Option<Range<usize>>>> {
+        thread_local! {
+            static CACHE: RefCell<Option<onepass::Cache>> = const { RefCell::new(None) };
+        }
+        let mut slots = vec![None; 2 * (self.count + 1)];
+        let input = Input::new(path).anchored(Anchored::Yes);
+        let matched = CACHE.with_borrow_mut(|cache| {
+            let cache = cache.get_or_insert_with(|| self.dfa.create_cache());
+            cache.reset(&self.dfa);
+            self.dfa.try_search_slots(cache, &input, &mut slots)
+        });
+        matched.ok().flatten()?;
+        let place = |pair: &[Option<regex_automata::util::primitives::NonMaxUsize>]| match pair {
+            [Some(start), Some(end)] => Some(start.get()..end.get()),
+            _ => None,
+        };
+        Some(slots.chunks_exact(2).skip(1).map(place).collect())
+    }
+}
 
 /// Whether `path` holds nothing with a meaning beyond itself.
 pub(super) fn is_literal(path: &str) -> bool {
@@ -44,6 +102,10 @@ struct Translation {
     atom: usize,
     /// Whether that atom has been repeated.
     repeated: bool,
+    /// Where in `out` the expression in progress begins: behind the last `(`.
+    start: usize,
+    /// What a group begins with.
+    group: &'static str,
 }
 
 impl Translation {
@@ -65,7 +127,8 @@ impl Translation {
 
     fn open(&mut self) {
         self.open.push(self.out.len());
-        self.out.push_str("(?:");
+        self.out.push_str(self.group);
+        self.start = self.out.len();
     }
 
     /// A `)` that closes nothing is one of the path.
@@ -88,7 +151,13 @@ impl Translation {
 /// # Errors
 /// What is wrong with it.
 pub(super) fn translate(pattern: &str) -> Result<String, String> {
-    let mut to = Translation { out: String::from("(?s-u)^(?:"), open: Vec::new(), atom: 0, repeated: false };
+    translated(pattern, "(?:")
+}
+
+/// [`translate`], with `group` at the beginning of each group.
+fn translated(pattern: &str, group: &'static str) -> Result<String, String> {
+    let out = String::from("(?s-u)^(?:");
+    let mut to = Translation { start: out.len(), out, open: Vec::new(), atom: 0, repeated: false, group };
     let chars: Vec<char> = pattern.chars().collect();
     let mut at = 0;
     while let Some(&c) = chars.get(at) {
@@ -115,7 +184,7 @@ pub(super) fn translate(pattern: &str) -> Result<String, String> {
                 }
             },
             // At the start of an expression POSIX leaves them undefined: taken as themselves.
-            '*' | '+' | '?' if !(at == 1 || to.out.ends_with("(?:")) => to.repeat(c.encode_utf8(&mut [0; 4])),
+            '*' | '+' | '?' if to.out.len() > to.start => to.repeat(c.encode_utf8(&mut [0; 4])),
             '(' => to.open(),
             ')' => to.close(),
             '.' | '|' | '^' | '$' => {
@@ -296,6 +365,23 @@ mod tests {
         ] {
             assert!(matches(pattern, yes), "{pattern} {yes}");
             assert!(!matches(pattern, no), "{pattern} {no}");
+        }
+    }
+
+    #[test]
+    fn groups_are_told_in_one_pass_or_not_at_all() {
+        let groups = |pattern: &str, path: &str| {
+            let places = Groups::compile(pattern).unwrap().of(path.as_bytes())?;
+            Some(places.into_iter().map(|place| place.map_or("-", |place| &path[place]).to_owned()).collect::<Vec<_>>())
+        };
+        let some = |texts: &[&str]| Some(texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(groups("/u/([^/]+)/x/([^/]+)", "/u/7/x/ab"), some(&["7", "ab"]));
+        assert_eq!(groups("/u/([^/]+)/x/([^/]+)", "/u/7/x/ab/"), None);
+        assert_eq!(groups("/(a)|/(b)", "/b"), some(&["-", "b"]));
+        assert_eq!(groups("/\\(([0-9]{2})?", "/(42"), some(&["42"]));
+        assert_eq!(groups("/\\(([0-9]{2})?", "/("), some(&["-"]));
+        for none in ["/a", "/(a*)(a*)", "/(", &format!("/{}", "(a)".repeat(GROUPS_MAX + 1))] {
+            assert!(Groups::compile(none).is_none(), "{none}");
         }
     }
 

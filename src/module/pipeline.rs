@@ -325,7 +325,7 @@ pub(super) fn install(
         }
         _ => {}
     }
-    plane.reserve(ticket, manifest)?;
+    plane.reserve(ticket, manifest, domain)?;
     let result = swap_in(plane, ticket, compiled, domain, manifest);
     plane.release(ticket);
     result.map(|version| Deployed { version, ..deployed })

@@ -1,11 +1,11 @@
 //! The module table: immutable, published whole, read by every shard through its own snapshot.
 
 use super::generation::Serving;
+use super::matcher::{Cache, Matcher, Owned, Source, TooLarge};
 use super::pattern;
 use crate::abi::manifest::Manifest;
 use crate::domain::Instance;
 use foldhash::fast::FixedState;
-use regex::bytes::{RegexSet, RegexSetBuilder};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,9 +14,6 @@ use std::sync::Arc;
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 const GET: usize = 0;
 const HEAD: usize = 1;
-
-/// Memory all patterns of one method may take.
-const SET_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 pub(super) fn method_index(method: &str) -> Option<usize> {
     METHODS.iter().position(|known| *known == method)
@@ -107,16 +104,34 @@ struct Target {
 
 type Paths<T> = HashMap<Box<[u8]>, T, FixedState>;
 
-/// All patterns of one method, in the order of precedence.
-struct Patterns {
-    set: RegexSet,
-    targets: Vec<Target>,
+/// A pattern, and the routes that have it.
+#[derive(Default)]
+struct PatternRoutes {
+    /// Method, place among all routes in the order of precedence, and the route.
+    routes: Vec<(usize, u32, Target)>,
+    /// Indices into [`Table::fallbacks`].
+    fallbacks: Vec<u32>,
+}
+
+/// What the patterns say about a path.
+struct Scan {
+    /// The first route of each method.
+    routes: [Option<(u32, Target)>; METHODS.len()],
+    /// Indices into [`Table::fallbacks`] of all that match, in the order in which they are asked.
+    fallbacks: Vec<u32>,
+}
+
+impl Scan {
+    fn route(&self, method: usize) -> Option<Target> {
+        self.routes.get(method).copied().flatten().map(|(_, target)| target)
+    }
 }
 
 /// A route that is asked when no other one matches.
 struct Fallback {
     method: usize,
-    regex: Arc<regex::bytes::Regex>,
+    /// Index into [`Table::patterns`].
+    pattern: usize,
     /// Bytes of the pattern: one below a prefix is longer than one of all paths.
     pattern_bytes: usize,
     is_final: bool,
@@ -129,7 +144,9 @@ pub struct Table {
     modules: Vec<Published>,
     /// Literal paths: the route of each method.
     exact: Paths<[Option<Target>; METHODS.len()]>,
-    patterns: [Option<Patterns>; METHODS.len()],
+    /// By the numbers of `matcher`.
+    patterns: Vec<PatternRoutes>,
+    matcher: Matcher,
     websockets: Paths<Target>,
     /// In the order in which they are asked.
     fallbacks: Vec<Fallback>,
@@ -139,46 +156,66 @@ impl Table {
     /// Builds the table of `modules`, which were verified; the first deployed comes first.
     ///
     /// # Errors
-    /// The patterns of all modules together are too large.
-    pub(super) fn build(modules: Vec<Published>) -> Result<Self, regex::Error> {
+    /// The patterns of a module, of a domain or of all are too large.
+    pub(super) fn build(modules: Vec<Published>, cache: &mut Cache) -> Result<Self, TooLarge> {
         let mut table = Self { modules, ..Self::default() };
-        let mut patterns: [Vec<(String, Target)>; METHODS.len()] = Default::default();
+        let mut numbered = Patterns::default();
+        let mut literals: Vec<(usize, u32, Target)> = Vec::new();
+        let mut order = 0;
         for (module, published) in (0_u32..).zip(&table.modules) {
             for (at, socket) in (0_u32..).zip(&published.manifest.websockets) {
                 let target = Target { module, route: at };
                 table.websockets.entry(socket.path.as_bytes().into()).or_insert(target);
             }
-            // Within a module the first match wins: a literal behind a pattern that matches it is that pattern's.
-            let mut earlier: Vec<(usize, regex::bytes::Regex, Target)> = Vec::new();
-            table.fallbacks.extend(fallbacks(module, &published.manifest)?);
+            numbered.begin(&published.domain);
             for (at, route) in (0_u32..).zip(&published.manifest.routes) {
-                let Some(method) = method_index(&route.method).filter(|_| !route.is_fallback()) else { continue };
+                order += 1;
+                let Some(method) = method_index(&route.method) else { continue };
                 let target = Target { module, route: at };
-                if pattern::is_literal(&route.path) {
-                    let path = route.path.as_bytes();
-                    let shadow = earlier.iter().find(|(of, regex, _)| *of == method && regex.is_match(path));
-                    let target = shadow.map_or(target, |(_, _, pattern)| *pattern);
-                    if let Some(place) = table.exact.entry(path.into()).or_default().get_mut(method) {
-                        place.get_or_insert(target);
-                    }
-                } else if let Ok(regex) = pattern::translate(&route.path) {
-                    earlier.push((method, regex::bytes::Regex::new(&regex)?, target));
-                    if let Some(list) = patterns.get_mut(method) {
-                        list.push((regex, target));
+                if !route.is_fallback() && pattern::is_literal(&route.path) {
+                    literals.push((method, order, target));
+                } else if let Some(number) = numbered.number(&route.path) {
+                    table.patterns.resize_with(numbered.sources.len(), PatternRoutes::default);
+                    if route.is_fallback() {
+                        let (pattern_bytes, is_final) = (route.path.len(), route.is_final());
+                        table.fallbacks.push(Fallback { method, pattern: number, pattern_bytes, is_final, target });
+                    } else if let Some(pattern) = table.patterns.get_mut(number) {
+                        pattern.routes.push((method, order, target));
                     }
                 }
             }
         }
-        for (place, list) in table.patterns.iter_mut().zip(patterns) {
-            if !list.is_empty() {
-                let (texts, targets): (Vec<String>, Vec<Target>) = list.into_iter().unzip();
-                let set = RegexSetBuilder::new(texts).size_limit(SET_BYTES_MAX).build()?;
-                *place = Some(Patterns { set, targets });
-            }
+        table.matcher = Matcher::build(&numbered.sources, numbered.owned, cache)?;
+        for (method, order, target) in literals {
+            table.add_literal(method, order, target);
         }
         // Below the longest prefix first, then what may decline, then the first deployed: the sort is stable.
         table.fallbacks.sort_by_key(|fallback| (Reverse(fallback.pattern_bytes), fallback.is_final));
+        for (at, fallback) in (0_u32..).zip(&table.fallbacks) {
+            if let Some(pattern) = table.patterns.get_mut(fallback.pattern) {
+                pattern.fallbacks.push(at);
+            }
+        }
         Ok(table)
+    }
+
+    /// Enters a route with a literal path. Within a module the first match wins: a literal behind a pattern that matches it
+    /// is that pattern's.
+    fn add_literal(&mut self, method: usize, order: u32, target: Target) {
+        let route = self.modules.get(target.module as usize).and_then(|m| m.manifest.routes.get(target.route as usize));
+        let Some(path) = route.map(|route| Box::<[u8]>::from(route.path.as_bytes())) else { return };
+        let mut first = (order, target);
+        self.matcher.visit(&path, |number| {
+            let routes = self.patterns.get(number as usize).map_or(&[][..], |pattern| &pattern.routes);
+            for &(of, earlier, pattern) in routes {
+                if of == method && pattern.module == target.module && earlier < first.0 {
+                    first = (earlier, pattern);
+                }
+            }
+        });
+        if let Some(place) = self.exact.entry(path).or_default().get_mut(method) {
+            place.get_or_insert(first.1);
+        }
     }
 
     /// The modules, the first deployed first.
@@ -193,14 +230,26 @@ impl Table {
         self.modules.get(module).is_none_or(|module| module.serving.is_none())
     }
 
-    fn find(&self, method: usize, path: &[u8]) -> Option<Target> {
-        if let Some(target) = self.exact.get(path).and_then(|methods| *methods.get(method)?) {
-            return Some(target);
-        }
-        let patterns = self.patterns.get(method)?.as_ref()?;
-        // A set reports its matches in the order of its members.
-        let first = patterns.set.matches(path).iter().next()?;
-        patterns.targets.get(first).copied()
+    fn exact(&self, method: usize, path: &[u8]) -> Option<Target> {
+        self.exact.get(path).and_then(|methods| *methods.get(method)?)
+    }
+
+    /// One pass of all patterns over `path`.
+    fn scan(&self, path: &[u8]) -> Scan {
+        let mut scan = Scan { routes: [None; METHODS.len()], fallbacks: Vec::new() };
+        self.matcher.visit(path, |number| {
+            let Some(pattern) = self.patterns.get(number as usize) else { return };
+            for &(method, order, target) in &pattern.routes {
+                if let Some(first) = scan.routes.get_mut(method)
+                    && first.is_none_or(|(before, _)| order < before)
+                {
+                    *first = Some((order, target));
+                }
+            }
+            scan.fallbacks.extend_from_slice(&pattern.fallbacks);
+        });
+        scan.fallbacks.sort_unstable();
+        scan
     }
 
     /// Which route answers `method` (its name) on `path`. HEAD is answered by a GET route if there is none of its own
@@ -208,10 +257,19 @@ impl Table {
     #[must_use]
     pub fn route(&self, method: &str, path: &[u8]) -> RouteMatch {
         let index = method_index(method);
-        let found = index.and_then(|index| self.find(index, path));
-        let found = found.or_else(|| if index == Some(HEAD) { self.find(GET, path) } else { None });
-        let found = found.or_else(|| self.fallbacks_of(index?, path).next());
-        let Some(target) = found else { return self.not_found(path) };
+        if let Some(target) = index.and_then(|index| self.exact(index, path)) {
+            return self.found(target);
+        }
+        let scan = self.scan(path);
+        let found = index.and_then(|index| {
+            let own = scan.route(index);
+            let get = || if index == HEAD { self.exact(GET, path).or_else(|| scan.route(GET)) } else { None };
+            own.or_else(get).or_else(|| self.fallbacks_of(index, &scan).next())
+        });
+        found.map_or_else(|| self.not_found(path, &scan), |target| self.found(target))
+    }
+
+    fn found(&self, target: Target) -> RouteMatch {
         let module = target.module as usize;
         if self.is_held(module) {
             RouteMatch::Held { module }
@@ -220,9 +278,9 @@ impl Table {
         }
     }
 
-    fn fallbacks_of<'a>(&'a self, method: usize, path: &'a [u8]) -> impl Iterator<Item = Target> + 'a {
-        let fits = move |fallback: &&Fallback| fallback.method == method && fallback.regex.is_match(path);
-        self.fallbacks.iter().filter(fits).map(|fallback| fallback.target)
+    fn fallbacks_of<'a>(&'a self, method: usize, scan: &'a Scan) -> impl Iterator<Item = Target> + 'a {
+        let all = scan.fallbacks.iter().filter_map(|at| self.fallbacks.get(*at as usize));
+        all.filter(move |fallback| fallback.method == method).map(|fallback| fallback.target)
     }
 
     /// Which route answers after the fallback route of the module `by` has declined: the next fallback route whose module
@@ -230,17 +288,18 @@ impl Table {
     #[must_use]
     pub fn after_declined(&self, by: &str, method: &str, path: &[u8]) -> RouteMatch {
         let name_of = |target: &Target| self.modules.get(target.module as usize).map(|module| &*module.manifest.name);
-        let mut rest = method_index(method).into_iter().flat_map(|method| self.fallbacks_of(method, path));
+        let scan = self.scan(path);
+        let mut rest = method_index(method).into_iter().flat_map(|method| self.fallbacks_of(method, &scan));
         // Removed meanwhile, it is found nowhere, and nobody is asked twice.
         let _ = rest.by_ref().find(|target| name_of(target) == Some(by));
         match rest.find(|target| !self.is_held(target.module as usize)) {
             Some(target) => RouteMatch::Found { module: target.module as usize, route: target.route as usize },
-            None => self.not_found(path),
+            None => self.not_found(path, &scan),
         }
     }
 
-    fn not_found(&self, path: &[u8]) -> RouteMatch {
-        let has = |method: usize| self.find(method, path).is_some();
+    fn not_found(&self, path: &[u8], scan: &Scan) -> RouteMatch {
+        let has = |method: usize| self.exact(method, path).is_some() || scan.route(method).is_some();
         let mut allow: Vec<&str> = Vec::new();
         for (index, method) in METHODS.iter().enumerate() {
             if has(index) || index == HEAD && has(GET) {
@@ -263,24 +322,38 @@ impl Table {
     }
 }
 
-/// The fallback routes of module number `module`.
-fn fallbacks(module: u32, manifest: &Manifest) -> Result<Vec<Fallback>, regex::Error> {
-    let mut found: Vec<Fallback> = Vec::new();
-    // All methods of an app have one pattern.
-    let mut last: Option<(&str, Arc<regex::bytes::Regex>)> = None;
-    for (at, route) in (0_u32..).zip(&manifest.routes).filter(|(_, route)| route.is_fallback()) {
-        let (Some(method), Ok(pattern)) = (method_index(&route.method), pattern::translate(&route.path)) else {
-            continue;
-        };
-        let regex = match &last {
-            Some((path, regex)) if *path == route.path => Arc::clone(regex),
-            _ => Arc::new(regex::bytes::Regex::new(&pattern)?),
-        };
-        last = Some((&route.path, Arc::clone(&regex)));
-        let target = Target { module, route: at };
-        found.push(Fallback { method, regex, pattern_bytes: route.path.len(), is_final: route.is_final(), target });
+/// The patterns of all modules, each once.
+#[derive(Default)]
+struct Patterns {
+    sources: Vec<Source>,
+    numbers: HashMap<String, usize>,
+    /// By module.
+    owned: Vec<Owned>,
+}
+
+impl Patterns {
+    /// What follows is of another module, of the domain `domain`.
+    fn begin(&mut self, domain: &str) {
+        self.owned.push(Owned { domain: domain.to_owned(), sources: Vec::new() });
     }
-    Ok(found)
+
+    /// The number of the pattern `path`; `None` for one that can't be translated, which was refused before.
+    fn number(&mut self, path: &str) -> Option<usize> {
+        let number = match self.numbers.get(path) {
+            Some(number) => *number,
+            None => {
+                let regex = pattern::translate(path).ok()?;
+                self.sources.push(Source { path: path.to_owned(), regex });
+                self.numbers.insert(path.to_owned(), self.sources.len() - 1);
+                self.sources.len() - 1
+            }
+        };
+        let (source, owned) = (self.sources.get(number)?, self.owned.last_mut()?);
+        if !owned.sources.contains(source) {
+            owned.sources.push(source.clone());
+        }
+        Some(number)
+    }
 }
 
 #[cfg(test)]
@@ -309,11 +382,12 @@ mod tests {
             let routes: Vec<_> = routes.iter().map(|(m, p)| ((*m).to_owned(), (*p).to_owned())).collect();
             published(&routes, &["/ws"])
         };
-        Table::build(modules.iter().map(own).collect()).unwrap()
+        Table::build(modules.iter().map(own).collect(), &mut Cache::default()).unwrap()
     }
 
     fn target(table: &Table, method: &str, path: &str) -> Option<(u32, u32)> {
-        table.find(method_index(method).unwrap(), path.as_bytes()).map(|t| (t.module, t.route))
+        let (method, path) = (method_index(method).unwrap(), path.as_bytes());
+        table.exact(method, path).or_else(|| table.scan(path).route(method)).map(|t| (t.module, t.route))
     }
 
     #[test]
@@ -352,7 +426,8 @@ mod tests {
         };
         let last = app("/.*", true);
         let plain = published(&[("GET".into(), "/a".into()), ("PUT".into(), "/[bc]".into())], &[]);
-        let table = Table::build(vec![last, app("/.*", false), plain, app("/app(/.*)?", false)]).unwrap();
+        let table = Table::build(vec![last, app("/.*", false), plain, app("/app(/.*)?", false)], &mut Cache::default())
+            .unwrap();
         // These modules have no Serving, as if they were being swapped.
         let asked = |method: &str, path: &str| table.route(method, path.as_bytes());
         assert_eq!(asked("GET", "/a"), RouteMatch::Held { module: 2 });
@@ -360,7 +435,7 @@ mod tests {
         assert_eq!(asked("POST", "/a"), RouteMatch::Held { module: 1 });
         assert_eq!(asked("GET", "/app/x"), RouteMatch::Held { module: 3 });
         assert_eq!(asked("GET", "/apple"), RouteMatch::Held { module: 1 });
-        let in_turn: Vec<u32> = table.fallbacks_of(GET, b"/app").map(|target| target.module).collect();
+        let in_turn: Vec<u32> = table.fallbacks_of(GET, &table.scan(b"/app")).map(|target| target.module).collect();
         assert_eq!(in_turn, [3, 1, 0]);
         let allow = RouteMatch::MethodNotAllowed { allow: "GET, HEAD, OPTIONS".into() };
         assert_eq!(table.after_declined("", "POST", b"/a"), allow, "nobody of the others is in service");
@@ -374,7 +449,7 @@ mod tests {
         ) {
             // Literals of different modules that other modules' patterns match are refused before a table is built.
             let only = &modules[0];
-            let table = Table::build(vec![published(only, &[])]).unwrap();
+            let table = Table::build(vec![published(only, &[])], &mut Cache::default()).unwrap();
             for method in ["GET", "POST"] {
                 let naive = only.iter().position(|(of, pattern)| {
                     of == method && regex::bytes::Regex::new(&pattern::translate(pattern).unwrap()).unwrap().is_match(path.as_bytes())

@@ -1,0 +1,49 @@
+//! What a module registers, prints or holds costs its own domain alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fmt::Write;
+use support::{Server, module};
+
+/// A module with a route for each of `paths`, each of which answers `name`.
+fn routes(name: &str, paths: &[String]) -> String {
+    let code = format!("{} {{ res->content_length = sprintf(res->body, \"{name}\"); return 0; }}", HANDLER);
+    let mut table = String::new();
+    for path in paths {
+        let _ = write!(table, "{{\"{}\",\"GET\",f,NONE}},", path.replace('\\', "\\\\"));
+    }
+    module(name, &code, &table, paths.len(), "")
+}
+
+const HANDLER: &str = "static int f(cweb_context_t *c, http_request_t *q, http_response_t *res)";
+
+#[test]
+fn patterns_that_would_hold_a_shard_up_are_refused_with_the_figure() {
+    let server = Server::start();
+    let sixty = |of: &dyn Fn(usize) -> String| (0..60).map(of).collect::<Vec<_>>();
+    for (name, paths, figure) in [
+        ("one", vec!["/.*a.{40}".to_owned()], "4096 KiB"),
+        ("alone", sixty(&|n| format!("/{n}([a-z]{{60}}[0-9]{{60}}){{4}}")), "1024 KiB"),
+    ] {
+        let refused = server.try_deploy(&routes(name, &paths));
+        assert!(refused.status == 422 && refused.text().contains(figure), "{name}: {}", refused.text());
+    }
+    // What can be matched byte by byte is served as ever, beside literal paths and what other modules have.
+    server.deploy(&routes("suffixes", &sixty(&|n| format!("/.*\\.x{n}"))));
+    server.deploy(&routes("groups", &sixty(&|n| format!("/s/([a-z]*/)*{n}"))));
+    server.deploy(&routes("words", &["/word".to_owned(), "/(one|two)/[0-9]{1,3}".to_owned()]));
+    for (path, answer) in [
+        ("/any/thing.x59", "suffixes"),
+        ("/s/a/b/c/7", "groups"),
+        ("/two/42", "words"),
+        ("/word", "words"),
+        ("/s/any.x1", "suffixes"),
+    ] {
+        assert_eq!(server.get(path).text(), answer, "{path}");
+    }
+    assert_eq!(server.get("/two/4242").status, 404);
+    assert_eq!(server.post("/two/42", b"").header("allow").as_deref(), Some("GET, HEAD, OPTIONS"));
+    assert_eq!(server.get(&format!("/s/{}x", "ab/".repeat(2600))).status, 404);
+}
