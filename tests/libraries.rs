@@ -71,12 +71,12 @@ fn what_can_not_be_linked_is_said() {
 #[test]
 fn flags_reach_the_compiler() {
     let server = Server::start();
-    let code = "#pragma cweb cflags(\"-O3\", \"-march=native\", \"-ffast-math\", \"-std=c17\", \"-fopenmp\", \"-DN=7\")\n\
-         static int sum(void) { int s = 0;\n#pragma omp parallel for reduction(+:s)\nfor (int i = 0; i < 1000; i++) s += N; return s; }\n\
+    let code = "#pragma cweb cflags(\"-O3\", \"-march=native\", \"-ffast-math\", \"-std=c17\", \"-fopenmp\", \"-DTIMES=7\")\n\
+         static int sum(void) { int s = 0;\n#pragma omp parallel for reduction(+:s)\nfor (int i = 0; i < 1000; i++) s += TIMES; return s; }\n\
          static int h(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q;\n\
          return cweb_respond(r, 200, \"text/plain\", \"%d %ld %d\", sum(), __STDC_VERSION__, _OPENMP > 0); }";
     let version = |n: usize| {
-        server.deploy(&code_module(&code.replace("N=7", &format!("N={n}"))));
+        server.deploy(&code_module(&code.replace("TIMES=7", &format!("TIMES={n}"))));
         assert_eq!(server.get("/flags").text(), format!("{} 201710 1", n * 1000));
     };
     // The threads of OpenMP stay when the module they ran for is replaced.

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use support::{Response, Server, constant, cweb, root};
+use support::{Response, Server, constant, cweb, eventually, root};
 
 fn project() -> std::path::PathBuf {
     root().join("tests/modules/project")
@@ -141,7 +141,7 @@ fn all_diagnostics_come_at_once_with_the_authors_names() {
     fs::write(path("src/scaled.c"), text("src/scaled.c") + "int wrong = undeclared_here;\n").unwrap();
     fs::write(path("src/counted.cpp"), text("src/counted.cpp") + "int also = undeclared_there;\n").unwrap();
     let (done, said) = deploy();
-    assert!(!done && said.contains("src/scaled.c:13:") && said.contains("undeclared_here"), "{said}");
+    assert!(!done && said.contains("src/scaled.c:12:") && said.contains("undeclared_here"), "{said}");
     assert!(said.contains("src/counted.cpp:15:") && said.contains("undeclared_there"), "{said}");
     // What is declared and nowhere defined has the place of its call.
     for name in ["src/scaled.c", "src/counted.cpp"] {
@@ -184,4 +184,80 @@ fn units_that_have_not_changed_are_not_compiled_again() {
     fs::write(path("include/parts.h"), header + "/* changed */\n").unwrap();
     deploy();
     assert_eq!(objects(), 7);
+}
+
+#[test]
+fn a_starter_project_is_checked_and_deployed_as_it_is() {
+    let server = Server::start();
+    let work = tempfile::tempdir().unwrap();
+    let cache = work.path().join("cache");
+    let env = [("XDG_CACHE_HOME", cache.to_str().unwrap())];
+    let run = |args: &[&str]| {
+        let (done, said) = cweb(args, work.path(), &env);
+        assert!(done, "{args:?}: {said}");
+        said
+    };
+    for template in ["http", "websocket", "job", "page"] {
+        let name = format!("my-{template}");
+        run(&["new", &name, "--template", template]);
+        let checked = run(&["check", &name]);
+        assert!(checked.contains(&format!("module {name}")) && !checked.contains("warning"), "{checked}");
+        run(&["deploy", &name, "--server", &server.addr]);
+        // An editor finds the headers outside of this repository.
+        let flags = fs::read_to_string(work.path().join(&name).join("compile_flags.txt")).unwrap();
+        let mut gcc = Command::new("gcc");
+        gcc.args(flags.lines()).args(["-Werror", "-fsyntax-only", "src/main.c"]).current_dir(work.path().join(&name));
+        assert!(gcc.status().unwrap().success(), "{flags}");
+    }
+    assert_eq!(server.get("/my-http?who=you").text(), "Hello, you!\n");
+    assert!(server.get("/my-page").text().contains("<h1>my-page</h1>"));
+    assert_eq!(server.post("/my-job", b"").text().trim().len(), 36);
+    assert!(!cweb(&["new", "my-http", "--template", "http"], work.path(), &env).0, "it overwrites nothing");
+    let flags = run(&["sdk", "--cflags"]);
+    assert!(flags.contains(&format!("-I{}", cache.display())), "{flags}");
+    // What a server would refuse is refused without one.
+    for (source, words) in [
+        ("int x = nonsense;", "wrong.c:1:9: error"),
+        ("#include <cweb.h>\nexport module_t config = {.name = \"m\", .size = 900};", "size"),
+        ("#pragma cweb link(\"../x\")", "wrong.c:1: error"),
+        (
+            "#include <cweb.h>\n__attribute__((constructor)) static void c(void) { abort(); }\nexport module_t config = {.name = \"m\"};",
+            "constructor",
+        ),
+    ] {
+        fs::write(work.path().join("wrong.c"), source).unwrap();
+        let (done, said) = cweb(&["check", "wrong.c"], work.path(), &env);
+        assert!(!done && said.contains(words), "{source}: {said}");
+    }
+}
+
+/// A command that runs until it is dropped.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_change_in_a_project_is_deployed_while_dev_watches() {
+    let server = Server::start();
+    let work = copy();
+    let out = fs::File::create(work.path().join(".out")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cweb"));
+    command.args(["dev", ".", "--server", &server.addr]).current_dir(work.path()).stdout(out);
+    let _dev = Running(command.spawn().unwrap());
+    eventually("the project is served", || server.get("/project/numbers").text() == "21 2 891568578");
+    let main = work.path().join("src/main.c");
+    let text = fs::read_to_string(&main).unwrap();
+    fs::write(&main, text.replace("scaled(7)", "wrong(7)")).unwrap();
+    let said = || fs::read_to_string(work.path().join(".out")).unwrap();
+    eventually("the error is shown", || said().contains("src/main.c:8:"));
+    // As an editor does: another file in its place.
+    let aside = work.path().join("src/.main.c.swp");
+    fs::write(&aside, text.replace("scaled(7)", "scaled(9)")).unwrap();
+    fs::rename(&aside, &main).unwrap();
+    eventually("the change is served", || server.get("/project/numbers").text() == "27 2 891568578");
 }

@@ -31,8 +31,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// Flags before the source, behind the standard of its language; `include/cweb_config.h` documents them for authors.
-/// `-fstack-clash-protection` has a large frame touch each of its pages, so that it can't step over a stack's guard page.
-const FLAGS: [&str; 5] = ["-O2", "-g", "-fPIC", "-Wall", "-fstack-clash-protection"];
+/// `-fstack-clash-protection` has a large frame touch each of its pages, so that it can't step over a stack's guard page;
+/// `-fstack-protector-strong` ends a handler that has overwritten its own frame; frame pointers let profilers see callers.
+const FLAGS: [&str; 7] =
+    ["-O2", "-g", "-fPIC", "-Wall", "-fstack-clash-protection", "-fstack-protector-strong", "-fno-omit-frame-pointer"];
 /// Flags behind it. `-Bsymbolic` binds what a module defines to itself also where libc has the name (`login`, `send`);
 /// `-z defs` has a function that is nowhere be an error here and not when the module is loaded;
 /// `--wrap` sends calls of exit(3) and others that reach beyond the module to the SDK; `--as-needed` applies to the libraries after it.
@@ -312,6 +314,8 @@ impl Compiler {
             // A strict standard hides what the server's headers need of POSIX.
             .args(cflags.clone().any(|flag| flag.starts_with("-std=c")).then_some("-D_DEFAULT_SOURCE"))
             .args(recipe.iter().flat_map(|recipe| &recipe.flags).filter(is_known))
+            // It needs optimisation, and warns without.
+            .args(cflags.clone().any(|flag| flag == "-O0").then_some("-U_FORTIFY_SOURCE"))
             .args((self.is_clang && language == Language::C).then_some(CLANG_FLAG))
             .args(recipe.iter().flat_map(|recipe| recipe.include).map(|dir| format!("-I{name}/{dir}")))
             .arg(format!("-I{name}"))

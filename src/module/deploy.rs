@@ -106,6 +106,12 @@ impl SourceFields {
     }
 }
 
+/// The beginning of `text`, at most `bytes_max` bytes, between characters.
+pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    text.get(..end).unwrap_or_default()
+}
+
 /// A deployment that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deployed {

@@ -2,7 +2,7 @@
 
 use super::compile::Plan;
 use super::control::{DeployReply, Entry, FoundReply, Plane, RemoveReply, short};
-use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
+use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
 use super::generation::{Generation, Serving};
 use super::history::{self, Query};
 use super::libraries::Library;
@@ -94,7 +94,7 @@ fn deploy_read(
     let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
     let fields = plan.reading().fields();
     let message = options.message.as_deref().unwrap_or_default();
-    let message = message.get(..message.floor_char_boundary(MESSAGE_BYTES_MAX)).unwrap_or_default();
+    let message = cut(message, MESSAGE_BYTES_MAX);
     let compiled = Compiled {
         hash: &hash,
         key: &key,

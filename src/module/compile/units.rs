@@ -1,6 +1,6 @@
 //! Compiling a project: its units side by side, those that have not changed from the cache, then the link.
 
-use super::super::deploy::DeployError;
+use super::super::deploy::{DeployError, cut};
 use super::super::dialect::{Language, messages};
 use super::super::project::Project;
 use super::super::sdk;
@@ -158,7 +158,7 @@ impl Compiler {
             }
         }
         if said.len() > OUTPUT_BYTES_MAX {
-            said.truncate(said.floor_char_boundary(OUTPUT_BYTES_MAX));
+            said.truncate(cut(&said, OUTPUT_BYTES_MAX).len());
             said.push_str("\n... (the rest is cut)\n");
         }
         if refused { Err(DeployError::Compile(super::with_hint(said))) } else { Ok(said) }

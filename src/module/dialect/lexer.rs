@@ -49,11 +49,6 @@ impl Words {
         &self.pragmas
     }
 
-    /// The names of the files that the source includes, as they are written.
-    pub(crate) fn included(&self) -> &[String] {
-        &self.includes
-    }
-
     /// Whether the source includes a header of this name, in whatever directory.
     pub(crate) fn includes(&self, header: &str) -> bool {
         self.includes.iter().any(|name| name.rsplit('/').next() == Some(header))

@@ -226,6 +226,15 @@ fn strict() -> Vec<String> {
         .to_vec()
 }
 
+/// Has the C library check the sizes of what is copied and printed into. Not where there are jumps: it takes one to another
+/// stack, as coroutines have it, for a fault. It also warns of results that nobody looks at, which sources were never asked for.
+fn checked_copies(words: &Words) -> Vec<String> {
+    if ["longjmp", "_longjmp", "siglongjmp"].iter().any(|jump| words.has(jump)) {
+        return Vec::new();
+    }
+    ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-Wno-unused-result"].map(str::to_owned).to_vec()
+}
+
 /// `text` as a string literal of C.
 fn literal(text: &str) -> String {
     let mut quoted = String::from("\"");
