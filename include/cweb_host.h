@@ -27,6 +27,7 @@ extern "C" {
 #endif
 
 struct websocket;
+struct cweb_requests;
 
 /** Levels of cweb_log(). */
 enum {
@@ -65,9 +66,10 @@ struct cweb_host {
     /** See event_add() and event_del() in libevent.h: run(event) is to be called when fd is ready. 0, or -1 and errno. */
     int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
     int (*event_del)(const void *module, void *event);
+    const struct cweb_requests *requests; /**< cweb_request.h */
     /** The value of a setting of this module, NULL without one. It stays as long as the module is loaded. */
     const char *(*setting)(const void *module, const char *key);
-    void *reserved[11]; /* NULL; becomes further functions */
+    void *reserved[10]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

@@ -3,7 +3,7 @@
 use super::native::WorkFn;
 use super::settings::Kept;
 use super::types::WebSocket;
-use super::{events, guard};
+use super::{events, guard, native};
 use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
@@ -65,9 +65,13 @@ pub struct HostTable {
     ws_send: unsafe extern "C" fn(*const *mut WebSocket, usize, c_int, *const c_char, usize) -> c_int,
     event_add: unsafe extern "C" fn(*const c_void, c_int, c_uint, WorkFn, *mut c_void) -> c_int,
     event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
+    requests: *const native::RequestServices,
     setting: unsafe extern "C" fn(*const c_void, *const c_char) -> *const c_char,
-    reserved: [usize; 11],
+    reserved: [usize; 10],
 }
+
+// SAFETY: functions, and a pointer to a table of functions that nobody writes.
+unsafe impl Sync for HostTable {}
 
 /// Offsets of `struct cweb_host` as Rust sees them.
 #[cfg(test)]
@@ -83,6 +87,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.ws_send", offset_of!(HostTable, ws_send)),
         ("cweb_host.event_add", offset_of!(HostTable, event_add)),
         ("cweb_host.event_del", offset_of!(HostTable, event_del)),
+        ("cweb_host.requests", offset_of!(HostTable, requests)),
         ("cweb_host.setting", offset_of!(HostTable, setting)),
     ]
 }
@@ -100,8 +105,9 @@ static TABLE: HostTable = HostTable {
     ws_send,
     event_add,
     event_del,
+    requests: &raw const native::cwebn_requests,
     setting,
-    reserved: [0; 11],
+    reserved: [0; 10],
 };
 
 /// The table of this server.

@@ -16,6 +16,7 @@ pub mod manifest;
 pub mod module;
 mod native;
 mod places;
+pub mod request;
 pub mod settings;
 pub mod types;
 pub mod websocket;

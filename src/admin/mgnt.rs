@@ -55,7 +55,7 @@ fn source_of(view: &RequestView<'_>) -> Result<(Posted, DeployOptions), ServerAn
     };
     let (mut code, mut domain, mut message, mut fields) = (None, None, None, SourceFields::default());
     let mut files = Vec::new();
-    form::multipart(view.body, boundary, |part| match part.name.as_ref() {
+    form::multipart(view.body, boundary, form::FIELDS_MAX, |part| match part.name.as_ref() {
         b"code" if code.is_none() => {
             code = Some(part.body.to_vec());
             fields.file_name = part.filename.as_deref().map(text);

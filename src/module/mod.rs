@@ -4,6 +4,7 @@
 //! published whole by one atomic store.
 
 mod archive;
+pub mod captures;
 mod compile;
 pub mod control;
 pub mod deploy;

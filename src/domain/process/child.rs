@@ -9,6 +9,7 @@ use super::port::Port;
 use super::work::{Domain, DomainRunner, Work};
 use crate::abi::context::JobTables;
 use crate::abi::guard::Trap;
+use crate::abi::request::set_rules;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
 use crate::domain::executor::{Pool, Runner, RunnerFactory};
@@ -166,6 +167,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         numbers: Mutex::default(),
         runs: Mutex::default(),
     });
+    set_rules(&start.requests);
     connect_services(&parent, start.crypto);
     let asker = Arc::clone(&parent);
     let rows = move |query: &TableQuery| asker.ask(Question::Rows(query.clone()));

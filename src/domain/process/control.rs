@@ -4,6 +4,7 @@
 
 use super::arena::Budgets;
 use crate::abi::manifest::Manifest;
+use crate::abi::request::RequestRules;
 use crate::abi::settings::Settings;
 use crate::domain::sandbox::Policy;
 use crate::jobs::store::TableQuery;
@@ -36,6 +37,8 @@ pub(super) struct Start {
     pub(super) database: String,
     /// The server can sign.
     pub(super) crypto: bool,
+    /// Limits and settings of requests.
+    pub(super) requests: RequestRules,
     /// Longest message that the server takes.
     pub(super) message_bytes_max: usize,
     /// What the process may do.

@@ -10,6 +10,7 @@ use super::quarantine::{CrashLimit, History, Quarantine};
 use super::remote::RemoteModule;
 use super::shared::{Loaded, Shared};
 use super::supervisor::Supervisor;
+use crate::abi::request::RequestRules;
 use crate::abi::settings::Settings;
 use crate::domain::inbox::Inbox;
 use crate::domain::sandbox::Policy;
@@ -52,6 +53,8 @@ pub struct DomainConfig {
     pub scratch: PathBuf,
     /// The filter of the log (`CWEB_LOG`), if it is not the environment's.
     pub log: Option<String>,
+    /// Limits and settings of requests.
+    pub requests: RequestRules,
     /// Longest message of the process over the control connection: see [`message_bytes_max`].
     pub message_bytes_max: usize,
     /// When a module is left out.
