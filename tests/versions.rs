@@ -244,3 +244,38 @@ fn a_project_has_default_settings_and_a_secret_comes_from_standard_input() {
     assert!(refused(&server, work.path(), &["secret", "remove", "reader", "KEY"]).contains("no secret KEY"));
     assert!(refused(&server, work.path(), &["config", "set", "reader", "A"]).contains("KEY=VALUE"));
 }
+
+#[test]
+fn a_key_for_reading_sees_no_source_and_changes_nothing() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let entry = |name: &str, scopes: &str| {
+        format!("[[key]]\nname = \"{name}\"\nkey = \"the-key-of-{name}-here\"\nscopes = [{scopes}]\n")
+    };
+    let file = dir.path().join("keys.toml");
+    fs::write(&file, entry("reader", "\"read\"") + &entry("author", "\"deploy\", \"read\"")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let server = Server::on(&dir, &["--keys-file", file.to_str().unwrap()], &[]);
+    let ask = |key: &str, method: &str, path: &str, body: &[u8]| {
+        let key = format!("the-key-of-{key}-here");
+        server.connect().request(method, path, &[("X-API-Key", &key)], body)
+    };
+    for text in ["one", "two"] {
+        assert_eq!(ask("author", "POST", "/mgnt", constant("m", "/m", text).as_bytes()).status, 200);
+    }
+    assert_eq!(json(&ask("reader", "GET", "/mgnt/m", b""))["by"], "author");
+    assert_eq!(ask("reader", "GET", "/mgnt/m/versions", b"").status, 200);
+    for (method, path) in [
+        ("GET", "/mgnt/m/source"),
+        ("GET", "/mgnt/m/versions/1/source"),
+        ("POST", "/mgnt/m/rollback"),
+        ("PUT", "/mgnt/m/settings/A"),
+        ("PUT", "/mgnt/m/secrets/A"),
+        ("DELETE", "/mgnt/m/secrets/A"),
+    ] {
+        assert_eq!(ask("reader", method, path, b"x").status, 403, "{method} {path}");
+    }
+    assert_eq!(server.get("/m").text(), "two");
+    assert_eq!(ask("author", "GET", "/mgnt/m/source", b"").status, 200);
+    assert_eq!(ask("author", "POST", "/mgnt/m/rollback", b"").status, 200);
+    assert_eq!(server.get("/m").text(), "one");
+}

@@ -348,6 +348,26 @@ mod tests {
     }
 
     #[test]
+    fn another_file_is_another_library() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, first) = (dir.path().join("libx.so"), dir.path().join("libx.so.1.0"));
+        fs::write(&first, "one").unwrap();
+        std::os::unix::fs::symlink(&first, &link).unwrap();
+        let links = [link.clone()];
+        let before = identity(&links);
+        assert_eq!(before, identity(&links));
+        // In the same file, as a build in place does it.
+        fs::write(&first, "other").unwrap();
+        let changed = identity(&links);
+        assert_ne!(before, changed);
+        // Another file of the name, as an upgrade does it.
+        fs::write(dir.path().join("libx.so.1.1"), "other").unwrap();
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("libx.so.1.1"), &link).unwrap();
+        assert_ne!(changed, identity(&links));
+    }
+
+    #[test]
     fn versions_of_files() {
         assert_eq!(version_in(Path::new("/usr/lib/libz.so.1.2.13")), "1.2.13");
         assert_eq!(version_in(Path::new("/usr/lib/libz.so")), "");
