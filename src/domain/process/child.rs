@@ -12,7 +12,7 @@ use crate::abi::guard::Trap;
 use crate::abi::request::set_rules;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
-use crate::domain::executor::{Pool, Runner, RunnerFactory};
+use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{self, Caught, InProcess, InProcessModule};
 use crate::domain::ring::{Consumer, Producer, Region};
 use crate::domain::{module_thread, running, sandbox};
@@ -265,7 +265,7 @@ fn start_threads(start: &Start, region: &Arc<Region>, bodies: OwnedFd, wakes: Ve
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
             }
-            running::ready();
+            executor::prepare_thread();
             let corrupt = companion::serve(&intake, &mut *factory(), &pool, &rescuer);
             tracing::error!("{corrupt}; this domain ends");
             std::process::abort();
