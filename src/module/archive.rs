@@ -1,7 +1,7 @@
 //! Tar files of projects, plain or compressed by gzip or zstd: read with limits, since they come from clients, and written
 //! in one form.
 
-use super::project::{ProjectLimits, too_large, too_many};
+use super::project::{NamedFile, ProjectLimits, too_large, too_many};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use tar::{Archive, Builder, EntryType, Header};
@@ -22,7 +22,7 @@ const ENTRY_BYTES_MAX: usize = 4096;
 ///
 /// # Errors
 /// For people: what is wrong with the archive, or how it is too large.
-pub(super) fn unpack(bytes: &[u8], limits: ProjectLimits) -> Result<Option<Vec<(String, Vec<u8>)>>, String> {
+pub(super) fn unpack(bytes: &[u8], limits: ProjectLimits) -> Result<Option<Vec<NamedFile>>, String> {
     // What comes out of a few bytes may be any amount.
     let most = limits.files_max.saturating_mul(ENTRY_BYTES_MAX).saturating_add(limits.bytes_max);
     let most = u64::try_from(most).unwrap_or(u64::MAX);
@@ -42,7 +42,7 @@ fn unreadable(error: &io::Error) -> String {
     format!("the archive can't be read: {error}")
 }
 
-fn files(reader: impl Read, limits: ProjectLimits) -> Result<Vec<(String, Vec<u8>)>, String> {
+fn files(reader: impl Read, limits: ProjectLimits) -> Result<Vec<NamedFile>, String> {
     let mut archive = Archive::new(reader);
     let (mut found, mut bytes_sum, mut entries) = (Vec::new(), 0_usize, 0_usize);
     for entry in archive.entries().map_err(|error| unreadable(&error))? {

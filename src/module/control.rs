@@ -235,7 +235,7 @@ impl Control {
     /// Deploys what was `posted`; `reply` gets the outcome.
     pub fn deploy(&self, posted: Posted, options: DeployOptions, reply: DeployReply) {
         let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
-        self.submit(Job::Deploy { ticket, posted, options, reply });
+        self.submit(Job::Deploy { ticket, posted, options: Box::new(options), reply });
     }
 
     /// Removes the module `name`; `reply` gets the outcome.

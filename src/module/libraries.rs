@@ -158,9 +158,9 @@ impl Libraries {
     /// The first that is not allowed or not installed, with the flag or the package that helps.
     pub(super) fn resolve(&self, names: &[String], compiler: &Path) -> Result<Vec<Resolved>, DeployError> {
         if names.len() > LIBRARIES_MAX {
-            return Err(refused(format!("the module names more than {LIBRARIES_MAX} libraries")));
+            return Err(refused(&format!("the module names more than {LIBRARIES_MAX} libraries")));
         }
-        names.iter().map(|name| self.one(name, compiler)).collect::<Result<_, String>>().map_err(refused)
+        names.iter().map(|name| self.one(name, compiler)).collect::<Result<_, String>>().map_err(|text| refused(&text))
     }
 
     fn one(&self, name: &str, compiler: &Path) -> Result<Resolved, String> {
@@ -175,7 +175,7 @@ impl Libraries {
     }
 }
 
-fn refused(text: String) -> DeployError {
+fn refused(text: &str) -> DeployError {
     DeployError::Compile(format!("error: {text}\n"))
 }
 

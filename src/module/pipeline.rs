@@ -22,7 +22,7 @@ use std::sync::{Arc, PoisonError};
 
 /// Work for the control plane's threads.
 pub(super) enum Job {
-    Deploy { ticket: u64, posted: Posted, options: DeployOptions, reply: DeployReply },
+    Deploy { ticket: u64, posted: Posted, options: Box<DeployOptions>, reply: DeployReply },
     Remove { ticket: u64, name: String, reply: RemoveReply },
     Restart { name: String, reply: RemoveReply },
     Rollback { ticket: u64, name: String, version: Option<u64>, reply: DeployReply },
@@ -60,7 +60,7 @@ pub(super) fn deploy(
     options: &DeployOptions,
 ) -> Result<Deployed, DeployError> {
     let source = Source::read(posted, plane.config.project_limits)?;
-    let domain = options.domain.as_deref().or_else(|| match &source {
+    let domain = options.domain.as_deref().or(match &source {
         Source::Project(project) => project.settings.domain.as_deref(),
         Source::File(_) => None,
     });

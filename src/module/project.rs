@@ -37,13 +37,16 @@ impl Default for ProjectLimits {
     }
 }
 
+/// A file of a project: its path and its content.
+pub type NamedFile = (String, Vec<u8>);
+
 /// What a client sends as a module.
 #[derive(Debug, Clone)]
 pub enum Posted {
     /// One source, or a tar file of a project, which may be compressed by gzip or zstd.
     Body(Vec<u8>),
     /// Files by their paths.
-    Files(Vec<(String, Vec<u8>)>),
+    Files(Vec<NamedFile>),
 }
 
 impl Posted {
@@ -61,7 +64,7 @@ impl Posted {
 ///
 /// # Errors
 /// For people: it is none, or a path is not one of a project.
-pub fn unpacked(bytes: Vec<u8>) -> Result<Vec<(String, Vec<u8>)>, String> {
+pub fn unpacked(bytes: Vec<u8>) -> Result<Vec<NamedFile>, String> {
     match Source::kept(bytes, true).map_err(|error| error.to_string())? {
         Source::Project(project) => Ok(project.files.into_iter().collect()),
         Source::File(_) => Err("the answer is no archive".to_owned()),
@@ -106,7 +109,7 @@ pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Source {
     File(Vec<u8>),
-    Project(Project),
+    Project(Box<Project>),
 }
 
 /// Several files. Every path has been checked.
@@ -152,10 +155,10 @@ impl Source {
     pub(super) fn read(posted: Posted, limits: ProjectLimits) -> Result<Self, DeployError> {
         match posted {
             Posted::Body(bytes) => match archive::unpack(&bytes, limits).map_err(refused)? {
-                Some(files) => Project::new(files, limits).map(Self::Project),
+                Some(files) => Project::new(files, limits).map(|project| Self::Project(Box::new(project))),
                 None => Ok(Self::File(bytes)),
             },
-            Posted::Files(files) => Project::new(files, limits).map(Self::Project),
+            Posted::Files(files) => Project::new(files, limits).map(|project| Self::Project(Box::new(project))),
         }
     }
 
@@ -229,7 +232,7 @@ pub(super) fn checked_path(path: &str) -> Result<Option<String>, String> {
 }
 
 impl Project {
-    fn new(posted: Vec<(String, Vec<u8>)>, limits: ProjectLimits) -> Result<Self, DeployError> {
+    fn new(posted: Vec<NamedFile>, limits: ProjectLimits) -> Result<Self, DeployError> {
         let mut files = BTreeMap::new();
         let mut bytes_sum = 0_usize;
         for (path, bytes) in posted {
