@@ -3,8 +3,10 @@
 mod args;
 mod checks;
 mod own_pair;
+mod projects;
 
 pub use args::{Durability, Isolation, Reactor, ServeArgs, Span, without_env};
+pub use projects::ProjectSettings;
 
 use args::DAY_S;
 use std::ffi::OsString;
@@ -32,8 +34,6 @@ pub struct Config {
     pub isolation: Isolation,
     /// Directories that modules in processes of their own may read.
     pub allow_read: Vec<PathBuf>,
-    /// Libraries that sources may link with beside those that only compute; `all` stands for every one.
-    pub allow_lib: Vec<String>,
     /// Directories that modules in processes of their own may write.
     pub allow_write: Vec<PathBuf>,
     /// Whether isolated modules may open sockets.
@@ -137,12 +137,8 @@ pub struct Config {
     /// Longest run of a constructor, `onload`, `unload` or a job's cancel callback in a process of its own: then 422, or a line in
     /// the log.
     pub hook_timeout_ms: u64,
-    /// Most files of a project: 422 beyond it.
-    pub project_files_max: usize,
-    /// Most bytes of all files of a project together: 422 beyond it.
-    pub project_bytes_max: usize,
-    /// Versions of each module that are kept with their sources, the live one among them.
-    pub versions_kept: usize,
+    /// What modules may be made of.
+    pub projects: ProjectSettings,
     /// Most deployments that wait: 503 beyond it.
     pub deploy_queue_max: usize,
     /// Threads that run jobs: from 1 to 1024.
@@ -226,6 +222,7 @@ impl Config {
     }
 
     fn with_defaults(args: ServeArgs) -> Self {
+        let projects = ProjectSettings::of(&args);
         let data_dir = args.data_dir.unwrap_or_else(|| PathBuf::from("."));
         let production = args.production.unwrap_or(false);
         let host = if production { "0.0.0.0" } else { "127.0.0.1" };
@@ -243,7 +240,6 @@ impl Config {
             data_dir,
             isolation: args.isolation.unwrap_or(ISOLATION_DEFAULT),
             allow_read: args.allow_read.unwrap_or_default(),
-            allow_lib: args.allow_lib.unwrap_or_default(),
             allow_net: args.allow_net.unwrap_or(false),
             module_memory_bytes_max: args.module_memory_bytes_max.unwrap_or(0),
             module_resident_bytes_max: args.module_resident_bytes_max.unwrap_or(0),
@@ -299,9 +295,7 @@ impl Config {
             compile_timeout_ms: args.compile_timeout_ms.unwrap_or(10_000),
             swap_timeout_ms: args.swap_timeout_ms.unwrap_or(30_000),
             hook_timeout_ms: args.hook_timeout_ms.unwrap_or(30_000),
-            project_files_max: args.project_files_max.unwrap_or(1000),
-            project_bytes_max: args.project_bytes_max.unwrap_or(64 * 1024 * 1024),
-            versions_kept: args.versions_kept.unwrap_or(20),
+            projects,
             deploy_queue_max: args.deploy_queue_max.unwrap_or(64),
             job_workers: args.job_workers.unwrap_or_else(cores),
             durability: args.durability.unwrap_or(Durability::Full),

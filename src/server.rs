@@ -210,9 +210,9 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
             handler_timeout: (config.isolation == Isolation::Process)
                 .then(|| Duration::from_millis(config.handler_timeout_ms)),
         },
-        allow_lib: Allowed::of(config.allow_lib.clone()),
-        project_limits: ProjectLimits { files_max: config.project_files_max, bytes_max: config.project_bytes_max },
-        versions_kept: config.versions_kept,
+        allow_lib: Allowed::of(config.projects.allow_lib.clone()),
+        project_limits: ProjectLimits { files_max: config.projects.files_max, bytes_max: config.projects.bytes_max },
+        versions_kept: config.projects.versions_kept,
         queue_max: config.deploy_queue_max,
         ..ControlConfig::default()
     };
