@@ -20,7 +20,7 @@ use crate::domain::sandbox;
 use crate::jobs::hub::Hub;
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
-use crate::module::control::{Control, ControlConfig, RouteLimits};
+use crate::module::control::{Control, ControlConfig, MountDirs, RouteLimits};
 use crate::module::libraries::Allowed;
 use crate::module::project::ProjectLimits;
 use crate::net::{self, Certificate, TlsError, Waker};
@@ -209,6 +209,11 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
             body_bytes_max: config.route_body_bytes_max,
             handler_timeout: (config.isolation == Isolation::Process)
                 .then(|| Duration::from_millis(config.handler_timeout_ms)),
+        },
+        mounts: MountDirs {
+            base: config.data_dir.clone(),
+            allowed: [vec![config.data_dir.join("static")], config.allow_read.clone(), config.allow_write.clone()]
+                .concat(),
         },
         allow_lib: Allowed::of(config.projects.allow_lib.clone()),
         project_limits: ProjectLimits { files_max: config.projects.files_max, bytes_max: config.projects.bytes_max },

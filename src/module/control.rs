@@ -7,6 +7,7 @@ use super::history::{self, Found, Query};
 use super::job_code::Known;
 use super::libraries::{Allowed, Library};
 use super::matcher;
+pub use super::mounts::MountDirs;
 use super::pipeline::{self, Job};
 use super::project::{Posted, ProjectLimits};
 use super::settings::{Change, SettingsStore};
@@ -45,6 +46,8 @@ pub struct ControlConfig {
     pub swap_timeout: Duration,
     /// What routes may give themselves.
     pub route_limits: RouteLimits,
+    /// Which directories modules may have served.
+    pub mounts: MountDirs,
     /// Libraries that sources may name.
     pub allow_lib: Allowed,
     /// Limits of a project of several files.
@@ -65,6 +68,7 @@ impl Default for ControlConfig {
             inspect_timeout: Duration::from_secs(5),
             swap_timeout: Duration::from_secs(30),
             route_limits: RouteLimits { body_bytes_max: usize::MAX, handler_timeout: None },
+            mounts: MountDirs::default(),
             allow_lib: Allowed::Default,
             project_limits: ProjectLimits::default(),
             versions_kept: 20,

@@ -18,6 +18,7 @@ mod job_code;
 pub mod libraries;
 pub mod local;
 mod matcher;
+mod mounts;
 pub mod pattern;
 mod pipeline;
 pub mod project;

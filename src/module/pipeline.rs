@@ -11,7 +11,7 @@ use super::record::{prepare, record, since_ms, version};
 use super::settings::Change;
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
-use super::{sdk, store, verify};
+use super::{mounts, sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::domain::{DEFAULT_DOMAIN, LoadError};
 use crossbeam::channel::RecvTimeoutError;
@@ -91,6 +91,7 @@ fn deploy_read(
     let (warnings, manifest) = built(plane, ticket, &key, source, plan, || served_manifest(plane, &hash))?;
     check_name(source, &manifest)?;
     verify::check(&manifest)?;
+    mounts::check(&manifest, &plane.config.mounts)?;
     let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
     let fields = plan.reading().fields();
     let message = options.message.as_deref().unwrap_or_default();
@@ -152,6 +153,7 @@ pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), 
     let known = || (key == record.key).then(|| Arc::new(record.manifest.clone()));
     let (warnings, manifest) = built(plane, ticket, &key, &source, &plan, known)?;
     verify::check(&manifest)?;
+    mounts::check(&manifest, &plane.config.mounts)?;
     let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
