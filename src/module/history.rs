@@ -115,6 +115,7 @@ pub(super) fn rollback(plane: &Plane, ticket: u64, name: &str, number: Option<u6
     let known = || (key == wanted.key).then(|| Arc::new(wanted.manifest.clone()));
     let (_, manifest) = pipeline::built(plane, ticket, &key, &source, &plan, known)?;
     super::verify::check(&manifest)?;
+    super::mounts::check(&manifest, &plane.config.mounts)?;
     let compiled = Compiled {
         hash: &wanted.hash,
         key: &key,
