@@ -27,6 +27,7 @@ extern "C" {
 #endif
 
 struct websocket;
+struct cweb_stream_host;
 struct http_response;
 struct cweb_requests;
 
@@ -80,9 +81,10 @@ struct cweb_host {
     const struct cweb_requests *requests; /**< cweb_request.h */
     /** Answers with a file; see cweb_file.h. 0, or -1 and errno. */
     int (*send_file)(const void *module, struct http_response *response, const struct cweb_file *file);
+    const struct cweb_stream_host *stream; /**< Bodies in pieces: cweb_stream.h */
     /** The value of a setting of this module, NULL without one. It stays as long as the module is loaded. */
     const char *(*setting)(const void *module, const char *key);
-    void *reserved[9]; /* NULL; becomes further functions */
+    void *reserved[8]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

@@ -15,6 +15,10 @@ use std::path::{Path, PathBuf};
 /// Used when `--isolation` is not given.
 const ISOLATION_DEFAULT: Isolation = Isolation::Process;
 
+/// What preflights allow when nothing else is given.
+const CORS_METHODS: &str = "GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH";
+const CORS_HEADERS: &str = "Content-Type, Authorization, X-API-Key";
+
 /// The server's settings: complete and checked. Units stand at the end of the names.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -52,6 +56,12 @@ pub struct Config {
     pub domains_max: usize,
     /// Most threads of the executor pool.
     pub executors_max: usize,
+    /// Calls of routes of `CWEB_STREAM` at once, a shard and domain.
+    pub stream_calls_max: usize,
+    /// Streamed answers of other handlers at once, a shard and domain.
+    pub stream_answers_max: usize,
+    /// Bytes of each direction of a stream that wait for the other side.
+    pub stream_buffer_bytes: usize,
     /// Whether the admin key is needed from everywhere.
     pub production: bool,
     /// The server's certificate, PEM; absolute. In production, `server.crt` in the data directory if none is named.
@@ -251,6 +261,9 @@ impl Config {
             allow_write: args.allow_write.unwrap_or_default(),
             domains_max: args.domains_max.unwrap_or(32),
             executors_max: args.executors_max.unwrap_or(64),
+            stream_calls_max: args.stream_calls_max.unwrap_or(64),
+            stream_answers_max: args.stream_answers_max.unwrap_or(8 * 1024),
+            stream_buffer_bytes: args.stream_buffer_bytes.unwrap_or(1024 * 1024),
             production,
             tls_cert: args.tls_cert,
             tls_key: args.tls_key,
@@ -260,12 +273,8 @@ impl Config {
             shutdown_timeout_ms: args.shutdown_timeout_ms.unwrap_or(5_000),
             compress: codings(args.compress),
             cors_allow_origin: args.cors_allow_origin.unwrap_or_else(|| "*".to_owned()),
-            cors_allow_methods: args
-                .cors_allow_methods
-                .unwrap_or_else(|| "GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH".to_owned()),
-            cors_allow_headers: args
-                .cors_allow_headers
-                .unwrap_or_else(|| "Content-Type, Authorization, X-API-Key".to_owned()),
+            cors_allow_methods: args.cors_allow_methods.unwrap_or_else(|| CORS_METHODS.to_owned()),
+            cors_allow_headers: args.cors_allow_headers.unwrap_or_else(|| CORS_HEADERS.to_owned()),
             cors_max_age_s: args.cors_max_age_s.unwrap_or(600),
             admin_key: args.admin_key.filter(|key| !key.is_empty()),
             keys_file: args.keys_file,
