@@ -85,7 +85,13 @@ typedef int (*entry_t)(struct cweb_context *, http_request_t *, http_response_t 
 typedef enum {
     NONE = 0,
     /** The handler takes microseconds and never waits: it may run on the thread that serves the connection. */
-    CWEB_INLINE = 1
+    CWEB_INLINE = 1,
+    /**
+     * The handler is asked before a WebSocket is opened on the same path of the module; its method is GET. It has the
+     * handshake as its request, and accepts it with HTTP_200_OK, as the status begins, or 101: header fields that it sets are sent with
+     * the 101, and cweb_ws_choose() names a subprotocol. With any other status it refuses, and its response is the answer.
+     */
+    CWEB_HANDSHAKE = 128
 } cweb_feature_flag_t;
 
 /* n, or an error of the compiler unless low <= n <= high. */
@@ -117,7 +123,11 @@ typedef struct route_info {
 
 /** A WebSocket path. Each function may be NULL. Those of one socket run one at a time, in order. */
 typedef struct ws_info {
-    const char *path; /**< Literal */
+    /**
+     * Literal, or with a segment `:name` or any of []()*+?{}|^$\ a pattern like that of a route; cweb_ws_request() has what it
+     * matches. A dot alone makes no pattern.
+     */
+    const char *path;
     void (*on_open)(struct cweb_context *, websocket_t *);
     /** A NUL follows the length bytes of the message. */
     void (*on_message)(struct cweb_context *, websocket_t *, const char *message, size_t length);
@@ -238,6 +248,7 @@ static inline void jobs_bind(jobs_create_fn_t create, void *user_data) {
 #endif
 
 #include <cweb_request.h>
+#include <cweb_websocket.h>
 #include <cweb_helpers.h>
 
 #endif /* CWEB_H */

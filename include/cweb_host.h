@@ -28,6 +28,7 @@ extern "C" {
 
 struct websocket;
 struct cweb_requests;
+struct cweb_sockets;
 
 /** Levels of cweb_log(). */
 enum {
@@ -67,7 +68,8 @@ struct cweb_host {
     int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
     int (*event_del)(const void *module, void *event);
     const struct cweb_requests *requests; /**< cweb_request.h */
-    void *reserved[11]; /* NULL; becomes further functions */
+    const struct cweb_sockets *sockets;   /**< cweb_websocket.h */
+    void *reserved[10]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

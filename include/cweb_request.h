@@ -37,6 +37,8 @@ typedef struct cweb_part {
     void *reserved[3];        /* NULL */
 } cweb_part_t;
 
+struct websocket;
+
 /* What the functions below call; cweb_host.requests. It only grows at its end. */
 struct cweb_requests {
     void *(*alloc)(const struct http_request *req, size_t size);
@@ -47,7 +49,8 @@ struct cweb_requests {
     const char *(*param)(const struct http_request *req, const char *name, size_t number);
     const char *(*target)(const struct http_request *req);
     const char *(*peer_address)(const struct http_request *req, int direct);
-    void *reserved[8]; /* NULL; becomes further functions */
+    struct http_request *(*of_socket)(const struct websocket *ws);
+    void *reserved[7]; /* NULL; becomes further functions */
 };
 
 static inline const struct cweb_requests *cweb_requests(void) {

@@ -1,6 +1,7 @@
 //! `struct cweb_host`: the functions a module can call in the server.
 
 use super::native::WorkFn;
+use super::rooms::SocketServices;
 use super::types::WebSocket;
 use super::{events, guard, native};
 use crate::proto::ws::Kind;
@@ -63,7 +64,8 @@ pub struct HostTable {
     event_add: unsafe extern "C" fn(*const c_void, c_int, c_uint, WorkFn, *mut c_void) -> c_int,
     event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
     requests: *const native::RequestServices,
-    reserved: [usize; 11],
+    sockets: *const SocketServices,
+    reserved: [usize; 10],
 }
 
 // SAFETY: functions, and a pointer to a table of functions that nobody writes.
@@ -84,6 +86,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.event_add", offset_of!(HostTable, event_add)),
         ("cweb_host.event_del", offset_of!(HostTable, event_del)),
         ("cweb_host.requests", offset_of!(HostTable, requests)),
+        ("cweb_host.sockets", offset_of!(HostTable, sockets)),
     ]
 }
 
@@ -101,7 +104,8 @@ static TABLE: HostTable = HostTable {
     event_add,
     event_del,
     requests: &raw const native::cwebn_requests,
-    reserved: [0; 11],
+    sockets: &raw const super::rooms::SERVICES,
+    reserved: [0; 10],
 };
 
 /// The table of this server.

@@ -17,6 +17,7 @@ pub mod module;
 mod native;
 mod places;
 pub mod request;
+pub mod rooms;
 pub mod types;
 pub mod websocket;
 

@@ -279,6 +279,9 @@ settings! {
     /// Most messages of a WebSocket that wait for its handler before reading pauses [default: 1024]
     #[arg(long, env = "CWEB_MAX_WS_INBOX", value_name = "N", help_heading = LIMITS)]
     ws_inbox_messages_max: usize,
+    /// Most rooms that a WebSocket may be in; cweb_ws_join() fails beyond it [default: 64]
+    #[arg(long, env = "CWEB_WS_ROOMS_MAX", value_name = "N", help_heading = LIMITS)]
+    ws_rooms_max: usize,
     /// Most deployments that wait [default: 64]
     #[arg(long, env = "CWEB_DEPLOY_QUEUE_MAX", value_name = "N", help_heading = LIMITS)]
     deploy_queue_max: usize,

@@ -21,6 +21,7 @@ pub(super) const FILES: &[(&str, &str)] = headers![
     "cweb_helpers.h",
     "cweb_host.h",
     "cweb_request.h",
+    "cweb_websocket.h",
     "db.h",
     "defer.h",
     "err.h",

@@ -6,6 +6,7 @@ mod date;
 mod decoder;
 mod head;
 mod response;
+mod switching;
 mod target;
 
 pub use accept::accepts;
@@ -13,3 +14,4 @@ pub use date::http_date;
 pub use decoder::{Decoded, RequestDecoder};
 pub use head::{HEADERS_MAX, Head, Limits, Method, RequestError, RequestView};
 pub use response::{CONTINUE, Preflight, ResponseHead, close_after, encode_response, encode_stream_head, reason};
+pub use switching::Switching;
