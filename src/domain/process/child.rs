@@ -14,7 +14,7 @@ use crate::abi::rooms::set_outlets;
 use crate::abi::websocket::Outlet;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
-use crate::domain::executor::{Pool, Runner, RunnerFactory};
+use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{self, Caught, InProcess, InProcessModule};
 use crate::domain::ring::{Consumer, Producer, Region};
 use crate::domain::{module_thread, running, sandbox};
@@ -271,7 +271,7 @@ fn start_threads(start: &Start, region: &Arc<Region>, bodies: OwnedFd, wakes: Ve
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
             }
-            running::ready();
+            executor::prepare_thread();
             let corrupt = companion::serve(&intake, &mut *factory(), &pool, &rescuer);
             tracing::error!("{corrupt}; this domain ends");
             std::process::abort();
