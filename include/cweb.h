@@ -124,8 +124,8 @@ typedef struct route_info {
 /** A WebSocket path. Each function may be NULL. Those of one socket run one at a time, in order. */
 typedef struct ws_info {
     /**
-     * Literal, or with a segment `:name` or any of []()*+?{}|^$\ a pattern like that of a route; cweb_ws_request() has what it
-     * matches. A dot alone makes no pattern.
+     * Literal, or with a segment `:name` or any of []()*+?{}|^$\ a pattern like that of a route, whose captures
+     * cweb_ws_request() has. A dot alone makes no pattern.
      */
     const char *path;
     void (*on_open)(struct cweb_context *, websocket_t *);

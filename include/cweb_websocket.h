@@ -58,7 +58,10 @@ static inline http_request_t *cweb_ws_request(websocket_t *ws) {
     return table == NULL || ws == NULL ? NULL : table->of_socket(ws);
 }
 
-/** Keeps a pointer with the socket, until on_close has returned; nobody follows or frees it. It survives hot swaps, not the process. */
+/**
+ * Keeps a pointer with the socket, until on_close has returned; nobody follows or frees it. It survives hot swaps; a new
+ * process of the domain begins with NULL.
+ */
 static inline void cweb_ws_set_data(websocket_t *ws, void *data) {
     if (ws != NULL) {
         ws->reserved[0] = data;
@@ -116,8 +119,8 @@ static inline int cweb_ws_choose(http_request_t *req, http_response_t *res, cons
 /* ---- Rooms ---- */
 
 /**
- * Puts the socket into a room: it gets what is published there, until it leaves or is closed. Rooms are those of the domain that the
- * socket's module runs in; nobody makes or removes them.
+ * Puts the socket into a room: it gets what is published there, until it leaves or is closed. Rooms are those of the domain
+ * that the socket's module runs in; nobody makes or removes them.
  * @param room  1 to CWEB_ROOM_BYTES_MAX bytes
  * @return 0, also if it is there already; -1 with errno EINVAL (another length, NULL), EPIPE (the socket is closed) or ENOSPC
  * (it is in --ws-rooms-max rooms)
