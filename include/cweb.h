@@ -87,9 +87,17 @@ typedef enum {
     /** The handler takes microseconds and never waits: it may run on the thread that serves the connection. */
     CWEB_INLINE = 1,
     /**
+     * A request's body that is compressed (Content-Encoding: br, zstd or gzip) is expanded before the handler runs. The
+     * limit of the route counts for the expanded body (413); one that is broken is answered 400.
+     */
+    CWEB_DECODE = 32,
+    /** Answers are sent as they are: for what is secret beside what a stranger chooses (BREACH, see docs/files.md). */
+    CWEB_NO_COMPRESS = 64,
+    /**
      * The handler is asked before a WebSocket is opened on the same path of the module; its method is GET. It has the
-     * handshake as its request, and accepts it with HTTP_200_OK, as the status begins, or 101: header fields that it sets are sent with
-     * the 101, and cweb_ws_choose() names a subprotocol. With any other status it refuses, and its response is the answer.
+     * handshake as its request, and accepts it with HTTP_200_OK, as the status begins, or 101: header fields that it sets
+     * are sent with the 101, and cweb_ws_choose() names a subprotocol. With any other status it refuses, and its response
+     * is the answer.
      */
     CWEB_HANDSHAKE = 128
 } cweb_feature_flag_t;
@@ -190,6 +198,14 @@ typedef struct job_info {
     int concurrency;  /**< Most runs of this job at once */
 } job_info_t;
 
+/* ---- Directories served without a handler ---- */
+
+/** A directory whose files are served below a path; see docs/files.md. */
+typedef struct mount_info {
+    const char *prefix; /**< Begins with a slash; "/" is for what no route of the module matches */
+    const char *dir;    /**< Absolute or relative to the data directory; one that the operator lets modules read */
+} mount_info_t;
+
 /* ---- The module ---- */
 
 /** What a module exports as `config`. */
@@ -206,6 +222,8 @@ typedef struct module {
     void (*onload)(struct cweb_context *);
     /** Runs after the last request of this version; may be NULL. Join here every thread that onload started. */
     void (*unload)(struct cweb_context *);
+    mount_info_t mounts[MAX_MOUNTS];
+    int mount_size; /**< Mounts used */
 } module_t;
 
 /* ---- Services ---- */

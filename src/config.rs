@@ -64,6 +64,8 @@ pub struct Config {
     pub force_shutdown: bool,
     /// Longest wait for running requests at exit.
     pub shutdown_timeout_ms: u64,
+    /// Content codings of answers, the ones that are preferred first; empty: answers are not compressed.
+    pub compress: Vec<String>,
     /// `Access-Control-Allow-Origin` of all answers; empty for none.
     pub cors_allow_origin: String,
     /// `Access-Control-Allow-Methods` of preflights.
@@ -253,6 +255,7 @@ impl Config {
             silent: args.silent.unwrap_or(false),
             force_shutdown: args.force_shutdown.unwrap_or(false),
             shutdown_timeout_ms: args.shutdown_timeout_ms.unwrap_or(5_000),
+            compress: codings(args.compress),
             cors_allow_origin: args.cors_allow_origin.unwrap_or_else(|| "*".to_owned()),
             cors_allow_methods: args
                 .cors_allow_methods
@@ -351,6 +354,12 @@ fn descriptors_max() -> usize {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().next()).and_then(|text| text.parse::<usize>().ok());
     soft.unwrap_or(usize::MAX).saturating_sub(256).max(16)
+}
+
+/// The names of content codings; `off` stands for none.
+fn codings(given: Option<Vec<String>>) -> Vec<String> {
+    let given = given.unwrap_or_else(|| ["zstd", "br", "gzip"].map(str::to_owned).to_vec());
+    if given == ["off"] { Vec::new() } else { given }
 }
 
 #[cfg(test)]

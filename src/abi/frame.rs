@@ -3,6 +3,7 @@
 //! A [`CallFrame`] keeps its memory between calls: the request's strings lie in one arena, and the 8 KiB response
 //! body that a handler may `realloc` or replace is a `malloc`ed block that is used again when it comes back as it was.
 
+use super::files::{self, FileAnswer};
 use super::guard::{self, Trap};
 use super::handed::{self, Handed, Reading};
 use super::native::{RawGiven, RawHanded};
@@ -77,7 +78,9 @@ pub struct HandlerAnswer<'a> {
     pub body: &'a [u8],
     /// Whether the body stays readable until [`CallFrame::finish`].
     pub is_kept: bool,
-    handed: &'a Handed,
+    /// The file that is the body instead.
+    pub file: Option<FileAnswer>,
+    handed: Option<&'a Handed>,
 }
 
 /// What a handler has handed over and is to be freed.
@@ -87,7 +90,13 @@ impl HandlerAnswer<'_> {
     /// The header fields as bytes, unvalidated.
     pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         // SAFETY: answers are made after a call that returned, and borrow the frame that would free the fields.
-        unsafe { self.handed.fields() }
+        self.handed.into_iter().flat_map(|handed| unsafe { handed.fields() })
+    }
+
+    /// An answer without a handler.
+    #[must_use]
+    pub fn of_file(file: FileAnswer) -> Self {
+        Self { is_declined: false, status: file.status, body: &[], is_kept: true, file: Some(file), handed: None }
     }
 }
 
@@ -259,7 +268,8 @@ impl CallFrame {
         let (status, is_kept) = (status_code(self.response.status), self.handed.is_own_body());
         let is_declined = self.response.status == DECLINED;
         let switches = matches!(self.response.status, HTTP_101_SWITCHING_PROTOCOLS | 101);
-        Ok(HandlerAnswer { is_declined, status, switches, body, is_kept, handed: &self.handed })
+        let file = files::sent(&self.response);
+        Ok(HandlerAnswer { is_declined, status, switches, body, is_kept, file, handed: Some(&self.handed) })
     }
 
     /// Whether the handler has freed the empty body of its request and left the pointer to it.

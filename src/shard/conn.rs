@@ -2,7 +2,7 @@
 
 use super::limits::ShardLimits;
 use crate::domain::call::{AnswerMeta, OwnedRequest};
-use crate::net::{ConnId, Lent, Peer};
+use crate::net::{Attached, ConnId, Peer};
 use crate::proto::http1::RequestDecoder;
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ pub(super) enum Slot {
     /// It is, when the answer that says so has its turn.
     Opening { bytes: Vec<u8>, request: OwnedRequest },
     /// Answered, but an earlier request is not.
-    Ready { bytes: Vec<u8>, lent: Option<Box<dyn Lent>>, safe: bool },
+    Ready { bytes: Vec<u8>, lent: Option<Attached>, safe: bool },
     /// The answer is a stream of events, which takes the connection when its turn comes.
     Stream { key: u64 },
 }

@@ -6,7 +6,7 @@ use super::conn::{Conn, Slot, Takeover};
 use super::handshakes::is_accepted;
 use super::requests::Begun;
 use crate::domain::call::OwnedRequest;
-use crate::net::{ConnId, Lent, Links};
+use crate::net::{Attached, ConnId, Links};
 use crate::proto::http1::close_after;
 
 impl Shard {
@@ -17,7 +17,7 @@ impl Shard {
         id: ConnId,
         seq: u64,
         mut bytes: Vec<u8>,
-        lent: Option<Box<dyn Lent>>,
+        lent: Option<Attached>,
     ) {
         let draining = self.draining;
         if draining && is_accepted(&bytes) {
@@ -51,7 +51,7 @@ impl Shard {
                     if let Some(outbox) = links.outbox(id) {
                         outbox.push_owned(bytes);
                         if let Some(lent) = lent {
-                            outbox.push_lent(lent);
+                            outbox.push_attached(lent);
                         }
                     }
                 }
@@ -113,6 +113,10 @@ impl Shard {
         };
         match begun {
             Begun::Answered => None,
+            Begun::Attached(body) => {
+                links.outbox(conn.id)?.push_attached(body);
+                None
+            }
             Begun::Running { expected } => Some(Slot::Running { safe, expected }),
             Begun::Asking => Some(Slot::Asking { request }),
             Begun::Held => {
