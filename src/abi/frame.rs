@@ -96,7 +96,8 @@ impl HandlerAnswer<'_> {
     /// An answer without a handler.
     #[must_use]
     pub fn of_file(file: FileAnswer) -> Self {
-        Self { is_declined: false, status: file.status, body: &[], is_kept: true, file: Some(file), handed: None }
+        let (is_declined, switches, status) = (false, false, file.status);
+        Self { is_declined, status, switches, body: &[], is_kept: true, file: Some(file), handed: None }
     }
 }
 

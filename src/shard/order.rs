@@ -17,11 +17,12 @@ impl Shard {
         id: ConnId,
         seq: u64,
         mut bytes: Vec<u8>,
-        lent: Option<Attached>,
+        mut lent: Option<Attached>,
     ) {
         let draining = self.draining;
         if draining && is_accepted(&bytes) {
             bytes.clear();
+            lent = None;
             shutting_down().encode(&self.error_meta(), &mut bytes);
         }
         let Some(conn) = self.conn(id) else { return }; // The client left before its answer came.
