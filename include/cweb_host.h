@@ -27,6 +27,7 @@ extern "C" {
 #endif
 
 struct websocket;
+struct cweb_stream_host;
 struct http_response;
 struct cweb_requests;
 struct cweb_sockets;
@@ -81,8 +82,9 @@ struct cweb_host {
     const struct cweb_requests *requests; /**< cweb_request.h */
     /** Answers with a file; see cweb_file.h. 0, or -1 and errno. */
     int (*send_file)(const void *module, struct http_response *response, const struct cweb_file *file);
-    const struct cweb_sockets *sockets;   /**< cweb_websocket.h */
-    void *reserved[9]; /* NULL; becomes further functions */
+    const struct cweb_stream_host *stream; /**< Bodies in pieces: cweb_stream.h */
+    const struct cweb_sockets *sockets;    /**< cweb_websocket.h */
+    void *reserved[8];                     /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

@@ -3,6 +3,7 @@
 use super::files::FileWish;
 use super::native::WorkFn;
 use super::rooms::SocketServices;
+use super::stream::{STREAM_TABLE, StreamTable};
 use super::types::{HttpResponse, WebSocket};
 use super::{events, guard, native};
 use crate::proto::ws::Kind;
@@ -66,8 +67,9 @@ pub struct HostTable {
     event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
     requests: *const native::RequestServices,
     send_file: unsafe extern "C" fn(*const c_void, *mut HttpResponse, *const FileWish) -> c_int,
+    stream: &'static StreamTable,
     sockets: *const SocketServices,
-    reserved: [usize; 9],
+    reserved: [usize; 8],
 }
 
 // SAFETY: functions, and a pointer to a table of functions that nobody writes.
@@ -89,6 +91,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.event_del", offset_of!(HostTable, event_del)),
         ("cweb_host.requests", offset_of!(HostTable, requests)),
         ("cweb_host.send_file", offset_of!(HostTable, send_file)),
+        ("cweb_host.stream", offset_of!(HostTable, stream)),
         ("cweb_host.sockets", offset_of!(HostTable, sockets)),
     ]
 }
@@ -108,8 +111,9 @@ static TABLE: HostTable = HostTable {
     event_del,
     requests: &raw const native::cwebn_requests,
     send_file,
+    stream: &STREAM_TABLE,
     sockets: &raw const super::rooms::SERVICES,
-    reserved: [0; 9],
+    reserved: [0; 8],
 };
 
 /// The table of this server.

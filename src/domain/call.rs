@@ -2,6 +2,7 @@
 
 use super::Instance;
 use super::inbox::Inbox;
+use super::stream::StreamStart;
 use crate::abi::websocket::Socket;
 use crate::net::ConnId;
 use crate::proto::http1::{Head, Preflight, RequestView, ResponseHead, Switching, encode_response};
@@ -201,6 +202,8 @@ pub enum Work {
         request: OwnedRequest,
         /// Framing of the answer.
         meta: AnswerMeta,
+        /// Of a route of `CWEB_STREAM`.
+        stream: Option<Box<StreamStart>>,
     },
     /// WebSocket callbacks, in order.
     Socket {

@@ -3,6 +3,12 @@
 //! Sans-IO: bytes in, values out. What comes from a domain is hostile: every length is checked against the record, and a
 //! record that is wrong anywhere is refused whole.
 
+mod streams;
+#[cfg(test)]
+mod tests;
+
+pub(super) use streams::{StreamToDomain, StreamToServer, begin, notice, stream_returned};
+
 use super::arena::Place;
 use super::file_body::{FileAnswer, FileBody};
 use crate::proto::ws::Kind;
@@ -68,6 +74,8 @@ pub(super) enum ToDomain<'a> {
     Done { offset: u64 },
     /// Nothing can be sent on a socket any more. It is still to have its last event.
     Gone { key: u64 },
+    /// About a stream.
+    Stream(StreamToDomain<'a>),
 }
 
 /// A record from a domain.
@@ -95,6 +103,8 @@ pub(super) enum ToServer<'a> {
     Room { key: u64, room: &'a [u8], joins: bool },
     /// An encoded frame for the sockets of the domain in a room.
     Publish { room: &'a [u8], frame: Body<'a> },
+    /// About a stream.
+    Stream(StreamToServer<'a>),
 }
 
 /// Header fields of an answer; read one by one.
@@ -105,6 +115,17 @@ pub(super) struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
+    pub(super) fn parse(reader: &mut Reader<'a>) -> Option<Self> {
+        let count = usize::from(reader.u16()?);
+        let all = reader.bytes;
+        for _ in 0..count {
+            reader.block()?;
+            reader.block()?;
+        }
+        let bytes = all.get(..all.len() - reader.bytes.len())?;
+        (count <= HEADERS_MAX).then_some(Self { bytes, count })
+    }
+
     /// Name and value of each field.
     pub(super) fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         let mut reader = Reader { bytes: self.bytes };
@@ -378,7 +399,7 @@ impl<'a> ToDomain<'a> {
                 key: reader.u64()?,
                 events: reader.body(kind == kind::SOCKET)?,
             },
-            _ => return None,
+            kind => Self::Stream(StreamToDomain::parse(kind, ticket, reader)?),
         })
     }
 }
@@ -412,7 +433,7 @@ impl<'a> ToServer<'a> {
             kind::PUBLISH | kind::PUBLISH_LENT => {
                 Self::Publish { room: reader.block()?, frame: reader.body(kind == kind::PUBLISH)? }
             }
-            _ => return None,
+            kind => Self::Stream(StreamToServer::parse(kind, ticket, reader)?),
         })
     }
 }
@@ -513,6 +534,3 @@ fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
         _ => return None,
     })
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,3 +1,5 @@
+//! Records come back as they were written, and what is none is refused.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -62,7 +62,7 @@ impl Bench {
             preflight: None,
             switching: None,
         };
-        let work = Work::Request { conn: self.conns[conn], seq: 0, route: 0, request, meta };
+        let work = Work::Request { conn: self.conns[conn], seq: 0, route: 0, request, meta, stream: None };
         self.calls.submit(Arc::new(Held(Arc::clone(&self.module))), true, work);
     }
 
