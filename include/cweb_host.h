@@ -83,8 +83,10 @@ struct cweb_host {
     /** Answers with a file; see cweb_file.h. 0, or -1 and errno. */
     int (*send_file)(const void *module, struct http_response *response, const struct cweb_file *file);
     const struct cweb_stream_host *stream; /**< Bodies in pieces: cweb_stream.h */
-    const struct cweb_sockets *sockets;    /**< cweb_websocket.h */
-    void *reserved[8];                     /* NULL; becomes further functions */
+    /** The value of a setting of this module, NULL without one. It stays as long as the module is loaded. */
+    const char *(*setting)(const void *module, const char *key);
+    const struct cweb_sockets *sockets; /**< cweb_websocket.h */
+    void *reserved[7]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */
