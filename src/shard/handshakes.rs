@@ -45,7 +45,8 @@ impl Shard {
         let mut meta = self.meta(origin, view);
         meta.switching = Some(Arc::new(Switching::new(accept, view)));
         let request = OwnedRequest::copy(view);
-        self.submit(&generation, route, Work::Request { conn: origin.id, seq: origin.seq, route, request, meta });
+        let work = Work::Request { conn: origin.id, seq: origin.seq, route, request, meta, stream: None };
+        self.submit(&generation, route, work);
         Begun::Asking
     }
 }
