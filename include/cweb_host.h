@@ -30,6 +30,7 @@ struct websocket;
 struct cweb_stream_host;
 struct http_response;
 struct cweb_requests;
+struct cweb_sockets;
 
 /** A file to answer with, for cweb_host.send_file. Authors use cweb_file.h. */
 struct cweb_file {
@@ -84,7 +85,8 @@ struct cweb_host {
     const struct cweb_stream_host *stream; /**< Bodies in pieces: cweb_stream.h */
     /** The value of a setting of this module, NULL without one. It stays as long as the module is loaded. */
     const char *(*setting)(const void *module, const char *key);
-    void *reserved[8]; /* NULL; becomes further functions */
+    const struct cweb_sockets *sockets; /**< cweb_websocket.h */
+    void *reserved[7]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

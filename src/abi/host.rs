@@ -2,6 +2,7 @@
 
 use super::files::FileWish;
 use super::native::WorkFn;
+use super::rooms::SocketServices;
 use super::settings::Kept;
 use super::stream::{STREAM_TABLE, StreamTable};
 use super::types::{HttpResponse, WebSocket};
@@ -71,7 +72,8 @@ pub struct HostTable {
     send_file: unsafe extern "C" fn(*const c_void, *mut HttpResponse, *const FileWish) -> c_int,
     stream: &'static StreamTable,
     setting: unsafe extern "C" fn(*const c_void, *const c_char) -> *const c_char,
-    reserved: [usize; 8],
+    sockets: *const SocketServices,
+    reserved: [usize; 7],
 }
 
 // SAFETY: functions, and a pointer to a table of functions that nobody writes.
@@ -95,6 +97,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.send_file", offset_of!(HostTable, send_file)),
         ("cweb_host.stream", offset_of!(HostTable, stream)),
         ("cweb_host.setting", offset_of!(HostTable, setting)),
+        ("cweb_host.sockets", offset_of!(HostTable, sockets)),
     ]
 }
 
@@ -115,7 +118,8 @@ static TABLE: HostTable = HostTable {
     send_file,
     stream: &STREAM_TABLE,
     setting,
-    reserved: [0; 8],
+    sockets: &raw const super::rooms::SERVICES,
+    reserved: [0; 7],
 };
 
 /// The table of this server.
