@@ -47,9 +47,8 @@ extern "C" {
 
 /** Marks the one symbol that the server looks for. */
 #define CWEB_EXPORT __attribute__((visibility("default")))
-#ifndef __cplusplus
+/* In C++ a keyword of the language's modules, which a module of the server is none of. */
 #define export CWEB_EXPORT
-#endif
 
 /* ---- What every function of a module is given ---- */
 
@@ -85,7 +84,27 @@ typedef int (*entry_t)(struct cweb_context *, http_request_t *, http_response_t 
 typedef enum {
     NONE = 0,
     /** The handler takes microseconds and never waits: it may run on the thread that serves the connection. */
-    CWEB_INLINE = 1
+    CWEB_INLINE = 1,
+    /**
+     * The handler starts when the head of the request is there, and takes the body piece by piece: cweb_stream.h. It has a
+     * thread of its own while it runs. req->body is empty; CWEB_BODY_MIB() limits the whole body, and without it there is
+     * no limit.
+     */
+    CWEB_STREAM = 16,
+    /**
+     * A request's body that is compressed (Content-Encoding: br, zstd or gzip) is expanded before the handler runs. The
+     * limit of the route counts for the expanded body (413); one that is broken is answered 400. Not with CWEB_STREAM.
+     */
+    CWEB_DECODE = 32,
+    /** Answers are sent as they are: for what is secret beside what a stranger chooses (BREACH, see docs/files.md). */
+    CWEB_NO_COMPRESS = 64,
+    /**
+     * The handler is asked before a WebSocket is opened on the same path of the module; its method is GET. It has the
+     * handshake as its request, and accepts it with HTTP_200_OK, as the status begins, or 101: header fields that it sets
+     * are sent with the 101, and cweb_ws_choose() names a subprotocol. With any other status it refuses, and its response
+     * is the answer.
+     */
+    CWEB_HANDSHAKE = 128
 } cweb_feature_flag_t;
 
 /* n, or an error of the compiler unless low <= n <= high. */
@@ -117,7 +136,11 @@ typedef struct route_info {
 
 /** A WebSocket path. Each function may be NULL. Those of one socket run one at a time, in order. */
 typedef struct ws_info {
-    const char *path; /**< Literal */
+    /**
+     * Literal, or with a segment `:name` or any of []()*+?{}|^$\ a pattern like that of a route, whose captures
+     * cweb_ws_request() has. A dot alone makes no pattern.
+     */
+    const char *path;
     void (*on_open)(struct cweb_context *, websocket_t *);
     /** A NUL follows the length bytes of the message. */
     void (*on_message)(struct cweb_context *, websocket_t *, const char *message, size_t length);
@@ -180,6 +203,14 @@ typedef struct job_info {
     int concurrency;  /**< Most runs of this job at once */
 } job_info_t;
 
+/* ---- Directories served without a handler ---- */
+
+/** A directory whose files are served below a path; see docs/files.md. */
+typedef struct mount_info {
+    const char *prefix; /**< Begins with a slash; "/" is for what no route of the module matches */
+    const char *dir;    /**< Absolute or relative to the data directory; one that the operator lets modules read */
+} mount_info_t;
+
 /* ---- The module ---- */
 
 /** What a module exports as `config`. */
@@ -196,6 +227,8 @@ typedef struct module {
     void (*onload)(struct cweb_context *);
     /** Runs after the last request of this version; may be NULL. Join here every thread that onload started. */
     void (*unload)(struct cweb_context *);
+    mount_info_t mounts[MAX_MOUNTS];
+    int mount_size; /**< Mounts used */
 } module_t;
 
 /* ---- Services ---- */
@@ -238,6 +271,8 @@ static inline void jobs_bind(jobs_create_fn_t create, void *user_data) {
 #endif
 
 #include <cweb_request.h>
+#include <cweb_setting.h>
+#include <cweb_websocket.h>
 #include <cweb_helpers.h>
 
 #endif /* CWEB_H */

@@ -27,7 +27,20 @@ extern "C" {
 #endif
 
 struct websocket;
+struct cweb_stream_host;
+struct http_response;
 struct cweb_requests;
+struct cweb_sockets;
+
+/** A file to answer with, for cweb_host.send_file. Authors use cweb_file.h. */
+struct cweb_file {
+    uint32_t size; /**< sizeof(struct cweb_file) of the module */
+    int flags;     /**< CWEB_FILE_… */
+    const char *root; /**< The directory that path stays below whatever it says; NULL: path is used as it is */
+    const char *path;
+    const char *content_type; /**< NULL: by the suffix of path */
+    const char *etag;         /**< NULL: by the file's state */
+};
 
 /** Levels of cweb_log(). */
 enum {
@@ -67,7 +80,13 @@ struct cweb_host {
     int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
     int (*event_del)(const void *module, void *event);
     const struct cweb_requests *requests; /**< cweb_request.h */
-    void *reserved[11]; /* NULL; becomes further functions */
+    /** Answers with a file; see cweb_file.h. 0, or -1 and errno. */
+    int (*send_file)(const void *module, struct http_response *response, const struct cweb_file *file);
+    const struct cweb_stream_host *stream; /**< Bodies in pieces: cweb_stream.h */
+    /** The value of a setting of this module, NULL without one. It stays as long as the module is loaded. */
+    const char *(*setting)(const void *module, const char *key);
+    const struct cweb_sockets *sockets; /**< cweb_websocket.h */
+    void *reserved[7]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

@@ -3,8 +3,10 @@
 mod args;
 mod checks;
 mod own_pair;
+mod projects;
 
 pub use args::{Durability, Isolation, Reactor, ServeArgs, Span, without_env};
+pub use projects::ProjectSettings;
 
 use args::DAY_S;
 use std::ffi::OsString;
@@ -12,6 +14,10 @@ use std::path::{Path, PathBuf};
 
 /// Used when `--isolation` is not given.
 const ISOLATION_DEFAULT: Isolation = Isolation::Process;
+
+/// What preflights allow when nothing else is given.
+const CORS_METHODS: &str = "GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH";
+const CORS_HEADERS: &str = "Content-Type, Authorization, X-API-Key";
 
 /// The server's settings: complete and checked. Units stand at the end of the names.
 #[derive(Debug, Clone)]
@@ -50,6 +56,12 @@ pub struct Config {
     pub domains_max: usize,
     /// Most threads of the executor pool.
     pub executors_max: usize,
+    /// Calls of routes of `CWEB_STREAM` at once, a shard and domain.
+    pub stream_calls_max: usize,
+    /// Streamed answers of other handlers at once, a shard and domain.
+    pub stream_answers_max: usize,
+    /// Bytes of each direction of a stream that wait for the other side.
+    pub stream_buffer_bytes: usize,
     /// Whether the admin key is needed from everywhere.
     pub production: bool,
     /// The server's certificate, PEM; absolute. In production, `server.crt` in the data directory if none is named.
@@ -64,6 +76,8 @@ pub struct Config {
     pub force_shutdown: bool,
     /// Longest wait for running requests at exit.
     pub shutdown_timeout_ms: u64,
+    /// Content codings of answers, the ones that are preferred first; empty: answers are not compressed.
+    pub compress: Vec<String>,
     /// `Access-Control-Allow-Origin` of all answers; empty for none.
     pub cors_allow_origin: String,
     /// `Access-Control-Allow-Methods` of preflights.
@@ -114,6 +128,8 @@ pub struct Config {
     pub ws_queue_bytes_max: usize,
     /// Most messages of a WebSocket that wait for its handler; reading pauses beyond it.
     pub ws_inbox_messages_max: usize,
+    /// Most rooms that a WebSocket may be in.
+    pub ws_rooms_max: usize,
     /// Longest from a request's first byte to the end of its head: then 408.
     pub header_timeout_ms: u64,
     /// Longest between two pieces of a body: then 408.
@@ -135,6 +151,8 @@ pub struct Config {
     /// Longest run of a constructor, `onload`, `unload` or a job's cancel callback in a process of its own: then 422, or a line in
     /// the log.
     pub hook_timeout_ms: u64,
+    /// What modules may be made of.
+    pub projects: ProjectSettings,
     /// Most deployments that wait: 503 beyond it.
     pub deploy_queue_max: usize,
     /// Threads that run jobs: from 1 to 1024.
@@ -218,6 +236,7 @@ impl Config {
     }
 
     fn with_defaults(args: ServeArgs) -> Self {
+        let projects = ProjectSettings::of(&args);
         let data_dir = args.data_dir.unwrap_or_else(|| PathBuf::from("."));
         let production = args.production.unwrap_or(false);
         let host = if production { "0.0.0.0" } else { "127.0.0.1" };
@@ -244,6 +263,9 @@ impl Config {
             allow_write: args.allow_write.unwrap_or_default(),
             domains_max: args.domains_max.unwrap_or(32),
             executors_max: args.executors_max.unwrap_or(64),
+            stream_calls_max: args.stream_calls_max.unwrap_or(64),
+            stream_answers_max: args.stream_answers_max.unwrap_or(8 * 1024),
+            stream_buffer_bytes: args.stream_buffer_bytes.unwrap_or(1024 * 1024),
             production,
             tls_cert: args.tls_cert,
             tls_key: args.tls_key,
@@ -251,13 +273,10 @@ impl Config {
             silent: args.silent.unwrap_or(false),
             force_shutdown: args.force_shutdown.unwrap_or(false),
             shutdown_timeout_ms: args.shutdown_timeout_ms.unwrap_or(5_000),
+            compress: codings(args.compress),
             cors_allow_origin: args.cors_allow_origin.unwrap_or_else(|| "*".to_owned()),
-            cors_allow_methods: args
-                .cors_allow_methods
-                .unwrap_or_else(|| "GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH".to_owned()),
-            cors_allow_headers: args
-                .cors_allow_headers
-                .unwrap_or_else(|| "Content-Type, Authorization, X-API-Key".to_owned()),
+            cors_allow_methods: args.cors_allow_methods.unwrap_or_else(|| CORS_METHODS.to_owned()),
+            cors_allow_headers: args.cors_allow_headers.unwrap_or_else(|| CORS_HEADERS.to_owned()),
             cors_max_age_s: args.cors_max_age_s.unwrap_or(600),
             admin_key: args.admin_key.filter(|key| !key.is_empty()),
             keys_file: args.keys_file,
@@ -280,6 +299,7 @@ impl Config {
             ws_message_bytes_max: args.ws_message_bytes_max.unwrap_or(16 * 1024 * 1024),
             ws_queue_bytes_max: args.ws_queue_bytes_max.unwrap_or(8 * 1024 * 1024),
             ws_inbox_messages_max: args.ws_inbox_messages_max.unwrap_or(1024),
+            ws_rooms_max: args.ws_rooms_max.unwrap_or(64),
             header_timeout_ms: args.header_timeout_ms.unwrap_or(10_000),
             body_timeout_ms: args.body_timeout_ms.unwrap_or(30_000),
             idle_timeout_ms: args.idle_timeout_ms.unwrap_or(75_000),
@@ -290,6 +310,7 @@ impl Config {
             compile_timeout_ms: args.compile_timeout_ms.unwrap_or(10_000),
             swap_timeout_ms: args.swap_timeout_ms.unwrap_or(30_000),
             hook_timeout_ms: args.hook_timeout_ms.unwrap_or(30_000),
+            projects,
             deploy_queue_max: args.deploy_queue_max.unwrap_or(64),
             job_workers: args.job_workers.unwrap_or_else(cores),
             durability: args.durability.unwrap_or(Durability::Full),
@@ -348,6 +369,12 @@ fn descriptors_max() -> usize {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().next()).and_then(|text| text.parse::<usize>().ok());
     soft.unwrap_or(usize::MAX).saturating_sub(256).max(16)
+}
+
+/// The names of content codings; `off` stands for none.
+fn codings(given: Option<Vec<String>>) -> Vec<String> {
+    let given = given.unwrap_or_else(|| ["zstd", "br", "gzip"].map(str::to_owned).to_vec());
+    if given == ["off"] { Vec::new() } else { given }
 }
 
 #[cfg(test)]

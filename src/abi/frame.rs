@@ -3,17 +3,21 @@
 //! A [`CallFrame`] keeps its memory between calls: the request's strings lie in one arena, and the 8 KiB response
 //! body that a handler may `realloc` or replace is a `malloc`ed block that is used again when it comes back as it was.
 
+use super::files::{self, FileAnswer};
 use super::guard::{self, Trap};
 use super::handed::{self, Handed, Reading};
 use super::native::{RawGiven, RawHanded};
 use super::request::{RequestMemory, RoutePath};
+use super::stream::{StreamCall, StreamSlot};
 use super::types::{
-    DECLINED, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code,
+    DECLINED, HTTP_101_SWITCHING_PROTOCOLS, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair,
+    KvStore, WebSocket, status_code,
 };
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 /// Free places a module finds in each of a request's stores.
 const REQUEST_SPARE: usize = 16;
@@ -55,6 +59,8 @@ pub struct CallFrame {
     empty_body: *mut c_char,
     handed: Handed,
     memory: RequestMemory,
+    /// What a handler can do beside filling in its response; at one address for all calls.
+    stream: Option<Box<StreamSlot>>,
 }
 
 const PARAMS: usize = 0;
@@ -68,13 +74,17 @@ const NO_STORE: KvStore =
 pub struct HandlerAnswer<'a> {
     /// The handler leaves the request to another one; counts for a fallback route only.
     pub is_declined: bool,
-    /// Status code, 100 to 599.
+    /// Status code, 200 to 599.
     pub status: u16,
+    /// The handler has set the status 101, which accepts a handshake and is no answer elsewhere.
+    pub switches: bool,
     /// The body.
     pub body: &'a [u8],
     /// Whether the body stays readable until [`CallFrame::finish`].
     pub is_kept: bool,
-    handed: &'a Handed,
+    /// The file that is the body instead.
+    pub file: Option<FileAnswer>,
+    handed: Option<&'a Handed>,
 }
 
 /// What a handler has handed over and is to be freed.
@@ -84,7 +94,14 @@ impl HandlerAnswer<'_> {
     /// The header fields as bytes, unvalidated.
     pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         // SAFETY: answers are made after a call that returned, and borrow the frame that would free the fields.
-        unsafe { self.handed.fields() }
+        self.handed.into_iter().flat_map(|handed| unsafe { handed.fields() })
+    }
+
+    /// An answer without a handler.
+    #[must_use]
+    pub fn of_file(file: FileAnswer) -> Self {
+        let (is_declined, switches, status) = (false, false, file.status);
+        Self { is_declined, status, switches, body: &[], is_kept: true, file: Some(file), handed: None }
     }
 }
 
@@ -137,7 +154,19 @@ impl CallFrame {
             empty_body: ptr::null_mut(),
             handed: Handed::for_answers(),
             memory: RequestMemory::new(),
+            stream: None,
         }
+    }
+
+    /// Gives the handlers of this frame `call`.
+    #[must_use]
+    pub fn with_stream(mut self, call: Arc<dyn StreamCall>) -> Self {
+        self.stream = Some(Box::new(StreamSlot { call }));
+        self
+    }
+
+    fn stream_slot(&self) -> *mut c_void {
+        self.stream.as_ref().map_or(ptr::null_mut(), |slot| ptr::from_ref::<StreamSlot>(slot).cast_mut().cast())
     }
 
     /// Fills the frame for `view`, a request of a route with the path `route`. Returns the two pointers for the handler,
@@ -181,11 +210,11 @@ impl CallFrame {
             reserved: [
                 view.bytes.as_ptr().cast_mut().cast(),
                 ptr::without_provenance_mut(view.bytes.len()),
-                ptr::null_mut(),
+                self.stream_slot(),
             ],
         };
         self.prepare_response()?;
-        self.memory.begin(&raw const self.request, view, route)?;
+        self.memory.begin(&raw mut self.request, view, route)?;
         self.handed.lend_request(view.body, self.memory.as_raw());
         Some((&raw mut self.request, &raw mut self.response))
     }
@@ -215,7 +244,7 @@ impl CallFrame {
             body: self.response_body,
             content_length: 0,
             server: ptr::null_mut(),
-            reserved: [ptr::null_mut(); 3],
+            reserved: [self.stream_slot(), ptr::null_mut(), ptr::null_mut()],
         };
         self.handed.begin(self.response_body, &raw const self.response_kv, self.response_pairs.as_ptr());
         self.handed.lend(&self.arena);
@@ -255,7 +284,9 @@ impl CallFrame {
         let body = unsafe { self.handed.body() };
         let (status, is_kept) = (status_code(self.response.status), self.handed.is_own_body());
         let is_declined = self.response.status == DECLINED;
-        Ok(HandlerAnswer { is_declined, status, body, is_kept, handed: &self.handed })
+        let switches = matches!(self.response.status, HTTP_101_SWITCHING_PROTOCOLS | 101);
+        let file = files::sent(&self.response);
+        Ok(HandlerAnswer { is_declined, status, switches, body, is_kept, file, handed: Some(&self.handed) })
     }
 
     /// Whether the handler has freed the empty body of its request and left the pointer to it.
@@ -274,6 +305,13 @@ impl CallFrame {
     pub fn kept_body(&self) -> Option<&[u8]> {
         // SAFETY: `release` frees no block that is kept.
         self.handed.is_own_body().then(|| unsafe { self.handed.body() })
+    }
+
+    /// The request that was prepared is the one that opened `socket`, for its `on_open`. `handed` is that of the call.
+    pub(super) fn opens(&mut self, socket: *const WebSocket, handed: &mut Handed) {
+        self.memory.opens(socket);
+        handed.lend(&self.arena);
+        handed.lend_request(&[], self.memory.as_raw());
     }
 
     /// Whether the handler has deferred functions to the end of its request.
@@ -350,7 +388,9 @@ impl CallFrame {
     /// After a fault nothing the handler touched can be trusted: its blocks are left alone, and the frame starts anew.
     pub fn abandon(&mut self) {
         (self.response_body, self.empty_body) = (ptr::null_mut(), ptr::null_mut());
+        let stream = self.stream.take();
         *self = Self::new();
+        self.stream = stream;
     }
 
     fn push_text(&mut self, text: &[u8]) -> usize {

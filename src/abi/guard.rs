@@ -4,11 +4,13 @@
 //! no Rust frame, so a jump skips none.
 
 use super::context::ModuleContext;
+use super::files;
 use super::frame::CallFrame;
 use super::handed::{Handed, Reading};
 use super::module::{JobCancelFn, JobRunFn};
 use super::native::{self, FAULT_EXIT, RawFault, RawGiven, RawHanded, RawRequest, Sink};
 use super::types::{Callee, HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
+use crate::proto::http1::RequestView;
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
@@ -156,13 +158,14 @@ pub unsafe fn call_handler(
     handler: Callee<HandlerFn>,
     context: &ModuleContext,
     (request, response): (*mut HttpRequest, *mut HttpResponse),
-    frame: &mut CallFrame,
+    (frame, view): (&mut CallFrame, &RequestView<'_>),
 ) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
     let handed = frame.handed();
     let (handler, context) = handler.with(context.as_ptr());
     // SAFETY: the caller's contract; the function takes the context or not as `with` says.
-    let faulted = unsafe { native::cwebn_call_handler(handler, context, request, response, handed, &raw mut fault) };
+    let call = || unsafe { native::cwebn_call_handler(handler, context, request, response, handed, &raw mut fault) };
+    let faulted = files::during(view, response, call);
     outcome(faulted, &fault)
 }
 
@@ -217,10 +220,9 @@ pub struct SocketOutcome {
 }
 
 /// What happens on a WebSocket.
-#[derive(Debug)]
-pub enum SocketCall {
-    /// `on_open`
-    Open(Option<Callee<SocketFn>>),
+pub enum SocketCall<'f> {
+    /// `on_open`, and the frame with the request that opened the socket.
+    Open(Option<Callee<SocketFn>>, Option<&'f mut CallFrame>),
     /// `on_message`: the message.
     Message(Option<Callee<MessageFn>>, Vec<u8>),
     /// `on_close`. The socket's session is freed.
@@ -232,8 +234,8 @@ pub enum SocketCall {
 /// # Safety
 /// The callback is a function of a module that stays open during the call; `ws` is the pointer of a
 /// [`Socket`](super::websocket::Socket) that the caller holds.
-pub unsafe fn call_socket(call: SocketCall, context: &ModuleContext, ws: *mut WebSocket) -> SocketOutcome {
-    if matches!(call, SocketCall::Open(None) | SocketCall::Message(None, _)) {
+pub unsafe fn call_socket(call: SocketCall<'_>, context: &ModuleContext, ws: *mut WebSocket) -> SocketOutcome {
+    if matches!(call, SocketCall::Open(None, _) | SocketCall::Message(None, _)) {
         return SocketOutcome { result: Ok(()), reading: None, strange: 0 };
     }
     let (mut fault, mut handed, context) = (NO_FAULT, Handed::new(), context.as_ptr());
@@ -241,7 +243,10 @@ pub unsafe fn call_socket(call: SocketCall, context: &ModuleContext, ws: *mut We
     // SAFETY: the caller's contract, and as in `call_handler`; a message has its length, and a NUL, and outlives the call.
     let faulted = unsafe {
         match call {
-            SocketCall::Open(open) => {
+            SocketCall::Open(open, frame) => {
+                if let Some(frame) = frame {
+                    frame.opens(ws, &mut handed);
+                }
                 let (open, context) = Callee::unpack(open, context);
                 native::cwebn_call_ws_open(open, context, ws, handed.as_raw(), fault_at)
             }

@@ -1,7 +1,11 @@
 //! `struct cweb_host`: the functions a module can call in the server.
 
+use super::files::FileWish;
 use super::native::WorkFn;
-use super::types::WebSocket;
+use super::rooms::SocketServices;
+use super::settings::Kept;
+use super::stream::{STREAM_TABLE, StreamTable};
+use super::types::{HttpResponse, WebSocket};
 use super::{events, guard, native};
 use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -20,7 +24,7 @@ pub fn create_job(module: &ModuleToken, job: &str, payload: &str) -> Result<Stri
 }
 
 /// Names a module in calls of the table.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ModuleToken {
     /// The module's name.
     pub name: String,
@@ -28,12 +32,14 @@ pub struct ModuleToken {
     pub id: u64,
     /// What the server calls it, where this process is a domain's; else 0.
     pub number: u64,
+    /// What `cweb_setting` finds.
+    pub settings: Kept,
 }
 
 impl ModuleToken {
     pub(super) fn new(name: String) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self { name, id: NEXT.fetch_add(1, Ordering::Relaxed), number: 0 }
+        Self { name, id: NEXT.fetch_add(1, Ordering::Relaxed), number: 0, settings: Kept::default() }
     }
 }
 
@@ -63,7 +69,11 @@ pub struct HostTable {
     event_add: unsafe extern "C" fn(*const c_void, c_int, c_uint, WorkFn, *mut c_void) -> c_int,
     event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
     requests: *const native::RequestServices,
-    reserved: [usize; 11],
+    send_file: unsafe extern "C" fn(*const c_void, *mut HttpResponse, *const FileWish) -> c_int,
+    stream: &'static StreamTable,
+    setting: unsafe extern "C" fn(*const c_void, *const c_char) -> *const c_char,
+    sockets: *const SocketServices,
+    reserved: [usize; 7],
 }
 
 // SAFETY: functions, and a pointer to a table of functions that nobody writes.
@@ -84,6 +94,10 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.event_add", offset_of!(HostTable, event_add)),
         ("cweb_host.event_del", offset_of!(HostTable, event_del)),
         ("cweb_host.requests", offset_of!(HostTable, requests)),
+        ("cweb_host.send_file", offset_of!(HostTable, send_file)),
+        ("cweb_host.stream", offset_of!(HostTable, stream)),
+        ("cweb_host.setting", offset_of!(HostTable, setting)),
+        ("cweb_host.sockets", offset_of!(HostTable, sockets)),
     ]
 }
 
@@ -101,7 +115,11 @@ static TABLE: HostTable = HostTable {
     event_add,
     event_del,
     requests: &raw const native::cwebn_requests,
-    reserved: [0; 11],
+    send_file,
+    stream: &STREAM_TABLE,
+    setting,
+    sockets: &raw const super::rooms::SERVICES,
+    reserved: [0; 7],
 };
 
 /// The table of this server.
@@ -201,6 +219,13 @@ unsafe extern "C" fn event_del(module: *const c_void, event: *mut c_void) -> c_i
 }
 
 /// # Safety
+/// By the contract of the table: `wish` has C strings or NULL. `response` is only compared.
+unsafe extern "C" fn send_file(_module: *const c_void, response: *mut HttpResponse, wish: *const FileWish) -> c_int {
+    // SAFETY: the caller's contract.
+    with_errno(unsafe { super::files::send_file(response, wish) })
+}
+
+/// # Safety
 /// By the contract of the table: `token` is a C string, `out` has `out_len` writable bytes.
 unsafe extern "C" fn crypto_sign(token: *const c_char, out: *mut c_char, out_len: usize) -> c_int {
     if token.is_null() || out.is_null() || out_len == 0 {
@@ -272,6 +297,21 @@ unsafe extern "C" fn ws_send(
         unsafe { super::websocket::send_as(ws, asked, message, length) == 0 }
     });
     c_int::try_from(sent.count()).unwrap_or(c_int::MAX)
+}
+
+/// # Safety
+/// By the contract of the table: `module` is a token, `key` a C string.
+unsafe extern "C" fn setting(module: *const c_void, key: *const c_char) -> *const c_char {
+    if key.is_null() {
+        return std::ptr::null();
+    }
+    // The string is measured before anything is held: a bad pointer jumps out of here.
+    // SAFETY: the caller's contract.
+    let (key, token) = unsafe {
+        let key = CStr::from_ptr(key);
+        (key, module.cast::<ModuleToken>().as_ref())
+    };
+    token.map_or(std::ptr::null(), |token| token.settings.get(key))
 }
 
 unsafe extern "C" fn log(module: *const c_void, level: c_int, message: *const c_char) {

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 /// (`CWEB_INLINE` in `include/cweb.h`).
 pub const FLAG_INLINE: i32 = 1;
 
+/// Bit of [`RouteDecl::flags`]: the route is asked before a WebSocket is opened on its path (`CWEB_HANDSHAKE`).
+const FLAG_HANDSHAKE: i32 = 128;
+
 /// Bits of [`RouteDecl::flags`] that `include/wafer/wafer_glue.c` sets: the route is asked when no other one matches; its
 /// calls run one at a time; it answers whatever it is asked, so that those that may decline are asked before it.
 const FLAG_FALLBACK: i32 = 2;
@@ -13,6 +16,13 @@ const FLAG_SERIAL: i32 = 4;
 const FLAG_FINAL: i32 = 8;
 /// The three, which count in an app for nope.c or WAFer only: in the flags of any other module they are ignored.
 pub(super) const APP_FLAGS: i32 = FLAG_FALLBACK | FLAG_SERIAL | FLAG_FINAL;
+
+/// Bit of [`RouteDecl::flags`]: the handler takes the body piece by piece (`CWEB_STREAM`).
+pub const FLAG_STREAM: i32 = 16;
+/// Bit of [`RouteDecl::flags`]: the body of a request is given to the handler without its content coding (`CWEB_DECODE`).
+const FLAG_DECODE: i32 = 32;
+/// Bit of [`RouteDecl::flags`]: answers are never compressed (`CWEB_NO_COMPRESS`).
+const FLAG_NO_COMPRESS: i32 = 64;
 
 /// Bits of [`RouteDecl::flags`] that hold the route's own time-out in seconds (`CWEB_TIMEOUT_S`).
 const TIMEOUT_SHIFT: u32 = 8;
@@ -87,13 +97,37 @@ pub struct RouteDecl {
     pub flags: i32,
     /// Whether the handler pointer is set; a route without one is refused.
     pub has_handler: bool,
+    /// A directory that is served here instead (`module_t.mounts`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<Mount>,
+}
+
+/// One entry of `module_t.mounts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// The path that the files are below.
+    pub prefix: String,
+    /// The directory they are in.
+    pub dir: String,
 }
 
 impl RouteDecl {
     /// Whether the handler may run on the shard's thread.
     #[must_use]
     pub fn is_inline(&self) -> bool {
-        self.flags & FLAG_INLINE != 0
+        self.flags & FLAG_INLINE != 0 && !self.is_stream()
+    }
+
+    /// Whether the handler starts with the head of the request, and takes the body piece by piece.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.flags & FLAG_STREAM != 0
+    }
+
+    /// Whether the route is asked before a WebSocket is opened on its path, and answers nothing else.
+    #[must_use]
+    pub fn is_handshake(&self) -> bool {
+        self.flags & FLAG_HANDSHAKE != 0
     }
 
     /// Whether the route is asked only when no other module's route matches. Such a handler may decline.
@@ -112,6 +146,18 @@ impl RouteDecl {
     #[must_use]
     pub fn is_final(&self) -> bool {
         self.flags & FLAG_FINAL != 0
+    }
+
+    /// Whether the body of a request is given to the handler without its content coding.
+    #[must_use]
+    pub fn decodes(&self) -> bool {
+        self.flags & FLAG_DECODE != 0
+    }
+
+    /// Whether answers may be compressed.
+    #[must_use]
+    pub fn may_compress(&self) -> bool {
+        self.flags & FLAG_NO_COMPRESS == 0
     }
 
     /// The route's own limit for a run of its handler.

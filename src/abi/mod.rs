@@ -6,6 +6,7 @@
 pub mod context;
 pub mod crypto;
 pub mod events;
+pub mod files;
 pub mod frame;
 pub mod guard;
 pub mod handed;
@@ -17,6 +18,9 @@ pub mod module;
 mod native;
 mod places;
 pub mod request;
+pub mod rooms;
+pub mod settings;
+pub mod stream;
 pub mod types;
 pub mod websocket;
 

@@ -159,6 +159,9 @@ settings! {
     /// Directory that modules may read; may be repeated. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_READ", value_delimiter = ',', value_name = "DIR")]
     allow_read: Vec<PathBuf>,
+    /// Library that sources may link with beside those that only compute; may be repeated; all for every one that is installed
+    #[arg(long, env = "CWEB_ALLOW_LIB", value_delimiter = ',', value_name = "NAME")]
+    allow_lib: Vec<String>,
     /// Directory that modules may write; may be repeated. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_WRITE", value_delimiter = ',', value_name = "DIR")]
     allow_write: Vec<PathBuf>,
@@ -186,6 +189,15 @@ settings! {
     /// Most threads for handlers that block or compute [default: 64]
     #[arg(long, env = "CWEB_EXECUTORS_MAX", value_name = "N")]
     executors_max: usize,
+    /// Most calls at once of routes of CWEB_STREAM, a shard and domain; each has a thread [default: 64]
+    #[arg(long, env = "CWEB_STREAM_CALLS_MAX", value_name = "N")]
+    stream_calls_max: usize,
+    /// Most streamed answers of other handlers at once, a shard and domain, detached ones among them [default: 8192]
+    #[arg(long, env = "CWEB_STREAM_ANSWERS_MAX", value_name = "N")]
+    stream_answers_max: usize,
+    /// Bytes of a body that wait for its handler, and of an answer for its client, on a route of CWEB_STREAM [default: 1 MiB]
+    #[arg(long, env = "CWEB_STREAM_BUFFER_BYTES", value_name = "BYTES")]
+    stream_buffer_bytes: usize,
     /// Listen on all interfaces, and ask for the admin key even from this machine
     #[arg(long, env = "CWEB_PRODUCTION", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     production: bool,
@@ -213,6 +225,9 @@ settings! {
     /// Longest wait for running requests at exit [default: 5000]
     #[arg(long, env = "CWEB_SHUTDOWN_TIMEOUT_MS", value_name = "MS")]
     shutdown_timeout_ms: u64,
+    /// Content codings of answers, the ones that are preferred first, or off [default: zstd,br,gzip]
+    #[arg(long, env = "CWEB_COMPRESS", value_delimiter = ',', value_name = "CODINGS")]
+    compress: Vec<String>,
     /// Access-Control-Allow-Origin of all answers; empty for none [default: *]
     #[arg(long, env = "CWEB_CORS_ALLOW_ORIGIN", value_name = "ORIGIN", help_heading = CORS)]
     cors_allow_origin: String,
@@ -279,6 +294,18 @@ settings! {
     /// Most messages of a WebSocket that wait for its handler before reading pauses [default: 1024]
     #[arg(long, env = "CWEB_MAX_WS_INBOX", value_name = "N", help_heading = LIMITS)]
     ws_inbox_messages_max: usize,
+    /// Most files of a project [default: 1000]
+    #[arg(long, env = "CWEB_PROJECT_FILES_MAX", value_name = "N", help_heading = LIMITS)]
+    project_files_max: usize,
+    /// Most bytes of all files of a project together [default: 67108864]
+    #[arg(long, env = "CWEB_PROJECT_BYTES_MAX", value_name = "BYTES", help_heading = LIMITS)]
+    project_bytes_max: usize,
+    /// Versions of each module that are kept with their sources [default: 20]
+    #[arg(long, env = "CWEB_VERSIONS_KEPT", value_name = "N", help_heading = LIMITS)]
+    versions_kept: usize,
+    /// Most rooms that a WebSocket may be in; cweb_ws_join() fails beyond it [default: 64]
+    #[arg(long, env = "CWEB_WS_ROOMS_MAX", value_name = "N", help_heading = LIMITS)]
+    ws_rooms_max: usize,
     /// Most deployments that wait [default: 64]
     #[arg(long, env = "CWEB_DEPLOY_QUEUE_MAX", value_name = "N", help_heading = LIMITS)]
     deploy_queue_max: usize,

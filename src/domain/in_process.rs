@@ -3,59 +3,47 @@
 //! The fastest way to run them, for code that is trusted: a fault is caught by the guard of the C trampoline and
 //! answered 500, but a module that scribbles over memory scribbles over the server's.
 
-use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work};
-use super::executor::Runner;
-use super::inbox::{Declined, Message};
-use super::serial::{Turn, Turns};
-use super::{DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, fault, inspect, output, running};
+mod callbacks;
+mod calls;
+mod services;
+
+pub use services::SymbolTable;
+
+use super::call::{AnswerMeta, Hold};
+use super::serial::Turns;
+use super::stream::call::{CallState, Facts, Used};
+use super::stream::detached;
+use super::{
+    DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, NoAnswer, check_domain_name, compress, fault, files, inspect,
+    output, running,
+};
 use crate::abi::context::{JobTables, ModuleContext};
 use crate::abi::events;
+use crate::abi::files::mounted;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
-use crate::abi::guard::{self, SocketCall, ThreadGuard};
+use crate::abi::guard::{self, ThreadGuard};
 use crate::abi::handed::Thing;
 use crate::abi::job;
-use crate::abi::manifest::{Manifest, RouteDecl};
+use crate::abi::manifest::{Manifest, Mount, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
 use crate::abi::request::RoutePath;
+use crate::abi::stream::{self, StreamCall};
 use crate::abi::types::{Callee, HookFn};
-use crate::abi::websocket::Socket;
 use crate::jobs::code::JobCalls;
+use crate::net::Attached;
 use crate::proto::http1::{RequestView, ResponseHead, encode_response};
+use services::{run_callback, run_work};
 use std::any::Any;
-use std::collections::HashMap;
-use std::ffi::c_void;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// The modules loaded into this process, and the services they share.
 pub struct InProcess {
     context: Arc<ModuleContext>,
     symbols: Arc<SymbolTable>,
-}
-
-/// Published modules by name, for `ctx->symbols->resolv`.
-#[derive(Default)]
-pub struct SymbolTable {
-    modules: RwLock<HashMap<String, Weak<InProcessModule>>>,
-}
-
-impl SymbolTable {
-    /// The address of `symbol` in the published module `module`; NULL if there is none.
-    #[must_use]
-    pub fn resolve(&self, module: &str, symbol: &str) -> *mut c_void {
-        let modules = self.modules.read().unwrap_or_else(PoisonError::into_inner);
-        let found = modules.get(module).and_then(Weak::upgrade);
-        found.map_or(std::ptr::null_mut(), |module| module.open.symbol(symbol))
-    }
-
-    /// The number of the published module `module`, or 0.
-    fn number(&self, module: &str) -> u64 {
-        let modules = self.modules.read().unwrap_or_else(PoisonError::into_inner);
-        modules.get(module).and_then(Weak::upgrade).map_or(0, |module| module.number)
-    }
 }
 
 /// Why a call is not run whose turn does not come.
@@ -73,7 +61,7 @@ pub struct InProcessModule {
     warned: AtomicU32,
     /// Of the routes whose calls run one at a time.
     turns: Arc<Turns>,
-    /// Of the routes.
+    /// Of the routes, and of the WebSockets behind them.
     paths: Vec<RoutePath>,
 }
 
@@ -129,29 +117,22 @@ impl InProcess {
             run: Box::new(move |owner, callback| run_callback(&for_events, owner, callback)),
             thread: super::module_thread,
         });
+        stream::set_streams(Box::new(detached::All));
         Ok(Self { context, symbols })
     }
 
     /// Makes the executor of the calling thread.
     #[must_use]
     pub fn executor() -> Executor {
-        Executor { _guard: ThreadGuard::new(), frame: Box::default() }
+        let state = CallState::new();
+        let frame = CallFrame::new().with_stream(Arc::clone(&state) as Arc<dyn StreamCall>);
+        Executor { _guard: ThreadGuard::new(), frame: Box::new(frame), state, attached: None }
     }
 
     /// The services modules share.
     #[must_use]
     pub fn context(&self) -> &Arc<ModuleContext> {
         &self.context
-    }
-
-    /// Names the modules whose symbols others can resolve from now on.
-    pub fn published<'a>(&self, instances: impl Iterator<Item = &'a Arc<dyn Instance>>) {
-        let named = instances.filter_map(|instance| {
-            let any: Arc<dyn Any + Send + Sync> = Arc::clone(instance) as _;
-            let module = any.downcast::<InProcessModule>().ok()?;
-            Some((module.manifest().name.clone(), Arc::downgrade(&module)))
-        });
-        *self.symbols.modules.write().unwrap_or_else(PoisonError::into_inner) = named.collect();
     }
 }
 
@@ -173,7 +154,9 @@ impl InProcess {
         let context = context.ok_or_else(|| LoadError::Host("there is no memory for it".to_owned()))?;
         let context = Arc::new(context);
         open.set_used(Arc::clone(&context) as _);
-        let paths = open.manifest.routes.iter().map(|route| RoutePath::new(&route.path)).collect();
+        let routes = open.manifest.routes.iter().map(|route| route.path.as_str());
+        let sockets = open.manifest.websockets.iter().map(|socket| socket.path.as_str());
+        let paths = routes.chain(sockets).map(RoutePath::new).collect();
         let (context, open, warned) = (ManuallyDrop::new(context), ManuallyDrop::new(open), AtomicU32::new(0));
         Ok(Arc::new(InProcessModule { context, open, number, warned, turns: Arc::default(), paths }))
     }
@@ -238,6 +221,21 @@ impl InProcessModule {
         self.open.manifest.routes.get(route).is_some_and(declines)
     }
 
+    /// Whether route number `route` is asked before a WebSocket is opened.
+    fn is_handshake(&self, route: usize) -> bool {
+        self.route(route).is_some_and(RouteDecl::is_handshake)
+    }
+
+    /// The directory that route number `route` serves, if it has no handler for that.
+    fn mount(&self, route: usize) -> Option<&Mount> {
+        self.route(route)?.mount.as_ref()
+    }
+
+    /// Route number `route` as it is declared.
+    pub(super) fn route(&self, route: usize) -> Option<&RouteDecl> {
+        self.open.manifest.routes.get(route)
+    }
+
     /// Whose turns the calls of route number `route` take, if they run one at a time.
     pub(super) fn turns(&self, route: usize) -> Option<&Arc<Turns>> {
         self.open.manifest.routes.get(route).filter(|route| route.is_serial()).map(|_| &self.turns)
@@ -286,27 +284,14 @@ pub(super) fn fault_of(trap: guard::Trap) -> Fault {
     }
 }
 
-/// Runs work that module `name` gave the scheduler.
-fn run_work(number: u64, name: &str, work: &mut dyn FnMut() -> Result<(), guard::Trap>) {
-    if let Err(trap) = running::during(number, || output::attributed(name, work)) {
-        report(&Caught { number, trap, place: "scheduled work" });
-        tracing::error!("module {name} failed in scheduled work: {}", fault_of(trap));
-    }
-}
-
-/// Runs the callback of one of `owner`'s events.
-fn run_callback(context: &ModuleContext, owner: &events::Owner, callback: &mut dyn FnMut() -> Result<(), guard::Trap>) {
-    let (number, name) = (owner.number, owner.name.as_str());
-    if let Err(trap) = running::during(number, || output::attributed(name, callback)) {
-        context.release_after_fault();
-        report(&Caught { number, trap, place: "the callback of an event" });
-        tracing::error!("module {name} failed in the callback of an event: {}", fault_of(trap));
-    }
-}
-
 impl Instance for InProcessModule {
     fn manifest(&self) -> &Manifest {
         &self.open.manifest
+    }
+
+    fn configure(&self, settings: &crate::abi::settings::Settings) -> Result<(), Fault> {
+        self.open.set_settings(settings);
+        Ok(())
     }
 
     fn onload(&self) -> Result<(), Fault> {
@@ -349,11 +334,19 @@ impl Instance for InProcessModule {
 pub struct Executor {
     _guard: ThreadGuard,
     frame: Box<CallFrame>,
+    state: Arc<CallState>,
+    attached: Option<Attached>,
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.state.retire();
+    }
 }
 
 impl Executor {
     /// Runs the handler of route number `route` and appends its encoded answer to `out`: nothing, if it leaves the request
-    /// to others. Returns how many header fields were dropped because they could not be sent.
+    /// to others, or has sent the answer itself. Returns how many header fields were dropped because they could not be sent.
     pub fn request(
         &mut self,
         hold: &dyn Hold,
@@ -363,6 +356,22 @@ impl Executor {
         cors_origin: Option<&str>,
         out: &mut Vec<u8>,
     ) -> u32 {
+        self.request_with(hold, route, view, meta, cors_origin, None, out).1
+    }
+
+    /// [`Executor::request`] of a handler that may send its answer itself, if there are `facts`. Gives also how the answer
+    /// was used.
+    #[allow(clippy::too_many_arguments)] // All that a call is made of.
+    pub(super) fn request_with(
+        &mut self,
+        hold: &dyn Hold,
+        route: usize,
+        view: &RequestView<'_>,
+        meta: &AnswerMeta,
+        cors_origin: Option<&str>,
+        facts: Option<&mut Facts<'_>>,
+        out: &mut Vec<u8>,
+    ) -> (Used, u32) {
         let head = |status, body_len| ResponseHead {
             status,
             date: &meta.date,
@@ -372,63 +381,112 @@ impl Executor {
             head_only: meta.head_only,
             cors_origin,
             preflight: meta.preflight.as_deref(),
+            switching: meta.switching.as_deref(),
         };
         let plain = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
         let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() else {
             let text = "the module is not loaded in this process\n";
             encode_response(out, &head(500, text.len()), plain.into_iter(), text.as_bytes());
-            return 0;
+            return (Used::Whole, 0);
         };
         let name = &module.open.manifest.name;
-        let (begin, mut dropped) = (out.len(), 0);
-        let result = self.handler(module, route, view, |answer| {
-            if answer.is_declined && module.may_decline(route) {
+        // What is inline runs on the shard's own thread here.
+        let compresses = module.route(route).is_some_and(|route| route.may_compress() && !route.is_inline());
+        let (begin, mut dropped, mut attached) = (out.len(), 0, None);
+        let result = self.handler(module, route, view, facts, |answer, is_streamed| {
+            if is_streamed || answer.is_declined && module.may_decline(route) {
                 return;
             }
-            dropped = encode_response(out, &head(answer.status, answer.body.len()), answer.headers(), answer.body);
+            let Some(file) = &answer.file else {
+                let changed = if compresses { compress::changed(view, &answer) } else { None };
+                dropped = match &changed {
+                    Some(changed) => changed.encode(out, answer.body, |length| head(answer.status, length)),
+                    None => {
+                        let head = head(answer.status, answer.body.len());
+                        encode_response(out, &head, answer.headers(), answer.body)
+                    }
+                };
+                return;
+            };
+            let head = head(answer.status, usize::try_from(file.bytes).unwrap_or(usize::MAX));
+            dropped = files::encode(out, &head, file, answer.headers());
+            attached = head.has_body().then(|| files::attached(file)).flatten();
         });
         self.finish();
-        if let Err(text) = result {
+        let used = self.finish_stream(result.is_ok());
+        if let Err(NoAnswer { status, text }) = result {
             // What the module has handed over may have been encoded before it was found that it can't be freed.
             out.truncate(begin);
-            encode_response(out, &head(500, text.len()), plain.into_iter(), text.as_bytes());
-            return 0;
+            encode_response(out, &head(status, text.len()), plain.into_iter(), text.as_bytes());
+            return (used, 0);
         }
+        self.attached = attached;
         if dropped > 0 {
             tracing::warn!("module {name}: {dropped} response header(s) with a forbidden character were dropped");
         }
-        dropped
+        (used, dropped)
+    }
+
+    /// How the last call has used its answer, which is ended if the handler `returned`.
+    pub(super) fn finish_stream(&self, returned: bool) -> Used {
+        self.state.finish(returned)
+    }
+
+    /// What follows the bytes of the last answer.
+    pub fn take_attached(&mut self) -> Option<Attached> {
+        self.attached.take()
     }
 
     /// Runs the handler of route number `route` of `module`. `take` copies its answer, of which only
-    /// [`Executor::kept_body`] is there afterwards; it may have run also when there is an error.
+    /// [`Executor::kept_body`] is there afterwards, and is told whether the handler has sent another itself; it may have run
+    /// also when there is an error. [`Executor::finish_stream`] must follow if there are `facts`.
     ///
     /// # Errors
-    /// Why the answer can't be sent, for the client.
+    /// What is answered instead.
     pub(super) fn handler(
         &mut self,
         module: &InProcessModule,
         route: usize,
         view: &RequestView<'_>,
-        take: impl FnOnce(&HandlerAnswer<'_>),
-    ) -> Result<(), String> {
-        let Some(handler) = module.open.symbols.routes.get(route).copied().flatten() else {
-            return Err("the route has no handler\n".to_owned());
+        facts: Option<&mut Facts<'_>>,
+        take: impl FnOnce(HandlerAnswer<'_>, bool),
+    ) -> Result<(), NoAnswer> {
+        let decoded = match module.route(route).filter(|route| route.decodes() && !route.is_stream()) {
+            Some(route) => {
+                compress::decoded(view, compress::body_bytes_max(route)).map_err(|why| NoAnswer::from(why.answer()))?
+            }
+            None => None,
         };
-        let Some(path) = module.paths.get(route) else { return Err("the route has no path\n".to_owned()) };
-        // SAFETY: both outlive the call, the frame is boxed, and whoever calls this finishes before they end; a failed call
-        // abandons the frame.
+        let view = &decoded.as_deref().map_or(*view, |body| RequestView { body, shared: None, ..*view });
+        if let Some(Mount { prefix, dir }) = module.mount(route) {
+            take(HandlerAnswer::of_file(mounted(view, prefix, dir)), false);
+            return Ok(());
+        }
+        let Some(handler) = module.open.symbols.routes.get(route).copied().flatten() else {
+            return Err(NoAnswer::failed("the route has no handler\n"));
+        };
+        let Some(path) = module.paths.get(route) else { return Err(NoAnswer::failed("the route has no path\n")) };
+        // SAFETY: both outlive the handler and its deferred functions, after which nothing asks for them; the frame is boxed, and
+        // whoever calls this finishes it; a failed call abandons it.
         let Some(pointers) = (unsafe { self.frame.prepare(view, path) }) else {
-            return Err("out of memory\n".to_owned());
+            return Err(NoAnswer::failed("out of memory\n"));
         };
         let (frame, context) = (&mut *self.frame, &module.context);
         // SAFETY: the caller keeps the module open, and the pointers come from `prepare` just above.
-        let called =
-            module.calling(|| unsafe { guard::call_handler(handler, context, pointers, frame) }, Result::is_err);
+        let call = || unsafe { guard::call_handler(handler, context, pointers, (frame, view)) };
+        let called = match facts {
+            Some(facts) => self.state.during(facts, || module.calling(call, Result::is_err)),
+            None => module.calling(call, Result::is_err),
+        };
         let mut failure = called.err().map(Failure::Trap);
         if failure.is_none() {
             match frame.answer() {
-                Ok(answer) => take(&answer),
+                Ok(mut answer) => {
+                    if answer.switches && module.is_handshake(route) {
+                        answer.status = 200;
+                    }
+                    take(answer, self.state.is_streamed());
+                }
                 Err(why) => failure = Some(Failure::Refused(why)),
             }
         }
@@ -445,7 +503,7 @@ impl Executor {
             failure = module.attributed(|| frame.release(given)).err().map(Failure::Trap);
         }
         module.warn_of(frame.strange());
-        failure.map_or(Ok(()), |failure| Err(self.failed(module, view, failure)))
+        failure.map_or(Ok(()), |failure| Err(NoAnswer::failed(self.failed(module, view, failure))))
     }
 
     /// The body of the last answer, if it is the executor's own memory: readable until [`Executor::finish`].
@@ -483,112 +541,5 @@ impl Executor {
         self.frame.abandon();
         tracing::error!("module {name} failed in {place}: {what}");
         format!("module {name} failed: {what}\n")
-    }
-
-    /// Runs the callbacks of one WebSocket for a batch of events.
-    pub fn socket(&mut self, hold: &dyn Hold, socket: &Socket, index: usize, events: Vec<SocketEvent>) {
-        if let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() {
-            self.callbacks(module, socket, index, events);
-        }
-    }
-
-    /// Runs the callbacks of one WebSocket of `module` for a batch of events.
-    pub(super) fn callbacks(
-        &mut self,
-        module: &InProcessModule,
-        socket: &Socket,
-        index: usize,
-        events: Vec<SocketEvent>,
-    ) {
-        let Some(callbacks) = module.open.symbols.websockets.get(index) else { return };
-        let name = &module.open.manifest.name;
-        let (context, ws) = (&module.context, socket.as_ptr());
-        for event in events {
-            let mut handling = None;
-            let (callback, call) = match event {
-                SocketEvent::Open => ("on_open", SocketCall::Open(callbacks.on_open)),
-                SocketEvent::Message { kind, payload } => {
-                    handling = Some(socket.handle(kind));
-                    ("on_message", SocketCall::Message(callbacks.on_message, payload))
-                }
-                SocketEvent::Close => ("on_close", SocketCall::Close(callbacks.on_close)),
-            };
-            // SAFETY: the caller keeps the module open, and `socket` alive.
-            let outcome =
-                module.calling(|| unsafe { guard::call_socket(call, context, ws) }, |outcome| outcome.result.is_err());
-            drop(handling);
-            module.warn_of(outcome.strange);
-            if let Err(trap) = outcome.result {
-                let place = match outcome.reading {
-                    Some(reading) => format!("{callback}, {reading}"),
-                    None => callback.to_owned(),
-                };
-                let fault = module.fault(trap, &place);
-                tracing::error!("module {name} failed in {place}: {fault}");
-            }
-        }
-    }
-}
-
-/// Whose turns a call takes, if it is one of those that run one at a time.
-fn turns_of(call: &Call) -> Option<Arc<Turns>> {
-    let Work::Request { route, .. } = &call.work else { return None };
-    call.hold.instance().as_any().downcast_ref::<InProcessModule>()?.turns(*route).map(Arc::clone)
-}
-
-/// Answers a call whose turn does not come.
-fn refuse(call: Call) {
-    let Call { hold, reply, work: Work::Request { conn, seq, meta, .. } } = call else { return };
-    let text = format!("module {} is busy: {BUSY}\n", hold.instance().manifest().name);
-    let bytes = meta.plain(503, &text);
-    drop(hold);
-    reply.push(Message::Answer { conn, seq, bytes, lent: None });
-}
-
-impl Runner for Executor {
-    fn run(&mut self, call: Call) {
-        let Some(turns) = turns_of(&call) else { return self.call(call) };
-        match turns.enter(call) {
-            Turn::Now(call) => {
-                let mut next = Some(call);
-                while let Some(call) = next {
-                    self.call(call);
-                    next = turns.next();
-                }
-            }
-            Turn::Later => {}
-            Turn::Stuck(calls) => calls.into_iter().for_each(refuse),
-        }
-    }
-}
-
-impl Executor {
-    fn call(&mut self, call: Call) {
-        let Call { hold, reply, work } = call;
-        let start = Instant::now();
-        match work {
-            Work::Request { conn, seq, route, request, meta } => {
-                let mut bytes = Vec::with_capacity(512);
-                let cors = meta.cors_origin.as_deref();
-                self.request(&*hold, route, &request.view(), &meta, cors, &mut bytes);
-                hold.ran(route, start.elapsed(), bytes.len());
-                if bytes.is_empty() {
-                    let by = hold.instance().manifest().name.clone();
-                    drop(hold);
-                    return reply.push(Message::Declined(Box::new(Declined { by, conn, seq, request, meta })));
-                }
-                // Let go of the generation before the client can see the answer: who swaps after it finds it free.
-                drop(hold);
-                reply.push(Message::Answer { conn, seq, bytes, lent: None });
-            }
-            Work::Socket { socket, index, events } => {
-                let unit = hold.instance().manifest().routes.len() + index;
-                let count = u32::try_from(events.len()).unwrap_or(u32::MAX).max(1);
-                self.socket(&*hold, &socket, index, events);
-                hold.ran(unit, start.elapsed() / count, 0);
-                drop(hold);
-                reply.push(Message::SocketIdle { socket: socket.key() });
-            }
-        }
     }
 }

@@ -3,12 +3,15 @@
 //! A shard owns its connections alone; an executor, a module's thread or the control plane that has something for one
 //! of them leaves a [`Message`] here. The push costs no syscall unless the shard sleeps (see [`Waker`]).
 
+use super::DEFAULT_DOMAIN;
 use super::call::{AnswerMeta, OwnedRequest};
 use super::process::ShardLink;
+use super::stream::StreamBegin;
+use super::stream::here::ShardStreams;
 use crate::abi::websocket::Outlet;
 use crate::jobs::hub::EventSink;
 use crate::jobs::{JobFrame, Replay};
-use crate::net::{ConnId, Lent, Waker};
+use crate::net::{Attached, ConnId, Lent, Waker};
 use crossbeam::queue::SegQueue;
 use std::sync::Arc;
 
@@ -21,10 +24,10 @@ pub enum Message {
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
-        /// The encoded response, or its head if the body is lent.
+        /// The encoded response, or its head if the body is attached.
         bytes: Vec<u8>,
         /// The body, where it is not part of `bytes`.
-        lent: Option<Box<dyn Lent>>,
+        lent: Option<Attached>,
     },
     /// The handler of a fallback route has declined: the next one is asked.
     Declined(Box<Declined>),
@@ -36,6 +39,31 @@ pub enum Message {
         seq: u64,
         /// The encoded response.
         bytes: Vec<u8>,
+    },
+    /// An answer that is sent piece by piece begins.
+    StreamBegin(Box<StreamBegin>),
+    /// There is something to do for the stream of request number `seq` of connection `conn`.
+    StreamNotice {
+        /// The connection it belongs to.
+        conn: ConnId,
+        /// The request's number on that connection.
+        seq: u64,
+        /// Its handler reads the body for the first time.
+        wants_body: bool,
+    },
+    /// The handler of such an answer has returned.
+    StreamReturned {
+        /// The connection it belongs to.
+        conn: ConnId,
+        /// The request's number on that connection.
+        seq: u64,
+    },
+    /// Such an answer can't be completed.
+    StreamBroken {
+        /// The connection it belongs to.
+        conn: ConnId,
+        /// The request's number on that connection.
+        seq: u64,
     },
     /// The callbacks handed out for this WebSocket have returned.
     SocketIdle {
@@ -55,6 +83,24 @@ pub enum Message {
         socket: u64,
         /// One whole frame.
         frame: Box<dyn Lent>,
+    },
+    /// Put a WebSocket into a room, or take it out.
+    SocketRoom {
+        /// The shard's key of the socket.
+        socket: u64,
+        /// The room's name.
+        room: Box<[u8]>,
+        /// In, or out.
+        joins: bool,
+    },
+    /// Send an encoded frame to the WebSockets of a domain that are in a room.
+    RoomPublish {
+        /// The domain's name.
+        domain: Arc<str>,
+        /// The room's name.
+        room: Box<[u8]>,
+        /// One whole frame.
+        frame: Arc<[u8]>,
     },
     /// Close a WebSocket.
     SocketClose {
@@ -119,13 +165,27 @@ pub struct Declined {
 pub struct Inbox {
     queue: SegQueue<Message>,
     waker: Arc<Waker>,
+    /// Where modules run in this process.
+    streams: Option<Arc<ShardStreams>>,
 }
 
 impl Inbox {
     /// An empty inbox whose pushes wake `waker`.
     #[must_use]
     pub fn new(waker: Arc<Waker>) -> Self {
-        Self { queue: SegQueue::new(), waker }
+        Self::with_streams(waker, None)
+    }
+
+    /// The same of a shard whose modules run in this process, with its streams.
+    #[must_use]
+    pub fn with_streams(waker: Arc<Waker>, streams: Option<Arc<ShardStreams>>) -> Self {
+        Self { queue: SegQueue::new(), waker, streams }
+    }
+
+    /// The streams of the shard's modules in this process.
+    #[must_use]
+    pub fn streams(&self) -> Option<&Arc<ShardStreams>> {
+        self.streams.as_ref()
     }
 
     /// Leaves a message and wakes the shard if it sleeps.
@@ -153,6 +213,15 @@ impl Outlet for Inbox {
 
     fn close(&self, socket: u64, code: u16) {
         self.push(Message::SocketClose { socket, code });
+    }
+
+    fn room(&self, socket: u64, room: &[u8], joins: bool) {
+        self.push(Message::SocketRoom { socket, room: room.into(), joins });
+    }
+
+    fn publish(&self, room: &[u8], frame: &Arc<[u8]>) {
+        let domain = DEFAULT_DOMAIN.into();
+        self.push(Message::RoomPublish { domain, room: room.into(), frame: Arc::clone(frame) });
     }
 }
 

@@ -171,6 +171,7 @@ fn manifest() -> Manifest {
         method: (*method).to_owned(),
         flags: 0,
         has_handler: true,
+        mount: None,
     };
     let routes = [("GET", "/a"), ("POST", "/a"), ("PUT", "/a"), ("GET", "/b/[a-z]+"), ("DELETE", "/b/[a-z]+")];
     let websocket = WebSocketDecl { path: "/ws".to_owned(), ..WebSocketDecl::default() };
@@ -205,6 +206,7 @@ fn limits() -> ShardLimits {
         ws_message_bytes_max: 1000,
         ws_queue_bytes_max: 1 << 30,
         ws_inbox_messages_max: 3,
+        ws_rooms_max: 3,
         header_timeout_ms: NEVER_MS,
         body_timeout_ms: NEVER_MS,
         idle_timeout_ms: NEVER_MS,

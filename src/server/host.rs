@@ -3,12 +3,13 @@
 use crate::abi::context::JobTables;
 use crate::abi::request::{RequestRules, set_rules};
 use crate::config::{Config, Isolation};
-use crate::domain::DEFAULT_DOMAIN;
 use crate::domain::in_process::InProcess;
 use crate::domain::process::{
     Budgets, Cgroups, CrashLimit, DomainConfig, Domains, Identity, end_leftovers, message_bytes_max,
 };
 use crate::domain::sandbox::{self, Policy, User};
+use crate::domain::stream::StreamSizes;
+use crate::domain::{self, CodingSettings, DEFAULT_DOMAIN};
 use crate::net::Waker;
 use core_affinity::CoreId;
 use std::path::{Path, PathBuf};
@@ -26,10 +27,17 @@ pub(super) enum ModuleHost {
 
 pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
     let database = module_database(config)?;
+    let codings = CodingSettings {
+        answers: config.compress.clone(),
+        body_bytes_max: config.body_bytes_max,
+        route_body_bytes_max: config.route_body_bytes_max,
+    };
+    domain::set_codings(&codings);
     let requests = RequestRules {
         memory_bytes_max: config.request_memory_bytes_max,
         trusted_proxies: config.trusted_proxies.clone(),
         forwarded_by: config.trusted_proxy_header.clone(),
+        rooms_max: config.ws_rooms_max,
     };
     if config.isolation == Isolation::None {
         set_rules(&requests);
@@ -59,17 +67,20 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     let bodies = Budgets {
         requests_bytes_max: bodies.max(config.ws_message_bytes_max.saturating_add(EVENTS_BYTES)).min(BUDGET_BYTES_MAX),
         answers_bytes_max: config.module_answers_bytes_max.min(BUDGET_BYTES_MAX),
+        streams: stream_sizes(config),
     };
-    let domain = DomainConfig {
+    let settings = DomainConfig {
         bodies,
         identity: Identity::first(DEFAULT_DOMAIN, config.shards),
         cores: cores.iter().map(|core| core.map(|core| core.id)).collect(),
         threads_min: if free_cores.is_empty() { config.shards } else { free_cores.len() },
         threads_max: config.executors_max,
+        handler_timeout_ms: config.handler_timeout_ms,
         free_cores: free_cores.iter().map(|core| core.id).collect(),
         database,
         jobs_database: jobs_file.to_path_buf(),
         records,
+        codings,
         policy: domain_policy(config, user),
         scratch,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
@@ -80,7 +91,16 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         rss_recycle_bytes: config.module_rss_recycle_bytes,
         cgroups: config.module_memory_bytes().and_then(|bytes| Cgroups::find(&config.data_dir, bytes)),
     };
-    Ok(ModuleHost::Apart(Arc::new(Domains::start(domain, config.domains_max, wakers.to_vec())?)))
+    Ok(ModuleHost::Apart(Arc::new(Domains::start(settings, config.domains_max, wakers.to_vec())?)))
+}
+
+/// What streams may take up, a shard.
+pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
+    StreamSizes {
+        calls_max: config.stream_calls_max,
+        buffer_bytes: config.stream_buffer_bytes,
+        answers_max: config.stream_answers_max,
+    }
 }
 
 /// Bytes that may wait on a WebSocket beside its largest message, and what comes with them.

@@ -1,13 +1,16 @@
 //! The shards: their threads, cores and limits, and the executors of modules that live in this process.
 
-use super::host::{ModuleHost, shard_cores};
+use super::host::{ModuleHost, shard_cores, stream_sizes};
 use super::{ServeError, setup};
+use crate::abi::rooms::set_outlets;
+use crate::abi::websocket::Outlet;
 use crate::admin::Admin;
 use crate::config::{Config, Reactor};
 use crate::domain;
 use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
+use crate::domain::stream::here::ShardStreams;
 use crate::jobs::hub::EventSink;
 use crate::module::control::Control;
 use crate::net::{self, Listener, ReactorKind, Waker};
@@ -54,12 +57,19 @@ pub(super) fn start_shards(
         ModuleHost::Apart(_) => None,
     };
     let limits = shard_limits(config);
+    domain::stream::configure(config.handler_timeout_ms, config.executors_max);
     let peers_max = config.connections_per_peer_max;
     let peers = (peers_max > 0).then(|| Arc::new(PeerCounts::new(peers_max)));
 
     let mut running = Vec::with_capacity(config.shards);
     for (id, ((listeners, core), waker)) in listeners.into_iter().zip(cores).zip(wakers).enumerate() {
-        let inbox = Arc::new(Inbox::new(Arc::clone(&waker)));
+        let streams = match host {
+            ModuleHost::Here(_) => {
+                Some(ShardStreams::new(id, stream_sizes(config)).map_err(setup("reserving streams"))?)
+            }
+            ModuleHost::Apart(_) => None,
+        };
+        let inbox = Arc::new(Inbox::with_streams(Arc::clone(&waker), streams));
         let local = executors.clone().map(|executors| executors.companion(id, core)).transpose();
         let local = local.map_err(setup("starting an executor thread"))?;
         let (table, limits, admin) = (control.table(), limits.clone(), Arc::clone(admin));
@@ -74,6 +84,7 @@ pub(super) fn start_shards(
                     companion,
                     executor: InProcess::executor(),
                     pool: executors.pool,
+                    streams: executors.streams,
                 });
                 let inbox = shard_inbox;
                 let parts = ShardParts { id, limits, table, inbox, local, admin, admin_listeners_from, stats, peers };
@@ -88,9 +99,10 @@ pub(super) fn start_shards(
         control.subscribe(Box::new(move || subscriber.push(Message::TableChanged)));
         running.push(RunningShard { inbox, thread });
     }
-    if let ModuleHost::Apart(domains) = host {
-        let inboxes: Vec<Arc<Inbox>> = running.iter().map(|shard| Arc::clone(&shard.inbox)).collect();
-        domains.attach(&inboxes);
+    let inboxes: Vec<Arc<Inbox>> = running.iter().map(|shard| Arc::clone(&shard.inbox)).collect();
+    match host {
+        ModuleHost::Apart(domains) => domains.attach(&inboxes),
+        ModuleHost::Here(_) => set_outlets(inboxes.into_iter().map(|inbox| inbox as Arc<dyn Outlet>).collect()),
     }
     admin.jobs().hub().set_shards(running.iter().map(|shard| Arc::clone(&shard.inbox) as Arc<dyn EventSink>).collect());
     Ok(running)
@@ -101,6 +113,8 @@ pub(super) fn start_shards(
 struct Executors {
     factory: RunnerFactory,
     pool: Arc<Pool>,
+    /// For calls of routes of `CWEB_STREAM`.
+    streams: Arc<Pool>,
 }
 
 impl Executors {
@@ -112,9 +126,12 @@ impl Executors {
 fn start_executors(config: &Config, free_cores: Vec<CoreId>) -> Result<Executors, ServeError> {
     let factory: RunnerFactory = Arc::new(|| Box::new(InProcess::executor()) as Box<dyn Runner>);
     let threads_min = if free_cores.is_empty() { config.shards } else { free_cores.len() };
-    let pool = Pool::start(threads_min, config.executors_max, free_cores, Arc::clone(&factory));
+    let pool = Pool::start(threads_min, config.executors_max, free_cores.clone(), Arc::clone(&factory));
     let pool = Arc::new(pool.map_err(setup("starting the executor pool"))?);
-    Ok(Executors { factory, pool })
+    let streams_max = config.stream_calls_max.saturating_mul(config.shards);
+    let streams = Pool::start(1, streams_max, free_cores, Arc::clone(&factory));
+    let streams = Arc::new(streams.map_err(setup("starting the executor pool of streams"))?);
+    Ok(Executors { factory, pool, streams })
 }
 
 /// The reactor to use: io_uring where the kernel allows it.
@@ -162,6 +179,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         ws_message_bytes_max: config.ws_message_bytes_max,
         ws_queue_bytes_max: config.ws_queue_bytes_max,
         ws_inbox_messages_max: config.ws_inbox_messages_max,
+        ws_rooms_max: config.ws_rooms_max,
         header_timeout_ms: config.header_timeout_ms,
         body_timeout_ms: config.body_timeout_ms,
         idle_timeout_ms: config.idle_timeout_ms,

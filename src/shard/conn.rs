@@ -1,8 +1,10 @@
 //! One connection: its parser and the requests it is owed answers for.
 
+use super::flows::Flow;
 use super::limits::ShardLimits;
+use super::uploads::ConnUpload;
 use crate::domain::call::{AnswerMeta, OwnedRequest};
-use crate::net::{ConnId, Lent, Peer};
+use crate::net::{Attached, ConnId, Peer};
 use crate::proto::http1::RequestDecoder;
 use std::collections::VecDeque;
 
@@ -12,10 +14,16 @@ pub(super) enum Slot {
     Waiting { request: OwnedRequest, meta: AnswerMeta, safe: bool },
     /// Begun; the answer, of about this many bytes, comes through the inbox.
     Running { safe: bool, expected: usize },
+    /// A module is asked whether a WebSocket is opened.
+    Asking { request: OwnedRequest },
+    /// It is, when the answer that says so has its turn.
+    Opening { bytes: Vec<u8>, request: OwnedRequest },
     /// Answered, but an earlier request is not.
-    Ready { bytes: Vec<u8>, lent: Option<Box<dyn Lent>>, safe: bool },
+    Ready { bytes: Vec<u8>, lent: Option<Attached>, safe: bool },
     /// The answer is a stream of events, which takes the connection when its turn comes.
     Stream { key: u64 },
+    /// The answer is sent piece by piece, as its handler writes it.
+    Flow(Box<Flow>),
 }
 
 /// What a connection can become.
@@ -31,7 +39,8 @@ impl Slot {
     pub(super) fn is_safe(&self) -> bool {
         match self {
             Slot::Waiting { safe, .. } | Slot::Running { safe, .. } | Slot::Ready { safe, .. } => *safe,
-            Slot::Stream { .. } => false,
+            Slot::Stream { .. } | Slot::Asking { .. } | Slot::Opening { .. } => false,
+            Slot::Flow(flow) => flow.safe,
         }
     }
 
@@ -40,8 +49,9 @@ impl Slot {
         match self {
             Slot::Waiting { request, .. } => request.bytes(),
             Slot::Running { expected, .. } => *expected,
-            Slot::Ready { bytes, .. } => bytes.len(),
-            Slot::Stream { .. } => 0,
+            Slot::Ready { bytes, .. } | Slot::Opening { bytes, .. } => bytes.len(),
+            Slot::Asking { request } => request.bytes(),
+            Slot::Stream { .. } | Slot::Flow(_) => 0,
         }
     }
 }
@@ -95,6 +105,10 @@ pub(super) struct Conn {
     pub(super) gathered: usize,
     /// Whether this connection is counted as one of its peer's.
     pub(super) counted: bool,
+    /// The body that is handed over piece by piece while it comes.
+    pub(super) upload: Option<Box<ConnUpload>>,
+    /// The head of such a request is complete, and it is not its turn yet; whether the client waits for `100 Continue`.
+    pub(super) stream_waits: Option<bool>,
 }
 
 /// A peer slower than this is treated like one that does nothing: each byte pays for two milliseconds, so that a byte now
@@ -119,6 +133,15 @@ pub(super) enum Partial {
 }
 
 impl Conn {
+    /// Whether what the client sends next may be of a WebSocket that is not open yet: its handshake waits, or a module is asked.
+    pub(super) fn is_asking(&self) -> bool {
+        match self.slots.back() {
+            Some(Slot::Asking { .. } | Slot::Opening { .. }) => true,
+            Some(Slot::Waiting { request, .. }) => request.view().is_websocket_upgrade(),
+            _ => false,
+        }
+    }
+
     pub(super) fn new(id: ConnId, peer: Peer, serves: Serves, limits: &ShardLimits, now_ms: u64) -> Self {
         Self {
             id,
@@ -142,6 +165,8 @@ impl Conn {
             sent_before: 0,
             gathered: 0,
             counted: false,
+            upload: None,
+            stream_waits: None,
         }
     }
 

@@ -7,17 +7,21 @@
 mod answer;
 mod bodies;
 mod conn;
+mod flows;
+mod handshakes;
 mod limits;
 mod order;
 mod peers;
 mod pongs;
 mod refusals;
 mod requests;
+mod rooms;
 mod snapshot;
 mod sockets;
 mod stats;
 mod streams;
 mod timeouts;
+mod uploads;
 
 pub use answer::{Reply, ServerAnswer};
 pub use limits::ShardLimits;
@@ -31,11 +35,13 @@ use crate::domain::executor::{Companion, Pool};
 use crate::domain::in_process::Executor;
 use crate::domain::inbox::{Inbox, Message};
 use crate::domain::process::DomainCalls;
+use crate::domain::stream::running::{self, Key, Reason};
 use crate::module::table::Table;
 use crate::net::{Application, CloseReason, ConnId, Links, Peer};
 use crate::proto::http1::{Preflight, http_date};
 use arc_swap::{ArcSwap, Cache};
 use conn::{Conn, Serves, Slot, Takeover};
+use rooms::Rooms;
 use sockets::Sockets;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -72,6 +78,8 @@ pub struct Local {
     pub companion: Companion,
     /// The executors shared by all shards.
     pub pool: Arc<Pool>,
+    /// The executors for calls of routes of `CWEB_STREAM`, which wait for their clients.
+    pub streams: Arc<Pool>,
     /// Runs inline handlers and callbacks on the shard's own thread.
     pub executor: Executor,
 }
@@ -94,6 +102,7 @@ pub struct Shard {
     peers: Option<Arc<PeerCounts>>,
     conns: Vec<Option<Box<Conn>>>,
     sockets: Sockets,
+    rooms: Rooms,
     streams: Streams,
     /// Connections whose first waiting request could not begin because its module is being swapped.
     held: Vec<ConnId>,
@@ -141,6 +150,7 @@ impl Shard {
             peers: parts.peers,
             conns: Vec::new(),
             sockets: Sockets::default(),
+            rooms: Rooms::default(),
             streams: Streams::default(),
             held: Vec::new(),
             in_flight: 0,
@@ -184,12 +194,28 @@ impl Shard {
         }
     }
 
+    /// Tells the handlers that answer requests of a connection why their work may be of no use.
+    fn cancel_calls(&mut self, id: ConnId, reason: Reason) {
+        let runs = |slot: &Slot| matches!(slot, Slot::Running { .. } | Slot::Flow(_));
+        if !self.conn(id).is_some_and(|conn| conn.slots.iter().any(runs)) {
+            return;
+        }
+        match &self.local {
+            Some(_) => running::cancel(Key(Arc::as_ptr(&self.inbox).addr() as u64, id.number()), reason),
+            None => self.remote.cancel(id, reason),
+        }
+    }
+
     fn handle(&mut self, links: &mut Links, message: Message) {
         match message {
             Message::Answer { conn, seq, bytes, lent } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.answered(links, conn, seq, bytes, lent);
             }
+            Message::StreamBegin(begin) => self.flow_begins(links, *begin),
+            Message::StreamNotice { conn, seq, wants_body } => self.stream_notice(links, conn, seq, wants_body),
+            Message::StreamReturned { conn, seq } => self.flow_returned(links, conn, seq),
+            Message::StreamBroken { conn, seq } => self.flow_broken(links, conn, seq),
             Message::Declined(declined) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.declined(links, *declined);
@@ -204,6 +230,8 @@ impl Shard {
             }
             Message::SocketSend { socket, frame } => self.socket_send(links, socket, frame),
             Message::SocketSendLent { socket, frame } => self.socket_send_lent(links, socket, frame),
+            Message::SocketRoom { socket, room, joins } => self.socket_room(socket, &room, joins),
+            Message::RoomPublish { domain, room, frame } => self.publish(links, &domain, &room, &frame),
             Message::SocketClose { socket, code } => self.socket_close(links, socket, code),
             Message::StreamFound { stream, job } => self.stream_found(links, stream, job),
             Message::StreamReplay { stream, replay } => self.stream_replayed(links, stream, replay),
@@ -234,6 +262,7 @@ impl Shard {
         let table = Arc::clone(self.table.load());
         let old = self.snapshot.replace(table);
         self.sockets_after_swap(links, &old);
+        self.rooms_after_swap();
         drop(old);
         for id in std::mem::take(&mut self.held) {
             self.advance(links, id);
@@ -246,6 +275,7 @@ impl Shard {
         self.draining = true;
         let ids: Vec<ConnId> = self.conns.iter().flatten().map(|conn| conn.id).collect();
         for id in ids {
+            self.cancel_calls(id, Reason::Draining);
             let idle = self.conn(id).is_some_and(|conn| conn.is_idle() && !conn.is_fresh());
             if idle {
                 links.close(id);
@@ -253,6 +283,7 @@ impl Shard {
         }
         self.drain_sockets(links);
         self.drain_streams(links);
+        self.drain_flows(links);
     }
 
     /// What waits behind a long call on the companion moves to the pool.
@@ -327,6 +358,13 @@ impl Application for Shard {
     fn eof(&mut self, links: &mut Links, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         conn.eof = true;
+        // A client that waits for its answer seldom closes its side first: the answer is sent all the same.
+        self.upload_at_eof(id);
+        self.cancel_calls(id, Reason::ClientGone);
+        if self.conn(id).is_some_and(|conn| matches!(conn.slots.front(), Some(Slot::Flow(_)))) {
+            return self.advance(links, id);
+        }
+        let Some(conn) = self.conn(id) else { return };
         if let Some(Takeover::Stream(key)) = conn.taken
             && self.streams.outlive_eof(key)
         {
@@ -347,14 +385,12 @@ impl Application for Shard {
         match conn.taken {
             Some(Takeover::Stream(key)) => self.stream_drained(links, key),
             Some(Takeover::Socket(key)) => self.socket_drained(links, key),
-            None => {
-                self.resume(links, id);
-                self.after_input(links, id);
-            }
+            None => self.advance(links, id),
         }
     }
 
     fn closed(&mut self, links: &mut Links, id: ConnId, _reason: CloseReason) {
+        self.cancel_calls(id, Reason::ClientGone);
         let Some(mut conn) = self.take(id) else { return };
         self.stats.closed();
         self.ungather(&mut conn);

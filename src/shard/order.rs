@@ -1,11 +1,12 @@
 //! Answers leave in the order of the requests (RFC 9112 §9.3.2), and what waited for its turn begins.
 
 use super::Shard;
-use super::answer::Meta;
+use super::answer::{Meta, shutting_down};
 use super::conn::{Conn, Slot, Takeover};
+use super::handshakes::is_accepted;
 use super::requests::Begun;
 use crate::domain::call::OwnedRequest;
-use crate::net::{ConnId, Lent, Links};
+use crate::net::{Attached, ConnId, Links};
 use crate::proto::http1::close_after;
 
 impl Shard {
@@ -16,18 +17,35 @@ impl Shard {
         id: ConnId,
         seq: u64,
         mut bytes: Vec<u8>,
-        lent: Option<Box<dyn Lent>>,
+        mut lent: Option<Attached>,
     ) {
         let draining = self.draining;
+        if draining && is_accepted(&bytes) {
+            bytes.clear();
+            lent = None;
+            shutting_down().encode(&self.error_meta(), &mut bytes);
+        }
         let Some(conn) = self.conn(id) else { return }; // The client left before its answer came.
         if draining && conn.owes_only(seq) {
             // It was begun before the stop, and its connection ends with it.
             close_after(&mut bytes);
             conn.last_request_seen = true;
         }
-        let Some(slot) = conn.slot_mut(seq) else { return };
-        let safe = slot.is_safe();
-        *slot = Slot::Ready { bytes, lent, safe };
+        let Some(mut conn) = self.take(id) else { return };
+        self.leave_upload(&mut conn, seq, Some(&mut bytes));
+        if let Some(slot) = conn.slot_mut(seq) {
+            if matches!(slot, Slot::Flow(_)) {
+                self.flow_failed(slot, bytes);
+            } else {
+                let safe = slot.is_safe();
+                let before = std::mem::replace(slot, Slot::Ready { bytes: Vec::new(), lent: None, safe });
+                *slot = match before {
+                    Slot::Asking { request } if is_accepted(&bytes) => Slot::Opening { bytes, request },
+                    _ => Slot::Ready { bytes, lent, safe },
+                };
+            }
+        }
+        self.put(conn);
         self.advance(links, id);
     }
 
@@ -42,7 +60,7 @@ impl Shard {
                     if let Some(outbox) = links.outbox(id) {
                         outbox.push_owned(bytes);
                         if let Some(lent) = lent {
-                            outbox.push_lent(lent);
+                            outbox.push_attached(lent);
                         }
                     }
                 }
@@ -53,9 +71,25 @@ impl Shard {
                     }
                     conn.first_seq += 1;
                 }
-                running @ Slot::Running { .. } => {
+                Slot::Opening { bytes, request } => {
+                    conn.first_seq += 1;
+                    conn.last_active_ms = self.now_ms;
+                    if let Some(outbox) = links.outbox(id) {
+                        outbox.push_owned(bytes);
+                    }
+                    let key = self.open_socket(id, &request.view());
+                    conn.taken = Some(Takeover::Socket(key));
+                    break;
+                }
+                running @ (Slot::Running { .. } | Slot::Asking { .. }) => {
                     conn.slots.push_front(running);
                     break;
+                }
+                Slot::Flow(flow) => {
+                    if let Some(slot) = self.pump_flow(links, &mut conn, flow) {
+                        conn.slots.push_front(slot);
+                        break;
+                    }
                 }
                 Slot::Stream { key } => {
                     conn.first_seq += 1;
@@ -94,7 +128,12 @@ impl Shard {
         };
         match begun {
             Begun::Answered => None,
+            Begun::Attached(body) => {
+                links.outbox(conn.id)?.push_attached(body);
+                None
+            }
             Begun::Running { expected } => Some(Slot::Running { safe, expected }),
+            Begun::Asking => Some(Slot::Asking { request }),
             Begun::Held => {
                 self.held.push(conn.id);
                 Some(Slot::Waiting { request: request.charged(&self.bodies), meta, safe })
@@ -109,14 +148,32 @@ impl Shard {
     /// Goes on with bytes that had to wait, and lets the driver read again.
     pub(super) fn resume(&mut self, links: &mut Links, id: ConnId) {
         let Some(mut conn) = self.take(id) else { return };
-        if conn.paused && conn.taken.is_none() && self.has_room(links, &conn) {
+        if conn.paused && conn.taken.is_none() && conn.upload.is_some() {
+            self.resume_upload(links, &mut conn);
+        } else if conn.paused && conn.taken.is_none() && self.has_room(links, &conn) {
             conn.paused = false;
             // The time it was not read does not count.
             (conn.partial_since_ms, conn.body_paid_ms) = (self.now_ms, self.now_ms);
             links.set_reading(id, true);
-            self.parse_input(links, &mut conn);
+            let may_parse = match conn.stream_waits {
+                Some(expects_continue) => self.begin_upload(links, &mut conn, expects_continue),
+                None => true,
+            };
+            if may_parse {
+                self.parse_input(links, &mut conn);
+            }
         }
         self.put(conn);
+    }
+
+    /// Goes on with a body for which its handler's side had no room.
+    fn resume_upload(&mut self, links: &mut Links, conn: &mut Conn) {
+        conn.paused = false;
+        conn.body_paid_ms = self.now_ms;
+        self.parse_input(links, conn);
+        if !conn.paused {
+            links.set_reading(conn.id, true);
+        }
     }
 
     /// Closes a connection that has been answered for the last time; starts the WebSocket of one that became one.

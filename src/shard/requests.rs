@@ -6,12 +6,13 @@ use super::bodies::too_large;
 use super::conn::{Conn, Partial, Serves, Slot, Takeover, credited};
 use super::refusals::no_modules_here;
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
+use super::uploads::Gathering;
 use crate::abi::manifest::RouteDecl;
 use crate::admin::{self, Client, Who};
 use crate::domain::call::{Call, Hold, OwnedRequest, Work};
 use crate::domain::inbox::Declined;
 use crate::module::table::RouteMatch;
-use crate::net::{ConnId, Links};
+use crate::net::{Attached, ConnId, Links};
 use crate::proto::http1::{Decoded, Method, RequestError, RequestView};
 use std::sync::Arc;
 
@@ -22,8 +23,12 @@ const INPUT_KEPT_MAX: usize = 4 * 1024;
 pub(super) enum Begun {
     /// The answer has been appended.
     Answered,
+    /// The head of the answer has been appended, and this follows it.
+    Attached(Attached),
     /// An executor or the control plane answers later, with about this many bytes.
     Running { expected: usize },
+    /// A module is asked whether a WebSocket is opened.
+    Asking,
     /// Its module is being swapped: it must wait.
     Held,
     /// The connection speaks HTTP no more.
@@ -45,12 +50,22 @@ impl Origin {
     pub(super) fn is_for_server(&self, path: &[u8]) -> bool {
         admin::owns(path) && (self.serves != Serves::Modules || path == b"/healthz")
     }
+
+    /// Whether a module may answer what is asked for on `path`.
+    pub(super) fn serves_modules(&self, path: &[u8]) -> bool {
+        self.serves != Serves::Admin && !self.is_for_server(path)
+    }
+
+    /// Whether the connection is closed after it, whatever the client wishes.
+    pub(super) fn is_last(&self) -> bool {
+        self.last
+    }
 }
 
 impl Shard {
     /// Bytes of the HTTP protocol arrived. Requests that are whole within `bytes` are parsed in place.
     pub(super) fn received(&mut self, links: &mut Links, conn: &mut Conn, bytes: &[u8]) {
-        if conn.last_request_seen {
+        if conn.last_request_seen && conn.upload.is_none() {
             return; // RFC 9112 §9.6: nothing after a request with `Connection: close` is processed.
         }
         if conn.input.is_empty() {
@@ -77,10 +92,17 @@ impl Shard {
     fn parse(&mut self, links: &mut Links, conn: &mut Conn, input: &[u8]) -> usize {
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
+            if conn.upload.is_some() {
+                at += self.feed(links, conn, rest);
+                if conn.upload.is_some() {
+                    break;
+                }
+                continue;
+            }
             if conn.last_request_seen || conn.taken.is_some() {
                 break;
             }
-            if !self.has_room(links, conn) {
+            if !self.has_room(links, conn) || conn.is_asking() {
                 conn.paused = true;
                 links.set_reading(conn.id, false);
                 break;
@@ -95,12 +117,12 @@ impl Shard {
                 }
                 Ok(Decoded::Body { consumed, view, announced, expects_continue }) => {
                     at += consumed;
-                    let limit = self.body_limit(&origin, &view, announced);
-                    let unserved = if expects_continue { self.unserved_early(&origin, &view) } else { None };
-                    match (limit, unserved) {
-                        (Ok(bytes_max), None) => conn.decoder.limit_body(bytes_max),
-                        (Err(refusal), _) | (_, Some(refusal)) => {
-                            let head_only = view.method() == Method::Head;
+                    let head_only = view.method() == Method::Head;
+                    match self.gathering(&origin, &view, announced, expects_continue) {
+                        Gathering::Whole(bytes_max) => conn.decoder.limit_body(bytes_max),
+                        Gathering::Pieces if self.begin_upload(links, conn, expects_continue) => continue,
+                        Gathering::Pieces => break,
+                        Gathering::Refused(refusal) => {
                             self.stats.request();
                             self.answer_last(links, conn, &refusal, head_only);
                             return input.len();
@@ -196,6 +218,7 @@ impl Shard {
             let mut bytes = Vec::new();
             match self.begin(origin, view, &mut bytes) {
                 Begun::Answered => return Some(Slot::Ready { bytes, lent: None, safe }),
+                Begun::Attached(body) => return Some(Slot::Ready { bytes, lent: Some(body), safe }),
                 other => other,
             }
         } else {
@@ -204,7 +227,12 @@ impl Shard {
         };
         match begun {
             Begun::Answered => None,
+            Begun::Attached(body) => {
+                links.outbox(origin.id)?.push_attached(body);
+                None
+            }
             Begun::Running { expected } => Some(Slot::Running { safe, expected }),
+            Begun::Asking => Some(Slot::Asking { request: OwnedRequest::copy(view) }),
             Begun::Held => {
                 self.held.push(origin.id);
                 Some(self.wait(origin, view, safe))
@@ -267,6 +295,15 @@ impl Shard {
     ) -> Begun {
         let Some(generation) = self.snapshot.gen_of(module) else { return Begun::Held };
         let declared = generation.route(route);
+        if declared.is_some_and(RouteDecl::is_handshake) {
+            let answer = ServerAnswer::text(426, "this path speaks WebSocket\n").with("Upgrade", "websocket");
+            answer.encode(&self.meta(origin, view), out);
+            return Begun::Answered;
+        }
+        if declared.is_some_and(RouteDecl::is_stream) {
+            let generation = Arc::clone(generation);
+            return self.begin_whole_stream(origin, view, &generation, route, out);
+        }
         if !view.body.is_empty() {
             let limit = declared.map_or(0, |route| self.limits.route_body_bytes_max(route));
             if view.body.len() > limit {
@@ -283,17 +320,12 @@ impl Shard {
             let dropped = local.executor.request(&*generation, route, view, &meta, cors, out);
             self.stats.inline();
             self.stats.headers_dropped(u64::from(dropped));
-            return Begun::Answered;
-        }
-        // A limit for each domain: one that answers nothing must not use up that of the others.
-        let in_flight = match &self.local {
-            Some(_) => self.in_flight,
-            None => self.remote.in_flight(generation.instance()),
-        };
-        if in_flight >= self.limits.in_flight_max || !self.has_room_for(view) {
-            return self.overloaded(origin, view, out);
+            return local.executor.take_attached().map_or(Begun::Answered, Begun::Attached);
         }
         let generation = Arc::clone(generation);
+        if self.is_full(&generation, view) {
+            return self.overloaded(origin, view, out);
+        }
         let expected = generation.expected_bytes(route);
         let work = Work::Request {
             conn: origin.id,
@@ -301,9 +333,20 @@ impl Shard {
             route,
             request: OwnedRequest::copy(view).charged(&self.bodies),
             meta: self.meta(origin, view),
+            stream: None,
         };
         self.submit(&generation, route, work);
         Begun::Running { expected }
+    }
+
+    /// Whether the module's domain has as many calls in flight as it may have, or there is no room for the body. A limit for each
+    /// domain: one that answers nothing must not use up that of the others.
+    pub(super) fn is_full(&self, generation: &ShardGen, view: &RequestView<'_>) -> bool {
+        let in_flight = match &self.local {
+            Some(_) => self.in_flight,
+            None => self.remote.in_flight(generation.instance()),
+        };
+        in_flight >= self.limits.in_flight_max || !self.has_room_for(view)
     }
 
     /// The handler of a fallback route has declined: the next one is asked, and if there is none the server answers.
@@ -317,7 +360,7 @@ impl Shard {
         if let RouteMatch::Found { module, route } = next
             && let Some(generation) = self.snapshot.gen_of(module).map(Arc::clone)
         {
-            let work = Work::Request { conn, seq, route, request, meta };
+            let work = Work::Request { conn, seq, route, request, meta, stream: None };
             return self.submit(&generation, route, work);
         }
         let mut bytes = Vec::with_capacity(256);
@@ -326,7 +369,7 @@ impl Shard {
     }
 
     /// Answers that there is too much to do already.
-    fn overloaded(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
+    pub(super) fn overloaded(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         self.stats.overloaded();
         let answer = ServerAnswer::text(503, "too many requests in flight\n").with("Retry-After", "1");
         answer.encode(&self.meta(origin, view), out);
@@ -421,7 +464,7 @@ impl Shard {
     }
 
     /// Framing of an answer after which the connection is closed.
-    fn error_meta(&self) -> Meta {
+    pub(super) fn error_meta(&self) -> Meta {
         Meta {
             date: self.date,
             keep_alive: false,
@@ -429,6 +472,7 @@ impl Shard {
             head_only: false,
             cors_origin: self.cors_origin.clone(),
             preflight: None,
+            switching: None,
         }
     }
 

@@ -1,15 +1,18 @@
-//! The main of a domain's process: `cweb domain CONTROL RINGS BODIES WAKE…`, the numbers of its descriptors.
+//! The main of a domain's process: `cweb domain CONTROL RINGS BODIES WAKE… FILES…`, the numbers of its descriptors.
 
 use super::answers::Answers;
 use super::arena::Parts;
-use super::companion::{self, Intake};
+use super::companion::{self, Intake, Pools};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::layout::Layout;
-use super::port::Port;
+use super::port::{Port, PortOutlet};
+use super::streaming::ShardStreams;
 use super::work::{Domain, DomainRunner, Work};
 use crate::abi::context::JobTables;
 use crate::abi::guard::Trap;
 use crate::abi::request::set_rules;
+use crate::abi::rooms::set_outlets;
+use crate::abi::websocket::Outlet;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
 use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
@@ -138,10 +141,12 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     };
     let mut stream = UnixStream::from(take(*control));
     let (rings, bodies) = (take(*rings), take(*bodies));
-    let wakes: Vec<OwnedFd> = wakes.iter().map(|&number| take(number)).collect();
+    let mut wakes: Vec<OwnedFd> = wakes.iter().map(|&number| take(number)).collect();
     let ToChild::Start(start) = control::read(&mut stream)? else {
         return Err(io::Error::other("the server did not say how to start"));
     };
+    // One of each for a shard.
+    let files = wakes.split_off(start.shards.min(wakes.len()));
     // While there is one thread, and before any code of others.
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
     sandbox::end_with_parent();
@@ -152,6 +157,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let layout = Layout::new(start.shards);
     let region = Arc::new(Region::open(rings, layout.bytes())?);
     running::show(&region, layout.board());
+    crate::domain::stream::configure(start.handler_timeout_ms, start.threads_max);
     for signal in [signal_hook::consts::SIGPIPE, signal_hook::consts::SIGXFSZ] {
         // Caught so that it does not end the process: the call that met it fails instead.
         signal_hook::flag::register(signal, Arc::default())?;
@@ -167,6 +173,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         numbers: Mutex::default(),
         runs: Mutex::default(),
     });
+    crate::domain::set_codings(&start.codings);
     set_rules(&start.requests);
     connect_services(&parent, start.crypto);
     let asker = Arc::clone(&parent);
@@ -174,7 +181,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
     // This may be a spare, which stays small: the threads come with the first order.
     wait_readable(&stream);
-    let domain = start_threads(&start, &region, bodies, wakes)?;
+    let domain = start_threads(&start, &region, bodies, wakes, files)?;
     Child { parent, domain, host }.serve(&mut stream);
     // Threads of modules may be running: destructors must not.
     // SAFETY: ends the process at once.
@@ -225,42 +232,57 @@ fn connect_services(parent: &Arc<Parent>, crypto: bool) {
     }
 }
 
-fn start_threads(start: &Start, region: &Arc<Region>, bodies: OwnedFd, wakes: Vec<OwnedFd>) -> io::Result<Arc<Domain>> {
+fn start_threads(
+    start: &Start,
+    region: &Arc<Region>,
+    bodies: OwnedFd,
+    wakes: Vec<OwnedFd>,
+    files: Vec<OwnedFd>,
+) -> io::Result<Arc<Domain>> {
     let layout = Layout::new(start.shards);
     let parts = Parts::new(start.shards, start.bodies);
     let bodies = Arc::new(Region::open(bodies, parts.bytes())?);
     let mut ports = Vec::new();
-    for (shard, wake) in wakes.into_iter().enumerate().take(start.shards) {
+    for (shard, (wake, files)) in wakes.into_iter().zip(files).enumerate().take(start.shards) {
         let spec = layout.to_server(shard);
-        ports.push(Arc::new(Port::new(Producer::new(region, spec)?, wake, spec.record_bytes_max())));
+        ports.push(Arc::new(Port::new(Producer::new(region, spec)?, wake, spec.record_bytes_max(), files)));
     }
     let answers = Arc::new(Answers::new(parts.lend_answers(&bodies)));
+    let outlet = |port: &Arc<Port>| {
+        Arc::new(PortOutlet { port: Arc::clone(port), answers: Arc::clone(&answers) }) as Arc<dyn Outlet>
+    };
+    set_outlets(ports.iter().map(outlet).collect());
     let requests = (0..start.shards).map(|shard| parts.borrow_requests(&bodies, shard)).collect();
     let domain = Arc::new(Domain {
         instances: RwLock::default(),
         ports,
         answers,
         requests,
+        streams: (0..start.shards).map(|shard| Arc::new(ShardStreams::new(parts.streams(&bodies, shard)))).collect(),
         sockets: (0..start.shards).map(|_| Mutex::default()).collect(),
         gone: (0..start.shards).map(|_| Mutex::default()).collect(),
     });
     let maker = Arc::clone(&domain);
     let factory: RunnerFactory<Work> = Arc::new(move || Box::new(DomainRunner::new(&maker)) as Box<dyn Runner<Work>>);
-    let free_cores = start.free_cores.iter().map(|&id| CoreId { id }).collect();
-    let pool = Arc::new(Pool::start(start.threads_min, start.threads_max, free_cores, Arc::clone(&factory))?);
+    let free_cores: Vec<CoreId> = start.free_cores.iter().map(|&id| CoreId { id }).collect();
+    let streams_max = start.bodies.streams.calls_max.saturating_mul(start.shards);
+    let pools = Arc::new(Pools {
+        long: Pool::start(start.threads_min, start.threads_max, free_cores.clone(), Arc::clone(&factory))?,
+        streams: Pool::start(1, streams_max, free_cores, Arc::clone(&factory))?,
+    });
     let intakes = (0..start.shards)
         .map(|shard| {
             let consumer = Consumer::new(region, layout.to_domain(shard))?;
             Ok(Arc::new(Intake::new(shard, consumer, Arc::clone(&domain))))
         })
         .collect::<io::Result<Vec<_>>>()?;
-    let (rescued, rescue_pool) = (intakes.clone(), Arc::clone(&pool));
+    let (rescued, rescue_pool) = (intakes.clone(), Arc::clone(&pools));
     let rescuer =
         thread::Builder::new().name("rescuer".to_owned()).spawn(move || companion::rescue(&rescued, &rescue_pool))?;
     for (shard, intake) in intakes.into_iter().enumerate() {
         let core = start.cores.get(shard).copied().flatten().map(|id| CoreId { id });
         let (factory, pool, rescuer): (_, _, Thread) =
-            (Arc::clone(&factory), Arc::clone(&pool), rescuer.thread().clone());
+            (Arc::clone(&factory), Arc::clone(&pools), rescuer.thread().clone());
         module_thread(format!("exec-{shard}")).spawn(move || {
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
@@ -344,6 +366,12 @@ impl Child {
         };
         match order {
             Order::Load { instance, path } => self.load(instance, Path::new(&path)),
+            Order::Configure { instance, settings } => match self.instance(instance) {
+                None => Outcome::Host("the module is not loaded in its domain".to_owned()),
+                Some(module) => {
+                    module.configure(&settings).map_or_else(|fault| Outcome::Fault(fault.what), |()| Outcome::Done)
+                }
+            },
             Order::Onload { instance } => hook(instance, InProcessModule::onload),
             Order::Unload { instance } => hook(instance, InProcessModule::unload),
             Order::RunJob { run, instance, job, uuid, payload } => self.run_job(run, instance, job, &uuid, &payload),

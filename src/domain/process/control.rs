@@ -5,6 +5,8 @@
 use super::arena::Budgets;
 use crate::abi::manifest::Manifest;
 use crate::abi::request::RequestRules;
+use crate::abi::settings::Settings;
+use crate::domain::CodingSettings;
 use crate::domain::sandbox::Policy;
 use crate::jobs::store::TableQuery;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -32,6 +34,8 @@ pub(super) struct Start {
     pub(super) free_cores: Vec<usize>,
     pub(super) threads_min: usize,
     pub(super) threads_max: usize,
+    /// How long handlers may run whose route says nothing.
+    pub(super) handler_timeout_ms: u64,
     /// The modules' database.
     pub(super) database: String,
     /// The server can sign.
@@ -40,6 +44,8 @@ pub(super) struct Start {
     pub(super) requests: RequestRules,
     /// Longest message that the server takes.
     pub(super) message_bytes_max: usize,
+    /// What is compressed and expanded.
+    pub(super) codings: CodingSettings,
     /// What the process may do.
     pub(super) policy: Policy,
 }
@@ -76,6 +82,11 @@ pub(super) enum Order {
     Load {
         instance: u64,
         path: String,
+    },
+    /// What a module is to find as its settings from now on.
+    Configure {
+        instance: u64,
+        settings: Settings,
     },
     Onload {
         instance: u64,

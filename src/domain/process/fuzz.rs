@@ -41,7 +41,9 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             database: PathBuf::new(),
             jobs_database: PathBuf::new(),
             records: PathBuf::new(),
+            handler_timeout_ms: 30_000,
             bodies: Ends::BUDGETS,
+            codings: crate::domain::CodingSettings::default(),
             policy: Policy::default(),
             scratch: PathBuf::new(),
             log: None,
@@ -162,7 +164,7 @@ impl Domain {
                 fixed.extend_from_slice(text.repeat(1 + body.len() % 30).as_bytes());
                 self.unanswered.push(vec![fixed]);
             }
-            ToDomain::Done { .. } | ToDomain::Gone { .. } => {}
+            ToDomain::Done { .. } | ToDomain::Gone { .. } | ToDomain::Stream(_) => {}
             ToDomain::Socket { ticket, key, events, .. } => {
                 let events = self.read(&events);
                 let mut answer = Vec::new();
@@ -215,6 +217,8 @@ impl Outlet for Nowhere {
     fn send(&self, _socket: u64, _frame: Arc<[u8]>) {}
 
     fn close(&self, _socket: u64, _code: u16) {}
+    fn room(&self, _socket: u64, _room: &[u8], _joins: bool) {}
+    fn publish(&self, _room: &[u8], _frame: &Arc<[u8]>) {}
 }
 
 /// Calls in flight with a process that sends anything.
@@ -252,13 +256,18 @@ impl Hostile {
                 head_only: random.below(4) == 0,
                 cors_origin: (random.below(2) == 0).then(|| "*".into()),
                 preflight: None,
+                switching: None,
             };
             let request = OwnedRequest::copy(&view);
-            calls.submit(Arc::clone(&hold), true, Work::Request { conn, seq, route: 0, request, meta });
+            calls.submit(Arc::clone(&hold), true, Work::Request { conn, seq, route: 0, request, meta, stream: None });
         }
         for key in 0..SOCKETS {
             let socket = Socket::new(key, None, Arc::new(Nowhere), 1000);
-            calls.submit(Arc::clone(&hold), true, Work::Socket { socket, index: 0, events: vec![SocketEvent::Open] });
+            calls.submit(
+                Arc::clone(&hold),
+                true,
+                Work::Socket { socket, index: 0, events: vec![SocketEvent::Open { handshake: None }] },
+            );
         }
         calls.flush();
         Self { calls, producer, fate, requests: (0..REQUESTS).collect(), sockets: (0..SOCKETS).collect() }
@@ -296,6 +305,7 @@ impl Hostile {
                 Message::SocketIdle { socket } => assert!(self.sockets.remove(&socket), "idle twice"),
                 Message::SocketClose { code, .. } => assert!((1000..=4999).contains(&code)),
                 Message::SocketSend { .. } | Message::SocketSendLent { .. } => {}
+                Message::SocketRoom { .. } | Message::RoomPublish { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -11,9 +11,10 @@ use super::remote::RemoteModule;
 use super::shared::{Loaded, Shared};
 use super::supervisor::Supervisor;
 use crate::abi::request::RequestRules;
+use crate::abi::settings::Settings;
 use crate::domain::inbox::Inbox;
 use crate::domain::sandbox::Policy;
-use crate::domain::{Fault, Instance, LoadError};
+use crate::domain::{CodingSettings, Fault, Instance, LoadError};
 use crate::net::Waker;
 use crossbeam::channel::unbounded;
 use std::io;
@@ -44,8 +45,12 @@ pub struct DomainConfig {
     pub jobs_database: PathBuf,
     /// Where each process has a record while it lives, for [`end_leftovers`](super::end_leftovers).
     pub records: PathBuf,
+    /// How long handlers may run whose route says nothing, in milliseconds.
+    pub handler_timeout_ms: u64,
     /// Budgets of the memory for large bodies.
     pub bodies: Budgets,
+    /// What is compressed and expanded there.
+    pub codings: CodingSettings,
     /// What the process may do.
     pub policy: Policy,
     /// Where modules may keep files of a moment; also in the environment as `TMPDIR`.
@@ -178,6 +183,7 @@ impl Process {
                     history: History::default(),
                     quarantine: Arc::clone(&quarantine),
                     last_crash: None,
+                    settings: Settings::default(),
                 };
                 // With the pass: whoever makes another life after it knows the module.
                 lock(&shared.modules).insert(id, loaded);

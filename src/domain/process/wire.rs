@@ -3,7 +3,14 @@
 //! Sans-IO: bytes in, values out. What comes from a domain is hostile: every length is checked against the record, and a
 //! record that is wrong anywhere is refused whole.
 
+mod streams;
+#[cfg(test)]
+mod tests;
+
+pub(super) use streams::{StreamToDomain, StreamToServer, begin, notice, stream_returned};
+
 use super::arena::Place;
+use super::file_body::{FileAnswer, FileBody};
 use crate::proto::ws::Kind;
 use std::net::IpAddr;
 
@@ -13,9 +20,9 @@ use std::net::IpAddr;
 pub(super) struct Malformed(pub(super) &'static str);
 
 /// Most header fields of an answer.
-const HEADERS_MAX: usize = 1024;
+pub(super) const HEADERS_MAX: usize = 1024;
 
-mod kind {
+pub(super) mod kind {
     pub(super) const REQUEST: u8 = 2;
     pub(super) const SOCKET: u8 = 3;
     pub(super) const ANSWER: u8 = 4;
@@ -32,6 +39,11 @@ mod kind {
     pub(super) const RETURNED: u8 = 16;
     pub(super) const DECLINED: u8 = 13;
     pub(super) const TURN: u8 = 17;
+    pub(in super::super) const ANSWER_FILE: u8 = 20;
+    pub(super) const JOIN: u8 = 18;
+    pub(super) const LEAVE: u8 = 19;
+    pub(super) const PUBLISH: u8 = 22;
+    pub(super) const PUBLISH_LENT: u8 = 23;
 }
 
 /// Where a body is.
@@ -62,6 +74,8 @@ pub(super) enum ToDomain<'a> {
     Done { offset: u64 },
     /// Nothing can be sent on a socket any more. It is still to have its last event.
     Gone { key: u64 },
+    /// About a stream.
+    Stream(StreamToDomain<'a>),
 }
 
 /// A record from a domain.
@@ -69,6 +83,8 @@ pub(super) enum ToDomain<'a> {
 pub(super) enum ToServer<'a> {
     /// What a handler answered, and how long it ran.
     Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: Body<'a> },
+    /// The same with a file as the body.
+    FileAnswer(FileAnswer<'a>),
     /// A call of those that run one at a time has its turn: its handler begins.
     Turn { ticket: u64 },
     /// A handler has returned, and its answer waits for memory.
@@ -83,16 +99,33 @@ pub(super) enum ToServer<'a> {
     Send { key: u64, frame: Body<'a> },
     /// Close a socket.
     Close { key: u64, code: u16 },
+    /// Put a socket into a room, or take it out.
+    Room { key: u64, room: &'a [u8], joins: bool },
+    /// An encoded frame for the sockets of the domain in a room.
+    Publish { room: &'a [u8], frame: Body<'a> },
+    /// About a stream.
+    Stream(StreamToServer<'a>),
 }
 
 /// Header fields of an answer; read one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Headers<'a> {
-    bytes: &'a [u8],
-    count: usize,
+    pub(super) bytes: &'a [u8],
+    pub(super) count: usize,
 }
 
 impl<'a> Headers<'a> {
+    pub(super) fn parse(reader: &mut Reader<'a>) -> Option<Self> {
+        let count = usize::from(reader.u16()?);
+        let all = reader.bytes;
+        for _ in 0..count {
+            reader.block()?;
+            reader.block()?;
+        }
+        let bytes = all.get(..all.len() - reader.bytes.len())?;
+        (count <= HEADERS_MAX).then_some(Self { bytes, count })
+    }
+
     /// Name and value of each field.
     pub(super) fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         let mut reader = Reader { bytes: self.bytes };
@@ -101,18 +134,18 @@ impl<'a> Headers<'a> {
 }
 
 /// Reads numbers and blocks, or `None` where they don't fit.
-struct Reader<'a> {
-    bytes: &'a [u8],
+pub(super) struct Reader<'a> {
+    pub(super) bytes: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.bytes.split_at_checked(count)?;
         self.bytes = rest;
         Some(taken)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(super) fn u8(&mut self) -> Option<u8> {
         self.take(1)?.first().copied()
     }
 
@@ -124,15 +157,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(super) fn u16(&mut self) -> Option<u16> {
         Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
@@ -154,7 +187,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn block(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn block(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.u32()?).ok()?;
         self.take(length)
     }
@@ -164,7 +197,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
     // A record is smaller than its ring, which is far below 4 GiB.
     out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(bytes);
@@ -192,6 +225,7 @@ pub(super) fn lend(fixed: &mut Vec<u8>, place: Place) {
             kind::REQUEST => kind::REQUEST_LENT,
             kind::SOCKET => kind::SOCKET_LENT,
             kind::SEND => kind::SEND_LENT,
+            kind::PUBLISH => kind::PUBLISH_LENT,
             _ => kind::ANSWER_LENT,
         };
     }
@@ -323,6 +357,20 @@ pub(super) fn close(out: &mut Vec<u8>, key: u64, code: u16) {
     out.extend_from_slice(&code.to_le_bytes());
 }
 
+/// A socket that joins or leaves a room.
+pub(super) fn room(out: &mut Vec<u8>, key: u64, room: &[u8], joins: bool) {
+    out.push(if joins { kind::JOIN } else { kind::LEAVE });
+    out.extend_from_slice(&key.to_le_bytes());
+    push_block(out, room);
+}
+
+/// The fixed part of a frame for a room; the frame follows it.
+pub(super) fn publish_head(out: &mut Vec<u8>, room: &[u8]) {
+    out.push(kind::PUBLISH);
+    out.extend_from_slice(&[0; 8]);
+    push_block(out, room);
+}
+
 impl<'a> ToDomain<'a> {
     /// Reads a record.
     pub(super) fn read(record: &'a [u8]) -> Result<Self, Malformed> {
@@ -351,7 +399,7 @@ impl<'a> ToDomain<'a> {
                 key: reader.u64()?,
                 events: reader.body(kind == kind::SOCKET)?,
             },
-            _ => return None,
+            kind => Self::Stream(StreamToDomain::parse(kind, ticket, reader)?),
         })
     }
 }
@@ -366,18 +414,13 @@ impl<'a> ToServer<'a> {
         let (kind, ticket) = (reader.u8()?, reader.u64()?);
         Some(match kind {
             kind::ANSWER | kind::ANSWER_LENT => {
-                let (ran_us, status) = (reader.u32()?, reader.u16()?);
-                let count = usize::from(reader.u16()?);
-                let all = reader.bytes;
-                for _ in 0..count {
-                    reader.block()?;
-                    reader.block()?;
-                }
-                let bytes = all.get(..all.len() - reader.bytes.len())?;
-                let valid = (200..=599).contains(&status) && count <= HEADERS_MAX;
-                valid.then_some(())?;
+                let (ran_us, status, headers) = reader.answer_head()?;
                 let body = reader.body(kind == kind::ANSWER)?;
-                Self::Answer { ticket, ran_us, status, headers: Headers { bytes, count }, body }
+                Self::Answer { ticket, ran_us, status, headers, body }
+            }
+            kind::ANSWER_FILE => {
+                let (ran_us, status, headers) = reader.answer_head()?;
+                Self::FileAnswer(FileAnswer { ticket, ran_us, status, headers, file: FileBody::parse(reader)? })
             }
             kind::FAULT => Self::Fault { ticket, why: std::str::from_utf8(reader.rest()).ok()? },
             kind::DECLINED => Self::Declined { ticket, ran_us: reader.u32()? },
@@ -386,7 +429,11 @@ impl<'a> ToServer<'a> {
             kind::RETURNED => Self::Returned { ticket },
             kind::SEND | kind::SEND_LENT => Self::Send { key: ticket, frame: reader.body(kind == kind::SEND)? },
             kind::CLOSE => Self::Close { key: ticket, code: reader.u16()? },
-            _ => return None,
+            kind::JOIN | kind::LEAVE => Self::Room { key: ticket, room: reader.block()?, joins: kind == kind::JOIN },
+            kind::PUBLISH | kind::PUBLISH_LENT => {
+                Self::Publish { room: reader.block()?, frame: reader.body(kind == kind::PUBLISH)? }
+            }
+            kind => Self::Stream(StreamToServer::parse(kind, ticket, reader)?),
         })
     }
 }
@@ -394,10 +441,12 @@ impl<'a> ToServer<'a> {
 /// One event of a WebSocket on its way to a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event<'a> {
-    /// The socket is open: what `websocket_t.session` and `client_fd` say.
+    /// The socket is open: what `websocket_t.session` and `client_fd` say, and the request that opened it.
     Open {
         session: Option<&'a [u8]>,
         number: u64,
+        peer: Option<IpAddr>,
+        head: &'a [u8],
     },
     /// The same of a socket that was opened in a process before this one: `on_open` has been called there.
     Known {
@@ -434,10 +483,12 @@ pub(super) fn message_head(out: &mut Vec<u8>, kind: Kind, length: usize) {
 /// Appends an event.
 pub(super) fn push_event(out: &mut Vec<u8>, event: &Event<'_>) {
     match event {
-        Event::Open { session, number } => {
+        Event::Open { session, number, peer, head } => {
             out.push(1 + u8::from(session.is_some()));
             out.extend_from_slice(&number.to_le_bytes());
             push_block(out, session.unwrap_or_default());
+            push_address(out, *peer);
+            push_block(out, head);
         }
         Event::Known { session, number, last } => {
             out.push(5 + u8::from(session.is_some()));
@@ -469,7 +520,8 @@ fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
         kind @ (1 | 2) => {
             let number = reader.u64()?;
             let session = reader.block()?;
-            Event::Open { session: (kind == 2).then_some(session), number }
+            let (peer, head) = (reader.address()?, reader.block()?);
+            Event::Open { session: (kind == 2).then_some(session), number, peer, head }
         }
         kind @ (5 | 6) => {
             let (number, last) = (reader.u64()?, reader.kind()?);
@@ -481,118 +533,4 @@ fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
         8 => Event::Forget,
         _ => return None,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
-        proptest::collection::vec(any::<u8>(), 0..max)
-    }
-
-    proptest! {
-        #[test]
-        fn requests_come_back(ticket: u64, instance: u64, route: u32, short: bool, peer: Option<IpAddr>, head in bytes(40), body in bytes(40)) {
-            let mut record = Vec::new();
-            request_head(&mut record, ticket, (instance, route), short, peer, &head);
-            record.extend_from_slice(&body);
-            let read = ToDomain::read(&record).unwrap();
-            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, peer, head: &head, body: Body::Here(&body) });
-            let place = Place { offset: ticket, bytes: instance };
-            record.truncate(record.len() - body.len());
-            lend(&mut record, place);
-            let read = ToDomain::read(&record).unwrap();
-            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, peer, head: &head, body: Body::Lent(place) });
-        }
-
-        #[test]
-        fn answers_come_back(
-            ticket: u64, ran_us: u32, status in 200..600_u16,
-            fields in proptest::collection::vec((bytes(10), bytes(10)), 0..5), body in bytes(40),
-        ) {
-            let mut record = Vec::new();
-            let pairs = fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
-            answer_head(&mut record, ticket, ran_us, status, pairs.clone());
-            record.extend_from_slice(&body);
-            let Ok(ToServer::Answer { headers, body: read, .. }) = ToServer::read(&record) else { panic!() };
-            prop_assert_eq!(headers.iter().collect::<Vec<_>>(), pairs.clone().collect::<Vec<_>>());
-            prop_assert_eq!(read, Body::Here(&body));
-            record.truncate(record.len() - body.len());
-            let place = Place { offset: 7, bytes: ticket };
-            lend(&mut record, place);
-            set_ran_us(&mut record, 99);
-            let Ok(ToServer::Answer { headers, ran_us: 99, body: read, .. }) = ToServer::read(&record) else { panic!() };
-            prop_assert_eq!(headers.iter().collect::<Vec<_>>(), pairs.collect::<Vec<_>>());
-            prop_assert_eq!(read, Body::Lent(place));
-            record.push(0);
-            prop_assert!(ToServer::read(&record).is_err());
-        }
-
-        #[test]
-        fn socket_events_come_back(ticket: u64, key: u64, session in proptest::option::of(bytes(9)), text in bytes(30)) {
-            let session = session.as_deref();
-            let events = [
-                Event::Open { session, number: key },
-                Event::Known { session, number: 7, last: Kind::Binary },
-                Event::Message { kind: Kind::Text, bytes: &text },
-                Event::Message { kind: Kind::Binary, bytes: &text },
-                Event::Close { gone: key % 2 == 0 },
-                Event::Forget,
-            ];
-            let mut record = Vec::new();
-            socket_head(&mut record, ticket, 1, 2, true, key);
-            events.iter().for_each(|event| push_event(&mut record, event));
-            let Ok(ToDomain::Socket { events: read, .. }) = ToDomain::read(&record) else { panic!() };
-            let Body::Here(read) = read else { panic!() };
-            prop_assert_eq!(read_events(read).unwrap(), events);
-            let (mut head, place) = (Vec::new(), Place { offset: key, bytes: ticket });
-            socket_head(&mut head, ticket, 1, 2, true, key);
-            lend(&mut head, place);
-            let Ok(ToDomain::Socket { events: read, .. }) = ToDomain::read(&head) else { panic!() };
-            prop_assert_eq!(read, Body::Lent(place));
-        }
-
-        #[test]
-        fn frames_come_back(key: u64, frame in bytes(40)) {
-            let mut record = Vec::new();
-            send_head(&mut record, key);
-            let head = record.clone();
-            record.extend_from_slice(&frame);
-            prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Send { key, frame: Body::Here(&frame) }));
-            let (mut record, place) = (head, Place { offset: 1, bytes: key });
-            lend(&mut record, place);
-            prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Send { key, frame: Body::Lent(place) }));
-        }
-
-        #[test]
-        fn any_bytes_are_a_record_or_refused(bytes in bytes(80)) {
-            if let Ok(ToServer::Answer { headers, .. }) = ToServer::read(&bytes) {
-                headers.iter().for_each(|(name, value)| assert!(name.len() + value.len() <= bytes.len()));
-            }
-            let _ = ToDomain::read(&bytes);
-            let _ = read_events(&bytes);
-        }
-    }
-
-    #[test]
-    fn what_is_cut_or_out_of_range_is_refused() {
-        let mut record = Vec::new();
-        answer_head(&mut record, 1, 2, 200, [(b"a".as_slice(), b"b".as_slice())].into_iter());
-        for end in 0..record.len() {
-            assert!(ToServer::read(&record[..end]).is_err(), "{end}");
-        }
-        let mut record = Vec::new();
-        returned(&mut record, 7);
-        assert_eq!(ToServer::read(&record), Ok(ToServer::Returned { ticket: 7 }));
-        let mut record = Vec::new();
-        turn(&mut record, 8);
-        assert_eq!(ToServer::read(&record), Ok(ToServer::Turn { ticket: 8 }));
-        for status in [0, 101, 199, 600, 65535] {
-            let mut record = Vec::new();
-            answer_head(&mut record, 1, 2, status, std::iter::empty());
-            assert!(ToServer::read(&record).is_err(), "{status}");
-        }
-    }
 }
