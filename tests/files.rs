@@ -22,7 +22,7 @@ const TEXT: &[u8] = b"0123456789abcdefghij";
 const LARGE_BYTES: usize = 12 * 1024 * 1024 + 7;
 
 fn large() -> Vec<u8> {
-    (0..LARGE_BYTES).map(|at| (at * 31 >> 7) as u8).collect()
+    (0..LARGE_BYTES).map(|at| ((at * 31) >> 7) as u8).collect()
 }
 
 struct Site {
@@ -412,7 +412,7 @@ fn open_files_are_bounded() {
     }
     let mut client = site.server.connect();
     let descriptors = || {
-        let count = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |files| files.count());
+        let count = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
         site.server.processes().into_iter().map(count).sum::<usize>()
     };
     client.get("/below?name=text.txt");

@@ -64,11 +64,10 @@ impl ResponseHead<'_> {
     /// Whether a body follows the head.
     #[must_use]
     pub fn has_body(&self) -> bool {
+        let switches = self.switching.is_some() && self.status == 200;
         // RFC 9110 §15.3.6: a 205 has no content either, but says so by its length.
-        !(self.switching.is_some() && self.status == 200)
-            && !self.head_only
-            && !is_bodiless(self.status)
-            && self.status != 205
+        let is_empty = is_bodiless(self.status) || self.status == 205;
+        !switches && !self.head_only && !is_empty
     }
 }
 
