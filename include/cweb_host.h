@@ -50,7 +50,7 @@ struct cweb_host {
     int (*jobs_create)(const void *module, const char *job, const char *payload_json, char uuid_out[37]);
     /** The module called `how` ("exit", "_exit", …) with this code. Does not return. */
     void (*module_exit)(const void *module, int code, const char *how);
-    /** Signs with the server's key; see struct crypto_ops. Length of the signed token, or -1. */
+    /** Signs with the server's key for tokens; see struct crypto_ops. Length of the signed token, or -1. */
     int (*crypto_sign)(const char *token, char *out, size_t out_len);
     /** 0 when signed_token signs the token_len bytes at token, else -1. */
     int (*crypto_verify)(const char *signed_token, const char *token, size_t token_len);
@@ -65,7 +65,11 @@ struct cweb_host {
     /** See event_add() and event_del() in libevent.h: run(event) is to be called when fd is ready. 0, or -1 and errno. */
     int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
     int (*event_del)(const void *module, void *event);
-    void *reserved[12]; /* NULL; becomes further functions */
+    /** See cweb_token.h. audience may be NULL, valid_s 0. Length of the signed token, or -1. */
+    int (*token_sign)(const char *token, const char *audience, unsigned int valid_s, char *out, size_t out_len);
+    /** 0 when signed_token is valid now and signs the token_len bytes at token for audience, else -1. */
+    int (*token_verify)(const char *signed_token, const char *token, size_t token_len, const char *audience);
+    void *reserved[10]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

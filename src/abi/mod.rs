@@ -5,6 +5,7 @@
 
 pub mod context;
 pub mod crypto;
+pub mod database;
 pub mod events;
 pub mod frame;
 pub mod guard;
@@ -17,6 +18,7 @@ pub mod module;
 mod native;
 mod places;
 pub mod types;
+pub mod visible;
 pub mod websocket;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! The fastest way to run them, for code that is trusted: a fault is caught by the guard of the C trampoline and
 //! answered 500, but a module that scribbles over memory scribbles over the server's.
 
-use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work};
+use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work, failure};
 use super::executor::Runner;
 use super::inbox::{Declined, Message};
 use super::serial::{Turn, Turns};
@@ -109,6 +109,7 @@ impl InProcess {
     /// still work.
     pub fn start(database: &Path, jobs: Option<JobTables<'_>>) -> std::io::Result<Self> {
         guard::install()?;
+        crate::abi::database::set_aside_if_damaged(database);
         let symbols = Arc::new(SymbolTable::default());
         let (resolve, known) = (Arc::clone(&symbols), Arc::clone(&symbols));
         let context = ModuleContext::create(
@@ -398,6 +399,7 @@ impl Executor {
         if let Err(text) = result {
             // What the module has handed over may have been encoded before it was found that it can't be freed.
             out.truncate(begin);
+            let text = failure(&text);
             encode_response(out, &head(500, text.len()), plain.into_iter(), text.as_bytes());
             return 0;
         }

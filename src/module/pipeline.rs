@@ -7,6 +7,7 @@ use super::generation::{Generation, Serving};
 use super::store::{Prepared, Record, both};
 use super::{sdk, store, verify};
 use crate::abi::manifest::Manifest;
+use crate::abi::visible::visible;
 use crate::domain::{DEFAULT_DOMAIN, LoadError};
 use crossbeam::channel::RecvTimeoutError;
 use sha2::{Digest, Sha256};
@@ -38,7 +39,7 @@ pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
     match result {
         Ok(done) if done.unchanged => tracing::info!("module {} is unchanged ({})", done.name, short(&done.hash)),
         Ok(done) => tracing::info!("module {} is deployed ({})", done.name, short(&done.hash)),
-        Err(error) => tracing::info!("a deployment was refused: {}", error.reason()),
+        Err(error) => tracing::info!("a deployment was refused: {}", visible(&error.reason())),
     }
 }
 

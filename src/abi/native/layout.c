@@ -121,6 +121,8 @@ const struct cwebn_layout_entry cwebn_layout[] = {
     MEMBER(cweb_host, ws_send),
     MEMBER(cweb_host, event_add),
     MEMBER(cweb_host, event_del),
+    MEMBER(cweb_host, token_sign),
+    MEMBER(cweb_host, token_verify),
     MEMBER(cweb_host, reserved),
     STRUCT(cwebn_fault),
     MEMBER(cwebn_fault, signo),

@@ -11,7 +11,7 @@ use super::leftovers::Record;
 use super::link::{Ends, Owner, ShardLink};
 use super::post::Post;
 use super::shared::Shared;
-use super::{lock, printed, reader};
+use super::{lock, printed, reader, watch};
 use crate::abi::crypto;
 use crate::domain::ring::{Consumer, Producer, Region};
 use crate::domain::sandbox;
@@ -112,9 +112,10 @@ impl Life {
         let bodies = Arc::new(Region::create(parts.bytes())?);
         let (stream, theirs) = UnixStream::pair()?;
         let bells = shared.wakers.iter().map(Waker::doorbell).collect::<io::Result<Vec<_>>>()?;
-        let (output, printed) = printed::collect(shared.name())?;
+        let (output, printed) = printed::collect(shared.name(), shared.config.output_bytes_max)?;
         let mut child = spawn(shared, &theirs, output, [&region, &bodies], &bells)?;
         drop(theirs);
+        watch::prefer_for_oom(child.id());
         let number = shared.number();
         let (alive, buried) = bounded(0);
         let life = stream.try_clone().map(|ours| {

@@ -57,6 +57,7 @@ mod status;
 mod succession;
 mod supervisor;
 pub mod symbol;
+mod watch;
 mod wire;
 mod work;
 
@@ -72,6 +73,7 @@ pub use parent::{DomainConfig, Process, message_bytes_max};
 pub use quarantine::CrashLimit;
 pub use remote::RemoteModule;
 pub use status::DomainStatus;
+pub use watch::Allowance;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

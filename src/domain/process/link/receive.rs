@@ -113,7 +113,12 @@ impl RemoteCalls {
                 line.link.call_over(ticket);
                 let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
                 if let Asker::Request { conn, seq, meta } = pending.asker {
-                    out.push(Message::Answer { conn, seq, bytes: meta.plain(500, why), lent: None });
+                    out.push(Message::Answer {
+                        conn,
+                        seq,
+                        bytes: meta.plain(500, &crate::domain::call::failure(why)),
+                        lent: None,
+                    });
                 }
             }
             ToServer::Declined { ticket, ran_us } => {
