@@ -1,7 +1,7 @@
 //! Compiles the C part of the server (`src/abi/native/`) against the SDK's headers (`include/`).
 
 /// Sources of the native part, in `src/abi/native/`.
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "call.c",
     "calls.c",
     "connection.c",
@@ -12,6 +12,7 @@ const SOURCES: [&str; 13] = [
     "layout.c",
     "legacy.c",
     "pool.c",
+    "request.c",
     "services.c",
     "stdio.c",
     "tables.c",

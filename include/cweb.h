@@ -237,6 +237,7 @@ static inline void jobs_bind(jobs_create_fn_t create, void *user_data) {
 }
 #endif
 
+#include <cweb_request.h>
 #include <cweb_helpers.h>
 
 #endif /* CWEB_H */

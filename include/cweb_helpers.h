@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include <cweb.h>
+#include <cweb_request.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -33,7 +34,7 @@ static inline int cweb_header(http_response_t *res, const char *name, const char
     }
     http_kv_pair_t *pair = cweb_kv_find(res->headers, name);
     if (pair != NULL && !cweb_kv_may_repeat(name)) {
-        free(pair->value);
+        cweb_give_back(pair->value);
         pair->value = copy;
         return 0;
     }
@@ -46,7 +47,7 @@ static inline int cweb_header(http_response_t *res, const char *name, const char
 
 /* Replaces the body by a malloc'd one. */
 static inline void cweb_set_body(http_response_t *res, char *body, size_t length) {
-    free(res->body);
+    cweb_give_back(res->body);
     res->body = body;
     res->content_length = (int)length;
 }

@@ -27,6 +27,7 @@ extern "C" {
 #endif
 
 struct websocket;
+struct cweb_requests;
 
 /** Levels of cweb_log(). */
 enum {
@@ -65,11 +66,12 @@ struct cweb_host {
     /** See event_add() and event_del() in libevent.h: run(event) is to be called when fd is ready. 0, or -1 and errno. */
     int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
     int (*event_del)(const void *module, void *event);
+    const struct cweb_requests *requests; /**< cweb_request.h */
     /** See cweb_token.h. audience may be NULL, valid_s 0. Length of the signed token, or -1. */
     int (*token_sign)(const char *token, const char *audience, unsigned int valid_s, char *out, size_t out_len);
     /** 0 when signed_token is valid now and signs the token_len bytes at token for audience, else -1. */
     int (*token_verify)(const char *signed_token, const char *token, size_t token_len, const char *audience);
-    void *reserved[10]; /* NULL; becomes further functions */
+    void *reserved[9]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

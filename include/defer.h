@@ -19,8 +19,14 @@
 extern "C" {
 #endif
 
-/** Calls function(&variable) when variable's scope is left. Write it as part of the declaration of the variable. */
-#define cweb_defer(function) __attribute__((cleanup(function)))
+/**
+ * Calls function(&variable) when variable's scope is left. Write it as part of the declaration of the variable. With three
+ * arguments it is the function of cweb_request.h, which is about the request's end: cweb_defer(req, function, argument).
+ */
+#define cweb_defer(...) CWEB_DEFER_CHOSEN(__VA_ARGS__, CWEB_DEFER_CALL, , CWEB_DEFER_SCOPE, )(__VA_ARGS__)
+#define CWEB_DEFER_CHOSEN(a, b, c, chosen, ...) chosen
+#define CWEB_DEFER_SCOPE(function) __attribute__((cleanup(function)))
+#define CWEB_DEFER_CALL(req, function, argument) (cweb_defer)(req, function, argument)
 
 /** Frees a malloc'd pointer at the end of its scope: `char *text cweb_defer(cweb_free_pointer) = strdup(s);` */
 static inline void cweb_free_pointer(void *pointer_address) {

@@ -116,6 +116,12 @@ pub struct Config {
     pub requests_per_connection_max: u64,
     /// Most unanswered requests of a connection; reading pauses beyond it.
     pub pipeline_max: usize,
+    /// Most memory that a handler takes for one request by `cweb_alloc`: NULL beyond it.
+    pub request_memory_bytes_max: usize,
+    /// Proxies whose word counts about who the client is: addresses, networks, `unix`.
+    pub trusted_proxies: Vec<String>,
+    /// The header field that they write.
+    pub trusted_proxy_header: String,
     /// Largest WebSocket message: closed with 1009 beyond it.
     pub ws_message_bytes_max: usize,
     /// Most unsent bytes of a WebSocket: closed beyond it.
@@ -301,6 +307,9 @@ impl Config {
             requests_per_connection_max: args.requests_per_connection_max.unwrap_or(0),
             connections_max,
             pipeline_max: args.pipeline_max.unwrap_or(64),
+            request_memory_bytes_max: args.request_memory_bytes_max.unwrap_or(16 * 1024 * 1024),
+            trusted_proxies: args.trusted_proxies.unwrap_or_default(),
+            trusted_proxy_header: args.trusted_proxy_header.unwrap_or_else(|| "x-forwarded-for".to_owned()),
             ws_message_bytes_max: args.ws_message_bytes_max.unwrap_or(16 * 1024 * 1024),
             ws_queue_bytes_max: args.ws_queue_bytes_max.unwrap_or(8 * 1024 * 1024),
             ws_inbox_messages_max: args.ws_inbox_messages_max.unwrap_or(1024),

@@ -78,14 +78,14 @@ fn memory_comes_back_from_clients_that_stay_and_that_leave() {
         for _ in 0..4 {
             scope.spawn(|| {
                 let mut client = server.connect();
-                for _ in 0..25 {
+                for _ in 0..10 {
                     assert!(client.request("POST", "/echo", &[], &body).body == changed);
                 }
             });
         }
         for _ in 0..4 {
             scope.spawn(|| {
-                for _ in 0..15 {
+                for _ in 0..8 {
                     let mut client = server.connect();
                     client.stream.write_all(b"GET /make?bytes=6000000 HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
                     let mut some = [0; 1000];
@@ -96,7 +96,7 @@ fn memory_comes_back_from_clients_that_stay_and_that_leave() {
         }
     });
     let mut client = Client::connect(&server.addr);
-    for _ in 0..20 {
+    for _ in 0..6 {
         assert!(client.get("/make?bytes=30000000").body == pattern(30_000_000));
     }
 }

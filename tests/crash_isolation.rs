@@ -45,8 +45,9 @@ static void on_message(struct cweb_context *c, websocket_t *ws, const char *text
 static int crashes(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; (void)j; culprit((volatile int *)24); return 0; }
 static int lasts(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; j->emit_event(j, "working", NULL);
   for (int i = 0; i < 20; i++) usleep(100 * 1000); return j->emit_event(j, "worked", NULL); }
-static void load(struct cweb_context *c) { (void)c; loads++; printf("loaded in %d\n", (int)getpid()); }
-static void unload(struct cweb_context *c) { (void)c; printf("unloaded in %d\n", (int)getpid()); }
+static long long now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000000000LL + t.tv_nsec; }
+static void load(struct cweb_context *c) { (void)c; loads++; printf("loaded in %d at %lld ns\n", (int)getpid(), now()); }
+static void unload(struct cweb_context *c) { (void)c; printf("unloaded in %d at %lld ns\n", (int)getpid(), now()); }
 "#;
     let kinds = [
         "pid",
@@ -193,10 +194,18 @@ fn hooks_run_in_the_order_of_a_swap_and_a_burst_of_faults_is_one_replacement() {
     for load in loads {
         assert_eq!(load.stop().1, Vec::<String>::new());
     }
-    let (after, log) = (domain(&server), server.log());
-    let place = |text: &str| log.find(text).unwrap_or_else(|| panic!("no {text}: {log}"));
-    assert!(place(&format!("loaded in {before}")) < place(&format!("unloaded in {before}")));
-    assert!(place(&format!("unloaded in {before}")) < place(&format!("] loaded in {after}")), "{log}");
+    // Two processes print, and the server reads each through a pipe of its own: the lines' order is not that of the hooks.
+    let time_ns = |text: &str| -> u64 {
+        let text = format!("] {text} at ");
+        server.expect_log(&text);
+        let log = server.log();
+        log[log.find(&text).unwrap() + text.len()..].split(' ').next().unwrap().parse().unwrap()
+    };
+    let after = domain(&server);
+    let unloaded = time_ns(&format!("unloaded in {before}"));
+    assert!(time_ns(&format!("loaded in {before}")) < unloaded);
+    assert!(unloaded < time_ns(&format!("loaded in {after}")), "{}", server.log());
+    let log = server.log();
     assert_eq!(count(&log, "is replaced: a signal was caught"), 1, "{log}");
     assert_eq!(server.get("/fault").status, 500, "a burst is no reason for quarantine");
 }

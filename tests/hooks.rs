@@ -176,12 +176,20 @@ fn an_unload_that_never_returns_holds_no_swap_up() {
     neighbour.end();
 }
 
+/// A module whose handler keeps its thread for a while.
+fn napper() -> String {
+    let code =
+        format!("{CODE}H(nap) {{ (void)c; (void)q; usleep(100 * 1000); strcpy(r->body, \"rested\"); return 0; }}");
+    module("napper", &code, r#"{"/nap","GET",nap,NONE}"#, 1, "")
+}
+
 #[test]
 fn a_constructor_that_never_returns_is_refused_and_holds_no_other_deployment_up() {
     let _turn = load::turn();
     let server = start(&[]);
     let mut neighbour = Neighbour::of(&server);
     server.deploy(&member("stuck", "old", "", ""));
+    server.deploy(&napper());
     let own = Load::start(&server, "/stuck", &["old"], 1);
     // What only moves is neither compiled nor inspected: it is there long before the constructor is given up.
     let move_to = |domain: &str| {
@@ -196,6 +204,9 @@ fn a_constructor_that_never_returns_is_refused_and_holds_no_other_deployment_up(
     std::thread::scope(|scope| {
         let stuck = scope.spawn(|| server.try_deploy(&member("stuck", "new", code, "")));
         eventually("the constructor runs", || server.dir.path().join("scratch/default/begun").exists());
+        // More calls at once than there are threads: those that start now take their first call while the loader is held.
+        let naps: Vec<_> = (0..16).map(|_| scope.spawn(|| server.get("/nap").text())).collect();
+        assert!(naps.into_iter().all(|nap| nap.join().unwrap() == "rested"));
         // The dynamic loader lets it wait: its own time begins when it is its turn.
         move_to("default");
         is_refused(&stuck.join().unwrap(), "constructor");

@@ -43,7 +43,7 @@ fn version(n: u64, fields: &str) -> String {
 fn two_hundred_swaps_under_load_fail_no_request_and_drop_no_socket() {
     let _turn = turn();
     let server = Arc::new(Server::with(&["--shards", "2"]));
-    // Twenty versions in turn: each is compiled once, and the other swaps are as fast as they can be.
+    // Eight versions in turn: each is compiled once, and the other swaps are as fast as they can be.
     server.deploy(&version(0, ""));
     // `begun` is raised before a deployment, `done` after: a request sent at `done == a` and answered at `begun == b` may
     // be answered by any version from a to b.
@@ -62,7 +62,7 @@ fn two_hundred_swaps_under_load_fail_no_request_and_drop_no_socket() {
                     let newest = begun.load(Ordering::SeqCst);
                     assert_eq!(response.status, 200, "{}", response.text());
                     let version: u64 = response.text().parse().unwrap();
-                    let current = (oldest..=newest).any(|n| n % 20 == version);
+                    let current = (oldest..=newest).any(|n| n % 8 == version);
                     assert!(current, "{version} is not from {oldest} to {newest}");
                     count += 1;
                     // The compiler shares two cores with these clients and the server.
@@ -75,10 +75,10 @@ fn two_hundred_swaps_under_load_fail_no_request_and_drop_no_socket() {
     let mut socket = server.websocket("/ws");
     for n in 1..=200 {
         begun.store(n, Ordering::SeqCst);
-        server.deploy(&version(n % 20, ""));
+        server.deploy(&version(n % 8, ""));
         done.store(n, Ordering::SeqCst);
         socket.send(Message::text("?")).unwrap();
-        assert_eq!(socket.read().unwrap(), Message::text((n % 20).to_string()), "the same socket, the new handlers");
+        assert_eq!(socket.read().unwrap(), Message::text((n % 8).to_string()), "the same socket, the new handlers");
     }
     stop.store(true, Ordering::SeqCst);
     let total: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();
@@ -87,7 +87,7 @@ fn two_hundred_swaps_under_load_fail_no_request_and_drop_no_socket() {
 }
 
 #[test]
-fn two_thousand_swaps_leave_no_memory_and_no_mapping() {
+fn six_hundred_swaps_leave_no_memory_and_no_mapping() {
     let _turn = turn();
     let server = Server::with(&["--shards", "2"]);
     let versions = [version(1, ""), version(2, "")];
@@ -95,9 +95,9 @@ fn two_thousand_swaps_leave_no_memory_and_no_mapping() {
         server.deploy(&versions[n % 2]);
         assert_eq!(server.get("/v").text(), (n % 2 + 1).to_string());
     };
-    (0..200).for_each(swap);
+    (0..100).for_each(swap);
     let before = server.memory_kib("VmRSS");
-    (0..2000).for_each(swap);
+    (0..600).for_each(swap);
     support::eventually("old versions are unmapped", || server.mapped_modules().len() == 1);
     let after = server.memory_kib("VmRSS");
     assert!(after < before + 4096, "grew from {before} to {after} KiB");

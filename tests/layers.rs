@@ -231,3 +231,13 @@ fn the_checks_see_what_they_are_for() {
     assert_eq!(functions_of(&long), [("long(".to_owned(), 93)]);
     assert!(functions_of("fn one() {}\nlet f = fn_name;\n").is_empty());
 }
+
+/// The first use of a thread-local with a destructor waits for the dynamic loader's lock, which a module may hold for ever: a
+/// thread that runs modules makes all of them before its first call (`prepare_thread` in `src/domain/executor.rs`).
+#[test]
+fn thread_local_state_is_made_before_a_thread_takes_calls() {
+    let holders: Vec<String> =
+        sources().iter().filter(|path| code_of(path).contains("thread_local!")).map(|path| name_of(path)).collect();
+    let prepared = ["src/abi/websocket.rs", "src/domain/output.rs", "src/domain/running.rs", "src/jobs/json.rs"];
+    assert_eq!(holders, prepared, "add a `ready` to the new file, call it in prepare_thread, and list the file here");
+}

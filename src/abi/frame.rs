@@ -6,6 +6,7 @@
 use super::guard::{self, Trap};
 use super::handed::{self, Handed, Reading};
 use super::native::{RawGiven, RawHanded};
+use super::request::{RequestMemory, RoutePath};
 use super::types::{
     DECLINED, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code,
 };
@@ -53,6 +54,7 @@ pub struct CallFrame {
     /// An empty string, `malloc`ed because a handler may take it over: the body of requests without one.
     empty_body: *mut c_char,
     handed: Handed,
+    memory: RequestMemory,
 }
 
 const PARAMS: usize = 0;
@@ -134,12 +136,20 @@ impl CallFrame {
             response_body: ptr::null_mut(),
             empty_body: ptr::null_mut(),
             handed: Handed::for_answers(),
+            memory: RequestMemory::new(),
         }
     }
 
-    /// Fills the frame for `view`. Returns the two pointers for the handler, valid until [`CallFrame::release`], or
-    /// `None` when memory is short.
-    pub fn prepare(&mut self, view: &RequestView<'_>) -> Option<(*mut HttpRequest, *mut HttpResponse)> {
+    /// Fills the frame for `view`, a request of a route with the path `route`. Returns the two pointers for the handler,
+    /// valid until [`CallFrame::release`], or `None` when memory is short.
+    ///
+    /// # Safety
+    /// `view` and `route` live, and the frame stays where it is, until [`CallFrame::finish`] or [`CallFrame::abandon`].
+    pub unsafe fn prepare(
+        &mut self,
+        view: &RequestView<'_>,
+        route: &RoutePath,
+    ) -> Option<(*mut HttpRequest, *mut HttpResponse)> {
         self.arena.clear();
         self.path_at = self.push_text(view.path());
         self.fill_params(view);
@@ -175,6 +185,8 @@ impl CallFrame {
             ],
         };
         self.prepare_response()?;
+        self.memory.begin(&raw const self.request, view, route)?;
+        self.handed.lend_request(view.body, self.memory.as_raw());
         Some((&raw mut self.request, &raw mut self.response))
     }
 
@@ -264,6 +276,21 @@ impl CallFrame {
         self.handed.is_own_body().then(|| unsafe { self.handed.body() })
     }
 
+    /// Whether the handler has deferred functions to the end of its request.
+    #[must_use]
+    pub fn has_deferred(&self) -> bool {
+        self.memory.has_deferred()
+    }
+
+    /// Runs them, the last one first. The request's memory is still there, and what the handler has handed over.
+    ///
+    /// # Errors
+    /// One of them did not return.
+    pub fn run_deferred(&mut self) -> Result<(), Trap> {
+        // SAFETY: the call is over, and its request is there until `finish` or `abandon`.
+        unsafe { guard::end_request(self.memory.as_raw()) }
+    }
+
     /// Collects what the handler has handed over, to be freed by [`CallFrame::release`] with a guard around it. `None`:
     /// nothing.
     pub fn given(&mut self) -> Option<Given> {
@@ -317,6 +344,7 @@ impl CallFrame {
         if self.arena.capacity() > ARENA_KEPT_MAX {
             self.arena = Vec::new();
         }
+        self.memory.reset();
     }
 
     /// After a fault nothing the handler touched can be trusted: its blocks are left alone, and the frame starts anew.
@@ -351,12 +379,13 @@ impl CallFrame {
         }
         let Some(content_type) = view.header("content-type") else { return };
         let (arena, store) = (&mut self.arena, &mut self.stores[DATA]);
-        let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
-        if essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
+        if form::is_urlencoded(content_type) {
             form::urlencoded(view.body, |name, value| push_pair(arena, store, name, value));
         } else if let Some(boundary) = form::multipart_boundary(content_type) {
             // A form that breaks off keeps the fields before the break; the handler has the raw body as well.
-            let _ = form::multipart(view.body, boundary, |part| push_pair(arena, store, part.name.as_ref(), part.body));
+            let _ = form::multipart(view.body, boundary, form::FIELDS_MAX, |part| {
+                push_pair(arena, store, part.name.as_ref(), part.body);
+            });
         }
     }
 

@@ -7,7 +7,7 @@ use super::context::ModuleContext;
 use super::frame::CallFrame;
 use super::handed::{Handed, Reading};
 use super::module::{JobCancelFn, JobRunFn};
-use super::native::{self, FAULT_EXIT, RawFault, RawGiven, RawHanded, Sink};
+use super::native::{self, FAULT_EXIT, RawFault, RawGiven, RawHanded, RawRequest, Sink};
 use super::types::{Callee, HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
@@ -177,6 +177,20 @@ pub(super) unsafe fn release(handed: *mut RawHanded, given: &mut RawGiven) -> Re
     let mut fault = NO_FAULT;
     // SAFETY: the caller's contract.
     let faulted = unsafe { native::cwebn_handed_release(handed, given, &raw mut fault) };
+    outcome(faulted, &fault)
+}
+
+/// Runs the functions that a handler has deferred to the end of its request, each in a guard of its own.
+///
+/// # Errors
+/// One of them did not return: how the first of those ended.
+///
+/// # Safety
+/// `request` is that of a call that is over, with all that the functions may use.
+pub(super) unsafe fn end_request(request: *mut RawRequest) -> Result<(), Trap> {
+    let mut fault = NO_FAULT;
+    // SAFETY: the caller's contract.
+    let faulted = unsafe { native::cwebn_request_end(request, &raw mut fault) };
     outcome(faulted, &fault)
 }
 

@@ -3,7 +3,7 @@
 //! All reading and freeing of the module's pointers happens in `native/handed.c`, in the guard of the call, so that a wrong
 //! one is a fault of the module. What is left to read here was measured and touched there.
 
-use super::native::{self, RawField, RawGiven, RawHanded};
+use super::native::{self, RawField, RawGiven, RawHanded, RawRequest};
 use super::types::{KvPair, KvStore};
 use std::ffi::{CStr, c_char};
 use std::fmt;
@@ -100,6 +100,9 @@ impl Handed {
             own_pairs: ptr::null(),
             lent: ptr::null(),
             lent_bytes: 0,
+            lent_body: ptr::null(),
+            lent_body_bytes: 0,
+            request: ptr::null_mut(),
             lent_stores: ptr::null(),
             lent_pairs: [ptr::null(); native::REQUEST_STORES],
             lent_pairs_room: [0; native::REQUEST_STORES],
@@ -129,6 +132,12 @@ impl Handed {
     /// Names memory of the server's that the module can read and may hand back by mistake.
     pub(super) fn lend(&mut self, bytes: &[u8]) {
         (self.raw.lent, self.raw.lent_bytes) = (bytes.as_ptr().cast(), bytes.len());
+    }
+
+    /// Names the body as it was received, which parts of a form point into, and the request's own memory.
+    pub(super) fn lend_request(&mut self, body: &[u8], request: *mut RawRequest) {
+        (self.raw.lent_body, self.raw.lent_body_bytes) = (body.as_ptr().cast(), body.len());
+        self.raw.request = request;
     }
 
     /// Names the request's stores, which the module can hand back as the response's. `pairs`: the entries of each.

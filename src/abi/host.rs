@@ -3,7 +3,7 @@
 use super::crypto::Token;
 use super::native::WorkFn;
 use super::types::WebSocket;
-use super::{events, guard};
+use super::{events, guard, native};
 use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
@@ -63,10 +63,14 @@ pub struct HostTable {
     ws_send: unsafe extern "C" fn(*const *mut WebSocket, usize, c_int, *const c_char, usize) -> c_int,
     event_add: unsafe extern "C" fn(*const c_void, c_int, c_uint, WorkFn, *mut c_void) -> c_int,
     event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
+    requests: *const native::RequestServices,
     token_sign: unsafe extern "C" fn(*const c_char, *const c_char, c_uint, *mut c_char, usize) -> c_int,
     token_verify: unsafe extern "C" fn(*const c_char, *const c_char, usize, *const c_char) -> c_int,
-    reserved: [usize; 10],
+    reserved: [usize; 9],
 }
+
+// SAFETY: functions, and a pointer to a table of functions that nobody writes.
+unsafe impl Sync for HostTable {}
 
 /// Offsets of `struct cweb_host` as Rust sees them.
 #[cfg(test)]
@@ -82,6 +86,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.ws_send", offset_of!(HostTable, ws_send)),
         ("cweb_host.event_add", offset_of!(HostTable, event_add)),
         ("cweb_host.event_del", offset_of!(HostTable, event_del)),
+        ("cweb_host.requests", offset_of!(HostTable, requests)),
         ("cweb_host.token_verify", offset_of!(HostTable, token_verify)),
     ]
 }
@@ -99,9 +104,10 @@ static TABLE: HostTable = HostTable {
     ws_send,
     event_add,
     event_del,
+    requests: &raw const native::cwebn_requests,
     token_sign,
     token_verify,
-    reserved: [0; 10],
+    reserved: [0; 9],
 };
 
 /// The table of this server.

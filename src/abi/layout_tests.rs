@@ -1,6 +1,6 @@
 //! Every mirrored structure compared with what the C compiler says of it.
 
-use super::native::{self, RawFault, RawField, RawGiven, RawHanded, Services};
+use super::native::{self, RawFault, RawField, RawGiven, RawHanded, RawParam, RawPart, RawRequest, Services};
 use super::types::{HttpRequest, HttpResponse, KvPair, KvStore, WebSocket};
 use super::{host, module};
 use std::collections::HashMap;
@@ -58,7 +58,15 @@ fn rust_and_c_agree() {
         ("cwebn_fault.stack_overflow", offset_of!(RawFault, stack_overflow)),
         ("cwebn_field", size_of::<RawField>()),
         ("cwebn_field.value_length", offset_of!(RawField, value_length)),
+        ("cweb_part", size_of::<RawPart>()),
+        ("cweb_part.length", offset_of!(RawPart, length)),
+        ("cweb_part.reserved", offset_of!(RawPart, reserved)),
+        ("cwebn_param", size_of::<RawParam>()),
+        ("cwebn_request_head", size_of::<RawRequest>()),
+        ("cwebn_request_head.deferred_count", offset_of!(RawRequest, deferred_count)),
+        ("cwebn_request_head.used", offset_of!(RawRequest, used)),
         ("cwebn_handed", size_of::<RawHanded>()),
+        ("cwebn_handed.request", offset_of!(RawHanded, request)),
         ("cwebn_handed.field_capacity", offset_of!(RawHanded, field_capacity)),
         ("cwebn_handed.refused", offset_of!(RawHanded, refused)),
         ("cwebn_handed.doing", offset_of!(RawHanded, doing)),

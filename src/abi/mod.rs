@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod module;
 mod native;
 mod places;
+pub mod request;
 pub mod types;
 pub mod visible;
 pub mod websocket;

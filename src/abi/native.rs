@@ -61,6 +61,9 @@ pub(super) struct RawHanded {
     pub(super) own_pairs: *const KvPair,
     pub(super) lent: *const c_char,
     pub(super) lent_bytes: usize,
+    pub(super) lent_body: *const c_char,
+    pub(super) lent_body_bytes: usize,
+    pub(super) request: *mut RawRequest,
     pub(super) lent_stores: *const KvStore,
     pub(super) lent_pairs: [*const KvPair; REQUEST_STORES],
     pub(super) lent_pairs_room: [usize; REQUEST_STORES],
@@ -85,6 +88,54 @@ pub(super) struct RawGiven {
     pub(super) counts: [usize; GIVEN_STORES],
     pub(super) body: *mut c_char,
     pub(super) request_body: *mut c_char,
+}
+
+/// `cweb_part_t`
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawPart {
+    pub(super) name: *const c_char,
+    pub(super) file_name: *const c_char,
+    pub(super) content_type: *const c_char,
+    pub(super) bytes: *const c_char,
+    pub(super) length: usize,
+    pub(super) reserved: [*mut c_void; 3],
+}
+
+/// `struct cwebn_param`
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawParam {
+    pub(super) name: *const c_char,
+    pub(super) value: *const c_char,
+}
+
+/// `struct cwebn_request_makers`
+#[repr(C)]
+pub(super) struct RequestMakers {
+    pub(super) parts:
+        unsafe extern "C" fn(*mut RawRequest, *const c_void, *mut *const RawPart, *mut usize) -> *const c_char,
+    pub(super) params: unsafe extern "C" fn(*mut RawRequest, *const c_void, *mut *const RawParam, *mut usize),
+    pub(super) addresses: unsafe extern "C" fn(*mut RawRequest, *const c_void, *mut [*const c_char; 2]),
+}
+
+/// The beginning of a `struct cwebn_request`: its `struct cwebn_request_head`.
+#[repr(C)]
+pub(super) struct RawRequest {
+    pub(super) request: *const HttpRequest,
+    pub(super) head: *const c_char,
+    pub(super) head_bytes: usize,
+    pub(super) asked: *const c_void,
+    makers: *const RequestMakers,
+    block_count: usize,
+    pub(super) deferred_count: usize,
+    pub(super) used: c_int,
+}
+
+/// `struct cweb_requests`: opaque, only passed on.
+#[repr(C)]
+pub(super) struct RequestServices {
+    _opaque: [u8; 0],
 }
 
 /// `work_t`
@@ -178,6 +229,13 @@ unsafe extern "C" {
         handed: *mut RawHanded,
         fault: *mut RawFault,
     ) -> c_int;
+    pub(super) static cwebn_requests: RequestServices;
+    pub(super) fn cwebn_request_limit(bytes: usize);
+    pub(super) fn cwebn_request_new(makers: *const RequestMakers) -> *mut RawRequest;
+    pub(super) fn cwebn_request_free(request: *mut RawRequest);
+    pub(super) fn cwebn_request_take(request: *mut RawRequest, size: usize) -> *mut c_void;
+    pub(super) fn cwebn_request_end(request: *mut RawRequest, fault: *mut RawFault) -> c_int;
+    pub(super) fn cwebn_request_reset(request: *mut RawRequest);
     pub(super) fn cwebn_handed_release(handed: *mut RawHanded, given: *mut RawGiven, fault: *mut RawFault) -> c_int;
     pub(super) fn cwebn_handed_free(block: *mut c_void, fault: *mut RawFault) -> c_int;
     pub(super) fn cwebn_call_ws_open(

@@ -57,6 +57,12 @@ thread_local! {
     static LAST_FRAME: RefCell<Option<LastFrame>> = const { RefCell::new(None) };
 }
 
+/// Makes the calling thread's own state, so that a later `send` on it does not. Making it registers a destructor, which waits
+/// for the dynamic loader's lock (`__cxa_thread_atexit_impl`).
+pub fn ready() {
+    let _ = LAST_FRAME.try_with(|_| ());
+}
+
 /// A frame that was encoded for a message of type `asked`, and where its payload begins.
 struct LastFrame {
     asked: Kind,

@@ -46,7 +46,7 @@ fn source_of(view: &RequestView<'_>) -> Result<(Vec<u8>, DeployOptions), ServerA
         return Ok((view.body.to_vec(), query));
     };
     let (mut code, mut domain, mut fields) = (None, None, SourceFields::default());
-    form::multipart(view.body, boundary, |part| match part.name.as_ref() {
+    form::multipart(view.body, boundary, form::FIELDS_MAX, |part| match part.name.as_ref() {
         b"code" if code.is_none() => {
             code = Some(part.body.to_vec());
             fields.file_name = part.filename.as_deref().map(text);

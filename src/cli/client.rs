@@ -266,7 +266,7 @@ mod tests {
             expected.push(code.clone());
             let body = form("b", "a \"b\".c", source, fields);
             let mut seen = Vec::new();
-            multipart(&body, b"b", |part| seen.push((part.name.to_vec(), part.body.to_vec()))).unwrap();
+            multipart(&body, b"b", 10, |part| seen.push((part.name.to_vec(), part.body.to_vec()))).unwrap();
             assert_eq!(seen, expected);
         }
     }

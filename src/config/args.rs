@@ -299,6 +299,15 @@ settings! {
     /// Most unanswered requests of a connection before reading pauses [default: 64]
     #[arg(long, env = "CWEB_MAX_PIPELINE", value_name = "N", help_heading = LIMITS)]
     pipeline_max: usize,
+    /// Most memory that a handler may take for one request with cweb_alloc [default: 16777216]
+    #[arg(long, env = "CWEB_REQUEST_MEMORY_BYTES_MAX", value_name = "BYTES", help_heading = LIMITS)]
+    request_memory_bytes_max: usize,
+    /// Proxy whose word counts about who the client is, for cweb_peer_address: an address, a network like 10.0.0.0/8, or unix for whoever connects by a Unix socket; may be repeated
+    #[arg(long = "trusted-proxy", env = "CWEB_TRUSTED_PROXIES", value_delimiter = ',', value_name = "CIDR")]
+    trusted_proxies: Vec<String>,
+    /// The header field that those proxies write, x-forwarded-for or forwarded; the other one is not read [default: x-forwarded-for]
+    #[arg(long, env = "CWEB_TRUSTED_PROXY_HEADER", value_name = "NAME")]
+    trusted_proxy_header: String,
     /// Largest WebSocket message [default: 16777216]
     #[arg(long, env = "CWEB_MAX_WS_MESSAGE_BYTES", value_name = "BYTES", help_heading = LIMITS)]
     ws_message_bytes_max: usize,

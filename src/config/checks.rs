@@ -3,6 +3,7 @@
 use super::args::DAY_S;
 use super::{Config, Reactor};
 use crate::net::ListenAddr;
+use crate::proto::forwarded::{ForwardedBy, TrustedProxies};
 use crate::proto::http1;
 
 /// Smallest address space a process of modules starts in, and some for the modules.
@@ -38,6 +39,7 @@ impl Config {
         let mut problems = Problems(Vec::new());
         self.check_addresses(&mut problems);
         self.check_zeros(&mut problems);
+        self.check_proxies(&mut problems);
         self.check_ranges(&mut problems);
         self.check_texts(&mut problems);
         problems.0
@@ -65,6 +67,18 @@ impl Config {
         }
     }
 
+    /// Whose word counts about who the client is.
+    fn check_proxies(&self, problems: &mut Problems) {
+        let by = ForwardedBy::named(&self.trusted_proxy_header);
+        problems.check(by.is_none(), || {
+            format!("--trusted-proxy-header is x-forwarded-for or forwarded, not {}", self.trusted_proxy_header)
+        });
+        let texts = self.trusted_proxies.iter().map(String::as_str);
+        if let Err(error) = TrustedProxies::read(texts, by.unwrap_or_default()) {
+            problems.0.push(format!("--trusted-proxy: {error}"));
+        }
+    }
+
     /// None of these can be 0: the server would refuse, drop or hold back everything.
     fn check_zeros(&self, problems: &mut Problems) {
         for (name, value) in [
@@ -74,6 +88,7 @@ impl Config {
             ("module-answers-bytes-max", self.module_answers_bytes_max),
             ("connections-max", self.connections_max),
             ("pipeline-max", self.pipeline_max),
+            ("request-memory-bytes-max", self.request_memory_bytes_max),
             ("ws-message-bytes-max", self.ws_message_bytes_max),
             ("ws-queue-bytes-max", self.ws_queue_bytes_max),
             ("ws-inbox-messages-max", self.ws_inbox_messages_max),

@@ -8,6 +8,7 @@ use crate::net::ConnId;
 use crate::proto::http1::{Head, Preflight, RequestView, ResponseHead, encode_response};
 use crate::proto::ws::Kind;
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -127,6 +128,7 @@ pub struct OwnedRequest {
     head_len: usize,
     /// The body, where it is not part of `bytes`.
     shared: Option<Arc<Vec<u8>>>,
+    peer: Option<IpAddr>,
     charge: Option<Charge>,
 }
 
@@ -141,7 +143,7 @@ impl OwnedRequest {
         bytes.extend_from_slice(view.bytes);
         bytes.extend_from_slice(body);
         let (head, head_len, bytes) = (view.head.clone(), view.bytes.len(), bytes.into_boxed_slice());
-        Self { head, head_len, bytes, shared, charge: None }
+        Self { head, head_len, bytes, shared, peer: view.peer, charge: None }
     }
 
     /// The same, with a body that is not small counted in `ledger` for as long as this lives.
@@ -171,7 +173,8 @@ impl OwnedRequest {
     pub fn view(&self) -> RequestView<'_> {
         let (head, body) = self.bytes.split_at(self.head_len);
         let shared = self.shared.as_ref();
-        RequestView { head: &self.head, bytes: head, body: shared.map_or(body, |shared| shared.as_slice()), shared }
+        let body = shared.map_or(body, |shared| shared.as_slice());
+        RequestView { head: &self.head, bytes: head, body, shared, peer: self.peer }
     }
 }
 

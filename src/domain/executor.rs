@@ -124,8 +124,19 @@ impl Drop for Companion {
     }
 }
 
-fn companion_main(shared: &CompanionShared, runner: &mut dyn Runner) {
+/// Makes all thread-local state of this crate that calls of modules use. A thread that runs such calls must do this before it
+/// takes the first call, because the first use of a thread-local with a destructor waits for the dynamic loader's lock
+/// (`__cxa_thread_atexit_impl`), and a module's constructor may hold that lock for ever. `tests/layers.rs` fails when a
+/// file gets a `thread_local!` that is not made here.
+pub(super) fn prepare_thread() {
     super::running::ready();
+    super::output::ready();
+    crate::abi::websocket::ready();
+    crate::jobs::json_ready();
+}
+
+fn companion_main(shared: &CompanionShared, runner: &mut dyn Runner) {
+    prepare_thread();
     loop {
         while let Some(call) = shared.queue.pop() {
             shared.busy_since_us.store(now_us(shared.epoch), Ordering::Relaxed);
@@ -214,7 +225,7 @@ fn spawn_pool_thread<W: Send + 'static>(shared: &Arc<PoolShared<W>>) -> std::io:
 fn pool_main<W: Send + 'static>(shared: &Arc<PoolShared<W>>) {
     super::sched::background_thread(&shared.cores);
     let mut runner = (shared.factory)();
-    super::running::ready();
+    prepare_thread();
     loop {
         shared.idle.fetch_add(1, Ordering::SeqCst);
         let received = shared.receiver.recv_timeout(IDLE_EXIT);

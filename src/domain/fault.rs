@@ -41,3 +41,16 @@ impl Fault {
         Self { what: format!("called exit({code})") }
     }
 }
+
+/// What the process has used up, if the dynamic loader's words are about that.
+pub(super) fn exhausted(text: &str) -> Option<&'static str> {
+    let reasons = [
+        ("static TLS block", "the memory for thread-local variables of the initial-exec model (static TLS)"),
+        ("Too many open files", "the descriptors that it may open"),
+        ("Cannot allocate memory", "the memory that it may map"),
+        ("cannot allocate memory", "the memory that it may map"),
+        ("failed to map segment", "the memory that it may map"),
+        ("cannot create", "the memory that it may map"),
+    ];
+    reasons.iter().find(|(words, _)| text.contains(words)).map(|(_, what)| *what)
+}

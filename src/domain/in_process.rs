@@ -7,7 +7,7 @@ use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work, failure};
 use super::executor::Runner;
 use super::inbox::{Declined, Message};
 use super::serial::{Turn, Turns};
-use super::{DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, inspect, output, running};
+use super::{DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, fault, inspect, output, running};
 use crate::abi::context::{JobTables, ModuleContext};
 use crate::abi::events;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
@@ -16,6 +16,7 @@ use crate::abi::handed::Thing;
 use crate::abi::job;
 use crate::abi::manifest::{Manifest, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
+use crate::abi::request::RoutePath;
 use crate::abi::types::{Callee, HookFn};
 use crate::abi::websocket::Socket;
 use crate::jobs::code::JobCalls;
@@ -72,6 +73,8 @@ pub struct InProcessModule {
     warned: AtomicU32,
     /// Of the routes whose calls run one at a time.
     turns: Arc<Turns>,
+    /// Of the routes.
+    paths: Vec<RoutePath>,
 }
 
 /// Why a call has no answer.
@@ -79,6 +82,8 @@ enum Failure {
     Trap(guard::Trap),
     /// What the handler left can't be sent; why.
     Refused(&'static str),
+    /// A function that the handler deferred to the request's end did not return.
+    Deferred(guard::Trap),
 }
 
 /// Module code that did not return.
@@ -158,7 +163,7 @@ impl InProcess {
     /// See [`LoadError`].
     pub(super) fn open(&self, path: &Path, number: u64) -> Result<Arc<InProcessModule>, LoadError> {
         let mut open = running::during(number, || module::open(path)).map_err(|error| match error {
-            OpenError::Loader(text) => match exhausted(&text) {
+            OpenError::Loader(text) => match fault::exhausted(&text) {
                 Some(what) => LoadError::Exhausted { what: what.to_owned(), text },
                 None => LoadError::Loader(text),
             },
@@ -169,8 +174,9 @@ impl InProcess {
         let context = context.ok_or_else(|| LoadError::Host("there is no memory for it".to_owned()))?;
         let context = Arc::new(context);
         open.set_used(Arc::clone(&context) as _);
-        let (context, open) = (ManuallyDrop::new(context), ManuallyDrop::new(open));
-        Ok(Arc::new(InProcessModule { context, open, number, warned: AtomicU32::new(0), turns: Arc::default() }))
+        let paths = open.manifest.routes.iter().map(|route| RoutePath::new(&route.path)).collect();
+        let (context, open, warned) = (ManuallyDrop::new(context), ManuallyDrop::new(open), AtomicU32::new(0));
+        Ok(Arc::new(InProcessModule { context, open, number, warned, turns: Arc::default(), paths }))
     }
 }
 
@@ -265,19 +271,6 @@ impl InProcessModule {
         report(&Caught { number: self.number, trap, place });
         fault_of(trap)
     }
-}
-
-/// What the process has used up, if the dynamic loader's words are about that.
-fn exhausted(text: &str) -> Option<&'static str> {
-    let reasons = [
-        ("static TLS block", "the memory for thread-local variables of the initial-exec model (static TLS)"),
-        ("Too many open files", "the descriptors that it may open"),
-        ("Cannot allocate memory", "the memory that it may map"),
-        ("cannot allocate memory", "the memory that it may map"),
-        ("failed to map segment", "the memory that it may map"),
-        ("cannot create", "the memory that it may map"),
-    ];
-    reasons.iter().find(|(words, _)| text.contains(words)).map(|(_, what)| *what)
 }
 
 fn report(caught: &Caught<'_>) {
@@ -424,7 +417,10 @@ impl Executor {
         let Some(handler) = module.open.symbols.routes.get(route).copied().flatten() else {
             return Err("the route has no handler\n".to_owned());
         };
-        let Some(pointers) = self.frame.prepare(view) else {
+        let Some(path) = module.paths.get(route) else { return Err("the route has no path\n".to_owned()) };
+        // SAFETY: both outlive the call, the frame is boxed, and whoever calls this finishes before they end; a failed call
+        // abandons the frame.
+        let Some(pointers) = (unsafe { self.frame.prepare(view, path) }) else {
             return Err("out of memory\n".to_owned());
         };
         let (frame, context) = (&mut *self.frame, &module.context);
@@ -437,6 +433,13 @@ impl Executor {
                 Ok(answer) => take(&answer),
                 Err(why) => failure = Some(Failure::Refused(why)),
             }
+        }
+        if frame.has_deferred() {
+            if matches!(failure, Some(Failure::Trap(_))) {
+                module.context.release_after_fault();
+            }
+            let ended = module.calling(|| frame.run_deferred(), Result::is_err);
+            failure = failure.or(ended.err().map(Failure::Deferred));
         }
         if failure.is_none()
             && let Some(given) = frame.given()
@@ -463,6 +466,11 @@ impl Executor {
         let name = &module.open.manifest.name;
         let place = format!("a handler ({} {})", view.method().as_str(), String::from_utf8_lossy(view.path()));
         let (place, what) = match (failure, self.frame.reading()) {
+            (Failure::Deferred(trap), _) => {
+                let place = format!("a deferred function of {place}");
+                let fault = module.fault(trap, &place);
+                (place, fault.to_string())
+            }
             (Failure::Trap(trap), None) => {
                 let fault = module.fault(trap, &place);
                 (place, fault.to_string())

@@ -20,6 +20,11 @@ thread_local! {
     static PRINTING: RefCell<Printing> = const { RefCell::new(Printing { module: None, line: Vec::new() }) };
 }
 
+/// Makes the calling thread's own state; see [`super::executor::prepare_thread`].
+pub(super) fn ready() {
+    let _ = PRINTING.try_with(|_| ());
+}
+
 /// Runs `body`; what the thread prints meanwhile is `module`'s.
 pub(super) fn attributed<T>(module: &str, body: impl FnOnce() -> T) -> T {
     enter(module);

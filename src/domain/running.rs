@@ -67,8 +67,7 @@ thread_local! {
     static SLOT: Slot = Slot::take();
 }
 
-/// Takes the calling thread's slot. A thread that runs requests calls this before it takes the first: registering the slot's
-/// destructor waits for the dynamic loader's lock (`__cxa_thread_atexit_impl`), which a module's destructor may hold for ever.
+/// Takes the calling thread's slot; see [`super::executor::prepare_thread`].
 pub(super) fn ready() {
     let _ = SLOT.try_with(|slot| slot.index);
 }

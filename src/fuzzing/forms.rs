@@ -24,7 +24,7 @@ pub fn multipart(data: &[u8]) {
 fn parts_of(body: &[u8], boundary: &[u8]) {
     let delimiter = [b"\r\n--", boundary].concat();
     let (mut end_before, mut count) = (0, 0);
-    let result = form::multipart(body, boundary, |part| {
+    let result = form::multipart(body, boundary, form::FIELDS_MAX, |part| {
         count += 1;
         let start = part.body.as_ptr() as usize - body.as_ptr() as usize;
         let end = start + part.body.len();
@@ -80,7 +80,7 @@ fn form_of(data: &[u8]) {
     body.extend_from_slice(&[b"--", BOUNDARY, b"--"].concat());
     let mut found = Vec::new();
     let keep = |part: Part<'_>| found.push((part.name.into_owned(), part.body.to_vec()));
-    assert_eq!(form::multipart(&body, BOUNDARY, keep), Ok(()));
+    assert_eq!(form::multipart(&body, BOUNDARY, form::FIELDS_MAX, keep), Ok(()));
     assert_eq!(found, fields);
 }
 

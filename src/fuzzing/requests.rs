@@ -106,6 +106,6 @@ fn check(view: &RequestView<'_>, limits: &Limits) {
     // The process of the modules reads the same bytes again, and must find the same.
     let mut again = Head::default();
     again.reread(view.bytes).expect("a head that was read can be read again");
-    let again = RequestView { head: &again, bytes: view.bytes, body: view.body, shared: None };
+    let again = RequestView { head: &again, bytes: view.bytes, body: view.body, shared: None, peer: None };
     assert_eq!(Found::copy(&again), Found::copy(view));
 }

@@ -10,6 +10,12 @@ thread_local! {
 /// A scratch buffer larger than this is given back.
 const SCRATCH_KEPT_MAX: usize = 64 * 1024;
 
+/// Makes the calling thread's scratch buffer, so that a later text on it does not. Making it registers a destructor, which waits
+/// for the dynamic loader's lock (`__cxa_thread_atexit_impl`).
+pub fn ready() {
+    let _ = SCRATCH.try_with(|_| ());
+}
+
 /// Whether `text` is one JSON value.
 pub(super) fn is_valid(text: &str) -> bool {
     SCRATCH.with_borrow_mut(|(bytes, buffers)| {

@@ -22,6 +22,6 @@ pub mod store;
 mod worker;
 
 pub use frame::JobFrame;
-pub use json::one_line as json_text;
+pub use json::{one_line as json_text, ready as json_ready};
 pub use request::{JobRequest, RequestError};
 pub use service::{Accepted, CancelOutcome, Jobs, JobsConfig, Replay, SubmitError};

@@ -3,6 +3,7 @@
 //! Control plane only: nothing here runs for a request. What the shards read is the immutable [`table::Table`],
 //! published whole by one atomic store.
 
+pub mod captures;
 mod compile;
 pub mod control;
 pub mod deploy;

@@ -4,6 +4,7 @@
 //! differs, and is translated here. Groups follow the engine's leftmost-first rule. Back-references need a backtracking
 //! engine and are refused. How many patterns are matched at once is in `matcher`.
 
+use super::captures;
 use regex_automata::dfa::onepass;
 use regex_automata::nfa::thompson;
 use regex_automata::util::syntax;
@@ -68,28 +69,28 @@ impl Groups {
 
 /// Whether `path` holds nothing with a meaning beyond itself.
 pub(super) fn is_literal(path: &str) -> bool {
-    !path.bytes().any(|byte| b".[]()*+?{}|^$\\".contains(&byte))
+    !path.bytes().any(|byte| b".[]()*+?{}|^$\\".contains(&byte)) && !captures::has_names(path)
 }
 
 /// Whether `path` holds something that is more than a character of a path. A dot alone is none.
 pub(super) fn is_pattern(path: &str) -> bool {
-    path.bytes().any(|byte| b"[]()*+?{}|^$\\".contains(&byte))
+    path.bytes().any(|byte| b"[]()*+?{}|^$\\".contains(&byte)) || captures::has_names(path)
 }
 
-/// The first segment that other servers' routers would take for a parameter, `:name` or `{name}`, and the path with regular
-/// expressions in place of such segments.
+/// The first segment that other servers' routers would take for a parameter, `{name}`, and the path with `:name` in place of
+/// such segments.
 pub(super) fn placeholder(path: &str) -> Option<(&str, String)> {
     let is_name = |text: &str| {
         text.starts_with(|c: char| c.is_ascii_alphabetic())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
     };
-    let is_placeholder = |segment: &&str| {
-        let braced = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-        segment.strip_prefix(':').or(braced).is_some_and(is_name)
+    let braced = |segment: &str| {
+        let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).filter(|name| is_name(name));
+        name.map(|name| format!(":{name}"))
     };
-    let first = path.split('/').find(is_placeholder)?;
-    let instead: Vec<&str> =
-        path.split('/').map(|segment| if is_placeholder(&segment) { "[^/]+" } else { segment }).collect();
+    let first = path.split('/').find(|segment| braced(segment).is_some())?;
+    let instead: Vec<String> =
+        path.split('/').map(|segment| braced(segment).unwrap_or_else(|| segment.to_owned())).collect();
     Some((first, instead.join("/")))
 }
 
@@ -158,7 +159,7 @@ pub(super) fn translate(pattern: &str) -> Result<String, String> {
 fn translated(pattern: &str, group: &'static str) -> Result<String, String> {
     let out = String::from("(?s-u)^(?:");
     let mut to = Translation { start: out.len(), out, open: Vec::new(), atom: 0, repeated: false, group };
-    let chars: Vec<char> = pattern.chars().collect();
+    let chars: Vec<char> = captures::expanded(pattern).chars().collect();
     let mut at = 0;
     while let Some(&c) = chars.get(at) {
         at += 1;
@@ -396,7 +397,7 @@ mod tests {
     #[test]
     fn knows_placeholders() {
         for (path, first, instead) in
-            [("/u/:id", ":id", "/u/[^/]+"), ("/u/{user_id}/x/:y", "{user_id}", "/u/[^/]+/x/[^/]+")]
+            [("/u/{id}", "{id}", "/u/:id"), ("/u/{user_id}/x/:y", "{user_id}", "/u/:user_id/x/:y")]
         {
             assert_eq!(placeholder(path), Some((first, instead.to_owned())));
         }
@@ -407,6 +408,6 @@ mod tests {
 
     #[test]
     fn knows_literals() {
-        assert!(is_literal("/a/b-c_d~e") && !is_literal("/a.b") && !is_literal("/a|b"));
+        assert!(is_literal("/a/b-c_d~e:f/:8") && !is_literal("/a/:b") && !is_literal("/a.b") && !is_literal("/a|b"));
     }
 }

@@ -20,6 +20,7 @@ pub(super) const FILES: &[(&str, &str)] = headers![
     "cweb_file.h",
     "cweb_helpers.h",
     "cweb_host.h",
+    "cweb_request.h",
     "cweb_token.h",
     "db.h",
     "defer.h",

@@ -2,7 +2,7 @@
 
 use super::generation::Serving;
 use super::matcher::{Cache, Matcher, Owned, Source, TooLarge};
-use super::pattern;
+use super::{captures, pattern};
 use crate::abi::manifest::Manifest;
 use crate::domain::Instance;
 use foldhash::fast::FixedState;
@@ -111,6 +111,8 @@ struct PatternRoutes {
     routes: Vec<(usize, u32, Target)>,
     /// Indices into [`Table::fallbacks`].
     fallbacks: Vec<u32>,
+    /// Place among all in the order of precedence, and the WebSocket path.
+    websockets: Vec<(u32, Target)>,
 }
 
 /// What the patterns say about a path.
@@ -163,11 +165,19 @@ impl Table {
         let mut literals: Vec<(usize, u32, Target)> = Vec::new();
         let mut order = 0;
         for (module, published) in (0_u32..).zip(&table.modules) {
+            numbered.begin(&published.domain);
             for (at, socket) in (0_u32..).zip(&published.manifest.websockets) {
                 let target = Target { module, route: at };
-                table.websockets.entry(socket.path.as_bytes().into()).or_insert(target);
+                order += 1;
+                if !pattern::is_pattern(&socket.path) {
+                    table.websockets.entry(socket.path.as_bytes().into()).or_insert(target);
+                } else if let Some(number) = numbered.number(&socket.path) {
+                    table.patterns.resize_with(numbered.sources.len(), PatternRoutes::default);
+                    if let Some(pattern) = table.patterns.get_mut(number) {
+                        pattern.websockets.push((order, target));
+                    }
+                }
             }
-            numbered.begin(&published.domain);
             for (at, route) in (0_u32..).zip(&published.manifest.routes) {
                 order += 1;
                 let Some(method) = method_index(&route.method) else { continue };
@@ -315,10 +325,22 @@ impl Table {
         RouteMatch::MethodNotAllowed { allow: allow.join(", ") }
     }
 
-    /// Module and index of the WebSocket served on `path`.
+    /// Module and index of the WebSocket served on `path`: a literal path first, then the first pattern that matches.
     #[must_use]
     pub fn websocket(&self, path: &[u8]) -> Option<(usize, usize)> {
-        self.websockets.get(path).map(|target| (target.module as usize, target.route as usize))
+        let target = self.websockets.get(path).copied().or_else(|| {
+            let mut first: Option<(u32, Target)> = None;
+            self.matcher.visit(path, |number| {
+                let sockets = self.patterns.get(number as usize).map_or(&[][..], |pattern| &pattern.websockets);
+                for &(order, target) in sockets {
+                    if first.is_none_or(|(before, _)| order < before) {
+                        first = Some((order, target));
+                    }
+                }
+            });
+            first.map(|(_, target)| target)
+        })?;
+        Some((target.module as usize, target.route as usize))
     }
 }
 
@@ -343,7 +365,7 @@ impl Patterns {
             Some(number) => *number,
             None => {
                 let regex = pattern::translate(path).ok()?;
-                self.sources.push(Source { path: path.to_owned(), regex });
+                self.sources.push(Source { path: captures::expanded(path).into_owned(), regex });
                 self.numbers.insert(path.to_owned(), self.sources.len() - 1);
                 self.sources.len() - 1
             }

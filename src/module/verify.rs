@@ -1,7 +1,7 @@
 //! Checks of a manifest, made before anything changes.
 
-use super::pattern;
 use super::table::method_index;
+use super::{captures, pattern};
 use crate::abi::manifest::{JobDecl, Manifest, RouteDecl};
 use regex::bytes::Regex;
 use std::collections::HashSet;
@@ -191,8 +191,8 @@ fn check_route(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
     }
     if let Some((segment, instead)) = pattern::placeholder(path) {
         return refuse(format!(
-            "routes[{at}]: \"{segment}\" in \"{path}\" would match these very characters and nothing else; write a regular \
-             expression: \"{instead}\""
+            "routes[{at}]: \"{segment}\" in \"{path}\" would match these very characters and nothing else; write \"{instead}\", \
+             and read what it matches by cweb_param()"
         ));
     }
     if method_index(method).is_none() {
@@ -203,21 +203,29 @@ fn check_route(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
     if !route.has_handler {
         return refuse(format!("routes[{at}] ({method} {path}) has no handler"));
     }
-    if let Err(reason) = pattern::translate(path) {
+    if let Some(reason) = pattern::translate(path).err().or_else(|| captures::problem(path)) {
         return refuse(format!("routes[{at}]: the pattern \"{path}\" can't be used: {reason}"));
     }
     reserved(path, &format!("routes[{at}]"))
 }
 
 fn check_socket(at: usize, path: &str) -> Result<(), Refusal> {
-    if pattern::placeholder(path).is_some() || pattern::is_pattern(path) {
+    if let Some((segment, instead)) = pattern::placeholder(path) {
         return refuse(format!(
-            "websockets[{at}]: the path \"{path}\" is a pattern, and WebSocket paths are taken literally; give what varies in \
-             the query: ?id=… is in ws->session"
+            "websockets[{at}]: \"{segment}\" in \"{path}\" would match these very characters and nothing else; write \"{instead}\""
         ));
     }
-    if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == b'?' || byte == b'#') {
-        return refuse(format!("websockets[{at}]: the path \"{path}\" must be literal and begin with /"));
+    let is_pattern = pattern::is_pattern(path);
+    let text = path.strip_prefix('^').unwrap_or(path);
+    let never = |byte: u8| byte <= b' ' || byte == 0x7f || !is_pattern && matches!(byte, b'?' | b'#');
+    if !text.starts_with('/') || path.bytes().any(never) {
+        return refuse(format!(
+            "websockets[{at}]: the path \"{path}\" does not begin with /, or has a blank, a control character, ? or #, so that no \
+             request can match it"
+        ));
+    }
+    if is_pattern && let Some(reason) = pattern::translate(path).err().or_else(|| captures::problem(path)) {
+        return refuse(format!("websockets[{at}]: the pattern \"{path}\" can't be used: {reason}"));
     }
     reserved(path, &format!("websockets[{at}]"))
 }
@@ -327,7 +335,7 @@ fn compare(new: &Manifest, fresh: &[Matcher<'_>], other: &Manifest, is_behind: b
         }
     }
     for socket in &new.websockets {
-        if other.websockets.iter().any(|theirs| theirs.path == socket.path) {
+        if other.websockets.iter().any(|theirs| covers(&theirs.path, &socket.path)) {
             return refuse(format!(
                 "conflict: the WebSocket path {} of module {} is already served by module {}",
                 socket.path, new.name, other.name
@@ -335,6 +343,12 @@ fn compare(new: &Manifest, fresh: &[Matcher<'_>], other: &Manifest, is_behind: b
         }
     }
     Ok(())
+}
+
+/// Whether the WebSocket path `path` is the same as `other`, or one that its pattern matches.
+fn covers(other: &str, path: &str) -> bool {
+    let matches = |regex: String| Regex::new(&regex).is_ok_and(|regex| regex.is_match(path.as_bytes()));
+    other == path || pattern::is_pattern(other) && pattern::translate(other).is_ok_and(matches)
 }
 
 #[cfg(test)]
@@ -383,11 +397,19 @@ mod tests {
             assert!(reason(&module("m", &[("GET", path)], &[])).contains("server's own"), "{path}");
         }
         assert!(reason(&module("m", &[], &["ws"])).contains("websockets[0]"));
-        assert!(reason(&module("m", &[("GET", "/u/:id/x")], &[])).contains("\"/u/[^/]+/x\""));
-        for path in ["/ws/[0-9]+", "/ws/.*", "/ws/:id", "^/ws$"] {
-            assert!(reason(&module("m", &[], &[path])).contains("pattern"), "{path}");
+        assert!(reason(&module("m", &[("GET", "/u/{id}/x")], &[])).contains("\"/u/:id/x\""));
+        assert!(reason(&module("m", &[("GET", "/:id/:id")], &[])).contains("twice"));
+        for path in ["/ws/{id}", "/ws/:a/:a", "/ws/[0-9", "ws/:id", "/ws/:id#", "/ws x"] {
+            assert!(reason(&module("m", &[], &[path])).contains("websockets[0]"), "{path}");
         }
-        assert_eq!(check(&module("m", &[("GET", "/v1:batch")], &["/ws/v1.0"])), Ok(()));
+        let sockets = ["/ws/v1.0", "/ws/[0-9]+", "/ws/.*", "/ws/:id", "^/ws$"];
+        assert_eq!(check(&module("m", &[("GET", "/v1:batch"), ("GET", "/u/:id")], &sockets)), Ok(()));
+        assert!(
+            covers("/ws/:id", "/ws/a")
+                && covers("/a.b", "/a.b")
+                && !covers("/a.b", "/axb")
+                && !covers("/ws/a", "/ws/:id")
+        );
         let mut no_handler = module("m", &[("GET", "/a")], &[]);
         no_handler.routes[0].has_handler = false;
         assert!(reason(&no_handler).contains("no handler"));

@@ -98,6 +98,15 @@ impl Peer {
         }
     }
 
+    /// Its IP address; `None` for a process of this machine.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Peer::Tcp(addr) => Some(addr.ip()),
+            Peer::Unix => None,
+        }
+    }
+
     /// Whether the peer is on this machine: 127.0.0.0/8, `::1`, the IPv4-mapped form of the former, a unix socket.
     #[must_use]
     pub fn is_loopback(&self) -> bool {

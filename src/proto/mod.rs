@@ -4,5 +4,6 @@
 //! unit test and a fuzzer.
 
 pub mod form;
+pub mod forwarded;
 pub mod http1;
 pub mod ws;

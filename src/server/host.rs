@@ -1,6 +1,7 @@
 //! Where the modules live: in this process, or in confined ones of their own.
 
 use crate::abi::context::JobTables;
+use crate::abi::request::{RequestRules, set_rules};
 use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs};
 use crate::domain::DEFAULT_DOMAIN;
 use crate::domain::in_process::InProcess;
@@ -25,7 +26,13 @@ pub(super) enum ModuleHost {
 
 pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
     let database = module_database(config)?;
+    let requests = RequestRules {
+        memory_bytes_max: config.request_memory_bytes_max,
+        trusted_proxies: config.trusted_proxies.clone(),
+        forwarded_by: config.trusted_proxy_header.clone(),
+    };
     if config.isolation == Isolation::None {
+        set_rules(&requests);
         return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(JobTables::File(jobs_file)))?)));
     }
     // Before anything is given to the modules' user: the lock of the store says that no other server is here.
@@ -72,6 +79,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         output_bytes_max: config.module_output_bytes_max,
         reads_all_jobs: config.module_jobs == ModuleJobs::All,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
+        requests,
         message_bytes_max: message_bytes_max(largest),
         crash_limit: CrashLimit { crashes: config.crash_limit, window: Duration::from_millis(config.crash_window_ms) },
         hook_timeout: Duration::from_millis(config.hook_timeout_ms),

@@ -111,8 +111,9 @@ impl Shard {
                     conn.continue_owed = expects_continue;
                     Self::send_continue(links, conn);
                 }
-                Ok(Decoded::Request { consumed, view }) => {
+                Ok(Decoded::Request { consumed, mut view }) => {
                     at += consumed;
+                    view.peer = conn.peer.ip();
                     self.stats.request();
                     let safe = view.method().is_safe();
                     // A stream of events ends with its connection.

@@ -47,7 +47,10 @@ int cwebn_call_handler(int (*handler)(struct cweb_context *, http_request_t *, h
                        struct cweb_context *ctx, http_request_t *req, http_response_t *res,
                        struct cwebn_handed *handed, struct cwebn_fault *fault) {
     struct handler_call call = {handler, ctx, req, res, handed};
-    return cwebn_guard_call(run_handler, &call, fault);
+    struct cwebn_request *outer = cwebn_request_enter(handed->request);
+    int faulted = cwebn_guard_call(run_handler, &call, fault);
+    (void)cwebn_request_enter(outer);
+    return faulted;
 }
 
 struct socket_call {

@@ -27,7 +27,7 @@ struct object_found {
 };
 extern int find_object(void *address, struct object_found *found) __asm__("_dl_find_object") __attribute__((weak));
 
-enum where { HEAP, IMAGE, STACK, REQUEST, NOWHERE };
+enum where { HEAP, IMAGE, STACK, REQUEST, ARENA, NOWHERE };
 
 /*
  * Pages in which this thread has found small blocks of malloc(3) lately: looking an address up costs ten times as much. Such
@@ -56,6 +56,14 @@ static enum where where(const struct cwebn_handed *handed, const void *address, 
     if (at >= lent && at - lent < handed->lent_bytes) {
         *room = handed->lent_bytes - (at - lent);
         return REQUEST;
+    }
+    uintptr_t lent_body = (uintptr_t)handed->lent_body;
+    if (at >= lent_body && at - lent_body < handed->lent_body_bytes) {
+        *room = handed->lent_body_bytes - (at - lent_body);
+        return REQUEST;
+    }
+    if (cwebn_request_owns(handed->request, address, room)) {
+        return ARENA;
     }
     if (known_pages[page_of(at) % KNOWN_PAGES] == page_of(at)) {
         return at % MALLOC_ALIGNMENT != 0 ? NOWHERE : HEAP;
@@ -133,7 +141,7 @@ static void read_body(struct cwebn_handed *handed, const http_response_t *respon
     }
     if (body != handed->own_body) {
         is = where(handed, body, &room);
-        if (is != HEAP) {
+        if (is != HEAP && is != ARENA) {
             handed->strange |= CWEBN_BODY;
         }
     }
@@ -223,8 +231,9 @@ static void give_back(struct cwebn_handed *handed, void *block, int what) {
     if (block == NULL) {
         return;
     }
-    if (where(handed, block, &room) != HEAP) {
-        handed->strange |= (unsigned)what;
+    enum where is = where(handed, block, &room);
+    if (is != HEAP) {
+        handed->strange |= is == ARENA ? 0 : (unsigned)what;
         return;
     }
     /* Before free(3) looks: that may find it with the heap's lock held, which a jump would leave locked. */

@@ -121,6 +121,66 @@ int cwebn_sigaction(int signo, const struct sigaction *action, struct sigaction 
  */
 void cwebn_state_restore(void);
 
+/* ---- request.c: what a handler asks of its request ---- */
+
+struct cweb_part;
+struct cweb_requests;
+struct cwebn_request;
+
+/* A capture of the route's path. */
+struct cwebn_param {
+    const char *name;  /* NULL: the group has none */
+    const char *value; /* NULL: the group took no part in the match */
+};
+
+/* Reads parts of a request when they are asked for, into memory of cwebn_request_take(). `asked` is that of the head. */
+struct cwebn_request_makers {
+    /* What was wrong with the form, or NULL. */
+    const char *(*parts)(struct cwebn_request *request, const void *asked, const struct cweb_part **parts, size_t *count);
+    void (*params)(struct cwebn_request *request, const void *asked, const struct cwebn_param **params, size_t *count);
+    /* The client's address and that of the connection's other end; NULL: not known. */
+    void (*addresses)(struct cwebn_request *request, const void *asked, const char *addresses[2]);
+};
+
+/* The part of a cwebn_request that the server sees. */
+struct cwebn_request_head {
+    const struct http_request *request; /* the one that the module has */
+    const char *head;                   /* the request as it was received, up to its body */
+    size_t head_bytes;
+    const void *asked; /* for the makers */
+    const struct cwebn_request_makers *makers;
+    size_t block_count;
+    size_t deferred_count; /* functions that cwebn_request_end() is to run */
+    int used;              /* cwebn_request_reset() is due */
+};
+
+/* The services, for cweb_host.requests. */
+extern const struct cweb_requests cwebn_requests;
+
+/* Most memory that a request may have, in bytes, from now on. */
+void cwebn_request_limit(size_t bytes);
+
+/* NULL when memory runs out. Used by one thread, for one request after another. */
+struct cwebn_request *cwebn_request_new(const struct cwebn_request_makers *makers);
+
+/* Unmaps its memory. NULL is allowed. */
+void cwebn_request_free(struct cwebn_request *request);
+
+/* Has the calling thread serve this request, NULL: none. Returns the one before. */
+struct cwebn_request *cwebn_request_enter(struct cwebn_request *request);
+
+/* Memory of the request, zeroed; NULL with ENOMEM beyond the limit. */
+void *cwebn_request_take(struct cwebn_request *request, size_t size);
+
+/* Whether memory is the request's, and how many bytes of it there are from there on. request may be NULL. */
+int cwebn_request_owns(const struct cwebn_request *request, const void *memory, size_t *room);
+
+/* Runs the deferred functions, the last one first, each in a guard. 1 if one faulted: then *fault is that of the first. */
+int cwebn_request_end(struct cwebn_request *request, struct cwebn_fault *fault);
+
+/* Gives the memory back: nothing may point into it any more. */
+void cwebn_request_reset(struct cwebn_request *request);
+
 /* ---- handed.c: what a module hands over ---- */
 
 /* What a module hands over; bits of cwebn_handed.doing and .strange. */
@@ -146,6 +206,9 @@ struct cwebn_handed {
     const http_kv_pair_t *own_pairs; /* and their entries */
     const char *lent;                /* memory of the server's that the module may read and must not free */
     size_t lent_bytes;
+    const char *lent_body; /* likewise the request's body as it was received */
+    size_t lent_body_bytes;
+    struct cwebn_request *request; /* memory in it is used, and not freed; NULL: none */
     /* The request's stores, and their entries as the module finds them: also memory of the server's. NULL: there are none. */
     const http_kv_store_t *lent_stores;
     const http_kv_pair_t *lent_pairs[CWEBN_REQUEST_STORES];

@@ -9,9 +9,10 @@ use super::port::Port;
 use super::work::{Domain, DomainRunner, Work};
 use crate::abi::context::JobTables;
 use crate::abi::guard::Trap;
+use crate::abi::request::set_rules;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
-use crate::domain::executor::{Pool, Runner, RunnerFactory};
+use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{self, Caught, InProcess, InProcessModule};
 use crate::domain::ring::{Consumer, Producer, Region};
 use crate::domain::{module_thread, running, sandbox};
@@ -166,6 +167,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         numbers: Mutex::default(),
         runs: Mutex::default(),
     });
+    set_rules(&start.requests);
     connect_services(&parent, start.crypto);
     let asker = Arc::clone(&parent);
     let rows = move |query: &TableQuery| asker.ask(Question::Rows(query.clone()));
@@ -264,7 +266,7 @@ fn start_threads(start: &Start, region: &Arc<Region>, bodies: OwnedFd, wakes: Ve
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
             }
-            running::ready();
+            executor::prepare_thread();
             let corrupt = companion::serve(&intake, &mut *factory(), &pool, &rescuer);
             tracing::error!("{corrupt}; this domain ends");
             std::process::abort();

@@ -5,6 +5,7 @@
 use super::arena::Budgets;
 use crate::abi::crypto::Token;
 use crate::abi::manifest::Manifest;
+use crate::abi::request::RequestRules;
 use crate::domain::sandbox::Policy;
 use crate::jobs::store::TableQuery;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -36,6 +37,8 @@ pub(super) struct Start {
     pub(super) database: String,
     /// The server can sign.
     pub(super) crypto: bool,
+    /// Limits and settings of requests.
+    pub(super) requests: RequestRules,
     /// Longest message that the server takes.
     pub(super) message_bytes_max: usize,
     /// What the process may do.

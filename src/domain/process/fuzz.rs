@@ -11,6 +11,7 @@ use super::remote::RemoteModule;
 use super::shared::Shared;
 use super::wire::{self, Body, Event, ToDomain};
 use crate::abi::manifest::Manifest;
+use crate::abi::request::RequestRules;
 use crate::abi::websocket::{Outlet, Socket};
 use crate::domain::Instance;
 use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent, Work};
@@ -49,6 +50,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             policy: Policy::default(),
             scratch: PathBuf::new(),
             log: None,
+            requests: RequestRules::default(),
             message_bytes_max: 0,
             identity: Identity::first("default", 1),
             crash_limit: CrashLimit { crashes: 0, window: Duration::ZERO },

@@ -446,6 +446,7 @@ fn start_message(shared: &Shared) -> Start {
         threads_max: config.threads_max,
         database: config.database.display().to_string(),
         crypto: crypto::is_loaded(),
+        requests: config.requests.clone(),
         message_bytes_max: config.message_bytes_max,
         policy,
     }

@@ -11,6 +11,7 @@ use super::remote::RemoteModule;
 use super::shared::{Loaded, Shared};
 use super::supervisor::Supervisor;
 use super::watch::Allowance;
+use crate::abi::request::RequestRules;
 use crate::domain::inbox::Inbox;
 use crate::domain::sandbox::Policy;
 use crate::domain::{Fault, Instance, LoadError};
@@ -62,6 +63,8 @@ pub struct DomainConfig {
     pub allowance: Allowance,
     /// The filter of the log (`CWEB_LOG`), if it is not the environment's.
     pub log: Option<String>,
+    /// Limits and settings of requests.
+    pub requests: RequestRules,
     /// Longest message of the process over the control connection: see [`message_bytes_max`].
     pub message_bytes_max: usize,
     /// When a module is left out.

@@ -5,6 +5,7 @@
 
 use super::arena::Place;
 use crate::proto::ws::Kind;
+use std::net::IpAddr;
 
 /// A record can't be read: the other side is broken or lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +47,15 @@ pub(super) enum Body<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ToDomain<'a> {
     /// An HTTP request: the head as it was received, and the body without its framing.
-    Request { ticket: u64, instance: u64, route: u32, short: bool, head: &'a [u8], body: Body<'a> },
+    Request {
+        ticket: u64,
+        instance: u64,
+        route: u32,
+        short: bool,
+        peer: Option<IpAddr>,
+        head: &'a [u8],
+        body: Body<'a>,
+    },
     /// Events of a WebSocket, encoded by [`push_event`].
     Socket { ticket: u64, instance: u64, index: u32, short: bool, key: u64, events: Body<'a> },
     /// The body of an answer or the frame at this offset has been sent.
@@ -136,6 +145,15 @@ impl<'a> Reader<'a> {
         self.bytes.is_empty().then_some(Body::Lent(place))
     }
 
+    fn address(&mut self) -> Option<Option<IpAddr>> {
+        Some(match self.u8()? {
+            0 => None,
+            4 => Some(IpAddr::from(<[u8; 4]>::try_from(self.take(4)?).ok()?)),
+            16 => Some(IpAddr::from(<[u8; 16]>::try_from(self.take(16)?).ok()?)),
+            _ => return None,
+        })
+    }
+
     fn block(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.u32()?).ok()?;
         self.take(length)
@@ -150,6 +168,21 @@ fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
     // A record is smaller than its ring, which is far below 4 GiB.
     out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(bytes);
+}
+
+/// The length of an address, 0 for none, and the address.
+fn push_address(out: &mut Vec<u8>, address: Option<IpAddr>) {
+    match address {
+        None => out.push(0),
+        Some(IpAddr::V4(address)) => {
+            out.push(4);
+            out.extend_from_slice(&address.octets());
+        }
+        Some(IpAddr::V6(address)) => {
+            out.push(16);
+            out.extend_from_slice(&address.octets());
+        }
+    }
 }
 
 /// Makes the fixed part of a record one whose body is at `place`: the whole record.
@@ -182,12 +215,20 @@ pub(super) fn gone(out: &mut Vec<u8>, key: u64) {
 }
 
 /// The fixed part of a request and its head; the body follows it.
-pub(super) fn request_head(out: &mut Vec<u8>, ticket: u64, instance: u64, route: u32, short: bool, head: &[u8]) {
+pub(super) fn request_head(
+    out: &mut Vec<u8>,
+    ticket: u64,
+    (instance, route): (u64, u32),
+    short: bool,
+    peer: Option<IpAddr>,
+    head: &[u8],
+) {
     out.push(kind::REQUEST);
     out.extend_from_slice(&ticket.to_le_bytes());
     out.extend_from_slice(&instance.to_le_bytes());
     out.extend_from_slice(&route.to_le_bytes());
     out.push(u8::from(short));
+    push_address(out, peer);
     push_block(out, head);
 }
 
@@ -296,6 +337,7 @@ impl<'a> ToDomain<'a> {
                 instance: reader.u64()?,
                 route: reader.u32()?,
                 short: reader.u8()? != 0,
+                peer: reader.address()?,
                 head: reader.block()?,
                 body: reader.body(kind == kind::REQUEST)?,
             },
@@ -452,17 +494,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_come_back(ticket: u64, instance: u64, route: u32, short: bool, head in bytes(40), body in bytes(40)) {
+        fn requests_come_back(ticket: u64, instance: u64, route: u32, short: bool, peer: Option<IpAddr>, head in bytes(40), body in bytes(40)) {
             let mut record = Vec::new();
-            request_head(&mut record, ticket, instance, route, short, &head);
+            request_head(&mut record, ticket, (instance, route), short, peer, &head);
             record.extend_from_slice(&body);
             let read = ToDomain::read(&record).unwrap();
-            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, head: &head, body: Body::Here(&body) });
+            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, peer, head: &head, body: Body::Here(&body) });
             let place = Place { offset: ticket, bytes: instance };
             record.truncate(record.len() - body.len());
             lend(&mut record, place);
             let read = ToDomain::read(&record).unwrap();
-            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, head: &head, body: Body::Lent(place) });
+            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, peer, head: &head, body: Body::Lent(place) });
         }
 
         #[test]

@@ -11,6 +11,7 @@ use crate::domain::in_process::{BUSY, Executor, InProcess, InProcessModule};
 use crate::domain::serial::{Turn, Turns};
 use crate::numbered::{Numbered, Numbers};
 use crate::proto::http1::{Head, RequestView};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -109,9 +110,9 @@ impl DomainRunner {
     }
 
     /// Runs a handler, unless its calls run one at a time and the call has no turn: then gives whose turns they are.
-    fn request(&mut self, port: &Port, asked: &Asked, head: &[u8], body: &[u8]) -> Option<Arc<Turns>> {
+    fn request(&mut self, port: &Port, asked: &Asked<'_>, body: &[u8]) -> Option<Arc<Turns>> {
         let start = Instant::now();
-        let Asked { ticket, instance, route, has_turn } = *asked;
+        let Asked { ticket, instance, route, has_turn, peer, head } = *asked;
         let Some(module) = self.domain.instance(instance) else {
             fail(port, ticket, "the module is not loaded in its domain\n");
             return None;
@@ -128,7 +129,7 @@ impl DomainRunner {
             fail(port, ticket, "the request could not be read again\n");
             return None;
         }
-        let view = RequestView { head: &self.head, bytes: head, body, shared: None };
+        let view = RequestView { head: &self.head, bytes: head, body, shared: None, peer };
         let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
         fixed.clear();
         copied.clear();
@@ -254,11 +255,13 @@ impl Runner<Work> for DomainRunner {
 }
 
 /// Which call a record asks for.
-struct Asked {
+struct Asked<'a> {
     ticket: u64,
     instance: u64,
     route: u32,
     has_turn: bool,
+    peer: Option<IpAddr>,
+    head: &'a [u8],
 }
 
 impl DomainRunner {
@@ -287,8 +290,8 @@ impl DomainRunner {
             }
         };
         match &read {
-            &ToDomain::Request { ticket, instance, route, head, .. } => {
-                self.request(&port, &Asked { ticket, instance, route, has_turn }, head, body)
+            &ToDomain::Request { ticket, instance, route, peer, head, .. } => {
+                self.request(&port, &Asked { ticket, instance, route, has_turn, peer, head }, body)
             }
             work => {
                 self.socket(&port, *shard, work, body);

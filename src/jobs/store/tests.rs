@@ -103,11 +103,14 @@ fn open(path: &Path, log: &Log) -> Result<Store, OpenError> {
     Store::open(config, Box::new(move |events| log.lock().unwrap().extend_from_slice(events)))
 }
 
+/// Longer than any command takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Sends a command and waits for its outcome.
 fn ask<T: Send + 'static>(send: impl FnOnce(Done<T>) -> Result<(), StoreError>) -> Result<T, StoreError> {
     let (answer, answered) = mpsc::channel();
     send(Box::new(move |outcome| answer.send(outcome).unwrap()))?;
-    answered.recv_timeout(Duration::from_secs(20)).expect("every accepted command is answered")
+    answered.recv_timeout(PATIENCE).expect("every accepted command is answered")
 }
 
 fn new_job(uuid: &str) -> NewJob {

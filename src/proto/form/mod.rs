@@ -3,5 +3,5 @@
 mod multipart;
 mod urlencoded;
 
-pub use multipart::{MultipartError, Part, multipart, multipart_boundary};
-pub use urlencoded::urlencoded;
+pub use multipart::{FIELDS_MAX, MultipartError, Part, multipart, multipart_boundary};
+pub use urlencoded::{is_urlencoded, urlencoded};

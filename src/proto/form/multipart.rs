@@ -3,8 +3,8 @@
 use memchr::memmem;
 use std::borrow::Cow;
 
-/// Parts of one form.
-const PARTS_MAX: usize = 256;
+/// Most parts of a form that are made fields of a request.
+pub const FIELDS_MAX: usize = 256;
 /// Bytes of one part's header fields.
 const PART_HEAD_BYTES_MAX: usize = 8 * 1024;
 /// RFC 2046 §5.1.1: "no longer than 70 characters".
@@ -33,7 +33,7 @@ pub enum MultipartError {
     Truncated,
     #[error("the head of a part is malformed or longer than {PART_HEAD_BYTES_MAX} bytes")]
     PartHead,
-    #[error("the form has more than {PARTS_MAX} parts")]
+    #[error("the form has too many parts")]
     TooManyParts,
 }
 
@@ -87,11 +87,16 @@ fn value_length(value: &[u8]) -> usize {
     memchr::memchr(b';', value).unwrap_or(value.len())
 }
 
-/// Calls `f` with each part of `body`.
+/// Calls `f` with each part of `body`, of which there may be `parts_max`.
 ///
 /// # Errors
 /// See [`MultipartError`].
-pub fn multipart<'a>(body: &'a [u8], boundary: &[u8], mut f: impl FnMut(Part<'a>)) -> Result<(), MultipartError> {
+pub fn multipart<'a>(
+    body: &'a [u8],
+    boundary: &[u8],
+    parts_max: usize,
+    mut f: impl FnMut(Part<'a>),
+) -> Result<(), MultipartError> {
     let delimiter = [b"\r\n--", boundary].concat();
     let opening = delimiter.get(2..).unwrap_or_default();
     // The first boundary stands at the start or, after a preamble, on a line of its own.
@@ -103,7 +108,7 @@ pub fn multipart<'a>(body: &'a [u8], boundary: &[u8], mut f: impl FnMut(Part<'a>
         }
     };
     let finder = memmem::Finder::new(&delimiter);
-    for _ in 0..PARTS_MAX {
+    for _ in 0..parts_max {
         if rest.starts_with(b"--") {
             return Ok(());
         }
@@ -182,7 +187,7 @@ mod tests {
     fn parts(body: &[u8]) -> Read {
         let mut all = Vec::new();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let end = multipart(body, b"B", |part| {
+        let end = multipart(body, b"B", FIELDS_MAX, |part| {
             all.push((text(&part.name), part.filename.as_deref().map(text), part.body.to_vec()));
         });
         (all, end)
@@ -214,7 +219,7 @@ mod tests {
         );
         assert_eq!(parts(b"nothing").1, Err(MultipartError::NoBoundary));
         assert_eq!(parts(b"--B\r\nno end of head").1, Err(MultipartError::PartHead));
-        let many = "--B\r\n\r\nx\r\n".repeat(PARTS_MAX + 1) + "--B--";
+        let many = "--B\r\n\r\nx\r\n".repeat(FIELDS_MAX + 1) + "--B--";
         assert_eq!(parts(many.as_bytes()).1, Err(MultipartError::TooManyParts));
     }
 

@@ -18,6 +18,13 @@ pub fn urlencoded(input: &[u8], mut f: impl FnMut(&[u8], &[u8])) {
     }
 }
 
+/// Whether a `Content-Type` is that of a urlencoded form.
+#[must_use]
+pub fn is_urlencoded(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+}
+
 fn hex(digit: Option<&u8>) -> Option<u8> {
     char::from(*digit?).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }

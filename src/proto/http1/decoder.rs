@@ -149,7 +149,7 @@ impl RequestDecoder {
                 return Err(RequestError::BodyTooLarge);
             }
             if let Some(body) = rest.get(..length) {
-                let view = RequestView { head: &self.head, bytes: head_bytes, body, shared: None };
+                let view = RequestView { head: &self.head, bytes: head_bytes, body, shared: None, peer: None };
                 return Ok(Decoded::Request { consumed: skipped + head_len + length, view });
             }
         }
@@ -162,7 +162,7 @@ impl RequestDecoder {
             Framing::Length(left) => (State::Length { left }, Some(left)),
             Framing::Chunked => (State::Chunked(Chunked::new()), None),
         };
-        let view = RequestView { head: &self.head, bytes: &self.head_bytes, body: &[], shared: None };
+        let view = RequestView { head: &self.head, bytes: &self.head_bytes, body: &[], shared: None, peer: None };
         let expects_continue = self.head.expect_continue && rest.is_empty();
         Ok(Decoded::Body { consumed: skipped + head_len, view, announced, expects_continue })
     }
@@ -232,7 +232,7 @@ impl RequestDecoder {
         }
         let shared = self.whole.as_ref();
         let body = shared.map_or(self.body.as_slice(), |whole| whole.as_slice());
-        let view = RequestView { head: &self.head, bytes: &self.head_bytes, body, shared };
+        let view = RequestView { head: &self.head, bytes: &self.head_bytes, body, shared, peer: None };
         Ok(Decoded::Request { consumed: used, view })
     }
 }

@@ -1,6 +1,7 @@
 //! A request's head: the request line and the header fields.
 
 use super::target::{Target, is_host};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -412,6 +413,8 @@ pub struct RequestView<'a> {
     pub body: &'a [u8],
     /// The same, where it can be shared instead of copied.
     pub shared: Option<&'a Arc<Vec<u8>>>,
+    /// The address at the other end of the connection; `None`: a Unix socket, or not known.
+    pub peer: Option<IpAddr>,
 }
 
 impl<'a> RequestView<'a> {

@@ -142,7 +142,8 @@ impl RemoteCalls {
             Cargo::Request { route, request } => {
                 // Routes are counted by C's int.
                 let route = u32::try_from(*route).unwrap_or(u32::MAX);
-                wire::request_head(&mut fixed, ticket, instance, route, short, request.view().bytes);
+                let view = request.view();
+                wire::request_head(&mut fixed, ticket, (instance, route), short, view.peer, view.bytes);
             }
             Cargo::Socket { index, socket, .. } => {
                 let index = u32::try_from(*index).unwrap_or(u32::MAX);

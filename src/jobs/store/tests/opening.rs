@@ -163,7 +163,7 @@ fn a_store_dropped_in_its_own_callback_ends() {
     let slot = Arc::new(Mutex::new(Some(store)));
     let done = Box::new(move |_| drop(slot.lock().unwrap().take()));
     writer.try_submit(new_job("a"), done).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     let reopened = loop {
         match open(&database(dir.path()), &log) {
             Err(OpenError::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
