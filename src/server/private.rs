@@ -10,7 +10,7 @@ use rustix::process::umask;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Deeper directories are left as they are.
 const DEPTH_MAX: usize = 3;
@@ -33,18 +33,25 @@ fn way_mode() -> u32 {
 }
 
 /// Has all that the server and its modules make from now on be their user's alone, and closes to others what earlier
-/// servers have left open. Links are not followed.
-pub(super) fn close_data(config: &Config) -> io::Result<()> {
+/// servers have left open; what can't be closed is warned of. Links are not followed.
+pub(super) fn close_data(config: &Config) {
     umask(Mode::RWXG | Mode::RWXO);
-    let (ways, data) = ([config.module_dir.clone(), config.module_dir.join(".run")], &config.data_dir);
-    for dir in &ways {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
-        close(dir, way_mode()).map_err(at(dir))?;
+    if let Err(error) = close_left_open(config) {
+        tracing::warn!("what others can read of the data directory could not be closed to them: {error}");
+    }
+}
+
+fn close_left_open(config: &Config) -> io::Result<()> {
+    let data = &config.data_dir;
+    for dir in [config.module_dir.clone(), config.module_dir.join(".run")] {
+        // Who needs it says so if it can't be made.
+        if DirBuilder::new().recursive(true).mode(0o700).create(&dir).is_ok() {
+            close(&dir, way_mode()).map_err(at(&dir))?;
+        }
     }
     // What modules serve to everybody: theirs to read, and put there by others.
     let open = data.join("static");
-    if !open.exists() {
-        DirBuilder::new().create(&open).map_err(at(&open))?;
+    if !open.exists() && fs::create_dir(&open).is_ok() {
         fs::set_permissions(&open, Permissions::from_mode(0o755)).map_err(at(&open))?;
     }
     for name in [".objects", ".scratch"] {
@@ -53,15 +60,14 @@ pub(super) fn close_data(config: &Config) -> io::Result<()> {
     let own = ["module-data", "domain-data", "scratch", ".domains"].map(|name| data.join(name));
     own.iter().try_for_each(|dir| close_all(dir, DEPTH_MAX))?;
     for dir in [data, &config.module_dir] {
-        let mut files: Vec<PathBuf> = Vec::new();
-        for entry in fs::read_dir(dir).map_err(at(dir))? {
+        for entry in fs::read_dir(dir).into_iter().flatten() {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.starts_with("jobs.sqlite3") || name.ends_with(".json") && *dir == config.module_dir {
-                files.push(path);
+            let is_ours = name.starts_with("jobs.sqlite3") || name.ends_with(".json") && *dir == config.module_dir;
+            if is_ours && fs::symlink_metadata(&path).is_ok_and(|data| data.is_file()) {
+                close(&path, 0o600).map_err(at(&path))?;
             }
         }
-        files.iter().try_for_each(|file| close(file, 0o600).map_err(at(file)))?;
     }
     Ok(())
 }
