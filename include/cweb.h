@@ -85,7 +85,14 @@ typedef int (*entry_t)(struct cweb_context *, http_request_t *, http_response_t 
 typedef enum {
     NONE = 0,
     /** The handler takes microseconds and never waits: it may run on the thread that serves the connection. */
-    CWEB_INLINE = 1
+    CWEB_INLINE = 1,
+    /**
+     * A request's body that is compressed (Content-Encoding: br, zstd or gzip) is expanded before the handler runs. The
+     * limit of the route counts for the expanded body (413); one that is broken is answered 400.
+     */
+    CWEB_DECODE = 32,
+    /** Answers are sent as they are: for what is secret beside what a stranger chooses (BREACH, see docs/files.md). */
+    CWEB_NO_COMPRESS = 64
 } cweb_feature_flag_t;
 
 /* n, or an error of the compiler unless low <= n <= high. */
@@ -180,6 +187,14 @@ typedef struct job_info {
     int concurrency;  /**< Most runs of this job at once */
 } job_info_t;
 
+/* ---- Directories served without a handler ---- */
+
+/** A directory whose files are served below a path; see docs/files.md. */
+typedef struct mount_info {
+    const char *prefix; /**< Begins with a slash; "/" is for what no route of the module matches */
+    const char *dir;    /**< Absolute or relative to the data directory; one that the operator lets modules read */
+} mount_info_t;
+
 /* ---- The module ---- */
 
 /** What a module exports as `config`. */
@@ -196,6 +211,8 @@ typedef struct module {
     void (*onload)(struct cweb_context *);
     /** Runs after the last request of this version; may be NULL. Join here every thread that onload started. */
     void (*unload)(struct cweb_context *);
+    mount_info_t mounts[MAX_MOUNTS];
+    int mount_size; /**< Mounts used */
 } module_t;
 
 /* ---- Services ---- */

@@ -27,6 +27,7 @@
 #define MAX_ROUTES 64
 #define MAX_WEBSOCKETS 64
 #define MAX_JOBS 64
+#define MAX_MOUNTS 16
 
 /** Size of module_t.name and module_t.author, the terminating NUL included. */
 #define CWEB_NAME_SIZE 128

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,6 +18,12 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/** Flags of cweb_send_file_from(). */
+enum {
+    /** All of the file is sent, whatever conditions and ranges the request has: for the page of an error. */
+    CWEB_FILE_PLAIN = 1
+};
 
 /* Reads length bytes of an open file into a malloc'd buffer with a NUL behind; NULL on error or if it shrank. */
 static inline char *cweb_read_file(int fd, size_t length) {
@@ -37,16 +44,9 @@ static inline char *cweb_read_file(int fd, size_t length) {
     return content;
 }
 
-/**
- * Answers with a regular file, its type by its suffix; 404 when there is none, 500 when it can't be read.
- *
- * path is used as it is, relative to the server's data directory: check one made from the request with
- * cweb_path_is_safe() first.
- * @return 0; -1 when the file was not sent
- */
-static inline int cweb_send_file(http_request_t *req, http_response_t *res, const char *path) {
+/* Answers with the content of a file as a body, where no server is there to send the file itself. */
+static inline int cweb_send_content(http_response_t *res, const char *path) {
     struct stat info;
-    (void)req;
     /* O_NONBLOCK: opening a FIFO must not wait for its writer. */
     int fd = path == NULL ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 || fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -65,6 +65,96 @@ static inline int cweb_send_file(http_request_t *req, http_response_t *res, cons
     cweb_set_body(res, content, (size_t)info.st_size);
     res->status = HTTP_200_OK;
     return cweb_header(res, "content-type", cweb_content_type(path));
+}
+
+/**
+ * Answers with a regular file of any size, which the server sends without reading it into memory.
+ *
+ * The request's conditions (If-None-Match, If-Modified-Since, …) and its Range are honoured: the status can become 206,
+ * 304, 412 or 416. If path.br, path.zst or path.gz lies beside the file and is not older, clients that accept it get that.
+ * Content-Type (by the suffix), ETag, Last-Modified, Accept-Ranges and Vary are set, unless the handler has set them
+ * before; an ETag of the handler's counts in conditions too. Call it on the handler's own thread. A body that the handler
+ * sets afterwards is sent instead of the file; a status that it sets afterwards is sent with it.
+ *
+ * @param root   the directory that path stays below, whatever it says and whatever links there are; NULL: path is used as
+ *               it is. A relative one is relative to the server's data directory
+ * @param path   e.g. made from the request
+ * @param flags  0 or CWEB_FILE_PLAIN
+ * @return 0; -1 with errno when the file was not sent: there is none, or none that can be read (the answer is 404), it is a
+ *         directory, a FIFO or a device (404), or the process has too few descriptors or too little memory (500)
+ */
+static inline int cweb_send_file_from(http_request_t *req, http_response_t *res, const char *root, const char *path,
+                                      int flags) {
+    (void)req;
+    if (path == NULL) {
+        errno = EINVAL;
+        cweb_respond(res, HTTP_404_NOT_FOUND, "text/plain", "Not found\n");
+        return -1;
+    }
+    if (cweb_binding.host == NULL || cweb_binding.host->send_file == NULL) {
+        if (root != NULL) {
+            errno = ENOSYS;
+            cweb_respond(res, HTTP_500_INTERNAL_SERVER_ERROR, "text/plain", "There is no server to send it\n");
+            return -1;
+        }
+        return cweb_send_content(res, path);
+    }
+    struct cweb_file file;
+    memset(&file, 0, sizeof file);
+    file.size = (uint32_t)sizeof file;
+    file.flags = flags;
+    file.root = root;
+    file.path = path;
+    file.content_type = http_kv_get(res->headers, "content-type");
+    file.etag = http_kv_get(res->headers, "etag");
+    if (cweb_binding.host->send_file(cweb_binding.module, res, &file) == 0) {
+        return 0;
+    }
+    int error = errno;
+    int is_ours = error == EMFILE || error == ENFILE || error == ENOMEM || error == EIO || error == EINVAL;
+    cweb_respond(res, is_ours ? HTTP_500_INTERNAL_SERVER_ERROR : HTTP_404_NOT_FOUND, "text/plain",
+                 is_ours ? "The file can't be sent\n" : "Not found\n");
+    errno = error;
+    return -1;
+}
+
+/**
+ * Answers with a regular file as cweb_send_file_from() does. path is used as it is, relative to the server's data
+ * directory: check one made from the request with cweb_path_is_safe() first, or name a root.
+ * @return 0; -1 with errno when the file was not sent
+ */
+static inline int cweb_send_file(http_request_t *req, http_response_t *res, const char *path) {
+    return cweb_send_file_from(req, res, NULL, path, 0);
+}
+
+/* Writes all of it; -1 with errno. */
+static inline int cweb_write_all(int fd, const char *bytes, size_t length) {
+    while (length > 0) {
+        ssize_t count = write(fd, bytes, length);
+        if (count > 0) {
+            bytes += count;
+            length -= (size_t)count;
+        } else if (count == 0 || errno != EINTR) {
+            errno = count == 0 ? EIO : errno;
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/**
+ * Writes the body of the request to a file that is open for writing, at its current position.
+ * @param max  most bytes; 0: as many as the route takes
+ * @return how many bytes were written; -1 with errno: EMSGSIZE when the body is larger than max, of which nothing is written
+ *         then, or that of write(2), when a part may have been written
+ */
+static inline ssize_t cweb_read_to_file(http_request_t *req, int fd, size_t max) {
+    size_t length = req->content_length > 0 ? (size_t)req->content_length : 0;
+    if (max > 0 && length > max) {
+        errno = EMSGSIZE;
+        return -1;
+    }
+    return cweb_write_all(fd, req->body, length) == 0 ? (ssize_t)length : -1;
 }
 
 #ifdef __cplusplus

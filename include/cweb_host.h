@@ -27,7 +27,18 @@ extern "C" {
 #endif
 
 struct websocket;
+struct http_response;
 struct cweb_requests;
+
+/** A file to answer with, for cweb_host.send_file. Authors use cweb_file.h. */
+struct cweb_file {
+    uint32_t size; /**< sizeof(struct cweb_file) of the module */
+    int flags;     /**< CWEB_FILE_… */
+    const char *root; /**< The directory that path stays below whatever it says; NULL: path is used as it is */
+    const char *path;
+    const char *content_type; /**< NULL: by the suffix of path */
+    const char *etag;         /**< NULL: by the file's state */
+};
 
 /** Levels of cweb_log(). */
 enum {
@@ -67,11 +78,13 @@ struct cweb_host {
     int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
     int (*event_del)(const void *module, void *event);
     const struct cweb_requests *requests; /**< cweb_request.h */
+    /** Answers with a file; see cweb_file.h. 0, or -1 and errno. */
+    int (*send_file)(const void *module, struct http_response *response, const struct cweb_file *file);
     /** See cweb_token.h. audience may be NULL, valid_s 0. Length of the signed token, or -1. */
     int (*token_sign)(const char *token, const char *audience, unsigned int valid_s, char *out, size_t out_len);
     /** 0 when signed_token is valid now and signs the token_len bytes at token for audience, else -1. */
     int (*token_verify)(const char *signed_token, const char *token, size_t token_len, const char *audience);
-    void *reserved[9]; /* NULL; becomes further functions */
+    void *reserved[8]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

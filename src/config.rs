@@ -2,11 +2,13 @@
 
 mod args;
 mod checks;
+mod file;
 mod own_pair;
 
 pub use args::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, ServeArgs, Span, without_env};
 
 use args::DAY_S;
+use file::{read_file, settings_path};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -76,6 +78,8 @@ pub struct Config {
     pub force_shutdown: bool,
     /// Longest wait for running requests at exit.
     pub shutdown_timeout_ms: u64,
+    /// Content codings of answers, the ones that are preferred first; empty: answers are not compressed.
+    pub compress: Vec<String>,
     /// `Access-Control-Allow-Origin` of all answers; empty for none.
     pub cors_allow_origin: String,
     /// `Access-Control-Allow-Methods` of preflights.
@@ -283,6 +287,7 @@ impl Config {
             silent: args.silent.unwrap_or(false),
             force_shutdown: args.force_shutdown.unwrap_or(false),
             shutdown_timeout_ms: args.shutdown_timeout_ms.unwrap_or(5_000),
+            compress: codings(args.compress),
             cors_allow_origin: args.cors_allow_origin.unwrap_or_else(|| "*".to_owned()),
             cors_allow_methods: args
                 .cors_allow_methods
@@ -344,49 +349,18 @@ impl Config {
     }
 }
 
-/// Reads the file at `path`; without one, `cweb.toml` in the data directory, which need not be there. What is wrong with it
-/// is left out, and told.
-fn read_file(path: Option<&Path>, data_dir: Option<&Path>) -> (ServeArgs, Vec<String>) {
-    let fallback = data_dir.unwrap_or(Path::new(".")).join("cweb.toml");
-    let (path, wanted) = (path.unwrap_or(&fallback), path.is_some());
-    let failed = |reason: String| (ServeArgs::default(), vec![format!("{}: {reason}", path.display())]);
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !wanted => return Default::default(),
-        Err(error) => return failed(error.to_string()),
-    };
-    let error = match toml::from_str(&text) {
-        Ok(args) => return (args, Vec::new()),
-        Err(error) => error,
-    };
-    // The reader stops at the first fault; the keys one by one show them all.
-    let Ok(table) = text.parse::<toml::Table>() else { return failed(error.to_string()) };
-    let (mut read, mut problems) = (ServeArgs::default(), Vec::new());
-    for (key, value) in table {
-        match toml::Table::from_iter([(key.clone(), value)]).try_into::<ServeArgs>() {
-            Ok(one) => read = read.or(one),
-            Err(error) => problems.push(format!("{}: {key}: {}", path.display(), error.to_string().trim_end())),
-        }
-    }
-    // With its line, which a key by itself has not.
-    if problems.len() < 2 {
-        problems = vec![format!("{}: {error}", path.display())];
-    }
-    (read, problems)
-}
-
-/// Where the file of settings is looked for.
-fn settings_path(given: &ServeArgs) -> PathBuf {
-    let own = || given.data_dir.as_deref().unwrap_or(Path::new(".")).join("cweb.toml");
-    given.config.clone().unwrap_or_else(own)
-}
-
 /// Descriptors this process may open, less those it needs for itself.
 fn descriptors_max() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().next()).and_then(|text| text.parse::<usize>().ok());
     soft.unwrap_or(usize::MAX).saturating_sub(256).max(16)
+}
+
+/// The names of content codings; `off` stands for none.
+fn codings(given: Option<Vec<String>>) -> Vec<String> {
+    let given = given.unwrap_or_else(|| ["zstd", "br", "gzip"].map(str::to_owned).to_vec());
+    if given == ["off"] { Vec::new() } else { given }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::domain::sandbox;
 use crate::jobs::hub::Hub;
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
-use crate::module::control::{Control, ControlConfig, RouteLimits};
+use crate::module::control::{Control, ControlConfig, MountDirs, RouteLimits};
 use crate::net::{self, Certificate, TlsError, Waker};
 use crate::service::Manager;
 use host::{ModuleHost, start_host};
@@ -238,6 +238,11 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
             body_bytes_max: config.route_body_bytes_max,
             handler_timeout: (config.isolation == Isolation::Process)
                 .then(|| Duration::from_millis(config.handler_timeout_ms)),
+        },
+        mounts: MountDirs {
+            base: config.data_dir.clone(),
+            allowed: [vec![config.data_dir.join("static")], config.allow_read.clone(), config.allow_write.clone()]
+                .concat(),
         },
         queue_max: config.deploy_queue_max,
         jobs_of_all: config.module_jobs == config::ModuleJobs::All,

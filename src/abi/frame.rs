@@ -3,6 +3,7 @@
 //! A [`CallFrame`] keeps its memory between calls: the request's strings lie in one arena, and the 8 KiB response
 //! body that a handler may `realloc` or replace is a `malloc`ed block that is used again when it comes back as it was.
 
+use super::files::{self, FileAnswer};
 use super::guard::{self, Trap};
 use super::handed::{self, Handed, Reading};
 use super::native::{RawGiven, RawHanded};
@@ -74,7 +75,9 @@ pub struct HandlerAnswer<'a> {
     pub body: &'a [u8],
     /// Whether the body stays readable until [`CallFrame::finish`].
     pub is_kept: bool,
-    handed: &'a Handed,
+    /// The file that is the body instead.
+    pub file: Option<FileAnswer>,
+    handed: Option<&'a Handed>,
 }
 
 /// What a handler has handed over and is to be freed.
@@ -84,7 +87,13 @@ impl HandlerAnswer<'_> {
     /// The header fields as bytes, unvalidated.
     pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         // SAFETY: answers are made after a call that returned, and borrow the frame that would free the fields.
-        unsafe { self.handed.fields() }
+        self.handed.into_iter().flat_map(|handed| unsafe { handed.fields() })
+    }
+
+    /// An answer without a handler.
+    #[must_use]
+    pub fn of_file(file: FileAnswer) -> Self {
+        Self { is_declined: false, status: file.status, body: &[], is_kept: true, file: Some(file), handed: None }
     }
 }
 
@@ -255,7 +264,8 @@ impl CallFrame {
         let body = unsafe { self.handed.body() };
         let (status, is_kept) = (status_code(self.response.status), self.handed.is_own_body());
         let is_declined = self.response.status == DECLINED;
-        Ok(HandlerAnswer { is_declined, status, body, is_kept, handed: &self.handed })
+        let file = files::sent(&self.response);
+        Ok(HandlerAnswer { is_declined, status, body, is_kept, file, handed: Some(&self.handed) })
     }
 
     /// Whether the handler has freed the empty body of its request and left the pointer to it.

@@ -4,11 +4,13 @@
 //! no Rust frame, so a jump skips none.
 
 use super::context::ModuleContext;
+use super::files;
 use super::frame::CallFrame;
 use super::handed::{Handed, Reading};
 use super::module::{JobCancelFn, JobRunFn};
 use super::native::{self, FAULT_EXIT, RawFault, RawGiven, RawHanded, RawRequest, Sink};
 use super::types::{Callee, HandlerFn, HookFn, HttpRequest, HttpResponse, MessageFn, SocketFn, WebSocket};
+use crate::proto::http1::RequestView;
 use std::ffi::{c_char, c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
@@ -156,13 +158,14 @@ pub unsafe fn call_handler(
     handler: Callee<HandlerFn>,
     context: &ModuleContext,
     (request, response): (*mut HttpRequest, *mut HttpResponse),
-    frame: &mut CallFrame,
+    (frame, view): (&mut CallFrame, &RequestView<'_>),
 ) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
     let handed = frame.handed();
     let (handler, context) = handler.with(context.as_ptr());
     // SAFETY: the caller's contract; the function takes the context or not as `with` says.
-    let faulted = unsafe { native::cwebn_call_handler(handler, context, request, response, handed, &raw mut fault) };
+    let call = || unsafe { native::cwebn_call_handler(handler, context, request, response, handed, &raw mut fault) };
+    let faulted = files::during(view, response, call);
     outcome(faulted, &fault)
 }
 

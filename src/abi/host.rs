@@ -1,8 +1,9 @@
 //! `struct cweb_host`: the functions a module can call in the server.
 
 use super::crypto::Token;
+use super::files::FileWish;
 use super::native::WorkFn;
-use super::types::WebSocket;
+use super::types::{HttpResponse, WebSocket};
 use super::{events, guard, native};
 use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -64,9 +65,10 @@ pub struct HostTable {
     event_add: unsafe extern "C" fn(*const c_void, c_int, c_uint, WorkFn, *mut c_void) -> c_int,
     event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
     requests: *const native::RequestServices,
+    send_file: unsafe extern "C" fn(*const c_void, *mut HttpResponse, *const FileWish) -> c_int,
     token_sign: unsafe extern "C" fn(*const c_char, *const c_char, c_uint, *mut c_char, usize) -> c_int,
     token_verify: unsafe extern "C" fn(*const c_char, *const c_char, usize, *const c_char) -> c_int,
-    reserved: [usize; 9],
+    reserved: [usize; 8],
 }
 
 // SAFETY: functions, and a pointer to a table of functions that nobody writes.
@@ -87,6 +89,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.event_add", offset_of!(HostTable, event_add)),
         ("cweb_host.event_del", offset_of!(HostTable, event_del)),
         ("cweb_host.requests", offset_of!(HostTable, requests)),
+        ("cweb_host.send_file", offset_of!(HostTable, send_file)),
         ("cweb_host.token_verify", offset_of!(HostTable, token_verify)),
     ]
 }
@@ -105,9 +108,10 @@ static TABLE: HostTable = HostTable {
     event_add,
     event_del,
     requests: &raw const native::cwebn_requests,
+    send_file,
     token_sign,
     token_verify,
-    reserved: [0; 9],
+    reserved: [0; 8],
 };
 
 /// The table of this server.
@@ -204,6 +208,13 @@ unsafe extern "C" fn event_del(module: *const c_void, event: *mut c_void) -> c_i
     // SAFETY: the caller's contract.
     let Some(token) = (unsafe { module.cast::<ModuleToken>().as_ref() }) else { return -1 };
     with_errno(events::remove(token, event))
+}
+
+/// # Safety
+/// By the contract of the table: `wish` has C strings or NULL. `response` is only compared.
+unsafe extern "C" fn send_file(_module: *const c_void, response: *mut HttpResponse, wish: *const FileWish) -> c_int {
+    // SAFETY: the caller's contract.
+    with_errno(unsafe { super::files::send_file(response, wish) })
 }
 
 /// # Safety

@@ -14,6 +14,11 @@ const FLAG_FINAL: i32 = 8;
 /// The three, which count in an app for nope.c or WAFer only: in the flags of any other module they are ignored.
 pub(super) const APP_FLAGS: i32 = FLAG_FALLBACK | FLAG_SERIAL | FLAG_FINAL;
 
+/// Bit of [`RouteDecl::flags`]: the body of a request is given to the handler without its content coding (`CWEB_DECODE`).
+const FLAG_DECODE: i32 = 32;
+/// Bit of [`RouteDecl::flags`]: answers are never compressed (`CWEB_NO_COMPRESS`).
+const FLAG_NO_COMPRESS: i32 = 64;
+
 /// Bits of [`RouteDecl::flags`] that hold the route's own time-out in seconds (`CWEB_TIMEOUT_S`).
 const TIMEOUT_SHIFT: u32 = 8;
 const TIMEOUT_MASK: i32 = 0xfff;
@@ -87,6 +92,18 @@ pub struct RouteDecl {
     pub flags: i32,
     /// Whether the handler pointer is set; a route without one is refused.
     pub has_handler: bool,
+    /// A directory that is served here instead (`module_t.mounts`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<Mount>,
+}
+
+/// One entry of `module_t.mounts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// The path that the files are below.
+    pub prefix: String,
+    /// The directory they are in.
+    pub dir: String,
 }
 
 impl RouteDecl {
@@ -112,6 +129,18 @@ impl RouteDecl {
     #[must_use]
     pub fn is_final(&self) -> bool {
         self.flags & FLAG_FINAL != 0
+    }
+
+    /// Whether the body of a request is given to the handler without its content coding.
+    #[must_use]
+    pub fn decodes(&self) -> bool {
+        self.flags & FLAG_DECODE != 0
+    }
+
+    /// Whether answers may be compressed.
+    #[must_use]
+    pub fn may_compress(&self) -> bool {
+        self.flags & FLAG_NO_COMPRESS == 0
     }
 
     /// The route's own limit for a run of its handler.

@@ -7,6 +7,7 @@ pub mod context;
 pub mod crypto;
 pub mod database;
 pub mod events;
+pub mod files;
 pub mod frame;
 pub mod guard;
 pub mod handed;

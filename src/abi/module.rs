@@ -2,6 +2,7 @@
 
 mod declared;
 pub(super) mod legacy;
+mod mounts;
 
 pub use declared::Declared;
 
@@ -22,6 +23,8 @@ pub const MAX_ROUTES: usize = 64;
 pub const MAX_WEBSOCKETS: usize = 64;
 /// `MAX_JOBS`
 pub const MAX_JOBS: usize = 64;
+/// `MAX_MOUNTS`
+pub const MAX_MOUNTS: usize = 16;
 /// `CWEB_ABI_VERSION`
 pub const ABI_VERSION: u32 = 2;
 
@@ -68,6 +71,13 @@ pub(super) struct JobInfo {
     concurrency: c_int,
 }
 
+/// `mount_info_t`
+#[repr(C)]
+pub(super) struct MountInfo {
+    prefix: *const c_char,
+    dir: *const c_char,
+}
+
 /// `module_t`
 #[repr(C)]
 pub(super) struct ModuleT {
@@ -81,6 +91,8 @@ pub(super) struct ModuleT {
     job_size: c_int,
     onload: Option<HookFn>,
     unload: Option<HookFn>,
+    mounts: [MountInfo; MAX_MOUNTS],
+    mount_size: c_int,
 }
 
 /// Size and the offsets of `module_t` as Rust sees them, in the order of its fields, for the comparison with C.
@@ -99,6 +111,9 @@ pub(super) fn module_layout() -> Vec<(&'static str, usize)> {
         ("module_t.job_size", offset_of!(ModuleT, job_size)),
         ("module_t.onload", offset_of!(ModuleT, onload)),
         ("module_t.unload", offset_of!(ModuleT, unload)),
+        ("module_t.mounts", offset_of!(ModuleT, mounts)),
+        ("module_t.mount_size", offset_of!(ModuleT, mount_size)),
+        ("mount_info_t.dir", offset_of!(MountInfo, dir)),
         ("route_info_t.flags", offset_of!(RouteInfo, flags)),
         ("route_info_t.regex", offset_of!(RouteInfo, regex)),
         ("route_info_t.regex_compiled", offset_of!(RouteInfo, regex_compiled)),
@@ -336,15 +351,21 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
     let routes = counted(&module.routes, module.size, "routes", "size", "MAX_ROUTES")?;
     let websockets = counted(&module.websockets, module.ws_size, "websockets", "ws_size", "MAX_WEBSOCKETS")?;
     let jobs = counted(&module.jobs, module.job_size, "jobs", "job_size", "MAX_JOBS")?;
+    let mounts = counted(&module.mounts, module.mount_size, "mounts", "mount_size", "MAX_MOUNTS")?;
     // All that is wrong is told at once.
     let mut problems = Vec::new();
     problems.extend(behind(&module.routes, routes.len(), |row| row.path, "routes", "size"));
     problems.extend(behind(&module.websockets, websockets.len(), |row| row.path, "websockets", "ws_size"));
     problems.extend(behind(&module.jobs, jobs.len(), |row| row.name, "jobs", "job_size"));
+    problems.extend(behind(&module.mounts, mounts.len(), |row| row.prefix, "mounts", "mount_size"));
+    let mut declared: Vec<RouteDecl> =
+        routes.iter().enumerate().map(|(at, route)| route_decl(at, route, api, &mut problems)).collect();
+    // Behind the routes, which win.
+    declared.extend(mounts.iter().enumerate().map(|(at, mount)| mounts::route(at, mount, &mut problems)));
     let manifest = Manifest {
         name: fixed_text(&module.name, "name")?,
         author: fixed_text(&module.author, "author")?,
-        routes: routes.iter().enumerate().map(|(at, route)| route_decl(at, route, api, &mut problems)).collect(),
+        routes: declared,
         websockets: websockets
             .iter()
             .enumerate()
@@ -386,6 +407,7 @@ fn route_decl(at: usize, route: &RouteInfo, api: Api, problems: &mut Vec<String>
         method: noted(text(route.method, &format!("routes[{at}].method")), problems),
         flags: if api == Api::Wafer { route.flags } else { route.flags & !APP_FLAGS },
         has_handler: route.handler.is_some(),
+        mount: None,
     }
 }
 

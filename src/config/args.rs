@@ -251,6 +251,9 @@ settings! {
     /// Longest wait for running requests at exit [default: 5000]
     #[arg(long, env = "CWEB_SHUTDOWN_TIMEOUT_MS", value_name = "MS")]
     shutdown_timeout_ms: u64,
+    /// Content codings of answers, the ones that are preferred first, or off [default: zstd,br,gzip]
+    #[arg(long, env = "CWEB_COMPRESS", value_delimiter = ',', value_name = "CODINGS")]
+    compress: Vec<String>,
     /// Access-Control-Allow-Origin of all answers; empty for none [default: *]
     #[arg(long, env = "CWEB_CORS_ALLOW_ORIGIN", value_name = "ORIGIN", help_heading = CORS)]
     cors_allow_origin: String,

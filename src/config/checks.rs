@@ -42,6 +42,7 @@ impl Config {
         self.check_proxies(&mut problems);
         self.check_ranges(&mut problems);
         self.check_texts(&mut problems);
+        self.check_codings(&mut problems);
         problems.0
     }
 
@@ -154,6 +155,14 @@ impl Config {
             let sendable = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
             problems.check(!sendable, || format!("--{name} must be printable ASCII, as it is sent in a header field"));
         }
+    }
+
+    fn check_codings(&self, problems: &mut Problems) {
+        let known = |name: &String| http1::Coding::ALL.iter().any(|coding| coding.name() == name);
+        let unknown = self.compress.iter().find(|name| !known(name));
+        problems.check(unknown.is_some(), || {
+            "--compress must be off, or a list of zstd, br and gzip with the preferred ones first".to_owned()
+        });
     }
 
     fn check_combinations(&self, problems: &mut Problems) {

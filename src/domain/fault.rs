@@ -54,3 +54,25 @@ pub(super) fn exhausted(text: &str) -> Option<&'static str> {
     ];
     reasons.iter().find(|(words, _)| text.contains(words)).map(|(_, what)| *what)
 }
+
+/// What is answered where a handler gives no answer.
+#[derive(Debug)]
+pub(super) struct NoAnswer {
+    /// The status.
+    pub(super) status: u16,
+    /// Why, for the client.
+    pub(super) text: String,
+}
+
+impl NoAnswer {
+    /// 500
+    pub(super) fn failed(text: impl Into<String>) -> Self {
+        Self { status: 500, text: text.into() }
+    }
+}
+
+impl From<(u16, String)> for NoAnswer {
+    fn from((status, text): (u16, String)) -> Self {
+        Self { status, text }
+    }
+}

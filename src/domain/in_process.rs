@@ -3,59 +3,45 @@
 //! The fastest way to run them, for code that is trusted: a fault is caught by the guard of the C trampoline and
 //! answered 500, but a module that scribbles over memory scribbles over the server's.
 
+mod services;
+
+pub use services::SymbolTable;
+
 use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work, failure};
 use super::executor::Runner;
 use super::inbox::{Declined, Message};
 use super::serial::{Turn, Turns};
-use super::{DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, check_domain_name, fault, inspect, output, running};
+use super::{
+    DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, NoAnswer, check_domain_name, compress, fault, files, inspect,
+    output, running,
+};
 use crate::abi::context::{JobTables, ModuleContext};
 use crate::abi::events;
+use crate::abi::files::mounted;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, SocketCall, ThreadGuard};
 use crate::abi::handed::Thing;
 use crate::abi::job;
-use crate::abi::manifest::{Manifest, RouteDecl};
+use crate::abi::manifest::{Manifest, Mount, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
 use crate::abi::request::RoutePath;
 use crate::abi::types::{Callee, HookFn};
 use crate::abi::websocket::Socket;
 use crate::jobs::code::JobCalls;
+use crate::net::Attached;
 use crate::proto::http1::{RequestView, ResponseHead, encode_response};
+use services::{run_callback, run_work};
 use std::any::Any;
-use std::collections::HashMap;
-use std::ffi::c_void;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// The modules loaded into this process, and the services they share.
 pub struct InProcess {
     context: Arc<ModuleContext>,
     symbols: Arc<SymbolTable>,
-}
-
-/// Published modules by name, for `ctx->symbols->resolv`.
-#[derive(Default)]
-pub struct SymbolTable {
-    modules: RwLock<HashMap<String, Weak<InProcessModule>>>,
-}
-
-impl SymbolTable {
-    /// The address of `symbol` in the published module `module`; NULL if there is none.
-    #[must_use]
-    pub fn resolve(&self, module: &str, symbol: &str) -> *mut c_void {
-        let modules = self.modules.read().unwrap_or_else(PoisonError::into_inner);
-        let found = modules.get(module).and_then(Weak::upgrade);
-        found.map_or(std::ptr::null_mut(), |module| module.open.symbol(symbol))
-    }
-
-    /// The number of the published module `module`, or 0.
-    fn number(&self, module: &str) -> u64 {
-        let modules = self.modules.read().unwrap_or_else(PoisonError::into_inner);
-        modules.get(module).and_then(Weak::upgrade).map_or(0, |module| module.number)
-    }
 }
 
 /// Why a call is not run whose turn does not come.
@@ -136,23 +122,13 @@ impl InProcess {
     /// Makes the executor of the calling thread.
     #[must_use]
     pub fn executor() -> Executor {
-        Executor { _guard: ThreadGuard::new(), frame: Box::default() }
+        Executor { _guard: ThreadGuard::new(), frame: Box::default(), attached: None }
     }
 
     /// The services modules share.
     #[must_use]
     pub fn context(&self) -> &Arc<ModuleContext> {
         &self.context
-    }
-
-    /// Names the modules whose symbols others can resolve from now on.
-    pub fn published<'a>(&self, instances: impl Iterator<Item = &'a Arc<dyn Instance>>) {
-        let named = instances.filter_map(|instance| {
-            let any: Arc<dyn Any + Send + Sync> = Arc::clone(instance) as _;
-            let module = any.downcast::<InProcessModule>().ok()?;
-            Some((module.manifest().name.clone(), Arc::downgrade(&module)))
-        });
-        *self.symbols.modules.write().unwrap_or_else(PoisonError::into_inner) = named.collect();
     }
 }
 
@@ -239,6 +215,16 @@ impl InProcessModule {
         self.open.manifest.routes.get(route).is_some_and(declines)
     }
 
+    /// The directory that route number `route` serves, if it has no handler for that.
+    fn mount(&self, route: usize) -> Option<&Mount> {
+        self.route(route)?.mount.as_ref()
+    }
+
+    /// Route number `route` as it is declared.
+    pub(super) fn route(&self, route: usize) -> Option<&RouteDecl> {
+        self.open.manifest.routes.get(route)
+    }
+
     /// Whose turns the calls of route number `route` take, if they run one at a time.
     pub(super) fn turns(&self, route: usize) -> Option<&Arc<Turns>> {
         self.open.manifest.routes.get(route).filter(|route| route.is_serial()).map(|_| &self.turns)
@@ -287,24 +273,6 @@ pub(super) fn fault_of(trap: guard::Trap) -> Fault {
     }
 }
 
-/// Runs work that module `name` gave the scheduler.
-fn run_work(number: u64, name: &str, work: &mut dyn FnMut() -> Result<(), guard::Trap>) {
-    if let Err(trap) = running::during(number, || output::attributed(name, work)) {
-        report(&Caught { number, trap, place: "scheduled work" });
-        tracing::error!("module {name} failed in scheduled work: {}", fault_of(trap));
-    }
-}
-
-/// Runs the callback of one of `owner`'s events.
-fn run_callback(context: &ModuleContext, owner: &events::Owner, callback: &mut dyn FnMut() -> Result<(), guard::Trap>) {
-    let (number, name) = (owner.number, owner.name.as_str());
-    if let Err(trap) = running::during(number, || output::attributed(name, callback)) {
-        context.release_after_fault();
-        report(&Caught { number, trap, place: "the callback of an event" });
-        tracing::error!("module {name} failed in the callback of an event: {}", fault_of(trap));
-    }
-}
-
 impl Instance for InProcessModule {
     fn manifest(&self) -> &Manifest {
         &self.open.manifest
@@ -350,6 +318,7 @@ impl Instance for InProcessModule {
 pub struct Executor {
     _guard: ThreadGuard,
     frame: Box<CallFrame>,
+    attached: Option<Attached>,
 }
 
 impl Executor {
@@ -381,56 +350,88 @@ impl Executor {
             return 0;
         };
         let name = &module.open.manifest.name;
-        let (begin, mut dropped) = (out.len(), 0);
+        // What is inline runs on the shard's own thread here.
+        let compresses = module.route(route).is_some_and(|route| route.may_compress() && !route.is_inline());
+        let (begin, mut dropped, mut attached) = (out.len(), 0, None);
         let result = self.handler(module, route, view, |answer| {
             if answer.is_declined && module.may_decline(route) {
                 return;
             }
-            dropped = encode_response(out, &head(answer.status, answer.body.len()), answer.headers(), answer.body);
+            let Some(file) = &answer.file else {
+                let changed = if compresses { compress::changed(view, &answer) } else { None };
+                dropped = match &changed {
+                    Some(changed) => changed.encode(out, answer.body, |length| head(answer.status, length)),
+                    None => {
+                        let head = head(answer.status, answer.body.len());
+                        encode_response(out, &head, answer.headers(), answer.body)
+                    }
+                };
+                return;
+            };
+            let head = head(answer.status, usize::try_from(file.bytes).unwrap_or(usize::MAX));
+            dropped = files::encode(out, &head, file, answer.headers());
+            attached = head.has_body().then(|| files::attached(file)).flatten();
         });
         self.finish();
-        if let Err(text) = result {
+        if let Err(NoAnswer { status, text }) = result {
             // What the module has handed over may have been encoded before it was found that it can't be freed.
             out.truncate(begin);
-            let text = failure(&text);
-            encode_response(out, &head(500, text.len()), plain.into_iter(), text.as_bytes());
+            let text = if status == 500 { failure(&text) } else { text.as_str().into() };
+            encode_response(out, &head(status, text.len()), plain.into_iter(), text.as_bytes());
             return 0;
         }
+        self.attached = attached;
         if dropped > 0 {
             tracing::warn!("module {name}: {dropped} response header(s) with a forbidden character were dropped");
         }
         dropped
     }
 
+    /// What follows the bytes of the last answer.
+    pub fn take_attached(&mut self) -> Option<Attached> {
+        self.attached.take()
+    }
+
     /// Runs the handler of route number `route` of `module`. `take` copies its answer, of which only
     /// [`Executor::kept_body`] is there afterwards; it may have run also when there is an error.
     ///
     /// # Errors
-    /// Why the answer can't be sent, for the client.
+    /// What is answered instead.
     pub(super) fn handler(
         &mut self,
         module: &InProcessModule,
         route: usize,
         view: &RequestView<'_>,
-        take: impl FnOnce(&HandlerAnswer<'_>),
-    ) -> Result<(), String> {
-        let Some(handler) = module.open.symbols.routes.get(route).copied().flatten() else {
-            return Err("the route has no handler\n".to_owned());
+        take: impl FnOnce(HandlerAnswer<'_>),
+    ) -> Result<(), NoAnswer> {
+        let decoded = match module.route(route).filter(|route| route.decodes()) {
+            Some(route) => {
+                compress::decoded(view, compress::body_bytes_max(route)).map_err(|why| NoAnswer::from(why.answer()))?
+            }
+            None => None,
         };
-        let Some(path) = module.paths.get(route) else { return Err("the route has no path\n".to_owned()) };
-        // SAFETY: both outlive the call, the frame is boxed, and whoever calls this finishes before they end; a failed call
-        // abandons the frame.
+        let view = &decoded.as_deref().map_or(*view, |body| RequestView { body, shared: None, ..*view });
+        if let Some(Mount { prefix, dir }) = module.mount(route) {
+            take(HandlerAnswer::of_file(mounted(view, prefix, dir)));
+            return Ok(());
+        }
+        let Some(handler) = module.open.symbols.routes.get(route).copied().flatten() else {
+            return Err(NoAnswer::failed("the route has no handler\n"));
+        };
+        let Some(path) = module.paths.get(route) else { return Err(NoAnswer::failed("the route has no path\n")) };
+        // SAFETY: both outlive the handler and its deferred functions, after which nothing asks for them; the frame is boxed, and
+        // whoever calls this finishes it; a failed call abandons it.
         let Some(pointers) = (unsafe { self.frame.prepare(view, path) }) else {
-            return Err("out of memory\n".to_owned());
+            return Err(NoAnswer::failed("out of memory\n"));
         };
         let (frame, context) = (&mut *self.frame, &module.context);
         // SAFETY: the caller keeps the module open, and the pointers come from `prepare` just above.
-        let called =
-            module.calling(|| unsafe { guard::call_handler(handler, context, pointers, frame) }, Result::is_err);
+        let called = module
+            .calling(|| unsafe { guard::call_handler(handler, context, pointers, (frame, view)) }, Result::is_err);
         let mut failure = called.err().map(Failure::Trap);
         if failure.is_none() {
             match frame.answer() {
-                Ok(answer) => take(&answer),
+                Ok(answer) => take(answer),
                 Err(why) => failure = Some(Failure::Refused(why)),
             }
         }
@@ -447,7 +448,7 @@ impl Executor {
             failure = module.attributed(|| frame.release(given)).err().map(Failure::Trap);
         }
         module.warn_of(frame.strange());
-        failure.map_or(Ok(()), |failure| Err(self.failed(module, view, failure)))
+        failure.map_or(Ok(()), |failure| Err(NoAnswer::failed(self.failed(module, view, failure))))
     }
 
     /// The body of the last answer, if it is the executor's own memory: readable until [`Executor::finish`].
@@ -581,7 +582,7 @@ impl Executor {
                 }
                 // Let go of the generation before the client can see the answer: who swaps after it finds it free.
                 drop(hold);
-                reply.push(Message::Answer { conn, seq, bytes, lent: None });
+                reply.push(Message::Answer { conn, seq, bytes, lent: self.take_attached() });
             }
             Work::Socket { socket, index, events } => {
                 let unit = hold.instance().manifest().routes.len() + index;

@@ -8,7 +8,7 @@ use super::process::ShardLink;
 use crate::abi::websocket::Outlet;
 use crate::jobs::hub::EventSink;
 use crate::jobs::{JobFrame, Replay};
-use crate::net::{ConnId, Lent, Waker};
+use crate::net::{Attached, ConnId, Lent, Waker};
 use crossbeam::queue::SegQueue;
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ pub enum Message {
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
-        /// The encoded response, or its head if the body is lent.
+        /// The encoded response, or its head if the body is attached.
         bytes: Vec<u8>,
         /// The body, where it is not part of `bytes`.
-        lent: Option<Box<dyn Lent>>,
+        lent: Option<Attached>,
     },
     /// The handler of a fallback route has declined: the next one is asked.
     Declined(Box<Declined>),

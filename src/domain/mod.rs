@@ -5,8 +5,10 @@
 
 mod arguments;
 pub mod call;
+mod compress;
 pub mod executor;
 mod fault;
+mod files;
 pub mod in_process;
 pub mod inbox;
 pub mod inspect;
@@ -19,6 +21,8 @@ mod sched;
 mod serial;
 mod view;
 
+pub use compress::{CodingSettings, set_codings};
+use fault::NoAnswer;
 pub use inspect::Inspection;
 pub use sched::module_thread;
 pub use view::{DomainView, MemoryLimit};

@@ -171,6 +171,7 @@ fn manifest() -> Manifest {
         method: (*method).to_owned(),
         flags: 0,
         has_handler: true,
+        mount: None,
     };
     let routes = [("GET", "/a"), ("POST", "/a"), ("PUT", "/a"), ("GET", "/b/[a-z]+"), ("DELETE", "/b/[a-z]+")];
     let websocket = WebSocketDecl { path: "/ws".to_owned(), ..WebSocketDecl::default() };

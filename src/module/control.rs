@@ -5,6 +5,7 @@ use super::deploy::{DeployError, DeployOptions, Deployed};
 use super::generation::{Generation, Retired, Serving, reap};
 use super::job_code::Known;
 use super::matcher;
+pub use super::mounts::MountDirs;
 use super::pipeline::{self, Job};
 use super::store::Store;
 use super::table::{Published, Table};
@@ -42,6 +43,8 @@ pub struct ControlConfig {
     pub swap_timeout: Duration,
     /// What routes may give themselves.
     pub route_limits: RouteLimits,
+    /// Which directories modules may have served.
+    pub mounts: MountDirs,
     /// Whether modules may create jobs of modules of other domains.
     pub jobs_of_all: bool,
     /// Deployments that may wait.
@@ -58,6 +61,7 @@ impl Default for ControlConfig {
             inspect_timeout: Duration::from_secs(5),
             swap_timeout: Duration::from_secs(30),
             route_limits: RouteLimits { body_bytes_max: usize::MAX, handler_timeout: None },
+            mounts: MountDirs::default(),
             jobs_of_all: false,
             queue_max: 64,
             workers: std::thread::available_parallelism().map_or(2, usize::from).max(2),

@@ -13,6 +13,7 @@ pub(crate) mod fuzz;
 pub mod generation;
 mod job_code;
 mod matcher;
+mod mounts;
 pub mod pattern;
 mod pipeline;
 mod sdk;

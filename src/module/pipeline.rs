@@ -5,7 +5,7 @@ use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
 use super::dialect::Reading;
 use super::generation::{Generation, Serving};
 use super::store::{Prepared, Record, both};
-use super::{sdk, store, verify};
+use super::{mounts, sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
 use crate::domain::{DEFAULT_DOMAIN, LoadError};
@@ -76,6 +76,7 @@ fn deploy_read(
     // What moves to another domain was inspected when it came.
     let (warnings, manifest) = built(plane, ticket, &key, source, reading, || served_manifest(plane, &hash))?;
     verify::check(&manifest)?;
+    mounts::check(&manifest, &plane.config.mounts)?;
     let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
     let fields = reading.fields();
     let compiled = Compiled { hash: &hash, key: &key, fields, domain, warnings, persist: true, since_ms: None };
@@ -110,6 +111,7 @@ pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), 
     let known = || (key == record.key).then(|| Arc::new(record.manifest.clone()));
     let (warnings, manifest) = built(plane, ticket, &key, &source, &reading, known)?;
     verify::check(&manifest)?;
+    mounts::check(&manifest, &plane.config.mounts)?;
     let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));

@@ -390,6 +390,7 @@ mod tests {
             method: method.clone(),
             flags: 0,
             has_handler: true,
+            mount: None,
         };
         let manifest = Manifest {
             routes: routes.iter().map(route).collect(),
@@ -442,6 +443,7 @@ mod tests {
                 method: method.into(),
                 flags: if is_final { 2 | 8 } else { 2 },
                 has_handler: true,
+                mount: None,
             };
             let manifest = Manifest { routes: METHODS.iter().map(|m| route(m)).collect(), ..Manifest::default() };
             Published::new(Arc::new(manifest), String::new(), String::new(), None)

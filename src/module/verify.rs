@@ -363,6 +363,7 @@ mod tests {
             method: method.into(),
             flags: 0,
             has_handler: true,
+            mount: None,
         };
         let socket = |path: &&str| WebSocketDecl { path: (*path).into(), ..WebSocketDecl::default() };
         Manifest {

@@ -1,13 +1,16 @@
 //! The sending half of every connection of a shard, and what its application asks of the driver.
 
 use super::CloseReason;
-use super::outbox::{Outbox, SEND_BYTES_MAX};
+use super::outbox::{Outbox, SEND_BYTES_MAX, Sent};
 use super::sys;
 use super::tls::{Acceptor, Session, Tls};
+use super::waker::Waker;
+use super::warm::Warmer;
 use std::collections::VecDeque;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::task::Waker as TaskWaker;
 use std::time::{Duration, Instant};
 
@@ -72,6 +75,8 @@ pub(super) enum Flushed {
     All,
     /// The socket takes no more: wait until it is writable, then flush again.
     Blocked,
+    /// What comes next is read from a disk; then it is flushed again.
+    Waits,
     /// Sending failed with this errno: the connection is dead.
     Failed(i32),
 }
@@ -105,11 +110,13 @@ pub struct Links {
     handshakes: VecDeque<(Instant, ConnId)>,
     /// A buffer for records, handed from one connection to the next.
     sealing: Vec<u8>,
+    /// Reads files that are not in memory; without one they are read where they are sent.
+    warmer: Option<Warmer>,
 }
 
 impl Link {
-    /// Sends until all is sent or the socket takes no more. Returns whether all is sent.
-    fn send(&mut self, sealing: &mut Vec<u8>) -> io::Result<bool> {
+    /// Sends until all is sent, the socket takes no more or a disk is to be waited for.
+    fn send(&mut self, sealing: &mut Vec<u8>) -> io::Result<Sent> {
         match &mut self.tls {
             None => self.outbox.flush(self.fd),
             Some(tls) => send_sealed(self.fd, tls, &mut self.outbox, self.closing == Closing::AfterFlush, sealing),
@@ -124,15 +131,20 @@ fn send_sealed(
     outbox: &mut Outbox,
     closing: bool,
     sealing: &mut Vec<u8>,
-) -> io::Result<bool> {
+) -> io::Result<Sent> {
     let mut left = SEND_BYTES_MAX;
     loop {
+        if tls.len() == 0
+            && let Some(range) = outbox.cold()
+        {
+            return Ok(Sent::Cold(range));
+        }
         let bytes = tls.next(outbox, closing, sealing).map_err(io::Error::other)?;
         if bytes.is_empty() {
-            return Ok(true);
+            return Ok(Sent::All);
         }
         if left == 0 {
-            return Ok(false);
+            return Ok(Sent::Blocked);
         }
         match sys::send(fd, bytes) {
             Ok(count) => {
@@ -140,7 +152,7 @@ fn send_sealed(
                 left = left.saturating_sub(count);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
             Err(error) => return Err(error),
         }
     }
@@ -254,6 +266,27 @@ impl Links {
     }
 
     // ---- The driver's side ----
+
+    /// For a driver whose thread `waker` wakes.
+    pub(super) fn woken_by(waker: &Arc<Waker>) -> Self {
+        Self { warmer: Some(Warmer::new(waker)), ..Self::default() }
+    }
+
+    /// Goes on with connections that have waited for a disk.
+    fn resume_warmed(&mut self) {
+        while let Some((conn, end)) = self.warmer.as_ref().and_then(Warmer::next) {
+            if let Some(link) = self.get_mut(conn) {
+                link.blocked = false;
+                link.outbox.warmed(end);
+                self.mark(conn);
+            }
+        }
+    }
+
+    /// Whether a connection that has waited for a disk can go on.
+    pub(super) fn has_warmed(&self) -> bool {
+        self.warmer.as_ref().is_some_and(|warmer| !warmer.is_empty())
+    }
 
     /// A new connection on `fd`, which must stay open until [`Links::remove`].
     pub(super) fn insert(&mut self, fd: RawFd) -> ConnId {
@@ -409,6 +442,7 @@ impl Links {
 
     /// Connections with something to do at the end of a batch.
     pub(super) fn take_dirty(&mut self) -> Vec<ConnId> {
+        self.resume_warmed();
         std::mem::take(&mut self.dirty)
     }
 
@@ -433,8 +467,21 @@ impl Links {
         if link.blocked || link.closing == Closing::Aborted {
             return Flushed::All;
         }
-        match link.send(&mut self.sealing) {
-            Ok(true) => {
+        let sent = match link.send(&mut self.sealing) {
+            // Where it can't be read for it, it is read where it is sent.
+            Ok(Sent::Cold(range)) => {
+                let end = range.end();
+                if self.warmer.as_ref().is_some_and(|warmer| warmer.order(conn, range)) {
+                    (link.blocked, link.awaited) = (true, true);
+                    return Flushed::Waits;
+                }
+                link.outbox.warmed(end);
+                link.send(&mut self.sealing)
+            }
+            sent => sent,
+        };
+        match sent {
+            Ok(Sent::All) => {
                 let spare = link.outbox.take_spare();
                 if std::mem::take(&mut link.awaited) {
                     self.sent.push(conn);
@@ -455,7 +502,8 @@ impl Links {
                 }
                 Flushed::All
             }
-            Ok(false) => {
+            // One more part that is cold: it has its turn like the others.
+            Ok(Sent::Blocked | Sent::Cold(_)) => {
                 link.blocked = true;
                 Flushed::Blocked
             }

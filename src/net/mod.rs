@@ -7,6 +7,7 @@
 
 pub mod activation;
 pub mod certificate;
+pub mod file;
 pub mod links;
 pub mod listener;
 pub mod outbox;
@@ -18,9 +19,11 @@ mod handshakes;
 mod monoio_driver;
 mod sys;
 mod tls;
+mod warm;
 
 pub use activation::{PassedError, passed_sockets, share};
 pub use certificate::{Certificate, TlsError};
+pub use file::{Attached, BodyPiece, FileRange};
 pub use links::{ConnId, Links};
 pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, UnixAccess, bind_all};
 pub use outbox::{Lent, Outbox};

@@ -182,7 +182,7 @@ impl<A: Application> Core<A> {
     }
 
     fn has_work(&self) -> bool {
-        self.ask(false, A::has_work)
+        self.links.has_warmed() || self.ask(false, A::has_work)
     }
 
     fn stopped(&self) -> bool {
@@ -209,7 +209,7 @@ pub(super) fn run_with_timer<A: Application + 'static>(
 ) -> io::Result<()> {
     let core = Rc::new(RefCell::new(Core {
         app,
-        links: Links::default(),
+        links: Links::woken_by(waker),
         waker: Arc::clone(waker),
         main: None,
         until_tick: Vec::new(),
@@ -374,7 +374,7 @@ async fn until_writable<A: Application + 'static>(core: Shared<A>, conn: ConnId)
                 }
                 return;
             }
-            Flushed::Failed(_) => return,
+            Flushed::Waits | Flushed::Failed(_) => return,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What is to be sent on one connection.
 
+use super::file::{Attached, BodyPiece, ColdRange, FileRange};
 use super::sys::{self, IOVECS_MAX};
 use std::collections::VecDeque;
 use std::io;
@@ -48,6 +49,8 @@ enum Segment {
     Shared(Arc<[u8]>),
     /// From a byte on: those before it have been copied out.
     Lent(Box<dyn Lent>, usize),
+    /// From a byte on, likewise.
+    File(FileRange, usize),
 }
 
 impl Segment {
@@ -56,17 +59,29 @@ impl Segment {
             Segment::Own(bytes) => bytes.len(),
             Segment::Shared(bytes) => bytes.len(),
             Segment::Lent(bytes, from) => bytes.len().saturating_sub(*from),
+            Segment::File(part, from) => part.len().saturating_sub(*from),
         }
     }
 
-    /// The bytes, unless another process can write them.
+    /// The bytes, unless another process can write them or they are in a file.
     fn bytes(&self) -> Option<&[u8]> {
         match self {
             Segment::Own(bytes) => Some(bytes),
             Segment::Shared(bytes) => Some(bytes),
-            Segment::Lent(..) => None,
+            Segment::Lent(..) | Segment::File(..) => None,
         }
     }
+}
+
+/// How far a flush has come.
+#[derive(Debug)]
+pub(super) enum Sent {
+    /// All is sent.
+    All,
+    /// The socket takes no more for now.
+    Blocked,
+    /// This has to be read from a disk first.
+    Cold(ColdRange),
 }
 
 /// So many of `bytes` as one system call is given.
@@ -86,6 +101,8 @@ pub struct Outbox {
     sent: usize,
     /// Bytes sent in all, wrapping.
     total: usize,
+    /// The socket was made non-blocking: sendfile(2) has no flag for it.
+    is_nonblocking: bool,
 }
 
 impl Outbox {
@@ -123,6 +140,69 @@ impl Outbox {
     pub fn push_lent(&mut self, bytes: Box<dyn Lent>) {
         self.seal_tail();
         self.push_segment(Segment::Lent(bytes, 0));
+    }
+
+    /// Appends what follows a head.
+    pub fn push_attached(&mut self, attached: Attached) {
+        match attached {
+            Attached::Lent(bytes) => self.push_lent(bytes),
+            Attached::Pieces(pieces) => pieces.into_iter().for_each(|piece| match piece {
+                BodyPiece::Bytes(bytes) => self.push(&bytes),
+                BodyPiece::File(part) if part.len() == 0 => {}
+                BodyPiece::File(part) => {
+                    self.seal_tail();
+                    self.push_segment(Segment::File(part, 0));
+                }
+            }),
+        }
+    }
+
+    /// What is to be sent next and has to be read from a disk first, if the kernel tells so.
+    pub(super) fn cold(&self) -> Option<ColdRange> {
+        match self.segments.front() {
+            Some(Segment::File(part, from)) => part.cold(from.saturating_add(self.sent), SEND_BYTES_MAX),
+            _ => None,
+        }
+    }
+
+    /// The bytes of the file that is sent next have been read up to `end`.
+    pub(super) fn warmed(&mut self, end: u64) {
+        if let Some(Segment::File(part, _)) = self.segments.front_mut() {
+            part.warmed(end);
+        }
+    }
+
+    /// Has [`Outbox::front`] give the next bytes of a file, if such bytes come next.
+    ///
+    /// # Errors
+    /// The file can't be read, or has become too short.
+    pub(super) fn load(&mut self) -> io::Result<()> {
+        let Some(Segment::File(part, from)) = self.segments.front() else { return Ok(()) };
+        let start = from.saturating_add(self.sent);
+        let copy = part.copy(start, COPY_BYTES_MAX)?;
+        self.put_before(copy, start);
+        Ok(())
+    }
+
+    /// Puts a copy of the first unsent bytes, which begin at `start` of the first segment, in front of what is left of it.
+    fn put_before(&mut self, copy: Vec<u8>, start: usize) {
+        let end = start.saturating_add(copy.len());
+        let over = match self.segments.front_mut() {
+            Some(Segment::Lent(bytes, from)) => {
+                *from = end;
+                end >= bytes.len()
+            }
+            Some(Segment::File(part, from)) => {
+                *from = end;
+                end >= part.len()
+            }
+            _ => return,
+        };
+        self.sealed -= std::mem::take(&mut self.sent);
+        if over {
+            self.segments.pop_front();
+        }
+        self.segments.push_front(Segment::Own(copy));
     }
 
     /// Bytes not sent yet.
@@ -181,6 +261,7 @@ impl Outbox {
             Some(Segment::Lent(bytes, from)) => {
                 return sys::send_lent(fd, &**bytes, from.saturating_add(self.sent), SEND_BYTES_MAX);
             }
+            Some(Segment::File(part, from)) => return part.send(fd, from.saturating_add(self.sent), SEND_BYTES_MAX),
             Some(_) => {}
         }
         let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
@@ -188,18 +269,13 @@ impl Outbox {
         sys::send_vectored(fd, room.get(..count).unwrap_or_default(), more)
     }
 
-    /// The first unsent bytes: those of one segment. Some of those that are lent are copied for it.
+    /// The first unsent bytes: those of one segment. Some of those that are lent are copied for it; for those of a file see
+    /// [`Outbox::load`].
     pub(super) fn front(&mut self) -> &[u8] {
-        if let Some(Segment::Lent(bytes, from)) = self.segments.front_mut() {
+        if let Some(Segment::Lent(bytes, from)) = self.segments.front() {
             let start = *from + self.sent;
             let copy = bytes.copy(start..start.saturating_add(COPY_BYTES_MAX));
-            *from = start.saturating_add(copy.len());
-            let over = *from >= bytes.len();
-            self.sealed -= std::mem::take(&mut self.sent);
-            if over {
-                self.segments.pop_front();
-            }
-            self.segments.push_front(Segment::Own(copy));
+            self.put_before(copy, start);
         }
         let first = self.segments.front().map_or(Some(self.tail.as_slice()), Segment::bytes);
         first.and_then(|bytes| bytes.get(self.sent..)).unwrap_or_default()
@@ -232,12 +308,19 @@ impl Outbox {
         }
     }
 
-    /// Sends until all is sent, the socket takes no more, or it has had its share for now. Returns whether all is sent.
-    pub(super) fn flush(&mut self, fd: RawFd) -> io::Result<bool> {
+    /// Sends until all is sent, the socket takes no more, it has had its share for now, or what comes next is on a disk.
+    pub(super) fn flush(&mut self, fd: RawFd) -> io::Result<Sent> {
         let mut left = SEND_BYTES_MAX;
         while !self.is_empty() {
             if left == 0 {
-                return Ok(false);
+                return Ok(Sent::Blocked);
+            }
+            if let Some(range) = self.cold() {
+                return Ok(Sent::Cold(range));
+            }
+            if !self.is_nonblocking && matches!(self.segments.front(), Some(Segment::File(..))) {
+                sys::nonblocking(fd)?;
+                self.is_nonblocking = true;
             }
             match self.send_some(fd) {
                 Ok(count) => {
@@ -245,11 +328,11 @@ impl Outbox {
                     left = left.saturating_sub(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(Sent::All)
     }
 
     /// Takes the tail's memory when there is nothing in it: an idle connection keeps no buffer.
@@ -281,6 +364,8 @@ impl Outbox {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -289,6 +374,7 @@ mod tests {
         Owned(Vec<u8>),
         Shared(Vec<u8>),
         Lent(Vec<u8>),
+        File(Vec<u8>),
         Send(usize),
         /// As through TLS.
         Front(usize),
@@ -327,9 +413,33 @@ mod tests {
             bytes().prop_map(Step::Shared),
             proptest::collection::vec(any::<u8>(), 1..50).prop_map(Step::Lent),
             (any::<u8>(), 1..3 * COPY_BYTES_MAX).prop_map(|(byte, count)| Step::Lent(vec![byte; count])),
+            (any::<u8>(), 1..2 * COPY_BYTES_MAX).prop_map(|(byte, count)| Step::File(vec![byte; count])),
             (0..3000_usize).prop_map(Step::Send),
             (0..2 * COPY_BYTES_MAX).prop_map(Step::Front),
         ]
+    }
+
+    /// A body of these bytes in the middle of a file.
+    fn file(bytes: &[u8]) -> Attached {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[b"xyz", bytes, b"more"].concat()).unwrap();
+        let range = 3..3 + bytes.len() as u64;
+        Attached::Pieces(vec![BodyPiece::File(FileRange::new(Arc::new(file.into()), range))])
+    }
+
+    #[test]
+    fn a_file_that_is_too_short_is_an_error() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"ab").unwrap();
+        let mut outbox = Outbox::default();
+        let range = FileRange::new(Arc::new(file.into()), 0..5);
+        outbox.push_attached(Attached::Pieces(vec![BodyPiece::File(range)]));
+        outbox.load().unwrap();
+        assert_eq!(outbox.front(), b"ab");
+        outbox.advance(2);
+        assert_eq!(outbox.load().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(outbox.flush(socket.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     /// What the next send would be offered.
@@ -337,6 +447,9 @@ mod tests {
         let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
         if let Some(Segment::Lent(bytes, from)) = outbox.segments.front() {
             return bytes.copy(from + outbox.sent..usize::MAX);
+        }
+        if let Some(Segment::File(part, from)) = outbox.segments.front() {
+            return part.copy(from + outbox.sent, usize::MAX).unwrap();
         }
         let (count, _) = outbox.slices(&mut room);
         room[..count].iter().flat_map(|slice| slice.to_vec()).collect()
@@ -395,6 +508,7 @@ mod tests {
                     Step::Owned(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_owned(bytes); }
                     Step::Shared(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_shared(bytes.into()); }
                     Step::Lent(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_lent(Box::new(Other(bytes))); }
+                    Step::File(bytes) => { pushed.extend_from_slice(&bytes); outbox.push_attached(file(&bytes)); }
                     Step::Send(count) => {
                         let ready = ready(&outbox);
                         let count = count.min(ready.len());
@@ -402,6 +516,7 @@ mod tests {
                         outbox.advance(count);
                     }
                     Step::Front(count) => {
+                        outbox.load().unwrap();
                         let front = outbox.front();
                         let part = front[..count.min(front.len())].to_vec();
                         sent.extend_from_slice(&part);
@@ -413,6 +528,7 @@ mod tests {
                 prop_assert_eq!(outbox.is_empty(), pushed.len() == sent.len());
             }
             while !outbox.is_empty() {
+                outbox.load().unwrap();
                 let ready = if in_front { outbox.front().to_vec() } else { ready(&outbox) };
                 outbox.advance(ready.len());
                 sent.extend_from_slice(&ready);

@@ -51,6 +51,58 @@ pub(super) fn send_vectored(fd: RawFd, slices: &[io::IoSlice<'_>], more: bool) -
     check(unsafe { libc::sendmsg(fd, &raw const message, flags) })
 }
 
+/// Makes a socket non-blocking. Other calls here say so by a flag of their own.
+pub(super) fn nonblocking(fd: RawFd) -> io::Result<()> {
+    // SAFETY: no memory is involved; for `fd` see `send`.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    // SAFETY: the same.
+    let failed = flags < 0 || unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) } < 0;
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `sendfile(2)` of at most `bytes` bytes of the regular file `file` from `start` on; 0 means that it ends there. `socket`
+/// must be non-blocking.
+pub(super) fn send_file(socket: RawFd, file: RawFd, start: u64, bytes: usize) -> io::Result<usize> {
+    let mut offset = libc::off_t::try_from(start).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel writes the offset during the call only; for `socket` see `send`. A caller holds `file` open.
+    check(unsafe { libc::sendfile(socket, file, &raw mut offset, bytes) })
+}
+
+/// Whether the kernel has `bytes` bytes of `file` from `start` on in memory, as far as it tells: a file system without a
+/// cache of its own says nothing, and one in memory has all.
+pub(super) fn is_in_memory(file: RawFd, start: u64, bytes: usize) -> bool {
+    /// `struct cachestat` (Linux 6.5).
+    #[repr(C)]
+    #[derive(Default)]
+    struct CacheStat {
+        cached: u64,
+        dirty: u64,
+        writeback: u64,
+        evicted: u64,
+        recently_evicted: u64,
+    }
+    /// The same on all architectures; libc does not name it on each.
+    const CACHESTAT: libc::c_long = 451;
+    const PAGE: u64 = 4096;
+    let (range, mut found) = ([start, bytes as u64], CacheStat::default());
+    // SAFETY: a range of two numbers is read, and `found` written, during the call only.
+    let result = unsafe { libc::syscall(CACHESTAT, file, range.as_ptr(), &raw mut found, 0) };
+    if result == 0 {
+        let pages = (start + bytes as u64).div_ceil(PAGE) - start / PAGE;
+        return found.cached >= pages;
+    }
+    // An older kernel, or a file whose cache this user may not ask for: its first and last byte stand for all.
+    let is_there = |at: u64| {
+        let mut byte = 0_u8;
+        let part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        let at = libc::off_t::try_from(at).unwrap_or(libc::off_t::MAX);
+        // SAFETY: one writable byte, which the kernel writes during the call only.
+        let read = unsafe { libc::preadv2(file, &raw const part, 1, at, libc::RWF_NOWAIT) };
+        read >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EAGAIN)
+    };
+    bytes == 0 || is_there(start) && is_there(start + bytes as u64 - 1)
+}
+
 /// `shutdown(2)`; errors mean that the peer was faster and are of no interest.
 pub(super) fn shutdown(fd: RawFd, how: std::net::Shutdown) {
     let how = match how {

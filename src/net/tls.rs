@@ -174,6 +174,10 @@ impl Session {
     /// Seals what `outbox` has, up to [`SEALED_BYTES_MAX`].
     fn seal(&mut self, outbox: &mut Outbox, sealed: &mut Vec<u8>) -> Result<(), Error> {
         while !outbox.is_empty() && sealed.len() < SEALED_BYTES_MAX {
+            if !sealed.is_empty() && outbox.cold().is_some() {
+                break;
+            }
+            outbox.load().map_err(|error| Error::General(error.to_string()))?;
             let front = outbox.front();
             let record = front.get(..RECORD_BYTES_MAX).unwrap_or(front);
             let count = record.len();

@@ -6,4 +6,5 @@
 pub mod form;
 pub mod forwarded;
 pub mod http1;
+pub mod mime;
 pub mod ws;

@@ -3,12 +3,12 @@
 use crate::abi::context::JobTables;
 use crate::abi::request::{RequestRules, set_rules};
 use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs};
-use crate::domain::DEFAULT_DOMAIN;
 use crate::domain::in_process::InProcess;
 use crate::domain::process::{
     Allowance, Budgets, Cgroups, CrashLimit, DomainConfig, Domains, Identity, end_leftovers, message_bytes_max,
 };
 use crate::domain::sandbox::{self, Policy, User};
+use crate::domain::{self, CodingSettings, DEFAULT_DOMAIN};
 use crate::net::Waker;
 use core_affinity::CoreId;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,12 @@ pub(super) enum ModuleHost {
 
 pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
     let database = module_database(config)?;
+    let codings = CodingSettings {
+        answers: config.compress.clone(),
+        body_bytes_max: config.body_bytes_max,
+        route_body_bytes_max: config.route_body_bytes_max,
+    };
+    domain::set_codings(&codings);
     let requests = RequestRules {
         memory_bytes_max: config.request_memory_bytes_max,
         trusted_proxies: config.trusted_proxies.clone(),
@@ -61,7 +67,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         requests_bytes_max: bodies.max(config.ws_message_bytes_max.saturating_add(EVENTS_BYTES)).min(BUDGET_BYTES_MAX),
         answers_bytes_max: config.module_answers_bytes_max.min(BUDGET_BYTES_MAX),
     };
-    let domain = DomainConfig {
+    let settings = DomainConfig {
         bodies,
         identity: Identity::first(DEFAULT_DOMAIN, config.shards),
         cores: cores.iter().map(|core| core.map(|core| core.id)).collect(),
@@ -73,6 +79,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         run_dir: config.module_dir.join(".run"),
         jobs_database: jobs_file.to_path_buf(),
         records,
+        codings,
         policy: domain_policy(config, user),
         scratch,
         allowance: allowance(config),
@@ -86,7 +93,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         rss_recycle_bytes: config.module_rss_recycle_bytes,
         cgroups: config.module_memory_bytes().and_then(|bytes| Cgroups::find(&config.data_dir, bytes)),
     };
-    Ok(ModuleHost::Apart(Arc::new(Domains::start(domain, config.domains_max, wakers.to_vec())?)))
+    Ok(ModuleHost::Apart(Arc::new(Domains::start(settings, config.domains_max, wakers.to_vec())?)))
 }
 
 /// What each domain may use beside memory. Its own threads come on top of those that the server has there.

@@ -2,7 +2,7 @@
 
 use super::limits::ShardLimits;
 use crate::domain::call::{AnswerMeta, OwnedRequest};
-use crate::net::{ConnId, Lent, Peer};
+use crate::net::{Attached, ConnId, Peer};
 use crate::proto::http1::RequestDecoder;
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ pub(super) enum Slot {
     /// Begun; the answer, of about this many bytes, comes through the inbox.
     Running { safe: bool, expected: usize },
     /// Answered, but an earlier request is not.
-    Ready { bytes: Vec<u8>, lent: Option<Box<dyn Lent>>, safe: bool },
+    Ready { bytes: Vec<u8>, lent: Option<Attached>, safe: bool },
     /// The answer is a stream of events, which takes the connection when its turn comes.
     Stream { key: u64 },
 }

@@ -5,7 +5,7 @@ use super::answer::Meta;
 use super::conn::{Conn, Slot, Takeover};
 use super::requests::Begun;
 use crate::domain::call::OwnedRequest;
-use crate::net::{ConnId, Lent, Links};
+use crate::net::{Attached, ConnId, Links};
 use crate::proto::http1::close_after;
 
 impl Shard {
@@ -16,7 +16,7 @@ impl Shard {
         id: ConnId,
         seq: u64,
         mut bytes: Vec<u8>,
-        lent: Option<Box<dyn Lent>>,
+        lent: Option<Attached>,
     ) {
         let draining = self.draining;
         let Some(conn) = self.conn(id) else { return }; // The client left before its answer came.
@@ -42,7 +42,7 @@ impl Shard {
                     if let Some(outbox) = links.outbox(id) {
                         outbox.push_owned(bytes);
                         if let Some(lent) = lent {
-                            outbox.push_lent(lent);
+                            outbox.push_attached(lent);
                         }
                     }
                 }
@@ -94,6 +94,10 @@ impl Shard {
         };
         match begun {
             Begun::Answered => None,
+            Begun::Attached(body) => {
+                links.outbox(conn.id)?.push_attached(body);
+                None
+            }
             Begun::Running { expected } => Some(Slot::Running { safe, expected }),
             Begun::Held => {
                 self.held.push(conn.id);

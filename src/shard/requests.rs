@@ -11,7 +11,7 @@ use crate::admin::{self, Client, Who};
 use crate::domain::call::{Call, Hold, OwnedRequest, Work};
 use crate::domain::inbox::Declined;
 use crate::module::table::RouteMatch;
-use crate::net::{ConnId, Links};
+use crate::net::{Attached, ConnId, Links};
 use crate::proto::http1::{Decoded, Method, RequestError, RequestView};
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ const INPUT_KEPT_MAX: usize = 4 * 1024;
 pub(super) enum Begun {
     /// The answer has been appended.
     Answered,
+    /// The head of the answer has been appended, and this follows it.
+    Attached(Attached),
     /// An executor or the control plane answers later, with about this many bytes.
     Running { expected: usize },
     /// Its module is being swapped: it must wait.
@@ -196,6 +198,7 @@ impl Shard {
             let mut bytes = Vec::new();
             match self.begin(origin, view, &mut bytes) {
                 Begun::Answered => return Some(Slot::Ready { bytes, lent: None, safe }),
+                Begun::Attached(body) => return Some(Slot::Ready { bytes, lent: Some(body), safe }),
                 other => other,
             }
         } else {
@@ -204,6 +207,10 @@ impl Shard {
         };
         match begun {
             Begun::Answered => None,
+            Begun::Attached(body) => {
+                links.outbox(origin.id)?.push_attached(body);
+                None
+            }
             Begun::Running { expected } => Some(Slot::Running { safe, expected }),
             Begun::Held => {
                 self.held.push(origin.id);
@@ -283,7 +290,7 @@ impl Shard {
             let dropped = local.executor.request(&*generation, route, view, &meta, cors, out);
             self.stats.inline();
             self.stats.headers_dropped(u64::from(dropped));
-            return Begun::Answered;
+            return local.executor.take_attached().map_or(Begun::Answered, Begun::Attached);
         }
         // A limit for each domain: one that answers nothing must not use up that of the others.
         let in_flight = match &self.local {

@@ -9,6 +9,7 @@ mod answers;
 mod bodies;
 mod connections;
 mod expectations;
+mod files;
 mod framing;
 mod lines;
 mod methods;

@@ -80,6 +80,7 @@ pub(super) fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenEr
             // There was one flag, which is 0.
             flags: 0,
             has_handler: route.handler.is_some(),
+            mount: None,
         })
     };
     let socket = |(at, socket): (usize, &WebSocketInfo)| {

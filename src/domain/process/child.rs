@@ -1,4 +1,4 @@
-//! The main of a domain's process: `cweb domain CONTROL RINGS BODIES WAKE…`, the numbers of its descriptors.
+//! The main of a domain's process: `cweb domain CONTROL RINGS BODIES WAKE… FILES…`, the numbers of its descriptors.
 
 use super::answers::Answers;
 use super::arena::Parts;
@@ -138,10 +138,12 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     };
     let mut stream = UnixStream::from(take(*control));
     let (rings, bodies) = (take(*rings), take(*bodies));
-    let wakes: Vec<OwnedFd> = wakes.iter().map(|&number| take(number)).collect();
+    let mut wakes: Vec<OwnedFd> = wakes.iter().map(|&number| take(number)).collect();
     let ToChild::Start(start) = control::read(&mut stream)? else {
         return Err(io::Error::other("the server did not say how to start"));
     };
+    // One of each for a shard.
+    let files = wakes.split_off(start.shards.min(wakes.len()));
     // While there is one thread, and before any code of others.
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
     sandbox::end_with_parent();
@@ -167,6 +169,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         numbers: Mutex::default(),
         runs: Mutex::default(),
     });
+    crate::domain::set_codings(&start.codings);
     set_rules(&start.requests);
     connect_services(&parent, start.crypto);
     let asker = Arc::clone(&parent);
@@ -175,7 +178,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     // then is seen.
     wait_readable(&stream);
     let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
-    let domain = start_threads(&start, &region, bodies, wakes)?;
+    let domain = start_threads(&start, &region, bodies, wakes, files)?;
     Child { parent, domain, host }.serve(&mut stream);
     // Threads of modules may be running: destructors must not.
     // SAFETY: ends the process at once.
@@ -226,14 +229,20 @@ fn connect_services(parent: &Arc<Parent>, crypto: bool) {
     }
 }
 
-fn start_threads(start: &Start, region: &Arc<Region>, bodies: OwnedFd, wakes: Vec<OwnedFd>) -> io::Result<Arc<Domain>> {
+fn start_threads(
+    start: &Start,
+    region: &Arc<Region>,
+    bodies: OwnedFd,
+    wakes: Vec<OwnedFd>,
+    files: Vec<OwnedFd>,
+) -> io::Result<Arc<Domain>> {
     let layout = Layout::new(start.shards);
     let parts = Parts::new(start.shards, start.bodies);
     let bodies = Arc::new(Region::open(bodies, parts.bytes())?);
     let mut ports = Vec::new();
-    for (shard, wake) in wakes.into_iter().enumerate().take(start.shards) {
+    for (shard, (wake, files)) in wakes.into_iter().zip(files).enumerate().take(start.shards) {
         let spec = layout.to_server(shard);
-        ports.push(Arc::new(Port::new(Producer::new(region, spec)?, wake, spec.record_bytes_max())));
+        ports.push(Arc::new(Port::new(Producer::new(region, spec)?, wake, spec.record_bytes_max(), files)));
     }
     let answers = Arc::new(Answers::new(parts.lend_answers(&bodies)));
     let requests = (0..start.shards).map(|shard| parts.borrow_requests(&bodies, shard)).collect();

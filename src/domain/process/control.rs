@@ -6,6 +6,7 @@ use super::arena::Budgets;
 use crate::abi::crypto::Token;
 use crate::abi::manifest::Manifest;
 use crate::abi::request::RequestRules;
+use crate::domain::CodingSettings;
 use crate::domain::sandbox::Policy;
 use crate::jobs::store::TableQuery;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -41,6 +42,8 @@ pub(super) struct Start {
     pub(super) requests: RequestRules,
     /// Longest message that the server takes.
     pub(super) message_bytes_max: usize,
+    /// What is compressed and expanded.
+    pub(super) codings: CodingSettings,
     /// What the process may do.
     pub(super) policy: Policy,
 }

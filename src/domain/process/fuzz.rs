@@ -47,6 +47,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             jobs_database: PathBuf::new(),
             records: PathBuf::new(),
             bodies: Ends::BUDGETS,
+            codings: crate::domain::CodingSettings::default(),
             policy: Policy::default(),
             scratch: PathBuf::new(),
             log: None,

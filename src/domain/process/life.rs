@@ -11,7 +11,7 @@ use super::leftovers::Record;
 use super::link::{Ends, Owner, ShardLink};
 use super::post::Post;
 use super::shared::Shared;
-use super::{lock, printed, reader, watch};
+use super::{lock, passing, printed, reader, watch};
 use crate::abi::crypto;
 use crate::domain::ring::{Consumer, Producer, Region};
 use crate::domain::sandbox;
@@ -19,7 +19,7 @@ use crate::net::{self, Doorbell, Waker};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, PipeWriter};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -36,6 +36,8 @@ pub(super) struct Life {
     region: Arc<Region>,
     bodies: Arc<Region>,
     parts: Parts,
+    /// Over which it passes open files, one a shard.
+    files: Vec<OwnedFd>,
     /// By which it wakes the shards.
     bells: Mutex<Vec<Doorbell>>,
     since: SystemTime,
@@ -113,8 +115,10 @@ impl Life {
         let (stream, theirs) = UnixStream::pair()?;
         let bells = shared.wakers.iter().map(Waker::doorbell).collect::<io::Result<Vec<_>>>()?;
         let (output, printed) = printed::collect(shared.name(), shared.config.output_bytes_max)?;
-        let mut child = spawn(shared, &theirs, output, [&region, &bodies], &bells)?;
-        drop(theirs);
+        let pairs = shared.wakers.iter().map(|_| passing::pair()).collect::<io::Result<Vec<_>>>()?;
+        let (files, their_files): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let mut child = spawn(shared, &theirs, output, [&region, &bodies], &bells, &their_files)?;
+        drop((theirs, their_files));
         watch::prefer_for_oom(child.id());
         let number = shared.number();
         let (alive, buried) = bounded(0);
@@ -126,6 +130,7 @@ impl Life {
                 region,
                 bodies,
                 parts,
+                files,
                 bells: Mutex::new(bells),
                 since: SystemTime::now(),
                 alive: Mutex::new(true),
@@ -205,6 +210,7 @@ impl Life {
                 consumer: Consumer::new(&self.region, self.layout.to_server(shard))?,
                 requests: self.parts.lend_requests(&self.bodies, shard),
                 answers: self.parts.borrow_answers(&self.bodies),
+                files: passing::Receiver::new(self.files.get(shard).ok_or(io::ErrorKind::NotFound)?.try_clone()?),
             };
             let owner = LinkOwner { shared: Arc::clone(shared), life: Arc::clone(self) };
             let domain = Arc::clone(shared.identity());
@@ -448,6 +454,7 @@ fn start_message(shared: &Shared) -> Start {
         crypto: crypto::is_loaded(),
         requests: config.requests.clone(),
         message_bytes_max: config.message_bytes_max,
+        codings: config.codings.clone(),
         policy,
     }
 }
@@ -458,9 +465,11 @@ fn spawn(
     output: PipeWriter,
     [region, bodies]: [&Region; 2],
     bells: &[Doorbell],
+    files: &[OwnedFd],
 ) -> io::Result<Child> {
     let mut passed: Vec<RawFd> = vec![control.as_raw_fd(), region.fd().as_raw_fd(), bodies.fd().as_raw_fd()];
     passed.extend(bells.iter().map(|bell| bell.as_fd().as_raw_fd()));
+    passed.extend(files.iter().map(AsRawFd::as_raw_fd));
     let mut command = Command::new("/proc/self/exe");
     command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null()).process_group(0);
     command.env_clear().envs(sandbox::environment()).env("TMPDIR", &shared.config.scratch);

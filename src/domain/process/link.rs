@@ -25,7 +25,7 @@ use super::arena::{Borrower, Lender, Place};
 #[cfg(any(test, fuzzing))]
 use super::arena::{Budgets, Parts};
 use super::identity::Identity;
-use super::wire;
+use super::{passing, wire};
 use crate::domain::ring::{Consumer, Producer, PushError};
 #[cfg(any(test, fuzzing))]
 use crate::domain::ring::{Region, RingSpec};
@@ -46,6 +46,8 @@ pub struct ShardLink {
     /// Large bodies of answers, and the one that the domain is to hear of next.
     answers: Borrower,
     done: Option<u64>,
+    /// The files that the domain answers with.
+    files: passing::Receiver,
     owner: Box<dyn Owner>,
 }
 
@@ -67,6 +69,7 @@ pub(super) struct Ends {
     pub(super) consumer: Consumer,
     pub(super) requests: Lender,
     pub(super) answers: Borrower,
+    pub(super) files: passing::Receiver,
 }
 
 #[cfg(any(test, fuzzing))]
@@ -88,6 +91,8 @@ impl Ends {
             consumer: Consumer::new(region, to_server)?,
             requests: parts.lend_requests(&bodies, 0),
             answers: parts.borrow_answers(&bodies),
+            // Nothing comes of it.
+            files: passing::Receiver::new(passing::pair()?.0),
         };
         Ok((ends, bodies))
     }
@@ -101,9 +106,9 @@ impl fmt::Debug for ShardLink {
 
 impl ShardLink {
     pub(super) fn new(shard: usize, domain: Arc<Identity>, life: u64, ends: Ends, owner: Box<dyn Owner>) -> Self {
-        let Ends { producer, consumer, requests, answers } = ends;
+        let Ends { producer, consumer, requests, answers, files } = ends;
         let (lent, done) = (HashMap::new(), None);
-        Self { shard, domain, life, producer, consumer, requests, lent, answers, done, owner }
+        Self { shard, domain, life, producer, consumer, requests, lent, answers, done, files, owner }
     }
 
     pub(super) fn is_dead(&self) -> bool {

@@ -23,6 +23,7 @@
 //! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
 //! | `child`, `work`, `companion`, `port`, `answers` | the other side |
 //! | `control`, `wire`, `layout`, `arena`, `extents` | what is said between the two |
+//! | `file_body`, `passing` | answers with files: which pieces of which, and how the open file gets across |
 
 mod answers;
 mod arena;
@@ -35,6 +36,7 @@ mod control;
 mod crash;
 mod domains;
 mod extents;
+mod file_body;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod growth;
@@ -46,6 +48,7 @@ mod leftovers;
 mod life;
 mod link;
 mod parent;
+mod passing;
 mod port;
 mod post;
 mod printed;

@@ -14,7 +14,7 @@ use super::watch::Allowance;
 use crate::abi::request::RequestRules;
 use crate::domain::inbox::Inbox;
 use crate::domain::sandbox::Policy;
-use crate::domain::{Fault, Instance, LoadError};
+use crate::domain::{CodingSettings, Fault, Instance, LoadError};
 use crate::net::Waker;
 use crossbeam::channel::unbounded;
 use std::io;
@@ -51,6 +51,8 @@ pub struct DomainConfig {
     pub records: PathBuf,
     /// Budgets of the memory for large bodies.
     pub bodies: Budgets,
+    /// What is compressed and expanded there.
+    pub codings: CodingSettings,
     /// What the process may do.
     pub policy: Policy,
     /// Where modules may keep files of a moment; also in the environment as `TMPDIR`.

@@ -1,7 +1,8 @@
 //! The domain's end of one shard's rings.
 
 use super::answers::{Answers, Lent};
-use super::wire;
+use super::{passing, wire};
+use crate::abi::files::OpenFile;
 use crate::abi::websocket::Outlet;
 use crate::domain::ring::{Producer, PushError};
 use std::os::fd::OwnedFd;
@@ -21,11 +22,15 @@ pub(super) struct Port {
     /// An eventfd that the shard waits for.
     wake: OwnedFd,
     record_bytes_max: usize,
+    /// By which open files get to the shard. Held until the record that names a file is in the ring, so that the shard
+    /// comes upon both in one order.
+    files: Mutex<passing::Sender>,
 }
 
 impl Port {
-    pub(super) fn new(producer: Producer, wake: OwnedFd, record_bytes_max: usize) -> Self {
-        Self { producer: Mutex::new(producer), wake, record_bytes_max }
+    pub(super) fn new(producer: Producer, wake: OwnedFd, record_bytes_max: usize, files: OwnedFd) -> Self {
+        let files = Mutex::new(passing::Sender::new(files));
+        Self { producer: Mutex::new(producer), wake, record_bytes_max, files }
     }
 
     fn lock(&self) -> MutexGuard<'_, Producer> {
@@ -42,6 +47,17 @@ impl Port {
         let mut producer = self.lock();
         self.push(&mut producer, &[fixed, body]);
         self.publish(&mut producer);
+    }
+
+    /// Sends a record that names `file`, and the file before it.
+    ///
+    /// # Errors
+    /// The file can't be passed; nothing is sent.
+    pub(super) fn send_file(&self, record: &[u8], file: &OpenFile) -> std::io::Result<()> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.pass(file)?;
+        self.send(record, &[]);
+        Ok(())
     }
 
     /// Wakes the shard.

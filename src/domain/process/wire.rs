@@ -4,6 +4,7 @@
 //! record that is wrong anywhere is refused whole.
 
 use super::arena::Place;
+use super::file_body::{FileAnswer, FileBody};
 use crate::proto::ws::Kind;
 use std::net::IpAddr;
 
@@ -13,9 +14,9 @@ use std::net::IpAddr;
 pub(super) struct Malformed(pub(super) &'static str);
 
 /// Most header fields of an answer.
-const HEADERS_MAX: usize = 1024;
+pub(super) const HEADERS_MAX: usize = 1024;
 
-mod kind {
+pub(super) mod kind {
     pub(super) const REQUEST: u8 = 2;
     pub(super) const SOCKET: u8 = 3;
     pub(super) const ANSWER: u8 = 4;
@@ -32,6 +33,7 @@ mod kind {
     pub(super) const RETURNED: u8 = 16;
     pub(super) const DECLINED: u8 = 13;
     pub(super) const TURN: u8 = 17;
+    pub(in super::super) const ANSWER_FILE: u8 = 20;
 }
 
 /// Where a body is.
@@ -69,6 +71,8 @@ pub(super) enum ToDomain<'a> {
 pub(super) enum ToServer<'a> {
     /// What a handler answered, and how long it ran.
     Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: Body<'a> },
+    /// The same with a file as the body.
+    FileAnswer(FileAnswer<'a>),
     /// A call of those that run one at a time has its turn: its handler begins.
     Turn { ticket: u64 },
     /// A handler has returned, and its answer waits for memory.
@@ -88,8 +92,8 @@ pub(super) enum ToServer<'a> {
 /// Header fields of an answer; read one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Headers<'a> {
-    bytes: &'a [u8],
-    count: usize,
+    pub(super) bytes: &'a [u8],
+    pub(super) count: usize,
 }
 
 impl<'a> Headers<'a> {
@@ -101,18 +105,18 @@ impl<'a> Headers<'a> {
 }
 
 /// Reads numbers and blocks, or `None` where they don't fit.
-struct Reader<'a> {
-    bytes: &'a [u8],
+pub(super) struct Reader<'a> {
+    pub(super) bytes: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.bytes.split_at_checked(count)?;
         self.bytes = rest;
         Some(taken)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(super) fn u8(&mut self) -> Option<u8> {
         self.take(1)?.first().copied()
     }
 
@@ -124,15 +128,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(super) fn u16(&mut self) -> Option<u16> {
         Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
@@ -154,7 +158,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn block(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn block(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.u32()?).ok()?;
         self.take(length)
     }
@@ -164,7 +168,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
     // A record is smaller than its ring, which is far below 4 GiB.
     out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(bytes);
@@ -366,18 +370,13 @@ impl<'a> ToServer<'a> {
         let (kind, ticket) = (reader.u8()?, reader.u64()?);
         Some(match kind {
             kind::ANSWER | kind::ANSWER_LENT => {
-                let (ran_us, status) = (reader.u32()?, reader.u16()?);
-                let count = usize::from(reader.u16()?);
-                let all = reader.bytes;
-                for _ in 0..count {
-                    reader.block()?;
-                    reader.block()?;
-                }
-                let bytes = all.get(..all.len() - reader.bytes.len())?;
-                let valid = (200..=599).contains(&status) && count <= HEADERS_MAX;
-                valid.then_some(())?;
+                let (ran_us, status, headers) = reader.answer_head()?;
                 let body = reader.body(kind == kind::ANSWER)?;
-                Self::Answer { ticket, ran_us, status, headers: Headers { bytes, count }, body }
+                Self::Answer { ticket, ran_us, status, headers, body }
+            }
+            kind::ANSWER_FILE => {
+                let (ran_us, status, headers) = reader.answer_head()?;
+                Self::FileAnswer(FileAnswer { ticket, ran_us, status, headers, file: FileBody::parse(reader)? })
             }
             kind::FAULT => Self::Fault { ticket, why: std::str::from_utf8(reader.rest()).ok()? },
             kind::DECLINED => Self::Declined { ticket, ran_us: reader.u32()? },

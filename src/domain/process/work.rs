@@ -2,10 +2,16 @@
 
 use super::answers::{Answers, Lent};
 use super::arena::{Borrower, LENT_BYTES_MIN};
+use super::file_body::{self, FileBody};
 use super::port::{Port, PortOutlet};
 use super::wire::{self, Body, Event, ToDomain};
+use crate::abi::files::{FileAnswer, FileParts};
+use crate::abi::frame::HandlerAnswer;
+use crate::abi::manifest::RouteDecl;
 use crate::abi::websocket::Socket;
+use crate::domain::NoAnswer;
 use crate::domain::call::{SocketEvent, plain_headers};
+use crate::domain::compress;
 use crate::domain::executor::Runner;
 use crate::domain::in_process::{BUSY, Executor, InProcess, InProcessModule};
 use crate::domain::serial::{Turn, Turns};
@@ -87,6 +93,17 @@ impl Domain {
     }
 }
 
+/// What became of a handler's answer.
+struct Made {
+    lent: Lent,
+    declined: bool,
+    /// The file that is the body instead.
+    file: Option<FileParts>,
+    /// The body is the executor's own memory.
+    is_kept: bool,
+    start: Instant,
+}
+
 /// One thread's part: runs work and sends what comes of it.
 pub(super) struct DomainRunner {
     domain: Arc<Domain>,
@@ -134,29 +151,54 @@ impl DomainRunner {
         fixed.clear();
         copied.clear();
         let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
-        let (mut lent, mut declined) = (Lent::Here, false);
+        let (mut lent, mut declined, mut file, mut is_kept) = (Lent::Here, false, None, false);
+        let compresses = module.route(route as usize).is_some_and(RouteDecl::may_compress);
         let result = self.executor.handler(&module, route as usize, &view, |answer| {
             if answer.is_declined && module.may_decline(route as usize) {
                 declined = true;
                 return wire::declined(fixed, ticket, ran_us());
             }
-            wire::answer_head(fixed, ticket, ran_us(), answer.status, answer.headers());
+            if let Some(answered) = &answer.file {
+                file.clone_from(&answered.parts);
+                return file_answer(fixed, ticket, ran_us(), &answer, answered);
+            }
+            let changed = if compresses { compress::changed(&view, &answer) } else { None };
+            match &changed {
+                Some(changed) => wire::answer_head(fixed, ticket, ran_us(), answer.status, changed.fields()),
+                None => wire::answer_head(fixed, ticket, ran_us(), answer.status, answer.headers()),
+            }
+            let encoded = changed.as_ref().and_then(|changed| changed.body.as_deref());
+            let body = encoded.unwrap_or(answer.body);
             let room = port.room(fixed.len() + LENT_FIXED_BYTES);
             let waits = || {
                 let mut record = Vec::with_capacity(16);
                 wire::returned(&mut record, ticket);
                 port.send(&record, &[]);
             };
-            lent = answers.lend(answer.body, answer.body.len() <= room, waits);
-            if matches!(lent, Lent::Here) && !answer.is_kept {
-                copied.extend_from_slice(answer.body);
+            lent = answers.lend(body, body.len() <= room, waits);
+            is_kept = answer.is_kept && encoded.is_none();
+            if matches!(lent, Lent::Here) && !is_kept {
+                copied.extend_from_slice(body);
             }
         });
+        let made = Made { lent, declined, file, is_kept, start };
+        self.answer(port, ticket, result, made);
+        None
+    }
+
+    /// Sends what a handler has answered, or what is answered instead.
+    fn answer(&mut self, port: &Port, ticket: u64, result: Result<(), NoAnswer>, made: Made) {
+        let Made { lent, declined, file, is_kept, start } = made;
+        let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
+        let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
         let fits = port.room(fixed.len() + LENT_FIXED_BYTES) > 0;
-        let too_large = || "the header fields of the answer are too large\n".to_owned();
+        let too_large = || NoAnswer::failed("the header fields of the answer are too large\n");
         match (result.and_then(|()| fits.then_some(()).ok_or_else(too_large)), lent) {
             (Ok(()), _) if declined => port.send(fixed, &[]),
-            (Ok(()), Lent::Here) => port.send(fixed, self.executor.kept_body().unwrap_or(copied)),
+            (Ok(()), _) if file.is_some() => send_file(port, ticket, fixed, file.as_ref()),
+            (Ok(()), Lent::Here) => {
+                port.send(fixed, self.executor.kept_body().filter(|_| is_kept).unwrap_or(copied));
+            }
             (Ok(()), Lent::At(place)) => {
                 // With the time of the copy: a route with large answers is none for a companion.
                 wire::set_ran_us(fixed, ran_us());
@@ -169,20 +211,25 @@ impl DomainRunner {
                 wire::answer_head(fixed, ticket, ran_us(), status, plain_headers(status));
                 port.send(fixed, format!("the answer can't be sent: {why}\n").as_bytes());
             }
-            (Err(text), lent) => {
+            (Err(NoAnswer { status, text }), lent) => {
                 if let Lent::At(place) = lent
                     && answers.give_back(place.offset)
                 {
                     answers.reclaim();
                 }
-                fail(port, ticket, &text);
+                if status == 500 {
+                    fail(port, ticket, &text);
+                } else {
+                    fixed.clear();
+                    wire::answer_head(fixed, ticket, ran_us(), status, plain_headers(status));
+                    port.send(fixed, text.as_bytes());
+                }
             }
         }
         self.executor.finish();
         if self.copied.capacity() > LENT_BYTES_MIN {
             self.copied = Vec::new();
         }
-        None
     }
 
     fn socket(&mut self, port: &Port, shard: usize, work: &ToDomain<'_>, events: &[u8]) {
@@ -225,6 +272,24 @@ impl DomainRunner {
         let mut record = Vec::with_capacity(16);
         wire::idle(&mut record, ticket, u32::try_from((start.elapsed() / count).as_micros()).unwrap_or(u32::MAX));
         port.send(&record, &[]);
+    }
+}
+
+/// Writes the record of an answer with a file, or of what a condition has made of it.
+fn file_answer(fixed: &mut Vec<u8>, ticket: u64, ran_us: u32, answer: &HandlerAnswer<'_>, file: &FileAnswer) {
+    let fields = file.fields(answer.headers());
+    let fields = fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
+    wire::answer_head(fixed, ticket, ran_us, answer.status, fields);
+    if let Some(parts) = &file.parts {
+        file_body::attach_file(fixed, &FileBody { file: parts.file.id(), pieces: parts.pieces.clone() });
+    }
+}
+
+fn send_file(port: &Port, ticket: u64, record: &[u8], parts: Option<&FileParts>) {
+    let sent = parts.map(|parts| port.send_file(record, &parts.file));
+    if let Some(Err(error)) = sent {
+        tracing::error!("a file can't be handed to the server: {error}");
+        fail(port, ticket, "the file can't be sent\n");
     }
 }
 

@@ -4,4 +4,4 @@ mod multipart;
 mod urlencoded;
 
 pub use multipart::{FIELDS_MAX, MultipartError, Part, multipart, multipart_boundary};
-pub use urlencoded::{is_urlencoded, urlencoded};
+pub use urlencoded::{is_urlencoded, percent_decoded, urlencoded};

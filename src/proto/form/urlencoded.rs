@@ -29,13 +29,25 @@ fn hex(digit: Option<&u8>) -> Option<u8> {
     char::from(*digit?).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
+/// A part of a path, decoded (RFC 3986 §2.1): a plus is a plus there. An escape that is none stays as it is.
+#[must_use]
+pub fn percent_decoded(input: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(input.len());
+    unescape(input, b'+', &mut out);
+    out
+}
+
 fn decode(input: &[u8], out: &mut Vec<u8>) {
+    unescape(input, b' ', out);
+}
+
+fn unescape(input: &[u8], plus: u8, out: &mut Vec<u8>) {
     out.clear();
     let mut at = 0;
     while let Some(&byte) = input.get(at) {
         at += 1;
         match byte {
-            b'+' => out.push(b' '),
+            b'+' => out.push(plus),
             b'%' => match (hex(input.get(at)), hex(input.get(at + 1))) {
                 (Some(high), Some(low)) => {
                     out.push(high << 4 | low);

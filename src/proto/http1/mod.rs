@@ -2,14 +2,20 @@
 
 mod accept;
 mod chunked;
+mod conditional;
 mod date;
 mod decoder;
+mod encoding;
 mod head;
+mod range;
 mod response;
 mod target;
 
 pub use accept::accepts;
+pub use conditional::{Validators, Verdict, judge};
 pub use date::http_date;
 pub use decoder::{Decoded, RequestDecoder};
+pub use encoding::{Coding, choose_coding};
 pub use head::{HEADERS_MAX, Head, Limits, Method, RequestError, RequestView};
+pub use range::{content_range, no_range, part_head, parts_end};
 pub use response::{CONTINUE, Preflight, ResponseHead, close_after, encode_response, encode_stream_head, reason};

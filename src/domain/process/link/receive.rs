@@ -1,13 +1,15 @@
 //! Records that come from a domain, and what they mean. All of them is checked as hostile input.
 
 use super::super::arena::Borrowed;
+use super::super::file_body::FileAnswer;
 use super::super::wire::{Body, ToServer};
 use super::call::{Asker, Pending, Stage};
 use super::calls::RemoteCalls;
 use super::line::Line;
+use crate::domain::files;
 use crate::domain::inbox::{Declined, Message};
-use crate::net::Lent;
-use crate::proto::http1::encode_response;
+use crate::net::{Attached, Lent};
+use crate::proto::http1::{ResponseHead, encode_response};
 use std::time::Duration;
 
 /// The body that a record of `line` names, if it is not in the record.
@@ -18,6 +20,13 @@ fn borrowed(line: &Line, body: &Body<'_>) -> Result<Option<Borrowed>, String> {
             lent => Ok(lent),
         },
         Body::Here(_) => Ok(None),
+    }
+}
+
+fn tell_dropped(pending: &Pending, dropped: u32) {
+    if dropped > 0 {
+        let name = &pending.hold.instance().manifest().name;
+        tracing::warn!("module {name}: {dropped} response header(s) that can't be sent were dropped");
     }
 }
 
@@ -96,16 +105,18 @@ impl RemoteCalls {
                 let body = if let Body::Here(body) = body { body } else { &[] };
                 let answer_bytes = lent.as_ref().map_or(body.len(), Lent::len);
                 pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), answer_bytes);
-                let Asker::Request { conn, seq, meta } = pending.asker else { return Ok(()) };
+                let Asker::Request { conn, seq, meta } = &pending.asker else { return Ok(()) };
+                let (conn, seq) = (*conn, *seq);
                 let mut bytes = Vec::with_capacity(256 + body.len());
                 let head = meta.head(status, answer_bytes);
                 let dropped = encode_response(&mut bytes, &head, headers.iter(), body);
-                let lent = lent.filter(|_| head.has_body()).map(|lent| Box::new(lent) as Box<dyn Lent>);
-                if dropped > 0 {
-                    let name = &pending.hold.instance().manifest().name;
-                    tracing::warn!("module {name}: {dropped} response header(s) that can't be sent were dropped");
-                }
+                let lent = lent.filter(|_| head.has_body()).map(|lent| Attached::Lent(Box::new(lent)));
+                tell_dropped(&pending, dropped);
                 out.push(Message::Answer { conn, seq, bytes, lent });
+            }
+            ToServer::FileAnswer(answer) => {
+                line.link.call_over(answer.ticket);
+                self.take_file(line, answer, out)?;
             }
             ToServer::Turn { ticket } => self.moves_on(line, ticket, Stage::Turn, Stage::Running),
             ToServer::Returned { ticket } => self.moves_on(line, ticket, Stage::Running, Stage::Returned),
@@ -162,6 +173,30 @@ impl RemoteCalls {
                 out.push(Message::SocketClose { socket: key, code });
             }
         }
+        Ok(())
+    }
+
+    /// An answer with a file.
+    fn take_file(&mut self, line: &mut Line, answer: FileAnswer<'_>, out: &mut Vec<Message>) -> Result<(), String> {
+        let FileAnswer { ticket, ran_us, status, headers, file } = answer;
+        // Also for a call that is over: the next file is behind this one.
+        let descriptor = line.link.files.find(file.file)?;
+        let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
+        let Asker::Request { conn, seq, meta } = &pending.asker else { return Ok(()) };
+        let Some(descriptor) = descriptor else {
+            // The domain takes the file for passed: the next process begins without such.
+            line.link.owner.recycle("an open file could not be taken from it: too many are open");
+            let bytes = meta.plain(503, "the server has too many open files\n");
+            out.push(Message::Answer { conn: *conn, seq: *seq, bytes, lent: None });
+            return Ok(());
+        };
+        let mut bytes = Vec::with_capacity(512);
+        let head = meta.head(status, usize::try_from(file.bytes()).unwrap_or(usize::MAX));
+        let dropped = encode_response(&mut bytes, &ResponseHead { head_only: true, ..head }, headers.iter(), &[]);
+        pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), bytes.len());
+        tell_dropped(&pending, dropped);
+        let lent = head.has_body().then(|| files::pieces(&descriptor, file.pieces.into_iter()));
+        out.push(Message::Answer { conn: *conn, seq: *seq, bytes, lent });
         Ok(())
     }
 

@@ -1,0 +1,74 @@
+//! Which directories a module may have served without a handler: those that the operator lets modules read.
+
+use super::verify::Refusal;
+use crate::abi::manifest::{Manifest, Mount};
+use std::path::{Component, Path, PathBuf};
+
+/// What the operator allows.
+#[derive(Debug, Clone, Default)]
+pub struct MountDirs {
+    /// What a relative directory is relative to.
+    pub base: PathBuf,
+    /// Directories that may be served, with all below them; absolute.
+    pub allowed: Vec<PathBuf>,
+}
+
+/// Checks the mounts of a module.
+///
+/// # Errors
+/// All that is wrong, a line each.
+pub(super) fn check(manifest: &Manifest, dirs: &MountDirs) -> Result<(), Refusal> {
+    let mounts = manifest.routes.iter().filter_map(|route| route.mount.as_ref());
+    let wrong: Vec<String> = mounts
+        .enumerate()
+        .filter_map(|(at, mount)| problem(mount, dirs).map(|problem| format!("mounts[{at}]: {problem}")))
+        .collect();
+    if wrong.is_empty() { Ok(()) } else { Err(Refusal(wrong.join("\n"))) }
+}
+
+fn problem(mount: &Mount, dirs: &MountDirs) -> Option<String> {
+    let Mount { prefix, dir } = mount;
+    if !prefix.starts_with('/') {
+        return Some(format!("the prefix \"{}\" does not begin with /", prefix.escape_debug()));
+    }
+    let shown = dir.escape_debug();
+    if dir.is_empty() || Path::new(dir).components().any(|part| part == Component::ParentDir) {
+        return Some(format!("the directory \"{shown}\" is empty or has \"..\" in it"));
+    }
+    let path = dirs.base.join(dir);
+    // A directory that is not there yet may come later; then it is where its name says.
+    let real = path.canonicalize().unwrap_or(path);
+    let holds = |allowed: &PathBuf| real.starts_with(allowed.canonicalize().as_ref().unwrap_or(allowed));
+    (!dirs.allowed.iter().any(holds)).then(|| {
+        format!(
+            "the directory \"{shown}\" is none that modules may read; put the files below \"static\" in the data directory, or \
+             have the server started with --allow-read {}",
+            real.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_allowed_is_served() {
+        let base = tempfile::tempdir().unwrap();
+        let path = |name: &str| base.path().join(name);
+        for name in ["static/a", "other", "secret"] {
+            std::fs::create_dir_all(path(name)).unwrap();
+        }
+        std::os::unix::fs::symlink(path("secret"), path("static/link")).unwrap();
+        let dirs = MountDirs { base: base.path().to_owned(), allowed: vec![path("static"), path("other")] };
+        let check = |prefix: &str, dir: &str| problem(&Mount { prefix: prefix.to_owned(), dir: dir.to_owned() }, &dirs);
+        let other = path("other").display().to_string();
+        for dir in ["static", "static/a", "static/later", "./other", &other] {
+            assert_eq!(check("/", dir), None, "{dir}");
+        }
+        for dir in ["", "..", "static/../secret", "secret", "static/link", "/etc", "staticx"] {
+            assert!(check("/", dir).is_some(), "{dir}");
+        }
+        assert!(check("x", "static").is_some_and(|why| why.contains("prefix")));
+    }
+}

@@ -1,0 +1,129 @@
+//! Bodies that are parts of files: sent from the kernel's cache of the file, never mapped, so that a file that is cut while
+//! it is sent ends its connection and nothing else.
+
+use super::outbox::Lent;
+use super::sys;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+/// What follows the head of an answer.
+#[derive(Debug)]
+pub enum Attached {
+    /// Memory of another process.
+    Lent(Box<dyn Lent>),
+    /// Pieces of text and of a file.
+    Pieces(Vec<BodyPiece>),
+}
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum BodyPiece {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// These bytes of a file.
+    File(FileRange),
+}
+
+/// A part of a regular file that is to be sent.
+#[derive(Debug)]
+pub struct FileRange {
+    file: Arc<OwnedFd>,
+    range: Range<u64>,
+    /// Bytes before this were read for it, so that they are sent without another look.
+    warm_until: u64,
+}
+
+impl FileRange {
+    /// The bytes `range` of `file`, which must be a regular file that is open for reading.
+    #[must_use]
+    pub fn new(file: Arc<OwnedFd>, range: Range<u64>) -> Self {
+        Self { file, range, warm_until: 0 }
+    }
+
+    /// How many bytes there are.
+    pub(super) fn len(&self) -> usize {
+        usize::try_from(self.range.end.saturating_sub(self.range.start)).unwrap_or(usize::MAX)
+    }
+
+    fn at(&self, from: usize) -> (u64, usize) {
+        (self.range.start.saturating_add(from as u64), self.len().saturating_sub(from))
+    }
+
+    /// The next bytes that are not in memory, of the `bytes_max` from byte `from` of this part on: who reads them waits
+    /// for a disk. `None`: all are there, as far as the kernel tells.
+    pub(super) fn cold(&self, from: usize, bytes_max: usize) -> Option<ColdRange> {
+        let (start, left) = self.at(from);
+        let bytes = left.min(bytes_max);
+        if start.saturating_add(bytes as u64) <= self.warm_until
+            || sys::is_in_memory(self.file.as_raw_fd(), start, bytes)
+        {
+            return None;
+        }
+        Some(ColdRange { file: Arc::clone(&self.file), start, bytes })
+    }
+
+    /// The bytes up to `end` of the file have been read.
+    pub(super) fn warmed(&mut self, end: u64) {
+        self.warm_until = end;
+    }
+
+    /// Sends at most `bytes_max` bytes from byte `from` of this part on.
+    ///
+    /// # Errors
+    /// Those of sendfile(2), and `UnexpectedEof` when the file has become too short.
+    pub(super) fn send(&self, socket: RawFd, from: usize, bytes_max: usize) -> io::Result<usize> {
+        let (start, left) = self.at(from);
+        match sys::send_file(socket, self.file.as_raw_fd(), start, left.min(bytes_max))? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
+        }
+    }
+
+    /// Copies at most `bytes_max` bytes from byte `from` of this part on.
+    ///
+    /// # Errors
+    /// Those of pread(2), and `UnexpectedEof` when the file has become too short.
+    pub(super) fn copy(&self, from: usize, bytes_max: usize) -> io::Result<Vec<u8>> {
+        let (start, left) = self.at(from);
+        let mut bytes = vec![0; left.min(bytes_max)];
+        match rustix::io::pread(&*self.file, &mut bytes[..], start)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => {
+                bytes.truncate(count);
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+/// Bytes of a file that are to be read into memory.
+#[derive(Debug)]
+pub(super) struct ColdRange {
+    file: Arc<OwnedFd>,
+    start: u64,
+    bytes: usize,
+}
+
+impl ColdRange {
+    /// The first byte behind them.
+    pub(super) fn end(&self) -> u64 {
+        self.start.saturating_add(self.bytes as u64)
+    }
+
+    /// Has the kernel read them; waits for the disk.
+    pub(super) fn read(&self, buffer: &mut [u8]) {
+        let mut at = self.start;
+        while at < self.end() {
+            let left = usize::try_from(self.end() - at).unwrap_or(usize::MAX);
+            let part = buffer.get_mut(..left.min(buffer.len())).unwrap_or_default();
+            // What can't be read is found when it is sent.
+            match rustix::io::pread(&*self.file, part, at) {
+                Ok(count) if count > 0 => at += count as u64,
+                Err(rustix::io::Errno::INTR) => {}
+                _ => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `Range` and `Content-Range` (RFC 9110 §14), and bodies of several parts (RFC 9110 §14.6).
+
+use std::ops::Range;
+
+/// Ranges of one request beyond which the field is ignored (RFC 9110 §14.2 allows it): each part costs a head.
+const RANGES_MAX: usize = 32;
+
+/// What a `Range` field asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Nothing that is understood: the field is ignored.
+    Nothing,
+    /// These bytes; never none, each within the resource and not empty.
+    Parts(Vec<Range<u64>>),
+    /// None of it is there.
+    Unsatisfiable,
+}
+
+/// Reads the value of a `Range` field about a resource of `length` bytes.
+pub(super) fn asked(value: &[u8], length: u64) -> Asked {
+    let value = value.trim_ascii();
+    let Some((unit, specs)) = value.split_at_checked(6) else { return Asked::Nothing };
+    if !unit.eq_ignore_ascii_case(b"bytes=") {
+        return Asked::Nothing;
+    }
+    let (mut parts, mut seen) = (Vec::new(), 0);
+    for spec in specs.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|spec| !spec.is_empty()) {
+        seen += 1;
+        match range_of(spec, length) {
+            _ if seen > RANGES_MAX => return Asked::Nothing,
+            None => return Asked::Nothing,
+            Some(part) => parts.extend((!part.is_empty()).then_some(part)),
+        }
+    }
+    if seen == 0 {
+        return Asked::Nothing;
+    }
+    if parts.is_empty() {
+        return Asked::Unsatisfiable;
+    }
+    // RFC 9110 §14.2: overlapping ranges are no honest wish, and all of it is less than parts that are more.
+    let wanted = parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.end - part.start));
+    if wanted > length { Asked::Nothing } else { Asked::Parts(parts) }
+}
+
+/// One range; empty if it lies outside. `None`: it can't be read.
+fn range_of(spec: &[u8], length: u64) -> Option<Range<u64>> {
+    let dash = spec.iter().position(|byte| *byte == b'-')?;
+    let (first, last) = (spec.get(..dash)?.trim_ascii(), spec.get(dash + 1..)?.trim_ascii());
+    if first.is_empty() {
+        let count = number(last)?.min(length);
+        return Some(length - count..length);
+    }
+    let first = number(first)?;
+    let end = if last.is_empty() { length } else { number(last)?.checked_add(1).unwrap_or(u64::MAX) };
+    if end <= first && !last.is_empty() {
+        return None;
+    }
+    Some(if first < length { first..end.min(length) } else { 0..0 })
+}
+
+/// Digits; more than fit are as many as can be.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let add = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+    Some(digits.iter().fold(0, add))
+}
+
+/// The value of `Content-Range` for one part of a resource of `length` bytes.
+#[must_use]
+pub fn content_range(part: &Range<u64>, length: u64) -> String {
+    format!("bytes {}-{}/{length}", part.start, part.end.saturating_sub(1))
+}
+
+/// The value of `Content-Range` in a 416 about a resource of `length` bytes.
+#[must_use]
+pub fn no_range(length: u64) -> String {
+    format!("bytes */{length}")
+}
+
+/// What stands before a part of a body of several parts (RFC 9110 §14.6).
+#[must_use]
+pub fn part_head(boundary: &str, content_type: &str, part: &Range<u64>, length: u64) -> Vec<u8> {
+    let range = content_range(part, length);
+    format!("\r\n--{boundary}\r\nContent-Type: {content_type}\r\nContent-Range: {range}\r\n\r\n").into_bytes()
+}
+
+/// What stands behind the last part.
+#[must_use]
+pub fn parts_end(boundary: &str) -> Vec<u8> {
+    format!("\r\n--{boundary}--\r\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parts(value: &str) -> Asked {
+        asked(value.as_bytes(), 10)
+    }
+
+    #[test]
+    fn rfc_9110_14_1_2_byte_ranges() {
+        for (value, start, end) in [
+            ("bytes=0-0", 0, 1),
+            ("bytes=0-", 0, 10),
+            ("bytes=9-99", 9, 10),
+            ("bytes=-3", 7, 10),
+            ("bytes=-99", 0, 10),
+            ("BYTES= 2 - 3 ", 2, 4),
+            ("bytes=99-,1-1", 1, 2),
+            ("bytes=0-99999999999999999999999", 0, 10),
+        ] {
+            assert_eq!(parts(value), Asked::Parts(vec![start..end]), "{value}");
+        }
+        assert_eq!(parts("bytes=0-1,4-5, -2"), Asked::Parts(vec![0..2, 4..6, 8..10]));
+        for value in ["bytes=10-", "bytes=-0", "bytes=99-100,10-10"] {
+            assert_eq!(parts(value), Asked::Unsatisfiable, "{value}");
+        }
+        for value in [
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=,",
+            "bytes=a-b",
+            "bytes=5-4",
+            "bytes=-",
+            "items=0-1",
+            "bytes=1",
+            "bytes=+1-2",
+        ] {
+            assert_eq!(parts(value), Asked::Nothing, "{value}");
+        }
+        assert_eq!(parts("bytes=0-9,0-9"), Asked::Nothing, "more than all of it");
+        let many = format!("bytes={}", vec!["0-0"; RANGES_MAX + 1].join(","));
+        assert_eq!(asked(many.as_bytes(), 1000), Asked::Nothing);
+        assert_eq!(asked(b"bytes=0-", 0), Asked::Unsatisfiable);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_lie_within_and_are_no_more_than_the_whole(value in "bytes=[-0-9, ]{0,40}", length in 0..200_u64) {
+            if let Asked::Parts(parts) = asked(value.as_bytes(), length) {
+                prop_assert!(parts.iter().all(|part| part.start < part.end && part.end <= length));
+                prop_assert!(parts.iter().map(|part| part.end - part.start).sum::<u64>() <= length);
+            }
+        }
+    }
+}
