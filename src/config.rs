@@ -10,7 +10,7 @@ pub use args::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, Serve
 use args::DAY_S;
 use file::{read_file, settings_path};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Used when `--isolation` is not given.
 const ISOLATION_DEFAULT: Isolation = Isolation::Process;
