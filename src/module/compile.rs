@@ -283,7 +283,8 @@ impl Compiler {
         if self.user.is_some() {
             fchown(&file, Some(geteuid().as_raw()), Some(getegid().as_raw()))?;
         }
-        file.set_permissions(Permissions::from_mode(0o600))
+        // The directory is closed to others; whoever inspects the file opens it by a descriptor, as another user.
+        file.set_permissions(Permissions::from_mode(0o644))
     }
 
     /// Waits for the compiler within the limit, ends whatever it leaves, and collects what it says.

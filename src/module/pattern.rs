@@ -9,7 +9,6 @@ use regex_automata::dfa::onepass;
 use regex_automata::nfa::thompson;
 use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input};
-use std::cell::RefCell;
 use std::fmt::Write;
 use std::ops::Range;
 
@@ -48,16 +47,10 @@ impl Groups {
     /// `None` in all if `path` does not match.
     #[must_use]
     pub fn of(&self, path: &[u8]) -> Option<Vec<Option<Range<usize>>>> {
-        thread_local! {
-            static CACHE: RefCell<Option<onepass::Cache>> = const { RefCell::new(None) };
-        }
         let mut slots = vec![None; 2 * (self.count + 1)];
         let input = Input::new(path).anchored(Anchored::Yes);
-        let matched = CACHE.with_borrow_mut(|cache| {
-            let cache = cache.get_or_insert_with(|| self.dfa.create_cache());
-            cache.reset(&self.dfa);
-            self.dfa.try_search_slots(cache, &input, &mut slots)
-        });
+        let mut cache = self.dfa.create_cache();
+        let matched = self.dfa.try_search_slots(&mut cache, &input, &mut slots);
         matched.ok().flatten()?;
         let place = |pair: &[Option<regex_automata::util::primitives::NonMaxUsize>]| match pair {
             [Some(start), Some(end)] => Some(start.get()..end.get()),

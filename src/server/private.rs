@@ -55,7 +55,8 @@ fn close_left_open(config: &Config) -> io::Result<()> {
         fs::set_permissions(&open, Permissions::from_mode(0o755)).map_err(at(&open))?;
     }
     for name in [".objects", ".scratch"] {
-        close_all(&config.module_dir.join(name), DEPTH_MAX)?;
+        // Their files stay: the user that inspects a module opens it by a descriptor.
+        close_all(&config.module_dir.join(name), 0)?;
     }
     let own = ["module-data", "domain-data", "scratch", ".domains"].map(|name| data.join(name));
     own.iter().try_for_each(|dir| close_all(dir, DEPTH_MAX))?;
