@@ -87,8 +87,14 @@ typedef enum {
     /** The handler takes microseconds and never waits: it may run on the thread that serves the connection. */
     CWEB_INLINE = 1,
     /**
+     * The handler starts when the head of the request is there, and takes the body piece by piece: cweb_stream.h. It has a
+     * thread of its own while it runs. req->body is empty; CWEB_BODY_MIB() limits the whole body, and without it there is
+     * no limit.
+     */
+    CWEB_STREAM = 16,
+    /**
      * A request's body that is compressed (Content-Encoding: br, zstd or gzip) is expanded before the handler runs. The
-     * limit of the route counts for the expanded body (413); one that is broken is answered 400.
+     * limit of the route counts for the expanded body (413); one that is broken is answered 400. Not with CWEB_STREAM.
      */
     CWEB_DECODE = 32,
     /** Answers are sent as they are: for what is secret beside what a stranger chooses (BREACH, see docs/files.md). */

@@ -27,6 +27,7 @@ extern "C" {
 #endif
 
 struct websocket;
+struct cweb_stream_host;
 struct http_response;
 struct cweb_requests;
 
@@ -80,11 +81,12 @@ struct cweb_host {
     const struct cweb_requests *requests; /**< cweb_request.h */
     /** Answers with a file; see cweb_file.h. 0, or -1 and errno. */
     int (*send_file)(const void *module, struct http_response *response, const struct cweb_file *file);
+    const struct cweb_stream_host *stream; /**< Bodies in pieces: cweb_stream.h */
     /** See cweb_token.h. audience may be NULL, valid_s 0. Length of the signed token, or -1. */
     int (*token_sign)(const char *token, const char *audience, unsigned int valid_s, char *out, size_t out_len);
     /** 0 when signed_token is valid now and signs the token_len bytes at token for audience, else -1. */
     int (*token_verify)(const char *signed_token, const char *token, size_t token_len, const char *audience);
-    void *reserved[8]; /* NULL; becomes further functions */
+    void *reserved[7]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

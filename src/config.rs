@@ -62,6 +62,12 @@ pub struct Config {
     pub domains_max: usize,
     /// Most threads of the executor pool.
     pub executors_max: usize,
+    /// Calls of routes of `CWEB_STREAM` at once, a shard and domain.
+    pub stream_calls_max: usize,
+    /// Streamed answers of other handlers at once, a shard and domain.
+    pub stream_answers_max: usize,
+    /// Bytes of each direction of a stream that wait for the other side.
+    pub stream_buffer_bytes: usize,
     /// Whether the admin key is needed from everywhere.
     pub production: bool,
     /// The server's certificate, PEM; absolute. In production, `server.crt` in the data directory if none is named.
@@ -279,6 +285,9 @@ impl Config {
             allow_write: args.allow_write.unwrap_or_default(),
             domains_max: args.domains_max.unwrap_or(32),
             executors_max: args.executors_max.unwrap_or(64),
+            stream_calls_max: args.stream_calls_max.unwrap_or(64),
+            stream_answers_max: args.stream_answers_max.unwrap_or(8 * 1024),
+            stream_buffer_bytes: args.stream_buffer_bytes.unwrap_or(1024 * 1024),
             production,
             tls_cert: args.tls_cert,
             tls_key: args.tls_key,

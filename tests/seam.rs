@@ -156,7 +156,16 @@ H(lie) { (void)c; (void)q; (void)r; find(); pthread_t t;
 
 #[test]
 fn memory_for_bodies_is_bounded_whatever_a_process_writes_there() {
-    let limits = ["--module-answers-bytes-max", "1000000", "--bodies-bytes-max", "1000000"];
+    let limits = [
+        "--module-answers-bytes-max",
+        "1000000",
+        "--bodies-bytes-max",
+        "1000000",
+        "--stream-answers-max",
+        "16",
+        "--stream-calls-max",
+        "2",
+    ];
     let server = start(&limits);
     // All of it: more than honest processes ever have there.
     let code = r#"

@@ -48,6 +48,11 @@ static HOST: OnceLock<Host> = OnceLock::new();
 /// The loops by [`ModuleToken::id`].
 static LOOPS: Mutex<Option<HashMap<u64, Arc<EventLoop>>>> = Mutex::new(None);
 
+/// What the loops use, once modules may have events.
+pub(super) fn host() -> Option<&'static Host> {
+    HOST.get()
+}
+
 /// Lets modules have events from now on. Only the first call counts.
 pub fn set_host(host: Host) {
     let _ = HOST.set(host);
@@ -173,6 +178,7 @@ impl EventsOf {
     /// Ends them: no callback begins any more. Waits, but not for long, for one that runs; until it has returned, its
     /// thread keeps the module's code in memory.
     pub(super) fn end(&self) {
+        super::stream::end_callbacks(self.0);
         let found = unpoisoned(&LOOPS).as_mut().and_then(|loops| loops.remove(&self.0));
         let Some(found) = found else { return };
         let mut state = unpoisoned(&found.state);

@@ -8,13 +8,15 @@ use super::guard::{self, Trap};
 use super::handed::{self, Handed, Reading};
 use super::native::{RawGiven, RawHanded};
 use super::request::{RequestMemory, RoutePath};
+use super::stream::{StreamCall, StreamSlot};
 use super::types::{
     DECLINED, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code,
 };
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 /// Free places a module finds in each of a request's stores.
 const REQUEST_SPARE: usize = 16;
@@ -56,6 +58,8 @@ pub struct CallFrame {
     empty_body: *mut c_char,
     handed: Handed,
     memory: RequestMemory,
+    /// What a handler can do beside filling in its response; at one address for all calls.
+    stream: Option<Box<StreamSlot>>,
 }
 
 const PARAMS: usize = 0;
@@ -146,7 +150,19 @@ impl CallFrame {
             empty_body: ptr::null_mut(),
             handed: Handed::for_answers(),
             memory: RequestMemory::new(),
+            stream: None,
         }
+    }
+
+    /// Gives the handlers of this frame `call`.
+    #[must_use]
+    pub fn with_stream(mut self, call: Arc<dyn StreamCall>) -> Self {
+        self.stream = Some(Box::new(StreamSlot { call }));
+        self
+    }
+
+    fn stream_slot(&self) -> *mut c_void {
+        self.stream.as_ref().map_or(ptr::null_mut(), |slot| ptr::from_ref::<StreamSlot>(slot).cast_mut().cast())
     }
 
     /// Fills the frame for `view`, a request of a route with the path `route`. Returns the two pointers for the handler,
@@ -190,7 +206,7 @@ impl CallFrame {
             reserved: [
                 view.bytes.as_ptr().cast_mut().cast(),
                 ptr::without_provenance_mut(view.bytes.len()),
-                ptr::null_mut(),
+                self.stream_slot(),
             ],
         };
         self.prepare_response()?;
@@ -224,7 +240,7 @@ impl CallFrame {
             body: self.response_body,
             content_length: 0,
             server: ptr::null_mut(),
-            reserved: [ptr::null_mut(); 3],
+            reserved: [self.stream_slot(), ptr::null_mut(), ptr::null_mut()],
         };
         self.handed.begin(self.response_body, &raw const self.response_kv, self.response_pairs.as_ptr());
         self.handed.lend(&self.arena);
@@ -360,7 +376,9 @@ impl CallFrame {
     /// After a fault nothing the handler touched can be trusted: its blocks are left alone, and the frame starts anew.
     pub fn abandon(&mut self) {
         (self.response_body, self.empty_body) = (ptr::null_mut(), ptr::null_mut());
+        let stream = self.stream.take();
         *self = Self::new();
+        self.stream = stream;
     }
 
     fn push_text(&mut self, text: &[u8]) -> usize {

@@ -3,6 +3,7 @@
 use super::crypto::Token;
 use super::files::FileWish;
 use super::native::WorkFn;
+use super::stream::{STREAM_TABLE, StreamTable};
 use super::types::{HttpResponse, WebSocket};
 use super::{events, guard, native};
 use crate::proto::ws::Kind;
@@ -66,9 +67,10 @@ pub struct HostTable {
     event_del: unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int,
     requests: *const native::RequestServices,
     send_file: unsafe extern "C" fn(*const c_void, *mut HttpResponse, *const FileWish) -> c_int,
+    stream: &'static StreamTable,
     token_sign: unsafe extern "C" fn(*const c_char, *const c_char, c_uint, *mut c_char, usize) -> c_int,
     token_verify: unsafe extern "C" fn(*const c_char, *const c_char, usize, *const c_char) -> c_int,
-    reserved: [usize; 8],
+    reserved: [usize; 7],
 }
 
 // SAFETY: functions, and a pointer to a table of functions that nobody writes.
@@ -90,6 +92,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.event_del", offset_of!(HostTable, event_del)),
         ("cweb_host.requests", offset_of!(HostTable, requests)),
         ("cweb_host.send_file", offset_of!(HostTable, send_file)),
+        ("cweb_host.stream", offset_of!(HostTable, stream)),
         ("cweb_host.token_verify", offset_of!(HostTable, token_verify)),
     ]
 }
@@ -109,9 +112,10 @@ static TABLE: HostTable = HostTable {
     event_del,
     requests: &raw const native::cwebn_requests,
     send_file,
+    stream: &STREAM_TABLE,
     token_sign,
     token_verify,
-    reserved: [0; 8],
+    reserved: [0; 7],
 };
 
 /// The table of this server.

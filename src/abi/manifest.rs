@@ -14,6 +14,8 @@ const FLAG_FINAL: i32 = 8;
 /// The three, which count in an app for nope.c or WAFer only: in the flags of any other module they are ignored.
 pub(super) const APP_FLAGS: i32 = FLAG_FALLBACK | FLAG_SERIAL | FLAG_FINAL;
 
+/// Bit of [`RouteDecl::flags`]: the handler takes the body piece by piece (`CWEB_STREAM`).
+pub const FLAG_STREAM: i32 = 16;
 /// Bit of [`RouteDecl::flags`]: the body of a request is given to the handler without its content coding (`CWEB_DECODE`).
 const FLAG_DECODE: i32 = 32;
 /// Bit of [`RouteDecl::flags`]: answers are never compressed (`CWEB_NO_COMPRESS`).
@@ -110,7 +112,13 @@ impl RouteDecl {
     /// Whether the handler may run on the shard's thread.
     #[must_use]
     pub fn is_inline(&self) -> bool {
-        self.flags & FLAG_INLINE != 0
+        self.flags & FLAG_INLINE != 0 && !self.is_stream()
+    }
+
+    /// Whether the handler starts with the head of the request, and takes the body piece by piece.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.flags & FLAG_STREAM != 0
     }
 
     /// Whether the route is asked only when no other module's route matches. Such a handler may decline.

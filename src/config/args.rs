@@ -221,6 +221,15 @@ settings! {
     /// Most threads for handlers that block or compute [default: 64]
     #[arg(long, env = "CWEB_EXECUTORS_MAX", value_name = "N")]
     executors_max: usize,
+    /// Most calls at once of routes of CWEB_STREAM, a shard and domain; each has a thread [default: 64]
+    #[arg(long, env = "CWEB_STREAM_CALLS_MAX", value_name = "N")]
+    stream_calls_max: usize,
+    /// Most streamed answers of other handlers at once, a shard and domain, detached ones among them [default: 8192]
+    #[arg(long, env = "CWEB_STREAM_ANSWERS_MAX", value_name = "N")]
+    stream_answers_max: usize,
+    /// Bytes of a body that wait for its handler, and of an answer for its client, on a route of CWEB_STREAM [default: 1 MiB]
+    #[arg(long, env = "CWEB_STREAM_BUFFER_BYTES", value_name = "BYTES")]
+    stream_buffer_bytes: usize,
     /// Listen on all interfaces, and ask for the admin key even from this machine
     #[arg(long, env = "CWEB_PRODUCTION", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     production: bool,

@@ -26,6 +26,12 @@ const DOMAINS_MAX: usize = 1024;
 
 /// Most job workers: threads beyond this only wait for each other.
 const JOB_WORKERS_MAX: usize = 1024;
+/// Each has a thread.
+const STREAM_CALLS_MAX: usize = 4096;
+const STREAM_ANSWERS_MAX: usize = 1024 * 1024;
+/// What one receive brings of a body must fit.
+const STREAM_BUFFER_BYTES_MIN: usize = 256 * 1024;
+const STREAM_BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Longest that finished jobs are kept; far from where times in milliseconds would overflow.
 const JOB_RETENTION_S_MAX: u64 = 36_500 * DAY_S;
@@ -121,6 +127,8 @@ impl Config {
             ("shards", self.shards, SHARDS_MAX),
             ("domains-max", self.domains_max, DOMAINS_MAX),
             ("job-workers", self.job_workers, JOB_WORKERS_MAX),
+            ("stream-calls-max", self.stream_calls_max, STREAM_CALLS_MAX),
+            ("stream-answers-max", self.stream_answers_max, STREAM_ANSWERS_MAX),
             ("headers-max", self.headers_max, http1::HEADERS_MAX),
             ("job-payload-bytes-max", self.job_payload_bytes_max, JOB_PART_BYTES_MAX),
             ("job-event-bytes-max", self.job_event_bytes_max, JOB_PART_BYTES_MAX),
@@ -136,6 +144,10 @@ impl Config {
         ] {
             problems.check(value != 0 && value < min, || format!("--{name} must be 0 or at least {min}"));
         }
+        let buffer_fits = (STREAM_BUFFER_BYTES_MIN..=STREAM_BUFFER_BYTES_MAX).contains(&self.stream_buffer_bytes);
+        problems.check(!buffer_fits, || {
+            format!("--stream-buffer-bytes must be from {STREAM_BUFFER_BYTES_MIN} to {STREAM_BUFFER_BYTES_MAX}")
+        });
         let crashes_fit = self.crash_limit <= CRASHES_MAX;
         problems.check(!crashes_fit, || format!("--crash-limit must be from 0 to {CRASHES_MAX}"));
         // A head crosses to the process of the modules in one record of its ring, which holds 256 KiB.

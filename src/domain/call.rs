@@ -2,6 +2,7 @@
 
 use super::Instance;
 use super::inbox::Inbox;
+use super::stream::StreamStart;
 use crate::abi::visible::visible;
 use crate::abi::websocket::Socket;
 use crate::net::ConnId;
@@ -208,6 +209,8 @@ pub enum Work {
         request: OwnedRequest,
         /// Framing of the answer.
         meta: AnswerMeta,
+        /// Of a route of `CWEB_STREAM`.
+        stream: Option<Box<StreamStart>>,
     },
     /// WebSocket callbacks, in order.
     Socket {

@@ -3,14 +3,15 @@
 //! The fastest way to run them, for code that is trusted: a fault is caught by the guard of the C trampoline and
 //! answered 500, but a module that scribbles over memory scribbles over the server's.
 
+mod calls;
 mod services;
 
 pub use services::SymbolTable;
 
-use super::call::{AnswerMeta, Call, Hold, SocketEvent, Work, failure};
-use super::executor::Runner;
-use super::inbox::{Declined, Message};
-use super::serial::{Turn, Turns};
+use super::call::{AnswerMeta, Hold, SocketEvent, failure};
+use super::serial::Turns;
+use super::stream::call::{CallState, Facts, Used};
+use super::stream::detached;
 use super::{
     DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, NoAnswer, check_domain_name, compress, fault, files, inspect,
     output, running,
@@ -25,6 +26,7 @@ use crate::abi::job;
 use crate::abi::manifest::{Manifest, Mount, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
 use crate::abi::request::RoutePath;
+use crate::abi::stream::{self, StreamCall};
 use crate::abi::types::{Callee, HookFn};
 use crate::abi::websocket::Socket;
 use crate::jobs::code::JobCalls;
@@ -36,7 +38,7 @@ use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The modules loaded into this process, and the services they share.
 pub struct InProcess {
@@ -116,13 +118,16 @@ impl InProcess {
             run: Box::new(move |owner, callback| run_callback(&for_events, owner, callback)),
             thread: super::module_thread,
         });
+        stream::set_streams(Box::new(detached::All));
         Ok(Self { context, symbols })
     }
 
     /// Makes the executor of the calling thread.
     #[must_use]
     pub fn executor() -> Executor {
-        Executor { _guard: ThreadGuard::new(), frame: Box::default(), attached: None }
+        let state = CallState::new();
+        let frame = CallFrame::new().with_stream(Arc::clone(&state) as Arc<dyn StreamCall>);
+        Executor { _guard: ThreadGuard::new(), frame: Box::new(frame), state, attached: None }
     }
 
     /// The services modules share.
@@ -318,12 +323,19 @@ impl Instance for InProcessModule {
 pub struct Executor {
     _guard: ThreadGuard,
     frame: Box<CallFrame>,
+    state: Arc<CallState>,
     attached: Option<Attached>,
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.state.retire();
+    }
 }
 
 impl Executor {
     /// Runs the handler of route number `route` and appends its encoded answer to `out`: nothing, if it leaves the request
-    /// to others. Returns how many header fields were dropped because they could not be sent.
+    /// to others, or has sent the answer itself. Returns how many header fields were dropped because they could not be sent.
     pub fn request(
         &mut self,
         hold: &dyn Hold,
@@ -333,6 +345,22 @@ impl Executor {
         cors_origin: Option<&str>,
         out: &mut Vec<u8>,
     ) -> u32 {
+        self.request_with(hold, route, view, meta, cors_origin, None, out).1
+    }
+
+    /// [`Executor::request`] of a handler that may send its answer itself, if there are `facts`. Gives also how the answer
+    /// was used.
+    #[allow(clippy::too_many_arguments)] // All that a call is made of.
+    pub(super) fn request_with(
+        &mut self,
+        hold: &dyn Hold,
+        route: usize,
+        view: &RequestView<'_>,
+        meta: &AnswerMeta,
+        cors_origin: Option<&str>,
+        facts: Option<&mut Facts<'_>>,
+        out: &mut Vec<u8>,
+    ) -> (Used, u32) {
         let head = |status, body_len| ResponseHead {
             status,
             date: &meta.date,
@@ -347,14 +375,14 @@ impl Executor {
         let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() else {
             let text = "the module is not loaded in this process\n";
             encode_response(out, &head(500, text.len()), plain.into_iter(), text.as_bytes());
-            return 0;
+            return (Used::Whole, 0);
         };
         let name = &module.open.manifest.name;
         // What is inline runs on the shard's own thread here.
         let compresses = module.route(route).is_some_and(|route| route.may_compress() && !route.is_inline());
         let (begin, mut dropped, mut attached) = (out.len(), 0, None);
-        let result = self.handler(module, route, view, |answer| {
-            if answer.is_declined && module.may_decline(route) {
+        let result = self.handler(module, route, view, facts, |answer, is_streamed| {
+            if is_streamed || answer.is_declined && module.may_decline(route) {
                 return;
             }
             let Some(file) = &answer.file else {
@@ -373,18 +401,24 @@ impl Executor {
             attached = head.has_body().then(|| files::attached(file)).flatten();
         });
         self.finish();
+        let used = self.finish_stream(result.is_ok());
         if let Err(NoAnswer { status, text }) = result {
             // What the module has handed over may have been encoded before it was found that it can't be freed.
             out.truncate(begin);
             let text = if status == 500 { failure(&text) } else { text.as_str().into() };
             encode_response(out, &head(status, text.len()), plain.into_iter(), text.as_bytes());
-            return 0;
+            return (used, 0);
         }
         self.attached = attached;
         if dropped > 0 {
             tracing::warn!("module {name}: {dropped} response header(s) with a forbidden character were dropped");
         }
-        dropped
+        (used, dropped)
+    }
+
+    /// How the last call has used its answer, which is ended if the handler `returned`.
+    pub(super) fn finish_stream(&self, returned: bool) -> Used {
+        self.state.finish(returned)
     }
 
     /// What follows the bytes of the last answer.
@@ -393,7 +427,8 @@ impl Executor {
     }
 
     /// Runs the handler of route number `route` of `module`. `take` copies its answer, of which only
-    /// [`Executor::kept_body`] is there afterwards; it may have run also when there is an error.
+    /// [`Executor::kept_body`] is there afterwards, and is told whether the handler has sent another itself; it may have run
+    /// also when there is an error. [`Executor::finish_stream`] must follow if there are `facts`.
     ///
     /// # Errors
     /// What is answered instead.
@@ -402,9 +437,10 @@ impl Executor {
         module: &InProcessModule,
         route: usize,
         view: &RequestView<'_>,
-        take: impl FnOnce(HandlerAnswer<'_>),
+        facts: Option<&mut Facts<'_>>,
+        take: impl FnOnce(HandlerAnswer<'_>, bool),
     ) -> Result<(), NoAnswer> {
-        let decoded = match module.route(route).filter(|route| route.decodes()) {
+        let decoded = match module.route(route).filter(|route| route.decodes() && !route.is_stream()) {
             Some(route) => {
                 compress::decoded(view, compress::body_bytes_max(route)).map_err(|why| NoAnswer::from(why.answer()))?
             }
@@ -412,7 +448,7 @@ impl Executor {
         };
         let view = &decoded.as_deref().map_or(*view, |body| RequestView { body, shared: None, ..*view });
         if let Some(Mount { prefix, dir }) = module.mount(route) {
-            take(HandlerAnswer::of_file(mounted(view, prefix, dir)));
+            take(HandlerAnswer::of_file(mounted(view, prefix, dir)), false);
             return Ok(());
         }
         let Some(handler) = module.open.symbols.routes.get(route).copied().flatten() else {
@@ -426,12 +462,15 @@ impl Executor {
         };
         let (frame, context) = (&mut *self.frame, &module.context);
         // SAFETY: the caller keeps the module open, and the pointers come from `prepare` just above.
-        let called = module
-            .calling(|| unsafe { guard::call_handler(handler, context, pointers, (frame, view)) }, Result::is_err);
+        let call = || unsafe { guard::call_handler(handler, context, pointers, (frame, view)) };
+        let called = match facts {
+            Some(facts) => self.state.during(facts, || module.calling(call, Result::is_err)),
+            None => module.calling(call, Result::is_err),
+        };
         let mut failure = called.err().map(Failure::Trap);
         if failure.is_none() {
             match frame.answer() {
-                Ok(answer) => take(answer),
+                Ok(answer) => take(answer, self.state.is_streamed()),
                 Err(why) => failure = Some(Failure::Refused(why)),
             }
         }
@@ -528,69 +567,6 @@ impl Executor {
                 };
                 let fault = module.fault(trap, &place);
                 tracing::error!("module {name} failed in {place}: {fault}");
-            }
-        }
-    }
-}
-
-/// Whose turns a call takes, if it is one of those that run one at a time.
-fn turns_of(call: &Call) -> Option<Arc<Turns>> {
-    let Work::Request { route, .. } = &call.work else { return None };
-    call.hold.instance().as_any().downcast_ref::<InProcessModule>()?.turns(*route).map(Arc::clone)
-}
-
-/// Answers a call whose turn does not come.
-fn refuse(call: Call) {
-    let Call { hold, reply, work: Work::Request { conn, seq, meta, .. } } = call else { return };
-    let text = format!("module {} is busy: {BUSY}\n", hold.instance().manifest().name);
-    let bytes = meta.plain(503, &text);
-    drop(hold);
-    reply.push(Message::Answer { conn, seq, bytes, lent: None });
-}
-
-impl Runner for Executor {
-    fn run(&mut self, call: Call) {
-        let Some(turns) = turns_of(&call) else { return self.call(call) };
-        match turns.enter(call) {
-            Turn::Now(call) => {
-                let mut next = Some(call);
-                while let Some(call) = next {
-                    self.call(call);
-                    next = turns.next();
-                }
-            }
-            Turn::Later => {}
-            Turn::Stuck(calls) => calls.into_iter().for_each(refuse),
-        }
-    }
-}
-
-impl Executor {
-    fn call(&mut self, call: Call) {
-        let Call { hold, reply, work } = call;
-        let start = Instant::now();
-        match work {
-            Work::Request { conn, seq, route, request, meta } => {
-                let mut bytes = Vec::with_capacity(512);
-                let cors = meta.cors_origin.as_deref();
-                self.request(&*hold, route, &request.view(), &meta, cors, &mut bytes);
-                hold.ran(route, start.elapsed(), bytes.len());
-                if bytes.is_empty() {
-                    let by = hold.instance().manifest().name.clone();
-                    drop(hold);
-                    return reply.push(Message::Declined(Box::new(Declined { by, conn, seq, request, meta })));
-                }
-                // Let go of the generation before the client can see the answer: who swaps after it finds it free.
-                drop(hold);
-                reply.push(Message::Answer { conn, seq, bytes, lent: self.take_attached() });
-            }
-            Work::Socket { socket, index, events } => {
-                let unit = hold.instance().manifest().routes.len() + index;
-                let count = u32::try_from(events.len()).unwrap_or(u32::MAX).max(1);
-                self.socket(&*hold, &socket, index, events);
-                hold.ran(unit, start.elapsed() / count, 0);
-                drop(hold);
-                reply.push(Message::SocketIdle { socket: socket.key() });
             }
         }
     }

@@ -5,6 +5,8 @@
 
 use super::call::{AnswerMeta, OwnedRequest};
 use super::process::ShardLink;
+use super::stream::StreamBegin;
+use super::stream::here::ShardStreams;
 use crate::abi::websocket::Outlet;
 use crate::jobs::hub::EventSink;
 use crate::jobs::{JobFrame, Replay};
@@ -36,6 +38,31 @@ pub enum Message {
         seq: u64,
         /// The encoded response.
         bytes: Vec<u8>,
+    },
+    /// An answer that is sent piece by piece begins.
+    StreamBegin(Box<StreamBegin>),
+    /// There is something to do for the stream of request number `seq` of connection `conn`.
+    StreamNotice {
+        /// The connection it belongs to.
+        conn: ConnId,
+        /// The request's number on that connection.
+        seq: u64,
+        /// Its handler reads the body for the first time.
+        wants_body: bool,
+    },
+    /// The handler of such an answer has returned.
+    StreamReturned {
+        /// The connection it belongs to.
+        conn: ConnId,
+        /// The request's number on that connection.
+        seq: u64,
+    },
+    /// Such an answer can't be completed.
+    StreamBroken {
+        /// The connection it belongs to.
+        conn: ConnId,
+        /// The request's number on that connection.
+        seq: u64,
     },
     /// The callbacks handed out for this WebSocket have returned.
     SocketIdle {
@@ -119,13 +146,27 @@ pub struct Declined {
 pub struct Inbox {
     queue: SegQueue<Message>,
     waker: Arc<Waker>,
+    /// Where modules run in this process.
+    streams: Option<Arc<ShardStreams>>,
 }
 
 impl Inbox {
     /// An empty inbox whose pushes wake `waker`.
     #[must_use]
     pub fn new(waker: Arc<Waker>) -> Self {
-        Self { queue: SegQueue::new(), waker }
+        Self::with_streams(waker, None)
+    }
+
+    /// The same of a shard whose modules run in this process, with its streams.
+    #[must_use]
+    pub fn with_streams(waker: Arc<Waker>, streams: Option<Arc<ShardStreams>>) -> Self {
+        Self { queue: SegQueue::new(), waker, streams }
+    }
+
+    /// The streams of the shard's modules in this process.
+    #[must_use]
+    pub fn streams(&self) -> Option<&Arc<ShardStreams>> {
+        self.streams.as_ref()
     }
 
     /// Leaves a message and wakes the shard if it sleeps.

@@ -19,6 +19,7 @@ mod running;
 pub mod sandbox;
 mod sched;
 mod serial;
+pub mod stream;
 mod view;
 
 pub use compress::{CodingSettings, set_codings};

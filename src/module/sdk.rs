@@ -18,6 +18,7 @@ pub(super) const FILES: &[(&str, &str)] = headers![
     "cweb_config.h",
     "cweb_errors.h",
     "cweb_file.h",
+    "cweb_stream.h",
     "cweb_helpers.h",
     "cweb_host.h",
     "cweb_request.h",

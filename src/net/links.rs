@@ -27,6 +27,12 @@ impl ConnId {
     pub fn index(self) -> usize {
         self.index as usize
     }
+
+    /// A number that no other connection of the shard has.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        u64::from(self.index) << 32 | u64::from(self.generation)
+    }
 }
 
 /// How long a closed connection is kept so that the peer can read what was sent (RFC 9112 §9.6: closing while the peer
@@ -248,6 +254,20 @@ impl Links {
             link.reading = true;
             // Ends the driver's pending receive with 0; the descriptor is closed by its owner.
             sys::shutdown(link.fd, Shutdown::Both);
+            if let Some(reader) = link.reader.take() {
+                reader.wake();
+            }
+        }
+    }
+
+    /// Closes `conn` now by a reset, which no client takes for the end of what it was sent; what is queued is lost.
+    pub fn reset(&mut self, conn: ConnId) {
+        if let Some(link) = self.get_mut(conn).filter(|link| link.closing != Closing::Aborted) {
+            sys::reset_when_closed(link.fd);
+            link.closing = Closing::Aborted;
+            link.reading = true;
+            // Only what is received: a FIN must not leave before the reset.
+            sys::shutdown(link.fd, Shutdown::Read);
             if let Some(reader) = link.reader.take() {
                 reader.wake();
             }

@@ -51,6 +51,21 @@ pub(super) fn send_vectored(fd: RawFd, slices: &[io::IoSlice<'_>], more: bool) -
     check(unsafe { libc::sendmsg(fd, &raw const message, flags) })
 }
 
+/// Has the close of a connection reset it (socket(7), `SO_LINGER`).
+pub(super) fn reset_when_closed(fd: RawFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // SAFETY: a socket of the caller's and an option of its size.
+    unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        );
+    }
+}
+
 /// Makes a socket non-blocking. Other calls here say so by a flag of their own.
 pub(super) fn nonblocking(fd: RawFd) -> io::Result<()> {
     // SAFETY: no memory is involved; for `fd` see `send`.

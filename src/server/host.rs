@@ -8,6 +8,7 @@ use crate::domain::process::{
     Allowance, Budgets, Cgroups, CrashLimit, DomainConfig, Domains, Identity, end_leftovers, message_bytes_max,
 };
 use crate::domain::sandbox::{self, Policy, User};
+use crate::domain::stream::StreamSizes;
 use crate::domain::{self, CodingSettings, DEFAULT_DOMAIN};
 use crate::net::Waker;
 use core_affinity::CoreId;
@@ -66,6 +67,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     let bodies = Budgets {
         requests_bytes_max: bodies.max(config.ws_message_bytes_max.saturating_add(EVENTS_BYTES)).min(BUDGET_BYTES_MAX),
         answers_bytes_max: config.module_answers_bytes_max.min(BUDGET_BYTES_MAX),
+        streams: stream_sizes(config),
     };
     let settings = DomainConfig {
         bodies,
@@ -73,6 +75,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         cores: cores.iter().map(|core| core.map(|core| core.id)).collect(),
         threads_min: if free_cores.is_empty() { config.shards } else { free_cores.len() },
         threads_max: config.executors_max,
+        handler_timeout_ms: config.handler_timeout_ms,
         free_cores: free_cores.iter().map(|core| core.id).collect(),
         database,
         domain_data: (config.module_database == ModuleDatabase::Domain).then_some(domain_data),
@@ -94,6 +97,15 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         cgroups: config.module_memory_bytes().and_then(|bytes| Cgroups::find(&config.data_dir, bytes)),
     };
     Ok(ModuleHost::Apart(Arc::new(Domains::start(settings, config.domains_max, wakers.to_vec())?)))
+}
+
+/// What streams may take up, a shard.
+pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
+    StreamSizes {
+        calls_max: config.stream_calls_max,
+        buffer_bytes: config.stream_buffer_bytes,
+        answers_max: config.stream_answers_max,
+    }
 }
 
 /// What each domain may use beside memory. Its own threads come on top of those that the server has there.

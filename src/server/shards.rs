@@ -1,6 +1,6 @@
 //! The shards: their threads, cores and limits, and the executors of modules that live in this process.
 
-use super::host::{ModuleHost, shard_cores};
+use super::host::{ModuleHost, shard_cores, stream_sizes};
 use super::{ServeError, setup};
 use crate::admin::Admin;
 use crate::config::{Config, Reactor};
@@ -8,6 +8,7 @@ use crate::domain;
 use crate::domain::executor::{Companion, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
+use crate::domain::stream::here::ShardStreams;
 use crate::jobs::hub::EventSink;
 use crate::module::control::Control;
 use crate::net::{self, Listener, ReactorKind, Waker};
@@ -54,12 +55,19 @@ pub(super) fn start_shards(
         ModuleHost::Apart(_) => None,
     };
     let limits = shard_limits(config);
+    domain::stream::configure(config.handler_timeout_ms, config.executors_max);
     let peers_max = config.connections_per_peer_max;
     let peers = (peers_max > 0).then(|| Arc::new(PeerCounts::new(peers_max)));
 
     let mut running = Vec::with_capacity(config.shards);
     for (id, ((listeners, core), waker)) in listeners.into_iter().zip(cores).zip(wakers).enumerate() {
-        let inbox = Arc::new(Inbox::new(Arc::clone(&waker)));
+        let streams = match host {
+            ModuleHost::Here(_) => {
+                Some(ShardStreams::new(id, stream_sizes(config)).map_err(setup("reserving streams"))?)
+            }
+            ModuleHost::Apart(_) => None,
+        };
+        let inbox = Arc::new(Inbox::with_streams(Arc::clone(&waker), streams));
         let local = executors.clone().map(|executors| executors.companion(id, core)).transpose();
         let local = local.map_err(setup("starting an executor thread"))?;
         let (table, limits, admin) = (control.table(), limits.clone(), Arc::clone(admin));
@@ -74,6 +82,7 @@ pub(super) fn start_shards(
                     companion,
                     executor: InProcess::executor(),
                     pool: executors.pool,
+                    streams: executors.streams,
                 });
                 let inbox = shard_inbox;
                 let parts = ShardParts { id, limits, table, inbox, local, admin, admin_listeners_from, stats, peers };
@@ -101,6 +110,8 @@ pub(super) fn start_shards(
 struct Executors {
     factory: RunnerFactory,
     pool: Arc<Pool>,
+    /// For calls of routes of `CWEB_STREAM`.
+    streams: Arc<Pool>,
 }
 
 impl Executors {
@@ -112,9 +123,12 @@ impl Executors {
 fn start_executors(config: &Config, free_cores: Vec<CoreId>) -> Result<Executors, ServeError> {
     let factory: RunnerFactory = Arc::new(|| Box::new(InProcess::executor()) as Box<dyn Runner>);
     let threads_min = if free_cores.is_empty() { config.shards } else { free_cores.len() };
-    let pool = Pool::start(threads_min, config.executors_max, free_cores, Arc::clone(&factory));
+    let pool = Pool::start(threads_min, config.executors_max, free_cores.clone(), Arc::clone(&factory));
     let pool = Arc::new(pool.map_err(setup("starting the executor pool"))?);
-    Ok(Executors { factory, pool })
+    let streams_max = config.stream_calls_max.saturating_mul(config.shards);
+    let streams = Pool::start(1, streams_max, free_cores, Arc::clone(&factory));
+    let streams = Arc::new(streams.map_err(setup("starting the executor pool of streams"))?);
+    Ok(Executors { factory, pool, streams })
 }
 
 /// The reactor to use: io_uring where the kernel allows it.

@@ -1,6 +1,8 @@
 //! One connection: its parser and the requests it is owed answers for.
 
+use super::flows::Flow;
 use super::limits::ShardLimits;
+use super::uploads::ConnUpload;
 use crate::domain::call::{AnswerMeta, OwnedRequest};
 use crate::net::{Attached, ConnId, Peer};
 use crate::proto::http1::RequestDecoder;
@@ -16,6 +18,8 @@ pub(super) enum Slot {
     Ready { bytes: Vec<u8>, lent: Option<Attached>, safe: bool },
     /// The answer is a stream of events, which takes the connection when its turn comes.
     Stream { key: u64 },
+    /// The answer is sent piece by piece, as its handler writes it.
+    Flow(Box<Flow>),
 }
 
 /// What a connection can become.
@@ -32,6 +36,7 @@ impl Slot {
         match self {
             Slot::Waiting { safe, .. } | Slot::Running { safe, .. } | Slot::Ready { safe, .. } => *safe,
             Slot::Stream { .. } => false,
+            Slot::Flow(flow) => flow.safe,
         }
     }
 
@@ -41,7 +46,7 @@ impl Slot {
             Slot::Waiting { request, .. } => request.bytes(),
             Slot::Running { expected, .. } => *expected,
             Slot::Ready { bytes, .. } => bytes.len(),
-            Slot::Stream { .. } => 0,
+            Slot::Stream { .. } | Slot::Flow(_) => 0,
         }
     }
 }
@@ -95,6 +100,10 @@ pub(super) struct Conn {
     pub(super) gathered: usize,
     /// Whether this connection is counted as one of its peer's.
     pub(super) counted: bool,
+    /// The body that is handed over piece by piece while it comes.
+    pub(super) upload: Option<Box<ConnUpload>>,
+    /// The head of such a request is complete, and it is not its turn yet; whether the client waits for `100 Continue`.
+    pub(super) stream_waits: Option<bool>,
 }
 
 /// A peer slower than this is treated like one that does nothing: each byte pays for two milliseconds, so that a byte now
@@ -142,6 +151,8 @@ impl Conn {
             sent_before: 0,
             gathered: 0,
             counted: false,
+            upload: None,
+            stream_waits: None,
         }
     }
 

@@ -7,6 +7,7 @@
 mod answer;
 mod bodies;
 mod conn;
+mod flows;
 mod limits;
 mod order;
 mod peers;
@@ -18,6 +19,7 @@ mod sockets;
 mod stats;
 mod streams;
 mod timeouts;
+mod uploads;
 
 pub use answer::{Reply, ServerAnswer};
 pub use limits::ShardLimits;
@@ -31,6 +33,7 @@ use crate::domain::executor::{Companion, Pool};
 use crate::domain::in_process::Executor;
 use crate::domain::inbox::{Inbox, Message};
 use crate::domain::process::DomainCalls;
+use crate::domain::stream::running::{self, Key, Reason};
 use crate::module::table::Table;
 use crate::net::{Application, CloseReason, ConnId, Links, Peer};
 use crate::proto::http1::{Preflight, http_date};
@@ -72,6 +75,8 @@ pub struct Local {
     pub companion: Companion,
     /// The executors shared by all shards.
     pub pool: Arc<Pool>,
+    /// The executors for calls of routes of `CWEB_STREAM`, which wait for their clients.
+    pub streams: Arc<Pool>,
     /// Runs inline handlers and callbacks on the shard's own thread.
     pub executor: Executor,
 }
@@ -187,12 +192,28 @@ impl Shard {
         }
     }
 
+    /// Tells the handlers that answer requests of a connection why their work may be of no use.
+    fn cancel_calls(&mut self, id: ConnId, reason: Reason) {
+        let runs = |slot: &Slot| matches!(slot, Slot::Running { .. } | Slot::Flow(_));
+        if !self.conn(id).is_some_and(|conn| conn.slots.iter().any(runs)) {
+            return;
+        }
+        match &self.local {
+            Some(_) => running::cancel(Key(Arc::as_ptr(&self.inbox).addr() as u64, id.number()), reason),
+            None => self.remote.cancel(id, reason),
+        }
+    }
+
     fn handle(&mut self, links: &mut Links, message: Message) {
         match message {
             Message::Answer { conn, seq, bytes, lent } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.answered(links, conn, seq, bytes, lent);
             }
+            Message::StreamBegin(begin) => self.flow_begins(links, *begin),
+            Message::StreamNotice { conn, seq, wants_body } => self.stream_notice(links, conn, seq, wants_body),
+            Message::StreamReturned { conn, seq } => self.flow_returned(links, conn, seq),
+            Message::StreamBroken { conn, seq } => self.flow_broken(links, conn, seq),
             Message::Declined(declined) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.declined(links, *declined);
@@ -249,6 +270,7 @@ impl Shard {
         self.draining = true;
         let ids: Vec<ConnId> = self.conns.iter().flatten().map(|conn| conn.id).collect();
         for id in ids {
+            self.cancel_calls(id, Reason::Draining);
             let idle = self.conn(id).is_some_and(|conn| conn.is_idle() && !conn.is_fresh());
             if idle {
                 links.close(id);
@@ -256,6 +278,7 @@ impl Shard {
         }
         self.drain_sockets(links);
         self.drain_streams(links);
+        self.drain_flows(links);
     }
 
     /// What waits behind a long call on the companion moves to the pool.
@@ -335,6 +358,13 @@ impl Application for Shard {
     fn eof(&mut self, links: &mut Links, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         conn.eof = true;
+        // A client that waits for its answer seldom closes its side first: the answer is sent all the same.
+        self.upload_at_eof(id);
+        self.cancel_calls(id, Reason::ClientGone);
+        if self.conn(id).is_some_and(|conn| matches!(conn.slots.front(), Some(Slot::Flow(_)))) {
+            return self.advance(links, id);
+        }
+        let Some(conn) = self.conn(id) else { return };
         if let Some(Takeover::Stream(key)) = conn.taken
             && self.streams.outlive_eof(key)
         {
@@ -355,14 +385,12 @@ impl Application for Shard {
         match conn.taken {
             Some(Takeover::Stream(key)) => self.stream_drained(links, key),
             Some(Takeover::Socket(key)) => self.socket_drained(links, key),
-            None => {
-                self.resume(links, id);
-                self.after_input(links, id);
-            }
+            None => self.advance(links, id),
         }
     }
 
     fn closed(&mut self, links: &mut Links, id: ConnId, _reason: CloseReason) {
+        self.cancel_calls(id, Reason::ClientGone);
         let Some(mut conn) = self.take(id) else { return };
         self.stats.closed();
         self.ungather(&mut conn);

@@ -25,9 +25,17 @@ impl Shard {
             close_after(&mut bytes);
             conn.last_request_seen = true;
         }
-        let Some(slot) = conn.slot_mut(seq) else { return };
-        let safe = slot.is_safe();
-        *slot = Slot::Ready { bytes, lent, safe };
+        let Some(mut conn) = self.take(id) else { return };
+        self.leave_upload(&mut conn, seq, Some(&mut bytes));
+        if let Some(slot) = conn.slot_mut(seq) {
+            if matches!(slot, Slot::Flow(_)) {
+                self.flow_failed(slot, bytes);
+            } else {
+                let safe = slot.is_safe();
+                *slot = Slot::Ready { bytes, lent, safe };
+            }
+        }
+        self.put(conn);
         self.advance(links, id);
     }
 
@@ -56,6 +64,12 @@ impl Shard {
                 running @ Slot::Running { .. } => {
                     conn.slots.push_front(running);
                     break;
+                }
+                Slot::Flow(flow) => {
+                    if let Some(slot) = self.pump_flow(links, &mut conn, flow) {
+                        conn.slots.push_front(slot);
+                        break;
+                    }
                 }
                 Slot::Stream { key } => {
                     conn.first_seq += 1;
@@ -113,14 +127,32 @@ impl Shard {
     /// Goes on with bytes that had to wait, and lets the driver read again.
     pub(super) fn resume(&mut self, links: &mut Links, id: ConnId) {
         let Some(mut conn) = self.take(id) else { return };
-        if conn.paused && conn.taken.is_none() && self.has_room(links, &conn) {
+        if conn.paused && conn.taken.is_none() && conn.upload.is_some() {
+            self.resume_upload(links, &mut conn);
+        } else if conn.paused && conn.taken.is_none() && self.has_room(links, &conn) {
             conn.paused = false;
             // The time it was not read does not count.
             (conn.partial_since_ms, conn.body_paid_ms) = (self.now_ms, self.now_ms);
             links.set_reading(id, true);
-            self.parse_input(links, &mut conn);
+            let may_parse = match conn.stream_waits {
+                Some(expects_continue) => self.begin_upload(links, &mut conn, expects_continue),
+                None => true,
+            };
+            if may_parse {
+                self.parse_input(links, &mut conn);
+            }
         }
         self.put(conn);
+    }
+
+    /// Goes on with a body for which its handler's side had no room.
+    fn resume_upload(&mut self, links: &mut Links, conn: &mut Conn) {
+        conn.paused = false;
+        conn.body_paid_ms = self.now_ms;
+        self.parse_input(links, conn);
+        if !conn.paused {
+            links.set_reading(conn.id, true);
+        }
     }
 
     /// Closes a connection that has been answered for the last time; starts the WebSocket of one that became one.

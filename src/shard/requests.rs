@@ -6,6 +6,7 @@ use super::bodies::too_large;
 use super::conn::{Conn, Partial, Serves, Slot, Takeover, credited};
 use super::refusals::no_modules_here;
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
+use super::uploads::Gathering;
 use crate::abi::manifest::RouteDecl;
 use crate::admin::{self, Client, Who};
 use crate::domain::call::{Call, Hold, OwnedRequest, Work};
@@ -47,12 +48,22 @@ impl Origin {
     pub(super) fn is_for_server(&self, path: &[u8]) -> bool {
         admin::owns(path) && (self.serves != Serves::Modules || path == b"/healthz")
     }
+
+    /// Whether a module may answer what is asked for on `path`.
+    pub(super) fn serves_modules(&self, path: &[u8]) -> bool {
+        self.serves != Serves::Admin && !self.is_for_server(path)
+    }
+
+    /// Whether the connection is closed after it, whatever the client wishes.
+    pub(super) fn is_last(&self) -> bool {
+        self.last
+    }
 }
 
 impl Shard {
     /// Bytes of the HTTP protocol arrived. Requests that are whole within `bytes` are parsed in place.
     pub(super) fn received(&mut self, links: &mut Links, conn: &mut Conn, bytes: &[u8]) {
-        if conn.last_request_seen {
+        if conn.last_request_seen && conn.upload.is_none() {
             return; // RFC 9112 §9.6: nothing after a request with `Connection: close` is processed.
         }
         if conn.input.is_empty() {
@@ -79,6 +90,13 @@ impl Shard {
     fn parse(&mut self, links: &mut Links, conn: &mut Conn, input: &[u8]) -> usize {
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
+            if conn.upload.is_some() {
+                at += self.feed(links, conn, rest);
+                if conn.upload.is_some() {
+                    break;
+                }
+                continue;
+            }
             if conn.last_request_seen || conn.taken.is_some() {
                 break;
             }
@@ -97,12 +115,12 @@ impl Shard {
                 }
                 Ok(Decoded::Body { consumed, view, announced, expects_continue }) => {
                     at += consumed;
-                    let limit = self.body_limit(&origin, &view, announced);
-                    let unserved = if expects_continue { self.unserved_early(&origin, &view) } else { None };
-                    match (limit, unserved) {
-                        (Ok(bytes_max), None) => conn.decoder.limit_body(bytes_max),
-                        (Err(refusal), _) | (_, Some(refusal)) => {
-                            let head_only = view.method() == Method::Head;
+                    let head_only = view.method() == Method::Head;
+                    match self.gathering(&origin, &view, announced, expects_continue) {
+                        Gathering::Whole(bytes_max) => conn.decoder.limit_body(bytes_max),
+                        Gathering::Pieces if self.begin_upload(links, conn, expects_continue) => continue,
+                        Gathering::Pieces => break,
+                        Gathering::Refused(refusal) => {
                             self.stats.request();
                             self.answer_last(links, conn, &refusal, head_only);
                             return input.len();
@@ -274,6 +292,10 @@ impl Shard {
     ) -> Begun {
         let Some(generation) = self.snapshot.gen_of(module) else { return Begun::Held };
         let declared = generation.route(route);
+        if declared.is_some_and(RouteDecl::is_stream) {
+            let generation = Arc::clone(generation);
+            return self.begin_whole_stream(origin, view, &generation, route, out);
+        }
         if !view.body.is_empty() {
             let limit = declared.map_or(0, |route| self.limits.route_body_bytes_max(route));
             if view.body.len() > limit {
@@ -308,6 +330,7 @@ impl Shard {
             route,
             request: OwnedRequest::copy(view).charged(&self.bodies),
             meta: self.meta(origin, view),
+            stream: None,
         };
         self.submit(&generation, route, work);
         Begun::Running { expected }
@@ -324,7 +347,7 @@ impl Shard {
         if let RouteMatch::Found { module, route } = next
             && let Some(generation) = self.snapshot.gen_of(module).map(Arc::clone)
         {
-            let work = Work::Request { conn, seq, route, request, meta };
+            let work = Work::Request { conn, seq, route, request, meta, stream: None };
             return self.submit(&generation, route, work);
         }
         let mut bytes = Vec::with_capacity(256);

@@ -18,6 +18,8 @@ enum Verdict {
     Close,
     /// Asked for half of something: 408 (RFC 9110 §15.5.9).
     Timeout,
+    /// Sends a body too slowly whose handler waits for it.
+    SlowBody,
     /// Takes none of the bytes waiting for it.
     Abort,
     /// Up to what it has become.
@@ -38,6 +40,12 @@ impl Shard {
                 Verdict::Keep => {}
                 Verdict::Close => links.close(id),
                 Verdict::Timeout => self.time_out(links, id, 408, "the request did not arrive in time\n"),
+                Verdict::SlowBody => {
+                    if let Some(mut conn) = self.take(id) {
+                        self.fail_upload(&mut conn, libc::ETIMEDOUT);
+                        self.put(conn);
+                    }
+                }
                 Verdict::Abort => links.abort(id),
                 Verdict::Taken(Takeover::Socket(key), last_read_ms) => self.sweep_socket(links, key, last_read_ms),
                 Verdict::Taken(Takeover::Stream(key), last_read_ms) => {
@@ -62,6 +70,12 @@ impl Shard {
         }
         if let Some(by) = conn.taken {
             return Verdict::Taken(by, conn.last_read_ms);
+        }
+        if let Some(upload) = &conn.upload
+            && !conn.paused
+            && now_ms.saturating_sub(conn.body_paid_ms) > body_ms
+        {
+            return if upload.is_taken() { Verdict::SlowBody } else { Verdict::Close };
         }
         if !conn.slots.is_empty() || unsent > 0 {
             conn.last_active_ms = now_ms;

@@ -161,13 +161,17 @@ mod tests {
     use super::super::arena::{Budgets, Parts};
     use super::*;
     use crate::domain::ring::Region;
+    use crate::domain::stream::StreamSizes;
     use std::sync::Arc;
     use std::sync::mpsc::channel;
 
     const MIB: usize = 1 << 20;
 
     fn answers(wait_max: Duration) -> Answers {
-        let parts = Parts::new(1, Budgets { requests_bytes_max: MIB, answers_bytes_max: 8 * MIB });
+        let parts = Parts::new(
+            1,
+            Budgets { requests_bytes_max: MIB, answers_bytes_max: 8 * MIB, streams: StreamSizes::default() },
+        );
         let memory = Arc::new(Region::create(parts.bytes()).unwrap());
         Answers { wait_max, ..Answers::new(parts.lend_answers(&memory)) }
     }

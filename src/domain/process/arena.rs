@@ -10,6 +10,8 @@
 
 use super::extents::{Extents, NoRoom};
 use crate::domain::ring::Region;
+use crate::domain::stream::StreamSizes;
+use crate::domain::stream::slots::Part as StreamPart;
 use crate::net::Lent;
 use crossbeam::queue::SegQueue;
 use serde::{Deserialize, Serialize};
@@ -44,6 +46,8 @@ pub struct Budgets {
     pub requests_bytes_max: usize,
     /// Bodies of answers and frames of the domain that are not sent yet, in bytes, for all shards.
     pub answers_bytes_max: usize,
+    /// What streams take up, a shard.
+    pub streams: StreamSizes,
 }
 
 /// The parts of the memory.
@@ -63,8 +67,13 @@ impl Parts {
         Self { shards, budgets }
     }
 
+    /// Behind the streams of all shards.
+    fn requests_start(&self) -> usize {
+        self.shards.saturating_mul(self.budgets.streams.bytes())
+    }
+
     fn answers_start(&self) -> usize {
-        self.shards.saturating_mul(span(self.budgets.requests_bytes_max))
+        self.requests_start().saturating_add(self.shards.saturating_mul(span(self.budgets.requests_bytes_max)))
     }
 
     /// Bytes of the memory: addresses, not pages.
@@ -72,17 +81,23 @@ impl Parts {
         self.answers_start().saturating_add(span(self.budgets.answers_bytes_max))
     }
 
+    /// Where the streams of shard number `shard` are.
+    pub(super) fn streams(&self, memory: &Arc<Region>, shard: usize) -> StreamPart {
+        StreamPart::new(memory, shard * self.budgets.streams.bytes(), self.budgets.streams)
+    }
+
     /// Most bytes that the memory takes up while both sides keep to the budgets.
     pub(super) fn resident_bytes_max(&self) -> usize {
         let part = |budget: usize| budget.saturating_add(RESERVE_BYTES);
         let requests = self.shards.saturating_mul(part(self.budgets.requests_bytes_max));
-        requests.saturating_add(part(self.budgets.answers_bytes_max))
+        let streams = self.shards.saturating_mul(self.budgets.streams.bytes());
+        requests.saturating_add(part(self.budgets.answers_bytes_max)).saturating_add(streams)
     }
 
     /// Where shard number `shard` puts bodies of requests.
     fn requests(&self, shard: usize) -> Range<usize> {
-        let bytes = span(self.budgets.requests_bytes_max);
-        shard * bytes..(shard + 1) * bytes
+        let (first, bytes) = (self.requests_start(), span(self.budgets.requests_bytes_max));
+        first + shard * bytes..first + (shard + 1) * bytes
     }
 
     /// Where the domain puts bodies of answers.
@@ -270,7 +285,8 @@ unsafe impl Lent for Borrowed {
 mod tests {
     use super::*;
 
-    const BUDGETS: Budgets = Budgets { requests_bytes_max: 1 << 20, answers_bytes_max: 1 << 21 };
+    const STREAMS: StreamSizes = StreamSizes { calls_max: 2, buffer_bytes: 1 << 18, answers_max: 4 };
+    const BUDGETS: Budgets = Budgets { requests_bytes_max: 1 << 20, answers_bytes_max: 1 << 21, streams: STREAMS };
 
     fn memory(parts: &Parts) -> Arc<Region> {
         Arc::new(Region::create(parts.bytes()).unwrap())
@@ -321,7 +337,7 @@ mod tests {
     #[test]
     fn parts_do_not_overlap_and_fill_the_memory() {
         let parts = Parts::new(3, BUDGETS);
-        let mut end = 0;
+        let mut end = 3 * STREAMS.bytes();
         for part in [parts.requests(0), parts.requests(1), parts.requests(2), parts.answers()] {
             assert!(part.start == end && part.len() >= BUDGETS.requests_bytes_max && part.start.is_multiple_of(PAGE));
             end = part.end;
@@ -331,7 +347,7 @@ mod tests {
 
     #[test]
     fn pages_come_and_go_with_what_lies_in_them() {
-        let parts = Parts::new(1, Budgets { requests_bytes_max: 64 << 20, answers_bytes_max: 1 << 20 });
+        let parts = Parts::new(1, Budgets { requests_bytes_max: 64 << 20, ..BUDGETS });
         let memory = memory(&parts);
         let mut lender = parts.lend_requests(&memory, 0);
         assert_eq!(memory.resident_bytes().unwrap(), 0);

@@ -5,6 +5,8 @@ use super::remote::RemoteModule;
 use crate::domain::Instance;
 use crate::domain::call::{Hold, Work};
 use crate::domain::inbox::Message;
+use crate::domain::stream::CallSlot;
+use crate::domain::stream::running::Reason;
 use crate::net::ConnId;
 use std::sync::Arc;
 
@@ -75,6 +77,17 @@ impl DomainCalls {
         if let Some(calls) = number_of(hold.instance()).and_then(|number| self.domain(number)) {
             calls.submit(hold, short, work);
         }
+    }
+
+    /// A slot for a call of a route of `CWEB_STREAM` in the domain of `instance`. `None`: all are taken, or it has no process.
+    #[must_use]
+    pub fn take_call_slot(&self, instance: &dyn Instance) -> Option<Arc<CallSlot>> {
+        number_of(instance).and_then(|number| self.domains.get(number)).and_then(RemoteCalls::take_call_slot)
+    }
+
+    /// Tells the calls of a connection why their work may be of no use.
+    pub fn cancel(&mut self, conn: ConnId, reason: Reason) {
+        self.domains.iter_mut().for_each(|calls| calls.cancel(conn, reason));
     }
 
     /// Sends what the rings take; once a batch.

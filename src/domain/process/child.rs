@@ -2,10 +2,11 @@
 
 use super::answers::Answers;
 use super::arena::Parts;
-use super::companion::{self, Intake};
+use super::companion::{self, Intake, Pools};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::layout::Layout;
 use super::port::Port;
+use super::streaming::ShardStreams;
 use super::work::{Domain, DomainRunner, Work};
 use crate::abi::context::JobTables;
 use crate::abi::guard::Trap;
@@ -154,6 +155,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let layout = Layout::new(start.shards);
     let region = Arc::new(Region::open(rings, layout.bytes())?);
     running::show(&region, layout.board());
+    crate::domain::stream::configure(start.handler_timeout_ms, start.threads_max);
     for signal in [signal_hook::consts::SIGPIPE, signal_hook::consts::SIGXFSZ] {
         // Caught so that it does not end the process: the call that met it fails instead.
         signal_hook::flag::register(signal, Arc::default())?;
@@ -251,26 +253,31 @@ fn start_threads(
         ports,
         answers,
         requests,
+        streams: (0..start.shards).map(|shard| Arc::new(ShardStreams::new(parts.streams(&bodies, shard)))).collect(),
         sockets: (0..start.shards).map(|_| Mutex::default()).collect(),
         gone: (0..start.shards).map(|_| Mutex::default()).collect(),
     });
     let maker = Arc::clone(&domain);
     let factory: RunnerFactory<Work> = Arc::new(move || Box::new(DomainRunner::new(&maker)) as Box<dyn Runner<Work>>);
-    let free_cores = start.free_cores.iter().map(|&id| CoreId { id }).collect();
-    let pool = Arc::new(Pool::start(start.threads_min, start.threads_max, free_cores, Arc::clone(&factory))?);
+    let free_cores: Vec<CoreId> = start.free_cores.iter().map(|&id| CoreId { id }).collect();
+    let streams_max = start.bodies.streams.calls_max.saturating_mul(start.shards);
+    let pools = Arc::new(Pools {
+        long: Pool::start(start.threads_min, start.threads_max, free_cores.clone(), Arc::clone(&factory))?,
+        streams: Pool::start(1, streams_max, free_cores, Arc::clone(&factory))?,
+    });
     let intakes = (0..start.shards)
         .map(|shard| {
             let consumer = Consumer::new(region, layout.to_domain(shard))?;
             Ok(Arc::new(Intake::new(shard, consumer, Arc::clone(&domain))))
         })
         .collect::<io::Result<Vec<_>>>()?;
-    let (rescued, rescue_pool) = (intakes.clone(), Arc::clone(&pool));
+    let (rescued, rescue_pool) = (intakes.clone(), Arc::clone(&pools));
     let rescuer =
         thread::Builder::new().name("rescuer".to_owned()).spawn(move || companion::rescue(&rescued, &rescue_pool))?;
     for (shard, intake) in intakes.into_iter().enumerate() {
         let core = start.cores.get(shard).copied().flatten().map(|id| CoreId { id });
         let (factory, pool, rescuer): (_, _, Thread) =
-            (Arc::clone(&factory), Arc::clone(&pool), rescuer.thread().clone());
+            (Arc::clone(&factory), Arc::clone(&pools), rescuer.thread().clone());
         module_thread(format!("exec-{shard}")).spawn(move || {
             if let Some(core) = core {
                 core_affinity::set_for_current(core);

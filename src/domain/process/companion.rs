@@ -4,7 +4,7 @@
 //! thread, the rescuer, empties the ring to the pool meanwhile.
 
 use super::port::Port;
-use super::wire::ToDomain;
+use super::wire::{StreamToDomain, ToDomain};
 use super::work::{Domain, Work};
 use crate::domain::executor::{Pool, Runner};
 use crate::domain::ring::{Consumer, Corrupt};
@@ -19,6 +19,32 @@ const STUCK_AFTER: Duration = Duration::from_millis(2);
 const WAIT: Duration = Duration::from_millis(200);
 /// The rescuer sleeps until a companion works again once all have been idle this long.
 const QUIET_AFTER_US: u64 = 50_000;
+
+/// Who runs a piece of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    /// The companion itself.
+    Short,
+    /// The pool.
+    Long,
+    /// The pool for calls of routes of `CWEB_STREAM`, which wait for their clients.
+    Stream,
+}
+
+/// The threads beside the companions.
+pub(super) struct Pools {
+    pub(super) long: Pool<Work>,
+    pub(super) streams: Pool<Work>,
+}
+
+impl Pools {
+    fn push(&self, work: Work, lane: Lane) {
+        match lane {
+            Lane::Short | Lane::Long => self.long.push(work),
+            Lane::Stream => self.streams.push(work),
+        }
+    }
+}
 
 /// One shard's incoming ring.
 pub(super) struct Intake {
@@ -65,8 +91,8 @@ impl Intake {
         u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
     }
 
-    /// The next piece of work, and whether it is short.
-    fn next(&self) -> Result<Option<(Work, bool)>, Corrupt> {
+    /// The next piece of work, and who runs it.
+    fn next(&self) -> Result<Option<(Work, Lane)>, Corrupt> {
         let port = self.domain.ports.get(self.shard).map(Arc::as_ref);
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -82,13 +108,18 @@ impl Intake {
                 Ok(ToDomain::Done { offset }) => {
                     if self.domain.answers.give_back(offset) {
                         // The pages are given back by a thread that has the time.
-                        return Ok(Some((Work { shard: self.shard, record: Vec::new() }, false)));
+                        return Ok(Some((Work { shard: self.shard, record: Vec::new() }, Lane::Long)));
                     }
                 }
                 Ok(ToDomain::Gone { key }) => self.domain.socket_gone(self.shard, key),
                 Ok(ToDomain::Request { short, .. } | ToDomain::Socket { short, .. }) => {
-                    return Ok(Some((Work { shard: self.shard, record }, short)));
+                    let lane = if short { Lane::Short } else { Lane::Long };
+                    return Ok(Some((Work { shard: self.shard, record }, lane)));
                 }
+                Ok(ToDomain::Stream(StreamToDomain::Call { .. })) => {
+                    return Ok(Some((Work { shard: self.shard, record }, Lane::Stream)));
+                }
+                Ok(ToDomain::Stream(record)) => self.domain.take_stream(self.shard, &record),
                 Err(_) => return Err(Corrupt),
             }
         }
@@ -113,10 +144,10 @@ impl Intake {
 }
 
 /// Empties a ring for as long as it is whole.
-pub(super) fn serve(intake: &Intake, runner: &mut dyn Runner<Work>, pool: &Pool<Work>, rescuer: &Thread) -> Corrupt {
+pub(super) fn serve(intake: &Intake, runner: &mut dyn Runner<Work>, pools: &Pools, rescuer: &Thread) -> Corrupt {
     loop {
         match intake.next() {
-            Ok(Some((work, true))) => {
+            Ok(Some((work, Lane::Short))) => {
                 let was_quiet = intake.is_quiet();
                 intake.busy_since_us.store(intake.now_us(), Ordering::Relaxed);
                 if was_quiet {
@@ -126,7 +157,7 @@ pub(super) fn serve(intake: &Intake, runner: &mut dyn Runner<Work>, pool: &Pool<
                 intake.busy_since_us.store(0, Ordering::Relaxed);
                 intake.last_us.store(intake.now_us(), Ordering::Relaxed);
             }
-            Ok(Some((work, false))) => pool.push(work),
+            Ok(Some((work, lane))) => pools.push(work, lane),
             Ok(None) => intake.wait(),
             Err(corrupt) => return corrupt,
         }
@@ -134,7 +165,7 @@ pub(super) fn serve(intake: &Intake, runner: &mut dyn Runner<Work>, pool: &Pool<
 }
 
 /// Empties the rings of companions that are stuck, to the pool.
-pub(super) fn rescue(intakes: &[Arc<Intake>], pool: &Pool<Work>) {
+pub(super) fn rescue(intakes: &[Arc<Intake>], pools: &Pools) {
     loop {
         if intakes.iter().all(|intake| intake.is_quiet()) {
             std::thread::park();
@@ -142,8 +173,8 @@ pub(super) fn rescue(intakes: &[Arc<Intake>], pool: &Pool<Work>) {
             std::thread::sleep(STUCK_AFTER / 2);
         }
         for intake in intakes.iter().filter(|intake| intake.is_stuck()) {
-            while let Ok(Some((work, _))) = intake.next() {
-                pool.push(work);
+            while let Ok(Some((work, lane))) = intake.next() {
+                pools.push(work, lane);
             }
         }
     }

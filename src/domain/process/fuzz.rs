@@ -46,6 +46,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             run_dir: PathBuf::new(),
             jobs_database: PathBuf::new(),
             records: PathBuf::new(),
+            handler_timeout_ms: 30_000,
             bodies: Ends::BUDGETS,
             codings: crate::domain::CodingSettings::default(),
             policy: Policy::default(),
@@ -168,7 +169,7 @@ impl Domain {
                 fixed.extend_from_slice(text.repeat(1 + body.len() % 30).as_bytes());
                 self.unanswered.push(vec![fixed]);
             }
-            ToDomain::Done { .. } | ToDomain::Gone { .. } => {}
+            ToDomain::Done { .. } | ToDomain::Gone { .. } | ToDomain::Stream(_) => {}
             ToDomain::Socket { ticket, key, events, .. } => {
                 let events = self.read(&events);
                 let mut answer = Vec::new();
@@ -260,7 +261,7 @@ impl Hostile {
                 preflight: None,
             };
             let request = OwnedRequest::copy(&view);
-            calls.submit(Arc::clone(&hold), true, Work::Request { conn, seq, route: 0, request, meta });
+            calls.submit(Arc::clone(&hold), true, Work::Request { conn, seq, route: 0, request, meta, stream: None });
         }
         for key in 0..SOCKETS {
             let socket = Socket::new(key, None, Arc::new(Nowhere), 1000);

@@ -210,6 +210,7 @@ impl Life {
                 consumer: Consumer::new(&self.region, self.layout.to_server(shard))?,
                 requests: self.parts.lend_requests(&self.bodies, shard),
                 answers: self.parts.borrow_answers(&self.bodies),
+                streams: self.parts.streams(&self.bodies, shard),
                 files: passing::Receiver::new(self.files.get(shard).ok_or(io::ErrorKind::NotFound)?.try_clone()?),
             };
             let owner = LinkOwner { shared: Arc::clone(shared), life: Arc::clone(self) };
@@ -450,6 +451,7 @@ fn start_message(shared: &Shared) -> Start {
         free_cores: config.free_cores.clone(),
         threads_min: config.threads_min,
         threads_max: config.threads_max,
+        handler_timeout_ms: config.handler_timeout_ms,
         database: config.database.display().to_string(),
         crypto: crypto::is_loaded(),
         requests: config.requests.clone(),

@@ -7,6 +7,7 @@
 //! | `call` | one call, from its place in the queue to what it is answered to |
 //! | `calls` | all calls in one domain, while its lives come and go |
 //! | `send`, `large`, `receive` | records on their way there, large bodies first, and back |
+//! | `streams` | bodies in pieces: the slots of calls, and answers that have begun |
 //! | `refusal` | what is answered in the place of a module |
 
 mod call;
@@ -16,6 +17,7 @@ mod line;
 mod receive;
 mod refusal;
 mod send;
+mod streams;
 
 pub use calls::RemoteCalls;
 
@@ -29,9 +31,13 @@ use super::{passing, wire};
 use crate::domain::ring::{Consumer, Producer, PushError};
 #[cfg(any(test, fuzzing))]
 use crate::domain::ring::{Region, RingSpec};
+#[cfg(any(test, fuzzing))]
+use crate::domain::stream::StreamSizes;
+use crate::domain::stream::slots::Part as StreamPart;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use streams::LinkStreams;
 
 /// One shard's rings to one life of a domain.
 pub struct ShardLink {
@@ -46,6 +52,8 @@ pub struct ShardLink {
     /// Large bodies of answers, and the one that the domain is to hear of next.
     answers: Borrower,
     done: Option<u64>,
+    /// Bodies in pieces.
+    streams: LinkStreams,
     /// The files that the domain answers with.
     files: passing::Receiver,
     owner: Box<dyn Owner>,
@@ -69,13 +77,18 @@ pub(super) struct Ends {
     pub(super) consumer: Consumer,
     pub(super) requests: Lender,
     pub(super) answers: Borrower,
+    pub(super) streams: StreamPart,
     pub(super) files: passing::Receiver,
 }
 
 #[cfg(any(test, fuzzing))]
 impl Ends {
     /// Budgets of the memory for bodies there: what is large need not be so in a test.
-    pub(super) const BUDGETS: Budgets = Budgets { requests_bytes_max: 8 << 20, answers_bytes_max: 8 << 20 };
+    pub(super) const BUDGETS: Budgets = Budgets {
+        requests_bytes_max: 8 << 20,
+        answers_bytes_max: 8 << 20,
+        streams: StreamSizes { calls_max: 4, buffer_bytes: 1 << 18, answers_max: 8 },
+    };
 
     /// The ends of one shard in a process of which only the rings are in `region`; bodies have memory of their own, which is
     /// given too.
@@ -91,6 +104,7 @@ impl Ends {
             consumer: Consumer::new(region, to_server)?,
             requests: parts.lend_requests(&bodies, 0),
             answers: parts.borrow_answers(&bodies),
+            streams: parts.streams(&bodies, 0),
             // Nothing comes of it.
             files: passing::Receiver::new(passing::pair()?.0),
         };
@@ -106,9 +120,10 @@ impl fmt::Debug for ShardLink {
 
 impl ShardLink {
     pub(super) fn new(shard: usize, domain: Arc<Identity>, life: u64, ends: Ends, owner: Box<dyn Owner>) -> Self {
-        let Ends { producer, consumer, requests, answers, files } = ends;
+        let Ends { producer, consumer, requests, answers, streams, files } = ends;
         let (lent, done) = (HashMap::new(), None);
-        Self { shard, domain, life, producer, consumer, requests, lent, answers, done, files, owner }
+        let streams = LinkStreams::new(streams);
+        Self { shard, domain, life, producer, consumer, requests, lent, answers, done, streams, files, owner }
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -127,7 +142,7 @@ impl ShardLink {
 
     /// Whether there is something to say by [`ShardLink::tell_done`].
     fn has_done(&self) -> bool {
-        self.done.is_some() || self.answers.has_done()
+        self.done.is_some() || self.answers.has_done() || self.streams.has_told()
     }
 
     /// Tells the domain which of its bodies have been sent, as far as the ring takes that.
@@ -140,11 +155,12 @@ impl ShardLink {
                 return if error == PushError::Full { Ok(()) } else { Err(error) };
             }
         }
-        Ok(())
+        self.streams.tell(&mut self.producer)
     }
 
     /// The domain has answered a call: its body is not needed any more.
     fn call_over(&mut self, ticket: u64) {
+        self.streams.call_over(ticket);
         if !self.lent.is_empty()
             && let Some(place) = self.lent.remove(&ticket)
         {

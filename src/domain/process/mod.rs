@@ -21,7 +21,7 @@
 //! | `post`, `hearing`, `asked` | what it is told, what it says, what it asks; each within bounds |
 //! | `cgroup` | how much memory each process may use |
 //! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
-//! | `child`, `work`, `companion`, `port`, `answers` | the other side |
+//! | `child`, `work`, `companion`, `port`, `answers`, `streaming` | the other side |
 //! | `control`, `wire`, `layout`, `arena`, `extents` | what is said between the two |
 //! | `file_body`, `passing` | answers with files: which pieces of which, and how the open file gets across |
 
@@ -57,6 +57,7 @@ mod reader;
 mod remote;
 mod shared;
 mod status;
+mod streaming;
 mod succession;
 mod supervisor;
 pub mod symbol;

@@ -49,6 +49,8 @@ pub struct DomainConfig {
     pub jobs_database: PathBuf,
     /// Where each process has a record while it lives, for [`end_leftovers`](super::end_leftovers).
     pub records: PathBuf,
+    /// How long handlers may run whose route says nothing, in milliseconds.
+    pub handler_timeout_ms: u64,
     /// Budgets of the memory for large bodies.
     pub bodies: Budgets,
     /// What is compressed and expanded there.

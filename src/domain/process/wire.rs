@@ -3,6 +3,12 @@
 //! Sans-IO: bytes in, values out. What comes from a domain is hostile: every length is checked against the record, and a
 //! record that is wrong anywhere is refused whole.
 
+mod streams;
+#[cfg(test)]
+mod tests;
+
+pub(super) use streams::{StreamToDomain, StreamToServer, begin, notice, stream_returned};
+
 use super::arena::Place;
 use super::file_body::{FileAnswer, FileBody};
 use crate::proto::ws::Kind;
@@ -64,6 +70,8 @@ pub(super) enum ToDomain<'a> {
     Done { offset: u64 },
     /// Nothing can be sent on a socket any more. It is still to have its last event.
     Gone { key: u64 },
+    /// About a stream.
+    Stream(StreamToDomain<'a>),
 }
 
 /// A record from a domain.
@@ -87,6 +95,8 @@ pub(super) enum ToServer<'a> {
     Send { key: u64, frame: Body<'a> },
     /// Close a socket.
     Close { key: u64, code: u16 },
+    /// About a stream.
+    Stream(StreamToServer<'a>),
 }
 
 /// Header fields of an answer; read one by one.
@@ -97,6 +107,17 @@ pub(super) struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
+    pub(super) fn parse(reader: &mut Reader<'a>) -> Option<Self> {
+        let count = usize::from(reader.u16()?);
+        let all = reader.bytes;
+        for _ in 0..count {
+            reader.block()?;
+            reader.block()?;
+        }
+        let bytes = all.get(..all.len() - reader.bytes.len())?;
+        (count <= HEADERS_MAX).then_some(Self { bytes, count })
+    }
+
     /// Name and value of each field.
     pub(super) fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         let mut reader = Reader { bytes: self.bytes };
@@ -355,7 +376,7 @@ impl<'a> ToDomain<'a> {
                 key: reader.u64()?,
                 events: reader.body(kind == kind::SOCKET)?,
             },
-            _ => return None,
+            kind => Self::Stream(StreamToDomain::parse(kind, ticket, reader)?),
         })
     }
 }
@@ -385,7 +406,7 @@ impl<'a> ToServer<'a> {
             kind::RETURNED => Self::Returned { ticket },
             kind::SEND | kind::SEND_LENT => Self::Send { key: ticket, frame: reader.body(kind == kind::SEND)? },
             kind::CLOSE => Self::Close { key: ticket, code: reader.u16()? },
-            _ => return None,
+            kind => Self::Stream(StreamToServer::parse(kind, ticket, reader)?),
         })
     }
 }
@@ -480,118 +501,4 @@ fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
         8 => Event::Forget,
         _ => return None,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
-        proptest::collection::vec(any::<u8>(), 0..max)
-    }
-
-    proptest! {
-        #[test]
-        fn requests_come_back(ticket: u64, instance: u64, route: u32, short: bool, peer: Option<IpAddr>, head in bytes(40), body in bytes(40)) {
-            let mut record = Vec::new();
-            request_head(&mut record, ticket, (instance, route), short, peer, &head);
-            record.extend_from_slice(&body);
-            let read = ToDomain::read(&record).unwrap();
-            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, peer, head: &head, body: Body::Here(&body) });
-            let place = Place { offset: ticket, bytes: instance };
-            record.truncate(record.len() - body.len());
-            lend(&mut record, place);
-            let read = ToDomain::read(&record).unwrap();
-            prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, peer, head: &head, body: Body::Lent(place) });
-        }
-
-        #[test]
-        fn answers_come_back(
-            ticket: u64, ran_us: u32, status in 200..600_u16,
-            fields in proptest::collection::vec((bytes(10), bytes(10)), 0..5), body in bytes(40),
-        ) {
-            let mut record = Vec::new();
-            let pairs = fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
-            answer_head(&mut record, ticket, ran_us, status, pairs.clone());
-            record.extend_from_slice(&body);
-            let Ok(ToServer::Answer { headers, body: read, .. }) = ToServer::read(&record) else { panic!() };
-            prop_assert_eq!(headers.iter().collect::<Vec<_>>(), pairs.clone().collect::<Vec<_>>());
-            prop_assert_eq!(read, Body::Here(&body));
-            record.truncate(record.len() - body.len());
-            let place = Place { offset: 7, bytes: ticket };
-            lend(&mut record, place);
-            set_ran_us(&mut record, 99);
-            let Ok(ToServer::Answer { headers, ran_us: 99, body: read, .. }) = ToServer::read(&record) else { panic!() };
-            prop_assert_eq!(headers.iter().collect::<Vec<_>>(), pairs.collect::<Vec<_>>());
-            prop_assert_eq!(read, Body::Lent(place));
-            record.push(0);
-            prop_assert!(ToServer::read(&record).is_err());
-        }
-
-        #[test]
-        fn socket_events_come_back(ticket: u64, key: u64, session in proptest::option::of(bytes(9)), text in bytes(30)) {
-            let session = session.as_deref();
-            let events = [
-                Event::Open { session, number: key },
-                Event::Known { session, number: 7, last: Kind::Binary },
-                Event::Message { kind: Kind::Text, bytes: &text },
-                Event::Message { kind: Kind::Binary, bytes: &text },
-                Event::Close { gone: key % 2 == 0 },
-                Event::Forget,
-            ];
-            let mut record = Vec::new();
-            socket_head(&mut record, ticket, 1, 2, true, key);
-            events.iter().for_each(|event| push_event(&mut record, event));
-            let Ok(ToDomain::Socket { events: read, .. }) = ToDomain::read(&record) else { panic!() };
-            let Body::Here(read) = read else { panic!() };
-            prop_assert_eq!(read_events(read).unwrap(), events);
-            let (mut head, place) = (Vec::new(), Place { offset: key, bytes: ticket });
-            socket_head(&mut head, ticket, 1, 2, true, key);
-            lend(&mut head, place);
-            let Ok(ToDomain::Socket { events: read, .. }) = ToDomain::read(&head) else { panic!() };
-            prop_assert_eq!(read, Body::Lent(place));
-        }
-
-        #[test]
-        fn frames_come_back(key: u64, frame in bytes(40)) {
-            let mut record = Vec::new();
-            send_head(&mut record, key);
-            let head = record.clone();
-            record.extend_from_slice(&frame);
-            prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Send { key, frame: Body::Here(&frame) }));
-            let (mut record, place) = (head, Place { offset: 1, bytes: key });
-            lend(&mut record, place);
-            prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Send { key, frame: Body::Lent(place) }));
-        }
-
-        #[test]
-        fn any_bytes_are_a_record_or_refused(bytes in bytes(80)) {
-            if let Ok(ToServer::Answer { headers, .. }) = ToServer::read(&bytes) {
-                headers.iter().for_each(|(name, value)| assert!(name.len() + value.len() <= bytes.len()));
-            }
-            let _ = ToDomain::read(&bytes);
-            let _ = read_events(&bytes);
-        }
-    }
-
-    #[test]
-    fn what_is_cut_or_out_of_range_is_refused() {
-        let mut record = Vec::new();
-        answer_head(&mut record, 1, 2, 200, [(b"a".as_slice(), b"b".as_slice())].into_iter());
-        for end in 0..record.len() {
-            assert!(ToServer::read(&record[..end]).is_err(), "{end}");
-        }
-        let mut record = Vec::new();
-        returned(&mut record, 7);
-        assert_eq!(ToServer::read(&record), Ok(ToServer::Returned { ticket: 7 }));
-        let mut record = Vec::new();
-        turn(&mut record, 8);
-        assert_eq!(ToServer::read(&record), Ok(ToServer::Turn { ticket: 8 }));
-        for status in [0, 101, 199, 600, 65535] {
-            let mut record = Vec::new();
-            answer_head(&mut record, 1, 2, status, std::iter::empty());
-            assert!(ToServer::read(&record).is_err(), "{status}");
-        }
-    }
 }

@@ -4,17 +4,19 @@ use super::answers::{Answers, Lent};
 use super::arena::{Borrower, LENT_BYTES_MIN};
 use super::file_body::{self, FileBody};
 use super::port::{Port, PortOutlet};
-use super::wire::{self, Body, Event, ToDomain};
+use super::streaming::{PortUplink, ShardStreams, key};
+use super::wire::{self, Body, Event, StreamToDomain, ToDomain};
 use crate::abi::files::{FileAnswer, FileParts};
 use crate::abi::frame::HandlerAnswer;
 use crate::abi::manifest::RouteDecl;
 use crate::abi::websocket::Socket;
-use crate::domain::NoAnswer;
 use crate::domain::call::{SocketEvent, plain_headers};
 use crate::domain::compress;
 use crate::domain::executor::Runner;
 use crate::domain::in_process::{BUSY, Executor, InProcess, InProcessModule};
 use crate::domain::serial::{Turn, Turns};
+use crate::domain::stream::call::{Facts, Pipes, Used};
+use crate::domain::{Instance, NoAnswer};
 use crate::numbered::{Numbered, Numbers};
 use crate::proto::http1::{Head, RequestView};
 use std::net::IpAddr;
@@ -38,6 +40,8 @@ pub(super) struct Domain {
     pub(super) answers: Arc<Answers>,
     /// Where large bodies of requests and large messages are found, a shard.
     pub(super) requests: Vec<Borrower>,
+    /// Bodies in pieces, a shard.
+    pub(super) streams: Vec<Arc<ShardStreams>>,
     /// The open sockets of each shard by its key.
     pub(super) sockets: Vec<Mutex<Numbered<Arc<Socket>>>>,
     /// Those of each shard whose end has overtaken their beginning.
@@ -127,9 +131,9 @@ impl DomainRunner {
     }
 
     /// Runs a handler, unless its calls run one at a time and the call has no turn: then gives whose turns they are.
-    fn request(&mut self, port: &Port, asked: &Asked<'_>, body: &[u8]) -> Option<Arc<Turns>> {
+    fn request(&mut self, port: &Arc<Port>, mut asked: Asked<'_>, body: &[u8]) -> Option<Arc<Turns>> {
         let start = Instant::now();
-        let Asked { ticket, instance, route, has_turn, peer, head } = *asked;
+        let Asked { shard, ticket, instance, route, has_turn, peer, head, .. } = asked;
         let Some(module) = self.domain.instance(instance) else {
             fail(port, ticket, "the module is not loaded in its domain\n");
             return None;
@@ -138,9 +142,7 @@ impl DomainRunner {
             return Some(Arc::clone(turns));
         }
         if has_turn {
-            let mut record = Vec::with_capacity(16);
-            wire::turn(&mut record, ticket);
-            port.send(&record, &[]);
+            say(port, |record| wire::turn(record, ticket));
         }
         if self.head.reread(head).is_err() {
             fail(port, ticket, "the request could not be read again\n");
@@ -153,7 +155,14 @@ impl DomainRunner {
         let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
         let (mut lent, mut declined, mut file, mut is_kept) = (Lent::Here, false, None, false);
         let compresses = module.route(route as usize).is_some_and(RouteDecl::may_compress);
-        let result = self.executor.handler(&module, route as usize, &view, |answer| {
+        let uplink = PortUplink { domain: &self.domain, port, shard, ticket };
+        let limit_ms = module.manifest().routes.get(route as usize).and_then(RouteDecl::timeout_ms);
+        let stream = asked.stream.take();
+        let mut facts = Facts { key: key(shard, ticket), uplink: &uplink, view: &view, start, limit_ms, stream };
+        let result = self.executor.handler(&module, route as usize, &view, Some(&mut facts), |answer, is_streamed| {
+            if is_streamed {
+                return;
+            }
             if answer.is_declined && module.may_decline(route as usize) {
                 declined = true;
                 return wire::declined(fixed, ticket, ran_us());
@@ -170,11 +179,7 @@ impl DomainRunner {
             let encoded = changed.as_ref().and_then(|changed| changed.body.as_deref());
             let body = encoded.unwrap_or(answer.body);
             let room = port.room(fixed.len() + LENT_FIXED_BYTES);
-            let waits = || {
-                let mut record = Vec::with_capacity(16);
-                wire::returned(&mut record, ticket);
-                port.send(&record, &[]);
-            };
+            let waits = || say(port, |record| wire::returned(record, ticket));
             lent = answers.lend(body, body.len() <= room, waits);
             is_kept = answer.is_kept && encoded.is_none();
             if matches!(lent, Lent::Here) && !is_kept {
@@ -193,7 +198,9 @@ impl DomainRunner {
         let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
         let fits = port.room(fixed.len() + LENT_FIXED_BYTES) > 0;
         let too_large = || NoAnswer::failed("the header fields of the answer are too large\n");
+        let used = self.executor.finish_stream(result.is_ok());
         match (result.and_then(|()| fits.then_some(()).ok_or_else(too_large)), lent) {
+            (Ok(()), _) if used != Used::Whole => say(port, |record| wire::stream_returned(record, ticket, ran_us())),
             (Ok(()), _) if declined => port.send(fixed, &[]),
             (Ok(()), _) if file.is_some() => send_file(port, ticket, fixed, file.as_ref()),
             (Ok(()), Lent::Here) => {
@@ -275,6 +282,13 @@ impl DomainRunner {
     }
 }
 
+/// Sends a short record.
+fn say(port: &Port, encode: impl FnOnce(&mut Vec<u8>)) {
+    let mut record = Vec::with_capacity(16);
+    encode(&mut record);
+    port.send(&record, &[]);
+}
+
 /// Writes the record of an answer with a file, or of what a condition has made of it.
 fn file_answer(fixed: &mut Vec<u8>, ticket: u64, ran_us: u32, answer: &HandlerAnswer<'_>, file: &FileAnswer) {
     let fields = file.fields(answer.headers());
@@ -321,12 +335,15 @@ impl Runner<Work> for DomainRunner {
 
 /// Which call a record asks for.
 struct Asked<'a> {
+    shard: usize,
     ticket: u64,
     instance: u64,
     route: u32,
     has_turn: bool,
     peer: Option<IpAddr>,
     head: &'a [u8],
+    /// Of a route of `CWEB_STREAM`.
+    stream: Option<Pipes>,
 }
 
 impl DomainRunner {
@@ -338,6 +355,9 @@ impl DomainRunner {
             tracing::error!("the server sent a record that can't be read");
             return None;
         };
+        if let ToDomain::Stream(call) = &read {
+            return self.stream_call(&port, *shard, call, has_turn);
+        }
         let (ToDomain::Request { body, .. } | ToDomain::Socket { events: body, .. }) = &read else { return None };
         let domain = Arc::clone(&self.domain);
         let lent = match *body {
@@ -356,13 +376,33 @@ impl DomainRunner {
         };
         match &read {
             &ToDomain::Request { ticket, instance, route, peer, head, .. } => {
-                self.request(&port, &Asked { ticket, instance, route, has_turn, peer, head }, body)
+                let asked = Asked { shard: *shard, ticket, instance, route, has_turn, peer, head, stream: None };
+                self.request(&port, asked, body)
             }
             work => {
                 self.socket(&port, *shard, work, body);
                 None
             }
         }
+    }
+
+    /// Runs a handler that takes the body in pieces.
+    fn stream_call(
+        &mut self,
+        port: &Arc<Port>,
+        shard: usize,
+        call: &StreamToDomain<'_>,
+        has_turn: bool,
+    ) -> Option<Arc<Turns>> {
+        let StreamToDomain::Call { ticket, instance, route, slot, length, expects_continue, peer, head } = *call else {
+            return None;
+        };
+        let stream = self.domain.streams.get(shard).and_then(|streams| streams.pipes(slot, length, expects_continue));
+        if stream.is_none() {
+            fail(port, ticket, "the memory of the stream is not there\n");
+            return None;
+        }
+        self.request(port, Asked { shard, ticket, instance, route, has_turn, peer, head, stream }, &[])
     }
 
     /// Answers a call whose turn does not come.

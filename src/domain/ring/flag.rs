@@ -11,22 +11,22 @@
 use super::atomic::{AtomicU64, Ordering, fence};
 
 /// Value of a raised flag, and what its futex expects.
-pub(super) const RAISED: u64 = 1;
+pub(crate) const RAISED: u64 = 1;
 
 /// The sleeper, before it looks at the announcement once more.
-pub(super) fn raise(flag: &AtomicU64) {
+pub(crate) fn raise(flag: &AtomicU64) {
     flag.swap(RAISED, Ordering::Relaxed);
     fence(Ordering::SeqCst);
 }
 
 /// The sleeper, awake again.
-pub(super) fn lower(flag: &AtomicU64) {
+pub(crate) fn lower(flag: &AtomicU64) {
     flag.swap(0, Ordering::Relaxed);
 }
 
 /// The other side, after its announcement: true if the sleeper must be woken, which is now the caller's duty. A fence
 /// and a load while the flag is down.
-pub(super) fn take(flag: &AtomicU64) -> bool {
+pub(crate) fn take(flag: &AtomicU64) -> bool {
     fence(Ordering::SeqCst);
     flag.load(Ordering::Relaxed) != 0 && flag.swap(0, Ordering::AcqRel) != 0
 }

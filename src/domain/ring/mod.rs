@@ -31,7 +31,7 @@ mod atomic;
 mod channel;
 mod consumer;
 mod copy;
-mod flag;
+pub(crate) mod flag;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) mod fuzz;
 mod producer;

@@ -76,7 +76,7 @@ impl Region {
     }
 
     /// All of the region.
-    pub(super) fn words(&self) -> &[AtomicU64] {
+    pub(in crate::domain) fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping lives as long as `self`, starts at a page, has `len` bytes, is readable and writable, and
         // the seals keep all of it backed by the file. `AtomicU64` has no invalid values, and this process looks at
         // the memory in no other way; what other processes write concurrently is as if an atomic store had written it.
@@ -121,6 +121,34 @@ impl Region {
         bytes
     }
 
+    /// A copy of the bytes at `range`, which lies within the region.
+    pub(in crate::domain) fn load_any(&self, range: Range<usize>) -> Vec<u8> {
+        let skipped = range.start % WORD_BYTES;
+        let mut bytes = self.load(range.start - skipped..range.end);
+        bytes.drain(..skipped);
+        bytes
+    }
+
+    /// Copies `bytes` to `offset` by the mapping. What lies beyond the region is left out.
+    pub(in crate::domain) fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        let count = bytes.len().min(self.map.len().saturating_sub(offset));
+        let to = self.map.as_mut_ptr().wrapping_add(offset.min(self.map.len()));
+        // SAFETY: the range lies within the mapping, which is writable. The memory is shared: no reference to it as bytes
+        // exists, and readers take what a peer writes meanwhile for garbage that harms nobody.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count) };
+    }
+
+    /// Copies bytes from `offset` to `into`, whose length says how many; the range lies within the region.
+    ///
+    /// # Safety
+    /// `into` is valid for writes of `count` bytes.
+    pub(in crate::domain) unsafe fn copy_out(&self, offset: usize, into: *mut u8, count: usize) {
+        let count = count.min(self.map.len().saturating_sub(offset));
+        let from = self.map.as_mut_ptr().wrapping_add(offset.min(self.map.len()));
+        // SAFETY: the source lies within the mapping; the rest is the caller's contract. As in `copy_in`.
+        unsafe { std::ptr::copy_nonoverlapping(from, into, count) };
+    }
+
     /// The address of the byte at `offset`, which must lie within the region.
     pub(in crate::domain) fn pointer(&self, offset: usize) -> *const u8 {
         std::ptr::from_ref(&self.words()[offset / WORD_BYTES]).cast::<u8>().wrapping_add(offset % WORD_BYTES)
@@ -136,7 +164,7 @@ impl Region {
     }
 
     /// Sleeps until [`Region::wake`] on the word, unless its low half isn't `expected`'s. False: the time is over.
-    pub(super) fn wait(&self, word: usize, expected: u64, timeout: Duration) -> bool {
+    pub(in crate::domain) fn wait(&self, word: usize, expected: u64, timeout: Duration) -> bool {
         let timeout = futex::Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
@@ -150,7 +178,7 @@ impl Region {
     }
 
     /// Wakes whoever waits on the word, in any process.
-    pub(super) fn wake(&self, word: usize) {
+    pub(in crate::domain) fn wake(&self, word: usize) {
         // It fails for addresses that aren't mapped; this one is.
         let _ = futex::wake(self.futex(word), futex::Flags::empty(), 1);
     }

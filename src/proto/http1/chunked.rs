@@ -1,5 +1,6 @@
 //! The chunked transfer coding (RFC 9112 §7.1).
 
+use super::decoder::BodyPiece;
 use super::head::RequestError;
 use super::response::{is_field_text, is_tchar};
 
@@ -97,6 +98,35 @@ impl Chunked {
                     self.state = State::Trailer(seen);
                 }
             }
+        }
+    }
+}
+
+impl Chunked {
+    /// The next piece of the body in `input`, of at most `room` bytes: those of one chunk.
+    pub(super) fn piece<'a>(&mut self, input: &'a [u8], room: usize) -> Result<BodyPiece<'a>, RequestError> {
+        let mut at = 0;
+        while !matches!(self.state, State::Data(_)) {
+            let rest = input.get(at..).unwrap_or_default();
+            let before = (self.state, self.extension_bytes);
+            let (used, done) = self.decode(rest.get(..self.step(rest)).unwrap_or(rest), &mut Vec::new(), usize::MAX)?;
+            at += used;
+            if done || used == 0 && before == (self.state, self.extension_bytes) {
+                return Ok(BodyPiece { consumed: at, bytes: &[], done });
+            }
+        }
+        let State::Data(left) = self.state else { return Ok(BodyPiece { consumed: at, bytes: &[], done: false }) };
+        let rest = input.get(at..).unwrap_or_default();
+        let bytes = rest.get(..left.min(rest.len()).min(room)).unwrap_or_default();
+        self.state = if bytes.len() == left { State::DataEnd } else { State::Data(left - bytes.len()) };
+        Ok(BodyPiece { consumed: at + bytes.len(), bytes, done: false })
+    }
+
+    /// Bytes of `rest` up to the end of the line that it begins with: what [`Chunked::decode`] takes without any data.
+    fn step(&self, rest: &[u8]) -> usize {
+        match self.state {
+            State::DataEnd => rest.len().min(2),
+            _ => memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1),
         }
     }
 }

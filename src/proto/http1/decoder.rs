@@ -145,10 +145,9 @@ impl RequestDecoder {
         self.state = State::Head { searched: 0, skipped: 0 };
         self.head.parse(head_bytes, &self.limits)?;
         if let Framing::Length(length) = self.head.framing {
-            if length > self.limits.body_bytes_max {
-                return Err(RequestError::BodyTooLarge);
-            }
-            if let Some(body) = rest.get(..length) {
+            // A body that is too large is refused when it is to gather: whoever takes it piece by piece has other limits.
+            let gathers = length <= self.limits.body_bytes_max;
+            if let Some(body) = rest.get(..length).filter(|_| gathers) {
                 let view = RequestView { head: &self.head, bytes: head_bytes, body, shared: None, peer: None };
                 return Ok(Decoded::Request { consumed: skipped + head_len + length, view });
             }
@@ -206,6 +205,9 @@ impl RequestDecoder {
 
     fn decode_body<'a>(&'a mut self, rest: &'a [u8]) -> Result<Decoded<'a>, RequestError> {
         let (used, done) = match &mut self.state {
+            State::Length { left } if *left > self.body_bytes_max.saturating_sub(self.body.len()) => {
+                return Err(RequestError::BodyTooLarge);
+            }
             State::Length { left } => {
                 let part = rest.get(..(*left).min(rest.len())).unwrap_or_default();
                 if self.body.capacity() - self.body.len() < part.len() {
@@ -234,6 +236,66 @@ impl RequestDecoder {
         let body = shared.map_or(self.body.as_slice(), |whole| whole.as_slice());
         let view = RequestView { head: &self.head, bytes: &self.head_bytes, body, shared, peer: None };
         Ok(Decoded::Request { consumed: used, view })
+    }
+}
+
+/// A part of a body that is handed over as it comes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BodyPiece<'a> {
+    /// Bytes of the input that are done with.
+    pub consumed: usize,
+    /// Bytes of the body, without their framing.
+    pub bytes: &'a [u8],
+    /// The body is complete.
+    pub done: bool,
+}
+
+/// After [`Decoded::Body`], in place of further calls of [`RequestDecoder::decode`]: the body piece by piece, and no memory
+/// for it here. [`RequestDecoder::release`] follows the last piece.
+impl RequestDecoder {
+    /// The body is taken piece by piece, of at most `bytes_max` bytes in all; `None`: however many.
+    pub fn stream_body(&mut self, bytes_max: Option<usize>) {
+        self.body_bytes_max = bytes_max.unwrap_or(usize::MAX);
+    }
+
+    /// The request without its body.
+    #[must_use]
+    pub fn head_view(&self) -> RequestView<'_> {
+        RequestView { head: &self.head, bytes: &self.head_bytes, body: &[], shared: None, peer: None }
+    }
+
+    /// Bytes of the body that are still to come, if the client has said how many.
+    #[must_use]
+    pub fn body_left(&self) -> Option<usize> {
+        match self.state {
+            State::Length { left } => Some(left),
+            State::Done => Some(0),
+            State::Head { .. } | State::Chunked(_) => None,
+        }
+    }
+
+    /// Takes the next piece from `input`, of at most `room` bytes. Nothing consumed: there is no room, or more must come.
+    ///
+    /// # Errors
+    /// Framing is lost, or the body is larger than it may be; the decoder is of no further use.
+    pub fn body_piece<'a>(&mut self, input: &'a [u8], room: usize) -> Result<BodyPiece<'a>, RequestError> {
+        let piece = match &mut self.state {
+            State::Length { left } => {
+                let bytes = input.get(..(*left).min(input.len()).min(room)).unwrap_or_default();
+                *left -= bytes.len();
+                BodyPiece { consumed: bytes.len(), bytes, done: *left == 0 }
+            }
+            State::Chunked(chunked) => chunked.piece(input, room)?,
+            State::Head { .. } | State::Done => BodyPiece { consumed: 0, bytes: &[], done: true },
+        };
+        if piece.bytes.len() > self.body_bytes_max {
+            return Err(RequestError::BodyTooLarge);
+        }
+        self.body_bytes_max -= piece.bytes.len();
+        if piece.done {
+            self.state = State::Done;
+        }
+        Ok(piece)
     }
 }
 

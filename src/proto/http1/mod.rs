@@ -14,7 +14,7 @@ mod target;
 pub use accept::accepts;
 pub use conditional::{Validators, Verdict, judge};
 pub use date::http_date;
-pub use decoder::{Decoded, RequestDecoder};
+pub use decoder::{BodyPiece, Decoded, RequestDecoder};
 pub use encoding::{Coding, choose_coding};
 pub use head::{HEADERS_MAX, Head, Limits, Method, RequestError, RequestView};
 pub use range::{content_range, no_range, part_head, parts_end};

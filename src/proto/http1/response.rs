@@ -253,17 +253,18 @@ pub fn close_after(response: &mut Vec<u8>) {
 }
 
 /// Appends the head of a response whose body follows in pieces: in chunks, or, to a client of HTTP/1.0, until the
-/// connection is closed. `head.keep_alive` must be false for such a client.
+/// connection is closed. `head.keep_alive` must be false for such a client. Returns how many header fields were dropped.
 pub fn encode_stream_head<'h>(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
     headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
-) {
-    let Pushed { upgrade, .. } = push_fields(out, head, headers);
+) -> u32 {
+    let Pushed { upgrade, dropped } = push_fields(out, head, headers);
     if !head.http_1_0 {
         push_field(out, b"Transfer-Encoding", b"chunked");
     }
     push_connection(out, head, upgrade);
+    dropped
 }
 
 /// What became of the fields a handler has set.

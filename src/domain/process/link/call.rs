@@ -3,6 +3,7 @@
 use super::super::arena::Place;
 use crate::abi::websocket::Socket;
 use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent};
+use crate::domain::stream::{CallSlot, Pipe, StreamStart};
 use crate::net::ConnId;
 use std::sync::Arc;
 
@@ -39,8 +40,35 @@ pub(super) struct Pending {
     pub(super) limit_ms: Option<u64>,
     /// Where it is.
     pub(super) stage: Stage,
+    /// A call of a route of `CWEB_STREAM`, or one that sends its answer itself.
+    pub(super) watched: Option<Watched>,
+    /// What was seen of it last.
+    pub(super) progress: u64,
+    /// The handler has begun to send its answer.
+    pub(super) begun: bool,
     /// Once it was sent: the request of a handler that may leave it to others.
     pub(super) kept: Option<OwnedRequest>,
+}
+
+/// Where it is seen whether a stream gets on.
+pub(super) enum Watched {
+    /// It has a slot of its own.
+    Call(Arc<CallSlot>),
+    /// It sends its answer through this.
+    Answer(Pipe),
+}
+
+impl Watched {
+    /// What changes while the handler gets on, and whether it waits for its client instead.
+    pub(super) fn progress(&self) -> (u64, bool) {
+        match self {
+            Self::Call(slot) => slot.progress(),
+            Self::Answer(pipe) => {
+                let ((tail, head), (_, waits)) = (pipe.positions(), pipe.waits());
+                (tail, waits && tail != head)
+            }
+        }
+    }
 }
 
 /// How far a call has come.
@@ -58,7 +86,7 @@ pub(super) enum Stage {
 
 /// What is to be sent.
 pub(super) enum Cargo {
-    Request { route: usize, request: OwnedRequest },
+    Request { route: usize, request: OwnedRequest, stream: Option<Box<StreamStart>> },
     Socket { index: usize, socket: Arc<Socket>, events: Vec<SocketEvent> },
 }
 

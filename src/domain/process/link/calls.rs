@@ -3,7 +3,7 @@
 use super::super::remote::RemoteModule;
 use super::super::wire;
 use super::ShardLink;
-use super::call::{Asker, Cargo, Copying, Large, Pending, Queued, Sending, Stage};
+use super::call::{Asker, Cargo, Copying, Large, Pending, Queued, Sending, Stage, Watched};
 use super::line::Line;
 use super::refusal::{barred, barred_text, refuse};
 use crate::abi::manifest::RouteDecl;
@@ -121,13 +121,18 @@ impl RemoteCalls {
         self.gone.clear();
         self.draining = false;
         let (barred, queue) = std::mem::take(&mut self.queue).into_iter().partition(|queued| {
-            self.pending.get(&queued.ticket).is_none_or(|pending| barred(&*pending.hold).is_some())
+            // The memory of a stream is gone with the process before this one.
+            let is_barred = |pending: &Pending| barred(&*pending.hold).is_some() || pending.watched.is_some();
+            self.pending.get(&queued.ticket).is_none_or(is_barred)
         });
         self.queue = queue;
         let barred: VecDeque<Queued> = barred;
         let mut outcomes = Vec::new();
         for pending in barred.iter().filter_map(|queued| self.pending.remove(&queued.ticket)) {
-            let why = barred_text(&*pending.hold);
+            let why = match pending.watched {
+                Some(_) => "the module's process was replaced; try again".to_owned(),
+                None => barred_text(&*pending.hold),
+            };
             refuse(pending.asker, &why, &mut outcomes);
         }
         let large = std::mem::take(&mut self.large).into_iter();
@@ -158,12 +163,14 @@ impl RemoteCalls {
     /// The process is to end: nothing more is sent to it, and its owner is told when it has answered what was.
     pub fn drain(&mut self) {
         self.draining = true;
+        self.cancel_all();
     }
 
     /// Answers the requests that have been with the domain for longer than `limit_ms`, and asks for a new process; also
     /// when the callbacks of a socket neither return nor send for so long.
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
         self.now_ms = now_ms;
+        self.look_at_streams();
         let limit_of = |pending: &Pending| match pending.stage {
             // What the handler has not got is not its fault.
             Stage::Waiting | Stage::Turn => limit_ms,
@@ -271,7 +278,10 @@ impl RemoteCalls {
                 Message::SocketIdle { socket: key }
             }
         };
-        lost.into_iter().map(outcome).collect()
+        let mut outcomes: Vec<Message> = lost.into_iter().map(outcome).collect();
+        let broken = dead.iter().flat_map(|line| line.link.streams.open());
+        outcomes.extend(broken.map(|(conn, seq)| Message::StreamBroken { conn, seq }));
+        outcomes
     }
 
     /// Queues a call; [`RemoteCalls::flush`] sends it.
@@ -290,11 +300,12 @@ impl RemoteCalls {
         let instance = crate::domain::Instance::id(module);
         self.tickets += 1;
         let ticket = self.tickets | TICKET_BIT;
-        let mut limit_ms = None;
+        let (mut limit_ms, mut watched) = (None, None);
         let (unit, asker, cargo) = match work {
-            Work::Request { conn, seq, route, request, meta } => {
+            Work::Request { conn, seq, route, request, meta, stream } => {
+                watched = stream.as_ref().map(|stream| Watched::Call(Arc::clone(&stream.slot)));
                 limit_ms = hold.instance().manifest().routes.get(route).and_then(RouteDecl::timeout_ms);
-                (route, Asker::Request { conn, seq, meta }, Cargo::Request { route, request })
+                (route, Asker::Request { conn, seq, meta }, Cargo::Request { route, request, stream })
             }
             Work::Socket { socket, index, events } => {
                 let unit = hold.instance().manifest().routes.len() + index;
@@ -308,7 +319,11 @@ impl RemoteCalls {
         };
         let since_ms = self.now_ms;
         let stage = Stage::Waiting;
-        self.pending.insert(ticket, Pending { hold, unit, asker, since_ms, limit_ms, stage, kept: None });
+        // A stream has a limit of its own for the handler, and this one for the time in which nothing moves.
+        let limit_ms = limit_ms.filter(|_| watched.is_none());
+        let (progress, begun, kept) = (0, false, None);
+        let pending = Pending { hold, unit, asker, since_ms, limit_ms, stage, watched, progress, begun, kept };
+        self.pending.insert(ticket, pending);
         self.queue.push_back(Queued { ticket, instance, short, cargo });
     }
 }

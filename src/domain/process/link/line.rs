@@ -63,6 +63,21 @@ impl Line {
         self.open -= usize::from(open);
     }
 
+    /// Tells a process that nothing else is sent to any more what became of streams.
+    pub(super) fn tell_streams(&mut self) {
+        if self.broken || !self.link.streams.has_told() {
+            return;
+        }
+        match self.link.streams.tell(&mut self.link.producer) {
+            Err(error) => self.end(&error.to_string()),
+            Ok(()) => {
+                if self.link.producer.publish() {
+                    self.link.producer.wake();
+                }
+            }
+        }
+    }
+
     /// Nothing is sent there any more: tells the owner, once, when nothing is open either.
     pub(super) fn tell_drained(&mut self) {
         if self.open == 0 && !self.drained {

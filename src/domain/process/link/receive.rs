@@ -73,7 +73,12 @@ impl RemoteCalls {
     /// # Errors
     /// There is no such call, or a record of this kind can't end it. It stays, to be answered when the domain is ended for
     /// that.
-    fn finish(&mut self, line: &mut Line, ticket: u64, fits: fn(&Asker) -> bool) -> Result<Option<Pending>, String> {
+    pub(super) fn finish(
+        &mut self,
+        line: &mut Line,
+        ticket: u64,
+        fits: fn(&Asker) -> bool,
+    ) -> Result<Option<Pending>, String> {
         let pending = self.pending.get(&ticket).filter(|_| line.tickets.contains(&ticket));
         match pending {
             None if line.late.remove(&ticket) => Ok(None),
@@ -115,6 +120,7 @@ impl RemoteCalls {
                 tell_dropped(&pending, dropped);
                 out.push(Message::Answer { conn, seq, bytes, lent });
             }
+            ToServer::Stream(record) => self.take_stream(line, &record, out)?,
             ToServer::FileAnswer(answer) => {
                 line.link.call_over(answer.ticket);
                 self.take_file(line, answer, out)?;
@@ -204,7 +210,7 @@ impl RemoteCalls {
         for line in self.current.iter().chain(&self.former).filter(|line| !line.broken) {
             line.link.consumer.prepare_sleep();
             self.sleeps.set(true);
-            work |= !line.link.consumer.is_empty();
+            work |= !line.link.consumer.is_empty() || line.link.streams.is_ready();
         }
         work
     }

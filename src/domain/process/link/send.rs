@@ -1,18 +1,22 @@
 //! Records on their way to a domain.
 
 use super::super::arena::{LENT_BYTES_MIN, SMALL_BYTES_MAX};
-use super::super::wire::{self, Event};
+use super::super::wire::{self, Event, StreamToDomain};
 use super::call::{Cargo, Queued, Sending, Stage};
 use super::calls::{RemoteCalls, TICKET_BIT};
 use super::large::COPIED_BYTES_MAX;
 use super::line::{Known, Line};
 use crate::domain::call::SocketEvent;
 use crate::domain::ring::PushError;
+use crate::domain::stream::StreamStart;
 
 impl RemoteCalls {
     /// Sends what the ring takes, and writes a bounded part of what goes beside it; once a batch.
     pub fn flush(&mut self) {
-        self.former.iter_mut().for_each(Line::tell_drained);
+        for line in &mut self.former {
+            line.tell_streams();
+            line.tell_drained();
+        }
         self.more = false;
         let Some(mut line) = self.current.take() else { return };
         let nothing = self.sending.is_none() && self.queue.is_empty() && self.forgotten.is_empty() && !self.draining;
@@ -51,7 +55,10 @@ impl RemoteCalls {
     fn has_room(&self, line: &mut Line) -> bool {
         let record = self.sending.as_ref().map(|sending| sending.fixed.len() + sending.body.len());
         let done = line.link.done.map(|_| wire::DONE_BYTES);
-        record.max(done).is_some_and(|bytes| line.link.producer.await_room(bytes))
+        record
+            .max(done)
+            .max(line.link.streams.waiting_bytes())
+            .is_some_and(|bytes| line.link.producer.await_room(bytes))
     }
 
     /// Sends records until there are no more or the ring is full.
@@ -78,7 +85,10 @@ impl RemoteCalls {
         }
         let (Some(queued), Some(pending)) = (queued, self.pending.get_mut(&ticket)) else { return };
         (pending.stage, pending.since_ms) = (Stage::Running, self.now_ms);
-        let Cargo::Request { route, request } = queued.cargo else { return };
+        let Cargo::Request { route, request, stream } = queued.cargo else { return };
+        if let Some(stream) = stream {
+            line.link.streams.hold(ticket, &stream.slot);
+        }
         let Some(route) = pending.hold.instance().manifest().routes.get(route) else { return };
         if route.is_serial() {
             pending.stage = Stage::Turn;
@@ -139,7 +149,16 @@ impl RemoteCalls {
         let short = queued.short && queued.cargo.bytes() <= SHORT_BYTES_MAX;
         let mut fixed = Vec::with_capacity(512);
         match &queued.cargo {
-            Cargo::Request { route, request } => {
+            Cargo::Request { route, request, stream: Some(stream) } => {
+                let route = u32::try_from(*route).unwrap_or(u32::MAX);
+                let StreamStart { slot, length, expects_continue } = &**stream;
+                let (slot, length, expects_continue) = (slot.number(), *length, *expects_continue);
+                let view = request.view();
+                let (peer, head) = (view.peer, view.bytes);
+                let call = StreamToDomain::Call { ticket, instance, route, slot, length, expects_continue, peer, head };
+                call.push(&mut fixed);
+            }
+            Cargo::Request { route, request, stream: None } => {
                 // Routes are counted by C's int.
                 let route = u32::try_from(*route).unwrap_or(u32::MAX);
                 let view = request.view();

@@ -61,7 +61,7 @@ impl Bench {
             cors_origin: None,
             preflight: None,
         };
-        let work = Work::Request { conn: self.conns[conn], seq: 0, route: 0, request, meta };
+        let work = Work::Request { conn: self.conns[conn], seq: 0, route: 0, request, meta, stream: None };
         self.calls.submit(Arc::new(Held(Arc::clone(&self.module))), true, work);
     }
 

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/**
+ * @file cweb_stream.h
+ * Bodies in pieces, in memory that does not grow with them; cancellation and deadlines; answers that outlive the handler.
+ *
+ *     #include <cweb.h>
+ *     #include <cweb_stream.h>
+ *
+ *     static int count(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {
+ *         char piece[65536];
+ *         long long bytes = 0;
+ *         ssize_t got;
+ *         while ((got = cweb_read(req, piece, sizeof piece)) > 0) {
+ *             bytes += got;
+ *         }
+ *         return got < 0 ? cweb_respond(res, HTTP_400_BAD_REQUEST, NULL, "broken off\n")
+ *                        : cweb_respond(res, HTTP_200_OK, NULL, "%lld bytes\n", bytes);
+ *     }
+ *
+ * with the route {"/count", "POST", count, CWEB_STREAM}. See docs/streams.md.
+ *
+ * The functions that take a request or a response may be called from the handler and from threads that it waits for, until
+ * it returns. What fails sets errno.
+ */
+#ifndef CWEB_STREAM_H
+#define CWEB_STREAM_H
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include <cweb.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Why a call is canceled: see cweb_canceled(). */
+enum {
+    CWEB_CLIENT_GONE = 1, /**< The client has closed its connection, or its side of it. */
+    CWEB_DEADLINE = 2,    /**< The time is over: see cweb_remaining_ms(). */
+    CWEB_DRAINING = 3     /**< The server stops, or replaces the process of the module. */
+};
+
+/** What cweb_stream_write() returns when there is no room now. */
+#define CWEB_AGAIN 1
+
+/** A detached answer: a name, valid until cweb_stream_close(). One that is closed names nothing, and using it is an error. */
+typedef struct cweb_stream cweb_stream_t;
+
+/** The server's part of this header; modules call the functions below. */
+struct cweb_stream_host {
+    ssize_t (*read)(const http_request_t *req, void *buf, size_t n);
+    int (*read_view)(const http_request_t *req, const void **bytes, size_t *length);
+    long long (*body_length)(const http_request_t *req);
+    int (*canceled)(const http_request_t *req);
+    long long (*remaining_ms)(const http_request_t *req);
+    int (*has_begun)(const http_response_t *res);
+    int (*begin)(const http_response_t *res, int status);
+    int (*write)(const http_response_t *res, const void *bytes, size_t n);
+    void *(*detach)(const http_request_t *req, const http_response_t *res);
+    int (*stream_write)(const void *stream, const void *bytes, size_t n);
+    int (*stream_close)(const void *stream);
+    int (*stream_canceled)(const void *stream);
+    int (*stream_on)(const void *module, const void *stream, void (*room)(void *), void (*gone)(void *), void *arg);
+    size_t (*broadcast)(const void *const *streams, size_t count, const void *bytes, size_t n, int *results);
+};
+
+/* ---- The body of a request, in a handler whose route has CWEB_STREAM ---- */
+
+/**
+ * Copies the next bytes of the body, and waits until there are some.
+ * @return how many, at most n; 0 at the end of the body; -1 with errno:
+ *   ECONNRESET  the client is gone,
+ *   ETIMEDOUT   the deadline has passed, or the client sends too slowly,
+ *   EMSGSIZE    the body is larger than the route's CWEB_BODY_MIB() allows,
+ *   EPROTO      the framing of the body is broken,
+ *   ECANCELED   the server stops,
+ *   EINVAL      the route does not have CWEB_STREAM: the body is in req->body
+ */
+static inline ssize_t cweb_read(http_request_t *req, void *buf, size_t n) {
+    return cweb_binding.host->stream->read(req, buf, n);
+}
+
+/**
+ * Lends the next bytes of the body where they lie, without a copy: until the next call of this function or cweb_read().
+ * @return 1; 0 at the end of the body (*bytes is NULL then); -1 as cweb_read()
+ */
+static inline int cweb_read_view(http_request_t *req, const void **bytes, size_t *length) {
+    return cweb_binding.host->stream->read_view(req, bytes, length);
+}
+
+/** Bytes of the whole body, if the client has said how many, else -1. */
+static inline long long cweb_body_length(const http_request_t *req) {
+    return cweb_binding.host->stream->body_length(req);
+}
+
+/* ---- The answer in pieces: in every handler but those of CWEB_INLINE ---- */
+
+/**
+ * Begins the answer with this status (as http_response_t.status) and the header fields of res, which are final from here
+ * on. A Content-Length among them is kept to: no more can be written, and a handler that writes less ends the connection.
+ * Without one the answer is sent in chunks, or to a client of HTTP/1.0 until the connection is closed. res->body is not
+ * sent. If the handler faults afterwards, the connection ends so that the client can tell.
+ * @return 0; -1 with errno: EALREADY (it has begun), ECONNRESET (the client is gone), EBUSY (too many answers are streamed),
+ *   E2BIG (the header fields are too large), EPERM (the route has CWEB_INLINE)
+ */
+static inline int cweb_begin(http_response_t *res, int status) {
+    return cweb_binding.host->stream->begin(res, status);
+}
+
+/**
+ * Sends n bytes of an answer that has begun, and waits while the client takes none. Threads may write at once: the bytes
+ * of each call stay together.
+ * @return 0; -1 with errno: ECONNRESET (the client is gone), ETIMEDOUT (the deadline has passed), EMSGSIZE (more than the
+ *   Content-Length), EINVAL (cweb_begin() has not been called), EPIPE (the answer is detached)
+ */
+static inline int cweb_write(http_response_t *res, const void *bytes, size_t n) {
+    return cweb_binding.host->stream->write(res, bytes, n);
+}
+
+/** Does nothing but report: what is written is on its way at once. @return as cweb_write() */
+static inline int cweb_flush(http_response_t *res) {
+    return cweb_binding.host->stream->write(res, "", 0);
+}
+
+/* Formats into memory that is the caller's to free; NULL when there is none. */
+__attribute__((format(printf, 1, 0))) static inline char *cweb_stream_text(const char *format, va_list list, size_t *n) {
+    va_list again;
+    va_copy(again, list);
+    int length = vsnprintf(NULL, 0, format, list);
+    char *text = length < 0 ? NULL : (char *)malloc((size_t)length + 1);
+    if (text != NULL) {
+        vsnprintf(text, (size_t)length + 1, format, again);
+        *n = (size_t)length;
+    }
+    va_end(again);
+    return text;
+}
+
+/** cweb_write() of formatted text. @return as cweb_write(); ENOMEM */
+__attribute__((format(printf, 2, 3))) static inline int cweb_printf(http_response_t *res, const char *format, ...) {
+    size_t n = 0;
+    va_list list;
+    va_start(list, format);
+    char *text = cweb_stream_text(format, list, &n);
+    va_end(list);
+    if (text == NULL) {
+        errno = ENOMEM;
+        return -1;
+    }
+    int result = cweb_write(res, text, n);
+    free(text);
+    return result;
+}
+
+/**
+ * One server-sent event (HTML standard, 9.2) as text from malloc(3). Lines of data become lines of the event; line breaks
+ * in event and id end them.
+ * @param event  NULL: none; @param id  NULL: none; @param data  NULL: ""
+ */
+static inline char *cweb_sse_text(const char *event, const char *id, const char *data, size_t *length) {
+    const char *rest = data != NULL ? data : "";
+    size_t lines = 1;
+    for (const char *c = rest; *c != '\0'; c++) {
+        lines += *c == '\n' || *c == '\r';
+    }
+    size_t event_n = event != NULL ? strcspn(event, "\r\n") : 0;
+    size_t id_n = id != NULL ? strcspn(id, "\r\n") : 0;
+    char *text = (char *)malloc(event_n + id_n + strlen(rest) + lines * 7 + 32);
+    if (text == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    char *at = text;
+    if (event != NULL) {
+        at += sprintf(at, "event: %.*s\n", (int)event_n, event);
+    }
+    if (id != NULL) {
+        at += sprintf(at, "id: %.*s\n", (int)id_n, id);
+    }
+    for (;;) {
+        size_t n = strcspn(rest, "\r\n");
+        memcpy(at, "data: ", 6);
+        memcpy(at + 6, rest, n);
+        at[6 + n] = '\n';
+        at += n + 7;
+        rest += n;
+        if (*rest == '\0') {
+            break;
+        }
+        rest += rest[0] == '\r' && rest[1] == '\n' ? 2 : 1;
+    }
+    *at++ = '\n';
+    *length = (size_t)(at - text);
+    return text;
+}
+
+/* What server-sent events need in the head of their answer. */
+static inline void cweb_sse_headers(http_response_t *res) {
+    cweb_header(res, "content-type", "text/event-stream");
+    cweb_header(res, "cache-control", "no-cache");
+}
+
+/** Sends one server-sent event; the first one begins the answer. event and id may be NULL. @return as cweb_write() */
+static inline int cweb_sse(http_response_t *res, const char *event, const char *id, const char *data) {
+    if (!cweb_binding.host->stream->has_begun(res)) {
+        cweb_sse_headers(res);
+        if (cweb_begin(res, HTTP_200_OK) != 0) {
+            return -1;
+        }
+    }
+    size_t n = 0;
+    char *text = cweb_sse_text(event, id, data, &n);
+    int result = text == NULL ? -1 : cweb_write(res, text, n);
+    free(text);
+    return result;
+}
+
+/* ---- Cancellation and deadlines: in every handler ---- */
+
+/**
+ * Why the work for this request is of no use any more: CWEB_CLIENT_GONE, CWEB_DEADLINE, CWEB_DRAINING; 0: go on. It costs
+ * about as much as reading a variable: ask often. What the handler does with the answer is its own affair; one that it
+ * gives all the same is sent if that is possible.
+ */
+static inline int cweb_canceled(const http_request_t *req) {
+    return cweb_binding.host->stream->canceled(req);
+}
+
+/**
+ * Milliseconds that are left, 0 when none are; -1: there is no limit. The limit is the least of what the client asks for
+ * (X-Request-Timeout-Ms, or Request-Timeout in seconds) and the route's CWEB_TIMEOUT_S(), or, on a route without that and
+ * without CWEB_STREAM, the server's --handler-timeout-ms.
+ */
+static inline long long cweb_remaining_ms(const http_request_t *req) {
+    return cweb_binding.host->stream->remaining_ms(req);
+}
+
+/* ---- Answers that outlive the handler ---- */
+
+/**
+ * Makes the answer one that goes on when the handler has returned: any thread of the module may write to it, by the name
+ * that is returned. Begins it with res->status if that has not been done.
+ * In a handler of a CWEB_STREAM route: instead of cweb_begin().
+ * @return the stream; NULL with errno: as cweb_begin(), EALREADY (it is detached), EINVAL (see above)
+ */
+static inline cweb_stream_t *cweb_detach(http_request_t *req, http_response_t *res) {
+    return (cweb_stream_t *)cweb_binding.host->stream->detach(req, res);
+}
+
+/**
+ * Sends all of the n bytes or none, without waiting. From any thread.
+ * @return 0; CWEB_AGAIN: too much of what was sent before has not left yet, and the callback for room will come;
+ *   -1 with errno: ECONNRESET (the client is gone), EMSGSIZE (more than can ever be sent in one call, 64 KiB, or than the
+ *   Content-Length), EBADF (the stream is closed)
+ */
+static inline int cweb_stream_write(cweb_stream_t *stream, const void *bytes, size_t n) {
+    return cweb_binding.host->stream->stream_write(stream, bytes, n);
+}
+
+/** Sends one server-sent event. @return as cweb_stream_write() */
+static inline int cweb_stream_sse(cweb_stream_t *stream, const char *event, const char *id, const char *data) {
+    size_t n = 0;
+    char *text = cweb_sse_text(event, id, data, &n);
+    int result = text == NULL ? -1 : cweb_stream_write(stream, text, n);
+    free(text);
+    return result;
+}
+
+/**
+ * Sends the same bytes to many streams.
+ * @param results  NULL, or room for a result each: as cweb_stream_write() returns it
+ * @return how many took them
+ */
+static inline size_t cweb_stream_broadcast(cweb_stream_t *const *streams, size_t count, const void *bytes, size_t n,
+                                           int *results) {
+    return cweb_binding.host->stream->broadcast((const void *const *)streams, count, bytes, n, results);
+}
+
+/**
+ * Calls room(arg) when there is room after CWEB_AGAIN, and gone(arg) when the client is gone; each may be NULL, and both
+ * NULL ends that. One thread of the process runs all such callbacks, one after the other: they must not wait. The callbacks
+ * end with this version of the module, before its unload; the next one sets its own.
+ * @return 0; -1 with errno EBADF: the stream is closed
+ */
+static inline int cweb_stream_on(cweb_stream_t *stream, void (*room)(void *), void (*gone)(void *), void *arg) {
+    return cweb_binding.host->stream->stream_on(cweb_binding.module, stream, room, gone, arg);
+}
+
+/** As cweb_canceled(), for a detached stream; -1 with errno EBADF: it is closed. */
+static inline int cweb_stream_canceled(cweb_stream_t *stream) {
+    return cweb_binding.host->stream->stream_canceled(stream);
+}
+
+/**
+ * Ends the answer after what was written, and gives the name up. To be called once for each stream, also for one whose
+ * client is gone. @return 0; -1 with errno EBADF: it was closed before
+ */
+static inline int cweb_stream_close(cweb_stream_t *stream) {
+    return cweb_binding.host->stream->stream_close(stream);
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CWEB_STREAM_H */

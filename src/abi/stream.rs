@@ -1,0 +1,499 @@
+//! Streams as module code sees them (`include/cweb_stream.h`): the functions it calls, and the callbacks of detached streams.
+//!
+//! What a call or a detached stream is made of is the matter of the room above, behind [`StreamCall`] and [`Streams`]. A
+//! detached stream is a number, never an address: one that is over names nothing, and using it harms nobody.
+
+use super::context::{work_admit, work_drop};
+use super::events::{self, Owner};
+use super::guard;
+use super::host::ModuleToken;
+use super::native::WorkFn;
+use super::types::{HttpRequest, HttpResponse, KvStore, status_code};
+use super::websocket::touched;
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_int, c_longlong, c_void};
+use std::mem::MaybeUninit;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// An errno.
+pub type Errno = c_int;
+
+/// What a handler can do with its request and its answer beside filling in the response. Called on the handler's thread
+/// and on any thread it starts.
+pub trait StreamCall: Send + Sync {
+    /// Copies the next bytes of the body to `into`, and waits until there are some. 0: there are no more.
+    ///
+    /// # Errors
+    /// As `cweb_read` says.
+    fn read(&self, into: &mut [MaybeUninit<u8>]) -> Result<usize, Errno>;
+
+    /// Lends the next bytes of the body until the next call for this body. None: there are no more.
+    ///
+    /// # Errors
+    /// As `cweb_read` says.
+    fn view(&self) -> Result<Option<(*const u8, usize)>, Errno>;
+
+    /// Bytes of the whole body, if the client has said how many.
+    fn length(&self) -> Option<u64>;
+
+    /// Why the call is canceled; 0: it is not.
+    fn canceled(&self) -> c_int;
+
+    /// Milliseconds left; `None`: there is no limit.
+    fn remaining_ms(&self) -> Option<u64>;
+
+    /// Whether the answer has begun.
+    fn has_begun(&self) -> bool;
+
+    /// Begins the answer: status and header fields are final.
+    ///
+    /// # Errors
+    /// As `cweb_begin` says.
+    fn begin(&self, status: u16, headers: &[(&[u8], &[u8])]) -> Result<(), Errno>;
+
+    /// Sends bytes of the answer, and waits while the client takes none.
+    ///
+    /// # Errors
+    /// As `cweb_write` says.
+    fn write(&self, bytes: &[u8]) -> Result<(), Errno>;
+
+    /// Makes the answer one that goes on after the handler has returned; gives its number.
+    ///
+    /// # Errors
+    /// As `cweb_detach` says.
+    fn detach(&self, status: u16, headers: &[(&[u8], &[u8])]) -> Result<u64, Errno>;
+}
+
+/// The detached streams of this process, by number.
+pub trait Streams: Send + Sync {
+    /// Sends bytes, all or none, without waiting. False: beyond the bound; `Event::Room` comes.
+    ///
+    /// # Errors
+    /// `EBADF`: there is no such stream; `ECONNRESET`: its client is gone; `EMSGSIZE`: more than can ever be sent at once.
+    fn write(&self, stream: u64, bytes: &[u8]) -> Result<bool, Errno>;
+
+    /// Ends the answer.
+    ///
+    /// # Errors
+    /// `EBADF`: there is no such stream.
+    fn close(&self, stream: u64) -> Result<(), Errno>;
+
+    /// Why writing is of no use any more; 0: it is.
+    ///
+    /// # Errors
+    /// `EBADF`: there is no such stream.
+    fn canceled(&self, stream: u64) -> Result<c_int, Errno>;
+}
+
+static STREAMS: OnceLock<Box<dyn Streams>> = OnceLock::new();
+
+/// Lets modules use detached streams from now on. Only the first call counts.
+pub fn set_streams(streams: Box<dyn Streams>) {
+    let _ = STREAMS.set(streams);
+}
+
+/// What is told of a detached stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// There is room again, after a write that had none.
+    Room,
+    /// The client is gone.
+    Gone,
+}
+
+/// Callbacks of one stream.
+struct Callbacks {
+    owner: Owner,
+    /// [`ModuleToken::id`]
+    module: u64,
+    room: Option<WorkFn>,
+    gone: Option<WorkFn>,
+    argument: usize,
+    ticket: Arc<Ticket>,
+}
+
+/// A reference to a module's shared object.
+struct Ticket(*mut c_void);
+// SAFETY: a handle of dlopen(3) may be closed by any thread.
+unsafe impl Send for Ticket {}
+// SAFETY: it is used by nobody but its drop.
+unsafe impl Sync for Ticket {}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // SAFETY: from `work_admit`, and given back once.
+        unsafe { work_drop(std::ptr::null_mut(), self.0) };
+    }
+}
+
+static CALLBACKS: Mutex<Option<HashMap<u64, Callbacks>>> = Mutex::new(None);
+static QUEUE: Mutex<Option<Sender<(u64, Event)>>> = Mutex::new(None);
+
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has the callback for `event` of a stream run, on the thread for them.
+pub fn notify(stream: u64, event: Event) {
+    let known = unpoisoned(&CALLBACKS).as_ref().is_some_and(|callbacks| callbacks.contains_key(&stream));
+    if !known {
+        return;
+    }
+    let mut queue = unpoisoned(&QUEUE);
+    if queue.is_none() {
+        *queue = start_callbacks();
+    }
+    if let Some(queue) = queue.as_ref() {
+        let _ = queue.send((stream, event));
+    }
+}
+
+/// A stream is over: nothing is told of it any more.
+pub fn forget(stream: u64) {
+    let forgotten = unpoisoned(&CALLBACKS).as_mut().and_then(|callbacks| callbacks.remove(&stream));
+    drop(forgotten);
+}
+
+/// No callback of this load of a module begins any more.
+pub(super) fn end_callbacks(module: u64) {
+    let mut callbacks = unpoisoned(&CALLBACKS);
+    let Some(callbacks) = callbacks.as_mut() else { return };
+    let ended: Vec<Callbacks> = callbacks.extract_if(|_, of| of.module == module).map(|(_, of)| of).collect();
+    drop(ended);
+}
+
+fn start_callbacks() -> Option<Sender<(u64, Event)>> {
+    let host = events::host()?;
+    let (sender, receiver) = channel();
+    let body = move || {
+        let _guard = guard::ThreadGuard::new();
+        while let Ok((stream, event)) = receiver.recv() {
+            call_back(stream, event);
+        }
+    };
+    match (host.thread)("stream-events".to_owned()).spawn(body) {
+        Ok(_) => Some(sender),
+        Err(error) => {
+            tracing::warn!("callbacks of streams are not called: {error}");
+            None
+        }
+    }
+}
+
+fn call_back(stream: u64, event: Event) {
+    let found = {
+        let callbacks = unpoisoned(&CALLBACKS);
+        callbacks.as_ref().and_then(|callbacks| callbacks.get(&stream)).and_then(|of| {
+            let function = if event == Event::Room { of.room } else { of.gone };
+            Some((function?, of.argument, of.owner.clone(), Arc::clone(&of.ticket)))
+        })
+    };
+    let (Some((function, argument, owner, ticket)), Some(host)) = (found, events::host()) else { return };
+    (host.run)(&owner, &mut || guard::call_work(function, std::ptr::without_provenance_mut(argument)));
+    drop(ticket);
+}
+
+/// What `http_request_t.reserved[2]` and `http_response_t.reserved[0]` point to.
+pub struct StreamSlot {
+    /// The call.
+    pub call: Arc<dyn StreamCall>,
+}
+
+/// `struct cweb_stream_host`
+#[repr(C)]
+pub(super) struct StreamTable {
+    read: unsafe extern "C" fn(*const HttpRequest, *mut c_void, usize) -> isize,
+    read_view: unsafe extern "C" fn(*const HttpRequest, *mut *const c_void, *mut usize) -> c_int,
+    body_length: unsafe extern "C" fn(*const HttpRequest) -> c_longlong,
+    canceled: unsafe extern "C" fn(*const HttpRequest) -> c_int,
+    remaining_ms: unsafe extern "C" fn(*const HttpRequest) -> c_longlong,
+    has_begun: unsafe extern "C" fn(*const HttpResponse) -> c_int,
+    begin: unsafe extern "C" fn(*const HttpResponse, c_int) -> c_int,
+    write: unsafe extern "C" fn(*const HttpResponse, *const c_void, usize) -> c_int,
+    detach: unsafe extern "C" fn(*const HttpRequest, *const HttpResponse) -> *mut c_void,
+    stream_write: unsafe extern "C" fn(*const c_void, *const c_void, usize) -> c_int,
+    stream_close: unsafe extern "C" fn(*const c_void) -> c_int,
+    stream_canceled: unsafe extern "C" fn(*const c_void) -> c_int,
+    stream_on: unsafe extern "C" fn(*const c_void, *const c_void, Option<WorkFn>, Option<WorkFn>, *mut c_void) -> c_int,
+    broadcast: unsafe extern "C" fn(*const *const c_void, usize, *const c_void, usize, *mut c_int) -> usize,
+}
+
+pub(super) static STREAM_TABLE: StreamTable = StreamTable {
+    read,
+    read_view,
+    body_length,
+    canceled,
+    remaining_ms,
+    has_begun,
+    begin,
+    write,
+    detach,
+    stream_write,
+    stream_close,
+    stream_canceled,
+    stream_on,
+    broadcast,
+};
+
+/// `CWEB_AGAIN`
+const AGAIN: c_int = 1;
+
+fn set_errno(errno: Errno) {
+    // SAFETY: the calling thread's own errno (errno(3)).
+    unsafe { *libc::__errno_location() = errno };
+}
+
+fn failed(errno: Errno) -> c_int {
+    set_errno(errno);
+    -1
+}
+
+fn status(result: Result<(), Errno>) -> c_int {
+    result.map_or_else(failed, |()| 0)
+}
+
+/// # Safety
+/// `request` is NULL or the request of a handler that has not returned, or a copy of it.
+unsafe fn of_request<'a>(request: *const HttpRequest) -> Option<&'a dyn StreamCall> {
+    // SAFETY: the caller's contract; the slot lives as long as the frame of the request.
+    unsafe {
+        let slot = request.as_ref()?.reserved[2].cast::<StreamSlot>().cast_const();
+        slot.as_ref().map(|slot| &*slot.call)
+    }
+}
+
+/// # Safety
+/// The same of a response.
+unsafe fn of_response<'a>(response: *const HttpResponse) -> Option<&'a dyn StreamCall> {
+    // SAFETY: the caller's contract; the slot lives as long as the frame of the response.
+    unsafe {
+        let slot = response.as_ref()?.reserved[0].cast::<StreamSlot>().cast_const();
+        slot.as_ref().map(|slot| &*slot.call)
+    }
+}
+
+const PAGE_BYTES: usize = 4096;
+
+/// Memory that a module wants something written to, each page written: a wrong pointer faults here.
+///
+/// # Safety
+/// As `touched`, for writing.
+unsafe fn touched_mut<'a>(bytes: *mut c_void, length: usize) -> &'a mut [MaybeUninit<u8>] {
+    if length == 0 {
+        return &mut [];
+    }
+    let bytes = bytes.cast::<u8>();
+    // SAFETY: the caller's contract.
+    unsafe {
+        for at in (0..length).step_by(PAGE_BYTES).chain([length - 1]) {
+            std::ptr::write_volatile(bytes.add(at), 0);
+        }
+        std::slice::from_raw_parts_mut(bytes.cast::<MaybeUninit<u8>>(), length)
+    }
+}
+
+unsafe extern "C" fn read(request: *const HttpRequest, into: *mut c_void, length: usize) -> isize {
+    // SAFETY: by the contract of cweb_read; nothing is owned here yet.
+    let (call, into) = unsafe { (of_request(request), touched_mut(into, length)) };
+    let Some(call) = call else { return failed(libc::EINVAL) as isize };
+    match call.read(into) {
+        Ok(count) => isize::try_from(count).unwrap_or(isize::MAX),
+        Err(errno) => failed(errno) as isize,
+    }
+}
+
+unsafe extern "C" fn read_view(request: *const HttpRequest, bytes: *mut *const c_void, length: *mut usize) -> c_int {
+    if bytes.is_null() || length.is_null() {
+        return failed(libc::EINVAL);
+    }
+    // SAFETY: by the contract of cweb_read_view; nothing is owned here yet.
+    let call = unsafe {
+        (*bytes, *length) = (std::ptr::null(), 0);
+        of_request(request)
+    };
+    match call.map_or(Err(libc::EINVAL), StreamCall::view) {
+        Ok(None) => 0,
+        Ok(Some((at, count))) => {
+            // SAFETY: written above.
+            unsafe { (*bytes, *length) = (at.cast(), count) };
+            1
+        }
+        Err(errno) => failed(errno),
+    }
+}
+
+unsafe extern "C" fn body_length(request: *const HttpRequest) -> c_longlong {
+    // SAFETY: by the contract of cweb_body_length.
+    let length = unsafe { of_request(request) }.and_then(StreamCall::length);
+    length.and_then(|length| c_longlong::try_from(length).ok()).unwrap_or(-1)
+}
+
+unsafe extern "C" fn canceled(request: *const HttpRequest) -> c_int {
+    // SAFETY: by the contract of cweb_canceled.
+    unsafe { of_request(request) }.map_or(0, StreamCall::canceled)
+}
+
+unsafe extern "C" fn remaining_ms(request: *const HttpRequest) -> c_longlong {
+    // SAFETY: by the contract of cweb_remaining_ms.
+    let left = unsafe { of_request(request) }.and_then(StreamCall::remaining_ms);
+    left.map_or(-1, |left| c_longlong::try_from(left).unwrap_or(c_longlong::MAX))
+}
+
+unsafe extern "C" fn has_begun(response: *const HttpResponse) -> c_int {
+    // SAFETY: by the contract of the table.
+    c_int::from(unsafe { of_response(response) }.is_some_and(StreamCall::has_begun))
+}
+
+/// Most header fields of a streamed answer.
+const HEADERS_MAX: usize = 1024;
+
+/// The header fields of a response. All of them is read before anything is owned: a bad pointer jumps out of here.
+///
+/// # Safety
+/// `store` is NULL or a store as http.h has it.
+unsafe fn fields<'a>(store: *const KvStore) -> Vec<(&'a [u8], &'a [u8])> {
+    // SAFETY: the caller's contract: `size` pairs of C strings, each NULL or valid.
+    unsafe {
+        let Some(store) = store.as_ref().filter(|store| !store.entries.is_null()) else { return Vec::new() };
+        let count = store.size.min(HEADERS_MAX);
+        let text = |text: *const c_char| if text.is_null() { &[] } else { CStr::from_ptr(text).to_bytes() };
+        let pair = |at: usize| {
+            let pair = &*store.entries.add(at);
+            (text(pair.key), text(pair.value))
+        };
+        let mut bytes = 0_usize;
+        for at in 0..count {
+            let (name, value) = pair(at);
+            bytes = bytes.wrapping_add(name.len()).wrapping_add(value.len());
+        }
+        std::hint::black_box(bytes);
+        (0..count).map(pair).filter(|(name, _)| !name.is_empty()).collect()
+    }
+}
+
+unsafe extern "C" fn begin(response: *const HttpResponse, code: c_int) -> c_int {
+    // SAFETY: by the contract of cweb_begin.
+    let (call, headers) = unsafe {
+        let Some(call) = of_response(response) else { return failed(libc::EINVAL) };
+        (call, fields((*response).headers))
+    };
+    let result = call.begin(status_code(code), &headers);
+    drop(headers);
+    status(result)
+}
+
+unsafe extern "C" fn write(response: *const HttpResponse, bytes: *const c_void, length: usize) -> c_int {
+    // SAFETY: by the contract of cweb_write; nothing is owned here yet.
+    let (call, bytes) = unsafe { (of_response(response), touched(bytes.cast(), length)) };
+    status(call.map_or(Err(libc::EINVAL), |call| call.write(bytes)))
+}
+
+unsafe extern "C" fn detach(_request: *const HttpRequest, response: *const HttpResponse) -> *mut c_void {
+    // SAFETY: by the contract of cweb_detach.
+    let (call, code, headers) = unsafe {
+        let Some(call) = of_response(response) else {
+            set_errno(libc::EINVAL);
+            return std::ptr::null_mut();
+        };
+        (call, (*response).status, fields((*response).headers))
+    };
+    let result = call.detach(status_code(code), &headers);
+    drop(headers);
+    match result {
+        Ok(number) => std::ptr::without_provenance_mut(usize::try_from(number).unwrap_or_default()),
+        Err(errno) => {
+            set_errno(errno);
+            std::ptr::null_mut()
+        }
+    }
+}
+
+fn number(stream: *const c_void) -> u64 {
+    stream.addr() as u64
+}
+
+fn streams() -> Result<&'static dyn Streams, Errno> {
+    STREAMS.get().map(|streams| &**streams).ok_or(libc::ENOSYS)
+}
+
+unsafe extern "C" fn stream_write(stream: *const c_void, bytes: *const c_void, length: usize) -> c_int {
+    // SAFETY: by the contract of cweb_stream_write; nothing is owned here yet.
+    let bytes = unsafe { touched(bytes.cast(), length) };
+    match streams().and_then(|streams| streams.write(number(stream), bytes)) {
+        Ok(true) => 0,
+        Ok(false) => AGAIN,
+        Err(errno) => failed(errno),
+    }
+}
+
+unsafe extern "C" fn stream_close(stream: *const c_void) -> c_int {
+    status(streams().and_then(|streams| streams.close(number(stream))))
+}
+
+unsafe extern "C" fn stream_canceled(stream: *const c_void) -> c_int {
+    streams().and_then(|streams| streams.canceled(number(stream))).unwrap_or_else(failed)
+}
+
+unsafe extern "C" fn stream_on(
+    module: *const c_void,
+    stream: *const c_void,
+    room: Option<WorkFn>,
+    gone: Option<WorkFn>,
+    argument: *mut c_void,
+) -> c_int {
+    // SAFETY: by the contract of the table a token.
+    let Some(token) = (unsafe { module.cast::<ModuleToken>().as_ref() }) else { return failed(libc::EINVAL) };
+    let stream = number(stream);
+    let known = match streams().and_then(|streams| streams.canceled(stream)) {
+        Ok(canceled) => canceled,
+        Err(errno) => return failed(errno),
+    };
+    let Some(function) = room.or(gone) else {
+        forget(stream);
+        return 0;
+    };
+    // SAFETY: a function of the calling module, which is loaded.
+    let ticket = unsafe { work_admit(std::ptr::null_mut(), function, std::ptr::null_mut()) };
+    let owner = Owner { name: token.name.clone(), number: token.number };
+    let argument = argument.addr();
+    let callbacks = Callbacks { owner, module: token.id, room, gone, argument, ticket: Arc::new(Ticket(ticket)) };
+    unpoisoned(&CALLBACKS).get_or_insert_default().insert(stream, callbacks);
+    if known != 0 {
+        // Gone before there was a callback.
+        notify(stream, Event::Gone);
+    }
+    0
+}
+
+/// How many took it. Those that did not have their result in `results`, if that is given.
+unsafe extern "C" fn broadcast(
+    all: *const *const c_void,
+    count: usize,
+    bytes: *const c_void,
+    length: usize,
+    results: *mut c_int,
+) -> usize {
+    if all.is_null() || count == 0 {
+        return 0;
+    }
+    // SAFETY: by the contract of cweb_stream_broadcast: `count` streams, and room for as many results or NULL. Nothing is
+    // owned here.
+    unsafe {
+        let bytes = touched(bytes.cast(), length);
+        let all = std::slice::from_raw_parts(all, count);
+        let mut taken = 0;
+        for (at, &stream) in all.iter().enumerate() {
+            let result = match streams().and_then(|streams| streams.write(number(stream), bytes)) {
+                Ok(true) => 0,
+                Ok(false) => AGAIN,
+                Err(_) => -1,
+            };
+            taken += usize::from(result == 0);
+            if !results.is_null() {
+                *results.add(at) = result;
+            }
+        }
+        taken
+    }
+}

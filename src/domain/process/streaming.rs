@@ -1,0 +1,166 @@
+//! Bodies in pieces, on the domain's side.
+
+use super::port::Port;
+use super::wire::{self, StreamToDomain};
+use super::work::Domain;
+use crate::domain::stream::call::Pipes;
+use crate::domain::stream::detached::{self, Place};
+use crate::domain::stream::running::{self, Key, Reason};
+use crate::domain::stream::slots::{Part, Slots};
+use crate::domain::stream::{Begun, Pipe, Uplink};
+use std::sync::Arc;
+
+/// One shard's streams.
+pub(super) struct ShardStreams {
+    part: Part,
+    answers: Slots,
+}
+
+impl ShardStreams {
+    pub(super) fn new(part: Part) -> Self {
+        let answers = part.answers();
+        Self { part, answers }
+    }
+
+    /// One of the sides of a slot for answers has no more to do with it.
+    fn leave(&self, slot: u32) {
+        if self.answers.give_half(slot) {
+            if let Some(pipe) = self.part.down(slot) {
+                pipe.discard();
+            }
+            self.answers.give(slot);
+        }
+    }
+
+    /// The pipes of a call. `None`: the server names a slot that there is not.
+    pub(super) fn pipes(&self, slot: u32, length: Option<u64>, expects_continue: bool) -> Option<Pipes> {
+        Some(Pipes { up: self.part.up(slot)?, down: self.part.down(slot)?, length, expects_continue })
+    }
+}
+
+impl Domain {
+    /// Does what a record about a stream of shard number `shard` asks for, unless that is a call.
+    pub(super) fn take_stream(&self, shard: usize, record: &StreamToDomain<'_>) {
+        match *record {
+            StreamToDomain::Call { .. } => {}
+            StreamToDomain::Over { slot } => {
+                // Before the slot is another stream's.
+                detached::over(Place { shard, slot });
+                if let Some(streams) = self.streams.get(shard) {
+                    streams.leave(slot);
+                }
+            }
+            StreamToDomain::Room { slot } => detached::room(Place { shard, slot }),
+            StreamToDomain::Cancel { ticket, reason } => {
+                if let Some(reason) = Reason::of(reason) {
+                    running::cancel(key(shard, ticket), reason);
+                }
+            }
+        }
+    }
+}
+
+/// The key of a call in this process.
+pub(super) fn key(shard: usize, ticket: u64) -> Key {
+    // No shard has the number 0 there, which stands for no call.
+    Key(shard as u64 + 1, ticket)
+}
+
+/// How a call reaches the shard it came from, while it runs.
+pub(super) struct PortUplink<'a> {
+    pub(super) domain: &'a Domain,
+    pub(super) port: &'a Arc<Port>,
+    pub(super) shard: usize,
+    pub(super) ticket: u64,
+}
+
+impl Uplink for PortUplink<'_> {
+    fn take_slot(&self) -> Option<(u32, Pipe)> {
+        let streams = self.domain.streams.get(self.shard)?;
+        let slot = streams.answers.take()?;
+        let pipe = streams.part.down(slot)?;
+        pipe.reset();
+        Some((slot, pipe))
+    }
+
+    fn give_slot(&self, slot: u32) {
+        if let Some(streams) = self.domain.streams.get(self.shard) {
+            streams.answers.give(slot);
+        }
+    }
+
+    fn leave_slot(&self, slot: u32) {
+        if let Some(streams) = self.domain.streams.get(self.shard) {
+            streams.leave(slot);
+        }
+    }
+
+    fn begin(&self, begun: &Begun<'_>) -> Result<(), i32> {
+        let Begun { slot, status, headers, length } = *begun;
+        let mut record = Vec::with_capacity(256);
+        wire::begin(&mut record, self.ticket, slot, status, length, headers);
+        if self.port.room(record.len()) == 0 {
+            return Err(libc::E2BIG);
+        }
+        self.port.send(&record, &[]);
+        Ok(())
+    }
+
+    fn notice(&self, wants_body: bool) {
+        send_notice(self.port, self.ticket, wants_body);
+    }
+
+    fn place(&self, slot: u32) -> Place {
+        Place { shard: self.shard, slot }
+    }
+
+    fn share(&self) -> Arc<dyn Uplink> {
+        let streams = self.domain.streams.get(self.shard).map(Arc::clone);
+        Arc::new(Lasting { port: Arc::clone(self.port), streams, shard: self.shard, ticket: self.ticket })
+    }
+}
+
+fn send_notice(port: &Port, ticket: u64, wants_body: bool) {
+    let mut record = Vec::with_capacity(16);
+    wire::notice(&mut record, ticket, wants_body);
+    port.send(&record, &[]);
+}
+
+/// The same for an answer that has begun.
+struct Lasting {
+    port: Arc<Port>,
+    streams: Option<Arc<ShardStreams>>,
+    shard: usize,
+    ticket: u64,
+}
+
+impl Uplink for Lasting {
+    fn take_slot(&self) -> Option<(u32, Pipe)> {
+        None
+    }
+
+    fn give_slot(&self, _slot: u32) {}
+
+    fn leave_slot(&self, slot: u32) {
+        if let Some(streams) = &self.streams {
+            streams.leave(slot);
+        }
+    }
+
+    fn begin(&self, _begun: &Begun<'_>) -> Result<(), i32> {
+        Err(libc::EALREADY)
+    }
+
+    fn notice(&self, wants_body: bool) {
+        send_notice(&self.port, self.ticket, wants_body);
+    }
+
+    fn place(&self, slot: u32) -> Place {
+        Place { shard: self.shard, slot }
+    }
+
+    fn share(&self) -> Arc<dyn Uplink> {
+        let streams = self.streams.clone();
+        Arc::new(Self { port: Arc::clone(&self.port), streams, shard: self.shard, ticket: self.ticket })
+    }
+}

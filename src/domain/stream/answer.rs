@@ -1,0 +1,217 @@
+//! The shard's end of a streamed answer.
+
+use super::pipe::{self, Corrupt, Peek, Pipe, Reader};
+use super::slots::CallSlot;
+use crate::domain::call::AnswerMeta;
+use crate::net::{ConnId, Lent};
+use crate::proto::http1::{encode_response, encode_stream_head};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Pieces of at least this many bytes are sent from where they lie.
+const LENT_BYTES_MIN: usize = 16 * 1024;
+
+/// Where a slot for answers came from: is told what becomes of it.
+pub trait Home: Send + Sync {
+    /// All of the answer is sent, or its client is gone: the slot may be used again.
+    fn over(&self, slot: u32);
+
+    /// The writer, which does not sleep, has asked to be told of room.
+    fn room(&self, slot: u32);
+}
+
+/// How an answer is delimited (RFC 9112 §6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// It has none: the answer to HEAD, or a status without a body.
+    None,
+    /// So many bytes are still to come.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// By the end of the connection.
+    Close,
+}
+
+/// A streamed answer on its way to its connection.
+#[derive(Debug)]
+pub struct StreamBegin {
+    /// The connection.
+    pub conn: ConnId,
+    /// The number of the request on that connection.
+    pub seq: u64,
+    /// The encoded head.
+    pub head: Vec<u8>,
+    /// How its body is delimited.
+    pub framing: Framing,
+    /// Whether the connection stays open after it.
+    pub keep_alive: bool,
+    /// Its body.
+    pub answer: Answer,
+}
+
+/// The head of a streamed answer, and how its body is framed. Gives also how many header fields were dropped because they
+/// can't be sent.
+#[must_use]
+pub fn begin_answer<'h>(
+    meta: &AnswerMeta,
+    status: u16,
+    headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
+    length: Option<u64>,
+) -> (Vec<u8>, Framing, bool, u32) {
+    let mut out = Vec::with_capacity(512);
+    let length = length.and_then(|length| usize::try_from(length).ok());
+    let mut head = meta.head(status, length.unwrap_or(0));
+    let framing = match length {
+        _ if !head.has_body() => Framing::None,
+        Some(length) => Framing::Length(length as u64),
+        None if meta.http_1_0 => Framing::Close,
+        None => Framing::Chunked,
+    };
+    if framing == Framing::Close {
+        head.keep_alive = false;
+    }
+    let keep_alive = head.keep_alive;
+    let chunked = matches!(framing, Framing::Chunked | Framing::Close) || head.head_only && length.is_none();
+    let dropped = if chunked && status != 204 && status != 304 && status != 205 {
+        encode_stream_head(&mut out, &head, headers)
+    } else {
+        encode_response(&mut out, &head, headers, &[])
+    };
+    (out, framing, keep_alive, dropped)
+}
+
+/// What is kept until the last piece is sent.
+struct End {
+    pipe: Pipe,
+    slot: u32,
+    home: Arc<dyn Home>,
+    /// A call's own slot stays while this lives.
+    _call: Option<Arc<CallSlot>>,
+    released: AtomicU64,
+}
+
+impl End {
+    /// The bytes before `position` are not needed any more.
+    fn release(&self, position: u64) {
+        let before = self.released.fetch_max(position, Ordering::Relaxed);
+        if position > before && pipe::give_back(&self.pipe, position) {
+            self.home.room(self.slot);
+        }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.pipe.leave(libc::ECONNRESET);
+        self.home.over(self.slot);
+    }
+}
+
+/// The body of a streamed answer. Dropping it, and the pieces taken from it, tells the writer that nobody reads.
+pub struct Answer {
+    reader: Reader,
+    end: Arc<End>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("slot", &self.end.slot).finish_non_exhaustive()
+    }
+}
+
+/// What comes next of an answer.
+#[derive(Debug)]
+pub enum Next {
+    /// A few bytes.
+    Copied(Vec<u8>),
+    /// Many, where they lie.
+    Lent(Box<dyn Lent>),
+    /// None yet: a notice comes when there are.
+    Empty,
+    /// None any more: the handler has ended it.
+    Ended,
+    /// None any more, and the handler has not ended it, or breaks the rules.
+    Failed,
+}
+
+impl Answer {
+    /// The answer in `pipe`, which is that of `slot`.
+    pub(in crate::domain) fn new(pipe: Pipe, slot: u32, call: Option<Arc<CallSlot>>, home: Arc<dyn Home>) -> Self {
+        let released = AtomicU64::new(0);
+        Self { reader: Reader::new(pipe.clone()), end: Arc::new(End { pipe, slot, home, _call: call, released }) }
+    }
+
+    fn peek(&mut self) -> Result<Peek, Corrupt> {
+        self.reader.peek(self.end.released.load(Ordering::Relaxed))
+    }
+
+    /// Takes the next bytes, at most `bytes_max`.
+    pub fn next(&mut self, bytes_max: usize) -> Next {
+        let mut found = self.peek();
+        if found == Ok(Peek::Empty) {
+            self.reader.await_bytes();
+            found = self.peek();
+            if found != Ok(Peek::Empty) {
+                self.reader.awake();
+            }
+        }
+        match found {
+            Ok(Peek::Bytes(count)) => self.take(count.min(bytes_max)),
+            Ok(Peek::Empty) => Next::Empty,
+            Ok(Peek::Ended) => Next::Ended,
+            Ok(Peek::Failed(_)) | Err(Corrupt) => Next::Failed,
+        }
+    }
+
+    fn take(&mut self, count: usize) -> Next {
+        let range = self.reader.take(count);
+        let position = self.reader.at();
+        // Bytes behind a piece that is still to be sent can't be given back before it.
+        if range.len() >= LENT_BYTES_MIN || Arc::strong_count(&self.end) > 1 {
+            return Next::Lent(Box::new(Piece { range, position, end: Arc::clone(&self.end) }));
+        }
+        let bytes = pipe::memory(self.reader.pipe()).load_any(range);
+        self.end.release(position);
+        Next::Copied(bytes)
+    }
+}
+
+/// A piece of an answer that is sent from where it lies.
+struct Piece {
+    range: Range<usize>,
+    /// Behind its last byte.
+    position: u64,
+    end: Arc<End>,
+}
+
+impl fmt::Debug for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Piece").field(&self.range).finish()
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.end.release(self.position);
+    }
+}
+
+// SAFETY: the range lies within a mapping that the pipe keeps.
+unsafe impl Lent for Piece {
+    fn pointer(&self) -> *const u8 {
+        pipe::memory(&self.end.pipe).pointer(self.range.start)
+    }
+
+    fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    fn copy(&self, range: Range<usize>) -> Vec<u8> {
+        let start = self.range.start + range.start.min(self.range.len());
+        let end = self.range.start + range.end.min(self.range.len());
+        pipe::memory(&self.end.pipe).load_any(start..end.max(start))
+    }
+}

@@ -1,0 +1,124 @@
+//! Answers that outlive their handlers: the streams of this process, by number.
+//!
+//! The number is what module code has for a name. A shard knows such a stream by its [`Place`].
+
+use super::Uplink;
+use super::call::Down;
+use super::running::Reason;
+use super::slots::ANSWER_BYTES_MAX;
+use crate::abi::stream::{self, Event, Streams};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// Where a stream's answer lies: the number of its shard, and its slot there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::domain) struct Place {
+    pub(in crate::domain) shard: usize,
+    pub(in crate::domain) slot: u32,
+}
+
+/// One detached stream.
+pub(super) struct Detached {
+    down: Arc<Mutex<Down>>,
+    uplink: Arc<dyn Uplink>,
+    place: Option<Place>,
+    gone: AtomicBool,
+}
+
+impl Detached {
+    pub(super) fn new(down: Arc<Mutex<Down>>, uplink: Arc<dyn Uplink>) -> Self {
+        let slot = unpoisoned(&down).slot;
+        // One that uses its call's own slot is not heard of any more: it finds the pipe closed when it writes.
+        let place = slot.map(|slot| uplink.place(slot));
+        Self { down, uplink, place, gone: AtomicBool::new(false) }
+    }
+}
+
+#[derive(Default)]
+struct Registry {
+    streams: HashMap<u64, Arc<Detached>>,
+    places: HashMap<Place, u64>,
+}
+
+static REGISTRY: RwLock<Option<Registry>> = RwLock::new(None);
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn change<T>(what: impl FnOnce(&mut Registry) -> T) -> T {
+    what(REGISTRY.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+}
+
+fn find(stream: u64) -> Result<Arc<Detached>, i32> {
+    let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
+    registry.as_ref().and_then(|registry| registry.streams.get(&stream).cloned()).ok_or(libc::EBADF)
+}
+
+/// Takes a stream in; gives its number.
+pub(super) fn add(stream: Detached) -> u64 {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    change(|registry| {
+        if let Some(place) = stream.place {
+            registry.places.insert(place, number);
+        }
+        registry.streams.insert(number, Arc::new(stream));
+    });
+    number
+}
+
+fn at(place: Place) -> Option<u64> {
+    REGISTRY.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.places.get(&place).copied()
+}
+
+/// The answer at `place` is over: all of it is sent, or its client is gone.
+pub(in crate::domain) fn over(place: Place) {
+    let Some(number) = at(place) else { return };
+    change(|registry| registry.places.remove(&place));
+    if let Ok(stream) = find(number) {
+        stream.gone.store(true, Ordering::Release);
+        stream::notify(number, Event::Gone);
+    }
+}
+
+/// There is room again for the answer at `place`.
+pub(in crate::domain) fn room(place: Place) {
+    if let Some(number) = at(place) {
+        stream::notify(number, Event::Room);
+    }
+}
+
+/// The functions of modules for detached streams.
+pub(in crate::domain) struct All;
+
+impl Streams for All {
+    fn write(&self, number: u64, bytes: &[u8]) -> Result<bool, i32> {
+        let stream = find(number)?;
+        if stream.gone.load(Ordering::Acquire) {
+            return Err(libc::ECONNRESET);
+        }
+        unpoisoned(&stream.down).write_all(bytes, &*stream.uplink, ANSWER_BYTES_MAX)
+    }
+
+    fn close(&self, number: u64) -> Result<(), i32> {
+        let stream = change(|registry| registry.streams.remove(&number)).ok_or(libc::EBADF)?;
+        stream::forget(number);
+        if let Some(place) = stream.place {
+            change(|registry| {
+                if registry.places.get(&place) == Some(&number) {
+                    registry.places.remove(&place);
+                }
+            });
+        }
+        unpoisoned(&stream.down).end(&*stream.uplink);
+        Ok(())
+    }
+
+    fn canceled(&self, number: u64) -> Result<i32, i32> {
+        let stream = find(number)?;
+        let gone = stream.gone.load(Ordering::Acquire) || unpoisoned(&stream.down).writer.room().is_err();
+        Ok(if gone { Reason::ClientGone as i32 } else { 0 })
+    }
+}

@@ -1,0 +1,181 @@
+//! Which call each executor thread of this process runs, so that a call can be told that it is canceled.
+//!
+//! A thread has an [`Entry`] of its own. To begin a call it stores the call's key there, and looks whether the call has
+//! been canceled before it began; to cancel a call, another thread notes the key and then looks through the entries. A
+//! fence stands between the two on both sides, so one of them sees the other. Nothing here allocates or locks for a call
+//! that nobody cancels.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Why a call is canceled, as `cweb_canceled` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// `CWEB_CLIENT_GONE`
+    ClientGone = 1,
+    /// `CWEB_DEADLINE`
+    Deadline = 2,
+    /// `CWEB_DRAINING`
+    Draining = 3,
+}
+
+impl Reason {
+    /// The reason with this number.
+    #[must_use]
+    pub fn of(number: u8) -> Option<Self> {
+        [Self::ClientGone, Self::Deadline, Self::Draining].into_iter().find(|reason| *reason as u8 == number)
+    }
+}
+
+/// Names a call in this process: who it is answered to, and a number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key(pub u64, pub u64);
+
+/// Cancellations kept for calls that have not begun. Keys are never used again, so that those which are over do no harm.
+const EARLY_MAX: usize = 512;
+
+/// Bits of the filter that tells most calls without a lock that they have not been canceled.
+const FILTER_BITS: u64 = 16 * 1024;
+
+/// What one thread runs. A call's number stands in the upper bits of `state`, the reason in the lowest eight: a reason is
+/// set only if the call is still the one that was found.
+#[derive(Debug, Default)]
+pub struct Entry {
+    key: [AtomicU64; 2],
+    state: AtomicU64,
+}
+
+const REASON_BITS: u64 = 0xff;
+const CALL_STEP: u64 = 0x100;
+
+static ENTRIES: Mutex<Vec<Arc<Entry>>> = Mutex::new(Vec::new());
+static EARLY: Mutex<VecDeque<(Key, Reason)>> = Mutex::new(VecDeque::new());
+/// A bit for each key in `EARLY`, and for some that have left it.
+static FILTER: [AtomicU64; (FILTER_BITS / 64) as usize] = [const { AtomicU64::new(0) }; (FILTER_BITS / 64) as usize];
+
+/// The word and the bit of a key in the filter.
+fn filter_bit(key: Key) -> (&'static AtomicU64, u64) {
+    // Fibonacci hashing: the keys of one shard follow each other.
+    let bit = (key.0 ^ key.1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50;
+    let word = usize::try_from(bit / 64).unwrap_or_default() % FILTER.len();
+    (&FILTER[word], 1 << (bit % 64))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Entry {
+    /// The entry of a new thread.
+    #[must_use]
+    pub fn register() -> Arc<Self> {
+        let entry = Arc::<Self>::default();
+        lock(&ENTRIES).push(Arc::clone(&entry));
+        entry
+    }
+
+    /// The thread ends.
+    pub fn unregister(self: &Arc<Self>) {
+        lock(&ENTRIES).retain(|other| !Arc::ptr_eq(other, self));
+    }
+
+    /// A call begins on this thread.
+    pub fn begin(&self, key: Key) {
+        let state = (self.state.load(Ordering::Relaxed) & !REASON_BITS).wrapping_add(CALL_STEP);
+        // No key stands here while the number changes: a key that is found belongs to the number read before it.
+        self.key[0].store(0, Ordering::Release);
+        self.state.store(state, Ordering::Release);
+        self.key[1].store(key.1, Ordering::Release);
+        self.key[0].store(key.0, Ordering::Release);
+        fence(Ordering::SeqCst);
+        let (word, bit) = filter_bit(key);
+        if word.load(Ordering::Relaxed) & bit != 0
+            && let Some(reason) = take_early(key)
+        {
+            self.state.store(state | reason as u64, Ordering::Release);
+        }
+    }
+
+    /// The call is over.
+    pub fn end(&self) {
+        self.key[0].store(0, Ordering::Release);
+    }
+
+    /// Why the call is canceled; 0: it is not.
+    #[must_use]
+    pub fn reason(&self) -> u8 {
+        (self.state.load(Ordering::Relaxed) & REASON_BITS) as u8
+    }
+
+    /// Cancels the call with this key, if this thread runs it.
+    fn cancel(&self, key: Key, reason: Reason) -> bool {
+        let state = self.state.load(Ordering::Acquire);
+        let found = Key(self.key[0].load(Ordering::Acquire), self.key[1].load(Ordering::Acquire));
+        if found != key {
+            return false;
+        }
+        // One that has a reason keeps it.
+        let open = state & !REASON_BITS;
+        let _ = self.state.compare_exchange(open, open | reason as u64, Ordering::AcqRel, Ordering::Relaxed);
+        true
+    }
+}
+
+fn take_early(key: Key) -> Option<Reason> {
+    let mut early = lock(&EARLY);
+    let at = early.iter().position(|(early, _)| *early == key)?;
+    Some(early.remove(at)?.1)
+}
+
+/// Tells the call with this key that it is canceled: now if it runs, else when it begins.
+pub fn cancel(key: Key, reason: Reason) {
+    {
+        let mut early = lock(&EARLY);
+        if early.len() >= EARLY_MAX {
+            // The oldest half is over, and so are bits that nobody needs.
+            early.truncate(EARLY_MAX / 2);
+            FILTER.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            for (key, _) in early.iter() {
+                let (word, bit) = filter_bit(*key);
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+        early.push_front((key, reason));
+        let (word, bit) = filter_bit(key);
+        word.fetch_or(bit, Ordering::Relaxed);
+    }
+    fence(Ordering::SeqCst);
+    let mut runs = false;
+    for entry in lock(&ENTRIES).iter() {
+        runs |= entry.cancel(key, reason);
+    }
+    if runs {
+        take_early(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_canceled_while_it_runs_and_before_it_begins_and_no_other_is() {
+        let (one, two) = (Entry::register(), Entry::register());
+        let key = |number| Key(u64::from(std::process::id()) << 8 | 7, number);
+        one.begin(key(1));
+        two.begin(key(2));
+        assert_eq!((one.reason(), two.reason()), (0, 0));
+        cancel(key(2), Reason::ClientGone);
+        cancel(key(2), Reason::Draining);
+        assert_eq!((one.reason(), two.reason()), (0, Reason::ClientGone as u8), "the first reason stays");
+        two.end();
+        two.begin(key(3));
+        assert_eq!(two.reason(), 0, "the next call is another");
+        cancel(key(4), Reason::Draining);
+        one.end();
+        one.begin(key(4));
+        assert_eq!(one.reason(), Reason::Draining as u8, "it was canceled before it began");
+        [one, two].iter().for_each(Entry::unregister);
+    }
+}

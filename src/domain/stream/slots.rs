@@ -1,0 +1,212 @@
+//! The memory of streams: which slot of it a stream has.
+//!
+//! Each shard has its part with each life of a domain, and one in the server's own process. A part has slots of two kinds:
+//! those for calls, given out by the server with a request to a route of `CWEB_STREAM`, have a pipe for the body of the
+//! request and one for the answer; those for answers, given out by the side of the module, have the second only. The
+//! memory is sparse: a slot without a stream takes up none.
+
+use super::pipe::{Pipe, WORDS};
+use crate::domain::ring::Region;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+const PAGE: usize = 4096;
+
+/// Bytes of an answer that wait in a slot for answers: what a detached stream may owe its client.
+pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// How many streams a shard may have with a domain, and how large their buffers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamSizes {
+    /// Calls of routes of `CWEB_STREAM`, each of which has a thread.
+    pub calls_max: usize,
+    /// Bytes of the body of such a request, and of its answer, that wait for the other side; each.
+    pub buffer_bytes: usize,
+    /// Streamed answers of other handlers, detached ones among them.
+    pub answers_max: usize,
+}
+
+impl Default for StreamSizes {
+    fn default() -> Self {
+        Self { calls_max: 64, buffer_bytes: 1 << 20, answers_max: 8 * 1024 }
+    }
+}
+
+impl StreamSizes {
+    fn words_bytes(&self) -> usize {
+        let pipes = self.calls_max.saturating_mul(2).saturating_add(self.answers_max);
+        pipes.saturating_mul(WORDS * 8).next_multiple_of(PAGE)
+    }
+
+    fn buffer(&self) -> usize {
+        self.buffer_bytes.next_multiple_of(PAGE)
+    }
+
+    fn slots(&self) -> usize {
+        self.calls_max.saturating_add(self.answers_max)
+    }
+
+    /// Bytes of one shard's part: addresses, not pages.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let calls = self.calls_max.saturating_mul(2).saturating_mul(self.buffer());
+        self.words_bytes().saturating_add(calls).saturating_add(self.answers_max.saturating_mul(ANSWER_BYTES_MAX))
+    }
+}
+
+/// One shard's part of the memory.
+#[derive(Debug, Clone)]
+pub(in crate::domain) struct Part {
+    region: Arc<Region>,
+    start: usize,
+    sizes: StreamSizes,
+}
+
+impl Part {
+    /// The part that begins at byte `start` of `region`, a whole page.
+    pub(in crate::domain) fn new(region: &Arc<Region>, start: usize, sizes: StreamSizes) -> Self {
+        Self { region: Arc::clone(region), start, sizes }
+    }
+
+    fn pipe(&self, number: usize, data: Range<usize>) -> Option<Pipe> {
+        Pipe::new(&self.region, self.start / 8 + number * WORDS, data)
+    }
+
+    fn ring(&self, number: usize) -> Range<usize> {
+        let start = self.start + self.sizes.words_bytes() + number * self.sizes.buffer();
+        start..start + self.sizes.buffer()
+    }
+
+    /// The pipe for the body of a request, of a slot for calls.
+    pub(in crate::domain) fn up(&self, slot: u32) -> Option<Pipe> {
+        let slot = usize::try_from(slot).ok().filter(|slot| *slot < self.sizes.calls_max)?;
+        self.pipe(2 * slot, self.ring(2 * slot))
+    }
+
+    /// The pipe for the answer.
+    pub(in crate::domain) fn down(&self, slot: u32) -> Option<Pipe> {
+        let slot = usize::try_from(slot).ok().filter(|slot| *slot < self.sizes.slots())?;
+        let Some(answer) = slot.checked_sub(self.sizes.calls_max) else {
+            return self.pipe(2 * slot + 1, self.ring(2 * slot + 1));
+        };
+        let start = self.ring(2 * self.sizes.calls_max).start + answer * ANSWER_BYTES_MAX;
+        self.pipe(2 * self.sizes.calls_max + answer, start..start + ANSWER_BYTES_MAX)
+    }
+
+    /// Whether this is the number of a slot for answers.
+    pub(in crate::domain) fn is_for_answers(&self, slot: u32) -> bool {
+        (self.sizes.calls_max..self.sizes.slots()).contains(&(slot as usize))
+    }
+
+    /// The slots for calls, none of them taken.
+    pub(in crate::domain) fn calls(&self) -> Slots {
+        Slots::new(0..self.sizes.calls_max)
+    }
+
+    /// The slots for answers, none of them taken.
+    pub(in crate::domain) fn answers(&self) -> Slots {
+        Slots::new(self.sizes.calls_max..self.sizes.slots())
+    }
+}
+
+/// Slots of one kind, given out again in the order in which they came back last: their pages may still be there.
+#[derive(Debug)]
+pub(in crate::domain) struct Slots {
+    state: Mutex<Free>,
+}
+
+#[derive(Debug)]
+struct Free {
+    back: Vec<u32>,
+    /// Those that one of two sides has given back.
+    half: HashSet<u32>,
+    /// Those that were never taken.
+    fresh: Range<usize>,
+}
+
+impl Slots {
+    fn new(range: Range<usize>) -> Self {
+        Self { state: Mutex::new(Free { back: Vec::new(), half: HashSet::new(), fresh: range }) }
+    }
+
+    /// A slot that nobody has.
+    pub(in crate::domain) fn take(&self) -> Option<u32> {
+        let mut free = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        free.back.pop().or_else(|| u32::try_from(free.fresh.next()?).ok())
+    }
+
+    /// Nobody has it any more.
+    pub(in crate::domain) fn give(&self, slot: u32) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).back.push(slot);
+    }
+
+    /// One of the two sides that use the slot has no more to do with it. True: it was the second one; [`Slots::give`] must
+    /// follow. A writer that has seen that its reader is there may still be writing when the reader leaves.
+    #[must_use]
+    pub(in crate::domain) fn give_half(&self, slot: u32) -> bool {
+        let mut free = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_second = free.half.remove(&slot);
+        if !is_second {
+            free.half.insert(slot);
+        }
+        is_second
+    }
+}
+
+/// A slot for calls, as the server has it until the handler has returned and all of its answer is sent.
+#[derive(Debug)]
+pub struct CallSlot {
+    number: u32,
+    up: Pipe,
+    down: Pipe,
+    slots: Arc<Slots>,
+}
+
+impl CallSlot {
+    /// A slot of `part` from `slots`, ready for use. `None`: all are taken.
+    pub(in crate::domain) fn take(part: &Part, slots: &Arc<Slots>) -> Option<Arc<Self>> {
+        let number = slots.take()?;
+        let (up, down) = (part.up(number)?, part.down(number)?);
+        up.reset();
+        down.reset();
+        Some(Arc::new(Self { number, up, down, slots: Arc::clone(slots) }))
+    }
+
+    pub(in crate::domain) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(in crate::domain) fn up(&self) -> &Pipe {
+        &self.up
+    }
+
+    pub(in crate::domain) fn down(&self) -> &Pipe {
+        &self.down
+    }
+
+    /// What changes while the handler gets on, and whether it waits for its client instead.
+    pub(in crate::domain) fn progress(&self) -> (u64, bool) {
+        let ((up_tail, up_head), (down_tail, down_head)) = (self.up.positions(), self.down.positions());
+        let (reads, _) = self.up.waits();
+        let (_, writes) = self.down.waits();
+        let waits = reads && up_tail == up_head || writes && down_tail != down_head;
+        (up_head.wrapping_add(down_tail), waits)
+    }
+}
+
+impl Drop for CallSlot {
+    fn drop(&mut self) {
+        for pipe in [&self.up, &self.down] {
+            // A stream that kept up has used the first pages only.
+            if pipe.positions().0 > KEPT_BYTES_MAX {
+                pipe.discard();
+            }
+        }
+        self.slots.give(self.number);
+    }
+}
+
+/// A pipe through which no more went keeps its pages.
+const KEPT_BYTES_MAX: u64 = 64 * 1024;

@@ -1,0 +1,219 @@
+//! Answers that are sent piece by piece, as their handlers write them.
+//!
+//! A flow has its turn in the order of answers like any other. Then its pieces go to the connection while that owes its
+//! client little; the rest waits in the memory that the handler writes to, and so does the handler.
+
+use super::Shard;
+use super::conn::{Conn, Slot};
+use crate::domain::stream::{Answer, Framing, Next, StreamBegin};
+use crate::net::{ConnId, Lent, Links, Outbox};
+
+/// Unsent bytes of a connection above which its flow waits.
+const UNSENT_BYTES_MAX: usize = 256 * 1024;
+
+/// Most bytes of one piece.
+const PIECE_BYTES_MAX: usize = 128 * 1024;
+
+/// One streamed answer.
+pub(super) struct Flow {
+    head: Option<Vec<u8>>,
+    framing: Framing,
+    keep_alive: bool,
+    answer: Answer,
+    /// It can't be completed.
+    broken: bool,
+    /// The handler has returned: if the answer goes on, others write it.
+    returned: bool,
+    pub(super) safe: bool,
+}
+
+/// What became of a flow that had its turn.
+pub(super) enum Pumped {
+    /// It goes on later.
+    Waits,
+    /// All is sent, or queued.
+    Done,
+    /// It can't be completed, and the client must be able to tell.
+    Broken,
+}
+
+/// Bytes of an answer on their way to its connection.
+enum Piece {
+    Copied(Vec<u8>),
+    Lent(Box<dyn Lent>),
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        match self {
+            Self::Copied(bytes) => bytes.len(),
+            Self::Lent(bytes) => bytes.len(),
+        }
+    }
+
+    fn push(self, outbox: &mut Outbox) {
+        match self {
+            Self::Copied(bytes) => outbox.push_owned(bytes),
+            Self::Lent(bytes) => outbox.push_lent(bytes),
+        }
+    }
+}
+
+/// Appends a piece of an answer with its framing: the one place where pieces become bytes of the connection. False: there
+/// is more than the answer has announced.
+fn encode_piece(outbox: &mut Outbox, framing: &mut Framing, piece: Piece) -> bool {
+    match framing {
+        Framing::None => {}
+        Framing::Close => piece.push(outbox),
+        Framing::Length(left) => {
+            let Some(rest) = left.checked_sub(piece.len() as u64) else { return false };
+            *left = rest;
+            piece.push(outbox);
+        }
+        Framing::Chunked => {
+            // RFC 9112 §7.1
+            outbox.push(format!("{:x}\r\n", piece.len()).as_bytes());
+            piece.push(outbox);
+            outbox.push(b"\r\n");
+        }
+    }
+    true
+}
+
+/// Appends what follows the last piece. False: pieces are missing.
+fn encode_end(outbox: &mut Outbox, framing: Framing) -> bool {
+    if framing == Framing::Chunked {
+        outbox.push(b"0\r\n\r\n");
+    }
+    !matches!(framing, Framing::Length(1..))
+}
+
+impl Flow {
+    /// Queues what the connection takes now.
+    fn pump(&mut self, links: &mut Links, id: ConnId, ends: bool) -> Pumped {
+        loop {
+            if self.broken {
+                return Pumped::Broken;
+            }
+            let unsent = links.unsent(id);
+            let Some(outbox) = links.outbox(id) else { return Pumped::Broken };
+            if let Some(head) = self.head.take() {
+                outbox.push_owned(head);
+            }
+            if unsent >= UNSENT_BYTES_MAX {
+                links.await_sent(id);
+                return Pumped::Waits;
+            }
+            let piece = match self.answer.next(PIECE_BYTES_MAX) {
+                Next::Copied(bytes) => Piece::Copied(bytes),
+                Next::Lent(bytes) => Piece::Lent(bytes),
+                // A stop does not wait for what may never end, nor is that written for a client that has left.
+                Next::Empty if ends && self.returned => return Pumped::Broken,
+                Next::Empty => return Pumped::Waits,
+                Next::Ended if encode_end(outbox, self.framing) => return Pumped::Done,
+                Next::Ended | Next::Failed => return Pumped::Broken,
+            };
+            if !encode_piece(outbox, &mut self.framing, piece) {
+                return Pumped::Broken;
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// A handler begins to send its answer.
+    pub(super) fn flow_begins(&mut self, links: &mut Links, begin: StreamBegin) {
+        let StreamBegin { conn: id, seq, head, framing, keep_alive, answer } = begin;
+        let Some(conn) = self.conn(id) else { return }; // Dropping the answer tells its writer.
+        let Some(slot) = conn.slot_mut(seq) else { return };
+        let Slot::Running { safe, .. } = *slot else { return };
+        let head = Some(head);
+        *slot = Slot::Flow(Box::new(Flow { head, framing, keep_alive, answer, broken: false, returned: false, safe }));
+        self.advance(links, id);
+    }
+
+    /// The side of the handler has something for request number `seq`: bytes, or room for the body.
+    pub(super) fn stream_notice(&mut self, links: &mut Links, id: ConnId, seq: u64, wants_body: bool) {
+        if wants_body {
+            self.upload_wanted(links, id, seq);
+        }
+        let Some(conn) = self.conn(id) else { return };
+        if matches!(conn.slots.front(), Some(Slot::Flow(_))) {
+            self.advance(links, id);
+        } else {
+            self.resume(links, id);
+            self.after_input(links, id);
+        }
+    }
+
+    /// The handler of a flow has returned.
+    pub(super) fn flow_returned(&mut self, links: &mut Links, id: ConnId, seq: u64) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let draining = self.draining;
+        let Some(conn) = self.conn(id) else { return };
+        let ends = draining || conn.eof;
+        if let Some(Slot::Flow(flow)) = conn.slot_mut(seq) {
+            flow.returned = true;
+            if ends {
+                self.advance(links, id);
+            }
+        }
+    }
+
+    /// Ends the detached answers: the server stops.
+    pub(super) fn drain_flows(&mut self, links: &mut Links) {
+        let is_flow = |conn: &Conn| matches!(conn.slots.front(), Some(Slot::Flow(_)));
+        let conns = self.conns.iter().flatten().filter(|conn| is_flow(conn));
+        let ids: Vec<ConnId> = conns.map(|conn| conn.id).collect();
+        for id in ids {
+            self.advance(links, id);
+        }
+    }
+
+    /// A flow can't be completed.
+    pub(super) fn flow_broken(&mut self, links: &mut Links, id: ConnId, seq: u64) {
+        let Some(conn) = self.conn(id) else { return };
+        if let Some(Slot::Flow(flow)) = conn.slot_mut(seq) {
+            flow.broken = true;
+            self.advance(links, id);
+        }
+    }
+
+    /// An answer came for a request whose handler had begun to send one itself: it did not get to the end. Gives the
+    /// answer back if nothing of the other is sent.
+    pub(super) fn flow_failed(&mut self, slot: &mut Slot, bytes: Vec<u8>) -> bool {
+        let Slot::Flow(flow) = slot else { return false };
+        if flow.head.is_some() {
+            *slot = Slot::Ready { bytes, lent: None, safe: flow.safe };
+        } else {
+            flow.broken = true;
+        }
+        true
+    }
+
+    /// The flow at the front of `conn` has its turn. Gives the slot back if it is not over.
+    pub(super) fn pump_flow(&mut self, links: &mut Links, conn: &mut Conn, mut flow: Box<Flow>) -> Option<Slot> {
+        match flow.pump(links, conn.id, self.draining || conn.eof) {
+            Pumped::Waits => Some(Slot::Flow(flow)),
+            Pumped::Done => {
+                let seq = conn.first_seq;
+                conn.first_seq += 1;
+                conn.last_active_ms = self.now_ms;
+                conn.last_request_seen |= !flow.keep_alive || self.draining && conn.slots.is_empty();
+                self.leave_upload(conn, seq, None);
+                None
+            }
+            Pumped::Broken => {
+                conn.last_request_seen = true;
+                if flow.framing == Framing::Close {
+                    // Only a reset tells a client of HTTP/1.0 that this is not the end.
+                    links.reset(conn.id);
+                } else {
+                    links.close(conn.id);
+                }
+                flow.broken = true;
+                Some(Slot::Flow(flow))
+            }
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Bodies of requests that are handed to their handlers piece by piece.
+//!
+//! The handler starts when the head is there. While the handler takes nothing and its buffer is full, the connection is not
+//! read; the handler's side sends a notice when it has room again.
+
+use super::Shard;
+use super::answer::{Meta, ServerAnswer};
+use super::bodies::too_large;
+use super::conn::{Conn, Partial, Slot, credited};
+use super::requests::{Begun, Origin};
+use super::snapshot::ShardGen;
+use crate::abi::manifest::RouteDecl;
+use crate::domain::call::{Call, Hold, OwnedRequest, Work};
+use crate::domain::stream::{CallSlot, Full, StreamStart, Upload};
+use crate::module::table::RouteMatch;
+use crate::net::{ConnId, Links};
+use crate::proto::http1::{CONTINUE, Method, RequestError, RequestView, close_after};
+use std::sync::Arc;
+
+/// What is left of a body that its handler has not read is thrown away up to this many bytes; if there may be more, the
+/// connection is closed.
+const DRAINED_BYTES_MAX: usize = 256 * 1024;
+
+/// The body that a connection is sending to a handler.
+pub(super) struct ConnUpload {
+    /// The number of its request.
+    seq: u64,
+    /// `None`: the handler takes no more of it.
+    upload: Option<Upload>,
+    /// The client waits for `100 Continue` until the handler reads.
+    continue_owed: bool,
+    /// Bytes thrown away.
+    drained: usize,
+}
+
+impl ConnUpload {
+    /// Whether the handler still takes it.
+    pub(super) fn is_taken(&self) -> bool {
+        self.upload.is_some()
+    }
+}
+
+/// What is to be done with a body whose head is complete.
+pub(super) enum Gathering {
+    /// It is gathered, up to so many bytes.
+    Whole(usize),
+    /// Its handler may take it piece by piece: that is known when the module is served again, or when it is its turn.
+    Pieces,
+    /// It is not read.
+    Refused(ServerAnswer),
+}
+
+impl Shard {
+    /// What is to be done with the body of `view`, of which only the head is there.
+    pub(super) fn gathering(
+        &self,
+        origin: &Origin,
+        view: &RequestView<'_>,
+        announced: Option<usize>,
+        expects_continue: bool,
+    ) -> Gathering {
+        match self.takes_pieces(origin, view) {
+            Some(Some(limit)) if announced.is_some_and(|length| length > limit) => {
+                return Gathering::Refused(too_large(limit));
+            }
+            Some(_) => return Gathering::Pieces,
+            None => {}
+        }
+        let unserved = if expects_continue { self.unserved_early(origin, view) } else { None };
+        match (self.body_limit(origin, view, announced), unserved) {
+            (Ok(bytes_max), None) => Gathering::Whole(bytes_max),
+            (Err(refusal), _) | (_, Some(refusal)) => Gathering::Refused(refusal),
+        }
+    }
+
+    /// Whether the body of `view` may be handed over piece by piece, and the limit of all of it.
+    fn takes_pieces(&self, origin: &Origin, view: &RequestView<'_>) -> Option<Option<usize>> {
+        if !origin.serves_modules(view.path()) {
+            return None;
+        }
+        let table = self.snapshot.table();
+        let routes = |module: usize| table.modules().get(module).map(|module| module.manifest().routes.as_slice());
+        match table.route(view.method().as_str(), view.path()) {
+            RouteMatch::Found { module, route } => {
+                let route = routes(module)?.get(route).filter(|route| route.is_stream())?;
+                Some(route.body_bytes_max())
+            }
+            RouteMatch::Held { module } => routes(module)?.iter().any(RouteDecl::is_stream).then_some(None),
+            _ => None,
+        }
+    }
+
+    /// Begins the request whose head is complete and whose body may be handed over in pieces, if it is its turn. False: it
+    /// waits, and the connection is not read.
+    pub(super) fn begin_upload(&mut self, links: &mut Links, conn: &mut Conn, expects_continue: bool) -> bool {
+        conn.stream_waits = Some(expects_continue);
+        if !conn.slots.is_empty() {
+            return Self::wait_to_upload(links, conn);
+        }
+        let origin = self.origin(conn, conn.next_seq());
+        let view = RequestView { peer: conn.peer.ip(), ..conn.decoder.head_view() };
+        let announced = conn.decoder.body_left();
+        let (module, route) = match self.snapshot.table().route(view.method().as_str(), view.path()) {
+            RouteMatch::Found { module, route } => (module, route),
+            RouteMatch::Held { .. } => {
+                self.held.push(conn.id);
+                return Self::wait_to_upload(links, conn);
+            }
+            _ => return self.gather_after_all(links, conn, &origin, announced),
+        };
+        let Some(generation) = self.snapshot.gen_of(module).map(Arc::clone) else {
+            self.held.push(conn.id);
+            return Self::wait_to_upload(links, conn);
+        };
+        let Some(declared) = generation.route(route).filter(|route| route.is_stream()) else {
+            return self.gather_after_all(links, conn, &origin, announced);
+        };
+        let limit = declared.body_bytes_max();
+        let last = !view.keep_alive() || origin.is_last();
+        let meta = self.meta(&origin, &view);
+        let head_only = view.method() == Method::Head;
+        let safe = view.method().is_safe();
+        let request = OwnedRequest::copy(&view);
+        self.stats.request();
+        conn.stream_waits = None;
+        conn.continue_owed = false;
+        let slot = match self.stream_slot(&generation) {
+            Ok(slot) => slot,
+            Err(refusal) => {
+                self.stats.overloaded();
+                self.answer_last(links, conn, &refusal, head_only);
+                return true;
+            }
+        };
+        conn.decoder.stream_body(limit);
+        conn.partial = Partial::Body;
+        conn.body_paid_ms = self.now_ms;
+        conn.upload = Some(Box::new(ConnUpload {
+            seq: origin.seq,
+            upload: Some(Upload::new(&slot)),
+            continue_owed: expects_continue,
+            drained: 0,
+        }));
+        let stream = StreamStart { slot, length: announced.map(|length| length as u64), expects_continue };
+        self.submit_stream(&generation, &origin, route, request, meta, stream);
+        conn.slots.push_back(Slot::Running { safe, expected: 0 });
+        conn.last_request_seen = last;
+        true
+    }
+
+    fn wait_to_upload(links: &mut Links, conn: &mut Conn) -> bool {
+        conn.paused = true;
+        links.set_reading(conn.id, false);
+        false
+    }
+
+    /// The route that takes pieces is gone since the head came.
+    fn gather_after_all(
+        &mut self,
+        links: &mut Links,
+        conn: &mut Conn,
+        origin: &Origin,
+        announced: Option<usize>,
+    ) -> bool {
+        conn.stream_waits = None;
+        let view = conn.decoder.head_view();
+        match self.body_limit(origin, &view, announced) {
+            Ok(bytes_max) => {
+                conn.decoder.limit_body(bytes_max);
+                Self::send_continue(links, conn);
+            }
+            Err(refusal) => {
+                let head_only = view.method() == Method::Head;
+                self.answer_last(links, conn, &refusal, head_only);
+            }
+        }
+        true
+    }
+
+    /// Memory for a call of a route of `CWEB_STREAM`; or the answer that says that there is none.
+    fn stream_slot(&mut self, generation: &Arc<ShardGen>) -> Result<Arc<CallSlot>, ServerAnswer> {
+        let slot = match &self.local {
+            Some(_) => self.inbox.streams().and_then(|streams| streams.take_call()),
+            None => self.remote.take_call_slot(generation.instance()),
+        };
+        slot.ok_or_else(|| {
+            let text = "too many streams at once (--stream-calls-max), or the module's process is being started\n";
+            ServerAnswer::text(503, text).with("Retry-After", "1")
+        })
+    }
+
+    fn submit_stream(
+        &mut self,
+        generation: &Arc<ShardGen>,
+        origin: &Origin,
+        route: usize,
+        request: OwnedRequest,
+        meta: Meta,
+        stream: StreamStart,
+    ) {
+        self.in_flight += 1;
+        let hold = Arc::clone(generation);
+        let work =
+            Work::Request { conn: origin.id, seq: origin.seq, route, request, meta, stream: Some(Box::new(stream)) };
+        match &mut self.local {
+            None => self.remote.submit(hold, false, work),
+            Some(local) => local.streams.push(Call { hold, reply: Arc::clone(&self.inbox), work }),
+        }
+    }
+
+    /// Begins a request to a route of `CWEB_STREAM` whose body is there already.
+    pub(super) fn begin_whole_stream(
+        &mut self,
+        origin: &Origin,
+        view: &RequestView<'_>,
+        generation: &Arc<ShardGen>,
+        route: usize,
+        out: &mut Vec<u8>,
+    ) -> Begun {
+        let limit = generation.route(route).and_then(RouteDecl::body_bytes_max);
+        if let Some(limit) = limit.filter(|limit| view.body.len() > *limit) {
+            too_large(limit).encode(&self.meta(origin, view), out);
+            return Begun::Answered;
+        }
+        let slot = match self.stream_slot(generation) {
+            Ok(slot) => slot,
+            Err(refusal) => {
+                self.stats.overloaded();
+                refusal.encode(&self.meta(origin, view), out);
+                return Begun::Answered;
+            }
+        };
+        let mut upload = Upload::new(&slot);
+        // It was whole within what one receive brings, which is less than the buffer.
+        let put = upload.put(view.body);
+        upload.end(put.is_err().then_some(libc::ENOMEM));
+        let head = RequestView { body: &[], shared: None, ..*view };
+        let stream = StreamStart { slot, length: Some(view.body.len() as u64), expects_continue: false };
+        let (request, meta) = (OwnedRequest::copy(&head), self.meta(origin, view));
+        self.submit_stream(generation, origin, route, request, meta, stream);
+        Begun::Running { expected: 0 }
+    }
+
+    /// Hands over what `input` brings of a body. Returns how many bytes of it are done with.
+    pub(super) fn feed(&mut self, links: &mut Links, conn: &mut Conn, input: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
+            let Some(state) = conn.upload.as_mut() else { return at };
+            let room = match state.upload.as_mut().map(Upload::room) {
+                None => usize::MAX,
+                Some(Ok(room)) => room,
+                Some(Err(Full::Now)) => {
+                    conn.paused = true;
+                    links.set_reading(conn.id, false);
+                    return at;
+                }
+                Some(Err(Full::Ever)) => {
+                    state.upload = None;
+                    usize::MAX
+                }
+            };
+            let piece = match conn.decoder.body_piece(rest, room) {
+                Ok(piece) => piece,
+                Err(error) => {
+                    self.fail_upload(conn, errno_of(&error));
+                    return input.len();
+                }
+            };
+            at += piece.consumed;
+            conn.body_paid_ms = credited(conn.body_paid_ms, piece.consumed, self.now_ms);
+            if state.upload.as_mut().is_none_or(|upload| upload.put(piece.bytes).is_err()) {
+                state.upload = None;
+                state.drained += piece.bytes.len();
+            }
+            let drained_too_much = state.drained > DRAINED_BYTES_MAX;
+            if piece.done {
+                if let Some(upload) = &mut state.upload {
+                    upload.end(None);
+                }
+                self.upload_over(conn);
+                return at;
+            }
+            if drained_too_much && self.is_answered(conn) {
+                conn.upload = None;
+                conn.last_request_seen = true;
+                conn.partial = Partial::None;
+                return input.len();
+            }
+            if piece.consumed == 0 {
+                break;
+            }
+        }
+        if conn.eof {
+            self.fail_upload(conn, libc::ECONNRESET);
+        }
+        at
+    }
+
+    /// Whether the request whose body still comes has been answered.
+    fn is_answered(&self, conn: &Conn) -> bool {
+        conn.upload.as_ref().is_some_and(|upload| upload.seq < conn.first_seq)
+    }
+
+    fn upload_over(&mut self, conn: &mut Conn) {
+        conn.upload = None;
+        conn.partial = Partial::None;
+        conn.decoder.release();
+    }
+
+    /// The body of `conn` will never be complete: its handler is told `errno`, and the connection ends with the answer.
+    pub(super) fn fail_upload(&mut self, conn: &mut Conn, errno: i32) {
+        if let Some(mut state) = conn.upload.take() {
+            if let Some(upload) = &mut state.upload {
+                upload.end(Some(errno));
+            }
+            conn.last_request_seen = true;
+            conn.partial = Partial::None;
+        }
+    }
+
+    /// The client of `conn` has sent its last byte.
+    pub(super) fn upload_at_eof(&mut self, id: ConnId) {
+        if let Some(mut conn) = self.take(id) {
+            // What waits for the handler may be the rest of the body.
+            if conn.input.is_empty() {
+                self.fail_upload(&mut conn, libc::ECONNRESET);
+            }
+            self.put(conn);
+        }
+    }
+
+    /// Request number `seq` is answered: what its handler has not read of the body is thrown away, or the connection ends
+    /// with the answer, which says so if it is still in `answer`.
+    pub(super) fn leave_upload(&mut self, conn: &mut Conn, seq: u64, answer: Option<&mut Vec<u8>>) {
+        let Some(state) = conn.upload.as_mut().filter(|state| state.seq == seq) else { return };
+        state.upload = None;
+        let much = conn.decoder.body_left().is_some_and(|left| left > DRAINED_BYTES_MAX);
+        if state.continue_owed || much {
+            conn.upload = None;
+            conn.partial = Partial::None;
+            conn.last_request_seen = true;
+            if let Some(answer) = answer {
+                close_after(answer);
+            }
+        } else {
+            conn.body_paid_ms = self.now_ms;
+        }
+    }
+
+    /// The handler of request number `seq` reads the body for the first time.
+    pub(super) fn upload_wanted(&mut self, links: &mut Links, id: ConnId, seq: u64) {
+        let Some(conn) = self.conn(id) else { return };
+        let Some(state) = conn.upload.as_mut().filter(|state| state.seq == seq) else { return };
+        conn.body_paid_ms = conn.last_read_ms.max(conn.body_paid_ms);
+        if std::mem::take(&mut state.continue_owed)
+            && let Some(outbox) = links.outbox(id)
+        {
+            outbox.push(CONTINUE);
+        }
+    }
+}
+
+fn errno_of(error: &RequestError) -> i32 {
+    match error {
+        RequestError::BodyTooLarge => libc::EMSGSIZE,
+        _ => libc::EPROTO,
+    }
+}

@@ -1,0 +1,530 @@
+//! Bodies in pieces: uploads and answers that never lie in memory whole, cancellation, answers that outlive their handlers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+use support::{Client, PATIENCE, Response, Server, eventually, isolation};
+
+fn lab(args: &[&str]) -> Server {
+    let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), args, &[]);
+    server.deploy_file("tests/modules/streams.c");
+    server
+}
+
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|n| (n % 251) as u8).collect()
+}
+
+/// What the module says of a body.
+fn sum_of(body: &[u8], length: i64, error: &str) -> String {
+    let sum =
+        body.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+    format!("{} {sum:016x} {length} {error}", body.len())
+}
+
+fn chunked(body: &[u8], piece: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    for chunk in body.chunks(piece) {
+        out.extend(format!("{:x};note=1\r\n", chunk.len()).bytes());
+        out.extend_from_slice(chunk);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"0\r\nTrailer: x\r\n\r\n");
+    out
+}
+
+/// All bytes until the connection ends, and whether it ended by a reset.
+fn until_end(client: &mut Client) -> (Vec<u8>, bool) {
+    let mut all = Vec::new();
+    let mut chunk = vec![0; 1 << 16];
+    loop {
+        match client.stream.read(&mut chunk) {
+            Ok(0) => return (all, false),
+            Ok(count) => all.extend_from_slice(&chunk[..count]),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+                return (all, true);
+            }
+        }
+    }
+}
+
+/// The body of a chunked answer, and whether the last chunk came.
+fn unchunk(mut bytes: &[u8]) -> (Vec<u8>, bool) {
+    let mut body = Vec::new();
+    loop {
+        let Some(at) = bytes.windows(2).position(|two| two == b"\r\n") else { return (body, false) };
+        let size = usize::from_str_radix(std::str::from_utf8(&bytes[..at]).unwrap(), 16).unwrap();
+        bytes = &bytes[at + 2..];
+        if size == 0 {
+            return (body, bytes == b"\r\n");
+        }
+        if bytes.len() < size + 2 {
+            body.extend_from_slice(&bytes[..size.min(bytes.len())]);
+            return (body, false);
+        }
+        body.extend_from_slice(&bytes[..size]);
+        bytes = &bytes[size + 2..];
+    }
+}
+
+fn split(answer: &[u8]) -> (String, &[u8]) {
+    let at = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    (String::from_utf8(answer[..at].to_vec()).unwrap().to_lowercase(), &answer[at..])
+}
+
+/// Sends a GET that closes its connection, and gives all of the answer.
+fn get_whole(server: &Server, target: &str, version: &str) -> (String, Vec<u8>, bool) {
+    let mut client = server.connect();
+    client.send(format!("GET {target} HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
+    let (answer, reset) = until_end(&mut client);
+    let (head, body) = split(&answer);
+    (head, body.to_vec(), reset)
+}
+
+fn post_head(target: &str, framing: &str) -> String {
+    format!("POST {target} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n")
+}
+
+fn seen(server: &Server, what: &str) {
+    eventually(what, || server.get("/seen").text().contains(what));
+}
+
+fn seen_cleared(server: &Server) {
+    server.get("/seen?clear=1");
+}
+
+#[test]
+fn bodies_of_every_size_and_framing_are_read_in_pieces() {
+    let server = lab(&["--shards", "2"]);
+    let mut client = server.connect();
+    for bytes in [0, 1, 1000, 70_000, 2_500_003] {
+        let body = pattern(bytes);
+        for query in ["", "?view=1", "?piece=999", "?piece=3000000"] {
+            let answer = client.request("POST", &format!("/sum{query}"), &[], &body);
+            assert_eq!(answer.text(), sum_of(&body, i64::try_from(bytes).unwrap(), "0"), "{bytes} {query}");
+        }
+        for piece in [1 + bytes / 3, 70_001] {
+            client.send(post_head("/sum?view=1", "Transfer-Encoding: chunked").as_bytes());
+            client.send(&chunked(&body, piece));
+            assert_eq!(client.response().text(), sum_of(&body, -1, "0"), "{bytes} in chunks of {piece}");
+        }
+    }
+    // Byte by byte, and two requests behind each other: the second one waits for the first.
+    let request = [post_head("/sum", "Transfer-Encoding: chunked").into_bytes(), chunked(b"hello world", 3)].concat();
+    for byte in &request {
+        client.send(&[*byte]);
+    }
+    assert_eq!(client.response().text(), sum_of(b"hello world", -1, "0"));
+    let second = post_head("/sum", "Content-Length: 5") + "again";
+    client.send(&[&request[..], second.as_bytes(), &request[..]].concat());
+    for (body, length) in [("hello world", -1), ("again", 5), ("hello world", -1)] {
+        assert_eq!(client.response().text(), sum_of(body.as_bytes(), length, "0"));
+    }
+    assert_eq!(client.get("/sum").text(), sum_of(b"", 0, "0"), "none is the end");
+    assert_eq!(client.request("POST", "/wrong", &[], b"abc").text(), "-1 EINVAL -1 EINVAL");
+}
+
+#[test]
+fn a_body_is_sent_back_while_it_comes() {
+    let server = lab(&[]);
+    let mut client = server.connect();
+    client.send(post_head("/echo", "Transfer-Encoding: chunked").as_bytes());
+    for text in ["one", "two"] {
+        client.send(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes());
+        let mut got = Vec::new();
+        while !got.ends_with(format!("{text}\r\n").as_bytes()) {
+            let mut some = [0; 1000];
+            let count = client.stream.read(&mut some).unwrap();
+            assert!(count > 0);
+            got.extend_from_slice(&some[..count]);
+        }
+    }
+    client.send(b"0\r\n\r\n");
+    let mut last = [0; 5];
+    client.stream.read_exact(&mut last).unwrap();
+    assert_eq!(&last, b"0\r\n\r\n");
+    // More than both buffers, while nobody reads: both sides wait for each other's credit, and go on.
+    let body = pattern(8_000_000);
+    let mut sender = client.stream.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sender
+                .write_all(
+                    post_head("/echo", &format!("Content-Length: {}\r\nConnection: close", body.len())).as_bytes(),
+                )
+                .unwrap();
+            sender.write_all(&body).unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        let (answer, _) = until_end(&mut client);
+        assert!(unchunk(split(&answer).1) == (body.clone(), true));
+    });
+}
+
+#[test]
+fn a_handler_that_does_not_read_stops_the_client_and_memory_stays_bounded() {
+    // Those whose turn comes last send nothing while the others do, which may take long on a busy machine.
+    let server = lab(&["--body-timeout-ms", "600000"]);
+    let before = server.memory_kib("VmRSS");
+    let mut clients: Vec<Client> = (0..3).map(|_| server.connect()).collect();
+    let body = vec![7; 24 << 20];
+    for client in &mut clients {
+        client.send(post_head("/later", &format!("Content-Length: {}", body.len())).as_bytes());
+        client.stream.set_nonblocking(true).unwrap();
+    }
+    // As much as the sockets and the buffers take, which is far less than all.
+    let mut sent = [0; 3];
+    let mut quiet = 0;
+    while quiet < 40 {
+        quiet += 1;
+        for (client, sent) in clients.iter_mut().zip(&mut sent) {
+            if let Ok(count) = client.stream.write(&body[*sent..]) {
+                *sent += count;
+                quiet = 0;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(sent.iter().all(|sent| *sent < body.len() / 2), "{sent:?}");
+    assert_eq!(server.get("/go?n=1").status, 200, "others are served meanwhile");
+    for (client, sent) in clients.iter_mut().zip(sent) {
+        client.stream.set_nonblocking(false).unwrap();
+        client.send(&body[sent..]);
+        assert_eq!(client.response().text(), sum_of(&body, i64::try_from(body.len()).unwrap(), "0"));
+    }
+    let grown = server.memory_kib("VmRSS").saturating_sub(before);
+    assert!(grown < 20 << 10, "{grown} KiB");
+}
+
+#[test]
+fn expectations_are_met_at_the_first_read_and_not_before() {
+    let server = lab(&[]);
+    let mut client = server.connect();
+    let expect = |target: &str| post_head(target, "Content-Length: 5\r\nExpect: 100-continue");
+    client.send(expect("/sum").as_bytes());
+    assert_eq!(client.response().status, 100);
+    client.send(b"hello");
+    assert_eq!(client.response().text(), sum_of(b"hello", 5, "0"));
+    // It answers without reading: the client never hears that it may send.
+    client.send(expect("/ignore").as_bytes());
+    let answer = client.response();
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close".to_owned())));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn what_a_handler_leaves_unread_is_thrown_away_or_ends_the_connection() {
+    let server = lab(&[]);
+    let mut client = server.connect();
+    let body = pattern(100_000);
+    for _ in 0..3 {
+        assert_eq!(client.request("POST", "/ignore", &[], &body).text(), "ignored");
+        client.send(post_head("/ignore", "Transfer-Encoding: chunked").as_bytes());
+        assert_eq!(client.response().text(), "ignored");
+        client.send(&chunked(&body, 5000));
+    }
+    assert_eq!(client.get("/go").status, 200);
+    // Too much to be worth it.
+    client.send(post_head("/ignore", "Content-Length: 100000000").as_bytes());
+    let answer = client.response();
+    assert_eq!((answer.text(), answer.header("connection")), ("ignored".to_owned(), Some("close".to_owned())));
+    let mut client = server.connect();
+    client.send(post_head("/ignore", "Transfer-Encoding: chunked").as_bytes());
+    assert_eq!(client.response().text(), "ignored");
+    let endless = [b"10000\r\n".to_vec(), vec![1; 0x10000], b"\r\n".to_vec()].concat();
+    while client.stream.write_all(&endless).is_ok() {}
+}
+
+#[test]
+fn bodies_that_break_off_or_break_rules_are_told_to_the_handler() {
+    let server = lab(&["--body-timeout-ms", "1000"]);
+    // Larger than the route allows: known before, and not.
+    let mut client = server.connect();
+    client.send(post_head("/limited", "Content-Length: 2000000").as_bytes());
+    assert_eq!(client.response().status, 413);
+    let mut client = server.connect();
+    client.send(post_head("/limited", "Transfer-Encoding: chunked").as_bytes());
+    let _ = client.stream.write_all(&chunked(&pattern(2_000_000), 100_000));
+    assert!(client.response().text().ends_with("EMSGSIZE"));
+    assert!(matches!(client.stream.read(&mut [0; 9]), Ok(0) | Err(_)));
+    let whole = pattern(1 << 20);
+    let mut client = server.connect();
+    assert_eq!(client.request("POST", "/limited", &[], &whole).text(), sum_of(&whole, 1 << 20, "0"));
+    // Broken framing.
+    client.send((post_head("/sum", "Transfer-Encoding: chunked") + "3\r\nabc\r\nxyz\r\n").as_bytes());
+    assert_eq!(client.response().text(), sum_of(b"abc", -1, "EPROTO"));
+    assert!(client.is_closed());
+    // Less than was declared: the client closes its side.
+    let mut client = server.connect();
+    client.send((post_head("/sum", "Content-Length: 10") + "abc").as_bytes());
+    client.finish();
+    assert_eq!(client.response().text(), sum_of(b"abc", 10, "ECONNRESET"));
+    // More than was declared: the next request, which is none.
+    let mut client = server.connect();
+    client.send((post_head("/sum", "Content-Length: 3") + "abcdef\r\n\r\n").as_bytes());
+    assert_eq!(client.response().text(), sum_of(b"abc", 3, "0"));
+    assert_eq!(client.response().status, 400);
+    // Slower than 500 bytes a second, although never quite silent.
+    let mut client = server.connect();
+    client.send(post_head("/sum", "Content-Length: 100000").as_bytes());
+    client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut answer = [0; 1000];
+    let (mut sent, mut got) = (0, 0);
+    while got == 0 {
+        sent += client.stream.write(b"x").unwrap_or(0);
+        got = client.stream.read(&mut answer).unwrap_or(0);
+        assert!(sent < 600, "it is never too slow");
+    }
+    assert!(String::from_utf8_lossy(&answer[..got]).contains("ETIMEDOUT"));
+    // The deadline of the route, and that of the client.
+    for (target, header) in
+        [("/brief", "X-A: b"), ("/sum", "X-Request-Timeout-Ms: 300"), ("/sum", "Request-Timeout: 1")]
+    {
+        let mut client = server.connect();
+        client.send(post_head(target, &format!("Content-Length: 9\r\n{header}")).as_bytes());
+        assert!(client.response().text().ends_with("ETIMEDOUT"), "{target} {header}");
+    }
+    // A client that leaves: the handler learns it while it waits.
+    seen_cleared(&server);
+    let mut client = server.connect();
+    client.send((post_head("/sum", "Content-Length: 10") + "abc").as_bytes());
+    drop(client);
+    seen(&server, "sum ECONNRESET");
+}
+
+#[test]
+fn answers_are_sent_in_pieces_with_the_framing_that_fits() {
+    let server = lab(&["--shards", "2"]);
+    for path in ["/make", "/stream-make"] {
+        for bytes in [0, 1, 30_000, 4_000_000] {
+            let target = format!("{path}?bytes={bytes}");
+            let (head, body, _) = get_whole(&server, &target, "1.1");
+            assert!(head.starts_with("http/1.1 200") && head.contains("x-made: yes"), "{head}");
+            assert!(head.contains("transfer-encoding: chunked") && !head.contains("content-length"), "{head}");
+            assert!(unchunk(&body) == (pattern(bytes), true), "{path} {bytes}");
+            let (head, body, _) = get_whole(&server, &target, "1.0");
+            assert!(!head.contains("transfer-encoding") && head.contains("connection: close"), "{head}");
+            assert!(body == pattern(bytes), "{path} {bytes}");
+            let (head, body, _) = get_whole(&server, &format!("{target}&length={bytes}"), "1.1");
+            assert!(head.contains(&format!("content-length: {bytes}")) && !head.contains("chunked"), "{head}");
+            assert!(body == pattern(bytes), "{path} {bytes}");
+        }
+    }
+    // The connection goes on, in order.
+    let mut client = server.connect();
+    client.send(b"GET /make?bytes=70000&length=70000 HTTP/1.1\r\nHost: x\r\n\r\nGET /make?bytes=5&length=5 HTTP/1.1\r\nHost: x\r\n\r\nGET /go HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(client.response().body == pattern(70_000));
+    assert!(client.response().body == pattern(5));
+    assert_eq!(client.response().status, 200);
+    let head = client.request("HEAD", "/make?bytes=100000", &[], b"");
+    assert_eq!((head.status, head.header("x-made")), (200, Some("yes".to_owned())));
+    let head = client.request("HEAD", "/make?bytes=100000&length=100000", &[], b"");
+    assert_eq!(head.header("content-length"), Some("100000".to_owned()));
+    assert_eq!(client.get("/make?bytes=9&status=204").status, 204);
+    assert_eq!(client.get("/go").status, 200);
+    let (_, body, _) = get_whole(&server, "/text", "1.1");
+    assert_eq!(unchunk(&body), (b"line 0\nline 1\nline 2\n".to_vec(), true));
+    let (head, body, _) = get_whole(&server, "/events", "1.1");
+    assert!(head.contains("content-type: text/event-stream"), "{head}");
+    assert_eq!(unchunk(&body).0, b"event: first\nid: 1\ndata: one\ndata: two\n\ndata: three\n\n");
+    let (_, body, _) = get_whole(&server, "/two-threads", "1.1");
+    let text = String::from_utf8(unchunk(&body).0).unwrap();
+    assert!(
+        text.lines().count() == 1000 && text.lines().all(|line| line == "a".repeat(100) || line == "b".repeat(100))
+    );
+    let refused = if isolation() == "process" { "0 " } else { "-1 EPERM" };
+    assert!(server.get("/inline").text().starts_with(refused) || isolation() == "process");
+}
+
+#[test]
+fn an_answer_that_is_not_completed_looks_so() {
+    let server = lab(&["--crash-limit", "0"]);
+    let (head, body, _) = get_whole(&server, "/make?bytes=100&length=200", "1.1");
+    assert!(head.contains("content-length: 200") && body == pattern(100), "less than declared: the connection ends");
+    let (_, body, _) = get_whole(&server, "/make?bytes=300&length=200&piece=100", "1.1");
+    assert!(body == pattern(200), "more than declared is not written");
+    seen(&server, "make EMSGSIZE");
+    let mut client = server.connect();
+    assert!(client.get("/make?bytes=300&length=200&piece=100").body == pattern(200));
+    assert_eq!(client.get("/go").status, 200, "and harms nobody");
+    for target in ["/make", "/stream-make"] {
+        let (_, body, _) = get_whole(&server, &format!("{target}?bytes=100000&crash=1"), "1.1");
+        assert!(!unchunk(&body).1, "no last chunk: {target}");
+        assert_eq!(server.get("/go").status, 200);
+        let mut client = server.connect();
+        client.send(format!("GET {target}?bytes=100000&crash=1 HTTP/1.0\r\n\r\n").as_bytes());
+        let (answer, reset) = until_end(&mut client);
+        // Its answer may be the server's own, if nothing of the other had left.
+        assert!(reset || answer.starts_with(b"HTTP/1.1 500"), "the end of an answer to HTTP/1.0 would look complete");
+        assert_eq!(server.get("/go").status, 200);
+    }
+}
+
+#[test]
+fn a_client_that_leaves_or_never_reads_ends_the_handler() {
+    let server = lab(&["--write-timeout-ms", "1000"]);
+    for target in ["/make?bytes=100000000", "/stream-make?bytes=100000000"] {
+        for resets in [false, true] {
+            seen_cleared(&server);
+            let mut client = server.connect();
+            client.send(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+            client.stream.read_exact(&mut [0; 1000]).unwrap();
+            if resets {
+                // Unread bytes make the kernel reset the connection.
+                drop(client);
+            } else {
+                std::mem::forget(client);
+            }
+            seen(&server, "make ECONNRESET");
+        }
+    }
+}
+
+#[test]
+fn cancellation_is_seen_by_every_handler_and_deadlines_are_known() {
+    let server = lab(&["--handler-timeout-ms", "9000"]);
+    for (method, target) in [("GET", "/wait"), ("POST", "/wait-stream")] {
+        seen_cleared(&server);
+        let mut client = server.connect();
+        client.send(format!("{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        seen(&server, "waits");
+        drop(client);
+        seen(&server, "canceled 1");
+        // Half-closed: the handler is told, and its answer is sent all the same.
+        seen_cleared(&server);
+        let mut client = server.connect();
+        client.send(format!("{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        seen(&server, "waits");
+        client.finish();
+        assert_eq!(client.response().text(), "over");
+        // The client's own deadline.
+        let answer = server.connect().request(method, target, &[("X-Request-Timeout-Ms", "50")], b"");
+        assert_eq!(answer.text(), "over");
+        seen(&server, "canceled 2");
+    }
+    let left = |method: &str, target: &str, headers: &[(&str, &str)]| -> i64 {
+        let text = server.connect().request(method, target, headers, b"").text();
+        text.split(' ').next().unwrap().parse().unwrap()
+    };
+    assert!((10_000..=20_000).contains(&left("GET", "/remaining", &[])));
+    assert!((0..=5_000).contains(&left("GET", "/remaining", &[("Request-Timeout", "5")])));
+    assert!(
+        (10_000..=20_000).contains(&left("GET", "/remaining", &[("Request-Timeout", "500")])),
+        "the route's caps it"
+    );
+    assert!((0..=700).contains(&left("POST", "/remaining-stream", &[("X-Request-Timeout-Ms", "700")])));
+    assert_eq!(left("POST", "/remaining-stream", &[]), -1);
+    // The server stops: the handler that waits is told, answers, and the end is clean.
+    seen_cleared(&server);
+    let mut client = server.connect();
+    client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n");
+    seen(&server, "waits");
+    let waits = std::thread::spawn(move || client.response());
+    server.stop();
+    assert_eq!(waits.join().unwrap().text(), "over");
+}
+
+fn subscribe(server: &Server, id: usize) -> Client {
+    let mut client = server.connect();
+    client.send(format!("GET /subscribe?id={id} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+    expect_text(&mut client, "data: welcome\n\n");
+    client
+}
+
+/// Reads until `text` has come.
+fn expect_text(client: &mut Client, text: &str) {
+    let mut got = Vec::new();
+    while !got.windows(text.len()).any(|window| window == text.as_bytes()) {
+        let mut some = [0; 4096];
+        let count = client.stream.read(&mut some).unwrap();
+        assert!(count > 0, "it ended: {}", String::from_utf8_lossy(&got));
+        got.extend_from_slice(&some[..count]);
+    }
+}
+
+#[test]
+fn detached_answers_go_on_without_a_thread() {
+    let server = lab(&["--executors-max", "4", "--shards", "2"]);
+    let mut clients: Vec<Client> = (0..200).map(|id| subscribe(&server, id)).collect();
+    for round in 0..2 {
+        let text = format!("data: round {round}\n\n");
+        assert_eq!(server.post("/publish", text.as_bytes()).text(), "200 of 200");
+        for client in &mut clients {
+            expect_text(client, &text);
+        }
+    }
+    // One leaves: its callback comes, and the others do not notice.
+    drop(clients.remove(7));
+    seen(&server, "gone 7\n");
+    assert_eq!(server.post("/publish", b"data: less\n\n").text(), "199 of 200");
+    clients.iter_mut().for_each(|client| expect_text(client, "data: less\n\n"));
+    // One does not read: its writer is told, and told again when there is room.
+    assert_eq!(server.get("/fill?at=3").text(), "again");
+    let reader = &mut clients[3];
+    let mut chunk = vec![0; 1 << 16];
+    reader.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    eventually("the callback for room", || {
+        while reader.stream.read(&mut chunk).is_ok_and(|count| count == chunk.len()) {}
+        server.get("/seen").text().contains("room 3\n")
+    });
+    assert_eq!(server.get("/close").text(), "0", "what is closed names nothing");
+    let mut last = clients.remove(0);
+    expect_text(&mut last, "0\r\n\r\n");
+    assert_eq!(last.get("/go").status, 200, "the connection goes on");
+    // A hot swap: streams stay with their process, and the handles with who has them.
+    let mut client = subscribe(&server, 1);
+    let source = std::fs::read_to_string("tests/modules/streams.c").unwrap();
+    server.deploy(&(source + "\n/* another version */\n"));
+    assert_eq!(server.get("/go").status, 200);
+    client.stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(client.stream.read(&mut [0; 1]).is_err(), "it is open still");
+    server.stop();
+}
+
+#[test]
+fn streams_of_a_process_that_ends_end_visibly_and_leave_nothing() {
+    if isolation() != "process" {
+        return;
+    }
+    let server = lab(&["--crash-limit", "0", "--stream-calls-max", "3", "--shards", "1"]);
+    for _ in 0..3 {
+        let mut detached = subscribe(&server, 1);
+        let mut upload = server.connect();
+        upload.send((post_head("/later", "Content-Length: 10") + "abc").as_bytes());
+        let mut download = server.connect();
+        download.send(b"GET /stream-make?bytes=100000000 HTTP/1.1\r\nHost: x\r\n\r\n");
+        download.stream.read_exact(&mut [0; 1000]).unwrap();
+        let pid = server.get("/pid").text().parse().unwrap();
+        support::signal(pid, "KILL");
+        assert_eq!(upload.response().status, 502);
+        let (answer, _) = until_end(&mut download);
+        assert!(!answer.ends_with(b"0\r\n\r\n"));
+        let (rest, _) = until_end(&mut detached);
+        assert!(!rest.ends_with(b"0\r\n\r\n"));
+        eventually("it is served again", || server.get("/go?n=0").status == 200);
+    }
+    // All slots are free again.
+    let mut clients: Vec<Client> = (0..3).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send((post_head("/later", "Content-Length: 3") + "a").as_bytes());
+    }
+    let refused = |answer: Response| (answer.status, answer.header("retry-after").is_some());
+    eventually("the limit of calls", || {
+        let mut more = server.connect();
+        more.stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        more.send((post_head("/sum", "Content-Length: 3") + "a").as_bytes());
+        let mut some = [0; 12];
+        more.stream.read_exact(&mut some).is_ok() && some.ends_with(b"503")
+    });
+    assert_eq!(server.get("/go?n=1").status, 200, "ordinary handlers are not starved");
+    for client in &mut clients {
+        client.send(b"bc");
+        assert_eq!(client.response().text(), sum_of(b"abc", 3, "0"));
+    }
+    assert_eq!(refused(server.post("/sum", b"abc")), (200, false), "{}", PATIENCE.as_secs());
+}
