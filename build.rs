@@ -29,7 +29,11 @@ fn main() {
         .warnings(true)
         .extra_warnings(true)
         // A fault jumps over these frames only; the frame pointer keeps profiles and crash reports readable.
-        .flag("-fno-omit-frame-pointer");
+        .flag("-fno-omit-frame-pointer")
+        // An exception of C++ that leaves a handler ends here as std::terminate() and SIGABRT, which is the handler's fault:
+        // where the unwinder finds no table it stops. With one it would reach Rust, which ends the process.
+        .flag("-fno-asynchronous-unwind-tables")
+        .flag("-fno-unwind-tables");
     for source in SOURCES {
         build.file(format!("src/abi/native/{source}"));
     }

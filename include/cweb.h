@@ -47,9 +47,8 @@ extern "C" {
 
 /** Marks the one symbol that the server looks for. */
 #define CWEB_EXPORT __attribute__((visibility("default")))
-#ifndef __cplusplus
+/* In C++ a keyword of the language's modules, which a module of the server is none of. */
 #define export CWEB_EXPORT
-#endif
 
 /* ---- What every function of a module is given ---- */
 
@@ -261,6 +260,7 @@ static inline void jobs_bind(jobs_create_fn_t create, void *user_data) {
 #endif
 
 #include <cweb_request.h>
+#include <cweb_setting.h>
 #include <cweb_helpers.h>
 
 #endif /* CWEB_H */

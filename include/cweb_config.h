@@ -3,10 +3,11 @@
  * @file cweb_config.h
  * Limits of the module interface, and how a module is compiled.
  *
- * A module is one C translation unit. The server compiles it with, in this order:
+ * A module of one file is compiled with, in this order (several files, C++, libraries and flags: docs/projects.md):
  *
- *     cc -std=gnu11 -O2 -g -fPIC -shared -Wall -fstack-clash-protection -Werror=implicit-function-declaration \
- *        -Werror=implicit-int -Werror=incompatible-pointer-types -I<sdk> module.c -o module.so \
+ *     cc -std=gnu11 -O2 -g -fPIC -Wall -fstack-clash-protection -fstack-protector-strong \
+ *        -fno-omit-frame-pointer -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -Wno-unused-result -Werror=implicit-function-declaration \
+ *        -Werror=implicit-int -Werror=incompatible-pointer-types -I<sdk> -shared module.c -o module.so \
  *        -Wl,-Bsymbolic -Wl,-z,defs -Wl,--wrap=exit -Wl,--wrap=_exit -Wl,--wrap=_Exit -Wl,--wrap=quick_exit \
  *        -Wl,--wrap=err -Wl,--wrap=errx -Wl,--wrap=verr -Wl,--wrap=verrx -Wl,--wrap=error \
  *        -Wl,--wrap=error_at_line -Wl,--wrap=pthread_exit -Wl,--wrap=thrd_exit \

@@ -57,7 +57,7 @@ static inline void cweb_set_body(http_response_t *res, char *body, size_t length
  * @param content_type  may be NULL
  * @return 0; -1 when memory runs out (the status is then 500)
  */
-static inline int cweb_respond_data(http_response_t *res, http_error_t status, const char *content_type,
+static inline int cweb_respond_data(http_response_t *res, cweb_status_t status, const char *content_type,
                                     const void *data, size_t length) {
     char *body = length > INT_MAX - 1 ? NULL : (char *)malloc(length + 1);
     if (body == NULL) {
@@ -79,7 +79,7 @@ static inline int cweb_respond_data(http_response_t *res, http_error_t status, c
  * @param format        as printf(3)
  * @return 0; -1 when memory runs out (the status is then 500)
  */
-__attribute__((format(printf, 4, 5))) static inline int cweb_respond(http_response_t *res, http_error_t status,
+__attribute__((format(printf, 4, 5))) static inline int cweb_respond(http_response_t *res, cweb_status_t status,
                                                                      const char *content_type, const char *format, ...) {
     va_list args;
     va_start(args, format);
@@ -99,7 +99,7 @@ __attribute__((format(printf, 4, 5))) static inline int cweb_respond(http_respon
 }
 
 /** Answers with a JSON value, which is released. @return 0; -1 when it can't be encoded (the status is then 500) */
-static inline int cweb_respond_json(http_response_t *res, http_error_t status, json_t *value) {
+static inline int cweb_respond_json(http_response_t *res, cweb_status_t status, json_t *value) {
     char *text = value == NULL ? NULL : json_dumps(value, JSON_COMPACT);
     json_decref(value);
     if (text == NULL) {

@@ -218,6 +218,13 @@ typedef enum http_error {
     HTTP_501_NOT_IMPLEMENTED
 } http_error_t;
 
+/** A status that a module gives: C takes a plain number for it anyway, and in C++ this is one. */
+#ifdef __cplusplus
+typedef int cweb_status_t;
+#else
+typedef http_error_t cweb_status_t;
+#endif
+
 #define CWEB_ERROR_COUNT 15
 
 /** Method names by http_method_t (not for HTTP_ERR), and status lines by http_error_t up to HTTP_501. */
@@ -270,7 +277,7 @@ typedef struct http_request {
 
 /** A response, filled in by the handler. See cweb_respond() and cweb_header() in cweb.h for the short way. */
 typedef struct http_response {
-    http_error_t status;      /**< Starts as HTTP_200_OK. */
+    cweb_status_t status;     /**< Starts as HTTP_200_OK. */
     http_kv_store_t *headers; /**< Values from malloc(3), freed by the server. */
     /**
      * Starts as an empty string in a malloc'd buffer of HTTP_RESPONSE_SIZE bytes. Write into it, or free(3) it and

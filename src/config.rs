@@ -4,8 +4,10 @@ mod args;
 mod checks;
 mod file;
 mod own_pair;
+mod projects;
 
 pub use args::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, ServeArgs, Span, without_env};
+pub use projects::ProjectSettings;
 
 use args::DAY_S;
 use file::{read_file, settings_path};
@@ -14,6 +16,10 @@ use std::path::PathBuf;
 
 /// Used when `--isolation` is not given.
 const ISOLATION_DEFAULT: Isolation = Isolation::Process;
+
+/// What preflights allow when nothing else is given.
+const CORS_METHODS: &str = "GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH";
+const CORS_HEADERS: &str = "Content-Type, Authorization, X-API-Key";
 
 /// The server's settings: complete and checked. Units stand at the end of the names.
 #[derive(Debug, Clone)]
@@ -159,6 +165,8 @@ pub struct Config {
     /// Longest run of a constructor, `onload`, `unload` or a job's cancel callback in a process of its own: then 422, or a line in
     /// the log.
     pub hook_timeout_ms: u64,
+    /// What modules may be made of.
+    pub projects: ProjectSettings,
     /// Most deployments that wait: 503 beyond it.
     pub deploy_queue_max: usize,
     /// Threads that run jobs: from 1 to 1024.
@@ -253,6 +261,7 @@ impl Config {
     }
 
     fn with_defaults(args: ServeArgs) -> Self {
+        let projects = ProjectSettings::of(&args);
         let data_dir = args.data_dir.unwrap_or_else(|| PathBuf::from("."));
         let production = args.production.unwrap_or(false);
         let host = if production { "0.0.0.0" } else { "127.0.0.1" };
@@ -298,12 +307,8 @@ impl Config {
             shutdown_timeout_ms: args.shutdown_timeout_ms.unwrap_or(5_000),
             compress: codings(args.compress),
             cors_allow_origin: args.cors_allow_origin.unwrap_or_else(|| "*".to_owned()),
-            cors_allow_methods: args
-                .cors_allow_methods
-                .unwrap_or_else(|| "GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH".to_owned()),
-            cors_allow_headers: args
-                .cors_allow_headers
-                .unwrap_or_else(|| "Content-Type, Authorization, X-API-Key".to_owned()),
+            cors_allow_methods: args.cors_allow_methods.unwrap_or_else(|| CORS_METHODS.to_owned()),
+            cors_allow_headers: args.cors_allow_headers.unwrap_or_else(|| CORS_HEADERS.to_owned()),
             cors_max_age_s: args.cors_max_age_s.unwrap_or(600),
             admin_key: args.admin_key.filter(|key| !key.is_empty()),
             secret_settings: None,
@@ -337,6 +342,7 @@ impl Config {
             compile_timeout_ms: args.compile_timeout_ms.unwrap_or(10_000),
             swap_timeout_ms: args.swap_timeout_ms.unwrap_or(30_000),
             hook_timeout_ms: args.hook_timeout_ms.unwrap_or(30_000),
+            projects,
             deploy_queue_max: args.deploy_queue_max.unwrap_or(64),
             job_workers: args.job_workers.unwrap_or_else(cores),
             durability: args.durability.unwrap_or(Durability::Full),

@@ -24,6 +24,8 @@ use crate::jobs::hub::Hub;
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
 use crate::module::control::{Control, ControlConfig, MountDirs, RouteLimits};
+use crate::module::libraries::Allowed;
+use crate::module::project::ProjectLimits;
 use crate::net::{self, Certificate, TlsError, Waker};
 use crate::service::Manager;
 use host::{ModuleHost, start_host};
@@ -244,6 +246,9 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
             allowed: [vec![config.data_dir.join("static")], config.allow_read.clone(), config.allow_write.clone()]
                 .concat(),
         },
+        allow_lib: Allowed::of(config.projects.allow_lib.clone()),
+        project_limits: ProjectLimits { files_max: config.projects.files_max, bytes_max: config.projects.bytes_max },
+        versions_kept: config.projects.versions_kept,
         queue_max: config.deploy_queue_max,
         jobs_of_all: config.module_jobs == config::ModuleJobs::All,
         ..ControlConfig::default()

@@ -64,6 +64,7 @@ fn a_deployment_is_answered_with_what_is_served_and_where() {
     let told: Value = serde_json::from_slice(&answer.body).unwrap();
     let expected = json!({
         "result": "deployed", "name": "shop", "module_hash": hash, "domain": told["domain"], "warnings": "",
+        "version": 3, "libraries": [],
         "routes": [
             {"method": "GET", "path": "/shop", "url": format!("http://{addr}/shop")},
             {"method": "POST", "path": "^/shop/[0-9]+$", "url": format!("http://{addr}/shop/[0-9]+")},

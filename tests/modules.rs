@@ -211,7 +211,7 @@ fn parallel_deployments_lose_no_module() {
 fn a_full_disk_refuses_and_keeps_what_there_is() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
         .arg(dir.path())
         .status()
         .is_ok_and(|status| status.success());
@@ -222,7 +222,7 @@ fn a_full_disk_refuses_and_keeps_what_there_is() {
     let server = Server::on(&dir, &[], &[]);
     server.deploy(&constant("keep", "/keep", "kept"));
     let filler = dir.path().join("filler");
-    let _ = std::fs::write(&filler, vec![0; 2 << 20]);
+    let _ = std::fs::write(&filler, vec![0; 4 << 20]);
     let response = server.try_deploy(&constant("late", "/late", "late"));
     assert!(response.status == 507 || response.status == 422, "{} {}", response.status, response.text());
     assert_eq!((names(&server), server.get("/keep").text()), (vec!["keep".to_owned()], "kept".to_owned()));

@@ -3,6 +3,7 @@
 use super::crypto::Token;
 use super::files::FileWish;
 use super::native::WorkFn;
+use super::settings::Kept;
 use super::stream::{STREAM_TABLE, StreamTable};
 use super::types::{HttpResponse, WebSocket};
 use super::{events, guard, native};
@@ -23,7 +24,7 @@ pub fn create_job(module: &ModuleToken, job: &str, payload: &str) -> Result<Stri
 }
 
 /// Names a module in calls of the table.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ModuleToken {
     /// The module's name.
     pub name: String,
@@ -31,12 +32,14 @@ pub struct ModuleToken {
     pub id: u64,
     /// What the server calls it, where this process is a domain's; else 0.
     pub number: u64,
+    /// What `cweb_setting` finds.
+    pub settings: Kept,
 }
 
 impl ModuleToken {
     pub(super) fn new(name: String) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self { name, id: NEXT.fetch_add(1, Ordering::Relaxed), number: 0 }
+        Self { name, id: NEXT.fetch_add(1, Ordering::Relaxed), number: 0, settings: Kept::default() }
     }
 }
 
@@ -68,9 +71,10 @@ pub struct HostTable {
     requests: *const native::RequestServices,
     send_file: unsafe extern "C" fn(*const c_void, *mut HttpResponse, *const FileWish) -> c_int,
     stream: &'static StreamTable,
+    setting: unsafe extern "C" fn(*const c_void, *const c_char) -> *const c_char,
     token_sign: unsafe extern "C" fn(*const c_char, *const c_char, c_uint, *mut c_char, usize) -> c_int,
     token_verify: unsafe extern "C" fn(*const c_char, *const c_char, usize, *const c_char) -> c_int,
-    reserved: [usize; 7],
+    reserved: [usize; 6],
 }
 
 // SAFETY: functions, and a pointer to a table of functions that nobody writes.
@@ -93,6 +97,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.requests", offset_of!(HostTable, requests)),
         ("cweb_host.send_file", offset_of!(HostTable, send_file)),
         ("cweb_host.stream", offset_of!(HostTable, stream)),
+        ("cweb_host.setting", offset_of!(HostTable, setting)),
         ("cweb_host.token_verify", offset_of!(HostTable, token_verify)),
     ]
 }
@@ -113,9 +118,10 @@ static TABLE: HostTable = HostTable {
     requests: &raw const native::cwebn_requests,
     send_file,
     stream: &STREAM_TABLE,
+    setting,
     token_sign,
     token_verify,
-    reserved: [0; 7],
+    reserved: [0; 6],
 };
 
 /// The table of this server.
@@ -331,6 +337,21 @@ unsafe extern "C" fn ws_send(
         unsafe { super::websocket::send_as(ws, asked, message, length) == 0 }
     });
     c_int::try_from(sent.count()).unwrap_or(c_int::MAX)
+}
+
+/// # Safety
+/// By the contract of the table: `module` is a token, `key` a C string.
+unsafe extern "C" fn setting(module: *const c_void, key: *const c_char) -> *const c_char {
+    if key.is_null() {
+        return std::ptr::null();
+    }
+    // The string is measured before anything is held: a bad pointer jumps out of here.
+    // SAFETY: the caller's contract.
+    let (key, token) = unsafe {
+        let key = CStr::from_ptr(key);
+        (key, module.cast::<ModuleToken>().as_ref())
+    };
+    token.map_or(std::ptr::null(), |token| token.settings.get(key))
 }
 
 unsafe extern "C" fn log(module: *const c_void, level: c_int, message: *const c_char) {

@@ -19,6 +19,7 @@ pub mod module;
 mod native;
 mod places;
 pub mod request;
+pub mod settings;
 pub mod stream;
 pub mod types;
 pub mod visible;

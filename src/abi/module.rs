@@ -8,6 +8,7 @@ pub use declared::Declared;
 
 use super::kept::{self, Kept};
 use super::manifest::{APP_FLAGS, Api, JobDecl, Manifest, RouteDecl, WebSocketDecl};
+use super::settings::Settings;
 use super::types::{Callee, Context, HandlerFn, HookFn, MessageFn, SocketFn};
 use super::{events, host, native};
 use std::any::Any;
@@ -294,6 +295,11 @@ impl OpenModule {
                 bind(native::cwebn_legacy_services());
             }
         }
+    }
+
+    /// Has the module find `settings`, and no others, from now on.
+    pub fn set_settings(&self, settings: &Settings) {
+        self.token.settings.set(settings);
     }
 
     /// The functions that its `config` declares.

@@ -239,6 +239,9 @@ fn needed(view: &RequestView<'_>) -> Scopes {
             (true, false) => Scopes::READ,
             (false, _) => Scopes::JOBS,
         }
+    } else if reads && path.starts_with(b"/mgnt/") && path.ends_with(b"/source") {
+        // Whoever may replace a source may read it; a key for dashboards may not.
+        Scopes::DEPLOY
     } else if reads || path == b"/metrics" {
         Scopes::READ
     } else {
@@ -251,7 +254,9 @@ fn action(method: Method, path: &str) -> Option<(&'static str, Option<&str>)> {
     let rest = path.strip_prefix("/mgnt")?.trim_matches('/');
     match method {
         Method::Post if rest.is_empty() => Some(("deploy", None)),
+        Method::Post if rest.ends_with("/rollback") => Some(("rollback", Some(rest))),
         Method::Post => Some(("restart", Some(rest))),
+        Method::Put => Some(("set", Some(rest))),
         Method::Delete => Some(("remove", Some(rest))),
         _ => None,
     }

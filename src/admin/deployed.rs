@@ -93,6 +93,8 @@ impl Form {
             "name": manifest.name,
             "module_hash": deployed.hash,
             "domain": deployed.domain,
+            "version": deployed.version,
+            "libraries": deployed.libraries.iter().map(|library| json!({ "name": library.name, "version": library.version })).collect::<Vec<_>>(),
             "routes": routes,
             "websockets": websockets,
             "jobs": jobs,

@@ -3,8 +3,10 @@
 use super::audit::{Actor, Outcome};
 use super::deployed::Form;
 use super::keys::Fingerprint;
+use super::versions;
 use crate::module::control::{Control, RemoveReply};
 use crate::module::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
+use crate::module::project::Posted;
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use crate::shard::{Reply, ServerAnswer};
@@ -16,13 +18,18 @@ pub(super) fn handle(control: &Control, view: &RequestView<'_>, form: Form, acto
     match (view.method(), name.is_empty()) {
         (Method::Get | Method::Head, true) => reply.send(&ServerAnswer::json(200, control.modules_json())),
         (Method::Post, true) => deploy(control, view, form, actor, reply),
+        (Method::Get | Method::Head, false) => versions::ask(control, name, reply),
+        (Method::Put | Method::Delete, false) if versions::is_setting(name) => {
+            versions::set(control, view, name, actor, reply);
+        }
         (Method::Delete, false) => remove(control, name, actor, reply),
-        (Method::Post, false) => match name.strip_suffix(b"/restart") {
-            Some(name) => restart(control, name, actor, reply),
-            None => reply.send(&not_allowed("DELETE, OPTIONS")),
+        (Method::Post, false) => match (name.strip_suffix(b"/restart"), name.strip_suffix(b"/rollback")) {
+            (Some(name), _) => restart(control, name, actor, reply),
+            (None, Some(name)) => versions::rollback(control, view, name, form, actor, reply),
+            (None, None) => reply.send(&not_allowed("GET, HEAD, DELETE, OPTIONS")),
         },
         (_, true) => reply.send(&not_allowed("GET, HEAD, POST, OPTIONS")),
-        (_, false) => reply.send(&not_allowed("DELETE, OPTIONS")),
+        (_, false) => reply.send(&not_allowed("GET, HEAD, DELETE, OPTIONS")),
     }
 }
 
@@ -30,46 +37,63 @@ fn not_allowed(allow: &'static str) -> ServerAnswer {
     ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
 }
 
-/// The source in a request, the multipart field `code` or else the whole body; and what comes with it: the other fields of
-/// the form, or else the parameters of the query.
-fn source_of(view: &RequestView<'_>) -> Result<(Vec<u8>, DeployOptions), ServerAnswer> {
+/// The source in a request, the multipart field `code` or several of name `file`, or else the whole body; and what comes with
+/// it: the other fields of the form, or else the parameters of the query.
+fn source_of(view: &RequestView<'_>) -> Result<(Posted, DeployOptions), ServerAnswer> {
     // What is no UTF-8 is no domain's name and no path; which are, the control plane knows.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut query = DeployOptions::default();
     form::urlencoded(view.query().unwrap_or_default(), |name, value| match name {
         b"domain" => _ = query.domain.get_or_insert_with(|| text(value)),
+        b"message" => _ = query.message.get_or_insert_with(|| text(value)),
         b"filename" => _ = query.fields.file_name.get_or_insert_with(|| text(value)),
         name => query.fields.set(&text(name), text(value)),
     });
     let boundary = view.header("content-type").and_then(form::multipart_boundary);
     let Some(boundary) = boundary else {
-        return Ok((view.body.to_vec(), query));
+        return Ok((Posted::Body(view.body.to_vec()), query));
     };
-    let (mut code, mut domain, mut fields) = (None, None, SourceFields::default());
+    let (mut code, mut domain, mut message, mut fields) = (None, None, None, SourceFields::default());
+    let mut files = Vec::new();
     form::multipart(view.body, boundary, form::FIELDS_MAX, |part| match part.name.as_ref() {
         b"code" if code.is_none() => {
             code = Some(part.body.to_vec());
             fields.file_name = part.filename.as_deref().map(text);
         }
+        b"file" => {
+            let name = part.filename.as_deref().map(text);
+            files.push((name.unwrap_or_else(|| format!("file-{}.c", files.len())), part.body.to_vec()));
+        }
+        b"message" => _ = message.get_or_insert_with(|| text(part.body)),
         b"domain" => _ = domain.get_or_insert_with(|| text(part.body)),
         name => fields.set(&text(name), text(part.body)),
     })
     .map_err(|error| ServerAnswer::text(400, format!("the form can't be read: {error}\n")))?;
-    let code = code.ok_or_else(|| {
-        ServerAnswer::text(400, "the form has no field named code; try: curl -F code=@module.c URL/mgnt\n")
-    })?;
+    let posted = match code {
+        Some(code) if files.is_empty() => Posted::Body(code),
+        None if files.is_empty() => {
+            let text = "the form has no field named code; try: curl -F code=@module.c URL/mgnt\n";
+            return Err(ServerAnswer::text(400, text));
+        }
+        code => {
+            let name = || fields.file_name.clone().unwrap_or_else(|| "module.c".to_owned());
+            files.extend(code.map(|code| (name(), code)));
+            Posted::Files(files)
+        }
+    };
     fields.fill(query.fields);
-    Ok((code, DeployOptions { domain: domain.or(query.domain), fields }))
+    let (domain, message) = (domain.or(query.domain), message.or(query.message));
+    Ok((posted, DeployOptions { domain, message, fields, by: String::new() }))
 }
 
 fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, reply: Reply) {
     let found = match source_of(view) {
-        Ok((source, _)) if source.iter().all(u8::is_ascii_whitespace) => {
+        Ok((Posted::Body(source), _)) if source.iter().all(u8::is_ascii_whitespace) => {
             Err(ServerAnswer::text(400, "no source: post a C file as the body or as field code\n"))
         }
         other => other,
     };
-    let (source, options) = match found {
+    let (source, mut options) = match found {
         Ok(found) => found,
         Err(answer) => {
             let text = String::from_utf8_lossy(&answer.body);
@@ -77,6 +101,7 @@ fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, r
             return reply.send(&in_form(&form, answer));
         }
     };
+    options.by = actor.who.as_str().to_owned();
     // Hashed only if it is refused, and then not on the shard's thread.
     let kept = source.clone();
     control.deploy(
@@ -89,7 +114,7 @@ fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, r
     );
 }
 
-fn log_deployment(actor: &Actor, source: &[u8], result: &Result<Deployed, DeployError>) {
+fn log_deployment(actor: &Actor, source: &Posted, result: &Result<Deployed, DeployError>) {
     match result {
         Ok(deployed) => actor.log(&Outcome {
             action: "deploy",
@@ -101,7 +126,7 @@ fn log_deployment(actor: &Actor, source: &[u8], result: &Result<Deployed, Deploy
             reason: None,
         }),
         Err(error) => {
-            let (hash, reason) = (Fingerprint::of(source).to_string(), error.reason());
+            let (hash, reason) = (Fingerprint::of(&source.bytes()).to_string(), error.reason());
             actor.log(&not_done("deploy", None, Some(&hash), error.status(), Some(&reason)));
         }
     }
@@ -112,7 +137,7 @@ pub(super) fn log_unread(actor: &Actor, status: u16, reason: &str) {
     actor.log(&not_done("deploy", None, None, status, Some(reason)));
 }
 
-fn not_done<'a>(
+pub(super) fn not_done<'a>(
     action: &'a str,
     module: Option<&'a str>,
     hash: Option<&'a str>,
@@ -123,7 +148,7 @@ fn not_done<'a>(
 }
 
 /// What a deployment that was accepted has come to.
-fn note(deployed: &Deployed) -> &'static str {
+pub(super) fn note(deployed: &Deployed) -> &'static str {
     if deployed.unchanged {
         "unchanged"
     } else if deployed.superseded {
@@ -133,7 +158,7 @@ fn note(deployed: &Deployed) -> &'static str {
     }
 }
 
-fn deployed(form: &Form, result: Result<Deployed, DeployError>) -> ServerAnswer {
+pub(super) fn deployed(form: &Form, result: Result<Deployed, DeployError>) -> ServerAnswer {
     match result {
         Ok(deployed) => {
             let note = note(&deployed);
@@ -143,6 +168,7 @@ fn deployed(form: &Form, result: Result<Deployed, DeployError>) -> ServerAnswer 
                 .with("X-Cweb-Module", header_text(&deployed.name))
                 .with("X-Cweb-Hash", deployed.hash)
                 .with("X-Cweb-Domain", deployed.domain)
+                .with("X-Cweb-Version", deployed.version.to_string())
                 .with("X-Cweb-Result", note)
         }
         Err(error) => in_form(form, refusal(&error)),
@@ -159,7 +185,7 @@ fn in_form(form: &Form, answer: ServerAnswer) -> ServerAnswer {
     ServerAnswer { headers: answer.headers, ..json }
 }
 
-fn refusal(error: &DeployError) -> ServerAnswer {
+pub(super) fn refusal(error: &DeployError) -> ServerAnswer {
     let mut text = error.to_string();
     if error.status() == 500 && text.contains("Too many open files") {
         text += "\nThe server has used up its descriptors (ulimit -n). With --isolation none a module may keep them: restart the server.";
@@ -174,7 +200,7 @@ fn header_text(name: &str) -> String {
 }
 
 /// A module's name from a path segment.
-fn decoded(name: &[u8]) -> Result<String, ServerAnswer> {
+pub(super) fn decoded(name: &[u8]) -> Result<String, ServerAnswer> {
     let mut decoded = Vec::new();
     // The name as a path segment: percent-decoded, `+` taken as it stands.
     let escaped: Vec<u8> = name.iter().flat_map(|&b| if b == b'+' { b"%2B".to_vec() } else { vec![b] }).collect();
@@ -183,7 +209,13 @@ fn decoded(name: &[u8]) -> Result<String, ServerAnswer> {
 }
 
 /// Logs that module `name` was `done`, or why not, and answers with that.
-fn outcome(action: &'static str, done: &'static str, name: String, actor: Actor, reply: Reply) -> RemoveReply {
+pub(super) fn outcome(
+    action: &'static str,
+    done: &'static str,
+    name: String,
+    actor: Actor,
+    reply: Reply,
+) -> RemoveReply {
     Box::new(move |result| {
         let answer = match result {
             Ok(()) => {
@@ -223,7 +255,7 @@ fn restart(control: &Control, name: &[u8], actor: Actor, reply: Reply) {
     }
 }
 
-fn bad_name(action: &str, actor: &Actor, answer: &ServerAnswer, reply: Reply) {
+pub(super) fn bad_name(action: &str, actor: &Actor, answer: &ServerAnswer, reply: Reply) {
     let text = String::from_utf8_lossy(&answer.body);
     actor.log(&not_done(action, None, None, answer.status, first_line(&text)));
     reply.send(answer);

@@ -12,6 +12,7 @@ pub mod keys;
 mod metrics;
 mod mgnt;
 mod site;
+mod versions;
 
 pub use access::{Access, Client};
 pub use audit::Who;
@@ -115,7 +116,7 @@ impl Admin {
         }
         // A preflight carries no credentials (Fetch standard §4.8), so it is answered before the key is asked for.
         if view.method() == Method::Options {
-            return reply.send(&ServerAnswer::preflight("GET, POST, DELETE, OPTIONS"));
+            return reply.send(&ServerAnswer::preflight("GET, POST, PUT, DELETE, OPTIONS"));
         }
         let who = match self.access.check(view, client) {
             Ok(who) => who,

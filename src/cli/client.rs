@@ -113,6 +113,32 @@ impl Client {
         self.read(request.call())
     }
 
+    /// Gets an answer as it is, and whether it is an archive; or else the refusal.
+    pub(super) fn get_bytes(&self, path: &str) -> Result<Result<(bool, Vec<u8>), Answer>, Failure> {
+        let request = self.agent.get(format!("{}{path}", self.base)).header("X-API-Key", self.key());
+        match request.call() {
+            Ok(mut response) if response.status() == 200 => {
+                let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+                let is_archive = kind == Some("application/x-tar");
+                let bytes = response.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec();
+                let bytes =
+                    bytes.map_err(|error| Failure::new(Exit::Unreachable, format!("{}: {error}", self.base)))?;
+                Ok(Ok((is_archive, bytes)))
+            }
+            other => self.read(other).map(Err),
+        }
+    }
+
+    /// Puts a value.
+    pub(super) fn put(&self, path: &str, body: &[u8]) -> Result<Answer, Failure> {
+        let request = self
+            .agent
+            .put(format!("{}{path}", self.base))
+            .header("X-API-Key", self.key())
+            .header("Content-Type", "text/plain; charset=utf-8");
+        self.read(request.send(body))
+    }
+
     /// Posts JSON.
     pub(super) fn post_json(&self, path: &str, body: &[u8]) -> Result<Answer, Failure> {
         let request = self
@@ -183,6 +209,18 @@ impl Client {
             .header("Accept", "application/json")
             .header("Content-Type", format!("multipart/form-data; boundary={boundary}"));
         self.read(request.send(form(&boundary, file_name, source, fields)))
+    }
+
+    /// Posts the tar file of a project, with `fields` as parameters.
+    pub(super) fn deploy_project(&self, archive: &[u8], fields: &[(&str, &str)]) -> Result<Answer, Failure> {
+        let parameters: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
+        let request = self
+            .agent
+            .post(format!("{}/mgnt?{}", self.base, parameters.join("&")))
+            .header("X-API-Key", self.key())
+            .header("Accept", "application/json")
+            .header("Content-Type", "application/x-tar");
+        self.read(request.send(archive))
     }
 
     fn key(&self) -> &str {

@@ -4,6 +4,7 @@ use super::client::{Answer, Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured
 use super::exit::{Exit, Failure};
 use super::routes_ini::{self, Listed};
 use super::trust::TrustArgs;
+use crate::module::project;
 use clap::Args;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 
 #[derive(Args)]
 pub(super) struct DeployArgs {
-    /// C files; without any, those that routes.ini lists
+    /// Sources, and directories of projects; without any, those that routes.ini lists
     files: Vec<PathBuf>,
     /// The server's URL [default: that of routes.ini, or http://127.0.0.1:8080]
     #[arg(long, env = "CWEB_SERVER", value_name = "URL")]
@@ -25,6 +26,9 @@ pub(super) struct DeployArgs {
     /// The prefix of all paths of an app for nope.c or WAFer, such as /app [default: none]
     #[arg(long, value_name = "PREFIX")]
     mount: Option<String>,
+    /// What this version is about; cweb versions shows it
+    #[arg(short, long, value_name = "TEXT")]
+    message: Option<String>,
     #[command(flatten)]
     trust: TrustArgs,
 }
@@ -35,8 +39,14 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
         Ok(planned) => planned,
         Err(text) => return super::fail(text),
     };
-    let deployed =
-        |listed: &Listed| deploy(&client, &listed.file, listed.domain.as_deref(), args.mount.as_deref()).err();
+    let deployed = |listed: &Listed| {
+        let options = [
+            ("domain", listed.domain.as_deref()),
+            ("mount", args.mount.as_deref()),
+            ("message", args.message.as_deref()),
+        ];
+        deploy(&client, &listed.file, &options).err()
+    };
     let failed: Vec<Exit> = files.iter().filter_map(deployed).collect();
     println!("{} of {} deployed to {}", files.len() - failed.len(), files.len(), client.base());
     // The most telling one: without a server or a key there is nothing to be said of the files.
@@ -96,14 +106,17 @@ struct Job {
     name: String,
 }
 
-/// Deploys one file, into `domain` and below `mount` if there are any, and shows what came of it.
-pub(super) fn deploy(client: &Client, file: &Path, domain: Option<&str>, mount: Option<&str>) -> Result<(), Exit> {
+/// Deploys one file or the project in a directory with those of `options` that are given, and shows what came of it.
+pub(super) fn deploy(client: &Client, file: &Path, options: &[(&str, Option<&str>)]) -> Result<(), Exit> {
     let shown = file.display();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let source = std::fs::read(file).map_err(|error| Failure::from(error.to_string()));
-    let fields: Vec<(&str, &str)> =
-        domain.map(|domain| ("domain", domain)).into_iter().chain(mount.map(|mount| ("mount", mount))).collect();
-    let result = source.and_then(|source| client.deploy(&name, &source, &fields));
+    let fields: Vec<(&str, &str)> = options.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
+    let result = if file.is_dir() {
+        project::pack_dir(file).map_err(Failure::from).and_then(|archive| client.deploy_project(&archive, &fields))
+    } else {
+        let source = std::fs::read(file).map_err(|error| Failure::from(error.to_string()));
+        source.and_then(|source| client.deploy(&name, &source, &fields))
+    };
     match result {
         Ok(answer) if answer.is_success() => {
             show(&answer, file);
@@ -158,12 +171,16 @@ fn quoted(url: &str) -> String {
     if url.chars().all(is_plain) { url.to_owned() } else { format!("'{}'", url.replace('\'', "'\\''")) }
 }
 
-/// The name under which the server compiles every source.
-const COMPILED_AS: &str = "module.c:";
+/// The names under which the server compiles every source that comes alone.
+const COMPILED_AS: [&str; 2] = ["module.c:", "module.cpp:"];
 
 /// The compiler's `text` with the path the user gave, where the compiler has the server's: at the start of a
 /// diagnostic, in `In file included from …`, and, from the linker, as a path into the server's scratch directory.
-fn renamed(text: &str, file: &Path) -> String {
+pub(super) fn renamed(text: &str, file: &Path) -> String {
+    if file.is_dir() {
+        // A project's files have their own names.
+        return text.to_owned();
+    }
     let lines = text.lines().map(|line| match place(line) {
         Some((start, end)) => {
             format!("{}{}{}", line.get(..start).unwrap_or(""), file.display(), line.get(end..).unwrap_or(""))
@@ -175,8 +192,8 @@ fn renamed(text: &str, file: &Path) -> String {
 
 /// From where to where the server's name of the source stands in a line, the colon left out.
 fn place(line: &str) -> Option<(usize, usize)> {
-    let at = line.find(COMPILED_AS)?;
-    let end = at + COMPILED_AS.len() - 1;
+    let (at, name) = COMPILED_AS.iter().find_map(|name| Some((line.find(name)?, name)))?;
+    let end = at + name.len() - 1;
     let before = line.get(..at)?;
     if matches!(before.trim_start(), "" | "from " | "In file included from ") {
         return Some((at, end));
@@ -205,6 +222,7 @@ mod tests {
     fn diagnostics_name_the_file_of_the_user() {
         for (said, shown) in [
             ("module.c:2:9: error: 'x'", "sub/a.c:2:9: error: 'x'"),
+            ("module.cpp:2:9: error: 'x'", "sub/a.c:2:9: error: 'x'"),
             ("module.c: In function 'f':", "sub/a.c: In function 'f':"),
             ("In file included from module.c:1:", "In file included from sub/a.c:1:"),
             ("                 from module.c:7,", "                 from sub/a.c:7,"),

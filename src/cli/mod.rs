@@ -1,5 +1,6 @@
 //! The command line: one thin command a file.
 
+mod check;
 mod client;
 mod deploy;
 mod dev;
@@ -10,7 +11,9 @@ mod modules;
 mod new;
 mod routes_ini;
 mod serve;
+mod settings;
 mod trust;
+mod versions;
 
 use crate::config::{self, ServeArgs};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -51,15 +54,33 @@ enum Command {
     /// Run the server
     #[command(after_help = SERVE_NOTES)]
     Serve(Box<ServeArgs>),
-    /// Deploy C files, or those that routes.ini lists
+    /// Deploy sources and projects, or those that routes.ini lists
     Deploy(deploy::DeployArgs),
     /// List the modules of a server, remove or restart one
     Modules(modules::ModulesArgs),
+    /// List the versions of a module
+    Versions(versions::VersionsArgs),
+    /// Show a version of a module: libraries, warnings, source
+    Show(versions::ShowArgs),
+    /// Show what differs between the sources of two versions
+    Diff(versions::DiffArgs),
+    /// Go back to a version of a module; nothing is compiled
+    Rollback(versions::RollbackArgs),
+    /// Write the source of a module into this directory
+    Pull(versions::PullArgs),
+    /// Set, remove and list settings of a module
+    Config(settings::ConfigArgs),
+    /// Set and remove secrets of a module
+    Secret(settings::SecretArgs),
     /// Submit background jobs, watch, list, cancel and delete them
     Jobs(jobs::JobsArgs),
     /// Make a key for the server's --keys-file: prints the entry, and the key on stderr
     Keygen(keygen::KeygenArgs),
-    /// Write a starter module
+    /// Compile and inspect sources and projects as a server would, without one
+    Check(check::CheckArgs),
+    /// Print where the headers of modules are, for editors
+    Sdk(check::SdkArgs),
+    /// Write a starter module, or a starter project
     New(new::NewArgs),
     /// Deploy C files now and whenever they change
     Dev(dev::DevArgs),
@@ -88,8 +109,17 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Deploy(args)) => deploy::run(&args),
         Some(Command::Modules(args)) => modules::run(&args),
+        Some(Command::Versions(args)) => versions::versions(&args),
+        Some(Command::Show(args)) => versions::show(&args),
+        Some(Command::Diff(args)) => versions::diff(&args),
+        Some(Command::Rollback(args)) => versions::rollback(&args),
+        Some(Command::Pull(args)) => versions::pull(&args),
+        Some(Command::Config(args)) => settings::config(&args),
+        Some(Command::Secret(args)) => settings::secret(&args),
         Some(Command::Jobs(args)) => jobs::run(&args),
         Some(Command::Keygen(args)) => keygen::run(&args),
+        Some(Command::Check(args)) => check::check(&args),
+        Some(Command::Sdk(args)) => check::sdk(&args),
         Some(Command::New(args)) => new::run(&args),
         Some(Command::Dev(args)) => dev::run(&args),
     }

@@ -1,15 +1,32 @@
 //! `cweb new`
 
 use super::exit::{Exit, Failure};
-use clap::Args;
-use std::fs::File;
-use std::io::Write;
+use clap::{Args, ValueEnum};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 #[derive(Args)]
 pub(super) struct NewArgs {
-    /// The module's name: letters, digits, - and _; writes NAME.c
+    /// The module's name: letters, digits, - and _; writes NAME.c, or with --template the directory NAME
     name: String,
+    /// Begin a project with this kind of module
+    #[arg(long, value_enum)]
+    template: Option<Template>,
+}
+
+/// What a project begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Template {
+    /// A route
+    Http,
+    /// A WebSocket
+    Websocket,
+    /// A background job
+    Job,
+    /// A page with its assets
+    Page,
 }
 
 const TEMPLATE: &str = r#"/*
@@ -34,19 +51,68 @@ export module_t config = {
 };
 "#;
 
+/// Files of a project that begins with a template: their paths and texts.
+fn project_files(template: Template) -> Vec<(&'static str, &'static str)> {
+    let source = match template {
+        Template::Http => include_str!("templates/http.c"),
+        Template::Websocket => include_str!("templates/websocket.c"),
+        Template::Job => include_str!("templates/job.c"),
+        Template::Page => include_str!("templates/page.c"),
+    };
+    let mut files = vec![("src/main.c", source), ("module.toml", PROJECT_FILE), (".gitignore", "/.cweb/\n")];
+    if template == Template::Page {
+        files.push(("assets/index.html", include_str!("templates/index.html")));
+    }
+    files
+}
+
+const PROJECT_FILE: &str = "\
+name = \"@NAME@\"
+# libs = [\"zstd\"]
+# cflags = [\"-O3\"]
+
+[settings]
+GREETING = \"Hello\"
+";
+
 pub(super) fn run(args: &NewArgs) -> ExitCode {
     let name = &args.name;
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
         let text = format!("\"{name}\" is no name for a module: use letters, digits, - and _");
         return Failure::new(Exit::Usage, text).end();
     }
+    if let Some(template) = args.template {
+        return project(name, template).map_or_else(super::fail, |()| ExitCode::SUCCESS);
+    }
     let path = format!("{name}.c");
-    // `create_new` refuses to overwrite, with no moment in between.
-    match File::create_new(&path).and_then(|mut file| file.write_all(TEMPLATE.replace("@NAME@", name).as_bytes())) {
+    match write_new(Path::new(&path), &TEMPLATE.replace("@NAME@", name)) {
         Ok(()) => {
             println!("wrote {path}; deploy it with: cweb deploy {path}");
             ExitCode::SUCCESS
         }
         Err(error) => super::fail(format!("{path}: {error}")),
     }
+}
+
+/// Writes a file that is not there yet: `create_new` refuses to overwrite, with no moment in between.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()))
+}
+
+/// Writes the project of a template into the directory `name`, which is not there yet.
+fn project(name: &str, template: Template) -> Result<(), String> {
+    let dir = Path::new(name);
+    let at = |path: &Path, error: &io::Error| format!("{}: {error}", path.display());
+    fs::create_dir(dir).map_err(|error| at(dir, &error))?;
+    for (path, text) in project_files(template) {
+        let path = dir.join(path);
+        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(|error| at(&path, &error))?;
+        write_new(&path, &text.replace("@NAME@", name)).map_err(|error| at(&path, &error))?;
+    }
+    // What clangd reads: each line is a flag.
+    let flags = super::check::editor_flags()?;
+    let path = dir.join("compile_flags.txt");
+    write_new(&path, &format!("-std=gnu11\n{}\n", flags.join("\n"))).map_err(|error| at(&path, &error))?;
+    println!("wrote {name}/; try it with: cweb check {name}; and: cweb dev {name}");
+    Ok(())
 }

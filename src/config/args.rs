@@ -179,6 +179,9 @@ settings! {
     /// Directory that modules may read; may be repeated. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_READ", value_delimiter = ',', value_name = "DIR")]
     allow_read: Vec<PathBuf>,
+    /// Library that sources may link with beside those that only compute; may be repeated; all for every one that is installed
+    #[arg(long, env = "CWEB_ALLOW_LIB", value_delimiter = ',', value_name = "NAME")]
+    allow_lib: Vec<String>,
     /// Directory that modules may write; may be repeated. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_WRITE", value_delimiter = ',', value_name = "DIR")]
     allow_write: Vec<PathBuf>,
@@ -329,6 +332,15 @@ settings! {
     /// Most messages of a WebSocket that wait for its handler before reading pauses [default: 1024]
     #[arg(long, env = "CWEB_MAX_WS_INBOX", value_name = "N", help_heading = LIMITS)]
     ws_inbox_messages_max: usize,
+    /// Most files of a project [default: 1000]
+    #[arg(long, env = "CWEB_PROJECT_FILES_MAX", value_name = "N", help_heading = LIMITS)]
+    project_files_max: usize,
+    /// Most bytes of all files of a project together [default: 67108864]
+    #[arg(long, env = "CWEB_PROJECT_BYTES_MAX", value_name = "BYTES", help_heading = LIMITS)]
+    project_bytes_max: usize,
+    /// Versions of each module that are kept with their sources [default: 20]
+    #[arg(long, env = "CWEB_VERSIONS_KEPT", value_name = "N", help_heading = LIMITS)]
+    versions_kept: usize,
     /// Most deployments that wait [default: 64]
     #[arg(long, env = "CWEB_DEPLOY_QUEUE_MAX", value_name = "N", help_heading = LIMITS)]
     deploy_queue_max: usize,

@@ -283,6 +283,11 @@ impl Instance for InProcessModule {
         &self.open.manifest
     }
 
+    fn configure(&self, settings: &crate::abi::settings::Settings) -> Result<(), Fault> {
+        self.open.set_settings(settings);
+        Ok(())
+    }
+
     fn onload(&self) -> Result<(), Fault> {
         self.hook(self.open.symbols.onload, "onload")
     }

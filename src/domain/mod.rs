@@ -29,6 +29,7 @@ pub use sched::module_thread;
 pub use view::{DomainView, MemoryLimit};
 
 use crate::abi::manifest::Manifest;
+use crate::abi::settings::Settings;
 use crate::jobs::code::JobCalls;
 use std::any::Any;
 use std::path::Path;
@@ -143,6 +144,12 @@ pub trait Host: Send + Sync {
 pub trait Instance: Send + Sync + Any {
     /// What the module declares.
     fn manifest(&self) -> &Manifest;
+
+    /// Has the module's code find `settings`, and no others, from now on; also where it is loaded again.
+    ///
+    /// # Errors
+    /// The process that it lives in could not be told; one that follows will be.
+    fn configure(&self, settings: &Settings) -> Result<(), Fault>;
 
     /// Runs the module's `onload` hook, if it has one, on the calling thread or while that waits.
     ///

@@ -4,8 +4,17 @@
 //! sees the system's programs, headers and libraries and its scratch directory, with a copy of the SDK in it. Paths in
 //! there are relative, since the user it becomes may not be allowed to reach the directory from the root.
 
-use super::deploy::DeployError;
-use super::dialect::{Reading, Recipe, messages};
+mod assets;
+mod plan;
+mod units;
+
+pub(super) use plan::Plan;
+pub(super) use units::UnitCache;
+
+use super::deploy::{DeployError, SourceFields};
+use super::dialect::{Language, Recipe, messages};
+use super::libraries::{Allowed, Libraries};
+use super::project::Source;
 use super::sdk;
 use crate::domain::sandbox::program::{self, NotRun};
 use crate::domain::sandbox::{self, Policy, User};
@@ -21,9 +30,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Flags before the source; `include/cweb_config.h` documents them for authors.
-/// `-fstack-clash-protection` has a large frame touch each of its pages, so that it can't step over a stack's guard page.
-const FLAGS: [&str; 7] = ["-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-Wall", "-fstack-clash-protection"];
+/// Flags before the source, behind the standard of its language; `include/cweb_config.h` documents them for authors.
+/// `-fstack-clash-protection` has a large frame touch each of its pages, so that it can't step over a stack's guard page;
+/// `-fstack-protector-strong` ends a handler that has overwritten its own frame; frame pointers let profilers see callers.
+const FLAGS: [&str; 7] =
+    ["-O2", "-g", "-fPIC", "-Wall", "-fstack-clash-protection", "-fstack-protector-strong", "-fno-omit-frame-pointer"];
 /// Flags behind it. `-Bsymbolic` binds what a module defines to itself also where libc has the name (`login`, `send`);
 /// `-z defs` has a function that is nowhere be an error here and not when the module is loaded;
 /// `--wrap` sends calls of exit(3) and others that reach beyond the module to the SDK; `--as-needed` applies to the libraries after it.
@@ -106,17 +117,21 @@ const PACKAGES: [(&str, &str); 4] = [
 #[derive(Debug)]
 pub(super) struct Compiler {
     program: String,
+    /// The compiler of C++ that belongs to it.
+    cpp_program: String,
     sdk_dir: PathBuf,
     identity: String,
     is_clang: bool,
     limit: Duration,
     user: Option<User>,
+    libraries: Libraries,
 }
 
 impl Compiler {
-    /// `CC` or `cc`, with the SDK in `sdk_dir`.
-    pub(super) fn new(sdk_dir: PathBuf, limit: Duration) -> Self {
-        let program = std::env::var("CC").ok().filter(|cc| !cc.is_empty()).unwrap_or_else(|| "cc".to_owned());
+    /// `CC` or `cc`, with the SDK in `sdk_dir`; sources may name the libraries that are `allowed`.
+    pub(super) fn new(sdk_dir: PathBuf, limit: Duration, allowed: Allowed) -> Self {
+        let named = |variable| std::env::var(variable).ok().filter(|program| !program.is_empty());
+        let program = named("CC").unwrap_or_else(|| "cc".to_owned());
         // A compiler that can't be asked now has no cached results to mix up with another's.
         let mut version = Command::new(&program);
         version.arg("--version").stdin(Stdio::null()).stderr(Stdio::null());
@@ -124,45 +139,77 @@ impl Compiler {
         let version = version.map(|output| output.stdout).unwrap_or_default();
         let identity = format!("{program}\n{}\n{}", String::from_utf8_lossy(&version), sdk::hash());
         let is_clang = String::from_utf8_lossy(&version).contains("clang");
-        Self { program, sdk_dir, identity, is_clang, limit, user: sandbox::unprivileged() }
+        let cpp_program = named("CXX").unwrap_or_else(|| plan::cpp_program(&program));
+        let (user, libraries) = (sandbox::unprivileged(), Libraries::new(allowed));
+        Self { program, cpp_program, sdk_dir, identity, is_clang, limit, user, libraries }
     }
 
-    /// Names the result of compiling `source`: the same key, the same shared object. Everything that any of its dialects
-    /// brings is part of the name, since which one it becomes is not known yet.
-    pub(super) fn key(&self, source: &[u8], reading: &Reading) -> String {
+    fn program_of(&self, language: Language) -> &str {
+        match language {
+            Language::C => &self.program,
+            Language::Cpp => &self.cpp_program,
+        }
+    }
+
+    /// Reads `source`, which came with `fields`, and finds the libraries that it names.
+    ///
+    /// # Errors
+    /// A pragma, a flag or a library is wrong, not allowed or not installed.
+    pub(super) fn plan(&self, source: &Source, fields: &SourceFields) -> Result<Plan, DeployError> {
+        Plan::new(source, fields, &self.libraries, Path::new(&self.program))
+    }
+
+    /// Names the result of compiling what `plan` read: the same key, the same shared object. Everything that any of its
+    /// dialects brings is part of the name, since which one it becomes is not known yet.
+    pub(super) fn key(&self, source: &Source, plan: &Plan) -> String {
+        let mut hasher = self.hasher(plan);
+        for recipe in plan.reading().recipes().unwrap_or_default() {
+            hasher.update(format!("{recipe:?}").as_bytes());
+            hasher.update([0]);
+        }
+        hasher.update(plan.reading().fields().text().as_bytes());
+        hasher.update([0]);
+        hasher.update(plan.identity().as_bytes());
+        source.digest(&mut hasher);
+        sdk::hex(&hasher.finalize())
+    }
+
+    /// A hash of what every compilation depends on.
+    fn hasher(&self, plan: &Plan) -> Sha256 {
         let mut hasher = Sha256::new();
         hasher.update(self.identity.as_bytes());
+        if plan.has_cpp() {
+            hasher.update(self.cpp_program.as_bytes());
+        }
         for flag in FLAGS.iter().chain(&LINK_FLAGS) {
             hasher.update(flag.as_bytes());
             hasher.update([0]);
         }
-        for recipe in reading.recipes().unwrap_or_default() {
-            hasher.update(format!("{recipe:?}").as_bytes());
-            hasher.update([0]);
-        }
-        hasher.update(reading.fields().text().as_bytes());
-        hasher.update([0]);
-        hasher.update(source);
-        sdk::hex(&hasher.finalize())
+        hasher
     }
 
-    /// Compiles `source` to the file `target` within `dir`, an empty directory of the caller's, as the likely dialect or else
-    /// as the other one. Returns the compiler's warnings.
+    /// Compiles `source` to the file `target` within `dir`, an empty directory of the caller's: a project unit by unit, of which
+    /// `cache` may have some, and a file as the likely dialect or else as the other one. Returns the compiler's warnings.
     ///
     /// # Errors
     /// The source does not compile as any dialect: the messages are of the likely one. Or the compiler could not be run.
     pub(super) fn compile(
         &self,
-        source: &[u8],
-        reading: &Reading,
+        source: &Source,
+        plan: &Plan,
         dir: &Path,
         target: &str,
+        cache: &UnitCache,
     ) -> Result<String, DeployError> {
-        let mut refusals = Vec::new();
-        // One limit for all attempts: an author waits once.
+        // One limit for all attempts and units: an author waits once.
         let deadline = Instant::now() + self.limit;
+        let source = match source {
+            Source::Project(project) => return self.project(project, plan, dir, target, cache, deadline),
+            Source::File(source) => source,
+        };
+        let (mut refusals, reading) = (Vec::new(), plan.reading());
         for recipe in reading.recipes().map_err(DeployError::Compile)? {
-            match self.attempt(source, &recipe, dir, target, deadline) {
+            match self.attempt(source, &recipe, plan, dir, target, deadline) {
                 Err(DeployError::Compile(text)) => refusals.push((recipe.dialect, text)),
                 other => return other,
             }
@@ -175,50 +222,68 @@ impl Compiler {
         &self,
         source: &[u8],
         recipe: &Recipe,
+        plan: &Plan,
         dir: &Path,
         target: &str,
         deadline: Instant,
     ) -> Result<String, DeployError> {
-        let file = dir.join("module.c");
+        let (name, language) = (plan.reading().file(), plan.reading().language());
+        let file = dir.join(name);
         // Anew, and not through a link that the run before might have left.
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => fs::write(&file, [source, recipe.epilogue.as_bytes()].concat())?,
+            _ => fs::write(&file, [source, recipe.epilogue.as_bytes(), plan.epilogue().as_bytes()].concat())?,
         }
         let sdk = sdk::unpack(dir)?;
-        self.hand_over(dir, &sdk)?;
-        let mut command = self.command(&sdk, recipe)?;
-        let name = Path::new(sdk.file_name().unwrap_or_default()).display();
-        let sources = recipe.sources.iter().map(|source| format!("{name}/{source}"));
+        self.hand_over(dir)?;
+        let mut command = self.command(&sdk, language, &plan.cflags(), Some(recipe))?;
+        let sdk_name = Path::new(sdk.file_name().unwrap_or_default()).display();
+        let sources = recipe.sources.iter().map(|source| format!("{sdk_name}/{source}"));
         command
-            .arg("module.c")
+            .args(["-shared", name])
             .args(sources)
             .args(["-o", target])
+            .args(plan.link_flags())
             .args(&recipe.libraries)
             .args(LINK_FLAGS)
             .current_dir(dir);
-        let child = net::keep_descriptors_from(&mut command).spawn().map_err(|error| self.not_started(error))?;
-        let (status, output) = self.finish(child, deadline)?;
-        let text = String::from_utf8_lossy(&output).into_owned();
-        match program::not_run(status.code(), &text) {
-            Some(NotRun::Program(error)) => return Err(self.not_started(error)),
-            Some(NotRun::Sandbox(text)) => {
-                return Err(DeployError::Internal(format!("the compiler's sandbox: {text}")));
-            }
-            None if !status.success() => return Err(DeployError::Compile(text)),
-            None => {}
-        }
+        let text = self.run(command, language, deadline)?;
         self.take_back(&dir.join(target))?;
         Ok(text)
     }
 
-    fn not_started(&self, error: io::Error) -> DeployError {
-        DeployError::NoCompiler { compiler: self.program.clone(), error }
+    /// Runs the compiler, and returns what it says.
+    fn run(&self, mut command: Command, language: Language, deadline: Instant) -> Result<String, DeployError> {
+        let not_started = |error| self.not_started(language, error);
+        let child = net::keep_descriptors_from(&mut command).spawn().map_err(not_started)?;
+        let (status, output) = self.finish(child, deadline)?;
+        let text = String::from_utf8_lossy(&output).into_owned();
+        match program::not_run(status.code(), &text) {
+            Some(NotRun::Program(error)) => Err(not_started(error)),
+            Some(NotRun::Sandbox(text)) => Err(DeployError::Internal(format!("the compiler's sandbox: {text}"))),
+            None if !status.success() => Err(DeployError::Compile(text)),
+            None => Ok(text),
+        }
     }
 
-    /// The compiler in its sandbox, up to the name of the source; `sdk` lies in the directory that it starts in.
-    fn command(&self, sdk: &Path, recipe: &Recipe) -> Result<Command, DeployError> {
-        let program = find(&self.program).map_err(|error| self.not_started(error))?;
+    fn not_started(&self, language: Language, error: io::Error) -> DeployError {
+        let (name, package) = match language {
+            Language::C => ("C", "gcc libc6-dev"),
+            Language::Cpp => ("C++", "g++"),
+        };
+        DeployError::NoCompiler { compiler: self.program_of(language).to_owned(), error, language: name, package }
+    }
+
+    /// The compiler in its sandbox, up to the name of the source; `sdk` lies in the directory that it starts in. Without a
+    /// recipe it is to link.
+    fn command(
+        &self,
+        sdk: &Path,
+        language: Language,
+        cflags: &[String],
+        recipe: Option<&Recipe>,
+    ) -> Result<Command, DeployError> {
+        let program = find(self.program_of(language)).map_err(|error| self.not_started(language, error))?;
         let policy = Policy {
             read: sandbox::compiler_inputs(),
             write: vec![".".into(), "/dev/null".into()],
@@ -236,11 +301,23 @@ impl Compiler {
         };
         let name = Path::new(sdk.file_name().unwrap_or_default()).display();
         let mut command = program::command(&policy, program.as_os_str())?;
+        let cflags = cflags
+            .iter()
+            .filter(|flag| super::flags::is_for_cpp(flag).is_none_or(|for_cpp| for_cpp == (language == Language::Cpp)));
+        // What gcc alone knows.
+        let is_known = |flag: &&String| !self.is_clang || *flag != "-fno-gnu-unique";
         command
+            .arg(language.standard())
             .args(FLAGS)
-            .args(&recipe.flags)
-            .args(self.is_clang.then_some(CLANG_FLAG))
-            .args(recipe.include.iter().map(|dir| format!("-I{name}/{dir}")))
+            // Before those of the recipe: what the server has be an error stays one.
+            .args(cflags.clone())
+            // A strict standard hides what the server's headers need of POSIX.
+            .args(cflags.clone().any(|flag| flag.starts_with("-std=c")).then_some("-D_DEFAULT_SOURCE"))
+            .args(recipe.iter().flat_map(|recipe| &recipe.flags).filter(is_known))
+            // It needs optimisation, and warns without.
+            .args(cflags.clone().any(|flag| flag == "-O0").then_some("-U_FORTIFY_SOURCE"))
+            .args((self.is_clang && language == Language::C).then_some(CLANG_FLAG))
+            .args(recipe.iter().flat_map(|recipe| recipe.include).map(|dir| format!("-I{name}/{dir}")))
             .arg(format!("-I{name}"))
             // Debuggers find the headers after the scratch directory is gone.
             .arg(format!("-fdebug-prefix-map={name}={}", self.sdk_dir.display()))
@@ -256,15 +333,16 @@ impl Compiler {
     }
 
     /// Makes the compiler's user the owner of the scratch directory and what is in it.
-    fn hand_over(&self, dir: &Path, sdk: &Path) -> io::Result<()> {
+    fn hand_over(&self, dir: &Path) -> io::Result<()> {
         let Some(User { uid, gid }) = self.user else { return Ok(()) };
         chown(dir, Some(uid), Some(gid))?;
-        let mut dirs = vec![dir.to_path_buf(), sdk.to_path_buf()];
+        let mut dirs = vec![dir.to_path_buf()];
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(&dir)? {
                 let entry = entry?;
                 lchown(entry.path(), Some(uid), Some(gid))?;
-                if entry.file_type()?.is_dir() && dir.starts_with(sdk) {
+                // Not a link's: `file_type` follows none.
+                if entry.file_type()?.is_dir() {
                     dirs.push(entry.path());
                 }
             }
@@ -372,16 +450,17 @@ fn with_hint(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::module::deploy::SourceFields;
 
     fn compile(compiler: &Compiler, source: &[u8], dir: &Path, target: &str) -> Result<String, DeployError> {
-        compiler.compile(source, &Reading::new(source, &SourceFields::default()), dir, target)
+        let source = Source::File(source.to_vec());
+        let plan = compiler.plan(&source, &SourceFields::default())?;
+        compiler.compile(&source, &plan, dir, target, &UnitCache::none())
     }
 
     fn compiler(limit_ms: u64) -> (tempfile::TempDir, Compiler) {
         let dir = tempfile::tempdir().unwrap();
         let sdk = sdk::unpack(dir.path()).unwrap();
-        (dir, Compiler::new(sdk, Duration::from_millis(limit_ms)))
+        (dir, Compiler::new(sdk, Duration::from_millis(limit_ms), Allowed::Default))
     }
 
     #[test]
@@ -410,7 +489,8 @@ mod tests {
         let key = |source: &[u8], route: Option<&str>| {
             let (function, route) = (Some("f".to_owned()), route.map(str::to_owned));
             let fields = SourceFields { function_name: function, route, ..SourceFields::default() };
-            compiler.key(source, &Reading::new(source, &fields))
+            let source = Source::File(source.to_vec());
+            compiler.key(&source, &compiler.plan(&source, &fields).unwrap())
         };
         assert_eq!(key(b"a", None), key(b"a", None));
         assert_ne!(key(b"a", None), key(b"b", None));

@@ -1,29 +1,32 @@
 //! The control plane: the one writer of the module table.
 
-use super::compile::Compiler;
+use super::compile::{Compiler, UnitCache};
 use super::deploy::{DeployError, DeployOptions, Deployed};
 use super::generation::{Generation, Retired, Serving, reap};
+use super::history::{self, Found, Query};
 use super::job_code::Known;
+use super::libraries::{Allowed, Library};
 use super::matcher;
 pub use super::mounts::MountDirs;
 use super::pipeline::{self, Job};
+use super::project::{Posted, ProjectLimits};
+use super::settings::{Change, SettingsStore};
 use super::store::Store;
 use super::table::{Published, Table};
 pub use super::verify::RouteLimits;
 use super::{sdk, store, verify};
 use crate::abi::manifest::Manifest;
-use crate::domain::process::CrashReport;
-use crate::domain::{DEFAULT_DOMAIN, DomainView, Host, MemoryLimit};
+use crate::abi::settings::Settings;
+use crate::domain::{DEFAULT_DOMAIN, Host, LoadError};
 use arc_swap::ArcSwap;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
-use serde_json::json;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// How long all modules together are waited for at the end that something still holds.
 const LET_GO_WAIT: Duration = Duration::from_millis(200);
@@ -45,6 +48,12 @@ pub struct ControlConfig {
     pub route_limits: RouteLimits,
     /// Which directories modules may have served.
     pub mounts: MountDirs,
+    /// Libraries that sources may name.
+    pub allow_lib: Allowed,
+    /// Limits of a project of several files.
+    pub project_limits: ProjectLimits,
+    /// Versions of each module that are kept.
+    pub versions_kept: usize,
     /// Whether modules may create jobs of modules of other domains.
     pub jobs_of_all: bool,
     /// Deployments that may wait.
@@ -62,6 +71,9 @@ impl Default for ControlConfig {
             swap_timeout: Duration::from_secs(30),
             route_limits: RouteLimits { body_bytes_max: usize::MAX, handler_timeout: None },
             mounts: MountDirs::default(),
+            allow_lib: Allowed::Default,
+            project_limits: ProjectLimits::default(),
+            versions_kept: 20,
             jobs_of_all: false,
             queue_max: 64,
             workers: std::thread::available_parallelism().map_or(2, usize::from).max(2),
@@ -73,6 +85,9 @@ impl Default for ControlConfig {
 pub type DeployReply = Box<dyn FnOnce(Result<Deployed, DeployError>) + Send>;
 /// Takes the outcome of a removal or a restart, on a thread of the control plane.
 pub type RemoveReply = Box<dyn FnOnce(Result<(), DeployError>) + Send>;
+
+/// Takes what was found, on a thread of the control plane.
+pub type FoundReply = Box<dyn FnOnce(Result<Found, DeployError>) + Send>;
 
 /// Hashes of module versions that must stay on disk.
 pub type Needed = Box<dyn Fn() -> HashSet<String> + Send + Sync>;
@@ -86,6 +101,12 @@ pub(super) struct Entry {
     pub(super) warnings: String,
     /// The deployment that made it; a later one has a larger ticket.
     pub(super) ticket: u64,
+    /// The number of its version.
+    pub(super) version: u64,
+    /// The libraries that its sources name.
+    pub(super) libraries: Vec<Library>,
+    /// Settings that it has unless others are set.
+    pub(super) defaults: BTreeMap<String, String>,
     /// When the module came, whatever its version is now: the order of the modules. Milliseconds since 1970.
     pub(super) since_ms: u64,
     /// What is published of it while it is being swapped: its WebSocket paths that the next version has no more are gone, so
@@ -122,6 +143,8 @@ pub(super) struct Plane {
     pub(super) host: Arc<dyn Host>,
     pub(super) compiler: Compiler,
     pub(super) store: Store,
+    pub(super) units: UnitCache,
+    pub(super) settings: SettingsStore,
     table: Arc<ArcSwap<Table>>,
     state: Mutex<State>,
     known: Mutex<Known>,
@@ -161,7 +184,9 @@ impl Control {
             io::Error::new(error.kind(), format!("module directory {}: {error}", config.module_dir.display()))
         })?;
         let sdk_dir = sdk::unpack(&std::path::absolute(&config.module_dir)?)?;
-        let compiler = Compiler::new(sdk_dir, config.compile_timeout);
+        let compiler = Compiler::new(sdk_dir, config.compile_timeout, config.allow_lib.clone());
+        let units = UnitCache::new(store.units());
+        let settings = SettingsStore::open(store.settings_dir())?;
         let (reaper, retired) = channel::unbounded();
         let (jobs, queue) = channel::bounded(config.queue_max);
         let workers = config.workers;
@@ -170,6 +195,8 @@ impl Control {
             host,
             compiler,
             store,
+            units,
+            settings,
             table: Arc::default(),
             state: Mutex::default(),
             known: Mutex::default(),
@@ -212,10 +239,10 @@ impl Control {
         &self.plane
     }
 
-    /// Deploys `source`; `reply` gets the outcome.
-    pub fn deploy(&self, source: Vec<u8>, options: DeployOptions, reply: DeployReply) {
+    /// Deploys what was `posted`; `reply` gets the outcome.
+    pub fn deploy(&self, posted: Posted, options: DeployOptions, reply: DeployReply) {
         let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
-        self.submit(Job::Deploy { ticket, source, options, reply });
+        self.submit(Job::Deploy { ticket, posted, options: Box::new(options), reply });
     }
 
     /// Removes the module `name`; `reply` gets the outcome.
@@ -227,6 +254,22 @@ impl Control {
     /// Restarts the module `name`; `reply` gets the outcome.
     pub fn restart(&self, name: String, reply: RemoveReply) {
         self.submit(Job::Restart { name, reply });
+    }
+
+    /// Has a version of the module `name` served again, the one before the live one without a number; `reply` gets the outcome.
+    pub fn rollback(&self, name: String, version: Option<u64>, reply: DeployReply) {
+        let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
+        self.submit(Job::Rollback { ticket, name, version, reply });
+    }
+
+    /// Answers `query` about the module `name`.
+    pub fn ask(&self, name: String, query: Query, reply: FoundReply) {
+        self.submit(Job::Ask { name, query, reply });
+    }
+
+    /// Changes a setting of the module `name`; `reply` gets the outcome.
+    pub fn change_setting(&self, name: String, change: Change, reply: RemoveReply) {
+        self.submit(Job::Change { name, change, reply });
     }
 
     fn submit(&self, job: Job) {
@@ -272,39 +315,6 @@ impl Control {
         }
     }
 
-    /// `GET /mgnt`'s answer.
-    #[must_use]
-    pub fn modules_json(&self) -> String {
-        let table = self.plane.table.load();
-        let modules: Vec<serde_json::Value> = table.modules().iter().map(|module| self.module_json(module)).collect();
-        let domains: Vec<serde_json::Value> = self.domains().iter().map(domain_json).collect();
-        json!({ "modules": modules, "domains": domains }).to_string()
-    }
-
-    /// The domains that there are now; none where modules run in the server.
-    #[must_use]
-    pub fn domains(&self) -> Vec<DomainView> {
-        self.plane.host.domains()
-    }
-
-    fn module_json(&self, module: &Published) -> serde_json::Value {
-        let manifest = module.manifest();
-        let mut json = json!({
-            "name": manifest.name,
-            "author": manifest.author,
-            "path": self.plane.config.module_dir.to_string_lossy(),
-            "module_hash": module.hash(),
-            "routes": manifest.routes.iter().map(|r| json!({"path": r.path, "method": r.method})).collect::<Vec<_>>(),
-            "websockets": manifest.websockets.iter().map(|w| json!({"path": w.path})).collect::<Vec<_>>(),
-            "jobs": manifest.jobs.iter().map(|j| json!({"name": j.name})).collect::<Vec<_>>(),
-            "domain": module.domain(),
-        });
-        if let (Some(why), Some(fields)) = (module.quarantine(), json.as_object_mut()) {
-            fields.insert("quarantine".to_owned(), why.into());
-        }
-        json
-    }
-
     /// Refuses further deployments.
     pub fn refuse(&self) {
         self.plane.stopping.store(true, Ordering::Release);
@@ -334,45 +344,10 @@ impl Control {
 
     /// Forgets the modules that were deployed.
     pub fn purge(&self) {
-        if let Err(error) = self.plane.store.purge() {
+        if let Err(error) = self.plane.store.purge().and_then(|()| self.plane.settings.purge()) {
             tracing::error!("the modules could not be purged: {error}");
         }
     }
-}
-
-fn ms_since_1970(at: SystemTime) -> u64 {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn crash_json(crash: &CrashReport) -> serde_json::Value {
-    serde_json::json!({
-        "summary": crash.summary(),
-        "modules": crash.modules,
-        "what": crash.what,
-        "signal": crash.signal,
-        "address": crash.address.map(|address| format!("{address:#x}")),
-        "frame": crash.frame,
-        "place": crash.place,
-        "caught": crash.caught,
-        "at_ms": crash.at_ms,
-        "pid": crash.pid,
-    })
-}
-
-fn domain_json(domain: &DomainView) -> serde_json::Value {
-    json!({
-        "name": domain.name,
-        "pid": domain.pid,
-        "modules": domain.modules,
-        "requests": domain.requests,
-        "restarts": domain.restarts,
-        "resident_bytes": domain.resident_bytes,
-        "memory_limit": domain.memory_limit.map(MemoryLimit::name),
-        "replacements": domain.replacements,
-        "up_since_ms": domain.up_since.map(ms_since_1970),
-        "last_crash": domain.last_crash.as_ref().map(crash_json),
-    })
 }
 
 /// Rights on a loaded object: its domain gets it from its host.
@@ -418,9 +393,9 @@ impl Plane {
             return job.fail(DeployError::ShuttingDown);
         }
         match job {
-            Job::Deploy { ticket, source, options, reply } => {
+            Job::Deploy { ticket, posted, options, reply } => {
                 // A panic here is a bug, but it must not cost the client its answer or the server a thread.
-                let run = std::panic::AssertUnwindSafe(|| pipeline::deploy(self, ticket, &source, &options));
+                let run = std::panic::AssertUnwindSafe(|| pipeline::deploy(self, ticket, posted, &options));
                 let result = std::panic::catch_unwind(run)
                     .unwrap_or_else(|_| Err(DeployError::Internal("a panic; please report it".to_owned())));
                 pipeline::log_outcome(&result);
@@ -429,8 +404,16 @@ impl Plane {
                 if let Err(error) = self.store.tidy(&needed) {
                     tracing::warn!("old compilations could not be removed: {error}");
                 }
+                self.units.tidy();
             }
             Job::Remove { ticket, name, reply } => reply(pipeline::remove(self, ticket, &name)),
+            Job::Rollback { ticket, name, version, reply } => {
+                let result = history::rollback(self, ticket, &name, version);
+                pipeline::log_outcome(&result);
+                reply(result);
+            }
+            Job::Ask { name, query, reply } => reply(history::answer(self, &name, query)),
+            Job::Change { name, change, reply } => reply(history::change(self, &name, change)),
             Job::Restart { name, reply } => reply(pipeline::restart(self, &name)),
             Job::Stop => {}
         }
@@ -447,6 +430,7 @@ impl Plane {
         hash: &str,
         so: &std::path::Path,
         domain: &str,
+        settings: &Settings,
     ) -> Result<Arc<Generation>, DeployError> {
         let id = self.generations.fetch_add(1, Ordering::Relaxed);
         // A file of its own for each generation: the loader gives two loads of one file the same image.
@@ -460,6 +444,9 @@ impl Plane {
         let instance = self.host.load(&run, self.place(domain)).inspect_err(|_| {
             let _ = std::fs::remove_file(&run);
         })?;
+        if !settings.0.is_empty() {
+            instance.configure(settings).map_err(|fault| DeployError::Load(LoadError::Host(fault.what)))?;
+        }
         let generation = Arc::new(Generation::new(id, hash.to_owned(), instance, run, self.reaper.clone()));
         self.known().add(&generation);
         Ok(generation)
@@ -483,6 +470,18 @@ impl Plane {
             changed();
         }
         Ok(())
+    }
+
+    /// The default settings of the served version of the module `name`.
+    pub(super) fn defaults_of(&self, name: &str) -> BTreeMap<String, String> {
+        let state = self.state();
+        let entry = state.entries.iter().find(|entry| entry.manifest.name == name);
+        entry.map(|entry| entry.defaults.clone()).unwrap_or_default()
+    }
+
+    /// What the code of the module `name` finds as its settings.
+    pub(super) fn settings_of(&self, name: &str, defaults: &BTreeMap<String, String>) -> Result<Settings, DeployError> {
+        Ok(self.settings.of(name)?.over(defaults))
     }
 
     /// Checks `manifest` against every other module and reserves its paths until [`Plane::release`].

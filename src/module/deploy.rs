@@ -1,5 +1,6 @@
 //! What a deployment asks for and what comes of it.
 
+use super::libraries::Library;
 use super::verify::Refusal;
 use crate::abi::manifest::Manifest;
 use crate::domain::{Fault, LoadError};
@@ -16,6 +17,10 @@ pub struct DeployOptions {
     pub domain: Option<String>,
     /// What came with the source.
     pub fields: SourceFields,
+    /// What the version is about, in the words of its author.
+    pub message: Option<String>,
+    /// Who deploys: the name of a key, or where from.
+    pub by: String,
 }
 
 /// What a deployment says of its source besides the text: the name of its file and the fields of its form. Which of them
@@ -37,6 +42,9 @@ pub struct SourceFields {
     pub name: Option<String>,
     /// The prefix of the module's paths, for a source that answers all of them.
     pub mount: Option<String>,
+    /// The language of the source, `c` or `c++`; without one the file's name tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
 }
 
 impl SourceFields {
@@ -49,6 +57,7 @@ impl SourceFields {
             "libs" => &mut self.libs,
             "name" => &mut self.name,
             "mount" => &mut self.mount,
+            "language" => &mut self.language,
             _ => return,
         };
         field.get_or_insert(value);
@@ -56,7 +65,7 @@ impl SourceFields {
 
     /// Takes from `others` the fields that are not there.
     pub fn fill(&mut self, others: Self) {
-        let Self { file_name, route, function_name, method, libs, name, mount } = others;
+        let Self { file_name, route, function_name, method, libs, name, mount, language } = others;
         self.file_name = self.file_name.take().or(file_name);
         self.route = self.route.take().or(route);
         self.function_name = self.function_name.take().or(function_name);
@@ -64,6 +73,7 @@ impl SourceFields {
         self.libs = self.libs.take().or(libs);
         self.name = self.name.take().or(name);
         self.mount = self.mount.take().or(mount);
+        self.language = self.language.take().or(language);
     }
 
     /// The names of the fields that are there and not in `relevant`. The file's name is no field.
@@ -85,11 +95,21 @@ impl SourceFields {
     pub(super) fn text(&self) -> String {
         let fields =
             [&self.file_name, &self.route, &self.function_name, &self.method, &self.libs, &self.name, &self.mount];
+        // Behind the others and only where it is there: what was deployed without one keeps its hash.
+        let language = self.language.as_ref().map(|language| format!("language:{language}")).unwrap_or_default();
         if fields.iter().all(|field| field.is_none()) {
-            return String::new();
+            return language;
         }
-        fields.map(|field| field.as_deref().map_or("-".to_owned(), |text| format!("{}:{text}", text.len()))).join("\n")
+        let texts =
+            fields.map(|field| field.as_deref().map_or("-".to_owned(), |text| format!("{}:{text}", text.len())));
+        texts.join("\n") + &language
     }
+}
+
+/// The beginning of `text`, at most `bytes_max` bytes, between characters.
+pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    text.get(..end).unwrap_or_default()
 }
 
 /// A deployment that was accepted.
@@ -109,6 +129,10 @@ pub struct Deployed {
     pub unchanged: bool,
     /// A deployment of the same name that came later was published first: this one is already replaced.
     pub superseded: bool,
+    /// The number of the version that is live now, counted for each name.
+    pub version: u64,
+    /// The libraries that its sources name.
+    pub libraries: Vec<Library>,
 }
 
 /// A deployment (or removal) that was refused. The running state is as it was.
@@ -122,13 +146,17 @@ pub enum DeployError {
     CompileTimeout(Duration),
     /// No compiler.
     #[error(
-        "the C compiler {compiler} can't be started ({error}); install it on the server: apt-get install gcc libc6-dev"
+        "the {language} compiler {compiler} can't be started ({error}); install it on the server: apt-get install {package}"
     )]
     NoCompiler {
         /// What was tried: `CC`, or `cc`.
         compiler: String,
         /// Why.
         error: io::Error,
+        /// The language that it compiles.
+        language: &'static str,
+        /// Debian's packages that have it.
+        package: &'static str,
     },
     /// It could not be loaded.
     #[error(transparent)]
@@ -166,6 +194,12 @@ pub enum DeployError {
         /// How long they were waited for.
         waited: Duration,
     },
+    /// A setting can't be changed so.
+    #[error("{0}")]
+    Setting(String),
+    /// There is no such version, or it can't be gone back to.
+    #[error("{0}")]
+    Version(String),
     /// There is no such module.
     #[error("there is no module named {0}")]
     NotFound(String),
@@ -217,12 +251,12 @@ impl DeployError {
             | Self::Constructor { .. }
             | Self::Onload { .. } => 422,
             Self::Load(LoadError::Host(_)) | Self::NoCompiler { .. } | Self::Restart { .. } | Self::Internal(_) => 500,
-            Self::Load(LoadError::Domain(_)) => 400,
+            Self::Load(LoadError::Domain(_)) | Self::Setting(_) => 400,
             Self::Load(LoadError::DomainsMax { .. }) => 507,
             Self::Load(LoadError::Exhausted { .. }) => 503,
             Self::Load(_) => 422,
             Self::Conflict(_) | Self::NoProcess { .. } => 409,
-            Self::NotFound(_) => 404,
+            Self::NotFound(_) | Self::Version(_) => 404,
             Self::Store(error) if error.kind() == io::ErrorKind::StorageFull => 507,
             Self::Store(_) => 500,
             Self::SwapTimeout { .. } | Self::Busy | Self::ShuttingDown => 503,

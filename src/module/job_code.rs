@@ -23,6 +23,12 @@ impl Known {
         self.instances.retain(|_, known| known.strong_count() > 0);
         self.instances.insert(generation.instance().id(), Arc::downgrade(generation));
     }
+
+    /// The generations of the module `name` that still live.
+    pub(super) fn of_name(&self, name: &str) -> Vec<Arc<Generation>> {
+        let living = self.instances.values().filter_map(Weak::upgrade);
+        living.filter(|generation| generation.manifest().name == name).collect()
+    }
 }
 
 /// One job of one generation, which it holds.
@@ -145,7 +151,9 @@ impl Plane {
         let key = super::pipeline::renewed(self, &key).map_err(|error| gone(&error))?;
         // In the domain of that very version: the default one would be harmed by what was kept apart from it.
         let domain = self.store.domain_of(hash);
-        let generation = self.generation(hash, &self.store.object(&key), &domain).map_err(|error| gone(&error))?;
+        let settings = self.settings_of(module, &self.defaults_of(module)).map_err(|error| gone(&error))?;
+        let generation =
+            self.generation(hash, &self.store.object(&key), &domain, &settings).map_err(|error| gone(&error))?;
         super::pipeline::start(&generation, module).map_err(|error| gone(&error))?;
         let mut known = self.known();
         known.reloaded.retain(|_, generation| generation.strong_count() > 0);

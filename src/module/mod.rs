@@ -3,20 +3,30 @@
 //! Control plane only: nothing here runs for a request. What the shards read is the immutable [`table::Table`],
 //! published whole by one atomic store.
 
+mod archive;
 pub mod captures;
 mod compile;
 pub mod control;
 pub mod deploy;
 mod dialect;
+mod flags;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod generation;
+pub mod history;
 mod job_code;
+pub mod libraries;
+pub mod local;
 mod matcher;
 mod mounts;
 pub mod pattern;
 mod pipeline;
+pub mod project;
+mod record;
 mod sdk;
+pub mod settings;
 mod store;
 pub mod table;
+mod told;
 mod verify;
+mod versions;

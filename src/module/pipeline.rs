@@ -1,25 +1,34 @@
 //! One deployment, step by step. Every step before publication can refuse, and then nothing has changed.
 
-use super::control::{DeployReply, Entry, Plane, RemoveReply, short};
-use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
-use super::dialect::Reading;
+use super::compile::Plan;
+use super::control::{DeployReply, Entry, FoundReply, Plane, RemoveReply, short};
+use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
 use super::generation::{Generation, Serving};
+use super::history::{self, Query};
+use super::libraries::Library;
+use super::project::{PROJECT_FILE, Posted, Source};
+use super::record::{prepare, record, since_ms, version};
+use super::settings::Change;
 use super::store::{Prepared, Record, both};
+use super::versions::{self, Version};
 use super::{mounts, sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
 use crate::domain::{DEFAULT_DOMAIN, LoadError};
 use crossbeam::channel::RecvTimeoutError;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Work for the control plane's threads.
 pub(super) enum Job {
-    Deploy { ticket: u64, source: Vec<u8>, options: DeployOptions, reply: DeployReply },
+    Deploy { ticket: u64, posted: Posted, options: Box<DeployOptions>, reply: DeployReply },
     Remove { ticket: u64, name: String, reply: RemoveReply },
     Restart { name: String, reply: RemoveReply },
+    Rollback { ticket: u64, name: String, version: Option<u64>, reply: DeployReply },
+    Ask { name: String, query: Query, reply: FoundReply },
+    Change { name: String, change: Change, reply: RemoveReply },
     Stop,
 }
 
@@ -27,8 +36,9 @@ impl Job {
     /// Answers without doing it.
     pub(super) fn fail(self, error: DeployError) {
         match self {
-            Job::Deploy { reply, .. } => reply(Err(error)),
-            Job::Remove { reply, .. } | Job::Restart { reply, .. } => reply(Err(error)),
+            Job::Deploy { reply, .. } | Job::Rollback { reply, .. } => reply(Err(error)),
+            Job::Remove { reply, .. } | Job::Restart { reply, .. } | Job::Change { reply, .. } => reply(Err(error)),
+            Job::Ask { reply, .. } => reply(Err(error)),
             Job::Stop => {}
         }
     }
@@ -43,20 +53,24 @@ pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
     }
 }
 
-/// Deploys `source`.
+/// Deploys what was `posted`.
 pub(super) fn deploy(
     plane: &Plane,
     ticket: u64,
-    source: &[u8],
+    posted: Posted,
     options: &DeployOptions,
 ) -> Result<Deployed, DeployError> {
-    let domain = options.domain.as_deref();
+    let source = Source::read(posted, plane.config.project_limits)?;
+    let domain = options.domain.as_deref().or(match &source {
+        Source::Project(project) => project.settings.domain.as_deref(),
+        Source::File(_) => None,
+    });
     // Before the compiler is bothered; the load checks again, and the limit of domains with it.
     domain.map_or(Ok(()), |domain| plane.host.check_domain(domain))?;
-    let reading = Reading::new(source, &options.fields);
-    let mut deployed = deploy_read(plane, ticket, source, &reading, domain)?;
+    let plan = plane.compiler.plan(&source, &options.fields)?;
+    let mut deployed = deploy_read(plane, ticket, &source, &plan, domain, options)?;
     // Not kept with the module: the next client may not send the fields.
-    deployed.warnings.push_str(&reading.remarks());
+    deployed.warnings.push_str(&plan.reading().remarks());
     Ok(deployed)
 }
 
@@ -64,29 +78,58 @@ pub(super) fn deploy(
 fn deploy_read(
     plane: &Plane,
     ticket: u64,
-    source: &[u8],
-    reading: &Reading,
+    source: &Source,
+    plan: &Plan,
     domain: Option<&str>,
+    options: &DeployOptions,
 ) -> Result<Deployed, DeployError> {
-    let hash = hash_of(source, reading.fields());
+    let hash = hash_of(source, plan.reading().fields());
     if let Some(same) = already_served(plane, ticket, &hash, domain) {
         return Ok(same);
     }
-    let key = plane.compiler.key(source, reading);
+    let key = plane.compiler.key(source, plan);
     // What moves to another domain was inspected when it came.
-    let (warnings, manifest) = built(plane, ticket, &key, source, reading, || served_manifest(plane, &hash))?;
+    let (warnings, manifest) = built(plane, ticket, &key, source, plan, || served_manifest(plane, &hash))?;
+    check_name(source, &manifest)?;
     verify::check(&manifest)?;
     mounts::check(&manifest, &plane.config.mounts)?;
     let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
-    let fields = reading.fields();
-    let compiled = Compiled { hash: &hash, key: &key, fields, domain, warnings, persist: true, since_ms: None };
+    let fields = plan.reading().fields();
+    let message = options.message.as_deref().unwrap_or_default();
+    let message = cut(message, MESSAGE_BYTES_MAX);
+    let compiled = Compiled {
+        hash: &hash,
+        key: &key,
+        fields,
+        domain,
+        warnings,
+        persist: true,
+        since_ms: None,
+        version: None,
+        message,
+        by: &options.by,
+        libraries: plan.libraries(),
+        defaults: history::defaults(source),
+    };
     install(plane, ticket, compiled, &manifest)
 }
 
+/// Checks that a project's file and its config call the module the same.
+fn check_name(source: &Source, manifest: &Manifest) -> Result<(), DeployError> {
+    let Source::Project(project) = source else { return Ok(()) };
+    match &project.settings.name {
+        Some(name) if *name != manifest.name => Err(DeployError::Compile(format!(
+            "error: {PROJECT_FILE} names the module {name:?}, and its config {:?}: give both the same name\n",
+            manifest.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Names a version of a module: SHA-256 of the source, and of the fields that came with it and count, if there are any.
-fn hash_of(source: &[u8], fields: &SourceFields) -> String {
+fn hash_of(source: &Source, fields: &SourceFields) -> String {
     let mut hasher = Sha256::new();
-    hasher.update(source);
+    source.digest(&mut hasher);
     hasher.update(fields.text().as_bytes());
     sdk::hex(&hasher.finalize())
 }
@@ -95,10 +138,10 @@ fn hash_of(source: &[u8], fields: &SourceFields) -> String {
 /// SDK's: what these made need not keep to the interface of this server.
 pub(super) fn renewed(plane: &Plane, key: &str) -> Result<String, DeployError> {
     let source = plane.store.source(key)?;
-    let reading = Reading::new(&source, &SourceFields::default());
-    let renewed = plane.compiler.key(&source, &reading);
+    let plan = plane.compiler.plan(&source, &SourceFields::default())?;
+    let renewed = plane.compiler.key(&source, &plan);
     if renewed != key {
-        built(plane, plane.ticket(), &renewed, &source, &reading, || None)?;
+        built(plane, plane.ticket(), &renewed, &source, &plan, || None)?;
     }
     Ok(renewed)
 }
@@ -106,17 +149,39 @@ pub(super) fn renewed(plane: &Plane, key: &str) -> Result<String, DeployError> {
 /// Deploys what was deployed before a restart: it was inspected then, unless it has to be compiled again.
 pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), DeployError> {
     let source = plane.store.source(&record.key)?;
-    let reading = Reading::new(&source, &record.fields);
-    let key = plane.compiler.key(&source, &reading);
+    let plan = plane.compiler.plan(&source, &record.fields)?;
+    let key = plane.compiler.key(&source, &plan);
     let known = || (key == record.key).then(|| Arc::new(record.manifest.clone()));
-    let (warnings, manifest) = built(plane, ticket, &key, &source, &reading, known)?;
+    let (warnings, manifest) = built(plane, ticket, &key, &source, &plan, known)?;
     verify::check(&manifest)?;
     mounts::check(&manifest, &plane.config.mounts)?;
     let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
-    let fields = reading.fields();
-    let compiled = Compiled { hash: &record.hash, key: &key, fields, domain, warnings, persist, since_ms };
+    let fields = plan.reading().fields();
+    let list = plane.store.versions(&record.name)?;
+    let known = list.into_iter().find(|version| version.number == record.version);
+    // A record from before there were versions has no list: it begins one.
+    let persist = persist || known.is_none();
+    let version = Version {
+        key: key.clone(),
+        libraries: plan.libraries(),
+        ..known.unwrap_or_else(|| Version::of_record(record))
+    };
+    let compiled = Compiled {
+        hash: &record.hash,
+        key: &key,
+        fields,
+        domain,
+        warnings,
+        persist,
+        since_ms,
+        version: Some(version),
+        message: "",
+        by: "",
+        libraries: plan.libraries(),
+        defaults: history::defaults(&source),
+    };
     install(plane, ticket, compiled, &manifest).map(|_| ())
 }
 
@@ -137,6 +202,8 @@ fn already_served(plane: &Plane, ticket: u64, hash: &str, domain: Option<&str>) 
         warnings: entry.warnings.clone(),
         unchanged: true,
         superseded: false,
+        version: entry.version,
+        libraries: entry.libraries.clone(),
     })
 }
 
@@ -146,17 +213,20 @@ fn served_manifest(plane: &Plane, hash: &str) -> Option<Arc<Manifest>> {
     state.entries.iter().find(|entry| entry.hash == hash).map(|entry| Arc::clone(&entry.manifest))
 }
 
+/// Longest message of a version.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
 /// The shared object in the directory of its compilation.
 const OBJECT: &str = "module.so";
 
 /// Sees to it that compilation `key` is in the store. Returns its warnings and its manifest, which is `known` if it was
 /// there already.
-fn built(
+pub(super) fn built(
     plane: &Plane,
     ticket: u64,
     key: &str,
-    source: &[u8],
-    reading: &Reading,
+    source: &Source,
+    plan: &Plan,
     known: impl FnOnce() -> Option<Arc<Manifest>>,
 ) -> Result<(String, Arc<Manifest>), DeployError> {
     if let Some(warnings) = plane.store.cached(key) {
@@ -165,7 +235,7 @@ fn built(
     }
     let dir = plane.store.scratch().join(ticket.to_string());
     std::fs::create_dir_all(&dir).map_err(store::at(&dir))?;
-    let result = compiled(plane, &dir, key, source, reading);
+    let result = compiled(plane, &dir, key, source, plan);
     let _ = std::fs::remove_dir_all(&dir);
     result.map(|(warnings, manifest)| (warnings, Arc::new(manifest)))
 }
@@ -175,12 +245,12 @@ fn compiled(
     plane: &Plane,
     dir: &Path,
     key: &str,
-    source: &[u8],
-    reading: &Reading,
+    source: &Source,
+    plan: &Plan,
 ) -> Result<(String, Manifest), DeployError> {
     // It gets ready while the compiler works.
     let inspection = plane.host.begin_inspection(dir, OBJECT)?;
-    let warnings = plane.compiler.compile(source, reading, dir, OBJECT)?;
+    let warnings = plane.compiler.compile(source, plan, dir, OBJECT, &plane.units)?;
     let keep = || plane.store.prepare(key, source, &dir.join(OBJECT), &warnings);
     let (kept, manifest) = both(keep, || inspection.finish(plane.config.inspect_timeout))?;
     // Also what the inspection refuses: it need not be compiled again to be refused.
@@ -189,24 +259,34 @@ fn compiled(
 }
 
 /// A source that has been compiled.
-struct Compiled<'a> {
+pub(super) struct Compiled<'a> {
     /// SHA-256 of the source.
-    hash: &'a str,
+    pub(super) hash: &'a str,
     /// Key of the compilation.
-    key: &'a str,
+    pub(super) key: &'a str,
     /// What came with the source and made a difference.
-    fields: &'a SourceFields,
+    pub(super) fields: &'a SourceFields,
     /// The domain it is to run in; `None`: where the module is.
-    domain: Option<&'a str>,
-    warnings: String,
+    pub(super) domain: Option<&'a str>,
+    pub(super) warnings: String,
     /// Whether the module store is to hear of it.
-    persist: bool,
+    pub(super) persist: bool,
     /// When the module came, if that is known of a module that is not served yet. Milliseconds since 1970.
-    since_ms: Option<u64>,
+    pub(super) since_ms: Option<u64>,
+    /// The version it is again; `None`: a new one.
+    pub(super) version: Option<Version>,
+    /// What a new version is about.
+    pub(super) message: &'a str,
+    /// Who deploys a new version.
+    pub(super) by: &'a str,
+    /// The libraries that its sources name.
+    pub(super) libraries: Vec<Library>,
+    /// Settings that it has unless others are set.
+    pub(super) defaults: BTreeMap<String, String>,
 }
 
 /// From the manifest to publication.
-fn install(
+pub(super) fn install(
     plane: &Plane,
     ticket: u64,
     mut compiled: Compiled<'_>,
@@ -228,10 +308,13 @@ fn install(
         warnings: compiled.warnings.clone(),
         unchanged: false,
         superseded: false,
+        version: 0,
+        libraries: compiled.libraries.clone(),
     };
     match &current {
         Some(newer) if newer.ticket > ticket => {
             deployed.superseded = true;
+            deployed.version = newer.version;
             return Ok(deployed);
         }
         Some(same)
@@ -240,6 +323,7 @@ fn install(
                 && already_served(plane, ticket, compiled.hash, Some(domain)).is_some() =>
         {
             deployed.unchanged = true;
+            deployed.version = same.version;
             return Ok(deployed);
         }
         _ => {}
@@ -247,12 +331,13 @@ fn install(
     plane.reserve(ticket, manifest, domain)?;
     let result = swap_in(plane, ticket, compiled, domain, manifest);
     plane.release(ticket);
-    result.map(|()| deployed)
+    result.map(|version| Deployed { version, ..deployed })
 }
 
 /// What is deployed under a name.
 struct Current {
     ticket: u64,
+    version: u64,
     hash: String,
     domain: String,
     manifest: Arc<Manifest>,
@@ -262,7 +347,8 @@ fn current(plane: &Plane, name: &str) -> Option<Current> {
     let state = plane.state();
     let entry = state.entries.iter().find(|entry| entry.manifest.name == name)?;
     let manifest = Arc::clone(&entry.manifest);
-    Some(Current { ticket: entry.ticket, hash: entry.hash.clone(), domain: entry.domain.clone(), manifest })
+    let (ticket, version) = (entry.ticket, entry.version);
+    Some(Current { ticket, version, hash: entry.hash.clone(), domain: entry.domain.clone(), manifest })
 }
 
 /// Loads the new generation, runs the hooks in their order, persists and publishes.
@@ -272,19 +358,25 @@ fn swap_in(
     compiled: Compiled<'_>,
     domain: &str,
     manifest: &Arc<Manifest>,
-) -> Result<(), DeployError> {
+) -> Result<u64, DeployError> {
     let since_ms = since_ms(plane, &compiled, &manifest.name);
-    let record = compiled.persist.then(|| record(&compiled, domain, manifest, since_ms));
+    let list = plane.store.versions(&manifest.name)?;
+    let live = current(plane, &manifest.name).map_or(0, |current| current.version);
+    let number = compiled.version.as_ref().map_or_else(|| versions::next(&list, live), |version| version.number);
+    let record = record(&compiled, domain, manifest, since_ms, number);
+    let version = version(&compiled, &record);
     // Written while the module is loaded and its requests wait for the hooks.
     let (prepared, loaded) = both(
-        || record.map(|record| plane.store.prepare_record(&record)).transpose(),
+        || compiled.persist.then(|| prepare(plane, list, version, &record)).transpose(),
         || load(plane, &compiled, domain, manifest),
     )?;
     let (generation, held, started) = loaded?;
     if plane.is_abandoned() {
         return Err(DeployError::ShuttingDown);
     }
-    let committed = started.and_then(|()| Ok(prepared?.map_or(Ok(()), Prepared::commit)?));
+    // The list of versions first: see its documentation.
+    let commit = |(versions, record): (Prepared, Prepared)| versions.commit().and_then(|()| record.commit());
+    let committed = started.and_then(|()| Ok(prepared?.map_or(Ok(()), commit)?));
     if let Err(error) = committed {
         if let Some(old) = held {
             restore(plane, &manifest.name, &old);
@@ -298,6 +390,9 @@ fn swap_in(
         domain: domain.to_owned(),
         warnings: compiled.warnings,
         ticket,
+        version: number,
+        libraries: compiled.libraries,
+        defaults: compiled.defaults,
         since_ms,
         interim: None,
         serving: Some(serving),
@@ -313,26 +408,8 @@ fn swap_in(
             None
         }
     };
-    plane.publish(&state)
-}
-
-/// When the module came: a new version takes the place of the one before, also after a restart.
-fn since_ms(plane: &Plane, compiled: &Compiled<'_>, name: &str) -> u64 {
-    let served = plane.state().entries.iter().find(|entry| entry.manifest.name == name).map(|entry| entry.since_ms);
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    served.or(compiled.since_ms).unwrap_or_else(|| u64::try_from(now()).unwrap_or(u64::MAX))
-}
-
-fn record(compiled: &Compiled<'_>, domain: &str, manifest: &Manifest, since_ms: u64) -> Record {
-    Record {
-        name: manifest.name.clone(),
-        hash: compiled.hash.to_owned(),
-        key: compiled.key.to_owned(),
-        manifest: manifest.clone(),
-        deployed_ms: since_ms,
-        domain: domain.to_owned(),
-        fields: compiled.fields.clone(),
-    }
+    plane.publish(&state)?;
+    Ok(number)
 }
 
 /// A generation that is loaded, the one that its hooks made wait, and what became of its `onload`.
@@ -345,7 +422,8 @@ fn load(
     domain: &str,
     manifest: &Manifest,
 ) -> Result<LoadedGeneration, DeployError> {
-    let loaded = plane.generation(compiled.hash, &plane.store.object(compiled.key), domain);
+    let settings = plane.settings_of(&manifest.name, &compiled.defaults)?;
+    let loaded = plane.generation(compiled.hash, &plane.store.object(compiled.key), domain, &settings);
     let generation = loaded.map_err(|error| match error {
         DeployError::Load(LoadError::Constructor(fault)) => {
             DeployError::Constructor { name: manifest.name.clone(), fault }
@@ -439,6 +517,8 @@ pub(super) fn remove(plane: &Plane, ticket: u64, name: &str) -> Result<(), Deplo
         Some(_) => {}
     }
     plane.store.remove(name)?;
+    // With the module: another one of its name, by whomever, is not to find its secrets.
+    plane.settings.remove(name)?;
     let mut state = plane.state();
     let at = state.entries.iter().position(|entry| entry.manifest.name == name).ok_or_else(not_found)?;
     let _old = state.entries.remove(at);

@@ -1,10 +1,12 @@
 //! Modules on disk: what was deployed survives a restart, what was compiled need not be compiled again.
 //!
-//! `DIR/.objects/KEY.{c,so,txt}` hold source, shared object and warnings of each compilation, named by everything that
+//! `DIR/.objects/KEY.{c,so,txt}` hold source (`.tar` that of a project), shared object and warnings of each compilation, named by everything that
 //! went into it. `DIR/NAME.json` says which of them is the module NAME; writing it is the commit point. Every file is
 //! written aside, synced and renamed, so a crash leaves the old or the new, never a half.
 
-use super::deploy::SourceFields;
+use super::deploy::{DeployError, SourceFields};
+use super::project::Source;
+use super::versions::Version;
 use crate::abi::manifest::Manifest;
 use crate::domain::DEFAULT_DOMAIN;
 use serde::{Deserialize, Serialize};
@@ -15,6 +17,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::SystemTime;
+
+/// How the files with the sources of compilations end: those with one source, and those with a packed project.
+const FILE: &str = "c";
+const PROJECT: &str = "tar";
 
 /// Compilations kept that no module uses.
 const SPARE_OBJECTS_MAX: usize = 256;
@@ -37,6 +43,22 @@ pub(super) struct Record {
     /// What came with the source and made a difference.
     #[serde(default)]
     pub(super) fields: SourceFields,
+    /// Which of the module's versions it is; records from before there were any are the first.
+    #[serde(default = "first_version")]
+    pub(super) version: u64,
+}
+
+fn first_version() -> u64 {
+    1
+}
+
+#[cfg(test)]
+impl Record {
+    pub(super) fn for_tests(name: &str, deployed_ms: u64) -> Self {
+        let (hash, key, domain) = ("h".into(), "k".into(), default_domain());
+        let (fields, manifest) = (SourceFields::default(), Manifest::default());
+        Self { name: name.into(), hash, key, manifest, deployed_ms, domain, fields, version: 1 }
+    }
 }
 
 fn default_domain() -> String {
@@ -54,6 +76,8 @@ impl Store {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let store = Self { dir: dir.to_path_buf() };
         fs::create_dir_all(store.objects())?;
+        fs::create_dir_all(store.units())?;
+        fs::create_dir_all(store.versions_dir())?;
         if store.scratch().exists() {
             fs::remove_dir_all(store.scratch())?;
         }
@@ -68,7 +92,7 @@ impl Store {
                 fs::remove_file(entry.path())?;
             }
         }
-        for dir in [store.objects(), store.dir.clone()] {
+        for dir in [store.objects(), store.units(), store.versions_dir(), store.dir.clone()] {
             for entry in fs::read_dir(dir)? {
                 let path = entry?.path();
                 if path.extension().is_some_and(|extension| extension == "new") {
@@ -81,6 +105,11 @@ impl Store {
 
     fn objects(&self) -> PathBuf {
         self.dir.join(".objects")
+    }
+
+    /// Where the objects of single units of projects lie: a cache, which any restart may find empty.
+    pub(super) fn units(&self) -> PathBuf {
+        self.dir.join(".units")
     }
 
     /// Where compilations are made.
@@ -107,8 +136,9 @@ impl Store {
 
     /// Writes what is to be kept of a compilation whose shared object is the file `so`. Nothing refers to it before
     /// [`Kept::commit`].
-    pub(super) fn prepare(&self, key: &str, source: &[u8], so: &Path, warnings: &str) -> io::Result<Kept> {
+    pub(super) fn prepare(&self, key: &str, source: &Source, so: &Path, warnings: &str) -> io::Result<Kept> {
         let object = self.object(key);
+        let (packed, extension) = (source.packed()?, if source.is_project() { PROJECT } else { FILE });
         let (so, texts) = both(
             || {
                 let synced = File::open(so).and_then(|file| file.sync_all()).map_err(at(so));
@@ -116,7 +146,7 @@ impl Store {
             },
             || {
                 both(
-                    || Aside::write(&object.with_extension("c"), source),
+                    || Aside::write(&object.with_extension(extension), &packed),
                     || Aside::write(&object.with_extension("txt"), warnings.as_bytes()),
                 )
             },
@@ -126,27 +156,58 @@ impl Store {
     }
 
     /// The source of compilation `key`.
-    pub(super) fn source(&self, key: &str) -> io::Result<Vec<u8>> {
-        let path = self.objects().join(format!("{key}.c"));
-        fs::read(&path).map_err(at(&path))
+    pub(super) fn source(&self, key: &str) -> Result<Source, DeployError> {
+        let path = |extension| self.objects().join(format!("{key}.{extension}"));
+        let project = path(PROJECT);
+        if project.exists() {
+            return Source::kept(fs::read(&project).map_err(at(&project))?, true);
+        }
+        let file = path(FILE);
+        Source::kept(fs::read(&file).map_err(at(&file))?, false)
     }
 
     fn record_path(&self, name: &str) -> PathBuf {
-        // Any name must make a file name: all but letters, digits, `-`, `_` and inner dots are escaped.
-        let mut file = String::new();
-        for (at, byte) in name.bytes().enumerate() {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || byte == b'.' && at > 0 {
-                file.push(char::from(byte));
-            } else {
-                file.push_str(&format!("%{byte:02x}"));
-            }
+        self.dir.join(format!("{}.json", file_name(name)))
+    }
+
+    fn versions_dir(&self) -> PathBuf {
+        self.dir.join(".versions")
+    }
+
+    fn versions_path(&self, name: &str) -> PathBuf {
+        self.versions_dir().join(format!("{}.json", file_name(name)))
+    }
+
+    /// Where the settings of modules lie.
+    pub(super) fn settings_dir(&self) -> PathBuf {
+        self.dir.join(".settings")
+    }
+
+    /// The versions of the module `name`, the oldest first.
+    pub(super) fn versions(&self, name: &str) -> io::Result<Vec<Version>> {
+        let path = self.versions_path(name);
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| at(&path)(error.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(at(&path)(error)),
         }
-        // A name of 127 bytes escapes to 381: too long for a file name, so such a one is named by its hash.
-        if file.len() > 200 {
-            use sha2::{Digest, Sha256};
-            file = super::sdk::hex(&Sha256::digest(name.as_bytes()));
+    }
+
+    /// Writes the list of versions of the module `name`, but for [`Prepared::commit`].
+    pub(super) fn prepare_versions(&self, name: &str, list: &[Version]) -> io::Result<Prepared> {
+        let record = Aside::write(&self.versions_path(name), &serde_json::to_vec(list)?)?;
+        Ok(Prepared { record, dir: self.versions_dir() })
+    }
+
+    /// The keys of the compilations of all versions that are kept.
+    fn version_keys(&self) -> io::Result<HashSet<String>> {
+        let mut keys = HashSet::new();
+        for entry in fs::read_dir(self.versions_dir())? {
+            let text = fs::read(entry?.path())?;
+            let list: Vec<Version> = serde_json::from_slice(&text).unwrap_or_default();
+            keys.extend(list.into_iter().map(|version| version.key));
         }
-        self.dir.join(format!("{file}.json"))
+        Ok(keys)
     }
 
     /// The key of the compilation of the version `hash`.
@@ -188,9 +249,12 @@ impl Store {
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         let path = self.record_path(name);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
-            _ => sync_dir(&self.dir),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
+            _ => {}
         }
+        // Without its record none of them is ever loaded.
+        let _ = fs::remove_file(self.versions_path(name));
+        sync_dir(&self.dir)
     }
 
     /// The persisted modules, the first deployed first. What can't be read is reported and skipped.
@@ -212,14 +276,19 @@ impl Store {
 
     /// Removes the oldest compilations that no module uses, but for those of the versions `needed`.
     pub(super) fn tidy(&self, needed: &HashSet<String>) -> io::Result<()> {
+        let count = fs::read_dir(self.objects())?.flatten().filter(|entry| is_object(&entry.path())).count();
+        if count <= SPARE_OBJECTS_MAX {
+            return Ok(());
+        }
         let mut used: HashSet<String> = self.records()?.into_iter().map(|record| record.key).collect();
+        used.extend(self.version_keys()?);
         used.extend(needed.iter().filter_map(|hash| self.key_of(hash).ok()));
         let mut spare: Vec<(SystemTime, PathBuf)> = Vec::new();
         for entry in fs::read_dir(self.objects())? {
             let entry = entry?;
             let path = entry.path();
             let key = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            if path.extension().is_some_and(|extension| extension == "so") && !used.contains(key) {
+            if is_object(&path) && !used.contains(key) {
                 spare.push((entry.metadata()?.modified()?, path));
             }
         }
@@ -229,7 +298,7 @@ impl Store {
             return Ok(());
         }
         for (_, path) in spare.into_iter().take(excess) {
-            for extension in ["so", "c", "txt"] {
+            for extension in ["so", FILE, PROJECT, "txt"] {
                 let _ = fs::remove_file(path.with_extension(extension));
             }
         }
@@ -254,6 +323,7 @@ impl Store {
         for record in self.records()? {
             self.remove(&record.name)?;
         }
+        fs::remove_dir_all(self.units())?;
         fs::remove_dir_all(self.objects())
     }
 }
@@ -334,6 +404,28 @@ pub(super) fn both<A: Send, B>(apart: impl FnOnce() -> A + Send, here: impl FnOn
     })
 }
 
+fn is_object(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "so")
+}
+
+/// What files about the module `name` are called: all but letters, digits, `-`, `_` and inner dots are escaped.
+pub(super) fn file_name(name: &str) -> String {
+    let mut file = String::new();
+    for (at, byte) in name.bytes().enumerate() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || byte == b'.' && at > 0 {
+            file.push(char::from(byte));
+        } else {
+            file.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    // A name of 127 bytes escapes to 381: too long for a file name, so such a one is named by its hash.
+    if file.len() > 200 {
+        use sha2::{Digest, Sha256};
+        file = super::sdk::hex(&Sha256::digest(name.as_bytes()));
+    }
+    file
+}
+
 /// Names the file that an error is about.
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     let path = path.display().to_string();
@@ -353,9 +445,7 @@ mod tests {
     use super::*;
 
     fn record(name: &str, deployed_ms: u64) -> Record {
-        let (hash, key, domain) = ("h".into(), "k".into(), default_domain());
-        let fields = SourceFields::default();
-        Record { name: name.into(), hash, key, manifest: Manifest::default(), deployed_ms, domain, fields }
+        Record::for_tests(name, deployed_ms)
     }
 
     fn commit(store: &Store, record: &Record) {
@@ -368,7 +458,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let so = store.scratch().join("x.so");
         fs::write(&so, "so").unwrap();
-        drop(store.prepare("k", b"source", &so, "").unwrap());
+        drop(store.prepare("k", &Source::File(b"source".to_vec()), &so, "").unwrap());
         drop(store.prepare_record(&record("name", 1)).unwrap());
         assert!(store.cached("k").is_none() && store.records().unwrap().is_empty());
         let left: Vec<_> = fs::read_dir(store.objects()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -423,7 +513,7 @@ mod tests {
                     for _ in 0..20 {
                         let so = store.scratch().join(format!("{thread}.so"));
                         fs::write(&so, "so").unwrap();
-                        store.prepare("k", b"source", &so, "").unwrap().commit().unwrap();
+                        store.prepare("k", &Source::File(b"source".to_vec()), &so, "").unwrap().commit().unwrap();
                     }
                 });
             }
@@ -440,7 +530,7 @@ mod tests {
         let keep = |key: &str| {
             let so = store.scratch().join("x.so");
             fs::write(&so, "so").unwrap();
-            store.prepare(key, b"source", &so, "warnings").unwrap().commit().unwrap();
+            store.prepare(key, &Source::File(b"source".to_vec()), &so, "warnings").unwrap().commit().unwrap();
         };
         keep("k");
         commit(&store, &record("used", 1));
@@ -455,7 +545,7 @@ mod tests {
         assert_eq!(store.key_of("needed").unwrap(), "spare0");
         assert!(store.cached("spare0").is_some() && store.cached("spare1").is_none());
         assert_eq!(store.cached("k").as_deref(), Some("warnings"));
-        assert_eq!(store.source("k").unwrap(), b"source");
+        assert_eq!(store.source("k").unwrap(), Source::File(b"source".to_vec()));
         let objects = fs::read_dir(store.objects()).unwrap().count();
         assert_eq!(objects, (SPARE_OBJECTS_MAX + 2) * 3 + 2, "with the names of two versions");
     }

@@ -62,6 +62,12 @@ for cc in $compilers; do
         check "$example, $cc" $cc -std=gnu11 -O2 -g -fPIC -shared $flags -Wno-missing-field-initializers "$example" -o "$tmp/example.so" $wrap -Wl,-z,defs $libs
     done
 
+    # The compiler of C++ that belongs to it.
+    cpp=$(echo "$cc" | sed 's/^gcc/g++/; s/^clang/clang++/')
+    for example in example/*.cpp; do
+        command -v "$cpp" >/dev/null && check "$example, $cpp" "$cpp" -std=gnu++20 -O2 -g -fPIC -shared $flags -Wno-missing-field-initializers "$example" -o "$tmp/example.so" $wrap -Wl,-z,defs $libs
+    done
+
     # As the server compiles modules: -Wall, no -Wextra.
     check "legacy_module, $cc" $cc -std=gnu11 -O2 -fPIC -shared -Wall -Werror -Iinclude tests/c/legacy_module.c \
         -o "$tmp/legacy.so" $wrap -Wl,-z,defs $libs

@@ -141,7 +141,7 @@ impl FileAnswer {
     pub fn fields<'a>(&'a self, given: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<Field<'a>> {
         let is = |name: &[u8], known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         let mut fields: Vec<Field<'a>> = given
-            .filter(|(name, _)| !is(name, "content-range") && !(self.is_multipart && is(name, "content-type")))
+            .filter(|(name, _)| !(is(name, "content-range") || self.is_multipart && is(name, "content-type")))
             .map(|(name, value)| (Cow::Borrowed(name), Cow::Borrowed(value)))
             .collect();
         for (name, value) in &self.fields {

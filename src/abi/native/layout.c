@@ -128,6 +128,7 @@ const struct cwebn_layout_entry cwebn_layout[] = {
     MEMBER(cweb_host, requests),
     MEMBER(cweb_host, send_file),
     MEMBER(cweb_host, stream),
+    MEMBER(cweb_host, setting),
     MEMBER(cweb_host, token_sign),
     MEMBER(cweb_host, token_verify),
     MEMBER(cweb_host, reserved),

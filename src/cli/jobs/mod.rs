@@ -7,7 +7,7 @@ mod list;
 mod sse;
 mod status;
 mod submit;
-mod time;
+pub(super) mod time;
 mod watch;
 
 use super::client::{Client, SERVER_DEFAULT};

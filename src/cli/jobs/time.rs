@@ -72,7 +72,7 @@ pub(super) fn now_ms() -> i64 {
 }
 
 /// `ms` since 1970 as `2030-01-31T09:30:00.000Z`.
-pub(super) fn rfc3339(ms: i64) -> String {
+pub(in crate::cli) fn rfc3339(ms: i64) -> String {
     let (days, of_day) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS));
     let (year, month, day) = civil(days);
     let (seconds, ms) = (of_day / SECOND_MS, of_day % SECOND_MS);

@@ -361,6 +361,12 @@ impl Child {
         };
         match order {
             Order::Load { instance, path } => self.load(instance, Path::new(&path)),
+            Order::Configure { instance, settings } => match self.instance(instance) {
+                None => Outcome::Host("the module is not loaded in its domain".to_owned()),
+                Some(module) => {
+                    module.configure(&settings).map_or_else(|fault| Outcome::Fault(fault.what), |()| Outcome::Done)
+                }
+            },
             Order::Onload { instance } => hook(instance, InProcessModule::onload),
             Order::Unload { instance } => hook(instance, InProcessModule::unload),
             Order::RunJob { run, instance, job, uuid, payload } => self.run_job(run, instance, job, &uuid, &payload),

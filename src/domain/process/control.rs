@@ -6,6 +6,7 @@ use super::arena::Budgets;
 use crate::abi::crypto::Token;
 use crate::abi::manifest::Manifest;
 use crate::abi::request::RequestRules;
+use crate::abi::settings::Settings;
 use crate::domain::CodingSettings;
 use crate::domain::sandbox::Policy;
 use crate::jobs::store::TableQuery;
@@ -82,6 +83,11 @@ pub(super) enum Order {
     Load {
         instance: u64,
         path: String,
+    },
+    /// What a module is to find as its settings from now on.
+    Configure {
+        instance: u64,
+        settings: Settings,
     },
     Onload {
         instance: u64,

@@ -12,6 +12,7 @@ use super::shared::{Loaded, Shared};
 use super::supervisor::Supervisor;
 use super::watch::Allowance;
 use crate::abi::request::RequestRules;
+use crate::abi::settings::Settings;
 use crate::domain::inbox::Inbox;
 use crate::domain::sandbox::Policy;
 use crate::domain::{CodingSettings, Fault, Instance, LoadError};
@@ -193,6 +194,7 @@ impl Process {
                     history: History::default(),
                     quarantine: Arc::clone(&quarantine),
                     last_crash: None,
+                    settings: Settings::default(),
                 };
                 // With the pass: whoever makes another life after it knows the module.
                 lock(&shared.modules).insert(id, loaded);

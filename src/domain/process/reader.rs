@@ -111,7 +111,8 @@ fn answer(shared: &Shared, life: &Arc<Life>, tables: &mut Tables, call: u64, wha
             let permit = life.asked().creating.enter(job.len() + payload.len());
             let life = Arc::clone(life);
             let create = move || {
-                let name = host::ModuleToken { name: String::new(), id: instance, number: instance };
+                let name =
+                    host::ModuleToken { name: String::new(), id: instance, number: instance, ..Default::default() };
                 let result = host::create_job(&name, &job, &payload);
                 let _ = life.send(&ToChild::Reply { call, result });
                 drop(permit);

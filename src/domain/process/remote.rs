@@ -8,6 +8,7 @@ use super::lock;
 use super::quarantine::Quarantine;
 use super::shared::{Run, RunQuestion, Shared};
 use crate::abi::manifest::Manifest;
+use crate::abi::settings::Settings;
 use crate::domain::{Fault, Instance};
 use crate::jobs::code::JobCalls;
 use crossbeam::channel::{Receiver, unbounded};
@@ -67,6 +68,9 @@ impl RemoteModule {
             | Outcome::Host(what) => return Err(what),
             _ => return Err("its domain gave a wrong answer".to_owned()),
         }
+        if !self.shared.configure_in(life, self.id) {
+            return Err("its settings could not be handed over".to_owned());
+        }
         // Where it was published before, others find its symbols again.
         let _ = life.publish(self.shared.number(), self.shared.published());
         if hook
@@ -107,6 +111,20 @@ impl RemoteModule {
 impl Instance for RemoteModule {
     fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    fn configure(&self, settings: &Settings) -> Result<(), Fault> {
+        // With the pass, as in `onload`: the life that follows is told what stands here.
+        let pass = self.shared.enter();
+        if let Some(module) = lock(&self.shared.modules).get_mut(&self.id) {
+            module.settings = settings.clone();
+        }
+        let pass = pass.map_err(|what| Fault { what })?;
+        // One in quarantine is not loaded, and is told when it is.
+        if self.barred().is_some() || self.shared.configure_in(pass.life(), self.id) {
+            return Ok(());
+        }
+        Err(Fault { what: "its process could not be told of its settings".to_owned() })
     }
 
     fn onload(&self) -> Result<(), Fault> {

@@ -11,6 +11,7 @@ use super::parent::DomainConfig;
 use super::quarantine::{History, Quarantine, Unplaced};
 use super::supervisor::Event;
 use crate::abi::manifest::Manifest;
+use crate::abi::settings::Settings;
 use crate::domain::inbox::{Inbox, Message};
 use crate::net::Waker;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
@@ -42,6 +43,8 @@ pub(super) struct Loaded {
     pub(super) history: History,
     pub(super) quarantine: Arc<Quarantine>,
     pub(super) last_crash: Option<CrashReport>,
+    /// What its code finds in each life.
+    pub(super) settings: Settings,
 }
 
 /// The life in service, and who may give it orders.

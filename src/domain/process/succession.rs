@@ -126,6 +126,14 @@ impl Shared {
         true
     }
 
+    /// Tells `life` the settings of a module. False: it could not be told.
+    pub(super) fn configure_in(&self, life: &Life, instance: u64) -> bool {
+        let settings = lock(&self.modules).get(&instance).map(|module| module.settings.clone());
+        let Some(settings) = settings else { return true };
+        let order = Order::Configure { instance, settings };
+        matches!(life.call_within(self.config.hook_timeout, self.number(), order), Ok(Outcome::Done))
+    }
+
     /// Ends the service of `old`: no order and no request begins there any more. Where a module has an `unload` to be run, those
     /// that did begin have ended, or have had their time. `None`: it is dead.
     fn retire(&self, old: Option<&Arc<Life>>) -> Option<Farewell> {
@@ -195,6 +203,17 @@ impl Shared {
     fn take_over(self: &Arc<Self>, new: &Arc<Life>) -> bool {
         if !self.load_missing(new) {
             return false;
+        }
+        let configured: Vec<u64> = {
+            let modules = lock(&self.modules);
+            let has_some = |id: u64, module: &Loaded| !module.settings.0.is_empty() && new.has(id);
+            modules.iter().filter(|(id, module)| has_some(**id, module)).map(|(id, _)| *id).collect()
+        };
+        // Before the hooks, which may read them. Nobody changes them now: that takes a pass.
+        for instance in configured {
+            if !self.configure_in(new, instance) {
+                tracing::error!("a module's settings could not be handed to its new process");
+            }
         }
         // Before the hooks, which may look for others' symbols.
         let _ = new.publish(self.number(), self.published());

@@ -10,6 +10,17 @@ pub(crate) struct Words {
     identifiers: HashSet<String>,
     /// Names between `<…>` or `"…"` of `#include` lines, in their order.
     includes: Vec<String>,
+    /// The lines `#pragma cweb …`, in their order.
+    pragmas: Vec<Pragma>,
+}
+
+/// A line `#pragma cweb …`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pragma {
+    /// Number of its line, from 1.
+    pub(crate) line: usize,
+    /// What stands behind `cweb`, without comments and without blanks at its ends.
+    pub(crate) text: String,
 }
 
 impl Words {
@@ -23,9 +34,19 @@ impl Words {
         self.identifiers.iter().any(|identifier| right(identifier))
     }
 
+    /// Adds the identifiers of `other`.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        self.identifiers.extend(other.identifiers.iter().cloned());
+    }
+
     /// The identifiers, in no order.
     pub(crate) fn identifiers(&self) -> impl Iterator<Item = &str> {
         self.identifiers.iter().map(String::as_str)
+    }
+
+    /// The lines `#pragma cweb …`, in their order.
+    pub(crate) fn pragmas(&self) -> &[Pragma] {
+        &self.pragmas
     }
 
     /// Whether the source includes a header of this name, in whatever directory.
@@ -36,7 +57,7 @@ impl Words {
 
 /// Reads a source. Any bytes are a source: what is no C has fewer words.
 pub(crate) fn words(source: &[u8]) -> Words {
-    let text = spliced(source);
+    let (text, splices) = spliced(source);
     let mut cursor = Cursor { text: &text, at: 0 };
     let mut words = Words::default();
     // A directive is a `#` with nothing but blanks and comments before it on its line.
@@ -53,8 +74,14 @@ pub(crate) fn words(source: &[u8]) -> Words {
             b'#' if line_is_empty => {
                 cursor.at += 1;
                 line_is_empty = false;
+                let start = cursor.at;
                 if let Some(name) = cursor.include() {
                     words.includes.push(name);
+                } else if let Some(pragma) = cursor.pragma() {
+                    let before = text.get(..start).unwrap_or_default();
+                    let taken_out = splices.iter().filter(|at| **at <= start).count();
+                    let line = 1 + memchr::memchr_iter(b'\n', before).count() + taken_out;
+                    words.pragmas.push(Pragma { line, text: pragma });
                 }
             }
             b'"' | b'\'' => {
@@ -77,22 +104,27 @@ pub(crate) fn words(source: &[u8]) -> Words {
     words
 }
 
-/// The source with each backslash at the end of a line taken out, and the line break with it (C11 §5.1.1.2, phase 2).
-fn spliced(source: &[u8]) -> Vec<u8> {
+/// The source with each backslash at the end of a line taken out, and the line break with it (C11 §5.1.1.2, phase 2); and
+/// where in it that was done.
+fn spliced(source: &[u8]) -> (Vec<u8>, Vec<usize>) {
     let mut text = Vec::with_capacity(source.len());
+    let mut splices = Vec::new();
     let mut rest = source;
     while let Some((&byte, behind)) = rest.split_first() {
         // GCC takes blanks between the backslash and the line break for none.
         let blanks = behind.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r')).count();
         match behind.get(blanks) {
-            Some(b'\n') if byte == b'\\' => rest = behind.get(blanks + 1..).unwrap_or_default(),
+            Some(b'\n') if byte == b'\\' => {
+                splices.push(text.len());
+                rest = behind.get(blanks + 1..).unwrap_or_default();
+            }
             _ => {
                 text.push(byte);
                 rest = behind;
             }
         }
     }
-    text
+    (text, splices)
 }
 
 /// Bytes of identifiers and numbers. Bytes beyond ASCII are of a name in UTF-8.
@@ -161,6 +193,37 @@ impl<'a> Cursor<'a> {
                 _ => return,
             }
         }
+    }
+
+    /// Behind the `#` of a directive: the rest of the line, if it is `pragma cweb`.
+    fn pragma(&mut self) -> Option<String> {
+        let start = self.at;
+        self.skip_blanks();
+        let is_pragma = self.word() == b"pragma";
+        self.skip_blanks();
+        if !is_pragma || self.word() != b"cweb" {
+            // Its words are ordinary ones.
+            self.at = start;
+            return None;
+        }
+        let mut text = Vec::new();
+        while let Some(byte) = self.peek(0) {
+            match byte {
+                b'\n' => break,
+                b'/' if self.peek(1) == Some(b'*') => self.skip_block_comment(),
+                b'/' if self.peek(1) == Some(b'/') => self.skip_line(),
+                b'"' => {
+                    let from = self.at;
+                    self.skip_literal(byte);
+                    text.extend_from_slice(self.text.get(from..self.at).unwrap_or_default());
+                }
+                byte => {
+                    text.push(byte);
+                    self.at += 1;
+                }
+            }
+        }
+        Some(String::from_utf8_lossy(&text).trim().to_owned())
     }
 
     /// Behind the `#` of a directive: the file's name, if it is an `#include` of one.
@@ -243,6 +306,18 @@ mod tests {
         }
         let found = words(b"#include \"lib/nopeutils.h\"");
         assert!(found.includes("nopeutils.h") && !found.includes("utils.h"));
+    }
+
+    #[test]
+    fn what_counts_as_a_pragma() {
+        let found = words(
+            b"#pragma cweb link(\"a\" /* , \"b\" */, \"//c\") // d\nint \\\n x;\n # pragma cweb cflags(\"-O3\")\n\
+              #pragma once\n// #pragma cweb x\n/*\n#pragma cweb y\n*/ \"#pragma cweb z\"",
+        );
+        let pragma = |line, text: &str| Pragma { line, text: text.to_owned() };
+        let expected = [pragma(1, "link(\"a\" , \"//c\")"), pragma(4, "cflags(\"-O3\")")];
+        assert_eq!(found.pragmas(), expected);
+        assert!(found.has("once"));
     }
 
     proptest! {

@@ -14,7 +14,7 @@ pub(crate) fn first_error(text: &str) -> &str {
 /// understand them.
 pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, String)]) -> String {
     let Some((_, likely)) = refusals.first() else { return String::new() };
-    let mut text = linker(likely, reading.words());
+    let mut text = linker(likely, &[reading.file()], reading.words());
     if reading.likely == Dialect::Wafer {
         text.push_str(super::wafer::hint(&text));
         return text;
@@ -23,7 +23,9 @@ pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, St
         text.push_str("\na module includes <cweb.h>; add: #include <cweb.h>\n");
     } else if let Some(lines) = mixed(source, refusals) {
         text.push_str(&lines);
-    } else if !refusals.iter().any(|(_, text)| wrong_functions(text).is_empty()) {
+    } else if reading.language() == super::Language::C
+        && !refusals.iter().any(|(_, text)| wrong_functions(text).is_empty())
+    {
         text.push_str(
             "\na handler takes (struct cweb_context *, http_request_t *, http_response_t *), or in an older module \
              (struct http_request *, struct http_response *)\n",
@@ -89,8 +91,8 @@ fn mixed(source: &[u8], refusals: &[(Dialect, String)]) -> Option<String> {
     ))
 }
 
-/// The linker's messages in the words of the compiler: place, `error:`, and the nearest name.
-fn linker(text: &str, words: &Words) -> String {
+/// The linker's messages about the sources `files` in the words of the compiler: place, `error:`, and the nearest name.
+pub(crate) fn linker(text: &str, files: &[&str], words: &Words) -> String {
     let mut said = String::new();
     for line in text.lines() {
         let Some((head, name)) = line.split_once("undefined reference to `") else {
@@ -102,7 +104,7 @@ fn linker(text: &str, words: &Words) -> String {
             continue;
         };
         let name = name.trim_end_matches('\'');
-        let at = place(head).map_or_else(|| "module.c".to_owned(), |line| format!("module.c:{line}"));
+        let at = linked_from(head, files);
         if let Some(real) = name.strip_prefix("__wrap_") {
             said.push_str(&format!(
                 "{at}: error: {real} can't be called without the server's headers; add: #include <cweb.h>\n"
@@ -116,6 +118,17 @@ fn linker(text: &str, words: &Words) -> String {
         said.push('\n');
     }
     said
+}
+
+/// The file and the line in a message of the linker, which may have the file's whole path.
+fn linked_from(head: &str, files: &[&str]) -> String {
+    let line_of = |file: &&str| {
+        let (_, rest) = head.split_once(&format!("{file}:"))?;
+        rest.split([':', ' ', '(']).next()?.parse::<usize>().ok()
+    };
+    let found = files.iter().filter_map(|file| Some((file.len(), file, line_of(file)?))).max();
+    let first = files.first().copied().unwrap_or("module.c");
+    found.map_or_else(|| first.to_owned(), |(_, file, line)| format!("{file}:{line}"))
 }
 
 /// The word of the source that is most like `name`, if one is.
@@ -167,14 +180,17 @@ mod tests {
         let text = "/usr/bin/ld: ./ccA.o: in function `handler':\n/tmp/1/module.c:7: undefined reference to `helpr'\n\
                     /usr/bin/ld: /tmp/1/module.c:8: undefined reference to `__wrap_fclose'\n\
                     collect2: error: ld returned 1 exit status\n";
-        let said = linker(text, &words(b"int helper(void); int helpr(void);"));
+        let said = linker(text, &["module.c"], &words(b"int helper(void); int helpr(void);"));
         assert_eq!(
             said,
             "module.c:7: error: 'helpr' is declared, but defined nowhere; did you mean 'helper'?\n\
              module.c:8: error: fclose can't be called without the server's headers; add: #include <cweb.h>\n"
         );
         let other = "/usr/bin/ld: cannot find -lnothing\ncollect2: error: ld returned 1 exit status\n";
-        assert_eq!(linker(other, &words(b"")), other);
+        assert_eq!(linker(other, &["module.c"], &words(b"")), other);
+        let text = "/usr/bin/ld: .cweb/1.o: in function `h':\n/d/9/src/b.c:12: undefined reference to `f'\n";
+        let said = linker(text, &["b.c", "src/b.c"], &words(b""));
+        assert_eq!(said, "src/b.c:12: error: 'f' is declared, but defined nowhere\n");
     }
 
     #[test]

@@ -6,13 +6,43 @@
 
 mod lexer;
 pub(super) mod messages;
+mod pragma;
 mod three;
 mod two;
 mod wafer;
 
 use super::deploy::SourceFields;
 use super::sdk;
-use lexer::Words;
+pub(super) use lexer::Words;
+pub(super) use pragma::{Wants, without_doubles};
+
+/// The language of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Language {
+    /// C.
+    C,
+    /// C++.
+    Cpp,
+}
+
+impl Language {
+    /// By the name of a file; `None` if it is no source.
+    pub(super) fn of(file_name: &str) -> Option<Self> {
+        match file_name.rsplit_once('.')?.1.to_ascii_lowercase().as_str() {
+            "c" => Some(Self::C),
+            "cpp" | "cc" | "cxx" => Some(Self::Cpp),
+            _ => None,
+        }
+    }
+
+    /// What the compiler takes if the author names no other standard.
+    pub(super) fn standard(self) -> &'static str {
+        match self {
+            Self::C => "-std=gnu11",
+            Self::Cpp => "-std=gnu++20",
+        }
+    }
+}
 
 /// What a source was written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +79,7 @@ pub(super) struct Reading {
     /// Names of the fields that came with the source and make no difference to it.
     ignored: Vec<&'static str>,
     likely: Dialect,
+    language: Language,
     /// Why the source can't be compiled, whatever it was written for.
     refusal: Option<String>,
 }
@@ -57,14 +88,46 @@ impl Reading {
     /// Reads `source`, which came with `fields`.
     pub(super) fn new(source: &[u8], fields: &SourceFields) -> Self {
         let words = lexer::words(source);
+        let named = fields.file_name.as_deref().and_then(Language::of);
+        let language = match fields.language.as_deref().map(str::trim) {
+            Some("c++" | "C++" | "cpp") => Language::Cpp,
+            Some("c" | "C") => Language::C,
+            _ => named.unwrap_or(Language::C),
+        };
         let likely = likely(&words);
         let relevant = match likely {
+            // The generations before, and the apps for nope.c and WAFer, were C.
+            _ if language == Language::Cpp && likely != Dialect::Wafer => {
+                SourceFields { language: Some("c++".to_owned()), ..SourceFields::default() }
+            }
             Dialect::ThreeArguments => SourceFields::default(),
             Dialect::TwoArguments => two::relevant(&words, fields),
             Dialect::Wafer => wafer::relevant(fields),
         };
         let ignored = fields.names_beyond(&relevant);
-        Self { words, fields: relevant, ignored, likely, refusal: messages::without_lines(source) }
+        let likely = if relevant.language.is_some() { Dialect::ThreeArguments } else { likely };
+        Self { words, fields: relevant, ignored, likely, language, refusal: messages::without_lines(source) }
+    }
+
+    /// The language of the source.
+    pub(super) fn language(&self) -> Language {
+        self.language
+    }
+
+    /// The name under which the source is compiled.
+    pub(super) fn file(&self) -> &'static str {
+        match self.language {
+            Language::C => "module.c",
+            Language::Cpp => "module.cpp",
+        }
+    }
+
+    /// The libraries and flags that the source names.
+    ///
+    /// # Errors
+    /// The first that is wrong, in the words of a compiler.
+    pub(super) fn wants(&self, file: &str) -> Result<Wants, String> {
+        pragma::wants(&self.words, file)
     }
 
     /// A warning, in the words of a compiler, for each field that makes no difference to the source; empty without one.
@@ -81,6 +144,14 @@ impl Reading {
         &self.words
     }
 
+    /// How one of several sources of a module is compiled.
+    pub(super) fn unit_recipe(&self) -> Recipe {
+        match self.language {
+            Language::C => three::recipe(&self.words),
+            Language::Cpp => three::recipe_of_cpp(&self.words),
+        }
+    }
+
     /// The recipes to try, the likely one first.
     ///
     /// # Errors
@@ -88,6 +159,9 @@ impl Reading {
     pub(super) fn recipes(&self) -> Result<Vec<Recipe>, String> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
+        }
+        if self.language == Language::Cpp && self.likely != Dialect::Wafer {
+            return Ok(vec![three::recipe_of_cpp(&self.words)]);
         }
         let two = two::recipe(&self.words, &self.fields);
         match self.likely {
@@ -104,7 +178,7 @@ impl Reading {
 fn ignored(name: &str) -> String {
     let (whose, instead) = match name {
         "name" | "mount" => ("apps for nope.c and WAFer", "a module's config has its name and its paths"),
-        "libs" => ("modules of older generations", "this source is linked with the libraries of every module"),
+        "libs" => ("modules of older generations", "name further libraries in the source: #pragma cweb link(\"z\")"),
         _ => ("sources without a config", "a module's config has its routes"),
     };
     format!("the field {name} changes nothing here: it is for {whose}; {instead}")
@@ -150,6 +224,15 @@ fn strict() -> Vec<String> {
     ["implicit-function-declaration", "implicit-int", "incompatible-pointer-types"]
         .map(|warning| format!("-Werror={warning}"))
         .to_vec()
+}
+
+/// Has the C library check the sizes of what is copied and printed into. Not where there are jumps: it takes one to another
+/// stack, as coroutines have it, for a fault. It also warns of results that nobody looks at, which sources were never asked for.
+fn checked_copies(words: &Words) -> Vec<String> {
+    if ["longjmp", "_longjmp", "siglongjmp"].iter().any(|jump| words.has(jump)) {
+        return Vec::new();
+    }
+    ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-Wno-unused-result"].map(str::to_owned).to_vec()
 }
 
 /// `text` as a string literal of C.

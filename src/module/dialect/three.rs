@@ -3,11 +3,20 @@
 use super::lexer::Words;
 use super::{Dialect, Recipe};
 
+/// A module in C++: the compiler takes no undeclared function and no function of another type anyway.
+pub(super) fn recipe_of_cpp(words: &Words) -> Recipe {
+    let mut recipe = recipe(words);
+    // A symbol that is unique in the process would keep the module's code there after it was replaced.
+    recipe.flags = ["-fno-gnu-unique", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"].map(str::to_owned).to_vec();
+    recipe
+}
+
 pub(super) fn recipe(words: &Words) -> Recipe {
     // A source with other headers of the SDK gets what the loader looks for, and what `--wrap` refers to.
     let needs_host = !words.includes("cweb.h") && super::includes_sdk(words);
     let epilogue = if needs_host { "\n\n#include <cweb_host.h>\n" } else { "" };
     let mut flags = super::strict();
+    flags.extend(super::checked_copies(words));
     if has_first_uuid(words) {
         flags.push("-DCWEB_UUID_T".to_owned());
     }

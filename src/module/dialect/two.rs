@@ -21,6 +21,7 @@ pub(super) fn relevant(words: &Words, fields: &SourceFields) -> SourceFields {
 /// A field can't be used, for people.
 pub(super) fn recipe(words: &Words, fields: &SourceFields) -> Result<Recipe, String> {
     let mut flags = super::strict();
+    flags.extend(super::checked_copies(words));
     flags.push("-DCWEB_MODULE_API=2".to_owned());
     if words.any(|word| word.starts_with("http_kv_")) && !words.any(|word| word == "map" || word.starts_with("map_")) {
         // The last of these generations: its stores hold strings, which `printf` is given as they are.

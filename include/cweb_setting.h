@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/**
+ * @file cweb_setting.h
+ * Settings and secrets of a module, which change without a deployment: cweb config set, cweb secret set.
+ */
+#ifndef CWEB_SETTING_H
+#define CWEB_SETTING_H
+
+#include <stddef.h>
+
+#include <cweb_host.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct cweb_context;
+
+/**
+ * The value of a setting or a secret of this module: what was set on the server, else the default in module.toml.
+ *
+ * The text stays valid and unchanged as long as the module is loaded. A later call may return another one: ask again in each
+ * request. May be called from any thread, from onload on.
+ * @param ctx  ignored; may be NULL
+ * @return NULL when there is none
+ */
+static inline const char *cweb_setting(struct cweb_context *ctx, const char *key) {
+    (void)ctx;
+    if (key == NULL || cweb_binding.host == NULL || cweb_binding.host->setting == NULL) {
+        return NULL;
+    }
+    return cweb_binding.host->setting(cweb_binding.module, key);
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CWEB_SETTING_H */

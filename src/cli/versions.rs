@@ -1,0 +1,303 @@
+//! `cweb versions`, `show`, `diff`, `rollback` and `pull`.
+
+use super::client::{Answer, Client, GREEN, RED, SERVER_DEFAULT, coloured, escaped};
+use super::exit::Failure;
+use super::jobs::time;
+use super::trust::TrustArgs;
+use crate::module::project;
+use clap::Args;
+use serde::Deserialize;
+use similar::{ChangeTag, TextDiff};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The server of a command.
+#[derive(Args)]
+pub(super) struct ServerArgs {
+    /// The server's URL
+    #[arg(long, env = "CWEB_SERVER", value_name = "URL", default_value = SERVER_DEFAULT)]
+    server: String,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+impl ServerArgs {
+    /// Does `work` with the server.
+    pub(super) fn run(&self, work: impl FnOnce(&Client) -> Result<(), Failure>) -> ExitCode {
+        let done = Client::new(&self.server, &self.trust).map_err(Failure::from).and_then(|client| work(&client));
+        done.map_or_else(Failure::end, |()| ExitCode::SUCCESS)
+    }
+}
+
+#[derive(Args)]
+pub(super) struct VersionsArgs {
+    /// The module's name
+    name: String,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Args)]
+pub(super) struct ShowArgs {
+    /// The module's name, or NAME@VERSION
+    #[arg(value_name = "NAME[@VERSION]")]
+    name: String,
+    /// Print the source
+    #[arg(long)]
+    source: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Args)]
+pub(super) struct DiffArgs {
+    /// The module's name
+    name: String,
+    /// The earlier version
+    from: u64,
+    /// The later version
+    to: u64,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Args)]
+pub(super) struct RollbackArgs {
+    /// The module's name
+    name: String,
+    /// The version to go back to [default: the one before the live one]
+    version: Option<u64>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Args)]
+pub(super) struct PullArgs {
+    /// The module's name, or NAME@VERSION; writes NAME.c, or the directory NAME of a project
+    #[arg(value_name = "NAME[@VERSION]")]
+    name: String,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Deserialize)]
+struct List {
+    versions: Vec<Version>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u64,
+    live: bool,
+    module_hash: String,
+    author: String,
+    by: String,
+    at_ms: i64,
+    message: String,
+    domain: String,
+    libraries: Vec<Library>,
+    warnings: String,
+    language: String,
+}
+
+#[derive(Deserialize)]
+struct Library {
+    name: String,
+    version: String,
+    file: String,
+}
+
+/// A text of somebody else's for one line of a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn expect(client: &Client, answer: Answer) -> Result<String, Failure> {
+    if answer.is_success() { Ok(answer.body) } else { Err(client.refusal(&answer)) }
+}
+
+fn read<T: for<'a> Deserialize<'a>>(body: &str) -> Result<T, Failure> {
+    serde_json::from_str(body).map_err(|error| Failure::from(format!("the answer can't be read: {error}")))
+}
+
+/// `NAME@VERSION`; a module's name may have an `@` itself.
+fn name_and_version(text: &str) -> (&str, Option<u64>) {
+    let split = text.rsplit_once('@').and_then(|(name, version)| Some((name, version.parse().ok()?)));
+    split.map_or((text, None), |(name, version)| (name, Some(version)))
+}
+
+fn path(name: &str, version: Option<u64>, rest: &str) -> String {
+    let version = version.map(|number| format!("/versions/{number}")).unwrap_or_default();
+    format!("/mgnt/{}{version}{rest}", escaped(name))
+}
+
+pub(super) fn versions(args: &VersionsArgs) -> ExitCode {
+    args.server.run(|client| {
+        let list: List = read(&expect(client, client.get(&path(&args.name, None, "/versions"))?)?)?;
+        for version in &list.versions {
+            let live = if version.live { coloured(GREEN, "live") } else { "    ".to_owned() };
+            let hash = version.module_hash.get(..12).unwrap_or(&version.module_hash);
+            let at = time::rfc3339(version.at_ms);
+            let (by, message) = (plain(&version.by), plain(&version.message));
+            println!("{:>4}  {live}  {hash}  {at}  {by:10}  {message}", version.version);
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn show(args: &ShowArgs) -> ExitCode {
+    let (name, number) = name_and_version(&args.name);
+    args.server.run(|client| {
+        if args.source {
+            return print_source(&sources(client, name, number)?);
+        }
+        let found: Version = read(&expect(client, client.get(&path(name, number, ""))?)?)?;
+        let live = if found.live { ", live" } else { "" };
+        println!("module {}, version {}{live}", plain(name), found.version);
+        println!("  hash       {}", found.module_hash);
+        println!("  author     {}", plain(&found.author));
+        println!("  deployed   {} by {}", time::rfc3339(found.at_ms), plain(&found.by));
+        println!("  domain     {}", plain(&found.domain));
+        if !found.message.is_empty() {
+            println!("  message    {}", plain(&found.message));
+        }
+        for library in &found.libraries {
+            println!("  library    {} {}  {}", library.name, library.version, library.file);
+        }
+        if !found.warnings.trim().is_empty() {
+            println!("  warnings:\n{}", found.warnings.trim_end());
+        }
+        Ok(())
+    })
+}
+
+/// The files of a version by their paths.
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn sources(client: &Client, name: &str, number: Option<u64>) -> Result<Files, Failure> {
+    let found = client.get_bytes(&path(name, number, "/source"))?;
+    let (is_project, bytes) = found.map_err(|answer| client.refusal(&answer))?;
+    if is_project {
+        return Ok(project::unpacked(bytes).map_err(Failure::from)?.into_iter().collect());
+    }
+    let told: Version = read(&expect(client, client.get(&path(name, number, ""))?)?)?;
+    let extension = if told.language == "c++" { "cpp" } else { "c" };
+    Ok(BTreeMap::from([(format!("{}.{extension}", file_name(name)), bytes)]))
+}
+
+/// A module's name as that of a file or a directory.
+fn file_name(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let plain: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    plain.trim_start_matches(['.', '-']).to_owned()
+}
+
+fn print_source(files: &Files) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let mut print = |bytes: &[u8]| out.write_all(bytes).map_err(|error| Failure::from(error.to_string()));
+    for (path, bytes) in files {
+        if files.len() > 1 {
+            print(format!("==> {path} <==\n").as_bytes())?;
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(_) => print(bytes)?,
+            Err(_) => print(format!("({} bytes)\n", bytes.len()).as_bytes())?,
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn diff(args: &DiffArgs) -> ExitCode {
+    args.server.run(|client| {
+        let (from, to) = (sources(client, &args.name, Some(args.from))?, sources(client, &args.name, Some(args.to))?);
+        let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
+        for name in names {
+            match (from.get(name), to.get(name)) {
+                (Some(old), Some(new)) if old == new => {}
+                (old, new) => print_diff(name, old, new),
+            }
+        }
+        Ok(())
+    })
+}
+
+fn print_diff(name: &str, old: Option<&Vec<u8>>, new: Option<&Vec<u8>>) {
+    println!("--- {name}{}\n+++ {name}{}", missing(old), missing(new));
+    let (Some(old), Some(new)) = (text(old), text(new)) else { return println!("the bytes differ") };
+    for hunk in TextDiff::from_lines(old, new).unified_diff().context_radius(3).iter_hunks() {
+        println!("{}", hunk.header());
+        for change in hunk.iter_changes() {
+            let line = change.value().trim_end_matches(['\r', '\n']);
+            match change.tag() {
+                ChangeTag::Delete => println!("{}", coloured(RED, &format!("-{line}"))),
+                ChangeTag::Insert => println!("{}", coloured(GREEN, &format!("+{line}"))),
+                ChangeTag::Equal => println!(" {line}"),
+            }
+        }
+    }
+}
+
+/// The text of a file; `None`: it is none.
+fn text(bytes: Option<&Vec<u8>>) -> Option<&str> {
+    bytes.map_or(Some(""), |bytes| std::str::from_utf8(bytes).ok())
+}
+
+fn missing(bytes: Option<&Vec<u8>>) -> &'static str {
+    if bytes.is_none() { " (not there)" } else { "" }
+}
+
+pub(super) fn rollback(args: &RollbackArgs) -> ExitCode {
+    args.server.run(|client| {
+        let version = args.version.map(|number| format!("?version={number}")).unwrap_or_default();
+        let answer = client.post_json(&(path(&args.name, None, "/rollback") + &version), b"")?;
+        let number = answer.header("x-cweb-version").to_owned();
+        expect(client, answer)?;
+        println!("module {} is served in version {number}", plain(&args.name));
+        Ok(())
+    })
+}
+
+pub(super) fn pull(args: &PullArgs) -> ExitCode {
+    let (name, number) = name_and_version(&args.name);
+    args.server.run(|client| {
+        let files = sources(client, name, number)?;
+        let is_alone = files.len() == 1 && files.keys().all(|path| path.starts_with(&format!("{}.", file_name(name))));
+        let dir = if is_alone { PathBuf::new() } else { PathBuf::from(file_name(name)) };
+        if !is_alone && dir.exists() {
+            return Err(Failure::from(format!("{}: it is there already; nothing was written", dir.display())));
+        }
+        for (path, bytes) in &files {
+            write_new(&dir.join(path), bytes)
+                .map_err(|error| Failure::from(format!("{}: {error}", dir.join(path).display())))?;
+        }
+        let what =
+            if is_alone { files.keys().next().cloned().unwrap_or_default() } else { format!("{}/", dir.display()) };
+        println!("wrote {what}");
+        Ok(())
+    })
+}
+
+/// Writes a file that is not there yet. Every path was checked: it stays below the directory.
+fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent)?;
+    }
+    fs::File::create_new(path)?.write_all(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_versions() {
+        assert_eq!(name_and_version("m"), ("m", None));
+        assert_eq!(name_and_version("m@12"), ("m", Some(12)));
+        assert_eq!(name_and_version("a@b"), ("a@b", None));
+        assert_eq!(path("a b", Some(3), "/source"), "/mgnt/a%20b/versions/3/source");
+        assert_eq!(file_name("../x y"), "_x_y");
+    }
+}

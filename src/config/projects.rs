@@ -1,0 +1,27 @@
+//! Settings about what modules are made of.
+
+use super::ServeArgs;
+
+/// Libraries, limits of projects, versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectSettings {
+    /// Libraries that sources may link with beside those that only compute; `all` stands for every one.
+    pub allow_lib: Vec<String>,
+    /// Most files of a project: 422 beyond it.
+    pub files_max: usize,
+    /// Most bytes of all files of a project together: 422 beyond it.
+    pub bytes_max: usize,
+    /// Versions of each module that are kept with their sources, the live one among them.
+    pub versions_kept: usize,
+}
+
+impl ProjectSettings {
+    pub(super) fn of(args: &ServeArgs) -> Self {
+        Self {
+            allow_lib: args.allow_lib.clone().unwrap_or_default(),
+            files_max: args.project_files_max.unwrap_or(1000),
+            bytes_max: args.project_bytes_max.unwrap_or(64 * 1024 * 1024),
+            versions_kept: args.versions_kept.unwrap_or(20),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Assets of a project: files that become read-only data of the shared object, and `cweb_asset` finds.
+
+use super::super::project::Project;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Where they lie in the scratch directory.
+const DIR: &str = ".cweb/assets";
+/// The source that carries them.
+pub(super) const SOURCE: &str = ".cweb/assets.c";
+
+/// Writes the assets and the source that carries them below `dir`. Whether there are any.
+pub(super) fn write(project: &Project, dir: &Path) -> io::Result<bool> {
+    let paths = project.assets();
+    if paths.is_empty() {
+        return Ok(false);
+    }
+    fs::create_dir_all(dir.join(DIR))?;
+    let mut text = String::from("#include <cweb_asset.h>\n");
+    let mut table = String::new();
+    for (number, path) in paths.iter().enumerate() {
+        let bytes = project.files.get(*path).map(Vec::as_slice).unwrap_or_default();
+        fs::write(dir.join(DIR).join(number.to_string()), bytes)?;
+        // Writing to a String can't fail. A NUL follows each, so that a text is a string of C.
+        let _ = write!(
+            text,
+            "extern const unsigned char cweb_a{number}[] __attribute__((visibility(\"hidden\")));\n\
+             __asm__(\".pushsection .rodata\\n.balign 16\\n.hidden cweb_a{number}\\n.globl cweb_a{number}\\ncweb_a{number}:\\n\
+             .incbin \\\"{DIR}/{number}\\\"\\n.byte 0\\n.popsection\\n\");\n"
+        );
+        // The path was checked: neither quotes nor backslashes.
+        let name = path.strip_prefix("assets/").unwrap_or(path);
+        let _ = writeln!(table, "    {{\"{name}\", cweb_a{number}, {}}},", bytes.len());
+    }
+    let _ = write!(text, "const struct cweb_asset_entry cweb_asset_table[] = {{\n{table}    {{0, 0, 0}},\n}};\n");
+    fs::write(dir.join(SOURCE), text)?;
+    Ok(true)
+}

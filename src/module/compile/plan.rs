@@ -1,0 +1,187 @@
+//! What is to be compiled, before anything runs: the reading of each source, libraries, flags.
+
+use super::super::deploy::{DeployError, SourceFields};
+use super::super::dialect::{Language, Reading, Wants, Words, without_doubles};
+use super::super::flags::{self, OPENMP};
+use super::super::libraries::{Libraries, Library, Resolved};
+use super::super::project::{Project, Source};
+use std::path::Path;
+
+/// Flags that keep the compiler silent about what is meant for us.
+const PRAGMA_FLAG: &str = "-Wno-unknown-pragmas";
+
+/// Has the library of OpenMP stay in the process: its threads outlive the module that started them.
+const OPENMP_EPILOGUE: &str = "\n\n#include <dlfcn.h>\n__attribute__((constructor)) static void cweb_keep_openmp(void) { \
+     (void)dlopen(\"libgomp.so.1\", RTLD_LAZY | RTLD_NOLOAD | 0x1000 /* RTLD_NODELETE */); }\n";
+
+/// One source of a project.
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub(super) path: String,
+    pub(super) reading: Reading,
+    /// The module's flags and its own.
+    pub(super) cflags: Vec<String>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(in crate::module) struct Plan {
+    /// Of the file, or of the first unit.
+    reading: Reading,
+    /// Of a project.
+    units: Vec<Unit>,
+    libs: Vec<Resolved>,
+    cflags: Vec<String>,
+    openmp: bool,
+}
+
+/// The compiler of C++ beside a compiler of C: `gcc-12` has `g++-12`, `clang` has `clang++`.
+pub(super) fn cpp_program(program: &str) -> String {
+    let (dir, name) = program.rsplit_once('/').map_or(("", program), |(dir, name)| (dir, name));
+    let cpp = if name.contains("clang") {
+        name.replacen("clang", "clang++", 1)
+    } else if name.contains("gcc") {
+        name.replacen("gcc", "g++", 1)
+    } else {
+        "c++".to_owned()
+    };
+    if dir.is_empty() { cpp } else { format!("{dir}/{cpp}") }
+}
+
+impl Plan {
+    pub(super) fn new(
+        source: &Source,
+        fields: &SourceFields,
+        libraries: &Libraries,
+        compiler: &Path,
+    ) -> Result<Self, DeployError> {
+        let mut plan = match source {
+            Source::File(source) => Self::of_file(source, fields)?,
+            Source::Project(project) => Self::of_project(project)?,
+        };
+        let names = std::mem::take(&mut plan.1);
+        plan.0.libs = libraries.resolve(&without_doubles(names), compiler)?;
+        Ok(plan.0)
+    }
+
+    /// The plan, and the names of its libraries.
+    fn of_file(source: &[u8], fields: &SourceFields) -> Result<(Self, Vec<String>), DeployError> {
+        let reading = Reading::new(source, fields);
+        let Wants { libs, mut cflags } = reading.wants(reading.file()).map_err(DeployError::Compile)?;
+        if !(libs.is_empty() && cflags.is_empty()) {
+            cflags.push(PRAGMA_FLAG.to_owned());
+        }
+        let openmp = cflags.iter().any(|flag| flag == OPENMP);
+        Ok((Self { reading, units: Vec::new(), libs: Vec::new(), cflags, openmp }, libs))
+    }
+
+    fn of_project(project: &Project) -> Result<(Self, Vec<String>), DeployError> {
+        let settings = &project.settings;
+        let mut common = vec![PRAGMA_FLAG.to_owned()];
+        common.extend(settings.std.iter().map(|standard| format!("-std={standard}")));
+        common.extend(settings.cflags.iter().cloned());
+        let (mut units, mut libs) = (Vec::new(), settings.libs.clone());
+        let compile_error = |text: String| DeployError::Compile(text);
+        for (path, language) in project.units().map_err(compile_error)? {
+            let language = if language == Language::Cpp { "c++" } else { "c" };
+            let fields = SourceFields { language: Some(language.to_owned()), ..SourceFields::default() };
+            let reading = Reading::new(project.files.get(path).map(Vec::as_slice).unwrap_or_default(), &fields);
+            let wants = reading.wants(path).map_err(compile_error)?;
+            libs.extend(wants.libs);
+            let cflags = common.iter().cloned().chain(wants.cflags).collect();
+            units.push(Unit { path: path.to_owned(), reading, cflags });
+        }
+        for (path, text) in &project.files {
+            // A header may name the library that it is about.
+            if [".h", ".hpp", ".hh", ".inc"].iter().any(|suffix| path.ends_with(suffix)) {
+                let wants = Reading::new(text, &SourceFields::default()).wants(path).map_err(compile_error)?;
+                libs.extend(wants.libs);
+            }
+        }
+        let openmp = units.iter().any(|unit| unit.cflags.iter().any(|flag| flag == OPENMP));
+        let reading = Reading::new(b"", &SourceFields::default());
+        Ok((Self { reading, units, libs: Vec::new(), cflags: common, openmp }, libs))
+    }
+
+    pub(in crate::module) fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    pub(super) fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    /// The libraries that the sources name.
+    pub(in crate::module) fn libraries(&self) -> Vec<Library> {
+        self.libs.iter().map(|found| found.library.clone()).collect()
+    }
+
+    pub(super) fn has_cpp(&self) -> bool {
+        self.reading.language() == Language::Cpp
+            || self.units.iter().any(|unit| unit.reading.language() == Language::Cpp)
+    }
+
+    /// Flags of the compiler for the whole module, those of the libraries too.
+    pub(super) fn cflags(&self) -> Vec<String> {
+        let libraries = self.libs.iter().flat_map(|found| found.cflags.iter().cloned());
+        libraries.chain(self.cflags.iter().cloned()).collect()
+    }
+
+    /// Flags of the compiler for one unit.
+    pub(super) fn unit_cflags(&self, unit: &Unit, include: &[String]) -> Vec<String> {
+        let libraries = self.libs.iter().flat_map(|found| found.cflags.iter().cloned());
+        libraries.chain(unit.cflags.iter().cloned()).chain(include.iter().cloned()).collect()
+    }
+
+    /// Flags of the linker, before the libraries of every module.
+    pub(super) fn link_flags(&self) -> Vec<String> {
+        let libraries = self.libs.iter().flat_map(|found| found.libs.iter().cloned());
+        // Before the author's, so that one which is not used is not mapped.
+        let as_needed = (!self.libs.is_empty()).then(|| "-Wl,--as-needed".to_owned());
+        let openmp = self.openmp.then(|| OPENMP.to_owned());
+        openmp.into_iter().chain(as_needed).chain(libraries).collect()
+    }
+
+    /// Text behind one source of the module.
+    pub(super) fn epilogue(&self) -> &'static str {
+        if self.openmp { OPENMP_EPILOGUE } else { "" }
+    }
+
+    /// What the result depends on beside the sources.
+    pub(super) fn identity(&self) -> String {
+        let libraries: String = self.libs.iter().map(|found| format!("{found:?}\n")).collect();
+        let flags: Vec<String> = self.units.iter().flat_map(|unit| unit.cflags.iter().cloned()).collect();
+        let machine = flags::machine(&[flags, self.cflags.clone()].concat());
+        if libraries.is_empty() && self.cflags.is_empty() && machine.is_empty() {
+            return String::new();
+        }
+        format!("{libraries}{:?}{machine}", self.cflags)
+    }
+
+    /// The words of all sources.
+    pub(super) fn words(&self) -> Words {
+        let mut words = Words::default();
+        for unit in &self.units {
+            words.absorb(unit.reading.words());
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_compiler_has_its_own_for_cpp() {
+        for (c, cpp) in [
+            ("cc", "c++"),
+            ("gcc-12", "g++-12"),
+            ("/opt/gcc/bin/gcc", "/opt/gcc/bin/g++"),
+            ("clang-15", "clang++-15"),
+            ("/x/cc", "/x/c++"),
+        ] {
+            assert_eq!(cpp_program(c), cpp);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Compiling a project: its units side by side, those that have not changed from the cache, then the link.
+
+use super::super::deploy::{DeployError, cut};
+use super::super::dialect::{Language, messages};
+use super::super::project::Project;
+use super::super::sdk;
+use super::plan::{Plan, Unit};
+use super::{Compiler, assets};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Instant, SystemTime};
+
+/// Most compilers that work on one project at once.
+const PARALLEL_MAX: usize = 8;
+/// Objects of units that are kept.
+const OBJECTS_MAX: usize = 1024;
+/// Where objects lie in the scratch directory; no file of a project can lie there, since it is hidden.
+const DIR: &str = ".cweb";
+/// Diagnostics of all units beyond this are cut.
+const OUTPUT_BYTES_MAX: usize = 256 * 1024;
+
+/// Objects of units that were compiled before.
+#[derive(Debug)]
+pub(in crate::module) struct UnitCache {
+    dir: Option<PathBuf>,
+}
+
+impl UnitCache {
+    pub(in crate::module) fn new(dir: PathBuf) -> Self {
+        Self { dir: Some(dir) }
+    }
+
+    /// One that keeps nothing.
+    pub(in crate::module) fn none() -> Self {
+        Self { dir: None }
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        self.dir.as_ref().map(|dir| dir.join(key))
+    }
+
+    /// Copies the object `key` to `target`, and returns the warnings that it was made with.
+    fn take(&self, key: &str, target: &Path) -> Option<String> {
+        let path = self.path(key)?;
+        let warnings = fs::read_to_string(path.with_extension("txt")).ok()?;
+        fs::copy(path.with_extension("o"), target).ok()?;
+        // The oldest goes first: this one is young again.
+        let _ = fs::File::open(path.with_extension("o")).and_then(|file| file.set_modified(SystemTime::now()));
+        Some(warnings)
+    }
+
+    /// Keeps the object in the file `object`; the cache is no promise, so what fails is left out.
+    fn keep(&self, key: &str, object: &Path, warnings: &str) {
+        let Some(path) = self.path(key) else { return };
+        let aside = path.with_extension(format!("{:?}.new", thread::current().id()));
+        let kept = fs::copy(object, &aside).and_then(|_| {
+            fs::write(path.with_extension("txt"), warnings)?;
+            fs::rename(&aside, path.with_extension("o"))
+        });
+        if kept.is_err() {
+            let _ = fs::remove_file(&aside);
+        }
+    }
+
+    /// Removes the oldest objects beyond those that are kept.
+    pub(in crate::module) fn tidy(&self) {
+        let Some(entries) = self.dir.as_ref().and_then(|dir| fs::read_dir(dir).ok()) else { return };
+        let aged = entries.flatten().filter_map(|entry| {
+            let path = entry.path();
+            let is_object = path.extension().is_some_and(|extension| extension == "o");
+            is_object.then(|| Some((entry.metadata().ok()?.modified().ok()?, path)))?
+        });
+        let mut objects: Vec<(SystemTime, PathBuf)> = aged.collect();
+        objects.sort();
+        for (_, path) in objects.iter().take(objects.len().saturating_sub(OBJECTS_MAX)) {
+            let _ = fs::remove_file(path);
+            let _ = fs::remove_file(path.with_extension("txt"));
+        }
+    }
+}
+
+/// What all units of one project share.
+struct Work<'a> {
+    project: &'a Project,
+    plan: &'a Plan,
+    dir: &'a Path,
+    sdk: &'a Path,
+    cache: &'a UnitCache,
+    deadline: Instant,
+    /// Flags that name the project's directories with headers.
+    include: Vec<String>,
+    /// A hash of all files that units may include.
+    headers: String,
+}
+
+impl Compiler {
+    /// Compiles `project` to the file `target` within `dir`. Returns the warnings.
+    pub(super) fn project(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        dir: &Path,
+        target: &str,
+        cache: &UnitCache,
+        deadline: Instant,
+    ) -> Result<String, DeployError> {
+        write_files(project, plan, dir)?;
+        fs::create_dir_all(dir.join(DIR))?;
+        let sdk = sdk::unpack(dir)?;
+        self.hand_over(dir)?;
+        let (include, headers) = (include_flags(project), headers_of(project, plan));
+        let work = Work { project, plan, dir, sdk: &sdk, cache, deadline, include, headers };
+        let mut warnings = self.all_units(&work)?;
+        let has_assets = self.assets(&work)?;
+        warnings.push_str(&self.link(&work, target, has_assets)?);
+        self.take_back(&dir.join(target))?;
+        Ok(warnings)
+    }
+
+    /// Compiles the units side by side.
+    ///
+    /// # Errors
+    /// The messages of all units together, if one is refused.
+    fn all_units(&self, work: &Work<'_>) -> Result<String, DeployError> {
+        let units = work.plan.units();
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(Vec::new());
+        let run = || {
+            while let Some((number, unit)) = take_next(&next, units) {
+                let result = self.unit(work, number, unit);
+                results.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
+            }
+        };
+        let workers = thread::available_parallelism().map_or(2, usize::from).min(PARALLEL_MAX).min(units.len());
+        thread::scope(|scope| {
+            for _ in 1..workers {
+                // Without another thread this one does all.
+                let _ = thread::Builder::new().name("compile".to_owned()).spawn_scoped(scope, run);
+            }
+            run();
+        });
+        let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        results.sort_by_key(|(number, _)| *number);
+        let (mut said, mut refused) = (String::new(), false);
+        for (_, result) in results {
+            match result {
+                Ok(text) => said.push_str(&text),
+                Err(DeployError::Compile(text)) => {
+                    refused = true;
+                    said.push_str(&text);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        if said.len() > OUTPUT_BYTES_MAX {
+            said.truncate(cut(&said, OUTPUT_BYTES_MAX).len());
+            said.push_str("\n... (the rest is cut)\n");
+        }
+        if refused { Err(DeployError::Compile(super::with_hint(said))) } else { Ok(said) }
+    }
+
+    fn unit(&self, work: &Work<'_>, number: usize, unit: &Unit) -> Result<String, DeployError> {
+        let object = object(number);
+        let key = self.unit_key(work, unit);
+        if let Some(warnings) = work.cache.take(&key, &work.dir.join(&object)) {
+            return Ok(warnings);
+        }
+        let language = unit.reading.language();
+        let cflags = work.plan.unit_cflags(unit, &work.include);
+        let recipe = unit.reading.unit_recipe();
+        let mut command = self.command(work.sdk, language, &cflags, Some(&recipe))?;
+        command.args(["-c", "-o", &object, &unit.path]).current_dir(work.dir);
+        let warnings = self.run(command, language, work.deadline)?;
+        let object = work.dir.join(&object);
+        // Before anything of ours reads it: the compiler may have made a link there.
+        self.take_back(&object)?;
+        work.cache.keep(&key, &object, &warnings);
+        Ok(warnings)
+    }
+
+    /// Names the object of `unit`: everything that it may be made of is part of the name.
+    fn unit_key(&self, work: &Work<'_>, unit: &Unit) -> String {
+        let mut hasher = self.hasher(work.plan);
+        let flags = work.plan.unit_cflags(unit, &work.include);
+        hasher.update(format!("unit {flags:?} {:?}", unit.reading.unit_recipe()));
+        hasher.update(super::super::flags::machine(&flags));
+        hasher.update(work.plan.identity());
+        hasher.update(work.plan.epilogue());
+        hasher.update(&work.headers);
+        hasher.update(&unit.path);
+        hasher.update([0]);
+        hasher.update(work.project.files.get(&unit.path).map(Vec::as_slice).unwrap_or_default());
+        sdk::hex(&hasher.finalize())
+    }
+
+    /// Compiles the assets. Whether there are any.
+    fn assets(&self, work: &Work<'_>) -> Result<bool, DeployError> {
+        // After the units, so that none can read an asset while it is compiled: their keys know nothing of assets.
+        if !assets::write(work.project, work.dir)? {
+            return Ok(false);
+        }
+        self.hand_over(work.dir)?;
+        let mut command = self.command(work.sdk, Language::C, &[], None)?;
+        command.args(["-c", "-o", ".cweb/assets.o", assets::SOURCE]).current_dir(work.dir);
+        self.run(command, Language::C, work.deadline)?;
+        Ok(true)
+    }
+
+    fn link(&self, work: &Work<'_>, target: &str, has_assets: bool) -> Result<String, DeployError> {
+        let language = if work.plan.has_cpp() { Language::Cpp } else { Language::C };
+        let units = work.plan.units();
+        let mut command = self.command(work.sdk, language, &[], None)?;
+        command
+            .arg("-shared")
+            .args((0..units.len()).map(object))
+            .args(has_assets.then_some(".cweb/assets.o"))
+            .args(["-o", target])
+            .args(work.plan.link_flags())
+            .args(super::LINK_FLAGS)
+            .current_dir(work.dir);
+        self.run(command, language, work.deadline).map_err(|error| match error {
+            DeployError::Compile(text) => {
+                let files: Vec<&str> = units.iter().map(|unit| unit.path.as_str()).collect();
+                DeployError::Compile(super::with_hint(messages::linker(&text, &files, &work.plan.words())))
+            }
+            other => other,
+        })
+    }
+}
+
+fn take_next<'a>(next: &AtomicUsize, units: &'a [Unit]) -> Option<(usize, &'a Unit)> {
+    // Relaxed: the number alone is shared, and each is given out once.
+    let number = next.fetch_add(1, Ordering::Relaxed);
+    units.get(number).map(|unit| (number, unit))
+}
+
+fn object(number: usize) -> String {
+    format!("{DIR}/{number}.o")
+}
+
+/// Writes all files but the assets, which the compiler sees later.
+fn write_files(project: &Project, plan: &Plan, dir: &Path) -> io::Result<()> {
+    let assets = project.assets();
+    let units: Vec<&str> = plan.units().iter().map(|unit| unit.path.as_str()).collect();
+    for (path, bytes) in &project.files {
+        if assets.contains(&path.as_str()) && !units.contains(&path.as_str()) {
+            continue;
+        }
+        let target = dir.join(path);
+        target.parent().map_or(Ok(()), fs::create_dir_all)?;
+        let unit = plan.units().iter().position(|unit| unit.path == *path);
+        let epilogue = unit.map(|number| epilogue(plan, number)).unwrap_or_default();
+        fs::write(&target, [bytes.as_slice(), epilogue.as_bytes()].concat())?;
+    }
+    Ok(())
+}
+
+/// Text behind a unit, in the same file.
+fn epilogue(plan: &Plan, number: usize) -> String {
+    let own = plan.units().get(number).map(|unit| unit.reading.unit_recipe().epilogue).unwrap_or_default();
+    if number == 0 { own + plan.epilogue() } else { own }
+}
+
+/// A hash of all that a unit may include: every file that is neither a unit nor an asset, and units that are included.
+fn headers_of(project: &Project, plan: &Plan) -> String {
+    let assets = project.assets();
+    let is_unit = |path: &str| plan.units().iter().any(|unit| unit.path == path);
+    let is_included = |path: &str| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        plan.units().iter().any(|unit| unit.reading.words().includes(name))
+    };
+    let mut hasher = Sha256::new();
+    for (path, bytes) in &project.files {
+        if (is_unit(path) && !is_included(path)) || assets.contains(&path.as_str()) {
+            continue;
+        }
+        hasher.update(format!("{}:{path}:{}\n", path.len(), bytes.len()));
+        hasher.update(bytes);
+    }
+    sdk::hex(&hasher.finalize())
+}
+
+fn include_flags(project: &Project) -> Vec<String> {
+    let named =
+        project.settings.include.iter().map(|dir| dir.trim_start_matches("./").trim_end_matches('/').to_owned());
+    let has_own = project.files.keys().any(|path| path.starts_with("include/"));
+    let own = (has_own && project.settings.include.is_empty()).then(|| "include".to_owned());
+    let dirs = named.chain(own).chain([".".to_owned()]);
+    dirs.map(|dir| format!("-I{}", if dir.is_empty() { "." } else { &dir })).collect()
+}

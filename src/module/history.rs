@@ -1,0 +1,169 @@
+//! What is asked of a module beside deploying it: its versions and their sources, going back to one, its settings.
+
+use super::control::{Plane, short};
+use super::deploy::{DeployError, Deployed};
+use super::pipeline::{self, Compiled};
+use super::project::Source;
+use super::settings::Change;
+use super::versions::{self, Version};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+/// What is to be told of a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Query {
+    /// What is live: version, libraries, warnings.
+    Live,
+    /// All versions that are kept.
+    Versions,
+    /// One version.
+    Version(u64),
+    /// The source of a version, of the live one without a number.
+    Source(Option<u64>),
+    /// Settings with their values, and the names of the secrets.
+    Settings,
+}
+
+/// What is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// JSON.
+    Json(String),
+    /// The source of a module of one file.
+    File(Vec<u8>),
+    /// The tar file of a project.
+    Project(Vec<u8>),
+}
+
+/// The number of the version of `name` that is live.
+fn live(plane: &Plane, name: &str) -> Result<u64, DeployError> {
+    let state = plane.state();
+    let entry = state.entries.iter().find(|entry| entry.manifest.name == name);
+    entry.map(|entry| entry.version).ok_or_else(|| DeployError::NotFound(name.to_owned()))
+}
+
+fn version(list: &[Version], name: &str, number: u64) -> Result<Version, DeployError> {
+    let kept = || list.iter().map(|version| version.number.to_string()).collect::<Vec<_>>().join(", ");
+    list.iter().find(|version| version.number == number).cloned().ok_or_else(|| {
+        DeployError::Version(format!("module {name} has no version {number}; those that are kept: {}", kept()))
+    })
+}
+
+/// Answers `query` about the module `name`.
+pub(super) fn answer(plane: &Plane, name: &str, query: Query) -> Result<Found, DeployError> {
+    if query == Query::Settings {
+        return settings(plane, name);
+    }
+    let live = live(plane, name)?;
+    let list = plane.store.versions(name)?;
+    match query {
+        Query::Live | Query::Version(_) => {
+            let number = if let Query::Version(number) = query { number } else { live };
+            let found = version(&list, name, number)?;
+            Ok(Found::Json(detailed(&found, found.number == live).to_string()))
+        }
+        Query::Versions => {
+            let versions: Vec<Value> = list.iter().rev().map(|version| version.json(version.number == live)).collect();
+            Ok(Found::Json(json!({ "name": name, "live": live, "versions": versions }).to_string()))
+        }
+        Query::Source(number) => {
+            let found = version(&list, name, number.unwrap_or(live))?;
+            let source = plane.store.source(&found.key)?;
+            let bytes = source.packed()?;
+            Ok(if source.is_project() { Found::Project(bytes) } else { Found::File(bytes) })
+        }
+        Query::Settings => settings(plane, name),
+    }
+}
+
+fn detailed(found: &Version, is_live: bool) -> Value {
+    let mut json = found.json(is_live);
+    if let Some(fields) = json.as_object_mut() {
+        let manifest = &found.manifest;
+        let routes: Vec<_> = manifest.routes.iter().map(|r| json!({ "method": r.method, "path": r.path })).collect();
+        let sockets: Vec<_> = manifest.websockets.iter().map(|w| json!({ "path": w.path })).collect();
+        let jobs: Vec<_> = manifest.jobs.iter().map(|j| json!({ "name": j.name })).collect();
+        fields.insert("name".to_owned(), manifest.name.clone().into());
+        fields.insert("routes".to_owned(), routes.into());
+        fields.insert("websockets".to_owned(), sockets.into());
+        fields.insert("jobs".to_owned(), jobs.into());
+    }
+    json
+}
+
+fn settings(plane: &Plane, name: &str) -> Result<Found, DeployError> {
+    let set = plane.settings.of(name)?;
+    let defaults = plane.defaults_of(name);
+    let secrets: Vec<&String> = set.secrets.keys().collect();
+    let json = json!({ "name": name, "settings": set.settings, "defaults": defaults, "secrets": secrets });
+    Ok(Found::Json(json.to_string()))
+}
+
+/// Has version `number` of the module `name` served again, the one before the live one without a number. Nothing is compiled
+/// unless the compiler, the SDK or a library has changed since.
+pub(super) fn rollback(plane: &Plane, ticket: u64, name: &str, number: Option<u64>) -> Result<Deployed, DeployError> {
+    let live = live(plane, name)?;
+    let list = plane.store.versions(name)?;
+    let number = number
+        .or_else(|| versions::before(&list, live))
+        .ok_or_else(|| DeployError::Version(format!("module {name} has no version before {live}, which is live")))?;
+    let wanted = version(&list, name, number)?;
+    let source = plane.store.source(&wanted.key)?;
+    let plan = plane.compiler.plan(&source, &wanted.fields)?;
+    let key = plane.compiler.key(&source, &plan);
+    let known = || (key == wanted.key).then(|| Arc::new(wanted.manifest.clone()));
+    let (_, manifest) = pipeline::built(plane, ticket, &key, &source, &plan, known)?;
+    super::verify::check(&manifest)?;
+    super::mounts::check(&manifest, &plane.config.mounts)?;
+    let compiled = Compiled {
+        hash: &wanted.hash,
+        key: &key,
+        fields: &wanted.fields,
+        domain: Some(&wanted.domain),
+        warnings: wanted.warnings.clone(),
+        persist: true,
+        since_ms: None,
+        version: Some(Version { key: key.clone(), libraries: plan.libraries(), ..wanted.clone() }),
+        message: "",
+        by: "",
+        libraries: plan.libraries(),
+        defaults: wanted.settings.clone(),
+    };
+    let deployed = pipeline::install(plane, ticket, compiled, &manifest)?;
+    tracing::info!("module {name} is back at version {number} ({})", short(&wanted.hash));
+    Ok(deployed)
+}
+
+/// Changes a setting of the module `name`, and has its running code find it.
+pub(super) fn change(plane: &Plane, name: &str, change: Change) -> Result<(), DeployError> {
+    let text = "a module's name is 1 to 127 bytes without control characters";
+    if name.is_empty() || name.len() > 127 || name.chars().any(char::is_control) {
+        return Err(DeployError::Setting(text.to_owned()));
+    }
+    let turn = plane.name_lock(name);
+    // A swap of this module reads its settings once.
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let set = plane.settings.change(name, change)?;
+    let settings = set.over(&plane.defaults_of(name));
+    let served = plane.state().entries.iter().find_map(|entry| {
+        let serving = entry.serving.as_ref().filter(|_| entry.manifest.name == name);
+        serving.map(|serving| Arc::clone(serving.generation()))
+    });
+    let older = plane.known().of_name(name);
+    for generation in served.into_iter().chain(older) {
+        // It is set; a process that dies now is followed by one that finds it.
+        if let Err(fault) = generation.instance().configure(&settings) {
+            tracing::warn!("module {name}: {fault}");
+        }
+    }
+    Ok(())
+}
+
+/// The default settings of a source.
+pub(super) fn defaults(source: &Source) -> BTreeMap<String, String> {
+    match source {
+        Source::Project(project) => project.default_settings(),
+        Source::File(_) => BTreeMap::new(),
+    }
+}

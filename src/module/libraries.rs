@@ -1,0 +1,375 @@
+//! Libraries that modules are linked with beside those of every module: which the operator allows, where they are, and how
+//! to link with them.
+//!
+//! A source names a library; pkg-config tells its flags, which are checked: a `.pc` file can't bring flags of another kind.
+//! Without one, `libNAME.so` beside the system's libraries will do. A found library is known by its real file, so that a
+//! change on the disk is a change of the module's build.
+
+use super::deploy::DeployError;
+use crate::net;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+/// A library that is known by name: how it is called here, by pkg-config, and by Debian.
+struct Known {
+    name: &'static str,
+    /// Its packages of pkg-config; without any it is linked by its name.
+    packages: &'static [&'static str],
+    debian: &'static str,
+}
+
+const fn known(name: &'static str, packages: &'static [&'static str], debian: &'static str) -> Known {
+    Known { name, packages, debian }
+}
+
+/// The libraries that are allowed by default: they compute, and open neither sockets nor files by themselves.
+const KNOWN: [Known; 24] = [
+    known("m", &[], "libc6-dev"),
+    known("z", &["zlib"], "zlib1g-dev"),
+    known("zstd", &["libzstd"], "libzstd-dev"),
+    known("lzma", &["liblzma"], "liblzma-dev"),
+    known("bz2", &[], "libbz2-dev"),
+    known("brotli", &["libbrotlienc", "libbrotlidec"], "libbrotli-dev"),
+    known("lz4", &["liblz4"], "liblz4-dev"),
+    known("png", &["libpng"], "libpng-dev"),
+    known("jpeg", &["libjpeg"], "libjpeg-dev"),
+    known("turbojpeg", &["libturbojpeg"], "libturbojpeg0-dev"),
+    known("webp", &["libwebp"], "libwebp-dev"),
+    known("avif", &["libavif"], "libavif-dev"),
+    known("fftw3", &["fftw3"], "libfftw3-dev"),
+    known("fftw3f", &["fftw3f"], "libfftw3-dev"),
+    known("sndfile", &["sndfile"], "libsndfile1-dev"),
+    known("opus", &["opus"], "libopus-dev"),
+    known("vorbis", &["vorbis", "vorbisenc"], "libvorbis-dev"),
+    known("flac", &["flac"], "libflac-dev"),
+    known("xxhash", &["libxxhash"], "libxxhash-dev"),
+    known("gmp", &["gmp"], "libgmp-dev"),
+    known("openblas", &["openblas"], "libopenblas-dev"),
+    known("pcre2", &["libpcre2-8"], "libpcre2-dev"),
+    known("yaml", &["yaml-0.1"], "libyaml-dev"),
+    known("xml2", &["libxml-2.0"], "libxml2-dev"),
+];
+
+/// Directories below which headers of libraries may lie.
+const INCLUDE_DIRS: [&str; 3] = ["/usr/include", "/usr/local/include", "/usr/lib"];
+/// Directories below which libraries may lie.
+const LIBRARY_DIRS: [&str; 5] = ["/usr/lib", "/usr/local/lib", "/lib", "/usr/lib64", "/lib64"];
+
+/// Longest name of a library.
+const NAME_BYTES_MAX: usize = 64;
+/// Most libraries of a module.
+const LIBRARIES_MAX: usize = 32;
+
+/// A library of a module, as people are told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Library {
+    /// Its name, as the source has it.
+    pub name: String,
+    /// Its version by pkg-config, or else that in its file's name; empty if neither tells.
+    pub version: String,
+    /// The real file.
+    pub file: String,
+    /// Size and time of the file: another file has others.
+    pub identity: String,
+}
+
+/// A library that was found, and how to link with it.
+#[derive(Debug, Clone)]
+pub(super) struct Resolved {
+    pub(super) library: Library,
+    /// Flags of the compiler.
+    pub(super) cflags: Vec<String>,
+    /// Flags of the linker.
+    pub(super) libs: Vec<String>,
+    /// Where the linker finds it: links to the real files.
+    links: Vec<PathBuf>,
+}
+
+/// Finds libraries, and remembers them.
+#[derive(Debug, Default)]
+pub(super) struct Libraries {
+    allowed: Allowed,
+    found: Mutex<HashMap<String, Resolved>>,
+}
+
+/// Which libraries sources may name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Allowed {
+    /// Those that compute only.
+    #[default]
+    Default,
+    /// All that are installed.
+    All,
+    /// These, beside those that compute only.
+    Also(Vec<String>),
+}
+
+impl Allowed {
+    /// By the values of `--allow-lib`.
+    #[must_use]
+    pub fn of(names: Vec<String>) -> Self {
+        if names.is_empty() {
+            Self::Default
+        } else if names.iter().any(|name| name == "all") {
+            Self::All
+        } else {
+            Self::Also(names)
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let by_default = KNOWN.iter().any(|known| known.name == name);
+        match self {
+            Self::All => true,
+            Self::Default => by_default,
+            Self::Also(names) => by_default || names.iter().any(|allowed| allowed == name),
+        }
+    }
+}
+
+/// Checks that `name` can name a library.
+///
+/// # Errors
+/// For people: why not.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'.');
+    let fits = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_plain);
+    if fits && name.starts_with(|first: char| first.is_ascii_alphanumeric()) && !name.contains("..") {
+        return Ok(());
+    }
+    Err(format!(
+        "{name:?} is no name of a library: a name has letters, digits, _ + - and dots, no path and no flag; write for example: link(\"zstd\")"
+    ))
+}
+
+impl Libraries {
+    pub(super) fn new(allowed: Allowed) -> Self {
+        Self { allowed, found: Mutex::default() }
+    }
+
+    /// Finds the libraries `names`, each of which is allowed.
+    ///
+    /// # Errors
+    /// The first that is not allowed or not installed, with the flag or the package that helps.
+    pub(super) fn resolve(&self, names: &[String], compiler: &Path) -> Result<Vec<Resolved>, DeployError> {
+        if names.len() > LIBRARIES_MAX {
+            return Err(refused(&format!("the module names more than {LIBRARIES_MAX} libraries")));
+        }
+        names.iter().map(|name| self.one(name, compiler)).collect::<Result<_, String>>().map_err(|text| refused(&text))
+    }
+
+    fn one(&self, name: &str, compiler: &Path) -> Result<Resolved, String> {
+        let known = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        // The file may be another by now.
+        if let Some(known) = known.filter(|known| known.library.identity == identity(&known.links)) {
+            return Ok(known);
+        }
+        let found = find(name, &self.allowed, compiler)?;
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), found.clone());
+        Ok(found)
+    }
+}
+
+fn refused(text: &str) -> DeployError {
+    DeployError::Compile(format!("error: {text}\n"))
+}
+
+fn find(name: &str, allowed: &Allowed, compiler: &Path) -> Result<Resolved, String> {
+    check_name(name)?;
+    if !allowed.has(name) {
+        return Err(format!(
+            "the library {name} is not allowed on this server; its operator allows it with: cweb serve --allow-lib {name}"
+        ));
+    }
+    let known = KNOWN.iter().find(|known| known.name == name);
+    let asked: Vec<String> = match known {
+        Some(known) => known.packages.iter().map(|package| (*package).to_owned()).collect(),
+        None => vec![name.to_owned()],
+    };
+    let packaged = if asked.is_empty() { None } else { packaged(name, &asked)? };
+    let (version, cflags, libs) = match packaged {
+        Some(found) => found,
+        None => (String::new(), Vec::new(), vec![format!("-l{name}")]),
+    };
+    let missing = || {
+        let package = known.map_or_else(
+            || format!("the package that has lib{name}.so; search it with: apt-file search lib{name}.so"),
+            |known| format!("apt-get install {}", known.debian),
+        );
+        format!("the library {name} is not installed on the server; install it there: {package}")
+    };
+    let linked = libs.iter().filter_map(|flag| flag.strip_prefix("-l"));
+    let links: Vec<PathBuf> =
+        linked.map(|lib| link_of(lib, &libs, compiler).ok_or_else(missing)).collect::<Result<_, _>>()?;
+    let first = links.first().and_then(|link| fs::canonicalize(link).ok()).ok_or_else(missing)?;
+    let version = if version.is_empty() { version_in(&first) } else { version };
+    let (file, identity) = (first.display().to_string(), identity(&links));
+    let library = Library { name: name.to_owned(), version, file, identity };
+    Ok(Resolved { library, cflags, libs, links })
+}
+
+/// Version, flags of the compiler and flags of the linker.
+type Packaged = (String, Vec<String>, Vec<String>);
+
+/// What pkg-config says of `packages`; `None` if it does not know them, or is not there.
+fn packaged(name: &str, packages: &[String]) -> Result<Option<Packaged>, String> {
+    let Some(version) = pkg_config("--modversion", packages) else { return Ok(None) };
+    let flags = |what| pkg_config(what, packages).unwrap_or_default();
+    let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let (cflags, libs) = (words(flags("--cflags")), words(flags("--libs")));
+    for flag in cflags.iter().chain(&libs) {
+        if !is_harmless(flag) {
+            return Err(format!(
+                "pkg-config answers the flag {flag:?} for the library {name}: only -I and -L of the system's directories, -l, -D and -pthread are taken"
+            ));
+        }
+    }
+    Ok(Some((version.lines().next().unwrap_or_default().to_owned(), cflags, libs)))
+}
+
+fn pkg_config(what: &str, packages: &[String]) -> Option<String> {
+    let mut command = Command::new("pkg-config");
+    command.arg(what).arg("--").args(packages).env_clear();
+    if let Some(path) = std::env::var_os("PATH") {
+        command.env("PATH", path);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let output = net::keep_descriptors_from(&mut command).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether a flag of pkg-config does no more than say where a library of the system is.
+fn is_harmless(flag: &str) -> bool {
+    let below = |path: &str, dirs: &[&str]| {
+        let path = Path::new(path);
+        let is_plain = path.components().all(|part| !matches!(part, Component::ParentDir));
+        is_plain && dirs.iter().any(|dir| path.starts_with(dir))
+    };
+    if flag == "-pthread" {
+        return true;
+    }
+    match (flag.get(..2), flag.get(2..)) {
+        (Some("-I"), Some(path)) => below(path, &INCLUDE_DIRS),
+        (Some("-L"), Some(path)) => below(path, &LIBRARY_DIRS),
+        (Some("-l"), Some(name)) => check_name(name).is_ok(),
+        (Some("-D"), Some(name)) => super::flags::check(flag).is_ok() && !name.is_empty(),
+        _ => false,
+    }
+}
+
+/// The file that the linker takes for `-lNAME`.
+fn link_of(name: &str, libs: &[String], compiler: &Path) -> Option<PathBuf> {
+    let file = format!("lib{name}.so");
+    let mut own = libs.iter().filter_map(|flag| flag.strip_prefix("-L")).map(|dir| Path::new(dir).join(&file));
+    let found = own.find(|path| path.exists()).or_else(|| {
+        let mut command = Command::new(compiler);
+        command.arg(format!("-print-file-name={file}")).stdin(Stdio::null()).stderr(Stdio::null());
+        let output = net::keep_descriptors_from(&mut command).output().ok()?;
+        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end());
+        path.is_absolute().then_some(path)
+    })?;
+    let real = fs::canonicalize(&found).ok()?;
+    LIBRARY_DIRS.iter().any(|dir| real.starts_with(dir)).then_some(found)
+}
+
+/// What tells the files behind `links` from the next of their names.
+fn identity(links: &[PathBuf]) -> String {
+    let one = |link: &PathBuf| {
+        let file = fs::canonicalize(link).ok()?;
+        let found = fs::metadata(&file).ok()?;
+        Some(format!("{}:{}:{}.{:09}", file.display(), found.len(), found.mtime(), found.mtime_nsec()))
+    };
+    links.iter().map(|link| one(link).unwrap_or_default()).collect::<Vec<_>>().join(" ")
+}
+
+/// The version in a name like `libz.so.1.2.13`.
+fn version_in(file: &Path) -> String {
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split_once(".so.").map(|(_, version)| version.to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_no_paths_and_no_flags() {
+        for name in ["z", "yaml-0.1", "stdc++", "libxml-2.0", "X11"] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        let long = "x".repeat(65);
+        for name in ["", "-lz", "../z", "a/b", "a..b", "@x", ".z", "a b", "z\n", "z;x", "z,x", &long] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn flags_of_packages_are_checked() {
+        for flag in ["-I/usr/include/libpng16", "-L/usr/lib/x86_64-linux-gnu", "-lpng16", "-DX=1", "-pthread"] {
+            assert!(is_harmless(flag), "{flag}");
+        }
+        for flag in [
+            "-I/etc",
+            "-I/usr/include/../../etc",
+            "-L/tmp",
+            "-Wl,-rpath,/tmp",
+            "-fplugin=/tmp/x.so",
+            "/tmp/x.o",
+            "-l:x.a",
+            "-l../x",
+            "@x",
+            "-I",
+            "-DCWEB_X",
+            "-include",
+        ] {
+            assert!(!is_harmless(flag), "{flag}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_allowed_or_not_there_says_what_helps() {
+        let cc = Path::new("cc");
+        let said = |name: &str, allowed: &Allowed| match Libraries::new(allowed.clone()).resolve(&[name.to_owned()], cc)
+        {
+            Ok(found) => format!("{found:?}"),
+            Err(error) => error.to_string(),
+        };
+        assert!(said("curl", &Allowed::Default).contains("--allow-lib curl"));
+        assert!(said("no-such-lib", &Allowed::All).contains("libno-such-lib.so"));
+        let allowed = Allowed::of(vec!["no-such-lib".to_owned()]);
+        assert!(said("no-such-lib", &allowed).contains("is not installed"));
+        assert!(said("m", &allowed).contains("libm"));
+        assert_eq!(Allowed::of(vec!["x".into(), "all".into()]), Allowed::All);
+    }
+
+    #[test]
+    fn another_file_is_another_library() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, first) = (dir.path().join("libx.so"), dir.path().join("libx.so.1.0"));
+        fs::write(&first, "one").unwrap();
+        std::os::unix::fs::symlink(&first, &link).unwrap();
+        let links = [link.clone()];
+        let before = identity(&links);
+        assert_eq!(before, identity(&links));
+        // In the same file, as a build in place does it.
+        fs::write(&first, "other").unwrap();
+        let changed = identity(&links);
+        assert_ne!(before, changed);
+        // Another file of the name, as an upgrade does it.
+        fs::write(dir.path().join("libx.so.1.1"), "other").unwrap();
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("libx.so.1.1"), &link).unwrap();
+        assert_ne!(changed, identity(&links));
+    }
+
+    #[test]
+    fn versions_of_files() {
+        assert_eq!(version_in(Path::new("/usr/lib/libz.so.1.2.13")), "1.2.13");
+        assert_eq!(version_in(Path::new("/usr/lib/libz.so")), "");
+    }
+}

@@ -1,0 +1,460 @@
+//! The files of a module: one source, or a project of several with an optional `module.toml`.
+//!
+//! Paths are an author's, so they are checked before anything is written: relative, plain, without hidden parts. A project
+//! has one packed form, a tar file of its files in the order of their names, which the store keeps and `cweb pull` gets.
+
+use super::deploy::DeployError;
+use super::dialect::Language;
+use super::{archive, flags, libraries};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// The project file.
+pub(super) const PROJECT_FILE: &str = "module.toml";
+
+/// Longest path of a file.
+const PATH_BYTES_MAX: usize = 200;
+/// Most files that a command packs.
+const FILES_MAX: usize = 10_000;
+/// Most settings, and longest text of all of them.
+const SETTINGS_MAX: usize = 64;
+
+/// Limits of a project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProjectLimits {
+    /// Most files.
+    pub files_max: usize,
+    /// Most bytes of all files together.
+    pub bytes_max: usize,
+}
+
+impl Default for ProjectLimits {
+    fn default() -> Self {
+        Self { files_max: 1000, bytes_max: 64 * 1024 * 1024 }
+    }
+}
+
+/// A file of a project: its path and its content.
+pub type NamedFile = (String, Vec<u8>);
+
+/// What a client sends as a module.
+#[derive(Debug, Clone)]
+pub enum Posted {
+    /// One source, or a tar file of a project, which may be compressed by gzip or zstd.
+    Body(Vec<u8>),
+    /// Files by their paths.
+    Files(Vec<NamedFile>),
+}
+
+impl Posted {
+    /// The bytes, for a hash that names what was refused.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Body(bytes) => bytes.clone(),
+            Self::Files(files) => files.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect(),
+        }
+    }
+}
+
+/// The files of the packed project that a server has sent, by their paths.
+///
+/// # Errors
+/// For people: it is none, or a path is not one of a project.
+pub fn unpacked(bytes: Vec<u8>) -> Result<Vec<NamedFile>, String> {
+    match Source::kept(bytes, true).map_err(|error| error.to_string())? {
+        Source::Project(project) => Ok(project.files.into_iter().collect()),
+        Source::File(_) => Err("the answer is no archive".to_owned()),
+    }
+}
+
+/// The tar file of the project in `dir`: its files without those that are hidden, and without links.
+///
+/// # Errors
+/// For people: a file can't be read, or can't be part of a project.
+pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
+    let (mut files, mut dirs) = (BTreeMap::new(), vec![dir.to_path_buf()]);
+    let at = |path: &Path| format!("{}: ", path.display());
+    while let Some(next) = dirs.pop() {
+        for entry in fs::read_dir(&next).map_err(|error| at(&next) + &error.to_string())? {
+            let entry = entry.map_err(|error| at(&next) + &error.to_string())?;
+            let (path, kind) = (entry.path(), entry.file_type().map_err(|error| at(&next) + &error.to_string())?);
+            let name = path.strip_prefix(dir).ok().and_then(Path::to_str);
+            let name = name.ok_or_else(|| at(&path) + "the name is not UTF-8")?;
+            // Left out like on the server, before anything in it is read.
+            let Some(name) = checked_path(name).map_err(|error| at(&path) + &error)? else { continue };
+            if kind.is_dir() {
+                dirs.push(path);
+            } else if kind.is_file() {
+                files.insert(name, fs::read(&path).map_err(|error| at(&path) + &error.to_string())?);
+            }
+            if files.len() > FILES_MAX {
+                return Err(format!(
+                    "{}: there are more than {FILES_MAX} files in it: is it a project?",
+                    dir.display()
+                ));
+            }
+        }
+    }
+    if files.is_empty() {
+        return Err(format!("{}: there are no files in it", dir.display()));
+    }
+    archive::pack(&files).map_err(|error| at(dir) + &error.to_string())
+}
+
+/// What a module is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Source {
+    File(Vec<u8>),
+    Project(Box<Project>),
+}
+
+/// Several files. Every path has been checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Project {
+    pub(super) files: BTreeMap<String, Vec<u8>>,
+    pub(super) settings: ProjectFile,
+}
+
+/// `module.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ProjectFile {
+    /// The module's name: its config must have the same.
+    pub(super) name: Option<String>,
+    /// The sources, as patterns with `*`; without any all that have a source's name.
+    pub(super) sources: Vec<String>,
+    /// Directories with headers.
+    pub(super) include: Vec<String>,
+    /// Libraries.
+    pub(super) libs: Vec<String>,
+    /// Flags of the compiler.
+    pub(super) cflags: Vec<String>,
+    /// The standard of the language, `c17` or `c++20`.
+    pub(super) std: Option<String>,
+    /// The domain, unless the client names another.
+    pub(super) domain: Option<String>,
+    /// Files and directories that the module reads by `cweb_asset`.
+    pub(super) assets: Option<Vec<String>>,
+    /// Settings that are there unless others are set.
+    pub(super) settings: BTreeMap<String, toml::Value>,
+}
+
+fn refused(text: impl std::fmt::Display) -> DeployError {
+    DeployError::Compile(format!("error: {text}\n"))
+}
+
+impl Source {
+    /// What `posted` holds, within `limits`.
+    ///
+    /// # Errors
+    /// [`DeployError::Compile`]: the archive, a path or `module.toml` is wrong, or there is too much of it.
+    pub(super) fn read(posted: Posted, limits: ProjectLimits) -> Result<Self, DeployError> {
+        match posted {
+            Posted::Body(bytes) => match archive::unpack(&bytes, limits).map_err(refused)? {
+                Some(files) => Project::new(files, limits).map(|project| Self::Project(Box::new(project))),
+                None => Ok(Self::File(bytes)),
+            },
+            Posted::Files(files) => Project::new(files, limits).map(|project| Self::Project(Box::new(project))),
+        }
+    }
+
+    /// What was kept as [`Source::packed`].
+    pub(super) fn kept(bytes: Vec<u8>, is_project: bool) -> Result<Self, DeployError> {
+        if !is_project {
+            return Ok(Self::File(bytes));
+        }
+        // It was within the limits of its time.
+        let limits = ProjectLimits { files_max: usize::MAX, bytes_max: usize::MAX };
+        Self::read(Posted::Body(bytes), limits)
+    }
+
+    /// The bytes to keep.
+    pub(super) fn packed(&self) -> std::io::Result<Vec<u8>> {
+        match self {
+            Self::File(bytes) => Ok(bytes.clone()),
+            Self::Project(project) => archive::pack(&project.files),
+        }
+    }
+
+    pub(super) fn is_project(&self) -> bool {
+        matches!(self, Self::Project(_))
+    }
+
+    /// What its hash is made of.
+    pub(super) fn digest(&self, hasher: &mut Sha256) {
+        match self {
+            Self::File(bytes) => hasher.update(bytes),
+            Self::Project(project) => {
+                hasher.update(b"project\0");
+                for (path, bytes) in &project.files {
+                    hasher.update(format!("{}:{path}:{}\n", path.len(), bytes.len()));
+                    hasher.update(bytes);
+                }
+            }
+        }
+    }
+}
+
+/// The path of a file of a project as it is kept; `None`: the file is hidden, and left out.
+///
+/// # Errors
+/// Why no file can have this path.
+pub(super) fn checked_path(path: &str) -> Result<Option<String>, String> {
+    let refuse = |why: &str| Err(format!("the path {path:?} can't be that of a module's file: {why}"));
+    if path.len() > PATH_BYTES_MAX {
+        return refuse("it has more than 200 bytes");
+    }
+    if path.starts_with('/') {
+        return refuse("it is absolute");
+    }
+    if path.chars().any(|c| c.is_control() || matches!(c, '\\' | '"' | '\'' | ':' | '*')) {
+        return refuse("it has a control character, a quote, a backslash, a colon or a star");
+    }
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    if parts.contains(&"..") {
+        return refuse("it leads out of the project");
+    }
+    if parts.iter().any(|part| part.starts_with(['-', '@'])) {
+        return refuse("a part of it begins with - or @, which the compiler would take for a flag");
+    }
+    let Some(first) = parts.first() else { return refuse("it names no file") };
+    if first.starts_with("sdk-") || *first == "module.so" {
+        return refuse("the server uses this name itself");
+    }
+    if parts.iter().any(|part| part.starts_with('.')) {
+        return Ok(None);
+    }
+    Ok(Some(parts.join("/")))
+}
+
+impl Project {
+    fn new(posted: Vec<NamedFile>, limits: ProjectLimits) -> Result<Self, DeployError> {
+        let mut files = BTreeMap::new();
+        let mut bytes_sum = 0_usize;
+        for (path, bytes) in posted {
+            let Some(path) = checked_path(&path).map_err(refused)? else { continue };
+            bytes_sum = bytes_sum.saturating_add(bytes.len());
+            if bytes_sum > limits.bytes_max {
+                return Err(refused(too_large(limits)));
+            }
+            if files.insert(path.clone(), bytes).is_some() {
+                return Err(refused(format!("the file {path} is there twice")));
+            }
+        }
+        if files.len() > limits.files_max {
+            return Err(refused(too_many(limits)));
+        }
+        for path in files.keys() {
+            // `a` and `a/b` can't be both.
+            let mut parents = path.match_indices('/').filter_map(|(at, _)| path.get(..at));
+            if let Some(parent) = parents.find(|parent| files.contains_key(*parent)) {
+                return Err(refused(format!("{parent} is a file and a directory")));
+            }
+        }
+        let settings = read_project_file(&files).map_err(refused)?;
+        let project = Self { files, settings };
+        if project.units().map_err(refused)?.is_empty() {
+            return Err(refused("the project has no source: no file is named *.c, *.cpp, *.cc or *.cxx"));
+        }
+        Ok(project)
+    }
+
+    /// The sources that are compiled, with their languages.
+    ///
+    /// # Errors
+    /// A pattern of `sources` matches no source.
+    pub(super) fn units(&self) -> Result<Vec<(&str, Language)>, String> {
+        let all = self.files.keys().filter_map(|path| Some((path.as_str(), Language::of(path)?)));
+        let patterns = &self.settings.sources;
+        if patterns.is_empty() {
+            return Ok(all.filter(|(path, _)| !is_for_tests(path)).collect());
+        }
+        let all: Vec<(&str, Language)> = all.collect();
+        for pattern in patterns {
+            if !all.iter().any(|(path, _)| matches(pattern, path)) {
+                return Err(format!("{PROJECT_FILE}: sources: no source matches {pattern:?}"));
+            }
+        }
+        Ok(all.into_iter().filter(|(path, _)| patterns.iter().any(|pattern| matches(pattern, path))).collect())
+    }
+
+    /// The paths of the assets.
+    pub(super) fn assets(&self) -> Vec<&str> {
+        let default = ["assets".to_owned()];
+        let named = self.settings.assets.as_deref().unwrap_or(&default);
+        let is_asset = |path: &&String| {
+            named.iter().any(|name| {
+                let name = name.trim_start_matches("./").trim_end_matches('/');
+                matches(name, path) || path.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
+            })
+        };
+        self.files.keys().filter(is_asset).map(String::as_str).collect()
+    }
+
+    /// The settings as texts.
+    pub(super) fn default_settings(&self) -> BTreeMap<String, String> {
+        let text = |value: &toml::Value| match value {
+            toml::Value::String(text) => text.clone(),
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Float(number) => number.to_string(),
+            toml::Value::Boolean(value) => value.to_string(),
+            toml::Value::Datetime(time) => time.to_string(),
+            // Refused when the file was read.
+            toml::Value::Array(_) | toml::Value::Table(_) => String::new(),
+        };
+        self.settings.settings.iter().map(|(key, value)| (key.clone(), text(value))).collect()
+    }
+}
+
+pub(super) fn too_large(limits: ProjectLimits) -> String {
+    format!("the project has more than {} bytes, the limit of --project-bytes-max", limits.bytes_max)
+}
+
+pub(super) fn too_many(limits: ProjectLimits) -> String {
+    format!("the project has more than {} files, the limit of --project-files-max", limits.files_max)
+}
+
+/// Whether a source is one of the author's tests, and no part of the module.
+fn is_for_tests(path: &str) -> bool {
+    let stem = path.rsplit('/').next().unwrap_or_default().split('.').next().unwrap_or_default();
+    path.starts_with("test/") || path.starts_with("tests/") || stem.ends_with("_test")
+}
+
+/// Whether `path` is what `pattern` says; `*` stands for any part of a name.
+fn matches(pattern: &str, path: &str) -> bool {
+    fn at(pattern: &[u8], path: &[u8], steps: &mut usize) -> bool {
+        *steps += 1;
+        // A pattern of many stars must not take for ever.
+        if *steps > 10_000 {
+            return false;
+        }
+        match (pattern.split_first(), path.split_first()) {
+            (None, None) => true,
+            (Some((b'*', rest)), _) => {
+                at(rest, path, steps)
+                    || path.split_first().is_some_and(|(first, behind)| *first != b'/' && at(pattern, behind, steps))
+            }
+            (Some((wanted, rest)), Some((first, behind))) => wanted == first && at(rest, behind, steps),
+            _ => false,
+        }
+    }
+    at(pattern.trim_start_matches("./").as_bytes(), path.as_bytes(), &mut 0)
+}
+
+fn read_project_file(files: &BTreeMap<String, Vec<u8>>) -> Result<ProjectFile, String> {
+    let Some(bytes) = files.get(PROJECT_FILE) else { return Ok(ProjectFile::default()) };
+    let text = std::str::from_utf8(bytes).map_err(|_| format!("{PROJECT_FILE} is not UTF-8"))?;
+    let read: ProjectFile = toml::from_str(text).map_err(|error| format!("{PROJECT_FILE}: {error}"))?;
+    let about = |key: &'static str| move |error: String| format!("{PROJECT_FILE}: {key}: {error}");
+    read.libs.iter().try_for_each(|name| libraries::check_name(name)).map_err(about("libs"))?;
+    flags::check_all(read.cflags.iter().map(String::as_str)).map_err(about("cflags"))?;
+    if let Some(standard) = &read.std {
+        flags::check(&format!("-std={standard}")).map_err(about("std"))?;
+    }
+    for dir in &read.include {
+        let path = checked_path(dir).map_err(about("include"))?;
+        let is_there = path.is_some_and(|path| files.keys().any(|file| file.starts_with(&format!("{path}/"))));
+        if !is_there && !matches!(dir.as_str(), "." | "./") {
+            return Err(format!("{PROJECT_FILE}: include: the project has no directory {dir:?}"));
+        }
+    }
+    if read.settings.len() > SETTINGS_MAX {
+        return Err(format!("{PROJECT_FILE}: settings: there are more than {SETTINGS_MAX}"));
+    }
+    for (key, value) in &read.settings {
+        super::settings::check_key(key).map_err(about("settings"))?;
+        if value.is_array() || value.is_table() {
+            return Err(format!("{PROJECT_FILE}: settings: {key} is neither text, number nor truth value"));
+        }
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn project(files: &[(&str, &str)]) -> Result<Project, String> {
+        let files = files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec())).collect();
+        Project::new(files, ProjectLimits::default()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn paths_are_relative_and_plain() {
+        for (path, kept) in
+            [("a.c", Some("a.c")), ("./src//a.c", Some("src/a.c")), (".git/config", None), ("src/.x", None)]
+        {
+            assert_eq!(checked_path(path).unwrap().as_deref(), kept, "{path}");
+        }
+        let long = "x/".repeat(101);
+        for path in [
+            "",
+            ".",
+            "/etc/passwd",
+            "../a.c",
+            "a/../../b",
+            "a\n.c",
+            "-x.c",
+            "src/@x",
+            "a\\b",
+            "sdk-1/x.h",
+            "a:b",
+            &long,
+        ] {
+            assert!(checked_path(path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn sources_are_found_or_named() {
+        let units = |files: &[(&str, &str)]| {
+            let project = project(files).unwrap();
+            project.units().unwrap().iter().map(|(path, _)| (*path).to_owned()).collect::<Vec<_>>()
+        };
+        let all = [("main.c", ""), ("src/b.cpp", ""), ("tests/t.c", ""), ("x_test.c", ""), ("a.h", "")];
+        assert_eq!(units(&all), ["main.c", "src/b.cpp"]);
+        let named = [("main.c", ""), ("src/b.c", ""), ("src/c.c", ""), ("module.toml", "sources = [\"src/*.c\"]")];
+        assert_eq!(units(&named), ["src/b.c", "src/c.c"]);
+        assert!(project(&[("a.h", "")]).unwrap_err().contains("no source"));
+        assert!(
+            project(&[("a.c", ""), ("module.toml", "sources = [\"b*.c\"]")]).unwrap_err().contains("no source matches")
+        );
+        assert!(project(&[("a.c", ""), ("a.c/b.c", "")]).unwrap_err().contains("a file and a directory"));
+        assert!(project(&[("a.c", ""), ("./a.c", "")]).unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn hostile_project_files_are_refused() {
+        for (text, words) in [
+            ("cflags = [\"-fplugin=x.so\"]", "not allowed"),
+            ("cflags = [\"-wrapper\", \"@x\"]", "not allowed"),
+            ("cflags = [\"-I/etc\"]", "beside the source"),
+            ("cflags = [\"-specs=x\"]", "not allowed"),
+            ("libs = [\"../../x\"]", "no name of a library"),
+            ("include = [\"/etc\"]", "absolute"),
+            ("include = [\"../..\"]", "leads out"),
+            ("include = [\"nowhere\"]", "no directory"),
+            ("std = \"c17 -fplugin=x\"", "std"),
+            ("typo = 1", "unknown field"),
+            ("[settings]\nX = [1]", "neither text"),
+            ("[settings]\n\"A B\" = 1", "settings"),
+            ("not toml", "module.toml"),
+        ] {
+            let error = project(&[("a.c", ""), ("module.toml", text)]).unwrap_err();
+            assert!(error.contains("module.toml") && error.contains(words), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn assets_are_a_directory_or_named() {
+        let text = "assets = [\"pages\", \"*.txt\"]";
+        let named = project(&[("a.c", ""), ("pages/x.html", ""), ("n.txt", ""), ("module.toml", text)]).unwrap();
+        assert_eq!(named.assets(), ["n.txt", "pages/x.html"]);
+        assert_eq!(project(&[("a.c", ""), ("assets/x", "")]).unwrap().assets(), ["assets/x"]);
+        assert!(!matches("*a*a*a*a*a*a*a*a*b", &"a".repeat(200)));
+    }
+}

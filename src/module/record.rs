@@ -1,0 +1,65 @@
+//! What is written of a deployment: the record that makes it live, and its entry in the list of versions.
+
+use super::control::Plane;
+use super::pipeline::Compiled;
+use super::store::{Prepared, Record};
+use super::versions::{self, Version};
+use crate::abi::manifest::Manifest;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Writes what a restart needs to know, but for the commits: the list of versions with `version`, and `record`.
+pub(super) fn prepare(
+    plane: &Plane,
+    mut list: Vec<Version>,
+    version: Version,
+    record: &Record,
+) -> std::io::Result<(Prepared, Prepared)> {
+    versions::add(&mut list, version, plane.config.versions_kept, record.version);
+    Ok((plane.store.prepare_versions(&record.name, &list)?, plane.store.prepare_record(record)?))
+}
+
+/// What is kept of the version that `record` makes live.
+pub(super) fn version(compiled: &Compiled<'_>, record: &Record) -> Version {
+    if let Some(known) = &compiled.version {
+        return Version { manifest: record.manifest.clone(), ..known.clone() };
+    }
+    Version {
+        at_ms: now_ms(),
+        by: compiled.by.to_owned(),
+        message: compiled.message.to_owned(),
+        libraries: compiled.libraries.clone(),
+        warnings: compiled.warnings.clone(),
+        settings: compiled.defaults.clone(),
+        ..Version::of_record(record)
+    }
+}
+
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    u64::try_from(since).unwrap_or(u64::MAX)
+}
+
+/// When the module came: a new version takes the place of the one before, also after a restart.
+pub(super) fn since_ms(plane: &Plane, compiled: &Compiled<'_>, name: &str) -> u64 {
+    let served = plane.state().entries.iter().find(|entry| entry.manifest.name == name).map(|entry| entry.since_ms);
+    served.or(compiled.since_ms).unwrap_or_else(now_ms)
+}
+
+pub(super) fn record(
+    compiled: &Compiled<'_>,
+    domain: &str,
+    manifest: &Manifest,
+    since_ms: u64,
+    version: u64,
+) -> Record {
+    Record {
+        name: manifest.name.clone(),
+        hash: compiled.hash.to_owned(),
+        key: compiled.key.to_owned(),
+        manifest: manifest.clone(),
+        deployed_ms: since_ms,
+        domain: domain.to_owned(),
+        fields: compiled.fields.clone(),
+        version,
+    }
+}

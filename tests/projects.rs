@@ -1,0 +1,263 @@
+//! Modules of several files: directories, forms, archives; assets; diagnostics; the cache of units; settings; commands.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use support::{Response, Server, constant, cweb, eventually, root};
+
+fn project() -> std::path::PathBuf {
+    root().join("tests/modules/project")
+}
+
+/// A directory with a copy of the project.
+fn copy() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let from = project().join(".");
+    assert!(Command::new("cp").arg("-r").arg(from).arg(dir.path()).status().unwrap().success());
+    dir
+}
+
+/// `tar` with these arguments, run in `dir`; its output.
+fn tar(dir: &Path, args: &[&str]) -> Vec<u8> {
+    let output = Command::new("tar").args(args).current_dir(dir).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// A form of files; each has a name.
+fn form(files: &[(&str, &str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (field, name, bytes) in files {
+        let head = format!("--b\r\nContent-Disposition: form-data; name=\"{field}\"; filename=\"{name}\"\r\n\r\n");
+        body.extend_from_slice(&[head.as_bytes(), bytes, b"\r\n"].concat());
+    }
+    body.extend_from_slice(b"--b--\r\n");
+    body
+}
+
+fn post_form(server: &Server, files: &[(&str, &str, &[u8])]) -> Response {
+    let kind = [("Content-Type", "multipart/form-data; boundary=b")];
+    server.connect().request("POST", "/mgnt", &kind, &form(files))
+}
+
+fn expect_served(server: &Server) {
+    assert_eq!(server.get("/project/numbers").text(), "21 2 891568578");
+    assert_eq!(server.get("/project/asset?name=page.html").text(), "<p>A page</p>\n");
+    assert_eq!(server.get("/project/asset?name=other").status, 404);
+}
+
+#[test]
+fn a_directory_an_archive_or_a_form_is_one_project() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &[], &[]);
+    let work = copy();
+    fs::create_dir(work.path().join(".git")).unwrap();
+    fs::write(work.path().join(".git/config"), "secret").unwrap();
+    let (done, said) = cweb(&["deploy", ".", "--server", &server.addr], work.path(), &[]);
+    assert!(done && said.contains("module project"), "{said}");
+    expect_served(&server);
+    // The same files are the same version, however they come.
+    let plain = tar(work.path(), &["c", "--exclude=.git", "."]);
+    let gzip = tar(work.path(), &["cz", "--exclude=.git", "module.toml", "src", "include", "assets"]);
+    let zstd = zstd::encode_all(plain.as_slice(), 3).unwrap();
+    for body in [plain, gzip, zstd] {
+        let again = server.post("/mgnt", &body);
+        assert!(again.status == 200 && again.text().starts_with("unchanged"), "{}", again.text());
+    }
+    let file = |path: &str| fs::read(project().join(path)).unwrap();
+    let paths = ["module.toml", "src/main.c", "src/scaled.c", "src/counted.cpp", "include/parts.h", "assets/page.html"];
+    let files: Vec<(String, Vec<u8>)> = paths.iter().map(|path| ((*path).to_owned(), file(path))).collect();
+    let parts: Vec<(&str, &str, &[u8])> = files.iter().map(|(path, bytes)| ("file", path.as_str(), &**bytes)).collect();
+    assert!(post_form(&server, &parts).text().starts_with("unchanged"));
+    server.stop();
+    let server = Server::on(&dir, &[], &[]);
+    expect_served(&server);
+}
+
+#[test]
+fn hostile_projects_are_refused() {
+    let server = Server::with(&["--project-files-max", "5", "--project-bytes-max", "100000"]);
+    let work = tempfile::tempdir().unwrap();
+    let main = constant("main", "/main", "x");
+    fs::write(work.path().join("main.c"), &main).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", work.path().join("link.h")).unwrap();
+    fs::hard_link(work.path().join("main.c"), work.path().join("twin.c")).unwrap();
+    let refused = |body: &[u8], words: &str| {
+        let answer = server.post("/mgnt", body);
+        assert!(answer.status == 422 && answer.text().contains(words), "{words}: {} {}", answer.status, answer.text());
+    };
+    refused(&tar(work.path(), &["c", "main.c", "link.h"]), "links and devices");
+    refused(&tar(work.path(), &["c", "main.c", "twin.c"]), "links and devices");
+    refused(&tar(work.path(), &["cP", "--transform=s,main,../../main,", "main.c"]), "leads out of the project");
+    refused(&tar(work.path(), &["cP", "--transform=s,main,/etc/main,", "main.c"]), "absolute");
+    refused(&tar(work.path(), &["c", "--transform=s,main,src/@main,", "main.c"]), "take for a flag");
+    refused(&tar(work.path(), &["c", "--transform=s,main.c,main.h,", "main.c"]), "no source");
+    fs::write(work.path().join("large.h"), vec![b' '; 100_001]).unwrap();
+    refused(&tar(work.path(), &["c", "main.c", "large.h"]), "--project-bytes-max");
+    refused(&tar(work.path(), &["cz", "main.c", "large.h"]), "--project-bytes-max");
+    for number in 0..6 {
+        fs::write(work.path().join(format!("{number}.h")), "").unwrap();
+    }
+    refused(&tar(work.path(), &["c", "main.c", "0.h", "1.h", "2.h", "3.h", "4.h", "5.h"]), "--project-files-max");
+    let mut cut = tar(work.path(), &["c", "main.c"]);
+    cut.truncate(600);
+    refused(&cut, "can't be read");
+    for (toml, words) in [
+        ("cflags = [\"-fplugin=/tmp/x.so\"]", "is not allowed"),
+        ("cflags = [\"-wrapper\", \"sh\"]", "is not allowed"),
+        ("cflags = [\"@/etc/passwd\"]", "is not allowed"),
+        ("cflags = [\"-I/etc\"]", "beside the source"),
+        ("cflags = [\"-specs=x\"]", "is not allowed"),
+        ("include = [\"/etc\"]", "absolute"),
+        ("include = [\"../..\"]", "leads out"),
+        ("libs = [\"/usr/lib/libz.so\"]", "no name of a library"),
+        ("libs = [\"curl\"]", "--allow-lib curl"),
+        ("name = \"other\"", "names the module \"other\""),
+        ("nonsense = 1", "unknown field"),
+        ("domain = \"../x\"", "domain"),
+    ] {
+        let files = [("file", "main.c", main.as_bytes()), ("file", "module.toml", toml.as_bytes())];
+        let answer = post_form(&server, &files);
+        assert!(matches!(answer.status, 400 | 422) && answer.text().contains(words), "{toml}: {}", answer.text());
+    }
+    // Nothing of all that is served, and what is right still is.
+    assert_eq!(server.get("/main").status, 404);
+    assert_eq!(post_form(&server, &[("file", "main.c", main.as_bytes())]).status, 200);
+    assert_eq!(server.get("/main").text(), "x");
+}
+
+#[test]
+fn all_diagnostics_come_at_once_with_the_authors_names() {
+    let server = Server::start();
+    let work = copy();
+    let path = |name: &str| work.path().join(name);
+    let text = |name: &str| fs::read_to_string(path(name)).unwrap();
+    let deploy = || cweb(&["deploy", ".", "--server", &server.addr], work.path(), &[]);
+    fs::write(path("src/scaled.c"), text("src/scaled.c") + "int wrong = undeclared_here;\n").unwrap();
+    fs::write(path("src/counted.cpp"), text("src/counted.cpp") + "int also = undeclared_there;\n").unwrap();
+    let (done, said) = deploy();
+    assert!(!done && said.contains("src/scaled.c:12:") && said.contains("undeclared_here"), "{said}");
+    assert!(said.contains("src/counted.cpp:15:") && said.contains("undeclared_there"), "{said}");
+    // What is declared and nowhere defined has the place of its call.
+    for name in ["src/scaled.c", "src/counted.cpp"] {
+        fs::write(path(name), fs::read(project().join(name)).unwrap()).unwrap();
+    }
+    fs::write(path("src/scaled.c"), text("src/scaled.c").replace("int scaled(", "int scalde(")).unwrap();
+    let (done, said) = deploy();
+    assert!(!done && said.contains("src/main.c:8: error: 'scaled' is declared, but defined nowhere"), "{said}");
+}
+
+#[test]
+fn units_that_have_not_changed_are_not_compiled_again() {
+    let server = Server::start();
+    let work = copy();
+    let path = |name: &str| work.path().join(name);
+    let objects = || {
+        let entries = fs::read_dir(server.dir.path().join("modules/.units")).unwrap().flatten();
+        entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "o")).count()
+    };
+    let deploy = || {
+        let (done, said) = cweb(&["deploy", ".", "--server", &server.addr], work.path(), &[]);
+        assert!(done, "{said}");
+        said
+    };
+    fs::write(path("src/counted.cpp"), fs::read_to_string(path("src/counted.cpp")).unwrap() + "static int unused;\n")
+        .unwrap();
+    assert!(deploy().contains("src/counted.cpp:15:"));
+    assert_eq!(objects(), 3);
+    let main = fs::read_to_string(path("src/main.c")).unwrap();
+    fs::write(path("src/main.c"), main.replace("scaled(7)", "scaled(8)")).unwrap();
+    // The warning of the unit that was not compiled again is still told.
+    assert!(deploy().contains("src/counted.cpp:15:"));
+    assert_eq!(objects(), 4);
+    assert_eq!(server.get("/project/numbers").text(), "24 2 891568578");
+    // An asset is no reason to compile anything, a header is one for all.
+    fs::write(path("assets/page.html"), "new").unwrap();
+    deploy();
+    assert_eq!((objects(), server.get("/project/asset?name=page.html").text()), (4, "new".to_owned()));
+    let header = fs::read_to_string(path("include/parts.h")).unwrap();
+    fs::write(path("include/parts.h"), header + "/* changed */\n").unwrap();
+    deploy();
+    assert_eq!(objects(), 7);
+}
+
+#[test]
+fn a_starter_project_is_checked_and_deployed_as_it_is() {
+    let server = Server::start();
+    let work = tempfile::tempdir().unwrap();
+    let cache = work.path().join("cache");
+    let env = [("XDG_CACHE_HOME", cache.to_str().unwrap())];
+    let run = |args: &[&str]| {
+        let (done, said) = cweb(args, work.path(), &env);
+        assert!(done, "{args:?}: {said}");
+        said
+    };
+    for template in ["http", "websocket", "job", "page"] {
+        let name = format!("my-{template}");
+        run(&["new", &name, "--template", template]);
+        let checked = run(&["check", &name]);
+        assert!(checked.contains(&format!("module {name}")) && !checked.contains("warning"), "{checked}");
+        run(&["deploy", &name, "--server", &server.addr]);
+        // An editor finds the headers outside of this repository.
+        let flags = fs::read_to_string(work.path().join(&name).join("compile_flags.txt")).unwrap();
+        let mut gcc = Command::new("gcc");
+        gcc.args(flags.lines()).args(["-Werror", "-fsyntax-only", "src/main.c"]).current_dir(work.path().join(&name));
+        assert!(gcc.status().unwrap().success(), "{flags}");
+    }
+    assert_eq!(server.get("/my-http?who=you").text(), "Hello, you!\n");
+    assert!(server.get("/my-page").text().contains("<h1>my-page</h1>"));
+    assert_eq!(server.post("/my-job", b"").text().trim().len(), 36);
+    assert!(!cweb(&["new", "my-http", "--template", "http"], work.path(), &env).0, "it overwrites nothing");
+    let flags = run(&["sdk", "--cflags"]);
+    assert!(flags.contains(&format!("-I{}", cache.display())), "{flags}");
+    // What a server would refuse is refused without one.
+    for (source, words) in [
+        ("int x = nonsense;", "wrong.c:1:9: error"),
+        ("#include <cweb.h>\nexport module_t config = {.name = \"m\", .size = 900};", "size"),
+        ("#pragma cweb link(\"../x\")", "wrong.c:1: error"),
+        (
+            "#include <cweb.h>\n__attribute__((constructor)) static void c(void) { abort(); }\nexport module_t config = {.name = \"m\"};",
+            "constructor",
+        ),
+    ] {
+        fs::write(work.path().join("wrong.c"), source).unwrap();
+        let (done, said) = cweb(&["check", "wrong.c"], work.path(), &env);
+        assert!(!done && said.contains(words), "{source}: {said}");
+    }
+}
+
+/// A command that runs until it is dropped.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_change_in_a_project_is_deployed_while_dev_watches() {
+    let server = Server::start();
+    let work = copy();
+    let out = fs::File::create(work.path().join(".out")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cweb"));
+    command.args(["dev", ".", "--server", &server.addr]).current_dir(work.path()).stdout(out);
+    let _dev = Running(command.spawn().unwrap());
+    eventually("the project is served", || server.get("/project/numbers").text() == "21 2 891568578");
+    let main = work.path().join("src/main.c");
+    let text = fs::read_to_string(&main).unwrap();
+    fs::write(&main, text.replace("scaled(7)", "wrong(7)")).unwrap();
+    let said = || fs::read_to_string(work.path().join(".out")).unwrap();
+    eventually("the error is shown", || said().contains("src/main.c:8:"));
+    // As an editor does: another file in its place.
+    let aside = work.path().join("src/.main.c.swp");
+    fs::write(&aside, text.replace("scaled(7)", "scaled(9)")).unwrap();
+    fs::rename(&aside, &main).unwrap();
+    eventually("the change is served", || server.get("/project/numbers").text() == "27 2 891568578");
+}
