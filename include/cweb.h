@@ -97,7 +97,14 @@ typedef enum {
      */
     CWEB_DECODE = 32,
     /** Answers are sent as they are: for what is secret beside what a stranger chooses (BREACH, see docs/files.md). */
-    CWEB_NO_COMPRESS = 64
+    CWEB_NO_COMPRESS = 64,
+    /**
+     * The handler is asked before a WebSocket is opened on the same path of the module; its method is GET. It has the
+     * handshake as its request, and accepts it with HTTP_200_OK, as the status begins, or 101: header fields that it sets
+     * are sent with the 101, and cweb_ws_choose() names a subprotocol. With any other status it refuses, and its response
+     * is the answer.
+     */
+    CWEB_HANDSHAKE = 128
 } cweb_feature_flag_t;
 
 /* n, or an error of the compiler unless low <= n <= high. */
@@ -129,7 +136,11 @@ typedef struct route_info {
 
 /** A WebSocket path. Each function may be NULL. Those of one socket run one at a time, in order. */
 typedef struct ws_info {
-    const char *path; /**< Literal */
+    /**
+     * Literal, or with a segment `:name` or any of []()*+?{}|^$\ a pattern like that of a route, whose captures
+     * cweb_ws_request() has. A dot alone makes no pattern.
+     */
+    const char *path;
     void (*on_open)(struct cweb_context *, websocket_t *);
     /** A NUL follows the length bytes of the message. */
     void (*on_message)(struct cweb_context *, websocket_t *, const char *message, size_t length);
@@ -261,6 +272,7 @@ static inline void jobs_bind(jobs_create_fn_t create, void *user_data) {
 
 #include <cweb_request.h>
 #include <cweb_setting.h>
+#include <cweb_websocket.h>
 #include <cweb_helpers.h>
 
 #endif /* CWEB_H */

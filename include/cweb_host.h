@@ -30,6 +30,7 @@ struct websocket;
 struct cweb_stream_host;
 struct http_response;
 struct cweb_requests;
+struct cweb_sockets;
 
 /** A file to answer with, for cweb_host.send_file. Authors use cweb_file.h. */
 struct cweb_file {
@@ -84,11 +85,12 @@ struct cweb_host {
     const struct cweb_stream_host *stream; /**< Bodies in pieces: cweb_stream.h */
     /** The value of a setting of this module, NULL without one. It stays as long as the module is loaded. */
     const char *(*setting)(const void *module, const char *key);
+    const struct cweb_sockets *sockets; /**< cweb_websocket.h */
     /** See cweb_token.h. audience may be NULL, valid_s 0. Length of the signed token, or -1. */
     int (*token_sign)(const char *token, const char *audience, unsigned int valid_s, char *out, size_t out_len);
     /** 0 when signed_token is valid now and signs the token_len bytes at token for audience, else -1. */
     int (*token_verify)(const char *signed_token, const char *token, size_t token_len, const char *audience);
-    void *reserved[6]; /* NULL; becomes further functions */
+    void *reserved[5]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

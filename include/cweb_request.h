@@ -37,6 +37,8 @@ typedef struct cweb_part {
     void *reserved[3];        /* NULL */
 } cweb_part_t;
 
+struct websocket;
+
 /* What the functions below call; cweb_host.requests. It only grows at its end. */
 struct cweb_requests {
     void *(*alloc)(const struct http_request *req, size_t size);
@@ -47,7 +49,8 @@ struct cweb_requests {
     const char *(*param)(const struct http_request *req, const char *name, size_t number);
     const char *(*target)(const struct http_request *req);
     const char *(*peer_address)(const struct http_request *req, int direct);
-    void *reserved[8]; /* NULL; becomes further functions */
+    struct http_request *(*of_socket)(const struct websocket *ws);
+    void *reserved[7]; /* NULL; becomes further functions */
 };
 
 static inline const struct cweb_requests *cweb_requests(void) {
@@ -102,8 +105,8 @@ __attribute__((format(printf, 2, 3))) static inline char *cweb_sprintf(http_requ
  * The name stands in parentheses: defer.h has a macro of the same name, which is about variables and takes one argument.
  */
 /**
- * Has function(argument) run at the request's end, after the answer was taken; the last one given runs first. The functions run
- * after a fault of the handler too. A fault in one fails the request with 500, and the others run all the same.
+ * Has function(argument) run at the request's end, after the answer was taken; the last one given runs first. The functions
+ * run after a fault of the handler too. A fault in one fails the request with 500, and the others run all the same.
  * @return 0; -1 with errno EINVAL (function is NULL, not in the handler) or ENOMEM (as cweb_alloc())
  */
 static inline int(cweb_defer)(http_request_t *req, void (*function)(void *), void *argument) {
@@ -143,8 +146,8 @@ static inline const cweb_part_t *cweb_form_part(http_request_t *req, const char 
 }
 
 /**
- * Why the form was not read to its end: it breaks off, a part has no sound head or a NUL in a name, there are more than 4,096 parts, or the request has
- * no form. The parts before are there.
+ * Why the form was not read to its end: it breaks off, a part has no sound head or a NUL in a name, there are more than
+ * 4,096 parts, or the request has no form. The parts before are there.
  * @return a sentence for people; NULL when all of the form was read
  */
 static inline const char *cweb_form_error(http_request_t *req) {
@@ -183,8 +186,8 @@ static inline const char *cweb_target(http_request_t *req) {
 /* ---- The client ---- */
 
 /**
- * The client's IP address as text: "192.0.2.7", "2001:db8::1". Of a request that came through proxies which the operator names with
- * --trusted-proxy it is the address that those report in Forwarded or X-Forwarded-For.
+ * The client's IP address as text: "192.0.2.7", "2001:db8::1". Of a request that came through proxies which the operator
+ * names with --trusted-proxy it is the address that those report in Forwarded or X-Forwarded-For.
  * @return NULL when it is not known: a Unix socket, or a trusted proxy that reports none
  */
 static inline const char *cweb_peer_address(http_request_t *req) {
@@ -294,8 +297,9 @@ static inline int cweb_cookie_is_sound(const char *name, const char *value, cons
  *
  * @param value    visible ASCII without `"`, `,`, `;` and `\`: encode anything else
  * @param options  NULL: no attributes
- * @return 0; -1 with errno EINVAL for a cookie that no browser would take: a character that is not allowed (CR and LF are none), more than
- * 4096 bytes, SameSite=None or a __Secure- or __Host- name without what it needs; -1 with ENOMEM when the response has no room
+ * @return 0; -1 with errno EINVAL for a cookie that no browser would take: a character that is not allowed (CR and LF are
+ * not), more than 4096 bytes, SameSite=None or a __Secure- or __Host- name without what it needs; -1 with ENOMEM when the
+ * response has no room
  */
 CWEB_OUT_OF_LINE int cweb_set_cookie(http_response_t *res, const char *name, const char *value,
                                      const cweb_cookie_options_t *options) {

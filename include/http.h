@@ -308,7 +308,7 @@ typedef struct websocket {
     int (*close)(struct websocket *ws);
     void *server;       /* the server's */
     uint64_t server_id; /* the server's */
-    void *reserved[2];  /* zero */
+    void *reserved[2];  /* zero; the first is the module's: cweb_ws_set_data() */
 } websocket_t;
 
 #ifdef __cplusplus

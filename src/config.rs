@@ -144,6 +144,8 @@ pub struct Config {
     pub ws_queue_bytes_max: usize,
     /// Most messages of a WebSocket that wait for its handler; reading pauses beyond it.
     pub ws_inbox_messages_max: usize,
+    /// Most rooms that a WebSocket may be in.
+    pub ws_rooms_max: usize,
     /// Longest from a request's first byte to the end of its head: then 408.
     pub header_timeout_ms: u64,
     /// Longest between two pieces of a body: then 408.
@@ -332,6 +334,7 @@ impl Config {
             ws_message_bytes_max: args.ws_message_bytes_max.unwrap_or(16 * 1024 * 1024),
             ws_queue_bytes_max: args.ws_queue_bytes_max.unwrap_or(8 * 1024 * 1024),
             ws_inbox_messages_max: args.ws_inbox_messages_max.unwrap_or(1024),
+            ws_rooms_max: args.ws_rooms_max.unwrap_or(64),
             header_timeout_ms: args.header_timeout_ms.unwrap_or(10_000),
             body_timeout_ms: args.body_timeout_ms.unwrap_or(30_000),
             idle_timeout_ms: args.idle_timeout_ms.unwrap_or(75_000),

@@ -10,7 +10,8 @@ use super::native::{RawGiven, RawHanded};
 use super::request::{RequestMemory, RoutePath};
 use super::stream::{StreamCall, StreamSlot};
 use super::types::{
-    DECLINED, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair, KvStore, status_code,
+    DECLINED, HTTP_101_SWITCHING_PROTOCOLS, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair,
+    KvStore, WebSocket, status_code,
 };
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
@@ -73,8 +74,10 @@ const NO_STORE: KvStore =
 pub struct HandlerAnswer<'a> {
     /// The handler leaves the request to another one; counts for a fallback route only.
     pub is_declined: bool,
-    /// Status code, 100 to 599.
+    /// Status code, 200 to 599.
     pub status: u16,
+    /// The handler has set the status 101, which accepts a handshake and is no answer elsewhere.
+    pub switches: bool,
     /// The body.
     pub body: &'a [u8],
     /// Whether the body stays readable until [`CallFrame::finish`].
@@ -97,7 +100,8 @@ impl HandlerAnswer<'_> {
     /// An answer without a handler.
     #[must_use]
     pub fn of_file(file: FileAnswer) -> Self {
-        Self { is_declined: false, status: file.status, body: &[], is_kept: true, file: Some(file), handed: None }
+        let (is_declined, switches, status) = (false, false, file.status);
+        Self { is_declined, status, switches, body: &[], is_kept: true, file: Some(file), handed: None }
     }
 }
 
@@ -210,7 +214,7 @@ impl CallFrame {
             ],
         };
         self.prepare_response()?;
-        self.memory.begin(&raw const self.request, view, route)?;
+        self.memory.begin(&raw mut self.request, view, route)?;
         self.handed.lend_request(view.body, self.memory.as_raw());
         Some((&raw mut self.request, &raw mut self.response))
     }
@@ -280,8 +284,9 @@ impl CallFrame {
         let body = unsafe { self.handed.body() };
         let (status, is_kept) = (status_code(self.response.status), self.handed.is_own_body());
         let is_declined = self.response.status == DECLINED;
+        let switches = matches!(self.response.status, HTTP_101_SWITCHING_PROTOCOLS | 101);
         let file = files::sent(&self.response);
-        Ok(HandlerAnswer { is_declined, status, body, is_kept, file, handed: Some(&self.handed) })
+        Ok(HandlerAnswer { is_declined, status, switches, body, is_kept, file, handed: Some(&self.handed) })
     }
 
     /// Whether the handler has freed the empty body of its request and left the pointer to it.
@@ -300,6 +305,13 @@ impl CallFrame {
     pub fn kept_body(&self) -> Option<&[u8]> {
         // SAFETY: `release` frees no block that is kept.
         self.handed.is_own_body().then(|| unsafe { self.handed.body() })
+    }
+
+    /// The request that was prepared is the one that opened `socket`, for its `on_open`. `handed` is that of the call.
+    pub(super) fn opens(&mut self, socket: *const WebSocket, handed: &mut Handed) {
+        self.memory.opens(socket);
+        handed.lend(&self.arena);
+        handed.lend_request(&[], self.memory.as_raw());
     }
 
     /// Whether the handler has deferred functions to the end of its request.

@@ -220,10 +220,9 @@ pub struct SocketOutcome {
 }
 
 /// What happens on a WebSocket.
-#[derive(Debug)]
-pub enum SocketCall {
-    /// `on_open`
-    Open(Option<Callee<SocketFn>>),
+pub enum SocketCall<'f> {
+    /// `on_open`, and the frame with the request that opened the socket.
+    Open(Option<Callee<SocketFn>>, Option<&'f mut CallFrame>),
     /// `on_message`: the message.
     Message(Option<Callee<MessageFn>>, Vec<u8>),
     /// `on_close`. The socket's session is freed.
@@ -235,8 +234,8 @@ pub enum SocketCall {
 /// # Safety
 /// The callback is a function of a module that stays open during the call; `ws` is the pointer of a
 /// [`Socket`](super::websocket::Socket) that the caller holds.
-pub unsafe fn call_socket(call: SocketCall, context: &ModuleContext, ws: *mut WebSocket) -> SocketOutcome {
-    if matches!(call, SocketCall::Open(None) | SocketCall::Message(None, _)) {
+pub unsafe fn call_socket(call: SocketCall<'_>, context: &ModuleContext, ws: *mut WebSocket) -> SocketOutcome {
+    if matches!(call, SocketCall::Open(None, _) | SocketCall::Message(None, _)) {
         return SocketOutcome { result: Ok(()), reading: None, strange: 0 };
     }
     let (mut fault, mut handed, context) = (NO_FAULT, Handed::new(), context.as_ptr());
@@ -244,7 +243,10 @@ pub unsafe fn call_socket(call: SocketCall, context: &ModuleContext, ws: *mut We
     // SAFETY: the caller's contract, and as in `call_handler`; a message has its length, and a NUL, and outlives the call.
     let faulted = unsafe {
         match call {
-            SocketCall::Open(open) => {
+            SocketCall::Open(open, frame) => {
+                if let Some(frame) = frame {
+                    frame.opens(ws, &mut handed);
+                }
                 let (open, context) = Callee::unpack(open, context);
                 native::cwebn_call_ws_open(open, context, ws, handed.as_raw(), fault_at)
             }

@@ -3,6 +3,7 @@
 use super::crypto::Token;
 use super::files::FileWish;
 use super::native::WorkFn;
+use super::rooms::SocketServices;
 use super::settings::Kept;
 use super::stream::{STREAM_TABLE, StreamTable};
 use super::types::{HttpResponse, WebSocket};
@@ -72,9 +73,10 @@ pub struct HostTable {
     send_file: unsafe extern "C" fn(*const c_void, *mut HttpResponse, *const FileWish) -> c_int,
     stream: &'static StreamTable,
     setting: unsafe extern "C" fn(*const c_void, *const c_char) -> *const c_char,
+    sockets: *const SocketServices,
     token_sign: unsafe extern "C" fn(*const c_char, *const c_char, c_uint, *mut c_char, usize) -> c_int,
     token_verify: unsafe extern "C" fn(*const c_char, *const c_char, usize, *const c_char) -> c_int,
-    reserved: [usize; 6],
+    reserved: [usize; 5],
 }
 
 // SAFETY: functions, and a pointer to a table of functions that nobody writes.
@@ -98,6 +100,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.send_file", offset_of!(HostTable, send_file)),
         ("cweb_host.stream", offset_of!(HostTable, stream)),
         ("cweb_host.setting", offset_of!(HostTable, setting)),
+        ("cweb_host.sockets", offset_of!(HostTable, sockets)),
         ("cweb_host.token_verify", offset_of!(HostTable, token_verify)),
     ]
 }
@@ -119,9 +122,10 @@ static TABLE: HostTable = HostTable {
     send_file,
     stream: &STREAM_TABLE,
     setting,
+    sockets: &raw const super::rooms::SERVICES,
     token_sign,
     token_verify,
-    reserved: [0; 6],
+    reserved: [0; 5],
 };
 
 /// The table of this server.

@@ -64,6 +64,7 @@ fn rust_and_c_agree() {
         ("cwebn_param", size_of::<RawParam>()),
         ("cwebn_request_head", size_of::<RawRequest>()),
         ("cwebn_request_head.deferred_count", offset_of!(RawRequest, deferred_count)),
+        ("cwebn_request_head.socket", offset_of!(RawRequest, socket)),
         ("cwebn_request_head.used", offset_of!(RawRequest, used)),
         ("cwebn_handed", size_of::<RawHanded>()),
         ("cwebn_handed.request", offset_of!(RawHanded, request)),

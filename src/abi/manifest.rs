@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 /// (`CWEB_INLINE` in `include/cweb.h`).
 pub const FLAG_INLINE: i32 = 1;
 
+/// Bit of [`RouteDecl::flags`]: the route is asked before a WebSocket is opened on its path (`CWEB_HANDSHAKE`).
+const FLAG_HANDSHAKE: i32 = 128;
+
 /// Bits of [`RouteDecl::flags`] that `include/wafer/wafer_glue.c` sets: the route is asked when no other one matches; its
 /// calls run one at a time; it answers whatever it is asked, so that those that may decline are asked before it.
 const FLAG_FALLBACK: i32 = 2;
@@ -119,6 +122,12 @@ impl RouteDecl {
     #[must_use]
     pub fn is_stream(&self) -> bool {
         self.flags & FLAG_STREAM != 0
+    }
+
+    /// Whether the route is asked before a WebSocket is opened on its path, and answers nothing else.
+    #[must_use]
+    pub fn is_handshake(&self) -> bool {
+        self.flags & FLAG_HANDSHAKE != 0
     }
 
     /// Whether the route is asked only when no other module's route matches. Such a handler may decline.

@@ -19,6 +19,7 @@ pub mod module;
 mod native;
 mod places;
 pub mod request;
+pub mod rooms;
 pub mod settings;
 pub mod stream;
 pub mod types;

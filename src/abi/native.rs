@@ -122,7 +122,8 @@ pub(super) struct RequestMakers {
 /// The beginning of a `struct cwebn_request`: its `struct cwebn_request_head`.
 #[repr(C)]
 pub(super) struct RawRequest {
-    pub(super) request: *const HttpRequest,
+    pub(super) request: *mut HttpRequest,
+    pub(super) socket: *const WebSocket,
     pub(super) head: *const c_char,
     pub(super) head_bytes: usize,
     pub(super) asked: *const c_void,

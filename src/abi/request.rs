@@ -4,7 +4,8 @@
 //! captures of its route, who sent it) and leave what they find in that memory. They follow no pointer of the module's.
 
 use super::native::{self, RawParam, RawPart, RawRequest, RequestMakers};
-use super::types::HttpRequest;
+use super::rooms;
+use super::types::{HttpRequest, WebSocket};
 use crate::proto::form::{self, MultipartError};
 use crate::proto::forwarded::{ForwardedBy, TrustedProxies};
 use crate::proto::http1::RequestView;
@@ -25,12 +26,15 @@ pub struct RequestRules {
     pub trusted_proxies: Vec<String>,
     /// The name of the header field that they write: see [`ForwardedBy::named`].
     pub forwarded_by: String,
+    /// Most rooms that a WebSocket may be in.
+    pub rooms_max: usize,
 }
 
 impl Default for RequestRules {
     fn default() -> Self {
         let forwarded_by = ForwardedBy::default().field().to_owned();
-        Self { memory_bytes_max: 16 * 1024 * 1024, trusted_proxies: Vec::new(), forwarded_by }
+        let rooms_max = rooms::ROOMS_DEFAULT;
+        Self { memory_bytes_max: 16 * 1024 * 1024, trusted_proxies: Vec::new(), forwarded_by, rooms_max }
     }
 }
 
@@ -40,6 +44,7 @@ static PROXIES: OnceLock<TrustedProxies> = OnceLock::new();
 pub fn set_rules(rules: &RequestRules) {
     // SAFETY: stores a number.
     unsafe { native::cwebn_request_limit(rules.memory_bytes_max) };
+    rooms::limit(rules.rooms_max);
     let by = ForwardedBy::named(&rules.forwarded_by).unwrap_or_default();
     let named = rules.trusted_proxies.iter().map(String::as_str);
     match TrustedProxies::read(named, by) {
@@ -108,12 +113,7 @@ impl RequestMemory {
 
     /// Begins a request. `view` and `route` must live until [`RequestMemory::reset`] or the next call of this, and `self`
     /// must stay where it is. `None` when memory is short.
-    pub(super) fn begin(
-        &mut self,
-        request: *const HttpRequest,
-        view: &RequestView<'_>,
-        route: &RoutePath,
-    ) -> Option<()> {
+    pub(super) fn begin(&mut self, request: *mut HttpRequest, view: &RequestView<'_>, route: &RoutePath) -> Option<()> {
         if self.raw.is_null() {
             // SAFETY: the makers live for ever.
             self.raw = unsafe { native::cwebn_request_new(&raw const MAKERS) };
@@ -121,7 +121,7 @@ impl RequestMemory {
         self.asked = Asked { view: ptr::from_ref(view).cast(), route: ptr::from_ref(route) };
         // SAFETY: NULL, or made above and freed in drop; used by this thread only.
         let head = unsafe { self.raw.as_mut() }?;
-        head.request = request;
+        (head.request, head.socket) = (request, ptr::null());
         (head.head, head.head_bytes) = (view.bytes.as_ptr().cast(), view.bytes.len());
         head.asked = (&raw const self.asked).cast();
         Some(())
@@ -129,6 +129,14 @@ impl RequestMemory {
 
     pub(super) fn as_raw(&self) -> *mut RawRequest {
         self.raw
+    }
+
+    /// The request is the one that opened `socket`.
+    pub(super) fn opens(&mut self, socket: *const WebSocket) {
+        // SAFETY: as in `begin`.
+        if let Some(head) = unsafe { self.raw.as_mut() } {
+            head.socket = socket;
+        }
     }
 
     /// Whether functions are to be run at the request's end.
@@ -142,7 +150,7 @@ impl RequestMemory {
         // SAFETY: as in `begin`.
         unsafe {
             if let Some(head) = self.raw.as_mut() {
-                head.request = ptr::null();
+                (head.request, head.socket) = (ptr::null_mut(), ptr::null());
                 if head.used != 0 {
                     native::cwebn_request_reset(self.raw);
                 }

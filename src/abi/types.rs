@@ -127,6 +127,9 @@ impl<F: Copy> Callee<F> {
 /// `http_error_t` values below 100 stand for these statuses, in this order.
 pub const STATUS_OF_ENUM: [u16; 15] = [500, 101, 200, 302, 400, 401, 403, 404, 405, 409, 413, 414, 426, 500, 501];
 
+/// `HTTP_101_SWITCHING_PROTOCOLS`
+pub const HTTP_101_SWITCHING_PROTOCOLS: c_int = 1;
+
 /// `HTTP_200_OK`
 pub const HTTP_200_OK: c_int = 2;
 

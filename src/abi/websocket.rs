@@ -5,8 +5,8 @@ use super::types::WebSocket;
 use crate::proto::ws::{Kind, encode_frame, kind_of};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{c_char, c_int, c_void};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// RFC 6455 §7.4.1: normal closure.
 const NORMAL_CLOSURE: u16 = 1000;
@@ -21,6 +21,12 @@ pub trait Outlet: Send + Sync {
 
     /// Asks for a close with `code`.
     fn close(&self, socket: u64, code: u16);
+
+    /// Puts the socket into a room, or takes it out.
+    fn room(&self, socket: u64, room: &[u8], joins: bool);
+
+    /// Queues one encoded frame for the shard's sockets in `room`.
+    fn publish(&self, room: &[u8], frame: &Arc<[u8]>);
 }
 
 /// The server's side of a `websocket_t`.
@@ -41,6 +47,8 @@ pub struct Socket {
     /// Bytes sent by the module that the shard has not taken yet.
     queued: AtomicUsize,
     queued_max: usize,
+    /// The rooms that the module has put it into.
+    rooms: Mutex<Vec<Box<[u8]>>>,
 }
 
 // SAFETY: `visible` is handed to C as a raw pointer and not accessed by Rust between creation and drop, except for
@@ -147,6 +155,7 @@ impl Socket {
             last_is_binary: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             queued_max,
+            rooms: Mutex::default(),
         });
         // SAFETY: no other reference to `visible` exists yet.
         unsafe { (*socket.visible.get()).server = Arc::as_ptr(&socket).cast::<c_void>() };
@@ -230,6 +239,21 @@ impl Socket {
         true
     }
 
+    /// Puts the socket into a room, or takes it out. False if it is in `rooms_max` others.
+    pub(super) fn change_room(&self, room: &[u8], joins: bool, rooms_max: usize) -> bool {
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = rooms.iter().position(|known| **known == *room);
+        match (joins, at) {
+            (true, None) if rooms.len() >= rooms_max => return false,
+            (true, None) => rooms.push(room.into()),
+            (false, Some(at)) => drop(rooms.swap_remove(at)),
+            _ => {}
+        }
+        // Said again also where nothing changes: another process may have had the socket before.
+        self.outlet.room(self.key, room, joins);
+        true
+    }
+
     fn close(&self) -> bool {
         if !self.open.swap(false, Ordering::AcqRel) {
             return false;
@@ -267,7 +291,7 @@ fn malloc_text(text: &[u8]) -> *mut c_char {
 /// # Safety
 /// `ws` is NULL or a pointer from [`Socket::as_ptr`] whose `on_close` has not returned: the contract that
 /// `include/http.h` states for `websocket_t`. Until then the shard holds the `Socket`.
-unsafe fn owner<'a>(ws: *mut WebSocket) -> Option<&'a Socket> {
+pub(super) unsafe fn owner<'a>(ws: *mut WebSocket) -> Option<&'a Socket> {
     // SAFETY: the caller's contract; `server` was set at creation and points to the live Socket.
     unsafe { ws.as_ref().and_then(|ws| ws.server.cast::<Socket>().as_ref()) }
 }

@@ -341,6 +341,9 @@ settings! {
     /// Versions of each module that are kept with their sources [default: 20]
     #[arg(long, env = "CWEB_VERSIONS_KEPT", value_name = "N", help_heading = LIMITS)]
     versions_kept: usize,
+    /// Most rooms that a WebSocket may be in; cweb_ws_join() fails beyond it [default: 64]
+    #[arg(long, env = "CWEB_WS_ROOMS_MAX", value_name = "N", help_heading = LIMITS)]
+    ws_rooms_max: usize,
     /// Most deployments that wait [default: 64]
     #[arg(long, env = "CWEB_DEPLOY_QUEUE_MAX", value_name = "N", help_heading = LIMITS)]
     deploy_queue_max: usize,

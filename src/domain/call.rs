@@ -6,7 +6,7 @@ use super::stream::StreamStart;
 use crate::abi::visible::visible;
 use crate::abi::websocket::Socket;
 use crate::net::ConnId;
-use crate::proto::http1::{Head, Preflight, RequestView, ResponseHead, encode_response};
+use crate::proto::http1::{Head, Preflight, RequestView, ResponseHead, Switching, encode_response};
 use crate::proto::ws::Kind;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -41,6 +41,8 @@ pub struct AnswerMeta {
     pub cors_origin: Option<Arc<str>>,
     /// Of a request with OPTIONS: what the answer allows, unless the handler says.
     pub preflight: Option<Arc<Preflight>>,
+    /// Of the handshake of a WebSocket: with status 200 it is accepted.
+    pub switching: Option<Arc<Switching>>,
 }
 
 impl AnswerMeta {
@@ -56,6 +58,7 @@ impl AnswerMeta {
             head_only: self.head_only,
             cors_origin: self.cors_origin.as_deref(),
             preflight: self.preflight.as_deref(),
+            switching: self.switching.as_deref(),
         }
     }
 
@@ -179,11 +182,23 @@ impl OwnedRequest {
     }
 }
 
+/// The request that opened a WebSocket.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// Its head as it was received.
+    pub head: Box<[u8]>,
+    /// The address at the other end of the connection.
+    pub peer: Option<IpAddr>,
+}
+
 /// Something that happened on a WebSocket.
 #[derive(Debug)]
 pub enum SocketEvent {
     /// The handshake is done: `on_open`.
-    Open,
+    Open {
+        /// The request that asked for it.
+        handshake: Option<Box<Handshake>>,
+    },
     /// A whole message: `on_message`.
     Message {
         /// Its type.

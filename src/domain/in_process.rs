@@ -3,12 +3,13 @@
 //! The fastest way to run them, for code that is trusted: a fault is caught by the guard of the C trampoline and
 //! answered 500, but a module that scribbles over memory scribbles over the server's.
 
+mod callbacks;
 mod calls;
 mod services;
 
 pub use services::SymbolTable;
 
-use super::call::{AnswerMeta, Hold, SocketEvent, failure};
+use super::call::{AnswerMeta, Hold, failure};
 use super::serial::Turns;
 use super::stream::call::{CallState, Facts, Used};
 use super::stream::detached;
@@ -20,7 +21,7 @@ use crate::abi::context::{JobTables, ModuleContext};
 use crate::abi::events;
 use crate::abi::files::mounted;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
-use crate::abi::guard::{self, SocketCall, ThreadGuard};
+use crate::abi::guard::{self, ThreadGuard};
 use crate::abi::handed::Thing;
 use crate::abi::job;
 use crate::abi::manifest::{Manifest, Mount, RouteDecl};
@@ -28,7 +29,6 @@ use crate::abi::module::{self, OpenError, OpenModule};
 use crate::abi::request::RoutePath;
 use crate::abi::stream::{self, StreamCall};
 use crate::abi::types::{Callee, HookFn};
-use crate::abi::websocket::Socket;
 use crate::jobs::code::JobCalls;
 use crate::net::Attached;
 use crate::proto::http1::{RequestView, ResponseHead, encode_response};
@@ -61,7 +61,7 @@ pub struct InProcessModule {
     warned: AtomicU32,
     /// Of the routes whose calls run one at a time.
     turns: Arc<Turns>,
-    /// Of the routes.
+    /// Of the routes, and of the WebSockets behind them.
     paths: Vec<RoutePath>,
 }
 
@@ -155,7 +155,9 @@ impl InProcess {
         let context = context.ok_or_else(|| LoadError::Host("there is no memory for it".to_owned()))?;
         let context = Arc::new(context);
         open.set_used(Arc::clone(&context) as _);
-        let paths = open.manifest.routes.iter().map(|route| RoutePath::new(&route.path)).collect();
+        let routes = open.manifest.routes.iter().map(|route| route.path.as_str());
+        let sockets = open.manifest.websockets.iter().map(|socket| socket.path.as_str());
+        let paths = routes.chain(sockets).map(RoutePath::new).collect();
         let (context, open, warned) = (ManuallyDrop::new(context), ManuallyDrop::new(open), AtomicU32::new(0));
         Ok(Arc::new(InProcessModule { context, open, number, warned, turns: Arc::default(), paths }))
     }
@@ -218,6 +220,11 @@ impl InProcessModule {
     pub(super) fn may_decline(&self, route: usize) -> bool {
         let declines = |route: &RouteDecl| route.is_fallback() && !route.is_inline();
         self.open.manifest.routes.get(route).is_some_and(declines)
+    }
+
+    /// Whether route number `route` is asked before a WebSocket is opened.
+    fn is_handshake(&self, route: usize) -> bool {
+        self.route(route).is_some_and(RouteDecl::is_handshake)
     }
 
     /// The directory that route number `route` serves, if it has no handler for that.
@@ -375,6 +382,7 @@ impl Executor {
             head_only: meta.head_only,
             cors_origin,
             preflight: meta.preflight.as_deref(),
+            switching: meta.switching.as_deref(),
         };
         let plain = [(b"Content-Type".as_slice(), b"text/plain; charset=utf-8".as_slice())];
         let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() else {
@@ -475,7 +483,12 @@ impl Executor {
         let mut failure = called.err().map(Failure::Trap);
         if failure.is_none() {
             match frame.answer() {
-                Ok(answer) => take(answer, self.state.is_streamed()),
+                Ok(mut answer) => {
+                    if answer.switches && module.is_handshake(route) {
+                        answer.status = 200;
+                    }
+                    take(answer, self.state.is_streamed());
+                }
                 Err(why) => failure = Some(Failure::Refused(why)),
             }
         }
@@ -530,49 +543,5 @@ impl Executor {
         self.frame.abandon();
         tracing::error!("module {name} failed in {place}: {what}");
         format!("module {name} failed: {what}\n")
-    }
-
-    /// Runs the callbacks of one WebSocket for a batch of events.
-    pub fn socket(&mut self, hold: &dyn Hold, socket: &Socket, index: usize, events: Vec<SocketEvent>) {
-        if let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() {
-            self.callbacks(module, socket, index, events);
-        }
-    }
-
-    /// Runs the callbacks of one WebSocket of `module` for a batch of events.
-    pub(super) fn callbacks(
-        &mut self,
-        module: &InProcessModule,
-        socket: &Socket,
-        index: usize,
-        events: Vec<SocketEvent>,
-    ) {
-        let Some(callbacks) = module.open.symbols.websockets.get(index) else { return };
-        let name = &module.open.manifest.name;
-        let (context, ws) = (&module.context, socket.as_ptr());
-        for event in events {
-            let mut handling = None;
-            let (callback, call) = match event {
-                SocketEvent::Open => ("on_open", SocketCall::Open(callbacks.on_open)),
-                SocketEvent::Message { kind, payload } => {
-                    handling = Some(socket.handle(kind));
-                    ("on_message", SocketCall::Message(callbacks.on_message, payload))
-                }
-                SocketEvent::Close => ("on_close", SocketCall::Close(callbacks.on_close)),
-            };
-            // SAFETY: the caller keeps the module open, and `socket` alive.
-            let outcome =
-                module.calling(|| unsafe { guard::call_socket(call, context, ws) }, |outcome| outcome.result.is_err());
-            drop(handling);
-            module.warn_of(outcome.strange);
-            if let Err(trap) = outcome.result {
-                let place = match outcome.reading {
-                    Some(reading) => format!("{callback}, {reading}"),
-                    None => callback.to_owned(),
-                };
-                let fault = module.fault(trap, &place);
-                tracing::error!("module {name} failed in {place}: {fault}");
-            }
-        }
     }
 }

@@ -3,6 +3,7 @@
 //! A shard owns its connections alone; an executor, a module's thread or the control plane that has something for one
 //! of them leaves a [`Message`] here. The push costs no syscall unless the shard sleeps (see [`Waker`]).
 
+use super::DEFAULT_DOMAIN;
 use super::call::{AnswerMeta, OwnedRequest};
 use super::process::ShardLink;
 use super::stream::StreamBegin;
@@ -82,6 +83,24 @@ pub enum Message {
         socket: u64,
         /// One whole frame.
         frame: Box<dyn Lent>,
+    },
+    /// Put a WebSocket into a room, or take it out.
+    SocketRoom {
+        /// The shard's key of the socket.
+        socket: u64,
+        /// The room's name.
+        room: Box<[u8]>,
+        /// In, or out.
+        joins: bool,
+    },
+    /// Send an encoded frame to the WebSockets of a domain that are in a room.
+    RoomPublish {
+        /// The domain's name.
+        domain: Arc<str>,
+        /// The room's name.
+        room: Box<[u8]>,
+        /// One whole frame.
+        frame: Arc<[u8]>,
     },
     /// Close a WebSocket.
     SocketClose {
@@ -194,6 +213,15 @@ impl Outlet for Inbox {
 
     fn close(&self, socket: u64, code: u16) {
         self.push(Message::SocketClose { socket, code });
+    }
+
+    fn room(&self, socket: u64, room: &[u8], joins: bool) {
+        self.push(Message::SocketRoom { socket, room: room.into(), joins });
+    }
+
+    fn publish(&self, room: &[u8], frame: &Arc<[u8]>) {
+        let domain = DEFAULT_DOMAIN.into();
+        self.push(Message::RoomPublish { domain, room: room.into(), frame: Arc::clone(frame) });
     }
 }
 

@@ -49,9 +49,9 @@ impl Groups {
     pub fn of(&self, path: &[u8]) -> Option<Vec<Option<Range<usize>>>> {
         let mut slots = vec![None; 2 * (self.count + 1)];
         let input = Input::new(path).anchored(Anchored::Yes);
+        // Not kept with the thread: state that is made there within a call of a module waits for the dynamic loader's lock.
         let mut cache = self.dfa.create_cache();
-        let matched = self.dfa.try_search_slots(&mut cache, &input, &mut slots);
-        matched.ok().flatten()?;
+        self.dfa.try_search_slots(&mut cache, &input, &mut slots).ok().flatten()?;
         let place = |pair: &[Option<regex_automata::util::primitives::NonMaxUsize>]| match pair {
             [Some(start), Some(end)] => Some(start.get()..end.get()),
             _ => None,

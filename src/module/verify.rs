@@ -39,7 +39,10 @@ pub(super) fn check(manifest: &Manifest) -> Result<(), Refusal> {
     let mut problems = Problems { read: &manifest.problems, found: manifest.problems.clone() };
     problems.add("config.name", name(&manifest.name));
     for (at, route) in manifest.routes.iter().enumerate() {
-        problems.add(&format!("config.routes[{at}]"), check_route(at, route));
+        problems.add(
+            &format!("config.routes[{at}]"),
+            check_route(at, route).and_then(|()| check_handshake(at, route, manifest)),
+        );
     }
     for (at, socket) in manifest.websockets.iter().enumerate() {
         problems.add(&format!("config.websockets[{at}]"), check_socket(at, &socket.path));
@@ -134,6 +137,20 @@ fn hidden(manifest: &Manifest) -> Vec<String> {
         }
     }
     hidden
+}
+
+/// What is wrong with a route that is asked before a WebSocket is opened.
+fn check_handshake(at: usize, route: &RouteDecl, manifest: &Manifest) -> Result<(), Refusal> {
+    if route.is_handshake() && route.method != "GET" {
+        return refuse(format!(
+            "routes[{at}] ({}): CWEB_HANDSHAKE needs the method GET, which every handshake has",
+            route.path
+        ));
+    }
+    if route.is_handshake() && !manifest.websockets.iter().any(|socket| socket.path == route.path) {
+        return refuse(format!("routes[{at}] ({}): CWEB_HANDSHAKE needs a WebSocket with the same path", route.path));
+    }
+    Ok(())
 }
 
 /// Limits of a route beyond those of the operator.

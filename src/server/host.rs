@@ -37,6 +37,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         memory_bytes_max: config.request_memory_bytes_max,
         trusted_proxies: config.trusted_proxies.clone(),
         forwarded_by: config.trusted_proxy_header.clone(),
+        rooms_max: config.ws_rooms_max,
     };
     if config.isolation == Isolation::None {
         set_rules(&requests);

@@ -2,6 +2,8 @@
 
 use super::host::{ModuleHost, shard_cores, stream_sizes};
 use super::{ServeError, setup};
+use crate::abi::rooms::set_outlets;
+use crate::abi::websocket::Outlet;
 use crate::admin::Admin;
 use crate::config::{Config, Reactor};
 use crate::domain;
@@ -97,9 +99,10 @@ pub(super) fn start_shards(
         control.subscribe(Box::new(move || subscriber.push(Message::TableChanged)));
         running.push(RunningShard { inbox, thread });
     }
-    if let ModuleHost::Apart(domains) = host {
-        let inboxes: Vec<Arc<Inbox>> = running.iter().map(|shard| Arc::clone(&shard.inbox)).collect();
-        domains.attach(&inboxes);
+    let inboxes: Vec<Arc<Inbox>> = running.iter().map(|shard| Arc::clone(&shard.inbox)).collect();
+    match host {
+        ModuleHost::Apart(domains) => domains.attach(&inboxes),
+        ModuleHost::Here(_) => set_outlets(inboxes.into_iter().map(|inbox| inbox as Arc<dyn Outlet>).collect()),
     }
     admin.jobs().hub().set_shards(running.iter().map(|shard| Arc::clone(&shard.inbox) as Arc<dyn EventSink>).collect());
     Ok(running)
@@ -176,6 +179,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         ws_message_bytes_max: config.ws_message_bytes_max,
         ws_queue_bytes_max: config.ws_queue_bytes_max,
         ws_inbox_messages_max: config.ws_inbox_messages_max,
+        ws_rooms_max: config.ws_rooms_max,
         header_timeout_ms: config.header_timeout_ms,
         body_timeout_ms: config.body_timeout_ms,
         idle_timeout_ms: config.idle_timeout_ms,

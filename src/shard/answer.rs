@@ -121,5 +121,6 @@ pub(super) fn meta_of(
         head_only: view.method() == Method::Head,
         cors_origin,
         preflight: (view.method() == Method::Options).then(|| Arc::clone(preflight)),
+        switching: None,
     }
 }

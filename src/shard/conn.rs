@@ -14,6 +14,10 @@ pub(super) enum Slot {
     Waiting { request: OwnedRequest, meta: AnswerMeta, safe: bool },
     /// Begun; the answer, of about this many bytes, comes through the inbox.
     Running { safe: bool, expected: usize },
+    /// A module is asked whether a WebSocket is opened.
+    Asking { request: OwnedRequest },
+    /// It is, when the answer that says so has its turn.
+    Opening { bytes: Vec<u8>, request: OwnedRequest },
     /// Answered, but an earlier request is not.
     Ready { bytes: Vec<u8>, lent: Option<Attached>, safe: bool },
     /// The answer is a stream of events, which takes the connection when its turn comes.
@@ -35,7 +39,7 @@ impl Slot {
     pub(super) fn is_safe(&self) -> bool {
         match self {
             Slot::Waiting { safe, .. } | Slot::Running { safe, .. } | Slot::Ready { safe, .. } => *safe,
-            Slot::Stream { .. } => false,
+            Slot::Stream { .. } | Slot::Asking { .. } | Slot::Opening { .. } => false,
             Slot::Flow(flow) => flow.safe,
         }
     }
@@ -45,7 +49,8 @@ impl Slot {
         match self {
             Slot::Waiting { request, .. } => request.bytes(),
             Slot::Running { expected, .. } => *expected,
-            Slot::Ready { bytes, .. } => bytes.len(),
+            Slot::Ready { bytes, .. } | Slot::Opening { bytes, .. } => bytes.len(),
+            Slot::Asking { request } => request.bytes(),
             Slot::Stream { .. } | Slot::Flow(_) => 0,
         }
     }
@@ -128,6 +133,15 @@ pub(super) enum Partial {
 }
 
 impl Conn {
+    /// Whether what the client sends next may be of a WebSocket that is not open yet: its handshake waits, or a module is asked.
+    pub(super) fn is_asking(&self) -> bool {
+        match self.slots.back() {
+            Some(Slot::Asking { .. } | Slot::Opening { .. }) => true,
+            Some(Slot::Waiting { request, .. }) => request.view().is_websocket_upgrade(),
+            _ => false,
+        }
+    }
+
     pub(super) fn new(id: ConnId, peer: Peer, serves: Serves, limits: &ShardLimits, now_ms: u64) -> Self {
         Self {
             id,

@@ -36,6 +36,8 @@ pub struct ShardLimits {
     pub ws_queue_bytes_max: usize,
     /// Messages of one WebSocket that may wait for its handler before reading pauses.
     pub ws_inbox_messages_max: usize,
+    /// Rooms that one WebSocket may be in.
+    pub ws_rooms_max: usize,
     /// From the first byte of a request to the end of its head.
     pub header_timeout_ms: u64,
     /// Between two reads of a body.

@@ -8,12 +8,14 @@ mod answer;
 mod bodies;
 mod conn;
 mod flows;
+mod handshakes;
 mod limits;
 mod order;
 mod peers;
 mod pongs;
 mod refusals;
 mod requests;
+mod rooms;
 mod snapshot;
 mod sockets;
 mod stats;
@@ -39,6 +41,7 @@ use crate::net::{Application, CloseReason, ConnId, Links, Peer};
 use crate::proto::http1::{Preflight, http_date};
 use arc_swap::{ArcSwap, Cache};
 use conn::{Conn, Serves, Slot, Takeover};
+use rooms::Rooms;
 use sockets::Sockets;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -99,6 +102,7 @@ pub struct Shard {
     peers: Option<Arc<PeerCounts>>,
     conns: Vec<Option<Box<Conn>>>,
     sockets: Sockets,
+    rooms: Rooms,
     streams: Streams,
     /// Connections whose first waiting request could not begin because its module is being swapped.
     held: Vec<ConnId>,
@@ -149,6 +153,7 @@ impl Shard {
             peers: parts.peers,
             conns: Vec::new(),
             sockets: Sockets::default(),
+            rooms: Rooms::default(),
             streams: Streams::default(),
             held: Vec::new(),
             in_flight: 0,
@@ -228,6 +233,8 @@ impl Shard {
             }
             Message::SocketSend { socket, frame } => self.socket_send(links, socket, frame),
             Message::SocketSendLent { socket, frame } => self.socket_send_lent(links, socket, frame),
+            Message::SocketRoom { socket, room, joins } => self.socket_room(socket, &room, joins),
+            Message::RoomPublish { domain, room, frame } => self.publish(links, &domain, &room, &frame),
             Message::SocketClose { socket, code } => self.socket_close(links, socket, code),
             Message::StreamFound { stream, job } => self.stream_found(links, stream, job),
             Message::StreamReplay { stream, replay } => self.stream_replayed(links, stream, replay),
@@ -258,6 +265,7 @@ impl Shard {
         let table = Arc::clone(self.table.load());
         let old = self.snapshot.replace(table);
         self.sockets_after_swap(links, &old);
+        self.rooms_after_swap();
         drop(old);
         for id in std::mem::take(&mut self.held) {
             self.advance(links, id);

@@ -1,8 +1,9 @@
 //! Answers leave in the order of the requests (RFC 9112 §9.3.2), and what waited for its turn begins.
 
 use super::Shard;
-use super::answer::Meta;
+use super::answer::{Meta, shutting_down};
 use super::conn::{Conn, Slot, Takeover};
+use super::handshakes::is_accepted;
 use super::requests::Begun;
 use crate::domain::call::OwnedRequest;
 use crate::net::{Attached, ConnId, Links};
@@ -16,9 +17,14 @@ impl Shard {
         id: ConnId,
         seq: u64,
         mut bytes: Vec<u8>,
-        lent: Option<Attached>,
+        mut lent: Option<Attached>,
     ) {
         let draining = self.draining;
+        if draining && is_accepted(&bytes) {
+            bytes.clear();
+            lent = None;
+            shutting_down().encode(&self.error_meta(), &mut bytes);
+        }
         let Some(conn) = self.conn(id) else { return }; // The client left before its answer came.
         if draining && conn.owes_only(seq) {
             // It was begun before the stop, and its connection ends with it.
@@ -32,7 +38,11 @@ impl Shard {
                 self.flow_failed(slot, bytes);
             } else {
                 let safe = slot.is_safe();
-                *slot = Slot::Ready { bytes, lent, safe };
+                let before = std::mem::replace(slot, Slot::Ready { bytes: Vec::new(), lent: None, safe });
+                *slot = match before {
+                    Slot::Asking { request } if is_accepted(&bytes) => Slot::Opening { bytes, request },
+                    _ => Slot::Ready { bytes, lent, safe },
+                };
             }
         }
         self.put(conn);
@@ -61,7 +71,17 @@ impl Shard {
                     }
                     conn.first_seq += 1;
                 }
-                running @ Slot::Running { .. } => {
+                Slot::Opening { bytes, request } => {
+                    conn.first_seq += 1;
+                    conn.last_active_ms = self.now_ms;
+                    if let Some(outbox) = links.outbox(id) {
+                        outbox.push_owned(bytes);
+                    }
+                    let key = self.open_socket(id, &request.view());
+                    conn.taken = Some(Takeover::Socket(key));
+                    break;
+                }
+                running @ (Slot::Running { .. } | Slot::Asking { .. }) => {
                     conn.slots.push_front(running);
                     break;
                 }
@@ -113,6 +133,7 @@ impl Shard {
                 None
             }
             Begun::Running { expected } => Some(Slot::Running { safe, expected }),
+            Begun::Asking => Some(Slot::Asking { request }),
             Begun::Held => {
                 self.held.push(conn.id);
                 Some(Slot::Waiting { request: request.charged(&self.bodies), meta, safe })

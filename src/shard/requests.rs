@@ -27,6 +27,8 @@ pub(super) enum Begun {
     Attached(Attached),
     /// An executor or the control plane answers later, with about this many bytes.
     Running { expected: usize },
+    /// A module is asked whether a WebSocket is opened.
+    Asking,
     /// Its module is being swapped: it must wait.
     Held,
     /// The connection speaks HTTP no more.
@@ -100,7 +102,7 @@ impl Shard {
             if conn.last_request_seen || conn.taken.is_some() {
                 break;
             }
-            if !self.has_room(links, conn) {
+            if !self.has_room(links, conn) || conn.is_asking() {
                 conn.paused = true;
                 links.set_reading(conn.id, false);
                 break;
@@ -230,6 +232,7 @@ impl Shard {
                 None
             }
             Begun::Running { expected } => Some(Slot::Running { safe, expected }),
+            Begun::Asking => Some(Slot::Asking { request: OwnedRequest::copy(view) }),
             Begun::Held => {
                 self.held.push(origin.id);
                 Some(self.wait(origin, view, safe))
@@ -292,6 +295,11 @@ impl Shard {
     ) -> Begun {
         let Some(generation) = self.snapshot.gen_of(module) else { return Begun::Held };
         let declared = generation.route(route);
+        if declared.is_some_and(RouteDecl::is_handshake) {
+            let answer = ServerAnswer::text(426, "this path speaks WebSocket\n").with("Upgrade", "websocket");
+            answer.encode(&self.meta(origin, view), out);
+            return Begun::Answered;
+        }
         if declared.is_some_and(RouteDecl::is_stream) {
             let generation = Arc::clone(generation);
             return self.begin_whole_stream(origin, view, &generation, route, out);
@@ -314,15 +322,10 @@ impl Shard {
             self.stats.headers_dropped(u64::from(dropped));
             return local.executor.take_attached().map_or(Begun::Answered, Begun::Attached);
         }
-        // A limit for each domain: one that answers nothing must not use up that of the others.
-        let in_flight = match &self.local {
-            Some(_) => self.in_flight,
-            None => self.remote.in_flight(generation.instance()),
-        };
-        if in_flight >= self.limits.in_flight_max || !self.has_room_for(view) {
+        let generation = Arc::clone(generation);
+        if self.is_full(&generation, view) {
             return self.overloaded(origin, view, out);
         }
-        let generation = Arc::clone(generation);
         let expected = generation.expected_bytes(route);
         let work = Work::Request {
             conn: origin.id,
@@ -334,6 +337,16 @@ impl Shard {
         };
         self.submit(&generation, route, work);
         Begun::Running { expected }
+    }
+
+    /// Whether the module's domain has as many calls in flight as it may have, or there is no room for the body. A limit for each
+    /// domain: one that answers nothing must not use up that of the others.
+    pub(super) fn is_full(&self, generation: &ShardGen, view: &RequestView<'_>) -> bool {
+        let in_flight = match &self.local {
+            Some(_) => self.in_flight,
+            None => self.remote.in_flight(generation.instance()),
+        };
+        in_flight >= self.limits.in_flight_max || !self.has_room_for(view)
     }
 
     /// The handler of a fallback route has declined: the next one is asked, and if there is none the server answers.
@@ -356,7 +369,7 @@ impl Shard {
     }
 
     /// Answers that there is too much to do already.
-    fn overloaded(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
+    pub(super) fn overloaded(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         self.stats.overloaded();
         let answer = ServerAnswer::text(503, "too many requests in flight\n").with("Retry-After", "1");
         answer.encode(&self.meta(origin, view), out);
@@ -451,7 +464,7 @@ impl Shard {
     }
 
     /// Framing of an answer after which the connection is closed.
-    fn error_meta(&self) -> Meta {
+    pub(super) fn error_meta(&self) -> Meta {
         Meta {
             date: self.date,
             keep_alive: false,
@@ -459,6 +472,7 @@ impl Shard {
             head_only: false,
             cors_origin: self.cors_origin.clone(),
             preflight: None,
+            switching: None,
         }
     }
 

@@ -11,7 +11,7 @@ use super::pongs::Pongs;
 use super::requests::{Begun, Origin};
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
-use crate::domain::call::{Hold, SocketEvent, Work};
+use crate::domain::call::{Handshake, Hold, SocketEvent, Work};
 use crate::domain::inbox::Message;
 use crate::module::table::Table;
 use crate::net::{ConnId, Lent, Links, Outbox};
@@ -131,6 +131,9 @@ impl Shard {
         if self.draining {
             return refuse(super::answer::shutting_down(), &meta, out);
         }
+        if let Some((module, route)) = self.handshake_route(view.path()) {
+            return self.begin_handshake(origin, view, accept, (module, route), out);
+        }
         ws::encode_accept(out, &accept, &self.date);
         let key = self.open_socket(origin.id, view);
         Begun::Taken(Takeover::Socket(key))
@@ -142,19 +145,20 @@ impl Shard {
         self.snapshot.gen_of(module)?.instance().quarantine()
     }
 
-    fn open_socket(&mut self, conn: ConnId, view: &RequestView<'_>) -> u64 {
+    pub(super) fn open_socket(&mut self, conn: ConnId, view: &RequestView<'_>) -> u64 {
         let key = self.sockets.next_key;
         self.sockets.next_key += 1;
         let outlet = Arc::clone(&self.inbox);
         let session = session_text(view.query());
         let limit = self.limits.ws_queue_bytes_max;
+        let handshake = Handshake { head: view.bytes.into(), peer: view.peer };
         let state = SocketState {
             conn: Some(conn),
             session: Session::new(WsLimits { message_bytes_max: self.limits.ws_message_bytes_max }),
             pongs: Pongs::default(),
             handle: Socket::new(key, session.as_deref(), outlet, limit),
             path: view.path().into(),
-            pending: vec![SocketEvent::Open],
+            pending: vec![SocketEvent::Open { handshake: Some(Box::new(handshake)) }],
             pending_bytes: 0,
             busy: false,
             finished: false,
@@ -224,7 +228,7 @@ impl Shard {
             if let Some(conn) = state.conn {
                 links.abort(conn);
             }
-            self.sockets.states.remove(&key);
+            self.forget_socket(key);
             return;
         };
         state.busy = true;
@@ -263,7 +267,7 @@ impl Shard {
             }
             (Some(_), None) => state.handle.mark_closed(),
             (None, _) => {
-                self.sockets.states.remove(&key);
+                self.forget_socket(key);
             }
         }
     }
@@ -280,6 +284,7 @@ impl Shard {
     /// A module sends a frame. One that has queued more than its reader takes is closed: a module can't know how fast
     /// its readers are, and the server's memory is bounded.
     pub(super) fn socket_send(&mut self, links: &mut Links, key: u64, frame: Arc<[u8]>) {
+        self.taken_from_module(key, frame.len());
         if let Some(outbox) = self.room_for_frame(links, key, frame.len()) {
             outbox.push_shared(frame);
         }
@@ -287,17 +292,41 @@ impl Shard {
 
     /// [`Shard::socket_send`] of a frame that lies in a domain's memory.
     pub(super) fn socket_send_lent(&mut self, links: &mut Links, key: u64, frame: Box<dyn Lent>) {
+        self.taken_from_module(key, frame.len());
         if let Some(outbox) = self.room_for_frame(links, key, frame.len()) {
             outbox.push_lent(frame);
         }
     }
 
+    /// The shard has a frame that a module has sent to this socket alone.
+    fn taken_from_module(&self, key: u64, bytes: usize) {
+        if let Some(state) = self.sockets.states.get(&key) {
+            state.handle.taken(bytes);
+        }
+    }
+
+    fn forget_socket(&mut self, key: u64) {
+        self.sockets.states.remove(&key);
+        self.rooms.leave_all(key);
+    }
+
+    /// The domain that the module of the socket's path runs in.
+    pub(super) fn domain_of_socket(&self, key: u64) -> Option<String> {
+        let state = self.sockets.states.get(&key).filter(|state| !state.finished)?;
+        let (module, _) = self.snapshot.table().websocket(&state.path)?;
+        self.snapshot.table().modules().get(module).map(|module| module.domain().to_owned())
+    }
+
     /// Where a frame of `bytes` bytes goes, if the socket is open and its reader fast enough.
-    fn room_for_frame<'a>(&mut self, links: &'a mut Links, key: u64, bytes: usize) -> Option<&'a mut Outbox> {
+    pub(super) fn room_for_frame<'a>(
+        &mut self,
+        links: &'a mut Links,
+        key: u64,
+        bytes: usize,
+    ) -> Option<&'a mut Outbox> {
         let limit = self.limits.ws_queue_bytes_max;
         let now_ms = self.now_ms;
         let state = self.sockets.states.get_mut(&key)?;
-        state.handle.taken(bytes);
         let conn = state.conn.filter(|_| !state.session.is_closing())?;
         if links.unsent(conn) + bytes > limit {
             self.stats.ws_overflowed();
@@ -328,13 +357,14 @@ impl Shard {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         state.conn = None;
         state.handle.mark_closed();
+        self.rooms.leave_all(key);
         if state.busy {
             self.remote.gone(key);
         }
         let told = state.finished && !state.busy && state.pending.is_empty();
         state.finish();
         if told {
-            self.sockets.states.remove(&key);
+            self.forget_socket(key);
         } else {
             self.dispatch_socket(links, key);
         }

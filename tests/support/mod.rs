@@ -315,6 +315,19 @@ impl Client {
         count > 0
     }
 
+    /// The client's end of a WebSocket whose handshake has been answered.
+    pub fn into_websocket(self) -> Socket {
+        WebSocket::from_partially_read(self.stream, self.buffer, tungstenite::protocol::Role::Client, None)
+    }
+
+    /// The next bytes, as many as `count`.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            assert!(self.fill(), "cut off after {}", String::from_utf8_lossy(&self.buffer));
+        }
+        self.buffer.drain(..count).collect()
+    }
+
     /// All that comes until the connection is closed.
     pub fn rest(&mut self) -> String {
         while self.fill() {}

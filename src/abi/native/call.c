@@ -92,7 +92,10 @@ static void run_close(void *arg) {
 int cwebn_call_ws_open(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,
                        struct cwebn_handed *handed, struct cwebn_fault *fault) {
     struct socket_call call = {fn, ctx, ws, handed};
-    return cwebn_guard_call(run_open, &call, fault);
+    struct cwebn_request *outer = cwebn_request_enter(handed->request);
+    int faulted = cwebn_guard_call(run_open, &call, fault);
+    (void)cwebn_request_enter(outer);
+    return faulted;
 }
 
 int cwebn_call_ws_close(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,

@@ -144,7 +144,8 @@ struct cwebn_request_makers {
 
 /* The part of a cwebn_request that the server sees. */
 struct cwebn_request_head {
-    const struct http_request *request; /* the one that the module has */
+    struct http_request *request; /* the one that the module has */
+    const struct websocket *socket; /* the one whose on_open is called with the request that opened it; NULL: none */
     const char *head;                   /* the request as it was received, up to its body */
     size_t head_bytes;
     const void *asked; /* for the makers */

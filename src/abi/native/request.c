@@ -316,6 +316,15 @@ static const char *service_peer_address(const struct http_request *req, int dire
     return request->addresses[direct != 0];
 }
 
+static struct http_request *service_of_socket(const struct websocket *ws) {
+    const struct cwebn_request *request = current;
+    if (request == NULL || ws == NULL || request->head.socket != ws) {
+        errno = EINVAL;
+        return NULL;
+    }
+    return request->head.request;
+}
+
 const struct cweb_requests cwebn_requests = {
     .alloc = service_alloc,
     .at_end = service_at_end,
@@ -325,4 +334,5 @@ const struct cweb_requests cwebn_requests = {
     .param = service_param,
     .target = service_target,
     .peer_address = service_peer_address,
+    .of_socket = service_of_socket,
 };

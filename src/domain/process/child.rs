@@ -5,12 +5,14 @@ use super::arena::Parts;
 use super::companion::{self, Intake, Pools};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::layout::Layout;
-use super::port::Port;
+use super::port::{Port, PortOutlet};
 use super::streaming::ShardStreams;
 use super::work::{Domain, DomainRunner, Work};
 use crate::abi::context::JobTables;
 use crate::abi::guard::Trap;
 use crate::abi::request::set_rules;
+use crate::abi::rooms::set_outlets;
+use crate::abi::websocket::Outlet;
 use crate::abi::{crypto, host};
 use crate::domain::Instance;
 use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
@@ -247,6 +249,10 @@ fn start_threads(
         ports.push(Arc::new(Port::new(Producer::new(region, spec)?, wake, spec.record_bytes_max(), files)));
     }
     let answers = Arc::new(Answers::new(parts.lend_answers(&bodies)));
+    let outlet = |port: &Arc<Port>| {
+        Arc::new(PortOutlet { port: Arc::clone(port), answers: Arc::clone(&answers) }) as Arc<dyn Outlet>
+    };
+    set_outlets(ports.iter().map(outlet).collect());
     let requests = (0..start.shards).map(|shard| parts.borrow_requests(&bodies, shard)).collect();
     let domain = Arc::new(Domain {
         instances: RwLock::default(),

@@ -222,6 +222,8 @@ impl Outlet for Nowhere {
     fn send(&self, _socket: u64, _frame: Arc<[u8]>) {}
 
     fn close(&self, _socket: u64, _code: u16) {}
+    fn room(&self, _socket: u64, _room: &[u8], _joins: bool) {}
+    fn publish(&self, _room: &[u8], _frame: &Arc<[u8]>) {}
 }
 
 /// Calls in flight with a process that sends anything.
@@ -259,13 +261,18 @@ impl Hostile {
                 head_only: random.below(4) == 0,
                 cors_origin: (random.below(2) == 0).then(|| "*".into()),
                 preflight: None,
+                switching: None,
             };
             let request = OwnedRequest::copy(&view);
             calls.submit(Arc::clone(&hold), true, Work::Request { conn, seq, route: 0, request, meta, stream: None });
         }
         for key in 0..SOCKETS {
             let socket = Socket::new(key, None, Arc::new(Nowhere), 1000);
-            calls.submit(Arc::clone(&hold), true, Work::Socket { socket, index: 0, events: vec![SocketEvent::Open] });
+            calls.submit(
+                Arc::clone(&hold),
+                true,
+                Work::Socket { socket, index: 0, events: vec![SocketEvent::Open { handshake: None }] },
+            );
         }
         calls.flush();
         Self { calls, producer, fate, requests: (0..REQUESTS).collect(), sockets: (0..SOCKETS).collect() }
@@ -303,6 +310,7 @@ impl Hostile {
                 Message::SocketIdle { socket } => assert!(self.sockets.remove(&socket), "idle twice"),
                 Message::SocketClose { code, .. } => assert!((1000..=4999).contains(&code)),
                 Message::SocketSend { .. } | Message::SocketSendLent { .. } => {}
+                Message::SocketRoom { .. } | Message::RoomPublish { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -130,6 +130,11 @@ impl ShardLink {
         self.owner.is_dead()
     }
 
+    /// The name of its domain.
+    pub(super) fn domain_name(&self) -> &str {
+        self.domain.name()
+    }
+
     /// The number of its domain.
     #[must_use]
     pub fn domain(&self) -> usize {

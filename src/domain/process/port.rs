@@ -121,4 +121,26 @@ impl Outlet for PortOutlet {
         wire::close(&mut record, socket, code);
         self.port.send(&record, &[]);
     }
+
+    fn room(&self, socket: u64, room: &[u8], joins: bool) {
+        let mut record = Vec::with_capacity(64);
+        wire::room(&mut record, socket, room, joins);
+        self.port.send(&record, &[]);
+    }
+
+    fn publish(&self, room: &[u8], frame: &Arc<[u8]>) {
+        let mut fixed = Vec::with_capacity(64);
+        wire::publish_head(&mut fixed, room);
+        let fits = frame.len() <= self.port.room(fixed.len());
+        match self.answers.lend(frame, fits, || {}) {
+            Lent::At(place) => {
+                wire::lend(&mut fixed, place);
+                self.port.send(&fixed, &[]);
+            }
+            Lent::Here => self.port.send(&fixed, frame),
+            Lent::Refused(_, why) => {
+                tracing::warn!("a frame of {} bytes for a room can't be sent: {why}", frame.len());
+            }
+        }
+    }
 }

@@ -40,6 +40,10 @@ pub(super) mod kind {
     pub(super) const DECLINED: u8 = 13;
     pub(super) const TURN: u8 = 17;
     pub(in super::super) const ANSWER_FILE: u8 = 20;
+    pub(super) const JOIN: u8 = 18;
+    pub(super) const LEAVE: u8 = 19;
+    pub(super) const PUBLISH: u8 = 22;
+    pub(super) const PUBLISH_LENT: u8 = 23;
 }
 
 /// Where a body is.
@@ -95,6 +99,10 @@ pub(super) enum ToServer<'a> {
     Send { key: u64, frame: Body<'a> },
     /// Close a socket.
     Close { key: u64, code: u16 },
+    /// Put a socket into a room, or take it out.
+    Room { key: u64, room: &'a [u8], joins: bool },
+    /// An encoded frame for the sockets of the domain in a room.
+    Publish { room: &'a [u8], frame: Body<'a> },
     /// About a stream.
     Stream(StreamToServer<'a>),
 }
@@ -217,6 +225,7 @@ pub(super) fn lend(fixed: &mut Vec<u8>, place: Place) {
             kind::REQUEST => kind::REQUEST_LENT,
             kind::SOCKET => kind::SOCKET_LENT,
             kind::SEND => kind::SEND_LENT,
+            kind::PUBLISH => kind::PUBLISH_LENT,
             _ => kind::ANSWER_LENT,
         };
     }
@@ -348,6 +357,20 @@ pub(super) fn close(out: &mut Vec<u8>, key: u64, code: u16) {
     out.extend_from_slice(&code.to_le_bytes());
 }
 
+/// A socket that joins or leaves a room.
+pub(super) fn room(out: &mut Vec<u8>, key: u64, room: &[u8], joins: bool) {
+    out.push(if joins { kind::JOIN } else { kind::LEAVE });
+    out.extend_from_slice(&key.to_le_bytes());
+    push_block(out, room);
+}
+
+/// The fixed part of a frame for a room; the frame follows it.
+pub(super) fn publish_head(out: &mut Vec<u8>, room: &[u8]) {
+    out.push(kind::PUBLISH);
+    out.extend_from_slice(&[0; 8]);
+    push_block(out, room);
+}
+
 impl<'a> ToDomain<'a> {
     /// Reads a record.
     pub(super) fn read(record: &'a [u8]) -> Result<Self, Malformed> {
@@ -406,6 +429,10 @@ impl<'a> ToServer<'a> {
             kind::RETURNED => Self::Returned { ticket },
             kind::SEND | kind::SEND_LENT => Self::Send { key: ticket, frame: reader.body(kind == kind::SEND)? },
             kind::CLOSE => Self::Close { key: ticket, code: reader.u16()? },
+            kind::JOIN | kind::LEAVE => Self::Room { key: ticket, room: reader.block()?, joins: kind == kind::JOIN },
+            kind::PUBLISH | kind::PUBLISH_LENT => {
+                Self::Publish { room: reader.block()?, frame: reader.body(kind == kind::PUBLISH)? }
+            }
             kind => Self::Stream(StreamToServer::parse(kind, ticket, reader)?),
         })
     }
@@ -414,10 +441,12 @@ impl<'a> ToServer<'a> {
 /// One event of a WebSocket on its way to a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event<'a> {
-    /// The socket is open: what `websocket_t.session` and `client_fd` say.
+    /// The socket is open: what `websocket_t.session` and `client_fd` say, and the request that opened it.
     Open {
         session: Option<&'a [u8]>,
         number: u64,
+        peer: Option<IpAddr>,
+        head: &'a [u8],
     },
     /// The same of a socket that was opened in a process before this one: `on_open` has been called there.
     Known {
@@ -454,10 +483,12 @@ pub(super) fn message_head(out: &mut Vec<u8>, kind: Kind, length: usize) {
 /// Appends an event.
 pub(super) fn push_event(out: &mut Vec<u8>, event: &Event<'_>) {
     match event {
-        Event::Open { session, number } => {
+        Event::Open { session, number, peer, head } => {
             out.push(1 + u8::from(session.is_some()));
             out.extend_from_slice(&number.to_le_bytes());
             push_block(out, session.unwrap_or_default());
+            push_address(out, *peer);
+            push_block(out, head);
         }
         Event::Known { session, number, last } => {
             out.push(5 + u8::from(session.is_some()));
@@ -489,7 +520,8 @@ fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
         kind @ (1 | 2) => {
             let number = reader.u64()?;
             let session = reader.block()?;
-            Event::Open { session: (kind == 2).then_some(session), number }
+            let (peer, head) = (reader.address()?, reader.block()?);
+            Event::Open { session: (kind == 2).then_some(session), number, peer, head }
         }
         kind @ (5 | 6) => {
             let (number, last) = (reader.u64()?, reader.kind()?);

@@ -10,7 +10,7 @@ use crate::abi::files::{FileAnswer, FileParts};
 use crate::abi::frame::HandlerAnswer;
 use crate::abi::manifest::RouteDecl;
 use crate::abi::websocket::Socket;
-use crate::domain::call::{SocketEvent, plain_headers};
+use crate::domain::call::{Handshake, SocketEvent, plain_headers};
 use crate::domain::compress;
 use crate::domain::executor::Runner;
 use crate::domain::in_process::{BUSY, Executor, InProcess, InProcessModule};
@@ -246,9 +246,10 @@ impl DomainRunner {
         let (mut closes, mut closed) = (false, false);
         for event in wire::read_events(events).unwrap_or_default() {
             match event {
-                Event::Open { session, number } => {
+                Event::Open { session, number, peer, head } => {
                     self.domain.open_socket(shard, key, number, session);
-                    queue.push(SocketEvent::Open);
+                    let handshake = Some(Box::new(Handshake { head: head.into(), peer }));
+                    queue.push(SocketEvent::Open { handshake });
                 }
                 Event::Known { session, number, last } => {
                     self.domain.open_socket(shard, key, number, session);

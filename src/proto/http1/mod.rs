@@ -9,6 +9,7 @@ mod encoding;
 mod head;
 mod range;
 mod response;
+mod switching;
 mod target;
 
 pub use accept::accepts;
@@ -19,3 +20,4 @@ pub use encoding::{Coding, choose_coding};
 pub use head::{HEADERS_MAX, Head, Limits, Method, RequestError, RequestView};
 pub use range::{content_range, no_range, part_head, parts_end};
 pub use response::{CONTINUE, Preflight, ResponseHead, close_after, encode_response, encode_stream_head, reason};
+pub use switching::Switching;

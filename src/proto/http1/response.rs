@@ -1,5 +1,7 @@
 //! Responses encoded (RFC 9112 §4).
 
+use super::switching::Switching;
+
 /// The interim answer to `Expect: 100-continue` (RFC 9110 §15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -22,6 +24,8 @@ pub struct ResponseHead<'a> {
     pub cors_origin: Option<&'a str>,
     /// What an answer to OPTIONS allows, unless headers say so.
     pub preflight: Option<&'a Preflight>,
+    /// The answer is that to the handshake of a WebSocket: with status 200 it becomes the 101.
+    pub switching: Option<&'a Switching>,
 }
 
 /// What scripts of other sites may do here: the answer to a CORS-preflight (Fetch standard).
@@ -61,7 +65,10 @@ impl ResponseHead<'_> {
     #[must_use]
     pub fn has_body(&self) -> bool {
         // RFC 9110 §15.3.6: a 205 has no content either, but says so by its length.
-        !self.head_only && !is_bodiless(self.status) && self.status != 205
+        !(self.switching.is_some() && self.status == 200)
+            && !self.head_only
+            && !is_bodiless(self.status)
+            && self.status != 205
     }
 }
 
@@ -141,7 +148,7 @@ fn is_bodiless(status: u16) -> bool {
 }
 
 /// What the server does with a header field that a handler has set.
-enum Fate {
+pub(super) enum Fate {
     Send,
     Date,
     Origin,
@@ -167,7 +174,7 @@ pub(super) const fn is_field_text(byte: u8) -> bool {
     byte >= b' ' && byte != 0x7f || byte == b'\t'
 }
 
-fn fate(name: &[u8], value: &[u8]) -> Fate {
+pub(super) fn fate(name: &[u8], value: &[u8]) -> Fate {
     let valid =
         !name.is_empty() && name.iter().all(|&byte| is_tchar(byte)) && value.iter().all(|&byte| is_field_text(byte));
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
@@ -183,7 +190,7 @@ fn fate(name: &[u8], value: &[u8]) -> Fate {
     }
 }
 
-fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(super) fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -223,6 +230,9 @@ pub fn encode_response<'h>(
     headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
     body: &[u8],
 ) -> u32 {
+    if let Some(switching) = head.switching.filter(|_| head.status == 200) {
+        return switching.encode(out, head.date, headers);
+    }
     let bodiless = is_bodiless(head.status);
     let with_body = head.has_body();
     out.reserve(160 + if with_body { body.len() } else { 0 });
@@ -351,6 +361,7 @@ mod tests {
             head_only: false,
             cors_origin: Some("*"),
             preflight: None,
+            switching: None,
         }
     }
 

@@ -98,7 +98,7 @@ impl Cargo {
             Self::Socket { events, .. } => {
                 let bytes = |event: &SocketEvent| match event {
                     SocketEvent::Message { payload, .. } => payload.len(),
-                    SocketEvent::Open | SocketEvent::Close => 0,
+                    SocketEvent::Open { .. } | SocketEvent::Close => 0,
                 };
                 events.iter().map(bytes).sum()
             }

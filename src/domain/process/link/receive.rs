@@ -24,6 +24,26 @@ fn borrowed(line: &Line, body: &Body<'_>) -> Result<Option<Borrowed>, String> {
     }
 }
 
+/// A record of `line` about rooms.
+fn rooms(line: &Line, record: &ToServer<'_>, out: &mut Vec<Message>) -> Result<(), String> {
+    match *record {
+        ToServer::Room { key, room, joins } if line.known.contains_key(&key) => {
+            out.push(Message::SocketRoom { socket: key, room: room.into(), joins });
+        }
+        ToServer::Publish { room, frame } => {
+            let frame = match (borrowed(line, &frame)?, frame) {
+                // Once for all sockets of the shard.
+                (Some(lent), _) => lent.copy(0..lent.len()).into(),
+                (None, Body::Here(frame)) => frame.into(),
+                (None, Body::Lent(_)) => return Ok(()),
+            };
+            out.push(Message::RoomPublish { domain: line.link.domain_name().into(), room: room.into(), frame });
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 fn tell_dropped(pending: &Pending, dropped: u32) {
     if dropped > 0 {
         let name = &pending.hold.instance().manifest().name;
@@ -156,6 +176,7 @@ impl RemoteCalls {
                     out.push(Message::SocketIdle { socket: key });
                 }
             }
+            ToServer::Room { .. } | ToServer::Publish { .. } => return rooms(line, &record, out),
             ToServer::Close { key, .. } if !line.known.contains_key(&key) => {}
             ToServer::Send { key, frame } => {
                 // Also on a socket that is not known: its drop tells the domain.

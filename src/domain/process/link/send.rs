@@ -183,7 +183,7 @@ impl RemoteCalls {
         }
         let known = Known { spoke_ms: self.now_ms, gone, ends };
         let is_new = line.known.insert(key, known).is_none();
-        if is_new && !matches!(events.first(), Some(SocketEvent::Open)) {
+        if is_new && !matches!(events.first(), Some(SocketEvent::Open { .. })) {
             wire::push_event(events_before, &Event::Known { session, number, last: socket.last_kind() });
         }
     }
@@ -206,7 +206,12 @@ const SHORT_BYTES_MAX: usize = 256 * 1024;
 /// An event of `socket` as the domain is told it.
 pub(super) fn encoded<'a>(event: &'a SocketEvent, socket: &'a crate::abi::websocket::Socket) -> Event<'a> {
     match event {
-        SocketEvent::Open => Event::Open { session: socket.session(), number: socket.number() },
+        SocketEvent::Open { handshake } => Event::Open {
+            session: socket.session(),
+            number: socket.number(),
+            peer: handshake.as_ref().and_then(|handshake| handshake.peer),
+            head: handshake.as_ref().map_or(&[][..], |handshake| &*handshake.head),
+        },
         SocketEvent::Message { kind, payload } => {
             socket.received(*kind);
             Event::Message { kind: *kind, bytes: payload }

@@ -60,6 +60,7 @@ impl Bench {
             head_only: false,
             cors_origin: None,
             preflight: None,
+            switching: None,
         };
         let work = Work::Request { conn: self.conns[conn], seq: 0, route: 0, request, meta, stream: None };
         self.calls.submit(Arc::new(Held(Arc::clone(&self.module))), true, work);
@@ -194,12 +195,14 @@ fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
     impl Outlet for Nowhere {
         fn send(&self, _socket: u64, _frame: Arc<[u8]>) {}
         fn close(&self, _socket: u64, _code: u16) {}
+        fn room(&self, _socket: u64, _room: &[u8], _joins: bool) {}
+        fn publish(&self, _room: &[u8], _frame: &Arc<[u8]>) {}
     }
     let mut bench = Bench::new();
     let socket = Socket::new(7, Some(b"me|0"), Arc::new(Nowhere), 1000);
     let texts = [pattern(2 * MIB, 1), b"short".to_vec(), pattern(20_000, 2), pattern(15_000, 3)];
     let events = texts.iter().map(|text| SocketEvent::Message { kind: Kind::Text, payload: text.clone() });
-    let events = std::iter::once(SocketEvent::Open).chain(events).collect();
+    let events = std::iter::once(SocketEvent::Open { handshake: None }).chain(events).collect();
     let work = Work::Socket { socket, index: 0, events };
     bench.calls.submit(Arc::new(Held(Arc::clone(&bench.module))), true, work);
     bench.settle();

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/**
+ * @file cweb_websocket.h
+ * What a module can do with a WebSocket beyond websocket_t: read its handshake, accept or refuse it, keep a pointer with it,
+ * and send to rooms. cweb.h includes this file. Sending as text or binary is in cweb_helpers.h.
+ */
+#ifndef CWEB_WEBSOCKET_H
+#define CWEB_WEBSOCKET_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cweb_host.h>
+#include <cweb_request.h>
+#include <http.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Largest name of a room, in bytes. */
+#define CWEB_ROOM_BYTES_MAX 255
+
+/* What the functions below call; cweb_host.sockets. It only grows at its end. */
+struct cweb_sockets {
+    int (*message_type)(struct websocket *ws);
+    int (*join)(struct websocket *ws, const char *room);
+    int (*leave)(struct websocket *ws, const char *room);
+    int (*publish)(const char *room, const void *bytes, size_t length, int type);
+    void *reserved[8]; /* NULL; becomes further functions */
+};
+
+static inline const struct cweb_sockets *cweb_sockets(void) {
+    const struct cweb_sockets *table = cweb_binding.host == NULL ? NULL : cweb_binding.host->sockets;
+    if (table == NULL) {
+        errno = EINVAL;
+    }
+    return table;
+}
+
+/**
+ * The type of the message that on_message handles: CWEB_WS_TEXT or CWEB_WS_BINARY. Elsewhere that of the last message of
+ * the socket, and CWEB_WS_TEXT before the first one; 0 for NULL.
+ */
+static inline int cweb_ws_message_type(websocket_t *ws) {
+    const struct cweb_sockets *table = cweb_sockets();
+    return table == NULL || ws == NULL ? 0 : table->message_type(ws);
+}
+
+/**
+ * The request that opened the socket: its query (`params`), `headers`, captures of the path (cweb_param()), cookies, and the
+ * client's address. It is there in on_open, until on_open returns; its memory is that of cweb_alloc().
+ * @return NULL anywhere else, with errno EINVAL
+ */
+static inline http_request_t *cweb_ws_request(websocket_t *ws) {
+    const struct cweb_requests *table = cweb_requests();
+    return table == NULL || ws == NULL ? NULL : table->of_socket(ws);
+}
+
+/**
+ * Keeps a pointer with the socket, until on_close has returned; nobody follows or frees it. It survives hot swaps; a new
+ * process of the domain begins with NULL.
+ */
+static inline void cweb_ws_set_data(websocket_t *ws, void *data) {
+    if (ws != NULL) {
+        ws->reserved[0] = data;
+    }
+}
+
+/** The pointer of cweb_ws_set_data(); NULL before. */
+static inline void *cweb_ws_data(websocket_t *ws) {
+    return ws == NULL ? NULL : ws->reserved[0];
+}
+
+/* ---- The handshake: a route {"/chat", "GET", admit, CWEB_HANDSHAKE} is asked before a socket is opened on "/chat" ---- */
+
+/** 1 if the client offers this subprotocol (case counts), else 0. */
+CWEB_OUT_OF_LINE int cweb_ws_offers(http_request_t *req, const char *protocol) {
+    size_t at = 0;
+    size_t wanted = protocol == NULL ? 0 : strlen(protocol);
+    const char *list = NULL;
+    while (req != NULL && wanted > 0 && (list = cweb_kv_next(req->headers, "sec-websocket-protocol", &at)) != NULL) {
+        while (*list != '\0') {
+            list += strspn(list, ", \t");
+            size_t size = strcspn(list, ", \t");
+            if (size == wanted && memcmp(list, protocol, size) == 0) {
+                return 1;
+            }
+            list += size;
+        }
+    }
+    return 0;
+}
+
+/**
+ * Chooses a subprotocol, in the handler of a route with CWEB_HANDSHAKE. The last choice counts.
+ * @return 0; -1 with errno EINVAL when the client does not offer it, or ENOMEM: nothing is chosen then
+ */
+static inline int cweb_ws_choose(http_request_t *req, http_response_t *res, const char *protocol) {
+    if (res == NULL || !cweb_ws_offers(req, protocol)) {
+        errno = EINVAL;
+        return -1;
+    }
+    char *copy = cweb_strdup(req, protocol);
+    http_kv_pair_t *pair = cweb_kv_find(res->headers, "sec-websocket-protocol");
+    if (copy != NULL && pair != NULL) {
+        cweb_give_back(pair->value);
+        pair->value = copy;
+        return 0;
+    }
+    if (copy == NULL || http_kv_insert(res->headers, "sec-websocket-protocol", copy) != 0) {
+        errno = ENOMEM;
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- Rooms ---- */
+
+/**
+ * Puts the socket into a room: it gets what is published there, until it leaves or is closed. Rooms are those of the domain
+ * that the socket's module runs in; nobody makes or removes them.
+ * @param room  1 to CWEB_ROOM_BYTES_MAX bytes
+ * @return 0, also if it is there already; -1 with errno EINVAL (another length, NULL), EPIPE (the socket is closed) or ENOSPC
+ * (it is in --ws-rooms-max rooms)
+ */
+static inline int cweb_ws_join(websocket_t *ws, const char *room) {
+    const struct cweb_sockets *table = cweb_sockets();
+    return table == NULL ? -1 : table->join(ws, room);
+}
+
+/** Takes the socket out of a room. @return 0, also if it was not there; -1 with errno EINVAL or EPIPE as cweb_ws_join() */
+static inline int cweb_ws_leave(websocket_t *ws, const char *room) {
+    const struct cweb_sockets *table = cweb_sockets();
+    return table == NULL ? -1 : table->leave(ws, room);
+}
+
+/**
+ * Sends one message to all sockets of a room, on all shards; it is encoded once. From any thread and any handler of the
+ * domain. A socket whose reader is too slow is closed as with send().
+ * @param type  CWEB_WS_TEXT or CWEB_WS_BINARY; bytes that are not UTF-8 always leave as binary
+ * @return 0, also if nobody is there; -1 with errno EINVAL: a wrong type or room, or bytes is NULL with a length
+ */
+static inline int cweb_ws_publish(const char *room, const void *bytes, size_t length, int type) {
+    const struct cweb_sockets *table = cweb_sockets();
+    return table == NULL ? -1 : table->publish(room, bytes, length, type);
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CWEB_WEBSOCKET_H */

@@ -1,0 +1,52 @@
+//! Handshakes of WebSockets that a module accepts or refuses: a route with `CWEB_HANDSHAKE` is asked first.
+//!
+//! The handler runs as any other. Its answer with status 200 becomes the 101 where answers are encoded; the shard opens the
+//! socket when that has its turn. Until then nothing that the client sends is read.
+
+use super::Shard;
+use super::requests::{Begun, Origin};
+use crate::abi::manifest::RouteDecl;
+use crate::domain::call::{OwnedRequest, Work};
+use crate::proto::http1::{RequestView, Switching};
+use std::sync::Arc;
+
+/// What an answer begins with that opens a WebSocket.
+const SWITCHES: &[u8] = b"HTTP/1.1 101 ";
+
+/// Whether an encoded answer accepts a handshake.
+pub(super) fn is_accepted(answer: &[u8]) -> bool {
+    answer.starts_with(SWITCHES)
+}
+
+impl Shard {
+    /// Module and route that are asked before a WebSocket is opened on `path`.
+    pub(super) fn handshake_route(&self, path: &[u8]) -> Option<(usize, usize)> {
+        let table = self.snapshot.table();
+        let (module, socket) = table.websocket(path)?;
+        let manifest = table.modules().get(module)?.manifest();
+        let path = &manifest.websockets.get(socket)?.path;
+        let asks = |route: &RouteDecl| route.is_handshake() && route.path == *path;
+        Some((module, manifest.routes.iter().position(asks)?))
+    }
+
+    /// Asks the module about a handshake that is sound.
+    pub(super) fn begin_handshake(
+        &mut self,
+        origin: &Origin,
+        view: &RequestView<'_>,
+        accept: [u8; 28],
+        (module, route): (usize, usize),
+        out: &mut Vec<u8>,
+    ) -> Begun {
+        let Some(generation) = self.snapshot.gen_of(module).map(Arc::clone) else { return Begun::Held };
+        if self.is_full(&generation, view) {
+            return self.overloaded(origin, view, out);
+        }
+        let mut meta = self.meta(origin, view);
+        meta.switching = Some(Arc::new(Switching::new(accept, view)));
+        let request = OwnedRequest::copy(view);
+        let work = Work::Request { conn: origin.id, seq: origin.seq, route, request, meta, stream: None };
+        self.submit(&generation, route, work);
+        Begun::Asking
+    }
+}
