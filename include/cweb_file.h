@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <cweb.h>
+#include <cweb_stream.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -143,12 +144,35 @@ static inline int cweb_write_all(int fd, const char *bytes, size_t length) {
 }
 
 /**
- * Writes the body of the request to a file that is open for writing, at its current position.
+ * Writes the body of the request to a file that is open for writing, at its current position. Of a route with CWEB_STREAM
+ * the body may have any size: it is written while it comes.
  * @param max  most bytes; 0: as many as the route takes
- * @return how many bytes were written; -1 with errno: EMSGSIZE when the body is larger than max, of which nothing is written
- *         then, or that of write(2), when a part may have been written
+ * @return how many bytes were written; -1 with errno: EMSGSIZE when the body is larger than max, or that of write(2) or
+ *         cweb_read(). A part of the body may have been written then
  */
 static inline ssize_t cweb_read_to_file(http_request_t *req, int fd, size_t max) {
+    char piece[16 * 1024];
+    size_t total = 0;
+    ssize_t got = -1;
+    errno = EINVAL;
+    while (cweb_binding.host != NULL && cweb_binding.host->stream != NULL &&
+           (got = cweb_read(req, piece, sizeof piece)) > 0) {
+        if (max > 0 && (size_t)got > max - total) {
+            errno = EMSGSIZE;
+            return -1;
+        }
+        if (cweb_write_all(fd, piece, (size_t)got) != 0) {
+            return -1;
+        }
+        total += (size_t)got;
+    }
+    if (got == 0) {
+        return (ssize_t)total;
+    }
+    if (total > 0 || errno != EINVAL) {
+        return -1;
+    }
+    /* A route without CWEB_STREAM: the body is there. */
     size_t length = req->content_length > 0 ? (size_t)req->content_length : 0;
     if (max > 0 && length > max) {
         errno = EMSGSIZE;

@@ -271,6 +271,11 @@ fn handlers_have_the_last_word(site: &Site) {
         [upload(0), upload(10), upload(9)],
         ["10 ok [some bytes]", "10 ok [some bytes]", "-1 Message too long []"]
     );
+    let body = &large()[..3_000_000];
+    let sum = body.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+    assert_eq!(site.server.post("/upload-stream?max=0", body).text(), format!("3000000 ok {sum}"));
+    let refused = site.server.post("/upload-stream?max=1000", &body[..5000]).text();
+    assert_eq!(refused, "-1 Message too long 0");
     assert_eq!(site.get("/faults", &[]).status, 500);
     assert_eq!(site.get("/below?name=text.txt", &[]).body, TEXT);
 }

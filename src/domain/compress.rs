@@ -169,6 +169,11 @@ thread_local! {
     static ZSTD: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
 }
 
+/// Makes the calling thread's own state; see [`super::executor::prepare_thread`].
+pub(super) fn ready() {
+    let _ = ZSTD.try_with(|_| ());
+}
+
 /// `body` in this coding; `None` if that is no smaller, or fails.
 fn compress(coding: Coding, body: &[u8]) -> Option<Vec<u8>> {
     let encoded = match coding {

@@ -131,6 +131,8 @@ impl Drop for Companion {
 pub(super) fn prepare_thread() {
     super::running::ready();
     super::output::ready();
+    super::compress::ready();
+    crate::abi::files::ready();
     crate::abi::websocket::ready();
     crate::jobs::json_ready();
 }

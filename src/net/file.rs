@@ -31,7 +31,7 @@ pub enum BodyPiece {
 pub struct FileRange {
     file: Arc<OwnedFd>,
     range: Range<u64>,
-    /// Bytes before this were read for it, so that they are sent without another look.
+    /// Bytes before this were in memory, or were read for it: they are sent without another look.
     warm_until: u64,
 }
 
@@ -53,15 +53,25 @@ impl FileRange {
 
     /// The next bytes that are not in memory, of the `bytes_max` from byte `from` of this part on: who reads them waits
     /// for a disk. `None`: all are there, as far as the kernel tells.
-    pub(super) fn cold(&self, from: usize, bytes_max: usize) -> Option<ColdRange> {
+    pub(super) fn cold(&mut self, from: usize, bytes_max: usize) -> Option<ColdRange> {
         let (start, left) = self.at(from);
+        if start < self.warm_until {
+            return None;
+        }
         let bytes = left.min(bytes_max);
-        if start.saturating_add(bytes as u64) <= self.warm_until
-            || sys::is_in_memory(self.file.as_raw_fd(), start, bytes)
-        {
+        if sys::is_in_memory(self.file.as_raw_fd(), start, bytes) {
+            self.warm_until = start.saturating_add(bytes as u64);
             return None;
         }
         Some(ColdRange { file: Arc::clone(&self.file), start, bytes })
+    }
+
+    /// Where byte `from` of this part is in the file, and how many bytes may be taken there: none that were not looked at, if
+    /// any were.
+    fn next(&self, from: usize, bytes_max: usize) -> (u64, usize) {
+        let (start, left) = self.at(from);
+        let warm = usize::try_from(self.warm_until.saturating_sub(start)).unwrap_or(usize::MAX);
+        (start, left.min(bytes_max).min(if warm == 0 { usize::MAX } else { warm }))
     }
 
     /// The bytes up to `end` of the file have been read.
@@ -74,8 +84,8 @@ impl FileRange {
     /// # Errors
     /// Those of sendfile(2), and `UnexpectedEof` when the file has become too short.
     pub(super) fn send(&self, socket: RawFd, from: usize, bytes_max: usize) -> io::Result<usize> {
-        let (start, left) = self.at(from);
-        match sys::send_file(socket, self.file.as_raw_fd(), start, left.min(bytes_max))? {
+        let (start, bytes) = self.next(from, bytes_max);
+        match sys::send_file(socket, self.file.as_raw_fd(), start, bytes)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             count => Ok(count),
         }
@@ -86,8 +96,8 @@ impl FileRange {
     /// # Errors
     /// Those of pread(2), and `UnexpectedEof` when the file has become too short.
     pub(super) fn copy(&self, from: usize, bytes_max: usize) -> io::Result<Vec<u8>> {
-        let (start, left) = self.at(from);
-        let mut bytes = vec![0; left.min(bytes_max)];
+        let (start, bytes) = self.next(from, bytes_max);
+        let mut bytes = vec![0; bytes];
         match rustix::io::pread(&*self.file, &mut bytes[..], start)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             count => {

@@ -158,8 +158,8 @@ impl Outbox {
     }
 
     /// What is to be sent next and has to be read from a disk first, if the kernel tells so.
-    pub(super) fn cold(&self) -> Option<ColdRange> {
-        match self.segments.front() {
+    pub(super) fn cold(&mut self) -> Option<ColdRange> {
+        match self.segments.front_mut() {
             Some(Segment::File(part, from)) => part.cold(from.saturating_add(self.sent), SEND_BYTES_MAX),
             _ => None,
         }

@@ -71,6 +71,20 @@ static int upload(ctx_t *ctx, http_request_t *req, http_response_t *res) {
     return cweb_respond(res, HTTP_200_OK, "text/plain", "%zd %s [%s]", count, count < 0 ? strerror(error) : "ok", back);
 }
 
+static int upload_stream(ctx_t *ctx, http_request_t *req, http_response_t *res) {
+    (void)ctx;
+    FILE *file = tmpfile();
+    ssize_t count = cweb_read_to_file(req, fileno(file), strtoul(param(req, "max"), NULL, 10));
+    int error = errno;
+    unsigned long sum = 0;
+    rewind(file);
+    for (int c = fgetc(file); count >= 0 && c != EOF; c = fgetc(file)) {
+        sum = sum * 31 + (unsigned long)c;
+    }
+    fclose(file);
+    return cweb_respond(res, HTTP_200_OK, "text/plain", "%zd %s %lu", count, count < 0 ? strerror(error) : "ok", sum);
+}
+
 /* Writes into the sockets by which descriptors get to the server. */
 static int breaks(ctx_t *ctx, http_request_t *req, http_response_t *res) {
     (void)ctx, (void)req;
@@ -98,8 +112,9 @@ export module_t config = {
                {"/wrong", "GET", wrong_response, NONE},
                {"/breaks", "GET", breaks, NONE},
                {"/below", "PUT", below, NONE},
-               {"/upload", "POST", upload, NONE}},
-    .size = 11,
+               {"/upload", "POST", upload, NONE},
+               {"/upload-stream", "POST", upload_stream, CWEB_STREAM}},
+    .size = 12,
     .mounts = {{"/assets", "static/www"}},
     .mount_size = 1,
 };

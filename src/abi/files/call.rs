@@ -43,6 +43,11 @@ thread_local! {
     static SENT: RefCell<Option<Sent>> = const { RefCell::new(None) };
 }
 
+/// Makes the calling thread's own state; see [`crate::abi::websocket::ready`].
+pub fn ready() {
+    let _ = SENT.try_with(|_| ());
+}
+
 /// Runs `body`, a handler's call about `view` and `response`.
 pub(in crate::abi) fn during<T>(view: &RequestView<'_>, response: *mut HttpResponse, body: impl FnOnce() -> T) -> T {
     let current = Current { view: std::ptr::from_ref(view).cast(), response };

@@ -9,7 +9,7 @@ mod mount;
 mod open;
 
 pub use answer::{FileAnswer, FileParts, Piece};
-pub use call::FileWish;
+pub use call::{FileWish, ready};
 pub(super) use call::{during, send_file, sent};
 pub use mount::mounted;
 pub use open::OpenFile;

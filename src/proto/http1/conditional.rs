@@ -139,6 +139,7 @@ fn date_of(value: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // Lists of ranges are meant.
 mod tests {
     use super::super::head::{Head, Limits};
     use super::*;

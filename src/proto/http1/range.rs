@@ -52,7 +52,7 @@ fn range_of(spec: &[u8], length: u64) -> Option<Range<u64>> {
         return Some(length - count..length);
     }
     let first = number(first)?;
-    let end = if last.is_empty() { length } else { number(last)?.checked_add(1).unwrap_or(u64::MAX) };
+    let end = if last.is_empty() { length } else { number(last)?.saturating_add(1) };
     if end <= first && !last.is_empty() {
         return None;
     }
@@ -94,6 +94,7 @@ pub fn parts_end(boundary: &str) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // Lists of ranges are meant.
 mod tests {
     use super::*;
     use proptest::prelude::*;
