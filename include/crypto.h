@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file crypto.h
- * Signatures with the server's key.
+ * Signatures of tokens.
  *
- * `ctx->crypto` is the server's: it signs when a certificate and key are configured and fails cleanly otherwise.
- * The key itself never enters the module's reach. crypto_init() makes one of the module's own, from PEM files.
+ * `ctx->crypto` is the server's: it signs when HTTPS or --token-key is configured and fails cleanly otherwise. Its key is
+ * for tokens alone, never that of the certificate, and never enters the module's reach. A token that it signed for a module
+ * of one domain is valid in that domain alone; cweb_token.h gives tokens an audience and an end. crypto_init() makes one of
+ * the module's own, from PEM files.
  *
- * A signed token is the base64 of a detached signature (SHA-256, PKCS #1 v1.5 or ECDSA by the kind of key), so
- * keep the token beside it.
+ * A signed token is the base64 of a detached signature, so keep the token beside it. The server's signs more than the
+ * token (its domain among it), so that only the server verifies it.
  */
 #ifndef CWEB_CRYPTO_H
 #define CWEB_CRYPTO_H

@@ -64,7 +64,7 @@ struct cweb_host {
     int (*jobs_create)(const void *module, const char *job, const char *payload_json, char uuid_out[37]);
     /** The module called `how` ("exit", "_exit", …) with this code. Does not return. */
     void (*module_exit)(const void *module, int code, const char *how);
-    /** Signs with the server's key; see struct crypto_ops. Length of the signed token, or -1. */
+    /** Signs with the server's key for tokens; see struct crypto_ops. Length of the signed token, or -1. */
     int (*crypto_sign)(const char *token, char *out, size_t out_len);
     /** 0 when signed_token signs the token_len bytes at token, else -1. */
     int (*crypto_verify)(const char *signed_token, const char *token, size_t token_len);
@@ -86,7 +86,11 @@ struct cweb_host {
     /** The value of a setting of this module, NULL without one. It stays as long as the module is loaded. */
     const char *(*setting)(const void *module, const char *key);
     const struct cweb_sockets *sockets; /**< cweb_websocket.h */
-    void *reserved[7]; /* NULL; becomes further functions */
+    /** See cweb_token.h. audience may be NULL, valid_s 0. Length of the signed token, or -1. */
+    int (*token_sign)(const char *token, const char *audience, unsigned int valid_s, char *out, size_t out_len);
+    /** 0 when signed_token is valid now and signs the token_len bytes at token for audience, else -1. */
+    int (*token_verify)(const char *signed_token, const char *token, size_t token_len, const char *audience);
+    void *reserved[5]; /* NULL; becomes further functions */
 };
 
 /* What the loader handed over. Hidden: each module has its own. */

@@ -2,15 +2,17 @@
 
 mod args;
 mod checks;
+mod file;
 mod own_pair;
 mod projects;
 
-pub use args::{Durability, Isolation, Reactor, ServeArgs, Span, without_env};
+pub use args::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, ServeArgs, Span, without_env};
 pub use projects::ProjectSettings;
 
 use args::DAY_S;
+use file::{read_file, settings_path};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Used when `--isolation` is not given.
 const ISOLATION_DEFAULT: Isolation = Isolation::Process;
@@ -42,6 +44,16 @@ pub struct Config {
     pub allow_write: Vec<PathBuf>,
     /// Whether isolated modules may open sockets.
     pub allow_net: bool,
+    /// Which domains share a database.
+    pub module_database: ModuleDatabase,
+    /// Of which modules a module may create and read jobs.
+    pub module_jobs: ModuleJobs,
+    /// Threads of the process of a domain.
+    pub module_threads_max: usize,
+    /// Bytes of the files of a domain, beyond which it writes none; 0: no limit. `None`: a share of the disk.
+    pub module_disk_bytes_max: Option<u64>,
+    /// Limit, in bytes a second, on what a domain prints.
+    pub module_output_bytes_max: usize,
     /// Address space of the process of the modules; 0: no limit.
     pub module_memory_bytes_max: u64,
     /// Memory that the process of the modules may use, where the server can make cgroups; 0: `module_memory_bytes_max`.
@@ -68,6 +80,8 @@ pub struct Config {
     pub tls_cert: Option<PathBuf>,
     /// The server's private key, PEM; absolute. Given exactly when `tls_cert` is.
     pub tls_key: Option<PathBuf>,
+    /// The key that tokens of modules are signed with, PEM; absolute. Made if it is not there.
+    pub token_key: Option<PathBuf>,
     /// Whether all modules are forgotten at exit.
     pub purge_modules: bool,
     /// Whether the log has warnings and errors only.
@@ -88,6 +102,8 @@ pub struct Config {
     pub cors_max_age_s: u32,
     /// The key for `/mgnt`, `/jobs` and `/metrics`; never empty.
     pub admin_key: Option<String>,
+    /// The file of settings, if it is read and has a key in it.
+    pub secret_settings: Option<PathBuf>,
     /// File of named keys for them; absolute.
     pub keys_file: Option<PathBuf>,
     /// Wrong keys of an address in a minute after which it is refused; 0: no limit.
@@ -210,9 +226,11 @@ impl Config {
         let given = flags.or(from_env);
         // The data directory may stand in the file, so the file is looked for before that is known.
         let (file, unreadable) = read_file(given.config.as_deref(), given.data_dir.as_deref());
+        let secret_settings = file.admin_key.is_some().then(|| settings_path(&given));
         let is_whole = problems.is_empty() && unreadable.is_empty();
         problems.extend(unreadable);
         let mut config = Self::with_defaults(given.or(file));
+        config.secret_settings = secret_settings;
         problems.extend(config.problems());
         if is_whole {
             // What could not be read may be the half that is missing.
@@ -226,7 +244,16 @@ impl Config {
             }
         }
         // The server moves into the data directory before it reads them.
-        for path in [&mut config.tls_cert, &mut config.tls_key, &mut config.keys_file].into_iter().flatten() {
+        for path in [
+            &mut config.tls_cert,
+            &mut config.tls_key,
+            &mut config.token_key,
+            &mut config.keys_file,
+            &mut config.secret_settings,
+        ]
+        .into_iter()
+        .flatten()
+        {
             match std::path::absolute(&*path) {
                 Ok(absolute) => *path = absolute,
                 Err(error) => problems.push(format!("{}: {error}", path.display())),
@@ -243,6 +270,7 @@ impl Config {
         let listen = args.listen.unwrap_or_default();
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let shards = args.shards.unwrap_or_else(cores);
+        let connections_max = args.connections_max.unwrap_or(16 * 1024).min(descriptors_max() / shards.max(1));
         // A port given beside addresses is one more address.
         let own = (listen.is_empty() || args.port.is_some()).then(|| format!("{host}:{}", args.port.unwrap_or(8080)));
         Self {
@@ -255,6 +283,11 @@ impl Config {
             isolation: args.isolation.unwrap_or(ISOLATION_DEFAULT),
             allow_read: args.allow_read.unwrap_or_default(),
             allow_net: args.allow_net.unwrap_or(false),
+            module_database: args.module_database.unwrap_or(ModuleDatabase::Domain),
+            module_jobs: args.module_jobs.unwrap_or(ModuleJobs::Domain),
+            module_threads_max: args.module_threads_max.unwrap_or(1024),
+            module_disk_bytes_max: args.module_disk_bytes_max,
+            module_output_bytes_max: args.module_output_bytes_max.unwrap_or(1024 * 1024),
             module_memory_bytes_max: args.module_memory_bytes_max.unwrap_or(0),
             module_resident_bytes_max: args.module_resident_bytes_max.unwrap_or(0),
             module_rss_recycle_bytes: args.module_rss_recycle_bytes.unwrap_or(1024 * 1024 * 1024),
@@ -269,6 +302,7 @@ impl Config {
             production,
             tls_cert: args.tls_cert,
             tls_key: args.tls_key,
+            token_key: args.token_key,
             purge_modules: args.purge_modules.unwrap_or(false),
             silent: args.silent.unwrap_or(false),
             force_shutdown: args.force_shutdown.unwrap_or(false),
@@ -279,6 +313,7 @@ impl Config {
             cors_allow_headers: args.cors_allow_headers.unwrap_or_else(|| CORS_HEADERS.to_owned()),
             cors_max_age_s: args.cors_max_age_s.unwrap_or(600),
             admin_key: args.admin_key.filter(|key| !key.is_empty()),
+            secret_settings: None,
             keys_file: args.keys_file,
             auth_failures_max: args.auth_failures_max.unwrap_or(10),
             head_bytes_max: args.head_bytes_max.unwrap_or(16 * 1024),
@@ -289,9 +324,9 @@ impl Config {
             bodies_bytes_max: args.bodies_bytes_max.unwrap_or(512 * 1024 * 1024),
             module_answers_bytes_max: args.module_answers_bytes_max.unwrap_or(1024 * 1024 * 1024),
             route_body_bytes_max: args.route_body_bytes_max.unwrap_or(64 * 1024 * 1024),
-            connections_per_peer_max: args.connections_per_peer_max.unwrap_or(0),
+            connections_per_peer_max: args.connections_per_peer_max.unwrap_or((connections_max * shards / 4).max(64)),
             requests_per_connection_max: args.requests_per_connection_max.unwrap_or(0),
-            connections_max: args.connections_max.unwrap_or(16 * 1024).min(descriptors_max() / shards.max(1)),
+            connections_max,
             pipeline_max: args.pipeline_max.unwrap_or(64),
             request_memory_bytes_max: args.request_memory_bytes_max.unwrap_or(16 * 1024 * 1024),
             trusted_proxies: args.trusted_proxies.unwrap_or_default(),
@@ -330,37 +365,6 @@ impl Config {
     pub fn module_memory_bytes(&self) -> Option<u64> {
         [self.module_resident_bytes_max, self.module_memory_bytes_max].into_iter().find(|bytes| *bytes > 0)
     }
-}
-
-/// Reads the file at `path`; without one, `cweb.toml` in the data directory, which need not be there. What is wrong with it
-/// is left out, and told.
-fn read_file(path: Option<&Path>, data_dir: Option<&Path>) -> (ServeArgs, Vec<String>) {
-    let fallback = data_dir.unwrap_or(Path::new(".")).join("cweb.toml");
-    let (path, wanted) = (path.unwrap_or(&fallback), path.is_some());
-    let failed = |reason: String| (ServeArgs::default(), vec![format!("{}: {reason}", path.display())]);
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !wanted => return Default::default(),
-        Err(error) => return failed(error.to_string()),
-    };
-    let error = match toml::from_str(&text) {
-        Ok(args) => return (args, Vec::new()),
-        Err(error) => error,
-    };
-    // The reader stops at the first fault; the keys one by one show them all.
-    let Ok(table) = text.parse::<toml::Table>() else { return failed(error.to_string()) };
-    let (mut read, mut problems) = (ServeArgs::default(), Vec::new());
-    for (key, value) in table {
-        match toml::Table::from_iter([(key.clone(), value)]).try_into::<ServeArgs>() {
-            Ok(one) => read = read.or(one),
-            Err(error) => problems.push(format!("{}: {key}: {}", path.display(), error.to_string().trim_end())),
-        }
-    }
-    // With its line, which a key by itself has not.
-    if problems.len() < 2 {
-        problems = vec![format!("{}: {error}", path.display())];
-    }
-    (read, problems)
 }
 
 /// Descriptors this process may open, less those it needs for itself.
@@ -565,7 +569,8 @@ mod tests {
 
     #[test]
     fn production_listens_everywhere_and_needs_a_key() {
-        let args = ServeArgs { production: Some(true), admin_key: Some("k".into()), ..ServeArgs::default() };
+        let args =
+            ServeArgs { production: Some(true), admin_key: Some("0123456789abcdef".into()), ..ServeArgs::default() };
         assert_eq!(load(args).unwrap().listen, ["0.0.0.0:8080"]);
         let error = load(ServeArgs { production: Some(true), ..ServeArgs::default() }).unwrap_err();
         assert!(error.to_string().contains("openssl rand") && error.to_string().contains("cweb keygen"), "{error}");

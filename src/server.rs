@@ -6,16 +6,19 @@
 
 mod host;
 mod listeners;
+mod private;
 mod shards;
 mod signals;
 mod stop;
 
 pub use stop::bound_exit;
 
+use crate::abi::crypto::{self, KeyError};
 use crate::abi::host::set_create_job;
 use crate::admin::{Access, Admin, KeySource, KeysError, Site};
 use crate::config::{self, Config, Isolation};
 use crate::domain::Host;
+use crate::domain::call;
 use crate::domain::sandbox;
 use crate::jobs::hub::Hub;
 use crate::jobs::store::{Durability, Store, StoreConfig};
@@ -30,7 +33,7 @@ use listeners::{addresses, bind, load_certificate};
 use shards::start_shards;
 use signals::StopSignals;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -103,11 +106,15 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     // Modules open files relative to the data directory.
     let named = config.data_dir.display().to_string();
     let about = |what: &str| setup(format!("{what} the data directory {named}"));
-    std::fs::create_dir_all(&config.data_dir).map_err(about("creating"))?;
+    private::make_data_dir(&config.data_dir).map_err(about("creating"))?;
     let config = with_absolute_paths(config).map_err(about("finding"))?;
     std::env::set_current_dir(&config.data_dir).map_err(about("entering"))?;
 
-    load_modules_key(&config)?;
+    // With a key there are people who have none.
+    call::tell_why(!config.production && config.admin_key.is_none() && config.keys_file.is_none());
+    check_secrets(&config)?;
+    private::close_data(&config);
+    load_token_key(&config)?;
     sandbox::check(config.production).map_err(|error| ServeError::Control(error.to_string()))?;
     let (hub, jobs_file) = (Arc::new(Hub::default()), config.data_dir.join("jobs.sqlite3"));
     let store = open_job_store(&config, &jobs_file, &hub)?;
@@ -166,8 +173,9 @@ pub fn check(config: &Config) -> Result<String, Vec<String>> {
     let found = [
         certificate.as_ref().err().map(ToString::to_string),
         // What the certificate's key has wrong is told with it.
-        load_modules_key(config).err().filter(|_| certificate.is_ok()).map(|error| error.to_string()),
+        check_token_key(config).err().filter(|_| certificate.is_ok()).map(|error| error.to_string()),
         load_access(config).err().map(|error| error.to_string()),
+        if config.production { check_secrets(config).err().map(|error| error.to_string()) } else { None },
     ];
     let problems: Vec<String> = found.into_iter().flatten().collect();
     if !problems.is_empty() {
@@ -184,11 +192,34 @@ fn load_access(config: &Config) -> Result<Access, KeysError> {
     Access::new(keys, config.production, config.auth_failures_max)
 }
 
-/// The key that modules have tokens signed with, if there is one.
-fn load_modules_key(config: &Config) -> Result<(), ServeError> {
-    let Some(key) = &config.tls_key else { return Ok(()) };
-    let loaded = crate::abi::crypto::load(key);
-    loaded.map_err(|error| ServeError::Control(format!("--tls-key {}: {error}", key.display())))
+/// The file of the key that modules have tokens signed with: the one that is named; with HTTPS, one in the data directory.
+fn token_key(config: &Config) -> Option<PathBuf> {
+    let own = || config.tls_key.is_some().then(|| config.data_dir.join("token.key"));
+    config.token_key.clone().or_else(own)
+}
+
+fn unusable(path: &Path) -> impl FnOnce(KeyError) -> ServeError {
+    move |error| ServeError::Control(format!("--token-key {}: {error}", path.display()))
+}
+
+/// Warns of files with secrets that others can read; in production they are refused.
+fn check_secrets(config: &Config) -> Result<(), ServeError> {
+    let open = private::open_secrets(config);
+    if config.production && !open.is_empty() {
+        return Err(ServeError::Control(open.join("\n")));
+    }
+    open.iter().for_each(|text| tracing::warn!("{text}"));
+    Ok(())
+}
+
+fn check_token_key(config: &Config) -> Result<(), ServeError> {
+    let Some(path) = token_key(config) else { return Ok(()) };
+    crypto::check(&path, config.tls_key.as_deref()).map_err(unusable(&path))
+}
+
+fn load_token_key(config: &Config) -> Result<(), ServeError> {
+    let Some(path) = token_key(config) else { return Ok(()) };
+    crypto::load(&path, config.tls_key.as_deref()).map_err(unusable(&path))
 }
 
 fn with_absolute_paths(mut config: Config) -> std::io::Result<Config> {
@@ -219,6 +250,7 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
         project_limits: ProjectLimits { files_max: config.projects.files_max, bytes_max: config.projects.bytes_max },
         versions_kept: config.projects.versions_kept,
         queue_max: config.deploy_queue_max,
+        jobs_of_all: config.module_jobs == config::ModuleJobs::All,
         ..ControlConfig::default()
     };
     let loader: Arc<dyn Host> = match host {

@@ -414,7 +414,7 @@ static int f(struct cweb_context *c, http_request_t *q, http_response_t *r) {
 
 #[test]
 fn jobs_run_in_the_domain_of_their_module() {
-    let server = start(&[]);
+    let server = start(&["--module-jobs", "all"]);
     let worker = r#"
 #include <unistd.h>
 static int work(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p;

@@ -689,7 +689,7 @@ fn finished_jobs_go_after_their_time() {
 #[test]
 fn the_admin_key_guards_jobs_and_their_streams() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "secret")]);
+    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "secret-of-16-bytes")]);
     let request = |method: &str, target: &str, headers: &[(&str, &str)]| {
         server.connect().request(method, target, headers, b"").status
     };

@@ -299,15 +299,15 @@ fn a_server_that_is_not_there_or_is_another_is_explained() {
 #[test]
 fn the_key_is_asked_for() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "secret")]);
+    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "secret-of-16-bytes")]);
     let run = |key: &str, args: &[&str]| command(&server.addr, args).env("CWEB_ADMIN_KEY", key).output().unwrap();
     for args in [&["submit", "echo"][..], &["status", NOBODY], &["watch", NOBODY], &["cancel", NOBODY], &["list"]] {
         let (none, wrong) = (run("", args), run("wrong", args));
         assert!(code(&none) == 4 && err(&none).contains("set CWEB_ADMIN_KEY to the server's key"), "{}", err(&none));
         assert!(code(&wrong) == 4 && err(&wrong).contains("CWEB_ADMIN_KEY is not this"), "{}", err(&wrong));
     }
-    assert_eq!(code(&run("secret", &["list"])), 0);
-    assert!(err(&run("secret", &["watch", NOBODY])).contains("there is no such job"));
+    assert_eq!(code(&run("secret-of-16-bytes", &["list"])), 0);
+    assert!(err(&run("secret-of-16-bytes", &["watch", NOBODY])).contains("there is no such job"));
 }
 
 /// Connections to the server behind, of which the first `cuts` end after some bytes.

@@ -37,7 +37,7 @@ const FUNCTION_LINES_MAX: usize = 80;
 const LONG_FILES: &[(&str, usize)] = &[("src/net/monoio_driver.rs", 619)];
 
 /// Functions that were longer, likewise: one statement for each setting.
-const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[("src/config.rs", "with_defaults(args:", 90)];
+const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[("src/config.rs", "with_defaults(args:", 110)];
 
 fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();

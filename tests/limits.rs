@@ -245,10 +245,13 @@ fn a_route_has_a_body_limit_of_its_own() {
 #[test]
 fn who_may_not_deploy_need_not_send_the_source() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "k")]);
+    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "key-of-sixteen-bytes")]);
     assert_eq!(announced(&server, "/mgnt", 1_000_000, "").status, 401);
     assert_eq!(announced(&server, "/jobs", 1_000_000, "X-API-Key: wrong\r\nExpect: 100-continue\r\n").status, 401);
-    assert_eq!(announced(&server, "/mgnt", 1_000_000, "X-API-Key: k\r\nExpect: 100-continue\r\n").status, 100);
+    assert_eq!(
+        announced(&server, "/mgnt", 1_000_000, "X-API-Key: key-of-sixteen-bytes\r\nExpect: 100-continue\r\n").status,
+        100
+    );
 }
 
 #[test]

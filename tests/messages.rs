@@ -127,8 +127,11 @@ fn one_set_of_exit_codes() {
         let wrong = cweb(dir.path(), &[args, &["--nonsense"]].concat(), &[]);
         assert_eq!(code(&wrong), 2, "{args:?}: {}", all_of(&wrong));
     }
-    let server =
-        Server::on(&Arc::new(tempfile::tempdir().unwrap()), &["--production"], &[("CWEB_ADMIN_KEY", "secret")]);
+    let server = Server::on(
+        &Arc::new(tempfile::tempdir().unwrap()),
+        &["--production"],
+        &[("CWEB_ADMIN_KEY", "secret-of-16-bytes")],
+    );
     for args in commands {
         let none = cweb(dir.path(), args, &[("CWEB_SERVER", &server.addr)]);
         let wrong = cweb(dir.path(), args, &[("CWEB_SERVER", &server.addr), ("CWEB_ADMIN_KEY", "guess")]);
@@ -138,8 +141,9 @@ fn one_set_of_exit_codes() {
     }
     let refused = server.get("/mgnt");
     assert!(refused.status == 401 && refused.text().contains("CWEB_ADMIN_KEY"), "{}", refused.text());
-    let with_key =
-        |args: &[&str]| cweb(dir.path(), args, &[("CWEB_SERVER", &server.addr), ("CWEB_ADMIN_KEY", "secret")]);
+    let with_key = |args: &[&str]| {
+        cweb(dir.path(), args, &[("CWEB_SERVER", &server.addr), ("CWEB_ADMIN_KEY", "secret-of-16-bytes")])
+    };
     assert_eq!(code(&with_key(&["deploy", "bad.c", "shop.c"])), 1);
     assert_eq!(code(&with_key(&["modules", "remove", "nobody"])), 1);
     for args in commands {

@@ -235,12 +235,12 @@ fn a_full_disk_refuses_and_keeps_what_there_is() {
 #[test]
 fn the_admin_key_guards_production_and_strangers_in_the_browser() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "secret")]);
+    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "secret-of-16-bytes")]);
     let status = |headers: &[(&str, &str)]| server.connect().request("GET", "/mgnt", headers, b"").status;
     assert_eq!(status(&[]), 401);
     assert_eq!(status(&[("X-API-Key", "wrong")]), 401);
-    assert_eq!(status(&[("X-API-Key", "secret")]), 200);
-    assert_eq!(status(&[("Authorization", "Bearer secret")]), 200);
+    assert_eq!(status(&[("X-API-Key", "secret-of-16-bytes")]), 200);
+    assert_eq!(status(&[("Authorization", "Bearer secret-of-16-bytes")]), 200);
     assert_eq!(server.post("/mgnt", constant("x", "/x", "x").as_bytes()).status, 401);
     assert_eq!(server.get("/healthz").status, 200);
     let open = Server::start();

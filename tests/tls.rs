@@ -452,7 +452,7 @@ fn a_slow_reader_gets_everything_in_bounded_memory() {
 fn production_without_a_certificate_warns_once() {
     let warning = "a proxy that terminates TLS is expected";
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let log = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "k")]).stop();
+    let log = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "key-of-sixteen-bytes")]).stop();
     assert_eq!(log.matches(warning).count(), 1, "{log}");
     assert!(!Server::start().stop().contains(warning));
 }
@@ -462,7 +462,7 @@ fn production_refusal(dir: &std::path::Path) -> String {
     let (started, text) = support::cweb(
         &["serve", "--production", "--port", "0", "--data-dir", dir.to_str().unwrap()],
         dir,
-        &[("CWEB_ADMIN_KEY", "k")],
+        &[("CWEB_ADMIN_KEY", "key-of-sixteen-bytes")],
     );
     assert!(!started, "{text}");
     text
@@ -479,14 +479,14 @@ fn production_takes_the_pair_of_the_data_directory() {
     assert!(said.contains("server.crt but not") && said.contains("HTTPS needs both"), "{said}");
     std::fs::copy(authority.path("server.key"), &key).unwrap();
     // An address of the directory itself: relative, as people give it.
-    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "k")]);
+    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "key-of-sixteen-bytes")]);
     server.expect_log(&format!("listening on https://0.0.0.0:{}", server.addr.rsplit(':').next().unwrap()));
     assert!(server.log().contains(&format!("HTTPS with the certificate {}", cert.display())), "{}", server.log());
     assert_eq!(authority.curl(&server, "/healthz", &[]).stdout, b"ok\n");
     let asked =
         |args: &[&str]| authority.curl(&server, "/mgnt", &[&["-w", "%{http_code}", "-o", "/dev/null"], args].concat());
     assert_eq!(asked(&[]).stdout, b"401");
-    assert_eq!(asked(&["-H", "X-API-Key: k"]).stdout, b"200");
+    assert_eq!(asked(&["-H", "X-API-Key: key-of-sixteen-bytes"]).stdout, b"200");
     signal(server.pid(), "HUP");
     server.expect_log("the certificate was read again");
     server.stop();
@@ -498,5 +498,5 @@ fn production_takes_the_pair_of_the_data_directory() {
     assert!(production_refusal(dir.path()).contains("server.key but not"));
     let named = authority.text("server.pem");
     let pair = ["--production", "--tls-cert", &named, "--tls-key", key.to_str().unwrap()];
-    Server::on(&dir, &pair, &[("CWEB_ADMIN_KEY", "k")]).stop();
+    Server::on(&dir, &pair, &[("CWEB_ADMIN_KEY", "key-of-sixteen-bytes")]).stop();
 }

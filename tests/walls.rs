@@ -47,3 +47,16 @@ fn patterns_that_would_hold_a_shard_up_are_refused_with_the_figure() {
     assert_eq!(server.post("/two/42", b"").header("allow").as_deref(), Some("GET, HEAD, OPTIONS"));
     assert_eq!(server.get(&format!("/s/{}x", "ab/".repeat(2600))).status, 404);
 }
+
+#[test]
+fn an_operator_gets_in_whatever_clients_hold() {
+    let server = Server::with(&["--connections-max", "3", "--shards", "1", "--admin-listen", "127.0.0.1:0"]);
+    let log = server.log();
+    let addresses = log.lines().filter_map(|line| line.strip_prefix("listening on http://"));
+    let admin = addresses.filter_map(|addr| addr.strip_suffix(" (admin)")).next().unwrap();
+    let mut held: Vec<support::Client> = (0..3).map(|_| server.connect()).collect();
+    assert!(held.iter_mut().all(|client| client.get("/").status == 404));
+    assert_eq!(server.connect().response().status, 503);
+    let mut operator = support::Client::connect(admin);
+    assert_eq!((operator.get("/healthz").status, operator.get("/mgnt").status), (200, 200));
+}

@@ -1,13 +1,21 @@
-//! Signatures with the server's key, for `ctx->crypto`. The key never leaves this room.
+//! Signatures of tokens, for `ctx->crypto` and `cweb_token.h`. The key never leaves this room.
+//!
+//! The key is for tokens alone and never that of the certificate: a module chooses what is signed. What is signed begins
+//! with a text that no other protocol signs, and names the domain that asked, so that no domain makes tokens of another.
 
-use ring::rand::SystemRandom;
+use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{
     self, ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1,
     ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_2048_8192_SHA256,
     RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm,
 };
-use std::path::Path;
+use serde::{Deserialize, Serialize};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 enum Key {
     Rsa(RsaKeyPair),
@@ -15,12 +23,27 @@ enum Key {
     Ed25519(Ed25519KeyPair),
 }
 
-static KEY: OnceLock<Key> = OnceLock::new();
+/// The key that signs, then those that signed before and are still believed.
+static KEYS: OnceLock<Vec<Key>> = OnceLock::new();
 
-/// Signs elsewhere: a token gives its signature.
-pub type RemoteSign = Box<dyn Fn(&[u8]) -> Option<String> + Send + Sync>;
+/// What all signed texts begin with. The number changes with what follows.
+const PREFIX: &[u8] = b"cweb token 1\0";
+
+/// A text to sign, or to find signed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// The text.
+    pub text: Vec<u8>,
+    /// Whom it is for; empty for whoever asks.
+    pub audience: String,
+    /// How long it is to be valid; 0 for ever. In seconds; without meaning when it is verified.
+    pub valid_s: u32,
+}
+
+/// Signs elsewhere.
+pub type RemoteSign = Box<dyn Fn(&Token) -> Option<String> + Send + Sync>;
 /// Verifies elsewhere: signature, token.
-pub type RemoteVerify = Box<dyn Fn(&[u8], &[u8]) -> bool + Send + Sync>;
+pub type RemoteVerify = Box<dyn Fn(&[u8], &Token) -> bool + Send + Sync>;
 
 static REMOTE: OnceLock<(RemoteSign, RemoteVerify)> = OnceLock::new();
 
@@ -32,29 +55,147 @@ pub fn set_remote(sign: RemoteSign, verify: RemoteVerify) {
 /// The key file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// It can't be read.
+    /// It can't be read or made.
     #[error("{0}")]
-    Read(#[from] std::io::Error),
+    Io(#[from] io::Error),
     /// It holds no key of a kind that is known.
-    #[error("no PEM private key in it that can sign (RSA, P-256, P-384 or Ed25519)")]
+    #[error("no PEM private key in it that can sign (Ed25519, P-256, P-384 or RSA)")]
     Unknown,
+    /// It is the key of the certificate.
+    #[error(
+        "this is the key of the certificate, and tokens need one of their own; leave --token-key out, or name a file that is not there yet"
+    )]
+    Certificate,
 }
 
-/// Takes the server's private key from a PEM file. Only the first call of a process counts.
+/// The file of a key that signs no more and is still believed: that of the key `path` with `.old` behind.
+fn old_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".old");
+    PathBuf::from(name)
+}
+
+fn read(path: &Path) -> Result<Key, KeyError> {
+    let text = std::fs::read_to_string(path)?;
+    pem_blocks(&text).find_map(|(label, der)| parse(label, &der)).ok_or(KeyError::Unknown)
+}
+
+/// Whether the key at `path`, if it is there, can be used beside the certificate's key `tls_key`.
 ///
 /// # Errors
 /// See [`KeyError`].
-pub fn load(path: &Path) -> Result<(), KeyError> {
-    let text = std::fs::read_to_string(path)?;
-    let key = pem_blocks(&text).find_map(|(label, der)| parse(label, &der)).ok_or(KeyError::Unknown)?;
-    let _ = KEY.set(key);
+pub fn check(path: &Path, tls_key: Option<&Path>) -> Result<(), KeyError> {
+    read_checked(path, tls_key).map(drop)
+}
+
+fn read_checked(path: &Path, tls_key: Option<&Path>) -> Result<Option<Vec<Key>>, KeyError> {
+    let signing = match read(path) {
+        Err(KeyError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        key => key?,
+    };
+    // One that can't be read is told elsewhere.
+    if tls_key.and_then(|path| read(path).ok()).is_some_and(|tls| tls.public() == signing.public()) {
+        return Err(KeyError::Certificate);
+    }
+    let mut keys = vec![signing];
+    match read(&old_of(path)) {
+        Err(KeyError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+        key => keys.push(key?),
+    }
+    Ok(Some(keys))
+}
+
+/// Takes the key for tokens from the PEM file `path`; makes one (Ed25519) if there is none, which its owner alone may read. The
+/// public key is left beside it, in `path` with `.pub` behind. Only the first call of a process counts.
+///
+/// # Errors
+/// See [`KeyError`].
+pub fn load(path: &Path, tls_key: Option<&Path>) -> Result<(), KeyError> {
+    let keys = match read_checked(path, tls_key)? {
+        Some(keys) => keys,
+        None => {
+            make(path)?;
+            read_checked(path, tls_key)?.ok_or(KeyError::Unknown)?
+        }
+    };
+    if let Some(Key::Ed25519(pair)) = keys.first() {
+        let public = pem("PUBLIC KEY", &[ED25519_PUBLIC, pair.public_key().as_ref()].concat());
+        let mut place = path.as_os_str().to_owned();
+        place.push(".pub");
+        if std::fs::read_to_string(&place).ok().as_ref() != Some(&public)
+            && let Err(error) = std::fs::write(&place, public)
+        {
+            tracing::warn!("the public key for tokens can't be written to {}: {error}", place.display());
+        }
+    }
+    let _ = KEYS.set(keys);
     Ok(())
+}
+
+/// What stands before the key in PKCS #8 and in a public key, of Ed25519 (RFC 8410 §7, §4).
+const ED25519_PRIVATE: &[u8] = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
+const ED25519_PUBLIC: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
+
+fn make(path: &Path) -> Result<(), KeyError> {
+    let mut seed = [0; 32];
+    SystemRandom::new().fill(&mut seed).map_err(|_| io::Error::other("the system gives no random numbers"))?;
+    let text = pem("PRIVATE KEY", &[ED25519_PRIVATE, &seed].concat());
+    // Whole or not at all: the server may end here.
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let _ = std::fs::remove_file(&draft);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)?;
+    Ok(())
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in data_encoding::BASE64.encode(der).as_bytes().chunks(64) {
+        text.push_str(&String::from_utf8_lossy(line));
+        text.push('\n');
+    }
+    text + &format!("-----END {label}-----\n")
 }
 
 /// Whether there is a key.
 #[must_use]
 pub fn is_loaded() -> bool {
-    KEY.get().is_some() || REMOTE.get().is_some()
+    KEYS.get().is_some() || REMOTE.get().is_some()
+}
+
+impl Key {
+    fn public(&self) -> &[u8] {
+        match self {
+            Self::Rsa(pair) => pair.public_key().as_ref(),
+            Self::Ecdsa(pair, _) => pair.public_key().as_ref(),
+            Self::Ed25519(pair) => pair.public_key().as_ref(),
+        }
+    }
+
+    fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let random = SystemRandom::new();
+        match self {
+            Self::Rsa(pair) => {
+                let mut signature = vec![0; pair.public().modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).ok()?;
+                Some(signature)
+            }
+            Self::Ecdsa(pair, _) => Some(pair.sign(&random, message).ok()?.as_ref().to_vec()),
+            Self::Ed25519(pair) => Some(pair.sign(message).as_ref().to_vec()),
+        }
+    }
+
+    fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        let algorithm: &dyn VerificationAlgorithm = match self {
+            Self::Rsa(_) => &RSA_PKCS1_2048_8192_SHA256,
+            Self::Ecdsa(_, algorithm) => *algorithm,
+            Self::Ed25519(_) => &signature::ED25519,
+        };
+        UnparsedPublicKey::new(algorithm, self.public()).verify(message, signature).is_ok()
+    }
 }
 
 fn parse(label: &str, der: &[u8]) -> Option<Key> {
@@ -110,70 +251,101 @@ fn pem_blocks(text: &str) -> impl Iterator<Item = (&str, Vec<u8>)> {
     })
 }
 
-/// A run of spaces is how TLS 1.3 begins what a server signs to prove who it is (RFC 8446 §4.4.3).
-const SPACES: [u8; 64] = [b' '; 64];
-
-/// Whether the server's key, which may be that of its certificate, may sign `token`: C text, and nothing that a client of
-/// TLS could take for the server's word. What TLS 1.3 and 1.2 have signed has a NUL in it: after the name of the context, in the
-/// number of the curve.
-fn is_token(token: &[u8]) -> bool {
-    !token.contains(&0) && !token.starts_with(&SPACES)
+/// What is signed: nothing that differs gives the same bytes. `expires_s` counts from 1970; 0: never.
+fn message(domain: &str, token: &Token, expires_s: u64) -> Vec<u8> {
+    let part = |bytes: &[u8]| [&(bytes.len() as u64).to_be_bytes()[..], bytes].concat();
+    let (domain, audience) = (part(domain.as_bytes()), part(token.audience.as_bytes()));
+    [PREFIX, &domain, &audience, &expires_s.to_be_bytes(), &token.text].concat()
 }
 
-/// Signs `token`; the signature in base64. `None` without a key, for what has a NUL in it, and for what begins with 64 spaces.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Signs `token` for a module of the domain `domain`: the signature in base64, and behind a dot the second of its end, if it
+/// has one. `None` without a key, and for a text with a NUL in it.
 #[must_use]
-pub fn sign(token: &[u8]) -> Option<String> {
-    if !is_token(token) {
+pub fn sign(domain: &str, token: &Token) -> Option<String> {
+    if token.text.contains(&0) {
         return None;
     }
     if let Some((sign, _)) = REMOTE.get() {
         return sign(token);
     }
-    let random = SystemRandom::new();
-    let signature = match KEY.get()? {
-        Key::Rsa(pair) => {
-            let mut signature = vec![0; pair.public().modulus_len()];
-            pair.sign(&RSA_PKCS1_SHA256, &random, token, &mut signature).ok()?;
-            signature
-        }
-        Key::Ecdsa(pair, _) => pair.sign(&random, token).ok()?.as_ref().to_vec(),
-        Key::Ed25519(pair) => pair.sign(token).as_ref().to_vec(),
-    };
-    Some(data_encoding::BASE64.encode(&signature))
+    let expires_s = if token.valid_s > 0 { now_s() + u64::from(token.valid_s) } else { 0 };
+    let signature = KEYS.get()?.first()?.sign(&message(domain, token, expires_s))?;
+    let signature = data_encoding::BASE64.encode(&signature);
+    Some(if expires_s > 0 { format!("{signature}.{expires_s}") } else { signature })
 }
 
-/// Whether `signed` is a signature of `token` by the server's key.
+/// Whether `signed` is a signature of `token` that was made for the domain `domain` and has not expired.
 #[must_use]
-pub fn verify(signed: &[u8], token: &[u8]) -> bool {
+pub fn verify(domain: &str, signed: &[u8], token: &Token) -> bool {
     if let Some((_, verify)) = REMOTE.get() {
         return verify(signed, token);
     }
-    let Ok(signature) = data_encoding::BASE64.decode(signed.trim_ascii()) else { return false };
-    let check = |algorithm: &'static dyn VerificationAlgorithm, public: &[u8]| {
-        UnparsedPublicKey::new(algorithm, public).verify(token, &signature).is_ok()
+    KEYS.get().is_some_and(|keys| verify_with(keys, domain, signed, token, now_s()))
+}
+
+fn verify_with(keys: &[Key], domain: &str, signed: &[u8], token: &Token, now_s: u64) -> bool {
+    let signed = signed.trim_ascii();
+    let (signature, expires_s) = match signed.iter().position(|byte| *byte == b'.') {
+        None => (signed, 0),
+        Some(dot) => {
+            let digits = signed.get(dot + 1..).unwrap_or_default();
+            let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u64>().ok());
+            match number.filter(|expires_s| now_s < *expires_s) {
+                Some(expires_s) => (signed.get(..dot).unwrap_or_default(), expires_s),
+                None => return false,
+            }
+        }
     };
-    match KEY.get() {
-        None => false,
-        Some(Key::Rsa(pair)) => check(&RSA_PKCS1_2048_8192_SHA256, pair.public_key().as_ref()),
-        Some(Key::Ecdsa(pair, algorithm)) => check(*algorithm, pair.public_key().as_ref()),
-        Some(Key::Ed25519(pair)) => check(&signature::ED25519, pair.public_key().as_ref()),
-    }
+    let Ok(signature) = data_encoding::BASE64.decode(signature) else { return false };
+    let message = message(domain, token, expires_s);
+    keys.iter().any(|key| key.verifies(&message, &signature))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn token(text: &str, audience: &str) -> Token {
+        Token { text: text.into(), audience: audience.into(), valid_s: 0 }
+    }
+
     #[test]
-    fn what_tls_has_signed_is_no_token() {
-        // RFC 8446 §4.4.3; RFC 5246 §7.4.3 with RFC 8422 §5.4: two randoms, then a named curve.
-        let verify = [&SPACES[..], b"TLS 1.3, server CertificateVerify\0", &[7; 32]].concat();
-        let exchange = [&[7; 64][..], &[3, 0, 29, 32], &[9; 32]].concat();
-        for signed in [&verify[..], &exchange, b"a\0b", &verify[..97], &SPACES] {
-            assert!(!is_token(signed));
+    fn a_token_is_of_its_domain_audience_and_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token.key");
+        make(&path).unwrap();
+        let keys = read_checked(&path, None).unwrap().unwrap();
+        let sign = |domain: &str, token: &Token, expires_s: u64| {
+            let signature = data_encoding::BASE64.encode(&keys[0].sign(&message(domain, token, expires_s)).unwrap());
+            if expires_s > 0 { format!("{signature}.{expires_s}") } else { signature }
+        };
+        let is =
+            |domain: &str, signed: &str, token: &Token| verify_with(&keys, domain, signed.as_bytes(), token, 1_000);
+        let signed = sign("a", &token("x", "m"), 0);
+        assert!(is("a", &signed, &token("x", "m")) && is("a", &format!("{signed}\n"), &token("x", "m")));
+        for (domain, other) in
+            [("b", token("x", "m")), ("a", token("y", "m")), ("a", token("x", "n")), ("a", token("xm", ""))]
+        {
+            assert!(!is(domain, &signed, &other), "{domain} {other:?}");
         }
-        for token in [&b"token"[..], b"", &SPACES[1..], "\t \u{fc}".as_bytes()] {
-            assert!(is_token(token));
-        }
+        let later = sign("a", &token("x", ""), 1_001);
+        assert!(is("a", &later, &token("x", "")) && !is("a", &sign("a", &token("x", ""), 1_000), &token("x", "")));
+        assert!(!is("a", &later.replace(".1001", ".9999"), &token("x", "")), "the end is signed too");
+        assert!(!is("a", later.split('.').next().unwrap(), &token("x", "")));
+        // A new key signs; the one before is believed while it is there.
+        std::fs::rename(&path, old_of(&path)).unwrap();
+        make(&path).unwrap();
+        let both = read_checked(&path, None).unwrap().unwrap();
+        assert!(
+            verify_with(&both, "a", signed.as_bytes(), &token("x", "m"), 0)
+                && both[0].public() == read(&path).unwrap().public()
+        );
+        assert!(!verify_with(&both[..1], "a", signed.as_bytes(), &token("x", "m"), 0));
+        assert!(matches!(check(&path, Some(&path)), Err(KeyError::Certificate)));
+        assert!(check(&path, Some(&old_of(&path))).is_ok());
     }
 }

@@ -1,5 +1,6 @@
 //! `struct cweb_host`: the functions a module can call in the server.
 
+use super::crypto::Token;
 use super::files::FileWish;
 use super::native::WorkFn;
 use super::rooms::SocketServices;
@@ -73,7 +74,9 @@ pub struct HostTable {
     stream: &'static StreamTable,
     setting: unsafe extern "C" fn(*const c_void, *const c_char) -> *const c_char,
     sockets: *const SocketServices,
-    reserved: [usize; 7],
+    token_sign: unsafe extern "C" fn(*const c_char, *const c_char, c_uint, *mut c_char, usize) -> c_int,
+    token_verify: unsafe extern "C" fn(*const c_char, *const c_char, usize, *const c_char) -> c_int,
+    reserved: [usize; 5],
 }
 
 // SAFETY: functions, and a pointer to a table of functions that nobody writes.
@@ -98,6 +101,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
         ("cweb_host.stream", offset_of!(HostTable, stream)),
         ("cweb_host.setting", offset_of!(HostTable, setting)),
         ("cweb_host.sockets", offset_of!(HostTable, sockets)),
+        ("cweb_host.token_verify", offset_of!(HostTable, token_verify)),
     ]
 }
 
@@ -119,7 +123,9 @@ static TABLE: HostTable = HostTable {
     stream: &STREAM_TABLE,
     setting,
     sockets: &raw const super::rooms::SERVICES,
-    reserved: [0; 7],
+    token_sign,
+    token_verify,
+    reserved: [0; 5],
 };
 
 /// The table of this server.
@@ -228,12 +234,30 @@ unsafe extern "C" fn send_file(_module: *const c_void, response: *mut HttpRespon
 /// # Safety
 /// By the contract of the table: `token` is a C string, `out` has `out_len` writable bytes.
 unsafe extern "C" fn crypto_sign(token: *const c_char, out: *mut c_char, out_len: usize) -> c_int {
+    // SAFETY: the contract is the same.
+    unsafe { token_sign(token, std::ptr::null(), 0, out, out_len) }
+}
+
+/// The domain of modules that ask in this very process: the server itself. That of a process of modules is named by the
+/// server.
+const OWN_DOMAIN: &str = "default";
+
+/// # Safety
+/// By the contract of the table: `token` is a C string, `audience` NULL or one, `out` has `out_len` writable bytes.
+unsafe extern "C" fn token_sign(
+    token: *const c_char,
+    audience: *const c_char,
+    valid_s: c_uint,
+    out: *mut c_char,
+    out_len: usize,
+) -> c_int {
     if token.is_null() || out.is_null() || out_len == 0 {
         return -1;
     }
-    // SAFETY: a C string by the contract of the table.
-    let token = unsafe { CStr::from_ptr(token) };
-    let Some(signed) = super::crypto::sign(token.to_bytes()) else { return -1 };
+    // SAFETY: C strings by the contract of the table.
+    let (text, audience) = unsafe { (CStr::from_ptr(token).to_bytes(), text_or_empty(audience)) };
+    let token = Token { text: text.to_vec(), audience: audience.to_string_lossy().into_owned(), valid_s };
+    let Some(signed) = super::crypto::sign(OWN_DOMAIN, &token) else { return -1 };
     let Ok(length) = c_int::try_from(signed.len()) else { return -1 };
     if signed.len() >= out_len {
         return -1;
@@ -246,13 +270,33 @@ unsafe extern "C" fn crypto_sign(token: *const c_char, out: *mut c_char, out_len
     length
 }
 
+/// # Safety
+/// `text` is NULL or a C string.
+unsafe fn text_or_empty<'a>(text: *const c_char) -> &'a CStr {
+    // SAFETY: the caller's contract.
+    if text.is_null() { c"" } else { unsafe { CStr::from_ptr(text) } }
+}
+
 unsafe extern "C" fn crypto_verify(signed: *const c_char, token: *const c_char, token_len: usize) -> c_int {
+    // SAFETY: the contract is the same.
+    unsafe { token_verify(signed, token, token_len, std::ptr::null()) }
+}
+
+unsafe extern "C" fn token_verify(
+    signed: *const c_char,
+    token: *const c_char,
+    token_len: usize,
+    audience: *const c_char,
+) -> c_int {
     if signed.is_null() || token.is_null() {
         return -1;
     }
-    // SAFETY: a C string, and `token_len` readable bytes, by the contract of the table; nothing is owned here yet.
-    let (signed, token) = unsafe { (CStr::from_ptr(signed).to_bytes(), super::websocket::touched(token, token_len)) };
-    if super::crypto::verify(signed, token) { 0 } else { -1 }
+    // SAFETY: C strings, and `token_len` readable bytes, by the contract of the table; nothing is owned here yet.
+    let (signed, audience, text) = unsafe {
+        (CStr::from_ptr(signed).to_bytes(), text_or_empty(audience), super::websocket::touched(token, token_len))
+    };
+    let token = Token { text: text.to_vec(), audience: audience.to_string_lossy().into_owned(), valid_s: 0 };
+    if super::crypto::verify(OWN_DOMAIN, signed, &token) { 0 } else { -1 }
 }
 
 unsafe extern "C" fn ws_broadcast(

@@ -5,6 +5,7 @@
 
 pub mod context;
 pub mod crypto;
+pub mod database;
 pub mod events;
 pub mod files;
 pub mod frame;
@@ -22,6 +23,7 @@ pub mod rooms;
 pub mod settings;
 pub mod stream;
 pub mod types;
+pub mod visible;
 pub mod websocket;
 
 #[cfg(test)]

@@ -65,6 +65,7 @@ impl Refusal {
         match self {
             Self::Site(Doubt::Page) => "sent by a page of another site",
             Self::Site(Doubt::Host) => "the Host is not this machine's",
+            Self::Site(Doubt::Module) => "sent by a page of a module",
             Self::NoKeys => "not from this machine, and there are no keys",
             Self::Missing => "no key",
             Self::Wrong => "wrong key",

@@ -16,12 +16,17 @@ pub(super) enum Doubt {
     Page,
     /// It asks for a host that any page could have given this machine's address to.
     Host,
+    /// A page that a module served sent it, to change the modules.
+    Module,
 }
 
 impl Doubt {
     pub(super) fn text(self) -> &'static str {
         match self {
             Self::Page => "refused: a page of another site sent this request; use the key, or a tool on this machine",
+            Self::Module => {
+                "refused: a page of this server sent this request, and pages are modules': they may not change modules; use the key, curl or cweb"
+            }
             Self::Host => {
                 "refused: the Host of this request is not localhost or a loopback address, so a page may have chosen it; use http://127.0.0.1, or the key"
             }
@@ -39,8 +44,11 @@ pub(super) fn doubt(view: &RequestView<'_>, peer: &Peer) -> Option<Doubt> {
     });
     // `same-site` is another port of this machine: not the server's own page either.
     let fetched = view.header("sec-fetch-site").is_some_and(|site| site != b"same-origin" && site != b"none");
+    let own = view.header("origin").is_some() || view.header("sec-fetch-site") == Some(b"same-origin");
     if page || fetched {
         Some(Doubt::Page)
+    } else if own && !view.method().is_safe() && view.path().starts_with(b"/mgnt") {
+        Some(Doubt::Module)
     } else if !local && *peer != Peer::Unix {
         // No browser speaks to unix sockets, and what does may send any name.
         Some(Doubt::Host)
@@ -68,9 +76,13 @@ mod tests {
     use crate::proto::http1::{Decoded, Limits, RequestDecoder};
 
     fn doubt_of(fields: &str, peer: &Peer) -> Option<Doubt> {
+        doubt_of_request("GET /mgnt", fields, peer)
+    }
+
+    fn doubt_of_request(request: &str, fields: &str, peer: &Peer) -> Option<Doubt> {
         let limits = Limits { head_bytes_max: 4096, headers_max: 20, uri_bytes_max: 1024, body_bytes_max: 0 };
         let version = if fields.contains("Host") { "1.1" } else { "1.0" };
-        let text = format!("GET /mgnt HTTP/{version}\r\n{fields}\r\n");
+        let text = format!("{request} HTTP/{version}\r\n{fields}\r\n");
         let mut decoder = RequestDecoder::new(limits);
         match decoder.decode(text.as_bytes()) {
             Ok(Decoded::Request { view, .. }) => doubt(&view, peer),
@@ -125,6 +137,15 @@ mod tests {
             ("Host: localhost:1\r\nSec-Fetch-Site: same-site\r\n", Some(Doubt::Page)),
             ("Host: localhost:1\r\nSec-Fetch-Site: cross-site\r\n", Some(Doubt::Page)),
         ];
+        let own = "Host: localhost:1\r\nOrigin: http://localhost:1\r\n";
+        let fetched = "Host: localhost:1\r\nSec-Fetch-Site: same-origin\r\n";
+        for fields in [own, fetched] {
+            for (request, expected) in
+                [("POST /mgnt", Some(Doubt::Module)), ("DELETE /mgnt/x", Some(Doubt::Module)), ("POST /jobs", None)]
+            {
+                assert_eq!(doubt_of_request(request, fields, &tcp), expected, "{request} {fields}");
+            }
+        }
         for (fields, expected) in cases {
             assert_eq!(doubt_of(fields, &tcp), expected, "{fields}");
             let on_a_unix_socket = expected.filter(|doubt| *doubt != Doubt::Host);

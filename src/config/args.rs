@@ -27,6 +27,26 @@ pub enum Isolation {
     None,
 }
 
+/// Which domains share a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModuleDatabase {
+    /// None: each has its own.
+    Domain,
+    /// All of them.
+    Shared,
+}
+
+/// Of which modules a module may create and read jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModuleJobs {
+    /// Those of its own domain.
+    Domain,
+    /// All.
+    All,
+}
+
 /// When a job's story counts as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -168,6 +188,21 @@ settings! {
     /// Let modules open sockets. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_NET", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     allow_net: bool,
+    /// Whether each domain has a database of its own, or all share one, which any of them can lock, change and delete. Matters with --isolation process only [default: domain]
+    #[arg(long, env = "CWEB_MODULE_DATABASE")]
+    module_database: ModuleDatabase,
+    /// Of which modules a module may create jobs (jobs_create) and read the jobs by SQL: those of its own domain, or of all [default: domain]
+    #[arg(long, env = "CWEB_MODULE_JOBS")]
+    module_jobs: ModuleJobs,
+    /// Most threads that the modules of a domain start; a process with more is ended. With --isolation process only [default: 1024]
+    #[arg(long, env = "CWEB_MODULE_THREADS_MAX", value_name = "N")]
+    module_threads_max: usize,
+    /// Most bytes of a domain's database and scratch files; it can't write files beyond; 0 for no limit. With --isolation process only [default: a quarter of what is free at the start, at least 1 GiB]
+    #[arg(long, env = "CWEB_MODULE_DISK_BYTES_MAX", value_name = "BYTES")]
+    module_disk_bytes_max: u64,
+    /// Most bytes that a domain prints in a second; more is dropped and counted. With --isolation process only [default: 1048576]
+    #[arg(long, env = "CWEB_MODULE_OUTPUT_BYTES_MAX", value_name = "BYTES")]
+    module_output_bytes_max: usize,
     /// Address space of the process of the modules; 0 for no limit. With --isolation process only [default: 0]
     #[arg(long, env = "CWEB_MODULE_MEMORY_BYTES_MAX", value_name = "BYTES")]
     module_memory_bytes_max: u64,
@@ -210,9 +245,12 @@ settings! {
     /// Certificate of the server and its chain, PEM: TCP addresses serve HTTPS and WSS then. Read again at SIGHUP [default with --production: server.crt in the data directory, if it is there]
     #[arg(long, env = "CWEB_TLS_CERT", value_name = "FILE")]
     tls_cert: PathBuf,
-    /// Private key of the certificate, PEM; modules can have tokens signed with it [default with --production: server.key in the data directory]
+    /// Private key of the certificate, PEM [default with --production: server.key in the data directory]
     #[arg(long, env = "CWEB_TLS_KEY", value_name = "FILE")]
     tls_key: PathBuf,
+    /// Key that tokens of modules are signed with, PEM; made if it is not there, and never that of the certificate [default with HTTPS: token.key in the data directory]
+    #[arg(long, env = "CWEB_TOKEN_KEY", value_name = "FILE")]
+    token_key: PathBuf,
     /// Forget all modules at exit
     #[arg(long, env = "CWEB_PURGE_MODULES", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     purge_modules: bool,
@@ -267,7 +305,7 @@ settings! {
     /// Most open connections of a shard [default: 16384, within the limit of descriptors]
     #[arg(long, env = "CWEB_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
     connections_max: usize,
-    /// Most open connections of one address, an IPv6 /64, over all shards; 0 for no limit [default: 0]
+    /// Most open connections of one address, an IPv6 /64, over all shards; 0 for no limit. Peers on this machine have none [default: a quarter of all connections, at least 64]
     #[arg(long, env = "CWEB_MAX_CONNECTIONS_PER_PEER", value_name = "N", help_heading = LIMITS)]
     connections_per_peer_max: usize,
     /// Requests after which a connection is closed; 0 for no limit [default: 0]

@@ -188,10 +188,25 @@ impl Config {
         problems.check(self.production && self.admin_key.is_none() && self.keys_file.is_none(), || {
             "--production needs a key; make one: cweb keygen NAME >> keys.toml, and add --keys-file keys.toml; or for one that may do everything: export CWEB_ADMIN_KEY=$(openssl rand -hex 32)".to_owned()
         });
+        let is_weak = self.admin_key.as_deref().is_some_and(is_weak);
+        problems.check(self.production && is_weak, || {
+            format!("CWEB_ADMIN_KEY is a weak key: --production wants at least {KEY_BYTES_MIN} bytes, {KEY_KINDS_MIN} of them different; make one: openssl rand -hex 32")
+        });
         problems.check(self.tls_cert.is_some() != self.tls_key.is_some(), || {
             "--tls-cert and --tls-key belong together: give both or none".to_owned()
         });
     }
+}
+
+/// Bytes of a key that can't be guessed, and how many of them differ at least.
+const KEY_BYTES_MIN: usize = 16;
+const KEY_KINDS_MIN: usize = 6;
+
+fn is_weak(key: &str) -> bool {
+    let mut kinds = key.as_bytes().to_vec();
+    kinds.sort_unstable();
+    kinds.dedup();
+    key.len() < KEY_BYTES_MIN || kinds.len() < KEY_KINDS_MIN
 }
 
 /// What was found so far.

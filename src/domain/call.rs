@@ -3,13 +3,15 @@
 use super::Instance;
 use super::inbox::Inbox;
 use super::stream::StreamStart;
+use crate::abi::visible::visible;
 use crate::abi::websocket::Socket;
 use crate::net::ConnId;
 use crate::proto::http1::{Head, Preflight, RequestView, ResponseHead, Switching, encode_response};
 use crate::proto::ws::Kind;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Bodies below this are not counted: what they take is bounded by how many calls there may be.
@@ -68,6 +70,26 @@ impl AnswerMeta {
         encode_response(&mut bytes, &self.head(status, text.len()), headers, text.as_bytes());
         bytes
     }
+}
+
+/// Whether clients are told why a module has failed.
+static TELLS_WHY: AtomicBool = AtomicBool::new(true);
+
+/// Says whether clients are told why a module has failed: signals, addresses and functions among it. Otherwise they get a
+/// number under which the log has it.
+pub fn tell_why(tells: bool) {
+    TELLS_WHY.store(tells, Ordering::Relaxed);
+}
+
+/// The text for a client whose request failed because of `why`, which ends its line.
+#[cold]
+pub(super) fn failure(why: &str) -> Cow<'_, str> {
+    if TELLS_WHY.load(Ordering::Relaxed) {
+        return Cow::Borrowed(why);
+    }
+    let id = uuid::Uuid::new_v4();
+    tracing::error!("request {id} failed: {}", visible(why.trim_end()));
+    Cow::Owned(format!("the request failed; the server's log has the reason under {id}\n"))
 }
 
 /// The header fields of an answer in plain text that the server gives in the place of a module's.

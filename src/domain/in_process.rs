@@ -9,7 +9,7 @@ mod services;
 
 pub use services::SymbolTable;
 
-use super::call::{AnswerMeta, Hold};
+use super::call::{AnswerMeta, Hold, failure};
 use super::serial::Turns;
 use super::stream::call::{CallState, Facts, Used};
 use super::stream::detached;
@@ -102,6 +102,7 @@ impl InProcess {
     /// still work.
     pub fn start(database: &Path, jobs: Option<JobTables<'_>>) -> std::io::Result<Self> {
         guard::install()?;
+        crate::abi::database::set_aside_if_damaged(database);
         let symbols = Arc::new(SymbolTable::default());
         let (resolve, known) = (Arc::clone(&symbols), Arc::clone(&symbols));
         let context = ModuleContext::create(
@@ -417,6 +418,7 @@ impl Executor {
         if let Err(NoAnswer { status, text }) = result {
             // What the module has handed over may have been encoded before it was found that it can't be freed.
             out.truncate(begin);
+            let text = if status == 500 { failure(&text) } else { text.as_str().into() };
             encode_response(out, &head(status, text.len()), plain.into_iter(), text.as_bytes());
             return (used, 0);
         }

@@ -3,6 +3,7 @@
 //! The C side replaces `stdout` and `stderr` by streams that call [`sink`] on the printing thread, so the thread
 //! itself knows whose output it is.
 
+use crate::abi::visible::visible;
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void};
 
@@ -53,7 +54,7 @@ impl Printing {
     fn emit(&mut self) {
         let text = String::from_utf8_lossy(&self.line);
         let module = self.module.as_deref().unwrap_or("a module's thread");
-        tracing::info!(target: "module", "[{module}] {}", text.trim_end_matches('\r'));
+        tracing::info!(target: "module", "[{module}] {}", visible(text.trim_end_matches('\r')));
         self.line.clear();
     }
 

@@ -361,6 +361,7 @@ impl Compiler {
         if self.user.is_some() {
             fchown(&file, Some(geteuid().as_raw()), Some(getegid().as_raw()))?;
         }
+        // The directory is closed to others; whoever inspects the file opens it by a descriptor, as another user.
         file.set_permissions(Permissions::from_mode(0o644))
     }
 

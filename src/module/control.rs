@@ -14,7 +14,7 @@ use super::settings::{Change, SettingsStore};
 use super::store::Store;
 use super::table::{Published, Table};
 pub use super::verify::RouteLimits;
-use super::{sdk, verify};
+use super::{sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
 use crate::domain::{DEFAULT_DOMAIN, Host, LoadError};
@@ -54,6 +54,8 @@ pub struct ControlConfig {
     pub project_limits: ProjectLimits,
     /// Versions of each module that are kept.
     pub versions_kept: usize,
+    /// Whether modules may create jobs of modules of other domains.
+    pub jobs_of_all: bool,
     /// Deployments that may wait.
     pub queue_max: usize,
     /// Deployments worked on at once.
@@ -72,6 +74,7 @@ impl Default for ControlConfig {
             allow_lib: Allowed::Default,
             project_limits: ProjectLimits::default(),
             versions_kept: 20,
+            jobs_of_all: false,
             queue_max: 64,
             workers: std::thread::available_parallelism().map_or(2, usize::from).max(2),
         }
@@ -347,6 +350,11 @@ impl Control {
     }
 }
 
+/// Rights on a loaded object: its domain gets it from its host.
+fn owner_only() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o600)
+}
+
 /// The beginning of a hash, for people.
 pub(super) fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
@@ -426,8 +434,10 @@ impl Plane {
     ) -> Result<Arc<Generation>, DeployError> {
         let id = self.generations.fetch_add(1, Ordering::Relaxed);
         // A file of its own for each generation: the loader gives two loads of one file the same image.
-        let run = self.store.run_dir().join(format!("{}-{id}.so", std::process::id()));
-        if let Err(error) = std::fs::copy(so, &run) {
+        let place = self.store.run_dir().join(self.place(domain));
+        std::fs::create_dir_all(&place).map_err(store::at(&place))?;
+        let run = place.join(format!("{}-{id}.so", std::process::id()));
+        if let Err(error) = std::fs::copy(so, &run).and_then(|_| std::fs::set_permissions(&run, owner_only())) {
             let _ = std::fs::remove_file(&run);
             return Err(error.into());
         }

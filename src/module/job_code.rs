@@ -2,7 +2,7 @@
 
 use super::control::{Control, Plane, short};
 use super::generation::Generation;
-use super::table::Published;
+use super::table::{Published, Table};
 use crate::abi::manifest::JobDecl;
 use crate::jobs::code::{Code, CodeSource, Declared, Defaults, Ended, JobCalls, ResolveError};
 use std::collections::HashMap;
@@ -88,6 +88,20 @@ fn published(module: &Published, job: &str) -> Result<Declared, ResolveError> {
         .ok_or_else(|| ResolveError::UnknownJob { module: name.clone(), job: job.to_owned() })
 }
 
+/// The job called `job` of the one module that has such a job, among those for which `counts` holds.
+fn named(table: &Table, job: &str, counts: impl Fn(&Published) -> bool) -> Result<Declared, ResolveError> {
+    let has = |module: &&Published| counts(module) && module.manifest().jobs.iter().any(|known| known.name == job);
+    let found: Vec<&Published> = table.modules().iter().filter(has).collect();
+    match found.as_slice() {
+        [] => Err(ResolveError::NoSuchJob(job.to_owned())),
+        [one] => published(one, job),
+        several => {
+            let names: Vec<&str> = several.iter().map(|module| module.manifest().name.as_str()).collect();
+            Err(ResolveError::Ambiguous { job: job.to_owned(), modules: names.join(", ") })
+        }
+    }
+}
+
 impl CodeSource for Control {
     fn resolve(&self, module: Option<&str>, job: &str) -> Result<Declared, ResolveError> {
         let table = self.table().load_full();
@@ -95,24 +109,19 @@ impl CodeSource for Control {
             let found = table.modules().iter().find(|module| module.manifest().name == name);
             return published(found.ok_or_else(|| ResolveError::UnknownModule(name.to_owned()))?, job);
         }
-        let has = |module: &&Published| module.manifest().jobs.iter().any(|known| known.name == job);
-        let found: Vec<&Published> = table.modules().iter().filter(has).collect();
-        match found.as_slice() {
-            [] => Err(ResolveError::NoSuchJob(job.to_owned())),
-            [one] => published(one, job),
-            several => {
-                let names: Vec<&str> = several.iter().map(|module| module.manifest().name.as_str()).collect();
-                Err(ResolveError::Ambiguous { job: job.to_owned(), modules: names.join(", ") })
-            }
-        }
+        named(&table, job, |_| true)
     }
 
     fn resolve_for(&self, instance: u64, job: &str) -> Result<Declared, ResolveError> {
         let own = self.plane().known().instances.get(&instance).and_then(Weak::upgrade);
-        match own.and_then(|generation| declared(&generation, job)) {
-            Some(own) => Ok(own),
-            None => self.resolve(None, job),
+        let Some(own) = own.filter(|_| !self.plane().config.jobs_of_all) else { return self.resolve(None, job) };
+        if let Some(own) = declared(&own, job) {
+            return Ok(own);
         }
+        let table = self.table().load_full();
+        let name = &own.manifest().name;
+        let domain = table.modules().iter().find(|module| module.manifest().name == *name).map(Published::domain);
+        named(&table, job, |module| domain.is_none_or(|domain| module.domain() == domain))
     }
 
     fn acquire(&self, module: &str, hash: &str, job: &str) -> Result<Declared, String> {

@@ -13,6 +13,7 @@ use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
 use super::{mounts, sdk, store, verify};
 use crate::abi::manifest::Manifest;
+use crate::abi::visible::visible;
 use crate::domain::{DEFAULT_DOMAIN, LoadError};
 use crossbeam::channel::RecvTimeoutError;
 use sha2::{Digest, Sha256};
@@ -48,7 +49,7 @@ pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
     match result {
         Ok(done) if done.unchanged => tracing::info!("module {} is unchanged ({})", done.name, short(&done.hash)),
         Ok(done) => tracing::info!("module {} is deployed ({})", done.name, short(&done.hash)),
-        Err(error) => tracing::info!("a deployment was refused: {}", error.reason()),
+        Err(error) => tracing::info!("a deployment was refused: {}", visible(&error.reason())),
     }
 }
 

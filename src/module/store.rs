@@ -83,9 +83,14 @@ impl Store {
         }
         fs::create_dir_all(store.scratch())?;
         fs::create_dir_all(store.run_dir())?;
-        // The directory itself stays: a sandbox may know it already.
+        // The directories themselves stay: a sandbox may know them already.
         for entry in fs::read_dir(store.run_dir())? {
-            fs::remove_file(entry?.path())?;
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs::read_dir(entry.path())?.try_for_each(|file| fs::remove_file(file?.path()))?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
         }
         for dir in [store.objects(), store.units(), store.versions_dir(), store.dir.clone()] {
             for entry in fs::read_dir(dir)? {
@@ -112,7 +117,7 @@ impl Store {
         self.dir.join(".scratch")
     }
 
-    /// Where the shared objects that are loaded lie, one file a generation.
+    /// Where the shared objects that are loaded lie: a directory a domain, one file a generation.
     pub(super) fn run_dir(&self) -> PathBuf {
         self.dir.join(".run")
     }

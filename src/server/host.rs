@@ -2,10 +2,10 @@
 
 use crate::abi::context::JobTables;
 use crate::abi::request::{RequestRules, set_rules};
-use crate::config::{Config, Isolation};
+use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs};
 use crate::domain::in_process::InProcess;
 use crate::domain::process::{
-    Budgets, Cgroups, CrashLimit, DomainConfig, Domains, Identity, end_leftovers, message_bytes_max,
+    Allowance, Budgets, Cgroups, CrashLimit, DomainConfig, Domains, Identity, end_leftovers, message_bytes_max,
 };
 use crate::domain::sandbox::{self, Policy, User};
 use crate::domain::stream::StreamSizes;
@@ -47,12 +47,13 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     let records = config.data_dir.join(".domains");
     end_leftovers(&records);
     let scratch = config.data_dir.join("scratch");
-    for dir in [&scratch, &config.data_dir.join("static"), &config.module_dir.join(".run")] {
+    let domain_data = config.data_dir.join("domain-data");
+    for dir in [&scratch, &config.data_dir.join("static"), &config.module_dir.join(".run"), &domain_data] {
         // The sandbox names directories as they are when it is made.
         std::fs::create_dir_all(dir)
             .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?;
     }
-    let user = domain_user(config, &scratch);
+    let user = domain_user(config, &scratch, &domain_data);
     for dir in &config.allow_write {
         if let Some(why) = sandbox::not_writable(user, dir) {
             tracing::warn!(
@@ -78,11 +79,16 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         handler_timeout_ms: config.handler_timeout_ms,
         free_cores: free_cores.iter().map(|core| core.id).collect(),
         database,
+        domain_data: (config.module_database == ModuleDatabase::Domain).then_some(domain_data),
+        run_dir: config.module_dir.join(".run"),
         jobs_database: jobs_file.to_path_buf(),
         records,
         codings,
         policy: domain_policy(config, user),
         scratch,
+        allowance: allowance(config),
+        output_bytes_max: config.module_output_bytes_max,
+        reads_all_jobs: config.module_jobs == ModuleJobs::All,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
         requests,
         message_bytes_max: message_bytes_max(largest),
@@ -103,6 +109,22 @@ pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
     }
 }
 
+/// What each domain may use beside memory. Its own threads come on top of those that the server has there.
+fn allowance(config: &Config) -> Allowance {
+    let free =
+        rustix::fs::statvfs(&config.data_dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    Allowance {
+        threads_max: config.module_threads_max.saturating_add(config.executors_max + config.shards + OWN_THREADS),
+        disk_bytes_max: config.module_disk_bytes_max.unwrap_or((free / 4).max(DISK_BYTES_MIN)),
+    }
+}
+
+/// Threads of a domain's process beside its executors, about.
+const OWN_THREADS: usize = 16;
+
+/// A domain may have so many bytes on the disk, however little is free.
+const DISK_BYTES_MIN: u64 = 1024 * 1024 * 1024;
+
 /// Bytes that may wait on a WebSocket beside its largest message, and what comes with them.
 const EVENTS_BYTES: usize = 4 * 1024 * 1024;
 
@@ -116,16 +138,16 @@ fn module_database(config: &Config) -> std::io::Result<PathBuf> {
     Ok(dir.join("modules.sqlite3"))
 }
 
-/// What isolated modules may do: compute, read the system's libraries and `static`, write their database, and what the
-/// operator allows. Each domain gets a scratch directory besides.
+/// What isolated modules may do: compute, read the system's libraries and `static`, and what the operator allows. Each domain
+/// gets its database, its shared objects and a scratch directory besides.
 fn domain_policy(config: &Config, user: Option<User>) -> Policy {
     let mut read = sandbox::system_paths();
-    read.extend([config.data_dir.join("static"), config.module_dir.join(".run")]);
+    read.push(config.data_dir.join("static"));
     read.extend(config.allow_read.iter().cloned());
     if config.allow_net {
         read.extend(sandbox::network_paths());
     }
-    let mut write = vec![config.data_dir.join("module-data"), "/dev/null".into()];
+    let mut write = vec!["/dev/null".into()];
     write.extend(config.allow_write.iter().cloned());
     let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
     let network = config.allow_net;
@@ -133,9 +155,9 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
 }
 
 /// Whom a domain of a server that is root becomes: nobody, if nobody can reach what modules use.
-fn domain_user(config: &Config, scratch: &Path) -> Option<User> {
+fn domain_user(config: &Config, scratch: &Path, domain_data: &Path) -> Option<User> {
     let user = sandbox::unprivileged()?;
-    let own = [config.data_dir.join("module-data"), scratch.to_path_buf()];
+    let own = [config.data_dir.join("module-data"), scratch.to_path_buf(), domain_data.to_path_buf()];
     let used = [&own[..], &[config.data_dir.join("static"), config.module_dir.join(".run")]].concat();
     let closed = sandbox::closed_to(user, &used).map(|dir| format!("{} is closed to other users", dir.display()));
     let refused = || own.iter().find_map(|dir| sandbox::hand_over(user, dir).err()).map(|error| error.to_string());

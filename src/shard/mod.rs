@@ -123,6 +123,9 @@ pub struct Shard {
     stopped: bool,
 }
 
+/// Connections of a shard beyond its limit that only addresses of the server's own paths (`--admin-listen`) get.
+const ADMIN_CONNECTIONS_RESERVED: usize = 16;
+
 impl Shard {
     /// A shard with no connections.
     #[must_use]
@@ -320,8 +323,13 @@ impl Application for Shard {
             Some(_) => Serves::Admin,
         };
         let mut conn = Conn::new(id, *peer, serves, &self.limits, self.now_ms);
-        let refused = if links.len() > self.limits.connections_max {
+        let is_admin = serves == Serves::Admin;
+        // Whatever clients of modules do, an operator gets in.
+        let reserved = if is_admin { ADMIN_CONNECTIONS_RESERVED } else { 0 };
+        let refused = if links.len() > self.limits.connections_max + reserved {
             Some("too many connections\n")
+        } else if is_admin {
+            None
         } else {
             conn.counted = self.peers.as_ref().is_some_and(|peers| peers.enter(peer));
             (self.peers.is_some() && !conn.counted).then_some("too many connections of your address\n")

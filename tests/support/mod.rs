@@ -42,6 +42,13 @@ impl Server {
         Self::run(shell, &Arc::new(tempfile::tempdir().unwrap()), args, &[]).listening()
     }
 
+    /// A server that is started with the umask `umask`, an octal number.
+    pub fn with_umask(umask: &str, dir: &Arc<tempfile::TempDir>, args: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_cweb")]);
+        Self::run(shell, dir, args, &[]).listening()
+    }
+
     /// A server that may not listen yet, and has no address.
     pub fn starting(dir: &Arc<tempfile::TempDir>, args: &[&str]) -> Self {
         Self::run(Command::new(env!("CARGO_BIN_EXE_cweb")), dir, args, &[])

@@ -130,6 +130,8 @@ const struct cwebn_layout_entry cwebn_layout[] = {
     MEMBER(cweb_host, stream),
     MEMBER(cweb_host, setting),
     MEMBER(cweb_host, sockets),
+    MEMBER(cweb_host, token_sign),
+    MEMBER(cweb_host, token_verify),
     MEMBER(cweb_host, reserved),
     STRUCT(cwebn_fault),
     MEMBER(cwebn_fault, signo),

@@ -178,9 +178,10 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     connect_services(&parent, start.crypto);
     let asker = Arc::clone(&parent);
     let rows = move |query: &TableQuery| asker.ask(Question::Rows(query.clone()));
-    let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
-    // This may be a spare, which stays small: the threads come with the first order.
+    // This may be a spare, which stays small: the threads come with the first order, and what is damaged of the database by
+    // then is seen.
     wait_readable(&stream);
+    let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
     let domain = start_threads(&start, &region, bodies, wakes, files)?;
     Child { parent, domain, host }.serve(&mut stream);
     // Threads of modules may be running: destructors must not.
@@ -223,9 +224,9 @@ fn connect_services(parent: &Arc<Parent>, crypto: bool) {
     if crypto {
         let (signer, verifier) = (Arc::clone(parent), Arc::clone(parent));
         crypto::set_remote(
-            Box::new(move |token| signer.ask(Question::Sign { token: token.to_vec() }).ok()),
+            Box::new(move |token| signer.ask(Question::Sign { token: token.clone() }).ok()),
             Box::new(move |signed, token| {
-                let (signed, token) = (signed.to_vec(), token.to_vec());
+                let (signed, token) = (signed.to_vec(), token.clone());
                 verifier.ask(Question::Verify { signed, token }).is_ok()
             }),
         );

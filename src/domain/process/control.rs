@@ -3,6 +3,7 @@
 //! Messages are JSON behind a length of four bytes. Speed does not matter here; requests go over the rings.
 
 use super::arena::Budgets;
+use crate::abi::crypto::Token;
 use crate::abi::manifest::Manifest;
 use crate::abi::request::RequestRules;
 use crate::abi::settings::Settings;
@@ -184,11 +185,11 @@ pub(super) enum Question {
         text: String,
     },
     Sign {
-        token: Vec<u8>,
+        token: Token,
     },
     Verify {
         signed: Vec<u8>,
-        token: Vec<u8>,
+        token: Token,
     },
     /// A page of the tables of jobs.
     Rows(TableQuery),
@@ -234,7 +235,7 @@ mod tests {
         let mut bytes = Vec::new();
         write(&mut bytes, &ToParent::Done { call: 7, outcome: Outcome::Returned(-1) }).unwrap();
         let first = bytes.len();
-        write(&mut bytes, &ToParent::Question { call: 8, what: Question::Sign { token: vec![0, 255] } }).unwrap();
+        write(&mut bytes, &ToParent::Question { call: 8, what: Question::Sign { token: Token::default() } }).unwrap();
         let mut rest = bytes.as_slice();
         assert!(matches!(read(&mut rest), Ok(ToParent::Done { call: 7, outcome: Outcome::Returned(-1) })));
         assert!(matches!(read(&mut rest), Ok(ToParent::Question { call: 8, what: Question::Sign { .. } })));

@@ -2,6 +2,7 @@
 
 use super::parent::{DomainConfig, Process};
 use super::remote::RemoteModule;
+use super::watch::{self, Seen};
 use crate::abi::manifest::Manifest;
 use crate::domain::inbox::Inbox;
 use crate::domain::sandbox;
@@ -92,6 +93,8 @@ impl Domains {
         lock(&shared.state).entries.insert(DEFAULT_DOMAIN.to_owned(), entry);
         let kept = Arc::clone(&shared);
         thread::Builder::new().name("domains".to_owned()).spawn(move || kept.end_empty_ones())?;
+        let watched = Arc::clone(&shared);
+        thread::Builder::new().name("domain-watch".to_owned()).spawn(move || watched.watch())?;
         Ok(Self { shared })
     }
 
@@ -142,7 +145,13 @@ impl Host for Domains {
     fn load(&self, path: &Path, domain: &str) -> Result<Arc<dyn Instance>, LoadError> {
         self.check_domain(domain)?;
         let slot = self.shared.enter(domain)?;
-        let loaded = self.shared.process(domain, &slot).and_then(|process| process.load(path));
+        let loaded = self.shared.process(domain, &slot).and_then(|process| {
+            if let Some(user) = self.shared.config.policy.user {
+                let given = std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid));
+                given.map_err(|error| LoadError::Host(format!("{}: {error}", path.display())))?;
+            }
+            process.load(path)
+        });
         self.shared.leave(domain);
         loaded
     }
@@ -230,7 +239,7 @@ impl Shared {
         Ok(process)
     }
 
-    /// Each domain has a scratch directory of its own, which the others can't enter.
+    /// Each domain has a scratch directory, a database and shared objects of its own, which the others can't reach.
     fn config_of(&self, name: &str) -> io::Result<DomainConfig> {
         let mut config = self.config.clone();
         config.scratch = self.config.scratch.join(name);
@@ -239,10 +248,43 @@ impl Shared {
             sandbox::hand_over(user, &config.scratch)?;
         }
         config.policy.write.push(config.scratch.clone());
+        if let Some(dir) = self.config.domain_data.as_ref().filter(|_| name != DEFAULT_DOMAIN) {
+            let dir = dir.join(name);
+            std::fs::create_dir_all(&dir)?;
+            if let Some(user) = config.policy.user {
+                sandbox::hand_over(user, &dir)?;
+            }
+            config.database = dir.join(format!("{name}.sqlite3"));
+        }
+        config.policy.write.extend(config.database.parent().map(Path::to_path_buf));
+        let objects = self.config.run_dir.join(name);
+        std::fs::create_dir_all(&objects)?;
+        if let Some(user) = config.policy.user {
+            sandbox::hand_over(user, &objects)?;
+        }
+        config.policy.read.push(objects);
         if name != config.identity.name() {
             config.identity = config.identity.another(name);
         }
         Ok(config)
+    }
+
+    /// Looks at what the domains use, until the server stops.
+    fn watch(&self) {
+        let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+        let mut state = lock(&self.state);
+        while !state.stopping {
+            drop(state);
+            let processes = self.processes();
+            seen.retain(|name, _| processes.iter().any(|(there, _)| there == name));
+            for (name, process) in processes {
+                process.look(seen.entry(name).or_default());
+            }
+            state = lock(&self.state);
+            if !state.stopping {
+                state = self.changed.wait_timeout(state, watch::LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
     }
 
     /// Ends domains that have been empty for a while, until the server stops.

@@ -11,7 +11,7 @@ use super::leftovers::Record;
 use super::link::{Ends, Owner, ShardLink};
 use super::post::Post;
 use super::shared::Shared;
-use super::{lock, passing, printed, reader};
+use super::{lock, passing, printed, reader, watch};
 use crate::abi::crypto;
 use crate::domain::ring::{Consumer, Producer, Region};
 use crate::domain::sandbox;
@@ -114,11 +114,12 @@ impl Life {
         let bodies = Arc::new(Region::create(parts.bytes())?);
         let (stream, theirs) = UnixStream::pair()?;
         let bells = shared.wakers.iter().map(Waker::doorbell).collect::<io::Result<Vec<_>>>()?;
-        let (output, printed) = printed::collect(shared.name())?;
+        let (output, printed) = printed::collect(shared.name(), shared.config.output_bytes_max)?;
         let pairs = shared.wakers.iter().map(|_| passing::pair()).collect::<io::Result<Vec<_>>>()?;
         let (files, their_files): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         let mut child = spawn(shared, &theirs, output, [&region, &bodies], &bells, &their_files)?;
         drop((theirs, their_files));
+        watch::prefer_for_oom(child.id());
         let number = shared.number();
         let (alive, buried) = bounded(0);
         let life = stream.try_clone().map(|ours| {

@@ -61,6 +61,7 @@ mod streaming;
 mod succession;
 mod supervisor;
 pub mod symbol;
+mod watch;
 mod wire;
 mod work;
 
@@ -76,6 +77,7 @@ pub use parent::{DomainConfig, Process, message_bytes_max};
 pub use quarantine::CrashLimit;
 pub use remote::RemoteModule;
 pub use status::DomainStatus;
+pub use watch::Allowance;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -10,6 +10,7 @@ use super::quarantine::{CrashLimit, History, Quarantine};
 use super::remote::RemoteModule;
 use super::shared::{Loaded, Shared};
 use super::supervisor::Supervisor;
+use super::watch::Allowance;
 use crate::abi::request::RequestRules;
 use crate::abi::settings::Settings;
 use crate::domain::inbox::Inbox;
@@ -39,8 +40,12 @@ pub struct DomainConfig {
     pub threads_min: usize,
     /// Executors at most.
     pub threads_max: usize,
-    /// The modules' database.
+    /// The modules' database; that of the default domain, if others have their own.
     pub database: PathBuf,
+    /// Where the other domains have theirs, each in a directory by its name; `None`: all share `database`.
+    pub domain_data: Option<PathBuf>,
+    /// Where the shared objects to load lie, in a directory by the domain's name.
+    pub run_dir: PathBuf,
     /// The database of jobs, for modules to read.
     pub jobs_database: PathBuf,
     /// Where each process has a record while it lives, for [`end_leftovers`](super::end_leftovers).
@@ -55,6 +60,12 @@ pub struct DomainConfig {
     pub policy: Policy,
     /// Where modules may keep files of a moment; also in the environment as `TMPDIR`.
     pub scratch: PathBuf,
+    /// Limit, in bytes a second, on what is printed; more is dropped.
+    pub output_bytes_max: usize,
+    /// Whether modules read by SQL the jobs of other domains' modules too.
+    pub reads_all_jobs: bool,
+    /// What it may use beside memory.
+    pub allowance: Allowance,
     /// The filter of the log (`CWEB_LOG`), if it is not the environment's.
     pub log: Option<String>,
     /// Limits and settings of requests.

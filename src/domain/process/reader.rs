@@ -122,13 +122,18 @@ fn answer(shared: &Shared, life: &Arc<Life>, tables: &mut Tables, call: u64, wha
             }
             return;
         }
-        Question::Sign { token } => return reply(crypto::sign(&token).ok_or_else(|| "no key".to_owned())),
+        Question::Sign { token } => {
+            return reply(crypto::sign(shared.name(), &token).ok_or_else(|| "no key".to_owned()));
+        }
         Question::Verify { signed, token } => {
-            let valid = crypto::verify(&signed, &token);
+            let valid = crypto::verify(shared.name(), &signed, &token);
             return reply(if valid { Ok(String::new()) } else { Err("no signature of this server".to_owned()) });
         }
         // Here, so that a domain has one read going at most; a page is short.
-        Question::Rows(query) => return reply(tables.page(&query).map_err(|error| error.to_string())),
+        Question::Rows(query) => {
+            let own = (!shared.config.reads_all_jobs).then(|| shared.module_names());
+            return reply(tables.page(&query, own.as_deref()).map_err(|error| error.to_string()));
+        }
         Question::Emit { run, .. } | Question::SetResult { run, .. } | Question::SetError { run, .. } => run,
     };
     let bytes = match &what {

@@ -115,20 +115,20 @@ impl Tables {
     }
 
     /// The first rows that are wanted: `m` if there may be more, or `e`, followed by the values, row by row: `n` for NULL,
-    /// `u` for a column that is not read, `i…;` a number, `tN:` a text of N bytes.
+    /// `u` for a column that is not read, `i…;` a number, `tN:` a text of N bytes. With `modules` only rows of their jobs.
     ///
     /// # Errors
     /// [`StoreError::Read`].
-    pub fn page(&mut self, query: &TableQuery) -> Result<String, StoreError> {
+    pub fn page(&mut self, query: &TableQuery, modules: Option<&[String]>) -> Result<String, StoreError> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => schema::open_reading(&self.path)?,
         };
-        read(self.connection.insert(connection), query)
+        read(self.connection.insert(connection), query, modules)
     }
 }
 
-fn read(connection: &Connection, query: &TableQuery) -> Result<String, StoreError> {
+fn read(connection: &Connection, query: &TableQuery, modules: Option<&[String]>) -> Result<String, StoreError> {
     let columns = query.table.columns();
     let is_read =
         |at: usize, name: &str| !LONG.contains(&name) || query.columns.checked_shr(at as u32).unwrap_or(0) & 1 == 1;
@@ -139,14 +139,22 @@ fn read(connection: &Connection, query: &TableQuery) -> Result<String, StoreErro
         Some((name, key)) => (format!(" AND {name} = ?3"), key.clone()),
         None => (" AND ?3 IS NOT NULL".to_owned(), Key::Number(0)),
     };
+    let of_modules = match (modules, query.table) {
+        (None, _) => " AND ?4 IS NULL",
+        (Some(_), Table::Jobs) => " AND module_name IN (SELECT value FROM json_each(?4))",
+        (Some(_), Table::Events) => {
+            " AND job_id IN (SELECT id FROM jobs WHERE module_name IN (SELECT value FROM json_each(?4)))"
+        }
+    };
+    let modules = modules.map(|names| serde_json::Value::from(names).to_string());
     let order = if query.descending { "DESC" } else { "ASC" };
     let sql = format!(
-        "SELECT {} FROM {} WHERE id > ?1 AND id < ?2{filter} ORDER BY id {order} LIMIT {ROWS_MAX}",
+        "SELECT {} FROM {} WHERE id > ?1 AND id < ?2{filter}{of_modules} ORDER BY id {order} LIMIT {ROWS_MAX}",
         list.join(", "),
         query.table.name()
     );
     let mut statement = connection.prepare(&sql)?;
-    let mut rows = statement.query(params![query.after, query.before, key])?;
+    let mut rows = statement.query(params![query.after, query.before, key, modules])?;
     let (mut page, mut count) = ("m".to_owned(), 0);
     while page.len() < PAGE_BYTES {
         let Some(row) = rows.next()? else {

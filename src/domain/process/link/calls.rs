@@ -7,7 +7,7 @@ use super::call::{Asker, Cargo, Copying, Large, Pending, Queued, Sending, Stage,
 use super::line::Line;
 use super::refusal::{barred, barred_text, refuse};
 use crate::abi::manifest::RouteDecl;
-use crate::domain::call::{Hold, SocketEvent, Work};
+use crate::domain::call::{Hold, SocketEvent, Work, failure};
 use crate::domain::inbox::Message;
 use crate::numbered::Numbered;
 use std::cell::Cell;
@@ -271,7 +271,7 @@ impl RemoteCalls {
             Asker::Request { conn, seq, meta } => {
                 let name = &pending.hold.instance().manifest().name;
                 let text = format!("module {name} was interrupted: the process it ran in died\n");
-                Message::Answer { conn, seq, bytes: meta.plain(502, &text), lent: None }
+                Message::Answer { conn, seq, bytes: meta.plain(502, &failure(&text)), lent: None }
             }
             Asker::Socket { key, ends, .. } => {
                 self.ended.extend(ends.then_some(key));

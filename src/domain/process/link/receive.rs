@@ -6,6 +6,7 @@ use super::super::wire::{Body, ToServer};
 use super::call::{Asker, Pending, Stage};
 use super::calls::RemoteCalls;
 use super::line::Line;
+use crate::domain::call::failure;
 use crate::domain::files;
 use crate::domain::inbox::{Declined, Message};
 use crate::net::{Attached, Lent};
@@ -150,7 +151,7 @@ impl RemoteCalls {
                 line.link.call_over(ticket);
                 let Some(pending) = self.finish(line, ticket, Asker::is_request)? else { return Ok(()) };
                 if let Asker::Request { conn, seq, meta } = pending.asker {
-                    out.push(Message::Answer { conn, seq, bytes: meta.plain(500, why), lent: None });
+                    out.push(Message::Answer { conn, seq, bytes: meta.plain(500, &failure(why)), lent: None });
                 }
             }
             ToServer::Declined { ticket, ran_us } => {

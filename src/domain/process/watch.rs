@@ -1,0 +1,176 @@
+//! What a domain uses of the machine beside memory: threads, space on the disk, and whether its database is still there.
+//!
+//! One thread looks at all domains, some times a second. It asks the kernel, never the domain.
+
+use super::life::Life;
+use super::lock;
+use super::parent::Process;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often the threads of each process are counted.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often a domain's files are, at most; and which part of the time that may take.
+const FILES_EVERY: Duration = Duration::from_secs(1);
+const FILES_SHARE: u32 = 20;
+/// Files beyond this are not looked at: that many are too many themselves.
+const FILES_MAX: usize = 100_000;
+/// Directories below this are not looked into.
+const DEPTH_MAX: usize = 64;
+
+/// What a domain may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowance {
+    /// Threads of its process; one with more is ended.
+    pub threads_max: usize,
+    /// Bytes of its database and its scratch directory; beyond, it writes no more. 0: no limit.
+    pub disk_bytes_max: u64,
+}
+
+/// What was seen of a domain.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// When its files are looked at next.
+    files_at: Option<Instant>,
+    /// It uses more space than it may.
+    is_full: bool,
+    /// The process that was told not to write.
+    stopped: Option<u32>,
+    /// Its database was there.
+    had_database: bool,
+}
+
+impl Process {
+    /// Looks at the domain once.
+    pub(super) fn look(&self, seen: &mut Seen) {
+        let shared = self.shared();
+        let Some(life) = shared.current() else { return };
+        let allowed = shared.config.allowance;
+        if let Some(threads) = threads_of(life.pid()).filter(|threads| *threads > allowed.threads_max) {
+            return life.kill_because(format!(
+                "it has {threads} threads and may have {} (--module-threads-max)",
+                allowed.threads_max
+            ));
+        }
+        let now = Instant::now();
+        if seen.files_at.is_none_or(|at| at <= now) {
+            self.look_at_files(&life, seen);
+            let took = now.elapsed();
+            seen.files_at = Some(Instant::now() + FILES_EVERY.max(took * FILES_SHARE));
+        }
+        if seen.is_full && seen.stopped != Some(life.pid()) {
+            seen.stopped = let_write(life.pid(), false).then(|| life.pid());
+        } else if !seen.is_full && seen.stopped == Some(life.pid()) {
+            let_write(life.pid(), true);
+            seen.stopped = None;
+        }
+    }
+
+    fn look_at_files(&self, life: &Arc<Life>, seen: &mut Seen) {
+        let shared = self.shared();
+        let (config, name) = (&shared.config, shared.name());
+        let is_there = config.database.exists();
+        if seen.had_database && !is_there {
+            tracing::error!(
+                "the database of domain {name}, {}, is gone: its modules have deleted it; what they write is lost until a new one \
+                 is there, so their process is replaced",
+                config.database.display()
+            );
+            shared.want_replacement(life, "its database was deleted");
+        }
+        seen.had_database = is_there;
+        let most = config.allowance.disk_bytes_max;
+        if most == 0 {
+            return;
+        }
+        let used = used_bytes([config.scratch.as_path()].into_iter().chain(config.database.parent()));
+        // It gets going again when there is room for something.
+        let is_full = if seen.is_full { used > most - most / 10 } else { used > most };
+        if is_full && !seen.is_full {
+            tracing::error!(
+                "domain {name} uses {} MiB of the disk and may use {} MiB (--module-disk-bytes-max): it can't write files until it \
+                 has removed some",
+                used >> 20,
+                most >> 20
+            );
+        } else if seen.is_full && !is_full {
+            tracing::info!("domain {name} uses {} MiB of the disk: it can write files again", used >> 20);
+        }
+        seen.is_full = is_full;
+    }
+}
+
+/// Threads of the process `pid`.
+fn threads_of(pid: u32) -> Option<usize> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok())
+}
+
+/// Lets the process `pid` make files larger, or not. Its modules can't change limits.
+fn let_write(pid: u32, may: bool) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    let current = if may { None } else { Some(0) };
+    match prlimit(Some(pid), Resource::Fsize, Rlimit { current, maximum: None }) {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!("the limit of files of process {pid:?} can't be set: {error}");
+            false
+        }
+    }
+}
+
+/// Bytes on the disk of all files below `dirs`. Links are not followed.
+fn used_bytes<'a>(dirs: impl Iterator<Item = &'a Path>) -> u64 {
+    let (mut sum, mut files) = (0_u64, 0);
+    let mut left: Vec<(PathBuf, usize)> = dirs.map(|dir| (dir.to_path_buf(), 0)).collect();
+    while let Some((dir, depth)) = left.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            files += 1;
+            if files > FILES_MAX {
+                return u64::MAX;
+            }
+            let Ok(data) = entry.metadata() else { continue };
+            sum = sum.saturating_add(data.blocks().saturating_mul(512));
+            if data.is_dir() && depth < DEPTH_MAX {
+                left.push((entry.path(), depth + 1));
+            }
+        }
+    }
+    sum
+}
+
+/// Has the kernel pick the process `pid` when memory runs out, long before the server.
+pub(super) fn prefer_for_oom(pid: u32) {
+    const SCORE: &str = "500";
+    if let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), SCORE) {
+        tracing::debug!("oom_score_adj of process {pid}: {error}");
+    }
+}
+
+impl super::shared::Shared {
+    /// The names of the modules that are loaded here, or to be.
+    pub(super) fn module_names(&self) -> Vec<String> {
+        lock(&self.modules).values().map(|module| module.name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_files_take_is_summed_up_without_following_links() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        let before = used_bytes([dir.path()].into_iter());
+        fs::write(dir.path().join("a/b/file"), vec![1; 100_000]).unwrap();
+        std::os::unix::fs::symlink("/", dir.path().join("a/link")).unwrap();
+        let used = used_bytes([dir.path()].into_iter()) - before;
+        assert!((90_000..1_000_000).contains(&used), "{used}");
+        assert!(threads_of(std::process::id()).is_some_and(|threads| threads > 0));
+    }
+}

@@ -1,0 +1,128 @@
+//! What lies in the data directory is for the server's user alone, whatever the umask of whoever started the server.
+//!
+//! Where the server is root and its modules are `nobody`, the directories on the way to what modules use can be entered by
+//! others, and none of them listed.
+
+use crate::config::Config;
+use crate::domain::sandbox;
+use rustix::fs::Mode;
+use rustix::process::umask;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+/// Deeper directories are left as they are.
+const DEPTH_MAX: usize = 3;
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Makes the directory of all state, if it is not there. One that is there stays as it is: it may hold what is others'.
+pub(super) fn make_data_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(way_mode()).create(dir)
+}
+
+/// The mode of a directory on the way to what modules use.
+fn way_mode() -> u32 {
+    if sandbox::unprivileged().is_some() { 0o711 } else { 0o700 }
+}
+
+/// Has all that the server and its modules make from now on be their user's alone, and closes to others what earlier
+/// servers have left open; what can't be closed is warned of. Links are not followed.
+pub(super) fn close_data(config: &Config) {
+    umask(Mode::RWXG | Mode::RWXO);
+    if let Err(error) = close_left_open(config) {
+        tracing::warn!("what others can read of the data directory could not be closed to them: {error}");
+    }
+}
+
+fn close_left_open(config: &Config) -> io::Result<()> {
+    let data = &config.data_dir;
+    for dir in [config.module_dir.clone(), config.module_dir.join(".run")] {
+        // Who needs it says so if it can't be made.
+        if DirBuilder::new().recursive(true).mode(0o700).create(&dir).is_ok() {
+            close(&dir, way_mode()).map_err(at(&dir))?;
+        }
+    }
+    // What modules serve to everybody: theirs to read, and put there by others.
+    let open = data.join("static");
+    if !open.exists() && fs::create_dir(&open).is_ok() {
+        fs::set_permissions(&open, Permissions::from_mode(0o755)).map_err(at(&open))?;
+    }
+    for name in [".objects", ".scratch"] {
+        // Their files stay: the user that inspects a module opens it by a descriptor.
+        close_all(&config.module_dir.join(name), 0)?;
+    }
+    let own = ["module-data", "domain-data", "scratch", ".domains"].map(|name| data.join(name));
+    own.iter().try_for_each(|dir| close_all(dir, DEPTH_MAX))?;
+    for dir in [data, &config.module_dir] {
+        for entry in fs::read_dir(dir).into_iter().flatten() {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let is_ours = name.starts_with("jobs.sqlite3") || name.ends_with(".json") && *dir == config.module_dir;
+            if is_ours && fs::symlink_metadata(&path).is_ok_and(|data| data.is_file()) {
+                close(&path, 0o600).map_err(at(&path))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn close_all(path: &Path, depth: usize) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(data) if data.is_dir() => {
+            close(path, 0o700).map_err(at(path))?;
+            if depth > 0 {
+                for entry in fs::read_dir(path).map_err(at(path))? {
+                    close_all(&entry?.path(), depth - 1)?;
+                }
+            }
+            Ok(())
+        }
+        Ok(data) if data.is_file() => close(path, 0o600).map_err(at(path)),
+        // It went meanwhile, or is a link, whose target is not ours to change.
+        _ => Ok(()),
+    }
+}
+
+/// Takes the rights of others from what is there. What can't be changed because it is another user's is told by its use.
+fn close(path: &Path, mode: u32) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if found.is_symlink() || found.permissions().mode() & 0o777 == mode {
+        return Ok(());
+    }
+    match fs::set_permissions(path, Permissions::from_mode(mode)) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => Ok(()),
+        result => result,
+    }
+}
+
+/// Rights of others to read or change a file, and to change it.
+const READ_OR_CHANGE: u32 = 0o077;
+const CHANGE: u32 = 0o022;
+
+/// Whether others than its owner have one of `rights` on `path`; on a file that is not there nobody has any.
+fn is_open(path: &Path, rights: u32) -> bool {
+    fs::metadata(path).is_ok_and(|data| data.permissions().mode() & rights != 0)
+}
+
+/// Files with a secret that others than their owner can read or change, a sentence each.
+pub(super) fn open_secrets(config: &Config) -> Vec<String> {
+    let settings = config.secret_settings.as_deref();
+    let files = [
+        ("--tls-key", config.tls_key.as_deref(), READ_OR_CHANGE),
+        ("--token-key", config.token_key.as_deref(), READ_OR_CHANGE),
+        // It has fingerprints of keys: to read them opens nothing. Its reader warns of that.
+        ("--keys-file", config.keys_file.as_deref(), CHANGE),
+        ("the file of settings, which has a key in it,", settings, READ_OR_CHANGE),
+    ];
+    let open =
+        files.into_iter().filter_map(|(what, path, rights)| Some((what, path.filter(|path| is_open(path, rights))?)));
+    open.map(|(what, path)| format!("{what} {0} can be used by others than its owner; chmod 600 {0}", path.display()))
+        .collect()
+}

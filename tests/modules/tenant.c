@@ -1,0 +1,179 @@
+/* A module that tries the walls; NAME is its name, and the beginning of its paths. */
+#include <cweb.h>
+#include <cweb_token.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#define HANDLER(f) static int f(cweb_context_t *ctx, http_request_t *req, http_response_t *res)
+#define SAY(...) snprintf(res->body, HTTP_RESPONSE_SIZE, __VA_ARGS__)
+
+static const char *param(http_request_t *req, const char *name, const char *absent) {
+    const char *value = http_kv_get(req->params, name);
+    return value == NULL ? absent : value;
+}
+
+HANDLER(sign) {
+    char out[CWEB_SIGNED_TOKEN_SIZE] = "";
+    const char *token = param(req, "token", ""), *audience = param(req, "audience", NULL);
+    int length = audience == NULL ? ctx->crypto->ops.sign_token(ctx->crypto, token, out, sizeof out)
+                                  : cweb_token_sign(token, audience, (unsigned)atoi(param(req, "valid_s", "0")), out,
+                                                    sizeof out);
+    SAY("%s", length < 0 ? "failed" : out);
+    return 0;
+}
+
+HANDLER(verify) {
+    const char *token = param(req, "token", ""), *audience = param(req, "audience", NULL);
+    const char *signed_token = param(req, "signed", "");
+    int wrong = audience == NULL ? ctx->crypto->ops.verify_token(ctx->crypto, signed_token, token, strlen(token))
+                                 : cweb_token_verify(signed_token, token, strlen(token), audience);
+    SAY("%s", wrong ? "not valid" : "valid");
+    return 0;
+}
+
+static int counted(void *out, int columns, char **values, char **names) {
+    (void)columns;
+    (void)names;
+    snprintf(out, 32, "%s", values[0]);
+    return 0;
+}
+
+/* Adds a row, and says how many there are. */
+HANDLER(count) {
+    char rows[32] = "none";
+    struct sqldb *db = ctx->database;
+    (void)req;
+    if (db->exec(db, "CREATE TABLE IF NOT EXISTS t (x)", NULL, NULL) == SQLITE_OK &&
+        db->exec(db, "INSERT INTO t VALUES (1)", NULL, NULL) == SQLITE_OK) {
+        db->exec(db, "SELECT count(*) FROM t", counted, rows);
+    }
+    SAY("%s", rows);
+    return 0;
+}
+
+HANDLER(open_path) {
+    (void)ctx;
+    const char *path = param(req, "path", "");
+    int reads = open(path, O_RDONLY), writes = open(path, O_RDWR);
+    SAY("%s", reads < 0 && writes < 0 && unlink(path) != 0 ? "refused" : "opened");
+    return 0;
+}
+
+static sqlite3 *other;
+
+/* Holds the lock of its database for good. */
+HANDLER(lock) {
+    (void)req;
+    const char *path = sqlite3_db_filename(ctx->database->db, "main");
+    int ok = sqlite3_open(path, &other) == SQLITE_OK && sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL) == SQLITE_OK;
+    SAY("%s", ok ? "locked" : "not locked");
+    return 0;
+}
+
+HANDLER(spoil) {
+    (void)ctx;
+    int fd = open(param(req, "path", ""), O_RDWR);
+    SAY("%s", fd >= 0 && ftruncate(fd, 0) == 0 && write(fd, "spoilt spoilt spoilt", 20) == 20 ? "spoilt" : "whole");
+    return 0;
+}
+
+static int work(cweb_context_t *ctx, const job_payload_t *payload, job_ctx_t *job) {
+    (void)ctx;
+    (void)payload;
+    return job->set_result(job, "{}");
+}
+
+HANDLER(create_job) {
+    cweb_uuid_t uuid;
+    (void)ctx;
+    SAY("%s", jobs_create(param(req, "job", ""), "{}", &uuid) == 0 ? "created" : "refused");
+    return 0;
+}
+
+/* How many jobs, and events of jobs, there are to be seen. */
+HANDLER(see_jobs) {
+    char jobs[32] = "none", events[32] = "none";
+    (void)req;
+    ctx->database->exec(ctx->database, "SELECT count(*) FROM jobs", counted, jobs);
+    ctx->database->exec(ctx->database, "SELECT count(*) > 0 FROM job_events", counted, events);
+    SAY("%s %s", jobs, events);
+    return 0;
+}
+
+/* Writes what looks like a line of the server's, past every stream. */
+HANDLER(forge) {
+    static const char text[] = "\033[2J2026-01-01T00:00:00Z ERROR forged\rmore\n";
+    (void)ctx;
+    (void)req;
+    SAY("%s", write(2, text, sizeof text - 1) > 0 && write(1, text, sizeof text - 1) > 0 ? "written" : "not written");
+    return 0;
+}
+
+HANDLER(crash) {
+    volatile int *nowhere = (volatile int *)8;
+    (void)ctx;
+    (void)req;
+    SAY("%d", *nowhere);
+    return 0;
+}
+
+static void *sleeps(void *data) {
+    sleep(1000);
+    return data;
+}
+
+HANDLER(threads) {
+    int made = 0, wanted = atoi(param(req, "n", "0"));
+    pthread_t thread;
+    (void)ctx;
+    while (made < wanted && pthread_create(&thread, NULL, sleeps, NULL) == 0) {
+        made++;
+    }
+    SAY("%d", made);
+    return 0;
+}
+
+/* Adds a MiB to a file; "full" when that fails. */
+HANDLER(fill) {
+    static char block[1 << 20];
+    char path[512];
+    (void)ctx;
+    snprintf(path, sizeof path, "%s/filler", getenv("TMPDIR"));
+    if (strcmp(param(req, "do", "add"), "free") == 0) {
+        SAY("%s", unlink(path) == 0 ? "free" : "not there");
+        return 0;
+    }
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    ssize_t written = fd < 0 ? -1 : write(fd, block, sizeof block);
+    SAY("%s", written == (ssize_t)sizeof block ? "written" : "full");
+    close(fd);
+    return 0;
+}
+
+HANDLER(drop) {
+    (void)req;
+    SAY("%s", unlink(sqlite3_db_filename(ctx->database->db, "main")) == 0 ? "deleted" : "not deleted");
+    return 0;
+}
+
+export module_t config = {
+    .name = NAME,
+    .author = "test",
+    .routes = {{"/" NAME "/sign", "GET", sign, NONE},
+               {"/" NAME "/verify", "GET", verify, NONE},
+               {"/" NAME "/count", "GET", count, NONE},
+               {"/" NAME "/open", "GET", open_path, NONE},
+               {"/" NAME "/lock", "GET", lock, NONE},
+               {"/" NAME "/spoil", "GET", spoil, NONE},
+               {"/" NAME "/job", "GET", create_job, NONE},
+               {"/" NAME "/jobs", "GET", see_jobs, NONE},
+               {"/" NAME "/forge", "GET", forge, NONE},
+               {"/" NAME "/crash", "GET", crash, NONE},
+               {"/" NAME "/threads", "GET", threads, NONE},
+               {"/" NAME "/fill", "GET", fill, NONE},
+               {"/" NAME "/drop", "GET", drop, NONE}},
+    .size = 13,
+    .jobs = {{.name = NAME "-job", .run = work}},
+    .job_size = 1,
+};

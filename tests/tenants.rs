@@ -1,0 +1,250 @@
+//! The walls between domains: no module uses what is another domain's, and no other user of the machine what is the server's.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use support::{Server, eventually, root};
+
+/// The module `name` of `tests/modules/tenant.c`, whose paths begin with `/name`.
+fn tenant(name: &str) -> String {
+    let source = fs::read_to_string(root().join("tests/modules/tenant.c")).unwrap();
+    format!("#define NAME \"{name}\"\n{source}")
+}
+
+fn deploy(server: &Server, name: &str, domain: &str) {
+    let answer = server.post(&format!("/mgnt?domain={domain}"), tenant(name).as_bytes());
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), server.log());
+}
+
+fn two_domains(args: &[&str]) -> Server {
+    let server = Server::with(&[&["--isolation", "process"], args].concat());
+    deploy(&server, "one", "one");
+    deploy(&server, "two", "two");
+    deploy(&server, "beside", "one");
+    server
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode() & 0o777
+}
+
+#[test]
+fn a_token_is_of_its_domain_audience_and_time() {
+    let keys = tempfile::tempdir().unwrap();
+    let key = keys.path().join("token.pem");
+    let server = two_domains(&["--token-key", key.to_str().unwrap()]);
+    let text = |path: &str| server.get(path).text();
+    let token = text("/one/sign?token=hello");
+    let verify = |module: &str, rest: &str, token: &str| {
+        let token = token.replace('+', "%2B").replace('=', "%3D");
+        text(&format!("/{module}/verify?signed={token}&{rest}"))
+    };
+    assert_eq!(verify("one", "token=hello", &token), "valid");
+    assert_eq!(verify("beside", "token=hello", &token), "valid", "modules of a domain trust each other");
+    assert_eq!(verify("two", "token=hello", &token), "not valid", "another domain's is none");
+    assert_eq!(verify("one", "token=other", &token), "not valid");
+    let token = text("/one/sign?token=hello&audience=beside&valid_s=1000");
+    assert_eq!(verify("beside", "token=hello&audience=beside", &token), "valid");
+    assert_eq!(verify("beside", "token=hello", &token), "not valid");
+    assert_eq!(verify("two", "token=hello&audience=beside", &token), "not valid");
+    let late = format!("{}.1", token.split('.').next().unwrap());
+    assert_eq!(verify("one", "token=hello&audience=beside", &late), "not valid");
+    // The key was made where it was named, for its owner alone, and the public one beside it.
+    let made = (mode(&key), fs::read_to_string(keys.path().join("token.pem.pub")).unwrap());
+    assert!(made.0 == 0o600 && made.1.starts_with("-----BEGIN PUBLIC KEY-----"), "{made:?}");
+}
+
+#[test]
+fn a_database_is_of_its_domain_and_a_damaged_one_is_moved_aside() {
+    let server = two_domains(&[]);
+    let text = |path: &str| server.get(path).text();
+    for name in ["one", "two"] {
+        assert_eq!(text(&format!("/{name}/count")), "1", "{}", server.log());
+        assert_eq!(text(&format!("/{name}/count")), "2");
+    }
+    assert_eq!(text("/beside/count"), "3", "the modules of a domain share one");
+    let file = |name: &str| file_of(&server.dir, name);
+    assert_eq!(mode(&file("one")), 0o600);
+    // Neither the file of another domain nor its modules can be opened.
+    let objects = server.dir.path().join("modules/.run/two");
+    let object = fs::read_dir(&objects).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(mode(&object), 0o600);
+    for path in [&file("two"), &object, &server.dir.path().join("module-data")] {
+        assert_eq!(text(&format!("/one/open?path={}", path.display())), "refused", "{}", path.display());
+    }
+    // A lock that is held, and a file that is cut to nothing, are the domain's own trouble.
+    assert_eq!(text("/one/lock"), "locked");
+    assert_eq!(text("/two/count"), "3");
+    // A damaged one is seen at the next start of its process, and another's is not touched.
+    let dir = Arc::clone(&server.dir);
+    let mut server = server;
+    server.terminate();
+    for end in ["-wal", "-shm"] {
+        let _ = fs::remove_file(file_of(&dir, "one").with_extension(format!("sqlite3{end}")));
+    }
+    fs::write(file_of(&dir, "one"), "no database any more, but some text instead").unwrap();
+    let server = Server::on(&dir, &["--isolation", "process"], &[]);
+    server.expect_log("is damaged");
+    let text = |path: &str| server.get(path).text();
+    eventually("an empty one is there", || text("/one/count") == "1");
+    let aside = fs::read_dir(file_of(&dir, "one").parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(aside.into_iter().any(|name| name.to_string_lossy().contains(".damaged-")));
+    assert_eq!(text("/two/count"), "4");
+}
+
+fn file_of(dir: &tempfile::TempDir, name: &str) -> std::path::PathBuf {
+    dir.path().join(format!("domain-data/{name}/{name}.sqlite3"))
+}
+
+#[test]
+fn all_that_the_server_makes_is_its_users_whatever_the_umask() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    fs::write(dir.path().join("cweb.toml"), "admin_key = \"0123456789abcdef\"\n").unwrap();
+    fs::set_permissions(dir.path().join("cweb.toml"), PermissionsExt::from_mode(0o644)).unwrap();
+    // What an earlier server has left open.
+    fs::create_dir_all(dir.path().join("modules/.objects")).unwrap();
+    fs::write(dir.path().join("modules/.objects/old.c"), "secret").unwrap();
+    for path in ["modules", "modules/.objects", "modules/.objects/old.c"] {
+        fs::set_permissions(dir.path().join(path), PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    let server = Server::with_umask("000", &dir, &[]);
+    server.expect_log("chmod 600");
+    let key = [("X-API-Key", "0123456789abcdef")];
+    let answer = server.connect().request("POST", "/mgnt", &key, tenant("one").as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(server.get("/one/count").text(), "1");
+    let mut seen = 0;
+    let mut dirs = vec![dir.path().to_path_buf()];
+    while let Some(at) = dirs.pop() {
+        for entry in fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(dir.path()).unwrap().to_string_lossy().into_owned();
+            if name == "static" || name == "cweb.toml" || path.is_symlink() {
+                continue;
+            }
+            seen += 1;
+            if path.is_dir() {
+                // Others may pass where they are modules, and list nothing.
+                assert_eq!(mode(&path) & 0o066, 0, "{name}");
+                if mode(&path) & 0o011 != 0 {
+                    dirs.push(path);
+                }
+            } else {
+                assert_eq!(mode(&path) & 0o077, 0, "{name}");
+            }
+        }
+    }
+    assert!(seen > 8, "{seen}");
+    assert_eq!(mode(&dir.path().join("modules/.objects")), 0o700);
+    drop(server);
+    let refused = |args: &[&str], env: &[(&str, &str)]| {
+        let data = dir.path().to_str().unwrap();
+        let args = [&["serve", "--production", "--port", "0", "--data-dir", data], args].concat();
+        let (ok, said) = support::cweb(&args, dir.path(), env);
+        assert!(!ok, "{said}");
+        said
+    };
+    assert!(refused(&[], &[]).contains("chmod 600"));
+    for weak in ["short", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"] {
+        assert!(refused(&[], &[("CWEB_ADMIN_KEY", weak)]).contains("weak key"), "{weak}");
+    }
+}
+
+#[test]
+fn jobs_are_of_their_domain_unless_the_operator_says_otherwise() {
+    for (args, other, sees) in [(&[][..], "refused", "2 1"), (&["--module-jobs", "all"], "created", "4 1")] {
+        let server = two_domains(args);
+        let text = |path: &str| server.get(path).text();
+        assert_eq!(text("/one/job?job=one-job"), "created");
+        assert_eq!(text("/beside/job?job=one-job"), "created", "of another module of the domain");
+        assert_eq!(text("/two/job?job=one-job"), other);
+        assert_eq!(text("/two/job?job=two-job"), "created");
+        eventually("what may be seen is seen", || text("/one/jobs") == sees);
+    }
+}
+
+#[test]
+fn nothing_that_a_module_prints_looks_like_a_line_of_the_server() {
+    let server = two_domains(&[]);
+    assert_eq!(server.get("/two/forge").text(), "written");
+    eventually("both lines are there", || server.log().matches("forged").count() == 2);
+    for line in server.log().lines().filter(|line| line.contains("forged")) {
+        assert_eq!(line, "domain two | \\u{1b}[2J2026-01-01T00:00:00Z ERROR forged\\rmore");
+    }
+}
+
+#[test]
+fn a_failure_is_told_in_the_log_and_not_to_strangers() {
+    let why = |server: &Server| server.get("/one/crash").text();
+    let open = two_domains(&[]);
+    assert!(why(&open).contains("SIGSEGV"), "in development, without a key, for whoever is developing: {}", why(&open));
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    for isolation in ["process", "none"] {
+        let server = Server::on(&dir, &["--isolation", isolation], &[("CWEB_ADMIN_KEY", "0123456789abcdef")]);
+        let key = [("X-API-Key", "0123456789abcdef")];
+        assert_eq!(server.connect().request("POST", "/mgnt", &key, tenant("one").as_bytes()).status, 200);
+        let answer = server.get("/one/crash");
+        assert_eq!(answer.status, 500);
+        let text = answer.text();
+        let id = text.strip_prefix("the request failed; the server's log has the reason under ").unwrap().trim();
+        server.expect_log(&format!("request {id} failed: module one failed: SIGSEGV at address 0x8"));
+    }
+}
+
+#[test]
+fn a_page_of_a_module_changes_no_modules() {
+    let server = Server::start();
+    server.deploy(&tenant("one"));
+    let own = format!("http://{}", server.addr);
+    let host = server.addr.as_str();
+    let source = tenant("two");
+    let ask = |method: &str, target: &str, fields: &[(&str, &str)]| {
+        let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n", source.len());
+        for (name, value) in fields {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        let mut client = server.connect();
+        client.send(format!("{request}\r\n{source}").as_bytes());
+        client.response()
+    };
+    for fields in [&[("Origin", own.as_str())][..], &[("Sec-Fetch-Site", "same-origin")]] {
+        for (method, target) in [("POST", "/mgnt"), ("DELETE", "/mgnt/one"), ("POST", "/mgnt/one/restart")] {
+            let refused = ask(method, target, fields);
+            assert!(refused.status == 403 && refused.text().contains("may not change modules"), "{}", refused.text());
+        }
+    }
+    assert_eq!((server.get("/two/jobs").status, server.get("/one/count").status), (404, 200));
+    // As curl sends it, and as a person opens it in the browser.
+    assert_eq!(ask("POST", "/mgnt", &[]).status, 200);
+    assert_eq!(server.connect().request("GET", "/mgnt", &[("Sec-Fetch-Site", "same-origin")], b"").status, 200);
+}
+
+#[test]
+fn space_is_a_domains_own() {
+    let limits = ["--module-disk-bytes-max", "20000000", "--crash-limit", "0"];
+    let server = two_domains(&limits);
+    let text = |path: &str| server.get(path).text();
+    assert_eq!((text("/two/count"), text("/one/count")), ("1".to_owned(), "1".to_owned()));
+    // Writes are refused from the moment that the space is seen to be used up, until there is some again.
+    eventually("the disk is full for it", || text("/one/fill") == "full");
+    assert_eq!(
+        (text("/one/count"), text("/two/fill"), text("/two/count")),
+        ("none".into(), "written".into(), "2".into())
+    );
+    server.expect_log("domain one uses");
+    assert_eq!(text("/one/fill?do=free"), "free");
+    eventually("it writes again", || text("/one/fill") == "written");
+    let score = |domain: &str| {
+        let listed: serde_json::Value = serde_json::from_slice(&server.get("/mgnt").body).unwrap();
+        let all = listed["domains"].as_array().unwrap();
+        let pid = all.iter().find(|found| found["name"] == domain).unwrap()["pid"].as_u64()?;
+        fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()
+    };
+    assert_eq!(score("two").unwrap().trim(), "500");
+}
