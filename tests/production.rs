@@ -144,11 +144,12 @@ fn what_is_there_is_respected_and_half_of_it_refused() {
     assert!(said.contains("only one of") && !data.join("server.key").exists(), "{said}");
     fs::write(data.join("server.key"), "theirs").unwrap();
     fs::set_permissions(data.join("server.key"), PermissionsExt::from_mode(0o644)).unwrap();
-    fs::write(data.join("admin.key"), "chosen\n").unwrap();
+    fs::write(data.join("admin.key"), "chosen-by-its-owner\n").unwrap();
     // A pair that can't be served is the server's to explain; open keys are told of.
     let said = refusal(script(data, &["--yes", "--port", "0"]));
     assert!(said.contains("no PEM certificate") && said.contains("chmod 600"), "{said}");
-    for (name, content) in [("server.crt", "theirs"), ("server.key", "theirs"), ("admin.key", "chosen\n")] {
+    for (name, content) in [("server.crt", "theirs"), ("server.key", "theirs"), ("admin.key", "chosen-by-its-owner\n")]
+    {
         assert_eq!(fs::read_to_string(data.join(name)).unwrap(), content);
     }
     fs::write(data.join("admin.key"), "").unwrap();

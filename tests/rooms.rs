@@ -153,7 +153,10 @@ fn on_open_has_the_request_and_a_socket_keeps_a_pointer() {
     let mut crashed = server.websocket("/chat/c?name=crash");
     assert!(text(&mut crashed).starts_with("open room=c name=crash"));
     server.expect_log("failed in on_open");
-    assert!(ask(&mut guest(&server, "a", "after"), "who").ends_with(" after in a"));
+    // The process may be replaced after the fault, and a pointer is lost with its process.
+    support::eventually("a socket keeps its pointer again", || {
+        ask(&mut guest(&server, "a", "after"), "who").ends_with(" after in a")
+    });
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn rfc_9110_5_5_a_module_cannot_split_an_answer() {
 #[test]
 fn rfc_9110_11_6_1_a_401_says_how() {
     let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
-    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "secret")]);
+    let server = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "secret-of-16-bytes")]);
     let answer = server.get("/mgnt");
     assert_eq!((answer.status, answer.header("www-authenticate").as_deref()), (401, Some("Bearer")));
 }

@@ -66,7 +66,7 @@ fn rfc_9110_10_1_1_a_final_answer_instead_of_continue() {
     refused_at_once(&server, "POST /nowhere", "Content-Length: 5\r\n", 404);
     refused_at_once(&server, "POST /nowhere", "Transfer-Encoding: chunked\r\n", 404);
     let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
-    let guarded = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "secret")]);
+    let guarded = Server::on(&dir, &["--production"], &[("CWEB_ADMIN_KEY", "secret-of-16-bytes")]);
     refused_at_once(&guarded, "POST /mgnt", "Content-Length: 5\r\n", 401);
     refused_at_once(&guarded, "POST /jobs", "Content-Length: 5\r\n", 401);
     // The body comes all the same: it is no request.

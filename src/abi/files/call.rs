@@ -78,13 +78,14 @@ unsafe fn text<'a>(pointer: *const c_char) -> Option<&'a CStr> {
 /// Makes a file the answer of the calling thread's handler; sets the status.
 ///
 /// # Errors
-/// EINVAL: it is not `response` that the thread's handler answers with; those of openat2(2).
+/// EOPNOTSUPP: `response` is not the one that the thread's handler answers with; EINVAL: `wish` has no path; those of openat2(2).
 ///
 /// # Safety
 /// `wish` has C strings or NULL, which are measured before anything is allocated: a bad pointer jumps out of here.
 pub(in crate::abi) unsafe fn send_file(response: *mut HttpResponse, wish: *const FileWish) -> io::Result<()> {
     let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
-    let current = CURRENT.get().filter(|current| current.response == response).ok_or_else(invalid)?;
+    let foreign = || io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+    let current = CURRENT.get().filter(|current| current.response == response).ok_or_else(foreign)?;
     // SAFETY: the caller's contract.
     let (wish, root, path, content_type, etag) = unsafe {
         let wish = wish.as_ref().ok_or_else(invalid)?;
