@@ -160,8 +160,11 @@ fn what_is_there_is_respected_and_half_of_it_refused() {
     let said = refusal(script(other.path(), &["--tls-cert", "a.pem", "--tls-key", "b.pem", "--port", "0"]));
     assert!(said.contains("--tls-cert") && said.contains("a.pem: No such file"), "{said}");
     assert!(!other.path().join("server.crt").exists());
-    fs::write(other.path().join("cweb.toml"), "tls_cert = \"c.pem\"\ntls_key = \"d.pem\"\nadmin_key = \"k\"\n")
-        .unwrap();
+    fs::write(
+        other.path().join("cweb.toml"),
+        "tls_cert = \"c.pem\"\ntls_key = \"d.pem\"\nadmin_key = \"chosen-by-its-owner\"\n",
+    )
+    .unwrap();
     fs::remove_file(other.path().join("admin.key")).unwrap();
     let said = refusal(script(other.path(), &["--yes", "--port", "0"]));
     assert!(said.contains("c.pem: No such file") && !other.path().join("admin.key").exists(), "{said}");

@@ -5,7 +5,7 @@ use super::remote::RemoteModule;
 use super::watch::{self, Seen};
 use crate::abi::manifest::Manifest;
 use crate::domain::inbox::Inbox;
-use crate::domain::sandbox;
+use crate::domain::sandbox::{self, User};
 use crate::domain::{DEFAULT_DOMAIN, DomainView, Host, Instance, LoadError, check_domain_name, inspect};
 use crate::net::Waker;
 use std::collections::BTreeMap;
@@ -243,25 +243,16 @@ impl Shared {
     fn config_of(&self, name: &str) -> io::Result<DomainConfig> {
         let mut config = self.config.clone();
         config.scratch = self.config.scratch.join(name);
-        std::fs::create_dir_all(&config.scratch)?;
-        if let Some(user) = config.policy.user {
-            sandbox::hand_over(user, &config.scratch)?;
-        }
+        make_owned(&config.scratch, config.policy.user)?;
         config.policy.write.push(config.scratch.clone());
         if let Some(dir) = self.config.domain_data.as_ref().filter(|_| name != DEFAULT_DOMAIN) {
             let dir = dir.join(name);
-            std::fs::create_dir_all(&dir)?;
-            if let Some(user) = config.policy.user {
-                sandbox::hand_over(user, &dir)?;
-            }
+            make_owned(&dir, config.policy.user)?;
             config.database = dir.join(format!("{name}.sqlite3"));
         }
         config.policy.write.extend(config.database.parent().map(Path::to_path_buf));
         let objects = self.config.run_dir.join(name);
-        std::fs::create_dir_all(&objects)?;
-        if let Some(user) = config.policy.user {
-            sandbox::hand_over(user, &objects)?;
-        }
+        make_owned(&objects, config.policy.user)?;
         config.policy.read.push(objects);
         if name != config.identity.name() {
             config.identity = config.identity.another(name);
@@ -322,4 +313,12 @@ impl State {
         }
         true
     }
+}
+
+/// Makes the directory `dir` and all in it the modules' user's. Where a server that is root has its modules run as root
+/// without capabilities, that is root: an earlier start may have given the directory to another user.
+fn make_owned(dir: &Path, user: Option<User>) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let root = || sandbox::unprivileged().map(|_| User { uid: 0, gid: 0 });
+    user.or_else(root).map_or(Ok(()), |user| sandbox::hand_over(user, dir))
 }
