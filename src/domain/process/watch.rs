@@ -5,11 +5,15 @@
 use super::life::Life;
 use super::lock;
 use super::parent::Process;
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use crate::domain::sandbox::User;
+use rustix::io::Errno;
+use rustix::process::{Gid, Pid, Resource, Rlimit, Uid, prlimit};
+use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often the threads of each process are counted.
@@ -64,10 +68,11 @@ impl Process {
             let took = now.elapsed();
             seen.files_at = Some(Instant::now() + FILES_EVERY.max(took * FILES_SHARE));
         }
+        let user = self.shared().config.policy.user;
         if seen.is_full && seen.stopped != Some(life.pid()) {
-            seen.stopped = let_write(life.pid(), false).then(|| life.pid());
+            seen.stopped = let_write(life.pid(), user, false).then(|| life.pid());
         } else if !seen.is_full && seen.stopped == Some(life.pid()) {
-            let_write(life.pid(), true);
+            let_write(life.pid(), user, true);
             seen.stopped = None;
         }
     }
@@ -128,17 +133,33 @@ fn threads_of(pid: u32) -> Option<usize> {
     status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok())
 }
 
-/// Lets the process `pid` make files larger, or not. Its modules can't change limits.
-fn let_write(pid: u32, may: bool) -> bool {
+/// Lets the process `pid`, which is `user`'s, make files larger, or not. Its modules can't change limits.
+fn let_write(pid: u32, user: Option<User>, may: bool) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
     let current = if may { None } else { Some(0) };
-    match prlimit(Some(pid), Resource::Fsize, Rlimit { current, maximum: None }) {
-        Ok(_) => true,
-        Err(error) => {
-            tracing::warn!("the limit of files of process {pid:?} can't be set: {error}");
-            false
-        }
+    let set = move || prlimit(Some(pid), Resource::Fsize, Rlimit { current, maximum: None }).map(drop);
+    let outcome = match (set(), user) {
+        (Err(Errno::PERM), Some(user)) => as_user(user, set),
+        (outcome, _) => outcome,
+    };
+    if let Err(error) = outcome {
+        tracing::warn!("the limit of files of process {pid:?} can't be set: {error}");
     }
+    outcome.is_ok()
+}
+
+/// Runs `body` on a thread of its own that has become `user`: root without CAP_SYS_RESOURCE, as in most containers, may set
+/// the limits of its own user's processes alone (prlimit(2)).
+fn as_user(user: User, body: impl FnOnce() -> rustix::io::Result<()> + Send + 'static) -> rustix::io::Result<()> {
+    let run = move || {
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        // These change the calling thread alone, not the process as setresuid(3) does.
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        body()
+    };
+    let thread = thread::Builder::new().name("limits".to_owned()).spawn(run).map_err(|_| Errno::AGAIN)?;
+    thread.join().unwrap_or(Err(Errno::IO))
 }
 
 /// Bytes on the disk of all files below `dirs`. Links are not followed.
