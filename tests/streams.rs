@@ -486,6 +486,46 @@ fn detached_answers_go_on_without_a_thread() {
     server.stop();
 }
 
+/// Bytes of memory of the server and of the process of modules, each shared page counted once.
+fn resident(server: &Server) -> u64 {
+    let module: u32 = server.get("/pid").text().parse().unwrap();
+    let mut pids = vec![server.pid(), module];
+    pids.dedup();
+    let rollup = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let pss = |text: String| {
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap().trim().to_owned();
+        line.trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    };
+    pids.iter().map(rollup).map(pss).sum()
+}
+
+#[test]
+fn a_thousand_idle_subscribers_cost_little_and_one_too_many_is_told() {
+    const MOST: usize = 1000;
+    let server = lab(&["--shards", "1", "--executors-max", "4", "--stream-answers-max", "1000"]);
+    let mut clients: Vec<Client> = (0..50).map(|id| subscribe(&server, id)).collect();
+    let before = resident(&server);
+    clients.extend((50..MOST).map(|id| subscribe(&server, id)));
+    let each = resident(&server).saturating_sub(before) / (MOST as u64 - 50);
+    // A page of shared memory, the connection, the answer, and the module's name for it.
+    assert!((1..12 * 1024).contains(&each), "{each} bytes a subscriber");
+    println!("{each} bytes a subscriber");
+    // One more is refused at once, by whatever its handler answers then.
+    for _ in 0..3 {
+        let answer = server.get("/subscribe?id=1");
+        assert_eq!((answer.status, answer.text().as_str()), (500, "EBUSY"));
+    }
+    let text = "data: round\n\n";
+    assert_eq!(server.post("/publish", text.as_bytes()).text(), "1000 of 1000");
+    clients.iter_mut().for_each(|client| expect_text(client, text));
+    // The place of a client that has left is free as soon as its stream is closed.
+    assert_eq!(server.get("/close").text(), "0");
+    clients.iter_mut().for_each(|client| expect_text(client, "0\r\n\r\n"));
+    let mut again = subscribe(&server, 1);
+    assert_eq!(server.post("/publish", text.as_bytes()).text(), "1 of 1");
+    expect_text(&mut again, text);
+}
+
 #[test]
 fn streams_of_a_process_that_ends_end_visibly_and_leave_nothing() {
     if isolation() != "process" {

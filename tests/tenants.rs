@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use support::{Server, eventually, root};
 
 /// The module `name` of `tests/modules/tenant.c`, whose paths begin with `/name`.
@@ -247,4 +248,49 @@ fn space_is_a_domains_own() {
         fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()
     };
     assert_eq!(score("two").unwrap().trim(), "500");
+}
+
+#[test]
+fn a_database_that_is_deleted_is_followed_by_a_new_one() {
+    let server = two_domains(&[]);
+    let text = |path: &str| server.get(path).text();
+    assert_eq!((text("/one/count"), text("/one/count"), text("/two/count")), ("1".into(), "2".into(), "1".into()));
+    assert_eq!(text("/one/drop"), "deleted");
+    server.expect_log("its modules have deleted it");
+    eventually("the next process has an empty one", || text("/one/count") == "1");
+    assert_eq!((text("/one/count"), text("/beside/count")), ("2".into(), "3".into()), "{}", server.log());
+    assert!(file_of(&server.dir, "one").exists());
+    assert_eq!(text("/two/count"), "2", "the other domain has its own");
+    assert!(!server.log().contains("modules have no database"), "{}", server.log());
+}
+
+#[test]
+fn threads_beyond_the_limit_are_refused_to_the_domain_that_wants_them() {
+    let server = two_domains(&["--module-threads-max", "1000", "--executors-max", "4", "--shards", "1"]);
+    let text = |path: &str| server.get(path).text();
+    let pids = [text("/one/pid"), text("/two/pid")];
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let mut other = server.connect();
+        let stop = &stop;
+        let others = scope.spawn(move || {
+            let mut answered = 0;
+            while answered == 0 || !stop.load(Ordering::Relaxed) {
+                assert_eq!(other.get("/two/threads?n=1").text(), "1 all");
+                assert_eq!(other.get("/two/threads?n=0").text(), "0 all");
+                answered += 1;
+            }
+        });
+        let made = text("/one/threads?n=2000");
+        assert_eq!(text("/beside/threads?n=1"), "0 EAGAIN", "the modules of a domain share the limit");
+        stop.store(true, Ordering::Relaxed);
+        others.join().unwrap();
+        assert_eq!(made, "1000 EAGAIN");
+    });
+    server.expect_log("(--module-threads-max): pthread_create() fails");
+    // Threads that have ended are not counted: then as many can be started again.
+    assert_eq!(text("/one/threads?n=0"), "0 all");
+    eventually("there is room for threads", || text("/one/threads?n=1") == "1 all");
+    assert_eq!(text("/one/count"), "1");
+    assert_eq!([text("/one/pid"), text("/two/pid")], pids, "no process was ended: {}", server.log());
 }

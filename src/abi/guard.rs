@@ -72,6 +72,12 @@ pub fn enter_module(number: u64) -> u64 {
     unsafe { native::cwebn_module_enter(number) }
 }
 
+/// Has `pthread_create(3)` fail with `EAGAIN` for modules that have started `most` threads that have not ended.
+pub fn limit_threads(most: usize) {
+    // SAFETY: writes a variable of the C code, atomically.
+    unsafe { native::cwebn_threads_limit(most) };
+}
+
 /// Sends what modules print through stdio to `sink`.
 ///
 /// # Errors

@@ -113,13 +113,16 @@ pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
 fn allowance(config: &Config) -> Allowance {
     let free =
         rustix::fs::statvfs(&config.data_dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    let streams = config.stream_calls_max.saturating_mul(config.shards);
+    let own = streams.saturating_add(config.executors_max + config.shards + OWN_THREADS);
     Allowance {
-        threads_max: config.module_threads_max.saturating_add(config.executors_max + config.shards + OWN_THREADS),
+        module_threads_max: config.module_threads_max,
+        threads_max: config.module_threads_max.saturating_add(own),
         disk_bytes_max: config.module_disk_bytes_max.unwrap_or((free / 4).max(DISK_BYTES_MIN)),
     }
 }
 
-/// Threads of a domain's process beside its executors, about.
+/// Threads of a domain's process beside those that run handlers, about.
 const OWN_THREADS: usize = 16;
 
 /// A domain may have so many bytes on the disk, however little is free.

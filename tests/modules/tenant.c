@@ -1,8 +1,10 @@
 /* A module that tries the walls; NAME is its name, and the beginning of its paths. */
 #include <cweb.h>
 #include <cweb_token.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 #define HANDLER(f) static int f(cweb_context_t *ctx, http_request_t *req, http_response_t *res)
@@ -118,19 +120,27 @@ HANDLER(crash) {
     return 0;
 }
 
+static atomic_int sleepers_stay;
+
 static void *sleeps(void *data) {
-    sleep(1000);
+    while (atomic_load(&sleepers_stay)) {
+        usleep(10000);
+    }
     return data;
 }
 
 HANDLER(threads) {
     int made = 0, wanted = atoi(param(req, "n", "0"));
+    int error = 0;
     pthread_t thread;
     (void)ctx;
-    while (made < wanted && pthread_create(&thread, NULL, sleeps, NULL) == 0) {
+    /* With 0 all of them end. */
+    atomic_store(&sleepers_stay, wanted > 0);
+    while (made < wanted && (error = pthread_create(&thread, NULL, sleeps, NULL)) == 0) {
+        pthread_detach(thread);
         made++;
     }
-    SAY("%d", made);
+    SAY("%d %s", made, error == 0 ? "all" : error == EAGAIN ? "EAGAIN" : strerror(error));
     return 0;
 }
 
@@ -148,6 +158,13 @@ HANDLER(fill) {
     ssize_t written = fd < 0 ? -1 : write(fd, block, sizeof block);
     SAY("%s", written == (ssize_t)sizeof block ? "written" : "full");
     close(fd);
+    return 0;
+}
+
+HANDLER(pid) {
+    (void)ctx;
+    (void)req;
+    SAY("%d", (int)getpid());
     return 0;
 }
 
@@ -172,8 +189,9 @@ export module_t config = {
                {"/" NAME "/crash", "GET", crash, NONE},
                {"/" NAME "/threads", "GET", threads, NONE},
                {"/" NAME "/fill", "GET", fill, NONE},
-               {"/" NAME "/drop", "GET", drop, NONE}},
-    .size = 13,
+               {"/" NAME "/drop", "GET", drop, NONE},
+               {"/" NAME "/pid", "GET", pid, NONE}},
+    .size = 14,
     .jobs = {{.name = NAME "-job", .run = work}},
     .job_size = 1,
 };

@@ -64,7 +64,7 @@ static void *hidden(const char *name) {
     }
 
 /* Each sentence is printed once in the life of the process, under the name of the module that was first. */
-enum refusal { DESCRIPTORS, RANGE, HANDLERS, DIRECTORY, MASK, LOCALE, ALARMS, LIMITS, PRIORITY, STACK, DAEMON };
+enum refusal { DESCRIPTORS, RANGE, HANDLERS, DIRECTORY, MASK, LOCALE, ALARMS, LIMITS, PRIORITY, STACK, DAEMON, THREADS };
 
 static void tell(enum refusal what, const char *sentence) {
     static unsigned told;
@@ -482,7 +482,42 @@ EXPORT int pthread_setschedparam(pthread_t thread, int policy, const struct sche
     return real(thread, policy, parameters);
 }
 
-/* ---- threads of modules ---- */
+/* ---- threads of modules: each knows its module, and they are counted ---- */
+
+static size_t thread_count;
+static size_t threads_max = SIZE_MAX;
+
+/* Its value is not NULL on threads that are counted; its destructor runs however a thread ends. */
+static pthread_key_t counted;
+static int counted_error;
+static pthread_once_t counted_made = PTHREAD_ONCE_INIT;
+
+static void uncount(void *unused) {
+    (void)unused;
+    (void)__atomic_fetch_sub(&thread_count, 1, __ATOMIC_RELAXED);
+}
+
+static void make_counted(void) {
+    counted_error = pthread_key_create(&counted, uncount);
+}
+
+void cwebn_threads_limit(size_t most) {
+    __atomic_store_n(&threads_max, most, __ATOMIC_RELAXED);
+}
+
+/* Counts one more thread, unless there are as many as may be. */
+static int count_thread(void) {
+    if (pthread_once(&counted_made, make_counted) != 0 || counted_error != 0) {
+        return 0;
+    }
+    if (__atomic_fetch_add(&thread_count, 1, __ATOMIC_RELAXED) < __atomic_load_n(&threads_max, __ATOMIC_RELAXED)) {
+        return 1;
+    }
+    uncount(NULL);
+    tell(THREADS, "the modules of this domain have as many threads as they may have (--module-threads-max): pthread_create() "
+                  "fails with EAGAIN");
+    return 0;
+}
 
 struct beginning {
     void *(*function)(void *);
@@ -495,7 +530,12 @@ static void *begin(void *given) {
     free(given);
     module_number = beginning.number;
     is_modules = 1;
-    return beginning.function(beginning.argument);
+    int is_kept = pthread_setspecific(counted, &counted) == 0;
+    void *result = beginning.function(beginning.argument);
+    if (!is_kept) {
+        uncount(NULL);
+    }
+    return result;
 }
 
 EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *), void *argument) {
@@ -504,12 +544,14 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, v
         return real(thread, attributes, function, argument);
     }
     struct beginning *beginning = malloc(sizeof *beginning);
-    if (beginning == NULL) {
+    if (beginning == NULL || !count_thread()) {
+        free(beginning);
         return EAGAIN;
     }
     *beginning = (struct beginning){function, argument, module_number};
     int error = real(thread, attributes, begin, beginning);
     if (error != 0) {
+        uncount(NULL);
         free(beginning);
     }
     return error;

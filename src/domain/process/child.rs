@@ -153,6 +153,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     tracing::debug!("confined; missing: {:?}", applied.missing);
     crate::abi::guard::install()?;
     crate::abi::kept::keep_all();
+    crate::abi::guard::limit_threads(start.module_threads_max);
     sandbox::trap_ends(crate::abi::guard::EXIT_MARK).map_err(io::Error::other)?;
     let layout = Layout::new(start.shards);
     let region = Arc::new(Region::open(rings, layout.bytes())?);

@@ -35,6 +35,8 @@ pub(super) struct Start {
     pub(super) free_cores: Vec<usize>,
     pub(super) threads_min: usize,
     pub(super) threads_max: usize,
+    /// Threads that modules may start.
+    pub(super) module_threads_max: usize,
     /// How long handlers may run whose route says nothing.
     pub(super) handler_timeout_ms: u64,
     /// The modules' database.

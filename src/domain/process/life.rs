@@ -451,6 +451,7 @@ fn start_message(shared: &Shared) -> Start {
         free_cores: config.free_cores.clone(),
         threads_min: config.threads_min,
         threads_max: config.threads_max,
+        module_threads_max: config.allowance.module_threads_max,
         handler_timeout_ms: config.handler_timeout_ms,
         database: config.database.display().to_string(),
         crypto: crypto::is_loaded(),

@@ -30,7 +30,9 @@ const DEPTH_MAX: usize = 64;
 /// What a domain may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance {
-    /// Threads of its process; one with more is ended.
+    /// Threads that its modules start: they can't start more by `pthread_create(3)`.
+    pub module_threads_max: usize,
+    /// Threads of its process, which the kernel counts however they were started; one with more is ended.
     pub threads_max: usize,
     /// Bytes of its database and its scratch directory; beyond, it writes no more. 0: no limit.
     pub disk_bytes_max: u64,
@@ -86,6 +88,7 @@ impl Process {
                  is there, so their process is replaced",
                 config.database.display()
             );
+            remove_companions(&config.database);
             shared.want_replacement(life, "its database was deleted");
         }
         seen.had_database = is_there;
@@ -107,6 +110,21 @@ impl Process {
             tracing::info!("domain {name} uses {} MiB of the disk: it can write files again", used >> 20);
         }
         seen.is_full = is_full;
+    }
+}
+
+/// Removes what SQLite keeps beside the deleted `database`. A process that still has it open holds locks of its `-shm`
+/// file, so the next one would take that file for valid, and could not open a new database. An open file stays usable.
+fn remove_companions(database: &Path) {
+    for end in ["-wal", "-shm", "-journal"] {
+        let mut name = database.as_os_str().to_owned();
+        name.push(end);
+        match fs::remove_file(&name) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::error!("{}, of a deleted database, can't be removed: {error}", Path::new(&name).display());
+            }
+            _ => {}
+        }
     }
 }
 
