@@ -161,8 +161,8 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
 fn domain_user(config: &Config, scratch: &Path, domain_data: &Path) -> Option<User> {
     let user = sandbox::unprivileged()?;
     let own = [config.data_dir.join("module-data"), scratch.to_path_buf(), domain_data.to_path_buf()];
-    // The directories of its own are handed over: only the ways to them must be open.
-    let ways = own.iter().filter_map(|dir| dir.parent()).map(Path::to_path_buf);
+    // The directories of the modules' own become theirs; the way there must be open.
+    let ways = own.iter().filter_map(|dir| dir.parent().map(Path::to_path_buf));
     let used: Vec<PathBuf> = ways.chain([config.data_dir.join("static"), config.module_dir.join(".run")]).collect();
     let closed = sandbox::closed_to(user, &used).map(|dir| format!("{} is closed to other users", dir.display()));
     let refused = || own.iter().find_map(|dir| sandbox::hand_over(user, dir).err()).map(|error| error.to_string());
