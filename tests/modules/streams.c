@@ -119,6 +119,7 @@ static atomic_int go;
 
 /* Waits for GET /go before it reads: a handler that does not take its body. */
 H(later) {
+    note("in later\n");
     while (atomic_load(&go) == 0 && cweb_canceled(req) == 0) {
         usleep(1000);
     }
