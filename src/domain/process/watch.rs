@@ -139,7 +139,7 @@ fn let_write(pid: u32, user: Option<User>, may: bool) -> bool {
     let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
     let current = if may { None } else { Some(0) };
     let limit = Rlimit { current, maximum: None };
-    let set = || prlimit(Some(target), Resource::Fsize, limit.clone()).map(drop);
+    let set = || prlimit(Some(target), Resource::Fsize, limit).map(drop);
     let result = match (set(), user) {
         (Err(Errno::PERM), Some(user)) => really_as(user, set),
         (result, _) => result,
