@@ -168,7 +168,7 @@ fn domain_user(config: &Config, scratch: &Path, domain_data: &Path) -> Option<Us
     let refused = || own.iter().find_map(|dir| sandbox::hand_over(user, dir).err()).map(|error| error.to_string());
     let Some(why) = closed.or_else(refused) else { return Some(user) };
     // Without capabilities even root can't write what an earlier start has given away.
-    for dir in &own {
+    for dir in own.iter().chain([&config.module_dir.join(".run")]) {
         if let Err(error) = sandbox::hand_over(User { uid: 0, gid: 0 }, dir) {
             tracing::warn!("{}: {error}", dir.display());
         }

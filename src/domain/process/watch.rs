@@ -6,8 +6,9 @@ use super::life::Life;
 use super::lock;
 use super::parent::Process;
 use crate::domain::sandbox::User;
+use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
-use rustix::process::{Gid, Pid, Resource, Rlimit, Uid, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -68,7 +69,7 @@ impl Process {
             let took = now.elapsed();
             seen.files_at = Some(Instant::now() + FILES_EVERY.max(took * FILES_SHARE));
         }
-        let user = self.shared().config.policy.user;
+        let user = shared.config.policy.user;
         if seen.is_full && seen.stopped != Some(life.pid()) {
             seen.stopped = let_write(life.pid(), user, false).then(|| life.pid());
         } else if !seen.is_full && seen.stopped == Some(life.pid()) {
@@ -133,33 +134,36 @@ fn threads_of(pid: u32) -> Option<usize> {
     status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok())
 }
 
-/// Lets the process `pid`, which is `user`'s, make files larger, or not. Its modules can't change limits.
+/// Lets the process `pid`, which runs as `user` if that is another one than this process's, make files larger, or not.
 fn let_write(pid: u32, user: Option<User>, may: bool) -> bool {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
     let current = if may { None } else { Some(0) };
-    let set = move || prlimit(Some(pid), Resource::Fsize, Rlimit { current, maximum: None }).map(drop);
-    let outcome = match (set(), user) {
-        (Err(Errno::PERM), Some(user)) => as_user(user, set),
-        (outcome, _) => outcome,
+    let limit = Rlimit { current, maximum: None };
+    let set = || prlimit(Some(target), Resource::Fsize, limit).map(drop);
+    let result = match (set(), user) {
+        (Err(Errno::PERM), Some(user)) => really_as(user, set),
+        (result, _) => result,
     };
-    if let Err(error) = outcome {
-        tracing::warn!("the limit of files of process {pid:?} can't be set: {error}");
+    if let Err(error) = &result {
+        tracing::warn!("the limit of files of process {pid} can't be set: {error}");
     }
-    outcome.is_ok()
+    result.is_ok()
 }
 
-/// Runs `body` on a thread of its own that has become `user`: root without CAP_SYS_RESOURCE, as in most containers, may set
-/// the limits of its own user's processes alone (prlimit(2)).
-fn as_user(user: User, body: impl FnOnce() -> rustix::io::Result<()> + Send + 'static) -> rustix::io::Result<()> {
-    let run = move || {
-        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-        // These change the calling thread alone, not the process as setresuid(3) does.
-        set_thread_res_gid(gid, gid, gid)?;
-        set_thread_res_uid(uid, uid, uid)?;
-        body()
+/// Runs `act` on a thread whose real user and group are those of `user`. prlimit(2) asks for the same real user and group as
+/// the process's, or for CAP_SYS_RESOURCE, which the root of a container does not have. Rights to files and signals go by
+/// the effective and the saved user, which stay root.
+fn really_as(user: User, act: impl Fn() -> Result<(), Errno> + Sync) -> Result<(), Errno> {
+    let become_and_act = || {
+        // These change the calling thread alone; it ends here.
+        set_thread_res_gid(Gid::from_raw(user.gid), None, None)?;
+        set_thread_res_uid(Uid::from_raw(user.uid), None, None)?;
+        act()
     };
-    let thread = thread::Builder::new().name("limits".to_owned()).spawn(run).map_err(|_| Errno::AGAIN)?;
-    thread.join().unwrap_or(Err(Errno::IO))
+    thread::scope(|scope| {
+        let named = thread::Builder::new().name("limits".to_owned()).spawn_scoped(scope, become_and_act);
+        named.map_err(|_| Errno::AGAIN)?.join().unwrap_or(Err(Errno::AGAIN))
+    })
 }
 
 /// Bytes on the disk of all files below `dirs`. Links are not followed.
