@@ -239,6 +239,7 @@ fn space_is_a_domains_own() {
         ("none".into(), "written".into(), "2".into())
     );
     server.expect_log("domain one uses");
+    assert_eq!(text("/one/fill?do=lift"), "full", "modules can't lift the limit");
     assert_eq!(text("/one/fill?do=free"), "free");
     eventually("it writes again", || text("/one/fill") == "written");
     let score = |domain: &str| {

@@ -161,12 +161,14 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
 fn domain_user(config: &Config, scratch: &Path, domain_data: &Path) -> Option<User> {
     let user = sandbox::unprivileged()?;
     let own = [config.data_dir.join("module-data"), scratch.to_path_buf(), domain_data.to_path_buf()];
-    let used = [&own[..], &[config.data_dir.join("static"), config.module_dir.join(".run")]].concat();
+    // The directories of the modules' own become theirs; the way there must be open.
+    let ways = own.iter().filter_map(|dir| dir.parent().map(Path::to_path_buf));
+    let used: Vec<PathBuf> = ways.chain([config.data_dir.join("static"), config.module_dir.join(".run")]).collect();
     let closed = sandbox::closed_to(user, &used).map(|dir| format!("{} is closed to other users", dir.display()));
     let refused = || own.iter().find_map(|dir| sandbox::hand_over(user, dir).err()).map(|error| error.to_string());
     let Some(why) = closed.or_else(refused) else { return Some(user) };
     // Without capabilities even root can't write what an earlier start has given away.
-    for dir in &own {
+    for dir in own.iter().chain([&config.module_dir.join(".run")]) {
         if let Err(error) = sandbox::hand_over(User { uid: 0, gid: 0 }, dir) {
             tracing::warn!("{}: {error}", dir.display());
         }

@@ -5,11 +5,16 @@
 use super::life::Life;
 use super::lock;
 use super::parent::Process;
+use crate::domain::sandbox::User;
+use rustix::fs::{Gid, Uid};
+use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often the threads of each process are counted.
@@ -64,10 +69,11 @@ impl Process {
             let took = now.elapsed();
             seen.files_at = Some(Instant::now() + FILES_EVERY.max(took * FILES_SHARE));
         }
+        let user = shared.config.policy.user;
         if seen.is_full && seen.stopped != Some(life.pid()) {
-            seen.stopped = let_write(life.pid(), false).then(|| life.pid());
+            seen.stopped = let_write(life.pid(), user, false).then(|| life.pid());
         } else if !seen.is_full && seen.stopped == Some(life.pid()) {
-            let_write(life.pid(), true);
+            let_write(life.pid(), user, true);
             seen.stopped = None;
         }
     }
@@ -128,17 +134,36 @@ fn threads_of(pid: u32) -> Option<usize> {
     status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok())
 }
 
-/// Lets the process `pid` make files larger, or not. Its modules can't change limits.
-fn let_write(pid: u32, may: bool) -> bool {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+/// Lets the process `pid`, which runs as `user` if that is another one than this process's, make files larger, or not.
+fn let_write(pid: u32, user: Option<User>, may: bool) -> bool {
+    let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
     let current = if may { None } else { Some(0) };
-    match prlimit(Some(pid), Resource::Fsize, Rlimit { current, maximum: None }) {
-        Ok(_) => true,
-        Err(error) => {
-            tracing::warn!("the limit of files of process {pid:?} can't be set: {error}");
-            false
-        }
+    let limit = Rlimit { current, maximum: None };
+    let set = || prlimit(Some(target), Resource::Fsize, limit).map(drop);
+    let result = match (set(), user) {
+        (Err(Errno::PERM), Some(user)) => really_as(user, set),
+        (result, _) => result,
+    };
+    if let Err(error) = &result {
+        tracing::warn!("the limit of files of process {pid} can't be set: {error}");
     }
+    result.is_ok()
+}
+
+/// Runs `act` on a thread whose real user and group are those of `user`. prlimit(2) asks for the same real user and group as
+/// the process's, or for CAP_SYS_RESOURCE, which the root of a container does not have. Rights to files and signals go by
+/// the effective and the saved user, which stay root.
+fn really_as(user: User, act: impl Fn() -> Result<(), Errno> + Sync) -> Result<(), Errno> {
+    let become_and_act = || {
+        // These change the calling thread alone; it ends here.
+        set_thread_res_gid(Gid::from_raw(user.gid), None, None)?;
+        set_thread_res_uid(Uid::from_raw(user.uid), None, None)?;
+        act()
+    };
+    thread::scope(|scope| {
+        let named = thread::Builder::new().name("limits".to_owned()).spawn_scoped(scope, become_and_act);
+        named.map_err(|_| Errno::AGAIN)?.join().unwrap_or(Err(Errno::AGAIN))
+    })
 }
 
 /// Bytes on the disk of all files below `dirs`. Links are not followed.

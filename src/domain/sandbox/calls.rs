@@ -299,6 +299,10 @@ fn refuse_to_foreign_code(rules: &mut Rules, landlock: i64) -> Result<(), seccom
     for call in OTHERS_BY_THREAD {
         deny(rules, call, &[(0, Dword, Ne, 0), (0, Dword, Ne, own)])?;
     }
+    // The server takes the space on the disk away from a domain by this limit, so modules must not give it back.
+    let file_size = u64::from(libc::RLIMIT_FSIZE);
+    deny(rules, libc::SYS_prlimit64, &[(1, Dword, Eq, file_size), (2, Qword, Ne, 0)])?;
+    deny(rules, libc::SYS_setrlimit, &[(0, Dword, Eq, file_size)])?;
     for command in FCNTL_OTHERS {
         deny(rules, libc::SYS_fcntl, &[(1, Dword, Eq, command as u64)])?;
     }
