@@ -246,7 +246,8 @@ static inline long long cweb_remaining_ms(const http_request_t *req) {
  * Makes the answer one that goes on when the handler has returned: any thread of the module may write to it, by the name
  * that is returned. Begins it with res->status if that has not been done.
  * In a handler of a CWEB_STREAM route: instead of cweb_begin().
- * @return the stream; NULL with errno: as cweb_begin(), EALREADY (it is detached), EINVAL (see above)
+ * @return the stream; NULL with errno: as cweb_begin(), EALREADY (it is detached), EINVAL (see above); EBUSY only if there are
+ *   --stream-answers-max streams
  */
 static inline cweb_stream_t *cweb_detach(http_request_t *req, http_response_t *res) {
     return (cweb_stream_t *)cweb_binding.host->stream->detach(req, res);

@@ -524,6 +524,15 @@ fn a_thousand_idle_subscribers_cost_little_and_one_too_many_is_told() {
     let mut again = subscribe(&server, 1);
     assert_eq!(server.post("/publish", text.as_bytes()).text(), "1 of 1");
     expect_text(&mut again, text);
+    // Handlers that stream themselves have taken the threads that they may have: those that detach need none of these.
+    let mut stalled: Vec<Client> = (0..2).map(|_| server.connect()).collect();
+    for client in &mut stalled {
+        client.send(b"GET /make?bytes=100000000 HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.stream.read_exact(&mut [0; 1000]).unwrap();
+    }
+    server.get("/make?bytes=10");
+    seen(&server, "begin EBUSY");
+    subscribe(&server, 2);
 }
 
 #[test]

@@ -19,6 +19,24 @@ const WAIT_MAX: Duration = Duration::from_millis(500);
 /// Answers that are streamed now from threads which other handlers need too.
 static BORROWED_THREADS: AtomicU64 = AtomicU64::new(0);
 
+/// One of them, until it is dropped.
+struct BorrowedThread;
+
+impl BorrowedThread {
+    /// One more, or `EBUSY`.
+    fn take() -> Result<Self, i32> {
+        let borrowed = BORROWED_THREADS.fetch_add(1, Ordering::Relaxed);
+        let taken = Self; // Dropped on refusal, which takes it off the count.
+        if borrowed < super::borrowed_threads_max() { Ok(taken) } else { Err(libc::EBUSY) }
+    }
+}
+
+impl Drop for BorrowedThread {
+    fn drop(&mut self) {
+        BORROWED_THREADS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -69,7 +87,8 @@ pub(super) struct Down {
     pub(super) writer: Writer,
     /// Bytes that may still be sent.
     left: Option<u64>,
-    is_borrowed: bool,
+    /// The thread that sends it, if others need that too.
+    borrowed: Option<BorrowedThread>,
     uplink: Arc<dyn Uplink>,
 }
 
@@ -80,9 +99,6 @@ impl Drop for Down {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
             self.uplink.leave_slot(slot);
-        }
-        if self.is_borrowed {
-            BORROWED_THREADS.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -127,9 +143,7 @@ impl Down {
 
     /// Its writer is nobody's thread that others wait for.
     pub(super) fn give_thread_back(&mut self) {
-        if std::mem::take(&mut self.is_borrowed) {
-            BORROWED_THREADS.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.borrowed = None;
     }
 }
 
@@ -317,22 +331,19 @@ impl CallState {
         }
     }
 
-    /// Begins the answer, or finds that it has begun.
-    fn begin_in(&self, inner: &mut Inner, status: u16, headers: &[(&[u8], &[u8])]) -> Result<SharedDown, i32> {
+    /// Begins the answer, which the thread `borrowed` is going to send.
+    fn begin_in(
+        &self,
+        inner: &mut Inner,
+        status: u16,
+        headers: &[(&[u8], &[u8])],
+        borrowed: Option<BorrowedThread>,
+    ) -> Result<SharedDown, i32> {
         let facts = self.facts().ok_or(libc::EPERM)?;
-        let borrows = inner.down_pipe.is_none();
-        if borrows && BORROWED_THREADS.fetch_add(1, Ordering::Relaxed) >= super::borrowed_threads_max() {
-            BORROWED_THREADS.fetch_sub(1, Ordering::Relaxed);
-            return Err(libc::EBUSY);
-        }
-        let begun = self.begin_pipe(inner, facts, status, headers);
-        if begun.is_err() && borrows {
-            BORROWED_THREADS.fetch_sub(1, Ordering::Relaxed);
-        }
-        let (slot, pipe, left) = begun?;
+        let (slot, pipe, left) = self.begin_pipe(inner, facts, status, headers)?;
         let uplink = facts.uplink.share();
         let writer = Writer::new(pipe, Copying::Mapped);
-        let down = Down { slot, writer, left, is_borrowed: borrows, uplink: Arc::clone(&uplink) };
+        let down = Down { slot, writer, left, borrowed, uplink: Arc::clone(&uplink) };
         let down = Arc::new(Mutex::new(down));
         inner.down = Some(Arc::clone(&down));
         inner.running = Some(Running { uplink });
@@ -461,7 +472,9 @@ impl StreamCall for CallState {
         if inner.down.is_some() {
             return Err(libc::EALREADY);
         }
-        self.begin_in(&mut inner, status, headers).map(drop)
+        self.facts().ok_or(libc::EPERM)?;
+        let borrowed = if inner.down_pipe.is_none() { Some(BorrowedThread::take()?) } else { None };
+        self.begin_in(&mut inner, status, headers, borrowed).map(drop)
     }
 
     fn write(&self, bytes: &[u8]) -> Result<(), i32> {
@@ -500,7 +513,8 @@ impl StreamCall for CallState {
             None => {
                 // Not the call's own slot, of which there are few.
                 let own = inner.down_pipe.take();
-                let begun = self.begin_in(&mut inner, status, headers);
+                // Nor a borrowed thread, however many are: the handler is about to give its own back.
+                let begun = self.begin_in(&mut inner, status, headers, None);
                 if begun.is_err() {
                     inner.down_pipe = own;
                 }
