@@ -25,8 +25,10 @@ static int names(int fd, const char *what) {
   char path[64], name[256]; snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
   ssize_t n = readlink(path, name, sizeof name - 1); if (n < 0) return 0;
   name[n] = 0; return strstr(name, what) != NULL; }
-static int control(void) { int found = -1; struct stat st;
-  for (int fd = 3; fd < 128; fd++) if (fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode)) found = fd;
+/* The socket for descriptors keeps the borders of messages, the control connection is a stream. */
+static int control(void) { int found = -1;
+  for (int fd = 3; fd < 128; fd++) { int type = 0; socklen_t n = sizeof type;
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n) == 0 && type == SOCK_STREAM) found = fd; }
   return found; }
 static int put(int fd, const char *bytes, size_t n) {
   while (n > 0) { ssize_t k = send(fd, bytes, n, MSG_NOSIGNAL);

@@ -26,8 +26,10 @@ const LIVE_UNSENT_BYTES_MAX: usize = 1024 * 1024;
 const REPLAY_UNSENT_BYTES_MAX: usize = 64 * 1024;
 /// Between two signs of life.
 const HEARTBEAT_MS: u64 = 15_000;
-/// How long a peer may take to answer our close frame.
-const CLOSE_WAIT_MS: u64 = 2_000;
+/// How long a peer may take to answer our close frame, which may stand behind megabytes that the kernel still holds for it;
+/// and how long while the server stops.
+const CLOSE_WAIT_MS: u64 = 30_000;
+const CLOSE_WAIT_DRAINING_MS: u64 = 2_000;
 /// Largest message a watcher may send; none is expected.
 const WATCHER_MESSAGE_BYTES_MAX: usize = 4 * 1024;
 /// How long a browser waits before it comes back to a stream that broke: a server that is replaced needs no longer.
@@ -409,9 +411,10 @@ impl Shard {
     /// Signs of life, and an end to those whose peers don't answer a close frame.
     pub(super) fn sweep_streams(&mut self, links: &mut Links) {
         let now_ms = self.now_ms;
+        let close_wait_ms = if self.draining { CLOSE_WAIT_DRAINING_MS } else { CLOSE_WAIT_MS };
         for stream in self.streams.states.values_mut() {
             if stream.mode == Mode::Ending {
-                if now_ms.saturating_sub(stream.ending_since_ms) > CLOSE_WAIT_MS {
+                if now_ms.saturating_sub(stream.ending_since_ms) > close_wait_ms {
                     links.close(stream.conn);
                 }
             } else if stream.mode != Mode::Opening && now_ms.saturating_sub(stream.beat_ms) > HEARTBEAT_MS {
