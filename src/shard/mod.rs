@@ -243,6 +243,7 @@ impl Shard {
                 for message in self.remote.up(link) {
                     self.handle(links, message);
                 }
+                self.retry_held(links);
             }
             Message::DomainDrain { domain } => self.remote.drain(domain),
             Message::DomainDown { domain } => {
@@ -267,7 +268,15 @@ impl Shard {
         self.sockets_after_swap(links, &old);
         self.rooms_after_swap();
         drop(old);
-        for id in std::mem::take(&mut self.held) {
+        self.retry_held(links);
+    }
+
+    /// What waits for its module may begin.
+    fn retry_held(&mut self, links: &mut Links) {
+        let mut held = std::mem::take(&mut self.held);
+        held.sort_unstable_by_key(|id| id.number());
+        held.dedup();
+        for id in held {
             self.advance(links, id);
         }
     }
@@ -452,6 +461,8 @@ impl Application for Shard {
         if self.id == 0 {
             self.admin.tick();
         }
+        // A process that does not come is noticed by nothing else.
+        self.retry_held(links);
         self.sweep(links);
         self.stats.gauge(links.len(), self.sockets.len(), self.in_flight);
     }
