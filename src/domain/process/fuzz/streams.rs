@@ -5,7 +5,7 @@ use super::super::arena::Parts;
 use super::super::link::{Ends, RemoteCalls};
 use super::{Fate, Held, any_meta, check_answer, module, pair};
 use crate::abi::manifest::Manifest;
-use crate::domain::call::{Hold, OwnedRequest, Work};
+use crate::domain::call::{GenerationRef, OwnedRequest, Work};
 use crate::domain::inbox::Message;
 use crate::domain::ring::{Consumer, Producer};
 use crate::domain::stream::running::Reason;
@@ -36,7 +36,7 @@ struct Asked {
 /// See the module's documentation.
 pub(crate) struct HostileStreams {
     calls: RemoteCalls,
-    intake: Consumer,
+    request_ring: Consumer,
     producer: Producer,
     fate: Fate,
     part: Part,
@@ -68,11 +68,11 @@ impl Steps<'_> {
 impl HostileStreams {
     pub(crate) fn new(mut random: Random) -> Self {
         let fate = Fate::default();
-        let (link, intake, producer, bodies) = pair([256 * 1024; 2], fate.clone());
+        let (link, request_ring, producer, bodies) = pair([256 * 1024; 2], fate.clone());
         let part = Parts::new(1, Ends::BUDGETS).streams(&bodies, 0);
         let mut calls = RemoteCalls::new(0, 0);
         calls.up(link);
-        let hold: Arc<dyn Hold> = Arc::new(Held(module(Manifest::default())));
+        let hold: Arc<dyn GenerationRef> = Arc::new(Held(module(Manifest::default())));
         let mut asked = Vec::new();
         for (number, conn) in conn_ids(2 * CALLS).into_iter().enumerate() {
             let mut decoder = RequestDecoder::new(Limits::default());
@@ -87,7 +87,7 @@ impl HostileStreams {
             asked.push(Asked { conn, is_over: false, has_begun: false, upload, answer: None });
         }
         calls.flush();
-        Self { calls, intake, producer, fate, part, asked, now_ms: 0 }
+        Self { calls, request_ring, producer, fate, part, asked, now_ms: 0 }
     }
 
     /// Takes the steps that `data` says, and ends the process.
@@ -123,10 +123,10 @@ impl HostileStreams {
         self.check(messages);
         self.calls.flush();
         let mut record = Vec::new();
-        while self.intake.try_pop(&mut record).expect("the server writes rings as it must") {
+        while self.request_ring.try_pop(&mut record).expect("the server writes rings as it must") {
             record.clear();
         }
-        self.intake.release();
+        self.request_ring.release();
     }
 
     /// The process writes a word of a pipe.
