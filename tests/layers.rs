@@ -34,7 +34,7 @@ const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 80;
 
 /// Files that were longer when the limit came, with their length then: they may shrink, not grow.
-const LONG_FILES: &[(&str, usize)] = &[("src/net/monoio_driver.rs", 619)];
+const LONG_FILES: &[(&str, usize)] = &[];
 
 /// Functions that were longer, likewise: one statement for each setting.
 const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[("src/config.rs", "with_defaults(args:", 110)];

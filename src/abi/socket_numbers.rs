@@ -1,4 +1,4 @@
-//! IdSet for sockets, given out as a kernel gives out descriptors: the smallest that is free.
+//! Numbers for sockets, given out as a kernel gives out descriptors: the smallest that is free.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The first one: modules take 0 for "none", and know 0 to 2 as something else.
 const FIRST: u32 = 3;
 
-/// IdSet from [`FIRST`] to below `end` are given out, but for the free ones.
+/// Numbers from [`FIRST`] to below `end` are given out, but for the free ones.
 struct Places {
     end: u32,
     free: BinaryHeap<Reverse<u32>>,

@@ -42,7 +42,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("connection", connection),
 ];
 
-/// IdSet that follow from a seed (xorshift64*).
+/// Numbers that follow from a seed (xorshift64*).
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
@@ -51,7 +51,7 @@ impl Random {
         Self(seed | 1)
     }
 
-    /// IdSet that follow from `data` (FNV-1a).
+    /// Numbers that follow from `data` (FNV-1a).
     pub(crate) fn of(data: &[u8]) -> Self {
         Self::new(
             data.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {

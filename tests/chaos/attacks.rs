@@ -30,7 +30,7 @@ pub const ATTACKS: [Attack; 14] = [
     connect_and_close,
 ];
 
-/// IdSet that follow from a seed (xorshift64*).
+/// Numbers that follow from a seed (xorshift64*).
 pub struct Random(u64);
 
 impl Random {

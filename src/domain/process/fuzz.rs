@@ -231,7 +231,7 @@ pub(crate) struct Hostile {
     calls: CallTable,
     producer: Producer,
     fate: Fate,
-    /// IdSet of the requests and keys of the sockets whose calls have not ended.
+    /// Numbers of the requests and keys of the sockets whose calls have not ended.
     requests: HashSet<u64>,
     sockets: HashSet<u64>,
 }

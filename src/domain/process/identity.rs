@@ -9,7 +9,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The numbers that the domains of one server have.
 #[derive(Debug)]
-struct IdSet {
+struct Numbers {
     /// Whether each domain's number is taken.
     taken: Mutex<Vec<bool>>,
     /// The next [`Identity::unique`].
@@ -28,14 +28,14 @@ pub struct Identity {
     name: String,
     number: usize,
     requests: Box<[Counter]>,
-    numbers: Arc<IdSet>,
+    numbers: Arc<Numbers>,
 }
 
 impl Identity {
     /// The first domain of a server with `shards` shards; its number is 0.
     #[must_use]
     pub fn first(name: &str, shards: usize) -> Arc<Self> {
-        let numbers = Arc::new(IdSet { taken: Mutex::default(), next: AtomicU64::new(1) });
+        let numbers = Arc::new(Numbers { taken: Mutex::default(), next: AtomicU64::new(1) });
         Self::taken(name, shards, numbers)
     }
 
@@ -45,7 +45,7 @@ impl Identity {
         Self::taken(name, self.requests.len(), Arc::clone(&self.numbers))
     }
 
-    fn taken(name: &str, shards: usize, numbers: Arc<IdSet>) -> Arc<Self> {
+    fn taken(name: &str, shards: usize, numbers: Arc<Numbers>) -> Arc<Self> {
         let number = {
             let mut taken = lock(&numbers.taken);
             let free = taken.iter().position(|taken| !taken).unwrap_or(taken.len());

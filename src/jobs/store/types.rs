@@ -61,7 +61,7 @@ impl JobState {
     }
 }
 
-/// A job to be stored as pending. IdSet above `i64::MAX` are stored as `i64::MAX`.
+/// A job to be stored as pending. Numbers above `i64::MAX` are stored as `i64::MAX`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewJob {
     /// Its public name; must be new.
