@@ -214,7 +214,7 @@ fn began(runs: &mut HashMap<i64, Run>, job: &Arc<ActiveJob>) {
 fn tell_to_end(job: &Arc<ActiveJob>) {
     let Some(code) = job.code() else { return };
     let uuid = Arc::clone(&job.uuid);
-    let spawned = crate::domain::module_thread("job-cancel").spawn(move || code.cancel(&uuid));
+    let spawned = crate::threads::module_thread("job-cancel").spawn(move || code.cancel(&uuid));
     if let Err(error) = spawned {
         tracing::error!("the cancel callback of job {} could not be called: {error}", job.uuid);
     }

@@ -74,7 +74,7 @@ impl Workers {
         let mut worker = Worker { shared: Arc::clone(&self.shared), reader, random: RandomState::new() };
         let assigned = self.assigned.clone();
         let name = format!("job-{}", self.started);
-        crate::domain::module_thread(name).spawn(move || {
+        crate::threads::module_thread(name).spawn(move || {
             crate::jobs::worker::give_way();
             for job in assigned {
                 if worker.work(&job) == After::GivenUp {
