@@ -19,9 +19,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("module", &["abi", "domain", "jobs", "net", "threads"]),
     ("server_response", &["domain", "net", "proto"]),
     ("admin", &["domain", "jobs", "module", "net", "proto", "server_response", "shard_stats"]),
-    ("shard", &["abi", "admin", "domain", "id_map", "jobs", "module", "net", "proto", "server_response", "shard_stats"]),
+    (
+        "shard",
+        &["abi", "admin", "domain", "id_map", "jobs", "module", "net", "proto", "server_response", "shard_stats"],
+    ),
     ("config", &["net", "proto"]),
-    ("server", &["abi", "admin", "config", "domain", "jobs", "module", "net", "proto", "sd_notify", "shard", "threads"]),
+    (
+        "server",
+        &["abi", "admin", "config", "domain", "jobs", "module", "net", "proto", "sd_notify", "shard", "threads"],
+    ),
     ("cli", &["abi", "admin", "config", "module", "net", "server"]),
     ("lib", &[]),
     ("main", &[]),

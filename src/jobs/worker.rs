@@ -2,10 +2,10 @@
 
 use super::active::{ActiveJob, ActiveJobs};
 use super::code::{Code, CodeSource, Ended, JobCalls};
-use super::dispatcher::{Notice, now_ms};
 use super::hub::Hub;
 use super::json;
 use super::lifecycle::{RunOutcome, change_after};
+use super::notice::{Notice, now_ms};
 use super::store::{Change, Changed, JobState, Reader, Store, Writer};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::hash::{BuildHasher, RandomState};
