@@ -8,24 +8,30 @@ use std::path::{Path, PathBuf};
 /// Each room of `src`, with the rooms it may import. A room is a folder or a file directly below `src`.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("proto", &[]),
-    ("numbered", &[]),
-    ("service", &[]),
+    ("id_map", &[]),
+    ("sd_notify", &[]),
+    ("threads", &[]),
+    ("shard_stats", &[]),
     ("net", &["proto"]),
-    ("jobs", &["domain"]),
+    ("jobs", &["threads"]),
     ("abi", &["proto", "jobs"]),
-    ("domain", &["abi", "jobs", "net", "numbered", "proto"]),
-    ("module", &["abi", "domain", "jobs", "net"]),
-    ("shard", &["abi", "admin", "domain", "jobs", "module", "net", "numbered", "proto"]),
-    ("admin", &["domain", "jobs", "module", "net", "proto", "shard"]),
+    ("domain", &["abi", "id_map", "jobs", "net", "proto", "threads"]),
+    ("module", &["abi", "domain", "jobs", "net", "threads"]),
+    ("server_response", &["domain", "net", "proto"]),
+    ("admin", &["domain", "jobs", "module", "net", "proto", "server_response", "shard_stats"]),
+    (
+        "shard",
+        &["abi", "admin", "domain", "id_map", "jobs", "module", "net", "proto", "server_response", "shard_stats"],
+    ),
     ("config", &["net", "proto"]),
-    ("server", &["abi", "admin", "config", "domain", "jobs", "module", "net", "proto", "service", "shard"]),
+    (
+        "server",
+        &["abi", "admin", "config", "domain", "jobs", "module", "net", "proto", "sd_notify", "shard", "threads"],
+    ),
     ("cli", &["abi", "admin", "config", "module", "net", "server"]),
     ("lib", &[]),
     ("main", &[]),
 ];
-
-/// Circles that exist today. Each entry is a debt: remove it with the circle, never add one.
-const KNOWN_CIRCLES: &[&[&str]] = &[&["admin", "shard"], &["abi", "domain", "jobs"]];
 
 /// Compiled for tests and fuzzers only, so that it may look into every room.
 const TEST_ROOMS: &[&str] = &["fuzzing"];
@@ -34,7 +40,7 @@ const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 80;
 
 /// Files that were longer when the limit came, with their length then: they may shrink, not grow.
-const LONG_FILES: &[(&str, usize)] = &[("src/net/monoio_driver.rs", 619)];
+const LONG_FILES: &[(&str, usize)] = &[];
 
 /// Functions that were longer, likewise: one statement for each setting.
 const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[("src/config.rs", "with_defaults(args:", 110)];
@@ -161,11 +167,9 @@ fn reaches(from: &str, to: &str) -> bool {
 }
 
 #[test]
-fn the_table_has_no_new_circle() {
-    let in_circle: BTreeSet<&str> =
-        MAY_IMPORT.iter().map(|(room, _)| *room).filter(|room| reaches(room, room)).collect();
-    let known: BTreeSet<&str> = KNOWN_CIRCLES.iter().flat_map(|circle| circle.iter().copied()).collect();
-    assert_eq!(in_circle, known, "left: rooms that import each other; right: the circles that are known");
+fn the_table_has_no_circle() {
+    let in_circle: Vec<&str> = MAY_IMPORT.iter().map(|(room, _)| *room).filter(|room| reaches(room, room)).collect();
+    assert!(in_circle.is_empty(), "these rooms import each other: {}", in_circle.join(", "));
 }
 
 #[test]

@@ -209,14 +209,14 @@ impl Control {
             unloading: Mutex::default(),
             abandoned: AtomicBool::new(false),
         });
-        crate::domain::module_thread("reaper").spawn(move || reap(&retired))?;
+        crate::threads::module_thread("reaper").spawn(move || reap(&retired))?;
         let mut threads = Vec::new();
         for number in 0..workers {
             let (control, queue) = (Arc::clone(&control), queue.clone());
             let run = move || {
-                queue.iter().take_while(|job| !matches!(job, DeployTask::Stop)).for_each(|job| control.work(job))
+                queue.iter().take_while(|job| !matches!(job, DeployTask::Stop)).for_each(|job| control.work(job));
             };
-            threads.push(crate::domain::module_thread(format!("deploy-{number}")).spawn(run)?);
+            threads.push(crate::threads::module_thread(format!("deploy-{number}")).spawn(run)?);
         }
         Ok(Self { control, jobs, threads: Arc::new(Mutex::new(threads)) })
     }

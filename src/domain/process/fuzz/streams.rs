@@ -2,10 +2,10 @@
 //! answers, hands bodies over and loses clients.
 
 use super::super::arena::Parts;
-use super::super::link::{Ends, RemoteCalls};
+use super::super::endpoints::{CallTable, Ends};
 use super::{Fate, Held, any_meta, check_answer, module, pair};
 use crate::abi::manifest::Manifest;
-use crate::domain::call::{GenerationRef, OwnedRequest, Work};
+use crate::domain::call::{GenerationRef, OwnedRequest, Task};
 use crate::domain::inbox::Message;
 use crate::domain::ring::{Consumer, Producer};
 use crate::domain::stream::running::Reason;
@@ -35,7 +35,7 @@ struct Asked {
 
 /// See the module's documentation.
 pub(crate) struct HostileStreams {
-    calls: RemoteCalls,
+    calls: CallTable,
     request_ring: Consumer,
     producer: Producer,
     fate: Fate,
@@ -70,7 +70,7 @@ impl HostileStreams {
         let fate = Fate::default();
         let (link, request_ring, producer, bodies) = pair([256 * 1024; 2], fate.clone());
         let part = Parts::new(1, Ends::BUDGETS).streams(&bodies, 0);
-        let mut calls = RemoteCalls::new(0, 0);
+        let mut calls = CallTable::new(0, 0);
         calls.up(link);
         let hold: Arc<dyn GenerationRef> = Arc::new(Held(module(Manifest::default())));
         let mut asked = Vec::new();
@@ -83,7 +83,7 @@ impl HostileStreams {
             let upload = slot.as_ref().map(Upload::new);
             let stream = slot.map(|slot| Box::new(StreamStart { slot, length: None, expects_continue: true }));
             let (request, meta, seq) = (OwnedRequest::copy(&view), any_meta(&mut random), number as u64);
-            calls.submit(Arc::clone(&hold), false, Work::Request { conn, seq, route: 0, request, meta, stream });
+            calls.submit(Arc::clone(&hold), false, Task::Request { conn, seq, route: 0, request, meta, stream });
             asked.push(Asked { conn, is_over: false, has_begun: false, upload, answer: None });
         }
         calls.flush();
