@@ -7,6 +7,7 @@
 //! | [`cli`] | one thin command a file: serve, deploy, modules, new, dev |
 //! | [`server`] | starts and stops the threads in order |
 //! | [`service`] | what the service manager is told: ready, stopping, alive |
+//! | [`testing`] | runs the tests that authors write for their modules: `cweb test` |
 //! | [`admin`] | the server's own paths: `/mgnt`, `/healthz`, `/metrics`; auth and CORS |
 //! | [`shard`] | one pinned thread each: connection table, dispatch, inbox, timers |
 //! | [`module`] | source → compile → cache → load → table → generations → persistence |
@@ -33,3 +34,4 @@ pub mod proto;
 pub mod server;
 pub mod service;
 pub mod shard;
+pub mod testing;

@@ -17,9 +17,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("module", &["abi", "domain", "jobs", "net"]),
     ("shard", &["abi", "admin", "domain", "jobs", "module", "net", "numbered", "proto"]),
     ("admin", &["domain", "jobs", "module", "net", "proto", "shard"]),
+    ("testing", &["abi", "domain", "jobs", "module", "net", "proto"]),
     ("config", &["net", "proto"]),
     ("server", &["abi", "admin", "config", "domain", "jobs", "module", "net", "proto", "service", "shard"]),
-    ("cli", &["abi", "admin", "config", "module", "net", "server"]),
+    ("cli", &["abi", "admin", "config", "module", "net", "server", "testing"]),
     ("lib", &[]),
     ("main", &[]),
 ];

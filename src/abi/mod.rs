@@ -3,6 +3,7 @@
 //! The only room with `extern "C"`. What crosses the C boundary is described here once; nothing above this room sees a C
 //! type other than through it. The C part of the server itself is in `native/`.
 
+pub mod allocator;
 pub mod context;
 pub mod crypto;
 pub mod database;
@@ -20,8 +21,10 @@ mod native;
 mod places;
 pub mod request;
 pub mod rooms;
+pub mod sanitizer;
 pub mod settings;
 pub mod stream;
+pub mod testing;
 pub mod types;
 pub mod visible;
 pub mod websocket;
