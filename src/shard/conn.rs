@@ -28,7 +28,7 @@ pub(super) enum Slot {
 
 /// What a connection can become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Takeover {
+pub(super) enum Upgrade {
     /// A module's WebSocket, by the shard's key.
     Socket(u64),
     /// A stream of job events, by the shard's key.
@@ -86,7 +86,7 @@ pub(super) struct Conn {
     /// The peer has sent FIN.
     pub(super) eof: bool,
     /// What this connection has become, if it speaks HTTP no more.
-    pub(super) taken: Option<Takeover>,
+    pub(super) taken: Option<Upgrade>,
     /// Whether the driver was told to stop reading.
     pub(super) paused: bool,
     /// Whether a request is partly received, and in which part; for time-outs.

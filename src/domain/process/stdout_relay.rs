@@ -1,0 +1,168 @@
+//! What a process writes to its standard output and error: lines for the server's log.
+//!
+//! Each line begins with the name of its domain, and nothing in it is more than text, however it was written: a module
+//! can't make a line that looks like one of the server's or of another domain. It writes to a pipe of its own, which a thread copies. With the server's own descriptors it could cut the log short,
+//! overwrite it, or change how the server itself writes there.
+
+use crate::abi::visible::visible;
+use crossbeam::channel::{Receiver, bounded};
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer lines are cut into several: modules' lines are cut far below (see `domain::output`).
+const LINE_BYTES_MAX: usize = 16 * 1024;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Starts the thread that copies what comes, at most `bytes_max` in a second; more is dropped, and said to be. Returns where to
+/// write, and what is disconnected once all has been copied.
+pub(super) fn collect(domain: &str, bytes_max: usize) -> io::Result<(PipeWriter, Receiver<()>)> {
+    let (reader, writer) = io::pipe()?;
+    let (over, ended) = bounded(0);
+    let domain = domain.to_owned();
+    thread::Builder::new().name("domain-output".to_owned()).spawn(move || {
+        copy(reader, &domain, bytes_max);
+        drop(over);
+    })?;
+    Ok((writer, ended))
+}
+
+fn copy(mut reader: PipeReader, domain: &str, bytes_max: usize) {
+    let mut lines = Lines::default();
+    let mut rate = Rate { bytes_max, since: Instant::now(), bytes: 0, dropped: 0, dropped_lines: 0 };
+    let mut chunk = [0; LINE_BYTES_MAX];
+    loop {
+        match reader.read(&mut chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => break,
+            Ok(count) => lines.add(chunk.get(..count).unwrap_or_default()),
+        }
+        print(&lines.take(), &mut rate, domain);
+    }
+    print(&lines.rest(), &mut rate, domain);
+    rate.tell(domain);
+}
+
+fn print(text: &[u8], rate: &mut Rate, domain: &str) {
+    if rate.since.elapsed() >= SECOND {
+        rate.tell(domain);
+        *rate = Rate { since: Instant::now(), bytes: 0, dropped: 0, dropped_lines: 0, ..*rate };
+    }
+    let mut out = Vec::with_capacity(text.len() + 64);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        if rate.bytes + line.len() + 1 > rate.bytes_max {
+            rate.dropped += line.len() + 1;
+            rate.dropped_lines += 1;
+            continue;
+        }
+        rate.bytes += line.len() + 1;
+        out.extend_from_slice(labelled(line, domain).as_bytes());
+    }
+    write_all(&out);
+}
+
+/// A line of the log with what was printed as `line`.
+fn labelled(line: &[u8], domain: &str) -> String {
+    let text = String::from_utf8_lossy(line);
+    format!("domain {domain} | {}\n", visible(text.trim_end_matches('\r')))
+}
+
+fn write_all(mut text: &[u8]) {
+    // Not by way of `Stderr`, whose lock the server's own threads need.
+    let stderr = io::stderr();
+    while !text.is_empty() {
+        match rustix::io::write(&stderr, text) {
+            Ok(count) => text = text.get(count..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return, // A log that can't be written ends nothing.
+        }
+    }
+}
+
+/// What was printed within a second.
+struct Rate {
+    bytes_max: usize,
+    since: Instant,
+    bytes: usize,
+    dropped: usize,
+    dropped_lines: usize,
+}
+
+impl Rate {
+    fn tell(&self, domain: &str) {
+        if self.dropped > 0 {
+            tracing::warn!(
+                "{} lines ({} bytes) that domain {domain} printed are dropped: more than {} bytes in a second \
+                 (--module-output-bytes-max)",
+                self.dropped_lines,
+                self.dropped,
+                self.bytes_max
+            );
+        }
+    }
+}
+
+/// Whole lines of what comes in pieces.
+#[derive(Default)]
+struct Lines {
+    bytes: Vec<u8>,
+}
+
+impl Lines {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The lines that are complete; one that is too long is, too.
+    fn take(&mut self) -> Vec<u8> {
+        let end = self.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let mut lines: Vec<u8> = self.bytes.drain(..end).collect();
+        if self.bytes.len() >= LINE_BYTES_MAX {
+            lines.append(&mut self.rest());
+        }
+        lines
+    }
+
+    /// What is left, as a line.
+    fn rest(&mut self) -> Vec<u8> {
+        let mut rest = std::mem::take(&mut self.bytes);
+        if !rest.is_empty() {
+            rest.push(b'\n');
+        }
+        rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_its_domain_and_is_one_line() {
+        assert_eq!(
+            labelled(b"\x1b[2J2026-01-01 ERROR forged\rx\r", "a"),
+            "domain a | \\u{1b}[2J2026-01-01 ERROR forged\\rx\n"
+        );
+        assert_eq!(labelled(b"\xff", "a"), "domain a | \u{fffd}\n");
+    }
+
+    #[test]
+    fn lines_stay_whole_and_have_an_end() {
+        let mut lines = Lines::default();
+        lines.add(b"one\ntw");
+        assert_eq!(lines.take(), b"one\n");
+        lines.add(b"o");
+        assert_eq!(lines.take(), b"");
+        lines.add(b"\nthree");
+        assert_eq!(lines.take(), b"two\n");
+        for _ in 0..3 {
+            lines.add(&[b'x'; LINE_BYTES_MAX]);
+            let taken = lines.take();
+            assert!(taken.len() <= 2 * LINE_BYTES_MAX + 1 && taken.ends_with(b"x\n"), "{}", taken.len());
+        }
+        assert_eq!(lines.rest(), b"");
+        lines.add(b"end");
+        assert_eq!(lines.rest(), b"end\n");
+    }
+}
