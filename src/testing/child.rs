@@ -10,7 +10,7 @@ use crate::abi::sanitizer;
 use crate::abi::settings::Settings;
 use crate::abi::testing::{TestAnswer, TestCase, TestHost, TestJob, set_test_host};
 use crate::abi::websocket::Outlet;
-use crate::domain::call::Hold;
+use crate::domain::call::GenerationRef;
 use crate::domain::in_process::{InProcess, InProcessModule};
 use crate::domain::{self, DEFAULT_DOMAIN, Host, Instance, inspect, module_thread, sandbox};
 use crate::module::local;
@@ -36,7 +36,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Keeps the module loaded while its handlers run.
 pub(super) struct Alone(Arc<dyn Instance>);
 
-impl Hold for Alone {
+impl GenerationRef for Alone {
     fn instance(&self) -> &dyn Instance {
         &*self.0
     }

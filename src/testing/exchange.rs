@@ -3,7 +3,7 @@
 use super::child::Alone;
 use crate::abi::manifest::RouteDecl;
 use crate::abi::testing::{Handoff, TestAnswer};
-use crate::domain::call::{AnswerMeta, Call, Hold, OwnedRequest, Work};
+use crate::domain::call::{AnswerMeta, Call, GenerationRef, OwnedRequest, Task};
 use crate::domain::executor::{Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
@@ -173,15 +173,15 @@ impl Exchanges {
         let whole = RequestView { body: if stream.is_some() { &[] } else { view.body }, shared: None, ..*view };
         let meta = AnswerMeta { switching: switching.map(Arc::new), ..meta_of(view) };
         let request = OwnedRequest::copy(&whole);
-        let work = Work::Request { conn: ConnId::default(), seq: 0, route, request, meta, stream };
+        let work = Task::Request { conn: ConnId::default(), seq: 0, route, request, meta, stream };
         let progress = self.start(&inbox, work);
         Exchange { inbox, progress, upload, answer: None, flow: None }.finish()
     }
 
     /// Hands work to the executors.
-    fn start(&self, inbox: &Arc<Inbox>, work: Work) -> Arc<Progress> {
+    fn start(&self, inbox: &Arc<Inbox>, work: Task) -> Arc<Progress> {
         let progress = Arc::<Progress>::default();
-        let hold = Arc::clone(&self.alone) as Arc<dyn Hold>;
+        let hold = Arc::clone(&self.alone) as Arc<dyn GenerationRef>;
         let call = Call { hold, reply: Arc::clone(inbox), work };
         progress.handoff.pass();
         self.pool.push(TestCall { call, progress: Arc::clone(&progress) });
@@ -189,7 +189,7 @@ impl Exchanges {
     }
 
     /// Runs callbacks of a WebSocket, and waits for their end.
-    pub(super) fn call_back(&self, work: Work) -> io::Result<()> {
+    pub(super) fn call_back(&self, work: Task) -> io::Result<()> {
         let inbox = Arc::new(Inbox::new(Arc::new(Waker::new()?)));
         let progress = self.start(&inbox, work);
         let mut look = Look::default();

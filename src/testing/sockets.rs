@@ -5,7 +5,7 @@ use super::exchange::{Exchanges, plain, request_bytes, with_request};
 use crate::abi::manifest::RouteDecl;
 use crate::abi::testing::TestAnswer;
 use crate::abi::websocket::{Outlet, Socket};
-use crate::domain::call::{Handshake, SocketEvent, Work, session_text};
+use crate::domain::call::{Handshake, SocketEvent, Task, session_text};
 use crate::proto::http1::{RequestView, Switching};
 use crate::proto::ws::{self, Kind};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -137,7 +137,7 @@ impl Sockets {
     }
 
     fn call(exchanges: &Exchanges, socket: Arc<Socket>, index: usize, event: SocketEvent) {
-        if let Err(error) = exchanges.call_back(Work::Socket { socket, index, events: vec![event] }) {
+        if let Err(error) = exchanges.call_back(Task::Socket { socket, index, events: vec![event] }) {
             tracing::error!("a callback can't be run: {error}");
         }
     }
