@@ -207,7 +207,8 @@ impl Setup {
         let is_sanitized = self.variables.iter().any(|(name, _)| name == sanitizer::VARIABLE);
         let mut write = vec![PathBuf::from("/dev/null"), scratch.to_path_buf()];
         write.extend(self.counters.clone());
-        let user = sandbox::unprivileged().filter(|user| sandbox::closed_to(*user, &[self.dir.clone()]).is_none());
+        let user =
+            sandbox::unprivileged().filter(|user| sandbox::closed_to(*user, std::slice::from_ref(&self.dir)).is_none());
         let mut read = sandbox::system_paths();
         read.push(self.object.clone());
         if is_sanitized {

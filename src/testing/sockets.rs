@@ -6,6 +6,7 @@ use crate::abi::manifest::RouteDecl;
 use crate::abi::testing::TestAnswer;
 use crate::abi::websocket::{Outlet, Socket};
 use crate::domain::call::{Handshake, SocketEvent, Task, session_text};
+use crate::module::table::Published;
 use crate::proto::http1::{RequestView, Switching};
 use crate::proto::ws::{self, Kind};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -116,7 +117,7 @@ impl Sockets {
             return Err(plain(view, 404, &[], "no module serves a WebSocket on this path\n"));
         };
         let accept = ws::check(view).map_err(|error| plain(view, error.status(), &[], &format!("{error}\n")))?;
-        let manifest = exchanges.table().modules().get(module).map(|module| module.manifest());
+        let manifest = exchanges.table().modules().get(module).map(Published::manifest);
         let path = manifest.and_then(|manifest| manifest.websockets.get(index)).map(|socket| socket.path.as_str());
         let asks = |route: &RouteDecl| route.is_handshake() && Some(route.path.as_str()) == path;
         if let Some(route) = manifest.and_then(|manifest| manifest.routes.iter().position(asks)) {

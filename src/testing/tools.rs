@@ -67,7 +67,7 @@ pub fn valgrind(policy: &Policy, valgrind: &Path, arguments: &[&OsStr]) -> io::R
     let own = std::env::current_exe()?;
     let mut execute = sandbox::compiler_paths(valgrind);
     execute.push(own.clone());
-    let user = policy.user.filter(|user| sandbox::closed_to(*user, &[own.clone()]).is_none());
+    let user = policy.user.filter(|user| sandbox::closed_to(*user, std::slice::from_ref(&own)).is_none());
     let mut read = policy.read.clone();
     // Its own memory map, and what it looks for beside it.
     read.push("/proc".into());
