@@ -25,7 +25,6 @@ mod view;
 pub use compress::{CodingSettings, set_codings};
 use fault::NoAnswer;
 pub use inspect::Inspection;
-pub use sched::module_thread;
 pub use view::{DomainView, MemoryLimit};
 
 use crate::abi::manifest::Manifest;

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-/// Work for the control control's threads.
+/// Work for the control plane's threads.
 pub(super) enum DeployTask {
     Deploy { ticket: u64, posted: Posted, options: Box<DeployOptions>, reply: DeployReply },
     Remove { ticket: u64, name: String, reply: RemoveReply },
@@ -38,7 +38,7 @@ impl DeployTask {
         match self {
             DeployTask::Deploy { reply, .. } | DeployTask::Rollback { reply, .. } => reply(Err(error)),
             DeployTask::Remove { reply, .. } | DeployTask::Restart { reply, .. } | DeployTask::Change { reply, .. } => {
-                reply(Err(error))
+                reply(Err(error));
             }
             DeployTask::Ask { reply, .. } => reply(Err(error)),
             DeployTask::Stop => {}

@@ -12,9 +12,10 @@ use crate::abi::testing::{TestAnswer, TestCase, TestHost, TestJob, set_test_host
 use crate::abi::websocket::Outlet;
 use crate::domain::call::GenerationRef;
 use crate::domain::in_process::{InProcess, InProcessModule};
-use crate::domain::{self, DEFAULT_DOMAIN, Host, Instance, inspect, module_thread, sandbox};
+use crate::domain::{self, DEFAULT_DOMAIN, Host, Instance, inspect, sandbox};
 use crate::module::local;
 use crate::proto::ws::Kind;
+use crate::threads::module_thread;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -3,8 +3,8 @@
 use super::child::lock;
 use crate::abi::testing::TestJob;
 use crate::domain::Instance;
-use crate::domain::module_thread;
 use crate::jobs::code::JobCalls;
+use crate::threads::module_thread;
 use std::sync::{Arc, Mutex};
 
 /// Most jobs of a test.
