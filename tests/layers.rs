@@ -23,12 +23,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "shard",
         &["abi", "admin", "domain", "id_map", "jobs", "module", "net", "proto", "server_response", "shard_stats"],
     ),
+    ("testing", &["abi", "domain", "jobs", "module", "net", "proto", "threads"]),
     ("config", &["net", "proto"]),
     (
         "server",
         &["abi", "admin", "config", "domain", "jobs", "module", "net", "proto", "sd_notify", "shard", "threads"],
     ),
-    ("cli", &["abi", "admin", "config", "module", "net", "server"]),
+    ("cli", &["abi", "admin", "config", "module", "net", "server", "testing"]),
     ("lib", &[]),
     ("main", &[]),
 ];
