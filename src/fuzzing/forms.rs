@@ -70,13 +70,15 @@ pub fn multipart_stream(data: &[u8]) {
     }
 }
 
+type PartsAndEnd = (Vec<(PartHead, Vec<u8>)>, Result<(), MultipartError>);
+
 /// The complete parts of a form.
-fn parts_in_pieces(boundary: &[u8], pieces: Vec<&[u8]>) -> (Vec<(PartHead, Vec<u8>)>, Result<(), MultipartError>) {
+fn parts_in_pieces(boundary: &[u8], pieces: Vec<&[u8]>) -> PartsAndEnd {
     let (mut form, mut all) = (Form::new(boundary), Vec::new());
     let mut pieces = pieces.into_iter();
     let (mut rest, mut part) = (&[][..], (PartHead::default(), Vec::new()));
     loop {
-        match form.next() {
+        match form.next_event() {
             Ok(FormEvent::NeedMore) => {
                 if rest.is_empty() {
                     let Some(piece) = pieces.next() else {
@@ -100,7 +102,7 @@ fn parts_in_pieces(boundary: &[u8], pieces: Vec<&[u8]>) -> (Vec<(PartHead, Vec<u
             Ok(FormEvent::PartEnd) => all.push(std::mem::take(&mut part)),
             Ok(FormEvent::End) => return (all, Ok(())),
             Err(error) => {
-                assert_eq!(form.next(), Err(error), "an error stays");
+                assert_eq!(form.next_event(), Err(error), "an error stays");
                 return (all, Err(error));
             }
         }

@@ -59,7 +59,7 @@ impl FormReader {
             return Err(errno);
         }
         let event = loop {
-            match self.form.next() {
+            match self.form.next_event() {
                 Ok(FormEvent::NeedMore) => {}
                 Ok(event) => break Ok(event),
                 Err(

@@ -51,7 +51,7 @@ enum State {
     End,
 }
 
-/// Reads a form. Without IO: bytes go into [`Form::room`], events come from [`Form::next`].
+/// Reads a form. Without IO: bytes go into [`Form::room`], events come from [`Form::next_event`].
 #[derive(Debug)]
 pub struct Form {
     /// A line end and the boundary with its dashes.
@@ -117,7 +117,7 @@ impl Form {
     ///
     /// # Errors
     /// See [`MultipartError`]; the same comes again.
-    pub fn next(&mut self) -> Result<FormEvent, MultipartError> {
+    pub fn next_event(&mut self) -> Result<FormEvent, MultipartError> {
         loop {
             let event = match self.state {
                 State::Preamble { begun } => self.preamble(begun)?,
@@ -253,12 +253,14 @@ impl Form {
 mod tests {
     use super::*;
 
+    type PartsAndEnd = (Vec<(String, Vec<u8>)>, Result<(), MultipartError>);
+
     /// The parts of `body` that are complete, when `piece` bytes come at a time.
-    fn parts(body: &[u8], piece: usize) -> (Vec<(String, Vec<u8>)>, Result<(), MultipartError>) {
+    fn parts(body: &[u8], piece: usize) -> PartsAndEnd {
         let (mut form, mut rest, mut all) = (Form::new(b"B"), body, Vec::new());
         let mut part = (String::new(), Vec::new());
         loop {
-            match form.next() {
+            match form.next_event() {
                 Ok(FormEvent::NeedMore) if rest.is_empty() => form.finish(),
                 Ok(FormEvent::NeedMore) => {
                     let room = form.room();
