@@ -19,6 +19,7 @@ use crate::admin::{Access, Admin, KeySource, KeysError, Site};
 use crate::config::{self, Config, Isolation};
 use crate::domain::Host;
 use crate::domain::call;
+use crate::domain::logbook;
 use crate::domain::sandbox;
 use crate::jobs::hub::Hub;
 use crate::jobs::store::{Durability, Store, StoreConfig};
@@ -232,6 +233,7 @@ fn with_absolute_paths(mut config: Config) -> std::io::Result<Config> {
 }
 
 fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeError> {
+    logbook::set_limit(config.projects.log_bytes_max);
     let control_config = ControlConfig {
         module_dir: config.module_dir.clone(),
         compile_timeout: Duration::from_millis(config.compile_timeout_ms),

@@ -19,7 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("admin", &["domain", "jobs", "module", "net", "proto", "shard"]),
     ("config", &["net", "proto"]),
     ("server", &["abi", "admin", "config", "domain", "jobs", "module", "net", "proto", "service", "shard"]),
-    ("cli", &["abi", "admin", "config", "module", "net", "server"]),
+    ("cli", &["abi", "admin", "config", "domain", "module", "net", "server"]),
     ("lib", &[]),
     ("main", &[]),
 ];

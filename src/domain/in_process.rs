@@ -322,6 +322,15 @@ impl Instance for InProcessModule {
         self.calling(call, Result::is_err).map_err(|trap| self.fault(trap, "the cancel callback of a job"))
     }
 
+    fn setting_changed(&self, key: &str) -> Result<(), Fault> {
+        let Some(on_setting) = self.open.symbols.on_setting else { return Ok(()) };
+        let _guard = ThreadGuard::new();
+        // The function is of the type of a job's cancel callback: it takes the context and a text.
+        // SAFETY: `self` keeps the module open.
+        let call = || unsafe { job::cancel(on_setting, &self.context, key) };
+        self.calling(call, Result::is_err).map_err(|trap| self.fault(trap, "on_setting"))
+    }
+
     fn id(&self) -> u64 {
         self.open.id()
     }

@@ -12,6 +12,7 @@ mod files;
 pub mod in_process;
 pub mod inbox;
 pub mod inspect;
+pub mod logbook;
 mod output;
 pub mod process;
 pub mod ring;
@@ -156,6 +157,13 @@ pub trait Instance: Send + Sync + Any {
     /// # Errors
     /// The hook faulted, or took too long where there is a limit.
     fn onload(&self) -> Result<(), Fault>;
+
+    /// Runs the module's `on_setting` callback for `key`, if it has one, on the calling thread or while that waits. The
+    /// new value was handed over by [`Instance::configure`].
+    ///
+    /// # Errors
+    /// The callback faulted, or took too long where there is a limit.
+    fn setting_changed(&self, key: &str) -> Result<(), Fault>;
 
     /// Runs the module's `unload` hook, if it has one, on the calling thread or while that waits.
     ///

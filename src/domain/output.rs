@@ -3,6 +3,8 @@
 //! The C side replaces `stdout` and `stderr` by streams that call [`sink`] on the printing thread, so the thread
 //! itself knows whose output it is.
 
+use super::logbook::{self, Kind};
+use super::process::relay;
 use crate::abi::visible::visible;
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void};
@@ -53,8 +55,17 @@ fn leave() {
 impl Printing {
     fn emit(&mut self) {
         let text = String::from_utf8_lossy(&self.line);
-        let module = self.module.as_deref().unwrap_or("a module's thread");
-        tracing::info!(target: "module", "[{module}] {}", visible(text.trim_end_matches('\r')));
+        let text = text.trim_end_matches('\r');
+        match &self.module {
+            // The server makes it visible, and adds it to the lines of the module.
+            Some(module) if relay::is_on() => relay::printed(module, text),
+            Some(module) => {
+                let text = visible(text);
+                logbook::add(module, Kind::Printed, &text);
+                tracing::info!(target: "module", "[{module}] {text}");
+            }
+            None => tracing::info!(target: "module", "[a module's thread] {}", visible(text)),
+        }
         self.line.clear();
     }
 

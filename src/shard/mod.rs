@@ -10,6 +10,7 @@ mod conn;
 mod flows;
 mod handshakes;
 mod limits;
+mod logs;
 mod order;
 mod peers;
 mod pongs;
@@ -41,6 +42,7 @@ use crate::net::{Application, CloseReason, ConnId, Links, Peer};
 use crate::proto::http1::{Preflight, http_date};
 use arc_swap::{ArcSwap, Cache};
 use conn::{Conn, Serves, Slot, Takeover};
+use logs::LogStreams;
 use rooms::Rooms;
 use sockets::Sockets;
 use std::sync::Arc;
@@ -104,6 +106,7 @@ pub struct Shard {
     sockets: Sockets,
     rooms: Rooms,
     streams: Streams,
+    logs: LogStreams,
     /// Connections whose first waiting request could not begin because its module is being swapped.
     held: Vec<ConnId>,
     in_flight: usize,
@@ -155,6 +158,7 @@ impl Shard {
             sockets: Sockets::default(),
             rooms: Rooms::default(),
             streams: Streams::default(),
+            logs: LogStreams::default(),
             held: Vec::new(),
             in_flight: 0,
             own_in_flight: 0,
@@ -239,6 +243,8 @@ impl Shard {
             Message::StreamFound { stream, job } => self.stream_found(links, stream, job),
             Message::StreamReplay { stream, replay } => self.stream_replayed(links, stream, replay),
             Message::JobEvents(frames) => self.job_events(links, &frames),
+            Message::LogsReady { conn, seq, stream } => self.logs_ready(links, conn, seq, stream),
+            Message::LogLines => self.log_lines(links),
             Message::DomainUp(link) => {
                 for message in self.remote.up(link) {
                     self.handle(links, message);
@@ -286,6 +292,7 @@ impl Shard {
         }
         self.drain_sockets(links);
         self.drain_streams(links);
+        self.drain_logs(links);
         self.drain_flows(links);
     }
 
@@ -373,8 +380,8 @@ impl Application for Shard {
             return self.advance(links, id);
         }
         let Some(conn) = self.conn(id) else { return };
-        if let Some(Takeover::Stream(key)) = conn.taken
-            && self.streams.outlive_eof(key)
+        if let Some(by) = conn.taken
+            && self.outlives_eof(by)
         {
             return;
         }
@@ -392,6 +399,7 @@ impl Application for Shard {
         conn.write_paid_ms = now_ms;
         match conn.taken {
             Some(Takeover::Stream(key)) => self.stream_drained(links, key),
+            Some(Takeover::Logs(key)) => self.logs_drained(links, key),
             Some(Takeover::Socket(key)) => self.socket_drained(links, key),
             None => self.advance(links, id),
         }
@@ -408,14 +416,17 @@ impl Application for Shard {
         match conn.taken {
             Some(Takeover::Socket(key)) => self.socket_gone(links, key),
             Some(Takeover::Stream(key)) => self.stream_gone(key),
+            Some(Takeover::Logs(key)) => self.logs_gone(key),
             None => {}
         }
         if !conn.slots.is_empty() {
             self.remote.leave(id);
         }
         for slot in &conn.slots {
-            if let Slot::Stream { key } = slot {
-                self.stream_gone(*key);
+            match slot {
+                Slot::Stream { by: Takeover::Stream(key) } => self.stream_gone(*key),
+                Slot::Stream { by: Takeover::Logs(key) } => self.logs_gone(*key),
+                _ => {}
             }
         }
     }
@@ -464,6 +475,7 @@ impl Application for Shard {
         self.conns.clear();
         self.sockets = Sockets::default();
         self.streams = Streams::default();
+        self.clear_logs();
         self.snapshot = Snapshot::first(Arc::default());
         self.table = Cache::new(Arc::default());
         // Answers for connections that are gone hold nothing, but a call that never began holds its generation.

@@ -91,9 +91,9 @@ impl Shard {
                         break;
                     }
                 }
-                Slot::Stream { key } => {
+                Slot::Stream { by } => {
                     conn.first_seq += 1;
-                    conn.taken = Some(Takeover::Stream(key));
+                    conn.taken = Some(by);
                     break;
                 }
             }
@@ -198,12 +198,13 @@ impl Shard {
         match by {
             Takeover::Socket(key) => self.socket_begins(links, key),
             Takeover::Stream(key) => self.stream_begins(links, key),
+            Takeover::Logs(key) => self.logs_begin(links, key),
         }
         if !input.is_empty() {
             self.taken_data(links, by, &input);
         }
         // The FIN came while earlier answers were owed; there will be no other event to end this by.
-        if eof && !matches!(by, Takeover::Stream(key) if self.streams.outlive_eof(key)) {
+        if eof && !self.outlives_eof(by) {
             links.close(id);
         }
     }
@@ -213,6 +214,8 @@ impl Shard {
         match by {
             Takeover::Socket(key) => self.socket_data(links, key, bytes),
             Takeover::Stream(key) => self.stream_data(links, key, bytes),
+            // The client has nothing to say.
+            Takeover::Logs(_) => {}
         }
     }
 }

@@ -48,12 +48,14 @@ impl Shard {
                 }
                 Verdict::Abort => links.abort(id),
                 Verdict::Taken(Takeover::Socket(key), last_read_ms) => self.sweep_socket(links, key, last_read_ms),
+                Verdict::Taken(Takeover::Logs(_), _) => {}
                 Verdict::Taken(Takeover::Stream(key), last_read_ms) => {
                     self.sweep_stream(links, key, self.now_ms.saturating_sub(last_read_ms));
                 }
             }
         }
         self.sweep_streams(links);
+        self.sweep_logs(links);
     }
 
     fn judge(&mut self, links: &Links, id: ConnId) -> Verdict {

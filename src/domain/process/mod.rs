@@ -21,6 +21,7 @@
 //! | `post`, `hearing`, `asked` | what it is told, what it says, what it asks; each within bounds |
 //! | `cgroup` | how much memory each process may use |
 //! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
+//! | `printed`, `relay` | what a process prints and logs, and how that gets into the server's log |
 //! | `child`, `work`, `companion`, `port`, `answers`, `streaming` | the other side |
 //! | `control`, `wire`, `layout`, `arena`, `extents` | what is said between the two |
 //! | `file_body`, `passing` | answers with files: which pieces of which, and how the open file gets across |
@@ -54,6 +55,7 @@ mod post;
 mod printed;
 mod quarantine;
 mod reader;
+pub mod relay;
 mod remote;
 mod shared;
 mod status;
