@@ -25,11 +25,11 @@ pub mod domain;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod id_map;
 pub mod jobs;
 pub mod module;
 pub mod net;
-pub mod numbered;
 pub mod proto;
+pub mod sd_notify;
 pub mod server;
-pub mod service;
 pub mod shard;

@@ -28,7 +28,7 @@ use crate::module::control::{Control, ControlConfig, MountDirs, RouteLimits};
 use crate::module::libraries::Allowed;
 use crate::module::project::ProjectLimits;
 use crate::net::{self, Certificate, TlsError, Waker};
-use crate::service::Manager;
+use crate::sd_notify::Manager;
 use host::{ModuleHost, start_host};
 use listeners::{addresses, bind, load_certificate};
 use shards::start_shards;

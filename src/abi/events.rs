@@ -67,7 +67,7 @@ struct Waited {
 }
 
 #[derive(Default)]
-struct State {
+struct EventsState {
     /// By the number that epoll calls each.
     events: HashMap<u64, Waited>,
     numbers: HashMap<usize, u64>,
@@ -86,7 +86,7 @@ struct EventLoop {
     owner: Owner,
     epoll: OwnedFd,
     wake: OwnedFd,
-    state: Mutex<State>,
+    state: Mutex<EventsState>,
     /// A callback has returned, or the thread has ended.
     changed: Condvar,
 }
@@ -150,7 +150,7 @@ pub(super) fn remove(module: &ModuleToken, event: *mut c_void) -> io::Result<()>
     let number = state.numbers.remove(&(event as usize)).ok_or(Errno::NOENT)?;
     forget(&mut state, &found.epoll, number);
     if state.thread != Some(thread::current().id()) {
-        let running = |state: &mut State| state.running == Some(number);
+        let running = |state: &mut EventsState| state.running == Some(number);
         let waited = found.changed.wait_timeout_while(state, CALLBACK_WAIT, running);
         if waited.is_ok_and(|(_, timeout)| timeout.timed_out()) {
             tracing::warn!("module {}: the callback of an event still runs after event_del", found.owner.name);
@@ -160,7 +160,7 @@ pub(super) fn remove(module: &ModuleToken, event: *mut c_void) -> io::Result<()>
 }
 
 /// Takes an event out of the loop.
-fn forget(state: &mut State, epoll: &OwnedFd, number: u64) {
+fn forget(state: &mut EventsState, epoll: &OwnedFd, number: u64) {
     let Some(event) = state.events.remove(&number) else { return };
     if state.owners.get(&event.fd) == Some(&number) {
         state.owners.remove(&event.fd);

@@ -183,7 +183,7 @@ pub(super) struct RawModule {
 #[repr(C)]
 pub(super) struct RawCall {
     module: *mut RawModule,
-    seat: *mut c_void,
+    lease: *mut c_void,
     outer: *mut RawCall,
     started: c_int,
     held: c_int,
@@ -194,7 +194,7 @@ impl RawCall {
     /// One that has not begun.
     pub(super) const NONE: Self = Self {
         module: std::ptr::null_mut(),
-        seat: std::ptr::null_mut(),
+        lease: std::ptr::null_mut(),
         outer: std::ptr::null_mut(),
         started: 0,
         held: 0,

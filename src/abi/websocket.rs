@@ -1,6 +1,6 @@
 //! `websocket_t`: what a module holds of a WebSocket, and the way its `send` and `close` take to the shard.
 
-use super::places::Place;
+use super::socket_numbers::SocketNumber;
 use super::types::WebSocket;
 use crate::proto::ws::{Kind, encode_frame, kind_of};
 use std::cell::{Cell, RefCell, UnsafeCell};
@@ -37,7 +37,7 @@ pub struct Socket {
     /// `client_fd`
     number: u64,
     /// The socket has it from here, and nobody else meanwhile.
-    _place: Option<Place>,
+    _place: Option<SocketNumber>,
     outlet: Arc<dyn Outlet>,
     open: AtomicBool,
     /// What `websocket_t.session` was at first, for a process that has to make the structure again.
@@ -111,7 +111,7 @@ impl Socket {
     /// A socket of the shard's key `key`, with `session` as the text the module finds in `websocket_t.session`.
     #[must_use]
     pub fn new(key: u64, session: Option<&[u8]>, outlet: Arc<dyn Outlet>, queued_max: usize) -> Arc<Self> {
-        let place = Place::take();
+        let place = SocketNumber::take();
         Self::make(key, u64::from(place.number()), Some(place), session, outlet, queued_max)
     }
 
@@ -130,7 +130,7 @@ impl Socket {
     fn make(
         key: u64,
         number: u64,
-        place: Option<Place>,
+        place: Option<SocketNumber>,
         session: Option<&[u8]>,
         outlet: Arc<dyn Outlet>,
         queued_max: usize,

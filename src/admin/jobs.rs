@@ -1,7 +1,7 @@
 //! `/jobs`: submit, look up, list, cancel, delete. The streams of events are the shard's ([`crate::shard`]).
 
 use super::audit::Actor;
-use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, State, StoreError};
+use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, JobState, StoreError};
 use crate::jobs::{Accepted, CancelOutcome, JobFrame, Jobs, SubmitError};
 use crate::jobs::{RequestError, json_text};
 use crate::proto::form;
@@ -151,7 +151,7 @@ fn limit(view: &RequestView<'_>) -> Result<u32, ServerAnswer> {
 fn filter(view: &RequestView<'_>) -> Result<JobFilter, ServerAnswer> {
     let state = match parameter(view, "state") {
         None => None,
-        Some(text) => Some(State::parse(&text).ok_or_else(|| {
+        Some(text) => Some(JobState::parse(&text).ok_or_else(|| {
             error(400, &format!("state must be pending, running, done, failed or canceled, not \"{text}\""))
         })?),
     };

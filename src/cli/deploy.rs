@@ -85,7 +85,7 @@ struct Deployed {
     #[serde(default)]
     websockets: Vec<WebSocket>,
     #[serde(default)]
-    jobs: Vec<Job>,
+    jobs: Vec<DeployRequest>,
     #[serde(default)]
     warnings: String,
 }
@@ -102,7 +102,7 @@ struct WebSocket {
 }
 
 #[derive(Deserialize)]
-struct Job {
+struct DeployRequest {
     name: String,
 }
 

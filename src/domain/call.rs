@@ -18,7 +18,7 @@ use std::time::Duration;
 const COUNTED_BODY_BYTES_MIN: usize = 4 * 1024;
 
 /// Keeps a generation alive while its code runs, and learns how long its handlers take.
-pub trait Hold: Send + Sync {
+pub trait GenerationRef: Send + Sync {
     /// The loaded module.
     fn instance(&self) -> &dyn Instance;
 
@@ -211,7 +211,7 @@ pub enum SocketEvent {
 }
 
 /// What is to run.
-pub enum Work {
+pub enum Task {
     /// An HTTP handler.
     Request {
         /// Connection to answer on.
@@ -241,9 +241,9 @@ pub enum Work {
 /// A piece of work with all it needs.
 pub struct Call {
     /// Keeps the module's generation loaded.
-    pub hold: Arc<dyn Hold>,
+    pub hold: Arc<dyn GenerationRef>,
     /// Where the outcome goes.
     pub reply: Arc<Inbox>,
     /// What to run.
-    pub work: Work,
+    pub work: Task,
 }

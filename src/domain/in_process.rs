@@ -9,7 +9,7 @@ mod services;
 
 pub use services::SymbolTable;
 
-use super::call::{AnswerMeta, Hold, failure};
+use super::call::{AnswerMeta, GenerationRef, failure};
 use super::serial::Turns;
 use super::stream::call::{CallState, Facts, Used};
 use super::stream::detached;
@@ -359,7 +359,7 @@ impl Executor {
     /// to others, or has sent the answer itself. Returns how many header fields were dropped because they could not be sent.
     pub fn request(
         &mut self,
-        hold: &dyn Hold,
+        hold: &dyn GenerationRef,
         route: usize,
         view: &RequestView<'_>,
         meta: &AnswerMeta,
@@ -374,7 +374,7 @@ impl Executor {
     #[allow(clippy::too_many_arguments)] // All that a call is made of.
     pub(super) fn request_with(
         &mut self,
-        hold: &dyn Hold,
+        hold: &dyn GenerationRef,
         route: usize,
         view: &RequestView<'_>,
         meta: &AnswerMeta,

@@ -5,7 +5,7 @@
 
 use super::DEFAULT_DOMAIN;
 use super::call::{AnswerMeta, OwnedRequest};
-use super::process::ShardLink;
+use super::process::RingEndpoints;
 use super::stream::StreamBegin;
 use super::stream::here::ShardStreams;
 use crate::abi::websocket::Outlet;
@@ -137,7 +137,7 @@ pub enum Message {
     /// Modules that this shard's streams show have new lines.
     LogLines,
     /// A domain is there: the rings to it.
-    DomainUp(Box<ShardLink>),
+    DomainUp(Box<RingEndpoints>),
     /// A domain is to end when it has done what it is at: send it nothing more.
     DomainDrain {
         /// Its number.

@@ -39,12 +39,12 @@ pub(super) fn show(region: &Arc<Region>, first: usize) -> bool {
 }
 
 /// A thread's slot, given back at its end.
-struct Slot {
+struct CallerSlot {
     index: usize,
     word: Option<&'static AtomicU64>,
 }
 
-impl Slot {
+impl CallerSlot {
     fn take() -> Self {
         let taken = BOARD.get().and_then(|board| {
             let index = board.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
@@ -54,7 +54,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for CallerSlot {
     fn drop(&mut self) {
         if let (Some(word), Some(board)) = (self.word, BOARD.get()) {
             word.store(0, Ordering::Relaxed);
@@ -64,7 +64,7 @@ impl Drop for Slot {
 }
 
 thread_local! {
-    static SLOT: Slot = Slot::take();
+    static SLOT: CallerSlot = CallerSlot::take();
 }
 
 /// Takes the calling thread's slot; see [`super::executor::prepare_thread`].

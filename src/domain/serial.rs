@@ -25,7 +25,7 @@ pub(super) enum Turn<W> {
 }
 
 #[derive(Default)]
-struct State {
+struct SerialState {
     /// Start of the running call.
     since: Option<Instant>,
     waiting: VecDeque<Box<dyn Any + Send>>,
@@ -34,11 +34,11 @@ struct State {
 /// The turns of one module. The calls of one are all of one type.
 #[derive(Default)]
 pub(super) struct Turns {
-    state: Mutex<State>,
+    state: Mutex<SerialState>,
 }
 
 impl Turns {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SerialState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -3,7 +3,7 @@
 use super::active::ActiveJob;
 use super::lifecycle::timeout_text;
 use super::schedule::Schedule;
-use super::store::{Change, State, Writer};
+use super::store::{Change, JobState, Writer};
 use super::worker::Workers;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::HashMap;
@@ -175,7 +175,7 @@ impl Dispatcher {
             self.workers.returned(job);
         } else if !job.is_canceled() {
             let error = format!("{} and did not stop", timeout_text(job.timeout_ms));
-            let change = Change::Finish { state: State::Failed, result: None, error: Some(error) };
+            let change = Change::Finish { state: JobState::Failed, result: None, error: Some(error) };
             self.workers.finish(job, change);
         }
         self.workers.forget(job);

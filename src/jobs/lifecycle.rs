@@ -1,7 +1,7 @@
 //! What follows from the way a run ended.
 
 use super::code::Ended;
-use super::store::{Change, State};
+use super::store::{Change, JobState};
 
 /// Longest wait before a further run.
 const BACKOFF_MS_MAX: u64 = 60 * 60 * 1000;
@@ -48,11 +48,11 @@ pub(super) fn change_after(
     random: u64,
 ) -> Change {
     match outcome.failure() {
-        None => Change::Finish { state: State::Done, result: Some("{}".to_owned()), error: None },
+        None => Change::Finish { state: JobState::Done, result: Some("{}".to_owned()), error: None },
         Some(reason) if attempt < max_attempts => {
             Change::Retry { reason, run_at_ms: now_ms.saturating_add(wait_ms(backoff_ms, attempt, random)) }
         }
-        Some(error) => Change::Finish { state: State::Failed, result: None, error: Some(error) },
+        Some(error) => Change::Finish { state: JobState::Failed, result: None, error: Some(error) },
     }
 }
 
@@ -79,12 +79,12 @@ mod tests {
     }
 
     fn failed(error: &str) -> Change {
-        Change::Finish { state: State::Failed, result: None, error: Some(error.into()) }
+        Change::Finish { state: JobState::Failed, result: None, error: Some(error.into()) }
     }
 
     #[test]
     fn each_end_has_its_words() {
-        let done = Change::Finish { state: State::Done, result: Some("{}".into()), error: None };
+        let done = Change::Finish { state: JobState::Done, result: Some("{}".into()), error: None };
         assert_eq!(after(&outcome(Ended::Returned(0)), 1, 3), done);
         assert_eq!(after(&outcome(Ended::Returned(1)), 1, 1), failed("job failed"));
         let told = RunOutcome { error: Some("no space".into()), ..outcome(Ended::Returned(-1)) };

@@ -12,12 +12,12 @@ use std::sync::Arc;
 const SCAN_MAX: usize = 256;
 
 /// Order within a module: higher priority, then older.
-type Place = (Reverse<i32>, i64);
+type QueueKey = (Reverse<i32>, i64);
 
 /// The jobs of one module.
 #[derive(Default)]
 struct ModuleQueue {
-    ready: BTreeMap<Place, Arc<ActiveJob>>,
+    ready: BTreeMap<QueueKey, Arc<ActiveJob>>,
     running: usize,
     /// Turn in which it was served last.
     served: u64,
@@ -27,7 +27,7 @@ struct ModuleQueue {
 
 impl ModuleQueue {
     /// The first job that is not held back by its own limit.
-    fn first(&self) -> Option<Place> {
+    fn first(&self) -> Option<QueueKey> {
         let free = |job: &ActiveJob| {
             let limit = job.concurrency();
             limit == 0 || self.running_of.get(&job.job).is_none_or(|running| *running < limit)
@@ -134,7 +134,7 @@ impl Schedule {
 mod tests {
     use super::*;
     use crate::jobs::code::{Code, Defaults, Ended, JobCalls};
-    use crate::jobs::store::{JobRow, State};
+    use crate::jobs::store::{JobRow, JobState};
 
     struct NoCode;
     impl Code for NoCode {
@@ -150,7 +150,7 @@ mod tests {
             uuid: id.to_string(),
             module: module.into(),
             job: name.into(),
-            state: State::Pending,
+            state: JobState::Pending,
             module_hash: String::new(),
             created_at_ms: 0,
             updated_at_ms: 0,

@@ -10,10 +10,10 @@ use super::queries::{self, Query};
 use super::request::{JobRequest, RequestError};
 use super::schedule::Schedule;
 use super::store::{
-    Change, Changed, Deleted, JobEvent, JobFilter, JobRow, NewJob, Reader, State, Store, StoreError, StoreStats,
+    Change, Changed, Deleted, JobEvent, JobFilter, JobRow, JobState, NewJob, Reader, Store, StoreError, StoreStats,
     Submitted, Writer,
 };
-use super::worker::{Shared, SizeLimits, Workers};
+use super::worker::{SizeLimits, WorkerShared, Workers};
 use crossbeam::channel::{Sender, bounded, unbounded};
 use std::collections::HashSet;
 use std::io;
@@ -58,7 +58,7 @@ pub struct Accepted {
     /// The job.
     pub uuid: String,
     /// Where it stands: pending, unless its unique key named one that was there.
-    pub state: State,
+    pub state: JobState,
     /// The version it runs on.
     pub module_hash: String,
 }
@@ -89,7 +89,7 @@ pub enum CancelOutcome {
     /// The job is canceled, now or before.
     Canceled,
     /// It had ended in this state.
-    Ended(State),
+    Ended(JobState),
     /// There is no such job.
     Unknown,
 }
@@ -144,7 +144,7 @@ impl Jobs {
         let store = Arc::new(Mutex::new(Some(store)));
         let active = Arc::new(ActiveJobs::default());
         recover(&mut reader, &writer, &active, &notices)?;
-        let mut workers = Workers::new(Shared {
+        let mut workers = Workers::new(WorkerShared {
             writer: writer.clone(),
             source: Arc::clone(&source),
             active: Arc::clone(&active),
@@ -420,7 +420,7 @@ impl Inner {
         let (done, answer) = shared_answer(answer);
         let changed = move |changed: Result<Changed, StoreError>| {
             let outcome = changed.map(|changed| match changed {
-                Changed::Applied(_) | Changed::Refused(State::Canceled) => CancelOutcome::Canceled,
+                Changed::Applied(_) | Changed::Refused(JobState::Canceled) => CancelOutcome::Canceled,
                 Changed::Refused(state) => CancelOutcome::Ended(state),
                 Changed::Unknown => CancelOutcome::Unknown,
             });
@@ -467,7 +467,7 @@ fn list(reader: &mut Reader, filter: &JobFilter) -> Result<(Vec<JobRow>, bool), 
 
 fn replay(reader: &mut Reader, active: &ActiveJobs, job: i64, after: i64) -> Result<Replay, StoreError> {
     // The state first, and whether its run goes on: if the job is over by now, the events read next are all it has.
-    let finished = reader.state(job)?.is_none_or(State::is_final) && !active.does_go_on(job);
+    let finished = reader.state(job)?.is_none_or(JobState::is_final) && !active.does_go_on(job);
     let events = reader.events(job, after, REPLAY_EVENTS_MAX, REPLAY_BYTES_MAX)?;
     let bytes: usize = events.iter().map(|event| event.data.len()).sum();
     let at_end = events.len() < REPLAY_EVENTS_MAX as usize && bytes < REPLAY_BYTES_MAX;
@@ -485,13 +485,13 @@ fn recover(reader: &mut Reader, writer: &Writer, active: &ActiveJobs, notices: &
         count += rows.len();
         for row in &rows {
             let run_at_ms = match row.state {
-                State::Running if row.attempt >= row.max_attempts => {
+                JobState::Running if row.attempt >= row.max_attempts => {
                     let error = Some(REASON.to_owned());
-                    let change = Change::Finish { state: State::Failed, result: None, error };
+                    let change = Change::Finish { state: JobState::Failed, result: None, error };
                     writer.change(row.id, change, Box::new(|_| {})).map_err(io::Error::other)?;
                     continue;
                 }
-                State::Running => {
+                JobState::Running => {
                     let change = Change::Retry { reason: REASON.to_owned(), run_at_ms: now_ms() };
                     writer.change(row.id, change, Box::new(|_| {})).map_err(io::Error::other)?;
                     now_ms()

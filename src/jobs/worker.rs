@@ -6,7 +6,7 @@ use super::dispatcher::{Notice, now_ms};
 use super::hub::Hub;
 use super::json;
 use super::lifecycle::{RunOutcome, change_after};
-use super::store::{Change, Changed, Reader, State, Store, Writer};
+use super::store::{Change, Changed, JobState, Reader, Store, Writer};
 use crate::domain::logbook::{self, Kind};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::hash::{BuildHasher, RandomState};
@@ -24,7 +24,7 @@ pub(super) struct SizeLimits {
 }
 
 /// What every worker shares.
-pub(super) struct Shared {
+pub(super) struct WorkerShared {
     pub(super) writer: Writer,
     pub(super) source: Arc<dyn CodeSource>,
     pub(super) active: Arc<ActiveJobs>,
@@ -34,7 +34,7 @@ pub(super) struct Shared {
     pub(super) store: Arc<Mutex<Option<Store>>>,
 }
 
-impl Shared {
+impl WorkerShared {
     /// Commits the change that ends a job, in its turn: a cancellation that came first wins. Its streams end then.
     fn finish(&self, job: &ActiveJob, change: Change) {
         let (active, hub, id) = (Arc::clone(&self.active), Arc::clone(&self.hub), job.id);
@@ -53,14 +53,14 @@ impl Shared {
 
 /// The worker threads, as the dispatcher has them.
 pub(super) struct Workers {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerShared>,
     assign: Sender<Arc<ActiveJob>>,
     assigned: Receiver<Arc<ActiveJob>>,
     started: usize,
 }
 
 impl Workers {
-    pub(super) fn new(shared: Shared) -> Self {
+    pub(super) fn new(shared: WorkerShared) -> Self {
         let (assign, assigned) = unbounded();
         Self { shared: Arc::new(shared), assign, assigned, started: 0 }
     }
@@ -123,7 +123,7 @@ enum After {
 }
 
 struct Worker {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerShared>,
     reader: Reader,
     random: RandomState,
 }
@@ -182,7 +182,7 @@ impl Worker {
         if self.shared.writer.change(job.id, Change::Start, Box::new(done)).is_err() {
             return false;
         }
-        matches!(receiver.recv(), Ok(Ok(Changed::Applied(State::Running))))
+        matches!(receiver.recv(), Ok(Ok(Changed::Applied(JobState::Running))))
     }
 
     fn code_of(&self, job: &ActiveJob) -> Result<Arc<dyn Code>, String> {
@@ -235,7 +235,7 @@ enum Said {
 /// A run, as its code sees it.
 struct Running<'a> {
     job: &'a ActiveJob,
-    shared: &'a Shared,
+    shared: &'a WorkerShared,
     said: Mutex<Said>,
 }
 
@@ -252,18 +252,18 @@ impl Running<'_> {
     }
 
     /// Ends the job, or this run of it, if nothing was said before.
-    fn say(&self, what: &str, state: State, text: &str) -> bool {
+    fn say(&self, what: &str, state: JobState, text: &str) -> bool {
         let fits = self.fits(what, text.len(), self.shared.limits.result_bytes_max, "--job-result-bytes-max");
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if !fits || !matches!(*said, Said::Nothing) || self.job.must_end() {
             return false;
         }
         let text = text.to_owned();
-        if state == State::Failed && self.job.attempt() < self.job.max_attempts {
+        if state == JobState::Failed && self.job.attempt() < self.job.max_attempts {
             *said = Said::RunFailed(text);
             return true;
         }
-        let (result, error) = if state == State::Done { (Some(text), None) } else { (None, Some(text)) };
+        let (result, error) = if state == JobState::Done { (Some(text), None) } else { (None, Some(text)) };
         self.shared.active.goes_on(self.job.id);
         // From here on the job has this end, unless a cancellation has come first: that is as if it had come later.
         let sent = self.shared.writer.change(self.job.id, Change::Decide { state, result, error }, Box::new(|_| {}));
@@ -289,11 +289,11 @@ impl JobCalls for Running<'_> {
     }
 
     fn set_result(&self, result: &str) -> bool {
-        self.say("result", State::Done, result)
+        self.say("result", JobState::Done, result)
     }
 
     fn set_error(&self, error: &str) -> bool {
-        self.say("error", State::Failed, error)
+        self.say("error", JobState::Failed, error)
     }
 
     fn is_canceled(&self) -> bool {

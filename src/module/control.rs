@@ -1,14 +1,14 @@
-//! The control plane: the one writer of the module table.
+//! The control control: the one writer of the module table.
 
 use super::compile::{Compiler, UnitCache};
 use super::deploy::{DeployError, DeployOptions, Deployed};
 use super::generation::{Generation, Retired, Serving, reap};
 use super::history::{self, Found, Query};
-use super::job_code::Known;
+use super::job_code::GenerationIndex;
 use super::libraries::{Allowed, Library};
 use super::matcher;
 pub use super::mounts::MountDirs;
-use super::pipeline::{self, Job};
+use super::pipeline::{self, DeployTask};
 use super::project::{Posted, ProjectLimits};
 use super::settings::{Change, SettingsStore};
 use super::store::Store;
@@ -33,7 +33,7 @@ const LET_GO_WAIT: Duration = Duration::from_millis(200);
 /// How long the others wait at the end for the `unload` of one module.
 const UNLOAD_TURN: Duration = Duration::from_millis(500);
 
-/// What the control plane needs to know.
+/// What the control control needs to know.
 #[derive(Debug, Clone)]
 pub struct ControlConfig {
     /// Directory of the persisted modules.
@@ -81,18 +81,18 @@ impl Default for ControlConfig {
     }
 }
 
-/// Takes the outcome of a deployment, on a thread of the control plane.
+/// Takes the outcome of a deployment, on a thread of the control control.
 pub type DeployReply = Box<dyn FnOnce(Result<Deployed, DeployError>) + Send>;
-/// Takes the outcome of a removal or a restart, on a thread of the control plane.
+/// Takes the outcome of a removal or a restart, on a thread of the control control.
 pub type RemoveReply = Box<dyn FnOnce(Result<(), DeployError>) + Send>;
 
-/// Takes what was found, on a thread of the control plane.
+/// Takes what was found, on a thread of the control control.
 pub type FoundReply = Box<dyn FnOnce(Result<Found, DeployError>) + Send>;
 
 /// Hashes of module versions that must stay on disk.
 pub type Needed = Box<dyn Fn() -> HashSet<String> + Send + Sync>;
 
-/// A module as the control plane has it.
+/// A module as the control control has it.
 pub(super) struct Entry {
     pub(super) manifest: Arc<Manifest>,
     pub(super) hash: String,
@@ -126,9 +126,9 @@ impl Entry {
     }
 }
 
-/// State that a short lock guards.
+/// TableState that a short lock guards.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct TableState {
     /// The first deployed first.
     pub(super) entries: Vec<Entry>,
     /// Manifests of deployments between their conflict check and their publication.
@@ -137,8 +137,8 @@ pub(super) struct State {
     names: HashMap<String, Arc<Mutex<()>>>,
 }
 
-/// What the control plane's threads share.
-pub(super) struct Plane {
+/// What the control control's threads share.
+pub(super) struct ControlState {
     pub(super) config: ControlConfig,
     pub(super) host: Arc<dyn Host>,
     pub(super) compiler: Compiler,
@@ -146,8 +146,8 @@ pub(super) struct Plane {
     pub(super) units: UnitCache,
     pub(super) settings: SettingsStore,
     table: Arc<ArcSwap<Table>>,
-    state: Mutex<State>,
-    known: Mutex<Known>,
+    state: Mutex<TableState>,
+    known: Mutex<GenerationIndex>,
     /// The patterns of the last tables, compiled.
     patterns: Mutex<matcher::Cache>,
     needed: OnceLock<Needed>,
@@ -162,11 +162,11 @@ pub(super) struct Plane {
     abandoned: AtomicBool,
 }
 
-/// Handle to the control plane; clones are the same one.
+/// Handle to the control control; clones are the same one.
 #[derive(Clone)]
 pub struct Control {
-    plane: Arc<Plane>,
-    jobs: Sender<Job>,
+    control: Arc<ControlState>,
+    jobs: Sender<DeployTask>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
@@ -175,7 +175,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Control {
-    /// Starts the control plane with an empty table; [`Control::load_persisted`] fills it.
+    /// Starts the control control with an empty table; [`Control::load_persisted`] fills it.
     ///
     /// # Errors
     /// The module directory can't be used, or threads can't be started.
@@ -190,7 +190,7 @@ impl Control {
         let (reaper, retired) = channel::unbounded();
         let (jobs, queue) = channel::bounded(config.queue_max);
         let workers = config.workers;
-        let plane = Arc::new(Plane {
+        let control = Arc::new(ControlState {
             config,
             host,
             compiler,
@@ -212,68 +212,70 @@ impl Control {
         crate::domain::module_thread("reaper").spawn(move || reap(&retired))?;
         let mut threads = Vec::new();
         for number in 0..workers {
-            let (plane, queue) = (Arc::clone(&plane), queue.clone());
-            let run = move || queue.iter().take_while(|job| !matches!(job, Job::Stop)).for_each(|job| plane.work(job));
+            let (control, queue) = (Arc::clone(&control), queue.clone());
+            let run = move || {
+                queue.iter().take_while(|job| !matches!(job, DeployTask::Stop)).for_each(|job| control.work(job))
+            };
             threads.push(crate::domain::module_thread(format!("deploy-{number}")).spawn(run)?);
         }
-        Ok(Self { plane, jobs, threads: Arc::new(Mutex::new(threads)) })
+        Ok(Self { control, jobs, threads: Arc::new(Mutex::new(threads)) })
     }
 
     /// The published table.
     #[must_use]
     pub fn table(&self) -> Arc<ArcSwap<Table>> {
-        Arc::clone(&self.plane.table)
+        Arc::clone(&self.control.table)
     }
 
     /// Calls `changed` after every publication, on the publishing thread, which waits for it.
     pub fn subscribe(&self, changed: Box<dyn Fn() + Send + Sync>) {
-        lock(&self.plane.state).subscribers.push(changed);
+        lock(&self.control.state).subscribers.push(changed);
     }
 
     /// Keeps the versions on disk that `needed` names, besides the served ones. Only the first call counts.
     pub fn keep_versions(&self, needed: Needed) {
-        let _ = self.plane.needed.set(needed);
+        let _ = self.control.needed.set(needed);
     }
 
-    pub(super) fn plane(&self) -> &Plane {
-        &self.plane
+    pub(super) fn control(&self) -> &ControlState {
+        &self.control
     }
 
     /// Deploys what was `posted`; `reply` gets the outcome.
     pub fn deploy(&self, posted: Posted, options: DeployOptions, reply: DeployReply) {
-        let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
-        self.submit(Job::Deploy { ticket, posted, options: Box::new(options), reply });
+        let ticket = self.control.tickets.fetch_add(1, Ordering::Relaxed);
+        self.submit(DeployTask::Deploy { ticket, posted, options: Box::new(options), reply });
     }
 
     /// Removes the module `name`; `reply` gets the outcome.
     pub fn remove(&self, name: String, reply: RemoveReply) {
-        let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
-        self.submit(Job::Remove { ticket, name, reply });
+        let ticket = self.control.tickets.fetch_add(1, Ordering::Relaxed);
+        self.submit(DeployTask::Remove { ticket, name, reply });
     }
 
     /// Restarts the module `name`; `reply` gets the outcome.
     pub fn restart(&self, name: String, reply: RemoveReply) {
-        self.submit(Job::Restart { name, reply });
+        self.submit(DeployTask::Restart { name, reply });
     }
 
     /// Has a version of the module `name` served again, the one before the live one without a number; `reply` gets the outcome.
     pub fn rollback(&self, name: String, version: Option<u64>, reply: DeployReply) {
-        let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
-        self.submit(Job::Rollback { ticket, name, version, reply });
+        let ticket = self.control.tickets.fetch_add(1, Ordering::Relaxed);
+        self.submit(DeployTask::Rollback { ticket, name, version, reply });
     }
 
     /// Answers `query` about the module `name`.
     pub fn ask(&self, name: String, query: Query, reply: FoundReply) {
-        self.submit(Job::Ask { name, query, reply });
+        self.submit(DeployTask::Ask { name, query, reply });
     }
 
     /// Changes a setting of the module `name`; `reply` gets the outcome.
     pub fn change_setting(&self, name: String, change: Change, reply: RemoveReply) {
-        self.submit(Job::Change { name, change, reply });
+        self.submit(DeployTask::Change { name, change, reply });
     }
 
-    fn submit(&self, job: Job) {
-        if self.plane.is_stopping() {
+    fn submit(&self, job: DeployTask) {
+        if self.control.is_stopping() {
             return job.fail(DeployError::ShuttingDown);
         }
         match self.jobs.try_send(job) {
@@ -286,13 +288,13 @@ impl Control {
     /// Loads the modules that were deployed before the last stop, in the order of their deployment, until
     /// [`Control::refuse`]. One that can't be loaded is reported and skipped.
     pub fn load_persisted(&self) {
-        let records = match self.plane.store.records() {
+        let records = match self.control.store.records() {
             Ok(records) => records,
             Err(error) => return tracing::error!("the persisted modules can't be read: {error}"),
         };
         let elsewhere: Vec<String> = records
             .iter()
-            .filter(|record| self.plane.place(&record.domain) != record.domain)
+            .filter(|record| self.control.place(&record.domain) != record.domain)
             .map(|record| format!("{} ({})", record.name, record.domain))
             .collect();
         if !elsewhere.is_empty() {
@@ -302,14 +304,14 @@ impl Control {
             );
         }
         for record in records {
-            if self.plane.is_stopping() {
+            if self.control.is_stopping() {
                 return;
             }
-            let ticket = self.plane.tickets.fetch_add(1, Ordering::Relaxed);
-            match pipeline::reload(&self.plane, ticket, &record) {
+            let ticket = self.control.tickets.fetch_add(1, Ordering::Relaxed);
+            match pipeline::reload(&self.control, ticket, &record) {
                 Ok(()) => tracing::info!("module {} is loaded ({})", record.name, short(&record.hash)),
                 // It may well be the stop that it failed of.
-                Err(_) if self.plane.is_stopping() => return,
+                Err(_) if self.control.is_stopping() => return,
                 Err(error) => tracing::error!("module {} is skipped: {error}", record.name),
             }
         }
@@ -317,7 +319,7 @@ impl Control {
 
     /// Refuses further deployments.
     pub fn refuse(&self) {
-        self.plane.stopping.store(true, Ordering::Release);
+        self.control.stopping.store(true, Ordering::Release);
     }
 
     /// Refuses further deployments, waits for those that run, and unloads every module. No request may be running any
@@ -327,24 +329,24 @@ impl Control {
         self.refuse();
         let threads = std::mem::take(&mut *lock(&self.threads));
         for _ in &threads {
-            let _ = self.jobs.send(Job::Stop);
+            let _ = self.jobs.send(DeployTask::Stop);
         }
         for thread in threads {
             let _ = thread.join();
         }
-        Plane::unload_all(&self.plane);
+        ControlState::unload_all(&self.control);
     }
 
     /// [`Control::shutdown`], on another thread, is not waited for any more: no further module is unloaded. Returns those that
     /// are left; `None`: deployments still run.
     pub fn abandon(&self) -> Option<Vec<String>> {
-        self.plane.abandoned.store(true, Ordering::Release);
-        lock(&self.plane.unloading).clone()
+        self.control.abandoned.store(true, Ordering::Release);
+        lock(&self.control.unloading).clone()
     }
 
     /// Forgets the modules that were deployed.
     pub fn purge(&self) {
-        if let Err(error) = self.plane.store.purge().and_then(|()| self.plane.settings.purge()) {
+        if let Err(error) = self.control.store.purge().and_then(|()| self.control.settings.purge()) {
             tracing::error!("the modules could not be purged: {error}");
         }
     }
@@ -360,12 +362,12 @@ pub(super) fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
 
-impl Plane {
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+impl ControlState {
+    pub(super) fn state(&self) -> MutexGuard<'_, TableState> {
         lock(&self.state)
     }
 
-    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+    pub(super) fn known(&self) -> MutexGuard<'_, GenerationIndex> {
         lock(&self.known)
     }
 
@@ -388,12 +390,12 @@ impl Plane {
         self.abandoned.load(Ordering::Acquire)
     }
 
-    fn work(&self, job: Job) {
+    fn work(&self, job: DeployTask) {
         if self.is_stopping() {
             return job.fail(DeployError::ShuttingDown);
         }
         match job {
-            Job::Deploy { ticket, posted, options, reply } => {
+            DeployTask::Deploy { ticket, posted, options, reply } => {
                 // A panic here is a bug, but it must not cost the client its answer or the server a thread.
                 let run = std::panic::AssertUnwindSafe(|| pipeline::deploy(self, ticket, posted, &options));
                 let result = std::panic::catch_unwind(run)
@@ -406,16 +408,16 @@ impl Plane {
                 }
                 self.units.tidy();
             }
-            Job::Remove { ticket, name, reply } => reply(pipeline::remove(self, ticket, &name)),
-            Job::Rollback { ticket, name, version, reply } => {
+            DeployTask::Remove { ticket, name, reply } => reply(pipeline::remove(self, ticket, &name)),
+            DeployTask::Rollback { ticket, name, version, reply } => {
                 let result = history::rollback(self, ticket, &name, version);
                 pipeline::log_outcome(&result);
                 reply(result);
             }
-            Job::Ask { name, query, reply } => reply(history::answer(self, &name, query)),
-            Job::Change { name, change, reply } => reply(history::change(self, &name, change)),
-            Job::Restart { name, reply } => reply(pipeline::restart(self, &name)),
-            Job::Stop => {}
+            DeployTask::Ask { name, query, reply } => reply(history::answer(self, &name, query)),
+            DeployTask::Change { name, change, reply } => reply(history::change(self, &name, change)),
+            DeployTask::Restart { name, reply } => reply(pipeline::restart(self, &name)),
+            DeployTask::Stop => {}
         }
     }
 
@@ -453,7 +455,7 @@ impl Plane {
     }
 
     /// Publishes what `state` says, and tells who wants to know.
-    pub(super) fn publish(&self, state: &State) -> Result<(), DeployError> {
+    pub(super) fn publish(&self, state: &TableState) -> Result<(), DeployError> {
         let modules = state
             .entries
             .iter()
@@ -485,7 +487,7 @@ impl Plane {
         Ok(self.settings.of(name)?.over(defaults))
     }
 
-    /// Checks `manifest` against every other module and reserves its paths until [`Plane::release`].
+    /// Checks `manifest` against every other module and reserves its paths until [`ControlState::release`].
     pub(super) fn reserve(&self, ticket: u64, manifest: &Arc<Manifest>, domain: &str) -> Result<(), DeployError> {
         let mut state = self.state();
         let served = state.entries.iter().map(|entry| &*entry.manifest);
@@ -510,12 +512,12 @@ impl Plane {
 
     /// Unloads every module, in the order of their deployment: the hooks have run when this returns. One that takes its time
     /// does not keep the others from theirs.
-    fn unload_all(plane: &Arc<Self>) {
-        let entries = std::mem::take(&mut plane.state().entries);
+    fn unload_all(control: &Arc<Self>) {
+        let entries = std::mem::take(&mut control.state().entries);
         let due = entries.iter().filter(|entry| entry.manifest.has_unload && entry.serving.is_some());
-        *lock(&plane.unloading) = Some(due.map(|entry| entry.manifest.name.clone()).collect());
-        let state = plane.state();
-        let _ = plane.publish(&state);
+        *lock(&control.unloading) = Some(due.map(|entry| entry.manifest.name.clone()).collect());
+        let state = control.state();
+        let _ = control.publish(&state);
         drop(state);
         // Requests are over; what still holds a module after this is on its way to let go, or never will.
         let let_go_by = Instant::now() + LET_GO_WAIT;
@@ -524,7 +526,7 @@ impl Plane {
             let Some(serving) = entry.serving.take() else { continue };
             let generation = Arc::clone(serving.generation());
             drop(serving);
-            if plane.is_abandoned() {
+            if control.is_abandoned() {
                 // The reaper is not to unload it either.
                 std::mem::forget(generation);
                 continue;
@@ -532,7 +534,7 @@ impl Plane {
             let released = entry.released.recv_deadline(let_go_by);
             let idle = released == Err(channel::RecvTimeoutError::Disconnected);
             if idle && generation.take_unload() {
-                running.extend(plane.unload(generation));
+                running.extend(control.unload(generation));
             }
         }
         for ended in running {
@@ -543,16 +545,16 @@ impl Plane {
     /// Runs `unload` of a generation, and waits for it a moment. Returns what tells its end if that has not come.
     fn unload(self: &Arc<Self>, generation: Arc<Generation>) -> Option<Receiver<()>> {
         let (done, ended) = channel::bounded(1);
-        let plane = Arc::clone(self);
+        let control = Arc::clone(self);
         let run = move || {
             let name = &generation.manifest().name;
             let unloaded = generation.instance().unload();
             if let Err(fault) = unloaded
-                && !plane.is_abandoned()
+                && !control.is_abandoned()
             {
                 tracing::error!("module {name} failed in unload: {fault}");
             }
-            lock(&plane.unloading).iter_mut().for_each(|left| left.retain(|other| other != name));
+            lock(&control.unloading).iter_mut().for_each(|left| left.retain(|other| other != name));
             let _ = done.send(());
         };
         if let Err(error) = std::thread::Builder::new().name("unload".to_owned()).spawn(run) {

@@ -1,6 +1,6 @@
 //! What is asked of a module beside deploying it: its versions and their sources, going back to one, its settings.
 
-use super::control::{Plane, short};
+use super::control::{ControlState, short};
 use super::deploy::{DeployError, Deployed};
 use super::pipeline::{self, Compiled};
 use super::project::Source;
@@ -37,8 +37,8 @@ pub enum Found {
 }
 
 /// The number of the version of `name` that is live.
-fn live(plane: &Plane, name: &str) -> Result<u64, DeployError> {
-    let state = plane.state();
+fn live(control: &ControlState, name: &str) -> Result<u64, DeployError> {
+    let state = control.state();
     let entry = state.entries.iter().find(|entry| entry.manifest.name == name);
     entry.map(|entry| entry.version).ok_or_else(|| DeployError::NotFound(name.to_owned()))
 }
@@ -51,12 +51,12 @@ fn version(list: &[Version], name: &str, number: u64) -> Result<Version, DeployE
 }
 
 /// Answers `query` about the module `name`.
-pub(super) fn answer(plane: &Plane, name: &str, query: Query) -> Result<Found, DeployError> {
+pub(super) fn answer(control: &ControlState, name: &str, query: Query) -> Result<Found, DeployError> {
     if query == Query::Settings {
-        return settings(plane, name);
+        return settings(control, name);
     }
-    let live = live(plane, name)?;
-    let list = plane.store.versions(name)?;
+    let live = live(control, name)?;
+    let list = control.store.versions(name)?;
     match query {
         Query::Live | Query::Version(_) => {
             let number = if let Query::Version(number) = query { number } else { live };
@@ -69,11 +69,11 @@ pub(super) fn answer(plane: &Plane, name: &str, query: Query) -> Result<Found, D
         }
         Query::Source(number) => {
             let found = version(&list, name, number.unwrap_or(live))?;
-            let source = plane.store.source(&found.key)?;
+            let source = control.store.source(&found.key)?;
             let bytes = source.packed()?;
             Ok(if source.is_project() { Found::Project(bytes) } else { Found::File(bytes) })
         }
-        Query::Settings => settings(plane, name),
+        Query::Settings => settings(control, name),
     }
 }
 
@@ -92,9 +92,9 @@ fn detailed(found: &Version, is_live: bool) -> Value {
     json
 }
 
-fn settings(plane: &Plane, name: &str) -> Result<Found, DeployError> {
-    let set = plane.settings.of(name)?;
-    let defaults = plane.defaults_of(name);
+fn settings(control: &ControlState, name: &str) -> Result<Found, DeployError> {
+    let set = control.settings.of(name)?;
+    let defaults = control.defaults_of(name);
     let secrets: Vec<&String> = set.secrets.keys().collect();
     let json = json!({ "name": name, "settings": set.settings, "defaults": defaults, "secrets": secrets });
     Ok(Found::Json(json.to_string()))
@@ -102,20 +102,25 @@ fn settings(plane: &Plane, name: &str) -> Result<Found, DeployError> {
 
 /// Has version `number` of the module `name` served again, the one before the live one without a number. Nothing is compiled
 /// unless the compiler, the SDK or a library has changed since.
-pub(super) fn rollback(plane: &Plane, ticket: u64, name: &str, number: Option<u64>) -> Result<Deployed, DeployError> {
-    let live = live(plane, name)?;
-    let list = plane.store.versions(name)?;
+pub(super) fn rollback(
+    control: &ControlState,
+    ticket: u64,
+    name: &str,
+    number: Option<u64>,
+) -> Result<Deployed, DeployError> {
+    let live = live(control, name)?;
+    let list = control.store.versions(name)?;
     let number = number
         .or_else(|| versions::before(&list, live))
         .ok_or_else(|| DeployError::Version(format!("module {name} has no version before {live}, which is live")))?;
     let wanted = version(&list, name, number)?;
-    let source = plane.store.source(&wanted.key)?;
-    let plan = plane.compiler.plan(&source, &wanted.fields)?;
-    let key = plane.compiler.key(&source, &plan);
+    let source = control.store.source(&wanted.key)?;
+    let plan = control.compiler.plan(&source, &wanted.fields)?;
+    let key = control.compiler.key(&source, &plan);
     let known = || (key == wanted.key).then(|| Arc::new(wanted.manifest.clone()));
-    let (_, manifest) = pipeline::built(plane, ticket, &key, &source, &plan, known)?;
+    let (_, manifest) = pipeline::built(control, ticket, &key, &source, &plan, known)?;
     super::verify::check(&manifest)?;
-    super::mounts::check(&manifest, &plane.config.mounts)?;
+    super::mounts::check(&manifest, &control.config.mounts)?;
     let compiled = Compiled {
         hash: &wanted.hash,
         key: &key,
@@ -130,29 +135,29 @@ pub(super) fn rollback(plane: &Plane, ticket: u64, name: &str, number: Option<u6
         libraries: plan.libraries(),
         defaults: wanted.settings.clone(),
     };
-    let deployed = pipeline::install(plane, ticket, compiled, &manifest)?;
+    let deployed = pipeline::install(control, ticket, compiled, &manifest)?;
     tracing::info!("module {name} is back at version {number} ({})", short(&wanted.hash));
     Ok(deployed)
 }
 
 /// Changes a setting of the module `name`, and has its running code find it.
-pub(super) fn change(plane: &Plane, name: &str, change: Change) -> Result<(), DeployError> {
+pub(super) fn change(control: &ControlState, name: &str, change: Change) -> Result<(), DeployError> {
     let text = "a module's name is 1 to 127 bytes without control characters";
     if name.is_empty() || name.len() > 127 || name.chars().any(char::is_control) {
         return Err(DeployError::Setting(text.to_owned()));
     }
-    let turn = plane.name_lock(name);
+    let turn = control.name_lock(name);
     // A swap of this module reads its settings once.
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-    let (key, defaults) = (change.key.clone(), plane.defaults_of(name));
-    let before = plane.settings.of(name)?.over(&defaults);
-    let settings = plane.settings.change(name, change)?.over(&defaults);
+    let (key, defaults) = (change.key.clone(), control.defaults_of(name));
+    let before = control.settings.of(name)?.over(&defaults);
+    let settings = control.settings.change(name, change)?.over(&defaults);
     let differs = before.0.get(&key) != settings.0.get(&key);
-    let served = plane.state().entries.iter().find_map(|entry| {
+    let served = control.state().entries.iter().find_map(|entry| {
         let serving = entry.serving.as_ref().filter(|_| entry.manifest.name == name);
         serving.map(|serving| Arc::clone(serving.generation()))
     });
-    let older = plane.known().of_name(name);
+    let older = control.known().of_name(name);
     let current = served.as_ref().map(|generation| generation.instance().id());
     let older = older.into_iter().filter(|generation| Some(generation.instance().id()) != current);
     for generation in served.iter().map(Arc::clone).chain(older) {

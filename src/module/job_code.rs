@@ -1,6 +1,6 @@
 //! The code of jobs: found among the served modules, kept by version, loaded again when an old version is needed.
 
-use super::control::{Control, Plane, short};
+use super::control::{Control, ControlState, short};
 use super::generation::Generation;
 use super::table::{Published, Table};
 use crate::abi::manifest::JobDecl;
@@ -10,14 +10,14 @@ use std::sync::{Arc, Weak};
 
 /// Generations that jobs or their own code may ask for, apart from those in the table.
 #[derive(Default)]
-pub(super) struct Known {
+pub(super) struct GenerationIndex {
     /// By the number of the loaded instance.
     instances: HashMap<u64, Weak<Generation>>,
     /// Old versions that were loaded again for jobs, by hash.
     reloaded: HashMap<String, Weak<Generation>>,
 }
 
-impl Known {
+impl GenerationIndex {
     /// Remembers a generation as long as it lives.
     pub(super) fn add(&mut self, generation: &Arc<Generation>) {
         self.instances.retain(|_, known| known.strong_count() > 0);
@@ -113,8 +113,8 @@ impl CodeSource for Control {
     }
 
     fn resolve_for(&self, instance: u64, job: &str) -> Result<Declared, ResolveError> {
-        let own = self.plane().known().instances.get(&instance).and_then(Weak::upgrade);
-        let Some(own) = own.filter(|_| !self.plane().config.jobs_of_all) else { return self.resolve(None, job) };
+        let own = self.control().known().instances.get(&instance).and_then(Weak::upgrade);
+        let Some(own) = own.filter(|_| !self.control().config.jobs_of_all) else { return self.resolve(None, job) };
         if let Some(own) = declared(&own, job) {
             return Ok(own);
         }
@@ -125,12 +125,12 @@ impl CodeSource for Control {
     }
 
     fn acquire(&self, module: &str, hash: &str, job: &str) -> Result<Declared, String> {
-        let generation = self.plane().version(module, hash)?;
+        let generation = self.control().version(module, hash)?;
         declared(&generation, job).ok_or_else(|| format!("version {} of module {module} has no job {job}", short(hash)))
     }
 }
 
-impl Plane {
+impl ControlState {
     /// The generation of `module` with that hash: the served one, one that still lives, or one loaded anew, whose
     /// `onload` runs now and whose `unload` when its last job lets go.
     fn version(&self, module: &str, hash: &str) -> Result<Arc<Generation>, String> {

@@ -16,19 +16,19 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 /// A library that is known by name: how it is called here, by pkg-config, and by Debian.
-struct Known {
+struct KnownLibrary {
     name: &'static str,
     /// Its packages of pkg-config; without any it is linked by its name.
     packages: &'static [&'static str],
     debian: &'static str,
 }
 
-const fn known(name: &'static str, packages: &'static [&'static str], debian: &'static str) -> Known {
-    Known { name, packages, debian }
+const fn known(name: &'static str, packages: &'static [&'static str], debian: &'static str) -> KnownLibrary {
+    KnownLibrary { name, packages, debian }
 }
 
 /// The libraries that are allowed by default: they compute, and open neither sockets nor files by themselves.
-const KNOWN: [Known; 24] = [
+const KNOWN: [KnownLibrary; 24] = [
     known("m", &[], "libc6-dev"),
     known("z", &["zlib"], "zlib1g-dev"),
     known("zstd", &["libzstd"], "libzstd-dev"),

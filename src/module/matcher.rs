@@ -3,7 +3,7 @@
 //! A shard matches paths against what others registered, so the time for a path must not depend on it. Patterns that begin
 //! with a literal segment (`/users/…`) are in one automaton for that segment, all others in at most [`GENERAL_MAX`]: a path
 //! runs through at most `AUTOMATA_MAX` of them, one table look-up a byte. What would need more, or larger ones, is refused
-//! when a module is deployed. Control plane: [`Matcher::build`]; data plane: [`Matcher::visit`].
+//! when a module is deployed. Control control: [`Matcher::build`]; data control: [`Matcher::visit`].
 
 use foldhash::fast::FixedState;
 use regex_automata::dfa::{Automaton as _, StartKind, dense};
@@ -151,12 +151,12 @@ fn first_segment(path: &[u8]) -> Option<&[u8]> {
 }
 
 /// A group, and the number in the table of each of its patterns.
-struct Numbered {
+struct NumberedPatterns {
     group: Arc<Group>,
     numbers: Vec<u32>,
 }
 
-impl Numbered {
+impl NumberedPatterns {
     fn visit(&self, path: &[u8], matched: &mut impl FnMut(u32)) -> usize {
         let mut tell = |at: usize| self.numbers.get(at).copied().into_iter().for_each(&mut *matched);
         self.group.automata.iter().map(|automaton| automaton.walk(path, &mut tell)).sum()
@@ -233,8 +233,8 @@ fn by_segment<'a>(sources: impl Iterator<Item = &'a Source>) -> BTreeMap<Option<
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Matcher {
-    segments: HashMap<Box<[u8]>, Numbered, FixedState>,
-    general: Option<Numbered>,
+    segments: HashMap<Box<[u8]>, NumberedPatterns, FixedState>,
+    general: Option<NumberedPatterns>,
 }
 
 /// The patterns of a module, and the domain it is in.
@@ -267,7 +267,7 @@ impl Matcher {
             let key: Vec<Source> = group.into_iter().cloned().collect();
             used.push(key.clone());
             let group = cache.group(key, if segment.is_some() { 1 } else { GENERAL_MAX })?;
-            let numbered = Numbered { group, numbers };
+            let numbered = NumberedPatterns { group, numbers };
             match segment {
                 Some(segment) => drop(matcher.segments.insert(segment.as_bytes().into(), numbered)),
                 None => matcher.general = Some(numbered),

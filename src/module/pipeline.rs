@@ -1,7 +1,7 @@
 //! One deployment, step by step. Every step before publication can refuse, and then nothing has changed.
 
 use super::compile::Plan;
-use super::control::{DeployReply, Entry, FoundReply, Plane, RemoveReply, short};
+use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply, short};
 use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
 use super::generation::{Generation, Serving};
 use super::history::{self, Query};
@@ -21,8 +21,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-/// Work for the control plane's threads.
-pub(super) enum Job {
+/// Work for the control control's threads.
+pub(super) enum DeployTask {
     Deploy { ticket: u64, posted: Posted, options: Box<DeployOptions>, reply: DeployReply },
     Remove { ticket: u64, name: String, reply: RemoveReply },
     Restart { name: String, reply: RemoveReply },
@@ -32,14 +32,16 @@ pub(super) enum Job {
     Stop,
 }
 
-impl Job {
+impl DeployTask {
     /// Answers without doing it.
     pub(super) fn fail(self, error: DeployError) {
         match self {
-            Job::Deploy { reply, .. } | Job::Rollback { reply, .. } => reply(Err(error)),
-            Job::Remove { reply, .. } | Job::Restart { reply, .. } | Job::Change { reply, .. } => reply(Err(error)),
-            Job::Ask { reply, .. } => reply(Err(error)),
-            Job::Stop => {}
+            DeployTask::Deploy { reply, .. } | DeployTask::Rollback { reply, .. } => reply(Err(error)),
+            DeployTask::Remove { reply, .. } | DeployTask::Restart { reply, .. } | DeployTask::Change { reply, .. } => {
+                reply(Err(error))
+            }
+            DeployTask::Ask { reply, .. } => reply(Err(error)),
+            DeployTask::Stop => {}
         }
     }
 }
@@ -55,20 +57,20 @@ pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
 
 /// Deploys what was `posted`.
 pub(super) fn deploy(
-    plane: &Plane,
+    control: &ControlState,
     ticket: u64,
     posted: Posted,
     options: &DeployOptions,
 ) -> Result<Deployed, DeployError> {
-    let source = Source::read(posted, plane.config.project_limits)?;
+    let source = Source::read(posted, control.config.project_limits)?;
     let domain = options.domain.as_deref().or(match &source {
         Source::Project(project) => project.settings.domain.as_deref(),
         Source::File(_) => None,
     });
     // Before the compiler is bothered; the load checks again, and the limit of domains with it.
-    domain.map_or(Ok(()), |domain| plane.host.check_domain(domain))?;
-    let plan = plane.compiler.plan(&source, &options.fields)?;
-    let mut deployed = deploy_read(plane, ticket, &source, &plan, domain, options)?;
+    domain.map_or(Ok(()), |domain| control.host.check_domain(domain))?;
+    let plan = control.compiler.plan(&source, &options.fields)?;
+    let mut deployed = deploy_read(control, ticket, &source, &plan, domain, options)?;
     // Not kept with the module: the next client may not send the fields.
     deployed.warnings.push_str(&plan.reading().remarks());
     Ok(deployed)
@@ -76,7 +78,7 @@ pub(super) fn deploy(
 
 /// Deploys `source`, which has been read.
 fn deploy_read(
-    plane: &Plane,
+    control: &ControlState,
     ticket: u64,
     source: &Source,
     plan: &Plan,
@@ -84,16 +86,16 @@ fn deploy_read(
     options: &DeployOptions,
 ) -> Result<Deployed, DeployError> {
     let hash = hash_of(source, plan.reading().fields());
-    if let Some(same) = already_served(plane, ticket, &hash, domain) {
+    if let Some(same) = already_served(control, ticket, &hash, domain) {
         return Ok(same);
     }
-    let key = plane.compiler.key(source, plan);
+    let key = control.compiler.key(source, plan);
     // What moves to another domain was inspected when it came.
-    let (warnings, manifest) = built(plane, ticket, &key, source, plan, || served_manifest(plane, &hash))?;
+    let (warnings, manifest) = built(control, ticket, &key, source, plan, || served_manifest(control, &hash))?;
     check_name(source, &manifest)?;
     verify::check(&manifest)?;
-    mounts::check(&manifest, &plane.config.mounts)?;
-    let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
+    mounts::check(&manifest, &control.config.mounts)?;
+    let warnings = warnings + &verify::remarks(&manifest, control.config.route_limits);
     let fields = plan.reading().fields();
     let message = options.message.as_deref().unwrap_or_default();
     let message = cut(message, MESSAGE_BYTES_MAX);
@@ -111,7 +113,7 @@ fn deploy_read(
         libraries: plan.libraries(),
         defaults: history::defaults(source),
     };
-    install(plane, ticket, compiled, &manifest)
+    install(control, ticket, compiled, &manifest)
 }
 
 /// Checks that a project's file and its config call the module the same.
@@ -136,30 +138,30 @@ fn hash_of(source: &Source, fields: &SourceFields) -> String {
 
 /// The key of the compilation of a version that was kept as `key`, compiled again if it was another compiler's or another
 /// SDK's: what these made need not keep to the interface of this server.
-pub(super) fn renewed(plane: &Plane, key: &str) -> Result<String, DeployError> {
-    let source = plane.store.source(key)?;
-    let plan = plane.compiler.plan(&source, &SourceFields::default())?;
-    let renewed = plane.compiler.key(&source, &plan);
+pub(super) fn renewed(control: &ControlState, key: &str) -> Result<String, DeployError> {
+    let source = control.store.source(key)?;
+    let plan = control.compiler.plan(&source, &SourceFields::default())?;
+    let renewed = control.compiler.key(&source, &plan);
     if renewed != key {
-        built(plane, plane.ticket(), &renewed, &source, &plan, || None)?;
+        built(control, control.ticket(), &renewed, &source, &plan, || None)?;
     }
     Ok(renewed)
 }
 
 /// Deploys what was deployed before a restart: it was inspected then, unless it has to be compiled again.
-pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), DeployError> {
-    let source = plane.store.source(&record.key)?;
-    let plan = plane.compiler.plan(&source, &record.fields)?;
-    let key = plane.compiler.key(&source, &plan);
+pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Result<(), DeployError> {
+    let source = control.store.source(&record.key)?;
+    let plan = control.compiler.plan(&source, &record.fields)?;
+    let key = control.compiler.key(&source, &plan);
     let known = || (key == record.key).then(|| Arc::new(record.manifest.clone()));
-    let (warnings, manifest) = built(plane, ticket, &key, &source, &plan, known)?;
+    let (warnings, manifest) = built(control, ticket, &key, &source, &plan, known)?;
     verify::check(&manifest)?;
-    mounts::check(&manifest, &plane.config.mounts)?;
-    let warnings = warnings + &verify::remarks(&manifest, plane.config.route_limits);
+    mounts::check(&manifest, &control.config.mounts)?;
+    let warnings = warnings + &verify::remarks(&manifest, control.config.route_limits);
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
     let fields = plan.reading().fields();
-    let list = plane.store.versions(&record.name)?;
+    let list = control.store.versions(&record.name)?;
     let known = list.into_iter().find(|version| version.number == record.version);
     // A record from before there were versions has no list: it begins one.
     let persist = persist || known.is_none();
@@ -182,13 +184,13 @@ pub(super) fn reload(plane: &Plane, ticket: u64, record: &Record) -> Result<(), 
         libraries: plan.libraries(),
         defaults: history::defaults(&source),
     };
-    install(plane, ticket, compiled, &manifest).map(|_| ())
+    install(control, ticket, compiled, &manifest).map(|_| ())
 }
 
 /// The module that is made of this very source and in this domain, if one is served. What was asked for before this is
 /// superseded by it.
-fn already_served(plane: &Plane, ticket: u64, hash: &str, domain: Option<&str>) -> Option<Deployed> {
-    let mut state = plane.state();
+fn already_served(control: &ControlState, ticket: u64, hash: &str, domain: Option<&str>) -> Option<Deployed> {
+    let mut state = control.state();
     let is_it = |entry: &&mut Entry| {
         entry.hash == hash && entry.is_running() && domain.is_none_or(|domain| domain == entry.domain)
     };
@@ -198,7 +200,7 @@ fn already_served(plane: &Plane, ticket: u64, hash: &str, domain: Option<&str>) 
         name: entry.manifest.name.clone(),
         manifest: Arc::clone(&entry.manifest),
         hash: hash.to_owned(),
-        domain: plane.place(&entry.domain).to_owned(),
+        domain: control.place(&entry.domain).to_owned(),
         warnings: entry.warnings.clone(),
         unchanged: true,
         superseded: false,
@@ -208,8 +210,8 @@ fn already_served(plane: &Plane, ticket: u64, hash: &str, domain: Option<&str>) 
 }
 
 /// The manifest of the module that is made of this very source, in whatever domain.
-fn served_manifest(plane: &Plane, hash: &str) -> Option<Arc<Manifest>> {
-    let state = plane.state();
+fn served_manifest(control: &ControlState, hash: &str) -> Option<Arc<Manifest>> {
+    let state = control.state();
     state.entries.iter().find(|entry| entry.hash == hash).map(|entry| Arc::clone(&entry.manifest))
 }
 
@@ -222,37 +224,37 @@ const OBJECT: &str = "module.so";
 /// Sees to it that compilation `key` is in the store. Returns its warnings and its manifest, which is `known` if it was
 /// there already.
 pub(super) fn built(
-    plane: &Plane,
+    control: &ControlState,
     ticket: u64,
     key: &str,
     source: &Source,
     plan: &Plan,
     known: impl FnOnce() -> Option<Arc<Manifest>>,
 ) -> Result<(String, Arc<Manifest>), DeployError> {
-    if let Some(warnings) = plane.store.cached(key) {
-        let inspect = || plane.host.inspect(&plane.store.object(key), plane.config.inspect_timeout).map(Arc::new);
+    if let Some(warnings) = control.store.cached(key) {
+        let inspect = || control.host.inspect(&control.store.object(key), control.config.inspect_timeout).map(Arc::new);
         return Ok((warnings, known().map_or_else(inspect, Ok)?));
     }
-    let dir = plane.store.scratch().join(ticket.to_string());
+    let dir = control.store.scratch().join(ticket.to_string());
     std::fs::create_dir_all(&dir).map_err(store::at(&dir))?;
-    let result = compiled(plane, &dir, key, source, plan);
+    let result = compiled(control, &dir, key, source, plan);
     let _ = std::fs::remove_dir_all(&dir);
     result.map(|(warnings, manifest)| (warnings, Arc::new(manifest)))
 }
 
 /// Compiles `source` in `dir`, inspects the result and keeps it.
 fn compiled(
-    plane: &Plane,
+    control: &ControlState,
     dir: &Path,
     key: &str,
     source: &Source,
     plan: &Plan,
 ) -> Result<(String, Manifest), DeployError> {
     // It gets ready while the compiler works.
-    let inspection = plane.host.begin_inspection(dir, OBJECT)?;
-    let warnings = plane.compiler.compile(source, plan, dir, OBJECT, &plane.units)?;
-    let keep = || plane.store.prepare(key, source, &dir.join(OBJECT), &warnings);
-    let (kept, manifest) = both(keep, || inspection.finish(plane.config.inspect_timeout))?;
+    let inspection = control.host.begin_inspection(dir, OBJECT)?;
+    let warnings = control.compiler.compile(source, plan, dir, OBJECT, &control.units)?;
+    let keep = || control.store.prepare(key, source, &dir.join(OBJECT), &warnings);
+    let (kept, manifest) = both(keep, || inspection.finish(control.config.inspect_timeout))?;
     // Also what the inspection refuses: it need not be compiled again to be refused.
     kept?.commit()?;
     Ok((warnings, manifest?))
@@ -287,15 +289,15 @@ pub(super) struct Compiled<'a> {
 
 /// From the manifest to publication.
 pub(super) fn install(
-    plane: &Plane,
+    control: &ControlState,
     ticket: u64,
     mut compiled: Compiled<'_>,
     manifest: &Arc<Manifest>,
 ) -> Result<Deployed, DeployError> {
     let name = manifest.name.clone();
-    let turn = plane.name_lock(&name);
+    let turn = control.name_lock(&name);
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-    let current = current(plane, &name);
+    let current = current(control, &name);
     let domain = compiled.domain.or(current.as_ref().map(|current| current.domain.as_str())).unwrap_or(DEFAULT_DOMAIN);
     if let Some(remark) = current.as_ref().and_then(|current| verify::other_author(&current.manifest, manifest)) {
         compiled.warnings.push_str(&remark);
@@ -304,7 +306,7 @@ pub(super) fn install(
         name: name.clone(),
         manifest: Arc::clone(manifest),
         hash: compiled.hash.to_owned(),
-        domain: plane.place(domain).to_owned(),
+        domain: control.place(domain).to_owned(),
         warnings: compiled.warnings.clone(),
         unchanged: false,
         superseded: false,
@@ -320,7 +322,7 @@ pub(super) fn install(
         Some(same)
             if same.hash == compiled.hash
                 && same.domain == domain
-                && already_served(plane, ticket, compiled.hash, Some(domain)).is_some() =>
+                && already_served(control, ticket, compiled.hash, Some(domain)).is_some() =>
         {
             deployed.unchanged = true;
             deployed.version = same.version;
@@ -328,9 +330,9 @@ pub(super) fn install(
         }
         _ => {}
     }
-    plane.reserve(ticket, manifest, domain)?;
-    let result = swap_in(plane, ticket, compiled, domain, manifest);
-    plane.release(ticket);
+    control.reserve(ticket, manifest, domain)?;
+    let result = swap_in(control, ticket, compiled, domain, manifest);
+    control.release(ticket);
     result.map(|version| Deployed { version, ..deployed })
 }
 
@@ -343,8 +345,8 @@ struct Current {
     manifest: Arc<Manifest>,
 }
 
-fn current(plane: &Plane, name: &str) -> Option<Current> {
-    let state = plane.state();
+fn current(control: &ControlState, name: &str) -> Option<Current> {
+    let state = control.state();
     let entry = state.entries.iter().find(|entry| entry.manifest.name == name)?;
     let manifest = Arc::clone(&entry.manifest);
     let (ticket, version) = (entry.ticket, entry.version);
@@ -353,25 +355,25 @@ fn current(plane: &Plane, name: &str) -> Option<Current> {
 
 /// Loads the new generation, runs the hooks in their order, persists and publishes.
 fn swap_in(
-    plane: &Plane,
+    control: &ControlState,
     ticket: u64,
     compiled: Compiled<'_>,
     domain: &str,
     manifest: &Arc<Manifest>,
 ) -> Result<u64, DeployError> {
-    let since_ms = since_ms(plane, &compiled, &manifest.name);
-    let list = plane.store.versions(&manifest.name)?;
-    let live = current(plane, &manifest.name).map_or(0, |current| current.version);
+    let since_ms = since_ms(control, &compiled, &manifest.name);
+    let list = control.store.versions(&manifest.name)?;
+    let live = current(control, &manifest.name).map_or(0, |current| current.version);
     let number = compiled.version.as_ref().map_or_else(|| versions::next(&list, live), |version| version.number);
     let record = record(&compiled, domain, manifest, since_ms, number);
     let version = version(&compiled, &record);
     // Written while the module is loaded and its requests wait for the hooks.
     let (prepared, loaded) = both(
-        || compiled.persist.then(|| prepare(plane, list, version, &record)).transpose(),
-        || load(plane, &compiled, domain, manifest),
+        || compiled.persist.then(|| prepare(control, list, version, &record)).transpose(),
+        || load(control, &compiled, domain, manifest),
     )?;
     let (generation, held, started) = loaded?;
-    if plane.is_abandoned() {
+    if control.is_abandoned() {
         return Err(DeployError::ShuttingDown);
     }
     // The list of versions first: see its documentation.
@@ -379,7 +381,7 @@ fn swap_in(
     let committed = started.and_then(|()| Ok(prepared?.map_or(Ok(()), commit)?));
     if let Err(error) = committed {
         if let Some(old) = held {
-            restore(plane, &manifest.name, &old);
+            restore(control, &manifest.name, &old);
         }
         return Err(error);
     }
@@ -398,7 +400,7 @@ fn swap_in(
         serving: Some(serving),
         released,
     };
-    let mut state = plane.state();
+    let mut state = control.state();
     let place = state.entries.iter_mut().find(|entry| entry.manifest.name == manifest.name);
     // The old entry is kept until the table without it is published: who finds the old one finds it whole.
     let _old = match place {
@@ -408,7 +410,7 @@ fn swap_in(
             None
         }
     };
-    plane.publish(&state)?;
+    control.publish(&state)?;
     Ok(number)
 }
 
@@ -417,13 +419,13 @@ type LoadedGeneration = (Arc<Generation>, Option<Arc<Generation>>, Result<(), De
 
 /// Loads the generation and runs the hooks in their order.
 fn load(
-    plane: &Plane,
+    control: &ControlState,
     compiled: &Compiled<'_>,
     domain: &str,
     manifest: &Manifest,
 ) -> Result<LoadedGeneration, DeployError> {
-    let settings = plane.settings_of(&manifest.name, &compiled.defaults)?;
-    let loaded = plane.generation(compiled.hash, &plane.store.object(compiled.key), domain, &settings);
+    let settings = control.settings_of(&manifest.name, &compiled.defaults)?;
+    let loaded = control.generation(compiled.hash, &control.store.object(compiled.key), domain, &settings);
     let generation = loaded.map_err(|error| match error {
         DeployError::Load(LoadError::Constructor(fault)) => {
             DeployError::Constructor { name: manifest.name.clone(), fault }
@@ -435,7 +437,7 @@ fn load(
         let what = "it says something else of itself in its domain than when it was inspected".to_owned();
         return Err(DeployError::Load(LoadError::Manifest(what)));
     }
-    let held = if manifest.has_onload { hold(plane, manifest)? } else { None };
+    let held = if manifest.has_onload { hold(control, manifest)? } else { None };
     let started = start(&generation, &manifest.name);
     Ok((generation, held, started))
 }
@@ -450,9 +452,9 @@ pub(super) fn start(generation: &Arc<Generation>, name: &str) -> Result<(), Depl
 /// When the module's current generation has an `unload` that must come before the new `onload`: lets its requests wait,
 /// waits for the running ones and for the sockets that `next` serves no more, and runs it. Returns the generation it was, to
 /// go back to.
-fn hold(plane: &Plane, next: &Manifest) -> Result<Option<Arc<Generation>>, DeployError> {
+fn hold(control: &ControlState, next: &Manifest) -> Result<Option<Arc<Generation>>, DeployError> {
     let name = next.name.as_str();
-    let mut state = plane.state();
+    let mut state = control.state();
     let Some(entry) = state.entries.iter_mut().find(|entry| entry.manifest.name == name) else { return Ok(None) };
     if !entry.manifest.has_unload {
         return Ok(None);
@@ -465,11 +467,11 @@ fn hold(plane: &Plane, next: &Manifest) -> Result<Option<Arc<Generation>>, Deplo
     let released = entry.released.clone();
     let old = Arc::clone(serving.generation());
     drop(serving);
-    plane.publish(&state)?;
+    control.publish(&state)?;
     drop(state);
-    if released.recv_timeout(plane.config.swap_timeout) == Err(RecvTimeoutError::Timeout) {
-        resume(plane, name, &old);
-        return Err(DeployError::SwapTimeout { name: name.to_owned(), waited: plane.config.swap_timeout });
+    if released.recv_timeout(control.config.swap_timeout) == Err(RecvTimeoutError::Timeout) {
+        resume(control, name, &old);
+        return Err(DeployError::SwapTimeout { name: name.to_owned(), waited: control.config.swap_timeout });
     }
     // A job may hold the generation still: then its unload comes when the job ends, and this swap does not wait.
     if Arc::strong_count(&old) == 1
@@ -482,47 +484,47 @@ fn hold(plane: &Plane, next: &Manifest) -> Result<Option<Arc<Generation>>, Deplo
 }
 
 /// Goes back to a generation whose `unload` may have run already.
-fn restore(plane: &Plane, name: &str, old: &Arc<Generation>) {
+fn restore(control: &ControlState, name: &str, old: &Arc<Generation>) {
     if !old.is_unload_due()
         && let Err(error) = start(old, name)
     {
         tracing::error!("going back to the version before: {error}");
     }
-    resume(plane, name, old);
+    resume(control, name, old);
 }
 
 /// Serves requests with `old` again.
-fn resume(plane: &Plane, name: &str, old: &Arc<Generation>) {
-    let mut state = plane.state();
+fn resume(control: &ControlState, name: &str, old: &Arc<Generation>) {
+    let mut state = control.state();
     if let Some(entry) = state.entries.iter_mut().find(|entry| entry.manifest.name == name) {
         let (serving, released) = Serving::start(Arc::clone(old));
         entry.serving = Some(serving);
         entry.interim = None;
         entry.released = released;
     }
-    if let Err(error) = plane.publish(&state) {
+    if let Err(error) = control.publish(&state) {
         tracing::error!("{error}");
     }
 }
 
 /// Removes a module.
-pub(super) fn remove(plane: &Plane, ticket: u64, name: &str) -> Result<(), DeployError> {
-    let turn = plane.name_lock(name);
+pub(super) fn remove(control: &ControlState, ticket: u64, name: &str) -> Result<(), DeployError> {
+    let turn = control.name_lock(name);
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let not_found = || DeployError::NotFound(name.to_owned());
-    match current(plane, name) {
+    match current(control, name) {
         None => return Err(not_found()),
         // Deployed again after this removal was asked for: the removal came before that, and is done.
         Some(newer) if newer.ticket > ticket => return Ok(()),
         Some(_) => {}
     }
-    plane.store.remove(name)?;
+    control.store.remove(name)?;
     // With the module: another one of its name, by whomever, is not to find its secrets.
-    plane.settings.remove(name)?;
-    let mut state = plane.state();
+    control.settings.remove(name)?;
+    let mut state = control.state();
     let at = state.entries.iter().position(|entry| entry.manifest.name == name).ok_or_else(not_found)?;
     let _old = state.entries.remove(at);
-    plane.publish(&state)?;
+    control.publish(&state)?;
     let text = format!("module {name} is removed");
     tracing::info!("{text}");
     logbook::add(name, logbook::Kind::Info, &text);
@@ -531,18 +533,18 @@ pub(super) fn remove(plane: &Plane, ticket: u64, name: &str) -> Result<(), Deplo
 }
 
 /// Restarts a module: see [`Instance::restart`](crate::domain::Instance::restart).
-pub(super) fn restart(plane: &Plane, name: &str) -> Result<(), DeployError> {
-    let turn = plane.name_lock(name);
+pub(super) fn restart(control: &ControlState, name: &str) -> Result<(), DeployError> {
+    let turn = control.name_lock(name);
     // A swap of this module waits: it would replace the instance that is being restarted.
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-    let generation = plane.state().entries.iter().find_map(|entry| {
+    let generation = control.state().entries.iter().find_map(|entry| {
         let serving = entry.serving.as_ref().filter(|_| entry.manifest.name == name);
         serving.map(|serving| Arc::clone(serving.generation()))
     });
     let generation = generation.ok_or_else(|| DeployError::NotFound(name.to_owned()))?;
     generation.instance().restart().map_err(|fault| {
         let name = name.to_owned();
-        if plane.host.domains().is_empty() {
+        if control.host.domains().is_empty() {
             DeployError::NoProcess { name, fault }
         } else {
             DeployError::Restart { name, fault }

@@ -1,6 +1,6 @@
 //! What is written of a deployment: the record that makes it live, and its entry in the list of versions.
 
-use super::control::Plane;
+use super::control::ControlState;
 use super::pipeline::Compiled;
 use super::store::{Prepared, Record};
 use super::versions::{self, Version};
@@ -9,13 +9,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Writes what a restart needs to know, but for the commits: the list of versions with `version`, and `record`.
 pub(super) fn prepare(
-    plane: &Plane,
+    control: &ControlState,
     mut list: Vec<Version>,
     version: Version,
     record: &Record,
 ) -> std::io::Result<(Prepared, Prepared)> {
-    versions::add(&mut list, version, plane.config.versions_kept, record.version);
-    Ok((plane.store.prepare_versions(&record.name, &list)?, plane.store.prepare_record(record)?))
+    versions::add(&mut list, version, control.config.versions_kept, record.version);
+    Ok((control.store.prepare_versions(&record.name, &list)?, control.store.prepare_record(record)?))
 }
 
 /// What is kept of the version that `record` makes live.
@@ -40,8 +40,8 @@ pub(super) fn now_ms() -> u64 {
 }
 
 /// When the module came: a new version takes the place of the one before, also after a restart.
-pub(super) fn since_ms(plane: &Plane, compiled: &Compiled<'_>, name: &str) -> u64 {
-    let served = plane.state().entries.iter().find(|entry| entry.manifest.name == name).map(|entry| entry.since_ms);
+pub(super) fn since_ms(control: &ControlState, compiled: &Compiled<'_>, name: &str) -> u64 {
+    let served = control.state().entries.iter().find(|entry| entry.manifest.name == name).map(|entry| entry.since_ms);
     served.or(compiled.since_ms).unwrap_or_else(now_ms)
 }
 

@@ -21,7 +21,7 @@ impl Control {
     /// The domains that there are now; none where modules run in the server.
     #[must_use]
     pub fn domains(&self) -> Vec<DomainView> {
-        self.plane().host.domains()
+        self.control().host.domains()
     }
 
     fn module_json(&self, module: &Published) -> serde_json::Value {
@@ -29,7 +29,7 @@ impl Control {
         let mut json = json!({
             "name": manifest.name,
             "author": manifest.author,
-            "path": self.plane().config.module_dir.to_string_lossy(),
+            "path": self.control().config.module_dir.to_string_lossy(),
             "module_hash": module.hash(),
             "routes": manifest.routes.iter().map(|r| json!({"path": r.path, "method": r.method})).collect::<Vec<_>>(),
             "websockets": manifest.websockets.iter().map(|w| json!({"path": w.path})).collect::<Vec<_>>(),

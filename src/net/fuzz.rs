@@ -1,6 +1,6 @@
 //! A driver without sockets: an application and one connection, fed and emptied by hand.
 
-use super::{Application, CloseReason, ConnId, Links, Peer};
+use super::{Application, CloseReason, ConnId, Connections, Peer};
 use std::task::Waker as TaskWaker;
 use std::time::Instant;
 
@@ -9,14 +9,14 @@ const NO_FD: i32 = -1;
 
 /// Ids of `count` connections that were open once.
 pub(crate) fn conn_ids(count: usize) -> Vec<ConnId> {
-    let mut links = Links::default();
-    (0..count).map(|_| links.insert(NO_FD)).collect()
+    let mut connections = Connections::default();
+    (0..count).map(|_| connections.insert(NO_FD)).collect()
 }
 
 /// An application and its only connection.
 pub(crate) struct Driver<A> {
     app: A,
-    links: Links,
+    connections: Connections,
     conn: ConnId,
     /// What the peer has received.
     pub(crate) received: Vec<u8>,
@@ -27,47 +27,47 @@ pub(crate) struct Driver<A> {
 impl<A: Application> Driver<A> {
     /// Accepts a connection of `peer`.
     pub(crate) fn accept(mut app: A, peer: &Peer) -> Self {
-        let mut links = Links::default();
-        let conn = links.insert(NO_FD);
-        assert!(app.accepted(&mut links, conn, peer, 0), "the connection is refused");
-        Self { app, links, conn, received: Vec::new(), blocked: false }
+        let mut connections = Connections::default();
+        let conn = connections.insert(NO_FD);
+        assert!(app.accepted(&mut connections, conn, peer, 0), "the connection is refused");
+        Self { app, connections, conn, received: Vec::new(), blocked: false }
     }
 
     /// Whether the driver may receive: until then the bytes wait in the kernel.
     pub(crate) fn is_reading(&mut self) -> bool {
-        self.links.poll_reading(self.conn, TaskWaker::noop())
+        self.connections.poll_reading(self.conn, TaskWaker::noop())
     }
 
     /// Whether the application has ended the connection: what arrives is thrown away.
     pub(crate) fn is_closing(&self) -> bool {
-        self.links.is_closing(self.conn)
+        self.connections.is_closing(self.conn)
     }
 
     /// Bytes arrive.
     pub(crate) fn data(&mut self, bytes: &[u8]) {
         if !self.is_closing() {
-            self.app.data(&mut self.links, self.conn, bytes);
+            self.app.data(&mut self.connections, self.conn, bytes);
         }
     }
 
     /// The peer sends FIN.
     pub(crate) fn eof(&mut self) {
         if !self.is_closing() {
-            self.app.eof(&mut self.links, self.conn);
+            self.app.eof(&mut self.connections, self.conn);
         }
     }
 
     /// Ends a batch; the socket takes at most `room` bytes. Returns whether anything moved.
     pub(crate) fn end_batch(&mut self, room: usize) -> bool {
         let before = self.received.len();
-        self.app.batch_end(&mut self.links);
-        let dirty = self.links.take_dirty();
-        self.links.give_dirty(dirty);
-        let all = self.links.flush_into(self.conn, room, &mut self.received);
+        self.app.batch_end(&mut self.connections);
+        let dirty = self.connections.take_dirty();
+        self.connections.give_dirty(dirty);
+        let all = self.connections.flush_into(self.conn, room, &mut self.received);
         let was_blocked = std::mem::replace(&mut self.blocked, !all);
-        let awaited = !self.links.take_sent().is_empty();
+        let awaited = !self.connections.take_sent().is_empty();
         if all && (awaited || was_blocked) && !self.is_closing() {
-            self.app.drained(&mut self.links, self.conn);
+            self.app.drained(&mut self.connections, self.conn);
         }
         self.received.len() > before || self.app.has_work()
     }
@@ -79,15 +79,15 @@ impl<A: Application> Driver<A> {
 
     /// The connection is gone; the application stays, to be looked at.
     pub(crate) fn closed(&mut self) {
-        let reason = self.links.close_reason(self.conn, CloseReason::Peer);
-        self.links.remove(self.conn);
-        self.app.closed(&mut self.links, self.conn, reason);
-        self.app.batch_end(&mut self.links);
+        let reason = self.connections.close_reason(self.conn, CloseReason::Peer);
+        self.connections.remove(self.conn);
+        self.app.closed(&mut self.connections, self.conn, reason);
+        self.app.batch_end(&mut self.connections);
     }
 
     /// What the application has to do with no connection there.
     pub(crate) fn idle(&mut self) {
-        self.app.batch_end(&mut self.links);
-        self.app.tick(&mut self.links, Instant::now());
+        self.app.batch_end(&mut self.connections);
+        self.app.tick(&mut self.connections, Instant::now());
     }
 }

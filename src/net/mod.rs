@@ -1,21 +1,21 @@
 //! The reactor seam, its drivers, and listeners.
 //!
 //! The seam is shaped by events: a driver receives bytes into whatever buffer it likes and hands them to an
-//! [`Application`] in place; the application answers by queueing bytes on a [`Links`] entry, which the driver
+//! [`Application`] in place; the application answers by queueing bytes on a [`Connections`] entry, which the driver
 //! flushes once a batch. No type of a reactor library leaves its driver's file. Where a listener has TLS, it stands
 //! between the two: the application sees plaintext only.
 
 pub mod activation;
 pub mod certificate;
+pub mod connections;
 pub mod file;
-pub mod links;
 pub mod listener;
 pub mod outbox;
 pub mod waker;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod handshakes;
+mod handshake_scheduler;
 mod monoio_driver;
 mod sys;
 mod tls;
@@ -23,8 +23,8 @@ mod warm;
 
 pub use activation::{PassedError, passed_sockets, share};
 pub use certificate::{Certificate, TlsError};
+pub use connections::{ConnId, Connections};
 pub use file::{Attached, BodyPiece, FileRange};
-pub use links::{ConnId, Links};
 pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, UnixAccess, bind_all};
 pub use outbox::{Lent, Outbox};
 pub use sys::{keep_descriptors_from, raise_open_files_limit};
@@ -74,7 +74,7 @@ pub fn io_uring_available(rings: usize) -> Result<(), String> {
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The application asked for it ([`Links::close`]).
+    /// The application asked for it ([`Connections::close`]).
     Application,
     /// The peer closed both directions or reset the connection.
     Peer,
@@ -84,33 +84,33 @@ pub enum CloseReason {
 
 /// What a driver runs: called on the shard's own thread, never concurrently.
 ///
-/// After any callback the driver may deliver others before it flushes; everything queued on [`Links`] during a
+/// After any callback the driver may deliver others before it flushes; everything queued on [`Connections`] during a
 /// batch leaves after [`Application::batch_end`], one `send(2)` a connection.
 pub trait Application {
     /// A connection was accepted on listener number `listener`. Returning `false` closes it once its outbox is sent.
-    fn accepted(&mut self, links: &mut Links, conn: ConnId, peer: &Peer, listener: usize) -> bool;
+    fn accepted(&mut self, connections: &mut Connections, conn: ConnId, peer: &Peer, listener: usize) -> bool;
 
     /// Bytes arrived, in order. `bytes` is never empty and valid only during the call.
-    fn data(&mut self, links: &mut Links, conn: ConnId, bytes: &[u8]);
+    fn data(&mut self, connections: &mut Connections, conn: ConnId, bytes: &[u8]);
 
-    /// The peer will send no more (FIN). The connection stays open for sending until [`Links::close`].
-    fn eof(&mut self, links: &mut Links, conn: ConnId);
+    /// The peer will send no more (FIN). The connection stays open for sending until [`Connections::close`].
+    fn eof(&mut self, connections: &mut Connections, conn: ConnId);
 
-    /// The outbox of `conn`, which a flush had left non-empty or [`Links::await_sent`] was about, is empty now.
-    fn drained(&mut self, links: &mut Links, conn: ConnId);
+    /// The outbox of `conn`, which a flush had left non-empty or [`Connections::await_sent`] was about, is empty now.
+    fn drained(&mut self, connections: &mut Connections, conn: ConnId);
 
     /// The connection is gone; `conn` names nothing from here on. Called exactly once for every accepted connection.
-    fn closed(&mut self, links: &mut Links, conn: ConnId, reason: CloseReason);
+    fn closed(&mut self, connections: &mut Connections, conn: ConnId, reason: CloseReason);
 
     /// All events that were ready have been delivered.
-    fn batch_end(&mut self, links: &mut Links);
+    fn batch_end(&mut self, connections: &mut Connections);
 
     /// Whether another [`Application::batch_end`] would find something to do. Asked before the reactor sleeps, after
     /// [`Waker::prepare_sleep`].
     fn has_work(&self) -> bool;
 
     /// Called about every [`TICK`], for time-outs and housekeeping.
-    fn tick(&mut self, links: &mut Links, now: Instant);
+    fn tick(&mut self, connections: &mut Connections, now: Instant);
 
     /// Whether listeners should still accept. Once `false`, the driver closes its listeners.
     fn accepting(&self) -> bool;

@@ -2,7 +2,7 @@
 //!
 //! One task a connection waits until there is something to receive and then takes it with a direct `recv(2)` into the
 //! shard's one buffer, so a connection that waits holds no buffer at all. Sending is a direct `send(2)` once a batch (see
-//! [`Links::flush`]).
+//! [`Connections::flush`]).
 //!
 //! The end of a batch: without its `sync` feature, monoio polls the main future when every task that was ready has run,
 //! right before it waits for the kernel, provided that the future was woken meanwhile. So each event wakes the main
@@ -10,8 +10,8 @@
 
 mod accept;
 
-use super::handshakes::Handshakes;
-use super::links::{ConnId, Flushed, Incoming, Links};
+use super::connections::{ConnId, Connections, Flushed, Incoming};
+use super::handshake_scheduler::Handshakes;
 use super::listener::{Listener, Peer};
 use super::tls::{Acceptor, HEADROOM, Refused, Session};
 use super::waker::Waker;
@@ -47,13 +47,13 @@ const ROUNDS_MAX: u32 = 16;
 
 struct Core<A> {
     app: A,
-    links: Links,
+    connections: Connections,
     waker: Arc<Waker>,
     /// Wakes the main future; set when it is first polled.
     main: Option<TaskWaker>,
     /// Tasks that try again at the next tick what has failed.
     until_tick: Vec<TaskWaker>,
-    handshakes: Handshakes,
+    handshake_scheduler: Handshakes,
     /// The socket of each connection, at its [`ConnId::index`].
     sockets: Vec<Option<Rc<Stream>>>,
     /// What is received passes through here, after [`HEADROOM`] bytes.
@@ -69,7 +69,7 @@ enum Received {
     End,
 }
 
-type Shared<A> = Rc<RefCell<Core<A>>>;
+type SharedCore<A> = Rc<RefCell<Core<A>>>;
 
 impl<A: Application> Core<A> {
     /// An event has been delivered: the batch must be ended before the reactor sleeps.
@@ -80,19 +80,19 @@ impl<A: Application> Core<A> {
     }
 
     /// Delivers an event to the application, and sees to it that the batch is ended.
-    fn event<T>(&mut self, conn: Option<ConnId>, event: impl FnOnce(&mut A, &mut Links) -> T) -> Option<T> {
+    fn event<T>(&mut self, conn: Option<ConnId>, event: impl FnOnce(&mut A, &mut Connections) -> T) -> Option<T> {
         self.delivered();
         self.call(conn, event)
     }
 
     /// Calls the application. A panic in it ends the connection it was about, not the shard.
-    fn call<T>(&mut self, conn: Option<ConnId>, event: impl FnOnce(&mut A, &mut Links) -> T) -> Option<T> {
-        let (app, links) = (&mut self.app, &mut self.links);
-        let result = catch_unwind(AssertUnwindSafe(|| event(app, links)));
+    fn call<T>(&mut self, conn: Option<ConnId>, event: impl FnOnce(&mut A, &mut Connections) -> T) -> Option<T> {
+        let (app, connections) = (&mut self.app, &mut self.connections);
+        let result = catch_unwind(AssertUnwindSafe(|| event(app, connections)));
         if result.is_err() {
             tracing::error!("a panic in the shard was caught; its connection is closed. Please report this as a bug");
             if let Some(conn) = conn {
-                self.links.abort(conn);
+                self.connections.abort(conn);
             }
         }
         result.ok()
@@ -106,16 +106,16 @@ impl<A: Application> Core<A> {
         let result = match received {
             Ok(0) => {
                 // A peer that has sent FIN still reads: what is queued on a connection being closed must leave first.
-                if !self.links.is_closing(conn) {
-                    self.event(Some(conn), |app, links| app.eof(links, conn));
+                if !self.connections.is_closing(conn) {
+                    self.event(Some(conn), |app, connections| app.eof(connections, conn));
                 }
                 Ok(Received::End)
             }
-            Ok(count) => match self.links.incoming(conn) {
+            Ok(count) => match self.connections.incoming(conn) {
                 Incoming::Discarded => Ok(Received::Discarded(count)),
                 Incoming::Plain => {
                     let bytes = buffer.get(HEADROOM..HEADROOM + count).unwrap_or_default();
-                    self.event(Some(conn), |app, links| app.data(links, conn, bytes));
+                    self.event(Some(conn), |app, connections| app.data(connections, conn, bytes));
                     Ok(Received::Delivered)
                 }
                 Incoming::Sealed(session) => {
@@ -133,8 +133,8 @@ impl<A: Application> Core<A> {
     fn take_sealed(&mut self, conn: ConnId, mut session: Box<Session>, buffer: &mut [u8], count: usize) {
         let mut made = Vec::new();
         let deliver = |bytes: &[u8]| {
-            if !self.links.is_closing(conn) {
-                self.event(Some(conn), |app, links| app.data(links, conn, bytes));
+            if !self.connections.is_closing(conn) {
+                self.event(Some(conn), |app, connections| app.data(connections, conn, bytes));
             }
         };
         let received = catch_unwind(AssertUnwindSafe(|| session.receive(buffer, count, &mut made, deliver)));
@@ -145,18 +145,18 @@ impl<A: Application> Core<A> {
         // There may be something to send without any plaintext.
         self.delivered();
         if received.is_err() {
-            return self.links.refuse(conn, &made);
+            return self.connections.refuse(conn, &made);
         }
         let ended = session.has_ended();
-        self.links.put_session(conn, session, &made);
-        if ended && !self.links.is_closing(conn) {
-            self.event(Some(conn), |app, links| app.eof(links, conn));
+        self.connections.put_session(conn, session, &made);
+        if ended && !self.connections.is_closing(conn) {
+            self.event(Some(conn), |app, connections| app.eof(connections, conn));
         }
     }
 
     /// The socket of a connection that is open.
     fn socket(&self, conn: ConnId) -> Option<Rc<Stream>> {
-        self.links.knows(conn).then(|| self.sockets.get(conn.index())?.clone())?
+        self.connections.knows(conn).then(|| self.sockets.get(conn.index())?.clone())?
     }
 
     /// Names the socket of `conn`, or none any more.
@@ -182,7 +182,7 @@ impl<A: Application> Core<A> {
     }
 
     fn has_work(&self) -> bool {
-        self.links.has_warmed() || self.ask(false, A::has_work)
+        self.connections.has_warmed() || self.ask(false, A::has_work)
     }
 
     fn stopped(&self) -> bool {
@@ -209,11 +209,11 @@ pub(super) fn run_with_timer<A: Application + 'static>(
 ) -> io::Result<()> {
     let core = Rc::new(RefCell::new(Core {
         app,
-        links: Links::woken_by(waker),
+        connections: Connections::woken_by(waker),
         waker: Arc::clone(waker),
         main: None,
         until_tick: Vec::new(),
-        handshakes: Handshakes::default(),
+        handshake_scheduler: Handshakes::default(),
         sockets: Vec::new(),
         buffer: vec![0; HEADROOM + BUFFER_BYTES].into_boxed_slice(),
     }));
@@ -244,7 +244,7 @@ fn ring() -> io::Result<Runtime<IoUringDriver>> {
 }
 
 async fn serve<A: Application + 'static>(
-    core: Shared<A>,
+    core: SharedCore<A>,
     listeners: Vec<Listener>,
     timer: OwnedFd,
     nonblocking: bool,
@@ -304,9 +304,9 @@ async fn serve<A: Application + 'static>(
 }
 
 /// Ends a batch: messages from other threads, then one send a connection. Returns whether the application has stopped.
-fn end_batch<A: Application + 'static>(core: &Shared<A>) -> bool {
+fn end_batch<A: Application + 'static>(core: &SharedCore<A>) -> bool {
     core.borrow().waker.awake();
-    let in_line = core.borrow_mut().handshakes.end_turn();
+    let in_line = core.borrow_mut().handshake_scheduler.end_turn();
     for _ in 0..ROUNDS_MAX {
         core.borrow_mut().call(None, super::Application::batch_end);
         flush(core);
@@ -335,18 +335,18 @@ fn end_batch<A: Application + 'static>(core: &Shared<A>) -> bool {
     false
 }
 
-fn flush<A: Application + 'static>(core: &Shared<A>) {
+fn flush<A: Application + 'static>(core: &SharedCore<A>) {
     let mut state = core.borrow_mut();
-    let dirty = state.links.take_dirty();
+    let dirty = state.connections.take_dirty();
     for &conn in &dirty {
-        if state.links.flush(conn) == Flushed::Blocked {
+        if state.connections.flush(conn) == Flushed::Blocked {
             monoio::spawn(until_writable(Rc::clone(core), conn));
         }
     }
-    state.links.give_dirty(dirty);
-    for conn in state.links.take_sent() {
-        if !state.links.is_closing(conn) {
-            state.event(Some(conn), |app, links| app.drained(links, conn));
+    state.connections.give_dirty(dirty);
+    for conn in state.connections.take_sent() {
+        if !state.connections.is_closing(conn) {
+            state.event(Some(conn), |app, connections| app.drained(connections, conn));
         }
     }
 }
@@ -357,20 +357,20 @@ fn pollable(descriptor: OwnedFd) -> io::Result<UnixStream> {
 }
 
 /// Waits for room in a socket and sends on.
-async fn until_writable<A: Application + 'static>(core: Shared<A>, conn: ConnId) {
+async fn until_writable<A: Application + 'static>(core: SharedCore<A>, conn: ConnId) {
     // The descriptor that the connection's task waits on for something to receive: a second one for each slow reader would
     // count against the limit of open files, which the limit of connections is made from.
     let Some(socket) = core.borrow().socket(conn) else { return };
     loop {
         if socket.writable().await.is_err() {
-            return core.borrow_mut().links.abort(conn);
+            return core.borrow_mut().connections.abort(conn);
         }
         let mut state = core.borrow_mut();
-        match state.links.writable(conn) {
+        match state.connections.writable(conn) {
             Flushed::Blocked => {}
             Flushed::All => {
-                if !state.links.is_closing(conn) {
-                    state.event(Some(conn), |app, links| app.drained(links, conn));
+                if !state.connections.is_closing(conn) {
+                    state.event(Some(conn), |app, connections| app.drained(connections, conn));
                 }
                 return;
             }
@@ -401,7 +401,7 @@ impl Failing {
     }
 }
 
-async fn woken<A: Application + 'static>(core: Shared<A>, wake: UnixStream) {
+async fn woken<A: Application + 'static>(core: SharedCore<A>, wake: UnixStream) {
     let mut failing = Failing::new("waiting for messages");
     loop {
         match wake.readable(false).await {
@@ -414,12 +414,12 @@ async fn woken<A: Application + 'static>(core: Shared<A>, wake: UnixStream) {
         let mut state = core.borrow_mut();
         state.waker.clear();
         // Behind everything that this turn has brought: those tasks are in the queue already.
-        state.handshakes.call();
+        state.handshake_scheduler.call();
         state.delivered();
     }
 }
 
-async fn ticks<A: Application + 'static>(core: Shared<A>, timer: OwnedFd) {
+async fn ticks<A: Application + 'static>(core: SharedCore<A>, timer: OwnedFd) {
     let Ok(poll) = timer.try_clone().and_then(pollable) else { return };
     let mut failing = Failing::new("waiting for the timer");
     loop {
@@ -435,15 +435,15 @@ async fn ticks<A: Application + 'static>(core: Shared<A>, timer: OwnedFd) {
         sys::counter_clear(&timer);
         let now = Instant::now();
         let mut state = core.borrow_mut();
-        state.links.end_lingering(now);
-        state.links.end_handshakes(now);
+        state.connections.end_lingering(now);
+        state.connections.end_handshakes(now);
         state.until_tick.drain(..).for_each(TaskWaker::wake);
-        state.event(None, |app, links| app.tick(links, now));
+        state.event(None, |app, connections| app.tick(connections, now));
     }
 }
 
 /// Waits for the next tick: a pause that needs no descriptor, of which there may be none left.
-async fn until_tick<A: Application + 'static>(core: &Shared<A>) {
+async fn until_tick<A: Application + 'static>(core: &SharedCore<A>) {
     let mut waiting = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut waiting, true) {
@@ -503,7 +503,7 @@ impl AsRawFd for Stream {
 
 /// Receives on one connection until it ends.
 fn connection<A: Application + 'static>(
-    core: Shared<A>,
+    core: SharedCore<A>,
     stream: Stream,
     peer: &Peer,
     acceptor: Option<&Acceptor>,
@@ -512,14 +512,14 @@ fn connection<A: Application + 'static>(
     let stream = Rc::new(stream);
     let conn = {
         let mut state = core.borrow_mut();
-        let conn = state.links.insert(stream.as_raw_fd());
+        let conn = state.connections.insert(stream.as_raw_fd());
         state.set_socket(conn, Some(Rc::clone(&stream)));
-        let secured = acceptor.is_none_or(|acceptor| state.links.secure(conn, acceptor));
-        if state.event(Some(conn), |app, links| app.accepted(links, conn, peer, number)) == Some(false) {
-            state.links.close(conn);
+        let secured = acceptor.is_none_or(|acceptor| state.connections.secure(conn, acceptor));
+        if state.event(Some(conn), |app, connections| app.accepted(connections, conn, peer, number)) == Some(false) {
+            state.connections.close(conn);
         }
         if !secured {
-            state.links.abort(conn);
+            state.connections.abort(conn);
         }
         conn
     };
@@ -527,9 +527,9 @@ fn connection<A: Application + 'static>(
     async move {
         let reason = receive(&core, &stream, conn, has_handshake).await;
         let mut state = core.borrow_mut();
-        let reason = state.links.close_reason(conn, reason);
-        state.event(None, |app, links| app.closed(links, conn, reason));
-        state.links.remove(conn);
+        let reason = state.connections.close_reason(conn, reason);
+        state.event(None, |app, connections| app.closed(connections, conn, reason));
+        state.connections.remove(conn);
         state.set_socket(conn, None);
         if Rc::strong_count(&stream) > 1 {
             // Ends the wait for room in it.
@@ -540,14 +540,14 @@ fn connection<A: Application + 'static>(
 }
 
 async fn receive<A: Application + 'static>(
-    core: &Shared<A>,
+    core: &SharedCore<A>,
     stream: &Stream,
     conn: ConnId,
     has_handshake: bool,
 ) -> CloseReason {
     let mut discarded = 0;
     loop {
-        poll_fn(|cx| match core.borrow_mut().links.poll_reading(conn, cx.waker()) {
+        poll_fn(|cx| match core.borrow_mut().connections.poll_reading(conn, cx.waker()) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         })
@@ -568,13 +568,13 @@ async fn receive<A: Application + 'static>(
                 if discarded > DISCARDED_BYTES_MAX {
                     // Not closed at once: that would make the kernel reset the connection before the peer has read the
                     // answer. Its window fills up instead, until the time for lingering is over.
-                    until(core, conn, Links::is_aborted).await;
+                    until(core, conn, Connections::is_aborted).await;
                     return CloseReason::Application;
                 }
             }
             Ok(Received::End) => {
                 // The peer has sent FIN; wait until the application is through with its answers.
-                until(core, conn, Links::is_finished).await;
+                until(core, conn, Connections::is_finished).await;
                 return CloseReason::Peer;
             }
             Err(error) if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].contains(&error.kind()) => {}
@@ -584,16 +584,16 @@ async fn receive<A: Application + 'static>(
 }
 
 /// Waits, if what has arrived on `conn` belongs to a handshake, until that may take its step.
-async fn handshake_turn<A: Application + 'static>(core: &Shared<A>, conn: ConnId) {
+async fn handshake_turn<A: Application + 'static>(core: &SharedCore<A>, conn: ConnId) {
     let mut place: Option<Rc<Cell<bool>>> = None;
     poll_fn(|cx| {
         let mut state = core.borrow_mut();
         // It may have been closed while it waited.
-        if !state.links.is_handshaking(conn) {
+        if !state.connections.is_handshaking(conn) {
             return Poll::Ready(());
         }
         if place.is_none() {
-            place = state.handshakes.enter(cx.waker());
+            place = state.handshake_scheduler.enter(cx.waker());
             if place.is_none() {
                 return Poll::Ready(());
             }
@@ -606,13 +606,17 @@ async fn handshake_turn<A: Application + 'static>(core: &Shared<A>, conn: ConnId
 }
 
 /// Waits until `reached` says so of a connection on its way out.
-async fn until<A: Application + 'static>(core: &Shared<A>, conn: ConnId, reached: fn(&Links, ConnId) -> bool) {
+async fn until<A: Application + 'static>(
+    core: &SharedCore<A>,
+    conn: ConnId,
+    reached: fn(&Connections, ConnId) -> bool,
+) {
     poll_fn(|cx| {
         let mut state = core.borrow_mut();
-        if reached(&state.links, conn) {
+        if reached(&state.connections, conn) {
             return Poll::Ready(());
         }
-        state.links.watch(conn, cx.waker());
+        state.connections.watch(conn, cx.waker());
         Poll::Pending
     })
     .await;

@@ -19,7 +19,7 @@ fn check(result: libc::ssize_t) -> io::Result<usize> {
 pub(super) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: pointer and length describe `bytes`; the kernel only reads them. A stale `fd` can at worst name another
-    // socket: `Links` removes an entry before its driver closes the descriptor.
+    // socket: `Connections` removes an entry before its driver closes the descriptor.
     check(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 

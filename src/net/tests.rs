@@ -1,6 +1,6 @@
 //! The drivers, run against real sockets.
 
-mod handshakes;
+mod handshake_scheduler;
 
 use super::*;
 use std::collections::VecDeque;
@@ -30,31 +30,31 @@ struct Control {
 const BIG: usize = 8 * 1024 * 1024;
 
 impl Application for Echo {
-    fn accepted(&mut self, _: &mut Links, _: ConnId, peer: &Peer, _: usize) -> bool {
+    fn accepted(&mut self, _: &mut Connections, _: ConnId, peer: &Peer, _: usize) -> bool {
         assert!(peer.is_loopback());
         self.open += 1;
         true
     }
-    fn data(&mut self, links: &mut Links, conn: ConnId, bytes: &[u8]) {
+    fn data(&mut self, connections: &mut Connections, conn: ConnId, bytes: &[u8]) {
         match bytes[0] {
             b'p' => panic!("asked for"),
-            b'x' => links.abort(conn),
-            b'b' => links.outbox(conn).unwrap().push_owned(vec![b'B'; BIG]),
-            _ => links.outbox(conn).unwrap().push(bytes),
+            b'x' => connections.abort(conn),
+            b'b' => connections.outbox(conn).unwrap().push_owned(vec![b'B'; BIG]),
+            _ => connections.outbox(conn).unwrap().push(bytes),
         }
         if bytes.contains(&b'!') {
-            links.close(conn);
+            connections.close(conn);
         }
     }
-    fn eof(&mut self, links: &mut Links, conn: ConnId) {
-        links.close(conn);
+    fn eof(&mut self, connections: &mut Connections, conn: ConnId) {
+        connections.close(conn);
     }
-    fn drained(&mut self, _: &mut Links, _: ConnId) {}
-    fn closed(&mut self, _: &mut Links, _: ConnId, _: CloseReason) {
+    fn drained(&mut self, _: &mut Connections, _: ConnId) {}
+    fn closed(&mut self, _: &mut Connections, _: ConnId, _: CloseReason) {
         self.open -= 1;
         self.shared.closed.fetch_add(1, Ordering::SeqCst);
     }
-    fn batch_end(&mut self, _: &mut Links) {
+    fn batch_end(&mut self, _: &mut Connections) {
         self.shared.batches.fetch_add(1, Ordering::SeqCst);
         let mut queue = self.shared.queue.lock().unwrap();
         self.shared.received.fetch_add(queue.len() as u64, Ordering::SeqCst);
@@ -64,7 +64,7 @@ impl Application for Echo {
         !self.shared.queue.lock().unwrap().is_empty()
     }
     fn finish(&mut self) {}
-    fn tick(&mut self, _: &mut Links, _: Instant) {}
+    fn tick(&mut self, _: &mut Connections, _: Instant) {}
     fn accepting(&self) -> bool {
         !self.shared.stop.load(Ordering::SeqCst)
     }
@@ -231,26 +231,26 @@ struct Busy {
 }
 
 impl Application for Busy {
-    fn accepted(&mut self, _: &mut Links, _: ConnId, _: &Peer, _: usize) -> bool {
+    fn accepted(&mut self, _: &mut Connections, _: ConnId, _: &Peer, _: usize) -> bool {
         self.open = true;
         true
     }
-    fn data(&mut self, links: &mut Links, conn: ConnId, bytes: &[u8]) {
+    fn data(&mut self, connections: &mut Connections, conn: ConnId, bytes: &[u8]) {
         self.received += bytes.len();
-        links.outbox(conn).unwrap().push(bytes);
+        connections.outbox(conn).unwrap().push(bytes);
     }
-    fn eof(&mut self, links: &mut Links, conn: ConnId) {
-        links.close(conn);
+    fn eof(&mut self, connections: &mut Connections, conn: ConnId) {
+        connections.close(conn);
     }
-    fn drained(&mut self, _: &mut Links, _: ConnId) {}
-    fn closed(&mut self, _: &mut Links, _: ConnId, _: CloseReason) {
+    fn drained(&mut self, _: &mut Connections, _: ConnId) {}
+    fn closed(&mut self, _: &mut Connections, _: ConnId, _: CloseReason) {
         self.open = false;
     }
-    fn batch_end(&mut self, _: &mut Links) {}
+    fn batch_end(&mut self, _: &mut Connections) {}
     fn has_work(&self) -> bool {
         self.received == 1
     }
-    fn tick(&mut self, _: &mut Links, _: Instant) {}
+    fn tick(&mut self, _: &mut Connections, _: Instant) {}
     fn accepting(&self) -> bool {
         true
     }
@@ -295,25 +295,25 @@ impl Panicky {
 }
 
 impl Application for Panicky {
-    fn accepted(&mut self, _: &mut Links, _: ConnId, _: &Peer, _: usize) -> bool {
+    fn accepted(&mut self, _: &mut Connections, _: ConnId, _: &Peer, _: usize) -> bool {
         self.open = true;
         true
     }
-    fn data(&mut self, links: &mut Links, conn: ConnId, bytes: &[u8]) {
-        links.outbox(conn).unwrap().push(bytes);
+    fn data(&mut self, connections: &mut Connections, conn: ConnId, bytes: &[u8]) {
+        connections.outbox(conn).unwrap().push(bytes);
     }
-    fn eof(&mut self, links: &mut Links, conn: ConnId) {
+    fn eof(&mut self, connections: &mut Connections, conn: ConnId) {
         self.ended = true;
-        links.close(conn);
+        connections.close(conn);
     }
-    fn drained(&mut self, _: &mut Links, _: ConnId) {}
-    fn closed(&mut self, _: &mut Links, _: ConnId, _: CloseReason) {}
-    fn batch_end(&mut self, _: &mut Links) {}
+    fn drained(&mut self, _: &mut Connections, _: ConnId) {}
+    fn closed(&mut self, _: &mut Connections, _: ConnId, _: CloseReason) {}
+    fn batch_end(&mut self, _: &mut Connections) {}
     fn has_work(&self) -> bool {
         self.panic_once(1);
         false
     }
-    fn tick(&mut self, _: &mut Links, _: Instant) {}
+    fn tick(&mut self, _: &mut Connections, _: Instant) {}
     fn accepting(&self) -> bool {
         self.panic_once(2);
         true

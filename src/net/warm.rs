@@ -3,8 +3,8 @@
 //! A shard sends a part of a file only if the kernel has it in memory. What it has not, a thread of this pool reads; then the
 //! shard goes on with that connection.
 
+use super::connections::ConnId;
 use super::file::ColdRange;
-use super::links::ConnId;
 use super::waker::Waker;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::queue::SegQueue;

@@ -5,7 +5,7 @@ use crate::abi::request::{RequestRules, set_rules};
 use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs};
 use crate::domain::in_process::InProcess;
 use crate::domain::process::{
-    Allowance, Budgets, Cgroups, CrashLimit, DomainConfig, Domains, Identity, end_leftovers, message_bytes_max,
+    Allowance, Budgets, Cgroups, CrashLimit, DomainConfig, DomainRegistry, Identity, end_orphans, message_bytes_max,
 };
 use crate::domain::sandbox::{self, Policy, User};
 use crate::domain::stream::StreamSizes;
@@ -22,7 +22,7 @@ pub(super) enum ModuleHost {
     /// In this process.
     Here(Arc<InProcess>),
     /// In processes of their own.
-    Apart(Arc<Domains>),
+    Apart(Arc<DomainRegistry>),
 }
 
 pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
@@ -45,7 +45,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     }
     // Before anything is given to the modules' user: the lock of the store says that no other server is here.
     let records = config.data_dir.join(".domains");
-    end_leftovers(&records);
+    end_orphans(&records);
     let scratch = config.data_dir.join("scratch");
     let domain_data = config.data_dir.join("domain-data");
     for dir in [&scratch, &config.data_dir.join("static"), &config.module_dir.join(".run"), &domain_data] {
@@ -97,7 +97,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         rss_recycle_bytes: config.module_rss_recycle_bytes,
         cgroups: config.module_memory_bytes().and_then(|bytes| Cgroups::find(&config.data_dir, bytes)),
     };
-    Ok(ModuleHost::Apart(Arc::new(Domains::start(settings, config.domains_max, wakers.to_vec())?)))
+    Ok(ModuleHost::Apart(Arc::new(DomainRegistry::start(settings, config.domains_max, wakers.to_vec())?)))
 }
 
 /// What streams may take up, a shard.

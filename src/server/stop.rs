@@ -9,7 +9,7 @@ use super::shards::RunningShard;
 use super::signals::StopSignals;
 use crate::config::Config;
 use crate::domain::inbox::Message;
-use crate::domain::process::Domains;
+use crate::domain::process::DomainRegistry;
 use crate::jobs::Jobs;
 use crate::module::control::Control;
 use crossbeam::channel::{Sender, bounded};
@@ -97,7 +97,7 @@ impl<'a> Patience<'a> {
     /// Ends the processes of the modules.
     pub(super) fn end_processes(&mut self, host: &ModuleHost) {
         let ModuleHost::Apart(domains) = host else { return };
-        let ending: Arc<Domains> = Arc::clone(domains);
+        let ending: Arc<DomainRegistry> = Arc::clone(domains);
         match thread::Builder::new().name("domains-end".to_owned()).spawn(move || ending.stop()) {
             Ok(thread) => {
                 self.wait(Instant::now() + PROCESSES_WAIT, HURRIED_WAIT, || thread.is_finished());

@@ -21,14 +21,14 @@ pub(super) enum Slot {
     /// Answered, but an earlier request is not.
     Ready { bytes: Vec<u8>, lent: Option<Attached>, safe: bool },
     /// The answer is a stream of events, which takes the connection when its turn comes.
-    Stream { by: Takeover },
+    Stream { by: Upgrade },
     /// The answer is sent piece by piece, as its handler writes it.
     Flow(Box<Flow>),
 }
 
 /// What a connection can become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Takeover {
+pub(super) enum Upgrade {
     /// A module's WebSocket, by the shard's key.
     Socket(u64),
     /// A stream of job events, by the shard's key.
@@ -88,7 +88,7 @@ pub(super) struct Conn {
     /// The peer has sent FIN.
     pub(super) eof: bool,
     /// What this connection has become, if it speaks HTTP no more.
-    pub(super) taken: Option<Takeover>,
+    pub(super) taken: Option<Upgrade>,
     /// Whether the driver was told to stop reading.
     pub(super) paused: bool,
     /// Whether a request is partly received, and in which part; for time-outs.

@@ -6,7 +6,7 @@
 use super::Shard;
 use super::conn::{Conn, Slot};
 use crate::domain::stream::{Answer, Framing, Next, StreamBegin};
-use crate::net::{ConnId, Lent, Links, Outbox};
+use crate::net::{ConnId, Connections, Lent, Outbox};
 
 /// Unsent bytes of a connection above which its flow waits.
 const UNSENT_BYTES_MAX: usize = 256 * 1024;
@@ -90,18 +90,18 @@ fn encode_end(outbox: &mut Outbox, framing: Framing) -> bool {
 
 impl Flow {
     /// Queues what the connection takes now.
-    fn pump(&mut self, links: &mut Links, id: ConnId, ends: bool) -> Pumped {
+    fn pump(&mut self, connections: &mut Connections, id: ConnId, ends: bool) -> Pumped {
         loop {
             if self.broken {
                 return Pumped::Broken;
             }
-            let unsent = links.unsent(id);
-            let Some(outbox) = links.outbox(id) else { return Pumped::Broken };
+            let unsent = connections.unsent(id);
+            let Some(outbox) = connections.outbox(id) else { return Pumped::Broken };
             if let Some(head) = self.head.take() {
                 outbox.push_owned(head);
             }
             if unsent >= UNSENT_BYTES_MAX {
-                links.await_sent(id);
+                connections.await_sent(id);
                 return Pumped::Waits;
             }
             let piece = match self.answer.next(PIECE_BYTES_MAX) {
@@ -122,32 +122,32 @@ impl Flow {
 
 impl Shard {
     /// A handler begins to send its answer.
-    pub(super) fn flow_begins(&mut self, links: &mut Links, begin: StreamBegin) {
+    pub(super) fn flow_begins(&mut self, connections: &mut Connections, begin: StreamBegin) {
         let StreamBegin { conn: id, seq, head, framing, keep_alive, answer } = begin;
         let Some(conn) = self.conn(id) else { return }; // Dropping the answer tells its writer.
         let Some(slot) = conn.slot_mut(seq) else { return };
         let Slot::Running { safe, .. } = *slot else { return };
         let head = Some(head);
         *slot = Slot::Flow(Box::new(Flow { head, framing, keep_alive, answer, broken: false, returned: false, safe }));
-        self.advance(links, id);
+        self.advance(connections, id);
     }
 
     /// The side of the handler has something for request number `seq`: bytes, or room for the body.
-    pub(super) fn stream_notice(&mut self, links: &mut Links, id: ConnId, seq: u64, wants_body: bool) {
+    pub(super) fn stream_notice(&mut self, connections: &mut Connections, id: ConnId, seq: u64, wants_body: bool) {
         if wants_body {
-            self.upload_wanted(links, id, seq);
+            self.upload_wanted(connections, id, seq);
         }
         let Some(conn) = self.conn(id) else { return };
         if matches!(conn.slots.front(), Some(Slot::Flow(_))) {
-            self.advance(links, id);
+            self.advance(connections, id);
         } else {
-            self.resume(links, id);
-            self.after_input(links, id);
+            self.resume(connections, id);
+            self.after_input(connections, id);
         }
     }
 
     /// The handler of a flow has returned.
-    pub(super) fn flow_returned(&mut self, links: &mut Links, id: ConnId, seq: u64) {
+    pub(super) fn flow_returned(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
         self.in_flight = self.in_flight.saturating_sub(1);
         let draining = self.draining;
         let Some(conn) = self.conn(id) else { return };
@@ -155,27 +155,27 @@ impl Shard {
         if let Some(Slot::Flow(flow)) = conn.slot_mut(seq) {
             flow.returned = true;
             if ends {
-                self.advance(links, id);
+                self.advance(connections, id);
             }
         }
     }
 
     /// Ends the detached answers: the server stops.
-    pub(super) fn drain_flows(&mut self, links: &mut Links) {
+    pub(super) fn drain_flows(&mut self, connections: &mut Connections) {
         let is_flow = |conn: &Conn| matches!(conn.slots.front(), Some(Slot::Flow(_)));
         let conns = self.conns.iter().flatten().filter(|conn| is_flow(conn));
         let ids: Vec<ConnId> = conns.map(|conn| conn.id).collect();
         for id in ids {
-            self.advance(links, id);
+            self.advance(connections, id);
         }
     }
 
     /// A flow can't be completed.
-    pub(super) fn flow_broken(&mut self, links: &mut Links, id: ConnId, seq: u64) {
+    pub(super) fn flow_broken(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
         let Some(conn) = self.conn(id) else { return };
         if let Some(Slot::Flow(flow)) = conn.slot_mut(seq) {
             flow.broken = true;
-            self.advance(links, id);
+            self.advance(connections, id);
         }
     }
 
@@ -192,8 +192,13 @@ impl Shard {
     }
 
     /// The flow at the front of `conn` has its turn. Gives the slot back if it is not over.
-    pub(super) fn pump_flow(&mut self, links: &mut Links, conn: &mut Conn, mut flow: Box<Flow>) -> Option<Slot> {
-        match flow.pump(links, conn.id, self.draining || conn.eof) {
+    pub(super) fn pump_flow(
+        &mut self,
+        connections: &mut Connections,
+        conn: &mut Conn,
+        mut flow: Box<Flow>,
+    ) -> Option<Slot> {
+        match flow.pump(connections, conn.id, self.draining || conn.eof) {
             Pumped::Waits => Some(Slot::Flow(flow)),
             Pumped::Done => {
                 let seq = conn.first_seq;
@@ -207,9 +212,9 @@ impl Shard {
                 conn.last_request_seen = true;
                 if flow.framing == Framing::Close {
                     // Only a reset tells a client of HTTP/1.0 that this is not the end.
-                    links.reset(conn.id);
+                    connections.reset(conn.id);
                 } else {
-                    links.close(conn.id);
+                    connections.close(conn.id);
                 }
                 flow.broken = true;
                 Some(Slot::Flow(flow))

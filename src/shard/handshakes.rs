@@ -6,7 +6,7 @@
 use super::Shard;
 use super::requests::{Begun, Origin};
 use crate::abi::manifest::RouteDecl;
-use crate::domain::call::{OwnedRequest, Work};
+use crate::domain::call::{OwnedRequest, Task};
 use crate::proto::http1::{RequestView, Switching};
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ impl Shard {
         let mut meta = self.meta(origin, view);
         meta.switching = Some(Arc::new(Switching::new(accept, view)));
         let request = OwnedRequest::copy(view);
-        let work = Work::Request { conn: origin.id, seq: origin.seq, route, request, meta, stream: None };
+        let work = Task::Request { conn: origin.id, seq: origin.seq, route, request, meta, stream: None };
         self.submit(&generation, route, work);
         Begun::Asking
     }

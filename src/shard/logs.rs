@@ -5,14 +5,14 @@
 //! is slower than the module loses lines and is told how many.
 
 use super::Shard;
-use super::answer::{Meta, ServerAnswer};
-use super::conn::{Slot, Takeover};
+use super::conn::{Slot, Upgrade};
 use super::requests::{Begun, Origin};
+use super::server_response::{Meta, ServerAnswer};
 use super::streams::{push_chunk, push_events_head};
 use crate::admin::{LogsQuery, log_line, logs_query};
 use crate::domain::inbox::{Inbox, Message};
 use crate::domain::logbook::{self, Batch, Watcher};
-use crate::net::{ConnId, Links};
+use crate::net::{ConnId, Connections};
 use crate::proto::http1::{Method, RequestView, accepts};
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -101,7 +101,7 @@ impl Shard {
             }
         };
         if self.draining {
-            super::answer::shutting_down().encode(&meta, out);
+            super::server_response::shutting_down().encode(&meta, out);
             return Begun::Answered;
         }
         let LogsQuery { module, from } = query;
@@ -118,44 +118,44 @@ impl Shard {
     }
 
     /// The answer that is a stream of lines takes its place among those of its connection.
-    pub(super) fn logs_ready(&mut self, links: &mut Links, id: ConnId, seq: u64, key: u64) {
+    pub(super) fn logs_ready(&mut self, connections: &mut Connections, id: ConnId, seq: u64, key: u64) {
         match self.conn(id).and_then(|conn| conn.slot_mut(seq)) {
-            Some(slot) => *slot = Slot::Stream { by: Takeover::Logs(key) },
+            Some(slot) => *slot = Slot::Stream { by: Upgrade::Logs(key) },
             None => return self.logs_gone(key),
         }
-        self.advance(links, id);
+        self.advance(connections, id);
     }
 
     /// The answers before the stream have been sent.
-    pub(super) fn logs_begin(&mut self, links: &mut Links, key: u64) {
+    pub(super) fn logs_begin(&mut self, connections: &mut Connections, key: u64) {
         let draining = self.draining;
         let Some(stream) = self.logs.states.get_mut(&key) else { return };
         if !std::mem::replace(&mut stream.begun, true)
-            && let Some(outbox) = links.outbox(stream.conn)
+            && let Some(outbox) = connections.outbox(stream.conn)
         {
             push_events_head(outbox.buffer(), &stream.meta);
         }
         if draining {
-            return stream.end(links);
+            return stream.end(connections);
         }
-        stream.go_on(links);
+        stream.go_on(connections);
     }
 
     /// There are new lines.
-    pub(super) fn log_lines(&mut self, links: &mut Links) {
+    pub(super) fn log_lines(&mut self, connections: &mut Connections) {
         if let Some(bell) = &self.logs.bell {
             bell.rung.store(false, Ordering::Release);
         }
         for stream in self.logs.states.values_mut().filter(|stream| !stream.behind) {
-            stream.go_on(links);
+            stream.go_on(connections);
         }
     }
 
     /// The client has taken what was unsent.
-    pub(super) fn logs_drained(&mut self, links: &mut Links, key: u64) {
+    pub(super) fn logs_drained(&mut self, connections: &mut Connections, key: u64) {
         if let Some(stream) = self.logs.states.get_mut(&key) {
             stream.behind = false;
-            stream.go_on(links);
+            stream.go_on(connections);
         }
     }
 
@@ -167,15 +167,15 @@ impl Shard {
     }
 
     /// Signs of life, and another look for those for whom the book was being written.
-    pub(super) fn sweep_logs(&mut self, links: &mut Links) {
+    pub(super) fn sweep_logs(&mut self, connections: &mut Connections) {
         let now_ms = self.now_ms;
         for stream in self.logs.states.values_mut().filter(|stream| stream.begun && !stream.ended) {
             if !stream.behind {
-                stream.go_on(links);
+                stream.go_on(connections);
             }
             if now_ms.saturating_sub(stream.beat_ms) > HEARTBEAT_MS {
                 stream.beat_ms = now_ms;
-                if let Some(outbox) = links.outbox(stream.conn) {
+                if let Some(outbox) = connections.outbox(stream.conn) {
                     push_chunk(outbox.buffer(), b":\n\n", stream.meta.http_1_0);
                 }
             }
@@ -183,9 +183,9 @@ impl Shard {
     }
 
     /// The server stops.
-    pub(super) fn drain_logs(&mut self, links: &mut Links) {
+    pub(super) fn drain_logs(&mut self, connections: &mut Connections) {
         for stream in self.logs.states.values_mut().filter(|stream| stream.begun) {
-            stream.end(links);
+            stream.end(connections);
         }
     }
 
@@ -196,11 +196,11 @@ impl Shard {
     }
 
     /// Whether what a connection has become goes on when its client will send nothing more.
-    pub(super) fn outlives_eof(&self, by: Takeover) -> bool {
+    pub(super) fn outlives_eof(&self, by: Upgrade) -> bool {
         match by {
-            Takeover::Socket(_) => false,
-            Takeover::Stream(key) => self.streams.outlive_eof(key),
-            Takeover::Logs(_) => true,
+            Upgrade::Socket(_) => false,
+            Upgrade::Stream(key) => self.streams.outlive_eof(key),
+            Upgrade::Logs(_) => true,
         }
     }
 
@@ -219,11 +219,11 @@ impl Shard {
 
 impl LogStream {
     /// Sends what is new, as far as the client takes it.
-    fn go_on(&mut self, links: &mut Links) {
+    fn go_on(&mut self, connections: &mut Connections) {
         while self.begun && !self.ended {
-            if links.unsent(self.conn) > UNSENT_BYTES_MAX {
+            if connections.unsent(self.conn) > UNSENT_BYTES_MAX {
                 self.behind = true;
-                return links.await_sent(self.conn);
+                return connections.await_sent(self.conn);
             }
             // Somebody adds a line just now: the next message or the next sweep comes back.
             let Some(batch) = logbook::after(&self.module, self.last, LINES_AT_ONCE) else { return };
@@ -231,20 +231,20 @@ impl LogStream {
                 return;
             }
             self.last = batch.last;
-            if let Some(outbox) = links.outbox(self.conn) {
+            if let Some(outbox) = connections.outbox(self.conn) {
                 push_chunk(outbox.buffer(), events(&batch).as_bytes(), self.meta.http_1_0);
             }
         }
     }
 
-    fn end(&mut self, links: &mut Links) {
+    fn end(&mut self, connections: &mut Connections) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        if let Some(outbox) = links.outbox(self.conn).filter(|_| !self.meta.http_1_0) {
+        if let Some(outbox) = connections.outbox(self.conn).filter(|_| !self.meta.http_1_0) {
             outbox.push(b"0\r\n\r\n");
         }
-        links.close(self.conn);
+        connections.close(self.conn);
     }
 }
 

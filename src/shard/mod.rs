@@ -4,19 +4,19 @@
 //! snapshot of the module table, and go to an executor or, for inline routes, are answered on the spot. Shards share
 //! nothing with each other; other threads reach a shard only through its [`Inbox`]. Nothing here blocks.
 
-mod answer;
-mod bodies;
+mod body_limits;
 mod conn;
+mod error_responses;
 mod flows;
 mod handshakes;
 mod limits;
 mod logs;
-mod order;
 mod peers;
 mod pongs;
-mod refusals;
 mod requests;
+mod response_order;
 mod rooms;
+mod server_response;
 mod snapshot;
 mod sockets;
 mod stats;
@@ -24,9 +24,9 @@ mod streams;
 mod timeouts;
 mod uploads;
 
-pub use answer::{Reply, ServerAnswer};
 pub use limits::ShardLimits;
 pub use peers::PeerCounts;
+pub use server_response::{Reply, ServerAnswer};
 pub use snapshot::Snapshot;
 pub use stats::{ShardStats, StatsView};
 
@@ -38,10 +38,10 @@ use crate::domain::inbox::{Inbox, Message};
 use crate::domain::process::DomainCalls;
 use crate::domain::stream::running::{self, Key, Reason};
 use crate::module::table::Table;
-use crate::net::{Application, CloseReason, ConnId, Links, Peer};
+use crate::net::{Application, CloseReason, ConnId, Connections, Peer};
 use crate::proto::http1::{Preflight, http_date};
 use arc_swap::{ArcSwap, Cache};
-use conn::{Conn, Serves, Slot, Takeover};
+use conn::{Conn, Serves, Slot, Upgrade};
 use logs::LogStreams;
 use rooms::Rooms;
 use sockets::Sockets;
@@ -213,53 +213,53 @@ impl Shard {
         }
     }
 
-    fn handle(&mut self, links: &mut Links, message: Message) {
+    fn handle(&mut self, connections: &mut Connections, message: Message) {
         match message {
             Message::Answer { conn, seq, bytes, lent } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
-                self.answered(links, conn, seq, bytes, lent);
+                self.answered(connections, conn, seq, bytes, lent);
             }
-            Message::StreamBegin(begin) => self.flow_begins(links, *begin),
-            Message::StreamNotice { conn, seq, wants_body } => self.stream_notice(links, conn, seq, wants_body),
-            Message::StreamReturned { conn, seq } => self.flow_returned(links, conn, seq),
-            Message::StreamBroken { conn, seq } => self.flow_broken(links, conn, seq),
+            Message::StreamBegin(begin) => self.flow_begins(connections, *begin),
+            Message::StreamNotice { conn, seq, wants_body } => self.stream_notice(connections, conn, seq, wants_body),
+            Message::StreamReturned { conn, seq } => self.flow_returned(connections, conn, seq),
+            Message::StreamBroken { conn, seq } => self.flow_broken(connections, conn, seq),
             Message::Declined(declined) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
-                self.declined(links, *declined);
+                self.declined(connections, *declined);
             }
             Message::OwnAnswer { conn, seq, bytes } => {
                 self.own_in_flight = self.own_in_flight.saturating_sub(1);
-                self.answered(links, conn, seq, bytes, None);
+                self.answered(connections, conn, seq, bytes, None);
             }
             Message::SocketIdle { socket } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
-                self.socket_idle(links, socket);
+                self.socket_idle(connections, socket);
             }
-            Message::SocketSend { socket, frame } => self.socket_send(links, socket, frame),
-            Message::SocketSendLent { socket, frame } => self.socket_send_lent(links, socket, frame),
+            Message::SocketSend { socket, frame } => self.socket_send(connections, socket, frame),
+            Message::SocketSendLent { socket, frame } => self.socket_send_lent(connections, socket, frame),
             Message::SocketRoom { socket, room, joins } => self.socket_room(socket, &room, joins),
-            Message::RoomPublish { domain, room, frame } => self.publish(links, &domain, &room, &frame),
-            Message::SocketClose { socket, code } => self.socket_close(links, socket, code),
-            Message::StreamFound { stream, job } => self.stream_found(links, stream, job),
-            Message::StreamReplay { stream, replay } => self.stream_replayed(links, stream, replay),
-            Message::JobEvents(frames) => self.job_events(links, &frames),
-            Message::LogsReady { conn, seq, stream } => self.logs_ready(links, conn, seq, stream),
-            Message::LogLines => self.log_lines(links),
+            Message::RoomPublish { domain, room, frame } => self.publish(connections, &domain, &room, &frame),
+            Message::SocketClose { socket, code } => self.socket_close(connections, socket, code),
+            Message::StreamFound { stream, job } => self.stream_found(connections, stream, job),
+            Message::StreamReplay { stream, replay } => self.stream_replayed(connections, stream, replay),
+            Message::JobEvents(frames) => self.job_events(connections, &frames),
+            Message::LogsReady { conn, seq, stream } => self.logs_ready(connections, conn, seq, stream),
+            Message::LogLines => self.log_lines(connections),
             Message::DomainUp(link) => {
                 for message in self.remote.up(link) {
-                    self.handle(links, message);
+                    self.handle(connections, message);
                 }
             }
             Message::DomainDrain { domain } => self.remote.drain(domain),
             Message::DomainDown { domain } => {
                 for message in self.remote.down(domain) {
-                    self.handle(links, message);
+                    self.handle(connections, message);
                 }
             }
-            Message::TableChanged => self.refresh(links),
-            Message::Drain => self.drain(links),
+            Message::TableChanged => self.refresh(connections),
+            Message::Drain => self.drain(connections),
             Message::Stop => {
-                self.leave_sockets(links);
+                self.leave_sockets(connections);
                 self.stopped = true;
             }
         }
@@ -267,33 +267,33 @@ impl Shard {
 
     /// Takes the current table. Generations that are no longer in it are let go of as soon as the last call this shard
     /// has in flight on them returns.
-    fn refresh(&mut self, links: &mut Links) {
+    fn refresh(&mut self, connections: &mut Connections) {
         let table = Arc::clone(self.table.load());
         let old = self.snapshot.replace(table);
-        self.sockets_after_swap(links, &old);
+        self.sockets_after_swap(connections, &old);
         self.rooms_after_swap();
         drop(old);
         for id in std::mem::take(&mut self.held) {
-            self.advance(links, id);
+            self.advance(connections, id);
         }
     }
 
     /// Begins the graceful stop: idle connections are closed now, the others after their last answer. A connection that
     /// has not asked anything yet may have been accepted a moment ago: it has a moment more, see `sweep`.
-    fn drain(&mut self, links: &mut Links) {
+    fn drain(&mut self, connections: &mut Connections) {
         self.draining = true;
         let ids: Vec<ConnId> = self.conns.iter().flatten().map(|conn| conn.id).collect();
         for id in ids {
             self.cancel_calls(id, Reason::Draining);
             let idle = self.conn(id).is_some_and(|conn| conn.is_idle() && !conn.is_fresh());
             if idle {
-                links.close(id);
+                connections.close(id);
             }
         }
-        self.drain_sockets(links);
-        self.drain_streams(links);
-        self.drain_logs(links);
-        self.drain_flows(links);
+        self.drain_sockets(connections);
+        self.drain_streams(connections);
+        self.drain_logs(connections);
+        self.drain_flows(connections);
     }
 
     /// What waits behind a long call on the companion moves to the pool.
@@ -307,11 +307,11 @@ impl Shard {
     }
 
     /// Handles what the domains have sent, and sends what waits for them.
-    fn exchange(&mut self, links: &mut Links) {
+    fn exchange(&mut self, connections: &mut Connections) {
         let mut arrived = std::mem::take(&mut self.arrived);
         self.remote.poll(&mut arrived);
         for message in arrived.drain(..) {
-            self.handle(links, message);
+            self.handle(connections, message);
         }
         self.arrived = arrived;
         self.remote.flush();
@@ -319,7 +319,7 @@ impl Shard {
 }
 
 impl Application for Shard {
-    fn accepted(&mut self, links: &mut Links, id: ConnId, peer: &Peer, listener: usize) -> bool {
+    fn accepted(&mut self, connections: &mut Connections, id: ConnId, peer: &Peer, listener: usize) -> bool {
         let index = id.index();
         if self.conns.len() <= index {
             self.conns.resize_with(index + 1, || None);
@@ -333,7 +333,7 @@ impl Application for Shard {
         let is_admin = serves == Serves::Admin;
         // Whatever clients of modules do, an operator gets in.
         let reserved = if is_admin { ADMIN_CONNECTIONS_RESERVED } else { 0 };
-        let refused = if links.len() > self.limits.connections_max + reserved {
+        let refused = if connections.len() > self.limits.connections_max + reserved {
             Some("too many connections\n")
         } else if is_admin {
             None
@@ -346,38 +346,38 @@ impl Application for Shard {
         }
         self.stats.accepted();
         if let Some(text) = refused {
-            self.refuse_connection(links, id, text);
+            self.refuse_connection(connections, id, text);
         }
         refused.is_none()
     }
 
-    fn data(&mut self, links: &mut Links, id: ConnId, bytes: &[u8]) {
+    fn data(&mut self, connections: &mut Connections, id: ConnId, bytes: &[u8]) {
         if !Arc::ptr_eq(self.table.load(), self.snapshot.table()) {
-            self.refresh(links);
+            self.refresh(connections);
         }
         let Some(mut conn) = self.take(id) else { return };
         (conn.last_read_ms, conn.last_active_ms) = (self.now_ms, self.now_ms);
         match conn.taken {
             Some(by) => {
                 self.put(conn);
-                self.taken_data(links, by, bytes);
+                self.taken_data(connections, by, bytes);
             }
             None => {
-                self.received(links, &mut conn, bytes);
+                self.received(connections, &mut conn, bytes);
                 self.put(conn);
-                self.after_input(links, id);
+                self.after_input(connections, id);
             }
         }
     }
 
-    fn eof(&mut self, links: &mut Links, id: ConnId) {
+    fn eof(&mut self, connections: &mut Connections, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         conn.eof = true;
         // A client that waits for its answer seldom closes its side first: the answer is sent all the same.
         self.upload_at_eof(id);
         self.cancel_calls(id, Reason::ClientGone);
         if self.conn(id).is_some_and(|conn| matches!(conn.slots.front(), Some(Slot::Flow(_)))) {
-            return self.advance(links, id);
+            return self.advance(connections, id);
         }
         let Some(conn) = self.conn(id) else { return };
         if let Some(by) = conn.taken
@@ -389,23 +389,23 @@ impl Application for Shard {
         // A half-closed client still gets the answers to what it asked, to what has not been read yet as well; with none
         // owed there is nothing left to do.
         if conn.slots.is_empty() && !conn.paused {
-            links.close(id);
+            connections.close(id);
         }
     }
 
-    fn drained(&mut self, links: &mut Links, id: ConnId) {
+    fn drained(&mut self, connections: &mut Connections, id: ConnId) {
         let now_ms = self.now_ms;
         let Some(conn) = self.conn(id) else { return };
         conn.write_paid_ms = now_ms;
         match conn.taken {
-            Some(Takeover::Stream(key)) => self.stream_drained(links, key),
-            Some(Takeover::Logs(key)) => self.logs_drained(links, key),
-            Some(Takeover::Socket(key)) => self.socket_drained(links, key),
-            None => self.advance(links, id),
+            Some(Upgrade::Stream(key)) => self.stream_drained(connections, key),
+            Some(Upgrade::Logs(key)) => self.logs_drained(connections, key),
+            Some(Upgrade::Socket(key)) => self.socket_drained(connections, key),
+            None => self.advance(connections, id),
         }
     }
 
-    fn closed(&mut self, links: &mut Links, id: ConnId, _reason: CloseReason) {
+    fn closed(&mut self, connections: &mut Connections, id: ConnId, _reason: CloseReason) {
         self.cancel_calls(id, Reason::ClientGone);
         let Some(mut conn) = self.take(id) else { return };
         self.stats.closed();
@@ -414,9 +414,9 @@ impl Application for Shard {
             peers.leave(&conn.peer);
         }
         match conn.taken {
-            Some(Takeover::Socket(key)) => self.socket_gone(links, key),
-            Some(Takeover::Stream(key)) => self.stream_gone(key),
-            Some(Takeover::Logs(key)) => self.logs_gone(key),
+            Some(Upgrade::Socket(key)) => self.socket_gone(connections, key),
+            Some(Upgrade::Stream(key)) => self.stream_gone(key),
+            Some(Upgrade::Logs(key)) => self.logs_gone(key),
             None => {}
         }
         if !conn.slots.is_empty() {
@@ -424,17 +424,17 @@ impl Application for Shard {
         }
         for slot in &conn.slots {
             match slot {
-                Slot::Stream { by: Takeover::Stream(key) } => self.stream_gone(*key),
-                Slot::Stream { by: Takeover::Logs(key) } => self.logs_gone(*key),
+                Slot::Stream { by: Upgrade::Stream(key) } => self.stream_gone(*key),
+                Slot::Stream { by: Upgrade::Logs(key) } => self.logs_gone(*key),
                 _ => {}
             }
         }
     }
 
-    fn batch_end(&mut self, links: &mut Links) {
+    fn batch_end(&mut self, connections: &mut Connections) {
         for _ in 0..MESSAGES_PER_BATCH {
             let Some(message) = self.inbox.pop() else { break };
-            self.handle(links, message);
+            self.handle(connections, message);
         }
         match &mut self.local {
             Some(local) => {
@@ -443,7 +443,7 @@ impl Application for Shard {
             }
             None => {
                 self.remote.awake();
-                self.exchange(links);
+                self.exchange(connections);
             }
         }
     }
@@ -452,19 +452,19 @@ impl Application for Shard {
         !self.inbox.is_empty() || self.remote.has_work()
     }
 
-    fn tick(&mut self, links: &mut Links, now: Instant) {
+    fn tick(&mut self, connections: &mut Connections, now: Instant) {
         self.read_clock(now);
         self.rescue();
         if self.local.is_none() {
             for message in self.remote.expire(self.now_ms, self.limits.handler_timeout_ms) {
-                self.handle(links, message);
+                self.handle(connections, message);
             }
         }
         if self.id == 0 {
             self.admin.tick();
         }
-        self.sweep(links);
-        self.stats.gauge(links.len(), self.sockets.len(), self.in_flight);
+        self.sweep(connections);
+        self.stats.gauge(connections.len(), self.sockets.len(), self.in_flight);
     }
 
     fn finish(&mut self) {

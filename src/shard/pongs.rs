@@ -1,6 +1,6 @@
 //! What the WebSocket protocol has a server send: answers to pings and close frames.
 
-use crate::net::{ConnId, Links};
+use crate::net::{ConnId, Connections};
 use crate::proto::ws::Session;
 
 /// Bytes of such answers, unsent, above which their peer is not read from: it sends pings and takes no pongs.
@@ -17,20 +17,20 @@ pub(super) struct Pongs {
 
 impl Pongs {
     /// Queues what `session` wants sent.
-    pub(super) fn send(&mut self, session: &mut Session, links: &mut Links, conn: ConnId) {
+    pub(super) fn send(&mut self, session: &mut Session, connections: &mut Connections, conn: ConnId) {
         if !session.has_output() {
             return;
         }
-        let Some(outbox) = links.outbox(conn) else { return };
+        let Some(outbox) = connections.outbox(conn) else { return };
         let buffer = outbox.buffer();
         let before = buffer.len();
         session.take_output(buffer);
         let made = buffer.len() - before;
-        self.bytes = if links.unsent(conn) <= made { made } else { self.bytes + made };
+        self.bytes = if connections.unsent(conn) <= made { made } else { self.bytes + made };
         if self.bytes > UNSENT_BYTES_MAX && !self.awaited {
             self.awaited = true;
-            links.set_reading(conn, false);
-            links.await_sent(conn);
+            connections.set_reading(conn, false);
+            connections.await_sent(conn);
         }
     }
 

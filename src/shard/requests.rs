@@ -1,18 +1,18 @@
 //! From bytes to requests, and each request to who answers it.
 
 use super::Shard;
-use super::answer::{Meta, Reply, ServerAnswer, meta_of};
-use super::bodies::too_large;
-use super::conn::{Conn, Partial, Serves, Slot, Takeover, credited};
-use super::refusals::no_modules_here;
+use super::body_limits::too_large;
+use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
+use super::error_responses::no_modules_here;
+use super::server_response::{Meta, Reply, ServerAnswer, meta_of};
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use super::uploads::Gathering;
 use crate::abi::manifest::RouteDecl;
 use crate::admin::{self, Client, Who};
-use crate::domain::call::{Call, Hold, OwnedRequest, Work};
+use crate::domain::call::{Call, GenerationRef, OwnedRequest, Task};
 use crate::domain::inbox::Declined;
 use crate::module::table::RouteMatch;
-use crate::net::{Attached, ConnId, Links};
+use crate::net::{Attached, ConnId, Connections};
 use crate::proto::http1::{Decoded, Method, RequestError, RequestView};
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(super) enum Begun {
     /// Its module is being swapped: it must wait.
     Held,
     /// The connection speaks HTTP no more.
-    Taken(Takeover),
+    Taken(Upgrade),
 }
 
 /// Where a request came from, apart from the connection's own state (which its view borrows).
@@ -64,23 +64,23 @@ impl Origin {
 
 impl Shard {
     /// Bytes of the HTTP protocol arrived. Requests that are whole within `bytes` are parsed in place.
-    pub(super) fn received(&mut self, links: &mut Links, conn: &mut Conn, bytes: &[u8]) {
+    pub(super) fn received(&mut self, connections: &mut Connections, conn: &mut Conn, bytes: &[u8]) {
         if conn.last_request_seen && conn.upload.is_none() {
             return; // RFC 9112 §9.6: nothing after a request with `Connection: close` is processed.
         }
         if conn.input.is_empty() {
-            let consumed = self.parse(links, conn, bytes);
+            let consumed = self.parse(connections, conn, bytes);
             conn.input.extend_from_slice(bytes.get(consumed..).unwrap_or_default());
         } else {
             conn.input.extend_from_slice(bytes);
-            self.parse_input(links, conn);
+            self.parse_input(connections, conn);
         }
     }
 
     /// Parses what is in the connection's own buffer.
-    pub(super) fn parse_input(&mut self, links: &mut Links, conn: &mut Conn) {
+    pub(super) fn parse_input(&mut self, connections: &mut Connections, conn: &mut Conn) {
         let mut input = std::mem::take(&mut conn.input);
-        let consumed = self.parse(links, conn, &input);
+        let consumed = self.parse(connections, conn, &input);
         input.drain(..consumed.min(input.len()));
         if input.is_empty() && input.capacity() > INPUT_KEPT_MAX {
             input = Vec::new();
@@ -89,11 +89,11 @@ impl Shard {
     }
 
     /// Parses and begins requests until one must wait or bytes run out. Returns how many bytes were consumed.
-    fn parse(&mut self, links: &mut Links, conn: &mut Conn, input: &[u8]) -> usize {
+    fn parse(&mut self, connections: &mut Connections, conn: &mut Conn, input: &[u8]) -> usize {
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
             if conn.upload.is_some() {
-                at += self.feed(links, conn, rest);
+                at += self.feed(connections, conn, rest);
                 if conn.upload.is_some() {
                     break;
                 }
@@ -102,9 +102,9 @@ impl Shard {
             if conn.last_request_seen || conn.taken.is_some() {
                 break;
             }
-            if !self.has_room(links, conn) || conn.is_asking() {
+            if !self.has_room(connections, conn) || conn.is_asking() {
                 conn.paused = true;
-                links.set_reading(conn.id, false);
+                connections.set_reading(conn.id, false);
                 break;
             }
             let origin = self.origin(conn, conn.next_seq());
@@ -112,7 +112,7 @@ impl Shard {
             match conn.decoder.decode(rest) {
                 Ok(Decoded::NeedMore { consumed }) => {
                     at += consumed;
-                    self.incomplete(links, conn, consumed, rest.len() - consumed);
+                    self.incomplete(connections, conn, consumed, rest.len() - consumed);
                     break;
                 }
                 Ok(Decoded::Body { consumed, view, announced, expects_continue }) => {
@@ -120,18 +120,18 @@ impl Shard {
                     let head_only = view.method() == Method::Head;
                     match self.gathering(&origin, &view, announced, expects_continue) {
                         Gathering::Whole(bytes_max) => conn.decoder.limit_body(bytes_max),
-                        Gathering::Pieces if self.begin_upload(links, conn, expects_continue) => continue,
+                        Gathering::Pieces if self.begin_upload(connections, conn, expects_continue) => continue,
                         Gathering::Pieces => break,
                         Gathering::Refused(refusal) => {
                             self.stats.request();
-                            self.answer_last(links, conn, &refusal, head_only);
+                            self.answer_last(connections, conn, &refusal, head_only);
                             return input.len();
                         }
                     }
                     conn.partial = Partial::Body;
                     conn.body_paid_ms = self.now_ms;
                     conn.continue_owed = expects_continue;
-                    Self::send_continue(links, conn);
+                    Self::send_continue(connections, conn);
                 }
                 Ok(Decoded::Request { consumed, mut view }) => {
                     at += consumed;
@@ -145,7 +145,7 @@ impl Shard {
                     let slot = if owed && !safe {
                         Some(self.wait(&origin, &view, safe))
                     } else {
-                        self.begin_parsed(links, &origin, &view, owed, safe, &mut conn.taken)
+                        self.begin_parsed(connections, &origin, &view, owed, safe, &mut conn.taken)
                     };
                     conn.slots.extend(slot);
                     if conn.slots.is_empty() {
@@ -160,7 +160,7 @@ impl Shard {
                 }
                 Err(error) => {
                     let head_only = conn.decoder.refused_head(rest);
-                    self.reject(links, conn, &error, head_only);
+                    self.reject(connections, conn, &error, head_only);
                     at = input.len();
                 }
             }
@@ -169,10 +169,10 @@ impl Shard {
     }
 
     /// A request is not complete: `consumed` bytes of it were taken just now, and `left` wait for what follows them.
-    fn incomplete(&mut self, links: &mut Links, conn: &mut Conn, consumed: usize, left: usize) {
+    fn incomplete(&mut self, connections: &mut Connections, conn: &mut Conn, consumed: usize, left: usize) {
         if conn.partial == Partial::Body {
             conn.body_paid_ms = credited(conn.body_paid_ms, consumed, self.now_ms);
-            self.gather(links, conn);
+            self.gather(connections, conn);
         } else if conn.partial == Partial::None && left > 0 {
             conn.partial = Partial::Head;
             conn.partial_since_ms = self.now_ms;
@@ -187,15 +187,15 @@ impl Shard {
 
     /// Whether the next request of `conn` may begin. It may not while the answers to those before it, unsent or still to
     /// come, are many or large: what a client asks for in one go must not be made all at once.
-    pub(super) fn has_room(&self, links: &mut Links, conn: &Conn) -> bool {
+    pub(super) fn has_room(&self, connections: &mut Connections, conn: &Conn) -> bool {
         if conn.is_blocked(self.limits.pipeline_max) {
             return false;
         }
-        let unsent = links.unsent(conn.id);
+        let unsent = connections.unsent(conn.id);
         let fits = unsent <= self.limits.unsent_bytes_max
             && (conn.slots.is_empty() || unsent + conn.owed_bytes() < self.limits.unsent_bytes_max);
         if !fits && unsent > 0 {
-            links.await_sent(conn.id);
+            connections.await_sent(conn.id);
         }
         fits
     }
@@ -204,12 +204,12 @@ impl Shard {
     /// was answered in its turn.
     fn begin_parsed(
         &mut self,
-        links: &mut Links,
+        connections: &mut Connections,
         origin: &Origin,
         view: &RequestView<'_>,
         owed: bool,
         safe: bool,
-        taken: &mut Option<Takeover>,
+        taken: &mut Option<Upgrade>,
     ) -> Option<Slot> {
         let upgrade = view.is_websocket_upgrade();
         if owed && upgrade {
@@ -223,13 +223,13 @@ impl Shard {
                 other => other,
             }
         } else {
-            let outbox = links.outbox(origin.id)?;
+            let outbox = connections.outbox(origin.id)?;
             self.begin(origin, view, outbox.buffer())
         };
         match begun {
             Begun::Answered => None,
             Begun::Attached(body) => {
-                links.outbox(origin.id)?.push_attached(body);
+                connections.outbox(origin.id)?.push_attached(body);
                 None
             }
             Begun::Running { expected } => Some(Slot::Running { safe, expected }),
@@ -328,7 +328,7 @@ impl Shard {
             return self.overloaded(origin, view, out);
         }
         let expected = generation.expected_bytes(route);
-        let work = Work::Request {
+        let work = Task::Request {
             conn: origin.id,
             seq: origin.seq,
             route,
@@ -351,7 +351,7 @@ impl Shard {
     }
 
     /// The handler of a fallback route has declined: the next one is asked, and if there is none the server answers.
-    pub(super) fn declined(&mut self, links: &mut Links, declined: Declined) {
+    pub(super) fn declined(&mut self, connections: &mut Connections, declined: Declined) {
         let Declined { by, conn, seq, request, meta } = declined;
         if self.conn(conn).is_none() {
             return;
@@ -361,12 +361,12 @@ impl Shard {
         if let RouteMatch::Found { module, route } = next
             && let Some(generation) = self.snapshot.gen_of(module).map(Arc::clone)
         {
-            let work = Work::Request { conn, seq, route, request, meta, stream: None };
+            let work = Task::Request { conn, seq, route, request, meta, stream: None };
             return self.submit(&generation, route, work);
         }
         let mut bytes = Vec::with_capacity(256);
         self.unserved(&view, next).encode(&meta, &mut bytes);
-        self.answered(links, conn, seq, bytes, None);
+        self.answered(connections, conn, seq, bytes, None);
     }
 
     /// Answers that there is too much to do already.
@@ -378,7 +378,7 @@ impl Shard {
     }
 
     /// Hands work to the companion if its unit is known to be short, else to the pool.
-    pub(super) fn submit(&mut self, generation: &Arc<ShardGen>, unit: usize, work: Work) {
+    pub(super) fn submit(&mut self, generation: &Arc<ShardGen>, unit: usize, work: Task) {
         self.in_flight += 1;
         let hold = Arc::clone(generation);
         let short = generation.is_short(unit);
@@ -435,16 +435,22 @@ impl Shard {
     }
 
     /// Framing is lost: answer after what is owed, then close.
-    fn reject(&mut self, links: &mut Links, conn: &mut Conn, error: &RequestError, head_only: bool) {
+    fn reject(&mut self, connections: &mut Connections, conn: &mut Conn, error: &RequestError, head_only: bool) {
         let answer = match error {
             RequestError::BodyTooLarge => too_large(self.limits.http.body_bytes_max),
             error => ServerAnswer::text(error.status(), format!("{error}\n")),
         };
-        self.answer_last(links, conn, &answer, head_only);
+        self.answer_last(connections, conn, &answer, head_only);
     }
 
     /// Answers after what is owed; then the connection is closed.
-    pub(super) fn answer_last(&mut self, links: &mut Links, conn: &mut Conn, answer: &ServerAnswer, head_only: bool) {
+    pub(super) fn answer_last(
+        &mut self,
+        connections: &mut Connections,
+        conn: &mut Conn,
+        answer: &ServerAnswer,
+        head_only: bool,
+    ) {
         let mut bytes = Vec::new();
         answer.encode(&Meta { head_only, ..self.error_meta() }, &mut bytes);
         conn.last_request_seen = true;
@@ -452,7 +458,7 @@ impl Shard {
         conn.continue_owed = false;
         if conn.slots.is_empty() {
             conn.first_seq += 1;
-            if let Some(outbox) = links.outbox(conn.id) {
+            if let Some(outbox) = connections.outbox(conn.id) {
                 outbox.push_owned(bytes);
             }
         } else {
@@ -474,19 +480,19 @@ impl Shard {
     }
 
     /// Answers a connection that can't be taken.
-    pub(super) fn refuse_connection(&mut self, links: &mut Links, id: ConnId, text: &str) {
+    pub(super) fn refuse_connection(&mut self, connections: &mut Connections, id: ConnId, text: &str) {
         self.stats.overloaded();
         let meta = self.error_meta();
         if let Some(conn) = self.conn(id) {
             conn.last_request_seen = true;
         }
-        if let Some(outbox) = links.outbox(id) {
+        if let Some(outbox) = connections.outbox(id) {
             ServerAnswer::text(503, text).with("Retry-After", "1").encode(&meta, outbox.buffer());
         }
     }
 
     /// Ends a connection that was too slow with `status`.
-    pub(super) fn time_out(&mut self, links: &mut Links, id: ConnId, status: u16, text: &str) {
+    pub(super) fn time_out(&mut self, connections: &mut Connections, id: ConnId, status: u16, text: &str) {
         let mut meta = self.error_meta();
         if let Some(conn) = self.conn(id) {
             conn.last_request_seen = true;
@@ -494,9 +500,9 @@ impl Shard {
             meta.head_only = conn.decoder.refused_head(&conn.input);
             conn.input = Vec::new();
         }
-        if let Some(outbox) = links.outbox(id) {
+        if let Some(outbox) = connections.outbox(id) {
             ServerAnswer::text(status, text).encode(&meta, outbox.buffer());
         }
-        links.close(id);
+        connections.close(id);
     }
 }

@@ -5,8 +5,8 @@
 
 use super::Shard;
 use crate::abi::rooms::ROOM_BYTES_MAX;
-use crate::net::Links;
-use crate::numbered::{Numbered, Numbers};
+use crate::id_map::{IdMap, IdSet};
+use crate::net::Connections;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ struct Membership {
 /// The rooms of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Rooms {
-    members: HashMap<Arc<str>, HashMap<Box<[u8]>, Numbers>>,
-    of_sockets: Numbered<Membership>,
+    members: HashMap<Arc<str>, HashMap<Box<[u8]>, IdSet>>,
+    of_sockets: IdMap<Membership>,
 }
 
 impl Rooms {
@@ -103,9 +103,9 @@ impl Shard {
     }
 
     /// A module of `domain` sends one message to a room.
-    pub(super) fn publish(&mut self, links: &mut Links, domain: &str, room: &[u8], frame: &Arc<[u8]>) {
+    pub(super) fn publish(&mut self, connections: &mut Connections, domain: &str, room: &[u8], frame: &Arc<[u8]>) {
         for key in self.rooms.members(domain, room) {
-            if let Some(outbox) = self.room_for_frame(links, key, frame.len()) {
+            if let Some(outbox) = self.room_for_frame(connections, key, frame.len()) {
                 outbox.push_shared(Arc::clone(frame));
             }
         }

@@ -6,7 +6,7 @@
 
 use crate::abi::manifest::{RouteDecl, WebSocketDecl};
 use crate::domain::Instance;
-use crate::domain::call::Hold;
+use crate::domain::call::GenerationRef;
 use crate::module::generation::Serving;
 use crate::module::table::{Published, Table};
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl ShardGen {
     }
 }
 
-impl Hold for ShardGen {
+impl GenerationRef for ShardGen {
     fn instance(&self) -> &dyn Instance {
         &**self.serving.generation().instance()
     }

@@ -5,17 +5,17 @@
 //! meanwhile waits here, and beyond a limit the connection is not read.
 
 use super::Shard;
-use super::answer::{Meta, ServerAnswer};
-use super::conn::Takeover;
+use super::conn::Upgrade;
 use super::pongs::Pongs;
 use super::requests::{Begun, Origin};
+use super::server_response::{Meta, ServerAnswer};
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
-use crate::domain::call::{Handshake, Hold, SocketEvent, Work};
+use crate::domain::call::{GenerationRef, Handshake, SocketEvent, Task};
 use crate::domain::inbox::Message;
+use crate::id_map::IdMap;
 use crate::module::table::Table;
-use crate::net::{ConnId, Lent, Links, Outbox};
-use crate::numbered::Numbered;
+use crate::net::{ConnId, Connections, Lent, Outbox};
 use crate::proto::form;
 use crate::proto::http1::RequestView;
 use crate::proto::ws::{self, Event, Session, WsLimits};
@@ -64,7 +64,7 @@ pub(super) struct SocketState {
 /// The shard's WebSockets by key.
 #[derive(Default)]
 pub(super) struct Sockets {
-    states: Numbered<Box<SocketState>>,
+    states: IdMap<Box<SocketState>>,
     next_key: u64,
 }
 
@@ -129,14 +129,14 @@ impl Shard {
             return refuse(answer, &meta, out);
         }
         if self.draining {
-            return refuse(super::answer::shutting_down(), &meta, out);
+            return refuse(super::server_response::shutting_down(), &meta, out);
         }
         if let Some((module, route)) = self.handshake_route(view.path()) {
             return self.begin_handshake(origin, view, accept, (module, route), out);
         }
         ws::encode_accept(out, &accept, &self.date);
         let key = self.open_socket(origin.id, view);
-        Begun::Taken(Takeover::Socket(key))
+        Begun::Taken(Upgrade::Socket(key))
     }
 
     /// Why the module of the WebSocket path must not be called, if so.
@@ -175,12 +175,12 @@ impl Shard {
     }
 
     /// The handshake's answer is on its way: `on_open` may run.
-    pub(super) fn socket_begins(&mut self, links: &mut Links, key: u64) {
-        self.dispatch_socket(links, key);
+    pub(super) fn socket_begins(&mut self, connections: &mut Connections, key: u64) {
+        self.dispatch_socket(connections, key);
     }
 
     /// Bytes of the WebSocket protocol arrived.
-    pub(super) fn socket_data(&mut self, links: &mut Links, key: u64, bytes: &[u8]) {
+    pub(super) fn socket_data(&mut self, connections: &mut Connections, key: u64, bytes: &[u8]) {
         let (inbox_max, stats) = (self.limits.ws_inbox_messages_max, Arc::clone(&self.stats));
         let Some(state) = self.sockets.states.get_mut(&key).map(Box::as_mut) else { return };
         let Some(conn) = state.conn else { return };
@@ -196,20 +196,20 @@ impl Shard {
                 Event::Closed { .. } => closed = true,
             }
         }
-        state.flush(links);
+        state.flush(connections);
         if closed {
             state.finish();
-            links.close(conn);
+            connections.close(conn);
         }
         if state.pending.len() > inbox_max || state.pending_bytes > PENDING_BYTES_MAX {
             state.paused = true;
-            links.set_reading(conn, false);
+            connections.set_reading(conn, false);
         }
-        self.dispatch_socket(links, key);
+        self.dispatch_socket(connections, key);
     }
 
     /// Hands the waiting events to the handlers of the socket's path, unless a batch is out already.
-    fn dispatch_socket(&mut self, links: &mut Links, key: u64) {
+    fn dispatch_socket(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         if state.busy || state.pending.is_empty() {
             return;
@@ -226,7 +226,7 @@ impl Shard {
         let Some((generation, index)) = target else {
             // Nobody serves the path: there is nobody to tell.
             if let Some(conn) = state.conn {
-                links.abort(conn);
+                connections.abort(conn);
             }
             self.forget_socket(key);
             return;
@@ -240,20 +240,20 @@ impl Shard {
             self.in_flight += 1;
             return self.inbox.push(Message::SocketIdle { socket: key });
         }
-        let work = Work::Socket { socket: Arc::clone(&state.handle), index, events };
+        let work = Task::Socket { socket: Arc::clone(&state.handle), index, events };
         let unit = generation.websocket_unit(index);
         self.submit(&generation, unit, work);
     }
 
     /// The batch that was out has been handled.
-    pub(super) fn socket_idle(&mut self, links: &mut Links, key: u64) {
+    pub(super) fn socket_idle(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         state.busy = false;
         if let Some(conn) = state.conn.filter(|_| std::mem::take(&mut state.paused) && !state.pongs.are_awaited()) {
-            links.set_reading(conn, true);
+            connections.set_reading(conn, true);
         }
         if !state.finished || !state.pending.is_empty() {
-            return self.dispatch_socket(links, key);
+            return self.dispatch_socket(connections, key);
         }
         // `on_close` has returned: its generation is let go.
         state.orphan = None;
@@ -261,7 +261,7 @@ impl Shard {
         match (state.conn, state.close_after.take()) {
             (Some(_), Some(code)) => {
                 state.session.close(code, "");
-                state.flush(links);
+                state.flush(connections);
                 state.closing_since_ms = Some(now_ms);
                 state.handle.mark_closed();
             }
@@ -273,27 +273,27 @@ impl Shard {
     }
 
     /// The peer has taken all that was sent.
-    pub(super) fn socket_drained(&mut self, links: &mut Links, key: u64) {
+    pub(super) fn socket_drained(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         let resumes = state.pongs.taken() && !state.paused;
         if let Some(conn) = state.conn.filter(|_| resumes) {
-            links.set_reading(conn, true);
+            connections.set_reading(conn, true);
         }
     }
 
     /// A module sends a frame. One that has queued more than its reader takes is closed: a module can't know how fast
     /// its readers are, and the server's memory is bounded.
-    pub(super) fn socket_send(&mut self, links: &mut Links, key: u64, frame: Arc<[u8]>) {
+    pub(super) fn socket_send(&mut self, connections: &mut Connections, key: u64, frame: Arc<[u8]>) {
         self.taken_from_module(key, frame.len());
-        if let Some(outbox) = self.room_for_frame(links, key, frame.len()) {
+        if let Some(outbox) = self.room_for_frame(connections, key, frame.len()) {
             outbox.push_shared(frame);
         }
     }
 
     /// [`Shard::socket_send`] of a frame that lies in a domain's memory.
-    pub(super) fn socket_send_lent(&mut self, links: &mut Links, key: u64, frame: Box<dyn Lent>) {
+    pub(super) fn socket_send_lent(&mut self, connections: &mut Connections, key: u64, frame: Box<dyn Lent>) {
         self.taken_from_module(key, frame.len());
-        if let Some(outbox) = self.room_for_frame(links, key, frame.len()) {
+        if let Some(outbox) = self.room_for_frame(connections, key, frame.len()) {
             outbox.push_lent(frame);
         }
     }
@@ -320,7 +320,7 @@ impl Shard {
     /// Where a frame of `bytes` bytes goes, if the socket is open and its reader fast enough.
     pub(super) fn room_for_frame<'a>(
         &mut self,
-        links: &'a mut Links,
+        connections: &'a mut Connections,
         key: u64,
         bytes: usize,
     ) -> Option<&'a mut Outbox> {
@@ -328,11 +328,11 @@ impl Shard {
         let now_ms = self.now_ms;
         let state = self.sockets.states.get_mut(&key)?;
         let conn = state.conn.filter(|_| !state.session.is_closing())?;
-        if links.unsent(conn) + bytes > limit {
+        if connections.unsent(conn) + bytes > limit {
             self.stats.ws_overflowed();
             state.handle.mark_closed();
             state.session.close(TRY_AGAIN_LATER, "the reader is too slow");
-            state.flush(links);
+            state.flush(connections);
             state.closing_since_ms = Some(now_ms);
             if state.busy {
                 self.remote.gone(key);
@@ -340,20 +340,20 @@ impl Shard {
             return None;
         }
         self.stats.ws_message_out();
-        links.outbox(conn)
+        connections.outbox(conn)
     }
 
     /// A module closes a socket.
-    pub(super) fn socket_close(&mut self, links: &mut Links, key: u64, code: u16) {
+    pub(super) fn socket_close(&mut self, connections: &mut Connections, key: u64, code: u16) {
         let now_ms = self.now_ms;
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         state.session.close(code, "");
-        state.flush(links);
+        state.flush(connections);
         state.closing_since_ms.get_or_insert(now_ms);
     }
 
     /// The connection of socket `key` is gone.
-    pub(super) fn socket_gone(&mut self, links: &mut Links, key: u64) {
+    pub(super) fn socket_gone(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         state.conn = None;
         state.handle.mark_closed();
@@ -366,16 +366,16 @@ impl Shard {
         if told {
             self.forget_socket(key);
         } else {
-            self.dispatch_socket(links, key);
+            self.dispatch_socket(connections, key);
         }
     }
 
     /// After a swap: sockets whose path is gone end with the handlers they had; the others go on with the new ones.
-    pub(super) fn sockets_after_swap(&mut self, links: &mut Links, old: &Snapshot) {
+    pub(super) fn sockets_after_swap(&mut self, connections: &mut Connections, old: &Snapshot) {
         for key in self.sockets.keys() {
             let table = Arc::clone(self.snapshot.table());
             self.orphan_if_unserved(key, &table, old);
-            self.dispatch_socket(links, key);
+            self.dispatch_socket(connections, key);
         }
     }
 
@@ -393,44 +393,44 @@ impl Shard {
     }
 
     /// The server stops: every socket is told by its handlers' `on_close` and a close frame.
-    pub(super) fn drain_sockets(&mut self, links: &mut Links) {
+    pub(super) fn drain_sockets(&mut self, connections: &mut Connections) {
         for key in self.sockets.keys() {
             if let Some(state) = self.sockets.states.get_mut(&key) {
                 state.close_after = Some(GOING_AWAY);
                 state.finish();
             }
-            self.dispatch_socket(links, key);
+            self.dispatch_socket(connections, key);
         }
     }
 
     /// The server ends now: who was not told yet is.
-    pub(super) fn leave_sockets(&mut self, links: &mut Links) {
+    pub(super) fn leave_sockets(&mut self, connections: &mut Connections) {
         for state in self.sockets.states.values_mut() {
             state.session.close(GOING_AWAY, "");
-            state.flush(links);
+            state.flush(connections);
         }
     }
 
     /// Looks at one socket, about once a second: pings a silent peer, and ends one that answers neither a ping nor a close
     /// frame. `last_read_ms` is when something came from it.
-    pub(super) fn sweep_socket(&mut self, links: &mut Links, key: u64, last_read_ms: u64) {
+    pub(super) fn sweep_socket(&mut self, connections: &mut Connections, key: u64, last_read_ms: u64) {
         let (now_ms, interval_ms) = (self.now_ms, self.limits.ws_ping_interval_ms);
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         let Some(conn) = state.conn else { return };
         if let Some(since) = state.closing_since_ms {
             // A slow reader may take what stands before the close frame.
-            let sent = links.sent_total(conn);
+            let sent = connections.sent_total(conn);
             let (before, moved_ms) = state.closing_progress.get_or_insert((sent, since));
             if *before != sent {
                 (*before, *moved_ms) = (sent, now_ms);
             }
-            let limit_ms = if links.unsent(conn) > 0 { STALL_MS } else { CLOSE_WAIT_MS };
+            let limit_ms = if connections.unsent(conn) > 0 { STALL_MS } else { CLOSE_WAIT_MS };
             if now_ms.saturating_sub(*moved_ms) > limit_ms {
-                links.abort(conn);
+                connections.abort(conn);
             }
             return;
         }
-        if interval_ms == 0 || state.paused || links.unsent(conn) > 0 {
+        if interval_ms == 0 || state.paused || connections.unsent(conn) > 0 {
             // Silent because nobody listens, or a ping would wait behind other bytes: those have a time-out of their own.
             state.pinged_ms = None;
             return;
@@ -440,13 +440,13 @@ impl Shard {
             Some(at) if now_ms.saturating_sub(at) > self.limits.ws_pong_timeout_ms => {
                 state.handle.mark_closed();
                 state.session.close(GOING_AWAY, "no answer to a ping");
-                state.flush(links);
+                state.flush(connections);
                 state.closing_since_ms = Some(now_ms);
             }
             Some(_) => {}
             None if now_ms.saturating_sub(last_read_ms) > interval_ms => {
                 state.session.ping();
-                state.flush(links);
+                state.flush(connections);
                 state.pinged_ms = Some(now_ms);
             }
             None => {}
@@ -464,9 +464,9 @@ impl SocketState {
     }
 
     /// Queues what the protocol wants sent: pongs, close frames.
-    fn flush(&mut self, links: &mut Links) {
+    fn flush(&mut self, connections: &mut Connections) {
         if let Some(conn) = self.conn {
-            self.pongs.send(&mut self.session, links, conn);
+            self.pongs.send(&mut self.session, connections, conn);
         }
     }
 }

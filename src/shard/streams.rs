@@ -6,14 +6,14 @@
 //! goes back to replay, which waits for it.
 
 use super::Shard;
-use super::answer::{Meta, ServerAnswer};
-use super::conn::{Slot, Takeover};
+use super::conn::{Slot, Upgrade};
 use super::pongs::Pongs;
 use super::requests::{Begun, Origin};
+use super::server_response::{Meta, ServerAnswer};
 use crate::domain::inbox::{Inbox, Message};
 use crate::jobs::store::StoreError;
 use crate::jobs::{JobFrame, Replay};
-use crate::net::{ConnId, Links};
+use crate::net::{ConnId, Connections};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView, accepts, encode_stream_head};
 use crate::proto::ws::{self, Event, Kind, Session, WsLimits};
@@ -167,7 +167,7 @@ impl Shard {
         let accept = match ws::check(view) {
             Ok(accept) if !self.draining => accept,
             Ok(_) => {
-                super::answer::shutting_down().encode(&meta, out);
+                super::server_response::shutting_down().encode(&meta, out);
                 return Begun::Answered;
             }
             Err(error) => {
@@ -184,7 +184,7 @@ impl Shard {
             Ok(after) => self.open_stream(conn, channel, after, uuid),
             Err(text) => self.refuse_stream(conn, channel, text),
         };
-        Begun::Taken(Takeover::Stream(key))
+        Begun::Taken(Upgrade::Stream(key))
     }
 
     /// Makes a stream that tells why there is none, and ends.
@@ -231,7 +231,7 @@ impl Shard {
     }
 
     /// The job of a stream has been looked up.
-    pub(super) fn stream_found(&mut self, links: &mut Links, key: u64, job: Result<i64, (u16, String)>) {
+    pub(super) fn stream_found(&mut self, connections: &mut Connections, key: u64, job: Result<i64, (u16, String)>) {
         let Some(stream) = self.streams.states.get_mut(&key) else { return };
         let conn = stream.conn;
         if self.conns.get(conn.index()).and_then(Option::as_ref).is_none_or(|known| known.id != conn) {
@@ -246,16 +246,16 @@ impl Shard {
                 answer.encode(meta, &mut bytes);
                 let seq = *seq;
                 self.streams.states.remove(&key);
-                self.answered(links, conn, seq, bytes, None);
+                self.answered(connections, conn, seq, bytes, None);
             }
             (Channel::WebSocket(_), Err((_, text))) => {
-                stream.send_text(links, &error_json(&text));
-                stream.end(links, NORMAL, self.now_ms);
+                stream.send_text(connections, &error_json(&text));
+                stream.end(connections, NORMAL, self.now_ms);
             }
             (Channel::ServerSent { seq, .. }, Ok(job)) => {
                 let seq = *seq;
                 self.watch(key, job);
-                self.stream_ready(links, conn, seq, key);
+                self.stream_ready(connections, conn, seq, key);
             }
             (Channel::WebSocket(_), Ok(job)) => {
                 self.watch(key, job);
@@ -265,21 +265,21 @@ impl Shard {
     }
 
     /// The answer that is a stream takes its place among the answers of its connection.
-    fn stream_ready(&mut self, links: &mut Links, id: ConnId, seq: u64, key: u64) {
+    fn stream_ready(&mut self, connections: &mut Connections, id: ConnId, seq: u64, key: u64) {
         let Some(conn) = self.conn(id) else { return };
         if let Some(slot) = conn.slot_mut(seq) {
-            *slot = Slot::Stream { by: Takeover::Stream(key) };
+            *slot = Slot::Stream { by: Upgrade::Stream(key) };
         }
-        self.advance(links, id);
+        self.advance(connections, id);
     }
 
     /// The answers before the stream have been sent: the replay begins. The head waits for what it brings.
-    pub(super) fn stream_begins(&mut self, links: &mut Links, key: u64) {
+    pub(super) fn stream_begins(&mut self, connections: &mut Connections, key: u64) {
         let (draining, now_ms) = (self.draining, self.now_ms);
         let Some(stream) = self.streams.states.get_mut(&key) else { return };
         if draining {
-            stream.begin(links);
-            return stream.end(links, GOING_AWAY, now_ms);
+            stream.begin(connections);
+            return stream.end(connections, GOING_AWAY, now_ms);
         }
         if stream.mode == Mode::Opening {
             self.replay(key);
@@ -308,7 +308,7 @@ impl Shard {
     }
 
     /// A step of a replay has been read.
-    pub(super) fn stream_replayed(&mut self, links: &mut Links, key: u64, replay: Result<Replay, String>) {
+    pub(super) fn stream_replayed(&mut self, connections: &mut Connections, key: u64, replay: Result<Replay, String>) {
         let now_ms = self.now_ms;
         let Some(stream) = self.streams.states.get_mut(&key) else { return };
         if stream.mode != Mode::Replaying {
@@ -318,45 +318,45 @@ impl Shard {
             Ok(replay) => replay,
             Err(text) => {
                 tracing::error!("a stream of job events ends: {text}");
-                stream.begin(links);
-                return stream.end(links, INTERNAL_ERROR, now_ms);
+                stream.begin(connections);
+                return stream.end(connections, INTERNAL_ERROR, now_ms);
             }
         };
-        if at_end && finished && frames.is_empty() && stream.finish_unbegun(links, now_ms) {
+        if at_end && finished && frames.is_empty() && stream.finish_unbegun(connections, now_ms) {
             return;
         }
-        stream.begin(links);
+        stream.begin(connections);
         for frame in &frames {
-            stream.send(links, frame);
+            stream.send(connections, frame);
         }
         let caught_up = at_end && stream.missed <= stream.last;
         if at_end && finished || caught_up && stream.over {
-            stream.end(links, NORMAL, now_ms);
+            stream.end(connections, NORMAL, now_ms);
         } else if caught_up {
             stream.mode = Mode::Live;
-        } else if links.unsent(stream.conn) > REPLAY_UNSENT_BYTES_MAX {
+        } else if connections.unsent(stream.conn) > REPLAY_UNSENT_BYTES_MAX {
             stream.mode = Mode::Behind;
-            links.await_sent(stream.conn);
+            connections.await_sent(stream.conn);
         } else {
             self.replay(key);
         }
     }
 
     /// Events were committed.
-    pub(super) fn job_events(&mut self, links: &mut Links, frames: &[Arc<JobFrame>]) {
+    pub(super) fn job_events(&mut self, connections: &mut Connections, frames: &[Arc<JobFrame>]) {
         let now_ms = self.now_ms;
         let Streams { states, by_job, .. } = &mut self.streams;
         for frame in frames {
             for key in by_job.get(&frame.job_id).into_iter().flatten() {
                 let Some(stream) = states.get_mut(key) else { continue };
-                if stream.mode == Mode::Live && links.unsent(stream.conn) > LIVE_UNSENT_BYTES_MAX {
+                if stream.mode == Mode::Live && connections.unsent(stream.conn) > LIVE_UNSENT_BYTES_MAX {
                     stream.mode = Mode::Behind;
-                    links.await_sent(stream.conn);
+                    connections.await_sent(stream.conn);
                 }
                 stream.over |= frame.is_end;
                 match stream.mode {
-                    Mode::Live if frame.is_end => stream.end(links, NORMAL, now_ms),
-                    Mode::Live => stream.send(links, frame),
+                    Mode::Live if frame.is_end => stream.end(connections, NORMAL, now_ms),
+                    Mode::Live => stream.send(connections, frame),
                     _ => stream.missed = stream.missed.max(frame.event_id),
                 }
             }
@@ -364,11 +364,11 @@ impl Shard {
     }
 
     /// The reader has taken what was unsent.
-    pub(super) fn stream_drained(&mut self, links: &mut Links, key: u64) {
+    pub(super) fn stream_drained(&mut self, connections: &mut Connections, key: u64) {
         if let Some(stream) = self.streams.states.get_mut(&key)
             && stream.pongs.taken()
         {
-            links.set_reading(stream.conn, true);
+            connections.set_reading(stream.conn, true);
         }
         if self.streams.states.get(&key).is_some_and(|stream| stream.mode == Mode::Behind) {
             self.replay(key);
@@ -376,13 +376,13 @@ impl Shard {
     }
 
     /// Bytes from a watcher: nothing but control frames means anything.
-    pub(super) fn stream_data(&mut self, links: &mut Links, key: u64, bytes: &[u8]) {
+    pub(super) fn stream_data(&mut self, connections: &mut Connections, key: u64, bytes: &[u8]) {
         let Some(stream) = self.streams.states.get_mut(&key) else { return };
         let Channel::WebSocket(session) = &mut stream.channel else { return };
         let closed = session.receive(bytes).any(|event| matches!(event, Event::Closed { .. }));
-        stream.flush(links);
+        stream.flush(connections);
         if closed {
-            links.close(stream.conn);
+            connections.close(stream.conn);
         }
     }
 
@@ -400,38 +400,38 @@ impl Shard {
     }
 
     /// Nothing has come from the peer of a stream for `quiet_ms`: one that does not answer pings is gone.
-    pub(super) fn sweep_stream(&self, links: &mut Links, key: u64, quiet_ms: u64) {
+    pub(super) fn sweep_stream(&self, connections: &mut Connections, key: u64, quiet_ms: u64) {
         let Some(stream) = self.streams.states.get(&key) else { return };
         let silent = quiet_ms > HEARTBEAT_MS + self.limits.ws_pong_timeout_ms;
         if silent && matches!(stream.channel, Channel::WebSocket(_)) {
-            links.abort(stream.conn);
+            connections.abort(stream.conn);
         }
     }
 
     /// Signs of life, and an end to those whose peers don't answer a close frame.
-    pub(super) fn sweep_streams(&mut self, links: &mut Links) {
+    pub(super) fn sweep_streams(&mut self, connections: &mut Connections) {
         let now_ms = self.now_ms;
         let close_wait_ms = if self.draining { CLOSE_WAIT_DRAINING_MS } else { CLOSE_WAIT_MS };
         for stream in self.streams.states.values_mut() {
             if stream.mode == Mode::Ending {
                 if now_ms.saturating_sub(stream.ending_since_ms) > close_wait_ms {
-                    links.close(stream.conn);
+                    connections.close(stream.conn);
                 }
             } else if stream.mode != Mode::Opening && now_ms.saturating_sub(stream.beat_ms) > HEARTBEAT_MS {
                 stream.beat_ms = now_ms;
-                stream.beat(links);
+                stream.beat(connections);
             }
         }
     }
 
     /// The server stops.
-    pub(super) fn drain_streams(&mut self, links: &mut Links) {
+    pub(super) fn drain_streams(&mut self, connections: &mut Connections) {
         let now_ms = self.now_ms;
         for stream in self.streams.states.values_mut() {
             let begun = !matches!((&stream.channel, stream.mode), (Channel::ServerSent { .. }, Mode::Opening));
             if begun {
-                stream.begin(links);
-                stream.end(links, GOING_AWAY, now_ms);
+                stream.begin(connections);
+                stream.end(connections, GOING_AWAY, now_ms);
             }
         }
     }
@@ -439,12 +439,12 @@ impl Shard {
 
 impl Stream {
     /// Sends an event that was not sent yet.
-    fn send(&mut self, links: &mut Links, frame: &JobFrame) {
+    fn send(&mut self, connections: &mut Connections, frame: &JobFrame) {
         if frame.event_id <= self.last {
             return;
         }
         self.last = frame.event_id;
-        let Some(outbox) = links.outbox(self.conn) else { return };
+        let Some(outbox) = connections.outbox(self.conn) else { return };
         match &self.channel {
             Channel::WebSocket(session) => {
                 if !session.is_closing() {
@@ -459,36 +459,36 @@ impl Stream {
     }
 
     /// Sends the head of an answer that is a stream, unless it has been sent.
-    fn begin(&mut self, links: &mut Links) {
+    fn begin(&mut self, connections: &mut Connections) {
         let Channel::ServerSent { meta, begun, .. } = &mut self.channel else { return };
         if std::mem::replace(begun, true) {
             return;
         }
-        let Some(outbox) = links.outbox(self.conn) else { return };
+        let Some(outbox) = connections.outbox(self.conn) else { return };
         push_events_head(outbox.buffer(), meta);
     }
 
     /// Answers 204 if the client has seen all events of a job that has ended: an `EventSource` would come back for ever
     /// after any other answer (HTML standard, server-sent events, "processing model"). False if this is no such stream.
-    fn finish_unbegun(&mut self, links: &mut Links, now_ms: u64) -> bool {
+    fn finish_unbegun(&mut self, connections: &mut Connections, now_ms: u64) -> bool {
         let Channel::ServerSent { meta, begun: false, .. } = &self.channel else { return false };
-        if let Some(outbox) = links.outbox(self.conn) {
+        if let Some(outbox) = connections.outbox(self.conn) {
             ServerAnswer { status: 204, ..ServerAnswer::default() }.encode(meta, outbox.buffer());
         }
         self.mode = Mode::Ending;
         self.ending_since_ms = now_ms;
-        links.close(self.conn);
+        connections.close(self.conn);
         true
     }
 
-    fn send_text(&mut self, links: &mut Links, text: &str) {
-        if let Some(outbox) = links.outbox(self.conn) {
+    fn send_text(&mut self, connections: &mut Connections, text: &str) {
+        if let Some(outbox) = connections.outbox(self.conn) {
             outbox.push(&ws::encode_frame(Kind::Text, text.as_bytes()));
         }
     }
 
     /// Nothing follows.
-    fn end(&mut self, links: &mut Links, code: u16, now_ms: u64) {
+    fn end(&mut self, connections: &mut Connections, code: u16, now_ms: u64) {
         if self.mode == Mode::Ending {
             return;
         }
@@ -497,26 +497,26 @@ impl Stream {
         match &mut self.channel {
             Channel::WebSocket(session) => {
                 session.close(code, "");
-                self.flush(links);
+                self.flush(connections);
             }
             Channel::ServerSent { meta, .. } => {
-                if let Some(outbox) = links.outbox(self.conn).filter(|_| !meta.http_1_0) {
+                if let Some(outbox) = connections.outbox(self.conn).filter(|_| !meta.http_1_0) {
                     outbox.push(b"0\r\n\r\n");
                 }
-                links.close(self.conn);
+                connections.close(self.conn);
             }
         }
     }
 
-    fn beat(&mut self, links: &mut Links) {
+    fn beat(&mut self, connections: &mut Connections) {
         match &mut self.channel {
             Channel::WebSocket(session) => {
                 session.ping();
-                self.flush(links);
+                self.flush(connections);
             }
             Channel::ServerSent { begun: false, .. } => {}
             Channel::ServerSent { meta, .. } => {
-                if let Some(outbox) = links.outbox(self.conn) {
+                if let Some(outbox) = connections.outbox(self.conn) {
                     push_chunk(outbox.buffer(), b":\n\n", meta.http_1_0);
                 }
             }
@@ -524,9 +524,9 @@ impl Stream {
     }
 
     /// Queues what the WebSocket protocol wants sent.
-    fn flush(&mut self, links: &mut Links) {
+    fn flush(&mut self, connections: &mut Connections) {
         if let Channel::WebSocket(session) = &mut self.channel {
-            self.pongs.send(session, links, self.conn);
+            self.pongs.send(session, connections, self.conn);
         }
     }
 }

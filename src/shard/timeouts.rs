@@ -1,8 +1,8 @@
 //! Time-outs: a slice of the connections is looked at each tick, all of them once a second.
 
 use super::Shard;
-use super::conn::{Partial, Takeover, credited};
-use crate::net::{ConnId, Links, TICK};
+use super::conn::{Partial, Upgrade, credited};
+use crate::net::{ConnId, Connections, TICK};
 
 /// Ticks in one sweep over all connections.
 const TICKS_PER_SWEEP: usize = 1_000 / TICK.as_millis() as usize;
@@ -23,11 +23,11 @@ enum Verdict {
     /// Takes none of the bytes waiting for it.
     Abort,
     /// Up to what it has become.
-    Taken(Takeover, u64),
+    Taken(Upgrade, u64),
 }
 
 impl Shard {
-    pub(super) fn sweep(&mut self, links: &mut Links) {
+    pub(super) fn sweep(&mut self, connections: &mut Connections) {
         // At a stop there is no time for turns.
         let ticks = if self.draining { 1 } else { TICKS_PER_SWEEP };
         let slice = self.conns.len().div_ceil(ticks).max(1);
@@ -36,34 +36,34 @@ impl Shard {
         self.sweep_at = end;
         for index in start..end {
             let Some(id) = self.conns.get(index).and_then(|conn| conn.as_ref()).map(|conn| conn.id) else { continue };
-            match self.judge(links, id) {
+            match self.judge(connections, id) {
                 Verdict::Keep => {}
-                Verdict::Close => links.close(id),
-                Verdict::Timeout => self.time_out(links, id, 408, "the request did not arrive in time\n"),
+                Verdict::Close => connections.close(id),
+                Verdict::Timeout => self.time_out(connections, id, 408, "the request did not arrive in time\n"),
                 Verdict::SlowBody => {
                     if let Some(mut conn) = self.take(id) {
                         self.fail_upload(&mut conn, libc::ETIMEDOUT);
                         self.put(conn);
                     }
                 }
-                Verdict::Abort => links.abort(id),
-                Verdict::Taken(Takeover::Socket(key), last_read_ms) => self.sweep_socket(links, key, last_read_ms),
-                Verdict::Taken(Takeover::Logs(_), _) => {}
-                Verdict::Taken(Takeover::Stream(key), last_read_ms) => {
-                    self.sweep_stream(links, key, self.now_ms.saturating_sub(last_read_ms));
+                Verdict::Abort => connections.abort(id),
+                Verdict::Taken(Upgrade::Socket(key), last_read_ms) => self.sweep_socket(connections, key, last_read_ms),
+                Verdict::Taken(Upgrade::Logs(_), _) => {}
+                Verdict::Taken(Upgrade::Stream(key), last_read_ms) => {
+                    self.sweep_stream(connections, key, self.now_ms.saturating_sub(last_read_ms));
                 }
             }
         }
-        self.sweep_streams(links);
-        self.sweep_logs(links);
+        self.sweep_streams(connections);
+        self.sweep_logs(connections);
     }
 
-    fn judge(&mut self, links: &Links, id: ConnId) -> Verdict {
+    fn judge(&mut self, connections: &Connections, id: ConnId) -> Verdict {
         let (now_ms, draining) = (self.now_ms, self.draining);
         let limits = &self.limits;
         let (header_ms, body_ms) = (limits.header_timeout_ms, limits.body_timeout_ms);
         let (idle_ms, write_ms) = (limits.idle_timeout_ms, limits.write_timeout_ms);
-        let (unsent, sent) = (links.unsent(id), links.sent_total(id));
+        let (unsent, sent) = (connections.unsent(id), connections.sent_total(id));
         let Some(conn) = self.conn(id) else { return Verdict::Keep };
         let progress = sent.wrapping_sub(std::mem::replace(&mut conn.sent_before, sent));
         conn.write_paid_ms = if unsent == 0 { now_ms } else { credited(conn.write_paid_ms, progress, now_ms) };
@@ -83,7 +83,7 @@ impl Shard {
             conn.last_active_ms = now_ms;
             return Verdict::Keep;
         }
-        if draining && links.is_greeted(id) {
+        if draining && connections.is_greeted(id) {
             conn.last_active_ms = now_ms;
         }
         let quiet_ms = now_ms.saturating_sub(conn.last_active_ms);

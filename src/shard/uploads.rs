@@ -4,16 +4,16 @@
 //! read; the handler's side sends a notice when it has room again.
 
 use super::Shard;
-use super::answer::{Meta, ServerAnswer};
-use super::bodies::too_large;
+use super::body_limits::too_large;
 use super::conn::{Conn, Partial, Slot, credited};
 use super::requests::{Begun, Origin};
+use super::server_response::{Meta, ServerAnswer};
 use super::snapshot::ShardGen;
 use crate::abi::manifest::RouteDecl;
-use crate::domain::call::{Call, Hold, OwnedRequest, Work};
+use crate::domain::call::{Call, GenerationRef, OwnedRequest, Task};
 use crate::domain::stream::{CallSlot, Full, StreamStart, Upload};
 use crate::module::table::RouteMatch;
-use crate::net::{ConnId, Links};
+use crate::net::{ConnId, Connections};
 use crate::proto::http1::{CONTINUE, Method, RequestError, RequestView, close_after};
 use std::sync::Arc;
 
@@ -92,10 +92,15 @@ impl Shard {
 
     /// Begins the request whose head is complete and whose body may be handed over in pieces, if it is its turn. False: it
     /// waits, and the connection is not read.
-    pub(super) fn begin_upload(&mut self, links: &mut Links, conn: &mut Conn, expects_continue: bool) -> bool {
+    pub(super) fn begin_upload(
+        &mut self,
+        connections: &mut Connections,
+        conn: &mut Conn,
+        expects_continue: bool,
+    ) -> bool {
         conn.stream_waits = Some(expects_continue);
         if !conn.slots.is_empty() {
-            return Self::wait_to_upload(links, conn);
+            return Self::wait_to_upload(connections, conn);
         }
         let origin = self.origin(conn, conn.next_seq());
         let view = RequestView { peer: conn.peer.ip(), ..conn.decoder.head_view() };
@@ -104,16 +109,16 @@ impl Shard {
             RouteMatch::Found { module, route } => (module, route),
             RouteMatch::Held { .. } => {
                 self.held.push(conn.id);
-                return Self::wait_to_upload(links, conn);
+                return Self::wait_to_upload(connections, conn);
             }
-            _ => return self.gather_after_all(links, conn, &origin, announced),
+            _ => return self.gather_after_all(connections, conn, &origin, announced),
         };
         let Some(generation) = self.snapshot.gen_of(module).map(Arc::clone) else {
             self.held.push(conn.id);
-            return Self::wait_to_upload(links, conn);
+            return Self::wait_to_upload(connections, conn);
         };
         let Some(declared) = generation.route(route).filter(|route| route.is_stream()) else {
-            return self.gather_after_all(links, conn, &origin, announced);
+            return self.gather_after_all(connections, conn, &origin, announced);
         };
         let limit = declared.body_bytes_max();
         let last = !view.keep_alive() || origin.is_last();
@@ -128,7 +133,7 @@ impl Shard {
             Ok(slot) => slot,
             Err(refusal) => {
                 self.stats.overloaded();
-                self.answer_last(links, conn, &refusal, head_only);
+                self.answer_last(connections, conn, &refusal, head_only);
                 return true;
             }
         };
@@ -148,16 +153,16 @@ impl Shard {
         true
     }
 
-    fn wait_to_upload(links: &mut Links, conn: &mut Conn) -> bool {
+    fn wait_to_upload(connections: &mut Connections, conn: &mut Conn) -> bool {
         conn.paused = true;
-        links.set_reading(conn.id, false);
+        connections.set_reading(conn.id, false);
         false
     }
 
     /// The route that takes pieces is gone since the head came.
     fn gather_after_all(
         &mut self,
-        links: &mut Links,
+        connections: &mut Connections,
         conn: &mut Conn,
         origin: &Origin,
         announced: Option<usize>,
@@ -167,11 +172,11 @@ impl Shard {
         match self.body_limit(origin, &view, announced) {
             Ok(bytes_max) => {
                 conn.decoder.limit_body(bytes_max);
-                Self::send_continue(links, conn);
+                Self::send_continue(connections, conn);
             }
             Err(refusal) => {
                 let head_only = view.method() == Method::Head;
-                self.answer_last(links, conn, &refusal, head_only);
+                self.answer_last(connections, conn, &refusal, head_only);
             }
         }
         true
@@ -201,7 +206,7 @@ impl Shard {
         self.in_flight += 1;
         let hold = Arc::clone(generation);
         let work =
-            Work::Request { conn: origin.id, seq: origin.seq, route, request, meta, stream: Some(Box::new(stream)) };
+            Task::Request { conn: origin.id, seq: origin.seq, route, request, meta, stream: Some(Box::new(stream)) };
         match &mut self.local {
             None => self.remote.submit(hold, false, work),
             Some(local) => local.streams.push(Call { hold, reply: Arc::clone(&self.inbox), work }),
@@ -242,7 +247,7 @@ impl Shard {
     }
 
     /// Hands over what `input` brings of a body. Returns how many bytes of it are done with.
-    pub(super) fn feed(&mut self, links: &mut Links, conn: &mut Conn, input: &[u8]) -> usize {
+    pub(super) fn feed(&mut self, connections: &mut Connections, conn: &mut Conn, input: &[u8]) -> usize {
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(state) = conn.upload.as_mut() else { return at };
@@ -251,7 +256,7 @@ impl Shard {
                 Some(Ok(room)) => room,
                 Some(Err(Full::Now)) => {
                     conn.paused = true;
-                    links.set_reading(conn.id, false);
+                    connections.set_reading(conn.id, false);
                     return at;
                 }
                 Some(Err(Full::Ever)) => {
@@ -348,12 +353,12 @@ impl Shard {
     }
 
     /// The handler of request number `seq` reads the body for the first time.
-    pub(super) fn upload_wanted(&mut self, links: &mut Links, id: ConnId, seq: u64) {
+    pub(super) fn upload_wanted(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
         let Some(conn) = self.conn(id) else { return };
         let Some(state) = conn.upload.as_mut().filter(|state| state.seq == seq) else { return };
         conn.body_paid_ms = conn.last_read_ms.max(conn.body_paid_ms);
         if std::mem::take(&mut state.continue_owed)
-            && let Some(outbox) = links.outbox(id)
+            && let Some(outbox) = connections.outbox(id)
         {
             outbox.push(CONTINUE);
         }

@@ -24,7 +24,7 @@ struct started {
 struct thread {
     struct started started[STARTED_MAX];
     sqlite3 *held[HELD_MAX];
-    struct seat *own[OWN_MAX];
+    struct lease *own[OWN_MAX];
     int started_count, held_count, own_count;
 };
 
@@ -42,9 +42,9 @@ static void thread_ends(void *arg) {
     struct thread *thread = arg;
     tidy(thread, 0, 0, thread->own_count > 0 ? thread->own[0]->module : NULL);
     while (thread->own_count > 0) {
-        struct seat *seat = thread->own[--thread->own_count];
-        struct cwebn_module *module = seat->module;
-        cwebn_seat_release(seat, 0);
+        struct lease *lease = thread->own[--thread->own_count];
+        struct cwebn_module *module = lease->module;
+        cwebn_lease_release(lease, 0);
         cwebn_module_release(module);
     }
     thread_state = NULL;
@@ -213,7 +213,7 @@ void cwebn_call_begin(struct cwebn_module *module, struct cwebn_call *call, int 
                                 .is_hook = is_hook};
     current = call;
     if (module->is_direct) {
-        call->seat = cwebn_seat_acquire(module);
+        call->lease = cwebn_lease_acquire(module);
     }
 }
 
@@ -227,22 +227,22 @@ void cwebn_call_end(struct cwebn_call *call, int faulted) {
             warn(call->module, LEFT_TRANSACTION, "its database connection could not be tidied up after the fault");
         }
     }
-    struct seat *seat = call->seat;
-    if (seat != NULL) {
-        if (faulted && seat->database.db != NULL) {
-            free_mutex(seat->database.db);
+    struct lease *lease = call->lease;
+    if (lease != NULL) {
+        if (faulted && lease->database.db != NULL) {
+            free_mutex(lease->database.db);
         }
-        cwebn_seat_release(seat, call->is_hook);
+        cwebn_lease_release(lease, call->is_hook);
     }
     current = call->outer;
 }
 
 struct cweb_context *cwebn_call_context(struct cwebn_module *module) {
     const struct cwebn_call *call = current;
-    if (call != NULL && call->module == module && module->is_direct && call->seat != NULL) {
-        struct seat *seat = call->seat;
-        if (seat->module != NULL) {
-            return &seat->public;
+    if (call != NULL && call->module == module && module->is_direct && call->lease != NULL) {
+        struct lease *lease = call->lease;
+        if (lease->module != NULL) {
+            return &lease->public;
         }
     }
     return &module->public;
@@ -266,15 +266,15 @@ static sqlite3 *own_connection(struct databases *all, const struct sqldb *databa
         }
         pthread_mutex_unlock(&all->lock);
     }
-    struct seat *seat = module == NULL ? NULL : cwebn_seat_acquire(module);
-    if (seat == NULL || seat->module == NULL) {
+    struct lease *lease = module == NULL ? NULL : cwebn_lease_acquire(module);
+    if (lease == NULL || lease->module == NULL) {
         if (module != NULL) {
             cwebn_module_release(module);
         }
         return all->base.database.db;
     }
-    thread->own[thread->own_count++] = seat;
-    return seat->database.db;
+    thread->own[thread->own_count++] = lease;
+    return lease->database.db;
 }
 
 sqlite3 *cwebn_connection_of(const struct sqldb *database) {
@@ -289,8 +289,8 @@ sqlite3 *cwebn_connection_of(const struct sqldb *database) {
     if (call == NULL) {
         return own_connection(all, database);
     }
-    if (call->seat == NULL) {
-        call->seat = cwebn_seat_acquire(call->module);
+    if (call->lease == NULL) {
+        call->lease = cwebn_lease_acquire(call->module);
     }
-    return ((struct seat *)call->seat)->database.db;
+    return ((struct lease *)call->lease)->database.db;
 }

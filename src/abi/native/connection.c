@@ -37,7 +37,7 @@ static int is_setting(const char *pragma) {
  * state of the connection. */
 static int authorize(void *arg, int action, const char *first, const char *second, const char *database,
                      const char *trigger) {
-    struct seat *seat = arg;
+    struct lease *lease = arg;
     int denied = 0;
     (void)trigger;
     if (database != NULL && sqlite3_stricmp(database, JOBS_SCHEMA) == 0 && action != SQLITE_READ) {
@@ -46,7 +46,7 @@ static int authorize(void *arg, int action, const char *first, const char *secon
     switch (action) {
     case SQLITE_CREATE_TEMP_TABLE:
     case SQLITE_CREATE_TEMP_VIEW:
-        seat->is_touched = 1;
+        lease->is_touched = 1;
         denied = is_server_table(first);
         break;
     case SQLITE_INSERT:
@@ -59,7 +59,7 @@ static int authorize(void *arg, int action, const char *first, const char *secon
         denied = is_server_table(first);
         break;
     case SQLITE_CREATE_TEMP_TRIGGER:
-        seat->is_touched = 1;
+        lease->is_touched = 1;
         denied = is_server_table(second);
         break;
     case SQLITE_ALTER_TABLE:
@@ -70,14 +70,14 @@ static int authorize(void *arg, int action, const char *first, const char *secon
         denied = is_server_table(second);
         break;
     case SQLITE_ATTACH:
-        seat->is_touched = 1;
+        lease->is_touched = 1;
         break;
     case SQLITE_DETACH:
         denied = first == NULL || sqlite3_stricmp(first, JOBS_SCHEMA) == 0;
         break;
     case SQLITE_PRAGMA:
         denied = first != NULL && sqlite3_stricmp(first, "writable_schema") == 0;
-        seat->is_touched |= first != NULL && second != NULL && is_setting(first);
+        lease->is_touched |= first != NULL && second != NULL && is_setting(first);
         break;
     default:
         break;
@@ -96,11 +96,11 @@ static int attach_jobs(sqlite3 *db, const struct databases *all) {
     return ok && (all->services->rows == NULL || cwebn_tables_create(db, JOBS_SCHEMA, all->services) == SQLITE_OK);
 }
 
-int cwebn_seat_connect(struct seat *seat, char *error, size_t error_size) {
-    struct databases *all = seat->all;
-    int failed = sqldb_init(&seat->database, all->path) != 0;
-    sqlite3 *db = seat->database.db;
-    cwebn_database_functions(&seat->database);
+int cwebn_lease_connect(struct lease *lease, char *error, size_t error_size) {
+    struct databases *all = lease->all;
+    int failed = sqldb_init(&lease->database, all->path) != 0;
+    sqlite3 *db = lease->database.db;
+    cwebn_database_functions(&lease->database);
     if (failed) {
         if (all->path != NULL) {
             snprintf(error, error_size, "the database %s can't be opened (missing rights, or not a database)", all->path);
@@ -111,7 +111,7 @@ int cwebn_seat_connect(struct seat *seat, char *error, size_t error_size) {
     if ((all->jobs_uri != NULL || all->services->rows != NULL) && !attach_jobs(db, all)) {
         snprintf(error, error_size, "the database of jobs can't be read by modules: %s", sqlite3_errmsg(db));
     }
-    sqlite3_set_authorizer(db, authorize, seat);
+    sqlite3_set_authorizer(db, authorize, lease);
     sqlite3_trace_v2(db, SQLITE_TRACE_STMT | SQLITE_TRACE_PROFILE, cwebn_on_trace, NULL);
     return 0;
 }
@@ -124,43 +124,43 @@ static void close_in_guard(void *arg) {
     sqlite3_close_v2(db);
 }
 
-void cwebn_seat_close(struct seat *seat) {
+void cwebn_lease_close(struct lease *lease) {
     struct cwebn_fault fault;
-    pthread_mutex_lock(&seat->all->lock);
-    seat->all->connections--;
-    pthread_mutex_unlock(&seat->all->lock);
-    if (seat->database.db != NULL) {
+    pthread_mutex_lock(&lease->all->lock);
+    lease->all->connections--;
+    pthread_mutex_unlock(&lease->all->lock);
+    if (lease->database.db != NULL) {
         /* Destructors of the module's functions and bound values run here. */
-        (void)cwebn_guard_call(close_in_guard, seat->database.db, &fault);
+        (void)cwebn_guard_call(close_in_guard, lease->database.db, &fault);
     }
-    free(seat);
+    free(lease);
 }
 
-struct seat *cwebn_seat_new(struct cwebn_module *module) {
+struct lease *cwebn_lease_new(struct cwebn_module *module) {
     char error[512];
-    struct seat *seat = calloc(1, sizeof *seat);
-    if (seat == NULL) {
+    struct lease *lease = calloc(1, sizeof *lease);
+    if (lease == NULL) {
         return NULL;
     }
-    seat->all = module->all;
-    seat->module = module;
-    seat->users = 1;
-    seat->public = module->public;
-    seat->public.database = &seat->database;
-    if (cwebn_seat_connect(seat, error, sizeof error) != 0) {
-        free(seat);
+    lease->all = module->all;
+    lease->module = module;
+    lease->users = 1;
+    lease->public = module->public;
+    lease->public.database = &lease->database;
+    if (cwebn_lease_connect(lease, error, sizeof error) != 0) {
+        free(lease);
         return NULL;
     }
     /* Modules say PRAGMA foreign_keys = ON once, in onload, and mean all their statements. */
     pthread_mutex_lock(&module->lock);
     int keys = module->foreign_keys;
     if (module->first == NULL) {
-        module->first = seat;
+        module->first = lease;
         keys = 0;
     }
     pthread_mutex_unlock(&module->lock);
     if (keys) {
-        (void)sqlite3_db_config(seat->database.db, SQLITE_DBCONFIG_ENABLE_FKEY, 1, NULL);
+        (void)sqlite3_db_config(lease->database.db, SQLITE_DBCONFIG_ENABLE_FKEY, 1, NULL);
     }
-    return seat;
+    return lease;
 }

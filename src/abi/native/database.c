@@ -240,11 +240,11 @@ void cwebn_module_release(struct cwebn_module *module) {
     }
 }
 
-/* Closes seats that nobody has. */
-static void close_seats(struct seat *left) {
+/* Closes leases that nobody has. */
+static void close_seats(struct lease *left) {
     while (left != NULL) {
-        struct seat *next = left->next;
-        cwebn_seat_close(left);
+        struct lease *next = left->next;
+        cwebn_lease_close(left);
         left = next;
     }
 }
@@ -254,9 +254,9 @@ void cwebn_module_retire(struct cwebn_module *module) {
         return; /* it may have kept the address of each */
     }
     pthread_mutex_lock(&module->lock);
-    struct seat *left = module->free;
-    for (const struct seat *at = left; at != NULL; at = at->next) {
-        module->seats--;
+    struct lease *left = module->free;
+    for (const struct lease *at = left; at != NULL; at = at->next) {
+        module->leases--;
         module->first = at == module->first ? NULL : module->first;
     }
     module->free = NULL;
@@ -276,7 +276,7 @@ void cwebn_module_close(struct cwebn_module *module) {
     pthread_mutex_unlock(&all->lock);
     pthread_mutex_lock(&module->lock);
     module->is_gone = 1;
-    struct seat *left = module->free;
+    struct lease *left = module->free;
     module->free = NULL;
     if (module->home != NULL && module->home->users == 0) {
         module->home->next = left;
@@ -323,7 +323,7 @@ struct sqldb *cwebn_database_open(const char *path, const char *jobs_uri, const 
     all->services = services;
     all->base.all = all;
     (void)pthread_mutex_init(&all->lock, NULL);
-    (void)cwebn_seat_connect(&all->base, error, error_size);
+    (void)cwebn_lease_connect(&all->base, error, error_size);
     the_databases = all;
     return &all->base.database;
 }

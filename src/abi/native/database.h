@@ -26,12 +26,12 @@
 enum left { LEFT_TRANSACTION, LEFT_STATEMENT, LEFT_KINDS };
 
 /* A context with a connection of its own. */
-struct seat {
+struct lease {
     struct cweb_context public;
     struct sqldb database;
     struct databases *all;
     struct cwebn_module *module; /* NULL: the base connection, which is never given back */
-    struct seat *next;
+    struct lease *next;
     pthread_t thread; /* that had it last */
     int users;
     int is_kept;     /* it carries statements or other state of the module */
@@ -51,15 +51,15 @@ struct cwebn_module {
     pthread_mutex_t lock;
     int references;
     int is_gone;
-    struct seat *free, *home, *first;
-    int seats;
+    struct lease *free, *home, *first;
+    int leases;
     int foreign_keys; /* as set on the first connection */
     unsigned warned[LEFT_KINDS];
 };
 
 /* The database of all modules. */
 struct databases {
-    struct seat base;
+    struct lease base;
     char *path, *jobs_uri;
     const struct cwebn_services *services;
     pthread_mutex_t lock; /* of the two below */
@@ -69,22 +69,22 @@ struct databases {
 
 /* ---- connection.c ---- */
 
-/* Opens the connection of `seat`; 0, or -1 with the reason. The functions are set all the same, and fail cleanly. */
-int cwebn_seat_connect(struct seat *seat, char *error, size_t error_size);
+/* Opens the connection of `lease`; 0, or -1 with the reason. The functions are set all the same, and fail cleanly. */
+int cwebn_lease_connect(struct lease *lease, char *error, size_t error_size);
 
-/* A new seat of `module`, in use; NULL if it can't be opened. */
-struct seat *cwebn_seat_new(struct cwebn_module *module);
+/* A new lease of `module`, in use; NULL if it can't be opened. */
+struct lease *cwebn_lease_new(struct cwebn_module *module);
 
-/* Closes a seat that nobody has, and finalizes its statements. */
-void cwebn_seat_close(struct seat *seat);
+/* Closes a lease that nobody has, and finalizes its statements. */
+void cwebn_lease_close(struct lease *lease);
 
 /* ---- pool.c ---- */
 
-/* A seat for a call; the base seat when there is no other. */
-struct seat *cwebn_seat_acquire(struct cwebn_module *module);
+/* A lease for a call; the base lease when there is no other. */
+struct lease *cwebn_lease_acquire(struct cwebn_module *module);
 
 /* Gives it back. State that an `is_hook` has made there keeps it for all calls. */
-void cwebn_seat_release(struct seat *seat, int is_hook);
+void cwebn_lease_release(struct lease *lease, int is_hook);
 
 /* ---- calls.c ---- */
 

@@ -360,7 +360,7 @@ struct cwebn_module;
 /* One call into a module, on the caller's stack. */
 struct cwebn_call {
     struct cwebn_module *module;
-    void *seat;
+    void *lease;
     struct cwebn_call *outer;
     int started;
     int held;

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum State {
+pub(super) enum JobState {
     Pending,
     Running,
     Done,
@@ -18,7 +18,7 @@ pub(super) enum State {
     Canceled,
 }
 
-impl State {
+impl JobState {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -49,7 +49,7 @@ pub(super) struct Job {
     pub(super) job_uuid: String,
     pub(super) module: String,
     pub(super) job: String,
-    pub(super) state: State,
+    pub(super) state: JobState,
     pub(super) module_hash: String,
     pub(super) created_at: i64,
     pub(super) updated_at: i64,

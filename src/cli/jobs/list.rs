@@ -1,7 +1,7 @@
 //! `cweb jobs list`
 
 use super::super::client::{Client, coloured, escaped};
-use super::answer::{self, Job, State, first_line, shown};
+use super::answer::{self, Job, JobState, first_line, shown};
 use super::time::{now_ms, short};
 use super::{Problem, say};
 use clap::Args;
@@ -18,7 +18,7 @@ const ERROR_CHARS_MAX: usize = 72;
 pub(super) struct ListArgs {
     /// Only those in this state
     #[arg(long)]
-    state: Option<State>,
+    state: Option<JobState>,
     /// Only this module's
     #[arg(long)]
     module: Option<String>,

@@ -13,7 +13,7 @@ mod watch;
 use super::client::{Client, SERVER_DEFAULT};
 use super::exit::{Exit, Failure, exit_codes};
 use super::trust::TrustArgs;
-use answer::{Job, State};
+use answer::{Job, JobState};
 use clap::{Args, Subcommand};
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -120,11 +120,11 @@ pub(super) fn run(args: &JobsArgs) -> ExitCode {
 }
 
 /// The exit code that tells how a watched job ended.
-fn exit_code(state: State) -> ExitCode {
+fn exit_code(state: JobState) -> ExitCode {
     match state {
-        State::Failed => ExitCode::FAILURE,
-        State::Canceled => Exit::Canceled.into(),
-        State::Pending | State::Running | State::Done => ExitCode::SUCCESS,
+        JobState::Failed => ExitCode::FAILURE,
+        JobState::Canceled => Exit::Canceled.into(),
+        JobState::Pending | JobState::Running | JobState::Done => ExitCode::SUCCESS,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::client::Client;
 use super::super::exit::{Exit, Failure};
-use super::answer::{self, State, short_hash, shown};
+use super::answer::{self, JobState, short_hash, shown};
 use super::time::{Span, When, now_ms};
 use super::{Problem, watch};
 use clap::Args;
@@ -70,7 +70,7 @@ struct Submission<'a> {
 #[derive(Deserialize)]
 struct Accepted {
     job_uuid: String,
-    state: State,
+    state: JobState,
     module_hash: String,
 }
 

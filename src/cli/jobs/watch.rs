@@ -5,7 +5,7 @@
 
 use super::super::client::{Client, Opened};
 use super::super::exit::Failure;
-use super::answer::{self, State};
+use super::answer::{self, JobState};
 use super::event::{JobEvent, View};
 use super::sse::SseReader;
 use super::{Problem, exit_code};
@@ -72,7 +72,7 @@ struct Stream {
 
 impl Watch<'_> {
     /// Watches until the job has ended and all its events have been shown.
-    fn run(mut self) -> Result<State, Problem> {
+    fn run(mut self) -> Result<JobState, Problem> {
         let (mut connected, mut ended) = (false, None);
         loop {
             let why = match self.open()? {

@@ -3,12 +3,12 @@
 use super::{Executor, InProcessModule};
 use crate::abi::guard::{self, SocketCall, SocketOutcome};
 use crate::abi::websocket::Socket;
-use crate::domain::call::{Handshake, Hold, SocketEvent};
+use crate::domain::call::{GenerationRef, Handshake, SocketEvent};
 use crate::proto::http1::{Head, RequestView};
 
 impl Executor {
     /// Runs the callbacks of one WebSocket for a batch of events.
-    pub fn socket(&mut self, hold: &dyn Hold, socket: &Socket, index: usize, events: Vec<SocketEvent>) {
+    pub fn socket(&mut self, hold: &dyn GenerationRef, socket: &Socket, index: usize, events: Vec<SocketEvent>) {
         if let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() {
             self.callbacks(module, socket, index, events);
         }

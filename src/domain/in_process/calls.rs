@@ -2,7 +2,7 @@
 
 use super::{BUSY, Executor, InProcessModule};
 use crate::abi::manifest::RouteDecl;
-use crate::domain::call::{Call, Work};
+use crate::domain::call::{Call, Task};
 use crate::domain::executor::Runner;
 use crate::domain::inbox::{Declined, Message};
 use crate::domain::serial::{Turn, Turns};
@@ -27,13 +27,13 @@ fn pipes_of(stream: &StreamStart) -> Pipes {
 
 /// Whose turns a call takes, if it is one of those that run one at a time.
 fn turns_of(call: &Call) -> Option<Arc<Turns>> {
-    let Work::Request { route, .. } = &call.work else { return None };
+    let Task::Request { route, .. } = &call.work else { return None };
     call.hold.instance().as_any().downcast_ref::<InProcessModule>()?.turns(*route).map(Arc::clone)
 }
 
 /// Answers a call whose turn does not come.
 fn refuse(call: Call) {
-    let Call { hold, reply, work: Work::Request { conn, seq, meta, .. } } = call else { return };
+    let Call { hold, reply, work: Task::Request { conn, seq, meta, .. } } = call else { return };
     let text = format!("module {} is busy: {BUSY}\n", hold.instance().manifest().name);
     let bytes = meta.plain(503, &text);
     drop(hold);
@@ -62,7 +62,7 @@ impl Executor {
         let Call { hold, reply, work } = call;
         let start = Instant::now();
         match work {
-            Work::Request { conn, seq, route, request, meta, stream } => {
+            Task::Request { conn, seq, route, request, meta, stream } => {
                 let mut bytes = Vec::with_capacity(512);
                 let cors = meta.cors_origin.as_deref();
                 let view = request.view();
@@ -94,7 +94,7 @@ impl Executor {
                 drop(hold);
                 reply.push(Message::Answer { conn, seq, bytes, lent: self.take_attached() });
             }
-            Work::Socket { socket, index, events } => {
+            Task::Socket { socket, index, events } => {
                 let unit = hold.instance().manifest().routes.len() + index;
                 let count = u32::try_from(events.len()).unwrap_or(u32::MAX).max(1);
                 self.socket(&*hold, &socket, index, events);

@@ -1,7 +1,7 @@
 //! Large bodies of answers and large frames, on the domain's side: each gets a place beside the rings, or waits for one in
 //! its turn, or is refused with the limit's name.
 
-use super::arena::{LENT_BYTES_MIN, Lender, Place};
+use super::arena::{ExtentRange, LENT_BYTES_MIN, Lender};
 use super::extents::NoRoom;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ const WAITING_MAX: usize = 32;
 #[derive(Debug)]
 pub(super) enum Lent {
     /// It lies there.
-    At(Place),
+    At(ExtentRange),
     /// It goes in the record.
     Here,
     /// It can't be sent: the status of an answer that says so, and why.
@@ -26,14 +26,14 @@ pub(super) enum Lent {
 /// See the module's documentation. Shared by all threads of the domain.
 #[derive(Debug)]
 pub(super) struct Answers {
-    state: Mutex<State>,
+    state: Mutex<AnswersState>,
     /// Something has been given back, or the first that waits has changed.
     changed: Condvar,
     wait_max: Duration,
 }
 
 #[derive(Debug)]
-struct State {
+struct AnswersState {
     lender: Lender,
     /// Those that wait, by a number of their own, in their order.
     waiting: VecDeque<u64>,
@@ -42,11 +42,11 @@ struct State {
 
 impl Answers {
     pub(super) fn new(lender: Lender) -> Self {
-        let state = Mutex::new(State { lender, waiting: VecDeque::new(), next: 0 });
+        let state = Mutex::new(AnswersState { lender, waiting: VecDeque::new(), next: 0 });
         Self { state, changed: Condvar::new(), wait_max: WAIT_MAX }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, AnswersState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -72,7 +72,7 @@ impl Answers {
         }
     }
 
-    fn take(&self, bytes: usize, fits: bool, waits: impl FnOnce()) -> Result<Place, Lent> {
+    fn take(&self, bytes: usize, fits: bool, waits: impl FnOnce()) -> Result<ExtentRange, Lent> {
         let mut state = self.lock();
         if state.waiting.is_empty() || fits {
             match state.lender.take(bytes) {
@@ -94,7 +94,7 @@ impl Answers {
     }
 
     /// Waits for a place in its turn.
-    fn wait(&self, bytes: usize) -> Result<Place, Lent> {
+    fn wait(&self, bytes: usize) -> Result<ExtentRange, Lent> {
         let deadline = Instant::now() + self.wait_max;
         let mut state = self.lock();
         let own = state.next;

@@ -33,7 +33,7 @@ const RECLAIM_BYTES: usize = 4 * 1024 * 1024;
 
 /// A body's place in the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ExtentRange {
     /// Of its first byte, from the start of the memory.
     pub(super) offset: u64,
     pub(super) bytes: u64,
@@ -144,9 +144,9 @@ impl Lender {
     ///
     /// # Errors
     /// There is none now, or never.
-    pub(super) fn take(&mut self, bytes: usize) -> Result<Place, NoRoom> {
+    pub(super) fn take(&mut self, bytes: usize) -> Result<ExtentRange, NoRoom> {
         let offset = self.extents.take(bytes)?;
-        Ok(Place { offset: offset as u64, bytes: bytes as u64 })
+        Ok(ExtentRange { offset: offset as u64, bytes: bytes as u64 })
     }
 
     /// The memory, for who writes a body there.
@@ -199,7 +199,7 @@ struct Done {
 }
 
 impl Borrower {
-    fn range_of(&self, place: Place) -> Option<Range<usize>> {
+    fn range_of(&self, place: ExtentRange) -> Option<Range<usize>> {
         let start = usize::try_from(place.offset).ok()?;
         let end = start.checked_add(usize::try_from(place.bytes).ok()?)?;
         let within = self.range.start <= start && end <= self.range.end && start < end;
@@ -207,7 +207,7 @@ impl Borrower {
     }
 
     /// The body at `place`, which is the other side's word; `None`: it can't be true.
-    pub(super) fn borrow(&self, place: Place) -> Option<Borrowed> {
+    pub(super) fn borrow(&self, place: ExtentRange) -> Option<Borrowed> {
         let range = self.range_of(place)?;
         if let Some(done) = &self.done
             && done.open.fetch_add(1, Ordering::Relaxed) >= self.open_max
@@ -329,9 +329,9 @@ mod tests {
             (u64::MAX - 4095, page),
             (start, u64::MAX),
         ] {
-            assert!(borrower.borrow(Place { offset, bytes }).is_none(), "{offset} {bytes}");
+            assert!(borrower.borrow(ExtentRange { offset, bytes }).is_none(), "{offset} {bytes}");
         }
-        assert!(borrower.borrow(Place { offset: start, bytes: end - start }).is_some());
+        assert!(borrower.borrow(ExtentRange { offset: start, bytes: end - start }).is_some());
     }
 
     #[test]

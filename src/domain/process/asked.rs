@@ -1,4 +1,4 @@
-//! Questions of one life that are not answered, and their limits: whoever reads them waits while there are too many.
+//! Questions of one process that are not answered, and their limits: whoever reads them waits while there are too many.
 //!
 //! Every question is answered by what does not itself wait for that reader, so it goes on.
 

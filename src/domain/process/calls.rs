@@ -1,9 +1,9 @@
 //! The calls a shard has in all domains.
 
-use super::link::{RemoteCalls, ShardLink};
+use super::endpoints::{CallTable, RingEndpoints};
 use super::remote::RemoteModule;
 use crate::domain::Instance;
-use crate::domain::call::{Hold, Work};
+use crate::domain::call::{GenerationRef, Task};
 use crate::domain::inbox::Message;
 use crate::domain::stream::CallSlot;
 use crate::domain::stream::running::Reason;
@@ -21,10 +21,10 @@ pub struct DomainCalls {
     shard: usize,
     now_ms: u64,
     /// As long as the highest number in use asks for; numbers are reused, so it is as short as the limit of domains.
-    domains: Vec<RemoteCalls>,
+    domains: Vec<CallTable>,
 }
 
-/// The number of the domain in which `instance` lives; `None` if that is this process.
+/// The number of the domain in which `instance` processes; `None` if that is this process.
 fn number_of(instance: &dyn Instance) -> Option<usize> {
     instance.as_any().downcast_ref::<RemoteModule>().map(|module| module.domain().number())
 }
@@ -36,20 +36,20 @@ impl DomainCalls {
         Self { shard, now_ms: 0, domains: Vec::new() }
     }
 
-    fn domain(&mut self, number: usize) -> Option<&mut RemoteCalls> {
+    fn domain(&mut self, number: usize) -> Option<&mut CallTable> {
         if self.domains.len() <= number {
             let (shard, now_ms) = (self.shard, self.now_ms);
-            self.domains.resize_with(number + 1, || RemoteCalls::new(shard, now_ms));
+            self.domains.resize_with(number + 1, || CallTable::new(shard, now_ms));
         }
         self.domains.get_mut(number)
     }
 
-    /// A life of a domain is there: see [`RemoteCalls::up`].
-    pub fn up(&mut self, link: Box<ShardLink>) -> Vec<Message> {
-        self.domain(link.domain()).map(|calls| calls.up(link)).unwrap_or_default()
+    /// A process of a domain is there: see [`CallTable::up`].
+    pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<Message> {
+        self.domain(endpoints.domain()).map(|calls| calls.up(endpoints)).unwrap_or_default()
     }
 
-    /// A domain is to end: see [`RemoteCalls::drain`].
+    /// A domain is to end: see [`CallTable::drain`].
     pub fn drain(&mut self, domain: usize) {
         if let Some(calls) = self.domains.get_mut(domain) {
             calls.drain();
@@ -58,9 +58,9 @@ impl DomainCalls {
 
     /// A domain has died. Gives the outcome of every call that was with it.
     pub fn down(&mut self, domain: usize) -> Vec<Message> {
-        let outcomes = self.domains.get_mut(domain).map(RemoteCalls::down).unwrap_or_default();
+        let outcomes = self.domains.get_mut(domain).map(CallTable::down).unwrap_or_default();
         self.tell_ended(domain);
-        while self.domains.last().is_some_and(RemoteCalls::is_over) {
+        while self.domains.last().is_some_and(CallTable::is_over) {
             self.domains.pop();
         }
         outcomes
@@ -69,11 +69,11 @@ impl DomainCalls {
     /// Calls without an outcome that the domain of `instance` has.
     #[must_use]
     pub fn in_flight(&self, instance: &dyn Instance) -> usize {
-        number_of(instance).and_then(|number| self.domains.get(number)).map_or(0, RemoteCalls::in_flight)
+        number_of(instance).and_then(|number| self.domains.get(number)).map_or(0, CallTable::in_flight)
     }
 
     /// Queues a call in the domain of its module; [`DomainCalls::flush`] sends it.
-    pub fn submit(&mut self, hold: Arc<dyn Hold>, short: bool, work: Work) {
+    pub fn submit(&mut self, hold: Arc<dyn GenerationRef>, short: bool, work: Task) {
         if let Some(calls) = number_of(hold.instance()).and_then(|number| self.domain(number)) {
             calls.submit(hold, short, work);
         }
@@ -82,7 +82,7 @@ impl DomainCalls {
     /// A slot for a call of a route of `CWEB_STREAM` in the domain of `instance`. `None`: all are taken, or it has no process.
     #[must_use]
     pub fn take_call_slot(&self, instance: &dyn Instance) -> Option<Arc<CallSlot>> {
-        number_of(instance).and_then(|number| self.domains.get(number)).and_then(RemoteCalls::take_call_slot)
+        number_of(instance).and_then(|number| self.domains.get(number)).and_then(CallTable::take_call_slot)
     }
 
     /// Tells the calls of a connection why their work may be of no use.
@@ -92,7 +92,7 @@ impl DomainCalls {
 
     /// Sends what the rings take; once a batch.
     pub fn flush(&mut self) {
-        self.domains.iter_mut().for_each(RemoteCalls::flush);
+        self.domains.iter_mut().for_each(CallTable::flush);
     }
 
     /// Takes what the domains have sent and gives what it means.
@@ -108,7 +108,7 @@ impl DomainCalls {
 
     /// A socket whose module has moved is known in several domains, until it ends in the one where it is served.
     fn tell_ended(&mut self, domain: usize) {
-        let ended = self.domains.get_mut(domain).map(RemoteCalls::take_ended).unwrap_or_default();
+        let ended = self.domains.get_mut(domain).map(CallTable::take_ended).unwrap_or_default();
         for key in ended {
             self.domains.iter_mut().for_each(|calls| calls.forget(key));
         }
@@ -124,7 +124,7 @@ impl DomainCalls {
         self.domains.iter_mut().for_each(|calls| calls.leave(conn));
     }
 
-    /// Answers the requests that have been with their domain for longer than `limit_ms`: see [`RemoteCalls::expire`].
+    /// Answers the requests that have been with their domain for longer than `limit_ms`: see [`CallTable::expire`].
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
         self.now_ms = now_ms;
         self.domains.iter_mut().flat_map(|calls| calls.expire(now_ms, limit_ms)).collect()
@@ -134,12 +134,12 @@ impl DomainCalls {
     /// if none has: a shard sleeps only after each was asked.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.domains.iter().any(RemoteCalls::has_work)
+        self.domains.iter().any(CallTable::has_work)
     }
 
     /// The shard does not sleep.
     pub fn awake(&self) {
-        self.domains.iter().for_each(RemoteCalls::awake);
+        self.domains.iter().for_each(CallTable::awake);
     }
 
     /// Lets go of everything.

@@ -2,12 +2,12 @@
 
 use super::answers::Answers;
 use super::arena::Parts;
-use super::companion::{self, Intake, Pools};
+use super::companion::{self, Pools, RequestRing};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::layout::Layout;
-use super::port::{Port, PortOutlet};
+use super::response_ring::{ResponseOutlet, ResponseRing};
 use super::streaming::ShardStreams;
-use super::work::{Domain, DomainRunner, Work};
+use super::work::{ChildDomain, DomainRunner, RingRecord};
 use crate::abi::context::JobTables;
 use crate::abi::guard::Trap;
 use crate::abi::request::set_rules;
@@ -90,13 +90,13 @@ impl Parent {
 }
 
 /// A job that runs here, as its code sees the server.
-struct RemoteCalls<'a> {
+struct ParentJobCalls<'a> {
     parent: &'a Parent,
     run: u64,
     must_end: Arc<AtomicBool>,
 }
 
-impl JobCalls for RemoteCalls<'_> {
+impl JobCalls for ParentJobCalls<'_> {
     fn emit_event(&self, kind: &str, data: Option<&str>) -> bool {
         let (kind, data) = (kind.to_owned(), data.map(str::to_owned));
         !self.is_canceled() && self.parent.ask(Question::Emit { run: self.run, kind, data }).is_ok()
@@ -240,24 +240,29 @@ fn start_threads(
     bodies: OwnedFd,
     wakes: Vec<OwnedFd>,
     files: Vec<OwnedFd>,
-) -> io::Result<Arc<Domain>> {
+) -> io::Result<Arc<ChildDomain>> {
     let layout = Layout::new(start.shards);
     let parts = Parts::new(start.shards, start.bodies);
     let bodies = Arc::new(Region::open(bodies, parts.bytes())?);
-    let mut ports = Vec::new();
+    let mut response_rings = Vec::new();
     for (shard, (wake, files)) in wakes.into_iter().zip(files).enumerate().take(start.shards) {
         let spec = layout.to_server(shard);
-        ports.push(Arc::new(Port::new(Producer::new(region, spec)?, wake, spec.record_bytes_max(), files)));
+        response_rings.push(Arc::new(ResponseRing::new(
+            Producer::new(region, spec)?,
+            wake,
+            spec.record_bytes_max(),
+            files,
+        )));
     }
     let answers = Arc::new(Answers::new(parts.lend_answers(&bodies)));
-    let outlet = |port: &Arc<Port>| {
-        Arc::new(PortOutlet { port: Arc::clone(port), answers: Arc::clone(&answers) }) as Arc<dyn Outlet>
+    let outlet = |responses: &Arc<ResponseRing>| {
+        Arc::new(ResponseOutlet { responses: Arc::clone(responses), answers: Arc::clone(&answers) }) as Arc<dyn Outlet>
     };
-    set_outlets(ports.iter().map(outlet).collect());
+    set_outlets(response_rings.iter().map(outlet).collect());
     let requests = (0..start.shards).map(|shard| parts.borrow_requests(&bodies, shard)).collect();
-    let domain = Arc::new(Domain {
+    let domain = Arc::new(ChildDomain {
         instances: RwLock::default(),
-        ports,
+        response_rings,
         answers,
         requests,
         streams: (0..start.shards).map(|shard| Arc::new(ShardStreams::new(parts.streams(&bodies, shard)))).collect(),
@@ -265,23 +270,24 @@ fn start_threads(
         gone: (0..start.shards).map(|_| Mutex::default()).collect(),
     });
     let maker = Arc::clone(&domain);
-    let factory: RunnerFactory<Work> = Arc::new(move || Box::new(DomainRunner::new(&maker)) as Box<dyn Runner<Work>>);
+    let factory: RunnerFactory<RingRecord> =
+        Arc::new(move || Box::new(DomainRunner::new(&maker)) as Box<dyn Runner<RingRecord>>);
     let free_cores: Vec<CoreId> = start.free_cores.iter().map(|&id| CoreId { id }).collect();
     let streams_max = start.bodies.streams.calls_max.saturating_mul(start.shards);
     let pools = Arc::new(Pools {
         long: Pool::start(start.threads_min, start.threads_max, free_cores.clone(), Arc::clone(&factory))?,
         streams: Pool::start(1, streams_max, free_cores, Arc::clone(&factory))?,
     });
-    let intakes = (0..start.shards)
+    let request_rings = (0..start.shards)
         .map(|shard| {
             let consumer = Consumer::new(region, layout.to_domain(shard))?;
-            Ok(Arc::new(Intake::new(shard, consumer, Arc::clone(&domain))))
+            Ok(Arc::new(RequestRing::new(shard, consumer, Arc::clone(&domain))))
         })
         .collect::<io::Result<Vec<_>>>()?;
-    let (rescued, rescue_pool) = (intakes.clone(), Arc::clone(&pools));
+    let (rescued, rescue_pool) = (request_rings.clone(), Arc::clone(&pools));
     let rescuer =
         thread::Builder::new().name("rescuer".to_owned()).spawn(move || companion::rescue(&rescued, &rescue_pool))?;
-    for (shard, intake) in intakes.into_iter().enumerate() {
+    for (shard, request_ring) in request_rings.into_iter().enumerate() {
         let core = start.cores.get(shard).copied().flatten().map(|id| CoreId { id });
         let (factory, pool, rescuer): (_, _, Thread) =
             (Arc::clone(&factory), Arc::clone(&pools), rescuer.thread().clone());
@@ -290,7 +296,7 @@ fn start_threads(
                 core_affinity::set_for_current(core);
             }
             executor::prepare_thread();
-            let corrupt = companion::serve(&intake, &mut *factory(), &pool, &rescuer);
+            let corrupt = companion::serve(&request_ring, &mut *factory(), &pool, &rescuer);
             tracing::error!("{corrupt}; this domain ends");
             std::process::abort();
         })?;
@@ -301,7 +307,7 @@ fn start_threads(
 /// The domain, as the control connection sees it.
 struct Child {
     parent: Arc<Parent>,
-    domain: Arc<Domain>,
+    domain: Arc<ChildDomain>,
     host: InProcess,
 }
 
@@ -423,7 +429,7 @@ impl Child {
         };
         let must_end = Arc::<AtomicBool>::default();
         lock(&self.parent.runs).insert(run, Arc::clone(&must_end));
-        let calls = RemoteCalls { parent: &self.parent, run, must_end };
+        let calls = ParentJobCalls { parent: &self.parent, run, must_end };
         let outcome = module.run_job(job, uuid, payload, &calls);
         lock(&self.parent.runs).remove(&run);
         outcome.map_or_else(|fault| Outcome::Fault(fault.what), Outcome::Returned)

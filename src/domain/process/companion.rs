@@ -3,9 +3,9 @@
 //! A companion runs what is short itself and hands the rest to the pool. When something short turns out long, another
 //! thread, the rescuer, empties the ring to the pool meanwhile.
 
-use super::port::Port;
+use super::response_ring::ResponseRing;
 use super::wire::{StreamToDomain, ToDomain};
-use super::work::{Domain, Work};
+use super::work::{ChildDomain, RingRecord};
 use crate::domain::executor::{Pool, Runner};
 use crate::domain::ring::{Consumer, Corrupt};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,12 +33,12 @@ enum Lane {
 
 /// The threads beside the companions.
 pub(super) struct Pools {
-    pub(super) long: Pool<Work>,
-    pub(super) streams: Pool<Work>,
+    pub(super) long: Pool<RingRecord>,
+    pub(super) streams: Pool<RingRecord>,
 }
 
 impl Pools {
-    fn push(&self, work: Work, lane: Lane) {
+    fn push(&self, work: RingRecord, lane: Lane) {
         match lane {
             Lane::Short | Lane::Long => self.long.push(work),
             Lane::Stream => self.streams.push(work),
@@ -47,11 +47,11 @@ impl Pools {
 }
 
 /// One shard's incoming ring.
-pub(super) struct Intake {
+pub(super) struct RequestRing {
     shard: usize,
     ring: Mutex<Ring>,
     /// To which the shard says that it has sent bodies of answers, and that connections of sockets are gone.
-    domain: Arc<Domain>,
+    domain: Arc<ChildDomain>,
     /// Start of the running call in µs since `epoch`; 0: none.
     busy_since_us: AtomicU64,
     /// End of the last call, likewise.
@@ -65,17 +65,17 @@ struct Ring {
 
 impl Ring {
     /// Gives the room of what was popped back, and wakes the shard if that waits for it.
-    fn release(&mut self, port: Option<&Port>) {
+    fn release(&mut self, responses: Option<&ResponseRing>) {
         if self.consumer.release_told()
-            && let Some(port) = port
+            && let Some(responses) = responses
         {
-            port.ring();
+            responses.ring();
         }
     }
 }
 
-impl Intake {
-    pub(super) fn new(shard: usize, consumer: Consumer, domain: Arc<Domain>) -> Self {
+impl RequestRing {
+    pub(super) fn new(shard: usize, consumer: Consumer, domain: Arc<ChildDomain>) -> Self {
         let ring = Mutex::new(Ring { consumer });
         Self {
             shard,
@@ -92,32 +92,32 @@ impl Intake {
     }
 
     /// The next piece of work, and who runs it.
-    fn next(&self) -> Result<Option<(Work, Lane)>, Corrupt> {
-        let port = self.domain.ports.get(self.shard).map(Arc::as_ref);
+    fn next(&self) -> Result<Option<(RingRecord, Lane)>, Corrupt> {
+        let responses = self.domain.response_rings.get(self.shard).map(Arc::as_ref);
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let mut record = Vec::with_capacity(512);
             if !ring.consumer.try_pop(&mut record)? {
-                ring.release(port);
+                ring.release(responses);
                 return Ok(None);
             }
             if ring.consumer.owes_much() {
-                ring.release(port);
+                ring.release(responses);
             }
             match ToDomain::read(&record) {
                 Ok(ToDomain::Done { offset }) => {
                     if self.domain.answers.give_back(offset) {
                         // The pages are given back by a thread that has the time.
-                        return Ok(Some((Work { shard: self.shard, record: Vec::new() }, Lane::Long)));
+                        return Ok(Some((RingRecord { shard: self.shard, record: Vec::new() }, Lane::Long)));
                     }
                 }
                 Ok(ToDomain::Gone { key }) => self.domain.socket_gone(self.shard, key),
                 Ok(ToDomain::Request { short, .. } | ToDomain::Socket { short, .. }) => {
                     let lane = if short { Lane::Short } else { Lane::Long };
-                    return Ok(Some((Work { shard: self.shard, record }, lane)));
+                    return Ok(Some((RingRecord { shard: self.shard, record }, lane)));
                 }
                 Ok(ToDomain::Stream(StreamToDomain::Call { .. })) => {
-                    return Ok(Some((Work { shard: self.shard, record }, Lane::Stream)));
+                    return Ok(Some((RingRecord { shard: self.shard, record }, Lane::Stream)));
                 }
                 Ok(ToDomain::Stream(record)) => self.domain.take_stream(self.shard, &record),
                 Err(_) => return Err(Corrupt),
@@ -128,7 +128,7 @@ impl Intake {
     fn wait(&self) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         // Not in `wait` below: that would wake a shard by the ring's futex, where none sleeps.
-        ring.release(self.domain.ports.get(self.shard).map(Arc::as_ref));
+        ring.release(self.domain.response_rings.get(self.shard).map(Arc::as_ref));
         ring.consumer.wait(WAIT);
     }
 
@@ -144,36 +144,41 @@ impl Intake {
 }
 
 /// Empties a ring for as long as it is whole.
-pub(super) fn serve(intake: &Intake, runner: &mut dyn Runner<Work>, pools: &Pools, rescuer: &Thread) -> Corrupt {
+pub(super) fn serve(
+    request_ring: &RequestRing,
+    runner: &mut dyn Runner<RingRecord>,
+    pools: &Pools,
+    rescuer: &Thread,
+) -> Corrupt {
     loop {
-        match intake.next() {
+        match request_ring.next() {
             Ok(Some((work, Lane::Short))) => {
-                let was_quiet = intake.is_quiet();
-                intake.busy_since_us.store(intake.now_us(), Ordering::Relaxed);
+                let was_quiet = request_ring.is_quiet();
+                request_ring.busy_since_us.store(request_ring.now_us(), Ordering::Relaxed);
                 if was_quiet {
                     rescuer.unpark();
                 }
                 runner.run(work);
-                intake.busy_since_us.store(0, Ordering::Relaxed);
-                intake.last_us.store(intake.now_us(), Ordering::Relaxed);
+                request_ring.busy_since_us.store(0, Ordering::Relaxed);
+                request_ring.last_us.store(request_ring.now_us(), Ordering::Relaxed);
             }
             Ok(Some((work, lane))) => pools.push(work, lane),
-            Ok(None) => intake.wait(),
+            Ok(None) => request_ring.wait(),
             Err(corrupt) => return corrupt,
         }
     }
 }
 
 /// Empties the rings of companions that are stuck, to the pool.
-pub(super) fn rescue(intakes: &[Arc<Intake>], pools: &Pools) {
+pub(super) fn rescue(request_rings: &[Arc<RequestRing>], pools: &Pools) {
     loop {
-        if intakes.iter().all(|intake| intake.is_quiet()) {
+        if request_rings.iter().all(|request_ring| request_ring.is_quiet()) {
             std::thread::park();
         } else {
             std::thread::sleep(STUCK_AFTER / 2);
         }
-        for intake in intakes.iter().filter(|intake| intake.is_stuck()) {
-            while let Ok(Some((work, lane))) = intake.next() {
+        for request_ring in request_rings.iter().filter(|request_ring| request_ring.is_stuck()) {
+            while let Ok(Some((work, lane))) = request_ring.next() {
                 pools.push(work, lane);
             }
         }

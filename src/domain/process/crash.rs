@@ -2,9 +2,9 @@
 
 use super::cgroup::OutOfMemory;
 use super::control::CaughtFault;
-use super::life::Life;
+use super::instance::ProcessInstance;
 use super::lock;
-use super::shared::Shared;
+use super::shared::DomainShared;
 use super::symbol;
 use crate::domain::Fault;
 use crate::domain::fault::signal_name;
@@ -83,11 +83,11 @@ fn fits(note: Note, status: ExitStatus) -> bool {
     }
 }
 
-impl Shared {
-    /// A signal was caught in `life`. The first of a module in one life counts as a crash of it.
-    pub(super) fn fault_caught(&self, life: &Life, fault: &CaughtFault) {
-        // A life that says one thing again and again is not listened to: nothing here is free.
-        if !life.first_fault_of(fault.instance) {
+impl DomainShared {
+    /// A signal was caught in `process`. The first of a module in one process counts as a crash of it.
+    pub(super) fn fault_caught(&self, process: &ProcessInstance, fault: &CaughtFault) {
+        // A process that says one thing again and again is not listened to: nothing here is free.
+        if !process.first_fault_of(fault.instance) {
             return;
         }
         let address = usize::try_from(fault.address).unwrap_or_default();
@@ -97,39 +97,39 @@ impl Shared {
             what: Fault::signal(fault.signal, address, fault.stack_overflow).what,
             signal: Some(fault.signal),
             address: has_address(fault.signal).then_some(fault.address),
-            frame: self.frame(life, Some(fault.instance), fault.instruction),
+            frame: self.frame(process, Some(fault.instance), fault.instruction),
             place: Some(place),
             caught: true,
             at_ms: now_ms(),
-            pid: life.pid(),
+            pid: process.pid(),
         };
         let name = report.modules.first().map_or("?", String::as_str);
         tracing::error!("module {name} failed: {}", report.summary());
         self.crashed(&[fault.instance], report, false);
     }
 
-    /// `life` has died, and nobody wanted it to.
-    pub(super) fn life_lost(&self, life: &Life, status: Option<ExitStatus>) {
-        let Remains { running, note } = life.remains();
+    /// `process` has died, and nobody wanted it to.
+    pub(super) fn process_lost(&self, process: &ProcessInstance, status: Option<ExitStatus>) {
+        let Remains { running, note } = process.remains();
         // What a module wrote there itself must fit what the kernel says.
         let note = note.filter(|note| status.is_some_and(|status| fits(*note, status)));
         let killed = status.is_none_or(|status| status.signal() == Some(libc::SIGKILL));
-        let out_of_memory = life.out_of_memory().filter(|_| killed);
-        let why = life.verdict().or_else(|| out_of_memory.map(|whose| memory_text(whose, self.name())));
-        let trying = life.trying();
+        let out_of_memory = process.out_of_memory().filter(|_| killed);
+        let why = process.verdict().or_else(|| out_of_memory.map(|whose| memory_text(whose, self.name())));
+        let trying = process.trying();
         let death =
-            Death { note, trying, from_outside: killed && note.is_none() && why.is_none() && !life.is_broken() };
-        let suspect = self.suspect(life, &death, &running);
+            Death { note, trying, from_outside: killed && note.is_none() && why.is_none() && !process.is_broken() };
+        let suspect = self.suspect(process, &death, &running);
         let report = CrashReport {
             modules: self.names(suspect.as_slice()),
             what: why.unwrap_or_else(|| ending(status, note)),
             signal: status.and_then(|status| status.signal()).or(out_of_memory.map(|_| libc::SIGKILL)),
             address: note.filter(|note| has_address(note.signal)).map(|note| note.address),
-            frame: note.and_then(|note| self.frame(life, None, note.instruction)),
+            frame: note.and_then(|note| self.frame(process, None, note.instruction)),
             place: trying.filter(|trying| suspect == Some(*trying)).map(|_| "being loaded".to_owned()),
             caught: false,
             at_ms: now_ms(),
-            pid: life.pid(),
+            pid: process.pid(),
         };
         let status = status.map_or_else(|| "?".to_owned(), |status| status.to_string());
         tracing::error!(
@@ -152,17 +152,17 @@ impl Shared {
 
     /// The module whose doing a death is, as far as that is known and not guessed: whose thread it was, in whose code the
     /// instruction lies, what was being loaded; else the only module there is, or the only one that ran.
-    fn suspect(&self, life: &Life, death: &Death, running: &[u64]) -> Option<u64> {
+    fn suspect(&self, process: &ProcessInstance, death: &Death, running: &[u64]) -> Option<u64> {
         if let Some(note) = death.note {
             // Without a number it was a thread of the server's, in whose code no module's call was.
             let owner = (note.module != 0).then_some(note.module);
-            return owner.or_else(|| self.owner(life, note.instruction)).filter(|id| self.is_known(*id));
+            return owner.or_else(|| self.owner(process, note.instruction)).filter(|id| self.is_known(*id));
         }
         if death.from_outside {
             return None;
         }
         let only = |ids: &[u64]| if let [only] = ids { Some(*only) } else { None };
-        let loaded: Vec<u64> = life.bases().into_iter().map(|(id, _)| id).collect();
+        let loaded: Vec<u64> = process.bases().into_iter().map(|(id, _)| id).collect();
         let known = death.trying.or_else(|| only(running)).or_else(|| only(&loaded));
         known.filter(|id| self.is_known(*id))
     }
@@ -264,20 +264,20 @@ impl Shared {
     }
 
     /// The loaded module that begins below `address` and next to it, which may lie behind its end.
-    fn below(&self, life: &Life, address: u64) -> Option<(u64, u64)> {
-        let bases = life.bases().into_iter().filter(|(_, base)| *base != 0 && *base <= address);
+    fn below(&self, process: &ProcessInstance, address: u64) -> Option<(u64, u64)> {
+        let bases = process.bases().into_iter().filter(|(_, base)| *base != 0 && *base <= address);
         bases.max_by_key(|(_, base)| *base)
     }
 
     /// The module whose shared object has `address` in it.
-    fn owner(&self, life: &Life, address: u64) -> Option<u64> {
-        let (id, base) = self.below(life, address)?;
+    fn owner(&self, process: &ProcessInstance, address: u64) -> Option<u64> {
+        let (id, base) = self.below(process, address)?;
         symbol::covers(&self.path(id)?, base, address).then_some(id)
     }
 
     /// `address` in words, if it is in the code of a module: of `instance`, if it must be that.
-    fn frame(&self, life: &Life, instance: Option<u64>, address: u64) -> Option<String> {
-        let (id, base) = self.below(life, address)?;
+    fn frame(&self, process: &ProcessInstance, instance: Option<u64>, address: u64) -> Option<String> {
+        let (id, base) = self.below(process, address)?;
         if instance.is_some_and(|instance| instance != id) {
             return None;
         }
@@ -312,7 +312,7 @@ fn ending(status: Option<ExitStatus>, note: Option<Note>) -> String {
     }
 }
 
-impl Life {
+impl ProcessInstance {
     /// What it has left in the shared memory.
     fn remains(&self) -> Remains {
         let (region, word) = self.board();

@@ -3,18 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
 
+use super::domain::DomainConfig;
+use super::endpoints::{CallTable, Ends, Owner, RingEndpoints};
 use super::identity::Identity;
-use super::link::{Ends, Owner, RemoteCalls, ShardLink};
-use super::parent::DomainConfig;
 use super::quarantine::CrashLimit;
 use super::remote::RemoteModule;
-use super::shared::Shared;
+use super::shared::DomainShared;
 use super::wire::{self, Body, Event, ToDomain};
 use crate::abi::manifest::Manifest;
 use crate::abi::request::RequestRules;
 use crate::abi::websocket::{Outlet, Socket};
 use crate::domain::Instance;
-use crate::domain::call::{AnswerMeta, Hold, OwnedRequest, SocketEvent, Work};
+use crate::domain::call::{AnswerMeta, GenerationRef, OwnedRequest, SocketEvent, Task};
 use crate::domain::inbox::Message;
 use crate::domain::ring::{Consumer, Producer, PushError, Region, RingSpec};
 use crate::domain::sandbox::Policy;
@@ -31,7 +31,7 @@ use std::time::Duration;
 
 /// A module of a process that never was.
 pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
-    static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
+    static SHARED: OnceLock<Arc<DomainShared>> = OnceLock::new();
     let shared = SHARED.get_or_init(|| {
         let config = DomainConfig {
             cores: Vec::new(),
@@ -60,7 +60,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             rss_recycle_bytes: 0,
             cgroups: None,
         };
-        Arc::new(Shared::new(config, Vec::new(), crossbeam::channel::unbounded().0))
+        Arc::new(DomainShared::new(config, Vec::new(), crossbeam::channel::unbounded().0))
     });
     Arc::new(RemoteModule::new(Arc::clone(shared), shared.number(), manifest, Arc::default()))
 }
@@ -84,15 +84,15 @@ impl Owner for Fate {
 }
 
 /// Both ends of a pair of rings, to the domain and to the server, with so many bytes of data; and the memory for bodies.
-fn pair(data_bytes: [usize; 2], fate: Fate) -> (Box<ShardLink>, Consumer, Producer, Arc<Region>) {
+fn pair(data_bytes: [usize; 2], fate: Fate) -> (Box<RingEndpoints>, Consumer, Producer, Arc<Region>) {
     let to_domain = RingSpec { offset: 0, data_bytes: data_bytes[0] };
     let offset = to_domain.total_bytes().next_multiple_of(RingSpec::ALIGN);
     let to_server = RingSpec { offset, data_bytes: data_bytes[1] };
     let region = Arc::new(Region::create(to_server.offset + to_server.total_bytes()).expect("a region"));
     let (ends, bodies) = Ends::of(&region, to_domain, to_server).expect("a ring");
-    let link = ShardLink::new(0, Identity::first("default", 1), 1, ends, Box::new(fate));
-    let intake = Consumer::new(&region, to_domain).expect("a ring");
-    (Box::new(link), intake, Producer::new(&region, to_server).expect("a ring"), bodies)
+    let endpoints = RingEndpoints::new(0, Identity::first("default", 1), 1, ends, Box::new(fate));
+    let request_ring = Consumer::new(&region, to_domain).expect("a ring");
+    (Box::new(endpoints), request_ring, Producer::new(&region, to_server).expect("a ring"), bodies)
 }
 
 /// What stands for content in answers: nothing of the content itself, so that it can't be taken for something else.
@@ -104,7 +104,7 @@ fn digest(bytes: &[u8]) -> String {
 
 /// A process that keeps to the rules and answers when it is told to: requests with what it got, messages with frames.
 pub(crate) struct Domain {
-    intake: Consumer,
+    request_ring: Consumer,
     producer: Producer,
     fate: Fate,
     bodies: Arc<Region>,
@@ -115,15 +115,15 @@ pub(crate) struct Domain {
 }
 
 impl Domain {
-    /// The process and the link to it. A record to it holds any head of `head_bytes_max` bytes, as the server's rings hold
+    /// The process and the endpoints to it. A record to it holds any head of `head_bytes_max` bytes, as the server's rings hold
     /// the largest that may be configured; the ring back is so small that it is full at times.
-    pub(crate) fn new(head_bytes_max: usize) -> (Box<ShardLink>, Self) {
+    pub(crate) fn new(head_bytes_max: usize) -> (Box<RingEndpoints>, Self) {
         const TO_SERVER_BYTES: usize = 16 * 1024;
         let fate = Fate::default();
         let to_domain_bytes = (4 * (head_bytes_max + 64)).next_power_of_two();
-        let (link, intake, producer, bodies) = pair([to_domain_bytes, TO_SERVER_BYTES], fate.clone());
+        let (endpoints, request_ring, producer, bodies) = pair([to_domain_bytes, TO_SERVER_BYTES], fate.clone());
         let (unanswered, leaving) = (Vec::new(), VecDeque::new());
-        (link, Self { intake, producer, fate, bodies, unanswered, leaving })
+        (endpoints, Self { request_ring, producer, fate, bodies, unanswered, leaving })
     }
 
     /// Takes what has come, and answers any `count` of the calls. Returns whether there was anything to do.
@@ -131,12 +131,12 @@ impl Domain {
         assert!(!self.fate.0.load(Ordering::Relaxed), "an honest process is not ended");
         let mut record = Vec::new();
         let mut busy = false;
-        while self.intake.try_pop(&mut record).expect("the server writes rings as it must") {
+        while self.request_ring.try_pop(&mut record).expect("the server writes rings as it must") {
             self.take(&record);
             record.clear();
             busy = true;
         }
-        self.intake.release();
+        self.request_ring.release();
         for _ in 0..count.min(self.unanswered.len()) {
             let at = random.below(self.unanswered.len());
             self.leaving.extend(self.unanswered.remove(at));
@@ -177,7 +177,7 @@ impl Domain {
                     let text = match event {
                         Event::Open { session, .. } => format!("open {}", digest(session.unwrap_or_default())),
                         Event::Message { bytes, .. } => digest(bytes),
-                        Event::Known { .. } => panic!("a socket of another life"),
+                        Event::Known { .. } => panic!("a socket of another process"),
                         Event::Close { .. } | Event::Forget => continue,
                     };
                     let mut fixed = Vec::new();
@@ -208,7 +208,7 @@ impl Domain {
 /// Holds a module for nobody.
 pub(super) struct Held(pub(super) Arc<dyn Instance>);
 
-impl Hold for Held {
+impl GenerationRef for Held {
     fn instance(&self) -> &dyn Instance {
         &*self.0
     }
@@ -228,7 +228,7 @@ impl Outlet for Nowhere {
 
 /// Calls in flight with a process that sends anything.
 pub(crate) struct Hostile {
-    calls: RemoteCalls,
+    calls: CallTable,
     producer: Producer,
     fate: Fate,
     /// Numbers of the requests and keys of the sockets whose calls have not ended.
@@ -244,10 +244,10 @@ const SOCKETS: u64 = 2;
 impl Hostile {
     pub(crate) fn new(mut random: Random) -> Self {
         let fate = Fate::default();
-        let (link, _intake, producer, _bodies) = pair([256 * 1024; 2], fate.clone());
-        let mut calls = RemoteCalls::new(0, 0);
-        calls.up(link);
-        let hold: Arc<dyn Hold> = Arc::new(Held(module(Manifest::default())));
+        let (endpoints, _intake, producer, _bodies) = pair([256 * 1024; 2], fate.clone());
+        let mut calls = CallTable::new(0, 0);
+        calls.up(endpoints);
+        let hold: Arc<dyn GenerationRef> = Arc::new(Held(module(Manifest::default())));
         let conns = conn_ids(REQUESTS as usize);
         for (seq, conn) in (0..REQUESTS).zip(conns) {
             let mut decoder = RequestDecoder::new(Limits::default());
@@ -264,14 +264,14 @@ impl Hostile {
                 switching: None,
             };
             let request = OwnedRequest::copy(&view);
-            calls.submit(Arc::clone(&hold), true, Work::Request { conn, seq, route: 0, request, meta, stream: None });
+            calls.submit(Arc::clone(&hold), true, Task::Request { conn, seq, route: 0, request, meta, stream: None });
         }
         for key in 0..SOCKETS {
             let socket = Socket::new(key, None, Arc::new(Nowhere), 1000);
             calls.submit(
                 Arc::clone(&hold),
                 true,
-                Work::Socket { socket, index: 0, events: vec![SocketEvent::Open { handshake: None }] },
+                Task::Socket { socket, index: 0, events: vec![SocketEvent::Open { handshake: None }] },
             );
         }
         calls.flush();

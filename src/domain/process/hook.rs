@@ -3,12 +3,12 @@
 //!
 //! A thread that runs code of others can't be ended, a process can: one in which such code does not return is replaced, as
 //! after a handler that never ends. Constructors and destructors run under the dynamic loader's lock, so nothing else can
-//! be loaded there any more; whoever wants to waits for the next life.
+//! be loaded there any more; whoever wants to waits for the next process.
 
 use super::control::{Order, Outcome};
-use super::life::Life;
+use super::instance::ProcessInstance;
 use super::lock;
-use super::shared::Shared;
+use super::shared::DomainShared;
 use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,7 @@ pub(super) enum NoOutcome {
     Late(Duration),
 }
 
-/// The dynamic loader of one life, as far as the server knows it.
+/// The dynamic loader of one process, as far as the server knows it.
 #[derive(Default)]
 pub(super) struct Loader {
     /// Held by whoever has a module loaded.
@@ -69,7 +69,7 @@ impl Loader {
     /// Waits until what is being closed is. False: something is not, and has had `limit`.
     fn wait_closed(&self, limit: Duration) -> bool {
         let closing = std::mem::take(&mut *lock(&self.closing));
-        // A life that has died closes nothing; whoever has an order for it learns that from the order.
+        // A process that has died closes nothing; whoever has an order for it learns that from the order.
         closing.into_iter().all(|end| !matches!(end.recv_timeout(limit), Err(RecvTimeoutError::Timeout)))
     }
 
@@ -83,39 +83,44 @@ impl Loader {
     }
 }
 
-impl Shared {
-    /// Has `life` load a module when it is its turn: one is loaded after the other, and what one takes is not to be
+impl DomainShared {
+    /// Has `process` load a module when it is its turn: one is loaded after the other, and what one takes is not to be
     /// the next one's fault. `None`: nothing can be loaded there any more, or it has died before the turn came.
-    pub(super) fn load_in_turn(&self, life: &Life, order: Order) -> Option<Result<Outcome, NoOutcome>> {
-        let loader = life.loader();
+    pub(super) fn load_in_turn(&self, process: &ProcessInstance, order: Order) -> Option<Result<Outcome, NoOutcome>> {
+        let loader = process.loader();
         let _turn = lock(&loader.turn);
         if !loader.wait_closed(self.config.hook_timeout) {
             loader.jam();
-            self.want_replacement(life, "a destructor of a module does not return");
+            self.want_replacement(process, "a destructor of a module does not return");
         }
-        if loader.is_jammed() || life.is_dead() {
+        if loader.is_jammed() || process.is_dead() {
             return None;
         }
-        let loaded = self.call_hook(life, Hook::Constructor, order);
+        let loaded = self.call_hook(process, Hook::Constructor, order);
         if matches!(loaded, Err(NoOutcome::Late(_))) {
             loader.jam();
         }
         Some(loaded)
     }
 
-    /// Has `life` run a part of a module's code, and waits for its end as long as it may take.
-    pub(super) fn call_hook(&self, life: &Life, hook: Hook, order: Order) -> Result<Outcome, NoOutcome> {
-        let begun = life.begin(self.number(), order).map_err(|_| NoOutcome::Died)?;
-        self.await_hook(life, hook, &begun)
+    /// Has `process` run a part of a module's code, and waits for its end as long as it may take.
+    pub(super) fn call_hook(&self, process: &ProcessInstance, hook: Hook, order: Order) -> Result<Outcome, NoOutcome> {
+        let begun = process.begin(self.number(), order).map_err(|_| NoOutcome::Died)?;
+        self.await_hook(process, hook, &begun)
     }
 
-    /// Waits for the end of what [`Life::begin`] has begun.
-    pub(super) fn await_hook(&self, life: &Life, hook: Hook, begun: &Receiver<Outcome>) -> Result<Outcome, NoOutcome> {
+    /// Waits for the end of what [`ProcessInstance::begin`] has begun.
+    pub(super) fn await_hook(
+        &self,
+        process: &ProcessInstance,
+        hook: Hook,
+        begun: &Receiver<Outcome>,
+    ) -> Result<Outcome, NoOutcome> {
         let limit = self.config.hook_timeout;
         begun.recv_timeout(limit).map_err(|error| match error {
             RecvTimeoutError::Disconnected => NoOutcome::Died,
             RecvTimeoutError::Timeout => {
-                self.want_replacement(life, &format!("{} of a module does not return", hook.name()));
+                self.want_replacement(process, &format!("{} of a module does not return", hook.name()));
                 NoOutcome::Late(limit)
             }
         })

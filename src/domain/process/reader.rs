@@ -1,9 +1,9 @@
-//! Reading what a life says until it ends, and its burial.
+//! Reading what a process says until it ends, and its burial.
 
 use super::control::{Question, ToChild, ToParent};
-use super::hearing::Hearing;
-use super::life::Life;
-use super::shared::{RunQuestion, Shared};
+use super::control_reader::ControlReader;
+use super::instance::ProcessInstance;
+use super::shared::{DomainShared, RunQuestion};
 use super::supervisor::Event;
 use crate::abi::{crypto, host};
 use crate::jobs::store::Tables;
@@ -20,43 +20,43 @@ const REAP_WAIT: Duration = Duration::from_millis(50);
 /// How long the last words of a process that is over are waited for; they are in the pipe.
 const PRINTED_WAIT: Duration = Duration::from_millis(100);
 
-/// Reads `life` until it ends, and buries it. `alive` is dropped when all is done.
+/// Reads `process` until it ends, and buries it. `alive` is dropped when all is done.
 pub(super) fn attend(
-    shared: &Arc<Shared>,
-    life: &Arc<Life>,
-    mut hearing: Hearing,
+    shared: &Arc<DomainShared>,
+    process: &Arc<ProcessInstance>,
+    mut control_reader: ControlReader,
     mut child: Child,
     alive: Sender<()>,
 ) {
     let mut tables = Tables::new(&shared.config.jobs_database);
     let error = loop {
-        match hearing.next() {
-            Ok(ToParent::Done { call, outcome }) => life.done(call, outcome),
-            Ok(ToParent::Question { call, what }) => answer(shared, life, &mut tables, call, what),
+        match control_reader.next() {
+            Ok(ToParent::Done { call, outcome }) => process.done(call, outcome),
+            Ok(ToParent::Question { call, what }) => answer(shared, process, &mut tables, call, what),
             Ok(ToParent::Fault(fault)) => {
-                shared.fault_caught(life, &fault);
-                shared.want_replacement(life, "a signal was caught in it, so its memory can't be trusted");
+                shared.fault_caught(process, &fault);
+                shared.want_replacement(process, "a signal was caught in it, so its memory can't be trusted");
             }
             Err(error) => break error,
         }
     };
-    if error.kind() != io::ErrorKind::UnexpectedEof && !life.is_ending() {
+    if error.kind() != io::ErrorKind::UnexpectedEof && !process.is_ending() {
         tracing::error!("the process of domain {} can't be understood: {error}", shared.name());
-        life.set_broken();
+        process.set_broken();
     } else if !is_exiting(child.id()) {
         // It has hung up and lives on: what ends it now is the server.
-        life.set_broken();
+        process.set_broken();
     }
-    let reaped = bury(shared, life, &mut child);
+    let reaped = reap(shared, process, &mut child);
     if reaped {
-        life.wait_printed(PRINTED_WAIT);
+        process.wait_printed(PRINTED_WAIT);
     }
     drop(alive);
-    let _ = shared.events.send(Event::Died { life: life.number() });
+    let _ = shared.events.send(Event::Died { process: process.number() });
     if !reaped {
         let _ = child.wait();
     }
-    life.unconfine();
+    process.unconfine();
 }
 
 /// Whether a process that is not reaped is on its way out: its descriptors are closed after the kernel has said so
@@ -71,22 +71,22 @@ fn is_exiting(pid: u32) -> bool {
 
 /// The process is dead, or is so now: everybody who waits for it learns it, first of all the shards. Returns whether it
 /// has been waited for.
-fn bury(shared: &Shared, life: &Life, child: &mut Child) -> bool {
-    life.kill();
-    life.give_up_orders();
-    shared.dethrone(life);
-    life.is_reaped();
+fn reap(shared: &DomainShared, process: &ProcessInstance, child: &mut Child) -> bool {
+    process.kill();
+    process.give_up_orders();
+    shared.deactivate(process);
+    process.is_reaped();
     let status = wait_briefly(shared, child);
     // The supervisor tells of a spare.
-    if !life.is_ending() && !life.is_spare() && !shared.is_stopping() {
-        shared.life_lost(life, status);
+    if !process.is_ending() && !process.is_spare() && !shared.is_stopping() {
+        shared.process_lost(process, status);
     }
     status.is_some()
 }
 
 /// Waits for a process that has been killed. `None`: it is not over yet. A process is over when its last thread is, and
-/// one that gets no processor time, on a machine that is kept busy, can take long: the next life doesn't wait for that.
-fn wait_briefly(shared: &Shared, child: &mut Child) -> Option<ExitStatus> {
+/// one that gets no processor time, on a machine that is kept busy, can take long: the next process doesn't wait for that.
+fn wait_briefly(shared: &DomainShared, child: &mut Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + REAP_WAIT;
     loop {
         match child.try_wait() {
@@ -101,20 +101,20 @@ fn wait_briefly(shared: &Shared, child: &mut Child) -> Option<ExitStatus> {
 }
 
 /// Answers what a module asks.
-fn answer(shared: &Shared, life: &Arc<Life>, tables: &mut Tables, call: u64, what: Question) {
+fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, tables: &mut Tables, call: u64, what: Question) {
     let reply = |result| {
-        let _ = life.send(&ToChild::Reply { call, result });
+        let _ = process.send(&ToChild::Reply { call, result });
     };
     let run = match what {
         Question::CreateJob { instance, job, payload } => {
             // It is answered once it is durable: not here, where everybody else's answers pass.
-            let permit = life.asked().creating.enter(job.len() + payload.len());
-            let life = Arc::clone(life);
+            let permit = process.asked().creating.enter(job.len() + payload.len());
+            let process = Arc::clone(process);
             let create = move || {
                 let name =
                     host::ModuleToken { name: String::new(), id: instance, number: instance, ..Default::default() };
                 let result = host::create_job(&name, &job, &payload);
-                let _ = life.send(&ToChild::Reply { call, result });
+                let _ = process.send(&ToChild::Reply { call, result });
                 drop(permit);
             };
             if let Err(error) = thread::Builder::new().name("create-job".to_owned()).spawn(create) {
@@ -141,8 +141,8 @@ fn answer(shared: &Shared, life: &Arc<Life>, tables: &mut Tables, call: u64, wha
         Question::SetResult { text, .. } | Question::SetError { text, .. } => text.len(),
         _ => 0,
     };
-    let permit = life.asked().runs.enter(bytes);
-    if !shared.ask_run(life, run, RunQuestion { call, what, permit }) {
+    let permit = process.asked().runs.enter(bytes);
+    if !shared.ask_run(process, run, RunQuestion { call, what, permit }) {
         reply(Err("there is no such run".to_owned()));
     }
 }

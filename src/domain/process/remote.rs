@@ -3,10 +3,10 @@
 use super::control::{Order, Outcome, Question, ToChild};
 use super::hook::{Hook, NoOutcome};
 use super::identity::Identity;
-use super::life::Life;
+use super::instance::ProcessInstance;
 use super::lock;
 use super::quarantine::Quarantine;
-use super::shared::{Run, RunQuestion, Shared};
+use super::shared::{DomainShared, Run, RunQuestion};
 use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
 use crate::domain::{Fault, Instance};
@@ -21,14 +21,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// See the module's documentation. Dropping it closes the module's shared object in its domain.
 pub struct RemoteModule {
-    shared: Arc<Shared>,
+    shared: Arc<DomainShared>,
     id: u64,
     manifest: Manifest,
     quarantine: Arc<Quarantine>,
 }
 
 impl RemoteModule {
-    pub(super) fn new(shared: Arc<Shared>, id: u64, manifest: Manifest, quarantine: Arc<Quarantine>) -> Self {
+    pub(super) fn new(shared: Arc<DomainShared>, id: u64, manifest: Manifest, quarantine: Arc<Quarantine>) -> Self {
         Self { shared, id, manifest, quarantine }
     }
 
@@ -37,7 +37,7 @@ impl RemoteModule {
         self.quarantine.why()
     }
 
-    /// Loads it into the life in service, which was made without it.
+    /// Loads it into the process in service, which was made without it.
     fn load_again(&self) -> Result<(), String> {
         let modules = lock(&self.shared.modules);
         let module = modules.get(&self.id).ok_or("it has been removed")?;
@@ -46,20 +46,20 @@ impl RemoteModule {
         let order = Order::Load { instance: self.id, path };
         let (pass, loaded) = loop {
             let pass = self.shared.enter()?;
-            if pass.life().has(self.id) {
+            if pass.process().has(self.id) {
                 // It has been there since before the quarantine: what it has left behind is not to be built on.
-                self.shared.want_replacement(pass.life(), "a module was taken out of quarantine");
+                self.shared.want_replacement(pass.process(), "a module was taken out of quarantine");
                 return Ok(());
             }
-            if let Some(loaded) = self.shared.load_in_turn(pass.life(), order.clone()) {
+            if let Some(loaded) = self.shared.load_in_turn(pass.process(), order.clone()) {
                 break (pass, loaded);
             }
         };
-        let life = pass.life();
+        let process = pass.process();
         match loaded.map_err(|none| in_words(Hook::Constructor, none))? {
             Outcome::Loaded(manifest, base) => {
-                life.add(self.id, base);
-                self.shared.recognize(life, self.id, &manifest)?;
+                process.add(self.id, base);
+                self.shared.recognize(process, self.id, &manifest)?;
             }
             Outcome::Loader(what)
             | Outcome::Exhausted(_, what)
@@ -68,15 +68,15 @@ impl RemoteModule {
             | Outcome::Host(what) => return Err(what),
             _ => return Err("its domain gave a wrong answer".to_owned()),
         }
-        if !self.shared.configure_in(life, self.id) {
+        if !self.shared.configure_in(process, self.id) {
             return Err("its settings could not be handed over".to_owned());
         }
         // Where it was published before, others find its symbols again.
-        let _ = life.publish(self.shared.number(), self.shared.published());
+        let _ = process.publish(self.shared.number(), self.shared.published());
         if hook
             && let Outcome::Fault(what) | Outcome::Host(what) = self
                 .shared
-                .call_hook(life, Hook::Onload, Order::Onload { instance: self.id })
+                .call_hook(process, Hook::Onload, Order::Onload { instance: self.id })
                 .map_err(|none| in_words(Hook::Onload, none))?
         {
             return Err(what);
@@ -114,14 +114,14 @@ impl Instance for RemoteModule {
     }
 
     fn configure(&self, settings: &Settings) -> Result<(), Fault> {
-        // With the pass, as in `onload`: the life that follows is told what stands here.
+        // With the pass, as in `onload`: the process that follows is told what stands here.
         let pass = self.shared.enter();
         if let Some(module) = lock(&self.shared.modules).get_mut(&self.id) {
             module.settings = settings.clone();
         }
         let pass = pass.map_err(|what| Fault { what })?;
         // One in quarantine is not loaded, and is told when it is.
-        if self.barred().is_some() || self.shared.configure_in(pass.life(), self.id) {
+        if self.barred().is_some() || self.shared.configure_in(pass.process(), self.id) {
             return Ok(());
         }
         Err(Fault { what: "its process could not be told of its settings".to_owned() })
@@ -131,11 +131,11 @@ impl Instance for RemoteModule {
         if let Some(what) = self.barred() {
             return Err(Fault { what });
         }
-        // Held until it is noted that the hook has run: the next life runs it, or this call did, and not both or neither.
+        // Held until it is noted that the hook has run: the next process runs it, or this call did, and not both or neither.
         let pass = self.shared.enter().map_err(|what| Fault { what })?;
         if self.manifest.has_onload {
             let order = Order::Onload { instance: self.id };
-            let outcome = self.shared.call_hook(pass.life(), Hook::Onload, order);
+            let outcome = self.shared.call_hook(pass.process(), Hook::Onload, order);
             outcome_of(outcome.map_err(|none| none.to_string()))?;
         }
         self.shared.set_onloaded(self.id, true);
@@ -149,10 +149,10 @@ impl Instance for RemoteModule {
         // Held until the order is given, as for the cancel callback of a job: a replacement need not wait for its end.
         let pass = self.shared.enter().map_err(|what| Fault { what })?;
         let order = Order::SettingChanged { instance: self.id, key: key.to_owned() };
-        let (life, begun) = (Arc::clone(pass.life()), pass.life().begin(self.shared.number(), order));
+        let (process, begun) = (Arc::clone(pass.process()), pass.process().begin(self.shared.number(), order));
         let begun = begun.map_err(|what| Fault { what })?;
         drop(pass);
-        let outcome = self.shared.await_hook(&life, Hook::Setting, &begun);
+        let outcome = self.shared.await_hook(&process, Hook::Setting, &begun);
         outcome_of(outcome.map_err(|none| none.to_string()))
     }
 
@@ -163,7 +163,7 @@ impl Instance for RemoteModule {
         if !self.manifest.has_unload || self.quarantine.is_on() {
             return Ok(());
         }
-        let outcome = self.shared.call_hook(pass.life(), Hook::Unload, Order::Unload { instance: self.id });
+        let outcome = self.shared.call_hook(pass.process(), Hook::Unload, Order::Unload { instance: self.id });
         outcome_of(outcome.map_err(|none| none.to_string()))
     }
 
@@ -176,12 +176,12 @@ impl Instance for RemoteModule {
         let (instance, payload) = (self.id, payload.to_owned());
         let order = Order::RunJob { run, instance, job, uuid: uuid.to_owned(), payload };
         let outcome = self.shared.enter().and_then(|pass| {
-            let life = Arc::clone(pass.life());
-            self.shared.add_run(run, Run { life: Arc::clone(&life), instance, uuid: uuid.to_owned(), sender });
-            let done = life.begin(self.shared.number(), order)?;
-            // From here on the run belongs to this life, also when another is in service.
+            let process = Arc::clone(pass.process());
+            self.shared.add_run(run, Run { process: Arc::clone(&process), instance, uuid: uuid.to_owned(), sender });
+            let done = process.begin(self.shared.number(), order)?;
+            // From here on the run belongs to this process, also when another is in service.
             drop(pass);
-            self.attend(&life, run, &asked, &done, calls)
+            self.attend(&process, run, &asked, &done, calls)
         });
         self.shared.remove_run(run);
         match outcome {
@@ -197,15 +197,15 @@ impl Instance for RemoteModule {
         }
         let order = Order::CancelJob { instance: self.id, job, uuid: uuid.to_owned() };
         let fault = |what| Fault { what };
-        let (life, begun) = match self.shared.life_of_job(uuid) {
-            Some(life) => (Arc::clone(&life), life.begin(self.shared.number(), order).map_err(fault)?),
+        let (process, begun) = match self.shared.process_of_job(uuid) {
+            Some(process) => (Arc::clone(&process), process.begin(self.shared.number(), order).map_err(fault)?),
             None => {
                 // Held until the order is given, and not while it is carried out: nobody is to wait for that.
                 let pass = self.shared.enter().map_err(fault)?;
-                (Arc::clone(pass.life()), pass.life().begin(self.shared.number(), order).map_err(fault)?)
+                (Arc::clone(pass.process()), pass.process().begin(self.shared.number(), order).map_err(fault)?)
             }
         };
-        let outcome = self.shared.await_hook(&life, Hook::Cancel, &begun);
+        let outcome = self.shared.await_hook(&process, Hook::Cancel, &begun);
         outcome_of(outcome.map_err(|none| in_words(Hook::Cancel, none)))
     }
 
@@ -226,7 +226,7 @@ impl Instance for RemoteModule {
             });
         }
         let pass = self.shared.enter().map_err(|what| Fault { what })?;
-        self.shared.want_replacement(pass.life(), "it was asked for");
+        self.shared.want_replacement(pass.process(), "it was asked for");
         Ok(())
     }
 
@@ -243,7 +243,7 @@ impl RemoteModule {
     /// Answers what a running job asks until it has ended.
     fn attend(
         &self,
-        life: &Life,
+        process: &ProcessInstance,
         run: u64,
         asked: &Receiver<RunQuestion>,
         done: &Receiver<Outcome>,
@@ -261,7 +261,7 @@ impl RemoteModule {
                         _ => false,
                     };
                     let result = if accepted { Ok(String::new()) } else { Err("refused".to_owned()) };
-                    let _ = life.send(&ToChild::Reply { call, result });
+                    let _ = process.send(&ToChild::Reply { call, result });
                     drop(permit);
                 }
                 recv(done) -> outcome => return outcome.map_err(|_| "its process died".to_owned()),
@@ -269,7 +269,7 @@ impl RemoteModule {
             }
             if !told && calls.is_canceled() {
                 told = true;
-                let _ = life.send(&ToChild::MustEnd { run });
+                let _ = process.send(&ToChild::MustEnd { run });
             }
         }
     }

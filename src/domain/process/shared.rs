@@ -1,13 +1,13 @@
-//! What the supervisor, the modules and the readers of the lives share.
+//! What the supervisor, the modules and the readers of the processes share.
 
 use super::asked::Permit;
 use super::control::{Order, Outcome, Question};
 use super::crash::CrashReport;
+use super::domain::DomainConfig;
+use super::endpoints::RingEndpoints;
 use super::identity::Identity;
-use super::life::Life;
-use super::link::ShardLink;
+use super::instance::ProcessInstance;
 use super::lock;
-use super::parent::DomainConfig;
 use super::quarantine::{History, Quarantine, Unplaced};
 use super::supervisor::Event;
 use crate::abi::manifest::Manifest;
@@ -30,11 +30,11 @@ const CLOSED_MAX: usize = 64;
 /// How long a publication waits for a domain.
 const PUBLISH_WAIT: Duration = Duration::from_secs(1);
 
-/// A module as it is to be loaded into every life.
+/// A module as it is to be loaded into every process.
 pub(super) struct Loaded {
     pub(super) name: String,
     pub(super) path: PathBuf,
-    /// What it has said of itself, and has to say in each life.
+    /// What it has said of itself, and has to say in each process.
     pub(super) manifest: Arc<Manifest>,
     pub(super) has_onload: bool,
     pub(super) has_unload: bool,
@@ -43,23 +43,23 @@ pub(super) struct Loaded {
     pub(super) history: History,
     pub(super) quarantine: Arc<Quarantine>,
     pub(super) last_crash: Option<CrashReport>,
-    /// What its code finds in each life.
+    /// What its code finds in each process.
     pub(super) settings: Settings,
 }
 
-/// The life in service, and who may give it orders.
+/// The process in service, and who may give it orders.
 #[derive(Default)]
-struct Seat {
-    current: Option<Arc<Life>>,
-    /// Orders have to wait: another life is about to take the seat.
+struct ActiveSlot {
+    current: Option<Arc<ProcessInstance>>,
+    /// Orders have to wait: another process is about to take the active slot.
     closed: bool,
     /// Orders that are being carried out.
     inside: usize,
 }
 
-/// A run of a job: it stays with the life that it began in.
+/// A run of a job: it stays with the process that it began in.
 pub(super) struct Run {
-    pub(super) life: Arc<Life>,
+    pub(super) process: Arc<ProcessInstance>,
     pub(super) instance: u64,
     pub(super) uuid: String,
     pub(super) sender: Sender<RunQuestion>,
@@ -73,26 +73,26 @@ pub(super) struct RunQuestion {
     pub(super) permit: Permit,
 }
 
-/// A life that has not said for a publication that others find the modules now.
-struct Deaf {
-    life: u64,
+/// A process that has not said for a publication that others find the modules now.
+struct UnacknowledgedPublish {
+    process: u64,
     answer: Receiver<Outcome>,
 }
 
-pub(super) struct Shared {
+pub(super) struct DomainShared {
     pub(super) config: DomainConfig,
     pub(super) wakers: Vec<Arc<Waker>>,
     pub(super) inboxes: OnceLock<Vec<Arc<Inbox>>>,
     /// Links made before the shards were there.
-    links: Mutex<Vec<ShardLink>>,
-    seat: Mutex<Seat>,
+    endpoints: Mutex<Vec<RingEndpoints>>,
+    active_slot: Mutex<ActiveSlot>,
     changed: Condvar,
     pub(super) modules: Mutex<BTreeMap<u64, Loaded>>,
     published: Mutex<Vec<(String, u64)>>,
-    deaf: Mutex<Option<Deaf>>,
+    unacknowledged: Mutex<Option<UnacknowledgedPublish>>,
     runs: Mutex<HashMap<u64, Run>>,
-    /// Every life that may still be alive.
-    lives: Mutex<Vec<Weak<Life>>>,
+    /// Every process that may still be alive.
+    processes: Mutex<Vec<Weak<ProcessInstance>>>,
     stopping: AtomicBool,
     pub(super) restarts: AtomicU64,
     pub(super) replacements: AtomicU64,
@@ -104,39 +104,39 @@ pub(super) struct Shared {
     pub(super) events: Sender<Event>,
 }
 
-/// The right to give the life in service orders: none takes its place meanwhile. A life that dies does.
+/// The right to give the process in service orders: none takes its place meanwhile. A process that dies does.
 pub(super) struct Pass<'a> {
-    shared: &'a Shared,
-    life: Arc<Life>,
+    shared: &'a DomainShared,
+    process: Arc<ProcessInstance>,
 }
 
 impl Pass<'_> {
-    pub(super) fn life(&self) -> &Arc<Life> {
-        &self.life
+    pub(super) fn process(&self) -> &Arc<ProcessInstance> {
+        &self.process
     }
 }
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        self.shared.seat().inside -= 1;
+        self.shared.active_slot().inside -= 1;
         self.shared.changed.notify_all();
     }
 }
 
-impl Shared {
+impl DomainShared {
     pub(super) fn new(config: DomainConfig, wakers: Vec<Arc<Waker>>, events: Sender<Event>) -> Self {
         Self {
             config,
             wakers,
             inboxes: OnceLock::new(),
-            links: Mutex::default(),
-            seat: Mutex::new(Seat { closed: true, ..Seat::default() }),
+            endpoints: Mutex::default(),
+            active_slot: Mutex::new(ActiveSlot { closed: true, ..ActiveSlot::default() }),
             changed: Condvar::new(),
             modules: Mutex::default(),
             published: Mutex::default(),
-            deaf: Mutex::default(),
+            unacknowledged: Mutex::default(),
             runs: Mutex::default(),
-            lives: Mutex::default(),
+            processes: Mutex::default(),
             stopping: AtomicBool::new(false),
             restarts: AtomicU64::new(0),
             replacements: AtomicU64::new(0),
@@ -161,154 +161,159 @@ impl Shared {
         self.config.identity.unique()
     }
 
-    fn seat(&self) -> MutexGuard<'_, Seat> {
-        lock(&self.seat)
+    fn active_slot(&self) -> MutexGuard<'_, ActiveSlot> {
+        lock(&self.active_slot)
     }
 
-    /// The life in service, if there is one.
-    pub(super) fn current(&self) -> Option<Arc<Life>> {
-        self.seat().current.clone()
+    /// The process in service, if there is one.
+    pub(super) fn current(&self) -> Option<Arc<ProcessInstance>> {
+        self.active_slot().current.clone()
     }
 
-    /// The life in service, which may have to be waited for: also while nothing can be loaded into the one there is, since
+    /// The process in service, which may have to be waited for: also while nothing can be loaded into the one there is, since
     /// code that looks for a symbol may wait there for ever.
     pub(super) fn enter(&self) -> Result<Pass<'_>, String> {
         let deadline = Instant::now() + UP_WAIT;
-        let mut seat = self.seat();
+        let mut active_slot = self.active_slot();
         loop {
-            if let Some(life) = seat.current.clone().filter(|life| !seat.closed && !life.loader().is_jammed()) {
-                seat.inside += 1;
-                return Ok(Pass { shared: self, life });
+            if let Some(process) =
+                active_slot.current.clone().filter(|process| !active_slot.closed && !process.loader().is_jammed())
+            {
+                active_slot.inside += 1;
+                return Ok(Pass { shared: self, process });
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.is_stopping() {
                 return Err(format!("the process of domain {} is not there", self.name()));
             }
-            seat = self.changed.wait_timeout(seat, left).unwrap_or_else(PoisonError::into_inner).0;
+            active_slot = self.changed.wait_timeout(active_slot, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Waits until another life has followed `old`, as long as that may take.
-    pub(super) fn wait_followed(&self, old: &Life) {
+    /// Waits until another process has followed `old`, as long as that may take.
+    pub(super) fn wait_followed(&self, old: &ProcessInstance) {
         let deadline = Instant::now() + UP_WAIT;
-        let mut seat = self.seat();
-        while seat.current.as_ref().is_none_or(|current| current.number() == old.number()) && !self.is_stopping() {
+        let mut active_slot = self.active_slot();
+        while active_slot.current.as_ref().is_none_or(|current| current.number() == old.number()) && !self.is_stopping()
+        {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            seat = self.changed.wait_timeout(seat, left).unwrap_or_else(PoisonError::into_inner).0;
+            active_slot = self.changed.wait_timeout(active_slot, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Lets no further order begin, and waits for those that have. False: some have not ended within `limit`.
     pub(super) fn close_gate(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        let mut seat = self.seat();
-        seat.closed = true;
-        while seat.inside > 0 {
+        let mut active_slot = self.active_slot();
+        active_slot.closed = true;
+        while active_slot.inside > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            seat = self.changed.wait_timeout(seat, left).unwrap_or_else(PoisonError::into_inner).0;
+            active_slot = self.changed.wait_timeout(active_slot, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
 
-    /// Puts `life` into service, with its links to the shards, and lets orders begin. False: it is dead already.
-    pub(super) fn enthrone(&self, life: &Arc<Life>, links: Vec<ShardLink>) -> bool {
-        let mut seat = self.seat();
-        if life.is_dead() {
+    /// Puts `process` into service, with its endpoints to the shards, and lets orders begin. False: it is dead already.
+    pub(super) fn activate(&self, process: &Arc<ProcessInstance>, endpoints: Vec<RingEndpoints>) -> bool {
+        let mut active_slot = self.active_slot();
+        if process.is_dead() {
             return false;
         }
-        seat.current = Some(Arc::clone(life));
-        seat.closed = false;
-        drop(seat);
+        active_slot.current = Some(Arc::clone(process));
+        active_slot.closed = false;
+        drop(active_slot);
         self.changed.notify_all();
-        self.deliver(links);
-        // Who publishes from here on tells this life; who did before has left it here.
+        self.deliver(endpoints);
+        // Who publishes from here on tells this process; who did before has left it here.
         let published = lock(&self.published);
-        let _ = life.publish(self.number(), published.clone());
+        let _ = process.publish(self.number(), published.clone());
         true
     }
 
-    /// `life` is dead: it is out of service, and the shards learn it.
-    pub(super) fn dethrone(&self, life: &Life) {
-        let mut seat = self.seat();
-        life.set_dead();
-        if seat.current.as_ref().is_some_and(|current| current.number() == life.number()) {
-            seat.current = None;
-            seat.closed = true;
+    /// `process` is dead: it is out of service, and the shards learn it.
+    pub(super) fn deactivate(&self, process: &ProcessInstance) {
+        let mut active_slot = self.active_slot();
+        process.set_dead();
+        if active_slot.current.as_ref().is_some_and(|current| current.number() == process.number()) {
+            active_slot.current = None;
+            active_slot.closed = true;
         }
-        drop(seat);
-        // A shard hears of a dead life that it was there before it hears of its death, or not at all.
-        let mut links = lock(&self.links);
-        links.retain(|link| !link.is_dead());
+        drop(active_slot);
+        // A shard hears of a dead process that it was there before it hears of its death, or not at all.
+        let mut endpoints = lock(&self.endpoints);
+        endpoints.retain(|endpoints| !endpoints.is_dead());
         for inbox in self.inboxes.get().into_iter().flatten() {
             inbox.push(Message::DomainDown { domain: self.config.identity.number() });
         }
     }
 
-    /// Hands the shards their links; keeps them until there are shards.
-    fn deliver(&self, new: Vec<ShardLink>) {
-        let mut links = lock(&self.links);
-        links.extend(new);
-        self.hand_over(&mut links);
+    /// Hands the shards their endpoints; keeps them until there are shards.
+    fn deliver(&self, new: Vec<RingEndpoints>) {
+        let mut endpoints = lock(&self.endpoints);
+        endpoints.extend(new);
+        self.hand_over(&mut endpoints);
     }
 
-    fn hand_over(&self, links: &mut Vec<ShardLink>) {
+    fn hand_over(&self, endpoints: &mut Vec<RingEndpoints>) {
         let Some(inboxes) = self.inboxes.get() else { return };
-        for link in links.drain(..).filter(|link| !link.is_dead()) {
-            if let Some(inbox) = inboxes.get(link.shard()) {
-                inbox.push(Message::DomainUp(Box::new(link)));
+        for endpoints in endpoints.drain(..).filter(|endpoints| !endpoints.is_dead()) {
+            if let Some(inbox) = inboxes.get(endpoints.shard()) {
+                inbox.push(Message::DomainUp(Box::new(endpoints)));
             }
         }
     }
 
     /// Names the shards' inboxes, once.
     pub(super) fn attach(&self, inboxes: Vec<Arc<Inbox>>) {
-        // Under the lock: a link made meanwhile goes one way or the other.
-        let mut links = lock(&self.links);
+        // Under the lock: endpoints made meanwhile go one way or the other.
+        let mut endpoints = lock(&self.endpoints);
         let _ = self.inboxes.set(inboxes);
-        self.hand_over(&mut links);
+        self.hand_over(&mut endpoints);
     }
 
     pub(super) fn publish(&self, named: Vec<(String, u64)>) {
         let mut published = lock(&self.published);
         if *published == named {
-            // A deployment elsewhere. Every life is told when it begins, so this one knows.
+            // A deployment elsewhere. Every process is told when it begins, so this one knows.
             return;
         }
         *published = named;
-        let Some(life) = self.current() else { return };
-        let Ok(told) = life.publish(self.number(), published.clone()) else { return };
+        let Some(process) = self.current() else { return };
+        let Ok(told) = process.publish(self.number(), published.clone()) else { return };
         // Who learns that a module is gone, or there, finds it so. One that does not answer finds out by itself, and is not
         // waited for again before it has answered.
-        let mut deaf = lock(&self.deaf);
-        let is_deaf =
-            |deaf: &Deaf| deaf.life == life.number() && matches!(deaf.answer.try_recv(), Err(TryRecvError::Empty));
-        if deaf.as_ref().is_some_and(is_deaf) {
+        let mut unacknowledged = lock(&self.unacknowledged);
+        let is_deaf = |unacknowledged: &UnacknowledgedPublish| {
+            unacknowledged.process == process.number()
+                && matches!(unacknowledged.answer.try_recv(), Err(TryRecvError::Empty))
+        };
+        if unacknowledged.as_ref().is_some_and(is_deaf) {
             return;
         }
         let late = matches!(told.recv_timeout(PUBLISH_WAIT), Err(RecvTimeoutError::Timeout));
-        *deaf = late.then(|| Deaf { life: life.number(), answer: told });
+        *unacknowledged = late.then(|| UnacknowledgedPublish { process: process.number(), answer: told });
     }
 
     pub(super) fn published(&self) -> Vec<(String, u64)> {
         lock(&self.published).clone()
     }
 
-    /// Takes note of a life, so that it ends with the server.
-    pub(super) fn born(&self, life: &Arc<Life>) {
-        let mut lives = lock(&self.lives);
-        lives.retain(|life| life.strong_count() > 0);
-        lives.push(Arc::downgrade(life));
+    /// Takes note of a process, so that it ends with the server.
+    pub(super) fn born(&self, process: &Arc<ProcessInstance>) {
+        let mut processes = lock(&self.processes);
+        processes.retain(|process| process.strong_count() > 0);
+        processes.push(Arc::downgrade(process));
     }
 
-    /// Every life that may have modules loaded.
-    pub(super) fn lives(&self) -> Vec<Arc<Life>> {
-        lock(&self.lives).iter().filter_map(Weak::upgrade).collect()
+    /// Every process that may have modules loaded.
+    pub(super) fn processes(&self) -> Vec<Arc<ProcessInstance>> {
+        lock(&self.processes).iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Nobody uses the module any more.
@@ -318,25 +323,25 @@ impl Shared {
             closed.truncate(CLOSED_MAX - 1);
             closed.push_front((id, gone.name));
         }
-        for life in self.lives() {
-            self.close_in(&life, id);
+        for process in self.processes() {
+            self.close_in(&process, id);
         }
     }
 
-    /// Closes the module in `life`, if it is loaded there.
-    pub(super) fn close_in(&self, life: &Life, id: u64) {
-        if life.forget(id)
-            && let Ok(end) = life.begin(self.number(), Order::Close { instance: id })
+    /// Closes the module in `process`, if it is loaded there.
+    pub(super) fn close_in(&self, process: &ProcessInstance, id: u64) {
+        if process.forget(id)
+            && let Ok(end) = process.begin(self.number(), Order::Close { instance: id })
         {
-            life.loader().closes(end);
+            process.loader().closes(end);
         }
     }
 
-    /// Module `id` says in `life` what it said when it was loaded first. If not it is closed there, and left out.
+    /// Module `id` says in `process` what it said when it was loaded first. If not it is closed there, and left out.
     ///
     /// # Errors
     /// It does not; for people.
-    pub(super) fn recognize(&self, life: &Life, id: u64, manifest: &Manifest) -> Result<(), String> {
+    pub(super) fn recognize(&self, process: &ProcessInstance, id: u64, manifest: &Manifest) -> Result<(), String> {
         let mut modules = lock(&self.modules);
         // One that is gone meanwhile is closed by whoever finds that.
         let Some(module) = modules.get_mut(&id).filter(|module| *module.manifest != *manifest) else { return Ok(()) };
@@ -347,7 +352,7 @@ impl Shared {
         tracing::error!("{why}");
         module.quarantine.impose(why.clone());
         drop(modules);
-        self.close_in(life, id);
+        self.close_in(process, id);
         Err(why)
     }
 
@@ -365,28 +370,28 @@ impl Shared {
         lock(&self.runs).remove(&number);
     }
 
-    /// The modules whose jobs run in `life`.
-    pub(super) fn running_in(&self, life: &Life) -> Vec<u64> {
+    /// The modules whose jobs run in `process`.
+    pub(super) fn running_in(&self, process: &ProcessInstance) -> Vec<u64> {
         let runs = lock(&self.runs);
-        runs.values().filter(|run| run.life.number() == life.number()).map(|run| run.instance).collect()
+        runs.values().filter(|run| run.process.number() == process.number()).map(|run| run.instance).collect()
     }
 
-    /// The life that the job runs in.
-    pub(super) fn life_of_job(&self, uuid: &str) -> Option<Arc<Life>> {
-        lock(&self.runs).values().find(|run| run.uuid == uuid).map(|run| Arc::clone(&run.life))
+    /// The process that the job runs in.
+    pub(super) fn process_of_job(&self, uuid: &str) -> Option<Arc<ProcessInstance>> {
+        lock(&self.runs).values().find(|run| run.uuid == uuid).map(|run| Arc::clone(&run.process))
     }
 
-    /// Passes a question on to the run it is of, if that is in `life`.
-    pub(super) fn ask_run(&self, life: &Life, run: u64, question: RunQuestion) -> bool {
+    /// Passes a question on to the run it is of, if that is in `process`.
+    pub(super) fn ask_run(&self, process: &ProcessInstance, run: u64, question: RunQuestion) -> bool {
         let runs = lock(&self.runs);
-        let run = runs.get(&run).filter(|run| run.life.number() == life.number());
+        let run = runs.get(&run).filter(|run| run.process.number() == process.number());
         run.is_some_and(|run| run.sender.send(question).is_ok())
     }
 
-    /// Asks for another life in the place of `life`. Asked again it is the same question.
-    pub(super) fn want_replacement(&self, life: &Life, why: &str) {
-        if life.doom() {
-            let _ = self.events.send(Event::Replace { life: life.number(), why: why.to_owned() });
+    /// Asks for another process in the place of `process`. Asked again it is the same question.
+    pub(super) fn want_replacement(&self, process: &ProcessInstance, why: &str) {
+        if process.request_replacement() {
+            let _ = self.events.send(Event::Replace { process: process.number(), why: why.to_owned() });
         }
     }
 
@@ -394,13 +399,13 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Ends all lives.
+    /// Ends all processes.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.changed.notify_all();
         let _ = self.events.send(Event::Look);
-        for life in self.lives() {
-            life.hang_up();
+        for process in self.processes() {
+            process.hang_up();
         }
     }
 }

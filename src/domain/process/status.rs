@@ -1,9 +1,9 @@
 //! What there is to say about a domain.
 
 use super::crash::CrashReport;
-use super::growth;
+use super::domain::Domain;
 use super::lock;
-use super::parent::Process;
+use super::memory_watch;
 use crate::domain::MemoryLimit;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -33,24 +33,24 @@ pub struct DomainStatus {
     pub quarantined: Vec<(String, String)>,
 }
 
-impl Process {
+impl Domain {
     /// What there is to say now. Reads a file of the kernel.
     #[must_use]
     pub fn status(&self) -> DomainStatus {
         let shared = self.shared();
-        let life = shared.current();
-        let confined = life.as_ref().map_or(shared.config.cgroups.is_some(), |life| life.is_confined());
+        let process = shared.current();
+        let confined = process.as_ref().map_or(shared.config.cgroups.is_some(), |process| process.is_confined());
         let mapping = shared.config.policy.memory_bytes_max.map(|_| MemoryLimit::AddressSpace);
         let modules = lock(&shared.modules);
         let crash = |module: &super::shared::Loaded| Some((module.name.clone(), module.last_crash.clone()?));
         let left_out = |module: &super::shared::Loaded| Some((module.name.clone(), module.quarantine.why()?));
         DomainStatus {
-            pid: life.as_ref().map(|life| life.pid()),
-            up_since: life.as_ref().map(|life| life.since()),
+            pid: process.as_ref().map(|process| process.pid()),
+            up_since: process.as_ref().map(|process| process.since()),
             restarts: shared.restarts.load(Ordering::Relaxed),
             replacements: shared.replacements.load(Ordering::Relaxed),
             modules: modules.len(),
-            rss_bytes: life.and_then(|life| growth::resident_bytes(life.pid())).unwrap_or(0),
+            rss_bytes: process.and_then(|process| memory_watch::resident_bytes(process.pid())).unwrap_or(0),
             memory_limit: if confined { Some(MemoryLimit::Cgroup) } else { mapping },
             last_crash: lock(&shared.last_crash).clone(),
             crashes: modules.values().filter_map(crash).collect(),

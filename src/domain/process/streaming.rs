@@ -1,10 +1,10 @@
 //! Bodies in pieces, on the domain's side.
 
-use super::port::Port;
+use super::response_ring::ResponseRing;
 use super::wire::{self, StreamToDomain};
-use super::work::Domain;
+use super::work::ChildDomain;
 use crate::domain::stream::call::Pipes;
-use crate::domain::stream::detached::{self, Place};
+use crate::domain::stream::detached::{self, StreamAddress};
 use crate::domain::stream::running::{self, Key, Reason};
 use crate::domain::stream::slots::{Part, Slots};
 use crate::domain::stream::{Begun, Pipe, Uplink};
@@ -38,19 +38,19 @@ impl ShardStreams {
     }
 }
 
-impl Domain {
+impl ChildDomain {
     /// Does what a record about a stream of shard number `shard` asks for, unless that is a call.
     pub(super) fn take_stream(&self, shard: usize, record: &StreamToDomain<'_>) {
         match *record {
             StreamToDomain::Call { .. } => {}
             StreamToDomain::Over { slot } => {
                 // Before the slot is another stream's.
-                detached::over(Place { shard, slot });
+                detached::over(StreamAddress { shard, slot });
                 if let Some(streams) = self.streams.get(shard) {
                     streams.leave(slot);
                 }
             }
-            StreamToDomain::Room { slot } => detached::room(Place { shard, slot }),
+            StreamToDomain::Room { slot } => detached::room(StreamAddress { shard, slot }),
             StreamToDomain::Cancel { ticket, reason } => {
                 if let Some(reason) = Reason::of(reason) {
                     running::cancel(key(shard, ticket), reason);
@@ -67,14 +67,14 @@ pub(super) fn key(shard: usize, ticket: u64) -> Key {
 }
 
 /// How a call reaches the shard it came from, while it runs.
-pub(super) struct PortUplink<'a> {
-    pub(super) domain: &'a Domain,
-    pub(super) port: &'a Arc<Port>,
+pub(super) struct RingUplink<'a> {
+    pub(super) domain: &'a ChildDomain,
+    pub(super) responses: &'a Arc<ResponseRing>,
     pub(super) shard: usize,
     pub(super) ticket: u64,
 }
 
-impl Uplink for PortUplink<'_> {
+impl Uplink for RingUplink<'_> {
     fn take_slot(&self) -> Option<(u32, Pipe)> {
         let streams = self.domain.streams.get(self.shard)?;
         let slot = streams.answers.take()?;
@@ -99,36 +99,36 @@ impl Uplink for PortUplink<'_> {
         let Begun { slot, status, headers, length } = *begun;
         let mut record = Vec::with_capacity(256);
         wire::begin(&mut record, self.ticket, slot, status, length, headers);
-        if self.port.room(record.len()) == 0 {
+        if self.responses.room(record.len()) == 0 {
             return Err(libc::E2BIG);
         }
-        self.port.send(&record, &[]);
+        self.responses.send(&record, &[]);
         Ok(())
     }
 
     fn notice(&self, wants_body: bool) {
-        send_notice(self.port, self.ticket, wants_body);
+        send_notice(self.responses, self.ticket, wants_body);
     }
 
-    fn place(&self, slot: u32) -> Place {
-        Place { shard: self.shard, slot }
+    fn place(&self, slot: u32) -> StreamAddress {
+        StreamAddress { shard: self.shard, slot }
     }
 
     fn share(&self) -> Arc<dyn Uplink> {
         let streams = self.domain.streams.get(self.shard).map(Arc::clone);
-        Arc::new(Lasting { port: Arc::clone(self.port), streams, shard: self.shard, ticket: self.ticket })
+        Arc::new(Lasting { responses: Arc::clone(self.responses), streams, shard: self.shard, ticket: self.ticket })
     }
 }
 
-fn send_notice(port: &Port, ticket: u64, wants_body: bool) {
+fn send_notice(responses: &ResponseRing, ticket: u64, wants_body: bool) {
     let mut record = Vec::with_capacity(16);
     wire::notice(&mut record, ticket, wants_body);
-    port.send(&record, &[]);
+    responses.send(&record, &[]);
 }
 
 /// The same for an answer that has begun.
 struct Lasting {
-    port: Arc<Port>,
+    responses: Arc<ResponseRing>,
     streams: Option<Arc<ShardStreams>>,
     shard: usize,
     ticket: u64,
@@ -152,15 +152,15 @@ impl Uplink for Lasting {
     }
 
     fn notice(&self, wants_body: bool) {
-        send_notice(&self.port, self.ticket, wants_body);
+        send_notice(&self.responses, self.ticket, wants_body);
     }
 
-    fn place(&self, slot: u32) -> Place {
-        Place { shard: self.shard, slot }
+    fn place(&self, slot: u32) -> StreamAddress {
+        StreamAddress { shard: self.shard, slot }
     }
 
     fn share(&self) -> Arc<dyn Uplink> {
         let streams = self.streams.clone();
-        Arc::new(Self { port: Arc::clone(&self.port), streams, shard: self.shard, ticket: self.ticket })
+        Arc::new(Self { responses: Arc::clone(&self.responses), streams, shard: self.shard, ticket: self.ticket })
     }
 }

@@ -1,14 +1,14 @@
-//! Sees to it that a life is in service, and another ready to follow it.
+//! Sees to it that a process is in service, and another ready to follow it.
 //!
-//! One thread. A death, a wish for another life, and the time that passes are events; each is dealt with to its end
-//! before the next, so there is never more than one change of lives under way. What follows a change is in
-//! `succession`.
+//! One thread. A death, a wish for another process, and the time that passes are events; each is dealt with to its end
+//! before the next, so there is never more than one change of processes under way. What follows a change is in
+//! `replacement`.
 
-use super::growth::Growth;
-use super::life::Life;
+use super::instance::ProcessInstance;
 use super::lock;
+use super::memory_watch::MemoryWatch;
 use super::quarantine::Pace;
-use super::shared::Shared;
+use super::shared::DomainShared;
 use crossbeam::channel::Receiver;
 use std::io;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often it looks at the size of the life in service.
+/// How often it looks at the size of the process in service.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often while there is no spare.
 const LOOK_SOON: Duration = Duration::from_millis(20);
-/// How long after a change the next spare is started: not while the new life warms up.
+/// How long after a change the next spare is started: not while the new process warms up.
 const SPARE_DELAY: Duration = Duration::from_millis(250);
 /// The wait after the death of a spare; it doubles with each that follows.
 const SPARE_PAUSE: Duration = Duration::from_secs(1);
@@ -29,32 +29,41 @@ const SPARE_DOUBLINGS_MAX: u32 = 6;
 
 /// What the supervisor is told.
 pub(super) enum Event {
-    /// A life is dead and buried.
-    Died { life: u64 },
-    /// Another life is to follow this one.
-    Replace { life: u64, why: String },
+    /// A process is dead and reaped.
+    Died { process: u64 },
+    /// Another process is to follow this one.
+    Replace { process: u64, why: String },
     /// Something has changed.
     Look,
 }
 
 pub(super) struct Supervisor {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<DomainShared>,
     events: Receiver<Event>,
     /// Started and confined, without modules.
-    spare: Option<Arc<Life>>,
+    spare: Option<Arc<ProcessInstance>>,
     spare_at: Instant,
     spare_deaths: u32,
-    /// The life that was put into service last.
-    serving: Option<Arc<Life>>,
+    /// The process that was put into service last.
+    serving: Option<Arc<ProcessInstance>>,
     pace: Pace,
-    growth: Growth,
+    memory_watch: MemoryWatch,
 }
 
 impl Supervisor {
-    pub(super) fn new(shared: Arc<Shared>, events: Receiver<Event>) -> Self {
-        let growth = Growth::new(shared.config.rss_recycle_bytes);
+    pub(super) fn new(shared: Arc<DomainShared>, events: Receiver<Event>) -> Self {
+        let memory_watch = MemoryWatch::new(shared.config.rss_recycle_bytes);
         let spare_at = Instant::now();
-        Self { shared, events, spare: None, spare_at, spare_deaths: 0, serving: None, pace: Pace::default(), growth }
+        Self {
+            shared,
+            events,
+            spare: None,
+            spare_at,
+            spare_deaths: 0,
+            serving: None,
+            pace: Pace::default(),
+            memory_watch,
+        }
     }
 
     /// Runs until the server stops.
@@ -63,8 +72,8 @@ impl Supervisor {
         while !self.shared.is_stopping() {
             self.look();
             match self.events.recv_timeout(self.next_look()) {
-                Ok(Event::Died { life }) => self.died(life),
-                Ok(Event::Replace { life, why }) => self.replace(life, &why),
+                Ok(Event::Died { process }) => self.died(process),
+                Ok(Event::Replace { process, why }) => self.replace(process, &why),
                 Ok(Event::Look) | Err(_) => {}
             }
         }
@@ -85,13 +94,13 @@ impl Supervisor {
             tracing::error!("{why}: the process of domain {} is ended", self.shared.name());
             current.kill();
         }
-        if let Some(why) = self.growth.look(&current, Instant::now()) {
+        if let Some(why) = self.memory_watch.look(&current, Instant::now()) {
             self.shared.want_replacement(&current, &why);
         }
         // Not before the server serves: it is to start fast.
         if self.spare.is_none() && Instant::now() >= self.spare_at && self.shared.inboxes.get().is_some() {
-            match Life::start(&self.shared) {
-                Ok(life) => self.spare = Some(life),
+            match ProcessInstance::start(&self.shared) {
+                Ok(process) => self.spare = Some(process),
                 Err(error) => self.no_spare(&error.to_string()),
             }
         }
@@ -102,8 +111,8 @@ impl Supervisor {
         if self.spare.is_none() { spare.clamp(LOOK_SOON, LOOK_EVERY) } else { LOOK_EVERY }
     }
 
-    fn died(&mut self, life: u64) {
-        if self.spare.as_ref().is_some_and(|spare| spare.number() == life) {
+    fn died(&mut self, process: u64) {
+        if self.spare.as_ref().is_some_and(|spare| spare.number() == process) {
             self.no_spare("it died");
         }
     }
@@ -116,14 +125,14 @@ impl Supervisor {
         self.spare_at = Instant::now() + pause;
     }
 
-    fn replace(&mut self, life: u64, why: &str) {
-        let Some(old) = self.shared.current().filter(|current| current.number() == life) else { return };
+    fn replace(&mut self, process: u64, why: &str) {
+        let Some(old) = self.shared.current().filter(|current| current.number() == process) else { return };
         tracing::info!("the process of domain {} is replaced: {why}", self.shared.name());
         self.pause();
         self.succeed(Some(&old));
     }
 
-    /// One life after the other has ended: waits a moment if there were many.
+    /// One process after the other has ended: waits a moment if there were many.
     pub(super) fn pause(&mut self) {
         if let Some(pause) = self.pace.end(Instant::now()) {
             tracing::warn!(
@@ -143,20 +152,20 @@ impl Supervisor {
     }
 
     /// A process without modules: the spare, or a new one.
-    pub(super) fn fresh(&mut self) -> io::Result<Arc<Life>> {
+    pub(super) fn fresh(&mut self) -> io::Result<Arc<ProcessInstance>> {
         let spare = self.spare.take().filter(|spare| !spare.is_dead());
         if spare.is_some() {
             self.spare_deaths = 0;
         }
-        let life = spare.map_or_else(|| Life::start(&self.shared), Ok)?;
-        life.set_used();
-        Ok(life)
+        let process = spare.map_or_else(|| ProcessInstance::start(&self.shared), Ok)?;
+        process.set_used();
+        Ok(process)
     }
 
-    /// `life` is in service now.
-    pub(super) fn begun(&mut self, life: &Arc<Life>) {
-        self.serving = Some(Arc::clone(life));
-        self.growth.begin(life, Instant::now());
+    /// `process` is in service now.
+    pub(super) fn begun(&mut self, process: &Arc<ProcessInstance>) {
+        self.serving = Some(Arc::clone(process));
+        self.memory_watch.begin(process, Instant::now());
         self.spare_at = self.spare_at.max(Instant::now() + SPARE_DELAY);
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! One thread looks at all domains, some times a second. It asks the kernel, never the domain.
 
-use super::life::Life;
+use super::domain::Domain;
+use super::instance::ProcessInstance;
 use super::lock;
-use super::parent::Process;
 use crate::domain::sandbox::User;
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
@@ -51,34 +51,34 @@ pub(super) struct Seen {
     had_database: bool,
 }
 
-impl Process {
+impl Domain {
     /// Looks at the domain once.
     pub(super) fn look(&self, seen: &mut Seen) {
         let shared = self.shared();
-        let Some(life) = shared.current() else { return };
+        let Some(process) = shared.current() else { return };
         let allowed = shared.config.allowance;
-        if let Some(threads) = threads_of(life.pid()).filter(|threads| *threads > allowed.threads_max) {
-            return life.kill_because(format!(
+        if let Some(threads) = threads_of(process.pid()).filter(|threads| *threads > allowed.threads_max) {
+            return process.kill_because(format!(
                 "it has {threads} threads and may have {} (--module-threads-max)",
                 allowed.threads_max
             ));
         }
         let now = Instant::now();
         if seen.files_at.is_none_or(|at| at <= now) {
-            self.look_at_files(&life, seen);
+            self.look_at_files(&process, seen);
             let took = now.elapsed();
             seen.files_at = Some(Instant::now() + FILES_EVERY.max(took * FILES_SHARE));
         }
         let user = shared.config.policy.user;
-        if seen.is_full && seen.stopped != Some(life.pid()) {
-            seen.stopped = let_write(life.pid(), user, false).then(|| life.pid());
-        } else if !seen.is_full && seen.stopped == Some(life.pid()) {
-            let_write(life.pid(), user, true);
+        if seen.is_full && seen.stopped != Some(process.pid()) {
+            seen.stopped = let_write(process.pid(), user, false).then(|| process.pid());
+        } else if !seen.is_full && seen.stopped == Some(process.pid()) {
+            let_write(process.pid(), user, true);
             seen.stopped = None;
         }
     }
 
-    fn look_at_files(&self, life: &Arc<Life>, seen: &mut Seen) {
+    fn look_at_files(&self, process: &Arc<ProcessInstance>, seen: &mut Seen) {
         let shared = self.shared();
         let (config, name) = (&shared.config, shared.name());
         let is_there = config.database.exists();
@@ -89,7 +89,7 @@ impl Process {
                 config.database.display()
             );
             remove_companions(&config.database);
-            shared.want_replacement(life, "its database was deleted");
+            shared.want_replacement(process, "its database was deleted");
         }
         seen.had_database = is_there;
         let most = config.allowance.disk_bytes_max;
@@ -194,7 +194,7 @@ pub(super) fn prefer_for_oom(pid: u32) {
     }
 }
 
-impl super::shared::Shared {
+impl super::shared::DomainShared {
     /// The names of the modules that are loaded here, or to be.
     pub(super) fn module_names(&self) -> Vec<String> {
         lock(&self.modules).values().map(|module| module.name.clone()).collect()

@@ -9,7 +9,7 @@ mod tests;
 
 pub(super) use streams::{StreamToDomain, StreamToServer, begin, notice, stream_returned};
 
-use super::arena::Place;
+use super::arena::ExtentRange;
 use super::file_body::{FileAnswer, FileBody};
 use crate::proto::ws::Kind;
 use std::net::IpAddr;
@@ -52,7 +52,7 @@ pub(super) enum Body<'a> {
     /// In the record.
     Here(&'a [u8]),
     /// In the memory beside the rings.
-    Lent(Place),
+    Lent(ExtentRange),
 }
 
 /// A record to a domain.
@@ -174,7 +174,7 @@ impl<'a> Reader<'a> {
         if here {
             return Some(Body::Here(self.rest()));
         }
-        let place = Place { offset: self.u64()?, bytes: self.u64()? };
+        let place = ExtentRange { offset: self.u64()?, bytes: self.u64()? };
         self.bytes.is_empty().then_some(Body::Lent(place))
     }
 
@@ -219,7 +219,7 @@ fn push_address(out: &mut Vec<u8>, address: Option<IpAddr>) {
 }
 
 /// Makes the fixed part of a record one whose body is at `place`: the whole record.
-pub(super) fn lend(fixed: &mut Vec<u8>, place: Place) {
+pub(super) fn lend(fixed: &mut Vec<u8>, place: ExtentRange) {
     if let Some(kind) = fixed.first_mut() {
         *kind = match *kind {
             kind::REQUEST => kind::REQUEST_LENT,

@@ -3,8 +3,8 @@
 use super::answers::{Answers, Lent};
 use super::arena::{Borrower, LENT_BYTES_MIN};
 use super::file_body::{self, FileBody};
-use super::port::{Port, PortOutlet};
-use super::streaming::{PortUplink, ShardStreams, key};
+use super::response_ring::{ResponseOutlet, ResponseRing};
+use super::streaming::{RingUplink, ShardStreams, key};
 use super::wire::{self, Body, Event, StreamToDomain, ToDomain};
 use crate::abi::files::{FileAnswer, FileParts};
 use crate::abi::frame::HandlerAnswer;
@@ -17,14 +17,14 @@ use crate::domain::in_process::{BUSY, Executor, InProcess, InProcessModule};
 use crate::domain::serial::{Turn, Turns};
 use crate::domain::stream::call::{Facts, Pipes, Used};
 use crate::domain::{Instance, NoAnswer};
-use crate::numbered::{Numbered, Numbers};
+use crate::id_map::{IdMap, IdSet};
 use crate::proto::http1::{Head, RequestView};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 /// A record, as it was taken from a ring. An empty one stands for giving pages of answers back to the kernel.
-pub(super) struct Work {
+pub(super) struct RingRecord {
     pub(super) shard: usize,
     pub(super) record: Vec<u8>,
 }
@@ -33,9 +33,9 @@ pub(super) struct Work {
 const LENT_FIXED_BYTES: usize = 16;
 
 /// What all threads of the domain share.
-pub(super) struct Domain {
-    pub(super) instances: RwLock<Numbered<Arc<InProcessModule>>>,
-    pub(super) ports: Vec<Arc<Port>>,
+pub(super) struct ChildDomain {
+    pub(super) instances: RwLock<IdMap<Arc<InProcessModule>>>,
+    pub(super) response_rings: Vec<Arc<ResponseRing>>,
     /// Where large bodies of answers and large frames are put.
     pub(super) answers: Arc<Answers>,
     /// Where large bodies of requests and large messages are found, a shard.
@@ -43,21 +43,21 @@ pub(super) struct Domain {
     /// Bodies in pieces, a shard.
     pub(super) streams: Vec<Arc<ShardStreams>>,
     /// The open sockets of each shard by its key.
-    pub(super) sockets: Vec<Mutex<Numbered<Arc<Socket>>>>,
+    pub(super) sockets: Vec<Mutex<IdMap<Arc<Socket>>>>,
     /// Those of each shard whose end has overtaken their beginning.
-    pub(super) gone: Vec<Mutex<Numbers>>,
+    pub(super) gone: Vec<Mutex<IdSet>>,
 }
 
 fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Domain {
+impl ChildDomain {
     fn instance(&self, id: u64) -> Option<Arc<InProcessModule>> {
         self.instances.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
-    fn sockets_of(&self, shard: usize) -> Option<MutexGuard<'_, Numbered<Arc<Socket>>>> {
+    fn sockets_of(&self, shard: usize) -> Option<MutexGuard<'_, IdMap<Arc<Socket>>>> {
         Some(self.sockets.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -66,8 +66,8 @@ impl Domain {
     }
 
     fn open_socket(&self, shard: usize, key: u64, number: u64, session: Option<&[u8]>) {
-        let Some(port) = self.ports.get(shard) else { return };
-        let outlet = Arc::new(PortOutlet { port: Arc::clone(port), answers: Arc::clone(&self.answers) });
+        let Some(responses) = self.response_rings.get(shard) else { return };
+        let outlet = Arc::new(ResponseOutlet { responses: Arc::clone(responses), answers: Arc::clone(&self.answers) });
         // The shard limits what is unsent; here nothing waits but in the ring and the memory beside it.
         let socket = Socket::numbered(key, number, session, outlet, usize::MAX);
         if let Some(mut sockets) = self.sockets_of(shard) {
@@ -110,7 +110,7 @@ struct Made {
 
 /// One thread's part: runs work and sends what comes of it.
 pub(super) struct DomainRunner {
-    domain: Arc<Domain>,
+    domain: Arc<ChildDomain>,
     executor: Executor,
     head: Head,
     fixed: Vec<u8>,
@@ -119,7 +119,7 @@ pub(super) struct DomainRunner {
 }
 
 impl DomainRunner {
-    pub(super) fn new(domain: &Arc<Domain>) -> Self {
+    pub(super) fn new(domain: &Arc<ChildDomain>) -> Self {
         let executor = InProcess::executor();
         Self {
             domain: Arc::clone(domain),
@@ -131,21 +131,21 @@ impl DomainRunner {
     }
 
     /// Runs a handler, unless its calls run one at a time and the call has no turn: then gives whose turns they are.
-    fn request(&mut self, port: &Arc<Port>, mut asked: Asked<'_>, body: &[u8]) -> Option<Arc<Turns>> {
+    fn request(&mut self, responses: &Arc<ResponseRing>, mut asked: Asked<'_>, body: &[u8]) -> Option<Arc<Turns>> {
         let start = Instant::now();
         let Asked { shard, ticket, instance, route, has_turn, peer, head, .. } = asked;
         let Some(module) = self.domain.instance(instance) else {
-            fail(port, ticket, "the module is not loaded in its domain\n");
+            fail(responses, ticket, "the module is not loaded in its domain\n");
             return None;
         };
         if !has_turn && let Some(turns) = module.turns(route as usize) {
             return Some(Arc::clone(turns));
         }
         if has_turn {
-            say(port, |record| wire::turn(record, ticket));
+            say(responses, |record| wire::turn(record, ticket));
         }
         if self.head.reread(head).is_err() {
-            fail(port, ticket, "the request could not be read again\n");
+            fail(responses, ticket, "the request could not be read again\n");
             return None;
         }
         let view = RequestView { head: &self.head, bytes: head, body, shared: None, peer };
@@ -155,7 +155,7 @@ impl DomainRunner {
         let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
         let (mut lent, mut declined, mut file, mut is_kept) = (Lent::Here, false, None, false);
         let compresses = module.route(route as usize).is_some_and(RouteDecl::may_compress);
-        let uplink = PortUplink { domain: &self.domain, port, shard, ticket };
+        let uplink = RingUplink { domain: &self.domain, responses, shard, ticket };
         let limit_ms = module.manifest().routes.get(route as usize).and_then(RouteDecl::timeout_ms);
         let stream = asked.stream.take();
         let mut facts = Facts { key: key(shard, ticket), uplink: &uplink, view: &view, start, limit_ms, stream };
@@ -178,8 +178,8 @@ impl DomainRunner {
             }
             let encoded = changed.as_ref().and_then(|changed| changed.body.as_deref());
             let body = encoded.unwrap_or(answer.body);
-            let room = port.room(fixed.len() + LENT_FIXED_BYTES);
-            let waits = || say(port, |record| wire::returned(record, ticket));
+            let room = responses.room(fixed.len() + LENT_FIXED_BYTES);
+            let waits = || say(responses, |record| wire::returned(record, ticket));
             lent = answers.lend(body, body.len() <= room, waits);
             is_kept = answer.is_kept && encoded.is_none();
             if matches!(lent, Lent::Here) && !is_kept {
@@ -187,36 +187,38 @@ impl DomainRunner {
             }
         });
         let made = Made { lent, declined, file, is_kept, start };
-        self.answer(port, ticket, result, made);
+        self.answer(responses, ticket, result, made);
         None
     }
 
     /// Sends what a handler has answered, or what is answered instead.
-    fn answer(&mut self, port: &Port, ticket: u64, result: Result<(), NoAnswer>, made: Made) {
+    fn answer(&mut self, responses: &ResponseRing, ticket: u64, result: Result<(), NoAnswer>, made: Made) {
         let Made { lent, declined, file, is_kept, start } = made;
         let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
         let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
-        let fits = port.room(fixed.len() + LENT_FIXED_BYTES) > 0;
+        let fits = responses.room(fixed.len() + LENT_FIXED_BYTES) > 0;
         let too_large = || NoAnswer::failed("the header fields of the answer are too large\n");
         let used = self.executor.finish_stream(result.is_ok());
         match (result.and_then(|()| fits.then_some(()).ok_or_else(too_large)), lent) {
-            (Ok(()), _) if used != Used::Whole => say(port, |record| wire::stream_returned(record, ticket, ran_us())),
-            (Ok(()), _) if declined => port.send(fixed, &[]),
-            (Ok(()), _) if file.is_some() => send_file(port, ticket, fixed, file.as_ref()),
+            (Ok(()), _) if used != Used::Whole => {
+                say(responses, |record| wire::stream_returned(record, ticket, ran_us()))
+            }
+            (Ok(()), _) if declined => responses.send(fixed, &[]),
+            (Ok(()), _) if file.is_some() => send_file(responses, ticket, fixed, file.as_ref()),
             (Ok(()), Lent::Here) => {
-                port.send(fixed, self.executor.kept_body().filter(|_| is_kept).unwrap_or(copied));
+                responses.send(fixed, self.executor.kept_body().filter(|_| is_kept).unwrap_or(copied));
             }
             (Ok(()), Lent::At(place)) => {
                 // With the time of the copy: a route with large answers is none for a companion.
                 wire::set_ran_us(fixed, ran_us());
                 wire::lend(fixed, place);
-                port.send(fixed, &[]);
+                responses.send(fixed, &[]);
             }
             (Ok(()), Lent::Refused(status, why)) => {
                 tracing::warn!("an answer can't be sent: {why}");
                 fixed.clear();
                 wire::answer_head(fixed, ticket, ran_us(), status, plain_headers(status));
-                port.send(fixed, format!("the answer can't be sent: {why}\n").as_bytes());
+                responses.send(fixed, format!("the answer can't be sent: {why}\n").as_bytes());
             }
             (Err(NoAnswer { status, text }), lent) => {
                 if let Lent::At(place) = lent
@@ -225,11 +227,11 @@ impl DomainRunner {
                     answers.reclaim();
                 }
                 if status == 500 {
-                    fail(port, ticket, &text);
+                    fail(responses, ticket, &text);
                 } else {
                     fixed.clear();
                     wire::answer_head(fixed, ticket, ran_us(), status, plain_headers(status));
-                    port.send(fixed, text.as_bytes());
+                    responses.send(fixed, text.as_bytes());
                 }
             }
         }
@@ -239,7 +241,7 @@ impl DomainRunner {
         }
     }
 
-    fn socket(&mut self, port: &Port, shard: usize, work: &ToDomain<'_>, events: &[u8]) {
+    fn socket(&mut self, responses: &ResponseRing, shard: usize, work: &ToDomain<'_>, events: &[u8]) {
         let ToDomain::Socket { ticket, instance, index, key, .. } = *work else { return };
         let start = Instant::now();
         let mut queue = Vec::new();
@@ -279,15 +281,15 @@ impl DomainRunner {
         }
         let mut record = Vec::with_capacity(16);
         wire::idle(&mut record, ticket, u32::try_from((start.elapsed() / count).as_micros()).unwrap_or(u32::MAX));
-        port.send(&record, &[]);
+        responses.send(&record, &[]);
     }
 }
 
 /// Sends a short record.
-fn say(port: &Port, encode: impl FnOnce(&mut Vec<u8>)) {
+fn say(responses: &ResponseRing, encode: impl FnOnce(&mut Vec<u8>)) {
     let mut record = Vec::with_capacity(16);
     encode(&mut record);
-    port.send(&record, &[]);
+    responses.send(&record, &[]);
 }
 
 /// Writes the record of an answer with a file, or of what a condition has made of it.
@@ -300,22 +302,22 @@ fn file_answer(fixed: &mut Vec<u8>, ticket: u64, ran_us: u32, answer: &HandlerAn
     }
 }
 
-fn send_file(port: &Port, ticket: u64, record: &[u8], parts: Option<&FileParts>) {
-    let sent = parts.map(|parts| port.send_file(record, &parts.file));
+fn send_file(responses: &ResponseRing, ticket: u64, record: &[u8], parts: Option<&FileParts>) {
+    let sent = parts.map(|parts| responses.send_file(record, &parts.file));
     if let Some(Err(error)) = sent {
         tracing::error!("a file can't be handed to the server: {error}");
-        fail(port, ticket, "the file can't be sent\n");
+        fail(responses, ticket, "the file can't be sent\n");
     }
 }
 
-fn fail(port: &Port, ticket: u64, why: &str) {
+fn fail(responses: &ResponseRing, ticket: u64, why: &str) {
     let mut record = Vec::with_capacity(64);
     wire::fault(&mut record, ticket, why);
-    port.send(&record, &[]);
+    responses.send(&record, &[]);
 }
 
-impl Runner<Work> for DomainRunner {
-    fn run(&mut self, work: Work) {
+impl Runner<RingRecord> for DomainRunner {
+    fn run(&mut self, work: RingRecord) {
         if work.record.is_empty() {
             return self.domain.answers.reclaim();
         }
@@ -349,15 +351,15 @@ struct Asked<'a> {
 
 impl DomainRunner {
     /// Does `work`, unless it is a call that needs a turn and has none: then gives whose turns they are.
-    fn work(&mut self, work: &Work, has_turn: bool) -> Option<Arc<Turns>> {
-        let Work { shard, record } = work;
-        let port = self.domain.ports.get(*shard).map(Arc::clone)?;
+    fn work(&mut self, work: &RingRecord, has_turn: bool) -> Option<Arc<Turns>> {
+        let RingRecord { shard, record } = work;
+        let responses = self.domain.response_rings.get(*shard).map(Arc::clone)?;
         let Ok(read) = ToDomain::read(record) else {
             tracing::error!("the server sent a record that can't be read");
             return None;
         };
         if let ToDomain::Stream(call) = &read {
-            return self.stream_call(&port, *shard, call, has_turn);
+            return self.stream_call(&responses, *shard, call, has_turn);
         }
         let (ToDomain::Request { body, .. } | ToDomain::Socket { events: body, .. }) = &read else { return None };
         let domain = Arc::clone(&self.domain);
@@ -378,10 +380,10 @@ impl DomainRunner {
         match &read {
             &ToDomain::Request { ticket, instance, route, peer, head, .. } => {
                 let asked = Asked { shard: *shard, ticket, instance, route, has_turn, peer, head, stream: None };
-                self.request(&port, asked, body)
+                self.request(&responses, asked, body)
             }
             work => {
-                self.socket(&port, *shard, work, body);
+                self.socket(&responses, *shard, work, body);
                 None
             }
         }
@@ -390,7 +392,7 @@ impl DomainRunner {
     /// Runs a handler that takes the body in pieces.
     fn stream_call(
         &mut self,
-        port: &Arc<Port>,
+        responses: &Arc<ResponseRing>,
         shard: usize,
         call: &StreamToDomain<'_>,
         has_turn: bool,
@@ -400,20 +402,20 @@ impl DomainRunner {
         };
         let stream = self.domain.streams.get(shard).and_then(|streams| streams.pipes(slot, length, expects_continue));
         if stream.is_none() {
-            fail(port, ticket, "the memory of the stream is not there\n");
+            fail(responses, ticket, "the memory of the stream is not there\n");
             return None;
         }
-        self.request(port, Asked { shard, ticket, instance, route, has_turn, peer, head, stream }, &[])
+        self.request(responses, Asked { shard, ticket, instance, route, has_turn, peer, head, stream }, &[])
     }
 
     /// Answers a call whose turn does not come.
-    fn refuse(&self, work: &Work) {
-        if let (Some(port), Ok(ToDomain::Request { ticket, .. })) =
-            (self.domain.ports.get(work.shard), ToDomain::read(&work.record))
+    fn refuse(&self, work: &RingRecord) {
+        if let (Some(responses), Ok(ToDomain::Request { ticket, .. })) =
+            (self.domain.response_rings.get(work.shard), ToDomain::read(&work.record))
         {
             let mut record = Vec::with_capacity(128);
             wire::answer_head(&mut record, ticket, 0, 503, plain_headers(503));
-            port.send(&record, format!("the module is busy: {BUSY}\n").as_bytes());
+            responses.send(&record, format!("the module is busy: {BUSY}\n").as_bytes());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Answers that outlive their handlers: the streams of this process, by number.
 //!
-//! The number is what module code has for a name. A shard knows such a stream by its [`Place`].
+//! The number is what module code has for a name. A shard knows such a stream by its [`StreamAddress`].
 
 use super::Uplink;
 use super::call::Down;
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Where a stream's answer lies: the number of its shard, and its slot there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::domain) struct Place {
+pub(in crate::domain) struct StreamAddress {
     pub(in crate::domain) shard: usize,
     pub(in crate::domain) slot: u32,
 }
@@ -22,7 +22,7 @@ pub(in crate::domain) struct Place {
 pub(super) struct Detached {
     down: Arc<Mutex<Down>>,
     uplink: Arc<dyn Uplink>,
-    place: Option<Place>,
+    place: Option<StreamAddress>,
     gone: AtomicBool,
 }
 
@@ -38,7 +38,7 @@ impl Detached {
 #[derive(Default)]
 struct Registry {
     streams: HashMap<u64, Arc<Detached>>,
-    places: HashMap<Place, u64>,
+    places: HashMap<StreamAddress, u64>,
 }
 
 static REGISTRY: RwLock<Option<Registry>> = RwLock::new(None);
@@ -69,12 +69,12 @@ pub(super) fn add(stream: Detached) -> u64 {
     number
 }
 
-fn at(place: Place) -> Option<u64> {
+fn at(place: StreamAddress) -> Option<u64> {
     REGISTRY.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.places.get(&place).copied()
 }
 
 /// The answer at `place` is over: all of it is sent, or its client is gone.
-pub(in crate::domain) fn over(place: Place) {
+pub(in crate::domain) fn over(place: StreamAddress) {
     let Some(number) = at(place) else { return };
     change(|registry| registry.places.remove(&place));
     if let Ok(stream) = find(number) {
@@ -84,7 +84,7 @@ pub(in crate::domain) fn over(place: Place) {
 }
 
 /// There is room again for the answer at `place`.
-pub(in crate::domain) fn room(place: Place) {
+pub(in crate::domain) fn room(place: StreamAddress) {
     if let Some(number) = at(place) {
         stream::notify(number, Event::Room);
     }

@@ -1,7 +1,7 @@
 //! Streams where modules run in the server's own process: notices are messages to the shard.
 
 use super::answer::{Answer, Home, StreamBegin, begin_answer};
-use super::detached::{self, Place};
+use super::detached::{self, StreamAddress};
 use super::slots::{CallSlot, Part, Slots, StreamSizes};
 use super::{Begun, Pipe, Uplink};
 use crate::domain::call::AnswerMeta;
@@ -44,8 +44,8 @@ impl ShardStreams {
         CallSlot::take(&self.part, &self.calls)
     }
 
-    fn place(&self, slot: u32) -> Place {
-        Place { shard: self.shard, slot }
+    fn place(&self, slot: u32) -> StreamAddress {
+        StreamAddress { shard: self.shard, slot }
     }
 
     /// One of the sides of a slot for answers has no more to do with it.
@@ -126,7 +126,7 @@ impl Uplink for InboxUplink<'_> {
         self.inbox.push(Message::StreamNotice { conn: self.conn, seq: self.seq, wants_body });
     }
 
-    fn place(&self, slot: u32) -> Place {
+    fn place(&self, slot: u32) -> StreamAddress {
         place_of(self.inbox, slot)
     }
 
@@ -135,8 +135,8 @@ impl Uplink for InboxUplink<'_> {
     }
 }
 
-fn place_of(inbox: &Inbox, slot: u32) -> Place {
-    Place { shard: inbox.streams().map_or(0, |streams| streams.shard), slot }
+fn place_of(inbox: &Inbox, slot: u32) -> StreamAddress {
+    StreamAddress { shard: inbox.streams().map_or(0, |streams| streams.shard), slot }
 }
 
 /// The same for an answer that has begun.
@@ -167,7 +167,7 @@ impl Uplink for Lasting {
         self.inbox.push(Message::StreamNotice { conn: self.conn, seq: self.seq, wants_body });
     }
 
-    fn place(&self, slot: u32) -> Place {
+    fn place(&self, slot: u32) -> StreamAddress {
         place_of(&self.inbox, slot)
     }
 

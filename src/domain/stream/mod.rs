@@ -79,7 +79,7 @@ pub(in crate::domain) trait Uplink: Send + Sync {
     fn leave_slot(&self, slot: u32);
 
     /// The name under which the shard speaks of this call's slot `slot` for answers.
-    fn place(&self, slot: u32) -> detached::Place;
+    fn place(&self, slot: u32) -> detached::StreamAddress;
 
     /// The same uplink, for longer than the call.
     fn share(&self) -> Arc<dyn Uplink>;

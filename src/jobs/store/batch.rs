@@ -5,7 +5,7 @@ use super::error::Fault;
 use super::live::{Live, LiveJob};
 use super::statements::Statements;
 use super::transition::{self, Step};
-use super::{Change, Changed, Deleted, JobEvent, JobRow, NewJob, State, rows};
+use super::{Change, Changed, Deleted, JobEvent, JobRow, JobState, NewJob, rows};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -169,7 +169,7 @@ impl<'c> Applier<'c> {
         }
         let id = self.connection.last_insert_rowid();
         let uuid: Arc<str> = job.uuid.as_str().into();
-        self.live.set(id, Some(LiveJob { uuid: Arc::clone(&uuid), state: State::Pending, attempt: 0 }));
+        self.live.set(id, Some(LiveJob { uuid: Arc::clone(&uuid), state: JobState::Pending, attempt: 0 }));
         let data = transition::created_data(&job.payload);
         self.insert_event(JobEvent {
             job_id: id,
@@ -221,7 +221,7 @@ impl<'c> Applier<'c> {
     }
 
     fn own_event(&mut self, event: &OwnEvent) -> Result<Outcome, Fault> {
-        let runs = |job: &&LiveJob| job.state != State::Pending && job.uuid == event.uuid;
+        let runs = |job: &&LiveJob| job.state != JobState::Pending && job.uuid == event.uuid;
         let Some(job) = self.live.get(event.job).filter(runs) else { return Ok(Outcome::Nothing) };
         // One that has ended, and only runs on, may have been deleted or swept.
         if !job.state.is_final() || self.sql.state_by_id.exists([event.job])? {

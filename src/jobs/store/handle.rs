@@ -2,7 +2,7 @@
 
 use super::budget::{Budget, Weight};
 use super::command::{Command, OwnEvent, Reply};
-use super::{Change, Changed, Deleted, Done, NewJob, State, StoreError, Submitted};
+use super::{Change, Changed, Deleted, Done, JobState, NewJob, StoreError, Submitted};
 use crossbeam::channel::{Sender, TrySendError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,11 +15,11 @@ use std::thread::ThreadId;
 #[derive(Clone)]
 pub struct Writer {
     sender: Sender<Command>,
-    shared: Arc<Shared>,
+    shared: Arc<StoreShared>,
 }
 
 /// What the writer's thread and its handles both know.
-pub(super) struct Shared {
+pub(super) struct StoreShared {
     pub(super) queue_max: usize,
     pub(super) budget: Arc<Budget>,
     /// Set once, before [`Command::Wake`] is sent: nothing more is accepted. It orders nothing else, and a command
@@ -29,7 +29,7 @@ pub(super) struct Shared {
     pub(super) thread: OnceLock<ThreadId>,
 }
 
-impl Shared {
+impl StoreShared {
     /// Whether the caller is a callback: one that waited for the writer would wait for ever.
     pub(super) fn is_writer(&self) -> bool {
         self.thread.get() == Some(&std::thread::current().id())
@@ -37,7 +37,7 @@ impl Shared {
 }
 
 impl Writer {
-    pub(super) fn new(sender: Sender<Command>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(sender: Sender<Command>, shared: Arc<StoreShared>) -> Self {
         Self { sender, shared }
     }
 
@@ -193,7 +193,7 @@ fn bytes_of(change: &Change) -> usize {
 fn validate(change: &Change) -> Result<(), StoreError> {
     match change {
         Change::Finish { state, .. } | Change::Decide { state, .. }
-            if !matches!(state, State::Done | State::Failed) =>
+            if !matches!(state, JobState::Done | JobState::Failed) =>
         {
             Err(StoreError::Refused { why: "a run ends as done or failed".to_owned() })
         }

@@ -1,6 +1,6 @@
 //! The unfinished jobs in memory, always as the database has them.
 
-use super::State;
+use super::JobState;
 use rusqlite::Connection;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LiveJob {
     pub(super) uuid: Arc<str>,
-    pub(super) state: State,
+    pub(super) state: JobState,
     pub(super) attempt: u32,
 }
 
@@ -30,7 +30,7 @@ impl Live {
             connection.prepare("SELECT id, uuid, state, attempt FROM jobs WHERE state IN ('pending', 'running')")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let state = if row.get_ref(2)?.as_str()? == "running" { State::Running } else { State::Pending };
+            let state = if row.get_ref(2)?.as_str()? == "running" { JobState::Running } else { JobState::Pending };
             let job = LiveJob { uuid: row.get::<_, String>(1)?.into(), state, attempt: row.get(3)? };
             live.jobs.insert(row.get(0)?, job);
         }

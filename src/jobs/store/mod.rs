@@ -43,12 +43,12 @@ pub use error::{OpenError, StoreError};
 pub use handle::Writer;
 pub use readers::Reader;
 pub use tables::{Key, Table, TableQuery, Tables};
-pub use types::{Change, Changed, Deleted, Done, Durability, JobEvent, JobFilter, JobRow, NewJob, State, Submitted};
+pub use types::{Change, Changed, Deleted, Done, Durability, JobEvent, JobFilter, JobRow, JobState, NewJob, Submitted};
 
 use budget::Budget;
 use command::Command;
 use crossbeam::channel::{Receiver, Sender, bounded};
-use handle::Shared;
+use handle::StoreShared;
 use rusqlite::Connection;
 use std::fs::File;
 use std::path::PathBuf;
@@ -138,7 +138,7 @@ impl StoreStats {
 pub struct Store {
     path: PathBuf,
     writer: Writer,
-    shared: Arc<Shared>,
+    shared: Arc<StoreShared>,
     stats: Arc<StoreStats>,
     thread: Option<JoinHandle<()>>,
 }
@@ -158,7 +158,8 @@ impl Store {
         let queue_max = config.queue_max.max(1);
         let (sender, receiver) = bounded(queue_max);
         let budget = Budget::new(config.queue_bytes_max);
-        let shared = Arc::new(Shared { queue_max, budget, closing: AtomicBool::new(false), thread: OnceLock::new() });
+        let shared =
+            Arc::new(StoreShared { queue_max, budget, closing: AtomicBool::new(false), thread: OnceLock::new() });
         let stats = Arc::new(StoreStats {
             commits: AtomicU64::new(0),
             commands: AtomicU64::new(0),
@@ -227,7 +228,7 @@ struct Start {
     lock: File,
     connection: Connection,
     receiver: Receiver<Command>,
-    shared: Arc<Shared>,
+    shared: Arc<StoreShared>,
     stats: Arc<StoreStats>,
     limits: Limits,
     published: Published,

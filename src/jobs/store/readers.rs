@@ -1,7 +1,7 @@
 //! Reads, each on a connection of its own that can't write.
 
 use super::rows::{self, job_columns};
-use super::{JobEvent, JobFilter, JobRow, State, StoreError, schema};
+use super::{JobEvent, JobFilter, JobRow, JobState, StoreError, schema};
 use rusqlite::types::{ToSql, Value};
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 use std::path::Path;
@@ -36,7 +36,7 @@ impl Reader {
         let mut sql = concat!("SELECT ", job_columns!("''"), " FROM jobs WHERE id < ?").to_owned();
         let mut values = vec![Value::from(before)];
         let conditions = [
-            (" AND state = ?", filter.state.map(State::as_str)),
+            (" AND state = ?", filter.state.map(JobState::as_str)),
             (" AND module_name = ?", filter.module.as_deref()),
             (" AND job_name = ?", filter.job.as_deref()),
         ];
@@ -73,7 +73,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`StoreError::Read`].
-    pub fn state(&mut self, job_id: i64) -> Result<Option<State>, StoreError> {
+    pub fn state(&mut self, job_id: i64) -> Result<Option<JobState>, StoreError> {
         let mut statement = self.prepare("SELECT state FROM jobs WHERE id = ?1")?;
         Ok(statement.query_row([job_id], |row| rows::state(row, 0)).optional()?)
     }

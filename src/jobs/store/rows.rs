@@ -1,6 +1,6 @@
 //! How a row of `jobs` becomes a [`JobRow`].
 
-use super::{JobRow, State};
+use super::{JobRow, JobState};
 use rusqlite::Row;
 use rusqlite::types::Type;
 
@@ -42,9 +42,9 @@ pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
     })
 }
 
-pub(super) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
+pub(super) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<JobState> {
     let name = row.get_ref(column)?.as_str()?;
-    State::parse(name).ok_or_else(|| {
+    JobState::parse(name).ok_or_else(|| {
         rusqlite::Error::FromSqlConversionFailure(column, Type::Text, format!("no job state is called {name:?}").into())
     })
 }

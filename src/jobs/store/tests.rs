@@ -129,7 +129,7 @@ fn new_job(uuid: &str) -> NewJob {
     }
 }
 
-fn finish(state: State) -> Change {
+fn finish(state: JobState) -> Change {
     Change::Finish { state, result: Some("7".to_owned()), error: None }
 }
 
@@ -145,7 +145,7 @@ fn a_job_is_stored_as_submitted() {
     // Limits beyond what SQLite's integers hold are as good as none.
     assert_eq!(stored.timeout_ms, i64::MAX as u64);
     assert_eq!(JobRow { timeout_ms: u64::MAX, ..stored }, row);
-    assert_eq!((row.state, row.attempt, row.created_at_ms), (State::Pending, 0, row.updated_at_ms));
+    assert_eq!((row.state, row.attempt, row.created_at_ms), (JobState::Pending, 0, row.updated_at_ms));
     let events = fixture.stored_events(row.id);
     assert_eq!(events, fixture.published());
     assert_eq!((&*events[0].kind, &*events[0].data), ("created", "{}"));
@@ -155,15 +155,15 @@ fn a_job_is_stored_as_submitted() {
 fn a_run_goes_from_pending_to_done() {
     let fixture = Fixture::new();
     let id = fixture.add("a");
-    assert_eq!(fixture.change(id, Change::Start), Changed::Applied(State::Running));
+    assert_eq!(fixture.change(id, Change::Start), Changed::Applied(JobState::Running));
     let retry = Change::Retry { reason: "later".to_owned(), run_at_ms: 99 };
-    assert_eq!(fixture.change(id, retry), Changed::Applied(State::Pending));
+    assert_eq!(fixture.change(id, retry), Changed::Applied(JobState::Pending));
     assert_eq!((fixture.row("a").run_at_ms, fixture.row("a").attempt), (99, 1));
-    assert_eq!(fixture.change(id, Change::Start), Changed::Applied(State::Running));
+    assert_eq!(fixture.change(id, Change::Start), Changed::Applied(JobState::Running));
     fixture.event(id, "a", "done");
-    assert_eq!(fixture.change(id, finish(State::Done)), Changed::Applied(State::Done));
+    assert_eq!(fixture.change(id, finish(JobState::Done)), Changed::Applied(JobState::Done));
     let row = fixture.row("a");
-    assert_eq!((row.state, row.attempt, row.result.as_deref(), row.error), (State::Done, 2, Some("7"), None));
+    assert_eq!((row.state, row.attempt, row.result.as_deref(), row.error), (JobState::Done, 2, Some("7"), None));
     let events = fixture.stored_events(id);
     assert_eq!(kinds(&events), ["created", "started", "retrying", "started", "done", "done"]);
     assert_eq!(events.iter().filter(|event| event.is_final).map(|event| event.id).collect::<Vec<_>>(), [6]);
@@ -174,13 +174,13 @@ fn a_run_goes_from_pending_to_done() {
 #[test]
 fn a_finished_job_stays_as_it_is() {
     let fixture = Fixture::new();
-    for (uuid, end) in [("a", finish(State::Done)), ("b", finish(State::Failed)), ("c", Change::Cancel)] {
+    for (uuid, end) in [("a", finish(JobState::Done)), ("b", finish(JobState::Failed)), ("c", Change::Cancel)] {
         let id = fixture.add(uuid);
         fixture.change(id, Change::Start);
         let Changed::Applied(state) = fixture.change(id, end) else { panic!() };
         let before = (fixture.row(uuid), fixture.stored_events(id));
         let retry = Change::Retry { reason: String::new(), run_at_ms: 0 };
-        for change in [Change::Start, retry, finish(State::Done), finish(State::Failed), Change::Cancel] {
+        for change in [Change::Start, retry, finish(JobState::Done), finish(JobState::Failed), Change::Cancel] {
             assert_eq!(fixture.change(id, change), Changed::Refused(state));
         }
         fixture.event(id, uuid, "late");
@@ -193,7 +193,7 @@ fn a_finished_job_stays_as_it_is() {
 fn a_pending_job_takes_neither_end_nor_event() {
     let fixture = Fixture::new();
     let id = fixture.add("a");
-    assert_eq!(fixture.change(id, finish(State::Done)), Changed::Refused(State::Pending));
+    assert_eq!(fixture.change(id, finish(JobState::Done)), Changed::Refused(JobState::Pending));
     fixture.event(id, "a", "early");
     fixture.settle();
     assert_eq!(kinds(&fixture.stored_events(id)), ["created"]);
@@ -212,7 +212,7 @@ fn an_event_for_another_uuid_is_dropped() {
 #[test]
 fn a_finish_in_no_final_state_is_refused_at_once() {
     let fixture = Fixture::new();
-    for state in [State::Pending, State::Running, State::Canceled] {
+    for state in [JobState::Pending, JobState::Running, JobState::Canceled] {
         let refused = fixture.store.writer().try_change(1, finish(state), Box::new(|_| panic!("must not be called")));
         assert!(matches!(refused, Err(StoreError::Refused { .. })));
     }
@@ -227,7 +227,7 @@ fn a_unique_key_names_one_job() {
     // Whatever its state; only a deleted one makes room.
     fixture.change(first.id, Change::Cancel);
     let Submitted::Existing(existing) = fixture.submit(keyed("c")).unwrap() else { panic!() };
-    assert_eq!((existing.id, existing.state), (first.id, State::Canceled));
+    assert_eq!((existing.id, existing.state), (first.id, JobState::Canceled));
     let elsewhere = NewJob { job: "other".to_owned(), ..keyed("d") };
     assert!(matches!(fixture.submit(elsewhere).unwrap(), Submitted::New(_)));
     assert_eq!(ask(|done| fixture.store.writer().try_delete("a".to_owned(), done)), Ok(Deleted::Done));
@@ -254,10 +254,10 @@ fn only_finished_jobs_are_deleted() {
     let fixture = Fixture::new();
     let id = fixture.add("a");
     let delete = || ask(|done| fixture.store.writer().try_delete("a".to_owned(), done)).unwrap();
-    assert_eq!(delete(), Deleted::NotFinished(State::Pending));
+    assert_eq!(delete(), Deleted::NotFinished(JobState::Pending));
     fixture.change(id, Change::Start);
-    assert_eq!(delete(), Deleted::NotFinished(State::Running));
-    fixture.change(id, finish(State::Failed));
+    assert_eq!(delete(), Deleted::NotFinished(JobState::Running));
+    fixture.change(id, finish(JobState::Failed));
     assert_eq!(delete(), Deleted::Done);
     assert_eq!(delete(), Deleted::Unknown);
     assert_eq!(fixture.change(id, Change::Start), Changed::Unknown);

@@ -1,13 +1,13 @@
 //! Which change leads from which state to which, and how its event tells it.
 
 use super::live::LiveJob;
-use super::{Change, State};
+use super::{Change, JobState};
 use serde_json::{Value, json};
 
 /// Where an allowed change leads.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Step {
-    pub(super) state: State,
+    pub(super) state: JobState,
     pub(super) attempt: u32,
     pub(super) kind: &'static str,
     pub(super) data: Box<str>,
@@ -17,29 +17,29 @@ pub(super) struct Step {
 pub(super) fn step(job: &LiveJob, change: &Change) -> Option<Step> {
     let attempt = job.attempt;
     match (job.state, change) {
-        (State::Pending, Change::Start) => {
+        (JobState::Pending, Change::Start) => {
             let attempt = attempt.saturating_add(1);
             let data = format!("{{\"attempt\":{attempt}}}").into();
-            Some(Step { state: State::Running, attempt, kind: "started", data })
+            Some(Step { state: JobState::Running, attempt, kind: "started", data })
         }
-        (State::Running, Change::Retry { reason, run_at_ms }) => {
+        (JobState::Running, Change::Retry { reason, run_at_ms }) => {
             let data = json!({ "reason": reason, "attempt": attempt, "run_at": run_at_ms }).to_string().into();
-            Some(Step { state: State::Pending, attempt, kind: "retrying", data })
+            Some(Step { state: JobState::Pending, attempt, kind: "retrying", data })
         }
-        (State::Running, Change::Finish { state, result, error } | Change::Decide { state, result, error }) => {
+        (JobState::Running, Change::Finish { state, result, error } | Change::Decide { state, result, error }) => {
             match state {
-                State::Done => {
-                    Some(Step { state: State::Done, attempt, kind: "done", data: json_or_string(result.as_deref()) })
+                JobState::Done => {
+                    Some(Step { state: JobState::Done, attempt, kind: "done", data: json_or_string(result.as_deref()) })
                 }
-                State::Failed => {
+                JobState::Failed => {
                     let data = json!(error).to_string().into();
-                    Some(Step { state: State::Failed, attempt, kind: "failed", data })
+                    Some(Step { state: JobState::Failed, attempt, kind: "failed", data })
                 }
                 _ => None,
             }
         }
-        (State::Pending | State::Running, Change::Cancel) => {
-            Some(Step { state: State::Canceled, attempt, kind: "canceled", data: "{}".into() })
+        (JobState::Pending | JobState::Running, Change::Cancel) => {
+            Some(Step { state: JobState::Canceled, attempt, kind: "canceled", data: "{}".into() })
         }
         _ => None,
     }
@@ -68,57 +68,57 @@ fn one_line(json: &str) -> Box<str> {
 mod tests {
     use super::*;
 
-    const STATES: [State; 2] = [State::Pending, State::Running];
+    const STATES: [JobState; 2] = [JobState::Pending, JobState::Running];
 
-    fn job(state: State) -> LiveJob {
+    fn job(state: JobState) -> LiveJob {
         LiveJob { uuid: "u".into(), state, attempt: 2 }
     }
 
-    fn finish(state: State, result: Option<&str>, error: Option<&str>) -> Change {
+    fn finish(state: JobState, result: Option<&str>, error: Option<&str>) -> Change {
         Change::Finish { state, result: result.map(Into::into), error: error.map(Into::into) }
     }
 
-    fn told(state: State, change: &Change) -> Option<(State, u32, &'static str, String)> {
+    fn told(state: JobState, change: &Change) -> Option<(JobState, u32, &'static str, String)> {
         step(&job(state), change).map(|step| (step.state, step.attempt, step.kind, step.data.into()))
     }
 
     #[test]
     fn only_a_pending_job_starts_and_that_counts() {
-        let started = (State::Running, 3, "started", r#"{"attempt":3}"#.to_owned());
-        assert_eq!(told(State::Pending, &Change::Start), Some(started));
-        assert_eq!(told(State::Running, &Change::Start), None);
+        let started = (JobState::Running, 3, "started", r#"{"attempt":3}"#.to_owned());
+        assert_eq!(told(JobState::Pending, &Change::Start), Some(started));
+        assert_eq!(told(JobState::Running, &Change::Start), None);
     }
 
     #[test]
     fn only_a_running_job_is_retried() {
         let retry = Change::Retry { reason: "say \"no\"".into(), run_at_ms: 9 };
         let data = r#"{"attempt":2,"reason":"say \"no\"","run_at":9}"#.to_owned();
-        assert_eq!(told(State::Running, &retry), Some((State::Pending, 2, "retrying", data)));
-        assert_eq!(told(State::Pending, &retry), None);
+        assert_eq!(told(JobState::Running, &retry), Some((JobState::Pending, 2, "retrying", data)));
+        assert_eq!(told(JobState::Pending, &retry), None);
     }
 
     #[test]
     fn only_a_running_job_ends() {
-        let done = finish(State::Done, Some(" [1] "), None);
-        assert_eq!(told(State::Running, &done), Some((State::Done, 2, "done", "[1]".to_owned())));
-        let failed = finish(State::Failed, None, Some("a\nb"));
+        let done = finish(JobState::Done, Some(" [1] "), None);
+        assert_eq!(told(JobState::Running, &done), Some((JobState::Done, 2, "done", "[1]".to_owned())));
+        let failed = finish(JobState::Failed, None, Some("a\nb"));
         let data = r#""a\nb""#.to_owned();
-        assert_eq!(told(State::Running, &failed), Some((State::Failed, 2, "failed", data)));
-        assert_eq!(told(State::Pending, &done), None);
-        assert_eq!(told(State::Pending, &failed), None);
+        assert_eq!(told(JobState::Running, &failed), Some((JobState::Failed, 2, "failed", data)));
+        assert_eq!(told(JobState::Pending, &done), None);
+        assert_eq!(told(JobState::Pending, &failed), None);
     }
 
     #[test]
     fn a_run_ends_in_no_other_state() {
-        for state in [State::Pending, State::Running, State::Canceled] {
-            assert_eq!(told(State::Running, &finish(state, None, None)), None);
+        for state in [JobState::Pending, JobState::Running, JobState::Canceled] {
+            assert_eq!(told(JobState::Running, &finish(state, None, None)), None);
         }
     }
 
     #[test]
     fn every_unfinished_job_can_be_canceled() {
         for state in STATES {
-            let canceled = (State::Canceled, 2, "canceled", "{}".to_owned());
+            let canceled = (JobState::Canceled, 2, "canceled", "{}".to_owned());
             assert_eq!(told(state, &Change::Cancel), Some(canceled));
         }
     }

@@ -15,7 +15,7 @@ pub enum Durability {
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum JobState {
     /// Waits to run, for the first time or again.
     Pending,
     /// An executor has it.
@@ -28,7 +28,7 @@ pub enum State {
     Canceled,
 }
 
-impl State {
+impl JobState {
     /// The name used in the database, in URLs and in events.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -100,7 +100,7 @@ pub struct JobRow {
     /// See [`NewJob::job`].
     pub job: String,
     /// Where it stands.
-    pub state: State,
+    pub state: JobState,
     /// See [`NewJob::module_hash`].
     pub module_hash: String,
     /// When it was stored (Unix milliseconds).
@@ -137,7 +137,7 @@ impl NewJob {
             uuid: self.uuid,
             module: self.module,
             job: self.job,
-            state: State::Pending,
+            state: JobState::Pending,
             module_hash: self.module_hash,
             created_at_ms: now_ms,
             updated_at_ms: now_ms,
@@ -198,8 +198,8 @@ pub enum Change {
     },
     /// running → done or failed; event `done` with the result, or `failed` with the error as a string.
     Finish {
-        /// [`State::Done`] or [`State::Failed`]; another is refused with [`StoreError::Refused`].
-        state: State,
+        /// [`JobState::Done`] or [`JobState::Failed`]; another is refused with [`StoreError::Refused`].
+        state: JobState,
         /// JSON, or any text; the event carries JSON as it is and other text as a JSON string.
         result: Option<String>,
         /// For a person.
@@ -208,7 +208,7 @@ pub enum Change {
     /// As `Finish`, but the run goes on: its events are still stored, until `Return`.
     Decide {
         /// As in `Finish`.
-        state: State,
+        state: JobState,
         /// As in `Finish`.
         result: Option<String>,
         /// As in `Finish`.
@@ -224,9 +224,9 @@ pub enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Changed {
     /// The job is now in this state.
-    Applied(State),
+    Applied(JobState),
     /// The job is in this state, from which the change doesn't lead; nothing happened.
-    Refused(State),
+    Refused(JobState),
     /// There is no such job.
     Unknown,
 }
@@ -237,7 +237,7 @@ pub enum Deleted {
     /// The job and its events are gone.
     Done,
     /// The job is still in this state; nothing happened.
-    NotFinished(State),
+    NotFinished(JobState),
     /// There is no such job.
     Unknown,
 }
@@ -246,7 +246,7 @@ pub enum Deleted {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct JobFilter {
     /// Only those in this state.
-    pub state: Option<State>,
+    pub state: Option<JobState>,
     /// Only this module's.
     pub module: Option<String>,
     /// Only those of this name.

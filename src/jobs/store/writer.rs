@@ -3,7 +3,7 @@
 use super::batch::{Applier, Isolation, Outcome};
 use super::command::{Command, guarded};
 use super::error::Fault;
-use super::handle::Shared;
+use super::handle::StoreShared;
 use super::{JobEvent, StoreError, StoreStats, Submitted};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ struct Streak {
 pub(super) struct Loop<'c> {
     pub(super) applier: Applier<'c>,
     pub(super) receiver: Receiver<Command>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<StoreShared>,
     pub(super) stats: Arc<StoreStats>,
     pub(super) limits: Limits,
     pub(super) published: Published,

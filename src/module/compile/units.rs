@@ -85,7 +85,7 @@ impl UnitCache {
 }
 
 /// What all units of one project share.
-struct Work<'a> {
+struct UnitBuild<'a> {
     project: &'a Project,
     plan: &'a Plan,
     dir: &'a Path,
@@ -114,7 +114,7 @@ impl Compiler {
         let sdk = sdk::unpack(dir)?;
         self.hand_over(dir)?;
         let (include, headers) = (include_flags(project), headers_of(project, plan));
-        let work = Work { project, plan, dir, sdk: &sdk, cache, deadline, include, headers };
+        let work = UnitBuild { project, plan, dir, sdk: &sdk, cache, deadline, include, headers };
         let mut warnings = self.all_units(&work)?;
         let has_assets = self.assets(&work)?;
         warnings.push_str(&self.link(&work, target, has_assets)?);
@@ -126,7 +126,7 @@ impl Compiler {
     ///
     /// # Errors
     /// The messages of all units together, if one is refused.
-    fn all_units(&self, work: &Work<'_>) -> Result<String, DeployError> {
+    fn all_units(&self, work: &UnitBuild<'_>) -> Result<String, DeployError> {
         let units = work.plan.units();
         let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::new());
@@ -164,7 +164,7 @@ impl Compiler {
         if refused { Err(DeployError::Compile(super::with_hint(said))) } else { Ok(said) }
     }
 
-    fn unit(&self, work: &Work<'_>, number: usize, unit: &Unit) -> Result<String, DeployError> {
+    fn unit(&self, work: &UnitBuild<'_>, number: usize, unit: &Unit) -> Result<String, DeployError> {
         let object = object(number);
         let key = self.unit_key(work, unit);
         if let Some(warnings) = work.cache.take(&key, &work.dir.join(&object)) {
@@ -184,7 +184,7 @@ impl Compiler {
     }
 
     /// Names the object of `unit`: everything that it may be made of is part of the name.
-    fn unit_key(&self, work: &Work<'_>, unit: &Unit) -> String {
+    fn unit_key(&self, work: &UnitBuild<'_>, unit: &Unit) -> String {
         let mut hasher = self.hasher(work.plan);
         let flags = work.plan.unit_cflags(unit, &work.include);
         hasher.update(format!("unit {flags:?} {:?}", unit.reading.unit_recipe()));
@@ -199,7 +199,7 @@ impl Compiler {
     }
 
     /// Compiles the assets. Whether there are any.
-    fn assets(&self, work: &Work<'_>) -> Result<bool, DeployError> {
+    fn assets(&self, work: &UnitBuild<'_>) -> Result<bool, DeployError> {
         // After the units, so that none can read an asset while it is compiled: their keys know nothing of assets.
         if !assets::write(work.project, work.dir)? {
             return Ok(false);
@@ -211,7 +211,7 @@ impl Compiler {
         Ok(true)
     }
 
-    fn link(&self, work: &Work<'_>, target: &str, has_assets: bool) -> Result<String, DeployError> {
+    fn link(&self, work: &UnitBuild<'_>, target: &str, has_assets: bool) -> Result<String, DeployError> {
         let language = if work.plan.has_cpp() { Language::Cpp } else { Language::C };
         let units = work.plan.units();
         let mut command = self.command(work.sdk, language, &[], None)?;

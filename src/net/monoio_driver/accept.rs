@@ -1,6 +1,6 @@
 //! Accepting connections, one task a listener.
 
-use super::{Failing, Shared, Stream, connection, until_tick};
+use super::{Failing, SharedCore, Stream, connection, until_tick};
 use crate::net::listener::Peer;
 use crate::net::tls::Acceptor;
 use crate::net::{Application, sys};
@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 pub(super) async fn accept_tcp<A: Application + 'static>(
-    core: Shared<A>,
+    core: SharedCore<A>,
     listener: TcpListener,
     acceptor: Option<Acceptor>,
     number: usize,
@@ -36,7 +36,7 @@ pub(super) async fn accept_tcp<A: Application + 'static>(
     }
 }
 
-pub(super) async fn accept_unix<A: Application + 'static>(core: Shared<A>, listener: UnixListener, number: usize) {
+pub(super) async fn accept_unix<A: Application + 'static>(core: SharedCore<A>, listener: UnixListener, number: usize) {
     let mut failing = Failing::new("accepting connections");
     loop {
         match listener.accept().await {
@@ -57,7 +57,7 @@ pub(super) async fn accept_unix<A: Application + 'static>(core: Shared<A>, liste
 /// Accepts on a socket that is not this server's alone. What is accepted must be served, and an accept that waits in the
 /// kernel can't be taken back safely: so this waits for a connection first and takes it only while there is no stop.
 pub(super) async fn accept_passed<A: Application + 'static>(
-    core: Shared<A>,
+    core: SharedCore<A>,
     socket: Socket,
     poll: UnixStream,
     acceptor: Option<Acceptor>,
@@ -93,7 +93,7 @@ pub(super) async fn accept_passed<A: Application + 'static>(
 
 /// Serves a connection of either kind.
 fn accepted<A: Application + 'static>(
-    core: &Shared<A>,
+    core: &SharedCore<A>,
     stream: Socket,
     addr: &SockAddr,
     acceptor: Option<&Acceptor>,
@@ -114,7 +114,11 @@ fn accepted<A: Application + 'static>(
 }
 
 /// Whether to accept on after an error: not once the listener has been shut down.
-async fn accept_failed<A: Application + 'static>(core: &Shared<A>, failing: &mut Failing, error: &io::Error) -> bool {
+async fn accept_failed<A: Application + 'static>(
+    core: &SharedCore<A>,
+    failing: &mut Failing,
+    error: &io::Error,
+) -> bool {
     if !core.borrow().accepting() {
         return false;
     }

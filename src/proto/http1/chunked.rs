@@ -13,7 +13,7 @@ const EXTENSION_BYTES_MAX: usize = 16 * 1024;
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ChunkState {
     /// At the start of a chunk-size line.
     Size,
     /// Within a chunk's data, this many bytes before its end.
@@ -27,7 +27,7 @@ enum State {
 /// Decodes one chunked body.
 #[derive(Debug)]
 pub(super) struct Chunked {
-    state: State,
+    state: ChunkState,
     /// Bytes of chunk extensions so far.
     extension_bytes: usize,
 }
@@ -36,7 +36,7 @@ const BAD: RequestError = RequestError::Syntax("the chunked body is malformed");
 
 impl Chunked {
     pub(super) fn new() -> Self {
-        Self { state: State::Size, extension_bytes: 0 }
+        Self { state: ChunkState::Size, extension_bytes: 0 }
     }
 
     /// Appends what `input` brings of the body to `body`, up to `body_max` bytes in all. Returns how many bytes were
@@ -51,7 +51,7 @@ impl Chunked {
         loop {
             let rest = input.get(at..).unwrap_or_default();
             match self.state {
-                State::Size => {
+                ChunkState::Size => {
                     let Some(line) = take_line(rest, SIZE_LINE_BYTES_MAX)? else { return Ok((at, false)) };
                     at += line.len() + 2;
                     let (size, extension) = chunk_size(line)?;
@@ -62,27 +62,27 @@ impl Chunked {
                     if size > body_max.saturating_sub(body.len()) {
                         return Err(RequestError::BodyTooLarge);
                     }
-                    self.state = if size == 0 { State::Trailer(0) } else { State::Data(size) };
+                    self.state = if size == 0 { ChunkState::Trailer(0) } else { ChunkState::Data(size) };
                 }
-                State::Data(left) => {
+                ChunkState::Data(left) => {
                     let part = rest.get(..left.min(rest.len())).unwrap_or_default();
                     body.extend_from_slice(part);
                     at += part.len();
                     if part.len() < left {
-                        self.state = State::Data(left - part.len());
+                        self.state = ChunkState::Data(left - part.len());
                         return Ok((at, false));
                     }
-                    self.state = State::DataEnd;
+                    self.state = ChunkState::DataEnd;
                 }
-                State::DataEnd => match rest {
+                ChunkState::DataEnd => match rest {
                     [b'\r', b'\n', ..] => {
                         at += 2;
-                        self.state = State::Size;
+                        self.state = ChunkState::Size;
                     }
                     [] | [b'\r'] => return Ok((at, false)),
                     _ => return Err(BAD),
                 },
-                State::Trailer(seen) => {
+                ChunkState::Trailer(seen) => {
                     let Some(line) = take_line(rest, TRAILER_BYTES_MAX)? else { return Ok((at, false)) };
                     at += line.len() + 2;
                     if line.is_empty() {
@@ -95,7 +95,7 @@ impl Chunked {
                     if seen > TRAILER_BYTES_MAX {
                         return Err(RequestError::HeadTooLarge);
                     }
-                    self.state = State::Trailer(seen);
+                    self.state = ChunkState::Trailer(seen);
                 }
             }
         }
@@ -106,7 +106,7 @@ impl Chunked {
     /// The next piece of the body in `input`, of at most `room` bytes: those of one chunk.
     pub(super) fn piece<'a>(&mut self, input: &'a [u8], room: usize) -> Result<BodyPiece<'a>, RequestError> {
         let mut at = 0;
-        while !matches!(self.state, State::Data(_)) {
+        while !matches!(self.state, ChunkState::Data(_)) {
             let rest = input.get(at..).unwrap_or_default();
             let before = (self.state, self.extension_bytes);
             let (used, done) = self.decode(rest.get(..self.step(rest)).unwrap_or(rest), &mut Vec::new(), usize::MAX)?;
@@ -115,17 +115,17 @@ impl Chunked {
                 return Ok(BodyPiece { consumed: at, bytes: &[], done });
             }
         }
-        let State::Data(left) = self.state else { return Ok(BodyPiece { consumed: at, bytes: &[], done: false }) };
+        let ChunkState::Data(left) = self.state else { return Ok(BodyPiece { consumed: at, bytes: &[], done: false }) };
         let rest = input.get(at..).unwrap_or_default();
         let bytes = rest.get(..left.min(rest.len()).min(room)).unwrap_or_default();
-        self.state = if bytes.len() == left { State::DataEnd } else { State::Data(left - bytes.len()) };
+        self.state = if bytes.len() == left { ChunkState::DataEnd } else { ChunkState::Data(left - bytes.len()) };
         Ok(BodyPiece { consumed: at + bytes.len(), bytes, done: false })
     }
 
     /// Bytes of `rest` up to the end of the line that it begins with: what [`Chunked::decode`] takes without any data.
     fn step(&self, rest: &[u8]) -> usize {
         match self.state {
-            State::DataEnd => rest.len().min(2),
+            ChunkState::DataEnd => rest.len().min(2),
             _ => memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1),
         }
     }

@@ -48,7 +48,7 @@ pub enum Decoded<'a> {
 }
 
 #[derive(Debug)]
-enum State {
+enum DecoderState {
     /// Looking for the end of the head: bytes searched, and bytes of empty lines that came before it and are consumed.
     Head { searched: usize, skipped: usize },
     /// The head is in `head_bytes`; so many bytes of the body are still to come.
@@ -64,7 +64,7 @@ enum State {
 #[derive(Debug)]
 pub struct RequestDecoder {
     limits: Limits,
-    state: State,
+    state: DecoderState,
     head: Head,
     head_bytes: Vec<u8>,
     body: Vec<u8>,
@@ -81,7 +81,7 @@ impl RequestDecoder {
         Self {
             body_bytes_max: limits.body_bytes_max,
             limits,
-            state: State::Head { searched: 0, skipped: 0 },
+            state: DecoderState::Head { searched: 0, skipped: 0 },
             head: Head::default(),
             head_bytes: Vec::new(),
             body: Vec::new(),
@@ -103,11 +103,11 @@ impl RequestDecoder {
 
     /// Gives the memory of a request back that has been handed out.
     pub fn release(&mut self) {
-        if matches!(self.state, State::Done) {
+        if matches!(self.state, DecoderState::Done) {
             self.head_bytes = Vec::new();
             self.body = Vec::new();
             self.whole = None;
-            self.state = State::Head { searched: 0, skipped: 0 };
+            self.state = DecoderState::Head { searched: 0, skipped: 0 };
         }
     }
 
@@ -117,12 +117,12 @@ impl RequestDecoder {
     /// Framing is lost; the decoder is of no further use.
     pub fn decode<'a>(&'a mut self, input: &'a [u8]) -> Result<Decoded<'a>, RequestError> {
         match self.state {
-            State::Head { searched, skipped } => self.decode_head(input, searched, skipped),
-            State::Done => {
+            DecoderState::Head { searched, skipped } => self.decode_head(input, searched, skipped),
+            DecoderState::Done => {
                 self.release();
                 self.decode_head(input, 0, 0)
             }
-            State::Length { .. } | State::Chunked(_) => self.decode_body(input),
+            DecoderState::Length { .. } | DecoderState::Chunked(_) => self.decode_body(input),
         }
     }
 
@@ -142,7 +142,7 @@ impl RequestDecoder {
             return Err(self.too_large(bytes));
         }
         let (head_bytes, rest) = bytes.split_at_checked(head_len).unwrap_or((bytes, &[]));
-        self.state = State::Head { searched: 0, skipped: 0 };
+        self.state = DecoderState::Head { searched: 0, skipped: 0 };
         self.head.parse(head_bytes, &self.limits)?;
         if let Framing::Length(length) = self.head.framing {
             // A body that is too large is refused when it is to gather: whoever takes it piece by piece has other limits.
@@ -158,8 +158,8 @@ impl RequestDecoder {
         self.body_bytes_max = self.limits.body_bytes_max;
         let announced;
         (self.state, announced) = match self.head.framing {
-            Framing::Length(left) => (State::Length { left }, Some(left)),
-            Framing::Chunked => (State::Chunked(Chunked::new()), None),
+            Framing::Length(left) => (DecoderState::Length { left }, Some(left)),
+            Framing::Chunked => (DecoderState::Chunked(Chunked::new()), None),
         };
         let view = RequestView { head: &self.head, bytes: &self.head_bytes, body: &[], shared: None, peer: None };
         let expects_continue = self.head.expect_continue && rest.is_empty();
@@ -175,7 +175,7 @@ impl RequestDecoder {
             return Err(self.too_large(bytes));
         }
         // The end of the head may begin in the last three bytes.
-        self.state = State::Head { searched: bytes.len().saturating_sub(3), skipped };
+        self.state = DecoderState::Head { searched: bytes.len().saturating_sub(3), skipped };
         Ok(())
     }
 
@@ -195,20 +195,20 @@ impl RequestDecoder {
     #[must_use]
     pub fn refused_head(&self, input: &[u8]) -> bool {
         match self.state {
-            State::Head { .. } | State::Done => {
+            DecoderState::Head { .. } | DecoderState::Done => {
                 let lines = empty_lines(input, 0).unwrap_or_default();
                 input.get(lines..).is_some_and(|request| request.starts_with(b"HEAD "))
             }
-            State::Length { .. } | State::Chunked(_) => self.head.method() == Method::Head,
+            DecoderState::Length { .. } | DecoderState::Chunked(_) => self.head.method() == Method::Head,
         }
     }
 
     fn decode_body<'a>(&'a mut self, rest: &'a [u8]) -> Result<Decoded<'a>, RequestError> {
         let (used, done) = match &mut self.state {
-            State::Length { left } if *left > self.body_bytes_max.saturating_sub(self.body.len()) => {
+            DecoderState::Length { left } if *left > self.body_bytes_max.saturating_sub(self.body.len()) => {
                 return Err(RequestError::BodyTooLarge);
             }
-            State::Length { left } => {
+            DecoderState::Length { left } => {
                 let part = rest.get(..(*left).min(rest.len())).unwrap_or_default();
                 if self.body.capacity() - self.body.len() < part.len() {
                     if self.body.len() < BODY_TRUSTED_BYTES {
@@ -222,13 +222,13 @@ impl RequestDecoder {
                 *left -= part.len();
                 (part.len(), *left == 0)
             }
-            State::Chunked(chunked) => chunked.decode(rest, &mut self.body, self.body_bytes_max)?,
-            State::Head { .. } | State::Done => (0, false),
+            DecoderState::Chunked(chunked) => chunked.decode(rest, &mut self.body, self.body_bytes_max)?,
+            DecoderState::Head { .. } | DecoderState::Done => (0, false),
         };
         if !done {
             return Ok(Decoded::NeedMore { consumed: used });
         }
-        self.state = State::Done;
+        self.state = DecoderState::Done;
         if self.body.len() >= SHARED_BYTES_MIN {
             self.whole = Some(Arc::new(std::mem::take(&mut self.body)));
         }
@@ -268,9 +268,9 @@ impl RequestDecoder {
     #[must_use]
     pub fn body_left(&self) -> Option<usize> {
         match self.state {
-            State::Length { left } => Some(left),
-            State::Done => Some(0),
-            State::Head { .. } | State::Chunked(_) => None,
+            DecoderState::Length { left } => Some(left),
+            DecoderState::Done => Some(0),
+            DecoderState::Head { .. } | DecoderState::Chunked(_) => None,
         }
     }
 
@@ -280,20 +280,20 @@ impl RequestDecoder {
     /// Framing is lost, or the body is larger than it may be; the decoder is of no further use.
     pub fn body_piece<'a>(&mut self, input: &'a [u8], room: usize) -> Result<BodyPiece<'a>, RequestError> {
         let piece = match &mut self.state {
-            State::Length { left } => {
+            DecoderState::Length { left } => {
                 let bytes = input.get(..(*left).min(input.len()).min(room)).unwrap_or_default();
                 *left -= bytes.len();
                 BodyPiece { consumed: bytes.len(), bytes, done: *left == 0 }
             }
-            State::Chunked(chunked) => chunked.piece(input, room)?,
-            State::Head { .. } | State::Done => BodyPiece { consumed: 0, bytes: &[], done: true },
+            DecoderState::Chunked(chunked) => chunked.piece(input, room)?,
+            DecoderState::Head { .. } | DecoderState::Done => BodyPiece { consumed: 0, bytes: &[], done: true },
         };
         if piece.bytes.len() > self.body_bytes_max {
             return Err(RequestError::BodyTooLarge);
         }
         self.body_bytes_max -= piece.bytes.len();
         if piece.done {
-            self.state = State::Done;
+            self.state = DecoderState::Done;
         }
         Ok(piece)
     }

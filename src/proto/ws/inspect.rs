@@ -35,7 +35,7 @@ pub(super) struct Fault {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum State {
+enum InspectState {
     /// So many bytes of the header have come.
     Header(usize),
     /// Within a frame's payload.
@@ -57,7 +57,7 @@ struct Message {
 #[derive(Debug)]
 pub(super) struct Inspector {
     message_bytes_max: u64,
-    state: State,
+    state: InspectState,
     header: [u8; HEADER_BYTES_MAX],
     message: Option<Message>,
 }
@@ -74,7 +74,7 @@ impl Inspector {
     pub(super) fn new(message_bytes_max: usize) -> Self {
         Self {
             message_bytes_max: message_bytes_max as u64,
-            state: State::Header(0),
+            state: InspectState::Header(0),
             header: [0; HEADER_BYTES_MAX],
             message: None,
         }
@@ -82,7 +82,7 @@ impl Inspector {
 
     /// Whether a frame that comes next is the first of a message, or one between messages.
     pub(super) fn is_between_messages(&self) -> bool {
-        matches!(self.state, State::Header(0)) && self.message.is_none()
+        matches!(self.state, InspectState::Header(0)) && self.message.is_none()
     }
 
     /// Takes the next bytes.
@@ -93,18 +93,18 @@ impl Inspector {
         let (mut at, mut frame_at) = (0, 0);
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             match self.state {
-                State::Header(have) => {
+                InspectState::Header(have) => {
                     if have == 0 {
                         frame_at = at;
                     }
                     at += self.take_header(have, rest).map_err(|code| Fault { before: frame_at, code })?;
                 }
-                State::Payload { left, phase } => {
+                InspectState::Payload { left, phase } => {
                     let part = rest.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(rest);
                     self.take_payload(part, left, phase).map_err(|code| Fault { before: frame_at, code })?;
                     at += part.len();
                 }
-                State::Closed => break,
+                InspectState::Closed => break,
             }
         }
         Ok(())
@@ -116,7 +116,7 @@ impl Inspector {
         let (mut have, mut taken) = (have, 0);
         while have < self.header_len(have) {
             let (Some(place), Some(byte)) = (self.header.get_mut(have), rest.get(taken)) else {
-                self.state = State::Header(have);
+                self.state = InspectState::Header(have);
                 return Ok(taken);
             };
             *place = *byte;
@@ -132,7 +132,7 @@ impl Inspector {
             self.end_frame()?;
             return Ok(taken + usize::try_from(header.len).unwrap_or_default());
         }
-        self.state = State::Payload { left: header.len, phase: 0 };
+        self.state = InspectState::Payload { left: header.len, phase: 0 };
         Ok(taken)
     }
 
@@ -212,13 +212,13 @@ impl Inspector {
         if left == 0 {
             return self.end_frame();
         }
-        self.state = State::Payload { left, phase: (phase + part.len()) % 4 };
+        self.state = InspectState::Payload { left, phase: (phase + part.len()) % 4 };
         Ok(())
     }
 
     fn end_frame(&mut self) -> Result<(), u16> {
         let (last, opcode) = (self.header[0] & 0x80 != 0, self.header[0] & 0x0f);
-        self.state = if opcode == CLOSE { State::Closed } else { State::Header(0) };
+        self.state = if opcode == CLOSE { InspectState::Closed } else { InspectState::Header(0) };
         if last && opcode & 0x8 == 0 {
             let text = self.message.take().and_then(|message| message.text);
             if text.is_some_and(|text| !text.is_whole()) {

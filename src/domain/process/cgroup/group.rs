@@ -1,6 +1,6 @@
 //! The cgroup of one process: made, limited, asked what happened, removed.
 
-use super::place::Version;
+use super::directory::Version;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -6,16 +6,16 @@
 //! found out once, by doing it.
 //!
 //! The names tell whose they are: `cweb-DATADIR-PID-NUMBER`, the data directory as a hash, the server's pid, the number
-//! of the life. So servers don't meet, and one finds what an earlier one with its data directory has left.
+//! of the process. So servers don't meet, and one finds what an earlier one with its data directory has left.
 
+mod directory;
 mod group;
-mod place;
 
 pub(super) use group::OutOfMemory;
 
 use super::lock;
+use directory::{CgroupDir, Version};
 use group::{Group, make, remove, rmdir, write};
-use place::{Place, Version};
 use rustix::process::{Pid, test_kill_process};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -93,9 +93,9 @@ impl Cgroups {
     /// may have to move into a cgroup below its own, which they inherit. `None`: it can't be; the log says why.
     #[must_use]
     pub fn find(data_dir: &Path, limit_bytes: u64) -> Option<Arc<Self>> {
-        let places = place::places(&beginning("/proc/self/cgroup"), &beginning("/proc/self/mountinfo"));
+        let places = directory::places(&beginning("/proc/self/cgroup"), &beginning("/proc/self/mountinfo"));
         let mut reasons = Vec::new();
-        for Place { version, dir } in places {
+        for CgroupDir { version, dir } in places {
             match Self::below(version, dir, Names::new(data_dir, std::process::id()), limit_bytes) {
                 Ok(found) => {
                     let base = found.base.display();
@@ -182,7 +182,7 @@ impl Cgroups {
         }
     }
 
-    /// Makes a cgroup for the process `pid` and puts it there. `number` is the life's.
+    /// Makes a cgroup for the process `pid` and puts it there. `number` is the process's.
     ///
     /// # Errors
     /// A system call failed; the process is where it was.

@@ -15,7 +15,7 @@ proptest! {
         record.extend_from_slice(&body);
         let read = ToDomain::read(&record).unwrap();
         prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, peer, head: &head, body: Body::Here(&body) });
-        let place = Place { offset: ticket, bytes: instance };
+        let place = ExtentRange { offset: ticket, bytes: instance };
         record.truncate(record.len() - body.len());
         lend(&mut record, place);
         let read = ToDomain::read(&record).unwrap();
@@ -35,7 +35,7 @@ proptest! {
         prop_assert_eq!(headers.iter().collect::<Vec<_>>(), pairs.clone().collect::<Vec<_>>());
         prop_assert_eq!(read, Body::Here(&body));
         record.truncate(record.len() - body.len());
-        let place = Place { offset: 7, bytes: ticket };
+        let place = ExtentRange { offset: 7, bytes: ticket };
         lend(&mut record, place);
         set_ran_us(&mut record, 99);
         let Ok(ToServer::Answer { headers, ran_us: 99, body: read, .. }) = ToServer::read(&record) else { panic!() };
@@ -56,7 +56,7 @@ proptest! {
         record.extend_from_slice(&frame);
         prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Publish { room: &name, frame: Body::Here(&frame) }));
         record.truncate(fixed);
-        let place = Place { offset: key, bytes: 7 };
+        let place = ExtentRange { offset: key, bytes: 7 };
         lend(&mut record, place);
         prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Publish { room: &name, frame: Body::Lent(place) }));
     }
@@ -79,7 +79,7 @@ proptest! {
         let Ok(ToDomain::Socket { events: read, .. }) = ToDomain::read(&record) else { panic!() };
         let Body::Here(read) = read else { panic!() };
         prop_assert_eq!(read_events(read).unwrap(), events);
-        let (mut head, place) = (Vec::new(), Place { offset: key, bytes: ticket });
+        let (mut head, place) = (Vec::new(), ExtentRange { offset: key, bytes: ticket });
         socket_head(&mut head, ticket, 1, 2, true, key);
         lend(&mut head, place);
         let Ok(ToDomain::Socket { events: read, .. }) = ToDomain::read(&head) else { panic!() };
@@ -93,7 +93,7 @@ proptest! {
         let head = record.clone();
         record.extend_from_slice(&frame);
         prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Send { key, frame: Body::Here(&frame) }));
-        let (mut record, place) = (head, Place { offset: 1, bytes: key });
+        let (mut record, place) = (head, ExtentRange { offset: 1, bytes: key });
         lend(&mut record, place);
         prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Send { key, frame: Body::Lent(place) }));
     }

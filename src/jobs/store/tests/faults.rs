@@ -34,7 +34,7 @@ fn a_full_disk_loses_no_change_and_no_event() {
     let (answer, answers) = mpsc::channel();
     // One batch: a start, an event with no room, and an end; the start must be undone in memory, too.
     let release = fixture.hold();
-    for (change, name) in [(Change::Start, "start"), (finish(State::Done), "finish")] {
+    for (change, name) in [(Change::Start, "start"), (finish(JobState::Done), "finish")] {
         let answer = answer.clone();
         writer.try_change(a, change, Box::new(move |outcome| answer.send((name, outcome)).unwrap())).unwrap();
         writer.event(a, "a".into(), "big".into(), big()).unwrap();
@@ -48,11 +48,11 @@ fn a_full_disk_loses_no_change_and_no_event() {
         "{refused:?}"
     );
     assert_eq!(fixture.published().len(), before, "nothing is published before it is committed");
-    assert_eq!(fixture.row("a").state, State::Pending);
+    assert_eq!(fixture.row("a").state, JobState::Pending);
     assert!(answers.try_recv().is_err());
     free_disk(&fixture);
-    assert_eq!(answers.recv().unwrap(), ("start", Ok(Changed::Applied(State::Running))));
-    assert_eq!(answers.recv().unwrap(), ("finish", Ok(Changed::Applied(State::Done))));
+    assert_eq!(answers.recv().unwrap(), ("start", Ok(Changed::Applied(JobState::Running))));
+    assert_eq!(answers.recv().unwrap(), ("finish", Ok(Changed::Applied(JobState::Done))));
     // The event sent behind the end is dropped, as it would have been on a good day.
     assert_eq!(kinds(&fixture.stored_events(a)), ["created", "started", "big", "done"]);
     assert_eq!(kinds(&fixture.published()[before..]), ["started", "big", "done", "other"]);
@@ -142,7 +142,7 @@ fn a_held_lock_delays_and_loses_nothing() {
     fixture.event(id, "a", "step");
     assert!(answered.recv_timeout(Duration::from_millis(200)).is_err());
     other.execute_batch("ROLLBACK").unwrap();
-    assert_eq!(answered.recv().unwrap(), Ok(Changed::Applied(State::Running)));
+    assert_eq!(answered.recv().unwrap(), Ok(Changed::Applied(JobState::Running)));
     fixture.settle();
     assert_eq!(kinds(&fixture.stored_events(id)), ["created", "started", "step"]);
 }
@@ -238,7 +238,7 @@ fn closing_waits_for_space_but_not_for_ever() {
     let (answer, answered) = mpsc::channel();
     fixture.store.writer().event(id, "a".into(), "big".into(), big()).unwrap();
     let result = Some(big().into());
-    let end = Change::Finish { state: State::Done, result, error: None };
+    let end = Change::Finish { state: JobState::Done, result, error: None };
     fixture.store.writer().change(id, end, Box::new(move |outcome| answer.send(outcome).unwrap())).unwrap();
     let started = Instant::now();
     fixture.store.shutdown();

@@ -37,11 +37,11 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let change = prop_oneof![
         4 => Just(Change::Start),
         1 => Just(Change::Retry { reason: "busy".to_owned(), run_at_ms: 77 }),
-        2 => Just(finish(State::Done)),
-        1 => Just(Change::Finish { state: State::Failed, result: None, error: Some("no".to_owned()) }),
+        2 => Just(finish(JobState::Done)),
+        1 => Just(Change::Finish { state: JobState::Failed, result: None, error: Some("no".to_owned()) }),
         1 => Just(Change::Cancel),
-        2 => Just(Change::Decide { state: State::Done, result: Some("7".to_owned()), error: None }),
-        1 => Just(Change::Decide { state: State::Failed, result: None, error: Some("no".to_owned()) }),
+        2 => Just(Change::Decide { state: JobState::Done, result: Some("7".to_owned()), error: None }),
+        1 => Just(Change::Decide { state: JobState::Failed, result: None, error: Some("no".to_owned()) }),
         2 => Just(Change::Return),
     ];
     let op = prop_oneof![
@@ -61,7 +61,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 /// A job as the model sees it: what times and texts can't blur.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Job {
-    state: State,
+    state: JobState,
     attempt: u32,
     run_at_ms: i64,
     result: Option<String>,
@@ -95,7 +95,7 @@ impl Model {
             return self.answers.push_back("refused".to_owned());
         }
         self.last_id += 1;
-        let job = Job { state: State::Pending, attempt: 0, run_at_ms: 5, result: None, error: None, key };
+        let job = Job { state: JobState::Pending, attempt: 0, run_at_ms: 5, result: None, error: None, key };
         self.jobs.insert(self.last_id, job);
         self.tell(self.last_id, "created", "{}", false);
         self.answers.push_back(format!("new {}", self.last_id));
@@ -106,30 +106,30 @@ impl Model {
         if *change == Change::Return && self.going_on.remove(&id) {
             return self.answers.push_back(format!("Applied({:?})", job.state));
         }
-        if job.state == State::Running && matches!(change, Change::Decide { .. }) {
+        if job.state == JobState::Running && matches!(change, Change::Decide { .. }) {
             self.going_on.insert(id);
         }
-        if matches!((job.state, change), (State::Pending, Change::Start | Change::Cancel)) {
+        if matches!((job.state, change), (JobState::Pending, Change::Start | Change::Cancel)) {
             job.error = None;
         }
         let (kind, data) = match (job.state, change) {
-            (State::Pending, Change::Start) => {
+            (JobState::Pending, Change::Start) => {
                 job.attempt += 1;
-                job.state = State::Running;
+                job.state = JobState::Running;
                 ("started", format!("{{\"attempt\":{}}}", job.attempt))
             }
-            (State::Running, Change::Retry { run_at_ms, .. }) => {
+            (JobState::Running, Change::Retry { run_at_ms, .. }) => {
                 job.run_at_ms = *run_at_ms;
                 job.error = Some("busy".to_owned());
-                job.state = State::Pending;
+                job.state = JobState::Pending;
                 ("retrying", format!("{{\"attempt\":{},\"reason\":\"busy\",\"run_at\":77}}", job.attempt))
             }
-            (State::Running, Change::Finish { state, result, error } | Change::Decide { state, result, error }) => {
+            (JobState::Running, Change::Finish { state, result, error } | Change::Decide { state, result, error }) => {
                 (job.state, job.result, job.error) = (*state, result.clone(), error.clone());
-                if *state == State::Done { ("done", "7".to_owned()) } else { ("failed", r#""no""#.to_owned()) }
+                if *state == JobState::Done { ("done", "7".to_owned()) } else { ("failed", r#""no""#.to_owned()) }
             }
-            (State::Pending | State::Running, Change::Cancel) => {
-                job.state = State::Canceled;
+            (JobState::Pending | JobState::Running, Change::Cancel) => {
+                job.state = JobState::Canceled;
                 ("canceled", "{}".to_owned())
             }
             (state, _) => return self.answers.push_back(format!("Refused({state:?})")),
@@ -140,7 +140,7 @@ impl Model {
     }
 
     fn event(&mut self, id: i64, poisoned: bool) {
-        let runs = self.going_on.contains(&id) || self.jobs.get(&id).is_some_and(|job| job.state == State::Running);
+        let runs = self.going_on.contains(&id) || self.jobs.get(&id).is_some_and(|job| job.state == JobState::Running);
         if !poisoned && runs {
             self.tell(id, "done", "1", false);
         }

@@ -70,8 +70,8 @@ fn what_was_acknowledged_survives_the_end_of_the_process() {
     assert_eq!(reopened.store.reader().unwrap().payload(id).unwrap(), Some(fixture.row("a").payload));
     assert_eq!(reopened.stored_events(id), fixture.stored_events(id));
     // Their states are known again, too.
-    assert_eq!(reopened.change(id, Change::Start), Changed::Refused(State::Running));
-    assert_eq!(reopened.change(id + 1, Change::Start), Changed::Applied(State::Running));
+    assert_eq!(reopened.change(id, Change::Start), Changed::Refused(JobState::Running));
+    assert_eq!(reopened.change(id + 1, Change::Start), Changed::Applied(JobState::Running));
 }
 
 #[test]

@@ -22,11 +22,11 @@ fn lists_are_newest_first_and_filtered() {
     let mut list = |filter: JobFilter| uuids(&reader.jobs(&filter, usize::MAX).unwrap()).join(" ");
     let (shop, mail) = (Some("shop".to_owned()), Some("mail".to_owned()));
     assert_eq!(list(filter()), "c b a");
-    assert_eq!(list(JobFilter { state: Some(State::Pending), ..filter() }), "c b");
+    assert_eq!(list(JobFilter { state: Some(JobState::Pending), ..filter() }), "c b");
     assert_eq!(list(JobFilter { module: shop.clone(), ..filter() }), "c a");
     assert_eq!(list(JobFilter { module: shop, job: mail.clone(), ..filter() }), "a");
-    assert_eq!(list(JobFilter { state: Some(State::Pending), job: mail, ..filter() }), "b");
-    assert_eq!(list(JobFilter { state: Some(State::Done), ..filter() }), "");
+    assert_eq!(list(JobFilter { state: Some(JobState::Pending), job: mail, ..filter() }), "b");
+    assert_eq!(list(JobFilter { state: Some(JobState::Done), ..filter() }), "");
     assert_eq!(list(JobFilter { limit: 1, ..filter() }), "c");
 }
 
@@ -56,7 +56,7 @@ fn events_and_unfinished_jobs_page_by_id() {
     let (a, b) = (fixture.add("a"), fixture.add("b"));
     fixture.change(a, Change::Start);
     fixture.event(a, "a", "step");
-    fixture.change(a, finish(State::Done));
+    fixture.change(a, finish(JobState::Done));
     let mut reader = fixture.store.reader().unwrap();
     let events = reader.events(a, 0, 2, usize::MAX).unwrap();
     assert_eq!(kinds(&events), ["created", "started"]);

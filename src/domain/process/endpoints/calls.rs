@@ -1,0 +1,336 @@
+//! The calls a shard has in one domain, while its processes come and go.
+
+use super::super::remote::RemoteModule;
+use super::super::wire;
+use super::RingEndpoints;
+use super::call::{Caller, Copying, Large, Payload, Pending, Queued, Sending, Stage, Watched};
+use super::refusal::{barred, barred_text, refuse};
+use super::session::ProcessSession;
+use crate::abi::manifest::RouteDecl;
+use crate::domain::call::{GenerationRef, SocketEvent, Task, failure};
+use crate::domain::inbox::Message;
+use crate::id_map::IdMap;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Tickets have this bit, the keys of sockets don't.
+pub(super) const TICKET_BIT: u64 = 1 << 63;
+
+/// Longest wait of an answer for memory. The domain gives up sooner.
+const RETURNED_MS_MAX: u64 = 60_000;
+
+/// The calls a shard has in a domain. Those that have not been sent wait here, also while the domain is started again.
+#[derive(Default)]
+pub struct CallTable {
+    pub(super) shard: usize,
+    /// The process that calls are sent to.
+    pub(super) current: Option<ProcessSession>,
+    /// Lives before it that have still to answer some.
+    pub(super) former: Vec<ProcessSession>,
+    pub(super) pending: IdMap<Pending>,
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) sending: Option<Sending>,
+    /// Calls with large bodies, which wait for a place; and the one that is being written to its own.
+    pub(super) large: VecDeque<Large>,
+    pub(super) copying: Option<Copying>,
+    /// Bytes that may still be written in this batch.
+    pub(super) left: usize,
+    /// There is more to do at once.
+    pub(super) more: bool,
+    /// Sockets that have ended in another domain, which this one has yet to hear.
+    pub(super) forgotten: Vec<u64>,
+    /// Sockets whose connection is gone, of which the current process is to hear.
+    pub(super) gone: Vec<u64>,
+    /// Sockets that have ended here, for who has other domains to tell.
+    pub(super) ended: Vec<u64>,
+    pub(super) tickets: u64,
+    pub(super) scratch: Vec<u8>,
+    pub(super) now_ms: u64,
+    /// Nothing is sent: the process is to end when it has done what it is at.
+    pub(super) draining: bool,
+    /// Outcomes of calls that were not sent anywhere.
+    pub(super) refused: Vec<Message>,
+    /// The domain was told that this shard is about to sleep.
+    pub(super) sleeps: Cell<bool>,
+}
+
+impl CallTable {
+    /// The calls of shard number `shard`, before there is a domain. `now_ms` is the shard's clock.
+    #[must_use]
+    pub fn new(shard: usize, now_ms: u64) -> Self {
+        Self { shard, now_ms, ..Self::default() }
+    }
+
+    /// Calls that have no outcome yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.pending.len() + self.large_calls()
+    }
+
+    /// Whether nothing is lost if this is forgotten: there is neither a domain nor a call.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.current.is_none()
+            && self.former.is_empty()
+            && self.pending.is_empty()
+            && self.queue.is_empty()
+            && self.large_calls() == 0
+            && self.refused.is_empty()
+    }
+
+    /// The sockets that have ended here since the last time.
+    pub(in crate::domain::process) fn take_ended(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// A socket has ended in another domain: if this one knows it from before, it is told to let go of it.
+    pub(in crate::domain::process) fn forget(&mut self, key: u64) {
+        let forgotten = self.current.as_mut().is_some_and(|session| session.forget(key));
+        self.forgotten.extend(forgotten.then_some(key));
+        for session in &mut self.former {
+            session.forget(key);
+        }
+    }
+
+    /// The connection of a socket is gone: callbacks of it that run learn it now, long before its last event is their turn.
+    pub(in crate::domain::process) fn gone(&mut self, key: u64) {
+        let unaware = |session: &mut ProcessSession| {
+            let known = session.known.get_mut(&key).filter(|known| !known.gone && !known.ends);
+            known.map(|known| known.gone = true).is_some()
+        };
+        if self.current.as_mut().is_some_and(unaware) {
+            self.gone.push(key);
+        }
+        let mut record = Vec::with_capacity(16);
+        wire::gone(&mut record, key);
+        for session in self.former.iter_mut().filter(|session| !session.broken) {
+            // One that does not take it is on its way out anyway.
+            if unaware(session)
+                && session.endpoints.producer.try_push(&[&record]).is_ok()
+                && session.endpoints.producer.publish()
+            {
+                session.endpoints.producer.wake();
+            }
+        }
+    }
+
+    /// A process of the domain is there, and gets what waits. One before it may still answer. Gives the outcome of the calls
+    /// that nobody gets, because their module is in quarantine by now.
+    pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<Message> {
+        self.take_back();
+        self.former.extend(self.current.replace(ProcessSession::new(endpoints)));
+        self.forgotten.clear();
+        self.gone.clear();
+        self.draining = false;
+        let (barred, queue) = std::mem::take(&mut self.queue).into_iter().partition(|queued| {
+            // The memory of a stream is gone with the process before this one.
+            let is_barred = |pending: &Pending| barred(&*pending.hold).is_some() || pending.watched.is_some();
+            self.pending.get(&queued.ticket).is_none_or(is_barred)
+        });
+        self.queue = queue;
+        let barred: VecDeque<Queued> = barred;
+        let mut outcomes = Vec::new();
+        for pending in barred.iter().filter_map(|queued| self.pending.remove(&queued.ticket)) {
+            let why = match pending.watched {
+                Some(_) => "the module's process was replaced; try again".to_owned(),
+                None => barred_text(&*pending.hold),
+            };
+            refuse(pending.caller, &why, &mut outcomes);
+        }
+        let large = std::mem::take(&mut self.large).into_iter();
+        let (refused, large): (VecDeque<Large>, _) =
+            large.partition(|large| super::refusal::barred(&*large.pending.hold).is_some());
+        self.large = large;
+        for Large { pending, .. } in refused {
+            let why = barred_text(&*pending.hold);
+            refuse(pending.caller, &why, &mut outcomes);
+        }
+        outcomes
+    }
+
+    /// What has not been sent whole waits again.
+    fn take_back(&mut self) {
+        self.stop_copying(None);
+        let Some(Sending { queued: Some(queued), .. }) = self.sending.take() else { return };
+        // It may have been answered meanwhile, because its time was over.
+        let open = self.pending.contains_key(&queued.ticket);
+        if let Some(session) = &mut self.current {
+            session.take_back(queued.ticket, open);
+        }
+        if open {
+            self.queue.push_front(queued);
+        }
+    }
+
+    /// The process is to end: nothing more is sent to it, and its owner is told when it has answered what was.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.cancel_all();
+    }
+
+    /// Answers the requests that have been with the domain for longer than `limit_ms`, and asks for a new process; also
+    /// when the callbacks of a socket neither return nor send for so long.
+    pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
+        self.now_ms = now_ms;
+        self.look_at_streams();
+        let limit_of = |pending: &Pending| match pending.stage {
+            // What the handler has not got is not its fault.
+            Stage::Waiting | Stage::Turn => limit_ms,
+            Stage::Running => pending.limit_ms.unwrap_or(limit_ms),
+            Stage::Returned => RETURNED_MS_MAX,
+        };
+        let late = |pending: &Pending| {
+            matches!(pending.caller, Caller::Request { .. })
+                && now_ms.saturating_sub(pending.since_ms) > limit_of(pending)
+        };
+        let late: Vec<u64> =
+            self.pending.iter().filter(|(_, pending)| late(pending)).map(|(ticket, _)| *ticket).collect();
+        let mut answers = Vec::new();
+        for ticket in late {
+            if let Some(at) = self.queue.iter().position(|queued| queued.ticket == ticket) {
+                self.queue.remove(at);
+            } else if let Some(session) =
+                self.current.iter_mut().chain(&mut self.former).find(|session| session.tickets.contains(&ticket))
+            {
+                session.give_up(ticket);
+                // A call without its turn has no handler that runs: the one that it waits for has a time of its own.
+                if self.pending.get(&ticket).is_some_and(|pending| pending.stage != Stage::Turn) {
+                    session.endpoints.owner.recycle("a handler runs for longer than it may");
+                }
+            }
+            let Some(pending) = self.pending.remove(&ticket) else { continue };
+            let limit_ms = limit_of(&pending);
+            let name = &pending.hold.instance().manifest().name;
+            let (status, text) = match pending.stage {
+                Stage::Running => (504, format!("module {name} did not answer within {limit_ms} ms\n")),
+                Stage::Turn => {
+                    (503, format!("module {name} runs one call at a time: this one had no turn within {limit_ms} ms\n"))
+                }
+                Stage::Waiting => (503, format!("the process of module {name} took no request within {limit_ms} ms\n")),
+                Stage::Returned => (503, format!("the answer of module {name} got no memory within {limit_ms} ms\n")),
+            };
+            let Caller::Request { conn, seq, meta } = pending.caller else { continue };
+            answers.push(Message::Answer { conn, seq, bytes: meta.plain(status, &text), lent: None });
+        }
+        self.expire_large(now_ms.saturating_sub(limit_ms));
+        answers.append(&mut self.refused);
+        self.expire_sockets(limit_ms, &mut answers);
+        answers
+    }
+
+    /// Asks for a new process where the callbacks of a socket run for longer than they may. When nothing is sent to the old
+    /// one any more, the socket goes on without them: not before, since callbacks of one socket run one at a time.
+    fn expire_sockets(&mut self, limit_ms: u64, out: &mut Vec<Message>) {
+        let now_ms = self.now_ms;
+        let sockets = self.pending.iter().filter_map(|(ticket, pending)| match pending.caller {
+            Caller::Socket { key, callbacks, .. }
+                if now_ms.saturating_sub(pending.since_ms) > limit_ms.saturating_mul(callbacks) =>
+            {
+                Some((*ticket, key, limit_ms.saturating_mul(callbacks)))
+            }
+            _ => None,
+        });
+        let long: Vec<(u64, u64, u64)> = sockets.collect();
+        let draining = self.draining;
+        let current = self.current.iter_mut().map(|session| (session, draining));
+        let mut sessions: Vec<(&mut ProcessSession, bool)> =
+            current.chain(self.former.iter_mut().map(|session| (session, true))).collect();
+        for (ticket, key, limit_ms) in long {
+            let Some((session, over)) = sessions.iter_mut().find(|(session, _)| session.tickets.contains(&ticket))
+            else {
+                continue;
+            };
+            let spoke_ms = session.known.get(&key).map_or(0, |known| known.spoke_ms);
+            if now_ms.saturating_sub(spoke_ms) <= limit_ms {
+                continue;
+            }
+            let Some(pending) = self.pending.get(&ticket) else { continue };
+            if !*over {
+                let name = &pending.hold.instance().manifest().name;
+                session
+                    .endpoints
+                    .owner
+                    .recycle(&format!("a WebSocket callback of module {name} runs for longer than it may"));
+                continue;
+            }
+            session.give_up(ticket);
+            session.forget(key);
+            if let Some(Pending { caller: Caller::Socket { key, ends, .. }, .. }) = self.pending.remove(&ticket) {
+                self.ended.extend(ends.then_some(key));
+                out.push(Message::SocketIdle { socket: key });
+            }
+        }
+    }
+
+    /// A process of the domain has died. Gives the outcome of every call that was with it.
+    pub fn down(&mut self) -> Vec<Message> {
+        let mut dead: Vec<ProcessSession> = self.former.extract_if(.., |session| session.endpoints.is_dead()).collect();
+        if self.current.as_ref().is_some_and(|session| session.endpoints.is_dead()) {
+            self.take_back();
+            dead.extend(self.current.take());
+            self.draining = false;
+        }
+        let was_there = |ticket: &u64| dead.iter().any(|session| session.tickets.contains(ticket));
+        let lost: Vec<u64> = self.pending.keys().filter(|ticket| was_there(ticket)).copied().collect();
+        let lost: Vec<Pending> = lost.into_iter().filter_map(|ticket| self.pending.remove(&ticket)).collect();
+        let outcome = |pending: Pending| match pending.caller {
+            Caller::Request { conn, seq, meta } => {
+                let name = &pending.hold.instance().manifest().name;
+                let text = format!("module {name} was interrupted: the process it ran in died\n");
+                Message::Answer { conn, seq, bytes: meta.plain(502, &failure(&text)), lent: None }
+            }
+            Caller::Socket { key, ends, .. } => {
+                self.ended.extend(ends.then_some(key));
+                Message::SocketIdle { socket: key }
+            }
+        };
+        let mut outcomes: Vec<Message> = lost.into_iter().map(outcome).collect();
+        let broken = dead.iter().flat_map(|session| session.endpoints.streams.open());
+        outcomes.extend(broken.map(|(conn, seq)| Message::StreamBroken { conn, seq }));
+        outcomes
+    }
+
+    /// Queues a call; [`CallTable::flush`] sends it.
+    pub fn submit(&mut self, hold: Arc<dyn GenerationRef>, short: bool, work: Task) {
+        let Some(module) = hold.instance().as_any().downcast_ref::<RemoteModule>() else { return };
+        if let Some(why) = module.barred() {
+            let caller = match work {
+                Task::Request { conn, seq, meta, .. } => Caller::Request { conn, seq, meta },
+                Task::Socket { socket, .. } => Caller::Socket { key: socket.key(), ends: false, callbacks: 1 },
+            };
+            return refuse(caller, &why, &mut self.refused);
+        }
+        if matches!(work, Task::Request { .. }) {
+            module.domain().count_request(self.shard);
+        }
+        let instance = crate::domain::Instance::id(module);
+        self.tickets += 1;
+        let ticket = self.tickets | TICKET_BIT;
+        let (mut limit_ms, mut watched) = (None, None);
+        let (unit, caller, payload) = match work {
+            Task::Request { conn, seq, route, request, meta, stream } => {
+                watched = stream.as_ref().map(|stream| Watched::Call(Arc::clone(&stream.slot)));
+                limit_ms = hold.instance().manifest().routes.get(route).and_then(RouteDecl::timeout_ms);
+                (route, Caller::Request { conn, seq, meta }, Payload::Request { route, request, stream })
+            }
+            Task::Socket { socket, index, events } => {
+                let unit = hold.instance().manifest().routes.len() + index;
+                let ends = matches!(events.last(), Some(SocketEvent::Close));
+                (
+                    unit,
+                    Caller::Socket { key: socket.key(), ends, callbacks: events.len() as u64 },
+                    Payload::Socket { index, socket, events },
+                )
+            }
+        };
+        let since_ms = self.now_ms;
+        let stage = Stage::Waiting;
+        // A stream has a limit of its own for the handler, and this one for the time in which nothing moves.
+        let limit_ms = limit_ms.filter(|_| watched.is_none());
+        let (progress, begun, kept) = (0, false, None);
+        let pending = Pending { hold, unit, caller, since_ms, limit_ms, stage, watched, progress, begun, kept };
+        self.pending.insert(ticket, pending);
+        self.queue.push_back(Queued { ticket, instance, short, payload });
+    }
+}

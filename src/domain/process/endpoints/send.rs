@@ -1,0 +1,232 @@
+//! Records on their way to a domain.
+
+use super::super::arena::{LENT_BYTES_MIN, SMALL_BYTES_MAX};
+use super::super::wire::{self, Event, StreamToDomain};
+use super::call::{Payload, Queued, Sending, Stage};
+use super::calls::{CallTable, TICKET_BIT};
+use super::large::COPIED_BYTES_MAX;
+use super::session::{KnownSocket, ProcessSession};
+use crate::domain::call::SocketEvent;
+use crate::domain::ring::PushError;
+use crate::domain::stream::StreamStart;
+
+impl CallTable {
+    /// Sends what the ring takes, and writes a bounded part of what goes beside it; once a batch.
+    pub fn flush(&mut self) {
+        for session in &mut self.former {
+            session.tell_streams();
+            session.tell_drained();
+        }
+        self.more = false;
+        let Some(mut session) = self.current.take() else { return };
+        let nothing = self.sending.is_none() && self.queue.is_empty() && self.forgotten.is_empty() && !self.draining;
+        let nothing = nothing && self.gone.is_empty() && self.large.is_empty() && self.copying.is_none();
+        if nothing && !session.endpoints.has_done() && !session.endpoints.requests.has_unused() {
+            self.current = Some(session);
+            return;
+        }
+        if let Err(error) = session.endpoints.tell_done() {
+            session.end(&error.to_string());
+        }
+        self.left = COPIED_BYTES_MAX;
+        self.send_queue(&mut session);
+        // A share of their own: many that are not so large do not hold up the large ones.
+        self.left = COPIED_BYTES_MAX;
+        session.endpoints.requests.reclaim();
+        let mut waits = false;
+        if self.draining {
+            self.stop_copying(Some(&mut session));
+        } else if !session.broken {
+            waits = self.send_large(&mut session);
+        }
+        if self.draining && self.sending.is_none() {
+            session.tell_drained();
+        }
+        if session.endpoints.producer.publish() {
+            session.endpoints.producer.wake();
+        }
+        let may_send = !self.draining && self.sending.is_none();
+        let copies = !waits && (self.copying.is_some() || !self.large.is_empty()) || !self.queue.is_empty();
+        self.more = !session.broken
+            && (may_send && copies || session.endpoints.requests.has_unused() || self.has_room(&mut session));
+        self.current = Some(session);
+    }
+
+    /// Whether a record that met a full ring may fit after all. If not, the domain wakes this shard when it does.
+    fn has_room(&self, session: &mut ProcessSession) -> bool {
+        let record = self.sending.as_ref().map(|sending| sending.fixed.len() + sending.body.len());
+        let done = session.endpoints.done.map(|_| wire::DONE_BYTES);
+        record
+            .max(done)
+            .max(session.endpoints.streams.waiting_bytes())
+            .is_some_and(|bytes| session.endpoints.producer.await_room(bytes))
+    }
+
+    /// Sends records until there are no more or the ring is full.
+    pub(super) fn send_queue(&mut self, session: &mut ProcessSession) {
+        while !session.broken {
+            if self.sending.is_none() {
+                self.sending = self.next_record(session);
+            }
+            let Some(sending) = &self.sending else { return };
+            match session.endpoints.producer.try_push(&[&sending.fixed, &sending.body]) {
+                Ok(()) => self.is_sent(session),
+                Err(PushError::Full) => return,
+                Err(error) => session.end(&error.to_string()),
+            }
+        }
+    }
+
+    /// The domain has the whole record: the time of its handler begins, or that of the wait for its turn. The request of
+    /// a handler that may decline is kept until the answer.
+    fn is_sent(&mut self, session: &mut ProcessSession) {
+        let Some(Sending { ticket, queued, place, .. }) = self.sending.take() else { return };
+        if let Some(place) = place {
+            session.endpoints.lent.insert(ticket, place);
+        }
+        let (Some(queued), Some(pending)) = (queued, self.pending.get_mut(&ticket)) else { return };
+        (pending.stage, pending.since_ms) = (Stage::Running, self.now_ms);
+        let Payload::Request { route, request, stream } = queued.payload else { return };
+        if let Some(stream) = stream {
+            session.endpoints.streams.hold(ticket, &stream.slot);
+        }
+        let Some(route) = pending.hold.instance().manifest().routes.get(route) else { return };
+        if route.is_serial() {
+            pending.stage = Stage::Turn;
+        }
+        if route.is_fallback() {
+            pending.kept = Some(request);
+        }
+    }
+
+    fn next_record(&mut self, session: &mut ProcessSession) -> Option<Sending> {
+        if let Some(key) = self.gone.pop() {
+            return Some(encode_gone(key));
+        }
+        while !self.draining {
+            let Some(queued) = self.queue.pop_front() else { break };
+            let bytes = queued.payload.bytes();
+            if bytes < LENT_BYTES_MIN {
+                session.begin(queued.ticket);
+                return Some(self.encode(session, queued));
+            }
+            if bytes <= SMALL_BYTES_MAX && self.left == 0 {
+                self.queue.push_front(queued);
+                break;
+            }
+            if bytes <= SMALL_BYTES_MAX
+                && let Ok(place) = session.endpoints.requests.take(bytes + self.events_bytes(&queued))
+            {
+                session.begin(queued.ticket);
+                let copying = self.prepare(session, queued, None, place);
+                if let Some(sending) = self.copy_now(session, copying) {
+                    return Some(sending);
+                }
+                continue;
+            }
+            self.set_aside(queued);
+        }
+        self.forgotten.pop().map(|key| self.encode_forgotten(key, session))
+    }
+
+    fn encode(&mut self, session: &mut ProcessSession, queued: Queued) -> Sending {
+        let mut body = Vec::new();
+        let fixed = self.encode_head(&queued);
+        match &queued.payload {
+            Payload::Request { request, .. } => body.extend_from_slice(request.view().body),
+            Payload::Socket { socket, events, .. } => {
+                self.introduce(session, &queued, &mut body);
+                for event in events {
+                    wire::push_event(&mut body, &encoded(event, socket));
+                }
+            }
+        }
+        Sending { ticket: queued.ticket, queued: Some(queued), fixed, body, place: None }
+    }
+
+    /// The fixed part of a call's record.
+    pub(super) fn encode_head(&self, queued: &Queued) -> Vec<u8> {
+        let Queued { ticket, instance, .. } = *queued;
+        let short = queued.short && queued.payload.bytes() <= SHORT_BYTES_MAX;
+        let mut fixed = Vec::with_capacity(512);
+        match &queued.payload {
+            Payload::Request { route, request, stream: Some(stream) } => {
+                let route = u32::try_from(*route).unwrap_or(u32::MAX);
+                let StreamStart { slot, length, expects_continue } = &**stream;
+                let (slot, length, expects_continue) = (slot.number(), *length, *expects_continue);
+                let view = request.view();
+                let (peer, head) = (view.peer, view.bytes);
+                let call = StreamToDomain::Call { ticket, instance, route, slot, length, expects_continue, peer, head };
+                call.push(&mut fixed);
+            }
+            Payload::Request { route, request, stream: None } => {
+                // Routes are counted by C's int.
+                let route = u32::try_from(*route).unwrap_or(u32::MAX);
+                let view = request.view();
+                wire::request_head(&mut fixed, ticket, (instance, route), short, view.peer, view.bytes);
+            }
+            Payload::Socket { index, socket, .. } => {
+                let index = u32::try_from(*index).unwrap_or(u32::MAX);
+                wire::socket_head(&mut fixed, ticket, instance, index, short, socket.key());
+            }
+        }
+        fixed
+    }
+
+    /// Takes note that `session` is about to have events of a socket, and appends what it must know before them.
+    pub(super) fn introduce(&mut self, session: &mut ProcessSession, queued: &Queued, events_before: &mut Vec<u8>) {
+        let Payload::Socket { socket, events, .. } = &queued.payload else { return };
+        let (key, socket_session, number) = (socket.key(), socket.session(), socket.number());
+        let ends = matches!(events.last(), Some(SocketEvent::Close));
+        let gone = !socket.is_open();
+        if gone && !ends {
+            self.gone.push(key);
+        }
+        let known = KnownSocket { spoke_ms: self.now_ms, gone, ends };
+        let is_new = session.known.insert(key, known).is_none();
+        if is_new && !matches!(events.first(), Some(SocketEvent::Open { .. })) {
+            wire::push_event(
+                events_before,
+                &Event::Known { session: socket_session, number, last: socket.last_kind() },
+            );
+        }
+    }
+
+    /// Has the domain's process let go of a socket, by an event that calls nothing and whose answer nobody waits for.
+    fn encode_forgotten(&mut self, key: u64, session: &mut ProcessSession) -> Sending {
+        self.tickets += 1;
+        let ticket = self.tickets | TICKET_BIT;
+        session.late.insert(ticket);
+        let (mut fixed, mut body) = (Vec::with_capacity(64), Vec::new());
+        wire::socket_head(&mut fixed, ticket, 0, 0, true, key);
+        wire::push_event(&mut body, &Event::Forget);
+        Sending { ticket, queued: None, fixed, body, place: None }
+    }
+}
+
+/// A call with a larger body is none for a companion: to give the handler its copy takes too long.
+const SHORT_BYTES_MAX: usize = 256 * 1024;
+
+/// An event of `socket` as the domain is told it.
+pub(super) fn encoded<'a>(event: &'a SocketEvent, socket: &'a crate::abi::websocket::Socket) -> Event<'a> {
+    match event {
+        SocketEvent::Open { handshake } => Event::Open {
+            session: socket.session(),
+            number: socket.number(),
+            peer: handshake.as_ref().and_then(|handshake| handshake.peer),
+            head: handshake.as_ref().map_or(&[][..], |handshake| &*handshake.head),
+        },
+        SocketEvent::Message { kind, payload } => {
+            socket.received(*kind);
+            Event::Message { kind: *kind, bytes: payload }
+        }
+        SocketEvent::Close => Event::Close { gone: !socket.is_open() },
+    }
+}
+
+/// Has the domain's process learn, while callbacks of a socket may be running, that its connection is gone.
+fn encode_gone(key: u64) -> Sending {
+    let mut fixed = Vec::with_capacity(16);
+    wire::gone(&mut fixed, key);
+    Sending { ticket: 0, queued: None, fixed, body: Vec::new(), place: None }
+}

@@ -1,0 +1,291 @@
+//! Bodies in pieces, as a shard has them with one process of a domain.
+
+use super::super::wire::{Headers, StreamToDomain, StreamToServer};
+use super::call::{Caller, Watched};
+use super::calls::CallTable;
+use super::session::ProcessSession;
+use crate::domain::inbox::Message;
+use crate::domain::ring::{Producer, PushError};
+use crate::domain::stream::running::Reason;
+use crate::domain::stream::slots::{Part, Slots};
+use crate::domain::stream::{Answer, CallSlot, Home, Pipe, StreamBegin, begin_answer};
+use crate::id_map::IdMap;
+use crate::net::ConnId;
+use crossbeam::queue::SegQueue;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a handler that sends its answer itself counts as having run, at least: it is none for a companion.
+const STREAMED_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// What became of slots, on the way to whoever tells the domain.
+#[derive(Default)]
+struct Told {
+    over: SegQueue<u32>,
+    room: SegQueue<u32>,
+}
+
+impl Home for Told {
+    fn over(&self, slot: u32) {
+        self.over.push(slot);
+    }
+
+    fn room(&self, slot: u32) {
+        self.room.push(slot);
+    }
+}
+
+/// An answer that has begun and is not over.
+struct Open {
+    conn: ConnId,
+    seq: u64,
+}
+
+/// See the module's documentation.
+pub(super) struct LinkStreams {
+    part: Part,
+    calls: Arc<Slots>,
+    /// The slots of calls that the domain has not answered, by ticket.
+    held: IdMap<Arc<CallSlot>>,
+    /// By ticket, also behind the return of the handler.
+    open: IdMap<Open>,
+    /// The tickets of the answers in slots.
+    by_slot: IdMap<u64>,
+    told: Arc<Told>,
+    /// Records on their way to the domain; the first has met a full ring.
+    notes: VecDeque<Vec<u8>>,
+    is_full: bool,
+}
+
+impl LinkStreams {
+    pub(super) fn new(part: Part) -> Self {
+        let calls = Arc::new(part.calls());
+        Self {
+            part,
+            calls,
+            held: IdMap::default(),
+            open: IdMap::default(),
+            by_slot: IdMap::default(),
+            told: Arc::default(),
+            notes: VecDeque::new(),
+            is_full: false,
+        }
+    }
+
+    /// Whether there is something for [`LinkStreams::tell`].
+    pub(super) fn has_told(&self) -> bool {
+        !self.notes.is_empty() || self.is_news()
+    }
+
+    fn is_news(&self) -> bool {
+        !self.told.over.is_empty() || !self.told.room.is_empty()
+    }
+
+    /// Whether [`LinkStreams::tell`] has something to do that it has not tried in vain.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.is_full && self.has_told()
+    }
+
+    /// Bytes of the record that waits for room in the ring.
+    pub(super) fn waiting_bytes(&self) -> Option<usize> {
+        self.notes.front().map(Vec::len)
+    }
+
+    fn note(&mut self, record: &StreamToDomain<'_>) {
+        let mut bytes = Vec::with_capacity(16);
+        record.push(&mut bytes);
+        self.notes.push_back(bytes);
+    }
+
+    /// Tells the domain what has become of slots and calls, as far as the ring takes that.
+    pub(super) fn tell(&mut self, producer: &mut Producer) -> Result<(), PushError> {
+        while let Some(slot) = self.told.room.pop() {
+            self.note(&StreamToDomain::Room { slot });
+        }
+        while let Some(slot) = self.told.over.pop() {
+            if let Some(ticket) = self.by_slot.remove(&u64::from(slot)) {
+                self.open.remove(&ticket);
+            }
+            if self.part.is_for_answers(slot) {
+                self.note(&StreamToDomain::Over { slot });
+            }
+        }
+        self.is_full = false;
+        while let Some(record) = self.notes.front() {
+            match producer.try_push(&[record]) {
+                Ok(()) => drop(self.notes.pop_front()),
+                Err(PushError::Full) => {
+                    self.is_full = true;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The domain has a call, with its slot.
+    pub(super) fn hold(&mut self, ticket: u64, slot: &Arc<CallSlot>) {
+        self.held.insert(ticket, Arc::clone(slot));
+    }
+
+    /// The domain has answered a call.
+    pub(super) fn call_over(&mut self, ticket: u64) {
+        if !self.held.is_empty() {
+            self.held.remove(&ticket);
+        }
+    }
+
+    /// The pipe for the answer of call `ticket`, in `slot` or in its own; with the number of that.
+    ///
+    /// # Errors
+    /// The domain may not use that.
+    fn down(&self, ticket: u64, slot: Option<u32>) -> Result<(Pipe, u32, Option<Arc<CallSlot>>), String> {
+        let lie = || "an answer begins in memory that is not its own".to_owned();
+        let (pipe, number, call) = match slot {
+            Some(slot) if self.part.is_for_answers(slot) => (self.part.down(slot).ok_or_else(lie)?, slot, None),
+            Some(_) => return Err(lie()),
+            None => {
+                let call = self.held.get(&ticket).ok_or_else(lie)?;
+                (call.down().clone(), call.number(), Some(Arc::clone(call)))
+            }
+        };
+        if self.by_slot.contains_key(&u64::from(number)) || self.open.contains_key(&ticket) {
+            return Err("an answer begins twice, or in the memory of another".to_owned());
+        }
+        Ok((pipe, number, call))
+    }
+
+    /// The answers that have begun and are not over.
+    pub(super) fn open(&self) -> impl Iterator<Item = (ConnId, u64)> {
+        self.open.values().map(|open| (open.conn, open.seq))
+    }
+}
+
+impl CallTable {
+    /// A slot for a call of a route of `CWEB_STREAM`. `None`: all are taken, or there is no process.
+    pub(in crate::domain::process) fn take_call_slot(&self) -> Option<Arc<CallSlot>> {
+        let session = self.current.as_ref().filter(|session| !session.broken && !self.draining)?;
+        let streams = &session.endpoints.streams;
+        CallSlot::take(&streams.part, &streams.calls)
+    }
+
+    /// The calls of a connection are told why their work may be of no use.
+    pub(in crate::domain::process) fn cancel(&mut self, conn: ConnId, reason: Reason) {
+        let of_conn = |caller: &Caller| matches!(caller, Caller::Request { conn: of, .. } if *of == conn);
+        let tickets: Vec<u64> =
+            self.pending.iter().filter(|(_, pending)| of_conn(&pending.caller)).map(|(ticket, _)| *ticket).collect();
+        for ticket in tickets {
+            let former = self.former.iter_mut().find(|session| session.tickets.contains(&ticket));
+            if let Some(session) = former.or(self.current.as_mut()) {
+                session.endpoints.streams.note(&StreamToDomain::Cancel { ticket, reason: reason as u8 });
+            }
+        }
+    }
+
+    /// The process is about to be replaced: all its calls are told.
+    pub(super) fn cancel_all(&mut self) {
+        let Some(session) = &mut self.current else { return };
+        let reason = Reason::Draining as u8;
+        for (ticket, pending) in &self.pending {
+            if pending.caller.is_request() && session.tickets.contains(ticket) {
+                session.endpoints.streams.note(&StreamToDomain::Cancel { ticket: *ticket, reason });
+            }
+        }
+    }
+
+    /// Streams that get on, or wait for their clients, have their time anew.
+    pub(super) fn look_at_streams(&mut self) {
+        let now_ms = self.now_ms;
+        for pending in self.pending.values_mut() {
+            let Some(watched) = &mut pending.watched else { continue };
+            let (progress, waits) = watched.progress();
+            if waits || progress != pending.progress {
+                (pending.progress, pending.since_ms) = (progress, now_ms);
+            }
+        }
+    }
+
+    /// Takes a record about a stream.
+    ///
+    /// # Errors
+    /// The domain breaks the rules.
+    pub(super) fn take_stream(
+        &mut self,
+        session: &mut ProcessSession,
+        record: &StreamToServer<'_>,
+        out: &mut Vec<Message>,
+    ) -> Result<(), String> {
+        match *record {
+            StreamToServer::Begin { ticket, slot, status, length, headers } => {
+                self.stream_begins(session, ticket, slot, status, length, headers, out)
+            }
+            StreamToServer::Notice { ticket, wants_body } => {
+                let pending = self.pending.get(&ticket).filter(|_| session.tickets.contains(&ticket));
+                let of_call = pending.and_then(|pending| match pending.caller {
+                    Caller::Request { conn, seq, .. } => Some((conn, seq)),
+                    Caller::Socket { .. } => None,
+                });
+                let open = session.endpoints.streams.open.get(&ticket);
+                // One about what is over is late, and means nothing.
+                if let Some((conn, seq)) = of_call.or_else(|| open.map(|open| (open.conn, open.seq))) {
+                    out.push(Message::StreamNotice { conn, seq, wants_body });
+                }
+                Ok(())
+            }
+            StreamToServer::Returned { ticket, ran_us } => {
+                let begun = self.pending.get(&ticket).is_none_or(|pending| pending.begun);
+                if !begun {
+                    return Err("a handler returned without an answer".to_owned());
+                }
+                session.endpoints.call_over(ticket);
+                let Some(pending) = self.finish(session, ticket, Caller::is_request)? else { return Ok(()) };
+                let ran = Duration::from_micros(u64::from(ran_us)).max(STREAMED_AT_LEAST);
+                pending.hold.ran(pending.unit, ran, 0);
+                if let Caller::Request { conn, seq, .. } = pending.caller {
+                    out.push(Message::StreamReturned { conn, seq });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // The parts of one record.
+    fn stream_begins(
+        &mut self,
+        session: &mut ProcessSession,
+        ticket: u64,
+        slot: Option<u32>,
+        status: u16,
+        length: Option<u64>,
+        headers: Headers<'_>,
+        out: &mut Vec<Message>,
+    ) -> Result<(), String> {
+        let pending = self.pending.get_mut(&ticket).filter(|_| session.tickets.contains(&ticket));
+        if pending.is_none() && !session.late.contains(&ticket) {
+            return Err("a call that is not open began an answer".to_owned());
+        }
+        let streams = &mut session.endpoints.streams;
+        let (pipe, number, call) = streams.down(ticket, slot)?;
+        streams.by_slot.insert(u64::from(number), ticket);
+        let home: Arc<dyn Home> = Arc::clone(&streams.told) as _;
+        let answer = Answer::new(pipe.clone(), number, call, home);
+        // One that nobody waits for is over with the drop of the answer.
+        let Some(pending) = pending else { return Ok(()) };
+        let Caller::Request { conn, seq, meta } = &pending.caller else {
+            return Err("a WebSocket began an answer".to_owned());
+        };
+        let (conn, seq) = (*conn, *seq);
+        pending.begun = true;
+        pending.watched.get_or_insert(Watched::Answer(pipe));
+        let (head, framing, keep_alive, dropped) = begin_answer(meta, status, headers.iter(), length);
+        if dropped > 0 {
+            let name = &pending.hold.instance().manifest().name;
+            tracing::warn!("module {name}: {dropped} response header(s) that can't be sent were dropped");
+        }
+        streams.open.insert(ticket, Open { conn, seq });
+        out.push(Message::StreamBegin(Box::new(StreamBegin { conn, seq, head, framing, keep_alive, answer })));
+        Ok(())
+    }
+}

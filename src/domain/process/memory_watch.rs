@@ -1,0 +1,115 @@
+//! How large a process has become: memory, and mappings, of which the kernel allows a process a number.
+
+use super::instance::ProcessInstance;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+/// A process is not replaced for its size sooner.
+const AGE_MIN: Duration = Duration::from_secs(10);
+/// How often its memory is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(900);
+/// How often its mappings are counted, for which the kernel has to list them.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
+/// Default of `vm.max_map_count` (`Documentation/admin-guide/sysctl/vm.rst`).
+const MAPPINGS_MAX_DEFAULT: usize = 65_530;
+
+/// Watches the process in service.
+pub(super) struct MemoryWatch {
+    /// Resident bytes above those at the start that are too many; 0: none are.
+    limit_bytes: u64,
+    process: u64,
+    start_bytes: u64,
+    since: Instant,
+    looked: Instant,
+    counted: Instant,
+    mappings_max: usize,
+}
+
+impl MemoryWatch {
+    pub(super) fn new(limit_bytes: u64) -> Self {
+        let now = Instant::now();
+        let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+        let most = text.trim().parse().unwrap_or(MAPPINGS_MAX_DEFAULT);
+        let mappings_max = most / 4 * 3;
+        Self { limit_bytes, process: 0, start_bytes: 0, since: now, looked: now, counted: now, mappings_max }
+    }
+
+    /// `process` has come up.
+    pub(super) fn begin(&mut self, process: &ProcessInstance, now: Instant) {
+        self.process = process.number();
+        self.start_bytes = resident_bytes(process.pid()).unwrap_or(0);
+        (self.since, self.looked, self.counted) = (now, now, now);
+    }
+
+    /// Why `process` is too large, if it is; looks now and then only.
+    pub(super) fn look(&mut self, process: &ProcessInstance, now: Instant) -> Option<String> {
+        let early = now.duration_since(self.looked) < LOOK_EVERY || now.duration_since(self.since) < AGE_MIN;
+        if early || process.number() != self.process {
+            return None;
+        }
+        self.looked = now;
+        let grown = resident_bytes(process.pid()).unwrap_or(0).saturating_sub(self.start_bytes);
+        if self.limit_bytes > 0 && grown > self.limit_bytes {
+            return Some(format!(
+                "its memory has grown by {grown} bytes; the limit is {} (--module-rss-recycle-bytes)",
+                self.limit_bytes
+            ));
+        }
+        if now.duration_since(self.counted) < COUNT_EVERY {
+            return None;
+        }
+        self.counted = now;
+        let mappings = mappings(process.pid()).filter(|count| *count > self.mappings_max)?;
+        Some(format!("it has {mappings} mappings, and the kernel allows a third more"))
+    }
+}
+
+/// Resident memory of a process (`VmRSS` in proc(5)) without the bodies that it shares with the server (`RssShmem`): those
+/// come and go. `None` if it is gone.
+pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kib = |field: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some(kib("VmRSS:")?.saturating_sub(kib("RssShmem:").unwrap_or(0)) * 1024)
+}
+
+/// Mappings of a process: lines of `/proc/PID/maps`. `None` where the server may not read that.
+fn mappings(pid: u32) -> Option<usize> {
+    let mut file = std::fs::File::open(format!("/proc/{pid}/maps")).ok()?;
+    let (mut chunk, mut lines) = (vec![0; 64 * 1024], 0);
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => return Some(lines),
+            Ok(count) => lines += memchr::memchr_iter(b'\n', chunk.get(..count)?).count(),
+            Err(_) => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    /// A process that does nothing: this one grows and shrinks with the tests beside this one.
+    #[test]
+    fn the_size_of_a_process_is_seen() {
+        let (stdin, stdout) = (Stdio::piped(), Stdio::piped());
+        let mut child = Command::new("cat").stdin(stdin).stdout(stdout).spawn().unwrap();
+        child.stdin.as_mut().unwrap().write_all(b".").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let pid = child.id();
+        // The second number in proc(5)'s statm: resident pages.
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+        let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+        let (resident, expected) = (resident_bytes(pid).unwrap(), pages * rustix::param::page_size() as u64);
+        assert!(expected > 100_000 && resident.abs_diff(expected) < 1 << 20, "{resident} and {expected}");
+        assert!((10..1_000).contains(&mappings(pid).unwrap()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!((resident_bytes(pid), resident_bytes(u32::MAX)), (None, None));
+    }
+}

@@ -1,0 +1,324 @@
+//! The domains by name: a process for each, there as long as a module is in it.
+
+use super::domain::{Domain, DomainConfig};
+use super::remote::RemoteModule;
+use super::watch::{self, Seen};
+use crate::abi::manifest::Manifest;
+use crate::domain::inbox::Inbox;
+use crate::domain::sandbox::{self, User};
+use crate::domain::{DEFAULT_DOMAIN, DomainView, Host, Instance, LoadError, check_domain_name, inspect};
+use crate::net::Waker;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long an empty domain is kept: who removes a module and deploys another into the domain finds its process there.
+const EMPTY_KEPT: Duration = Duration::from_secs(2);
+/// How long the ends of all processes are waited for, if there is anything to be done after them.
+const END_WAIT: Duration = Duration::from_secs(5);
+/// How long a stop waits for the last words of the modules to be in the log.
+const PRINTED_WAIT: Duration = Duration::from_millis(500);
+/// How often domains are looked at while there is more than one.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The domains of a server. Dropping it leaves their processes; [`DomainRegistry::stop`] ends them.
+pub struct DomainRegistry {
+    shared: Arc<RegistryShared>,
+}
+
+/// What the keeper of empty domains shares.
+struct RegistryShared {
+    /// The configuration of [`DEFAULT_DOMAIN`], which the others have but for their identity and their scratch directory.
+    config: DomainConfig,
+    wakers: Vec<Arc<Waker>>,
+    domains_max: usize,
+    state: Mutex<RegistryState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct RegistryState {
+    entries: BTreeMap<String, Entry>,
+    /// The shards' inboxes, once there are any.
+    inboxes: Option<Vec<Arc<Inbox>>>,
+    stopping: bool,
+}
+
+/// A domain.
+struct Entry {
+    slot: Arc<DomainSlot>,
+    /// Loads under way: such a domain is not ended.
+    loading: usize,
+    /// Since when it is known to be empty.
+    empty_since: Option<Instant>,
+}
+
+/// The process of a domain, which the first module deployed into it starts.
+#[derive(Default)]
+struct DomainSlot {
+    process: OnceLock<Arc<Domain>>,
+    /// Held while it is started: that takes a moment, in which the other domains are not to wait.
+    starting: Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Entry {
+    fn new(slot: Arc<DomainSlot>) -> Self {
+        Self { slot, loading: 0, empty_since: None }
+    }
+
+    /// Whether no module is in it or on its way into it. Requests hold their module, so none is running either.
+    fn is_empty(&self) -> bool {
+        self.loading == 0 && self.slot.process.get().is_none_or(|process| process.modules() == 0)
+    }
+}
+
+impl DomainRegistry {
+    /// Starts the process of [`DEFAULT_DOMAIN`], with `config`, and waits until it is ready. `wakers` are those of the
+    /// shards. There will be at most `domains_max` domains, that one included.
+    ///
+    /// # Errors
+    /// The process could not be started.
+    pub fn start(config: DomainConfig, domains_max: usize, wakers: Vec<Arc<Waker>>) -> io::Result<Self> {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(RegistryShared { config, wakers, domains_max, state, changed });
+        let entry = Entry::new(Arc::default());
+        shared.process(DEFAULT_DOMAIN, &entry.slot).map_err(io::Error::other)?;
+        lock(&shared.state).entries.insert(DEFAULT_DOMAIN.to_owned(), entry);
+        let kept = Arc::clone(&shared);
+        thread::Builder::new().name("domains".to_owned()).spawn(move || kept.end_empty_ones())?;
+        let watched = Arc::clone(&shared);
+        thread::Builder::new().name("domain-watch".to_owned()).spawn(move || watched.watch())?;
+        Ok(Self { shared })
+    }
+
+    /// Names the shards' inboxes, in the order of their numbers, once.
+    pub fn attach(&self, inboxes: &[Arc<Inbox>]) {
+        // A process that is started meanwhile finds them here.
+        lock(&self.shared.state).inboxes = Some(inboxes.to_vec());
+        for (_, process) in self.shared.processes() {
+            process.attach(inboxes.to_vec());
+        }
+    }
+
+    /// Names the modules whose symbols others of the same domain can resolve from now on.
+    pub fn published<'a>(&self, instances: impl Iterator<Item = &'a Arc<dyn Instance>>) {
+        let mut by_domain: BTreeMap<&str, Vec<&Arc<dyn Instance>>> = BTreeMap::new();
+        for instance in instances {
+            if let Some(module) = instance.as_any().downcast_ref::<RemoteModule>() {
+                by_domain.entry(module.domain().name()).or_default().push(instance);
+            }
+        }
+        for (name, process) in self.shared.processes() {
+            process.published(by_domain.remove(name.as_str()).unwrap_or_default().into_iter());
+        }
+    }
+
+    /// Ends all processes. If they have cgroups, it waits a moment until these are removed.
+    pub fn stop(&self) {
+        lock(&self.shared.state).stopping = true;
+        self.shared.changed.notify_all();
+        for (_, process) in self.shared.processes() {
+            process.stop();
+        }
+        let until = Instant::now() + PRINTED_WAIT;
+        for (_, process) in self.shared.processes() {
+            process.wait_printed(until);
+        }
+        if let Some(cgroups) = &self.shared.config.cgroups {
+            cgroups.close(END_WAIT);
+        }
+    }
+}
+
+impl Host for DomainRegistry {
+    fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError> {
+        inspect::inspect(path, limit)
+    }
+
+    fn load(&self, path: &Path, domain: &str) -> Result<Arc<dyn Instance>, LoadError> {
+        self.check_domain(domain)?;
+        let slot = self.shared.enter(domain)?;
+        let loaded = self.shared.process(domain, &slot).and_then(|process| {
+            if let Some(user) = self.shared.config.policy.user {
+                let given = std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid));
+                given.map_err(|error| LoadError::Host(format!("{}: {error}", path.display())))?;
+            }
+            process.load(path)
+        });
+        self.shared.leave(domain);
+        loaded
+    }
+
+    fn check_domain(&self, domain: &str) -> Result<(), LoadError> {
+        check_domain_name(domain)
+    }
+
+    fn domains(&self) -> Vec<DomainView> {
+        self.shared.processes().into_iter().map(|(name, process)| view(name, &process)).collect()
+    }
+}
+
+fn view(name: String, process: &Domain) -> DomainView {
+    let status = process.status();
+    DomainView {
+        name,
+        pid: status.pid,
+        up_since: status.up_since,
+        modules: status.modules,
+        requests: process.identity().requests(),
+        restarts: status.restarts,
+        replacements: status.replacements,
+        resident_bytes: status.rss_bytes,
+        memory_limit: status.memory_limit,
+        last_crash: status.last_crash,
+    }
+}
+
+impl RegistryShared {
+    /// The domains that have a process.
+    fn processes(&self) -> Vec<(String, Arc<Domain>)> {
+        let state = lock(&self.state);
+        let started = |(name, entry): (&String, &Entry)| Some((name.clone(), Arc::clone(entry.slot.process.get()?)));
+        state.entries.iter().filter_map(started).collect()
+    }
+
+    /// Finds the domain `name`, or makes room for it; a load is under way there until [`RegistryShared::leave`].
+    fn enter(&self, name: &str) -> Result<Arc<DomainSlot>, LoadError> {
+        let mut state = lock(&self.state);
+        if state.stopping {
+            return Err(LoadError::Host("the server is shutting down".to_owned()));
+        }
+        if !state.entries.contains_key(name) {
+            if state.entries.len() >= self.domains_max && !state.end_one_empty() {
+                return Err(LoadError::DomainsMax { max: self.domains_max });
+            }
+            state.entries.insert(name.to_owned(), Entry::new(Arc::default()));
+            self.changed.notify_all();
+        }
+        let entry = state.entries.get_mut(name);
+        let entry = entry.ok_or_else(|| LoadError::Host(format!("domain {name} is gone")))?;
+        entry.loading += 1;
+        entry.empty_since = None;
+        Ok(Arc::clone(&entry.slot))
+    }
+
+    fn leave(&self, name: &str) {
+        let mut state = lock(&self.state);
+        if let Some(entry) = state.entries.get_mut(name) {
+            entry.loading = entry.loading.saturating_sub(1);
+            if entry.loading == 0 && entry.slot.process.get().is_none() {
+                state.entries.remove(name); // It could not be started.
+            }
+        }
+    }
+
+    /// The process of the domain `name`, started if it is not there.
+    fn process(&self, name: &str, slot: &DomainSlot) -> Result<Arc<Domain>, LoadError> {
+        let _starting = lock(&slot.starting);
+        if let Some(process) = slot.process.get() {
+            return Ok(Arc::clone(process));
+        }
+        let failed =
+            |error: io::Error| LoadError::Host(format!("the process of domain {name} can't be started: {error}"));
+        let config = self.config_of(name).map_err(failed)?;
+        let process = Arc::new(Domain::start(config, self.wakers.clone()).map_err(failed)?);
+        let _ = slot.process.set(Arc::clone(&process));
+        // Either these are there by now, or `attach` finds the process: the slot was set before this look.
+        let inboxes = lock(&self.state).inboxes.clone();
+        if let Some(inboxes) = inboxes {
+            process.attach(inboxes);
+        }
+        tracing::info!("domain {name} is there");
+        Ok(process)
+    }
+
+    /// Each domain has a scratch directory, a database and shared objects of its own, which the others can't reach.
+    fn config_of(&self, name: &str) -> io::Result<DomainConfig> {
+        let mut config = self.config.clone();
+        config.scratch = self.config.scratch.join(name);
+        make_owned(&config.scratch, config.policy.user)?;
+        config.policy.write.push(config.scratch.clone());
+        if let Some(dir) = self.config.domain_data.as_ref().filter(|_| name != DEFAULT_DOMAIN) {
+            let dir = dir.join(name);
+            make_owned(&dir, config.policy.user)?;
+            config.database = dir.join(format!("{name}.sqlite3"));
+        }
+        config.policy.write.extend(config.database.parent().map(Path::to_path_buf));
+        let objects = self.config.run_dir.join(name);
+        make_owned(&objects, config.policy.user)?;
+        config.policy.read.push(objects);
+        if name != config.identity.name() {
+            config.identity = config.identity.another(name);
+        }
+        Ok(config)
+    }
+
+    /// Looks at what the domains use, until the server stops.
+    fn watch(&self) {
+        let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+        let mut state = lock(&self.state);
+        while !state.stopping {
+            drop(state);
+            let processes = self.processes();
+            seen.retain(|name, _| processes.iter().any(|(there, _)| there == name));
+            for (name, process) in processes {
+                process.look(seen.entry(name).or_default());
+            }
+            state = lock(&self.state);
+            if !state.stopping {
+                state = self.changed.wait_timeout(state, watch::LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+
+    /// Ends domains that have been empty for a while, until the server stops.
+    fn end_empty_ones(&self) {
+        let mut state = lock(&self.state);
+        while !state.stopping {
+            state = if state.entries.len() > 1 {
+                self.changed.wait_timeout(state, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+            };
+            let now = Instant::now();
+            for entry in state.entries.values_mut() {
+                entry.empty_since = if entry.is_empty() { entry.empty_since.or(Some(now)) } else { None };
+            }
+            let is_over = |entry: &Entry| entry.empty_since.is_some_and(|since| now - since >= EMPTY_KEPT);
+            while state.end_one(is_over) {}
+        }
+    }
+}
+
+impl RegistryState {
+    /// Ends a domain that is empty at this moment.
+    fn end_one_empty(&mut self) -> bool {
+        self.end_one(Entry::is_empty)
+    }
+
+    /// Ends a domain for which `holds`, but never the default one. False: there is none.
+    fn end_one(&mut self, holds: impl Fn(&Entry) -> bool) -> bool {
+        let found = self.entries.iter().find(|(name, entry)| *name != DEFAULT_DOMAIN && holds(entry));
+        let Some(name) = found.map(|(name, _)| name.clone()) else { return false };
+        if let Some(process) = self.entries.remove(&name).and_then(|entry| entry.slot.process.get().cloned()) {
+            tracing::info!("domain {name} is ended: no module is left in it");
+            process.stop();
+        }
+        true
+    }
+}
+
+/// Makes the directory `dir` and all in it the modules' user's. Where a server that is root has its modules run as root
+/// without capabilities, that is root: an earlier start may have given the directory to another user.
+fn make_owned(dir: &Path, user: Option<User>) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let root = || sandbox::unprivileged().map(|_| User { uid: 0, gid: 0 });
+    user.or_else(root).map_or(Ok(()), |user| sandbox::hand_over(user, dir))
+}

@@ -1,0 +1,213 @@
+//! What a process writes to its standard output and error: lines for the server's log.
+//!
+//! Each line gets the target `module`, then the name of a module of the domain, or else that of the domain, and nothing in it
+//! is more than text, however it was written: a module can't make a line that looks like one of the server's or of another
+//! domain's. The process writes to a pipe of its own, which a thread copies. With the server's own descriptors it could cut
+//! the log short, overwrite it, or change how the server itself writes there.
+
+use super::lock;
+use super::relay;
+use super::shared::Shared;
+use crate::abi::visible::visible;
+use crate::domain::logbook::{self, Kind};
+use crossbeam::channel::{Receiver, bounded};
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+use tracing::Level;
+
+/// Longer lines are cut into several: modules' lines are cut far below (see `domain::output`).
+const LINE_BYTES_MAX: usize = 16 * 1024;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Whose lines they are.
+struct Whose {
+    domain: String,
+    /// Does not keep the domain.
+    shared: Weak<Shared>,
+}
+
+/// Starts the thread that copies what comes, at most `--module-output-bytes-max` in a second; more is dropped, and said to be.
+/// Returns where to write, and what is disconnected once all has been copied.
+pub(super) fn collect(shared: &Arc<Shared>) -> io::Result<(PipeWriter, Receiver<()>)> {
+    let (reader, writer) = io::pipe()?;
+    let (over, ended) = bounded(0);
+    let whose = Whose { domain: shared.name().to_owned(), shared: Arc::downgrade(shared) };
+    let bytes_max = shared.config.output_bytes_max;
+    thread::Builder::new().name("domain-output".to_owned()).spawn(move || {
+        copy(reader, &whose, bytes_max);
+        drop(over);
+    })?;
+    Ok((writer, ended))
+}
+
+fn copy(mut reader: PipeReader, whose: &Whose, bytes_max: usize) {
+    let mut lines = Lines::default();
+    let mut rate = Rate { bytes_max, since: Instant::now(), bytes: 0, dropped: 0, dropped_lines: 0 };
+    let mut chunk = [0; LINE_BYTES_MAX];
+    loop {
+        match reader.read(&mut chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => break,
+            Ok(count) => lines.add(chunk.get(..count).unwrap_or_default()),
+        }
+        print(&lines.take(), &mut rate, whose);
+    }
+    print(&lines.rest(), &mut rate, whose);
+    rate.tell(&whose.domain);
+}
+
+fn print(text: &[u8], rate: &mut Rate, whose: &Whose) {
+    if rate.since.elapsed() >= SECOND {
+        rate.tell(&whose.domain);
+        *rate = Rate { since: Instant::now(), bytes: 0, dropped: 0, dropped_lines: 0, ..*rate };
+    }
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        if rate.bytes + line.len() + 1 > rate.bytes_max {
+            rate.dropped += line.len() + 1;
+            rate.dropped_lines += 1;
+            continue;
+        }
+        rate.bytes += line.len() + 1;
+        whose.log(line);
+    }
+}
+
+impl Whose {
+    /// Logs a line that came from the process.
+    fn log(&self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line);
+        let line = line.trim_end_matches('\r');
+        let Some(found) = relay::decode(line) else {
+            return tracing::info!(target: "module", "{}", labelled(line, &self.domain));
+        };
+        let text = visible(found.text);
+        if !found.module.is_empty() && self.has_module(found.module) {
+            logbook::add(found.module, Kind::Printed, &text);
+            return tracing::info!(target: "module", "[{}] {text}", found.module);
+        }
+        let labelled = labelled(found.text, &self.domain);
+        let kind = match found.level {
+            Level::ERROR => {
+                tracing::error!(target: "module", "{labelled}");
+                Kind::Error
+            }
+            Level::WARN => {
+                tracing::warn!(target: "module", "{labelled}");
+                Kind::Warning
+            }
+            Level::INFO => {
+                tracing::info!(target: "module", "{labelled}");
+                Kind::Info
+            }
+            _ => return tracing::debug!(target: "module", "{labelled}"),
+        };
+        // What the process's own code says of a module.
+        if let Some(module) = text.strip_prefix("module ").and_then(|rest| self.module_at(rest)) {
+            logbook::add(&module, kind, &text);
+        }
+    }
+
+    fn has_module(&self, name: &str) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_some_and(|shared| lock(&shared.modules).values().any(|module| module.name == name))
+    }
+
+    /// The module of the domain whose name `text` begins with.
+    fn module_at(&self, text: &str) -> Option<String> {
+        let shared = self.shared.upgrade()?;
+        let modules = lock(&shared.modules);
+        logbook::about(text, modules.values().map(|module| &module.name)).cloned()
+    }
+}
+
+/// `text`, as far as it is more than that, under the name of its domain.
+fn labelled(text: &str, domain: &str) -> String {
+    format!("domain {domain} | {}", visible(text))
+}
+
+/// What was printed within a second.
+struct Rate {
+    bytes_max: usize,
+    since: Instant,
+    bytes: usize,
+    dropped: usize,
+    dropped_lines: usize,
+}
+
+impl Rate {
+    fn tell(&self, domain: &str) {
+        if self.dropped > 0 {
+            tracing::warn!(
+                "{} lines ({} bytes) that domain {domain} printed are dropped: more than {} bytes in a second \
+                 (--module-output-bytes-max)",
+                self.dropped_lines,
+                self.dropped,
+                self.bytes_max
+            );
+        }
+    }
+}
+
+/// Whole lines of what comes in pieces.
+#[derive(Default)]
+struct Lines {
+    bytes: Vec<u8>,
+}
+
+impl Lines {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The lines that are complete; one that is too long is, too.
+    fn take(&mut self) -> Vec<u8> {
+        let end = self.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let mut lines: Vec<u8> = self.bytes.drain(..end).collect();
+        if self.bytes.len() >= LINE_BYTES_MAX {
+            lines.append(&mut self.rest());
+        }
+        lines
+    }
+
+    /// What is left, as a line.
+    fn rest(&mut self) -> Vec<u8> {
+        let mut rest = std::mem::take(&mut self.bytes);
+        if !rest.is_empty() {
+            rest.push(b'\n');
+        }
+        rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_its_domain_and_is_one_line() {
+        let text = labelled("\x1b[2J2026-01-01 ERROR forged\rx", "a");
+        assert_eq!(text, "domain a | \\u{1b}[2J2026-01-01 ERROR forged\\rx");
+    }
+
+    #[test]
+    fn lines_stay_whole_and_have_an_end() {
+        let mut lines = Lines::default();
+        lines.add(b"one\ntw");
+        assert_eq!(lines.take(), b"one\n");
+        lines.add(b"o");
+        assert_eq!(lines.take(), b"");
+        lines.add(b"\nthree");
+        assert_eq!(lines.take(), b"two\n");
+        for _ in 0..3 {
+            lines.add(&[b'x'; LINE_BYTES_MAX]);
+            let taken = lines.take();
+            assert!(taken.len() <= 2 * LINE_BYTES_MAX + 1 && taken.ends_with(b"x\n"), "{}", taken.len());
+        }
+        assert_eq!(lines.rest(), b"");
+        lines.add(b"end");
+        assert_eq!(lines.rest(), b"end\n");
+    }
+}

@@ -1,0 +1,93 @@
+//! Request bodies: how large one may be, and what all of a shard's may take.
+
+use super::Shard;
+use super::conn::Conn;
+use super::requests::Origin;
+use super::server_response::ServerAnswer;
+use crate::abi::manifest::RouteDecl;
+use crate::module::table::RouteMatch;
+use crate::net::Connections;
+use crate::proto::http1::{Method, RequestView};
+
+impl Shard {
+    /// Most bytes that the body of this request may have, said when its head has been read; or the answer to give
+    /// instead of reading it.
+    pub(super) fn body_limit(
+        &self,
+        origin: &Origin,
+        view: &RequestView<'_>,
+        announced: Option<usize>,
+    ) -> Result<usize, ServerAnswer> {
+        let limit = if !origin.is_for_server(view.path()) {
+            self.module_body_limit(view)
+        } else if view.path() == b"/healthz" || view.method() == Method::Options {
+            // Everybody may ask that.
+            self.limits.body_bytes_max
+        } else {
+            // Who may not ask need not send.
+            self.admin.admit(view, origin.client)?;
+            self.limits.own_body_bytes_max
+        };
+        match announced {
+            Some(length) if length > limit => {
+                if origin.is_for_server(view.path()) {
+                    self.admin.too_large(view, origin.client, limit);
+                    Err(own_too_large(limit))
+                } else {
+                    Err(too_large(limit))
+                }
+            }
+            _ => Ok(limit),
+        }
+    }
+
+    fn module_body_limit(&self, view: &RequestView<'_>) -> usize {
+        let table = self.snapshot.table();
+        let routes = |module: usize| table.modules().get(module).map(|module| module.manifest().routes.as_slice());
+        let limit = |route: &RouteDecl| self.limits.route_body_bytes_max(route);
+        let found = match table.route(view.method().as_str(), view.path()) {
+            RouteMatch::Found { module, route } => routes(module).and_then(|routes| routes.get(route)).map(limit),
+            // Which route it will be is known after the swap, and looked at again then.
+            RouteMatch::Held { module } => routes(module).and_then(|routes| routes.iter().map(limit).max()),
+            _ => None,
+        };
+        found.unwrap_or(self.limits.body_bytes_max)
+    }
+
+    /// Counts what has arrived of a body that is not complete. Too much of all together: this connection is answered 503.
+    pub(super) fn gather(&mut self, connections: &mut Connections, conn: &mut Conn) {
+        self.ungather(conn);
+        conn.gathered = conn.decoder.gathered();
+        self.gathered_bytes += conn.gathered;
+        if self.gathered_bytes > self.limits.bodies_bytes_max {
+            self.stats.overloaded();
+            let answer = ServerAnswer::text(503, "too many request bodies at once\n").with("Retry-After", "1");
+            let head_only = conn.decoder.refused_head(&[]);
+            self.answer_last(connections, conn, &answer, head_only);
+        }
+    }
+
+    /// The body of `conn` is complete, or will never be.
+    pub(super) fn ungather(&mut self, conn: &mut Conn) {
+        self.gathered_bytes = self.gathered_bytes.saturating_sub(std::mem::take(&mut conn.gathered));
+    }
+}
+
+/// RFC 9110 §15.5.14
+pub(super) fn too_large(limit: usize) -> ServerAnswer {
+    ServerAnswer::text(
+        413,
+        format!(
+            "the body is larger than {limit} bytes; a route takes more with CWEB_BODY_MIB(n) in its flags, up to the \
+             operator's --route-body-bytes-max, and all routes with --body-bytes-max\n"
+        ),
+    )
+}
+
+/// The same of a request for one of the server's own paths.
+fn own_too_large(limit: usize) -> ServerAnswer {
+    ServerAnswer::text(
+        413,
+        format!("the body is larger than {limit} bytes; the operator allows more with --mgnt-body-bytes-max\n"),
+    )
+}

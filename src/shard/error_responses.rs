@@ -1,0 +1,62 @@
+//! Requests that are refused: those that nobody serves, and those whose body is not wanted.
+
+use super::Shard;
+use super::conn::{Conn, Serves};
+use super::requests::Origin;
+use super::server_response::ServerAnswer;
+use crate::module::table::RouteMatch;
+use crate::net::Connections;
+use crate::proto::http1::{CONTINUE, Method, RequestView};
+
+/// The answer to a request for a module on an address that is the server's own.
+pub(super) fn no_modules_here() -> ServerAnswer {
+    ServerAnswer::text(
+        404,
+        "no modules are served here: this address is for /mgnt, /jobs and /metrics (--admin-listen)\n",
+    )
+}
+
+impl Shard {
+    /// The answer to a request that no module's route matches; `found` is why.
+    pub(super) fn unserved(&self, view: &RequestView<'_>, found: RouteMatch) -> ServerAnswer {
+        match found {
+            _ if view.method() == Method::Options => ServerAnswer { status: 200, ..ServerAnswer::default() },
+            RouteMatch::MethodNotAllowed { allow } => {
+                ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
+            }
+            _ if self.snapshot.table().websocket(view.path()).is_some() => {
+                ServerAnswer::text(426, "this path is a WebSocket\n").with("Upgrade", "websocket")
+            }
+            _ => ServerAnswer::text(404, "no module serves this path\n"),
+        }
+    }
+
+    /// The client waits before it sends the body of `view`. The final answer, if that is known without the body because
+    /// nobody serves the request: it leaves at once instead of 100 (RFC 9110 §10.1.1).
+    pub(super) fn unserved_early(&self, origin: &Origin, view: &RequestView<'_>) -> Option<ServerAnswer> {
+        if origin.is_for_server(view.path()) {
+            return None;
+        }
+        if origin.serves == Serves::Admin {
+            return Some(no_modules_here());
+        }
+        if view.method() == Method::Options {
+            return None;
+        }
+        match self.snapshot.table().route(view.method().as_str(), view.path()) {
+            RouteMatch::Found { .. } | RouteMatch::Held { .. } => None,
+            found => Some(self.unserved(view, found)),
+        }
+    }
+
+    /// Sends `100 Continue` to a client that waits for it, once no earlier answer is owed: it may not overtake one.
+    pub(super) fn send_continue(connections: &mut Connections, conn: &mut Conn) {
+        if conn.continue_owed
+            && conn.slots.is_empty()
+            && let Some(outbox) = connections.outbox(conn.id)
+        {
+            conn.continue_owed = false;
+            outbox.push(CONTINUE);
+        }
+    }
+}
