@@ -578,7 +578,7 @@ fn a_replay_that_leaves_at_once_goes_on() {
 #[test]
 fn a_slow_reader_gets_everything_and_holds_up_nobody() {
     // On a busy machine the job takes longer than a client may read nothing and answer no ping.
-    let server = with(&["--job-workers", "2", "--write-timeout-ms", "600000", "--ws-ping-interval-ms", "0"]);
+    let server = with(&["--job-workers", "2", "--write-timeout-ms", "600000", "--ws-pong-timeout-ms", "600000"]);
     let uuid = run(&server, "count", &json!({"n": 20000, "pad": 400}));
     let mut slow = server.websocket(&format!("/jobs/ws?id={uuid}"));
     slow.read().unwrap();

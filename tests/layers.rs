@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 /// Each room of `src`, with the rooms it may import. A room is a folder or a file directly below `src`.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("proto", &[]),
-    ("numbered", &[]),
-    ("service", &[]),
+    ("id_map", &[]),
+    ("sd_notify", &[]),
     ("net", &["proto"]),
     ("jobs", &["domain"]),
     ("abi", &["proto", "jobs"]),
-    ("domain", &["abi", "jobs", "net", "numbered", "proto"]),
+    ("domain", &["abi", "jobs", "net", "id_map", "proto"]),
     ("module", &["abi", "domain", "jobs", "net"]),
-    ("shard", &["abi", "admin", "domain", "jobs", "module", "net", "numbered", "proto"]),
+    ("shard", &["abi", "admin", "domain", "jobs", "module", "net", "id_map", "proto"]),
     ("admin", &["domain", "jobs", "module", "net", "proto", "shard"]),
     ("config", &["net", "proto"]),
-    ("server", &["abi", "admin", "config", "domain", "jobs", "module", "net", "proto", "service", "shard"]),
+    ("server", &["abi", "admin", "config", "domain", "jobs", "module", "net", "proto", "sd_notify", "shard"]),
     ("cli", &["abi", "admin", "config", "domain", "module", "net", "server"]),
     ("lib", &[]),
     ("main", &[]),
@@ -34,7 +34,7 @@ const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 80;
 
 /// Files that were longer when the limit came, with their length then: they may shrink, not grow.
-const LONG_FILES: &[(&str, usize)] = &[("src/net/monoio_driver.rs", 619)];
+const LONG_FILES: &[(&str, usize)] = &[];
 
 /// Functions that were longer, likewise: one statement for each setting.
 const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[("src/config.rs", "with_defaults(args:", 110)];

@@ -214,7 +214,7 @@ impl Control {
         for number in 0..workers {
             let (control, queue) = (Arc::clone(&control), queue.clone());
             let run = move || {
-                queue.iter().take_while(|job| !matches!(job, DeployTask::Stop)).for_each(|job| control.work(job))
+                queue.iter().take_while(|job| !matches!(job, DeployTask::Stop)).for_each(|job| control.work(job));
             };
             threads.push(crate::domain::module_thread(format!("deploy-{number}")).spawn(run)?);
         }

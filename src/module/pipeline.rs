@@ -38,7 +38,7 @@ impl DeployTask {
         match self {
             DeployTask::Deploy { reply, .. } | DeployTask::Rollback { reply, .. } => reply(Err(error)),
             DeployTask::Remove { reply, .. } | DeployTask::Restart { reply, .. } | DeployTask::Change { reply, .. } => {
-                reply(Err(error))
+                reply(Err(error));
             }
             DeployTask::Ask { reply, .. } => reply(Err(error)),
             DeployTask::Stop => {}

@@ -26,8 +26,8 @@ const LIVE_UNSENT_BYTES_MAX: usize = 1024 * 1024;
 const REPLAY_UNSENT_BYTES_MAX: usize = 64 * 1024;
 /// Between two signs of life.
 const HEARTBEAT_MS: u64 = 15_000;
-/// How long a peer may take to answer our close frame, which may stand behind megabytes that the kernel still holds for it;
-/// and how long while the server stops.
+/// How long a peer may take to answer our close frame once the kernel has that, behind megabytes perhaps that the peer has not
+/// read; and how long while the server stops.
 const CLOSE_WAIT_MS: u64 = 30_000;
 const CLOSE_WAIT_DRAINING_MS: u64 = 2_000;
 /// Largest message a watcher may send; none is expected.
@@ -414,6 +414,10 @@ impl Shard {
         let close_wait_ms = if self.draining { CLOSE_WAIT_DRAINING_MS } else { CLOSE_WAIT_MS };
         for stream in self.streams.states.values_mut() {
             if stream.mode == Mode::Ending {
+                if connections.unsent(stream.conn) > 0 {
+                    // The time limit for writing is what bounds this.
+                    stream.ending_since_ms = now_ms;
+                }
                 if now_ms.saturating_sub(stream.ending_since_ms) > close_wait_ms {
                     connections.close(stream.conn);
                 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs)] // Each test file uses its part.
 
+pub mod compilations;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
@@ -55,6 +57,7 @@ impl Server {
     }
 
     fn run(mut command: Command, dir: &Arc<tempfile::TempDir>, args: &[&str], env: &[(&str, &str)]) -> Self {
+        compilations::give_to(dir.path());
         let mut child = command
             .args(["serve", "--port", "0", "--data-dir"])
             .arg(dir.path())
@@ -223,6 +226,7 @@ impl Drop for Server {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        compilations::take_from(self.dir.path());
     }
 }
 

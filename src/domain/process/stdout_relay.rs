@@ -7,7 +7,7 @@
 
 use super::lock;
 use super::relay;
-use super::shared::Shared;
+use super::shared::DomainShared;
 use crate::abi::visible::visible;
 use crate::domain::logbook::{self, Kind};
 use crossbeam::channel::{Receiver, bounded};
@@ -25,12 +25,12 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Whose {
     domain: String,
     /// Does not keep the domain.
-    shared: Weak<Shared>,
+    shared: Weak<DomainShared>,
 }
 
 /// Starts the thread that copies what comes, at most `--module-output-bytes-max` in a second; more is dropped, and said to be.
 /// Returns where to write, and what is disconnected once all has been copied.
-pub(super) fn collect(shared: &Arc<Shared>) -> io::Result<(PipeWriter, Receiver<()>)> {
+pub(super) fn collect(shared: &Arc<DomainShared>) -> io::Result<(PipeWriter, Receiver<()>)> {
     let (reader, writer) = io::pipe()?;
     let (over, ended) = bounded(0);
     let whose = Whose { domain: shared.name().to_owned(), shared: Arc::downgrade(shared) };

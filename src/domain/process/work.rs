@@ -201,7 +201,7 @@ impl DomainRunner {
         let used = self.executor.finish_stream(result.is_ok());
         match (result.and_then(|()| fits.then_some(()).ok_or_else(too_large)), lent) {
             (Ok(()), _) if used != Used::Whole => {
-                say(responses, |record| wire::stream_returned(record, ticket, ran_us()))
+                say(responses, |record| wire::stream_returned(record, ticket, ran_us()));
             }
             (Ok(()), _) if declined => responses.send(fixed, &[]),
             (Ok(()), _) if file.is_some() => send_file(responses, ticket, fixed, file.as_ref()),

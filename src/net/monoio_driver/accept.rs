@@ -1,6 +1,7 @@
 //! Accepting connections, one task a listener.
 
-use super::{Failing, SharedCore, Stream, connection, until_tick};
+use super::connection::{Stream, connection};
+use super::{Failing, SharedCore, until_tick};
 use crate::net::listener::Peer;
 use crate::net::tls::Acceptor;
 use crate::net::{Application, sys};

@@ -1,0 +1,168 @@
+//! The task of one connection: receives until it ends.
+
+use super::{DISCARDED_BYTES_MAX, Received, SharedCore};
+use crate::net::connections::{ConnId, Connections};
+use crate::net::listener::Peer;
+use crate::net::tls::Acceptor;
+use crate::net::{Application, CloseReason, sys};
+use monoio::net::{TcpStream, UnixStream};
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+use std::task::Poll;
+
+/// A connected socket. Both waits may be under way at once.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Waits until something can be received, the peer's end and errors included.
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable(false).await,
+            Self::Unix(stream) => stream.readable(false).await,
+        }
+    }
+
+    /// Waits until something can be sent, or nothing ever will.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable(false).await,
+            Self::Unix(stream) => stream.writable(false).await,
+        }
+    }
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+}
+
+/// Receives on one connection until it ends.
+pub(super) fn connection<A: Application + 'static>(
+    core: SharedCore<A>,
+    stream: Stream,
+    peer: &Peer,
+    acceptor: Option<&Acceptor>,
+    number: usize,
+) -> impl Future<Output = ()> + use<A> {
+    let stream = Rc::new(stream);
+    let conn = {
+        let mut state = core.borrow_mut();
+        let conn = state.connections.insert(stream.as_raw_fd());
+        state.set_socket(conn, Some(Rc::clone(&stream)));
+        let secured = acceptor.is_none_or(|acceptor| state.connections.secure(conn, acceptor));
+        if state.event(Some(conn), |app, connections| app.accepted(connections, conn, peer, number)) == Some(false) {
+            state.connections.close(conn);
+        }
+        if !secured {
+            state.connections.abort(conn);
+        }
+        conn
+    };
+    let has_handshake = acceptor.is_some();
+    async move {
+        let reason = receive(&core, &stream, conn, has_handshake).await;
+        let mut state = core.borrow_mut();
+        let reason = state.connections.close_reason(conn, reason);
+        state.event(None, |app, connections| app.closed(connections, conn, reason));
+        state.connections.remove(conn);
+        state.set_socket(conn, None);
+        if Rc::strong_count(&stream) > 1 {
+            // Ends the wait for room in it.
+            sys::shutdown(stream.as_raw_fd(), std::net::Shutdown::Both);
+        }
+        // The last owner of `stream` closes its descriptor after this, when no entry names it any more.
+    }
+}
+
+async fn receive<A: Application + 'static>(
+    core: &SharedCore<A>,
+    stream: &Stream,
+    conn: ConnId,
+    has_handshake: bool,
+) -> CloseReason {
+    let mut discarded = 0;
+    loop {
+        poll_fn(|cx| match core.borrow_mut().connections.poll_reading(conn, cx.waker()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+        let received = match stream.readable().await {
+            Ok(()) => {
+                if has_handshake {
+                    handshake_turn(core, conn).await;
+                }
+                core.borrow_mut().take(stream.as_raw_fd(), conn)
+            }
+            Err(error) => Err(error),
+        };
+        match received {
+            Ok(Received::Delivered) => {}
+            Ok(Received::Discarded(count)) => {
+                discarded += count;
+                if discarded > DISCARDED_BYTES_MAX {
+                    // Not closed at once: that would make the kernel reset the connection before the peer has read the
+                    // answer. Its window fills up instead, until the time for lingering is over.
+                    until(core, conn, Connections::is_aborted).await;
+                    return CloseReason::Application;
+                }
+            }
+            Ok(Received::End) => {
+                // The peer has sent FIN; wait until the application is through with its answers.
+                until(core, conn, Connections::is_finished).await;
+                return CloseReason::Peer;
+            }
+            Err(error) if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].contains(&error.kind()) => {}
+            Err(error) => return CloseReason::Error(error.raw_os_error().unwrap_or(libc::EIO)),
+        }
+    }
+}
+
+/// Waits, if what has arrived on `conn` belongs to a handshake, until that may take its step.
+async fn handshake_turn<A: Application + 'static>(core: &SharedCore<A>, conn: ConnId) {
+    let mut place: Option<Rc<Cell<bool>>> = None;
+    poll_fn(|cx| {
+        let mut state = core.borrow_mut();
+        // It may have been closed while it waited.
+        if !state.connections.is_handshaking(conn) {
+            return Poll::Ready(());
+        }
+        if place.is_none() {
+            place = state.handshake_scheduler.enter(cx.waker());
+            if place.is_none() {
+                return Poll::Ready(());
+            }
+            // The end of this batch sees to the next turn.
+            state.delivered();
+        }
+        if place.as_ref().is_some_and(|place| place.get()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Waits until `reached` says so of a connection on its way out.
+async fn until<A: Application + 'static>(
+    core: &SharedCore<A>,
+    conn: ConnId,
+    reached: fn(&Connections, ConnId) -> bool,
+) {
+    poll_fn(|cx| {
+        let mut state = core.borrow_mut();
+        if reached(&state.connections, conn) {
+            return Poll::Ready(());
+        }
+        state.connections.watch(conn, cx.waker());
+        Poll::Pending
+    })
+    .await;
+}
