@@ -45,7 +45,9 @@ pub(super) fn start(filter: EnvFilter) {
 /// whatever the server's own log leaves out.
 pub(super) fn start_inherited() {
     let filter = filter(false).unwrap_or_default();
-    let filter = match "module=info".parse() {
+    let asked = std::env::var("CWEB_LOG").unwrap_or_default();
+    let is_detailed = asked.contains("debug") || asked.contains("trace");
+    let filter = match if is_detailed { "module=debug" } else { "module=info" }.parse() {
         Ok(directive) => filter.add_directive(directive),
         Err(_) => filter,
     };

@@ -23,6 +23,7 @@ use crate::abi::files::mounted;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, ThreadGuard};
 use crate::abi::handed::Thing;
+use crate::abi::host;
 use crate::abi::job;
 use crate::abi::manifest::{Manifest, Mount, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
@@ -112,6 +113,7 @@ impl InProcess {
             Box::new(move |name, work| run_work(known.number(name), name, work)),
         )?;
         guard::capture_output(output::sink)?;
+        host::set_log(output::said);
         let context = Arc::new(context);
         let for_events = Arc::clone(&context);
         events::set_host(events::Host {

@@ -9,6 +9,7 @@ static int say(struct cweb_context *ctx, http_request_t *req, http_response_t *r
     (void)ctx;
     const char *text = http_kv_get(req->params, "text");
     printf("said %s\n", text != NULL ? text : "nothing");
+    cweb_log(CWEB_LOG_WARN, "warned of %s", text != NULL ? text : "nothing");
     return cweb_respond(res, 200, "text/plain", "done");
 }
 

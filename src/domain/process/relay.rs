@@ -41,9 +41,14 @@ pub(super) fn decode(line: &str) -> Option<Relayed<'_>> {
     Some(Relayed { level: level.parse().ok()?, module, text })
 }
 
-/// Logs what `module` has printed.
-pub(in crate::domain) fn printed(module: &str, text: &str) {
-    tracing::info!(target: "module", module, "{text}");
+/// Logs what `module` has printed or logged.
+pub(in crate::domain) fn said(module: &str, level: Level, text: &str) {
+    match level {
+        Level::ERROR => tracing::error!(target: "module", module, "{text}"),
+        Level::WARN => tracing::warn!(target: "module", module, "{text}"),
+        Level::INFO => tracing::info!(target: "module", module, "{text}"),
+        _ => tracing::debug!(target: "module", module, "{text}"),
+    }
 }
 
 /// The format of the log in the process of a domain.

@@ -10,6 +10,7 @@ use super::relay;
 use super::shared::DomainShared;
 use crate::abi::visible::visible;
 use crate::domain::logbook::{self, Kind};
+use crate::domain::output;
 use crossbeam::channel::{Receiver, bounded};
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::sync::{Arc, Weak};
@@ -83,10 +84,8 @@ impl Whose {
         let Some(found) = relay::decode(line) else {
             return tracing::info!(target: "module", "{}", labelled(line, &self.domain));
         };
-        let text = visible(found.text);
         if !found.module.is_empty() && self.has_module(found.module) {
-            logbook::add(found.module, Kind::Printed, &text);
-            return tracing::info!(target: "module", "[{}] {text}", found.module);
+            return output::logged(found.module, found.level, found.text);
         }
         let labelled = labelled(found.text, &self.domain);
         let kind = match found.level {
@@ -105,6 +104,7 @@ impl Whose {
             _ => return tracing::debug!(target: "module", "{labelled}"),
         };
         // What the process's own code says of a module.
+        let text = visible(found.text);
         if let Some(module) = text.strip_prefix("module ").and_then(|rest| self.module_at(rest)) {
             logbook::add(&module, kind, &text);
         }
