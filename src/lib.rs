@@ -6,15 +6,18 @@
 //! | --- | --- |
 //! | [`cli`] | one thin command a file: serve, deploy, modules, new, dev |
 //! | [`server`] | starts and stops the threads in order |
-//! | [`service`] | what the service manager is told: ready, stopping, alive |
+//! | [`sd_notify`] | what the service manager is told: ready, stopping, alive |
 //! | [`admin`] | the server's own paths: `/mgnt`, `/healthz`, `/metrics`; auth and CORS |
 //! | [`shard`] | one pinned thread each: connection table, dispatch, inbox, timers |
+//! | [`server_response`], [`shard_stats`] | answers of the server's own, and the counters of a shard |
 //! | [`module`] | source → compile → cache → load → table → generations → persistence |
 //! | [`domain`] | where handlers execute: executors, the fault guard |
 //! | [`abi`] | the `repr(C)` mirror of `include/` and the services modules call |
 //! | [`net`] | the reactor seam and its drivers; listeners |
 //! | [`proto`] | sans-IO protocol machines: HTTP/1.1, forms, WebSocket |
-//! | [`numbered`] | maps by numbers of the server's own |
+//! | [`id_map`] | maps by numbers of the server's own |
+//! | [`logbook`] | the last lines of each module |
+//! | [`threads`] | threads that may run module code |
 //! | [`config`] | flags, environment and `cweb.toml` into one validated [`config::Config`] |
 
 pub mod abi;
@@ -27,9 +30,13 @@ pub mod domain;
 pub mod fuzzing;
 pub mod id_map;
 pub mod jobs;
+pub mod logbook;
 pub mod module;
 pub mod net;
 pub mod proto;
 pub mod sd_notify;
 pub mod server;
+pub mod server_response;
 pub mod shard;
+pub mod shard_stats;
+pub mod threads;

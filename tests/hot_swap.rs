@@ -100,6 +100,7 @@ fn six_hundred_swaps_leave_no_memory_and_no_mapping() {
     (0..600).for_each(swap);
     support::eventually("old versions are unmapped", || server.mapped_modules().len() == 1);
     let after = server.memory_kib("VmRSS");
+    println!("from {before} to {after} KiB");
     assert!(after < before + 4096, "grew from {before} to {after} KiB");
     let files = std::fs::read_dir(server.dir.path().join("modules/.run/default")).unwrap().count();
     assert_eq!(files, 1);

@@ -385,7 +385,7 @@ unsafe extern "C" fn log(module: *const c_void, level: c_int, message: *const c_
             _ => Level::DEBUG,
         };
         if let Some(log) = LOG.get() {
-            log(&name, level, line);
+            log(name, level, line);
         }
     }
 }

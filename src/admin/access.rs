@@ -6,7 +6,7 @@ use super::keys::{KeySource, Keys, KeysError, Scopes};
 use super::site::{self, Doubt};
 use crate::net::Peer;
 use crate::proto::http1::{Method, RequestView};
-use crate::shard::ServerAnswer;
+use crate::server_response::ServerAnswer;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

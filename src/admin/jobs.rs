@@ -1,4 +1,4 @@
-//! `/jobs`: submit, look up, list, cancel, delete. The streams of events are the shard's ([`crate::shard`]).
+//! `/jobs`: submit, look up, list, cancel, delete. The streams of events are the shard's.
 
 use super::audit::Actor;
 use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, JobState, StoreError};
@@ -6,7 +6,7 @@ use crate::jobs::{Accepted, CancelOutcome, JobFrame, Jobs, SubmitError};
 use crate::jobs::{RequestError, json_text};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
-use crate::shard::{Reply, ServerAnswer};
+use crate::server_response::{Reply, ServerAnswer};
 use serde_json::{Value, json};
 
 /// Rows of a list, unless `limit` says otherwise.

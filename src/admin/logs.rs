@@ -1,10 +1,10 @@
 //! `GET /mgnt/NAME/logs`: the last lines of a module. The stream of them is the shard's ([`crate::shard`]).
 
 use super::mgnt::decoded;
-use crate::domain::logbook::{self, From, Line};
+use crate::logbook::{self, From, Line};
 use crate::proto::form;
 use crate::proto::http1::RequestView;
-use crate::shard::ServerAnswer;
+use crate::server_response::ServerAnswer;
 use serde_json::{Value, json};
 
 /// Lines that an answer or a stream begins with, unless the client says otherwise.

@@ -9,7 +9,7 @@ use crate::module::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
 use crate::module::project::Posted;
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
-use crate::shard::{Reply, ServerAnswer};
+use crate::server_response::{Reply, ServerAnswer};
 
 /// Serves one request on `/mgnt` or below it.
 pub(super) fn handle(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, reply: Reply) {

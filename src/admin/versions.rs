@@ -9,7 +9,7 @@ use crate::module::history::{Found, Query};
 use crate::module::settings::{Change, Kind};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
-use crate::shard::{Reply, ServerAnswer};
+use crate::server_response::{Reply, ServerAnswer};
 
 /// The module and the question in a path below `/mgnt/`.
 fn question(path: &[u8]) -> (&[u8], Query) {

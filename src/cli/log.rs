@@ -1,7 +1,7 @@
 //! The log of the server, and of the processes that belong to it.
 
-use crate::domain::logbook::{self, Kind};
 use crate::domain::process::relay::RelayFormat;
+use crate::logbook::{self, Kind};
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::IsTerminal;

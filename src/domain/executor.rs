@@ -6,7 +6,7 @@
 //! every one), more of them while handlers block, so that slow handlers overlap.
 
 use super::call::Call;
-use super::sched::module_thread;
+use crate::threads::module_thread;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use crossbeam::queue::SegQueue;
 use std::sync::Arc;

@@ -118,7 +118,7 @@ impl InProcess {
         let for_events = Arc::clone(&context);
         events::set_host(events::Host {
             run: Box::new(move |owner, callback| run_callback(&for_events, owner, callback)),
-            thread: super::module_thread,
+            thread: crate::threads::module_thread,
         });
         stream::set_streams(Box::new(detached::All));
         Ok(Self { context, symbols })

@@ -12,7 +12,6 @@ mod files;
 pub mod in_process;
 pub mod inbox;
 pub mod inspect;
-pub mod logbook;
 mod output;
 pub mod process;
 pub mod ring;
@@ -26,7 +25,6 @@ mod view;
 pub use compress::{CodingSettings, set_codings};
 use fault::NoAnswer;
 pub use inspect::Inspection;
-pub use sched::module_thread;
 pub use view::{DomainView, MemoryLimit};
 
 use crate::abi::manifest::Manifest;

@@ -3,9 +3,9 @@
 //! The C side replaces `stdout` and `stderr` by streams that call [`sink`] on the printing thread, so the thread
 //! itself knows whose output it is.
 
-use super::logbook::{self, Kind};
 use super::process::relay;
 use crate::abi::visible::visible;
+use crate::logbook::{self, Kind};
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void};
 use tracing::Level;

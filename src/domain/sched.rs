@@ -1,15 +1,4 @@
-//! Threads that run module code: how much stack they have, where they may run, and how eagerly.
-
-use std::thread;
-
-/// Stack of every thread that runs module code: what a thread of a C program has, so that locals of some MiB fit. Only
-/// pages that were touched take memory.
-const MODULE_STACK_BYTES: usize = 8 * 1024 * 1024;
-
-/// Begins a thread that may run module code.
-pub fn module_thread(name: impl Into<String>) -> thread::Builder {
-    thread::Builder::new().name(name.into()).stack_size(MODULE_STACK_BYTES)
-}
+//! Threads that run module code: where they may run, and how eagerly.
 
 /// Makes the calling thread a background one: it may run on `cores` (anywhere if empty) and gives way to the
 /// shards and companions (`nice` 5), so that CPU-bound handlers don't delay the reactors.

@@ -2,13 +2,14 @@
 
 use super::active::ActiveJob;
 use super::lifecycle::timeout_text;
+use super::notice::{Notice, now_ms};
 use super::schedule::Schedule;
 use super::store::{Change, JobState, Writer};
 use super::worker::Workers;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// How long a run that was told to end may go on before its worker is given up and replaced.
 const GRACE: Duration = Duration::from_secs(5);
@@ -18,32 +19,6 @@ const ABANDONED_MAX: usize = 64;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Jobs deleted in one transaction.
 const SWEEP_JOBS_MAX: u32 = 500;
-
-/// What the dispatcher is told.
-pub(super) enum Notice {
-    /// The job waits, not to run before this time.
-    Ready { job: Arc<ActiveJob>, run_at_ms: i64 },
-    /// The job was canceled, waiting or running.
-    Canceled(Arc<ActiveJob>),
-    /// Its code begins to run.
-    Began(Arc<ActiveJob>),
-    /// A worker is done with the job; it is to run again at that time, or never.
-    Ended { job: Arc<ActiveJob>, retry_at_ms: Option<i64> },
-    /// A worker that was given up has come back.
-    Returned,
-    /// A full sweep: there may be more to delete.
-    SweepAgain,
-    /// The modules are there: jobs may run.
-    Begin,
-    /// Start no more; tell when nothing runs.
-    Stop(Sender<()>),
-}
-
-/// Milliseconds since 1970.
-pub(super) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
 
 /// A job that a worker has.
 struct Run {
@@ -214,7 +189,7 @@ fn began(runs: &mut HashMap<i64, Run>, job: &Arc<ActiveJob>) {
 fn tell_to_end(job: &Arc<ActiveJob>) {
     let Some(code) = job.code() else { return };
     let uuid = Arc::clone(&job.uuid);
-    let spawned = crate::domain::module_thread("job-cancel").spawn(move || code.cancel(&uuid));
+    let spawned = crate::threads::module_thread("job-cancel").spawn(move || code.cancel(&uuid));
     if let Err(error) = spawned {
         tracing::error!("the cancel callback of job {} could not be called: {error}", job.uuid);
     }

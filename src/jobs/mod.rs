@@ -14,6 +14,7 @@ mod frame;
 pub mod hub;
 mod json;
 mod lifecycle;
+mod notice;
 mod queries;
 mod request;
 mod schedule;

@@ -2,10 +2,11 @@
 
 use super::active::{ActiveJob, ActiveJobs};
 use super::code::{CodeSource, Declared, ResolveError};
-use super::dispatcher::{Dispatcher, Notice, now_ms};
+use super::dispatcher::Dispatcher;
 use super::frame::JobFrame;
 use super::hub::Hub;
 use super::json;
+use super::notice::{Notice, now_ms};
 use super::queries::{self, Query};
 use super::request::{JobRequest, RequestError};
 use super::schedule::Schedule;

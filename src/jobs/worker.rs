@@ -2,12 +2,12 @@
 
 use super::active::{ActiveJob, ActiveJobs};
 use super::code::{Code, CodeSource, Ended, JobCalls};
-use super::dispatcher::{Notice, now_ms};
 use super::hub::Hub;
 use super::json;
 use super::lifecycle::{RunOutcome, change_after};
+use super::notice::{Notice, now_ms};
 use super::store::{Change, Changed, JobState, Reader, Store, Writer};
-use crate::domain::logbook::{self, Kind};
+use crate::logbook::{self, Kind};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -75,7 +75,7 @@ impl Workers {
         let mut worker = Worker { shared: Arc::clone(&self.shared), reader, random: RandomState::new() };
         let assigned = self.assigned.clone();
         let name = format!("job-{}", self.started);
-        crate::domain::module_thread(name).spawn(move || {
+        crate::threads::module_thread(name).spawn(move || {
             crate::jobs::worker::give_way();
             for job in assigned {
                 if worker.work(&job) == After::GivenUp {

@@ -1,4 +1,4 @@
-//! The control control: the one writer of the module table.
+//! The control plane: the one writer of the module table.
 
 use super::compile::{Compiler, UnitCache};
 use super::deploy::{DeployError, DeployOptions, Deployed};
@@ -17,7 +17,8 @@ pub use super::verify::RouteLimits;
 use super::{sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
-use crate::domain::{DEFAULT_DOMAIN, Host, LoadError, logbook};
+use crate::domain::{DEFAULT_DOMAIN, Host, LoadError};
+use crate::logbook;
 use arc_swap::ArcSwap;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -33,7 +34,7 @@ const LET_GO_WAIT: Duration = Duration::from_millis(200);
 /// How long the others wait at the end for the `unload` of one module.
 const UNLOAD_TURN: Duration = Duration::from_millis(500);
 
-/// What the control control needs to know.
+/// What the control plane needs to know.
 #[derive(Debug, Clone)]
 pub struct ControlConfig {
     /// Directory of the persisted modules.
@@ -81,18 +82,18 @@ impl Default for ControlConfig {
     }
 }
 
-/// Takes the outcome of a deployment, on a thread of the control control.
+/// Takes the outcome of a deployment, on a thread of the control plane.
 pub type DeployReply = Box<dyn FnOnce(Result<Deployed, DeployError>) + Send>;
-/// Takes the outcome of a removal or a restart, on a thread of the control control.
+/// Takes the outcome of a removal or a restart, on a thread of the control plane.
 pub type RemoveReply = Box<dyn FnOnce(Result<(), DeployError>) + Send>;
 
-/// Takes what was found, on a thread of the control control.
+/// Takes what was found, on a thread of the control plane.
 pub type FoundReply = Box<dyn FnOnce(Result<Found, DeployError>) + Send>;
 
 /// Hashes of module versions that must stay on disk.
 pub type Needed = Box<dyn Fn() -> HashSet<String> + Send + Sync>;
 
-/// A module as the control control has it.
+/// A module as the control plane has it.
 pub(super) struct Entry {
     pub(super) manifest: Arc<Manifest>,
     pub(super) hash: String,
@@ -126,7 +127,7 @@ impl Entry {
     }
 }
 
-/// TableState that a short lock guards.
+/// What a short lock guards.
 #[derive(Default)]
 pub(super) struct TableState {
     /// The first deployed first.
@@ -137,7 +138,7 @@ pub(super) struct TableState {
     names: HashMap<String, Arc<Mutex<()>>>,
 }
 
-/// What the control control's threads share.
+/// What the control plane's threads share.
 pub(super) struct ControlState {
     pub(super) config: ControlConfig,
     pub(super) host: Arc<dyn Host>,
@@ -162,7 +163,7 @@ pub(super) struct ControlState {
     abandoned: AtomicBool,
 }
 
-/// Handle to the control control; clones are the same one.
+/// Handle to the control plane; clones are the same one.
 #[derive(Clone)]
 pub struct Control {
     control: Arc<ControlState>,
@@ -175,7 +176,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Control {
-    /// Starts the control control with an empty table; [`Control::load_persisted`] fills it.
+    /// Starts the control plane with an empty table; [`Control::load_persisted`] fills it.
     ///
     /// # Errors
     /// The module directory can't be used, or threads can't be started.
@@ -209,14 +210,14 @@ impl Control {
             unloading: Mutex::default(),
             abandoned: AtomicBool::new(false),
         });
-        crate::domain::module_thread("reaper").spawn(move || reap(&retired))?;
+        crate::threads::module_thread("reaper").spawn(move || reap(&retired))?;
         let mut threads = Vec::new();
         for number in 0..workers {
             let (control, queue) = (Arc::clone(&control), queue.clone());
             let run = move || {
                 queue.iter().take_while(|job| !matches!(job, DeployTask::Stop)).for_each(|job| control.work(job));
             };
-            threads.push(crate::domain::module_thread(format!("deploy-{number}")).spawn(run)?);
+            threads.push(crate::threads::module_thread(format!("deploy-{number}")).spawn(run)?);
         }
         Ok(Self { control, jobs, threads: Arc::new(Mutex::new(threads)) })
     }

@@ -1,4 +1,4 @@
-//! Module tables without a control control.
+//! Module tables without a control plane.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
 

@@ -3,7 +3,7 @@
 //! A shard matches paths against what others registered, so the time for a path must not depend on it. Patterns that begin
 //! with a literal segment (`/users/…`) are in one automaton for that segment, all others in at most [`GENERAL_MAX`]: a path
 //! runs through at most `AUTOMATA_MAX` of them, one table look-up a byte. What would need more, or larger ones, is refused
-//! when a module is deployed. Control control: [`Matcher::build`]; data control: [`Matcher::visit`].
+//! when a module is deployed. Control plane: [`Matcher::build`]; data plane: [`Matcher::visit`].
 
 use foldhash::fast::FixedState;
 use regex_automata::dfa::{Automaton as _, StartKind, dense};

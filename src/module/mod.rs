@@ -1,6 +1,6 @@
 //! From C source to a served module: compile → inspect → verify → load → publish → retire.
 //!
-//! Control control only: nothing here runs for a request. What the shards read is the immutable [`table::Table`],
+//! Control plane only: nothing here runs for a request. What the shards read is the immutable [`table::Table`],
 //! published whole by one atomic store.
 
 mod archive;

@@ -14,14 +14,15 @@ use super::versions::{self, Version};
 use super::{mounts, sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
-use crate::domain::{DEFAULT_DOMAIN, LoadError, logbook};
+use crate::domain::{DEFAULT_DOMAIN, LoadError};
+use crate::logbook;
 use crossbeam::channel::RecvTimeoutError;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-/// Work for the control control's threads.
+/// Work for the control plane's threads.
 pub(super) enum DeployTask {
     Deploy { ticket: u64, posted: Posted, options: Box<DeployOptions>, reply: DeployReply },
     Remove { ticket: u64, name: String, reply: RemoveReply },

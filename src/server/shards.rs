@@ -75,7 +75,7 @@ pub(super) fn start_shards(
         let (table, limits, admin) = (control.table(), limits.clone(), Arc::clone(admin));
         let (shard_inbox, stats) = (Arc::clone(&inbox), admin.stats(id));
         let (failed, peers) = (Arc::clone(failed), peers.clone());
-        let thread = domain::module_thread(format!("shard-{id}"))
+        let thread = crate::threads::module_thread(format!("shard-{id}"))
             .spawn(move || {
                 if let Some(core) = core {
                     core_affinity::set_for_current(core);

@@ -3,11 +3,11 @@
 use super::Shard;
 use super::conn::Conn;
 use super::requests::Origin;
-use super::server_response::ServerAnswer;
 use crate::abi::manifest::RouteDecl;
 use crate::module::table::RouteMatch;
 use crate::net::Connections;
 use crate::proto::http1::{Method, RequestView};
+use crate::server_response::ServerAnswer;
 
 impl Shard {
     /// Most bytes that the body of this request may have, said when its head has been read; or the answer to give

@@ -3,10 +3,10 @@
 use super::Shard;
 use super::conn::{Conn, Serves};
 use super::requests::Origin;
-use super::server_response::ServerAnswer;
 use crate::module::table::RouteMatch;
 use crate::net::Connections;
 use crate::proto::http1::{CONTINUE, Method, RequestView};
+use crate::server_response::ServerAnswer;
 
 /// The answer to a request for a module on an address that is the server's own.
 pub(super) fn no_modules_here() -> ServerAnswer {

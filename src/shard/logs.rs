@@ -7,13 +7,13 @@
 use super::Shard;
 use super::conn::{Slot, Upgrade};
 use super::requests::{Begun, Origin};
-use super::server_response::{Meta, ServerAnswer};
 use super::streams::{push_chunk, push_events_head};
 use crate::admin::{LogsQuery, log_line, logs_query};
 use crate::domain::inbox::{Inbox, Message};
-use crate::domain::logbook::{self, Batch, Watcher};
+use crate::logbook::{self, Batch, Watcher};
 use crate::net::{ConnId, Connections};
 use crate::proto::http1::{Method, RequestView, accepts};
+use crate::server_response::{Meta, ServerAnswer, shutting_down};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -101,7 +101,7 @@ impl Shard {
             }
         };
         if self.draining {
-            super::server_response::shutting_down().encode(&meta, out);
+            shutting_down().encode(&meta, out);
             return Begun::Answered;
         }
         let LogsQuery { module, from } = query;

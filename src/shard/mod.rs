@@ -16,19 +16,15 @@ mod pongs;
 mod requests;
 mod response_order;
 mod rooms;
-mod server_response;
 mod snapshot;
 mod sockets;
-mod stats;
 mod streams;
 mod timeouts;
 mod uploads;
 
 pub use limits::ShardLimits;
 pub use peers::PeerCounts;
-pub use server_response::{Reply, ServerAnswer};
 pub use snapshot::Snapshot;
-pub use stats::{ShardStats, StatsView};
 
 use crate::admin::Admin;
 use crate::domain::call::BodyLedger;
@@ -40,6 +36,7 @@ use crate::domain::stream::running::{self, Key, Reason};
 use crate::module::table::Table;
 use crate::net::{Application, CloseReason, ConnId, Connections, Peer};
 use crate::proto::http1::{Preflight, http_date};
+use crate::shard_stats::ShardStats;
 use arc_swap::{ArcSwap, Cache};
 use conn::{Conn, Serves, Slot, Upgrade};
 use logs::LogStreams;

@@ -4,7 +4,6 @@ use super::Shard;
 use super::body_limits::too_large;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
 use super::error_responses::no_modules_here;
-use super::server_response::{Meta, Reply, ServerAnswer, meta_of};
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use super::uploads::Gathering;
 use crate::abi::manifest::RouteDecl;
@@ -14,6 +13,7 @@ use crate::domain::inbox::Declined;
 use crate::module::table::RouteMatch;
 use crate::net::{Attached, ConnId, Connections};
 use crate::proto::http1::{Decoded, Method, RequestError, RequestView};
+use crate::server_response::{Meta, Reply, ServerAnswer, meta_of};
 use std::sync::Arc;
 
 /// An input buffer that has grown beyond this is given back once it is empty.

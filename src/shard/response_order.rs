@@ -4,10 +4,10 @@ use super::Shard;
 use super::conn::{Conn, Slot, Upgrade};
 use super::handshakes::is_accepted;
 use super::requests::Begun;
-use super::server_response::{Meta, shutting_down};
 use crate::domain::call::OwnedRequest;
 use crate::net::{Attached, ConnId, Connections};
 use crate::proto::http1::close_after;
+use crate::server_response::{Meta, shutting_down};
 
 impl Shard {
     /// An answer made elsewhere arrived.

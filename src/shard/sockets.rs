@@ -8,7 +8,6 @@ use super::Shard;
 use super::conn::Upgrade;
 use super::pongs::Pongs;
 use super::requests::{Begun, Origin};
-use super::server_response::{Meta, ServerAnswer};
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
 use crate::domain::call::{GenerationRef, Handshake, SocketEvent, Task};
@@ -19,6 +18,7 @@ use crate::net::{ConnId, Connections, Lent, Outbox};
 use crate::proto::form;
 use crate::proto::http1::RequestView;
 use crate::proto::ws::{self, Event, Session, WsLimits};
+use crate::server_response::{Meta, ServerAnswer};
 use std::sync::Arc;
 
 /// How long a peer may take to answer our close frame.
@@ -129,7 +129,7 @@ impl Shard {
             return refuse(answer, &meta, out);
         }
         if self.draining {
-            return refuse(super::server_response::shutting_down(), &meta, out);
+            return refuse(crate::server_response::shutting_down(), &meta, out);
         }
         if let Some((module, route)) = self.handshake_route(view.path()) {
             return self.begin_handshake(origin, view, accept, (module, route), out);

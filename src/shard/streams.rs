@@ -9,7 +9,6 @@ use super::Shard;
 use super::conn::{Slot, Upgrade};
 use super::pongs::Pongs;
 use super::requests::{Begun, Origin};
-use super::server_response::{Meta, ServerAnswer};
 use crate::domain::inbox::{Inbox, Message};
 use crate::jobs::store::StoreError;
 use crate::jobs::{JobFrame, Replay};
@@ -17,6 +16,7 @@ use crate::net::{ConnId, Connections};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView, accepts, encode_stream_head};
 use crate::proto::ws::{self, Event, Kind, Session, WsLimits};
+use crate::server_response::{Meta, ServerAnswer};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -167,7 +167,7 @@ impl Shard {
         let accept = match ws::check(view) {
             Ok(accept) if !self.draining => accept,
             Ok(_) => {
-                super::server_response::shutting_down().encode(&meta, out);
+                crate::server_response::shutting_down().encode(&meta, out);
                 return Begun::Answered;
             }
             Err(error) => {

@@ -7,7 +7,6 @@ use super::Shard;
 use super::body_limits::too_large;
 use super::conn::{Conn, Partial, Slot, credited};
 use super::requests::{Begun, Origin};
-use super::server_response::{Meta, ServerAnswer};
 use super::snapshot::ShardGen;
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{Call, GenerationRef, OwnedRequest, Task};
@@ -15,6 +14,7 @@ use crate::domain::stream::{CallSlot, Full, StreamStart, Upload};
 use crate::module::table::RouteMatch;
 use crate::net::{ConnId, Connections};
 use crate::proto::http1::{CONTINUE, Method, RequestError, RequestView, close_after};
+use crate::server_response::{Meta, ServerAnswer};
 use std::sync::Arc;
 
 /// What is left of a body that its handler has not read is thrown away up to this many bytes; if there may be more, the

@@ -48,7 +48,7 @@ pub struct DomainConfig {
     pub run_dir: PathBuf,
     /// The database of jobs, for modules to read.
     pub jobs_database: PathBuf,
-    /// Where each process has a record while it processes, for [`end_orphans`](super::end_orphans).
+    /// Where each process has a record while it lives, for [`end_orphans`](super::end_orphans).
     pub records: PathBuf,
     /// How long handlers may run whose route says nothing, in milliseconds.
     pub handler_timeout_ms: u64,

@@ -73,7 +73,7 @@ pub(super) struct ProcessInstance {
     reaped: Receiver<()>,
     /// Disconnected once all that it has printed is in the log.
     printed: Receiver<()>,
-    /// Says that it processes, should it outlive the server.
+    /// The record of this process, should it outlive the server.
     _record: Option<Record>,
     /// Its cgroup, if it has one.
     confined: Option<Confined>,

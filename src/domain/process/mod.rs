@@ -7,7 +7,7 @@
 //!
 //! A domain has one process after the other, its processes. The supervisor keeps one in service and a spare
 //! beside it. A process that dies is followed by the next with all modules; one that can't be trusted any more (a signal was
-//! caught in module code) or has grown too large is replaced while it processes, and nobody loses anything. A module that
+//! caught in module code) or has grown too large is replaced while it serves, and nobody loses anything. A module that
 //! ends its process again and again is left out (`quarantine`).
 //!
 //! | file | what it knows |

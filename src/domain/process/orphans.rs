@@ -1,7 +1,7 @@
 //! Processes of domains that have outlived their server.
 //!
 //! The kernel ends them with it, and they can't take that back. Where that fails, code of others would go on in directories that
-//! the next server gives away and uses. So each process has a record while it processes: a file named by its number that says
+//! the next server gives away and uses. So each process has a record while it lives: a file named by its number that says
 //! when it began, which together no other process has.
 
 use rustix::io::Errno;

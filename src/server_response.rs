@@ -7,7 +7,7 @@ use crate::proto::http1::{Method, Preflight, RequestView, encode_response};
 use std::sync::Arc;
 
 /// How an answer is to be framed.
-pub(super) type Meta = AnswerMeta;
+pub(crate) type Meta = AnswerMeta;
 
 /// An answer of the server's own.
 #[derive(Debug, Clone, Default)]
@@ -64,11 +64,11 @@ impl ServerAnswer {
 
 /// The way back to the shard for an answer that is made on another thread.
 pub struct Reply {
-    pub(super) inbox: Arc<Inbox>,
-    pub(super) conn: ConnId,
-    pub(super) seq: u64,
-    pub(super) meta: Meta,
-    pub(super) sent: bool,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) conn: ConnId,
+    pub(crate) seq: u64,
+    pub(crate) meta: Meta,
+    pub(crate) sent: bool,
 }
 
 impl Reply {
@@ -102,12 +102,12 @@ impl Drop for Reply {
 }
 
 /// The answer to what can't begin any more.
-pub(super) fn shutting_down() -> ServerAnswer {
+pub(crate) fn shutting_down() -> ServerAnswer {
     ServerAnswer::text(503, "the server is shutting down\n").with("Retry-After", "1")
 }
 
 /// Framing of the answer to `view`; after the last one its connection is closed.
-pub(super) fn meta_of(
+pub(crate) fn meta_of(
     view: &RequestView<'_>,
     date: [u8; 29],
     cors_origin: Option<Arc<str>>,

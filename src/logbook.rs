@@ -5,7 +5,6 @@
 //! told how many lines it has missed. Lock order: the lock is held for one line or one batch, and nothing is called under it
 //! but [`Watcher::wake`].
 
-use crate::abi::visible::visible;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -52,7 +51,7 @@ pub struct Line {
     pub at_ms: u64,
     /// What kind of line it is.
     pub kind: Kind,
-    /// One line without control characters.
+    /// One line.
     pub text: String,
 }
 
@@ -123,7 +122,7 @@ impl Buffer {
 
     fn add(&mut self, kind: Kind, text: &str, bytes_max: usize) {
         let at_ms = u64::try_from(since_1970().as_millis()).unwrap_or_default();
-        let line = Line { id: self.next, at_ms, kind, text: visible(text).into_owned() };
+        let line = Line { id: self.next, at_ms, kind, text: text.to_owned() };
         self.next += 1;
         self.bytes += line.text.len() + LINE_OVERHEAD;
         self.lines.push_back(Arc::new(line));
@@ -197,7 +196,7 @@ pub fn told(kind: Kind, text: &str) {
 }
 
 /// The longest of `names` that `text` begins with.
-pub(in crate::domain) fn about<'a>(text: &str, names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+pub fn about<'a>(text: &str, names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
     let is_it = |name: &&String| {
         text.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', ':', ',']))
     };

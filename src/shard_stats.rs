@@ -60,38 +60,38 @@ fn add(counter: &AtomicU64, n: u64) {
 }
 
 impl ShardStats {
-    pub(super) fn accepted(&self) {
+    pub(crate) fn accepted(&self) {
         add(&self.accepted, 1);
     }
-    pub(super) fn closed(&self) {
+    pub(crate) fn closed(&self) {
         add(&self.closed, 1);
     }
-    pub(super) fn request(&self) {
+    pub(crate) fn request(&self) {
         add(&self.requests, 1);
     }
-    pub(super) fn inline(&self) {
+    pub(crate) fn inline(&self) {
         add(&self.inline, 1);
     }
-    pub(super) fn overloaded(&self) {
+    pub(crate) fn overloaded(&self) {
         add(&self.overloaded, 1);
     }
-    pub(super) fn ws_opened(&self) {
+    pub(crate) fn ws_opened(&self) {
         add(&self.ws_opened, 1);
     }
-    pub(super) fn ws_message_in(&self) {
+    pub(crate) fn ws_message_in(&self) {
         add(&self.ws_messages_in, 1);
     }
-    pub(super) fn ws_message_out(&self) {
+    pub(crate) fn ws_message_out(&self) {
         add(&self.ws_messages_out, 1);
     }
-    pub(super) fn ws_overflowed(&self) {
+    pub(crate) fn ws_overflowed(&self) {
         add(&self.ws_overflowed, 1);
     }
-    pub(super) fn headers_dropped(&self, n: u64) {
+    pub(crate) fn headers_dropped(&self, n: u64) {
         add(&self.headers_dropped, n);
     }
 
-    pub(super) fn gauge(&self, connections: usize, sockets: usize, in_flight: usize) {
+    pub(crate) fn gauge(&self, connections: usize, sockets: usize, in_flight: usize) {
         self.connections.store(connections as u64, Ordering::Relaxed);
         self.sockets.store(sockets as u64, Ordering::Relaxed);
         self.in_flight.store(in_flight as u64, Ordering::Relaxed);
