@@ -7,6 +7,7 @@
 //! | [`cli`] | one thin command a file: serve, deploy, modules, new, dev |
 //! | [`server`] | starts and stops the threads in order |
 //! | [`sd_notify`] | what the service manager is told: ready, stopping, alive |
+//! | [`testing`] | runs the tests that authors write for their modules: `cweb test` |
 //! | [`admin`] | the server's own paths: `/mgnt`, `/healthz`, `/metrics`; auth and CORS |
 //! | [`shard`] | one pinned thread each: connection table, dispatch, inbox, timers |
 //! | [`server_response`], [`shard_stats`] | answers of the server's own, and the counters of a shard |
@@ -39,4 +40,5 @@ pub mod server;
 pub mod server_response;
 pub mod shard;
 pub mod shard_stats;
+pub mod testing;
 pub mod threads;

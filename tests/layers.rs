@@ -36,6 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "shard_stats",
         ],
     ),
+    ("testing", &["abi", "domain", "jobs", "module", "net", "proto", "threads"]),
     ("config", &["net", "proto"]),
     (
         "server",
@@ -54,7 +55,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "threads",
         ],
     ),
-    ("cli", &["abi", "admin", "config", "domain", "logbook", "module", "net", "server"]),
+    ("cli", &["abi", "admin", "config", "domain", "logbook", "module", "net", "server", "testing"]),
     ("lib", &[]),
     ("main", &[]),
 ];

@@ -14,6 +14,7 @@ mod new;
 mod routes_ini;
 mod serve;
 mod settings;
+mod test;
 mod trust;
 mod versions;
 
@@ -82,6 +83,8 @@ enum Command {
     Keygen(keygen::KeygenArgs),
     /// Compile and inspect sources and projects as a server would, without one
     Check(check::CheckArgs),
+    /// Build and run the tests of a module, without a server
+    Test(test::TestArgs),
     /// Print where the headers of modules are, for editors
     Sdk(check::SdkArgs),
     /// Write a starter module, or a starter project
@@ -124,6 +127,7 @@ pub fn main() -> ExitCode {
         Some(Command::Jobs(args)) => jobs::run(&args),
         Some(Command::Keygen(args)) => keygen::run(&args),
         Some(Command::Check(args)) => check::check(&args),
+        Some(Command::Test(args)) => test::run(&args),
         Some(Command::Sdk(args)) => check::sdk(&args),
         Some(Command::New(args)) => new::run(&args),
         Some(Command::Dev(args)) => dev::run(&args),

@@ -6,6 +6,7 @@
 mod callbacks;
 mod calls;
 mod services;
+mod testing;
 
 pub use services::SymbolTable;
 
