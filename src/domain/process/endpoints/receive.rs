@@ -164,7 +164,7 @@ impl CallTable {
                     return Err("a handler declined that must answer".to_owned());
                 };
                 let by = pending.hold.instance().manifest().name.clone();
-                out.push(Message::Declined(Box::new(Declined { by, conn, seq, request, meta })));
+                out.push(Message::Declined(Box::new(Declined { by, conn, seq, request: *request, meta })));
             }
             ToServer::Idle { ticket, ran_us } => {
                 session.endpoints.call_over(ticket);
