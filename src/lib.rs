@@ -7,6 +7,7 @@
 //! | [`cli`] | one thin command a file: serve, deploy, modules, new, dev |
 //! | [`server`] | starts and stops the threads in order |
 //! | [`sd_notify`] | what the service manager is told: ready, stopping, alive |
+//! | [`testing`] | runs the tests that authors write for their modules: `cweb test` |
 //! | [`admin`] | the server's own paths: `/mgnt`, `/healthz`, `/metrics`; auth and CORS |
 //! | [`shard`] | one pinned thread each: connection table, dispatch, inbox, timers |
 //! | [`server_response`], [`shard_stats`] | answers of the server's own, and the counters of a shard |
@@ -16,6 +17,7 @@
 //! | [`net`] | the reactor seam and its drivers; listeners |
 //! | [`proto`] | sans-IO protocol machines: HTTP/1.1, forms, WebSocket |
 //! | [`id_map`] | maps by numbers of the server's own |
+//! | [`logbook`] | the last lines of each module |
 //! | [`threads`] | threads that may run module code |
 //! | [`config`] | flags, environment and `cweb.toml` into one validated [`config::Config`] |
 
@@ -29,6 +31,7 @@ pub mod domain;
 pub mod fuzzing;
 pub mod id_map;
 pub mod jobs;
+pub mod logbook;
 pub mod module;
 pub mod net;
 pub mod proto;
@@ -37,4 +40,5 @@ pub mod server;
 pub mod server_response;
 pub mod shard;
 pub mod shard_stats;
+pub mod testing;
 pub mod threads;

@@ -5,7 +5,7 @@ use cweb::domain::sandbox::program;
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: cweb::abi::allocator::Allocator = cweb::abi::allocator::Allocator;
 
 fn main() -> ExitCode {
     // Modules run in this process or in a child of it, and captures of routes are found where modules run.
@@ -23,6 +23,12 @@ fn main() -> ExitCode {
         cweb::cli::start_log();
         let numbers = descriptors.iter().filter_map(|text| text.to_str()?.parse().ok()).collect::<Vec<i32>>();
         return cweb::domain::process::child::main(&numbers);
+    }
+    if let [_, command] = args.as_slice()
+        && command == cweb::testing::COMMAND
+    {
+        cweb::cli::start_log();
+        cweb::testing::child::main();
     }
     if let [_, command, offset] = args.as_slice()
         && command == symbol::COMMAND

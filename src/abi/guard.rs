@@ -46,11 +46,15 @@ const NO_FAULT: RawFault = RawFault {
     stack_overflow: 0,
 };
 
-/// Installs the signal handlers, once for the process.
+/// Installs the signal handlers, once for the process. A sanitizer, if there is one, keeps its own.
 ///
 /// # Errors
 /// `sigaction(2)` failed.
 pub fn install() -> io::Result<()> {
+    if super::sanitizer::is_active() {
+        // Its report of a signal knows more than ours.
+        return Ok(());
+    }
     // SAFETY: installs handlers that chain to those before them.
     if unsafe { native::cwebn_guard_init() } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

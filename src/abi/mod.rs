@@ -3,6 +3,7 @@
 //! The only room with `extern "C"`. What crosses the C boundary is described here once; nothing above this room sees a C
 //! type other than through it. The C part of the server itself is in `native/`.
 
+pub mod allocator;
 pub mod context;
 pub mod crypto;
 pub mod database;
@@ -19,9 +20,11 @@ pub mod module;
 mod native;
 pub mod request;
 pub mod rooms;
+pub mod sanitizer;
 pub mod settings;
 mod socket_numbers;
 pub mod stream;
+pub mod testing;
 pub mod types;
 pub mod visible;
 pub mod websocket;

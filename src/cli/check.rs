@@ -27,10 +27,10 @@ pub(super) struct SdkArgs {
 }
 
 /// A directory of its own, gone with this value.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new() -> std::io::Result<Self> {
+    pub(super) fn new() -> std::io::Result<Self> {
         let dir = env::temp_dir().join(format!("cweb-check-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir(&dir)?;
         Ok(Self(dir))

@@ -8,8 +8,8 @@ macro_rules! exit_codes {
     () => {
         "Exit codes:
   0  done
-  1  refused or failed; a watched job failed
-  2  the command line is wrong
+  1  refused or failed; a watched job failed; a test failed
+  2  the command line is wrong; tests could not be built
   3  no server was reached
   4  the server wants another key (CWEB_ADMIN_KEY)
   5  a watched job was canceled"
@@ -23,7 +23,7 @@ pub(super) use exit_codes;
 pub(super) enum Exit {
     /// The server refused it, or it failed here; of a watched job: it failed.
     Failed = 1,
-    /// The command line is wrong.
+    /// The command line is wrong; of tests: they could not be built.
     Usage = 2,
     /// No server was reached.
     Unreachable = 3,

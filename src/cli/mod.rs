@@ -7,11 +7,14 @@ mod dev;
 mod exit;
 mod jobs;
 mod keygen;
+mod log;
+mod logs;
 mod modules;
 mod new;
 mod routes_ini;
 mod serve;
 mod settings;
+mod test;
 mod trust;
 mod versions;
 
@@ -68,6 +71,8 @@ enum Command {
     Rollback(versions::RollbackArgs),
     /// Write the source of a module into this directory
     Pull(versions::PullArgs),
+    /// Show what a module prints, its crashes and deployments
+    Logs(logs::LogsArgs),
     /// Set, remove and list settings of a module
     Config(settings::ConfigArgs),
     /// Set and remove secrets of a module
@@ -78,6 +83,8 @@ enum Command {
     Keygen(keygen::KeygenArgs),
     /// Compile and inspect sources and projects as a server would, without one
     Check(check::CheckArgs),
+    /// Build and run the tests of a module, without a server
+    Test(test::TestArgs),
     /// Print where the headers of modules are, for editors
     Sdk(check::SdkArgs),
     /// Write a starter module, or a starter project
@@ -114,11 +121,13 @@ pub fn main() -> ExitCode {
         Some(Command::Diff(args)) => versions::diff(&args),
         Some(Command::Rollback(args)) => versions::rollback(&args),
         Some(Command::Pull(args)) => versions::pull(&args),
+        Some(Command::Logs(args)) => logs::run(&args),
         Some(Command::Config(args)) => settings::config(&args),
         Some(Command::Secret(args)) => settings::secret(&args),
         Some(Command::Jobs(args)) => jobs::run(&args),
         Some(Command::Keygen(args)) => keygen::run(&args),
         Some(Command::Check(args)) => check::check(&args),
+        Some(Command::Test(args)) => test::run(&args),
         Some(Command::Sdk(args)) => check::sdk(&args),
         Some(Command::New(args)) => new::run(&args),
         Some(Command::Dev(args)) => dev::run(&args),
@@ -135,7 +144,7 @@ fn no_command() -> ExitCode {
 
 /// Starts the log of a process that the server has started for itself.
 pub fn start_log() {
-    serve::start_inherited_log();
+    log::start_inherited();
 }
 
 /// Says what went wrong and gives the exit code for it.

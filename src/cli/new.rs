@@ -32,10 +32,12 @@ enum Template {
 const TEMPLATE: &str = r#"/*
  * @NAME@: a cweb module.
  *
+ *   cweb test @NAME@.c
  *   cweb deploy @NAME@.c
  *   curl 'http://127.0.0.1:8080/@NAME@?who=you'
  */
 #include <cweb.h>
+#include <cweb_test.h>
 
 static int greet(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {
     (void)ctx;
@@ -49,17 +51,29 @@ export module_t config = {
     .routes = {{"/@NAME@", "GET", greet, NONE}},
     .size = 1,
 };
+
+/* Compiled by cweb test alone. */
+CWEB_TEST(greets_who_is_named) {
+    const cweb_test_response_t *res = cweb_test_request("GET", "/@NAME@?who=you", NULL, NULL);
+    CWEB_ASSERT_EQ(res->status, 200);
+    CWEB_ASSERT_STR(res->body, "Hello, you!\n");
+}
 "#;
 
 /// Files of a project that begins with a template: their paths and texts.
 fn project_files(template: Template) -> Vec<(&'static str, &'static str)> {
-    let source = match template {
-        Template::Http => include_str!("templates/http.c"),
-        Template::Websocket => include_str!("templates/websocket.c"),
-        Template::Job => include_str!("templates/job.c"),
-        Template::Page => include_str!("templates/page.c"),
+    let (source, test) = match template {
+        Template::Http => (include_str!("templates/http.c"), include_str!("templates/http_test.c")),
+        Template::Websocket => (include_str!("templates/websocket.c"), include_str!("templates/websocket_test.c")),
+        Template::Job => (include_str!("templates/job.c"), include_str!("templates/job_test.c")),
+        Template::Page => (include_str!("templates/page.c"), include_str!("templates/page_test.c")),
     };
-    let mut files = vec![("src/main.c", source), ("module.toml", PROJECT_FILE), (".gitignore", "/.cweb/\n")];
+    let mut files = vec![
+        ("src/main.c", source),
+        ("tests/main_test.c", test),
+        ("module.toml", PROJECT_FILE),
+        (".gitignore", "/.cweb/\n"),
+    ];
     if template == Template::Page {
         files.push(("assets/index.html", include_str!("templates/index.html")));
     }
@@ -113,6 +127,6 @@ fn project(name: &str, template: Template) -> Result<(), String> {
     let flags = super::check::editor_flags()?;
     let path = dir.join("compile_flags.txt");
     write_new(&path, &format!("-std=gnu11\n{}\n", flags.join("\n"))).map_err(|error| at(&path, &error))?;
-    println!("wrote {name}/; try it with: cweb check {name}; and: cweb dev {name}");
+    println!("wrote {name}/; try it with: cweb test {name}; and: cweb dev {name}");
     Ok(())
 }

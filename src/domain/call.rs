@@ -6,6 +6,7 @@ use super::stream::StreamStart;
 use crate::abi::visible::visible;
 use crate::abi::websocket::Socket;
 use crate::net::ConnId;
+use crate::proto::form;
 use crate::proto::http1::{Head, Preflight, RequestView, ResponseHead, Switching, encode_response};
 use crate::proto::ws::Kind;
 use std::borrow::Cow;
@@ -189,6 +190,21 @@ pub struct Handshake {
     pub head: Box<[u8]>,
     /// The address at the other end of the connection.
     pub peer: Option<IpAddr>,
+}
+
+/// The text that `websocket_t.session` has: `ID|SINCE` from the query's `id` and `since_event_id`.
+#[must_use]
+pub fn session_text(query: Option<&[u8]>) -> Option<Vec<u8>> {
+    let (mut id, mut since) = (None::<Vec<u8>>, None::<Vec<u8>>);
+    form::urlencoded(query.unwrap_or_default(), |name, value| match name {
+        b"id" if id.is_none() => id = Some(value.to_vec()),
+        b"since_event_id" if since.is_none() => since = Some(value.to_vec()),
+        _ => {}
+    });
+    let mut text = id?;
+    text.push(b'|');
+    text.extend_from_slice(since.as_deref().unwrap_or(b"0"));
+    Some(text)
 }
 
 /// Something that happened on a WebSocket.

@@ -6,6 +6,7 @@
 mod callbacks;
 mod calls;
 mod services;
+mod testing;
 
 pub use services::SymbolTable;
 
@@ -23,6 +24,7 @@ use crate::abi::files::mounted;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, ThreadGuard};
 use crate::abi::handed::Thing;
+use crate::abi::host;
 use crate::abi::job;
 use crate::abi::manifest::{Manifest, Mount, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
@@ -63,6 +65,8 @@ pub struct InProcessModule {
     turns: Arc<Turns>,
     /// Of the routes, and of the WebSockets behind them.
     paths: Vec<RoutePath>,
+    /// While there is a version of the module, its detached answers go on.
+    _loaded: detached::Loaded,
 }
 
 /// Why a call has no answer.
@@ -112,6 +116,7 @@ impl InProcess {
             Box::new(move |name, work| run_work(known.number(name), name, work)),
         )?;
         guard::capture_output(output::sink)?;
+        host::set_log(output::said);
         let context = Arc::new(context);
         let for_events = Arc::clone(&context);
         events::set_host(events::Host {
@@ -159,7 +164,8 @@ impl InProcess {
         let sockets = open.manifest.websockets.iter().map(|socket| socket.path.as_str());
         let paths = routes.chain(sockets).map(RoutePath::new).collect();
         let (context, open, warned) = (ManuallyDrop::new(context), ManuallyDrop::new(open), AtomicU32::new(0));
-        Ok(Arc::new(InProcessModule { context, open, number, warned, turns: Arc::default(), paths }))
+        let _loaded = detached::Loaded::new(&open.manifest.name);
+        Ok(Arc::new(InProcessModule { context, open, number, warned, turns: Arc::default(), paths, _loaded }))
     }
 }
 
@@ -320,6 +326,15 @@ impl Instance for InProcessModule {
         // SAFETY: `self` keeps the module open.
         let call = || unsafe { job::cancel(cancel, &self.context, uuid) };
         self.calling(call, Result::is_err).map_err(|trap| self.fault(trap, "the cancel callback of a job"))
+    }
+
+    fn setting_changed(&self, key: &str) -> Result<(), Fault> {
+        let Some(on_setting) = self.open.symbols.on_setting else { return Ok(()) };
+        let _guard = ThreadGuard::new();
+        // The function is of the type of a job's cancel callback: it takes the context and a text.
+        // SAFETY: `self` keeps the module open.
+        let call = || unsafe { job::cancel(on_setting, &self.context, key) };
+        self.calling(call, Result::is_err).map_err(|trap| self.fault(trap, "on_setting"))
     }
 
     fn id(&self) -> u64 {

@@ -115,8 +115,8 @@ impl Drop for Inspection {
     }
 }
 
-/// Reads until the child closes its end; `None` when it has not within `limit`.
-pub(super) fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
+/// Reads until the child closes its standard output; `None` when it has not within `limit`.
+pub fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
     let mut pipe = child.stdout.take()?;
     let deadline = Instant::now() + limit;
     let mut report = Vec::new();
@@ -141,7 +141,10 @@ pub(super) fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>>
 }
 
 /// Ends the child and whatever it started, and collects its status.
-pub(super) fn end(child: &mut Child, hung: bool) -> std::io::Result<ExitStatus> {
+///
+/// # Errors
+/// Those of waitpid(2).
+pub fn end(child: &mut Child, hung: bool) -> std::io::Result<ExitStatus> {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some(group) = group {
         // One that closed its pipe is on its way out; give it a moment so that its own status is seen. It is not
@@ -188,7 +191,12 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     };
     let written = serde_json::to_vec(&report).map(|bytes| out.write_all(&bytes));
     let code = i32::from(!matches!(written, Ok(Ok(()))));
-    // SAFETY: ends the process at once: destructors of the inspected module don't run.
+    leave(code)
+}
+
+/// Ends the process at once: destructors of modules don't run.
+pub fn leave(code: i32) -> ! {
+    // SAFETY: no memory is involved.
     unsafe { libc::_exit(code) }
 }
 
@@ -237,7 +245,7 @@ fn read_manifest(path: &Path, place: &File, name: Option<&Path>) -> Report {
 }
 
 /// Moves the report's pipe away from fd 1, so that constructors that print don't write into it.
-fn private_stdout() -> Option<File> {
+pub fn private_stdout() -> Option<File> {
     // SAFETY: plain descriptor calls; the new descriptor is owned by the File from here on.
     unsafe {
         let fd = libc::fcntl(1, libc::F_DUPFD_CLOEXEC, 3);

@@ -13,6 +13,7 @@ pub(super) use units::UnitCache;
 
 use super::deploy::{DeployError, SourceFields};
 use super::dialect::{Language, Recipe, messages};
+use super::instruments::Instruments;
 use super::libraries::{Allowed, Libraries};
 use super::project::Source;
 use super::sdk;
@@ -156,7 +157,28 @@ impl Compiler {
     /// # Errors
     /// A pragma, a flag or a library is wrong, not allowed or not installed.
     pub(super) fn plan(&self, source: &Source, fields: &SourceFields) -> Result<Plan, DeployError> {
-        Plan::new(source, fields, &self.libraries, Path::new(&self.program))
+        self.plan_with(source, fields, &Instruments::default())
+    }
+
+    /// The same, of a module with `instruments`.
+    ///
+    /// # Errors
+    /// As [`Compiler::plan`].
+    pub(super) fn plan_with(
+        &self,
+        source: &Source,
+        fields: &SourceFields,
+        instruments: &Instruments,
+    ) -> Result<Plan, DeployError> {
+        Plan::new(source, fields, &self.libraries, Path::new(&self.program), instruments)
+    }
+
+    /// The libraries that a process of modules with `instruments` must have from its start.
+    ///
+    /// # Errors
+    /// For people: one is not installed.
+    pub(super) fn preload(&self, instruments: &Instruments) -> Result<Vec<PathBuf>, String> {
+        instruments.preload(Path::new(&self.program), self.is_clang)
     }
 
     /// Names the result of compiling what `plan` read: the same key, the same shared object. Everything that any of its
@@ -243,7 +265,7 @@ impl Compiler {
             .args(["-shared", name])
             .args(sources)
             .args(["-o", target])
-            .args(plan.link_flags())
+            .args(plan.link_flags(self.is_clang))
             .args(&recipe.libraries)
             .args(LINK_FLAGS)
             .current_dir(dir);
@@ -291,6 +313,7 @@ impl Compiler {
             exec_allowed: true,
             threads_allowed: true,
             network: false,
+            traces_itself: false,
             memory_bytes_max: Some(MEMORY_BYTES_MAX),
             // A process that is not stopped by its group's time is by its own.
             cpu_seconds_max: Some(self.limit.as_secs() + 1),
@@ -314,8 +337,13 @@ impl Compiler {
             // A strict standard hides what the server's headers need of POSIX.
             .args(cflags.clone().any(|flag| flag.starts_with("-std=c")).then_some("-D_DEFAULT_SOURCE"))
             .args(recipe.iter().flat_map(|recipe| &recipe.flags).filter(is_known))
-            // It needs optimisation, and warns without.
-            .args(cflags.clone().any(|flag| flag == "-O0").then_some("-U_FORTIFY_SOURCE"))
+            // It needs optimisation, and warns without; a sanitizer checks more.
+            .args(
+                cflags
+                    .clone()
+                    .any(|flag| flag == "-O0" || flag.starts_with("-fsanitize="))
+                    .then_some("-U_FORTIFY_SOURCE"),
+            )
             .args((self.is_clang && language == Language::C).then_some(CLANG_FLAG))
             .args(recipe.iter().flat_map(|recipe| recipe.include).map(|dir| format!("-I{name}/{dir}")))
             .arg(format!("-I{name}"))

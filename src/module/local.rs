@@ -2,14 +2,21 @@
 
 use super::compile::{Compiler, UnitCache};
 use super::deploy::{DeployError, SourceFields};
+use super::generation::{Generation, Serving};
+use super::instruments::Instruments;
 use super::libraries::{Allowed, Library};
-use super::project::{Posted, ProjectLimits, Source};
+use super::matcher::Cache;
+use super::project::{self, Posted, ProjectLimits, Source};
+use super::table::{Published, Table};
 use super::{sdk, verify};
 use crate::abi::manifest::Manifest;
-use crate::domain::Inspection;
+use crate::domain::{DEFAULT_DOMAIN, Inspection, Instance};
+use crossbeam::channel;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest run of the compiler.
@@ -54,4 +61,67 @@ pub fn check(posted: Posted, fields: &SourceFields, dir: &Path) -> Result<Checke
     let manifest = inspection.finish(INSPECT_TIMEOUT)?;
     verify::check(&manifest)?;
     Ok(Checked { manifest, warnings: warnings + &plan.reading().remarks(), libraries: plan.libraries() })
+}
+
+/// A module that was compiled with its tests.
+#[derive(Debug, Clone)]
+pub struct TestBuild {
+    /// The directory that the compiler worked in: its files are named relative to it.
+    pub dir: PathBuf,
+    /// The shared object.
+    pub object: PathBuf,
+    /// What the compiler said; empty if nothing.
+    pub warnings: String,
+    /// The settings of `module.toml`.
+    pub settings: BTreeMap<String, String>,
+    /// The libraries that a process with the module must have from its start.
+    pub preload: Vec<PathBuf>,
+    /// The files of the module, without tests.
+    pub files: Vec<String>,
+}
+
+/// Compiles a module with its tests and `instruments` in `dir`, an empty directory of the caller's.
+///
+/// # Errors
+/// As of a deployment; or a sanitizer is not installed.
+pub fn build_tests(
+    posted: Posted,
+    fields: &SourceFields,
+    instruments: &Instruments,
+    dir: &Path,
+) -> Result<TestBuild, DeployError> {
+    let source = Source::read(posted, ProjectLimits::default())?;
+    let scratch = dir.join("build");
+    fs::create_dir_all(&scratch)?;
+    let compiler = Compiler::new(sdk::unpack(dir)?, COMPILE_TIMEOUT, Allowed::All);
+    let preload = compiler.preload(instruments).map_err(DeployError::Compile)?;
+    let plan = compiler.plan_with(&source, fields, instruments)?;
+    let warnings = compiler.compile(&source, &plan, &scratch, OBJECT, &UnitCache::none())?;
+    let (settings, files) = match &source {
+        Source::Project(project) => {
+            let files = project.files.keys().filter(|path| !project::is_for_tests(path)).cloned();
+            (project.default_settings(), files.collect())
+        }
+        Source::File(_) => (BTreeMap::new(), vec![plan.reading().file().to_owned()]),
+    };
+    // Out of the compiler's directory, which is another user's.
+    let object = dir.join(OBJECT);
+    fs::copy(scratch.join(OBJECT), &object)?;
+    let warnings = warnings + &plan.reading().remarks();
+    Ok(TestBuild { dir: scratch, object, warnings, settings, preload, files })
+}
+
+/// The table of a server with one module.
+///
+/// # Errors
+/// For people: the module would be refused.
+pub fn alone(instance: &Arc<dyn Instance>, object: &Path) -> Result<Table, String> {
+    let manifest = instance.manifest().clone();
+    verify::check(&manifest).map_err(|refusal| refusal.to_string())?;
+    // Without a reaper: the module stays loaded as long as the process is there.
+    let (reaper, _) = channel::bounded(0);
+    let generation = Generation::new(1, String::new(), Arc::clone(instance), object.to_path_buf(), reaper);
+    let (serving, _) = Serving::start(Arc::new(generation));
+    let published = Published::new(Arc::new(manifest), String::new(), DEFAULT_DOMAIN.to_owned(), Some(serving));
+    Table::build(vec![published], &mut Cache::default()).map_err(|error| error.to_string())
 }

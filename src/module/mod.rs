@@ -14,6 +14,7 @@ mod flags;
 pub(crate) mod fuzz;
 pub mod generation;
 pub mod history;
+pub mod instruments;
 mod job_code;
 pub mod libraries;
 pub mod local;

@@ -282,6 +282,13 @@ impl Project {
         Ok(all.into_iter().filter(|(path, _)| patterns.iter().any(|pattern| matches(pattern, path))).collect())
     }
 
+    /// The sources with tests of the author, which are no part of the module.
+    pub(super) fn test_units(&self) -> Vec<(&str, Language)> {
+        let units = self.units().unwrap_or_default();
+        let all = self.files.keys().filter_map(|path| Some((path.as_str(), Language::of(path)?)));
+        all.filter(|(path, _)| is_for_tests(path) && !units.iter().any(|(unit, _)| unit == path)).collect()
+    }
+
     /// The paths of the assets.
     pub(super) fn assets(&self) -> Vec<&str> {
         let default = ["assets".to_owned()];
@@ -319,7 +326,7 @@ pub(super) fn too_many(limits: ProjectLimits) -> String {
 }
 
 /// Whether a source is one of the author's tests, and no part of the module.
-fn is_for_tests(path: &str) -> bool {
+pub(super) fn is_for_tests(path: &str) -> bool {
     let stem = path.rsplit('/').next().unwrap_or_default().split('.').next().unwrap_or_default();
     path.starts_with("test/") || path.starts_with("tests/") || stem.ends_with("_test")
 }

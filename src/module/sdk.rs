@@ -24,6 +24,7 @@ pub(super) const FILES: &[(&str, &str)] = headers![
     "cweb_request.h",
     "cweb_setting.h",
     "cweb_stream.h",
+    "cweb_test.h",
     "cweb_token.h",
     "cweb_websocket.h",
     "db.h",

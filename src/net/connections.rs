@@ -15,7 +15,7 @@ use std::task::Waker as TaskWaker;
 use std::time::{Duration, Instant};
 
 /// Names a connection of one shard. An id is never used again: the number of its place is, its generation is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ConnId {
     index: u32,
     generation: u32,

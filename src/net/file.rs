@@ -42,6 +42,18 @@ impl FileRange {
         Self { file, range, warm_until: 0 }
     }
 
+    /// All of its bytes: for those who have no socket to send them to.
+    ///
+    /// # Errors
+    /// Those of pread(2), and `UnexpectedEof` when the file has become too short.
+    pub fn read_all(&self) -> io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        while all.len() < self.len() {
+            all.extend(self.copy(all.len(), self.len())?);
+        }
+        Ok(all)
+    }
+
     /// How many bytes there are.
     pub(super) fn len(&self) -> usize {
         usize::try_from(self.range.end.saturating_sub(self.range.start)).unwrap_or(usize::MAX)

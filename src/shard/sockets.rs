@@ -10,12 +10,11 @@ use super::pongs::Pongs;
 use super::requests::{Begun, Origin};
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
-use crate::domain::call::{GenerationRef, Handshake, SocketEvent, Task};
+use crate::domain::call::{self, GenerationRef, Handshake, SocketEvent, Task};
 use crate::domain::inbox::Message;
 use crate::id_map::IdMap;
 use crate::module::table::Table;
 use crate::net::{ConnId, Connections, Lent, Outbox};
-use crate::proto::form;
 use crate::proto::http1::RequestView;
 use crate::proto::ws::{self, Event, Session, WsLimits};
 use crate::server_response::{Meta, ServerAnswer};
@@ -82,20 +81,6 @@ impl Sockets {
     }
 }
 
-/// The text that `websocket_t.session` has: `ID|SINCE` from the query's `id` and `since_event_id`.
-fn session_text(query: Option<&[u8]>) -> Option<Vec<u8>> {
-    let (mut id, mut since) = (None::<Vec<u8>>, None::<Vec<u8>>);
-    form::urlencoded(query.unwrap_or_default(), |name, value| match name {
-        b"id" if id.is_none() => id = Some(value.to_vec()),
-        b"since_event_id" if since.is_none() => since = Some(value.to_vec()),
-        _ => {}
-    });
-    let mut text = id?;
-    text.push(b'|');
-    text.extend_from_slice(since.as_deref().unwrap_or(b"0"));
-    Some(text)
-}
-
 /// The answer to a handshake that is wrong.
 pub(super) fn refused_handshake(error: &ws::HandshakeError) -> ServerAnswer {
     let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
@@ -149,7 +134,7 @@ impl Shard {
         let key = self.sockets.next_key;
         self.sockets.next_key += 1;
         let outlet = Arc::clone(&self.inbox);
-        let session = session_text(view.query());
+        let session = call::session_text(view.query());
         let limit = self.limits.ws_queue_bytes_max;
         let handshake = Handshake { head: view.bytes.into(), peer: view.peer };
         let state = SocketState {

@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -220,6 +221,11 @@ static void find_stack(void) {
     pthread_attr_destroy(&attributes);
 }
 
+/* A sanitizer gives each thread a signal stack of its own, and takes back what it finds at the thread's end. */
+static int is_sanitized(void) {
+    return getenv("CWEB_SANITIZED") != NULL;
+}
+
 int cwebn_thread_init(void) {
     if (signal_stack != NULL) {
         return 0;
@@ -232,7 +238,8 @@ int cwebn_thread_init(void) {
     }
     /* The lowest page stays inaccessible: an overflow of the signal stack must not run into other memory. */
     stack_t stack = {.ss_sp = memory + page, .ss_size = SIGNAL_STACK_BYTES, .ss_flags = 0};
-    if (mprotect(memory + page, all - page, PROT_READ | PROT_WRITE) != 0 || sigaltstack(&stack, NULL) != 0) {
+    if (mprotect(memory + page, all - page, PROT_READ | PROT_WRITE) != 0 ||
+        (!is_sanitized() && sigaltstack(&stack, NULL) != 0)) {
         int error = errno;
         munmap(memory, all);
         errno = error;
@@ -250,7 +257,7 @@ void cwebn_thread_exit(void) {
         return;
     }
     stack_t none = {.ss_sp = NULL, .ss_size = 0, .ss_flags = SS_DISABLE};
-    if (sigaltstack(&none, NULL) == 0) {
+    if (is_sanitized() || sigaltstack(&none, NULL) == 0) {
         munmap(signal_stack, page_bytes() + SIGNAL_STACK_BYTES + CWEBN_SCRATCH_BYTES);
     }
     signal_stack = NULL;

@@ -37,7 +37,7 @@ const OPEN_FILES_MAX: u64 = 16;
 
 /// A place in a shared object that is loaded at `base`: `function+0x12 (file.c:7)`, as much of it as is known. `None` if the
 /// address is not in it.
-pub(super) fn locate(path: &Path, base: u64, address: u64) -> Option<String> {
+pub fn locate(path: &Path, base: u64, address: u64) -> Option<String> {
     let offset = address.checked_sub(base)?;
     let file = File::open(path).ok()?;
     let bytes = read(&file)?;

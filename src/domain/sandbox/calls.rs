@@ -267,7 +267,7 @@ fn refused(policy: &Policy, landlock: i64) -> Result<Rules, seccompiler::Backend
         refuse_to_meet(&mut rules)?;
     }
     if !policy.exec_allowed {
-        refuse_to_foreign_code(&mut rules, landlock)?;
+        refuse_to_foreign_code(&mut rules, policy, landlock)?;
     }
     if !policy.threads_allowed && !policy.exec_allowed {
         rules.insert(libc::SYS_clone, Vec::new());
@@ -287,10 +287,17 @@ fn refuse_to_meet(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     Ok(())
 }
 
-fn refuse_to_foreign_code(rules: &mut Rules, landlock: i64) -> Result<(), seccompiler::BackendError> {
+fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> Result<(), seccompiler::BackendError> {
     rules.extend(FOREIGN.iter().chain(FOREIGN_HERE).map(|call| (*call, Vec::new())));
     let thread = libc::CLONE_THREAD as u64;
-    deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread), 0)])?;
+    let shares_memory = libc::CLONE_VM as u64;
+    if policy.traces_itself {
+        // A process that shares its memory, which is what attaches to the threads; none with memory of its own.
+        deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread | shares_memory), 0)])?;
+        rules.remove(&libc::SYS_ptrace);
+    } else {
+        deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread), 0)])?;
+    }
     // The process starts no other, so it keeps its number.
     let own = u64::from(std::process::id());
     for (call, argument) in OTHERS_BY_PROCESS {
@@ -312,7 +319,7 @@ fn refuse_to_foreign_code(rules: &mut Rules, landlock: i64) -> Result<(), seccom
     for request in IOCTL_OTHERS {
         deny(rules, libc::SYS_ioctl, &[(1, Dword, Eq, request)])?;
     }
-    refuse_options(rules)?;
+    refuse_options(rules, policy)?;
     // The server's log, and what a library writes to its standard streams, must not get into a file of somebody else's.
     rules.insert(libc::SYS_close_range, Vec::new());
     for (call, argument) in RESERVED_BY {
@@ -330,9 +337,10 @@ fn refuse_to_foreign_code(rules: &mut Rules, landlock: i64) -> Result<(), seccom
 }
 
 /// Leaves of prctl(2) what [`PRCTL_GRANTED`] has, and asking to be killed with the server, which is still to be done.
-fn refuse_options(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+fn refuse_options(rules: &mut Rules, policy: &Policy) -> Result<(), seccompiler::BackendError> {
     let end_with_parent = libc::PR_SET_PDEATHSIG as u64;
-    let granted = PRCTL_GRANTED.iter().map(|option| *option as u64).chain([end_with_parent]);
+    let traced = policy.traces_itself.then_some(libc::PR_SET_DUMPABLE as u64);
+    let granted = PRCTL_GRANTED.iter().map(|option| *option as u64).chain([end_with_parent]).chain(traced);
     let others: Vec<Test> = granted.map(|option| (0, Dword, Ne, option)).collect();
     deny(rules, libc::SYS_prctl, &others)?;
     deny(rules, libc::SYS_prctl, &[(0, Dword, Eq, end_with_parent), (1, Qword, Ne, libc::SIGKILL as u64)])

@@ -32,7 +32,8 @@ impl Rules {
             .create()?
             .add_rules(path_beneath_rules(&policy.read, read))?
             .add_rules(path_beneath_rules(&policy.execute, read | AccessFs::Execute))?
-            .add_rules(path_beneath_rules(&policy.write, write))?;
+            .add_rules(path_beneath_rules(&policy.write, write))?
+            .add_rules(path_beneath_rules(policy.traces_itself.then_some("/proc/self"), read))?;
         Ok(Self { ruleset, abi: abi() })
     }
 

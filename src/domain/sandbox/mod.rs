@@ -46,6 +46,9 @@ pub struct Policy {
     /// Whether sockets may be made, of the families that programs use to talk to others; [`network_paths`] is what
     /// libraries read for it.
     pub network: bool,
+    /// Whether the process may look at itself from a copy of its own: what finds leaks stops all threads so.
+    #[serde(default)]
+    pub traces_itself: bool,
     /// Address space of each process.
     pub memory_bytes_max: Option<u64>,
     /// Time of computing of each process; the kernel ends one that takes more.
@@ -143,7 +146,7 @@ fn no_new_privileges() -> Result<(), SandboxError> {
 }
 
 /// Has the kernel kill this process when its parent ends. Call it after [`Policy::apply`]: changing the user clears it.
-pub(super) fn end_with_parent() {
+pub fn end_with_parent() {
     // SAFETY: no memory is involved.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }

@@ -3,6 +3,7 @@
 use super::super::deploy::{DeployError, SourceFields};
 use super::super::dialect::{Language, Reading, Wants, Words, without_doubles};
 use super::super::flags::{self, OPENMP};
+use super::super::instruments::Instruments;
 use super::super::libraries::{Libraries, Library, Resolved};
 use super::super::project::{Project, Source};
 use std::path::Path;
@@ -33,6 +34,7 @@ pub(in crate::module) struct Plan {
     libs: Vec<Resolved>,
     cflags: Vec<String>,
     openmp: bool,
+    instruments: Instruments,
 }
 
 /// The compiler of C++ beside a compiler of C: `gcc-12` has `g++-12`, `clang` has `clang++`.
@@ -54,13 +56,15 @@ impl Plan {
         fields: &SourceFields,
         libraries: &Libraries,
         compiler: &Path,
+        instruments: &Instruments,
     ) -> Result<Self, DeployError> {
         let mut plan = match source {
             Source::File(source) => Self::of_file(source, fields)?,
-            Source::Project(project) => Self::of_project(project)?,
+            Source::Project(project) => Self::of_project(project, instruments.tests)?,
         };
         let names = std::mem::take(&mut plan.1);
         plan.0.libs = libraries.resolve(&without_doubles(names), compiler)?;
+        plan.0.instruments = instruments.clone();
         Ok(plan.0)
     }
 
@@ -72,17 +76,19 @@ impl Plan {
             cflags.push(PRAGMA_FLAG.to_owned());
         }
         let openmp = cflags.iter().any(|flag| flag == OPENMP);
-        Ok((Self { reading, units: Vec::new(), libs: Vec::new(), cflags, openmp }, libs))
+        let (units, instruments) = (Vec::new(), Instruments::default());
+        Ok((Self { reading, units, libs: Vec::new(), cflags, openmp, instruments }, libs))
     }
 
-    fn of_project(project: &Project) -> Result<(Self, Vec<String>), DeployError> {
+    fn of_project(project: &Project, with_tests: bool) -> Result<(Self, Vec<String>), DeployError> {
         let settings = &project.settings;
         let mut common = vec![PRAGMA_FLAG.to_owned()];
         common.extend(settings.std.iter().map(|standard| format!("-std={standard}")));
         common.extend(settings.cflags.iter().cloned());
         let (mut units, mut libs) = (Vec::new(), settings.libs.clone());
         let compile_error = |text: String| DeployError::Compile(text);
-        for (path, language) in project.units().map_err(compile_error)? {
+        let tests = if with_tests { project.test_units() } else { Vec::new() };
+        for (path, language) in project.units().map_err(compile_error)?.into_iter().chain(tests) {
             let language = if language == Language::Cpp { "c++" } else { "c" };
             let fields = SourceFields { language: Some(language.to_owned()), ..SourceFields::default() };
             let reading = Reading::new(project.files.get(path).map(Vec::as_slice).unwrap_or_default(), &fields);
@@ -100,7 +106,8 @@ impl Plan {
         }
         let openmp = units.iter().any(|unit| unit.cflags.iter().any(|flag| flag == OPENMP));
         let reading = Reading::new(b"", &SourceFields::default());
-        Ok((Self { reading, units, libs: Vec::new(), cflags: common, openmp }, libs))
+        let instruments = Instruments::default();
+        Ok((Self { reading, units, libs: Vec::new(), cflags: common, openmp, instruments }, libs))
     }
 
     pub(in crate::module) fn reading(&self) -> &Reading {
@@ -124,22 +131,24 @@ impl Plan {
     /// Flags of the compiler for the whole module, those of the libraries too.
     pub(super) fn cflags(&self) -> Vec<String> {
         let libraries = self.libs.iter().flat_map(|found| found.cflags.iter().cloned());
-        libraries.chain(self.cflags.iter().cloned()).collect()
+        libraries.chain(self.cflags.iter().cloned()).chain(self.instruments.cflags()).collect()
     }
 
     /// Flags of the compiler for one unit.
     pub(super) fn unit_cflags(&self, unit: &Unit, include: &[String]) -> Vec<String> {
         let libraries = self.libs.iter().flat_map(|found| found.cflags.iter().cloned());
-        libraries.chain(unit.cflags.iter().cloned()).chain(include.iter().cloned()).collect()
+        let own = libraries.chain(unit.cflags.iter().cloned()).chain(self.instruments.cflags());
+        own.chain(include.iter().cloned()).collect()
     }
 
     /// Flags of the linker, before the libraries of every module.
-    pub(super) fn link_flags(&self) -> Vec<String> {
+    pub(super) fn link_flags(&self, is_clang: bool) -> Vec<String> {
         let libraries = self.libs.iter().flat_map(|found| found.libs.iter().cloned());
         // Before the author's, so that one which is not used is not mapped.
         let as_needed = (!self.libs.is_empty()).then(|| "-Wl,--as-needed".to_owned());
         let openmp = self.openmp.then(|| OPENMP.to_owned());
-        openmp.into_iter().chain(as_needed).chain(libraries).collect()
+        let instruments = self.instruments.link_flags(is_clang).into_iter();
+        instruments.chain(openmp).chain(as_needed).chain(libraries).collect()
     }
 
     /// Text behind one source of the module.
@@ -152,10 +161,11 @@ impl Plan {
         let libraries: String = self.libs.iter().map(|found| format!("{found:?}\n")).collect();
         let flags: Vec<String> = self.units.iter().flat_map(|unit| unit.cflags.iter().cloned()).collect();
         let machine = flags::machine(&[flags, self.cflags.clone()].concat());
-        if libraries.is_empty() && self.cflags.is_empty() && machine.is_empty() {
+        let instruments = self.instruments.cflags();
+        if libraries.is_empty() && self.cflags.is_empty() && machine.is_empty() && instruments.is_empty() {
             return String::new();
         }
-        format!("{libraries}{:?}{machine}", self.cflags)
+        format!("{libraries}{:?}{machine}{}", self.cflags, instruments.join(" "))
     }
 
     /// The words of all sources.

@@ -220,7 +220,7 @@ impl Compiler {
             .args((0..units.len()).map(object))
             .args(has_assets.then_some(".cweb/assets.o"))
             .args(["-o", target])
-            .args(work.plan.link_flags())
+            .args(work.plan.link_flags(self.is_clang))
             .args(super::LINK_FLAGS)
             .current_dir(work.dir);
         self.run(command, language, work.deadline).map_err(|error| match error {

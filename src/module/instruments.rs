@@ -1,0 +1,171 @@
+//! What a module is compiled with besides its own flags: its tests, sanitizers, counters for coverage.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A sanitizer of the compiler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sanitizer {
+    /// AddressSanitizer, with LeakSanitizer.
+    Address,
+    /// UndefinedBehaviorSanitizer.
+    Undefined,
+    /// ThreadSanitizer.
+    Thread,
+}
+
+impl Sanitizer {
+    /// The sanitizer that is called `name`, as after `-fsanitize=`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "address" => Self::Address,
+            "undefined" => Self::Undefined,
+            "thread" => Self::Thread,
+            _ => return None,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Undefined => "undefined",
+            Self::Thread => "thread",
+        }
+    }
+
+    /// The name of its library in the compiler's directory.
+    fn library(self, is_clang: bool) -> String {
+        let arch = std::env::consts::ARCH;
+        match (self, is_clang) {
+            (Self::Address, false) => "libasan.so".to_owned(),
+            (Self::Undefined, false) => "libubsan.so".to_owned(),
+            (Self::Thread, false) => "libtsan.so".to_owned(),
+            (Self::Address, true) => format!("libclang_rt.asan-{arch}.so"),
+            (Self::Undefined, true) => format!("libclang_rt.ubsan_standalone-{arch}.so"),
+            (Self::Thread, true) => format!("libclang_rt.tsan-{arch}.so"),
+        }
+    }
+}
+
+/// Reads names of sanitizers with commas between them.
+///
+/// # Errors
+/// For people: one is unknown, or they can't be used together.
+pub fn sanitizers(text: &str) -> Result<Vec<Sanitizer>, String> {
+    let mut found = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        let sanitizer = Sanitizer::named(name)
+            .ok_or_else(|| format!("there is no sanitizer {name:?}: name address, undefined or thread"))?;
+        found.push(sanitizer);
+    }
+    found.sort_unstable();
+    found.dedup();
+    if found.contains(&Sanitizer::Address) && found.contains(&Sanitizer::Thread) {
+        return Err("address and thread can't be used together: both replace the memory allocator".to_owned());
+    }
+    Ok(found)
+}
+
+/// See the module's documentation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Instruments {
+    /// The tests of its author.
+    pub tests: bool,
+    /// Sanitizers, each once, in order.
+    pub sanitizers: Vec<Sanitizer>,
+    /// Undefined behaviour ends the process.
+    pub halts: bool,
+    /// Counters of executed lines.
+    pub coverage: bool,
+    /// No optimisation, for tools that watch the program as it was written.
+    pub unoptimized: bool,
+}
+
+impl Instruments {
+    /// Flags of the compiler, behind those of the module.
+    pub(super) fn cflags(&self) -> Vec<String> {
+        let mut flags = Vec::new();
+        if self.tests {
+            flags.push("-DCWEB_TESTING".to_owned());
+        }
+        flags.extend(self.sanitize_flag());
+        if !self.sanitizers.is_empty() {
+            // Inlined functions would be missing in reports.
+            flags.push("-O1".to_owned());
+            flags.push("-fno-optimize-sibling-calls".to_owned());
+        }
+        if self.sanitizers.contains(&Sanitizer::Undefined) && self.halts {
+            flags.push("-fno-sanitize-recover=undefined".to_owned());
+        }
+        if self.coverage {
+            flags.extend(["--coverage", "-fprofile-update=atomic"].map(str::to_owned));
+        }
+        if self.coverage || self.unoptimized {
+            flags.push("-O0".to_owned());
+        }
+        flags
+    }
+
+    /// Flags of the linker.
+    pub(super) fn link_flags(&self, is_clang: bool) -> Vec<String> {
+        let coverage = self.coverage.then(|| "--coverage".to_owned());
+        let shared = (is_clang && !self.sanitizers.is_empty()).then(|| "-shared-libsan".to_owned());
+        self.sanitize_flag().into_iter().chain(coverage).chain(shared).collect()
+    }
+
+    fn sanitize_flag(&self) -> Option<String> {
+        let names: Vec<&str> = self.sanitizers.iter().map(|sanitizer| sanitizer.name()).collect();
+        (!names.is_empty()).then(|| format!("-fsanitize={}", names.join(",")))
+    }
+
+    /// The libraries that a process with such a module must have from its start.
+    ///
+    /// # Errors
+    /// For people: one is not installed.
+    pub(super) fn preload(&self, compiler: &Path, is_clang: bool) -> Result<Vec<PathBuf>, String> {
+        let needed = self.sanitizers.iter().filter(|sanitizer| {
+            // The library of the others has it.
+            **sanitizer != Sanitizer::Undefined || self.sanitizers.len() == 1
+        });
+        needed.map(|sanitizer| library(*sanitizer, compiler, is_clang)).collect()
+    }
+}
+
+/// Where a sanitizer's library is.
+fn library(sanitizer: Sanitizer, compiler: &Path, is_clang: bool) -> Result<PathBuf, String> {
+    let name = sanitizer.library(is_clang);
+    let mut command = Command::new(compiler);
+    command.arg(format!("-print-file-name={name}")).stdin(Stdio::null()).stderr(Stdio::null());
+    let output = crate::net::keep_descriptors_from(&mut command).output();
+    let path = output.ok().and_then(|output| String::from_utf8(output.stdout).ok());
+    // A compiler that has none answers with the name itself.
+    let path = path.map(|text| PathBuf::from(text.trim())).filter(|path| path.is_absolute());
+    path.and_then(|path| path.canonicalize().ok()).ok_or_else(|| {
+        let package = if is_clang { "libclang-rt-dev" } else { "libgcc-12-dev, or that of the compiler's version" };
+        format!(
+            "the sanitizer {} is not installed: {} knows no {name}; install it (Debian: {package})",
+            sanitizer.name(),
+            compiler.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sanitizers_are_named_like_the_compilers() {
+        assert_eq!(sanitizers("undefined,address,address"), Ok(vec![Sanitizer::Address, Sanitizer::Undefined]));
+        for wrong in ["", "memory", "address,thread", "address -fplugin=x"] {
+            assert!(sanitizers(wrong).is_err(), "{wrong}");
+        }
+        let instruments =
+            Instruments { sanitizers: sanitizers("address,undefined").unwrap(), ..Instruments::default() };
+        assert!(instruments.cflags().contains(&"-fsanitize=address,undefined".to_owned()));
+        assert!(Instruments::default().cflags().is_empty() && Instruments::default().link_flags(true).is_empty());
+    }
+}

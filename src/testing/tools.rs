@@ -1,0 +1,111 @@
+//! Programs and libraries that watch a test: sanitizers, valgrind.
+
+use crate::abi::sanitizer;
+use crate::domain::sandbox::{self, Policy, program};
+use crate::module::instruments::Sanitizer;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The exit code of a process in which one of them has found something.
+pub(super) const FOUND: i32 = 99;
+
+/// How much longer a test may take under valgrind.
+pub const VALGRIND_FACTOR: u32 = 20;
+
+/// The program `name` of the system.
+///
+/// # Errors
+/// For people: it is not installed, and which Debian package has it.
+pub fn find(name: &str, package: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_program = |path: &PathBuf| {
+        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(is_program);
+    found.ok_or_else(|| format!("{name} is not installed; install it (Debian: apt-get install {package})"))
+}
+
+/// The environment of a process with `sanitizers`, whose libraries are `preload`; files are named relative to `dir`.
+pub fn environment(sanitizers: &[Sanitizer], preload: &[PathBuf], dir: &Path) -> Vec<(String, String)> {
+    if sanitizers.is_empty() {
+        return Vec::new();
+    }
+    let libraries: Vec<String> = preload.iter().map(|path| path.display().to_string()).collect();
+    let common = format!("exitcode={FOUND}:strip_path_prefix={}/:disable_coredump=1", dir.display());
+    let mut variables = vec![
+        (
+            "ASAN_OPTIONS".to_owned(),
+            // Leaks are looked for while the module is loaded; a deadly signal is the sanitizer's to report.
+            format!(
+                "{common}:detect_leaks=1:leak_check_at_exit=0:allow_user_segv_handler=0:handle_abort=1:handle_sigfpe=1"
+            ),
+        ),
+        ("UBSAN_OPTIONS".to_owned(), format!("{common}:print_stacktrace=1")),
+        ("LSAN_OPTIONS".to_owned(), "report_objects=0:print_suppressions=0".to_owned()),
+        // Our own atomics and futexes are not seen: only code that was compiled with the sanitizer is told of.
+        (
+            "TSAN_OPTIONS".to_owned(),
+            format!("{common}:halt_on_error=1:atexit_sleep_ms=0:ignore_noninstrumented_modules=1"),
+        ),
+        (sanitizer::VARIABLE.to_owned(), "1".to_owned()),
+    ];
+    if !libraries.is_empty() {
+        variables.push(("LD_PRELOAD".to_owned(), libraries.join(" ")));
+    }
+    variables
+}
+
+/// A command that runs this program with `arguments` under valgrind, in a sandbox: what valgrind runs can't make one for
+/// itself. The sandbox lets programs be started, and nothing be written outside of the paths of `policy`.
+///
+/// # Errors
+/// A path is not UTF-8, or this program can't be found.
+pub fn valgrind(policy: &Policy, valgrind: &Path, arguments: &[&OsStr]) -> io::Result<Command> {
+    let own = std::env::current_exe()?;
+    let mut execute = sandbox::compiler_paths(valgrind);
+    execute.push(own.clone());
+    let user = policy.user.filter(|user| sandbox::closed_to(*user, std::slice::from_ref(&own)).is_none());
+    let mut read = policy.read.clone();
+    // Its own memory map, and what it looks for beside it.
+    read.push("/proc".into());
+    let policy = Policy { execute, read, exec_allowed: true, user, memory_bytes_max: None, ..policy.clone() };
+    let mut command = program::command(&policy, valgrind.as_os_str())?;
+    command
+        .args(["-q", "--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"])
+        .arg(format!("--error-exitcode={FOUND}"))
+        .args(["--num-callers=20", "--vgdb=no"])
+        .arg(own)
+        .args(arguments);
+    Ok(command)
+}
+
+/// The line of what a process has printed that says best what a tool has found.
+pub(super) fn finding(output: &str) -> Option<String> {
+    let has = |words: &'static str| move |line: &&str| line.contains(words);
+    let undefined = output.lines().find(has(": runtime error: "));
+    let summary = output.lines().find(has("SUMMARY: ")).map(|line| line.trim_start_matches("SUMMARY: "));
+    let valgrind = || {
+        let lines = output.lines().filter(|line| line.starts_with("=="));
+        lines.filter_map(|line| line.splitn(3, "==").nth(2)).map(str::trim).find(|line| !line.is_empty())
+    };
+    undefined.or(summary).or_else(valgrind).map(|line| line.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_telling_line_is_found() {
+        let asan =
+            "==7==ERROR: AddressSanitizer: x\n#0 f\nSUMMARY: AddressSanitizer: heap-buffer-overflow a.c:3 in f\n";
+        assert_eq!(finding(asan).unwrap(), "AddressSanitizer: heap-buffer-overflow a.c:3 in f");
+        assert_eq!(finding("a.c:7:3: runtime error: shift\n").unwrap(), "a.c:7:3: runtime error: shift");
+        assert_eq!(finding("x\n==9== \n==9== Invalid read of size 4\n").unwrap(), "Invalid read of size 4");
+        assert_eq!(finding("nothing"), None);
+        assert!(find("no-such-program", "p").unwrap_err().contains("apt-get install p"));
+    }
+}

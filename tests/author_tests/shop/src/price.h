@@ -1,0 +1,1 @@
+int price_of(const char *text);
