@@ -2,7 +2,7 @@
 
 use super::answers::Answers;
 use super::arena::Parts;
-use super::companion::{self, Pools, RequestRing};
+use super::companion::{self, Pools, RequestRing, Rescuer};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::layout::Layout;
 use super::response_ring::{ResponseOutlet, ResponseRing};
@@ -32,6 +32,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -292,13 +293,10 @@ fn start_threads(
             Ok(Arc::new(RequestRing::new(shard, consumer, Arc::clone(&domain))))
         })
         .collect::<io::Result<Vec<_>>>()?;
-    let (rescued, rescue_pool) = (request_rings.clone(), Arc::clone(&pools));
-    let rescuer =
-        thread::Builder::new().name("rescuer".to_owned()).spawn(move || companion::rescue(&rescued, &rescue_pool))?;
+    let rescuer = Arc::new(Rescuer::start(request_rings.clone(), Arc::clone(&pools))?);
     for (shard, request_ring) in request_rings.into_iter().enumerate() {
         let core = start.cores.get(shard).copied().flatten().map(|id| CoreId { id });
-        let (factory, pool, rescuer): (_, _, Thread) =
-            (Arc::clone(&factory), Arc::clone(&pools), rescuer.thread().clone());
+        let (factory, pool, rescuer) = (Arc::clone(&factory), Arc::clone(&pools), Arc::clone(&rescuer));
         module_thread(format!("exec-{shard}")).spawn(move || {
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
