@@ -93,7 +93,7 @@ typedef enum {
     CWEB_STREAM = 16,
     /**
      * A request's body that is compressed (Content-Encoding: br, zstd or gzip) is expanded before the handler runs. The
-     * limit of the route counts for the expanded body (413); one that is broken is answered 400. Not with CWEB_STREAM.
+     * limit of the route counts for the expanded body (413); one that is broken is answered 400. Refused beside CWEB_STREAM.
      */
     CWEB_DECODE = 32,
     /** Answers are sent as they are: for what is secret beside what a stranger chooses (BREACH, see docs/files.md). */

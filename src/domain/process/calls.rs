@@ -5,8 +5,8 @@ use super::remote::RemoteModule;
 use crate::domain::Instance;
 use crate::domain::call::{GenerationRef, Task};
 use crate::domain::inbox::Message;
-use crate::domain::stream::CallSlot;
 use crate::domain::stream::running::Reason;
+use crate::domain::stream::{CallSlot, NoSlot};
 use crate::net::ConnId;
 use std::sync::Arc;
 
@@ -79,10 +79,13 @@ impl DomainCalls {
         }
     }
 
-    /// A slot for a call of a route of `CWEB_STREAM` in the domain of `instance`. `None`: all are taken, or it has no process.
-    #[must_use]
-    pub fn take_call_slot(&self, instance: &dyn Instance) -> Option<Arc<CallSlot>> {
-        number_of(instance).and_then(|number| self.domains.get(number)).and_then(CallTable::take_call_slot)
+    /// A slot for a call of a route of `CWEB_STREAM` in the domain of `instance`.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn take_call_slot(&mut self, instance: &dyn Instance) -> Result<Arc<CallSlot>, NoSlot> {
+        let calls = number_of(instance).and_then(|number| self.domain(number));
+        calls.map_or(Err(NoSlot::NoProcess), CallTable::take_call_slot)
     }
 
     /// Tells the calls of a connection why their work may be of no use.

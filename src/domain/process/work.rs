@@ -158,7 +158,17 @@ impl DomainRunner {
         let uplink = RingUplink { domain: &self.domain, responses, shard, ticket };
         let limit_ms = module.manifest().routes.get(route as usize).and_then(RouteDecl::timeout_ms);
         let stream = asked.stream.take();
-        let mut facts = Facts { key: key(shard, ticket), uplink: &uplink, view: &view, start, limit_ms, stream };
+        let name = &module.manifest().name;
+        let mut facts = Facts {
+            key: key(shard, ticket),
+            module: name,
+            uplink: &uplink,
+            view: &view,
+            start,
+            compresses,
+            limit_ms,
+            stream,
+        };
         let result = self.executor.handler(&module, route as usize, &view, Some(&mut facts), |answer, is_streamed| {
             if is_streamed {
                 return;

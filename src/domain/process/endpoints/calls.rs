@@ -47,6 +47,10 @@ pub struct CallTable {
     pub(super) tickets: u64,
     pub(super) scratch: Vec<u8>,
     pub(super) now_ms: u64,
+    /// How long handlers may run.
+    pub(super) limit_ms: u64,
+    /// Since when calls of streams have met no process.
+    pub(super) missed_since_ms: Option<u64>,
     /// Nothing is sent: the process is to end when it has done what it is at.
     pub(super) draining: bool,
     /// Outcomes of calls that were not sent anywhere.
@@ -172,7 +176,7 @@ impl CallTable {
     /// Answers the requests that have been with the domain for longer than `limit_ms`, and asks for a new process; also
     /// when the callbacks of a socket neither return nor send for so long.
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
-        self.now_ms = now_ms;
+        (self.now_ms, self.limit_ms) = (now_ms, limit_ms);
         self.look_at_streams();
         let limit_of = |pending: &Pending| match pending.stage {
             // What the handler has not got is not its fault.
