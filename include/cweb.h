@@ -184,7 +184,9 @@ typedef struct job_ctx {
     /** 1 once the job has been canceled: stop soon. See cweb_job_canceled(). */
     int (*is_canceled)(struct job_ctx *job);
     void *server;      /* the server's */
-    void *reserved[4]; /* NULL */
+    /* cweb_job_remaining_ms() of cweb_stream.h */
+    long long (*remaining_ms)(struct job_ctx *job);
+    void *reserved[3]; /* NULL */
 } job_ctx_t;
 
 /** Does the job. What it returns counts if it has set neither result nor error: 0 is done, anything else failed. */

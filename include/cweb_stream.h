@@ -287,6 +287,34 @@ static inline long long cweb_remaining_ms(const http_request_t *req) {
     return cweb_binding.host->stream->remaining_ms(req);
 }
 
+/* ---- The same for jobs and WebSockets ---- */
+
+/** What cweb_job_cancel_reason() says of a job that was canceled by name, beside CWEB_DEADLINE. */
+#define CWEB_CANCELED 4
+
+/** Milliseconds that the run of a job has left (timeout_ms), 0 when its time is over; -1: it has no limit. */
+static inline long long cweb_job_remaining_ms(job_ctx_t *job) {
+    return job == NULL || job->remaining_ms == NULL ? -1 : job->remaining_ms(job);
+}
+
+/** Why a job is to end: CWEB_DEADLINE, CWEB_CANCELED; 0: go on. Cheap enough for an inner loop. */
+static inline int cweb_job_cancel_reason(job_ctx_t *job) {
+    if (job == NULL) {
+        return 0;
+    }
+    int over = job->is_canceled != NULL && job->is_canceled(job);
+    return cweb_job_remaining_ms(job) == 0 ? CWEB_DEADLINE : over ? CWEB_CANCELED : 0;
+}
+
+/**
+ * Why a callback of a WebSocket works in vain: CWEB_CLIENT_GONE, when nothing can be sent any more; 0: go on. A callback may
+ * run for --handler-timeout-ms, anew with each message that it sends (isolated modules).
+ */
+static inline int cweb_ws_canceled(websocket_t *ws) {
+    const struct cweb_sockets *table = cweb_sockets();
+    return table == NULL || table->canceled == NULL || ws == NULL ? 0 : table->canceled(ws);
+}
+
 /* ---- Answers that outlive the handler ---- */
 
 /**

@@ -175,6 +175,16 @@ fn answers_in_pieces_are_compressed_and_flushed() {
     // Much that does not compress, slowly read.
     let (_, body, end) = ask(&server, "GET", "/noise?bytes=3000000", "Accept-Encoding: zstd\r\n");
     assert_eq!((expand("zstd", &body).len(), end.as_deref()), (3_000_000, Some("\r\n")));
+    // A write that fails at the deadline: what it had to send is missing, and the client can tell.
+    for coding in ["identity", "gzip"] {
+        let mut client = server.connect();
+        let fields = format!("Connection: close\r\nX-Request-Timeout-Ms: 200\r\nAccept-Encoding: {coding}\r\n");
+        client.send(format!("GET /noise?bytes=30000000 HTTP/1.1\r\nHost: x\r\n{fields}\r\n").as_bytes());
+        eventually("the write has failed", || server.get("/seen").text() == "write ETIMEDOUT");
+        let (_, body, end) = parsed(&until_end(&mut client));
+        assert!(end.is_none() && body.len() < 30_000_000, "{coding}: {} bytes and a last chunk", body.len());
+        assert_eq!(server.get("/seen?clear=1").status, 200);
+    }
     // What is written can be read before more comes.
     let mut client = server.connect();
     client.send(b"POST /live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nAccept-Encoding: gzip\r\n\r\n");
@@ -270,4 +280,22 @@ fn a_request_that_comes_while_the_process_is_started_again_waits_for_it() {
         let answer = pieces.response();
         assert_eq!((answer.status, answer.text().as_str()), (200, "6"), "{}", server.log());
     }
+}
+
+#[test]
+fn jobs_and_callbacks_learn_why_they_are_to_end() {
+    let server = lab(&[]);
+    let seen = |what: &str| eventually(what, || server.get("/seen").text() == what);
+    assert_eq!(server.post("/jobs", br#"{"job": "patient", "timeout_ms": 300}"#).status, 200);
+    seen("job 2 limited 0");
+    let created = server.post("/jobs", br#"{"job": "patient"}"#).text();
+    let uuid = created.split('"').find(|part| part.len() == 36).unwrap().to_owned();
+    seen("job runs");
+    assert_eq!(server.post(&format!("/jobs/{uuid}/cancel"), b"").status, 200);
+    seen("job 4 unlimited -1");
+    let mut socket = server.websocket("/ws");
+    socket.send(tungstenite::Message::text("begin")).unwrap();
+    seen("socket 0");
+    drop(socket);
+    seen("socket is gone");
 }

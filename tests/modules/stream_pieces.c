@@ -10,7 +10,7 @@
 
 static const char *errno_name(int e) {
     return e == EPROTO ? "EPROTO" : e == EINVAL ? "EINVAL" : e == E2BIG ? "E2BIG" : e == EMSGSIZE ? "EMSGSIZE"
-         : e == EPIPE ? "EPIPE" : e == ECONNRESET ? "ECONNRESET" : strerror(e);
+         : e == ETIMEDOUT ? "ETIMEDOUT" : e == EPIPE ? "EPIPE" : e == ECONNRESET ? "ECONNRESET" : strerror(e);
 }
 
 static long number(http_request_t *req, const char *name, long otherwise) {
@@ -89,6 +89,9 @@ H(lines) {
     return stream != NULL ? cweb_stream_close(stream) : 0;
 }
 
+/* What handlers, jobs and callbacks have seen, for GET /seen. */
+static char seen[1000];
+
 /* A large piece that does not compress, and waits for its client. */
 H(noise) {
     UNUSED;
@@ -101,7 +104,9 @@ H(noise) {
     }
     cweb_header(res, "content-type", "text/plain");
     cweb_begin(res, HTTP_200_OK);
-    cweb_write(res, piece, bytes);
+    if (cweb_write(res, piece, bytes) != 0) {
+        snprintf(seen, sizeof seen, "write %s", errno_name(errno));
+    }
     free(piece);
     return 0;
 }
@@ -173,6 +178,38 @@ H(pid) {
     return cweb_respond(res, HTTP_200_OK, NULL, "%d", (int)getpid());
 }
 
+/* Works until it is to end. */
+static int patient(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
+    (void)ctx, (void)payload;
+    long long begin = cweb_job_remaining_ms(job);
+    int reason;
+    snprintf(seen, sizeof seen, "job runs");
+    while ((reason = cweb_job_cancel_reason(job)) == 0) {
+        usleep(1000);
+    }
+    snprintf(seen, sizeof seen, "job %d %s %lld", reason, begin == -1 ? "unlimited" : begin > 0 && begin <= 300 ? "limited" : "?",
+             cweb_job_remaining_ms(job));
+    return 0;
+}
+
+/* Works until its client has left. */
+static void on_message(struct cweb_context *ctx, websocket_t *ws, const char *message, size_t length) {
+    (void)ctx, (void)message, (void)length;
+    snprintf(seen, sizeof seen, "socket %d", cweb_ws_canceled(ws));
+    while (cweb_ws_canceled(ws) == 0) {
+        usleep(1000);
+    }
+    snprintf(seen, sizeof seen, "socket is gone");
+}
+
+H(get_seen) {
+    UNUSED;
+    if (http_kv_get(req->params, "clear") != NULL) {
+        seen[0] = '\0';
+    }
+    return cweb_respond(res, HTTP_200_OK, NULL, "%s", seen);
+}
+
 export module_t config = {
     .name = "pieces",
     .author = "test",
@@ -190,6 +227,11 @@ export module_t config = {
         {"/subscribe", "GET", subscribe, NONE},
         {"/count", "POST", count, CWEB_STREAM},
         {"/pid", "GET", pid, NONE},
+        {"/seen", "GET", get_seen, NONE},
     },
-    .size = 13,
+    .size = 14,
+    .websockets = {{"/ws", NULL, on_message, NULL, 0}},
+    .ws_size = 1,
+    .jobs = {{.name = "patient", .run = patient}},
+    .job_size = 1,
 };

@@ -3,7 +3,7 @@
 use super::endpoints::{CallTable, RingEndpoints};
 use super::remote::RemoteModule;
 use crate::domain::Instance;
-use crate::domain::call::{GenerationRef, Task};
+use crate::domain::call::{BodyLedger, GenerationRef, NewRequest, Task};
 use crate::domain::inbox::Message;
 use crate::domain::stream::running::Reason;
 use crate::domain::stream::{CallSlot, NoSlot};
@@ -76,6 +76,20 @@ impl DomainCalls {
     pub fn submit(&mut self, hold: Arc<dyn GenerationRef>, short: bool, work: Task) {
         if let Some(calls) = number_of(hold.instance()).and_then(|number| self.domain(number)) {
             calls.submit(hold, short, work);
+        }
+    }
+
+    /// Queues a request in the domain of its module, or writes it into the ring at once; [`DomainCalls::flush`] sends it. Its
+    /// body is counted in `ledger` while it waits.
+    pub fn request(
+        &mut self,
+        hold: Arc<dyn GenerationRef>,
+        short: bool,
+        request: NewRequest<'_>,
+        ledger: &Arc<BodyLedger>,
+    ) {
+        if let Some(calls) = number_of(hold.instance()).and_then(|number| self.domain(number)) {
+            calls.request(hold, short, request, ledger);
         }
     }
 

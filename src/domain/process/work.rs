@@ -328,10 +328,15 @@ fn fail(responses: &ResponseRing, ticket: u64, why: &str) {
 
 impl Runner<RingRecord> for DomainRunner {
     fn run(&mut self, work: RingRecord) {
+        self.run_and_return(work);
+    }
+
+    fn run_and_return(&mut self, work: RingRecord) -> Option<RingRecord> {
         if work.record.is_empty() {
-            return self.domain.answers.reclaim();
+            self.domain.answers.reclaim();
+            return None;
         }
-        let Some(turns) = self.work(&work, false) else { return };
+        let Some(turns) = self.work(&work, false) else { return Some(work) };
         match turns.enter(work) {
             Turn::Now(work) => {
                 let mut next = Some(work);
@@ -343,6 +348,7 @@ impl Runner<RingRecord> for DomainRunner {
             Turn::Later => {}
             Turn::Stuck(works) => works.iter().for_each(|work| self.refuse(work)),
         }
+        None
     }
 }
 

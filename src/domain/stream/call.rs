@@ -161,7 +161,10 @@ impl CallState {
         // Also waits for a thread that writes still, against the rules: its bytes must not meet the next user of the memory.
         let mut down = unpoisoned(&down);
         match running {
-            Some(Running { uplink }) if returned && self.complete(&mut down, &*uplink).is_ok() => down.end(&*uplink),
+            Some(Running { uplink }) if returned => match self.complete(&mut down, &*uplink) {
+                Ok(()) => down.end(&*uplink),
+                Err(errno) => down.fail(errno, &*uplink),
+            },
             _ => down.writer.abandon(),
         }
         Used::Streamed
@@ -169,6 +172,9 @@ impl CallState {
 
     /// Writes what follows the last bytes of the handler.
     fn complete(&self, down: &mut Down, uplink: &dyn Uplink) -> Result<(), i32> {
+        if let Some(errno) = down.broken {
+            return Err(errno);
+        }
         if let Some(coder) = down.coder.take() {
             let last = coder.finish()?;
             self.write_raw(down, uplink, &last)?;
@@ -320,7 +326,8 @@ impl CallState {
         let (slot, pipe, left) = self.begin_pipe(inner, facts, status, headers)?;
         let uplink = facts.uplink.share();
         let (writer, trailers) = (Writer::new(pipe, Copying::Mapped), Vec::new());
-        let down = Down { slot, writer, left, coder, trailers, borrowed, uplink: Arc::clone(&uplink) };
+        let uplink_of_down = Arc::clone(&uplink);
+        let down = Down { slot, writer, left, coder, broken: None, trailers, borrowed, uplink: uplink_of_down };
         let down = Arc::new(Mutex::new(down));
         inner.down = Some(Arc::clone(&down));
         inner.running = Some(Running { uplink });
@@ -466,16 +473,23 @@ impl StreamCall for CallState {
         let (down, uplink) = self.down()?;
         let down = &mut *unpoisoned(&down);
         down.check_length(bytes.len())?;
+        if let Some(errno) = down.broken {
+            return Err(errno);
+        }
         if down.coder.is_none() {
-            self.write_raw(down, &*uplink, bytes)?;
+            // The client is to be able to tell that these bytes are missing.
+            let sent = self.write_raw(down, &*uplink, bytes);
+            sent.inspect_err(|errno| down.broken = Some(*errno))?;
         }
         // A piece at a time, so that what comes of it stays small.
         let mut pieces = bytes.chunks(CODED_PIECE_BYTES).peekable();
         while let Some(coder) = &mut down.coder
             && let Some(piece) = pieces.next()
         {
-            let coded = coder.encode(piece, pieces.peek().is_none())?;
-            self.write_raw(down, &*uplink, &coded)?;
+            let coded = coder.encode(piece, pieces.peek().is_none());
+            // What was compressed and not sent is lost: nothing sound can follow it.
+            let sent = coded.and_then(|coded| self.write_raw(down, &*uplink, &coded));
+            sent.inspect_err(|errno| down.broken = Some(*errno))?;
         }
         down.count(bytes.len());
         Ok(())

@@ -94,7 +94,7 @@ fn break_off(module: &str) {
     });
     for (number, stream) in ended {
         stream::forget(number);
-        unpoisoned(&stream.down).break_off(&*stream.uplink);
+        unpoisoned(&stream.down).fail(libc::ECANCELED, &*stream.uplink);
     }
 }
 

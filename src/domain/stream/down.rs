@@ -42,6 +42,8 @@ pub(super) struct Down {
     pub(super) left: Option<u64>,
     /// What compresses it.
     pub(super) coder: Option<Box<StreamCoder>>,
+    /// Why it can't go on soundly: an errno.
+    pub(super) broken: Option<i32>,
     /// Lines of trailer fields.
     pub(super) trailers: Vec<u8>,
     /// The thread that sends it, if others need that too.
@@ -116,9 +118,9 @@ impl Down {
         self.tell(uplink);
     }
 
-    /// Nothing more is written, although there should be.
-    pub(super) fn break_off(&mut self, uplink: &dyn Uplink) {
-        self.writer.end(Some(libc::ECANCELED));
+    /// Nothing more is written, although there should be: the client can tell.
+    pub(super) fn fail(&mut self, errno: i32, uplink: &dyn Uplink) {
+        self.writer.end(Some(errno));
         self.tell(uplink);
     }
 

@@ -211,7 +211,7 @@ impl CallTable {
             return Ok(());
         };
         let by = pending.hold.instance().manifest().name.clone();
-        out.push(Message::Declined(Box::new(Declined { by, conn, seq, request, meta })));
+        out.push(Message::Declined(Box::new(Declined { by, conn, seq, request: *request, meta })));
         Ok(())
     }
 

@@ -289,7 +289,7 @@ impl CallTable {
         };
         let (conn, seq) = (*conn, *seq);
         pending.begun = true;
-        pending.watched.get_or_insert(Watched::Answer(pipe));
+        pending.watched.get_or_insert(Box::new(Watched::Answer(pipe)));
         let (head, framing, keep_alive, dropped) = begin_answer(meta, status, headers.iter(), length);
         if dropped > 0 {
             let name = &pending.hold.instance().manifest().name;
