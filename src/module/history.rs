@@ -115,6 +115,7 @@ pub(super) fn rollback(
         .ok_or_else(|| DeployError::Version(format!("module {name} has no version before {live}, which is live")))?;
     let wanted = version(&list, name, number)?;
     let source = control.store.source(&wanted.key)?;
+    super::signing::check_kept(control.config.trusted_signers.as_deref(), &source, wanted.signature.as_ref())?;
     let plan = control.compiler.plan(&source, &wanted.fields)?;
     let key = control.compiler.key(&source, &plan);
     let known = || (key == wanted.key).then(|| Arc::new(wanted.manifest.clone()));
@@ -132,6 +133,8 @@ pub(super) fn rollback(
         version: Some(Version { key: key.clone(), libraries: plan.libraries(), ..wanted.clone() }),
         message: "",
         by: "",
+        take_over: true,
+        signature: None,
         libraries: plan.libraries(),
         defaults: wanted.settings.clone(),
     };

@@ -26,6 +26,7 @@ pub mod project;
 mod record;
 mod sdk;
 pub mod settings;
+pub mod signing;
 mod store;
 pub mod table;
 mod told;

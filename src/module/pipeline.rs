@@ -2,13 +2,14 @@
 
 use super::compile::Plan;
 use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply, short};
-use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
+use super::deploy::{DeployError, DeployOptions, Deployed, LOOPBACK, SourceFields, cut};
 use super::generation::{Generation, Serving};
 use super::history::{self, Query};
 use super::libraries::Library;
 use super::project::{PROJECT_FILE, Posted, Source};
 use super::record::{prepare, record, since_ms, version};
 use super::settings::Change;
+use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
 use super::{mounts, sdk, store, verify};
@@ -70,8 +71,10 @@ pub(super) fn deploy(
     });
     // Before the compiler is bothered; the load checks again, and the limit of domains with it.
     domain.map_or(Ok(()), |domain| control.host.check_domain(domain))?;
+    let trusted = control.config.trusted_signers.as_deref();
+    let signature = signing::check(trusted, &source, &options.fields, options.signature.as_deref())?;
     let plan = control.compiler.plan(&source, &options.fields)?;
-    let mut deployed = deploy_read(control, ticket, &source, &plan, domain, options)?;
+    let mut deployed = deploy_read(control, ticket, &source, &plan, domain, options, signature)?;
     // Not kept with the module: the next client may not send the fields.
     deployed.warnings.push_str(&plan.reading().remarks());
     Ok(deployed)
@@ -85,6 +88,7 @@ fn deploy_read(
     plan: &Plan,
     domain: Option<&str>,
     options: &DeployOptions,
+    signature: Option<Signature>,
 ) -> Result<Deployed, DeployError> {
     let hash = hash_of(source, plan.reading().fields());
     if let Some(same) = already_served(control, ticket, &hash, domain) {
@@ -111,6 +115,8 @@ fn deploy_read(
         version: None,
         message,
         by: &options.by,
+        take_over: options.take_over,
+        signature,
         libraries: plan.libraries(),
         defaults: history::defaults(source),
     };
@@ -182,6 +188,8 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
         version: Some(version),
         message: "",
         by: "",
+        take_over: true,
+        signature: None,
         libraries: plan.libraries(),
         defaults: history::defaults(&source),
     };
@@ -282,6 +290,10 @@ pub(super) struct Compiled<'a> {
     pub(super) message: &'a str,
     /// Who deploys a new version.
     pub(super) by: &'a str,
+    /// Whether it may replace another key's.
+    pub(super) take_over: bool,
+    /// Who vouches for a new version.
+    pub(super) signature: Option<Signature>,
     /// The libraries that its sources name.
     pub(super) libraries: Vec<Library>,
     /// Settings that it has unless others are set.
@@ -331,10 +343,24 @@ pub(super) fn install(
         }
         _ => {}
     }
+    if let Some(current) = current.as_ref().filter(|_| !compiled.take_over) {
+        check_owner(control, &name, current.version, compiled.by)?;
+    }
     control.reserve(ticket, manifest, domain)?;
     let result = swap_in(control, ticket, compiled, domain, manifest);
     control.release(ticket);
     result.map(|version| Deployed { version, ..deployed })
+}
+
+/// Checks that version `live` of the module `name` was not deployed by another key than `by`.
+fn check_owner(control: &ControlState, name: &str, live: u64, by: &str) -> Result<(), DeployError> {
+    let list = control.store.versions(name)?;
+    let owner = list.into_iter().find(|version| version.number == live).map(|version| version.by).unwrap_or_default();
+    // What was deployed without keys is nobody's.
+    if owner.is_empty() || owner == by || owner == LOOPBACK {
+        return Ok(());
+    }
+    Err(DeployError::TakeOver { name: name.to_owned(), owner })
 }
 
 /// What is deployed under a name.

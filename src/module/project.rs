@@ -257,6 +257,7 @@ impl Project {
         }
         let settings = read_project_file(&files).map_err(refused)?;
         let project = Self { files, settings };
+        project.check_assets().map_err(refused)?;
         if project.units().map_err(refused)?.is_empty() {
             return Err(refused("the project has no source: no file is named *.c, *.cpp, *.cc or *.cxx"));
         }
@@ -289,17 +290,23 @@ impl Project {
         all.filter(|(path, _)| is_for_tests(path) && !units.iter().any(|(unit, _)| unit == path)).collect()
     }
 
+    /// Checks that every entry of `assets` names something.
+    fn check_assets(&self) -> Result<(), String> {
+        for name in self.settings.assets.iter().flatten() {
+            checked_path(&name.replace('*', "x")).map_err(|error| format!("{PROJECT_FILE}: assets: {error}"))?;
+            if !self.files.keys().any(|path| is_asset(name, path)) {
+                return Err(format!("{PROJECT_FILE}: assets: the project has no file or directory {name:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// The paths of the assets.
     pub(super) fn assets(&self) -> Vec<&str> {
         let default = ["assets".to_owned()];
         let named = self.settings.assets.as_deref().unwrap_or(&default);
-        let is_asset = |path: &&String| {
-            named.iter().any(|name| {
-                let name = name.trim_start_matches("./").trim_end_matches('/');
-                matches(name, path) || path.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
-            })
-        };
-        self.files.keys().filter(is_asset).map(String::as_str).collect()
+        let is_named = |path: &&String| named.iter().any(|name| is_asset(name, path));
+        self.files.keys().filter(is_named).map(String::as_str).collect()
     }
 
     /// The settings as texts.
@@ -329,6 +336,12 @@ pub(super) fn too_many(limits: ProjectLimits) -> String {
 pub(super) fn is_for_tests(path: &str) -> bool {
     let stem = path.rsplit('/').next().unwrap_or_default().split('.').next().unwrap_or_default();
     path.starts_with("test/") || path.starts_with("tests/") || stem.ends_with("_test")
+}
+
+/// Whether the file `path` is, or is below, what an entry of `assets` names.
+fn is_asset(name: &str, path: &str) -> bool {
+    let name = name.trim_start_matches("./").trim_end_matches('/');
+    matches(name, path) || path.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Whether `path` is what `pattern` says; `*` stands for any part of a name.
