@@ -267,3 +267,44 @@ fn admin() -> &'static Arc<Admin> {
         Arc::new(Admin::new(control, jobs, Arc::new(access), Vec::new()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Allocations that the shard makes for one request of a keep-alive connection to a module in a domain, once all buffers have
+    /// their size: the bytes of the answer.
+    const ALLOCATIONS: u64 = 1;
+
+    #[test]
+    fn a_request_to_a_domain_allocates_nothing_but_its_answer() {
+        const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\nUser-Agent: test\r\nAccept: */*\r\n\r\n";
+        let (shard, mut domain, _) = serve();
+        let peer = Peer::Tcp(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 1)));
+        let mut driver = Driver::accept(shard, &peer);
+        let mut random = Random::of(b"steady");
+        let mut counts = Vec::new();
+        for round in 0..300 {
+            let sent = allocation_counter::measure(|| {
+                driver.data(REQUEST);
+                driver.end_batch(usize::MAX);
+            });
+            domain.work(&mut random, 0);
+            while domain.waiting() > 0 {
+                domain.work(&mut random, 1);
+            }
+            // The harness' own memory is there already.
+            driver.received.reserve(64 * 1024);
+            let answered = allocation_counter::measure(|| {
+                driver.end_batch(usize::MAX);
+            });
+            assert!(driver.received.starts_with(b"HTTP/1.1 "), "round {round}: no answer");
+            driver.received.clear();
+            counts.push(sent.count_total + answered.count_total);
+        }
+        let steady = counts.split_off(200);
+        // A map or a queue may still grow once.
+        let most = steady.iter().filter(|count| **count > ALLOCATIONS).count();
+        assert!(most <= 2, "allocations of the last requests: {steady:?}");
+    }
+}
