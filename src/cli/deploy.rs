@@ -1,6 +1,6 @@
 //! `cweb deploy`
 
-use super::client::{Answer, Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured};
+use super::client::{Answer, Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured, escaped};
 use super::exit::{Exit, Failure};
 use super::routes_ini::{self, Listed};
 use super::trust::TrustArgs;
@@ -29,6 +29,10 @@ pub(super) struct DeployArgs {
     /// What this version is about; cweb versions shows it
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
+    /// Compile with sanitizers and run in a process of its own: address, undefined, or both with a comma; a name in the place of
+    /// a file is that of a module which is deployed. "none": as before
+    #[arg(long, value_name = "NAMES", conflicts_with = "domain")]
+    sanitize: Option<String>,
     #[command(flatten)]
     trust: TrustArgs,
 }
@@ -44,13 +48,32 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
             ("domain", listed.domain.as_deref()),
             ("mount", args.mount.as_deref()),
             ("message", args.message.as_deref()),
+            ("sanitize", args.sanitize.as_deref().filter(|names| *names != NONE)),
         ];
-        deploy(&client, &listed.file, &options).err()
+        match args.sanitize.as_deref().filter(|_| is_name(&listed.file)) {
+            Some(names) => sanitize(&client, &listed.file, names).err(),
+            None => deploy(&client, &listed.file, &options).err(),
+        }
     };
     let failed: Vec<Exit> = files.iter().filter_map(deployed).collect();
     println!("{} of {} deployed to {}", files.len() - failed.len(), files.len(), client.base());
     // The most telling one: without a server or a key there is nothing to be said of the files.
     failed.into_iter().max().map_or(ExitCode::SUCCESS, ExitCode::from)
+}
+
+/// The word for no sanitizer.
+const NONE: &str = "none";
+
+/// Whether this is no file but what may be the name of a module.
+fn is_name(file: &Path) -> bool {
+    !file.exists() && file.components().count() == 1 && file.extension().is_none()
+}
+
+/// Has a module that is deployed compiled again with the sanitizers `names`.
+fn sanitize(client: &Client, name: &Path, names: &str) -> Result<(), Exit> {
+    let with = if names == NONE { "" } else { names };
+    let target = format!("/mgnt/{}/sanitize?with={}", escaped(&name.to_string_lossy()), escaped(with));
+    tell(client, name, client.post_json(&target, b""))
 }
 
 fn plan(args: &DeployArgs) -> Result<(Vec<Listed>, String), String> {
@@ -108,7 +131,6 @@ struct DeployRequest {
 
 /// Deploys one file or the project in a directory with those of `options` that are given, and shows what came of it.
 pub(super) fn deploy(client: &Client, file: &Path, options: &[(&str, Option<&str>)]) -> Result<(), Exit> {
-    let shown = file.display();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let fields: Vec<(&str, &str)> = options.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
     let result = if file.is_dir() {
@@ -117,6 +139,12 @@ pub(super) fn deploy(client: &Client, file: &Path, options: &[(&str, Option<&str
         let source = std::fs::read(file).map_err(|error| Failure::from(error.to_string()));
         source.and_then(|source| client.deploy(&name, &source, &fields))
     };
+    tell(client, file, result)
+}
+
+/// Shows what came of a deployment.
+fn tell(client: &Client, file: &Path, result: Result<Answer, Failure>) -> Result<(), Exit> {
+    let shown = file.display();
     match result {
         Ok(answer) if answer.is_success() => {
             show(&answer, file);

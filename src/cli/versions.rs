@@ -101,6 +101,10 @@ struct Version {
     libraries: Vec<Library>,
     warnings: String,
     language: String,
+    #[serde(default)]
+    sanitize: Option<String>,
+    #[serde(default)]
+    sanitizer_reports: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -166,6 +170,12 @@ pub(super) fn show(args: &ShowArgs) -> ExitCode {
         }
         for library in &found.libraries {
             println!("  library    {} {}  {}", library.name, library.version, library.file);
+        }
+        if let Some(names) = &found.sanitize {
+            println!("  sanitize   {}", plain(names));
+        }
+        for report in &found.sanitizer_reports {
+            println!("  report:\n{}", report.trim_end());
         }
         if !found.warnings.trim().is_empty() {
             println!("  warnings:\n{}", found.warnings.trim_end());

@@ -4,17 +4,17 @@ use super::compile::Plan;
 use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply, short};
 use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
 use super::generation::{Generation, Serving};
-use super::history::{self, Query};
+use super::history::{self, Again, Query};
 use super::libraries::Library;
 use super::project::{PROJECT_FILE, Posted, Source};
 use super::record::{prepare, record, since_ms, version};
 use super::settings::Change;
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
-use super::{mounts, sdk, store, verify};
+use super::{mounts, sanitizing, sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
-use crate::domain::{DEFAULT_DOMAIN, LoadError};
+use crate::domain::LoadError;
 use crossbeam::channel::RecvTimeoutError;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ pub(super) enum DeployTask {
     Deploy { ticket: u64, posted: Posted, options: Box<DeployOptions>, reply: DeployReply },
     Remove { ticket: u64, name: String, reply: RemoveReply },
     Restart { name: String, reply: RemoveReply },
-    Rollback { ticket: u64, name: String, version: Option<u64>, reply: DeployReply },
+    Again { ticket: u64, name: String, again: Again, reply: DeployReply },
     Ask { name: String, query: Query, reply: FoundReply },
     Change { name: String, change: Change, reply: RemoveReply },
     Stop,
@@ -36,7 +36,7 @@ impl DeployTask {
     /// Answers without doing it.
     pub(super) fn fail(self, error: DeployError) {
         match self {
-            DeployTask::Deploy { reply, .. } | DeployTask::Rollback { reply, .. } => reply(Err(error)),
+            DeployTask::Deploy { reply, .. } | DeployTask::Again { reply, .. } => reply(Err(error)),
             DeployTask::Remove { reply, .. } | DeployTask::Restart { reply, .. } | DeployTask::Change { reply, .. } => {
                 reply(Err(error));
             }
@@ -69,8 +69,20 @@ pub(super) fn deploy(
     });
     // Before the compiler is bothered; the load checks again, and the limit of domains with it.
     domain.map_or(Ok(()), |domain| control.host.check_domain(domain))?;
-    let plan = control.compiler.plan(&source, &options.fields)?;
-    let mut deployed = deploy_read(control, ticket, &source, &plan, domain, options)?;
+    deploy_source(control, ticket, &source, domain, options)
+}
+
+/// Deploys `source`, whose files are checked, into `domain`.
+pub(super) fn deploy_source(
+    control: &ControlState,
+    ticket: u64,
+    source: &Source,
+    domain: Option<&str>,
+    options: &DeployOptions,
+) -> Result<Deployed, DeployError> {
+    sanitizing::check(control, options, domain)?;
+    let plan = control.compiler.plan(source, &options.fields)?;
+    let mut deployed = deploy_read(control, ticket, source, &plan, domain, options)?;
     // Not kept with the module: the next client may not send the fields.
     deployed.warnings.push_str(&plan.reading().remarks());
     Ok(deployed)
@@ -85,7 +97,7 @@ fn deploy_read(
     domain: Option<&str>,
     options: &DeployOptions,
 ) -> Result<Deployed, DeployError> {
-    let hash = hash_of(source, plan.reading().fields());
+    let hash = hash_of(source, plan.fields());
     if let Some(same) = already_served(control, ticket, &hash, domain) {
         return Ok(same);
     }
@@ -96,7 +108,7 @@ fn deploy_read(
     verify::check(&manifest)?;
     mounts::check(&manifest, &control.config.mounts)?;
     let warnings = warnings + &verify::remarks(&manifest, control.config.route_limits);
-    let fields = plan.reading().fields();
+    let fields = plan.fields();
     let message = options.message.as_deref().unwrap_or_default();
     let message = cut(message, MESSAGE_BYTES_MAX);
     let compiled = Compiled {
@@ -160,7 +172,7 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
     let warnings = warnings + &verify::remarks(&manifest, control.config.route_limits);
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
-    let fields = plan.reading().fields();
+    let fields = plan.fields();
     let list = control.store.versions(&record.name)?;
     let known = list.into_iter().find(|version| version.number == record.version);
     // A record from before there were versions has no list: it begins one.
@@ -232,7 +244,11 @@ pub(super) fn built(
     known: impl FnOnce() -> Option<Arc<Manifest>>,
 ) -> Result<(String, Arc<Manifest>), DeployError> {
     if let Some(warnings) = control.store.cached(key) {
-        let inspect = || control.host.inspect(&control.store.object(key), control.config.inspect_timeout).map(Arc::new);
+        let inspect = || {
+            let (object, preload) = (control.store.object(key), control.compiler.preload_of(plan)?);
+            let manifest = control.host.inspect(&object, &preload, control.config.inspect_timeout)?;
+            Ok::<_, DeployError>(Arc::new(manifest))
+        };
         return Ok((warnings, known().map_or_else(inspect, Ok)?));
     }
     let dir = control.store.scratch().join(ticket.to_string());
@@ -251,7 +267,7 @@ fn compiled(
     plan: &Plan,
 ) -> Result<(String, Manifest), DeployError> {
     // It gets ready while the compiler works.
-    let inspection = control.host.begin_inspection(dir, OBJECT)?;
+    let inspection = control.host.begin_inspection(dir, OBJECT, &control.compiler.preload_of(plan)?)?;
     let warnings = control.compiler.compile(source, plan, dir, OBJECT, &control.units)?;
     let keep = || control.store.prepare(key, source, &dir.join(OBJECT), &warnings);
     let (kept, manifest) = both(keep, || inspection.finish(control.config.inspect_timeout))?;
@@ -298,7 +314,13 @@ pub(super) fn install(
     let turn = control.name_lock(&name);
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let current = current(control, &name);
-    let domain = compiled.domain.or(current.as_ref().map(|current| current.domain.as_str())).unwrap_or(DEFAULT_DOMAIN);
+    let is_sanitized = compiled.fields.sanitize.is_some();
+    let there = current.as_ref().map(|current| current.domain.as_str());
+    let domain = match compiled.domain {
+        Some(domain) if !is_sanitized => domain.to_owned(),
+        _ => sanitizing::domain_of(control, &name, is_sanitized, there)?,
+    };
+    let domain = domain.as_str();
     if let Some(remark) = current.as_ref().and_then(|current| verify::other_author(&current.manifest, manifest)) {
         compiled.warnings.push_str(&remark);
     }
@@ -331,7 +353,14 @@ pub(super) fn install(
         _ => {}
     }
     control.reserve(ticket, manifest, domain)?;
-    let result = swap_in(control, ticket, compiled, domain, manifest);
+    let swap = || swap_in(control, ticket, compiled, domain, manifest);
+    let result = if is_sanitized {
+        let (result, reports) = sanitizing::with_reports(control, domain, swap);
+        deployed.warnings.push_str(&reports);
+        result
+    } else {
+        swap()
+    };
     control.release(ticket);
     result.map(|version| Deployed { version, ..deployed })
 }

@@ -13,7 +13,7 @@ use crate::abi::guard::Trap;
 use crate::abi::request::set_rules;
 use crate::abi::rooms::set_outlets;
 use crate::abi::websocket::Outlet;
-use crate::abi::{crypto, host};
+use crate::abi::{crypto, host, sanitizer};
 use crate::domain::Instance;
 use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{self, Caught, InProcess, InProcessModule};
@@ -155,7 +155,12 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     crate::abi::guard::install()?;
     crate::abi::kept::keep_all();
     crate::abi::guard::limit_threads(start.module_threads_max);
-    sandbox::trap_ends(crate::abi::guard::EXIT_MARK).map_err(io::Error::other)?;
+    if sanitizer::is_active() {
+        // It ends the process itself when it has found something.
+        sanitizer::open_to_itself();
+    } else {
+        sandbox::trap_ends(crate::abi::guard::EXIT_MARK).map_err(io::Error::other)?;
+    }
     let layout = Layout::new(start.shards);
     let region = Arc::new(Region::open(rings, layout.bytes())?);
     running::show(&region, layout.board());
@@ -185,7 +190,9 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     wait_readable(&stream);
     let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
     let domain = start_threads(&start, &region, bodies, wakes, files)?;
-    Child { parent, domain, host }.serve(&mut stream);
+    let child = Arc::new(Child { parent, domain, host });
+    Child::serve(&child, &mut stream);
+    child.look_for_leaks();
     // Threads of modules may be running: destructors must not.
     // SAFETY: ends the process at once.
     unsafe { libc::_exit(0) }
@@ -313,12 +320,11 @@ struct Child {
 }
 
 impl Child {
-    fn serve(self, stream: &mut UnixStream) {
-        let child = Arc::new(self);
+    fn serve(child: &Arc<Self>, stream: &mut UnixStream) {
         loop {
             match control::read(stream) {
                 Ok(ToChild::Call { call, what }) => {
-                    let carrier = Arc::clone(&child);
+                    let carrier = Arc::clone(child);
                     // A hook or a job may take long, and may itself ask: each has a thread of its own.
                     let spawned = module_thread("control").spawn(move || {
                         let outcome = carrier.carry_out(what);
@@ -359,7 +365,17 @@ impl Child {
         self.host.published(found.iter());
     }
 
+    /// Has a sanitizer report memory that modules have lost, while their code and its lines are there.
+    fn look_for_leaks(&self) {
+        let is_empty = self.domain.instances.read().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if sanitizer::is_active() && !is_empty {
+            // It has told what there is.
+            let _ = sanitizer::has_leaks();
+        }
+    }
+
     fn close(&self, id: u64) {
+        self.look_for_leaks();
         let gone = self.domain.instances.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         if let Some(module) = gone {
             lock(&self.parent.numbers).remove(&module.id());

@@ -9,6 +9,7 @@ use super::symbol;
 use crate::domain::Fault;
 use crate::domain::fault::signal_name;
 use crate::domain::running::{self, Note, Remains};
+use crate::domain::sanitized;
 use serde::Serialize;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -115,6 +116,8 @@ impl DomainShared {
         let killed = status.is_none_or(|status| status.signal() == Some(libc::SIGKILL));
         let out_of_memory = process.out_of_memory().filter(|_| killed);
         let why = process.verdict().or_else(|| out_of_memory.map(|whose| memory_text(whose, self.name())));
+        let has_found = status.is_some_and(|status| status.code() == Some(sanitized::FOUND));
+        let why = why.or_else(|| self.reports.last_summary().filter(|_| has_found));
         let trying = process.trying();
         let death =
             Death { note, trying, from_outside: killed && note.is_none() && why.is_none() && !process.is_broken() };

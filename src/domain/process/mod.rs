@@ -54,6 +54,7 @@ mod reader;
 mod registry;
 mod remote;
 mod replacement;
+mod reports;
 mod response_ring;
 mod shared;
 mod status;

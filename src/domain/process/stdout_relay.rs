@@ -4,9 +4,12 @@
 //! can't make a line that looks like one of the server's or of another domain. It writes to a pipe of its own, which a thread copies. With the server's own descriptors it could cut the log short,
 //! overwrite it, or change how the server itself writes there.
 
+use super::reports::{Finder, Reports};
 use crate::abi::visible::visible;
+use crate::domain::sanitized;
 use crossbeam::channel::{Receiver, bounded};
 use std::io::{self, PipeReader, PipeWriter, Read};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,18 +19,30 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Starts the thread that copies what comes, at most `bytes_max` in a second; more is dropped, and said to be. Returns where to
 /// write, and what is disconnected once all has been copied.
-pub(super) fn collect(domain: &str, bytes_max: usize) -> io::Result<(PipeWriter, Receiver<()>)> {
+pub(super) fn collect(
+    domain: &str,
+    bytes_max: usize,
+    reports: &Arc<Reports>,
+) -> io::Result<(PipeWriter, Receiver<()>)> {
     let (reader, writer) = io::pipe()?;
     let (over, ended) = bounded(0);
     let domain = domain.to_owned();
+    let watched = sanitized::is_one(&domain).then(|| Arc::clone(reports));
     thread::Builder::new().name("domain-output".to_owned()).spawn(move || {
-        copy(reader, &domain, bytes_max);
+        copy(reader, &domain, bytes_max, watched.as_deref());
         drop(over);
     })?;
     Ok((writer, ended))
 }
 
-fn copy(mut reader: PipeReader, domain: &str, bytes_max: usize) {
+fn copy(mut reader: PipeReader, domain: &str, bytes_max: usize, reports: Option<&Reports>) {
+    let mut finder = Finder::default();
+    let mut look = |text: &[u8]| {
+        let Some(reports) = reports else { return };
+        for line in String::from_utf8_lossy(text).lines() {
+            finder.line(&visible(line), reports);
+        }
+    };
     let mut lines = Lines::default();
     let mut rate = Rate { bytes_max, since: Instant::now(), bytes: 0, dropped: 0, dropped_lines: 0 };
     let mut chunk = [0; LINE_BYTES_MAX];
@@ -37,9 +52,16 @@ fn copy(mut reader: PipeReader, domain: &str, bytes_max: usize) {
             Ok(0) | Err(_) => break,
             Ok(count) => lines.add(chunk.get(..count).unwrap_or_default()),
         }
-        print(&lines.take(), &mut rate, domain);
+        let text = lines.take();
+        look(&text);
+        print(&text, &mut rate, domain);
     }
-    print(&lines.rest(), &mut rate, domain);
+    let rest = lines.rest();
+    look(&rest);
+    if let Some(reports) = reports {
+        finder.end(reports);
+    }
+    print(&rest, &mut rate, domain);
     rate.tell(domain);
 }
 
