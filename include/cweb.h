@@ -229,6 +229,16 @@ typedef struct module {
     void (*unload)(struct cweb_context *);
     mount_info_t mounts[MAX_MOUNTS];
     int mount_size; /**< Mounts used */
+    /**
+     * Runs after the setting or secret key of this module has got another value, or none; may be NULL.
+     *
+     * cweb_setting() gives the new value from before the call on, to all threads; requests go on meanwhile and may have read
+     * either value. The calls for one module come one after the other, on a thread of the server's that runs no requests. What
+     * was set before the module is loaded is there in onload, without a call; so it is in a process that is started again. With
+     * --isolation process a call that does not return within --hook-timeout-ms has the process replaced. The text of key is
+     * gone when the function returns.
+     */
+    void (*on_setting)(struct cweb_context *, const char *key);
 } module_t;
 
 /* ---- Services ---- */

@@ -20,7 +20,7 @@ struct cweb_context;
  * The value of a setting or a secret of this module: what was set on the server, else the default in module.toml.
  *
  * The text stays valid and unchanged as long as the module is loaded. A later call may return another one: ask again in each
- * request. May be called from any thread, from onload on.
+ * request, or have on_setting in config tell of changes. May be called from any thread, from onload on.
  * @param ctx  ignored; may be NULL
  * @return NULL when there is none
  */

@@ -17,6 +17,7 @@
 //! | [`net`] | the reactor seam and its drivers; listeners |
 //! | [`proto`] | sans-IO protocol machines: HTTP/1.1, forms, WebSocket |
 //! | [`id_map`] | maps by numbers of the server's own |
+//! | [`logbook`] | the last lines of each module |
 //! | [`threads`] | threads that may run module code |
 //! | [`config`] | flags, environment and `cweb.toml` into one validated [`config::Config`] |
 
@@ -30,6 +31,7 @@ pub mod domain;
 pub mod fuzzing;
 pub mod id_map;
 pub mod jobs;
+pub mod logbook;
 pub mod module;
 pub mod net;
 pub mod proto;

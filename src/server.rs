@@ -23,6 +23,7 @@ use crate::domain::sandbox;
 use crate::jobs::hub::Hub;
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
+use crate::logbook;
 use crate::module::control::{Control, ControlConfig, MountDirs, RouteLimits};
 use crate::module::libraries::Allowed;
 use crate::module::project::ProjectLimits;
@@ -232,6 +233,7 @@ fn with_absolute_paths(mut config: Config) -> std::io::Result<Config> {
 }
 
 fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeError> {
+    logbook::set_limit(config.projects.log_bytes_max);
     let control_config = ControlConfig {
         module_dir: config.module_dir.clone(),
         compile_timeout: Duration::from_millis(config.compile_timeout_ms),

@@ -12,6 +12,7 @@ use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tracing::Level;
 
 /// Queues a job for module code.
 ///
@@ -52,6 +53,16 @@ static CREATE_JOB: OnceLock<CreateJob> = OnceLock::new();
 /// Lets modules create jobs from now on. Only the first call counts.
 pub fn set_create_job(create: CreateJob) {
     let _ = CREATE_JOB.set(create);
+}
+
+/// Takes a line that a module logs: its name, the level, the text.
+pub type LogLine = fn(&str, Level, &str);
+
+static LOG: OnceLock<LogLine> = OnceLock::new();
+
+/// Has `log` take what modules log. Only the first call counts.
+pub fn set_log(log: LogLine) {
+    let _ = LOG.set(log);
 }
 
 /// `struct cweb_host`
@@ -367,11 +378,14 @@ unsafe extern "C" fn log(module: *const c_void, level: c_int, message: *const c_
     let text = String::from_utf8_lossy(text.get(..LOG_BYTES_MAX).unwrap_or(text));
     // Line by line: a module's text can't pass for a line of the server's own.
     for line in text.lines() {
-        match level {
-            ..=1 => tracing::error!(target: "module", "[{name}] {line}"),
-            2 => tracing::warn!(target: "module", "[{name}] {line}"),
-            3 => tracing::info!(target: "module", "[{name}] {line}"),
-            _ => tracing::debug!(target: "module", "[{name}] {line}"),
+        let level = match level {
+            ..=1 => Level::ERROR,
+            2 => Level::WARN,
+            3 => Level::INFO,
+            _ => Level::DEBUG,
+        };
+        if let Some(log) = LOG.get() {
+            log(name, level, line);
         }
     }
 }

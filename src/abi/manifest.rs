@@ -75,6 +75,9 @@ pub struct Manifest {
     pub has_onload: bool,
     /// Whether `unload` is set.
     pub has_unload: bool,
+    /// Whether `on_setting` is set.
+    #[serde(default)]
+    pub has_on_setting: bool,
     /// What could not be read of it, a sentence each; such a module is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,

@@ -59,6 +59,9 @@ pub type JobRunFn = unsafe extern "C" fn(*mut Context, *const c_void, *mut c_voi
 /// `job_info_t.cancel`
 pub type JobCancelFn = unsafe extern "C" fn(*mut Context, *const c_char);
 
+/// `module_t.on_setting`
+pub type SettingFn = unsafe extern "C" fn(*mut Context, *const c_char);
+
 /// `job_info_t`
 #[repr(C)]
 pub(super) struct JobInfo {
@@ -94,6 +97,7 @@ pub(super) struct ModuleT {
     unload: Option<HookFn>,
     mounts: [MountInfo; MAX_MOUNTS],
     mount_size: c_int,
+    on_setting: Option<SettingFn>,
 }
 
 /// Size and the offsets of `module_t` as Rust sees them, in the order of its fields, for the comparison with C.
@@ -114,6 +118,7 @@ pub(super) fn module_layout() -> Vec<(&'static str, usize)> {
         ("module_t.unload", offset_of!(ModuleT, unload)),
         ("module_t.mounts", offset_of!(ModuleT, mounts)),
         ("module_t.mount_size", offset_of!(ModuleT, mount_size)),
+        ("module_t.on_setting", offset_of!(ModuleT, on_setting)),
         ("mount_info_t.dir", offset_of!(MountInfo, dir)),
         ("route_info_t.flags", offset_of!(RouteInfo, flags)),
         ("route_info_t.regex", offset_of!(RouteInfo, regex)),
@@ -149,6 +154,8 @@ pub struct ModuleSymbols {
     pub onload: Option<Callee<HookFn>>,
     /// `unload`
     pub unload: Option<Callee<HookFn>>,
+    /// `on_setting`
+    pub on_setting: Option<SettingFn>,
 }
 
 /// A shared object that is open. Closed when dropped.
@@ -386,6 +393,7 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
         jobs: jobs.iter().enumerate().map(|(at, job)| job_decl(at, job, &mut problems)).collect(),
         has_onload: module.onload.is_some(),
         has_unload: module.unload.is_some(),
+        has_on_setting: module.on_setting.is_some(),
         problems,
         warnings: Vec::new(),
         api,
@@ -403,6 +411,7 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
         jobs: jobs.iter().map(|job| (job.run, job.cancel)).collect(),
         onload: module.onload.map(|function| Callee::new(function, api)),
         unload: module.unload.map(|function| Callee::new(function, api)),
+        on_setting: module.on_setting,
     };
     Ok((manifest, symbols))
 }

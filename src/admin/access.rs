@@ -311,6 +311,8 @@ mod tests {
             ("POST /mgnt/x/restart", "d"),
             ("PUT /mgnt", "d"),
             ("GET /mgnt", "r"),
+            ("GET /mgnt/x/logs", "r"),
+            ("GET /mgnt/x/source", "d"),
             ("HEAD /mgnt", "r"),
             ("GET /metrics", "r"),
             ("POST /metrics", "r"),

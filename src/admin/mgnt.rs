@@ -18,6 +18,9 @@ pub(super) fn handle(control: &Control, view: &RequestView<'_>, form: Form, acto
     match (view.method(), name.is_empty()) {
         (Method::Get | Method::Head, true) => reply.send(&ServerAnswer::json(200, control.modules_json())),
         (Method::Post, true) => deploy(control, view, form, actor, reply),
+        (Method::Get | Method::Head, false) if name.ends_with(b"/logs") => {
+            reply.send(&super::logs::last(view));
+        }
         (Method::Get | Method::Head, false) => versions::ask(control, name, reply),
         (Method::Put | Method::Delete, false) if versions::is_setting(name) => {
             versions::set(control, view, name, actor, reply);

@@ -9,6 +9,7 @@ mod deployed;
 mod failures;
 mod jobs;
 pub mod keys;
+mod logs;
 mod metrics;
 mod mgnt;
 mod site;
@@ -18,6 +19,7 @@ pub use access::{Access, Client};
 pub use audit::Who;
 pub use deployed::Site;
 pub use keys::{KeySource, KeysError};
+pub use logs::{LogsQuery, log_line, logs_query};
 
 use crate::jobs::Jobs;
 use crate::module::control::Control;

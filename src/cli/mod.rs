@@ -7,6 +7,8 @@ mod dev;
 mod exit;
 mod jobs;
 mod keygen;
+mod log;
+mod logs;
 mod modules;
 mod new;
 mod routes_ini;
@@ -69,6 +71,8 @@ enum Command {
     Rollback(versions::RollbackArgs),
     /// Write the source of a module into this directory
     Pull(versions::PullArgs),
+    /// Show what a module prints, its crashes and deployments
+    Logs(logs::LogsArgs),
     /// Set, remove and list settings of a module
     Config(settings::ConfigArgs),
     /// Set and remove secrets of a module
@@ -117,6 +121,7 @@ pub fn main() -> ExitCode {
         Some(Command::Diff(args)) => versions::diff(&args),
         Some(Command::Rollback(args)) => versions::rollback(&args),
         Some(Command::Pull(args)) => versions::pull(&args),
+        Some(Command::Logs(args)) => logs::run(&args),
         Some(Command::Config(args)) => settings::config(&args),
         Some(Command::Secret(args)) => settings::secret(&args),
         Some(Command::Jobs(args)) => jobs::run(&args),
@@ -139,7 +144,7 @@ fn no_command() -> ExitCode {
 
 /// Starts the log of a process that the server has started for itself.
 pub fn start_log() {
-    serve::start_inherited_log();
+    log::start_inherited();
 }
 
 /// Says what went wrong and gives the exit code for it.

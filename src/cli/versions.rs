@@ -115,7 +115,7 @@ struct Library {
 }
 
 /// A text of somebody else's for one line of a terminal.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -341,6 +341,9 @@ settings! {
     /// Versions of each module that are kept with their sources [default: 20]
     #[arg(long, env = "CWEB_VERSIONS_KEPT", value_name = "N", help_heading = LIMITS)]
     versions_kept: usize,
+    /// Most bytes of each module's last lines that are kept for cweb logs [default: 262144]
+    #[arg(long, env = "CWEB_MODULE_LOG_BYTES_MAX", value_name = "BYTES", help_heading = LIMITS)]
+    module_log_bytes_max: usize,
     /// Most rooms that a WebSocket may be in; cweb_ws_join() fails beyond it [default: 64]
     #[arg(long, env = "CWEB_WS_ROOMS_MAX", value_name = "N", help_heading = LIMITS)]
     ws_rooms_max: usize,

@@ -13,6 +13,8 @@ pub struct ProjectSettings {
     pub bytes_max: usize,
     /// Versions of each module that are kept with their sources, the live one among them.
     pub versions_kept: usize,
+    /// Most bytes of the last lines of each module that are kept for `cweb logs`.
+    pub log_bytes_max: usize,
 }
 
 impl ProjectSettings {
@@ -22,6 +24,7 @@ impl ProjectSettings {
             files_max: args.project_files_max.unwrap_or(1000),
             bytes_max: args.project_bytes_max.unwrap_or(64 * 1024 * 1024),
             versions_kept: args.versions_kept.unwrap_or(20),
+            log_bytes_max: args.module_log_bytes_max.unwrap_or(256 * 1024),
         }
     }
 }

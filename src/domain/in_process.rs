@@ -24,6 +24,7 @@ use crate::abi::files::mounted;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, ThreadGuard};
 use crate::abi::handed::Thing;
+use crate::abi::host;
 use crate::abi::job;
 use crate::abi::manifest::{Manifest, Mount, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
@@ -113,6 +114,7 @@ impl InProcess {
             Box::new(move |name, work| run_work(known.number(name), name, work)),
         )?;
         guard::capture_output(output::sink)?;
+        host::set_log(output::said);
         let context = Arc::new(context);
         let for_events = Arc::clone(&context);
         events::set_host(events::Host {
@@ -321,6 +323,15 @@ impl Instance for InProcessModule {
         // SAFETY: `self` keeps the module open.
         let call = || unsafe { job::cancel(cancel, &self.context, uuid) };
         self.calling(call, Result::is_err).map_err(|trap| self.fault(trap, "the cancel callback of a job"))
+    }
+
+    fn setting_changed(&self, key: &str) -> Result<(), Fault> {
+        let Some(on_setting) = self.open.symbols.on_setting else { return Ok(()) };
+        let _guard = ThreadGuard::new();
+        // The function is of the type of a job's cancel callback: it takes the context and a text.
+        // SAFETY: `self` keeps the module open.
+        let call = || unsafe { job::cancel(on_setting, &self.context, key) };
+        self.calling(call, Result::is_err).map_err(|trap| self.fault(trap, "on_setting"))
     }
 
     fn id(&self) -> u64 {

@@ -125,6 +125,17 @@ pub enum Message {
     },
     /// Events of jobs that this shard's streams watch were committed.
     JobEvents(Vec<Arc<JobFrame>>),
+    /// A stream of a module's lines takes its place: the answer to request number `seq` of connection `conn`.
+    LogsReady {
+        /// The connection it belongs to.
+        conn: ConnId,
+        /// The request's number on that connection.
+        seq: u64,
+        /// The shard's key of the stream.
+        stream: u64,
+    },
+    /// Modules that this shard's streams show have new lines.
+    LogLines,
     /// A domain is there: the rings to it.
     DomainUp(Box<RingEndpoints>),
     /// A domain is to end when it has done what it is at: send it nothing more.

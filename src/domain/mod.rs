@@ -162,6 +162,13 @@ pub trait Instance: Send + Sync + Any {
     /// The hook faulted, or took too long where there is a limit.
     fn onload(&self) -> Result<(), Fault>;
 
+    /// Runs the module's `on_setting` callback for `key`, if it has one, on the calling thread or while that waits. The
+    /// new value was handed over by [`Instance::configure`].
+    ///
+    /// # Errors
+    /// The callback faulted, or took too long where there is a limit.
+    fn setting_changed(&self, key: &str) -> Result<(), Fault>;
+
     /// Runs the module's `unload` hook, if it has one, on the calling thread or while that waits.
     ///
     /// # Errors

@@ -3,9 +3,12 @@
 //! The C side replaces `stdout` and `stderr` by streams that call [`sink`] on the printing thread, so the thread
 //! itself knows whose output it is.
 
+use super::process::relay;
 use crate::abi::visible::visible;
+use crate::logbook::{self, Kind};
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void};
+use tracing::Level;
 
 /// Longer lines are cut into several: a module can't make the server hold an endless one.
 const LINE_BYTES_MAX: usize = 4 * 1024;
@@ -53,8 +56,11 @@ fn leave() {
 impl Printing {
     fn emit(&mut self) {
         let text = String::from_utf8_lossy(&self.line);
-        let module = self.module.as_deref().unwrap_or("a module's thread");
-        tracing::info!(target: "module", "[{module}] {}", visible(text.trim_end_matches('\r')));
+        let text = text.trim_end_matches('\r');
+        match &self.module {
+            Some(module) => said(module, Level::INFO, text),
+            None => tracing::info!(target: "module", "[a module's thread] {}", visible(text)),
+        }
         self.line.clear();
     }
 
@@ -74,6 +80,32 @@ impl Printing {
                 self.emit();
             }
         }
+    }
+}
+
+/// Takes a line that `module` has printed or logged.
+pub(super) fn said(module: &str, level: Level, text: &str) {
+    // The server makes it visible, and adds it to the lines of the module.
+    if relay::is_on() {
+        return relay::said(module, level, text);
+    }
+    logged(module, level, text);
+}
+
+/// Adds a line to those of `module`, and to the server's log.
+pub(super) fn logged(module: &str, level: Level, text: &str) {
+    let text = visible(text);
+    let kind = match level {
+        Level::ERROR => Kind::Error,
+        Level::WARN => Kind::Warning,
+        Level::INFO => Kind::Printed,
+        _ => return tracing::debug!(target: "module", "[{module}] {text}"),
+    };
+    logbook::add(module, kind, &text);
+    match kind {
+        Kind::Error => tracing::error!(target: "module", "[{module}] {text}"),
+        Kind::Warning => tracing::warn!(target: "module", "[{module}] {text}"),
+        _ => tracing::info!(target: "module", "[{module}] {text}"),
     }
 }
 

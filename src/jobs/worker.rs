@@ -7,6 +7,7 @@ use super::json;
 use super::lifecycle::{RunOutcome, change_after};
 use super::notice::{Notice, now_ms};
 use super::store::{Change, Changed, JobState, Reader, Store, Writer};
+use crate::logbook::{self, Kind};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -206,7 +207,9 @@ impl Worker {
         let running = Running { job, shared: &self.shared, said: Mutex::default() };
         let ended = code.run(&job.uuid, payload, &running);
         if let Ended::Crashed(how) = &ended {
-            tracing::error!("job {} ({} of module {}) crashed: {how}", job.uuid, job.job, job.module);
+            let text = format!("job {} ({} of module {}) crashed: {how}", job.uuid, job.job, job.module);
+            tracing::error!("{text}");
+            logbook::add(&job.module, Kind::Error, &text);
         }
         let error = match running.said.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Said::Nothing => None,

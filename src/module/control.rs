@@ -18,6 +18,7 @@ use super::{sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
 use crate::domain::{DEFAULT_DOMAIN, Host, LoadError};
+use crate::logbook;
 use arc_swap::ArcSwap;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -467,6 +468,7 @@ impl ControlState {
             .collect();
         let table = Table::build(modules, &mut lock(&self.patterns))
             .map_err(|error| DeployError::Internal(error.to_string()))?;
+        logbook::set_known(state.entries.iter().map(|entry| entry.manifest.name.clone()));
         self.table.store(Arc::new(table));
         for changed in &state.subscribers {
             changed();

@@ -191,17 +191,23 @@ pub(super) fn change(control: &ControlState, name: &str, change: Change) -> Resu
     let turn = control.name_lock(name);
     // A swap of this module reads its settings once.
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-    let set = control.settings.change(name, change)?;
-    let settings = set.over(&control.defaults_of(name));
+    let (key, defaults) = (change.key.clone(), control.defaults_of(name));
+    let before = control.settings.of(name)?.over(&defaults);
+    let settings = control.settings.change(name, change)?.over(&defaults);
+    let differs = before.0.get(&key) != settings.0.get(&key);
     let served = control.state().entries.iter().find_map(|entry| {
         let serving = entry.serving.as_ref().filter(|_| entry.manifest.name == name);
         serving.map(|serving| Arc::clone(serving.generation()))
     });
     let older = control.known().of_name(name);
-    for generation in served.into_iter().chain(older) {
+    let current = served.as_ref().map(|generation| generation.instance().id());
+    let older = older.into_iter().filter(|generation| Some(generation.instance().id()) != current);
+    for generation in served.iter().map(Arc::clone).chain(older) {
         // It is set; a process that dies now is followed by one that finds it.
         if let Err(fault) = generation.instance().configure(&settings) {
             tracing::warn!("module {name}: {fault}");
+        } else if differs && let Err(fault) = generation.instance().setting_changed(&key) {
+            tracing::error!("module {name} failed in on_setting: {fault}");
         }
     }
     Ok(())

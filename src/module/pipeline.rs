@@ -15,6 +15,7 @@ use super::{mounts, sanitizing, sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
 use crate::domain::LoadError;
+use crate::logbook;
 use crossbeam::channel::RecvTimeoutError;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -554,7 +555,10 @@ pub(super) fn remove(control: &ControlState, ticket: u64, name: &str) -> Result<
     let at = state.entries.iter().position(|entry| entry.manifest.name == name).ok_or_else(not_found)?;
     let _old = state.entries.remove(at);
     control.publish(&state)?;
-    tracing::info!("module {name} is removed");
+    let text = format!("module {name} is removed");
+    tracing::info!("{text}");
+    logbook::add(name, logbook::Kind::Info, &text);
+    logbook::forget(name);
     Ok(())
 }
 

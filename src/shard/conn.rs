@@ -21,7 +21,7 @@ pub(super) enum Slot {
     /// Answered, but an earlier request is not.
     Ready { bytes: Vec<u8>, lent: Option<Attached>, safe: bool },
     /// The answer is a stream of events, which takes the connection when its turn comes.
-    Stream { key: u64 },
+    Stream { by: Upgrade },
     /// The answer is sent piece by piece, as its handler writes it.
     Flow(Box<Flow>),
 }
@@ -33,6 +33,8 @@ pub(super) enum Upgrade {
     Socket(u64),
     /// A stream of job events, by the shard's key.
     Stream(u64),
+    /// A stream of a module's lines, by the shard's key.
+    Logs(u64),
 }
 
 impl Slot {

@@ -10,6 +10,7 @@ mod error_responses;
 mod flows;
 mod handshakes;
 mod limits;
+mod logs;
 mod peers;
 mod pongs;
 mod requests;
@@ -38,6 +39,7 @@ use crate::proto::http1::{Preflight, http_date};
 use crate::shard_stats::ShardStats;
 use arc_swap::{ArcSwap, Cache};
 use conn::{Conn, Serves, Slot, Upgrade};
+use logs::LogStreams;
 use rooms::Rooms;
 use sockets::Sockets;
 use std::sync::Arc;
@@ -101,6 +103,7 @@ pub struct Shard {
     sockets: Sockets,
     rooms: Rooms,
     streams: Streams,
+    logs: LogStreams,
     /// Connections whose first waiting request could not begin because its module is being swapped.
     held: Vec<ConnId>,
     in_flight: usize,
@@ -152,6 +155,7 @@ impl Shard {
             sockets: Sockets::default(),
             rooms: Rooms::default(),
             streams: Streams::default(),
+            logs: LogStreams::default(),
             held: Vec::new(),
             in_flight: 0,
             own_in_flight: 0,
@@ -236,6 +240,8 @@ impl Shard {
             Message::StreamFound { stream, job } => self.stream_found(connections, stream, job),
             Message::StreamReplay { stream, replay } => self.stream_replayed(connections, stream, replay),
             Message::JobEvents(frames) => self.job_events(connections, &frames),
+            Message::LogsReady { conn, seq, stream } => self.logs_ready(connections, conn, seq, stream),
+            Message::LogLines => self.log_lines(connections),
             Message::DomainUp(link) => {
                 for message in self.remote.up(link) {
                     self.handle(connections, message);
@@ -283,6 +289,7 @@ impl Shard {
         }
         self.drain_sockets(connections);
         self.drain_streams(connections);
+        self.drain_logs(connections);
         self.drain_flows(connections);
     }
 
@@ -370,8 +377,8 @@ impl Application for Shard {
             return self.advance(connections, id);
         }
         let Some(conn) = self.conn(id) else { return };
-        if let Some(Upgrade::Stream(key)) = conn.taken
-            && self.streams.outlive_eof(key)
+        if let Some(by) = conn.taken
+            && self.outlives_eof(by)
         {
             return;
         }
@@ -389,6 +396,7 @@ impl Application for Shard {
         conn.write_paid_ms = now_ms;
         match conn.taken {
             Some(Upgrade::Stream(key)) => self.stream_drained(connections, key),
+            Some(Upgrade::Logs(key)) => self.logs_drained(connections, key),
             Some(Upgrade::Socket(key)) => self.socket_drained(connections, key),
             None => self.advance(connections, id),
         }
@@ -405,14 +413,17 @@ impl Application for Shard {
         match conn.taken {
             Some(Upgrade::Socket(key)) => self.socket_gone(connections, key),
             Some(Upgrade::Stream(key)) => self.stream_gone(key),
+            Some(Upgrade::Logs(key)) => self.logs_gone(key),
             None => {}
         }
         if !conn.slots.is_empty() {
             self.remote.leave(id);
         }
         for slot in &conn.slots {
-            if let Slot::Stream { key } = slot {
-                self.stream_gone(*key);
+            match slot {
+                Slot::Stream { by: Upgrade::Stream(key) } => self.stream_gone(*key),
+                Slot::Stream { by: Upgrade::Logs(key) } => self.logs_gone(*key),
+                _ => {}
             }
         }
     }
@@ -461,6 +472,7 @@ impl Application for Shard {
         self.conns.clear();
         self.sockets = Sockets::default();
         self.streams = Streams::default();
+        self.clear_logs();
         self.snapshot = Snapshot::first(Arc::default());
         self.table = Cache::new(Arc::default());
         // Answers for connections that are gone hold nothing, but a call that never began holds its generation.

@@ -139,7 +139,8 @@ impl Shard {
                     self.stats.request();
                     let safe = view.method().is_safe();
                     // A stream of events ends with its connection.
-                    let streams = origin.serves != Serves::Modules && Self::asks_for_events(&view);
+                    let streams = origin.serves != Serves::Modules
+                        && (Self::asks_for_events(&view) || Self::asks_for_logs(&view));
                     let last = !view.keep_alive() || origin.last || streams;
                     let slot = if owed && !safe {
                         Some(self.wait(&origin, &view, safe))
@@ -396,7 +397,8 @@ impl Shard {
 
     fn begin_admin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let jobs_socket = view.path() == b"/jobs/ws" && view.is_websocket_upgrade();
-        if jobs_socket || Self::asks_for_events(view) {
+        let logs = Self::asks_for_logs(view);
+        if jobs_socket || logs || Self::asks_for_events(view) {
             let mut meta = self.meta(origin, view);
             // A stream ends with its connection, and so does the refusal of one.
             meta.keep_alive &= jobs_socket;
@@ -408,16 +410,11 @@ impl Shard {
                     return Begun::Answered;
                 }
             }
-            if self.streams.len() >= self.limits.streams_max {
-                self.stats.overloaded();
-                let answer = ServerAnswer::text(503, "too many streams of job events\n").with("Retry-After", "1");
-                answer.encode(&meta, out);
-                return Begun::Answered;
-            }
-            return if jobs_socket {
-                self.begin_jobs_socket(origin, view, out)
-            } else {
-                self.begin_events(origin, view, meta, out)
+            return match self.streams_open() >= self.limits.streams_max {
+                true => self.too_many_streams(&meta, out),
+                false if logs => self.begin_logs(origin, view, meta, out),
+                false if jobs_socket => self.begin_jobs_socket(origin, view, out),
+                false => self.begin_events(origin, view, meta, out),
             };
         }
         // What tells how the server is must answer when it is not well.

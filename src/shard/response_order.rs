@@ -91,9 +91,9 @@ impl Shard {
                         break;
                     }
                 }
-                Slot::Stream { key } => {
+                Slot::Stream { by } => {
                     conn.first_seq += 1;
-                    conn.taken = Some(Upgrade::Stream(key));
+                    conn.taken = Some(by);
                     break;
                 }
             }
@@ -198,12 +198,13 @@ impl Shard {
         match by {
             Upgrade::Socket(key) => self.socket_begins(connections, key),
             Upgrade::Stream(key) => self.stream_begins(connections, key),
+            Upgrade::Logs(key) => self.logs_begin(connections, key),
         }
         if !input.is_empty() {
             self.taken_data(connections, by, &input);
         }
         // The FIN came while earlier answers were owed; there will be no other event to end this by.
-        if eof && !matches!(by, Upgrade::Stream(key) if self.streams.outlive_eof(key)) {
+        if eof && !self.outlives_eof(by) {
             connections.close(id);
         }
     }
@@ -213,6 +214,8 @@ impl Shard {
         match by {
             Upgrade::Socket(key) => self.socket_data(connections, key, bytes),
             Upgrade::Stream(key) => self.stream_data(connections, key, bytes),
+            // The client has nothing to say.
+            Upgrade::Logs(_) => {}
         }
     }
 }

@@ -268,7 +268,7 @@ impl Shard {
     fn stream_ready(&mut self, connections: &mut Connections, id: ConnId, seq: u64, key: u64) {
         let Some(conn) = self.conn(id) else { return };
         if let Some(slot) = conn.slot_mut(seq) {
-            *slot = Slot::Stream { key };
+            *slot = Slot::Stream { by: Upgrade::Stream(key) };
         }
         self.advance(connections, id);
     }
@@ -469,15 +469,7 @@ impl Stream {
             return;
         }
         let Some(outbox) = connections.outbox(self.conn) else { return };
-        let headers = [
-            (b"Content-Type".as_slice(), b"text/event-stream".as_slice()),
-            (b"Cache-Control", b"no-cache"),
-            // Proxies that buffer would hold the events back.
-            (b"X-Accel-Buffering", b"no"),
-        ];
-        let head = meta.head(200, 0);
-        encode_stream_head(outbox.buffer(), &head, headers.into_iter());
-        push_chunk(outbox.buffer(), RETRY, meta.http_1_0);
+        push_events_head(outbox.buffer(), meta);
     }
 
     /// Answers 204 if the client has seen all events of a job that has ended: an `EventSource` would come back for ever
@@ -543,8 +535,20 @@ impl Stream {
     }
 }
 
+/// The head of an answer that is a stream of events.
+pub(super) fn push_events_head(out: &mut Vec<u8>, meta: &Meta) {
+    let headers = [
+        (b"Content-Type".as_slice(), b"text/event-stream".as_slice()),
+        (b"Cache-Control", b"no-cache"),
+        // Proxies that buffer would hold the events back.
+        (b"X-Accel-Buffering", b"no"),
+    ];
+    encode_stream_head(out, &meta.head(200, 0), headers.into_iter());
+    push_chunk(out, RETRY, meta.http_1_0);
+}
+
 /// A chunk of a chunked body (RFC 9112 §7.1); bare bytes for HTTP/1.0, whose body ends with the connection.
-fn push_chunk(out: &mut Vec<u8>, bytes: &[u8], http_1_0: bool) {
+pub(super) fn push_chunk(out: &mut Vec<u8>, bytes: &[u8], http_1_0: bool) {
     if http_1_0 {
         out.extend_from_slice(bytes);
     } else {

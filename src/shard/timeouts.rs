@@ -48,12 +48,14 @@ impl Shard {
                 }
                 Verdict::Abort => connections.abort(id),
                 Verdict::Taken(Upgrade::Socket(key), last_read_ms) => self.sweep_socket(connections, key, last_read_ms),
+                Verdict::Taken(Upgrade::Logs(_), _) => {}
                 Verdict::Taken(Upgrade::Stream(key), last_read_ms) => {
                     self.sweep_stream(connections, key, self.now_ms.saturating_sub(last_read_ms));
                 }
             }
         }
         self.sweep_streams(connections);
+        self.sweep_logs(connections);
     }
 
     fn judge(&mut self, connections: &Connections, id: ConnId) -> Verdict {

@@ -42,6 +42,7 @@ pub(super) fn functions(symbols: &ModuleSymbols, api: Api) -> Vec<Declared> {
         add(format!("jobs[{at}].cancel"), cancel.map(|function| function as usize), 2);
     }
     add("onload".to_owned(), address(symbols.onload, |function| function as usize), context);
+    add("on_setting".to_owned(), symbols.on_setting.map(|function| function as usize), 2);
     add("unload".to_owned(), address(symbols.unload, |function| function as usize), context);
     found
 }

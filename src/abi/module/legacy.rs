@@ -119,6 +119,7 @@ pub(super) fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenEr
         jobs: Vec::new(),
         onload: module.onload.map(callee),
         unload: module.unload.map(callee),
+        on_setting: None,
     };
     Ok((manifest, symbols))
 }

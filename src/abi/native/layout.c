@@ -108,6 +108,7 @@ const struct cwebn_layout_entry cwebn_layout[] = {
     FIELD(module_t, unload),
     FIELD(module_t, mounts),
     FIELD(module_t, mount_size),
+    FIELD(module_t, on_setting),
     TYPE(mount_info_t),
     FIELD(mount_info_t, dir),
     TYPE(cweb_uuid_t),

@@ -4,7 +4,7 @@ mod answer;
 mod end;
 mod event;
 mod list;
-mod sse;
+pub(super) mod sse;
 mod status;
 mod submit;
 pub(super) mod time;

@@ -4,23 +4,23 @@ use std::mem;
 
 /// An event of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ServerSentEvent {
+pub(in crate::cli) struct ServerSentEvent {
     /// The id sent with it or last before it; empty if there was none.
-    pub(super) id: String,
+    pub(in crate::cli) id: String,
     /// Its lines, joined by line feeds.
-    pub(super) data: String,
+    pub(in crate::cli) data: String,
 }
 
 /// An event is larger than the reader takes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLarge {
+pub(in crate::cli) struct TooLarge {
     /// The limit.
-    pub(super) bytes_max: usize,
+    pub(in crate::cli) bytes_max: usize,
 }
 
 /// Takes a stream apart. Bytes may come in pieces of any size. Comments and fields other than `id` and `data` mean
 /// nothing here; an event that the end of the stream cuts off is none.
-pub(super) struct SseReader {
+pub(in crate::cli) struct SseReader {
     bytes_max: usize,
     /// A line that is not complete.
     line: Vec<u8>,
@@ -35,12 +35,12 @@ pub(super) struct SseReader {
 
 impl SseReader {
     /// A reader that keeps at most `bytes_max` bytes of an event, and as many of a line.
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(in crate::cli) fn new(bytes_max: usize) -> Self {
         Self { bytes_max, line: Vec::new(), id: String::new(), data: Vec::new(), after_return: false, begun: false }
     }
 
     /// The events that `bytes` complete, in order.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<Vec<ServerSentEvent>, TooLarge> {
+    pub(in crate::cli) fn feed(&mut self, mut bytes: &[u8]) -> Result<Vec<ServerSentEvent>, TooLarge> {
         let mut events = Vec::new();
         while let Some(&first) = bytes.first() {
             if mem::take(&mut self.after_return) && first == b'\n' {

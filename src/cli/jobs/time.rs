@@ -8,8 +8,8 @@ const DAY_MS: i64 = 86_400 * SECOND_MS;
 
 /// A span: `500ms`, `30s`, `5m`, `2h`, `1d`, or milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) ms: u64,
+pub(in crate::cli) struct Span {
+    pub(in crate::cli) ms: u64,
 }
 
 impl FromStr for Span {
@@ -33,14 +33,14 @@ impl FromStr for Span {
 
 /// A point in time: RFC 3339, `+30s`, or milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum When {
+pub(in crate::cli) enum When {
     At { ms: i64 },
     After(Span),
 }
 
 impl When {
     /// In milliseconds since 1970.
-    pub(super) fn ms(self, now_ms: i64) -> i64 {
+    pub(in crate::cli) fn ms(self, now_ms: i64) -> i64 {
         match self {
             Self::At { ms } => ms,
             Self::After(span) => now_ms.saturating_add(i64::try_from(span.ms).unwrap_or(i64::MAX)),
@@ -66,7 +66,7 @@ impl FromStr for When {
 }
 
 /// Milliseconds since 1970, by this machine's clock.
-pub(super) fn now_ms() -> i64 {
+pub(in crate::cli) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

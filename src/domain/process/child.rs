@@ -397,6 +397,12 @@ impl Child {
                     module.configure(&settings).map_or_else(|fault| Outcome::Fault(fault.what), |()| Outcome::Done)
                 }
             },
+            Order::SettingChanged { instance, key } => match self.instance(instance) {
+                None => Outcome::Done,
+                Some(module) => {
+                    module.setting_changed(&key).map_or_else(|fault| Outcome::Fault(fault.what), |()| Outcome::Done)
+                }
+            },
             Order::Onload { instance } => hook(instance, InProcessModule::onload),
             Order::Unload { instance } => hook(instance, InProcessModule::unload),
             Order::RunJob { run, instance, job, uuid, payload } => self.run_job(run, instance, job, &uuid, &payload),

@@ -94,6 +94,11 @@ pub(super) enum Order {
     Onload {
         instance: u64,
     },
+    /// A setting of a module has another value now.
+    SettingChanged {
+        instance: u64,
+        key: String,
+    },
     Unload {
         instance: u64,
     },

@@ -10,6 +10,7 @@ use crate::domain::Fault;
 use crate::domain::fault::signal_name;
 use crate::domain::running::{self, Note, Remains};
 use crate::domain::sanitized;
+use crate::logbook::{self, Kind};
 use serde::Serialize;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -140,6 +141,9 @@ impl DomainShared {
             report.summary(),
             self.whose(&report, &running)
         );
+        for name in &report.modules {
+            logbook::add(name, Kind::Error, &format!("module {name} ended its process: {}", report.summary()));
+        }
         if suspect.is_none() && !death.from_outside && out_of_memory != Some(OutOfMemory::Elsewhere) {
             self.unplaced_death(&running, &report);
         }

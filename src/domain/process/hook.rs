@@ -20,6 +20,7 @@ pub(super) enum Hook {
     Constructor,
     Onload,
     Unload,
+    Setting,
     Cancel,
 }
 
@@ -30,6 +31,7 @@ impl Hook {
             Self::Constructor => "a constructor",
             Self::Onload => "onload",
             Self::Unload => "unload",
+            Self::Setting => "on_setting",
             Self::Cancel => "the cancel callback of a job",
         }
     }

@@ -119,7 +119,7 @@ impl ProcessInstance {
         let bodies = Arc::new(Region::create(parts.bytes())?);
         let (stream, theirs) = UnixStream::pair()?;
         let bells = shared.wakers.iter().map(Waker::doorbell).collect::<io::Result<Vec<_>>>()?;
-        let (output, printed) = stdout_relay::collect(shared.name(), shared.config.output_bytes_max, &shared.reports)?;
+        let (output, printed) = stdout_relay::collect(shared)?;
         let pairs = shared.wakers.iter().map(|_| passing::pair()).collect::<io::Result<Vec<_>>>()?;
         let (files, their_files): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         let mut child = spawn(shared, &theirs, output, [&region, &bodies], &bells, &their_files)?;

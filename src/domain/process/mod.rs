@@ -21,6 +21,7 @@
 //! | `control_writer`, `control_reader`, `asked` | what it is told, what it says, what it asks; each within bounds |
 //! | `cgroup` | how much memory each process may use |
 //! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
+//! | `stdout_relay`, `relay` | what a process prints and logs, and how that gets into the server's log |
 //! | `child`, `work`, `companion`, `response_ring`, `answers`, `streaming` | the other side |
 //! | `control`, `wire`, `layout`, `arena`, `extents` | what is said between the two |
 //! | `file_body`, `passing` | answers with files: which pieces of which, and how the open file gets across |
@@ -52,6 +53,7 @@ mod passing;
 mod quarantine;
 mod reader;
 mod registry;
+pub mod relay;
 mod remote;
 mod replacement;
 mod reports;

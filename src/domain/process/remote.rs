@@ -142,6 +142,20 @@ impl Instance for RemoteModule {
         Ok(())
     }
 
+    fn setting_changed(&self, key: &str) -> Result<(), Fault> {
+        if !self.manifest.has_on_setting || self.barred().is_some() {
+            return Ok(());
+        }
+        // Held until the order is given, as for the cancel callback of a job: a replacement need not wait for its end.
+        let pass = self.shared.enter().map_err(|what| Fault { what })?;
+        let order = Order::SettingChanged { instance: self.id, key: key.to_owned() };
+        let (process, begun) = (Arc::clone(pass.process()), pass.process().begin(self.shared.number(), order));
+        let begun = begun.map_err(|what| Fault { what })?;
+        drop(pass);
+        let outcome = self.shared.await_hook(&process, Hook::Setting, &begun);
+        outcome_of(outcome.map_err(|none| none.to_string()))
+    }
+
     fn unload(&self) -> Result<(), Fault> {
         // As in `onload`. Whatever becomes of the hook, it is not run again.
         let pass = self.shared.enter().map_err(|what| Fault { what })?;

@@ -1,41 +1,51 @@
 //! What a process writes to its standard output and error: lines for the server's log.
 //!
-//! Each line begins with the name of its domain, and nothing in it is more than text, however it was written: a module
-//! can't make a line that looks like one of the server's or of another domain. It writes to a pipe of its own, which a thread copies. With the server's own descriptors it could cut the log short,
-//! overwrite it, or change how the server itself writes there.
+//! Each line gets the target `module`, then the name of a module of the domain, or else that of the domain, and nothing in it
+//! is more than text, however it was written: a module can't make a line that looks like one of the server's or of another
+//! domain's. The process writes to a pipe of its own, which a thread copies. With the server's own descriptors it could cut
+//! the log short, overwrite it, or change how the server itself writes there.
 
+use super::lock;
+use super::relay;
 use super::reports::{Finder, Reports};
+use super::shared::DomainShared;
 use crate::abi::visible::visible;
-use crate::domain::sanitized;
+use crate::domain::{output, sanitized};
+use crate::logbook::{self, Kind};
 use crossbeam::channel::{Receiver, bounded};
 use std::io::{self, PipeReader, PipeWriter, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
+use tracing::Level;
 
 /// Longer lines are cut into several: modules' lines are cut far below (see `domain::output`).
 const LINE_BYTES_MAX: usize = 16 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Starts the thread that copies what comes, at most `bytes_max` in a second; more is dropped, and said to be. Returns where to
-/// write, and what is disconnected once all has been copied.
-pub(super) fn collect(
-    domain: &str,
-    bytes_max: usize,
-    reports: &Arc<Reports>,
-) -> io::Result<(PipeWriter, Receiver<()>)> {
+/// Whose lines they are.
+struct Whose {
+    domain: String,
+    /// Does not keep the domain.
+    shared: Weak<DomainShared>,
+}
+
+/// Starts the thread that copies what comes, at most `--module-output-bytes-max` in a second; more is dropped, and said to be.
+/// Returns where to write, and what is disconnected once all has been copied.
+pub(super) fn collect(shared: &Arc<DomainShared>) -> io::Result<(PipeWriter, Receiver<()>)> {
     let (reader, writer) = io::pipe()?;
     let (over, ended) = bounded(0);
-    let domain = domain.to_owned();
-    let watched = sanitized::is_one(&domain).then(|| Arc::clone(reports));
+    let whose = Whose { domain: shared.name().to_owned(), shared: Arc::downgrade(shared) };
+    let bytes_max = shared.config.output_bytes_max;
+    let watched = sanitized::is_one(shared.name()).then(|| Arc::clone(&shared.reports));
     thread::Builder::new().name("domain-output".to_owned()).spawn(move || {
-        copy(reader, &domain, bytes_max, watched.as_deref());
+        copy(reader, &whose, bytes_max, watched.as_deref());
         drop(over);
     })?;
     Ok((writer, ended))
 }
 
-fn copy(mut reader: PipeReader, domain: &str, bytes_max: usize, reports: Option<&Reports>) {
+fn copy(mut reader: PipeReader, whose: &Whose, bytes_max: usize, reports: Option<&Reports>) {
     let mut finder = Finder::default();
     let mut look = |text: &[u8]| {
         let Some(reports) = reports else { return };
@@ -54,23 +64,22 @@ fn copy(mut reader: PipeReader, domain: &str, bytes_max: usize, reports: Option<
         }
         let text = lines.take();
         look(&text);
-        print(&text, &mut rate, domain);
+        print(&text, &mut rate, whose);
     }
     let rest = lines.rest();
     look(&rest);
     if let Some(reports) = reports {
         finder.end(reports);
     }
-    print(&rest, &mut rate, domain);
-    rate.tell(domain);
+    print(&rest, &mut rate, whose);
+    rate.tell(&whose.domain);
 }
 
-fn print(text: &[u8], rate: &mut Rate, domain: &str) {
+fn print(text: &[u8], rate: &mut Rate, whose: &Whose) {
     if rate.since.elapsed() >= SECOND {
-        rate.tell(domain);
+        rate.tell(&whose.domain);
         *rate = Rate { since: Instant::now(), bytes: 0, dropped: 0, dropped_lines: 0, ..*rate };
     }
-    let mut out = Vec::with_capacity(text.len() + 64);
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         if rate.bytes + line.len() + 1 > rate.bytes_max {
@@ -79,27 +88,60 @@ fn print(text: &[u8], rate: &mut Rate, domain: &str) {
             continue;
         }
         rate.bytes += line.len() + 1;
-        out.extend_from_slice(labelled(line, domain).as_bytes());
+        whose.log(line);
     }
-    write_all(&out);
 }
 
-/// A line of the log with what was printed as `line`.
-fn labelled(line: &[u8], domain: &str) -> String {
-    let text = String::from_utf8_lossy(line);
-    format!("domain {domain} | {}\n", visible(text.trim_end_matches('\r')))
-}
-
-fn write_all(mut text: &[u8]) {
-    // Not by way of `Stderr`, whose lock the server's own threads need.
-    let stderr = io::stderr();
-    while !text.is_empty() {
-        match rustix::io::write(&stderr, text) {
-            Ok(count) => text = text.get(count..).unwrap_or_default(),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return, // A log that can't be written ends nothing.
+impl Whose {
+    /// Logs a line that came from the process.
+    fn log(&self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line);
+        let line = line.trim_end_matches('\r');
+        let Some(found) = relay::decode(line) else {
+            return tracing::info!(target: "module", "{}", labelled(line, &self.domain));
+        };
+        if !found.module.is_empty() && self.has_module(found.module) {
+            return output::logged(found.module, found.level, found.text);
+        }
+        let labelled = labelled(found.text, &self.domain);
+        let kind = match found.level {
+            Level::ERROR => {
+                tracing::error!(target: "module", "{labelled}");
+                Kind::Error
+            }
+            Level::WARN => {
+                tracing::warn!(target: "module", "{labelled}");
+                Kind::Warning
+            }
+            Level::INFO => {
+                tracing::info!(target: "module", "{labelled}");
+                Kind::Info
+            }
+            _ => return tracing::debug!(target: "module", "{labelled}"),
+        };
+        // What the process's own code says of a module.
+        let text = visible(found.text);
+        if let Some(module) = text.strip_prefix("module ").and_then(|rest| self.module_at(rest)) {
+            logbook::add(&module, kind, &text);
         }
     }
+
+    fn has_module(&self, name: &str) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_some_and(|shared| lock(&shared.modules).values().any(|module| module.name == name))
+    }
+
+    /// The module of the domain whose name `text` begins with.
+    fn module_at(&self, text: &str) -> Option<String> {
+        let shared = self.shared.upgrade()?;
+        let modules = lock(&shared.modules);
+        logbook::about(text, modules.values().map(|module| &module.name)).cloned()
+    }
+}
+
+/// `text`, as far as it is more than that, under the name of its domain.
+fn labelled(text: &str, domain: &str) -> String {
+    format!("domain {domain} | {}", visible(text))
 }
 
 /// What was printed within a second.
@@ -162,11 +204,8 @@ mod tests {
 
     #[test]
     fn a_line_names_its_domain_and_is_one_line() {
-        assert_eq!(
-            labelled(b"\x1b[2J2026-01-01 ERROR forged\rx\r", "a"),
-            "domain a | \\u{1b}[2J2026-01-01 ERROR forged\\rx\n"
-        );
-        assert_eq!(labelled(b"\xff", "a"), "domain a | \u{fffd}\n");
+        let text = labelled("\x1b[2J2026-01-01 ERROR forged\rx", "a");
+        assert_eq!(text, "domain a | \\u{1b}[2J2026-01-01 ERROR forged\\rx");
     }
 
     #[test]

@@ -1,0 +1,311 @@
+//! The last lines of each module: what it printed, and what the server said of it. Kept for `cweb logs`.
+//!
+//! Any thread adds lines; readers keep the number of the line they saw last and ask for what follows. A buffer that is full
+//! forgets its oldest lines, so neither a module that prints much nor a reader that is slow holds anything up: the reader is
+//! told how many lines it has missed. Lock order: the lock is held for one line or one batch, and nothing is called under it
+//! but [`Watcher::wake`].
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Most modules with lines; beyond it the module that was silent for longest is forgotten.
+const MODULES_MAX: usize = 1_000;
+/// What a line takes beside its text, in bytes.
+const LINE_OVERHEAD: usize = 64;
+/// Limit, in bytes, on the lines of a module, unless [`set_limit`] says otherwise.
+const BYTES_MAX: usize = 256 * 1024;
+
+/// What kind of line it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The module printed it.
+    Printed,
+    /// The server says it of the module.
+    Info,
+    /// The server warns of the module.
+    Warning,
+    /// The module has failed.
+    Error,
+}
+
+impl Kind {
+    /// Its name in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Printed => "printed",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Its number: larger than those of the module's earlier lines, also of those before a restart of the server.
+    pub id: u64,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// What kind of line it is.
+    pub kind: Kind,
+    /// One line.
+    pub text: String,
+}
+
+/// Lines that follow each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The lines, oldest first.
+    pub lines: Vec<Arc<Line>>,
+    /// Lines before them that the buffer has forgotten, and the reader has not seen.
+    pub lost: u64,
+    /// The number to ask with next.
+    pub last: u64,
+}
+
+/// Where a reader begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct From {
+    /// The number of the line that it has seen last.
+    pub after: Option<u64>,
+    /// Most lines.
+    pub lines: Option<usize>,
+    /// Only lines of this time or later, in milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// Who waits for lines. Called under the lock of the book: must return at once.
+pub trait Watcher: Send + Sync {
+    /// There are new lines.
+    fn wake(&self);
+}
+
+struct Buffer {
+    lines: VecDeque<Arc<Line>>,
+    bytes: usize,
+    /// The number of the first line there was, and of the next one.
+    first: u64,
+    next: u64,
+    /// Readers by their keys.
+    watchers: Vec<(u64, Arc<dyn Watcher>)>,
+}
+
+struct Book {
+    buffers: HashMap<String, Buffer>,
+    /// Modules that are deployed: what the server says of one is found by its name.
+    known: BTreeSet<String>,
+    bytes_max: usize,
+    next_watcher: u64,
+}
+
+static BOOK: LazyLock<Mutex<Book>> = LazyLock::new(|| {
+    Mutex::new(Book { buffers: HashMap::new(), known: BTreeSet::new(), bytes_max: BYTES_MAX, next_watcher: 0 })
+});
+
+fn book() -> MutexGuard<'static, Book> {
+    BOOK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn since_1970() -> std::time::Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+impl Buffer {
+    fn new() -> Self {
+        // Microseconds: a server that is started again, and prints less than a million lines a second, does not repeat a number.
+        let first = u64::try_from(since_1970().as_micros()).unwrap_or_default();
+        Self { lines: VecDeque::new(), bytes: 0, first, next: first, watchers: Vec::new() }
+    }
+
+    fn add(&mut self, kind: Kind, text: &str, bytes_max: usize) {
+        let at_ms = u64::try_from(since_1970().as_millis()).unwrap_or_default();
+        let line = Line { id: self.next, at_ms, kind, text: text.to_owned() };
+        self.next += 1;
+        self.bytes += line.text.len() + LINE_OVERHEAD;
+        self.lines.push_back(Arc::new(line));
+        while self.bytes > bytes_max {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.text.len() + LINE_OVERHEAD;
+        }
+        self.watchers.iter().for_each(|(_, watcher)| watcher.wake());
+    }
+
+    /// The number before that of the first line that `from` wants.
+    fn begin(&self, from: From) -> u64 {
+        if let Some(after) = from.after {
+            return after;
+        }
+        let wanted = self.lines.iter().filter(|line| line.at_ms >= from.since_ms);
+        let skipped = wanted.clone().count().saturating_sub(from.lines.unwrap_or(usize::MAX));
+        wanted.skip(skipped).map(|line| line.id).next().unwrap_or(self.next).saturating_sub(1)
+    }
+
+    fn after(&self, last: u64, lines_max: usize) -> Batch {
+        // What came before this server, or before the buffer was made, counts as lost for nobody.
+        let last = last.max(self.first.saturating_sub(1)).min(self.next.saturating_sub(1));
+        let at = self.lines.partition_point(|line| line.id <= last);
+        let lines: Vec<Arc<Line>> = self.lines.iter().skip(at).take(lines_max).map(Arc::clone).collect();
+        // Without a line behind `last` the reader has seen the newest one.
+        let lost = lines.first().map_or(0, |line| line.id - 1 - last);
+        let last = lines.last().map_or(last, |line| line.id);
+        Batch { lines, lost, last }
+    }
+}
+
+impl Book {
+    fn buffer(&mut self, module: &str) -> &mut Buffer {
+        if !self.buffers.contains_key(module) && self.buffers.len() >= MODULES_MAX {
+            let silent = self.buffers.iter().filter(|(_, buffer)| buffer.watchers.is_empty());
+            let oldest = silent.min_by_key(|(_, buffer)| buffer.lines.back().map_or(0, |line| line.at_ms));
+            if let Some(name) = oldest.map(|(name, _)| name.clone()) {
+                self.buffers.remove(&name);
+            }
+        }
+        self.buffers.entry(module.to_owned()).or_insert_with(Buffer::new)
+    }
+}
+
+/// Limits the lines of each module to `bytes_max` bytes.
+pub fn set_limit(bytes_max: usize) {
+    book().bytes_max = bytes_max;
+}
+
+/// Adds a line to those of `module`.
+pub fn add(module: &str, kind: Kind, text: &str) {
+    let mut book = book();
+    let bytes_max = book.bytes_max;
+    book.buffer(module).add(kind, text, bytes_max);
+}
+
+/// Names the modules that are deployed: of them the server may say something, see [`told`].
+pub fn set_known(names: impl Iterator<Item = String>) {
+    book().known = names.collect();
+}
+
+/// Adds a line of the server's log to those of the module that the line is about: it begins with `module NAME`.
+pub fn told(kind: Kind, text: &str) {
+    let Some(rest) = text.strip_prefix("module ") else { return };
+    let mut book = book();
+    if let Some(name) = about(rest, book.known.iter()).cloned() {
+        let bytes_max = book.bytes_max;
+        book.buffer(&name).add(kind, text, bytes_max);
+    }
+}
+
+/// The longest of `names` that `text` begins with.
+pub fn about<'a>(text: &str, names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    let is_it = |name: &&String| {
+        text.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', ':', ',']))
+    };
+    names.filter(is_it).max_by_key(|name| name.len())
+}
+
+/// Whether there are lines of `module`.
+#[must_use]
+pub fn has(module: &str) -> bool {
+    let book = book();
+    book.buffers.contains_key(module) || book.known.contains(module)
+}
+
+/// Forgets the lines of `module`.
+pub fn forget(module: &str) {
+    let mut book = book();
+    // Who follows it sees what comes if it comes back.
+    if book.buffers.get(module).is_some_and(|buffer| buffer.watchers.is_empty()) {
+        book.buffers.remove(module);
+    }
+}
+
+/// The lines of `module` that `from` wants.
+#[must_use]
+pub fn lines(module: &str, from: From) -> Batch {
+    let book = book();
+    let Some(buffer) = book.buffers.get(module) else { return Batch::default() };
+    buffer.after(buffer.begin(from), usize::MAX)
+}
+
+/// Has `watcher` woken when `module` has new lines. Returns a key for [`unwatch`] and the number to ask with first.
+pub fn watch(module: &str, from: From, watcher: Arc<dyn Watcher>) -> (u64, u64) {
+    let mut book = book();
+    let key = book.next_watcher;
+    book.next_watcher += 1;
+    let buffer = book.buffer(module);
+    buffer.watchers.push((key, watcher));
+    (key, buffer.begin(from))
+}
+
+/// Ends what [`watch`] began.
+pub fn unwatch(module: &str, key: u64) {
+    let mut book = book();
+    if let Some(buffer) = book.buffers.get_mut(module) {
+        buffer.watchers.retain(|(known, _)| *known != key);
+        // The module was removed while it was watched.
+        if buffer.watchers.is_empty() && !book.known.contains(module) {
+            book.buffers.remove(module);
+        }
+    }
+}
+
+/// At most `lines_max` lines of `module` behind number `last`; `None`: the book is being written, ask again.
+#[must_use]
+pub fn after(module: &str, last: u64, lines_max: usize) -> Option<Batch> {
+    let book = match BOOK.try_lock() {
+        Ok(book) => book,
+        Err(TryLockError::Poisoned(book)) => book.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
+    Some(book.buffers.get(module).map_or(Batch { last, ..Batch::default() }, |buffer| buffer.after(last, lines_max)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(batch: &Batch) -> Vec<&str> {
+        batch.lines.iter().map(|line| line.text.as_str()).collect()
+    }
+
+    #[test]
+    fn a_full_buffer_forgets_its_oldest_lines_and_tells_how_many() {
+        let mut buffer = Buffer::new();
+        let begun = buffer.begin(From::default());
+        for number in 0..10 {
+            buffer.add(Kind::Printed, &number.to_string(), 4 * (LINE_OVERHEAD + 1));
+        }
+        let batch = buffer.after(begun, 3);
+        assert_eq!((texts(&batch), batch.lost), (vec!["6", "7", "8"], 6));
+        let rest = buffer.after(batch.last, 3);
+        assert_eq!((texts(&rest), rest.lost), (vec!["9"], 0));
+        let none = buffer.after(rest.last, 3);
+        assert_eq!((none.lines.len(), none.lost, none.last), (0, 0, rest.last));
+        // A number of a server before this one, and one that was made up.
+        assert_eq!(buffer.after(0, 9).lost, 6);
+        assert_eq!(buffer.after(u64::MAX, 9).lines.len(), 0);
+    }
+
+    #[test]
+    fn a_reader_begins_with_the_last_lines() {
+        let mut buffer = Buffer::new();
+        for number in 0..5 {
+            buffer.add(Kind::Info, &number.to_string(), 10_000);
+        }
+        let from = |lines, since_ms| buffer.after(buffer.begin(From { after: None, lines, since_ms }), 9);
+        assert_eq!(texts(&from(Some(2), 0)), ["3", "4"]);
+        assert_eq!(texts(&from(None, 0)).len(), 5);
+        assert_eq!(texts(&from(Some(0), 0)).len(), 0);
+        assert_eq!(texts(&from(None, u64::MAX)).len(), 0);
+    }
+
+    #[test]
+    fn a_line_is_about_the_module_with_the_longest_name() {
+        let names = ["a".to_owned(), "a b".to_owned(), "abc".to_owned()];
+        let found = |text: &str| about(text, names.iter()).map(String::as_str);
+        assert_eq!(found("a failed in x"), Some("a"));
+        assert_eq!(found("a b: text"), Some("a b"));
+        assert_eq!(found("abc"), Some("abc"));
+        assert_eq!(found("abcd is deployed"), None);
+    }
+}

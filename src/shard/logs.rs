@@ -1,0 +1,261 @@
+//! Streams of a module's lines: `GET /mgnt/NAME/logs` as server-sent events.
+//!
+//! A stream is a number: that of the line which its client has been sent last. What follows is read from the book of lines
+//! when that has something new and the client has taken what it was sent, so that a slow client costs no memory. A client that
+//! is slower than the module loses lines and is told how many.
+
+use super::Shard;
+use super::conn::{Slot, Upgrade};
+use super::requests::{Begun, Origin};
+use super::streams::{push_chunk, push_events_head};
+use crate::admin::{LogsQuery, log_line, logs_query};
+use crate::domain::inbox::{Inbox, Message};
+use crate::logbook::{self, Batch, Watcher};
+use crate::net::{ConnId, Connections};
+use crate::proto::http1::{Method, RequestView, accepts};
+use crate::server_response::{Meta, ServerAnswer, shutting_down};
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Most lines that are encoded at once.
+const LINES_AT_ONCE: usize = 128;
+/// Unsent bytes above which a stream waits for its client.
+const UNSENT_BYTES_MAX: usize = 64 * 1024;
+/// Between two signs of life.
+const HEARTBEAT_MS: u64 = 15_000;
+
+/// One stream.
+struct LogStream {
+    conn: ConnId,
+    meta: Meta,
+    module: String,
+    /// What the book calls it.
+    watch: u64,
+    /// The number of the last line sent.
+    last: u64,
+    /// The head of the answer has been sent.
+    begun: bool,
+    /// It goes on once the client has taken what is unsent.
+    behind: bool,
+    /// The last chunk has been sent.
+    ended: bool,
+    beat_ms: u64,
+}
+
+/// The shard's streams of lines by key.
+#[derive(Default)]
+pub(super) struct LogStreams {
+    states: HashMap<u64, LogStream>,
+    next_key: u64,
+    /// What the book wakes; made with the first stream.
+    bell: Option<Arc<Bell>>,
+}
+
+impl LogStreams {
+    pub(super) fn len(&self) -> usize {
+        self.states.len()
+    }
+}
+
+/// Has the shard look for new lines: one message, however many lines come meanwhile.
+struct Bell {
+    inbox: Arc<Inbox>,
+    /// The message is in the inbox. Set by any thread, cleared by the shard before it looks: a line that comes after is told
+    /// by the next message.
+    rung: AtomicBool,
+}
+
+impl Watcher for Bell {
+    fn wake(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            self.inbox.push(Message::LogLines);
+        }
+    }
+}
+
+impl Shard {
+    /// Whether this request opens a stream of a module's lines: `GET /mgnt/NAME/logs` by someone who accepts events.
+    pub(super) fn asks_for_logs(view: &RequestView<'_>) -> bool {
+        let path = view.path();
+        path.starts_with(b"/mgnt/")
+            && path.ends_with(b"/logs")
+            && view.method() == Method::Get
+            && view.header("accept").is_some_and(|accept| accepts(accept, "text/event-stream"))
+    }
+
+    /// Begins a stream of lines; it takes the connection when the answers before it have been sent.
+    pub(super) fn begin_logs(
+        &mut self,
+        origin: &Origin,
+        view: &RequestView<'_>,
+        meta: Meta,
+        out: &mut Vec<u8>,
+    ) -> Begun {
+        let query = match logs_query(view) {
+            Ok(query) => query,
+            Err(answer) => {
+                answer.encode(&meta, out);
+                return Begun::Answered;
+            }
+        };
+        if self.draining {
+            shutting_down().encode(&meta, out);
+            return Begun::Answered;
+        }
+        let LogsQuery { module, from } = query;
+        let key = self.logs.next_key;
+        self.logs.next_key += 1;
+        let inbox = Arc::clone(&self.inbox);
+        let bell = self.logs.bell.get_or_insert_with(|| Arc::new(Bell { inbox, rung: AtomicBool::new(false) }));
+        let (watch, last) = logbook::watch(&module, from, Arc::clone(bell) as _);
+        let (conn, beat_ms) = (origin.id, self.now_ms);
+        let stream = LogStream { conn, meta, module, watch, last, begun: false, behind: false, ended: false, beat_ms };
+        self.logs.states.insert(key, stream);
+        self.inbox.push(Message::LogsReady { conn, seq: origin.seq, stream: key });
+        Begun::Running { expected: 0 }
+    }
+
+    /// The answer that is a stream of lines takes its place among those of its connection.
+    pub(super) fn logs_ready(&mut self, connections: &mut Connections, id: ConnId, seq: u64, key: u64) {
+        match self.conn(id).and_then(|conn| conn.slot_mut(seq)) {
+            Some(slot) => *slot = Slot::Stream { by: Upgrade::Logs(key) },
+            None => return self.logs_gone(key),
+        }
+        self.advance(connections, id);
+    }
+
+    /// The answers before the stream have been sent.
+    pub(super) fn logs_begin(&mut self, connections: &mut Connections, key: u64) {
+        let draining = self.draining;
+        let Some(stream) = self.logs.states.get_mut(&key) else { return };
+        if !std::mem::replace(&mut stream.begun, true)
+            && let Some(outbox) = connections.outbox(stream.conn)
+        {
+            push_events_head(outbox.buffer(), &stream.meta);
+        }
+        if draining {
+            return stream.end(connections);
+        }
+        stream.go_on(connections);
+    }
+
+    /// There are new lines.
+    pub(super) fn log_lines(&mut self, connections: &mut Connections) {
+        if let Some(bell) = &self.logs.bell {
+            bell.rung.store(false, Ordering::Release);
+        }
+        for stream in self.logs.states.values_mut().filter(|stream| !stream.behind) {
+            stream.go_on(connections);
+        }
+    }
+
+    /// The client has taken what was unsent.
+    pub(super) fn logs_drained(&mut self, connections: &mut Connections, key: u64) {
+        if let Some(stream) = self.logs.states.get_mut(&key) {
+            stream.behind = false;
+            stream.go_on(connections);
+        }
+    }
+
+    /// The connection of a stream is gone, or never will have its turn.
+    pub(super) fn logs_gone(&mut self, key: u64) {
+        if let Some(stream) = self.logs.states.remove(&key) {
+            logbook::unwatch(&stream.module, stream.watch);
+        }
+    }
+
+    /// Signs of life, and another look for those for whom the book was being written.
+    pub(super) fn sweep_logs(&mut self, connections: &mut Connections) {
+        let now_ms = self.now_ms;
+        for stream in self.logs.states.values_mut().filter(|stream| stream.begun && !stream.ended) {
+            if !stream.behind {
+                stream.go_on(connections);
+            }
+            if now_ms.saturating_sub(stream.beat_ms) > HEARTBEAT_MS {
+                stream.beat_ms = now_ms;
+                if let Some(outbox) = connections.outbox(stream.conn) {
+                    push_chunk(outbox.buffer(), b":\n\n", stream.meta.http_1_0);
+                }
+            }
+        }
+    }
+
+    /// The server stops.
+    pub(super) fn drain_logs(&mut self, connections: &mut Connections) {
+        for stream in self.logs.states.values_mut().filter(|stream| stream.begun) {
+            stream.end(connections);
+        }
+    }
+
+    /// No stream is left.
+    pub(super) fn clear_logs(&mut self) {
+        let keys: Vec<u64> = self.logs.states.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.logs_gone(key));
+    }
+
+    /// Whether what a connection has become goes on when its client will send nothing more.
+    pub(super) fn outlives_eof(&self, by: Upgrade) -> bool {
+        match by {
+            Upgrade::Socket(_) => false,
+            Upgrade::Stream(key) => self.streams.outlive_eof(key),
+            Upgrade::Logs(_) => true,
+        }
+    }
+
+    /// Streams of any kind that the shard has.
+    pub(super) fn streams_open(&self) -> usize {
+        self.streams.len() + self.logs.len()
+    }
+
+    /// The answer to one stream too many.
+    pub(super) fn too_many_streams(&mut self, meta: &Meta, out: &mut Vec<u8>) -> Begun {
+        self.stats.overloaded();
+        ServerAnswer::text(503, "too many streams of events and logs\n").with("Retry-After", "1").encode(meta, out);
+        Begun::Answered
+    }
+}
+
+impl LogStream {
+    /// Sends what is new, as far as the client takes it.
+    fn go_on(&mut self, connections: &mut Connections) {
+        while self.begun && !self.ended {
+            if connections.unsent(self.conn) > UNSENT_BYTES_MAX {
+                self.behind = true;
+                return connections.await_sent(self.conn);
+            }
+            // Somebody adds a line just now: the next message or the next sweep comes back.
+            let Some(batch) = logbook::after(&self.module, self.last, LINES_AT_ONCE) else { return };
+            if batch.lines.is_empty() {
+                return;
+            }
+            self.last = batch.last;
+            if let Some(outbox) = connections.outbox(self.conn) {
+                push_chunk(outbox.buffer(), events(&batch).as_bytes(), self.meta.http_1_0);
+            }
+        }
+    }
+
+    fn end(&mut self, connections: &mut Connections) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        if let Some(outbox) = connections.outbox(self.conn).filter(|_| !self.meta.http_1_0) {
+            outbox.push(b"0\r\n\r\n");
+        }
+        connections.close(self.conn);
+    }
+}
+
+/// The lines as events: `lost` with the number of lines that are missing before them, then one for each line.
+fn events(batch: &Batch) -> String {
+    let mut out = String::new();
+    if batch.lost > 0 {
+        let _ = write!(out, "event: lost\ndata: {}\n\n", serde_json::json!({ "lost": batch.lost }));
+    }
+    for line in &batch.lines {
+        let _ = write!(out, "id: {}\ndata: {}\n\n", line.id, log_line(line));
+    }
+    out
+}
