@@ -134,6 +134,11 @@ pub trait Host: Send + Sync {
     /// [`LoadError::Domain`].
     fn check_domain(&self, domain: &str) -> Result<(), LoadError>;
 
+    /// The last crash of the module `module` in the domain `domain`, if it is known.
+    fn last_crash(&self, _domain: &str, _module: &str) -> Option<process::CrashReport> {
+        None
+    }
+
     /// The last reports of sanitizers in the domain `domain`, the oldest first.
     fn sanitizer_reports(&self, _domain: &str) -> Vec<String> {
         Vec::new()
@@ -186,6 +191,9 @@ pub trait Instance: Send + Sync + Any {
     /// # Errors
     /// The callback faulted.
     fn cancel_job(&self, job: usize, uuid: &str) -> Result<(), Fault>;
+
+    /// Says which version of its module this is, for reports.
+    fn set_version(&self, _number: u64) {}
 
     /// Names this very load in the calls its code makes ([`ModuleToken::id`](crate::abi::host::ModuleToken)).
     fn id(&self) -> u64;

@@ -63,6 +63,10 @@ pub(super) fn answer(control: &ControlState, name: &str, query: Query) -> Result
             let found = version(&list, name, number)?;
             let mut json = detailed(&found, found.number == live);
             let reports = control.host.sanitizer_reports(&found.domain);
+            let crash = control.host.last_crash(&found.domain, name).filter(|_| found.number == live);
+            if let (Some(fields), Some(crash)) = (json.as_object_mut(), crash) {
+                fields.insert("last_crash".to_owned(), super::told::crash_json(&crash));
+            }
             if let Some(fields) = json.as_object_mut().filter(|_| found.fields.sanitize.is_some()) {
                 fields.insert("sanitize".to_owned(), found.fields.sanitize.clone().into());
                 fields.insert(

@@ -400,7 +400,7 @@ fn swap_in(
     // Written while the module is loaded and its requests wait for the hooks.
     let (prepared, loaded) = both(
         || compiled.persist.then(|| prepare(control, list, version, &record)).transpose(),
-        || load(control, &compiled, domain, manifest),
+        || load(control, &compiled, domain, manifest, number),
     )?;
     let (generation, held, started) = loaded?;
     if control.is_abandoned() {
@@ -453,6 +453,7 @@ fn load(
     compiled: &Compiled<'_>,
     domain: &str,
     manifest: &Manifest,
+    number: u64,
 ) -> Result<LoadedGeneration, DeployError> {
     let settings = control.settings_of(&manifest.name, &compiled.defaults)?;
     let loaded = control.generation(compiled.hash, &control.store.object(compiled.key), domain, &settings);
@@ -462,6 +463,7 @@ fn load(
         }
         other => other,
     })?;
+    generation.instance().set_version(number);
     // Its constructors run again there, and may have been waiting for that.
     if generation.manifest() != manifest {
         let what = "it says something else of itself in its domain than when it was inspected".to_owned();

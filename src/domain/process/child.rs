@@ -9,7 +9,7 @@ use super::response_ring::{ResponseOutlet, ResponseRing};
 use super::streaming::ShardStreams;
 use super::work::{ChildDomain, DomainRunner, RingRecord};
 use crate::abi::context::JobTables;
-use crate::abi::guard::Trap;
+use crate::abi::guard::{self, Trace, Trap};
 use crate::abi::request::set_rules;
 use crate::abi::rooms::set_outlets;
 use crate::abi::websocket::Outlet;
@@ -210,7 +210,10 @@ fn wait_readable(stream: &UnixStream) {
 /// Tells the server of a signal that was caught in module code. A call of exit(3) is none: it is over as it was meant to be.
 fn tell_fault(parent: &Parent, caught: &Caught<'_>) {
     if let Trap::Signal { signal, address, instruction, stack_overflow } = caught.trap {
+        let Trace { frames, registers } = guard::last_trace(instruction);
         parent.send(&ToParent::Fault(CaughtFault {
+            frames,
+            registers,
             instance: caught.number,
             signal,
             address: address as u64,

@@ -199,6 +199,7 @@ impl Domain {
                     history: History::default(),
                     quarantine: Arc::clone(&quarantine),
                     last_crash: None,
+                    version: None,
                     settings: Settings::default(),
                 };
                 // With the pass: whoever makes another process after it knows the module.

@@ -1,5 +1,6 @@
 //! The domains by name: a process for each, there as long as a module is in it.
 
+use super::crash::CrashReport;
 use super::domain::{Domain, DomainConfig};
 use super::remote::RemoteModule;
 use super::watch::{self, Seen};
@@ -161,6 +162,12 @@ impl Host for DomainRegistry {
 
     fn check_domain(&self, domain: &str) -> Result<(), LoadError> {
         check_domain_name(domain)
+    }
+
+    fn last_crash(&self, domain: &str, module: &str) -> Option<CrashReport> {
+        let found = self.shared.processes().into_iter().find(|(name, _)| name == domain);
+        let crashes = found.map(|(_, process)| process.status().crashes).unwrap_or_default();
+        crashes.into_iter().rev().find(|(name, _)| name == module).map(|(_, crash)| crash)
     }
 
     fn sanitizer_reports(&self, domain: &str) -> Vec<String> {

@@ -44,6 +44,8 @@ pub(super) struct Loaded {
     pub(super) history: History,
     pub(super) quarantine: Arc<Quarantine>,
     pub(super) last_crash: Option<CrashReport>,
+    /// Which version of the module it is.
+    pub(super) version: Option<u64>,
     /// What its code finds in each process.
     pub(super) settings: Settings,
 }
@@ -336,10 +338,9 @@ impl DomainShared {
     pub(super) fn close_in(&self, process: &ProcessInstance, id: u64) {
         if process.forget(id)
             && let Ok(end) = process.begin(self.number(), Order::Close { instance: id })
+            && process.wait_for_leaks(&end).is_none()
         {
-            if process.wait_for_leaks(&end).is_none() {
-                process.loader().closes(end);
-            }
+            process.loader().closes(end);
         }
     }
 
