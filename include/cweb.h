@@ -93,7 +93,7 @@ typedef enum {
     CWEB_STREAM = 16,
     /**
      * A request's body that is compressed (Content-Encoding: br, zstd or gzip) is expanded before the handler runs. The
-     * limit of the route counts for the expanded body (413); one that is broken is answered 400. Not with CWEB_STREAM.
+     * limit of the route counts for the expanded body (413); one that is broken is answered 400. Refused beside CWEB_STREAM.
      */
     CWEB_DECODE = 32,
     /** Answers are sent as they are: for what is secret beside what a stranger chooses (BREACH, see docs/files.md). */
@@ -184,7 +184,9 @@ typedef struct job_ctx {
     /** 1 once the job has been canceled: stop soon. See cweb_job_canceled(). */
     int (*is_canceled)(struct job_ctx *job);
     void *server;      /* the server's */
-    void *reserved[4]; /* NULL */
+    /* cweb_job_remaining_ms() of cweb_stream.h */
+    long long (*remaining_ms)(struct job_ctx *job);
+    void *reserved[3]; /* NULL */
 } job_ctx_t;
 
 /** Does the job. What it returns counts if it has set neither result nor error: 0 is done, anything else failed. */

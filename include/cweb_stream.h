@@ -67,6 +67,9 @@ struct cweb_stream_host {
     int (*stream_canceled)(const void *stream);
     int (*stream_on)(const void *module, const void *stream, void (*room)(void *), void (*gone)(void *), void *arg);
     size_t (*broadcast)(const void *const *streams, size_t count, const void *bytes, size_t n, int *results);
+    int (*next_part)(const http_request_t *req, cweb_part_t *part);
+    ssize_t (*part_read)(const http_request_t *req, void *buf, size_t n);
+    int (*trailer)(const http_response_t *res, const char *name, const char *value);
 };
 
 /* ---- The body of a request, in a handler whose route has CWEB_STREAM ---- */
@@ -98,13 +101,47 @@ static inline long long cweb_body_length(const http_request_t *req) {
     return cweb_binding.host->stream->body_length(req);
 }
 
+/* ---- A form in pieces, in a handler whose route has CWEB_STREAM ---- */
+
+/**
+ * Goes to the next part of a multipart/form-data body, over what is left of the part before it. Any number of parts of any
+ * size need the same memory.
+ *
+ *     cweb_part_t part;
+ *     int got;
+ *     while ((got = cweb_next_part(req, &part)) > 0) {
+ *         char piece[65536];
+ *         ssize_t n;
+ *         while ((n = cweb_part_read(req, piece, sizeof piece)) > 0) { save(part.file_name, piece, (size_t)n); }
+ *     }
+ *
+ * @param part  gets name, file_name and content_type, valid until the next call; bytes and length stay NULL and 0: see
+ *              cweb_part_read(). A name is what the client says, and never a path to write to
+ * @return 1; 0 when there is no further part; -1 with errno as cweb_read(), and
+ *   EPROTO  the form breaks off, or the head of a part is malformed, larger than 8 KiB, or has a NUL in a name,
+ *   EINVAL  the request has no multipart/form-data, or the route does not have CWEB_STREAM: see cweb_form_next()
+ * What comes behind the last part stays unread. cweb_read() and cweb_read_view() must not be used beside these functions.
+ */
+static inline int cweb_next_part(http_request_t *req, cweb_part_t *part) {
+    return cweb_binding.host->stream->next_part(req, part);
+}
+
+/**
+ * Copies the next bytes of the part that cweb_next_part() has gone to, and waits until there are some.
+ * @return how many, at most n; 0 at the end of the part; -1 with errno as cweb_next_part()
+ */
+static inline ssize_t cweb_part_read(http_request_t *req, void *buf, size_t n) {
+    return cweb_binding.host->stream->part_read(req, buf, n);
+}
+
 /* ---- The answer in pieces: in every handler but those of CWEB_INLINE ---- */
 
 /**
  * Begins the answer with this status (as http_response_t.status) and the header fields of res, which are final from here
  * on. A Content-Length among them is kept to: no more can be written, and a handler that writes less ends the connection.
  * Without one the answer is sent in chunks, or to a client of HTTP/1.0 until the connection is closed. res->body is not
- * sent. If the handler faults afterwards, the connection ends so that the client can tell.
+ * sent. If the handler faults afterwards, the connection ends so that the client can tell. Without a Content-Length the
+ * answer is compressed as others are (docs/files.md); CWEB_NO_COMPRESS refuses that. "Connection: close" ends the connection.
  * @return 0; -1 with errno: EALREADY (it has begun), ECONNRESET (the client is gone), EBUSY (too many answers are streamed),
  *   E2BIG (the header fields are too large), EPERM (the route has CWEB_INLINE)
  */
@@ -120,6 +157,16 @@ static inline int cweb_begin(http_response_t *res, int status) {
  */
 static inline int cweb_write(http_response_t *res, const void *bytes, size_t n) {
     return cweb_binding.host->stream->write(res, bytes, n);
+}
+
+/**
+ * Has a header field follow the last bytes of an answer that has begun, such as a digest of them. It is sent with an answer
+ * in chunks, and left out where there are none: with a Content-Length, and for a client of HTTP/1.0. Clients may ignore it.
+ * @return 0; -1 with errno: EINVAL (no field that may follow the content by RFC 9110 section 6.5.1, or cweb_begin() has not
+ *   been called), E2BIG (more than 4 KiB of them), EPIPE (the answer is detached)
+ */
+static inline int cweb_trailer(http_response_t *res, const char *name, const char *value) {
+    return cweb_binding.host->stream->trailer(res, name, value);
 }
 
 /** Does nothing but report: what is written is on its way at once. @return as cweb_write() */
@@ -238,6 +285,34 @@ static inline int cweb_canceled(const http_request_t *req) {
  */
 static inline long long cweb_remaining_ms(const http_request_t *req) {
     return cweb_binding.host->stream->remaining_ms(req);
+}
+
+/* ---- The same for jobs and WebSockets ---- */
+
+/** What cweb_job_cancel_reason() says of a job that was canceled by name, beside CWEB_DEADLINE. */
+#define CWEB_CANCELED 4
+
+/** Milliseconds that the run of a job has left (timeout_ms), 0 when its time is over; -1: it has no limit. */
+static inline long long cweb_job_remaining_ms(job_ctx_t *job) {
+    return job == NULL || job->remaining_ms == NULL ? -1 : job->remaining_ms(job);
+}
+
+/** Why a job is to end: CWEB_DEADLINE, CWEB_CANCELED; 0: go on. Cheap enough for an inner loop. */
+static inline int cweb_job_cancel_reason(job_ctx_t *job) {
+    if (job == NULL) {
+        return 0;
+    }
+    int over = job->is_canceled != NULL && job->is_canceled(job);
+    return cweb_job_remaining_ms(job) == 0 ? CWEB_DEADLINE : over ? CWEB_CANCELED : 0;
+}
+
+/**
+ * Why a callback of a WebSocket works in vain: CWEB_CLIENT_GONE, when nothing can be sent any more; 0: go on. A callback may
+ * run for --handler-timeout-ms, anew with each message that it sends (isolated modules).
+ */
+static inline int cweb_ws_canceled(websocket_t *ws) {
+    const struct cweb_sockets *table = cweb_sockets();
+    return table == NULL || table->canceled == NULL || ws == NULL ? 0 : table->canceled(ws);
 }
 
 /* ---- Answers that outlive the handler ---- */

@@ -28,7 +28,8 @@ struct cweb_sockets {
     int (*join)(struct websocket *ws, const char *room);
     int (*leave)(struct websocket *ws, const char *room);
     int (*publish)(const char *room, const void *bytes, size_t length, int type);
-    void *reserved[8]; /* NULL; becomes further functions */
+    int (*canceled)(struct websocket *ws);
+    void *reserved[7]; /* NULL; becomes further functions */
 };
 
 static inline const struct cweb_sockets *cweb_sockets(void) {

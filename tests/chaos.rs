@@ -35,10 +35,24 @@ static int big(struct cweb_context *c, http_request_t *q, http_response_t *r) { 
 static int length(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c;
   snprintf(r->body, HTTP_RESPONSE_SIZE, "%zu", q->body ? strlen(q->body) : 0); return 0; }
 static void on_message(struct cweb_context *c, websocket_t *w, const char *m, size_t n) { (void)c; w->send(w, m, n); }
+#include <cweb_stream.h>
+static int count(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; const void *at; size_t n, all = 0;
+  while (cweb_read_view(q, &at, &n) == 1) all += n;
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%zu", all); return 0; }
+static int flow(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; char piece[20000];
+  memset(piece, 'f', sizeof piece); cweb_begin(r, 200);
+  for (int i = 0; i < 100 && cweb_write(r, piece, sizeof piece) == 0; i++) {}
+  return 0; }
+static void gone(void *stream) { cweb_stream_close((cweb_stream_t *)stream); }
+static int subscribe(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c;
+  cweb_stream_t *stream = cweb_detach(q, r);
+  if (stream == NULL) return cweb_respond(r, HTTP_500_INTERNAL_SERVER_ERROR, NULL, "full");
+  cweb_stream_write(stream, "welcome", 7); return cweb_stream_on(stream, NULL, gone, stream); }
 HANDLER(hello, "hello")
 "#;
-    let routes = r#"{"/hello", "GET", hello, NONE}, {"/big", "GET", big, NONE}, {"/length", "POST", length, NONE}"#;
-    module("lab", code, routes, 3, r#".websockets = {{"/ws", NULL, on_message, NULL}}, .ws_size = 1,"#)
+    let routes = r#"{"/hello", "GET", hello, NONE}, {"/big", "GET", big, NONE}, {"/length", "POST", length, NONE},
+        {"/count", "POST", count, CWEB_STREAM}, {"/flow", "GET", flow, CWEB_STREAM}, {"/subscribe", "GET", subscribe, NONE}"#;
+    module("lab", code, routes, 6, r#".websockets = {{"/ws", NULL, on_message, NULL}}, .ws_size = 1,"#)
 }
 
 fn server() -> Server {

@@ -119,7 +119,7 @@ const RINGS: &str = r#"
 #define WORDS (2u * 1024 * 1024 / 8)
 static volatile uint64_t *rings; static int bells[16], shards; static size_t bodies;
 static uint64_t tails[16];
-static void find(void) { struct stat st;
+static void find(void) { struct stat st; if (shards > 0) return;
   for (int fd = 3; fd < 256; fd++) { if (names(fd, "eventfd")) bells[shards++] = fd;
     if (names(fd, "cweb-ring") && fstat(fd, &st) == 0) {
       if (st.st_size < (32 << 20)) rings = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -387,4 +387,88 @@ __attribute__((constructor)) static void lie(void) { const char *dir = getenv("T
     server.expect_log("module liar is in quarantine: it says something else of itself");
     eventually("it is left out", || server.get("/liar").status == 503);
     is_well(&server);
+}
+
+/// A handler of a `CWEB_STREAM` route that finds the words of its own pipes in shared memory, and breaks their rules in the
+/// way that `?how` says.
+const STREAM_ATTACKS: &str = r#"
+#include <cweb_stream.h>
+static volatile uint64_t *memory(void) { static volatile uint64_t *all; find();
+  for (int fd = 3; fd < 256 && all == NULL; fd++) { struct stat st;
+    if (names(fd, "cweb-ring") && fstat(fd, &st) == 0 && (size_t)st.st_size == bodies)
+      all = mmap(NULL, bodies, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0); }
+  return all == MAP_FAILED ? NULL : all; }
+/* The pipes of the call whose body has come and is not given back: eight words each, the body's first. */
+static volatile uint64_t *pipes(void) { volatile uint64_t *all = memory();
+  for (int slot = 0; all != NULL && slot < 64; slot++) if (all[16 * slot] != all[16 * slot + 3]) return all + 16 * slot;
+  return NULL; }
+static void scribble(volatile uint64_t *words, int rounds) { uint64_t state = 88172645463325252ull;
+  for (int i = 0; i < rounds; i++) { state ^= state << 13; state ^= state >> 7; state ^= state << 17;
+    words[i % 8] = state % 3 == 0 ? state : state % 200000; if (i % 1000 == 0) usleep(100); } }
+/* The process's own records would overwrite these: they are read first. */
+static void ring_all(void) { uint64_t one = 1; for (int i = 0; i < shards; i++) if (write(bells[i], &one, 8) < 0) break;
+  usleep(300 * 1000); }
+H(attack) { (void)c; const void *at; size_t n; char big[40000]; memset(big, 'b', sizeof big); const char *text = http_kv_get(q->params, "how");
+  int how = text == NULL ? 0 : atoi(text);
+  if (cweb_read_view(q, &at, &n) != 1) return 0;
+  volatile uint64_t *up = pipes(), *down = up + 8; uint64_t bit = 1ull << 63;
+  if (up == NULL) return cweb_respond(r, HTTP_500_INTERNAL_SERVER_ERROR, NULL, "no pipes");
+  if (how == 8) { unsigned char b[13] = { 42 }; for (uint64_t t = 1; t < 100; t++) { uint64_t ticket = t | bit; memcpy(b + 1, &ticket, 8); put_record(0, b, 13); } ring_all(); }
+  if (how == 9) { unsigned char b[25] = { 40 }; uint64_t ticket = 0x777777 | bit, none = ~0ull; uint16_t ok = 200;
+    memcpy(b + 1, &ticket, 8); memcpy(b + 13, &ok, 2); memcpy(b + 15, &none, 8); put_record(0, b, 25); ring_all(); }
+  if (how == 0) up[3] = 1ull << 40;
+  if (how == 1) { cweb_read_view(q, &at, &n); up[3] = 0; }
+  if (how == 2) up[4] = ~0ull;
+  if (how == 3) scribble(up, 20000);
+  if (how < 4 || how > 7) { for (int i = 0; i < 100 && cweb_read_view(q, &at, &n) == 1; i++) {} return cweb_respond(r, HTTP_200_OK, NULL, "done"); }
+  if (cweb_begin(r, 200) != 0) return 0;
+  cweb_write(r, big, sizeof big);
+  if (how == 4) down[0] = 1ull << 40;
+  if (how == 5) down[0] = 10;
+  if (how == 6) { down[1] = (1ull << 63) | 12345; down[7] = 3; }
+  if (how == 7) { down[2] = 1; cweb_write(r, big, sizeof big); down[2] = ~0ull; scribble(down, 20000); }
+  cweb_write(r, big, sizeof big); return 0; }
+H(alive) { (void)c; (void)q; strcpy(r->body, "alive"); return 0; }
+"#;
+
+#[test]
+fn streams_whose_memory_a_process_spoils_end_and_cost_nobody_else_anything() {
+    let args = ["--shards", "1", "--isolation", "process", "--crash-limit", "0", "--handler-timeout-ms", "3000"];
+    let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &args, &[]);
+    deploy(&server, &constant("beside", "/beside", "here"), "beside");
+    let routes = r#"{"/attack","POST",attack,CWEB_STREAM},{"/alive","GET",alive,NONE}"#;
+    let source = module("attacker", &format!("{RINGS}{STREAM_ATTACKS}"), routes, 2, "");
+    let source = source.replacen("#define HANDLER", &format!("{TOOLS}#define HANDLER"), 1);
+    deploy(&server, &format!("{TOOLS_HEAD}{source}"), "evil");
+    let body = vec![b'u'; 300_000];
+    for how in 0..10 {
+        for _ in 0..2 {
+            let mut client = server.connect();
+            let head = format!("POST /attack?how={how} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+            client.send(format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes());
+            // It may have been closed meanwhile.
+            let _ = std::io::Write::write_all(&mut client.stream, &body);
+            let (mut answer, mut chunk) = (Vec::new(), [0; 1 << 16]);
+            // An answer, whole or not, or none: but an end.
+            loop {
+                match std::io::Read::read(&mut client.stream, &mut chunk) {
+                    Ok(0) => break,
+                    Ok(count) => answer.extend_from_slice(&chunk[..count]),
+                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+                    Err(error) => panic!("?how={how}: {error}\n{}", server.log()),
+                }
+                // What is not in its pipe it can't have sent; positions are bytes that it may lie about.
+                assert!(answer.len() < 4 << 20, "?how={how}");
+            }
+            assert!(!answer.starts_with(b"HTTP/1.1 500 Internal Server Error\r\n") || how == 9, "?how={how}: no pipes");
+            assert_eq!(server.get("/beside").text(), "here", "{}", server.log());
+            eventually("the domain serves", || server.get("/alive").text() == "alive");
+        }
+        if how >= 8 {
+            let why = ["a call that is not open was answered", "a call that is not open began an answer"][how - 8];
+            server.expect_log(why);
+        }
+    }
+    is_well(&server);
+    server.stop();
 }

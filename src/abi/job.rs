@@ -4,7 +4,7 @@ use super::context::ModuleContext;
 use super::guard::{self, Trap};
 use super::module::{JobCancelFn, JobRunFn};
 use crate::jobs::code::JobCalls;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_longlong, c_void};
 
 /// `job_payload_t`
 #[repr(C)]
@@ -23,7 +23,8 @@ struct JobCtx {
     is_canceled: unsafe extern "C" fn(*mut JobCtx) -> c_int,
     /// A `*const &dyn JobCalls`.
     server: *const c_void,
-    reserved: [*mut c_void; 4],
+    remaining_ms: unsafe extern "C" fn(*mut JobCtx) -> c_longlong,
+    reserved: [*mut c_void; 3],
 }
 
 /// Offsets of the structures above as Rust sees them.
@@ -39,6 +40,7 @@ pub(super) fn job_layout() -> Vec<(&'static str, usize)> {
         ("job_ctx_t.set_error", offset_of!(JobCtx, set_error)),
         ("job_ctx_t.is_canceled", offset_of!(JobCtx, is_canceled)),
         ("job_ctx_t.server", offset_of!(JobCtx, server)),
+        ("job_ctx_t.remaining_ms", offset_of!(JobCtx, remaining_ms)),
         ("job_ctx_t.reserved", offset_of!(JobCtx, reserved)),
     ]
 }
@@ -66,7 +68,8 @@ pub unsafe fn run(
         set_error,
         is_canceled,
         server: (&raw const calls).cast(),
-        reserved: [std::ptr::null_mut(); 4],
+        remaining_ms,
+        reserved: [std::ptr::null_mut(); 3],
     };
     // SAFETY: the caller's contract; both structures outlive the call.
     unsafe { guard::call_job_run(run, context, (&raw const payload).cast(), (&raw mut job).cast()) }
@@ -146,4 +149,10 @@ unsafe extern "C" fn set_error(job: *mut JobCtx, error: *const c_char) -> c_int 
 unsafe extern "C" fn is_canceled(job: *mut JobCtx) -> c_int {
     // SAFETY: as in emit_event.
     c_int::from(unsafe { calls_of(job) }.is_some_and(JobCalls::is_canceled))
+}
+
+unsafe extern "C" fn remaining_ms(job: *mut JobCtx) -> c_longlong {
+    // SAFETY: as in emit_event.
+    let left = unsafe { calls_of(job) }.and_then(JobCalls::remaining_ms);
+    left.map_or(-1, |left| c_longlong::try_from(left).unwrap_or(c_longlong::MAX))
 }

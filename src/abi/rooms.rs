@@ -34,12 +34,13 @@ pub(super) struct SocketServices {
     join: unsafe extern "C" fn(*mut WebSocket, *const c_char) -> c_int,
     leave: unsafe extern "C" fn(*mut WebSocket, *const c_char) -> c_int,
     publish: unsafe extern "C" fn(*const c_char, *const c_void, usize, c_int) -> c_int,
-    reserved: [usize; 8],
+    canceled: unsafe extern "C" fn(*mut WebSocket) -> c_int,
+    reserved: [usize; 7],
 }
 
 /// The table of this server.
 pub(super) static SERVICES: SocketServices =
-    SocketServices { message_type, join: join_room, leave: leave_room, publish, reserved: [0; 8] };
+    SocketServices { message_type, join: join_room, leave: leave_room, publish, canceled, reserved: [0; 7] };
 
 /// `CWEB_WS_TEXT`
 const TEXT: c_int = 1;
@@ -74,6 +75,17 @@ unsafe extern "C" fn message_type(ws: *mut WebSocket) -> c_int {
         Some(_) => TEXT,
         None => 0,
     }
+}
+
+/// `CWEB_CLIENT_GONE`
+const CLIENT_GONE: c_int = 1;
+
+/// # Safety
+/// `ws` is an open `websocket_t`.
+unsafe extern "C" fn canceled(ws: *mut WebSocket) -> c_int {
+    // SAFETY: by the contract of websocket_t.
+    let is_open = unsafe { websocket::owner(ws) }.is_some_and(|socket| socket.is_open());
+    if is_open { 0 } else { CLIENT_GONE }
 }
 
 /// # Safety

@@ -7,7 +7,7 @@ use super::context::{work_admit, work_drop};
 use super::events::{self, Owner};
 use super::guard;
 use super::host::ModuleToken;
-use super::native::WorkFn;
+use super::native::{RawPart, WorkFn};
 use super::types::{HttpRequest, HttpResponse, KvStore, status_code};
 use super::websocket::touched;
 use std::collections::HashMap;
@@ -18,6 +18,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// An errno.
 pub type Errno = c_int;
+
+/// What a part of a form says of itself: C strings, NULL for what it does not say, valid until the next part is asked for.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct PartText {
+    pub name: *const c_char,
+    pub file_name: *const c_char,
+    pub content_type: *const c_char,
+}
 
 /// What a handler can do with its request and its answer beside filling in the response. Called on the handler's thread
 /// and on any thread it starts.
@@ -33,6 +42,18 @@ pub trait StreamCall: Send + Sync {
     /// # Errors
     /// As `cweb_read` says.
     fn view(&self) -> Result<Option<(*const u8, usize)>, Errno>;
+
+    /// Goes to the next part of the form that the body is. `None`: there is none.
+    ///
+    /// # Errors
+    /// As `cweb_next_part` says.
+    fn next_part(&self) -> Result<Option<PartText>, Errno>;
+
+    /// Copies the next bytes of that part to `into`, and waits until there are some. 0: there are no more.
+    ///
+    /// # Errors
+    /// As `cweb_part_read` says.
+    fn part_read(&self, into: &mut [MaybeUninit<u8>]) -> Result<usize, Errno>;
 
     /// Bytes of the whole body, if the client has said how many.
     fn length(&self) -> Option<u64>;
@@ -57,6 +78,12 @@ pub trait StreamCall: Send + Sync {
     /// # Errors
     /// As `cweb_write` says.
     fn write(&self, bytes: &[u8]) -> Result<(), Errno>;
+
+    /// Has a field follow the answer's last bytes.
+    ///
+    /// # Errors
+    /// As `cweb_trailer` says.
+    fn trailer(&self, name: &[u8], value: &[u8]) -> Result<(), Errno>;
 
     /// Makes the answer one that goes on after the handler has returned; gives its number.
     ///
@@ -217,6 +244,9 @@ pub(super) struct StreamTable {
     stream_canceled: unsafe extern "C" fn(*const c_void) -> c_int,
     stream_on: unsafe extern "C" fn(*const c_void, *const c_void, Option<WorkFn>, Option<WorkFn>, *mut c_void) -> c_int,
     broadcast: unsafe extern "C" fn(*const *const c_void, usize, *const c_void, usize, *mut c_int) -> usize,
+    next_part: unsafe extern "C" fn(*const HttpRequest, *mut RawPart) -> c_int,
+    part_read: unsafe extern "C" fn(*const HttpRequest, *mut c_void, usize) -> isize,
+    trailer: unsafe extern "C" fn(*const HttpResponse, *const c_char, *const c_char) -> c_int,
 }
 
 pub(super) static STREAM_TABLE: StreamTable = StreamTable {
@@ -234,6 +264,9 @@ pub(super) static STREAM_TABLE: StreamTable = StreamTable {
     stream_canceled,
     stream_on,
     broadcast,
+    next_part,
+    part_read,
+    trailer,
 };
 
 /// `CWEB_AGAIN`
@@ -323,6 +356,45 @@ unsafe extern "C" fn read_view(request: *const HttpRequest, bytes: *mut *const c
     }
 }
 
+unsafe extern "C" fn next_part(request: *const HttpRequest, part: *mut RawPart) -> c_int {
+    if part.is_null() {
+        return failed(libc::EINVAL);
+    }
+    let null = std::ptr::null();
+    let mut found = RawPart {
+        name: null,
+        file_name: null,
+        content_type: null,
+        bytes: null,
+        length: 0,
+        reserved: [std::ptr::null_mut(); 3],
+    };
+    // SAFETY: by the contract of cweb_next_part; nothing is owned here yet.
+    let call = unsafe {
+        part.write(found);
+        of_request(request)
+    };
+    match call.map_or(Err(libc::EINVAL), StreamCall::next_part) {
+        Ok(None) => 0,
+        Ok(Some(PartText { name, file_name, content_type })) => {
+            (found.name, found.file_name, found.content_type) = (name, file_name, content_type);
+            // SAFETY: written above.
+            unsafe { part.write(found) };
+            1
+        }
+        Err(errno) => failed(errno),
+    }
+}
+
+unsafe extern "C" fn part_read(request: *const HttpRequest, into: *mut c_void, length: usize) -> isize {
+    // SAFETY: by the contract of cweb_part_read; nothing is owned here yet.
+    let (call, into) = unsafe { (of_request(request), touched_mut(into, length)) };
+    match call.map_or(Err(libc::EINVAL), |call| call.part_read(into)) {
+        Ok(count) => isize::try_from(count).unwrap_or(isize::MAX),
+        Err(errno) => failed(errno) as isize,
+    }
+}
+
 unsafe extern "C" fn body_length(request: *const HttpRequest) -> c_longlong {
     // SAFETY: by the contract of cweb_body_length.
     let length = unsafe { of_request(request) }.and_then(StreamCall::length);
@@ -387,6 +459,16 @@ unsafe extern "C" fn write(response: *const HttpResponse, bytes: *const c_void, 
     // SAFETY: by the contract of cweb_write; nothing is owned here yet.
     let (call, bytes) = unsafe { (of_response(response), touched(bytes.cast(), length)) };
     status(call.map_or(Err(libc::EINVAL), |call| call.write(bytes)))
+}
+
+unsafe extern "C" fn trailer(response: *const HttpResponse, name: *const c_char, value: *const c_char) -> c_int {
+    if name.is_null() || value.is_null() {
+        return failed(libc::EINVAL);
+    }
+    // SAFETY: by the contract of cweb_trailer; nothing is owned here yet.
+    let (call, name, value) =
+        unsafe { (of_response(response), CStr::from_ptr(name).to_bytes(), CStr::from_ptr(value).to_bytes()) };
+    status(call.map_or(Err(libc::EINVAL), |call| call.trailer(name, value)))
 }
 
 unsafe extern "C" fn detach(_request: *const HttpRequest, response: *const HttpResponse) -> *mut c_void {

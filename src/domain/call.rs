@@ -226,6 +226,29 @@ pub enum SocketEvent {
     Close,
 }
 
+/// A request that is still in the shard's buffer.
+pub struct NewRequest<'a> {
+    /// Connection to answer on.
+    pub conn: ConnId,
+    /// Number of the request on that connection.
+    pub seq: u64,
+    /// Index into the manifest's routes.
+    pub route: usize,
+    /// The request.
+    pub view: &'a RequestView<'a>,
+    /// Framing of the answer.
+    pub meta: AnswerMeta,
+}
+
+impl NewRequest<'_> {
+    /// The same with a copy of the request, whose body is counted in `ledger`.
+    #[must_use]
+    pub fn copied(self, ledger: &Arc<BodyLedger>) -> Task {
+        let Self { conn, seq, route, view, meta } = self;
+        Task::Request { conn, seq, route, request: OwnedRequest::copy(view).charged(ledger), meta, stream: None }
+    }
+}
+
 /// What is to run.
 pub enum Task {
     /// An HTTP handler.

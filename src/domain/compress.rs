@@ -2,6 +2,10 @@
 //!
 //! Answers below `ANSWER_BYTES_MIN` are not looked at further.
 
+mod streamed;
+
+pub(super) use streamed::{StreamCoder, streamed};
+
 use crate::abi::frame::HandlerAnswer;
 use crate::abi::manifest::RouteDecl;
 use crate::proto::http1::{Coding, RequestView, ResponseHead, choose_coding, encode_response};

@@ -18,6 +18,12 @@ use std::time::{Duration, Instant};
 pub trait Runner<W = Call> {
     /// Runs `work` and delivers its outcome. Must not panic.
     fn run(&mut self, work: W);
+
+    /// The same; gives `work` back if its memory can be used for the next piece.
+    fn run_and_return(&mut self, work: W) -> Option<W> {
+        self.run(work);
+        None
+    }
 }
 
 /// Makes the [`Runner`] of a new executor thread, on that thread.

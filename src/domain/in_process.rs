@@ -65,6 +65,8 @@ pub struct InProcessModule {
     turns: Arc<Turns>,
     /// Of the routes, and of the WebSockets behind them.
     paths: Vec<RoutePath>,
+    /// While there is a version of the module, its detached answers go on.
+    _loaded: detached::Loaded,
 }
 
 /// Why a call has no answer.
@@ -162,7 +164,8 @@ impl InProcess {
         let sockets = open.manifest.websockets.iter().map(|socket| socket.path.as_str());
         let paths = routes.chain(sockets).map(RoutePath::new).collect();
         let (context, open, warned) = (ManuallyDrop::new(context), ManuallyDrop::new(open), AtomicU32::new(0));
-        Ok(Arc::new(InProcessModule { context, open, number, warned, turns: Arc::default(), paths }))
+        let _loaded = detached::Loaded::new(&open.manifest.name);
+        Ok(Arc::new(InProcessModule { context, open, number, warned, turns: Arc::default(), paths, _loaded }))
     }
 }
 

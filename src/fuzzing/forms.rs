@@ -1,7 +1,7 @@
 //! Forms: `multipart/form-data` and `application/x-www-form-urlencoded`.
 
-use super::Random;
-use crate::proto::form::{self, MultipartError, Part};
+use super::{Random, pieces, ways_to_cut};
+use crate::proto::form::{self, Form, FormEvent, MultipartError, Part, PartHead};
 
 /// As in `proto::form`, where it is private.
 const PAIRS_MAX: usize = 1024;
@@ -44,6 +44,68 @@ fn parts_of(body: &[u8], boundary: &[u8]) {
         Err(MultipartError::TooManyParts) => assert_eq!(count, 256),
         Err(MultipartError::NoBoundary) => assert_eq!(count, 0),
         Err(MultipartError::Truncated | MultipartError::PartHead) => {}
+    }
+}
+
+/// A form that comes in pieces is the same as a whole one, however it is cut: parts, contents and how it ends.
+pub fn multipart_stream(data: &[u8]) {
+    let (content_type, body) = match data.iter().position(|&byte| byte == b'\n') {
+        Some(end) => (&data[..end], &data[end + 1..]),
+        None => (b"multipart/form-data; boundary=B".as_slice(), data),
+    };
+    let boundary = form::multipart_boundary(content_type).unwrap_or(b"B");
+    let mut whole = Vec::new();
+    let result = form::multipart(body, boundary, usize::MAX, |part| {
+        let head = PartHead {
+            name: part.name.to_vec(),
+            filename: part.filename.as_deref().map(<[u8]>::to_vec),
+            content_type: part.content_type.map(<[u8]>::to_vec),
+        };
+        whole.push((head, part.body.to_vec()));
+    });
+    for cuts in ways_to_cut(body) {
+        let (parts, end) = parts_in_pieces(boundary, pieces(body, &cuts));
+        assert_eq!(end, result, "how it ends");
+        assert_eq!(parts, whole, "its parts");
+    }
+}
+
+type PartsAndEnd = (Vec<(PartHead, Vec<u8>)>, Result<(), MultipartError>);
+
+/// The complete parts of a form.
+fn parts_in_pieces(boundary: &[u8], pieces: Vec<&[u8]>) -> PartsAndEnd {
+    let (mut form, mut all) = (Form::new(boundary), Vec::new());
+    let mut pieces = pieces.into_iter();
+    let (mut rest, mut part) = (&[][..], (PartHead::default(), Vec::new()));
+    loop {
+        match form.next_event() {
+            Ok(FormEvent::NeedMore) => {
+                if rest.is_empty() {
+                    let Some(piece) = pieces.next() else {
+                        form.finish();
+                        continue;
+                    };
+                    rest = piece;
+                }
+                let room = form.room();
+                let count = rest.len().min(room.len());
+                assert!(count > 0, "there is no room for what is needed");
+                room[..count].copy_from_slice(&rest[..count]);
+                rest = &rest[count..];
+                form.filled(count);
+            }
+            Ok(FormEvent::Part(head)) => part = (head, Vec::new()),
+            Ok(FormEvent::Content(range)) => {
+                assert!(!range.is_empty());
+                part.1.extend_from_slice(form.bytes(range));
+            }
+            Ok(FormEvent::PartEnd) => all.push(std::mem::take(&mut part)),
+            Ok(FormEvent::End) => return (all, Ok(())),
+            Err(error) => {
+                assert_eq!(form.next_event(), Err(error), "an error stays");
+                return (all, Err(error));
+            }
+        }
     }
 }
 

@@ -20,25 +20,27 @@ mod websocket;
 
 pub use chunked_body::chunked_body;
 pub use connection::connection;
-pub use forms::{multipart, urlencoded};
+pub use forms::{multipart, multipart_stream, urlencoded};
 pub use job_json::job_json;
 pub use request_head::request_head;
-pub use ring::{domain_records, ring};
+pub use ring::{domain_records, ring, stream_records};
 pub use websocket::websocket;
 
 /// Takes any bytes; panics if a property does not hold.
 pub type Target = fn(&[u8]);
 
 /// All targets by their names, which are those of the binaries and corpora in `fuzz/`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("request_head", request_head),
     ("chunked_body", chunked_body),
     ("multipart", multipart),
+    ("multipart_stream", multipart_stream),
     ("urlencoded", urlencoded),
     ("websocket", websocket),
     ("job_json", job_json),
     ("ring", ring),
     ("domain_records", domain_records),
+    ("stream_records", stream_records),
     ("connection", connection),
 ];
 

@@ -1,7 +1,7 @@
 //! The shared memory and what a hostile process may send through it.
 
 use super::Random;
-use crate::domain::process::fuzz::Hostile;
+use crate::domain::process::fuzz::{Hostile, HostileStreams};
 
 /// The input is the steps of a producer, a consumer and a peer that writes anywhere.
 pub fn ring(data: &[u8]) {
@@ -19,4 +19,10 @@ pub fn domain_records(data: &[u8]) {
         hostile.send(record);
     }
     hostile.end();
+}
+
+/// The input is steps of a hostile process with streams, and of the shard and the clients beside it: each request has one
+/// outcome, nothing outside of a pipe is read, and when the process dies every stream has ended.
+pub fn stream_records(data: &[u8]) {
+    HostileStreams::new(Random::of(data)).run(data);
 }

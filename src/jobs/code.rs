@@ -13,6 +13,8 @@ pub trait JobCalls: Sync {
     fn set_error(&self, error: &str) -> bool;
     /// Whether the job is to end.
     fn is_canceled(&self) -> bool;
+    /// Milliseconds that the run has left, 0 when its time is over; `None`: it has no limit.
+    fn remaining_ms(&self) -> Option<u64>;
 }
 
 /// How a run ended.

@@ -12,6 +12,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Longest name of an event.
 const KIND_BYTES_MAX: usize = 128;
@@ -204,7 +205,9 @@ impl Worker {
 
     /// Runs the job. `None`: the run has decided about it.
     fn run(&self, job: &Arc<ActiveJob>, code: &dyn Code, payload: &str) -> Option<RunOutcome> {
-        let running = Running { job, shared: &self.shared, said: Mutex::default() };
+        let limit = Some(job.timeout_ms).filter(|limit| *limit > 0).map(Duration::from_millis);
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let running = Running { job, shared: &self.shared, said: Mutex::default(), deadline };
         let ended = code.run(&job.uuid, payload, &running);
         if let Ended::Crashed(how) = &ended {
             let text = format!("job {} ({} of module {}) crashed: {how}", job.uuid, job.job, job.module);
@@ -237,6 +240,8 @@ struct Running<'a> {
     job: &'a ActiveJob,
     shared: &'a WorkerShared,
     said: Mutex<Said>,
+    /// When its time is over.
+    deadline: Option<Instant>,
 }
 
 impl Running<'_> {
@@ -298,5 +303,10 @@ impl JobCalls for Running<'_> {
 
     fn is_canceled(&self) -> bool {
         self.job.must_end()
+    }
+
+    fn remaining_ms(&self) -> Option<u64> {
+        let left = self.deadline?.saturating_duration_since(Instant::now());
+        Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 }

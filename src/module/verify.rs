@@ -217,6 +217,12 @@ fn check_route(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
             "routes[{at}] ({path}): the method \"{method}\" is none of GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH"
         ));
     }
+    if route.is_stream() && route.decodes() {
+        return refuse(format!(
+            "routes[{at}] ({method} {path}): CWEB_DECODE has no effect beside CWEB_STREAM, whose handler reads the bytes as they \
+             come; leave one of them out"
+        ));
+    }
     if !route.has_handler {
         return refuse(format!("routes[{at}] ({method} {path}) has no handler"));
     }

@@ -7,6 +7,7 @@ use super::Shard;
 use super::conn::{Conn, Slot};
 use crate::domain::stream::{Answer, Framing, Next, StreamBegin};
 use crate::net::{ConnId, Connections, Lent, Outbox};
+use crate::proto::http1::checked_trailers;
 
 /// Unsent bytes of a connection above which its flow waits.
 const UNSENT_BYTES_MAX: usize = 256 * 1024;
@@ -81,9 +82,14 @@ fn encode_piece(outbox: &mut Outbox, framing: &mut Framing, piece: Piece) -> boo
 }
 
 /// Appends what follows the last piece. False: pieces are missing.
-fn encode_end(outbox: &mut Outbox, framing: Framing) -> bool {
+fn encode_end(outbox: &mut Outbox, framing: Framing, trailers: &[u8]) -> bool {
     if framing == Framing::Chunked {
-        outbox.push(b"0\r\n\r\n");
+        outbox.push(b"0\r\n");
+        if !trailers.is_empty() {
+            // RFC 9112 §7.1.2
+            outbox.push_owned(checked_trailers(trailers));
+        }
+        outbox.push(b"\r\n");
     }
     !matches!(framing, Framing::Length(1..))
 }
@@ -110,8 +116,8 @@ impl Flow {
                 // A stop does not wait for what may never end, nor is that written for a client that has left.
                 Next::Empty if ends && self.returned => return Pumped::Broken,
                 Next::Empty => return Pumped::Waits,
-                Next::Ended if encode_end(outbox, self.framing) => return Pumped::Done,
-                Next::Ended | Next::Failed => return Pumped::Broken,
+                Next::Ended { trailers } if encode_end(outbox, self.framing, &trailers) => return Pumped::Done,
+                Next::Ended { .. } | Next::Failed => return Pumped::Broken,
             };
             if !encode_piece(outbox, &mut self.framing, piece) {
                 return Pumped::Broken;

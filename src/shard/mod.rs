@@ -246,6 +246,7 @@ impl Shard {
                 for message in self.remote.up(link) {
                     self.handle(connections, message);
                 }
+                self.retry_held(connections);
             }
             Message::DomainDrain { domain } => self.remote.drain(domain),
             Message::DomainDown { domain } => {
@@ -270,7 +271,15 @@ impl Shard {
         self.sockets_after_swap(connections, &old);
         self.rooms_after_swap();
         drop(old);
-        for id in std::mem::take(&mut self.held) {
+        self.retry_held(connections);
+    }
+
+    /// What waits for its module may begin.
+    fn retry_held(&mut self, connections: &mut Connections) {
+        let mut held = std::mem::take(&mut self.held);
+        held.sort_unstable_by_key(|id| id.number());
+        held.dedup();
+        for id in held {
             self.advance(connections, id);
         }
     }
@@ -460,6 +469,8 @@ impl Application for Shard {
         if self.id == 0 {
             self.admin.tick();
         }
+        // A process that does not come is noticed by nothing else.
+        self.retry_held(connections);
         self.sweep(connections);
         self.stats.gauge(connections.len(), self.sockets.len(), self.in_flight);
     }

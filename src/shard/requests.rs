@@ -8,7 +8,7 @@ use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use super::uploads::Gathering;
 use crate::abi::manifest::RouteDecl;
 use crate::admin::{self, Client, Who};
-use crate::domain::call::{Call, GenerationRef, OwnedRequest, Task};
+use crate::domain::call::{Call, GenerationRef, NewRequest, OwnedRequest, Task};
 use crate::domain::inbox::Declined;
 use crate::module::table::RouteMatch;
 use crate::net::{Attached, ConnId, Connections};
@@ -328,15 +328,14 @@ impl Shard {
             return self.overloaded(origin, view, out);
         }
         let expected = generation.expected_bytes(route);
-        let work = Task::Request {
-            conn: origin.id,
-            seq: origin.seq,
-            route,
-            request: OwnedRequest::copy(view).charged(&self.bodies),
-            meta: self.meta(origin, view),
-            stream: None,
-        };
-        self.submit(&generation, route, work);
+        let request = NewRequest { conn: origin.id, seq: origin.seq, route, view, meta: self.meta(origin, view) };
+        if self.local.is_some() {
+            self.submit(&generation, route, request.copied(&self.bodies));
+        } else {
+            self.in_flight += 1;
+            let short = generation.is_short(route);
+            self.remote.request(generation, short, request, &self.bodies);
+        }
         Begun::Running { expected }
     }
 

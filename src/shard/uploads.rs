@@ -10,7 +10,7 @@ use super::requests::{Begun, Origin};
 use super::snapshot::ShardGen;
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{Call, GenerationRef, OwnedRequest, Task};
-use crate::domain::stream::{CallSlot, Full, StreamStart, Upload};
+use crate::domain::stream::{CallSlot, Full, NoSlot, StreamStart, Upload};
 use crate::module::table::RouteMatch;
 use crate::net::{ConnId, Connections};
 use crate::proto::http1::{CONTINUE, Method, RequestError, RequestView, close_after};
@@ -121,6 +121,10 @@ impl Shard {
             return self.gather_after_all(connections, conn, &origin, announced);
         };
         let limit = declared.body_bytes_max();
+        let Some(slot) = self.stream_slot(&generation) else {
+            self.held.push(conn.id);
+            return Self::wait_to_upload(connections, conn);
+        };
         let last = !view.keep_alive() || origin.is_last();
         let meta = self.meta(&origin, &view);
         let head_only = view.method() == Method::Head;
@@ -129,7 +133,7 @@ impl Shard {
         self.stats.request();
         conn.stream_waits = None;
         conn.continue_owed = false;
-        let slot = match self.stream_slot(&generation) {
+        let slot = match slot {
             Ok(slot) => slot,
             Err(refusal) => {
                 self.stats.overloaded();
@@ -182,16 +186,23 @@ impl Shard {
         true
     }
 
-    /// Memory for a call of a route of `CWEB_STREAM`; or the answer that says that there is none.
-    fn stream_slot(&mut self, generation: &Arc<ShardGen>) -> Result<Arc<CallSlot>, ServerAnswer> {
+    /// Memory for a call of a route of `CWEB_STREAM`; or the answer that says that there is none. `None`: the module's
+    /// process is being started, and the request waits for it.
+    fn stream_slot(&mut self, generation: &Arc<ShardGen>) -> Option<Result<Arc<CallSlot>, ServerAnswer>> {
         let slot = match &self.local {
-            Some(_) => self.inbox.streams().and_then(|streams| streams.take_call()),
+            Some(_) => self.inbox.streams().and_then(|streams| streams.take_call()).ok_or(NoSlot::Taken),
             None => self.remote.take_call_slot(generation.instance()),
         };
-        slot.ok_or_else(|| {
-            let text = "too many streams at once (--stream-calls-max), or the module's process is being started\n";
-            ServerAnswer::text(503, text).with("Retry-After", "1")
-        })
+        let refused = match slot {
+            Ok(slot) => return Some(Ok(slot)),
+            Err(NoSlot::Taken) => "too many streams at once (--stream-calls-max)".to_owned(),
+            Err(no_process) => match generation.instance().quarantine() {
+                Some(why) => why,
+                None if no_process == NoSlot::NotYet && !self.draining => return None,
+                None => "the process of the module is not there; try again".to_owned(),
+            },
+        };
+        Some(Err(ServerAnswer::text(503, refused + "\n").with("Retry-After", "1")))
     }
 
     fn submit_stream(
@@ -228,8 +239,9 @@ impl Shard {
             return Begun::Answered;
         }
         let slot = match self.stream_slot(generation) {
-            Ok(slot) => slot,
-            Err(refusal) => {
+            None => return Begun::Held,
+            Some(Ok(slot)) => slot,
+            Some(Err(refusal)) => {
                 self.stats.overloaded();
                 refusal.encode(&self.meta(origin, view), out);
                 return Begun::Answered;

@@ -285,7 +285,7 @@ impl Exchange {
             Next::Copied(bytes) => answer.body.extend(bytes),
             Next::Lent(lent) => answer.body.extend(lent.copy(0..lent.len())),
             Next::Empty => return false,
-            Next::Ended | Next::Failed => self.flow = None,
+            Next::Ended { .. } | Next::Failed => self.flow = None,
         }
         true
     }

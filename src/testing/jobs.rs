@@ -55,6 +55,10 @@ impl JobCalls for Running<'_> {
     fn is_canceled(&self) -> bool {
         false
     }
+
+    fn remaining_ms(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl Jobs {

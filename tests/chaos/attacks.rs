@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub type Attack = fn(&str, &mut Random);
 
 /// All of them.
-pub const ATTACKS: [Attack; 14] = [
+pub const ATTACKS: [Attack; 17] = [
     garbage,
     tls_hello,
     reset_within_a_request,
@@ -28,6 +28,9 @@ pub const ATTACKS: [Attack; 14] = [
     websocket_garbage,
     websocket_left,
     connect_and_close,
+    uploads_that_break_off,
+    streams_left,
+    subscribers_left,
 ];
 
 /// Numbers that follow from a seed (xorshift64*).
@@ -298,6 +301,72 @@ fn websocket_left(addr: &str, random: &mut Random) {
 fn connect_and_close(addr: &str, random: &mut Random) {
     for _ in 0..500 {
         let stream = connect(addr);
+        if random.below(2) == 0 { reset(stream) } else { drop(stream) }
+    }
+}
+
+const UPLOAD: &[u8] = b"POST /count HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// Bodies for a handler that reads them as they come: cut, broken, too slow, and never read by who sends them.
+fn uploads_that_break_off(addr: &str, random: &mut Random) {
+    for _ in 0..12 {
+        let mut stream = connect(addr);
+        let _ = stream.write_all(UPLOAD);
+        let piece = [b"2000\r\n".as_slice(), &[b'u'; 0x2000], b"\r\n"].concat();
+        for _ in 0..random.below(40) {
+            let _ = stream.write_all(&piece);
+        }
+        match random.below(5) {
+            0 => reset(stream),
+            1 => drop(stream),
+            2 => {
+                let _ = stream.write_all(b"not a size\r\n");
+                assert!(read_all(&mut stream).1, "left open after broken framing");
+            }
+            3 => {
+                let _ = stream.shutdown(Shutdown::Write);
+                assert!(read_all(&mut stream).1, "left open after half a body");
+            }
+            _ => {
+                let _ = stream.write_all(b"0\r\n\r\n");
+                let _ = stream.shutdown(Shutdown::Write);
+                let (answer, _) = read_all(&mut stream);
+                assert!(
+                    answer.starts_with(b"HTTP/1.1 200") || answer.starts_with(b"HTTP/1.1 503"),
+                    "{}",
+                    String::from_utf8_lossy(&answer)
+                );
+            }
+        }
+    }
+}
+
+/// Answers in pieces whose clients leave, or read nothing.
+fn streams_left(addr: &str, random: &mut Random) {
+    for _ in 0..12 {
+        let mut stream = connect(addr);
+        let _ = stream.write_all(b"GET /flow HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut some = vec![0; 1 + random.below(300_000)];
+        let _ = stream.read(&mut some);
+        match random.below(3) {
+            0 => reset(stream),
+            1 => drop(stream),
+            _ => thread::sleep(Duration::from_millis(random.below(50) as u64)),
+        }
+    }
+}
+
+/// Detached answers whose clients leave.
+fn subscribers_left(addr: &str, random: &mut Random) {
+    let mut streams: Vec<TcpStream> = (0..20).map(|_| connect(addr)).collect();
+    for stream in &mut streams {
+        let _ = stream.write_all(b"GET /subscribe HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    for mut stream in streams {
+        let mut some = [0; 512];
+        if random.below(2) == 0 {
+            let _ = stream.read(&mut some);
+        }
         if random.below(2) == 0 { reset(stream) } else { drop(stream) }
     }
 }

@@ -282,10 +282,11 @@ H(subscribe) {
         note("written by the response\n");
     }
     cweb_stream_on(stream, on_room, on_gone, (void *)(intptr_t)number(req, "id", 0));
-    cweb_stream_sse(stream, NULL, NULL, "welcome");
+    /* Before the client hears of it: a client that has its welcome stands in the list, behind those that had theirs before. */
     pthread_mutex_lock(&lock);
     streams[stream_count++] = stream;
     pthread_mutex_unlock(&lock);
+    cweb_stream_sse(stream, NULL, NULL, "welcome");
     return 0;
 }
 

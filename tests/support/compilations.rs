@@ -7,7 +7,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 fn kept() -> Option<PathBuf> {
-    std::env::var_os("CWEB_TEST_COMPILATIONS").map(PathBuf::from)
+    std::env::var_os("CWEB_TEST_COMPILATIONS").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// Puts what is kept into the data directory `data` of a server that is about to start.

@@ -85,6 +85,7 @@ const struct cwebn_layout_entry cwebn_layout[] = {
     FIELD(job_ctx_t, set_error),
     FIELD(job_ctx_t, is_canceled),
     FIELD(job_ctx_t, server),
+    FIELD(job_ctx_t, remaining_ms),
     FIELD(job_ctx_t, reserved),
     TYPE(job_info_t),
     FIELD(job_info_t, name),

@@ -70,9 +70,11 @@ impl Executor {
                 let uplink = InboxUplink { inbox: &reply, conn, seq, meta: &meta, call };
                 let mut facts = Facts {
                     key: Key(Arc::as_ptr(&reply).addr() as u64, conn.number()),
+                    module: &hold.instance().manifest().name,
                     uplink: &uplink,
                     view: &view,
                     start,
+                    compresses: hold.instance().manifest().routes.get(route).is_some_and(RouteDecl::may_compress),
                     limit_ms: hold.instance().manifest().routes.get(route).and_then(RouteDecl::timeout_ms),
                     stream: stream.as_deref().map(pipes_of),
                 };

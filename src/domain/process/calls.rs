@@ -3,10 +3,10 @@
 use super::endpoints::{CallTable, RingEndpoints};
 use super::remote::RemoteModule;
 use crate::domain::Instance;
-use crate::domain::call::{GenerationRef, Task};
+use crate::domain::call::{BodyLedger, GenerationRef, NewRequest, Task};
 use crate::domain::inbox::Message;
-use crate::domain::stream::CallSlot;
 use crate::domain::stream::running::Reason;
+use crate::domain::stream::{CallSlot, NoSlot};
 use crate::net::ConnId;
 use std::sync::Arc;
 
@@ -79,10 +79,27 @@ impl DomainCalls {
         }
     }
 
-    /// A slot for a call of a route of `CWEB_STREAM` in the domain of `instance`. `None`: all are taken, or it has no process.
-    #[must_use]
-    pub fn take_call_slot(&self, instance: &dyn Instance) -> Option<Arc<CallSlot>> {
-        number_of(instance).and_then(|number| self.domains.get(number)).and_then(CallTable::take_call_slot)
+    /// Queues a request in the domain of its module, or writes it into the ring at once; [`DomainCalls::flush`] sends it. Its
+    /// body is counted in `ledger` while it waits.
+    pub fn request(
+        &mut self,
+        hold: Arc<dyn GenerationRef>,
+        short: bool,
+        request: NewRequest<'_>,
+        ledger: &Arc<BodyLedger>,
+    ) {
+        if let Some(calls) = number_of(hold.instance()).and_then(|number| self.domain(number)) {
+            calls.request(hold, short, request, ledger);
+        }
+    }
+
+    /// A slot for a call of a route of `CWEB_STREAM` in the domain of `instance`.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn take_call_slot(&mut self, instance: &dyn Instance) -> Result<Arc<CallSlot>, NoSlot> {
+        let calls = number_of(instance).and_then(|number| self.domain(number));
+        calls.map_or(Err(NoSlot::NoProcess), CallTable::take_call_slot)
     }
 
     /// Tells the calls of a connection why their work may be of no use.

@@ -2,7 +2,7 @@
 
 use super::answers::Answers;
 use super::arena::Parts;
-use super::companion::{self, Pools, RequestRing};
+use super::companion::{self, Pools, RequestRing, Rescuer};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::layout::Layout;
 use super::response_ring::{ResponseOutlet, ResponseRing};
@@ -32,8 +32,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::thread::{self, Thread};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -95,6 +95,8 @@ struct ParentJobCalls<'a> {
     parent: &'a Parent,
     run: u64,
     must_end: Arc<AtomicBool>,
+    /// When its time is over.
+    deadline: Option<Instant>,
 }
 
 impl JobCalls for ParentJobCalls<'_> {
@@ -113,6 +115,11 @@ impl JobCalls for ParentJobCalls<'_> {
 
     fn is_canceled(&self) -> bool {
         self.must_end.load(Ordering::Acquire)
+    }
+
+    fn remaining_ms(&self) -> Option<u64> {
+        let left = self.deadline?.saturating_duration_since(Instant::now());
+        Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
@@ -295,13 +302,10 @@ fn start_threads(
             Ok(Arc::new(RequestRing::new(shard, consumer, Arc::clone(&domain))))
         })
         .collect::<io::Result<Vec<_>>>()?;
-    let (rescued, rescue_pool) = (request_rings.clone(), Arc::clone(&pools));
-    let rescuer =
-        thread::Builder::new().name("rescuer".to_owned()).spawn(move || companion::rescue(&rescued, &rescue_pool))?;
+    let rescuer = Arc::new(Rescuer::start(request_rings.clone(), Arc::clone(&pools))?);
     for (shard, request_ring) in request_rings.into_iter().enumerate() {
         let core = start.cores.get(shard).copied().flatten().map(|id| CoreId { id });
-        let (factory, pool, rescuer): (_, _, Thread) =
-            (Arc::clone(&factory), Arc::clone(&pools), rescuer.thread().clone());
+        let (factory, pool, rescuer) = (Arc::clone(&factory), Arc::clone(&pools), Arc::clone(&rescuer));
         module_thread(format!("exec-{shard}")).spawn(move || {
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
@@ -408,7 +412,10 @@ impl Child {
             },
             Order::Onload { instance } => hook(instance, InProcessModule::onload),
             Order::Unload { instance } => hook(instance, InProcessModule::unload),
-            Order::RunJob { run, instance, job, uuid, payload } => self.run_job(run, instance, job, &uuid, &payload),
+            Order::RunJob { run, instance, job, uuid, payload, limit_ms } => {
+                let deadline = limit_ms.and_then(|limit| Instant::now().checked_add(Duration::from_millis(limit)));
+                self.run_job(run, instance, job, (&uuid, &payload), deadline)
+            }
             Order::Close { instance } => {
                 self.close(instance);
                 Outcome::Done
@@ -443,13 +450,21 @@ impl Child {
         }
     }
 
-    fn run_job(&self, run: u64, instance: u64, job: usize, uuid: &str, payload: &str) -> Outcome {
+    /// Runs a job with this UUID and payload.
+    fn run_job(
+        &self,
+        run: u64,
+        instance: u64,
+        job: usize,
+        (uuid, payload): (&str, &str),
+        deadline: Option<Instant>,
+    ) -> Outcome {
         let Some(module) = self.instance(instance) else {
             return Outcome::Host("the module is not loaded in its domain".to_owned());
         };
         let must_end = Arc::<AtomicBool>::default();
         lock(&self.parent.runs).insert(run, Arc::clone(&must_end));
-        let calls = ParentJobCalls { parent: &self.parent, run, must_end };
+        let calls = ParentJobCalls { parent: &self.parent, run, must_end, deadline };
         let outcome = module.run_job(job, uuid, payload, &calls);
         lock(&self.parent.runs).remove(&run);
         outcome.map_or_else(|fault| Outcome::Fault(fault.what), Outcome::Returned)

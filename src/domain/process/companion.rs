@@ -8,17 +8,20 @@ use super::wire::{StreamToDomain, ToDomain};
 use super::work::{ChildDomain, RingRecord};
 use crate::domain::executor::{Pool, Runner};
 use crate::domain::ring::{Consumer, Corrupt};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::thread::{self, Thread};
+use std::time::Duration;
 
-/// A call that has kept a companion busy this long is no short one.
+/// A call that has kept a companion busy for one to two of these is no short one.
 const STUCK_AFTER: Duration = Duration::from_millis(2);
+/// While calls are short, the rescuer looks less and less often, up to this.
+const LOOK_EVERY_MAX: Duration = Duration::from_millis(4);
+/// How often the rescuer finds no call before it sleeps until a companion has one again.
+const QUIET_LOOKS: u32 = 8;
 /// Waits end now and then, so that nothing is lost to a wake that did not come.
 const WAIT: Duration = Duration::from_millis(200);
-/// The rescuer sleeps until a companion works again once all have been idle this long.
-const QUIET_AFTER_US: u64 = 50_000;
 
 /// Who runs a piece of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,11 +55,8 @@ pub(super) struct RequestRing {
     ring: Mutex<Ring>,
     /// To which the shard says that it has sent bodies of answers, and that connections of sockets are gone.
     domain: Arc<ChildDomain>,
-    /// Start of the running call in µs since `epoch`; 0: none.
-    busy_since_us: AtomicU64,
-    /// End of the last call, likewise.
-    last_us: AtomicU64,
-    epoch: Instant,
+    /// Starts and ends of short calls: odd while one is running.
+    steps: AtomicU64,
 }
 
 struct Ring {
@@ -77,27 +77,18 @@ impl Ring {
 impl RequestRing {
     pub(super) fn new(shard: usize, consumer: Consumer, domain: Arc<ChildDomain>) -> Self {
         let ring = Mutex::new(Ring { consumer });
-        Self {
-            shard,
-            ring,
-            domain,
-            busy_since_us: AtomicU64::new(0),
-            last_us: AtomicU64::new(0),
-            epoch: Instant::now(),
-        }
+        Self { shard, ring, domain, steps: AtomicU64::new(0) }
     }
 
-    fn now_us(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
-    }
-
-    /// The next piece of work, and who runs it.
-    fn next(&self) -> Result<Option<(RingRecord, Lane)>, Corrupt> {
+    /// The next piece of work, and who runs it. `spare` is memory for its record.
+    fn next(&self, spare: &mut Option<RingRecord>) -> Result<Option<(RingRecord, Lane)>, Corrupt> {
         let responses = self.domain.response_rings.get(self.shard).map(Arc::as_ref);
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let mut record = Vec::with_capacity(512);
+            let mut record = spare.take().map_or_else(|| Vec::with_capacity(512), |work| work.record);
+            record.clear();
             if !ring.consumer.try_pop(&mut record)? {
+                *spare = Some(RingRecord { shard: self.shard, record });
                 ring.release(responses);
                 return Ok(None);
             }
@@ -132,14 +123,9 @@ impl RequestRing {
         ring.consumer.wait(WAIT);
     }
 
-    fn is_stuck(&self) -> bool {
-        let since = self.busy_since_us.load(Ordering::Relaxed);
-        since != 0 && self.now_us().saturating_sub(since) > STUCK_AFTER.as_micros() as u64
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.busy_since_us.load(Ordering::Relaxed) == 0
-            && self.now_us().saturating_sub(self.last_us.load(Ordering::Relaxed)) > QUIET_AFTER_US
+    /// A step is made by the companion alone.
+    fn step(&self) {
+        self.steps.store(self.steps.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 }
 
@@ -148,39 +134,90 @@ pub(super) fn serve(
     request_ring: &RequestRing,
     runner: &mut dyn Runner<RingRecord>,
     pools: &Pools,
-    rescuer: &Thread,
+    rescuer: &Rescuer,
 ) -> Corrupt {
+    let mut spare = None;
+    // Whether the rescuer may have found nothing for long enough to sleep: not while one short call follows another.
+    let mut may_sleep = true;
     loop {
-        match request_ring.next() {
+        match request_ring.next(&mut spare) {
             Ok(Some((work, Lane::Short))) => {
-                let was_quiet = request_ring.is_quiet();
-                request_ring.busy_since_us.store(request_ring.now_us(), Ordering::Relaxed);
-                if was_quiet {
-                    rescuer.unpark();
+                request_ring.step();
+                if std::mem::take(&mut may_sleep) {
+                    rescuer.wake();
                 }
-                runner.run(work);
-                request_ring.busy_since_us.store(0, Ordering::Relaxed);
-                request_ring.last_us.store(request_ring.now_us(), Ordering::Relaxed);
+                spare = runner.run_and_return(work);
+                request_ring.step();
             }
-            Ok(Some((work, lane))) => pools.push(work, lane),
-            Ok(None) => request_ring.wait(),
+            Ok(Some((work, lane))) => {
+                pools.push(work, lane);
+                may_sleep = true;
+            }
+            Ok(None) => {
+                request_ring.wait();
+                may_sleep = true;
+            }
             Err(corrupt) => return corrupt,
         }
     }
 }
 
-/// Empties the rings of companions that are stuck, to the pool.
-pub(super) fn rescue(request_rings: &[Arc<RequestRing>], pools: &Pools) {
-    loop {
-        if request_rings.iter().all(|request_ring| request_ring.is_quiet()) {
-            std::thread::park();
-        } else {
-            std::thread::sleep(STUCK_AFTER / 2);
+/// The thread that empties the rings of companions that are stuck.
+pub(super) struct Rescuer {
+    thread: Thread,
+    /// It sleeps until a companion has a call.
+    sleeps: Arc<AtomicBool>,
+}
+
+impl Rescuer {
+    /// Starts it, to empty `request_rings` to `pools`.
+    pub(super) fn start(request_rings: Vec<Arc<RequestRing>>, pools: Arc<Pools>) -> io::Result<Self> {
+        let sleeps = Arc::new(AtomicBool::new(false));
+        let says = Arc::clone(&sleeps);
+        let run = move || rescue(&request_rings, &pools, &says);
+        let thread = thread::Builder::new().name("rescuer".to_owned()).spawn(run)?.thread().clone();
+        Ok(Self { thread, sleeps })
+    }
+
+    /// A companion that has had no short call for a while begins one.
+    fn wake(&self) {
+        // With the fence of `rescue`: either its look after that finds the call, or this finds that it sleeps.
+        fence(Ordering::SeqCst);
+        if self.sleeps.load(Ordering::Relaxed) {
+            self.sleeps.store(false, Ordering::Relaxed);
+            self.thread.unpark();
         }
-        for request_ring in request_rings.iter().filter(|request_ring| request_ring.is_stuck()) {
-            while let Ok(Some((work, lane))) = request_ring.next() {
-                pools.push(work, lane);
+    }
+}
+
+/// Empties the rings of companions that are stuck, to the pool: a companion that is in the same call at two looks.
+fn rescue(request_rings: &[Arc<RequestRing>], pools: &Pools, sleeps: &AtomicBool) {
+    let steps = || request_rings.iter().map(|ring| ring.steps.load(Ordering::Acquire)).collect::<Vec<_>>();
+    let (mut seen, mut pause, mut quiet) = (steps(), STUCK_AFTER, 0);
+    loop {
+        if quiet >= QUIET_LOOKS {
+            sleeps.store(true, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            if steps() == seen {
+                thread::park();
+            }
+            sleeps.store(false, Ordering::Relaxed);
+            (pause, quiet) = (STUCK_AFTER, 0);
+            seen = steps();
+        }
+        thread::sleep(pause);
+        let now = steps();
+        let mut has_stuck = false;
+        for ((ring, before), now) in request_rings.iter().zip(&seen).zip(&now) {
+            if now % 2 == 1 && before == now {
+                has_stuck = true;
+                while let Ok(Some((work, lane))) = ring.next(&mut None) {
+                    pools.push(work, lane);
+                }
             }
         }
+        quiet = if seen == now && !has_stuck { quiet + 1 } else { 0 };
+        pause = if has_stuck { STUCK_AFTER } else { (pause * 2).min(LOOK_EVERY_MAX) };
+        seen = now;
     }
 }

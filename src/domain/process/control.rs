@@ -108,6 +108,8 @@ pub(super) enum Order {
         job: usize,
         uuid: String,
         payload: String,
+        /// How long it may run.
+        limit_ms: Option<u64>,
     },
     CancelJob {
         instance: u64,

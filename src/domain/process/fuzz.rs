@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
 
+mod streams;
+
+pub(crate) use streams::HostileStreams;
+
 use super::domain::DomainConfig;
 use super::endpoints::{CallTable, Ends, Owner, RingEndpoints};
 use super::identity::Identity;
@@ -238,6 +242,19 @@ pub(crate) struct Hostile {
     sockets: HashSet<u64>,
 }
 
+/// How some answer is to be framed.
+fn any_meta(random: &mut Random) -> AnswerMeta {
+    AnswerMeta {
+        date: *b"Sun, 06 Nov 1994 08:49:37 GMT",
+        keep_alive: random.below(2) == 0,
+        http_1_0: random.below(4) == 0,
+        head_only: random.below(4) == 0,
+        cors_origin: (random.below(2) == 0).then(|| "*".into()),
+        preflight: None,
+        switching: None,
+    }
+}
+
 /// Requests in flight; their tickets are 1 and up, with the highest bit set.
 const REQUESTS: u64 = 6;
 /// Batches of socket events in flight; their tickets follow.
@@ -256,15 +273,7 @@ impl Hostile {
             let Ok(Decoded::Request { view, .. }) = decoder.decode(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n") else {
                 panic!("a request")
             };
-            let meta = AnswerMeta {
-                date: *b"Sun, 06 Nov 1994 08:49:37 GMT",
-                keep_alive: random.below(2) == 0,
-                http_1_0: random.below(4) == 0,
-                head_only: random.below(4) == 0,
-                cors_origin: (random.below(2) == 0).then(|| "*".into()),
-                preflight: None,
-                switching: None,
-            };
+            let meta = any_meta(&mut random);
             let request = OwnedRequest::copy(&view);
             calls.submit(Arc::clone(&hold), true, Task::Request { conn, seq, route: 0, request, meta, stream: None });
         }
@@ -313,6 +322,9 @@ impl Hostile {
                 Message::SocketClose { code, .. } => assert!((1000..=4999).contains(&code)),
                 Message::SocketSend { .. } | Message::SocketSendLent { .. } => {}
                 Message::SocketRoom { .. } | Message::RoomPublish { .. } => {}
+                // Of these the other target knows more.
+                Message::StreamReturned { seq, .. } => assert!(self.requests.remove(&seq), "two ends of one request"),
+                Message::StreamBegin(_) | Message::StreamNotice { .. } | Message::StreamBroken { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

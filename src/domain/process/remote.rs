@@ -180,7 +180,8 @@ impl Instance for RemoteModule {
         let run = self.shared.number();
         let (sender, asked) = unbounded();
         let (instance, payload) = (self.id, payload.to_owned());
-        let order = Order::RunJob { run, instance, job, uuid: uuid.to_owned(), payload };
+        let limit_ms = calls.remaining_ms();
+        let order = Order::RunJob { run, instance, job, uuid: uuid.to_owned(), payload, limit_ms };
         let outcome = self.shared.enter().and_then(|pass| {
             let process = Arc::clone(pass.process());
             self.shared.add_run(run, Run { process: Arc::clone(&process), instance, uuid: uuid.to_owned(), sender });

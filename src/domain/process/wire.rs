@@ -127,13 +127,14 @@ impl<'a> Headers<'a> {
     }
 
     /// Name and value of each field.
-    pub(super) fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    pub(super) fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone {
         let mut reader = Reader { bytes: self.bytes };
         (0..self.count).map_while(move |_| Some((reader.block()?, reader.block()?)))
     }
 }
 
 /// Reads numbers and blocks, or `None` where they don't fit.
+#[derive(Clone)]
 pub(super) struct Reader<'a> {
     pub(super) bytes: &'a [u8],
 }

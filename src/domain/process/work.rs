@@ -158,7 +158,17 @@ impl DomainRunner {
         let uplink = RingUplink { domain: &self.domain, responses, shard, ticket };
         let limit_ms = module.manifest().routes.get(route as usize).and_then(RouteDecl::timeout_ms);
         let stream = asked.stream.take();
-        let mut facts = Facts { key: key(shard, ticket), uplink: &uplink, view: &view, start, limit_ms, stream };
+        let name = &module.manifest().name;
+        let mut facts = Facts {
+            key: key(shard, ticket),
+            module: name,
+            uplink: &uplink,
+            view: &view,
+            start,
+            compresses,
+            limit_ms,
+            stream,
+        };
         let result = self.executor.handler(&module, route as usize, &view, Some(&mut facts), |answer, is_streamed| {
             if is_streamed {
                 return;
@@ -318,10 +328,15 @@ fn fail(responses: &ResponseRing, ticket: u64, why: &str) {
 
 impl Runner<RingRecord> for DomainRunner {
     fn run(&mut self, work: RingRecord) {
+        self.run_and_return(work);
+    }
+
+    fn run_and_return(&mut self, work: RingRecord) -> Option<RingRecord> {
         if work.record.is_empty() {
-            return self.domain.answers.reclaim();
+            self.domain.answers.reclaim();
+            return None;
         }
-        let Some(turns) = self.work(&work, false) else { return };
+        let Some(turns) = self.work(&work, false) else { return Some(work) };
         match turns.enter(work) {
             Turn::Now(work) => {
                 let mut next = Some(work);
@@ -333,6 +348,7 @@ impl Runner<RingRecord> for DomainRunner {
             Turn::Later => {}
             Turn::Stuck(works) => works.iter().for_each(|work| self.refuse(work)),
         }
+        None
     }
 }
 

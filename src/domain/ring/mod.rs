@@ -27,7 +27,7 @@
 //! on the flag itself ([`Producer::wait_room`]) or elsewhere ([`Producer::await_room`]). The loom tests check both, except that `head` is loaded
 //! with acquire: what the lack of it would allow, a store that overtakes an earlier load, loom can't do.
 
-mod atomic;
+pub(in crate::domain) mod atomic;
 mod channel;
 mod consumer;
 mod copy;

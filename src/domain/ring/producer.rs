@@ -79,6 +79,12 @@ impl Producer {
         Ok(())
     }
 
+    /// Whether there is nothing that [`Producer::publish`] would make visible.
+    #[must_use]
+    pub fn is_published(&self) -> bool {
+        self.published == self.tail
+    }
+
     /// Makes everything pushed visible. True: the consumer sleeps, and the caller must wake it now, by
     /// [`Producer::wake`] or by what else it waits for; nobody else will.
     #[must_use = "a sleeping consumer must be woken"]

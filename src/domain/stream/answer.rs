@@ -58,12 +58,14 @@ pub struct StreamBegin {
 pub fn begin_answer<'h>(
     meta: &AnswerMeta,
     status: u16,
-    headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
+    headers: impl Iterator<Item = (&'h [u8], &'h [u8])> + Clone,
     length: Option<u64>,
 ) -> (Vec<u8>, Framing, bool, u32) {
     let mut out = Vec::with_capacity(512);
     let length = length.and_then(|length| usize::try_from(length).ok());
     let mut head = meta.head(status, length.unwrap_or(0));
+    // RFC 9112 §9.6: the handler may end the connection with its answer.
+    head.keep_alive &= !headers.clone().any(|(name, value)| says_close(name, value));
     let framing = match length {
         _ if !head.has_body() => Framing::None,
         Some(length) => Framing::Length(length as u64),
@@ -81,6 +83,12 @@ pub fn begin_answer<'h>(
         encode_response(&mut out, &head, headers, &[])
     };
     (out, framing, keep_alive, dropped)
+}
+
+/// Whether a header field is a `Connection` with the option `close`.
+fn says_close(name: &[u8], value: &[u8]) -> bool {
+    let is_close = |option: &[u8]| option.trim_ascii().eq_ignore_ascii_case(b"close");
+    name.eq_ignore_ascii_case(b"connection") && value.split(|&byte| byte == b',').any(is_close)
 }
 
 /// What is kept until the last piece is sent.
@@ -132,7 +140,10 @@ pub enum Next {
     /// None yet: a notice comes when there are.
     Empty,
     /// None any more: the handler has ended it.
-    Ended,
+    Ended {
+        /// Lines of trailer fields, as the module's process has written them: nothing of them is checked.
+        trailers: Vec<u8>,
+    },
     /// None any more, and the handler has not ended it, or breaks the rules.
     Failed,
 }
@@ -161,7 +172,7 @@ impl Answer {
         match found {
             Ok(Peek::Bytes(count)) => self.take(count.min(bytes_max)),
             Ok(Peek::Empty) => Next::Empty,
-            Ok(Peek::Ended) => Next::Ended,
+            Ok(Peek::Ended) => Next::Ended { trailers: self.reader.trailers() },
             Ok(Peek::Failed(_)) | Err(Corrupt) => Next::Failed,
         }
     }

@@ -3,11 +3,15 @@
 //! Each executor thread has one [`CallState`], for one call after the other. A call without streams costs it a few stores.
 
 use super::detached::{self, Detached};
-use super::pipe::{Closed, Copying, Peek, Pipe, Reader, Writer, memory};
+use super::down::{BorrowedThread, Down, SharedDown, TRAILER_BYTES_MAX, errno_of};
+use super::form::{self, FormReader};
+use super::pipe::{Copying, Peek, Pipe, Reader, Writer, memory};
 use super::running::{Entry, Key, Reason};
 use super::{Begun, Uplink};
-use crate::abi::stream::StreamCall;
-use crate::proto::http1::RequestView;
+use crate::abi::stream::{PartText, StreamCall};
+use crate::domain::compress;
+use crate::proto::form::multipart_boundary;
+use crate::proto::http1::{RequestView, push_trailer};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,26 +20,8 @@ use std::time::{Duration, Instant};
 /// Waits end now and then, so that nothing is lost to a wake that did not come, and a deadline is noticed.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Answers that are streamed now from threads which other handlers need too.
-static BORROWED_THREADS: AtomicU64 = AtomicU64::new(0);
-
-/// One of them, until it is dropped.
-struct BorrowedThread;
-
-impl BorrowedThread {
-    /// One more, or `EBUSY`.
-    fn take() -> Result<Self, i32> {
-        let borrowed = BORROWED_THREADS.fetch_add(1, Ordering::Relaxed);
-        let taken = Self; // Dropped on refusal, which takes it off the count.
-        if borrowed < super::borrowed_threads_max() { Ok(taken) } else { Err(libc::EBUSY) }
-    }
-}
-
-impl Drop for BorrowedThread {
-    fn drop(&mut self) {
-        BORROWED_THREADS.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+/// Bytes that are compressed at a time.
+const CODED_PIECE_BYTES: usize = 64 * 1024;
 
 fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -44,9 +30,13 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What a call begins with.
 pub(in crate::domain) struct Facts<'a> {
     pub(in crate::domain) key: Key,
+    /// The name of its module.
+    pub(in crate::domain) module: &'a str,
     pub(in crate::domain) uplink: &'a dyn Uplink,
     pub(in crate::domain) view: &'a RequestView<'a>,
     pub(in crate::domain) start: Instant,
+    /// An answer in pieces may be compressed.
+    pub(in crate::domain) compresses: bool,
     /// The route's own limit of time.
     pub(in crate::domain) limit_ms: Option<u64>,
     /// Of a route of `CWEB_STREAM`.
@@ -81,79 +71,6 @@ struct Up {
     expects_continue: bool,
 }
 
-/// The answer, while a handler or a detached stream sends it.
-pub(super) struct Down {
-    pub(super) slot: Option<u32>,
-    pub(super) writer: Writer,
-    /// Bytes that may still be sent.
-    left: Option<u64>,
-    /// The thread that sends it, if others need that too.
-    borrowed: Option<BorrowedThread>,
-    uplink: Arc<dyn Uplink>,
-}
-
-/// The answer, for all threads that write to it.
-pub(super) type SharedDown = Arc<Mutex<Down>>;
-
-impl Drop for Down {
-    fn drop(&mut self) {
-        if let Some(slot) = self.slot {
-            self.uplink.leave_slot(slot);
-        }
-    }
-}
-
-impl Down {
-    /// Writes all of `bytes` or nothing. False: there is no room now; the shard says when there is.
-    pub(super) fn write_all(&mut self, bytes: &[u8], uplink: &dyn Uplink, bound: usize) -> Result<bool, i32> {
-        if bytes.len() > bound {
-            return Err(libc::EMSGSIZE);
-        }
-        self.check_length(bytes.len())?;
-        let fits = |down: &mut Self| down.writer.room().map_err(errno_of).map(|room| room >= bytes.len());
-        if !fits(self)? {
-            self.writer.await_room();
-            if !fits(self)? {
-                return Ok(false);
-            }
-            self.writer.awake();
-        }
-        self.writer.put(bytes).map_err(errno_of)?;
-        self.count(bytes.len());
-        if self.writer.take_reader() {
-            uplink.notice(false);
-        }
-        Ok(true)
-    }
-
-    fn check_length(&self, bytes: usize) -> Result<(), i32> {
-        if self.left.is_some_and(|left| (bytes as u64) > left) { Err(libc::EMSGSIZE) } else { Ok(()) }
-    }
-
-    fn count(&mut self, bytes: usize) {
-        self.left = self.left.map(|left| left.saturating_sub(bytes as u64));
-    }
-
-    pub(super) fn end(&mut self, uplink: &dyn Uplink) {
-        self.writer.end(None);
-        if self.writer.take_reader() {
-            uplink.notice(false);
-        }
-    }
-
-    /// Its writer is nobody's thread that others wait for.
-    pub(super) fn give_thread_back(&mut self) {
-        self.borrowed = None;
-    }
-}
-
-fn errno_of(closed: Closed) -> i32 {
-    match closed {
-        Closed::Gone(errno) => errno,
-        Closed::Corrupt => libc::EIO,
-    }
-}
-
 /// What is known of the call that runs.
 #[derive(Clone)]
 struct Running {
@@ -182,6 +99,8 @@ pub(in crate::domain) struct CallState {
     has_inner: AtomicBool,
     up: Mutex<Option<Up>>,
     inner: Mutex<Inner>,
+    /// The form that the body is, once the handler has asked for a part.
+    form: Mutex<Option<Box<FormReader>>>,
 }
 
 const NO_DEADLINE: u64 = u64::MAX;
@@ -198,6 +117,7 @@ impl CallState {
             has_inner: AtomicBool::new(false),
             up: Mutex::new(None),
             inner: Mutex::default(),
+            form: Mutex::new(None),
         })
     }
 
@@ -231,6 +151,7 @@ impl CallState {
         }
         if let Some(up) = unpoisoned(&self.up).take() {
             up.reader.pipe().leave(libc::ECANCELED);
+            unpoisoned(&self.form).take();
         }
         let Inner { running, down, detached, .. } = std::mem::take(&mut *unpoisoned(&self.inner));
         let Some(down) = down else { return Used::Whole };
@@ -240,10 +161,51 @@ impl CallState {
         // Also waits for a thread that writes still, against the rules: its bytes must not meet the next user of the memory.
         let mut down = unpoisoned(&down);
         match running {
-            Some(Running { uplink }) if returned => down.end(&*uplink),
+            Some(Running { uplink }) if returned => match self.complete(&mut down, &*uplink) {
+                Ok(()) => down.end(&*uplink),
+                Err(errno) => down.fail(errno, &*uplink),
+            },
             _ => down.writer.abandon(),
         }
         Used::Streamed
+    }
+
+    /// Writes what follows the last bytes of the handler.
+    fn complete(&self, down: &mut Down, uplink: &dyn Uplink) -> Result<(), i32> {
+        if let Some(errno) = down.broken {
+            return Err(errno);
+        }
+        if let Some(coder) = down.coder.take() {
+            let last = coder.finish()?;
+            self.write_raw(down, uplink, &last)?;
+        }
+        if !down.trailers.is_empty() {
+            let trailers = std::mem::take(&mut down.trailers);
+            down.writer.trailers_follow();
+            self.write_raw(down, uplink, &trailers)?;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes as they are sent, and waits while there is no room.
+    fn write_raw(&self, down: &mut Down, uplink: &dyn Uplink, bytes: &[u8]) -> Result<(), i32> {
+        let mut rest = bytes;
+        loop {
+            let count = down.writer.put(rest).map_err(errno_of)?;
+            rest = rest.get(count..).unwrap_or_default();
+            if count > 0 {
+                down.tell(uplink);
+            }
+            if rest.is_empty() {
+                return Ok(());
+            }
+            let patience = self.patience().ok_or(libc::ETIMEDOUT)?;
+            down.writer.await_room();
+            if down.writer.room().map_err(errno_of)? == 0 {
+                down.writer.sleep(patience);
+            }
+            down.writer.awake();
+        }
     }
 
     /// Whether the call that runs has begun its answer.
@@ -318,6 +280,21 @@ impl CallState {
         }
     }
 
+    /// Runs `what` with the form that the body is, and with what reads on in the body.
+    fn with_form<T>(&self, what: impl FnOnce(&mut FormReader, form::Read<'_>) -> Result<T, i32>) -> Result<T, i32> {
+        let mut form = unpoisoned(&self.form);
+        if form.is_none() {
+            if unpoisoned(&self.up).is_none() {
+                return Err(libc::EINVAL);
+            }
+            let view = self.facts().ok_or(libc::EINVAL)?.view;
+            let boundary = view.header("content-type").and_then(multipart_boundary).ok_or(libc::EINVAL)?;
+            *form = Some(Box::new(FormReader::new(boundary)));
+        }
+        let form = form.as_mut().ok_or(libc::EINVAL)?;
+        what(form, &mut |into| self.read(into))
+    }
+
     /// Gives what was taken of the body back.
     fn release(&self, up: &mut Up) {
         let at = up.reader.at();
@@ -338,12 +315,19 @@ impl CallState {
         status: u16,
         headers: &[(&[u8], &[u8])],
         borrowed: Option<BorrowedThread>,
+        may_compress: bool,
     ) -> Result<SharedDown, i32> {
         let facts = self.facts().ok_or(libc::EPERM)?;
+        let coded =
+            if facts.compresses && may_compress { compress::streamed(facts.view, status, headers) } else { None };
+        let (fields, coder) = coded.unwrap_or_default();
+        let fields: Vec<(&[u8], &[u8])> = fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+        let headers = if fields.is_empty() { headers } else { fields.as_slice() };
         let (slot, pipe, left) = self.begin_pipe(inner, facts, status, headers)?;
         let uplink = facts.uplink.share();
-        let writer = Writer::new(pipe, Copying::Mapped);
-        let down = Down { slot, writer, left, borrowed, uplink: Arc::clone(&uplink) };
+        let (writer, trailers) = (Writer::new(pipe, Copying::Mapped), Vec::new());
+        let uplink_of_down = Arc::clone(&uplink);
+        let down = Down { slot, writer, left, coder, broken: None, trailers, borrowed, uplink: uplink_of_down };
         let down = Arc::new(Mutex::new(down));
         inner.down = Some(Arc::clone(&down));
         inner.running = Some(Running { uplink });
@@ -441,6 +425,14 @@ impl StreamCall for CallState {
         Ok(Some((memory(up.reader.pipe()).pointer(range.start), range.len())))
     }
 
+    fn next_part(&self) -> Result<Option<PartText>, i32> {
+        self.with_form(|form, read| form.next_part(read))
+    }
+
+    fn part_read(&self, into: &mut [MaybeUninit<u8>]) -> Result<usize, i32> {
+        self.with_form(|form, read| form.read(into, read))
+    }
+
     fn length(&self) -> Option<u64> {
         match unpoisoned(&self.up).as_ref() {
             Some(up) => up.length,
@@ -474,31 +466,47 @@ impl StreamCall for CallState {
         }
         self.facts().ok_or(libc::EPERM)?;
         let borrowed = if inner.down_pipe.is_none() { Some(BorrowedThread::take()?) } else { None };
-        self.begin_in(&mut inner, status, headers, borrowed).map(drop)
+        self.begin_in(&mut inner, status, headers, borrowed, true).map(drop)
     }
 
     fn write(&self, bytes: &[u8]) -> Result<(), i32> {
         let (down, uplink) = self.down()?;
-        let mut down = unpoisoned(&down);
+        let down = &mut *unpoisoned(&down);
         down.check_length(bytes.len())?;
-        let mut rest = bytes;
-        loop {
-            let count = down.writer.put(rest).map_err(errno_of)?;
-            down.count(count);
-            rest = rest.get(count..).unwrap_or_default();
-            if count > 0 && down.writer.take_reader() {
-                uplink.notice(false);
-            }
-            if rest.is_empty() {
-                return Ok(());
-            }
-            let patience = self.patience().ok_or(libc::ETIMEDOUT)?;
-            down.writer.await_room();
-            if down.writer.room().map_err(errno_of)? == 0 {
-                down.writer.sleep(patience);
-            }
-            down.writer.awake();
+        if let Some(errno) = down.broken {
+            return Err(errno);
         }
+        if down.coder.is_none() {
+            // The client is to be able to tell that these bytes are missing.
+            let sent = self.write_raw(down, &*uplink, bytes);
+            sent.inspect_err(|errno| down.broken = Some(*errno))?;
+        }
+        // A piece at a time, so that what comes of it stays small.
+        let mut pieces = bytes.chunks(CODED_PIECE_BYTES).peekable();
+        while let Some(coder) = &mut down.coder
+            && let Some(piece) = pieces.next()
+        {
+            let coded = coder.encode(piece, pieces.peek().is_none());
+            // What was compressed and not sent is lost: nothing sound can follow it.
+            let sent = coded.and_then(|coded| self.write_raw(down, &*uplink, &coded));
+            sent.inspect_err(|errno| down.broken = Some(*errno))?;
+        }
+        down.count(bytes.len());
+        Ok(())
+    }
+
+    fn trailer(&self, name: &[u8], value: &[u8]) -> Result<(), i32> {
+        let (down, _) = self.down()?;
+        let down = &mut *unpoisoned(&down);
+        let before = down.trailers.len();
+        if !push_trailer(&mut down.trailers, name, value) {
+            return Err(libc::EINVAL);
+        }
+        if down.trailers.len() > TRAILER_BYTES_MAX {
+            down.trailers.truncate(before);
+            return Err(libc::E2BIG);
+        }
+        Ok(())
     }
 
     fn detach(&self, status: u16, headers: &[(&[u8], &[u8])]) -> Result<u64, i32> {
@@ -514,7 +522,7 @@ impl StreamCall for CallState {
                 // Not the call's own slot, of which there are few.
                 let own = inner.down_pipe.take();
                 // Nor a borrowed thread, however many are: the handler is about to give its own back.
-                let begun = self.begin_in(&mut inner, status, headers, None);
+                let begun = self.begin_in(&mut inner, status, headers, None, false);
                 if begun.is_err() {
                     inner.down_pipe = own;
                 }
@@ -522,9 +530,10 @@ impl StreamCall for CallState {
             }
         };
         let uplink = inner.running.as_ref().map(|running| Arc::clone(&running.uplink)).ok_or(libc::EINVAL)?;
+        let module = self.facts().map_or("", |facts| facts.module);
         unpoisoned(&down).give_thread_back();
         inner.detached = true;
         self.used.store(Used::Detached as u8, Ordering::Relaxed);
-        Ok(detached::add(Detached::new(down, uplink)))
+        Ok(detached::add(Detached::new(down, uplink, module)))
     }
 }

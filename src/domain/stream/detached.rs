@@ -3,9 +3,8 @@
 //! The number is what module code has for a name. A shard knows such a stream by its [`StreamAddress`].
 
 use super::Uplink;
-use super::call::Down;
+use super::down::Down;
 use super::running::Reason;
-use super::slots::ANSWER_BYTES_MAX;
 use crate::abi::stream::{self, Event, Streams};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,15 +22,20 @@ pub(super) struct Detached {
     down: Arc<Mutex<Down>>,
     uplink: Arc<dyn Uplink>,
     place: Option<StreamAddress>,
+    /// The name of the module that it is an answer of.
+    module: Option<Arc<str>>,
     gone: AtomicBool,
 }
 
 impl Detached {
-    pub(super) fn new(down: Arc<Mutex<Down>>, uplink: Arc<dyn Uplink>) -> Self {
+    pub(super) fn new(down: Arc<Mutex<Down>>, uplink: Arc<dyn Uplink>, module: &str) -> Self {
         let slot = unpoisoned(&down).slot;
         // One that uses its call's own slot is not heard of any more: it finds the pipe closed when it writes.
         let place = slot.map(|slot| uplink.place(slot));
-        Self { down, uplink, place, gone: AtomicBool::new(false) }
+        let module = unpoisoned(&LOADED)
+            .as_ref()
+            .and_then(|loaded| loaded.get_key_value(module).map(|(name, _)| Arc::clone(name)));
+        Self { down, uplink, place, module, gone: AtomicBool::new(false) }
     }
 }
 
@@ -43,6 +47,56 @@ struct Registry {
 
 static REGISTRY: RwLock<Option<Registry>> = RwLock::new(None);
 static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// How many versions of each module this process has loaded.
+static LOADED: Mutex<Option<HashMap<Arc<str>, usize>>> = Mutex::new(None);
+
+/// A version of a module is loaded, until this is dropped. With the last one the module's detached answers end.
+#[derive(Debug)]
+pub(in crate::domain) struct Loaded(Arc<str>);
+
+impl Loaded {
+    pub(in crate::domain) fn new(module: &str) -> Self {
+        let mut loaded = unpoisoned(&LOADED);
+        let loaded = loaded.get_or_insert_default();
+        let name = loaded.get_key_value(module).map_or_else(|| Arc::from(module), |(name, _)| Arc::clone(name));
+        *loaded.entry(Arc::clone(&name)).or_default() += 1;
+        Self(name)
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        {
+            let mut loaded = unpoisoned(&LOADED);
+            let Some(count) = loaded.as_mut().and_then(|loaded| loaded.get_mut(&self.0)) else { return };
+            *count -= 1;
+            if *count > 0 {
+                return;
+            }
+            loaded.as_mut().map(|loaded| loaded.remove(&self.0));
+        }
+        break_off(&self.0);
+    }
+}
+
+/// The detached answers of a module that is removed end, so that their clients can tell that they are not complete.
+fn break_off(module: &str) {
+    let is_its = |stream: &Detached| stream.module.as_deref() == Some(module);
+    let ended: Vec<(u64, Arc<Detached>)> = change(|registry| {
+        let ended: Vec<_> = registry.streams.extract_if(|_, stream| is_its(stream)).collect();
+        for (number, place) in ended.iter().filter_map(|(number, stream)| Some((number, stream.place?))) {
+            if registry.places.get(&place) == Some(number) {
+                registry.places.remove(&place);
+            }
+        }
+        ended
+    });
+    for (number, stream) in ended {
+        stream::forget(number);
+        unpoisoned(&stream.down).fail(libc::ECANCELED, &*stream.uplink);
+    }
+}
 
 fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -99,7 +153,7 @@ impl Streams for All {
         if stream.gone.load(Ordering::Acquire) {
             return Err(libc::ECONNRESET);
         }
-        unpoisoned(&stream.down).write_all(bytes, &*stream.uplink, ANSWER_BYTES_MAX)
+        unpoisoned(&stream.down).write_all(bytes, &*stream.uplink)
     }
 
     fn close(&self, number: u64) -> Result<(), i32> {

@@ -12,12 +12,16 @@
 //! | `slots` | the memory: where each slot lies, which are free |
 //! | `upload`, `answer` | the shard's ends: the body of a request, and an answer |
 //! | `call`, `detached` | the module's ends: of a call, and of an answer that outlives its handler |
+//! | `down` | an answer, for both |
+//! | `form` | the parts of a form, read by a handler while they come |
 //! | `running` | which call each thread runs, and which are canceled |
 //! | `here` | all of it where modules run in the server's process |
 
 mod answer;
 pub(in crate::domain) mod call;
 pub(in crate::domain) mod detached;
+mod down;
+mod form;
 pub mod here;
 mod pipe;
 pub mod running;
@@ -27,7 +31,7 @@ mod tests;
 mod upload;
 
 pub use answer::{Answer, Framing, Home, Next, StreamBegin, begin_answer};
-pub use slots::{CallSlot, StreamSizes};
+pub use slots::{CallSlot, NoSlot, StreamSizes};
 pub use upload::{Full, Upload};
 
 pub(in crate::domain) use pipe::Pipe;

@@ -10,10 +10,10 @@
 //!
 //! A writer that finds the ring empty begins at its first byte again: a stream whose reader keeps up touches few pages.
 
+use crate::domain::ring::atomic::{AtomicU64, Ordering};
 use crate::domain::ring::{Region, flag};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Words of shared memory that steer a pipe: one cache line.
@@ -33,6 +33,9 @@ const GONE: usize = 4;
 const READER: usize = 5;
 /// Raised while the writer waits for room.
 const WRITER: usize = 6;
+
+/// Before the end of an answer with trailer fields: 1 more than the position where the body ends and they begin.
+const TRAILERS: usize = 7;
 
 const END_CLEAN: u64 = 1;
 const END_FAILED: u64 = 2;
@@ -62,6 +65,12 @@ impl Pipe {
     fn word(&self, number: usize) -> &AtomicU64 {
         // `new` has found the words in the region.
         &self.region.words()[self.first_word + number]
+    }
+
+    /// Writes a word as a peer that breaks the rules does.
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::domain) fn spoil(&self, word: usize, value: u64) {
+        self.word(word % WORDS).store(value, Ordering::Relaxed);
     }
 
     /// Makes the pipe new: only while neither side uses it.
@@ -209,6 +218,12 @@ impl Writer {
         Ok(count)
     }
 
+    /// What is written from here on are trailer fields.
+    pub(in crate::domain) fn trailers_follow(&self) {
+        // Seen by the reader with the `TAIL` that has the first of their bytes.
+        self.pipe.word(TRAILERS).store(self.tail + 1, Ordering::Relaxed);
+    }
+
     /// Nothing more is written; `errno`: because something failed. Only the first call counts.
     pub(in crate::domain) fn end(&mut self, errno: Option<i32>) {
         if !std::mem::replace(&mut self.ended, true) {
@@ -271,11 +286,13 @@ pub(in crate::domain) struct Reader {
     /// Position of the next byte to be taken.
     at: u64,
     tail: u64,
+    /// Where the body ends and trailer fields begin, once that is known.
+    body_end: Option<u64>,
 }
 
 impl Reader {
     pub(in crate::domain) fn new(pipe: Pipe) -> Self {
-        Self { pipe, at: 0, tail: 0 }
+        Self { pipe, at: 0, tail: 0, body_end: None }
     }
 
     pub(in crate::domain) fn pipe(&self) -> &Pipe {
@@ -296,7 +313,15 @@ impl Reader {
             return Err(Corrupt);
         }
         self.tail = tail;
-        Ok(match (usize::try_from(tail - self.at).unwrap_or_default(), end) {
+        let trailers = self.pipe.word(TRAILERS).load(Ordering::Relaxed);
+        if trailers != 0 && self.body_end.is_none() {
+            let body_end = trailers - 1;
+            if body_end < self.at || body_end > tail {
+                return Err(Corrupt);
+            }
+            self.body_end = Some(body_end);
+        }
+        Ok(match (usize::try_from(self.stop().saturating_sub(self.at)).unwrap_or_default(), end) {
             (0, 0) => Peek::Empty,
             (0, END_CLEAN) => Peek::Ended,
             (0, code) => Peek::Failed(i32::try_from(code.saturating_sub(END_FAILED)).unwrap_or(libc::EIO)),
@@ -304,9 +329,22 @@ impl Reader {
         })
     }
 
+    /// The end of the bytes of the body that are there.
+    fn stop(&self) -> u64 {
+        self.body_end.unwrap_or(self.tail)
+    }
+
+    /// The trailer fields of an answer, after [`Peek::Ended`].
+    pub(in crate::domain) fn trailers(&self) -> Vec<u8> {
+        let count = self.body_end.and_then(|from| usize::try_from(self.tail.saturating_sub(from)).ok());
+        let count = count.unwrap_or_default().min(self.pipe.capacity());
+        let runs = self.pipe.runs(self.at, count);
+        runs.into_iter().flat_map(|run| self.pipe.region.load_any(run)).collect()
+    }
+
     /// The place of the next bytes, of at most `count`, in one piece; they are taken.
     pub(in crate::domain) fn take(&mut self, count: usize) -> Range<usize> {
-        let count = count.min(usize::try_from(self.tail - self.at).unwrap_or_default());
+        let count = count.min(usize::try_from(self.stop().saturating_sub(self.at)).unwrap_or_default());
         let [first, _] = self.pipe.runs(self.at, count);
         self.at += first.len() as u64;
         first

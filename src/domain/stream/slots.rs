@@ -155,6 +155,17 @@ impl Slots {
     }
 }
 
+/// Why there is no slot for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoSlot {
+    /// All are taken.
+    Taken,
+    /// The module's process is being started: there will be one soon.
+    NotYet,
+    /// The module has no process, and has had none for too long.
+    NoProcess,
+}
+
 /// A slot for calls, as the server has it until the handler has returned and all of its answer is sent.
 #[derive(Debug)]
 pub struct CallSlot {

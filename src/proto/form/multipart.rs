@@ -6,7 +6,7 @@ use std::borrow::Cow;
 /// Most parts of a form that are made fields of a request.
 pub const FIELDS_MAX: usize = 256;
 /// Bytes of one part's header fields.
-const PART_HEAD_BYTES_MAX: usize = 8 * 1024;
+pub(super) const PART_HEAD_BYTES_MAX: usize = 8 * 1024;
 /// RFC 2046 §5.1.1: "no longer than 70 characters".
 const BOUNDARY_BYTES_MAX: usize = 70;
 
@@ -141,7 +141,7 @@ fn split_head(part: &[u8]) -> Result<(&[u8], &[u8]), MultipartError> {
         .ok_or(MultipartError::PartHead)
 }
 
-fn read_part<'a>(head: &'a [u8], body: &'a [u8]) -> Part<'a> {
+pub(super) fn read_part<'a>(head: &'a [u8], body: &'a [u8]) -> Part<'a> {
     let mut part = Part { name: Cow::Borrowed(&[]), filename: None, content_type: None, body };
     for line in head.split(|&byte| byte == b'\n') {
         let Some(colon) = memchr::memchr(b':', line) else { continue };

@@ -11,6 +11,7 @@ mod range;
 mod response;
 mod switching;
 mod target;
+mod trailers;
 
 pub use accept::accepts;
 pub use conditional::{Validators, Verdict, judge};
@@ -21,3 +22,4 @@ pub use head::{HEADERS_MAX, Head, Limits, Method, RequestError, RequestView};
 pub use range::{content_range, no_range, part_head, parts_end};
 pub use response::{CONTINUE, Preflight, ResponseHead, close_after, encode_response, encode_stream_head, reason};
 pub use switching::Switching;
+pub use trailers::{checked_trailers, push_trailer};

@@ -52,10 +52,11 @@ fn range_of(spec: &[u8], length: u64) -> Option<Range<u64>> {
         return Some(length - count..length);
     }
     let first = number(first)?;
-    let end = if last.is_empty() { length } else { number(last)?.saturating_add(1) };
-    if end <= first && !last.is_empty() {
+    let last = if last.is_empty() { u64::MAX } else { number(last)? };
+    if last < first {
         return None;
     }
+    let end = last.saturating_add(1);
     Some(if first < length { first..end.min(length) } else { 0..0 })
 }
 
@@ -114,6 +115,7 @@ mod tests {
             ("BYTES= 2 - 3 ", 2, 4),
             ("bytes=99-,1-1", 1, 2),
             ("bytes=0-99999999999999999999999", 0, 10),
+            ("bytes=0-18446744073709551615", 0, 10),
         ] {
             assert_eq!(parts(value), Asked::Parts(vec![start..end]), "{value}");
         }

@@ -41,13 +41,21 @@ pub(super) struct Pending {
     /// Where it is.
     pub(super) stage: Stage,
     /// A call of a route of `CWEB_STREAM`, or one that sends its answer itself.
-    pub(super) watched: Option<Watched>,
+    pub(super) watched: Option<Box<Watched>>,
     /// What was seen of it last.
     pub(super) progress: u64,
     /// The handler has begun to send its answer.
     pub(super) begun: bool,
     /// Once it was sent: the request of a handler that may leave it to others.
-    pub(super) kept: Option<OwnedRequest>,
+    pub(super) kept: Option<Box<OwnedRequest>>,
+}
+
+impl Pending {
+    /// Of a call that nothing is known of yet but that it waits since `since_ms`.
+    pub(super) fn new(hold: Arc<dyn GenerationRef>, unit: usize, caller: Caller, since_ms: u64) -> Self {
+        let (limit_ms, stage, watched, progress) = (None, Stage::Waiting, None, 0);
+        Self { hold, unit, caller, since_ms, limit_ms, stage, watched, progress, begun: false, kept: None }
+    }
 }
 
 /// Where it is seen whether a stream gets on.

@@ -46,7 +46,13 @@ pub struct CallTable {
     pub(super) ended: Vec<u64>,
     pub(super) tickets: u64,
     pub(super) scratch: Vec<u8>,
+    /// The record that is being made.
+    pub(super) record: Vec<u8>,
     pub(super) now_ms: u64,
+    /// How long handlers may run.
+    pub(super) limit_ms: u64,
+    /// Since when calls of streams have met no process.
+    pub(super) missed_since_ms: Option<u64>,
     /// Nothing is sent: the process is to end when it has done what it is at.
     pub(super) draining: bool,
     /// Outcomes of calls that were not sent anywhere.
@@ -172,7 +178,7 @@ impl CallTable {
     /// Answers the requests that have been with the domain for longer than `limit_ms`, and asks for a new process; also
     /// when the callbacks of a socket neither return nor send for so long.
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
-        self.now_ms = now_ms;
+        (self.now_ms, self.limit_ms) = (now_ms, limit_ms);
         self.look_at_streams();
         let limit_of = |pending: &Pending| match pending.stage {
             // What the handler has not got is not its fault.
@@ -310,7 +316,7 @@ impl CallTable {
         let (mut limit_ms, mut watched) = (None, None);
         let (unit, caller, payload) = match work {
             Task::Request { conn, seq, route, request, meta, stream } => {
-                watched = stream.as_ref().map(|stream| Watched::Call(Arc::clone(&stream.slot)));
+                watched = stream.as_ref().map(|stream| Box::new(Watched::Call(Arc::clone(&stream.slot))));
                 limit_ms = hold.instance().manifest().routes.get(route).and_then(RouteDecl::timeout_ms);
                 (route, Caller::Request { conn, seq, meta }, Payload::Request { route, request, stream })
             }
@@ -324,12 +330,9 @@ impl CallTable {
                 )
             }
         };
-        let since_ms = self.now_ms;
-        let stage = Stage::Waiting;
         // A stream has a limit of its own for the handler, and this one for the time in which nothing moves.
         let limit_ms = limit_ms.filter(|_| watched.is_none());
-        let (progress, begun, kept) = (0, false, None);
-        let pending = Pending { hold, unit, caller, since_ms, limit_ms, stage, watched, progress, begun, kept };
+        let pending = Pending { limit_ms, watched, ..Pending::new(hold, unit, caller, self.now_ms) };
         self.pending.insert(ticket, pending);
         self.queue.push_back(Queued { ticket, instance, short, payload });
     }

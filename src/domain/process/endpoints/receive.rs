@@ -156,16 +156,7 @@ impl CallTable {
                     out.push(Message::Answer { conn, seq, bytes: meta.plain(500, &failure(why)), lent: None });
                 }
             }
-            ToServer::Declined { ticket, ran_us } => {
-                session.endpoints.call_over(ticket);
-                let Some(mut pending) = self.finish(session, ticket, Caller::is_request)? else { return Ok(()) };
-                pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), 0);
-                let (Some(request), Caller::Request { conn, seq, meta }) = (pending.kept.take(), pending.caller) else {
-                    return Err("a handler declined that must answer".to_owned());
-                };
-                let by = pending.hold.instance().manifest().name.clone();
-                out.push(Message::Declined(Box::new(Declined { by, conn, seq, request, meta })));
-            }
+            ToServer::Declined { ticket, ran_us } => self.take_declined(session, ticket, ran_us, out)?,
             ToServer::Idle { ticket, ran_us } => {
                 session.endpoints.call_over(ticket);
                 let Some(pending) = self.finish(session, ticket, |caller| !caller.is_request())? else { return Ok(()) };
@@ -198,6 +189,29 @@ impl CallTable {
                 out.push(Message::SocketClose { socket: key, code });
             }
         }
+        Ok(())
+    }
+
+    /// A handler leaves its request to others.
+    fn take_declined(
+        &mut self,
+        session: &mut ProcessSession,
+        ticket: u64,
+        ran_us: u32,
+        out: &mut Vec<Message>,
+    ) -> Result<(), String> {
+        // Before the call is closed: it is answered when the process is ended for this.
+        if self.pending.get(&ticket).is_some_and(|pending| pending.kept.is_none()) {
+            return Err("a handler declined that must answer".to_owned());
+        }
+        session.endpoints.call_over(ticket);
+        let Some(mut pending) = self.finish(session, ticket, Caller::is_request)? else { return Ok(()) };
+        pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), 0);
+        let (Some(request), Caller::Request { conn, seq, meta }) = (pending.kept.take(), pending.caller) else {
+            return Ok(());
+        };
+        let by = pending.hold.instance().manifest().name.clone();
+        out.push(Message::Declined(Box::new(Declined { by, conn, seq, request: *request, meta })));
         Ok(())
     }
 

@@ -1,16 +1,68 @@
 //! Records on their way to a domain.
 
 use super::super::arena::{LENT_BYTES_MIN, SMALL_BYTES_MAX};
+use super::super::remote::RemoteModule;
 use super::super::wire::{self, Event, StreamToDomain};
+use super::call::{Caller, Pending};
 use super::call::{Payload, Queued, Sending, Stage};
 use super::calls::{CallTable, TICKET_BIT};
 use super::large::COPIED_BYTES_MAX;
 use super::session::{KnownSocket, ProcessSession};
-use crate::domain::call::SocketEvent;
+use crate::abi::manifest::RouteDecl;
+use crate::domain::Instance;
+use crate::domain::call::{BodyLedger, GenerationRef, NewRequest, SocketEvent};
 use crate::domain::ring::PushError;
 use crate::domain::stream::StreamStart;
+use std::sync::Arc;
 
 impl CallTable {
+    /// Queues a request. A small one that nothing waits before goes into the ring at once, and is copied nowhere else;
+    /// [`CallTable::flush`] shows it to the domain.
+    pub fn request(
+        &mut self,
+        hold: Arc<dyn GenerationRef>,
+        short: bool,
+        request: NewRequest<'_>,
+        ledger: &Arc<BodyLedger>,
+    ) {
+        if let Some(ticket) = self.push_now(&*hold, short, &request) {
+            let NewRequest { conn, seq, route, meta, .. } = request;
+            let limit_ms = hold.instance().manifest().routes.get(route).and_then(RouteDecl::timeout_ms);
+            let caller = Caller::Request { conn, seq, meta };
+            let pending = Pending { limit_ms, stage: Stage::Running, ..Pending::new(hold, route, caller, self.now_ms) };
+            self.pending.insert(ticket, pending);
+        } else {
+            self.submit(hold, short, request.copied(ledger));
+        }
+    }
+
+    /// Writes a request into the ring, and gives its ticket. `None`: it has to wait, or its module is not to be called, or
+    /// more than the record has to be known of it.
+    fn push_now(&mut self, hold: &dyn GenerationRef, short: bool, request: &NewRequest<'_>) -> Option<u64> {
+        let waits = self.draining || self.sending.is_some() || !self.queue.is_empty();
+        let session = self.current.as_mut().filter(|session| !session.broken && !waits)?;
+        let module = hold.instance().as_any().downcast_ref::<RemoteModule>()?;
+        let route = module.manifest().routes.get(request.route);
+        let is_plain = route.is_some_and(|route| !route.is_serial() && !route.is_fallback());
+        if !is_plain || request.view.body.len() >= LENT_BYTES_MIN || module.barred().is_some() {
+            return None;
+        }
+        let ticket = (self.tickets + 1) | TICKET_BIT;
+        // Routes are counted by C's int.
+        let number = u32::try_from(request.route).unwrap_or(u32::MAX);
+        self.record.clear();
+        let (view, of) = (request.view, (module.id(), number));
+        wire::request_head(&mut self.record, ticket, of, short, view.peer, view.bytes);
+        if session.endpoints.producer.try_push(&[&self.record, view.body]).is_err() {
+            // The ring is full, or broken; the queue's own attempt finds out which.
+            return None;
+        }
+        self.tickets += 1;
+        session.begin(ticket);
+        module.domain().count_request(self.shard);
+        Some(ticket)
+    }
+
     /// Sends what the ring takes, and writes a bounded part of what goes beside it; once a batch.
     pub fn flush(&mut self) {
         for session in &mut self.former {
@@ -21,6 +73,7 @@ impl CallTable {
         let Some(mut session) = self.current.take() else { return };
         let nothing = self.sending.is_none() && self.queue.is_empty() && self.forgotten.is_empty() && !self.draining;
         let nothing = nothing && self.gone.is_empty() && self.large.is_empty() && self.copying.is_none();
+        let nothing = nothing && session.endpoints.producer.is_published();
         if nothing && !session.endpoints.has_done() && !session.endpoints.requests.has_unused() {
             self.current = Some(session);
             return;
@@ -95,7 +148,7 @@ impl CallTable {
             pending.stage = Stage::Turn;
         }
         if route.is_fallback() {
-            pending.kept = Some(request);
+            pending.kept = Some(Box::new(request));
         }
     }
 

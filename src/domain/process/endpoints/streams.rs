@@ -8,7 +8,7 @@ use crate::domain::inbox::Message;
 use crate::domain::ring::{Producer, PushError};
 use crate::domain::stream::running::Reason;
 use crate::domain::stream::slots::{Part, Slots};
-use crate::domain::stream::{Answer, CallSlot, Home, Pipe, StreamBegin, begin_answer};
+use crate::domain::stream::{Answer, CallSlot, Home, NoSlot, Pipe, StreamBegin, begin_answer};
 use crate::id_map::IdMap;
 use crate::net::ConnId;
 use crossbeam::queue::SegQueue;
@@ -18,6 +18,9 @@ use std::time::Duration;
 
 /// What a handler that sends its answer itself counts as having run, at least: it is none for a companion.
 const STREAMED_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// A call waits for a process to be started for this long at least, however short the limit of handlers is.
+const WAIT_MS_MIN: u64 = 5_000;
 
 /// What became of slots, on the way to whoever tells the domain.
 #[derive(Default)]
@@ -164,11 +167,19 @@ impl LinkStreams {
 }
 
 impl CallTable {
-    /// A slot for a call of a route of `CWEB_STREAM`. `None`: all are taken, or there is no process.
-    pub(in crate::domain::process) fn take_call_slot(&self) -> Option<Arc<CallSlot>> {
-        let session = self.current.as_ref().filter(|session| !session.broken && !self.draining)?;
+    /// A slot for a call of a route of `CWEB_STREAM`.
+    ///
+    /// # Errors
+    /// Why there is none. Without a process a call may wait as long as any other, which then counts from the first one.
+    pub(in crate::domain::process) fn take_call_slot(&mut self) -> Result<Arc<CallSlot>, NoSlot> {
+        let Some(session) = self.current.as_ref().filter(|session| !session.broken && !self.draining) else {
+            let since_ms = *self.missed_since_ms.get_or_insert(self.now_ms);
+            let is_late = self.now_ms.saturating_sub(since_ms) > self.limit_ms.max(WAIT_MS_MIN);
+            return Err(if is_late { NoSlot::NoProcess } else { NoSlot::NotYet });
+        };
+        self.missed_since_ms = None;
         let streams = &session.endpoints.streams;
-        CallSlot::take(&streams.part, &streams.calls)
+        CallSlot::take(&streams.part, &streams.calls).ok_or(NoSlot::Taken)
     }
 
     /// The calls of a connection are told why their work may be of no use.
@@ -278,7 +289,7 @@ impl CallTable {
         };
         let (conn, seq) = (*conn, *seq);
         pending.begun = true;
-        pending.watched.get_or_insert(Watched::Answer(pipe));
+        pending.watched.get_or_insert(Box::new(Watched::Answer(pipe)));
         let (head, framing, keep_alive, dropped) = begin_answer(meta, status, headers.iter(), length);
         if dropped > 0 {
             let name = &pending.hold.instance().manifest().name;

@@ -1,7 +1,21 @@
-//! The ring as a crate of its own, for what would take too long with all of the server around it. In this folder:
+//! The ring and the pipes of streams as a crate of their own, for what would take too long with all of the server around
+//! them. In this folder:
 //!
 //! - `RUSTFLAGS="--cfg loom" cargo test --release`: every interleaving.
-//! - `cargo test --release -- --ignored --nocapture --test-threads 1`: how fast it is.
+//! - `cargo test --release -- --ignored --nocapture --test-threads 1`: how fast the ring is.
 
-#[path = "../mod.rs"]
-pub mod ring;
+#[path = "../.."]
+pub mod domain {
+    #[path = "ring/mod.rs"]
+    pub mod ring;
+
+    #[cfg(all(test, loom))]
+    #[allow(dead_code)] // The models use a part of it.
+    #[path = "stream"]
+    mod stream {
+        #[path = "loom.rs"]
+        mod models;
+        #[path = "pipe.rs"]
+        mod pipe;
+    }
+}

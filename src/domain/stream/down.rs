@@ -1,0 +1,138 @@
+//! An answer in pieces, on the side of who writes it: a handler, or the threads of a detached stream.
+
+use super::Uplink;
+use super::pipe::{Closed, Writer};
+use super::slots::ANSWER_BYTES_MAX;
+use crate::domain::compress::StreamCoder;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Room that is left for the end of a compressed answer, and for what compressing may add to a piece.
+const CODED_RESERVE_BYTES: usize = 1024;
+
+/// Most bytes of trailer fields.
+pub(super) const TRAILER_BYTES_MAX: usize = 4096;
+
+/// Answers that are streamed now from threads which other handlers need too.
+static BORROWED_THREADS: AtomicU64 = AtomicU64::new(0);
+
+/// One of them, until it is dropped.
+pub(super) struct BorrowedThread;
+
+impl BorrowedThread {
+    /// One more, or `EBUSY`.
+    pub(super) fn take() -> Result<Self, i32> {
+        let borrowed = BORROWED_THREADS.fetch_add(1, Ordering::Relaxed);
+        let taken = Self; // Dropped on refusal, which takes it off the count.
+        if borrowed < super::borrowed_threads_max() { Ok(taken) } else { Err(libc::EBUSY) }
+    }
+}
+
+impl Drop for BorrowedThread {
+    fn drop(&mut self) {
+        BORROWED_THREADS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The answer, while a handler or a detached stream sends it.
+pub(super) struct Down {
+    pub(super) slot: Option<u32>,
+    pub(super) writer: Writer,
+    /// Bytes that may still be written.
+    pub(super) left: Option<u64>,
+    /// What compresses it.
+    pub(super) coder: Option<Box<StreamCoder>>,
+    /// Why it can't go on soundly: an errno.
+    pub(super) broken: Option<i32>,
+    /// Lines of trailer fields.
+    pub(super) trailers: Vec<u8>,
+    /// The thread that sends it, if others need that too.
+    pub(super) borrowed: Option<BorrowedThread>,
+    pub(super) uplink: Arc<dyn Uplink>,
+}
+
+/// The answer, for all threads that write to it.
+pub(super) type SharedDown = Arc<Mutex<Down>>;
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            self.uplink.leave_slot(slot);
+        }
+    }
+}
+
+impl Down {
+    /// Writes all of `bytes` or nothing. False: there is no room now; the shard says when there is.
+    pub(super) fn write_all(&mut self, bytes: &[u8], uplink: &dyn Uplink) -> Result<bool, i32> {
+        // Compressing can't be undone: there must be room for the worst that comes of it.
+        let coded_max = bytes.len() + bytes.len() / 16 + 2 * CODED_RESERVE_BYTES;
+        let needed = if self.coder.is_some() { coded_max } else { bytes.len() };
+        if needed > ANSWER_BYTES_MAX {
+            return Err(libc::EMSGSIZE);
+        }
+        self.check_length(bytes.len())?;
+        let fits = |down: &mut Self| down.writer.room().map_err(errno_of).map(|room| room >= needed);
+        if !fits(self)? {
+            self.writer.await_room();
+            if !fits(self)? {
+                return Ok(false);
+            }
+            self.writer.awake();
+        }
+        let coded = self.coder.as_mut().map(|coder| coder.encode(bytes, true)).transpose()?;
+        self.writer.put(coded.as_deref().unwrap_or(bytes)).map_err(errno_of)?;
+        self.count(bytes.len());
+        self.tell(uplink);
+        Ok(true)
+    }
+
+    /// Tells the shard of what was written, if it waits for that.
+    pub(super) fn tell(&self, uplink: &dyn Uplink) {
+        if self.writer.take_reader() {
+            uplink.notice(false);
+        }
+    }
+
+    pub(super) fn check_length(&self, bytes: usize) -> Result<(), i32> {
+        if self.left.is_some_and(|left| (bytes as u64) > left) { Err(libc::EMSGSIZE) } else { Ok(()) }
+    }
+
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.left = self.left.map(|left| left.saturating_sub(bytes as u64));
+    }
+
+    /// Ends a detached answer, for whose last bytes room was left.
+    pub(super) fn end(&mut self, uplink: &dyn Uplink) {
+        let last = self.coder.take().map(|coder| coder.finish());
+        let is_whole = match last {
+            None => true,
+            Some(Ok(bytes)) => self.writer.put(&bytes) == Ok(bytes.len()),
+            Some(Err(_)) => false,
+        };
+        if !self.trailers.is_empty() && self.writer.room().is_ok_and(|room| room >= self.trailers.len()) {
+            self.writer.trailers_follow();
+            let _ = self.writer.put(&self.trailers);
+        }
+        self.writer.end(if is_whole { None } else { Some(libc::EIO) });
+        self.tell(uplink);
+    }
+
+    /// Nothing more is written, although there should be: the client can tell.
+    pub(super) fn fail(&mut self, errno: i32, uplink: &dyn Uplink) {
+        self.writer.end(Some(errno));
+        self.tell(uplink);
+    }
+
+    /// Its writer is nobody's thread that others wait for.
+    pub(super) fn give_thread_back(&mut self) {
+        self.borrowed = None;
+    }
+}
+
+pub(super) fn errno_of(closed: Closed) -> i32 {
+    match closed {
+        Closed::Gone(errno) => errno,
+        Closed::Corrupt => libc::EIO,
+    }
+}
