@@ -12,6 +12,7 @@ use crate::net;
 use addr2line::Context;
 use addr2line::gimli::{Dwarf, EndianSlice, RunTimeEndian, SectionId};
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -229,7 +230,7 @@ fn functions_at(context: &Debug<'_>, offset: u64) -> Option<Vec<String>> {
     let mut frames = context.find_frames(offset).skip_all_loads().ok()?;
     let mut names = Vec::new();
     while let Some(frame) = frames.next().ok().flatten().filter(|_| names.len() < INLINED_MAX) {
-        let name = frame.function.as_ref().and_then(|function| function.raw_name().ok().map(|name| name.into_owned()));
+        let name = frame.function.as_ref().and_then(|function| function.raw_name().ok().map(Cow::into_owned));
         let place = frame.location.and_then(|place| Some(format!("{}:{}", author_name(place.file?), place.line?)));
         let name = printable(&name.unwrap_or_else(|| "?".to_owned()));
         names.push(place.map_or_else(|| name.clone(), |place| format!("{name} ({})", printable(&place))));
