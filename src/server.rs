@@ -27,6 +27,7 @@ use crate::logbook;
 use crate::module::control::{Control, ControlConfig, MountDirs, RouteLimits};
 use crate::module::libraries::Allowed;
 use crate::module::project::ProjectLimits;
+use crate::module::signing::Signers;
 use crate::net::{self, Certificate, TlsError, Waker};
 use crate::sd_notify::Manager;
 use host::{ModuleHost, start_host};
@@ -176,6 +177,7 @@ pub fn check(config: &Config) -> Result<String, Vec<String>> {
         // What the certificate's key has wrong is told with it.
         check_token_key(config).err().filter(|_| certificate.is_ok()).map(|error| error.to_string()),
         load_access(config).err().map(|error| error.to_string()),
+        check_signers(config).err().map(|error| error.to_string()),
         if config.production { check_secrets(config).err().map(|error| error.to_string()) } else { None },
     ];
     let problems: Vec<String> = found.into_iter().flatten().collect();
@@ -232,8 +234,15 @@ fn with_absolute_paths(mut config: Config) -> std::io::Result<Config> {
     Ok(config)
 }
 
+/// Checks that the file of trusted signers can be read; it is read again for every deployment.
+fn check_signers(config: &Config) -> Result<(), ServeError> {
+    let Some(path) = &config.projects.trusted_signers else { return Ok(()) };
+    Signers::read(path).map(drop).map_err(ServeError::Control)
+}
+
 fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeError> {
     logbook::set_limit(config.projects.log_bytes_max);
+    check_signers(config)?;
     let control_config = ControlConfig {
         module_dir: config.module_dir.clone(),
         compile_timeout: Duration::from_millis(config.compile_timeout_ms),
@@ -251,6 +260,7 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
         allow_lib: Allowed::of(config.projects.allow_lib.clone()),
         project_limits: ProjectLimits { files_max: config.projects.files_max, bytes_max: config.projects.bytes_max },
         versions_kept: config.projects.versions_kept,
+        trusted_signers: config.projects.trusted_signers.clone(),
         queue_max: config.deploy_queue_max,
         jobs_of_all: config.module_jobs == config::ModuleJobs::All,
         ..ControlConfig::default()

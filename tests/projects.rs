@@ -104,6 +104,8 @@ fn hostile_projects_are_refused() {
         fs::write(work.path().join(format!("{number}.h")), "").unwrap();
     }
     refused(&tar(work.path(), &["c", "main.c", "0.h", "1.h", "2.h", "3.h", "4.h", "5.h"]), "--project-files-max");
+    refused(&[0; 10240], "the archive has no files");
+    refused(&tar(work.path(), &["cz", "--files-from=/dev/null"]), "the archive has no files");
     let mut cut = tar(work.path(), &["c", "main.c"]);
     cut.truncate(600);
     refused(&cut, "can't be read");
@@ -120,6 +122,14 @@ fn hostile_projects_are_refused() {
         ("name = \"other\"", "names the module \"other\""),
         ("nonsense = 1", "unknown field"),
         ("domain = \"../x\"", "domain"),
+        ("assets = [\"pages\"]", "assets: the project has no file or directory \"pages\""),
+        ("assets = [\"../x\"]", "leads out"),
+        ("assets = [\"/etc/passwd\"]", "absolute"),
+        ("std = \"c17 -fplugin=x\"", "not allowed"),
+        ("sources = [\"/etc/*.c\"]", "no source matches"),
+        ("name = 5", "module.toml"),
+        ("= =", "module.toml"),
+        ("[settings]\n\"a b\" = 1", "a setting's name"),
     ] {
         let files = [("file", "main.c", main.as_bytes()), ("file", "module.toml", toml.as_bytes())];
         let answer = post_form(&server, &files);
@@ -150,6 +160,27 @@ fn all_diagnostics_come_at_once_with_the_authors_names() {
     fs::write(path("src/scaled.c"), text("src/scaled.c").replace("int scaled(", "int scalde(")).unwrap();
     let (done, said) = deploy();
     assert!(!done && said.contains("src/main.c:8: error: 'scaled' is declared, but defined nowhere"), "{said}");
+    assert!(said.contains("did you mean 'scalde'?"), "{said}");
+    // The same for machines, from the server and without one; a handler of a wrong type is an error too.
+    fs::write(path("src/main.c"), text("src/main.c").replace("http_request_t *req, http_res", "int *req, http_res"))
+        .unwrap();
+    let env = [("XDG_CACHE_HOME", work.path().to_str().unwrap())];
+    for args in [&["deploy", ".", "--json", "--server", &server.addr][..], &["check", ".", "--json"]] {
+        let (done, said) = cweb(args, work.path(), &env);
+        let json: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+        assert!(!done && json["version"] == "2.1.0" && json["runs"][0]["tool"]["driver"]["name"] == "cweb", "{said}");
+        let results = json["runs"][0]["results"].as_array().unwrap();
+        let is_it = |result: &&serde_json::Value| result["ruleId"] == "-Werror=incompatible-pointer-types";
+        let error = results.iter().find(is_it).unwrap();
+        let place = &error["locations"][0]["physicalLocation"];
+        assert_eq!(place["artifactLocation"]["uri"], "src/main.c", "{said}");
+        assert!(place["region"]["startLine"].as_u64().unwrap() > 8, "{said}");
+        assert!(error["message"]["text"].as_str().unwrap().contains("incompatible pointer type"), "{said}");
+    }
+    fs::write(path("src/main.c"), fs::read(project().join("src/main.c")).unwrap()).unwrap();
+    fs::write(path("src/scaled.c"), fs::read(project().join("src/scaled.c")).unwrap()).unwrap();
+    let (done, said) = cweb(&["check", ".", "--json"], work.path(), &env);
+    assert!(done && said.contains("\"executionSuccessful\": true"), "{said}");
 }
 
 #[test]

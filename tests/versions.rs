@@ -213,6 +213,9 @@ fn settings_and_secrets_reach_the_running_module() {
     assert_eq!(server.get("/reader?key=TOKEN").text(), "s3cret-two s3cret-two");
     // Another module of the name finds nothing of it.
     assert_eq!(server.connect().request("DELETE", "/mgnt/reader", &[], b"").status, 200);
+    for gone in [server.get("/mgnt/reader/versions/1"), server.post("/mgnt/reader/rollback?version=1", b"")] {
+        assert!(gone.status == 404 && gone.text().contains("there is no module named reader"), "{}", gone.text());
+    }
     server.deploy(&reader("reader"));
     assert_eq!(server.get("/reader?key=TOKEN").text(), "(none) none");
 }

@@ -2,7 +2,7 @@
 //!
 //! Each loaded module that adds an event gets an epoll instance and a thread, which calls its callbacks one at a time, each
 //! in a guarded call of that module. So a callback that faults or never returns costs its own module alone. The thread
-//! holds a reference to the module's shared object, and ends with [`EventsOf`].
+//! holds a reference to the module's shared object, and ends with `EventsOf`.
 
 use super::context::{work_admit, work_drop};
 use super::guard::{self, ThreadGuard, Trap};

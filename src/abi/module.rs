@@ -315,7 +315,7 @@ impl OpenModule {
         declared::functions(&self.symbols, self.manifest.api)
     }
 
-    /// No callback of an event of this load of the module begins any more; see [`events::EventsOf::end`].
+    /// No callback of an event of this load of the module begins any more; see `events::EventsOf::end`.
     pub fn end_events(&self) {
         self.events.end();
     }

@@ -84,7 +84,7 @@ const CLIENT_GONE: c_int = 1;
 /// `ws` is an open `websocket_t`.
 unsafe extern "C" fn canceled(ws: *mut WebSocket) -> c_int {
     // SAFETY: by the contract of websocket_t.
-    let is_open = unsafe { websocket::owner(ws) }.is_some_and(|socket| socket.is_open());
+    let is_open = unsafe { websocket::owner(ws) }.is_some_and(websocket::Socket::is_open);
     if is_open { 0 } else { CLIENT_GONE }
 }
 

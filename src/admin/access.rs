@@ -212,6 +212,11 @@ impl Access {
         answer
     }
 
+    /// Whether there is one key at most.
+    pub(super) fn has_one_key(&self) -> bool {
+        self.keys.load().len() <= 1
+    }
+
     /// Requests refused, by reason.
     pub(super) fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
         REASONS.into_iter().zip(self.refused.iter().map(|count| count.load(Ordering::Relaxed)))

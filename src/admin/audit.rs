@@ -40,6 +40,8 @@ impl Who {
 pub(super) struct Actor {
     pub(super) who: Who,
     pub(super) from: Peer,
+    /// Nobody else may deploy: there is one key, or none.
+    pub(super) is_alone: bool,
 }
 
 /// What became of an action that was asked for.

@@ -23,7 +23,7 @@ use toml::Spanned;
 /// Name of the key from the settings.
 pub const ADMIN: &str = "admin";
 /// Name of those on this machine who are not asked for a key; no key may have it.
-pub(super) const LOOPBACK: &str = "loopback";
+pub(super) use crate::module::deploy::LOOPBACK;
 
 /// Longest name of a key.
 const NAME_BYTES_MAX: usize = 64;

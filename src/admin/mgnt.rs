@@ -43,6 +43,11 @@ fn not_allowed(allow: &'static str) -> ServerAnswer {
     ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
 }
 
+/// Whether a parameter says yes.
+fn is_yes(value: &[u8]) -> bool {
+    matches!(value, b"" | b"1" | b"true" | b"yes")
+}
+
 /// The source in a request, the multipart field `code` or several of name `file`, or else the whole body; and what comes with
 /// it: the other fields of the form, or else the parameters of the query.
 fn source_of(view: &RequestView<'_>) -> Result<(Posted, DeployOptions), ServerAnswer> {
@@ -52,6 +57,8 @@ fn source_of(view: &RequestView<'_>) -> Result<(Posted, DeployOptions), ServerAn
     form::urlencoded(view.query().unwrap_or_default(), |name, value| match name {
         b"domain" => _ = query.domain.get_or_insert_with(|| text(value)),
         b"message" => _ = query.message.get_or_insert_with(|| text(value)),
+        b"signature" => _ = query.signature.get_or_insert_with(|| text(value)),
+        b"take_over" => query.take_over |= is_yes(value),
         b"filename" => _ = query.fields.file_name.get_or_insert_with(|| text(value)),
         name => query.fields.set(&text(name), text(value)),
     });
@@ -72,6 +79,8 @@ fn source_of(view: &RequestView<'_>) -> Result<(Posted, DeployOptions), ServerAn
         }
         b"message" => _ = message.get_or_insert_with(|| text(part.body)),
         b"domain" => _ = domain.get_or_insert_with(|| text(part.body)),
+        b"signature" => query.signature = Some(text(part.body)),
+        b"take_over" => query.take_over |= is_yes(part.body),
         name => fields.set(&text(name), text(part.body)),
     })
     .map_err(|error| ServerAnswer::text(400, format!("the form can't be read: {error}\n")))?;
@@ -87,9 +96,9 @@ fn source_of(view: &RequestView<'_>) -> Result<(Posted, DeployOptions), ServerAn
             Posted::Files(files)
         }
     };
-    fields.fill(query.fields);
-    let (domain, message) = (domain.or(query.domain), message.or(query.message));
-    Ok((posted, DeployOptions { domain, message, fields, by: String::new() }))
+    fields.fill(std::mem::take(&mut query.fields));
+    let (domain, message) = (domain.or(query.domain.take()), message.or(query.message.take()));
+    Ok((posted, DeployOptions { domain, message, fields, ..query }))
 }
 
 fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, reply: Reply) {
@@ -108,6 +117,7 @@ fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, r
         }
     };
     options.by = actor.who.as_str().to_owned();
+    options.take_over |= actor.is_alone;
     // Hashed only if it is refused, and then not on the shard's thread.
     let kept = source.clone();
     control.deploy(

@@ -107,7 +107,7 @@ impl Admin {
     pub fn too_large(&self, view: &RequestView<'_>, client: Client, limit: usize) {
         if let (b"/mgnt", Method::Post, Ok(who)) = (view.path(), view.method(), self.check(view, client)) {
             let reason = format!("the body is larger than {limit} bytes");
-            mgnt::log_unread(&Actor { who, from: client.peer }, 413, &reason);
+            mgnt::log_unread(&Actor { who, from: client.peer, is_alone: false }, 413, &reason);
         }
     }
 
@@ -126,7 +126,7 @@ impl Admin {
             Err(refusal) => return reply.send(&refusal),
         };
         let reply = if who == Who::Loopback { reply.for_this_site() } else { reply };
-        let actor = Actor { who, from: client.peer };
+        let actor = Actor { who, from: client.peer, is_alone: self.access.has_one_key() };
         if path == b"/metrics" {
             reply.send(&self.metrics(view));
         } else if is_under(path, b"/mgnt") {

@@ -3,6 +3,7 @@
 use super::client::{GREEN, RED, YELLOW, coloured};
 use super::deploy::renamed;
 use super::exit::Failure;
+use super::sarif::Report;
 use crate::module::deploy::SourceFields;
 use crate::module::local::{self, Checked};
 use crate::module::project::{self, Posted};
@@ -17,6 +18,9 @@ pub(super) struct CheckArgs {
     /// Sources, and directories of projects
     #[arg(required = true, value_name = "FILE|DIR")]
     files: Vec<PathBuf>,
+    /// Print the diagnostics as SARIF 2.1.0, for editors and CI
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -44,8 +48,25 @@ impl Drop for Scratch {
 }
 
 pub(super) fn check(args: &CheckArgs) -> ExitCode {
-    let failed = args.files.iter().filter(|file| !check_one(file)).count();
+    let failed =
+        if args.json { reported(&args.files) } else { args.files.iter().filter(|file| !check_one(file)).count() };
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints a report, and tells how many are wrong.
+fn reported(files: &[PathBuf]) -> usize {
+    let (mut report, mut failed) = (Report::default(), 0);
+    for file in files {
+        match checked(file) {
+            Ok(found) => report.add(file, &renamed(&found.warnings, file), false),
+            Err(text) => {
+                report.add(file, &renamed(&text, file), true);
+                failed += 1;
+            }
+        }
+    }
+    println!("{:#}", report.json());
+    failed
 }
 
 /// Whether it is right; says so, or what is wrong.

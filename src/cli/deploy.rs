@@ -3,8 +3,11 @@
 use super::client::{Answer, Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured, escaped};
 use super::exit::{Exit, Failure};
 use super::routes_ini::{self, Listed};
+use super::sarif::Report;
 use super::trust::TrustArgs;
-use crate::module::project;
+use crate::module::deploy::SourceFields;
+use crate::module::project::{self, Posted};
+use crate::module::signing::SigningKey;
 use clap::Args;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -33,6 +36,15 @@ pub(super) struct DeployArgs {
     /// a file is that of a module which is deployed. "none": as before
     #[arg(long, value_name = "NAMES", conflicts_with = "domain")]
     sanitize: Option<String>,
+    /// Replace modules that another key has deployed
+    #[arg(long)]
+    take_over: bool,
+    /// Sign the sources with this key, which cweb keygen --signing has made
+    #[arg(long, env = "CWEB_SIGNING_KEY", value_name = "FILE")]
+    sign: Option<PathBuf>,
+    /// Print what came of it as SARIF 2.1.0, for editors and CI
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     trust: TrustArgs,
 }
@@ -43,20 +55,33 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
         Ok(planned) => planned,
         Err(text) => return super::fail(text),
     };
-    let deployed = |listed: &Listed| {
+    let key = match args.sign.as_deref().filter(|path| !path.as_os_str().is_empty()).map(SigningKey::read).transpose() {
+        Ok(key) => key,
+        Err(text) => return super::fail(text),
+    };
+    let mut report = args.json.then(Report::default);
+    let mut deployed = |listed: &Listed| {
         let options = [
             ("domain", listed.domain.as_deref()),
             ("mount", args.mount.as_deref()),
             ("message", args.message.as_deref()),
             ("sanitize", args.sanitize.as_deref().filter(|names| *names != NONE)),
+            ("take_over", args.take_over.then_some("1")),
         ];
-        match args.sanitize.as_deref().filter(|_| is_name(&listed.file)) {
-            Some(names) => sanitize(&client, &listed.file, names).err(),
-            None => deploy(&client, &listed.file, &options).err(),
+        let result = match args.sanitize.as_deref().filter(|_| is_name(&listed.file)) {
+            Some(names) => sanitize(&client, &listed.file, names),
+            None => send(&client, &listed.file, &options, key.as_ref()),
+        };
+        match &mut report {
+            Some(report) => reported(&client, &listed.file, result, report).err(),
+            None => told(&client, &listed.file, result).err(),
         }
     };
-    let failed: Vec<Exit> = files.iter().filter_map(deployed).collect();
-    println!("{} of {} deployed to {}", files.len() - failed.len(), files.len(), client.base());
+    let failed: Vec<Exit> = files.iter().filter_map(&mut deployed).collect();
+    match &report {
+        Some(report) => println!("{:#}", report.json()),
+        None => println!("{} of {} deployed to {}", files.len() - failed.len(), files.len(), client.base()),
+    }
     // The most telling one: without a server or a key there is nothing to be said of the files.
     failed.into_iter().max().map_or(ExitCode::SUCCESS, ExitCode::from)
 }
@@ -70,10 +95,10 @@ fn is_name(file: &Path) -> bool {
 }
 
 /// Has a module that is deployed compiled again with the sanitizers `names`.
-fn sanitize(client: &Client, name: &Path, names: &str) -> Result<(), Exit> {
+fn sanitize(client: &Client, name: &Path, names: &str) -> Result<Answer, Failure> {
     let with = if names == NONE { "" } else { names };
     let target = format!("/mgnt/{}/sanitize?with={}", escaped(&name.to_string_lossy()), escaped(with));
-    tell(client, name, client.post_json(&target, b""))
+    client.post_json(&target, b"")
 }
 
 fn plan(args: &DeployArgs) -> Result<(Vec<Listed>, String), String> {
@@ -131,19 +156,56 @@ struct DeployRequest {
 
 /// Deploys one file or the project in a directory with those of `options` that are given, and shows what came of it.
 pub(super) fn deploy(client: &Client, file: &Path, options: &[(&str, Option<&str>)]) -> Result<(), Exit> {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let fields: Vec<(&str, &str)> = options.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
-    let result = if file.is_dir() {
-        project::pack_dir(file).map_err(Failure::from).and_then(|archive| client.deploy_project(&archive, &fields))
-    } else {
-        let source = std::fs::read(file).map_err(|error| Failure::from(error.to_string()));
-        source.and_then(|source| client.deploy(&name, &source, &fields))
-    };
-    tell(client, file, result)
+    told(client, file, send(client, file, options, None))
 }
 
-/// Shows what came of a deployment.
-fn tell(client: &Client, file: &Path, result: Result<Answer, Failure>) -> Result<(), Exit> {
+/// Sends one file or the project in a directory, signed if there is a key.
+fn send(
+    client: &Client,
+    file: &Path,
+    options: &[(&str, Option<&str>)],
+    key: Option<&SigningKey>,
+) -> Result<Answer, Failure> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let mut fields: Vec<(&str, &str)> = options.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
+    let is_project = file.is_dir();
+    let bytes = if is_project {
+        project::pack_dir(file).map_err(Failure::from)?
+    } else {
+        std::fs::read(file).map_err(|error| Failure::from(error.to_string()))?
+    };
+    // What the server gets beside the files, and takes into account.
+    let mut covered = SourceFields { file_name: (!is_project).then(|| name.to_string()), ..SourceFields::default() };
+    fields.iter().for_each(|(name, value)| covered.set(name, (*value).to_owned()));
+    let sign = |key: &SigningKey| key.sign(Posted::Body(bytes.clone()), &covered).map_err(Failure::from);
+    let signature = key.map(sign).transpose()?;
+    fields.extend(signature.as_deref().map(|signature| ("signature", signature)));
+    if is_project { client.deploy_project(&bytes, &fields) } else { client.deploy(&name, &bytes, &fields) }
+}
+
+/// Adds what came of it to a report.
+fn reported(client: &Client, file: &Path, result: Result<Answer, Failure>, report: &mut Report) -> Result<(), Exit> {
+    match result {
+        Ok(answer) if answer.is_success() => {
+            let deployed: Deployed = serde_json::from_str(&answer.body).unwrap_or_default();
+            report.add(file, &renamed(&deployed.warnings, file), false);
+            Ok(())
+        }
+        Ok(answer) => {
+            let failure = client.refusal(&answer);
+            let text = if failure.exit == Exit::Unauthorized { failure.text } else { answer.words() };
+            report.add(file, &renamed(&text, file), true);
+            Err(failure.exit)
+        }
+        Err(failure) => {
+            report.add(file, &failure.text, true);
+            Err(failure.exit)
+        }
+    }
+}
+
+/// Shows what came of it.
+fn told(client: &Client, file: &Path, result: Result<Answer, Failure>) -> Result<(), Exit> {
     let shown = file.display();
     match result {
         Ok(answer) if answer.is_success() => {

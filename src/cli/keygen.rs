@@ -1,10 +1,13 @@
 //! `cweb keygen`
 
 use crate::admin::keys::{Fingerprint, KeyName, Scopes};
+use crate::module::signing;
 use clap::Args;
 use data_encoding::HEXLOWER;
 use ring::rand::{SecureRandom, SystemRandom};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 
 /// Bytes of chance in a key: nobody guesses it, so its plain SHA-256 can stand in a file.
@@ -12,6 +15,10 @@ const RANDOM_BYTES: usize = 32;
 
 #[derive(Args)]
 pub(super) struct KeygenArgs {
+    /// Make a key that signs deployments instead: writes NAME.key, a secret for cweb deploy --sign, and prints the line for
+    /// the server's --trusted-signers
+    #[arg(long, requires = "name", conflicts_with = "scopes")]
+    signing: bool,
     /// Name of the key, for logs and messages [default: key- and digits of its own]
     name: Option<String>,
     /// What it allows: deploy, jobs or read; may be repeated [default: all of them]
@@ -23,8 +30,27 @@ fn scope(text: &str) -> Result<Scopes, String> {
     Scopes::named(text).ok_or_else(|| "it is deploy, jobs or read".to_owned())
 }
 
+/// Makes a key that signs: the secret goes into a new file, the line for the server to stdout.
+fn signing(name: &str) -> Result<(), String> {
+    let (secret, line) = signing::generate(name)?;
+    let path = format!("{name}.key");
+    let about = |error: io::Error| format!("{path}: {error}");
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(about)?;
+    file.write_all(secret.as_bytes()).and_then(|()| file.sync_all()).map_err(about)?;
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| error.to_string())?;
+    eprintln!("{path} signs: keep it secret. The line on stdout is for the server's --trusted-signers");
+    Ok(())
+}
+
 /// Makes a key: the entry for the file of keys goes to stdout, the key itself to stderr.
 pub(super) fn run(args: &KeygenArgs) -> ExitCode {
+    if let Some(name) = args.name.as_deref().filter(|_| args.signing) {
+        return match signing(name) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(text) => super::fail(text),
+        };
+    }
     let mut random = [0; RANDOM_BYTES];
     if SystemRandom::new().fill(&mut random).is_err() {
         return super::fail("the system gives no random numbers");

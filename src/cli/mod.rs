@@ -13,6 +13,7 @@ mod logs;
 mod modules;
 mod new;
 mod routes_ini;
+mod sarif;
 mod serve;
 mod settings;
 mod test;

@@ -107,6 +107,10 @@ struct Version {
     sanitizer_reports: Vec<String>,
     #[serde(default)]
     last_crash: Option<Crash>,
+    #[serde(default)]
+    signer: Option<String>,
+    #[serde(default)]
+    signing_key: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +122,14 @@ struct Crash {
     registers: BTreeMap<String, String>,
     version: Option<u64>,
     at_ms: i64,
+}
+
+impl Version {
+    /// Who has signed it: the name under which the server trusted the key, or else the key.
+    fn signed(&self) -> Option<String> {
+        let key = || self.signing_key.as_ref().map(|key| format!("the key {}…", key.get(..16).unwrap_or(key)));
+        self.signer.clone().filter(|name| !name.is_empty()).or_else(key)
+    }
 }
 
 #[derive(Deserialize)]
@@ -159,7 +171,8 @@ pub(super) fn versions(args: &VersionsArgs) -> ExitCode {
             let hash = version.module_hash.get(..12).unwrap_or(&version.module_hash);
             let at = time::rfc3339(version.at_ms);
             let (by, message) = (plain(&version.by), plain(&version.message));
-            println!("{:>4}  {live}  {hash}  {at}  {by:10}  {message}", version.version);
+            let signed = version.signed().map(|by| format!("  (signed by {})", plain(&by))).unwrap_or_default();
+            println!("{:>4}  {live}  {hash}  {at}  {by:10}  {message}{signed}", version.version);
         }
         Ok(())
     })
@@ -178,6 +191,9 @@ pub(super) fn show(args: &ShowArgs) -> ExitCode {
         println!("  author     {}", plain(&found.author));
         println!("  deployed   {} by {}", time::rfc3339(found.at_ms), plain(&found.by));
         println!("  domain     {}", plain(&found.domain));
+        if let Some(by) = found.signed() {
+            println!("  signed     by {}", plain(&by));
+        }
         if !found.message.is_empty() {
             println!("  message    {}", plain(&found.message));
         }

@@ -338,6 +338,9 @@ settings! {
     /// Most bytes of all files of a project together [default: 67108864]
     #[arg(long, env = "CWEB_PROJECT_BYTES_MAX", value_name = "BYTES", help_heading = LIMITS)]
     project_bytes_max: usize,
+    /// File of those whose signature every source needs, as cweb keygen --signing prints them [default: no signature is needed]
+    #[arg(long, env = "CWEB_TRUSTED_SIGNERS", value_name = "FILE")]
+    trusted_signers: PathBuf,
     /// Versions of each module that are kept with their sources [default: 20]
     #[arg(long, env = "CWEB_VERSIONS_KEPT", value_name = "N", help_heading = LIMITS)]
     versions_kept: usize,

@@ -1,6 +1,7 @@
 //! Settings about what modules are made of.
 
 use super::ServeArgs;
+use std::path::PathBuf;
 
 /// Libraries, limits of projects, versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct ProjectSettings {
     pub versions_kept: usize,
     /// Most bytes of the last lines of each module that are kept for `cweb logs`.
     pub log_bytes_max: usize,
+    /// The file of those whose signatures are asked for; absolute.
+    pub trusted_signers: Option<PathBuf>,
 }
 
 impl ProjectSettings {
@@ -24,6 +27,8 @@ impl ProjectSettings {
             files_max: args.project_files_max.unwrap_or(1000),
             bytes_max: args.project_bytes_max.unwrap_or(64 * 1024 * 1024),
             versions_kept: args.versions_kept.unwrap_or(20),
+            // The server leaves its directory for that of its data.
+            trusted_signers: args.trusted_signers.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
             log_bytes_max: args.module_log_bytes_max.unwrap_or(256 * 1024),
         }
     }

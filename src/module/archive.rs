@@ -12,6 +12,9 @@ const MAGIC: &[u8] = b"ustar";
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
+/// Said of an archive without files.
+const NO_FILES: &str = "the archive has no files: pack the project's directory, as in: tar c -C shop .";
+
 /// Memory that a zstd frame may ask for: 2^23 bytes, more than any level below 20 takes.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
@@ -33,6 +36,10 @@ pub(super) fn unpack(bytes: &[u8], limits: ProjectLimits) -> Result<Option<Vec<N
         let mut decoder = zstd::stream::read::Decoder::new(bytes).map_err(|error| unreadable(&error))?;
         decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(|error| unreadable(&error))?;
         return files(decoder.take(most), limits).map(Some);
+    }
+    // The end of a tar file is blocks of zeros: one without files is nothing else.
+    if bytes.len() >= 512 && bytes.iter().all(|byte| *byte == 0) {
+        return Err(NO_FILES.to_owned());
     }
     let is_tar = bytes.get(MAGIC_AT..).is_some_and(|rest| rest.starts_with(MAGIC));
     if is_tar { files(bytes, limits).map(Some) } else { Ok(None) }
@@ -74,7 +81,7 @@ fn files(reader: impl Read, limits: ProjectLimits) -> Result<Vec<NamedFile>, Str
         }
     }
     if found.is_empty() {
-        return Err("the archive has no files".to_owned());
+        return Err(NO_FILES.to_owned());
     }
     Ok(found)
 }

@@ -55,6 +55,8 @@ pub struct ControlConfig {
     pub project_limits: ProjectLimits,
     /// Versions of each module that are kept.
     pub versions_kept: usize,
+    /// The file of those whose signatures are asked for; `None`: sources need no signature.
+    pub trusted_signers: Option<PathBuf>,
     /// Whether modules may create jobs of modules of other domains.
     pub jobs_of_all: bool,
     /// Deployments that may wait.
@@ -75,6 +77,7 @@ impl Default for ControlConfig {
             allow_lib: Allowed::Default,
             project_limits: ProjectLimits::default(),
             versions_kept: 20,
+            trusted_signers: None,
             jobs_of_all: false,
             queue_max: 64,
             workers: std::thread::available_parallelism().map_or(2, usize::from).max(2),

@@ -9,6 +9,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Who deploys, where no key is needed: no key can be called that.
+pub const LOOPBACK: &str = "loopback";
+
 /// Options of one deployment.
 #[derive(Debug, Clone, Default)]
 pub struct DeployOptions {
@@ -21,6 +24,10 @@ pub struct DeployOptions {
     pub message: Option<String>,
     /// Who deploys: the name of a key, or where from.
     pub by: String,
+    /// Replaces a module that another key has deployed.
+    pub take_over: bool,
+    /// A signature of the source: see [`signing`](super::signing).
+    pub signature: Option<String>,
 }
 
 /// What a deployment says of its source besides the text: the name of its file and the fields of its form. Which of them
@@ -201,6 +208,20 @@ pub enum DeployError {
         /// How long they were waited for.
         waited: Duration,
     },
+    /// The module is another key's.
+    #[error(
+        "module {name} was deployed by the key {owner}: give this one another name, or replace that module with cweb deploy --take-over \
+         (parameter take_over=1)"
+    )]
+    TakeOver {
+        /// The module.
+        name: String,
+        /// The key that has deployed the live version.
+        owner: String,
+    },
+    /// The source is not signed as it has to be.
+    #[error("{0}")]
+    Signature(String),
     /// A setting can't be changed so.
     #[error("{0}")]
     Setting(String),
@@ -255,6 +276,7 @@ impl DeployError {
             | Self::CompileTimeout(_)
             | Self::Manifest(_)
             | Self::Patterns(_)
+            | Self::Signature(_)
             | Self::Constructor { .. }
             | Self::Onload { .. } => 422,
             Self::Load(LoadError::Host(_)) | Self::NoCompiler { .. } | Self::Restart { .. } | Self::Internal(_) => 500,
@@ -262,7 +284,7 @@ impl DeployError {
             Self::Load(LoadError::DomainsMax { .. }) => 507,
             Self::Load(LoadError::Exhausted { .. }) => 503,
             Self::Load(_) => 422,
-            Self::Conflict(_) | Self::NoProcess { .. } => 409,
+            Self::Conflict(_) | Self::TakeOver { .. } | Self::NoProcess { .. } => 409,
             Self::NotFound(_) | Self::Version(_) => 404,
             Self::Store(error) if error.kind() == io::ErrorKind::StorageFull => 507,
             Self::Store(_) => 500,

@@ -145,6 +145,7 @@ fn rollback(control: &ControlState, ticket: u64, name: &str, number: Option<u64>
         .ok_or_else(|| DeployError::Version(format!("module {name} has no version before {live}, which is live")))?;
     let wanted = version(&list, name, number)?;
     let source = control.store.source(&wanted.key)?;
+    super::signing::check_kept(control.config.trusted_signers.as_deref(), &source, wanted.signature.as_ref())?;
     let plan = control.compiler.plan(&source, &wanted.fields)?;
     let key = control.compiler.key(&source, &plan);
     let known = || (key == wanted.key).then(|| Arc::new(wanted.manifest.clone()));
@@ -162,6 +163,8 @@ fn rollback(control: &ControlState, ticket: u64, name: &str, number: Option<u64>
         version: Some(Version { key: key.clone(), libraries: plan.libraries(), ..wanted.clone() }),
         message: "",
         by: "",
+        take_over: true,
+        signature: None,
         libraries: plan.libraries(),
         defaults: wanted.settings.clone(),
     };
@@ -181,9 +184,10 @@ fn sanitize(
     let live = live(control, name)?;
     let found = version(&control.store.versions(name)?, name, live)?;
     let source = control.store.source(&found.key)?;
+    super::signing::check_kept(control.config.trusted_signers.as_deref(), &source, found.signature.as_ref())?;
     let fields = SourceFields { sanitize: names, ..found.fields };
     let options = DeployOptions { fields, by, ..DeployOptions::default() };
-    pipeline::deploy_source(control, ticket, &source, None, &options)
+    pipeline::deploy_source(control, ticket, &source, None, &options, found.signature)
 }
 
 /// Changes a setting of the module `name`, and has its running code find it.

@@ -27,6 +27,7 @@ mod record;
 mod sanitizing;
 mod sdk;
 pub mod settings;
+pub mod signing;
 mod store;
 pub mod table;
 mod told;

@@ -2,13 +2,14 @@
 
 use super::compile::Plan;
 use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply, short};
-use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
+use super::deploy::{DeployError, DeployOptions, Deployed, LOOPBACK, SourceFields, cut};
 use super::generation::{Generation, Serving};
 use super::history::{self, Again, Query};
 use super::libraries::Library;
-use super::project::{PROJECT_FILE, Posted, Source};
+use super::project::{Posted, Source};
 use super::record::{prepare, record, since_ms, version};
 use super::settings::Change;
+use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
 use super::{mounts, sanitizing, sdk, store, verify};
@@ -17,7 +18,6 @@ use crate::abi::visible::visible;
 use crate::domain::LoadError;
 use crate::logbook;
 use crossbeam::channel::RecvTimeoutError;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -70,20 +70,23 @@ pub(super) fn deploy(
     });
     // Before the compiler is bothered; the load checks again, and the limit of domains with it.
     domain.map_or(Ok(()), |domain| control.host.check_domain(domain))?;
-    deploy_source(control, ticket, &source, domain, options)
+    let trusted = control.config.trusted_signers.as_deref();
+    let signature = signing::check(trusted, &source, &options.fields, options.signature.as_deref())?;
+    deploy_source(control, ticket, &source, domain, options, signature)
 }
 
-/// Deploys `source`, whose files are checked, into `domain`.
+/// Deploys `source`, whose files and `signature` are checked, into `domain`.
 pub(super) fn deploy_source(
     control: &ControlState,
     ticket: u64,
     source: &Source,
     domain: Option<&str>,
     options: &DeployOptions,
+    signature: Option<Signature>,
 ) -> Result<Deployed, DeployError> {
     sanitizing::check(control, options, domain)?;
     let plan = control.compiler.plan(source, &options.fields)?;
-    let mut deployed = deploy_read(control, ticket, source, &plan, domain, options)?;
+    let mut deployed = deploy_read(control, ticket, source, &plan, domain, options, signature)?;
     // Not kept with the module: the next client may not send the fields.
     deployed.warnings.push_str(&plan.reading().remarks());
     Ok(deployed)
@@ -97,15 +100,16 @@ fn deploy_read(
     plan: &Plan,
     domain: Option<&str>,
     options: &DeployOptions,
+    signature: Option<Signature>,
 ) -> Result<Deployed, DeployError> {
-    let hash = hash_of(source, plan.fields());
+    let hash = source.hash(plan.fields());
     if let Some(same) = already_served(control, ticket, &hash, domain) {
         return Ok(same);
     }
     let key = control.compiler.key(source, plan);
     // What moves to another domain was inspected when it came.
     let (warnings, manifest) = built(control, ticket, &key, source, plan, || served_manifest(control, &hash))?;
-    check_name(source, &manifest)?;
+    source.check_name(&manifest.name)?;
     verify::check(&manifest)?;
     mounts::check(&manifest, &control.config.mounts)?;
     let warnings = warnings + &verify::remarks(&manifest, control.config.route_limits);
@@ -123,30 +127,12 @@ fn deploy_read(
         version: None,
         message,
         by: &options.by,
+        take_over: options.take_over,
+        signature,
         libraries: plan.libraries(),
         defaults: history::defaults(source),
     };
     install(control, ticket, compiled, &manifest)
-}
-
-/// Checks that a project's file and its config call the module the same.
-fn check_name(source: &Source, manifest: &Manifest) -> Result<(), DeployError> {
-    let Source::Project(project) = source else { return Ok(()) };
-    match &project.settings.name {
-        Some(name) if *name != manifest.name => Err(DeployError::Compile(format!(
-            "error: {PROJECT_FILE} names the module {name:?}, and its config {:?}: give both the same name\n",
-            manifest.name
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Names a version of a module: SHA-256 of the source, and of the fields that came with it and count, if there are any.
-fn hash_of(source: &Source, fields: &SourceFields) -> String {
-    let mut hasher = Sha256::new();
-    source.digest(&mut hasher);
-    hasher.update(fields.text().as_bytes());
-    sdk::hex(&hasher.finalize())
 }
 
 /// The key of the compilation of a version that was kept as `key`, compiled again if it was another compiler's or another
@@ -194,6 +180,8 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
         version: Some(version),
         message: "",
         by: "",
+        take_over: true,
+        signature: None,
         libraries: plan.libraries(),
         defaults: history::defaults(&source),
     };
@@ -298,6 +286,10 @@ pub(super) struct Compiled<'a> {
     pub(super) message: &'a str,
     /// Who deploys a new version.
     pub(super) by: &'a str,
+    /// Whether it may replace another key's.
+    pub(super) take_over: bool,
+    /// Who vouches for a new version.
+    pub(super) signature: Option<Signature>,
     /// The libraries that its sources name.
     pub(super) libraries: Vec<Library>,
     /// Settings that it has unless others are set.
@@ -353,6 +345,9 @@ pub(super) fn install(
         }
         _ => {}
     }
+    if let Some(current) = current.as_ref().filter(|_| !compiled.take_over) {
+        check_owner(control, &name, current.version, compiled.by)?;
+    }
     control.reserve(ticket, manifest, domain)?;
     let swap = || swap_in(control, ticket, compiled, domain, manifest);
     let result = if is_sanitized {
@@ -364,6 +359,17 @@ pub(super) fn install(
     };
     control.release(ticket);
     result.map(|version| Deployed { version, ..deployed })
+}
+
+/// Checks that version `live` of the module `name` was not deployed by another key than `by`.
+fn check_owner(control: &ControlState, name: &str, live: u64, by: &str) -> Result<(), DeployError> {
+    let list = control.store.versions(name)?;
+    let owner = list.into_iter().find(|version| version.number == live).map(|version| version.by).unwrap_or_default();
+    // What was deployed without keys is nobody's.
+    if owner.is_empty() || owner == by || owner == LOOPBACK {
+        return Ok(());
+    }
+    Err(DeployError::TakeOver { name: name.to_owned(), owner })
 }
 
 /// What is deployed under a name.

@@ -3,7 +3,7 @@
 //! Paths are an author's, so they are checked before anything is written: relative, plain, without hidden parts. A project
 //! has one packed form, a tar file of its files in the order of their names, which the store keeps and `cweb pull` gets.
 
-use super::deploy::DeployError;
+use super::deploy::{DeployError, SourceFields};
 use super::dialect::Language;
 use super::{archive, flags, libraries};
 use serde::Deserialize;
@@ -184,6 +184,28 @@ impl Source {
         matches!(self, Self::Project(_))
     }
 
+    /// Checks that a project's file and its config, which says `name`, call the module the same.
+    ///
+    /// # Errors
+    /// [`DeployError::Compile`].
+    pub(super) fn check_name(&self, name: &str) -> Result<(), DeployError> {
+        let Self::Project(project) = self else { return Ok(()) };
+        match &project.settings.name {
+            Some(other) if other != name => Err(DeployError::Compile(format!(
+                "error: {PROJECT_FILE} names the module {other:?}, and its config {name:?}: give both the same name\n"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Names a version of a module: SHA-256 of the source, and of the fields that came with it and count, if there are any.
+    pub(super) fn hash(&self, fields: &SourceFields) -> String {
+        let mut hasher = Sha256::new();
+        self.digest(&mut hasher);
+        hasher.update(fields.text().as_bytes());
+        super::sdk::hex(&hasher.finalize())
+    }
+
     /// What its hash is made of.
     pub(super) fn digest(&self, hasher: &mut Sha256) {
         match self {
@@ -257,6 +279,7 @@ impl Project {
         }
         let settings = read_project_file(&files).map_err(refused)?;
         let project = Self { files, settings };
+        project.check_assets().map_err(refused)?;
         if project.units().map_err(refused)?.is_empty() {
             return Err(refused("the project has no source: no file is named *.c, *.cpp, *.cc or *.cxx"));
         }
@@ -289,17 +312,23 @@ impl Project {
         all.filter(|(path, _)| is_for_tests(path) && !units.iter().any(|(unit, _)| unit == path)).collect()
     }
 
+    /// Checks that every entry of `assets` names something.
+    fn check_assets(&self) -> Result<(), String> {
+        for name in self.settings.assets.iter().flatten() {
+            checked_path(&name.replace('*', "x")).map_err(|error| format!("{PROJECT_FILE}: assets: {error}"))?;
+            if !self.files.keys().any(|path| is_asset(name, path)) {
+                return Err(format!("{PROJECT_FILE}: assets: the project has no file or directory {name:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// The paths of the assets.
     pub(super) fn assets(&self) -> Vec<&str> {
         let default = ["assets".to_owned()];
         let named = self.settings.assets.as_deref().unwrap_or(&default);
-        let is_asset = |path: &&String| {
-            named.iter().any(|name| {
-                let name = name.trim_start_matches("./").trim_end_matches('/');
-                matches(name, path) || path.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
-            })
-        };
-        self.files.keys().filter(is_asset).map(String::as_str).collect()
+        let is_named = |path: &&String| named.iter().any(|name| is_asset(name, path));
+        self.files.keys().filter(is_named).map(String::as_str).collect()
     }
 
     /// The settings as texts.
@@ -329,6 +358,12 @@ pub(super) fn too_many(limits: ProjectLimits) -> String {
 pub(super) fn is_for_tests(path: &str) -> bool {
     let stem = path.rsplit('/').next().unwrap_or_default().split('.').next().unwrap_or_default();
     path.starts_with("test/") || path.starts_with("tests/") || stem.ends_with("_test")
+}
+
+/// Whether the file `path` is, or is below, what an entry of `assets` names.
+fn is_asset(name: &str, path: &str) -> bool {
+    let name = name.trim_start_matches("./").trim_end_matches('/');
+    matches(name, path) || path.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Whether `path` is what `pattern` says; `*` stands for any part of a name.

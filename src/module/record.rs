@@ -30,6 +30,7 @@ pub(super) fn version(compiled: &Compiled<'_>, record: &Record) -> Version {
         libraries: compiled.libraries.clone(),
         warnings: compiled.warnings.clone(),
         settings: compiled.defaults.clone(),
+        signature: compiled.signature.clone(),
         ..Version::of_record(record)
     }
 }

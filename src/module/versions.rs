@@ -5,6 +5,7 @@
 
 use super::deploy::SourceFields;
 use super::libraries::Library;
+use super::signing::Signature;
 use super::store::Record;
 use crate::abi::manifest::Manifest;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,9 @@ pub(super) struct Version {
     /// Settings of its `module.toml`.
     #[serde(default)]
     pub(super) settings: BTreeMap<String, String>,
+    /// Who vouches for its source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) signature: Option<Signature>,
 }
 
 impl Version {
@@ -50,6 +54,7 @@ impl Version {
             warnings: String::new(),
             manifest: record.manifest.clone(),
             settings: BTreeMap::new(),
+            signature: None,
         }
     }
 
@@ -72,6 +77,9 @@ impl Version {
             "language": self.fields.language.as_deref().unwrap_or("c"),
             "libraries": libraries,
             "warnings": self.warnings,
+            "signer": self.signature.as_ref().map(|signature| &signature.signer),
+            "signature": self.signature.as_ref().map(|signature| &signature.bytes),
+            "signing_key": self.signature.as_ref().map(|signature| &signature.key),
         })
     }
 }

@@ -92,7 +92,7 @@ impl GenerationRef for ShardGen {
     }
 }
 
-/// The table with this shard's [`ShardGen`] of each of its modules, in the table's order.
+/// The table with this shard's `ShardGen` of each of its modules, in the table's order.
 pub struct Snapshot {
     table: Arc<Table>,
     /// `None` for a module that is being swapped.

@@ -1,6 +1,6 @@
 //! How the log of a domain's process crosses to the server: a line with a mark, a level, a module and a text.
 //!
-//! Inputs: events of the process's log. Output: lines on its standard error, which [`super::stdout_relay`] takes apart and logs
+//! Inputs: events of the process's log. Output: lines on its standard error, which `stdout_relay` takes apart and logs
 //! with the server's own time. A module may write the mark itself, so the server believes a line no more than any other text:
 //! the name counts only if the domain has that module, and the log names the domain where it does not.
 

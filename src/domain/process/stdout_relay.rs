@@ -126,9 +126,12 @@ impl Whose {
         }
     }
 
+    /// Whether the domain has the module `name`, or had it not long ago: work that the module has left to the scheduler may print
+    /// after the removal.
     fn has_module(&self, name: &str) -> bool {
-        let shared = self.shared.upgrade();
-        shared.is_some_and(|shared| lock(&shared.modules).values().any(|module| module.name == name))
+        let Some(shared) = self.shared.upgrade() else { return false };
+        let modules = lock(&shared.modules);
+        modules.values().any(|module| module.name == name) || lock(&shared.closed).iter().any(|(_, gone)| gone == name)
     }
 
     /// The module of the domain whose name `text` begins with.

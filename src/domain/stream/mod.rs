@@ -2,7 +2,7 @@
 //!
 //! A stream has a slot of memory with a pipe for each direction; the room in a pipe is the writer's credit. The handler's
 //! side waits on a futex of the pipe. The shard never waits: it raises its flag in the pipe, and is told by a notice when
-//! there is something to do. Notices, and the beginning and end of an answer, go through an [`Uplink`]: records of the ring
+//! there is something to do. Notices, and the beginning and end of an answer, go through an `Uplink`: records of the ring
 //! of the shard where the module has a process of its own, messages of the shard's inbox where it has not. That trait is
 //! all that differs between the two.
 //!

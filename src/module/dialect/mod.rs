@@ -1,6 +1,6 @@
 //! The kinds of sources that the server compiles: modules of today, of the generations before, and single-file apps.
 //!
-//! A source does not say what it was written for. [`candidates`] reads its words and gives the dialects to try, the likely
+//! A source does not say what it was written for. `candidates` reads its words and gives the dialects to try, the likely
 //! one first; the compiler proves the guess, because the headers of each dialect take no handlers of another. Everything
 //! that a dialect brings is data in a [`Recipe`]. Nothing here runs anything.
 
