@@ -12,7 +12,7 @@ use super::settings::Change;
 use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
-use super::{mounts, sanitizing, sdk, store, verify};
+use super::{mounts, sanitizing, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
 use crate::domain::LoadError;
