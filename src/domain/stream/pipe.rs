@@ -163,11 +163,14 @@ pub(in crate::domain) struct Writer {
     head: u64,
     ended: bool,
     copying: Copying,
+    /// The position at the last look of [`Writer::rest`], and the one at which it gave the memory back last.
+    looked_at: u64,
+    rested_at: u64,
 }
 
 impl Writer {
     pub(in crate::domain) fn new(pipe: Pipe, copying: Copying) -> Self {
-        Self { pipe, tail: 0, base: 0, head: 0, ended: false, copying }
+        Self { pipe, tail: 0, base: 0, head: 0, ended: false, copying, looked_at: 0, rested_at: 0 }
     }
 
     /// Bytes that can be written now.
@@ -216,6 +219,17 @@ impl Writer {
             self.pipe.word(TAIL).store(self.tail, Ordering::Release);
         }
         Ok(count)
+    }
+
+    /// Gives the memory of the ring back if nothing was written since the last call and the reader has taken all: what is
+    /// written next needs a page again.
+    pub(in crate::domain) fn rest(&mut self) {
+        let before = std::mem::replace(&mut self.looked_at, self.tail);
+        let is_at_rest = self.tail == before && self.tail != self.rested_at;
+        if is_at_rest && self.room() == Ok(self.pipe.capacity()) {
+            self.pipe.discard();
+            self.rested_at = self.tail;
+        }
     }
 
     /// What is written from here on are trailer fields.
