@@ -130,6 +130,7 @@ impl Shard {
     /// A handler begins to send its answer.
     pub(super) fn flow_begins(&mut self, connections: &mut Connections, begin: StreamBegin) {
         let StreamBegin { conn: id, seq, head, framing, keep_alive, answer } = begin;
+        self.continue_before_answer(connections, id, seq);
         let Some(conn) = self.conn(id) else { return }; // Dropping the answer tells its writer.
         let Some(slot) = conn.slot_mut(seq) else { return };
         let Slot::Running { safe, .. } = *slot else { return };

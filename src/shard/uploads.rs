@@ -375,6 +375,18 @@ impl Shard {
             outbox.push(CONTINUE);
         }
     }
+
+    /// The handler of request number `seq` begins its answer. If it has not read the body yet, it may still do so, and behind the
+    /// head of the answer nothing can ask for the body any more (RFC 9110 §10.1.1).
+    pub(super) fn continue_before_answer(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
+        let Some(conn) = self.conn(id) else { return };
+        let Some(state) = conn.upload.as_mut().filter(|state| state.seq == seq) else { return };
+        if std::mem::take(&mut state.continue_owed)
+            && let Some(outbox) = connections.outbox(id)
+        {
+            outbox.push(CONTINUE);
+        }
+    }
 }
 
 fn errno_of(error: &RequestError) -> i32 {

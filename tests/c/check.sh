@@ -58,8 +58,10 @@ check "headers in two files, run" "$tmp/two"
 
 for cc in $compilers; do
     for example in example/*.c; do
-        # A row of a table leaves the fields it does not name at zero.
-        check "$example, $cc" $cc -std=gnu11 -O2 -g -fPIC -shared $flags -Wno-missing-field-initializers "$example" -o "$tmp/example.so" $wrap -Wl,-z,defs $libs
+        # A row of a table leaves the fields it does not name at zero. The libraries of `#pragma cweb link("z", "png")`.
+        named=$(sed -n '/^#pragma cweb link/{s/"\([a-z0-9]*\)"/ -l\1 /g;s/^.*(\(.*\)).*$/\1/;s/,//g;p}' "$example")
+        check "$example, $cc" $cc -std=gnu11 -O2 -g -fPIC -shared $flags -Wno-missing-field-initializers -Wno-unknown-pragmas "$example" \
+            -o "$tmp/example.so" $wrap -Wl,-z,defs $libs $named
     done
 
     # The compiler of C++ that belongs to it.

@@ -1,0 +1,166 @@
+//! The examples do what the curl lines at their heads say.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use sha2::{Digest, Sha256};
+use std::io::{Read, Write};
+use support::Server;
+use tungstenite::{Bytes, Message};
+
+/// Sends `body` as curl does with `-T`, also with `Expect: 100-continue`, and gives the answer's body.
+fn upload(server: &Server, path: &str, body: &[u8]) -> Vec<u8> {
+    let file = server.dir.path().join("upload");
+    std::fs::write(&file, body).unwrap();
+    let url = format!("http://{}{path}", server.addr);
+    let expect = ["-H", "Expect: 100-continue", "--expect100-timeout", "20"];
+    let curl = std::process::Command::new("curl")
+        .args(["-sS", "--fail-with-body", "--max-time", "50"])
+        .args(expect)
+        .arg("-T")
+        .arg(&file)
+        .arg(url)
+        .output()
+        .unwrap();
+    assert!(curl.status.success(), "{} {}", String::from_utf8_lossy(&curl.stderr), server.log());
+    curl.stdout
+}
+
+/// Bytes that compress, but not to nothing.
+fn sample(length: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 28) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+#[test]
+fn the_tree_hash_is_that_of_rfc_9162() {
+    let server = Server::start();
+    server.deploy_file("example/tree_hash.c");
+    fn root(leaves: &[&[u8]]) -> Vec<u8> {
+        match leaves {
+            [leaf] => Sha256::new().chain_update([0]).chain_update(leaf).finalize().to_vec(),
+            _ => {
+                let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+                Sha256::new().chain_update([1]).chain_update(root(left)).chain_update(root(right)).finalize().to_vec()
+            }
+        }
+    }
+    for bytes in [0, 1, 1 << 20, (1 << 20) + 1, 5 << 20, 7_000_000] {
+        let body = sample(bytes);
+        let leaves: Vec<&[u8]> = if bytes == 0 { vec![&[]] } else { body.chunks(1 << 20).collect() };
+        let digest: String = root(&leaves).iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = String::from_utf8(upload(&server, "/tree-hash", &body)).unwrap();
+        assert_eq!(text, format!("{digest}  {bytes} bytes\n"));
+    }
+}
+
+#[test]
+fn streams_are_compressed_while_they_arrive() {
+    let server = Server::start();
+    server.deploy_file("example/compress.c");
+    let body = sample(3_000_000);
+    let packed = upload(&server, "/gzip", &body);
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).unwrap();
+    assert!(unpacked == body && packed.len() < body.len() * 3 / 4, "{}", packed.len());
+    let packed = upload(&server, "/zstd", &body);
+    assert!(packed.len() < body.len() * 3 / 4 && zstd::decode_all(&packed[..]).unwrap() == body, "{}", packed.len());
+    assert!(upload(&server, "/unzstd", &packed) == body);
+    let none = server.connect().request("PUT", "/unzstd", &[], b"no frame of zstd at all");
+    assert!(none.status == 400 && none.text().contains("frame"), "{} {}", none.status, none.text());
+}
+
+#[test]
+fn a_logs_sums_come_as_events() {
+    let server = Server::start();
+    server.deploy_file("example/log_stats.c");
+    let mut log = Vec::new();
+    for n in 0..250_000 {
+        let status = [200, 304, 404, 500, 999][n % 5];
+        writeln!(log, "192.0.2.1 - - [now] \"GET /{n} HTTP/1.1\" {status} 512").unwrap();
+    }
+    log.extend_from_slice(b"no line of a log");
+    let text = String::from_utf8(upload(&server, "/log-stats", &log)).unwrap();
+    assert!(text.starts_with("event: so-far\ndata: {\"lines\":"), "{text}");
+    let end = format!(
+        "event: end\ndata: {{\"lines\":250001,\"bytes\":{},\"2xx\":50000,\"3xx\":50000,\"4xx\":50000,\"5xx\":50000,\"other\":50001}}\n\n",
+        log.len()
+    );
+    assert!(text.ends_with(&end), "{text}");
+}
+
+/// An image of 40 by 30 pixels with one white one, as a PNG file.
+fn image() -> Vec<u8> {
+    let mut rows = Vec::new();
+    for y in 0..30 {
+        rows.push(0);
+        for x in 0..40 {
+            let value = if (x, y) == (20, 15) { 255 } else { 0 };
+            rows.extend_from_slice(&[value, value, value, 255]);
+        }
+    }
+    let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    packed.write_all(&rows).unwrap();
+    let head = [0, 0, 0, 40, 0, 0, 0, 30, 8, 6, 0, 0, 0];
+    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
+    for (kind, data) in [(b"IHDR", &head[..]), (b"IDAT", &packed.finish().unwrap()), (b"IEND", &[])] {
+        file.extend_from_slice(&u32::try_from(data.len()).unwrap().to_be_bytes());
+        let mut sum = flate2::Crc::new();
+        sum.update(kind);
+        sum.update(data);
+        file.extend_from_slice(kind);
+        file.extend_from_slice(data);
+        file.extend_from_slice(&sum.sum().to_be_bytes());
+    }
+    file
+}
+
+#[test]
+fn an_image_is_blurred() {
+    let server = Server::start();
+    server.deploy_file("example/blur.c");
+    let blur = |radius: &str| {
+        let answer = server.post(&format!("/blur?radius={radius}"), &image());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.head.to_ascii_lowercase().contains("content-type: image/png"), "{}", answer.head);
+        // Width and height as they were.
+        assert!(answer.body.starts_with(b"\x89PNG") && answer.body[16..24] == [0, 0, 0, 40, 0, 0, 0, 30]);
+        answer.body
+    };
+    let (sharp, blurred) = (blur("0"), blur("3"));
+    assert!(
+        blurred.len() > sharp.len(),
+        "one white pixel is many grey ones: {} and {} bytes",
+        sharp.len(),
+        blurred.len()
+    );
+    for (body, path) in [(&b"no image"[..], "/blur"), (&image()[..60], "/blur"), (&image(), "/blur?radius=1000")] {
+        assert_eq!(server.post(path, body).status, 400, "{path}");
+    }
+}
+
+#[test]
+fn a_tone_is_found_in_its_spectrum() {
+    let server = Server::start();
+    let deployed = server.try_deploy(&std::fs::read_to_string("example/spectrum.c").unwrap());
+    assert_eq!(deployed.status, 200, "{}", deployed.text());
+    let mut socket = server.websocket("/spectrum");
+    let samples: Vec<u8> =
+        (0..1024).flat_map(|n| (std::f32::consts::TAU * 50.0 * n as f32 / 1024.0).sin().to_le_bytes()).collect();
+    socket.send(Message::Binary(Bytes::from(samples))).unwrap();
+    let Message::Binary(answer) = socket.read().unwrap() else { panic!("a binary message") };
+    let magnitudes: Vec<f32> =
+        answer.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    assert_eq!(magnitudes.len(), 513);
+    for (bin, magnitude) in magnitudes.iter().enumerate() {
+        let expected = if bin == 50 { 0.5 } else { 0.0 };
+        assert!((magnitude - expected).abs() < 1e-3, "{bin}: {magnitude}");
+    }
+    socket.send(Message::Binary(Bytes::from_static(b"abc"))).unwrap();
+    assert!(matches!(socket.read().unwrap(), Message::Text(text) if text.contains("floats")));
+}
