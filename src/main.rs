@@ -30,10 +30,10 @@ fn main() -> ExitCode {
         cweb::cli::start_log();
         cweb::testing::child::main();
     }
-    if let [_, command, offset] = args.as_slice()
+    if let [_, command, offsets @ ..] = args.as_slice()
         && command == symbol::COMMAND
     {
-        return symbol::main(std::slice::from_ref(offset));
+        return symbol::main(offsets);
     }
     if let [_, command, policy, program, arguments @ ..] = args.as_slice()
         && command == program::COMMAND

@@ -337,6 +337,8 @@ fn answers_are_sent_in_pieces_with_the_framing_that_fits() {
     assert!(
         text.lines().count() == 1000 && text.lines().all(|line| line == "a".repeat(100) || line == "b".repeat(100))
     );
+    let wrong = server.get("/seen").text();
+    assert!(!wrong.contains("begun twice"), "{wrong}");
     let refused = if isolation() == "process" { "0 " } else { "-1 EPERM" };
     assert!(server.get("/inline").text().starts_with(refused) || isolation() == "process");
 }
@@ -476,6 +478,8 @@ fn detached_answers_go_on_without_a_thread() {
     // One leaves: its callback comes, and the others do not notice.
     drop(clients.remove(7));
     seen(&server, "gone 7\n");
+    let wrong = server.get("/seen").text();
+    assert!(!wrong.contains("detached twice") && !wrong.contains("written by the response"), "{wrong}");
     assert_eq!(server.post("/publish", b"data: less\n\n").text(), "199 of 200");
     clients.iter_mut().for_each(|client| expect_text(client, "data: less\n\n"));
     assert_eq!(server.get("/close").text(), "0", "what is closed names nothing");
@@ -516,6 +520,13 @@ fn a_thousand_idle_subscribers_cost_little_and_one_too_many_is_told() {
     // A page of shared memory, the connection, the answer, and the module's name for it.
     assert!((1..32 * 1024).contains(&each), "{each} bytes a subscriber");
     println!("{each} bytes a subscriber");
+    // Those that rest give the page back.
+    let mut each = 0;
+    eventually("what an idle subscriber costs", || {
+        each = resident(&server).saturating_sub(before) / (MOST as u64 - 50);
+        each <= 4096
+    });
+    println!("{each} bytes an idle subscriber");
     // One more is refused at once, by whatever its handler answers then.
     for _ in 0..3 {
         let answer = server.get("/subscribe?id=1");

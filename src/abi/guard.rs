@@ -37,6 +37,51 @@ pub enum Trap {
     },
 }
 
+/// Names of the registers of a [`Trace`], in their order.
+#[cfg(target_arch = "x86_64")]
+pub const REGISTERS: &[&str] = &[
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rip", "eflags",
+];
+/// Names of the registers of a [`Trace`], in their order.
+#[cfg(target_arch = "aarch64")]
+pub const REGISTERS: &[&str] = &[
+    "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16", "x17",
+    "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x29", "x30", "sp", "pc",
+];
+/// Names of the registers of a [`Trace`], in their order.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub const REGISTERS: &[&str] = &[];
+
+/// Where a thread was when a signal was caught.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// The instruction, then return addresses, as far as frame pointers lead.
+    pub frames: Vec<u64>,
+    /// Values of [`REGISTERS`].
+    pub registers: Vec<u64>,
+}
+
+/// Where the calling thread was when the signal at `instruction` was caught; nothing if its last signal was another one.
+#[must_use]
+pub fn last_trace(instruction: usize) -> Trace {
+    let mut raw = native::RawTrace {
+        frame_count: 0,
+        register_count: 0,
+        frames: [0; native::FRAMES_MAX],
+        registers: [0; native::REGISTERS_MAX],
+    };
+    // SAFETY: writes the structure, from one of the calling thread.
+    unsafe { native::cwebn_last_trace(&raw mut raw) };
+    let taken = |words: &[u64], count: u32| words.iter().take(count as usize).copied().collect::<Vec<u64>>();
+    let frames = taken(&raw.frames, raw.frame_count);
+    // A jump to nowhere has no instruction: its trace begins with the caller.
+    if instruction != 0 && frames.first() != Some(&(instruction as u64)) {
+        return Trace::default();
+    }
+    Trace { frames, registers: taken(&raw.registers, raw.register_count) }
+}
+
 const NO_FAULT: RawFault = RawFault {
     signo: 0,
     exit_code: 0,

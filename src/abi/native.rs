@@ -22,6 +22,21 @@ pub(super) struct RawFault {
     pub(super) stack_overflow: c_char,
 }
 
+/// `CWEBN_FRAMES_MAX`
+pub(super) const FRAMES_MAX: usize = 32;
+/// `CWEBN_REGISTERS_MAX`
+pub(super) const REGISTERS_MAX: usize = 34;
+
+/// `struct cwebn_trace`
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawTrace {
+    pub(super) frame_count: u32,
+    pub(super) register_count: u32,
+    pub(super) frames: [u64; FRAMES_MAX],
+    pub(super) registers: [u64; REGISTERS_MAX],
+}
+
 /// `CWEBN_NOTE_WORDS`
 pub(super) const NOTE_WORDS: usize = 6;
 /// `CWEBN_EXIT_MARK`
@@ -220,6 +235,7 @@ unsafe extern "C" {
     pub(super) fn cwebn_threads_limit(most: usize);
     pub(super) fn cwebn_thread_init() -> c_int;
     pub(super) fn cwebn_thread_exit();
+    pub(super) fn cwebn_last_trace(out: *mut RawTrace);
     pub(super) fn cwebn_guard_exit(code: c_int) -> !;
     pub(super) fn cwebn_guard_active() -> c_int;
     pub(super) fn cwebn_legacy_services() -> *const c_void;

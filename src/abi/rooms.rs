@@ -1,7 +1,7 @@
 //! Rooms of WebSockets, as modules call them: `include/cweb_websocket.h`.
 
 use super::types::WebSocket;
-use super::websocket::{self, Outlet};
+use super::websocket::{self, Outlet, Socket};
 use crate::proto::ws::{Kind, encode_frame, kind_of};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -84,7 +84,7 @@ const CLIENT_GONE: c_int = 1;
 /// `ws` is an open `websocket_t`.
 unsafe extern "C" fn canceled(ws: *mut WebSocket) -> c_int {
     // SAFETY: by the contract of websocket_t.
-    let is_open = unsafe { websocket::owner(ws) }.is_some_and(|socket| socket.is_open());
+    let is_open = unsafe { websocket::owner(ws) }.is_some_and(Socket::is_open);
     if is_open { 0 } else { CLIENT_GONE }
 }
 

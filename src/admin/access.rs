@@ -259,6 +259,7 @@ fn action(method: Method, path: &str) -> Option<(&'static str, Option<&str>)> {
     let rest = path.strip_prefix("/mgnt")?.trim_matches('/');
     match method {
         Method::Post if rest.is_empty() => Some(("deploy", None)),
+        Method::Post if rest.ends_with("/sanitize") => Some(("sanitize", Some(rest))),
         Method::Post if rest.ends_with("/rollback") => Some(("rollback", Some(rest))),
         Method::Post => Some(("restart", Some(rest))),
         Method::Put => Some(("set", Some(rest))),

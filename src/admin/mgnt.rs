@@ -29,6 +29,9 @@ pub(super) fn handle(control: &Control, view: &RequestView<'_>, form: Form, acto
         (Method::Post, false) => match (name.strip_suffix(b"/restart"), name.strip_suffix(b"/rollback")) {
             (Some(name), _) => restart(control, name, actor, reply),
             (None, Some(name)) => versions::rollback(control, view, name, form, actor, reply),
+            (None, None) if name.ends_with(b"/sanitize") => {
+                versions::sanitize(control, view, name, form, actor, reply);
+            }
             (None, None) => reply.send(&not_allowed("GET, HEAD, DELETE, OPTIONS")),
         },
         (_, true) => reply.send(&not_allowed("GET, HEAD, POST, OPTIONS")),

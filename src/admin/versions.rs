@@ -5,7 +5,7 @@ use super::deployed::Form;
 use super::mgnt::{bad_name, decoded, deployed, not_done, note, outcome, refusal};
 use crate::module::control::Control;
 use crate::module::deploy::{DeployError, Deployed};
-use crate::module::history::{Found, Query};
+use crate::module::history::{Again, Found, Query};
 use crate::module::settings::{Change, Kind};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
@@ -80,12 +80,40 @@ pub(super) fn rollback(control: &Control, view: &RequestView<'_>, name: &[u8], f
             return bad_name("rollback", &actor, &answer, reply);
         }
     };
+    deploy_again(control, "rollback", name, Again::Version(version), form, actor, reply);
+}
+
+/// Has the module compiled again with the sanitizers that the parameter `with` names, or without any.
+pub(super) fn sanitize(control: &Control, view: &RequestView<'_>, path: &[u8], form: Form, actor: Actor, reply: Reply) {
+    let name = match decoded(path.strip_suffix(b"/sanitize").unwrap_or(path)) {
+        Ok(name) => name,
+        Err(answer) => return bad_name("sanitize", &actor, &answer, reply),
+    };
+    let mut names = None;
+    form::urlencoded(view.query().unwrap_or_default(), |key, value| {
+        if key == b"with" && !value.is_empty() {
+            names = Some(String::from_utf8_lossy(value).into_owned());
+        }
+    });
+    let again = Again::Sanitized { names, by: actor.who.as_str().to_owned() };
+    deploy_again(control, "sanitize", name, again, form, actor, reply);
+}
+
+fn deploy_again(
+    control: &Control,
+    action: &'static str,
+    name: String,
+    again: Again,
+    form: Form,
+    actor: Actor,
+    reply: Reply,
+) {
     let module = name.clone();
     let done = move |result: Result<Deployed, DeployError>| {
         match &result {
             Ok(done) => {
                 actor.log(&Outcome {
-                    action: "rollback",
+                    action,
                     module: Some(&module),
                     hash: Some(&done.hash),
                     domain: Some(&done.domain),
@@ -94,11 +122,11 @@ pub(super) fn rollback(control: &Control, view: &RequestView<'_>, name: &[u8], f
                     reason: None,
                 });
             }
-            Err(error) => actor.log(&not_done("rollback", Some(&module), None, error.status(), Some(&error.reason()))),
+            Err(error) => actor.log(&not_done(action, Some(&module), None, error.status(), Some(&error.reason()))),
         }
         reply.send(&deployed(&form, result));
     };
-    control.rollback(name, version, Box::new(done));
+    control.again(name, again, Box::new(done));
 }
 
 /// The module, the kind and the name in `NAME/settings/KEY` or `NAME/secrets/KEY`.

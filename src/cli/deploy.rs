@@ -1,6 +1,6 @@
 //! `cweb deploy`
 
-use super::client::{Answer, Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured};
+use super::client::{Answer, Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured, escaped};
 use super::exit::{Exit, Failure};
 use super::routes_ini::{self, Listed};
 use super::sarif::Report;
@@ -32,6 +32,10 @@ pub(super) struct DeployArgs {
     /// What this version is about; cweb versions shows it
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
+    /// Compile with sanitizers and run in a process of its own: address, undefined, or both with a comma; a name in the place of
+    /// a file is that of a module which is deployed. "none": as before
+    #[arg(long, value_name = "NAMES", conflicts_with = "domain")]
+    sanitize: Option<String>,
     /// Replace modules that another key has deployed
     #[arg(long)]
     take_over: bool,
@@ -61,9 +65,13 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
             ("domain", listed.domain.as_deref()),
             ("mount", args.mount.as_deref()),
             ("message", args.message.as_deref()),
+            ("sanitize", args.sanitize.as_deref().filter(|names| *names != NONE)),
             ("take_over", args.take_over.then_some("1")),
         ];
-        let result = send(&client, &listed.file, &options, key.as_ref());
+        let result = match args.sanitize.as_deref().filter(|_| is_name(&listed.file)) {
+            Some(names) => sanitize(&client, &listed.file, names),
+            None => send(&client, &listed.file, &options, key.as_ref()),
+        };
         match &mut report {
             Some(report) => reported(&client, &listed.file, result, report).err(),
             None => told(&client, &listed.file, result).err(),
@@ -76,6 +84,21 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
     }
     // The most telling one: without a server or a key there is nothing to be said of the files.
     failed.into_iter().max().map_or(ExitCode::SUCCESS, ExitCode::from)
+}
+
+/// The word for no sanitizer.
+const NONE: &str = "none";
+
+/// Whether this is no file but what may be the name of a module.
+fn is_name(file: &Path) -> bool {
+    !file.exists() && file.components().count() == 1 && file.extension().is_none()
+}
+
+/// Has a module that is deployed compiled again with the sanitizers `names`.
+fn sanitize(client: &Client, name: &Path, names: &str) -> Result<Answer, Failure> {
+    let with = if names == NONE { "" } else { names };
+    let target = format!("/mgnt/{}/sanitize?with={}", escaped(&name.to_string_lossy()), escaped(with));
+    client.post_json(&target, b"")
 }
 
 fn plan(args: &DeployArgs) -> Result<(Vec<Listed>, String), String> {

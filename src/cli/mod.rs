@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod debug;
 mod deploy;
 mod dev;
 mod exit;
@@ -70,6 +71,8 @@ enum Command {
     Diff(versions::DiffArgs),
     /// Go back to a version of a module; nothing is compiled
     Rollback(versions::RollbackArgs),
+    /// Print the gdb command for the process that a module runs in, or start it
+    Debug(debug::DebugArgs),
     /// Write the source of a module into this directory
     Pull(versions::PullArgs),
     /// Show what a module prints, its crashes and deployments
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
         Some(Command::Show(args)) => versions::show(&args),
         Some(Command::Diff(args)) => versions::diff(&args),
         Some(Command::Rollback(args)) => versions::rollback(&args),
+        Some(Command::Debug(args)) => debug::run(&args),
         Some(Command::Pull(args)) => versions::pull(&args),
         Some(Command::Logs(args)) => logs::run(&args),
         Some(Command::Config(args)) => settings::config(&args),

@@ -102,9 +102,26 @@ struct Version {
     warnings: String,
     language: String,
     #[serde(default)]
+    sanitize: Option<String>,
+    #[serde(default)]
+    sanitizer_reports: Vec<String>,
+    #[serde(default)]
+    last_crash: Option<Crash>,
+    #[serde(default)]
     signer: Option<String>,
     #[serde(default)]
     signing_key: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Crash {
+    summary: String,
+    #[serde(default)]
+    backtrace: Vec<String>,
+    #[serde(default)]
+    registers: BTreeMap<String, String>,
+    version: Option<u64>,
+    at_ms: i64,
 }
 
 impl Version {
@@ -127,11 +144,11 @@ pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn expect(client: &Client, answer: Answer) -> Result<String, Failure> {
+pub(super) fn expect(client: &Client, answer: Answer) -> Result<String, Failure> {
     if answer.is_success() { Ok(answer.body) } else { Err(client.refusal(&answer)) }
 }
 
-fn read<T: for<'a> Deserialize<'a>>(body: &str) -> Result<T, Failure> {
+pub(super) fn read<T: for<'a> Deserialize<'a>>(body: &str) -> Result<T, Failure> {
     serde_json::from_str(body).map_err(|error| Failure::from(format!("the answer can't be read: {error}")))
 }
 
@@ -141,7 +158,7 @@ fn name_and_version(text: &str) -> (&str, Option<u64>) {
     split.map_or((text, None), |(name, version)| (name, Some(version)))
 }
 
-fn path(name: &str, version: Option<u64>, rest: &str) -> String {
+pub(super) fn path(name: &str, version: Option<u64>, rest: &str) -> String {
     let version = version.map(|number| format!("/versions/{number}")).unwrap_or_default();
     format!("/mgnt/{}{version}{rest}", escaped(name))
 }
@@ -183,6 +200,15 @@ pub(super) fn show(args: &ShowArgs) -> ExitCode {
         for library in &found.libraries {
             println!("  library    {} {}  {}", library.name, library.version, library.file);
         }
+        if let Some(names) = &found.sanitize {
+            println!("  sanitize   {}", plain(names));
+        }
+        if let Some(crash) = &found.last_crash {
+            tell_crash(crash);
+        }
+        for report in &found.sanitizer_reports {
+            println!("  report:\n{}", report.trim_end());
+        }
         if !found.warnings.trim().is_empty() {
             println!("  warnings:\n{}", found.warnings.trim_end());
         }
@@ -190,10 +216,23 @@ pub(super) fn show(args: &ShowArgs) -> ExitCode {
     })
 }
 
-/// The files of a version by their paths.
-type Files = BTreeMap<String, Vec<u8>>;
+fn tell_crash(crash: &Crash) {
+    let version = crash.version.map(|version| format!(" in version {version}")).unwrap_or_default();
+    println!("  last crash {}{version}: {}", time::rfc3339(crash.at_ms), plain(&crash.summary));
+    for (number, frame) in crash.backtrace.iter().enumerate() {
+        println!("    #{number} {}", plain(frame));
+    }
+    let registers: Vec<String> =
+        crash.registers.iter().map(|(name, value)| format!("{} {}", plain(name), plain(value))).collect();
+    for line in registers.chunks(4) {
+        println!("    {}", line.join("  "));
+    }
+}
 
-fn sources(client: &Client, name: &str, number: Option<u64>) -> Result<Files, Failure> {
+/// The files of a version by their paths.
+pub(super) type Files = BTreeMap<String, Vec<u8>>;
+
+pub(super) fn sources(client: &Client, name: &str, number: Option<u64>) -> Result<Files, Failure> {
     let found = client.get_bytes(&path(name, number, "/source"))?;
     let (is_project, bytes) = found.map_err(|answer| client.refusal(&answer))?;
     if is_project {

@@ -37,7 +37,7 @@ use crate::proto::http1::{RequestView, ResponseHead, encode_response};
 use services::{run_callback, run_work};
 use std::any::Any;
 use std::mem::ManuallyDrop;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -170,8 +170,8 @@ impl InProcess {
 }
 
 impl Host for InProcess {
-    fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError> {
-        inspect::inspect(path, limit)
+    fn inspect(&self, path: &Path, preload: &[PathBuf], limit: Duration) -> Result<Manifest, LoadError> {
+        inspect::inspect(path, preload, limit)
     }
 
     fn load(&self, path: &Path, domain: &str) -> Result<Arc<dyn Instance>, LoadError> {

@@ -6,9 +6,10 @@
 //! compiler still works: the file need not be there before the server says so with a byte on standard input.
 
 use super::sandbox::{self, Policy};
-use super::{Fault, LoadError, arguments};
+use super::{Fault, LoadError, arguments, sanitized};
 use crate::abi::manifest::Manifest;
 use crate::abi::module::{self, OpenError};
+use crate::abi::sanitizer;
 use crate::net;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::{Deserialize, Serialize};
@@ -50,8 +51,8 @@ const OPEN_FILES_MAX: u64 = 256;
 ///
 /// # Errors
 /// See [`LoadError`].
-pub(super) fn inspect(path: &Path, limit: Duration) -> Result<Manifest, LoadError> {
-    Inspection::start([path.as_os_str()])?.finish(limit)
+pub(super) fn inspect(path: &Path, preload: &[PathBuf], limit: Duration) -> Result<Manifest, LoadError> {
+    Inspection::start([path.as_os_str()], preload)?.finish(limit)
 }
 
 /// A process that is ready to load a file. Dropping it ends it.
@@ -70,13 +71,16 @@ impl Inspection {
     ///
     /// # Errors
     /// [`LoadError::Host`]: there is no process for it.
-    pub fn begin(dir: &Path, name: &str) -> Result<Self, LoadError> {
-        Self::start([dir.as_os_str(), OsStr::new(name)])
+    pub fn begin(dir: &Path, name: &str, preload: &[PathBuf]) -> Result<Self, LoadError> {
+        Self::start([dir.as_os_str(), OsStr::new(name)], preload)
     }
 
-    fn start<'a>(file: impl IntoIterator<Item = &'a OsStr>) -> Result<Self, LoadError> {
+    fn start<'a>(file: impl IntoIterator<Item = &'a OsStr>, preload: &[PathBuf]) -> Result<Self, LoadError> {
         let mut command = Command::new("/proc/self/exe");
         command.arg("inspect").args(file).process_group(0).env_clear().envs(sandbox::environment());
+        if !preload.is_empty() {
+            command.envs(sanitized::environment(preload, None));
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let child = net::keep_descriptors_from(&mut command).spawn().map_err(|error| host(&error))?;
         Ok(Self { child })
@@ -211,7 +215,8 @@ fn confine(path: &Path) -> Result<File, String> {
         read,
         write: vec!["/dev/null".into()],
         threads_allowed: true,
-        memory_bytes_max: Some(MEMORY_BYTES_MAX),
+        // A sanitizer reserves addresses for all of the memory that there could be.
+        memory_bytes_max: (!sanitizer::is_active()).then_some(MEMORY_BYTES_MAX),
         cpu_seconds_max: Some(CPU_SECONDS_MAX),
         file_bytes_max: Some(FILE_BYTES_MAX),
         processes_max: sandbox::processes_with(THREADS_MAX),

@@ -17,6 +17,7 @@ pub mod process;
 pub mod ring;
 mod running;
 pub mod sandbox;
+pub mod sanitized;
 mod sched;
 mod serial;
 pub mod stream;
@@ -31,7 +32,7 @@ use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
 use crate::jobs::code::JobCalls;
 use std::any::Any;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,18 +107,18 @@ pub fn check_domain_name(name: &str) -> Result<(), LoadError> {
 /// Loads shared objects for execution.
 pub trait Host: Send + Sync {
     /// Reads the manifest of the shared object at `path` in a process of its own, so that a constructor that
-    /// crashes, exits or hangs (longer than `limit`) harms nobody.
+    /// crashes, exits or hangs (longer than `limit`) harms nobody. `preload` are the libraries of its sanitizers.
     ///
     /// # Errors
     /// Each variant of [`LoadError`].
-    fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError>;
+    fn inspect(&self, path: &Path, preload: &[PathBuf], limit: Duration) -> Result<Manifest, LoadError>;
 
     /// Prepares the inspection of the file `name`, which is still to be made in `dir`.
     ///
     /// # Errors
     /// [`LoadError::Host`].
-    fn begin_inspection(&self, dir: &Path, name: &str) -> Result<Inspection, LoadError> {
-        Inspection::begin(dir, name)
+    fn begin_inspection(&self, dir: &Path, name: &str, preload: &[PathBuf]) -> Result<Inspection, LoadError> {
+        Inspection::begin(dir, name, preload)
     }
 
     /// Loads the shared object at `path` for execution in the domain `domain`. Every call needs a file (inode) of its
@@ -132,6 +133,16 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// [`LoadError::Domain`].
     fn check_domain(&self, domain: &str) -> Result<(), LoadError>;
+
+    /// The last crash of the module `module` in the domain `domain`, if it is known.
+    fn last_crash(&self, _domain: &str, _module: &str) -> Option<process::CrashReport> {
+        None
+    }
+
+    /// The last reports of sanitizers in the domain `domain`, the oldest first.
+    fn sanitizer_reports(&self, _domain: &str) -> Vec<String> {
+        Vec::new()
+    }
 
     /// The domains that there are now; none where modules run in this process.
     fn domains(&self) -> Vec<DomainView> {
@@ -180,6 +191,9 @@ pub trait Instance: Send + Sync + Any {
     /// # Errors
     /// The callback faulted.
     fn cancel_job(&self, job: usize, uuid: &str) -> Result<(), Fault>;
+
+    /// Says which version of its module this is, for reports.
+    fn set_version(&self, _number: u64) {}
 
     /// Names this very load in the calls its code makes ([`ModuleToken::id`](crate::abi::host::ModuleToken)).
     fn id(&self) -> u64;

@@ -18,7 +18,7 @@ use crate::shard::{Shard, ShardLimits, ShardParts};
 use crate::shard_stats::ShardStats;
 use arc_swap::ArcSwap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -226,7 +226,7 @@ fn limits() -> ShardLimits {
 struct NoHost;
 
 impl Host for NoHost {
-    fn inspect(&self, _path: &Path, _limit: Duration) -> Result<Manifest, LoadError> {
+    fn inspect(&self, _path: &Path, _preload: &[PathBuf], _limit: Duration) -> Result<Manifest, LoadError> {
         Err(LoadError::Host("no modules here".to_owned()))
     }
 

@@ -13,7 +13,7 @@ pub(super) use units::UnitCache;
 
 use super::deploy::{DeployError, SourceFields};
 use super::dialect::{Language, Recipe, messages};
-use super::instruments::Instruments;
+use super::instruments::{self, Instruments};
 use super::libraries::{Allowed, Libraries};
 use super::project::Source;
 use super::sdk;
@@ -157,7 +157,9 @@ impl Compiler {
     /// # Errors
     /// A pragma, a flag or a library is wrong, not allowed or not installed.
     pub(super) fn plan(&self, source: &Source, fields: &SourceFields) -> Result<Plan, DeployError> {
-        self.plan_with(source, fields, &Instruments::default())
+        let wrong = |text: String| DeployError::Compile(format!("error: sanitize: {text}\n"));
+        let instruments = Instruments::on_server(fields.sanitize.as_deref()).map_err(wrong)?;
+        self.plan_with(source, fields, &instruments)
     }
 
     /// The same, of a module with `instruments`.
@@ -171,6 +173,17 @@ impl Compiler {
         instruments: &Instruments,
     ) -> Result<Plan, DeployError> {
         Plan::new(source, fields, &self.libraries, Path::new(&self.program), instruments)
+    }
+
+    /// The libraries that a process needs which has a look at a module of `plan`.
+    ///
+    /// # Errors
+    /// A sanitizer is not installed.
+    pub(super) fn preload_of(&self, plan: &Plan) -> Result<Vec<PathBuf>, DeployError> {
+        if plan.fields().sanitize.is_none() {
+            return Ok(Vec::new());
+        }
+        instruments::address_libraries().map_err(DeployError::Compile)
     }
 
     /// The libraries that a process of modules with `instruments` must have from its start.
@@ -189,7 +202,7 @@ impl Compiler {
             hasher.update(format!("{recipe:?}").as_bytes());
             hasher.update([0]);
         }
-        hasher.update(plan.reading().fields().text().as_bytes());
+        hasher.update(plan.fields().text().as_bytes());
         hasher.update([0]);
         hasher.update(plan.identity().as_bytes());
         source.digest(&mut hasher);

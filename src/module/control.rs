@@ -3,7 +3,7 @@
 use super::compile::{Compiler, UnitCache};
 use super::deploy::{DeployError, DeployOptions, Deployed};
 use super::generation::{Generation, Retired, Serving, reap};
-use super::history::{self, Found, Query};
+use super::history::{self, Again, Found, Query};
 use super::job_code::GenerationIndex;
 use super::libraries::{Allowed, Library};
 use super::matcher;
@@ -262,10 +262,10 @@ impl Control {
         self.submit(DeployTask::Restart { name, reply });
     }
 
-    /// Has a version of the module `name` served again, the one before the live one without a number; `reply` gets the outcome.
-    pub fn rollback(&self, name: String, version: Option<u64>, reply: DeployReply) {
+    /// Has the module `name` served again as `again` says; `reply` gets the outcome.
+    pub fn again(&self, name: String, again: Again, reply: DeployReply) {
         let ticket = self.control.tickets.fetch_add(1, Ordering::Relaxed);
-        self.submit(DeployTask::Rollback { ticket, name, version, reply });
+        self.submit(DeployTask::Again { ticket, name, again, reply });
     }
 
     /// Answers `query` about the module `name`.
@@ -413,8 +413,8 @@ impl ControlState {
                 self.units.tidy();
             }
             DeployTask::Remove { ticket, name, reply } => reply(pipeline::remove(self, ticket, &name)),
-            DeployTask::Rollback { ticket, name, version, reply } => {
-                let result = history::rollback(self, ticket, &name, version);
+            DeployTask::Again { ticket, name, again, reply } => {
+                let result = history::again(self, ticket, &name, again);
                 pipeline::log_outcome(&result);
                 reply(result);
             }

@@ -52,6 +52,9 @@ pub struct SourceFields {
     /// The language of the source, `c` or `c++`; without one the file's name tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
+    /// The sanitizers that the module is compiled with, with commas between their names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sanitize: Option<String>,
 }
 
 impl SourceFields {
@@ -65,6 +68,7 @@ impl SourceFields {
             "name" => &mut self.name,
             "mount" => &mut self.mount,
             "language" => &mut self.language,
+            "sanitize" => &mut self.sanitize,
             _ => return,
         };
         field.get_or_insert(value);
@@ -72,7 +76,7 @@ impl SourceFields {
 
     /// Takes from `others` the fields that are not there.
     pub fn fill(&mut self, others: Self) {
-        let Self { file_name, route, function_name, method, libs, name, mount, language } = others;
+        let Self { file_name, route, function_name, method, libs, name, mount, language, sanitize } = others;
         self.file_name = self.file_name.take().or(file_name);
         self.route = self.route.take().or(route);
         self.function_name = self.function_name.take().or(function_name);
@@ -81,6 +85,7 @@ impl SourceFields {
         self.name = self.name.take().or(name);
         self.mount = self.mount.take().or(mount);
         self.language = self.language.take().or(language);
+        self.sanitize = self.sanitize.take().or(sanitize);
     }
 
     /// The names of the fields that are there and not in `relevant`. The file's name is no field.
@@ -104,6 +109,8 @@ impl SourceFields {
             [&self.file_name, &self.route, &self.function_name, &self.method, &self.libs, &self.name, &self.mount];
         // Behind the others and only where it is there: what was deployed without one keeps its hash.
         let language = self.language.as_ref().map(|language| format!("language:{language}")).unwrap_or_default();
+        let sanitize = self.sanitize.as_ref().map(|names| format!("sanitize:{names}")).unwrap_or_default();
+        let language = language + &sanitize;
         if fields.iter().all(|field| field.is_none()) {
             return language;
         }

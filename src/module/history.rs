@@ -1,7 +1,7 @@
 //! What is asked of a module beside deploying it: its versions and their sources, going back to one, its settings.
 
 use super::control::{ControlState, short};
-use super::deploy::{DeployError, Deployed};
+use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
 use super::pipeline::{self, Compiled};
 use super::project::Source;
 use super::settings::Change;
@@ -61,7 +61,20 @@ pub(super) fn answer(control: &ControlState, name: &str, query: Query) -> Result
         Query::Live | Query::Version(_) => {
             let number = if let Query::Version(number) = query { number } else { live };
             let found = version(&list, name, number)?;
-            Ok(Found::Json(detailed(&found, found.number == live).to_string()))
+            let mut json = detailed(&found, found.number == live);
+            let reports = control.host.sanitizer_reports(&found.domain);
+            let crash = control.host.last_crash(&found.domain, name).filter(|_| found.number == live);
+            if let (Some(fields), Some(crash)) = (json.as_object_mut(), crash) {
+                fields.insert("last_crash".to_owned(), super::told::crash_json(&crash));
+            }
+            if let Some(fields) = json.as_object_mut().filter(|_| found.fields.sanitize.is_some()) {
+                fields.insert("sanitize".to_owned(), found.fields.sanitize.clone().into());
+                fields.insert(
+                    "sanitizer_reports".to_owned(),
+                    if found.number == live { reports } else { Vec::new() }.into(),
+                );
+            }
+            Ok(Found::Json(json.to_string()))
         }
         Query::Versions => {
             let versions: Vec<Value> = list.iter().rev().map(|version| version.json(version.number == live)).collect();
@@ -100,14 +113,31 @@ fn settings(control: &ControlState, name: &str) -> Result<Found, DeployError> {
     Ok(Found::Json(json.to_string()))
 }
 
+/// How a module is to be served that is deployed already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Again {
+    /// In this version; the one before the live one without a number.
+    Version(Option<u64>),
+    /// Compiled with these sanitizers, or without any.
+    Sanitized {
+        /// Their names, with commas between them.
+        names: Option<String>,
+        /// Who wants it.
+        by: String,
+    },
+}
+
+/// Has the module `name` served as `again` says.
+pub(super) fn again(control: &ControlState, ticket: u64, name: &str, again: Again) -> Result<Deployed, DeployError> {
+    match again {
+        Again::Version(number) => rollback(control, ticket, name, number),
+        Again::Sanitized { names, by } => sanitize(control, ticket, name, names, by),
+    }
+}
+
 /// Has version `number` of the module `name` served again, the one before the live one without a number. Nothing is compiled
 /// unless the compiler, the SDK or a library has changed since.
-pub(super) fn rollback(
-    control: &ControlState,
-    ticket: u64,
-    name: &str,
-    number: Option<u64>,
-) -> Result<Deployed, DeployError> {
+fn rollback(control: &ControlState, ticket: u64, name: &str, number: Option<u64>) -> Result<Deployed, DeployError> {
     let live = live(control, name)?;
     let list = control.store.versions(name)?;
     let number = number
@@ -141,6 +171,23 @@ pub(super) fn rollback(
     let deployed = pipeline::install(control, ticket, compiled, &manifest)?;
     tracing::info!("module {name} is back at version {number} ({})", short(&wanted.hash));
     Ok(deployed)
+}
+
+/// Deploys the live source of the module `name` again, compiled with the sanitizers `names`; without any, as it was before.
+fn sanitize(
+    control: &ControlState,
+    ticket: u64,
+    name: &str,
+    names: Option<String>,
+    by: String,
+) -> Result<Deployed, DeployError> {
+    let live = live(control, name)?;
+    let found = version(&control.store.versions(name)?, name, live)?;
+    let source = control.store.source(&found.key)?;
+    super::signing::check_kept(control.config.trusted_signers.as_deref(), &source, found.signature.as_ref())?;
+    let fields = SourceFields { sanitize: names, ..found.fields };
+    let options = DeployOptions { fields, by, ..DeployOptions::default() };
+    pipeline::deploy_source(control, ticket, &source, None, &options, found.signature)
 }
 
 /// Changes a setting of the module `name`, and has its running code find it.

@@ -69,6 +69,19 @@ pub fn sanitizers(text: &str) -> Result<Vec<Sanitizer>, String> {
     Ok(found)
 }
 
+/// The libraries of AddressSanitizer, which is in every process with a sanitizer, for the compiler that `CC` names.
+///
+/// # Errors
+/// For people: it is not installed.
+pub fn address_libraries() -> Result<Vec<PathBuf>, String> {
+    let program = std::env::var("CC").ok().filter(|program| !program.is_empty()).unwrap_or_else(|| "cc".to_owned());
+    let mut version = Command::new(&program);
+    version.arg("--version").stdin(Stdio::null()).stderr(Stdio::null());
+    let version = crate::net::keep_descriptors_from(&mut version).output();
+    let is_clang = version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("clang"));
+    Ok(vec![library(Sanitizer::Address, Path::new(&program), is_clang)?])
+}
+
 /// See the module's documentation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Instruments {
@@ -85,6 +98,21 @@ pub struct Instruments {
 }
 
 impl Instruments {
+    /// Those of a module on a server that is to be compiled with the sanitizers `names`.
+    ///
+    /// # Errors
+    /// For people: there is no such sanitizer, or it can't be used on a server.
+    pub(super) fn on_server(names: Option<&str>) -> Result<Self, String> {
+        let sanitizers = names.map(sanitizers).transpose()?.unwrap_or_default();
+        if sanitizers.contains(&Sanitizer::Thread) {
+            return Err(
+                "on a server a module can be compiled with address and undefined; cweb test --tsan finds races"
+                    .to_owned(),
+            );
+        }
+        Ok(Self { sanitizers, ..Self::default() })
+    }
+
     /// Flags of the compiler, behind those of the module.
     pub(super) fn cflags(&self) -> Vec<String> {
         let mut flags = Vec::new();

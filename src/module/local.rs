@@ -56,7 +56,7 @@ pub fn check(posted: Posted, fields: &SourceFields, dir: &Path) -> Result<Checke
     fs::create_dir_all(&scratch)?;
     let compiler = Compiler::new(sdk::unpack(dir)?, COMPILE_TIMEOUT, Allowed::All);
     let plan = compiler.plan(&source, fields)?;
-    let inspection = Inspection::begin(&scratch, OBJECT)?;
+    let inspection = Inspection::begin(&scratch, OBJECT, &[])?;
     let warnings = compiler.compile(&source, &plan, &scratch, OBJECT, &UnitCache::none())?;
     let manifest = inspection.finish(INSPECT_TIMEOUT)?;
     verify::check(&manifest)?;

@@ -24,6 +24,7 @@ pub mod pattern;
 mod pipeline;
 pub mod project;
 mod record;
+mod sanitizing;
 mod sdk;
 pub mod settings;
 pub mod signing;

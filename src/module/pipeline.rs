@@ -4,21 +4,20 @@ use super::compile::Plan;
 use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply, short};
 use super::deploy::{DeployError, DeployOptions, Deployed, LOOPBACK, SourceFields, cut};
 use super::generation::{Generation, Serving};
-use super::history::{self, Query};
+use super::history::{self, Again, Query};
 use super::libraries::Library;
-use super::project::{PROJECT_FILE, Posted, Source};
+use super::project::{Posted, Source};
 use super::record::{prepare, record, since_ms, version};
 use super::settings::Change;
 use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
-use super::{mounts, sdk, store, verify};
+use super::{mounts, sanitizing, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
-use crate::domain::{DEFAULT_DOMAIN, LoadError};
+use crate::domain::LoadError;
 use crate::logbook;
 use crossbeam::channel::RecvTimeoutError;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -28,7 +27,7 @@ pub(super) enum DeployTask {
     Deploy { ticket: u64, posted: Posted, options: Box<DeployOptions>, reply: DeployReply },
     Remove { ticket: u64, name: String, reply: RemoveReply },
     Restart { name: String, reply: RemoveReply },
-    Rollback { ticket: u64, name: String, version: Option<u64>, reply: DeployReply },
+    Again { ticket: u64, name: String, again: Again, reply: DeployReply },
     Ask { name: String, query: Query, reply: FoundReply },
     Change { name: String, change: Change, reply: RemoveReply },
     Stop,
@@ -38,7 +37,7 @@ impl DeployTask {
     /// Answers without doing it.
     pub(super) fn fail(self, error: DeployError) {
         match self {
-            DeployTask::Deploy { reply, .. } | DeployTask::Rollback { reply, .. } => reply(Err(error)),
+            DeployTask::Deploy { reply, .. } | DeployTask::Again { reply, .. } => reply(Err(error)),
             DeployTask::Remove { reply, .. } | DeployTask::Restart { reply, .. } | DeployTask::Change { reply, .. } => {
                 reply(Err(error));
             }
@@ -73,8 +72,21 @@ pub(super) fn deploy(
     domain.map_or(Ok(()), |domain| control.host.check_domain(domain))?;
     let trusted = control.config.trusted_signers.as_deref();
     let signature = signing::check(trusted, &source, &options.fields, options.signature.as_deref())?;
-    let plan = control.compiler.plan(&source, &options.fields)?;
-    let mut deployed = deploy_read(control, ticket, &source, &plan, domain, options, signature)?;
+    deploy_source(control, ticket, &source, domain, options, signature)
+}
+
+/// Deploys `source`, whose files and `signature` are checked, into `domain`.
+pub(super) fn deploy_source(
+    control: &ControlState,
+    ticket: u64,
+    source: &Source,
+    domain: Option<&str>,
+    options: &DeployOptions,
+    signature: Option<Signature>,
+) -> Result<Deployed, DeployError> {
+    sanitizing::check(control, options, domain)?;
+    let plan = control.compiler.plan(source, &options.fields)?;
+    let mut deployed = deploy_read(control, ticket, source, &plan, domain, options, signature)?;
     // Not kept with the module: the next client may not send the fields.
     deployed.warnings.push_str(&plan.reading().remarks());
     Ok(deployed)
@@ -90,18 +102,18 @@ fn deploy_read(
     options: &DeployOptions,
     signature: Option<Signature>,
 ) -> Result<Deployed, DeployError> {
-    let hash = hash_of(source, plan.reading().fields());
+    let hash = source.hash(plan.fields());
     if let Some(same) = already_served(control, ticket, &hash, domain) {
         return Ok(same);
     }
     let key = control.compiler.key(source, plan);
     // What moves to another domain was inspected when it came.
     let (warnings, manifest) = built(control, ticket, &key, source, plan, || served_manifest(control, &hash))?;
-    check_name(source, &manifest)?;
+    source.check_name(&manifest.name)?;
     verify::check(&manifest)?;
     mounts::check(&manifest, &control.config.mounts)?;
     let warnings = warnings + &verify::remarks(&manifest, control.config.route_limits);
-    let fields = plan.reading().fields();
+    let fields = plan.fields();
     let message = options.message.as_deref().unwrap_or_default();
     let message = cut(message, MESSAGE_BYTES_MAX);
     let compiled = Compiled {
@@ -121,26 +133,6 @@ fn deploy_read(
         defaults: history::defaults(source),
     };
     install(control, ticket, compiled, &manifest)
-}
-
-/// Checks that a project's file and its config call the module the same.
-fn check_name(source: &Source, manifest: &Manifest) -> Result<(), DeployError> {
-    let Source::Project(project) = source else { return Ok(()) };
-    match &project.settings.name {
-        Some(name) if *name != manifest.name => Err(DeployError::Compile(format!(
-            "error: {PROJECT_FILE} names the module {name:?}, and its config {:?}: give both the same name\n",
-            manifest.name
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Names a version of a module: SHA-256 of the source, and of the fields that came with it and count, if there are any.
-fn hash_of(source: &Source, fields: &SourceFields) -> String {
-    let mut hasher = Sha256::new();
-    source.digest(&mut hasher);
-    hasher.update(fields.text().as_bytes());
-    sdk::hex(&hasher.finalize())
 }
 
 /// The key of the compilation of a version that was kept as `key`, compiled again if it was another compiler's or another
@@ -167,7 +159,7 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
     let warnings = warnings + &verify::remarks(&manifest, control.config.route_limits);
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
-    let fields = plan.reading().fields();
+    let fields = plan.fields();
     let list = control.store.versions(&record.name)?;
     let known = list.into_iter().find(|version| version.number == record.version);
     // A record from before there were versions has no list: it begins one.
@@ -241,7 +233,11 @@ pub(super) fn built(
     known: impl FnOnce() -> Option<Arc<Manifest>>,
 ) -> Result<(String, Arc<Manifest>), DeployError> {
     if let Some(warnings) = control.store.cached(key) {
-        let inspect = || control.host.inspect(&control.store.object(key), control.config.inspect_timeout).map(Arc::new);
+        let inspect = || {
+            let (object, preload) = (control.store.object(key), control.compiler.preload_of(plan)?);
+            let manifest = control.host.inspect(&object, &preload, control.config.inspect_timeout)?;
+            Ok::<_, DeployError>(Arc::new(manifest))
+        };
         return Ok((warnings, known().map_or_else(inspect, Ok)?));
     }
     let dir = control.store.scratch().join(ticket.to_string());
@@ -260,7 +256,7 @@ fn compiled(
     plan: &Plan,
 ) -> Result<(String, Manifest), DeployError> {
     // It gets ready while the compiler works.
-    let inspection = control.host.begin_inspection(dir, OBJECT)?;
+    let inspection = control.host.begin_inspection(dir, OBJECT, &control.compiler.preload_of(plan)?)?;
     let warnings = control.compiler.compile(source, plan, dir, OBJECT, &control.units)?;
     let keep = || control.store.prepare(key, source, &dir.join(OBJECT), &warnings);
     let (kept, manifest) = both(keep, || inspection.finish(control.config.inspect_timeout))?;
@@ -311,7 +307,13 @@ pub(super) fn install(
     let turn = control.name_lock(&name);
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let current = current(control, &name);
-    let domain = compiled.domain.or(current.as_ref().map(|current| current.domain.as_str())).unwrap_or(DEFAULT_DOMAIN);
+    let is_sanitized = compiled.fields.sanitize.is_some();
+    let there = current.as_ref().map(|current| current.domain.as_str());
+    let domain = match compiled.domain {
+        Some(domain) if !is_sanitized => domain.to_owned(),
+        _ => sanitizing::domain_of(control, &name, is_sanitized, there)?,
+    };
+    let domain = domain.as_str();
     if let Some(remark) = current.as_ref().and_then(|current| verify::other_author(&current.manifest, manifest)) {
         compiled.warnings.push_str(&remark);
     }
@@ -347,7 +349,14 @@ pub(super) fn install(
         check_owner(control, &name, current.version, compiled.by)?;
     }
     control.reserve(ticket, manifest, domain)?;
-    let result = swap_in(control, ticket, compiled, domain, manifest);
+    let swap = || swap_in(control, ticket, compiled, domain, manifest);
+    let result = if is_sanitized {
+        let (result, reports) = sanitizing::with_reports(control, domain, swap);
+        deployed.warnings.push_str(&reports);
+        result
+    } else {
+        swap()
+    };
     control.release(ticket);
     result.map(|version| Deployed { version, ..deployed })
 }
@@ -397,7 +406,7 @@ fn swap_in(
     // Written while the module is loaded and its requests wait for the hooks.
     let (prepared, loaded) = both(
         || compiled.persist.then(|| prepare(control, list, version, &record)).transpose(),
-        || load(control, &compiled, domain, manifest),
+        || load(control, &compiled, domain, manifest, number),
     )?;
     let (generation, held, started) = loaded?;
     if control.is_abandoned() {
@@ -450,6 +459,7 @@ fn load(
     compiled: &Compiled<'_>,
     domain: &str,
     manifest: &Manifest,
+    number: u64,
 ) -> Result<LoadedGeneration, DeployError> {
     let settings = control.settings_of(&manifest.name, &compiled.defaults)?;
     let loaded = control.generation(compiled.hash, &control.store.object(compiled.key), domain, &settings);
@@ -459,6 +469,7 @@ fn load(
         }
         other => other,
     })?;
+    generation.instance().set_version(number);
     // Its constructors run again there, and may have been waiting for that.
     if generation.manifest() != manifest {
         let what = "it says something else of itself in its domain than when it was inspected".to_owned();

@@ -3,7 +3,7 @@
 //! Paths are an author's, so they are checked before anything is written: relative, plain, without hidden parts. A project
 //! has one packed form, a tar file of its files in the order of their names, which the store keeps and `cweb pull` gets.
 
-use super::deploy::DeployError;
+use super::deploy::{DeployError, SourceFields};
 use super::dialect::Language;
 use super::{archive, flags, libraries};
 use serde::Deserialize;
@@ -182,6 +182,28 @@ impl Source {
 
     pub(super) fn is_project(&self) -> bool {
         matches!(self, Self::Project(_))
+    }
+
+    /// Checks that a project's file and its config, which says `name`, call the module the same.
+    ///
+    /// # Errors
+    /// [`DeployError::Compile`].
+    pub(super) fn check_name(&self, name: &str) -> Result<(), DeployError> {
+        let Self::Project(project) = self else { return Ok(()) };
+        match &project.settings.name {
+            Some(other) if other != name => Err(DeployError::Compile(format!(
+                "error: {PROJECT_FILE} names the module {other:?}, and its config {name:?}: give both the same name\n"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Names a version of a module: SHA-256 of the source, and of the fields that came with it and count, if there are any.
+    pub(super) fn hash(&self, fields: &SourceFields) -> String {
+        let mut hasher = Sha256::new();
+        self.digest(&mut hasher);
+        hasher.update(fields.text().as_bytes());
+        super::sdk::hex(&hasher.finalize())
     }
 
     /// What its hash is made of.

@@ -15,7 +15,7 @@ impl Control {
         let table = table.load();
         let modules: Vec<serde_json::Value> = table.modules().iter().map(|module| self.module_json(module)).collect();
         let domains: Vec<serde_json::Value> = self.domains().iter().map(domain_json).collect();
-        json!({ "modules": modules, "domains": domains }).to_string()
+        json!({ "modules": modules, "domains": domains, "pid": std::process::id() }).to_string()
     }
 
     /// The domains that there are now; none where modules run in the server.
@@ -48,7 +48,7 @@ fn ms_since_1970(at: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn crash_json(crash: &CrashReport) -> serde_json::Value {
+pub(super) fn crash_json(crash: &CrashReport) -> serde_json::Value {
     serde_json::json!({
         "summary": crash.summary(),
         "modules": crash.modules,
@@ -56,6 +56,9 @@ fn crash_json(crash: &CrashReport) -> serde_json::Value {
         "signal": crash.signal,
         "address": crash.address.map(|address| format!("{address:#x}")),
         "frame": crash.frame,
+        "backtrace": crash.backtrace,
+        "registers": crash.registers.iter().map(|(name, value)| (name.clone(), format!("{value:#x}").into())).collect::<serde_json::Map<_, _>>(),
+        "version": crash.version,
         "place": crash.place,
         "caught": crash.caught,
         "at_ms": crash.at_ms,

@@ -86,6 +86,8 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         codings,
         policy: domain_policy(config, user),
         scratch,
+        sanitizers: crate::module::instruments::address_libraries,
+        preload: Vec::new(),
         allowance: allowance(config),
         output_bytes_max: config.module_output_bytes_max,
         reads_all_jobs: config.module_jobs == ModuleJobs::All,

@@ -1,11 +1,12 @@
 //! Starting the processes of tests, and what becomes of them.
 
-use super::tools::{self, FOUND};
+use super::tools;
 use super::{COMMAND, Failed, Listed, Order, Ran, Told};
 use crate::abi::sanitizer;
 use crate::domain::inspect;
 use crate::domain::process::symbol;
 use crate::domain::sandbox::{self, Policy, User};
+use crate::domain::sanitized::FOUND;
 use crate::net;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -1,16 +1,13 @@
 //! Programs and libraries that watch a test: sanitizers, valgrind.
 
-use crate::abi::sanitizer;
 use crate::domain::sandbox::{self, Policy, program};
+use crate::domain::sanitized::{self, FOUND};
 use crate::module::instruments::Sanitizer;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// The exit code of a process in which one of them has found something.
-pub(super) const FOUND: i32 = 99;
 
 /// How much longer a test may take under valgrind.
 pub const VALGRIND_FACTOR: u32 = 20;
@@ -30,32 +27,7 @@ pub fn find(name: &str, package: &str) -> Result<PathBuf, String> {
 
 /// The environment of a process with `sanitizers`, whose libraries are `preload`; files are named relative to `dir`.
 pub fn environment(sanitizers: &[Sanitizer], preload: &[PathBuf], dir: &Path) -> Vec<(String, String)> {
-    if sanitizers.is_empty() {
-        return Vec::new();
-    }
-    let libraries: Vec<String> = preload.iter().map(|path| path.display().to_string()).collect();
-    let common = format!("exitcode={FOUND}:strip_path_prefix={}/:disable_coredump=1", dir.display());
-    let mut variables = vec![
-        (
-            "ASAN_OPTIONS".to_owned(),
-            // Leaks are looked for while the module is loaded; a deadly signal is the sanitizer's to report.
-            format!(
-                "{common}:detect_leaks=1:leak_check_at_exit=0:allow_user_segv_handler=0:handle_abort=1:handle_sigfpe=1"
-            ),
-        ),
-        ("UBSAN_OPTIONS".to_owned(), format!("{common}:print_stacktrace=1")),
-        ("LSAN_OPTIONS".to_owned(), "report_objects=0:print_suppressions=0".to_owned()),
-        // Our own atomics and futexes are not seen: only code that was compiled with the sanitizer is told of.
-        (
-            "TSAN_OPTIONS".to_owned(),
-            format!("{common}:halt_on_error=1:atexit_sleep_ms=0:ignore_noninstrumented_modules=1"),
-        ),
-        (sanitizer::VARIABLE.to_owned(), "1".to_owned()),
-    ];
-    if !libraries.is_empty() {
-        variables.push(("LD_PRELOAD".to_owned(), libraries.join(" ")));
-    }
-    variables
+    if sanitizers.is_empty() { Vec::new() } else { sanitized::environment(preload, Some(dir)) }
 }
 
 /// A command that runs this program with `arguments` under valgrind, in a sandbox: what valgrind runs can't make one for

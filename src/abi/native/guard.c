@@ -62,6 +62,101 @@ static void read_registers(const void *context, void **pc, uintptr_t *sp) {
 #endif
 }
 
+THREAD_LOCAL struct cwebn_trace last_trace;
+
+void cwebn_last_trace(struct cwebn_trace *out) {
+    *out = last_trace;
+}
+
+static void add_frame(uint64_t address) {
+    if (address != 0 && last_trace.frame_count < CWEBN_FRAMES_MAX) {
+        last_trace.frames[last_trace.frame_count++] = address;
+    }
+}
+
+/* The word at an address of the thread's stack; 0 where there is none. */
+static uint64_t stack_word(uintptr_t at) {
+    /* The thread's own variables lie at the end of its stack, the trace that is being made among them. */
+    uintptr_t own = (uintptr_t)&last_trace;
+    uintptr_t high = own > stack_low && own < stack_high ? own : stack_high;
+    int is_there = at % sizeof(uint64_t) == 0 && at >= stack_low && at < high && high - at >= sizeof(uint64_t);
+    return is_there ? *(const uint64_t *)at : 0;
+}
+
+/* Words of the stack that are looked at where frame pointers end, and how often. */
+#define SCANNED_WORDS 512
+#define RESUMED_MAX 4
+/* Code this near to the instruction is likely to be of the same module. */
+#define NEAR_BYTES ((uint64_t)16 * 1024 * 1024)
+
+static int is_code(uint64_t address) {
+    return address > 0xffff && (address < stack_low || address >= stack_high);
+}
+
+/*
+ * The frame above `from` that a function without a frame pointer has saved, such as qsort(3), which calls back; 0 without one. What
+ * may be a return address into the module on the way there is added: who reads the trace checks that a call stands before it.
+ */
+static uintptr_t next_frame(uintptr_t from) {
+    for (int i = 0; i < SCANNED_WORDS; i++, from += sizeof(uint64_t)) {
+        uint64_t word = stack_word(from);
+        uint64_t distance = word > last_trace.frames[0] ? word - last_trace.frames[0] : last_trace.frames[0] - word;
+        if (distance < NEAR_BYTES) {
+            add_frame(word);
+        }
+        if (word > from && stack_word((uintptr_t)word) > word && is_code(stack_word((uintptr_t)word + sizeof(uint64_t)))) {
+            return (uintptr_t)word;
+        }
+    }
+    return 0;
+}
+
+/*
+ * Follows the frame pointers, which modules are compiled with, within the thread's own stack. A function that has not saved its
+ * caller's yet, or that has none, such as one of libc, may have its return address at the stack pointer.
+ */
+static void take_trace(const void *context, const void *pc, uintptr_t sp) {
+    const ucontext_t *machine = context;
+    uintptr_t frame = 0;
+    last_trace.frame_count = 0;
+    last_trace.register_count = 0;
+#if defined(__x86_64__)
+    static const int order[] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX, REG_RSI, REG_RDI, REG_RBP, REG_RSP, REG_R8,
+                                REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15, REG_RIP, REG_EFL};
+    for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
+        last_trace.registers[last_trace.register_count++] = (uint64_t)machine->uc_mcontext.gregs[order[i]];
+    }
+    frame = (uintptr_t)machine->uc_mcontext.gregs[REG_RBP];
+    add_frame((uint64_t)(uintptr_t)pc);
+    add_frame(stack_word(sp));
+#elif defined(__aarch64__)
+    for (size_t i = 0; i < 31; i++) {
+        last_trace.registers[last_trace.register_count++] = machine->uc_mcontext.regs[i];
+    }
+    last_trace.registers[last_trace.register_count++] = machine->uc_mcontext.sp;
+    last_trace.registers[last_trace.register_count++] = machine->uc_mcontext.pc;
+    frame = (uintptr_t)machine->uc_mcontext.regs[29];
+    add_frame((uint64_t)(uintptr_t)pc);
+    add_frame(machine->uc_mcontext.regs[30]);
+#else
+    (void)machine, (void)pc;
+#endif
+    uintptr_t behind = sp;
+    for (int resumed = 0; last_trace.frame_count < CWEBN_FRAMES_MAX;) {
+        /* The stack grows down: callers lie above. */
+        uint64_t address = frame >= behind ? stack_word(frame + sizeof(uint64_t)) : 0;
+        if (is_code(address)) {
+            add_frame(address);
+            behind = frame + 2 * sizeof(uint64_t);
+            frame = (uintptr_t)stack_word(frame);
+        } else if (resumed++ < RESUMED_MAX) {
+            frame = next_frame(behind);
+        } else {
+            return;
+        }
+    }
+}
+
 /* What the filter of system calls has stopped: a call by which a module would end its process. */
 struct stopped {
     int is_exit; /* exit_group(2): */
@@ -167,6 +262,7 @@ static void on_signal(int signo, siginfo_t *info, void *context) {
     fault->kind = CWEBN_FAULT_SIGNAL;
     fault->signo = signo;
     read_registers(context, &fault->pc, &sp);
+    take_trace(context, fault->pc, sp);
     if (stopped.is_exit) {
         fault->kind = CWEBN_FAULT_EXIT;
         fault->exit_code = stopped.code;

@@ -39,6 +39,21 @@ struct cwebn_fault {
     char stack_overflow; /* 1: the access was next to the stack pointer, outside the thread's stack */
 };
 
+/* Most return addresses and registers of a trace. */
+#define CWEBN_FRAMES_MAX 32
+#define CWEBN_REGISTERS_MAX 34
+
+/* Where a thread was when a signal was caught. */
+struct cwebn_trace {
+    uint32_t frame_count;
+    uint32_t register_count;
+    uint64_t frames[CWEBN_FRAMES_MAX];       /* the instruction, then return addresses, as far as frame pointers lead */
+    uint64_t registers[CWEBN_REGISTERS_MAX]; /* in the order of cweb::abi::guard::REGISTERS */
+};
+
+/* What the last signal that was caught on this thread has left; nothing if there was none. */
+void cwebn_last_trace(struct cwebn_trace *out);
+
 /*
  * Installs the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT for the process. A signal on a thread that is
  * in no guarded call goes to the handler that was there before, by default the end of the process. 0, or -1 with errno.

@@ -9,11 +9,11 @@ use super::response_ring::{ResponseOutlet, ResponseRing};
 use super::streaming::ShardStreams;
 use super::work::{ChildDomain, DomainRunner, RingRecord};
 use crate::abi::context::JobTables;
-use crate::abi::guard::Trap;
+use crate::abi::guard::{self, Trace, Trap};
 use crate::abi::request::set_rules;
 use crate::abi::rooms::set_outlets;
 use crate::abi::websocket::Outlet;
-use crate::abi::{crypto, host};
+use crate::abi::{crypto, host, sanitizer};
 use crate::domain::Instance;
 use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{self, Caught, InProcess, InProcessModule};
@@ -162,7 +162,12 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     crate::abi::guard::install()?;
     crate::abi::kept::keep_all();
     crate::abi::guard::limit_threads(start.module_threads_max);
-    sandbox::trap_ends(crate::abi::guard::EXIT_MARK).map_err(io::Error::other)?;
+    if sanitizer::is_active() {
+        // It ends the process itself when it has found something.
+        sanitizer::open_to_itself();
+    } else {
+        sandbox::trap_ends(crate::abi::guard::EXIT_MARK).map_err(io::Error::other)?;
+    }
     let layout = Layout::new(start.shards);
     let region = Arc::new(Region::open(rings, layout.bytes())?);
     running::show(&region, layout.board());
@@ -192,7 +197,9 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     wait_readable(&stream);
     let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
     let domain = start_threads(&start, &region, bodies, wakes, files)?;
-    Child { parent, domain, host }.serve(&mut stream);
+    let child = Arc::new(Child { parent, domain, host });
+    Child::serve(&child, &mut stream);
+    child.look_for_leaks();
     // Threads of modules may be running: destructors must not.
     // SAFETY: ends the process at once.
     unsafe { libc::_exit(0) }
@@ -210,7 +217,10 @@ fn wait_readable(stream: &UnixStream) {
 /// Tells the server of a signal that was caught in module code. A call of exit(3) is none: it is over as it was meant to be.
 fn tell_fault(parent: &Parent, caught: &Caught<'_>) {
     if let Trap::Signal { signal, address, instruction, stack_overflow } = caught.trap {
+        let Trace { frames, registers } = guard::last_trace(instruction);
         parent.send(&ToParent::Fault(CaughtFault {
+            frames,
+            registers,
             instance: caught.number,
             signal,
             address: address as u64,
@@ -317,12 +327,11 @@ struct Child {
 }
 
 impl Child {
-    fn serve(self, stream: &mut UnixStream) {
-        let child = Arc::new(self);
+    fn serve(child: &Arc<Self>, stream: &mut UnixStream) {
         loop {
             match control::read(stream) {
                 Ok(ToChild::Call { call, what }) => {
-                    let carrier = Arc::clone(&child);
+                    let carrier = Arc::clone(child);
                     // A hook or a job may take long, and may itself ask: each has a thread of its own.
                     let spawned = module_thread("control").spawn(move || {
                         let outcome = carrier.carry_out(what);
@@ -363,7 +372,17 @@ impl Child {
         self.host.published(found.iter());
     }
 
+    /// Has a sanitizer report memory that modules have lost, while their code and its lines are there.
+    fn look_for_leaks(&self) {
+        let is_empty = self.domain.instances.read().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if sanitizer::is_active() && !is_empty {
+            // It has told what there is.
+            let _ = sanitizer::has_leaks();
+        }
+    }
+
     fn close(&self, id: u64) {
+        self.look_for_leaks();
         let gone = self.domain.instances.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         if let Some(module) = gone {
             lock(&self.parent.numbers).remove(&module.id());

@@ -170,6 +170,11 @@ pub(super) struct CaughtFault {
     pub(super) stack_overflow: bool,
     /// In which of its functions, for people.
     pub(super) place: String,
+    /// See [`Trace`](crate::abi::guard::Trace).
+    #[serde(default)]
+    pub(super) frames: Vec<u64>,
+    #[serde(default)]
+    pub(super) registers: Vec<u64>,
 }
 
 /// What a module asks of the server.

@@ -114,6 +114,11 @@ impl ControlWriter {
         let _ = self.queue.stream.shutdown(Shutdown::Both);
     }
 
+    /// Sends nothing more: the process ends by itself, and until then it is still heard.
+    pub(super) fn finish(&self) {
+        let _ = self.queue.stream.shutdown(Shutdown::Write);
+    }
+
     /// Why the connection was closed, if the process did not take what it was told.
     pub(super) fn verdict(&self) -> Option<&'static str> {
         lock(&self.queue.waiting).verdict

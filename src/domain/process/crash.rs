@@ -6,9 +6,11 @@ use super::instance::ProcessInstance;
 use super::lock;
 use super::shared::DomainShared;
 use super::symbol;
+use crate::abi::guard::REGISTERS;
 use crate::domain::Fault;
 use crate::domain::fault::signal_name;
 use crate::domain::running::{self, Note, Remains};
+use crate::domain::sanitized;
 use crate::logbook::{self, Kind};
 use serde::Serialize;
 use std::os::unix::process::ExitStatusExt;
@@ -18,6 +20,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Longest text that is taken from a domain.
 const PLACE_CHARS_MAX: usize = 200;
+/// Return addresses that are taken from a domain.
+const FRAMES_MAX: usize = 32;
 
 /// A crash of module code, or of the process that it was in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,6 +36,12 @@ pub struct CrashReport {
     pub address: Option<u64>,
     /// Where: `function+0x12 (module.c:7)`, if it was in the code of a module.
     pub frame: Option<String>,
+    /// The functions that led there, the innermost first: `copy (src/main.c:7)`, as far as they are the module's.
+    pub backtrace: Vec<String>,
+    /// The registers by their names.
+    pub registers: Vec<(String, u64)>,
+    /// Which version of the module it was.
+    pub version: Option<u64>,
     /// In which of the module's functions, where that is known: `a handler (GET /x)`, `onload`.
     pub place: Option<String>,
     /// The signal was caught and the call answered; otherwise the process died.
@@ -98,6 +108,9 @@ impl DomainShared {
             signal: Some(fault.signal),
             address: has_address(fault.signal).then_some(fault.address),
             frame: self.frame(process, Some(fault.instance), fault.instruction),
+            backtrace: self.backtrace(process, fault.instance, &fault.frames),
+            registers: registers(&fault.registers),
+            version: self.version(fault.instance),
             place: Some(place),
             caught: true,
             at_ms: now_ms(),
@@ -105,6 +118,11 @@ impl DomainShared {
         };
         let name = report.modules.first().map_or("?", String::as_str);
         tracing::error!("module {name} failed: {}", report.summary());
+        for (number, frame) in report.backtrace.iter().enumerate() {
+            let line = format!("  #{number} {frame}");
+            tracing::error!("module {name}: {line}");
+            logbook::add(name, Kind::Error, &line);
+        }
         self.crashed(&[fault.instance], report, false);
     }
 
@@ -116,6 +134,8 @@ impl DomainShared {
         let killed = status.is_none_or(|status| status.signal() == Some(libc::SIGKILL));
         let out_of_memory = process.out_of_memory().filter(|_| killed);
         let why = process.verdict().or_else(|| out_of_memory.map(|whose| memory_text(whose, self.name())));
+        let has_found = status.is_some_and(|status| status.code() == Some(sanitized::FOUND));
+        let why = why.or_else(|| self.reports.last_summary().filter(|_| has_found));
         let trying = process.trying();
         let death =
             Death { note, trying, from_outside: killed && note.is_none() && why.is_none() && !process.is_broken() };
@@ -126,6 +146,9 @@ impl DomainShared {
             signal: status.and_then(|status| status.signal()).or(out_of_memory.map(|_| libc::SIGKILL)),
             address: note.filter(|note| has_address(note.signal)).map(|note| note.address),
             frame: note.and_then(|note| self.frame(process, None, note.instruction)),
+            backtrace: Vec::new(),
+            registers: Vec::new(),
+            version: suspect.and_then(|id| self.version(id)),
             place: trying.filter(|trying| suspect == Some(*trying)).map(|_| "being loaded".to_owned()),
             caught: false,
             at_ms: now_ms(),
@@ -284,9 +307,26 @@ impl DomainShared {
         symbol::locate(&self.path(id)?, base, address)
     }
 
+    /// Return addresses as functions of the module `instance`, with their lines; what lies between them is of a library.
+    fn backtrace(&self, process: &ProcessInstance, instance: u64, frames: &[u64]) -> Vec<String> {
+        let base = process.bases().into_iter().find(|(id, _)| *id == instance).map(|(_, base)| base);
+        let (Some(path), Some(base)) = (self.path(instance), base.filter(|base| *base != 0)) else { return Vec::new() };
+        let frames = frames.get(..frames.len().min(FRAMES_MAX)).unwrap_or_default();
+        symbol::backtrace(&path, base, frames)
+    }
+
+    fn version(&self, instance: u64) -> Option<u64> {
+        lock(&self.modules).get(&instance)?.version
+    }
+
     fn path(&self, instance: u64) -> Option<PathBuf> {
         Some(lock(&self.modules).get(&instance)?.path.clone())
     }
+}
+
+/// Values as a process tells them, by the names of the registers.
+fn registers(values: &[u64]) -> Vec<(String, u64)> {
+    REGISTERS.iter().zip(values).map(|(name, value)| ((*name).to_owned(), *value)).collect()
 }
 
 fn memory_text(whose: OutOfMemory, domain: &str) -> String {

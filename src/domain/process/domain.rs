@@ -15,6 +15,7 @@ use crate::abi::request::RequestRules;
 use crate::abi::settings::Settings;
 use crate::domain::inbox::Inbox;
 use crate::domain::sandbox::Policy;
+use crate::domain::sanitized;
 use crate::domain::{CodingSettings, Fault, Instance, LoadError};
 use crate::net::Waker;
 use crossbeam::channel::unbounded;
@@ -58,6 +59,10 @@ pub struct DomainConfig {
     pub codings: CodingSettings,
     /// What the process may do.
     pub policy: Policy,
+    /// Names the libraries of sanitizers, for domains of modules that are compiled with one.
+    pub sanitizers: sanitized::Libraries,
+    /// Libraries that its process has from its start: those of its sanitizers.
+    pub preload: Vec<PathBuf>,
     /// Where modules may keep files of a moment; also in the environment as `TMPDIR`.
     pub scratch: PathBuf,
     /// Limit, in bytes a second, on what is printed; more is dropped.
@@ -194,6 +199,7 @@ impl Domain {
                     history: History::default(),
                     quarantine: Arc::clone(&quarantine),
                     last_crash: None,
+                    version: None,
                     settings: Settings::default(),
                 };
                 // With the pass: whoever makes another process after it knows the module.

@@ -38,6 +38,8 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
     static SHARED: OnceLock<Arc<DomainShared>> = OnceLock::new();
     let shared = SHARED.get_or_init(|| {
         let config = DomainConfig {
+            sanitizers: || Ok(Vec::new()),
+            preload: Vec::new(),
             cores: Vec::new(),
             free_cores: Vec::new(),
             threads_min: 1,

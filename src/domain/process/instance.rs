@@ -14,7 +14,7 @@ use super::shared::DomainShared;
 use super::{lock, passing, reader, stdout_relay, watch};
 use crate::abi::crypto;
 use crate::domain::ring::{Consumer, Producer, Region};
-use crate::domain::sandbox;
+use crate::domain::{sandbox, sanitized};
 use crate::net::{self, Doorbell, Waker};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,6 +27,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
+
+/// How long a process with a sanitizer may take for its end.
+const LEAKS_WAIT: Duration = Duration::from_secs(5);
 
 /// One process. It is alive until [`ProcessInstance::is_dead`], and may be a spare, in service, or on its way out.
 pub(super) struct ProcessInstance {
@@ -66,6 +69,8 @@ pub(super) struct ProcessInstance {
     doomed: AtomicBool,
     /// Its end is wanted.
     ending: AtomicBool,
+    /// It has a sanitizer.
+    is_sanitized: bool,
     dead: AtomicBool,
     /// A message from each shard that has nothing with the process any more.
     drained: (Sender<()>, Receiver<()>),
@@ -147,6 +152,7 @@ impl ProcessInstance {
                 used: AtomicBool::new(false),
                 doomed: AtomicBool::new(false),
                 ending: AtomicBool::new(false),
+                is_sanitized: sanitized::is_one(shared.name()),
                 dead: AtomicBool::new(false),
                 drained: bounded(shared.wakers.len()),
                 reaped,
@@ -302,15 +308,33 @@ impl ProcessInstance {
     }
 
     /// Ends it, as planned.
-    pub(super) fn end(&self) {
+    pub(super) fn end(self: &Arc<Self>) {
         self.ending.store(true, Ordering::Release);
-        self.kill();
+        if self.is_sanitized { self.end_gently() } else { self.kill() }
+    }
+
+    /// Lets it look for leaks and end by itself, within [`LEAKS_WAIT`].
+    fn end_gently(self: &Arc<Self>) {
+        self.control_writer.finish();
+        let process = Arc::clone(self);
+        let kill = move || {
+            thread::sleep(LEAKS_WAIT);
+            process.kill();
+        };
+        if thread::Builder::new().name("domain-end".to_owned()).spawn(kill).is_err() {
+            self.kill();
+        }
     }
 
     /// Ends it with the server: it goes when its control connection does.
-    pub(super) fn hang_up(&self) {
+    pub(super) fn hang_up(self: &Arc<Self>) {
         self.ending.store(true, Ordering::Release);
-        self.control_writer.close();
+        if self.is_sanitized { self.end_gently() } else { self.control_writer.close() }
+    }
+
+    /// Waits, where the module has a sanitizer, until it has looked for what the module has lost: for that it needs the file.
+    pub(super) fn wait_for_leaks(&self, end: &Receiver<Outcome>) -> Option<Outcome> {
+        if self.is_sanitized { end.recv_timeout(LEAKS_WAIT).ok() } else { None }
     }
 
     /// Whether its end is wanted.
@@ -476,6 +500,9 @@ fn spawn(
     let mut command = Command::new("/proc/self/exe");
     command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null()).process_group(0);
     command.env_clear().envs(sandbox::environment()).env("TMPDIR", &shared.config.scratch);
+    if sanitized::is_one(shared.name()) {
+        command.envs(sanitized::environment(&shared.config.preload, None));
+    }
     if let Some(log) = &shared.config.log {
         command.env("CWEB_LOG", log);
     }

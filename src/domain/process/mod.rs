@@ -56,6 +56,7 @@ mod registry;
 pub mod relay;
 mod remote;
 mod replacement;
+mod reports;
 mod response_ring;
 mod shared;
 mod status;

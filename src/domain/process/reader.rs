@@ -6,6 +6,7 @@ use super::instance::ProcessInstance;
 use super::shared::{DomainShared, RunQuestion};
 use super::supervisor::Event;
 use crate::abi::{crypto, host};
+use crate::domain::sanitized;
 use crate::jobs::store::Tables;
 use crossbeam::channel::Sender;
 use std::io;
@@ -19,6 +20,9 @@ const REAP_WAIT: Duration = Duration::from_millis(50);
 
 /// How long the last words of a process that is over are waited for; they are in the pipe.
 const PRINTED_WAIT: Duration = Duration::from_millis(100);
+
+/// The same for the report of a sanitizer, which reads the module's debug information for it.
+const REPORT_WAIT: Duration = Duration::from_secs(1);
 
 /// Reads `process` until it ends, and buries it. `alive` is dropped when all is done.
 pub(super) fn attend(
@@ -79,6 +83,10 @@ fn reap(shared: &DomainShared, process: &ProcessInstance, child: &mut Child) -> 
     let status = wait_briefly(shared, child);
     // The supervisor tells of a spare.
     if !process.is_ending() && !process.is_spare() && !shared.is_stopping() {
+        if sanitized::is_one(shared.name()) {
+            // The report of its sanitizer says why.
+            process.wait_printed(REPORT_WAIT);
+        }
         shared.process_lost(process, status);
     }
     status.is_some()

@@ -1,16 +1,18 @@
 //! The domains by name: a process for each, there as long as a module is in it.
 
+use super::crash::CrashReport;
 use super::domain::{Domain, DomainConfig};
 use super::remote::RemoteModule;
 use super::watch::{self, Seen};
 use crate::abi::manifest::Manifest;
 use crate::domain::inbox::Inbox;
 use crate::domain::sandbox::{self, User};
+use crate::domain::sanitized;
 use crate::domain::{DEFAULT_DOMAIN, DomainView, Host, Instance, LoadError, check_domain_name, inspect};
 use crate::net::Waker;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -127,8 +129,10 @@ impl DomainRegistry {
         for (_, process) in self.shared.processes() {
             process.stop();
         }
-        let until = Instant::now() + PRINTED_WAIT;
-        for (_, process) in self.shared.processes() {
+        let start = Instant::now();
+        for (name, process) in self.shared.processes() {
+            // One with a sanitizer looks for leaks at its end.
+            let until = start + if sanitized::is_one(&name) { END_WAIT } else { PRINTED_WAIT };
             process.wait_printed(until);
         }
         if let Some(cgroups) = &self.shared.config.cgroups {
@@ -138,8 +142,8 @@ impl DomainRegistry {
 }
 
 impl Host for DomainRegistry {
-    fn inspect(&self, path: &Path, limit: Duration) -> Result<Manifest, LoadError> {
-        inspect::inspect(path, limit)
+    fn inspect(&self, path: &Path, preload: &[PathBuf], limit: Duration) -> Result<Manifest, LoadError> {
+        inspect::inspect(path, preload, limit)
     }
 
     fn load(&self, path: &Path, domain: &str) -> Result<Arc<dyn Instance>, LoadError> {
@@ -158,6 +162,17 @@ impl Host for DomainRegistry {
 
     fn check_domain(&self, domain: &str) -> Result<(), LoadError> {
         check_domain_name(domain)
+    }
+
+    fn last_crash(&self, domain: &str, module: &str) -> Option<CrashReport> {
+        let found = self.shared.processes().into_iter().find(|(name, _)| name == domain);
+        let crashes = found.map(|(_, process)| process.status().crashes).unwrap_or_default();
+        crashes.into_iter().rev().find(|(name, _)| name == module).map(|(_, crash)| crash)
+    }
+
+    fn sanitizer_reports(&self, domain: &str) -> Vec<String> {
+        let found = self.shared.processes().into_iter().find(|(name, _)| name == domain);
+        found.map(|(_, process)| process.shared().reports.all()).unwrap_or_default()
     }
 
     fn domains(&self) -> Vec<DomainView> {
@@ -254,6 +269,13 @@ impl RegistryShared {
         let objects = self.config.run_dir.join(name);
         make_owned(&objects, config.policy.user)?;
         config.policy.read.push(objects);
+        if sanitized::is_one(name) {
+            config.preload = (self.config.sanitizers)().map_err(io::Error::other)?;
+            // What a sanitizer needs of the process: addresses without end, its threads' registers, the symbols of this program.
+            config.policy.memory_bytes_max = None;
+            config.policy.traces_itself = true;
+            config.policy.read.extend(std::env::current_exe());
+        }
         if name != config.identity.name() {
             config.identity = config.identity.another(name);
         }

@@ -127,6 +127,12 @@ impl Instance for RemoteModule {
         Err(Fault { what: "its process could not be told of its settings".to_owned() })
     }
 
+    fn set_version(&self, number: u64) {
+        if let Some(module) = lock(&self.shared.modules).get_mut(&self.id) {
+            module.version = Some(number);
+        }
+    }
+
     fn onload(&self) -> Result<(), Fault> {
         if let Some(what) = self.barred() {
             return Err(Fault { what });

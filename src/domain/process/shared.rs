@@ -9,6 +9,7 @@ use super::identity::Identity;
 use super::instance::ProcessInstance;
 use super::lock;
 use super::quarantine::{History, Quarantine, Unplaced};
+use super::reports::Reports;
 use super::supervisor::Event;
 use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
@@ -43,6 +44,8 @@ pub(super) struct Loaded {
     pub(super) history: History,
     pub(super) quarantine: Arc<Quarantine>,
     pub(super) last_crash: Option<CrashReport>,
+    /// Which version of the module it is.
+    pub(super) version: Option<u64>,
     /// What its code finds in each process.
     pub(super) settings: Settings,
 }
@@ -97,6 +100,8 @@ pub(super) struct DomainShared {
     pub(super) restarts: AtomicU64,
     pub(super) replacements: AtomicU64,
     pub(super) last_crash: Mutex<Option<CrashReport>>,
+    /// What sanitizers have found.
+    pub(super) reports: Arc<Reports>,
     /// Deaths of which no module is known to be the cause.
     pub(super) unplaced: Mutex<Unplaced>,
     /// The names of modules that were closed not long ago: a destructor may run for a while.
@@ -141,6 +146,7 @@ impl DomainShared {
             restarts: AtomicU64::new(0),
             replacements: AtomicU64::new(0),
             last_crash: Mutex::default(),
+            reports: Arc::default(),
             unplaced: Mutex::default(),
             closed: Mutex::default(),
             events,
@@ -332,6 +338,7 @@ impl DomainShared {
     pub(super) fn close_in(&self, process: &ProcessInstance, id: u64) {
         if process.forget(id)
             && let Ok(end) = process.begin(self.number(), Order::Close { instance: id })
+            && process.wait_for_leaks(&end).is_none()
         {
             process.loader().closes(end);
         }

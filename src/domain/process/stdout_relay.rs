@@ -7,9 +7,10 @@
 
 use super::lock;
 use super::relay;
+use super::reports::{Finder, Reports};
 use super::shared::DomainShared;
 use crate::abi::visible::visible;
-use crate::domain::output;
+use crate::domain::{output, sanitized};
 use crate::logbook::{self, Kind};
 use crossbeam::channel::{Receiver, bounded};
 use std::io::{self, PipeReader, PipeWriter, Read};
@@ -36,14 +37,22 @@ pub(super) fn collect(shared: &Arc<DomainShared>) -> io::Result<(PipeWriter, Rec
     let (over, ended) = bounded(0);
     let whose = Whose { domain: shared.name().to_owned(), shared: Arc::downgrade(shared) };
     let bytes_max = shared.config.output_bytes_max;
+    let watched = sanitized::is_one(shared.name()).then(|| Arc::clone(&shared.reports));
     thread::Builder::new().name("domain-output".to_owned()).spawn(move || {
-        copy(reader, &whose, bytes_max);
+        copy(reader, &whose, bytes_max, watched.as_deref());
         drop(over);
     })?;
     Ok((writer, ended))
 }
 
-fn copy(mut reader: PipeReader, whose: &Whose, bytes_max: usize) {
+fn copy(mut reader: PipeReader, whose: &Whose, bytes_max: usize, reports: Option<&Reports>) {
+    let mut finder = Finder::default();
+    let mut look = |text: &[u8]| {
+        let Some(reports) = reports else { return };
+        for line in String::from_utf8_lossy(text).lines() {
+            finder.line(&visible(line), reports);
+        }
+    };
     let mut lines = Lines::default();
     let mut rate = Rate { bytes_max, since: Instant::now(), bytes: 0, dropped: 0, dropped_lines: 0 };
     let mut chunk = [0; LINE_BYTES_MAX];
@@ -53,9 +62,16 @@ fn copy(mut reader: PipeReader, whose: &Whose, bytes_max: usize) {
             Ok(0) | Err(_) => break,
             Ok(count) => lines.add(chunk.get(..count).unwrap_or_default()),
         }
-        print(&lines.take(), &mut rate, whose);
+        let text = lines.take();
+        look(&text);
+        print(&text, &mut rate, whose);
     }
-    print(&lines.rest(), &mut rate, whose);
+    let rest = lines.rest();
+    look(&rest);
+    if let Some(reports) = reports {
+        finder.end(reports);
+    }
+    print(&rest, &mut rate, whose);
     rate.tell(&whose.domain);
 }
 

@@ -12,6 +12,7 @@ use crate::net;
 use addr2line::Context;
 use addr2line::gimli::{Dwarf, EndianSlice, RunTimeEndian, SectionId};
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -34,6 +35,10 @@ const CPU_SECONDS_MAX: u64 = 1;
 /// and how long it is waited for.
 const LINE_WAIT: Duration = Duration::from_secs(2);
 const OPEN_FILES_MAX: u64 = 16;
+/// Most offsets of a question.
+const OFFSETS_MAX: usize = 64;
+/// Most functions at one address: that of the code, and those that it was compiled into.
+const INLINED_MAX: usize = 8;
 
 /// A place in a shared object that is loaded at `base`: `function+0x12 (file.c:7)`, as much of it as is known. `None` if the
 /// address is not in it.
@@ -43,6 +48,76 @@ pub fn locate(path: &Path, base: u64, address: u64) -> Option<String> {
     let bytes = read(&file)?;
     let place = std::panic::catch_unwind(|| find(&bytes, offset)).ok().flatten()?;
     Some(line_elsewhere(file, offset).map_or_else(|| place.clone(), |line| format!("{place} ({line})")))
+}
+
+/// The functions behind `frames`, an instruction and the return addresses that led there, in a shared object that is loaded at
+/// `base`: `copy (src/main.c:7)`, innermost first, with those that were compiled into others. One that is not in the object is
+/// `in a library`, if it lies between others.
+pub(super) fn backtrace(path: &Path, base: u64, frames: &[u64]) -> Vec<String> {
+    let Some(file) = File::open(path).ok() else { return Vec::new() };
+    let Some(bytes) = read(&file) else { return Vec::new() };
+    let offsets: Vec<Option<u64>> = frames
+        .iter()
+        .enumerate()
+        // A return address is behind the call, which may be the end of a line, or of a function.
+        .map(|(at, frame)| frame.checked_sub(base)?.checked_sub(u64::from(at > 0)))
+        .collect();
+    let parsed = std::panic::catch_unwind(|| {
+        let parsed = object::File::parse(bytes.as_slice()).ok()?;
+        let is_one = |at: usize, offset: u64| has(&parsed, offset) && (at == 0 || is_call(&parsed, offset));
+        let inside = offsets.iter().enumerate().map(|(at, offset)| offset.filter(|offset| is_one(at, *offset)));
+        Some(inside.collect::<Vec<_>>())
+    });
+    let Some(inside) = parsed.ok().flatten() else { return Vec::new() };
+    let wanted: Vec<u64> = inside.iter().filter_map(|offset| *offset).collect();
+    let mut lines = lines_elsewhere(file, &wanted).into_iter();
+    let mut found: Vec<Vec<String>> = Vec::new();
+    for offset in inside {
+        let Some(offset) = offset else {
+            found.push(vec!["in a library".to_owned()]);
+            continue;
+        };
+        let line = lines.next().unwrap_or_default();
+        let named: Vec<String> = line.split('\t').filter(|part| !part.is_empty()).map(printable).collect();
+        found.push(if named.is_empty() { find(&bytes, offset).into_iter().collect() } else { named });
+    }
+    // Behind the module's first function is the server.
+    let last = found.iter().rposition(|frame| frame.first().is_some_and(|name| name != "in a library"));
+    let mut flat: Vec<String> = found.into_iter().take(last.map_or(0, |last| last + 1)).flatten().collect();
+    // Guesses that are of no module are none, and the return address at the stack pointer may be that of the frame too.
+    flat.dedup();
+    flat
+}
+
+/// Whether `last` is the last byte of a call, so that what follows can be a return address. Where that can't be told, it is.
+fn is_call(file: &object::File<'_>, last: u64) -> bool {
+    if file.architecture() != object::Architecture::X86_64 {
+        return true;
+    }
+    let bytes = file.segments().find_map(|segment| {
+        let start = last.checked_sub(CALL_BYTES_MAX - 1)?;
+        segment.data_range(start, CALL_BYTES_MAX).ok().flatten()
+    });
+    let Some(bytes) = bytes else { return true };
+    // call rel32; call r/m64, whose operand has 0 to 5 bytes (Intel SDM, CALL).
+    let is_near = bytes.len() >= 5 && bytes.get(bytes.len() - 5) == Some(&0xe8);
+    let is_indirect = |back: usize| {
+        let tail = bytes.len().checked_sub(back).and_then(|at| bytes.get(at..)).unwrap_or_default();
+        matches!(tail, [0xff, modrm, ..] if modrm & 0x38 == 0x10)
+    };
+    is_near || (2..=7).any(is_indirect)
+}
+
+/// Bytes of the longest call.
+const CALL_BYTES_MAX: u64 = 7;
+
+/// What the process for it finds at each of `offsets` in `file`.
+fn lines_elsewhere(file: File, offsets: &[u64]) -> Vec<String> {
+    if offsets.is_empty() {
+        return Vec::new();
+    }
+    let arguments = offsets.iter().map(|offset| format!("+{offset}")).collect();
+    elsewhere(file, arguments).map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
 }
 
 /// Whether `address` is in a shared object that is loaded at `base`.
@@ -83,23 +158,31 @@ fn find(bytes: &[u8], offset: u64) -> Option<String> {
 }
 
 /// The file and line of an offset in `file`, as the process for it finds them.
-fn line_elsewhere(mut file: File, offset: u64) -> Option<String> {
+fn line_elsewhere(file: File, offset: u64) -> Option<String> {
+    elsewhere(file, vec![offset.to_string()]).map(|line| printable(&line))
+}
+
+/// What the process for it says of `file`, asked with `arguments`.
+fn elsewhere(mut file: File, arguments: Vec<String>) -> Option<String> {
     file.rewind().ok()?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg(COMMAND).arg(offset.to_string()).env_clear().envs(sandbox::environment()).process_group(0);
+    command.arg(COMMAND).args(arguments).env_clear().envs(sandbox::environment()).process_group(0);
     command.stdin(file).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = net::keep_descriptors_from(&mut command).spawn().ok()?;
     let answer = inspect::read_report(&mut child, LINE_WAIT);
     let ended = inspect::end(&mut child, answer.is_none());
     let (answer, status) = (answer?, ended.ok()?);
-    let line = String::from_utf8_lossy(&answer);
-    (status.success() && !line.is_empty()).then(|| printable(&line))
+    let text = String::from_utf8_lossy(&answer);
+    (status.success() && !text.is_empty()).then(|| text.into_owned())
 }
 
-/// The child's main: `cweb symbol OFFSET`, with the shared object as standard input. Prints the file and line.
+/// The child's main, with the shared object as standard input: `cweb symbol OFFSET` prints the file and line, and `cweb symbol
+/// +OFFSET…` for each offset a line with its functions, the innermost first, with tabs between them.
 #[must_use]
 pub fn main(arguments: &[OsString]) -> ExitCode {
-    let offset = arguments.first().and_then(|text| text.to_str()?.parse::<u64>().ok());
+    let texts: Vec<&str> = arguments.iter().filter_map(|text| text.to_str()).take(OFFSETS_MAX).collect();
+    let offset = texts.first().and_then(|text| text.parse::<u64>().ok());
+    let all: Vec<u64> = texts.iter().filter_map(|text| text.strip_prefix('+')?.parse().ok()).collect();
     let policy = Policy {
         memory_bytes_max: Some(MEMORY_BYTES_MAX),
         cpu_seconds_max: Some(CPU_SECONDS_MAX),
@@ -114,6 +197,13 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     if std::io::stdin().take(FILE_BYTES_MAX).read_to_end(&mut bytes).is_err() {
         return ExitCode::FAILURE;
     }
+    if !all.is_empty() {
+        let Some(text) = object::File::parse(bytes.as_slice()).ok().and_then(|file| functions(&file, &all)) else {
+            return ExitCode::FAILURE;
+        };
+        print!("{text}");
+        return ExitCode::SUCCESS;
+    }
     let Some(line) = object::File::parse(bytes.as_slice()).ok().and_then(|file| line(&file, offset)) else {
         return ExitCode::FAILURE;
     };
@@ -121,19 +211,56 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The debug information of `file`.
+type Debug<'a> = Context<EndianSlice<'a, RunTimeEndian>>;
+
+/// A line for each offset: its functions.
+fn functions(file: &object::File<'_>, offsets: &[u64]) -> Option<String> {
+    let context = debug_information(file)?;
+    let mut text = String::new();
+    for offset in offsets {
+        let names = functions_at(&context, *offset).unwrap_or_default();
+        text.push_str(&names.join("\t"));
+        text.push('\n');
+    }
+    Some(text)
+}
+
+fn functions_at(context: &Debug<'_>, offset: u64) -> Option<Vec<String>> {
+    let mut frames = context.find_frames(offset).skip_all_loads().ok()?;
+    let mut names = Vec::new();
+    while let Some(frame) = frames.next().ok().flatten().filter(|_| names.len() < INLINED_MAX) {
+        let name = frame.function.as_ref().and_then(|function| function.raw_name().ok().map(Cow::into_owned));
+        let place = frame.location.and_then(|place| Some(format!("{}:{}", author_name(place.file?), place.line?)));
+        let name = printable(&name.unwrap_or_else(|| "?".to_owned()));
+        names.push(place.map_or_else(|| name.clone(), |place| format!("{name} ({})", printable(&place))));
+    }
+    Some(names)
+}
+
+/// The name of a source as its author knows it: below the directory in which the compiler worked.
+fn author_name(file: &str) -> &str {
+    let below = file.split_once("/.scratch/").and_then(|(_, rest)| rest.split_once('/'));
+    below.map_or_else(|| file.rsplit('/').next().unwrap_or(file), |(_, name)| name)
+}
+
 /// The file and line, if there is debug information.
 fn line(file: &object::File<'_>, offset: u64) -> Option<String> {
+    let context = debug_information(file)?;
+    let location = context.find_location(offset).ok()??;
+    let name = location.file?.rsplit('/').next()?;
+    Some(format!("{}:{}", printable(name), location.line?))
+}
+
+fn debug_information<'a>(file: &object::File<'a>) -> Option<Debug<'a>> {
     let endian = if file.is_little_endian() { RunTimeEndian::Little } else { RunTimeEndian::Big };
-    let load = |id: SectionId| -> Result<EndianSlice<'_, RunTimeEndian>, addr2line::gimli::Error> {
+    let load = |id: SectionId| -> Result<EndianSlice<'a, RunTimeEndian>, addr2line::gimli::Error> {
         let section = file.section_by_name(id.name());
         // As it is: a section that is compressed is no debug information.
         let data = section.and_then(|section| section.data().ok()).unwrap_or_default();
         Ok(EndianSlice::new(data, endian))
     };
-    let context = Context::from_dwarf(Dwarf::load(load).ok()?).ok()?;
-    let location = context.find_location(offset).ok()??;
-    let name = location.file?.rsplit('/').next()?;
-    Some(format!("{}:{}", printable(name), location.line?))
+    Context::from_dwarf(Dwarf::load(load).ok()?).ok()
 }
 
 /// A name for the log.

@@ -291,7 +291,8 @@ fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> 
     rules.extend(FOREIGN.iter().chain(FOREIGN_HERE).map(|call| (*call, Vec::new())));
     let thread = libc::CLONE_THREAD as u64;
     let shares_memory = libc::CLONE_VM as u64;
-    if policy.traces_itself {
+    // Landlock keeps tracing within the sandbox.
+    if policy.traces_itself && landlock > 0 {
         // A process that shares its memory, which is what attaches to the threads; none with memory of its own.
         deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread | shares_memory), 0)])?;
         rules.remove(&libc::SYS_ptrace);

@@ -6,9 +6,11 @@ use super::Uplink;
 use super::down::Down;
 use super::running::Reason;
 use crate::abi::stream::{self, Event, Streams};
+use crate::threads::module_thread;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 /// Where a stream's answer lies: the number of its shard, and its slot there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,6 +100,45 @@ fn break_off(module: &str) {
     }
 }
 
+/// The memory of a stream to which nothing was written for so long is given back.
+const REST_AFTER: Duration = Duration::from_secs(2);
+
+/// Whether a thread looks after streams that rest.
+static LOOKED_AFTER: AtomicBool = AtomicBool::new(false);
+
+fn is_empty() -> bool {
+    let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
+    registry.as_ref().is_none_or(|registry| registry.streams.is_empty())
+}
+
+/// Starts the thread that gives back the memory of streams that rest, unless there is one. It ends with the last stream.
+fn look_after() {
+    if LOOKED_AFTER.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let body = || {
+        loop {
+            std::thread::sleep(REST_AFTER);
+            let streams: Vec<Arc<Detached>> = {
+                let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
+                registry.as_ref().map(|registry| registry.streams.values().cloned().collect()).unwrap_or_default()
+            };
+            if streams.is_empty() {
+                LOOKED_AFTER.store(false, Ordering::SeqCst);
+                // One that has come before this did not start another thread.
+                if is_empty() || LOOKED_AFTER.swap(true, Ordering::SeqCst) {
+                    return;
+                }
+            }
+            streams.iter().for_each(|stream| unpoisoned(&stream.down).writer.rest());
+        }
+    };
+    if let Err(error) = module_thread("stream-rest").spawn(body) {
+        tracing::warn!("the memory of streams that rest is kept: {error}");
+        LOOKED_AFTER.store(false, Ordering::Release);
+    }
+}
+
 fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -120,6 +161,7 @@ pub(super) fn add(stream: Detached) -> u64 {
         }
         registry.streams.insert(number, Arc::new(stream));
     });
+    look_after();
     number
 }
 

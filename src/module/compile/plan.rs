@@ -35,6 +35,8 @@ pub(in crate::module) struct Plan {
     cflags: Vec<String>,
     openmp: bool,
     instruments: Instruments,
+    /// What came with the source and makes a difference.
+    fields: SourceFields,
 }
 
 /// The compiler of C++ beside a compiler of C: `gcc-12` has `g++-12`, `clang` has `clang++`.
@@ -65,6 +67,7 @@ impl Plan {
         let names = std::mem::take(&mut plan.1);
         plan.0.libs = libraries.resolve(&without_doubles(names), compiler)?;
         plan.0.instruments = instruments.clone();
+        plan.0.fields = SourceFields { sanitize: fields.sanitize.clone(), ..plan.0.reading.fields().clone() };
         Ok(plan.0)
     }
 
@@ -77,7 +80,10 @@ impl Plan {
         }
         let openmp = cflags.iter().any(|flag| flag == OPENMP);
         let (units, instruments) = (Vec::new(), Instruments::default());
-        Ok((Self { reading, units, libs: Vec::new(), cflags, openmp, instruments }, libs))
+        Ok((
+            Self { reading, units, libs: Vec::new(), cflags, openmp, instruments, fields: SourceFields::default() },
+            libs,
+        ))
     }
 
     fn of_project(project: &Project, with_tests: bool) -> Result<(Self, Vec<String>), DeployError> {
@@ -107,7 +113,23 @@ impl Plan {
         let openmp = units.iter().any(|unit| unit.cflags.iter().any(|flag| flag == OPENMP));
         let reading = Reading::new(b"", &SourceFields::default());
         let instruments = Instruments::default();
-        Ok((Self { reading, units, libs: Vec::new(), cflags: common, openmp, instruments }, libs))
+        Ok((
+            Self {
+                reading,
+                units,
+                libs: Vec::new(),
+                cflags: common,
+                openmp,
+                instruments,
+                fields: SourceFields::default(),
+            },
+            libs,
+        ))
+    }
+
+    /// What came with the source and makes a difference.
+    pub(in crate::module) fn fields(&self) -> &SourceFields {
+        &self.fields
     }
 
     pub(in crate::module) fn reading(&self) -> &Reading {

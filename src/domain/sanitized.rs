@@ -1,0 +1,79 @@
+//! Domains of modules that are compiled with a sanitizer: what is different about their processes.
+//!
+//! A sanitizer's library has to be in a process from its start, replaces malloc(3) and needs addresses without end, so a module
+//! with one has a domain of its own, whose name says it.
+
+use crate::abi::sanitizer;
+use std::path::{Path, PathBuf};
+
+/// What the names of these domains begin with; others may not.
+pub const PREFIX: &str = "sanitized-";
+
+/// Longest part of a module's name in the name of its domain.
+const NAME_BYTES_MAX: usize = 50;
+
+/// The exit code of a process in which a sanitizer has found something that it can't go on from.
+pub const FOUND: i32 = 99;
+
+/// The sanitizers' libraries, or why there are none, for people. Asks the compiler.
+pub type Libraries = fn() -> Result<Vec<PathBuf>, String>;
+
+/// The domain of the sanitized module `name`.
+#[must_use]
+pub fn domain_of(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
+    let name: String = name.chars().take(NAME_BYTES_MAX).map(plain).collect();
+    format!("{PREFIX}{name}")
+}
+
+/// Whether `domain` is one of these.
+#[must_use]
+pub fn is_one(domain: &str) -> bool {
+    domain.starts_with(PREFIX)
+}
+
+/// The environment of a process with the sanitizers' libraries `preload`; files below `dir` are named without it.
+#[must_use]
+pub fn environment(preload: &[PathBuf], dir: Option<&Path>) -> Vec<(String, String)> {
+    let strip = dir.map(|dir| format!(":strip_path_prefix={}/", dir.display())).unwrap_or_default();
+    let common = format!("exitcode={FOUND}:disable_coredump=1{strip}");
+    let mut variables = vec![
+        (
+            "ASAN_OPTIONS".to_owned(),
+            // Leaks are looked for while the module is loaded; a deadly signal is the sanitizer's to report.
+            format!(
+                "{common}:detect_leaks=1:leak_check_at_exit=0:allow_user_segv_handler=0:handle_abort=1:handle_sigfpe=1:\
+                 quarantine_size_mb=64"
+            ),
+        ),
+        ("UBSAN_OPTIONS".to_owned(), format!("{common}:print_stacktrace=1")),
+        ("LSAN_OPTIONS".to_owned(), "report_objects=0:print_suppressions=0".to_owned()),
+        // Our own atomics and futexes are not seen: only code that was compiled with the sanitizer is told of.
+        (
+            "TSAN_OPTIONS".to_owned(),
+            format!("{common}:halt_on_error=1:atexit_sleep_ms=0:ignore_noninstrumented_modules=1"),
+        ),
+        (sanitizer::VARIABLE.to_owned(), "1".to_owned()),
+    ];
+    if !preload.is_empty() {
+        let libraries: Vec<String> = preload.iter().map(|path| path.display().to_string()).collect();
+        variables.push(("LD_PRELOAD".to_owned(), libraries.join(" ")));
+    }
+    variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::check_domain_name;
+
+    #[test]
+    fn every_module_has_a_domain_of_its_own() {
+        let long = "ü".repeat(127);
+        for name in ["shop", "a b/c", &long] {
+            let domain = domain_of(name);
+            assert!(is_one(&domain) && check_domain_name(&domain).is_ok(), "{domain}");
+        }
+        assert!(!is_one("default"));
+    }
+}

@@ -1,0 +1,85 @@
+//! Deployments of modules that are compiled with sanitizers: their domains, and what is reported while they are loaded.
+
+use super::control::ControlState;
+use super::deploy::{DeployError, DeployOptions};
+use crate::domain::{DEFAULT_DOMAIN, LoadError, sanitized};
+use std::time::{Duration, Instant};
+
+/// How long reports are waited for: those of a module that is loaded, and those of one that is not.
+const REPORT_WAIT: Duration = Duration::from_millis(100);
+const REPORT_WAIT_FAILED: Duration = Duration::from_secs(2);
+/// Between two looks at them.
+const REPORT_LOOK: Duration = Duration::from_millis(5);
+
+/// Checks that a module with a sanitizer gets a domain of its own, and that no other one gets such a domain.
+pub(super) fn check(control: &ControlState, options: &DeployOptions, domain: Option<&str>) -> Result<(), DeployError> {
+    let refuse = |text: String| Err(DeployError::Load(LoadError::Domain(text)));
+    if options.fields.sanitize.is_none() {
+        let is_taken = domain.is_some_and(sanitized::is_one);
+        let text =
+            format!("domains whose names begin with {} are those of modules with a sanitizer", sanitized::PREFIX);
+        return if is_taken { refuse(text) } else { Ok(()) };
+    }
+    if options.domain.is_some() {
+        return refuse("a module with a sanitizer has a domain of its own: leave the domain out".to_owned());
+    }
+    if control.host.check_domain(&sanitized::domain_of("x")).is_err() {
+        let text = "a module with a sanitizer needs a process of its own: start the server with --isolation process";
+        return refuse(text.to_owned());
+    }
+    Ok(())
+}
+
+/// The domain for the module `name`, which is now in `there`, where nobody names one.
+///
+/// # Errors
+/// The versions can't be read.
+pub(super) fn domain_of(
+    control: &ControlState,
+    name: &str,
+    is_sanitized: bool,
+    there: Option<&str>,
+) -> Result<String, DeployError> {
+    if is_sanitized {
+        return Ok(sanitized::domain_of(name));
+    }
+    if let Some(there) = there.filter(|there| !sanitized::is_one(there)) {
+        return Ok(there.to_owned());
+    }
+    // Where it was last without a sanitizer.
+    let list = control.store.versions(name)?;
+    let home = list.into_iter().rev().map(|version| version.domain).find(|domain| !sanitized::is_one(domain));
+    Ok(home.unwrap_or_else(|| DEFAULT_DOMAIN.to_owned()))
+}
+
+/// Runs `swap`, which loads a module into `domain`. Gives also what was reported there meanwhile; of a module that could not be
+/// loaded it is part of the error.
+pub(super) fn with_reports(
+    control: &ControlState,
+    domain: &str,
+    swap: impl FnOnce() -> Result<u64, DeployError>,
+) -> (Result<u64, DeployError>, String) {
+    let before = control.host.sanitizer_reports(domain).len();
+    let result = swap();
+    let reports = reports_since(control, domain, before, result.is_err());
+    match result {
+        Err(error) if !reports.is_empty() => {
+            (Err(DeployError::Compile(format!("error: {error}\n{reports}"))), String::new())
+        }
+        result => (result, reports),
+    }
+}
+
+/// What sanitizers have found while a module was loaded into `domain`, beyond the first `before` reports. They come over a pipe,
+/// behind the answer that the module is loaded: if it is not, they are waited for longer, since one says why.
+fn reports_since(control: &ControlState, domain: &str, before: usize, has_failed: bool) -> String {
+    let deadline = Instant::now() + if has_failed { REPORT_WAIT_FAILED } else { REPORT_WAIT };
+    loop {
+        let reports = control.host.sanitizer_reports(domain);
+        let fresh = reports.get(before.min(reports.len())..).unwrap_or_default();
+        if (has_failed && !fresh.is_empty()) || Instant::now() >= deadline {
+            return fresh.iter().map(|report| format!("{}\n", report.trim_end())).collect();
+        }
+        std::thread::sleep(REPORT_LOOK);
+    }
+}

@@ -1,0 +1,118 @@
+//! `cweb deploy --sanitize`: modules that run under sanitizers on a server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use support::{Server, cweb, eventually, root};
+
+fn run(server: &Server, args: &[&str]) -> (bool, String) {
+    cweb(&[args, &["--server", &server.addr]].concat(), &root(), &[])
+}
+
+/// `cweb ARGS` that must succeed, or must not: what it says.
+fn said(server: &Server, args: &[&str], succeeds: bool) -> String {
+    let (done, said) = run(server, args);
+    assert_eq!(done, succeeds, "{args:?}: {said}\n{}", server.log());
+    said
+}
+
+const LIVE: &str = "tests/author_tests/live.c";
+
+fn apart(dir: &Arc<tempfile::TempDir>) -> Server {
+    Server::on(dir, &["--isolation", "process", "--shards", "1", "--crash-limit", "10"], &[])
+}
+
+#[test]
+fn reports_come_to_the_log_and_to_those_who_ask() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = apart(&dir);
+    said(&server, &["deploy", LIVE], true);
+    assert_eq!(server.get("/shift?by=40").status, 200);
+    // A module that is deployed, by its name.
+    let deployed = said(&server, &["deploy", "--sanitize", "address,undefined", "live"], true);
+    assert!(deployed.contains("sanitized-live"), "{deployed}");
+    assert_eq!(server.get("/copy?who=you").text(), "you");
+    assert_eq!(server.get("/exit").status, 500);
+    // Undefined behaviour is reported, and the module goes on.
+    assert_eq!(server.get("/shift?by=40").status, 200);
+    server.expect_log("runtime error: shift exponent 40");
+    let show = || said(&server, &["show", "live"], true);
+    eventually("the report of the shift", || show().contains("module.c:16"));
+    // An error of memory ends the process; the next one serves.
+    assert!(server.get("/copy?who=somebody-long").status >= 500);
+    server.expect_log("AddressSanitizer: heap-buffer-overflow");
+    eventually("the report of the copy", || {
+        let shown = show();
+        shown.contains("heap-buffer-overflow") && shown.contains("in copy") && shown.contains("module.c:7")
+    });
+    eventually("the crash in the list", || {
+        let list = server.get("/mgnt").text();
+        list.contains("AddressSanitizer: heap-buffer-overflow") && list.contains("\"live\"")
+    });
+    eventually("the next process", || server.get("/copy?who=you").status == 200);
+    // Without sanitizers it is back where it was.
+    assert_eq!(server.get("/leak").text(), "lost");
+    said(&server, &["deploy", "--sanitize", "none", "live"], true);
+    server.expect_log("123 byte(s) in 1 object(s)");
+    server.expect_log("in leak ");
+    let shown = said(&server, &["show", "live"], true);
+    assert!(shown.contains("domain     default") && !shown.contains("sanitize"), "{shown}");
+    assert_eq!(server.get("/copy?who=you").text(), "you");
+    // Leaks are told at the end of the server too, and what is sanitized is again after a restart.
+    said(&server, &["deploy", "--sanitize", "address", LIVE], true);
+    assert_eq!(server.get("/leak").text(), "lost");
+    let log = server.stop();
+    assert!(log.contains("LeakSanitizer") && log.contains("module.c:21"), "{log}");
+    let server = apart(&dir);
+    assert_eq!(server.get("/copy?who=you").text(), "you");
+    assert!(server.get("/copy?who=somebody-long").status >= 500);
+    server.expect_log("AddressSanitizer: heap-buffer-overflow");
+}
+
+#[test]
+fn a_report_of_onload_comes_to_the_deployer() {
+    let server = apart(&Arc::new(tempfile::tempdir().unwrap()));
+    let work = tempfile::tempdir().unwrap();
+    let source = |name: &str, body: &str| {
+        let text = format!(
+            "#include <cweb.h>\nstatic volatile int by = 40;\nstatic void load(struct cweb_context *c) {{ (void)c;\n{body}\n}}\n\
+             export module_t config = {{.name = \"{name}\", .author = \"t\", .onload = load}};\n"
+        );
+        let path = work.path().join(format!("{name}.c"));
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let shifts = source("shifts", "volatile int x = 1 << by; (void)x;");
+    let told = said(&server, &["deploy", "--sanitize", "undefined", &shifts], true);
+    assert!(told.contains("runtime error: shift exponent 40"), "{told}");
+    let writes = source("writes", "volatile char *p = malloc(4); p[by] = 1; free((void *)p);");
+    let told = said(&server, &["deploy", "--sanitize", "address", &writes], false);
+    assert!(told.contains("heap-buffer-overflow") && told.contains("in load"), "{told}");
+    assert!(told.contains(":4"), "{told}");
+}
+
+#[test]
+fn what_can_not_be_sanitized_is_refused_with_words() {
+    let server = Server::with(&["--isolation", "none"]);
+    let told = said(&server, &["deploy", "--sanitize", "address", LIVE], false);
+    assert!(told.contains("needs a process of its own") && told.contains("--isolation process"), "{told}");
+    let server = apart(&Arc::new(tempfile::tempdir().unwrap()));
+    for (args, words) in [
+        (&["--sanitize", "memory"][..], "there is no sanitizer"),
+        (&["--sanitize", "thread"], "cweb test --tsan"),
+        (&["--sanitize", "address -fplugin=x"], "there is no sanitizer"),
+        (&["--sanitize", "address,thread"], "can't be used together"),
+        (&["--sanitize", "address", "--domain", "x"], "cannot be used with"),
+        (&["--domain", "sanitized-x"], "those of modules with a sanitizer"),
+    ] {
+        let told = said(&server, &[&["deploy"], args, &[LIVE]].concat(), false);
+        assert!(told.contains(words), "{args:?}: {told}");
+    }
+    let told = said(&server, &["deploy", "--sanitize", "address", "absent"], false);
+    assert!(told.contains("absent"), "{told}");
+    let answer = server.post("/mgnt?domain=sanitized-live", &std::fs::read(root().join(Path::new(LIVE))).unwrap());
+    assert!(answer.status >= 400 && answer.text().contains("sanitizer"), "{}", answer.text());
+}
