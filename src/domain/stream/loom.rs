@@ -254,3 +254,28 @@ fn a_detached_writer_is_told_of_room() {
         module.join().unwrap();
     });
 }
+
+#[test]
+fn trailer_fields_are_told_from_the_body() {
+    explore(Some(3), || {
+        let pipe = pipe();
+        let (mut writer, mut reader) = (Writer::new(pipe.clone(), Copying::Mapped), Reader::new(pipe));
+        let ((handler, shard), nobody) = (bell(), Notify::new());
+        let module = thread::spawn(move || {
+            write(&mut writer, b"a", &handler).unwrap();
+            write(&mut writer, b"b", &handler).unwrap();
+            writer.trailers_follow();
+            write(&mut writer, b"t", &handler).unwrap();
+            writer.end(None);
+            if writer.take_reader() {
+                handler.notify();
+            }
+        });
+        let (mut seen, mut released) = (Vec::new(), 0);
+        while let Some(bytes) = next(&mut reader, &mut released, &shard, &nobody) {
+            seen.extend(bytes);
+        }
+        assert_eq!((seen.as_slice(), reader.trailers().as_slice()), (b"ab".as_slice(), b"t".as_slice()));
+        module.join().unwrap();
+    });
+}

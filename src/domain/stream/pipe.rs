@@ -37,6 +37,9 @@ const WRITER: usize = 6;
 /// Before the end of an answer with trailer fields: 1 more than the position where the body ends and they begin.
 const TRAILERS: usize = 7;
 
+/// Most bytes of trailer fields that are looked at.
+const TRAILER_BYTES_MAX: usize = 8 * 1024;
+
 const END_CLEAN: u64 = 1;
 const END_FAILED: u64 = 2;
 
@@ -328,9 +331,10 @@ impl Reader {
         }
         self.tail = tail;
         let trailers = self.pipe.word(TRAILERS).load(Ordering::Relaxed);
-        if trailers != 0 && self.body_end.is_none() {
-            let body_end = trailers - 1;
-            if body_end < self.at || body_end > tail {
+        // A position behind `tail` was stored after that was loaded: bytes before it are still to come. Once bytes behind it
+        // are seen, so is the position, which the writer stores first.
+        if let Some(body_end) = trailers.checked_sub(1).filter(|end| *end <= tail && self.body_end.is_none()) {
+            if body_end < self.at {
                 return Err(Corrupt);
             }
             self.body_end = Some(body_end);
@@ -351,7 +355,7 @@ impl Reader {
     /// The trailer fields of an answer, after [`Peek::Ended`].
     pub(in crate::domain) fn trailers(&self) -> Vec<u8> {
         let count = self.body_end.and_then(|from| usize::try_from(self.tail.saturating_sub(from)).ok());
-        let count = count.unwrap_or_default().min(self.pipe.capacity());
+        let count = count.unwrap_or_default().min(TRAILER_BYTES_MAX);
         let runs = self.pipe.runs(self.at, count);
         runs.into_iter().flat_map(|run| self.pipe.region.load_any(run)).collect()
     }

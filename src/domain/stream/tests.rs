@@ -210,3 +210,23 @@ fn what_a_waiting_side_is_told_is_never_lost() {
     assert_eq!(read, BYTES);
     sender.join().unwrap();
 }
+
+#[test]
+fn trailer_fields_follow_the_body_and_a_position_that_came_early_is_no_lie() {
+    let (_region, pipe) = pipe();
+    let (mut writer, mut reader) = (Writer::new(pipe.clone(), Copying::Mapped), Reader::new(pipe.clone()));
+    writer.put(b"body").unwrap();
+    // As if the writer had gone on after the reader has looked at its position.
+    pipe.spoil(7, 10);
+    assert_eq!(reader.peek(0), Ok(Peek::Bytes(4)));
+    assert_eq!(drain(&mut reader, 4), b"body");
+    writer.put(b"more!").unwrap();
+    writer.trailers_follow();
+    writer.put(b"X: y\r\n").unwrap();
+    assert_eq!(reader.peek(0), Ok(Peek::Bytes(5)));
+    assert_eq!(drain(&mut reader, 5), b"more!");
+    assert_eq!(reader.peek(0), Ok(Peek::Empty), "not ended yet");
+    writer.end(None);
+    assert_eq!(reader.peek(0), Ok(Peek::Ended));
+    assert_eq!(reader.trailers(), b"X: y\r\n");
+}
