@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     if let [_, command] = args.as_slice()
         && command == cweb::testing::COMMAND
     {
-        cweb::cli::start_log();
+        cweb::cli::start_test_log();
         cweb::testing::child::main();
     }
     if let [_, command, offsets @ ..] = args.as_slice()

@@ -109,6 +109,10 @@ fn a_test_that_misbehaves_fails_alone() {
             ("a_thread_fails", "hostile.c:91: on a thread"),
         ],
     );
+    // What a module prints comes as lines.
+    let printed = about(&said, "prints_megabytes");
+    let line = printed.lines().find(|line| line.contains("xxxx")).unwrap();
+    assert!(line.contains(" INFO ") && line.chars().all(|c| c.is_ascii_graphic() || c == ' '), "{}", &line[..100]);
     assert!(!said.contains('\u{1b}') && said.len() < 300_000, "{} bytes", said.len());
     assert!(fs::read_to_string(junit).unwrap().len() < 600_000);
     assert!(!Path::new("/tmp/cweb-test-hostile").exists());

@@ -59,6 +59,18 @@ pub(super) fn start_inherited() {
         .init();
 }
 
+/// Starts the log of the process of a test: lines for the author, without times.
+pub(super) fn start_for_test() {
+    let lines = format::format().compact().without_time().with_target(false);
+    tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_ansi(false)
+        .event_format(lines)
+        .with_env_filter(filter(false).unwrap_or_default())
+        .with_writer(log_file())
+        .init();
+}
+
 /// Lowest number of the log's own descriptor: above those that daemons close, and out of the way of small ones.
 const LOG_DESCRIPTOR_MIN: i32 = 100;
 

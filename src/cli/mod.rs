@@ -152,6 +152,11 @@ pub fn start_log() {
     log::start_inherited();
 }
 
+/// Starts the log of the process of an author's test.
+pub fn start_test_log() {
+    log::start_for_test();
+}
+
 /// Says what went wrong and gives the exit code for it.
 fn fail(text: impl std::fmt::Display) -> ExitCode {
     eprintln!("cweb: {text}");
