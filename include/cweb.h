@@ -77,7 +77,11 @@ typedef struct cweb_context {
 
 /* ---- Routes ---- */
 
-/** A handler: fills in the response. Its return value is ignored. */
+/**
+ * A handler: fills in the response. Its return value is ignored, but for answers in pieces (cweb_stream.h): a negative one ends an
+ * answer that the handler has begun so that the client sees that something is missing, and is 500 where a route of CWEB_STREAM has left
+ * the response untouched.
+ */
 typedef int (*entry_t)(struct cweb_context *, http_request_t *, http_response_t *);
 
 /** The lowest bits of route_info_t.flags; see CWEB_TIMEOUT_S() and CWEB_BODY_MIB() for the others. */

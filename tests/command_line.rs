@@ -219,3 +219,12 @@ fn every_script_is_valid_shell() {
     }
     assert!(seen >= 6, "only {seen} scripts found");
 }
+
+#[test]
+fn a_command_whose_output_nobody_reads_ends_without_a_word() {
+    let command =
+        format!("{} check example/plaintext.c | true; echo \"${{PIPESTATUS[0]}}\"", env!("CARGO_BIN_EXE_cweb"));
+    let output = std::process::Command::new("bash").args(["-c", &command]).output().unwrap();
+    let (status, told) = (text(&output.stdout), text(&output.stderr));
+    assert!(told.is_empty() && ["0", "141"].contains(&status.trim()), "{status} {told}");
+}

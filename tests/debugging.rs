@@ -62,6 +62,14 @@ fn gdb_finds_the_process_and_the_sources() {
     assert_eq!(pid == server.pid(), is_own, "{command}");
     let source = std::fs::read(dir.path().join("module.c")).unwrap();
     assert_eq!(source, std::fs::read(root().join(DEEP)).unwrap());
+    // What lies in a directory could lead elsewhere.
+    let trap = tempfile::tempdir().unwrap();
+    std::fs::write(trap.path().join("victim"), "as it was").unwrap();
+    std::os::unix::fs::symlink(trap.path().join("victim"), trap.path().join("module.c")).unwrap();
+    let there = trap.path().to_str().unwrap();
+    let (done, told) = cweb(&["debug", "deep", "--dir", there, "--server", &server.addr], &root(), &[]);
+    assert!(!done && told.contains("not empty"), "{told}");
+    assert_eq!(std::fs::read_to_string(trap.path().join("victim")).unwrap(), "as it was");
     let (done, told) = cweb(&["debug", "absent", "--server", &server.addr], &root(), &[]);
     assert!(!done && told.contains("no module named absent"), "{told}");
     if Command::new("gdb").arg("--version").output().is_err() {

@@ -299,3 +299,29 @@ fn jobs_and_callbacks_learn_why_they_are_to_end() {
     drop(socket);
     seen("socket is gone");
 }
+
+#[test]
+fn a_handler_that_returns_an_error_leaves_no_answer_that_looks_whole() {
+    let server = Server::start();
+    let code = r#"#include <cweb_stream.h>
+static int half(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; cweb_begin(r, 200); cweb_printf(r, "half"); return -1; }
+static int whole(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; cweb_begin(r, 200); cweb_printf(r, "whole"); return 1; }
+static int none(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; (void)r; return -1; }
+static int says(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; return cweb_respond(r, 422, NULL, "no\n"), -1; }
+"#;
+    let routes = r#"{"/half","GET",half,NONE},{"/half-stream","GET",half,CWEB_STREAM},{"/whole","GET",whole,CWEB_STREAM},
+        {"/none","GET",none,CWEB_STREAM},{"/none-old","GET",none,NONE},{"/says","GET",says,CWEB_STREAM}"#;
+    server.deploy(&module("ends", code, routes, 6, ""));
+    for target in ["/half", "/half-stream"] {
+        let (head, body, end) = ask(&server, "GET", target, "");
+        assert!(head.starts_with("http/1.1 200") && body == b"half" && end.is_none(), "{target}: {end:?}");
+    }
+    let (_, body, end) = ask(&server, "GET", "/whole", "");
+    assert!(body == b"whole" && end.is_some(), "only a negative value is an error");
+    let statuses = ["/none", "/none-old", "/says"].map(|target| server.get(target).status);
+    assert_eq!(
+        statuses,
+        [500, 200, 422],
+        "without cweb_begin a value counts in routes of CWEB_STREAM, and only for no answer at all"
+    );
+}

@@ -97,6 +97,12 @@ impl HandlerAnswer<'_> {
         self.handed.into_iter().flat_map(|handed| unsafe { handed.fields() })
     }
 
+    /// Whether the handler has left the response as it found it.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.status == 200 && self.body.is_empty() && self.file.is_none() && self.headers().next().is_none()
+    }
+
     /// An answer without a handler.
     #[must_use]
     pub fn of_file(file: FileAnswer) -> Self {
@@ -255,6 +261,12 @@ impl CallFrame {
     /// For [`guard::call_handler`]: where the C side says what the handler left.
     pub(super) fn handed(&mut self) -> *mut RawHanded {
         self.handed.as_raw()
+    }
+
+    /// What the last handler has returned. It counts for answers in pieces only.
+    #[must_use]
+    pub fn returned(&self) -> i32 {
+        self.handed.returned()
     }
 
     /// Where a fault of the last call was, if it was not in the handler itself.

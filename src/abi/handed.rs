@@ -5,7 +5,7 @@
 
 use super::native::{self, RawField, RawGiven, RawHanded, RawRequest};
 use super::types::{KvPair, KvStore};
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int};
 use std::fmt;
 use std::ptr;
 
@@ -116,6 +116,7 @@ impl Handed {
             body_kept: 0,
             strange: 0,
             doing: 0,
+            returned: 0,
         };
         Self { raw, fields: vec![NO_FIELD; count] }
     }
@@ -126,7 +127,7 @@ impl Handed {
         (self.raw.fields, self.raw.field_capacity) = (self.fields.as_mut_ptr(), self.fields.len());
         (self.raw.body, self.raw.body_length, self.raw.field_count) = (ptr::null(), 0, 0);
         (self.raw.refused, self.raw.scratch_used, self.raw.body_kept) = (ptr::null(), 0, 0);
-        (self.raw.strange, self.raw.doing) = (0, 0);
+        (self.raw.strange, self.raw.doing, self.raw.returned) = (0, 0, 0);
     }
 
     /// Names memory of the server's that the module can read and may hand back by mistake.
@@ -177,6 +178,11 @@ impl Handed {
         let bytes = |at: *const c_char, length| unsafe { std::slice::from_raw_parts(at.cast::<u8>(), length) };
         let found = self.fields.get(..self.raw.field_count).unwrap_or_default();
         found.iter().map(move |field| (bytes(field.name, field.name_length), bytes(field.value, field.value_length)))
+    }
+
+    /// What the handler has returned; 0 of one that takes no context.
+    pub(super) fn returned(&self) -> c_int {
+        self.raw.returned
     }
 
     /// Whether the body is the server's own block, as it was.

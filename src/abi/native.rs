@@ -92,6 +92,7 @@ pub(super) struct RawHanded {
     pub(super) body_kept: c_int,
     pub(super) strange: u32,
     pub(super) doing: c_int,
+    pub(super) returned: c_int,
 }
 
 /// `struct cwebn_given`

@@ -145,6 +145,7 @@ impl Client {
             .agent
             .post(format!("{}{path}", self.base))
             .header("X-API-Key", self.key())
+            .header("Accept", "application/json")
             .header("Content-Type", "application/json");
         self.read(request.send(body))
     }

@@ -4,7 +4,9 @@ use super::exit::Failure;
 use super::versions::{Files, ServerArgs, expect, path, plain, read, sources};
 use clap::Args;
 use serde::Deserialize;
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -16,7 +18,8 @@ pub(super) struct DebugArgs {
     /// Start gdb, in the place of printing its command
     #[arg(long)]
     start: bool,
-    /// Where to write the module's source for gdb [default: a directory of its own for temporary files]
+    /// Where to write the module's source for gdb: a new directory or an empty one [default: a directory of its own for
+    /// temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     #[command(flatten)]
@@ -88,14 +91,19 @@ fn process_of(list: &Listed, name: &str) -> Result<u32, Failure> {
     })
 }
 
-/// Writes the sources as the compiler has named them.
-fn write(dir: &Path, files: &Files, language: &str) -> std::io::Result<()> {
+/// Writes the sources as the compiler has named them, into a new directory or an empty one: nothing that lies there can lead
+/// elsewhere. Others may not read them.
+fn write(dir: &Path, files: &Files, language: &str) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    if fs::read_dir(dir)?.next().is_some() {
+        return Err(io::Error::other("the directory is not empty; name another one with --dir"));
+    }
     let is_alone = files.len() == 1 && files.keys().all(|name| !name.contains('/'));
     for (name, bytes) in files {
         let compiled = if language == "c++" { "module.cpp" } else { "module.c" };
         let target = dir.join(if is_alone { compiled } else { name });
         target.parent().map_or(Ok(()), fs::create_dir_all)?;
-        fs::write(target, bytes)?;
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?.write_all(bytes)?;
     }
     Ok(())
 }

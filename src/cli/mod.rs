@@ -104,6 +104,20 @@ everything comes from CWEB_ADMIN_KEY or the file's admin_key; keys with scopes c
 --keys-file (cweb keygen makes them). CWEB_LOG filters the log (warn; info,module=debug).
 docs/operations.md tells what happens at each limit.";
 
+/// Ends a command whose output nobody reads any more (`cweb test x.c | head -1`) without a word, as the signal ends others:
+/// `println!` panics then.
+fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
+            // As a shell shows an end by SIGPIPE.
+            std::process::exit(128 + libc::SIGPIPE);
+        }
+        usual(info);
+    }));
+}
+
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -115,6 +129,9 @@ pub fn main() -> ExitCode {
         .mut_args(|arg| arg.hide(true))
         .mut_subcommand("serve", config::without_env);
     let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    if !matches!(cli.command, None | Some(Command::Serve(_))) {
+        end_with_the_reader();
+    }
     match cli.command {
         None => serve::run(cli.serve),
         Some(Command::Serve(args)) => serve::run(*args),

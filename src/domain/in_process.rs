@@ -444,9 +444,10 @@ impl Executor {
         (used, dropped)
     }
 
-    /// How the last call has used its answer, which is ended if the handler `returned`.
+    /// How the last call has used its answer. One in pieces is ended if the handler `returned`, and not with an error; otherwise the
+    /// client sees that something is missing.
     pub(super) fn finish_stream(&self, returned: bool) -> Used {
-        self.state.finish(returned)
+        self.state.finish(returned, self.frame.returned() < 0)
     }
 
     /// What follows the bytes of the last answer.
@@ -496,9 +497,11 @@ impl Executor {
             None => module.calling(call, Result::is_err),
         };
         let mut failure = called.err().map(Failure::Trap);
+        let mut is_untouched = false;
         if failure.is_none() {
             match frame.answer() {
                 Ok(mut answer) => {
+                    is_untouched = answer.is_untouched();
                     if answer.switches && module.is_handshake(route) {
                         answer.status = 200;
                     }
@@ -520,7 +523,16 @@ impl Executor {
             failure = module.attributed(|| frame.release(given)).err().map(Failure::Trap);
         }
         module.warn_of(frame.strange());
-        failure.map_or(Ok(()), |failure| Err(NoAnswer::failed(self.failed(module, view, failure))))
+        if let Some(failure) = failure {
+            return Err(NoAnswer::failed(self.failed(module, view, failure)));
+        }
+        // The value counts for answers in pieces alone: before there were any, it was ignored.
+        let has_none =
+            is_untouched && module.route(route).is_some_and(RouteDecl::is_stream) && !self.state.is_streamed();
+        if has_none && self.frame.returned() < 0 {
+            return Err(NoAnswer::failed("the handler has returned an error and no answer\n"));
+        }
+        Ok(())
     }
 
     /// The body of the last answer, if it is the executor's own memory: readable until [`Executor::finish`].

@@ -35,11 +35,14 @@ pub(super) struct Signature {
     pub(super) signer: String,
 }
 
-/// What is signed: a hash of the files of `source` and of `fields`.
+/// What is signed: a hash of the files of `source` and of `fields`. The files' own hash, whose length is fixed, stands before the
+/// fields: no end of a file can be taken for fields.
 fn message(source: &Source, fields: &str) -> Vec<u8> {
+    let mut files = Sha256::new();
+    source.digest(&mut files);
     let mut hasher = Sha256::new();
-    source.digest(&mut hasher);
-    hasher.update(b"\nfields\n");
+    hasher.update(if matches!(source, Source::File(_)) { b"file\0" } else { b"tree\0" });
+    hasher.update(files.finalize());
     hasher.update(fields.as_bytes());
     [CONTEXT, hasher.finalize().as_slice()].concat()
 }

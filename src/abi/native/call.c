@@ -25,21 +25,23 @@ struct handler_call {
     struct cwebn_handed *handed;
 };
 
-WITH_GAP static void handle_below(const struct handler_call *call) {
+WITH_GAP static int handle_below(const struct handler_call *call) {
     volatile char gap[STACK_GAP_BYTES];
+    int returned = 0;
     gap[0] = 0;
     if (call->ctx == NULL) {
         (void)((int (*)(http_request_t *, http_response_t *))(uncalled)call->handler)(call->req, call->res);
     } else {
-        (void)call->handler(call->ctx, call->req, call->res);
+        returned = call->handler(call->ctx, call->req, call->res);
     }
     gap[STACK_GAP_BYTES - 1] = 0; /* no tail call */
     (void)gap;
+    return returned;
 }
 
 static void run_handler(void *arg) {
     const struct handler_call *call = arg;
-    handle_below(call);
+    call->handed->returned = handle_below(call);
     cwebn_handed_read(call->handed, call->res);
 }
 

@@ -243,6 +243,7 @@ struct cwebn_handed {
     int body_kept;    /* the body is own_body, and is as large as it was */
     unsigned strange; /* CWEBN_*: it is not from malloc(3), and was not freed */
     volatile int doing; /* CWEBN_*: where a fault was, if not in the module's own function */
+    int returned;       /* what a handler with a context has returned; 0 of others */
 };
 
 /* Stores whose pairs are given back: the response's, and the request's three. */

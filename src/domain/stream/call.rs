@@ -144,8 +144,9 @@ impl CallState {
         value
     }
 
-    /// After [`CallState::during`]: how the answer was used. It is ended if the handler `returned`.
-    pub(in crate::domain) fn finish(&self, returned: bool) -> Used {
+    /// After [`CallState::during`]: how the answer was used. It is ended if the handler `returned`, as one that misses something if the
+    /// handler `gives_up`.
+    pub(in crate::domain) fn finish(&self, returned: bool, gives_up: bool) -> Used {
         if !self.has_inner.swap(false, Ordering::Relaxed) {
             return Used::Whole;
         }
@@ -161,6 +162,7 @@ impl CallState {
         // Also waits for a thread that writes still, against the rules: its bytes must not meet the next user of the memory.
         let mut down = unpoisoned(&down);
         match running {
+            Some(Running { uplink }) if returned && gives_up => down.fail(libc::ECANCELED, &*uplink),
             Some(Running { uplink }) if returned => match self.complete(&mut down, &*uplink) {
                 Ok(()) => down.end(&*uplink),
                 Err(errno) => down.fail(errno, &*uplink),
