@@ -119,9 +119,7 @@ impl DomainShared {
         let name = report.modules.first().map_or("?", String::as_str);
         tracing::error!("module {name} failed: {}", report.summary());
         for (number, frame) in report.backtrace.iter().enumerate() {
-            let line = format!("  #{number} {frame}");
-            tracing::error!("module {name}: {line}");
-            logbook::add(name, Kind::Error, &line);
+            tracing::error!("module {name}:   #{number} {frame}");
         }
         self.crashed(&[fault.instance], report, false);
     }
