@@ -120,7 +120,7 @@ static inline long long cweb_body_length(const http_request_t *req) {
  * @return 1; 0 when there is no further part; -1 with errno as cweb_read(), and
  *   EPROTO  the form breaks off, or the head of a part is malformed, larger than 8 KiB, or has a NUL in a name,
  *   EINVAL  the request has no multipart/form-data, or the route does not have CWEB_STREAM: see cweb_form_next()
- * What comes behind the last part stays unread. cweb_read() and cweb_read_view() must not be used beside these functions.
+ * The bytes behind the last part stay unread. cweb_read() and cweb_read_view() must not be used beside these functions.
  */
 static inline int cweb_next_part(http_request_t *req, cweb_part_t *part) {
     return cweb_binding.host->stream->next_part(req, part);
@@ -289,7 +289,7 @@ static inline long long cweb_remaining_ms(const http_request_t *req) {
 
 /* ---- The same for jobs and WebSockets ---- */
 
-/** What cweb_job_cancel_reason() says of a job that was canceled by name, beside CWEB_DEADLINE. */
+/** The reason that cweb_job_cancel_reason() gives for a job that was canceled by name, beside CWEB_DEADLINE. */
 #define CWEB_CANCELED 4
 
 /** Milliseconds that the run of a job has left (timeout_ms), 0 when its time is over; -1: it has no limit. */

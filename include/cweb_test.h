@@ -88,7 +88,7 @@ struct cweb_test_case {
     struct cweb_test_case *next;
 };
 
-/** What runs tests. It only grows at its end. Authors don't need this. */
+/** The table of the test runner; new entries stand at its end. Authors don't need this. */
 struct cweb_test_host {
     uint32_t size; /**< sizeof(struct cweb_test_host) of the program that runs the tests */
     const cweb_test_response_t *(*request)(const char *method, const char *target, const char *headers, const void *body,
@@ -109,7 +109,7 @@ struct cweb_test_host {
     const char *(*header)(const cweb_test_response_t *response, const char *name);
 };
 
-/* What the runner hands over; NULL on a server. Hidden: each module has its own. */
+/* The table that the runner hands over; NULL on a server. Hidden: each module has a pointer of its own. */
 struct cweb_test_binding {
     const struct cweb_test_host *host;
 };
@@ -283,7 +283,7 @@ __attribute__((noreturn)) static inline void cweb_test_skip(const char *reason) 
     cweb_exit_handler(0, "cweb_test_skip");
 }
 
-/* What stands in for the host where none is: the tests of a module never run there. */
+/* Stubs in the place of the host on a server, where the tests of a module never run. */
 static inline const struct cweb_test_host *cweb_test_host_or_exit(void) {
     if (cweb_test_binding.host == NULL) {
         fprintf(stderr, "a function of cweb_test.h was called outside of cweb test\n");

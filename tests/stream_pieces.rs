@@ -325,3 +325,14 @@ static int says(struct cweb_context *c, http_request_t *q, http_response_t *r) {
         "without cweb_begin a value counts in routes of CWEB_STREAM, and only for no answer at all"
     );
 }
+
+#[test]
+fn a_wrong_method_is_told_before_the_size_of_the_body() {
+    let server = Server::start();
+    server.deploy_file("example/tree_hash.c");
+    let statuses = [("POST", "/tree-hash"), ("PUT", "/nowhere")].map(|(method, target)| {
+        let (head, _, _) = ask(&server, method, target, "Content-Length: 50000000\r\n");
+        head.get(9..12).unwrap().to_owned()
+    });
+    assert_eq!(statuses, ["405", "404"]);
+}

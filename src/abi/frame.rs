@@ -263,7 +263,7 @@ impl CallFrame {
         self.handed.as_raw()
     }
 
-    /// What the last handler has returned. It counts for answers in pieces only.
+    /// The return value of the last handler. The value counts for answers in pieces only.
     #[must_use]
     pub fn returned(&self) -> i32 {
         self.handed.returned()

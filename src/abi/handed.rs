@@ -180,7 +180,7 @@ impl Handed {
         found.iter().map(move |field| (bytes(field.name, field.name_length), bytes(field.value, field.value_length)))
     }
 
-    /// What the handler has returned; 0 of one that takes no context.
+    /// The return value of the handler; 0 for a handler that takes no context.
     pub(super) fn returned(&self) -> c_int {
         self.raw.returned
     }

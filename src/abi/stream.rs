@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// An errno.
 pub type Errno = c_int;
 
-/// What a part of a form says of itself: C strings, NULL for what it does not say, valid until the next part is asked for.
+/// The head of a form's part: C strings, NULL for a field that is missing, valid until the next part is asked for.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)]
 pub struct PartText {

@@ -7,12 +7,12 @@
 use super::Shard;
 use super::conn::{Slot, Upgrade};
 use super::requests::{Begun, Origin};
-use super::streams::{push_chunk, push_events_head};
+use super::streams::{is_event_stream_of, push_chunk, push_events_head};
 use crate::admin::{LogsQuery, log_line, logs_query};
 use crate::domain::inbox::{Inbox, Message};
 use crate::logbook::{self, Batch, Watcher};
 use crate::net::{ConnId, Connections};
-use crate::proto::http1::{Method, RequestView, accepts};
+use crate::proto::http1::RequestView;
 use crate::server_response::{Meta, ServerAnswer, shutting_down};
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -78,11 +78,7 @@ impl Watcher for Bell {
 impl Shard {
     /// Whether this request opens a stream of a module's lines: `GET /mgnt/NAME/logs` by someone who accepts events.
     pub(super) fn asks_for_logs(view: &RequestView<'_>) -> bool {
-        let path = view.path();
-        path.starts_with(b"/mgnt/")
-            && path.ends_with(b"/logs")
-            && view.method() == Method::Get
-            && view.header("accept").is_some_and(|accept| accepts(accept, "text/event-stream"))
+        is_event_stream_of(view, b"/mgnt/", b"/logs")
     }
 
     /// Begins a stream of lines; it takes the connection when the answers before it have been sent.

@@ -120,6 +120,15 @@ fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, String>) {
     (id, after.ok_or_else(|| "since_event_id must be a whole number, 0 or more".to_owned()))
 }
 
+/// Whether this is a GET of a path from `begin` to `end` by someone who accepts server-sent events.
+pub(super) fn is_event_stream_of(view: &RequestView<'_>, begin: &[u8], end: &[u8]) -> bool {
+    let path = view.path();
+    path.starts_with(begin)
+        && path.ends_with(end)
+        && view.method() == Method::Get
+        && view.header("accept").is_some_and(|accept| accepts(accept, "text/event-stream"))
+}
+
 fn error_json(text: &str) -> String {
     serde_json::json!({ "error": text }).to_string()
 }
@@ -127,11 +136,7 @@ fn error_json(text: &str) -> String {
 impl Shard {
     /// Whether this request opens a stream of server-sent events: `GET /jobs/UUID/events` by someone who accepts them.
     pub(super) fn asks_for_events(view: &RequestView<'_>) -> bool {
-        let path = view.path();
-        path.starts_with(b"/jobs/")
-            && path.ends_with(b"/events")
-            && view.method() == Method::Get
-            && view.header("accept").is_some_and(|accept| accepts(accept, "text/event-stream"))
+        is_event_stream_of(view, b"/jobs/", b"/events")
     }
 
     /// Begins a stream of server-sent events; its answer comes when the job is found.

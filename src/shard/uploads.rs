@@ -66,10 +66,12 @@ impl Shard {
             Some(_) => return Gathering::Pieces,
             None => {}
         }
-        let unserved = if expects_continue { self.unserved_early(origin, view) } else { None };
-        match (self.body_limit(origin, view, announced), unserved) {
+        let limit = self.body_limit(origin, view, announced);
+        // A client that has chosen a wrong path or method is not to make its body smaller.
+        let unserved = if expects_continue || limit.is_err() { self.unserved_early(origin, view) } else { None };
+        match (limit, unserved) {
             (Ok(bytes_max), None) => Gathering::Whole(bytes_max),
-            (Err(refusal), _) | (_, Some(refusal)) => Gathering::Refused(refusal),
+            (_, Some(refusal)) | (Err(refusal), None) => Gathering::Refused(refusal),
         }
     }
 

@@ -51,7 +51,7 @@ struct cwebn_trace {
     uint64_t registers[CWEBN_REGISTERS_MAX]; /* in the order of cweb::abi::guard::REGISTERS */
 };
 
-/* What the last signal that was caught on this thread has left; nothing if there was none. */
+/* The remains of the last signal that was caught on this thread; empty if there was none. */
 void cwebn_last_trace(struct cwebn_trace *out);
 
 /*

@@ -112,11 +112,8 @@ impl CallTable {
         wire::gone(&mut record, key);
         for session in self.former.iter_mut().filter(|session| !session.broken) {
             // One that does not take it is on its way out anyway.
-            if unaware(session)
-                && session.endpoints.producer.try_push(&[&record]).is_ok()
-                && session.endpoints.producer.publish()
-            {
-                session.endpoints.producer.wake();
+            if unaware(session) && session.endpoints.producer.try_push(&[&record]).is_ok() {
+                session.publish();
             }
         }
     }
@@ -125,6 +122,10 @@ impl CallTable {
     /// that nobody gets, because their module is in quarantine by now.
     pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<Message> {
         self.take_back();
+        if let Some(session) = &mut self.current {
+            // What has come in this batch went into its ring, and nothing else will show it.
+            session.publish();
+        }
         self.former.extend(self.current.replace(ProcessSession::new(endpoints)));
         self.forgotten.clear();
         self.gone.clear();

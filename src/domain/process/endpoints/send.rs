@@ -8,7 +8,6 @@ use super::call::{Payload, Queued, Sending, Stage};
 use super::calls::{CallTable, TICKET_BIT};
 use super::large::COPIED_BYTES_MAX;
 use super::session::{KnownSocket, ProcessSession};
-use crate::abi::manifest::RouteDecl;
 use crate::domain::Instance;
 use crate::domain::call::{BodyLedger, GenerationRef, NewRequest, SocketEvent};
 use crate::domain::ring::PushError;
@@ -25,9 +24,8 @@ impl CallTable {
         request: NewRequest<'_>,
         ledger: &Arc<BodyLedger>,
     ) {
-        if let Some(ticket) = self.push_now(&*hold, short, &request) {
+        if let Some((ticket, limit_ms)) = self.push_now(&*hold, short, &request) {
             let NewRequest { conn, seq, route, meta, .. } = request;
-            let limit_ms = hold.instance().manifest().routes.get(route).and_then(RouteDecl::timeout_ms);
             let caller = Caller::Request { conn, seq, meta };
             let pending = Pending { limit_ms, stage: Stage::Running, ..Pending::new(hold, route, caller, self.now_ms) };
             self.pending.insert(ticket, pending);
@@ -36,15 +34,23 @@ impl CallTable {
         }
     }
 
-    /// Writes a request into the ring, and gives its ticket. `None`: it has to wait, or its module is not to be called, or
+    /// Writes a request into the ring, and gives its ticket and the route's own limit of time, in ms. `None`: it has to wait, or its module is not to be called, or
     /// more than the record has to be known of it.
-    fn push_now(&mut self, hold: &dyn GenerationRef, short: bool, request: &NewRequest<'_>) -> Option<u64> {
+    fn push_now(
+        &mut self,
+        hold: &dyn GenerationRef,
+        short: bool,
+        request: &NewRequest<'_>,
+    ) -> Option<(u64, Option<u64>)> {
         let waits = self.draining || self.sending.is_some() || !self.queue.is_empty();
         let session = self.current.as_mut().filter(|session| !session.broken && !waits)?;
         let module = hold.instance().as_any().downcast_ref::<RemoteModule>()?;
-        let route = module.manifest().routes.get(request.route);
-        let is_plain = route.is_some_and(|route| !route.is_serial() && !route.is_fallback());
-        if !is_plain || request.view.body.len() >= LENT_BYTES_MIN || module.barred().is_some() {
+        let route = module.manifest().routes.get(request.route)?;
+        if route.is_serial()
+            || route.is_fallback()
+            || request.view.body.len() >= LENT_BYTES_MIN
+            || module.barred().is_some()
+        {
             return None;
         }
         let ticket = (self.tickets + 1) | TICKET_BIT;
@@ -60,7 +66,7 @@ impl CallTable {
         self.tickets += 1;
         session.begin(ticket);
         module.domain().count_request(self.shard);
-        Some(ticket)
+        Some((ticket, route.timeout_ms()))
     }
 
     /// Sends what the ring takes, and writes a bounded part of what goes beside it; once a batch.
@@ -95,9 +101,7 @@ impl CallTable {
         if self.draining && self.sending.is_none() {
             session.tell_drained();
         }
-        if session.endpoints.producer.publish() {
-            session.endpoints.producer.wake();
-        }
+        session.publish();
         let may_send = !self.draining && self.sending.is_none();
         let copies = !waits && (self.copying.is_some() || !self.large.is_empty()) || !self.queue.is_empty();
         self.more = !session.broken

@@ -70,11 +70,14 @@ impl ProcessSession {
         }
         match self.endpoints.streams.tell(&mut self.endpoints.producer) {
             Err(error) => self.end(&error.to_string()),
-            Ok(()) => {
-                if self.endpoints.producer.publish() {
-                    self.endpoints.producer.wake();
-                }
-            }
+            Ok(()) => self.publish(),
+        }
+    }
+
+    /// Shows the process what was written into its ring, and wakes it.
+    pub(super) fn publish(&mut self) {
+        if self.endpoints.producer.publish() {
+            self.endpoints.producer.wake();
         }
     }
 

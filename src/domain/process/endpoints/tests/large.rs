@@ -1,9 +1,9 @@
 //! Large bodies, by hand: each batch is one flush, and no time passes.
 
 use super::*;
-use crate::abi::manifest::Manifest;
+use crate::abi::manifest::{Manifest, RouteDecl};
 use crate::abi::websocket::{Outlet, Socket};
-use crate::domain::call::{AnswerMeta, OwnedRequest, SocketEvent, Task};
+use crate::domain::call::{AnswerMeta, NewRequest, OwnedRequest, SocketEvent, Task};
 use crate::domain::process::fuzz::{Held, module};
 use crate::net::ConnId;
 use crate::net::fuzz::conn_ids;
@@ -30,6 +30,18 @@ fn get() -> OwnedRequest {
     OwnedRequest::copy(&view)
 }
 
+fn meta() -> AnswerMeta {
+    AnswerMeta {
+        date: [b' '; 29],
+        keep_alive: true,
+        http_1_0: false,
+        head_only: false,
+        cors_origin: None,
+        preflight: None,
+        switching: None,
+    }
+}
+
 /// The calls of a shard and the process they go to.
 struct Bench {
     calls: CallTable,
@@ -53,16 +65,7 @@ impl Bench {
 
     /// Request number `conn`, on a connection of its own.
     fn ask(&mut self, conn: usize, request: OwnedRequest) {
-        let meta = AnswerMeta {
-            date: [b' '; 29],
-            keep_alive: true,
-            http_1_0: false,
-            head_only: false,
-            cors_origin: None,
-            preflight: None,
-            switching: None,
-        };
-        let work = Task::Request { conn: self.conns[conn], seq: 0, route: 0, request, meta, stream: None };
+        let work = Task::Request { conn: self.conns[conn], seq: 0, route: 0, request, meta: meta(), stream: None };
         self.calls.submit(Arc::new(Held(Arc::clone(&self.module))), true, work);
     }
 
@@ -338,4 +341,22 @@ fn one_place_named_by_two_answers_is_told_of_twice_and_no_more_are_borrowed_than
         let record = bench.peer.hear().unwrap();
         assert_eq!(ToDomain::read(&record), Ok(ToDomain::Done { offset: place.offset }));
     }
+}
+
+#[test]
+fn a_request_that_went_into_the_ring_at_once_reaches_a_process_that_is_followed_in_the_same_batch() {
+    let mut bench = Bench::new();
+    let route = RouteDecl { path: "/".into(), method: "GET".into(), flags: 0, has_handler: true, mount: None };
+    bench.module = module(Manifest { routes: vec![route], ..Manifest::default() });
+    let request = get();
+    let view = request.view();
+    let new = NewRequest { conn: bench.conns[0], seq: 0, route: 0, view: &view, meta: meta() };
+    bench.calls.request(Arc::new(Held(Arc::clone(&bench.module))), true, new, &Arc::default());
+    assert!(bench.calls.queue.is_empty(), "it waits for nothing");
+    assert!(bench.next().is_none(), "the end of the batch shows it");
+    bench.calls.drain();
+    let (endpoints, _next) = endpoints(&bench.domain);
+    bench.calls.up(endpoints);
+    bench.calls.flush();
+    assert!(bench.next().is_some(), "the process that it was sent to never sees it");
 }
