@@ -354,7 +354,6 @@ fn a_request_that_went_into_the_ring_at_once_reaches_a_process_that_is_followed_
     bench.calls.request(Arc::new(Held(Arc::clone(&bench.module))), true, new, &Arc::default());
     assert!(bench.calls.queue.is_empty(), "it waits for nothing");
     assert!(bench.next().is_none(), "the end of the batch shows it");
-    bench.calls.drain();
     let (endpoints, _next) = endpoints(&bench.domain);
     bench.calls.up(endpoints);
     bench.calls.flush();
