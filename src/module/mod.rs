@@ -23,6 +23,7 @@ mod mounts;
 pub mod pattern;
 mod pipeline;
 pub mod project;
+pub mod reach;
 mod record;
 mod sanitizing;
 mod sdk;
