@@ -101,8 +101,8 @@ fn submitted(accepted: Result<Accepted, SubmitError>) -> ServerAnswer {
     }
 }
 
-/// A job as clients see it in a list.
-fn job_json(row: &JobRow) -> String {
+/// A job as clients see it; without its payload in a list.
+fn job_json(row: &JobRow, payload: Option<&str>) -> String {
     let head = json!({
         "job_uuid": row.uuid,
         "module": row.module,
@@ -120,20 +120,18 @@ fn job_json(row: &JobRow) -> String {
     });
     let result = row.result.as_deref().map_or_else(|| "null".into(), json_text);
     let mut text = head.to_string();
-    // The result is text that is JSON already: put in as it is, before the closing brace.
+    // These are texts that are JSON already: put in as they are, before the closing brace.
     text.pop();
+    if let Some(payload) = payload {
+        text = text + ",\"payload\":" + &json_text(payload);
+    }
     text + ",\"result\":" + &result + "}"
 }
 
 fn lookup(jobs: &Jobs, uuid: String, reply: Reply) {
     let answer = move |found: Result<Option<JobRow>, StoreError>| {
         reply.send(&match found {
-            Ok(Some(row)) => {
-                // The payload is JSON already, as the result is.
-                let mut text = job_json(&row);
-                text.pop();
-                ServerAnswer::json(200, text + ",\"payload\":" + &json_text(&row.payload) + "}")
-            }
+            Ok(Some(row)) => ServerAnswer::json(200, job_json(&row, Some(&row.payload))),
             Ok(None) => no_such_job(),
             Err(cause) => store_error(&cause),
         });
@@ -186,7 +184,7 @@ fn list(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
     let answer = move |page: Result<(Vec<JobRow>, Option<String>), StoreError>| {
         reply.send(&match page {
             Ok((rows, next)) => {
-                let items: Vec<String> = rows.iter().map(job_json).collect();
+                let items: Vec<String> = rows.iter().map(|row| job_json(row, None)).collect();
                 let next = Value::from(next);
                 ServerAnswer::json(200, format!("{{\"jobs\":[{}],\"next\":{next}}}", items.join(",")))
             }

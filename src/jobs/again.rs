@@ -4,7 +4,9 @@ use super::active::ActiveJob;
 use super::code::ResolveError;
 use super::notice::{Notice, now_ms};
 use super::queries::Query;
-use super::service::{Accepted, Answer, CancelOutcome, Inner, Jobs, LIST_BYTES_MAX, SubmitError, accepted, list, shared_answer};
+use super::service::{
+    Accepted, Answer, CancelOutcome, Inner, Jobs, LIST_BYTES_MAX, SubmitError, accepted, list, shared_answer,
+};
 use super::store::{Change, Changed, JobFilter, JobRow, JobState, Reader, StoreError};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -119,9 +121,8 @@ impl Jobs {
                 Err(error) => return answer(Err(error)),
             };
             let next = rows.last().filter(|_| more).map(|row| row.uuid.clone());
-            let gather = Arc::new(Gather {
-                state: Mutex::new((rows.len(), Bulk { next, ..Bulk::default() }, Some(answer))),
-            });
+            let gather =
+                Arc::new(Gather { state: Mutex::new((rows.len(), Bulk { next, ..Bulk::default() }, Some(answer))) });
             if rows.is_empty() {
                 return gather.end();
             }
@@ -134,11 +135,7 @@ impl Jobs {
 
     /// Jobs that a retry would be accepted for, newest first, and the last one looked at when there may be more. A page
     /// may have fewer than asked for, also none, and yet lead on.
-    pub fn list_retryable(
-        &self,
-        filter: JobFilter,
-        answer: Answer<Result<(Vec<JobRow>, Option<String>), StoreError>>,
-    ) {
+    pub fn list_retryable(&self, filter: JobFilter, answer: Answer<Result<(Vec<JobRow>, Option<String>), StoreError>>) {
         let inner = Arc::clone(&self.inner);
         self.read(move |reader| answer(inner.retryable(reader, filter)));
     }

@@ -239,7 +239,15 @@ impl<'c> Applier<'c> {
         let live = LiveJob { uuid: Arc::clone(&uuid), state: JobState::Pending, attempt, retries: retries + 1 };
         self.live.set(id, Some(live));
         let data = transition::again_data(attempt, run_at_ms);
-        self.insert_event(JobEvent { job_id: id, uuid, id: 0, ts_ms: 0, kind: "retrying".into(), data, is_final: false })?;
+        self.insert_event(JobEvent {
+            job_id: id,
+            uuid,
+            id: 0,
+            ts_ms: 0,
+            kind: "retrying".into(),
+            data,
+            is_final: false,
+        })?;
         Ok(Changed::Applied(JobState::Pending))
     }
 

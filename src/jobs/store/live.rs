@@ -35,8 +35,8 @@ impl Live {
     /// Reads what the database has; to be called before the first transaction.
     pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
         let mut live = Self::default();
-        let mut statement =
-            connection.prepare("SELECT id, uuid, state, attempt, retries FROM jobs WHERE state IN ('pending', 'running')")?;
+        let mut statement = connection
+            .prepare("SELECT id, uuid, state, attempt, retries FROM jobs WHERE state IN ('pending', 'running')")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let state = if row.get_ref(2)?.as_str()? == "running" { JobState::Running } else { JobState::Pending };

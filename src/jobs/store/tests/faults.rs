@@ -138,7 +138,11 @@ fn a_held_lock_delays_and_loses_nothing() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     assert!(matches!(fixture.submit(new_job("b")), Err(StoreError::Unavailable { why }) if why.contains("lock")));
     let (answer, answered) = mpsc::channel();
-    fixture.store.writer().change(id, Change::Start { retries: 0 }, Box::new(move |got| answer.send(got).unwrap())).unwrap();
+    fixture
+        .store
+        .writer()
+        .change(id, Change::Start { retries: 0 }, Box::new(move |got| answer.send(got).unwrap()))
+        .unwrap();
     fixture.event(id, "a", "step");
     assert!(answered.recv_timeout(Duration::from_millis(200)).is_err());
     other.execute_batch("ROLLBACK").unwrap();
