@@ -2,7 +2,9 @@
 
 use super::audit::Actor;
 use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, JobState, StoreError};
-use crate::jobs::{Accepted, Bulk, CancelOutcome, JobFrame, Jobs, RequestError, RetryError, SubmitError, json_text};
+use crate::jobs::{
+    Accepted, Bulk, CancelOutcome, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError, json_text,
+};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
@@ -181,7 +183,7 @@ fn list(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
         Some("1") => true,
         Some(text) => return reply.send(&error(400, &format!("retryable must be 0 or 1, not \"{text}\""))),
     };
-    let answer = move |page: Result<(Vec<JobRow>, Option<String>), StoreError>| {
+    let answer = move |page: Result<JobPage, StoreError>| {
         reply.send(&match page {
             Ok((rows, next)) => {
                 let items: Vec<String> = rows.iter().map(|row| job_json(row, None)).collect();

@@ -53,6 +53,9 @@ pub struct Bulk {
     pub next: Option<String>,
 }
 
+/// Jobs, and the last one looked at when there may be more.
+pub type JobPage = (Vec<JobRow>, Option<String>);
+
 type BulkAnswer = Answer<Result<Bulk, StoreError>>;
 
 impl Jobs {
@@ -135,7 +138,7 @@ impl Jobs {
 
     /// Jobs that a retry would be accepted for, newest first, and the last one looked at when there may be more. A page
     /// may have fewer than asked for, also none, and yet lead on.
-    pub fn list_retryable(&self, filter: JobFilter, answer: Answer<Result<(Vec<JobRow>, Option<String>), StoreError>>) {
+    pub fn list_retryable(&self, filter: JobFilter, answer: Answer<Result<JobPage, StoreError>>) {
         let inner = Arc::clone(&self.inner);
         self.read(move |reader| answer(inner.retryable(reader, filter)));
     }
@@ -189,11 +192,7 @@ impl Inner {
         }
     }
 
-    fn retryable(
-        &self,
-        reader: &mut Reader,
-        mut filter: JobFilter,
-    ) -> Result<(Vec<JobRow>, Option<String>), StoreError> {
+    fn retryable(&self, reader: &mut Reader, mut filter: JobFilter) -> Result<JobPage, StoreError> {
         let wanted = filter.limit as usize;
         filter.among = RETRYABLE;
         // Asked once for each kind: a page has few of them.

@@ -23,7 +23,7 @@ mod service;
 pub mod store;
 mod worker;
 
-pub use again::{Bulk, RetryError};
+pub use again::{Bulk, JobPage, RetryError};
 pub use frame::JobFrame;
 pub use json::{one_line as json_text, ready as json_ready};
 pub use request::{JobRequest, RequestError};
