@@ -27,6 +27,7 @@ pub mod project;
 mod record;
 mod sanitizing;
 mod sdk;
+mod setting_callbacks;
 pub mod settings;
 mod shared_object;
 pub mod signing;
