@@ -211,12 +211,11 @@ pub(super) fn change(control: &ControlState, name: &str, change: Change, reply: 
     }
 }
 
+/// A setting, and versions of its module.
+type ChangedSetting = (String, Vec<Weak<Generation>>);
+
 /// The setting that has another value now, and the loaded versions of its module; `None` when its value is the same.
-fn changed(
-    control: &ControlState,
-    name: &str,
-    change: Change,
-) -> Result<Option<(String, Vec<Weak<Generation>>)>, DeployError> {
+fn changed(control: &ControlState, name: &str, change: Change) -> Result<Option<ChangedSetting>, DeployError> {
     let text = "a module's name is 1 to 127 bytes without control characters";
     if name.is_empty() || name.len() > 127 || name.chars().any(char::is_control) {
         return Err(DeployError::Setting(text.to_owned()));
