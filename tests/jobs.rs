@@ -400,6 +400,7 @@ fn a_cancelled_job_stays_cancelled() {
     let server = with(&["--job-workers", "1"]);
     let running = run(&server, "wait", &json!({"ms": 15000, "listen": 1}));
     reached(&server, &running, &["running"]);
+    eventually("it waits", || kinds(&events(&server, &running)).contains(&"waiting"));
     let waiting = run(&server, "wait", &json!({"ms": 1}));
     assert_eq!(json_of(&cancel(&server, &waiting)), json!({"job_uuid": waiting, "state": "canceled"}));
     assert_eq!(kinds(&events(&server, &waiting)), ["created", "canceled"]);

@@ -249,6 +249,43 @@ fn a_project_has_default_settings_and_a_secret_comes_from_standard_input() {
 }
 
 #[test]
+fn an_on_setting_that_never_returns_holds_up_no_deployment() {
+    let server = Server::with(&["--hook-timeout-ms", "600000"]);
+    let stuck = |text: &str| {
+        let code = format!(
+            "#include <unistd.h>\n\
+             static _Atomic int calls;\n\
+             static void changed(struct cweb_context *c, const char *key) {{ calls++; for (;;) pause(); }}\n\
+             static int h(struct cweb_context *c, http_request_t *q, http_response_t *r) {{\n\
+             return cweb_respond(r, 200, \"text/plain\", \"{text} %s %d\", cweb_setting(c, \"A\"), calls); }}"
+        );
+        module("stuck", &code, "{\"/stuck\", \"GET\", h, NONE}", 1, ".on_setting = changed")
+    };
+    let set = |value: usize| {
+        let mut client = server.connect();
+        let (value, head) =
+            (value.to_string(), "PUT /mgnt/stuck/settings/A HTTP/1.1\r\nHost: localhost\r\nContent-Length:");
+        client.send(format!("{head} {}\r\n\r\n{value}", value.len()).as_bytes());
+        client
+    };
+    server.deploy(&stuck("one"));
+    let first = set(1);
+    eventually("the callback is called", || server.get("/stuck").text() == "one 1 1");
+    // More of them than there are threads for deployments.
+    let mut waiting = vec![first];
+    for value in 2..=65 {
+        waiting.push(set(value));
+        eventually("the change is made", || server.get("/stuck").text() == format!("one {value} 1"));
+    }
+    server.deploy(&constant("other", "/other", "served"));
+    assert_eq!(server.get("/other").text(), "served");
+    let refused = set(66).response();
+    assert!(refused.status == 503 && refused.text().contains("its on_setting function"), "{}", refused.text());
+    server.deploy(&stuck("two"));
+    assert_eq!(server.get("/stuck").text(), "two 65 0");
+}
+
+#[test]
 fn a_key_for_reading_sees_no_source_and_changes_nothing() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let entry = |name: &str, scopes: &str| {

@@ -121,7 +121,7 @@ pub fn enter_module(number: u64) -> u64 {
     unsafe { native::cwebn_module_enter(number) }
 }
 
-/// Has `pthread_create(3)` fail with `EAGAIN` for modules that have started `most` threads that have not ended.
+/// Has `pthread_create(3)` and `thrd_create(3)` fail for modules that have started `most` threads that have not ended.
 pub fn limit_threads(most: usize) {
     // SAFETY: writes a variable of the C code, atomically.
     unsafe { native::cwebn_threads_limit(most) };

@@ -31,6 +31,9 @@ pub struct PartText {
 /// What a handler can do with its request and its answer beside filling in the response. Called on the handler's thread
 /// and on any thread it starts.
 pub trait StreamCall: Send + Sync {
+    /// Whether the body comes in pieces: the route has `CWEB_STREAM`.
+    fn has_body(&self) -> bool;
+
     /// Copies the next bytes of the body to `into`, and waits until there are some. 0: there are no more.
     ///
     /// # Errors
@@ -306,6 +309,20 @@ unsafe fn of_response<'a>(response: *const HttpResponse) -> Option<&'a dyn Strea
     }
 }
 
+/// The call of `request`, if its route has `CWEB_STREAM`; if not, the module's log says so.
+///
+/// # Safety
+/// As [`of_request`].
+unsafe fn streaming<'a>(request: *const HttpRequest) -> Result<&'a dyn StreamCall, Errno> {
+    // SAFETY: the caller's contract.
+    let call = unsafe { of_request(request) }.filter(|call| call.has_body());
+    call.ok_or_else(|| {
+        // SAFETY: prints a line.
+        unsafe { super::native::cwebn_no_stream() };
+        libc::EINVAL
+    })
+}
+
 const PAGE_BYTES: usize = 4096;
 
 /// Memory that a module wants something written to, each page written: a wrong pointer faults here.
@@ -328,9 +345,8 @@ unsafe fn touched_mut<'a>(bytes: *mut c_void, length: usize) -> &'a mut [MaybeUn
 
 unsafe extern "C" fn read(request: *const HttpRequest, into: *mut c_void, length: usize) -> isize {
     // SAFETY: by the contract of cweb_read; nothing is owned here yet.
-    let (call, into) = unsafe { (of_request(request), touched_mut(into, length)) };
-    let Some(call) = call else { return failed(libc::EINVAL) as isize };
-    match call.read(into) {
+    let (call, into) = unsafe { (streaming(request), touched_mut(into, length)) };
+    match call.and_then(|call| call.read(into)) {
         Ok(count) => isize::try_from(count).unwrap_or(isize::MAX),
         Err(errno) => failed(errno) as isize,
     }
@@ -343,9 +359,9 @@ unsafe extern "C" fn read_view(request: *const HttpRequest, bytes: *mut *const c
     // SAFETY: by the contract of cweb_read_view; nothing is owned here yet.
     let call = unsafe {
         (*bytes, *length) = (std::ptr::null(), 0);
-        of_request(request)
+        streaming(request)
     };
-    match call.map_or(Err(libc::EINVAL), StreamCall::view) {
+    match call.and_then(StreamCall::view) {
         Ok(None) => 0,
         Ok(Some((at, count))) => {
             // SAFETY: written above.
@@ -372,9 +388,9 @@ unsafe extern "C" fn next_part(request: *const HttpRequest, part: *mut RawPart) 
     // SAFETY: by the contract of cweb_next_part; nothing is owned here yet.
     let call = unsafe {
         part.write(found);
-        of_request(request)
+        streaming(request)
     };
-    match call.map_or(Err(libc::EINVAL), StreamCall::next_part) {
+    match call.and_then(StreamCall::next_part) {
         Ok(None) => 0,
         Ok(Some(PartText { name, file_name, content_type })) => {
             (found.name, found.file_name, found.content_type) = (name, file_name, content_type);
@@ -388,8 +404,8 @@ unsafe extern "C" fn next_part(request: *const HttpRequest, part: *mut RawPart) 
 
 unsafe extern "C" fn part_read(request: *const HttpRequest, into: *mut c_void, length: usize) -> isize {
     // SAFETY: by the contract of cweb_part_read; nothing is owned here yet.
-    let (call, into) = unsafe { (of_request(request), touched_mut(into, length)) };
-    match call.map_or(Err(libc::EINVAL), |call| call.part_read(into)) {
+    let (call, into) = unsafe { (streaming(request), touched_mut(into, length)) };
+    match call.and_then(|call| call.part_read(into)) {
         Ok(count) => isize::try_from(count).unwrap_or(isize::MAX),
         Err(errno) => failed(errno) as isize,
     }

@@ -5,6 +5,7 @@
 //! there are relative, since the user it becomes may not be allowed to reach the directory from the root.
 
 mod assets;
+mod hints;
 mod plan;
 mod units;
 
@@ -83,36 +84,6 @@ const OPEN_FILES_MAX: u64 = 512;
 /// What the compiler gets of our environment: the rest is no business of a source, the admin key least of all.
 const ENVIRONMENT: [&str; 7] =
     ["PATH", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "LD_LIBRARY_PATH", "GCC_EXEC_PREFIX", "COMPILER_PATH"];
-
-/// What the compiler, the assembler or the linker says, and what we add to it, once.
-const REFUSALS: [(&[&str], &str); 3] = [
-    (&["Permission denied", "file not found:", "incbin file"], "the compiler may only read /usr, /lib and the SDK"),
-    (
-        &["implicit declaration of function"],
-        "a function of the C library needs its header; a GNU extension also needs #define _GNU_SOURCE before the first #include",
-    ),
-    (
-        &[
-            "out of memory",
-            "memory exhausted",
-            "cannot allocate",
-            "File size limit exceeded",
-            "File too large",
-            "CPU time limit exceeded",
-            "Killed signal terminated",
-            "file truncated",
-        ],
-        "the compiler is limited to 2 GiB of memory and 256 MiB a file, and in its time by --compile-timeout-ms",
-    ),
-];
-
-/// Debian's package of each header that a module commonly misses.
-const PACKAGES: [(&str, &str); 4] = [
-    ("jansson.h", "libjansson-dev"),
-    ("sqlite3.h", "libsqlite3-dev"),
-    ("openssl/", "libssl-dev"),
-    ("stdio.h", "libc6-dev"),
-];
 
 /// The compiler as configured, and what identifies its results.
 #[derive(Debug)]
@@ -249,7 +220,7 @@ impl Compiler {
                 other => return other,
             }
         }
-        Err(DeployError::Compile(with_hint(messages::refusal(reading, source, &refusals))))
+        Err(DeployError::Compile(hints::with_hints(messages::refusal(reading, source, &refusals))))
     }
 
     /// One run of the compiler.
@@ -468,24 +439,6 @@ fn read_capped(mut pipe: impl Read) -> Vec<u8> {
         kept.extend_from_slice(b"\n... (the rest is cut)\n");
     }
     kept
-}
-
-/// Says which package holds a header that is missing on the server, and what the sandbox has to do with it.
-fn with_hint(mut text: String) -> String {
-    for (header, package) in PACKAGES {
-        if text.contains(&format!("fatal error: {header}")) || text.contains(&format!("fatal error: '{header}")) {
-            text.push_str(&format!("\nthe server lacks this header; install it there: apt-get install {package}\n"));
-        }
-    }
-    if text.contains("cannot find -ljansson") {
-        text.push_str("\nthe server lacks this library; install it there: apt-get install libjansson-dev\n");
-    }
-    for (words, hint) in REFUSALS {
-        if words.iter().any(|word| text.contains(word)) {
-            text.push_str(&format!("\n{hint}\n"));
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::matcher;
 pub use super::mounts::MountDirs;
 use super::pipeline::{self, DeployTask};
 use super::project::{Posted, ProjectLimits};
+use super::setting_callbacks::SettingCallbacks;
 use super::settings::{Change, SettingsStore};
 use super::store::Store;
 use super::table::{Published, Table};
@@ -149,6 +150,7 @@ pub(super) struct ControlState {
     pub(super) store: Store,
     pub(super) units: UnitCache,
     pub(super) settings: SettingsStore,
+    pub(super) setting_callbacks: Arc<SettingCallbacks>,
     table: Arc<ArcSwap<Table>>,
     state: Mutex<TableState>,
     known: Mutex<GenerationIndex>,
@@ -201,6 +203,7 @@ impl Control {
             store,
             units,
             settings,
+            setting_callbacks: Arc::default(),
             table: Arc::default(),
             state: Mutex::default(),
             known: Mutex::default(),
@@ -419,7 +422,7 @@ impl ControlState {
                 reply(result);
             }
             DeployTask::Ask { name, query, reply } => reply(history::answer(self, &name, query)),
-            DeployTask::Change { name, change, reply } => reply(history::change(self, &name, change)),
+            DeployTask::Change { name, change, reply } => history::change(self, &name, change, reply),
             DeployTask::Restart { name, reply } => reply(pipeline::restart(self, &name)),
             DeployTask::Stop => {}
         }

@@ -250,6 +250,15 @@ pub enum DeployError {
     /// The module store failed.
     #[error("the module could not be stored: {0}; nothing has changed")]
     Store(#[from] io::Error),
+    /// Earlier changes of the module's settings wait for its callback.
+    #[error(
+        "{waiting} changes of this module's settings wait for its on_setting function; when that never returns, restart the \
+         server (with --isolation process it ends after --hook-timeout-ms)"
+    )]
+    SettingsHeldUp {
+        /// How many.
+        waiting: usize,
+    },
     /// Too many deployments at once.
     #[error("too many deployments are waiting; try again")]
     Busy,
@@ -288,7 +297,7 @@ impl DeployError {
             Self::NotFound(_) | Self::Version(_) => 404,
             Self::Store(error) if error.kind() == io::ErrorKind::StorageFull => 507,
             Self::Store(_) => 500,
-            Self::SwapTimeout { .. } | Self::Busy | Self::ShuttingDown => 503,
+            Self::SwapTimeout { .. } | Self::SettingsHeldUp { .. } | Self::Busy | Self::ShuttingDown => 503,
         }
     }
 }

@@ -1,14 +1,16 @@
 //! What is asked of a module beside deploying it: its versions and their sources, going back to one, its settings.
 
-use super::control::{ControlState, short};
+use super::control::{ControlState, RemoveReply, short};
 use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
+use super::generation::Generation;
 use super::pipeline::{self, Compiled};
 use super::project::Source;
+use super::setting_callbacks::Changed;
 use super::settings::Change;
 use super::versions::{self, Version};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 
 /// What is to be told of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,8 +192,22 @@ fn sanitize(
     pipeline::deploy_source(control, ticket, &source, None, &options, found.signature)
 }
 
-/// Changes a setting of the module `name`, and has its running code find it.
-pub(super) fn change(control: &ControlState, name: &str, change: Change) -> Result<(), DeployError> {
+/// Changes a setting of the module `name`, and has its running code find it. `reply` gets the outcome when the module's
+/// `on_setting` callback has returned, on another thread.
+pub(super) fn change(control: &ControlState, name: &str, change: Change, reply: RemoveReply) {
+    match changed(control, name, change) {
+        Ok(Some((key, versions))) => control.setting_callbacks.call(name, Changed { key, versions, reply }),
+        Ok(None) => reply(Ok(())),
+        Err(error) => reply(Err(error)),
+    }
+}
+
+/// The setting that has another value now, and the loaded versions of its module; `None` when its value is the same.
+fn changed(
+    control: &ControlState,
+    name: &str,
+    change: Change,
+) -> Result<Option<(String, Vec<Weak<Generation>>)>, DeployError> {
     let text = "a module's name is 1 to 127 bytes without control characters";
     if name.is_empty() || name.len() > 127 || name.chars().any(char::is_control) {
         return Err(DeployError::Setting(text.to_owned()));
@@ -199,6 +215,7 @@ pub(super) fn change(control: &ControlState, name: &str, change: Change) -> Resu
     let turn = control.name_lock(name);
     // A swap of this module reads its settings once.
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    control.setting_callbacks.check(name)?;
     let (key, defaults) = (change.key.clone(), control.defaults_of(name));
     let before = control.settings.of(name)?.over(&defaults);
     let settings = control.settings.change(name, change)?.over(&defaults);
@@ -210,15 +227,15 @@ pub(super) fn change(control: &ControlState, name: &str, change: Change) -> Resu
     let older = control.known().of_name(name);
     let current = served.as_ref().map(|generation| generation.instance().id());
     let older = older.into_iter().filter(|generation| Some(generation.instance().id()) != current);
+    let mut versions = Vec::new();
     for generation in served.iter().map(Arc::clone).chain(older) {
-        // It is set; a process that dies now is followed by one that finds it.
-        if let Err(fault) = generation.instance().configure(&settings) {
-            tracing::warn!("module {name}: {fault}");
-        } else if differs && let Err(fault) = generation.instance().setting_changed(&key) {
-            tracing::error!("module {name} failed in on_setting: {fault}");
+        match generation.instance().configure(&settings) {
+            Ok(()) => versions.push(Arc::downgrade(&generation)),
+            // It is set; a process that dies now is followed by one that finds it.
+            Err(fault) => tracing::warn!("module {name}: {fault}"),
         }
     }
-    Ok(())
+    Ok((differs && !versions.is_empty()).then_some((key, versions)))
 }
 
 /// The default settings of a source.

@@ -26,6 +26,7 @@ pub mod project;
 mod record;
 mod sanitizing;
 mod sdk;
+mod setting_callbacks;
 pub mod settings;
 pub mod signing;
 mod store;

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <threads.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -131,10 +132,27 @@ static void *sleeps(void *data) {
     return data;
 }
 
+static int sleeps_c11(void *data) {
+    return sleeps(data) == NULL;
+}
+
+/* Detaches a thread that the functions of C11 start. */
+static int started_c11(void) {
+    thrd_t thread;
+    return thrd_create(&thread, sleeps_c11, NULL) == thrd_success && thrd_detach(thread) == thrd_success;
+}
+
 HANDLER(threads) {
     int made = 0, wanted = atoi(param(req, "n", "0"));
     int error = 0;
     pthread_t thread;
+    if (strcmp(param(req, "how", ""), "c11") == 0) {
+        while (made < wanted && started_c11()) {
+            made++;
+        }
+        SAY("%d of C11", made);
+        return 0;
+    }
     (void)ctx;
     /* With 0 all of them end. */
     atomic_store(&sleepers_stay, wanted > 0);

@@ -64,7 +64,7 @@ static void *hidden(const char *name) {
     }
 
 /* Each sentence is printed once in the life of the process, under the name of the module that was first. */
-enum refusal { DESCRIPTORS, RANGE, HANDLERS, DIRECTORY, MASK, LOCALE, ALARMS, LIMITS, PRIORITY, STACK, DAEMON, THREADS };
+enum refusal { DESCRIPTORS, RANGE, HANDLERS, DIRECTORY, MASK, LOCALE, ALARMS, LIMITS, PRIORITY, STACK, DAEMON, THREADS, NO_STREAM };
 
 static void tell(enum refusal what, const char *sentence) {
     static unsigned told;
@@ -505,6 +505,11 @@ void cwebn_threads_limit(size_t most) {
     __atomic_store_n(&threads_max, most, __ATOMIC_RELAXED);
 }
 
+void cwebn_no_stream(void) {
+    tell(NO_STREAM, "cweb_read(), cweb_read_view() and cweb_next_part() fail with EINVAL in a route without CWEB_STREAM among "
+                    "its flags: there the body is in req->body, and cweb_form_next() goes through its parts");
+}
+
 /* Counts one more thread, unless there are as many as may be. */
 static int count_thread(void) {
     if (pthread_once(&counted_made, make_counted) != 0 || counted_error != 0) {
@@ -515,22 +520,30 @@ static int count_thread(void) {
     }
     uncount(NULL);
     tell(THREADS, "the modules of this domain have as many threads as they may have (--module-threads-max): pthread_create() "
-                  "fails with EAGAIN");
+                  "fails with EAGAIN, thrd_create() with thrd_error");
     return 0;
 }
 
 struct beginning {
     void *(*function)(void *);
+    int (*c11_function)(void *);
     void *argument;
     uint64_t number;
 };
 
-static void *begin(void *given) {
+/* Takes over what the thread's creator has prepared; `is_kept`: whether the thread's end is noticed by itself. */
+static struct beginning taken(void *given, int *is_kept) {
     struct beginning beginning = *(struct beginning *)given;
     free(given);
     module_number = beginning.number;
     is_modules = 1;
-    int is_kept = pthread_setspecific(counted, &counted) == 0;
+    *is_kept = pthread_setspecific(counted, &counted) == 0;
+    return beginning;
+}
+
+static void *begin(void *given) {
+    int is_kept;
+    struct beginning beginning = taken(given, &is_kept);
     void *result = beginning.function(beginning.argument);
     if (!is_kept) {
         uncount(NULL);
@@ -538,21 +551,65 @@ static void *begin(void *given) {
     return result;
 }
 
+static int begin_c11(void *given) {
+    int is_kept;
+    struct beginning beginning = taken(given, &is_kept);
+    int result = beginning.c11_function(beginning.argument);
+    if (!is_kept) {
+        uncount(NULL);
+    }
+    return result;
+}
+
+/* Counts a thread that is to begin with what is given; NULL: it can't. */
+static struct beginning *prepare(struct beginning given) {
+    struct beginning *beginning = malloc(sizeof *beginning);
+    if (beginning == NULL || !count_thread()) {
+        free(beginning);
+        return NULL;
+    }
+    *beginning = given;
+    return beginning;
+}
+
+static void give_up(struct beginning *beginning) {
+    uncount(NULL);
+    free(beginning);
+}
+
 EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *), void *argument) {
     HIDDEN(pthread_create);
     if (!in_module()) {
         return real(thread, attributes, function, argument);
     }
-    struct beginning *beginning = malloc(sizeof *beginning);
-    if (beginning == NULL || !count_thread()) {
-        free(beginning);
+    struct beginning *beginning = prepare((struct beginning){function, NULL, argument, module_number});
+    if (beginning == NULL) {
         return EAGAIN;
     }
-    *beginning = (struct beginning){function, argument, module_number};
     int error = real(thread, attributes, begin, beginning);
     if (error != 0) {
-        uncount(NULL);
-        free(beginning);
+        give_up(beginning);
+    }
+    return error;
+}
+
+/* As in threads.h, which the SDK has another one of. */
+int thrd_create(pthread_t *thread, int (*function)(void *), void *argument);
+enum { THRD_SUCCESS = 0, THRD_ERROR = 2 };
+
+/* libc's calls its own pthread_create, not the one above. */
+EXPORT int thrd_create(pthread_t *thread, int (*function)(void *), void *argument) {
+    HIDDEN(thrd_create);
+    if (!in_module()) {
+        return real(thread, function, argument);
+    }
+    struct beginning *beginning = prepare((struct beginning){NULL, function, argument, module_number});
+    if (beginning == NULL) {
+        return THRD_ERROR;
+    }
+    int error = real(thread, begin_c11, beginning);
+    if (error != THRD_SUCCESS) {
+        give_up(beginning);
     }
     return error;
 }

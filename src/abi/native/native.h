@@ -120,8 +120,11 @@ char *cwebn_thread_scratch(void);
 /* The calling thread runs code of the module with this number, 0: of none. Returns what was before. */
 uint64_t cwebn_module_enter(uint64_t number);
 
-/* Modules have at most so many threads at once that they have started with pthread_create(3). */
+/* Modules have at most so many threads at once that they have started with pthread_create(3) or thrd_create(3). */
 void cwebn_threads_limit(size_t most);
+
+/* Says in the module's log that its route has no CWEB_STREAM. */
+void cwebn_no_stream(void);
 
 /* That number; on a thread that a module has started, the number of that module. */
 uint64_t cwebn_module_number(void);

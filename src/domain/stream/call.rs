@@ -395,6 +395,10 @@ fn declared_length(headers: &[(&[u8], &[u8])]) -> Result<Option<u64>, i32> {
 }
 
 impl StreamCall for CallState {
+    fn has_body(&self) -> bool {
+        unpoisoned(&self.up).is_some()
+    }
+
     fn read(&self, into: &mut [MaybeUninit<u8>]) -> Result<usize, i32> {
         let mut up = unpoisoned(&self.up);
         let up = up.as_mut().ok_or(libc::EINVAL)?;

@@ -161,7 +161,7 @@ impl Compiler {
             said.truncate(cut(&said, OUTPUT_BYTES_MAX).len());
             said.push_str("\n... (the rest is cut)\n");
         }
-        if refused { Err(DeployError::Compile(super::with_hint(said))) } else { Ok(said) }
+        if refused { Err(DeployError::Compile(super::hints::with_hints(said))) } else { Ok(said) }
     }
 
     fn unit(&self, work: &UnitBuild<'_>, number: usize, unit: &Unit) -> Result<String, DeployError> {
@@ -226,7 +226,7 @@ impl Compiler {
         self.run(command, language, work.deadline).map_err(|error| match error {
             DeployError::Compile(text) => {
                 let files: Vec<&str> = units.iter().map(|unit| unit.path.as_str()).collect();
-                DeployError::Compile(super::with_hint(messages::linker(&text, &files, &work.plan.words())))
+                DeployError::Compile(super::hints::with_hints(messages::linker(&text, &files, &work.plan.words())))
             }
             other => other,
         })
