@@ -224,6 +224,31 @@ fn cancels_and_deletes_what_can_be() {
 }
 
 #[test]
+fn retries_those_named_or_all_of_a_filter() {
+    let server = with(&[]);
+    let failed = submit(&server, &["fail", "{\"a\": 1}"]);
+    reached(&server, &failed, "failed");
+    assert!(works(&server, &["status", &failed]).contains("payload   {\"a\":1}\n"));
+    assert!(works(&server, &["list", "--state", "failed", "--retryable"]).contains(&failed));
+    assert_eq!(works(&server, &["retry", &failed]), format!("retried {failed}\n"));
+    eventually("the second run", || kinds_of(&server, &failed).filter(|kind| kind == "failed").count() == 2);
+    eventually("the third run", || works(&server, &["retry", "--job", "fail"]) == "retried 1 jobs\n");
+    let later: Vec<String> = (0..3).map(|_| submit(&server, &["--run-at", "+1h", "quiet"])).collect();
+    assert_eq!(works(&server, &["cancel", "--module", "jobs"]).lines().last(), Some("canceled 3 jobs"));
+    let output = jobs(&server, &["retry", &later[0], NOBODY]);
+    assert_eq!((code(&output), out(&output)), (1, format!("retried {}\n", later[0])));
+    let output = jobs(&server, &["cancel", "--state", "canceled"]);
+    assert_eq!(code(&output), 0, "canceled ones stay so: {output:?}");
+    for args in [&["retry"][..], &["retry", "--state", "failed", &later[1]]] {
+        assert_eq!(code(&jobs(&server, args)), 2, "{args:?}");
+    }
+}
+
+fn kinds_of(server: &Server, job: &str) -> impl Iterator<Item = String> {
+    events(server, job).into_iter().map(|event| event["type"].as_str().unwrap().to_owned())
+}
+
+#[test]
 fn status_is_readable_or_the_servers_json() {
     let server = with(&[]);
     let job = submit(&server, &["--max-attempts", "2", "--backoff", "1", "fail_with_text"]);

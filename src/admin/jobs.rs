@@ -1,9 +1,10 @@
-//! `/jobs`: submit, look up, list, cancel, delete. The streams of events are the shard's.
+//! `/jobs`: submit, look up, list, cancel, retry, delete. The streams of events are the shard's.
 
 use super::audit::Actor;
 use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, JobState, StoreError};
-use crate::jobs::{Accepted, CancelOutcome, JobFrame, Jobs, SubmitError};
-use crate::jobs::{RequestError, json_text};
+use crate::jobs::{
+    Accepted, Bulk, CancelOutcome, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError, json_text,
+};
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
@@ -27,6 +28,9 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: R
             _ => reply.send(&not_allowed("GET, HEAD, POST, OPTIONS")),
         },
         ["ws"] => reply.send(&error(426, "this path is a WebSocket").with("Upgrade", "websocket")),
+        ["retry"] if method == Method::Post => bulk(jobs, Act::Retry, view, actor, reply),
+        ["cancel"] if method == Method::Post => bulk(jobs, Act::Cancel, view, actor, reply),
+        ["retry" | "cancel"] => reply.send(&not_allowed("POST, OPTIONS")),
         [uuid, ..] if !is_uuid(uuid) => reply.send(&error(400, &format!("\"{uuid}\" is not a UUID"))),
         [uuid] if get => lookup(jobs, (*uuid).to_owned(), reply),
         [uuid] if method == Method::Delete => delete(jobs, (*uuid).to_owned(), actor, reply),
@@ -34,9 +38,12 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: R
         [uuid, "events"] if get => events(jobs, (*uuid).to_owned(), view, reply),
         [_, "events"] => reply.send(&not_allowed("GET, HEAD, OPTIONS")),
         [uuid, "cancel"] if method == Method::Post => cancel(jobs, (*uuid).to_owned(), actor, reply),
-        [_, "cancel"] => reply.send(&not_allowed("POST, OPTIONS")),
-        _ => reply
-            .send(&error(404, "there is nothing here; see /jobs, /jobs/UUID, /jobs/UUID/events, /jobs/UUID/cancel")),
+        [uuid, "retry"] if method == Method::Post => retry(jobs, (*uuid).to_owned(), actor, reply),
+        [_, "cancel" | "retry"] => reply.send(&not_allowed("POST, OPTIONS")),
+        _ => reply.send(&error(
+            404,
+            "there is nothing here; see /jobs, /jobs/UUID, /jobs/UUID/events, /jobs/UUID/cancel, /jobs/UUID/retry",
+        )),
     }
 }
 
@@ -96,8 +103,8 @@ fn submitted(accepted: Result<Accepted, SubmitError>) -> ServerAnswer {
     }
 }
 
-/// A job as clients see it.
-fn job_json(row: &JobRow) -> String {
+/// A job as clients see it; without its payload in a list.
+fn job_json(row: &JobRow, payload: Option<&str>) -> String {
     let head = json!({
         "job_uuid": row.uuid,
         "module": row.module,
@@ -115,15 +122,18 @@ fn job_json(row: &JobRow) -> String {
     });
     let result = row.result.as_deref().map_or_else(|| "null".into(), json_text);
     let mut text = head.to_string();
-    // The result is text that is JSON already: put in as it is, before the closing brace.
+    // These are texts that are JSON already: put in as they are, before the closing brace.
     text.pop();
+    if let Some(payload) = payload {
+        text = text + ",\"payload\":" + &json_text(payload);
+    }
     text + ",\"result\":" + &result + "}"
 }
 
 fn lookup(jobs: &Jobs, uuid: String, reply: Reply) {
     let answer = move |found: Result<Option<JobRow>, StoreError>| {
         reply.send(&match found {
-            Ok(Some(row)) => ServerAnswer::json(200, job_json(&row)),
+            Ok(Some(row)) => ServerAnswer::json(200, job_json(&row, Some(&row.payload))),
             Ok(None) => no_such_job(),
             Err(cause) => store_error(&cause),
         });
@@ -160,7 +170,7 @@ fn filter(view: &RequestView<'_>) -> Result<JobFilter, ServerAnswer> {
         return Err(error(400, "before must be the job_uuid of the last job of the page before"));
     }
     let (module, job) = (parameter(view, "module"), parameter(view, "job"));
-    Ok(JobFilter { state, module, job, before, limit: limit(view)? })
+    Ok(JobFilter { state, module, job, before, limit: limit(view)?, ..JobFilter::default() })
 }
 
 fn list(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
@@ -168,18 +178,31 @@ fn list(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
         Ok(filter) => filter,
         Err(refusal) => return reply.send(&refusal),
     };
-    let answer = move |rows: Result<(Vec<JobRow>, bool), StoreError>| {
-        reply.send(&match rows {
-            Ok((rows, more)) => {
-                let next = rows.last().filter(|_| more).map(|row| Value::from(row.uuid.as_str()));
-                let items: Vec<String> = rows.iter().map(job_json).collect();
-                let next = next.unwrap_or_default();
+    let retryable = match parameter(view, "retryable").as_deref() {
+        None | Some("0") => false,
+        Some("1") => true,
+        Some(text) => return reply.send(&error(400, &format!("retryable must be 0 or 1, not \"{text}\""))),
+    };
+    let answer = move |page: Result<JobPage, StoreError>| {
+        reply.send(&match page {
+            Ok((rows, next)) => {
+                let items: Vec<String> = rows.iter().map(|row| job_json(row, None)).collect();
+                let next = Value::from(next);
                 ServerAnswer::json(200, format!("{{\"jobs\":[{}],\"next\":{next}}}", items.join(",")))
             }
             Err(cause) => store_error(&cause),
         });
     };
-    jobs.list(filter, Box::new(answer));
+    if retryable {
+        return jobs.list_retryable(filter, Box::new(answer));
+    }
+    let listed = move |page: Result<(Vec<JobRow>, bool), StoreError>| {
+        answer(page.map(|(rows, more)| {
+            let next = rows.last().filter(|_| more).map(|row| row.uuid.clone());
+            (rows, next)
+        }));
+    };
+    jobs.list(filter, Box::new(listed));
 }
 
 fn events(jobs: &Jobs, uuid: String, view: &RequestView<'_>, reply: Reply) {
@@ -219,6 +242,60 @@ fn cancel(jobs: &Jobs, uuid: String, actor: Actor, reply: Reply) {
         reply.send(&answer);
     };
     jobs.cancel(uuid, Box::new(answer));
+}
+
+fn retry(jobs: &Jobs, uuid: String, actor: Actor, reply: Reply) {
+    let name = uuid.clone();
+    let answer = move |outcome: Result<Accepted, RetryError>| {
+        let answer = match outcome {
+            Err(RetryError::Submit(cause)) => submitted(Err(cause)),
+            Err(RetryError::Unknown) => no_such_job(),
+            Err(cause) => error(409, &cause.to_string()),
+            Ok(job) => submitted(Ok(job)),
+        };
+        actor.log_job("retry job", &name, answer.status);
+        reply.send(&answer);
+    };
+    jobs.retry(uuid, Box::new(answer));
+}
+
+/// What is to be done to many jobs.
+#[derive(Clone, Copy)]
+enum Act {
+    Retry,
+    Cancel,
+}
+
+fn bulk(jobs: &Jobs, act: Act, view: &RequestView<'_>, actor: Actor, reply: Reply) {
+    let filter = match filter(view) {
+        Ok(filter) => filter,
+        Err(refusal) => return reply.send(&refusal),
+    };
+    let is_all = filter.state.is_none() && filter.module.is_none() && filter.job.is_none();
+    if is_all {
+        return reply.send(&error(400, "say which jobs: state=, module= or job= in the query"));
+    }
+    let (action, changed) = match act {
+        Act::Retry => ("retry jobs", "retried"),
+        Act::Cancel => ("cancel jobs", "canceled"),
+    };
+    let shown = String::from_utf8_lossy(view.query().unwrap_or_default()).into_owned();
+    let answer = move |outcome: Result<Bulk, StoreError>| {
+        let answer = match outcome {
+            Ok(Bulk { changed: count, skipped, next }) => {
+                let skipped: Vec<Value> =
+                    skipped.into_iter().map(|(uuid, why)| json!({ "job_uuid": uuid, "error": why })).collect();
+                ServerAnswer::json(200, json!({ changed: count, "skipped": skipped, "next": next }).to_string())
+            }
+            Err(cause) => store_error(&cause),
+        };
+        actor.log_job(action, &shown, answer.status);
+        reply.send(&answer);
+    };
+    match act {
+        Act::Retry => jobs.retry_all(filter, Box::new(answer)),
+        Act::Cancel => jobs.cancel_all(filter, Box::new(answer)),
+    }
 }
 
 fn delete(jobs: &Jobs, uuid: String, actor: Actor, reply: Reply) {

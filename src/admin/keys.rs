@@ -41,7 +41,7 @@ pub struct Scopes(u8);
 impl Scopes {
     /// To deploy, remove and restart modules.
     pub const DEPLOY: Self = Self(1);
-    /// To create, cancel and delete jobs, and to see a job whose UUID one knows.
+    /// To create, cancel, retry and delete jobs, and to see a job whose UUID one knows.
     pub const JOBS: Self = Self(2);
     /// To see modules, jobs and metrics.
     pub const READ: Self = Self(4);

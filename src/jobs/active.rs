@@ -19,6 +19,9 @@ pub(super) struct ActiveJob {
     pub(super) timeout_ms: u64,
     /// Most runs of this job at once; 0: no limit. Known once its code is.
     concurrency: AtomicU32,
+    /// How often it was retried by request, and the runs before the last time.
+    pub(super) retries: u32,
+    pub(super) attempts_before: u32,
     /// Runs that have begun.
     attempt: AtomicU32,
     /// The version it was accepted with, held from then on. `None` after a restart, until it runs.
@@ -46,6 +49,8 @@ impl ActiveJob {
             backoff_ms: row.backoff_ms,
             timeout_ms: row.timeout_ms,
             concurrency: AtomicU32::new(defaults.concurrency),
+            retries: row.retries,
+            attempts_before: row.attempts_before,
             attempt: AtomicU32::new(row.attempt),
             code: Mutex::new(code),
             canceled: AtomicBool::new(false),
@@ -70,6 +75,11 @@ impl ActiveJob {
 
     pub(super) fn concurrency(&self) -> u32 {
         self.concurrency.load(Ordering::Relaxed)
+    }
+
+    /// Names the job between two retries by request: workers may still have what it was before.
+    pub(super) fn key(&self) -> (i64, u32) {
+        (self.id, self.retries)
     }
 
     pub(super) fn attempt(&self) -> u32 {
@@ -124,6 +134,8 @@ pub(super) struct ActiveJobs {
     jobs: Mutex<HashMap<Arc<str>, Arc<ActiveJob>>>,
     /// Those that have ended while their run goes on, and may still have events.
     going_on: Mutex<HashSet<i64>>,
+    /// Those that a worker has, also one that was given up.
+    assigned: Mutex<HashSet<i64>>,
 }
 
 impl ActiveJobs {
@@ -139,9 +151,30 @@ impl ActiveJobs {
         self.jobs().get(uuid).cloned()
     }
 
-    pub(super) fn remove(&self, uuid: &str) {
+    pub(super) fn remove(&self, job: &ActiveJob) {
+        let mut jobs = self.jobs();
         // What it held is let go of after the lock.
-        let _removed = self.jobs().remove(uuid);
+        let _removed = match jobs.get(&job.uuid) {
+            Some(known) if known.retries == job.retries => jobs.remove(&job.uuid),
+            _ => None,
+        };
+        drop(jobs);
+    }
+
+    /// A worker gets job number `id`: to be called before it has it.
+    pub(super) fn assigned(&self, id: i64) {
+        self.assigned.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// The worker is done with job number `id`, and the store and the dispatcher have all it had to say.
+    pub(super) fn left(&self, id: i64) {
+        self.assigned.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Whether a worker has job number `id`. One that had ended before this is asked, and that no worker has, is not run
+    /// any more.
+    pub(super) fn is_assigned(&self, id: i64) -> bool {
+        self.assigned.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
     /// The run of job number `id` decides, and goes on: to be called before the store is told.

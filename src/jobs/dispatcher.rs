@@ -20,6 +20,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Jobs deleted in one transaction.
 const SWEEP_JOBS_MAX: u32 = 500;
 
+/// See [`ActiveJob::key`].
+type RunKey = (i64, u32);
+
 /// A job that a worker has.
 struct Run {
     job: Arc<ActiveJob>,
@@ -42,7 +45,7 @@ pub(super) struct Dispatcher {
 impl Dispatcher {
     /// Works until it is stopped and nothing runs any more.
     pub(super) fn run(mut self) {
-        let mut runs: HashMap<i64, Run> = HashMap::new();
+        let mut runs: HashMap<RunKey, Run> = HashMap::new();
         let mut stopping: Option<Sender<()>> = None;
         let mut abandoned = 0_usize;
         let mut begun = false;
@@ -84,17 +87,17 @@ impl Dispatcher {
         }
     }
 
-    fn assign(&mut self, runs: &mut HashMap<i64, Run>) {
+    fn assign(&mut self, runs: &mut HashMap<RunKey, Run>) {
         while self.free > 0 {
             let Some(job) = self.schedule.next() else { return };
             self.free -= 1;
-            runs.insert(job.id, Run { job: Arc::clone(&job), deadline: None, told: false });
+            runs.insert(job.key(), Run { job: Arc::clone(&job), deadline: None, told: false });
             self.workers.assign(job);
         }
     }
 
-    fn ended(&mut self, runs: &mut HashMap<i64, Run>, job: Arc<ActiveJob>, retry_at_ms: Option<i64>) {
-        if runs.remove(&job.id).is_some() {
+    fn ended(&mut self, runs: &mut HashMap<RunKey, Run>, job: Arc<ActiveJob>, retry_at_ms: Option<i64>) {
+        if runs.remove(&job.key()).is_some() {
             self.free += 1;
             self.schedule.ended(&job);
         }
@@ -103,9 +106,9 @@ impl Dispatcher {
         }
     }
 
-    fn canceled(&mut self, runs: &mut HashMap<i64, Run>, job: &Arc<ActiveJob>) {
+    fn canceled(&mut self, runs: &mut HashMap<RunKey, Run>, job: &Arc<ActiveJob>) {
         self.schedule.remove(job);
-        if let Some(run) = runs.get_mut(&job.id)
+        if let Some(run) = runs.get_mut(&job.key())
             && !run.told
         {
             run.told = true;
@@ -114,7 +117,7 @@ impl Dispatcher {
         }
     }
 
-    fn check_deadlines(&mut self, runs: &mut HashMap<i64, Run>, abandoned: &mut usize) {
+    fn check_deadlines(&mut self, runs: &mut HashMap<RunKey, Run>, abandoned: &mut usize) {
         let now = Instant::now();
         let mut given_up = Vec::new();
         for run in runs.values_mut().filter(|run| run.deadline.is_some_and(|deadline| deadline <= now)) {
@@ -136,7 +139,7 @@ impl Dispatcher {
     }
 
     /// The run does not end: its outcome is written without it, and another worker takes its worker's place.
-    fn give_up(&mut self, runs: &mut HashMap<i64, Run>, job: &Arc<ActiveJob>, abandoned: &mut usize) {
+    fn give_up(&mut self, runs: &mut HashMap<RunKey, Run>, job: &Arc<ActiveJob>, abandoned: &mut usize) {
         if !job.settle() {
             return; // It ended after all.
         }
@@ -154,7 +157,7 @@ impl Dispatcher {
             self.workers.finish(job, change);
         }
         self.workers.forget(job);
-        if runs.remove(&job.id).is_some() {
+        if runs.remove(&job.key()).is_some() {
             self.schedule.ended(job);
         }
         *abandoned += 1;
@@ -179,8 +182,8 @@ impl Dispatcher {
     }
 }
 
-fn began(runs: &mut HashMap<i64, Run>, job: &Arc<ActiveJob>) {
-    if let Some(run) = runs.get_mut(&job.id).filter(|run| !run.told && job.timeout_ms > 0) {
+fn began(runs: &mut HashMap<RunKey, Run>, job: &Arc<ActiveJob>) {
+    if let Some(run) = runs.get_mut(&job.key()).filter(|run| !run.told && job.timeout_ms > 0) {
         run.deadline = Instant::now().checked_add(Duration::from_millis(job.timeout_ms));
     }
 }

@@ -8,6 +8,7 @@
 //! This room knows no HTTP, no sockets and no modules: it finds and runs code through [`code::CodeSource`].
 
 mod active;
+mod again;
 pub mod code;
 mod dispatcher;
 mod frame;
@@ -22,6 +23,7 @@ mod service;
 pub mod store;
 mod worker;
 
+pub use again::{Bulk, JobPage, RetryError};
 pub use frame::JobFrame;
 pub use json::{one_line as json_text, ready as json_ready};
 pub use request::{JobRequest, RequestError};

@@ -8,19 +8,22 @@ use std::time::Duration;
 /// How often a submission to a module that is being swapped is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(5);
 
+/// See [`Query::Attempt`].
+type Attempt = Box<dyn FnMut(&mut Reader) -> Result<(), ResolveError> + Send>;
+
 /// Something to do off the shards.
 pub(super) enum Query {
     /// A read.
     Read(Box<dyn FnOnce(&mut Reader) + Send>),
     /// Something that may have to wait for a swap: called again until it says it is done.
-    Attempt(Box<dyn FnMut() -> Result<(), ResolveError> + Send>),
+    Attempt(Attempt),
     /// Ends the thread.
     Stop,
 }
 
 /// Serves queries until told to stop.
 pub(super) fn serve(mut reader: Reader, queries: &Receiver<Query>) {
-    let mut waiting: Vec<Box<dyn FnMut() -> Result<(), ResolveError> + Send>> = Vec::new();
+    let mut waiting: Vec<Attempt> = Vec::new();
     loop {
         let next = if waiting.is_empty() {
             queries.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -30,12 +33,12 @@ pub(super) fn serve(mut reader: Reader, queries: &Receiver<Query>) {
         match next {
             Ok(Query::Read(read)) => read(&mut reader),
             Ok(Query::Attempt(mut attempt)) => {
-                if attempt().is_err() {
+                if attempt(&mut reader).is_err() {
                     waiting.push(attempt);
                 }
             }
             Ok(Query::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => waiting.retain_mut(|attempt| attempt().is_err()),
+            Err(RecvTimeoutError::Timeout) => waiting.retain_mut(|attempt| attempt(&mut reader).is_err()),
         }
     }
 }

@@ -164,6 +164,8 @@ mod tests {
             run_at_ms: 0,
             priority,
             unique_key: None,
+            retries: 0,
+            attempts_before: 0,
         };
         let defaults = Defaults { concurrency, ..Defaults::default() };
         Arc::new(ActiveJob::new(&row, Some((Arc::new(NoCode), defaults))))

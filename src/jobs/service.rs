@@ -30,7 +30,7 @@ const RECOVERY_PAGE: u32 = 1_000;
 /// Events of one step of a replay.
 const REPLAY_EVENTS_MAX: u32 = 256;
 /// Bytes of events or results listed at once, but for the last one.
-const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(super) const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of one step of a replay, but for its last event.
 const REPLAY_BYTES_MAX: usize = 512 * 1024;
 
@@ -109,24 +109,24 @@ pub struct Replay {
 /// Takes an answer, on a thread of the store.
 pub(super) type Answer<T> = Box<dyn FnOnce(T) + Send>;
 
-struct Inner {
-    config: JobsConfig,
-    store: Arc<Mutex<Option<Store>>>,
-    stats: Arc<StoreStats>,
-    writer: Writer,
-    source: Arc<dyn CodeSource>,
-    hub: Arc<Hub>,
-    active: Arc<ActiveJobs>,
-    notices: Sender<Notice>,
-    queries: Sender<Query>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    stopping: AtomicBool,
+pub(super) struct Inner {
+    pub(super) config: JobsConfig,
+    pub(super) store: Arc<Mutex<Option<Store>>>,
+    pub(super) stats: Arc<StoreStats>,
+    pub(super) writer: Writer,
+    pub(super) source: Arc<dyn CodeSource>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) active: Arc<ActiveJobs>,
+    pub(super) notices: Sender<Notice>,
+    pub(super) queries: Sender<Query>,
+    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) stopping: AtomicBool,
 }
 
 /// The jobs of a server; clones are the same ones.
 #[derive(Clone)]
 pub struct Jobs {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 impl Jobs {
@@ -213,7 +213,7 @@ impl Jobs {
     pub fn submit(&self, body: Vec<u8>, answer: Answer<Result<Accepted, SubmitError>>) {
         let inner = Arc::clone(&self.inner);
         let (mut body, mut ready) = (Some((body, answer)), None);
-        self.query(Query::Attempt(Box::new(move || {
+        self.query(Query::Attempt(Box::new(move |_| {
             if let Some((body, answer)) = body.take() {
                 match JobRequest::parse(&body, inner.config.payload_bytes_max) {
                     Ok(request) => ready = Some((request, answer)),
@@ -259,12 +259,12 @@ impl Jobs {
         }
     }
 
-    fn query(&self, query: Query) {
+    pub(super) fn query(&self, query: Query) {
         // The threads live as long as this handle, but for the end of the process.
         let _ = self.inner.queries.send(query);
     }
 
-    fn read(&self, read: impl FnOnce(&mut Reader) + Send + 'static) {
+    pub(super) fn read(&self, read: impl FnOnce(&mut Reader) + Send + 'static) {
         self.query(Query::Read(Box::new(read)));
     }
 
@@ -411,7 +411,7 @@ impl Inner {
         }
     }
 
-    fn cancel(
+    pub(super) fn cancel(
         self: &Arc<Self>,
         id: i64,
         active: Option<Arc<ActiveJob>>,
@@ -427,7 +427,7 @@ impl Inner {
             });
             if let (Ok(CancelOutcome::Canceled), Some(job)) = (&outcome, active) {
                 job.cancel();
-                inner.active.remove(&job.uuid);
+                inner.active.remove(&job);
                 let _ = inner.notices.send(Notice::Canceled(job));
             }
             if outcome == Ok(CancelOutcome::Canceled) {
@@ -441,12 +441,12 @@ impl Inner {
     }
 }
 
-fn accepted(row: JobRow) -> Accepted {
+pub(super) fn accepted(row: JobRow) -> Accepted {
     Accepted { uuid: row.uuid, state: row.state, module_hash: row.module_hash }
 }
 
 /// Two ways to give one answer: through the store, or when the store does not take the question. The first counts.
-fn shared_answer<T: Send + 'static>(answer: Answer<T>) -> (impl FnOnce(T) + Send, impl FnOnce(T)) {
+pub(super) fn shared_answer<T: Send + 'static>(answer: Answer<T>) -> (impl FnOnce(T) + Send, impl FnOnce(T)) {
     let slot = Arc::new(Mutex::new(Some(answer)));
     let give = |slot: Arc<Mutex<Option<Answer<T>>>>| {
         move |value: T| {
@@ -459,7 +459,7 @@ fn shared_answer<T: Send + 'static>(answer: Answer<T>) -> (impl FnOnce(T) + Send
     (give(Arc::clone(&slot)), give(slot))
 }
 
-fn list(reader: &mut Reader, filter: &JobFilter) -> Result<(Vec<JobRow>, bool), StoreError> {
+pub(super) fn list(reader: &mut Reader, filter: &JobFilter) -> Result<(Vec<JobRow>, bool), StoreError> {
     let rows = reader.jobs(filter, LIST_BYTES_MAX)?;
     let bytes = rows.iter().flat_map(|row| [&row.result, &row.error]).flatten().map(String::len).sum::<usize>();
     let more = rows.len() == filter.limit as usize || bytes >= LIST_BYTES_MAX;

@@ -79,7 +79,9 @@ impl Workers {
         crate::threads::module_thread(name).spawn(move || {
             crate::jobs::worker::give_way();
             for job in assigned {
-                if worker.work(&job) == After::GivenUp {
+                let after = worker.work(&job);
+                worker.shared.active.left(job.id);
+                if after == After::GivenUp {
                     return;
                 }
             }
@@ -90,6 +92,7 @@ impl Workers {
 
     /// Hands a job to a worker that is free.
     pub(super) fn assign(&self, job: Arc<ActiveJob>) {
+        self.shared.active.assigned(job.id);
         // The receiver is held by this very value.
         let _ = self.assign.send(job);
     }
@@ -106,7 +109,7 @@ impl Workers {
 
     /// The job has ended without its worker.
     pub(super) fn forget(&self, job: &ActiveJob) {
-        self.shared.active.remove(&job.uuid);
+        self.shared.active.remove(job);
     }
 }
 
@@ -153,13 +156,15 @@ impl Worker {
         }
         let Some(outcome) = outcome.filter(|_| !job.is_canceled()) else { return self.over(job) };
         let random = self.random.hash_one((job.id, job.attempt()));
-        let change = change_after(&outcome, job.attempt(), job.max_attempts, job.backoff_ms, now_ms(), random);
+        let left = job.max_attempts.saturating_sub(job.attempt());
+        let begun = job.attempt().saturating_sub(job.attempts_before);
+        let change = change_after(&outcome, begun, begun.saturating_add(left), job.backoff_ms, now_ms(), random);
         let mut retry_at_ms = None;
         if let Change::Retry { run_at_ms, .. } = change {
             retry_at_ms = Some(run_at_ms);
             let _ = self.shared.writer.change(job.id, change, Box::new(|_| {}));
         } else {
-            self.shared.active.remove(&job.uuid);
+            self.shared.active.remove(job);
             self.shared.finish(job, change);
         }
         let _ = self.shared.notices.send(Notice::Ended { job: Arc::clone(job), retry_at_ms });
@@ -168,7 +173,7 @@ impl Worker {
 
     /// The job is not to run any more.
     fn over(&self, job: &Arc<ActiveJob>) -> After {
-        self.shared.active.remove(&job.uuid);
+        self.shared.active.remove(job);
         let _ = self.shared.notices.send(Notice::Ended { job: Arc::clone(job), retry_at_ms: None });
         After::Next
     }
@@ -180,7 +185,7 @@ impl Worker {
             let _ = sender.send(changed);
         };
         job.begin();
-        if self.shared.writer.change(job.id, Change::Start, Box::new(done)).is_err() {
+        if self.shared.writer.change(job.id, Change::Start { retries: job.retries }, Box::new(done)).is_err() {
             return false;
         }
         matches!(receiver.recv(), Ok(Ok(Changed::Applied(JobState::Running))))

@@ -60,6 +60,9 @@ pub(super) struct Job {
     pub(super) priority: i32,
     pub(super) unique_key: Option<String>,
     pub(super) result: Option<Box<RawValue>>,
+    /// Not in a list.
+    #[serde(default)]
+    pub(super) payload: Option<Box<RawValue>>,
 }
 
 /// What to do when there is no such job.

@@ -1,4 +1,4 @@
-//! `cweb jobs cancel` and `cweb jobs delete`
+//! `cweb jobs delete`, and what is done to each of several jobs
 
 use super::super::client::Client;
 use super::super::exit::Exit;
@@ -20,12 +20,6 @@ pub(super) fn each(jobs: &[Uuid], act: impl Fn(&Uuid) -> Result<(), Problem>) ->
         }
     }
     Ok(failed.map_or(ExitCode::SUCCESS, ExitCode::from))
-}
-
-pub(super) fn cancel(client: &Client, job: &Uuid) -> Result<(), Problem> {
-    let answer = client.post_json(&format!("/jobs/{job}/cancel"), b"")?;
-    answer::accepted(client, answer, answer::NO_SUCH_JOB)?;
-    super::say(format_args!("canceled {job}"))
 }
 
 pub(super) fn delete(client: &Client, job: &Uuid) -> Result<(), Problem> {

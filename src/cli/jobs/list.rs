@@ -25,6 +25,9 @@ pub(super) struct ListArgs {
     /// Only those of this name
     #[arg(long)]
     job: Option<String>,
+    /// Only those that cweb jobs retry would run again now
+    #[arg(long)]
+    retryable: bool,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -68,6 +71,9 @@ fn all(client: &Client, args: &ListArgs) -> Result<Page, Problem> {
             filter.push_str(&format!("&{name}={}", escaped(value)));
         }
     }
+    if args.retryable {
+        filter.push_str("&retryable=1");
+    }
     let mut found = Page { jobs: Vec::new(), next: None };
     loop {
         let wanted = args.limit.saturating_sub(u32::try_from(found.jobs.len()).unwrap_or(u32::MAX)).min(PAGE);
@@ -75,8 +81,8 @@ fn all(client: &Client, args: &ListArgs) -> Result<Page, Problem> {
         let answer = client.get(&format!("/jobs?limit={wanted}{filter}{before}"))?;
         let body = answer::accepted(client, answer, "is it a cweb server of this version?")?;
         let page: Page = answer::read(client, &body)?;
-        // A page without jobs can't lead on, whatever it says.
-        let is_last = page.jobs.is_empty();
+        // A page without jobs can't lead on, whatever it says, but where the server leaves jobs out.
+        let is_last = page.jobs.is_empty() && !args.retryable;
         found.jobs.extend(page.jobs);
         found.next = page.next.filter(|_| !is_last);
         if found.next.is_none() || found.jobs.len() >= args.limit as usize {

@@ -1,6 +1,7 @@
 //! `cweb jobs`: one file a command; [`sse`] and [`time`] know neither terminals nor sockets.
 
 mod answer;
+mod bulk;
 mod end;
 mod event;
 mod list;
@@ -38,7 +39,8 @@ Examples:
   cweb jobs submit --watch sum '{\"numbers\":[1,2,3.5]}'
   cweb jobs submit --run-at +10m --max-attempts 3 --backoff 30s sum @payload.json
   cweb jobs watch $(cweb jobs submit sum @payload.json)
-  cweb jobs list --state failed
+  cweb jobs list --state failed --retryable
+  cweb jobs retry --module sum --state failed
 
 The key comes from CWEB_ADMIN_KEY. docs/jobs.md tells more.
 
@@ -54,12 +56,11 @@ enum JobsCommand {
     Status(status::StatusArgs),
     /// Show a job's events as they come, until it has ended
     Watch(watch::WatchArgs),
-    /// Cancel jobs, waiting or running
-    Cancel {
-        /// The jobs
-        #[arg(required = true, value_name = "UUID")]
-        jobs: Vec<Uuid>,
-    },
+    /// Cancel jobs, waiting or running: those named, or all that a filter names
+    Cancel(bulk::BulkArgs),
+    /// Run jobs again that have failed or are canceled: those named, or all that a filter names (failed ones, unless
+    /// --state says canceled)
+    Retry(bulk::BulkArgs),
     /// Delete jobs that have ended, with their events
     Delete {
         /// The jobs
@@ -109,7 +110,8 @@ pub(super) fn run(args: &JobsArgs) -> ExitCode {
         JobsCommand::Submit(args) => submit::run(&client, args),
         JobsCommand::Status(args) => status::run(&client, args),
         JobsCommand::Watch(args) => watch::run(&client, args),
-        JobsCommand::Cancel { jobs } => end::each(jobs, |job| end::cancel(&client, job)),
+        JobsCommand::Cancel(args) => bulk::run(&client, args, &bulk::CANCEL),
+        JobsCommand::Retry(args) => bulk::run(&client, args, &bulk::RETRY),
         JobsCommand::Delete { jobs } => end::each(jobs, |job| end::delete(&client, job)),
         JobsCommand::List(args) => list::run(&client, args),
     };

@@ -45,6 +45,7 @@ fn summary(job: &Job, now_ms: i64) -> String {
         rows.push(("priority", job.priority.to_string()));
     }
     rows.extend(job.unique_key.as_ref().map(|key| ("key", shown(key))));
+    rows.extend(job.payload.as_ref().map(|payload| ("payload", compact(payload.get()))));
     rows.extend(job.error.as_ref().map(|error| ("error", indented(error))));
     rows.extend(job.result.as_ref().map(|result| ("result", compact(result.get()))));
     let lines: Vec<String> = rows.into_iter().map(|(name, value)| format!("{name:9} {value}")).collect();
@@ -72,7 +73,7 @@ mod tests {
     fn shows_what_there_is_to_know() {
         let json = r#"{"job_uuid":"u","module":"m","job":"j","state":"pending","module_hash":"0123456789abcdef",
             "created_at":0,"updated_at":61000,"error":"a\nb","attempt":1,"max_attempts":3,"run_at":100000,"priority":-2,
-            "unique_key":"k","result":{"a": [1]}}"#;
+            "unique_key":"k","result":{"a": [1]},"payload":{"b" : 1}}"#;
         let expected = "\
 uuid      u
 job       m/j, version 0123456789ab
@@ -83,6 +84,7 @@ runs      1970-01-01T00:01:40.000Z (in 30s)
 attempt   1 of 3
 priority  -2
 key       k
+payload   {\"b\":1}
 error     a
           b
 result    {\"a\":[1]}";

@@ -169,7 +169,7 @@ impl<'c> Applier<'c> {
         }
         let id = self.connection.last_insert_rowid();
         let uuid: Arc<str> = job.uuid.as_str().into();
-        self.live.set(id, Some(LiveJob { uuid: Arc::clone(&uuid), state: JobState::Pending, attempt: 0 }));
+        self.live.set(id, Some(LiveJob::new(Arc::clone(&uuid))));
         let data = transition::created_data(&job.payload);
         self.insert_event(JobEvent {
             job_id: id,
@@ -184,7 +184,12 @@ impl<'c> Applier<'c> {
     }
 
     fn change(&mut self, id: i64, change: &Change) -> Result<Changed, Fault> {
-        let Some(job) = self.live.get(id) else { return self.change_of_ended(id) };
+        let Some(job) = self.live.get(id) else {
+            return match change {
+                Change::Again { retries, module_hash, run_at_ms } => self.again(id, *retries, module_hash, *run_at_ms),
+                _ => self.change_of_ended(id),
+            };
+        };
         if matches!(change, Change::Return) && job.state.is_final() {
             let state = job.state;
             self.live.set(id, None);
@@ -193,13 +198,13 @@ impl<'c> Applier<'c> {
         let Some(Step { state, attempt, kind, data }) = transition::step(job, change) else {
             return Ok(Changed::Refused(job.state));
         };
-        let uuid = Arc::clone(&job.uuid);
+        let (uuid, retries) = (Arc::clone(&job.uuid), job.retries);
         let (run_at, result, error) = match change {
             Change::Retry { run_at_ms, reason } => (Some(run_at_ms), None, Some(reason)),
             Change::Finish { result, error, .. } | Change::Decide { result, error, .. } => {
                 (None, result.as_ref(), error.as_ref())
             }
-            Change::Start | Change::Cancel | Change::Return => (None, None, None),
+            Change::Start { .. } | Change::Cancel | Change::Return | Change::Again { .. } => (None, None, None),
         };
         let changed =
             self.sql.change.execute(params![id, state.as_str(), self.now_ms, attempt, run_at, result, error])?;
@@ -210,7 +215,7 @@ impl<'c> Applier<'c> {
         }
         let is_final = state.is_final();
         let goes_on = !is_final || matches!(change, Change::Decide { .. });
-        self.live.set(id, goes_on.then(|| LiveJob { uuid: Arc::clone(&uuid), state, attempt }));
+        self.live.set(id, goes_on.then(|| LiveJob { uuid: Arc::clone(&uuid), state, attempt, retries }));
         self.insert_event(JobEvent { job_id: id, uuid, id: 0, ts_ms: 0, kind: kind.into(), data, is_final })?;
         Ok(Changed::Applied(state))
     }
@@ -218,6 +223,32 @@ impl<'c> Applier<'c> {
     fn change_of_ended(&mut self, id: i64) -> Result<Changed, Fault> {
         let state = self.sql.state_by_id.query_row([id], |row| rows::state(row, 0)).optional()?;
         Ok(state.map_or(Changed::Unknown, Changed::Refused))
+    }
+
+    /// A job that has ended is to run again.
+    fn again(&mut self, id: i64, retries: u32, module_hash: &str, run_at_ms: i64) -> Result<Changed, Fault> {
+        let found = self.sql.ended.query_row([id], |row| {
+            Ok((row.get::<_, String>(0)?, rows::state(row, 1)?, row.get::<_, u32>(2)?, row.get::<_, u32>(3)?))
+        });
+        let Some((uuid, state, attempt, known)) = found.optional()? else { return Ok(Changed::Unknown) };
+        if !matches!(state, JobState::Failed | JobState::Canceled) || known != retries {
+            return Ok(Changed::Refused(state));
+        }
+        self.sql.again.execute(params![id, self.now_ms, module_hash, run_at_ms])?;
+        let uuid: Arc<str> = uuid.into();
+        let live = LiveJob { uuid: Arc::clone(&uuid), state: JobState::Pending, attempt, retries: retries + 1 };
+        self.live.set(id, Some(live));
+        let data = transition::again_data(attempt, run_at_ms);
+        self.insert_event(JobEvent {
+            job_id: id,
+            uuid,
+            id: 0,
+            ts_ms: 0,
+            kind: "retrying".into(),
+            data,
+            is_final: false,
+        })?;
+        Ok(Changed::Applied(JobState::Pending))
     }
 
     fn own_event(&mut self, event: &OwnEvent) -> Result<Outcome, Fault> {

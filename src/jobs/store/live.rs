@@ -11,6 +11,15 @@ pub(super) struct LiveJob {
     pub(super) uuid: Arc<str>,
     pub(super) state: JobState,
     pub(super) attempt: u32,
+    /// How often it was retried by request.
+    pub(super) retries: u32,
+}
+
+impl LiveJob {
+    /// A job that was submitted.
+    pub(super) fn new(uuid: Arc<str>) -> Self {
+        Self { uuid, state: JobState::Pending, attempt: 0, retries: 0 }
+    }
 }
 
 /// Pending and running jobs by id, and those that are decided while their run goes on, with what it takes to follow a
@@ -26,12 +35,13 @@ impl Live {
     /// Reads what the database has; to be called before the first transaction.
     pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
         let mut live = Self::default();
-        let mut statement =
-            connection.prepare("SELECT id, uuid, state, attempt FROM jobs WHERE state IN ('pending', 'running')")?;
+        let mut statement = connection
+            .prepare("SELECT id, uuid, state, attempt, retries FROM jobs WHERE state IN ('pending', 'running')")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let state = if row.get_ref(2)?.as_str()? == "running" { JobState::Running } else { JobState::Pending };
-            let job = LiveJob { uuid: row.get::<_, String>(1)?.into(), state, attempt: row.get(3)? };
+            let (uuid, attempt, retries) = (row.get::<_, String>(1)?.into(), row.get(3)?, row.get(4)?);
+            let job = LiveJob { uuid, state, attempt, retries };
             live.jobs.insert(row.get(0)?, job);
         }
         Ok(live)

@@ -46,6 +46,10 @@ impl Reader {
                 values.push(Value::from(value.to_owned()));
             }
         }
+        if !filter.among.is_empty() {
+            let names: Vec<String> = filter.among.iter().map(|state| format!("'{}'", state.as_str())).collect();
+            sql.push_str(&format!(" AND state IN ({})", names.join(", ")));
+        }
         sql.push_str(" ORDER BY id DESC LIMIT ?");
         values.push(Value::from(filter.limit));
         let values: Vec<&dyn ToSql> = values.iter().map(|value| value as &dyn ToSql).collect();

@@ -13,7 +13,8 @@ macro_rules! job_columns {
         concat!(
             "id, uuid, module_name, job_name, state, module_hash, created_at, updated_at, ",
             $payload,
-            ", result_json, error_text, attempt, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key"
+            ", result_json, error_text, attempt, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key, \
+             retries, attempts_before"
         )
     };
 }
@@ -39,6 +40,8 @@ pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
         run_at_ms: row.get(15)?,
         priority: row.get(16)?,
         unique_key: row.get(17)?,
+        retries: row.get(18)?,
+        attempts_before: row.get(19)?,
     })
 }
 

@@ -14,7 +14,9 @@ pub(super) struct Statements<'c> {
     pub(super) insert_job: Statement<'c>,
     pub(super) insert_event: Statement<'c>,
     pub(super) change: Statement<'c>,
+    pub(super) again: Statement<'c>,
     pub(super) by_unique_key: Statement<'c>,
+    pub(super) ended: Statement<'c>,
     pub(super) state_by_id: Statement<'c>,
     pub(super) state_by_uuid: Statement<'c>,
     pub(super) delete: Statement<'c>,
@@ -32,6 +34,11 @@ pub(super) const SWEEP: &str = "DELETE FROM jobs WHERE id IN (SELECT id FROM job
 /// Results and errors are of the last change only (an end, or a retry), so every change may write all of these.
 const CHANGE: &str = "UPDATE jobs SET state = ?2, updated_at = ?3, attempt = ?4, run_at = coalesce(?5, run_at), \
      result_json = ?6, error_text = ?7 WHERE id = ?1";
+
+/// The right sides are what the row had before. The error stays: it is that of the last run.
+const AGAIN: &str = "UPDATE jobs SET state = 'pending', updated_at = ?2, module_hash = ?3, run_at = ?4, \
+     result_json = NULL, retries = retries + 1, attempts_before = attempt, \
+     max_attempts = min(attempt + max_attempts - attempts_before, 4294967295) WHERE id = ?1";
 
 const INSERT_JOB: &str = "INSERT INTO jobs (uuid, module_name, job_name, state, module_hash, created_at, updated_at, \
      payload_json, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key) \
@@ -53,7 +60,9 @@ impl<'c> Statements<'c> {
                 "INSERT INTO job_events (job_id, ts, type, data_json, final) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?,
             change: prepare(CHANGE)?,
+            again: prepare(AGAIN)?,
             by_unique_key: prepare(BY_UNIQUE_KEY)?,
+            ended: prepare("SELECT uuid, state, attempt, retries FROM jobs WHERE id = ?1")?,
             state_by_id: prepare("SELECT state FROM jobs WHERE id = ?1")?,
             state_by_uuid: prepare("SELECT id, state FROM jobs WHERE uuid = ?1")?,
             delete: prepare("DELETE FROM jobs WHERE id = ?1")?,

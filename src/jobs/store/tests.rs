@@ -155,11 +155,11 @@ fn a_job_is_stored_as_submitted() {
 fn a_run_goes_from_pending_to_done() {
     let fixture = Fixture::new();
     let id = fixture.add("a");
-    assert_eq!(fixture.change(id, Change::Start), Changed::Applied(JobState::Running));
+    assert_eq!(fixture.change(id, Change::Start { retries: 0 }), Changed::Applied(JobState::Running));
     let retry = Change::Retry { reason: "later".to_owned(), run_at_ms: 99 };
     assert_eq!(fixture.change(id, retry), Changed::Applied(JobState::Pending));
     assert_eq!((fixture.row("a").run_at_ms, fixture.row("a").attempt), (99, 1));
-    assert_eq!(fixture.change(id, Change::Start), Changed::Applied(JobState::Running));
+    assert_eq!(fixture.change(id, Change::Start { retries: 0 }), Changed::Applied(JobState::Running));
     fixture.event(id, "a", "done");
     assert_eq!(fixture.change(id, finish(JobState::Done)), Changed::Applied(JobState::Done));
     let row = fixture.row("a");
@@ -176,11 +176,13 @@ fn a_finished_job_stays_as_it_is() {
     let fixture = Fixture::new();
     for (uuid, end) in [("a", finish(JobState::Done)), ("b", finish(JobState::Failed)), ("c", Change::Cancel)] {
         let id = fixture.add(uuid);
-        fixture.change(id, Change::Start);
+        fixture.change(id, Change::Start { retries: 0 });
         let Changed::Applied(state) = fixture.change(id, end) else { panic!() };
         let before = (fixture.row(uuid), fixture.stored_events(id));
         let retry = Change::Retry { reason: String::new(), run_at_ms: 0 };
-        for change in [Change::Start, retry, finish(JobState::Done), finish(JobState::Failed), Change::Cancel] {
+        for change in
+            [Change::Start { retries: 0 }, retry, finish(JobState::Done), finish(JobState::Failed), Change::Cancel]
+        {
             assert_eq!(fixture.change(id, change), Changed::Refused(state));
         }
         fixture.event(id, uuid, "late");
@@ -203,7 +205,7 @@ fn a_pending_job_takes_neither_end_nor_event() {
 fn an_event_for_another_uuid_is_dropped() {
     let fixture = Fixture::new();
     let id = fixture.add("a");
-    fixture.change(id, Change::Start);
+    fixture.change(id, Change::Start { retries: 0 });
     fixture.event(id, "b", "lost");
     fixture.settle();
     assert_eq!(kinds(&fixture.stored_events(id)), ["created", "started"]);
@@ -255,12 +257,12 @@ fn only_finished_jobs_are_deleted() {
     let id = fixture.add("a");
     let delete = || ask(|done| fixture.store.writer().try_delete("a".to_owned(), done)).unwrap();
     assert_eq!(delete(), Deleted::NotFinished(JobState::Pending));
-    fixture.change(id, Change::Start);
+    fixture.change(id, Change::Start { retries: 0 });
     assert_eq!(delete(), Deleted::NotFinished(JobState::Running));
     fixture.change(id, finish(JobState::Failed));
     assert_eq!(delete(), Deleted::Done);
     assert_eq!(delete(), Deleted::Unknown);
-    assert_eq!(fixture.change(id, Change::Start), Changed::Unknown);
+    assert_eq!(fixture.change(id, Change::Start { retries: 0 }), Changed::Unknown);
     assert!(fixture.stored_events(id).is_empty());
     assert_eq!(fixture.add("b"), id + 1, "an id is never used again");
 }
@@ -291,7 +293,7 @@ fn what_waits_shares_a_transaction() {
     let stats = fixture.store.stats();
     let (commits, commands) = (stats.commits(), stats.commands());
     let release = fixture.hold();
-    fixture.store.writer().try_change(id, Change::Start, Box::new(drop)).unwrap();
+    fixture.store.writer().try_change(id, Change::Start { retries: 0 }, Box::new(drop)).unwrap();
     for _ in 0..98 {
         fixture.event(id, "a", "step");
     }

@@ -17,7 +17,7 @@ pub(super) struct Step {
 pub(super) fn step(job: &LiveJob, change: &Change) -> Option<Step> {
     let attempt = job.attempt;
     match (job.state, change) {
-        (JobState::Pending, Change::Start) => {
+        (JobState::Pending, Change::Start { retries }) if *retries == job.retries => {
             let attempt = attempt.saturating_add(1);
             let data = format!("{{\"attempt\":{attempt}}}").into();
             Some(Step { state: JobState::Running, attempt, kind: "started", data })
@@ -43,6 +43,11 @@ pub(super) fn step(job: &LiveJob, change: &Change) -> Option<Step> {
         }
         _ => None,
     }
+}
+
+/// What the event `retrying` says of a retry by request.
+pub(super) fn again_data(attempt: u32, run_at_ms: i64) -> Box<str> {
+    json!({ "reason": "asked for", "attempt": attempt, "run_at": run_at_ms }).to_string().into()
 }
 
 /// What the event `created` carries: the payload, which is JSON.
@@ -71,7 +76,7 @@ mod tests {
     const STATES: [JobState; 2] = [JobState::Pending, JobState::Running];
 
     fn job(state: JobState) -> LiveJob {
-        LiveJob { uuid: "u".into(), state, attempt: 2 }
+        LiveJob { uuid: "u".into(), state, attempt: 2, retries: 1 }
     }
 
     fn finish(state: JobState, result: Option<&str>, error: Option<&str>) -> Change {
@@ -85,8 +90,9 @@ mod tests {
     #[test]
     fn only_a_pending_job_starts_and_that_counts() {
         let started = (JobState::Running, 3, "started", r#"{"attempt":3}"#.to_owned());
-        assert_eq!(told(JobState::Pending, &Change::Start), Some(started));
-        assert_eq!(told(JobState::Running, &Change::Start), None);
+        assert_eq!(told(JobState::Pending, &Change::Start { retries: 1 }), Some(started));
+        assert_eq!(told(JobState::Running, &Change::Start { retries: 1 }), None);
+        assert_eq!(told(JobState::Pending, &Change::Start { retries: 0 }), None, "it was retried by request since");
     }
 
     #[test]

@@ -127,6 +127,27 @@ pub struct JobRow {
     pub priority: i32,
     /// See [`NewJob::unique_key`].
     pub unique_key: Option<String>,
+    /// How often it was retried by request: [`Change::Again`].
+    pub retries: u32,
+    /// Runs that had begun when it was retried by request the last time.
+    pub attempts_before: u32,
+}
+
+impl JobRow {
+    /// The job as [`Change::Again`] leaves it: it has as many runs before it as it had when it was submitted.
+    pub(in crate::jobs) fn again(self, module_hash: String, run_at_ms: i64) -> Self {
+        let allowed = self.max_attempts.saturating_sub(self.attempts_before);
+        Self {
+            state: JobState::Pending,
+            module_hash,
+            run_at_ms,
+            result: None,
+            retries: self.retries.saturating_add(1),
+            attempts_before: self.attempt,
+            max_attempts: self.attempt.saturating_add(allowed),
+            ..self
+        }
+    }
 }
 
 impl NewJob {
@@ -151,6 +172,8 @@ impl NewJob {
             run_at_ms: self.run_at_ms,
             priority: self.priority,
             unique_key: self.unique_key,
+            retries: 0,
+            attempts_before: 0,
         }
     }
 }
@@ -188,7 +211,10 @@ pub enum Submitted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// pending → running, counts an attempt; event `started` `{"attempt":n}`.
-    Start,
+    Start {
+        /// [`JobRow::retries`]: a worker that got the job before it was retried by request does not start it.
+        retries: u32,
+    },
     /// running → pending; event `retrying` `{"attempt":n,"reason":…,"run_at":ms}`.
     Retry {
         /// Why this attempt didn't end the job.
@@ -218,6 +244,16 @@ pub enum Change {
     Return,
     /// pending or running → canceled; event `canceled` `{}`.
     Cancel,
+    /// failed or canceled → pending, by request and with as many runs as at first, as [`JobRow`] counts them; event
+    /// `retrying` `{"attempt":n,"reason":"asked for","run_at":ms}`. Refused while the run that decided goes on.
+    Again {
+        /// [`JobRow::retries`] as the caller has seen it: of two at once, one is refused.
+        retries: u32,
+        /// The version that the job runs on from here on.
+        module_hash: String,
+        /// When it may start (Unix milliseconds).
+        run_at_ms: i64,
+    },
 }
 
 /// What became of a change.
@@ -247,6 +283,8 @@ pub enum Deleted {
 pub struct JobFilter {
     /// Only those in this state.
     pub state: Option<JobState>,
+    /// Only those in one of these states; none stands for all.
+    pub among: &'static [JobState],
     /// Only this module's.
     pub module: Option<String>,
     /// Only those of this name.

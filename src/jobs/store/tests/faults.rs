@@ -27,14 +27,14 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
 fn a_full_disk_loses_no_change_and_no_event() {
     let fixture = Fixture::new();
     let (a, b) = (fixture.add("a"), fixture.add("b"));
-    fixture.change(b, Change::Start);
+    fixture.change(b, Change::Start { retries: 0 });
     let before = fixture.published().len();
     let (writer, stats) = (fixture.store.writer(), fixture.store.stats());
     fill_disk(&fixture);
     let (answer, answers) = mpsc::channel();
     // One batch: a start, an event with no room, and an end; the start must be undone in memory, too.
     let release = fixture.hold();
-    for (change, name) in [(Change::Start, "start"), (finish(JobState::Done), "finish")] {
+    for (change, name) in [(Change::Start { retries: 0 }, "start"), (finish(JobState::Done), "finish")] {
         let answer = answer.clone();
         writer.try_change(a, change, Box::new(move |outcome| answer.send((name, outcome)).unwrap())).unwrap();
         writer.event(a, "a".into(), "big".into(), big()).unwrap();
@@ -63,7 +63,7 @@ fn a_full_disk_loses_no_change_and_no_event() {
 fn bytes_that_wait_are_limited_and_events_wait_for_room() {
     let fixture = Fixture::new();
     let id = fixture.add("a");
-    fixture.change(id, Change::Start);
+    fixture.change(id, Change::Start { retries: 0 });
     let large = || -> Box<str> { format!("\"{}\"", "x".repeat(8 * 1024 * 1024)).into() };
     let writer = fixture.store.writer();
     let release = fixture.hold();
@@ -111,7 +111,7 @@ fn bytes_that_wait_are_limited_and_events_wait_for_room() {
 fn commands_sent_during_a_failure_come_after_those_kept() {
     let fixture = Fixture::new();
     let id = fixture.add("a");
-    fixture.change(id, Change::Start);
+    fixture.change(id, Change::Start { retries: 0 });
     fill_disk(&fixture);
     let (writer, stats) = (fixture.store.writer(), fixture.store.stats());
     for n in 0..50 {
@@ -138,7 +138,11 @@ fn a_held_lock_delays_and_loses_nothing() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     assert!(matches!(fixture.submit(new_job("b")), Err(StoreError::Unavailable { why }) if why.contains("lock")));
     let (answer, answered) = mpsc::channel();
-    fixture.store.writer().change(id, Change::Start, Box::new(move |got| answer.send(got).unwrap())).unwrap();
+    fixture
+        .store
+        .writer()
+        .change(id, Change::Start { retries: 0 }, Box::new(move |got| answer.send(got).unwrap()))
+        .unwrap();
     fixture.event(id, "a", "step");
     assert!(answered.recv_timeout(Duration::from_millis(200)).is_err());
     other.execute_batch("ROLLBACK").unwrap();
@@ -180,7 +184,7 @@ fn a_command_that_cannot_work_does_no_harm_to_others() {
         let done = Box::new(move |outcome: Result<_, _>| answer.send((uuid, outcome.is_ok())).unwrap());
         fixture.store.writer().try_submit(job, done).unwrap();
     }
-    fixture.store.writer().try_change(id, Change::Start, Box::new(drop)).unwrap();
+    fixture.store.writer().try_change(id, Change::Start { retries: 0 }, Box::new(drop)).unwrap();
     fixture.event(id, "a", "poison");
     fixture.event(id, "a", "step");
     drop((release, answer));
@@ -202,7 +206,7 @@ fn a_row_removed_behind_the_stores_back_is_unknown() {
     let fixture = Fixture::new();
     let id = fixture.add("a");
     Connection::open(fixture.path()).unwrap().execute("DELETE FROM jobs", []).unwrap();
-    assert_eq!(fixture.change(id, Change::Start), Changed::Unknown);
+    assert_eq!(fixture.change(id, Change::Start { retries: 0 }), Changed::Unknown);
     fixture.add("b");
 }
 
@@ -233,7 +237,7 @@ fn a_callback_may_send_but_never_waits() {
 fn closing_waits_for_space_but_not_for_ever() {
     let fixture = Fixture::new();
     let id = fixture.add("a");
-    fixture.change(id, Change::Start);
+    fixture.change(id, Change::Start { retries: 0 });
     fill_disk(&fixture);
     let (answer, answered) = mpsc::channel();
     fixture.store.writer().event(id, "a".into(), "big".into(), big()).unwrap();

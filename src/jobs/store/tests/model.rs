@@ -35,7 +35,8 @@ enum Op {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let job = 1..12_i64;
     let change = prop_oneof![
-        4 => Just(Change::Start),
+        4 => Just(Change::Start { retries: 0 }),
+        3 => (1..3_u32).prop_map(|retries| Change::Start { retries }),
         1 => Just(Change::Retry { reason: "busy".to_owned(), run_at_ms: 77 }),
         2 => Just(finish(JobState::Done)),
         1 => Just(Change::Finish { state: JobState::Failed, result: None, error: Some("no".to_owned()) }),
@@ -43,6 +44,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => Just(Change::Decide { state: JobState::Done, result: Some("7".to_owned()), error: None }),
         1 => Just(Change::Decide { state: JobState::Failed, result: None, error: Some("no".to_owned()) }),
         2 => Just(Change::Return),
+        3 => (0..3_u32).prop_map(|retries| Change::Again { retries, module_hash: "def".to_owned(), run_at_ms: 88 }),
     ];
     let op = prop_oneof![
         20 => (proptest::option::weighted(0.3, 0..3_u8), proptest::bool::weighted(0.05))
@@ -67,6 +69,10 @@ struct Job {
     result: Option<String>,
     error: Option<String>,
     key: Option<String>,
+    retries: u32,
+    hash: String,
+    /// Runs that are left.
+    left: u32,
 }
 
 /// Job, kind, data, whether it is the end.
@@ -95,7 +101,17 @@ impl Model {
             return self.answers.push_back("refused".to_owned());
         }
         self.last_id += 1;
-        let job = Job { state: JobState::Pending, attempt: 0, run_at_ms: 5, result: None, error: None, key };
+        let job = Job {
+            state: JobState::Pending,
+            attempt: 0,
+            run_at_ms: 5,
+            result: None,
+            error: None,
+            key,
+            retries: 0,
+            hash: "abc".to_owned(),
+            left: new_job("").max_attempts,
+        };
         self.jobs.insert(self.last_id, job);
         self.tell(self.last_id, "created", "{}", false);
         self.answers.push_back(format!("new {}", self.last_id));
@@ -109,12 +125,14 @@ impl Model {
         if job.state == JobState::Running && matches!(change, Change::Decide { .. }) {
             self.going_on.insert(id);
         }
-        if matches!((job.state, change), (JobState::Pending, Change::Start | Change::Cancel)) {
+        let starts = matches!(change, Change::Start { retries } if *retries == job.retries);
+        if job.state == JobState::Pending && (starts || *change == Change::Cancel) {
             job.error = None;
         }
         let (kind, data) = match (job.state, change) {
-            (JobState::Pending, Change::Start) => {
+            (JobState::Pending, Change::Start { .. }) if starts => {
                 job.attempt += 1;
+                job.left = job.left.saturating_sub(1);
                 job.state = JobState::Running;
                 ("started", format!("{{\"attempt\":{}}}", job.attempt))
             }
@@ -131,6 +149,13 @@ impl Model {
             (JobState::Pending | JobState::Running, Change::Cancel) => {
                 job.state = JobState::Canceled;
                 ("canceled", "{}".to_owned())
+            }
+            (JobState::Failed | JobState::Canceled, Change::Again { retries, module_hash, run_at_ms })
+                if *retries == job.retries && !self.going_on.contains(&id) =>
+            {
+                (job.state, job.run_at_ms, job.result) = (JobState::Pending, *run_at_ms, None);
+                (job.retries, job.hash, job.left) = (job.retries + 1, module_hash.clone(), new_job("").max_attempts);
+                ("retrying", format!("{{\"attempt\":{},\"reason\":\"asked for\",\"run_at\":88}}", job.attempt))
             }
             (state, _) => return self.answers.push_back(format!("Refused({state:?})")),
         };
@@ -291,8 +316,9 @@ impl Driver {
 }
 
 fn as_model(row: JobRow) -> Job {
-    let JobRow { state, attempt, run_at_ms, result, error, unique_key: key, .. } = row;
-    Job { state, attempt, run_at_ms, result, error, key }
+    let JobRow { state, attempt, run_at_ms, result, error, unique_key: key, retries, module_hash: hash, .. } = row;
+    let left = row.max_attempts.saturating_sub(attempt);
+    Job { state, attempt, run_at_ms, result, error, key, retries, hash, left }
 }
 
 fn as_told(event: &JobEvent) -> Told {

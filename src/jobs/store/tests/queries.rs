@@ -54,7 +54,7 @@ fn pages_follow_each_other_while_jobs_come_in() {
 fn events_and_unfinished_jobs_page_by_id() {
     let fixture = Fixture::new();
     let (a, b) = (fixture.add("a"), fixture.add("b"));
-    fixture.change(a, Change::Start);
+    fixture.change(a, Change::Start { retries: 0 });
     fixture.event(a, "a", "step");
     fixture.change(a, finish(JobState::Done));
     let mut reader = fixture.store.reader().unwrap();
