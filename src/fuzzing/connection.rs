@@ -173,6 +173,7 @@ fn manifest() -> Manifest {
         flags: 0,
         has_handler: true,
         mount: None,
+        ..RouteDecl::default()
     };
     let routes = [("GET", "/a"), ("POST", "/a"), ("PUT", "/a"), ("GET", "/b/[a-z]+"), ("DELETE", "/b/[a-z]+")];
     let websocket = WebSocketDecl { path: "/ws".to_owned(), ..WebSocketDecl::default() };
@@ -208,6 +209,7 @@ fn limits() -> ShardLimits {
         ws_queue_bytes_max: 1 << 30,
         ws_inbox_messages_max: 3,
         ws_rooms_max: 3,
+        ws_compress: true,
         header_timeout_ms: NEVER_MS,
         body_timeout_ms: NEVER_MS,
         idle_timeout_ms: NEVER_MS,
