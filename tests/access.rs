@@ -146,9 +146,15 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
     let stream = [("X-API-Key", some.as_str()), ("Accept", "text/event-stream")];
     refused(&send(&mut server.connect(), "GET /mgnt/other/logs", &stream, b""), 403, "is not for the module other");
     // What is about all modules, and paths that could be read as those of another module.
-    for request in
-        ["GET /mgnt", "GET /metrics", "GET /jobs", "DELETE /mgnt/shop/other", "PUT /mgnt/shop/settings/a/settings/A"]
-    {
+    for request in [
+        "GET /mgnt",
+        "GET /metrics",
+        "POST /metrics",
+        "GET /jobs",
+        "POST /jobs/retry?module=words",
+        "DELETE /mgnt/shop/other",
+        "PUT /mgnt/shop/settings/a/settings/A",
+    ] {
         refused(&ask(&server, request, &some), 403, "is for some of them only");
     }
     for request in ["GET /mgnt/shop", "GET /mgnt/shop/logs", "GET /mgnt/shop/source", "DELETE /mgnt/shopping"] {

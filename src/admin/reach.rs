@@ -16,11 +16,11 @@ pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
         let is_post = view.method() == Method::Post;
         return module_in(below).is_some() || is_post && matches!(below, b"" | b"/");
     }
-    let below = path.strip_prefix(b"/jobs").unwrap_or_default();
-    match (view.method(), below) {
-        (Method::Post, b"" | b"/") => true,
+    match (view.method(), path.strip_prefix(b"/jobs")) {
+        (_, None) => false,
+        (Method::Post, Some(b"" | b"/")) => true,
         // Whoever knows a job's UUID has created the job, or was told of it.
-        _ => below.strip_prefix(b"/").is_some_and(names_a_job),
+        (_, Some(below)) => below.strip_prefix(b"/").is_some_and(names_a_job),
     }
 }
 

@@ -21,6 +21,7 @@ mod limits;
 pub mod local;
 mod matcher;
 mod mounts;
+mod owners;
 pub mod pattern;
 mod pipeline;
 pub mod project;

@@ -2,7 +2,7 @@
 
 use super::compile::Plan;
 use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply, short};
-use super::deploy::{DeployError, DeployOptions, Deployed, LOOPBACK, SourceFields, cut};
+use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
 use super::generation::{Generation, Serving};
 use super::history::{self, Again, Query};
 use super::libraries::Library;
@@ -13,7 +13,7 @@ use super::settings::Change;
 use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
-use super::{mounts, sanitizing, shared_object, store, verify};
+use super::{mounts, owners, sanitizing, shared_object, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
 use crate::domain::LoadError;
@@ -105,7 +105,7 @@ fn deploy_read(
 ) -> Result<Deployed, DeployError> {
     let hash = source.hash(plan.fields());
     if let Some(same) = already_served(control, ticket, &hash, domain) {
-        check_reach(&options.reach, &same.name, &same.domain)?;
+        owners::check_reach(&options.reach, &same.name, &same.domain)?;
         return Ok(same);
     }
     let key = control.compiler.key(source, plan);
@@ -328,7 +328,7 @@ pub(super) fn install(
     };
     let domain = domain.as_str();
     for domain in there.into_iter().chain([domain]) {
-        check_reach(&compiled.reach, &name, domain)?;
+        owners::check_reach(&compiled.reach, &name, domain)?;
     }
     if let Some(remark) = current.as_ref().and_then(|current| verify::other_author(&current.manifest, manifest)) {
         compiled.warnings.push_str(&remark);
@@ -362,7 +362,7 @@ pub(super) fn install(
         _ => {}
     }
     if let Some(current) = current.as_ref().filter(|_| !compiled.take_over) {
-        check_owner(control, &name, current.version, compiled.by)?;
+        owners::check_owner(control, &name, current.version, compiled.by)?;
     }
     control.reserve(ticket, manifest, domain)?;
     let swap = || swap_in(control, ticket, compiled, domain, manifest);
@@ -375,25 +375,6 @@ pub(super) fn install(
     };
     control.release(ticket);
     result.map(|version| Deployed { version, ..deployed })
-}
-
-/// Checks that a key may change the module `name` in `domain`.
-pub(super) fn check_reach(reach: &Reach, name: &str, domain: &str) -> Result<(), DeployError> {
-    if reach.has(Some(domain), name) {
-        return Ok(());
-    }
-    Err(DeployError::OutOfReach { name: name.to_owned(), domain: domain.to_owned() })
-}
-
-/// Checks that version `live` of the module `name` was not deployed by another key than `by`.
-fn check_owner(control: &ControlState, name: &str, live: u64, by: &str) -> Result<(), DeployError> {
-    let list = control.store.versions(name)?;
-    let owner = list.into_iter().find(|version| version.number == live).map(|version| version.by).unwrap_or_default();
-    // What was deployed without keys is nobody's.
-    if owner.is_empty() || owner == by || owner == LOOPBACK {
-        return Ok(());
-    }
-    Err(DeployError::TakeOver { name: name.to_owned(), owner })
 }
 
 /// What is deployed under a name.
