@@ -17,7 +17,8 @@ pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
         return module_in(below).is_some() || is_post && matches!(below, b"" | b"/");
     }
     match (view.method(), path.strip_prefix(b"/jobs")) {
-        (_, None) => false,
+        // A file for a job to come.
+        (method, None) => method == Method::Put && matches!(path, b"/blobs" | b"/blobs/"),
         (Method::Post, Some(b"" | b"/")) => true,
         // Whoever knows a job's UUID has created the job, or was told of it.
         (_, Some(below)) => below.strip_prefix(b"/").is_some_and(names_a_job),
