@@ -207,6 +207,7 @@ fn rfc_7692_7_2_2_what_cannot_be_expanded() {
     let latin = frame(FIN | RSV1 | TEXT, &deflater.message(b"caf\xe9"));
     let half = frame(FIN | RSV1 | TEXT, &deflater.message(b"caf\xc3"));
     fails(&server, &[&latin, &half], 1007);
+    assert_eq!(server.get("/heard").text(), "0");
     // One that fails takes nothing with it: another socket goes on.
     let (mut peer, _) = agreed(&server, "");
     peer.send(&frame(FIN | RSV1 | TEXT, &before));
@@ -320,7 +321,10 @@ fn rfc_7692_7_2_1_whatever_zlib_makes() {
         proptest::collection::vec(any::<u8>(), 0..3000).prop_map(|bytes| (BINARY, bytes)),
     ];
     let messages = proptest::collection::vec((message, 1..2000_usize, any::<bool>(), any::<bool>()), 1..8);
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 40, ..ProptestConfig::default() });
+    // What goes wrong leaves the connection as it is: there is nothing to shrink.
+    let config =
+        ProptestConfig { cases: 40, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
     let (peer, _) = agreed(&server, "; server_max_window_bits=11");
     let peer = std::cell::RefCell::new(peer);
     let inflater = std::cell::RefCell::new(Zlib::inflater(11));
