@@ -310,6 +310,8 @@ fn start_jobs(config: &Config, store: Store, hub: Arc<Hub>, control: &Control) -
     let (creator, needed) = (jobs.clone(), jobs.clone());
     set_create_job(Box::new(move |module, job, payload| creator.create(module.id, job, payload)));
     control.keep_versions(Box::new(move || needed.needed_hashes()));
+    let told = jobs.clone();
+    control.subscribe(Box::new(move || told.modules_changed()));
     Ok(jobs)
 }
 

@@ -237,7 +237,7 @@ impl Access {
 fn needed(view: &RequestView<'_>) -> Scopes {
     let (path, reads) = (view.path(), view.method().is_safe());
     if path.starts_with(b"/jobs") {
-        let names_a_job = path.len() > b"/jobs/".len();
+        let names_a_job = path.len() > b"/jobs/".len() && !path.starts_with(b"/jobs/schedules");
         match (reads, names_a_job) {
             // A job's UUID is known to whoever created it, and can't be guessed.
             (true, true) => Scopes::JOBS.or(Scopes::READ),
@@ -331,6 +331,9 @@ mod tests {
             ("GET /jobs/1", "jr"),
             ("GET /jobs/1/events", "jr"),
             ("GET /jobs/ws?id=1", "jr"),
+            ("GET /jobs/schedules", "r"),
+            ("PUT /jobs/schedules/x", "j"),
+            ("POST /jobs/retry", "j"),
         ] {
             for name in ["d", "j", "r"] {
                 let passes = ask(&access, "192.0.2.1", request, &format!("the-key-of-{name}-here"), 0);

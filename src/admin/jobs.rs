@@ -1,6 +1,7 @@
 //! `/jobs`: submit, look up, list, cancel, retry, delete. The streams of events are the shard's.
 
 use super::audit::Actor;
+use super::schedules;
 use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, JobState, StoreError};
 use crate::jobs::{
     Accepted, Bulk, CancelOutcome, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError, json_text,
@@ -31,6 +32,7 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: R
         ["retry"] if method == Method::Post => bulk(jobs, Act::Retry, view, actor, reply),
         ["cancel"] if method == Method::Post => bulk(jobs, Act::Cancel, view, actor, reply),
         ["retry" | "cancel"] => reply.send(&not_allowed("POST, OPTIONS")),
+        ["schedules", name @ ..] => schedules::handle(jobs, &name.join("/"), view, actor, reply),
         [uuid, ..] if !is_uuid(uuid) => reply.send(&error(400, &format!("\"{uuid}\" is not a UUID"))),
         [uuid] if get => lookup(jobs, (*uuid).to_owned(), reply),
         [uuid] if method == Method::Delete => delete(jobs, (*uuid).to_owned(), actor, reply),
@@ -47,11 +49,11 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: R
     }
 }
 
-fn error(status: u16, text: &str) -> ServerAnswer {
+pub(super) fn error(status: u16, text: &str) -> ServerAnswer {
     ServerAnswer::json(status, json!({ "error": text }).to_string())
 }
 
-fn not_allowed(allow: &'static str) -> ServerAnswer {
+pub(super) fn not_allowed(allow: &'static str) -> ServerAnswer {
     error(405, &format!("this path answers {allow}")).with("Allow", allow)
 }
 
@@ -60,7 +62,7 @@ fn no_such_job() -> ServerAnswer {
 }
 
 /// What went wrong in the store, as an answer: the one place that knows.
-fn store_error(cause: &StoreError) -> ServerAnswer {
+pub(super) fn store_error(cause: &StoreError) -> ServerAnswer {
     match cause {
         StoreError::Full { .. } | StoreError::Unavailable { .. } | StoreError::Closed => {
             error(503, &cause.to_string()).with("Retry-After", "1")
@@ -119,6 +121,7 @@ fn job_json(row: &JobRow, payload: Option<&str>) -> String {
         "run_at": row.run_at_ms,
         "priority": row.priority,
         "unique_key": row.unique_key,
+        "schedule": row.slot.as_ref().map(|slot| json!({ "name": slot.schedule, "slot": slot.at_ms })),
     });
     let result = row.result.as_deref().map_or_else(|| "null".into(), json_text);
     let mut text = head.to_string();

@@ -12,6 +12,7 @@ pub mod keys;
 mod logs;
 mod metrics;
 mod mgnt;
+mod schedules;
 mod site;
 mod versions;
 

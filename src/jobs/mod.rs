@@ -2,7 +2,7 @@
 //!
 //! A submission is acknowledged once the [`store`]'s writer has committed it. The dispatcher hands jobs whose time has
 //! come to worker threads, by priority and fairly between modules; a worker commits the start, runs the module's code, and
-//! hands the outcome to the writer. What the writer has committed goes to the [`hub`], and from there to the shards whose
+//! hands the outcome to the writer. A schedule's slot that is due becomes a job on the dispatcher's thread. What the writer has committed goes to the [`hub`], and from there to the shards whose
 //! clients watch.
 //!
 //! This room knows no HTTP, no sockets and no modules: it finds and runs code through [`code::CodeSource`].
@@ -10,6 +10,7 @@
 mod active;
 mod again;
 pub mod code;
+pub mod cron;
 mod dispatcher;
 mod frame;
 pub mod hub;
@@ -19,12 +20,17 @@ mod notice;
 mod queries;
 mod request;
 mod schedule;
+mod scheduler;
+mod schedules;
 mod service;
 pub mod store;
+mod timetable;
 mod worker;
 
 pub use again::{Bulk, JobPage, RetryError};
 pub use frame::JobFrame;
 pub use json::{one_line as json_text, ready as json_ready};
 pub use request::{JobRequest, RequestError};
+pub use scheduler::Shown;
+pub use schedules::ScheduleError;
 pub use service::{Accepted, CancelOutcome, Jobs, JobsConfig, Replay, SubmitError};

@@ -166,6 +166,7 @@ mod tests {
             unique_key: None,
             retries: 0,
             attempts_before: 0,
+            slot: None,
         };
         let defaults = Defaults { concurrency, ..Defaults::default() };
         Arc::new(ActiveJob::new(&row, Some((Arc::new(NoCode), defaults))))

@@ -10,10 +10,12 @@ use super::notice::{Notice, now_ms};
 use super::queries::{self, Query};
 use super::request::{JobRequest, RequestError};
 use super::schedule::Schedule;
+use super::scheduler::Scheduler;
 use super::store::{
     Change, Changed, Deleted, JobEvent, JobFilter, JobRow, JobState, NewJob, Reader, Store, StoreError, StoreStats,
     Submitted, Writer,
 };
+use super::timetable::Timetable;
 use super::worker::{SizeLimits, WorkerShared, Workers};
 use crossbeam::channel::{Sender, bounded, unbounded};
 use std::collections::HashSet;
@@ -157,8 +159,19 @@ impl Jobs {
         for _ in 0..config.workers {
             workers.add()?;
         }
+        let mut timetable = Timetable::default();
+        reader.schedules().map_err(io::Error::other)?.into_iter().for_each(|row| timetable.set(row));
+        let scheduler = Scheduler {
+            timetable,
+            source: Arc::clone(&source),
+            active: Arc::clone(&active),
+            writer: writer.clone(),
+            own: notices.clone(),
+            unfinished_max: config.unfinished_max,
+        };
         let dispatcher = Dispatcher {
             schedule: Schedule::new(config.module_running_max),
+            scheduler,
             notices: noticed,
             own: notices.clone(),
             writer: writer.clone(),
@@ -391,6 +404,7 @@ impl Inner {
             run_at_ms: request.run_at_ms.unwrap_or(0).max(now_ms()),
             priority: request.priority.unwrap_or(defaults.priority),
             unique_key: request.unique_key,
+            slot: None,
         };
         let inner = Arc::clone(self);
         let (done, answer) = shared_answer(answer);

@@ -19,6 +19,7 @@ use super::{sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
 use crate::domain::{DEFAULT_DOMAIN, Host, LoadError};
+use crate::jobs::store::ScheduleSpec;
 use crate::logbook;
 use arc_swap::ArcSwap;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
@@ -112,6 +113,8 @@ pub(super) struct Entry {
     pub(super) libraries: Vec<Library>,
     /// Settings that it has unless others are set.
     pub(super) defaults: BTreeMap<String, String>,
+    /// The schedules that it declares.
+    pub(super) schedules: Vec<ScheduleSpec>,
     /// When the module came, whatever its version is now: the order of the modules. Milliseconds since 1970.
     pub(super) since_ms: u64,
     /// What is published of it while it is being swapped: its WebSocket paths that the next version has no more are gone, so

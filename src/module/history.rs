@@ -169,6 +169,7 @@ fn rollback(control: &ControlState, ticket: u64, name: &str, number: Option<u64>
         signature: None,
         libraries: plan.libraries(),
         defaults: wanted.settings.clone(),
+        schedules: super::schedules::declared(&source, &manifest)?,
     };
     let deployed = pipeline::install(control, ticket, compiled, &manifest)?;
     tracing::info!("module {name} is back at version {number} ({})", short(&wanted.hash));

@@ -25,6 +25,7 @@ mod pipeline;
 pub mod project;
 mod record;
 mod sanitizing;
+mod schedules;
 mod sdk;
 mod setting_callbacks;
 pub mod settings;

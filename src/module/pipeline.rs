@@ -12,10 +12,11 @@ use super::settings::Change;
 use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
-use super::{mounts, sanitizing, store, verify};
+use super::{mounts, sanitizing, schedules, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
 use crate::domain::LoadError;
+use crate::jobs::store::ScheduleSpec;
 use crate::logbook;
 use crossbeam::channel::RecvTimeoutError;
 use std::collections::BTreeMap;
@@ -112,6 +113,7 @@ fn deploy_read(
     source.check_name(&manifest.name)?;
     verify::check(&manifest)?;
     mounts::check(&manifest, &control.config.mounts)?;
+    let schedules = schedules::declared(source, &manifest)?;
     let warnings = warnings + &verify::remarks(&manifest, control.config.route_limits);
     let fields = plan.fields();
     let message = options.message.as_deref().unwrap_or_default();
@@ -131,6 +133,7 @@ fn deploy_read(
         signature,
         libraries: plan.libraries(),
         defaults: history::defaults(source),
+        schedules,
     };
     install(control, ticket, compiled, &manifest)
 }
@@ -184,6 +187,7 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
         signature: None,
         libraries: plan.libraries(),
         defaults: history::defaults(&source),
+        schedules: schedules::declared(&source, &manifest)?,
     };
     install(control, ticket, compiled, &manifest).map(|_| ())
 }
@@ -294,6 +298,8 @@ pub(super) struct Compiled<'a> {
     pub(super) libraries: Vec<Library>,
     /// Settings that it has unless others are set.
     pub(super) defaults: BTreeMap<String, String>,
+    /// The schedules that it declares.
+    pub(super) schedules: Vec<ScheduleSpec>,
 }
 
 /// From the manifest to publication.
@@ -431,6 +437,7 @@ fn swap_in(
         version: number,
         libraries: compiled.libraries,
         defaults: compiled.defaults,
+        schedules: compiled.schedules,
         since_ms,
         interim: None,
         serving: Some(serving),

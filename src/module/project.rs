@@ -5,6 +5,7 @@
 
 use super::deploy::{DeployError, SourceFields};
 use super::dialect::Language;
+use super::schedules::ScheduleTable;
 use super::{archive, flags, libraries};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -141,6 +142,8 @@ pub(super) struct ProjectFile {
     pub(super) assets: Option<Vec<String>>,
     /// Settings that are there unless others are set.
     pub(super) settings: BTreeMap<String, toml::Value>,
+    /// Jobs of the module that run regularly.
+    pub(super) schedules: Vec<ScheduleTable>,
 }
 
 fn refused(text: impl std::fmt::Display) -> DeployError {

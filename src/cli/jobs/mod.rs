@@ -5,6 +5,7 @@ mod bulk;
 mod end;
 mod event;
 mod list;
+mod schedules;
 pub(super) mod sse;
 mod status;
 mod submit;
@@ -41,6 +42,7 @@ Examples:
   cweb jobs watch $(cweb jobs submit sum @payload.json)
   cweb jobs list --state failed --retryable
   cweb jobs retry --module sum --state failed
+  cweb jobs schedules set nightly '30 3 * * *' report --timezone Europe/Berlin
 
 The key comes from CWEB_ADMIN_KEY. docs/jobs.md tells more.
 
@@ -69,6 +71,8 @@ enum JobsCommand {
     },
     /// List jobs, newest first
     List(list::ListArgs),
+    /// Jobs that run regularly: list them, or set and remove some
+    Schedules(schedules::SchedulesArgs),
 }
 
 /// Why a command could not do its work.
@@ -114,6 +118,7 @@ pub(super) fn run(args: &JobsArgs) -> ExitCode {
         JobsCommand::Retry(args) => bulk::run(&client, args, &bulk::RETRY),
         JobsCommand::Delete { jobs } => end::each(jobs, |job| end::delete(&client, job)),
         JobsCommand::List(args) => list::run(&client, args),
+        JobsCommand::Schedules(args) => schedules::run(&client, args),
     };
     result.unwrap_or_else(|problem| match problem {
         Problem::Said(failure) => failure.end(),

@@ -100,7 +100,7 @@ pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Proble
 }
 
 /// The payload that `text` gives or names, checked here so that the words are about what the user has written.
-fn payload(text: &str) -> Result<Box<RawValue>, String> {
+pub(super) fn payload(text: &str) -> Result<Box<RawValue>, String> {
     let (name, content) = if text == "-" {
         let mut content = Vec::new();
         let read = std::io::stdin().lock().read_to_end(&mut content);

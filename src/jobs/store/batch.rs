@@ -5,7 +5,7 @@ use super::error::Fault;
 use super::live::{Live, LiveJob};
 use super::statements::Statements;
 use super::transition::{self, Step};
-use super::{Change, Changed, Deleted, JobEvent, JobRow, JobState, NewJob, rows};
+use super::{Change, Changed, Deleted, JobEvent, JobRow, JobState, NewJob, ScheduleOutcome, rows};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,6 +18,7 @@ pub(super) enum Outcome {
     Changed(Changed),
     Deleted(Deleted),
     Swept(usize),
+    Schedule(ScheduleOutcome),
     /// Nobody asked.
     Nothing,
     /// This command failed, by its own fault.
@@ -78,6 +79,15 @@ impl<'c> Applier<'c> {
         &self.events
     }
 
+    pub(super) fn connection(&self) -> &'c Connection {
+        self.connection
+    }
+
+    /// The time of this transaction.
+    pub(super) fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
     /// Reads the clock; a clock that was set back stands still until it has caught up.
     fn tick(&mut self) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -135,11 +145,12 @@ impl<'c> Applier<'c> {
             Command::Sweep { before_ms, limit, .. } => {
                 Ok(Outcome::Swept(self.sql.sweep.execute(params![before_ms, limit])?))
             }
+            Command::Schedule(change, _) => Ok(Outcome::Schedule(self.schedule(change)?)),
             _ => Ok(Outcome::Nothing),
         }
     }
 
-    fn submit(&mut self, job: &NewJob) -> Result<Outcome, Fault> {
+    pub(super) fn submit(&mut self, job: &NewJob) -> Result<Outcome, Fault> {
         if let Some(key) = &job.unique_key {
             let found = self.sql.by_unique_key.query_row([&job.module, &job.job, key], rows::job).optional()?;
             if let Some(row) = found {
@@ -159,6 +170,8 @@ impl<'c> Applier<'c> {
             job.run_at_ms,
             job.priority,
             job.unique_key,
+            job.slot.as_ref().map(|slot| &slot.schedule),
+            job.slot.as_ref().map(|slot| slot.at_ms),
         ]);
         if let Err(error) = inserted {
             // The statement undid itself, and nothing of this command came before it.

@@ -1,7 +1,7 @@
 //! What travels to the writer, and the promise that each question is answered.
 
 use super::budget::Weight;
-use super::{Change, Changed, Deleted, Done, NewJob, StoreError, Submitted};
+use super::{Change, Changed, Deleted, Done, NewJob, ScheduleChange, ScheduleOutcome, StoreError, Submitted};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ pub(super) enum Command {
         limit: u32,
         reply: Reply<usize>,
     },
+    Schedule(ScheduleChange, Reply<ScheduleOutcome>),
     /// Wakes the writer, so that it sees it has to end.
     Wake,
     /// Runs on the writing connection as soon as the command is received.
@@ -46,6 +47,7 @@ impl Command {
             Self::Change(_, _, reply) => reply.done = None,
             Self::Delete(_, reply) => reply.done = None,
             Self::Sweep { reply, .. } => reply.done = None,
+            Self::Schedule(_, reply) => reply.done = None,
             Self::Event(_) | Self::Wake => {}
             #[cfg(test)]
             Self::Hook(_) => {}
@@ -59,6 +61,7 @@ impl Command {
             Self::Change(_, _, reply) => reply.send(Err(error)),
             Self::Delete(_, reply) => reply.send(Err(error)),
             Self::Sweep { reply, .. } => reply.send(Err(error)),
+            Self::Schedule(_, reply) => reply.send(Err(error)),
             Self::Event(_) | Self::Wake => {}
             #[cfg(test)]
             Self::Hook(_) => {}

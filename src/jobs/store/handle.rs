@@ -2,7 +2,7 @@
 
 use super::budget::{Budget, Weight};
 use super::command::{Command, OwnEvent, Reply};
-use super::{Change, Changed, Deleted, Done, JobState, NewJob, StoreError, Submitted};
+use super::{Change, Changed, Deleted, Done, JobState, NewJob, ScheduleChange, ScheduleOutcome, StoreError, Submitted};
 use crossbeam::channel::{Sender, TrySendError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -107,6 +107,20 @@ impl Writer {
     /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
     pub fn try_sweep(&self, before_ms: i64, limit: u32, done: Done<usize>) -> Result<(), StoreError> {
         self.try_send(Command::Sweep { before_ms, limit, reply: Reply::new(done, self.shared.budget.charge(0)) })
+    }
+
+    /// Changes the schedules, or gives a slot its turn; never blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
+    pub fn try_schedule(&self, change: ScheduleChange, done: Done<ScheduleOutcome>) -> Result<(), StoreError> {
+        let bytes = match &change {
+            ScheduleChange::Put { spec, .. } => spec.payload.len(),
+            ScheduleChange::Fire { job, .. } => job.payload.len(),
+            ScheduleChange::Remove { .. } => 0,
+        };
+        let weight = self.shared.budget.try_take(bytes).ok_or(self.full())?;
+        self.try_send(Command::Schedule(change, Reply::new(done, weight)))
     }
 
     /// Runs `hook` on the writing connection, between transactions.

@@ -17,6 +17,7 @@
 //! | `batch` | commands applied in one transaction |
 //! | `transition` | which change leads from which state to which |
 //! | `live` | the unfinished jobs in memory, rolled back with the transaction |
+//! | `schedules` | schedules: their rows, and the turn of a slot |
 //! | `schema`, `statements`, `rows` | lock, pragmas, migrations; SQL |
 //! | `readers` | [`Reader`]: read-only queries |
 //! | `tables` | [`Tables`]: the tables as modules read them, a page at a time |
@@ -29,6 +30,7 @@ mod handle;
 mod live;
 mod readers;
 mod rows;
+mod schedules;
 mod schema;
 mod statements;
 mod tables;
@@ -42,6 +44,7 @@ mod tests;
 pub use error::{OpenError, StoreError};
 pub use handle::Writer;
 pub use readers::Reader;
+pub use schedules::{ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec, Slot};
 pub use tables::{Key, Table, TableQuery, Tables};
 pub use types::{Change, Changed, Deleted, Done, Durability, JobEvent, JobFilter, JobRow, JobState, NewJob, Submitted};
 

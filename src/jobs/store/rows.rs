@@ -1,6 +1,6 @@
 //! How a row of `jobs` becomes a [`JobRow`].
 
-use super::{JobRow, JobState};
+use super::{JobRow, JobState, Slot};
 use rusqlite::Row;
 use rusqlite::types::Type;
 
@@ -14,7 +14,7 @@ macro_rules! job_columns {
             "id, uuid, module_name, job_name, state, module_hash, created_at, updated_at, ",
             $payload,
             ", result_json, error_text, attempt, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key, \
-             retries, attempts_before"
+             retries, attempts_before, schedule_name, slot_at"
         )
     };
 }
@@ -42,7 +42,12 @@ pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
         unique_key: row.get(17)?,
         retries: row.get(18)?,
         attempts_before: row.get(19)?,
+        slot: slot(row.get(20)?, row.get(21)?),
     })
+}
+
+fn slot(schedule: Option<String>, at_ms: Option<i64>) -> Option<Slot> {
+    Some(Slot { schedule: schedule?, at_ms: at_ms? })
 }
 
 pub(super) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<JobState> {

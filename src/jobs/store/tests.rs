@@ -4,6 +4,7 @@ mod faults;
 mod model;
 mod opening;
 mod queries;
+mod schedules;
 
 use super::*;
 use std::path::Path;
@@ -126,6 +127,7 @@ fn new_job(uuid: &str) -> NewJob {
         run_at_ms: 5,
         priority: -1,
         unique_key: None,
+        slot: None,
     }
 }
 

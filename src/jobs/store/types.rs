@@ -1,6 +1,6 @@
 //! What goes into the store and what comes out of it.
 
-use super::StoreError;
+use super::{Slot, StoreError};
 use std::sync::Arc;
 
 /// How much a commit promises once it is acknowledged.
@@ -86,6 +86,8 @@ pub struct NewJob {
     pub priority: i32,
     /// At most one stored job of this module and job name has this key.
     pub unique_key: Option<String>,
+    /// The slot of a schedule that it comes from.
+    pub slot: Option<Slot>,
 }
 
 /// A stored job.
@@ -131,6 +133,8 @@ pub struct JobRow {
     pub retries: u32,
     /// Runs that had begun when it was retried by request the last time.
     pub attempts_before: u32,
+    /// See [`NewJob::slot`].
+    pub slot: Option<Slot>,
 }
 
 impl JobRow {
@@ -174,6 +178,7 @@ impl NewJob {
             unique_key: self.unique_key,
             retries: 0,
             attempts_before: 0,
+            slot: self.slot,
         }
     }
 }
