@@ -100,7 +100,10 @@ typedef enum {
      * limit of the route counts for the expanded body (413); one that is broken is answered 400. Refused beside CWEB_STREAM.
      */
     CWEB_DECODE = 32,
-    /** Answers are sent as they are: for what is secret beside what a stranger chooses (BREACH, see docs/files.md). */
+    /**
+     * Answers are sent as they are: for what is secret beside what a stranger chooses (BREACH, see docs/files.md). As a flag
+     * of a WebSocket path: nothing is agreed on about compression there, and messages are sent as they are.
+     */
     CWEB_NO_COMPRESS = 64,
     /**
      * The handler is asked before a WebSocket is opened on the same path of the module; its method is GET. It has the
@@ -150,7 +153,7 @@ typedef struct ws_info {
     void (*on_message)(struct cweb_context *, websocket_t *, const char *message, size_t length);
     /** The last call for this socket; its pointer is invalid afterwards. */
     void (*on_close)(struct cweb_context *, websocket_t *);
-    /** CWEB_INLINE: each function takes microseconds and never waits. Other bits are ignored. */
+    /** CWEB_INLINE: each function takes microseconds and never waits. CWEB_NO_COMPRESS. Other bits are ignored. */
     int flags;
 } websocket_info_t;
 

@@ -146,6 +146,8 @@ pub struct Config {
     pub ws_inbox_messages_max: usize,
     /// Most rooms that a WebSocket may be in.
     pub ws_rooms_max: usize,
+    /// Smallest WebSocket message that is sent compressed; 0: compression is agreed on with nobody.
+    pub ws_compress_bytes_min: usize,
     /// Longest from a request's first byte to the end of its head: then 408.
     pub header_timeout_ms: u64,
     /// Longest between two pieces of a body: then 408.
@@ -335,6 +337,7 @@ impl Config {
             ws_queue_bytes_max: args.ws_queue_bytes_max.unwrap_or(8 * 1024 * 1024),
             ws_inbox_messages_max: args.ws_inbox_messages_max.unwrap_or(1024),
             ws_rooms_max: args.ws_rooms_max.unwrap_or(64),
+            ws_compress_bytes_min: args.ws_compress_bytes_min.unwrap_or(1024),
             header_timeout_ms: args.header_timeout_ms.unwrap_or(10_000),
             body_timeout_ms: args.body_timeout_ms.unwrap_or(30_000),
             idle_timeout_ms: args.idle_timeout_ms.unwrap_or(75_000),

@@ -213,6 +213,7 @@ fn the_scripts_are_clean() {
         "scripts/cweb",
         "scripts/packages.sh",
         "scripts/vm-check",
+        "scripts/autobahn",
     ];
     let output = Command::new("shellcheck").arg("-x").args(scripts).current_dir(root()).output();
     let output = output.expect("no shellcheck: apt-get install shellcheck");

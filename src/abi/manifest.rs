@@ -21,7 +21,7 @@ pub(super) const APP_FLAGS: i32 = FLAG_FALLBACK | FLAG_SERIAL | FLAG_FINAL;
 pub const FLAG_STREAM: i32 = 16;
 /// Bit of [`RouteDecl::flags`]: the body of a request is given to the handler without its content coding (`CWEB_DECODE`).
 const FLAG_DECODE: i32 = 32;
-/// Bit of [`RouteDecl::flags`]: answers are never compressed (`CWEB_NO_COMPRESS`).
+/// Bit of [`RouteDecl::flags`] and [`WebSocketDecl::flags`]: answers, or messages, are never compressed (`CWEB_NO_COMPRESS`).
 const FLAG_NO_COMPRESS: i32 = 64;
 
 /// Bits of [`RouteDecl::flags`] that hold the route's own time-out in seconds (`CWEB_TIMEOUT_S`).
@@ -199,6 +199,12 @@ impl WebSocketDecl {
     #[must_use]
     pub fn is_inline(&self) -> bool {
         self.flags & FLAG_INLINE != 0
+    }
+
+    /// Whether messages may be compressed.
+    #[must_use]
+    pub fn may_compress(&self) -> bool {
+        self.flags & FLAG_NO_COMPRESS == 0
     }
 }
 

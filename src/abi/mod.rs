@@ -7,6 +7,7 @@ pub mod allocator;
 pub mod context;
 pub mod crypto;
 pub mod database;
+mod encoding;
 pub mod events;
 pub mod files;
 pub mod frame;

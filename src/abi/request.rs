@@ -3,9 +3,11 @@
 //! The services and the request's memory are in `native/request.c`. The functions here read the request again (its form, the
 //! captures of its route, who sent it) and leave what they find in that memory. They follow no pointer of the module's.
 
+use super::encoding;
 use super::native::{self, RawParam, RawPart, RawRequest, RequestMakers};
 use super::rooms;
 use super::types::{HttpRequest, WebSocket};
+use super::websocket;
 use crate::proto::form::{self, MultipartError};
 use crate::proto::forwarded::{ForwardedBy, TrustedProxies};
 use crate::proto::http1::RequestView;
@@ -28,13 +30,23 @@ pub struct RequestRules {
     pub forwarded_by: String,
     /// Most rooms that a WebSocket may be in.
     pub rooms_max: usize,
+    /// Largest message of a WebSocket when it is expanded, in bytes.
+    pub ws_message_bytes_max: usize,
+    /// Smallest message of a WebSocket that is sent compressed, in bytes.
+    pub ws_compress_bytes_min: usize,
 }
 
 impl Default for RequestRules {
     fn default() -> Self {
         let forwarded_by = ForwardedBy::default().field().to_owned();
-        let rooms_max = rooms::ROOMS_DEFAULT;
-        Self { memory_bytes_max: 16 * 1024 * 1024, trusted_proxies: Vec::new(), forwarded_by, rooms_max }
+        Self {
+            memory_bytes_max: 16 * 1024 * 1024,
+            trusted_proxies: Vec::new(),
+            forwarded_by,
+            rooms_max: rooms::ROOMS_DEFAULT,
+            ws_message_bytes_max: websocket::MESSAGE_BYTES_MAX,
+            ws_compress_bytes_min: encoding::COMPRESSED_BYTES_MIN,
+        }
     }
 }
 
@@ -45,6 +57,8 @@ pub fn set_rules(rules: &RequestRules) {
     // SAFETY: stores a number.
     unsafe { native::cwebn_request_limit(rules.memory_bytes_max) };
     rooms::limit(rules.rooms_max);
+    websocket::limit(rules.ws_message_bytes_max);
+    encoding::limit(rules.ws_compress_bytes_min);
     let by = ForwardedBy::named(&rules.forwarded_by).unwrap_or_default();
     let named = rules.trusted_proxies.iter().map(String::as_str);
     match TrustedProxies::read(named, by) {

@@ -1,8 +1,9 @@
 //! Rooms of WebSockets, as modules call them: `include/cweb_websocket.h`.
 
+use super::encoding;
 use super::types::WebSocket;
 use super::websocket::{self, Outlet, Socket};
-use crate::proto::ws::{Kind, encode_frame, kind_of};
+use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -126,10 +127,9 @@ unsafe extern "C" fn publish(room: *const c_char, bytes: *const c_void, length: 
     let (Some(room), payload) = (unsafe { (name(room), websocket::touched(bytes.cast(), length)) }) else {
         return fail(libc::EINVAL);
     };
-    let kind = if asked == Kind::Text { kind_of(payload) } else { asked };
-    let frame: Arc<[u8]> = encode_frame(kind, payload).into();
+    let message = encoding::for_room(asked, payload);
     for outlet in OUTLETS.get().into_iter().flatten() {
-        outlet.publish(room, &frame);
+        outlet.publish(room, &message);
     }
     0
 }

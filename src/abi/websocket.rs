@@ -1,9 +1,10 @@
 //! `websocket_t`: what a module holds of a WebSocket, and the way its `send` and `close` take to the shard.
 
+use super::encoding::{self, Compressing};
 use super::socket_numbers::SocketNumber;
 use super::types::WebSocket;
-use crate::proto::ws::{Kind, encode_frame, kind_of};
-use std::cell::{Cell, RefCell, UnsafeCell};
+use crate::proto::ws::{Deflate, Encoded, Kind};
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,23 @@ const NORMAL_CLOSURE: u16 = 1000;
 
 /// The smallest page of memory.
 const PAGE_BYTES: usize = 4096;
+
+/// Largest message unless the server is told otherwise.
+pub(super) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+static LARGEST_MESSAGE: AtomicUsize = AtomicUsize::new(MESSAGE_BYTES_MAX);
+
+/// Largest message, from now on.
+pub(super) fn limit(message_bytes_max: usize) {
+    // Relaxed: it orders nothing else.
+    LARGEST_MESSAGE.store(message_bytes_max, Ordering::Relaxed);
+}
+
+/// Largest message when it is expanded, in bytes.
+#[must_use]
+pub fn message_bytes_max() -> usize {
+    LARGEST_MESSAGE.load(Ordering::Relaxed)
+}
 
 /// Where frames go: the inbox of the shard that owns the connection.
 pub trait Outlet: Send + Sync {
@@ -25,8 +43,8 @@ pub trait Outlet: Send + Sync {
     /// Puts the socket into a room, or takes it out.
     fn room(&self, socket: u64, room: &[u8], joins: bool);
 
-    /// Queues one encoded frame for the shard's sockets in `room`.
-    fn publish(&self, room: &[u8], frame: &Arc<[u8]>);
+    /// Queues one encoded message for the shard's sockets in `room`.
+    fn publish(&self, room: &[u8], message: &Encoded);
 }
 
 /// The server's side of a `websocket_t`.
@@ -40,6 +58,10 @@ pub struct Socket {
     _place: Option<SocketNumber>,
     outlet: Arc<dyn Outlet>,
     open: AtomicBool,
+    /// The client has sent what can't be read: no message after that counts. Relaxed: it orders nothing else.
+    failed: AtomicBool,
+    /// What is sent may be compressed.
+    compressing: Option<Compressing>,
     /// What `websocket_t.session` was at first, for a process that has to make the structure again.
     session: Option<Box<[u8]>>,
     /// The type of the message received last; text before the first one. Relaxed: it orders nothing else.
@@ -60,22 +82,11 @@ unsafe impl Sync for Socket {}
 thread_local! {
     /// The type of the message that a callback on this thread handles now.
     static HANDLED: Cell<Option<Kind>> = const { Cell::new(None) };
-    /// The frame this thread encoded last. A module broadcasts by calling `send` once a socket with the same bytes:
-    /// comparing them is cheaper than encoding them again, and all sockets share one buffer.
-    static LAST_FRAME: RefCell<Option<LastFrame>> = const { RefCell::new(None) };
 }
 
-/// Makes the calling thread's own state, so that a later `send` on it does not. Making it registers a destructor, which waits
-/// for the dynamic loader's lock (`__cxa_thread_atexit_impl`).
+/// Makes the calling thread's own state, so that a later `send` on it does not.
 pub fn ready() {
-    let _ = LAST_FRAME.try_with(|_| ());
-}
-
-/// A frame that was encoded for a message of type `asked`, and where its payload begins.
-struct LastFrame {
-    asked: Kind,
-    header_len: usize,
-    frame: Arc<[u8]>,
+    encoding::ready();
 }
 
 /// While this lives, the thread that made it handles a message.
@@ -87,32 +98,24 @@ impl Drop for Handling {
     }
 }
 
-/// Frames larger than this are not kept for the next `send`: they would sit in memory for as long as the thread lives.
-const KEPT_FRAME_BYTES_MAX: usize = 64 * 1024;
-
-/// Encodes `payload` as one frame of type `asked`; as binary if it is not valid UTF-8 (RFC 6455 §5.6).
-fn encode_shared(asked: Kind, payload: &[u8]) -> Arc<[u8]> {
-    LAST_FRAME.with_borrow_mut(|last| {
-        if let Some(last) = last
-            && last.asked == asked
-            && last.frame.get(last.header_len..) == Some(payload)
-        {
-            return Arc::clone(&last.frame);
-        }
-        let kind = if asked == Kind::Text { kind_of(payload) } else { asked };
-        let frame: Arc<[u8]> = encode_frame(kind, payload).into();
-        let (keep, header_len) = (frame.len() <= KEPT_FRAME_BYTES_MAX, frame.len() - payload.len());
-        *last = keep.then(|| LastFrame { asked, header_len, frame: Arc::clone(&frame) });
-        frame
-    })
-}
-
 impl Socket {
     /// A socket of the shard's key `key`, with `session` as the text the module finds in `websocket_t.session`.
     #[must_use]
     pub fn new(key: u64, session: Option<&[u8]>, outlet: Arc<dyn Outlet>, queued_max: usize) -> Arc<Self> {
+        Self::deflating(key, session, None, outlet, queued_max)
+    }
+
+    /// The same with what is agreed on about the compression of what it sends.
+    #[must_use]
+    pub fn deflating(
+        key: u64,
+        session: Option<&[u8]>,
+        deflate: Option<Deflate>,
+        outlet: Arc<dyn Outlet>,
+        queued_max: usize,
+    ) -> Arc<Self> {
         let place = SocketNumber::take();
-        Self::make(key, u64::from(place.number()), Some(place), session, outlet, queued_max)
+        Self::make(key, (u64::from(place.number()), Some(place)), session, deflate, outlet, queued_max)
     }
 
     /// A socket whose `client_fd` is `number`.
@@ -121,17 +124,18 @@ impl Socket {
         key: u64,
         number: u64,
         session: Option<&[u8]>,
+        deflate: Option<Deflate>,
         outlet: Arc<dyn Outlet>,
         queued_max: usize,
     ) -> Arc<Self> {
-        Self::make(key, number, None, session, outlet, queued_max)
+        Self::make(key, (number, None), session, deflate, outlet, queued_max)
     }
 
     fn make(
         key: u64,
-        number: u64,
-        place: Option<SocketNumber>,
+        (number, place): (u64, Option<SocketNumber>),
         session: Option<&[u8]>,
+        deflate: Option<Deflate>,
         outlet: Arc<dyn Outlet>,
         queued_max: usize,
     ) -> Arc<Self> {
@@ -151,6 +155,8 @@ impl Socket {
             _place: place,
             outlet,
             open: AtomicBool::new(true),
+            failed: AtomicBool::new(false),
+            compressing: deflate.map(Compressing::new),
             session: session.map(Into::into),
             last_is_binary: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
@@ -197,6 +203,26 @@ impl Socket {
         self.open.store(false, Ordering::Release);
     }
 
+    /// What is agreed on about the compression of what it sends.
+    #[must_use]
+    pub fn deflate(&self) -> Option<Deflate> {
+        self.compressing.as_ref().map(Compressing::deflate)
+    }
+
+    /// The client has sent what can't be read: the socket is closed with `code`, and no further message counts.
+    pub fn fail(&self, code: u16) {
+        self.failed.store(true, Ordering::Relaxed);
+        if self.open.swap(false, Ordering::AcqRel) {
+            self.outlet.close(self.key, code);
+        }
+    }
+
+    /// Whether messages don't count any more.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
     /// The type of the message received last; text before the first one.
     #[must_use]
     pub fn last_kind(&self) -> Kind {
@@ -228,7 +254,7 @@ impl Socket {
             return false;
         }
         let asked = asked.or_else(|| HANDLED.get()).unwrap_or_else(|| self.last_kind());
-        let frame = encode_shared(asked, payload);
+        let frame = encoding::for_socket(asked, payload, self.compressing.as_ref());
         let before = self.queued.fetch_add(frame.len(), Ordering::Relaxed);
         // A module that sends faster than the shard takes learns of it here; one frame is always let through.
         if before > self.queued_max {

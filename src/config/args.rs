@@ -350,6 +350,9 @@ settings! {
     /// Most rooms that a WebSocket may be in; cweb_ws_join() fails beyond it [default: 64]
     #[arg(long, env = "CWEB_WS_ROOMS_MAX", value_name = "N", help_heading = LIMITS)]
     ws_rooms_max: usize,
+    /// Smallest WebSocket message that is sent compressed; 0 turns the compression of WebSockets off [default: 1024]
+    #[arg(long, env = "CWEB_WS_COMPRESS_BYTES_MIN", value_name = "BYTES")]
+    ws_compress_bytes_min: usize,
     /// Most deployments that wait [default: 64]
     #[arg(long, env = "CWEB_DEPLOY_QUEUE_MAX", value_name = "N", help_heading = LIMITS)]
     deploy_queue_max: usize,

@@ -221,6 +221,8 @@ pub enum SocketEvent {
         kind: Kind,
         /// Its bytes.
         payload: Vec<u8>,
+        /// They are compressed; the thread that runs the callback expands them.
+        deflated: bool,
     },
     /// The socket is gone: `on_close`. Always the last event.
     Close,
@@ -275,6 +277,21 @@ pub enum Task {
         /// What happened, oldest first.
         events: Vec<SocketEvent>,
     },
+}
+
+/// Compressed bytes of a message that may become much more than a companion should be busy with: a thousandfold.
+const EXPANDING_BYTES: usize = 2 * 1024;
+
+impl Task {
+    /// Whether a message has to be expanded first that may become large.
+    #[must_use]
+    pub fn may_expand(&self) -> bool {
+        let expands = |event: &SocketEvent| match event {
+            SocketEvent::Message { payload, deflated: true, .. } => payload.len() > EXPANDING_BYTES,
+            _ => false,
+        };
+        matches!(self, Self::Socket { events, .. } if events.iter().any(expands))
+    }
 }
 
 /// A piece of work with all it needs.

@@ -34,6 +34,7 @@ use crate::abi::types::{Callee, HookFn};
 use crate::jobs::code::JobCalls;
 use crate::net::Attached;
 use crate::proto::http1::{RequestView, ResponseHead, encode_response};
+use crate::proto::ws::Inflater;
 use services::{run_callback, run_work};
 use std::any::Any;
 use std::mem::ManuallyDrop;
@@ -132,7 +133,7 @@ impl InProcess {
     pub fn executor() -> Executor {
         let state = CallState::new();
         let frame = CallFrame::new().with_stream(Arc::clone(&state) as Arc<dyn StreamCall>);
-        Executor { _guard: ThreadGuard::new(), frame: Box::new(frame), state, attached: None }
+        Executor { _guard: ThreadGuard::new(), frame: Box::new(frame), state, attached: None, inflater: None }
     }
 
     /// The services modules share.
@@ -352,6 +353,8 @@ pub struct Executor {
     frame: Box<CallFrame>,
     state: Arc<CallState>,
     attached: Option<Attached>,
+    /// Made for the first message that is compressed.
+    inflater: Option<Box<Inflater>>,
 }
 
 impl Drop for Executor {

@@ -12,6 +12,7 @@ use crate::abi::websocket::Outlet;
 use crate::jobs::hub::EventSink;
 use crate::jobs::{JobFrame, Replay};
 use crate::net::{Attached, ConnId, Lent, Waker};
+use crate::proto::ws::Encoded;
 use crossbeam::queue::SegQueue;
 use std::sync::Arc;
 
@@ -93,14 +94,14 @@ pub enum Message {
         /// In, or out.
         joins: bool,
     },
-    /// Send an encoded frame to the WebSockets of a domain that are in a room.
+    /// Send an encoded message to the WebSockets of a domain that are in a room.
     RoomPublish {
         /// The domain's name.
         domain: Arc<str>,
         /// The room's name.
         room: Box<[u8]>,
-        /// One whole frame.
-        frame: Arc<[u8]>,
+        /// The message.
+        message: Encoded,
     },
     /// Close a WebSocket.
     SocketClose {
@@ -230,9 +231,9 @@ impl Outlet for Inbox {
         self.push(Message::SocketRoom { socket, room: room.into(), joins });
     }
 
-    fn publish(&self, room: &[u8], frame: &Arc<[u8]>) {
+    fn publish(&self, room: &[u8], message: &Encoded) {
         let domain = DEFAULT_DOMAIN.into();
-        self.push(Message::RoomPublish { domain, room: room.into(), frame: Arc::clone(frame) });
+        self.push(Message::RoomPublish { domain, room: room.into(), message: message.clone() });
     }
 }
 

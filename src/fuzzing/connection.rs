@@ -208,6 +208,7 @@ fn limits() -> ShardLimits {
         ws_queue_bytes_max: 1 << 30,
         ws_inbox_messages_max: 3,
         ws_rooms_max: 3,
+        ws_compress: true,
         header_timeout_ms: NEVER_MS,
         body_timeout_ms: NEVER_MS,
         idle_timeout_ms: NEVER_MS,

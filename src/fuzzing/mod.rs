@@ -24,19 +24,20 @@ pub use forms::{multipart, multipart_stream, urlencoded};
 pub use job_json::job_json;
 pub use request_head::request_head;
 pub use ring::{domain_records, ring, stream_records};
-pub use websocket::websocket;
+pub use websocket::{websocket, websocket_deflate};
 
 /// Takes any bytes; panics if a property does not hold.
 pub type Target = fn(&[u8]);
 
 /// All targets by their names, which are those of the binaries and corpora in `fuzz/`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("request_head", request_head),
     ("chunked_body", chunked_body),
     ("multipart", multipart),
     ("multipart_stream", multipart_stream),
     ("urlencoded", urlencoded),
     ("websocket", websocket),
+    ("websocket_deflate", websocket_deflate),
     ("job_json", job_json),
     ("ring", ring),
     ("domain_records", domain_records),

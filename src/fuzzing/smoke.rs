@@ -27,7 +27,7 @@ fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
 fn dictionary(name: &str) -> Vec<Vec<u8>> {
     let file = match name {
         "job_json" => "json",
-        "websocket" | "ring" | "domain_records" | "stream_records" => "ws",
+        "websocket" | "websocket_deflate" | "ring" | "domain_records" | "stream_records" => "ws",
         _ => "http",
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fuzz/dictionaries/{file}.dict"));
@@ -140,6 +140,6 @@ macro_rules! smoke_tests {
 }
 
 smoke_tests!(
-    request_head chunked_body multipart multipart_stream urlencoded websocket job_json ring domain_records stream_records
+    request_head chunked_body multipart multipart_stream urlencoded websocket websocket_deflate job_json ring domain_records stream_records
     connection
 );

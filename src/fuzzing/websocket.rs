@@ -1,7 +1,8 @@
 //! A WebSocket's stream against a second reader of RFC 6455.
 
 use super::{pieces, ways_to_cut};
-use crate::proto::ws::{Event, Kind, Session, WsLimits};
+use crate::proto::ws::{Event, Inflater, Kind, Session, WsLimits};
+use std::io::Read;
 
 const MESSAGE_BYTES_MAX: usize = 1000;
 
@@ -11,9 +12,47 @@ type Run = (Vec<Event>, Vec<u8>);
 /// The input is what a client sends after the handshake: messages, the answers to pings and the end are what RFC 6455
 /// makes of it, however it is cut.
 pub fn websocket(data: &[u8]) {
+    stream(data, false);
+}
+
+/// The same of a client that may compress messages (RFC 7692): and each of them is what another decoder makes of it, or is too
+/// large, or broken.
+pub fn websocket_deflate(data: &[u8]) {
+    let mut inflater = Inflater::default();
+    for (kind, _, payload) in stream(data, true).into_iter().filter(|message| message.1) {
+        let (expected, is_whole) = expanded(&payload);
+        match inflater.message(kind, payload, MESSAGE_BYTES_MAX) {
+            Ok(message) => {
+                assert!(message.len() <= MESSAGE_BYTES_MAX);
+                assert!(kind == Kind::Binary || std::str::from_utf8(&message).is_ok());
+                assert!(!is_whole || message == expected);
+            }
+            Err(1009) => assert!(!is_whole || expected.len() > MESSAGE_BYTES_MAX),
+            // The other decoder takes what lies before the message for zeros.
+            Err(code) => assert_eq!(code, 1007),
+        }
+        assert_eq!(inflater.message(Kind::Text, vec![0], 0), Ok(Vec::new()), "nothing is left of a message");
+    }
+}
+
+/// What flate2 makes of a compressed message, up to one byte more than is allowed; and whether it has made something of all of
+/// it: it drops what comes before a fault, and stops behind a last block.
+fn expanded(payload: &[u8]) -> (Vec<u8>, bool) {
+    let (input, mut out) = ([payload, &[0, 0, 0xff, 0xff]].concat(), Vec::new());
+    let mut decoder = flate2::bufread::DeflateDecoder::new(&input[..]);
+    let has_failed = (&mut decoder).take(MESSAGE_BYTES_MAX as u64 + 1).read_to_end(&mut out).is_err();
+    let is_whole = out.len() > MESSAGE_BYTES_MAX || decoder.total_in() as usize == input.len();
+    (out, is_whole && !has_failed)
+}
+
+type Deflatable = (Kind, bool, Vec<u8>);
+
+/// Checks a stream. Its messages, as they came.
+fn stream(data: &[u8], deflates: bool) -> Vec<Deflatable> {
+    let run = |pieces: &[&[u8]]| run(pieces, deflates);
     let whole = run(&[data]);
-    let expected = Reader::read(data);
-    let messages: Vec<(Kind, Vec<u8>)> = whole.0.iter().filter_map(message).collect();
+    let expected = Reader::read(data, deflates);
+    let messages: Vec<Deflatable> = whole.0.iter().filter_map(message).collect();
     assert_eq!(messages, expected.messages);
     let (answers, close) = whole.1.split_at(expected.pongs.len().min(whole.1.len()));
     assert_eq!(answers, expected.pongs);
@@ -34,20 +73,21 @@ pub fn websocket(data: &[u8]) {
     for cuts in ways_to_cut(data) {
         assert_eq!(run(&pieces(data, &cuts)), whole);
     }
+    messages
 }
 
-fn message(event: &Event) -> Option<(Kind, Vec<u8>)> {
+fn message(event: &Event) -> Option<Deflatable> {
     match event {
-        Event::Message { kind, payload } => {
+        Event::Message { kind, payload, deflated } => {
             assert!(payload.len() <= MESSAGE_BYTES_MAX);
-            Some((*kind, payload.clone()))
+            Some((*kind, *deflated, payload.clone()))
         }
         Event::Closed { .. } => None,
     }
 }
 
-fn run(pieces: &[&[u8]]) -> Run {
-    let mut session = Session::new(WsLimits { message_bytes_max: MESSAGE_BYTES_MAX });
+fn run(pieces: &[&[u8]], deflates: bool) -> Run {
+    let mut session = Session::new(WsLimits { message_bytes_max: MESSAGE_BYTES_MAX, deflates });
     let (mut events, mut out) = (Vec::new(), Vec::new());
     for piece in pieces {
         for event in session.receive(piece) {
@@ -90,11 +130,13 @@ enum End {
 
 /// Reads frames of a whole stream.
 struct Reader {
-    messages: Vec<(Kind, Vec<u8>)>,
+    /// RSV1 is known.
+    deflates: bool,
+    messages: Vec<Deflatable>,
     /// The frames that answer pings.
     pongs: Vec<u8>,
     /// The message whose fragments are coming.
-    open: Option<(Kind, Vec<u8>)>,
+    open: Option<Deflatable>,
     end: End,
 }
 
@@ -105,8 +147,8 @@ struct Frame {
 }
 
 impl Reader {
-    fn read(mut rest: &[u8]) -> Self {
-        let mut reader = Self { messages: Vec::new(), pongs: Vec::new(), open: None, end: End::Open };
+    fn read(mut rest: &[u8], deflates: bool) -> Self {
+        let mut reader = Self { deflates, messages: Vec::new(), pongs: Vec::new(), open: None, end: End::Open };
         loop {
             match frame(rest) {
                 Ok(Some((frame, length))) => {
@@ -127,7 +169,8 @@ impl Reader {
 
     fn take(&mut self, frame: &Frame) -> Result<(), End> {
         let (is_final, opcode) = (frame.first & 0x80 != 0, frame.first & 0x0f);
-        let wrong = !frame.masked || frame.first & 0x70 != 0;
+        let reserved = if self.deflates && matches!(opcode, 1 | 2) { 0x30 } else { 0x70 };
+        let wrong = !frame.masked || frame.first & reserved != 0;
         let is_control = opcode >= 8;
         if wrong || is_control && (!is_final || frame.payload.len() > 125) {
             return Err(End::Failed);
@@ -139,31 +182,31 @@ impl Reader {
                 self.pongs.extend_from_slice(&frame.payload);
             }
             10 => {}
-            _ => self.data(opcode, is_final, &frame.payload)?,
+            _ => self.data(opcode, is_final, frame.first & 0x40 != 0, &frame.payload)?,
         }
         Ok(())
     }
 
-    fn data(&mut self, opcode: u8, is_final: bool, payload: &[u8]) -> Result<(), End> {
-        let (kind, mut all) = match (opcode, self.open.take()) {
+    fn data(&mut self, opcode: u8, is_final: bool, deflated: bool, payload: &[u8]) -> Result<(), End> {
+        let (kind, deflated, mut all) = match (opcode, self.open.take()) {
             (0, Some(open)) => open,
-            (1, None) => (Kind::Text, Vec::new()),
-            (2, None) => (Kind::Binary, Vec::new()),
+            (1, None) => (Kind::Text, deflated, Vec::new()),
+            (2, None) => (Kind::Binary, deflated, Vec::new()),
             _ => return Err(End::Failed),
         };
         all.extend_from_slice(payload);
         if all.len() > MESSAGE_BYTES_MAX {
             return Err(End::Failed);
         }
-        let fault = std::str::from_utf8(&all).err().filter(|_| kind == Kind::Text);
+        let fault = std::str::from_utf8(&all).err().filter(|_| kind == Kind::Text && !deflated);
         // A fragment may end within a character; what no further byte can mend is a fault at once.
         if fault.is_some_and(|fault| is_final || fault.error_len().is_some()) {
             return Err(End::Failed);
         }
         if is_final {
-            self.messages.push((kind, all));
+            self.messages.push((kind, deflated, all));
         } else {
-            self.open = Some((kind, all));
+            self.open = Some((kind, deflated, all));
         }
         Ok(())
     }

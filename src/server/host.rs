@@ -38,6 +38,8 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         trusted_proxies: config.trusted_proxies.clone(),
         forwarded_by: config.trusted_proxy_header.clone(),
         rooms_max: config.ws_rooms_max,
+        ws_message_bytes_max: config.ws_message_bytes_max,
+        ws_compress_bytes_min: config.ws_compress_bytes_min,
     };
     if config.isolation == Isolation::None {
         set_rules(&requests);

@@ -180,6 +180,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         ws_queue_bytes_max: config.ws_queue_bytes_max,
         ws_inbox_messages_max: config.ws_inbox_messages_max,
         ws_rooms_max: config.ws_rooms_max,
+        ws_compress: config.ws_compress_bytes_min > 0,
         header_timeout_ms: config.header_timeout_ms,
         body_timeout_ms: config.body_timeout_ms,
         idle_timeout_ms: config.idle_timeout_ms,

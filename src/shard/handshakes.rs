@@ -43,7 +43,7 @@ impl Shard {
             return self.overloaded(origin, view, out);
         }
         let mut meta = self.meta(origin, view);
-        meta.switching = Some(Arc::new(Switching::new(accept, view)));
+        meta.switching = Some(Arc::new(Switching::new(accept, self.deflate_for(view), view)));
         let request = OwnedRequest::copy(view);
         let work = Task::Request { conn: origin.id, seq: origin.seq, route, request, meta, stream: None };
         self.submit(&generation, route, work);

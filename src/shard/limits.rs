@@ -38,6 +38,8 @@ pub struct ShardLimits {
     pub ws_inbox_messages_max: usize,
     /// Rooms that one WebSocket may be in.
     pub ws_rooms_max: usize,
+    /// Whether compression is agreed on with WebSockets' clients that offer it.
+    pub ws_compress: bool,
     /// From the first byte of a request to the end of its head.
     pub header_timeout_ms: u64,
     /// Between two reads of a body.

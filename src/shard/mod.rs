@@ -235,7 +235,7 @@ impl Shard {
             Message::SocketSend { socket, frame } => self.socket_send(connections, socket, frame),
             Message::SocketSendLent { socket, frame } => self.socket_send_lent(connections, socket, frame),
             Message::SocketRoom { socket, room, joins } => self.socket_room(socket, &room, joins),
-            Message::RoomPublish { domain, room, frame } => self.publish(connections, &domain, &room, &frame),
+            Message::RoomPublish { domain, room, message } => self.publish(connections, &domain, &room, &message),
             Message::SocketClose { socket, code } => self.socket_close(connections, socket, code),
             Message::StreamFound { stream, job } => self.stream_found(connections, stream, job),
             Message::StreamReplay { stream, replay } => self.stream_replayed(connections, stream, replay),

@@ -380,7 +380,7 @@ impl Shard {
     pub(super) fn submit(&mut self, generation: &Arc<ShardGen>, unit: usize, work: Task) {
         self.in_flight += 1;
         let hold = Arc::clone(generation);
-        let short = generation.is_short(unit);
+        let short = generation.is_short(unit) && !work.may_expand();
         match &mut self.local {
             None => self.remote.submit(hold, short, work),
             Some(local) => {

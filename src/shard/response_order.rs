@@ -7,6 +7,7 @@ use super::requests::Begun;
 use crate::domain::call::OwnedRequest;
 use crate::net::{Attached, ConnId, Connections};
 use crate::proto::http1::close_after;
+use crate::proto::ws::Deflate;
 use crate::server_response::{Meta, shutting_down};
 
 impl Shard {
@@ -74,10 +75,11 @@ impl Shard {
                 Slot::Opening { bytes, request } => {
                     conn.first_seq += 1;
                     conn.last_active_ms = self.now_ms;
+                    let deflate = Deflate::of_answer(&bytes);
                     if let Some(outbox) = connections.outbox(id) {
                         outbox.push_owned(bytes);
                     }
-                    let key = self.open_socket(id, &request.view());
+                    let key = self.open_socket(id, &request.view(), deflate);
                     conn.taken = Some(Upgrade::Socket(key));
                     break;
                 }

@@ -7,6 +7,7 @@ use super::Shard;
 use crate::abi::rooms::ROOM_BYTES_MAX;
 use crate::id_map::{IdMap, IdSet};
 use crate::net::Connections;
+use crate::proto::ws::Encoded;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -103,8 +104,9 @@ impl Shard {
     }
 
     /// A module of `domain` sends one message to a room.
-    pub(super) fn publish(&mut self, connections: &mut Connections, domain: &str, room: &[u8], frame: &Arc<[u8]>) {
+    pub(super) fn publish(&mut self, connections: &mut Connections, domain: &str, room: &[u8], message: &Encoded) {
         for key in self.rooms.members(domain, room) {
+            let frame = message.frame(self.deflate_of_socket(key));
             if let Some(outbox) = self.room_for_frame(connections, key, frame.len()) {
                 outbox.push_shared(Arc::clone(frame));
             }

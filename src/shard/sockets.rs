@@ -16,7 +16,7 @@ use crate::id_map::IdMap;
 use crate::module::table::Table;
 use crate::net::{ConnId, Connections, Lent, Outbox};
 use crate::proto::http1::RequestView;
-use crate::proto::ws::{self, Event, Session, WsLimits};
+use crate::proto::ws::{self, Deflate, Event, Session, WsLimits};
 use crate::server_response::{Meta, ServerAnswer};
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ const PENDING_BYTES_MAX: usize = 1024 * 1024;
 
 /// RFC 6455 §7.4.1: the endpoint is going away.
 const GOING_AWAY: u16 = 1001;
+/// RFC 6455 §7.4.1: text or data that can't be what it says it is, and a message that is too big.
+const FAULTS: [u16; 2] = [1007, 1009];
 /// RFC 6455 §7.4.1 / IANA registry: try again later.
 const TRY_AGAIN_LATER: u16 = 1013;
 
@@ -119,8 +121,9 @@ impl Shard {
         if let Some((module, route)) = self.handshake_route(view.path()) {
             return self.begin_handshake(origin, view, accept, (module, route), out);
         }
-        ws::encode_accept(out, &accept, &self.date);
-        let key = self.open_socket(origin.id, view);
+        let deflate = self.deflate_for(view);
+        ws::encode_accept(out, &accept, deflate, &self.date);
+        let key = self.open_socket(origin.id, view, deflate);
         Begun::Taken(Upgrade::Socket(key))
     }
 
@@ -130,7 +133,23 @@ impl Shard {
         self.snapshot.gen_of(module)?.instance().quarantine()
     }
 
-    pub(super) fn open_socket(&mut self, conn: ConnId, view: &RequestView<'_>) -> u64 {
+    /// What is agreed on with a client about compression.
+    pub(super) fn deflate_for(&self, view: &RequestView<'_>) -> Option<Deflate> {
+        let (module, index) = self.snapshot.table().websocket(view.path()).filter(|_| self.limits.ws_compress)?;
+        let socket = self.snapshot.table().modules().get(module)?.manifest().websockets.get(index)?;
+        socket.may_compress().then(|| Deflate::negotiate(view)).flatten()
+    }
+
+    /// Whether the callbacks of the WebSocket path may run on this thread.
+    fn runs_here(&self, path: &[u8]) -> bool {
+        let found = self.local.as_ref().and_then(|_| self.snapshot.table().websocket(path));
+        found.is_some_and(|(module, index)| {
+            self.snapshot.gen_of(module).is_some_and(|generation| generation.is_inline_socket(index))
+        })
+    }
+
+    /// Opens the socket of an answered handshake, with the compression that the answer agrees on.
+    pub(super) fn open_socket(&mut self, conn: ConnId, view: &RequestView<'_>, deflate: Option<Deflate>) -> u64 {
         let key = self.sockets.next_key;
         self.sockets.next_key += 1;
         let outlet = Arc::clone(&self.inbox);
@@ -139,9 +158,19 @@ impl Shard {
         let handshake = Handshake { head: view.bytes.into(), peer: view.peer };
         let state = SocketState {
             conn: Some(conn),
-            session: Session::new(WsLimits { message_bytes_max: self.limits.ws_message_bytes_max }),
+            session: Session::new(WsLimits {
+                message_bytes_max: self.limits.ws_message_bytes_max,
+                deflates: deflate.is_some(),
+            }),
             pongs: Pongs::default(),
-            handle: Socket::new(key, session.as_deref(), outlet, limit),
+            // A shard compresses nothing.
+            handle: Socket::deflating(
+                key,
+                session.as_deref(),
+                deflate.filter(|_| !self.runs_here(view.path())),
+                outlet,
+                limit,
+            ),
             path: view.path().into(),
             pending: vec![SocketEvent::Open { handshake: Some(Box::new(handshake)) }],
             pending_bytes: 0,
@@ -172,10 +201,10 @@ impl Shard {
         let mut closed = false;
         for event in state.session.receive(bytes) {
             match event {
-                Event::Message { kind, payload } if !state.finished => {
+                Event::Message { kind, payload, deflated } if !state.finished => {
                     stats.ws_message_in();
                     state.pending_bytes += payload.len();
-                    state.pending.push(SocketEvent::Message { kind, payload });
+                    state.pending.push(SocketEvent::Message { kind, payload, deflated });
                 }
                 Event::Message { .. } => {}
                 Event::Closed { .. } => closed = true,
@@ -219,7 +248,9 @@ impl Shard {
         state.busy = true;
         state.pending_bytes = 0;
         let events = std::mem::take(&mut state.pending);
-        if let Some(local) = self.local.as_mut().filter(|_| generation.is_inline_socket(index)) {
+        // A shard expands nothing.
+        let deflated = events.iter().any(|event| matches!(event, SocketEvent::Message { deflated: true, .. }));
+        if let Some(local) = self.local.as_mut().filter(|_| !deflated && generation.is_inline_socket(index)) {
             local.executor.socket(&*generation, &state.handle, index, events);
             // Behind what the callbacks have sent.
             self.in_flight += 1;
@@ -335,6 +366,17 @@ impl Shard {
         state.session.close(code, "");
         state.flush(connections);
         state.closing_since_ms.get_or_insert(now_ms);
+        if let Some(conn) = state.conn.filter(|_| FAULTS.contains(&code)) {
+            // The client has broken the protocol: nothing is awaited from it (RFC 6455 §7.1.7).
+            state.finish();
+            connections.close(conn);
+            self.dispatch_socket(connections, key);
+        }
+    }
+
+    /// What socket `key` and its client have agreed on about compression of what is sent.
+    pub(super) fn deflate_of_socket(&self, key: u64) -> Option<Deflate> {
+        self.sockets.states.get(&key)?.handle.deflate()
     }
 
     /// The connection of socket `key` is gone.

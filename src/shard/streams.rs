@@ -180,9 +180,9 @@ impl Shard {
                 return Begun::Answered;
             }
         };
-        ws::encode_accept(out, &accept, &self.date);
+        ws::encode_accept(out, &accept, None, &self.date);
         let (id, after) = asked(view);
-        let limits = WsLimits { message_bytes_max: WATCHER_MESSAGE_BYTES_MAX };
+        let limits = WsLimits { message_bytes_max: WATCHER_MESSAGE_BYTES_MAX, deflates: false };
         let channel = Channel::WebSocket(Box::new(Session::new(limits)));
         let uuid = id.unwrap_or_default();
         let key = match after {

@@ -8,7 +8,7 @@ use crate::abi::websocket::{Outlet, Socket};
 use crate::domain::call::{Handshake, SocketEvent, Task, session_text};
 use crate::module::table::Published;
 use crate::proto::http1::{RequestView, Switching};
-use crate::proto::ws::{self, Kind};
+use crate::proto::ws::{self, Encoded, Kind};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -83,9 +83,9 @@ impl Outlet for Sockets {
         }
     }
 
-    fn publish(&self, room: &[u8], frame: &Arc<[u8]>) {
+    fn publish(&self, room: &[u8], message: &Encoded) {
         for state in lock(&self.states).values_mut().filter(|state| !state.closed && state.rooms.contains(room)) {
-            Self::arrive(state, frame, 0);
+            Self::arrive(state, &message.plain, 0);
         }
         self.arrived.notify_all();
     }
@@ -121,7 +121,7 @@ impl Sockets {
         let path = manifest.and_then(|manifest| manifest.websockets.get(index)).map(|socket| socket.path.as_str());
         let asks = |route: &RouteDecl| route.is_handshake() && Some(route.path.as_str()) == path;
         if let Some(route) = manifest.and_then(|manifest| manifest.routes.iter().position(asks)) {
-            let answer = exchanges.handshake(route, view, Switching::new(accept, view));
+            let answer = exchanges.handshake(route, view, Switching::new(accept, None, view));
             if answer.status != 101 {
                 return Err(answer);
             }
@@ -150,7 +150,7 @@ impl Sockets {
             .filter(|state| !state.closed)
             .and_then(|state| Some((Arc::clone(state.handle.as_ref()?), state.index)));
         let Some((handle, index)) = found else { return false };
-        Self::call(exchanges, handle, index, SocketEvent::Message { kind, payload: payload.to_vec() });
+        Self::call(exchanges, handle, index, SocketEvent::Message { kind, payload: payload.to_vec(), deflated: false });
         true
     }
 

@@ -143,9 +143,13 @@ fn rfc_6455_4_2_2_subprotocols_are_not_chosen() {
 fn rfc_6455_9_1_extensions_are_declined() {
     let server = lab();
     for offer in [
-        "permessage-deflate; client_max_window_bits",
-        "permessage-deflate; server_no_context_takeover, x-webkit-deflate-frame",
+        "x-webkit-deflate-frame",
         "unknown; a=b",
+        "permessage-deflate; unknown",
+        "permessage-deflate; server_max_window_bits=16",
+        "permessage-deflate; server_max_window_bits",
+        "permessage-deflate; client_max_window_bits=\"7\"",
+        "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
     ] {
         let answer = shake(&server, LINE, &format!("{FIELDS}Sec-WebSocket-Extensions: {offer}\r\n"));
         assert_eq!((answer.status, answer.header("sec-websocket-extensions")), (101, None));

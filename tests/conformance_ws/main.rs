@@ -8,9 +8,11 @@ mod support;
 
 mod closing;
 mod control;
+mod deflate;
 mod fragments;
 mod framing;
 mod handshake;
 mod limits;
 mod peer;
 mod text;
+mod zlib;

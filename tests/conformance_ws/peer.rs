@@ -77,11 +77,16 @@ pub struct Peer {
 impl Peer {
     /// Connects and sends a handshake with `behind` in the same packet.
     pub fn open_with(server: &Server, behind: &[u8]) -> Self {
+        Self::shaken(server, "", behind).0
+    }
+
+    /// The same with further header fields in the handshake; and the head of the answer.
+    pub fn shaken(server: &Server, fields: &str, behind: &[u8]) -> (Self, String) {
         let stream = TcpStream::connect(&server.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut peer = Self { stream, received: Vec::new() };
-        let head = format!("GET /ws HTTP/1.1\r\nHost: x\r\n{FIELDS}\r\n");
+        let head = format!("GET /ws HTTP/1.1\r\nHost: x\r\n{FIELDS}{fields}\r\n");
         peer.send(&[head.as_bytes(), behind].concat());
         let end = loop {
             if let Some(at) = peer.received.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -90,8 +95,9 @@ impl Peer {
             assert!(peer.fill(), "no answer to the handshake");
         };
         let head: Vec<u8> = peer.received.drain(..end).collect();
-        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-        peer
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        (peer, head)
     }
 
     pub fn open(server: &Server) -> Self {
@@ -127,8 +133,14 @@ impl Peer {
 
     /// The next frame: its first byte, and its payload. §5.1: a server's frames are not masked; §5.2: lengths are minimal.
     pub fn read(&mut self) -> (u8, Vec<u8>) {
+        let (first, payload) = self.read_any();
+        assert_eq!(first & 0x70, 0, "a reserved bit is set");
+        (first, payload)
+    }
+
+    /// The same, with reserved bits.
+    pub fn read_any(&mut self) -> (u8, Vec<u8>) {
         let head = self.take(2);
-        assert_eq!(head[0] & 0x70, 0, "a reserved bit is set");
         assert_eq!(head[1] & 0x80, 0, "a server's frame is masked");
         let length = match head[1] {
             126 => {

@@ -2,9 +2,10 @@
 
 use super::{Executor, InProcessModule};
 use crate::abi::guard::{self, SocketCall, SocketOutcome};
-use crate::abi::websocket::Socket;
+use crate::abi::websocket::{self, Socket};
 use crate::domain::call::{GenerationRef, Handshake, SocketEvent};
 use crate::proto::http1::{Head, RequestView};
+use crate::proto::ws::Kind;
 
 impl Executor {
     /// Runs the callbacks of one WebSocket for a batch of events.
@@ -31,7 +32,9 @@ impl Executor {
                     self.opened(module, socket, index, &handshake.unwrap_or_default());
                     continue;
                 }
-                SocketEvent::Message { kind, payload } => {
+                SocketEvent::Message { kind, payload, deflated } => {
+                    let payload = if deflated { self.inflated(socket, kind, payload) } else { Some(payload) };
+                    let Some(payload) = payload.filter(|_| !socket.has_failed()) else { continue };
                     handling = Some(socket.handle(kind));
                     ("on_message", SocketCall::Message(callbacks.on_message, payload))
                 }
@@ -43,6 +46,15 @@ impl Executor {
             drop(handling);
             module.called_back(callback, &outcome);
         }
+    }
+
+    /// Expands a message; `None`: the client is told that it can't be, and the socket ends.
+    fn inflated(&mut self, socket: &Socket, kind: Kind, payload: Vec<u8>) -> Option<Vec<u8>> {
+        if socket.has_failed() {
+            return None;
+        }
+        let message = self.inflater.get_or_insert_default().message(kind, payload, websocket::message_bytes_max());
+        message.map_err(|code| socket.fail(code)).ok()
     }
 
     /// Runs `on_open`, with the request that opened the socket.

@@ -25,7 +25,7 @@ use crate::domain::sandbox::Policy;
 use crate::fuzzing::Random;
 use crate::net::fuzz::conn_ids;
 use crate::proto::http1::{Decoded, Limits, RequestDecoder};
-use crate::proto::ws::{Kind, encode_frame};
+use crate::proto::ws::{Encoded, Kind, encode_frame};
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hasher;
 use std::path::PathBuf;
@@ -229,7 +229,7 @@ impl Outlet for Nowhere {
 
     fn close(&self, _socket: u64, _code: u16) {}
     fn room(&self, _socket: u64, _room: &[u8], _joins: bool) {}
-    fn publish(&self, _room: &[u8], _frame: &Arc<[u8]>) {}
+    fn publish(&self, _room: &[u8], _message: &Encoded) {}
 }
 
 /// Calls in flight with a process that sends anything.

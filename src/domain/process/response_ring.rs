@@ -5,6 +5,7 @@ use super::{passing, wire};
 use crate::abi::files::OpenFile;
 use crate::abi::websocket::Outlet;
 use crate::domain::ring::{Producer, PushError};
+use crate::proto::ws::Encoded;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -128,9 +129,11 @@ impl Outlet for ResponseOutlet {
         self.responses.send(&record, &[]);
     }
 
-    fn publish(&self, room: &[u8], frame: &Arc<[u8]>) {
+    fn publish(&self, room: &[u8], message: &Encoded) {
         let mut fixed = Vec::with_capacity(64);
-        wire::publish_head(&mut fixed, room);
+        let both = message.deflated.as_ref().map(|deflated| [&*message.plain, deflated].concat());
+        wire::publish_head(&mut fixed, both.as_ref().map_or(0, |_| message.plain.len() as u64), room);
+        let frame = both.as_deref().unwrap_or(&message.plain);
         let fits = frame.len() <= self.responses.room(fixed.len());
         match self.answers.lend(frame, fits, || {}) {
             Lent::At(place) => {

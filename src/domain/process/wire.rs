@@ -11,7 +11,7 @@ pub(super) use streams::{StreamToDomain, StreamToServer, begin, notice, stream_r
 
 use super::arena::ExtentRange;
 use super::file_body::{FileAnswer, FileBody};
-use crate::proto::ws::Kind;
+use crate::proto::ws::{Deflate, Kind};
 use std::net::IpAddr;
 
 /// A record can't be read: the other side is broken or lies.
@@ -101,8 +101,9 @@ pub(super) enum ToServer<'a> {
     Close { key: u64, code: u16 },
     /// Put a socket into a room, or take it out.
     Room { key: u64, room: &'a [u8], joins: bool },
-    /// An encoded frame for the sockets of the domain in a room.
-    Publish { room: &'a [u8], frame: Body<'a> },
+    /// An encoded frame for the sockets of the domain in a room: so many bytes of it, and the same message compressed behind
+    /// them; 0: there is nothing behind it.
+    Publish { plain_bytes: u64, room: &'a [u8], frame: Body<'a> },
     /// About a stream.
     Stream(StreamToServer<'a>),
 }
@@ -365,10 +366,10 @@ pub(super) fn room(out: &mut Vec<u8>, key: u64, room: &[u8], joins: bool) {
     push_block(out, room);
 }
 
-/// The fixed part of a frame for a room; the frame follows it.
-pub(super) fn publish_head(out: &mut Vec<u8>, room: &[u8]) {
+/// The fixed part of a frame for a room; the frame follows it, and if `plain_bytes` is its length another one follows that.
+pub(super) fn publish_head(out: &mut Vec<u8>, plain_bytes: u64, room: &[u8]) {
     out.push(kind::PUBLISH);
-    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&plain_bytes.to_le_bytes());
     push_block(out, room);
 }
 
@@ -432,7 +433,7 @@ impl<'a> ToServer<'a> {
             kind::CLOSE => Self::Close { key: ticket, code: reader.u16()? },
             kind::JOIN | kind::LEAVE => Self::Room { key: ticket, room: reader.block()?, joins: kind == kind::JOIN },
             kind::PUBLISH | kind::PUBLISH_LENT => {
-                Self::Publish { room: reader.block()?, frame: reader.body(kind == kind::PUBLISH)? }
+                Self::Publish { plain_bytes: ticket, room: reader.block()?, frame: reader.body(kind == kind::PUBLISH)? }
             }
             kind => Self::Stream(StreamToServer::parse(kind, ticket, reader)?),
         })
@@ -443,27 +444,23 @@ impl<'a> ToServer<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event<'a> {
     /// The socket is open: what `websocket_t.session` and `client_fd` say, and the request that opened it.
-    Open {
-        session: Option<&'a [u8]>,
-        number: u64,
-        peer: Option<IpAddr>,
-        head: &'a [u8],
-    },
+    Open { session: Option<&'a [u8]>, number: u64, deflate: Option<Deflate>, peer: Option<IpAddr>, head: &'a [u8] },
     /// The same of a socket that was opened in a process before this one: `on_open` has been called there.
     Known {
         session: Option<&'a [u8]>,
         number: u64,
+        deflate: Option<Deflate>,
         /// The type of the message that came last.
         last: Kind,
     },
     Message {
         kind: Kind,
+        /// The bytes are compressed.
+        deflated: bool,
         bytes: &'a [u8],
     },
     /// `gone`: nothing can be sent any more.
-    Close {
-        gone: bool,
-    },
+    Close { gone: bool },
     /// The socket has ended in another domain: nothing is called.
     Forget,
 }
@@ -476,29 +473,31 @@ fn kind_byte(kind: Kind) -> u8 {
 }
 
 /// Appends the part of [`Event::Message`] that stands before its bytes, of which there are `length`.
-pub(super) fn message_head(out: &mut Vec<u8>, kind: Kind, length: usize) {
-    out.extend_from_slice(&[3, kind_byte(kind)]);
+pub(super) fn message_head(out: &mut Vec<u8>, kind: Kind, deflated: bool, length: usize) {
+    out.extend_from_slice(&[if deflated { 9 } else { 3 }, kind_byte(kind)]);
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
 }
 
 /// Appends an event.
 pub(super) fn push_event(out: &mut Vec<u8>, event: &Event<'_>) {
     match event {
-        Event::Open { session, number, peer, head } => {
+        Event::Open { session, number, deflate, peer, head } => {
             out.push(1 + u8::from(session.is_some()));
             out.extend_from_slice(&number.to_le_bytes());
+            out.push(deflate.map_or(0, Deflate::window_bits));
             push_block(out, session.unwrap_or_default());
             push_address(out, *peer);
             push_block(out, head);
         }
-        Event::Known { session, number, last } => {
+        Event::Known { session, number, deflate, last } => {
             out.push(5 + u8::from(session.is_some()));
             out.extend_from_slice(&number.to_le_bytes());
+            out.push(deflate.map_or(0, Deflate::window_bits));
             out.push(kind_byte(*last));
             push_block(out, session.unwrap_or_default());
         }
-        Event::Message { kind, bytes } => {
-            message_head(out, *kind, bytes.len());
+        Event::Message { kind, deflated, bytes } => {
+            message_head(out, *kind, *deflated, bytes.len());
             out.extend_from_slice(bytes);
         }
         Event::Close { gone } => out.push(if *gone { 7 } else { 4 }),
@@ -519,17 +518,17 @@ pub(super) fn read_events(bytes: &[u8]) -> Result<Vec<Event<'_>>, Malformed> {
 fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
     Some(match reader.u8()? {
         kind @ (1 | 2) => {
-            let number = reader.u64()?;
+            let (number, deflate) = (reader.u64()?, Deflate::with_window(reader.u8()?));
             let session = reader.block()?;
             let (peer, head) = (reader.address()?, reader.block()?);
-            Event::Open { session: (kind == 2).then_some(session), number, peer, head }
+            Event::Open { session: (kind == 2).then_some(session), number, deflate, peer, head }
         }
         kind @ (5 | 6) => {
-            let (number, last) = (reader.u64()?, reader.kind()?);
+            let (number, deflate, last) = (reader.u64()?, Deflate::with_window(reader.u8()?), reader.kind()?);
             let session = reader.block()?;
-            Event::Known { session: (kind == 6).then_some(session), number, last }
+            Event::Known { session: (kind == 6).then_some(session), number, deflate, last }
         }
-        3 => Event::Message { kind: reader.kind()?, bytes: reader.block()? },
+        kind @ (3 | 9) => Event::Message { deflated: kind == 9, kind: reader.kind()?, bytes: reader.block()? },
         kind @ (4 | 7) => Event::Close { gone: kind == 7 },
         8 => Event::Forget,
         _ => return None,

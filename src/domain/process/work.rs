@@ -19,6 +19,7 @@ use crate::domain::stream::call::{Facts, Pipes, Used};
 use crate::domain::{Instance, NoAnswer};
 use crate::id_map::{IdMap, IdSet};
 use crate::proto::http1::{Head, RequestView};
+use crate::proto::ws::Deflate;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
@@ -65,11 +66,11 @@ impl ChildDomain {
         self.sockets_of(shard)?.get(&key).cloned()
     }
 
-    fn open_socket(&self, shard: usize, key: u64, number: u64, session: Option<&[u8]>) {
+    fn open_socket(&self, shard: usize, key: u64, number: u64, deflate: Option<Deflate>, session: Option<&[u8]>) {
         let Some(responses) = self.response_rings.get(shard) else { return };
         let outlet = Arc::new(ResponseOutlet { responses: Arc::clone(responses), answers: Arc::clone(&self.answers) });
         // The shard limits what is unsent; here nothing waits but in the ring and the memory beside it.
-        let socket = Socket::numbered(key, number, session, outlet, usize::MAX);
+        let socket = Socket::numbered(key, number, session, deflate, outlet, usize::MAX);
         if let Some(mut sockets) = self.sockets_of(shard) {
             if self.gone.get(shard).is_some_and(|gone| unpoisoned(gone).remove(&key)) {
                 socket.mark_closed();
@@ -258,19 +259,19 @@ impl DomainRunner {
         let (mut closes, mut closed) = (false, false);
         for event in wire::read_events(events).unwrap_or_default() {
             match event {
-                Event::Open { session, number, peer, head } => {
-                    self.domain.open_socket(shard, key, number, session);
+                Event::Open { session, number, deflate, peer, head } => {
+                    self.domain.open_socket(shard, key, number, deflate, session);
                     let handshake = Some(Box::new(Handshake { head: head.into(), peer }));
                     queue.push(SocketEvent::Open { handshake });
                 }
-                Event::Known { session, number, last } => {
-                    self.domain.open_socket(shard, key, number, session);
+                Event::Known { session, number, deflate, last } => {
+                    self.domain.open_socket(shard, key, number, deflate, session);
                     if let Some(socket) = self.domain.socket(shard, key) {
                         socket.received(last);
                     }
                 }
-                Event::Message { kind, bytes } => {
-                    queue.push(SocketEvent::Message { kind, payload: bytes.to_vec() });
+                Event::Message { kind, deflated, bytes } => {
+                    queue.push(SocketEvent::Message { kind, payload: bytes.to_vec(), deflated });
                 }
                 Event::Close { gone } => {
                     (closes, closed) = (true, gone);

@@ -2,6 +2,7 @@
 
 use super::head::{RequestView, tokens};
 use super::response::{Fate, fate, push_field};
+use crate::proto::ws::Deflate;
 
 /// What is known of a sound handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,15 +10,17 @@ pub struct Switching {
     accept: [u8; 28],
     /// The subprotocols that the client offers.
     offered: Vec<Box<[u8]>>,
+    /// The compression that is agreed on.
+    deflate: Option<Deflate>,
 }
 
 impl Switching {
     /// Of the handshake `view`; `accept` is the value of `Sec-WebSocket-Accept`.
     #[must_use]
-    pub fn new(accept: [u8; 28], view: &RequestView<'_>) -> Self {
+    pub fn new(accept: [u8; 28], deflate: Option<Deflate>, view: &RequestView<'_>) -> Self {
         let fields = view.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"sec-websocket-protocol"));
         let offered = fields.flat_map(|(_, value)| tokens(value)).map(Into::into).collect();
-        Self { accept, offered }
+        Self { accept, offered, deflate }
     }
 
     /// Appends the 101 with the module's `headers`. Returns how many of those were dropped: a subprotocol that was not offered
@@ -33,6 +36,9 @@ impl Switching {
         push_field(out, b"Connection", b"Upgrade");
         push_field(out, b"Date", date);
         push_field(out, b"Sec-WebSocket-Accept", &self.accept);
+        if let Some(deflate) = self.deflate {
+            deflate.push_field(out);
+        }
         let (mut dropped, mut chosen) = (0, false);
         for (name, value) in headers {
             let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());

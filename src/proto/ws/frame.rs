@@ -1,11 +1,45 @@
 //! Data frames to send (RFC 6455 §5.2). A server's frames are not masked.
 
+use super::extension::{Deflate, WINDOW_BITS_MAX};
+use std::sync::Arc;
+
 /// What a message holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Kind {
     Text,
     Binary,
+}
+
+impl Kind {
+    /// The first byte of a frame that is a whole message.
+    pub(super) fn first_byte(self) -> u8 {
+        match self {
+            Self::Text => 0x81,
+            Self::Binary => 0x82,
+        }
+    }
+}
+
+/// One message for many sockets, encoded once for those that have agreed on compression and once for the others.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// For each socket.
+    pub plain: Arc<[u8]>,
+    /// For those that have agreed on compression, where that is smaller; compressed with the largest window.
+    pub deflated: Option<Arc<[u8]>>,
+}
+
+impl Encoded {
+    /// The frame for a socket that has agreed on `deflate`.
+    #[must_use]
+    pub fn frame(&self, deflate: Option<Deflate>) -> &Arc<[u8]> {
+        // A message that fits into the window can't refer to anything beyond it.
+        let fits = |deflate: Deflate| {
+            deflate.window_bits() == WINDOW_BITS_MAX || self.plain.len() <= 1 << deflate.window_bits()
+        };
+        self.deflated.as_ref().filter(|_| deflate.is_some_and(fits)).unwrap_or(&self.plain)
+    }
 }
 
 /// Text if `payload` is valid UTF-8, else binary.
@@ -18,11 +52,7 @@ pub fn kind_of(payload: &[u8]) -> Kind {
 #[must_use]
 pub fn encode_frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + 10);
-    let opcode = match kind {
-        Kind::Text => 0x81,
-        Kind::Binary => 0x82,
-    };
-    push_header(&mut out, opcode, payload.len());
+    push_header(&mut out, kind.first_byte(), payload.len());
     out.extend_from_slice(payload);
     out
 }
@@ -55,5 +85,17 @@ mod tests {
         }
         assert_eq!(encode_frame(Kind::Text, b"Hello"), b"\x81\x05Hello"); // RFC 6455 §5.7
         assert_eq!(kind_of(b"\xff"), Kind::Binary);
+    }
+
+    #[test]
+    fn a_socket_with_a_small_window_gets_no_larger_message_compressed() {
+        let encoded =
+            |bytes: usize| Encoded { plain: vec![1; bytes].into(), deflated: Some(Arc::from(&b"deflated"[..])) };
+        let is_deflated =
+            |bytes: usize, bits: u8| encoded(bytes).frame(Deflate::with_window(bits)).starts_with(b"deflated");
+        assert!(is_deflated(256, 8) && is_deflated(512, 9) && is_deflated(1 << 20, 15));
+        assert!(!is_deflated(257, 8) && !is_deflated(513, 9) && !is_deflated(20_000, 14));
+        assert!(!is_deflated(1, 7), "without an agreement");
+        assert_eq!(Encoded { deflated: None, ..encoded(7) }.frame(Deflate::with_window(15)).len(), 7);
     }
 }

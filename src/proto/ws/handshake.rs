@@ -1,5 +1,6 @@
 //! The opening handshake, the server's side (RFC 6455 §4.2).
 
+use super::extension::Deflate;
 use crate::proto::http1::{Method, RequestView};
 use tungstenite::handshake::derive_accept_key;
 
@@ -69,13 +70,17 @@ fn is_base64_of_16_bytes(key: &[u8]) -> bool {
     }
 }
 
-/// Appends the answer that completes the handshake.
-pub fn encode_accept(out: &mut Vec<u8>, accept: &[u8; 28], date: &[u8; 29]) {
+/// Appends the answer that completes the handshake, with the compression that is agreed on.
+pub fn encode_accept(out: &mut Vec<u8>, accept: &[u8; 28], deflate: Option<Deflate>, date: &[u8; 29]) {
     out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nDate: ");
     out.extend_from_slice(date);
     out.extend_from_slice(b"\r\nSec-WebSocket-Accept: ");
     out.extend_from_slice(accept);
-    out.extend_from_slice(b"\r\n\r\n");
+    out.extend_from_slice(b"\r\n");
+    if let Some(deflate) = deflate {
+        deflate.push_field(out);
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]

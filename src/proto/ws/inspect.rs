@@ -5,6 +5,8 @@
 //! protocol is not listened to for the rest of a frame. Text in a frame that arrives whole and is a message of its own is left
 //! to tungstenite: it is not checked twice.
 
+use super::deflate::COMPRESSED;
+use super::frame::Kind;
 use super::utf8::Utf8;
 
 /// RFC 6455 §7.4.1: a protocol error.
@@ -53,10 +55,24 @@ struct Message {
     text: Option<Utf8>,
 }
 
+/// A data message has begun.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beginning {
+    /// Where its first byte is, in the bytes that were looked at.
+    pub(super) at: usize,
+    pub(super) kind: Kind,
+    /// Its payload is compressed: RSV1 is set (RFC 7692 §6).
+    pub(super) deflated: bool,
+}
+
 /// Checks one connection's frames.
 #[derive(Debug)]
 pub(super) struct Inspector {
     message_bytes_max: u64,
+    /// Messages may be compressed.
+    deflates: bool,
+    /// The messages that have begun since this was taken, where messages may be compressed.
+    begun: Vec<Beginning>,
     state: InspectState,
     header: [u8; HEADER_BYTES_MAX],
     message: Option<Message>,
@@ -71,9 +87,11 @@ struct Header {
 }
 
 impl Inspector {
-    pub(super) fn new(message_bytes_max: usize) -> Self {
+    pub(super) fn new(message_bytes_max: usize, deflates: bool) -> Self {
         Self {
             message_bytes_max: message_bytes_max as u64,
+            deflates,
+            begun: Vec::new(),
             state: InspectState::Header(0),
             header: [0; HEADER_BYTES_MAX],
             message: None,
@@ -83,6 +101,11 @@ impl Inspector {
     /// Whether a frame that comes next is the first of a message, or one between messages.
     pub(super) fn is_between_messages(&self) -> bool {
         matches!(self.state, InspectState::Header(0)) && self.message.is_none()
+    }
+
+    /// The messages that have begun in the bytes looked at last, and of an agreed compression only.
+    pub(super) fn take_begun(&mut self) -> Vec<Beginning> {
+        std::mem::take(&mut self.begun)
     }
 
     /// Takes the next bytes.
@@ -98,6 +121,9 @@ impl Inspector {
                         frame_at = at;
                     }
                     at += self.take_header(have, rest).map_err(|code| Fault { before: frame_at, code })?;
+                    if have == 0 && self.deflates {
+                        self.note_beginning(frame_at);
+                    }
                 }
                 InspectState::Payload { left, phase } => {
                     let part = rest.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(rest);
@@ -108,6 +134,16 @@ impl Inspector {
             }
         }
         Ok(())
+    }
+
+    /// A frame whose first byte is at `at` has begun.
+    fn note_beginning(&mut self, at: usize) {
+        let kind = match self.header[0] & 0x0f {
+            TEXT => Kind::Text,
+            BINARY => Kind::Binary,
+            _ => return,
+        };
+        self.begun.push(Beginning { at, kind, deflated: self.header[0] & COMPRESSED != 0 });
     }
 
     /// Takes what `rest` has of a header of which `have` bytes are known. Returns how many bytes were taken; those of a
@@ -158,7 +194,9 @@ impl Inspector {
                     CLOSE | PING | PONG => !last, // §5.5: not fragmented
                     _ => true,
                 };
-                first & 0x70 != 0 || misplaced
+                // RFC 7692 §6: RSV1 is for the first frame of a message, and no other bit is ever used.
+                let known = if self.deflates && matches!(opcode, TEXT | BINARY) { COMPRESSED } else { 0 };
+                first & 0x70 & !known != 0 || misplaced
             }
             // §5.1: masked; §5.5: the payload of a control frame
             2 => second & 0x80 == 0 || opcode & 0x8 != 0 && second & 0x7f > 125,
@@ -190,6 +228,8 @@ impl Inspector {
     /// A header is whole: a data frame belongs to a message, which may be too big.
     fn begin_frame(&mut self, header: &Header) -> Result<(), u16> {
         match header.opcode {
+            // Text that is compressed is judged when it is expanded.
+            TEXT if self.header[0] & COMPRESSED != 0 => self.message = Some(Message::default()),
             TEXT => self.message = Some(Message { bytes: 0, text: Some(Utf8::default()) }),
             BINARY => self.message = Some(Message::default()),
             CONTINUATION => {}
@@ -235,7 +275,7 @@ mod tests {
 
     /// How many bytes of `input` are taken, one at a time, before it is refused, and the code.
     fn refused_at(input: &[u8]) -> Option<(usize, u16)> {
-        let mut inspector = Inspector::new(1000);
+        let mut inspector = Inspector::new(1000, false);
         input.iter().enumerate().find_map(|(at, byte)| inspector.inspect(&[*byte]).err().map(|fault| (at, fault.code)))
     }
 
@@ -255,6 +295,24 @@ mod tests {
     }
 
     #[test]
+    fn rfc_7692_6_rsv1_is_for_the_first_frame_of_a_message() {
+        let refused_at = |input: &[u8]| {
+            let mut inspector = Inspector::new(1000, true);
+            input
+                .iter()
+                .enumerate()
+                .find_map(|(at, byte)| inspector.inspect(&[*byte]).err().map(|fault| (at, fault.code)))
+        };
+        assert_eq!(refused_at(b"\x41\x81\0\0\0\0\xff\x89\x80\0\0\0\0\x80\x81\0\0\0\0\xff\xc2\x80\0\0\0\0"), None);
+        assert_eq!(refused_at(b"\x41\x80\0\0\0\0\xc0"), Some((6, 1002))); // not of a continuation
+        for first in [0xe1, 0xd1, 0xa1, 0x91, 0xc9, 0xc8, 0xca, 0xc3] {
+            assert_eq!(refused_at(&[first]), Some((0, 1002)), "{first:x}");
+        }
+        assert_eq!(refused_at(b"\x81\x81\0\0\0\0\xff"), Some((6, 1007))); // one that is not compressed
+        assert_eq!(refused_at(b"\xc1\xfe\x03\xe9\0\0\0\0"), Some((7, 1009)));
+    }
+
+    #[test]
     fn text_is_refused_at_its_first_wrong_byte() {
         assert_eq!(refused_at(b"\x81\x85\0\0\0\0ab\xffcd"), Some((8, 1007)));
         assert_eq!(refused_at(b"\x01\x81\0\0\0\0\xe2\x00\x81\0\0\0\0\x82\x80\x81\0\0\0\0a"), Some((20, 1007)));
@@ -264,7 +322,7 @@ mod tests {
 
     #[test]
     fn what_comes_before_a_fault_is_told() {
-        let mut inspector = Inspector::new(1000);
+        let mut inspector = Inspector::new(1000, false);
         let fault = inspector.inspect(b"\x81\x81\0\0\0\0a\x01\x81\0\0\0\0\xff").unwrap_err();
         assert_eq!(fault, Fault { before: 7, code: 1007 });
     }

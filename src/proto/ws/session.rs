@@ -1,8 +1,8 @@
 //! One WebSocket's protocol, by tungstenite over a stream in memory.
 
 use super::frame::{Kind, push_header};
-use super::inspect::Inspector;
-use super::whole;
+use super::inspect::{Beginning, Inspector};
+use super::whole::{self, WholeMessage};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use tungstenite::error::{CapacityError, ProtocolError};
@@ -13,8 +13,10 @@ use tungstenite::{Error, Message, WebSocket};
 /// Limits of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct WsLimits {
-    /// Largest message, put together from its fragments.
+    /// Largest message, put together from its fragments; one that is compressed, as it comes.
     pub message_bytes_max: usize,
+    /// The peer may compress messages (RFC 7692).
+    pub deflates: bool,
 }
 
 /// What a peer did.
@@ -26,6 +28,8 @@ pub enum Event {
         kind: Kind,
         /// Its content.
         payload: Vec<u8>,
+        /// The content is compressed: an [`Inflater`](super::Inflater) has the message.
+        deflated: bool,
     },
     /// The session is over: the peer's close frame was answered, or it broke the protocol. Said once; what is to be
     /// sent before the connection is closed is in [`Session::take_output`].
@@ -41,6 +45,9 @@ const READ_BUFFER_BYTES: usize = 512;
 const REASON_BYTES_MAX: usize = 123;
 /// RFC 6455 §5.5.1
 const CLOSE: u8 = 0x88;
+/// RFC 6455 §5.2
+const FIN: u8 = 0x80;
+const BINARY: u8 = 0x02;
 
 /// The stream tungstenite reads and writes.
 #[derive(Debug, Default)]
@@ -77,7 +84,10 @@ pub struct Session {
     /// The close code of what the inspector found: due when all that came before it has been handed out.
     fault: Option<u16>,
     socket: WebSocket<Memory>,
-    message_bytes_max: usize,
+    limits: WsLimits,
+    /// What tungstenite was given and has not handed out, where messages may be compressed. It knows nothing of compression: it is
+    /// given such messages as binary ones.
+    begun: VecDeque<Beginning>,
     /// tungstenite has looked at all it was given.
     drained: bool,
     /// tungstenite, or who writes in its stead, may have something to send.
@@ -119,13 +129,13 @@ impl Session {
             .max_message_size(Some(limits.message_bytes_max))
             .max_frame_size(Some(limits.message_bytes_max));
         let socket = WebSocket::from_raw_socket(Memory::default(), Role::Server, Some(config));
-        let message_bytes_max = limits.message_bytes_max;
-        let inspector = Inspector::new(message_bytes_max);
+        let inspector = Inspector::new(limits.message_bytes_max, limits.deflates);
         Self {
             inspector,
             fault: None,
             socket,
-            message_bytes_max,
+            limits,
+            begun: VecDeque::new(),
             drained: true,
             speaks: false,
             closing: false,
@@ -141,8 +151,10 @@ impl Session {
     /// The message at the front of `bytes`, if it is a whole one and nothing came before it that is not; and its frame's length.
     fn take_whole(&self, bytes: &[u8]) -> Option<(Event, usize)> {
         let usual = self.drained && self.inspector.is_between_messages() && !self.closing && self.fault.is_none();
-        let (kind, payload, len) = usual.then(|| whole::message(bytes, self.message_bytes_max)).flatten()?;
-        Some((Event::Message { kind, payload }, len))
+        let WsLimits { message_bytes_max, deflates } = self.limits;
+        let message = usual.then(|| whole::message(bytes, message_bytes_max, deflates)).flatten()?;
+        let WholeMessage { kind, deflated, payload, frame_len } = message;
+        Some((Event::Message { kind, payload, deflated }, frame_len))
     }
 
     /// Gives bytes that arrived to tungstenite; then [`Session::next`] is to be called until it gives `None`.
@@ -158,7 +170,25 @@ impl Session {
                 bytes.get(..fault.before).unwrap_or_default()
             }
         };
-        self.socket.get_mut().input.extend(sound);
+        let input = &mut self.socket.get_mut().input;
+        let before = input.len();
+        input.extend(sound);
+        if self.limits.deflates {
+            for begun in self.inspector.take_begun() {
+                let Some(first) = input.get_mut(before + begun.at) else { continue };
+                if begun.deflated {
+                    *first = *first & FIN | BINARY;
+                }
+                self.begun.push_back(begun);
+            }
+        }
+    }
+
+    /// A message that tungstenite has put together, as it was sent.
+    fn message(&mut self, kind: Kind, payload: Vec<u8>) -> Event {
+        let begun = self.begun.pop_front().filter(|begun| begun.deflated);
+        let (kind, deflated) = begun.map_or((kind, false), |begun| (begun.kind, true));
+        Event::Message { kind, payload, deflated }
     }
 
     /// The next event in what was fed.
@@ -167,10 +197,10 @@ impl Session {
             match self.socket.read() {
                 Ok(Message::Text(text)) => {
                     let payload = tungstenite::Bytes::from(text).into();
-                    return Some(Event::Message { kind: Kind::Text, payload });
+                    return Some(self.message(Kind::Text, payload));
                 }
                 Ok(Message::Binary(bytes)) => {
-                    return Some(Event::Message { kind: Kind::Binary, payload: bytes.into() });
+                    return Some(self.message(Kind::Binary, bytes.into()));
                 }
                 Ok(Message::Close(frame)) => {
                     // Queues tungstenite's answer; what follows a close frame is not looked at (RFC 6455 §5.5.1).
@@ -188,6 +218,9 @@ impl Session {
         if self.socket.get_ref().input.is_empty() {
             // An idle session keeps no memory for input.
             self.socket.get_mut().input = VecDeque::new();
+            if self.begun.is_empty() {
+                self.begun = VecDeque::new();
+            }
         }
         None
     }
@@ -298,7 +331,7 @@ mod tests {
     }
 
     fn session() -> Session {
-        Session::new(WsLimits { message_bytes_max: 1000 })
+        Session::new(WsLimits { message_bytes_max: 1000, deflates: false })
     }
 
     fn run(input: &[u8], cuts: &[usize]) -> (Vec<Event>, Vec<u8>) {
@@ -313,7 +346,7 @@ mod tests {
     }
 
     fn text(payload: &str) -> Event {
-        Event::Message { kind: Kind::Text, payload: payload.into() }
+        Event::Message { kind: Kind::Text, payload: payload.into(), deflated: false }
     }
 
     /// What a session that fails says: the close code in its close frame.
@@ -328,7 +361,8 @@ mod tests {
     fn rfc_6455_5_4_fragments_with_a_ping_between() {
         let input = [frame(0x01, b"Hel"), frame(0x89, b"hi"), frame(0x80, b"lo"), frame(0x82, b"\xff")].concat();
         let (events, out) = run(&input, &[]);
-        assert_eq!(events, [text("Hello"), Event::Message { kind: Kind::Binary, payload: vec![0xff] }]);
+        let binary = Event::Message { kind: Kind::Binary, payload: vec![0xff], deflated: false };
+        assert_eq!(events, [text("Hello"), binary]);
         assert_eq!(out, b"\x8a\x02hi"); // §5.5.3: the pong carries the ping's payload
     }
 

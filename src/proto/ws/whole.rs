@@ -2,17 +2,31 @@
 //!
 //! It is taken where it was received, with one copy. Whatever is not like that is left as it is, to be judged byte by byte.
 
+use super::deflate::COMPRESSED;
 use super::frame::Kind;
 
 /// FIN, no reserved bit, opcode 1 or 2.
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 
-/// The message at the front of `bytes`, of `bytes_max` bytes at most, and the length of its frame.
-pub(super) fn message(bytes: &[u8], bytes_max: usize) -> Option<(Kind, Vec<u8>, usize)> {
-    let (kind, payload_len, mask_at) = match *bytes {
-        [first, masked @ 0x80..=0xfd, ..] => (kind(first)?, usize::from(masked & 0x7f), 2),
-        [first, 0xfe, high, low, ..] => (kind(first)?, usize::from(u16::from_be_bytes([high, low])), 4),
+/// A message of one frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct WholeMessage {
+    pub(super) kind: Kind,
+    /// Its payload is compressed.
+    pub(super) deflated: bool,
+    pub(super) payload: Vec<u8>,
+    /// Of the frame.
+    pub(super) frame_len: usize,
+}
+
+/// The message at the front of `bytes`, of `bytes_max` bytes at most. It may be compressed where it is agreed so: `deflates`.
+pub(super) fn message(bytes: &[u8], bytes_max: usize, deflates: bool) -> Option<WholeMessage> {
+    let deflated = deflates && bytes.first()? & COMPRESSED != 0;
+    let kind = kind(if deflated { bytes.first()? ^ COMPRESSED } else { *bytes.first()? })?;
+    let (payload_len, mask_at) = match *bytes {
+        [_, masked @ 0x80..=0xfd, ..] => (usize::from(masked & 0x7f), 2),
+        [_, 0xfe, high, low, ..] => (usize::from(u16::from_be_bytes([high, low])), 4),
         _ => return None,
     };
     // As few bytes for the length as will do.
@@ -25,8 +39,8 @@ pub(super) fn message(bytes: &[u8], bytes_max: usize) -> Option<(Kind, Vec<u8>, 
     let mut payload = Vec::with_capacity(payload_len + 1);
     payload.extend_from_slice(masked);
     unmask(&mut payload, mask);
-    let sound = kind == Kind::Binary || std::str::from_utf8(&payload).is_ok();
-    sound.then_some((kind, payload, mask_at + 4 + payload_len))
+    let sound = kind == Kind::Binary || deflated || std::str::from_utf8(&payload).is_ok();
+    sound.then_some(WholeMessage { kind, deflated, payload, frame_len: mask_at + 4 + payload_len })
 }
 
 fn kind(first: u8) -> Option<Kind> {
@@ -55,11 +69,23 @@ mod tests {
     #[test]
     fn takes_whole_messages_and_nothing_else() {
         let hello = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"; // RFC 6455 §5.7
-        assert_eq!(message(hello, 5), Some((Kind::Text, b"Hello".to_vec(), 11)));
-        assert_eq!(message(&[&hello[..], b"\x89"].concat(), 5), Some((Kind::Text, b"Hello".to_vec(), 11)));
-        assert_eq!(message(b"\x82\x80\0\0\0\0", 0), Some((Kind::Binary, Vec::new(), 6)));
+        let text = |deflated, payload: &[u8], frame_len| {
+            Some(WholeMessage { kind: Kind::Text, deflated, payload: payload.to_vec(), frame_len })
+        };
+        let binary = |payload: Vec<u8>, frame_len| {
+            Some(WholeMessage { kind: Kind::Binary, deflated: false, payload, frame_len })
+        };
+        let message = |bytes: &[u8], bytes_max| message(bytes, bytes_max, false);
+        assert_eq!(message(hello, 5), text(false, b"Hello", 11));
+        assert_eq!(message(&[&hello[..], b"\x89"].concat(), 5), text(false, b"Hello", 11));
+        assert_eq!(super::message(hello, 5, true), text(false, b"Hello", 11));
+        assert_eq!(super::message(b"\xc1\x81\0\0\0\0\xff", 5, true), text(true, b"\xff", 7));
+        for reserved in [b"\xa1\x81\0\0\0\0a", b"\x91\x81\0\0\0\0a", b"\xe1\x81\0\0\0\0a", b"\xc9\x81\0\0\0\0a"] {
+            assert_eq!(super::message(reserved, 5, true), None);
+        }
+        assert_eq!(message(b"\x82\x80\0\0\0\0", 0), binary(Vec::new(), 6));
         let long = |len: usize| [b"\x82\xfe", &(len as u16).to_be_bytes()[..], &[0; 4], &vec![7; len]].concat();
-        assert_eq!(message(&long(126), 1000), Some((Kind::Binary, vec![7; 126], 134)));
+        assert_eq!(message(&long(126), 1000), binary(vec![7; 126], 134));
         for left in [
             &hello[..10],                  // not whole
             b"\x81",                       // nor this

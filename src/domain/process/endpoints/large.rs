@@ -22,8 +22,8 @@ use std::io;
 pub(super) const COPIED_BYTES_MAX: usize = 512 * 1024;
 /// Messages of at least this many bytes are written from where they are; smaller ones are put together first.
 const PIECE_BYTES_MIN: usize = 16 * 1024;
-/// Most bytes that an event takes beside the message in it.
-const EVENT_BYTES: usize = 16;
+/// Most bytes that an event takes beside the message, or the session and the request, in it: an `Open` with an address of IPv6.
+const EVENT_BYTES: usize = 40;
 
 impl CallTable {
     /// A call that has a large body waits for a place.
@@ -39,7 +39,12 @@ impl CallTable {
         match &queued.payload {
             Payload::Request { .. } => 0,
             Payload::Socket { socket, events, .. } => {
-                2 * (EVENT_BYTES + socket.session().map_or(0, <[u8]>::len)) + events.len() * EVENT_BYTES
+                let head = |event: &SocketEvent| match event {
+                    SocketEvent::Open { handshake: Some(handshake) } => handshake.head.len(),
+                    _ => 0,
+                };
+                let heads: usize = events.iter().map(head).sum();
+                2 * (EVENT_BYTES + socket.session().map_or(0, <[u8]>::len)) + events.len() * EVENT_BYTES + heads
             }
         }
     }
@@ -96,9 +101,9 @@ impl CallTable {
                 self.introduce(session, &queued, &mut own);
                 for (at, event) in events.iter().enumerate() {
                     match event {
-                        SocketEvent::Message { kind, payload } if payload.len() >= PIECE_BYTES_MIN => {
+                        SocketEvent::Message { kind, payload, deflated } if payload.len() >= PIECE_BYTES_MIN => {
                             socket.received(*kind);
-                            wire::message_head(&mut own, *kind, payload.len());
+                            wire::message_head(&mut own, *kind, *deflated, payload.len());
                             pieces.push(Piece::Own(std::mem::take(&mut own)));
                             pieces.push(Piece::Message(at));
                         }
@@ -216,6 +221,7 @@ impl Copying {
                 return Ok(false);
             }
             let part = bytes.get(..bytes.len().min(*left)).unwrap_or_default();
+            debug_assert!((self.written + part.len()) as u64 <= self.place.bytes, "beyond the place");
             memory.write(offset + self.written, part)?;
             (self.within, self.written, *left) =
                 (self.within + part.len(), self.written + part.len(), *left - part.len());

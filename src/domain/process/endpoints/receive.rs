@@ -11,6 +11,7 @@ use crate::domain::files;
 use crate::domain::inbox::{Declined, Message};
 use crate::net::{Attached, Lent};
 use crate::proto::http1::{ResponseHead, encode_response};
+use crate::proto::ws::Encoded;
 use std::time::Duration;
 
 /// The body that a record of `session` names, if it is not in the record.
@@ -30,18 +31,29 @@ fn rooms(session: &ProcessSession, record: &ToServer<'_>, out: &mut Vec<Message>
         ToServer::Room { key, room, joins } if session.known.contains_key(&key) => {
             out.push(Message::SocketRoom { socket: key, room: room.into(), joins });
         }
-        ToServer::Publish { room, frame } => {
-            let frame = match (borrowed(session, &frame)?, frame) {
+        ToServer::Publish { plain_bytes, room, frame } => {
+            let frames: Vec<u8> = match (borrowed(session, &frame)?, frame) {
                 // Once for all sockets of the shard.
-                (Some(lent), _) => lent.copy(0..lent.len()).into(),
-                (None, Body::Here(frame)) => frame.into(),
+                (Some(lent), _) => lent.copy(0..lent.len()),
+                (None, Body::Here(frame)) => frame.to_vec(),
                 (None, Body::Lent(_)) => return Ok(()),
             };
-            out.push(Message::RoomPublish { domain: session.endpoints.domain_name().into(), room: room.into(), frame });
+            let message = encoded(frames, plain_bytes).ok_or("a frame for a room is shorter than it should be")?;
+            let domain = session.endpoints.domain_name().into();
+            out.push(Message::RoomPublish { domain, room: room.into(), message });
         }
         _ => {}
     }
     Ok(())
+}
+
+/// A message for a room, from `frames`: so many bytes that are not compressed, and the same compressed; 0: there is no more.
+fn encoded(frames: Vec<u8>, plain_bytes: u64) -> Option<Encoded> {
+    if plain_bytes == 0 {
+        return Some(Encoded { plain: frames.into(), deflated: None });
+    }
+    let (plain, deflated) = frames.split_at_checked(usize::try_from(plain_bytes).ok()?)?;
+    Some(Encoded { plain: plain.into(), deflated: Some(deflated.into()) })
 }
 
 fn tell_dropped(pending: &Pending, dropped: u32) {

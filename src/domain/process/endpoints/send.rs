@@ -244,7 +244,7 @@ impl CallTable {
         if is_new && !matches!(events.first(), Some(SocketEvent::Open { .. })) {
             wire::push_event(
                 events_before,
-                &Event::Known { session: socket_session, number, last: socket.last_kind() },
+                &Event::Known { session: socket_session, number, deflate: socket.deflate(), last: socket.last_kind() },
             );
         }
     }
@@ -270,12 +270,13 @@ pub(super) fn encoded<'a>(event: &'a SocketEvent, socket: &'a crate::abi::websoc
         SocketEvent::Open { handshake } => Event::Open {
             session: socket.session(),
             number: socket.number(),
+            deflate: socket.deflate(),
             peer: handshake.as_ref().and_then(|handshake| handshake.peer),
             head: handshake.as_ref().map_or(&[][..], |handshake| &*handshake.head),
         },
-        SocketEvent::Message { kind, payload } => {
+        SocketEvent::Message { kind, payload, deflated } => {
             socket.received(*kind);
-            Event::Message { kind: *kind, bytes: payload }
+            Event::Message { kind: *kind, deflated: *deflated, bytes: payload }
         }
         SocketEvent::Close => Event::Close { gone: !socket.is_open() },
     }

@@ -51,25 +51,26 @@ proptest! {
         room(&mut record, key, &name, joins);
         prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Room { key, room: &name, joins }));
         let mut record = Vec::new();
-        publish_head(&mut record, &name);
+        publish_head(&mut record, key, &name);
         let fixed = record.len();
         record.extend_from_slice(&frame);
-        prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Publish { room: &name, frame: Body::Here(&frame) }));
+        prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Publish { plain_bytes: key, room: &name, frame: Body::Here(&frame) }));
         record.truncate(fixed);
         let place = ExtentRange { offset: key, bytes: 7 };
         lend(&mut record, place);
-        prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Publish { room: &name, frame: Body::Lent(place) }));
+        prop_assert_eq!(ToServer::read(&record), Ok(ToServer::Publish { plain_bytes: key, room: &name, frame: Body::Lent(place) }));
     }
 
     #[test]
     fn socket_events_come_back(ticket: u64, key: u64, session in proptest::option::of(bytes(9)), text in bytes(30)) {
         let session = session.as_deref();
+        let deflate = Deflate::with_window((8 + key % 8) as u8);
         let events = [
-            Event::Open { session, number: key, peer: None, head: &text },
-            Event::Open { session, number: 1, peer: Some(IpAddr::from([7; 4])), head: b"" },
-            Event::Known { session, number: 7, last: Kind::Binary },
-            Event::Message { kind: Kind::Text, bytes: &text },
-            Event::Message { kind: Kind::Binary, bytes: &text },
+            Event::Open { session, number: key, deflate: None, peer: None, head: &text },
+            Event::Open { session, number: 1, deflate, peer: Some(IpAddr::from([7; 4])), head: b"" },
+            Event::Known { session, number: 7, deflate, last: Kind::Binary },
+            Event::Message { kind: Kind::Text, deflated: false, bytes: &text },
+            Event::Message { kind: Kind::Binary, deflated: true, bytes: &text },
             Event::Close { gone: key % 2 == 0 },
             Event::Forget,
         ];

@@ -3,12 +3,12 @@
 use super::*;
 use crate::abi::manifest::{Manifest, RouteDecl};
 use crate::abi::websocket::{Outlet, Socket};
-use crate::domain::call::{AnswerMeta, NewRequest, OwnedRequest, SocketEvent, Task};
+use crate::domain::call::{AnswerMeta, Handshake, NewRequest, OwnedRequest, SocketEvent, Task};
 use crate::domain::process::fuzz::{Held, module};
 use crate::net::ConnId;
 use crate::net::fuzz::conn_ids;
 use crate::proto::http1::{Decoded, Limits, RequestDecoder};
-use crate::proto::ws::Kind;
+use crate::proto::ws::{Encoded, Kind};
 
 const MIB: usize = 1 << 20;
 
@@ -199,13 +199,15 @@ fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
         fn send(&self, _socket: u64, _frame: Arc<[u8]>) {}
         fn close(&self, _socket: u64, _code: u16) {}
         fn room(&self, _socket: u64, _room: &[u8], _joins: bool) {}
-        fn publish(&self, _room: &[u8], _frame: &Arc<[u8]>) {}
+        fn publish(&self, _room: &[u8], _message: &Encoded) {}
     }
     let mut bench = Bench::new();
     let socket = Socket::new(7, Some(b"me|0"), Arc::new(Nowhere), 1000);
+    let handshake = Handshake { head: pattern(20_000, 4).into(), peer: None };
     let texts = [pattern(2 * MIB, 1), b"short".to_vec(), pattern(20_000, 2), pattern(15_000, 3)];
-    let events = texts.iter().map(|text| SocketEvent::Message { kind: Kind::Text, payload: text.clone() });
-    let events = std::iter::once(SocketEvent::Open { handshake: None }).chain(events).collect();
+    let events =
+        texts.iter().map(|text| SocketEvent::Message { kind: Kind::Text, payload: text.clone(), deflated: false });
+    let events = std::iter::once(SocketEvent::Open { handshake: Some(Box::new(handshake)) }).chain(events).collect();
     let work = Task::Socket { socket, index: 0, events };
     bench.calls.submit(Arc::new(Held(Arc::clone(&bench.module))), true, work);
     bench.settle();
@@ -213,7 +215,10 @@ fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
     let read = read_events(&events).unwrap();
     assert!(matches!(read[0], Event::Open { session: Some(b"me|0"), .. }));
     assert!(
-        read[1..].iter().zip(&texts).all(|(event, text)| *event == Event::Message { kind: Kind::Text, bytes: text })
+        read[1..]
+            .iter()
+            .zip(&texts)
+            .all(|(event, text)| *event == Event::Message { kind: Kind::Text, deflated: false, bytes: text })
             && read.len() == 5
     );
     let mut idle = Vec::new();
