@@ -22,7 +22,7 @@ pub(super) fn handle(jobs: &Jobs, name: &str, view: &RequestView<'_>, actor: Act
         ("", _) if get => list(jobs, reply),
         ("", _) => reply.send(&not_allowed("GET, HEAD, OPTIONS")),
         (name, _) if get => show(jobs, name.to_owned(), reply),
-        (name, Method::Put) => put(jobs, name.to_owned(), view.body.to_vec(), actor, reply),
+        (name, Method::Put) => put(jobs, name.to_owned(), view.body, actor, reply),
         (name, Method::Delete) => remove(jobs, name.to_owned(), actor, reply),
         _ => reply.send(&not_allowed("GET, HEAD, PUT, DELETE, OPTIONS")),
     }
@@ -82,7 +82,7 @@ fn refusal(cause: &ScheduleError) -> ServerAnswer {
     }
 }
 
-fn put(jobs: &Jobs, name: String, body: Vec<u8>, actor: Actor, reply: Reply) {
+fn put(jobs: &Jobs, name: String, body: &[u8], actor: Actor, reply: Reply) {
     let shown = name.clone();
     let answer = move |outcome: Result<ScheduleRow, ScheduleError>| {
         let answer = match outcome {

@@ -55,8 +55,8 @@ impl Jobs {
     }
 
     /// Makes or changes the schedule `name` as `body` says. Waits while its module is being swapped.
-    pub fn put_schedule(&self, name: String, body: Vec<u8>, answer: Answer<Result<ScheduleRow, ScheduleError>>) {
-        let spec = match read(name, &body, self.inner.config.payload_bytes_max) {
+    pub fn put_schedule(&self, name: String, body: &[u8], answer: Answer<Result<ScheduleRow, ScheduleError>>) {
+        let spec = match read(name, body, self.inner.config.payload_bytes_max) {
             Ok(spec) => spec,
             Err(why) => return answer(Err(ScheduleError::Invalid(why))),
         };

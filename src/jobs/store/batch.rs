@@ -18,7 +18,7 @@ pub(super) enum Outcome {
     Changed(Changed),
     Deleted(Deleted),
     Swept(usize),
-    Schedule(ScheduleOutcome),
+    Schedule(Box<ScheduleOutcome>),
     /// Nobody asked.
     Nothing,
     /// This command failed, by its own fault.
@@ -145,7 +145,7 @@ impl<'c> Applier<'c> {
             Command::Sweep { before_ms, limit, .. } => {
                 Ok(Outcome::Swept(self.sql.sweep.execute(params![before_ms, limit])?))
             }
-            Command::Schedule(change, _) => Ok(Outcome::Schedule(self.schedule(change)?)),
+            Command::Schedule(change, _) => Ok(Outcome::Schedule(Box::new(self.schedule(change)?))),
             _ => Ok(Outcome::Nothing),
         }
     }

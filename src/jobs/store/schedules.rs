@@ -213,11 +213,8 @@ impl Applier<'_> {
             self.connection().prepare(SKIP)?.execute(params![slot.schedule, next_ms, slot.at_ms, goes_on])?;
             return self.is(&slot.schedule);
         }
-        let (id, now_ms) = match self.submit(job)? {
-            Outcome::Inserted(id, now_ms) => (id, now_ms),
-            // The uuid is new and there is no unique key, so that nothing else can come of it.
-            _ => return self.is(&slot.schedule),
-        };
+        // The uuid is new and there is no unique key, so that nothing else can come of it.
+        let Outcome::Inserted(id, now_ms) = self.submit(job)? else { return self.is(&slot.schedule) };
         const TURN: &str =
             "UPDATE schedules SET next_at = ?2, last_slot = ?3, last_job = ?4, runs = runs + 1 WHERE name = ?1";
         self.connection().prepare(TURN)?.execute(params![slot.schedule, next_ms, slot.at_ms, job.uuid])?;
