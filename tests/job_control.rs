@@ -402,3 +402,67 @@ fn kills_lose_no_slot_and_double_none_and_what_was_missed_runs_once() {
     let before = slots(&server, "m/tick").len();
     eventually("it goes on", || slots(&server, "m/tick").len() > before);
 }
+
+#[test]
+fn a_job_waits_for_those_it_depends_on_and_fails_with_them() {
+    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &["--job-workers", "4"], &[]);
+    server.deploy(&ticking("m", ""));
+    let of = |server: &Server, job: &str, needs: &[&String], run_at: u64| {
+        submit(server, &json!({"job": job, "depends_on": needs, "run_at": run_at, "payload": {"n": needs.len()}}))
+    };
+    // Two that run, one that is done, one that waits for its time; and one that waits for all of them.
+    let done = of(&server, "tick", &[], 0);
+    reached(&server, &done, "done");
+    let (one, two, three) = (of(&server, "hold", &[], 0), of(&server, "hold", &[], 0), of(&server, "tick", &[], FAR));
+    let all = of(&server, "tick", &[&done, &one, &two, &two, &three], 0);
+    let after = of(&server, "tick", &[&all], 0);
+    reached(&server, &two, "running");
+    let waiting = get(&server, &format!("/jobs/{all}"));
+    let needs: Vec<&str> =
+        waiting["depends_on"].as_array().unwrap().iter().map(|uuid| uuid.as_str().unwrap()).collect();
+    assert_eq!((&waiting["state"], needs.len()), (&json!("pending"), 3), "{waiting}");
+    for (needs, words) in [
+        (json!(["0197a1b2-0000-7000-8000-000000000000"]), "409 there is no job 0197a1b2"),
+        (json!("x"), "400 \"depends_on\" must be an array of at most 64 UUIDs"),
+    ] {
+        let refused = ask(&server, "POST", "/jobs", &json!({"job": "tick", "depends_on": needs}));
+        let said = format!("{} {}", refused.0, refused.1["error"].as_str().unwrap());
+        assert!(said.starts_with(words), "{said}");
+    }
+    // The server is killed; the two that ran have failed by that, and what waits for them, one after the other.
+    drop(server);
+    let server = Server::on(&dir, &["--job-workers", "4"], &[]);
+    let failed = reached(&server, &all, "failed");
+    assert!(failed["error"].as_str().unwrap().ends_with(", which this one depends on, has failed"), "{failed}");
+    let chained = reached(&server, &after, "failed");
+    assert_eq!(chained["error"], json!(format!("job {all}, which this one depends on, has failed")));
+    assert_eq!(kinds(&server, &after), ["created", "failed"]);
+    let refused = ask(&server, "POST", "/jobs", &json!({"job": "tick", "depends_on": [all]}));
+    assert!(words(&refused).contains("names, is failed already"), "{refused:?}");
+
+    // Retried from the bottom, they wait again; the last one ends the wait.
+    let retry = |uuid: &str| post(&server, &format!("/jobs/{uuid}/retry"));
+    assert!(words(&retry(&all)).starts_with("409 a job that this one depends on has failed"), "{:?}", retry(&all));
+    for uuid in [&one, &two, &all, &after] {
+        let accepted = retry(uuid);
+        assert_eq!(accepted.0, 200, "{accepted:?}");
+    }
+    reached(&server, &two, "running");
+    server.get("/m/go");
+    reached(&server, &two, "done");
+    reached(&server, &one, "done");
+    eventually("one is left", || get(&server, &format!("/jobs/{all}"))["depends_on"] == json!([three]));
+    // A cancellation is an end like a failure.
+    let canceled = of(&server, "tick", &[&after], 0);
+    assert_eq!(post(&server, &format!("/jobs/{three}/cancel")).0, 200);
+    let why = reached(&server, &all, "failed");
+    assert_eq!(why["error"], json!(format!("job {three}, which this one depends on, is canceled")));
+    reached(&server, &canceled, "failed");
+    for uuid in [&three, &all, &after, &canceled] {
+        let accepted = retry(uuid);
+        assert_eq!(accepted.0, 200, "{accepted:?}");
+    }
+    assert_eq!(reached(&server, &canceled, "done")["depends_on"], json!([]));
+    assert_eq!(reached(&server, &all, "done")["result"], json!({"n": 5}));
+}

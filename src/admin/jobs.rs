@@ -98,6 +98,7 @@ fn submitted(accepted: Result<Accepted, SubmitError>) -> ServerAnswer {
             crate::jobs::code::ResolveError::Swapping(_) => error(503, &cause.to_string()).with("Retry-After", "1"),
             _ => error(404, &cause.to_string()),
         },
+        Err(cause @ SubmitError::Needs(_)) => error(409, &cause.to_string()),
         Err(SubmitError::Store(cause)) => store_error(&cause),
         Err(cause @ (SubmitError::TooMany(_) | SubmitError::ShuttingDown)) => {
             error(503, &cause.to_string()).with("Retry-After", "1")
@@ -121,6 +122,7 @@ fn job_json(row: &JobRow, payload: Option<&str>) -> String {
         "run_at": row.run_at_ms,
         "priority": row.priority,
         "unique_key": row.unique_key,
+        "depends_on": row.depends_on,
         "schedule": row.slot.as_ref().map(|slot| json!({ "name": slot.schedule, "slot": slot.at_ms })),
     });
     let result = row.result.as_deref().map_or_else(|| "null".into(), json_text);

@@ -17,6 +17,8 @@ pub(super) struct ActiveJob {
     pub(super) max_attempts: u32,
     pub(super) backoff_ms: u64,
     pub(super) timeout_ms: u64,
+    /// Not before this time (Unix milliseconds), the first time.
+    pub(super) run_at_ms: i64,
     /// Most runs of this job at once; 0: no limit. Known once its code is.
     concurrency: AtomicU32,
     /// How often it was retried by request, and the runs before the last time.
@@ -48,6 +50,7 @@ impl ActiveJob {
             max_attempts: row.max_attempts,
             backoff_ms: row.backoff_ms,
             timeout_ms: row.timeout_ms,
+            run_at_ms: row.run_at_ms,
             concurrency: AtomicU32::new(defaults.concurrency),
             retries: row.retries,
             attempts_before: row.attempts_before,

@@ -7,6 +7,8 @@ use simd_json::prelude::*;
 
 /// Longest `unique_key`.
 const KEY_BYTES_MAX: usize = 256;
+/// Most jobs that one job waits for.
+const NEEDS_MAX: usize = 64;
 /// Most runs of one job.
 const ATTEMPTS_MAX: u64 = 1_000;
 /// Longest wait or run that can be asked for: a hundred years.
@@ -33,6 +35,8 @@ pub struct JobRequest {
     pub priority: Option<i32>,
     /// At most one job of its name has this key.
     pub unique_key: Option<String>,
+    /// UUIDs of jobs that have to be done first.
+    pub depends_on: Vec<String>,
 }
 
 /// What is wrong with a submission, and where.
@@ -75,6 +79,8 @@ struct Fields<'a> {
     _run_at: Option<IgnoredAny>,
     #[serde(rename = "priority")]
     _priority: Option<IgnoredAny>,
+    #[serde(rename = "depends_on")]
+    _depends_on: Option<IgnoredAny>,
     #[serde(rename = "unique_key")]
     _unique_key: Option<IgnoredAny>,
 }
@@ -121,6 +127,7 @@ impl JobRequest {
             run_at_ms: run_at.and_then(|ms| i64::try_from(ms).ok()),
             priority: priority(object.get("priority"))?,
             unique_key,
+            depends_on: depends_on(object.get("depends_on"))?,
         })
     }
 }
@@ -165,6 +172,17 @@ fn natural(field: Field<'_, '_>, name: &str, min: u64, max: u64) -> Result<Optio
     }
 }
 
+fn depends_on(field: Field<'_, '_>) -> Result<Vec<String>, RequestError> {
+    let Some(value) = present(field) else { return Ok(Vec::new()) };
+    let wrong = || invalid(format!("\"depends_on\" must be an array of at most {NEEDS_MAX} UUIDs of jobs"));
+    let list = value.as_array().filter(|list| list.len() <= NEEDS_MAX).ok_or_else(wrong)?;
+    let uuid = |value: &simd_json::BorrowedValue<'_>| {
+        let text = value.as_str().filter(|text| text.len() == 36)?;
+        Some(uuid::Uuid::try_parse(text).ok()?.to_string())
+    };
+    list.iter().map(|value| uuid(value).ok_or_else(wrong)).collect()
+}
+
 fn priority(field: Field<'_, '_>) -> Result<Option<i32>, RequestError> {
     let Some(value) = present(field) else { return Ok(None) };
     let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
@@ -184,7 +202,8 @@ mod tests {
     #[test]
     fn reads_every_field_and_keeps_the_payload_as_it_is() {
         let body = r#" {"module":"m","job":"j","payload":{"b" : 1.0, "a":[2]},"max_attempts":3,"backoff_ms":10,
-            "timeout_ms":20,"run_at":30,"priority":-4,"unique_key":"k","other":1} "#;
+            "timeout_ms":20,"run_at":30,"priority":-4,"unique_key":"k","other":1,
+            "depends_on":["0197A1B2-0000-7000-8000-000000000000"]} "#;
         let expected = JobRequest {
             module: Some("m".into()),
             job: "j".into(),
@@ -195,6 +214,7 @@ mod tests {
             run_at_ms: Some(30),
             priority: Some(-4),
             unique_key: Some("k".into()),
+            depends_on: vec!["0197a1b2-0000-7000-8000-000000000000".into()],
         };
         assert_eq!(JobRequest::parse(body.as_bytes(), 64).unwrap(), expected);
         let least = JobRequest::parse(br#"{"job":"j","module":null}"#, 64).unwrap();
@@ -211,6 +231,9 @@ mod tests {
         assert!(refusal(r#"{"job":7}"#).contains("\"job\" must be a string, not a number"));
         assert!(refusal(r#"{"job":""}"#).contains("empty"));
         assert!(refusal(r#"{"job":"j","module":[]}"#).contains("\"module\""));
+        for bad in ["1", "\"x\"", "[1]", "[\"x\"]", "{}"] {
+            assert!(refusal(&format!(r#"{{"job":"j","depends_on":{bad}}}"#)).contains("at most 64 UUIDs"), "{bad}");
+        }
         assert!(refusal(r#"{"job":"j","max_attempts":0}"#).contains("from 1"));
         for field in ["max_attempts", "backoff_ms", "timeout_ms", "run_at", "priority"] {
             for bad in ["\"1\"", "1.5", "{}", "99999999999999999999"] {

@@ -167,6 +167,7 @@ mod tests {
             retries: 0,
             attempts_before: 0,
             slot: None,
+            depends_on: Vec::new(),
         };
         let defaults = Defaults { concurrency, ..Defaults::default() };
         Arc::new(ActiveJob::new(&row, Some((Arc::new(NoCode), defaults))))

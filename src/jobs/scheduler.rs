@@ -87,6 +87,7 @@ impl Scheduler {
             run_at_ms: now_ms(),
             priority: defaults.priority,
             unique_key: None,
+            depends_on: Vec::new(),
             slot: Some(Slot { schedule: name.clone(), at_ms: row.next_ms }),
         };
         let (own, active) = (self.own.clone(), Arc::clone(&self.active));

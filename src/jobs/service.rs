@@ -12,8 +12,8 @@ use super::request::{JobRequest, RequestError};
 use super::schedule::Schedule;
 use super::scheduler::Scheduler;
 use super::store::{
-    Change, Changed, Deleted, JobEvent, JobFilter, JobRow, JobState, NewJob, Reader, Store, StoreError, StoreStats,
-    Submitted, Writer,
+    Change, Changed, Deleted, JobEvent, JobFilter, JobRow, JobState, NewJob, Reader, Settled, Store, StoreError,
+    StoreStats, Submitted, Writer,
 };
 use super::timetable::Timetable;
 use super::worker::{SizeLimits, WorkerShared, Workers};
@@ -78,6 +78,9 @@ pub enum SubmitError {
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A job that it depends on is not there, or has ended badly.
+    #[error("{0}")]
+    Needs(String),
     /// Too many jobs wait.
     #[error("{0} jobs wait already; try again later (--job-pending-max)")]
     TooMany(usize),
@@ -146,6 +149,7 @@ impl Jobs {
             (0..READERS).map(|_| store.reader()).collect::<Result<_, _>>().map_err(io::Error::other)?;
         let store = Arc::new(Mutex::new(Some(store)));
         let active = Arc::new(ActiveJobs::default());
+        writer.on_settled(settled(&active, &notices, &hub));
         recover(&mut reader, &writer, &active, &notices)?;
         let mut workers = Workers::new(WorkerShared {
             writer: writer.clone(),
@@ -405,6 +409,7 @@ impl Inner {
             priority: request.priority.unwrap_or(defaults.priority),
             unique_key: request.unique_key,
             slot: None,
+            depends_on: request.depends_on,
         };
         let inner = Arc::clone(self);
         let (done, answer) = shared_answer(answer);
@@ -413,9 +418,13 @@ impl Inner {
                 Ok(Submitted::New(row)) => {
                     let job = Arc::new(ActiveJob::new(&row, Some((code, defaults))));
                     inner.active.insert(&job);
-                    let _ = inner.notices.send(Notice::Ready { job, run_at_ms: row.run_at_ms });
+                    // One that waits for others is told of when they are done: `settled`.
+                    if row.depends_on.is_empty() {
+                        let _ = inner.notices.send(Notice::Ready { job, run_at_ms: row.run_at_ms });
+                    }
                     Ok(accepted(row))
                 }
+                Ok(Submitted::Refused(why)) => Err(SubmitError::Needs(why)),
                 Ok(Submitted::Existing(row)) => Ok(accepted(row)),
                 Err(error) => Err(error.into()),
             });
@@ -437,7 +446,7 @@ impl Inner {
             let outcome = changed.map(|changed| match changed {
                 Changed::Applied(_) | Changed::Refused(JobState::Canceled) => CancelOutcome::Canceled,
                 Changed::Refused(state) => CancelOutcome::Ended(state),
-                Changed::Unknown => CancelOutcome::Unknown,
+                Changed::Unknown | Changed::Waits | Changed::Needs => CancelOutcome::Unknown,
             });
             if let (Ok(CancelOutcome::Canceled), Some(job)) = (&outcome, active) {
                 job.cancel();
@@ -489,10 +498,38 @@ fn replay(reader: &mut Reader, active: &ActiveJobs, job: i64, after: i64) -> Res
     Ok(Replay { frames: events.iter().map(|event| Arc::new(JobFrame::new(event))).collect(), at_end, finished })
 }
 
+/// What is to be done about jobs that waited for others, on the writer's thread.
+fn settled(
+    active: &Arc<ActiveJobs>,
+    notices: &Sender<Notice>,
+    hub: &Arc<Hub>,
+) -> Box<dyn Fn(Vec<Settled>) + Send + Sync> {
+    let (active, notices, hub) = (Arc::clone(active), notices.clone(), Arc::clone(hub));
+    Box::new(move |settled| {
+        for one in settled {
+            match one {
+                Settled::Ready { uuid } => {
+                    if let Some(job) = active.get(&uuid) {
+                        let _ = notices.send(Notice::Ready { run_at_ms: job.run_at_ms, job });
+                    }
+                }
+                Settled::Failed { id, uuid } => {
+                    if let Some(job) = active.get(&uuid) {
+                        active.remove(&job);
+                    }
+                    hub.end(id);
+                }
+            }
+        }
+    })
+}
+
 /// Takes up the jobs that have not ended.
 fn recover(reader: &mut Reader, writer: &Writer, active: &ActiveJobs, notices: &Sender<Notice>) -> io::Result<()> {
     const REASON: &str = "server restarted";
     let (mut after, mut count) = (0, 0_usize);
+    // Carried out when all jobs are known: one that waits for these is told of it.
+    let mut changes = Vec::new();
     loop {
         let rows = reader.unfinished(after, RECOVERY_PAGE).map_err(io::Error::other)?;
         let Some(last) = rows.last() else { break };
@@ -503,20 +540,25 @@ fn recover(reader: &mut Reader, writer: &Writer, active: &ActiveJobs, notices: &
                 JobState::Running if row.attempt >= row.max_attempts => {
                     let error = Some(REASON.to_owned());
                     let change = Change::Finish { state: JobState::Failed, result: None, error };
-                    writer.change(row.id, change, Box::new(|_| {})).map_err(io::Error::other)?;
+                    changes.push((row.id, change));
                     continue;
                 }
                 JobState::Running => {
                     let change = Change::Retry { reason: REASON.to_owned(), run_at_ms: now_ms() };
-                    writer.change(row.id, change, Box::new(|_| {})).map_err(io::Error::other)?;
+                    changes.push((row.id, change));
                     now_ms()
                 }
                 _ => row.run_at_ms,
             };
             let job = Arc::new(ActiveJob::new(row, None));
             active.insert(&job);
-            let _ = notices.send(Notice::Ready { job, run_at_ms });
+            if row.depends_on.is_empty() {
+                let _ = notices.send(Notice::Ready { job, run_at_ms });
+            }
         }
+    }
+    for (id, change) in changes {
+        writer.change(id, change, Box::new(|_| {})).map_err(io::Error::other)?;
     }
     if count > 0 {
         tracing::info!("{count} jobs had not ended when the server stopped");

@@ -41,6 +41,9 @@ pub(super) struct SubmitArgs {
     /// At most one job of its name has this key: another submission names the one that is there
     #[arg(long, value_name = "KEY")]
     unique_key: Option<String>,
+    /// Not before this job is done; may be repeated
+    #[arg(long, value_name = "UUID")]
+    depends_on: Vec<Uuid>,
     /// Go on as `cweb jobs watch` does, with the events on stderr
     #[arg(long)]
     watch: bool,
@@ -65,6 +68,8 @@ struct Submission<'a> {
     priority: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unique_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    depends_on: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +91,7 @@ pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Proble
         run_at: args.run_at.map(|when| when.ms(now_ms())),
         priority: args.priority,
         unique_key: args.unique_key.as_deref(),
+        depends_on: args.depends_on.iter().map(Uuid::to_string).collect(),
     };
     let body = serde_json::to_vec(&submission).map_err(|error| error.to_string())?;
     let answer = client.post_json("/jobs", &body)?;

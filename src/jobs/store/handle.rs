@@ -2,7 +2,9 @@
 
 use super::budget::{Budget, Weight};
 use super::command::{Command, OwnEvent, Reply};
-use super::{Change, Changed, Deleted, Done, JobState, NewJob, ScheduleChange, ScheduleOutcome, StoreError, Submitted};
+use super::{
+    Change, Changed, Deleted, Done, JobState, NewJob, ScheduleChange, ScheduleOutcome, Settled, StoreError, Submitted,
+};
 use crossbeam::channel::{Sender, TrySendError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,6 +20,9 @@ pub struct Writer {
     shared: Arc<StoreShared>,
 }
 
+/// Is told of jobs that waited for others; on the writer's thread, so it must not block.
+pub(super) type TellSettled = Box<dyn Fn(Vec<Settled>) + Send + Sync>;
+
 /// What the writer's thread and its handles both know.
 pub(super) struct StoreShared {
     pub(super) queue_max: usize,
@@ -27,6 +32,7 @@ pub(super) struct StoreShared {
     pub(super) closing: AtomicBool,
     /// The writer's thread, once it runs.
     pub(super) thread: OnceLock<ThreadId>,
+    pub(super) settled: OnceLock<TellSettled>,
 }
 
 impl StoreShared {
@@ -39,6 +45,12 @@ impl StoreShared {
 impl Writer {
     pub(super) fn new(sender: Sender<Command>, shared: Arc<StoreShared>) -> Self {
         Self { sender, shared }
+    }
+
+    /// Has `tell` told of jobs that waited for others, after the answers of the transaction that settled them; must not block.
+    /// Only the first call counts.
+    pub fn on_settled(&self, tell: Box<dyn Fn(Vec<Settled>) + Send + Sync>) {
+        let _ = self.shared.settled.set(tell);
     }
 
     /// Stores a job as pending, with its event `created`; never blocks.

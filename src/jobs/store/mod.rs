@@ -16,6 +16,7 @@
 //! | `writer` | the thread: gather, commit, publish, answer; what happens when the disk fails |
 //! | `batch` | commands applied in one transaction |
 //! | `transition` | which change leads from which state to which |
+//! | `dependencies` | jobs that wait for others |
 //! | `live` | the unfinished jobs in memory, rolled back with the transaction |
 //! | `schedules` | schedules: their rows, and the turn of a slot |
 //! | `schema`, `statements`, `rows` | lock, pragmas, migrations; SQL |
@@ -25,6 +26,7 @@
 mod batch;
 mod budget;
 mod command;
+mod dependencies;
 mod error;
 mod handle;
 mod live;
@@ -41,6 +43,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use dependencies::Settled;
 pub use error::{OpenError, StoreError};
 pub use handle::Writer;
 pub use readers::Reader;
@@ -161,8 +164,13 @@ impl Store {
         let queue_max = config.queue_max.max(1);
         let (sender, receiver) = bounded(queue_max);
         let budget = Budget::new(config.queue_bytes_max);
-        let shared =
-            Arc::new(StoreShared { queue_max, budget, closing: AtomicBool::new(false), thread: OnceLock::new() });
+        let shared = Arc::new(StoreShared {
+            queue_max,
+            budget,
+            closing: AtomicBool::new(false),
+            thread: OnceLock::new(),
+            settled: OnceLock::new(),
+        });
         let stats = Arc::new(StoreStats {
             commits: AtomicU64::new(0),
             commands: AtomicU64::new(0),

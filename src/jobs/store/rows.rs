@@ -14,7 +14,9 @@ macro_rules! job_columns {
             "id, uuid, module_name, job_name, state, module_hash, created_at, updated_at, ",
             $payload,
             ", result_json, error_text, attempt, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key, \
-             retries, attempts_before, schedule_name, slot_at"
+             retries, attempts_before, schedule_name, slot_at, \
+             (SELECT group_concat(needed.uuid) FROM job_dependencies JOIN jobs AS needed ON needed.id = needs_id \
+             WHERE job_id = jobs.id)"
         )
     };
 }
@@ -43,6 +45,12 @@ pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
         retries: row.get(18)?,
         attempts_before: row.get(19)?,
         slot: slot(row.get(20)?, row.get(21)?),
+        depends_on: row
+            .get::<_, Option<String>>(22)?
+            .iter()
+            .flat_map(|list| list.split(','))
+            .map(str::to_owned)
+            .collect(),
     })
 }
 

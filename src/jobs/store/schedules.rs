@@ -214,12 +214,12 @@ impl Applier<'_> {
             return self.is(&slot.schedule);
         }
         // The uuid is new and there is no unique key, so that nothing else can come of it.
-        let Outcome::Inserted(id, now_ms) = self.submit(job)? else { return self.is(&slot.schedule) };
+        let Outcome::Inserted(id, now_ms, _) = self.submit(job)? else { return self.is(&slot.schedule) };
         const TURN: &str =
             "UPDATE schedules SET next_at = ?2, last_slot = ?3, last_job = ?4, runs = runs + 1 WHERE name = ?1";
         self.connection().prepare(TURN)?.execute(params![slot.schedule, next_ms, slot.at_ms, job.uuid])?;
         Ok(match self.known(&slot.schedule)? {
-            Some(row) => ScheduleOutcome::Fired(Box::new(job.clone().into_row(id, now_ms)), row),
+            Some(row) => ScheduleOutcome::Fired(Box::new(job.clone().into_row(id, now_ms, false)), row),
             None => ScheduleOutcome::Gone,
         })
     }

@@ -10,7 +10,12 @@ use std::time::{Duration, Instant};
 const BUSY_TIMEOUT_MS: i64 = 3_000;
 
 /// One step a format: `MIGRATIONS[n]` turns format `n` into `n + 1`. Released steps never change.
-const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+];
 
 /// A server that was killed may have been forking: its child has the lock until it executes its program.
 const LOCK_WAIT: Duration = Duration::from_secs(1);

@@ -41,7 +41,7 @@ impl Fixture {
     fn add(&self, uuid: &str) -> i64 {
         match self.submit(new_job(uuid)).unwrap() {
             Submitted::New(row) => row.id,
-            Submitted::Existing(row) => panic!("{row:?} was there already"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -128,6 +128,7 @@ fn new_job(uuid: &str) -> NewJob {
         priority: -1,
         unique_key: None,
         slot: None,
+        depends_on: Vec::new(),
     }
 }
 

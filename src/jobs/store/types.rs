@@ -88,6 +88,8 @@ pub struct NewJob {
     pub unique_key: Option<String>,
     /// The slot of a schedule that it comes from.
     pub slot: Option<Slot>,
+    /// UUIDs of jobs that have to be done first.
+    pub depends_on: Vec<String>,
 }
 
 /// A stored job.
@@ -135,6 +137,8 @@ pub struct JobRow {
     pub attempts_before: u32,
     /// See [`NewJob::slot`].
     pub slot: Option<Slot>,
+    /// Those of [`NewJob::depends_on`] that it waits for still.
+    pub depends_on: Vec<String>,
 }
 
 impl JobRow {
@@ -155,8 +159,8 @@ impl JobRow {
 }
 
 impl NewJob {
-    /// The row this job has become.
-    pub(super) fn into_row(self, id: i64, now_ms: i64) -> JobRow {
+    /// The row this job has become; `waits`: for some of the jobs that it depends on.
+    pub(super) fn into_row(self, id: i64, now_ms: i64, waits: bool) -> JobRow {
         JobRow {
             id,
             uuid: self.uuid,
@@ -179,6 +183,7 @@ impl NewJob {
             retries: 0,
             attempts_before: 0,
             slot: self.slot,
+            depends_on: if waits { self.depends_on } else { Vec::new() },
         }
     }
 }
@@ -208,6 +213,8 @@ pub struct JobEvent {
 pub enum Submitted {
     /// It is stored.
     New(JobRow),
+    /// A job that it depends on is not there, or has ended badly: for people. Nothing was stored.
+    Refused(String),
     /// Its unique key names this job, which was there already (in whatever state); nothing was stored.
     Existing(JobRow),
 }
@@ -247,6 +254,11 @@ pub enum Change {
     },
     /// The run that went on has returned; writes nothing.
     Return,
+    /// pending → failed, since a job that it depends on has failed; event `failed` with the error as a string.
+    Fail {
+        /// For a person.
+        error: String,
+    },
     /// pending or running → canceled; event `canceled` `{}`.
     Cancel,
     /// failed or canceled → pending, by request and with as many runs as at first, as [`JobRow`] counts them; event
@@ -270,6 +282,10 @@ pub enum Changed {
     Refused(JobState),
     /// There is no such job.
     Unknown,
+    /// [`Change::Again`]: the job is pending now, and waits for others.
+    Waits,
+    /// [`Change::Again`]: a job that it depends on has ended badly, or is deleted; nothing happened.
+    Needs,
 }
 
 /// What became of a deletion.
