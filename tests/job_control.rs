@@ -466,3 +466,35 @@ fn a_job_waits_for_those_it_depends_on_and_fails_with_them() {
     assert_eq!(reached(&server, &canceled, "done")["depends_on"], json!([]));
     assert_eq!(reached(&server, &all, "done")["result"], json!({"n": 5}));
 }
+
+#[test]
+fn a_paused_kind_of_job_waits_over_restarts_until_it_is_resumed() {
+    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &[], &[]);
+    server.deploy(&ticking("m", ""));
+    let act = |server: &Server, path: &str| post(server, &format!("/jobs/kinds/{path}"));
+    assert_eq!(act(&server, "m/tick/pause"), (200, json!({"module": "m", "job": "tick", "paused": true})));
+    assert_eq!(act(&server, "m/tick/pause").0, 200, "again is no error");
+    assert_eq!(words(&act(&server, "m/tock/pause")), "404 module m has no job named tock");
+    assert_eq!(server.get("/jobs/kinds/m/tick/pause").status, 405);
+    let (one, two) = (submit(&server, &json!({"job": "tick"})), submit(&server, &json!({"job": "tick"})));
+    let held = submit(&server, &json!({"job": "hold"}));
+    reached(&server, &held, "running");
+    let tick = json!({"module": "m", "job": "tick", "pending": 2, "running": 0, "paused": true});
+    let hold = json!({"module": "m", "job": "hold", "pending": 0, "running": 1, "paused": false});
+    assert_eq!(get(&server, "/jobs/kinds")["kinds"], json!([hold, tick]));
+    assert!(server.get("/metrics").text().contains("\ncweb_job_kinds_paused 1\n"));
+    assert_eq!(post(&server, &format!("/jobs/{two}/cancel")).0, 200);
+    drop(server);
+    let server = Server::on(&dir, &[], &[]);
+    reached(&server, &held, "failed");
+    assert_eq!(get(&server, "/jobs/kinds")["kinds"][0]["pending"], json!(1));
+    assert_eq!(get(&server, &format!("/jobs/{one}"))["state"], json!("pending"));
+    let url = format!("http://{}", server.addr);
+    let cweb = |args: &[&str]| support::cweb(&[&["jobs", "--server", &url], args].concat(), dir.path(), &[]);
+    assert_eq!(cweb(&["kinds"]).1, "JOB     PENDING  RUNNING  STATE\nm/tick  1        0        paused\n");
+    assert_eq!(cweb(&["resume", "m/tick"]), (true, "resumed m/tick\n".to_owned()));
+    reached(&server, &one, "done");
+    assert_eq!(get(&server, "/jobs/kinds")["kinds"], json!([]));
+    assert!(cweb(&["pause", "tick"]).1.contains("write MODULE/JOB"));
+}

@@ -237,7 +237,8 @@ impl Access {
 fn needed(view: &RequestView<'_>) -> Scopes {
     let (path, reads) = (view.path(), view.method().is_safe());
     if path.starts_with(b"/jobs") {
-        let names_a_job = path.len() > b"/jobs/".len() && !path.starts_with(b"/jobs/schedules");
+        let names_a_job =
+            path.len() > b"/jobs/".len() && !path.starts_with(b"/jobs/schedules") && !path.starts_with(b"/jobs/kinds");
         match (reads, names_a_job) {
             // A job's UUID is known to whoever created it, and can't be guessed.
             (true, true) => Scopes::JOBS.or(Scopes::READ),
@@ -332,6 +333,8 @@ mod tests {
             ("GET /jobs/1/events", "jr"),
             ("GET /jobs/ws?id=1", "jr"),
             ("GET /jobs/schedules", "r"),
+            ("GET /jobs/kinds", "r"),
+            ("POST /jobs/kinds/m/j/pause", "j"),
             ("PUT /jobs/schedules/x", "j"),
             ("POST /jobs/retry", "j"),
         ] {

@@ -1,7 +1,7 @@
 //! `/jobs`: submit, look up, list, cancel, retry, delete. The streams of events are the shard's.
 
 use super::audit::Actor;
-use super::schedules;
+use super::{kinds, schedules};
 use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, JobState, StoreError};
 use crate::jobs::{
     Accepted, Bulk, CancelOutcome, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError, json_text,
@@ -32,6 +32,7 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: R
         ["retry"] if method == Method::Post => bulk(jobs, Act::Retry, view, actor, reply),
         ["cancel"] if method == Method::Post => bulk(jobs, Act::Cancel, view, actor, reply),
         ["retry" | "cancel"] => reply.send(&not_allowed("POST, OPTIONS")),
+        ["kinds", rest @ ..] => kinds::handle(jobs, rest, view, actor, reply),
         ["schedules", name @ ..] => schedules::handle(jobs, &name.join("/"), view, actor, reply),
         [uuid, ..] if !is_uuid(uuid) => reply.send(&error(400, &format!("\"{uuid}\" is not a UUID"))),
         [uuid] if get => lookup(jobs, (*uuid).to_owned(), reply),

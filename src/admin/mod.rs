@@ -9,6 +9,7 @@ mod deployed;
 mod failures;
 mod jobs;
 pub mod keys;
+mod kinds;
 mod logs;
 mod metrics;
 mod mgnt;

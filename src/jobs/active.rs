@@ -195,6 +195,14 @@ impl ActiveJobs {
         self.going_on.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
+    /// Calls `see` with each job, and whether a worker has it.
+    pub(super) fn each(&self, mut see: impl FnMut(&ActiveJob, bool)) {
+        let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for job in self.jobs().values() {
+            see(job, assigned.contains(&job.id));
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.jobs().len()
     }

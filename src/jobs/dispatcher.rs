@@ -1,15 +1,17 @@
 //! The dispatcher's thread: owns the schedule, feeds the workers, keeps the time-outs, starts the retention sweeps.
 
 use super::active::ActiveJob;
+use super::kinds;
 use super::lifecycle::timeout_text;
 use super::notice::{Notice, now_ms};
 use super::schedule::Schedule;
 use super::scheduler::Scheduler;
-use super::store::{Change, JobState, Writer};
+use super::store::{Change, JobKind, JobState, Writer};
 use super::worker::Workers;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a run that was told to end may go on before its worker is given up and replaced.
@@ -39,6 +41,8 @@ struct Run {
 pub(super) struct Dispatcher {
     pub(super) schedule: Schedule,
     pub(super) scheduler: Scheduler,
+    /// Kinds that are paused, for those who look at the server.
+    pub(super) paused_count: Arc<AtomicUsize>,
     pub(super) notices: Receiver<Notice>,
     pub(super) own: Sender<Notice>,
     pub(super) writer: Writer,
@@ -99,6 +103,8 @@ impl Dispatcher {
                     }
                 }
                 Ok(Notice::Schedules(asked)) => self.scheduler.asked(asked),
+                Ok(Notice::Paused(kind, pause)) => self.paused(kind, pause),
+                Ok(Notice::Kinds(answer)) => answer(kinds::count(&self.scheduler.active, self.schedule.paused())),
                 Ok(Notice::Modules) if begun => self.scheduler.reconcile(),
                 // They are looked at when all are there.
                 Ok(Notice::Modules) => {}
@@ -193,6 +199,15 @@ impl Dispatcher {
             Ok(()) => self.free += 1,
             Err(error) => tracing::error!("no further job worker could be started: {error}"),
         }
+    }
+
+    fn paused(&mut self, kind: JobKind, pause: bool) {
+        if pause {
+            self.schedule.pause(kind);
+        } else {
+            self.schedule.resume(&kind);
+        }
+        self.paused_count.store(self.schedule.paused().count(), Ordering::Relaxed);
     }
 
     fn sweep(&self) {

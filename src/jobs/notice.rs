@@ -1,7 +1,9 @@
 //! What service and workers tell the dispatcher.
 
 use super::active::ActiveJob;
+use super::kinds::KindCount;
 use super::scheduler::{Asked, Told};
+use super::store::JobKind;
 use crossbeam::channel::Sender;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,6 +26,10 @@ pub(super) enum Notice {
     Schedule(String, Told, bool),
     /// A client asks of the schedules.
     Schedules(Asked),
+    /// That kind is paused, or is not any more.
+    Paused(JobKind, bool),
+    /// A client asks for the kinds of jobs.
+    Kinds(Box<dyn FnOnce(Vec<KindCount>) + Send>),
     /// Modules were published or removed.
     Modules,
     /// What modules declare could not be stored, and is looked at a moment later.

@@ -4,6 +4,7 @@
 //! the decision alone, without threads or clocks.
 
 use super::active::ActiveJob;
+use super::store::JobKind;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub(super) struct Schedule {
     /// Jobs whose time has not come: when, and which.
     delayed: BTreeSet<(i64, i64)>,
     later: HashMap<i64, Arc<ActiveJob>>,
+    /// Jobs that are paused, with those of them that are ready.
+    paused: HashMap<JobKind, BTreeMap<QueueKey, Arc<ActiveJob>>>,
     turn: u64,
     /// Most jobs of one module at once; 0: no limit.
     module_running_max: usize,
@@ -58,6 +61,8 @@ impl Schedule {
         if run_at_ms > now_ms {
             self.delayed.insert((run_at_ms, job.id));
             self.later.insert(job.id, job);
+        } else if let Some(parked) = self.parked(&job) {
+            parked.insert((Reverse(job.priority), job.id), job);
         } else {
             let queue = self.modules.entry(job.module.clone()).or_default();
             queue.ready.insert((Reverse(job.priority), job.id), job);
@@ -66,13 +71,49 @@ impl Schedule {
 
     /// A waiting job is not to run any more.
     pub(super) fn remove(&mut self, job: &ActiveJob) {
+        let key = (Reverse(job.priority), job.id);
         if let Some(queue) = self.modules.get_mut(&job.module) {
-            queue.ready.remove(&(Reverse(job.priority), job.id));
+            queue.ready.remove(&key);
+        }
+        if let Some(parked) = self.parked(job) {
+            parked.remove(&key);
         }
         if self.later.remove(&job.id).is_some() {
             self.delayed.retain(|(_, id)| *id != job.id);
         }
         self.forget_if_empty(&job.module);
+    }
+
+    /// Where jobs of its kind wait, if it is paused.
+    fn parked(&mut self, job: &ActiveJob) -> Option<&mut BTreeMap<QueueKey, Arc<ActiveJob>>> {
+        if self.paused.is_empty() {
+            return None;
+        }
+        self.paused.get_mut(&kind_of(job))
+    }
+
+    /// No run of this kind begins any more.
+    pub(super) fn pause(&mut self, kind: JobKind) {
+        let (module, job) = &kind;
+        let mut parked = BTreeMap::new();
+        if let Some(queue) = self.modules.get_mut(module) {
+            let of_kind: Vec<QueueKey> =
+                queue.ready.iter().filter(|(_, known)| known.job == *job).map(|(key, _)| *key).collect();
+            parked.extend(of_kind.into_iter().filter_map(|key| Some((key, queue.ready.remove(&key)?))));
+        }
+        self.forget_if_empty(&kind.0.clone());
+        self.paused.entry(kind).or_default().extend(parked);
+    }
+
+    /// Runs of this kind begin again.
+    pub(super) fn resume(&mut self, kind: &JobKind) {
+        let Some(parked) = self.paused.remove(kind).filter(|parked| !parked.is_empty()) else { return };
+        self.modules.entry(kind.0.clone()).or_default().ready.extend(parked);
+    }
+
+    /// The kinds that are paused.
+    pub(super) fn paused(&self) -> impl Iterator<Item = &JobKind> {
+        self.paused.keys()
     }
 
     /// Makes the jobs ready whose time has come. Returns when the next one's comes.
@@ -130,6 +171,10 @@ impl Schedule {
     }
 }
 
+fn kind_of(job: &ActiveJob) -> JobKind {
+    (job.module.clone(), job.job.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +229,26 @@ mod tests {
             schedule.add(job(id, "m", "j", priority, 0), 0, 0);
         }
         assert_eq!(take(&mut schedule), [2, 4, 1, 3, 5]);
+    }
+
+    #[test]
+    fn a_paused_kind_waits_whenever_it_becomes_ready() {
+        let mut schedule = Schedule::new(0);
+        let kind = || ("m".to_owned(), "j".to_owned());
+        schedule.add(job(1, "m", "j", 0, 0), 0, 0);
+        schedule.add(job(2, "m", "other", 0, 0), 0, 0);
+        schedule.pause(kind());
+        schedule.add(job(3, "m", "j", 5, 0), 0, 0);
+        schedule.add(job(4, "m", "j", 0, 0), 10, 0);
+        let gone = job(5, "m", "j", 0, 0);
+        schedule.add(Arc::clone(&gone), 0, 0);
+        assert_eq!((schedule.wake(10), take(&mut schedule)), (None, vec![2]));
+        schedule.pause(kind());
+        schedule.remove(&gone);
+        assert_eq!(schedule.paused().collect::<Vec<_>>(), [&kind()]);
+        schedule.resume(&kind());
+        schedule.resume(&kind());
+        assert_eq!(take(&mut schedule), [3, 1, 4]);
     }
 
     #[test]

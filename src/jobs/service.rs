@@ -20,7 +20,7 @@ use super::worker::{SizeLimits, WorkerShared, Workers};
 use crossbeam::channel::{Sender, bounded, unbounded};
 use std::collections::HashSet;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -126,6 +126,7 @@ pub(super) struct Inner {
     pub(super) queries: Sender<Query>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) stopping: AtomicBool,
+    pub(super) paused: Arc<AtomicUsize>,
 }
 
 /// The jobs of a server; clones are the same ones.
@@ -173,9 +174,14 @@ impl Jobs {
             own: notices.clone(),
             unfinished_max: config.unfinished_max,
         };
+        let mut schedule = Schedule::new(config.module_running_max);
+        let kinds = reader.paused().map_err(io::Error::other)?;
+        let paused = Arc::new(AtomicUsize::new(kinds.len()));
+        kinds.into_iter().for_each(|kind| schedule.pause(kind));
         let dispatcher = Dispatcher {
-            schedule: Schedule::new(config.module_running_max),
+            schedule,
             scheduler,
+            paused_count: Arc::clone(&paused),
             notices: noticed,
             own: notices.clone(),
             writer: writer.clone(),
@@ -191,7 +197,8 @@ impl Jobs {
         }
         let threads = Mutex::new(threads);
         let stopping = AtomicBool::new(false);
-        let inner = Inner { config, store, stats, writer, source, hub, active, notices, queries, threads, stopping };
+        let inner =
+            Inner { config, store, stats, writer, source, hub, active, notices, queries, threads, stopping, paused };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -4,6 +4,7 @@ mod answer;
 mod bulk;
 mod end;
 mod event;
+mod kinds;
 mod list;
 mod schedules;
 pub(super) mod sse;
@@ -71,6 +72,12 @@ enum JobsCommand {
     },
     /// List jobs, newest first
     List(list::ListArgs),
+    /// Let no run of these kinds of jobs begin; those that run go on
+    Pause(kinds::PauseArgs),
+    /// Let runs of paused kinds of jobs begin again
+    Resume(kinds::PauseArgs),
+    /// Count the jobs that wait and run, by kind
+    Kinds(kinds::KindsArgs),
     /// Jobs that run regularly: list them, or set and remove some
     Schedules(schedules::SchedulesArgs),
 }
@@ -118,6 +125,9 @@ pub(super) fn run(args: &JobsArgs) -> ExitCode {
         JobsCommand::Retry(args) => bulk::run(&client, args, &bulk::RETRY),
         JobsCommand::Delete { jobs } => end::each(jobs, |job| end::delete(&client, job)),
         JobsCommand::List(args) => list::run(&client, args),
+        JobsCommand::Pause(args) => kinds::change(&client, args, "pause"),
+        JobsCommand::Resume(args) => kinds::change(&client, args, "resume"),
+        JobsCommand::Kinds(args) => kinds::list(&client, args),
         JobsCommand::Schedules(args) => schedules::run(&client, args),
     };
     result.unwrap_or_else(|problem| match problem {

@@ -6,7 +6,8 @@ use super::live::{Live, LiveJob};
 use super::statements::Statements;
 use super::transition::{self, Step};
 use super::{
-    Change, Changed, Deleted, JobEvent, JobRow, JobState, NewJob, ScheduleOutcome, Settled, dependencies::Needs, rows,
+    Change, Changed, Deleted, JobEvent, JobRow, JobState, NewJob, Paused, ScheduleOutcome, Settled,
+    dependencies::Needs, rows,
 };
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub(super) enum Outcome {
     Deleted(Deleted),
     Swept(usize),
     Schedule(Box<ScheduleOutcome>),
+    Paused(Paused),
     /// Nobody asked.
     Nothing,
     /// This command failed, by its own fault.
@@ -167,6 +169,7 @@ impl<'c> Applier<'c> {
                 Ok(Outcome::Swept(self.sql.sweep.execute(params![before_ms, limit])?))
             }
             Command::Schedule(change, _) => Ok(Outcome::Schedule(Box::new(self.schedule(change)?))),
+            Command::Pause(kind, pause, _) => Ok(Outcome::Paused(self.pause(kind, *pause)?)),
             _ => Ok(Outcome::Nothing),
         }
     }

@@ -1,7 +1,9 @@
 //! What travels to the writer, and the promise that each question is answered.
 
 use super::budget::Weight;
-use super::{Change, Changed, Deleted, Done, NewJob, ScheduleChange, ScheduleOutcome, StoreError, Submitted};
+use super::{
+    Change, Changed, Deleted, Done, JobKind, NewJob, Paused, ScheduleChange, ScheduleOutcome, StoreError, Submitted,
+};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ pub(super) enum Command {
         reply: Reply<usize>,
     },
     Schedule(ScheduleChange, Reply<ScheduleOutcome>),
+    Pause(JobKind, bool, Reply<Paused>),
     /// Wakes the writer, so that it sees it has to end.
     Wake,
     /// Runs on the writing connection as soon as the command is received.
@@ -48,6 +51,7 @@ impl Command {
             Self::Delete(_, reply) => reply.done = None,
             Self::Sweep { reply, .. } => reply.done = None,
             Self::Schedule(_, reply) => reply.done = None,
+            Self::Pause(_, _, reply) => reply.done = None,
             Self::Event(_) | Self::Wake => {}
             #[cfg(test)]
             Self::Hook(_) => {}
@@ -62,6 +66,7 @@ impl Command {
             Self::Delete(_, reply) => reply.send(Err(error)),
             Self::Sweep { reply, .. } => reply.send(Err(error)),
             Self::Schedule(_, reply) => reply.send(Err(error)),
+            Self::Pause(_, _, reply) => reply.send(Err(error)),
             Self::Event(_) | Self::Wake => {}
             #[cfg(test)]
             Self::Hook(_) => {}

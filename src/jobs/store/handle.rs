@@ -3,7 +3,8 @@
 use super::budget::{Budget, Weight};
 use super::command::{Command, OwnEvent, Reply};
 use super::{
-    Change, Changed, Deleted, Done, JobState, NewJob, ScheduleChange, ScheduleOutcome, Settled, StoreError, Submitted,
+    Change, Changed, Deleted, Done, JobKind, JobState, NewJob, Paused, ScheduleChange, ScheduleOutcome, Settled,
+    StoreError, Submitted,
 };
 use crossbeam::channel::{Sender, TrySendError};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -133,6 +134,14 @@ impl Writer {
         };
         let weight = self.shared.budget.try_take(bytes).ok_or(self.full())?;
         self.try_send(Command::Schedule(change, Reply::new(done, weight)))
+    }
+
+    /// Pauses a job, or ends its pause; never blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
+    pub fn try_pause(&self, kind: JobKind, pause: bool, done: Done<Paused>) -> Result<(), StoreError> {
+        self.try_send(Command::Pause(kind, pause, Reply::new(done, self.shared.budget.charge(0))))
     }
 
     /// Runs `hook` on the writing connection, between transactions.

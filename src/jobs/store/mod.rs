@@ -18,6 +18,7 @@
 //! | `transition` | which change leads from which state to which |
 //! | `dependencies` | jobs that wait for others |
 //! | `live` | the unfinished jobs in memory, rolled back with the transaction |
+//! | `pauses` | jobs of which no run begins |
 //! | `schedules` | schedules: their rows, and the turn of a slot |
 //! | `schema`, `statements`, `rows` | lock, pragmas, migrations; SQL |
 //! | `readers` | [`Reader`]: read-only queries |
@@ -30,6 +31,7 @@ mod dependencies;
 mod error;
 mod handle;
 mod live;
+mod pauses;
 mod readers;
 mod rows;
 mod schedules;
@@ -46,6 +48,7 @@ mod tests;
 pub use dependencies::Settled;
 pub use error::{OpenError, StoreError};
 pub use handle::Writer;
+pub use pauses::{JobKind, PAUSED_MAX, Paused};
 pub use readers::Reader;
 pub use schedules::{ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec, Slot};
 pub use tables::{Key, Table, TableQuery, Tables};

@@ -200,6 +200,7 @@ fn answer(command: Command, outcome: Outcome) {
         (Command::Submit(_, reply), Outcome::Existing(row)) => reply.send(Ok(Submitted::Existing(*row))),
         (Command::Change(_, _, reply), Outcome::Changed(changed)) => reply.send(Ok(changed)),
         (Command::Delete(_, reply), Outcome::Deleted(deleted)) => reply.send(Ok(deleted)),
+        (Command::Pause(_, _, reply), Outcome::Paused(outcome)) => reply.send(Ok(outcome)),
         (Command::Schedule(_, reply), Outcome::Schedule(outcome)) => reply.send(Ok(*outcome)),
         (Command::Sweep { reply, .. }, Outcome::Swept(count)) => reply.send(Ok(count)),
         _ => {}
