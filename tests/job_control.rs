@@ -498,3 +498,92 @@ fn a_paused_kind_of_job_waits_over_restarts_until_it_is_resumed() {
     assert_eq!(get(&server, "/jobs/kinds")["kinds"], json!([]));
     assert!(cweb(&["pause", "tick"]).1.contains("write MODULE/JOB"));
 }
+
+/// Reads a stream of server-sent events until `count` have come: their ids and their data.
+fn followed(
+    server: &Server,
+    query: &str,
+    resume: Option<&str>,
+    count: usize,
+    mut act: impl FnMut(),
+) -> Vec<(String, Value)> {
+    use std::io::{BufRead, BufReader, Write};
+    let mut stream = std::net::TcpStream::connect(&server.addr).unwrap();
+    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    let resume = resume.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
+    let head = format!("GET /jobs/events?{query} HTTP/1.0\r\nAccept: text/event-stream\r\n{resume}\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let (mut id, mut found, mut line, mut is_told) = (String::new(), Vec::new(), String::new(), false);
+    let mut reader = BufReader::new(stream);
+    while found.len() < count {
+        line.clear();
+        assert!(reader.read_line(&mut line).unwrap() > 0, "the stream ended: {found:?}");
+        if let Some(text) = line.strip_prefix("id: ") {
+            id = text.trim().to_owned();
+            if !std::mem::replace(&mut is_told, true) {
+                act();
+            }
+        } else if let Some(text) = line.strip_prefix("data: ") {
+            found.push((id.clone(), serde_json::from_str(text).unwrap()));
+        }
+    }
+    found
+}
+
+#[test]
+fn one_stream_has_the_events_of_many_jobs_in_the_order_of_commits_from_any_place_on() {
+    let server = Server::with(&["--shards", "2", "--job-events-max", "5"]);
+    server.deploy(&source("1"));
+    server.deploy(&ticking("m", ""));
+    let run = |job: &str, payload: Value| submit(&server, &json!({"job": job, "payload": payload}));
+    // A stream that begins now sees what comes, of all modules.
+    let mut made = Vec::new();
+    let live = followed(&server, "", None, 40, || {
+        made = (0..5).flat_map(|n| [run("count", json!({"n": 3})), run("tick", json!({"n": n}))]).collect();
+    });
+    let all = followed(&server, "cursor=start", None, 45, || ());
+    let place = all.iter().position(|(id, _)| *id == live[0].0).unwrap();
+    assert_eq!(all[place..place + 40], live[..], "a replay and what came live are one");
+    let numbers: Vec<i64> = all.iter().map(|(_, event)| event["event_id"].as_i64().unwrap()).collect();
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    assert_eq!((&all[0].1["module"], &all[0].1["job"]), (&json!("jobs"), &json!("count")));
+    // Taken up after any of them, without loss or doubles; the header counts, not the address.
+    let rest = followed(&server, "cursor=start", Some(&all[20].0), 24, || ());
+    assert_eq!(rest[..], all[21..45]);
+    // One module; the ends in one state.
+    let ticks = followed(&server, "module=m&cursor=start", None, 15, || ());
+    assert!(ticks.iter().all(|(_, event)| event["module"] == "m"));
+    let failing = run("fail", json!({}));
+    let failed = followed(&server, "state=failed&cursor=start", None, 1, || ());
+    assert_eq!((&failed[0].1["job_uuid"], &failed[0].1["type"]), (&json!(failing), &json!("failed")));
+    // The same as pages.
+    let mut paged = Vec::new();
+    let mut cursor = "start".to_owned();
+    loop {
+        let page = get(&server, &format!("/jobs/events?module=m&limit=4&cursor={cursor}"));
+        cursor = page["cursor"].as_str().unwrap().to_owned();
+        let events = page["events"].as_array().unwrap().clone();
+        if events.is_empty() {
+            break;
+        }
+        paged.extend(events);
+    }
+    assert_eq!(paged, ticks.iter().map(|(_, event)| event.clone()).collect::<Vec<_>>());
+    let now = get(&server, "/jobs/events");
+    assert_eq!((&now["events"], now["cursor"].as_str() >= Some("c1-1")), (&json!([]), true));
+    for (query, words) in [("cursor=7", "400 cursor must be"), ("state=running", "400 state must be done")] {
+        let target = format!("/jobs/events?{query}");
+        let page = ask(&server, "GET", &target, &Value::Null);
+        let accept = [("Accept", "Text/Event-Stream")];
+        let stream = server.connect().request("GET", &target, &accept, b"");
+        for (status, answer) in [page, (stream.status, json_of(&stream))] {
+            let said = format!("{status} {}", answer["error"].as_str().unwrap());
+            assert!(said.starts_with(words), "{said}");
+        }
+    }
+    // A job has so many events of its own, and then an error.
+    let many = run("count", json!({"n": 9}));
+    assert_eq!(reached(&server, &many, "failed")["error"], json!("job failed"));
+    assert_eq!(kinds(&server, &many).iter().filter(|kind| *kind == "step").count(), 5);
+    server.expect_log("has as many events as a job may have, 5: emit_event returns -1");
+}

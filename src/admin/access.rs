@@ -237,8 +237,10 @@ impl Access {
 fn needed(view: &RequestView<'_>) -> Scopes {
     let (path, reads) = (view.path(), view.method().is_safe());
     if path.starts_with(b"/jobs") {
-        let names_a_job =
-            path.len() > b"/jobs/".len() && !path.starts_with(b"/jobs/schedules") && !path.starts_with(b"/jobs/kinds");
+        let names_a_job = path.len() > b"/jobs/".len()
+            && !path.starts_with(b"/jobs/schedules")
+            && !path.starts_with(b"/jobs/kinds")
+            && path != b"/jobs/events";
         match (reads, names_a_job) {
             // A job's UUID is known to whoever created it, and can't be guessed.
             (true, true) => Scopes::JOBS.or(Scopes::READ),
@@ -334,6 +336,7 @@ mod tests {
             ("GET /jobs/ws?id=1", "jr"),
             ("GET /jobs/schedules", "r"),
             ("GET /jobs/kinds", "r"),
+            ("GET /jobs/events", "r"),
             ("POST /jobs/kinds/m/j/pause", "j"),
             ("PUT /jobs/schedules/x", "j"),
             ("POST /jobs/retry", "j"),

@@ -4,12 +4,14 @@ use super::audit::Actor;
 use super::{kinds, schedules};
 use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, JobState, StoreError};
 use crate::jobs::{
-    Accepted, Bulk, CancelOutcome, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError, json_text,
+    Accepted, Bulk, CancelOutcome, Cursor, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError, feed_filter,
+    json_text,
 };
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// Rows of a list, unless `limit` says otherwise.
 const LIST_DEFAULT: u32 = 100;
@@ -32,6 +34,8 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: R
         ["retry"] if method == Method::Post => bulk(jobs, Act::Retry, view, actor, reply),
         ["cancel"] if method == Method::Post => bulk(jobs, Act::Cancel, view, actor, reply),
         ["retry" | "cancel"] => reply.send(&not_allowed("POST, OPTIONS")),
+        ["events"] if get => feed(jobs, view, reply),
+        ["events"] => reply.send(&not_allowed("GET, HEAD, OPTIONS")),
         ["kinds", rest @ ..] => kinds::handle(jobs, rest, view, actor, reply),
         ["schedules", name @ ..] => schedules::handle(jobs, &name.join("/"), view, actor, reply),
         [uuid, ..] if !is_uuid(uuid) => reply.send(&error(400, &format!("\"{uuid}\" is not a UUID"))),
@@ -231,6 +235,32 @@ fn events(jobs: &Jobs, uuid: String, view: &RequestView<'_>, reply: Reply) {
         });
     };
     jobs.events(uuid, after, limit, Box::new(answer));
+}
+
+/// A page of the events of many jobs.
+fn feed(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
+    let limit = match limit(view) {
+        Ok(limit) => limit,
+        Err(refusal) => return reply.send(&refusal),
+    };
+    let filter = match feed_filter(parameter(view, "module"), parameter(view, "state").as_deref()) {
+        Ok(filter) => filter,
+        Err(why) => return reply.send(&error(400, &why)),
+    };
+    let Some(cursor) = Cursor::parse(parameter(view, "cursor").as_deref().unwrap_or("now")) else {
+        return reply.send(&error(400, "cursor must be \"start\", \"now\" or what an answer gave as its cursor"));
+    };
+    let answer = move |page: Result<(Vec<Arc<JobFrame>>, String), StoreError>| {
+        reply.send(&match page {
+            Ok((frames, cursor)) => {
+                let items: Vec<&str> = frames.iter().map(|frame| frame.json.as_str()).collect();
+                let cursor = Value::from(cursor);
+                ServerAnswer::json(200, format!("{{\"events\":[{}],\"cursor\":{cursor}}}", items.join(",")))
+            }
+            Err(cause) => store_error(&cause),
+        });
+    };
+    jobs.feed_page(filter, cursor, limit, Box::new(answer));
 }
 
 fn cancel(jobs: &Jobs, uuid: String, actor: Actor, reply: Reply) {

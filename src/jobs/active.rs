@@ -3,7 +3,7 @@
 use super::code::{Code, Defaults};
 use super::store::JobRow;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the dispatcher, the workers and cancellations need to know of a job. Its payload stays on disk until it runs.
@@ -32,6 +32,8 @@ pub(super) struct ActiveJob {
     timed_out: AtomicBool,
     /// Its run has set a result or an error, which is sent to the writer.
     decided: AtomicBool,
+    /// Events it has emitted.
+    events: AtomicU64,
     /// The outcome of the current run has been claimed by whoever writes it.
     settled: AtomicBool,
 }
@@ -60,6 +62,7 @@ impl ActiveJob {
             timed_out: AtomicBool::new(false),
             decided: AtomicBool::new(false),
             settled: AtomicBool::new(false),
+            events: AtomicU64::new(0),
         }
     }
 
@@ -115,6 +118,15 @@ impl ActiveJob {
 
     pub(super) fn is_decided(&self) -> bool {
         self.decided.load(Ordering::Acquire)
+    }
+
+    /// One more event is to be emitted; returns how many were before.
+    pub(super) fn count_event(&self) -> u64 {
+        self.events.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn set_events(&self, count: u64) {
+        self.events.store(count, Ordering::Relaxed);
     }
 
     pub(super) fn time_out(&self) {

@@ -12,6 +12,7 @@ mod again;
 pub mod code;
 pub mod cron;
 mod dispatcher;
+mod feed;
 mod frame;
 pub mod hub;
 mod json;
@@ -29,7 +30,8 @@ mod timetable;
 mod worker;
 
 pub use again::{Bulk, JobPage, RetryError};
-pub use frame::JobFrame;
+pub use feed::{Cursor, feed_filter};
+pub use frame::{ALL_JOBS, JobFrame};
 pub use json::{one_line as json_text, ready as json_ready};
 pub use kinds::{KindCount, PauseError};
 pub use request::{JobRequest, RequestError};

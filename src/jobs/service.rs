@@ -30,11 +30,11 @@ const READERS: usize = 2;
 /// Rows taken up at once when a server starts.
 const RECOVERY_PAGE: u32 = 1_000;
 /// Events of one step of a replay.
-const REPLAY_EVENTS_MAX: u32 = 256;
+pub(super) const REPLAY_EVENTS_MAX: u32 = 256;
 /// Bytes of events or results listed at once, but for the last one.
 pub(super) const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of one step of a replay, but for its last event.
-const REPLAY_BYTES_MAX: usize = 512 * 1024;
+pub(super) const REPLAY_BYTES_MAX: usize = 512 * 1024;
 
 /// What the jobs of a server need to know.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub struct JobsConfig {
     pub payload_bytes_max: usize,
     /// Largest data of an event.
     pub event_bytes_max: usize,
+    /// Most events that a job emits itself.
+    pub events_max: u64,
     /// Largest result or error text.
     pub result_bytes_max: usize,
     /// How long jobs are kept once they have ended.
@@ -109,6 +111,8 @@ pub struct Replay {
     pub at_end: bool,
     /// The job had ended before the events were read, and its run returned: with `at_end` none follows.
     pub finished: bool,
+    /// Of many jobs: all events up to this number are sent, or are not wanted.
+    pub read_to: i64,
 }
 
 /// Takes an answer, on a thread of the store.
@@ -158,7 +162,11 @@ impl Jobs {
             active: Arc::clone(&active),
             notices: notices.clone(),
             hub: Arc::clone(&hub),
-            limits: SizeLimits { event_bytes_max: config.event_bytes_max, result_bytes_max: config.result_bytes_max },
+            limits: SizeLimits {
+                event_bytes_max: config.event_bytes_max,
+                events_max: config.events_max,
+                result_bytes_max: config.result_bytes_max,
+            },
             store: Arc::clone(&store),
         });
         for _ in 0..config.workers {
@@ -502,7 +510,8 @@ fn replay(reader: &mut Reader, active: &ActiveJobs, job: i64, after: i64) -> Res
     let events = reader.events(job, after, REPLAY_EVENTS_MAX, REPLAY_BYTES_MAX)?;
     let bytes: usize = events.iter().map(|event| event.data.len()).sum();
     let at_end = events.len() < REPLAY_EVENTS_MAX as usize && bytes < REPLAY_BYTES_MAX;
-    Ok(Replay { frames: events.iter().map(|event| Arc::new(JobFrame::new(event))).collect(), at_end, finished })
+    let frames = events.iter().map(|event| Arc::new(JobFrame::new(event))).collect();
+    Ok(Replay { frames, at_end, finished, read_to: 0 })
 }
 
 /// What is to be done about jobs that waited for others, on the writer's thread.

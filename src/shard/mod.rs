@@ -7,6 +7,7 @@
 mod body_limits;
 mod conn;
 mod error_responses;
+mod feeds;
 mod flows;
 mod handshakes;
 mod limits;

@@ -17,6 +17,7 @@
 //! | `batch` | commands applied in one transaction |
 //! | `transition` | which change leads from which state to which |
 //! | `dependencies` | jobs that wait for others |
+//! | `feed` | the events of many jobs |
 //! | `live` | the unfinished jobs in memory, rolled back with the transaction |
 //! | `pauses` | jobs of which no run begins |
 //! | `schedules` | schedules: their rows, and the turn of a slot |
@@ -29,6 +30,7 @@ mod budget;
 mod command;
 mod dependencies;
 mod error;
+mod feed;
 mod handle;
 mod live;
 mod pauses;
@@ -47,6 +49,7 @@ mod tests;
 
 pub use dependencies::Settled;
 pub use error::{OpenError, StoreError};
+pub use feed::{FeedFilter, FeedPage};
 pub use handle::Writer;
 pub use pauses::{JobKind, PAUSED_MAX, Paused};
 pub use readers::Reader;

@@ -40,8 +40,8 @@ impl Applier<'_> {
             statement.execute([module, job])?;
             return Ok(Paused::Done);
         }
-        let count: usize = self.connection().query_row("SELECT count(*) FROM paused_jobs", [], |row| row.get(0))?;
-        if count >= PAUSED_MAX {
+        let count: i64 = self.connection().query_row("SELECT count(*) FROM paused_jobs", [], |row| row.get(0))?;
+        if count >= PAUSED_MAX as i64 {
             return Ok(Paused::TooMany);
         }
         const PAUSE: &str = "INSERT OR IGNORE INTO paused_jobs (module_name, job_name, since) VALUES (?1, ?2, ?3)";
