@@ -249,6 +249,7 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
         swap_timeout: Duration::from_millis(config.swap_timeout_ms),
         route_limits: RouteLimits {
             body_bytes_max: config.route_body_bytes_max,
+            plain_body_bytes_max: config.body_bytes_max,
             handler_timeout: (config.isolation == Isolation::Process)
                 .then(|| Duration::from_millis(config.handler_timeout_ms)),
         },
@@ -258,6 +259,7 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
                 .concat(),
         },
         allow_lib: Allowed::of(config.projects.allow_lib.clone()),
+        allow_binary: config.projects.allow_binary,
         project_limits: ProjectLimits { files_max: config.projects.files_max, bytes_max: config.projects.bytes_max },
         versions_kept: config.projects.versions_kept,
         trusted_signers: config.projects.trusted_signers.clone(),

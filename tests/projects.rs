@@ -130,6 +130,8 @@ fn hostile_projects_are_refused() {
         ("name = 5", "module.toml"),
         ("= =", "module.toml"),
         ("[settings]\n\"a b\" = 1", "a setting's name"),
+        ("[limits]\nbody_bytes = 0", "module.toml:2: limits: body_bytes = 0 must be a whole number from 1"),
+        ("[limits]\nmemory_bytes = 1", "limits of a domain"),
     ] {
         let files = [("file", "main.c", main.as_bytes()), ("file", "module.toml", toml.as_bytes())];
         let answer = post_form(&server, &files);
@@ -291,4 +293,65 @@ fn a_change_in_a_project_is_deployed_while_dev_watches() {
     fs::write(&aside, text.replace("scaled(7)", "scaled(9)")).unwrap();
     fs::rename(&aside, &main).unwrap();
     eventually("the change is served", || server.get("/project/numbers").text() == "27 2 891568578");
+}
+
+/// A project lowers its limits, whatever its functions say, and raises none.
+#[test]
+fn limits_of_module_toml_are_the_projects_own() {
+    let apart = support::isolation() == "process";
+    let args = ["--body-bytes-max", "2000", "--handler-timeout-ms", "3000", "--job-workers", "4"];
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &args, &[]);
+    let source = fs::read_to_string(root().join("tests/modules/limited.c")).unwrap();
+    let deploy = |server: &Server, toml: &str| {
+        let answer =
+            post_form(server, &[("file", "limited.c", source.as_bytes()), ("file", "module.toml", toml.as_bytes())]);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text()
+    };
+    let post = |server: &Server, path: &str, bytes: usize| server.post(path, &vec![b'x'; bytes]).status;
+    let running = |server: &Server| {
+        for _ in 0..3 {
+            assert_eq!(server.post("/jobs", br#"{"module":"limited","job":"together"}"#).status, 200);
+        }
+        // The second of three that run at once sees the first; one that runs alone gives up waiting after some time.
+        let all = || server.get("/jobs?state=done").text().matches("\"done\"").count();
+        eventually("the jobs", || all() == 3);
+        server.get("/most").text()
+    };
+    deploy(&server, "");
+    assert_eq!((post(&server, "/size", 2000), post(&server, "/size", 2001)), (200, 413));
+    assert_eq!((post(&server, "/large", 2001), post(&server, "/pieces", 5000)), (200, 200));
+    let said = deploy(&server, "[limits]\nbody_bytes = 100\nhandler_time_ms = 300\njob_concurrency = 1\n");
+    assert_eq!(said.contains("handler_time_ms counts with --isolation process only"), !apart, "{said}");
+    for path in ["/size", "/large", "/pieces"] {
+        assert_eq!((post(&server, path, 100), post(&server, path, 101)), (200, 413), "{path}");
+    }
+    assert_eq!(running(&server), "1");
+    let shown = cweb(&["show", "limited", "--server", &server.addr], dir.path(), &[]).1;
+    assert!(shown.contains("body_bytes 100") && shown.contains("job_concurrency 1"), "{shown}");
+    server.stop();
+    let server = Server::on(&dir, &args, &[]);
+    assert_eq!(post(&server, "/large", 101), 413, "after a restart");
+    if apart {
+        // Of a route with a limit of its own and of one without.
+        for path in ["/slow", "/slower"] {
+            let late = server.get(path);
+            assert!(
+                late.status == 504 && late.text().contains("within 300 ms"),
+                "{path}: {} {}",
+                late.status,
+                late.text()
+            );
+            eventually("the process after that", || server.get("/most").status == 200);
+        }
+    }
+    // Above the server's own they change nothing, and that is said.
+    let said = deploy(&server, "[limits]\nbody_bytes = 3000\nhandler_time_ms = 60000\n");
+    assert!(said.contains("body_bytes = 3000 is above the 2000 bytes of --body-bytes-max"), "{said}");
+    assert_eq!(said.contains("handler_time_ms = 60000 is above the 3000 ms"), apart, "{said}");
+    assert_eq!(
+        (post(&server, "/size", 2001), post(&server, "/large", 3000), post(&server, "/large", 3001)),
+        (413, 200, 413)
+    );
 }

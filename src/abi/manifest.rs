@@ -1,6 +1,7 @@
 //! What a module declares about itself, free of pointers: read from its `config` symbol.
 
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bit of [`RouteDecl::flags`] and [`WebSocketDecl::flags`]: the handler is short and may run on the shard thread itself
 /// (`CWEB_INLINE` in `include/cweb.h`).
@@ -87,6 +88,49 @@ pub struct Manifest {
     /// What its functions take. A record without it is of a time when there was one kind, and is compiled again.
     #[serde(default)]
     pub api: Api,
+    /// Limits that its project gives itself.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
+}
+
+/// Limits that a project gives itself, below those of the server (`[limits]` in `module.toml`); 0: none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Longest run of a handler.
+    pub handler_time_ms: u64,
+    /// Largest body of a request.
+    pub body_bytes: u64,
+    /// Most runs of each of its jobs at once.
+    pub job_concurrency: u32,
+}
+
+impl Limits {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The server's limits for routes that have none of their own. A project's limits count where they are lower. Written once, before any
+/// module is loaded; nothing else is ordered by them.
+static HANDLER_TIME_MS: AtomicU64 = AtomicU64::new(u64::MAX);
+static BODY_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Says what counts in this process for routes without limits of their own.
+pub fn set_server_limits(handler_time_ms: u64, body_bytes: usize) {
+    HANDLER_TIME_MS.store(handler_time_ms, Ordering::Relaxed);
+    BODY_BYTES.store(u64::try_from(body_bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
+/// The lower of a route's own limit and of its project's, where that is below what the `server` has for routes without one.
+fn lower(own: Option<u64>, projects: u64, server: u64) -> Option<u64> {
+    match own {
+        _ if projects == 0 => own,
+        Some(own) => Some(own.min(projects)),
+        None => (projects < server).then_some(projects),
+    }
 }
 
 /// One entry of `module_t.routes`.
@@ -103,6 +147,9 @@ pub struct RouteDecl {
     /// A directory that is served here instead (`module_t.mounts`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount: Option<Mount>,
+    /// The limits of the project.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
 }
 
 /// One entry of `module_t.mounts`.
@@ -163,18 +210,22 @@ impl RouteDecl {
         self.flags & FLAG_NO_COMPRESS == 0
     }
 
-    /// The route's own limit for a run of its handler.
+    /// The route's own limit for a run of its handler, or its project's.
     #[must_use]
     pub fn timeout_ms(&self) -> Option<u64> {
         let seconds = u64::try_from((self.flags >> TIMEOUT_SHIFT) & TIMEOUT_MASK).unwrap_or_default();
-        (seconds > 0).then_some(seconds * 1000)
+        let own = (seconds > 0).then_some(seconds * 1000);
+        lower(own, self.limits.handler_time_ms, HANDLER_TIME_MS.load(Ordering::Relaxed))
     }
 
-    /// The route's own limit for the body of a request.
+    /// The route's own limit for the body of a request, or its project's.
     #[must_use]
     pub fn body_bytes_max(&self) -> Option<usize> {
-        let mib = usize::try_from((self.flags >> BODY_SHIFT) & BODY_MASK).unwrap_or_default();
-        (mib > 0).then_some(mib << 20)
+        let mib = u64::try_from((self.flags >> BODY_SHIFT) & BODY_MASK).unwrap_or_default();
+        // Of a body that is taken in pieces the server limits nothing.
+        let server = if self.is_stream() { u64::MAX } else { BODY_BYTES.load(Ordering::Relaxed) };
+        let bytes = lower((mib > 0).then_some(mib << 20), self.limits.body_bytes, server)?;
+        Some(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 }
 
@@ -255,5 +306,22 @@ mod tests {
         assert_eq!(parts(4095 << 8 | 1), (true, Some(4_095_000), None));
         assert_eq!(parts(2047 << 20), (false, None, Some(2047 << 20)));
         assert_eq!(parts(i32::MAX & !0xff), (false, Some(4_095_000), Some(2047 << 20)));
+    }
+
+    #[test]
+    fn a_project_lowers_limits_and_raises_none() {
+        for (own, projects, server, counts) in [
+            (None, 0, 30, None),
+            (Some(50), 0, 30, Some(50)),
+            (None, 10, 30, Some(10)),
+            (None, 40, 30, None),
+            (Some(50), 40, 30, Some(40)),
+            (Some(5), 40, 30, Some(5)),
+        ] {
+            assert_eq!(lower(own, projects, server), counts, "{own:?} {projects} {server}");
+        }
+        let limits = Limits { handler_time_ms: 500, body_bytes: 10, job_concurrency: 0 };
+        let route = RouteDecl { flags: 2 << 8 | 1 << 20, limits, ..RouteDecl::default() };
+        assert_eq!((route.timeout_ms(), route.body_bytes_max()), (Some(500), Some(10)));
     }
 }

@@ -2,12 +2,14 @@
 
 mod declared;
 pub(super) mod legacy;
+mod limits;
 mod mounts;
 
 pub use declared::Declared;
+pub use limits::source as limits_source;
 
 use super::kept::{self, Kept};
-use super::manifest::{APP_FLAGS, Api, JobDecl, Manifest, RouteDecl, WebSocketDecl};
+use super::manifest::{APP_FLAGS, Api, JobDecl, Limits, Manifest, RouteDecl, WebSocketDecl};
 use super::settings::Settings;
 use super::types::{Callee, Context, HandlerFn, HookFn, MessageFn, SocketFn};
 use super::{events, host, native};
@@ -101,6 +103,9 @@ pub(super) struct ModuleT {
     mount_size: c_int,
     on_setting: Option<SettingFn>,
 }
+
+/// Size of `module_t` in bytes.
+pub const MODULE_BYTES: usize = size_of::<ModuleT>();
 
 /// Size and the offsets of `module_t` as Rust sees them, in the order of its fields, for the comparison with C.
 #[cfg(test)]
@@ -259,12 +264,13 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     // SAFETY: the symbol's type is the `module_t` of the headers that the module was compiled with, which have set the
     // marker; nothing in it is trusted beyond its layout. `config` lives as long as the library, which is kept in the value
     // made from it.
-    let (manifest, symbols) = unsafe {
+    let (mut manifest, symbols) = unsafe {
         match api {
             Api::TwoArguments => legacy::read(config.cast::<legacy::ModuleT>().as_ref().ok_or_else(missing)?)?,
             Api::ThreeArguments | Api::Wafer => read(config.cast::<ModuleT>().as_ref().ok_or_else(missing)?, api)?,
         }
     };
+    limits::apply(&library, &mut manifest);
     let address = config as usize;
     let token = Arc::new(host::ModuleToken::new(manifest.name.clone()));
     let events = events::EventsOf(token.id);
@@ -401,6 +407,7 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
         problems,
         warnings: Vec::new(),
         api,
+        limits: Limits::default(),
     };
     let symbols = ModuleSymbols {
         routes: routes.iter().map(|route| route.handler.map(|function| Callee::new(function, api))).collect(),
@@ -427,6 +434,7 @@ fn route_decl(at: usize, route: &RouteInfo, api: Api, problems: &mut Vec<String>
         flags: if api == Api::Wafer { route.flags } else { route.flags & !APP_FLAGS },
         has_handler: route.handler.is_some(),
         mount: None,
+        limits: Limits::default(),
     }
 }
 

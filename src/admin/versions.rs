@@ -49,6 +49,9 @@ pub(super) fn ask(control: &Control, path: &[u8], reply: Reply) {
             Ok(Found::File(source)) => {
                 ServerAnswer { content_type: "text/plain; charset=utf-8", ..ServerAnswer::json(200, source) }
             }
+            Ok(Found::Object(bytes)) => {
+                ServerAnswer { content_type: "application/octet-stream", ..ServerAnswer::json(200, bytes) }
+            }
             Ok(Found::Project(archive)) => {
                 ServerAnswer { content_type: "application/x-tar", ..ServerAnswer::json(200, archive) }
             }

@@ -100,7 +100,11 @@ fn write(dir: &Path, files: &Files, language: &str) -> io::Result<()> {
     }
     let is_alone = files.len() == 1 && files.keys().all(|name| !name.contains('/'));
     for (name, bytes) in files {
-        let compiled = if language == "c++" { "module.cpp" } else { "module.c" };
+        let compiled = match language {
+            "c++" => "module.cpp",
+            "binary" => "module.so",
+            _ => "module.c",
+        };
         let target = dir.join(if is_alone { compiled } else { name });
         target.parent().map_or(Ok(()), fs::create_dir_all)?;
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?.write_all(bytes)?;

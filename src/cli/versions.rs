@@ -76,7 +76,7 @@ pub(super) struct RollbackArgs {
 
 #[derive(Args)]
 pub(super) struct PullArgs {
-    /// The module's name, or NAME@VERSION; writes NAME.c, or the directory NAME of a project
+    /// The module's name, or NAME@VERSION; writes NAME.c, NAME.so of a ready shared object, or the directory NAME of a project
     #[arg(value_name = "NAME[@VERSION]")]
     name: String,
     #[command(flatten)]
@@ -101,6 +101,8 @@ struct Version {
     libraries: Vec<Library>,
     warnings: String,
     language: String,
+    #[serde(default)]
+    limits: BTreeMap<String, u64>,
     #[serde(default)]
     sanitize: Option<String>,
     #[serde(default)]
@@ -191,6 +193,9 @@ pub(super) fn show(args: &ShowArgs) -> ExitCode {
         println!("  author     {}", plain(&found.author));
         println!("  deployed   {} by {}", time::rfc3339(found.at_ms), plain(&found.by));
         println!("  domain     {}", plain(&found.domain));
+        if found.language == "binary" {
+            println!("  source     none: a ready shared object, which cweb pull writes");
+        }
         if let Some(by) = found.signed() {
             println!("  signed     by {}", plain(&by));
         }
@@ -199,6 +204,9 @@ pub(super) fn show(args: &ShowArgs) -> ExitCode {
         }
         for library in &found.libraries {
             println!("  library    {} {}  {}", library.name, library.version, library.file);
+        }
+        for (name, value) in found.limits.iter().filter(|(_, value)| **value > 0) {
+            println!("  limit      {} {value}", plain(name));
         }
         if let Some(names) = &found.sanitize {
             println!("  sanitize   {}", plain(names));
@@ -239,7 +247,11 @@ pub(super) fn sources(client: &Client, name: &str, number: Option<u64>) -> Resul
         return Ok(project::unpacked(bytes).map_err(Failure::from)?.into_iter().collect());
     }
     let told: Version = read(&expect(client, client.get(&path(name, number, ""))?)?)?;
-    let extension = if told.language == "c++" { "cpp" } else { "c" };
+    let extension = match told.language.as_str() {
+        "c++" => "cpp",
+        "binary" => "so",
+        _ => "c",
+    };
     Ok(BTreeMap::from([(format!("{}.{extension}", file_name(name)), bytes)]))
 }
 

@@ -182,6 +182,9 @@ settings! {
     /// Library that sources may link with beside those that only compute; may be repeated; all for every one that is installed
     #[arg(long, env = "CWEB_ALLOW_LIB", value_delimiter = ',', value_name = "NAME")]
     allow_lib: Vec<String>,
+    /// Serve ready shared objects (.so) too, in whatever language they were written. With --isolation none they can do all that the server can
+    #[arg(long, env = "CWEB_ALLOW_BINARY", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
+    allow_binary: bool,
     /// Directory that modules may write; may be repeated. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_WRITE", value_delimiter = ',', value_name = "DIR")]
     allow_write: Vec<PathBuf>,

@@ -6,9 +6,9 @@
 
 use crate::abi::module::Declared;
 use addr2line::gimli::{
-    AttributeValue, DW_AT_abstract_origin, DW_AT_specification, DW_TAG_formal_parameter, DW_TAG_subprogram,
-    DW_TAG_unspecified_parameters, DebuggingInformationEntry, Dwarf, EndianSlice, Error, NativeEndian, SectionId, Unit,
-    UnitOffset,
+    self, AttributeValue, DW_AT_abstract_origin, DW_AT_language, DW_AT_producer, DW_AT_specification,
+    DW_TAG_formal_parameter, DW_TAG_subprogram, DW_TAG_unspecified_parameters, DebuggingInformationEntry, DwLang,
+    Dwarf, EndianSlice, Error, NativeEndian, SectionId, Unit, UnitOffset,
 };
 use object::{Object, ObjectSection};
 use std::collections::{HashMap, HashSet};
@@ -23,40 +23,80 @@ const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Debugging entries beyond these are not read.
 const ENTRIES_MAX: usize = 2_000_000;
 
-/// What is wrong with the functions `declared` of the shared object at `path`, which is loaded at `base`: a sentence each.
-pub(super) fn problems(path: &Path, base: usize, declared: &[Declared]) -> Vec<String> {
+/// What is wrong with the functions `declared` of the shared object at `path`, which is loaded at `base`, a sentence each; and where
+/// those stand of which nothing is known.
+pub(super) fn problems(path: &Path, base: usize, declared: &[Declared]) -> (Vec<String>, Vec<String>) {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
+    let place = |declared: &Declared| format!("config.{}", declared.place);
     if read.is_err() || base == 0 {
-        return Vec::new();
+        return (Vec::new(), declared.iter().map(place).collect());
     }
     let offset = |declared: &Declared| declared.address.checked_sub(base).map(|offset| offset as u64);
     let wanted = declared.iter().filter_map(offset).collect();
     // Debug information that can't be read says nothing; a panic of its parser is none of the module's doing.
     let taken = std::panic::catch_unwind(|| taken(&bytes, &wanted)).unwrap_or_default();
     let problem = |declared: &Declared| {
-        let (takes, gets) = (*taken.get(&offset(declared)?)?, declared.arguments);
+        let (taken, gets) = (taken.get(&offset(declared)?)?, declared.arguments);
+        let takes = taken.parameters;
         // A function that takes none does not look at what it gets.
-        (takes != gets && takes != 0).then(|| {
+        (takes > gets || takes < gets && takes != 0 && !taken.may_be_more).then(|| {
             format!(
-                "config.{}: the function takes {takes} arguments, but would be called with {gets}; a cast, a function without a \
-                 prototype or a pragma keeps the compiler from seeing that",
+                "config.{}: the function takes {takes} arguments, but would be called with {gets}; in C a cast, a \
+                 function without a prototype or a pragma keeps the compiler from seeing that",
                 declared.place
             )
         })
     };
-    declared.iter().filter_map(problem).collect()
+    let is_unknown = |declared: &&Declared| {
+        let known = offset(declared).and_then(|offset| taken.get(&offset));
+        known.is_none_or(|taken| taken.may_be_more && taken.parameters < declared.arguments)
+    };
+    (declared.iter().filter_map(problem).collect(), declared.iter().filter(is_unknown).map(place).collect())
+}
+
+/// What the debug information says of a function.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    parameters: usize,
+    /// Compilers of other languages than C and C++ leave out parameters without a name.
+    may_be_more: bool,
+}
+
+/// The languages whose compilers leave out no parameter: C and C++, of whatever year.
+const C: [DwLang; 11] = [
+    gimli::DW_LANG_C89,
+    gimli::DW_LANG_C,
+    gimli::DW_LANG_C99,
+    gimli::DW_LANG_C11,
+    gimli::DW_LANG_C17,
+    gimli::DW_LANG_C_plus_plus,
+    gimli::DW_LANG_C_plus_plus_03,
+    gimli::DW_LANG_C_plus_plus_11,
+    gimli::DW_LANG_C_plus_plus_14,
+    gimli::DW_LANG_C_plus_plus_17,
+    gimli::DW_LANG_C_plus_plus_20,
+];
+/// What their compilers call themselves: others, such as Zig's, say that their language was C.
+const COMPILERS: [&str; 2] = ["GNU C", "clang"];
+
+/// Whether every parameter is in the debug information of the unit with this first entry.
+fn names_all(dwarf: &Dwarf<Bytes<'_>>, unit: &Unit<Bytes<'_>>, root: &DebuggingInformationEntry<Bytes<'_>>) -> bool {
+    let Some(AttributeValue::Language(language)) = root.attr_value(DW_AT_language) else { return false };
+    let producer = root.attr_value(DW_AT_producer).and_then(|value| dwarf.attr_string(unit, value).ok());
+    let producer = producer.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    C.contains(&language) && COMPILERS.iter().any(|name| producer.contains(name))
 }
 
 /// How many arguments the functions at the offsets `wanted` take, as far as the debug information says.
-fn taken(bytes: &[u8], wanted: &HashSet<u64>) -> HashMap<u64, usize> {
+fn taken(bytes: &[u8], wanted: &HashSet<u64>) -> HashMap<u64, Taken> {
     let mut taken = HashMap::new();
     // What was read before an error counts.
     let _ = read(bytes, wanted, &mut taken);
     taken
 }
 
-fn read(bytes: &[u8], wanted: &HashSet<u64>, taken: &mut HashMap<u64, usize>) -> Result<(), Error> {
+fn read(bytes: &[u8], wanted: &HashSet<u64>, taken: &mut HashMap<u64, Taken>) -> Result<(), Error> {
     let Ok(file) = object::File::parse(bytes) else { return Ok(()) };
     let section = |id: SectionId| -> Result<Bytes<'_>, Error> {
         // As it is: a section that is compressed is no debug information.
@@ -86,13 +126,14 @@ fn unit_functions(
     dwarf: &Dwarf<Bytes<'_>>,
     unit: &Unit<Bytes<'_>>,
     wanted: &HashSet<u64>,
-    taken: &mut HashMap<u64, usize>,
+    taken: &mut HashMap<u64, Taken>,
     left: &mut usize,
 ) -> Result<(), Error> {
     let mut functions: HashMap<UnitOffset, Function> = HashMap::new();
     // The functions around the current entry: they nest in GNU C.
     let mut open: Vec<(isize, UnitOffset)> = Vec::new();
     let mut entries = unit.entries();
+    let mut may_be_more = true;
     while let Some(entry) = entries.next_dfs()? {
         *left = left.saturating_sub(1);
         if *left == 0 {
@@ -104,6 +145,9 @@ fn unit_functions(
         }
         let parent = open.last().filter(|(around, _)| around + 1 == depth).map(|(_, offset)| *offset);
         let tag = entry.tag();
+        if depth == 0 {
+            may_be_more = !names_all(dwarf, unit, entry);
+        }
         if tag == DW_TAG_subprogram {
             let function = function(dwarf, unit, entry, wanted)?;
             open.push((depth, entry.offset()));
@@ -119,7 +163,7 @@ fn unit_functions(
         // A copy of a function that was inlined elsewhere may leave parameters out.
         let parameters = origin.map_or(0, |origin| origin.parameters).max(function.parameters);
         if !function.is_open && !origin.is_some_and(|origin| origin.is_open) {
-            taken.insert(begins, parameters);
+            taken.insert(begins, Taken { parameters, may_be_more });
         }
     }
     Ok(())

@@ -6,7 +6,7 @@
 //! compiler still works: the file need not be there before the server says so with a byte on standard input.
 
 use super::sandbox::{self, Policy};
-use super::{Fault, LoadError, arguments, sanitized};
+use super::{Fault, LoadError, arguments, missing, sanitized};
 use crate::abi::manifest::Manifest;
 use crate::abi::module::{self, OpenError};
 use crate::abi::sanitizer;
@@ -28,10 +28,19 @@ const GO: u8 = b'\n';
 /// A manifest is a few KiB; what is longer is no manifest.
 const REPORT_BYTES_MAX: u64 = 1024 * 1024;
 
+/// What an inspection finds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Inspected {
+    /// What the module declares.
+    pub manifest: Manifest,
+    /// Functions of its `config` of which the debug information does not say how many arguments they take.
+    pub unproved: Vec<String>,
+}
+
 /// What the child prints.
 #[derive(Serialize, Deserialize)]
 enum Report {
-    Manifest(Manifest),
+    Read(Inspected),
     Loader(String),
     Refused(String),
     Host(String),
@@ -52,7 +61,7 @@ const OPEN_FILES_MAX: u64 = 256;
 /// # Errors
 /// See [`LoadError`].
 pub(super) fn inspect(path: &Path, preload: &[PathBuf], limit: Duration) -> Result<Manifest, LoadError> {
-    Inspection::start([path.as_os_str()], preload)?.finish(limit)
+    Ok(Inspection::start([path.as_os_str()], preload)?.finish(limit)?.manifest)
 }
 
 /// A process that is ready to load a file. Dropping it ends it.
@@ -86,11 +95,11 @@ impl Inspection {
         Ok(Self { child })
     }
 
-    /// Loads the file, which is there now, and returns its manifest within `limit`.
+    /// Loads the file, which is there now, and returns what it declares within `limit`.
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub fn finish(mut self, limit: Duration) -> Result<Manifest, LoadError> {
+    pub fn finish(mut self, limit: Duration) -> Result<Inspected, LoadError> {
         if let Some(mut stdin) = self.child.stdin.take() {
             // One that has ended already has said why, or its status will.
             let _ = stdin.write_all(&[GO]);
@@ -102,7 +111,7 @@ impl Inspection {
             return Err(LoadError::Constructor(Fault { what }));
         };
         match serde_json::from_slice(&report) {
-            Ok(Report::Manifest(manifest)) => Ok(manifest),
+            Ok(Report::Read(inspected)) => Ok(inspected),
             Ok(Report::Loader(text)) => Err(LoadError::Loader(text)),
             Ok(Report::Refused(text)) => Err(LoadError::Manifest(text)),
             Ok(Report::Host(text)) => Err(LoadError::Host(text)),
@@ -237,13 +246,14 @@ fn read_manifest(path: &Path, place: &File, name: Option<&Path>) -> Report {
     };
     match module::open(&open) {
         Ok(opened) => {
-            let problems = arguments::problems(&open, opened.base(), &opened.declared());
+            let (problems, unproved) = arguments::problems(&open, opened.base(), &opened.declared());
             let mut manifest = opened.manifest.clone();
             manifest.problems.extend(problems);
-            Report::Manifest(manifest)
+            Report::Read(Inspected { manifest, unproved })
         }
         Err(OpenError::Loader(text)) => {
-            Report::Loader(text.replace(&open.display().to_string(), &path.display().to_string()))
+            let missing = missing::sentence(&open);
+            Report::Loader(text.replace(&open.display().to_string(), &path.display().to_string()) + &missing)
         }
         Err(OpenError::Manifest(text)) => Report::Refused(text),
     }

@@ -6,12 +6,14 @@
 mod arguments;
 pub mod call;
 mod compress;
+pub mod elf;
 pub mod executor;
 mod fault;
 mod files;
 pub mod in_process;
 pub mod inbox;
 pub mod inspect;
+mod missing;
 mod output;
 pub mod process;
 pub mod ring;
@@ -25,7 +27,7 @@ mod view;
 
 pub use compress::{CodingSettings, set_codings};
 use fault::NoAnswer;
-pub use inspect::Inspection;
+pub use inspect::{Inspected, Inspection};
 pub use view::{DomainView, MemoryLimit};
 
 use crate::abi::manifest::Manifest;

@@ -173,6 +173,7 @@ fn manifest() -> Manifest {
         flags: 0,
         has_handler: true,
         mount: None,
+        ..RouteDecl::default()
     };
     let routes = [("GET", "/a"), ("POST", "/a"), ("PUT", "/a"), ("GET", "/b/[a-z]+"), ("DELETE", "/b/[a-z]+")];
     let websocket = WebSocketDecl { path: "/ws".to_owned(), ..WebSocketDecl::default() };

@@ -53,6 +53,8 @@ pub struct ControlConfig {
     pub mounts: MountDirs,
     /// Libraries that sources may name.
     pub allow_lib: Allowed,
+    /// Whether ready shared objects are served.
+    pub allow_binary: bool,
     /// Limits of a project of several files.
     pub project_limits: ProjectLimits,
     /// Versions of each module that are kept.
@@ -74,9 +76,14 @@ impl Default for ControlConfig {
             compile_timeout: Duration::from_secs(10),
             inspect_timeout: Duration::from_secs(5),
             swap_timeout: Duration::from_secs(30),
-            route_limits: RouteLimits { body_bytes_max: usize::MAX, handler_timeout: None },
+            route_limits: RouteLimits {
+                body_bytes_max: usize::MAX,
+                plain_body_bytes_max: usize::MAX,
+                handler_timeout: None,
+            },
             mounts: MountDirs::default(),
             allow_lib: Allowed::Default,
+            allow_binary: false,
             project_limits: ProjectLimits::default(),
             versions_kept: 20,
             trusted_signers: None,
@@ -193,7 +200,8 @@ impl Control {
             io::Error::new(error.kind(), format!("module directory {}: {error}", config.module_dir.display()))
         })?;
         let sdk_dir = sdk::unpack(&std::path::absolute(&config.module_dir)?)?;
-        let compiler = Compiler::new(sdk_dir, config.compile_timeout, config.allow_lib.clone());
+        let compiler = Compiler::new(sdk_dir, config.compile_timeout, config.allow_lib.clone())
+            .with_objects(config.allow_binary.then_some(config.project_limits.bytes_max));
         let units = UnitCache::new(store.units());
         let settings = SettingsStore::open(store.settings_dir())?;
         let (reaper, retired) = channel::unbounded();

@@ -34,6 +34,8 @@ pub enum Found {
     Json(String),
     /// The source of a module of one file.
     File(Vec<u8>),
+    /// A ready shared object.
+    Object(Vec<u8>),
     /// The tar file of a project.
     Project(Vec<u8>),
 }
@@ -86,7 +88,11 @@ pub(super) fn answer(control: &ControlState, name: &str, query: Query) -> Result
             let found = version(&list, name, number.unwrap_or(live))?;
             let source = control.store.source(&found.key)?;
             let bytes = source.packed()?;
-            Ok(if source.is_project() { Found::Project(bytes) } else { Found::File(bytes) })
+            Ok(match source {
+                Source::Project(_) => Found::Project(bytes),
+                Source::File(_) if source.object().is_some() => Found::Object(bytes),
+                Source::File(_) => Found::File(bytes),
+            })
         }
         Query::Settings => settings(control, name),
     }
@@ -103,6 +109,9 @@ fn detailed(found: &Version, is_live: bool) -> Value {
         fields.insert("routes".to_owned(), routes.into());
         fields.insert("websockets".to_owned(), sockets.into());
         fields.insert("jobs".to_owned(), jobs.into());
+        if !manifest.limits.is_empty() {
+            fields.insert("limits".to_owned(), json!(manifest.limits));
+        }
     }
     json
 }
@@ -203,12 +212,11 @@ pub(super) fn change(control: &ControlState, name: &str, change: Change, reply: 
     }
 }
 
+/// A setting, and versions of its module.
+type ChangedSetting = (String, Vec<Weak<Generation>>);
+
 /// The setting that has another value now, and the loaded versions of its module; `None` when its value is the same.
-fn changed(
-    control: &ControlState,
-    name: &str,
-    change: Change,
-) -> Result<Option<(String, Vec<Weak<Generation>>)>, DeployError> {
+fn changed(control: &ControlState, name: &str, change: Change) -> Result<Option<ChangedSetting>, DeployError> {
     let text = "a module's name is 1 to 127 bytes without control characters";
     if name.is_empty() || name.len() > 127 || name.chars().any(char::is_control) {
         return Err(DeployError::Setting(text.to_owned()));

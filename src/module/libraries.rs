@@ -55,6 +55,21 @@ const KNOWN: [KnownLibrary; 24] = [
     known("xml2", &["libxml-2.0"], "libxml2-dev"),
 ];
 
+/// Libraries that any module may need: those of the languages, and those that every compiled module is linked with.
+const OF_EVERY_MODULE: [&str; 11] =
+    ["c", "m", "pthread", "dl", "rt", "gcc_s", "stdc++", "jansson", "sqlite3", "ssl", "crypto"];
+/// Libraries whose files are called otherwise than they are named in sources.
+const OTHERWISE_CALLED: [(&str, &str); 8] = [
+    ("png16", "png"),
+    ("brotlienc", "brotli"),
+    ("brotlidec", "brotli"),
+    ("brotlicommon", "brotli"),
+    ("FLAC", "flac"),
+    ("vorbisenc", "vorbis"),
+    ("pcre2-8", "pcre2"),
+    ("yaml-0", "yaml"),
+];
+
 /// Directories below which headers of libraries may lie.
 const INCLUDE_DIRS: [&str; 3] = ["/usr/include", "/usr/local/include", "/usr/lib"];
 /// Directories below which libraries may lie.
@@ -172,6 +187,49 @@ impl Libraries {
         let found = find(name, &self.allowed, compiler)?;
         self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), found.clone());
         Ok(found)
+    }
+}
+
+impl Libraries {
+    /// The library that a shared object needs by the name `file`, such as `libz.so.1`; `None` for one of every module.
+    ///
+    /// # Errors
+    /// A sentence: it is named by a path, or not allowed.
+    pub(super) fn shared(&self, file: &str) -> Result<Option<Library>, String> {
+        if file.contains('/') {
+            return Err(format!(
+                "it names the library {file:?} by a path (DT_NEEDED): libraries are found by their names in the system's directories; link \
+                 with a library that has a soname (-Wl,-soname,libNAME.so.1), by -lNAME"
+            ));
+        }
+        let stem = file.split_once(".so").map_or(file, |(stem, _)| stem);
+        if stem.starts_with("ld-linux") {
+            return Ok(None);
+        }
+        let stem = stem.strip_prefix("lib").unwrap_or(stem);
+        check_name(stem)
+            .map_err(|_| format!("it needs the library {file:?} (DT_NEEDED), which is no name of a library"))?;
+        if OF_EVERY_MODULE.contains(&stem) {
+            return Ok(None);
+        }
+        let name = OTHERWISE_CALLED.iter().find(|(called, _)| *called == stem).map_or(stem, |(_, name)| name);
+        if !self.allowed.has(stem) && !self.allowed.has(name) {
+            return Err(format!(
+                "it needs the library {file} (DT_NEEDED), which is not allowed on this server; its operator allows it with: cweb serve \
+                 --allow-lib {name}"
+            ));
+        }
+        let multiarch = format!("{}-linux-gnu", std::env::consts::ARCH);
+        let dirs = LIBRARY_DIRS.iter().flat_map(|dir| [Path::new(dir).join(&multiarch), PathBuf::from(dir)]);
+        // Where it is not, the loader looks in further directories of the system, and says so if it finds none.
+        let link = dirs.map(|dir| dir.join(file)).find(|path| path.exists());
+        let real = link.as_ref().and_then(|link| fs::canonicalize(link).ok()).unwrap_or_default();
+        Ok(Some(Library {
+            name: name.to_owned(),
+            version: version_in(&real),
+            file: real.display().to_string(),
+            identity: link.map(|link| identity(&[link])).unwrap_or_default(),
+        }))
     }
 }
 
@@ -345,6 +403,29 @@ mod tests {
         assert!(said("no-such-lib", &allowed).contains("is not installed"));
         assert!(said("m", &allowed).contains("libm"));
         assert_eq!(Allowed::of(vec!["x".into(), "all".into()]), Allowed::All);
+    }
+
+    #[test]
+    fn what_a_shared_object_needs_is_allowed_by_the_same_names() {
+        let said = |file: &str, allowed: &Allowed| match Libraries::new(allowed.clone()).shared(file) {
+            Ok(found) => found.map_or_else(|| "of every module".to_owned(), |library| library.name),
+            Err(text) => text,
+        };
+        let others = Allowed::of(vec!["curl".to_owned()]);
+        for (file, words) in [
+            ("libc.so.6", "of every module"),
+            ("ld-linux-x86-64.so.2", "of every module"),
+            ("libz.so.1", "z"),
+            ("libpng16.so.16", "png"),
+            ("libcurl.so.4", "--allow-lib curl"),
+            ("libc.musl-x86_64.so.1", "--allow-lib c.musl-x86_64"),
+            ("/opt/libz.so", "by a path"),
+            ("$ORIGIN/libz.so", "by a path"),
+            ("", "no name of a library"),
+        ] {
+            assert!(said(file, &Allowed::Default).contains(words), "{file}: {}", said(file, &Allowed::Default));
+        }
+        assert_eq!((said("libcurl.so.4", &others).as_str(), said("libx.so", &Allowed::All).as_str()), ("curl", "x"));
     }
 
     #[test]

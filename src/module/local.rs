@@ -8,9 +8,9 @@ use super::libraries::{Allowed, Library};
 use super::matcher::Cache;
 use super::project::{self, Posted, ProjectLimits, Source};
 use super::table::{Published, Table};
-use super::{sdk, verify};
+use super::{sdk, shared_object, verify};
 use crate::abi::manifest::Manifest;
-use crate::domain::{DEFAULT_DOMAIN, Inspection, Instance};
+use crate::domain::{DEFAULT_DOMAIN, Inspected, Inspection, Instance};
 use crossbeam::channel;
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,13 +54,14 @@ pub fn check(posted: Posted, fields: &SourceFields, dir: &Path) -> Result<Checke
     let source = Source::read(posted, ProjectLimits::default())?;
     let scratch = dir.join("scratch");
     fs::create_dir_all(&scratch)?;
-    let compiler = Compiler::new(sdk::unpack(dir)?, COMPILE_TIMEOUT, Allowed::All);
+    let compiler = Compiler::new(sdk::unpack(dir)?, COMPILE_TIMEOUT, Allowed::All).with_objects(Some(usize::MAX));
     let plan = compiler.plan(&source, fields)?;
     let inspection = Inspection::begin(&scratch, OBJECT, &[])?;
     let warnings = compiler.compile(&source, &plan, &scratch, OBJECT, &UnitCache::none())?;
-    let manifest = inspection.finish(INSPECT_TIMEOUT)?;
+    let Inspected { manifest, unproved } = inspection.finish(INSPECT_TIMEOUT)?;
     verify::check(&manifest)?;
-    Ok(Checked { manifest, warnings: warnings + &plan.reading().remarks(), libraries: plan.libraries() })
+    let unproved = if plan.is_object() { shared_object::unproved(&unproved) } else { String::new() };
+    Ok(Checked { manifest, warnings: warnings + &unproved + &plan.remarks(), libraries: plan.libraries() })
 }
 
 /// A module that was compiled with its tests.
@@ -93,7 +94,7 @@ pub fn build_tests(
     let source = Source::read(posted, ProjectLimits::default())?;
     let scratch = dir.join("build");
     fs::create_dir_all(&scratch)?;
-    let compiler = Compiler::new(sdk::unpack(dir)?, COMPILE_TIMEOUT, Allowed::All);
+    let compiler = Compiler::new(sdk::unpack(dir)?, COMPILE_TIMEOUT, Allowed::All).with_objects(Some(usize::MAX));
     let preload = compiler.preload(instruments).map_err(DeployError::Compile)?;
     let plan = compiler.plan_with(&source, fields, instruments)?;
     let warnings = compiler.compile(&source, &plan, &scratch, OBJECT, &UnitCache::none())?;
@@ -107,7 +108,7 @@ pub fn build_tests(
     // Out of the compiler's directory, which is another user's.
     let object = dir.join(OBJECT);
     fs::copy(scratch.join(OBJECT), &object)?;
-    let warnings = warnings + &plan.reading().remarks();
+    let warnings = warnings + &plan.remarks();
     Ok(TestBuild { dir: scratch, object, warnings, settings, preload, files })
 }
 

@@ -12,7 +12,7 @@ use super::settings::Change;
 use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
-use super::{mounts, sanitizing, schedules, store, verify};
+use super::{mounts, sanitizing, schedules, shared_object, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
 use crate::domain::LoadError;
@@ -85,11 +85,11 @@ pub(super) fn deploy_source(
     options: &DeployOptions,
     signature: Option<Signature>,
 ) -> Result<Deployed, DeployError> {
-    sanitizing::check(control, options, domain)?;
+    sanitizing::check(control, source, options, domain)?;
     let plan = control.compiler.plan(source, &options.fields)?;
     let mut deployed = deploy_read(control, ticket, source, &plan, domain, options, signature)?;
     // Not kept with the module: the next client may not send the fields.
-    deployed.warnings.push_str(&plan.reading().remarks());
+    deployed.warnings.push_str(&plan.remarks());
     Ok(deployed)
 }
 
@@ -262,11 +262,18 @@ fn compiled(
     // It gets ready while the compiler works.
     let inspection = control.host.begin_inspection(dir, OBJECT, &control.compiler.preload_of(plan)?)?;
     let warnings = control.compiler.compile(source, plan, dir, OBJECT, &control.units)?;
+    if plan.is_object() {
+        // What the inspection finds is part of what is kept, and what it refuses need not be kept: nothing was compiled.
+        let inspected = inspection.finish(control.config.inspect_timeout)?;
+        let warnings = warnings + &shared_object::unproved(&inspected.unproved);
+        control.store.prepare(key, source, &dir.join(OBJECT), &warnings)?.commit()?;
+        return Ok((warnings, inspected.manifest));
+    }
     let keep = || control.store.prepare(key, source, &dir.join(OBJECT), &warnings);
-    let (kept, manifest) = both(keep, || inspection.finish(control.config.inspect_timeout))?;
+    let (kept, inspected) = both(keep, || inspection.finish(control.config.inspect_timeout))?;
     // Also what the inspection refuses: it need not be compiled again to be refused.
     kept?.commit()?;
-    Ok((warnings, manifest?))
+    Ok((warnings, inspected?.manifest))
 }
 
 /// A source that has been compiled.

@@ -6,7 +6,8 @@
 use super::deploy::{DeployError, SourceFields};
 use super::dialect::Language;
 use super::schedules::ScheduleTable;
-use super::{archive, flags, libraries};
+use super::{archive, flags, libraries, limits, shared_object};
+use crate::abi::manifest::Limits;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -144,6 +145,9 @@ pub(super) struct ProjectFile {
     pub(super) settings: BTreeMap<String, toml::Value>,
     /// Jobs of the module that run regularly.
     pub(super) schedules: Vec<ScheduleTable>,
+    /// Limits below those of the server.
+    #[serde(deserialize_with = "limits::none")]
+    pub(super) limits: Limits,
 }
 
 fn refused(text: impl std::fmt::Display) -> DeployError {
@@ -180,6 +184,14 @@ impl Source {
         match self {
             Self::File(bytes) => Ok(bytes.clone()),
             Self::Project(project) => archive::pack(&project.files),
+        }
+    }
+
+    /// The bytes of a ready shared object, if it is one and no source.
+    pub(super) fn object(&self) -> Option<&[u8]> {
+        match self {
+            Self::File(bytes) if shared_object::is_one(bytes) => Some(bytes),
+            _ => None,
         }
     }
 
@@ -284,6 +296,11 @@ impl Project {
         let project = Self { files, settings };
         project.check_assets().map_err(refused)?;
         if project.units().map_err(refused)?.is_empty() {
+            if let Some((path, _)) = project.files.iter().find(|(_, bytes)| shared_object::is_one(bytes)) {
+                return Err(refused(format!(
+                    "{path} is a shared object, which is no source of a project; deploy it alone: cweb deploy {path}, or curl -F code=@{path}"
+                )));
+            }
             return Err(refused("the project has no source: no file is named *.c, *.cpp, *.cc or *.cxx"));
         }
         Ok(project)
@@ -341,9 +358,8 @@ impl Project {
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Float(number) => number.to_string(),
             toml::Value::Boolean(value) => value.to_string(),
-            toml::Value::Datetime(time) => time.to_string(),
             // Refused when the file was read.
-            toml::Value::Array(_) | toml::Value::Table(_) => String::new(),
+            toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => String::new(),
         };
         self.settings.settings.iter().map(|(key, value)| (key.clone(), text(value))).collect()
     }
@@ -394,6 +410,7 @@ fn read_project_file(files: &BTreeMap<String, Vec<u8>>) -> Result<ProjectFile, S
     let Some(bytes) = files.get(PROJECT_FILE) else { return Ok(ProjectFile::default()) };
     let text = std::str::from_utf8(bytes).map_err(|_| format!("{PROJECT_FILE} is not UTF-8"))?;
     let read: ProjectFile = toml::from_str(text).map_err(|error| format!("{PROJECT_FILE}: {error}"))?;
+    let read = ProjectFile { limits: limits::read(text)?, ..read };
     let about = |key: &'static str| move |error: String| format!("{PROJECT_FILE}: {key}: {error}");
     read.libs.iter().try_for_each(|name| libraries::check_name(name)).map_err(about("libs"))?;
     flags::check_all(read.cflags.iter().map(String::as_str)).map_err(about("cflags"))?;
@@ -412,8 +429,13 @@ fn read_project_file(files: &BTreeMap<String, Vec<u8>>) -> Result<ProjectFile, S
     }
     for (key, value) in &read.settings {
         super::settings::check_key(key).map_err(about("settings"))?;
-        if value.is_array() || value.is_table() {
-            return Err(format!("{PROJECT_FILE}: settings: {key} is neither text, number nor truth value"));
+        if value.is_array() || value.is_table() || value.is_datetime() {
+            return Err(format!(
+                "{PROJECT_FILE}: settings: {key} is neither text, number nor truth value; a date is written as text, in quotes"
+            ));
+        }
+        if value.as_str().is_some_and(|text| text.contains('\0')) {
+            return Err(format!("{PROJECT_FILE}: settings: {key} has a NUL, at which C would end it"));
         }
     }
     Ok(read)
@@ -486,6 +508,8 @@ mod tests {
             ("std = \"c17 -fplugin=x\"", "std"),
             ("typo = 1", "unknown field"),
             ("[settings]\nX = [1]", "neither text"),
+            ("[settings]\nX = 2030-01-31", "a date is written as text"),
+            ("[settings]\nX = \"a\\u0000b\"", "has a NUL"),
             ("[settings]\n\"A B\" = 1", "settings"),
             ("not toml", "module.toml"),
         ] {

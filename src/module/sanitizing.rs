@@ -2,6 +2,7 @@
 
 use super::control::ControlState;
 use super::deploy::{DeployError, DeployOptions};
+use super::project::Source;
 use crate::domain::{DEFAULT_DOMAIN, LoadError, sanitized};
 use std::time::{Duration, Instant};
 
@@ -12,13 +13,23 @@ const REPORT_WAIT_FAILED: Duration = Duration::from_secs(2);
 const REPORT_LOOK: Duration = Duration::from_millis(5);
 
 /// Checks that a module with a sanitizer gets a domain of its own, and that no other one gets such a domain.
-pub(super) fn check(control: &ControlState, options: &DeployOptions, domain: Option<&str>) -> Result<(), DeployError> {
+pub(super) fn check(
+    control: &ControlState,
+    source: &Source,
+    options: &DeployOptions,
+    domain: Option<&str>,
+) -> Result<(), DeployError> {
     let refuse = |text: String| Err(DeployError::Load(LoadError::Domain(text)));
     if options.fields.sanitize.is_none() {
         let is_taken = domain.is_some_and(sanitized::is_one);
         let text =
             format!("domains whose names begin with {} are those of modules with a sanitizer", sanitized::PREFIX);
         return if is_taken { refuse(text) } else { Ok(()) };
+    }
+    if source.object().is_some() {
+        let text = "error: a sanitizer is compiled into a module from its source, and a ready shared object has none here: leave sanitize out, \
+                    or deploy the source\n";
+        return Err(DeployError::Compile(text.to_owned()));
     }
     if options.domain.is_some() {
         return refuse("a module with a sanitizer has a domain of its own: leave the domain out".to_owned());

@@ -1,7 +1,7 @@
 //! Modules on disk: what was deployed survives a restart, what was compiled need not be compiled again.
 //!
-//! `DIR/.objects/KEY.{c,so,txt}` hold source (`.tar` that of a project), shared object and warnings of each compilation, named by everything that
-//! went into it. `DIR/NAME.json` says which of them is the module NAME; writing it is the commit point. Every file is
+//! `DIR/.objects/KEY.{c,so,txt}` hold source (`.tar` that of a project, `.elf` a ready shared object), shared object and warnings of each
+//! compilation, named by everything that went into it. `DIR/NAME.json` says which of them is the module NAME; writing it is the commit point. Every file is
 //! written aside, synced and renamed, so a crash leaves the old or the new, never a half.
 
 use super::deploy::{DeployError, SourceFields};
@@ -21,6 +21,8 @@ use std::time::SystemTime;
 /// How the files with the sources of compilations end: those with one source, and those with a packed project.
 const FILE: &str = "c";
 const PROJECT: &str = "tar";
+/// A ready shared object, which is its own source: a further name of the same file.
+const OBJECT: &str = "elf";
 
 /// Compilations kept that no module uses.
 const SPARE_OBJECTS_MAX: usize = 256;
@@ -138,6 +140,9 @@ impl Store {
     /// [`Kept::commit`].
     pub(super) fn prepare(&self, key: &str, source: &Source, so: &Path, warnings: &str) -> io::Result<Kept> {
         let object = self.object(key);
+        if source.object().is_some() {
+            return self.prepare_object(&object, so, warnings);
+        }
         let (packed, extension) = (source.packed()?, if source.is_project() { PROJECT } else { FILE });
         let (so, texts) = both(
             || {
@@ -155,6 +160,17 @@ impl Store {
         Ok(Kept { files: [source?, warnings?, so?] })
     }
 
+    /// The same of a ready shared object.
+    fn prepare_object(&self, object: &Path, so: &Path, warnings: &str) -> io::Result<Kept> {
+        File::open(so).and_then(|file| file.sync_all()).map_err(at(so))?;
+        let source = Aside { aside: so.with_extension("source"), path: object.with_extension(OBJECT) };
+        if fs::hard_link(so, &source.aside).is_err() {
+            fs::copy(so, &source.aside).map_err(at(so))?;
+        }
+        let so = Aside { aside: so.to_path_buf(), path: object.to_path_buf() };
+        Ok(Kept { files: [source, Aside::write(&object.with_extension("txt"), warnings.as_bytes())?, so] })
+    }
+
     /// The source of compilation `key`.
     pub(super) fn source(&self, key: &str) -> Result<Source, DeployError> {
         let path = |extension| self.objects().join(format!("{key}.{extension}"));
@@ -162,7 +178,8 @@ impl Store {
         if project.exists() {
             return Source::kept(fs::read(&project).map_err(at(&project))?, true);
         }
-        let file = path(FILE);
+        let object = path(OBJECT);
+        let file = if object.exists() { object } else { path(FILE) };
         Source::kept(fs::read(&file).map_err(at(&file))?, false)
     }
 
@@ -303,7 +320,7 @@ impl Store {
             return Ok(());
         }
         for (_, path) in spare.into_iter().take(excess) {
-            for extension in ["so", FILE, PROJECT, "txt"] {
+            for extension in ["so", FILE, PROJECT, OBJECT, "txt"] {
                 let _ = fs::remove_file(path.with_extension(extension));
             }
         }

@@ -391,6 +391,7 @@ mod tests {
             flags: 0,
             has_handler: true,
             mount: None,
+            ..RouteDecl::default()
         };
         let manifest = Manifest {
             routes: routes.iter().map(route).collect(),
@@ -444,6 +445,7 @@ mod tests {
                 flags: if is_final { 2 | 8 } else { 2 },
                 has_handler: true,
                 mount: None,
+                ..RouteDecl::default()
             };
             let manifest = Manifest { routes: METHODS.iter().map(|m| route(m)).collect(), ..Manifest::default() };
             Published::new(Arc::new(manifest), String::new(), String::new(), None)

@@ -2,7 +2,7 @@
 
 use super::table::method_index;
 use super::{captures, pattern};
-use crate::abi::manifest::{JobDecl, Manifest, RouteDecl};
+use crate::abi::manifest::{JobDecl, Limits, Manifest, RouteDecl};
 use crate::jobs::cron::{Cron, ZONE_DEFAULT};
 use regex::bytes::Regex;
 use std::collections::HashSet;
@@ -28,6 +28,8 @@ fn refuse(text: impl Into<String>) -> Result<(), Refusal> {
 pub struct RouteLimits {
     /// Largest body limit that a route can give itself, in bytes.
     pub body_bytes_max: usize,
+    /// Largest body of a request to a route that says nothing, in bytes.
+    pub plain_body_bytes_max: usize,
     /// Longest run of a handler whose route says nothing; `None` where handlers are not limited.
     pub handler_timeout: Option<Duration>,
 }
@@ -78,7 +80,31 @@ pub(super) fn remarks(manifest: &Manifest, limits: RouteLimits) -> String {
     let read = manifest.warnings.iter().cloned();
     let warnings = read.chain(uncommon_name(&manifest.name)).chain(repeated(manifest)).chain(hidden(manifest));
     let beyond = manifest.routes.iter().enumerate().flat_map(|(at, route)| beyond(at, route, limits));
-    warnings.map(|text| format!("config: warning: {text}\n")).chain(beyond).collect()
+    let above = above(&manifest.limits, limits);
+    warnings.map(|text| format!("config: warning: {text}\n")).chain(beyond).chain(above).collect()
+}
+
+/// Limits of the project that are above those of the server, which count then.
+fn above(own: &Limits, limits: RouteLimits) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mut note = |text: String| notes.push(format!("module.toml: note: limits: {text}\n"));
+    match limits.handler_timeout.map(|limit| limit.as_millis()) {
+        Some(servers) if u128::from(own.handler_time_ms) > servers => note(format!(
+            "handler_time_ms = {} is above the {servers} ms of --handler-timeout-ms, which count for routes without CWEB_TIMEOUT_S",
+            own.handler_time_ms
+        )),
+        None if own.handler_time_ms > 0 => {
+            note("handler_time_ms counts with --isolation process only, and this server has another".to_owned());
+        }
+        _ => {}
+    }
+    if own.body_bytes > limits.plain_body_bytes_max as u64 {
+        note(format!(
+            "body_bytes = {} is above the {} bytes of --body-bytes-max, which count for routes without CWEB_BODY_MIB",
+            own.body_bytes, limits.plain_body_bytes_max
+        ));
+    }
+    notes
 }
 
 /// What there is to say of a version of a module whose author is another than that of the version `served`.
@@ -396,6 +422,7 @@ mod tests {
             flags: 0,
             has_handler: true,
             mount: None,
+            ..RouteDecl::default()
         };
         let socket = |path: &&str| WebSocketDecl { path: (*path).into(), ..WebSocketDecl::default() };
         Manifest {
@@ -459,8 +486,11 @@ mod tests {
         assert_eq!(reason.lines().count(), places.len(), "{reason}");
     }
 
-    const LIMITS: RouteLimits =
-        RouteLimits { body_bytes_max: 64 << 20, handler_timeout: Some(Duration::from_secs(30)) };
+    const LIMITS: RouteLimits = RouteLimits {
+        body_bytes_max: 64 << 20,
+        plain_body_bytes_max: 1 << 20,
+        handler_timeout: Some(Duration::from_secs(30)),
+    };
 
     #[test]
     fn what_works_otherwise_than_meant_is_remarked_on() {

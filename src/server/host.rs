@@ -1,6 +1,7 @@
 //! Where the modules live: in this process, or in confined ones of their own.
 
 use crate::abi::context::JobTables;
+use crate::abi::manifest::set_server_limits;
 use crate::abi::request::{RequestRules, set_rules};
 use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs};
 use crate::domain::in_process::InProcess;
@@ -33,6 +34,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         route_body_bytes_max: config.route_body_bytes_max,
     };
     domain::set_codings(&codings);
+    set_server_limits(config.handler_timeout_ms, config.body_bytes_max);
     let requests = RequestRules {
         memory_bytes_max: config.request_memory_bytes_max,
         trusted_proxies: config.trusted_proxies.clone(),

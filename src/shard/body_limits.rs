@@ -79,7 +79,8 @@ pub(super) fn too_large(limit: usize) -> ServerAnswer {
         413,
         format!(
             "the body is larger than {limit} bytes; a route takes more with CWEB_BODY_MIB(n) in its flags, up to the \
-             operator's --route-body-bytes-max, and all routes with --body-bytes-max\n"
+             operator's --route-body-bytes-max, and all routes with --body-bytes-max; body_bytes in [limits] of module.toml lowers all of \
+             them\n"
         ),
     )
 }

@@ -81,6 +81,7 @@ pub(super) fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenEr
             flags: 0,
             has_handler: route.handler.is_some(),
             mount: None,
+            ..RouteDecl::default()
         })
     };
     let socket = |(at, socket): (usize, &WebSocketInfo)| {

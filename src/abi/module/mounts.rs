@@ -13,6 +13,7 @@ pub(super) fn route(at: usize, mount: &MountInfo, problems: &mut Vec<String>) ->
         flags: 0,
         has_handler: true,
         mount: Some(Mount { prefix, dir }),
+        ..RouteDecl::default()
     }
 }
 

@@ -188,6 +188,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         runs: Mutex::default(),
     });
     crate::domain::set_codings(&start.codings);
+    crate::abi::manifest::set_server_limits(start.handler_timeout_ms, start.codings.body_bytes_max);
     set_rules(&start.requests);
     connect_services(&parent, start.crypto);
     let asker = Arc::clone(&parent);

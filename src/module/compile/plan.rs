@@ -6,6 +6,9 @@ use super::super::flags::{self, OPENMP};
 use super::super::instruments::Instruments;
 use super::super::libraries::{Libraries, Library, Resolved};
 use super::super::project::{Project, Source};
+use super::super::shared_object::{self, SharedObject};
+use crate::abi::manifest::Limits;
+use crate::abi::module::limits_source;
 use std::path::Path;
 
 /// Flags that keep the compiler silent about what is meant for us.
@@ -37,6 +40,18 @@ pub(in crate::module) struct Plan {
     instruments: Instruments,
     /// What came with the source and makes a difference.
     fields: SourceFields,
+    object: Option<Object>,
+    limits: Limits,
+}
+
+/// A ready shared object, which is not compiled.
+#[derive(Debug)]
+struct Object {
+    libraries: Vec<Library>,
+    /// What there is to say of it.
+    said: String,
+    /// What there is to say of what came with it.
+    remarks: String,
 }
 
 /// The compiler of C++ beside a compiler of C: `gcc-12` has `g++-12`, `clang` has `clang++`.
@@ -81,7 +96,17 @@ impl Plan {
         let openmp = cflags.iter().any(|flag| flag == OPENMP);
         let (units, instruments) = (Vec::new(), Instruments::default());
         Ok((
-            Self { reading, units, libs: Vec::new(), cflags, openmp, instruments, fields: SourceFields::default() },
+            Self {
+                reading,
+                units,
+                libs: Vec::new(),
+                cflags,
+                openmp,
+                instruments,
+                fields: SourceFields::default(),
+                object: None,
+                limits: Limits::default(),
+            },
             libs,
         ))
     }
@@ -122,9 +147,43 @@ impl Plan {
                 openmp,
                 instruments,
                 fields: SourceFields::default(),
+                object: None,
+                limits: settings.limits,
             },
             libs,
         ))
+    }
+
+    /// Of a ready shared object that came with `fields`.
+    pub(super) fn of_object(object: SharedObject, fields: &SourceFields) -> Self {
+        let language = Some(shared_object::LANGUAGE.to_owned());
+        let remarks = shared_object::ignored(fields);
+        Self {
+            reading: Reading::new(b"", &SourceFields::default()),
+            units: Vec::new(),
+            libs: Vec::new(),
+            cflags: Vec::new(),
+            openmp: false,
+            instruments: Instruments::default(),
+            fields: SourceFields { language, ..SourceFields::default() },
+            object: Some(Object { libraries: object.libraries, said: object.remarks, remarks }),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Whether it is a ready shared object, which is not compiled.
+    pub(in crate::module) fn is_object(&self) -> bool {
+        self.object.is_some()
+    }
+
+    /// What there is to say of a ready shared object.
+    pub(super) fn said(&self) -> &str {
+        self.object.as_ref().map_or("", |object| &object.said)
+    }
+
+    /// Warnings, in the words of a compiler, of fields that make no difference.
+    pub(in crate::module) fn remarks(&self) -> String {
+        self.object.as_ref().map_or_else(|| self.reading.remarks(), |object| object.remarks.clone())
     }
 
     /// What came with the source and makes a difference.
@@ -142,7 +201,8 @@ impl Plan {
 
     /// The libraries that the sources name.
     pub(in crate::module) fn libraries(&self) -> Vec<Library> {
-        self.libs.iter().map(|found| found.library.clone()).collect()
+        let of_object = self.object.iter().flat_map(|object| object.libraries.iter().cloned());
+        self.libs.iter().map(|found| found.library.clone()).chain(of_object).collect()
     }
 
     pub(super) fn has_cpp(&self) -> bool {
@@ -174,12 +234,16 @@ impl Plan {
     }
 
     /// Text behind one source of the module.
-    pub(super) fn epilogue(&self) -> &'static str {
-        if self.openmp { OPENMP_EPILOGUE } else { "" }
+    pub(super) fn epilogue(&self) -> String {
+        let openmp = if self.openmp { OPENMP_EPILOGUE } else { "" };
+        openmp.to_owned() + &limits_source(&self.limits)
     }
 
     /// What the result depends on beside the sources.
     pub(super) fn identity(&self) -> String {
+        if let Some(object) = &self.object {
+            return format!("object {:?}", object.libraries);
+        }
         let libraries: String = self.libs.iter().map(|found| format!("{found:?}\n")).collect();
         let flags: Vec<String> = self.units.iter().flat_map(|unit| unit.cflags.iter().cloned()).collect();
         let machine = flags::machine(&[flags, self.cflags.clone()].concat());

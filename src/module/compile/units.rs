@@ -263,7 +263,7 @@ fn write_files(project: &Project, plan: &Plan, dir: &Path) -> io::Result<()> {
 /// Text behind a unit, in the same file.
 fn epilogue(plan: &Plan, number: usize) -> String {
     let own = plan.units().get(number).map(|unit| unit.reading.unit_recipe().epilogue).unwrap_or_default();
-    if number == 0 { own + plan.epilogue() } else { own }
+    if number == 0 { own + &plan.epilogue() } else { own }
 }
 
 /// A hash of all that a unit may include: every file that is neither a unit nor an asset, and units that are included.

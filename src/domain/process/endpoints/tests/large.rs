@@ -351,7 +351,14 @@ fn one_place_named_by_two_answers_is_told_of_twice_and_no_more_are_borrowed_than
 #[test]
 fn a_request_that_went_into_the_ring_at_once_reaches_a_process_that_is_followed_in_the_same_batch() {
     let mut bench = Bench::new();
-    let route = RouteDecl { path: "/".into(), method: "GET".into(), flags: 0, has_handler: true, mount: None };
+    let route = RouteDecl {
+        path: "/".into(),
+        method: "GET".into(),
+        flags: 0,
+        has_handler: true,
+        mount: None,
+        ..RouteDecl::default()
+    };
     bench.module = module(Manifest { routes: vec![route], ..Manifest::default() });
     let request = get();
     let view = request.view();

@@ -1,0 +1,49 @@
+//! The limits that a project gives itself, which the server compiles into its module.
+
+use crate::abi::manifest::{Limits, Manifest};
+use libloading::os::unix::Library;
+
+/// Words of `cweb_module_limits`, the first of which is this number.
+const WORDS: usize = 4;
+
+/// The source that brings `limits` into a module, as text behind one of its own.
+#[must_use]
+pub fn source(limits: &Limits) -> String {
+    if limits.is_empty() {
+        return String::new();
+    }
+    format!(
+        "\n\n#ifdef __cplusplus\nextern \"C\" {{\n#endif\n\
+         extern const unsigned long long cweb_module_limits[{WORDS}];\n\
+         __attribute__((used, visibility(\"default\"))) const unsigned long long cweb_module_limits[{WORDS}] = \
+         {{{WORDS}, {}, {}, {}}};\n\
+         #ifdef __cplusplus\n}}\n#endif\n",
+        limits.handler_time_ms, limits.body_bytes, limits.job_concurrency
+    )
+}
+
+/// Lowers what the module declares to the limits in `library`, if there are any.
+pub(super) fn apply(library: &Library, manifest: &mut Manifest) {
+    // SAFETY: only the address is taken here.
+    let Ok(symbol) = (unsafe { library.get::<*const [u64; WORDS]>(b"cweb_module_limits\0") }) else { return };
+    let words = symbol.as_raw_ptr().cast_const().cast::<[u64; WORDS]>();
+    if words.is_null() {
+        return;
+    }
+    // SAFETY: the server's own text has made it, of this type. A symbol of an author's own may be shorter: what is read
+    // then is of the same object, or faults in the process of the inspection, which reads the same first.
+    let [count, handler_time_ms, body_bytes, job_concurrency] = unsafe { words.read_unaligned() };
+    if usize::try_from(count) != Ok(WORDS) {
+        return;
+    }
+    let limits =
+        Limits { handler_time_ms, body_bytes, job_concurrency: u32::try_from(job_concurrency).unwrap_or(u32::MAX) };
+    for route in &mut manifest.routes {
+        route.limits = limits;
+    }
+    for job in manifest.jobs.iter_mut().filter(|_| limits.job_concurrency > 0) {
+        let own = if job.concurrency == 0 { u32::MAX } else { job.concurrency };
+        job.concurrency = own.min(limits.job_concurrency);
+    }
+    manifest.limits = limits;
+}

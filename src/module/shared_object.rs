@@ -1,0 +1,150 @@
+//! Ready shared objects: modules that other tools have built, in whatever language. They are served where the operator allows it
+//! (`--allow-binary`), and checked before any of their code runs; what follows is that of any module.
+
+use super::deploy::{DeployError, SourceFields};
+use super::libraries::{Libraries, Library};
+use crate::abi::module::{ABI_VERSION, MODULE_BYTES};
+use crate::domain::elf::{Elf, MAGIC, Symbol};
+
+/// The language of a module without a source, in answers and records.
+pub(super) const LANGUAGE: &str = "binary";
+
+/// `cweb_module_api` of a module whose functions take the context first.
+const API: u32 = 3;
+
+/// Functions of libc that reach beyond the module. In a compiled one they are replaced.
+const REACHING: [&str; 9] =
+    ["exit", "_exit", "_Exit", "quick_exit", "pthread_exit", "thrd_exit", "err", "errx", "error"];
+
+/// What is known of a shared object before it is loaded.
+#[derive(Debug)]
+pub(super) struct SharedObject {
+    /// The libraries that it names, but for those of every module.
+    pub(super) libraries: Vec<Library>,
+    /// What there is to say of it, in the words of a compiler.
+    pub(super) remarks: String,
+}
+
+/// Whether these bytes are no source but an ELF file.
+pub(super) fn is_one(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
+/// All that is wrong, as the messages of a compiler.
+fn refused(problems: &[String]) -> DeployError {
+    DeployError::Compile(
+        problems.iter().map(|text| format!("error: the shared object can't be a module: {text}\n")).collect(),
+    )
+}
+
+/// Refuses shared objects where the operator takes none: `bytes_max` is the largest that is taken.
+pub(super) fn check_allowed(bytes: &[u8], bytes_max: Option<usize>) -> Result<(), DeployError> {
+    let Some(bytes_max) = bytes_max else {
+        let text = "error: this is a ready shared object (ELF), and this server takes sources only; its operator allows shared objects \
+                    with: cweb serve --allow-binary\n";
+        return Err(DeployError::Compile(text.to_owned()));
+    };
+    if bytes.len() > bytes_max {
+        let text = format!("it has {} bytes, more than {bytes_max}, the limit of --project-bytes-max", bytes.len());
+        return Err(refused(&[text]));
+    }
+    Ok(())
+}
+
+/// Checks the shared object `bytes` as far as that needs none of its code.
+///
+/// # Errors
+/// [`DeployError::Compile`]: all that is wrong, a line each.
+pub(super) fn check(bytes: &[u8], libraries: &Libraries) -> Result<SharedObject, DeployError> {
+    let alone = |text: String| refused(&[text]);
+    let elf = Elf::read(bytes).map_err(alone)?;
+    let mut problems = elf.problems();
+    let symbols = elf.symbols().map_err(alone)?;
+    problems.extend(interface(&elf, &symbols));
+    let mut found = Vec::new();
+    for name in elf.needed().map_err(alone)? {
+        match libraries.shared(&name) {
+            Ok(library) => found.extend(library),
+            Err(text) => problems.push(text),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(refused(&problems));
+    }
+    let mut remarks = elf.remarks();
+    let wanted = |name: &&str| symbols.iter().any(|symbol| !symbol.is_defined && symbol.name == **name);
+    let reaching: Vec<&str> = REACHING.iter().filter(|name| wanted(name)).copied().collect();
+    if !reaching.is_empty() {
+        remarks.push(format!(
+            "it uses {}, which the server replaces in compiled modules only: with --isolation none a call ends the server, with --isolation \
+             process it may end the process of all modules of the domain",
+            reaching.join(", ")
+        ));
+    }
+    Ok(SharedObject { libraries: found, remarks: remarks.iter().map(|text| warning(text)).collect() })
+}
+
+fn warning(text: &str) -> String {
+    format!("object: warning: {text}\n")
+}
+
+/// What is wrong with the symbols that the loader looks for.
+fn interface(elf: &Elf<'_>, symbols: &[Symbol]) -> Vec<String> {
+    let defined = |name: &str| symbols.iter().find(|symbol| symbol.is_defined && symbol.name == name);
+    let mut problems = Vec::new();
+    for (name, accepted) in [("cweb_module_abi", ABI_VERSION), ("cweb_module_api", API)] {
+        let Some(symbol) = defined(name) else {
+            problems.push(format!(
+                "it exports no symbol {name}, a constant of 32 bits that says which interface it was built for; accepted is {accepted}"
+            ));
+            continue;
+        };
+        match elf.u32_at(symbol.address) {
+            Some(value) if value == accepted => {}
+            Some(value) => problems.push(format!(
+                "its {name} is {value}, and this server accepts {accepted} alone: build it with the headers of this server (cweb sdk)"
+            )),
+            None => problems.push(format!("its {name} is not a constant of the file: make it constant data of 32 bits")),
+        }
+    }
+    match defined("cweb_bind_host") {
+        Some(symbol) if symbol.is_function => {}
+        Some(_) => problems.push("its cweb_bind_host is not a function".to_owned()),
+        None => problems.push(
+            "it exports no function cweb_bind_host, which is given the table of the server's functions: see cweb_host.h".to_owned(),
+        ),
+    }
+    match defined("config") {
+        Some(symbol) if symbol.size_bytes == MODULE_BYTES as u64 => {}
+        Some(symbol) => problems.push(format!(
+            "its config has {} bytes, and module_t of this server has {MODULE_BYTES}: the structure is laid out in another way than in \
+             cweb.h, or of other headers than this server's (cweb sdk)",
+            symbol.size_bytes
+        )),
+        None => problems.push("it exports no symbol config, the module_t of cweb.h that says what the module serves".to_owned()),
+    }
+    problems
+}
+
+/// Says of which functions nothing proves that they take what the server calls them with.
+pub(super) fn unproved(places: &[String]) -> String {
+    if places.is_empty() {
+        return String::new();
+    }
+    warning(&format!(
+        "no debug information says how many arguments these functions take, so the server can't tell a wrong one: {}; a handler is called \
+         with 3: the context, the request and the response",
+        places.join(", ")
+    ))
+}
+
+/// A line for each field that came with the object and changes nothing.
+pub(super) fn ignored(fields: &SourceFields) -> String {
+    let names = fields.names_beyond(&SourceFields::default());
+    let line = |name| {
+        format!(
+            "form: warning: the field {name} changes nothing here: the config of a shared object says what it serves\n"
+        )
+    };
+    names.into_iter().map(line).collect()
+}
