@@ -2,12 +2,12 @@
 
 use super::compile::Plan;
 use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply, short};
-use super::deploy::{DeployError, DeployOptions, Deployed, LOOPBACK, SourceFields, cut};
+use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
 use super::generation::{Generation, Serving};
 use super::history::{self, Again, Query};
 use super::libraries::Library;
 use super::project::{Posted, Source};
-use super::record::{prepare, record, since_ms, version};
+use super::record::{check_owner, prepare, record, since_ms, version};
 use super::settings::Change;
 use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
@@ -372,17 +372,6 @@ pub(super) fn install(
     };
     control.release(ticket);
     result.map(|version| Deployed { version, ..deployed })
-}
-
-/// Checks that version `live` of the module `name` was not deployed by another key than `by`.
-fn check_owner(control: &ControlState, name: &str, live: u64, by: &str) -> Result<(), DeployError> {
-    let list = control.store.versions(name)?;
-    let owner = list.into_iter().find(|version| version.number == live).map(|version| version.by).unwrap_or_default();
-    // What was deployed without keys is nobody's.
-    if owner.is_empty() || owner == by || owner == LOOPBACK {
-        return Ok(());
-    }
-    Err(DeployError::TakeOver { name: name.to_owned(), owner })
 }
 
 /// What is deployed under a name.

@@ -1,6 +1,7 @@
 //! What is written of a deployment: the record that makes it live, and its entry in the list of versions.
 
 use super::control::ControlState;
+use super::deploy::{DeployError, LOOPBACK};
 use super::pipeline::Compiled;
 use super::store::{Prepared, Record};
 use super::versions::{self, Version};
@@ -63,4 +64,15 @@ pub(super) fn record(
         fields: compiled.fields.clone(),
         version,
     }
+}
+
+/// Checks that version `live` of the module `name` was not deployed by another key than `by`.
+pub(super) fn check_owner(control: &ControlState, name: &str, live: u64, by: &str) -> Result<(), DeployError> {
+    let list = control.store.versions(name)?;
+    let owner = list.into_iter().find(|version| version.number == live).map(|version| version.by).unwrap_or_default();
+    // What was deployed without keys is nobody's.
+    if owner.is_empty() || owner == by || owner == LOOPBACK {
+        return Ok(());
+    }
+    Err(DeployError::TakeOver { name: name.to_owned(), owner })
 }
