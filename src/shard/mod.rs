@@ -5,6 +5,7 @@
 //! nothing with each other; other threads reach a shard only through its [`Inbox`]. Nothing here blocks.
 
 mod body_limits;
+mod buffered;
 mod conn;
 mod error_responses;
 mod feeds;
