@@ -4,14 +4,13 @@ use super::audit::Actor;
 use super::{kinds, schedules};
 use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, JobState, StoreError};
 use crate::jobs::{
-    Accepted, Bulk, CancelOutcome, Cursor, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError, feed_filter,
-    json_text,
+    Accepted, Bulk, CancelOutcome, Cursor, FeedSlice, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError,
+    feed_filter, json_text,
 };
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// Rows of a list, unless `limit` says otherwise.
 const LIST_DEFAULT: u32 = 100;
@@ -250,7 +249,7 @@ fn feed(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
     let Some(cursor) = Cursor::parse(parameter(view, "cursor").as_deref().unwrap_or("now")) else {
         return reply.send(&error(400, "cursor must be \"start\", \"now\" or what an answer gave as its cursor"));
     };
-    let answer = move |page: Result<(Vec<Arc<JobFrame>>, String), StoreError>| {
+    let answer = move |page: Result<FeedSlice, StoreError>| {
         reply.send(&match page {
             Ok((frames, cursor)) => {
                 let items: Vec<&str> = frames.iter().map(|frame| frame.json.as_str()).collect();

@@ -8,6 +8,9 @@ use super::service::{Answer, Jobs, LIST_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_EVEN
 use super::store::{FeedFilter, FeedPage, JobState, StoreError};
 use std::sync::Arc;
 
+/// Events of many jobs, and the cursor to go on with.
+pub type FeedSlice = (Vec<Arc<JobFrame>>, String);
+
 /// A place among the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cursor {
@@ -89,7 +92,7 @@ impl Jobs {
         filter: FeedFilter,
         cursor: Cursor,
         limit: u32,
-        answer: Answer<Result<(Vec<Arc<JobFrame>>, String), StoreError>>,
+        answer: Answer<Result<FeedSlice, StoreError>>,
     ) {
         self.read(move |reader| {
             let page = reader.feed(&filter, cursor.after(), limit, LIST_BYTES_MAX);

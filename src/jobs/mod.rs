@@ -30,7 +30,7 @@ mod timetable;
 mod worker;
 
 pub use again::{Bulk, JobPage, RetryError};
-pub use feed::{Cursor, feed_filter};
+pub use feed::{Cursor, FeedSlice, feed_filter};
 pub use frame::{ALL_JOBS, JobFrame};
 pub use json::{one_line as json_text, ready as json_ready};
 pub use kinds::{KindCount, PauseError};
