@@ -142,6 +142,27 @@ fn an_image_is_blurred() {
     for (body, path) in [(&b"no image"[..], "/blur"), (&image()[..60], "/blur"), (&image(), "/blur?radius=1000")] {
         assert_eq!(server.post(path, body).status, 400, "{path}");
     }
+    // The same as a job, by the line at the head of its source.
+    server.deploy_file("example/blur_job.c");
+    let (photo, out) = (server.dir.path().join("photo.png"), server.dir.path().join("out"));
+    std::fs::write(&photo, image()).unwrap();
+    let run = |file: &str, payload: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_cweb"))
+            .args(["jobs", "submit", "--file", file, "--output-dir"])
+            .arg(&out)
+            .args(["blur_image", payload, "--server", &format!("http://{}", server.addr)])
+            .output()
+            .unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (worked, said) = run(&format!("in={}", photo.display()), "{\"radius\":3,\"shrink\":2}");
+    assert!(worked && said.contains("100"), "{said}");
+    let made = std::fs::read(out.join("out.png")).unwrap();
+    assert!(made.starts_with(b"\x89PNG") && made[16..24] == [0, 0, 0, 20, 0, 0, 0, 15]);
+    let (worked, said) = run("in=Cargo.toml", "{}");
+    assert!(!worked && said.contains("no PNG image"), "{said}");
+    let (worked, said) = run(&format!("other={}", photo.display()), "{}");
+    assert!(!worked && said.contains("the file \\\"in\\\"") | said.contains("the file \"in\""), "{said}");
 }
 
 #[test]

@@ -74,6 +74,12 @@ impl Actor {
         tracing::info!(target: "audit", who, from, job = cut(uuid), status, "{action}");
     }
 
+    /// Logs what became of an action on a blob.
+    pub(super) fn log_blob(&self, action: &'static str, blob: &str, status: u16) {
+        let (who, from) = (self.who.as_str(), self.from.to_string());
+        tracing::info!(target: "audit", who, from, blob = cut(blob), status, "{action}");
+    }
+
     /// Logs that a job was asked for, and its UUID if it was taken. For those who watch closely: there may be thousands a
     /// second.
     pub(super) fn log_submission(&self, uuid: Option<&str>) {

@@ -9,6 +9,8 @@
 
 mod active;
 mod again;
+pub mod blobs;
+mod cleaning;
 pub mod code;
 pub mod cron;
 mod dispatcher;
@@ -20,6 +22,7 @@ mod kinds;
 mod lifecycle;
 mod notice;
 mod queries;
+mod recovery;
 mod request;
 mod schedule;
 mod scheduler;

@@ -1,5 +1,6 @@
 //! What a submission says: parsed and checked before anything is written.
 
+use super::blobs::{BlobId, is_file_name};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -11,6 +12,8 @@ const KEY_BYTES_MAX: usize = 256;
 const NEEDS_MAX: usize = 64;
 /// Most runs of one job.
 const ATTEMPTS_MAX: u64 = 1_000;
+/// Most files of one job.
+const FILES_MAX: usize = 64;
 /// Longest wait or run that can be asked for: a hundred years.
 const DURATION_MS_MAX: u64 = 100 * 366 * 24 * 3600 * 1000;
 
@@ -37,6 +40,8 @@ pub struct JobRequest {
     pub unique_key: Option<String>,
     /// UUIDs of jobs that have to be done first.
     pub depends_on: Vec<String>,
+    /// Names and blobs of the files that it is given.
+    pub files: Vec<(String, BlobId)>,
 }
 
 /// What is wrong with a submission, and where.
@@ -83,6 +88,8 @@ struct Fields<'a> {
     _depends_on: Option<IgnoredAny>,
     #[serde(rename = "unique_key")]
     _unique_key: Option<IgnoredAny>,
+    #[serde(rename = "files")]
+    _files: Option<IgnoredAny>,
 }
 
 impl JobRequest {
@@ -128,6 +135,7 @@ impl JobRequest {
             priority: priority(object.get("priority"))?,
             unique_key,
             depends_on: depends_on(object.get("depends_on"))?,
+            files: files(object.get("files"))?,
         })
     }
 }
@@ -183,6 +191,33 @@ fn depends_on(field: Field<'_, '_>) -> Result<Vec<String>, RequestError> {
     list.iter().map(|value| uuid(value).ok_or_else(wrong)).collect()
 }
 
+/// The files of a submission: `{"NAME":"sha256:…"}`.
+fn files(field: Field<'_, '_>) -> Result<Vec<(String, BlobId)>, RequestError> {
+    let Some(value) = present(field) else { return Ok(Vec::new()) };
+    let Some(object) = value.as_object() else {
+        return Err(invalid(format!("\"files\" must be an object of names and blobs, not {}", kind_of(value))));
+    };
+    if object.len() > FILES_MAX {
+        return Err(invalid(format!("\"files\" names {} files; a job has at most {FILES_MAX}", object.len())));
+    }
+    let mut files = Vec::with_capacity(object.len());
+    for (name, blob) in object {
+        if !is_file_name(name) {
+            let name = name.escape_debug();
+            return Err(invalid(format!(
+                "\"{name}\" in \"files\" is no name of a file: 1 to 128 bytes, no / and no dot first"
+            )));
+        }
+        let id = blob.as_str().and_then(BlobId::parse).ok_or_else(|| {
+            invalid(format!(
+                "\"{name}\" in \"files\" must be \"sha256:\" and 64 hexadecimal digits, as PUT /blobs answers"
+            ))
+        })?;
+        files.push((name.to_string(), id));
+    }
+    Ok(files)
+}
+
 fn priority(field: Field<'_, '_>) -> Result<Option<i32>, RequestError> {
     let Some(value) = present(field) else { return Ok(None) };
     let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
@@ -203,7 +238,9 @@ mod tests {
     fn reads_every_field_and_keeps_the_payload_as_it_is() {
         let body = r#" {"module":"m","job":"j","payload":{"b" : 1.0, "a":[2]},"max_attempts":3,"backoff_ms":10,
             "timeout_ms":20,"run_at":30,"priority":-4,"unique_key":"k","other":1,
-            "depends_on":["0197A1B2-0000-7000-8000-000000000000"]} "#;
+            "depends_on":["0197A1B2-0000-7000-8000-000000000000"],
+            "files":{"in":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}} "#;
+        let abc = BlobId::parse("sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         let expected = JobRequest {
             module: Some("m".into()),
             job: "j".into(),
@@ -215,6 +252,7 @@ mod tests {
             priority: Some(-4),
             unique_key: Some("k".into()),
             depends_on: vec!["0197a1b2-0000-7000-8000-000000000000".into()],
+            files: vec![("in".into(), abc.unwrap())],
         };
         assert_eq!(JobRequest::parse(body.as_bytes(), 64).unwrap(), expected);
         let least = JobRequest::parse(br#"{"job":"j","module":null}"#, 64).unwrap();
@@ -249,6 +287,9 @@ mod tests {
         for field in ["job", "module", "payload", "priority", "unique_key", "max_attempts", "run_at"] {
             let twice = refusal(&format!(r#"{{"job":"j","{field}":null,"{field}":"k"}}"#));
             assert!(twice.contains("duplicate field"), "{twice}");
+        }
+        for bad in ["[]", r#"{"in":1}"#, r#"{"in":"sha256:12"}"#, r#"{"../in":"sha256:00"}"#, r#"{"":"sha256:00"}"#] {
+            assert!(refusal(&format!(r#"{{"job":"j","files":{bad}}}"#)).contains("\"files\""), "{bad}");
         }
         let large = format!(r#"{{"job":"j","payload":"{}"}}"#, "x".repeat(63));
         assert!(refusal(&large).contains("65 bytes; the limit is 64"));

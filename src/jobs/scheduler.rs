@@ -88,6 +88,7 @@ impl Scheduler {
             priority: defaults.priority,
             unique_key: None,
             depends_on: Vec::new(),
+            files: Vec::new(),
             slot: Some(Slot { schedule: name.clone(), at_ms: row.next_ms }),
         };
         let (own, active) = (self.own.clone(), Arc::clone(&self.active));

@@ -1,6 +1,8 @@
 //! The handle to the jobs of a server.
 
 use super::active::{ActiveJob, ActiveJobs};
+use super::blobs::{BlobError, BlobId, Blobs, BlobsConfig, Wake};
+use super::cleaning::{Cleaner, is_needed};
 use super::code::{CodeSource, Declared, ResolveError};
 use super::dispatcher::Dispatcher;
 use super::frame::JobFrame;
@@ -8,12 +10,13 @@ use super::hub::Hub;
 use super::json;
 use super::notice::{Notice, now_ms};
 use super::queries::{self, Query};
+use super::recovery::{recover, settled};
 use super::request::{JobRequest, RequestError};
 use super::schedule::Schedule;
 use super::scheduler::Scheduler;
 use super::store::{
-    Change, Changed, Deleted, JobEvent, JobFilter, JobRow, JobState, NewJob, Reader, Settled, Store, StoreError,
-    StoreStats, Submitted, Writer,
+    Change, Changed, Deleted, JobEvent, JobFilter, JobRow, JobState, NewJob, Reader, Store, StoreError, StoreStats,
+    Submitted, Writer,
 };
 use super::timetable::Timetable;
 use super::worker::{SizeLimits, WorkerShared, Workers};
@@ -27,8 +30,6 @@ use std::time::{Duration, Instant};
 
 /// Threads that read from the store.
 const READERS: usize = 2;
-/// Rows taken up at once when a server starts.
-const RECOVERY_PAGE: u32 = 1_000;
 /// Events of one step of a replay.
 pub(super) const REPLAY_EVENTS_MAX: u32 = 256;
 /// Bytes of events or results listed at once, but for the last one.
@@ -53,8 +54,12 @@ pub struct JobsConfig {
     pub events_max: u64,
     /// Largest result or error text.
     pub result_bytes_max: usize,
+    /// Largest checkpoint.
+    pub checkpoint_bytes_max: usize,
     /// How long jobs are kept once they have ended.
     pub retention: Duration,
+    /// The files that jobs work on.
+    pub blobs: BlobsConfig,
 }
 
 /// An accepted submission.
@@ -83,6 +88,9 @@ pub enum SubmitError {
     /// A job that it depends on is not there, or has ended badly.
     #[error("{0}")]
     Needs(String),
+    /// A file that it names is none.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
     /// Too many jobs wait.
     #[error("{0} jobs wait already; try again later (--job-pending-max)")]
     TooMany(usize),
@@ -128,6 +136,7 @@ pub(super) struct Inner {
     pub(super) active: Arc<ActiveJobs>,
     pub(super) notices: Sender<Notice>,
     pub(super) queries: Sender<Query>,
+    pub(super) blobs: Blobs,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) stopping: AtomicBool,
     pub(super) paused: Arc<AtomicUsize>,
@@ -144,14 +153,18 @@ impl Jobs {
     /// retried if they may, and have failed otherwise.
     ///
     /// # Errors
-    /// Threads or read connections could not be made, or the unfinished jobs can't be read.
+    /// Threads or read connections could not be made, the unfinished jobs or the blobs can't be read.
     pub fn start(config: JobsConfig, store: Store, hub: Arc<Hub>, source: Arc<dyn CodeSource>) -> io::Result<Self> {
+        let blobs = Blobs::open(config.blobs.clone())?;
         let (notices, noticed) = unbounded();
         let (queries, queried) = unbounded();
         let writer = store.writer();
         let (stats, mut reader) = (store.stats(), store.reader().map_err(io::Error::other)?);
         let readers: Vec<Reader> =
             (0..READERS).map(|_| store.reader()).collect::<Result<_, _>>().map_err(io::Error::other)?;
+        blobs.take_up_outputs(&reader.output_dirs().map_err(io::Error::other)?)?;
+        let cleaner =
+            Cleaner { blobs: blobs.clone(), reader: store.reader().map_err(io::Error::other)?, writer: writer.clone() };
         let store = Arc::new(Mutex::new(Some(store)));
         let active = Arc::new(ActiveJobs::default());
         writer.on_settled(settled(&active, &notices, &hub));
@@ -166,8 +179,10 @@ impl Jobs {
                 event_bytes_max: config.event_bytes_max,
                 events_max: config.events_max,
                 result_bytes_max: config.result_bytes_max,
+                checkpoint_bytes_max: config.checkpoint_bytes_max,
             },
             store: Arc::clone(&store),
+            blobs: blobs.clone(),
         });
         for _ in 0..config.workers {
             workers.add()?;
@@ -203,10 +218,23 @@ impl Jobs {
             let queried = queried.clone();
             threads.push(spawn(format!("jobs-read-{number}"), Box::new(move || queries::serve(reader, &queried)))?);
         }
-        let threads = Mutex::new(threads);
-        let stopping = AtomicBool::new(false);
-        let inner =
-            Inner { config, store, stats, writer, source, hub, active, notices, queries, threads, stopping, paused };
+        threads.push(spawn("clean-files".to_owned(), Box::new(move || cleaner.run()))?);
+        let (threads, stopping) = (Mutex::new(threads), AtomicBool::new(false));
+        let inner = Inner {
+            config,
+            store,
+            stats,
+            writer,
+            source,
+            hub,
+            active,
+            notices,
+            queries,
+            blobs,
+            threads,
+            stopping,
+            paused,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -220,6 +248,18 @@ impl Jobs {
     #[must_use]
     pub fn hub(&self) -> &Arc<Hub> {
         &self.inner.hub
+    }
+
+    /// The files that jobs work on.
+    #[must_use]
+    pub fn blobs(&self) -> &Blobs {
+        &self.inner.blobs
+    }
+
+    /// Deletes a blob that no job has.
+    pub fn delete_blob(&self, id: BlobId, answer: Answer<Result<(), BlobError>>) {
+        let blobs = self.inner.blobs.clone();
+        self.read(move |reader| answer(blobs.delete(&id, || is_needed(reader, &id))));
     }
 
     /// Jobs that wait or run.
@@ -296,7 +336,8 @@ impl Jobs {
         let _ = self.inner.queries.send(query);
     }
 
-    pub(super) fn read(&self, read: impl FnOnce(&mut Reader) + Send + 'static) {
+    /// Runs `read` on one of the threads that may wait for the disk.
+    pub fn read(&self, read: impl FnOnce(&mut Reader) + Send + 'static) {
         self.query(Query::Read(Box::new(read)));
     }
 
@@ -361,6 +402,13 @@ impl Jobs {
     /// Deletes a job that has ended.
     pub fn delete(&self, uuid: String, answer: Answer<Result<Deleted, StoreError>>) {
         let (done, answer) = shared_answer(answer);
+        let blobs = self.inner.blobs.clone();
+        let done = move |deleted: Result<Deleted, StoreError>| {
+            if deleted == Ok(Deleted::Done) {
+                blobs.wake(Wake::JobDeleted);
+            }
+            done(deleted);
+        };
         if let Err(error) = self.inner.writer.try_delete(uuid, Box::new(done)) {
             answer(Err(error));
         }
@@ -381,6 +429,7 @@ impl Jobs {
     /// Ends the threads and closes the store once all it accepted is committed. Jobs let go of their modules.
     pub fn close(&self) {
         self.inner.stopping.store(true, Ordering::Release);
+        self.inner.blobs.wake(Wake::Stop);
         for _ in 0..READERS {
             self.query(Query::Stop);
         }
@@ -410,6 +459,10 @@ impl Inner {
         if self.active.len() >= self.config.unfinished_max {
             return answer(Err(SubmitError::TooMany(self.config.unfinished_max)));
         }
+        let pins = match self.blobs.pin(request.files.iter().map(|(_, id)| *id).collect()) {
+            Ok(pins) => pins,
+            Err(error) => return answer(Err(error.into())),
+        };
         let Declared { module, hash, defaults, code } = declared;
         let job = NewJob {
             uuid: uuid::Uuid::now_v7().to_string(),
@@ -425,10 +478,13 @@ impl Inner {
             unique_key: request.unique_key,
             slot: None,
             depends_on: request.depends_on,
+            files: request.files.into_iter().map(|(name, id)| (name, id.to_string())).collect(),
         };
         let inner = Arc::clone(self);
         let (done, answer) = shared_answer(answer);
         let stored = move |submitted: Result<Submitted, StoreError>| {
+            // From here on the job's row keeps its blobs.
+            drop(pins);
             done(match submitted {
                 Ok(Submitted::New(row)) => {
                     let job = Arc::new(ActiveJob::new(&row, Some((code, defaults))));
@@ -512,72 +568,4 @@ fn replay(reader: &mut Reader, active: &ActiveJobs, job: i64, after: i64) -> Res
     let at_end = events.len() < REPLAY_EVENTS_MAX as usize && bytes < REPLAY_BYTES_MAX;
     let frames = events.iter().map(|event| Arc::new(JobFrame::new(event))).collect();
     Ok(Replay { frames, at_end, finished, read_to: 0 })
-}
-
-/// What is to be done about jobs that waited for others, on the writer's thread.
-fn settled(
-    active: &Arc<ActiveJobs>,
-    notices: &Sender<Notice>,
-    hub: &Arc<Hub>,
-) -> Box<dyn Fn(Vec<Settled>) + Send + Sync> {
-    let (active, notices, hub) = (Arc::clone(active), notices.clone(), Arc::clone(hub));
-    Box::new(move |settled| {
-        for one in settled {
-            match one {
-                Settled::Ready { uuid } => {
-                    if let Some(job) = active.get(&uuid) {
-                        let _ = notices.send(Notice::Ready { run_at_ms: job.run_at_ms, job });
-                    }
-                }
-                Settled::Failed { id, uuid } => {
-                    if let Some(job) = active.get(&uuid) {
-                        active.remove(&job);
-                    }
-                    hub.end(id);
-                }
-            }
-        }
-    })
-}
-
-/// Takes up the jobs that have not ended.
-fn recover(reader: &mut Reader, writer: &Writer, active: &ActiveJobs, notices: &Sender<Notice>) -> io::Result<()> {
-    const REASON: &str = "server restarted";
-    let (mut after, mut count) = (0, 0_usize);
-    // Carried out when all jobs are known: one that waits for these is told of it.
-    let mut changes = Vec::new();
-    loop {
-        let rows = reader.unfinished(after, RECOVERY_PAGE).map_err(io::Error::other)?;
-        let Some(last) = rows.last() else { break };
-        after = last.id;
-        count += rows.len();
-        for row in &rows {
-            let run_at_ms = match row.state {
-                JobState::Running if row.attempt >= row.max_attempts => {
-                    let error = Some(REASON.to_owned());
-                    let change = Change::Finish { state: JobState::Failed, result: None, error };
-                    changes.push((row.id, change));
-                    continue;
-                }
-                JobState::Running => {
-                    let change = Change::Retry { reason: REASON.to_owned(), run_at_ms: now_ms() };
-                    changes.push((row.id, change));
-                    now_ms()
-                }
-                _ => row.run_at_ms,
-            };
-            let job = Arc::new(ActiveJob::new(row, None));
-            active.insert(&job);
-            if row.depends_on.is_empty() {
-                let _ = notices.send(Notice::Ready { job, run_at_ms });
-            }
-        }
-    }
-    for (id, change) in changes {
-        writer.change(id, change, Box::new(|_| {})).map_err(io::Error::other)?;
-    }
-    if count > 0 {
-        tracing::info!("{count} jobs had not ended when the server stopped");
-    }
-    Ok(())
 }

@@ -67,7 +67,8 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         }
     }
     let (cores, free_cores) = shard_cores(config.shards);
-    let largest = config.job_payload_bytes_max.max(config.job_event_bytes_max).max(config.job_result_bytes_max);
+    let texts = [config.job_payload_bytes_max, config.job_event_bytes_max, config.job_data.checkpoint_bytes_max];
+    let largest = texts.into_iter().fold(config.job_result_bytes_max, usize::max);
     let bodies = config.bodies_bytes_max.max(config.body_bytes_max).max(config.route_body_bytes_max);
     let bodies = Budgets {
         requests_bytes_max: bodies.max(config.ws_message_bytes_max.saturating_add(EVENTS_BYTES)).min(BUDGET_BYTES_MAX),
@@ -117,21 +118,26 @@ pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
 
 /// What each domain may use beside memory. Its own threads come on top of those that the server has there.
 fn allowance(config: &Config) -> Allowance {
-    let free =
-        rustix::fs::statvfs(&config.data_dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
     let streams = config.stream_calls_max.saturating_mul(config.shards);
     let own = streams.saturating_add(config.executors_max + config.shards + OWN_THREADS);
     Allowance {
         module_threads_max: config.module_threads_max,
         threads_max: config.module_threads_max.saturating_add(own),
-        disk_bytes_max: config.module_disk_bytes_max.unwrap_or((free / 4).max(DISK_BYTES_MIN)),
+        disk_bytes_max: config.module_disk_bytes_max.unwrap_or_else(|| share_of_disk(config)),
     }
+}
+
+/// A quarter of what is free on the disk of the data directory, or the least that is of use.
+pub(super) fn share_of_disk(config: &Config) -> u64 {
+    let free =
+        rustix::fs::statvfs(&config.data_dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    (free / 4).max(DISK_BYTES_MIN)
 }
 
 /// Threads of a domain's process beside those that run handlers, about.
 const OWN_THREADS: usize = 16;
 
-/// A domain may have so many bytes on the disk, however little is free.
+/// A domain, and the blobs, may have so many bytes on the disk, however little is free.
 const DISK_BYTES_MIN: u64 = 1024 * 1024 * 1024;
 
 /// Bytes that may wait on a WebSocket beside its largest message, and what comes with them.

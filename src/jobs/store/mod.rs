@@ -28,6 +28,7 @@
 mod batch;
 mod budget;
 mod command;
+mod data;
 mod dependencies;
 mod error;
 mod feed;
@@ -47,6 +48,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use data::JobFiles;
 pub use dependencies::Settled;
 pub use error::{OpenError, StoreError};
 pub use feed::{FeedFilter, FeedPage};

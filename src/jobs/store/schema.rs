@@ -13,9 +13,11 @@ const BUSY_TIMEOUT_MS: i64 = 3_000;
 const MIGRATIONS: &[&str] = &[
     include_str!("schema_1.sql"),
     include_str!("schema_2.sql"),
-    include_str!("schema_3.sql"),
-    include_str!("schema_4.sql"),
-    include_str!("schema_5.sql"),
+    include_str!("schema_job_data.sql"),
+    include_str!("schema_job_files.sql"),
+    include_str!("schema_schedules.sql"),
+    include_str!("schema_dependencies.sql"),
+    include_str!("schema_paused.sql"),
 ];
 
 /// A server that was killed may have been forking: its child has the lock until it executes its program.
@@ -113,7 +115,7 @@ fn format_of(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
 /// Looks through our tables and their indexes only: a module's own table, which may use collations or functions that
 /// are unknown here, must not keep the server from starting.
 fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    for table in ["jobs", "job_events", "schedules"] {
+    for table in ["jobs", "job_events", "schedules", "job_checkpoints", "job_files", "job_outputs"] {
         let mut finding = String::new();
         let checked = connection.pragma(None, "quick_check", table, |row| {
             if finding.is_empty() {

@@ -90,6 +90,8 @@ pub struct NewJob {
     pub slot: Option<Slot>,
     /// UUIDs of jobs that have to be done first.
     pub depends_on: Vec<String>,
+    /// Names and blobs of the files that it is given.
+    pub files: Vec<(String, String)>,
 }
 
 /// A stored job.

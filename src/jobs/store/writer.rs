@@ -202,6 +202,7 @@ fn answer(command: Command, outcome: Outcome) {
         (Command::Delete(_, reply), Outcome::Deleted(deleted)) => reply.send(Ok(deleted)),
         (Command::Pause(_, _, reply), Outcome::Paused(outcome)) => reply.send(Ok(outcome)),
         (Command::Schedule(_, reply), Outcome::Schedule(outcome)) => reply.send(Ok(*outcome)),
+        (Command::Checkpoint(_, reply) | Command::Made(_, reply), Outcome::Kept(kept)) => reply.send(Ok(kept)),
         (Command::Sweep { reply, .. }, Outcome::Swept(count)) => reply.send(Ok(count)),
         _ => {}
     }
