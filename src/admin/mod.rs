@@ -16,6 +16,7 @@ mod kinds;
 mod logs;
 mod metrics;
 mod mgnt;
+mod reach;
 mod schedules;
 mod site;
 mod versions;
@@ -95,7 +96,14 @@ impl Admin {
     /// # Errors
     /// The answer to send instead.
     pub fn check(&self, view: &RequestView<'_>, client: Client) -> Result<Who, ServerAnswer> {
-        self.access.check(view, client)
+        let who = self.access.check(view, client)?;
+        reach::check_path(&self.control, view, &who)
+            .inspect_err(|refusal| access::log_out_of_reach(view, &self.actor(who.clone(), client), refusal.status))?;
+        Ok(who)
+    }
+
+    fn actor(&self, who: Who, client: Client) -> Actor {
+        Actor { who, from: client.peer, is_alone: self.access.has_one_key() }
     }
 
     /// Lets a request on a path that [`owns`] names pass, or says why not: all may see whether the server is well, and a
@@ -128,12 +136,16 @@ impl Admin {
         if view.method() == Method::Options {
             return reply.send(&ServerAnswer::preflight("GET, POST, PUT, DELETE, OPTIONS"));
         }
-        let who = match self.access.check(view, client) {
+        let who = match self.check(view, client) {
             Ok(who) => who,
             Err(refusal) => return reply.send(&refusal),
         };
         let reply = if who == Who::Loopback { reply.for_this_site() } else { reply };
         let actor = self.actor(who, client);
+        if let Err(refusal) = reach::check_submission(&self.control, view, &actor.who) {
+            access::log_out_of_reach(view, &actor, refusal.status);
+            return reply.send(&refusal);
+        }
         if path == b"/metrics" {
             reply.send(&self.metrics(view));
         } else if is_under(path, b"/mgnt") {

@@ -10,12 +10,13 @@ use super::matcher;
 pub use super::mounts::MountDirs;
 use super::pipeline::{self, DeployTask};
 use super::project::{Posted, ProjectLimits};
+use super::reach::Reach;
 use super::setting_callbacks::SettingCallbacks;
 use super::settings::{Change, SettingsStore};
 use super::store::Store;
 use super::table::{Published, Table};
 pub use super::verify::RouteLimits;
-use super::{sdk, store, verify};
+use super::{record, sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
 use crate::domain::{DEFAULT_DOMAIN, Host, LoadError};
@@ -276,10 +277,17 @@ impl Control {
         self.submit(DeployTask::Restart { name, reply });
     }
 
-    /// Has the module `name` served again as `again` says; `reply` gets the outcome.
-    pub fn again(&self, name: String, again: Again, reply: DeployReply) {
+    /// The domain of the module `name`, if it is deployed.
+    #[must_use]
+    pub fn domain_of(&self, name: &str) -> Option<String> {
+        let state = self.control.state();
+        state.entries.iter().find(|entry| entry.manifest.name == name).map(|entry| entry.domain.clone())
+    }
+
+    /// Has the module `name`, if it is within `reach`, served again as `again` says; `reply` gets the outcome.
+    pub fn again(&self, name: String, again: Again, reach: Reach, reply: DeployReply) {
         let ticket = self.control.tickets.fetch_add(1, Ordering::Relaxed);
-        self.submit(DeployTask::Again { ticket, name, again, reply });
+        self.submit(DeployTask::Again { ticket, name, again, reach, reply });
     }
 
     /// Answers `query` about the module `name`.
@@ -418,7 +426,7 @@ impl ControlState {
                 let run = std::panic::AssertUnwindSafe(|| pipeline::deploy(self, ticket, posted, &options));
                 let result = std::panic::catch_unwind(run)
                     .unwrap_or_else(|_| Err(DeployError::Internal("a panic; please report it".to_owned())));
-                pipeline::log_outcome(&result);
+                record::log_outcome(&result);
                 reply(result);
                 let needed = self.needed.get().map(|needed| needed()).unwrap_or_default();
                 if let Err(error) = self.store.tidy(&needed) {
@@ -427,9 +435,9 @@ impl ControlState {
                 self.units.tidy();
             }
             DeployTask::Remove { ticket, name, reply } => reply(pipeline::remove(self, ticket, &name)),
-            DeployTask::Again { ticket, name, again, reply } => {
-                let result = history::again(self, ticket, &name, again);
-                pipeline::log_outcome(&result);
+            DeployTask::Again { ticket, name, again, reach, reply } => {
+                let result = history::again(self, ticket, &name, again, reach);
+                record::log_outcome(&result);
                 reply(result);
             }
             DeployTask::Ask { name, query, reply } => reply(history::answer(self, &name, query)),

@@ -1,20 +1,20 @@
 //! One deployment, step by step. Every step before publication can refuse, and then nothing has changed.
 
 use super::compile::Plan;
-use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply, short};
+use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply};
 use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
 use super::generation::{Generation, Serving};
 use super::history::{self, Again, Query};
 use super::libraries::Library;
 use super::project::{Posted, Source};
-use super::record::{check_owner, prepare, record, since_ms, version};
+use super::reach::Reach;
+use super::record::{prepare, record, since_ms, version};
 use super::settings::Change;
 use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
-use super::{mounts, sanitizing, schedules, shared_object, store, verify};
+use super::{mounts, owners, sanitizing, schedules, shared_object, store, verify};
 use crate::abi::manifest::Manifest;
-use crate::abi::visible::visible;
 use crate::domain::LoadError;
 use crate::jobs::store::ScheduleSpec;
 use crate::logbook;
@@ -28,7 +28,7 @@ pub(super) enum DeployTask {
     Deploy { ticket: u64, posted: Posted, options: Box<DeployOptions>, reply: DeployReply },
     Remove { ticket: u64, name: String, reply: RemoveReply },
     Restart { name: String, reply: RemoveReply },
-    Again { ticket: u64, name: String, again: Again, reply: DeployReply },
+    Again { ticket: u64, name: String, again: Again, reach: Reach, reply: DeployReply },
     Ask { name: String, query: Query, reply: FoundReply },
     Change { name: String, change: Change, reply: RemoveReply },
     Stop,
@@ -45,15 +45,6 @@ impl DeployTask {
             DeployTask::Ask { reply, .. } => reply(Err(error)),
             DeployTask::Stop => {}
         }
-    }
-}
-
-/// Says in the log what became of a deployment.
-pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
-    match result {
-        Ok(done) if done.unchanged => tracing::info!("module {} is unchanged ({})", done.name, short(&done.hash)),
-        Ok(done) => tracing::info!("module {} is deployed ({})", done.name, short(&done.hash)),
-        Err(error) => tracing::info!("a deployment was refused: {}", visible(&error.reason())),
     }
 }
 
@@ -105,6 +96,7 @@ fn deploy_read(
 ) -> Result<Deployed, DeployError> {
     let hash = source.hash(plan.fields());
     if let Some(same) = already_served(control, ticket, &hash, domain) {
+        owners::check_reach(&options.reach, &same.name, &same.domain)?;
         return Ok(same);
     }
     let key = control.compiler.key(source, plan);
@@ -130,6 +122,7 @@ fn deploy_read(
         message,
         by: &options.by,
         take_over: options.take_over,
+        reach: options.reach.clone(),
         signature,
         libraries: plan.libraries(),
         defaults: history::defaults(source),
@@ -184,6 +177,7 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
         message: "",
         by: "",
         take_over: true,
+        reach: Reach::All,
         signature: None,
         libraries: plan.libraries(),
         defaults: history::defaults(&source),
@@ -299,6 +293,8 @@ pub(super) struct Compiled<'a> {
     pub(super) by: &'a str,
     /// Whether it may replace another key's.
     pub(super) take_over: bool,
+    /// The modules that it may be.
+    pub(super) reach: Reach,
     /// Who vouches for a new version.
     pub(super) signature: Option<Signature>,
     /// The libraries that its sources name.
@@ -327,6 +323,9 @@ pub(super) fn install(
         _ => sanitizing::domain_of(control, &name, is_sanitized, there)?,
     };
     let domain = domain.as_str();
+    for domain in there.into_iter().chain([domain]) {
+        owners::check_reach(&compiled.reach, &name, domain)?;
+    }
     if let Some(remark) = current.as_ref().and_then(|current| verify::other_author(&current.manifest, manifest)) {
         compiled.warnings.push_str(&remark);
     }
@@ -359,7 +358,7 @@ pub(super) fn install(
         _ => {}
     }
     if let Some(current) = current.as_ref().filter(|_| !compiled.take_over) {
-        check_owner(control, &name, current.version, compiled.by)?;
+        owners::check_owner(control, &name, current.version, compiled.by)?;
     }
     control.reserve(ticket, manifest, domain)?;
     let swap = || swap_in(control, ticket, compiled, domain, manifest);

@@ -1,11 +1,12 @@
 //! What is written of a deployment: the record that makes it live, and its entry in the list of versions.
 
-use super::control::ControlState;
-use super::deploy::{DeployError, LOOPBACK};
+use super::control::{ControlState, short};
+use super::deploy::{DeployError, Deployed};
 use super::pipeline::Compiled;
 use super::store::{Prepared, Record};
 use super::versions::{self, Version};
 use crate::abi::manifest::Manifest;
+use crate::abi::visible::visible;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Writes what a restart needs to know, but for the commits: the list of versions with `version`, and `record`.
@@ -66,13 +67,11 @@ pub(super) fn record(
     }
 }
 
-/// Checks that version `live` of the module `name` was not deployed by another key than `by`.
-pub(super) fn check_owner(control: &ControlState, name: &str, live: u64, by: &str) -> Result<(), DeployError> {
-    let list = control.store.versions(name)?;
-    let owner = list.into_iter().find(|version| version.number == live).map(|version| version.by).unwrap_or_default();
-    // What was deployed without keys is nobody's.
-    if owner.is_empty() || owner == by || owner == LOOPBACK {
-        return Ok(());
+/// Says in the log what became of a deployment.
+pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
+    match result {
+        Ok(done) if done.unchanged => tracing::info!("module {} is unchanged ({})", done.name, short(&done.hash)),
+        Ok(done) => tracing::info!("module {} is deployed ({})", done.name, short(&done.hash)),
+        Err(error) => tracing::info!("a deployment was refused: {}", visible(&error.reason())),
     }
-    Err(DeployError::TakeOver { name: name.to_owned(), owner })
 }
