@@ -587,3 +587,40 @@ fn one_stream_has_the_events_of_many_jobs_in_the_order_of_commits_from_any_place
     assert_eq!(kinds(&server, &many).iter().filter(|kind| *kind == "step").count(), 5);
     server.expect_log("has as many events as a job may have, 5: emit_event returns -1");
 }
+
+#[test]
+fn jobs_of_one_concurrency_key_run_one_at_a_time() {
+    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let args = ["--job-workers", "8"];
+    let server = Server::on(&dir, &args, &[]);
+    server.deploy(&ticking("m", ""));
+    let keyed = |server: &Server, job: &str, key: &str, limit: u32| {
+        submit(server, &json!({"job": job, "concurrency_key": key, "concurrency_limit": limit, "max_attempts": 9}))
+    };
+    let same: Vec<String> = (0..3).map(|_| keyed(&server, "hold", "a", 1)).collect();
+    let others: Vec<String> = (0..3).map(|_| keyed(&server, "hold", "b", 2)).collect();
+    for uuid in [&same[0], &others[0], &others[1]] {
+        reached(&server, uuid, "running");
+    }
+    // All that may run do, and one without a key passes them by.
+    let free = submit(&server, &json!({"job": "tick"}));
+    reached(&server, &free, "done");
+    let hold = || get(&server, "/jobs/kinds")["kinds"][0].clone();
+    assert_eq!((&hold()["running"], &hold()["pending"]), (&json!(3), &json!(3)), "{}", hold());
+    assert_eq!(get(&server, &format!("/jobs/{}", same[1]))["concurrency_key"], json!("a"));
+    // One that waits is canceled; the end of the first one lets the last one run.
+    assert_eq!(post(&server, &format!("/jobs/{}/cancel", same[1])).0, 200);
+    assert_eq!(post(&server, &format!("/jobs/{}/cancel", same[0])).0, 200);
+    reached(&server, &same[2], "running");
+    // Over a kill, too.
+    drop(server);
+    let server = Server::on(&dir, &args, &[]);
+    for uuid in [&same[2], &others[0], &others[1]] {
+        reached(&server, uuid, "running");
+    }
+    assert_eq!(get(&server, &format!("/jobs/{}", others[2]))["state"], json!("pending"));
+    server.get("/m/go");
+    for uuid in [&same[2], &others[2]] {
+        reached(&server, uuid, "done");
+    }
+}

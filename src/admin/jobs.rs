@@ -135,6 +135,7 @@ fn job_json(row: &JobRow, payload: Option<&str>) -> String {
         "run_at": row.run_at_ms,
         "priority": row.priority,
         "unique_key": row.unique_key,
+        "concurrency_key": row.concurrency_key,
         "depends_on": row.depends_on,
         "schedule": row.slot.as_ref().map(|slot| json!({ "name": slot.schedule, "slot": slot.at_ms })),
     });

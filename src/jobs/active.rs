@@ -24,6 +24,9 @@ pub(super) struct ActiveJob {
     /// How often it was retried by request, and the runs before the last time.
     pub(super) retries: u32,
     pub(super) attempts_before: u32,
+    /// At most so many jobs of its module, name and key run at once.
+    pub(super) concurrency_key: Option<Arc<str>>,
+    pub(super) concurrency_limit: u32,
     /// Runs that have begun.
     attempt: AtomicU32,
     /// The version it was accepted with, held from then on. `None` after a restart, until it runs.
@@ -56,6 +59,8 @@ impl ActiveJob {
             concurrency: AtomicU32::new(defaults.concurrency),
             retries: row.retries,
             attempts_before: row.attempts_before,
+            concurrency_key: row.concurrency_key.as_deref().map(Arc::from),
+            concurrency_limit: row.concurrency_limit,
             attempt: AtomicU32::new(row.attempt),
             code: Mutex::new(code),
             canceled: AtomicBool::new(false),

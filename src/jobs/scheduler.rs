@@ -88,6 +88,8 @@ impl Scheduler {
             priority: defaults.priority,
             unique_key: None,
             depends_on: Vec::new(),
+            concurrency_key: None,
+            concurrency_limit: 1,
             files: Vec::new(),
             slot: Some(Slot { schedule: name.clone(), at_ms: row.next_ms }),
         };

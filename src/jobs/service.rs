@@ -478,6 +478,8 @@ impl Inner {
             unique_key: request.unique_key,
             slot: None,
             depends_on: request.depends_on,
+            concurrency_key: request.concurrency_key,
+            concurrency_limit: request.concurrency_limit.unwrap_or(1).max(1),
             files: request.files.into_iter().map(|(name, id)| (name, id.to_string())).collect(),
         };
         let inner = Arc::clone(self);

@@ -44,6 +44,12 @@ pub(super) struct SubmitArgs {
     /// At most one job of its name has this key: another submission names the one that is there
     #[arg(long, value_name = "KEY")]
     unique_key: Option<String>,
+    /// Jobs of one name and key run one at a time, or as many at once as --concurrency-limit says
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
+    /// Jobs of the key that run at once [default: 1]
+    #[arg(long, value_name = "N", requires = "concurrency_key")]
+    concurrency_limit: Option<u32>,
     /// Not before this job is done; may be repeated
     #[arg(long, value_name = "UUID")]
     depends_on: Vec<Uuid>,
@@ -77,6 +83,10 @@ struct Submission<'a> {
     priority: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unique_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency_limit: Option<u32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     depends_on: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -108,6 +118,8 @@ pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Proble
         run_at: args.run_at.map(|when| when.ms(now_ms())),
         priority: args.priority,
         unique_key: args.unique_key.as_deref(),
+        concurrency_key: args.concurrency_key.as_deref(),
+        concurrency_limit: args.concurrency_limit,
         depends_on: args.depends_on.iter().map(Uuid::to_string).collect(),
         files,
     };

@@ -220,6 +220,8 @@ impl<'c> Applier<'c> {
             job.unique_key,
             job.slot.as_ref().map(|slot| &slot.schedule),
             job.slot.as_ref().map(|slot| slot.at_ms),
+            job.concurrency_key,
+            job.concurrency_limit,
         ]);
         if let Err(error) = inserted {
             // The statement undid itself, and nothing of this command came before it.

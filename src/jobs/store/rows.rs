@@ -14,7 +14,7 @@ macro_rules! job_columns {
             "id, uuid, module_name, job_name, state, module_hash, created_at, updated_at, ",
             $payload,
             ", result_json, error_text, attempt, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key, \
-             retries, attempts_before, schedule_name, slot_at, \
+             retries, attempts_before, schedule_name, slot_at, concurrency_key, concurrency_limit, \
              (SELECT group_concat(needed.uuid) FROM job_dependencies JOIN jobs AS needed ON needed.id = needs_id \
              WHERE job_id = jobs.id)"
         )
@@ -45,8 +45,10 @@ pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
         retries: row.get(18)?,
         attempts_before: row.get(19)?,
         slot: slot(row.get(20)?, row.get(21)?),
+        concurrency_key: row.get(22)?,
+        concurrency_limit: row.get(23)?,
         depends_on: row
-            .get::<_, Option<String>>(22)?
+            .get::<_, Option<String>>(24)?
             .iter()
             .flat_map(|list| list.split(','))
             .map(str::to_owned)

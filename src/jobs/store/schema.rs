@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_schedules.sql"),
     include_str!("schema_dependencies.sql"),
     include_str!("schema_paused.sql"),
+    include_str!("schema_concurrency.sql"),
 ];
 
 /// A server that was killed may have been forking: its child has the lock until it executes its program.

@@ -130,6 +130,8 @@ fn new_job(uuid: &str) -> NewJob {
         unique_key: None,
         slot: None,
         depends_on: Vec::new(),
+        concurrency_key: None,
+        concurrency_limit: 1,
     }
 }
 

@@ -88,6 +88,10 @@ pub struct NewJob {
     pub unique_key: Option<String>,
     /// The slot of a schedule that it comes from.
     pub slot: Option<Slot>,
+    /// At most [`NewJob::concurrency_limit`] jobs of this module, job name and key run at once.
+    pub concurrency_key: Option<String>,
+    /// See [`NewJob::concurrency_key`]; 1 or more.
+    pub concurrency_limit: u32,
     /// UUIDs of jobs that have to be done first.
     pub depends_on: Vec<String>,
     /// Names and blobs of the files that it is given.
@@ -139,6 +143,10 @@ pub struct JobRow {
     pub attempts_before: u32,
     /// See [`NewJob::slot`].
     pub slot: Option<Slot>,
+    /// See [`NewJob::concurrency_key`].
+    pub concurrency_key: Option<String>,
+    /// See [`NewJob::concurrency_key`].
+    pub concurrency_limit: u32,
     /// Those of [`NewJob::depends_on`] that it waits for still.
     pub depends_on: Vec<String>,
 }
@@ -185,6 +193,8 @@ impl NewJob {
             retries: 0,
             attempts_before: 0,
             slot: self.slot,
+            concurrency_key: self.concurrency_key,
+            concurrency_limit: self.concurrency_limit,
             depends_on: if waits { self.depends_on } else { Vec::new() },
         }
     }
