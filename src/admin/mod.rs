@@ -102,10 +102,6 @@ impl Admin {
         Ok(who)
     }
 
-    fn actor(&self, who: Who, client: Client) -> Actor {
-        Actor { who, from: client.peer, is_alone: self.access.has_one_key() }
-    }
-
     /// Lets a request on a path that [`owns`] names pass, or says why not: all may see whether the server is well, and a
     /// preflight carries no credentials (Fetch standard §4.8).
     ///
