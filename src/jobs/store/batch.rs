@@ -110,17 +110,8 @@ impl<'c> Applier<'c> {
         std::mem::take(&mut self.settled)
     }
 
-    pub(super) fn live(&self) -> &Live {
-        &self.live
-    }
-
     pub(super) fn connection(&self) -> &'c Connection {
         self.connection
-    }
-
-    /// The time of this transaction.
-    pub(super) fn now_ms(&self) -> i64 {
-        self.now_ms
     }
 
     /// Reads the clock; a clock that was set back stands still until it has caught up.

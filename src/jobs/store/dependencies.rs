@@ -110,7 +110,7 @@ impl Applier<'_> {
     }
 
     fn pending_uuid(&self, id: i64) -> Option<Arc<str>> {
-        let job = self.live().get(id)?;
+        let job = self.live(id)?;
         (job.state == JobState::Pending).then(|| Arc::clone(&job.uuid))
     }
 
