@@ -185,8 +185,6 @@ pub struct Config {
     pub job_payload_bytes_max: usize,
     /// Largest event of a job.
     pub job_event_bytes_max: usize,
-    /// Most events that a job emits itself.
-    pub job_events_max: u64,
     /// Largest result of a job.
     pub job_result_bytes_max: usize,
     /// What jobs keep and work on.
@@ -361,7 +359,6 @@ impl Config {
             job_retention_s: args.job_retention.map_or(7 * DAY_S, |span| span.seconds),
             job_payload_bytes_max: args.job_payload_bytes_max.unwrap_or(1024 * 1024),
             job_event_bytes_max: args.job_event_bytes_max.unwrap_or(256 * 1024),
-            job_events_max: args.job_events_max.unwrap_or(1_000_000),
             job_result_bytes_max: args.job_result_bytes_max.unwrap_or(4 * 1024 * 1024),
             job_data,
             job_queue_max: args.job_queue_max.unwrap_or(8192),

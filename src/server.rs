@@ -306,7 +306,7 @@ fn start_jobs(config: &Config, store: Store, hub: Arc<Hub>, control: &Control) -
         unfinished_max: config.job_pending_max,
         payload_bytes_max: config.job_payload_bytes_max,
         event_bytes_max: config.job_event_bytes_max,
-        events_max: config.job_events_max,
+        events_max: config.job_data.events_max,
         result_bytes_max: config.job_result_bytes_max,
         checkpoint_bytes_max: config.job_data.checkpoint_bytes_max,
         retention: Duration::from_secs(config.job_retention_s),

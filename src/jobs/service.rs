@@ -187,10 +187,8 @@ impl Jobs {
         for _ in 0..config.workers {
             workers.add()?;
         }
-        let mut timetable = Timetable::default();
-        reader.schedules().map_err(io::Error::other)?.into_iter().for_each(|row| timetable.set(row));
         let scheduler = Scheduler {
-            timetable,
+            timetable: Timetable::read(&mut reader).map_err(io::Error::other)?,
             source: Arc::clone(&source),
             active: Arc::clone(&active),
             writer: writer.clone(),
@@ -198,9 +196,8 @@ impl Jobs {
             unfinished_max: config.unfinished_max,
         };
         let mut schedule = Schedule::new(config.module_running_max);
-        let kinds = reader.paused().map_err(io::Error::other)?;
-        let paused = Arc::new(AtomicUsize::new(kinds.len()));
-        kinds.into_iter().for_each(|kind| schedule.pause(kind));
+        reader.paused().map_err(io::Error::other)?.into_iter().for_each(|kind| schedule.pause(kind));
+        let paused = Arc::new(AtomicUsize::new(schedule.paused().count()));
         let dispatcher = Dispatcher {
             schedule,
             scheduler,

@@ -1,7 +1,7 @@
 //! Which schedule has its turn, and when the next one does. Knows no clock and no threads.
 
 use super::cron::Cron;
-use super::store::ScheduleRow;
+use super::store::{Reader, ScheduleRow, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a slot that can't be stored waits before it is tried again.
@@ -33,6 +33,13 @@ pub(super) struct Timetable {
 }
 
 impl Timetable {
+    /// What is stored.
+    pub(super) fn read(reader: &mut Reader) -> Result<Self, StoreError> {
+        let mut table = Self::default();
+        reader.schedules()?.into_iter().for_each(|row| table.set(row));
+        Ok(table)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
