@@ -6,6 +6,7 @@
 use super::active::ActiveJob;
 use super::store::JobKind;
 use std::cmp::Reverse;
+use std::collections::btree_map::OccupiedEntry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -110,7 +111,7 @@ impl Schedule {
         let Some(key) = key_of(job) else { return };
         let Some(state) = self.keys.get_mut(&key) else { return };
         let first = state.waiting.first_entry().filter(|first| state.running < first.get().concurrency_limit);
-        if let Some(next) = first.map(|first| first.remove()) {
+        if let Some(next) = first.map(OccupiedEntry::remove) {
             self.add(next, 0, 0);
         } else if state.running == 0 && state.waiting.is_empty() {
             self.keys.remove(&key);
