@@ -216,10 +216,11 @@ impl Worker {
     }
 
     /// Runs the job. `None`: the run has decided about it.
-    fn run(&mut self, job: &Arc<ActiveJob>, code: &dyn Code, given: Given) -> Option<RunOutcome> {
+    fn run(&self, job: &Arc<ActiveJob>, code: &dyn Code, given: Given) -> Option<RunOutcome> {
         if job.attempt() > 1 {
             // What earlier runs have emitted counts, also before a restart.
-            job.set_events(self.reader.event_count(job.id).unwrap_or(0));
+            let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            job.set_events(reader.event_count(job.id).unwrap_or(0));
         }
         let limit = Some(job.timeout_ms).filter(|limit| *limit > 0).map(Duration::from_millis);
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
