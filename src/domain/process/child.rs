@@ -4,6 +4,7 @@ use super::answers::Answers;
 use super::arena::Parts;
 use super::companion::{self, Pools, RequestRing, Rescuer};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
+use super::core_files;
 use super::layout::Layout;
 use super::response_ring::{ResponseOutlet, ResponseRing};
 use super::streaming::ShardStreams;
@@ -26,7 +27,7 @@ use core_affinity::CoreId;
 use crossbeam::channel::{Sender, bounded};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -154,7 +155,11 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         return Err(io::Error::other("the server did not say how to start"));
     };
     // One of each for a shard.
-    let files = wakes.split_off(start.shards.min(wakes.len()));
+    let mut files = wakes.split_off(start.shards.min(wakes.len()));
+    let core_dir = if start.leaves_core { files.pop() } else { None };
+    if core_dir.is_some() {
+        core_files::leave_shared_memory_out();
+    }
     // While there is one thread, and before any code of others.
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
     sandbox::end_with_parent();
@@ -162,6 +167,10 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     crate::abi::guard::install()?;
     crate::abi::kept::keep_all();
     crate::abi::guard::limit_threads(start.module_threads_max);
+    if let Some(dir) = core_dir {
+        // Open for the life of the process.
+        guard::leave_cores(dir.into_raw_fd());
+    }
     if sanitizer::is_active() {
         // It ends the process itself when it has found something.
         sanitizer::open_to_itself();
