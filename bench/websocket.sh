@@ -61,7 +61,7 @@ for _ in $(seq "$rounds"); do
         before=$(ticks "$pid")
         taskset -c 1 $client echo "$port" /echo 64 64 "$seconds" >"$tmp/echo"
         middle=$(ticks "$pid")
-        taskset -c 1 $client broadcast "$port" /chat/ws 1000 200 >"$tmp/all"
+        taskset -c 1 $client broadcast "$port" /chat/all/ws 1000 200 >"$tmp/all"
         echo "$name $((middle - before)) $(cat "$tmp/echo") $(($(ticks "$pid") - middle)) $(cat "$tmp/all")" >>"$tmp/results"
     done
 done

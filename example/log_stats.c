@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Counts the statuses of an access log while it is uploaded: the sums so far arrive as server-sent events, the last one when
- * the upload has ended.
+ * Counts the statuses of an access log while it is uploaded: the sums so far arrive as server-sent events, about once a second
+ * or for each 100,000 lines, and the last one when the upload has ended.
  *
  *     curl -N -T access.log http://127.0.0.1:8080/log-stats
+ *     tail -f access.log | curl -N -T . http://127.0.0.1:8080/log-stats
  */
 #include <cweb.h>
 #include <cweb_stream.h>
+#include <time.h>
 
 enum { LINES_PER_EVENT = 100000 };
 
@@ -52,6 +54,7 @@ static int log_stats(struct cweb_context *ctx, http_request_t *req, http_respons
     const void *bytes;
     size_t n;
     long long told = 0;
+    time_t told_at = time(NULL);
     char last = '\n';
     int got;
     while ((got = cweb_read_view(req, &bytes, &n)) > 0) {
@@ -59,8 +62,9 @@ static int log_stats(struct cweb_context *ctx, http_request_t *req, http_respons
         for (size_t i = 0; i < n; i++) take(&stats, text[i]);
         stats.bytes += (long long)n;
         last = n > 0 ? text[n - 1] : last;
-        if (stats.lines - told >= LINES_PER_EVENT) {
+        if (stats.lines - told >= LINES_PER_EVENT || (stats.lines > told && time(NULL) != told_at)) {
             told = stats.lines;
+            told_at = time(NULL);
             if (tell(res, "so-far", &stats) != 0) return -1; /* the client left */
         }
     }

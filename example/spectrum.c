@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * The spectrum of sound over a WebSocket, with FFTW: each binary message has 32-bit floats (one channel, at most 16,384), and the
- * answer has the magnitude of each frequency up to half the sampling rate, as floats too.
+ * answer has the magnitude of each frequency up to half the sampling rate, as floats too. Open the page, which draws the spectrum of
+ * a chord or of your microphone:
  *
- *     ws = new WebSocket("ws://127.0.0.1:8080/spectrum"); ws.binaryType = "arraybuffer"
+ *     http://127.0.0.1:8080/spectrum
+ *
+ * or ask in a browser's console:
+ *
+ *     ws = new WebSocket("ws://127.0.0.1:8080/spectrum/ws"); ws.binaryType = "arraybuffer"
  *     ws.onmessage = e => console.log(new Float32Array(e.data))
  *     ws.send(Float32Array.from({length: 1024}, (_, i) => Math.sin(2 * Math.PI * 50 * i / 1024)))
  */
@@ -17,6 +22,58 @@ enum { SAMPLES_MAX = 16384 };
 
 /* FFTW makes its plans one at a time; to use one, several threads may. */
 static pthread_mutex_t planning = PTHREAD_MUTEX_INITIALIZER;
+
+static const char page[] =
+    "<!doctype html><meta charset=utf-8><title>Spectrum</title>\n"
+    "<style>body{font:16px system-ui;margin:2em;background:#111;color:#ccc}"
+    "canvas{width:100%;max-width:60em;box-sizing:border-box;border:1px solid #444}</style>\n"
+    "<h1>Spectrum</h1>\n"
+    "<canvas id=view width=960 height=320></canvas>\n"
+    "<p><label>Tone <input id=tone type=range min=100 max=8000 value=880> <span id=hertz></span> Hz</label>\n"
+    "<button id=microphone>Microphone</button> <span id=state>connecting</span></p>\n"
+    "<script>\n"
+    "const RATE = 32000, SAMPLES = 2048, canvas = view.getContext('2d');\n"
+    "const ws = new WebSocket(location.origin.replace(/^http/, 'ws') + '/spectrum/ws');\n"
+    "let clock = 0, rate = RATE, listen = null;\n"
+    "// A tone and two above it, each quieter.\n"
+    "const chord = () => Float32Array.from({length: SAMPLES}, () => {\n"
+    "  const at = 2 * Math.PI * clock++ / RATE * tone.value;\n"
+    "  return Math.sin(at) / 2 + Math.sin(at * 1.5) / 5 + Math.sin(at * 1.875) / 10;\n"
+    "});\n"
+    "function send() {\n"
+    "  hertz.textContent = tone.value;\n"
+    "  if (ws.readyState === 1) ws.send(listen ? listen() : chord());\n"
+    "}\n"
+    "ws.binaryType = 'arraybuffer';\n"
+    "ws.onopen = send;\n"
+    "ws.onclose = () => { state.textContent = 'disconnected'; };\n"
+    "ws.onmessage = event => {\n"
+    "  const bins = new Float32Array(event.data), width = view.width / bins.length;\n"
+    "  canvas.fillStyle = '#111';\n"
+    "  canvas.fillRect(0, 0, view.width, view.height);\n"
+    "  let loudest = 0;\n"
+    "  bins.forEach((magnitude, at) => {\n"
+    "    if (magnitude > bins[loudest]) loudest = at;\n"
+    "    const height = view.height * Math.min(1, Math.max(0, 1 + Math.log10(magnitude + 1e-6) / 4));\n"
+    "    canvas.fillStyle = 'hsl(' + 240 * at / bins.length + ' 80% 60%)';\n"
+    "    canvas.fillRect(at * width - 1, view.height - height, 3, height);\n"
+    "  });\n"
+    "  state.textContent = 'loudest: ' + Math.round(loudest * rate / 2 / (bins.length - 1)) + ' Hz';\n"
+    "  setTimeout(send, 50);\n"
+    "};\n"
+    "microphone.onclick = async () => {\n"
+    "  const audio = new AudioContext(), analyser = audio.createAnalyser(), samples = new Float32Array(SAMPLES);\n"
+    "  audio.createMediaStreamSource(await navigator.mediaDevices.getUserMedia({audio: true})).connect(analyser);\n"
+    "  analyser.fftSize = SAMPLES;\n"
+    "  rate = audio.sampleRate;\n"
+    "  listen = () => { analyser.getFloatTimeDomainData(samples); return samples; };\n"
+    "};\n"
+    "</script>\n";
+
+static int home(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {
+    (void)ctx, (void)req;
+    return cweb_respond_data(res, HTTP_200_OK, "text/html; charset=utf-8", page, sizeof page - 1);
+}
 
 static void spectrum(struct cweb_context *ctx, websocket_t *ws, const char *message, size_t length) {
     (void)ctx;
@@ -51,6 +108,8 @@ static void spectrum(struct cweb_context *ctx, websocket_t *ws, const char *mess
 export module_t config = {
     .name = "spectrum",
     .author = "cweb",
-    .websockets = {{.path = "/spectrum", .on_message = spectrum}},
+    .routes = {{"/spectrum", "GET", home, NONE}},
+    .size = 1,
+    .websockets = {{.path = "/spectrum/ws", .on_message = spectrum}},
     .ws_size = 1,
 };

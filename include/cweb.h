@@ -165,6 +165,8 @@ typedef struct job_payload {
     size_t json_len;
 } job_payload_t;
 
+struct cweb_job_data;
+
 /** A running job; valid until its run function returns. */
 typedef struct job_ctx {
     const char *job_uuid;
@@ -193,7 +195,10 @@ typedef struct job_ctx {
     void *server;      /* the server's */
     /* cweb_job_remaining_ms() of cweb_stream.h */
     long long (*remaining_ms)(struct job_ctx *job);
-    void *reserved[3]; /* NULL */
+    /** cweb_job_checkpoint() of <cweb_job.h>, as a member. */
+    int (*checkpoint)(struct job_ctx *job, const void *bytes, size_t length);
+    const struct cweb_job_data *data; /* see <cweb_job.h> */
+    void *reserved[1];                /* NULL */
 } job_ctx_t;
 
 /** Does the job. What it returns counts if it has set neither result nor error: 0 is done, anything else failed. */

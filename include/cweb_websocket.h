@@ -29,7 +29,8 @@ struct cweb_sockets {
     int (*leave)(struct websocket *ws, const char *room);
     int (*publish)(const char *room, const void *bytes, size_t length, int type);
     int (*canceled)(struct websocket *ws);
-    void *reserved[7]; /* NULL; becomes further functions */
+    size_t (*buffered)(struct websocket *ws);
+    void *reserved[6]; /* NULL; becomes further functions */
 };
 
 static inline const struct cweb_sockets *cweb_sockets(void) {
@@ -72,6 +73,20 @@ static inline void cweb_ws_set_data(websocket_t *ws, void *data) {
 /** The pointer of cweb_ws_set_data(); NULL before. */
 static inline void *cweb_ws_data(websocket_t *ws) {
     return ws == NULL ? NULL : ws->reserved[0];
+}
+
+/**
+ * Bytes that were sent on the socket, to it alone or to its rooms, and that the client's connection has not taken: frames as they
+ * are sent, compressed ones as such. From any thread, until on_close has returned. What the kernel has taken and the client has not
+ * is not counted; nor are the last 16 KiB at the connection. In the server's own process (--isolation none) the number is
+ * that of this moment. In a domain's process it follows within a millisecond or so while there is a backlog, and else says up
+ * to 64 KiB too much for up to a second; what rooms get is counted from 16 KiB on, when the server has it. A producer that skips or
+ * merges messages while this is above a few hundred KiB is never closed as too slow (--ws-queue-bytes-max).
+ * @return 0 for NULL, once the socket is closed, and on a server before this function
+ */
+static inline size_t cweb_ws_buffered(websocket_t *ws) {
+    const struct cweb_sockets *table = cweb_sockets();
+    return table == NULL || table->buffered == NULL || ws == NULL ? 0 : table->buffered(ws);
 }
 
 /* ---- The handshake: a route {"/chat", "GET", admit, CWEB_HANDSHAKE} is asked before a socket is opened on "/chat" ---- */

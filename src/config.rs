@@ -3,10 +3,12 @@
 mod args;
 mod checks;
 mod file;
+mod job_data;
 mod own_pair;
 mod projects;
 
 pub use args::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, ServeArgs, Span, without_env};
+pub use job_data::JobDataSettings;
 pub use projects::ProjectSettings;
 
 use args::DAY_S;
@@ -185,6 +187,8 @@ pub struct Config {
     pub job_event_bytes_max: usize,
     /// Largest result of a job.
     pub job_result_bytes_max: usize,
+    /// What jobs keep and work on.
+    pub job_data: JobDataSettings,
     /// Most commands that wait for the store's writer.
     pub job_queue_max: usize,
     /// Most jobs that wait or run.
@@ -265,7 +269,7 @@ impl Config {
     }
 
     fn with_defaults(args: ServeArgs) -> Self {
-        let projects = ProjectSettings::of(&args);
+        let (projects, job_data) = (ProjectSettings::of(&args), JobDataSettings::of(&args));
         let data_dir = args.data_dir.unwrap_or_else(|| PathBuf::from("."));
         let production = args.production.unwrap_or(false);
         let host = if production { "0.0.0.0" } else { "127.0.0.1" };
@@ -356,6 +360,7 @@ impl Config {
             job_payload_bytes_max: args.job_payload_bytes_max.unwrap_or(1024 * 1024),
             job_event_bytes_max: args.job_event_bytes_max.unwrap_or(256 * 1024),
             job_result_bytes_max: args.job_result_bytes_max.unwrap_or(4 * 1024 * 1024),
+            job_data,
             job_queue_max: args.job_queue_max.unwrap_or(8192),
             job_pending_max: args.job_pending_max.unwrap_or(100_000),
             job_module_running_max: args.job_module_running_max.unwrap_or(0),

@@ -19,7 +19,9 @@ use crate::admin::{Access, Admin, KeySource, KeysError, Site};
 use crate::config::{self, Config, Isolation};
 use crate::domain::Host;
 use crate::domain::call;
+use crate::domain::lease;
 use crate::domain::sandbox;
+use crate::jobs::blobs::BlobsConfig;
 use crate::jobs::hub::Hub;
 use crate::jobs::store::{Durability, Store, StoreConfig};
 use crate::jobs::{Jobs, JobsConfig};
@@ -30,7 +32,7 @@ use crate::module::project::ProjectLimits;
 use crate::module::signing::Signers;
 use crate::net::{self, Certificate, TlsError, Waker};
 use crate::sd_notify::Manager;
-use host::{ModuleHost, start_host};
+use host::{ModuleHost, share_of_disk, start_host};
 use listeners::{addresses, bind, load_certificate};
 use shards::start_shards;
 use signals::StopSignals;
@@ -305,7 +307,16 @@ fn start_jobs(config: &Config, store: Store, hub: Arc<Hub>, control: &Control) -
         payload_bytes_max: config.job_payload_bytes_max,
         event_bytes_max: config.job_event_bytes_max,
         result_bytes_max: config.job_result_bytes_max,
+        checkpoint_bytes_max: config.job_data.checkpoint_bytes_max,
         retention: Duration::from_secs(config.job_retention_s),
+        blobs: BlobsConfig {
+            dir: config.data_dir.join("blobs"),
+            outputs_dir: config.data_dir.join("job-files"),
+            is_written: lease::is_open_for_writing,
+            blob_bytes_max: config.job_data.blob_bytes_max,
+            bytes_max: config.job_data.blobs_bytes_max.unwrap_or_else(|| share_of_disk(config)),
+            retention: Duration::from_secs(config.job_data.blob_retention_s),
+        },
     };
     let source = Arc::new(control.clone());
     let jobs = Jobs::start(jobs_config, store, hub, source).map_err(setup("starting the jobs"))?;

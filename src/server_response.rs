@@ -2,8 +2,11 @@
 
 use crate::domain::call::AnswerMeta;
 use crate::domain::inbox::{Inbox, Message};
-use crate::net::ConnId;
-use crate::proto::http1::{Method, Preflight, RequestView, encode_response};
+use crate::net::{Attached, BodyPiece, ConnId, FileRange};
+use crate::proto::http1::{Method, Preflight, RequestView, ResponseHead, encode_response};
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// How an answer is to be framed.
@@ -53,12 +56,13 @@ impl ServerAnswer {
 
     /// Appends the answer to `out`.
     pub fn encode(&self, meta: &Meta, out: &mut Vec<u8>) {
+        encode_response(out, &meta.head(self.status, self.body.len()), self.fields(), &self.body);
+    }
+
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let content_type =
             (!self.content_type.is_empty()).then_some((b"Content-Type".as_slice(), self.content_type.as_bytes()));
-        let headers = content_type
-            .into_iter()
-            .chain(self.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
-        encode_response(out, &meta.head(self.status, self.body.len()), headers, &self.body);
+        content_type.into_iter().chain(self.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
     }
 }
 
@@ -84,11 +88,29 @@ impl Reply {
         self.deliver(answer);
     }
 
+    /// Sends the answer with the bytes `range` of `file`, a regular file, as its body in the place of its own.
+    pub fn send_file(mut self, answer: &ServerAnswer, file: File, range: Range<u64>) {
+        self.sent = true;
+        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let mut bytes = Vec::with_capacity(512);
+        // The body has a length, and its bytes follow.
+        let head = ResponseHead { head_only: true, ..self.meta.head(answer.status, length) };
+        encode_response(&mut bytes, &head, answer.fields(), &[]);
+        let pieces = || vec![BodyPiece::File(FileRange::new(Arc::new(OwnedFd::from(file)), range))];
+        let attached = (!self.meta.head_only && length > 0).then(|| Attached::Pieces(pieces()));
+        self.inbox.push(Message::OwnAnswer { conn: self.conn, seq: self.seq, bytes, attached });
+    }
+
+    /// Where the answer goes: the number of its request, and its connection's.
+    pub(crate) fn place(&self) -> (Arc<Inbox>, ConnId, u64) {
+        (Arc::clone(&self.inbox), self.conn, self.seq)
+    }
+
     fn deliver(&mut self, answer: &ServerAnswer) {
         self.sent = true;
         let mut bytes = Vec::with_capacity(256 + answer.body.len());
         answer.encode(&self.meta, &mut bytes);
-        self.inbox.push(Message::OwnAnswer { conn: self.conn, seq: self.seq, bytes });
+        self.inbox.push(Message::OwnAnswer { conn: self.conn, seq: self.seq, bytes, attached: None });
     }
 }
 

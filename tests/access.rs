@@ -105,6 +105,92 @@ fn metric(server: &Server, line: &str) -> u64 {
 }
 
 #[test]
+fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
+    let ended = entry("ended", "\"read\"") + "expires = 2020-02-29T12:00:00Z\n";
+    let coming = entry("coming", "\"read\"") + "expires = 9999-02-28T12:00:00Z\n";
+    let file =
+        entry("some", "\"deploy:shop*\", \"jobs:words\", \"read:shop\"") + &entry("tenant", "\"deploy:image/*\"");
+    let server = production(&(file + &ended + &coming), &[]);
+    let refused = |answer: &Response, status: u16, words: &str| {
+        assert!(
+            answer.status == status && answer.text().contains(words),
+            "{words}: {} {}",
+            answer.status,
+            answer.text()
+        );
+    };
+    for source in [words(), constant("other", "/other", "1")] {
+        assert_eq!(deploy(&server, ADMIN_KEY, &source).status, 200);
+    }
+    let some = key("some");
+    assert_eq!(deploy(&server, &some, &constant("shop", "/shop", "1")).status, 200);
+    assert_eq!(deploy(&server, &some, &constant("shopping", "/shopping", "1")).status, 200);
+    let other = constant("other", "/other", "2");
+    refused(&deploy(&server, &some, &other), 403, "not for module other in domain default");
+    refused(&ask(&server, &format!("POST /mgnt?take_over=1&code={other}"), &some), 400, "");
+    for request in [
+        "DELETE /mgnt/other",
+        "DELETE /mgnt/%6fther",
+        "POST /mgnt/other/restart",
+        "POST /mgnt/other/rollback",
+        "POST /mgnt/other/sanitize?with=address",
+        "PUT /mgnt/other/settings/A",
+        "PUT /mgnt/other/secrets/A",
+        "GET /mgnt/other/source",
+        "GET /mgnt/other",
+        "GET /mgnt/other/logs",
+        "GET /mgnt/shopping",
+    ] {
+        refused(&ask(&server, request, &some), 403, "is not for the module");
+    }
+    let stream = [("X-API-Key", some.as_str()), ("Accept", "text/event-stream")];
+    refused(&send(&mut server.connect(), "GET /mgnt/other/logs", &stream, b""), 403, "is not for the module other");
+    // What is about all modules, and paths that could be read as those of another module.
+    for request in [
+        "GET /mgnt",
+        "GET /metrics",
+        "POST /metrics",
+        "GET /jobs",
+        "POST /jobs/retry?module=words",
+        "DELETE /mgnt/shop/other",
+        "PUT /mgnt/shop/settings/a/settings/A",
+    ] {
+        refused(&ask(&server, request, &some), 403, "is for some of them only");
+    }
+    for request in ["GET /mgnt/shop", "GET /mgnt/shop/logs", "GET /mgnt/shop/source", "DELETE /mgnt/shopping"] {
+        assert_eq!(ask(&server, request, &some).status, 200, "{request}");
+    }
+    let submit = |body: &str| send(&mut server.connect(), "POST /jobs", &[("X-API-Key", &some)], body.as_bytes());
+    let job = submit("{\"module\":\"words\",\"job\":\"count\"}");
+    assert_eq!(job.status, 200, "{}", job.text());
+    let uuid = job.text().split('"').nth(3).unwrap().to_owned();
+    assert_eq!(ask(&server, &format!("GET /jobs/{uuid}"), &some).status, 200);
+    refused(&submit("{\"module\":\"shop\",\"job\":\"count\"}"), 403, "is not for the module shop");
+    refused(&submit("{\"job\":\"count\"}"), 400, "has to name the module");
+    refused(&submit("{\"module\":\"words\",\"module\":\"shop\",\"job\":\"count\"}"), 400, "duplicate field");
+    if support::isolation() == "process" {
+        let tenant = key("tenant");
+        let into = |domain: &str, source: &str| {
+            send(&mut server.connect(), &format!("POST /mgnt{domain}"), &[("X-API-Key", &tenant)], source.as_bytes())
+        };
+        let picture = constant("picture", "/picture", "1");
+        assert_eq!(into("?domain=image", &picture).status, 200);
+        refused(&into("", &constant("free", "/free", "1")), 403, "in domain default");
+        refused(&into("?domain=images", &picture), 403, "in domain images");
+        // A module of others can't be fetched into the domain either.
+        refused(&into("?domain=image&take_over=1", &other), 403, "other in domain default");
+        assert_eq!(ask(&server, "POST /mgnt/picture/restart", &tenant).status, 200);
+        refused(&ask(&server, "POST /mgnt/other/restart", &tenant), 403, "is not for the module other");
+        refused(&ask(&server, "PUT /mgnt/nobody/settings/A", &tenant), 403, "is not for the module nobody");
+    }
+    assert_eq!(ask(&server, "GET /other", ADMIN_KEY).text(), "1");
+    refused(&ask(&server, "GET /mgnt", &key("ended")), 401, "the key ended has expired at 2020-02-29T12:00:00Z");
+    assert_eq!(ask(&server, "GET /mgnt", &key("coming")).status, 200);
+    let log = server.stop();
+    assert!(log.contains("the key has expired") && log.contains("the key is not for this module"), "{log}");
+}
+
+#[test]
 fn keys_open_what_their_scopes_say() {
     let file = entry("deployer", "\"deploy\"") + &entry("worker", "\"jobs\"") + &entry("viewer", "\"read\"");
     let server = production(&file, &[]);
@@ -285,6 +371,10 @@ fn a_made_key_works_and_a_server_in_production_wants_one() {
     assert!(more.contains("name = \"key-") && more.contains("[\"deploy\", \"jobs\", \"read\"]"), "{more}");
     assert!(!cweb(dir.path(), &["keygen", "two words"]).status.success());
     assert!(!cweb(dir.path(), &["keygen", "x", "--scope", "root"]).status.success());
+    assert!(!cweb(dir.path(), &["keygen", "x", "--scope", "deploy:a/b/c"]).status.success());
+    let narrow = cweb(dir.path(), &["keygen", "x", "--scope", "deploy:image/*,jobs:thumbs", "--valid-days", "30"]);
+    let narrow = String::from_utf8(narrow.stdout).unwrap();
+    assert!(narrow.contains("scopes = [\"deploy:image/*\", \"jobs:thumbs\"]\nexpires = 2"), "{narrow}");
     let empty = keys_file(dir.path(), "");
     let flags = ["--production", "--keys-file", "keys.toml"];
     for args in [&flags[..1], &flags[..]] {

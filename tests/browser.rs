@@ -98,7 +98,7 @@ fn read(path: &str) -> String {
 fn put_pages(server: &Server) {
     let dir = server.dir.path().join("static");
     std::fs::create_dir_all(&dir).unwrap();
-    for page in ["checks.js", "secure.html", "stranger.html"] {
+    for page in ["checks.js", "pages.html", "secure.html", "stranger.html"] {
         std::fs::copy(root().join("tests/browser").join(page), dir.join(page)).unwrap();
     }
 }
@@ -199,4 +199,25 @@ fn a_page_of_another_site_cannot_touch_a_server_on_this_machine() {
     assert_eq!(statuses, [403, 403, 403, 200, 200, 403], "{found}");
     assert_eq!(found["socket"], "open", "{found}");
     assert_eq!(modules(), before);
+}
+
+/// The pages of the examples show what they promise, and messages are compressed with a browser's own permessage-deflate.
+#[test]
+fn the_pages_of_the_examples_work() {
+    let Some(program) = program() else { return };
+    let server = Server::start();
+    put_pages(&server);
+    for module in ["chat", "spectrum", "mandelbrot", "static_files"] {
+        server.deploy_file(&format!("example/{module}.c"));
+    }
+    server.deploy_file(MODULES[0]);
+    let mut browser = Browser::open(program, &format!("http://{}/static/pages.html", server.addr), &[]);
+    let found = report(&mut browser, || server.get("/report").body);
+    let expected = json!({
+        "compressed": ["permessage-deflate", true],
+        "chat": ["gr\u{fc}ezi", "gr\u{fc}ezi", "coffee"],
+        "spectrum": true,
+        "mandelbrot": ["0,0,0,255", true],
+    });
+    assert_eq!(found, expected, "{}", browser.log());
 }

@@ -142,6 +142,27 @@ fn an_image_is_blurred() {
     for (body, path) in [(&b"no image"[..], "/blur"), (&image()[..60], "/blur"), (&image(), "/blur?radius=1000")] {
         assert_eq!(server.post(path, body).status, 400, "{path}");
     }
+    // The same as a job, by the line at the head of its source.
+    server.deploy_file("example/blur_job.c");
+    let (photo, out) = (server.dir.path().join("photo.png"), server.dir.path().join("out"));
+    std::fs::write(&photo, image()).unwrap();
+    let run = |file: &str, payload: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_cweb"))
+            .args(["jobs", "submit", "--file", file, "--output-dir"])
+            .arg(&out)
+            .args(["blur_image", payload, "--server", &format!("http://{}", server.addr)])
+            .output()
+            .unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (worked, said) = run(&format!("in={}", photo.display()), "{\"radius\":3,\"shrink\":2}");
+    assert!(worked && said.contains("100"), "{said}");
+    let made = std::fs::read(out.join("out.png")).unwrap();
+    assert!(made.starts_with(b"\x89PNG") && made[16..24] == [0, 0, 0, 20, 0, 0, 0, 15]);
+    let (worked, said) = run("in=Cargo.toml", "{}");
+    assert!(!worked && said.contains("no PNG image"), "{said}");
+    let (worked, said) = run(&format!("other={}", photo.display()), "{}");
+    assert!(!worked && said.contains("the file \\\"in\\\"") | said.contains("the file \"in\""), "{said}");
 }
 
 #[test]
@@ -149,7 +170,7 @@ fn a_tone_is_found_in_its_spectrum() {
     let server = Server::start();
     let deployed = server.try_deploy(&std::fs::read_to_string("example/spectrum.c").unwrap());
     assert_eq!(deployed.status, 200, "{}", deployed.text());
-    let mut socket = server.websocket("/spectrum");
+    let mut socket = server.websocket("/spectrum/ws");
     let samples: Vec<u8> =
         (0..1024).flat_map(|n| (std::f32::consts::TAU * 50.0 * n as f32 / 1024.0).sin().to_le_bytes()).collect();
     socket.send(Message::Binary(Bytes::from(samples))).unwrap();
@@ -163,4 +184,104 @@ fn a_tone_is_found_in_its_spectrum() {
     }
     socket.send(Message::Binary(Bytes::from_static(b"abc"))).unwrap();
     assert!(matches!(socket.read().unwrap(), Message::Text(text) if text.contains("floats")));
+}
+
+/// Sends the head of an upload and `first`, and gives what is answered until it contains `wanted`; then sends `rest` and gives all.
+fn while_uploading(server: &Server, path: &str, first: &str, wanted: &str, rest: &str) -> String {
+    let mut client = server.connect();
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let head = format!("PUT {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n");
+    client.send((head + &chunk(first)).as_bytes());
+    let mut came = Vec::new();
+    while !String::from_utf8_lossy(&came).contains(wanted) {
+        came.extend(client.bytes(1));
+    }
+    client.send((chunk(rest) + "0\r\n\r\n").as_bytes());
+    String::from_utf8(came).unwrap() + &client.rest()
+}
+
+#[test]
+fn a_logs_sums_come_while_it_is_uploaded() {
+    let server = Server::start();
+    server.deploy_file("example/log_stats.c");
+    let line = "192.0.2.1 - - [now] \"GET / HTTP/1.1\" 200 512\n";
+    let so_far = "event: so-far\ndata: {\"lines\":1";
+    let all = while_uploading(&server, "/log-stats", &line.repeat(110_000), so_far, &line.repeat(10));
+    assert!(all.contains("event: end\ndata: {\"lines\":110010,"), "{all}");
+}
+
+#[test]
+fn csv_becomes_lines_of_json_while_it_is_uploaded() {
+    let server = Server::start();
+    server.deploy_file("example/csv_json.c");
+    let first = "name,town\r\n\"Doe, \"\"J\"\".\",Bern\r\n";
+    let line = r#"{"name":"Doe, \"J\".","town":"Bern"}"#;
+    let all = while_uploading(&server, "/csv-json", first, line, "\"two\nlines\",\n\u{e9},\\");
+    assert!(
+        all.contains(r#"{"name":"two\u000alines","town":""}"#)
+            && all.contains("{\"name\":\"\u{e9}\",\"town\":\"\\\\\"}"),
+        "{all}"
+    );
+    let rows: String = (0..50_000).map(|n| format!("{n},\"{}\"\n", n * 7)).collect();
+    let text = String::from_utf8(upload(&server, "/csv-json", format!("a,b\n{rows}").as_bytes())).unwrap();
+    for (n, line) in text.lines().enumerate() {
+        assert_eq!(line, format!("{{\"a\":\"{n}\",\"b\":\"{}\"}}", n * 7));
+    }
+    assert_eq!(text.lines().count(), 50_000);
+    assert_eq!(upload(&server, "/csv-json", b""), b"");
+    for wrong in ["a,b\n1\n", "a\n\"open", &format!("a\n{}\n", "x".repeat(70_000)), &",".repeat(300)] {
+        let mut client = server.connect();
+        let head = format!("PUT /csv-json HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{wrong}", wrong.len());
+        client.send(head.as_bytes());
+        let all = client.rest();
+        assert!(all.contains("{\"error\":\"a ") && !all.ends_with("0\r\n\r\n"), "{all}");
+    }
+}
+
+#[test]
+fn a_chat_has_rooms() {
+    let server = Server::start();
+    server.deploy_file("example/chat.c");
+    assert!(server.get("/chat").text().contains("<form id=form>"));
+    let mut people = ["lobby", "lobby", "kitchen"].map(|room| server.websocket(&format!("/chat/{room}/ws")));
+    // One's own words come back: from here on each of them is in its room.
+    for (at, person) in people.iter_mut().enumerate() {
+        person.send(Message::text(format!("hello from {at}"))).unwrap();
+        while person.read().unwrap() != Message::text(format!("hello from {at}")) {}
+    }
+    assert_eq!(server.post("/chat/lobby", b"to the lobby").text(), "said\n");
+    assert_eq!(server.post("/chat/kitchen", b"to the kitchen").text(), "said\n");
+    for (person, words) in people.iter_mut().zip(["to the lobby", "to the lobby", "to the kitchen"]) {
+        let mut next = person.read().unwrap();
+        if next == Message::text("hello from 1") {
+            next = person.read().unwrap();
+        }
+        assert_eq!(next, Message::text(words));
+    }
+    assert_eq!(server.post(&format!("/chat/{}", "x".repeat(300)), b"").status, 400);
+}
+
+#[test]
+fn tiles_of_the_mandelbrot_set_make_the_whole_picture() {
+    let server = Server::start();
+    server.deploy_file("example/mandelbrot.c");
+    let mut socket = server.websocket("/mandelbrot/ws");
+    socket.send(Message::text("7 -2.25 -1.5 3 128")).unwrap();
+    let mut picture = vec![0; 128 * 128];
+    for _ in 0..4 {
+        let Message::Binary(tile) = socket.read().unwrap() else { panic!("a tile is binary") };
+        let number = |at: usize| u32::from_ne_bytes(tile[at * 4..at * 4 + 4].try_into().unwrap()) as usize;
+        assert_eq!((number(0), number(3), tile.len()), (7, 64, 16 + 64 * 64));
+        for (row, steps) in tile[16..].chunks(64).enumerate() {
+            let at = (number(2) + row) * 128 + number(1);
+            picture[at..at + 64].copy_from_slice(steps);
+        }
+    }
+    // 0 is inside, -2.25 - 1.5i far out; what is above the real line mirrors what is below.
+    assert!(picture[64 * 128 + 96] == 0 && picture[0] > 0);
+    assert!((1..128).all(|row| picture[row * 128..(row + 1) * 128] == picture[(128 - row) * 128..][..128]));
+    for wrong in ["", "1 2 3", "1 0 0 1 63", "1 0 0 1 65", "1 0 0 1 4096"] {
+        socket.send(Message::text(wrong)).unwrap();
+        assert!(matches!(socket.read().unwrap(), Message::Text(text) if text.starts_with("a view is")), "{wrong}");
+    }
 }

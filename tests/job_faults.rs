@@ -350,17 +350,21 @@ fn a_damaged_database_is_refused_and_left_as_it_is() {
     assert_eq!(json_of(&server.get("/jobs?state=done"))["jobs"].as_array().unwrap().len(), 50);
 }
 
-fn set_version(path: &Path, version: i64) {
-    Connection::open(path).unwrap().pragma_update(None, "user_version", version).unwrap();
+/// Changes the format that the file names, and tells which it was.
+fn set_version(path: &Path, version: i64) -> i64 {
+    let database = Connection::open(path).unwrap();
+    let before = database.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    database.pragma_update(None, "user_version", version).unwrap();
+    before
 }
 
 #[test]
 fn a_database_of_a_later_format_is_refused_and_left_as_it_is() {
     let (dir, path) = at_rest();
-    set_version(&path, 99);
+    let known = set_version(&path, 99);
     let words = ["the job database has format 99", "use the server that wrote it"];
     refused_and_untouched(dir.path(), &path, &words);
-    set_version(&path, 1);
+    set_version(&path, known);
     assert_eq!(Server::on(&dir, &[], &[]).get("/jobs").status, 200);
 }
 

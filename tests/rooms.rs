@@ -224,3 +224,30 @@ fn a_slow_reader_of_a_room_is_closed() {
     server.expect_log("slow has left r");
     assert_eq!(ask(&mut quick, "who"), "one quick in r");
 }
+
+/// What is sent to a reader that takes nothing is counted, and no more when it has been taken.
+#[test]
+fn what_a_connection_has_not_taken_is_told() {
+    let server = server(&["--ws-queue-bytes-max", "100000000"]);
+    let raw = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    raw.set_recv_buffer_size(4096).unwrap();
+    raw.connect(&server.addr.parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    let stream = TcpStream::from(raw);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut socket = tungstenite::client(format!("ws://{}/chat/b?name=w", server.addr), stream).unwrap().0;
+    assert!(text(&mut socket).starts_with("open "));
+    assert_eq!(ask(&mut socket, "watch"), "watching, 1");
+    let number = || server.get("/buffered").text().parse::<usize>().unwrap();
+    support::eventually("small messages are sent", || number() == 0);
+    // More than the kernel keeps for a reader.
+    let all = 24 << 20;
+    assert_eq!(server.post("/fill", b"24").text(), "sent");
+    support::eventually("what is sent to it alone is seen", || (all / 2..=all + all / 100).contains(&number()));
+    (0..24 * 16).for_each(|_| assert_eq!(socket.read().unwrap().len(), 1 << 16));
+    support::eventually("it is taken", || number() == 0);
+    let body = vec![b'r'; 600_000];
+    (0..40).for_each(|_| assert_eq!(server.post("/announce/b", &body).text(), "0"));
+    support::eventually("what its room gets is seen", || (all / 2..=all + all / 100).contains(&number()));
+    (0..40).for_each(|_| assert_eq!(socket.read().unwrap().len(), 600_000));
+    support::eventually("that is taken too", || number() == 0);
+}

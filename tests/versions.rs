@@ -246,6 +246,10 @@ fn a_project_has_default_settings_and_a_secret_comes_from_standard_input() {
     assert_eq!(get("KEY"), "(none) none");
     assert!(refused(&server, work.path(), &["secret", "remove", "reader", "KEY"]).contains("no secret KEY"));
     assert!(refused(&server, work.path(), &["config", "set", "reader", "A"]).contains("KEY=VALUE"));
+    assert!(!run(&server, work.path(), &["config", "set", "reader", "A=b"]).contains("note:"));
+    assert!(
+        run(&server, work.path(), &["config", "set", "raeder", "A=b"]).contains("no module named raeder is deployed")
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::context::ModuleContext;
 use super::guard::{self, Trap};
+use super::job_data::{self, JobData, RunData};
 use super::module::{JobCancelFn, JobRunFn};
 use crate::jobs::code::JobCalls;
 use std::ffi::{CStr, CString, c_char, c_int, c_longlong, c_void};
@@ -15,16 +16,18 @@ struct JobPayload {
 
 /// `job_ctx_t`
 #[repr(C)]
-struct JobCtx {
+pub(super) struct JobCtx {
     job_uuid: *const c_char,
     emit_event: unsafe extern "C" fn(*mut JobCtx, *const c_char, *const c_char) -> c_int,
     set_result: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
     set_error: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
     is_canceled: unsafe extern "C" fn(*mut JobCtx) -> c_int,
-    /// A `*const &dyn JobCalls`.
+    /// A `*const RunData`.
     server: *const c_void,
     remaining_ms: unsafe extern "C" fn(*mut JobCtx) -> c_longlong,
-    reserved: [*mut c_void; 3],
+    checkpoint: unsafe extern "C" fn(*mut JobCtx, *const c_void, usize) -> c_int,
+    data: *const JobData,
+    reserved: [*mut c_void; 1],
 }
 
 /// Offsets of the structures above as Rust sees them.
@@ -41,6 +44,8 @@ pub(super) fn job_layout() -> Vec<(&'static str, usize)> {
         ("job_ctx_t.is_canceled", offset_of!(JobCtx, is_canceled)),
         ("job_ctx_t.server", offset_of!(JobCtx, server)),
         ("job_ctx_t.remaining_ms", offset_of!(JobCtx, remaining_ms)),
+        ("job_ctx_t.checkpoint", offset_of!(JobCtx, checkpoint)),
+        ("job_ctx_t.data", offset_of!(JobCtx, data)),
         ("job_ctx_t.reserved", offset_of!(JobCtx, reserved)),
     ]
 }
@@ -61,17 +66,20 @@ pub unsafe fn run(
 ) -> Result<c_int, Trap> {
     let (uuid, payload) = (c_text(uuid), c_text(payload));
     let payload = JobPayload { json: payload.as_ptr(), json_len: payload.as_bytes().len() };
+    let data = RunData::new(calls);
     let mut job = JobCtx {
         job_uuid: uuid.as_ptr(),
         emit_event,
         set_result,
         set_error,
         is_canceled,
-        server: (&raw const calls).cast(),
+        server: (&raw const data).cast(),
         remaining_ms,
-        reserved: [std::ptr::null_mut(); 3],
+        checkpoint: job_data::checkpoint,
+        data: &raw const job_data::TABLE,
+        reserved: [std::ptr::null_mut(); 1],
     };
-    // SAFETY: the caller's contract; both structures outlive the call.
+    // SAFETY: the caller's contract; all structures outlive the call.
     unsafe { guard::call_job_run(run, context, (&raw const payload).cast(), (&raw mut job).cast()) }
 }
 
@@ -93,13 +101,22 @@ fn c_text(text: &str) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
-/// The calls behind a job.
+/// What the server keeps of a run.
 ///
 /// # Safety
 /// `job` is NULL or the structure of a run that has not returned.
+pub(super) unsafe fn data_of<'a>(job: *mut JobCtx) -> Option<&'a RunData<'a>> {
+    // SAFETY: the caller's contract: `server` points to the `RunData` of the run.
+    unsafe { job.as_ref().and_then(|job| job.server.cast::<RunData<'a>>().as_ref()) }
+}
+
+/// The calls behind a job.
+///
+/// # Safety
+/// As for [`data_of`].
 unsafe fn calls_of<'a>(job: *mut JobCtx) -> Option<&'a dyn JobCalls> {
-    // SAFETY: the caller's contract: `server` points to the `&dyn JobCalls` of the run.
-    unsafe { job.as_ref().and_then(|job| job.server.cast::<&dyn JobCalls>().as_ref()).copied() }
+    // SAFETY: the caller's contract.
+    unsafe { data_of(job) }.map(RunData::calls)
 }
 
 /// Length of a C string, read before anything is allocated: a bad pointer jumps out of here (see guard).

@@ -28,6 +28,7 @@ fn rust_and_c_agree() {
     let mut ours = module::module_layout();
     ours.extend(host::host_layout());
     ours.extend(super::job::job_layout());
+    ours.extend(super::job_data::layout());
     ours.extend([
         ("http_kv_pair_t", size_of::<KvPair>()),
         ("http_kv_store_t", size_of::<KvStore>()),

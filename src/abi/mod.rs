@@ -15,6 +15,7 @@ pub mod guard;
 pub mod handed;
 pub mod host;
 pub mod job;
+mod job_data;
 pub mod kept;
 pub mod manifest;
 pub mod module;

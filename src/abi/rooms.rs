@@ -36,12 +36,13 @@ pub(super) struct SocketServices {
     leave: unsafe extern "C" fn(*mut WebSocket, *const c_char) -> c_int,
     publish: unsafe extern "C" fn(*const c_char, *const c_void, usize, c_int) -> c_int,
     canceled: unsafe extern "C" fn(*mut WebSocket) -> c_int,
-    reserved: [usize; 7],
+    buffered: unsafe extern "C" fn(*mut WebSocket) -> usize,
+    reserved: [usize; 6],
 }
 
 /// The table of this server.
 pub(super) static SERVICES: SocketServices =
-    SocketServices { message_type, join: join_room, leave: leave_room, publish, canceled, reserved: [0; 7] };
+    SocketServices { message_type, join: join_room, leave: leave_room, publish, canceled, buffered, reserved: [0; 6] };
 
 /// `CWEB_WS_TEXT`
 const TEXT: c_int = 1;
@@ -87,6 +88,13 @@ unsafe extern "C" fn canceled(ws: *mut WebSocket) -> c_int {
     // SAFETY: by the contract of websocket_t.
     let is_open = unsafe { websocket::owner(ws) }.is_some_and(Socket::is_open);
     if is_open { 0 } else { CLIENT_GONE }
+}
+
+/// # Safety
+/// `ws` is NULL or an open `websocket_t`.
+unsafe extern "C" fn buffered(ws: *mut WebSocket) -> usize {
+    // SAFETY: by the contract of websocket_t.
+    unsafe { websocket::owner(ws) }.map_or(0, Socket::buffered)
 }
 
 /// # Safety

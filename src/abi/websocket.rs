@@ -66,8 +66,10 @@ pub struct Socket {
     session: Option<Box<[u8]>>,
     /// The type of the message received last; text before the first one. Relaxed: it orders nothing else.
     last_is_binary: AtomicBool,
-    /// Bytes sent by the module that the shard has not taken yet.
+    /// Bytes sent by the module that the shard has not taken yet; in a domain's process those of which it is not known.
     queued: AtomicUsize,
+    /// Bytes that the shard has and the client's connection has not taken, as the shard told last.
+    unsent: AtomicUsize,
     queued_max: usize,
     /// The rooms that the module has put it into.
     rooms: Mutex<Vec<Box<[u8]>>>,
@@ -160,6 +162,7 @@ impl Socket {
             session: session.map(Into::into),
             last_is_binary: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
+            unsent: AtomicUsize::new(0),
             queued_max,
             rooms: Mutex::default(),
         });
@@ -244,7 +247,22 @@ impl Socket {
 
     /// The shard has taken a frame of `len` bytes.
     pub fn taken(&self, len: usize) {
-        self.queued.fetch_sub(len, Ordering::Relaxed);
+        // One that was sent by a process before this one is unknown here.
+        let _ =
+            self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| Some(queued.saturating_sub(len)));
+    }
+
+    /// The shard has so many bytes of this socket that its connection has not taken.
+    pub fn set_unsent(&self, bytes: usize) {
+        self.unsent.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that the client's connection has not taken, as far as is known here; 0 once nothing can be sent any more.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        // Relaxed: the two are numbers of different moments anyway.
+        let bytes = || self.queued.load(Ordering::Relaxed).saturating_add(self.unsent.load(Ordering::Relaxed));
+        if self.is_open() { bytes() } else { 0 }
     }
 
     /// Sends a message of type `asked`; without one, of the type that is being handled on this thread, else of the type

@@ -1,16 +1,19 @@
 //! Who may use the server's own paths.
 
-use super::audit::{Refused, Throttle, Who};
+use super::audit::{Actor, Refused, Throttle, Who};
 use super::failures::Failures;
 use super::keys::{KeySource, Keys, KeysError, Scopes};
+use super::mgnt::not_done;
+use super::reach::is_about_one;
 use super::site::{self, Doubt};
+use crate::module::reach::Reach;
 use crate::net::Peer;
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::ServerAnswer;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// Where a request comes from, as far as access is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +45,14 @@ enum Refusal {
     Blocked { ms: u64 },
     /// Its key is not for this.
     Scope { key: Arc<str>, has: Scopes, needed: Scopes },
+    /// Its key is for some modules only, and the request is about more.
+    Reach { key: Arc<str> },
+    /// Its key is one no more.
+    Expired { key: Arc<str>, at: String },
 }
 
 /// The label of each refusal in the metric.
-const REASONS: [&str; 6] = ["site", "no_keys", "missing", "wrong", "blocked", "scope"];
+const REASONS: [&str; 8] = ["site", "no_keys", "missing", "wrong", "blocked", "scope", "reach", "expired"];
 
 impl Refusal {
     /// Its place in [`REASONS`].
@@ -57,6 +64,8 @@ impl Refusal {
             Self::Wrong => 3,
             Self::Blocked { .. } => 4,
             Self::Scope { .. } => 5,
+            Self::Reach { .. } => 6,
+            Self::Expired { .. } => 7,
         }
     }
 
@@ -71,6 +80,8 @@ impl Refusal {
             Self::Wrong => "wrong key",
             Self::Blocked { .. } => "too many wrong keys from this address",
             Self::Scope { .. } => "the key has not the scope for it",
+            Self::Reach { .. } => "the key is for some modules only",
+            Self::Expired { .. } => "the key has expired",
         }
     }
 
@@ -101,6 +112,13 @@ impl Refusal {
                     // RFC 6750 §3.1
                     .with("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")
             }
+            Self::Reach { key } => {
+                error(403, &format!("this is about all modules, and the key {key} is for some of them only"))
+                    .with("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")
+            }
+            // RFC 6750 §3.1: an expired token is an invalid one.
+            Self::Expired { key, at } => error(401, &format!("the key {key} has expired at {at}"))
+                .with("WWW-Authenticate", "Bearer error=\"invalid_token\""),
         }
     }
 }
@@ -186,10 +204,17 @@ impl Access {
             self.failures.failed(peer, now_ms);
             return Err(Refusal::Wrong);
         };
+        if let Some(at) = key.expired_at(SystemTime::now()) {
+            return Err(Refusal::Expired { key: Arc::clone(&key.name), at });
+        }
         if !key.scopes.any_of(needed) {
             return Err(Refusal::Scope { key: Arc::clone(&key.name), has: key.scopes, needed });
         }
-        Ok(Who::Key(Arc::clone(&key.name)))
+        let reach = key.reach(needed);
+        if reach != Reach::All && !is_about_one(view) {
+            return Err(Refusal::Reach { key: Arc::clone(&key.name) });
+        }
+        Ok(Who::Key(Arc::clone(&key.name), reach))
     }
 
     fn refuse(&self, view: &RequestView<'_>, peer: &Peer, refusal: &Refusal, now_ms: u64) -> ServerAnswer {
@@ -200,7 +225,7 @@ impl Access {
         if self.throttles.get(number).is_some_and(|throttle| throttle.pass(now_ms)) {
             let path = String::from_utf8_lossy(view.path());
             let key = match refusal {
-                Refusal::Scope { key, .. } => Some(&**key),
+                Refusal::Scope { key, .. } | Refusal::Reach { key } | Refusal::Expired { key, .. } => Some(&**key),
                 _ => None,
             };
             let method = view.method().as_str();
@@ -236,7 +261,10 @@ impl Access {
 /// The scopes any of which lets a request pass.
 fn needed(view: &RequestView<'_>) -> Scopes {
     let (path, reads) = (view.path(), view.method().is_safe());
-    if path.starts_with(b"/jobs") {
+    if path.starts_with(b"/blobs") {
+        // Who knows the hash of a blob knows what is in it.
+        if reads { Scopes::JOBS.or(Scopes::READ) } else { Scopes::JOBS }
+    } else if path.starts_with(b"/jobs") {
         let names_a_job = path.len() > b"/jobs/".len();
         match (reads, names_a_job) {
             // A job's UUID is known to whoever created it, and can't be guessed.
@@ -266,6 +294,13 @@ fn action(method: Method, path: &str) -> Option<(&'static str, Option<&str>)> {
         Method::Delete => Some(("remove", Some(rest))),
         _ => None,
     }
+}
+
+/// Logs a request that is about a module that the actor's key is not for.
+pub(super) fn log_out_of_reach(view: &RequestView<'_>, actor: &Actor, status: u16) {
+    let path = String::from_utf8_lossy(view.path());
+    let (action, module) = action(view.method(), &path).unwrap_or(("create job", None));
+    actor.log(&not_done(action, module, None, status, Some("the key is not for this module")));
 }
 
 /// The key that a request carries; an empty one is none, since tools send it so when they have no key.
@@ -322,6 +357,9 @@ mod tests {
             ("GET /metrics", "r"),
             ("POST /metrics", "r"),
             ("POST /jobs", "j"),
+            ("PUT /blobs", "j"),
+            ("DELETE /blobs/x", "j"),
+            ("GET /blobs/x", "jr"),
             ("DELETE /jobs/1", "j"),
             ("POST /jobs/1/cancel", "j"),
             ("GET /jobs", "r"),

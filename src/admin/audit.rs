@@ -4,6 +4,7 @@
 //! line or look like another field. What strangers can bring about is limited to some lines a minute.
 
 use super::keys::LOOPBACK;
+use crate::module::reach::Reach;
 use crate::net::Peer;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,8 +21,8 @@ const WINDOW_MS: u64 = 60_000;
 pub enum Who {
     /// Somebody on this machine, in development.
     Loopback,
-    /// Whoever has the key of this name.
-    Key(Arc<str>),
+    /// Whoever has the key of this name, which is for these modules as far as the request goes.
+    Key(Arc<str>, Reach),
 }
 
 impl Who {
@@ -30,7 +31,15 @@ impl Who {
     pub fn as_str(&self) -> &str {
         match self {
             Self::Loopback => LOOPBACK,
-            Self::Key(name) => name,
+            Self::Key(name, _) => name,
+        }
+    }
+
+    /// The modules that the request may be about.
+    pub(super) fn reach(&self) -> Reach {
+        match self {
+            Self::Loopback => Reach::All,
+            Self::Key(_, reach) => reach.clone(),
         }
     }
 }
@@ -72,6 +81,12 @@ impl Actor {
     pub(super) fn log_job(&self, action: &'static str, uuid: &str, status: u16) {
         let (who, from) = (self.who.as_str(), self.from.to_string());
         tracing::info!(target: "audit", who, from, job = cut(uuid), status, "{action}");
+    }
+
+    /// Logs what became of an action on a blob.
+    pub(super) fn log_blob(&self, action: &'static str, blob: &str, status: u16) {
+        let (who, from) = (self.who.as_str(), self.from.to_string());
+        tracing::info!(target: "audit", who, from, blob = cut(blob), status, "{action}");
     }
 
     /// Logs that a job was asked for, and its UUID if it was taken. For those who watch closely: there may be thousands a

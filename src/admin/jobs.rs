@@ -1,6 +1,9 @@
 //! `/jobs`: submit, look up, list, cancel, retry, delete. The streams of events are the shard's.
 
 use super::audit::Actor;
+use super::blobs::blob_error;
+use super::job_files;
+use crate::jobs::blobs::BlobError;
 use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, JobState, StoreError};
 use crate::jobs::{
     Accepted, Bulk, CancelOutcome, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError, json_text,
@@ -37,17 +40,21 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: R
         [_] => reply.send(&not_allowed("GET, HEAD, DELETE, OPTIONS")),
         [uuid, "events"] if get => events(jobs, (*uuid).to_owned(), view, reply),
         [_, "events"] => reply.send(&not_allowed("GET, HEAD, OPTIONS")),
+        [uuid, "files"] if get => job_files::list(jobs, (*uuid).to_owned(), reply),
+        [uuid, "files", name] if get => job_files::get(jobs, uuid, name, view, reply),
+        [_, "files", ..] => reply.send(&not_allowed("GET, HEAD, OPTIONS")),
         [uuid, "cancel"] if method == Method::Post => cancel(jobs, (*uuid).to_owned(), actor, reply),
         [uuid, "retry"] if method == Method::Post => retry(jobs, (*uuid).to_owned(), actor, reply),
         [_, "cancel" | "retry"] => reply.send(&not_allowed("POST, OPTIONS")),
         _ => reply.send(&error(
             404,
-            "there is nothing here; see /jobs, /jobs/UUID, /jobs/UUID/events, /jobs/UUID/cancel, /jobs/UUID/retry",
+            "there is nothing here; see /jobs and /jobs/UUID, /jobs/UUID/events, /jobs/UUID/files, /jobs/UUID/cancel, \
+             /jobs/UUID/retry",
         )),
     }
 }
 
-fn error(status: u16, text: &str) -> ServerAnswer {
+pub(super) fn error(status: u16, text: &str) -> ServerAnswer {
     ServerAnswer::json(status, json!({ "error": text }).to_string())
 }
 
@@ -55,12 +62,12 @@ fn not_allowed(allow: &'static str) -> ServerAnswer {
     error(405, &format!("this path answers {allow}")).with("Allow", allow)
 }
 
-fn no_such_job() -> ServerAnswer {
+pub(super) fn no_such_job() -> ServerAnswer {
     error(404, "there is no such job")
 }
 
 /// What went wrong in the store, as an answer: the one place that knows.
-fn store_error(cause: &StoreError) -> ServerAnswer {
+pub(super) fn store_error(cause: &StoreError) -> ServerAnswer {
     match cause {
         StoreError::Full { .. } | StoreError::Unavailable { .. } | StoreError::Closed => {
             error(503, &cause.to_string()).with("Retry-After", "1")
@@ -97,6 +104,9 @@ fn submitted(accepted: Result<Accepted, SubmitError>) -> ServerAnswer {
             _ => error(404, &cause.to_string()),
         },
         Err(SubmitError::Store(cause)) => store_error(&cause),
+        // The path is there: it is the body that names what is not.
+        Err(SubmitError::Blob(cause @ BlobError::Unknown(_))) => error(400, &format!("{cause}; PUT /blobs stores one")),
+        Err(SubmitError::Blob(cause)) => blob_error(&cause),
         Err(cause @ (SubmitError::TooMany(_) | SubmitError::ShuttingDown)) => {
             error(503, &cause.to_string()).with("Retry-After", "1")
         }

@@ -10,7 +10,9 @@
 //!
 //! No message of this file repeats what the file says where a key may stand.
 
+use crate::module::reach::{Place, Reach};
 use data_encoding::HEXLOWER_PERMISSIVE;
+use jiff::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -18,6 +20,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 use toml::Spanned;
 
 /// Name of the key from the settings.
@@ -47,6 +50,8 @@ impl Scopes {
     pub const READ: Self = Self(4);
     /// All of them.
     pub const ALL: Self = Self(7);
+    /// None.
+    const NONE: Self = Self(0);
 
     const NAMES: [(&'static str, Self); 3] = [("deploy", Self::DEPLOY), ("jobs", Self::JOBS), ("read", Self::READ)];
 
@@ -132,8 +137,31 @@ impl TryFrom<String> for KeyName {
 #[derive(Clone)]
 pub(super) struct Key {
     pub(super) name: Arc<str>,
+    /// All that it allows, be it for some modules only.
     pub(super) scopes: Scopes,
+    /// What it allows for every module.
+    everywhere: Scopes,
+    /// What else it allows, and for which modules.
+    places: Arc<[(Scopes, Place)]>,
+    expires: Option<Timestamp>,
     fingerprint: Fingerprint,
+}
+
+impl Key {
+    /// When it has expired, if it has by `now`.
+    pub(super) fn expired_at(&self, now: SystemTime) -> Option<String> {
+        let expires = self.expires?;
+        (now >= SystemTime::from(expires)).then(|| expires.to_string())
+    }
+
+    /// The modules for which it allows any of `needed`.
+    pub(super) fn reach(&self, needed: Scopes) -> Reach {
+        if self.everywhere.any_of(needed) {
+            return Reach::All;
+        }
+        let places = self.places.iter().filter(|(scope, _)| scope.any_of(needed));
+        Reach::Only(places.map(|(_, place)| place.clone()).collect())
+    }
 }
 
 /// All keys that count now.
@@ -196,6 +224,9 @@ impl KeySource {
         let admin = admin.map(|key| Key {
             name: ADMIN.into(),
             scopes: Scopes::ALL,
+            everywhere: Scopes::ALL,
+            places: Arc::new([]),
+            expires: None,
             fingerprint: Fingerprint::of(key.as_bytes()),
         });
         let mut keys = Keys(admin.into_iter().collect());
@@ -238,6 +269,7 @@ struct Entry {
     sha256: Option<HexText>,
     key: Option<PlainText>,
     scopes: Vec<ScopeText>,
+    expires: Option<Expires>,
 }
 
 #[derive(Deserialize)]
@@ -274,15 +306,55 @@ impl TryFrom<String> for PlainText {
     }
 }
 
-#[derive(Deserialize)]
+/// A scope, and the modules that it is for: `deploy`, `deploy:MODULE`, `deploy:DOMAIN/MODULE`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-struct ScopeText(Scopes);
+pub struct ScopeText {
+    text: String,
+    scope: Scopes,
+    place: Option<Place>,
+}
+
+impl ScopeText {
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
 
 impl TryFrom<String> for ScopeText {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Scopes::named(&text).map(Self).ok_or_else(|| "a scope is \"deploy\", \"jobs\" or \"read\"".to_owned())
+        let (name, place) = match text.split_once(':') {
+            Some((name, place)) => (name, Some(place)),
+            None => (text.as_str(), None),
+        };
+        let scope = Scopes::named(name).ok_or_else(|| "a scope is \"deploy\", \"jobs\" or \"read\"".to_owned())?;
+        let wrong = || {
+            "behind a scope stands which modules it is for: \":MODULE\" or \":DOMAIN/MODULE\", each a name or the beginning \
+             of names with * behind it"
+                .to_owned()
+        };
+        // It stands in the file of keys as it is.
+        let is_plain = |text: &str| text.chars().all(|c| !c.is_control() && c != '"' && c != '\\');
+        let place = place.map(|text| Place::parse(text).filter(|_| is_plain(text)).ok_or_else(wrong)).transpose()?;
+        Ok(Self { text, scope, place })
+    }
+}
+
+/// When a key ends: an offset date-time of TOML, which is one of RFC 3339.
+#[derive(Deserialize)]
+#[serde(try_from = "toml::value::Datetime")]
+struct Expires(Timestamp);
+
+impl TryFrom<toml::value::Datetime> for Expires {
+    type Error = String;
+
+    fn try_from(given: toml::value::Datetime) -> Result<Self, String> {
+        let wrong = "expires is a date, a time and an offset: 2030-01-31T00:00:00Z";
+        given.to_string().parse().map(Self).map_err(|_| wrong.to_owned())
     }
 }
 
@@ -303,7 +375,7 @@ fn parse(text: &str, keys: &mut Vec<Key>) -> Result<(), Problem> {
             (None, Some(plain)) => plain.0,
             _ => return refuse(format!("the key {name} needs either sha256 or key")),
         };
-        let Some(scopes) = entry.scopes.into_iter().map(|scope| scope.0).reduce(Scopes::or) else {
+        let Some(scopes) = entry.scopes.iter().map(|scope| scope.scope).reduce(Scopes::or) else {
             return refuse(format!("the key {name} has no scopes: give it deploy, jobs or read"));
         };
         if keys.iter().any(|key| key.name == name) {
@@ -315,7 +387,11 @@ fn parse(text: &str, keys: &mut Vec<Key>) -> Result<(), Problem> {
         if keys.len() == KEYS_MAX {
             return refuse(format!("there are more than {KEYS_MAX} keys"));
         }
-        keys.push(Key { name, scopes, fingerprint });
+        let whole = entry.scopes.iter().filter(|scope| scope.place.is_none()).map(|scope| scope.scope);
+        let everywhere = whole.fold(Scopes::NONE, Scopes::or);
+        let places = entry.scopes.into_iter().filter_map(|scope| Some((scope.scope, scope.place?))).collect();
+        let expires = entry.expires.map(|expires| expires.0);
+        keys.push(Key { name, scopes, everywhere, places, expires, fingerprint });
     }
     Ok(())
 }
@@ -352,6 +428,7 @@ mod tests {
         assert_eq!(found("foo"), Some(("ci".to_owned(), Scopes::DEPLOY)));
         assert_eq!(found("0123456789abcdef"), Some(("ops.2".to_owned(), Scopes::JOBS.or(Scopes::READ))));
         assert_eq!((found("fo"), found(""), found(SHA_OF_FOO)), (None, None, None));
+        assert_eq!(keys.find(b"foo").map(|key| key.reach(Scopes::DEPLOY)), Some(Reach::All));
         assert_eq!(read(&text.replace(SHA_OF_FOO, &SHA_OF_FOO.to_uppercase())).unwrap().len(), 2);
         assert!(read("").unwrap().is_empty());
     }
@@ -366,6 +443,10 @@ mod tests {
             (entry(&format!("sha256 = \"{SHA_OF_FOO}\"\nscopes = []")), 2, "no scopes"),
             (entry(&format!("sha256 = \"{SHA_OF_FOO}\"")), 2, "scopes"),
             (entry("scopes = [\"read\", \"write\"]"), 4, "\"deploy\", \"jobs\" or \"read\""),
+            (entry("scopes = [\"read:a/b/c\"]"), 4, ":DOMAIN/MODULE"),
+            (entry("scopes = [\"write:a\"]"), 4, "\"deploy\", \"jobs\" or \"read\""),
+            (entry(&format!("{good}\nexpires = 2030-01-31")), 6, "a date, a time and an offset"),
+            (entry(&format!("{good}\nexpires = \"soon\"")), 6, "date"),
             (entry("sha256 = \"12\"\nscopes = [\"read\"]"), 4, "64 hexadecimal digits"),
             (entry("key = \"short\"\nscopes = [\"read\"]"), 4, "cweb keygen"),
             (entry("key = \"0123456789 abcdef\"\nscopes = [\"read\"]"), 4, "without blanks"),
@@ -379,6 +460,21 @@ mod tests {
             let (found, reason) = read(&text).err().unwrap_or_else(|| panic!("accepted: {text}"));
             assert!(found == Some(line) && reason.contains(part), "{found:?} {reason}\n{text}");
         }
+    }
+
+    #[test]
+    fn keys_are_for_some_modules_and_until_some_time() {
+        let scopes = "scopes = [\"deploy:image/*\", \"deploy:shop\", \"jobs:thumbs\", \"read\"]\nexpires = 2030-01-31T01:00:00+01:00";
+        let keys = read(&format!("[[key]]\nname = \"x\"\nsha256 = \"{SHA_OF_FOO}\"\n{scopes}\n")).unwrap();
+        let key = keys.find(b"foo").unwrap();
+        assert_eq!((key.scopes, key.reach(Scopes::READ)), (Scopes::ALL, Reach::All));
+        let deploy = key.reach(Scopes::DEPLOY);
+        assert!(deploy.has(Some("image"), "any") && deploy.has(None, "shop") && !deploy.has(None, "thumbs"));
+        assert!(key.reach(Scopes::JOBS).has(None, "thumbs") && !key.reach(Scopes::JOBS).has(None, "shop"));
+        assert_eq!(key.reach(Scopes::JOBS.or(Scopes::READ)), Reach::All);
+        let end = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_896_048_000);
+        assert_eq!(key.expired_at(end - std::time::Duration::from_secs(1)), None);
+        assert_eq!(key.expired_at(end).as_deref(), Some("2030-01-31T00:00:00Z"));
     }
 
     #[test]

@@ -117,6 +117,7 @@ fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, r
         }
     };
     options.by = actor.who.as_str().to_owned();
+    options.reach = actor.who.reach();
     options.take_over |= actor.is_alone;
     // Hashed only if it is refused, and then not on the shard's thread.
     let kept = source.clone();

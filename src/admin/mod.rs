@@ -1,17 +1,21 @@
-//! The server's own paths: `/mgnt`, `/jobs`, `/healthz`, `/metrics`; who may use them.
+//! The server's own paths: `/mgnt`, `/jobs`, `/blobs`, `/healthz`, `/metrics`; who may use them.
 //!
 //! Handled off the shards where anything may take long: a deployment answers from the control plane's threads. What
 //! comes in is a parsed request; what goes out is a [`Reply`].
 
 mod access;
 mod audit;
+mod blobs;
 mod deployed;
 mod failures;
+mod file_answer;
+mod job_files;
 mod jobs;
 pub mod keys;
 mod logs;
 mod metrics;
 mod mgnt;
+mod reach;
 mod site;
 mod versions;
 
@@ -22,6 +26,7 @@ pub use keys::{KeySource, KeysError};
 pub use logs::{LogsQuery, log_line, logs_query};
 
 use crate::jobs::Jobs;
+use crate::jobs::blobs::{BodyWriter, Notify};
 use crate::module::control::Control;
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
@@ -38,6 +43,7 @@ pub fn owns(path: &[u8]) -> bool {
     match path.get(1) {
         Some(b'm') => is_under(path, b"/mgnt") || path == b"/metrics",
         Some(b'j') => is_under(path, b"/jobs"),
+        Some(b'b') => is_under(path, b"/blobs"),
         Some(b'h') => path == b"/healthz",
         _ => false,
     }
@@ -88,7 +94,10 @@ impl Admin {
     /// # Errors
     /// The answer to send instead.
     pub fn check(&self, view: &RequestView<'_>, client: Client) -> Result<Who, ServerAnswer> {
-        self.access.check(view, client)
+        let who = self.access.check(view, client)?;
+        reach::check_path(&self.control, view, &who)
+            .inspect_err(|refusal| access::log_out_of_reach(view, &self.actor(who.clone(), client), refusal.status))?;
+        Ok(who)
     }
 
     /// Lets a request on a path that [`owns`] names pass, or says why not: all may see whether the server is well, and a
@@ -121,19 +130,57 @@ impl Admin {
         if view.method() == Method::Options {
             return reply.send(&ServerAnswer::preflight("GET, POST, PUT, DELETE, OPTIONS"));
         }
-        let who = match self.access.check(view, client) {
+        let who = match self.check(view, client) {
             Ok(who) => who,
             Err(refusal) => return reply.send(&refusal),
         };
         let reply = if who == Who::Loopback { reply.for_this_site() } else { reply };
-        let actor = Actor { who, from: client.peer, is_alone: self.access.has_one_key() };
+        let actor = self.actor(who, client);
+        if let Err(refusal) = reach::check_submission(&self.control, view, &actor.who) {
+            access::log_out_of_reach(view, &actor, refusal.status);
+            return reply.send(&refusal);
+        }
         if path == b"/metrics" {
             reply.send(&self.metrics(view));
         } else if is_under(path, b"/mgnt") {
             mgnt::handle(&self.control, view, Form::of(view, client, &self.site), actor, reply);
+        } else if is_under(path, b"/blobs") {
+            blobs::handle(&self.jobs, view, actor, reply);
         } else {
             jobs::handle(&self.jobs, view, actor, reply);
         }
+    }
+
+    /// Whether the body of a request on a path that [`owns`] names is stored while it comes.
+    #[must_use]
+    pub fn stores_body(&self, view: &RequestView<'_>) -> bool {
+        blobs::stores_body(view)
+    }
+
+    /// The most bytes of a body that is stored while it comes.
+    #[must_use]
+    pub fn stored_bytes_max(&self) -> usize {
+        usize::try_from(self.jobs.blobs().blob_bytes_max()).unwrap_or(usize::MAX)
+    }
+
+    /// Stores the body of `view`, of `length` bytes if that is known, and answers when it is stored, or won't be. `notify`
+    /// is called when the body is wanted, and when there is room for more of it.
+    pub fn store_body(
+        &self,
+        view: &RequestView<'_>,
+        client: Client,
+        length: Option<u64>,
+        notify: Notify,
+        reply: Reply,
+    ) -> BodyWriter {
+        match self.access.check(view, client) {
+            Ok(who) => blobs::store(&self.jobs, view, self.actor(who, client), length, notify, reply),
+            Err(refusal) => blobs::refuse(&refusal, reply),
+        }
+    }
+
+    fn actor(&self, who: Who, client: Client) -> Actor {
+        Actor { who, from: client.peer, is_alone: self.access.has_one_key() }
     }
 
     /// Does what has to be done now and then; called about every 100 ms.
@@ -157,10 +204,10 @@ mod tests {
 
     #[test]
     fn owns_its_paths_and_no_others() {
-        for path in ["/mgnt", "/mgnt/", "/mgnt/x", "/jobs", "/jobs/ws", "/healthz", "/metrics"] {
+        for path in ["/mgnt", "/mgnt/", "/mgnt/x", "/jobs", "/jobs/ws", "/blobs", "/blobs/x", "/healthz", "/metrics"] {
             assert!(owns(path.as_bytes()), "{path}");
         }
-        for path in ["/", "", "/m", "/mgntx", "/jobsx", "/healthz/x", "/metric", "/hello", "*"] {
+        for path in ["/", "", "/m", "/mgntx", "/jobsx", "/blobsx", "/b", "/healthz/x", "/metric", "/hello", "*"] {
             assert!(!owns(path.as_bytes()), "{path}");
         }
     }

@@ -111,7 +111,7 @@ fn deploy_again(
     actor: Actor,
     reply: Reply,
 ) {
-    let module = name.clone();
+    let (module, reach) = (name.clone(), actor.who.reach());
     let done = move |result: Result<Deployed, DeployError>| {
         match &result {
             Ok(done) => {
@@ -129,7 +129,7 @@ fn deploy_again(
         }
         reply.send(&deployed(&form, result));
     };
-    control.again(name, again, Box::new(done));
+    control.again(name, again, reach, Box::new(done));
 }
 
 /// The module, the kind and the name in `NAME/settings/KEY` or `NAME/secrets/KEY`.

@@ -2,6 +2,7 @@
 
 use super::exit::{Exit, Failure};
 use super::trust::{self, TrustArgs};
+use std::fs::File;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -137,6 +138,50 @@ impl Client {
             .header("X-API-Key", self.key())
             .header("Content-Type", "text/plain; charset=utf-8");
         self.read(request.send(body))
+    }
+
+    /// Asks for the head of an answer.
+    pub(super) fn head(&self, path: &str) -> Result<Answer, Failure> {
+        let request = self.agent.head(format!("{}{path}", self.base)).header("X-API-Key", self.key());
+        self.read(request.call())
+    }
+
+    /// Puts a file of `bytes` bytes, whatever its size.
+    pub(super) fn put_file(&self, path: &str, file: File, bytes: u64) -> Result<Answer, Failure> {
+        let request = self
+            .agent
+            .put(format!("{}{path}", self.base))
+            .header("X-API-Key", self.key())
+            .header("Content-Type", "application/octet-stream")
+            .header("Content-Length", bytes.to_string())
+            .config()
+            .timeout_global(None)
+            .timeout_connect(Some(STREAM_TIMEOUT))
+            .timeout_recv_response(Some(TIMEOUT))
+            .build();
+        self.read(request.send(file))
+    }
+
+    /// Gets an answer of any size into `file`.
+    pub(super) fn get_to(&self, path: &str, file: &mut File) -> Result<(), Failure> {
+        let result = self
+            .agent
+            .get(format!("{}{path}", self.base))
+            .header("X-API-Key", self.key())
+            .config()
+            .timeout_global(None)
+            .timeout_connect(Some(STREAM_TIMEOUT))
+            .timeout_recv_response(Some(TIMEOUT))
+            .timeout_per_read(Some(STREAM_SILENCE_MAX))
+            .build()
+            .call();
+        match result {
+            Ok(response) if response.status() == 200 => {
+                let copied = std::io::copy(&mut response.into_body().into_reader(), file);
+                copied.map(drop).map_err(|error| Failure::new(Exit::Failed, format!("{}{path}: {error}", self.base)))
+            }
+            other => self.read(other).and_then(|answer| Err(self.refusal(&answer))),
+        }
     }
 
     /// Posts JSON.

@@ -1,9 +1,10 @@
 //! `cweb keygen`
 
-use crate::admin::keys::{Fingerprint, KeyName, Scopes};
+use crate::admin::keys::{Fingerprint, KeyName, ScopeText, Scopes};
 use crate::module::signing;
 use clap::Args;
 use data_encoding::HEXLOWER;
+use jiff::{SignedDuration, Timestamp};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -21,13 +22,17 @@ pub(super) struct KeygenArgs {
     signing: bool,
     /// Name of the key, for logs and messages [default: key- and digits of its own]
     name: Option<String>,
-    /// What it allows: deploy, jobs or read; may be repeated [default: all of them]
+    /// What it allows: deploy, jobs or read, with :MODULE or :DOMAIN/MODULE behind it for these modules only; may be
+    /// repeated [default: all of them]
     #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', value_parser = scope)]
-    scopes: Vec<Scopes>,
+    scopes: Vec<ScopeText>,
+    /// Days after which it counts no more [default: it counts until it is removed]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "signing")]
+    valid_days: Option<u16>,
 }
 
-fn scope(text: &str) -> Result<Scopes, String> {
-    Scopes::named(text).ok_or_else(|| "it is deploy, jobs or read".to_owned())
+fn scope(text: &str) -> Result<ScopeText, String> {
+    ScopeText::try_from(text.to_owned())
 }
 
 /// Makes a key that signs: the secret goes into a new file, the line for the server to stdout.
@@ -64,10 +69,15 @@ pub(super) fn run(args: &KeygenArgs) -> ExitCode {
         Err(problem) => return super::fail(problem),
     };
     let name = name.as_str();
-    let scopes = args.scopes.iter().copied().reduce(Scopes::or).unwrap_or(Scopes::ALL);
-    let scopes: Vec<String> = scopes.names().map(|scope| format!("\"{scope}\"")).collect();
+    let given: Vec<&str> = args.scopes.iter().map(ScopeText::as_str).collect();
+    let scopes = if given.is_empty() { Scopes::ALL.names().collect() } else { given };
+    let scopes: Vec<String> = scopes.iter().map(|scope| format!("\"{scope}\"")).collect();
     let scopes = scopes.join(", ");
-    let entry = format!("[[key]]\nname = \"{name}\"\nsha256 = \"{fingerprint}\"\nscopes = [{scopes}]\n\n");
+    let end = args
+        .valid_days
+        .and_then(|days| Timestamp::now().checked_add(SignedDuration::from_hours(24 * i64::from(days))).ok());
+    let expires = end.map(|end| format!("expires = {end:.0}\n")).unwrap_or_default();
+    let entry = format!("[[key]]\nname = \"{name}\"\nsha256 = \"{fingerprint}\"\nscopes = [{scopes}]\n{expires}\n");
     let mut stdout = io::stdout().lock();
     if let Err(error) = stdout.write_all(entry.as_bytes()).and_then(|()| stdout.flush()) {
         return super::fail(format!("the entry can't be written: {error}"));

@@ -91,6 +91,14 @@ fn path(name: &str, kind: &str, key: &str) -> String {
     format!("/mgnt/{}/{kind}/{}", escaped(name), escaped(key))
 }
 
+/// Says so where no module of the name is deployed: that may well be a slip.
+fn note_unknown(client: &Client, name: &str) -> Result<(), Failure> {
+    if client.get(&format!("/mgnt/{}", escaped(name)))?.status == 404 {
+        eprintln!("note: no module named {name} is deployed; one that comes finds what is set");
+    }
+    Ok(())
+}
+
 fn remove(client: &Client, name: &str, kind: &str, key: &str) -> Result<(), Failure> {
     expect(client, client.delete(&path(name, kind, key))?)?;
     println!("removed {key} of {name}");
@@ -109,7 +117,7 @@ pub(super) fn config(args: &ConfigArgs) -> ExitCode {
                     expect(client, client.put(&path(name, "settings", key), value.as_bytes())?)?;
                     println!("set {key} of {name}");
                 }
-                Ok(())
+                note_unknown(client, name)
             })
         }
         ConfigCommand::Remove { name, key, server } => server.run(|client| remove(client, name, "settings", key)),
@@ -147,7 +155,7 @@ pub(super) fn secret(args: &SecretArgs) -> ExitCode {
             server.run(|client| {
                 expect(client, client.put(&path(name, "secrets", key), value)?)?;
                 println!("set {key} of {name}");
-                Ok(())
+                note_unknown(client, name)
             })
         }
         SecretCommand::Remove { name, key, server } => server.run(|client| remove(client, name, "secrets", key)),

@@ -3,6 +3,7 @@
 use super::client::{GREEN, RED, YELLOW, coloured};
 use super::deploy::renamed;
 use super::exit::{Exit, Failure};
+use crate::abi::visible::visible;
 use crate::module::deploy::{DeployError, SourceFields};
 use crate::module::instruments::{Instruments, Sanitizer};
 use crate::module::local::{self, TestBuild};
@@ -255,11 +256,6 @@ fn tell(args: &TestArgs, outcome: &Outcome) {
             println!("      | {}", visible(&shown(line, &args.target)));
         }
     }
-}
-
-/// Text of a module without what would change the terminal.
-fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 /// Says how many passed. Whether none failed.

@@ -416,6 +416,18 @@ settings! {
     /// Largest result of a job [default: 4194304]
     #[arg(long, env = "CWEB_JOB_RESULT_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
     job_result_bytes_max: usize,
+    /// Largest checkpoint of a job [default: 1048576]
+    #[arg(long, env = "CWEB_JOB_CHECKPOINT_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
+    job_checkpoint_bytes_max: usize,
+    /// Largest blob, a file that jobs work on [default: 8589934592]
+    #[arg(long, env = "CWEB_BLOB_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
+    blob_bytes_max: u64,
+    /// Most bytes of all blobs together [default: a quarter of what is free at the start, at least 1 GiB]
+    #[arg(long, env = "CWEB_BLOBS_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
+    blobs_bytes_max: u64,
+    /// How long a blob is kept that no job needs, from its last use on: seconds, or a number with s, m, h, d or w [default: 7d]
+    #[arg(long, env = "CWEB_BLOB_RETENTION", value_name = "TIME", help_heading = JOBS)]
+    blob_retention: Span,
     /// Most commands about jobs that wait for the writer [default: 8192]
     #[arg(long, env = "CWEB_JOB_QUEUE_MAX", value_name = "N", help_heading = JOBS)]
     job_queue_max: usize,

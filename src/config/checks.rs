@@ -52,6 +52,7 @@ impl Config {
         self.check_ranges(&mut problems);
         self.check_texts(&mut problems);
         self.check_codings(&mut problems);
+        problems.0.extend(self.job_data.problems());
         problems.0
     }
 
@@ -140,6 +141,7 @@ impl Config {
             ("job-payload-bytes-max", self.job_payload_bytes_max, JOB_PART_BYTES_MAX),
             ("job-event-bytes-max", self.job_event_bytes_max, JOB_PART_BYTES_MAX),
             ("job-result-bytes-max", self.job_result_bytes_max, JOB_PART_BYTES_MAX),
+            ("job-checkpoint-bytes-max", self.job_data.checkpoint_bytes_max, JOB_PART_BYTES_MAX),
         ] {
             problems.check(!(1..=max).contains(&value), || format!("--{name} must be from 1 to {max}"));
         }

@@ -38,8 +38,10 @@ pub enum Message {
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
-        /// The encoded response.
+        /// The encoded response, or its head if the body is attached.
         bytes: Vec<u8>,
+        /// The body, where it is not part of `bytes`.
+        attached: Option<Attached>,
     },
     /// An answer that is sent piece by piece begins.
     StreamBegin(Box<StreamBegin>),

@@ -13,6 +13,7 @@ mod files;
 pub mod in_process;
 pub mod inbox;
 pub mod inspect;
+pub mod lease;
 mod missing;
 mod output;
 pub mod process;

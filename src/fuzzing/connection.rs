@@ -258,7 +258,16 @@ fn admin() -> &'static Arc<Admin> {
             payload_bytes_max: 1000,
             event_bytes_max: 1000,
             result_bytes_max: 1000,
+            checkpoint_bytes_max: 1000,
             retention: Duration::from_secs(1000),
+            blobs: crate::jobs::blobs::BlobsConfig {
+                dir: dir.join("blobs"),
+                outputs_dir: dir.join("job-files"),
+                is_written: |_| false,
+                blob_bytes_max: 1000,
+                bytes_max: 10_000,
+                retention: Duration::from_secs(1000),
+            },
         };
         let jobs = Jobs::start(config, store, hub, Arc::new(control.clone())).expect("jobs");
         jobs.begin();

@@ -1,5 +1,6 @@
 //! The code of jobs, as this room sees it.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// What a running job asks of the server. Called on the job's thread and on any thread it starts.
@@ -15,6 +16,31 @@ pub trait JobCalls: Sync {
     fn is_canceled(&self) -> bool;
     /// Milliseconds that the run has left, 0 when its time is over; `None`: it has no limit.
     fn remaining_ms(&self) -> Option<u64>;
+
+    /// Keeps `bytes` as the job's checkpoint, in the place of the one before, and returns once that is durable; no bytes
+    /// keep none.
+    ///
+    /// # Errors
+    /// An errno: `EMSGSIZE`, `ECANCELED` (the job is to end, or has ended), `EIO`.
+    fn checkpoint(&self, bytes: &[u8]) -> Result<(), i32>;
+
+    /// The checkpoint that earlier runs of the job have left.
+    ///
+    /// # Errors
+    /// An errno.
+    fn resume(&self) -> Result<Option<Vec<u8>>, i32>;
+
+    /// Opens the file that the submission calls `name`, for reading.
+    ///
+    /// # Errors
+    /// An errno; `ENOENT`: there is no such file.
+    fn file(&self, name: &str) -> Result<OwnedFd, i32>;
+
+    /// Opens the file `name` that the job makes, for reading and writing; the first time it is empty.
+    ///
+    /// # Errors
+    /// An errno: `EINVAL` (no name of a file), `EMFILE` (too many), `ECANCELED` (the job is to end, or has ended), `ENOSPC`.
+    fn output(&self, name: &str) -> Result<OwnedFd, i32>;
 }
 
 /// How a run ended.

@@ -9,6 +9,8 @@
 
 mod active;
 mod again;
+pub mod blobs;
+mod cleaning;
 pub mod code;
 mod dispatcher;
 mod frame;

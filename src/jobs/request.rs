@@ -1,5 +1,6 @@
 //! What a submission says: parsed and checked before anything is written.
 
+use super::blobs::{BlobId, is_file_name};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -9,6 +10,8 @@ use simd_json::prelude::*;
 const KEY_BYTES_MAX: usize = 256;
 /// Most runs of one job.
 const ATTEMPTS_MAX: u64 = 1_000;
+/// Most files of one job.
+const FILES_MAX: usize = 64;
 /// Longest wait or run that can be asked for: a hundred years.
 const DURATION_MS_MAX: u64 = 100 * 366 * 24 * 3600 * 1000;
 
@@ -33,6 +36,8 @@ pub struct JobRequest {
     pub priority: Option<i32>,
     /// At most one job of its name has this key.
     pub unique_key: Option<String>,
+    /// Names and blobs of the files that it is given.
+    pub files: Vec<(String, BlobId)>,
 }
 
 /// What is wrong with a submission, and where.
@@ -77,6 +82,8 @@ struct Fields<'a> {
     _priority: Option<IgnoredAny>,
     #[serde(rename = "unique_key")]
     _unique_key: Option<IgnoredAny>,
+    #[serde(rename = "files")]
+    _files: Option<IgnoredAny>,
 }
 
 impl JobRequest {
@@ -121,6 +128,7 @@ impl JobRequest {
             run_at_ms: run_at.and_then(|ms| i64::try_from(ms).ok()),
             priority: priority(object.get("priority"))?,
             unique_key,
+            files: files(object.get("files"))?,
         })
     }
 }
@@ -165,6 +173,33 @@ fn natural(field: Field<'_, '_>, name: &str, min: u64, max: u64) -> Result<Optio
     }
 }
 
+/// The files of a submission: `{"NAME":"sha256:…"}`.
+fn files(field: Field<'_, '_>) -> Result<Vec<(String, BlobId)>, RequestError> {
+    let Some(value) = present(field) else { return Ok(Vec::new()) };
+    let Some(object) = value.as_object() else {
+        return Err(invalid(format!("\"files\" must be an object of names and blobs, not {}", kind_of(value))));
+    };
+    if object.len() > FILES_MAX {
+        return Err(invalid(format!("\"files\" names {} files; a job has at most {FILES_MAX}", object.len())));
+    }
+    let mut files = Vec::with_capacity(object.len());
+    for (name, blob) in object {
+        if !is_file_name(name) {
+            let name = name.escape_debug();
+            return Err(invalid(format!(
+                "\"{name}\" in \"files\" is no name of a file: 1 to 128 bytes, no / and no dot first"
+            )));
+        }
+        let id = blob.as_str().and_then(BlobId::parse).ok_or_else(|| {
+            invalid(format!(
+                "\"{name}\" in \"files\" must be \"sha256:\" and 64 hexadecimal digits, as PUT /blobs answers"
+            ))
+        })?;
+        files.push((name.to_string(), id));
+    }
+    Ok(files)
+}
+
 fn priority(field: Field<'_, '_>) -> Result<Option<i32>, RequestError> {
     let Some(value) = present(field) else { return Ok(None) };
     let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
@@ -184,7 +219,9 @@ mod tests {
     #[test]
     fn reads_every_field_and_keeps_the_payload_as_it_is() {
         let body = r#" {"module":"m","job":"j","payload":{"b" : 1.0, "a":[2]},"max_attempts":3,"backoff_ms":10,
-            "timeout_ms":20,"run_at":30,"priority":-4,"unique_key":"k","other":1} "#;
+            "timeout_ms":20,"run_at":30,"priority":-4,"unique_key":"k","other":1,
+            "files":{"in":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}} "#;
+        let abc = BlobId::parse("sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         let expected = JobRequest {
             module: Some("m".into()),
             job: "j".into(),
@@ -195,6 +232,7 @@ mod tests {
             run_at_ms: Some(30),
             priority: Some(-4),
             unique_key: Some("k".into()),
+            files: vec![("in".into(), abc.unwrap())],
         };
         assert_eq!(JobRequest::parse(body.as_bytes(), 64).unwrap(), expected);
         let least = JobRequest::parse(br#"{"job":"j","module":null}"#, 64).unwrap();
@@ -226,6 +264,9 @@ mod tests {
         for field in ["job", "module", "payload", "priority", "unique_key", "max_attempts", "run_at"] {
             let twice = refusal(&format!(r#"{{"job":"j","{field}":null,"{field}":"k"}}"#));
             assert!(twice.contains("duplicate field"), "{twice}");
+        }
+        for bad in ["[]", r#"{"in":1}"#, r#"{"in":"sha256:12"}"#, r#"{"../in":"sha256:00"}"#, r#"{"":"sha256:00"}"#] {
+            assert!(refusal(&format!(r#"{{"job":"j","files":{bad}}}"#)).contains("\"files\""), "{bad}");
         }
         let large = format!(r#"{{"job":"j","payload":"{}"}}"#, "x".repeat(63));
         assert!(refusal(&large).contains("65 bytes; the limit is 64"));

@@ -1,6 +1,8 @@
 //! The handle to the jobs of a server.
 
 use super::active::{ActiveJob, ActiveJobs};
+use super::blobs::{BlobError, BlobId, Blobs, BlobsConfig, Wake};
+use super::cleaning::{Cleaner, is_needed};
 use super::code::{CodeSource, Declared, ResolveError};
 use super::dispatcher::Dispatcher;
 use super::frame::JobFrame;
@@ -49,8 +51,12 @@ pub struct JobsConfig {
     pub event_bytes_max: usize,
     /// Largest result or error text.
     pub result_bytes_max: usize,
+    /// Largest checkpoint.
+    pub checkpoint_bytes_max: usize,
     /// How long jobs are kept once they have ended.
     pub retention: Duration,
+    /// The files that jobs work on.
+    pub blobs: BlobsConfig,
 }
 
 /// An accepted submission.
@@ -76,6 +82,9 @@ pub enum SubmitError {
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A file that it names is none.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
     /// Too many jobs wait.
     #[error("{0} jobs wait already; try again later (--job-pending-max)")]
     TooMany(usize),
@@ -119,6 +128,7 @@ pub(super) struct Inner {
     pub(super) active: Arc<ActiveJobs>,
     pub(super) notices: Sender<Notice>,
     pub(super) queries: Sender<Query>,
+    pub(super) blobs: Blobs,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) stopping: AtomicBool,
 }
@@ -134,14 +144,18 @@ impl Jobs {
     /// retried if they may, and have failed otherwise.
     ///
     /// # Errors
-    /// Threads or read connections could not be made, or the unfinished jobs can't be read.
+    /// Threads or read connections could not be made, the unfinished jobs or the blobs can't be read.
     pub fn start(config: JobsConfig, store: Store, hub: Arc<Hub>, source: Arc<dyn CodeSource>) -> io::Result<Self> {
+        let blobs = Blobs::open(config.blobs.clone())?;
         let (notices, noticed) = unbounded();
         let (queries, queried) = unbounded();
         let writer = store.writer();
         let (stats, mut reader) = (store.stats(), store.reader().map_err(io::Error::other)?);
         let readers: Vec<Reader> =
             (0..READERS).map(|_| store.reader()).collect::<Result<_, _>>().map_err(io::Error::other)?;
+        blobs.take_up_outputs(&reader.output_dirs().map_err(io::Error::other)?)?;
+        let cleaner =
+            Cleaner { blobs: blobs.clone(), reader: store.reader().map_err(io::Error::other)?, writer: writer.clone() };
         let store = Arc::new(Mutex::new(Some(store)));
         let active = Arc::new(ActiveJobs::default());
         recover(&mut reader, &writer, &active, &notices)?;
@@ -151,8 +165,13 @@ impl Jobs {
             active: Arc::clone(&active),
             notices: notices.clone(),
             hub: Arc::clone(&hub),
-            limits: SizeLimits { event_bytes_max: config.event_bytes_max, result_bytes_max: config.result_bytes_max },
+            limits: SizeLimits {
+                event_bytes_max: config.event_bytes_max,
+                result_bytes_max: config.result_bytes_max,
+                checkpoint_bytes_max: config.checkpoint_bytes_max,
+            },
             store: Arc::clone(&store),
+            blobs: blobs.clone(),
         });
         for _ in 0..config.workers {
             workers.add()?;
@@ -172,9 +191,10 @@ impl Jobs {
             let queried = queried.clone();
             threads.push(spawn(format!("jobs-read-{number}"), Box::new(move || queries::serve(reader, &queried)))?);
         }
-        let threads = Mutex::new(threads);
-        let stopping = AtomicBool::new(false);
-        let inner = Inner { config, store, stats, writer, source, hub, active, notices, queries, threads, stopping };
+        threads.push(spawn("clean-files".to_owned(), Box::new(move || cleaner.run()))?);
+        let (threads, stopping) = (Mutex::new(threads), AtomicBool::new(false));
+        let inner =
+            Inner { config, store, stats, writer, source, hub, active, notices, queries, blobs, threads, stopping };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -188,6 +208,18 @@ impl Jobs {
     #[must_use]
     pub fn hub(&self) -> &Arc<Hub> {
         &self.inner.hub
+    }
+
+    /// The files that jobs work on.
+    #[must_use]
+    pub fn blobs(&self) -> &Blobs {
+        &self.inner.blobs
+    }
+
+    /// Deletes a blob that no job has.
+    pub fn delete_blob(&self, id: BlobId, answer: Answer<Result<(), BlobError>>) {
+        let blobs = self.inner.blobs.clone();
+        self.read(move |reader| answer(blobs.delete(&id, || is_needed(reader, &id))));
     }
 
     /// Jobs that wait or run.
@@ -264,7 +296,8 @@ impl Jobs {
         let _ = self.inner.queries.send(query);
     }
 
-    pub(super) fn read(&self, read: impl FnOnce(&mut Reader) + Send + 'static) {
+    /// Runs `read` on one of the threads that may wait for the disk.
+    pub fn read(&self, read: impl FnOnce(&mut Reader) + Send + 'static) {
         self.query(Query::Read(Box::new(read)));
     }
 
@@ -329,6 +362,13 @@ impl Jobs {
     /// Deletes a job that has ended.
     pub fn delete(&self, uuid: String, answer: Answer<Result<Deleted, StoreError>>) {
         let (done, answer) = shared_answer(answer);
+        let blobs = self.inner.blobs.clone();
+        let done = move |deleted: Result<Deleted, StoreError>| {
+            if deleted == Ok(Deleted::Done) {
+                blobs.wake(Wake::JobDeleted);
+            }
+            done(deleted);
+        };
         if let Err(error) = self.inner.writer.try_delete(uuid, Box::new(done)) {
             answer(Err(error));
         }
@@ -349,6 +389,7 @@ impl Jobs {
     /// Ends the threads and closes the store once all it accepted is committed. Jobs let go of their modules.
     pub fn close(&self) {
         self.inner.stopping.store(true, Ordering::Release);
+        self.inner.blobs.wake(Wake::Stop);
         for _ in 0..READERS {
             self.query(Query::Stop);
         }
@@ -378,6 +419,10 @@ impl Inner {
         if self.active.len() >= self.config.unfinished_max {
             return answer(Err(SubmitError::TooMany(self.config.unfinished_max)));
         }
+        let pins = match self.blobs.pin(request.files.iter().map(|(_, id)| *id).collect()) {
+            Ok(pins) => pins,
+            Err(error) => return answer(Err(error.into())),
+        };
         let Declared { module, hash, defaults, code } = declared;
         let job = NewJob {
             uuid: uuid::Uuid::now_v7().to_string(),
@@ -391,10 +436,13 @@ impl Inner {
             run_at_ms: request.run_at_ms.unwrap_or(0).max(now_ms()),
             priority: request.priority.unwrap_or(defaults.priority),
             unique_key: request.unique_key,
+            files: request.files.into_iter().map(|(name, id)| (name, id.to_string())).collect(),
         };
         let inner = Arc::clone(self);
         let (done, answer) = shared_answer(answer);
         let stored = move |submitted: Result<Submitted, StoreError>| {
+            // From here on the job's row keeps its blobs.
+            drop(pins);
             done(match submitted {
                 Ok(Submitted::New(row)) => {
                     let job = Arc::new(ActiveJob::new(&row, Some((code, defaults))));

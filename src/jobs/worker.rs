@@ -1,6 +1,7 @@
 //! The workers: each runs one job at a time.
 
 use super::active::{ActiveJob, ActiveJobs};
+use super::blobs::{BlobId, Blobs, RunFiles, Wake};
 use super::code::{Code, CodeSource, Ended, JobCalls};
 use super::hub::Hub;
 use super::json;
@@ -11,6 +12,7 @@ use crate::logbook::{self, Kind};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,7 @@ const KIND_BYTES_MAX: usize = 128;
 pub(super) struct SizeLimits {
     pub(super) event_bytes_max: usize,
     pub(super) result_bytes_max: usize,
+    pub(super) checkpoint_bytes_max: usize,
 }
 
 /// What every worker shares.
@@ -33,6 +36,7 @@ pub(super) struct WorkerShared {
     pub(super) hub: Arc<Hub>,
     pub(super) limits: SizeLimits,
     pub(super) store: Arc<Mutex<Option<Store>>>,
+    pub(super) blobs: Blobs,
 }
 
 impl WorkerShared {
@@ -139,8 +143,8 @@ impl Worker {
             return self.over(job);
         }
         let _ = self.shared.notices.send(Notice::Began(Arc::clone(job)));
-        let outcome = match code.and_then(|code| Ok((code, self.payload_of(job)?))) {
-            Ok((code, payload)) => self.run(job, &*code, &payload),
+        let outcome = match code.and_then(|code| Ok((code, self.given_to(job)?))) {
+            Ok((code, given)) => self.run(job, &*code, given),
             Err(why) => {
                 tracing::error!("job {} ({} of module {}) can't run: {why}", job.uuid, job.job, job.module);
                 Some(RunOutcome { ended: Ended::Returned(-1), error: Some(why), timed_out_ms: None })
@@ -200,33 +204,48 @@ impl Worker {
         Ok(declared.code)
     }
 
-    fn payload_of(&mut self, job: &ActiveJob) -> Result<String, String> {
-        match self.reader.payload(job.id) {
-            Ok(Some(payload)) => Ok(payload),
-            Ok(None) => Err("its row is gone".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
+    fn given_to(&mut self, job: &ActiveJob) -> Result<Given, String> {
+        let payload = self.reader.payload(job.id).map_err(|error| error.to_string())?;
+        let payload = payload.ok_or_else(|| "its row is gone".to_owned())?;
+        // The first run finds none.
+        let saved = if job.attempt() > 1 { self.reader.checkpoint(job.id) } else { Ok(None) };
+        let files = self.reader.files_given(job.id).map_err(|error| error.to_string())?;
+        let files = files.into_iter().filter_map(|(name, blob)| Some((name, BlobId::parse(&blob)?))).collect();
+        Ok(Given { payload, saved: saved.map_err(|error| error.to_string())?, files })
     }
 
     /// Runs the job. `None`: the run has decided about it.
-    fn run(&self, job: &Arc<ActiveJob>, code: &dyn Code, payload: &str) -> Option<RunOutcome> {
+    fn run(&self, job: &Arc<ActiveJob>, code: &dyn Code, given: Given) -> Option<RunOutcome> {
         let limit = Some(job.timeout_ms).filter(|limit| *limit > 0).map(Duration::from_millis);
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        let running = Running { job, shared: &self.shared, said: Mutex::default(), deadline };
-        let ended = code.run(&job.uuid, payload, &running);
+        let Given { payload, saved, files } = given;
+        let files = RunFiles::new(&self.shared.blobs, &job.uuid, job.attempt(), files);
+        let running = Running { job, shared: &self.shared, said: Mutex::default(), deadline, saved, files };
+        let ended = code.run(&job.uuid, &payload, &running);
         if let Ended::Crashed(how) = &ended {
             let text = format!("job {} ({} of module {}) crashed: {how}", job.uuid, job.job, job.module);
             tracing::error!("{text}");
             logbook::add(&job.module, Kind::Error, &text);
         }
-        let error = match running.said.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Said::Nothing => None,
-            Said::RunFailed(error) => Some(error),
-            Said::Decided => return None,
-        };
         let timed_out_ms = job.has_timed_out().then_some(job.timeout_ms);
+        let said = std::mem::take(&mut *running.said.lock().unwrap_or_else(PoisonError::into_inner));
+        let error = match said {
+            Said::Decided => return None,
+            Said::RunFailed(error) => Some(error),
+            // It is done, if what it has made can be kept.
+            Said::Nothing if ended == Ended::Returned(0) && !job.must_end() => running.publish().err(),
+            Said::Nothing => running.files.failure(),
+        };
         Some(RunOutcome { ended, error, timed_out_ms })
     }
+}
+
+/// What a run begins with.
+struct Given {
+    payload: String,
+    /// The checkpoint of earlier runs.
+    saved: Option<Vec<u8>>,
+    files: Vec<(String, BlobId)>,
 }
 
 /// What a run has said of its end. The first word counts.
@@ -247,6 +266,9 @@ struct Running<'a> {
     said: Mutex<Said>,
     /// When its time is over.
     deadline: Option<Instant>,
+    /// The checkpoint of earlier runs.
+    saved: Option<Vec<u8>>,
+    files: RunFiles,
 }
 
 impl Running<'_> {
@@ -261,6 +283,22 @@ impl Running<'_> {
         bytes <= limit
     }
 
+    /// Puts on the disk what the run has made, and says so to the store, before the job is done.
+    fn publish(&self) -> Result<(), String> {
+        let (dir, files) = self.files.publish()?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        let (blobs, unused) = (self.shared.blobs.clone(), dir.clone());
+        let done = move |kept| {
+            if kept != Ok(true) {
+                blobs.wake(Wake::Unused(unused));
+            }
+        };
+        let sent = self.shared.writer.made(self.job.id, Arc::clone(&self.job.uuid), dir, files, Box::new(done));
+        sent.map_err(|error| error.to_string())
+    }
+
     /// Ends the job, or this run of it, if nothing was said before.
     fn say(&self, what: &str, state: JobState, text: &str) -> bool {
         let fits = self.fits(what, text.len(), self.shared.limits.result_bytes_max, "--job-result-bytes-max");
@@ -269,6 +307,12 @@ impl Running<'_> {
             return false;
         }
         let text = text.to_owned();
+        if state == JobState::Done
+            && let Err(why) = self.publish()
+        {
+            *said = Said::RunFailed(why);
+            return false;
+        }
         if state == JobState::Failed && self.job.attempt() < self.job.max_attempts {
             *said = Said::RunFailed(text);
             return true;
@@ -307,11 +351,44 @@ impl JobCalls for Running<'_> {
     }
 
     fn is_canceled(&self) -> bool {
-        self.job.must_end()
+        self.job.must_end() || self.files.is_over()
     }
 
     fn remaining_ms(&self) -> Option<u64> {
         let left = self.deadline?.saturating_duration_since(Instant::now());
         Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn checkpoint(&self, bytes: &[u8]) -> Result<(), i32> {
+        let limit = self.shared.limits.checkpoint_bytes_max;
+        if !self.fits("checkpoint", bytes.len(), limit, "--job-checkpoint-bytes-max") {
+            return Err(libc::EMSGSIZE);
+        }
+        if self.job.must_end() {
+            return Err(libc::ECANCELED);
+        }
+        let (sender, receiver) = bounded(1);
+        let done = move |kept| {
+            let _ = sender.send(kept);
+        };
+        let sent =
+            self.shared.writer.checkpoint(self.job.id, Arc::clone(&self.job.uuid), bytes.to_vec(), Box::new(done));
+        match sent.map(|()| receiver.recv()) {
+            Ok(Ok(Ok(true))) => Ok(()),
+            Ok(Ok(Ok(false))) => Err(libc::ECANCELED),
+            _ => Err(libc::EIO),
+        }
+    }
+
+    fn resume(&self) -> Result<Option<Vec<u8>>, i32> {
+        Ok(self.saved.clone())
+    }
+
+    fn file(&self, name: &str) -> Result<OwnedFd, i32> {
+        self.files.input(name)
+    }
+
+    fn output(&self, name: &str) -> Result<OwnedFd, i32> {
+        if self.job.must_end() { Err(libc::ECANCELED) } else { self.files.output(name) }
     }
 }

@@ -10,6 +10,7 @@ use super::matcher;
 pub use super::mounts::MountDirs;
 use super::pipeline::{self, DeployTask};
 use super::project::{Posted, ProjectLimits};
+use super::reach::Reach;
 use super::setting_callbacks::SettingCallbacks;
 use super::settings::{Change, SettingsStore};
 use super::store::Store;
@@ -273,10 +274,17 @@ impl Control {
         self.submit(DeployTask::Restart { name, reply });
     }
 
-    /// Has the module `name` served again as `again` says; `reply` gets the outcome.
-    pub fn again(&self, name: String, again: Again, reply: DeployReply) {
+    /// The domain of the module `name`, if it is deployed.
+    #[must_use]
+    pub fn domain_of(&self, name: &str) -> Option<String> {
+        let state = self.control.state();
+        state.entries.iter().find(|entry| entry.manifest.name == name).map(|entry| entry.domain.clone())
+    }
+
+    /// Has the module `name`, if it is within `reach`, served again as `again` says; `reply` gets the outcome.
+    pub fn again(&self, name: String, again: Again, reach: Reach, reply: DeployReply) {
         let ticket = self.control.tickets.fetch_add(1, Ordering::Relaxed);
-        self.submit(DeployTask::Again { ticket, name, again, reply });
+        self.submit(DeployTask::Again { ticket, name, again, reach, reply });
     }
 
     /// Answers `query` about the module `name`.
@@ -424,8 +432,8 @@ impl ControlState {
                 self.units.tidy();
             }
             DeployTask::Remove { ticket, name, reply } => reply(pipeline::remove(self, ticket, &name)),
-            DeployTask::Again { ticket, name, again, reply } => {
-                let result = history::again(self, ticket, &name, again);
+            DeployTask::Again { ticket, name, again, reach, reply } => {
+                let result = history::again(self, ticket, &name, again, reach);
                 pipeline::log_outcome(&result);
                 reply(result);
             }

@@ -1,6 +1,7 @@
 //! What a deployment asks for and what comes of it.
 
 use super::libraries::Library;
+use super::reach::Reach;
 use super::verify::Refusal;
 use crate::abi::manifest::Manifest;
 use crate::domain::{Fault, LoadError};
@@ -24,6 +25,8 @@ pub struct DeployOptions {
     pub message: Option<String>,
     /// Who deploys: the name of a key, or where from.
     pub by: String,
+    /// The modules that the one who deploys may deploy.
+    pub reach: Reach,
     /// Replaces a module that another key has deployed.
     pub take_over: bool,
     /// A signature of the source: see [`signing`](super::signing).
@@ -219,6 +222,16 @@ pub enum DeployError {
         /// The key that has deployed the live version.
         owner: String,
     },
+    /// The key is for other modules.
+    #[error(
+        "this key is not for module {name} in domain {domain}: its scopes in the server's --keys-file name the modules it is for"
+    )]
+    OutOfReach {
+        /// The module.
+        name: String,
+        /// The domain that it is in or would be in.
+        domain: String,
+    },
     /// The source is not signed as it has to be.
     #[error("{0}")]
     Signature(String),
@@ -294,6 +307,7 @@ impl DeployError {
             Self::Load(LoadError::Exhausted { .. }) => 503,
             Self::Load(_) => 422,
             Self::Conflict(_) | Self::TakeOver { .. } | Self::NoProcess { .. } => 409,
+            Self::OutOfReach { .. } => 403,
             Self::NotFound(_) | Self::Version(_) => 404,
             Self::Store(error) if error.kind() == io::ErrorKind::StorageFull => 507,
             Self::Store(_) => 500,

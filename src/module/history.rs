@@ -5,6 +5,7 @@ use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
 use super::generation::Generation;
 use super::pipeline::{self, Compiled};
 use super::project::Source;
+use super::reach::Reach;
 use super::setting_callbacks::Changed;
 use super::settings::Change;
 use super::versions::{self, Version};
@@ -139,16 +140,28 @@ pub enum Again {
 }
 
 /// Has the module `name` served as `again` says.
-pub(super) fn again(control: &ControlState, ticket: u64, name: &str, again: Again) -> Result<Deployed, DeployError> {
+pub(super) fn again(
+    control: &ControlState,
+    ticket: u64,
+    name: &str,
+    again: Again,
+    reach: Reach,
+) -> Result<Deployed, DeployError> {
     match again {
-        Again::Version(number) => rollback(control, ticket, name, number),
-        Again::Sanitized { names, by } => sanitize(control, ticket, name, names, by),
+        Again::Version(number) => rollback(control, ticket, name, number, reach),
+        Again::Sanitized { names, by } => sanitize(control, ticket, name, names, by, reach),
     }
 }
 
 /// Has version `number` of the module `name` served again, the one before the live one without a number. Nothing is compiled
 /// unless the compiler, the SDK or a library has changed since.
-fn rollback(control: &ControlState, ticket: u64, name: &str, number: Option<u64>) -> Result<Deployed, DeployError> {
+fn rollback(
+    control: &ControlState,
+    ticket: u64,
+    name: &str,
+    number: Option<u64>,
+    reach: Reach,
+) -> Result<Deployed, DeployError> {
     let live = live(control, name)?;
     let list = control.store.versions(name)?;
     let number = number
@@ -175,6 +188,7 @@ fn rollback(control: &ControlState, ticket: u64, name: &str, number: Option<u64>
         message: "",
         by: "",
         take_over: true,
+        reach,
         signature: None,
         libraries: plan.libraries(),
         defaults: wanted.settings.clone(),
@@ -191,13 +205,14 @@ fn sanitize(
     name: &str,
     names: Option<String>,
     by: String,
+    reach: Reach,
 ) -> Result<Deployed, DeployError> {
     let live = live(control, name)?;
     let found = version(&control.store.versions(name)?, name, live)?;
     let source = control.store.source(&found.key)?;
     super::signing::check_kept(control.config.trusted_signers.as_deref(), &source, found.signature.as_ref())?;
     let fields = SourceFields { sanitize: names, ..found.fields };
-    let options = DeployOptions { fields, by, ..DeployOptions::default() };
+    let options = DeployOptions { fields, by, reach, ..DeployOptions::default() };
     pipeline::deploy_source(control, ticket, &source, None, &options, found.signature)
 }
 

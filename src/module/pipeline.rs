@@ -2,17 +2,18 @@
 
 use super::compile::Plan;
 use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply, short};
-use super::deploy::{DeployError, DeployOptions, Deployed, LOOPBACK, SourceFields, cut};
+use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
 use super::generation::{Generation, Serving};
 use super::history::{self, Again, Query};
 use super::libraries::Library;
 use super::project::{Posted, Source};
+use super::reach::Reach;
 use super::record::{prepare, record, since_ms, version};
 use super::settings::Change;
 use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
-use super::{mounts, sanitizing, shared_object, store, verify};
+use super::{mounts, owners, sanitizing, shared_object, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
 use crate::domain::LoadError;
@@ -27,7 +28,7 @@ pub(super) enum DeployTask {
     Deploy { ticket: u64, posted: Posted, options: Box<DeployOptions>, reply: DeployReply },
     Remove { ticket: u64, name: String, reply: RemoveReply },
     Restart { name: String, reply: RemoveReply },
-    Again { ticket: u64, name: String, again: Again, reply: DeployReply },
+    Again { ticket: u64, name: String, again: Again, reach: Reach, reply: DeployReply },
     Ask { name: String, query: Query, reply: FoundReply },
     Change { name: String, change: Change, reply: RemoveReply },
     Stop,
@@ -104,6 +105,7 @@ fn deploy_read(
 ) -> Result<Deployed, DeployError> {
     let hash = source.hash(plan.fields());
     if let Some(same) = already_served(control, ticket, &hash, domain) {
+        owners::check_reach(&options.reach, &same.name, &same.domain)?;
         return Ok(same);
     }
     let key = control.compiler.key(source, plan);
@@ -128,6 +130,7 @@ fn deploy_read(
         message,
         by: &options.by,
         take_over: options.take_over,
+        reach: options.reach.clone(),
         signature,
         libraries: plan.libraries(),
         defaults: history::defaults(source),
@@ -181,6 +184,7 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
         message: "",
         by: "",
         take_over: true,
+        reach: Reach::All,
         signature: None,
         libraries: plan.libraries(),
         defaults: history::defaults(&source),
@@ -295,6 +299,8 @@ pub(super) struct Compiled<'a> {
     pub(super) by: &'a str,
     /// Whether it may replace another key's.
     pub(super) take_over: bool,
+    /// The modules that it may be.
+    pub(super) reach: Reach,
     /// Who vouches for a new version.
     pub(super) signature: Option<Signature>,
     /// The libraries that its sources name.
@@ -321,6 +327,9 @@ pub(super) fn install(
         _ => sanitizing::domain_of(control, &name, is_sanitized, there)?,
     };
     let domain = domain.as_str();
+    for domain in there.into_iter().chain([domain]) {
+        owners::check_reach(&compiled.reach, &name, domain)?;
+    }
     if let Some(remark) = current.as_ref().and_then(|current| verify::other_author(&current.manifest, manifest)) {
         compiled.warnings.push_str(&remark);
     }
@@ -353,7 +362,7 @@ pub(super) fn install(
         _ => {}
     }
     if let Some(current) = current.as_ref().filter(|_| !compiled.take_over) {
-        check_owner(control, &name, current.version, compiled.by)?;
+        owners::check_owner(control, &name, current.version, compiled.by)?;
     }
     control.reserve(ticket, manifest, domain)?;
     let swap = || swap_in(control, ticket, compiled, domain, manifest);
@@ -366,17 +375,6 @@ pub(super) fn install(
     };
     control.release(ticket);
     result.map(|version| Deployed { version, ..deployed })
-}
-
-/// Checks that version `live` of the module `name` was not deployed by another key than `by`.
-fn check_owner(control: &ControlState, name: &str, live: u64, by: &str) -> Result<(), DeployError> {
-    let list = control.store.versions(name)?;
-    let owner = list.into_iter().find(|version| version.number == live).map(|version| version.by).unwrap_or_default();
-    // What was deployed without keys is nobody's.
-    if owner.is_empty() || owner == by || owner == LOOPBACK {
-        return Ok(());
-    }
-    Err(DeployError::TakeOver { name: name.to_owned(), owner })
 }
 
 /// What is deployed under a name.

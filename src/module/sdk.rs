@@ -21,6 +21,7 @@ pub(super) const FILES: &[(&str, &str)] = headers![
     "cweb_file.h",
     "cweb_helpers.h",
     "cweb_host.h",
+    "cweb_job.h",
     "cweb_request.h",
     "cweb_setting.h",
     "cweb_stream.h",

@@ -11,7 +11,7 @@ use std::time::Duration;
 const NAME_BYTES_MAX: usize = 127;
 
 /// Paths that are the server's own.
-pub(super) const RESERVED: [&str; 4] = ["/mgnt", "/jobs", "/healthz", "/metrics"];
+pub(super) const RESERVED: [&str; 5] = ["/mgnt", "/jobs", "/blobs", "/healthz", "/metrics"];
 
 /// Why a module can't be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -444,7 +444,7 @@ mod tests {
         assert!(reason(&module("m", &[("BREW", "/a")], &[])).contains("BREW"));
         assert!(reason(&module("m", &[("GET", "/(a)\\1")], &[])).contains("back-references"));
         assert!(reason(&module("m", &[("GET", "a")], &[])).contains("begin with /"));
-        for path in ["/jobs", "/jobs/x", "^/mgnt$", "/mgnt/.*", "/metrics"] {
+        for path in ["/jobs", "/jobs/x", "/blobs/x", "^/mgnt$", "/mgnt/.*", "/metrics"] {
             assert!(reason(&module("m", &[("GET", path)], &[])).contains("server's own"), "{path}");
         }
         assert!(reason(&module("m", &[], &["ws"])).contains("websockets[0]"));

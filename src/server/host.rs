@@ -36,14 +36,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     };
     domain::set_codings(&codings);
     set_server_limits(config.handler_timeout_ms, config.body_bytes_max);
-    let requests = RequestRules {
-        memory_bytes_max: config.request_memory_bytes_max,
-        trusted_proxies: config.trusted_proxies.clone(),
-        forwarded_by: config.trusted_proxy_header.clone(),
-        rooms_max: config.ws_rooms_max,
-        ws_message_bytes_max: config.ws_message_bytes_max,
-        ws_compress_bytes_min: config.ws_compress_bytes_min,
-    };
+    let requests = request_rules(config);
     if config.isolation == Isolation::None {
         if config.projects.core_dir.is_some() {
             tracing::warn!("--core-dir has no effect with --isolation none: a signal in module code is caught there");
@@ -71,7 +64,8 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         }
     }
     let (cores, free_cores) = shard_cores(config.shards);
-    let largest = config.job_payload_bytes_max.max(config.job_event_bytes_max).max(config.job_result_bytes_max);
+    let texts = [config.job_payload_bytes_max, config.job_event_bytes_max, config.job_data.checkpoint_bytes_max];
+    let largest = texts.into_iter().fold(config.job_result_bytes_max, usize::max);
     let bodies = config.bodies_bytes_max.max(config.body_bytes_max).max(config.route_body_bytes_max);
     let bodies = Budgets {
         requests_bytes_max: bodies.max(config.ws_message_bytes_max.saturating_add(EVENTS_BYTES)).min(BUDGET_BYTES_MAX),
@@ -111,6 +105,18 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     Ok(ModuleHost::Apart(Arc::new(DomainRegistry::start(settings, config.domains_max, wakers.to_vec())?)))
 }
 
+/// Limits and settings of requests.
+fn request_rules(config: &Config) -> RequestRules {
+    RequestRules {
+        memory_bytes_max: config.request_memory_bytes_max,
+        trusted_proxies: config.trusted_proxies.clone(),
+        forwarded_by: config.trusted_proxy_header.clone(),
+        rooms_max: config.ws_rooms_max,
+        ws_message_bytes_max: config.ws_message_bytes_max,
+        ws_compress_bytes_min: config.ws_compress_bytes_min,
+    }
+}
+
 /// Where core files go. Where they can't, the log says why and what to do.
 fn core_files(config: &Config) -> Option<CoreFiles> {
     let projects = &config.projects;
@@ -141,21 +147,26 @@ pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
 
 /// What each domain may use beside memory. Its own threads come on top of those that the server has there.
 fn allowance(config: &Config) -> Allowance {
-    let free =
-        rustix::fs::statvfs(&config.data_dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
     let streams = config.stream_calls_max.saturating_mul(config.shards);
     let own = streams.saturating_add(config.executors_max + config.shards + OWN_THREADS);
     Allowance {
         module_threads_max: config.module_threads_max,
         threads_max: config.module_threads_max.saturating_add(own),
-        disk_bytes_max: config.module_disk_bytes_max.unwrap_or((free / 4).max(DISK_BYTES_MIN)),
+        disk_bytes_max: config.module_disk_bytes_max.unwrap_or_else(|| share_of_disk(config)),
     }
+}
+
+/// A quarter of what is free on the disk of the data directory, or the least that is of use.
+pub(super) fn share_of_disk(config: &Config) -> u64 {
+    let free =
+        rustix::fs::statvfs(&config.data_dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    (free / 4).max(DISK_BYTES_MIN)
 }
 
 /// Threads of a domain's process beside those that run handlers, about.
 const OWN_THREADS: usize = 16;
 
-/// A domain may have so many bytes on the disk, however little is free.
+/// A domain, and the blobs, may have so many bytes on the disk, however little is free.
 const DISK_BYTES_MIN: u64 = 1024 * 1024 * 1024;
 
 /// Bytes that may wait on a WebSocket beside its largest message, and what comes with them.

@@ -5,12 +5,14 @@
 //! nothing with each other; other threads reach a shard only through its [`Inbox`]. Nothing here blocks.
 
 mod body_limits;
+mod buffered;
 mod conn;
 mod error_responses;
 mod flows;
 mod handshakes;
 mod limits;
 mod logs;
+mod own_uploads;
 mod peers;
 mod pongs;
 mod requests;
@@ -224,9 +226,9 @@ impl Shard {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.declined(connections, *declined);
             }
-            Message::OwnAnswer { conn, seq, bytes } => {
+            Message::OwnAnswer { conn, seq, bytes, attached } => {
                 self.own_in_flight = self.own_in_flight.saturating_sub(1);
-                self.answered(connections, conn, seq, bytes, None);
+                self.answered(connections, conn, seq, bytes, attached);
             }
             Message::SocketIdle { socket } => {
                 self.in_flight = self.in_flight.saturating_sub(1);

@@ -403,7 +403,7 @@ impl Shard {
             meta.keep_alive &= jobs_socket;
             match self.admin.check(view, origin.client) {
                 Ok(Who::Loopback) => meta.cors_origin = None,
-                Ok(Who::Key(_)) => {}
+                Ok(Who::Key(..)) => {}
                 Err(refusal) => {
                     refusal.encode(&meta, out);
                     return Begun::Answered;

@@ -107,9 +107,7 @@ impl Shard {
     pub(super) fn publish(&mut self, connections: &mut Connections, domain: &str, room: &[u8], message: &Encoded) {
         for key in self.rooms.members(domain, room) {
             let frame = message.frame(self.deflate_of_socket(key));
-            if let Some(outbox) = self.room_for_frame(connections, key, frame.len()) {
-                outbox.push_shared(Arc::clone(frame));
-            }
+            self.queue_frame(connections, key, frame.len(), |outbox| outbox.push_shared(Arc::clone(frame)));
         }
     }
 

@@ -5,6 +5,7 @@
 //! meanwhile waits here, and beyond a limit the connection is not read.
 
 use super::Shard;
+use super::buffered::Buffered;
 use super::conn::Upgrade;
 use super::pongs::Pongs;
 use super::requests::{Begun, Origin};
@@ -60,6 +61,7 @@ pub(super) struct SocketState {
     closing_progress: Option<(usize, u64)>,
     /// A ping was sent, and nothing has come since.
     pinged_ms: Option<u64>,
+    buffered: Buffered,
 }
 
 /// The shard's WebSockets by key.
@@ -76,6 +78,10 @@ impl Sockets {
 
     pub(super) fn is_empty(&self) -> bool {
         self.states.is_empty()
+    }
+
+    pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut SocketState> {
+        self.states.get_mut(&key).map(Box::as_mut)
     }
 
     fn keys(&self) -> Vec<u64> {
@@ -182,6 +188,7 @@ impl Shard {
             closing_since_ms: None,
             closing_progress: None,
             pinged_ms: None,
+            buffered: Buffered::default(),
         };
         self.sockets.states.insert(key, Box::new(state));
         self.stats.ws_opened();
@@ -292,32 +299,31 @@ impl Shard {
     pub(super) fn socket_drained(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         let resumes = state.pongs.taken() && !state.paused;
-        if let Some(conn) = state.conn.filter(|_| resumes) {
+        let Some(conn) = state.conn else { return };
+        if resumes {
             connections.set_reading(conn, true);
         }
+        self.tell_buffered(connections, key, conn, false);
     }
 
     /// A module sends a frame. One that has queued more than its reader takes is closed: a module can't know how fast
     /// its readers are, and the server's memory is bounded.
     pub(super) fn socket_send(&mut self, connections: &mut Connections, key: u64, frame: Arc<[u8]>) {
         self.taken_from_module(key, frame.len());
-        if let Some(outbox) = self.room_for_frame(connections, key, frame.len()) {
-            outbox.push_shared(frame);
-        }
+        self.queue_frame(connections, key, frame.len(), |outbox| outbox.push_shared(frame));
     }
 
     /// [`Shard::socket_send`] of a frame that lies in a domain's memory.
     pub(super) fn socket_send_lent(&mut self, connections: &mut Connections, key: u64, frame: Box<dyn Lent>) {
         self.taken_from_module(key, frame.len());
-        if let Some(outbox) = self.room_for_frame(connections, key, frame.len()) {
-            outbox.push_lent(frame);
-        }
+        self.queue_frame(connections, key, frame.len(), |outbox| outbox.push_lent(frame));
     }
 
     /// The shard has a frame that a module has sent to this socket alone.
-    fn taken_from_module(&self, key: u64, bytes: usize) {
-        if let Some(state) = self.sockets.states.get(&key) {
+    fn taken_from_module(&mut self, key: u64, bytes: usize) {
+        if let Some(state) = self.sockets.states.get_mut(&key) {
             state.handle.taken(bytes);
+            state.buffered.take(bytes);
         }
     }
 
@@ -333,13 +339,24 @@ impl Shard {
         self.snapshot.table().modules().get(module).map(|module| module.domain().to_owned())
     }
 
-    /// Where a frame of `bytes` bytes goes, if the socket is open and its reader fast enough.
-    pub(super) fn room_for_frame<'a>(
+    /// Has `push` queue a frame of `bytes` bytes, if the socket is open and its reader fast enough.
+    pub(super) fn queue_frame(
         &mut self,
-        connections: &'a mut Connections,
+        connections: &mut Connections,
         key: u64,
         bytes: usize,
-    ) -> Option<&'a mut Outbox> {
+        push: impl FnOnce(&mut Outbox),
+    ) {
+        if let Some(conn) = self.conn_for_frame(connections, key, bytes)
+            && let Some(outbox) = connections.outbox(conn)
+        {
+            push(outbox);
+            self.tell_buffered(connections, key, conn, false);
+        }
+    }
+
+    /// The connection that a frame of `bytes` bytes goes to.
+    fn conn_for_frame(&mut self, connections: &mut Connections, key: u64, bytes: usize) -> Option<ConnId> {
         let limit = self.limits.ws_queue_bytes_max;
         let now_ms = self.now_ms;
         let state = self.sockets.states.get_mut(&key)?;
@@ -356,7 +373,7 @@ impl Shard {
             return None;
         }
         self.stats.ws_message_out();
-        connections.outbox(conn)
+        Some(conn)
     }
 
     /// A module closes a socket.
@@ -442,8 +459,9 @@ impl Shard {
     /// frame. `last_read_ms` is when something came from it.
     pub(super) fn sweep_socket(&mut self, connections: &mut Connections, key: u64, last_read_ms: u64) {
         let (now_ms, interval_ms) = (self.now_ms, self.limits.ws_ping_interval_ms);
+        let Some(conn) = self.sockets.states.get(&key).and_then(|state| state.conn) else { return };
+        self.tell_buffered(connections, key, conn, true);
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
-        let Some(conn) = state.conn else { return };
         if let Some(since) = state.closing_since_ms {
             // A slow reader may take what stands before the close frame.
             let sent = connections.sent_total(conn);
@@ -482,6 +500,14 @@ impl Shard {
 }
 
 impl SocketState {
+    pub(super) fn handle(&self) -> &Socket {
+        &self.handle
+    }
+
+    pub(super) fn buffered(&mut self) -> &mut Buffered {
+        &mut self.buffered
+    }
+
     /// Queues `on_close`, once.
     fn finish(&mut self) {
         if !self.finished {

@@ -6,6 +6,7 @@
 use super::Shard;
 use super::body_limits::too_large;
 use super::conn::{Conn, Partial, Slot, credited};
+use super::own_uploads::BodySink;
 use super::requests::{Begun, Origin};
 use super::snapshot::ShardGen;
 use crate::abi::manifest::RouteDecl;
@@ -26,7 +27,7 @@ pub(super) struct ConnUpload {
     /// The number of its request.
     seq: u64,
     /// `None`: the handler takes no more of it.
-    upload: Option<Upload>,
+    upload: Option<BodySink>,
     /// The client waits for `100 Continue` until the handler reads.
     continue_owed: bool,
     /// Bytes thrown away.
@@ -34,6 +35,11 @@ pub(super) struct ConnUpload {
 }
 
 impl ConnUpload {
+    /// The body of request number `seq`, which goes to `sink`.
+    pub(super) fn new(seq: u64, sink: BodySink, expects_continue: bool) -> Self {
+        Self { seq, upload: Some(sink), continue_owed: expects_continue, drained: 0 }
+    }
+
     /// Whether the handler still takes it.
     pub(super) fn is_taken(&self) -> bool {
         self.upload.is_some()
@@ -59,6 +65,9 @@ impl Shard {
         announced: Option<usize>,
         expects_continue: bool,
     ) -> Gathering {
+        if let Some(gathering) = self.own_gathering(origin, view) {
+            return gathering;
+        }
         match self.takes_pieces(origin, view) {
             Some(Some(limit)) if announced.is_some_and(|length| length > limit) => {
                 return Gathering::Refused(too_large(limit));
@@ -105,6 +114,10 @@ impl Shard {
             return Self::wait_to_upload(connections, conn);
         }
         let origin = self.origin(conn, conn.next_seq());
+        if origin.is_for_server(conn.decoder.head_view().path()) {
+            self.begin_own_upload(connections, conn, &origin, expects_continue);
+            return true;
+        }
         let view = RequestView { peer: conn.peer.ip(), ..conn.decoder.head_view() };
         let announced = conn.decoder.body_left();
         let (module, route) = match self.snapshot.table().route(view.method().as_str(), view.path()) {
@@ -146,12 +159,8 @@ impl Shard {
         conn.decoder.stream_body(limit);
         conn.partial = Partial::Body;
         conn.body_paid_ms = self.now_ms;
-        conn.upload = Some(Box::new(ConnUpload {
-            seq: origin.seq,
-            upload: Some(Upload::new(&slot)),
-            continue_owed: expects_continue,
-            drained: 0,
-        }));
+        let sink = BodySink::Module(Upload::new(&slot));
+        conn.upload = Some(Box::new(ConnUpload::new(origin.seq, sink, expects_continue)));
         let stream = StreamStart { slot, length: announced.map(|length| length as u64), expects_continue };
         self.submit_stream(&generation, &origin, route, request, meta, stream);
         conn.slots.push_back(Slot::Running { safe, expected: 0 });
@@ -265,7 +274,7 @@ impl Shard {
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(state) = conn.upload.as_mut() else { return at };
-            let room = match state.upload.as_mut().map(Upload::room) {
+            let room = match state.upload.as_mut().map(BodySink::room) {
                 None => usize::MAX,
                 Some(Ok(room)) => room,
                 Some(Err(Full::Now)) => {

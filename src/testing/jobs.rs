@@ -5,6 +5,7 @@ use crate::abi::testing::TestJob;
 use crate::domain::Instance;
 use crate::jobs::code::JobCalls;
 use crate::threads::module_thread;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 /// Most jobs of a test.
@@ -58,6 +59,24 @@ impl JobCalls for Running<'_> {
 
     fn remaining_ms(&self) -> Option<u64> {
         None
+    }
+
+    fn checkpoint(&self, _bytes: &[u8]) -> Result<(), i32> {
+        // Each job runs once here, so no run finds what another has kept.
+        if self.change(|_| {}) { Ok(()) } else { Err(libc::ECANCELED) }
+    }
+
+    fn resume(&self) -> Result<Option<Vec<u8>>, i32> {
+        Ok(None)
+    }
+
+    fn file(&self, _name: &str) -> Result<OwnedFd, i32> {
+        // Jobs are given none here.
+        Err(libc::ENOENT)
+    }
+
+    fn output(&self, _name: &str) -> Result<OwnedFd, i32> {
+        Err(libc::ENOTSUP)
     }
 }
 

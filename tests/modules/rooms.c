@@ -12,6 +12,8 @@ struct guest {
     char name[64];
 };
 
+static websocket_t *watched;
+
 static void say(websocket_t *ws, const char *format, ...) {
     char text[1024];
     va_list args;
@@ -129,6 +131,9 @@ static void on_message(struct cweb_context *ctx, websocket_t *ws, const char *me
         say(ws, "many %d %d", count, errno == ENOSPC);
     } else if (strcmp(word, "wrong") == 0) {
         try_what_is_wrong(ws);
+    } else if (strcmp(word, "watch") == 0) {
+        watched = ws;
+        say(ws, "watching, %d", cweb_ws_buffered(NULL) == 0);
     } else if (strcmp(word, "who") == 0) {
         say(ws, "%s %s in %s", VERSION, guest->name, guest->room);
     } else if (strcmp(word, "close") == 0) {
@@ -159,11 +164,29 @@ static int announce(struct cweb_context *ctx, http_request_t *req, http_response
     return 0;
 }
 
+/* Sends so many MiB to the socket that is watched. */
+static int fill(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {
+    (void)ctx;
+    static char block[1 << 16];
+    for (int i = 16 * atoi(req->body); i > 0; i--) {
+        cweb_ws_send_binary(watched, block, sizeof block);
+    }
+    snprintf(res->body, HTTP_RESPONSE_SIZE, "sent");
+    return 0;
+}
+
+static int buffered(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {
+    (void)ctx, (void)req;
+    snprintf(res->body, HTTP_RESPONSE_SIZE, "%zu", cweb_ws_buffered(watched));
+    return 0;
+}
+
 export module_t config = {
     .name = "rooms",
     .author = "test",
-    .routes = {{"/chat/:room", "GET", admit, CWEB_HANDSHAKE}, {"/announce/:room", "POST", announce, NONE}},
-    .size = 2,
+    .routes = {{"/chat/:room", "GET", admit, CWEB_HANDSHAKE}, {"/announce/:room", "POST", announce, NONE},
+               {"/fill", "POST", fill, NONE}, {"/buffered", "GET", buffered, NONE}},
+    .size = 4,
     .websockets = {{"/chat/:room", on_open, on_message, on_close},
                    {"/free/([a-z]+)-[0-9]+", on_open, on_message, on_close, CWEB_INLINE},
                    {"/v1.0", on_open, on_message, on_close}},

@@ -5,6 +5,7 @@
 #include "native.h"
 
 #include <cweb.h>
+#include <cweb_job.h>
 
 #define TYPE(type) {#type, _Alignof(type), sizeof(type)}
 #define FIELD(type, field) {#type "." #field, offsetof(type, field), sizeof(((type *)0)->field)}
@@ -86,7 +87,14 @@ const struct cwebn_layout_entry cwebn_layout[] = {
     FIELD(job_ctx_t, is_canceled),
     FIELD(job_ctx_t, server),
     FIELD(job_ctx_t, remaining_ms),
+    FIELD(job_ctx_t, checkpoint),
+    FIELD(job_ctx_t, data),
     FIELD(job_ctx_t, reserved),
+    MEMBER(cweb_job_data, size),
+    MEMBER(cweb_job_data, checkpoint),
+    MEMBER(cweb_job_data, resume),
+    MEMBER(cweb_job_data, file),
+    MEMBER(cweb_job_data, output),
     TYPE(job_info_t),
     FIELD(job_info_t, name),
     FIELD(job_info_t, run),

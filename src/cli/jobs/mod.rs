@@ -4,6 +4,7 @@ mod answer;
 mod bulk;
 mod end;
 mod event;
+mod files;
 mod list;
 pub(super) mod sse;
 mod status;
@@ -39,6 +40,7 @@ Examples:
   cweb jobs submit --watch sum '{\"numbers\":[1,2,3.5]}'
   cweb jobs submit --run-at +10m --max-attempts 3 --backoff 30s sum @payload.json
   cweb jobs watch $(cweb jobs submit sum @payload.json)
+  cweb jobs submit --file in=photo.png --output-dir . blur_image '{\"radius\":8}'
   cweb jobs list --state failed --retryable
   cweb jobs retry --module sum --state failed
 

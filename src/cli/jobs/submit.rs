@@ -3,12 +3,15 @@
 use super::super::client::Client;
 use super::super::exit::{Exit, Failure};
 use super::answer::{self, JobState, short_hash, shown};
+use super::files::GivenFile;
 use super::time::{Span, When, now_ms};
-use super::{Problem, watch};
+use super::{Problem, files, watch};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use uuid::Uuid;
 
@@ -41,6 +44,12 @@ pub(super) struct SubmitArgs {
     /// At most one job of its name has this key: another submission names the one that is there
     #[arg(long, value_name = "KEY")]
     unique_key: Option<String>,
+    /// A file that the job is given: the name by which the job opens it, and its path here; may be repeated
+    #[arg(long, value_name = "NAME=PATH")]
+    file: Vec<GivenFile>,
+    /// Wait for the end, as with --watch, and put the files that the job has made into this directory
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
     /// Go on as `cweb jobs watch` does, with the events on stderr
     #[arg(long)]
     watch: bool,
@@ -65,6 +74,8 @@ struct Submission<'a> {
     priority: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unique_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    files: BTreeMap<&'a str, String>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +87,12 @@ struct Accepted {
 
 pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Problem> {
     let payload = payload(&args.payload).map_err(|text| Failure::new(Exit::Usage, text))?;
+    let mut files = BTreeMap::new();
+    for file in &args.file {
+        if files.insert(file.name.as_str(), files::store(client, file)?).is_some() {
+            return Err(Failure::new(Exit::Usage, format!("--file gives two files the name {}", file.name)).into());
+        }
+    }
     let submission = Submission {
         job: &args.job,
         payload: &payload,
@@ -86,6 +103,7 @@ pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Proble
         run_at: args.run_at.map(|when| when.ms(now_ms())),
         priority: args.priority,
         unique_key: args.unique_key.as_deref(),
+        files,
     };
     let body = serde_json::to_vec(&submission).map_err(|error| error.to_string())?;
     let answer = client.post_json("/jobs", &body)?;
@@ -96,7 +114,14 @@ pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Proble
         .map_err(|_| format!("{} names the job \"{}\", which is no UUID", client.base(), shown(&job_uuid)))?;
     super::say(job_uuid)?;
     eprintln!("{}, to run on version {}", state.as_str(), short_hash(&module_hash));
-    if args.watch { watch::follow(client, &job_uuid, 0, watch::Show::OnStderr) } else { Ok(ExitCode::SUCCESS) }
+    if !args.watch && args.output_dir.is_none() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let code = watch::follow(client, &job_uuid, 0, watch::Show::OnStderr)?;
+    if let Some(dir) = &args.output_dir {
+        files::fetch(client, &job_uuid, dir)?;
+    }
+    Ok(code)
 }
 
 /// The payload that `text` gives or names, checked here so that the words are about what the user has written.

@@ -5,12 +5,10 @@
 static int count(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx, (void)payload;
     for (int step = 1; step <= 3; step++) {
-        char data[64];
         if (job->is_canceled(job)) {
             return -1;
         }
-        snprintf(data, sizeof data, "{\"step\": %d}", step);
-        job->emit_event(job, "progress", data);
+        cweb_job_progress(job, step, 3);
         usleep(10 * 1000);
     }
     job->set_result(job, "{\"counted\": 3}");

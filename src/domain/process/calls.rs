@@ -136,6 +136,11 @@ impl DomainCalls {
         self.domains.iter_mut().for_each(|calls| calls.gone(key));
     }
 
+    /// Tells the processes that know socket `key` what has become of its frames: so many more bytes are taken, so many unsent.
+    pub fn buffered(&mut self, key: u64, taken: usize, unsent: usize) {
+        self.domains.iter_mut().for_each(|calls| calls.buffered(key, taken, unsent));
+    }
+
     /// The connection of a client is gone: large requests of it that have not been handed over are not any more.
     pub fn leave(&mut self, conn: ConnId) {
         self.domains.iter_mut().for_each(|calls| calls.leave(conn));

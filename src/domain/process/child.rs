@@ -5,6 +5,8 @@ use super::arena::Parts;
 use super::companion::{self, Pools, RequestRing, Rescuer};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::core_files;
+use super::handed_files::HandedFiles;
+use super::job_data;
 use super::layout::Layout;
 use super::response_ring::{ResponseOutlet, ResponseRing};
 use super::streaming::ShardStreams;
@@ -57,6 +59,8 @@ struct Parent {
     numbers: Mutex<HashMap<u64, u64>>,
     /// Jobs that run here: whether each is to end.
     runs: Mutex<HashMap<u64, Arc<AtomicBool>>>,
+    /// The open files that jobs have asked for.
+    files: HandedFiles,
 }
 
 impl Parent {
@@ -71,7 +75,17 @@ impl Parent {
 
     /// Asks the server, and waits for its answer.
     fn ask(&self, what: Question) -> Answer {
+        self.ask_as(self.next.fetch_add(1, Ordering::Relaxed), what)
+    }
+
+    /// Asks the server for an open file.
+    fn ask_file(&self, what: Question) -> Result<OwnedFd, i32> {
         let call = self.next.fetch_add(1, Ordering::Relaxed);
+        self.ask_as(call, what).map_err(|refusal| job_data::errno_of(&refusal))?;
+        self.files.take(call)
+    }
+
+    fn ask_as(&self, call: u64, what: Question) -> Answer {
         let message = control::encode(&ToParent::Question { call, what }).map_err(|error| error.to_string())?;
         if message.len() > self.message_bytes_max {
             return Err("it is larger than it may be".to_owned());
@@ -122,6 +136,22 @@ impl JobCalls for ParentJobCalls<'_> {
         let left = self.deadline?.saturating_duration_since(Instant::now());
         Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
+
+    fn checkpoint(&self, bytes: &[u8]) -> Result<(), i32> {
+        job_data::checkpoint(self.run, bytes, self.parent.message_bytes_max, |what| self.parent.ask(what))
+    }
+
+    fn resume(&self) -> Result<Option<Vec<u8>>, i32> {
+        job_data::resume(self.run, |what| self.parent.ask(what))
+    }
+
+    fn file(&self, name: &str) -> Result<OwnedFd, i32> {
+        self.parent.ask_file(Question::File { run: self.run, name: name.to_owned() })
+    }
+
+    fn output(&self, name: &str) -> Result<OwnedFd, i32> {
+        self.parent.ask_file(Question::Output { run: self.run, name: name.to_owned() })
+    }
 }
 
 /// Runs the domain until the server closes the control connection.
@@ -160,6 +190,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     if core_dir.is_some() {
         core_files::leave_shared_memory_out();
     }
+    let handed = files.pop().ok_or_else(|| io::Error::other("the server has left out a descriptor"))?;
     // While there is one thread, and before any code of others.
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
     sandbox::end_with_parent();
@@ -195,6 +226,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         next: AtomicU64::new(1),
         numbers: Mutex::default(),
         runs: Mutex::default(),
+        files: HandedFiles::new(handed),
     });
     crate::domain::set_codings(&start.codings);
     crate::abi::manifest::set_server_limits(start.handler_timeout_ms, start.codings.body_bytes_max);

@@ -103,6 +103,9 @@ impl RequestRing {
                     }
                 }
                 Ok(ToDomain::Gone { key }) => self.domain.socket_gone(self.shard, key),
+                Ok(ToDomain::Buffered { key, taken, unsent }) => {
+                    self.domain.socket_buffered(self.shard, key, taken, unsent);
+                }
                 Ok(ToDomain::Request { short, .. } | ToDomain::Socket { short, .. }) => {
                     let lane = if short { Lane::Short } else { Lane::Long };
                     return Ok(Some((RingRecord { shard: self.shard, record }, lane)));

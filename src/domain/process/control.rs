@@ -200,6 +200,25 @@ pub(super) enum Question {
         run: u64,
         text: String,
     },
+    /// The bytes in base64.
+    Checkpoint {
+        run: u64,
+        bytes: String,
+    },
+    /// Answered with `-`, or the bytes in base64.
+    Resume {
+        run: u64,
+    },
+    /// The file comes before the answer.
+    File {
+        run: u64,
+        name: String,
+    },
+    /// Likewise.
+    Output {
+        run: u64,
+        name: String,
+    },
     Sign {
         token: Token,
     },

@@ -176,7 +176,7 @@ impl Domain {
                 fixed.extend_from_slice(text.repeat(1 + body.len() % 30).as_bytes());
                 self.unanswered.push(vec![fixed]);
             }
-            ToDomain::Done { .. } | ToDomain::Gone { .. } | ToDomain::Stream(_) => {}
+            ToDomain::Done { .. } | ToDomain::Gone { .. } | ToDomain::Buffered { .. } | ToDomain::Stream(_) => {}
             ToDomain::Socket { ticket, key, events, .. } => {
                 let events = self.read(&events);
                 let mut answer = Vec::new();

@@ -12,12 +12,13 @@ use super::hook::Loader;
 use super::layout::Layout;
 use super::orphans::Record;
 use super::shared::DomainShared;
-use super::{lock, passing, reader, stdout_relay, watch};
+use super::{handed_files, lock, passing, reader, stdout_relay, watch};
 use crate::abi::crypto;
 use crate::domain::ring::{Consumer, Producer, Region};
 use crate::domain::{sandbox, sanitized};
 use crate::net::{self, Doorbell, Waker};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -40,7 +41,7 @@ pub(super) struct ProcessInstance {
     region: Arc<Region>,
     bodies: Arc<Region>,
     parts: Parts,
-    /// Over which it passes open files, one a shard.
+    /// Over which it passes open files, one a shard; the last one, over which jobs are handed theirs.
     files: Vec<OwnedFd>,
     /// By which it wakes the shards.
     bells: Mutex<Vec<Doorbell>>,
@@ -123,7 +124,7 @@ impl ProcessInstance {
         let (stream, theirs) = UnixStream::pair()?;
         let bells = shared.wakers.iter().map(Waker::doorbell).collect::<io::Result<Vec<_>>>()?;
         let (output, printed) = stdout_relay::collect(shared)?;
-        let pairs = shared.wakers.iter().map(|_| passing::pair()).collect::<io::Result<Vec<_>>>()?;
+        let pairs = (0..=shared.wakers.len()).map(|_| passing::pair()).collect::<io::Result<Vec<_>>>()?;
         let (files, their_files): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         let number = shared.number();
         let core_place = core_place(shared, number);
@@ -237,6 +238,15 @@ impl ProcessInstance {
         let reply = matches!(message, ToChild::Reply { .. });
         let sent = control::encode(message).and_then(|bytes| self.control_writer.send(bytes, reply));
         sent.inspect_err(|_| self.kill())
+    }
+
+    /// Hands over the open file that question number `call` has asked for, before its answer.
+    ///
+    /// # Errors
+    /// An errno: it does not take it.
+    pub(super) fn hand_over(&self, call: u64, file: &OwnedFd) -> Result<(), i32> {
+        let socket = self.files.last().ok_or(libc::EIO)?;
+        handed_files::send(socket, call, file).map_err(Errno::raw_os_error)
     }
 
     /// What its modules have asked and are not answered.

@@ -142,11 +142,19 @@ fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, tables: &mut Ta
             let own = (!shared.config.reads_all_jobs).then(|| shared.module_names());
             return reply(tables.page(&query, own.as_deref()).map_err(|error| error.to_string()));
         }
-        Question::Emit { run, .. } | Question::SetResult { run, .. } | Question::SetError { run, .. } => run,
+        Question::Emit { run, .. }
+        | Question::SetResult { run, .. }
+        | Question::SetError { run, .. }
+        | Question::Checkpoint { run, .. }
+        | Question::Resume { run }
+        | Question::File { run, .. }
+        | Question::Output { run, .. } => run,
     };
     let bytes = match &what {
         Question::Emit { kind, data, .. } => kind.len() + data.as_ref().map_or(0, String::len),
         Question::SetResult { text, .. } | Question::SetError { text, .. } => text.len(),
+        Question::Checkpoint { bytes, .. } => bytes.len(),
+        Question::File { name, .. } | Question::Output { name, .. } => name.len(),
         _ => 0,
     };
     let permit = process.asked().runs.enter(bytes);

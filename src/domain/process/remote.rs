@@ -1,9 +1,10 @@
 //! A module that lives in a domain.
 
-use super::control::{Order, Outcome, Question, ToChild};
+use super::control::{Order, Outcome, ToChild};
 use super::hook::{Hook, NoOutcome};
 use super::identity::Identity;
 use super::instance::ProcessInstance;
+use super::job_data;
 use super::lock;
 use super::quarantine::Quarantine;
 use super::shared::{DomainShared, Run, RunQuestion};
@@ -261,13 +262,7 @@ impl RemoteModule {
             crossbeam::channel::select! {
                 recv(asked) -> question => {
                     let Ok(RunQuestion { call, what, permit }) = question else { continue };
-                    let accepted = match what {
-                        Question::Emit { kind, data, .. } => calls.emit_event(&kind, data.as_deref()),
-                        Question::SetResult { text, .. } => calls.set_result(&text),
-                        Question::SetError { text, .. } => calls.set_error(&text),
-                        _ => false,
-                    };
-                    let result = if accepted { Ok(String::new()) } else { Err("refused".to_owned()) };
+                    let result = job_data::answer(what, calls, |file| process.hand_over(call, file));
                     let _ = process.send(&ToChild::Reply { call, result });
                     drop(permit);
                 }

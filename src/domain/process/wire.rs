@@ -44,6 +44,7 @@ pub(super) mod kind {
     pub(super) const LEAVE: u8 = 19;
     pub(super) const PUBLISH: u8 = 22;
     pub(super) const PUBLISH_LENT: u8 = 23;
+    pub(super) const BUFFERED: u8 = 24;
 }
 
 /// Where a body is.
@@ -74,6 +75,8 @@ pub(super) enum ToDomain<'a> {
     Done { offset: u64 },
     /// Nothing can be sent on a socket any more. It is still to have its last event.
     Gone { key: u64 },
+    /// The server has taken so many more bytes of a socket's frames, and has so many that are unsent.
+    Buffered { key: u64, taken: u64, unsent: u64 },
     /// About a stream.
     Stream(StreamToDomain<'a>),
 }
@@ -250,6 +253,14 @@ pub(super) fn gone(out: &mut Vec<u8>, key: u64) {
     out.extend_from_slice(&key.to_le_bytes());
 }
 
+/// What has become of a socket's frames.
+pub(super) fn buffered(out: &mut Vec<u8>, key: u64, taken: u64, unsent: u64) {
+    out.push(kind::BUFFERED);
+    for number in [key, taken, unsent] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
 /// The fixed part of a request and its head; the body follows it.
 pub(super) fn request_head(
     out: &mut Vec<u8>,
@@ -393,6 +404,7 @@ impl<'a> ToDomain<'a> {
             },
             kind::DONE => Self::Done { offset: ticket },
             kind::GONE => Self::Gone { key: ticket },
+            kind::BUFFERED => Self::Buffered { key: ticket, taken: reader.u64()?, unsent: reader.u64()? },
             kind::SOCKET | kind::SOCKET_LENT => Self::Socket {
                 ticket,
                 instance: reader.u64()?,

@@ -90,6 +90,14 @@ impl ChildDomain {
         }
     }
 
+    /// The server tells what has become of the frames of a socket.
+    pub(super) fn socket_buffered(&self, shard: usize, key: u64, taken: u64, unsent: u64) {
+        if let Some(socket) = self.socket(shard, key) {
+            socket.taken(usize::try_from(taken).unwrap_or(usize::MAX));
+            socket.set_unsent(usize::try_from(unsent).unwrap_or(usize::MAX));
+        }
+    }
+
     fn forget_socket(&self, shard: usize, key: u64) {
         let socket = self.sockets_of(shard).and_then(|mut sockets| sockets.remove(&key));
         if let Some(socket) = socket {

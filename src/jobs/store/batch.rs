@@ -18,6 +18,8 @@ pub(super) enum Outcome {
     Changed(Changed),
     Deleted(Deleted),
     Swept(usize),
+    /// Whether the checkpoint was.
+    Kept(bool),
     /// Nobody asked.
     Nothing,
     /// This command failed, by its own fault.
@@ -71,6 +73,18 @@ impl<'c> Applier<'c> {
             Err(_) => self.undo(),
         }
         done
+    }
+
+    pub(super) fn sql(&mut self) -> &mut Statements<'c> {
+        &mut self.sql
+    }
+
+    pub(super) fn live(&self, id: i64) -> Option<&LiveJob> {
+        self.live.get(id)
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        self.now_ms
     }
 
     /// The events of the last transaction, in the order of their ids.
@@ -132,6 +146,12 @@ impl<'c> Applier<'c> {
             Command::Change(id, change, _) => Ok(Outcome::Changed(self.change(*id, change)?)),
             Command::Event(event) => self.own_event(event),
             Command::Delete(uuid, _) => Ok(Outcome::Deleted(self.delete(uuid)?)),
+            Command::Checkpoint(checkpoint, _) => Ok(Outcome::Kept(self.keep_checkpoint(checkpoint)?)),
+            Command::Made(made, _) => Ok(Outcome::Kept(self.keep_made(made)?)),
+            Command::ForgetDirs(dirs) => {
+                self.forget_dirs(dirs)?;
+                Ok(Outcome::Nothing)
+            }
             Command::Sweep { before_ms, limit, .. } => {
                 Ok(Outcome::Swept(self.sql.sweep.execute(params![before_ms, limit])?))
             }
@@ -168,6 +188,7 @@ impl<'c> Applier<'c> {
             };
         }
         let id = self.connection.last_insert_rowid();
+        self.insert_files(id, &job.files)?;
         let uuid: Arc<str> = job.uuid.as_str().into();
         self.live.set(id, Some(LiveJob::new(Arc::clone(&uuid))));
         let data = transition::created_data(&job.payload);
@@ -214,6 +235,10 @@ impl<'c> Applier<'c> {
             return Ok(Changed::Unknown);
         }
         let is_final = state.is_final();
+        if state == JobState::Done {
+            // One that has failed may be retried by request, and goes on there.
+            self.drop_checkpoint(id)?;
+        }
         let goes_on = !is_final || matches!(change, Change::Decide { .. });
         self.live.set(id, goes_on.then(|| LiveJob { uuid: Arc::clone(&uuid), state, attempt, retries }));
         self.insert_event(JobEvent { job_id: id, uuid, id: 0, ts_ms: 0, kind: kind.into(), data, is_final })?;

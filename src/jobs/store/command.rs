@@ -1,6 +1,7 @@
 //! What travels to the writer, and the promise that each question is answered.
 
 use super::budget::Weight;
+use super::data::{Checkpoint, MadeFiles};
 use super::{Change, Changed, Deleted, Done, NewJob, StoreError, Submitted};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,6 +12,9 @@ pub(super) enum Command {
     Change(i64, Change, Reply<Changed>),
     Delete(String, Reply<Deleted>),
     Event(OwnEvent),
+    Checkpoint(Checkpoint, Reply<bool>),
+    Made(MadeFiles, Reply<bool>),
+    ForgetDirs(Vec<String>),
     Sweep {
         before_ms: i64,
         limit: u32,
@@ -36,7 +40,7 @@ pub(super) struct OwnEvent {
 impl Command {
     /// Whether it is tried again after a failed transaction: nobody could repeat it for the job.
     pub(super) fn is_kept(&self) -> bool {
-        matches!(self, Self::Change(..) | Self::Event(_))
+        matches!(self, Self::Change(..) | Self::Event(_) | Self::Made(..))
     }
 
     /// Takes the callback back out, for a command that was never accepted.
@@ -45,8 +49,9 @@ impl Command {
             Self::Submit(_, reply) => reply.done = None,
             Self::Change(_, _, reply) => reply.done = None,
             Self::Delete(_, reply) => reply.done = None,
+            Self::Checkpoint(_, reply) | Self::Made(_, reply) => reply.done = None,
             Self::Sweep { reply, .. } => reply.done = None,
-            Self::Event(_) | Self::Wake => {}
+            Self::Event(_) | Self::ForgetDirs(_) | Self::Wake => {}
             #[cfg(test)]
             Self::Hook(_) => {}
         }
@@ -58,8 +63,9 @@ impl Command {
             Self::Submit(_, reply) => reply.send(Err(error)),
             Self::Change(_, _, reply) => reply.send(Err(error)),
             Self::Delete(_, reply) => reply.send(Err(error)),
+            Self::Checkpoint(_, reply) | Self::Made(_, reply) => reply.send(Err(error)),
             Self::Sweep { reply, .. } => reply.send(Err(error)),
-            Self::Event(_) | Self::Wake => {}
+            Self::Event(_) | Self::ForgetDirs(_) | Self::Wake => {}
             #[cfg(test)]
             Self::Hook(_) => {}
         }

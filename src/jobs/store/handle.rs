@@ -131,7 +131,11 @@ impl Writer {
         StoreError::Full { queue_max: self.shared.queue_max }
     }
 
-    fn wait_for_room(&self, bytes: usize) -> Result<Weight, StoreError> {
+    pub(super) fn no_weight(&self) -> Weight {
+        self.shared.budget.charge(0)
+    }
+
+    pub(super) fn wait_for_room(&self, bytes: usize) -> Result<Weight, StoreError> {
         if self.is_closed() {
             return Err(StoreError::Closed);
         }
@@ -159,7 +163,7 @@ impl Writer {
         })
     }
 
-    fn send(&self, mut command: Command) -> Result<(), StoreError> {
+    pub(super) fn send(&self, mut command: Command) -> Result<(), StoreError> {
         if self.shared.closing.load(Ordering::Relaxed) {
             command.disarm();
             return Err(StoreError::Closed);

@@ -24,6 +24,7 @@
 mod batch;
 mod budget;
 mod command;
+mod data;
 mod error;
 mod handle;
 mod live;
@@ -39,6 +40,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use data::JobFiles;
 pub use error::{OpenError, StoreError};
 pub use handle::Writer;
 pub use readers::Reader;

@@ -166,7 +166,7 @@ impl Reader {
     }
 
     /// The one place where reads get their statements.
-    fn prepare(&self, sql: &str) -> Result<Statement<'_>, StoreError> {
+    pub(super) fn prepare(&self, sql: &str) -> Result<Statement<'_>, StoreError> {
         Ok(self.connection.prepare(sql)?)
     }
 }

@@ -10,7 +10,12 @@ use std::time::{Duration, Instant};
 const BUSY_TIMEOUT_MS: i64 = 3_000;
 
 /// One step a format: `MIGRATIONS[n]` turns format `n` into `n + 1`. Released steps never change.
-const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_job_data.sql"),
+    include_str!("schema_job_files.sql"),
+];
 
 /// A server that was killed may have been forking: its child has the lock until it executes its program.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -107,7 +112,7 @@ fn format_of(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
 /// Looks through our tables and their indexes only: a module's own table, which may use collations or functions that
 /// are unknown here, must not keep the server from starting.
 fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    for table in ["jobs", "job_events"] {
+    for table in ["jobs", "job_events", "job_checkpoints", "job_files", "job_outputs"] {
         let mut finding = String::new();
         let checked = connection.pragma(None, "quick_check", table, |row| {
             if finding.is_empty() {

@@ -21,6 +21,12 @@ pub(super) struct Statements<'c> {
     pub(super) state_by_uuid: Statement<'c>,
     pub(super) delete: Statement<'c>,
     pub(super) sweep: Statement<'c>,
+    pub(super) keep_checkpoint: Statement<'c>,
+    pub(super) drop_checkpoint: Statement<'c>,
+    pub(super) insert_file: Statement<'c>,
+    pub(super) drop_outputs: Statement<'c>,
+    pub(super) insert_output: Statement<'c>,
+    pub(super) forget_dir: Statement<'c>,
 }
 
 pub(super) const BY_UNIQUE_KEY: &str =
@@ -67,6 +73,14 @@ impl<'c> Statements<'c> {
             state_by_uuid: prepare("SELECT id, state FROM jobs WHERE uuid = ?1")?,
             delete: prepare("DELETE FROM jobs WHERE id = ?1")?,
             sweep: prepare(SWEEP)?,
+            keep_checkpoint: prepare(
+                "INSERT OR REPLACE INTO job_checkpoints (job_id, saved_at, bytes) VALUES (?1, ?2, ?3)",
+            )?,
+            drop_checkpoint: prepare("DELETE FROM job_checkpoints WHERE job_id = ?1")?,
+            insert_file: prepare("INSERT INTO job_files (job_id, name, blob) VALUES (?1, ?2, ?3)")?,
+            drop_outputs: prepare("DELETE FROM job_outputs WHERE job_id = ?1")?,
+            insert_output: prepare("INSERT INTO job_outputs (job_id, name, dir, bytes) VALUES (?1, ?2, ?3, ?4)")?,
+            forget_dir: prepare("DELETE FROM job_dirs_gone WHERE dir = ?1")?,
         })
     }
 }

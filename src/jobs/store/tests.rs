@@ -115,6 +115,7 @@ fn ask<T: Send + 'static>(send: impl FnOnce(Done<T>) -> Result<(), StoreError>) 
 
 fn new_job(uuid: &str) -> NewJob {
     NewJob {
+        files: Vec::new(),
         uuid: uuid.to_owned(),
         module: "shop".to_owned(),
         job: "mail".to_owned(),

@@ -86,6 +86,8 @@ pub struct NewJob {
     pub priority: i32,
     /// At most one stored job of this module and job name has this key.
     pub unique_key: Option<String>,
+    /// Names and blobs of the files that it is given.
+    pub files: Vec<(String, String)>,
 }
 
 /// A stored job.

@@ -194,6 +194,7 @@ fn answer(command: Command, outcome: Outcome) {
         (Command::Submit(_, reply), Outcome::Existing(row)) => reply.send(Ok(Submitted::Existing(*row))),
         (Command::Change(_, _, reply), Outcome::Changed(changed)) => reply.send(Ok(changed)),
         (Command::Delete(_, reply), Outcome::Deleted(deleted)) => reply.send(Ok(deleted)),
+        (Command::Checkpoint(_, reply) | Command::Made(_, reply), Outcome::Kept(kept)) => reply.send(Ok(kept)),
         (Command::Sweep { reply, .. }, Outcome::Swept(count)) => reply.send(Ok(count)),
         _ => {}
     }

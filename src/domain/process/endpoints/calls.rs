@@ -5,7 +5,7 @@ use super::super::wire;
 use super::RingEndpoints;
 use super::call::{Caller, Copying, Large, Payload, Pending, Queued, Sending, Stage, Watched};
 use super::refusal::{barred, barred_text, refuse};
-use super::session::ProcessSession;
+use super::session::{KnownSocket, ProcessSession};
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{GenerationRef, SocketEvent, Task, failure};
 use crate::domain::inbox::Message;
@@ -42,6 +42,8 @@ pub struct CallTable {
     pub(super) forgotten: Vec<u64>,
     /// Sockets whose connection is gone, of which the current process is to hear.
     pub(super) gone: Vec<u64>,
+    /// What the current process is to hear of sockets' frames: bytes that were taken since it was told, and that are unsent.
+    pub(super) buffered: IdMap<(usize, usize)>,
     /// Sockets that have ended here, for who has other domains to tell.
     pub(super) ended: Vec<u64>,
     pub(super) tickets: u64,
@@ -118,6 +120,15 @@ impl CallTable {
         }
     }
 
+    /// The current process, if it knows socket `key`, is to hear what has become of its frames.
+    pub(in crate::domain::process) fn buffered(&mut self, key: u64, taken: usize, unsent: usize) {
+        let listens = |known: &KnownSocket| !known.gone && !known.ends;
+        if self.current.as_ref().and_then(|session| session.known.get(&key)).is_some_and(listens) {
+            let told = self.buffered.entry(key).or_default();
+            *told = (told.0.saturating_add(taken), unsent);
+        }
+    }
+
     /// A process of the domain is there, and gets what waits. One before it may still answer. Gives the outcome of the calls
     /// that nobody gets, because their module is in quarantine by now.
     pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<Message> {
@@ -129,6 +140,7 @@ impl CallTable {
         self.former.extend(self.current.replace(ProcessSession::new(endpoints)));
         self.forgotten.clear();
         self.gone.clear();
+        self.buffered.clear();
         self.draining = false;
         let (barred, queue) = std::mem::take(&mut self.queue).into_iter().partition(|queued| {
             // The memory of a stream is gone with the process before this one.

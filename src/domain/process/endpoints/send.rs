@@ -78,7 +78,11 @@ impl CallTable {
         self.more = false;
         let Some(mut session) = self.current.take() else { return };
         let nothing = self.sending.is_none() && self.queue.is_empty() && self.forgotten.is_empty() && !self.draining;
-        let nothing = nothing && self.gone.is_empty() && self.large.is_empty() && self.copying.is_none();
+        let nothing = nothing
+            && self.gone.is_empty()
+            && self.buffered.is_empty()
+            && self.large.is_empty()
+            && self.copying.is_none();
         let nothing = nothing && session.endpoints.producer.is_published();
         if nothing && !session.endpoints.has_done() && !session.endpoints.requests.has_unused() {
             self.current = Some(session);
@@ -159,6 +163,11 @@ impl CallTable {
     fn next_record(&mut self, session: &mut ProcessSession) -> Option<Sending> {
         if let Some(key) = self.gone.pop() {
             return Some(encode_gone(key));
+        }
+        if let Some(key) = self.buffered.keys().next().copied()
+            && let Some((taken, unsent)) = self.buffered.remove(&key)
+        {
+            return Some(encode_buffered(key, taken, unsent));
         }
         while !self.draining {
             let Some(queued) = self.queue.pop_front() else { break };
@@ -280,6 +289,13 @@ pub(super) fn encoded<'a>(event: &'a SocketEvent, socket: &'a crate::abi::websoc
         }
         SocketEvent::Close => Event::Close { gone: !socket.is_open() },
     }
+}
+
+/// Tells the domain's process what has become of a socket's frames.
+fn encode_buffered(key: u64, taken: usize, unsent: usize) -> Sending {
+    let mut fixed = Vec::with_capacity(32);
+    wire::buffered(&mut fixed, key, taken as u64, unsent as u64);
+    Sending { ticket: 0, queued: None, fixed, body: Vec::new(), place: None }
 }
 
 /// Has the domain's process learn, while callbacks of a socket may be running, that its connection is gone.

@@ -88,6 +88,14 @@ proptest! {
     }
 
     #[test]
+    fn what_is_buffered_comes_back(key: u64, taken: u64, unsent: u64) {
+        let mut record = Vec::new();
+        buffered(&mut record, key, taken, unsent);
+        prop_assert_eq!(ToDomain::read(&record), Ok(ToDomain::Buffered { key, taken, unsent }));
+        prop_assert!(ToDomain::read(&record[..24]).is_err());
+    }
+
+    #[test]
     fn frames_come_back(key: u64, frame in bytes(40)) {
         let mut record = Vec::new();
         send_head(&mut record, key);

@@ -1,0 +1,142 @@
+//! `struct cweb_job_data`: what a running job keeps for its next run, and the files that it works on.
+
+use super::job::{JobCtx, data_of};
+use super::websocket::touched;
+use crate::jobs::code::JobCalls;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::OnceLock;
+
+/// `struct cweb_job_data`
+#[repr(C)]
+pub(super) struct JobData {
+    size: usize,
+    checkpoint: unsafe extern "C" fn(*mut JobCtx, *const c_void, usize) -> c_int,
+    resume: unsafe extern "C" fn(*mut JobCtx, *mut *const c_void, *mut usize) -> c_int,
+    file: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
+    output: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
+}
+
+pub(super) static TABLE: JobData = JobData { size: size_of::<JobData>(), checkpoint, resume, file, output };
+
+/// Offsets of the structure as Rust sees them.
+#[cfg(test)]
+pub(super) fn layout() -> Vec<(&'static str, usize)> {
+    use std::mem::offset_of;
+    vec![
+        ("cweb_job_data.size", offset_of!(JobData, size)),
+        ("cweb_job_data.checkpoint", offset_of!(JobData, checkpoint)),
+        ("cweb_job_data.resume", offset_of!(JobData, resume)),
+        ("cweb_job_data.file", offset_of!(JobData, file)),
+        ("cweb_job_data.output", offset_of!(JobData, output)),
+    ]
+}
+
+/// What the server keeps of a run while it lasts.
+pub(super) struct RunData<'a> {
+    calls: &'a dyn JobCalls,
+    /// The checkpoint that the run began with, once the module has asked for it: it has the address of these bytes.
+    resumed: OnceLock<Option<Vec<u8>>>,
+}
+
+impl<'a> RunData<'a> {
+    pub(super) fn new(calls: &'a dyn JobCalls) -> Self {
+        Self { calls, resumed: OnceLock::new() }
+    }
+
+    pub(super) fn calls(&self) -> &'a dyn JobCalls {
+        self.calls
+    }
+
+    fn resumed(&self) -> Result<Option<&[u8]>, c_int> {
+        if self.resumed.get().is_none() {
+            // Two threads may both ask the server; the bytes of the first stay.
+            let _ = self.resumed.set(self.calls.resume()?);
+        }
+        Ok(self.resumed.get().and_then(Option::as_deref))
+    }
+}
+
+/// Sets `errno` and returns -1.
+fn fail(errno: c_int) -> c_int {
+    // SAFETY: the calling thread's own errno (errno(3)).
+    unsafe { *libc::__errno_location() = errno };
+    -1
+}
+
+/// # Safety
+/// By the contract of `cweb_job_checkpoint`: a running job's structure, and `length` readable bytes or NULL.
+pub(super) unsafe extern "C" fn checkpoint(job: *mut JobCtx, bytes: *const c_void, length: usize) -> c_int {
+    if bytes.is_null() && length > 0 {
+        return fail(libc::EINVAL);
+    }
+    // Read before anything is owned: a bad pointer jumps out of here (see guard).
+    // SAFETY: the caller's contract.
+    let (data, bytes) = unsafe { (data_of(job), touched(bytes.cast(), length)) };
+    let Some(data) = data else { return fail(libc::ENOSYS) };
+    match data.calls.checkpoint(bytes) {
+        Ok(()) => 0,
+        Err(errno) => fail(errno),
+    }
+}
+
+/// # Safety
+/// By the contract of `cweb_job_resume`: a running job's structure, two writable places or NULL.
+unsafe extern "C" fn resume(job: *mut JobCtx, bytes: *mut *const c_void, length: *mut usize) -> c_int {
+    if bytes.is_null() || length.is_null() {
+        return fail(libc::EINVAL);
+    }
+    // Written before anything is owned, as in `checkpoint`.
+    // SAFETY: the caller's contract.
+    let data = unsafe {
+        (*bytes, *length) = (std::ptr::null(), 0);
+        data_of(job)
+    };
+    let Some(data) = data else { return fail(libc::ENOSYS) };
+    match data.resumed() {
+        Ok(None) => 0,
+        Ok(Some(saved)) => {
+            // SAFETY: the caller's contract; `saved` stays until the run has returned.
+            unsafe { (*bytes, *length) = (saved.as_ptr().cast(), saved.len()) };
+            1
+        }
+        Err(errno) => fail(errno),
+    }
+}
+
+/// A file that is asked for by name: its descriptor is the module's from now on.
+///
+/// # Safety
+/// `job` is a running job's structure, `name` a C string or NULL.
+unsafe fn opened(
+    job: *mut JobCtx,
+    name: *const c_char,
+    open: impl FnOnce(&dyn JobCalls, &str) -> Result<OwnedFd, i32>,
+) -> c_int {
+    if name.is_null() {
+        return fail(libc::EINVAL);
+    }
+    // Measured before anything is owned, as in `checkpoint`.
+    // SAFETY: the caller's contract.
+    let (data, name) = unsafe { (data_of(job), CStr::from_ptr(name)) };
+    let Some(data) = data else { return fail(libc::ENOSYS) };
+    let Ok(name) = name.to_str() else { return fail(libc::EINVAL) };
+    match open(data.calls, name) {
+        Ok(file) => file.into_raw_fd(),
+        Err(errno) => fail(errno),
+    }
+}
+
+/// # Safety
+/// By the contract of `cweb_job_file`: a running job's structure, and a C string or NULL.
+unsafe extern "C" fn file(job: *mut JobCtx, name: *const c_char) -> c_int {
+    // SAFETY: the contract is the same.
+    unsafe { opened(job, name, |calls, name| calls.file(name)) }
+}
+
+/// # Safety
+/// By the contract of `cweb_job_output`: a running job's structure, and a C string or NULL.
+unsafe extern "C" fn output(job: *mut JobCtx, name: *const c_char) -> c_int {
+    // SAFETY: the contract is the same.
+    unsafe { opened(job, name, |calls, name| calls.output(name)) }
+}

@@ -1,0 +1,199 @@
+//! `/blobs`: store, fetch and delete the files that jobs work on.
+
+use super::audit::Actor;
+use super::file_answer::{self, FileBody};
+use crate::domain::call::OwnedRequest;
+use crate::jobs::Jobs;
+use crate::jobs::blobs::{self, BlobError, BlobId, BodyWriter, Notify, StoredBlob};
+use crate::proto::http1::{Method, RequestView};
+use crate::server_response::{Reply, ServerAnswer};
+use data_encoding::BASE64;
+use serde_json::json;
+
+/// The path of all blobs.
+const ROOT: &str = "/blobs";
+
+fn error(status: u16, text: &str) -> ServerAnswer {
+    ServerAnswer::json(status, json!({ "error": text }).to_string())
+}
+
+fn not_allowed(allow: &'static str) -> ServerAnswer {
+    error(405, &format!("this path answers {allow}")).with("Allow", allow)
+}
+
+/// What went wrong with a blob, as an answer: the one place that knows.
+pub(super) fn blob_error(cause: &BlobError) -> ServerAnswer {
+    let status = match cause {
+        BlobError::TooLarge(_) => 413,
+        BlobError::Quota { .. } | BlobError::DiskFull => 507,
+        BlobError::Busy => return error(503, &cause.to_string()).with("Retry-After", "1"),
+        BlobError::Mismatch { .. } | BlobError::Broken => 400,
+        BlobError::Unknown(_) => 404,
+        BlobError::InUse(_) => 409,
+        BlobError::Failed(_) => 500,
+    };
+    error(status, &cause.to_string())
+}
+
+/// The part of the path behind `/blobs/`.
+fn name_of<'a>(view: &RequestView<'a>) -> Option<&'a str> {
+    std::str::from_utf8(view.path()).ok()?.strip_prefix(ROOT)?.strip_prefix('/').filter(|name| !name.is_empty())
+}
+
+/// Whether the body of a request is stored while it comes.
+pub(super) fn stores_body(view: &RequestView<'_>) -> bool {
+    view.method() == Method::Put && super::is_under(view.path(), ROOT.as_bytes())
+}
+
+/// Serves one request on `/blobs` or below it whose body is there, if it has one.
+pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: Reply) {
+    if stores_body(view) {
+        let mut body = store(jobs, view, actor, Some(view.body.len() as u64), Box::new(|_| {}), reply);
+        // Whole within what one receive brings, which is less than the buffer.
+        if body.put(view.body).is_ok() {
+            body.end(None);
+        }
+        return;
+    }
+    let Some(name) = name_of(view) else { return reply.send(&not_allowed("PUT, OPTIONS")) };
+    let Some(id) = BlobId::parse(name) else { return reply.send(&no_name(name)) };
+    match view.method() {
+        Method::Get | Method::Head => get(jobs, id, OwnedRequest::copy(view), reply),
+        Method::Delete => delete(jobs, id, actor, reply),
+        _ => reply.send(&not_allowed("GET, HEAD, PUT, DELETE, OPTIONS")),
+    }
+}
+
+fn no_name(name: &str) -> ServerAnswer {
+    error(400, &format!("\"{}\" names no blob: write sha256: and 64 hexadecimal digits", name.escape_debug()))
+}
+
+/// Answers instead of storing a body, which is not read.
+pub(super) fn refuse(refusal: &ServerAnswer, reply: Reply) -> BodyWriter {
+    reply.send(refusal);
+    blobs::body(Box::new(|_| {})).0
+}
+
+/// Stores a body that comes through what this returns.
+pub(super) fn store(
+    jobs: &Jobs,
+    view: &RequestView<'_>,
+    actor: Actor,
+    length: Option<u64>,
+    notify: Notify,
+    reply: Reply,
+) -> BodyWriter {
+    let expected = match expected(view) {
+        Ok(expected) => expected,
+        Err(refusal) => return refuse(&refusal, reply),
+    };
+    let begun = jobs.blobs().begin(length, expected);
+    let blob = match begun {
+        Ok(blob) => blob,
+        Err(cause) => return refuse(&blob_error(&cause), reply),
+    };
+    let (writer, reader) = blobs::body(notify);
+    let done = move |stored: Result<StoredBlob, BlobError>| {
+        let answer = match &stored {
+            Ok(StoredBlob { id, bytes, is_new }) => {
+                let text = json!({ "blob": id.to_string(), "bytes": bytes }).to_string();
+                let status = if *is_new { 201 } else { 200 };
+                ServerAnswer::json(status, text).with("Location", format!("{ROOT}/{id}"))
+            }
+            Err(cause) => blob_error(cause),
+        };
+        let name = stored.map_or_else(|_| String::new(), |stored| stored.id.to_string());
+        actor.log_blob("store blob", &name, answer.status);
+        reply.send(&answer);
+    };
+    // Without a thread the reply is dropped, and its client gets 503.
+    if let Err(cause) = blobs::receive(blob, reader, done) {
+        tracing::error!("a blob can't be received: {cause}");
+    }
+    writer
+}
+
+/// The hash that the body must have, by the path (`PUT /blobs/sha256:…`) or by a field of the head; `None`: any.
+fn expected(view: &RequestView<'_>) -> Result<Option<BlobId>, ServerAnswer> {
+    let named = match name_of(view) {
+        None => None,
+        Some(name) => Some(BlobId::parse(name).ok_or_else(|| no_name(name))?),
+    };
+    let mut expected = named;
+    for field in ["content-digest", "repr-digest", "digest"] {
+        let Some(value) = view.header(field) else { continue };
+        let digest = digest(&String::from_utf8_lossy(value)).map_err(|()| {
+            error(
+                400,
+                &format!("the {field} can't be read: write sha-256=:BASE64:, the SHA-256 of the body (RFC 9530)"),
+            )
+        })?;
+        match (digest, expected) {
+            (Some(digest), Some(other)) if digest != other => {
+                return Err(error(400, &format!("the request names two blobs, {other} and {digest}")));
+            }
+            (digest, other) => expected = digest.or(other),
+        }
+    }
+    Ok(expected)
+}
+
+/// The SHA-256 in a field of digests, as RFC 9530 has it (`sha-256=:BASE64:`) or RFC 3230 (`SHA-256=BASE64`). Digests of
+/// other kinds are not looked at.
+fn digest(value: &str) -> Result<Option<BlobId>, ()> {
+    let items = value.split(',').filter_map(|item| item.trim().split_once('='));
+    let Some((_, digits)) = items.into_iter().find(|(name, _)| name.trim().eq_ignore_ascii_case("sha-256")) else {
+        return Ok(None);
+    };
+    let digits = digits.trim();
+    let digits = digits.strip_prefix(':').and_then(|digits| digits.strip_suffix(':')).unwrap_or(digits);
+    let hash = BASE64.decode(digits.as_bytes()).map_err(drop)?;
+    hash.try_into().map(|hash| Some(BlobId::new(hash))).map_err(drop)
+}
+
+fn get(jobs: &Jobs, id: BlobId, request: OwnedRequest, reply: Reply) {
+    let blobs = jobs.blobs().clone();
+    // Off the shard: a disk may be slow.
+    jobs.read(move |_| match blobs.get(&id) {
+        Ok(found) => {
+            let etag = format!("\"{id}\"");
+            let content_type = "application/octet-stream";
+            file_answer::send(&request, FileBody { file: found.file, bytes: found.bytes, etag, content_type }, reply);
+        }
+        Err(cause) => reply.send(&blob_error(&cause)),
+    });
+}
+
+fn delete(jobs: &Jobs, id: BlobId, actor: Actor, reply: Reply) {
+    let answer = move |deleted: Result<(), BlobError>| {
+        let answer = match deleted {
+            Ok(()) => ServerAnswer::json(200, json!({ "blob": id.to_string(), "deleted": true }).to_string()),
+            Err(cause) => blob_error(&cause),
+        };
+        actor.log_blob("delete blob", &id.to_string(), answer.status);
+        reply.send(&answer);
+    };
+    jobs.delete_blob(id, Box::new(answer));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_read_in_both_forms() {
+        let abc = BlobId::parse("sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        let text = "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
+        for good in [
+            format!("sha-256=:{text}:"),
+            format!("SHA-256={text}"),
+            format!("md5=:AAAA:, sha-256=:{text}: , sha-512=:AA==:"),
+        ] {
+            assert_eq!(digest(&good), Ok(abc), "{good}");
+        }
+        assert_eq!((digest("md5=:AAAA:"), digest("")), (Ok(None), Ok(None)));
+        for wrong in ["sha-256=:AAAA:", "sha-256=", "sha-256=:ungWv4:"] {
+            assert_eq!(digest(wrong), Err(()), "{wrong}");
+        }
+    }
+}

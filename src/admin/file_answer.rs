@@ -1,0 +1,41 @@
+//! Answers of the server's own paths with a file as their body.
+
+use crate::domain::call::OwnedRequest;
+use crate::proto::http1::{Validators, Verdict, content_range, judge, no_range};
+use crate::server_response::{Reply, ServerAnswer};
+use std::fs::File;
+
+/// A file that never changes under its name.
+pub(super) struct FileBody {
+    pub(super) file: File,
+    pub(super) bytes: u64,
+    /// With its quotes.
+    pub(super) etag: String,
+    pub(super) content_type: &'static str,
+}
+
+/// Answers `request` with the file, or with what its conditions and its range make of that.
+pub(super) fn send(request: &OwnedRequest, body: FileBody, reply: Reply) {
+    let FileBody { file, bytes, etag, content_type } = body;
+    let verdict = judge(&request.view(), Validators { etag: Some(etag.as_bytes()), modified: None }, bytes, 0);
+    let answer = |status| {
+        ServerAnswer { status, ..ServerAnswer::default() }
+            .with("Accept-Ranges", "bytes")
+            .with("ETag", etag.clone())
+            // Whatever is in it, a browser takes it for nothing else, and runs nothing of it.
+            .with("X-Content-Type-Options", "nosniff")
+            .with("Content-Security-Policy", "sandbox; default-src 'none'")
+    };
+    let with_type = |status| ServerAnswer { content_type, ..answer(status) };
+    match verdict {
+        Verdict::NotModified => reply.send(&answer(304)),
+        Verdict::Failed => reply.send(&answer(412)),
+        Verdict::Unsatisfiable => reply.send(&answer(416).with("Content-Range", no_range(bytes))),
+        Verdict::Parts(parts) if parts.len() == 1 => {
+            let part = parts.into_iter().next().unwrap_or(0..bytes);
+            reply.send_file(&with_type(206).with("Content-Range", content_range(&part, bytes)), file, part);
+        }
+        // RFC 9110 §14.2: a Range may be ignored, and several ranges are.
+        Verdict::Whole | Verdict::Parts(_) => reply.send_file(&with_type(200), file, 0..bytes),
+    }
+}

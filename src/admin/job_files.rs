@@ -1,0 +1,88 @@
+//! `/jobs/UUID/files`: what a job was given, and what it has made.
+
+use super::file_answer::{self, FileBody};
+use super::jobs::{error, no_such_job, store_error};
+use crate::domain::call::OwnedRequest;
+use crate::jobs::Jobs;
+use crate::proto::http1::RequestView;
+use crate::proto::mime;
+use crate::server_response::{Reply, ServerAnswer};
+use serde_json::{Map, Value, json};
+
+/// Lists the files of a job.
+pub(super) fn list(jobs: &Jobs, uuid: String, reply: Reply) {
+    jobs.read(move |reader| {
+        reply.send(&match reader.files(&uuid) {
+            Ok(Some(files)) => {
+                let given: Map<String, Value> =
+                    files.given.into_iter().map(|(name, blob)| (name, Value::from(blob))).collect();
+                let made = files.made.iter().map(|file| json!({ "name": file.name, "bytes": file.bytes }));
+                let made: Vec<Value> = made.collect();
+                let state = files.state.as_str();
+                ServerAnswer::json(200, json!({ "state": state, "given": given, "made": made }).to_string())
+            }
+            Ok(None) => no_such_job(),
+            Err(cause) => store_error(&cause),
+        });
+    });
+}
+
+/// `%XX` is the byte of that number (RFC 3986 §2.1).
+fn unescaped(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first == b'%' {
+            let (digits, tail) = rest.split_at_checked(2)?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+            rest = tail;
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Gives a file that a job has made.
+pub(super) fn get(jobs: &Jobs, uuid: &str, name: &str, view: &RequestView<'_>, reply: Reply) {
+    let Some(name) = unescaped(name) else { return reply.send(&error(400, "the name of the file can't be read")) };
+    let (uuid, request, blobs) = (uuid.to_owned(), OwnedRequest::copy(view), jobs.blobs().clone());
+    jobs.read(move |reader| {
+        let dir = match reader.output_dir(&uuid, &name) {
+            Ok(Some(dir)) => dir,
+            Ok(None) => {
+                let words = format!("the job has no file named {name}; a job's files are there once it is done");
+                return reply.send(&error(404, &words));
+            }
+            Err(cause) => return reply.send(&store_error(&cause)),
+        };
+        match blobs.open_output(&dir, &name) {
+            Ok(found) => {
+                let content_type = mime::content_type(name.as_bytes());
+                let etag = format!("\"{uuid}\"");
+                file_answer::send(
+                    &request,
+                    FileBody { file: found.file, bytes: found.bytes, etag, content_type },
+                    reply,
+                );
+            }
+            Err(cause) => reply.send(&error(500, &cause.to_string())),
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unescaped;
+
+    #[test]
+    fn names_come_back_from_urls() {
+        for (text, name) in [("a.png", Some("a.png")), ("a%20b", Some("a b")), ("%C3%A4", Some("\u{e4}"))] {
+            assert_eq!(unescaped(text).as_deref(), name);
+        }
+        for wrong in ["%", "%4", "%zz", "%ff"] {
+            assert_eq!(unescaped(wrong), None, "{wrong}");
+        }
+    }
+}

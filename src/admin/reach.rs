@@ -1,0 +1,127 @@
+//! What a key that is for some modules only may do: requests that name a module, and those of its jobs.
+
+use super::audit::Who;
+use super::mgnt::decoded;
+use crate::module::control::Control;
+use crate::module::reach::Reach;
+use crate::proto::http1::{Method, RequestView};
+use crate::server_response::ServerAnswer;
+use serde::Deserialize;
+
+/// Whether a request on the server's own paths is about one module, so that it can be checked whether its key is for that.
+/// Lists, metrics and what changes many jobs are about all.
+pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
+    let path = view.path();
+    if let Some(below) = path.strip_prefix(b"/mgnt") {
+        let is_post = view.method() == Method::Post;
+        return module_in(below).is_some() || is_post && matches!(below, b"" | b"/");
+    }
+    match (view.method(), path.strip_prefix(b"/jobs")) {
+        // A file for a job to come.
+        (method, None) => method == Method::Put && matches!(path, b"/blobs" | b"/blobs/"),
+        (Method::Post, Some(b"" | b"/")) => true,
+        // Whoever knows a job's UUID has created the job, or was told of it.
+        (_, Some(below)) => below.strip_prefix(b"/").is_some_and(names_a_job),
+    }
+}
+
+fn names_a_job(rest: &[u8]) -> bool {
+    let segment = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
+    segment.len() == 36 && segment.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
+}
+
+/// The module in a path below `/mgnt`, as it stands there; `None` where the path is not one of those that name one module
+/// for certain.
+fn module_in(below: &[u8]) -> Option<&[u8]> {
+    let mut segments = below.strip_prefix(b"/")?.split(|byte| *byte == b'/');
+    let name = segments.next().filter(|name| !name.is_empty())?;
+    let rest: Vec<&[u8]> = segments.collect();
+    let is_known = match rest.as_slice() {
+        [] | [b"restart" | b"rollback" | b"sanitize" | b"versions" | b"source" | b"settings" | b"logs"] => true,
+        [b"versions" | b"settings" | b"secrets", last] | [b"versions", last, b"source"] => !last.is_empty(),
+        _ => false,
+    };
+    is_known.then_some(name)
+}
+
+/// Refuses a request on a path that names a module which `who` has no key for.
+///
+/// # Errors
+/// The answer to send instead.
+pub(super) fn check_path(control: &Control, view: &RequestView<'_>, who: &Who) -> Result<(), ServerAnswer> {
+    match (who, view.path().strip_prefix(b"/mgnt")) {
+        // Which module a source is shows once it is compiled.
+        (_, None | Some(b"" | b"/")) | (Who::Loopback | Who::Key(_, Reach::All), _) => Ok(()),
+        (_, Some(below)) => check(control, &decoded(module_in(below).unwrap_or_default())?, who),
+    }
+}
+
+/// Refuses a job of a module which `who` has no key for.
+///
+/// # Errors
+/// The answer to send instead.
+pub(super) fn check_submission(control: &Control, view: &RequestView<'_>, who: &Who) -> Result<(), ServerAnswer> {
+    if who.reach() == Reach::All || view.method() != Method::Post || !matches!(view.path(), b"/jobs" | b"/jobs/") {
+        return Ok(());
+    }
+    check(control, &module_of_submission(view.body)?, who)
+}
+
+fn check(control: &Control, name: &str, who: &Who) -> Result<(), ServerAnswer> {
+    if who.reach().has(control.domain_of(name).as_deref(), name) {
+        return Ok(());
+    }
+    let key = who.as_str();
+    let text = format!(
+        "the key {key} is not for the module {name}: its scopes in the server's --keys-file name the modules it is for"
+    );
+    let answer = ServerAnswer::json(403, serde_json::json!({ "error": text }).to_string());
+    // RFC 6750 §3.1
+    Err(answer.with("WWW-Authenticate", "Bearer error=\"insufficient_scope\""))
+}
+
+#[derive(Deserialize)]
+struct Submission {
+    module: Option<String>,
+}
+
+fn module_of_submission(body: &[u8]) -> Result<String, ServerAnswer> {
+    let refuse = |text: String| ServerAnswer::json(400, serde_json::json!({ "error": text }).to_string());
+    let read: Submission =
+        serde_json::from_slice(body).map_err(|error| refuse(format!("the submission is not right: {error}")))?;
+    read.module
+        .ok_or_else(|| refuse("a key that is for some modules only has to name the module of the job".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_name_one_module_for_certain_are_known() {
+        for (path, name) in [
+            ("/m", Some("m")),
+            ("/m/restart", Some("m")),
+            ("/m/versions/3/source", Some("m")),
+            ("/m/versions/3", Some("m")),
+            ("/m/secrets/KEY", Some("m")),
+            ("/m%2Fn/source", Some("m%2Fn")),
+            ("", None),
+            ("/", None),
+            ("//restart", None),
+            ("/m/", None),
+            ("/m/n", None),
+            ("/m/n/restart", None),
+            ("/m/settings/a/settings/K", None),
+            ("/m/settings/", None),
+            ("/m/restart/restart", None),
+        ] {
+            assert_eq!(module_in(path.as_bytes()), name.map(str::as_bytes), "{path}");
+        }
+        assert!(
+            names_a_job(b"01a229be-123a-70d2-a364-fb075ec9c5b8/cancel")
+                && !names_a_job(b"retry")
+                && !names_a_job(b"ws")
+        );
+    }
+}

@@ -1,0 +1,42 @@
+//! Settings about what jobs keep and work on.
+
+use super::ServeArgs;
+use super::args::DAY_S;
+
+/// Longest that blobs are kept.
+const RETENTION_S_MAX: u64 = 36_500 * DAY_S;
+
+/// Checkpoints and blobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobDataSettings {
+    /// Largest checkpoint of a job.
+    pub checkpoint_bytes_max: usize,
+    /// Largest blob.
+    pub blob_bytes_max: u64,
+    /// Most bytes of all blobs together; `None`: a quarter of what is free at the start, at least 1 GiB.
+    pub blobs_bytes_max: Option<u64>,
+    /// How long a blob is kept that no job needs, in seconds.
+    pub blob_retention_s: u64,
+}
+
+impl JobDataSettings {
+    pub(super) fn of(args: &ServeArgs) -> Self {
+        Self {
+            checkpoint_bytes_max: args.job_checkpoint_bytes_max.unwrap_or(1024 * 1024),
+            blob_bytes_max: args.blob_bytes_max.unwrap_or(8 * 1024 * 1024 * 1024),
+            blobs_bytes_max: args.blobs_bytes_max,
+            blob_retention_s: args.blob_retention.map_or(7 * DAY_S, |span| span.seconds),
+        }
+    }
+
+    /// What is wrong with them, a line each.
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
+        let retention_fits = (1..=RETENTION_S_MAX).contains(&self.blob_retention_s);
+        [
+            (!retention_fits).then(|| "--blob-retention must be from 1s to 36500d".to_owned()),
+            (self.blob_bytes_max == 0).then(|| "--blob-bytes-max must be at least 1".to_owned()),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}

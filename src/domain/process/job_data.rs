@@ -1,0 +1,69 @@
+//! What a running job asks of the server over the control connection: both ends of each question.
+//!
+//! Bytes cross as base64. A refusal is an errno in decimal digits; anything else that comes in its place counts as `EIO`.
+
+use super::control::Question;
+use crate::jobs::code::JobCalls;
+use data_encoding::BASE64;
+use std::os::fd::OwnedFd;
+
+/// The answer to [`Question::Resume`] when there is no checkpoint; no base64.
+const NONE: &str = "-";
+
+/// The server's answer to what a run asks; `hand_over` hands it a file.
+pub(super) fn answer(
+    what: Question,
+    calls: &dyn JobCalls,
+    hand_over: impl FnOnce(&OwnedFd) -> Result<(), i32>,
+) -> Result<String, String> {
+    let accepted = match what {
+        Question::Emit { kind, data, .. } => calls.emit_event(&kind, data.as_deref()),
+        Question::SetResult { text, .. } => calls.set_result(&text),
+        Question::SetError { text, .. } => calls.set_error(&text),
+        Question::Checkpoint { bytes, .. } => {
+            let bytes = BASE64.decode(bytes.as_bytes()).map_err(|_| libc::EINVAL.to_string())?;
+            return calls.checkpoint(&bytes).map(|()| String::new()).map_err(|errno| errno.to_string());
+        }
+        Question::Resume { .. } => {
+            let saved = calls.resume().map_err(|errno| errno.to_string())?;
+            return Ok(saved.map_or_else(|| NONE.to_owned(), |saved| BASE64.encode(&saved)));
+        }
+        Question::File { name, .. } => return handed(calls.file(&name), hand_over),
+        Question::Output { name, .. } => return handed(calls.output(&name), hand_over),
+        _ => false,
+    };
+    if accepted { Ok(String::new()) } else { Err("refused".to_owned()) }
+}
+
+fn handed(file: Result<OwnedFd, i32>, hand_over: impl FnOnce(&OwnedFd) -> Result<(), i32>) -> Result<String, String> {
+    let passed = file.and_then(|file| hand_over(&file));
+    passed.map(|()| String::new()).map_err(|errno| errno.to_string())
+}
+
+/// The errno in a refusal.
+pub(super) fn errno_of(refusal: &str) -> i32 {
+    refusal.parse().unwrap_or(libc::EIO)
+}
+
+/// Has the server keep a checkpoint of `run`; `ask` asks it.
+pub(super) fn checkpoint(
+    run: u64,
+    bytes: &[u8],
+    message_bytes_max: usize,
+    ask: impl FnOnce(Question) -> Result<String, String>,
+) -> Result<(), i32> {
+    // The server refuses what is near its limit with words in the log; more than that would not reach it.
+    if bytes.len() > message_bytes_max / 2 {
+        return Err(libc::EMSGSIZE);
+    }
+    ask(Question::Checkpoint { run, bytes: BASE64.encode(bytes) }).map(drop).map_err(|refusal| errno_of(&refusal))
+}
+
+/// The checkpoint that `run` began with.
+pub(super) fn resume(run: u64, ask: impl FnOnce(Question) -> Result<String, String>) -> Result<Option<Vec<u8>>, i32> {
+    let saved = ask(Question::Resume { run }).map_err(|refusal| errno_of(&refusal))?;
+    if saved == NONE {
+        return Ok(None);
+    }
+    BASE64.decode(saved.as_bytes()).map(Some).map_err(|_| libc::EIO)
+}

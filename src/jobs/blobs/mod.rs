@@ -1,0 +1,21 @@
+//! Files that jobs work on, by what is in them: a blob is named by the SHA-256 of its bytes and never changes.
+//!
+//! A blob lies in one file of the directory `blobs`, named by its hash in hexadecimal; `blobs/incoming` has what is still
+//! being received. A blob counts once its file and the directory are on the disk. What jobs make lies in `job-files`. All of
+//! them together have a quota, and each upload takes its share of that before its bytes are written.
+
+mod body;
+mod id;
+mod names;
+mod outputs;
+mod receive;
+mod run_files;
+mod store;
+
+pub use body::{BodyEnd, BodyReader, BodyWriter, Full, Notify, body};
+pub use id::BlobId;
+pub use names::is_file_name;
+pub use receive::receive;
+pub use run_files::MadeFile;
+pub(super) use run_files::RunFiles;
+pub use store::{BlobError, Blobs, BlobsConfig, NewBlob, OpenBlob, Pins, StoredBlob, Usage, Wake};

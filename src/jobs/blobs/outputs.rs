@@ -1,0 +1,104 @@
+//! The directories of what jobs make, all of them.
+
+use super::run_files::{Outputs, remove_dir};
+use super::store::{BlobError, Blobs, OpenBlob, Share, Wake};
+use crossbeam::channel::Receiver;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+/// Bytes on the disk of the files in `dir`.
+fn bytes_of(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|data| data.blocks().saturating_mul(512)).sum()
+}
+
+impl Blobs {
+    pub(super) fn outputs_dir(&self) -> &Path {
+        &self.inner.config.outputs_dir
+    }
+
+    pub(super) fn share(&self) -> Share {
+        Share::of_outputs(&self.inner)
+    }
+
+    pub(super) fn is_written(&self, file: BorrowedFd<'_>) -> bool {
+        (self.inner.config.is_written)(file)
+    }
+
+    /// Looks at the outputs now and then from now on.
+    pub(super) fn watch(&self, outputs: &Arc<Outputs>) {
+        let mut state = self.inner.state();
+        if !state.watched.iter().any(|watched| std::ptr::eq(watched.as_ptr(), Arc::as_ptr(outputs))) {
+            state.watched.push(Arc::downgrade(outputs));
+            self.wake(Wake::Outputs);
+        }
+    }
+
+    /// Whether a running job makes files.
+    pub(in crate::jobs) fn watches_outputs(&self) -> bool {
+        !self.inner.state().watched.is_empty()
+    }
+
+    /// Counts what running jobs have made.
+    pub(in crate::jobs) fn look_at_outputs(&self) {
+        let mut state = self.inner.state();
+        state.watched.retain(|watched| watched.strong_count() > 0);
+        let watched: Vec<Arc<Outputs>> = state.watched.iter().filter_map(Weak::upgrade).collect();
+        drop(state);
+        for outputs in watched {
+            outputs.look(self.inner.config.blob_bytes_max);
+        }
+    }
+
+    /// Tells the thread that cleans up.
+    pub(in crate::jobs) fn wake(&self, wake: Wake) {
+        let _ = self.inner.wake.send(wake);
+    }
+
+    /// What that thread is told.
+    pub(in crate::jobs) fn woken(&self) -> &Receiver<Wake> {
+        &self.inner.woken
+    }
+
+    /// Opens the output `name` in the directory `dir`.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn open_output(&self, dir: &str, name: &str) -> Result<OpenBlob, BlobError> {
+        let path = self.inner.config.outputs_dir.join(dir).join(name);
+        let opened = File::open(path).and_then(|file| Ok(OpenBlob { bytes: file.metadata()?.len(), file }));
+        opened.map_err(|error| BlobError::failed(&error))
+    }
+
+    /// Removes a directory of outputs whose job is gone.
+    pub(in crate::jobs) fn remove_outputs(&self, dir: &str) {
+        let path = self.inner.config.outputs_dir.join(dir);
+        let bytes = bytes_of(&path);
+        remove_dir(&path);
+        let mut state = self.inner.state();
+        state.bytes = state.bytes.saturating_sub(bytes);
+    }
+
+    /// At the start: keeps and counts the directories of outputs that are `kept`, and removes what runs have left that were
+    /// cut off.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    pub(in crate::jobs) fn take_up_outputs(&self, kept: &HashSet<String>) -> io::Result<()> {
+        for entry in fs::read_dir(&self.inner.config.outputs_dir)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if kept.contains(name) {
+                self.inner.state().bytes += bytes_of(&path);
+            } else {
+                remove_dir(&path);
+            }
+        }
+        Ok(())
+    }
+}

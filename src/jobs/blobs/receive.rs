@@ -1,0 +1,31 @@
+//! The thread that writes a blob while its bytes come.
+
+use super::body::{BodyEnd, BodyReader};
+use super::store::{BlobError, NewBlob, StoredBlob};
+use std::thread;
+
+/// Writes what `body` brings, on a thread of its own, and tells `done` what has become of it.
+///
+/// # Errors
+/// There is no thread for it; `done` is dropped.
+pub fn receive(
+    blob: NewBlob,
+    body: BodyReader,
+    done: impl FnOnce(Result<StoredBlob, BlobError>) + Send + 'static,
+) -> Result<(), BlobError> {
+    let work = move || done(write(blob, body));
+    thread::Builder::new().name("blob".to_owned()).spawn(work).map(drop).map_err(|error| BlobError::failed(&error))
+}
+
+fn write(mut blob: NewBlob, mut body: BodyReader) -> Result<StoredBlob, BlobError> {
+    body.ask();
+    let mut bytes = Vec::new();
+    loop {
+        match body.next(&mut bytes) {
+            Ok(()) => blob.write(&bytes)?,
+            Err(BodyEnd::Complete) => return blob.finish(),
+            Err(BodyEnd::Broken(errno)) => return Err(blob.broken(errno)),
+        }
+        bytes.clear();
+    }
+}

@@ -1,0 +1,254 @@
+//! The files of one run: those it is given, and those it makes.
+//!
+//! Outputs lie in a directory of the run's own, below `job-files`. They are made by the server, so that a module has a
+//! descriptor and no way to the directory. When the job is done they are put on the disk and closed to writing; a run that
+//! ends otherwise leaves none.
+
+use super::id::BlobId;
+use super::names::is_file_name;
+use super::store::{BlobError, Blobs, Share};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Most outputs of a run.
+const OUTPUTS_MAX: usize = 64;
+
+/// A file that a job has made, once it is on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MadeFile {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// An output while its run lasts.
+struct Output {
+    name: String,
+    /// To look at its size, and to cut it.
+    file: File,
+}
+
+#[derive(Default)]
+struct Made {
+    outputs: Vec<Output>,
+    /// Nothing is made any more.
+    is_closed: bool,
+}
+
+/// The outputs of one run.
+pub(super) struct Outputs {
+    dir: PathBuf,
+    made: Mutex<Made>,
+    share: Mutex<Share>,
+    /// Why the run is to end.
+    is_over: AtomicBool,
+}
+
+/// See the module's documentation. Dropping it removes the outputs, unless they were published.
+pub(in crate::jobs) struct RunFiles {
+    blobs: Blobs,
+    inputs: Vec<(String, BlobId)>,
+    outputs: Arc<Outputs>,
+    is_published: AtomicBool,
+}
+
+fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+impl Outputs {
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what the files take. Too much: the run is to end, and its files are cut.
+    pub(super) fn look(&self, file_bytes_max: u64) {
+        let made = self.made();
+        if made.is_closed {
+            return;
+        }
+        let found = made.outputs.iter().filter_map(|output| output.file.metadata().ok());
+        let (mut sum, mut largest) = (0_u64, 0);
+        for data in found {
+            sum = sum.saturating_add(data.blocks().saturating_mul(512));
+            largest = largest.max(data.len());
+        }
+        let fits = largest <= file_bytes_max && self.share(sum).is_ok();
+        if !fits || self.is_over.load(Ordering::Acquire) {
+            self.is_over.store(true, Ordering::Release);
+            for output in &made.outputs {
+                // A run that does not stop gets no further than to the next look.
+                let _ = output.file.set_len(0);
+            }
+        }
+    }
+
+    fn share(&self, bytes: u64) -> Result<(), BlobError> {
+        self.share.lock().unwrap_or_else(PoisonError::into_inner).grow(bytes)
+    }
+
+    fn open(&self, name: &str) -> io::Result<OwnedFd> {
+        let mut made = self.made();
+        if made.is_closed {
+            return Err(io::Error::from_raw_os_error(libc::ECANCELED));
+        }
+        let path = self.dir.join(name);
+        let options = OpenOptions::new().read(true).write(true).mode(0o600).to_owned();
+        if !made.outputs.iter().any(|output| output.name == name) {
+            if made.outputs.len() >= OUTPUTS_MAX {
+                return Err(io::Error::from_raw_os_error(libc::EMFILE));
+            }
+            if made.outputs.is_empty() {
+                DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+            }
+            let file = options.clone().create_new(true).open(&path)?;
+            made.outputs.push(Output { name: name.to_owned(), file });
+        }
+        Ok(options.open(&path)?.into())
+    }
+
+    /// Puts the files on the disk, for good.
+    fn publish(&self, blobs: &Blobs) -> Result<Vec<MadeFile>, String> {
+        let file_bytes_max = blobs.blob_bytes_max();
+        let mut made = self.made();
+        made.is_closed = true;
+        let outputs = std::mem::take(&mut made.outputs);
+        drop(made);
+        if outputs.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.is_over.load(Ordering::Acquire) {
+            return Err(too_much());
+        }
+        let (mut files, mut sum) = (Vec::new(), 0);
+        for Output { name, file } in outputs {
+            let path = self.dir.join(&name);
+            // From here on nobody opens it for writing, and who has it open is found below.
+            let data = file.set_permissions(Permissions::from_mode(0o400)).and_then(|()| file.metadata());
+            let data = data.map_err(|error| format!("the output {name} can't be kept: {error}"))?;
+            if data.len() > file_bytes_max {
+                return Err(format!("the output {name} is larger than {file_bytes_max} bytes (--blob-bytes-max)"));
+            }
+            sum += data.blocks().saturating_mul(512);
+            let bytes =
+                keep(blobs, file, &path).map_err(|error| format!("the output {name} can't be kept: {error}"))?;
+            files.push(MadeFile { name, bytes });
+        }
+        self.share(sum).map_err(|_| too_much())?;
+        let parent = self.dir.parent().unwrap_or(&self.dir);
+        let synced = [self.dir.as_path(), parent].into_iter().try_for_each(|dir| File::open(dir)?.sync_all());
+        synced.map_err(|error| format!("the outputs can't be put on the disk: {error}"))?;
+        Ok(files)
+    }
+}
+
+fn too_much() -> String {
+    "the outputs take more room than there is for them (--blob-bytes-max, --blobs-bytes-max)".to_owned()
+}
+
+/// Puts the file at `path` on the disk. One that somebody can still write, since a descriptor for writing is open, is copied:
+/// what a client gets is what was there when the job was done.
+fn keep(blobs: &Blobs, file: File, path: &Path) -> io::Result<u64> {
+    file.sync_all()?;
+    drop(file);
+    let mut kept = File::open(path)?;
+    if blobs.is_written(kept.as_fd()) {
+        let copy = path.with_file_name(".copy");
+        let mut to = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&copy)?;
+        io::copy(&mut kept, &mut to)?;
+        to.sync_all()?;
+        fs::rename(&copy, path)?;
+        kept = File::open(path)?;
+    }
+    Ok(kept.metadata()?.len())
+}
+
+impl RunFiles {
+    /// The files of the run number `attempt` of the job `uuid`, which is given `inputs`.
+    pub(in crate::jobs) fn new(blobs: &Blobs, uuid: &str, attempt: u32, inputs: Vec<(String, BlobId)>) -> Self {
+        let outputs = Arc::new(Outputs {
+            dir: blobs.outputs_dir().join(format!("{uuid}.{attempt}")),
+            made: Mutex::default(),
+            share: Mutex::new(blobs.share()),
+            is_over: AtomicBool::new(false),
+        });
+        Self { blobs: blobs.clone(), inputs, outputs, is_published: AtomicBool::new(false) }
+    }
+
+    /// Opens the file that the job is given as `name`, for reading.
+    ///
+    /// # Errors
+    /// An errno.
+    pub(in crate::jobs) fn input(&self, name: &str) -> Result<OwnedFd, i32> {
+        let (_, id) = self.inputs.iter().find(|(known, _)| known == name).ok_or(libc::ENOENT)?;
+        match self.blobs.get(id) {
+            Ok(found) => Ok(found.file.into()),
+            Err(BlobError::Unknown(_)) => Err(libc::ENOENT),
+            Err(_) => Err(libc::EIO),
+        }
+    }
+
+    /// Opens the output `name` for reading and writing; makes it, empty, the first time.
+    ///
+    /// # Errors
+    /// An errno.
+    pub(in crate::jobs) fn output(&self, name: &str) -> Result<OwnedFd, i32> {
+        if !is_file_name(name) {
+            return Err(libc::EINVAL);
+        }
+        let opened = self.outputs.open(name).map_err(|error| errno_of(&error))?;
+        self.blobs.watch(&self.outputs);
+        Ok(opened)
+    }
+
+    /// Whether the outputs take more room than there is, so that the run is to end.
+    pub(in crate::jobs) fn is_over(&self) -> bool {
+        self.outputs.is_over.load(Ordering::Acquire)
+    }
+
+    /// Why the run has failed, if it has by its outputs.
+    pub(in crate::jobs) fn failure(&self) -> Option<String> {
+        self.is_over().then(too_much)
+    }
+
+    /// Puts the outputs on the disk: the name of their directory, and what they are. No more can be made.
+    ///
+    /// # Errors
+    /// In words: why the job can't be done.
+    pub(in crate::jobs) fn publish(&self) -> Result<(String, Vec<MadeFile>), String> {
+        let files = self.outputs.publish(&self.blobs)?;
+        let dir = self.outputs.dir.file_name().map(|name| name.to_string_lossy().into_owned());
+        if !files.is_empty() {
+            self.is_published.store(true, Ordering::Release);
+            // What is set aside is what the files take, from now on.
+            self.outputs.share.lock().unwrap_or_else(PoisonError::into_inner).leave();
+        }
+        Ok((dir.unwrap_or_default(), files))
+    }
+}
+
+impl Drop for RunFiles {
+    fn drop(&mut self) {
+        let mut made = self.outputs.made();
+        made.is_closed = true;
+        made.outputs.clear();
+        drop(made);
+        if !self.is_published.load(Ordering::Acquire) {
+            remove_dir(&self.outputs.dir);
+        }
+    }
+}
+
+/// Removes a directory of outputs, if it is there.
+pub(super) fn remove_dir(dir: &Path) {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => tracing::warn!("{}: {error}", dir.display()),
+        _ => {}
+    }
+}

@@ -1,0 +1,202 @@
+//! What jobs keep beside their rows: the writer's part and the readers'.
+
+use super::batch::Applier;
+use super::budget::Weight;
+use super::command::{Command, Reply};
+use super::error::Fault;
+use super::{Done, JobState, Reader, StoreError, Writer, rows};
+use crate::jobs::blobs::MadeFile;
+use rusqlite::{OptionalExtension, params};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// A checkpoint on its way to the store.
+pub(super) struct Checkpoint {
+    pub(super) job: i64,
+    pub(super) uuid: Arc<str>,
+    pub(super) bytes: Vec<u8>,
+    /// What it takes of the budget until it is stored.
+    pub(super) _weight: Weight,
+}
+
+/// What a job has made, on its way to the store.
+pub(super) struct MadeFiles {
+    pub(super) job: i64,
+    pub(super) uuid: Arc<str>,
+    pub(super) dir: String,
+    pub(super) files: Vec<MadeFile>,
+}
+
+/// The files of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobFiles {
+    /// Where the job stands.
+    pub state: JobState,
+    /// Names and blobs of what it was given.
+    pub given: Vec<(String, String)>,
+    /// What it has made.
+    pub made: Vec<MadeFile>,
+}
+
+impl Writer {
+    /// Keeps `bytes` as the checkpoint of a running job, in the place of the one before; no bytes keep none. Waits while
+    /// the channel is full, or the bytes that wait are too many. `done` is told whether the job still runs.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] only on the writer's own thread. Through `done`: [`StoreError::Unavailable`].
+    pub fn checkpoint(&self, job: i64, uuid: Arc<str>, bytes: Vec<u8>, done: Done<bool>) -> Result<(), StoreError> {
+        let weight = self.wait_for_room(bytes.len())?;
+        let reply = Reply::new(done, self.no_weight());
+        self.send(Command::Checkpoint(Checkpoint { job, uuid, bytes, _weight: weight }, reply))
+    }
+
+    /// Says what a running job has made, in the directory `dir`: to be called before the change that ends it. Waits while
+    /// the channel is full. `done` is told whether the job still ran; else nothing is stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] only on the writer's own thread.
+    pub fn made(
+        &self,
+        job: i64,
+        uuid: Arc<str>,
+        dir: String,
+        files: Vec<MadeFile>,
+        done: Done<bool>,
+    ) -> Result<(), StoreError> {
+        let reply = Reply::new(done, self.no_weight());
+        self.send(Command::Made(MadeFiles { job, uuid, dir, files }, reply))
+    }
+
+    /// The directories, of jobs that are deleted, are removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] only on the writer's own thread.
+    pub fn forget_dirs(&self, dirs: Vec<String>) -> Result<(), StoreError> {
+        self.send(Command::ForgetDirs(dirs))
+    }
+}
+
+impl Applier<'_> {
+    /// Keeps a checkpoint, if its job still runs.
+    pub(super) fn keep_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<bool, Fault> {
+        let Checkpoint { job, uuid, bytes, .. } = checkpoint;
+        let runs = self.live(*job).is_some_and(|live| live.state == JobState::Running && live.uuid == *uuid);
+        if runs && bytes.is_empty() {
+            self.drop_checkpoint(*job)?;
+        } else if runs {
+            let now_ms = self.now_ms();
+            self.sql().keep_checkpoint.execute(params![job, now_ms, bytes])?;
+        }
+        Ok(runs)
+    }
+
+    /// Takes note of what a job has made, if the job still runs.
+    pub(super) fn keep_made(&mut self, made: &MadeFiles) -> Result<bool, Fault> {
+        let runs = self.live(made.job).is_some_and(|live| live.state == JobState::Running && live.uuid == made.uuid);
+        if runs {
+            // Of a run that was canceled a moment before it was done.
+            self.sql().drop_outputs.execute([made.job])?;
+            for file in &made.files {
+                let bytes = rows::saturated(file.bytes);
+                self.sql().insert_output.execute(params![made.job, file.name, made.dir, bytes])?;
+            }
+        }
+        Ok(runs)
+    }
+
+    pub(super) fn forget_dirs(&mut self, dirs: &[String]) -> Result<(), Fault> {
+        for dir in dirs {
+            self.sql().forget_dir.execute([dir])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn insert_files(&mut self, job: i64, files: &[(String, String)]) -> Result<(), Fault> {
+        for (name, blob) in files {
+            self.sql().insert_file.execute(params![job, name, blob])?;
+        }
+        Ok(())
+    }
+
+    /// The job is done, or begins from the start.
+    pub(super) fn drop_checkpoint(&mut self, job: i64) -> Result<(), Fault> {
+        self.sql().drop_checkpoint.execute([job])?;
+        Ok(())
+    }
+}
+
+impl Reader {
+    /// What the job has saved last.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn checkpoint(&mut self, job_id: i64) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut statement = self.prepare("SELECT bytes FROM job_checkpoints WHERE job_id = ?1")?;
+        Ok(statement.query_row([job_id], |row| row.get(0)).optional()?)
+    }
+
+    /// Names and blobs of what the job is given.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn files_given(&mut self, job_id: i64) -> Result<Vec<(String, String)>, StoreError> {
+        let mut statement = self.prepare("SELECT name, blob FROM job_files WHERE job_id = ?1 ORDER BY name")?;
+        let found = statement.query_map([job_id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(found.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The files of the job of that uuid; `None` if there is no such job.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn files(&mut self, uuid: &str) -> Result<Option<JobFiles>, StoreError> {
+        let Some(id) = self.id(uuid)? else { return Ok(None) };
+        let Some(state) = self.state(id)? else { return Ok(None) };
+        let given = self.files_given(id)?;
+        let mut statement = self.prepare("SELECT name, bytes FROM job_outputs WHERE job_id = ?1 ORDER BY name")?;
+        let made = statement
+            .query_map([id], |row| Ok(MadeFile { name: row.get(0)?, bytes: row.get::<_, i64>(1)?.unsigned_abs() }))?;
+        let made = made.collect::<rusqlite::Result<Vec<_>>>()?;
+        Ok(Some(JobFiles { state, given, made: if state == JobState::Done { made } else { Vec::new() } }))
+    }
+
+    /// The directory of the output `name` of the job of that uuid, if that is done and has made it.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn output_dir(&mut self, uuid: &str, name: &str) -> Result<Option<String>, StoreError> {
+        let mut statement = self.prepare(
+            "SELECT dir FROM job_outputs WHERE name = ?2 AND \
+             job_id = (SELECT id FROM jobs WHERE uuid = ?1 AND state = 'done')",
+        )?;
+        Ok(statement.query_row([uuid, name], |row| row.get(0)).optional()?)
+    }
+
+    /// Whether a job was given the blob.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn is_blob_needed(&mut self, blob: &str) -> Result<bool, StoreError> {
+        Ok(self.prepare("SELECT 1 FROM job_files WHERE blob = ?1 LIMIT 1")?.exists([blob])?)
+    }
+
+    /// The directories of all outputs.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn output_dirs(&mut self) -> Result<HashSet<String>, StoreError> {
+        let mut statement = self.prepare("SELECT DISTINCT dir FROM job_outputs")?;
+        let found = statement.query_map([], |row| row.get(0))?;
+        Ok(found.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Directories of outputs whose jobs are deleted, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn gone_dirs(&mut self, limit: u32) -> Result<Vec<String>, StoreError> {
+        let mut statement = self.prepare("SELECT dir FROM job_dirs_gone LIMIT ?1")?;
+        let found = statement.query_map([limit], |row| row.get(0))?;
+        Ok(found.collect::<rusqlite::Result<_>>()?)
+    }
+}

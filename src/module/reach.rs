@@ -1,0 +1,91 @@
+//! Which modules a key is for.
+
+use std::sync::Arc;
+
+/// A name, or the beginning of names when it ends with `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pattern(Box<str>);
+
+impl Pattern {
+    /// `None`: a `*` elsewhere than at the end, or nothing.
+    fn new(text: &str) -> Option<Self> {
+        let beginning = text.strip_suffix('*').unwrap_or(text);
+        (!text.is_empty() && !beginning.contains('*')).then(|| Self(text.into()))
+    }
+
+    fn fits(&self, name: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => *self.0 == *name,
+        }
+    }
+}
+
+/// Some modules: those of a name, in one domain or in any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    domain: Option<Pattern>,
+    module: Pattern,
+}
+
+impl Place {
+    /// Reads `MODULE` or `DOMAIN/MODULE`, each a name or the beginning of names with a `*` behind it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (domain, module) = match text.split_once('/') {
+            Some((domain, module)) => (Some(Pattern::new(domain)?), module),
+            None => (None, text),
+        };
+        // A name may hold a slash; a pattern has one only behind the domain.
+        (!module.contains('/')).then_some(())?;
+        Some(Self { domain, module: Pattern::new(module)? })
+    }
+
+    /// `domain` is `None` where it is not known: then a place in one domain is not it.
+    fn has(&self, domain: Option<&str>, module: &str) -> bool {
+        let in_domain = |pattern: &Pattern| domain.is_some_and(|domain| pattern.fits(domain));
+        self.module.fits(module) && self.domain.as_ref().is_none_or(in_domain)
+    }
+}
+
+/// The modules that somebody may deploy, change and remove.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Every one.
+    #[default]
+    All,
+    /// Those in one of these places.
+    Only(Arc<[Place]>),
+}
+
+impl Reach {
+    /// Whether the module `module` in the domain `domain` is within reach; `None`: its domain is not known.
+    #[must_use]
+    pub fn has(&self, domain: Option<&str>, module: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(places) => places.iter().any(|place| place.has(domain, module)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_names_and_beginnings_of_names() {
+        let has = |text: &str, domain: Option<&str>, module: &str| {
+            Reach::Only([Place::parse(text).unwrap()].into()).has(domain, module)
+        };
+        assert!(has("thumbs", None, "thumbs") && has("thumbs", Some("image"), "thumbs"));
+        assert!(!has("thumbs", None, "thumbs2") && !has("thumbs", None, "Thumbs"));
+        assert!(has("image/*", Some("image"), "any") && !has("image/*", Some("images"), "any"));
+        assert!(!has("image/*", None, "any"), "a domain that is not known is no domain of the key's");
+        assert!(has("im*/th*", Some("image"), "thumbs") && !has("im*/th*", Some("image"), "other"));
+        assert!(has("*", None, "any") && Reach::All.has(None, "any"));
+        for text in ["", "/", "a/", "/a", "a*b", "*a", "a/b/c", "**"] {
+            assert_eq!(Place::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What a module is told of the bytes that a WebSocket's connection has not taken.
+//!
+//! Where modules run in this process, a socket's number is set as it changes. A domain's process is told by records: while there
+//! is a backlog, after each further share of what was taken, and at the latest with the next look at the socket.
+
+use super::Shard;
+use crate::net::{ConnId, Connections};
+
+/// What a connection holds below this counts as sent: to tell of each message would cost more than it helps.
+const UNSENT_BYTES_MIN: usize = 16 * 1024;
+
+/// Bytes taken, or more or less unsent, after which a domain's process is told again.
+const STEP_BYTES: usize = 64 * 1024;
+
+/// What is told of one socket.
+#[derive(Debug, Default)]
+pub(super) struct Buffered {
+    /// Bytes taken from the module that its process was not told of.
+    taken: usize,
+    /// The unsent bytes it was told of.
+    unsent: usize,
+}
+
+impl Buffered {
+    /// Bytes of a frame for this socket alone have been taken from the module.
+    pub(super) fn take(&mut self, bytes: usize) {
+        self.taken += bytes;
+    }
+
+    /// What a domain's process is told now that `unsent` bytes are unsent, if it is: bytes taken since, and unsent.
+    fn step(&mut self, unsent: usize, is_look: bool) -> Option<(usize, usize)> {
+        // A process that is new is told by the look: it knows nothing of what the one before it was told.
+        let changed = unsent.abs_diff(self.unsent) >= STEP_BYTES || (unsent == 0) != (self.unsent == 0);
+        let due = changed || self.taken >= STEP_BYTES || is_look && (self.taken > 0 || unsent > 0);
+        due.then(|| {
+            self.unsent = unsent;
+            (std::mem::take(&mut self.taken), unsent)
+        })
+    }
+}
+
+impl Shard {
+    /// Something was queued on the connection of socket `key`, or sent; `is_look`: the regular look at it.
+    pub(super) fn tell_buffered(&mut self, connections: &mut Connections, key: u64, conn: ConnId, is_look: bool) {
+        let Some(state) = self.sockets.get_mut(key) else { return };
+        let unsent = match connections.unsent(conn) {
+            0..UNSENT_BYTES_MIN => 0,
+            unsent => unsent,
+        };
+        if unsent > 0 {
+            connections.await_sent(conn);
+        }
+        if self.local.is_some() {
+            state.handle().set_unsent(unsent);
+        } else if let Some((taken, unsent)) = state.buffered().step(unsent, is_look) {
+            self.remote.buffered(key, taken, unsent);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_of_what_is_worth_it() {
+        let mut buffered = Buffered::default();
+        buffered.take(1000);
+        assert_eq!(buffered.step(0, false), None, "small messages to a quick reader");
+        assert_eq!(buffered.step(0, true), Some((1000, 0)), "the regular look");
+        assert_eq!(buffered.step(0, true), None);
+        buffered.take(20_000);
+        assert_eq!(buffered.step(20_000, false), Some((20_000, 20_000)), "a backlog begins");
+        buffered.take(40_000);
+        assert_eq!(buffered.step(60_000, false), None);
+        buffered.take(40_000);
+        assert_eq!(buffered.step(100_000, false), Some((80_000, 100_000)));
+        assert_eq!((buffered.step(50_000, false), buffered.step(50_000, true)), (None, Some((0, 50_000))));
+        assert_eq!(buffered.step(0, false), Some((0, 0)), "it ends");
+    }
+}

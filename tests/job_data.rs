@@ -1,0 +1,431 @@
+//! What jobs keep and work on: checkpoints, blobs, files.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use support::{Client, Response, Server, eventually, isolation};
+
+fn deploy(server: &Server) {
+    let module = std::fs::read_to_string(support::root().join("tests/modules/job_data.c")).unwrap();
+    let warnings = server.deploy(&format!("#include <cweb.h>\n{module}")).text();
+    assert!(!warnings.contains("warning:"), "{warnings}");
+}
+
+fn json_of(response: &Response) -> Value {
+    serde_json::from_slice(&response.body).unwrap_or_else(|error| panic!("{error}: {}", response.text()))
+}
+
+fn submit(server: &Server, body: &Value) -> String {
+    let response = server.post("/jobs", body.to_string().as_bytes());
+    assert_eq!(response.status, 200, "{}", response.text());
+    json_of(&response)["job_uuid"].as_str().unwrap().to_owned()
+}
+
+fn status(server: &Server, uuid: &str) -> Value {
+    json_of(&server.get(&format!("/jobs/{uuid}")))
+}
+
+fn events(server: &Server, uuid: &str) -> Vec<Value> {
+    json_of(&server.get(&format!("/jobs/{uuid}/events?limit=1000")))["events"].as_array().unwrap().clone()
+}
+
+/// Waits for the end of a job, which must be done, and returns its result.
+fn result(server: &Server, uuid: &str) -> Value {
+    let mut last = Value::Null;
+    eventually(&format!("the end of {uuid}"), || {
+        last = status(server, uuid);
+        ["done", "failed", "canceled"].contains(&last["state"].as_str().unwrap())
+    });
+    assert_eq!(last["state"], "done", "{last} {:?}", events(server, uuid));
+    last["result"].clone()
+}
+
+fn count(dir: &Path, table: &str) -> i64 {
+    let database = Connection::open(dir.join("jobs.sqlite3")).unwrap();
+    database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+}
+
+/// The steps that a job has told of, in order.
+fn steps(server: &Server, uuid: &str) -> Vec<i64> {
+    let steps = events(server, uuid).into_iter().filter(|event| event["type"] == "step");
+    steps.map(|event| event["data"].as_i64().unwrap()).collect()
+}
+
+#[test]
+fn a_run_goes_on_where_the_last_one_was_whatever_ended_it() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &["--job-checkpoint-bytes-max", "1000"], &[]);
+    deploy(&server);
+    let run = |server: &Server, how: &str| submit(server, &json!({ "job": "steps", "payload": { "how": how } }));
+    // The end of a domain ends all that runs there, so one job comes after the other.
+    let ways = ["return", "error", "crash", "kill"];
+    for how in ways.iter().filter(|how| **how != "kill" || isolation() == "process") {
+        let uuid = run(&server, how);
+        assert_eq!(result(&server, &uuid), json!({"from": 9, "resumed": 1}), "{how}");
+        assert_eq!(steps(&server, &uuid), (0..10).collect::<Vec<i64>>(), "{how}");
+    }
+    let refused = submit(&server, &json!({ "job": "refusals" }));
+    assert_eq!(result(&server, &refused), "refused");
+    server.expect_log("has 1001 bytes; the limit is 1000 (--job-checkpoint-bytes-max)");
+    assert_eq!(count(dir.path(), "job_checkpoints"), 0, "a job that has ended keeps nothing");
+
+    let uuid = run(&server, "wait");
+    eventually("it waits", || events(&server, &uuid).iter().any(|event| event["type"] == "waiting"));
+    // By kill -9.
+    drop(server);
+    assert_eq!(count(dir.path(), "job_checkpoints"), 1);
+    let server = Server::on(&dir, &[], &[]);
+    assert_eq!(result(&server, &uuid), json!({"from": 9, "resumed": 1}));
+    assert_eq!(steps(&server, &uuid), (0..10).collect::<Vec<i64>>());
+    let uuid = run(&server, "wait");
+    eventually("it waits", || events(&server, &uuid).iter().any(|event| event["type"] == "waiting"));
+    assert_eq!(count(dir.path(), "job_checkpoints"), 1);
+    assert_eq!(server.post(&format!("/jobs/{uuid}/cancel"), b"").status, 200);
+    // Asked to run again, it goes on too.
+    eventually("its run has returned", || server.post(&format!("/jobs/{uuid}/retry"), b"").status == 200);
+    assert_eq!(result(&server, &uuid), json!({"from": 9, "resumed": 1}));
+    assert_eq!(count(dir.path(), "job_checkpoints"), 0);
+}
+
+/// The name of a blob with these bytes.
+fn name_of(bytes: &[u8]) -> String {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    let output = Command::new("sha256sum").arg(file.path()).output().unwrap();
+    format!("sha256:{}", String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap())
+}
+
+fn put(server: &Server, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    server.connect().request("PUT", target, headers, body)
+}
+
+fn error_of(response: &Response) -> (u16, String) {
+    (response.status, json_of(response)["error"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Bytes that no two places have alike.
+fn bytes(count: usize, seed: u32) -> Vec<u8> {
+    let mut state = seed;
+    let step = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..count).map(step).collect()
+}
+
+/// Files in the directory of blobs, what is being received among them.
+fn files(dir: &Path) -> usize {
+    let count = |path: &Path| std::fs::read_dir(path).unwrap().count();
+    count(&dir.join("blobs")) - 1 + count(&dir.join("blobs/incoming"))
+}
+
+#[test]
+fn blobs_are_stored_by_their_hash_and_given_back_as_they_are() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let limits = ["--blob-bytes-max", "3000000", "--blobs-bytes-max", "5000000"];
+    let server = Server::on(&dir, &limits, &[]);
+    // Small ones are whole when they are seen, large ones are not.
+    for (size, seed) in [(0, 1), (3, 1), (100_000, 1), (2_500_000, 1)] {
+        let body = bytes(size, seed);
+        let name = name_of(&body);
+        let stored = put(&server, "/blobs", &[], &body);
+        assert_eq!((stored.status, json_of(&stored)), (201, json!({"blob": name, "bytes": size})), "{size}");
+        assert_eq!(stored.header("location").unwrap(), format!("/blobs/{name}"));
+        let again = put(&server, &format!("/blobs/{name}"), &[], &body);
+        assert_eq!((again.status, json_of(&again)), (200, json!({"blob": name, "bytes": size})), "{size}");
+        let found = server.get(&format!("/blobs/{name}"));
+        assert!(found.status == 200 && found.body == body, "{size}: {}", found.head);
+        let head = server.connect().request("HEAD", &format!("/blobs/{name}"), &[], b"");
+        assert_eq!((head.status, head.header("content-length").unwrap()), (200, size.to_string()));
+    }
+    assert_eq!(files(dir.path()), 4);
+    let large = bytes(2_500_000, 1);
+    let path = format!("/blobs/{}", name_of(&large));
+    let mut client = server.connect();
+    let part = client.request("GET", &path, &[("Range", "bytes=1000000-1000999")], b"");
+    assert_eq!((part.status, part.header("content-range").unwrap().as_str()), (206, "bytes 1000000-1000999/2500000"));
+    assert!(part.body == large[1_000_000..1_001_000]);
+    assert_eq!(client.request("GET", &path, &[("Range", "bytes=-1")], b"").body, large[2_499_999..]);
+    assert_eq!(client.request("GET", &path, &[("Range", "bytes=2500000-")], b"").status, 416);
+    let etag = part.header("etag").unwrap();
+    assert_eq!(client.request("GET", &path, &[("If-None-Match", &etag)], b"").status, 304);
+
+    // In chunks, asked for first, by two clients at once, and behind another request.
+    let body = bytes(700_000, 2);
+    let name = name_of(&body);
+    let mut first = server.connect();
+    first.send(
+        b"GET /jobs HTTP/1.1\r\nHost: localhost\r\n\r\nPUT /blobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
+    let mut second = server.connect();
+    second.send(b"PUT /blobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 700000\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(second.response().status, 100);
+    for piece in body.chunks(70_000) {
+        first.send(format!("{:x}\r\n", piece.len()).as_bytes());
+        first.send(piece);
+        first.send(b"\r\n");
+        second.send(piece);
+    }
+    first.send(b"0\r\n\r\n");
+    let answers = [first.response(), first.response(), second.response()];
+    assert_eq!(json_of(&answers[1])["blob"], json!(name));
+    assert_eq!(json_of(&answers[2])["blob"], json!(name));
+    let mut statuses = [answers[1].status, answers[2].status];
+    statuses.sort_unstable();
+    assert_eq!((answers[0].status, statuses, files(dir.path())), (200, [200, 201], 5));
+
+    // A connection goes on after its upload.
+    assert_eq!(second.get(&format!("/blobs/{name}")).body.len(), 700_000);
+    drop(server);
+    let server = Server::on(&dir, &limits, &[]);
+    assert!(server.get(&format!("/blobs/{name}")).body == body, "what was answered survives kill -9");
+    refuses_blobs(&server, &dir, &path);
+}
+
+fn refuses_blobs(server: &Server, dir: &tempfile::TempDir, large: &str) {
+    let before = files(dir.path());
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    for (target, header) in [
+        (format!("/blobs/{wrong}"), ("x", "y")),
+        ("/blobs".to_owned(), ("Content-Digest", "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:")),
+        ("/blobs".to_owned(), ("Digest", "SHA-256=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")),
+    ] {
+        let (status, words) = error_of(&put(server, &target, &[header], b"abc"));
+        assert!(status == 400 && words.contains("has the SHA-256 sha256:ba7816bf"), "{status} {words}");
+    }
+    assert_eq!(put(server, "/blobs", &[("Content-Digest", "sha-256=:rubbish:")], b"abc").status, 400);
+    assert_eq!(put(server, "/blobs/sha256:12", &[], b"abc").status, 400);
+    assert_eq!(put(server, "/blobs/../x", &[], b"abc").status, 400);
+    let (status, words) = error_of(&put(server, "/blobs", &[], &bytes(2_000_000, 3)));
+    assert!(status == 507 && words.contains("--blobs-bytes-max"), "{status} {words}");
+    // Announced, and found on the way.
+    let mut client = server.connect();
+    client.send(b"PUT /blobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000001\r\nExpect: 100-continue\r\n\r\n");
+    let (status, words) = error_of(&client.response());
+    assert!(status == 413 && words.contains("--blob-bytes-max"), "{status} {words}");
+    let mut client = server.connect();
+    client.send(b"PUT /blobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let chunk = [b"40000\r\n".as_slice(), &[b'x'; 0x40000], b"\r\n"].concat();
+    // The server may have hung up before the last of it.
+    for _ in 0..20 {
+        let _ = client.stream.write_all(&chunk);
+    }
+    assert!([413, 507].contains(&client.response().status));
+    // Broken off.
+    let mut client = server.connect();
+    client.send(b"PUT /blobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nabc");
+    eventually("it is being received", || files(dir.path()) == before + 1);
+    drop(client);
+    eventually("it is gone", || files(dir.path()) == before);
+    let mut client = Client::connect(&server.addr);
+    assert_eq!(client.request("DELETE", large, &[], b"").status, 200);
+    assert_eq!(client.request("DELETE", large, &[], b"").status, 404);
+    assert_eq!(client.get(large).status, 404);
+    assert_eq!(put(server, "/blobs", &[], &bytes(2_000_000, 3)).status, 201, "there is room again");
+    for (method, target, status) in [
+        ("GET", "/blobs", 405),
+        ("POST", large, 405),
+        ("GET", "/blobs/x", 400),
+        ("GET", "/blobs/sha256:../../../../etc/passwd", 400),
+        ("OPTIONS", "/blobs", 200),
+    ] {
+        assert_eq!(client.request(method, target, &[], b"").status, status, "{method} {target}");
+    }
+    let module = server.try_deploy(
+        "#include <cweb.h>\nexport module_t config = {.name = \"b\", .author = \"t\", \
+        .routes = {{\"/blobs/x\", \"GET\", NULL, NONE}}, .size = 1};",
+    );
+    assert!(module.status == 422 && module.text().contains("/blobs"), "{} {}", module.status, module.text());
+}
+
+#[test]
+fn blobs_need_a_key_grow_no_memory_and_go_when_they_are_old() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &["--blob-retention", "1s"], &[("CWEB_ADMIN_KEY", "the key")]);
+    let key = ("X-API-Key", "the key");
+    let mut client = server.connect();
+    client.send(b"PUT /blobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n");
+    assert_eq!(client.response().status, 401);
+    assert_eq!(put(&server, "/blobs", &[], b"abc").status, 401);
+    let stored = put(&server, "/blobs", &[key], b"abc");
+    let path = stored.header("location").unwrap();
+    assert_eq!(server.get(&path).status, 401);
+    // A look at it would be a use.
+    eventually("it is removed", || files(dir.path()) == 0);
+    assert_eq!(server.connect().request("GET", &path, &[key], b"").status, 404);
+
+    // 32 MiB, twice: what the first one has the server keep is not counted.
+    let piece = bytes(1 << 20, 7);
+    let send = || {
+        let mut client = server.connect();
+        client
+            .send(b"PUT /blobs HTTP/1.1\r\nHost: localhost\r\nX-API-Key: the key\r\nContent-Length: 33554432\r\n\r\n");
+        let mut most = 0;
+        for _ in 0..32 {
+            client.send(&piece);
+            most = most.max(server.memory_kib("VmRSS"));
+        }
+        assert_eq!(client.response().status / 100, 2);
+        most
+    };
+    let first = send();
+    let second = send();
+    assert!(second < first + 8 * 1024, "{first} KiB, then {second} KiB");
+    let idle = server.memory_kib("VmRSS");
+    assert!(first < idle + 32 * 1024, "{first} KiB while it came, {idle} KiB after it");
+}
+
+/// The directories of what jobs have made.
+fn dirs(dir: &Path) -> usize {
+    std::fs::read_dir(dir.join("job-files")).unwrap().count()
+}
+
+#[test]
+fn jobs_are_given_files_and_make_some() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &["--blob-bytes-max", "3000000"], &[]);
+    deploy(&server);
+    let body = bytes(1_000_000, 4);
+    let name = name_of(&body);
+    assert_eq!(put(&server, "/blobs", &[], &body).status, 201);
+    let copy = |server: &Server, payload: Value| {
+        submit(server, &json!({ "job": "copy", "payload": payload, "files": {"in": name} }))
+    };
+    // A run that fails leaves nothing, whatever ended it.
+    let ways = ["", "error", "crash", "kill"];
+    for (at, how) in ways.iter().filter(|how| **how != "kill" || isolation() == "process").enumerate() {
+        let uuid = copy(&server, json!({ "how": how }));
+        assert_eq!(result(&server, &uuid), 1_000_000, "{how}");
+        let listed = json_of(&server.get(&format!("/jobs/{uuid}/files")));
+        let made = json!([{ "name": "out.bin", "bytes": 1_000_000 }]);
+        assert_eq!(listed, json!({ "state": "done", "given": {"in": name}, "made": made }));
+        let path = format!("/jobs/{uuid}/files/out.bin");
+        assert!(server.get(&path).body == body, "{how}");
+        let part = server.connect().request("GET", &path, &[("Range", "bytes=10-19")], b"");
+        assert_eq!((part.status, part.body.as_slice()), (206, &body[10..20]));
+        assert_eq!(part.header("content-type").unwrap(), "application/octet-stream");
+        let head = server.connect().request("HEAD", &path, &[], b"");
+        assert_eq!((head.status, head.header("content-length").unwrap().as_str()), (200, "1000000"));
+        assert_eq!(dirs(dir.path()), at + 1, "{how}");
+    }
+    let refused = json!({ "job": "file_refusals", "payload": isolation(), "files": {"in": name} });
+    let refused = submit(&server, &refused);
+    assert_eq!(result(&server, &refused), "refused");
+    assert_eq!(server.get(&format!("/jobs/{refused}/files/0")).text(), "zero");
+    for target in ["files/64", "files/..", "files/%2e%2e", "files/in", "files/0/x"] {
+        assert_ne!(server.get(&format!("/jobs/{refused}/{target}")).status, 200, "{target}");
+    }
+    // What was there when the job was done is what is kept.
+    let left_open = copy(&server, json!({ "leave_open": true }));
+    assert_eq!(result(&server, &left_open), 1_000_000);
+    let scribbled = submit(&server, &json!({ "job": "scribble" }));
+    result(&server, &scribbled);
+    assert!(server.get(&format!("/jobs/{left_open}/files/out.bin")).body == body);
+
+    let flood = submit(&server, &json!({ "job": "flood" }));
+    eventually("it is ended", || status(&server, &flood)["state"] == "failed");
+    let why = status(&server, &flood)["error"].as_str().unwrap().to_owned();
+    assert!(why.contains("--blob-bytes-max"), "{why}");
+    assert_eq!(json_of(&server.get(&format!("/jobs/{flood}/files")))["made"], json!([]));
+
+    for (files, words) in [
+        (json!({"in": format!("sha256:{}", "0".repeat(64))}), "there is no blob sha256:0000"),
+        (json!({"../in": name}), "no name of a file"),
+        (json!({"in": "abc"}), "as PUT /blobs answers"),
+    ] {
+        let body = json!({ "job": "copy", "files": files }).to_string();
+        let (status, why) = error_of(&server.post("/jobs", body.as_bytes()));
+        assert!(status == 400 && why.contains(words), "{status} {why}");
+    }
+    // A blob stays as long as a job has it, and outputs as long as their job.
+    let blob = format!("/blobs/{name}");
+    let delete = |path: &str| server.connect().request("DELETE", path, &[], b"").status;
+    assert_eq!(delete(&blob), 409);
+    let jobs = json_of(&server.get("/jobs?limit=1000"))["jobs"].as_array().unwrap().clone();
+    for job in &jobs {
+        assert_eq!(delete(&format!("/jobs/{}", job["job_uuid"].as_str().unwrap())), 200);
+    }
+    eventually("the outputs are gone", || dirs(dir.path()) == 0);
+    assert_eq!((delete(&blob), files(dir.path())), (200, 0));
+}
+
+#[test]
+fn what_jobs_have_made_survives_a_kill_and_what_was_cut_off_does_not() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &["--blob-retention", "1s"], &[]);
+    deploy(&server);
+    let body = bytes(10_000, 5);
+    let name = name_of(&body);
+    assert_eq!(put(&server, "/blobs", &[], &body).status, 201);
+    let copy = |server: &Server, payload: Value| {
+        submit(server, &json!({ "job": "copy", "payload": payload, "files": {"in": name} }))
+    };
+    let waits = |server: &Server, uuid: &str| {
+        eventually("it waits", || events(server, uuid).iter().any(|event| event["type"] == "waiting"));
+    };
+    let done = copy(&server, json!({}));
+    assert_eq!(result(&server, &done), 10_000);
+    let canceled = copy(&server, json!({"how": "wait"}));
+    waits(&server, &canceled);
+    assert_eq!(dirs(dir.path()), 2);
+    assert_eq!(server.post(&format!("/jobs/{canceled}/cancel"), b"").status, 200);
+    eventually("its file is gone", || dirs(dir.path()) == 1);
+    assert_eq!(server.get(&format!("/jobs/{canceled}/files/out.bin")).status, 404);
+    let cut_off = copy(&server, json!({"how": "wait"}));
+    waits(&server, &cut_off);
+    // By kill -9.
+    drop(server);
+    assert_eq!(dirs(dir.path()), 2);
+    let server = Server::on(&dir, &["--blob-retention", "1s"], &[]);
+    assert!(server.get(&format!("/jobs/{done}/files/out.bin")).body == body);
+    assert_eq!(result(&server, &cut_off), 10_000);
+    assert!(server.get(&format!("/jobs/{cut_off}/files/out.bin")).body == body);
+    assert_eq!(dirs(dir.path()), 2, "what the run of before the end has left is removed");
+    assert_eq!(server.get(&format!("/blobs/{name}")).status, 200, "a job has it, however old it is");
+}
+
+/// `cweb jobs` with `args`: whether it worked, and what it has printed.
+fn jobs(server: &Server, args: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_cweb"))
+        .arg("jobs")
+        .args(args)
+        .env("CWEB_SERVER", format!("http://{}", server.addr))
+        .env_remove("CWEB_ADMIN_KEY")
+        .output()
+        .unwrap();
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+fn the_command_brings_files_and_fetches_what_was_made() {
+    let server = Server::start();
+    deploy(&server);
+    let here = tempfile::tempdir().unwrap();
+    let (path, out) = (here.path().join("a=b.bin"), here.path().join("new/out"));
+    let body = bytes(3_000_000, 6);
+    std::fs::write(&path, &body).unwrap();
+    let (file, out) = (format!("in={}", path.display()), out.display().to_string());
+    for _ in 0..2 {
+        let (worked, said) = jobs(&server, &["submit", "--file", &file, "--output-dir", &out, "copy"]);
+        assert!(worked && said.contains("out.bin"), "{said}");
+        assert!(std::fs::read(format!("{out}/out.bin")).unwrap() == body);
+    }
+    assert_eq!((files(server.dir.path()), std::fs::read_dir(&out).unwrap().count()), (1, 1));
+    let failing =
+        ["submit", "--max-attempts", "1", "--file", &file, "--output-dir", &out, "copy", "{\"how\":\"error\"}"];
+    let (worked, said) = jobs(&server, &failing);
+    assert!(!worked && said.contains("on purpose"), "{said}");
+    for (wrong, words) in [("in", "NAME=PATH"), ("in=/nowhere/at/all", "can't be read"), ("../in=", "NAME=PATH")] {
+        let (worked, said) = jobs(&server, &["submit", "--file", wrong, "copy"]);
+        assert!(!worked && said.contains(words), "{said}");
+    }
+    let (worked, said) = jobs(&server, &["submit", "--file", &file, "--file", &file, "copy"]);
+    assert!(!worked && said.contains("two files the name in"), "{said}");
+}
