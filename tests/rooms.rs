@@ -251,3 +251,58 @@ fn what_a_connection_has_not_taken_is_told() {
     (0..40).for_each(|_| assert_eq!(socket.read().unwrap().len(), 600_000));
     support::eventually("that is taken too", || number() == 0);
 }
+
+/// One frame of the server's: its first byte, and its payload.
+fn frame(client: &mut support::Client) -> (u8, Vec<u8>) {
+    let head = client.bytes(2);
+    let length = match head[1] {
+        126 => usize::from(u16::from_be_bytes(client.bytes(2).try_into().unwrap())),
+        127 => usize::try_from(u64::from_be_bytes(client.bytes(8).try_into().unwrap())).unwrap(),
+        short => usize::from(short),
+    };
+    (head[0], client.bytes(length))
+}
+
+/// A message is compressed once for all of a room that take it so, and sent as it is to the others.
+#[test]
+fn a_room_is_sent_one_compressed_message() {
+    let server = server(&[]);
+    let offers = ["", "permessage-deflate", "permessage-deflate; server_max_window_bits=9"];
+    let mut guests: Vec<support::Client> = (0..12)
+        .map(|n| {
+            let mut client = server.connect();
+            let offer = match offers[n % 3] {
+                "" => String::new(),
+                offer => format!("Sec-WebSocket-Extensions: {offer}\r\n"),
+            };
+            client.send(format!("GET /chat/z?name=n HTTP/1.1\r\nHost: x\r\n{FIELDS}{offer}\r\n").as_bytes());
+            let answer = client.response();
+            assert_eq!((answer.status, answer.header("sec-websocket-extensions").is_some()), (101, n % 3 > 0));
+            assert!(frame(&mut client).1.starts_with(b"open "));
+            client
+        })
+        .collect();
+    let large: String = (0..500).map(|n| format!("line {} of a text for everybody, ", n * 7919 % 1000)).collect();
+    // What is smaller than a window can't refer to anything beyond it.
+    for (text, compressed) in [("short", [false; 3]), (&large[..450], [false; 3]), (&large, [false, true, false])] {
+        assert_eq!(server.post("/announce/z", text.as_bytes()).text(), "0");
+        let frames: Vec<(u8, Vec<u8>)> = guests.iter_mut().map(frame).collect();
+        for (n, (first, payload)) in frames.iter().enumerate() {
+            assert_eq!(*first, if compressed[n % 3] { 0xc1 } else { 0x81 }, "{n} {}", text.len());
+            assert_eq!(payload, &frames[n % 3].1, "all of a kind get the same bytes");
+            let mut found = Vec::new();
+            if compressed[n % 3] {
+                let whole = [payload, &[0, 0, 0xff, 0xff][..]].concat();
+                let mut decoder = flate2::read::DeflateDecoder::new(&whole[..]);
+                let mut piece = [0; 4096];
+                while let Ok(count @ 1..) = std::io::Read::read(&mut decoder, &mut piece) {
+                    found.extend_from_slice(&piece[..count]);
+                }
+                assert!(payload.len() < text.len() / 2);
+            } else {
+                found.clone_from(payload);
+            }
+            assert!(found == text.as_bytes());
+        }
+    }
+}

@@ -207,6 +207,7 @@ fn rfc_7692_7_2_2_what_cannot_be_expanded() {
     let latin = frame(FIN | RSV1 | TEXT, &deflater.message(b"caf\xe9"));
     let half = frame(FIN | RSV1 | TEXT, &deflater.message(b"caf\xc3"));
     fails(&server, &[&latin, &half], 1007);
+    assert_eq!(server.get("/heard").text(), "0");
     // One that fails takes nothing with it: another socket goes on.
     let (mut peer, _) = agreed(&server, "");
     peer.send(&frame(FIN | RSV1 | TEXT, &before));
@@ -308,4 +309,36 @@ static void on_message(struct cweb_context *c, websocket_t *w, const char *m, si
     let server = Server::with(&["--ws-compress-bytes-min", "0"]);
     server.deploy(&source);
     assert_eq!((shake(&server, "/ws").0, shake(&server, "/asked").0), (None, None));
+}
+
+/// One client sends whatever zlib makes of messages, at any level and with any window, cut anywhere.
+#[test]
+fn rfc_7692_7_2_1_whatever_zlib_makes() {
+    use proptest::prelude::*;
+    let server = lab();
+    let message = prop_oneof![
+        proptest::collection::vec("[a-d]{1,7}", 0..700).prop_map(|words| (TEXT, words.join(" ").into_bytes())),
+        proptest::collection::vec(any::<u8>(), 0..3000).prop_map(|bytes| (BINARY, bytes)),
+    ];
+    let messages = proptest::collection::vec((message, 1..2000_usize, any::<bool>(), any::<bool>()), 1..8);
+    // What goes wrong leaves the connection as it is: there is nothing to shrink.
+    let config =
+        ProptestConfig { cases: 40, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let (peer, _) = agreed(&server, "; server_max_window_bits=11");
+    let peer = std::cell::RefCell::new(peer);
+    let inflater = std::cell::RefCell::new(Zlib::inflater(11));
+    let property = |(messages, level, window_bits): (Vec<((u8, Vec<u8>), usize, bool, bool)>, i32, i32)| {
+        let mut deflater = Zlib::deflater(level, window_bits, false);
+        for ((kind, payload), piece, pings, plain) in &messages {
+            let (first, sent) =
+                if *plain { (*kind, payload.clone()) } else { (kind | RSV1, deflater.message(payload)) };
+            peer.borrow_mut().send(&fragments(first, &sent, *piece, *pings));
+        }
+        for ((kind, payload), ..) in &messages {
+            echoed(&mut peer.borrow_mut(), &mut inflater.borrow_mut(), *kind, payload);
+        }
+        Ok(())
+    };
+    runner.run(&(messages, 0..10_i32, 9..16_i32), property).unwrap();
 }

@@ -13,7 +13,7 @@ pub const PONG: u8 = 0xa;
 /// The last frame of a message.
 pub const FIN: u8 = 0x80;
 
-/// A server that echoes on /ws and counts its sockets on /counts.
+/// A server that echoes on /ws, counts its sockets on /counts and their messages on /heard.
 pub fn lab() -> Server {
     lab_with(&[])
 }
@@ -22,15 +22,22 @@ pub fn lab_with(args: &[&str]) -> Server {
     let server = Server::with(args);
     let code = r#"
 #include <stdatomic.h>
-static atomic_int opened, closed;
+static atomic_int opened, closed, heard;
 static void on_open(struct cweb_context *c, websocket_t *w) { (void)c; (void)w; opened++; }
-static void on_message(struct cweb_context *c, websocket_t *w, const char *m, size_t n) { (void)c;
+static void on_message(struct cweb_context *c, websocket_t *w, const char *m, size_t n) { (void)c; heard++;
   if (n == 5 && !memcmp(m, "close", 5)) { w->close(w); return; } w->send(w, m, n); }
 static void on_close(struct cweb_context *c, websocket_t *w) { (void)c; (void)w; closed++; }
 static int counts(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d", opened, closed); return 0; }
+static int messages(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", heard); return 0; }
 "#;
     let fields = r#".websockets = {{"/ws", on_open, on_message, on_close}}, .ws_size = 1,"#;
-    server.deploy(&module("lab", code, r#"{"/counts", "GET", counts, NONE}"#, 1, fields));
+    server.deploy(&module(
+        "lab",
+        code,
+        r#"{"/counts", "GET", counts, NONE}, {"/heard", "GET", messages, NONE}"#,
+        2,
+        fields,
+    ));
     server
 }
 
