@@ -218,6 +218,15 @@ settings! {
     /// Crashes of a module in --crash-window-ms after which it is left out; 0 for never. With --isolation process only [default: 5]
     #[arg(long, env = "CWEB_CRASH_LIMIT", value_name = "N")]
     crash_limit: usize,
+    /// Directory for core files of modules that crash; a crash ends the module's process at once then. With --isolation process only
+    #[arg(long, env = "CWEB_CORE_DIR", value_name = "DIR")]
+    core_dir: PathBuf,
+    /// Most bytes of a core file; it is cut off beyond [default: 1073741824]
+    #[arg(long, env = "CWEB_CORE_BYTES_MAX", value_name = "BYTES")]
+    core_bytes_max: u64,
+    /// Most core files in --core-dir; beyond, there are no more until some are removed [default: 8]
+    #[arg(long, env = "CWEB_CORE_FILES_MAX", value_name = "N")]
+    core_files_max: usize,
     /// The time in which crashes of a module count together [default: 60000]
     #[arg(long, env = "CWEB_CRASH_WINDOW_MS", value_name = "MS")]
     crash_window_ms: u64,
