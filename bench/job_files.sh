@@ -28,7 +28,7 @@ C
 truncate -s "${gib}G" "$tmp/zeros"
 resident() { # of a process and its children, KiB
     # shellcheck disable=SC2046,SC2013 # lists of words
-    cat "/proc/$1/status" $(for task in /proc/"$1"/task/*/children; do for pid in $(cat "$task"); do echo "/proc/$pid/status"; done; done) 2>/dev/null |
+    cat "/proc/$1/status" $(for task in /proc/"$1"/task/*/children; do for pid in $(cat "$task" 2>/dev/null); do echo "/proc/$pid/status"; done; done) 2>/dev/null |
         awk '/^VmRSS/ { sum += $2 } END { print sum }'
 }
 # Runs a command; prints its seconds, then the most by which process $1 and its children grew meanwhile, MiB.
@@ -57,7 +57,7 @@ for isolation in process none; do
     echo "| $isolation, PUT /blobs | $seconds | $found | $growth |"
     job=$(curl -sSf -d "{\"job\":\"copy\",\"files\":{\"in\":\"sha256:$expected\"}}" "$url/jobs" | sed 's/.*"job_uuid":"\([^"]*\)".*/\1/')
     read -r seconds growth < <(measured "$server" sh -c "'$binary' jobs --server $url watch $job >/dev/null 2>&1"; echo)
-    curl -sSf "$url/jobs/$job" | grep -q '"state":"done"' && found=done || found=failed
+    curl -sSf "$url/jobs/$job" | grep -q '"state":"done"' && found=works || found=failed
     echo "| $isolation, the job | $seconds | $found | $growth |"
     read -r seconds growth < <(measured "$server" sh -c "curl -sSf $url/jobs/$job/files/out | sha256sum >'$tmp/digest'"; echo)
     grep -q "$expected" "$tmp/digest" && found=right || found=wrong

@@ -36,9 +36,9 @@ fn main() -> ExitCode {
         return symbol::main(offsets);
     }
     if let [_, command, policy, program, arguments @ ..] = args.as_slice()
-        && command == program::COMMAND
+        && (command == program::COMMAND || command == program::HELD_COMMAND)
     {
-        return program::main(policy, program, arguments);
+        return program::main(policy, program, arguments, command == program::HELD_COMMAND);
     }
     cweb::cli::main()
 }

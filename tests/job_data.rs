@@ -1,4 +1,4 @@
-//! What jobs keep and work on: checkpoints, blobs, files.
+//! What jobs keep and work on: checkpoints, blobs, files. `CWEB_CRASH_ROUNDS` sets how often the server is killed (3).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -6,6 +6,7 @@ mod support;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -96,10 +97,8 @@ fn a_run_goes_on_where_the_last_one_was_whatever_ended_it() {
 
 /// The name of a blob with these bytes.
 fn name_of(bytes: &[u8]) -> String {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(bytes).unwrap();
-    let output = Command::new("sha256sum").arg(file.path()).output().unwrap();
-    format!("sha256:{}", String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap())
+    let hash = Sha256::digest(bytes);
+    format!("sha256:{}", hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
 fn put(server: &Server, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
@@ -154,6 +153,8 @@ fn blobs_are_stored_by_their_hash_and_given_back_as_they_are() {
     assert!(part.body == large[1_000_000..1_001_000]);
     assert_eq!(client.request("GET", &path, &[("Range", "bytes=-1")], b"").body, large[2_499_999..]);
     assert_eq!(client.request("GET", &path, &[("Range", "bytes=2500000-")], b"").status, 416);
+    // As encodeURIComponent() writes it.
+    assert_eq!(client.request("HEAD", &path.replace(':', "%3A"), &[], b"").status, 200);
     let etag = part.header("etag").unwrap();
     assert_eq!(client.request("GET", &path, &[("If-None-Match", &etag)], b"").status, 304);
 
@@ -248,7 +249,8 @@ fn refuses_blobs(server: &Server, dir: &tempfile::TempDir, large: &str) {
 #[test]
 fn blobs_need_a_key_grow_no_memory_and_go_when_they_are_old() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let server = Server::on(&dir, &["--blob-retention", "1s"], &[("CWEB_ADMIN_KEY", "the key")]);
+    let server =
+        Server::on(&dir, &["--blob-retention", "1s", "--body-timeout-ms", "500"], &[("CWEB_ADMIN_KEY", "the key")]);
     let key = ("X-API-Key", "the key");
     let mut client = server.connect();
     client.send(b"PUT /blobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n");
@@ -257,9 +259,13 @@ fn blobs_need_a_key_grow_no_memory_and_go_when_they_are_old() {
     let stored = put(&server, "/blobs", &[key], b"abc");
     let path = stored.header("location").unwrap();
     assert_eq!(server.get(&path).status, 401);
+    let mut late = server.connect();
+    late.send(b"PUT /blobs HTTP/1.1\r\nHost: x\r\nX-API-Key: the key\r\nContent-Length: 10\r\n\r\nabc");
     // A look at it would be a use.
     eventually("it is removed", || files(dir.path()) == 0);
     assert_eq!(server.connect().request("GET", &path, &[key], b"").status, 404);
+
+    assert_eq!(late.response().status, 408);
 
     // 32 MiB, twice: what the first one has the server keep is not counted.
     let piece = bytes(1 << 20, 7);
@@ -428,4 +434,74 @@ fn the_command_brings_files_and_fetches_what_was_made() {
     }
     let (worked, said) = jobs(&server, &["submit", "--file", &file, "--file", &file, "copy"]);
     assert!(!worked && said.contains("two files the name in"), "{said}");
+}
+
+/// A client of a server that may end at any moment: stores blobs and submits a job for each. Gives what was acknowledged: the
+/// seed and size of blobs, and the jobs with theirs.
+fn store_and_submit(addr: &str, seed: u32) -> (Vec<(usize, u32)>, Vec<(String, usize, u32)>) {
+    let (mut blobs, mut accepted) = (Vec::new(), Vec::new());
+    let Some(mut client) = Client::try_connect(addr) else { return (blobs, accepted) };
+    for number in 0..10_000_u32 {
+        let seed = seed.wrapping_add(number.wrapping_mul(2_654_435_761));
+        let size = if number % 4 == 0 { 0 } else { seed as usize % 400_000 };
+        let body = bytes(size, seed);
+        match client.attempt("PUT", "/blobs", &body) {
+            Some(answer) if answer.status / 100 == 2 => blobs.push((size, seed)),
+            Some(answer) => panic!("{}", answer.text()),
+            None => break,
+        }
+        let files = json!({"in": name_of(&body)});
+        let job = json!({ "job": "copy", "files": files, "max_attempts": 1000 }).to_string();
+        match client.attempt("POST", "/jobs", job.as_bytes()) {
+            Some(answer) if answer.status == 200 => {
+                accepted.push((json_of(&answer)["job_uuid"].as_str().unwrap().to_owned(), size, seed));
+            }
+            Some(answer) => panic!("{}", answer.text()),
+            None => break,
+        }
+    }
+    (blobs, accepted)
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again() {
+    let rounds = std::env::var("CWEB_CRASH_ROUNDS").map_or(3, |rounds| rounds.parse().unwrap());
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let (mut blobs, mut accepted) = (Vec::new(), Vec::new());
+    let mut server = Server::on(&dir, &[], &[]);
+    deploy(&server);
+    for round in 0..rounds {
+        let clients: Vec<_> = (0..2)
+            .map(|client| {
+                let (addr, seed) = (server.addr.clone(), round * 7_919 + client * 104_729 + 1);
+                std::thread::spawn(move || store_and_submit(&addr, seed))
+            })
+            .collect();
+        // At any moment; the later, the more there is to lose.
+        std::thread::sleep(std::time::Duration::from_millis(u64::from(20 + bytes(1, round)[0])));
+        drop(server);
+        for client in clients {
+            let (stored, submitted) = client.join().unwrap();
+            blobs.extend(stored);
+            accepted.extend(submitted);
+        }
+        server = Server::on(&dir, &[], &[]);
+        assert_eq!(std::fs::read_dir(dir.path().join("blobs/incoming")).unwrap().count(), 0);
+    }
+    assert!(blobs.len() >= rounds as usize && !accepted.is_empty(), "{} {}", blobs.len(), accepted.len());
+    let mut client = server.connect();
+    for (size, seed) in &blobs {
+        let body = bytes(*size, *seed);
+        let found = client.get(&format!("/blobs/{}", name_of(&body)));
+        assert!(found.status == 200 && found.body == body, "{size} {seed}: {}", found.head);
+    }
+    for (uuid, size, seed) in &accepted {
+        assert_eq!(result(&server, uuid), *size);
+        let found = client.get(&format!("/jobs/{uuid}/files/out.bin"));
+        assert!(found.status == 200 && found.body == bytes(*size, *seed), "{size} {seed}: {}", found.head);
+    }
+    // Those of submissions without an answer are done, too, and nothing else is there.
+    eventually("all jobs are done", || count(dir.path(), "jobs WHERE state <> 'done'") == 0);
+    assert_eq!(count(dir.path(), "jobs"), i64::try_from(dirs(dir.path())).unwrap());
+    println!("{} blobs, {} jobs acknowledged", blobs.len(), accepted.len());
 }

@@ -1,7 +1,7 @@
 //! `/blobs`: store, fetch and delete the files that jobs work on.
 
 use super::audit::Actor;
-use super::file_answer::{self, FileBody};
+use super::file_answer::{self, FileBody, unescaped};
 use crate::domain::call::OwnedRequest;
 use crate::jobs::Jobs;
 use crate::jobs::blobs::{self, BlobError, BlobId, BodyWriter, Notify, StoredBlob};
@@ -28,6 +28,7 @@ pub(super) fn blob_error(cause: &BlobError) -> ServerAnswer {
         BlobError::Quota { .. } | BlobError::DiskFull => 507,
         BlobError::Busy => return error(503, &cause.to_string()).with("Retry-After", "1"),
         BlobError::Mismatch { .. } | BlobError::Broken => 400,
+        BlobError::Late => 408,
         BlobError::Unknown(_) => 404,
         BlobError::InUse(_) => 409,
         BlobError::Failed(_) => 500,
@@ -36,8 +37,10 @@ pub(super) fn blob_error(cause: &BlobError) -> ServerAnswer {
 }
 
 /// The part of the path behind `/blobs/`.
-fn name_of<'a>(view: &RequestView<'a>) -> Option<&'a str> {
-    std::str::from_utf8(view.path()).ok()?.strip_prefix(ROOT)?.strip_prefix('/').filter(|name| !name.is_empty())
+fn name_of(view: &RequestView<'_>) -> Option<String> {
+    let path = std::str::from_utf8(view.path()).ok()?;
+    let name = path.strip_prefix(ROOT)?.strip_prefix('/').filter(|name| !name.is_empty())?;
+    Some(unescaped(name).unwrap_or_else(|| name.to_owned()))
 }
 
 /// Whether the body of a request is stored while it comes.
@@ -56,7 +59,7 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: R
         return;
     }
     let Some(name) = name_of(view) else { return reply.send(&not_allowed("PUT, OPTIONS")) };
-    let Some(id) = BlobId::parse(name) else { return reply.send(&no_name(name)) };
+    let Some(id) = BlobId::parse(&name) else { return reply.send(&no_name(&name)) };
     match view.method() {
         Method::Get | Method::Head => get(jobs, id, OwnedRequest::copy(view), reply),
         Method::Delete => delete(jobs, id, actor, reply),
@@ -117,7 +120,7 @@ pub(super) fn store(
 fn expected(view: &RequestView<'_>) -> Result<Option<BlobId>, ServerAnswer> {
     let named = match name_of(view) {
         None => None,
-        Some(name) => Some(BlobId::parse(name).ok_or_else(|| no_name(name))?),
+        Some(name) => Some(BlobId::parse(&name).ok_or_else(|| no_name(&name))?),
     };
     let mut expected = named;
     for field in ["content-digest", "repr-digest", "digest"] {

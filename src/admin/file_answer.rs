@@ -39,3 +39,35 @@ pub(super) fn send(request: &OwnedRequest, body: FileBody, reply: Reply) {
         Verdict::Whole | Verdict::Parts(_) => reply.send_file(&with_type(200), file, 0..bytes),
     }
 }
+
+/// A part of a path as it was before it was escaped: `%XX` is the byte of that number (RFC 3986 §2.1). `None`: that is no text.
+pub(super) fn unescaped(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first == b'%' {
+            let (digits, tail) = rest.split_at_checked(2)?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+            rest = tail;
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unescaped;
+
+    #[test]
+    fn names_come_back_from_urls() {
+        for (text, name) in [("a.png", Some("a.png")), ("a%20b", Some("a b")), ("%C3%A4", Some("\u{e4}"))] {
+            assert_eq!(unescaped(text).as_deref(), name);
+        }
+        for wrong in ["%", "%4", "%zz", "%ff"] {
+            assert_eq!(unescaped(wrong), None, "{wrong}");
+        }
+    }
+}

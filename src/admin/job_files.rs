@@ -1,6 +1,6 @@
 //! `/jobs/UUID/files`: what a job was given, and what it has made.
 
-use super::file_answer::{self, FileBody};
+use super::file_answer::{self, FileBody, unescaped};
 use super::jobs::{error, no_such_job, store_error};
 use crate::domain::call::OwnedRequest;
 use crate::jobs::Jobs;
@@ -25,23 +25,6 @@ pub(super) fn list(jobs: &Jobs, uuid: String, reply: Reply) {
             Err(cause) => store_error(&cause),
         });
     });
-}
-
-/// `%XX` is the byte of that number (RFC 3986 §2.1).
-fn unescaped(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first == b'%' {
-            let (digits, tail) = rest.split_at_checked(2)?;
-            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
-            rest = tail;
-        } else {
-            bytes.push(*first);
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// Gives a file that a job has made.
@@ -70,19 +53,4 @@ pub(super) fn get(jobs: &Jobs, uuid: &str, name: &str, view: &RequestView<'_>, r
             Err(cause) => reply.send(&error(500, &cause.to_string())),
         }
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::unescaped;
-
-    #[test]
-    fn names_come_back_from_urls() {
-        for (text, name) in [("a.png", Some("a.png")), ("a%20b", Some("a b")), ("%C3%A4", Some("\u{e4}"))] {
-            assert_eq!(unescaped(text).as_deref(), name);
-        }
-        for wrong in ["%", "%4", "%zz", "%ff"] {
-            assert_eq!(unescaped(wrong), None, "{wrong}");
-        }
-    }
 }

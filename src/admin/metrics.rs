@@ -54,7 +54,7 @@ pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, 
     }
     let served = control.table().load().modules().len();
     let _ = writeln!(text, "# HELP cweb_modules Modules served.\n# TYPE cweb_modules gauge\ncweb_modules {served}");
-    let store = jobs.stats();
+    let (store, files) = (jobs.stats(), jobs.blobs().usage());
     for (name, kind, help, value) in [
         ("cweb_jobs_unfinished", "gauge", "Jobs that wait or run.", jobs.unfinished() as u64),
         ("cweb_job_writer_queue", "gauge", "Commands that wait for the writer.", store.queue_length() as u64),
@@ -62,6 +62,8 @@ pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, 
         ("cweb_job_commands_total", "counter", "Commands in them.", store.commands()),
         ("cweb_job_events_total", "counter", "Events written.", store.events()),
         ("cweb_job_failures_total", "counter", "Transactions that failed.", store.failures()),
+        ("cweb_blobs_bytes", "gauge", "Bytes of blobs and outputs of jobs.", files.bytes),
+        ("cweb_blobs_bytes_max", "gauge", "The limit of them (--blobs-bytes-max).", files.bytes_max),
     ] {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }

@@ -13,7 +13,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Longest name of an event.
@@ -77,7 +77,8 @@ impl Workers {
             let store = store.as_ref().ok_or_else(|| io::Error::other("the job store is closed"))?;
             store.reader().map_err(io::Error::other)?
         };
-        let mut worker = Worker { shared: Arc::clone(&self.shared), reader, random: RandomState::new() };
+        let mut worker =
+            Worker { shared: Arc::clone(&self.shared), reader: Mutex::new(reader), random: RandomState::new() };
         let assigned = self.assigned.clone();
         let name = format!("job-{}", self.started);
         crate::threads::module_thread(name).spawn(move || {
@@ -132,7 +133,7 @@ enum After {
 
 struct Worker {
     shared: Arc<WorkerShared>,
-    reader: Reader,
+    reader: Mutex<Reader>,
     random: RandomState,
 }
 
@@ -204,23 +205,23 @@ impl Worker {
         Ok(declared.code)
     }
 
-    fn given_to(&mut self, job: &ActiveJob) -> Result<Given, String> {
-        let payload = self.reader.payload(job.id).map_err(|error| error.to_string())?;
+    fn given_to(&self, job: &ActiveJob) -> Result<Given, String> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let payload = reader.payload(job.id).map_err(|error| error.to_string())?;
         let payload = payload.ok_or_else(|| "its row is gone".to_owned())?;
         // The first run finds none.
-        let saved = if job.attempt() > 1 { self.reader.checkpoint(job.id) } else { Ok(None) };
-        let files = self.reader.files_given(job.id).map_err(|error| error.to_string())?;
-        let files = files.into_iter().filter_map(|(name, blob)| Some((name, BlobId::parse(&blob)?))).collect();
-        Ok(Given { payload, saved: saved.map_err(|error| error.to_string())?, files })
+        let saved = if job.attempt() > 1 { reader.checkpoint(job.id) } else { Ok(None) };
+        Ok(Given { payload, saved: saved.map_err(|error| error.to_string())? })
     }
 
     /// Runs the job. `None`: the run has decided about it.
     fn run(&self, job: &Arc<ActiveJob>, code: &dyn Code, given: Given) -> Option<RunOutcome> {
         let limit = Some(job.timeout_ms).filter(|limit| *limit > 0).map(Duration::from_millis);
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        let Given { payload, saved, files } = given;
-        let files = RunFiles::new(&self.shared.blobs, &job.uuid, job.attempt(), files);
-        let running = Running { job, shared: &self.shared, said: Mutex::default(), deadline, saved, files };
+        let Given { payload, saved } = given;
+        let files = RunFiles::new(&self.shared.blobs, &job.uuid, job.attempt());
+        let (said, inputs, reader) = (Mutex::default(), OnceLock::new(), &self.reader);
+        let running = Running { job, shared: &self.shared, said, deadline, saved, inputs, reader, files };
         let ended = code.run(&job.uuid, &payload, &running);
         if let Ended::Crashed(how) = &ended {
             let text = format!("job {} ({} of module {}) crashed: {how}", job.uuid, job.job, job.module);
@@ -245,7 +246,6 @@ struct Given {
     payload: String,
     /// The checkpoint of earlier runs.
     saved: Option<Vec<u8>>,
-    files: Vec<(String, BlobId)>,
 }
 
 /// What a run has said of its end. The first word counts.
@@ -268,6 +268,9 @@ struct Running<'a> {
     deadline: Option<Instant>,
     /// The checkpoint of earlier runs.
     saved: Option<Vec<u8>>,
+    /// Names and blobs of the files that it is given, once it has asked for one.
+    inputs: OnceLock<Vec<(String, String)>>,
+    reader: &'a Mutex<Reader>,
     files: RunFiles,
 }
 
@@ -385,7 +388,13 @@ impl JobCalls for Running<'_> {
     }
 
     fn file(&self, name: &str) -> Result<OwnedFd, i32> {
-        self.files.input(name)
+        if self.inputs.get().is_none() {
+            let read = self.reader.lock().unwrap_or_else(PoisonError::into_inner).files_given(self.job.id);
+            let _ = self.inputs.set(read.map_err(|_| libc::EIO)?);
+        }
+        let known = self.inputs.get().into_iter().flatten().find(|(known, _)| known == name);
+        let (_, blob) = known.ok_or(libc::ENOENT)?;
+        self.files.input(&BlobId::parse(blob).ok_or(libc::EIO)?)
     }
 
     fn output(&self, name: &str) -> Result<OwnedFd, i32> {

@@ -24,6 +24,7 @@ use crate::net;
 use crossbeam::channel;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getegid, geteuid, kill_process_group, waitid};
 use sha2::{Digest, Sha256};
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, lchown};
@@ -272,7 +273,7 @@ impl Compiler {
         }
         let sdk = sdk::unpack(dir)?;
         self.hand_over(dir)?;
-        let mut command = self.command(&sdk, language, &plan.cflags(), Some(recipe))?;
+        let mut command = self.command(&sdk, language, &plan.cflags(), Some(recipe), program::command)?;
         let sdk_name = Path::new(sdk.file_name().unwrap_or_default()).display();
         let sources = recipe.sources.iter().map(|source| format!("{sdk_name}/{source}"));
         command
@@ -292,6 +293,12 @@ impl Compiler {
     fn run(&self, mut command: Command, language: Language, deadline: Instant) -> Result<String, DeployError> {
         let not_started = |error| self.not_started(language, error);
         let child = net::keep_descriptors_from(&mut command).spawn().map_err(not_started)?;
+        self.outcome(child, language, deadline)
+    }
+
+    /// Waits for a compiler that runs, and returns what it says.
+    fn outcome(&self, child: Child, language: Language, deadline: Instant) -> Result<String, DeployError> {
+        let not_started = |error| self.not_started(language, error);
         let (status, output) = self.finish(child, deadline)?;
         let text = String::from_utf8_lossy(&output).into_owned();
         match program::not_run(status.code(), &text) {
@@ -311,13 +318,14 @@ impl Compiler {
     }
 
     /// The compiler in its sandbox, up to the name of the source; `sdk` lies in the directory that it starts in. Without a
-    /// recipe it is to link.
+    /// recipe it is to link. `begin` is [`program::command`], or [`program::held_command`] for one that is to wait.
     fn command(
         &self,
         sdk: &Path,
         language: Language,
         cflags: &[String],
         recipe: Option<&Recipe>,
+        begin: fn(&Policy, &OsStr) -> io::Result<Command>,
     ) -> Result<Command, DeployError> {
         let program = find(self.program_of(language)).map_err(|error| self.not_started(language, error))?;
         let policy = Policy {
@@ -337,7 +345,7 @@ impl Compiler {
             user: self.user,
         };
         let name = Path::new(sdk.file_name().unwrap_or_default()).display();
-        let mut command = program::command(&policy, program.as_os_str())?;
+        let mut command = begin(&policy, program.as_os_str())?;
         let cflags = cflags
             .iter()
             .filter(|flag| super::flags::is_for_cpp(flag).is_none_or(|for_cpp| for_cpp == (language == Language::Cpp)));

@@ -247,8 +247,26 @@ pub(super) fn built(
     let dir = control.store.scratch().join(ticket.to_string());
     std::fs::create_dir_all(&dir).map_err(store::at(&dir))?;
     let result = compiled(control, &dir, key, source, plan);
-    let _ = std::fs::remove_dir_all(&dir);
-    result.map(|(warnings, manifest)| (warnings, Arc::new(manifest)))
+    let remove = move || _ = std::fs::remove_dir_all(&dir);
+    match result {
+        // The client need not wait for the end of some fifty files.
+        Ok((warnings, manifest)) => {
+            aside("scratch", remove);
+            Ok((warnings, Arc::new(manifest)))
+        }
+        Err(error) => {
+            remove();
+            Err(error)
+        }
+    }
+}
+
+/// Does `work` on a thread of its own, or here if there can be none.
+fn aside(name: &str, work: impl FnOnce() + Send + Clone + 'static) {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    if thread.spawn(work.clone()).is_err() {
+        work();
+    }
 }
 
 /// Compiles `source` in `dir`, inspects the result and keeps it.

@@ -18,8 +18,10 @@ static BEFORE_MAIN: extern "C" fn() = before_main;
 extern "C" fn before_main() {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     match args.as_slice() {
-        [_, command, policy, program, arguments @ ..] if command == program::COMMAND => {
-            let _ = program::main(policy, program, arguments);
+        [_, command, policy, program, arguments @ ..]
+            if command == program::COMMAND || command == program::HELD_COMMAND =>
+        {
+            let _ = program::main(policy, program, arguments, command == program::HELD_COMMAND);
             // The exit code does not come through from here; those tests that need it use the real program.
             std::process::exit(125);
         }
@@ -253,6 +255,29 @@ fn code_of_others_starts_nothing_and_reaches_nobody() {
     expect(&foreign(), &cases);
     // Threads are a permission too.
     expect(&Policy { threads_allowed: false, ..foreign() }, &[("thread", EPERM), ("fork", EPERM)]);
+}
+
+#[test]
+fn a_program_that_is_held_starts_when_it_is_let_go_and_never_when_it_is_dropped() {
+    if !all_here() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let policy = Policy {
+        write: vec![dir.path().to_path_buf()],
+        execute: compiler_paths(Path::new("/usr/bin/cc")),
+        exec_allowed: true,
+        ..foreign()
+    };
+    let start = |name: &str| {
+        let mut command = program::held_command(&policy, "/bin/mkdir".as_ref()).unwrap();
+        program::Held::start(command.arg(dir.path().join(name))).unwrap()
+    };
+    drop(start("dropped"));
+    let held = start("let-go");
+    assert!(!dir.path().join("let-go").exists());
+    assert!(held.let_go().unwrap().wait().unwrap().success());
+    assert!(dir.path().join("let-go").exists() && !dir.path().join("dropped").exists());
 }
 
 #[test]

@@ -1,20 +1,25 @@
 //! The directories of what jobs make, all of them.
 
 use super::run_files::{Outputs, remove_dir};
-use super::store::{BlobError, Blobs, OpenBlob, Share, Wake};
+use super::store::{BLOCK_BYTES, BlobError, Blobs, OpenBlob, Share, Wake};
 use crossbeam::channel::Receiver;
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-/// Bytes on the disk of the files in `dir`.
+/// What an output takes: its blocks on the disk, and one if it has none, so that there is a limit on empty ones, too.
+pub(super) fn file_charge(data: &Metadata) -> u64 {
+    data.blocks().saturating_mul(512).max(BLOCK_BYTES)
+}
+
+/// What the outputs in `dir` take.
 fn bytes_of(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|data| data.blocks().saturating_mul(512)).sum()
+    entries.filter_map(|entry| entry.metadata().ok()).map(|data| file_charge(&data)).sum()
 }
 
 impl Blobs {

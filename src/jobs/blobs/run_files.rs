@@ -6,11 +6,12 @@
 
 use super::id::BlobId;
 use super::names::is_file_name;
+use super::outputs::file_charge;
 use super::store::{BlobError, Blobs, Share};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +40,8 @@ struct Made {
     outputs: Vec<Output>,
     /// Nothing is made any more.
     is_closed: bool,
+    /// The directory was made.
+    has_dir: bool,
 }
 
 /// The outputs of one run.
@@ -53,7 +56,6 @@ pub(super) struct Outputs {
 /// See the module's documentation. Dropping it removes the outputs, unless they were published.
 pub(in crate::jobs) struct RunFiles {
     blobs: Blobs,
-    inputs: Vec<(String, BlobId)>,
     outputs: Arc<Outputs>,
     is_published: AtomicBool,
 }
@@ -76,7 +78,7 @@ impl Outputs {
         let found = made.outputs.iter().filter_map(|output| output.file.metadata().ok());
         let (mut sum, mut largest) = (0_u64, 0);
         for data in found {
-            sum = sum.saturating_add(data.blocks().saturating_mul(512));
+            sum = sum.saturating_add(file_charge(&data));
             largest = largest.max(data.len());
         }
         let fits = largest <= file_bytes_max && self.share(sum).is_ok();
@@ -104,8 +106,9 @@ impl Outputs {
             if made.outputs.len() >= OUTPUTS_MAX {
                 return Err(io::Error::from_raw_os_error(libc::EMFILE));
             }
-            if made.outputs.is_empty() {
+            if !made.has_dir {
                 DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+                made.has_dir = true;
             }
             let file = options.clone().create_new(true).open(&path)?;
             made.outputs.push(Output { name: name.to_owned(), file });
@@ -135,7 +138,7 @@ impl Outputs {
             if data.len() > file_bytes_max {
                 return Err(format!("the output {name} is larger than {file_bytes_max} bytes (--blob-bytes-max)"));
             }
-            sum += data.blocks().saturating_mul(512);
+            sum += file_charge(&data);
             let bytes =
                 keep(blobs, file, &path).map_err(|error| format!("the output {name} can't be kept: {error}"))?;
             files.push(MadeFile { name, bytes });
@@ -170,23 +173,22 @@ fn keep(blobs: &Blobs, file: File, path: &Path) -> io::Result<u64> {
 }
 
 impl RunFiles {
-    /// The files of the run number `attempt` of the job `uuid`, which is given `inputs`.
-    pub(in crate::jobs) fn new(blobs: &Blobs, uuid: &str, attempt: u32, inputs: Vec<(String, BlobId)>) -> Self {
+    /// The files of the run number `attempt` of the job `uuid`.
+    pub(in crate::jobs) fn new(blobs: &Blobs, uuid: &str, attempt: u32) -> Self {
         let outputs = Arc::new(Outputs {
             dir: blobs.outputs_dir().join(format!("{uuid}.{attempt}")),
             made: Mutex::default(),
             share: Mutex::new(blobs.share()),
             is_over: AtomicBool::new(false),
         });
-        Self { blobs: blobs.clone(), inputs, outputs, is_published: AtomicBool::new(false) }
+        Self { blobs: blobs.clone(), outputs, is_published: AtomicBool::new(false) }
     }
 
-    /// Opens the file that the job is given as `name`, for reading.
+    /// Opens a blob that the job is given, for reading.
     ///
     /// # Errors
     /// An errno.
-    pub(in crate::jobs) fn input(&self, name: &str) -> Result<OwnedFd, i32> {
-        let (_, id) = self.inputs.iter().find(|(known, _)| known == name).ok_or(libc::ENOENT)?;
+    pub(in crate::jobs) fn input(&self, id: &BlobId) -> Result<OwnedFd, i32> {
         match self.blobs.get(id) {
             Ok(found) => Ok(found.file.into()),
             Err(BlobError::Unknown(_)) => Err(libc::ENOENT),
@@ -238,8 +240,9 @@ impl Drop for RunFiles {
         let mut made = self.outputs.made();
         made.is_closed = true;
         made.outputs.clear();
+        let has_dir = made.has_dir;
         drop(made);
-        if !self.is_published.load(Ordering::Acquire) {
+        if has_dir && !self.is_published.load(Ordering::Acquire) {
             remove_dir(&self.outputs.dir);
         }
     }

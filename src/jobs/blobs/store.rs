@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 /// What a file takes at least, and takes more in steps of: many small ones are bounded by the quota, too.
-const BLOCK_BYTES: u64 = 4096;
+pub(super) const BLOCK_BYTES: u64 = 4096;
 /// Uploads at once; each has a thread.
 const UPLOADS_MAX: usize = 64;
 
@@ -66,6 +66,9 @@ pub enum BlobError {
         /// What they should be.
         expected: BlobId,
     },
+    /// The body did not come in time.
+    #[error("the body did not come in time; nothing is stored")]
+    Late,
     /// The body did not come whole.
     #[error("the body did not come whole; nothing is stored")]
     Broken,
@@ -387,6 +390,9 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
+        if self.bytes == 0 && !self.is_upload {
+            return;
+        }
         let mut state = self.inner.state();
         state.bytes = state.bytes.saturating_sub(self.bytes);
         state.uploads -= usize::from(self.is_upload);
@@ -438,6 +444,7 @@ impl NewBlob {
     pub fn broken(&self, errno: i32) -> BlobError {
         match errno {
             libc::EMSGSIZE => BlobError::TooLarge(self.share.inner.config.blob_bytes_max),
+            libc::ETIMEDOUT => BlobError::Late,
             _ => BlobError::Broken,
         }
     }

@@ -6,6 +6,8 @@ use super::super::project::Project;
 use super::super::sdk;
 use super::plan::{Plan, Unit};
 use super::{Compiler, assets};
+use crate::domain::sandbox::program::{self, Held};
+use crate::net;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io;
@@ -98,6 +100,13 @@ struct UnitBuild<'a> {
     headers: String,
 }
 
+impl UnitBuild<'_> {
+    /// The language whose compiler links.
+    fn language(&self) -> Language {
+        if self.plan.has_cpp() { Language::Cpp } else { Language::C }
+    }
+}
+
 impl Compiler {
     /// Compiles `project` to the file `target` within `dir`. Returns the warnings.
     pub(super) fn project(
@@ -115,9 +124,10 @@ impl Compiler {
         self.hand_over(dir)?;
         let (include, headers) = (include_flags(project), headers_of(project, plan));
         let work = UnitBuild { project, plan, dir, sdk: &sdk, cache, deadline, include, headers };
+        let linker = self.linker(&work, target)?;
         let mut warnings = self.all_units(&work)?;
-        let has_assets = self.assets(&work)?;
-        warnings.push_str(&self.link(&work, target, has_assets)?);
+        self.assets(&work)?;
+        warnings.push_str(&self.link(&work, linker)?);
         self.take_back(&dir.join(target))?;
         Ok(warnings)
     }
@@ -173,7 +183,7 @@ impl Compiler {
         let language = unit.reading.language();
         let cflags = work.plan.unit_cflags(unit, &work.include);
         let recipe = unit.reading.unit_recipe();
-        let mut command = self.command(work.sdk, language, &cflags, Some(&recipe))?;
+        let mut command = self.command(work.sdk, language, &cflags, Some(&recipe), program::command)?;
         command.args(["-c", "-o", &object, &unit.path]).current_dir(work.dir);
         let warnings = self.run(command, language, work.deadline)?;
         let object = work.dir.join(&object);
@@ -198,33 +208,40 @@ impl Compiler {
         sdk::hex(&hasher.finalize())
     }
 
-    /// Compiles the assets. Whether there are any.
-    fn assets(&self, work: &UnitBuild<'_>) -> Result<bool, DeployError> {
+    /// Compiles the assets, if there are any.
+    fn assets(&self, work: &UnitBuild<'_>) -> Result<(), DeployError> {
         // After the units, so that none can read an asset while it is compiled: their keys know nothing of assets.
         if !assets::write(work.project, work.dir)? {
-            return Ok(false);
+            return Ok(());
         }
         self.hand_over(work.dir)?;
-        let mut command = self.command(work.sdk, Language::C, &[], None)?;
+        let mut command = self.command(work.sdk, Language::C, &[], None, program::command)?;
         command.args(["-c", "-o", ".cweb/assets.o", assets::SOURCE]).current_dir(work.dir);
         self.run(command, Language::C, work.deadline)?;
-        Ok(true)
+        Ok(())
     }
 
-    fn link(&self, work: &UnitBuild<'_>, target: &str, has_assets: bool) -> Result<String, DeployError> {
-        let language = if work.plan.has_cpp() { Language::Cpp } else { Language::C };
+    /// The linker, which gets its sandbox while the units are compiled.
+    fn linker(&self, work: &UnitBuild<'_>, target: &str) -> Result<Held, DeployError> {
+        let language = work.language();
         let units = work.plan.units();
-        let mut command = self.command(work.sdk, language, &[], None)?;
+        let mut command = self.command(work.sdk, language, &[], None, program::held_command)?;
         command
             .arg("-shared")
             .args((0..units.len()).map(object))
-            .args(has_assets.then_some(".cweb/assets.o"))
+            .args((!work.project.assets().is_empty()).then_some(".cweb/assets.o"))
             .args(["-o", target])
             .args(work.plan.link_flags(self.is_clang))
             .args(super::LINK_FLAGS)
             .current_dir(work.dir);
-        self.run(command, language, work.deadline).map_err(|error| match error {
+        Held::start(net::keep_descriptors_from(&mut command)).map_err(|error| self.not_started(language, error))
+    }
+
+    fn link(&self, work: &UnitBuild<'_>, linker: Held) -> Result<String, DeployError> {
+        let linker = linker.let_go().ok_or_else(|| DeployError::Internal("the linker has run before".to_owned()))?;
+        self.outcome(linker, work.language(), work.deadline).map_err(|error| match error {
             DeployError::Compile(text) => {
+                let units = work.plan.units();
                 let files: Vec<&str> = units.iter().map(|unit| unit.path.as_str()).collect();
                 DeployError::Compile(super::hints::with_hints(messages::linker(&text, &files, &work.plan.words())))
             }
