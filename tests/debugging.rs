@@ -40,13 +40,15 @@ fn a_crash_has_its_functions_lines_registers_and_version() {
     let value = crash["registers"][register].as_str().unwrap();
     assert!(value.starts_with("0x") && value.len() > 6, "{value}");
     assert_eq!((crash["version"].as_u64(), crash["place"].as_str()), (Some(1), Some("a handler (GET /deep)")));
+    // A function of a library that ends the call has its caller.
+    let told = || server.get("/mgnt/deep").text();
+    // A process tells of one crash of a module, so that the next one has to be there.
+    eventually("the abort", || server.get("/up").status == 500 && told().contains("called abort()"));
+    assert!(told().contains("\"gives_up (module.c:34)\",\"up (module.c:40)\"]"), "{}", told());
     // In the log, and for the author; a client in production sees none of it (tests/production.rs).
     server.expect_log("#0 innermost (module.c:7)");
     let shown = said(&server, &["show", "deep"]);
-    assert!(
-        shown.contains("in version 1: SIGSEGV at address 0x0") && shown.contains("#0 innermost (module.c:7)"),
-        "{shown}"
-    );
+    assert!(shown.contains("in version 1: called abort()") && shown.contains("#1 gives_up (module.c:34)"), "{shown}");
     assert!(shown.contains(register), "{shown}");
 }
 
@@ -81,4 +83,83 @@ fn gdb_finds_the_process_and_the_sources() {
     let listed = String::from_utf8_lossy(&output.stdout);
     assert!(listed.contains("return *nowhere + add;"), "{listed}\n{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(server.get("/fine").text(), "fine");
+}
+
+/// What the kernel does with core files here, and whether a server may have some.
+fn core_files_are_plain() -> bool {
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    let limit = Command::new("sh").args(["-c", "ulimit -Hc"]).output().unwrap();
+    !pattern.trim().is_empty() && !pattern.contains(['/', '|', '@']) && limit.stdout != b"0\n"
+}
+
+#[test]
+fn a_crash_leaves_a_core_file_that_gdb_reads() {
+    let (dir, cores) = (std::sync::Arc::new(tempfile::tempdir().unwrap()), tempfile::tempdir().unwrap());
+    let there = cores.path().join("kept");
+    let args = ["--shards", "1", "--crash-limit", "0", "--core-files-max", "2", "--core-dir", there.to_str().unwrap()];
+    let server = Server::on(&dir, &args, &[]);
+    if support::isolation() == "none" {
+        server.expect_log("--core-dir has no effect with --isolation none");
+        return;
+    }
+    said(&server, &["deploy", DEEP]);
+    if !core_files_are_plain() {
+        println!("ignored: the kernel sends core files elsewhere, or the limit forbids them");
+        server.expect_log("there will be no core files");
+        assert!(server.get("/deep").status >= 500);
+        return;
+    }
+    server.expect_log("secrets too");
+    let files = |extension: &str| -> Vec<std::path::PathBuf> {
+        let all = std::fs::read_dir(&there).unwrap().map(|entry| entry.unwrap().path());
+        all.filter(|path| path.extension().unwrap() == extension).collect()
+    };
+    let crash = |number: usize| {
+        assert!(server.get("/deep").status >= 500);
+        eventually("the core file", || files("core").len() == number);
+        eventually("the next process", || server.get("/fine").status == 200);
+    };
+    crash(1);
+    let core = files("core").remove(0);
+    let name = core.file_name().unwrap().to_str().unwrap().to_owned();
+    let told: serde_json::Value = serde_json::from_str(&server.get("/mgnt/deep").text()).unwrap();
+    let crashed = &told["last_crash"];
+    assert!(name.starts_with("deep-20") && name.ends_with(&format!("Z-{}.core", crashed["pid"])), "{name}");
+    assert_eq!(crashed["core"]["path"].as_str(), core.to_str());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&core).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // The report has what it has without a core file.
+    assert!(crashed["what"].as_str().unwrap().starts_with("SIGSEGV at address 0x0"), "{crashed}");
+    let frames = crashed["backtrace"].to_string();
+    assert!(
+        frames.contains("innermost (module.c:7)") && frames.contains("compare") && frames.contains("deep ("),
+        "{frames}"
+    );
+    // Another version is live by then: the core file has its own object.
+    let other = std::fs::read_to_string(root().join(DEEP)).unwrap() + "\n// another version\n";
+    let sources = tempfile::tempdir().unwrap();
+    std::fs::write(sources.path().join("deep.c"), other).unwrap();
+    let command = said(&server, &["debug", "deep", "--core", "--dir", sources.path().join("of").to_str().unwrap()]);
+    said(&server, &["deploy", sources.path().join("deep.c").to_str().unwrap()]);
+    if Command::new("gdb").arg("--version").output().is_ok() {
+        let run = format!("{} -batch -ex bt -ex 'list innermost'", command.trim());
+        let output = Command::new("sh").args(["-c", &run]).output().unwrap();
+        let listed = String::from_utf8_lossy(&output.stdout);
+        let finds =
+            ["innermost", "compare", "deep (", "return *nowhere + add;"].iter().all(|words| listed.contains(words));
+        assert!(finds, "{command}\n{listed}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let (done, text) = cweb(&["debug", "deep", "--core", "--server", &server.addr], &root(), &[]);
+    assert!(!done && text.contains("has not crashed in its live version"), "{text}");
+    // As many as there may be: then crashes are caught as without.
+    crash(2);
+    eventually("crashes without core files", || {
+        let status = server.get("/deep").status;
+        status == 500 && server.get("/mgnt/deep").text().contains("\"caught\":true")
+    });
+    assert_eq!(files("core").len(), 2);
+    let scratch = dir.path().join("scratch/default");
+    let left =
+        || std::fs::read_dir(&scratch).unwrap().filter(|entry| entry.as_ref().unwrap().file_name() != "x").count();
+    assert!(left() <= 2, "directories of processes that are gone are gone");
 }

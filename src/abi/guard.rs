@@ -107,7 +107,30 @@ pub fn install() -> io::Result<()> {
 /// What exit_group(2) is called with, apart from its lowest byte, by the server's own code in a process of modules.
 pub const EXIT_MARK: u32 = native::EXIT_MARK;
 
-/// Has a signal that ends the process be written to the first six of `words`: see `cwebn_guard_note`.
+/// Words that a deadly signal is written to: see [`note_deaths`].
+pub const NOTE_WORDS: usize = native::NOTE_WORDS;
+
+/// Where a thread was, as the words of a deadly signal say: hints, since module code can write there too.
+#[must_use]
+pub fn noted_trace(word: impl Fn(usize) -> u64) -> Trace {
+    let taken = |count: u64, first: usize, most: usize| {
+        let count = usize::try_from(count).unwrap_or(most).min(most);
+        (first..first + count).map(&word).collect::<Vec<u64>>()
+    };
+    let counts = native::NOTE_TRACE;
+    Trace {
+        frames: taken(word(counts), counts + 2, native::FRAMES_MAX),
+        registers: taken(word(counts + 1), counts + 2 + native::FRAMES_MAX, native::REGISTERS_MAX),
+    }
+}
+
+/// From now on a signal in module code ends the process with a core file in `directory`, a descriptor that stays open.
+pub fn leave_cores(directory: i32) {
+    // SAFETY: writes a variable of the C code, atomically.
+    unsafe { native::cwebn_guard_cores(directory) };
+}
+
+/// Has a signal that ends the process be written to the first [`NOTE_WORDS`] of `words`: see `cwebn_guard_note`.
 pub fn note_deaths(words: &'static [AtomicU64]) {
     if words.len() >= native::NOTE_WORDS {
         // SAFETY: as many aligned words, which live for ever and are only accessed as atomics, here and there.

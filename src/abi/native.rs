@@ -37,8 +37,10 @@ pub(super) struct RawTrace {
     pub(super) registers: [u64; REGISTERS_MAX],
 }
 
+/// `CWEBN_NOTE_TRACE`
+pub(super) const NOTE_TRACE: usize = 6;
 /// `CWEBN_NOTE_WORDS`
-pub(super) const NOTE_WORDS: usize = 6;
+pub(super) const NOTE_WORDS: usize = NOTE_TRACE + 2 + FRAMES_MAX + REGISTERS_MAX;
 /// `CWEBN_EXIT_MARK`
 pub(super) const EXIT_MARK: u32 = 0x6377_6500;
 
@@ -232,6 +234,7 @@ pub(super) type Sink = unsafe extern "C" fn(*mut c_void, *const c_char, usize);
 unsafe extern "C" {
     pub(super) fn cwebn_guard_init() -> c_int;
     pub(super) fn cwebn_guard_note(words: *mut u64);
+    pub(super) fn cwebn_guard_cores(directory: c_int);
     pub(super) fn cwebn_module_enter(number: u64) -> u64;
     pub(super) fn cwebn_threads_limit(most: usize);
     pub(super) fn cwebn_no_stream();

@@ -15,6 +15,9 @@ use std::process::{Command, ExitCode};
 pub(super) struct DebugArgs {
     /// The module's name
     name: String,
+    /// The core file of its last crash, in the place of the process that runs (cweb serve --core-dir)
+    #[arg(long)]
+    core: bool,
     /// Start gdb, in the place of printing its command
     #[arg(long)]
     start: bool,
@@ -49,33 +52,102 @@ struct Domain {
 struct Live {
     version: u64,
     language: String,
+    #[serde(default)]
+    last_crash: Option<Crash>,
+}
+
+#[derive(Deserialize)]
+struct Crash {
+    version: Option<u64>,
+    core: Option<Core>,
+}
+
+#[derive(Deserialize)]
+struct Core {
+    path: PathBuf,
+    object: Option<PathBuf>,
+    base: Option<String>,
 }
 
 pub(super) fn run(args: &DebugArgs) -> ExitCode {
     args.server.run(|client| {
         let list: Listed = read(&expect(client, client.get("/mgnt")?)?)?;
-        let pid = process_of(&list, &args.name)?;
         let live: Live = read(&expect(client, client.get(&path(&args.name, None, ""))?)?)?;
-        let files = sources(client, &args.name, Some(live.version))?;
+        let target = if args.core { core_of(&list, &live, &args.name)? } else { running(&list, &args.name)? };
+        let files = sources(client, &args.name, Some(target.version.unwrap_or(live.version)))?;
         let dir = args.dir.clone().unwrap_or_else(|| {
             std::env::temp_dir().join(format!("cweb-debug-{}-{}", uuid::Uuid::new_v4().simple(), live.version))
         });
         write(&dir, &files, &live.language).map_err(|error| Failure::from(format!("{}: {error}", dir.display())))?;
-        if !Path::new(&format!("/proc/{pid}")).exists() {
-            let text =
-                format!("process {pid} is not on this machine: run cweb debug on the server's, as its user or root");
-            return Err(Failure::from(text));
-        }
         // Relative names of sources are looked for below the directory. The server's own signals are no stops.
-        let directory = format!("directory {}", dir.display());
-        let mut command = Command::new("gdb");
-        command.arg("-p").arg(pid.to_string()).arg("-ex").arg(&directory);
+        let mut arguments = target.arguments;
+        arguments.extend(["-ex".to_owned(), format!("directory {}", dir.display())]);
         if args.start {
-            return Err(Failure::from(format!("gdb can't be started: {}", command.exec())));
+            return Err(Failure::from(format!(
+                "gdb can't be started: {}",
+                Command::new("gdb").args(&arguments).exec()
+            )));
         }
-        println!("gdb -p {pid} -ex '{}'", directory.replace('\'', "'\\''"));
+        let words: Vec<String> = arguments.iter().map(|argument| quoted(argument)).collect();
+        println!("gdb {}", words.join(" "));
         Ok(())
     })
+}
+
+/// What gdb is to look at.
+struct Target {
+    arguments: Vec<String>,
+    /// The version of the module there, if it may be another than the live one.
+    version: Option<u64>,
+}
+
+/// An argument as a shell takes it.
+fn quoted(argument: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._/".contains(c);
+    if argument.chars().all(is_plain) { argument.to_owned() } else { format!("'{}'", argument.replace('\'', "'\\''")) }
+}
+
+fn not_here(what: &str) -> Failure {
+    Failure::from(format!("{what} is not on this machine: run cweb debug on the server's, as its user or root"))
+}
+
+/// The process that module `name` runs in.
+fn running(list: &Listed, name: &str) -> Result<Target, Failure> {
+    let pid = process_of(list, name)?;
+    if !Path::new(&format!("/proc/{pid}")).exists() {
+        return Err(not_here(&format!("process {pid}")));
+    }
+    Ok(Target { arguments: vec!["-p".to_owned(), pid.to_string()], version: None })
+}
+
+/// The core file of the last crash of module `name`.
+fn core_of(list: &Listed, live: &Live, name: &str) -> Result<Target, Failure> {
+    let crash = live.last_crash.as_ref().ok_or_else(|| {
+        Failure::from(format!(
+            "module {} has not crashed in its live version since the server has started",
+            plain(name)
+        ))
+    })?;
+    let core = crash.core.as_ref().ok_or_else(|| {
+        Failure::from(format!(
+            "the last crash of module {} has left no core file: the server needs --core-dir DIR, and its log says at the start whether \
+             the kernel writes core files there",
+            plain(name)
+        ))
+    })?;
+    if !core.path.exists() {
+        return Err(not_here(&format!("the core file {}", core.path.display())));
+    }
+    // The program that the server runs, which may be another one than this.
+    let program = fs::read_link(format!("/proc/{}/exe", list.pid)).or_else(|_| std::env::current_exe());
+    let program = program.map_err(|error| Failure::from(error.to_string()))?;
+    let mut arguments = vec![program.display().to_string(), core.path.display().to_string()];
+    if let (Some(object), Some(base)) = (&core.object, &core.base) {
+        let is_number = base.strip_prefix("0x").is_some_and(|hex| hex.chars().all(|c| c.is_ascii_hexdigit()));
+        let symbols = format!("add-symbol-file {} -o {base}", object.display());
+        arguments.extend(is_number.then(|| ["-ex".to_owned(), symbols]).into_iter().flatten());
+    }
+    Ok(Target { arguments, version: crash.version })
 }
 
 /// The process that module `name` runs in.

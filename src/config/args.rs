@@ -218,6 +218,15 @@ settings! {
     /// Crashes of a module in --crash-window-ms after which it is left out; 0 for never. With --isolation process only [default: 5]
     #[arg(long, env = "CWEB_CRASH_LIMIT", value_name = "N")]
     crash_limit: usize,
+    /// Directory for core files of modules that crash; a crash ends the module's process at once then. With --isolation process only
+    #[arg(long, env = "CWEB_CORE_DIR", value_name = "DIR")]
+    core_dir: PathBuf,
+    /// Most bytes of a core file; it is cut off beyond [default: 1073741824]
+    #[arg(long, env = "CWEB_CORE_BYTES_MAX", value_name = "BYTES")]
+    core_bytes_max: u64,
+    /// Most core files in --core-dir; beyond, there are no more until some are removed [default: 8]
+    #[arg(long, env = "CWEB_CORE_FILES_MAX", value_name = "N")]
+    core_files_max: usize,
     /// The time in which crashes of a module count together [default: 60000]
     #[arg(long, env = "CWEB_CRASH_WINDOW_MS", value_name = "MS")]
     crash_window_ms: u64,
@@ -404,6 +413,9 @@ settings! {
     /// Largest event of a job [default: 262144]
     #[arg(long, env = "CWEB_JOB_EVENT_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
     job_event_bytes_max: usize,
+    /// Most events that one job emits; emit_event returns -1 for more [default: 1000000]
+    #[arg(long, env = "CWEB_JOB_EVENTS_MAX", value_name = "N", help_heading = JOBS)]
+    job_events_max: u64,
     /// Largest result of a job [default: 4194304]
     #[arg(long, env = "CWEB_JOB_RESULT_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
     job_result_bytes_max: usize,

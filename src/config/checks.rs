@@ -15,6 +15,9 @@ pub(super) const MODULE_RESIDENT_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Growth that is no growth: threads that come and go move as much.
 const RSS_RECYCLE_BYTES_MIN: u64 = 16 * 1024 * 1024;
 
+/// Smallest core file that has the stacks of a process in it.
+const CORE_BYTES_MIN: u64 = 1024 * 1024;
+
 /// Most crashes that are kept in mind of a module.
 const CRASHES_MAX: usize = 1000;
 
@@ -104,6 +107,7 @@ impl Config {
             ("project-files-max", self.projects.files_max),
             ("project-bytes-max", self.projects.bytes_max),
             ("versions-kept", self.projects.versions_kept),
+            ("core-files-max", self.projects.core_files_max),
             ("job-queue-max", self.job_queue_max),
             ("job-pending-max", self.job_pending_max),
             ("job-streams-max", self.job_streams_max),
@@ -149,6 +153,9 @@ impl Config {
         ] {
             problems.check(value != 0 && value < min, || format!("--{name} must be 0 or at least {min}"));
         }
+        problems.check(self.projects.core_bytes_max < CORE_BYTES_MIN, || {
+            format!("--core-bytes-max must be at least {CORE_BYTES_MIN}")
+        });
         let buffer_fits = (STREAM_BUFFER_BYTES_MIN..=STREAM_BUFFER_BYTES_MAX).contains(&self.stream_buffer_bytes);
         problems.check(!buffer_fits, || {
             format!("--stream-buffer-bytes must be from {STREAM_BUFFER_BYTES_MIN} to {STREAM_BUFFER_BYTES_MAX}")

@@ -18,6 +18,12 @@ pub struct ProjectSettings {
     pub versions_kept: usize,
     /// Most bytes of the last lines of each module that are kept for `cweb logs`.
     pub log_bytes_max: usize,
+    /// Directory of core files of modules; absolute.
+    pub core_dir: Option<PathBuf>,
+    /// Most bytes of a core file.
+    pub core_bytes_max: u64,
+    /// Most core files.
+    pub core_files_max: usize,
     /// The file of those whose signatures are asked for; absolute.
     pub trusted_signers: Option<PathBuf>,
 }
@@ -30,6 +36,9 @@ impl ProjectSettings {
             files_max: args.project_files_max.unwrap_or(1000),
             bytes_max: args.project_bytes_max.unwrap_or(64 * 1024 * 1024),
             versions_kept: args.versions_kept.unwrap_or(20),
+            core_dir: args.core_dir.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
+            core_bytes_max: args.core_bytes_max.unwrap_or(1024 * 1024 * 1024),
+            core_files_max: args.core_files_max.unwrap_or(8),
             // The server leaves its directory for that of its data.
             trusted_signers: args.trusted_signers.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
             log_bytes_max: args.module_log_bytes_max.unwrap_or(256 * 1024),

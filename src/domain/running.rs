@@ -6,7 +6,7 @@
 //! anything here: a reader takes the words for hints.
 
 use super::ring::Region;
-use crate::abi::guard;
+use crate::abi::guard::{self, Trace};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -15,7 +15,7 @@ const SLOTS: usize = 512;
 /// Words from slot to slot: a cache line.
 const STRIDE: usize = 8;
 /// Words of the note of a deadly signal, before the slots.
-const NOTE_WORDS: usize = STRIDE;
+const NOTE_WORDS: usize = guard::NOTE_WORDS.next_multiple_of(STRIDE);
 /// Words of all of it.
 pub(super) const BOARD_WORDS: usize = NOTE_WORDS + SLOTS * STRIDE;
 
@@ -99,6 +99,8 @@ pub(super) struct Remains {
     pub(super) running: Vec<u64>,
     /// The signal that ended it.
     pub(super) note: Option<Note>,
+    /// Where its thread was.
+    pub(super) trace: Trace,
 }
 
 /// A deadly signal.
@@ -135,7 +137,8 @@ pub(super) fn remains(region: &Region, first: usize) -> Remains {
         exit: (word(4) & 0x100 != 0).then(|| (word(4) & 0xff) as i32),
         sends: i32::try_from(word(5)).ok().filter(|signal| (1..=64).contains(signal)),
     });
-    Remains { running, note }
+    let trace = if note.is_some() { guard::noted_trace(word) } else { Trace::default() };
+    Remains { running, note, trace }
 }
 
 #[cfg(test)]
@@ -160,7 +163,7 @@ mod tests {
         for (at, value) in [(0, u64::MAX), (NOTE_WORDS + STRIDE, 3), (NOTE_WORDS + 2 * STRIDE, 3)] {
             words[at].store(value, Ordering::Relaxed);
         }
-        assert_eq!(remains(&region, 8), Remains { running: vec![3], note: None });
+        assert_eq!(remains(&region, 8), Remains { running: vec![3], ..Remains::default() });
         for (at, value) in [(0, 11), (1, 8), (2, 64), (3, 5), (4, 0), (5, 65)] {
             words[at].store(value, Ordering::Relaxed);
         }

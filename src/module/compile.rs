@@ -343,6 +343,7 @@ impl Compiler {
             processes_max: sandbox::processes_with(PROCESSES_MAX),
             open_files_max: Some(OPEN_FILES_MAX),
             user: self.user,
+            core_bytes_max: None,
         };
         let name = Path::new(sdk.file_name().unwrap_or_default()).display();
         let mut command = begin(&policy, program.as_os_str())?;

@@ -28,6 +28,7 @@ pub mod project;
 pub mod reach;
 mod record;
 mod sanitizing;
+mod schedules;
 mod sdk;
 mod setting_callbacks;
 pub mod settings;

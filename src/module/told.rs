@@ -63,6 +63,12 @@ pub(super) fn crash_json(crash: &CrashReport) -> serde_json::Value {
         "caught": crash.caught,
         "at_ms": crash.at_ms,
         "pid": crash.pid,
+        "core": crash.core.as_ref().map(|core| json!({
+            "path": core.path.display().to_string(),
+            "bytes": core.bytes,
+            "object": core.object.as_ref().map(|(path, _)| path.display().to_string()),
+            "base": core.object.as_ref().map(|(_, base)| format!("{base:#x}")),
+        })),
     })
 }
 

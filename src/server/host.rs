@@ -6,7 +6,8 @@ use crate::abi::request::{RequestRules, set_rules};
 use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs};
 use crate::domain::in_process::InProcess;
 use crate::domain::process::{
-    Allowance, Budgets, Cgroups, CrashLimit, DomainConfig, DomainRegistry, Identity, end_orphans, message_bytes_max,
+    Allowance, Budgets, Cgroups, CoreFiles, CrashLimit, DomainConfig, DomainRegistry, Identity, end_orphans,
+    message_bytes_max,
 };
 use crate::domain::sandbox::{self, Policy, User};
 use crate::domain::stream::StreamSizes;
@@ -35,15 +36,11 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     };
     domain::set_codings(&codings);
     set_server_limits(config.handler_timeout_ms, config.body_bytes_max);
-    let requests = RequestRules {
-        memory_bytes_max: config.request_memory_bytes_max,
-        trusted_proxies: config.trusted_proxies.clone(),
-        forwarded_by: config.trusted_proxy_header.clone(),
-        rooms_max: config.ws_rooms_max,
-        ws_message_bytes_max: config.ws_message_bytes_max,
-        ws_compress_bytes_min: config.ws_compress_bytes_min,
-    };
+    let requests = request_rules(config);
     if config.isolation == Isolation::None {
+        if config.projects.core_dir.is_some() {
+            tracing::warn!("--core-dir has no effect with --isolation none: a signal in module code is caught there");
+        }
         set_rules(&requests);
         return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(JobTables::File(jobs_file)))?)));
     }
@@ -99,12 +96,44 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
         requests,
         message_bytes_max: message_bytes_max(largest),
+        core_files: core_files(config),
         crash_limit: CrashLimit { crashes: config.crash_limit, window: Duration::from_millis(config.crash_window_ms) },
         hook_timeout: Duration::from_millis(config.hook_timeout_ms),
         rss_recycle_bytes: config.module_rss_recycle_bytes,
         cgroups: config.module_memory_bytes().and_then(|bytes| Cgroups::find(&config.data_dir, bytes)),
     };
     Ok(ModuleHost::Apart(Arc::new(DomainRegistry::start(settings, config.domains_max, wakers.to_vec())?)))
+}
+
+/// Limits and settings of requests.
+fn request_rules(config: &Config) -> RequestRules {
+    RequestRules {
+        memory_bytes_max: config.request_memory_bytes_max,
+        trusted_proxies: config.trusted_proxies.clone(),
+        forwarded_by: config.trusted_proxy_header.clone(),
+        rooms_max: config.ws_rooms_max,
+        ws_message_bytes_max: config.ws_message_bytes_max,
+        ws_compress_bytes_min: config.ws_compress_bytes_min,
+    }
+}
+
+/// Where core files go. Where they can't, the log says why and what to do.
+fn core_files(config: &Config) -> Option<CoreFiles> {
+    let projects = &config.projects;
+    let dir = projects.core_dir.as_ref()?;
+    match CoreFiles::open(dir, projects.core_bytes_max, projects.core_files_max) {
+        Ok(files) => {
+            tracing::warn!(
+                "core files of modules go to {}: they have all that a module had in memory, secrets too",
+                dir.display()
+            );
+            Some(files)
+        }
+        Err(why) => {
+            tracing::warn!("--core-dir {}: there will be no core files: {why}", dir.display());
+            None
+        }
+    }
 }
 
 /// What streams may take up, a shard.

@@ -29,5 +29,20 @@ static int fine(struct cweb_context *ctx, http_request_t *req, http_response_t *
     return cweb_respond(res, 200, "text/plain", "fine");
 }
 
+__attribute__((noinline)) static void gives_up(int why) {
+    if (why == 0) {
+        abort(); /* line 34 */
+    }
+}
+
+static int up(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {
+    (void)ctx, (void)res;
+    gives_up(req->method); /* line 40 */
+    return 0;
+}
+
 export module_t config = {
-    .name = "deep", .author = "t", .routes = {{"/deep", "GET", deep, NONE}, {"/fine", "GET", fine, NONE}}, .size = 2};
+    .name = "deep",
+    .author = "t",
+    .routes = {{"/deep", "GET", deep, NONE}, {"/fine", "GET", fine, NONE}, {"/up", "GET", up, NONE}},
+    .size = 3};

@@ -50,7 +50,7 @@ int cwebn_call_handler(int (*handler)(struct cweb_context *, http_request_t *, h
                        struct cwebn_handed *handed, struct cwebn_fault *fault) {
     struct handler_call call = {handler, ctx, req, res, handed};
     struct cwebn_request *outer = cwebn_request_enter(handed->request);
-    int faulted = cwebn_guard_call(run_handler, &call, fault);
+    int faulted = cwebn_guard_module((uintptr_t)call.handler, run_handler, &call, fault);
     (void)cwebn_request_enter(outer);
     return faulted;
 }
@@ -95,7 +95,7 @@ int cwebn_call_ws_open(void (*fn)(struct cweb_context *, websocket_t *), struct 
                        struct cwebn_handed *handed, struct cwebn_fault *fault) {
     struct socket_call call = {fn, ctx, ws, handed};
     struct cwebn_request *outer = cwebn_request_enter(handed->request);
-    int faulted = cwebn_guard_call(run_open, &call, fault);
+    int faulted = cwebn_guard_module((uintptr_t)call.fn, run_open, &call, fault);
     (void)cwebn_request_enter(outer);
     return faulted;
 }
@@ -103,7 +103,7 @@ int cwebn_call_ws_open(void (*fn)(struct cweb_context *, websocket_t *), struct 
 int cwebn_call_ws_close(void (*fn)(struct cweb_context *, websocket_t *), struct cweb_context *ctx, websocket_t *ws,
                         struct cwebn_handed *handed, struct cwebn_fault *fault) {
     struct socket_call call = {fn, ctx, ws, handed};
-    return cwebn_guard_call(run_close, &call, fault);
+    return cwebn_guard_module((uintptr_t)call.fn, run_close, &call, fault);
 }
 
 struct message_call {
@@ -140,7 +140,7 @@ int cwebn_call_ws_message(void (*fn)(struct cweb_context *, websocket_t *, const
                           struct cweb_context *ctx, websocket_t *ws, const char *message, size_t length,
                           struct cwebn_handed *handed, struct cwebn_fault *fault) {
     struct message_call call = {fn, ctx, ws, message, length, handed};
-    return cwebn_guard_call(run_message, &call, fault);
+    return cwebn_guard_module((uintptr_t)call.fn, run_message, &call, fault);
 }
 
 struct hook_call {
@@ -159,7 +159,7 @@ static void run_hook(void *arg) {
 
 int cwebn_call_hook(void (*fn)(struct cweb_context *), struct cweb_context *ctx, struct cwebn_fault *fault) {
     struct hook_call call = {fn, ctx};
-    return cwebn_guard_call(run_hook, &call, fault);
+    return cwebn_guard_module((uintptr_t)call.fn, run_hook, &call, fault);
 }
 
 struct job_call {
@@ -179,7 +179,7 @@ int cwebn_call_job_run(int (*run)(struct cweb_context *, const struct job_payloa
                        struct cweb_context *ctx, const struct job_payload *payload, struct job_ctx *job, int *rc,
                        struct cwebn_fault *fault) {
     struct job_call call = {run, ctx, payload, job, -1};
-    int faulted = cwebn_guard_call(run_job, &call, fault);
+    int faulted = cwebn_guard_module((uintptr_t)call.run, run_job, &call, fault);
     *rc = call.rc;
     return faulted;
 }
@@ -198,9 +198,9 @@ static void run_cancel(void *arg) {
 int cwebn_call_job_cancel(void (*cancel)(struct cweb_context *, const char *), struct cweb_context *ctx,
                           const char *job_uuid, struct cwebn_fault *fault) {
     struct cancel_call call = {cancel, ctx, job_uuid};
-    return cwebn_guard_call(run_cancel, &call, fault);
+    return cwebn_guard_module((uintptr_t)call.cancel, run_cancel, &call, fault);
 }
 
 int cwebn_call_work(work_t work, void *data, struct cwebn_fault *fault) {
-    return cwebn_guard_call(work, data, fault);
+    return cwebn_guard_module((uintptr_t)work, work, data, fault);
 }

@@ -31,6 +31,7 @@ struct guard {
     sigjmp_buf env;
     struct cwebn_fault *fault;
     struct guard *outer;
+    uintptr_t code; /* a function of the module that is called; 0: none */
 };
 
 /* initial-exec: the handler must not enter the dynamic linker's lazy allocation. */
@@ -93,6 +94,16 @@ static int is_code(uint64_t address) {
     return address > 0xffff && (address < stack_low || address >= stack_high);
 }
 
+/* Code of the module whose call is traced, which addresses on the stack are compared with. */
+THREAD_LOCAL uint64_t traced_code;
+
+static int is_near(uint64_t address) {
+    return (address > traced_code ? address - traced_code : traced_code - address) < NEAR_BYTES;
+}
+
+/* Words above a saved frame pointer in which the return address of its function is looked for. */
+#define ABOVE_WORDS 16
+
 /*
  * The frame above `from` that a function without a frame pointer has saved, such as qsort(3), which calls back; 0 without one. What
  * may be a return address into the module on the way there is added: who reads the trace checks that a call stands before it.
@@ -100,11 +111,18 @@ static int is_code(uint64_t address) {
 static uintptr_t next_frame(uintptr_t from) {
     for (int i = 0; i < SCANNED_WORDS; i++, from += sizeof(uint64_t)) {
         uint64_t word = stack_word(from);
-        uint64_t distance = word > last_trace.frames[0] ? word - last_trace.frames[0] : last_trace.frames[0] - word;
-        if (distance < NEAR_BYTES) {
+        if (is_near(word)) {
             add_frame(word);
         }
         if (word > from && stack_word((uintptr_t)word) > word && is_code(stack_word((uintptr_t)word + sizeof(uint64_t)))) {
+            /* The caller of a library's function, such as abort(3), is above what that has saved. */
+            for (int above = 1; !is_near(last_trace.frames[0]) && above <= ABOVE_WORDS; above++) {
+                uint64_t address = stack_word(from + (uintptr_t)above * sizeof(uint64_t));
+                if (is_near(address)) {
+                    add_frame(address);
+                    break;
+                }
+            }
             return (uintptr_t)word;
         }
     }
@@ -118,6 +136,13 @@ static uintptr_t next_frame(uintptr_t from) {
 static void take_trace(const void *context, const void *pc, uintptr_t sp) {
     const ucontext_t *machine = context;
     uintptr_t frame = 0;
+    traced_code = (uint64_t)(uintptr_t)pc;
+    for (const struct guard *guard = innermost; guard != NULL; guard = guard->outer) {
+        if (guard->code != 0) {
+            traced_code = (uint64_t)guard->code;
+            break;
+        }
+    }
     last_trace.frame_count = 0;
     last_trace.register_count = 0;
 #if defined(__x86_64__)
@@ -219,6 +244,36 @@ static void leave_note(int signo, const siginfo_t *info, const void *context, co
     __atomic_store_n(&words[3], cwebn_module_number(), __ATOMIC_RELAXED);
     __atomic_store_n(&words[4], stopped->is_exit ? 0x100u | (uint64_t)stopped->code : 0, __ATOMIC_RELAXED);
     __atomic_store_n(&words[5], (uint64_t)stopped->sends, __ATOMIC_RELAXED);
+    take_trace(context, pc, sp);
+    uint64_t *trace = words + CWEBN_NOTE_TRACE;
+    __atomic_store_n(&trace[0], last_trace.frame_count, __ATOMIC_RELAXED);
+    __atomic_store_n(&trace[1], last_trace.register_count, __ATOMIC_RELAXED);
+    for (uint32_t i = 0; i < last_trace.frame_count; i++) {
+        __atomic_store_n(&trace[2 + i], last_trace.frames[i], __ATOMIC_RELAXED);
+    }
+    for (uint32_t i = 0; i < last_trace.register_count; i++) {
+        __atomic_store_n(&trace[2 + CWEBN_FRAMES_MAX + i], last_trace.registers[i], __ATOMIC_RELAXED);
+    }
+}
+
+/* Where core files go, see cwebn_guard_cores. */
+static int core_directory = -1;
+
+void cwebn_guard_cores(int directory) {
+    __atomic_store_n(&core_directory, directory, __ATOMIC_RELEASE);
+}
+
+/* Ends the process of this signal with a core file, by returning to the instruction that caused it, if one did. */
+static void end_with_core(int signo, const siginfo_t *info, int directory) {
+    struct sigaction fallback;
+    memset(&fallback, 0, sizeof fallback);
+    fallback.sa_handler = SIG_DFL;
+    /* The modules' relative paths mean nothing from here on. */
+    (void)syscall(SYS_fchdir, directory);
+    cwebn_sigaction(signo, &fallback, NULL);
+    if (info->si_code <= 0 || signo == SIGSYS) {
+        raise(signo);
+    }
 }
 
 /* Not ours: hand it to who was there before, by default by dying of it as if we had never been here. */
@@ -247,6 +302,12 @@ static void pass_on(int signo, siginfo_t *info, void *context) {
 static void on_signal(int signo, siginfo_t *info, void *context) {
     struct guard *guard = innermost;
     struct stopped stopped = read_stopped(signo, info, context);
+    int directory = __atomic_load_n(&core_directory, __ATOMIC_ACQUIRE);
+    if (directory >= 0 && !stopped.is_exit) {
+        leave_note(signo, info, context, &stopped);
+        end_with_core(signo, info, directory);
+        return;
+    }
     if (guard == NULL) {
         leave_note(signo, info, context, &stopped);
         if (stopped.is_exit) {
@@ -368,8 +429,9 @@ char *cwebn_thread_scratch(void) {
     return signal_stack == NULL ? NULL : signal_stack + page_bytes() + SIGNAL_STACK_BYTES;
 }
 
-int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
+static int guarded(uintptr_t code, void (*fn)(void *), void *arg, struct cwebn_fault *out) {
     struct guard guard;
+    guard.code = code;
     guard.fault = out;
     guard.outer = innermost;
     int faulted = sigsetjmp(guard.env, 0);
@@ -381,15 +443,23 @@ int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
     return faulted;
 }
 
-int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
+int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
+    return guarded(0, fn, arg, out);
+}
+
+int cwebn_guard_module(uintptr_t code, void (*fn)(void *), void *arg, struct cwebn_fault *out) {
     if (innermost == NULL) {
         errno = 0;
     }
-    int faulted = cwebn_guard_own(fn, arg, out);
+    int faulted = guarded(code, fn, arg, out);
     if (innermost == NULL) {
         cwebn_state_restore();
     }
     return faulted;
+}
+
+int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
+    return cwebn_guard_module(0, fn, arg, out);
 }
 
 int cwebn_guard_active(void) {

@@ -60,16 +60,23 @@ void cwebn_last_trace(struct cwebn_trace *out);
  */
 int cwebn_guard_init(void);
 
-/* Words of cwebn_guard_note. */
-#define CWEBN_NOTE_WORDS 6
+/* Words of cwebn_guard_note: those below, then the counts and the words of a struct cwebn_trace. */
+#define CWEBN_NOTE_TRACE 6
+#define CWEBN_NOTE_WORDS (CWEBN_NOTE_TRACE + 2 + CWEBN_FRAMES_MAX + CWEBN_REGISTERS_MAX)
 
 /*
  * Has the handlers leave word of a signal that no guarded call catches, before it ends the process, in words of
  * memory that outlives it: signal, address accessed (0: none), instruction, number of the module whose thread it was (0: not
- * known), 1 and the code if it called exit_group(2) (0: not), signal that it would send its own process (0: none). They are
- * zero before; only the first is kept.
+ * known), 1 and the code if it called exit_group(2) (0: not), signal that it would send its own process (0: none), and where the
+ * thread was. They are zero before; only the first is kept.
  */
 void cwebn_guard_note(uint64_t *words);
+
+/*
+ * From now on no signal in module code is caught: it ends the process, whose working directory is that of the descriptor by then,
+ * so that the kernel writes its core file there. -1: signals are caught.
+ */
+void cwebn_guard_cores(int directory);
 
 /* The low byte aside, what exit_group(2) must be called with where cwebn_guard_note's process is confined: its filter
  * turns any other call, which can only be a module's, into SIGSYS. */
@@ -90,6 +97,9 @@ void cwebn_thread_exit(void);
  * No frame between here and the fault is unwound, so fn must not run Rust frames that own something. Nests.
  */
 int cwebn_guard_call(void (*fn)(void *), void *arg, struct cwebn_fault *out);
+
+/* The same, which calls the module's function `code`: a trace of its stack knows the module's code by that. */
+int cwebn_guard_module(uintptr_t code, void (*fn)(void *), void *arg, struct cwebn_fault *out);
 
 /* The same for a function of the server's own that follows a module's pointers: the thread's state is not looked at afterwards. */
 int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out);

@@ -5,7 +5,9 @@ mod bulk;
 mod end;
 mod event;
 mod files;
+mod kinds;
 mod list;
+mod schedules;
 pub(super) mod sse;
 mod status;
 mod submit;
@@ -43,6 +45,7 @@ Examples:
   cweb jobs submit --file in=photo.png --output-dir . blur_image '{\"radius\":8}'
   cweb jobs list --state failed --retryable
   cweb jobs retry --module sum --state failed
+  cweb jobs schedules set nightly '30 3 * * *' report --timezone Europe/Berlin
 
 The key comes from CWEB_ADMIN_KEY. docs/jobs.md tells more.
 
@@ -71,6 +74,14 @@ enum JobsCommand {
     },
     /// List jobs, newest first
     List(list::ListArgs),
+    /// Let no run of these kinds of jobs begin; those that run go on
+    Pause(kinds::PauseArgs),
+    /// Let runs of paused kinds of jobs begin again
+    Resume(kinds::PauseArgs),
+    /// Count the jobs that wait and run, by kind
+    Kinds(kinds::KindsArgs),
+    /// Jobs that run regularly: list them, or set and remove some
+    Schedules(schedules::SchedulesArgs),
 }
 
 /// Why a command could not do its work.
@@ -116,6 +127,10 @@ pub(super) fn run(args: &JobsArgs) -> ExitCode {
         JobsCommand::Retry(args) => bulk::run(&client, args, &bulk::RETRY),
         JobsCommand::Delete { jobs } => end::each(jobs, |job| end::delete(&client, job)),
         JobsCommand::List(args) => list::run(&client, args),
+        JobsCommand::Pause(args) => kinds::change(&client, args, "pause"),
+        JobsCommand::Resume(args) => kinds::change(&client, args, "resume"),
+        JobsCommand::Kinds(args) => kinds::list(&client, args),
+        JobsCommand::Schedules(args) => schedules::run(&client, args),
     };
     result.unwrap_or_else(|problem| match problem {
         Problem::Said(failure) => failure.end(),

@@ -4,6 +4,7 @@ use super::answers::Answers;
 use super::arena::Parts;
 use super::companion::{self, Pools, RequestRing, Rescuer};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
+use super::core_files;
 use super::handed_files::HandedFiles;
 use super::job_data;
 use super::layout::Layout;
@@ -28,7 +29,7 @@ use core_affinity::CoreId;
 use crossbeam::channel::{Sender, bounded};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -185,6 +186,10 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     };
     // One of each for a shard.
     let mut files = wakes.split_off(start.shards.min(wakes.len()));
+    let core_dir = if start.leaves_core { files.pop() } else { None };
+    if core_dir.is_some() {
+        core_files::leave_shared_memory_out();
+    }
     let handed = files.pop().ok_or_else(|| io::Error::other("the server has left out a descriptor"))?;
     // While there is one thread, and before any code of others.
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
@@ -193,6 +198,10 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     crate::abi::guard::install()?;
     crate::abi::kept::keep_all();
     crate::abi::guard::limit_threads(start.module_threads_max);
+    if let Some(dir) = core_dir {
+        // Open for the life of the process.
+        guard::leave_cores(dir.into_raw_fd());
+    }
     if sanitizer::is_active() {
         // It ends the process itself when it has found something.
         sanitizer::open_to_itself();

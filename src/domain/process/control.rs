@@ -51,6 +51,8 @@ pub(super) struct Start {
     pub(super) codings: CodingSettings,
     /// What the process may do.
     pub(super) policy: Policy,
+    /// The last of its descriptors is the directory for its core file.
+    pub(super) leaves_core: bool,
 }
 
 /// From the server.

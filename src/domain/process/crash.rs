@@ -2,6 +2,7 @@
 
 use super::cgroup::OutOfMemory;
 use super::control::CaughtFault;
+use super::core_files::{CoreFile, file_name};
 use super::instance::ProcessInstance;
 use super::lock;
 use super::shared::DomainShared;
@@ -50,6 +51,8 @@ pub struct CrashReport {
     pub at_ms: u64,
     /// The process.
     pub pid: u32,
+    /// Its core file, if it has left one.
+    pub core: Option<CoreFile>,
 }
 
 impl CrashReport {
@@ -115,6 +118,7 @@ impl DomainShared {
             caught: true,
             at_ms: now_ms(),
             pid: process.pid(),
+            core: None,
         };
         let name = report.modules.first().map_or("?", String::as_str);
         tracing::error!("module {name} failed: {}", report.summary());
@@ -126,7 +130,7 @@ impl DomainShared {
 
     /// `process` has died, and nobody wanted it to.
     pub(super) fn process_lost(&self, process: &ProcessInstance, status: Option<ExitStatus>) {
-        let Remains { running, note } = process.remains();
+        let Remains { running, note, trace } = process.remains();
         // What a module wrote there itself must fit what the kernel says.
         let note = note.filter(|note| status.is_some_and(|status| fits(*note, status)));
         let killed = status.is_none_or(|status| status.signal() == Some(libc::SIGKILL));
@@ -144,13 +148,16 @@ impl DomainShared {
             signal: status.and_then(|status| status.signal()).or(out_of_memory.map(|_| libc::SIGKILL)),
             address: note.filter(|note| has_address(note.signal)).map(|note| note.address),
             frame: note.and_then(|note| self.frame(process, None, note.instruction)),
-            backtrace: Vec::new(),
-            registers: Vec::new(),
+            backtrace: suspect
+                .filter(|_| note.is_some())
+                .map_or_else(Vec::new, |id| self.backtrace(process, id, &trace.frames)),
+            registers: if note.is_some() { registers(&trace.registers) } else { Vec::new() },
             version: suspect.and_then(|id| self.version(id)),
             place: trying.filter(|trying| suspect == Some(*trying)).map(|_| "being loaded".to_owned()),
             caught: false,
             at_ms: now_ms(),
             pid: process.pid(),
+            core: self.core(process, suspect),
         };
         let status = status.map_or_else(|| "?".to_owned(), |status| status.to_string());
         tracing::error!(
@@ -159,6 +166,9 @@ impl DomainShared {
             report.summary(),
             self.whose(&report, &running)
         );
+        for (number, frame) in report.backtrace.iter().enumerate() {
+            tracing::error!("domain {}:   #{number} {frame}", self.name());
+        }
         for name in &report.modules {
             logbook::add(name, Kind::Error, &format!("module {name} ended its process: {}", report.summary()));
         }
@@ -311,6 +321,19 @@ impl DomainShared {
         let (Some(path), Some(base)) = (self.path(instance), base.filter(|base| *base != 0)) else { return Vec::new() };
         let frames = frames.get(..frames.len().min(FRAMES_MAX)).unwrap_or_default();
         symbol::backtrace(&path, base, frames)
+    }
+
+    /// The core file of `process`, named after the module whose doing its death was, and with that module's shared object.
+    fn core(&self, process: &ProcessInstance, suspect: Option<u64>) -> Option<CoreFile> {
+        let files = self.config.core_files.as_ref()?;
+        let module = suspect.and_then(|id| self.names(&[id]).pop()).unwrap_or_else(|| self.name().to_owned());
+        let mut core = process.core(files, &format!("{}-{}", file_name(&module, now_ms()), process.pid()))?;
+        let base = process.bases().into_iter().find(|(id, _)| Some(*id) == suspect).map(|(_, base)| base);
+        if let (Some(path), Some(base)) = (suspect.and_then(|id| self.path(id)), base) {
+            core.add_object(&path, base);
+        }
+        tracing::error!("the core file of module {module} is {} ({} bytes)", core.path.display(), core.bytes);
+        Some(core)
     }
 
     fn version(&self, instance: u64) -> Option<u64> {

@@ -3,6 +3,7 @@
 use super::arena::Budgets;
 use super::cgroup::Cgroups;
 use super::control::{self, Order, Outcome};
+use super::core_files::CoreFiles;
 use super::hook::NoOutcome;
 use super::identity::Identity;
 use super::lock;
@@ -77,6 +78,8 @@ pub struct DomainConfig {
     pub requests: RequestRules,
     /// Longest message of the process over the control connection: see [`message_bytes_max`].
     pub message_bytes_max: usize,
+    /// Where core files go, if there are to be any.
+    pub core_files: Option<CoreFiles>,
     /// When a module is left out.
     pub crash_limit: CrashLimit,
     /// Longest run of a constructor, `onload` or `unload`.

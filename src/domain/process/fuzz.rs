@@ -57,6 +57,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
             codings: crate::domain::CodingSettings::default(),
             policy: Policy::default(),
             scratch: PathBuf::new(),
+            core_files: None,
             log: None,
             requests: RequestRules::default(),
             message_bytes_max: 0,

@@ -6,6 +6,7 @@ use super::cgroup::{Confined, OutOfMemory};
 use super::control::{self, Order, Outcome, Start, ToChild};
 use super::control_reader::ControlReader;
 use super::control_writer::ControlWriter;
+use super::core_files::{CoreFile, CoreFiles, CorePlace};
 use super::endpoints::{Ends, Owner, RingEndpoints};
 use super::hook::Loader;
 use super::layout::Layout;
@@ -83,6 +84,8 @@ pub(super) struct ProcessInstance {
     _record: Option<Record>,
     /// Its cgroup, if it has one.
     confined: Option<Confined>,
+    /// Where it leaves a core file, if it may.
+    core_place: Option<CorePlace>,
 }
 
 /// A process, as the endpoints to it know it.
@@ -123,10 +126,12 @@ impl ProcessInstance {
         let (output, printed) = stdout_relay::collect(shared)?;
         let pairs = (0..=shared.wakers.len()).map(|_| passing::pair()).collect::<io::Result<Vec<_>>>()?;
         let (files, their_files): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-        let mut child = spawn(shared, &theirs, output, [&region, &bodies], &bells, &their_files)?;
+        let number = shared.number();
+        let core_place = core_place(shared, number);
+        let passed = Passed { files: &their_files, core_place: core_place.as_ref() };
+        let mut child = spawn(shared, &theirs, output, [&region, &bodies], &bells, passed)?;
         drop((theirs, their_files));
         watch::prefer_for_oom(child.id());
-        let number = shared.number();
         let (alive, reaped) = bounded(0);
         let process = stream.try_clone().map(|ours| {
             Arc::new(Self {
@@ -161,10 +166,11 @@ impl ProcessInstance {
                 _record: record(shared, child.id()),
                 // Before it is told to start: until then it runs no code of others.
                 confined: confine(shared, number, &child),
+                core_place,
             })
         });
         let begun = process.and_then(|process| {
-            process.send(&ToChild::Start(Box::new(start_message(shared))))?;
+            process.send(&ToChild::Start(Box::new(start_message(shared, process.core_place.is_some()))))?;
             Ok(process)
         });
         let process = begun.inspect_err(|_| end(&mut child))?;
@@ -309,6 +315,11 @@ impl ProcessInstance {
         if let Some(confined) = &self.confined {
             confined.remove();
         }
+    }
+
+    /// Its core file, if it has left one, under the name that `named` has for it.
+    pub(super) fn core(&self, files: &CoreFiles, named: &str) -> Option<CoreFile> {
+        files.keep(self.core_place.as_ref()?, named)
     }
 
     /// The process may be waited for from here on: its number can be another's then.
@@ -466,16 +477,24 @@ fn record(shared: &DomainShared, pid: u32) -> Option<Record> {
     record.inspect_err(|error| tracing::warn!("process {pid} of domain {} has no record: {error}", shared.name())).ok()
 }
 
+/// Where process `number` may leave a core file, if it may.
+fn core_place(shared: &DomainShared, number: u64) -> Option<CorePlace> {
+    // A sanitizer ends its process itself.
+    let files = shared.config.core_files.as_ref().filter(|_| !sanitized::is_one(shared.name()))?;
+    files.place(&shared.config.scratch, number, shared.config.policy.user)
+}
+
 fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
 }
 
-fn start_message(shared: &DomainShared) -> Start {
+fn start_message(shared: &DomainShared, leaves_core: bool) -> Start {
     let config = &shared.config;
     let shards = shared.wakers.len();
     let mut policy = config.policy.clone();
     // The addresses of the memory for bodies are the server's doing: they are not of what modules may have.
+    policy.core_bytes_max = config.core_files.as_ref().filter(|_| leaves_core).map(CoreFiles::bytes_max);
     let bodies = Parts::new(shards, config.bodies).bytes() as u64;
     policy.memory_bytes_max = policy.memory_bytes_max.map(|bytes| bytes.saturating_add(bodies));
     Start {
@@ -493,7 +512,14 @@ fn start_message(shared: &DomainShared) -> Start {
         message_bytes_max: config.message_bytes_max,
         codings: config.codings.clone(),
         policy,
+        leaves_core,
     }
+}
+
+/// What a process is given beside its rings.
+struct Passed<'a> {
+    files: &'a [OwnedFd],
+    core_place: Option<&'a CorePlace>,
 }
 
 fn spawn(
@@ -502,11 +528,12 @@ fn spawn(
     output: PipeWriter,
     [region, bodies]: [&Region; 2],
     bells: &[Doorbell],
-    files: &[OwnedFd],
+    others: Passed<'_>,
 ) -> io::Result<Child> {
     let mut passed: Vec<RawFd> = vec![control.as_raw_fd(), region.fd().as_raw_fd(), bodies.fd().as_raw_fd()];
     passed.extend(bells.iter().map(|bell| bell.as_fd().as_raw_fd()));
-    passed.extend(files.iter().map(AsRawFd::as_raw_fd));
+    passed.extend(others.files.iter().map(AsRawFd::as_raw_fd));
+    passed.extend(others.core_place.map(CorePlace::descriptor));
     let mut command = Command::new("/proc/self/exe");
     command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null()).process_group(0);
     command.env_clear().envs(sandbox::environment()).env("TMPDIR", &shared.config.scratch);

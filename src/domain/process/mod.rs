@@ -21,6 +21,7 @@
 //! | `control_writer`, `control_reader`, `asked` | what it is told, what it says, what it asks; each within bounds |
 //! | `job_data`, `handed_files` | what a running job asks of the server, and the answers; files that it is handed |
 //! | `cgroup` | how much memory each process may use |
+//! | `core_files` | where core files go |
 //! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
 //! | `stdout_relay`, `relay` | what a process prints and logs, and how that gets into the server's log |
 //! | `child`, `work`, `companion`, `response_ring`, `answers`, `streaming` | the other side |
@@ -37,6 +38,7 @@ mod companion;
 mod control;
 mod control_reader;
 mod control_writer;
+mod core_files;
 mod crash;
 mod domain;
 mod endpoints;
@@ -74,6 +76,7 @@ mod work;
 pub use arena::Budgets;
 pub use calls::DomainCalls;
 pub use cgroup::Cgroups;
+pub use core_files::{CoreFile, CoreFiles};
 pub use crash::CrashReport;
 pub use domain::{Domain, DomainConfig, message_bytes_max};
 pub use endpoints::{CallTable, RingEndpoints};

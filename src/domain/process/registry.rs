@@ -1,5 +1,6 @@
 //! The domains by name: a process for each, there as long as a module is in it.
 
+use super::core_files;
 use super::crash::CrashReport;
 use super::domain::{Domain, DomainConfig};
 use super::remote::RemoteModule;
@@ -259,6 +260,7 @@ impl RegistryShared {
         let mut config = self.config.clone();
         config.scratch = self.config.scratch.join(name);
         make_owned(&config.scratch, config.policy.user)?;
+        core_files::sweep(&config.scratch);
         config.policy.write.push(config.scratch.clone());
         if let Some(dir) = self.config.domain_data.as_ref().filter(|_| name != DEFAULT_DOMAIN) {
             let dir = dir.join(name);

@@ -6,8 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Sets those limits that the policy has, for good: the hard limits too.
 pub(super) fn apply(policy: &Policy) -> Result<(), SandboxError> {
     let limits = [
-        // Nobody wants a core dump of code of others.
-        (Resource::Core, Some(0)),
+        (Resource::Core, Some(policy.core_bytes_max.unwrap_or(0))),
         (Resource::Cpu, policy.cpu_seconds_max),
         (Resource::Fsize, policy.file_bytes_max),
         (Resource::Nproc, policy.processes_max),

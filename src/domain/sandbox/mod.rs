@@ -57,6 +57,9 @@ pub struct Policy {
     pub file_bytes_max: Option<u64>,
     /// Processes and threads of the user, those outside the sandbox included. Does not bind root.
     pub processes_max: Option<u64>,
+    /// Size of the core file that the process may leave; `None`: it leaves none.
+    #[serde(default)]
+    pub core_bytes_max: Option<u64>,
     /// Descriptors of each process.
     pub open_files_max: Option<u64>,
     /// Whom to become; only root can.
@@ -111,6 +114,11 @@ impl Policy {
         let filters = calls::filters(&self, files.abi())?;
         limits::apply(&self)?;
         user::drop_privileges(self.user)?;
+        if self.core_bytes_max.is_some() {
+            // Another user's process has no core file, unless it says so itself (PR_SET_DUMPABLE(2const)).
+            // SAFETY: no memory is involved.
+            unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
+        }
         no_new_privileges()?;
         let mut missing = Vec::new();
         missing.extend(files.enforce()?);
