@@ -239,13 +239,22 @@ fn a_starter_project_is_checked_and_deployed_as_it_is() {
         // An editor finds the headers outside of this repository.
         let flags = fs::read_to_string(work.path().join(&name).join("compile_flags.txt")).unwrap();
         let mut gcc = Command::new("gcc");
-        gcc.args(flags.lines()).args(["-Werror", "-fsyntax-only", "src/main.c"]).current_dir(work.path().join(&name));
+        fs::create_dir(work.path().join(&name).join("include")).unwrap();
+        fs::write(work.path().join(&name).join("include/own.h"), "").unwrap();
+        gcc.args(["-include", "own.h"])
+            .args(flags.lines())
+            .args(["-Werror", "-fsyntax-only", "src/main.c"])
+            .current_dir(work.path().join(&name));
         assert!(gcc.status().unwrap().success(), "{flags}");
     }
     assert_eq!(server.get("/my-http?who=you").text(), "Hello, you!\n");
     assert!(server.get("/my-page").text().contains("<h1>my-page</h1>"));
     assert_eq!(server.post("/my-job", b"").text().trim().len(), 36);
-    assert!(!cweb(&["new", "my-http", "--template", "http"], work.path(), &env).0, "it overwrites nothing");
+    let again = cweb(&["new", "my-http", "--template", "http"], work.path(), &env);
+    assert!(!again.0 && again.1.contains("my-http is there already"), "it overwrites nothing: {}", again.1);
+    // The flags for the editor are no part of the module.
+    let source = server.get("/mgnt/my-http/source").body;
+    assert!(!String::from_utf8_lossy(&source).contains("compile_flags"));
     let flags = run(&["sdk", "--cflags"]);
     assert!(flags.contains(&format!("-I{}", cache.display())), "{flags}");
     // What a server would refuse is refused without one.

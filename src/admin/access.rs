@@ -44,7 +44,7 @@ enum Refusal {
     /// Its address has come with too many wrong keys.
     Blocked { ms: u64 },
     /// Its key is not for this.
-    Scope { key: Arc<str>, has: Scopes, needed: Scopes },
+    Scope { key: Arc<str>, has: Arc<str>, needed: Scopes },
     /// Its key is for some modules only, and the request is about more.
     Reach { key: Arc<str> },
     /// Its key is one no more.
@@ -96,7 +96,7 @@ impl Refusal {
             Self::Missing | Self::Wrong => {
                 error(
                     401,
-                    "admin key missing or wrong; send it as X-API-Key or Authorization: Bearer (the cweb command takes it from CWEB_ADMIN_KEY)",
+                    "key missing or wrong; send it as X-API-Key or Authorization: Bearer (the cweb command takes it from CWEB_ADMIN_KEY)",
                 )
                     .with("WWW-Authenticate", "Bearer")
             }
@@ -106,8 +106,7 @@ impl Refusal {
                     .with("Retry-After", seconds.to_string())
             }
             Self::Scope { key, has, needed } => {
-                let list = |scopes: Scopes, between| scopes.names().collect::<Vec<_>>().join(between);
-                let (needed, has) = (list(*needed, " or "), list(*has, ", "));
+                let needed = needed.names().collect::<Vec<_>>().join(" or ");
                 error(403, &format!("this needs a key with the scope {needed}; the key {key} has: {has}"))
                     // RFC 6750 §3.1
                     .with("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")
@@ -208,7 +207,7 @@ impl Access {
             return Err(Refusal::Expired { key: Arc::clone(&key.name), at });
         }
         if !key.scopes.any_of(needed) {
-            return Err(Refusal::Scope { key: Arc::clone(&key.name), has: key.scopes, needed });
+            return Err(Refusal::Scope { key: Arc::clone(&key.name), has: Arc::clone(&key.listed), needed });
         }
         let reach = key.reach(needed);
         if reach != Reach::All && !is_about_one(view) {

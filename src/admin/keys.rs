@@ -139,6 +139,8 @@ pub(super) struct Key {
     pub(super) name: Arc<str>,
     /// All that it allows, be it for some modules only.
     pub(super) scopes: Scopes,
+    /// The scopes as the file has them.
+    pub(super) listed: Arc<str>,
     /// What it allows for every module.
     everywhere: Scopes,
     /// What else it allows, and for which modules.
@@ -224,6 +226,7 @@ impl KeySource {
         let admin = admin.map(|key| Key {
             name: ADMIN.into(),
             scopes: Scopes::ALL,
+            listed: Scopes::ALL.names().collect::<Vec<_>>().join(", ").into(),
             everywhere: Scopes::ALL,
             places: Arc::new([]),
             expires: None,
@@ -387,11 +390,12 @@ fn parse(text: &str, keys: &mut Vec<Key>) -> Result<(), Problem> {
         if keys.len() == KEYS_MAX {
             return refuse(format!("there are more than {KEYS_MAX} keys"));
         }
+        let listed = entry.scopes.iter().map(ScopeText::as_str).collect::<Vec<_>>().join(", ").into();
         let whole = entry.scopes.iter().filter(|scope| scope.place.is_none()).map(|scope| scope.scope);
         let everywhere = whole.fold(Scopes::NONE, Scopes::or);
         let places = entry.scopes.into_iter().filter_map(|scope| Some((scope.scope, scope.place?))).collect();
         let expires = entry.expires.map(|expires| expires.0);
-        keys.push(Key { name, scopes, everywhere, places, expires, fingerprint });
+        keys.push(Key { name, scopes, listed, everywhere, places, expires, fingerprint });
     }
     Ok(())
 }

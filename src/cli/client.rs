@@ -5,6 +5,8 @@ use super::trust::{self, TrustArgs};
 use std::fs::File;
 use std::io::IsTerminal;
 use std::time::Duration;
+use ureq::RequestBuilder;
+use ureq::typestate::WithBody;
 
 /// Longer than any deployment takes: compiler, inspection and swap have limits of their own.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -36,6 +38,10 @@ pub(super) struct Answer {
     pub(super) body: String,
     headers: ureq::http::HeaderMap,
 }
+
+/// Bodies beyond this are sent when the server wants them: one that refuses them closes the connection, and a client that
+/// is still sending would see that and not the answer.
+const UNASKED_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a server answers to who asks for a stream.
 pub(super) enum Opened {
@@ -224,7 +230,7 @@ impl Client {
     /// What to do about an answer that is about the key; the same words for every command.
     pub(super) fn key_advice(&self, answer: &Answer) -> Option<&'static str> {
         match answer.status {
-            401 if self.key.is_some() => Some("CWEB_ADMIN_KEY is not this server's key: set it to that"),
+            401 if self.key.is_some() => Some("CWEB_ADMIN_KEY holds no key that counts there (any more)"),
             401 => Some("set CWEB_ADMIN_KEY to the server's key"),
             403 if self.key.is_some() => Some("CWEB_ADMIN_KEY is not the key for that"),
             403 => Some("a key is sent from CWEB_ADMIN_KEY"),
@@ -254,7 +260,8 @@ impl Client {
             .header("X-API-Key", self.key())
             .header("Accept", "application/json")
             .header("Content-Type", format!("multipart/form-data; boundary={boundary}"));
-        self.read(request.send(form(&boundary, file_name, source, fields)))
+        let body = form(&boundary, file_name, source, fields);
+        self.read(asking_first(request, body.len()).send(body))
     }
 
     /// Posts the tar file of a project, with `fields` as parameters.
@@ -266,7 +273,7 @@ impl Client {
             .header("X-API-Key", self.key())
             .header("Accept", "application/json")
             .header("Content-Type", "application/x-tar");
-        self.read(request.send(archive))
+        self.read(asking_first(request, archive.len()).send(archive))
     }
 
     fn key(&self) -> &str {
@@ -294,6 +301,11 @@ impl Client {
         let body = reading.read_to_string().map_err(|error| unreachable(format!("{}: {error}", self.base)))?;
         Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), body })
     }
+}
+
+/// `request`, which waits for the server's word before it sends a large body (RFC 9110 §10.1.1).
+fn asking_first(request: RequestBuilder<WithBody>, bytes: usize) -> RequestBuilder<WithBody> {
+    if bytes > UNASKED_BYTES_MAX { request.header("Expect", "100-continue") } else { request }
 }
 
 /// The form with `fields` and the field `code` (RFC 7578); the file's name is escaped as browsers do it.

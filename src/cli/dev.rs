@@ -24,7 +24,8 @@ pub(super) struct DevArgs {
     /// Sources, and directories of projects, to watch; each is deployed at once and again when it changes
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// The server's URL [default: http://127.0.0.1:8080; for a directory a server of its own, if none answers there]
+    /// The server's URL [default: http://127.0.0.1:8080, or a server of its own, with its data in .cweb beside the sources, if
+    /// none answers there]
     #[arg(long, env = "CWEB_SERVER", value_name = "URL")]
     server: Option<String>,
     /// The domain the modules are to run in [default: the one each is in, or default]
@@ -50,24 +51,36 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
         Ok(client) => client,
         Err(text) => return super::fail(text),
     };
-    let project = args.files.iter().find(|file| file.is_dir()).filter(|_| named.is_none());
-    let own = match project.map(|dir| start_if_missing(&client, dir)).transpose() {
+    let first = args.files.first().filter(|_| named.is_none());
+    let dir = first.map(|file| if file.is_dir() { file.as_path() } else { parent(file) });
+    let own = match dir.map(|dir| start_if_missing(&client, dir)).transpose() {
         Ok(own) => own.flatten(),
         Err(text) => return super::fail(text),
     };
-    println!("watching {} file(s); stop with Ctrl-C", args.files.len());
+    let names: Vec<String> = args.files.iter().map(|file| file.display().to_string()).collect();
+    println!("watching {}; stop with Ctrl-C", names.join(", "));
+    if own.is_none() {
+        println!("what a module prints, and its crashes: cweb logs NAME -f");
+    }
     for file in args.files.iter().filter(|file| !file.exists()) {
         println!("{} is not there yet", file.display());
     }
     let (changes, _watcher) = watch(&args.files);
     let mut seen: Vec<Option<SystemTime>> = vec![None; args.files.len()];
+    let mut is_missing = false;
     loop {
         for (file, seen) in args.files.iter().zip(&mut seen) {
             let modified = last_change(file);
-            if modified.is_some() && modified != *seen {
+            if modified.is_none() && seen.take().is_some() {
+                println!("{} is gone; the server still serves it", file.display());
+            }
+            // A server that was not there is asked for first: that it is missing has been said.
+            let is_due = modified.is_some() && modified != *seen;
+            if is_due && (!is_missing || client.get("/healthz").is_ok()) {
                 let result = deploy(&client, file, &[("domain", args.domain.as_deref())]);
+                is_missing = result == Err(Exit::Unreachable);
                 // A server that comes later gets it then. What was refused has been said: the next change may mend it.
-                *seen = if result == Err(Exit::Unreachable) { None } else { modified };
+                *seen = if is_missing { None } else { modified };
             }
         }
         wait(&changes);

@@ -1,6 +1,7 @@
 //! `cweb new`
 
 use super::exit::{Exit, Failure};
+use crate::module::project::EDITOR_FLAGS;
 use clap::{Args, ValueEnum};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -113,20 +114,29 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
     File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()))
 }
 
+/// The standards that a server compiles by.
+const CLANGD: &str = "If:\n  PathMatch: .*\\.c\nCompileFlags:\n  Add: [-std=gnu11]\n---\nIf:\n  PathMatch: .*\\.(cpp|cc|cxx)\n\
+    CompileFlags:\n  Add: [-std=gnu++20]\n";
+
 /// Writes the project of a template into the directory `name`, which is not there yet.
 fn project(name: &str, template: Template) -> Result<(), String> {
     let dir = Path::new(name);
     let at = |path: &Path, error: &io::Error| format!("{}: {error}", path.display());
-    fs::create_dir(dir).map_err(|error| at(dir, &error))?;
+    fs::create_dir(dir).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => format!("{name} is there already: give the project another name"),
+        _ => at(dir, &error),
+    })?;
     for (path, text) in project_files(template) {
         let path = dir.join(path);
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(|error| at(&path, &error))?;
         write_new(&path, &text.replace("@NAME@", name)).map_err(|error| at(&path, &error))?;
     }
-    // What clangd reads: each line is a flag.
+    // clangd reads both: of the first, each line is a flag; the other has the standard of each language.
     let flags = super::check::editor_flags()?;
-    let path = dir.join("compile_flags.txt");
-    write_new(&path, &format!("-std=gnu11\n{}\n", flags.join("\n"))).map_err(|error| at(&path, &error))?;
+    let path = dir.join(EDITOR_FLAGS);
+    write_new(&path, &format!("-Iinclude\n{}\n", flags.join("\n"))).map_err(|error| at(&path, &error))?;
+    let path = dir.join(".clangd");
+    write_new(&path, CLANGD).map_err(|error| at(&path, &error))?;
     println!("wrote {name}/; try it with: cweb test {name}; and: cweb dev {name}");
     Ok(())
 }

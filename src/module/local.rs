@@ -59,6 +59,7 @@ pub fn check(posted: Posted, fields: &SourceFields, dir: &Path) -> Result<Checke
     let inspection = Inspection::begin(&scratch, OBJECT, &[])?;
     let warnings = compiler.compile(&source, &plan, &scratch, OBJECT, &UnitCache::none())?;
     let Inspected { manifest, unproved } = inspection.finish(INSPECT_TIMEOUT)?;
+    source.check_name(&manifest.name)?;
     verify::check(&manifest)?;
     let unproved = if plan.is_object() { shared_object::unproved(&unproved) } else { String::new() };
     Ok(Checked { manifest, warnings: warnings + &unproved + &plan.remarks(), libraries: plan.libraries() })

@@ -73,7 +73,10 @@ pub fn unpacked(bytes: Vec<u8>) -> Result<Vec<NamedFile>, String> {
     }
 }
 
-/// The tar file of the project in `dir`: its files without those that are hidden, and without links.
+/// Flags for an editor: paths of one machine, which are no part of the module.
+pub const EDITOR_FLAGS: &str = "compile_flags.txt";
+
+/// The tar file of the project in `dir`: its files without those that are hidden, the flags for an editor, and links.
 ///
 /// # Errors
 /// For people: a file can't be read, or can't be part of a project.
@@ -90,7 +93,7 @@ pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
             let Some(name) = checked_path(name).map_err(|error| at(&path) + &error)? else { continue };
             if kind.is_dir() {
                 dirs.push(path);
-            } else if kind.is_file() {
+            } else if kind.is_file() && name != EDITOR_FLAGS {
                 files.insert(name, fs::read(&path).map_err(|error| at(&path) + &error.to_string())?);
             }
             if files.len() > FILES_MAX {

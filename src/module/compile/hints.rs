@@ -43,6 +43,9 @@ pub(super) fn with_hints(mut text: String) -> String {
             text.push_str(&format!("\n{hint}\n"));
         }
     }
+    if text.contains("is declared, but defined nowhere") {
+        text.push_str("\na function of a library needs a line that links it: #pragma cweb link(\"NAME\")\n");
+    }
     let undeclared = undeclared(&text);
     text + &undeclared
 }
@@ -63,6 +66,10 @@ fn undeclared(text: &str) -> String {
     let mut of_others = false;
     for name in names {
         if let Some(header) = header_of(name) {
+            // It is there with <cweb.h>, unless the source was read as an older one: that has been said.
+            if BY_CWEB_H.contains(&header) {
+                continue;
+            }
             hints.push_str(&format!("\n{name} is declared in <{header}>: add #include <{header}>\n"));
         } else {
             of_others = true;
@@ -76,6 +83,22 @@ fn undeclared(text: &str) -> String {
     }
     hints
 }
+
+/// Headers that <cweb.h> includes.
+const BY_CWEB_H: [&str; 12] = [
+    "container.h",
+    "crypto.h",
+    "cweb.h",
+    "cweb_config.h",
+    "cweb_helpers.h",
+    "cweb_host.h",
+    "cweb_request.h",
+    "cweb_setting.h",
+    "cweb_websocket.h",
+    "db.h",
+    "http.h",
+    "scheduler.h",
+];
 
 /// Most functions that hints are given for.
 const NAMES_MAX: usize = 8;

@@ -30,6 +30,11 @@ pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, St
             "\na handler takes (struct cweb_context *, http_request_t *, http_response_t *), or in an older module \
              (struct http_request *, struct http_response *)\n",
         );
+    } else if reading.likely == Dialect::TwoArguments {
+        text.push_str(
+            "\nthe source was read as a module of an older generation, since no handler of it has a parameter struct cweb_context *; \
+             with today's headers a handler takes (struct cweb_context *, http_request_t *, http_response_t *)\n",
+        );
     }
     text
 }
