@@ -10,6 +10,10 @@ pub const CRON_BYTES_MAX: usize = 256;
 /// The zone of a schedule that names none.
 pub const ZONE_DEFAULT: &str = "UTC";
 
+const HOUR_S: i64 = 60 * 60;
+/// Samoa has left out one day, in 2011.
+const GAP_HOURS_MAX: i64 = 48;
+
 const FIELDS: [&str; 6] = ["second", "minute", "hour", "day of month", "month", "day of week"];
 
 /// A cron text in a time zone, read and checked.
@@ -36,7 +40,7 @@ impl Cron {
         let cron = read(text).map_err(|why| format!("the cron text {text:?} can't be used: {why}"))?;
         let cron = Self { cron, zone: zone_of(zone)? };
         // Of any year: a 29th of February comes within eight.
-        if cron.next_ms(0).is_none() {
+        if cron.next_s(0).is_none() {
             return Err(format!("the cron text {text:?} names no day that ever comes"));
         }
         Ok(cron)
@@ -46,9 +50,15 @@ impl Cron {
     #[must_use]
     pub fn next_ms(&self, after_ms: i64) -> Option<i64> {
         let second = after_ms.div_euclid(1000);
-        let after = Timestamp::from_second(second).ok()?.to_zoned(self.zone.clone());
-        let next = self.cron.find_next_occurrence(&after, false).ok()?.timestamp().as_second();
-        (next > second).then(|| next.saturating_mul(1000))
+        // Where a zone has left out whole days, the search gives up at the gap: it goes on behind it.
+        let mut starts = (0..GAP_HOURS_MAX).map(|hours| second.saturating_add(hours * HOUR_S));
+        let next = starts.find_map(|start| self.next_s(start)).filter(|next| *next > second)?;
+        Some(next.saturating_mul(1000))
+    }
+
+    fn next_s(&self, after_s: i64) -> Option<i64> {
+        let after = Timestamp::from_second(after_s).ok()?.to_zoned(self.zone.clone());
+        Some(self.cron.find_next_occurrence(&after, false).ok()?.timestamp().as_second())
     }
 }
 
@@ -126,6 +136,13 @@ mod tests {
         assert_eq!(fixed, ["2025-03-30T01:00:00Z", "2025-03-31T00:30:00Z"]);
         let steps = slots("*/30 * * * *", "Europe/Berlin", "2025-03-30T00:00:00Z", 3);
         assert_eq!(steps, ["2025-03-30T00:30:00Z", "2025-03-30T01:00:00Z", "2025-03-30T01:30:00Z"]);
+    }
+
+    #[test]
+    fn a_day_that_a_zone_leaves_out_is_no_end() {
+        // Apia: 29 December 2011 was followed by the 31st.
+        let slots = slots("30 2 * * *", "Pacific/Apia", "2011-12-29T11:00:00Z", 3);
+        assert_eq!(slots, ["2011-12-29T12:30:00Z", "2011-12-30T12:30:00Z", "2011-12-31T12:30:00Z"]);
     }
 
     #[test]

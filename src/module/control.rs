@@ -16,7 +16,7 @@ use super::settings::{Change, SettingsStore};
 use super::store::Store;
 use super::table::{Published, Table};
 pub use super::verify::RouteLimits;
-use super::{record, sdk, store, verify};
+use super::{record, restart, sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
 use crate::domain::{DEFAULT_DOMAIN, Host, LoadError};
@@ -442,7 +442,7 @@ impl ControlState {
             }
             DeployTask::Ask { name, query, reply } => reply(history::answer(self, &name, query)),
             DeployTask::Change { name, change, reply } => history::change(self, &name, change, reply),
-            DeployTask::Restart { name, reply } => reply(pipeline::restart(self, &name)),
+            DeployTask::Restart { name, reply } => reply(restart::restart(self, &name)),
             DeployTask::Stop => {}
         }
     }

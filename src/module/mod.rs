@@ -27,6 +27,7 @@ mod pipeline;
 pub mod project;
 pub mod reach;
 mod record;
+mod restart;
 mod sanitizing;
 mod schedules;
 mod sdk;

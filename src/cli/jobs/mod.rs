@@ -72,6 +72,8 @@ enum JobsCommand {
         #[arg(required = true, value_name = "UUID")]
         jobs: Vec<Uuid>,
     },
+    /// List the files that a job has made, or fetch them
+    Files(files::FilesArgs),
     /// List jobs, newest first
     List(list::ListArgs),
     /// Let no run of these kinds of jobs begin; those that run go on
@@ -126,6 +128,7 @@ pub(super) fn run(args: &JobsArgs) -> ExitCode {
         JobsCommand::Cancel(args) => bulk::run(&client, args, &bulk::CANCEL),
         JobsCommand::Retry(args) => bulk::run(&client, args, &bulk::RETRY),
         JobsCommand::Delete { jobs } => end::each(jobs, |job| end::delete(&client, job)),
+        JobsCommand::Files(args) => files::run(&client, args),
         JobsCommand::List(args) => list::run(&client, args),
         JobsCommand::Pause(args) => kinds::change(&client, args, "pause"),
         JobsCommand::Resume(args) => kinds::change(&client, args, "resume"),
