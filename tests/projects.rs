@@ -273,6 +273,20 @@ fn a_starter_project_is_checked_and_deployed_as_it_is() {
     }
 }
 
+#[test]
+fn an_upload_that_is_too_large_is_answered_with_the_limit() {
+    let server = Server::with(&["--mgnt-body-bytes-max", "2097152"]);
+    let work = copy();
+    fs::create_dir_all(work.path().join("assets")).unwrap();
+    fs::write(work.path().join("assets/large.bin"), vec![b'x'; 3 << 20]).unwrap();
+    let (done, said) = cweb(&["deploy", ".", "--server", &server.addr], work.path(), &[]);
+    assert!(!done && said.contains("larger than 2097152 bytes") && said.contains("--mgnt-body-bytes-max"), "{said}");
+    // One of a MiB and more, which waits for the server's word, comes through.
+    fs::write(work.path().join("assets/large.bin"), vec![b'x'; 1536 * 1024]).unwrap();
+    let (done, said) = cweb(&["deploy", ".", "--server", &server.addr], work.path(), &[]);
+    assert!(done, "{said}");
+}
+
 /// A command that runs until it is dropped.
 struct Running(std::process::Child);
 
