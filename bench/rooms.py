@@ -35,10 +35,13 @@ def connect(number):
     return client
 
 
-def ticks(of):
-    with open(f"/proc/{of}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return int(fields[11]) + int(fields[12])
+def ran_ms(of):
+    """How long the threads of a process have run."""
+    total_ns = 0
+    for task in os.listdir(f"/proc/{of}/task"):
+        with open(f"/proc/{of}/task/{task}/schedstat") as file:
+            total_ns += int(file.read().split()[0])
+    return total_ns / 1e6
 
 
 def children():
@@ -51,8 +54,7 @@ def children():
 
 def cpu_ms():
     """Of the server, and of the processes of its modules."""
-    tick_ms = 1000 / os.sysconf("SC_CLK_TCK")
-    return ticks(pid) * tick_ms, sum(ticks(child) for child in children()) * tick_ms
+    return ran_ms(pid), sum(ran_ms(child) for child in children())
 
 
 def publish(number):

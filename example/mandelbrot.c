@@ -14,7 +14,7 @@
 #include <stdint.h>
 #pragma cweb cflags("-O3")
 
-enum { TILE = 64, SIZE_MAX_PIXELS = 2048, STEPS = 400 };
+enum { TILE = 64, SIZE_MAX_PIXELS = 1024, STEPS = 400 };
 
 static const char page[] =
     "<!doctype html><meta charset=utf-8><title>Mandelbrot</title>\n"
@@ -99,7 +99,7 @@ static int send_tile(websocket_t *ws, const view_t *view, unsigned x, unsigned y
 
 static void draw(struct cweb_context *ctx, websocket_t *ws, const char *message, size_t length) {
     (void)ctx, (void)length;
-    static const char what[] = "a view is NUMBER LEFT TOP WIDTH SIZE, with a SIZE of 64, 128 … 2048 pixels";
+    static const char what[] = "a view is NUMBER LEFT TOP WIDTH SIZE, with a SIZE of 64, 128 … 1024 pixels";
     view_t view;
     if (sscanf(message, "%u %lf %lf %lf %u", &view.number, &view.left, &view.top, &view.width, &view.size) != 5 ||
         view.size < TILE || view.size > SIZE_MAX_PIXELS || view.size % TILE != 0) {

@@ -215,6 +215,12 @@ typedef struct job_info {
     int timeout_ms;   /**< Longest run */
     int priority;     /**< Higher runs first */
     int concurrency;  /**< Most runs of this job at once */
+    /**
+     * Runs the job regularly, with the payload "{}": a cron text of five fields (minute, hour, day of month, month, day of
+     * week), of six with seconds before them, or "@hourly" and the like. NULL: only when it is submitted. See docs/jobs.md.
+     */
+    const char *schedule;
+    const char *timezone; /**< Of the schedule: an IANA name as "Europe/Berlin"; NULL: UTC */
 } job_info_t;
 
 /* ---- Directories served without a handler ---- */

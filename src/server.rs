@@ -306,6 +306,7 @@ fn start_jobs(config: &Config, store: Store, hub: Arc<Hub>, control: &Control) -
         unfinished_max: config.job_pending_max,
         payload_bytes_max: config.job_payload_bytes_max,
         event_bytes_max: config.job_event_bytes_max,
+        events_max: config.job_data.events_max,
         result_bytes_max: config.job_result_bytes_max,
         checkpoint_bytes_max: config.job_data.checkpoint_bytes_max,
         retention: Duration::from_secs(config.job_retention_s),
@@ -323,6 +324,8 @@ fn start_jobs(config: &Config, store: Store, hub: Arc<Hub>, control: &Control) -
     let (creator, needed) = (jobs.clone(), jobs.clone());
     set_create_job(Box::new(move |module, job, payload| creator.create(module.id, job, payload)));
     control.keep_versions(Box::new(move || needed.needed_hashes()));
+    let told = jobs.clone();
+    control.subscribe(Box::new(move || told.modules_changed()));
     Ok(jobs)
 }
 

@@ -424,6 +424,14 @@ fn the_command_brings_files_and_fetches_what_was_made() {
         assert!(std::fs::read(format!("{out}/out.bin")).unwrap() == body);
     }
     assert_eq!((files(server.dir.path()), std::fs::read_dir(&out).unwrap().count()), (1, 1));
+    let (_, uuid) = jobs(&server, &["submit", "--watch", "--file", &file, "copy"]);
+    let uuid = uuid.lines().next().unwrap().to_owned();
+    let (worked, said) = jobs(&server, &["files", &uuid]);
+    assert!(worked && said.trim() == "3000000 out.bin", "{said}");
+    let again = here.path().join("again").display().to_string();
+    let (worked, said) = jobs(&server, &["files", &uuid, "--output-dir", &again]);
+    assert!(worked && said.trim() == format!("{again}/out.bin"), "{said}");
+    assert!(std::fs::read(format!("{again}/out.bin")).unwrap() == body);
     let failing =
         ["submit", "--max-attempts", "1", "--file", &file, "--output-dir", &out, "copy", "{\"how\":\"error\"}"];
     let (worked, said) = jobs(&server, &failing);
@@ -436,17 +444,25 @@ fn the_command_brings_files_and_fetches_what_was_made() {
     assert!(!worked && said.contains("two files the name in"), "{said}");
 }
 
-/// A client of a server that may end at any moment: stores blobs and submits a job for each. Gives what was acknowledged: the
-/// seed and size of blobs, and the jobs with theirs.
-fn store_and_submit(addr: &str, seed: u32) -> (Vec<(usize, u32)>, Vec<(String, usize, u32)>) {
-    let (mut blobs, mut accepted) = (Vec::new(), Vec::new());
-    let Some(mut client) = Client::try_connect(addr) else { return (blobs, accepted) };
+/// What clients were told.
+#[derive(Default)]
+struct Acknowledged {
+    /// Sizes and seeds.
+    blobs: Vec<(usize, u32)>,
+    /// The jobs, and the same of their files.
+    jobs: Vec<(String, usize, u32)>,
+}
+
+/// A client of a server that may end at any moment: stores blobs and submits a job for each.
+fn store_and_submit(addr: &str, seed: u32) -> Acknowledged {
+    let mut told = Acknowledged::default();
+    let Some(mut client) = Client::try_connect(addr) else { return told };
     for number in 0..10_000_u32 {
         let seed = seed.wrapping_add(number.wrapping_mul(2_654_435_761));
         let size = if number % 4 == 0 { 0 } else { seed as usize % 400_000 };
         let body = bytes(size, seed);
         match client.attempt("PUT", "/blobs", &body) {
-            Some(answer) if answer.status / 100 == 2 => blobs.push((size, seed)),
+            Some(answer) if answer.status / 100 == 2 => told.blobs.push((size, seed)),
             Some(answer) => panic!("{}", answer.text()),
             None => break,
         }
@@ -454,13 +470,13 @@ fn store_and_submit(addr: &str, seed: u32) -> (Vec<(usize, u32)>, Vec<(String, u
         let job = json!({ "job": "copy", "files": files, "max_attempts": 1000 }).to_string();
         match client.attempt("POST", "/jobs", job.as_bytes()) {
             Some(answer) if answer.status == 200 => {
-                accepted.push((json_of(&answer)["job_uuid"].as_str().unwrap().to_owned(), size, seed));
+                told.jobs.push((json_of(&answer)["job_uuid"].as_str().unwrap().to_owned(), size, seed));
             }
             Some(answer) => panic!("{}", answer.text()),
             None => break,
         }
     }
-    (blobs, accepted)
+    told
 }
 
 #[test]
@@ -481,9 +497,9 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again() {
         std::thread::sleep(std::time::Duration::from_millis(u64::from(20 + bytes(1, round)[0])));
         drop(server);
         for client in clients {
-            let (stored, submitted) = client.join().unwrap();
-            blobs.extend(stored);
-            accepted.extend(submitted);
+            let told = client.join().unwrap();
+            blobs.extend(told.blobs);
+            accepted.extend(told.jobs);
         }
         server = Server::on(&dir, &[], &[]);
         assert_eq!(std::fs::read_dir(dir.path().join("blobs/incoming")).unwrap().count(), 0);

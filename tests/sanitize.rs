@@ -38,7 +38,8 @@ fn reports_come_to_the_log_and_to_those_who_ask() {
     assert_eq!(server.get("/exit").status, 500);
     // Undefined behaviour is reported, and the module goes on.
     assert_eq!(server.get("/shift?by=40").status, 200);
-    server.expect_log("runtime error: shift exponent 40");
+    server.expect_log("[live] module.c:16:");
+    assert!(server.get("/mgnt/live/logs").text().contains("runtime error: shift exponent 40"));
     let show = || said(&server, &["show", "live"], true);
     eventually("the report of the shift", || show().contains("module.c:16"));
     // An error of memory ends the process; the next one serves.

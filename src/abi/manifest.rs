@@ -283,6 +283,12 @@ pub struct JobDecl {
     /// Most runs of this job at once.
     #[serde(default)]
     pub concurrency: u32,
+    /// When it runs without being asked for: a cron text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// The time zone of that text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
 }
 
 #[cfg(test)]

@@ -75,6 +75,8 @@ pub(super) struct JobInfo {
     timeout_ms: c_int,
     priority: c_int,
     concurrency: c_int,
+    schedule: *const c_char,
+    timezone: *const c_char,
 }
 
 /// `mount_info_t`
@@ -132,6 +134,8 @@ pub(super) fn module_layout() -> Vec<(&'static str, usize)> {
         ("websocket_info_t.flags", offset_of!(WebSocketInfo, flags)),
         ("job_info_t.max_attempts", offset_of!(JobInfo, max_attempts)),
         ("job_info_t.concurrency", offset_of!(JobInfo, concurrency)),
+        ("job_info_t.schedule", offset_of!(JobInfo, schedule)),
+        ("job_info_t.timezone", offset_of!(JobInfo, timezone)),
     ]
 }
 
@@ -445,10 +449,17 @@ fn job_decl(at: usize, job: &JobInfo, problems: &mut Vec<String>) -> JobDecl {
         timeout_ms: natural(job.timeout_ms, "timeout_ms"),
         priority: job.priority,
         concurrency: natural(job.concurrency, "concurrency"),
+        schedule: optional(job.schedule, &format!("jobs[{at}].schedule"), problems),
+        timezone: optional(job.timezone, &format!("jobs[{at}].timezone"), problems),
         name: noted(text(job.name, &format!("jobs[{at}].name")), problems),
         has_run: job.run.is_some(),
         has_cancel: job.cancel.is_some(),
     }
+}
+
+/// A text that may be left out.
+fn optional(pointer: *const c_char, what: &str, problems: &mut Vec<String>) -> Option<String> {
+    (!pointer.is_null()).then(|| noted(text(pointer, what), problems))
 }
 
 /// The value, or else its default and one more problem.

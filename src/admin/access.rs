@@ -265,7 +265,10 @@ fn needed(view: &RequestView<'_>) -> Scopes {
         // Who knows the hash of a blob knows what is in it.
         if reads { Scopes::JOBS.or(Scopes::READ) } else { Scopes::JOBS }
     } else if path.starts_with(b"/jobs") {
-        let names_a_job = path.len() > b"/jobs/".len();
+        let names_a_job = path.len() > b"/jobs/".len()
+            && !path.starts_with(b"/jobs/schedules")
+            && !path.starts_with(b"/jobs/kinds")
+            && path != b"/jobs/events";
         match (reads, names_a_job) {
             // A job's UUID is known to whoever created it, and can't be guessed.
             (true, true) => Scopes::JOBS.or(Scopes::READ),
@@ -369,6 +372,12 @@ mod tests {
             ("GET /jobs/1", "jr"),
             ("GET /jobs/1/events", "jr"),
             ("GET /jobs/ws?id=1", "jr"),
+            ("GET /jobs/schedules", "r"),
+            ("GET /jobs/kinds", "r"),
+            ("GET /jobs/events", "r"),
+            ("POST /jobs/kinds/m/j/pause", "j"),
+            ("PUT /jobs/schedules/x", "j"),
+            ("POST /jobs/retry", "j"),
         ] {
             for name in ["d", "j", "r"] {
                 let passes = ask(&access, "192.0.2.1", request, &format!("the-key-of-{name}-here"), 0);

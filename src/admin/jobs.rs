@@ -2,11 +2,12 @@
 
 use super::audit::Actor;
 use super::blobs::blob_error;
-use super::job_files;
+use super::{job_files, kinds, schedules};
 use crate::jobs::blobs::BlobError;
 use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, JobState, StoreError};
 use crate::jobs::{
-    Accepted, Bulk, CancelOutcome, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError, json_text,
+    Accepted, Bulk, CancelOutcome, Cursor, FeedSlice, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError,
+    feed_filter, json_text,
 };
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
@@ -34,6 +35,10 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: R
         ["retry"] if method == Method::Post => bulk(jobs, Act::Retry, view, actor, reply),
         ["cancel"] if method == Method::Post => bulk(jobs, Act::Cancel, view, actor, reply),
         ["retry" | "cancel"] => reply.send(&not_allowed("POST, OPTIONS")),
+        ["events"] if get => feed(jobs, view, reply),
+        ["events"] => reply.send(&not_allowed("GET, HEAD, OPTIONS")),
+        ["kinds", rest @ ..] => kinds::handle(jobs, rest, view, actor, reply),
+        ["schedules", name @ ..] => schedules::handle(jobs, &name.join("/"), view, actor, reply),
         [uuid, ..] if !is_uuid(uuid) => reply.send(&error(400, &format!("\"{uuid}\" is not a UUID"))),
         [uuid] if get => lookup(jobs, (*uuid).to_owned(), reply),
         [uuid] if method == Method::Delete => delete(jobs, (*uuid).to_owned(), actor, reply),
@@ -58,7 +63,7 @@ pub(super) fn error(status: u16, text: &str) -> ServerAnswer {
     ServerAnswer::json(status, json!({ "error": text }).to_string())
 }
 
-fn not_allowed(allow: &'static str) -> ServerAnswer {
+pub(super) fn not_allowed(allow: &'static str) -> ServerAnswer {
     error(405, &format!("this path answers {allow}")).with("Allow", allow)
 }
 
@@ -103,6 +108,7 @@ fn submitted(accepted: Result<Accepted, SubmitError>) -> ServerAnswer {
             crate::jobs::code::ResolveError::Swapping(_) => error(503, &cause.to_string()).with("Retry-After", "1"),
             _ => error(404, &cause.to_string()),
         },
+        Err(cause @ SubmitError::Needs(_)) => error(409, &cause.to_string()),
         Err(SubmitError::Store(cause)) => store_error(&cause),
         // The path is there: it is the body that names what is not.
         Err(SubmitError::Blob(cause @ BlobError::Unknown(_))) => error(400, &format!("{cause}; PUT /blobs stores one")),
@@ -129,6 +135,9 @@ fn job_json(row: &JobRow, payload: Option<&str>) -> String {
         "run_at": row.run_at_ms,
         "priority": row.priority,
         "unique_key": row.unique_key,
+        "concurrency_key": row.concurrency_key,
+        "depends_on": row.depends_on,
+        "schedule": row.slot.as_ref().map(|slot| json!({ "name": slot.schedule, "slot": slot.at_ms })),
     });
     let result = row.result.as_deref().map_or_else(|| "null".into(), json_text);
     let mut text = head.to_string();
@@ -235,6 +244,32 @@ fn events(jobs: &Jobs, uuid: String, view: &RequestView<'_>, reply: Reply) {
         });
     };
     jobs.events(uuid, after, limit, Box::new(answer));
+}
+
+/// A page of the events of many jobs.
+fn feed(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
+    let limit = match limit(view) {
+        Ok(limit) => limit,
+        Err(refusal) => return reply.send(&refusal),
+    };
+    let filter = match feed_filter(parameter(view, "module"), parameter(view, "state").as_deref()) {
+        Ok(filter) => filter,
+        Err(why) => return reply.send(&error(400, &why)),
+    };
+    let Some(cursor) = Cursor::parse(parameter(view, "cursor").as_deref().unwrap_or("now")) else {
+        return reply.send(&error(400, "cursor must be \"start\", \"now\" or what an answer gave as its cursor"));
+    };
+    let answer = move |page: Result<FeedSlice, StoreError>| {
+        reply.send(&match page {
+            Ok((frames, cursor)) => {
+                let items: Vec<&str> = frames.iter().map(|frame| frame.json.as_str()).collect();
+                let cursor = Value::from(cursor);
+                ServerAnswer::json(200, format!("{{\"events\":[{}],\"cursor\":{cursor}}}", items.join(",")))
+            }
+            Err(cause) => store_error(&cause),
+        });
+    };
+    jobs.feed_page(filter, cursor, limit, Box::new(answer));
 }
 
 fn cancel(jobs: &Jobs, uuid: String, actor: Actor, reply: Reply) {

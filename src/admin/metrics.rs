@@ -57,6 +57,7 @@ pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, 
     let (store, files) = (jobs.stats(), jobs.blobs().usage());
     for (name, kind, help, value) in [
         ("cweb_jobs_unfinished", "gauge", "Jobs that wait or run.", jobs.unfinished() as u64),
+        ("cweb_job_kinds_paused", "gauge", "Kinds of jobs of which no run begins.", jobs.paused_kinds() as u64),
         ("cweb_job_writer_queue", "gauge", "Commands that wait for the writer.", store.queue_length() as u64),
         ("cweb_job_commits_total", "counter", "Transactions committed.", store.commits()),
         ("cweb_job_commands_total", "counter", "Commands in them.", store.commands()),

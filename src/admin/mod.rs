@@ -12,10 +12,12 @@ mod file_answer;
 mod job_files;
 mod jobs;
 pub mod keys;
+mod kinds;
 mod logs;
 mod metrics;
 mod mgnt;
 mod reach;
+mod schedules;
 mod site;
 mod versions;
 

@@ -413,6 +413,9 @@ settings! {
     /// Largest event of a job [default: 262144]
     #[arg(long, env = "CWEB_JOB_EVENT_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
     job_event_bytes_max: usize,
+    /// Most events that one job emits; emit_event returns -1 for more [default: 1000000]
+    #[arg(long, env = "CWEB_JOB_EVENTS_MAX", value_name = "N", help_heading = JOBS)]
+    job_events_max: u64,
     /// Largest result of a job [default: 4194304]
     #[arg(long, env = "CWEB_JOB_RESULT_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
     job_result_bytes_max: usize,

@@ -6,9 +6,11 @@ use super::args::DAY_S;
 /// Longest that blobs are kept.
 const RETENTION_S_MAX: u64 = 36_500 * DAY_S;
 
-/// Checkpoints and blobs.
+/// Events, checkpoints and blobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobDataSettings {
+    /// Most events that a job emits itself.
+    pub events_max: u64,
     /// Largest checkpoint of a job.
     pub checkpoint_bytes_max: usize,
     /// Largest blob.
@@ -22,6 +24,7 @@ pub struct JobDataSettings {
 impl JobDataSettings {
     pub(super) fn of(args: &ServeArgs) -> Self {
         Self {
+            events_max: args.job_events_max.unwrap_or(1_000_000),
             checkpoint_bytes_max: args.job_checkpoint_bytes_max.unwrap_or(1024 * 1024),
             blob_bytes_max: args.blob_bytes_max.unwrap_or(8 * 1024 * 1024 * 1024),
             blobs_bytes_max: args.blobs_bytes_max,

@@ -279,18 +279,19 @@ pub enum Task {
     },
 }
 
-/// Compressed bytes of a message that may become much more than a companion should be busy with: a thousandfold.
+/// Compressed bytes of messages that may become more than a companion should be busy with: a thousandfold.
 const EXPANDING_BYTES: usize = 2 * 1024;
 
 impl Task {
-    /// Whether a message has to be expanded first that may become large.
+    /// Whether messages have to be expanded first that may become large.
     #[must_use]
     pub fn may_expand(&self) -> bool {
-        let expands = |event: &SocketEvent| match event {
-            SocketEvent::Message { payload, deflated: true, .. } => payload.len() > EXPANDING_BYTES,
-            _ => false,
+        let Self::Socket { events, .. } = self else { return false };
+        let compressed = |event: &SocketEvent| match event {
+            SocketEvent::Message { payload, deflated: true, .. } => payload.len(),
+            _ => 0,
         };
-        matches!(self, Self::Socket { events, .. } if events.iter().any(expands))
+        events.iter().map(compressed).sum::<usize>() > EXPANDING_BYTES
     }
 }
 
@@ -302,4 +303,35 @@ pub struct Call {
     pub reply: Arc<Inbox>,
     /// What to run.
     pub work: Task,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::websocket::Outlet;
+    use crate::proto::ws::Encoded;
+
+    struct Nowhere;
+
+    impl Outlet for Nowhere {
+        fn send(&self, _socket: u64, _frame: Arc<[u8]>) {}
+        fn close(&self, _socket: u64, _code: u16) {}
+        fn room(&self, _socket: u64, _room: &[u8], _joins: bool) {}
+        fn publish(&self, _room: &[u8], _message: &Encoded) {}
+    }
+
+    #[test]
+    fn messages_that_may_become_large_are_none_for_a_companion() {
+        let may_expand = |messages: &[(usize, bool)]| {
+            let event = |&(bytes, deflated): &(usize, bool)| SocketEvent::Message {
+                kind: Kind::Text,
+                payload: vec![0; bytes],
+                deflated,
+            };
+            let events = messages.iter().map(event).chain([SocketEvent::Close]).collect();
+            Task::Socket { socket: Socket::new(1, None, Arc::new(Nowhere), 1), index: 0, events }.may_expand()
+        };
+        assert!(!may_expand(&[]) && !may_expand(&[(1 << 20, false), (2048, true)]));
+        assert!(may_expand(&[(2049, true)]) && may_expand(&[(1, false), (1100, true), (1000, true)]));
+    }
 }

@@ -257,6 +257,7 @@ fn admin() -> &'static Arc<Admin> {
             unfinished_max: 1,
             payload_bytes_max: 1000,
             event_bytes_max: 1000,
+            events_max: 1000,
             result_bytes_max: 1000,
             checkpoint_bytes_max: 1000,
             retention: Duration::from_secs(1000),

@@ -3,7 +3,7 @@
 use super::code::{Code, Defaults};
 use super::store::JobRow;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the dispatcher, the workers and cancellations need to know of a job. Its payload stays on disk until it runs.
@@ -17,11 +17,16 @@ pub(super) struct ActiveJob {
     pub(super) max_attempts: u32,
     pub(super) backoff_ms: u64,
     pub(super) timeout_ms: u64,
+    /// Not before this time (Unix milliseconds), the first time.
+    pub(super) run_at_ms: i64,
     /// Most runs of this job at once; 0: no limit. Known once its code is.
     concurrency: AtomicU32,
     /// How often it was retried by request, and the runs before the last time.
     pub(super) retries: u32,
     pub(super) attempts_before: u32,
+    /// At most so many jobs of its module, name and key run at once.
+    pub(super) concurrency_key: Option<Arc<str>>,
+    pub(super) concurrency_limit: u32,
     /// Runs that have begun.
     attempt: AtomicU32,
     /// The version it was accepted with, held from then on. `None` after a restart, until it runs.
@@ -30,6 +35,8 @@ pub(super) struct ActiveJob {
     timed_out: AtomicBool,
     /// Its run has set a result or an error, which is sent to the writer.
     decided: AtomicBool,
+    /// Events it has emitted.
+    events: AtomicU64,
     /// The outcome of the current run has been claimed by whoever writes it.
     settled: AtomicBool,
 }
@@ -48,15 +55,19 @@ impl ActiveJob {
             max_attempts: row.max_attempts,
             backoff_ms: row.backoff_ms,
             timeout_ms: row.timeout_ms,
+            run_at_ms: row.run_at_ms,
             concurrency: AtomicU32::new(defaults.concurrency),
             retries: row.retries,
             attempts_before: row.attempts_before,
+            concurrency_key: row.concurrency_key.as_deref().map(Arc::from),
+            concurrency_limit: row.concurrency_limit,
             attempt: AtomicU32::new(row.attempt),
             code: Mutex::new(code),
             canceled: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
             decided: AtomicBool::new(false),
             settled: AtomicBool::new(false),
+            events: AtomicU64::new(0),
         }
     }
 
@@ -112,6 +123,15 @@ impl ActiveJob {
 
     pub(super) fn is_decided(&self) -> bool {
         self.decided.load(Ordering::Acquire)
+    }
+
+    /// One more event is to be emitted; returns how many were before.
+    pub(super) fn count_event(&self) -> u64 {
+        self.events.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn set_events(&self, count: u64) {
+        self.events.store(count, Ordering::Relaxed);
     }
 
     pub(super) fn time_out(&self) {
@@ -190,6 +210,14 @@ impl ActiveJobs {
     /// Whether events of job number `id` may follow though it has ended.
     pub(super) fn does_go_on(&self, id: i64) -> bool {
         self.going_on.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
+    /// Calls `see` with each job, and whether a worker has it.
+    pub(super) fn each(&self, mut see: impl FnMut(&ActiveJob, bool)) {
+        let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for job in self.jobs().values() {
+            see(job, assigned.contains(&job.id));
+        }
     }
 
     pub(super) fn len(&self) -> usize {

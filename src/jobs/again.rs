@@ -34,6 +34,9 @@ pub enum RetryError {
     /// Its code has not returned, so that two runs of it could be under way at once.
     #[error("the last run of the job has not returned yet: try again later")]
     StillRuns,
+    /// It would wait for ever.
+    #[error("a job that this one depends on has failed, is canceled or deleted: retry that one first")]
+    Needs,
     /// Its module, or the module's job, is not served now.
     #[error("{0}: deploy a version of the module that has the job, then try again")]
     Resolve(ResolveError),
@@ -175,14 +178,17 @@ impl Inner {
         let (done, answer) = shared_answer(answer);
         let changed = move |changed: Result<Changed, StoreError>| {
             done(match changed {
-                Ok(Changed::Applied(_)) => {
+                Ok(told @ (Changed::Applied(_) | Changed::Waits)) => {
                     let job = Arc::new(ActiveJob::new(&again, Some((declared.code, declared.defaults))));
                     inner.active.insert(&job);
-                    let _ = inner.notices.send(Notice::Ready { job, run_at_ms });
+                    if told != Changed::Waits {
+                        let _ = inner.notices.send(Notice::Ready { job, run_at_ms });
+                    }
                     Ok(accepted(again))
                 }
                 Ok(Changed::Refused(JobState::Failed | JobState::Canceled)) => Err(RetryError::StillRuns),
                 Ok(Changed::Refused(state)) => Err(RetryError::NotEnded(state)),
+                Ok(Changed::Needs) => Err(RetryError::Needs),
                 Ok(Changed::Unknown) => Err(RetryError::Unknown),
                 Err(error) => Err(SubmitError::from(error).into()),
             });

@@ -1,5 +1,6 @@
 //! The code of jobs, as this room sees it.
 
+use super::store::ScheduleSpec;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -139,4 +140,10 @@ pub trait CodeSource: Send + Sync {
     /// # Errors
     /// For people: why it can't be had.
     fn acquire(&self, module: &str, hash: &str, job: &str) -> Result<Declared, String>;
+
+    /// The schedules that each served module declares.
+    fn schedules(&self) -> Vec<(String, Vec<ScheduleSpec>)>;
+
+    /// Whether the module is deployed, also one that could not be loaded.
+    fn is_kept(&self, module: &str) -> bool;
 }

@@ -1,14 +1,17 @@
 //! The dispatcher's thread: owns the schedule, feeds the workers, keeps the time-outs, starts the retention sweeps.
 
 use super::active::ActiveJob;
+use super::kinds;
 use super::lifecycle::timeout_text;
 use super::notice::{Notice, now_ms};
 use super::schedule::Schedule;
-use super::store::{Change, JobState, Writer};
+use super::scheduler::Scheduler;
+use super::store::{Change, JobKind, JobState, Writer};
 use super::worker::Workers;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a run that was told to end may go on before its worker is given up and replaced.
@@ -19,6 +22,9 @@ const ABANDONED_MAX: usize = 64;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Jobs deleted in one transaction.
 const SWEEP_JOBS_MAX: u32 = 500;
+
+/// Before what modules declare is looked at again that could not be stored.
+const DECLARED_AGAIN: Duration = Duration::from_secs(1);
 
 /// See [`ActiveJob::key`].
 type RunKey = (i64, u32);
@@ -34,6 +40,9 @@ struct Run {
 
 pub(super) struct Dispatcher {
     pub(super) schedule: Schedule,
+    pub(super) scheduler: Scheduler,
+    /// Kinds that are paused, for those who look at the server.
+    pub(super) paused_count: Arc<AtomicUsize>,
     pub(super) notices: Receiver<Notice>,
     pub(super) own: Sender<Notice>,
     pub(super) writer: Writer,
@@ -49,12 +58,14 @@ impl Dispatcher {
         let mut stopping: Option<Sender<()>> = None;
         let mut abandoned = 0_usize;
         let mut begun = false;
+        let mut declared_at: Option<Instant> = None;
         let mut sweep_at = Instant::now();
         loop {
-            let next_job_ms = self.schedule.wake(now_ms());
+            let mut next_ms = self.schedule.wake(now_ms());
             if stopping.is_none() {
                 if begun {
                     self.assign(&mut runs);
+                    next_ms = [next_ms, self.scheduler.wake()].into_iter().flatten().min();
                 }
             } else if runs.is_empty() {
                 return; // The sender of the stop notice is dropped with this frame: that is the answer.
@@ -65,7 +76,14 @@ impl Dispatcher {
                 sweep_at = now + SWEEP_EVERY;
             }
             let mut wait = sweep_at.saturating_duration_since(now);
-            if let Some(at_ms) = next_job_ms {
+            if declared_at.is_some_and(|at| now >= at) {
+                declared_at = None;
+                self.scheduler.reconcile();
+            }
+            if let Some(at) = declared_at {
+                wait = wait.min(at.saturating_duration_since(now));
+            }
+            if let Some(at_ms) = next_ms {
                 wait = wait.min(Duration::from_millis(u64::try_from(at_ms - now_ms()).unwrap_or(0)));
             }
             if let Some(deadline) = runs.values().filter_map(|run| run.deadline).min() {
@@ -78,7 +96,23 @@ impl Dispatcher {
                 Ok(Notice::Ended { job, retry_at_ms }) => self.ended(&mut runs, job, retry_at_ms),
                 Ok(Notice::Returned) => abandoned = abandoned.saturating_sub(1),
                 Ok(Notice::SweepAgain) => self.sweep(),
-                Ok(Notice::Begin) => begun = true,
+                Ok(Notice::Schedule(name, told, again)) => {
+                    self.scheduler.told(&name, told);
+                    if begun && again {
+                        self.scheduler.reconcile();
+                    }
+                }
+                Ok(Notice::Schedules(asked)) => self.scheduler.asked(asked),
+                Ok(Notice::Paused(kind, pause)) => self.paused(kind, pause),
+                Ok(Notice::Kinds(answer)) => answer(kinds::count(&self.scheduler.active, self.schedule.paused())),
+                Ok(Notice::Modules) if begun => self.scheduler.reconcile(),
+                // They are looked at when all are there.
+                Ok(Notice::Modules) => {}
+                Ok(Notice::ModulesLater) => declared_at = Some(Instant::now() + DECLARED_AGAIN),
+                Ok(Notice::Begin) => {
+                    begun = true;
+                    self.scheduler.reconcile();
+                }
                 Ok(Notice::Stop(done)) => stopping = Some(done),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -165,6 +199,15 @@ impl Dispatcher {
             Ok(()) => self.free += 1,
             Err(error) => tracing::error!("no further job worker could be started: {error}"),
         }
+    }
+
+    fn paused(&mut self, kind: JobKind, pause: bool) {
+        if pause {
+            self.schedule.pause(kind);
+        } else {
+            self.schedule.resume(&kind);
+        }
+        self.paused_count.store(self.schedule.paused().count(), Ordering::Relaxed);
     }
 
     fn sweep(&self) {

@@ -4,6 +4,9 @@ use super::store::JobEvent;
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
+/// In the place of the number of a job: all jobs. No job has it.
+pub const ALL_JOBS: i64 = 0;
+
 /// One event of one job, encoded.
 #[derive(Debug)]
 pub struct JobFrame {
@@ -31,6 +34,22 @@ impl JobFrame {
             event.uuid, event.id, event.ts_ms, event.data
         );
         Self { job_id: event.job_id, event_id: event.id, is_end: false, json, websocket: OnceLock::new() }
+    }
+
+    /// As [`JobFrame::new`], with the names of the module and the job: for who follows many.
+    #[must_use]
+    pub fn of_job(event: &JobEvent, module: &str, job: &str) -> Self {
+        let mut frame = Self::new(event);
+        frame.json.pop();
+        let (module, job) = (serde_json::Value::from(module), serde_json::Value::from(job));
+        let _ = write!(frame.json, ",\"module\":{module},\"job\":{job}}}");
+        frame
+    }
+
+    /// Tells who follows many jobs that there are events up to number `event_id`.
+    #[must_use]
+    pub fn news(event_id: i64) -> Self {
+        Self { job_id: ALL_JOBS, event_id, is_end: false, json: String::new(), websocket: OnceLock::new() }
     }
 
     /// Tells the streams of a job that nothing follows.

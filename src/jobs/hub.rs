@@ -3,7 +3,7 @@
 //! The hub knows which shard watches which job, not who: a shard gets each event of a commit once, and fans out itself.
 //! A shard that subscribes before it reads from disk misses nothing: what is committed later is published after.
 
-use super::frame::JobFrame;
+use super::frame::{ALL_JOBS, JobFrame};
 use super::store::JobEvent;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -75,6 +75,15 @@ impl Hub {
             if jobs.is_empty() {
                 return;
             }
+            // One word for a commit, whatever is in it: see `feed`.
+            if let (Some(watchers), Some(last)) = (jobs.get(&ALL_JOBS), events.last()) {
+                let news = Arc::new(JobFrame::news(last.id));
+                for (shard, _) in watchers {
+                    if let Some(batch) = batches.get_mut(*shard) {
+                        batch.push(Arc::clone(&news));
+                    }
+                }
+            }
             for event in events {
                 let Some(watchers) = jobs.get(&event.job_id) else { continue };
                 let frame = Arc::new(JobFrame::new(event));
@@ -129,6 +138,11 @@ mod tests {
         assert_eq!(*shards[0].0.lock().unwrap(), [10, 13]);
         assert_eq!(*shards[1].0.lock().unwrap(), [10, 11, 13, 15, 0]);
         hub.unwatch(1, 1);
+        hub.watch(ALL_JOBS, 1);
+        hub.publish(&[event(7, 20), event(8, 21)]);
+        assert_eq!(shards[1].0.lock().unwrap().last(), Some(&21), "one word for a commit");
+        assert_eq!(shards[1].0.lock().unwrap().len(), 6);
+        hub.unwatch(ALL_JOBS, 1);
         assert!(hub.jobs().is_empty());
     }
 

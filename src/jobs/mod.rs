@@ -2,7 +2,7 @@
 //!
 //! A submission is acknowledged once the [`store`]'s writer has committed it. The dispatcher hands jobs whose time has
 //! come to worker threads, by priority and fairly between modules; a worker commits the start, runs the module's code, and
-//! hands the outcome to the writer. What the writer has committed goes to the [`hub`], and from there to the shards whose
+//! hands the outcome to the writer. A schedule's slot that is due becomes a job on the dispatcher's thread. What the writer has committed goes to the [`hub`], and from there to the shards whose
 //! clients watch.
 //!
 //! This room knows no HTTP, no sockets and no modules: it finds and runs code through [`code::CodeSource`].
@@ -12,21 +12,32 @@ mod again;
 pub mod blobs;
 mod cleaning;
 pub mod code;
+pub mod cron;
 mod dispatcher;
+mod feed;
 mod frame;
 pub mod hub;
 mod json;
+mod kinds;
 mod lifecycle;
 mod notice;
 mod queries;
+mod recovery;
 mod request;
 mod schedule;
+mod scheduler;
+mod schedules;
 mod service;
 pub mod store;
+mod timetable;
 mod worker;
 
 pub use again::{Bulk, JobPage, RetryError};
-pub use frame::JobFrame;
+pub use feed::{Cursor, FeedSlice, feed_filter};
+pub use frame::{ALL_JOBS, JobFrame};
 pub use json::{one_line as json_text, ready as json_ready};
+pub use kinds::{KindCount, PauseError};
 pub use request::{JobRequest, RequestError};
+pub use scheduler::Shown;
+pub use schedules::ScheduleError;
 pub use service::{Accepted, CancelOutcome, Jobs, JobsConfig, Replay, SubmitError};

@@ -1,6 +1,9 @@
 //! What service and workers tell the dispatcher.
 
 use super::active::ActiveJob;
+use super::kinds::KindCount;
+use super::scheduler::{Asked, Told};
+use super::store::JobKind;
 use crossbeam::channel::Sender;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,6 +22,18 @@ pub(super) enum Notice {
     Returned,
     /// A full sweep: there may be more to delete.
     SweepAgain,
+    /// The store has changed that schedule, or refused to; with `true`, what modules declare is looked at again.
+    Schedule(String, Told, bool),
+    /// A client asks of the schedules.
+    Schedules(Asked),
+    /// That kind is paused, or is not any more.
+    Paused(JobKind, bool),
+    /// A client asks for the kinds of jobs.
+    Kinds(Box<dyn FnOnce(Vec<KindCount>) + Send>),
+    /// Modules were published or removed.
+    Modules,
+    /// What modules declare could not be stored, and is looked at a moment later.
+    ModulesLater,
     /// The modules are there: jobs may run.
     Begin,
     /// Start no more; tell when nothing runs.

@@ -8,6 +8,10 @@ use simd_json::prelude::*;
 
 /// Longest `unique_key`.
 const KEY_BYTES_MAX: usize = 256;
+/// Most jobs that one job waits for.
+const NEEDS_MAX: usize = 64;
+/// Highest `concurrency_limit`.
+const CONCURRENCY_MAX: u64 = 1_000;
 /// Most runs of one job.
 const ATTEMPTS_MAX: u64 = 1_000;
 /// Most files of one job.
@@ -36,6 +40,12 @@ pub struct JobRequest {
     pub priority: Option<i32>,
     /// At most one job of its name has this key.
     pub unique_key: Option<String>,
+    /// Jobs of one module, name and key run at most so many at once as the limit says.
+    pub concurrency_key: Option<String>,
+    /// 1 if left out.
+    pub concurrency_limit: Option<u32>,
+    /// UUIDs of jobs that have to be done first.
+    pub depends_on: Vec<String>,
     /// Names and blobs of the files that it is given.
     pub files: Vec<(String, BlobId)>,
 }
@@ -80,6 +90,12 @@ struct Fields<'a> {
     _run_at: Option<IgnoredAny>,
     #[serde(rename = "priority")]
     _priority: Option<IgnoredAny>,
+    #[serde(rename = "depends_on")]
+    _depends_on: Option<IgnoredAny>,
+    #[serde(rename = "concurrency_key")]
+    _concurrency_key: Option<IgnoredAny>,
+    #[serde(rename = "concurrency_limit")]
+    _concurrency_limit: Option<IgnoredAny>,
     #[serde(rename = "unique_key")]
     _unique_key: Option<IgnoredAny>,
     #[serde(rename = "files")]
@@ -116,6 +132,14 @@ impl JobRequest {
         if unique_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
             return Err(invalid(format!("\"unique_key\" must have 1 to {KEY_BYTES_MAX} bytes")));
         }
+        let concurrency_key = string(object.get("concurrency_key"), "concurrency_key")?;
+        if concurrency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
+            return Err(invalid(format!("\"concurrency_key\" must have 1 to {KEY_BYTES_MAX} bytes")));
+        }
+        let limit = natural(object.get("concurrency_limit"), "concurrency_limit", 1, CONCURRENCY_MAX)?;
+        if limit.is_some() && concurrency_key.is_none() {
+            return Err(invalid("\"concurrency_limit\" is the limit of a \"concurrency_key\", which is missing"));
+        }
         let attempts = natural(object.get("max_attempts"), "max_attempts", 1, ATTEMPTS_MAX)?;
         let run_at = natural(object.get("run_at"), "run_at", 0, i64::MAX as u64)?;
         Ok(Self {
@@ -128,6 +152,9 @@ impl JobRequest {
             run_at_ms: run_at.and_then(|ms| i64::try_from(ms).ok()),
             priority: priority(object.get("priority"))?,
             unique_key,
+            concurrency_key,
+            concurrency_limit: limit.and_then(|limit| u32::try_from(limit).ok()),
+            depends_on: depends_on(object.get("depends_on"))?,
             files: files(object.get("files"))?,
         })
     }
@@ -171,6 +198,17 @@ fn natural(field: Field<'_, '_>, name: &str, min: u64, max: u64) -> Result<Optio
         Some(number) if (min..=max).contains(&number) => Ok(Some(number)),
         _ => Err(invalid(format!("\"{name}\" must be a whole number from {min} to {max}"))),
     }
+}
+
+fn depends_on(field: Field<'_, '_>) -> Result<Vec<String>, RequestError> {
+    let Some(value) = present(field) else { return Ok(Vec::new()) };
+    let wrong = || invalid(format!("\"depends_on\" must be an array of at most {NEEDS_MAX} UUIDs of jobs"));
+    let list = value.as_array().filter(|list| list.len() <= NEEDS_MAX).ok_or_else(wrong)?;
+    let uuid = |value: &simd_json::BorrowedValue<'_>| {
+        let text = value.as_str().filter(|text| text.len() == 36)?;
+        Some(uuid::Uuid::try_parse(text).ok()?.to_string())
+    };
+    list.iter().map(|value| uuid(value).ok_or_else(wrong)).collect()
 }
 
 /// The files of a submission: `{"NAME":"sha256:…"}`.
@@ -219,7 +257,8 @@ mod tests {
     #[test]
     fn reads_every_field_and_keeps_the_payload_as_it_is() {
         let body = r#" {"module":"m","job":"j","payload":{"b" : 1.0, "a":[2]},"max_attempts":3,"backoff_ms":10,
-            "timeout_ms":20,"run_at":30,"priority":-4,"unique_key":"k","other":1,
+            "timeout_ms":20,"run_at":30,"priority":-4,"unique_key":"k","other":1,"concurrency_key":"c","concurrency_limit":2,
+            "depends_on":["0197A1B2-0000-7000-8000-000000000000"],
             "files":{"in":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}} "#;
         let abc = BlobId::parse("sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         let expected = JobRequest {
@@ -232,6 +271,9 @@ mod tests {
             run_at_ms: Some(30),
             priority: Some(-4),
             unique_key: Some("k".into()),
+            concurrency_key: Some("c".into()),
+            concurrency_limit: Some(2),
+            depends_on: vec!["0197a1b2-0000-7000-8000-000000000000".into()],
             files: vec![("in".into(), abc.unwrap())],
         };
         assert_eq!(JobRequest::parse(body.as_bytes(), 64).unwrap(), expected);
@@ -249,6 +291,12 @@ mod tests {
         assert!(refusal(r#"{"job":7}"#).contains("\"job\" must be a string, not a number"));
         assert!(refusal(r#"{"job":""}"#).contains("empty"));
         assert!(refusal(r#"{"job":"j","module":[]}"#).contains("\"module\""));
+        assert!(refusal(r#"{"job":"j","concurrency_limit":2}"#).contains("which is missing"));
+        assert!(refusal(r#"{"job":"j","concurrency_key":"k","concurrency_limit":0}"#).contains("from 1 to 1000"));
+        assert!(refusal(r#"{"job":"j","concurrency_key":""}"#).contains("1 to 256 bytes"));
+        for bad in ["1", "\"x\"", "[1]", "[\"x\"]", "{}"] {
+            assert!(refusal(&format!(r#"{{"job":"j","depends_on":{bad}}}"#)).contains("at most 64 UUIDs"), "{bad}");
+        }
         assert!(refusal(r#"{"job":"j","max_attempts":0}"#).contains("from 1"));
         for field in ["max_attempts", "backoff_ms", "timeout_ms", "run_at", "priority"] {
             for bad in ["\"1\"", "1.5", "{}", "99999999999999999999"] {

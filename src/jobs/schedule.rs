@@ -4,7 +4,9 @@
 //! the decision alone, without threads or clocks.
 
 use super::active::ActiveJob;
+use super::store::JobKind;
 use std::cmp::Reverse;
+use std::collections::btree_map::OccupiedEntry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -36,6 +38,13 @@ impl ModuleQueue {
     }
 }
 
+/// The jobs of one key that run, and those that the others hold back.
+#[derive(Default)]
+struct KeyState {
+    running: u32,
+    waiting: BTreeMap<QueueKey, Arc<ActiveJob>>,
+}
+
 /// Jobs that wait and jobs that run.
 #[derive(Default)]
 pub(super) struct Schedule {
@@ -43,6 +52,10 @@ pub(super) struct Schedule {
     /// Jobs whose time has not come: when, and which.
     delayed: BTreeSet<(i64, i64)>,
     later: HashMap<i64, Arc<ActiveJob>>,
+    /// Jobs that are paused, with those of them that are ready.
+    paused: HashMap<JobKind, BTreeMap<QueueKey, Arc<ActiveJob>>>,
+    /// By kind and `concurrency_key`.
+    keys: HashMap<(JobKind, Arc<str>), KeyState>,
     turn: u64,
     /// Most jobs of one module at once; 0: no limit.
     module_running_max: usize,
@@ -58,6 +71,10 @@ impl Schedule {
         if run_at_ms > now_ms {
             self.delayed.insert((run_at_ms, job.id));
             self.later.insert(job.id, job);
+        } else if let Some(parked) = self.parked(&job) {
+            parked.insert((Reverse(job.priority), job.id), job);
+        } else if let Some(held) = self.held_back(&job) {
+            held.insert((Reverse(job.priority), job.id), job);
         } else {
             let queue = self.modules.entry(job.module.clone()).or_default();
             queue.ready.insert((Reverse(job.priority), job.id), job);
@@ -66,13 +83,71 @@ impl Schedule {
 
     /// A waiting job is not to run any more.
     pub(super) fn remove(&mut self, job: &ActiveJob) {
+        let key = (Reverse(job.priority), job.id);
         if let Some(queue) = self.modules.get_mut(&job.module) {
-            queue.ready.remove(&(Reverse(job.priority), job.id));
+            queue.ready.remove(&key);
+        }
+        if let Some(parked) = self.parked(job) {
+            parked.remove(&key);
         }
         if self.later.remove(&job.id).is_some() {
             self.delayed.retain(|(_, id)| *id != job.id);
         }
+        if let Some(state) = key_of(job).and_then(|key| self.keys.get_mut(&key)) {
+            state.waiting.remove(&key);
+        }
+        self.release(job);
         self.forget_if_empty(&job.module);
+    }
+
+    /// Where a job waits whose key has as many runs as the job allows.
+    fn held_back(&mut self, job: &ActiveJob) -> Option<&mut BTreeMap<QueueKey, Arc<ActiveJob>>> {
+        let state = self.keys.get_mut(&key_of(job)?)?;
+        (state.running >= job.concurrency_limit).then_some(&mut state.waiting)
+    }
+
+    /// A run of the job's key has ended, or a job of it will not run: another one may.
+    fn release(&mut self, job: &ActiveJob) {
+        let Some(key) = key_of(job) else { return };
+        let Some(state) = self.keys.get_mut(&key) else { return };
+        let first = state.waiting.first_entry().filter(|first| state.running < first.get().concurrency_limit);
+        if let Some(next) = first.map(OccupiedEntry::remove) {
+            self.add(next, 0, 0);
+        } else if state.running == 0 && state.waiting.is_empty() {
+            self.keys.remove(&key);
+        }
+    }
+
+    /// Where jobs of its kind wait, if it is paused.
+    fn parked(&mut self, job: &ActiveJob) -> Option<&mut BTreeMap<QueueKey, Arc<ActiveJob>>> {
+        if self.paused.is_empty() {
+            return None;
+        }
+        self.paused.get_mut(&kind_of(job))
+    }
+
+    /// No run of this kind begins any more.
+    pub(super) fn pause(&mut self, kind: JobKind) {
+        let (module, job) = &kind;
+        let mut parked = BTreeMap::new();
+        if let Some(queue) = self.modules.get_mut(module) {
+            let of_kind: Vec<QueueKey> =
+                queue.ready.iter().filter(|(_, known)| known.job == *job).map(|(key, _)| *key).collect();
+            parked.extend(of_kind.into_iter().filter_map(|key| Some((key, queue.ready.remove(&key)?))));
+        }
+        self.forget_if_empty(&kind.0.clone());
+        self.paused.entry(kind).or_default().extend(parked);
+    }
+
+    /// Runs of this kind begin again.
+    pub(super) fn resume(&mut self, kind: &JobKind) {
+        let Some(parked) = self.paused.remove(kind).filter(|parked| !parked.is_empty()) else { return };
+        self.modules.entry(kind.0.clone()).or_default().ready.extend(parked);
+    }
+
+    /// The kinds that are paused.
+    pub(super) fn paused(&self) -> impl Iterator<Item = &JobKind> {
+        self.paused.keys()
     }
 
     /// Makes the jobs ready whose time has come. Returns when the next one's comes.
@@ -91,6 +166,27 @@ impl Schedule {
 
     /// Takes the job to run next, if any may.
     pub(super) fn next(&mut self) -> Option<Arc<ActiveJob>> {
+        loop {
+            let job = self.candidate()?;
+            // Ready since before others of its key began.
+            if let Some(held) = self.held_back(&job) {
+                held.insert((Reverse(job.priority), job.id), job);
+                continue;
+            }
+            if let Some(key) = key_of(&job) {
+                self.keys.entry(key).or_default().running += 1;
+            }
+            self.turn += 1;
+            let queue = self.modules.entry(job.module.clone()).or_default();
+            queue.served = self.turn;
+            queue.running += 1;
+            *queue.running_of.entry(job.job.clone()).or_default() += 1;
+            return Some(job);
+        }
+    }
+
+    /// Takes the job out that comes first.
+    fn candidate(&mut self) -> Option<Arc<ActiveJob>> {
         let limit = self.module_running_max;
         let candidates = self.modules.iter().filter(|(_, queue)| limit == 0 || queue.running < limit);
         let candidates = candidates.filter_map(|(name, queue)| {
@@ -101,12 +197,7 @@ impl Schedule {
         let (_, name, place) = candidates.min_by_key(|(rank, ..)| *rank)?;
         let name = name.clone();
         let queue = self.modules.get_mut(&name)?;
-        let job = queue.ready.remove(&place)?;
-        self.turn += 1;
-        queue.served = self.turn;
-        queue.running += 1;
-        *queue.running_of.entry(job.job.clone()).or_default() += 1;
-        Some(job)
+        queue.ready.remove(&place)
     }
 
     /// A job that was taken runs no more.
@@ -120,6 +211,10 @@ impl Schedule {
                 }
             }
         }
+        if let Some(state) = key_of(job).and_then(|key| self.keys.get_mut(&key)) {
+            state.running = state.running.saturating_sub(1);
+        }
+        self.release(job);
         self.forget_if_empty(&job.module);
     }
 
@@ -128,6 +223,14 @@ impl Schedule {
             self.modules.remove(module);
         }
     }
+}
+
+fn key_of(job: &ActiveJob) -> Option<(JobKind, Arc<str>)> {
+    job.concurrency_key.as_ref().map(|key| (kind_of(job), Arc::clone(key)))
+}
+
+fn kind_of(job: &ActiveJob) -> JobKind {
+    (job.module.clone(), job.job.clone())
 }
 
 #[cfg(test)]
@@ -166,6 +269,10 @@ mod tests {
             unique_key: None,
             retries: 0,
             attempts_before: 0,
+            slot: None,
+            depends_on: Vec::new(),
+            concurrency_key: None,
+            concurrency_limit: 1,
         };
         let defaults = Defaults { concurrency, ..Defaults::default() };
         Arc::new(ActiveJob::new(&row, Some((Arc::new(NoCode), defaults))))
@@ -182,6 +289,66 @@ mod tests {
             schedule.add(job(id, "m", "j", priority, 0), 0, 0);
         }
         assert_eq!(take(&mut schedule), [2, 4, 1, 3, 5]);
+    }
+
+    #[test]
+    fn a_paused_kind_waits_whenever_it_becomes_ready() {
+        let mut schedule = Schedule::new(0);
+        let kind = || ("m".to_owned(), "j".to_owned());
+        schedule.add(job(1, "m", "j", 0, 0), 0, 0);
+        schedule.add(job(2, "m", "other", 0, 0), 0, 0);
+        schedule.pause(kind());
+        schedule.add(job(3, "m", "j", 5, 0), 0, 0);
+        schedule.add(job(4, "m", "j", 0, 0), 10, 0);
+        let gone = job(5, "m", "j", 0, 0);
+        schedule.add(Arc::clone(&gone), 0, 0);
+        assert_eq!((schedule.wake(10), take(&mut schedule)), (None, vec![2]));
+        schedule.pause(kind());
+        schedule.remove(&gone);
+        assert_eq!(schedule.paused().collect::<Vec<_>>(), [&kind()]);
+        schedule.resume(&kind());
+        schedule.resume(&kind());
+        assert_eq!(take(&mut schedule), [3, 1, 4]);
+    }
+
+    #[test]
+    fn jobs_of_one_key_run_as_many_at_once_as_they_say() {
+        let keyed = |id: i64, priority: i32, key: &str, limit: u32| {
+            let mut keyed = Arc::into_inner(job(id, "m", "j", priority, 0)).unwrap();
+            (keyed.concurrency_key, keyed.concurrency_limit) = (Some(key.into()), limit);
+            Arc::new(keyed)
+        };
+        let mut schedule = Schedule::new(0);
+        let jobs: Vec<_> = (0..5).map(|id| keyed(id, 0, "k", 1)).collect();
+        for job in &jobs {
+            schedule.add(Arc::clone(job), 0, 0);
+        }
+        schedule.add(keyed(10, 0, "other", 1), 0, 0);
+        schedule.add(job(11, "m", "j", 0, 0), 0, 0);
+        assert_eq!(take(&mut schedule), [0, 10, 11]);
+        schedule.add(keyed(12, 9, "k", 1), 0, 0);
+        schedule.ended(&jobs[0]);
+        assert_eq!(take(&mut schedule), [12], "the first by priority");
+        // The next one is ready, and is canceled: the one behind it takes its turn.
+        schedule.ended(&keyed(12, 9, "k", 1));
+        schedule.remove(&jobs[1]);
+        assert_eq!(take(&mut schedule), [2]);
+        // Paused meanwhile, canceled there: those behind wait for the end of the pause, not for ever.
+        schedule.pause(("m".to_owned(), "j".to_owned()));
+        schedule.ended(&jobs[2]);
+        schedule.remove(&jobs[3]);
+        assert_eq!(take(&mut schedule), Vec::<i64>::new());
+        schedule.resume(&("m".to_owned(), "j".to_owned()));
+        assert_eq!(take(&mut schedule), [4]);
+        schedule.remove(&jobs[3]);
+        schedule.ended(&jobs[4]);
+        schedule.ended(&keyed(10, 0, "other", 1));
+        assert!(schedule.keys.is_empty());
+        // A job that allows two joins one that allows one only.
+        schedule.add(keyed(20, 0, "k", 1), 0, 0);
+        schedule.add(keyed(21, 0, "k", 2), 0, 0);
+        schedule.add(keyed(22, 0, "k", 2), 0, 0);
+        assert_eq!(take(&mut schedule), [20, 21]);
     }
 
     #[test]

@@ -10,31 +10,32 @@ use super::hub::Hub;
 use super::json;
 use super::notice::{Notice, now_ms};
 use super::queries::{self, Query};
+use super::recovery::{recover, settled};
 use super::request::{JobRequest, RequestError};
 use super::schedule::Schedule;
+use super::scheduler::Scheduler;
 use super::store::{
     Change, Changed, Deleted, JobEvent, JobFilter, JobRow, JobState, NewJob, Reader, Store, StoreError, StoreStats,
     Submitted, Writer,
 };
+use super::timetable::Timetable;
 use super::worker::{SizeLimits, WorkerShared, Workers};
 use crossbeam::channel::{Sender, bounded, unbounded};
 use std::collections::HashSet;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Threads that read from the store.
 const READERS: usize = 2;
-/// Rows taken up at once when a server starts.
-const RECOVERY_PAGE: u32 = 1_000;
 /// Events of one step of a replay.
-const REPLAY_EVENTS_MAX: u32 = 256;
+pub(super) const REPLAY_EVENTS_MAX: u32 = 256;
 /// Bytes of events or results listed at once, but for the last one.
 pub(super) const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of one step of a replay, but for its last event.
-const REPLAY_BYTES_MAX: usize = 512 * 1024;
+pub(super) const REPLAY_BYTES_MAX: usize = 512 * 1024;
 
 /// What the jobs of a server need to know.
 #[derive(Debug, Clone)]
@@ -49,6 +50,8 @@ pub struct JobsConfig {
     pub payload_bytes_max: usize,
     /// Largest data of an event.
     pub event_bytes_max: usize,
+    /// Most events that a job emits itself.
+    pub events_max: u64,
     /// Largest result or error text.
     pub result_bytes_max: usize,
     /// Largest checkpoint.
@@ -82,6 +85,9 @@ pub enum SubmitError {
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A job that it depends on is not there, or has ended badly.
+    #[error("{0}")]
+    Needs(String),
     /// A file that it names is none.
     #[error(transparent)]
     Blob(#[from] BlobError),
@@ -113,6 +119,8 @@ pub struct Replay {
     pub at_end: bool,
     /// The job had ended before the events were read, and its run returned: with `at_end` none follows.
     pub finished: bool,
+    /// Of many jobs: all events up to this number are sent, or are not wanted.
+    pub read_to: i64,
 }
 
 /// Takes an answer, on a thread of the store.
@@ -131,6 +139,7 @@ pub(super) struct Inner {
     pub(super) blobs: Blobs,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) stopping: AtomicBool,
+    pub(super) paused: Arc<AtomicUsize>,
 }
 
 /// The jobs of a server; clones are the same ones.
@@ -158,6 +167,7 @@ impl Jobs {
             Cleaner { blobs: blobs.clone(), reader: store.reader().map_err(io::Error::other)?, writer: writer.clone() };
         let store = Arc::new(Mutex::new(Some(store)));
         let active = Arc::new(ActiveJobs::default());
+        writer.on_settled(settled(&active, &notices, &hub));
         recover(&mut reader, &writer, &active, &notices)?;
         let mut workers = Workers::new(WorkerShared {
             writer: writer.clone(),
@@ -167,6 +177,7 @@ impl Jobs {
             hub: Arc::clone(&hub),
             limits: SizeLimits {
                 event_bytes_max: config.event_bytes_max,
+                events_max: config.events_max,
                 result_bytes_max: config.result_bytes_max,
                 checkpoint_bytes_max: config.checkpoint_bytes_max,
             },
@@ -176,8 +187,21 @@ impl Jobs {
         for _ in 0..config.workers {
             workers.add()?;
         }
+        let scheduler = Scheduler {
+            timetable: Timetable::read(&mut reader).map_err(io::Error::other)?,
+            source: Arc::clone(&source),
+            active: Arc::clone(&active),
+            writer: writer.clone(),
+            own: notices.clone(),
+            unfinished_max: config.unfinished_max,
+        };
+        let mut schedule = Schedule::new(config.module_running_max);
+        reader.paused().map_err(io::Error::other)?.into_iter().for_each(|kind| schedule.pause(kind));
+        let paused = Arc::new(AtomicUsize::new(schedule.paused().count()));
         let dispatcher = Dispatcher {
-            schedule: Schedule::new(config.module_running_max),
+            schedule,
+            scheduler,
+            paused_count: Arc::clone(&paused),
             notices: noticed,
             own: notices.clone(),
             writer: writer.clone(),
@@ -193,8 +217,21 @@ impl Jobs {
         }
         threads.push(spawn("clean-files".to_owned(), Box::new(move || cleaner.run()))?);
         let (threads, stopping) = (Mutex::new(threads), AtomicBool::new(false));
-        let inner =
-            Inner { config, store, stats, writer, source, hub, active, notices, queries, blobs, threads, stopping };
+        let inner = Inner {
+            config,
+            store,
+            stats,
+            writer,
+            source,
+            hub,
+            active,
+            notices,
+            queries,
+            blobs,
+            threads,
+            stopping,
+            paused,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -436,6 +473,10 @@ impl Inner {
             run_at_ms: request.run_at_ms.unwrap_or(0).max(now_ms()),
             priority: request.priority.unwrap_or(defaults.priority),
             unique_key: request.unique_key,
+            slot: None,
+            depends_on: request.depends_on,
+            concurrency_key: request.concurrency_key,
+            concurrency_limit: request.concurrency_limit.unwrap_or(1).max(1),
             files: request.files.into_iter().map(|(name, id)| (name, id.to_string())).collect(),
         };
         let inner = Arc::clone(self);
@@ -447,9 +488,13 @@ impl Inner {
                 Ok(Submitted::New(row)) => {
                     let job = Arc::new(ActiveJob::new(&row, Some((code, defaults))));
                     inner.active.insert(&job);
-                    let _ = inner.notices.send(Notice::Ready { job, run_at_ms: row.run_at_ms });
+                    // One that waits for others is told of when they are done: `settled`.
+                    if row.depends_on.is_empty() {
+                        let _ = inner.notices.send(Notice::Ready { job, run_at_ms: row.run_at_ms });
+                    }
                     Ok(accepted(row))
                 }
+                Ok(Submitted::Refused(why)) => Err(SubmitError::Needs(why)),
                 Ok(Submitted::Existing(row)) => Ok(accepted(row)),
                 Err(error) => Err(error.into()),
             });
@@ -471,7 +516,7 @@ impl Inner {
             let outcome = changed.map(|changed| match changed {
                 Changed::Applied(_) | Changed::Refused(JobState::Canceled) => CancelOutcome::Canceled,
                 Changed::Refused(state) => CancelOutcome::Ended(state),
-                Changed::Unknown => CancelOutcome::Unknown,
+                Changed::Unknown | Changed::Waits | Changed::Needs => CancelOutcome::Unknown,
             });
             if let (Ok(CancelOutcome::Canceled), Some(job)) = (&outcome, active) {
                 job.cancel();
@@ -520,40 +565,6 @@ fn replay(reader: &mut Reader, active: &ActiveJobs, job: i64, after: i64) -> Res
     let events = reader.events(job, after, REPLAY_EVENTS_MAX, REPLAY_BYTES_MAX)?;
     let bytes: usize = events.iter().map(|event| event.data.len()).sum();
     let at_end = events.len() < REPLAY_EVENTS_MAX as usize && bytes < REPLAY_BYTES_MAX;
-    Ok(Replay { frames: events.iter().map(|event| Arc::new(JobFrame::new(event))).collect(), at_end, finished })
-}
-
-/// Takes up the jobs that have not ended.
-fn recover(reader: &mut Reader, writer: &Writer, active: &ActiveJobs, notices: &Sender<Notice>) -> io::Result<()> {
-    const REASON: &str = "server restarted";
-    let (mut after, mut count) = (0, 0_usize);
-    loop {
-        let rows = reader.unfinished(after, RECOVERY_PAGE).map_err(io::Error::other)?;
-        let Some(last) = rows.last() else { break };
-        after = last.id;
-        count += rows.len();
-        for row in &rows {
-            let run_at_ms = match row.state {
-                JobState::Running if row.attempt >= row.max_attempts => {
-                    let error = Some(REASON.to_owned());
-                    let change = Change::Finish { state: JobState::Failed, result: None, error };
-                    writer.change(row.id, change, Box::new(|_| {})).map_err(io::Error::other)?;
-                    continue;
-                }
-                JobState::Running => {
-                    let change = Change::Retry { reason: REASON.to_owned(), run_at_ms: now_ms() };
-                    writer.change(row.id, change, Box::new(|_| {})).map_err(io::Error::other)?;
-                    now_ms()
-                }
-                _ => row.run_at_ms,
-            };
-            let job = Arc::new(ActiveJob::new(row, None));
-            active.insert(&job);
-            let _ = notices.send(Notice::Ready { job, run_at_ms });
-        }
-    }
-    if count > 0 {
-        tracing::info!("{count} jobs had not ended when the server stopped");
-    }
-    Ok(())
+    let frames = events.iter().map(|event| Arc::new(JobFrame::new(event))).collect();
+    Ok(Replay { frames, at_end, finished, read_to: 0 })
 }

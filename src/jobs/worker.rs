@@ -23,6 +23,7 @@ const KIND_BYTES_MAX: usize = 128;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SizeLimits {
     pub(super) event_bytes_max: usize,
+    pub(super) events_max: u64,
     pub(super) result_bytes_max: usize,
     pub(super) checkpoint_bytes_max: usize,
 }
@@ -216,6 +217,11 @@ impl Worker {
 
     /// Runs the job. `None`: the run has decided about it.
     fn run(&self, job: &Arc<ActiveJob>, code: &dyn Code, given: Given) -> Option<RunOutcome> {
+        if job.attempt() > 1 {
+            // What earlier runs have emitted counts, also before a restart.
+            let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            job.set_events(reader.event_count(job.id).unwrap_or(0));
+        }
         let limit = Some(job.timeout_ms).filter(|limit| *limit > 0).map(Duration::from_millis);
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let Given { payload, saved } = given;
@@ -286,6 +292,21 @@ impl Running<'_> {
         bytes <= limit
     }
 
+    /// Whether the job may emit one more event, which is counted then.
+    fn may_emit(&self) -> bool {
+        let (count, limit) = (self.job.count_event(), self.shared.limits.events_max);
+        if count == limit {
+            let text = format!(
+                "job {} ({} of module {}) has as many events as a job may have, {limit}: emit_event returns -1 from here on \
+                 (--job-events-max)",
+                self.job.uuid, self.job.job, self.job.module
+            );
+            tracing::warn!("{text}");
+            logbook::add(&self.job.module, Kind::Error, &text);
+        }
+        count < limit
+    }
+
     /// Puts on the disk what the run has made, and says so to the store, before the job is done.
     fn publish(&self) -> Result<(), String> {
         let (dir, files) = self.files.publish()?;
@@ -338,7 +359,7 @@ impl JobCalls for Running<'_> {
     fn emit_event(&self, kind: &str, data: Option<&str>) -> bool {
         let data = data.unwrap_or("null");
         let fits = self.fits("event", data.len(), self.shared.limits.event_bytes_max, "--job-event-bytes-max");
-        if self.job.must_end() || kind.is_empty() || kind.len() > KIND_BYTES_MAX || !fits {
+        if self.job.must_end() || kind.is_empty() || kind.len() > KIND_BYTES_MAX || !fits || !self.may_emit() {
             return false;
         }
         // Waits while the writer is behind: a job can't outrun the disk, and no event is lost.

@@ -16,10 +16,11 @@ use super::settings::{Change, SettingsStore};
 use super::store::Store;
 use super::table::{Published, Table};
 pub use super::verify::RouteLimits;
-use super::{sdk, store, verify};
+use super::{record, restart, sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
 use crate::domain::{DEFAULT_DOMAIN, Host, LoadError};
+use crate::jobs::store::ScheduleSpec;
 use crate::logbook;
 use arc_swap::ArcSwap;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
@@ -120,6 +121,8 @@ pub(super) struct Entry {
     pub(super) libraries: Vec<Library>,
     /// Settings that it has unless others are set.
     pub(super) defaults: BTreeMap<String, String>,
+    /// The schedules that it declares.
+    pub(super) schedules: Vec<ScheduleSpec>,
     /// When the module came, whatever its version is now: the order of the modules. Milliseconds since 1970.
     pub(super) since_ms: u64,
     /// What is published of it while it is being swapped: its WebSocket paths that the next version has no more are gone, so
@@ -423,7 +426,7 @@ impl ControlState {
                 let run = std::panic::AssertUnwindSafe(|| pipeline::deploy(self, ticket, posted, &options));
                 let result = std::panic::catch_unwind(run)
                     .unwrap_or_else(|_| Err(DeployError::Internal("a panic; please report it".to_owned())));
-                pipeline::log_outcome(&result);
+                record::log_outcome(&result);
                 reply(result);
                 let needed = self.needed.get().map(|needed| needed()).unwrap_or_default();
                 if let Err(error) = self.store.tidy(&needed) {
@@ -434,12 +437,12 @@ impl ControlState {
             DeployTask::Remove { ticket, name, reply } => reply(pipeline::remove(self, ticket, &name)),
             DeployTask::Again { ticket, name, again, reach, reply } => {
                 let result = history::again(self, ticket, &name, again, reach);
-                pipeline::log_outcome(&result);
+                record::log_outcome(&result);
                 reply(result);
             }
             DeployTask::Ask { name, query, reply } => reply(history::answer(self, &name, query)),
             DeployTask::Change { name, change, reply } => history::change(self, &name, change, reply),
-            DeployTask::Restart { name, reply } => reply(pipeline::restart(self, &name)),
+            DeployTask::Restart { name, reply } => reply(restart::restart(self, &name)),
             DeployTask::Stop => {}
         }
     }

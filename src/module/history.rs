@@ -192,6 +192,7 @@ fn rollback(
         signature: None,
         libraries: plan.libraries(),
         defaults: wanted.settings.clone(),
+        schedules: super::schedules::declared(&source, &manifest)?,
     };
     let deployed = pipeline::install(control, ticket, compiled, &manifest)?;
     tracing::info!("module {name} is back at version {number} ({})", short(&wanted.hash));

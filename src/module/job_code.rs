@@ -5,6 +5,7 @@ use super::generation::Generation;
 use super::table::{Published, Table};
 use crate::abi::manifest::JobDecl;
 use crate::jobs::code::{Code, CodeSource, Declared, Defaults, Ended, JobCalls, ResolveError};
+use crate::jobs::store::ScheduleSpec;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
@@ -122,6 +123,15 @@ impl CodeSource for Control {
         let name = &own.manifest().name;
         let domain = table.modules().iter().find(|module| module.manifest().name == *name).map(Published::domain);
         named(&table, job, |module| domain.is_none_or(|domain| module.domain() == domain))
+    }
+
+    fn schedules(&self) -> Vec<(String, Vec<ScheduleSpec>)> {
+        let state = self.control().state();
+        state.entries.iter().map(|entry| (entry.manifest.name.clone(), entry.schedules.clone())).collect()
+    }
+
+    fn is_kept(&self, module: &str) -> bool {
+        self.control().store.has(module)
     }
 
     fn acquire(&self, module: &str, hash: &str, job: &str) -> Result<Declared, String> {

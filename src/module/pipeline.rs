@@ -1,7 +1,7 @@
 //! One deployment, step by step. Every step before publication can refuse, and then nothing has changed.
 
 use super::compile::Plan;
-use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply, short};
+use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply};
 use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
 use super::generation::{Generation, Serving};
 use super::history::{self, Again, Query};
@@ -13,10 +13,10 @@ use super::settings::Change;
 use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
-use super::{mounts, owners, sanitizing, shared_object, store, verify};
+use super::{mounts, owners, sanitizing, schedules, shared_object, store, verify};
 use crate::abi::manifest::Manifest;
-use crate::abi::visible::visible;
 use crate::domain::LoadError;
+use crate::jobs::store::ScheduleSpec;
 use crate::logbook;
 use crossbeam::channel::RecvTimeoutError;
 use std::collections::BTreeMap;
@@ -45,15 +45,6 @@ impl DeployTask {
             DeployTask::Ask { reply, .. } => reply(Err(error)),
             DeployTask::Stop => {}
         }
-    }
-}
-
-/// Says in the log what became of a deployment.
-pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
-    match result {
-        Ok(done) if done.unchanged => tracing::info!("module {} is unchanged ({})", done.name, short(&done.hash)),
-        Ok(done) => tracing::info!("module {} is deployed ({})", done.name, short(&done.hash)),
-        Err(error) => tracing::info!("a deployment was refused: {}", visible(&error.reason())),
     }
 }
 
@@ -114,6 +105,7 @@ fn deploy_read(
     source.check_name(&manifest.name)?;
     verify::check(&manifest)?;
     mounts::check(&manifest, &control.config.mounts)?;
+    let schedules = schedules::declared(source, &manifest)?;
     let warnings = warnings + &verify::remarks(&manifest, control.config.route_limits);
     let fields = plan.fields();
     let message = options.message.as_deref().unwrap_or_default();
@@ -134,6 +126,7 @@ fn deploy_read(
         signature,
         libraries: plan.libraries(),
         defaults: history::defaults(source),
+        schedules,
     };
     install(control, ticket, compiled, &manifest)
 }
@@ -188,6 +181,7 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
         signature: None,
         libraries: plan.libraries(),
         defaults: history::defaults(&source),
+        schedules: schedules::declared(&source, &manifest)?,
     };
     install(control, ticket, compiled, &manifest).map(|_| ())
 }
@@ -325,6 +319,8 @@ pub(super) struct Compiled<'a> {
     pub(super) libraries: Vec<Library>,
     /// Settings that it has unless others are set.
     pub(super) defaults: BTreeMap<String, String>,
+    /// The schedules that it declares.
+    pub(super) schedules: Vec<ScheduleSpec>,
 }
 
 /// From the manifest to publication.
@@ -454,6 +450,7 @@ fn swap_in(
         version: number,
         libraries: compiled.libraries,
         defaults: compiled.defaults,
+        schedules: compiled.schedules,
         since_ms,
         interim: None,
         serving: Some(serving),
@@ -590,27 +587,5 @@ pub(super) fn remove(control: &ControlState, ticket: u64, name: &str) -> Result<
     tracing::info!("{text}");
     logbook::add(name, logbook::Kind::Info, &text);
     logbook::forget(name);
-    Ok(())
-}
-
-/// Restarts a module: see [`Instance::restart`](crate::domain::Instance::restart).
-pub(super) fn restart(control: &ControlState, name: &str) -> Result<(), DeployError> {
-    let turn = control.name_lock(name);
-    // A swap of this module waits: it would replace the instance that is being restarted.
-    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-    let generation = control.state().entries.iter().find_map(|entry| {
-        let serving = entry.serving.as_ref().filter(|_| entry.manifest.name == name);
-        serving.map(|serving| Arc::clone(serving.generation()))
-    });
-    let generation = generation.ok_or_else(|| DeployError::NotFound(name.to_owned()))?;
-    generation.instance().restart().map_err(|fault| {
-        let name = name.to_owned();
-        if control.host.domains().is_empty() {
-            DeployError::NoProcess { name, fault }
-        } else {
-            DeployError::Restart { name, fault }
-        }
-    })?;
-    tracing::info!("module {name} is restarted");
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use super::deploy::{DeployError, SourceFields};
 use super::dialect::Language;
+use super::schedules::ScheduleTable;
 use super::{archive, flags, libraries, limits, shared_object};
 use crate::abi::manifest::Limits;
 use serde::Deserialize;
@@ -142,6 +143,8 @@ pub(super) struct ProjectFile {
     pub(super) assets: Option<Vec<String>>,
     /// Settings that are there unless others are set.
     pub(super) settings: BTreeMap<String, toml::Value>,
+    /// Jobs of the module that run regularly.
+    pub(super) schedules: Vec<ScheduleTable>,
     /// Limits below those of the server.
     #[serde(deserialize_with = "limits::none")]
     pub(super) limits: Limits,

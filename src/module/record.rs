@@ -1,10 +1,12 @@
 //! What is written of a deployment: the record that makes it live, and its entry in the list of versions.
 
-use super::control::ControlState;
+use super::control::{ControlState, short};
+use super::deploy::{DeployError, Deployed};
 use super::pipeline::Compiled;
 use super::store::{Prepared, Record};
 use super::versions::{self, Version};
 use crate::abi::manifest::Manifest;
+use crate::abi::visible::visible;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Writes what a restart needs to know, but for the commits: the list of versions with `version`, and `record`.
@@ -62,5 +64,14 @@ pub(super) fn record(
         domain: domain.to_owned(),
         fields: compiled.fields.clone(),
         version,
+    }
+}
+
+/// Says in the log what became of a deployment.
+pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
+    match result {
+        Ok(done) if done.unchanged => tracing::info!("module {} is unchanged ({})", done.name, short(&done.hash)),
+        Ok(done) => tracing::info!("module {} is deployed ({})", done.name, short(&done.hash)),
+        Err(error) => tracing::info!("a deployment was refused: {}", visible(&error.reason())),
     }
 }

@@ -274,6 +274,11 @@ impl Store {
         sync_dir(&self.dir)
     }
 
+    /// Whether the module is persisted.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.record_path(name).exists()
+    }
+
     /// The persisted modules, the first deployed first. What can't be read is reported and skipped.
     pub(super) fn records(&self) -> io::Result<Vec<Record>> {
         let mut records: Vec<Record> = Vec::new();

@@ -3,6 +3,7 @@
 use super::table::method_index;
 use super::{captures, pattern};
 use crate::abi::manifest::{JobDecl, Limits, Manifest, RouteDecl};
+use crate::jobs::cron::{Cron, ZONE_DEFAULT};
 use regex::bytes::Regex;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -285,6 +286,14 @@ fn check_job(at: usize, job: &JobDecl) -> Result<(), Refusal> {
     }
     if !job.has_run {
         return refuse(format!("jobs[{at}] ({}) has no run function", job.name));
+    }
+    match (&job.schedule, &job.timezone) {
+        (Some(text), zone) => {
+            Cron::parse(text, zone.as_deref().unwrap_or(ZONE_DEFAULT))
+                .map_err(|why| Refusal(format!("jobs[{at}] ({}).schedule: {why}", job.name)))?;
+        }
+        (None, Some(_)) => return refuse(format!("jobs[{at}] ({}) has a timezone and no schedule", job.name)),
+        (None, None) => {}
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod body_limits;
 mod buffered;
 mod conn;
 mod error_responses;
+mod feeds;
 mod flows;
 mod handshakes;
 mod limits;

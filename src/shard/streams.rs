@@ -7,13 +7,14 @@
 
 use super::Shard;
 use super::conn::{Slot, Upgrade};
+use super::feeds::asked;
 use super::pongs::Pongs;
 use super::requests::{Begun, Origin};
 use crate::domain::inbox::{Inbox, Message};
+use crate::jobs::store::FeedFilter;
 use crate::jobs::store::StoreError;
-use crate::jobs::{JobFrame, Replay};
+use crate::jobs::{Cursor, JobFrame, Replay};
 use crate::net::{ConnId, Connections};
-use crate::proto::form;
 use crate::proto::http1::{Method, RequestView, accepts, encode_stream_head};
 use crate::proto::ws::{self, Event, Kind, Session, WsLimits};
 use crate::server_response::{Meta, ServerAnswer};
@@ -42,7 +43,7 @@ const GOING_AWAY: u16 = 1001;
 const INTERNAL_ERROR: u16 = 1011;
 
 /// How events reach the client.
-enum Channel {
+pub(super) enum Channel {
     WebSocket(Box<Session>),
     /// The number of its request, and how the answer is framed.
     ServerSent {
@@ -73,8 +74,10 @@ struct Stream {
     channel: Channel,
     pongs: Pongs,
     mode: Mode,
-    /// The job it watches, registered with the hub.
+    /// The job it watches, registered with the hub; or [`ALL_JOBS`].
     job: Option<i64>,
+    /// Which events of all jobs it wants, if it watches all.
+    feed: Option<Arc<FeedFilter>>,
     /// Number of the last event sent, or where the client wants to begin.
     last: i64,
     /// Highest event that came while it was not live.
@@ -94,6 +97,13 @@ pub(super) struct Streams {
 }
 
 impl Streams {
+    /// Has a stream that is new follow many jobs.
+    pub(super) fn set_feed(&mut self, key: u64, feed: Arc<FeedFilter>) {
+        if let Some(stream) = self.states.get_mut(&key) {
+            stream.feed = Some(feed);
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.states.len()
     }
@@ -102,22 +112,6 @@ impl Streams {
     pub(super) fn outlive_eof(&self, key: u64) -> bool {
         self.states.get(&key).is_some_and(|stream| matches!(stream.channel, Channel::ServerSent { .. }))
     }
-}
-
-/// What a client asks for: the job, and the event it has seen last.
-fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, String>) {
-    let (mut id, mut since) = (None, None);
-    form::urlencoded(view.query().unwrap_or_default(), |name, value| match name {
-        b"id" if id.is_none() => id = Some(String::from_utf8_lossy(value).into_owned()),
-        b"since_event_id" if since.is_none() => since = Some(String::from_utf8_lossy(value).into_owned()),
-        _ => {}
-    });
-    // A browser that reconnects sends the last id it saw; the address it uses is still the first one.
-    let resumed = view.header("last-event-id").map(|text| String::from_utf8_lossy(text).into_owned());
-    let since = resumed.or(since);
-    let after = since.as_deref().unwrap_or("0").trim();
-    let after = after.parse::<i64>().ok().filter(|after| *after >= 0);
-    (id, after.ok_or_else(|| "since_event_id must be a whole number, 0 or more".to_owned()))
 }
 
 /// Whether this is a GET of a path from `begin` to `end` by someone who accepts server-sent events.
@@ -129,7 +123,7 @@ pub(super) fn is_event_stream_of(view: &RequestView<'_>, begin: &[u8], end: &[u8
         && view.header("accept").is_some_and(|accept| accepts(accept, "text/event-stream"))
 }
 
-fn error_json(text: &str) -> String {
+pub(super) fn error_json(text: &str) -> String {
     serde_json::json!({ "error": text }).to_string()
 }
 
@@ -150,6 +144,9 @@ impl Shard {
         let (conn, seq) = (origin.id, origin.seq);
         let meta = Meta { keep_alive: false, ..meta };
         let path = view.path();
+        if path == b"/jobs/events" {
+            return self.begin_feed(origin, view, meta, out);
+        }
         let uuid = path.get(b"/jobs/".len()..path.len() - b"/events".len()).unwrap_or_default();
         let uuid = String::from_utf8_lossy(uuid).into_owned();
         match asked(view).1 {
@@ -215,7 +212,7 @@ impl Shard {
         key
     }
 
-    fn new_stream(&mut self, conn: ConnId, channel: Channel, after: i64) -> u64 {
+    pub(super) fn new_stream(&mut self, conn: ConnId, channel: Channel, after: i64) -> u64 {
         let key = self.streams.next_key;
         self.streams.next_key += 1;
         let now_ms = self.now_ms;
@@ -225,6 +222,7 @@ impl Shard {
             pongs: Pongs::default(),
             mode: Mode::Opening,
             job: None,
+            feed: None,
             last: after,
             missed: 0,
             over: false,
@@ -309,7 +307,10 @@ impl Shard {
             let replay = replay.map_err(|error| error.to_string());
             inbox.push(Message::StreamReplay { stream: key, replay });
         };
-        self.admin.jobs().replay(job, stream.last, Box::new(answer));
+        match &stream.feed {
+            Some(filter) => self.admin.jobs().feed(Arc::clone(filter), stream.last, Box::new(answer)),
+            None => self.admin.jobs().replay(job, stream.last, Box::new(answer)),
+        }
     }
 
     /// A step of a replay has been read.
@@ -319,7 +320,7 @@ impl Shard {
         if stream.mode != Mode::Replaying {
             return;
         }
-        let Replay { frames, at_end, finished } = match replay {
+        let Replay { frames, at_end, finished, read_to } = match replay {
             Ok(replay) => replay,
             Err(text) => {
                 tracing::error!("a stream of job events ends: {text}");
@@ -330,9 +331,16 @@ impl Shard {
         if at_end && finished && frames.is_empty() && stream.finish_unbegun(connections, now_ms) {
             return;
         }
-        stream.begin(connections);
+        let is_first = stream.begin(connections);
         for frame in &frames {
             stream.send(connections, frame);
+        }
+        if stream.feed.is_some() {
+            stream.last = stream.last.max(read_to);
+            if is_first && frames.is_empty() {
+                // A client that loses the stream before the first event goes on here.
+                stream.beat(connections);
+            }
         }
         let caught_up = at_end && stream.missed <= stream.last;
         if at_end && finished || caught_up && stream.over {
@@ -350,6 +358,7 @@ impl Shard {
     /// Events were committed.
     pub(super) fn job_events(&mut self, connections: &mut Connections, frames: &[Arc<JobFrame>]) {
         let now_ms = self.now_ms;
+        let mut to_read = Vec::new();
         let Streams { states, by_job, .. } = &mut self.streams;
         for frame in frames {
             for key in by_job.get(&frame.job_id).into_iter().flatten() {
@@ -360,11 +369,16 @@ impl Shard {
                 }
                 stream.over |= frame.is_end;
                 match stream.mode {
+                    Mode::Live if stream.feed.is_some() => to_read.push(*key),
                     Mode::Live if frame.is_end => stream.end(connections, NORMAL, now_ms),
                     Mode::Live => stream.send(connections, frame),
                     _ => stream.missed = stream.missed.max(frame.event_id),
                 }
             }
+        }
+        // The second word of a batch finds the stream reading.
+        for key in to_read {
+            self.replay(key);
         }
     }
 
@@ -461,20 +475,28 @@ impl Stream {
                 }
             }
             Channel::ServerSent { meta, .. } => {
-                let text = format!("id: {}\ndata: {}\n\n", frame.event_id, frame.json);
+                let id = self.place(frame.event_id);
+                let text = format!("id: {id}\ndata: {}\n\n", frame.json);
                 push_chunk(outbox.buffer(), text.as_bytes(), meta.http_1_0);
             }
         }
     }
 
-    /// Sends the head of an answer that is a stream, unless it has been sent.
-    fn begin(&mut self, connections: &mut Connections) {
-        let Channel::ServerSent { meta, begun, .. } = &mut self.channel else { return };
+    /// What a client sends to go on after event number `id`.
+    fn place(&self, id: i64) -> String {
+        if self.feed.is_some() { Cursor::text(id) } else { id.to_string() }
+    }
+
+    /// Sends the head of an answer that is a stream, unless it has been sent: then false.
+    fn begin(&mut self, connections: &mut Connections) -> bool {
+        let Channel::ServerSent { meta, begun, .. } = &mut self.channel else { return false };
         if std::mem::replace(begun, true) {
-            return;
+            return false;
         }
-        let Some(outbox) = connections.outbox(self.conn) else { return };
-        push_events_head(outbox.buffer(), meta);
+        if let Some(outbox) = connections.outbox(self.conn) {
+            push_events_head(outbox.buffer(), meta);
+        }
+        true
     }
 
     /// Answers 204 if the client has seen all events of a job that has ended: an `EventSource` would come back for ever
@@ -525,8 +547,13 @@ impl Stream {
             }
             Channel::ServerSent { begun: false, .. } => {}
             Channel::ServerSent { meta, .. } => {
+                // An event without data is none, but its id is kept (HTML standard §9.2.6).
+                let sign = match self.feed {
+                    Some(_) => format!("id: {}\n\n", Cursor::text(self.last)),
+                    None => ":\n\n".to_owned(),
+                };
                 if let Some(outbox) = connections.outbox(self.conn) {
-                    push_chunk(outbox.buffer(), b":\n\n", meta.http_1_0);
+                    push_chunk(outbox.buffer(), sign.as_bytes(), meta.http_1_0);
                 }
             }
         }

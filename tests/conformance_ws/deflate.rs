@@ -311,6 +311,9 @@ static void on_message(struct cweb_context *c, websocket_t *w, const char *m, si
     assert_eq!((shake(&server, "/ws").0, shake(&server, "/asked").0), (None, None));
 }
 
+/// A type and a payload; the size of its fragments; whether pings stand between them; whether it is not compressed.
+type Sending = ((u8, Vec<u8>), usize, bool, bool);
+
 /// One client sends whatever zlib makes of messages, at any level and with any window, cut anywhere.
 #[test]
 fn rfc_7692_7_2_1_whatever_zlib_makes() {
@@ -328,7 +331,7 @@ fn rfc_7692_7_2_1_whatever_zlib_makes() {
     let (peer, _) = agreed(&server, "; server_max_window_bits=11");
     let peer = std::cell::RefCell::new(peer);
     let inflater = std::cell::RefCell::new(Zlib::inflater(11));
-    let property = |(messages, level, window_bits): (Vec<((u8, Vec<u8>), usize, bool, bool)>, i32, i32)| {
+    let property = |(messages, level, window_bits): (Vec<Sending>, i32, i32)| {
         let mut deflater = Zlib::deflater(level, window_bits, false);
         for ((kind, payload), piece, pings, plain) in &messages {
             let (first, sent) =

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct state {
@@ -149,7 +150,15 @@ static int file_refusals(struct cweb_context *ctx, const job_payload_t *payload,
         char path[64];
         snprintf(path, sizeof path, "/proc/self/fd/%d", in);
         EXPECT(open(path, O_RDWR) == -1);
-        EXPECT(open("blobs", O_RDONLY) == -1 && open("../blobs", O_RDONLY) == -1);
+        int out = cweb_job_output(job, "0");
+        static const char *const closed[] = {"blobs", "../blobs", "job-files", "blobs/incoming", "jobs.sqlite3"};
+        for (size_t i = 0; i < sizeof closed / sizeof closed[0]; i++) {
+            EXPECT(open(closed[i], O_RDONLY) == -1);
+        }
+        /* The way from the file to its directory, and a second name for it. */
+        EXPECT(fchmod(in, 0600) == -1);
+        EXPECT(linkat(AT_FDCWD, path, AT_FDCWD, "static/linked", AT_SYMLINK_FOLLOW) == -1);
+        close(out);
     }
     EXPECT(cweb_job_file(job, "other") == -1 && errno == ENOENT);
     EXPECT(cweb_job_file(job, NULL) == -1 && errno == EINVAL);

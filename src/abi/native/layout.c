@@ -104,6 +104,8 @@ const struct cwebn_layout_entry cwebn_layout[] = {
     FIELD(job_info_t, timeout_ms),
     FIELD(job_info_t, priority),
     FIELD(job_info_t, concurrency),
+    FIELD(job_info_t, schedule),
+    FIELD(job_info_t, timezone),
     TYPE(module_t),
     FIELD(module_t, name),
     FIELD(module_t, author),

@@ -60,6 +60,9 @@ pub(super) struct Job {
     pub(super) priority: i32,
     pub(super) unique_key: Option<String>,
     pub(super) result: Option<Box<RawValue>>,
+    /// Those that it waits for.
+    #[serde(default)]
+    pub(super) depends_on: Vec<String>,
     /// Not in a list.
     #[serde(default)]
     pub(super) payload: Option<Box<RawValue>>,

@@ -4,17 +4,29 @@ use super::super::client::Client;
 use super::super::exit::{Exit, Failure};
 use super::answer::{self, shown};
 use super::{Problem, say};
+use clap::Args;
 use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::str::FromStr;
 use uuid::Uuid;
 
 /// Read at a time.
 const PIECE_BYTES: usize = 256 * 1024;
+
+#[derive(Args)]
+pub(super) struct FilesArgs {
+    /// The job
+    #[arg(value_name = "UUID")]
+    job: Uuid,
+    /// Put the files into this directory, and print where each is
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+}
 
 /// `NAME=PATH`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +83,7 @@ struct Files {
 #[derive(Deserialize)]
 struct Made {
     name: String,
+    bytes: u64,
 }
 
 /// Whether the file stays in the directory it is meant for, whatever a server says.
@@ -78,16 +91,33 @@ fn is_plain(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\']) && !name.chars().any(char::is_control)
 }
 
+pub(super) fn run(client: &Client, args: &FilesArgs) -> Result<ExitCode, Problem> {
+    let files = list(client, &args.job)?;
+    if files.state != "done" {
+        let why = format!("the job is {}: its files are there once it is done", shown(&files.state));
+        return Err(Failure::new(Exit::Failed, why).into());
+    }
+    match &args.output_dir {
+        Some(dir) => fetch(client, &args.job, dir)?,
+        None => files.made.iter().try_for_each(|Made { name, bytes }| say(format!("{bytes:>12} {}", shown(name))))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(client: &Client, job: &Uuid) -> Result<Files, Problem> {
+    let answer = client.get(&format!("/jobs/{job}/files"))?;
+    Ok(answer::read(client, &answer::accepted(client, answer, answer::NO_SUCH_JOB)?)?)
+}
+
 /// Fetches what the job has made into `dir`, if it is done, and prints the files' names.
 pub(super) fn fetch(client: &Client, job: &Uuid, dir: &Path) -> Result<(), Problem> {
-    let answer = client.get(&format!("/jobs/{job}/files"))?;
-    let files: Files = answer::read(client, &answer::accepted(client, answer, answer::NO_SUCH_JOB)?)?;
+    let files = list(client, job)?;
     if files.state != "done" {
         return Ok(());
     }
     let unwritable = |path: &Path, error: io::Error| format!("{} can't be written: {error}", path.display());
     fs::create_dir_all(dir).map_err(|error| unwritable(dir, error))?;
-    for Made { name } in &files.made {
+    for Made { name, .. } in &files.made {
         if !is_plain(name) {
             return Err(format!("{} names a file \"{}\", which is no name of one", client.base(), shown(name)).into());
         }

@@ -93,26 +93,31 @@ fn all(client: &Client, args: &ListArgs) -> Result<Page, Problem> {
 
 fn table(jobs: &[Job], now_ms: i64) -> String {
     let head = ["UUID", "JOB", "STATE", "AGE", "ATTEMPT", "ERROR"].map(str::to_owned);
-    let rows: Vec<[String; 6]> = jobs.iter().map(|job| row(job, now_ms)).collect();
-    let mut widths = head.each_ref().map(|cell| cell.chars().count());
-    for row in &rows {
+    let rows: Vec<[String; 6]> = std::iter::once(head).chain(jobs.iter().map(|job| row(job, now_ms))).collect();
+    // The head comes before the jobs.
+    columns(&rows, |at| at.checked_sub(1).and_then(|at| jobs.get(at)).and_then(|job| job.state.colour()))
+}
+
+/// The rows as lines whose cells stand below each other; `colour` gives that of a row's third cell.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]], colour: impl Fn(usize) -> Option<u8>) -> String {
+    let mut widths = [0; N];
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let line = |cells: &[String; 6], colour: Option<u8>| {
+    let line = |(at, cells): (usize, &[String; N])| {
         let mut line = String::new();
         for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
             // The colour's own characters take no room on the screen: padded before.
             let padded = format!("{cell:width$}");
-            let padded = colour.filter(|_| column == 2).map_or(padded.clone(), |colour| coloured(colour, &padded));
-            line.push_str(&padded);
+            let coloured = colour(at).filter(|_| column == 2).map(|colour| coloured(colour, &padded));
+            line.push_str(&coloured.unwrap_or(padded));
             line.push_str("  ");
         }
         line.trim_end().to_owned()
     };
-    let lines = rows.iter().zip(jobs).map(|(row, job)| line(row, job.state.colour()));
-    std::iter::once(line(&head, None)).chain(lines).collect::<Vec<_>>().join("\n")
+    rows.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn row(job: &Job, now_ms: i64) -> [String; 6] {

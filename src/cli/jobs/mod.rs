@@ -5,7 +5,9 @@ mod bulk;
 mod end;
 mod event;
 mod files;
+mod kinds;
 mod list;
+mod schedules;
 pub(super) mod sse;
 mod status;
 mod submit;
@@ -43,6 +45,7 @@ Examples:
   cweb jobs submit --file in=photo.png --output-dir . blur_image '{\"radius\":8}'
   cweb jobs list --state failed --retryable
   cweb jobs retry --module sum --state failed
+  cweb jobs schedules set nightly '30 3 * * *' report --timezone Europe/Berlin
 
 The key comes from CWEB_ADMIN_KEY. docs/jobs.md tells more.
 
@@ -69,8 +72,18 @@ enum JobsCommand {
         #[arg(required = true, value_name = "UUID")]
         jobs: Vec<Uuid>,
     },
+    /// List the files that a job has made, or fetch them
+    Files(files::FilesArgs),
     /// List jobs, newest first
     List(list::ListArgs),
+    /// Let no run of these kinds of jobs begin; those that run go on
+    Pause(kinds::PauseArgs),
+    /// Let runs of paused kinds of jobs begin again
+    Resume(kinds::PauseArgs),
+    /// Count the jobs that wait and run, by kind
+    Kinds(kinds::KindsArgs),
+    /// Jobs that run regularly: list them, or set and remove some
+    Schedules(schedules::SchedulesArgs),
 }
 
 /// Why a command could not do its work.
@@ -115,7 +128,12 @@ pub(super) fn run(args: &JobsArgs) -> ExitCode {
         JobsCommand::Cancel(args) => bulk::run(&client, args, &bulk::CANCEL),
         JobsCommand::Retry(args) => bulk::run(&client, args, &bulk::RETRY),
         JobsCommand::Delete { jobs } => end::each(jobs, |job| end::delete(&client, job)),
+        JobsCommand::Files(args) => files::run(&client, args),
         JobsCommand::List(args) => list::run(&client, args),
+        JobsCommand::Pause(args) => kinds::change(&client, args, "pause"),
+        JobsCommand::Resume(args) => kinds::change(&client, args, "resume"),
+        JobsCommand::Kinds(args) => kinds::list(&client, args),
+        JobsCommand::Schedules(args) => schedules::run(&client, args),
     };
     result.unwrap_or_else(|problem| match problem {
         Problem::Said(failure) => failure.end(),

@@ -45,6 +45,7 @@ fn summary(job: &Job, now_ms: i64) -> String {
         rows.push(("priority", job.priority.to_string()));
     }
     rows.extend(job.unique_key.as_ref().map(|key| ("key", shown(key))));
+    rows.extend(job.depends_on.iter().map(|uuid| ("waits for", shown(uuid))));
     rows.extend(job.payload.as_ref().map(|payload| ("payload", compact(payload.get()))));
     rows.extend(job.error.as_ref().map(|error| ("error", indented(error))));
     rows.extend(job.result.as_ref().map(|result| ("result", compact(result.get()))));

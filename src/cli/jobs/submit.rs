@@ -44,6 +44,15 @@ pub(super) struct SubmitArgs {
     /// At most one job of its name has this key: another submission names the one that is there
     #[arg(long, value_name = "KEY")]
     unique_key: Option<String>,
+    /// Jobs of one name and key run one at a time, or as many at once as --concurrency-limit says
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
+    /// Jobs of the key that run at once [default: 1]
+    #[arg(long, value_name = "N", requires = "concurrency_key")]
+    concurrency_limit: Option<u32>,
+    /// Not before this job is done; may be repeated
+    #[arg(long, value_name = "UUID")]
+    depends_on: Vec<Uuid>,
     /// A file that the job is given: the name by which the job opens it, and its path here; may be repeated
     #[arg(long, value_name = "NAME=PATH")]
     file: Vec<GivenFile>,
@@ -74,6 +83,12 @@ struct Submission<'a> {
     priority: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unique_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency_limit: Option<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    depends_on: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     files: BTreeMap<&'a str, String>,
 }
@@ -103,6 +118,9 @@ pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Proble
         run_at: args.run_at.map(|when| when.ms(now_ms())),
         priority: args.priority,
         unique_key: args.unique_key.as_deref(),
+        concurrency_key: args.concurrency_key.as_deref(),
+        concurrency_limit: args.concurrency_limit,
+        depends_on: args.depends_on.iter().map(Uuid::to_string).collect(),
         files,
     };
     let body = serde_json::to_vec(&submission).map_err(|error| error.to_string())?;
@@ -125,7 +143,7 @@ pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Proble
 }
 
 /// The payload that `text` gives or names, checked here so that the words are about what the user has written.
-fn payload(text: &str) -> Result<Box<RawValue>, String> {
+pub(super) fn payload(text: &str) -> Result<Box<RawValue>, String> {
     let (name, content) = if text == "-" {
         let mut content = Vec::new();
         let read = std::io::stdin().lock().read_to_end(&mut content);

@@ -98,7 +98,11 @@ impl Whose {
         let line = String::from_utf8_lossy(line);
         let line = line.trim_end_matches('\r');
         let Some(found) = relay::decode(line) else {
-            return tracing::info!(target: "module", "{}", labelled(line, &self.domain));
+            return match self.sanitized_module() {
+                // A sanitizer writes past the streams of C.
+                Some(module) => output::logged(&module, Level::INFO, line),
+                None => tracing::info!(target: "module", "{}", labelled(line, &self.domain)),
+            };
         };
         if !found.module.is_empty() && self.has_module(found.module) {
             return output::logged(found.module, found.level, found.text);
@@ -132,6 +136,16 @@ impl Whose {
         let Some(shared) = self.shared.upgrade() else { return false };
         let modules = lock(&shared.modules);
         modules.values().any(|module| module.name == name) || lock(&shared.closed).iter().any(|(_, gone)| gone == name)
+    }
+
+    /// The one module of a domain that is there for its sanitizer.
+    fn sanitized_module(&self) -> Option<String> {
+        if !sanitized::is_one(&self.domain) {
+            return None;
+        }
+        let shared = self.shared.upgrade()?;
+        let modules = lock(&shared.modules);
+        modules.values().next().map(|module| module.name.clone())
     }
 
     /// The module of the domain whose name `text` begins with.

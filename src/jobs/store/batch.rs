@@ -5,19 +5,26 @@ use super::error::Fault;
 use super::live::{Live, LiveJob};
 use super::statements::Statements;
 use super::transition::{self, Step};
-use super::{Change, Changed, Deleted, JobEvent, JobRow, JobState, NewJob, rows};
+use super::{
+    Change, Changed, Deleted, JobEvent, JobRow, JobState, NewJob, Paused, ScheduleOutcome, Settled,
+    dependencies::Needs, rows,
+};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a command came to, to be told once its transaction is committed.
 pub(super) enum Outcome {
-    /// The row's id and time.
-    Inserted(i64, i64),
+    /// The row's id and time, and whether it waits for other jobs.
+    Inserted(i64, i64, bool),
+    /// The jobs that it is to wait for are not there, or have ended badly.
+    NeedsRefused(String),
     Existing(Box<JobRow>),
     Changed(Changed),
     Deleted(Deleted),
     Swept(usize),
+    Schedule(Box<ScheduleOutcome>),
+    Paused(Paused),
     /// Whether the checkpoint was.
     Kept(bool),
     /// Nobody asked.
@@ -42,6 +49,9 @@ pub(super) struct Applier<'c> {
     live: Live,
     now_ms: i64,
     events: Vec<JobEvent>,
+    /// Whether a job may wait for another.
+    pub(super) has_dependencies: bool,
+    pub(super) settled: Vec<Settled>,
 }
 
 impl<'c> Applier<'c> {
@@ -59,6 +69,8 @@ impl<'c> Applier<'c> {
             live: Live::load(connection)?,
             now_ms,
             events: Vec::new(),
+            has_dependencies: connection.prepare("SELECT 1 FROM job_dependencies LIMIT 1")?.exists([])?,
+            settled: Vec::new(),
         })
     }
 
@@ -66,6 +78,7 @@ impl<'c> Applier<'c> {
     /// their events. On a fault nothing has happened, in memory or on disk.
     pub(super) fn transaction(&mut self, commands: &[Command], isolation: Isolation) -> Result<Vec<Outcome>, Fault> {
         self.events.clear();
+        self.settled.clear();
         self.tick();
         let done = self.apply_all(commands, isolation);
         match done {
@@ -92,6 +105,15 @@ impl<'c> Applier<'c> {
         &self.events
     }
 
+    /// The jobs that waited for others and have been settled by the last transaction.
+    pub(super) fn take_settled(&mut self) -> Vec<Settled> {
+        std::mem::take(&mut self.settled)
+    }
+
+    pub(super) fn connection(&self) -> &'c Connection {
+        self.connection
+    }
+
     /// Reads the clock; a clock that was set back stands still until it has caught up.
     fn tick(&mut self) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -113,6 +135,7 @@ impl<'c> Applier<'c> {
 
     fn undo(&mut self) {
         self.events.clear();
+        self.settled.clear();
         self.live.roll_back(0);
         // SQLite has already rolled back after some errors. If rolling back fails, the next BEGIN does too and comes
         // back here.
@@ -124,13 +147,14 @@ impl<'c> Applier<'c> {
     }
 
     fn apply_apart(&mut self, command: &Command) -> Result<Outcome, Fault> {
-        let (live_mark, events_mark) = (self.live.mark(), self.events.len());
+        let (live_mark, events_mark, settled_mark) = (self.live.mark(), self.events.len(), self.settled.len());
         self.sql.savepoint.execute([])?;
         let outcome = match self.apply(command) {
             Err(Fault::Command(why)) => {
                 self.sql.rollback_to.execute([])?;
                 self.live.roll_back(live_mark);
                 self.events.truncate(events_mark);
+                self.settled.truncate(settled_mark);
                 tracing::error!(%why, "a job command was refused by the database");
                 Outcome::Refused(why)
             }
@@ -155,17 +179,23 @@ impl<'c> Applier<'c> {
             Command::Sweep { before_ms, limit, .. } => {
                 Ok(Outcome::Swept(self.sql.sweep.execute(params![before_ms, limit])?))
             }
+            Command::Schedule(change, _) => Ok(Outcome::Schedule(Box::new(self.schedule(change)?))),
+            Command::Pause(kind, pause, _) => Ok(Outcome::Paused(self.pause(kind, *pause)?)),
             _ => Ok(Outcome::Nothing),
         }
     }
 
-    fn submit(&mut self, job: &NewJob) -> Result<Outcome, Fault> {
+    pub(super) fn submit(&mut self, job: &NewJob) -> Result<Outcome, Fault> {
         if let Some(key) = &job.unique_key {
             let found = self.sql.by_unique_key.query_row([&job.module, &job.job, key], rows::job).optional()?;
             if let Some(row) = found {
                 return Ok(Outcome::Existing(Box::new(row)));
             }
         }
+        let needs = match self.needs(&job.depends_on)? {
+            Needs::Open(needs) => needs,
+            Needs::Refused(why) => return Ok(Outcome::NeedsRefused(why)),
+        };
         let inserted = self.sql.insert_job.execute(params![
             job.uuid,
             job.module,
@@ -179,6 +209,10 @@ impl<'c> Applier<'c> {
             job.run_at_ms,
             job.priority,
             job.unique_key,
+            job.slot.as_ref().map(|slot| &slot.schedule),
+            job.slot.as_ref().map(|slot| slot.at_ms),
+            job.concurrency_key,
+            job.concurrency_limit,
         ]);
         if let Err(error) = inserted {
             // The statement undid itself, and nothing of this command came before it.
@@ -191,6 +225,7 @@ impl<'c> Applier<'c> {
         self.insert_files(id, &job.files)?;
         let uuid: Arc<str> = job.uuid.as_str().into();
         self.live.set(id, Some(LiveJob::new(Arc::clone(&uuid))));
+        self.add_needs(id, &needs)?;
         let data = transition::created_data(&job.payload);
         self.insert_event(JobEvent {
             job_id: id,
@@ -201,10 +236,24 @@ impl<'c> Applier<'c> {
             data,
             is_final: false,
         })?;
-        Ok(Outcome::Inserted(id, self.now_ms))
+        Ok(Outcome::Inserted(id, self.now_ms, !needs.is_empty()))
     }
 
     fn change(&mut self, id: i64, change: &Change) -> Result<Changed, Fault> {
+        let changed = self.step(id, change)?;
+        if let Changed::Applied(state) = changed
+            && state.is_final()
+            && self.has_dependencies
+            && !matches!(change, Change::Return)
+        {
+            let uuid = self.events.last().map(|event| Arc::clone(&event.uuid)).unwrap_or_default();
+            self.settle(id, state, &uuid)?;
+        }
+        Ok(changed)
+    }
+
+    /// The change itself.
+    pub(super) fn step(&mut self, id: i64, change: &Change) -> Result<Changed, Fault> {
         let Some(job) = self.live.get(id) else {
             return match change {
                 Change::Again { retries, module_hash, run_at_ms } => self.again(id, *retries, module_hash, *run_at_ms),
@@ -222,6 +271,7 @@ impl<'c> Applier<'c> {
         let (uuid, retries) = (Arc::clone(&job.uuid), job.retries);
         let (run_at, result, error) = match change {
             Change::Retry { run_at_ms, reason } => (Some(run_at_ms), None, Some(reason)),
+            Change::Fail { error } => (None, None, Some(error)),
             Change::Finish { result, error, .. } | Change::Decide { result, error, .. } => {
                 (None, result.as_ref(), error.as_ref())
             }
@@ -259,6 +309,7 @@ impl<'c> Applier<'c> {
         if !matches!(state, JobState::Failed | JobState::Canceled) || known != retries {
             return Ok(Changed::Refused(state));
         }
+        let Some(waits) = self.waits_again(id)? else { return Ok(Changed::Needs) };
         self.sql.again.execute(params![id, self.now_ms, module_hash, run_at_ms])?;
         let uuid: Arc<str> = uuid.into();
         let live = LiveJob { uuid: Arc::clone(&uuid), state: JobState::Pending, attempt, retries: retries + 1 };
@@ -273,7 +324,7 @@ impl<'c> Applier<'c> {
             data,
             is_final: false,
         })?;
-        Ok(Changed::Applied(JobState::Pending))
+        Ok(if waits { Changed::Waits } else { Changed::Applied(JobState::Pending) })
     }
 
     fn own_event(&mut self, event: &OwnEvent) -> Result<Outcome, Fault> {

@@ -2,7 +2,9 @@
 
 use super::budget::Weight;
 use super::data::{Checkpoint, MadeFiles};
-use super::{Change, Changed, Deleted, Done, NewJob, StoreError, Submitted};
+use super::{
+    Change, Changed, Deleted, Done, JobKind, NewJob, Paused, ScheduleChange, ScheduleOutcome, StoreError, Submitted,
+};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -20,6 +22,8 @@ pub(super) enum Command {
         limit: u32,
         reply: Reply<usize>,
     },
+    Schedule(ScheduleChange, Reply<ScheduleOutcome>),
+    Pause(JobKind, bool, Reply<Paused>),
     /// Wakes the writer, so that it sees it has to end.
     Wake,
     /// Runs on the writing connection as soon as the command is received.
@@ -51,6 +55,8 @@ impl Command {
             Self::Delete(_, reply) => reply.done = None,
             Self::Checkpoint(_, reply) | Self::Made(_, reply) => reply.done = None,
             Self::Sweep { reply, .. } => reply.done = None,
+            Self::Schedule(_, reply) => reply.done = None,
+            Self::Pause(_, _, reply) => reply.done = None,
             Self::Event(_) | Self::ForgetDirs(_) | Self::Wake => {}
             #[cfg(test)]
             Self::Hook(_) => {}
@@ -65,6 +71,8 @@ impl Command {
             Self::Delete(_, reply) => reply.send(Err(error)),
             Self::Checkpoint(_, reply) | Self::Made(_, reply) => reply.send(Err(error)),
             Self::Sweep { reply, .. } => reply.send(Err(error)),
+            Self::Schedule(_, reply) => reply.send(Err(error)),
+            Self::Pause(_, _, reply) => reply.send(Err(error)),
             Self::Event(_) | Self::ForgetDirs(_) | Self::Wake => {}
             #[cfg(test)]
             Self::Hook(_) => {}

@@ -2,7 +2,10 @@
 
 use super::budget::{Budget, Weight};
 use super::command::{Command, OwnEvent, Reply};
-use super::{Change, Changed, Deleted, Done, JobState, NewJob, StoreError, Submitted};
+use super::{
+    Change, Changed, Deleted, Done, JobKind, JobState, NewJob, Paused, ScheduleChange, ScheduleOutcome, Settled,
+    StoreError, Submitted,
+};
 use crossbeam::channel::{Sender, TrySendError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,6 +21,9 @@ pub struct Writer {
     shared: Arc<StoreShared>,
 }
 
+/// Is told of jobs that waited for others; on the writer's thread, so it must not block.
+pub(super) type TellSettled = Box<dyn Fn(Vec<Settled>) + Send + Sync>;
+
 /// What the writer's thread and its handles both know.
 pub(super) struct StoreShared {
     pub(super) queue_max: usize,
@@ -27,6 +33,7 @@ pub(super) struct StoreShared {
     pub(super) closing: AtomicBool,
     /// The writer's thread, once it runs.
     pub(super) thread: OnceLock<ThreadId>,
+    pub(super) settled: OnceLock<TellSettled>,
 }
 
 impl StoreShared {
@@ -39,6 +46,12 @@ impl StoreShared {
 impl Writer {
     pub(super) fn new(sender: Sender<Command>, shared: Arc<StoreShared>) -> Self {
         Self { sender, shared }
+    }
+
+    /// Has `tell` told of jobs that waited for others, after the answers of the transaction that settled them; must not block.
+    /// Only the first call counts.
+    pub fn on_settled(&self, tell: Box<dyn Fn(Vec<Settled>) + Send + Sync>) {
+        let _ = self.shared.settled.set(tell);
     }
 
     /// Stores a job as pending, with its event `created`; never blocks.
@@ -107,6 +120,28 @@ impl Writer {
     /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
     pub fn try_sweep(&self, before_ms: i64, limit: u32, done: Done<usize>) -> Result<(), StoreError> {
         self.try_send(Command::Sweep { before_ms, limit, reply: Reply::new(done, self.shared.budget.charge(0)) })
+    }
+
+    /// Changes the schedules, or gives a slot its turn; never blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
+    pub fn try_schedule(&self, change: ScheduleChange, done: Done<ScheduleOutcome>) -> Result<(), StoreError> {
+        let bytes = match &change {
+            ScheduleChange::Put { spec, .. } => spec.payload.len(),
+            ScheduleChange::Fire { job, .. } => job.payload.len(),
+            ScheduleChange::Remove { .. } => 0,
+        };
+        let weight = self.shared.budget.try_take(bytes).ok_or(self.full())?;
+        self.try_send(Command::Schedule(change, Reply::new(done, weight)))
+    }
+
+    /// Pauses a job, or ends its pause; never blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
+    pub fn try_pause(&self, kind: JobKind, pause: bool, done: Done<Paused>) -> Result<(), StoreError> {
+        self.try_send(Command::Pause(kind, pause, Reply::new(done, self.shared.budget.charge(0))))
     }
 
     /// Runs `hook` on the writing connection, between transactions.

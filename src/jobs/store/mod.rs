@@ -16,7 +16,11 @@
 //! | `writer` | the thread: gather, commit, publish, answer; what happens when the disk fails |
 //! | `batch` | commands applied in one transaction |
 //! | `transition` | which change leads from which state to which |
+//! | `dependencies` | jobs that wait for others |
+//! | `feed` | the events of many jobs |
 //! | `live` | the unfinished jobs in memory, rolled back with the transaction |
+//! | `pauses` | jobs of which no run begins |
+//! | `schedules` | schedules: their rows, and the turn of a slot |
 //! | `schema`, `statements`, `rows` | lock, pragmas, migrations; SQL |
 //! | `readers` | [`Reader`]: read-only queries |
 //! | `tables` | [`Tables`]: the tables as modules read them, a page at a time |
@@ -25,11 +29,15 @@ mod batch;
 mod budget;
 mod command;
 mod data;
+mod dependencies;
 mod error;
+mod feed;
 mod handle;
 mod live;
+mod pauses;
 mod readers;
 mod rows;
+mod schedules;
 mod schema;
 mod statements;
 mod tables;
@@ -41,9 +49,13 @@ mod writer;
 mod tests;
 
 pub use data::JobFiles;
+pub use dependencies::Settled;
 pub use error::{OpenError, StoreError};
+pub use feed::{FeedFilter, FeedPage};
 pub use handle::Writer;
+pub use pauses::{JobKind, PAUSED_MAX, Paused};
 pub use readers::Reader;
+pub use schedules::{ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec, Slot};
 pub use tables::{Key, Table, TableQuery, Tables};
 pub use types::{Change, Changed, Deleted, Done, Durability, JobEvent, JobFilter, JobRow, JobState, NewJob, Submitted};
 
@@ -160,8 +172,13 @@ impl Store {
         let queue_max = config.queue_max.max(1);
         let (sender, receiver) = bounded(queue_max);
         let budget = Budget::new(config.queue_bytes_max);
-        let shared =
-            Arc::new(StoreShared { queue_max, budget, closing: AtomicBool::new(false), thread: OnceLock::new() });
+        let shared = Arc::new(StoreShared {
+            queue_max,
+            budget,
+            closing: AtomicBool::new(false),
+            thread: OnceLock::new(),
+            settled: OnceLock::new(),
+        });
         let stats = Arc::new(StoreStats {
             commits: AtomicU64::new(0),
             commands: AtomicU64::new(0),

@@ -1,6 +1,6 @@
 //! How a row of `jobs` becomes a [`JobRow`].
 
-use super::{JobRow, JobState};
+use super::{JobRow, JobState, Slot};
 use rusqlite::Row;
 use rusqlite::types::Type;
 
@@ -14,7 +14,9 @@ macro_rules! job_columns {
             "id, uuid, module_name, job_name, state, module_hash, created_at, updated_at, ",
             $payload,
             ", result_json, error_text, attempt, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key, \
-             retries, attempts_before"
+             retries, attempts_before, schedule_name, slot_at, concurrency_key, concurrency_limit, \
+             (SELECT group_concat(needed.uuid) FROM job_dependencies JOIN jobs AS needed ON needed.id = needs_id \
+             WHERE job_id = jobs.id)"
         )
     };
 }
@@ -42,7 +44,20 @@ pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
         unique_key: row.get(17)?,
         retries: row.get(18)?,
         attempts_before: row.get(19)?,
+        slot: slot(row.get(20)?, row.get(21)?),
+        concurrency_key: row.get(22)?,
+        concurrency_limit: row.get(23)?,
+        depends_on: row
+            .get::<_, Option<String>>(24)?
+            .iter()
+            .flat_map(|list| list.split(','))
+            .map(str::to_owned)
+            .collect(),
     })
+}
+
+fn slot(schedule: Option<String>, at_ms: Option<i64>) -> Option<Slot> {
+    Some(Slot { schedule: schedule?, at_ms: at_ms? })
 }
 
 pub(super) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<JobState> {

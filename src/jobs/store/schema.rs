@@ -15,6 +15,10 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_2.sql"),
     include_str!("schema_job_data.sql"),
     include_str!("schema_job_files.sql"),
+    include_str!("schema_schedules.sql"),
+    include_str!("schema_dependencies.sql"),
+    include_str!("schema_paused.sql"),
+    include_str!("schema_concurrency.sql"),
 ];
 
 /// A server that was killed may have been forking: its child has the lock until it executes its program.
@@ -112,7 +116,7 @@ fn format_of(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
 /// Looks through our tables and their indexes only: a module's own table, which may use collations or functions that
 /// are unknown here, must not keep the server from starting.
 fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    for table in ["jobs", "job_events", "job_checkpoints", "job_files", "job_outputs"] {
+    for table in ["jobs", "job_events", "schedules", "job_checkpoints", "job_files", "job_outputs"] {
         let mut finding = String::new();
         let checked = connection.pragma(None, "quick_check", table, |row| {
             if finding.is_empty() {

@@ -47,8 +47,8 @@ const AGAIN: &str = "UPDATE jobs SET state = 'pending', updated_at = ?2, module_
      max_attempts = min(attempt + max_attempts - attempts_before, 4294967295) WHERE id = ?1";
 
 const INSERT_JOB: &str = "INSERT INTO jobs (uuid, module_name, job_name, state, module_hash, created_at, updated_at, \
-     payload_json, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key) \
-     VALUES (?1, ?2, ?3, 'pending', ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+     payload_json, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key, schedule_name, slot_at, concurrency_key, concurrency_limit) \
+     VALUES (?1, ?2, ?3, 'pending', ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
 
 impl<'c> Statements<'c> {
     pub(super) fn prepare(connection: &'c Connection) -> Result<Self> {

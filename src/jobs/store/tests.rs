@@ -4,6 +4,7 @@ mod faults;
 mod model;
 mod opening;
 mod queries;
+mod schedules;
 
 use super::*;
 use std::path::Path;
@@ -40,7 +41,7 @@ impl Fixture {
     fn add(&self, uuid: &str) -> i64 {
         match self.submit(new_job(uuid)).unwrap() {
             Submitted::New(row) => row.id,
-            Submitted::Existing(row) => panic!("{row:?} was there already"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -127,6 +128,10 @@ fn new_job(uuid: &str) -> NewJob {
         run_at_ms: 5,
         priority: -1,
         unique_key: None,
+        slot: None,
+        depends_on: Vec::new(),
+        concurrency_key: None,
+        concurrency_limit: 1,
     }
 }
 

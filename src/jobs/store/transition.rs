@@ -38,6 +38,9 @@ pub(super) fn step(job: &LiveJob, change: &Change) -> Option<Step> {
                 _ => None,
             }
         }
+        (JobState::Pending, Change::Fail { error }) => {
+            Some(Step { state: JobState::Failed, attempt, kind: "failed", data: json!(error).to_string().into() })
+        }
         (JobState::Pending | JobState::Running, Change::Cancel) => {
             Some(Step { state: JobState::Canceled, attempt, kind: "canceled", data: "{}".into() })
         }

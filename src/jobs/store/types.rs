@@ -1,6 +1,6 @@
 //! What goes into the store and what comes out of it.
 
-use super::StoreError;
+use super::{Slot, StoreError};
 use std::sync::Arc;
 
 /// How much a commit promises once it is acknowledged.
@@ -86,6 +86,14 @@ pub struct NewJob {
     pub priority: i32,
     /// At most one stored job of this module and job name has this key.
     pub unique_key: Option<String>,
+    /// The slot of a schedule that it comes from.
+    pub slot: Option<Slot>,
+    /// At most [`NewJob::concurrency_limit`] jobs of this module, job name and key run at once.
+    pub concurrency_key: Option<String>,
+    /// See [`NewJob::concurrency_key`]; 1 or more.
+    pub concurrency_limit: u32,
+    /// UUIDs of jobs that have to be done first.
+    pub depends_on: Vec<String>,
     /// Names and blobs of the files that it is given.
     pub files: Vec<(String, String)>,
 }
@@ -133,6 +141,14 @@ pub struct JobRow {
     pub retries: u32,
     /// Runs that had begun when it was retried by request the last time.
     pub attempts_before: u32,
+    /// See [`NewJob::slot`].
+    pub slot: Option<Slot>,
+    /// See [`NewJob::concurrency_key`].
+    pub concurrency_key: Option<String>,
+    /// See [`NewJob::concurrency_key`].
+    pub concurrency_limit: u32,
+    /// Those of [`NewJob::depends_on`] that it waits for still.
+    pub depends_on: Vec<String>,
 }
 
 impl JobRow {
@@ -153,8 +169,8 @@ impl JobRow {
 }
 
 impl NewJob {
-    /// The row this job has become.
-    pub(super) fn into_row(self, id: i64, now_ms: i64) -> JobRow {
+    /// The row this job has become; `waits`: for some of the jobs that it depends on.
+    pub(super) fn into_row(self, id: i64, now_ms: i64, waits: bool) -> JobRow {
         JobRow {
             id,
             uuid: self.uuid,
@@ -176,6 +192,10 @@ impl NewJob {
             unique_key: self.unique_key,
             retries: 0,
             attempts_before: 0,
+            slot: self.slot,
+            concurrency_key: self.concurrency_key,
+            concurrency_limit: self.concurrency_limit,
+            depends_on: if waits { self.depends_on } else { Vec::new() },
         }
     }
 }
@@ -205,6 +225,8 @@ pub struct JobEvent {
 pub enum Submitted {
     /// It is stored.
     New(JobRow),
+    /// A job that it depends on is not there, or has ended badly: for people. Nothing was stored.
+    Refused(String),
     /// Its unique key names this job, which was there already (in whatever state); nothing was stored.
     Existing(JobRow),
 }
@@ -244,6 +266,11 @@ pub enum Change {
     },
     /// The run that went on has returned; writes nothing.
     Return,
+    /// pending → failed, since a job that it depends on has failed; event `failed` with the error as a string.
+    Fail {
+        /// For a person.
+        error: String,
+    },
     /// pending or running → canceled; event `canceled` `{}`.
     Cancel,
     /// failed or canceled → pending, by request and with as many runs as at first, as [`JobRow`] counts them; event
@@ -267,6 +294,10 @@ pub enum Changed {
     Refused(JobState),
     /// There is no such job.
     Unknown,
+    /// [`Change::Again`]: the job is pending now, and waits for others.
+    Waits,
+    /// [`Change::Again`]: a job that it depends on has ended badly, or is deleted; nothing happened.
+    Needs,
 }
 
 /// What became of a deletion.

@@ -144,6 +144,11 @@ impl Loop<'_> {
         for (command, outcome) in batch.drain(..).zip(outcomes) {
             answer(command, outcome);
         }
+        // After the answers: a job of this very batch has to be known before it is told to run.
+        let settled = self.applier.take_settled();
+        if let Some(tell) = self.shared.settled.get().filter(|_| !settled.is_empty()) {
+            guarded("the word of settled jobs", || tell(settled));
+        }
         Ok(())
     }
 
@@ -188,12 +193,15 @@ fn refuse(batch: Vec<Command>, fault: &Fault) {
 fn answer(command: Command, outcome: Outcome) {
     match (command, outcome) {
         (command, Outcome::Refused(why)) => command.fail(StoreError::Refused { why }),
-        (Command::Submit(job, reply), Outcome::Inserted(id, now_ms)) => {
-            reply.send(Ok(Submitted::New(job.into_row(id, now_ms))));
+        (Command::Submit(job, reply), Outcome::Inserted(id, now_ms, waits)) => {
+            reply.send(Ok(Submitted::New(job.into_row(id, now_ms, waits))));
         }
+        (Command::Submit(_, reply), Outcome::NeedsRefused(why)) => reply.send(Ok(Submitted::Refused(why))),
         (Command::Submit(_, reply), Outcome::Existing(row)) => reply.send(Ok(Submitted::Existing(*row))),
         (Command::Change(_, _, reply), Outcome::Changed(changed)) => reply.send(Ok(changed)),
         (Command::Delete(_, reply), Outcome::Deleted(deleted)) => reply.send(Ok(deleted)),
+        (Command::Pause(_, _, reply), Outcome::Paused(outcome)) => reply.send(Ok(outcome)),
+        (Command::Schedule(_, reply), Outcome::Schedule(outcome)) => reply.send(Ok(*outcome)),
         (Command::Checkpoint(_, reply) | Command::Made(_, reply), Outcome::Kept(kept)) => reply.send(Ok(kept)),
         (Command::Sweep { reply, .. }, Outcome::Swept(count)) => reply.send(Ok(count)),
         _ => {}

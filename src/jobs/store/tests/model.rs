@@ -266,6 +266,7 @@ impl Driver {
             let text = match got {
                 Ok(Submitted::New(row)) => format!("new {}", row.id),
                 Ok(Submitted::Existing(row)) => format!("existing {} {:?}", row.id, row.state),
+                Ok(Submitted::Refused(why)) => why,
                 Err(StoreError::Refused { .. }) => "refused".to_owned(),
                 Err(error) => format!("{error:?}"),
             };

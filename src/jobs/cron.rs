@@ -1,0 +1,201 @@
+//! When a schedule runs: a cron text in a time zone. Knows no clock: the time comes from the caller.
+
+use croner::parser::{CronParser, Seconds, Year};
+use jiff::Timestamp;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
+
+/// Longest cron text, and longest name of a time zone.
+pub const CRON_BYTES_MAX: usize = 256;
+
+/// The zone of a schedule that names none.
+pub const ZONE_DEFAULT: &str = "UTC";
+
+const HOUR_S: i64 = 60 * 60;
+/// Samoa has left out one day, in 2011.
+const GAP_HOURS_MAX: i64 = 48;
+
+const FIELDS: [&str; 6] = ["second", "minute", "hour", "day of month", "month", "day of week"];
+
+/// A cron text in a time zone, read and checked.
+///
+/// Where clocks are put forward, a text that names its hour and minute runs at the first moment after the gap; one with
+/// steps or stars goes on there. Where clocks are put back, the former runs once, the first time; the latter both times.
+#[derive(Debug, Clone)]
+pub struct Cron {
+    cron: croner::Cron,
+    zone: TimeZone,
+}
+
+impl Cron {
+    /// Reads `text`: five fields, or six with seconds before them, or `@daily` and its like; `zone` is an IANA name.
+    ///
+    /// # Errors
+    /// For people: which field is wrong and why, that there is no such zone, or that the text names no day that exists.
+    pub fn parse(text: &str, zone: &str) -> Result<Self, String> {
+        if text.len() > CRON_BYTES_MAX || !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+            return Err(format!(
+                "the cron text {text:?} has more than {CRON_BYTES_MAX} bytes, or other characters than ASCII"
+            ));
+        }
+        let cron = read(text).map_err(|why| format!("the cron text {text:?} can't be used: {why}"))?;
+        let cron = Self { cron, zone: zone_of(zone)? };
+        // Of any year: a 29th of February comes within eight.
+        if cron.next_s(0).is_none() {
+            return Err(format!("the cron text {text:?} names no day that ever comes"));
+        }
+        Ok(cron)
+    }
+
+    /// The first slot after `after_ms`. Both are milliseconds since 1970; a slot is a whole second.
+    #[must_use]
+    pub fn next_ms(&self, after_ms: i64) -> Option<i64> {
+        let second = after_ms.div_euclid(1000);
+        // Where a zone has left out whole days, the search gives up at the gap: it goes on behind it.
+        let mut starts = (0..GAP_HOURS_MAX).map(|hours| second.saturating_add(hours * HOUR_S));
+        let next = starts.find_map(|start| self.next_s(start)).filter(|next| *next > second)?;
+        Some(next.saturating_mul(1000))
+    }
+
+    fn next_s(&self, after_s: i64) -> Option<i64> {
+        let after = Timestamp::from_second(after_s).ok()?.to_zoned(self.zone.clone());
+        Some(self.cron.find_next_occurrence(&after, false).ok()?.timestamp().as_second())
+    }
+}
+
+fn parser() -> CronParser {
+    CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build()
+}
+
+fn read(text: &str) -> Result<croner::Cron, String> {
+    parser().parse(text).map_err(|error| {
+        let fields: Vec<&str> = text.split_ascii_whitespace().collect();
+        let names = match fields.len() {
+            _ if text.trim_start().starts_with('@') => return format!("{error}"),
+            5 => FIELDS.get(1..),
+            6 => Some(&FIELDS[..]),
+            count => return format!("it has {count} fields: write minute, hour, day of month, month, day of week"),
+        };
+        // The field that is wrong is so with stars around it, too.
+        let wrong = fields.iter().copied().enumerate().find_map(|(at, field)| {
+            let mut alone = vec!["*"; fields.len()];
+            *alone.get_mut(at)? = field;
+            let error = parser().parse(&alone.join(" ")).err()?;
+            Some(format!("field {} ({}), {field:?}: {error}", at + 1, names?.get(at)?))
+        });
+        wrong.unwrap_or_else(|| error.to_string())
+    })
+}
+
+/// The zone called `name`: the system's, or else the program's own.
+fn zone_of(name: &str) -> Result<TimeZone, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'/');
+    let found = || TimeZone::get(name).or_else(|_| TimeZoneDatabase::bundled().get(name)).ok();
+    let known = !name.is_empty() && name.len() <= CRON_BYTES_MAX && name.bytes().all(is_plain);
+    known
+        .then(found)
+        .flatten()
+        .ok_or_else(|| format!("there is no time zone {name:?}: write an IANA name, as Europe/Berlin or UTC"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ms(text: &str) -> i64 {
+        text.parse::<Timestamp>().unwrap().as_millisecond()
+    }
+
+    /// The slots after `after`, as UTC.
+    fn slots(cron: &str, zone: &str, after: &str, count: usize) -> Vec<String> {
+        let cron = Cron::parse(cron, zone).unwrap();
+        let mut at = ms(after);
+        let next = || {
+            at = cron.next_ms(at)?;
+            Some(Timestamp::from_millisecond(at).unwrap().to_string())
+        };
+        std::iter::from_fn(next).take(count).collect()
+    }
+
+    #[test]
+    fn slots_follow_the_text_in_its_zone() {
+        let daily = slots("30 7 * * *", "Asia/Tokyo", "2025-01-01T00:00:00Z", 2);
+        assert_eq!(daily, ["2025-01-01T22:30:00Z", "2025-01-02T22:30:00Z"]);
+        let seconds = slots("*/20 * * * * *", "UTC", "2025-01-01T00:00:05.250Z", 3);
+        assert_eq!(seconds, ["2025-01-01T00:00:20Z", "2025-01-01T00:00:40Z", "2025-01-01T00:01:00Z"]);
+        assert_eq!(slots("@monthly", "UTC", "2025-01-01T00:00:00Z", 1), ["2025-02-01T00:00:00Z"]);
+        assert_eq!(slots("0 0 29 FEB *", "UTC", "2025-01-01T00:00:00Z", 1), ["2028-02-29T00:00:00Z"]);
+        let exactly = slots("0 12 * * MON-FRI", "UTC", "2025-01-03T12:00:00Z", 1);
+        assert_eq!(exactly, ["2025-01-06T12:00:00Z"], "a slot comes after the time, never at it");
+    }
+
+    #[test]
+    fn a_gap_of_the_clock_moves_a_fixed_time_behind_it() {
+        // Berlin, 30 March 2025: 02:00 is followed by 03:00 (01:00 UTC).
+        let fixed = slots("30 2 * * *", "Europe/Berlin", "2025-03-29T12:00:00Z", 2);
+        assert_eq!(fixed, ["2025-03-30T01:00:00Z", "2025-03-31T00:30:00Z"]);
+        let steps = slots("*/30 * * * *", "Europe/Berlin", "2025-03-30T00:00:00Z", 3);
+        assert_eq!(steps, ["2025-03-30T00:30:00Z", "2025-03-30T01:00:00Z", "2025-03-30T01:30:00Z"]);
+    }
+
+    #[test]
+    fn a_day_that_a_zone_leaves_out_is_no_end() {
+        // Apia: 29 December 2011 was followed by the 31st.
+        let slots = slots("30 2 * * *", "Pacific/Apia", "2011-12-29T11:00:00Z", 3);
+        assert_eq!(slots, ["2011-12-29T12:30:00Z", "2011-12-30T12:30:00Z", "2011-12-31T12:30:00Z"]);
+    }
+
+    #[test]
+    fn a_fold_of_the_clock_runs_a_fixed_time_once_and_steps_twice() {
+        // Berlin, 26 October 2025: 03:00 is followed by 02:00 (01:00 UTC).
+        let fixed = slots("30 2 * * *", "Europe/Berlin", "2025-10-25T12:00:00Z", 2);
+        assert_eq!(fixed, ["2025-10-26T00:30:00Z", "2025-10-27T01:30:00Z"]);
+        // From within the second time, too.
+        assert_eq!(slots("30 2 * * *", "Europe/Berlin", "2025-10-26T01:10:00Z", 1), ["2025-10-27T01:30:00Z"]);
+        let steps = slots("*/30 * * * *", "Europe/Berlin", "2025-10-26T00:00:00Z", 4);
+        assert_eq!(
+            steps,
+            ["2025-10-26T00:30:00Z", "2025-10-26T01:00:00Z", "2025-10-26T01:30:00Z", "2025-10-26T02:00:00Z"]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, zone, words) in [
+            ("61 * * * *", "UTC", "field 1 (minute), \"61\""),
+            ("0 0 * * MOO", "UTC", "field 5 (day of week), \"MOO\""),
+            ("0 * 25 * * *", "UTC", "field 3 (hour)"),
+            ("* * *", "UTC", "it has 3 fields"),
+            ("", "UTC", "it has 0 fields"),
+            ("0 0 0 1 1 * 2030", "UTC", "it has 7 fields"),
+            ("@never", "UTC", "@never"),
+            ("0 0 30 2 *", "UTC", "no day that ever comes"),
+            ("* * * * *", "Europe/Atlantis", "no time zone \"Europe/Atlantis\""),
+            ("* * * * *", "../../etc/passwd", "no time zone"),
+            ("* * * * *", "", "no time zone"),
+            ("* * * * \u{e9}", "UTC", "ASCII"),
+            (&"*".repeat(257), "UTC", "256 bytes"),
+        ] {
+            let error = Cron::parse(text, zone).unwrap_err();
+            assert!(error.contains(words), "{text} {zone}: {error}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn slots_only_grow_whatever_the_text(
+            fields in proptest::collection::vec("[*?0-9LW#,/+-]{1,5}|\\*/[1-9]|[0-9]{1,2}", 5..7),
+            after_s in 1_700_000_000_i64..1_800_000_000,
+        ) {
+            let Ok(cron) = Cron::parse(&fields.join(" "), "America/New_York") else { return Ok(()) };
+            let mut at = after_s * 1000;
+            for _ in 0..3 {
+                let Some(next) = cron.next_ms(at) else { break };
+                prop_assert!(next > at && next % 1000 == 0);
+                at = next;
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The events of many jobs, in the order of the commits.
+//!
+//! A reader names its place by a cursor, whose text means nothing to it. Whoever follows is told by the hub that there is
+//! something new, and reads it from the store: one way for what was and for what comes.
+
+use super::frame::JobFrame;
+use super::service::{Answer, Jobs, LIST_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_EVENTS_MAX, Replay};
+use super::store::{FeedFilter, FeedPage, JobState, StoreError};
+use std::sync::Arc;
+
+/// Events of many jobs, and the cursor to go on with.
+pub type FeedSlice = (Vec<Arc<JobFrame>>, String);
+
+/// A place among the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cursor {
+    /// Before the first one that is stored.
+    Start,
+    /// After the last one, whenever this is asked.
+    Now,
+    /// After this one.
+    After(i64),
+}
+
+impl Cursor {
+    /// Reads `start`, `now`, or what [`Cursor::text`] gave.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "start" => Some(Self::Start),
+            "now" => Some(Self::Now),
+            _ => {
+                let hex = text.strip_prefix("c1-")?;
+                let id = i64::from_str_radix(hex, 16).ok().filter(|id| *id >= 0 && !hex.starts_with('+'))?;
+                Some(Self::After(id))
+            }
+        }
+    }
+
+    /// The place after event number `id`.
+    #[must_use]
+    pub fn text(id: i64) -> String {
+        format!("c1-{id:x}")
+    }
+
+    /// The number to read after; below 0 stands for the last one there is.
+    #[must_use]
+    pub fn after(self) -> i64 {
+        match self {
+            Self::Start => 0,
+            Self::Now => -1,
+            Self::After(id) => id,
+        }
+    }
+}
+
+/// Reads a filter; an empty text counts as left out.
+///
+/// # Errors
+/// For people: what is wrong.
+pub fn feed_filter(module: Option<String>, state: Option<&str>) -> Result<FeedFilter, String> {
+    let state = match state.filter(|state| !state.is_empty()) {
+        None => None,
+        Some(text) => Some(JobState::parse(text).filter(|state| state.is_final()).ok_or_else(|| {
+            format!("state must be done, failed or canceled, which are the ends of jobs, not \"{text}\"")
+        })?),
+    };
+    Ok(FeedFilter { module: module.filter(|module| !module.is_empty()), state })
+}
+
+fn frames(page: &FeedPage) -> Vec<Arc<JobFrame>> {
+    page.events.iter().map(|(event, module, job)| Arc::new(JobFrame::of_job(event, module, job))).collect()
+}
+
+impl Jobs {
+    /// A step of the events of many jobs after number `after` ([`Cursor::after`]).
+    pub fn feed(&self, filter: Arc<FeedFilter>, after: i64, answer: Answer<Result<Replay, StoreError>>) {
+        self.read(move |reader| {
+            let page = reader.feed(&filter, after, REPLAY_EVENTS_MAX, REPLAY_BYTES_MAX);
+            answer(page.map(|page| Replay {
+                frames: frames(&page),
+                at_end: page.at_end,
+                finished: false,
+                read_to: page.read_to,
+            }));
+        });
+    }
+
+    /// A page of at most `limit` events of many jobs, and the cursor to go on with.
+    pub fn feed_page(
+        &self,
+        filter: FeedFilter,
+        cursor: Cursor,
+        limit: u32,
+        answer: Answer<Result<FeedSlice, StoreError>>,
+    ) {
+        self.read(move |reader| {
+            let page = reader.feed(&filter, cursor.after(), limit, LIST_BYTES_MAX);
+            answer(page.map(|page| (frames(&page), Cursor::text(page.read_to))));
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_are_read_as_they_were_written() {
+        for id in [0, 1, 255, i64::MAX] {
+            assert_eq!(Cursor::parse(&Cursor::text(id)), Some(Cursor::After(id)));
+        }
+        assert_eq!((Cursor::parse("start"), Cursor::parse("now")), (Some(Cursor::Start), Some(Cursor::Now)));
+        for text in ["", "7", "c1-", "c1--1", "c1-+1", "c1-g", "c2-1", "c1-8000000000000000", "C1-1"] {
+            assert_eq!(Cursor::parse(text), None, "{text}");
+        }
+    }
+}

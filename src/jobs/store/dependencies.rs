@@ -1,0 +1,123 @@
+//! Jobs that wait for others: kept in the transaction that ends the others.
+
+use super::batch::Applier;
+use super::error::Fault;
+use super::{Change, Changed, JobState, rows};
+use rusqlite::{OptionalExtension, params};
+use std::sync::Arc;
+
+/// What has become of a job that waited for others, to be told once the transaction is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// All that it waited for is done: it may run.
+    Ready {
+        /// Its uuid.
+        uuid: Arc<str>,
+    },
+    /// One that it waited for has failed or is canceled, so it has failed.
+    Failed {
+        /// Its number.
+        id: i64,
+        /// Its uuid.
+        uuid: Arc<str>,
+    },
+}
+
+/// What the jobs that a submission names are at.
+pub(super) enum Needs {
+    /// Those that have not ended.
+    Open(Vec<i64>),
+    /// For people: why the submission can't be accepted.
+    Refused(String),
+}
+
+impl Applier<'_> {
+    /// Looks up the jobs that a submission is to wait for.
+    pub(super) fn needs(&self, uuids: &[String]) -> Result<Needs, Fault> {
+        let mut open = Vec::new();
+        if uuids.is_empty() {
+            return Ok(Needs::Open(open));
+        }
+        let mut statement = self.connection().prepare("SELECT id, state FROM jobs WHERE uuid = ?1")?;
+        for uuid in uuids {
+            let found = statement.query_row([uuid], |row| Ok((row.get::<_, i64>(0)?, rows::state(row, 1)?)));
+            match found.optional()? {
+                None => return Ok(Needs::Refused(format!("there is no job {uuid}, which \"depends_on\" names"))),
+                Some((_, state @ (JobState::Failed | JobState::Canceled))) => {
+                    let state = state.as_str();
+                    return Ok(Needs::Refused(format!("job {uuid}, which \"depends_on\" names, is {state} already")));
+                }
+                Some((_, JobState::Done)) => {}
+                Some((id, _)) => open.push(id),
+            }
+        }
+        Ok(Needs::Open(open))
+    }
+
+    /// Job number `id` waits for `needs`.
+    pub(super) fn add_needs(&mut self, id: i64, needs: &[i64]) -> Result<(), Fault> {
+        if needs.is_empty() {
+            return Ok(());
+        }
+        self.has_dependencies = true;
+        // One that is named twice counts once.
+        let mut statement =
+            self.connection().prepare("INSERT OR IGNORE INTO job_dependencies (job_id, needs_id) VALUES (?1, ?2)")?;
+        for need in needs {
+            statement.execute(params![id, need])?;
+        }
+        Ok(())
+    }
+
+    /// Whether a job that is to run again waits for others; `None`: one of these has failed, is canceled or deleted.
+    pub(super) fn waits_again(&self, id: i64) -> Result<Option<bool>, Fault> {
+        const NEEDS: &str = "SELECT coalesce((SELECT state FROM jobs WHERE id = needs_id), 'failed') \
+             FROM job_dependencies WHERE job_id = ?1";
+        let mut statement = self.connection().prepare(NEEDS)?;
+        let states: Vec<JobState> = statement.query_map([id], |row| rows::state(row, 0))?.collect::<Result<_, _>>()?;
+        Ok(states.iter().all(|state| !state.is_final()).then_some(!states.is_empty()))
+    }
+
+    /// Job number `id` has ended: lets those that waited for it run, or has them fail, and those that waited for these.
+    pub(super) fn settle(&mut self, id: i64, state: JobState, uuid: &Arc<str>) -> Result<(), Fault> {
+        if !self.has_dependencies {
+            return Ok(());
+        }
+        if state == JobState::Done {
+            for job in self.column("DELETE FROM job_dependencies WHERE needs_id = ?1 RETURNING job_id", id)? {
+                let waits =
+                    !self.column("SELECT needs_id FROM job_dependencies WHERE job_id = ?1 LIMIT 1", job)?.is_empty();
+                if let Some(uuid) = self.pending_uuid(job).filter(|_| !waits) {
+                    self.settled.push(Settled::Ready { uuid });
+                }
+            }
+            return Ok(());
+        }
+        // No recursion: a chain may be as long as there are jobs.
+        let mut ended = vec![(id, Arc::clone(uuid), state)];
+        while let Some((id, uuid, state)) = ended.pop() {
+            for job in self.column("SELECT job_id FROM job_dependencies WHERE needs_id = ?1", id)? {
+                let Some(waiting) = self.pending_uuid(job) else { continue };
+                let reason = if state == JobState::Canceled { "is canceled" } else { "has failed" };
+                let error = format!("job {uuid}, which this one depends on, {reason}");
+                if let Changed::Applied(state) = self.step(job, &Change::Fail { error })? {
+                    self.settled.push(Settled::Failed { id: job, uuid: Arc::clone(&waiting) });
+                    ended.push((job, waiting, state));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pending_uuid(&self, id: i64) -> Option<Arc<str>> {
+        let job = self.live(id)?;
+        (job.state == JobState::Pending).then(|| Arc::clone(&job.uuid))
+    }
+
+    /// The numbers that `sql` gives for `id`.
+    fn column(&self, sql: &str, id: i64) -> Result<Vec<i64>, Fault> {
+        let mut statement = self.connection().prepare(sql)?;
+        let found = statement.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        Ok(found)
+    }
+}

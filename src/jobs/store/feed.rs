@@ -1,0 +1,102 @@
+//! The events of many jobs, a page at a time.
+
+use super::{JobEvent, JobState, Reader, StoreError};
+use rusqlite::OptionalExtension;
+use rusqlite::types::{ToSql, Value};
+
+/// Events that one page looks at: with a filter, few of them may be in it.
+const WINDOW: i64 = 20_000;
+
+/// Which events are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FeedFilter {
+    /// Only those of this module's jobs.
+    pub module: Option<String>,
+    /// Only those that ended a job in this state.
+    pub state: Option<JobState>,
+}
+
+/// A page of them.
+#[derive(Debug)]
+pub struct FeedPage {
+    /// The events in the order of the commits, with module and job.
+    pub events: Vec<(JobEvent, String, String)>,
+    /// All events up to this number are in the page, or are not wanted.
+    pub read_to: i64,
+    /// These were all.
+    pub at_end: bool,
+}
+
+impl Reader {
+    /// Events with numbers above `after`, or none and the last number if that is below 0: at most `limit`, and none after one that
+    /// brings the bytes of their data to `bytes_max` or more.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn feed(
+        &mut self,
+        filter: &FeedFilter,
+        after: i64,
+        limit: u32,
+        bytes_max: usize,
+    ) -> Result<FeedPage, StoreError> {
+        // The numbers of events that were deleted are not used again, and the highest one is not forgotten.
+        let mut last = self.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'job_events'")?;
+        let last: i64 = last.query_row([], |row| row.get(0)).optional()?.unwrap_or(0);
+        if after < 0 || after >= last {
+            // A cursor that is ahead is of a database that was put back: it waits there.
+            return Ok(FeedPage { events: Vec::new(), read_to: after.max(last), at_end: true });
+        }
+        let end = last.min(after.saturating_add(WINDOW));
+        // CROSS: the events are gone through in their order, and each one's job is looked up.
+        let mut sql = "SELECT e.job_id, j.uuid, e.id, e.ts, e.type, e.data_json, e.final, j.module_name, j.job_name \
+             FROM job_events AS e CROSS JOIN jobs AS j ON j.id = e.job_id WHERE e.id > ? AND e.id <= ?"
+            .to_owned();
+        let mut values = vec![Value::from(after), Value::from(end)];
+        if let Some(module) = &filter.module {
+            sql.push_str(" AND j.module_name = ?");
+            values.push(Value::from(module.clone()));
+        }
+        if let Some(state) = filter.state {
+            sql.push_str(" AND e.final = 1 AND e.type = ?");
+            values.push(Value::from(state.as_str().to_owned()));
+        }
+        sql.push_str(" ORDER BY e.id LIMIT ?");
+        values.push(Value::from(limit));
+        let values: Vec<&dyn ToSql> = values.iter().map(|value| value as &dyn ToSql).collect();
+        let mut statement = self.prepare(&sql)?;
+        let found = statement.query_map(values.as_slice(), |row| {
+            let event = JobEvent {
+                job_id: row.get(0)?,
+                uuid: row.get::<_, String>(1)?.into(),
+                id: row.get(2)?,
+                ts_ms: row.get(3)?,
+                kind: row.get(4)?,
+                data: row.get(5)?,
+                is_final: row.get(6)?,
+            };
+            Ok((event, row.get(7)?, row.get(8)?))
+        })?;
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        for event in found {
+            let event: (JobEvent, String, String) = event?;
+            bytes += event.0.data.len();
+            events.push(event);
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        let is_cut = events.len() >= limit as usize || bytes >= bytes_max;
+        let read_to = if is_cut { events.last().map_or(after, |(event, ..)| event.id) } else { end };
+        Ok(FeedPage { events, read_to, at_end: !is_cut && end == last })
+    }
+
+    /// How many events the job has.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn event_count(&mut self, job_id: i64) -> Result<u64, StoreError> {
+        let mut statement = self.prepare("SELECT count(*) FROM job_events WHERE job_id = ?1")?;
+        Ok(statement.query_row([job_id], |row| row.get::<_, i64>(0))?.unsigned_abs())
+    }
+}

@@ -1,0 +1,51 @@
+//! Jobs of which no run begins, by module and name.
+
+use super::batch::Applier;
+use super::error::Fault;
+use super::{Reader, StoreError};
+use rusqlite::params;
+
+/// Jobs that may be paused at once.
+pub const PAUSED_MAX: usize = 1_000;
+
+/// A job of a module: its kind.
+pub type JobKind = (String, String);
+
+/// What became of a pause or its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// It is as it was asked to be.
+    Done,
+    /// [`PAUSED_MAX`] are paused already; nothing happened.
+    TooMany,
+}
+
+impl Reader {
+    /// The jobs that are paused.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn paused(&mut self) -> Result<Vec<JobKind>, StoreError> {
+        let mut statement = self.prepare("SELECT module_name, job_name FROM paused_jobs")?;
+        let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        Ok(found)
+    }
+}
+
+impl Applier<'_> {
+    pub(super) fn pause(&self, (module, job): &JobKind, pause: bool) -> Result<Paused, Fault> {
+        if !pause {
+            let mut statement =
+                self.connection().prepare("DELETE FROM paused_jobs WHERE module_name = ?1 AND job_name = ?2")?;
+            statement.execute([module, job])?;
+            return Ok(Paused::Done);
+        }
+        let count: i64 = self.connection().query_row("SELECT count(*) FROM paused_jobs", [], |row| row.get(0))?;
+        if count >= PAUSED_MAX as i64 {
+            return Ok(Paused::TooMany);
+        }
+        const PAUSE: &str = "INSERT OR IGNORE INTO paused_jobs (module_name, job_name, since) VALUES (?1, ?2, ?3)";
+        self.connection().prepare(PAUSE)?.execute(params![module, job, self.now_ms()])?;
+        Ok(Paused::Done)
+    }
+}

@@ -1,0 +1,239 @@
+//! Schedules in the database: a slot's job and its mark are written in one transaction.
+
+use super::batch::{Applier, Outcome};
+use super::error::Fault;
+use super::{JobRow, NewJob, Reader, StoreError, rows};
+use rusqlite::{OptionalExtension, Row, params};
+
+/// What a schedule is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleSpec {
+    /// Unique.
+    pub name: String,
+    /// The module whose job it runs.
+    pub module: String,
+    /// The job.
+    pub job: String,
+    /// When: see [`Cron`](crate::jobs::cron::Cron).
+    pub cron: String,
+    /// In which time zone.
+    pub zone: String,
+    /// JSON text for each job.
+    pub payload: String,
+    /// Whether a run may begin while the one before has not ended.
+    pub overlap: bool,
+    /// By its module, not by a client.
+    pub declared: bool,
+}
+
+/// A stored schedule. Times are Unix milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleRow {
+    /// What it is to do.
+    pub spec: ScheduleSpec,
+    /// Changes with the specification.
+    pub revision: i64,
+    /// The next slot; `i64::MAX`: there is none.
+    pub next_ms: i64,
+    /// The last slot that had its turn.
+    pub last_slot_ms: Option<i64>,
+    /// UUID of the last job.
+    pub last_job: Option<String>,
+    /// Jobs so far.
+    pub runs: i64,
+    /// Slots so far at which the run before went on.
+    pub skipped: i64,
+}
+
+/// The slot that a job comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// The schedule's name.
+    pub schedule: String,
+    /// Unix milliseconds.
+    pub at_ms: i64,
+}
+
+/// A change of the schedules.
+#[derive(Debug, Clone)]
+pub enum ScheduleChange {
+    /// Makes or changes a schedule; its next slot is `next_ms`, unless its times are as they were, or a slot is due.
+    Put {
+        /// What it is to do.
+        spec: ScheduleSpec,
+        /// The first slot from now on.
+        next_ms: i64,
+    },
+    /// Ends a schedule.
+    Remove {
+        /// Its name.
+        name: String,
+        /// Only if its module declares it, or only if a client made it.
+        declared: bool,
+    },
+    /// The slot of `job` has its turn: its job is stored, unless the run before goes on.
+    Fire {
+        /// [`ScheduleRow::revision`] as the caller knows it; another one refuses.
+        revision: i64,
+        /// The slot after it that has its turn.
+        next_ms: i64,
+        /// With [`NewJob::slot`].
+        job: Box<NewJob>,
+    },
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScheduleOutcome {
+    /// The schedule as it is now.
+    Is(ScheduleRow),
+    /// There is none of that name any more.
+    Gone,
+    /// There is none of that name and kind; nothing happened.
+    NotFound,
+    /// The other kind has the name; nothing happened.
+    Taken,
+    /// The slot's job is stored.
+    Fired(Box<JobRow>, ScheduleRow),
+}
+
+const COLUMNS: &str = "name, module_name, job_name, cron, timezone, payload_json, overlap, declared, revision, next_at, \
+     last_slot, last_job, runs, skipped";
+
+fn row(row: &Row<'_>) -> rusqlite::Result<ScheduleRow> {
+    Ok(ScheduleRow {
+        spec: ScheduleSpec {
+            name: row.get(0)?,
+            module: row.get(1)?,
+            job: row.get(2)?,
+            cron: row.get(3)?,
+            zone: row.get(4)?,
+            payload: row.get(5)?,
+            overlap: row.get(6)?,
+            declared: row.get(7)?,
+        },
+        revision: row.get(8)?,
+        next_ms: row.get(9)?,
+        last_slot_ms: row.get(10)?,
+        last_job: row.get(11)?,
+        runs: row.get(12)?,
+        skipped: row.get(13)?,
+    })
+}
+
+impl Reader {
+    /// All schedules, by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn schedules(&mut self) -> Result<Vec<ScheduleRow>, StoreError> {
+        let mut statement = self.prepare(&format!("SELECT {COLUMNS} FROM schedules ORDER BY name"))?;
+        let found = statement.query_map([], row)?.collect::<Result<_, _>>()?;
+        Ok(found)
+    }
+}
+
+/// Statements are prepared when they are needed: a schedule has its turn once a second at most.
+impl Applier<'_> {
+    pub(super) fn schedule(&mut self, change: &ScheduleChange) -> Result<ScheduleOutcome, Fault> {
+        match change {
+            ScheduleChange::Put { spec, next_ms } => self.put(spec, *next_ms),
+            ScheduleChange::Remove { name, declared } => self.remove(name, *declared),
+            ScheduleChange::Fire { revision, next_ms, job } => self.fire(*revision, *next_ms, job),
+        }
+    }
+
+    fn known(&self, name: &str) -> Result<Option<ScheduleRow>, Fault> {
+        let sql = format!("SELECT {COLUMNS} FROM schedules WHERE name = ?1");
+        Ok(self.connection().prepare(&sql)?.query_row([name], row).optional()?)
+    }
+
+    fn is(&self, name: &str) -> Result<ScheduleOutcome, Fault> {
+        Ok(self.known(name)?.map_or(ScheduleOutcome::Gone, ScheduleOutcome::Is))
+    }
+
+    fn put(&mut self, spec: &ScheduleSpec, next_ms: i64) -> Result<ScheduleOutcome, Fault> {
+        let known = self.known(&spec.name)?;
+        let (mut revision, mut next_ms) = (1, next_ms);
+        if let Some(known) = known {
+            if known.spec.declared != spec.declared {
+                return Ok(ScheduleOutcome::Taken);
+            }
+            if known.spec == *spec {
+                return Ok(ScheduleOutcome::Is(known));
+            }
+            revision = known.revision + 1;
+            let same_times = known.spec.cron == spec.cron && known.spec.zone == spec.zone;
+            // A slot that is due has its turn before the new times count: none is lost by a change.
+            if same_times || known.next_ms <= self.now_ms() {
+                next_ms = known.next_ms;
+            }
+        }
+        const PUT: &str = "INSERT INTO schedules (name, module_name, job_name, cron, timezone, payload_json, overlap, \
+             declared, revision, next_at, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
+             ON CONFLICT (name) DO UPDATE SET module_name = ?2, job_name = ?3, cron = ?4, timezone = ?5, \
+             payload_json = ?6, overlap = ?7, revision = ?9, next_at = ?10";
+        let now_ms = self.now_ms();
+        self.connection().prepare(PUT)?.execute(params![
+            spec.name,
+            spec.module,
+            spec.job,
+            spec.cron,
+            spec.zone,
+            spec.payload,
+            spec.overlap,
+            spec.declared,
+            revision,
+            next_ms,
+            now_ms
+        ])?;
+        self.is(&spec.name)
+    }
+
+    fn remove(&mut self, name: &str, declared: bool) -> Result<ScheduleOutcome, Fault> {
+        const REMOVE: &str = "DELETE FROM schedules WHERE name = ?1 AND declared = ?2";
+        match self.connection().prepare(REMOVE)?.execute(params![name, declared])? {
+            0 if self.known(name)?.is_some() => Ok(ScheduleOutcome::Taken),
+            0 => Ok(ScheduleOutcome::NotFound),
+            _ => Ok(ScheduleOutcome::Gone),
+        }
+    }
+
+    fn fire(&mut self, revision: i64, next_ms: i64, job: &NewJob) -> Result<ScheduleOutcome, Fault> {
+        let Some(slot) = &job.slot else { return Ok(ScheduleOutcome::NotFound) };
+        let Some(known) = self.known(&slot.schedule)? else { return Ok(ScheduleOutcome::Gone) };
+        if known.revision != revision || known.next_ms != slot.at_ms {
+            return Ok(ScheduleOutcome::Is(known));
+        }
+        let had_turn = self.exists("SELECT 1 FROM jobs WHERE schedule_name = ?1 AND slot_at = ?2", slot)?;
+        let goes_on = !known.spec.overlap && self.goes_on(known.last_job.as_deref())?;
+        if had_turn || goes_on {
+            const SKIP: &str =
+                "UPDATE schedules SET next_at = ?2, last_slot = ?3, skipped = skipped + ?4 WHERE name = ?1";
+            self.connection().prepare(SKIP)?.execute(params![slot.schedule, next_ms, slot.at_ms, goes_on])?;
+            return self.is(&slot.schedule);
+        }
+        // The uuid is new and there is no unique key, so that nothing else can come of it.
+        let Outcome::Inserted(id, now_ms, _) = self.submit(job)? else { return self.is(&slot.schedule) };
+        const TURN: &str =
+            "UPDATE schedules SET next_at = ?2, last_slot = ?3, last_job = ?4, runs = runs + 1 WHERE name = ?1";
+        self.connection().prepare(TURN)?.execute(params![slot.schedule, next_ms, slot.at_ms, job.uuid])?;
+        Ok(match self.known(&slot.schedule)? {
+            Some(row) => ScheduleOutcome::Fired(Box::new(job.clone().into_row(id, now_ms, false)), row),
+            None => ScheduleOutcome::Gone,
+        })
+    }
+
+    fn exists(&self, sql: &str, slot: &Slot) -> Result<bool, Fault> {
+        Ok(self.connection().prepare(sql)?.exists(params![slot.schedule, slot.at_ms])?)
+    }
+
+    /// Whether the job of that uuid has not ended.
+    fn goes_on(&self, uuid: Option<&str>) -> Result<bool, Fault> {
+        const STATE: &str = "SELECT state FROM jobs WHERE uuid = ?1";
+        let Some(uuid) = uuid else { return Ok(false) };
+        let mut statement = self.connection().prepare(STATE)?;
+        let state = statement.query_row([uuid], |row| rows::state(row, 0)).optional()?;
+        Ok(state.is_some_and(|state| !state.is_final()))
+    }
+}

@@ -1,0 +1,91 @@
+//! Schedules: a slot has one turn, whatever comes in between.
+
+use super::*;
+
+fn spec(name: &str) -> ScheduleSpec {
+    ScheduleSpec {
+        name: name.into(),
+        module: "shop".into(),
+        job: "mail".into(),
+        cron: "* * * * *".into(),
+        zone: "UTC".into(),
+        payload: "{}".into(),
+        overlap: false,
+        declared: false,
+    }
+}
+
+fn change(fixture: &Fixture, change: ScheduleChange) -> ScheduleOutcome {
+    ask(|done| fixture.store.writer().try_schedule(change, done)).unwrap()
+}
+
+fn put(fixture: &Fixture, spec: ScheduleSpec, next_ms: i64) -> ScheduleOutcome {
+    change(fixture, ScheduleChange::Put { spec, next_ms })
+}
+
+fn is(outcome: ScheduleOutcome) -> ScheduleRow {
+    match outcome {
+        ScheduleOutcome::Is(row) | ScheduleOutcome::Fired(_, row) => row,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The turn of the slot at `at_ms`.
+fn fire(fixture: &Fixture, uuid: &str, at_ms: i64, revision: i64) -> ScheduleOutcome {
+    let slot = Some(Slot { schedule: "s".into(), at_ms });
+    let job = Box::new(NewJob { slot, ..new_job(uuid) });
+    change(fixture, ScheduleChange::Fire { revision, next_ms: at_ms + 10, job })
+}
+
+#[test]
+fn a_slot_has_one_turn_and_the_job_before_has_to_have_ended() {
+    let fixture = Fixture::new();
+    put(&fixture, spec("s"), 100);
+    assert!(matches!(fire(&fixture, "wrong", 90, 1), ScheduleOutcome::Is(row) if row.next_ms == 100 && row.runs == 0));
+    let ScheduleOutcome::Fired(job, row) = fire(&fixture, "a", 100, 1) else { panic!("not fired") };
+    assert_eq!((row.next_ms, row.last_slot_ms, row.last_job.as_deref(), row.runs), (110, Some(100), Some("a"), 1));
+    assert_eq!((job.state, &job.uuid), (JobState::Pending, &fixture.row("a").uuid));
+    assert_eq!(fixture.row("a").slot, Some(Slot { schedule: "s".into(), at_ms: 100 }));
+    assert!(matches!(fire(&fixture, "again", 100, 1), ScheduleOutcome::Is(_)), "its turn is over");
+    let skipped = is(fire(&fixture, "b", 110, 1));
+    assert_eq!((skipped.next_ms, skipped.runs, skipped.skipped), (120, 1, 1));
+    fixture.change(job.id, Change::Cancel);
+    assert!(matches!(fire(&fixture, "c", 120, 1), ScheduleOutcome::Fired(..)));
+    // With overlap it would not have mattered.
+    let again = put(&fixture, ScheduleSpec { overlap: true, ..spec("s") }, 500);
+    assert_eq!((is(again.clone()).next_ms, is(again).revision), (130, 2), "the times are as they were");
+    assert!(matches!(fire(&fixture, "d", 130, 1), ScheduleOutcome::Is(_)), "of an old revision");
+    assert!(matches!(fire(&fixture, "d", 130, 2), ScheduleOutcome::Fired(..)));
+    // Made anew after the clock was set back: the slots that had their turn have none again.
+    assert_eq!(change(&fixture, ScheduleChange::Remove { name: "s".into(), declared: false }), ScheduleOutcome::Gone);
+    put(&fixture, spec("s"), 120);
+    let passed = is(fire(&fixture, "e", 120, 1));
+    assert_eq!((passed.next_ms, passed.runs, passed.skipped), (130, 0, 0));
+    assert_eq!(fixture.store.reader().unwrap().schedules().unwrap(), [passed]);
+    assert!(matches!(fire(&fixture, "f", 7, 1), ScheduleOutcome::Is(_)));
+}
+
+#[test]
+fn a_change_keeps_the_slot_that_is_due_and_each_kind_to_itself() {
+    let fixture = Fixture::new();
+    let far = i64::MAX - 5;
+    let hourly = ScheduleSpec { cron: "0 * * * *".into(), ..spec("s") };
+    assert_eq!(is(put(&fixture, spec("s"), 100)).next_ms, 100);
+    assert_eq!(is(put(&fixture, hourly.clone(), far)).next_ms, 100, "due");
+    is(fire(&fixture, "a", 100, 2));
+    let ahead = is(put(&fixture, spec("s"), far));
+    assert_eq!((ahead.next_ms, ahead.runs), (110, 1), "due still");
+    put(&fixture, spec("later"), far);
+    assert_eq!(is(put(&fixture, ScheduleSpec { name: "later".into(), ..hourly }, far - 1)).next_ms, far - 1);
+    let same = is(put(&fixture, spec("s"), 7));
+    assert_eq!((same.revision, same.next_ms), (ahead.revision, 110), "nothing has changed");
+    let declared = ScheduleSpec { declared: true, ..spec("s") };
+    assert_eq!(put(&fixture, declared, 1), ScheduleOutcome::Taken);
+    let remove = |name: &str, declared| change(&fixture, ScheduleChange::Remove { name: name.into(), declared });
+    assert_eq!(remove("s", true), ScheduleOutcome::Taken);
+    assert_eq!(remove("t", true), ScheduleOutcome::NotFound);
+    assert_eq!(remove("s", false), ScheduleOutcome::Gone);
+    let slot = Some(Slot { schedule: "s".into(), at_ms: 110 });
+    let fire = ScheduleChange::Fire { revision: 3, next_ms: 200, job: Box::new(NewJob { slot, ..new_job("x") }) };
+    assert_eq!(change(&fixture, fire), ScheduleOutcome::Gone, "its schedule has ended meanwhile");
+}

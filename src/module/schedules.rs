@@ -1,0 +1,122 @@
+//! The schedules that a module declares: `job_info_t.schedule` of its config, and `[[schedules]]` of its `module.toml`.
+
+use super::deploy::DeployError;
+use super::project::{PROJECT_FILE, Project, Source};
+use crate::abi::manifest::Manifest;
+use crate::jobs::cron::{Cron, ZONE_DEFAULT};
+use crate::jobs::store::ScheduleSpec;
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use toml::Spanned;
+
+/// Schedules of one module.
+const SCHEDULES_MAX: usize = 64;
+/// Longest name of a schedule.
+const NAME_BYTES_MAX: usize = 128;
+/// Longest payload.
+const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+
+/// One of `[[schedules]]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ScheduleTable {
+    /// The job of the module that it runs.
+    job: Spanned<String>,
+    cron: Spanned<String>,
+    /// The job's, unless it says another.
+    name: Option<Spanned<String>>,
+    timezone: Option<Spanned<String>>,
+    payload: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    overlap: bool,
+}
+
+/// What the module that `source` and `manifest` make declares.
+///
+/// # Errors
+/// [`DeployError::Compile`]: an entry of `module.toml` is wrong, or two schedules have one name. The entries of the config
+/// are checked with it.
+pub(super) fn declared(source: &Source, manifest: &Manifest) -> Result<Vec<ScheduleSpec>, DeployError> {
+    let spec = |name: &str, job: &str, cron: &str, zone: Option<&str>| ScheduleSpec {
+        name: format!("{}/{name}", manifest.name),
+        module: manifest.name.clone(),
+        job: job.to_owned(),
+        cron: cron.to_owned(),
+        zone: zone.unwrap_or(ZONE_DEFAULT).to_owned(),
+        payload: "{}".to_owned(),
+        overlap: false,
+        declared: true,
+    };
+    let of_config = manifest.jobs.iter().filter_map(|job| {
+        let cron = job.schedule.as_deref()?;
+        Some(spec(&job.name, &job.name, cron, job.timezone.as_deref()))
+    });
+    let mut all: Vec<ScheduleSpec> = of_config.collect();
+    if let Source::Project(project) = source {
+        for table in &project.settings.schedules {
+            let name = table.name.as_ref().unwrap_or(&table.job);
+            let payload = table.check(project, manifest)?;
+            let zone = table.timezone.as_ref().map(|zone| zone.get_ref().as_str());
+            let plain = spec(name.get_ref(), table.job.get_ref(), table.cron.get_ref(), zone);
+            all.push(ScheduleSpec { payload, overlap: table.overlap, ..plain });
+        }
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = all.iter().find(|spec| !seen.insert(&spec.name)) {
+        return Err(refused(&format!("two schedules are called {:?}: give one of them another name", twice.name)));
+    }
+    if all.len() > SCHEDULES_MAX {
+        return Err(refused(&format!("the module declares more than {SCHEDULES_MAX} schedules")));
+    }
+    Ok(all)
+}
+
+fn refused(text: &str) -> DeployError {
+    DeployError::Compile(format!("error: {text}\n"))
+}
+
+impl ScheduleTable {
+    /// Its payload, as JSON.
+    fn check(&self, project: &Project, manifest: &Manifest) -> Result<String, DeployError> {
+        let text = project.files.get(PROJECT_FILE).map(Vec::as_slice).unwrap_or_default();
+        let at = |start: usize, key: &str, why: String| {
+            let line = 1 + text.iter().take(start).filter(|byte| **byte == b'\n').count();
+            refused(&format!("{PROJECT_FILE}:{line}: schedules: {key}: {why}"))
+        };
+        let job = self.job.get_ref();
+        if !manifest.jobs.iter().any(|known| known.name == *job) {
+            return Err(at(self.job.span().start, "job", format!("the module has no job {job:?}")));
+        }
+        let name = self.name.as_ref().unwrap_or(&self.job);
+        if name.get_ref().is_empty() || name.get_ref().len() > NAME_BYTES_MAX || name.get_ref().contains('/') {
+            let why = format!("a schedule's name has 1 to {NAME_BYTES_MAX} bytes and no slash");
+            return Err(at(name.span().start, "name", why));
+        }
+        // The zone alone first, so that what is wrong has its line.
+        let zone = self.timezone.as_ref().map_or(ZONE_DEFAULT, |zone| zone.get_ref().as_str());
+        if let (Some(named), Err(why)) = (&self.timezone, Cron::parse("@daily", zone)) {
+            return Err(at(named.span().start, "timezone", why));
+        }
+        Cron::parse(self.cron.get_ref(), zone).map_err(|why| at(self.cron.span().start, "cron", why))?;
+        let Some(payload) = &self.payload else { return Ok("{}".to_owned()) };
+        let json = json_of(payload.get_ref()).to_string();
+        if json.len() > PAYLOAD_BYTES_MAX {
+            let why = format!("it has {} bytes as JSON; the limit is {PAYLOAD_BYTES_MAX}", json.len());
+            return Err(at(payload.span().start, "payload", why));
+        }
+        Ok(json)
+    }
+}
+
+/// A value of TOML as JSON: dates and times become strings.
+fn json_of(value: &toml::Value) -> serde_json::Value {
+    match value {
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(number) => (*number).into(),
+        toml::Value::Float(number) => (*number).into(),
+        toml::Value::Boolean(truth) => (*truth).into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(values) => values.iter().map(json_of).collect(),
+        toml::Value::Table(table) => table.iter().map(|(key, value)| (key.clone(), json_of(value))).collect(),
+    }
+}
