@@ -369,6 +369,11 @@ fn limits_of_module_toml_are_the_projects_own() {
             eventually("the process after that", || server.get("/most").status == 200);
         }
     }
+    let cpp = "#include <cweb.h>\nexport module_t config = {.name = \"plus\", .author = \"\", .size = 0};\n";
+    let toml = "[limits]\nbody_bytes = 5\n";
+    let answer = post_form(&server, &[("file", "plus.cpp", cpp.as_bytes()), ("file", "module.toml", toml.as_bytes())]);
+    assert_eq!((answer.status, answer.text().contains("warning")), (200, false), "{}", answer.text());
+    assert!(server.get("/mgnt/plus").text().contains("\"body_bytes\":5"));
     // Above the server's own they change nothing, and that is said.
     let said = deploy(&server, "[limits]\nbody_bytes = 3000\nhandler_time_ms = 60000\n");
     assert!(said.contains("body_bytes = 3000 is above the 2000 bytes of --body-bytes-max"), "{said}");

@@ -54,6 +54,7 @@ fn reports_come_to_the_log_and_to_those_who_ask() {
         list.contains("AddressSanitizer: heap-buffer-overflow") && list.contains("\"live\"")
     });
     eventually("the next process", || server.get("/copy?who=you").status == 200);
+    assert!(said(&server, &["versions", "live"], true).contains("(sanitize address,undefined)"));
     // Without sanitizers it is back where it was.
     assert_eq!(server.get("/leak").text(), "lost");
     said(&server, &["deploy", "--sanitize", "none", "live"], true);

@@ -174,7 +174,9 @@ pub(super) fn versions(args: &VersionsArgs) -> ExitCode {
             let at = time::rfc3339(version.at_ms);
             let (by, message) = (plain(&version.by), plain(&version.message));
             let signed = version.signed().map(|by| format!("  (signed by {})", plain(&by))).unwrap_or_default();
-            println!("{:>4}  {live}  {hash}  {at}  {by:10}  {message}{signed}", version.version);
+            let sanitized =
+                version.sanitize.as_ref().map(|names| format!("  (sanitize {})", plain(names))).unwrap_or_default();
+            println!("{:>4}  {live}  {hash}  {at}  {by:10}  {message}{signed}{sanitized}", version.version);
         }
         Ok(())
     })

@@ -19,6 +19,9 @@ const SYMBOL_BYTES: u64 = 24;
 const SEGMENTS_MAX: u64 = 128;
 const DYNAMIC_MAX: usize = 4096;
 const SYMBOLS_MAX: u64 = 200_000;
+/// Most libraries, and longest name of one: a component of a path has no more.
+const NEEDED_MAX: usize = 64;
+const NEEDED_BYTES_MAX: usize = 255;
 /// Longest name, and most bytes of the names of all symbols: many may name one long text.
 const NAME_BYTES_MAX: usize = 16 * 1024;
 const NAMES_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -254,12 +257,16 @@ impl<'a> Elf<'a> {
     /// The libraries that the loader loads with it, as they are written there.
     ///
     /// # Errors
-    /// A sentence: a name lies outside of the table of strings.
+    /// A sentence: a name is too long or lies outside of the table of strings, or there are too many.
     pub fn needed(&self) -> Result<Vec<String>, String> {
         let names = self.dynamic.iter().filter(|(tag, _)| *tag == NEEDED);
+        if names.clone().count() > NEEDED_MAX {
+            return Err(format!("it names more than {NEEDED_MAX} libraries (DT_NEEDED)"));
+        }
         let name = |(_, at): &(u64, u64)| {
-            let text =
-                self.string(*at).ok_or("the name of a library (DT_NEEDED) lies outside of its table of strings")?;
+            let text = self.string(*at).filter(|text| text.len() <= NEEDED_BYTES_MAX).ok_or(
+                "the name of a library (DT_NEEDED) lies outside of its table of strings, or is longer than 255 bytes",
+            )?;
             Ok(std::str::from_utf8(text).map_or_else(|_| printable(text), str::to_owned))
         };
         names.map(name).collect()

@@ -70,7 +70,11 @@ fn read(text: &str) -> Result<croner::Cron, String> {
     parser().parse(text).map_err(|error| {
         let fields: Vec<&str> = text.split_ascii_whitespace().collect();
         let names = match fields.len() {
-            _ if text.trim_start().starts_with('@') => return format!("{error}"),
+            _ if text.trim_start().starts_with('@') => {
+                return "of these names there are @hourly, @daily, @weekly, @monthly and @yearly; or write minute, hour, day of \
+                        month, month, day of week"
+                    .to_owned();
+            }
             5 => FIELDS.get(1..),
             6 => Some(&FIELDS[..]),
             count => return format!("it has {count} fields: write minute, hour, day of month, month, day of week"),
@@ -169,6 +173,7 @@ mod tests {
             ("", "UTC", "it has 0 fields"),
             ("0 0 0 1 1 * 2030", "UTC", "it has 7 fields"),
             ("@never", "UTC", "@never"),
+            ("@every 5m", "UTC", "there are @hourly, @daily"),
             ("0 0 30 2 *", "UTC", "no day that ever comes"),
             ("* * * * *", "Europe/Atlantis", "no time zone \"Europe/Atlantis\""),
             ("* * * * *", "../../etc/passwd", "no time zone"),

@@ -16,6 +16,9 @@ const API: u32 = 3;
 const REACHING: [&str; 9] =
     ["exit", "_exit", "_Exit", "quick_exit", "pthread_exit", "thrd_exit", "err", "errx", "error"];
 
+/// Most problems that are told.
+const PROBLEMS_MAX: usize = 32;
+
 /// What is known of a shared object before it is loaded.
 #[derive(Debug)]
 pub(super) struct SharedObject {
@@ -32,6 +35,7 @@ pub(super) fn is_one(bytes: &[u8]) -> bool {
 
 /// All that is wrong, as the messages of a compiler.
 fn refused(problems: &[String]) -> DeployError {
+    let problems = problems.get(..problems.len().min(PROBLEMS_MAX)).unwrap_or_default();
     DeployError::Compile(
         problems.iter().map(|text| format!("error: the shared object can't be a module: {text}\n")).collect(),
     )

@@ -76,6 +76,7 @@ impl Version {
             "domain": self.domain,
             "language": self.fields.language.as_deref().unwrap_or("c"),
             "libraries": libraries,
+            "sanitize": self.fields.sanitize,
             "warnings": self.warnings,
             "signer": self.signature.as_ref().map(|signature| &signature.signer),
             "signature": self.signature.as_ref().map(|signature| &signature.bytes),

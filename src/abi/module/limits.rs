@@ -14,9 +14,8 @@ pub fn source(limits: &Limits) -> String {
     }
     format!(
         "\n\n#ifdef __cplusplus\nextern \"C\" {{\n#endif\n\
-         extern const unsigned long long cweb_module_limits[{WORDS}];\n\
-         __attribute__((used, visibility(\"default\"))) const unsigned long long cweb_module_limits[{WORDS}] = \
-         {{{WORDS}, {}, {}, {}}};\n\
+         extern const unsigned long long cweb_module_limits[{WORDS}] __attribute__((visibility(\"default\")));\n\
+         const unsigned long long cweb_module_limits[{WORDS}] = {{{WORDS}, {}, {}, {}}};\n\
          #ifdef __cplusplus\n}}\n#endif\n",
         limits.handler_time_ms, limits.body_bytes, limits.job_concurrency
     )

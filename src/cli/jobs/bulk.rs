@@ -13,7 +13,7 @@ const PAGE: u32 = 200;
 
 #[derive(Args)]
 pub(super) struct BulkArgs {
-    /// The jobs
+    /// The jobs, by their UUIDs; or --state, --module or --job
     #[arg(value_name = "UUID", required_unless_present_any = ["state", "module", "job"],
         conflicts_with_all = ["state", "module", "job"])]
     jobs: Vec<Uuid>,

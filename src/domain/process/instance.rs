@@ -129,7 +129,7 @@ impl ProcessInstance {
         let number = shared.number();
         let core_place = core_place(shared, number);
         let passed = Passed { files: &their_files, core_place: core_place.as_ref() };
-        let mut child = spawn(shared, &theirs, output, [&region, &bodies], &bells, passed)?;
+        let mut child = spawn(shared, &theirs, output, [&region, &bodies], &bells, &passed)?;
         drop((theirs, their_files));
         watch::prefer_for_oom(child.id());
         let (alive, reaped) = bounded(0);
@@ -528,7 +528,7 @@ fn spawn(
     output: PipeWriter,
     [region, bodies]: [&Region; 2],
     bells: &[Doorbell],
-    others: Passed<'_>,
+    others: &Passed<'_>,
 ) -> io::Result<Child> {
     let mut passed: Vec<RawFd> = vec![control.as_raw_fd(), region.fd().as_raw_fd(), bodies.fd().as_raw_fd()];
     passed.extend(bells.iter().map(|bell| bell.as_fd().as_raw_fd()));
