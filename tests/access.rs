@@ -105,6 +105,34 @@ fn metric(server: &Server, line: &str) -> u64 {
 }
 
 #[test]
+fn a_module_that_could_not_be_loaded_keeps_its_owner_and_its_domain() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let file = entry("one", "\"deploy\"") + &entry("two", "\"deploy\"") + &entry("tenant", "\"deploy:image/*\"");
+    let path = keys_file(dir.path(), &file);
+    let start = || Server::on(&dir, &["--isolation", "process", "--keys-file", path.to_str().unwrap()], &[]);
+    let server = start();
+    let code = "#include <unistd.h>\nstatic void load(struct cweb_context *c) { (void)c; if (access(\"static/flag\", F_OK) == 0) abort(); }\n\
+        HANDLER(h, \"flaky\")";
+    let flaky = module("flaky", code, "{\"/flaky\", \"GET\", h, NONE}", 1, ".onload = load");
+    let first = deploy(&server, &key("one"), &flaky);
+    assert_eq!(first.status, 200, "{}", first.text());
+    server.stop();
+    std::fs::create_dir_all(dir.path().join("static")).unwrap();
+    std::fs::write(dir.path().join("static/flag"), "").unwrap();
+    let server = start();
+    server.expect_log("module flaky is skipped");
+    let other = constant("flaky", "/flaky", "another");
+    let into = |key: &str, target: &str| {
+        send(&mut server.connect(), &format!("POST {target}"), &[("X-API-Key", key)], other.as_bytes())
+    };
+    let refused = into(&key("tenant"), "/mgnt?domain=image&take_over=1");
+    assert!(refused.status == 403 && refused.text().contains("in domain default"), "{}", refused.text());
+    let refused = into(&key("two"), "/mgnt");
+    assert!(refused.status == 409 && refused.text().contains("by the key one"), "{}", refused.text());
+    assert_eq!(into(&key("one"), "/mgnt").status, 200);
+}
+
+#[test]
 fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
     let ended = entry("ended", "\"read\"") + "expires = 2020-02-29T12:00:00Z\n";
     let coming = entry("coming", "\"read\"") + "expires = 9999-02-28T12:00:00Z\n";
@@ -165,6 +193,11 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
     assert_eq!(job.status, 200, "{}", job.text());
     let uuid = job.text().split('"').nth(3).unwrap().to_owned();
     assert_eq!(ask(&server, &format!("GET /jobs/{uuid}"), &some).status, 200);
+    // A UUID lets its holder follow and cancel the job, and no more.
+    assert_ne!(ask(&server, &format!("POST /jobs/{uuid}/cancel"), &some).status, 403);
+    for request in [format!("DELETE /jobs/{uuid}"), format!("POST /jobs/{uuid}/retry")] {
+        refused(&ask(&server, &request, &some), 403, "is for some of them only");
+    }
     refused(&submit("{\"module\":\"shop\",\"job\":\"count\"}"), 403, "is not for the module shop");
     refused(&submit("{\"job\":\"count\"}"), 400, "has to name the module");
     refused(&submit("{\"module\":\"words\",\"module\":\"shop\",\"job\":\"count\"}"), 400, "duplicate field");
@@ -177,6 +210,14 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
         assert_eq!(into("?domain=image", &picture).status, 200);
         refused(&into("", &constant("free", "/free", "1")), 403, "in domain default");
         refused(&into("?domain=images", &picture), 403, "in domain images");
+        // A key for a module leaves it in its domain: there the secrets of others can be reached.
+        let shop = constant("shop", "/shop", "2");
+        let moved = send(&mut server.connect(), "POST /mgnt?domain=image", &[("X-API-Key", &some)], shop.as_bytes());
+        refused(&moved, 403, "shop in domain image");
+        // What was set for a module before it came is not for a module of that name in some domain.
+        let secret = [("X-API-Key", ADMIN_KEY)];
+        assert_eq!(send(&mut server.connect(), "PUT /mgnt/payments/secrets/TOKEN", &secret, b"x").status, 200);
+        refused(&into("?domain=image", &constant("payments", "/payments", "1")), 403, "payments in domain image");
         // A module of others can't be fetched into the domain either.
         refused(&into("?domain=image&take_over=1", &other), 403, "other in domain default");
         assert_eq!(ask(&server, "POST /mgnt/picture/restart", &tenant).status, 200);

@@ -186,3 +186,36 @@ fn nobody_is_charged_with_a_death_from_outside() {
     }
     server.expect_log("SIGKILL; bystander was running, and no module is held responsible");
 }
+
+/// A module whose own cweb_bind_host, which the server calls when the module is loaded, crashes when `when` holds.
+fn binds(name: &str, when: &str) -> String {
+    format!(
+        "#define cweb_bind_host cweb_bind_host_of_the_header\n#include <cweb.h>\n#undef cweb_bind_host\n#include <unistd.h>\n\
+         __attribute__((visibility(\"default\"))) void cweb_bind_host(const struct cweb_host *host, const void *module) {{\n\
+         cweb_binding.host = host; cweb_binding.module = module; if ({when}) *(volatile int *)0 = 1; }}\n\
+         static int h(struct cweb_context *c, http_request_t *q, http_response_t *r) {{ (void)c, (void)q;\n\
+         return cweb_respond(r, 200, \"text/plain\", \"bound\"); }}\n\
+         export module_t config = {{.name = \"{name}\", .author = \"t\", .routes = {{{{\"/{name}\", \"GET\", h, NONE}}}}, .size = 1}};"
+    )
+}
+
+#[test]
+fn a_module_that_crashes_while_it_is_bound_is_refused_or_left_out() {
+    let server = Server::start();
+    server.deploy(&constant("bystander", "/bystander", "here"));
+    let refused = server.try_deploy(&binds("at-once", "1"));
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    assert_eq!(server.get("/bystander").text(), "here");
+    if support::isolation() != "process" {
+        return;
+    }
+    let flag = server.dir.path().join("static/flag");
+    std::fs::create_dir_all(flag.parent().unwrap()).unwrap();
+    server.deploy(&binds("later", "access(\"static/flag\", F_OK) == 0"));
+    assert_eq!(server.get("/later").text(), "bound");
+    std::fs::write(&flag, "").unwrap();
+    let all: Value = serde_json::from_slice(&server.get("/mgnt").body).unwrap();
+    support::signal(u32::try_from(all["domains"][0]["pid"].as_u64().unwrap()).unwrap(), "KILL");
+    eventually("the module is left out", || quarantined(&server) == ["later"]);
+    eventually("the others are back", || server.get("/bystander").text() == "here");
+}

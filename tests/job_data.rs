@@ -514,7 +514,10 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again() {
     for (uuid, size, seed) in &accepted {
         assert_eq!(result(&server, uuid), *size);
         let found = client.get(&format!("/jobs/{uuid}/files/out.bin"));
-        assert!(found.status == 200 && found.body == bytes(*size, *seed), "{size} {seed}: {}", found.head);
+        let body = bytes(*size, *seed);
+        let differs = found.body.iter().zip(&body).position(|(is, was)| is != was);
+        let at = format!("{uuid}: {} bytes of {size}, the first other one at {differs:?}", found.body.len());
+        assert!(found.status == 200 && found.body == body, "{at}: {}", found.head);
     }
     // Those of submissions without an answer are done, too, and nothing else is there.
     eventually("all jobs are done", || count(dir.path(), "jobs WHERE state <> 'done'") == 0);

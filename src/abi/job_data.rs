@@ -64,11 +64,18 @@ fn fail(errno: c_int) -> c_int {
     -1
 }
 
+/// Larger than any checkpoint may be.
+const CHECKPOINT_BYTES_CEILING: usize = 1 << 30;
+
 /// # Safety
 /// By the contract of `cweb_job_checkpoint`: a running job's structure, and `length` readable bytes or NULL.
 pub(super) unsafe extern "C" fn checkpoint(job: *mut JobCtx, bytes: *const c_void, length: usize) -> c_int {
     if bytes.is_null() && length > 0 {
         return fail(libc::EINVAL);
+    }
+    // No limit is larger: the memory behind a wrong length need not be there.
+    if length > CHECKPOINT_BYTES_CEILING {
+        return fail(libc::EMSGSIZE);
     }
     // Read before anything is owned: a bad pointer jumps out of here (see guard).
     // SAFETY: the caller's contract.

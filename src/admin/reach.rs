@@ -20,8 +20,11 @@ pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
         // A file for a job to come.
         (method, None) => method == Method::Put && matches!(path, b"/blobs" | b"/blobs/"),
         (Method::Post, Some(b"" | b"/")) => true,
-        // Whoever knows a job's UUID has created the job, or was told of it.
-        (_, Some(below)) => below.strip_prefix(b"/").is_some_and(names_a_job),
+        // A UUID can't be guessed: who has it has made the job, or was told of it, and may follow the job and cancel it.
+        (method, Some(below)) => {
+            let is_cancel = method == Method::Post && below.ends_with(b"/cancel");
+            (method.is_safe() || is_cancel) && below.strip_prefix(b"/").is_some_and(names_a_job)
+        }
     }
 }
 

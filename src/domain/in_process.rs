@@ -156,7 +156,8 @@ impl InProcess {
             },
             OpenError::Manifest(text) => LoadError::Manifest(text),
         })?;
-        open.bind(number);
+        // Code of the module's, too, which may end the process.
+        running::during(number, || open.bind(number));
         let context = self.context.for_module(&open.manifest.name, open.symbol("config\0") as usize);
         let context = context.ok_or_else(|| LoadError::Host("there is no memory for it".to_owned()))?;
         let context = Arc::new(context);

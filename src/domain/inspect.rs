@@ -245,7 +245,9 @@ fn read_manifest(path: &Path, place: &File, name: Option<&Path>) -> Report {
         None => (open, path.to_path_buf()),
     };
     match module::open(&open) {
-        Ok(opened) => {
+        Ok(mut opened) => {
+            // What crashes there would crash in each process that the module is loaded into.
+            opened.bind(0);
             let (problems, unproved) = arguments::problems(&open, opened.base(), &opened.declared());
             let mut manifest = opened.manifest.clone();
             manifest.problems.extend(problems);

@@ -62,9 +62,45 @@ pub fn environment(preload: &[PathBuf], dir: Option<&Path>) -> Vec<(String, Stri
     variables
 }
 
+/// Whether a frame, or the place in a summary, is in the sanitizer's own library.
+fn is_of_sanitizer(text: &str) -> bool {
+    ["libsanitizer", " in __interceptor_", " in __asan", " in ___interceptor_"].iter().any(|part| text.contains(part))
+}
+
+/// The summary of a sanitizer's report: the kind of the error, its place and function. A library function that the sanitizer
+/// replaces (strcpy, memcpy) is not the place; then it is the function that has called it.
+#[must_use]
+pub fn headline(report: &str) -> Option<String> {
+    let summary = report.lines().find_map(|line| line.trim_start().strip_prefix("SUMMARY: "))?.trim();
+    let caller = || {
+        let frames = report.lines().map(str::trim).filter(|line| line.starts_with('#'));
+        let frame = frames.skip_while(|frame| is_of_sanitizer(frame)).next()?;
+        let (function, place) = frame.split_once(" in ")?.1.rsplit_once(' ')?;
+        let kind: Vec<&str> = summary.split(' ').take(2).collect();
+        Some(format!("{} {place} in {function}", kind.join(" ")))
+    };
+    let called = if is_of_sanitizer(summary) { caller() } else { None };
+    Some(called.unwrap_or_else(|| summary.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_headline_names_the_caller_of_a_library_function() {
+        let report = "==7==ERROR: AddressSanitizer: heap-buffer-overflow on address 0x1\nWRITE of size 9 at 0x1 thread T0\n\
+            \x20   #0 0x7f in __interceptor_strcpy ../../../../src/libsanitizer/asan/asan_interceptors.cpp:425\n\
+            \x20   #1 0x7e in copy over.c:8\n    #2 0x7d in handler over.c:12\n\
+            SUMMARY: AddressSanitizer: heap-buffer-overflow ../../../../src/libsanitizer/asan/asan_interceptors.cpp:425 in \
+            __interceptor_strcpy\n";
+        assert_eq!(headline(report).unwrap(), "AddressSanitizer: heap-buffer-overflow over.c:8 in copy");
+        let plain = "    #0 0x7e in copy over.c:8\nSUMMARY: AddressSanitizer: heap-buffer-overflow over.c:8 in copy\n";
+        assert_eq!(headline(plain).unwrap(), "AddressSanitizer: heap-buffer-overflow over.c:8 in copy");
+        let leak = "SUMMARY: AddressSanitizer: 123 byte(s) leaked in 1 allocation(s).\n";
+        assert_eq!(headline(leak).unwrap(), "AddressSanitizer: 123 byte(s) leaked in 1 allocation(s).");
+        assert_eq!(headline("nothing"), None);
+    }
     use crate::domain::check_domain_name;
 
     #[test]

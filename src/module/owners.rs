@@ -4,12 +4,25 @@ use super::control::ControlState;
 use super::deploy::{DeployError, LOOPBACK};
 use super::reach::Reach;
 
-/// Checks that a key may change the module `name` in `domain`.
-pub(super) fn check_reach(reach: &Reach, name: &str, domain: &str) -> Result<(), DeployError> {
-    if reach.has(Some(domain), name) {
+/// Checks that a key may deploy the module `name`, which is in the domain `there` if it is deployed, into `domain`.
+pub(super) fn check_reach(
+    control: &ControlState,
+    reach: &Reach,
+    name: &str,
+    there: Option<&str>,
+    domain: &str,
+) -> Result<(), DeployError> {
+    if reach.may_install(name, there, domain) && (there.is_some() || may_find_secrets(control, reach, name)?) {
         return Ok(());
     }
-    Err(DeployError::OutOfReach { name: name.to_owned(), domain: domain.to_owned() })
+    let outside = there.filter(|there| !reach.has(Some(there), name)).unwrap_or(domain);
+    Err(DeployError::OutOfReach { name: name.to_owned(), domain: outside.to_owned() })
+}
+
+/// Whether a module that is new may be deployed under a name that has secrets already: they are for the module of this name,
+/// wherever it will be, and not for any module of some domain.
+fn may_find_secrets(control: &ControlState, reach: &Reach, name: &str) -> Result<bool, DeployError> {
+    Ok(reach.has(None, name) || control.settings.of(name)?.secrets.is_empty())
 }
 
 /// Checks that version `live` of the module `name` was not deployed by another key than `by`.

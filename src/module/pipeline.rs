@@ -96,7 +96,7 @@ fn deploy_read(
 ) -> Result<Deployed, DeployError> {
     let hash = source.hash(plan.fields());
     if let Some(same) = already_served(control, ticket, &hash, domain) {
-        owners::check_reach(&options.reach, &same.name, &same.domain)?;
+        owners::check_reach(control, &options.reach, &same.name, Some(&same.domain), &same.domain)?;
         return Ok(same);
     }
     let key = control.compiler.key(source, plan);
@@ -335,15 +335,16 @@ pub(super) fn install(
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let current = current(control, &name);
     let is_sanitized = compiled.fields.sanitize.is_some();
+    // One that could not be loaded at the start is served by nobody and still has its owner, its domain and its secrets.
+    let kept = if current.is_none() && compiled.persist { control.store.record(&name) } else { None };
     let there = current.as_ref().map(|current| current.domain.as_str());
+    let there = there.or(kept.as_ref().map(|kept| kept.domain.as_str()));
     let domain = match compiled.domain {
         Some(domain) if !is_sanitized => domain.to_owned(),
         _ => sanitizing::domain_of(control, &name, is_sanitized, there)?,
     };
     let domain = domain.as_str();
-    for domain in there.into_iter().chain([domain]) {
-        owners::check_reach(&compiled.reach, &name, domain)?;
-    }
+    owners::check_reach(control, &compiled.reach, &name, there, domain)?;
     if let Some(remark) = current.as_ref().and_then(|current| verify::other_author(&current.manifest, manifest)) {
         compiled.warnings.push_str(&remark);
     }
@@ -375,8 +376,9 @@ pub(super) fn install(
         }
         _ => {}
     }
-    if let Some(current) = current.as_ref().filter(|_| !compiled.take_over) {
-        owners::check_owner(control, &name, current.version, compiled.by)?;
+    let live = current.as_ref().map(|current| current.version).or(kept.as_ref().map(|kept| kept.version));
+    if let Some(live) = live.filter(|_| !compiled.take_over) {
+        owners::check_owner(control, &name, live, compiled.by)?;
     }
     control.reserve(ticket, manifest, domain)?;
     let swap = || swap_in(control, ticket, compiled, domain, manifest);

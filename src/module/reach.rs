@@ -1,5 +1,6 @@
 //! Which modules a key is for.
 
+use crate::domain::DEFAULT_DOMAIN;
 use std::sync::Arc;
 
 /// A name, or the beginning of names when it ends with `*`.
@@ -67,6 +68,21 @@ impl Reach {
             Self::Only(places) => places.iter().any(|place| place.has(domain, module)),
         }
     }
+
+    /// Whether the module `module`, which is in the domain `there` if it is deployed, may be deployed into `domain`. A place that
+    /// names no domain leaves the module where it is, a new one in the default domain: all modules of a domain can reach each
+    /// other's secrets.
+    #[must_use]
+    pub fn may_install(&self, module: &str, there: Option<&str>, domain: &str) -> bool {
+        let may = |place: &Place| match &place.domain {
+            Some(_) => there.into_iter().chain([domain]).all(|domain| place.has(Some(domain), module)),
+            None => place.has(None, module) && domain == there.unwrap_or(DEFAULT_DOMAIN),
+        };
+        match self {
+            Self::All => true,
+            Self::Only(places) => places.iter().any(may),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -84,6 +100,16 @@ mod tests {
         assert!(!has("image/*", None, "any"), "a domain that is not known is no domain of the key's");
         assert!(has("im*/th*", Some("image"), "thumbs") && !has("im*/th*", Some("image"), "other"));
         assert!(has("*", None, "any") && Reach::All.has(None, "any"));
+        let may = |text: &str, there: Option<&str>, domain: &str| {
+            Reach::Only([Place::parse(text).unwrap()].into()).may_install("shop", there, domain)
+        };
+        assert!(may("shop", None, "default") && may("shop", Some("image"), "image"));
+        assert!(
+            !may("shop", None, "image")
+                && !may("shop", Some("default"), "image")
+                && !may("shop", Some("image"), "default")
+        );
+        assert!(may("image/*", None, "image") && !may("image/*", Some("default"), "image"));
         for text in ["", "/", "a/", "/a", "a*b", "*a", "a/b/c", "**"] {
             assert_eq!(Place::parse(text), None, "{text}");
         }

@@ -279,6 +279,12 @@ impl Store {
         self.record_path(name).exists()
     }
 
+    /// The record of the module `name`, if it has one that can be read.
+    pub(super) fn record(&self, name: &str) -> Option<Record> {
+        let text = fs::read(self.record_path(name)).ok()?;
+        serde_json::from_slice(&text).ok().filter(|record: &Record| record.name == name)
+    }
+
     /// The persisted modules, the first deployed first. What can't be read is reported and skipped.
     pub(super) fn records(&self) -> io::Result<Vec<Record>> {
         let mut records: Vec<Record> = Vec::new();

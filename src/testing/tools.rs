@@ -57,13 +57,16 @@ pub fn valgrind(policy: &Policy, valgrind: &Path, arguments: &[&OsStr]) -> io::R
 /// The line of what a process has printed that says best what a tool has found.
 pub(super) fn finding(output: &str) -> Option<String> {
     let has = |words: &'static str| move |line: &&str| line.contains(words);
-    let undefined = output.lines().find(has(": runtime error: "));
-    let summary = output.lines().find(has("SUMMARY: ")).map(|line| line.trim_start_matches("SUMMARY: "));
+    let undefined = output.lines().find(has(": runtime error: ")).map(str::to_owned);
+    let summary = || sanitized::headline(output);
     let valgrind = || {
         let lines = output.lines().filter(|line| line.starts_with("=="));
-        lines.filter_map(|line| line.splitn(3, "==").nth(2)).map(str::trim).find(|line| !line.is_empty())
+        let lines = lines.filter_map(|line| line.splitn(3, "==").nth(2)).map(str::trim);
+        // It may say first which thread it was.
+        let mut lines = lines.filter(|line| !line.is_empty() && !(line.starts_with("Thread ") && line.ends_with(':')));
+        lines.next().map(str::to_owned)
     };
-    undefined.or(summary).or_else(valgrind).map(|line| line.trim().to_owned())
+    undefined.or_else(summary).or_else(valgrind).map(|line| line.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -77,6 +80,7 @@ mod tests {
         assert_eq!(finding(asan).unwrap(), "AddressSanitizer: heap-buffer-overflow a.c:3 in f");
         assert_eq!(finding("a.c:7:3: runtime error: shift\n").unwrap(), "a.c:7:3: runtime error: shift");
         assert_eq!(finding("x\n==9== \n==9== Invalid read of size 4\n").unwrap(), "Invalid read of size 4");
+        assert_eq!(finding("==9== Thread 3 pool-0:\n==9== Invalid write\n").unwrap(), "Invalid write");
         assert_eq!(finding("nothing"), None);
         assert!(find("no-such-program", "p").unwrap_err().contains("apt-get install p"));
     }

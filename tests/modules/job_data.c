@@ -92,6 +92,7 @@ static int refusals(struct cweb_context *ctx, const job_payload_t *payload, job_
     EXPECT(runs == 0 && saved == NULL && length == 0);
     EXPECT(job->checkpoint(job, "good", 4) == 0);
     EXPECT(cweb_job_checkpoint(job, large, sizeof large) == -1 && errno == EMSGSIZE);
+    EXPECT(cweb_job_checkpoint(job, large, (size_t)-1) == -1 && errno == EMSGSIZE);
     EXPECT(cweb_job_checkpoint(job, NULL, 1) == -1 && errno == EINVAL);
     EXPECT(cweb_job_checkpoint(NULL, "x", 1) == -1 && errno == ENOSYS);
     EXPECT(cweb_job_resume(job, NULL, &length) == -1 && errno == EINVAL);
@@ -103,7 +104,7 @@ static int kept = -1;
 /* Copies "in" to "out.bin", and tells how many bytes that were. The first run, if "how" is given, ends so behind the copy. */
 static int copy(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx;
-    static char piece[65536];
+    char piece[65536];
     json_t *json = json_loadb(payload->json, payload->json_len, 0, NULL);
     char how[16], text[64];
     snprintf(how, sizeof how, "%s", text_of(json, "how"));
@@ -186,7 +187,7 @@ static int file_refusals(struct cweb_context *ctx, const job_payload_t *payload,
 /* Writes until it is told to end. */
 static int flood(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx, (void)payload;
-    static char piece[65536];
+    char piece[65536];
     int out = cweb_job_output(job, "flood");
     EXPECT(out >= 0);
     while (!job->is_canceled(job) && write(out, piece, sizeof piece) > 0) {

@@ -1,6 +1,7 @@
 //! Reports of sanitizers among what the processes of a domain print.
 
 use super::lock;
+use crate::domain::sanitized;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
@@ -35,9 +36,9 @@ impl Reports {
 
 /// What a report is about, in a line.
 fn summary(report: &str) -> String {
-    let summary = report.lines().find_map(|line| line.strip_prefix("SUMMARY: "));
     let undefined = || report.lines().find(|line| line.contains(": runtime error: "));
-    summary.or_else(undefined).or_else(|| report.lines().next()).unwrap_or_default().trim().to_owned()
+    let line = || undefined().or_else(|| report.lines().next()).unwrap_or_default().trim().to_owned();
+    sanitized::headline(report).unwrap_or_else(line)
 }
 
 /// Finds reports among lines, of one process.

@@ -8,14 +8,17 @@ use super::id::BlobId;
 use super::names::is_file_name;
 use super::outputs::file_charge;
 use super::store::{BlobError, Blobs, Share};
+use rustix::fs::SeekFrom;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Bytes that are copied at a time.
+const COPY_BYTES: usize = 1024 * 1024;
 /// Most outputs of a run.
 const OUTPUTS_MAX: usize = 64;
 
@@ -138,9 +141,10 @@ impl Outputs {
             if data.len() > file_bytes_max {
                 return Err(format!("the output {name} is larger than {file_bytes_max} bytes (--blob-bytes-max)"));
             }
-            sum += file_charge(&data);
-            let bytes =
-                keep(blobs, file, &path).map_err(|error| format!("the output {name} can't be kept: {error}"))?;
+            let mut room = |copied: u64| self.share(sum + copied).map_err(|_| io::Error::other(too_much()));
+            let (bytes, charge) = keep(blobs, file, &path, data.len(), &mut room)
+                .map_err(|error| format!("the output {name} can't be kept: {error}"))?;
+            sum += charge;
             files.push(MadeFile { name, bytes });
         }
         self.share(sum).map_err(|_| too_much())?;
@@ -155,21 +159,60 @@ fn too_much() -> String {
     "the outputs take more room than there is for them (--blob-bytes-max, --blobs-bytes-max)".to_owned()
 }
 
-/// Puts the file at `path` on the disk. One that somebody can still write, since a descriptor for writing is open, is copied:
-/// what a client gets is what was there when the job was done.
-fn keep(blobs: &Blobs, file: File, path: &Path) -> io::Result<u64> {
+/// Puts the file at `path`, of `bytes` bytes, on the disk. One that a module can still write, since it has a descriptor for
+/// writing open, is copied: a client gets the bytes that were there when the job was done. `room` is asked for the bytes that
+/// the copy takes. Returns the size and the bytes that the file takes on the disk.
+fn keep(
+    blobs: &Blobs,
+    file: File,
+    path: &Path,
+    bytes: u64,
+    room: &mut impl FnMut(u64) -> io::Result<()>,
+) -> io::Result<(u64, u64)> {
     file.sync_all()?;
     drop(file);
     let mut kept = File::open(path)?;
     if blobs.is_written(kept.as_fd()) {
         let copy = path.with_file_name(".copy");
-        let mut to = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&copy)?;
-        io::copy(&mut kept, &mut to)?;
+        let to = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&copy)?;
+        copy_first(&kept, &to, bytes, room)?;
         to.sync_all()?;
         fs::rename(&copy, path)?;
         kept = File::open(path)?;
     }
-    Ok(kept.metadata()?.len())
+    let data = kept.metadata()?;
+    Ok((data.len(), file_charge(&data)))
+}
+
+/// Copies the first `bytes` bytes and leaves holes as they are. The file may grow, shrink and change meanwhile.
+fn copy_first(from: &File, to: &File, bytes: u64, room: &mut impl FnMut(u64) -> io::Result<()>) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES];
+    let (mut at, mut copied) = (0, 0);
+    while at < bytes {
+        at = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(data) if data < bytes => data,
+            // There is a hole up to the end.
+            Ok(_) | Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let hole = rustix::fs::seek(from, SeekFrom::Hole(at))?.min(bytes);
+        while at < hole {
+            let wanted = usize::try_from(hole - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+            let count = from.read_at(buffer.get_mut(..wanted).unwrap_or_default(), at)?;
+            if count == 0 {
+                break;
+            }
+            copied += count as u64;
+            room(copied)?;
+            to.write_all_at(buffer.get(..count).unwrap_or_default(), at)?;
+            at += count as u64;
+        }
+        // Cut meanwhile: the rest is zeros.
+        if at < hole {
+            break;
+        }
+    }
+    to.set_len(bytes)
 }
 
 impl RunFiles {
@@ -253,5 +296,40 @@ pub(super) fn remove_dir(dir: &Path) {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != ErrorKind::NotFound => tracing::warn!("{}: {error}", dir.display()),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_has_the_first_bytes_keeps_holes_and_asks_for_room() {
+        let (mut from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.write_all_at(b"head", 0).unwrap();
+        from.write_all_at(b"in the midst", 64 << 20).unwrap();
+        from.set_len(128 << 20).unwrap();
+        let bytes = 100 << 20;
+        let mut asked = 0;
+        let mut room = |copied| {
+            asked = copied;
+            Ok(())
+        };
+        copy_first(&from, &to, bytes, &mut room).unwrap();
+        let data = to.metadata().unwrap();
+        assert_eq!(data.len(), bytes);
+        assert!(asked < 1 << 20 && file_charge(&data) < 1 << 20, "{asked} {}", file_charge(&data));
+        let mut midst = [0; 12];
+        to.read_exact_at(&mut midst, 64 << 20).unwrap();
+        assert_eq!(&midst, b"in the midst");
+        // A file that has become shorter meanwhile ends in zeros.
+        from.set_len(2).unwrap();
+        copy_first(&from, &to, 10, &mut |_| Ok(())).unwrap();
+        assert_eq!(to.metadata().unwrap().len(), 10);
+        io::Seek::rewind(&mut from).unwrap();
+        from.set_len(0).unwrap();
+        from.write_all_at(&[7; 3 << 20], 0).unwrap();
+        let refuse = |copied: u64| if copied > 1 << 20 { Err(io::Error::other("no room")) } else { Ok(()) };
+        assert!(copy_first(&from, &to, 3 << 20, &mut { refuse }).is_err());
     }
 }

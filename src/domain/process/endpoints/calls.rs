@@ -10,6 +10,7 @@ use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{GenerationRef, SocketEvent, Task, failure};
 use crate::domain::inbox::Message;
 use crate::id_map::IdMap;
+use crate::logbook::{self, Kind};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -214,8 +215,9 @@ impl CallTable {
             {
                 session.give_up(ticket);
                 // A call without its turn has no handler that runs: the one that it waits for has a time of its own.
-                if self.pending.get(&ticket).is_some_and(|pending| pending.stage != Stage::Turn) {
-                    session.endpoints.owner.recycle("a handler runs for longer than it may");
+                if let Some(pending) = self.pending.get(&ticket).filter(|pending| pending.stage != Stage::Turn) {
+                    let name = &pending.hold.instance().manifest().name;
+                    session.endpoints.owner.recycle(&format!("a handler of module {name} runs for longer than it may"));
                 }
             }
             let Some(pending) = self.pending.remove(&ticket) else { continue };
@@ -229,6 +231,7 @@ impl CallTable {
                 Stage::Waiting => (503, format!("the process of module {name} took no request within {limit_ms} ms\n")),
                 Stage::Returned => (503, format!("the answer of module {name} got no memory within {limit_ms} ms\n")),
             };
+            logbook::add(name, Kind::Error, &format!("a request is answered {status}: {}", text.trim_end()));
             let Caller::Request { conn, seq, meta } = pending.caller else { continue };
             answers.push(Message::Answer { conn, seq, bytes: meta.plain(status, &text), lent: None });
         }
