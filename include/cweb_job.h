@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file cweb_job.h
- * What a job keeps for its next run, and the files that it works on.
+ * Checkpoints and files of jobs.
  *
  *     #include <cweb.h>
  *     #include <cweb_job.h>

@@ -187,7 +187,7 @@ pub struct Config {
     pub job_event_bytes_max: usize,
     /// Largest result of a job.
     pub job_result_bytes_max: usize,
-    /// What jobs keep and work on.
+    /// Limits of checkpoints, blobs and outputs.
     pub job_data: JobDataSettings,
     /// Most commands that wait for the store's writer.
     pub job_queue_max: usize,

@@ -16,7 +16,7 @@ fn tool(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What cc makes of a source of `tests/modules/ready`, in `dir`.
+/// Compiles a source of `tests/modules/ready` with cc, into `dir`.
 fn built(dir: &Path, source: &str, name: &str, flags: &[&str]) -> PathBuf {
     let file = dir.join(name);
     let source = root().join("tests/modules/ready").join(source);
@@ -213,7 +213,7 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
         let answer = post(&server, bytes);
         assert!(answer.status == 422 && answer.text().contains(words), "{words}: {}", answer.text());
     }
-    // What the functions take is proved by debug information, or else said.
+    // Debug information proves how many arguments the functions take; without it there is a warning.
     let wrong = built(at, "plain.c", "wrong.so", &["-g", "-DTWO_ARGUMENTS", "-ljansson"]);
     let answer = post(&server, &fs::read(&wrong).unwrap());
     let words = "config.routes[0].handler: the function takes 2 arguments, but would be called with 3";

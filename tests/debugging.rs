@@ -85,7 +85,7 @@ fn gdb_finds_the_process_and_the_sources() {
     assert_eq!(server.get("/fine").text(), "fine");
 }
 
-/// What the kernel does with core files here, and whether a server may have some.
+/// Whether the kernel writes core files to a plain name, and the hard limit allows them.
 fn core_files_are_plain() -> bool {
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     let limit = Command::new("sh").args(["-c", "ulimit -Hc"]).output().unwrap();

@@ -159,7 +159,7 @@ fn many_jobs_are_retried_and_canceled_by_a_filter_page_by_page() {
     for uuid in &failed {
         eventually("the second run", || kinds(&server, uuid).iter().filter(|kind| *kind == "failed").count() == 2);
     }
-    // Those that wait, whatever has ended.
+    // Without `state`, the pending jobs are canceled and the ended ones left alone.
     let (_, page) = post(&server, "/jobs/cancel?module=jobs");
     assert_eq!((&page["canceled"], &page["next"]), (&json!(3), &Value::Null), "{page}");
     for uuid in &others {
@@ -228,7 +228,7 @@ fn a_module_declares_when_its_jobs_run_and_the_next_version_changes_it() {
     let seen = slots(&server, "m/tick");
     assert!(seen.is_sorted_by(|newer, older| newer > older), "{seen:?}");
     assert!(seen.iter().all(|slot| slot % 1000 == 0), "{seen:?}");
-    // What is declared can't be changed from outside.
+    // A client can't change a declared schedule.
     let refused = ask(&server, "DELETE", "/jobs/schedules/m/tick", &Value::Null);
     assert!(words(&refused).starts_with("409 the schedule is declared by its module"), "{refused:?}");
     assert_eq!(put(&server, "m/tick", &json!({"job": "tick", "cron": "@daily"})).0, 400);

@@ -1,4 +1,4 @@
-//! What jobs keep and work on: checkpoints, blobs, files. `CWEB_CRASH_ROUNDS` sets how often the server is killed (3).
+//! Data of jobs: checkpoints, blobs, files. `CWEB_CRASH_ROUNDS` sets how often the server is killed (3).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -328,7 +328,7 @@ fn jobs_are_given_files_and_make_some() {
     for target in ["files/64", "files/..", "files/%2e%2e", "files/in", "files/0/x"] {
         assert_ne!(server.get(&format!("/jobs/{refused}/{target}")).status, 200, "{target}");
     }
-    // What was there when the job was done is what is kept.
+    // The server keeps the bytes that an output had when its job was done.
     let left_open = copy(&server, json!({ "leave_open": true }));
     assert_eq!(result(&server, &left_open), 1_000_000);
     let scribbled = submit(&server, &json!({ "job": "scribble" }));
@@ -444,7 +444,7 @@ fn the_command_brings_files_and_fetches_what_was_made() {
     assert!(!worked && said.contains("two files the name in"), "{said}");
 }
 
-/// What clients were told.
+/// Blobs and jobs that the server has acknowledged.
 #[derive(Default)]
 struct Acknowledged {
     /// Sizes and seeds.
@@ -516,7 +516,7 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again() {
         let found = client.get(&format!("/jobs/{uuid}/files/out.bin"));
         assert!(found.status == 200 && found.body == bytes(*size, *seed), "{size} {seed}: {}", found.head);
     }
-    // Those of submissions without an answer are done, too, and nothing else is there.
+    // Jobs of submissions without an answer are done, too; there are no other jobs and directories.
     eventually("all jobs are done", || count(dir.path(), "jobs WHERE state <> 'done'") == 0);
     assert_eq!(count(dir.path(), "jobs"), i64::try_from(dirs(dir.path())).unwrap());
     println!("{} blobs, {} jobs acknowledged", blobs.len(), accepted.len());

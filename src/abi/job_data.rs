@@ -32,7 +32,7 @@ pub(super) fn layout() -> Vec<(&'static str, usize)> {
     ]
 }
 
-/// What the server keeps of a run while it lasts.
+/// The server's data of one run; lives as long as the run.
 pub(super) struct RunData<'a> {
     calls: &'a dyn JobCalls,
     /// The checkpoint that the run began with, once the module has asked for it: it has the address of these bytes.

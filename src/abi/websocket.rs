@@ -60,7 +60,7 @@ pub struct Socket {
     open: AtomicBool,
     /// The client has sent what can't be read: no message after that counts. Relaxed: it orders nothing else.
     failed: AtomicBool,
-    /// What is sent may be compressed.
+    /// State of compression; `None`: the socket sends no compressed message.
     compressing: Option<Compressing>,
     /// What `websocket_t.session` was at first, for a process that has to make the structure again.
     session: Option<Box<[u8]>>,
@@ -206,7 +206,7 @@ impl Socket {
         self.open.store(false, Ordering::Release);
     }
 
-    /// What is agreed on about the compression of what it sends.
+    /// Compression of the messages that the socket sends, as agreed in the handshake.
     #[must_use]
     pub fn deflate(&self) -> Option<Deflate> {
         self.compressing.as_ref().map(Compressing::deflate)

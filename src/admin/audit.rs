@@ -21,7 +21,7 @@ const WINDOW_MS: u64 = 60_000;
 pub enum Who {
     /// Somebody on this machine, in development.
     Loopback,
-    /// Whoever has the key of this name, which is for these modules as far as the request goes.
+    /// The owner of the key of this name; the request may concern the modules within the reach.
     Key(Arc<str>, Reach),
 }
 

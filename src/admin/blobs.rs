@@ -21,7 +21,7 @@ fn not_allowed(allow: &'static str) -> ServerAnswer {
     error(405, &format!("this path answers {allow}")).with("Allow", allow)
 }
 
-/// What went wrong with a blob, as an answer: the one place that knows.
+/// Maps an error of a blob to its answer; no other place maps these errors to an HTTP status.
 pub(super) fn blob_error(cause: &BlobError) -> ServerAnswer {
     let status = match cause {
         BlobError::TooLarge(_) => 413,

@@ -304,7 +304,7 @@ fn retry(jobs: &Jobs, uuid: String, actor: Actor, reply: Reply) {
     jobs.retry(uuid, Box::new(answer));
 }
 
-/// What is to be done to many jobs.
+/// Operation on many jobs.
 #[derive(Clone, Copy)]
 enum Act {
     Retry,

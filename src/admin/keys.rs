@@ -141,9 +141,9 @@ pub(super) struct Key {
     pub(super) scopes: Scopes,
     /// The scopes as the file has them.
     pub(super) listed: Arc<str>,
-    /// What it allows for every module.
+    /// Scopes of the key that hold for every module.
     everywhere: Scopes,
-    /// What else it allows, and for which modules.
+    /// Scopes of the key that hold only for the modules of a place.
     places: Arc<[(Scopes, Place)]>,
     expires: Option<Timestamp>,
     fingerprint: Fingerprint,
@@ -340,7 +340,7 @@ impl TryFrom<String> for ScopeText {
              of names with * behind it"
                 .to_owned()
         };
-        // It stands in the file of keys as it is.
+        // The text goes into the file of keys unescaped.
         let is_plain = |text: &str| text.chars().all(|c| !c.is_control() && c != '"' && c != '\\');
         let place = place.map(|text| Place::parse(text).filter(|_| is_plain(text)).ok_or_else(wrong)).transpose()?;
         Ok(Self { text, scope, place })

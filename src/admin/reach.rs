@@ -1,4 +1,4 @@
-//! What a key that is for some modules only may do: requests that name a module, and those of its jobs.
+//! Requests that a key for some modules may send: requests that name a module within its reach, and requests about their jobs.
 
 use super::audit::Who;
 use super::mgnt::decoded;
@@ -20,7 +20,7 @@ pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
         // A file for a job to come.
         (method, None) => method == Method::Put && matches!(path, b"/blobs" | b"/blobs/"),
         (Method::Post, Some(b"" | b"/")) => true,
-        // Whoever knows a job's UUID has created the job, or was told of it.
+        // A UUID can't be guessed: a client that knows it has created the job, or got it from the job's creator.
         (_, Some(below)) => below.strip_prefix(b"/").is_some_and(names_a_job),
     }
 }

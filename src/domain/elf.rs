@@ -1,12 +1,12 @@
-//! What the dynamic loader would do with a shared object, read from the headers that the loader itself follows: program headers and
-//! the dynamic section. Section headers may say anything, so nothing here looks at them.
+//! Finds out how the dynamic loader would treat a shared object, from the headers that the loader itself follows: program
+//! headers and the dynamic section. Section headers may say anything, so no code here reads them.
 //!
 //! The file is somebody else's: every offset, size and count is checked against the file before it is used, and counts have
 //! limits. Nothing of the file is executed.
 
 use std::ops::Range;
 
-/// What an ELF file begins with.
+/// First bytes of an ELF file.
 pub const MAGIC: &[u8; 4] = b"\x7fELF";
 
 /// Sizes of the parts of a 64-bit file.
@@ -272,7 +272,7 @@ impl<'a> Elf<'a> {
         names.map(name).collect()
     }
 
-    /// What the loader would do beyond mapping it, a sentence each.
+    /// Reasons to refuse the object: things that the loader would do beyond mapping it, one sentence each.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -321,7 +321,7 @@ impl<'a> Elf<'a> {
         problems
     }
 
-    /// What works, though not as a compiled module does it, a sentence each.
+    /// Warnings: properties that work, though not as in a compiled module, one sentence each.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
@@ -481,7 +481,7 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
-    /// What cc makes of `source` with `flags`.
+    /// Compiles `source` with cc and `flags`, and returns the bytes of the object.
     fn built(dir: &Path, source: &str, flags: &[&str]) -> Vec<u8> {
         std::fs::write(dir.join("o.c"), source).unwrap();
         let made = Command::new("cc").args(["-w", "o.c", "-o", "o.so"]).args(flags).current_dir(dir).status().unwrap();

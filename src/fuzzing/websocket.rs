@@ -35,8 +35,8 @@ pub fn websocket_deflate(data: &[u8]) {
     }
 }
 
-/// What flate2 makes of a compressed message, up to one byte more than is allowed; and whether it has made something of all of
-/// it: it drops what comes before a fault, and stops behind a last block.
+/// Expands a compressed message with flate2, up to one byte beyond the limit. The second value: whether flate2 has used the whole
+/// message. flate2 drops bytes that it has expanded before a fault, and stops behind a last block.
 fn expanded(payload: &[u8]) -> (Vec<u8>, bool) {
     let (input, mut out) = ([payload, &[0, 0, 0xff, 0xff]].concat(), Vec::new());
     let mut decoder = flate2::bufread::DeflateDecoder::new(&input[..]);

@@ -152,9 +152,9 @@ impl ActiveJob {
 #[derive(Default)]
 pub(super) struct ActiveJobs {
     jobs: Mutex<HashMap<Arc<str>, Arc<ActiveJob>>>,
-    /// Those that have ended while their run goes on, and may still have events.
+    /// Jobs that have ended while their run goes on, and may still have events.
     going_on: Mutex<HashSet<i64>>,
-    /// Those that a worker has, also one that was given up.
+    /// Jobs that a worker has; a worker that was given up still has its job.
     assigned: Mutex<HashSet<i64>>,
 }
 

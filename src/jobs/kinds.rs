@@ -15,11 +15,11 @@ pub struct KindCount {
     pub module: String,
     /// The job.
     pub job: String,
-    /// Those that wait, for whatever it is.
+    /// Jobs of the kind that wait, for any reason.
     pub pending: usize,
-    /// Those that a worker has.
+    /// Jobs of the kind that a worker has.
     pub running: usize,
-    /// Whether no run begins.
+    /// Whether the kind is paused: no run of it begins.
     pub paused: bool,
 }
 

@@ -32,7 +32,7 @@ pub(super) enum Notice {
     Kinds(Box<dyn FnOnce(Vec<KindCount>) + Send>),
     /// Modules were published or removed.
     Modules,
-    /// What modules declare could not be stored, and is looked at a moment later.
+    /// Schedules that modules declare could not be stored: the dispatcher tries again a moment later.
     ModulesLater,
     /// The modules are there: jobs may run.
     Begin,

@@ -190,7 +190,7 @@ impl Scheduler {
     }
 }
 
-/// What the store has done with a schedule.
+/// State of a schedule after the store's change.
 pub(super) enum Told {
     Is(Box<ScheduleRow>),
     Gone,

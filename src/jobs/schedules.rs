@@ -1,4 +1,4 @@
-//! What clients ask of the schedules.
+//! Requests of clients about schedules: list, show, make, change and end.
 
 use super::code::ResolveError;
 use super::cron::{Cron, ZONE_DEFAULT};

@@ -33,7 +33,7 @@ pub(super) struct Timetable {
 }
 
 impl Timetable {
-    /// What is stored.
+    /// Reads all stored schedules.
     pub(super) fn read(reader: &mut Reader) -> Result<Self, StoreError> {
         let mut table = Self::default();
         reader.schedules()?.into_iter().for_each(|row| table.set(row));

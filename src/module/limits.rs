@@ -10,7 +10,7 @@ use toml::Spanned;
 const KEYS: [(&str, i64, i64); 3] =
     [("handler_time_ms", 1, 4_095_000), ("body_bytes", 1, 2_147_483_647), ("job_concurrency", 1, 1_000_000)];
 
-/// What people may look for here.
+/// Words of limits that belong to a domain, and that authors may look for here.
 const OF_DOMAINS: [&str; 6] = ["memory", "threads", "disk", "output", "cpu", "processes"];
 
 /// The part of the file that is read here.
@@ -54,7 +54,7 @@ pub(super) fn read(text: &str) -> Result<Limits, String> {
     Ok(limits)
 }
 
-/// What there is in the place of an unknown key.
+/// Advice for an unknown key.
 fn instead(key: &str) -> String {
     if OF_DOMAINS.iter().any(|word| key.contains(word)) {
         return "memory, threads, disk and output are limits of a domain, whose modules share a process: its operator sets them \

@@ -54,7 +54,7 @@ pub enum Reach {
     /// Every one.
     #[default]
     All,
-    /// Those in one of these places.
+    /// Modules in one of these places.
     Only(Arc<[Place]>),
 }
 

@@ -31,7 +31,7 @@ pub(super) struct ScheduleTable {
     overlap: bool,
 }
 
-/// What the module that `source` and `manifest` make declares.
+/// Schedules that the module of `source` and `manifest` declares.
 ///
 /// # Errors
 /// [`DeployError::Compile`]: an entry of `module.toml` is wrong, or two schedules have one name. The entries of the config

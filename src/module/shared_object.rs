@@ -19,12 +19,12 @@ const REACHING: [&str; 9] =
 /// Most problems that are told.
 const PROBLEMS_MAX: usize = 32;
 
-/// What is known of a shared object before it is loaded.
+/// Facts about a shared object, read before it is loaded.
 #[derive(Debug)]
 pub(super) struct SharedObject {
     /// The libraries that it names, but for those of every module.
     pub(super) libraries: Vec<Library>,
-    /// What there is to say of it, in the words of a compiler.
+    /// Warnings about the object, in the format of a compiler.
     pub(super) remarks: String,
 }
 
@@ -92,7 +92,7 @@ fn warning(text: &str) -> String {
     format!("object: warning: {text}\n")
 }
 
-/// What is wrong with the symbols that the loader looks for.
+/// Problems of the symbols that the loader looks for, one sentence each.
 fn interface(elf: &Elf<'_>, symbols: &[Symbol]) -> Vec<String> {
     let defined = |name: &str| symbols.iter().find(|symbol| symbol.is_defined && symbol.name == name);
     let mut problems = Vec::new();

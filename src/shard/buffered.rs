@@ -1,4 +1,4 @@
-//! What a module is told of the bytes that a WebSocket's connection has not taken.
+//! Tells modules how many bytes a WebSocket's connection has not taken.
 //!
 //! Where modules run in this process, a socket's number is set as it changes. A domain's process is told by records: while there
 //! is a backlog, after each further share of what was taken, and at the latest with the next look at the socket.
@@ -6,13 +6,13 @@
 use super::Shard;
 use crate::net::{ConnId, Connections};
 
-/// What a connection holds below this counts as sent: to tell of each message would cost more than it helps.
+/// A connection that holds fewer bytes than this counts as empty: a record for each message would cost more than it helps.
 const UNSENT_BYTES_MIN: usize = 16 * 1024;
 
 /// Bytes taken, or more or less unsent, after which a domain's process is told again.
 const STEP_BYTES: usize = 64 * 1024;
 
-/// What is told of one socket.
+/// Counters of one socket.
 #[derive(Debug, Default)]
 pub(super) struct Buffered {
     /// Bytes taken from the module that its process was not told of.
@@ -27,7 +27,7 @@ impl Buffered {
         self.taken += bytes;
     }
 
-    /// What a domain's process is told now that `unsent` bytes are unsent, if it is: bytes taken since, and unsent.
+    /// The next record to the domain's process, if one is due: bytes taken since the last record, and bytes unsent.
     fn step(&mut self, unsent: usize, is_look: bool) -> Option<(usize, usize)> {
         // A process that is new is told by the look: it knows nothing of what the one before it was told.
         let changed = unsent.abs_diff(self.unsent) >= STEP_BYTES || (unsent == 0) != (self.unsent == 0);

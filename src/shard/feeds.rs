@@ -1,4 +1,4 @@
-//! What clients ask of streams of job events, and how a stream of the events of many jobs begins (`/jobs/events`). The rest
+//! Parses requests for streams of job events, and begins streams of the events of many jobs (`/jobs/events`). The rest
 //! is in `streams`.
 
 use super::Shard;
@@ -12,7 +12,7 @@ use crate::proto::http1::RequestView;
 use crate::server_response::{Meta, ServerAnswer};
 use std::sync::Arc;
 
-/// What a client asks for: the job, and the event it has seen last.
+/// Parses a client's request: the job, and the event that the client has seen last.
 pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, String>) {
     let (mut id, mut since) = (None, None);
     form::urlencoded(view.query().unwrap_or_default(), |name, value| match name {

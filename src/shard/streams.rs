@@ -482,7 +482,7 @@ impl Stream {
         }
     }
 
-    /// What a client sends to go on after event number `id`.
+    /// Cursor or event id that a client sends to go on after event number `id`.
     fn place(&self, id: i64) -> String {
         if self.feed.is_some() { Cursor::text(id) } else { id.to_string() }
     }

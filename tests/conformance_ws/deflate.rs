@@ -127,7 +127,7 @@ fn rfc_7692_7_2_messages_of_all_sizes_and_parameters() {
             for (number, text) in text.iter().enumerate() {
                 let piece = [usize::MAX, 1 + size / 7, 256][number % 3];
                 sent.extend(fragments(TEXT | RSV1, &deflater.message(text.as_bytes()), piece, number % 2 == 1));
-                // What is not compressed may stand beside what is (§6).
+                // Plain messages may stand beside compressed ones (§6).
                 sent.extend(fragments(BINARY, &binary, piece, false));
             }
             let mut writer = peer.stream.try_clone().unwrap();
@@ -239,7 +239,7 @@ fn rfc_7692_8_expanded_messages_are_limited() {
     ];
     fails(&server, &[&inputs[0], &inputs[1], &inputs[2]], 1009);
     assert!(server.memory_kib("VmHWM") < before + 8 * 1024, "90 MB were expanded");
-    // What is too large before it is expanded is refused when that is known.
+    // A message that is too large before it is expanded is refused as soon as its length is known.
     peer.send(&frame(FIN | RSV1 | BINARY, &noise(100_001)));
     peer.expect_close(Some(1009));
 }
@@ -324,7 +324,7 @@ fn rfc_7692_7_2_1_whatever_zlib_makes() {
         proptest::collection::vec(any::<u8>(), 0..3000).prop_map(|bytes| (BINARY, bytes)),
     ];
     let messages = proptest::collection::vec((message, 1..2000_usize, any::<bool>(), any::<bool>()), 1..8);
-    // What goes wrong leaves the connection as it is: there is nothing to shrink.
+    // A failed case leaves the connection in a state of its own, so shrinking is useless.
     let config =
         ProptestConfig { cases: 40, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);

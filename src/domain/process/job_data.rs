@@ -1,4 +1,4 @@
-//! What a running job asks of the server over the control connection: both ends of each question.
+//! Questions of a running job to the server over the control connection: both ends of each question.
 //!
 //! Bytes cross as base64. A refusal is an errno in decimal digits; anything else that comes in its place counts as `EIO`.
 

@@ -13,18 +13,18 @@ pub type Notify = Box<dyn Fn(bool) + Send + Sync>;
 /// Why the thread takes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// There is no room now: a notice comes when there is.
+    /// The buffer has no room now: a notice comes when it has.
     Now,
-    /// It takes none any more.
+    /// The thread takes no more bytes.
     Ever,
 }
 
-/// What the thread finds.
+/// How a body ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyEnd {
     /// The body is complete.
     Complete,
-    /// It never will be, for this reason: an errno.
+    /// The body will never be complete; the errno is the reason.
     Broken(i32),
 }
 

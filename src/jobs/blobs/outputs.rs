@@ -11,12 +11,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-/// What an output takes: its blocks on the disk, and one if it has none, so that there is a limit on empty ones, too.
+/// Bytes that an output counts: its blocks on the disk, at least one block, so that empty outputs are limited, too.
 pub(super) fn file_charge(data: &Metadata) -> u64 {
     data.blocks().saturating_mul(512).max(BLOCK_BYTES)
 }
 
-/// What the outputs in `dir` take.
+/// Bytes that the outputs in `dir` count together.
 fn bytes_of(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|data| file_charge(&data)).sum()
@@ -65,7 +65,7 @@ impl Blobs {
         let _ = self.inner.wake.send(wake);
     }
 
-    /// What that thread is told.
+    /// Messages to the thread that cleans up.
     pub(in crate::jobs) fn woken(&self) -> &Receiver<Wake> {
         &self.inner.woken
     }
@@ -73,7 +73,7 @@ impl Blobs {
     /// Opens the output `name` in the directory `dir`.
     ///
     /// # Errors
-    /// It can't be read.
+    /// The output can't be read.
     pub fn open_output(&self, dir: &str, name: &str) -> Result<OpenBlob, BlobError> {
         let path = self.inner.config.outputs_dir.join(dir).join(name);
         let opened = File::open(path).and_then(|file| Ok(OpenBlob { bytes: file.metadata()?.len(), file }));

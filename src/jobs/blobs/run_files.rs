@@ -228,7 +228,7 @@ impl RunFiles {
         let dir = self.outputs.dir.file_name().map(|name| name.to_string_lossy().into_owned());
         if !files.is_empty() {
             self.is_published.store(true, Ordering::Release);
-            // What is set aside is what the files take, from now on.
+            // The published files take the reserved bytes from now on.
             self.outputs.share.lock().unwrap_or_else(PoisonError::into_inner).leave();
         }
         Ok((dir.unwrap_or_default(), files))

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-/// What a file takes at least, and takes more in steps of: many small ones are bounded by the quota, too.
+/// Smallest count of a file, in bytes, and the unit it is rounded up to: the quota limits many small files, too.
 pub(super) const BLOCK_BYTES: u64 = 4096;
 /// Uploads at once; each has a thread.
 const UPLOADS_MAX: usize = 64;
@@ -39,15 +39,15 @@ pub struct BlobsConfig {
 /// Why a blob can't be had, or kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlobError {
-    /// It is larger than one may be.
+    /// The blob is larger than the limit of one blob, in bytes.
     #[error("the blob is larger than {0} bytes (--blob-bytes-max)")]
     TooLarge(u64),
-    /// There is no room for it beside the others.
+    /// The quota has no room for the blob beside the others.
     #[error(
         "the blobs have {used} of {max} bytes already, so this one has no room: delete some, or raise --blobs-bytes-max"
     )]
     Quota {
-        /// What they take.
+        /// Bytes that the blobs take already.
         used: u64,
         /// The limit.
         max: u64,
@@ -61,9 +61,9 @@ pub enum BlobError {
     /// The bytes are others than the client has said.
     #[error("the body has the SHA-256 {found}, not {expected} as the request says; nothing is stored")]
     Mismatch {
-        /// What they are.
+        /// Hash of the bytes that came.
         found: BlobId,
-        /// What they should be.
+        /// Hash that the request names.
         expected: BlobId,
     },
     /// The body did not come in time.
@@ -95,11 +95,11 @@ impl BlobError {
 /// A blob that is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredBlob {
-    /// Which one.
+    /// Name of the blob.
     pub id: BlobId,
     /// Its size.
     pub bytes: u64,
-    /// It was not there before.
+    /// The server did not have the blob before.
     pub is_new: bool,
 }
 
@@ -112,7 +112,7 @@ pub struct OpenBlob {
     pub bytes: u64,
 }
 
-/// What all blobs take.
+/// Bytes that all blobs and outputs take together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes, in whole blocks, those being received among them.
@@ -123,7 +123,7 @@ pub struct Usage {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// What the files take, and what is set aside for those being received.
+    /// Bytes of the files, and bytes reserved for uploads and for outputs of running jobs.
     pub(super) bytes: u64,
     uploads: usize,
     /// Blobs that submissions on their way to the store name.
@@ -140,7 +140,7 @@ pub(super) struct Inner {
     pub(super) woken: Receiver<Wake>,
 }
 
-/// What the thread that cleans up is told.
+/// Message to the thread that cleans up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wake {
     /// The directory of outputs of that name belongs to no job.
@@ -220,12 +220,12 @@ impl Blobs {
         self.inner.config.blob_bytes_max
     }
 
-    /// How long one is kept that no job needs.
+    /// How long the server keeps a blob that no job needs.
     pub(in crate::jobs) fn retention(&self) -> Duration {
         self.inner.config.retention
     }
 
-    /// What they take.
+    /// Bytes that all blobs and outputs take, and their limit.
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage { bytes: self.inner.state().bytes, bytes_max: self.inner.config.bytes_max }
@@ -356,7 +356,7 @@ fn blob_of(entry: &fs::DirEntry) -> Option<BlobId> {
     entry.file_name().to_str().and_then(BlobId::of_digits)
 }
 
-/// What is set aside of the quota for an upload, until it is dropped.
+/// Part of the quota that is reserved for an upload or for the outputs of a run; dropping it gives the bytes back.
 pub(super) struct Share {
     inner: Arc<Inner>,
     bytes: u64,
@@ -368,7 +368,7 @@ impl Share {
         Self { inner: Arc::clone(inner), bytes: 0, is_upload: false }
     }
 
-    /// Has at least `bytes`.
+    /// Reserves more until the share has at least `bytes`.
     pub(super) fn grow(&mut self, bytes: u64) -> Result<(), BlobError> {
         let more = bytes.saturating_sub(self.bytes);
         let max = self.inner.config.bytes_max;
@@ -382,7 +382,7 @@ impl Share {
         Ok(())
     }
 
-    /// What it has stays taken.
+    /// Empties the share without giving its bytes back: the stored files count them from now on.
     pub(super) fn leave(&mut self) {
         self.bytes = 0;
     }

@@ -1,4 +1,4 @@
-//! What jobs keep beside their rows: the writer's part and the readers'.
+//! Checkpoints and files of jobs in the database: the writer's part and the readers'.
 
 use super::batch::Applier;
 use super::budget::Weight;
@@ -15,11 +15,11 @@ pub(super) struct Checkpoint {
     pub(super) job: i64,
     pub(super) uuid: Arc<str>,
     pub(super) bytes: Vec<u8>,
-    /// What it takes of the budget until it is stored.
+    /// Bytes of the queue's budget that the checkpoint holds until it is stored.
     pub(super) _weight: Weight,
 }
 
-/// What a job has made, on its way to the store.
+/// Outputs of a job, on their way to the store.
 pub(super) struct MadeFiles {
     pub(super) job: i64,
     pub(super) uuid: Arc<str>,
@@ -32,9 +32,9 @@ pub(super) struct MadeFiles {
 pub struct JobFiles {
     /// Where the job stands.
     pub state: JobState,
-    /// Names and blobs of what it was given.
+    /// Names and blobs of the files that the job was given.
     pub given: Vec<(String, String)>,
-    /// What it has made.
+    /// Outputs of the job.
     pub made: Vec<MadeFile>,
 }
 
@@ -126,7 +126,7 @@ impl Applier<'_> {
 }
 
 impl Reader {
-    /// What the job has saved last.
+    /// The job's last checkpoint.
     ///
     /// # Errors
     /// [`StoreError::Read`].

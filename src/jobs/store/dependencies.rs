@@ -6,15 +6,15 @@ use super::{Change, Changed, JobState, rows};
 use rusqlite::{OptionalExtension, params};
 use std::sync::Arc;
 
-/// What has become of a job that waited for others, to be told once the transaction is committed.
+/// Change of a job that waited for others; the writer reports it once the transaction is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
-    /// All that it waited for is done: it may run.
+    /// All dependencies are done: the job may run.
     Ready {
         /// Its uuid.
         uuid: Arc<str>,
     },
-    /// One that it waited for has failed or is canceled, so it has failed.
+    /// A dependency has failed or is canceled, so the job has failed.
     Failed {
         /// Its number.
         id: i64,
@@ -23,9 +23,9 @@ pub enum Settled {
     },
 }
 
-/// What the jobs that a submission names are at.
+/// State of the dependencies that a submission names.
 pub(super) enum Needs {
-    /// Those that have not ended.
+    /// Dependencies that have not ended; empty: the job may run at once.
     Open(Vec<i64>),
     /// For people: why the submission can't be accepted.
     Refused(String),

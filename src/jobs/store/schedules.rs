@@ -5,7 +5,7 @@ use super::error::Fault;
 use super::{JobRow, NewJob, Reader, StoreError, rows};
 use rusqlite::{OptionalExtension, Row, params};
 
-/// What a schedule is to do.
+/// Specification of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleSpec {
     /// Unique.
@@ -22,14 +22,14 @@ pub struct ScheduleSpec {
     pub payload: String,
     /// Whether a run may begin while the one before has not ended.
     pub overlap: bool,
-    /// By its module, not by a client.
+    /// The module declares the schedule; false: a client has made it.
     pub declared: bool,
 }
 
 /// A stored schedule. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleRow {
-    /// What it is to do.
+    /// The schedule's specification.
     pub spec: ScheduleSpec,
     /// Changes with the specification.
     pub revision: i64,
@@ -59,7 +59,7 @@ pub struct Slot {
 pub enum ScheduleChange {
     /// Makes or changes a schedule; its next slot is `next_ms`, unless its times are as they were, or a slot is due.
     Put {
-        /// What it is to do.
+        /// The schedule's specification.
         spec: ScheduleSpec,
         /// The first slot from now on.
         next_ms: i64,
@@ -82,7 +82,7 @@ pub enum ScheduleChange {
     },
 }
 
-/// What became of it.
+/// Result of a [`ScheduleChange`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScheduleOutcome {
     /// The schedule as it is now.

@@ -147,7 +147,7 @@ pub struct JobRow {
     pub concurrency_key: Option<String>,
     /// See [`NewJob::concurrency_key`].
     pub concurrency_limit: u32,
-    /// Those of [`NewJob::depends_on`] that it waits for still.
+    /// The jobs of [`NewJob::depends_on`] that this job still waits for.
     pub depends_on: Vec<String>,
 }
 

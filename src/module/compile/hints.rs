@@ -2,7 +2,7 @@
 
 use super::super::sdk;
 
-/// What the compiler, the assembler or the linker says, and what we add to it, once.
+/// Messages of the compiler, the assembler or the linker, and the hint that we add to each, once.
 const REFUSALS: [(&[&str], &str); 2] = [
     (&["Permission denied", "file not found:", "incbin file"], "the compiler may only read /usr, /lib and the SDK"),
     (
@@ -66,7 +66,7 @@ fn undeclared(text: &str) -> String {
     let mut of_others = false;
     for name in names {
         if let Some(header) = header_of(name) {
-            // It is there with <cweb.h>, unless the source was read as an older one: that has been said.
+            // <cweb.h> brings this header, unless the source was read in an older dialect; another message has said so.
             if BY_CWEB_H.contains(&header) {
                 continue;
             }

@@ -6,7 +6,7 @@ use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
-/// What ends a flush, and is not sent (RFC 7692 §7.2.1).
+/// Last bytes of a flush, which are not sent (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
 /// RFC 6455 §7.4.1: text that is no UTF-8, or data that is not what it should be.
@@ -38,7 +38,7 @@ impl Deflater {
     /// `payload` as one compressed frame that refers no further back than 2^`window_bits` bytes; `None` if that is not
     /// smaller than the payload.
     pub fn frame(&mut self, kind: Kind, payload: &[u8], window_bits: u8) -> Option<Vec<u8>> {
-        // What does not fit here is not worth it.
+        // A message that does not fit here is not smaller than its payload.
         let mut data = Vec::with_capacity(payload.len());
         // The coder's window is the largest. Pieces that know nothing of each other need none larger than themselves.
         for piece in payload.chunks(1 << window_bits) {

@@ -41,7 +41,7 @@ impl Deflate {
             .find_map(|value| split(value, ',').find_map(offer))
     }
 
-    /// What an answer that completes a handshake has agreed on.
+    /// Reads the agreed extension from the answer that completes a handshake.
     #[must_use]
     pub fn of_answer(answer: &[u8]) -> Option<Self> {
         let lines = answer.split(|byte| *byte == b'\n').take_while(|line| **line != *b"\r");
@@ -80,7 +80,7 @@ fn offer(text: &str) -> Option<Deflate> {
         };
         match (name, value) {
             ("server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits", None) => {}
-            // What the client limits itself to needs no answer: the server reads with the largest window.
+            // A limit on the client's own window needs no answer: the server reads with the largest window.
             ("client_max_window_bits", Some(bits)) => drop(window_bits(bits)?),
             (SERVER_WINDOW, Some(bits)) => window = Some(window_bits(bits)?),
             _ => return None,

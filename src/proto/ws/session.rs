@@ -85,8 +85,8 @@ pub struct Session {
     fault: Option<u16>,
     socket: WebSocket<Memory>,
     limits: WsLimits,
-    /// What tungstenite was given and has not handed out, where messages may be compressed. It knows nothing of compression: it is
-    /// given such messages as binary ones.
+    /// Messages that tungstenite was given and has not handed out, where messages may be compressed. tungstenite knows no
+    /// compression: the session gives it compressed messages as binary ones.
     begun: VecDeque<Beginning>,
     /// tungstenite has looked at all it was given.
     drained: bool,

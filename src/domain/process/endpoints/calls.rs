@@ -42,7 +42,7 @@ pub struct CallTable {
     pub(super) forgotten: Vec<u64>,
     /// Sockets whose connection is gone, of which the current process is to hear.
     pub(super) gone: Vec<u64>,
-    /// What the current process is to hear of sockets' frames: bytes that were taken since it was told, and that are unsent.
+    /// By socket, for the current process: bytes that the shard took since the last record, and bytes that are unsent.
     pub(super) buffered: IdMap<(usize, usize)>,
     /// Sockets that have ended here, for who has other domains to tell.
     pub(super) ended: Vec<u64>,
