@@ -80,7 +80,7 @@ static inline void *cweb_ws_data(websocket_t *ws) {
  * count with their size on the wire, after compression. May be called from any thread, until on_close has returned.
  *
  * Bytes in the kernel's buffer do not count, nor do the last 16 KiB at the connection. In the server's own process (--isolation
- * none) the number is exact. In a domain's process the number follows within about a millisecond while there is a backlog;
+ * none) the number is current. In a domain's process the number follows within about a millisecond while there is a backlog;
  * without one it may be up to 64 KiB too high for up to a second. Messages to rooms count when the server has them, from 16 KiB on.
  *
  * A producer that skips or merges messages while the number is above a few hundred KiB is never closed as too slow
