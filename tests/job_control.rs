@@ -431,7 +431,7 @@ fn a_job_waits_for_those_it_depends_on_and_fails_with_them() {
         let said = format!("{} {}", refused.0, refused.1["error"].as_str().unwrap());
         assert!(said.starts_with(words), "{said}");
     }
-    // The server is killed; the two that ran have failed by that, and what waits for them, one after the other.
+    // The server is killed: the two running jobs fail, and then the jobs that wait for them, one after the other.
     drop(server);
     let server = Server::on(&dir, &["--job-workers", "4"], &[]);
     let failed = reached(&server, &all, "failed");
@@ -537,7 +537,7 @@ fn one_stream_has_the_events_of_many_jobs_in_the_order_of_commits_from_any_place
     server.deploy(&source("1"));
     server.deploy(&ticking("m", ""));
     let run = |job: &str, payload: Value| submit(&server, &json!({"job": job, "payload": payload}));
-    // A stream that begins now sees what comes, of all modules.
+    // A stream that begins now gets the later events of all modules.
     let mut made = Vec::new();
     let live = followed(&server, "", None, 40, || {
         made = (0..5).flat_map(|n| [run("count", json!({"n": 3})), run("tick", json!({"n": n}))]).collect();

@@ -53,7 +53,7 @@ fn count(dir: &Path, table: &str) -> i64 {
     database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
 }
 
-/// The steps that a job has told of, in order.
+/// The steps in a job's events, in order.
 fn steps(server: &Server, uuid: &str) -> Vec<i64> {
     let steps = events(server, uuid).into_iter().filter(|event| event["type"] == "step");
     steps.map(|event| event["data"].as_i64().unwrap()).collect()
@@ -288,7 +288,7 @@ fn blobs_need_a_key_grow_no_memory_and_go_when_they_are_old() {
     assert!(first < idle + 32 * 1024, "{first} KiB while it came, {idle} KiB after it");
 }
 
-/// The directories of what jobs have made.
+/// The directories of outputs.
 fn dirs(dir: &Path) -> usize {
     std::fs::read_dir(dir.join("job-files")).unwrap().count()
 }

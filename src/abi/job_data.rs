@@ -1,4 +1,4 @@
-//! `struct cweb_job_data`: what a running job keeps for its next run, and the files that it works on.
+//! `struct cweb_job_data`: checkpoints and files of a running job.
 
 use super::job::{JobCtx, data_of};
 use super::websocket::touched;

@@ -118,7 +118,7 @@ impl Limits {
 static HANDLER_TIME_MS: AtomicU64 = AtomicU64::new(u64::MAX);
 static BODY_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// Says what counts in this process for routes without limits of their own.
+/// Sets the limits of this process for routes without limits of their own.
 pub fn set_server_limits(handler_time_ms: u64, body_bytes: usize) {
     HANDLER_TIME_MS.store(handler_time_ms, Ordering::Relaxed);
     BODY_BYTES.store(u64::try_from(body_bytes).unwrap_or(u64::MAX), Ordering::Relaxed);

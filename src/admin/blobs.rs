@@ -52,7 +52,7 @@ pub(super) fn stores_body(view: &RequestView<'_>) -> bool {
 pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: Reply) {
     if stores_body(view) {
         let mut body = store(jobs, view, actor, Some(view.body.len() as u64), Box::new(|_| {}), reply);
-        // Whole within what one receive brings, which is less than the buffer.
+        // The body came whole in one receive, which is smaller than the buffer.
         if body.put(view.body).is_ok() {
             body.end(None);
         }
@@ -77,7 +77,7 @@ pub(super) fn refuse(refusal: &ServerAnswer, reply: Reply) -> BodyWriter {
     blobs::body(Box::new(|_| {})).0
 }
 
-/// Stores a body that comes through what this returns.
+/// Begins to store a body; the caller passes the bytes to the returned writer.
 pub(super) fn store(
     jobs: &Jobs,
     view: &RequestView<'_>,

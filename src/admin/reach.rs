@@ -8,8 +8,8 @@ use crate::proto::http1::{Method, RequestView};
 use crate::server_response::ServerAnswer;
 use serde::Deserialize;
 
-/// Whether a request on the server's own paths is about one module, so that it can be checked whether its key is for that.
-/// Lists, metrics and what changes many jobs are about all.
+/// Whether a request on the server's own paths is about one module, so that the server can check its key for that module.
+/// Lists, metrics and changes of many jobs are about all modules.
 pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
     let path = view.path();
     if let Some(below) = path.strip_prefix(b"/mgnt") {
@@ -44,7 +44,7 @@ fn module_in(below: &[u8]) -> Option<&[u8]> {
     is_known.then_some(name)
 }
 
-/// Refuses a request on a path that names a module which `who` has no key for.
+/// Refuses a request on a path that names a module outside the reach of `who`'s key.
 ///
 /// # Errors
 /// The answer to send instead.
@@ -56,7 +56,7 @@ pub(super) fn check_path(control: &Control, view: &RequestView<'_>, who: &Who) -
     }
 }
 
-/// Refuses a job of a module which `who` has no key for.
+/// Refuses a job of a module outside the reach of `who`'s key.
 ///
 /// # Errors
 /// The answer to send instead.

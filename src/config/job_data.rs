@@ -1,4 +1,4 @@
-//! Settings about what jobs keep and work on.
+//! Settings about checkpoints, blobs and outputs of jobs.
 
 use super::ServeArgs;
 use super::args::DAY_S;

@@ -94,9 +94,9 @@ pub struct Elf<'a> {
 pub struct Symbol {
     /// Its name.
     pub name: String,
-    /// Whether the object has it; otherwise another one must.
+    /// Whether the object defines the symbol; otherwise another object must.
     pub is_defined: bool,
-    /// Whether nothing is wrong if nobody has it.
+    /// Whether the object may be loaded although no object defines the symbol.
     pub is_weak: bool,
     /// Whether it is a function.
     pub is_function: bool,

@@ -88,7 +88,7 @@ impl ActiveJob {
         self.concurrency.load(Ordering::Relaxed)
     }
 
-    /// Names the job between two retries by request: workers may still have what it was before.
+    /// Identifies the job between two retries by request: a worker may still have the job from before the retry.
     pub(super) fn key(&self) -> (i64, u32) {
         (self.id, self.retries)
     }

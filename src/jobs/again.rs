@@ -233,12 +233,12 @@ impl Inner {
     }
 }
 
-/// Is told once what became of one job: that it worked, or why not.
+/// Called once with the result for one job: success, or the reason of the failure.
 type Told = Box<dyn FnOnce(Result<(), String>) + Send>;
 
-/// Waits for what became of many jobs.
+/// Collects the results of an operation on many jobs.
 struct Gather {
-    /// How many have not been told of; those that have; where the answer goes.
+    /// Number of jobs without a result; the results; the receiver of the answer.
     state: Mutex<(usize, Bulk, Option<BulkAnswer>)>,
 }
 

@@ -23,7 +23,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Jobs deleted in one transaction.
 const SWEEP_JOBS_MAX: u32 = 500;
 
-/// Before what modules declare is looked at again that could not be stored.
+/// Delay after which schedules of modules that could not be stored are tried again.
 const DECLARED_AGAIN: Duration = Duration::from_secs(1);
 
 /// See [`ActiveJob::key`].

@@ -1,7 +1,7 @@
 //! The events of many jobs, in the order of the commits.
 //!
-//! A reader names its place by a cursor, whose text means nothing to it. Whoever follows is told by the hub that there is
-//! something new, and reads it from the store: one way for what was and for what comes.
+//! A reader names its place by a cursor, an opaque text. The hub notifies readers of new events, and a reader reads them from
+//! the store: stored and new events take the same path.
 
 use super::frame::JobFrame;
 use super::service::{Answer, Jobs, LIST_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_EVENTS_MAX, Replay};

@@ -22,7 +22,7 @@ pub(super) enum Notice {
     Returned,
     /// A full sweep: there may be more to delete.
     SweepAgain,
-    /// The store has changed that schedule, or refused to; with `true`, what modules declare is looked at again.
+    /// The store has changed that schedule, or refused to; with `true`, the declarations of modules are read again.
     Schedule(String, Told, bool),
     /// A client asks of the schedules.
     Schedules(Asked),

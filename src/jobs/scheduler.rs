@@ -1,5 +1,5 @@
-//! Schedules at work, on the dispatcher's thread: a slot that is due becomes a job; what modules declare is kept in the
-//! store. The store's writer owns the schedules; here is what it has told, in the order of its commits.
+//! Runs the schedules, on the dispatcher's thread: makes a job of each slot that is due, and stores the schedules that modules
+//! declare. The store's writer owns the schedules; the timetable here is a copy, updated in the order of the writer's commits.
 
 use super::active::{ActiveJob, ActiveJobs};
 use super::code::{CodeSource, Declared};
@@ -158,8 +158,8 @@ impl Scheduler {
         }
     }
 
-    /// Makes the store have what the served modules declare, and nothing of modules that are removed. A module that is kept
-    /// and could not be loaded has its schedules still.
+    /// Stores the schedules that the served modules declare, and ends those of removed modules. A module that is kept but
+    /// could not be loaded keeps its schedules.
     pub(super) fn reconcile(&self) {
         let declared: HashMap<String, Vec<ScheduleSpec>> = self.source.schedules().into_iter().collect();
         let mut kept: HashMap<&str, bool> = HashMap::new();
@@ -197,7 +197,7 @@ pub(super) enum Told {
     Failed(String),
 }
 
-/// `again`: what modules declare may have changed while this was on its way.
+/// `again`: the declarations of modules may have changed since the request, so the dispatcher reads them again.
 fn tell(own: &Sender<Notice>, name: String, outcome: &Result<ScheduleOutcome, StoreError>, again: bool) {
     let told = match outcome {
         Ok(ScheduleOutcome::Is(row) | ScheduleOutcome::Fired(_, row)) => Told::Is(Box::new(row.clone())),

@@ -488,7 +488,7 @@ impl Inner {
                 Ok(Submitted::New(row)) => {
                     let job = Arc::new(ActiveJob::new(&row, Some((code, defaults))));
                     inner.active.insert(&job);
-                    // One that waits for others is told of when they are done: `settled`.
+                    // `settled` sends the notice for a job with dependencies, when they are done.
                     if row.depends_on.is_empty() {
                         let _ = inner.notices.send(Notice::Ready { job, run_at_ms: row.run_at_ms });
                     }

@@ -307,7 +307,7 @@ impl Running<'_> {
         count < limit
     }
 
-    /// Puts on the disk what the run has made, and says so to the store, before the job is done.
+    /// Syncs the run's outputs to the disk, and stores their list, before the job is done.
     fn publish(&self) -> Result<(), String> {
         let (dir, files) = self.files.publish()?;
         if files.is_empty() {

@@ -1,4 +1,4 @@
-//! `[limits]` of `module.toml`: what a project gives itself, below what the server gives it.
+//! `[limits]` of `module.toml`: limits of a project, below those of the server.
 
 use super::project::PROJECT_FILE;
 use crate::abi::manifest::Limits;

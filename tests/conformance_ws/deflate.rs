@@ -180,7 +180,7 @@ fn rfc_7692_7_2_2_what_a_client_may_send() {
     peer.expect_close(Some(1000));
 }
 
-/// Each is answered by the close code, and the module hears neither of it nor of what follows.
+/// Each is answered by the close code; the module gets neither this message nor a later one.
 fn fails(server: &Server, inputs: &[&[u8]], code: u16) {
     let next = [frame(FIN | TEXT, b"next"), frame(FIN | RSV1 | TEXT, b"\xf2\x48\xcd\xc9\xc9\x07\x00")].concat();
     for input in inputs {
@@ -297,7 +297,7 @@ static void on_message(struct cweb_context *c, websocket_t *w, const char *m, si
     for path in ["/asked", "/ws"] {
         let mut client = shake(&server, path).1;
         client.send(&frame(FIN | RSV1 | TEXT, &Zlib::deflater(1, 15, false).message(text.as_bytes())));
-        // Callbacks on a shard's own thread compress nothing; what came compressed was not expanded there.
+        // Callbacks on a shard's own thread compress nothing; compressed messages were expanded on another thread.
         let mut head = client.bytes(2);
         assert!(matches!(head[0] & !RSV1, 0x81) && head[1] == 126, "{head:x?}");
         head.extend(client.bytes(2));

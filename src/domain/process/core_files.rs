@@ -2,8 +2,8 @@
 //!
 //! The kernel writes a core file with the rights of the process that dies, at the place that `kernel.core_pattern` names. With a plain
 //! name that is the working directory, so each process has a directory of its own in its domain's scratch directory, and its signal
-//! handler goes there (`native/guard.c`). What is found there afterwards is linked into the operator's directory. The process
-//! may have put anything there: a file that is none of its own is not taken, and nothing is followed.
+//! handler goes there (`native/guard.c`). The server links the files that it finds there into the operator's directory.
+//! The process may have put anything there: the server takes only files of the process's user, and follows no link.
 
 use crate::domain::sandbox::User;
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, linkat, openat, seek};
@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-/// Anonymous private memory, what is private of files, ELF headers, huge pages; not the memory that is shared with the server (core(5)).
+/// Anonymous private memory, private pages of files, ELF headers, huge pages; not the memory that is shared with the server (core(5)).
 const FILTER: &str = "0x31";
 /// How the directories of processes are called.
 const PLACE: &str = ".core-";

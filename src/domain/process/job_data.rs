@@ -52,7 +52,7 @@ pub(super) fn checkpoint(
     message_bytes_max: usize,
     ask: impl FnOnce(Question) -> Result<String, String>,
 ) -> Result<(), i32> {
-    // The server refuses what is near its limit with words in the log; more than that would not reach it.
+    // The server refuses a checkpoint just above its limit and logs why; a larger message could not reach the server.
     if bytes.len() > message_bytes_max / 2 {
         return Err(libc::EMSGSIZE);
     }

@@ -1,5 +1,5 @@
-//! Starting a program of the system in a sandbox: `cweb sandbox POLICY PROGRAM ARGUMENTS…`, or `cweb sandbox-held …` for one that
-//! gets its sandbox now and starts when it is told to.
+//! Starting a program of the system in a sandbox: `cweb sandbox POLICY PROGRAM ARGUMENTS…`, or `cweb sandbox-held …` for a
+//! program that gets its sandbox now and starts when the caller writes a byte.
 //!
 //! A child between fork(2) and exec(3) of a process with threads may not allocate, and building the sandbox does. So the
 //! server starts itself, with one thread, and that process becomes the program.

@@ -1,6 +1,6 @@
 //! A body on its way from a shard to the thread that writes it: a bounded buffer between the two.
 //!
-//! The shard never waits: it is told, by a call, when there is room again. The thread does.
+//! The shard never waits: the thread calls `Notify` when the buffer has room again. The thread may block.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -32,9 +32,9 @@ pub enum BodyEnd {
 struct State {
     buffer: Vec<u8>,
     end: Option<BodyEnd>,
-    /// The thread takes no more.
+    /// The thread takes no more bytes, ever.
     is_left: bool,
-    /// The shard wants to be told of room.
+    /// The shard waits for a notice of room.
     awaits_room: bool,
 }
 

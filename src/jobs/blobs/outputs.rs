@@ -1,4 +1,4 @@
-//! The directories of what jobs make, all of them.
+//! The directories of all outputs of jobs.
 
 use super::run_files::{Outputs, remove_dir};
 use super::store::{BLOCK_BYTES, BlobError, Blobs, OpenBlob, Share, Wake};
@@ -49,7 +49,7 @@ impl Blobs {
         !self.inner.state().watched.is_empty()
     }
 
-    /// Counts what running jobs have made.
+    /// Counts the outputs of running jobs.
     pub(in crate::jobs) fn look_at_outputs(&self) {
         let mut state = self.inner.state();
         state.watched.retain(|watched| watched.strong_count() > 0);
@@ -89,8 +89,8 @@ impl Blobs {
         state.bytes = state.bytes.saturating_sub(bytes);
     }
 
-    /// At the start: keeps and counts the directories of outputs that are `kept`, and removes what runs have left that were
-    /// cut off.
+    /// At the start: keeps and counts the directories of outputs that are `kept`, and removes the directories of interrupted
+    /// runs.
     ///
     /// # Errors
     /// The directory can't be read.

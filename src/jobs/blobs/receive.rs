@@ -4,7 +4,7 @@ use super::body::{BodyEnd, BodyReader};
 use super::store::{BlobError, NewBlob, StoredBlob};
 use std::thread;
 
-/// Writes what `body` brings, on a thread of its own, and tells `done` what has become of it.
+/// Writes the bytes of `body` to a blob, on a thread of its own, and calls `done` with the result.
 ///
 /// # Errors
 /// There is no thread for it; `done` is dropped.

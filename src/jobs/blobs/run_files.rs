@@ -132,7 +132,7 @@ impl Outputs {
         let (mut files, mut sum) = (Vec::new(), 0);
         for Output { name, file } in outputs {
             let path = self.dir.join(&name);
-            // From here on nobody opens it for writing, and who has it open is found below.
+            // From here on no process can open the file for writing; `keep` finds descriptors that are open already.
             let data = file.set_permissions(Permissions::from_mode(0o400)).and_then(|()| file.metadata());
             let data = data.map_err(|error| format!("the output {name} can't be kept: {error}"))?;
             if data.len() > file_bytes_max {
@@ -155,8 +155,8 @@ fn too_much() -> String {
     "the outputs take more room than there is for them (--blob-bytes-max, --blobs-bytes-max)".to_owned()
 }
 
-/// Puts the file at `path` on the disk. One that somebody can still write, since a descriptor for writing is open, is copied:
-/// what a client gets is what was there when the job was done.
+/// Syncs the file at `path` to the disk. If a descriptor for writing is still open, the file is copied, so that a client gets
+/// the bytes that the file had when the job was done.
 fn keep(blobs: &Blobs, file: File, path: &Path) -> io::Result<u64> {
     file.sync_all()?;
     drop(file);
@@ -219,7 +219,7 @@ impl RunFiles {
         self.is_over().then(too_much)
     }
 
-    /// Puts the outputs on the disk: the name of their directory, and what they are. No more can be made.
+    /// Syncs the outputs to the disk; returns the name of their directory, and the outputs. The run can make no more of them.
     ///
     /// # Errors
     /// In words: why the job can't be done.

@@ -189,8 +189,8 @@ impl Inner {
 }
 
 impl Blobs {
-    /// The blobs in the directory that `config` names, which is made if it is not there. What a server that was killed was
-    /// receiving is removed.
+    /// Opens the directory that `config` names, or makes it, and counts its blobs. Removes incomplete uploads that a killed
+    /// server has left.
     ///
     /// # Errors
     /// The directory can't be made or read.
@@ -479,12 +479,12 @@ impl NewBlob {
         };
         if is_new && let Some(path) = self.path.take() {
             fs::rename(&path, &place).inspect_err(|_| self.path = Some(path))?;
-            // Its share is what the file takes from now on.
+            // The file counts for the quota from now on, in place of the upload's share.
             let taken = std::mem::take(&mut self.share.bytes);
             state.bytes = state.bytes.saturating_sub(taken).saturating_add(charge(self.bytes));
         }
         drop(state);
-        // Also when it was there: who has put it there may not have come so far.
+        // Also if the blob was there: the upload that stored it may not have synced the directory yet.
         sync_dir(&inner.config.dir)?;
         Ok(StoredBlob { id, bytes: self.bytes, is_new })
     }

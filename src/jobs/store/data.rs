@@ -40,7 +40,7 @@ pub struct JobFiles {
 
 impl Writer {
     /// Keeps `bytes` as the checkpoint of a running job, in the place of the one before; no bytes keep none. Waits while
-    /// the channel is full, or the bytes that wait are too many. `done` is told whether the job still runs.
+    /// the channel is full, or the bytes that wait are too many. `done` is called with whether the job still runs.
     ///
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread. Through `done`: [`StoreError::Unavailable`].
@@ -50,8 +50,8 @@ impl Writer {
         self.send(Command::Checkpoint(Checkpoint { job, uuid, bytes, _weight: weight }, reply))
     }
 
-    /// Says what a running job has made, in the directory `dir`: to be called before the change that ends it. Waits while
-    /// the channel is full. `done` is told whether the job still ran; else nothing is stored.
+    /// Stores the list of a running job's outputs in the directory `dir`. Call this before the change that ends the job. Waits while
+    /// the channel is full. `done` is called with whether the job still ran; else nothing is stored.
     ///
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread.
@@ -90,7 +90,7 @@ impl Applier<'_> {
         Ok(runs)
     }
 
-    /// Takes note of what a job has made, if the job still runs.
+    /// Stores the list of a job's outputs, if the job still runs.
     pub(super) fn keep_made(&mut self, made: &MadeFiles) -> Result<bool, Fault> {
         let runs = self.live(made.job).is_some_and(|live| live.state == JobState::Running && live.uuid == made.uuid);
         if runs {
@@ -135,7 +135,7 @@ impl Reader {
         Ok(statement.query_row([job_id], |row| row.get(0)).optional()?)
     }
 
-    /// Names and blobs of what the job is given.
+    /// Names and blobs of the files that the job is given.
     ///
     /// # Errors
     /// [`StoreError::Read`].

@@ -1,4 +1,4 @@
-//! Hints below the messages of the compiler and the linker: what a message has to do with the server.
+//! Hints below the messages of the compiler and the linker: how a message relates to the server.
 
 use super::super::sdk;
 
@@ -28,7 +28,7 @@ const PACKAGES: [(&str, &str); 4] = [
     ("stdio.h", "libc6-dev"),
 ];
 
-/// Says which package holds a header that is missing on the server, and what the sandbox has to do with it.
+/// Says which package holds a header that is missing on the server, and how the sandbox affects it.
 pub(super) fn with_hints(mut text: String) -> String {
     for (header, package) in PACKAGES {
         if text.contains(&format!("fatal error: {header}")) || text.contains(&format!("fatal error: '{header}")) {

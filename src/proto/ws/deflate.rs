@@ -60,7 +60,7 @@ impl Deflater {
 
 /// Expands messages. One for a thread: it keeps nothing between messages.
 ///
-/// The decoder writes to the message itself and has no window of its own: what refers to anything before the message is an
+/// The decoder writes to the message itself and has no window of its own: a reference to bytes before the message is an
 /// error, and no message can show bytes of another.
 #[derive(Default)]
 pub struct Inflater {
@@ -74,7 +74,7 @@ impl Inflater {
     /// The close code that tells the client what is wrong: 1007 for data that can't be expanded or text that is no
     /// UTF-8, 1009 for a message that is too big.
     pub fn message(&mut self, kind: Kind, mut payload: Vec<u8>, bytes_max: usize) -> Result<Vec<u8>, u16> {
-        // One byte more than is allowed tells that it is too much.
+        // Room for one byte beyond the limit, so that a message that is too large is noticed.
         let room_max = bytes_max.saturating_add(1);
         let mut out = vec![0; payload.len().saturating_mul(3).max(EXPANDED_BYTES).min(room_max)];
         payload.extend_from_slice(&TAIL);

@@ -1,4 +1,4 @@
-//! The extension permessage-deflate (RFC 7692): what a client offers, and what is agreed on.
+//! The extension permessage-deflate (RFC 7692): the client's offers, and the agreement.
 //!
 //! The server agrees on messages that are compressed one by one, in both directions: neither side keeps a window between
 //! messages. A connection costs no memory for it, and one compressed message serves every socket of a broadcast.
@@ -55,7 +55,7 @@ impl Deflate {
         self.window_bits
     }
 
-    /// Appends the header field that tells the client.
+    /// Appends the header field of the answer.
     pub fn push_field(self, out: &mut Vec<u8>) {
         out.extend_from_slice(FIELD.as_bytes());
         out.extend_from_slice(b": permessage-deflate; server_no_context_takeover; client_no_context_takeover");
