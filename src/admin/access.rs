@@ -45,9 +45,9 @@ enum Refusal {
     Blocked { ms: u64 },
     /// Its key is not for this.
     Scope { key: Arc<str>, has: Arc<str>, needed: Scopes },
-    /// Its key is for some modules only, and the request is about more.
+    /// The key of the request is for some modules only, and the request is about more modules.
     Reach { key: Arc<str> },
-    /// Its key is one no more.
+    /// The key of the request has expired.
     Expired { key: Arc<str>, at: String },
 }
 

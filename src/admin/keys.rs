@@ -137,7 +137,7 @@ impl TryFrom<String> for KeyName {
 #[derive(Clone)]
 pub(super) struct Key {
     pub(super) name: Arc<str>,
-    /// All that it allows, be it for some modules only.
+    /// All scopes of the key, including those for some modules only.
     pub(super) scopes: Scopes,
     /// The scopes as the file has them.
     pub(super) listed: Arc<str>,
@@ -150,7 +150,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// When it has expired, if it has by `now`.
+    /// The time at which the key has expired, if that is not after `now`.
     pub(super) fn expired_at(&self, now: SystemTime) -> Option<String> {
         let expires = self.expires?;
         (now >= SystemTime::from(expires)).then(|| expires.to_string())
@@ -319,7 +319,7 @@ pub struct ScopeText {
 }
 
 impl ScopeText {
-    /// As it was written.
+    /// The scope's text, as the user wrote it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text

@@ -100,7 +100,7 @@ pub struct Symbol {
     pub is_weak: bool,
     /// Whether it is a function.
     pub is_function: bool,
-    /// Where it lies, from the beginning of the object.
+    /// Address of the symbol, from the beginning of the object.
     pub address: u64,
     /// Its size in bytes.
     pub size_bytes: u64,
@@ -214,7 +214,7 @@ impl<'a> Elf<'a> {
         Err("its dynamic section does not end: the upload was damaged, or the header is wrong".to_owned())
     }
 
-    /// Where `size_bytes` bytes at `address` lie in the file.
+    /// Offset in the file of `size_bytes` bytes at `address`.
     fn offset(&self, address: u64, size_bytes: u64) -> Option<usize> {
         let load = self.segments.iter().filter(|segment| segment.kind == SEGMENT_LOAD);
         let mut inside = load.filter_map(|segment| {

@@ -17,7 +17,7 @@ pub(super) struct ActiveJob {
     pub(super) max_attempts: u32,
     pub(super) backoff_ms: u64,
     pub(super) timeout_ms: u64,
-    /// Not before this time (Unix milliseconds), the first time.
+    /// Earliest start of the first run (Unix milliseconds).
     pub(super) run_at_ms: i64,
     /// Most runs of this job at once; 0: no limit. Known once its code is.
     concurrency: AtomicU32,
@@ -125,7 +125,7 @@ impl ActiveJob {
         self.decided.load(Ordering::Acquire)
     }
 
-    /// One more event is to be emitted; returns how many were before.
+    /// Counts one more emitted event; returns the number of earlier ones.
     pub(super) fn count_event(&self) -> u64 {
         self.events.fetch_add(1, Ordering::Relaxed)
     }
@@ -181,7 +181,7 @@ impl ActiveJobs {
         drop(jobs);
     }
 
-    /// A worker gets job number `id`: to be called before it has it.
+    /// Marks job number `id` as assigned; must be called before a worker gets the job.
     pub(super) fn assigned(&self, id: i64) {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }

@@ -1,4 +1,4 @@
-//! When a schedule runs: a cron text in a time zone. Knows no clock: the time comes from the caller.
+//! Computes the slots of a schedule from a cron text in a time zone. Knows no clock: the time comes from the caller.
 
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::Timestamp;
@@ -18,8 +18,9 @@ const FIELDS: [&str; 6] = ["second", "minute", "hour", "day of month", "month", 
 
 /// A cron text in a time zone, read and checked.
 ///
-/// Where clocks are put forward, a text that names its hour and minute runs at the first moment after the gap; one with
-/// steps or stars goes on there. Where clocks are put back, the former runs once, the first time; the latter both times.
+/// Where clocks are put forward, a text that names its hour and minute runs at the first moment after the gap; a text
+/// with steps or stars has no slot in the gap. Where clocks are put back, the former runs once, in the first pass; the latter in
+/// both passes.
 #[derive(Debug, Clone)]
 pub struct Cron {
     cron: croner::Cron,

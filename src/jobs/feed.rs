@@ -14,16 +14,16 @@ pub type FeedSlice = (Vec<Arc<JobFrame>>, String);
 /// A place among the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cursor {
-    /// Before the first one that is stored.
+    /// Before the first stored event.
     Start,
-    /// After the last one, whenever this is asked.
+    /// After the event that is the last one at the time of the read.
     Now,
-    /// After this one.
+    /// After the event of this number.
     After(i64),
 }
 
 impl Cursor {
-    /// Reads `start`, `now`, or what [`Cursor::text`] gave.
+    /// Reads `start`, `now`, or a text of [`Cursor::text`].
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {

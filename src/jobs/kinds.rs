@@ -43,7 +43,7 @@ pub enum PauseError {
     /// There is no such job.
     #[error(transparent)]
     Resolve(ResolveError),
-    /// As many are paused as may be.
+    /// The limit of paused kinds is reached.
     #[error("{} kinds of jobs are paused already: resume one first", super::store::PAUSED_MAX)]
     TooMany,
     /// The store did not take it.
@@ -52,7 +52,7 @@ pub enum PauseError {
 }
 
 impl Jobs {
-    /// Tells which kinds have jobs that have not ended, or are paused.
+    /// Answers with the kinds that have jobs that have not ended, or are paused.
     pub fn kinds(&self, answer: Box<dyn FnOnce(Vec<KindCount>) + Send>) {
         let _ = self.inner.notices.send(Notice::Kinds(answer));
     }

@@ -46,7 +46,7 @@ pub(super) fn recover(
 ) -> io::Result<()> {
     const REASON: &str = "server restarted";
     let (mut after, mut count) = (0, 0_usize);
-    // Carried out when all jobs are known: one that waits for these is told of it.
+    // The changes must wait until all jobs are known, so that jobs that depend on these are notified.
     let mut changes = Vec::new();
     loop {
         let rows = reader.unfinished(after, RECOVERY_PAGE).map_err(io::Error::other)?;

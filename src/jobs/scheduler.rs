@@ -21,13 +21,13 @@ const TURNS_MAX: usize = 64;
 /// A schedule as it is shown: and why a slot that is due has not had its turn.
 pub type Shown = (ScheduleRow, Option<String>);
 
-/// Something asked of the schedules, by name.
+/// Requests about schedules.
 pub(super) enum Asked {
-    /// All of them.
+    /// Lists all schedules.
     List(Box<dyn FnOnce(Vec<Shown>) + Send>),
-    /// Makes or changes one that a client owns.
+    /// Makes or changes a schedule that a client owns.
     Put(ScheduleSpec, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
-    /// Ends one that a client owns.
+    /// Ends a schedule that a client owns.
     Remove(String, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
 }
 

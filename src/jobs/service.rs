@@ -85,10 +85,10 @@ pub enum SubmitError {
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A job that it depends on is not there, or has ended badly.
+    /// A dependency is not stored, has failed or is canceled.
     #[error("{0}")]
     Needs(String),
-    /// A file that it names is none.
+    /// A file that the submission names is not stored.
     #[error(transparent)]
     Blob(#[from] BlobError),
     /// Too many jobs wait.

@@ -9,11 +9,11 @@ const TRY_AGAIN_MS: i64 = 1_000;
 
 struct Entry {
     row: ScheduleRow,
-    /// `None`: its text or zone is not known to this server.
+    /// `None`: this server can't read the schedule's cron text or time zone.
     cron: Option<Cron>,
-    /// Where it stands in the order of turns.
+    /// Time of the schedule's next turn; `None`: it has none.
     at_ms: Option<i64>,
-    /// Why its slot was not stored when it was due.
+    /// The reason why the due slot has no job yet.
     problem: Option<String>,
 }
 
@@ -21,7 +21,7 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) row: ScheduleRow,
-    /// The slot after it: those between, which the server has slept through, are left out.
+    /// The next slot in the future: the server leaves out missed slots between the two.
     pub(super) next_ms: i64,
 }
 
@@ -53,7 +53,7 @@ impl Timetable {
         self.entries.get(name).map(|entry| &entry.row)
     }
 
-    /// A schedule is now as `row` says.
+    /// Adds or replaces the schedule of `row`.
     pub(super) fn set(&mut self, row: ScheduleRow) {
         let name = row.spec.name.clone();
         self.remove(&name);
@@ -72,7 +72,7 @@ impl Timetable {
         }
     }
 
-    /// When the next schedule has its turn.
+    /// Time at which the next schedule is due.
     pub(super) fn wake(&self) -> Option<i64> {
         self.turns.first().map(|(at_ms, _)| *at_ms)
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use std::collections::BTreeMap;
 use toml::Spanned;
 
-/// Each key with its range.
+/// The keys, each with its range.
 const KEYS: [(&str, i64, i64); 3] =
     [("handler_time_ms", 1, 4_095_000), ("body_bytes", 1, 2_147_483_647), ("job_concurrency", 1, 1_000_000)];
 
@@ -20,7 +20,7 @@ struct File {
     limits: BTreeMap<String, Spanned<toml::Value>>,
 }
 
-/// Takes whatever is there, which [`read`] looks at.
+/// Accepts any value; [`read`] checks it.
 pub(super) fn none<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
     IgnoredAny::deserialize(from).map(|_| Limits::default())
 }

@@ -1,4 +1,4 @@
-//! Which modules a key is for.
+//! The modules that a key is for.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ impl Place {
     }
 }
 
-/// The modules that somebody may deploy, change and remove.
+/// The modules that a key's owner may deploy, change and remove.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Reach {
     /// Every one.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub(super) enum BodySink {
     /// The handler of a module.
     Module(Upload),
-    /// A thread of the server's.
+    /// A thread of the server that stores the body.
     Own(BodyWriter),
 }
 

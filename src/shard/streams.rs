@@ -76,7 +76,7 @@ struct Stream {
     mode: Mode,
     /// The job it watches, registered with the hub; or [`ALL_JOBS`].
     job: Option<i64>,
-    /// Which events of all jobs it wants, if it watches all.
+    /// Filter of the events, if the stream follows all jobs.
     feed: Option<Arc<FeedFilter>>,
     /// Number of the last event sent, or where the client wants to begin.
     last: i64,

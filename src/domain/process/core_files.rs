@@ -25,7 +25,7 @@ const ENTRIES_MAX: usize = 16;
 /// Longest part of a file's name that is the module's.
 const NAME_CHARS_MAX: usize = 64;
 
-/// Where core files are kept, and how many.
+/// Directory of core files, and their limits.
 #[derive(Debug, Clone)]
 pub struct CoreFiles {
     dir: PathBuf,

@@ -45,7 +45,7 @@ pub(super) fn errno_of(refusal: &str) -> i32 {
     refusal.parse().unwrap_or(libc::EIO)
 }
 
-/// Has the server keep a checkpoint of `run`; `ask` asks it.
+/// Sends a checkpoint of `run` to the server; `ask` asks the question.
 pub(super) fn checkpoint(
     run: u64,
     bytes: &[u8],

@@ -50,12 +50,12 @@ impl Shared {
     }
 }
 
-/// The shard's end. Dropping it before the body's end tells the thread that the client is gone.
+/// The shard's end of the buffer. Dropping it before the body's end tells the thread that the client is gone.
 pub struct BodyWriter {
     shared: Arc<Shared>,
 }
 
-/// The thread's end. Dropping it leaves the rest of the body unread.
+/// The thread's end of the buffer. Dropping it leaves the rest of the body unread.
 pub struct BodyReader {
     shared: Arc<Shared>,
 }

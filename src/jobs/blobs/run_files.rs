@@ -31,7 +31,7 @@ pub struct MadeFile {
 /// An output while its run lasts.
 struct Output {
     name: String,
-    /// To look at its size, and to cut it.
+    /// Descriptor to read the size of the output, and to truncate it.
     file: File,
 }
 
@@ -69,7 +69,7 @@ impl Outputs {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts what the files take. Too much: the run is to end, and its files are cut.
+    /// Counts the bytes of the run's files. Beyond the limits the run must end, and its files are truncated.
     pub(super) fn look(&self, file_bytes_max: u64) {
         let made = self.made();
         if made.is_closed {

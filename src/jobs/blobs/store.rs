@@ -22,17 +22,17 @@ const UPLOADS_MAX: usize = 64;
 /// Limits of the blobs of a server.
 #[derive(Debug, Clone)]
 pub struct BlobsConfig {
-    /// Their directory.
+    /// Directory of the blobs.
     pub dir: PathBuf,
-    /// The directory of what jobs make.
+    /// Directory of the jobs' outputs.
     pub outputs_dir: PathBuf,
     /// Largest blob.
     pub blob_bytes_max: u64,
-    /// Most bytes of all together.
+    /// Most bytes of all blobs and outputs together.
     pub bytes_max: u64,
-    /// How long a blob is kept that no job needs, from its last use on.
+    /// Time after its last use until a blob that no job needs is deleted.
     pub retention: Duration,
-    /// Whether somebody can still write a file that is open for reading.
+    /// Whether a descriptor for writing the file is still open anywhere; the file is open for reading.
     pub is_written: fn(BorrowedFd<'_>) -> bool,
 }
 
@@ -69,13 +69,13 @@ pub enum BlobError {
     /// The body did not come in time.
     #[error("the body did not come in time; nothing is stored")]
     Late,
-    /// The body did not come whole.
+    /// The body was cut off.
     #[error("the body did not come whole; nothing is stored")]
     Broken,
     /// There is no such blob.
     #[error("there is no blob {0}")]
     Unknown(BlobId),
-    /// A job needs it.
+    /// A job needs the blob.
     #[error("a job has the blob {0}: it can be deleted when the job has been")]
     InUse(BlobId),
     /// The file system does not do what it should.
@@ -180,7 +180,7 @@ impl Inner {
         self.config.dir.join("incoming")
     }
 
-    /// Says that the file is used now.
+    /// Sets the time of the file's last use to now.
     fn touch(&self, file: &File) {
         if let Err(error) = file.set_modified(SystemTime::now()) {
             tracing::warn!("the time of a blob can't be set, so it may go before its time: {error}");
@@ -234,7 +234,7 @@ impl Blobs {
     /// Begins to store a blob, of `length` bytes if that is known, whose hash must be `expected` if that is.
     ///
     /// # Errors
-    /// There is no room for it, or no file.
+    /// The quota has no room for the blob, or its file can't be made.
     pub fn begin(&self, length: Option<u64>, expected: Option<BlobId>) -> Result<NewBlob, BlobError> {
         let inner = &self.inner;
         if length.is_some_and(|length| length > inner.config.blob_bytes_max) {
@@ -264,7 +264,7 @@ impl Blobs {
     /// Opens a blob for reading, which counts as a use.
     ///
     /// # Errors
-    /// There is no such blob, or it can't be read.
+    /// The blob is not stored, or can't be read.
     pub fn get(&self, id: &BlobId) -> Result<OpenBlob, BlobError> {
         let opened = File::open(self.inner.path(id)).and_then(|file| Ok((file.metadata()?.len(), file)));
         match opened {
@@ -280,9 +280,9 @@ impl Blobs {
     /// Deletes a blob, unless `is_needed` says that a job has it.
     ///
     /// # Errors
-    /// There is no such blob, or it is needed.
+    /// The blob is not stored, or a job needs it.
     pub fn delete(&self, id: &BlobId, is_needed: impl FnOnce() -> Result<bool, String>) -> Result<(), BlobError> {
-        // Held all the while: a submission that names it has pinned it before, or does not find it.
+        // The lock must be held until the end: a submission that names the blob has pinned it before, or does not find it.
         let mut state = self.inner.state();
         let path = self.inner.path(id);
         let bytes = match fs::metadata(&path) {
@@ -320,7 +320,7 @@ pub struct Pins {
 }
 
 impl Blobs {
-    /// Keeps the blobs from being deleted until what this returns is dropped; counts as a use.
+    /// Keeps the blobs from being deleted until the returned pins are dropped; counts as a use.
     ///
     /// # Errors
     /// There is no such blob.
@@ -399,10 +399,10 @@ impl Drop for Share {
     }
 }
 
-/// Where the bytes of a blob go.
+/// Destination of an upload's bytes.
 enum Target {
     File(File),
-    /// Nowhere: the blob is there, and stays meanwhile.
+    /// None: the server has the blob already, and keeps it during the upload.
     Known {
         _pins: Pins,
     },
@@ -423,7 +423,7 @@ impl NewBlob {
     /// Appends bytes.
     ///
     /// # Errors
-    /// They are too many, or can't be written.
+    /// The blob gets too large, or the bytes can't be written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
         let whole = self.bytes.saturating_add(bytes.len() as u64);
         let max = self.share.inner.config.blob_bytes_max;
@@ -449,10 +449,10 @@ impl NewBlob {
         }
     }
 
-    /// Puts the blob on the disk, and in its place.
+    /// Syncs the blob to the disk, and moves it to its place.
     ///
     /// # Errors
-    /// Its hash is not the one that was expected, or the disk does not take it.
+    /// The hash differs from the expected one, or the disk refuses the file.
     pub fn finish(mut self) -> Result<StoredBlob, BlobError> {
         let id = BlobId::new(std::mem::take(&mut self.hash).finalize().into());
         if let Some(expected) = self.expected.filter(|expected| *expected != id) {

@@ -14,9 +14,9 @@ pub struct ScheduleSpec {
     pub module: String,
     /// The job.
     pub job: String,
-    /// When: see [`Cron`](crate::jobs::cron::Cron).
+    /// The cron text: see [`Cron`](crate::jobs::cron::Cron).
     pub cron: String,
-    /// In which time zone.
+    /// Time zone of the cron text: an IANA name.
     pub zone: String,
     /// JSON text for each job.
     pub payload: String,
@@ -71,11 +71,11 @@ pub enum ScheduleChange {
         /// Only if its module declares it, or only if a client made it.
         declared: bool,
     },
-    /// The slot of `job` has its turn: its job is stored, unless the run before goes on.
+    /// The slot of `job` is due: stores the job, unless the run before it goes on.
     Fire {
-        /// [`ScheduleRow::revision`] as the caller knows it; another one refuses.
+        /// [`ScheduleRow::revision`] as the caller knows it; if the stored one differs, nothing happens.
         revision: i64,
-        /// The slot after it that has its turn.
+        /// The next slot after this one.
         next_ms: i64,
         /// With [`NewJob::slot`].
         job: Box<NewJob>,
@@ -87,11 +87,11 @@ pub enum ScheduleChange {
 pub enum ScheduleOutcome {
     /// The schedule as it is now.
     Is(ScheduleRow),
-    /// There is none of that name any more.
+    /// There is no schedule of that name any more.
     Gone,
-    /// There is none of that name and kind; nothing happened.
+    /// There is no schedule of that name and kind; nothing happened.
     NotFound,
-    /// The other kind has the name; nothing happened.
+    /// A schedule of the other kind has the name; nothing happened.
     Taken,
     /// The slot's job is stored.
     Fired(Box<JobRow>, ScheduleRow),

@@ -154,7 +154,7 @@ impl Plan {
         ))
     }
 
-    /// Of a ready shared object that came with `fields`.
+    /// The plan for a ready shared object that came with `fields`.
     pub(super) fn of_object(object: SharedObject, fields: &SourceFields) -> Self {
         let language = Some(shared_object::LANGUAGE.to_owned());
         let remarks = shared_object::ignored(fields);

@@ -13,7 +13,7 @@ use tungstenite::{Error, Message, WebSocket};
 /// Limits of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct WsLimits {
-    /// Largest message, put together from its fragments; one that is compressed, as it comes.
+    /// Largest message, put together from its fragments; a compressed message counts with its compressed size.
     pub message_bytes_max: usize,
     /// The peer may compress messages (RFC 7692).
     pub deflates: bool,
