@@ -148,7 +148,7 @@ pub struct Config {
     pub ws_inbox_messages_max: usize,
     /// Most rooms that a WebSocket may be in.
     pub ws_rooms_max: usize,
-    /// Smallest WebSocket message that is sent compressed; 0: compression is agreed on with nobody.
+    /// Smallest WebSocket message that is sent compressed; 0: the server agrees on compression with no client.
     pub ws_compress_bytes_min: usize,
     /// Longest from a request's first byte to the end of its head: then 408.
     pub header_timeout_ms: u64,

@@ -39,7 +39,7 @@ fn run(server: &Server, dir: &Path, args: &[&str], succeeds: bool) -> String {
     said
 }
 
-/// One life of a module that comes as a shared object.
+/// Deployments, settings, rollbacks and restarts of a module that comes as a shared object.
 #[test]
 fn a_shared_object_has_versions_settings_and_restarts_like_any_module() {
     let (dir, work) = (Arc::new(tempfile::tempdir().unwrap()), tempfile::tempdir().unwrap());
@@ -229,7 +229,7 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
         );
     }
     assert_eq!(server.get("/plain").text(), "one");
-    // The same without a server.
+    // The same checks by `cweb check`, without a server.
     let (done, said) = cweb(&["check", plain.to_str().unwrap()], at, &[]);
     assert!(done && said.contains("module plain") && said.contains("can't tell a wrong one"), "{said}");
     let (done, said) = cweb(&["test", plain.to_str().unwrap()], at, &[]);

@@ -263,7 +263,7 @@ fn frame(client: &mut support::Client) -> (u8, Vec<u8>) {
     (head[0], client.bytes(length))
 }
 
-/// A message is compressed once for all of a room that take it so, and sent as it is to the others.
+/// A message to a room is compressed once for all sockets that have agreed on compression, and sent plain to the others.
 #[test]
 fn a_room_is_sent_one_compressed_message() {
     let server = server(&[]);

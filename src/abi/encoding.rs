@@ -98,7 +98,7 @@ struct LastFrame {
     /// Where the payload begins.
     header_len: usize,
     plain: Arc<[u8]>,
-    /// The same compressed for this window; `None` if it does not get smaller.
+    /// The frame compressed for a window of so many bits; `None` in the pair: compression does not make it smaller.
     deflated: Option<(u8, Option<Arc<[u8]>>)>,
 }
 

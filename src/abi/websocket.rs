@@ -107,7 +107,7 @@ impl Socket {
         Self::deflating(key, session, None, outlet, queued_max)
     }
 
-    /// The same with what is agreed on about the compression of what it sends.
+    /// Makes a socket that compresses its messages as agreed in the handshake.
     #[must_use]
     pub fn deflating(
         key: u64,
@@ -247,7 +247,7 @@ impl Socket {
 
     /// The shard has taken a frame of `len` bytes.
     pub fn taken(&self, len: usize) {
-        // One that was sent by a process before this one is unknown here.
+        // This process does not know frames that an earlier process sent.
         let _ =
             self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| Some(queued.saturating_sub(len)));
     }

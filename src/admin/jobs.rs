@@ -141,7 +141,7 @@ fn job_json(row: &JobRow, payload: Option<&str>) -> String {
     });
     let result = row.result.as_deref().map_or_else(|| "null".into(), json_text);
     let mut text = head.to_string();
-    // These are texts that are JSON already: put in as they are, before the closing brace.
+    // The texts are JSON already: appended unchanged, before the closing brace.
     text.pop();
     if let Some(payload) = payload {
         text = text + ",\"payload\":" + &json_text(payload);

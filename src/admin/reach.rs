@@ -50,7 +50,7 @@ fn module_in(below: &[u8]) -> Option<&[u8]> {
 /// The answer to send instead.
 pub(super) fn check_path(control: &Control, view: &RequestView<'_>, who: &Who) -> Result<(), ServerAnswer> {
     match (who, view.path().strip_prefix(b"/mgnt")) {
-        // Which module a source is shows once it is compiled.
+        // The module of a source is known only after the compilation.
         (_, None | Some(b"" | b"/")) | (Who::Loopback | Who::Key(_, Reach::All), _) => Ok(()),
         (_, Some(below)) => check(control, &decoded(module_in(below).unwrap_or_default())?, who),
     }

@@ -1,7 +1,7 @@
 //! Finds out how the dynamic loader would treat a shared object, from the headers that the loader itself follows: program
 //! headers and the dynamic section. Section headers may say anything, so no code here reads them.
 //!
-//! The file is somebody else's: every offset, size and count is checked against the file before it is used, and counts have
+//! The file is untrusted: every offset, size and count is checked against the file before it is used, and counts have
 //! limits. Nothing of the file is executed.
 
 use std::ops::Range;
@@ -123,7 +123,7 @@ fn u64_at(bytes: &[u8], at: u64) -> Option<u64> {
     number(bytes, at).map(u64::from_le_bytes)
 }
 
-/// A text of the file, for people.
+/// A text of the file, escaped and shortened for messages.
 fn printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().take(120).flat_map(char::escape_debug).collect()
 }

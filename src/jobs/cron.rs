@@ -31,7 +31,7 @@ impl Cron {
     /// Reads `text`: five fields, or six with seconds before them, or `@daily` and its like; `zone` is an IANA name.
     ///
     /// # Errors
-    /// For people: which field is wrong and why, that there is no such zone, or that the text names no day that exists.
+    /// A sentence for users: which field is wrong and why, that the zone is unknown, or that no date ever matches.
     pub fn parse(text: &str, zone: &str) -> Result<Self, String> {
         if text.len() > CRON_BYTES_MAX || !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
             return Err(format!(
@@ -40,7 +40,7 @@ impl Cron {
         }
         let cron = read(text).map_err(|why| format!("the cron text {text:?} can't be used: {why}"))?;
         let cron = Self { cron, zone: zone_of(zone)? };
-        // Of any year: a 29th of February comes within eight.
+        // The search covers all years: a 29th of February comes within eight years.
         if cron.next_s(0).is_none() {
             return Err(format!("the cron text {text:?} names no day that ever comes"));
         }

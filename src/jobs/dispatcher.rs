@@ -106,7 +106,7 @@ impl Dispatcher {
                 Ok(Notice::Paused(kind, pause)) => self.paused(kind, pause),
                 Ok(Notice::Kinds(answer)) => answer(kinds::count(&self.scheduler.active, self.schedule.paused())),
                 Ok(Notice::Modules) if begun => self.scheduler.reconcile(),
-                // They are looked at when all are there.
+                // `Begin` reads the declarations when all modules are loaded.
                 Ok(Notice::Modules) => {}
                 Ok(Notice::ModulesLater) => declared_at = Some(Instant::now() + DECLARED_AGAIN),
                 Ok(Notice::Begin) => {

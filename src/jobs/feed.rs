@@ -57,7 +57,7 @@ impl Cursor {
 /// Reads a filter; an empty text counts as left out.
 ///
 /// # Errors
-/// For people: what is wrong.
+/// A sentence for users: which parameter is wrong.
 pub fn feed_filter(module: Option<String>, state: Option<&str>) -> Result<FeedFilter, String> {
     let state = match state.filter(|state| !state.is_empty()) {
         None => None,

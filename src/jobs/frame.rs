@@ -4,7 +4,7 @@ use super::store::JobEvent;
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
-/// In the place of the number of a job: all jobs. No job has it.
+/// Stands for all jobs in the place of a job's number. No job has this number.
 pub const ALL_JOBS: i64 = 0;
 
 /// One event of one job, encoded.

@@ -24,9 +24,9 @@ pub(super) enum Notice {
     SweepAgain,
     /// The store has changed that schedule, or refused to; with `true`, the declarations of modules are read again.
     Schedule(String, Told, bool),
-    /// A client asks of the schedules.
+    /// A client's request about schedules.
     Schedules(Asked),
-    /// That kind is paused, or is not any more.
+    /// The kind is paused (`true`) or resumed (`false`).
     Paused(JobKind, bool),
     /// A client asks for the kinds of jobs.
     Kinds(Box<dyn FnOnce(Vec<KindCount>) + Send>),

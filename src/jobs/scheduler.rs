@@ -18,7 +18,7 @@ pub(super) const SCHEDULES_MAX: usize = 1_000;
 /// Slots that get their turn before the dispatcher looks at its other work.
 const TURNS_MAX: usize = 64;
 
-/// A schedule as it is shown: and why a slot that is due has not had its turn.
+/// A schedule, and the reason why a due slot has no job yet, for clients.
 pub type Shown = (ScheduleRow, Option<String>);
 
 /// Requests about schedules.
@@ -145,7 +145,7 @@ impl Scheduler {
         let changed = move |outcome: Result<ScheduleOutcome, StoreError>| {
             tell(&own, name, &outcome, true);
             if is_own && outcome.is_err() {
-                // Nobody else asks again.
+                // No client repeats this change, so the dispatcher must.
                 let _ = own.send(Notice::ModulesLater);
             }
             done(outcome);

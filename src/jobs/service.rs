@@ -119,7 +119,7 @@ pub struct Replay {
     pub at_end: bool,
     /// The job had ended before the events were read, and its run returned: with `at_end` none follows.
     pub finished: bool,
-    /// Of many jobs: all events up to this number are sent, or are not wanted.
+    /// For streams of many jobs: all events up to this number are sent, or do not match the filter.
     pub read_to: i64,
 }
 

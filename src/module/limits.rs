@@ -28,7 +28,7 @@ pub(super) fn none<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Erro
 /// The limits in `text`, a whole `module.toml`.
 ///
 /// # Errors
-/// For people, with the line: a key is unknown, or a value is none.
+/// A sentence for authors, with the line: a key is unknown, or a value is no number in its range.
 pub(super) fn read(text: &str) -> Result<Limits, String> {
     let file: File = toml::from_str(text).map_err(|error| format!("{PROJECT_FILE}: {error}"))?;
     let mut limits = Limits::default();

@@ -28,7 +28,7 @@ pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, Stri
     (id, after.ok_or_else(|| "since_event_id must be a whole number, 0 or more".to_owned()))
 }
 
-/// Which events of many jobs a client asks for, and from where on.
+/// Parses a client's request: the filter of events, and the place to begin.
 fn asked_feed(view: &RequestView<'_>) -> Result<(FeedFilter, Cursor), String> {
     let [mut module, mut state, mut cursor] = [None, None, None];
     form::urlencoded(view.query().unwrap_or_default(), |name, value| {

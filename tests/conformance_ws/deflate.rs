@@ -208,7 +208,7 @@ fn rfc_7692_7_2_2_what_cannot_be_expanded() {
     let half = frame(FIN | RSV1 | TEXT, &deflater.message(b"caf\xc3"));
     fails(&server, &[&latin, &half], 1007);
     assert_eq!(server.get("/heard").text(), "0");
-    // One that fails takes nothing with it: another socket goes on.
+    // A socket that fails does not affect others.
     let (mut peer, _) = agreed(&server, "");
     peer.send(&frame(FIN | RSV1 | TEXT, &before));
     peer.expect(FIN | TEXT, b"a message that the next one refers to");

@@ -73,7 +73,7 @@ static int steps(struct cweb_context *ctx, const job_payload_t *payload, job_ctx
         return -1; \
     }
 
-/* What the functions refuse; on a server that takes 1000 bytes. */
+/* Calls that the functions refuse; the server's limit is 1000 bytes. */
 static int refusals(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx, (void)payload;
     static char large[1001];
@@ -141,7 +141,7 @@ static int scribble(struct cweb_context *ctx, const job_payload_t *payload, job_
     return 0;
 }
 
-/* What files refuse; "in" is given. */
+/* Calls that the functions of files refuse; "in" is given. */
 static int file_refusals(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx;
     int in = cweb_job_file(job, "in");

@@ -38,7 +38,7 @@ pub struct CoreFiles {
 pub struct CoreFile {
     /// The file.
     pub path: PathBuf,
-    /// Bytes that it takes on the disk: most of it are holes, for memory that nobody has used.
+    /// Bytes that the file takes on the disk: most of the file are holes, for memory that was never used.
     pub bytes: u64,
     /// The shared object of the module, and where it was in memory.
     pub object: Option<(PathBuf, u64)>,
@@ -68,7 +68,7 @@ impl CoreFiles {
     /// Makes `dir`, closed to others, for at most `files_max` files of `bytes_max` bytes each.
     ///
     /// # Errors
-    /// For people: why there can be none, and what to do.
+    /// A sentence for operators: why there can be no core files, and how to change that.
     pub fn open(dir: &Path, bytes_max: u64, files_max: usize) -> Result<Self, String> {
         let setting = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
         let hard = rustix::process::getrlimit(rustix::process::Resource::Core).maximum;
@@ -138,7 +138,7 @@ impl CoreFiles {
             fchown(file, Some(rustix::process::geteuid().as_raw()), Some(rustix::process::getegid().as_raw()))?;
             return file.set_permissions(Permissions::from_mode(0o600));
         }
-        // Another file system.
+        // The link failed: the directory is on another file system.
         let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         copy_data(file, &mut target, self.bytes_max)
     }

@@ -19,7 +19,7 @@
 //! | `hook` | how long constructors and hooks may take |
 //! | `instance`, `reader` | one process: spawned, spoken with, read, reaped |
 //! | `control_writer`, `control_reader`, `asked` | what it is told, what it says, what it asks; each within bounds |
-//! | `job_data`, `handed_files` | what a running job asks of the server, and the answers; files that it is handed |
+//! | `job_data`, `handed_files` | questions of a running job to the server, and the answers; descriptors of its files |
 //! | `cgroup` | how much memory each process may use |
 //! | `core_files` | where core files go |
 //! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |

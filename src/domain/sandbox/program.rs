@@ -61,15 +61,15 @@ impl Held {
     /// Starts `command`, which is one of [`held_command`].
     ///
     /// # Errors
-    /// There can be no process.
+    /// The process can't be started.
     pub fn start(command: &mut Command) -> io::Result<Self> {
         command.stdin(Stdio::piped()).spawn().map(|child| Self(Some(child)))
     }
 
-    /// Has the program start, with nothing on its standard input. `None`: it was let go before.
+    /// Starts the program, with nothing on its standard input. `None`: it was started before.
     pub fn let_go(mut self) -> Option<Child> {
         let mut child = self.0.take()?;
-        // One that has ended says why on its standard error.
+        // If the process has ended already, its standard error says why.
         let _ = child.stdin.take().map(|mut pipe| pipe.write_all(&[1]));
         Some(child)
     }

@@ -7,7 +7,7 @@ use std::thread;
 /// Writes the bytes of `body` to a blob, on a thread of its own, and calls `done` with the result.
 ///
 /// # Errors
-/// There is no thread for it; `done` is dropped.
+/// The thread can't be started; `done` is dropped.
 pub fn receive(
     blob: NewBlob,
     body: BodyReader,

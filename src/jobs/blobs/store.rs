@@ -247,7 +247,7 @@ impl Blobs {
         state.uploads += 1;
         drop(state);
         let share = Share { inner: Arc::clone(inner), bytes: 0, is_upload: true };
-        // One that is there is not written again: its bytes are only looked at.
+        // A blob that the server has is not written again: its bytes are only hashed.
         if let Some(pins) = expected.and_then(|id| self.pin(vec![id]).ok()) {
             let target = Target::Known { _pins: pins };
             return Ok(NewBlob { share, target, path: None, hash: Sha256::new(), bytes: 0, expected });
@@ -463,7 +463,7 @@ impl NewBlob {
 
     fn place(&mut self, id: BlobId) -> io::Result<StoredBlob> {
         let Target::File(file) = &self.target else { return Ok(StoredBlob { id, bytes: self.bytes, is_new: false }) };
-        // Nobody opens it for writing any more.
+        // From here on no process can open the file for writing.
         file.set_permissions(fs::Permissions::from_mode(0o400))?;
         file.sync_all()?;
         let inner = Arc::clone(&self.share.inner);

@@ -286,7 +286,7 @@ impl<'c> Applier<'c> {
         }
         let is_final = state.is_final();
         if state == JobState::Done {
-            // One that has failed may be retried by request, and goes on there.
+            // A failed job keeps its checkpoint: a retry by request resumes from it.
             self.drop_checkpoint(id)?;
         }
         let goes_on = !is_final || matches!(change, Change::Decide { .. });

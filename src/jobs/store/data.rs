@@ -94,7 +94,7 @@ impl Applier<'_> {
     pub(super) fn keep_made(&mut self, made: &MadeFiles) -> Result<bool, Fault> {
         let runs = self.live(made.job).is_some_and(|live| live.state == JobState::Running && live.uuid == made.uuid);
         if runs {
-            // Of a run that was canceled a moment before it was done.
+            // Removes the rows of an earlier run that was canceled just before it was done.
             self.sql().drop_outputs.execute([made.job])?;
             for file in &made.files {
                 let bytes = rows::saturated(file.bytes);

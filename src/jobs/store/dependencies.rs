@@ -27,7 +27,7 @@ pub enum Settled {
 pub(super) enum Needs {
     /// Dependencies that have not ended; empty: the job may run at once.
     Open(Vec<i64>),
-    /// For people: why the submission can't be accepted.
+    /// A sentence for users: why the submission can't be accepted.
     Refused(String),
 }
 
@@ -60,7 +60,7 @@ impl Applier<'_> {
             return Ok(());
         }
         self.has_dependencies = true;
-        // One that is named twice counts once.
+        // A dependency that is named twice counts once.
         let mut statement =
             self.connection().prepare("INSERT OR IGNORE INTO job_dependencies (job_id, needs_id) VALUES (?1, ?2)")?;
         for need in needs {

@@ -225,7 +225,7 @@ pub struct JobEvent {
 pub enum Submitted {
     /// It is stored.
     New(JobRow),
-    /// A job that it depends on is not there, or has ended badly: for people. Nothing was stored.
+    /// A dependency is not stored, has failed or is canceled; the text says which. Nothing was stored.
     Refused(String),
     /// Its unique key names this job, which was there already (in whatever state); nothing was stored.
     Existing(JobRow),

@@ -66,7 +66,7 @@ impl Deflate {
     }
 }
 
-/// One extension of a list, if it is an offer that can be kept.
+/// Parses one extension of a list; `None`: it is no offer that the server can accept.
 fn offer(text: &str) -> Option<Deflate> {
     let mut parts = split(text, ';');
     if parts.next()? != NAME {
