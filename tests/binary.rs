@@ -104,7 +104,7 @@ fn a_shared_object_has_versions_settings_and_restarts_like_any_module() {
     );
     assert!(as_file.status == 422 && as_file.text().contains("deploy it alone"), "{}", as_file.text());
     server.stop();
-    // Without the flag what was deployed with it is not loaded, and is there again with it. Signatures cover it.
+    // Without the flag a module that was deployed with it is not loaded; with the flag it is served again. Signatures cover it.
     let server = Server::on(&dir, &[], &[]);
     server.expect_log("cweb serve --allow-binary");
     assert_eq!(server.get("/plain").status, 404);

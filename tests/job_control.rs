@@ -151,7 +151,7 @@ fn many_jobs_are_retried_and_canceled_by_a_filter_page_by_page() {
         assert!(said.starts_with("400 say which jobs"), "{said}");
         assert_eq!(server.get(&format!("/jobs/{act}")).status, 405);
     }
-    // Two, then the last; the page tells where it ended.
+    // Two jobs, then the last; `next` of the page says where it ended.
     let (status, page) = post(&server, "/jobs/retry?module=jobs&job=fail&limit=2");
     assert_eq!((status, &page["retried"], &page["next"]), (200, &json!(2), &json!(failed[1])), "{page}");
     let (_, page) = post(&server, &format!("/jobs/retry?module=jobs&job=fail&limit=2&before={}", failed[1]));
@@ -376,7 +376,7 @@ fn kills_lose_no_slot_and_double_none_and_what_was_missed_runs_once() {
     assert_eq!(slots(&server, "yearly"), [1_600_000_000_000]);
     let yearly = schedule(&server, "yearly").unwrap();
     assert!(yearly["next_at"].as_i64().unwrap() > 1_700_000_000_000, "{yearly}");
-    // The clock is set back, or the schedule made anew: a slot that had its turn has none again.
+    // The clock is set back, or the schedule made anew: a used slot is not used again.
     drop(server);
     database(dir.path()).execute("UPDATE schedules SET next_at = ?1 WHERE name = 'yearly'", [missed]).unwrap();
     let server = start();

@@ -89,7 +89,7 @@ fn a_run_goes_on_where_the_last_one_was_whatever_ended_it() {
     eventually("it waits", || events(&server, &uuid).iter().any(|event| event["type"] == "waiting"));
     assert_eq!(count(dir.path(), "job_checkpoints"), 1);
     assert_eq!(server.post(&format!("/jobs/{uuid}/cancel"), b"").status, 200);
-    // Asked to run again, it goes on too.
+    // After a retry by request the job resumes, too.
     eventually("its run has returned", || server.post(&format!("/jobs/{uuid}/retry"), b"").status == 200);
     assert_eq!(result(&server, &uuid), json!({"from": 9, "resumed": 1}));
     assert_eq!(count(dir.path(), "job_checkpoints"), 0);

@@ -48,7 +48,7 @@ pub(super) fn stores_body(view: &RequestView<'_>) -> bool {
     view.method() == Method::Put && super::is_under(view.path(), ROOT.as_bytes())
 }
 
-/// Serves one request on `/blobs` or below it whose body is there, if it has one.
+/// Serves one request on `/blobs` or below it; the body, if any, has come whole.
 pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: Reply) {
     if stores_body(view) {
         let mut body = store(jobs, view, actor, Some(view.body.len() as u64), Box::new(|_| {}), reply);

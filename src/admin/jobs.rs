@@ -110,7 +110,7 @@ fn submitted(accepted: Result<Accepted, SubmitError>) -> ServerAnswer {
         },
         Err(cause @ SubmitError::Needs(_)) => error(409, &cause.to_string()),
         Err(SubmitError::Store(cause)) => store_error(&cause),
-        // The path is there: it is the body that names what is not.
+        // The path exists; the body names a blob that does not.
         Err(SubmitError::Blob(cause @ BlobError::Unknown(_))) => error(400, &format!("{cause}; PUT /blobs stores one")),
         Err(SubmitError::Blob(cause)) => blob_error(&cause),
         Err(cause @ (SubmitError::TooMany(_) | SubmitError::ShuttingDown)) => {

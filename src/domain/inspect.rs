@@ -95,7 +95,7 @@ impl Inspection {
         Ok(Self { child })
     }
 
-    /// Loads the file, which is there now, and returns what it declares within `limit`.
+    /// Loads the file, which must be complete by now, and returns its declarations within `limit`.
     ///
     /// # Errors
     /// See [`LoadError`].

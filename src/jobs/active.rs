@@ -212,7 +212,7 @@ impl ActiveJobs {
         self.going_on.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
-    /// Calls `see` with each job, and whether a worker has it.
+    /// Calls `see` with each job, and with whether a worker has the job.
     pub(super) fn each(&self, mut see: impl FnMut(&ActiveJob, bool)) {
         let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for job in self.jobs().values() {

@@ -1,4 +1,4 @@
-//! Which schedule has its turn, and when the next one does. Knows no clock and no threads.
+//! Finds the schedules that are due, and the time of the next one. Knows no clock and no threads.
 
 use super::cron::Cron;
 use super::store::{Reader, ScheduleRow, StoreError};
@@ -77,7 +77,7 @@ impl Timetable {
         self.turns.first().map(|(at_ms, _)| *at_ms)
     }
 
-    /// Takes a schedule whose turn has come. It has none again before it is [`Timetable::set`] or [`Timetable::held`].
+    /// Takes a schedule that is due. The schedule is not due again before [`Timetable::set`] or [`Timetable::held`].
     pub(super) fn due(&mut self, now_ms: i64) -> Option<Due> {
         let (at_ms, name) = self.turns.first()?.clone();
         if at_ms > now_ms {

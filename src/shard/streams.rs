@@ -338,7 +338,7 @@ impl Shard {
         if stream.feed.is_some() {
             stream.last = stream.last.max(read_to);
             if is_first && frames.is_empty() {
-                // A client that loses the stream before the first event goes on here.
+                // A client that loses the stream before the first event resumes here.
                 stream.beat(connections);
             }
         }
@@ -547,7 +547,7 @@ impl Stream {
             }
             Channel::ServerSent { begun: false, .. } => {}
             Channel::ServerSent { meta, .. } => {
-                // An event without data is none, but its id is kept (HTML standard §9.2.6).
+                // Browsers drop an event without data, but keep its id (HTML standard §9.2.6).
                 let sign = match self.feed {
                     Some(_) => format!("id: {}\n\n", Cursor::text(self.last)),
                     None => ":\n\n".to_owned(),

@@ -100,7 +100,7 @@ static int refusals(struct cweb_context *ctx, const job_payload_t *payload, job_
 
 static int kept = -1;
 
-/* Copies "in" to "out.bin", and tells how many bytes that were. The first run, if "how" is given, ends so behind the copy. */
+/* Copies "in" to "out.bin", and sets the number of bytes as the result. If "how" is given, the first run ends that way after the copy. */
 static int copy(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx;
     static char piece[65536];

@@ -49,7 +49,7 @@ impl HandedFiles {
         Self { socket, early: Mutex::default() }
     }
 
-    /// The file that question number `call` has asked for, whose answer is there.
+    /// The file that question number `call` has asked for; its answer must have come.
     ///
     /// # Errors
     /// This process has no descriptor left for it.

@@ -313,7 +313,7 @@ impl Blobs {
     }
 }
 
-/// Blobs that are not deleted while this is there.
+/// Blobs that are not deleted until this is dropped.
 pub struct Pins {
     inner: Arc<Inner>,
     ids: Vec<BlobId>,
@@ -412,7 +412,7 @@ enum Target {
 pub struct NewBlob {
     share: Share,
     target: Target,
-    /// `None`: the file has its place, or there is none.
+    /// `None`: the file is in its place already, or the upload has no file.
     path: Option<PathBuf>,
     hash: Sha256,
     bytes: u64,

@@ -78,7 +78,7 @@ impl Applier<'_> {
         Ok(states.iter().all(|state| !state.is_final()).then_some(!states.is_empty()))
     }
 
-    /// Job number `id` has ended: lets those that waited for it run, or has them fail, and those that waited for these.
+    /// Job number `id` has ended: makes its dependents ready, or fails them and their own dependents.
     pub(super) fn settle(&mut self, id: i64, state: JobState, uuid: &Arc<str>) -> Result<(), Fault> {
         if !self.has_dependencies {
             return Ok(());
