@@ -65,7 +65,7 @@ static void say(struct cweb_context *ctx, websocket_t *ws, const char *message, 
     (void)ctx;
     const char *room = cweb_ws_data(ws);
     if (room == NULL) {
-        /* A new process of the domain does not know the name. The page connects again, and tells it. */
+        /* A new process of the domain does not know the name. The page connects again, and sends it. */
         ws->close(ws);
         return;
     }

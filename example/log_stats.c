@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Counts the statuses of an access log while it is uploaded: the sums so far arrive as server-sent events, about once a second
+ * Counts the statuses of an access log while it is uploaded. The sums so far arrive as server-sent events, about once a second
  * or for each 100,000 lines, and the last one when the upload has ended.
  *
  *     curl -N -T access.log http://127.0.0.1:8080/log-stats

@@ -101,8 +101,8 @@ typedef enum {
      */
     CWEB_DECODE = 32,
     /**
-     * Answers are sent as they are: for what is secret beside what a stranger chooses (BREACH, see docs/files.md). As a flag
-     * of a WebSocket path: nothing is agreed on about compression there, and messages are sent as they are.
+     * Answers are sent uncompressed: for a secret beside text that a stranger chooses (BREACH, see docs/files.md). As a flag of
+     * a WebSocket path: the server agrees on no compression there, and messages are sent uncompressed.
      */
     CWEB_NO_COMPRESS = 64,
     /**
@@ -217,7 +217,7 @@ typedef struct job_info {
     int concurrency;  /**< Most runs of this job at once */
     /**
      * Runs the job regularly, with the payload "{}": a cron text of five fields (minute, hour, day of month, month, day of
-     * week), of six with seconds before them, or "@hourly" and the like. NULL: only when it is submitted. See docs/jobs.md.
+     * week), of six with seconds before them, or "@hourly" and the like. NULL: the job runs only when it is submitted. See docs/jobs.md.
      */
     const char *schedule;
     const char *timezone; /**< Of the schedule: an IANA name as "Europe/Berlin"; NULL: UTC */

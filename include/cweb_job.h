@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file cweb_job.h
- * What a job keeps for its next run, and the files that it works on.
+ * Checkpoints and files of jobs.
  *
  *     #include <cweb.h>
  *     #include <cweb_job.h>
@@ -22,10 +22,10 @@
  *         return 0;
  *     }
  *
- * with a max_attempts of 2 or more: a job that may run once only is never resumed. See docs/jobs.md.
+ * The submission needs a max_attempts of 2 or more: a job that may run only once is never resumed. See docs/jobs.md.
  *
- * The functions may be called from the run function and from threads that it waits for, until it returns. What fails sets
- * errno.
+ * The run function may call these functions, and so may threads that it waits for, until the run function returns. A function
+ * that fails sets errno.
  */
 #ifndef CWEB_JOB_H
 #define CWEB_JOB_H
@@ -39,7 +39,7 @@
 extern "C" {
 #endif
 
-/* What the functions below call; the server's. It grows at its end: size says how far it goes. */
+/* The server's functions behind the functions below. Later servers add fields at the end; size tells how many there are. */
 struct cweb_job_data {
     size_t size; /* of this structure, as the server has it */
     int (*checkpoint)(job_ctx_t *job, const void *bytes, size_t length);
@@ -49,16 +49,16 @@ struct cweb_job_data {
 };
 
 /**
- * Keeps length bytes as the job's checkpoint, in the place of the one before, and returns once they are stored as an event
- * of the job would be: with --durability full on the disk. A later run of the job gets them back from cweb_job_resume(),
- * whatever ended this one: an error, a crash, a time-out, the end of the server; also one that is asked for after the job has
- * failed or was canceled. The bytes go when the job is done, or deleted.
- * Each call waits for the disk, so save every second or so, not in an inner loop.
+ * Stores length bytes as the job's checkpoint, in the place of the earlier checkpoint. Returns once the bytes are as safe as an
+ * event of the job: with --durability full they are on the disk. A later run of the job gets the bytes from cweb_job_resume(),
+ * whether an error, a crash, a time-out or the end of the server ended this run. A run by a retry request gets them, too. The
+ * server deletes the checkpoint when the job is done or deleted.
+ * Each call waits for the disk, so save about once a second, not in an inner loop.
  *
- * A length of 0 keeps nothing: the next run begins from the start.
+ * A length of 0 removes the checkpoint: the next run begins from the start.
  *
  * @return 0, or -1 and errno: EMSGSIZE (more than --job-checkpoint-bytes-max), ECANCELED (the job is to end or has ended),
- * EIO (the server can't store them now; the checkpoint before is still there), EINVAL (bytes is NULL), ENOSYS (job is NULL
+ * EIO (the server can't store them now; the earlier checkpoint stays), EINVAL (bytes is NULL), ENOSYS (job is NULL
  * or not this server's)
  */
 static inline int cweb_job_checkpoint(job_ctx_t *job, const void *bytes, size_t length) {
@@ -70,12 +70,12 @@ static inline int cweb_job_checkpoint(job_ctx_t *job, const void *bytes, size_t 
 }
 
 /**
- * Finds the checkpoint that earlier runs of this job have left: the last for which cweb_job_checkpoint() returned 0, or one
- * after it. A run gets the same bytes each time, whatever it saves itself. They stay where they are until the run function
- * returns; do not free them.
+ * Finds the checkpoint that earlier runs of this job have left: the last for which cweb_job_checkpoint() returned 0, or a
+ * later one. Each call in a run gives the same bytes, whatever checkpoints the run saves itself. The bytes stay at their address
+ * until the run function returns; do not free them.
  *
- * @return 1: *bytes and *length tell where they are; 0: there is none, *bytes is NULL and *length 0; -1 and errno: EINVAL
- * (bytes or length is NULL), EIO (it can't be read), ENOSYS (job is NULL or not this server's)
+ * @return 1: *bytes and *length are the checkpoint; 0: there is no checkpoint, *bytes is NULL and *length 0; -1 and errno: EINVAL
+ * (bytes or length is NULL), EIO (the checkpoint can't be read), ENOSYS (job is NULL or not this server's)
  */
 static inline int cweb_job_resume(job_ctx_t *job, const void **bytes, size_t *length) {
     if (job == NULL || job->data == NULL) {
@@ -87,10 +87,10 @@ static inline int cweb_job_resume(job_ctx_t *job, const void **bytes, size_t *le
 
 /**
  * Opens a file that the job was submitted with, {"files":{"NAME":"sha256:..."}}, for reading. The descriptor is the caller's:
- * close(2) it. It can be read, sought in and mapped, and not written; the module has no way to the file's directory.
+ * close(2) it. The module can read, seek and map the file, but can neither write it nor reach its directory.
  *
- * @return the descriptor, or -1 and errno: ENOENT (the submission has no such file), EIO (it can't be read), EMFILE (too many
- * open files), EAGAIN (too many are asked for at once), EINVAL (name is NULL), ENOSYS (job is NULL or not this server's)
+ * @return the descriptor, or -1 and errno: ENOENT (the submission has no such file), EIO (the file can't be read), EMFILE (too many
+ * open files), EAGAIN (too many files are asked for at once), EINVAL (name is NULL), ENOSYS (job is NULL or not this server's)
  */
 static inline int cweb_job_file(job_ctx_t *job, const char *name) {
     if (job == NULL || job->data == NULL) {
@@ -101,10 +101,10 @@ static inline int cweb_job_file(job_ctx_t *job, const char *name) {
 }
 
 /**
- * Opens a file that the job makes, for reading and writing; the first call with a name makes the file, empty. A client gets
- * it as GET /jobs/UUID/files/NAME once the job is done. The descriptor is the caller's: close(2) it. Write before set_result:
- * what is there when the job is done is put on the disk and kept, and later writes are not seen. A run that fails leaves no
- * file. Files are deleted with their job.
+ * Opens a file that the job makes, for reading and writing; the first call with a name makes the file, empty. A client fetches
+ * the file by GET /jobs/UUID/files/NAME once the job is done. The descriptor is the caller's: close(2) it. Write before
+ * set_result: the server keeps the bytes that the file has when the job is done, and clients do not see later writes. A run that
+ * fails leaves no file. Files are deleted with their job.
  *
  * name: 1 to 128 bytes of UTF-8 without '/', '\\' and control characters, not beginning with a dot; at most 64 files a run.
  *

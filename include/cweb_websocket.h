@@ -76,12 +76,15 @@ static inline void *cweb_ws_data(websocket_t *ws) {
 }
 
 /**
- * Bytes that were sent on the socket, to it alone or to its rooms, and that the client's connection has not taken: frames as they
- * are sent, compressed ones as such. From any thread, until on_close has returned. What the kernel has taken and the client has not
- * is not counted; nor are the last 16 KiB at the connection. In the server's own process (--isolation none) the number is
- * that of this moment. In a domain's process it follows within a millisecond or so while there is a backlog, and else says up
- * to 64 KiB too much for up to a second; what rooms get is counted from 16 KiB on, when the server has it. A producer that skips or
- * merges messages while this is above a few hundred KiB is never closed as too slow (--ws-queue-bytes-max).
+ * Returns the bytes that the module has sent to the socket or to its rooms, and that the client's connection has not taken. Frames
+ * count with their size on the wire, after compression. May be called from any thread, until on_close has returned.
+ *
+ * Bytes in the kernel's buffer do not count, nor do the last 16 KiB at the connection. In the server's own process (--isolation
+ * none) the number is current. In a domain's process the number follows within about a millisecond while there is a backlog;
+ * without one it may be up to 64 KiB too high for up to a second. Messages to rooms count when the server has them, from 16 KiB on.
+ *
+ * A producer that skips or merges messages while the number is above a few hundred KiB is never closed as too slow
+ * (--ws-queue-bytes-max).
  * @return 0 for NULL, once the socket is closed, and on a server before this function
  */
 static inline size_t cweb_ws_buffered(websocket_t *ws) {

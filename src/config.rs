@@ -148,7 +148,7 @@ pub struct Config {
     pub ws_inbox_messages_max: usize,
     /// Most rooms that a WebSocket may be in.
     pub ws_rooms_max: usize,
-    /// Smallest WebSocket message that is sent compressed; 0: compression is agreed on with nobody.
+    /// Smallest WebSocket message that is sent compressed; 0: the server agrees on compression with no client.
     pub ws_compress_bytes_min: usize,
     /// Longest from a request's first byte to the end of its head: then 408.
     pub header_timeout_ms: u64,
@@ -187,7 +187,7 @@ pub struct Config {
     pub job_event_bytes_max: usize,
     /// Largest result of a job.
     pub job_result_bytes_max: usize,
-    /// What jobs keep and work on.
+    /// Limits of checkpoints, blobs and outputs.
     pub job_data: JobDataSettings,
     /// Most commands that wait for the store's writer.
     pub job_queue_max: usize,

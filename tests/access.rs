@@ -173,7 +173,7 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
     }
     let stream = [("X-API-Key", some.as_str()), ("Accept", "text/event-stream")];
     refused(&send(&mut server.connect(), "GET /mgnt/other/logs", &stream, b""), 403, "is not for the module other");
-    // What is about all modules, and paths that could be read as those of another module.
+    // Requests about all modules, and paths that could be read as those of another module.
     for request in [
         "GET /mgnt",
         "GET /metrics",

@@ -16,7 +16,7 @@ fn tool(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What cc makes of a source of `tests/modules/ready`, in `dir`.
+/// Compiles a source of `tests/modules/ready` with cc, into `dir`.
 fn built(dir: &Path, source: &str, name: &str, flags: &[&str]) -> PathBuf {
     let file = dir.join(name);
     let source = root().join("tests/modules/ready").join(source);
@@ -39,7 +39,7 @@ fn run(server: &Server, dir: &Path, args: &[&str], succeeds: bool) -> String {
     said
 }
 
-/// One life of a module that comes as a shared object.
+/// Deployments, settings, rollbacks and restarts of a module that comes as a shared object.
 #[test]
 fn a_shared_object_has_versions_settings_and_restarts_like_any_module() {
     let (dir, work) = (Arc::new(tempfile::tempdir().unwrap()), tempfile::tempdir().unwrap());
@@ -104,7 +104,7 @@ fn a_shared_object_has_versions_settings_and_restarts_like_any_module() {
     );
     assert!(as_file.status == 422 && as_file.text().contains("deploy it alone"), "{}", as_file.text());
     server.stop();
-    // Without the flag what was deployed with it is not loaded, and is there again with it. Signatures cover it.
+    // Without the flag a module that was deployed with it is not loaded; with the flag it is served again. Signatures cover it.
     let server = Server::on(&dir, &[], &[]);
     server.expect_log("cweb serve --allow-binary");
     assert_eq!(server.get("/plain").status, 404);
@@ -213,7 +213,7 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
         let answer = post(&server, bytes);
         assert!(answer.status == 422 && answer.text().contains(words), "{words}: {}", answer.text());
     }
-    // What the functions take is proved by debug information, or else said.
+    // Debug information proves how many arguments the functions take; without it there is a warning.
     let wrong = built(at, "plain.c", "wrong.so", &["-g", "-DTWO_ARGUMENTS", "-ljansson"]);
     let answer = post(&server, &fs::read(&wrong).unwrap());
     let words = "config.routes[0].handler: the function takes 2 arguments, but would be called with 3";
@@ -229,7 +229,7 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
         );
     }
     assert_eq!(server.get("/plain").text(), "one");
-    // The same without a server.
+    // The same checks by `cweb check`, without a server.
     let (done, said) = cweb(&["check", plain.to_str().unwrap()], at, &[]);
     assert!(done && said.contains("module plain") && said.contains("can't tell a wrong one"), "{said}");
     let (done, said) = cweb(&["test", plain.to_str().unwrap()], at, &[]);

@@ -42,7 +42,7 @@ fn a_crash_has_its_functions_lines_registers_and_version() {
     assert_eq!((crash["version"].as_u64(), crash["place"].as_str()), (Some(1), Some("a handler (GET /deep)")));
     // A function of a library that ends the call has its caller.
     let told = || server.get("/mgnt/deep").text();
-    // A process tells of one crash of a module, so that the next one has to be there.
+    // A process reports one crash only, so its successor must be in service first.
     eventually("the abort", || server.get("/up").status == 500 && told().contains("called abort()"));
     assert!(told().contains("\"gives_up (module.c:34)\",\"up (module.c:40)\"]"), "{}", told());
     // In the log, and for the author; a client in production sees none of it (tests/production.rs).
@@ -85,7 +85,7 @@ fn gdb_finds_the_process_and_the_sources() {
     assert_eq!(server.get("/fine").text(), "fine");
 }
 
-/// What the kernel does with core files here, and whether a server may have some.
+/// Whether the kernel writes core files to a plain name, and the hard limit allows them.
 fn core_files_are_plain() -> bool {
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     let limit = Command::new("sh").args(["-c", "ulimit -Hc"]).output().unwrap();

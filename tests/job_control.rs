@@ -92,7 +92,7 @@ fn a_job_that_has_ended_badly_runs_again_with_fresh_attempts_on_the_version_serv
     assert_eq!((&asked["reason"], &asked["attempt"]), (&json!("asked for"), &json!(3)));
     assert!(words(&retry(&flaky)).starts_with("409 the job is done: submit it again"), "{:?}", retry(&flaky));
 
-    // One that waits is refused; canceled, it runs, on the version that is served by then.
+    // A retry of a waiting job is refused; after a cancellation the job runs, on the version that is served by then.
     let later = submit(&server, &json!({"job": "count", "payload": {"n": 1}, "run_at": FAR}));
     assert!(words(&retry(&later)).starts_with("409 the job is pending: "), "{:?}", retry(&later));
     assert_eq!(cancel(&later).0, 200);
@@ -103,7 +103,7 @@ fn a_job_that_has_ended_badly_runs_again_with_fresh_attempts_on_the_version_serv
     assert_eq!((&done["result"]["version"], &done["module_hash"]), (&json!("2"), &accepted.1["module_hash"]));
     assert_eq!(kinds(&server, &later), ["created", "canceled", "retrying", "started", "step", "done"]);
 
-    // Not while its last run goes on: canceled, or after it has decided.
+    // A retry is refused while the last run goes on: of a canceled job, and of a job that has set its result.
     for calls in ["", "e"] {
         server.get("/release?off=1");
         let held = submit(&server, &json!({"job": "decide", "payload": {"calls": calls, "hold": 1, "return": 5}}));
@@ -151,7 +151,7 @@ fn many_jobs_are_retried_and_canceled_by_a_filter_page_by_page() {
         assert!(said.starts_with("400 say which jobs"), "{said}");
         assert_eq!(server.get(&format!("/jobs/{act}")).status, 405);
     }
-    // Two, then the last; the page tells where it ended.
+    // Two jobs, then the last; `next` of the page says where it ended.
     let (status, page) = post(&server, "/jobs/retry?module=jobs&job=fail&limit=2");
     assert_eq!((status, &page["retried"], &page["next"]), (200, &json!(2), &json!(failed[1])), "{page}");
     let (_, page) = post(&server, &format!("/jobs/retry?module=jobs&job=fail&limit=2&before={}", failed[1]));
@@ -159,7 +159,7 @@ fn many_jobs_are_retried_and_canceled_by_a_filter_page_by_page() {
     for uuid in &failed {
         eventually("the second run", || kinds(&server, uuid).iter().filter(|kind| *kind == "failed").count() == 2);
     }
-    // Those that wait, whatever has ended.
+    // Without `state`, the pending jobs are canceled and the ended ones left alone.
     let (_, page) = post(&server, "/jobs/cancel?module=jobs");
     assert_eq!((&page["canceled"], &page["next"]), (&json!(3), &Value::Null), "{page}");
     for uuid in &others {
@@ -228,18 +228,18 @@ fn a_module_declares_when_its_jobs_run_and_the_next_version_changes_it() {
     let seen = slots(&server, "m/tick");
     assert!(seen.is_sorted_by(|newer, older| newer > older), "{seen:?}");
     assert!(seen.iter().all(|slot| slot % 1000 == 0), "{seen:?}");
-    // What is declared can't be changed from outside.
+    // A client can't change a declared schedule.
     let refused = ask(&server, "DELETE", "/jobs/schedules/m/tick", &Value::Null);
     assert!(words(&refused).starts_with("409 the schedule is declared by its module"), "{refused:?}");
     assert_eq!(put(&server, "m/tick", &json!({"job": "tick", "cron": "@daily"})).0, 400);
-    // Other times, in their zone.
+    // A new cron text, in another time zone.
     server.deploy(&ticking("m", ", .schedule = \"0 3 * * *\", .timezone = \"Asia/Tokyo\""));
     eventually("the new times", || schedule(&server, "m/tick").unwrap()["cron"] == "0 3 * * *");
     let shown = schedule(&server, "m/tick").unwrap();
     assert_eq!(shown["next_at"].as_u64().unwrap() % 86_400_000, 18 * 3_600_000, "{shown}");
     let count = slots(&server, "m/tick").len();
     assert_eq!(json!(count), shown["runs"], "no slot was lost or doubled: {shown}");
-    // None any more.
+    // A version without the schedule ends it.
     server.deploy(&ticking("m", ""));
     eventually("the end of the schedule", || schedule(&server, "m/tick").is_none());
     assert_eq!(ask(&server, "DELETE", "/jobs/schedules/m/tick", &Value::Null).0, 404);
@@ -276,7 +276,7 @@ fn a_project_file_declares_schedules_and_is_refused_with_the_line() {
     let job = get(&server, "/jobs?limit=1")["jobs"][0]["job_uuid"].as_str().unwrap().to_owned();
     assert_eq!(reached(&server, &job, "done")["result"], json!({"bucket": "x", "n": [1, 2.5]}));
     assert_eq!(schedule(&server, "m/yearly").unwrap()["overlap"], json!(true));
-    // They end with the module, those that clients have made, too.
+    // Schedules end with their module, including those that clients have made.
     assert_eq!(put(&server, "mine", &json!({"job": "tick", "cron": "@yearly"})).0, 200);
     assert_eq!(server.connect().request("DELETE", "/mgnt/m", &[], b"").status, 200);
     eventually("no schedules", || get(&server, "/jobs/schedules")["schedules"] == json!([]));
@@ -376,7 +376,7 @@ fn kills_lose_no_slot_and_double_none_and_what_was_missed_runs_once() {
     assert_eq!(slots(&server, "yearly"), [1_600_000_000_000]);
     let yearly = schedule(&server, "yearly").unwrap();
     assert!(yearly["next_at"].as_i64().unwrap() > 1_700_000_000_000, "{yearly}");
-    // The clock is set back, or the schedule made anew: a slot that had its turn has none again.
+    // The clock is set back, or the schedule made anew: a used slot is not used again.
     drop(server);
     database(dir.path()).execute("UPDATE schedules SET next_at = ?1 WHERE name = 'yearly'", [missed]).unwrap();
     let server = start();
@@ -431,7 +431,7 @@ fn a_job_waits_for_those_it_depends_on_and_fails_with_them() {
         let said = format!("{} {}", refused.0, refused.1["error"].as_str().unwrap());
         assert!(said.starts_with(words), "{said}");
     }
-    // The server is killed; the two that ran have failed by that, and what waits for them, one after the other.
+    // The server is killed: the two running jobs fail, and then the jobs that wait for them, one after the other.
     drop(server);
     let server = Server::on(&dir, &["--job-workers", "4"], &[]);
     let failed = reached(&server, &all, "failed");
@@ -537,7 +537,7 @@ fn one_stream_has_the_events_of_many_jobs_in_the_order_of_commits_from_any_place
     server.deploy(&source("1"));
     server.deploy(&ticking("m", ""));
     let run = |job: &str, payload: Value| submit(&server, &json!({"job": job, "payload": payload}));
-    // A stream that begins now sees what comes, of all modules.
+    // A stream that begins now gets the later events of all modules.
     let mut made = Vec::new();
     let live = followed(&server, "", None, 40, || {
         made = (0..5).flat_map(|n| [run("count", json!({"n": 3})), run("tick", json!({"n": n}))]).collect();
@@ -551,13 +551,13 @@ fn one_stream_has_the_events_of_many_jobs_in_the_order_of_commits_from_any_place
     // Taken up after any of them, without loss or doubles; the header counts, not the address.
     let rest = followed(&server, "cursor=start", Some(&all[20].0), 24, || ());
     assert_eq!(rest[..], all[21..45]);
-    // One module; the ends in one state.
+    // Filters: one module; events that end a job in one state.
     let ticks = followed(&server, "module=m&cursor=start", None, 15, || ());
     assert!(ticks.iter().all(|(_, event)| event["module"] == "m"));
     let failing = run("fail", json!({}));
     let failed = followed(&server, "state=failed&cursor=start", None, 1, || ());
     assert_eq!((&failed[0].1["job_uuid"], &failed[0].1["type"]), (&json!(failing), &json!("failed")));
-    // The same as pages.
+    // The events as pages.
     let mut paged = Vec::new();
     let mut cursor = "start".to_owned();
     loop {
@@ -609,7 +609,7 @@ fn jobs_of_one_concurrency_key_run_one_at_a_time() {
     let hold = || get(&server, "/jobs/kinds")["kinds"][0].clone();
     assert_eq!((&hold()["running"], &hold()["pending"]), (&json!(3), &json!(3)), "{}", hold());
     assert_eq!(get(&server, &format!("/jobs/{}", same[1]))["concurrency_key"], json!("a"));
-    // One that waits is canceled; the end of the first one lets the last one run.
+    // A waiting job is canceled; the end of the first job lets the last one run.
     assert_eq!(post(&server, &format!("/jobs/{}/cancel", same[1])).0, 200);
     assert_eq!(post(&server, &format!("/jobs/{}/cancel", same[0])).0, 200);
     reached(&server, &same[2], "running");

@@ -1,4 +1,4 @@
-//! What jobs keep and work on: checkpoints, blobs, files. `CWEB_CRASH_ROUNDS` sets how often the server is killed (3).
+//! Data of jobs: checkpoints, blobs, files. `CWEB_CRASH_ROUNDS` sets how often the server is killed (3).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -53,7 +53,7 @@ fn count(dir: &Path, table: &str) -> i64 {
     database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
 }
 
-/// The steps that a job has told of, in order.
+/// The steps in a job's events, in order.
 fn steps(server: &Server, uuid: &str) -> Vec<i64> {
     let steps = events(server, uuid).into_iter().filter(|event| event["type"] == "step");
     steps.map(|event| event["data"].as_i64().unwrap()).collect()
@@ -89,7 +89,7 @@ fn a_run_goes_on_where_the_last_one_was_whatever_ended_it() {
     eventually("it waits", || events(&server, &uuid).iter().any(|event| event["type"] == "waiting"));
     assert_eq!(count(dir.path(), "job_checkpoints"), 1);
     assert_eq!(server.post(&format!("/jobs/{uuid}/cancel"), b"").status, 200);
-    // Asked to run again, it goes on too.
+    // After a retry by request the job resumes, too.
     eventually("its run has returned", || server.post(&format!("/jobs/{uuid}/retry"), b"").status == 200);
     assert_eq!(result(&server, &uuid), json!({"from": 9, "resumed": 1}));
     assert_eq!(count(dir.path(), "job_checkpoints"), 0);
@@ -288,7 +288,7 @@ fn blobs_need_a_key_grow_no_memory_and_go_when_they_are_old() {
     assert!(first < idle + 32 * 1024, "{first} KiB while it came, {idle} KiB after it");
 }
 
-/// The directories of what jobs have made.
+/// The directories of outputs.
 fn dirs(dir: &Path) -> usize {
     std::fs::read_dir(dir.join("job-files")).unwrap().count()
 }
@@ -328,7 +328,7 @@ fn jobs_are_given_files_and_make_some() {
     for target in ["files/64", "files/..", "files/%2e%2e", "files/in", "files/0/x"] {
         assert_ne!(server.get(&format!("/jobs/{refused}/{target}")).status, 200, "{target}");
     }
-    // What was there when the job was done is what is kept.
+    // The server keeps the bytes that an output had when its job was done.
     let left_open = copy(&server, json!({ "leave_open": true }));
     assert_eq!(result(&server, &left_open), 1_000_000);
     let scribbled = submit(&server, &json!({ "job": "scribble" }));
@@ -444,7 +444,7 @@ fn the_command_brings_files_and_fetches_what_was_made() {
     assert!(!worked && said.contains("two files the name in"), "{said}");
 }
 
-/// What clients were told.
+/// Blobs and jobs that the server has acknowledged.
 #[derive(Default)]
 struct Acknowledged {
     /// Sizes and seeds.
@@ -519,7 +519,7 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed_again_and_again() {
         let at = format!("{uuid}: {} bytes of {size}, the first other one at {differs:?}", found.body.len());
         assert!(found.status == 200 && found.body == body, "{at}: {}", found.head);
     }
-    // Those of submissions without an answer are done, too, and nothing else is there.
+    // Jobs of submissions without an answer are done, too; there are no other jobs and directories.
     eventually("all jobs are done", || count(dir.path(), "jobs WHERE state <> 'done'") == 0);
     assert_eq!(count(dir.path(), "jobs"), i64::try_from(dirs(dir.path())).unwrap());
     println!("{} blobs, {} jobs acknowledged", blobs.len(), accepted.len());

@@ -281,7 +281,7 @@ fn an_upload_that_is_too_large_is_answered_with_the_limit() {
     fs::write(work.path().join("assets/large.bin"), vec![b'x'; 3 << 20]).unwrap();
     let (done, said) = cweb(&["deploy", ".", "--server", &server.addr], work.path(), &[]);
     assert!(!done && said.contains("larger than 2097152 bytes") && said.contains("--mgnt-body-bytes-max"), "{said}");
-    // One of a MiB and more, which waits for the server's word, comes through.
+    // A body of more than 1 MiB, which waits for `100 Continue`, is accepted.
     fs::write(work.path().join("assets/large.bin"), vec![b'x'; 1536 * 1024]).unwrap();
     let (done, said) = cweb(&["deploy", ".", "--server", &server.addr], work.path(), &[]);
     assert!(done, "{said}");
@@ -357,7 +357,7 @@ fn limits_of_module_toml_are_the_projects_own() {
     let server = Server::on(&dir, &args, &[]);
     assert_eq!(post(&server, "/large", 101), 413, "after a restart");
     if apart {
-        // Of a route with a limit of its own and of one without.
+        // A route with a limit of its own, and a route without.
         for path in ["/slow", "/slower"] {
             let late = server.get(path);
             assert!(

@@ -225,7 +225,7 @@ fn a_slow_reader_of_a_room_is_closed() {
     assert_eq!(ask(&mut quick, "who"), "one quick in r");
 }
 
-/// What is sent to a reader that takes nothing is counted, and no more when it has been taken.
+/// Bytes sent to a reader that takes nothing are counted; the count falls to 0 when the reader has taken them.
 #[test]
 fn what_a_connection_has_not_taken_is_told() {
     let server = server(&["--ws-queue-bytes-max", "100000000"]);
@@ -263,7 +263,7 @@ fn frame(client: &mut support::Client) -> (u8, Vec<u8>) {
     (head[0], client.bytes(length))
 }
 
-/// A message is compressed once for all of a room that take it so, and sent as it is to the others.
+/// A message to a room is compressed once for all sockets that have agreed on compression, and sent plain to the others.
 #[test]
 fn a_room_is_sent_one_compressed_message() {
     let server = server(&[]);
@@ -283,7 +283,7 @@ fn a_room_is_sent_one_compressed_message() {
         })
         .collect();
     let large: String = (0..500).map(|n| format!("line {} of a text for everybody, ", n * 7919 % 1000)).collect();
-    // What is smaller than a window can't refer to anything beyond it.
+    // A message smaller than the window can't refer to bytes beyond it.
     for (text, compressed) in [("short", [false; 3]), (&large[..450], [false; 3]), (&large, [false, true, false])] {
         assert_eq!(server.post("/announce/z", text.as_bytes()).text(), "0");
         let frames: Vec<(u8, Vec<u8>)> = guests.iter_mut().map(frame).collect();

@@ -46,7 +46,7 @@ impl Backoff {
         left == 0
     }
 
-    /// What became of a message that was tried.
+    /// Records whether compression has made a message smaller.
     fn tried(&self, got_smaller: bool) {
         let misses = if got_smaller { 0 } else { MISSES_MAX.min(self.misses.load(Ordering::Relaxed) + 1) };
         self.misses.store(misses, Ordering::Relaxed);
@@ -98,7 +98,7 @@ struct LastFrame {
     /// Where the payload begins.
     header_len: usize,
     plain: Arc<[u8]>,
-    /// The same compressed for this window; `None` if it does not get smaller.
+    /// The frame compressed for a window of so many bits; `None` in the pair: compression does not make it smaller.
     deflated: Option<(u8, Option<Arc<[u8]>>)>,
 }
 
@@ -119,7 +119,7 @@ fn sent_as(asked: Kind, payload: &[u8]) -> Kind {
     if asked == Kind::Text { kind_of(payload) } else { asked }
 }
 
-/// What one thread encodes with.
+/// Buffers and compressor of one thread.
 struct Coder {
     /// The message this thread encoded last. A module broadcasts by calling `send` once a socket with the same bytes:
     /// comparing them is cheaper than encoding them again, and all sockets share one buffer.

@@ -101,7 +101,7 @@ fn c_text(text: &str) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
-/// What the server keeps of a run.
+/// Returns the server's data of a run.
 ///
 /// # Safety
 /// `job` is NULL or the structure of a run that has not returned.

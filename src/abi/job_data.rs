@@ -1,4 +1,4 @@
-//! `struct cweb_job_data`: what a running job keeps for its next run, and the files that it works on.
+//! `struct cweb_job_data`: checkpoints and files of a running job.
 
 use super::job::{JobCtx, data_of};
 use super::websocket::touched;
@@ -32,7 +32,7 @@ pub(super) fn layout() -> Vec<(&'static str, usize)> {
     ]
 }
 
-/// What the server keeps of a run while it lasts.
+/// The server's data of one run; lives as long as the run.
 pub(super) struct RunData<'a> {
     calls: &'a dyn JobCalls,
     /// The checkpoint that the run began with, once the module has asked for it: it has the address of these bytes.

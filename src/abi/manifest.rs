@@ -118,7 +118,7 @@ impl Limits {
 static HANDLER_TIME_MS: AtomicU64 = AtomicU64::new(u64::MAX);
 static BODY_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// Says what counts in this process for routes without limits of their own.
+/// Sets the limits of this process for routes without limits of their own.
 pub fn set_server_limits(handler_time_ms: u64, body_bytes: usize) {
     HANDLER_TIME_MS.store(handler_time_ms, Ordering::Relaxed);
     BODY_BYTES.store(u64::try_from(body_bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -222,7 +222,7 @@ impl RouteDecl {
     #[must_use]
     pub fn body_bytes_max(&self) -> Option<usize> {
         let mib = u64::try_from((self.flags >> BODY_SHIFT) & BODY_MASK).unwrap_or_default();
-        // Of a body that is taken in pieces the server limits nothing.
+        // The server has no limit for a body that the module reads in pieces.
         let server = if self.is_stream() { u64::MAX } else { BODY_BYTES.load(Ordering::Relaxed) };
         let bytes = lower((mib > 0).then_some(mib << 20), self.limits.body_bytes, server)?;
         Some(usize::try_from(bytes).unwrap_or(usize::MAX))

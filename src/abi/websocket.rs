@@ -60,7 +60,7 @@ pub struct Socket {
     open: AtomicBool,
     /// The client has sent what can't be read: no message after that counts. Relaxed: it orders nothing else.
     failed: AtomicBool,
-    /// What is sent may be compressed.
+    /// State of compression; `None`: the socket sends no compressed message.
     compressing: Option<Compressing>,
     /// What `websocket_t.session` was at first, for a process that has to make the structure again.
     session: Option<Box<[u8]>>,
@@ -107,7 +107,7 @@ impl Socket {
         Self::deflating(key, session, None, outlet, queued_max)
     }
 
-    /// The same with what is agreed on about the compression of what it sends.
+    /// Makes a socket that compresses its messages as agreed in the handshake.
     #[must_use]
     pub fn deflating(
         key: u64,
@@ -206,7 +206,7 @@ impl Socket {
         self.open.store(false, Ordering::Release);
     }
 
-    /// What is agreed on about the compression of what it sends.
+    /// Compression of the messages that the socket sends, as agreed in the handshake.
     #[must_use]
     pub fn deflate(&self) -> Option<Deflate> {
         self.compressing.as_ref().map(Compressing::deflate)
@@ -247,7 +247,7 @@ impl Socket {
 
     /// The shard has taken a frame of `len` bytes.
     pub fn taken(&self, len: usize) {
-        // One that was sent by a process before this one is unknown here.
+        // This process does not know frames that an earlier process sent.
         let _ =
             self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| Some(queued.saturating_sub(len)));
     }

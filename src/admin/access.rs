@@ -45,9 +45,9 @@ enum Refusal {
     Blocked { ms: u64 },
     /// Its key is not for this.
     Scope { key: Arc<str>, has: Arc<str>, needed: Scopes },
-    /// Its key is for some modules only, and the request is about more.
+    /// The key of the request is for some modules only, and the request is about more modules.
     Reach { key: Arc<str> },
-    /// Its key is one no more.
+    /// The key of the request has expired.
     Expired { key: Arc<str>, at: String },
 }
 
@@ -261,7 +261,7 @@ impl Access {
 fn needed(view: &RequestView<'_>) -> Scopes {
     let (path, reads) = (view.path(), view.method().is_safe());
     if path.starts_with(b"/blobs") {
-        // Who knows the hash of a blob knows what is in it.
+        // A blob is named by its hash: a client that knows the hash has had the bytes, or got the hash from a job.
         if reads { Scopes::JOBS.or(Scopes::READ) } else { Scopes::JOBS }
     } else if path.starts_with(b"/jobs") {
         let names_a_job = path.len() > b"/jobs/".len()

@@ -21,7 +21,7 @@ const WINDOW_MS: u64 = 60_000;
 pub enum Who {
     /// Somebody on this machine, in development.
     Loopback,
-    /// Whoever has the key of this name, which is for these modules as far as the request goes.
+    /// The owner of the key of this name; the request may concern the modules within the reach.
     Key(Arc<str>, Reach),
 }
 
@@ -83,7 +83,7 @@ impl Actor {
         tracing::info!(target: "audit", who, from, job = cut(uuid), status, "{action}");
     }
 
-    /// Logs what became of an action on a blob.
+    /// Logs the result of an action on a blob.
     pub(super) fn log_blob(&self, action: &'static str, blob: &str, status: u16) {
         let (who, from) = (self.who.as_str(), self.from.to_string());
         tracing::info!(target: "audit", who, from, blob = cut(blob), status, "{action}");

@@ -21,7 +21,7 @@ fn not_allowed(allow: &'static str) -> ServerAnswer {
     error(405, &format!("this path answers {allow}")).with("Allow", allow)
 }
 
-/// What went wrong with a blob, as an answer: the one place that knows.
+/// Maps an error of a blob to its answer; no other place maps these errors to an HTTP status.
 pub(super) fn blob_error(cause: &BlobError) -> ServerAnswer {
     let status = match cause {
         BlobError::TooLarge(_) => 413,
@@ -48,11 +48,11 @@ pub(super) fn stores_body(view: &RequestView<'_>) -> bool {
     view.method() == Method::Put && super::is_under(view.path(), ROOT.as_bytes())
 }
 
-/// Serves one request on `/blobs` or below it whose body is there, if it has one.
+/// Serves one request on `/blobs` or below it; the body, if any, has come whole.
 pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: Reply) {
     if stores_body(view) {
         let mut body = store(jobs, view, actor, Some(view.body.len() as u64), Box::new(|_| {}), reply);
-        // Whole within what one receive brings, which is less than the buffer.
+        // The body came whole in one receive, which is smaller than the buffer.
         if body.put(view.body).is_ok() {
             body.end(None);
         }
@@ -77,7 +77,7 @@ pub(super) fn refuse(refusal: &ServerAnswer, reply: Reply) -> BodyWriter {
     blobs::body(Box::new(|_| {})).0
 }
 
-/// Stores a body that comes through what this returns.
+/// Begins to store a body; the caller passes the bytes to the returned writer.
 pub(super) fn store(
     jobs: &Jobs,
     view: &RequestView<'_>,

@@ -1,4 +1,4 @@
-//! `/jobs/UUID/files`: what a job was given, and what it has made.
+//! `/jobs/UUID/files`: inputs and outputs of a job.
 
 use super::file_answer::{self, FileBody, unescaped};
 use super::jobs::{error, no_such_job, store_error};

@@ -110,7 +110,7 @@ fn submitted(accepted: Result<Accepted, SubmitError>) -> ServerAnswer {
         },
         Err(cause @ SubmitError::Needs(_)) => error(409, &cause.to_string()),
         Err(SubmitError::Store(cause)) => store_error(&cause),
-        // The path is there: it is the body that names what is not.
+        // The path exists; the body names a blob that does not.
         Err(SubmitError::Blob(cause @ BlobError::Unknown(_))) => error(400, &format!("{cause}; PUT /blobs stores one")),
         Err(SubmitError::Blob(cause)) => blob_error(&cause),
         Err(cause @ (SubmitError::TooMany(_) | SubmitError::ShuttingDown)) => {
@@ -141,7 +141,7 @@ fn job_json(row: &JobRow, payload: Option<&str>) -> String {
     });
     let result = row.result.as_deref().map_or_else(|| "null".into(), json_text);
     let mut text = head.to_string();
-    // These are texts that are JSON already: put in as they are, before the closing brace.
+    // The texts are JSON already: appended unchanged, before the closing brace.
     text.pop();
     if let Some(payload) = payload {
         text = text + ",\"payload\":" + &json_text(payload);
@@ -304,7 +304,7 @@ fn retry(jobs: &Jobs, uuid: String, actor: Actor, reply: Reply) {
     jobs.retry(uuid, Box::new(answer));
 }
 
-/// What is to be done to many jobs.
+/// Operation on many jobs.
 #[derive(Clone, Copy)]
 enum Act {
     Retry,

@@ -137,20 +137,20 @@ impl TryFrom<String> for KeyName {
 #[derive(Clone)]
 pub(super) struct Key {
     pub(super) name: Arc<str>,
-    /// All that it allows, be it for some modules only.
+    /// All scopes of the key, including those for some modules only.
     pub(super) scopes: Scopes,
     /// The scopes as the file has them.
     pub(super) listed: Arc<str>,
-    /// What it allows for every module.
+    /// Scopes of the key that hold for every module.
     everywhere: Scopes,
-    /// What else it allows, and for which modules.
+    /// Scopes of the key that hold only for the modules of a place.
     places: Arc<[(Scopes, Place)]>,
     expires: Option<Timestamp>,
     fingerprint: Fingerprint,
 }
 
 impl Key {
-    /// When it has expired, if it has by `now`.
+    /// The time at which the key has expired, if that is not after `now`.
     pub(super) fn expired_at(&self, now: SystemTime) -> Option<String> {
         let expires = self.expires?;
         (now >= SystemTime::from(expires)).then(|| expires.to_string())
@@ -319,7 +319,7 @@ pub struct ScopeText {
 }
 
 impl ScopeText {
-    /// As it was written.
+    /// The scope's text, as the user wrote it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
@@ -340,7 +340,7 @@ impl TryFrom<String> for ScopeText {
              of names with * behind it"
                 .to_owned()
         };
-        // It stands in the file of keys as it is.
+        // The text goes into the file of keys unescaped.
         let is_plain = |text: &str| text.chars().all(|c| !c.is_control() && c != '"' && c != '\\');
         let place = place.map(|text| Place::parse(text).filter(|_| is_plain(text)).ok_or_else(wrong)).transpose()?;
         Ok(Self { text, scope, place })

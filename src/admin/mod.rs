@@ -1,4 +1,4 @@
-//! The server's own paths: `/mgnt`, `/jobs`, `/blobs`, `/healthz`, `/metrics`; who may use them.
+//! The server's own paths: `/mgnt`, `/jobs`, `/blobs`, `/healthz`, `/metrics`; and their access control.
 //!
 //! Handled off the shards where anything may take long: a deployment answers from the control plane's threads. What
 //! comes in is a parsed request; what goes out is a [`Reply`].

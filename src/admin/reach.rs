@@ -1,4 +1,4 @@
-//! What a key that is for some modules only may do: requests that name a module, and those of its jobs.
+//! Requests that a key for some modules may send: requests that name a module within its reach, and requests about their jobs.
 
 use super::audit::Who;
 use super::mgnt::decoded;
@@ -8,8 +8,8 @@ use crate::proto::http1::{Method, RequestView};
 use crate::server_response::ServerAnswer;
 use serde::Deserialize;
 
-/// Whether a request on the server's own paths is about one module, so that it can be checked whether its key is for that.
-/// Lists, metrics and what changes many jobs are about all.
+/// Whether a request on the server's own paths is about one module, so that the server can check its key for that module.
+/// Lists, metrics and changes of many jobs are about all modules.
 pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
     let path = view.path();
     if let Some(below) = path.strip_prefix(b"/mgnt") {
@@ -20,7 +20,8 @@ pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
         // A file for a job to come.
         (method, None) => method == Method::Put && matches!(path, b"/blobs" | b"/blobs/"),
         (Method::Post, Some(b"" | b"/")) => true,
-        // A UUID can't be guessed: who has it has made the job, or was told of it, and may follow the job and cancel it.
+        // A UUID can't be guessed: a client that knows it has created the job, or got it from the creator, and may follow and
+        // cancel the job.
         (method, Some(below)) => {
             let is_cancel = method == Method::Post && below.ends_with(b"/cancel");
             (method.is_safe() || is_cancel) && below.strip_prefix(b"/").is_some_and(names_a_job)
@@ -47,19 +48,19 @@ fn module_in(below: &[u8]) -> Option<&[u8]> {
     is_known.then_some(name)
 }
 
-/// Refuses a request on a path that names a module which `who` has no key for.
+/// Refuses a request on a path that names a module outside the reach of `who`'s key.
 ///
 /// # Errors
 /// The answer to send instead.
 pub(super) fn check_path(control: &Control, view: &RequestView<'_>, who: &Who) -> Result<(), ServerAnswer> {
     match (who, view.path().strip_prefix(b"/mgnt")) {
-        // Which module a source is shows once it is compiled.
+        // The module of a source is known only after the compilation.
         (_, None | Some(b"" | b"/")) | (Who::Loopback | Who::Key(_, Reach::All), _) => Ok(()),
         (_, Some(below)) => check(control, &decoded(module_in(below).unwrap_or_default())?, who),
     }
 }
 
-/// Refuses a job of a module which `who` has no key for.
+/// Refuses a job of a module outside the reach of `who`'s key.
 ///
 /// # Errors
 /// The answer to send instead.

@@ -39,8 +39,8 @@ pub(super) struct Answer {
     headers: ureq::http::HeaderMap,
 }
 
-/// Bodies beyond this are sent when the server wants them: one that refuses them closes the connection, and a client that
-/// is still sending would see that and not the answer.
+/// Larger bodies wait for the server's `100 Continue`: a server that refuses a body closes the connection, and a client that
+/// is still sending would see the closed connection and not the answer.
 const UNASKED_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a server answers to who asks for a stream.

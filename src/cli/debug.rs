@@ -94,7 +94,7 @@ pub(super) fn run(args: &DebugArgs) -> ExitCode {
     })
 }
 
-/// What gdb is to look at.
+/// The process or core file that gdb opens.
 struct Target {
     arguments: Vec<String>,
     /// The version of the module there, if it may be another than the live one.

@@ -22,7 +22,7 @@ pub(super) struct KeygenArgs {
     signing: bool,
     /// Name of the key, for logs and messages [default: key- and digits of its own]
     name: Option<String>,
-    /// What it allows: deploy, jobs or read, with :MODULE or :DOMAIN/MODULE behind it for these modules only; may be
+    /// Scope of the key: deploy, jobs or read, with :MODULE or :DOMAIN/MODULE behind it for these modules only; may be
     /// repeated [default: all of them]
     #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', value_parser = scope)]
     scopes: Vec<ScopeText>,

@@ -1,4 +1,4 @@
-//! Settings about what jobs keep and work on.
+//! Settings about checkpoints, blobs and outputs of jobs.
 
 use super::ServeArgs;
 use super::args::DAY_S;
@@ -32,7 +32,7 @@ impl JobDataSettings {
         }
     }
 
-    /// What is wrong with them, a line each.
+    /// Values that are out of range, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let retention_fits = (1..=RETENTION_S_MAX).contains(&self.blob_retention_s);
         [

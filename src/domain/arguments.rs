@@ -23,8 +23,8 @@ const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Debugging entries beyond these are not read.
 const ENTRIES_MAX: usize = 2_000_000;
 
-/// What is wrong with the functions `declared` of the shared object at `path`, which is loaded at `base`, a sentence each; and where
-/// those stand of which nothing is known.
+/// Checks the functions `declared` of the shared object at `path`, which is loaded at `base`. Returns a sentence for each
+/// problem, and the places of the functions of which the debug information says nothing.
 pub(super) fn problems(path: &Path, base: usize, declared: &[Declared]) -> (Vec<String>, Vec<String>) {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
@@ -55,7 +55,7 @@ pub(super) fn problems(path: &Path, base: usize, declared: &[Declared]) -> (Vec<
     (declared.iter().filter_map(problem).collect(), declared.iter().filter(is_unknown).map(place).collect())
 }
 
-/// What the debug information says of a function.
+/// Parameters of a function according to the debug information.
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     parameters: usize,
@@ -77,7 +77,7 @@ const C: [DwLang; 11] = [
     gimli::DW_LANG_C_plus_plus_17,
     gimli::DW_LANG_C_plus_plus_20,
 ];
-/// What their compilers call themselves: others, such as Zig's, say that their language was C.
+/// Names that compilers of C and C++ give themselves: other compilers, such as Zig's, also claim the language C.
 const COMPILERS: [&str; 2] = ["GNU C", "clang"];
 
 /// Whether every parameter is in the debug information of the unit with this first entry.

@@ -1,12 +1,12 @@
-//! What the dynamic loader would do with a shared object, read from the headers that the loader itself follows: program headers and
-//! the dynamic section. Section headers may say anything, so nothing here looks at them.
+//! Finds out how the dynamic loader would treat a shared object, from the headers that the loader itself follows: program
+//! headers and the dynamic section. Section headers may say anything, so no code here reads them.
 //!
-//! The file is somebody else's: every offset, size and count is checked against the file before it is used, and counts have
+//! The file is untrusted: every offset, size and count is checked against the file before it is used, and counts have
 //! limits. Nothing of the file is executed.
 
 use std::ops::Range;
 
-/// What an ELF file begins with.
+/// First bytes of an ELF file.
 pub const MAGIC: &[u8; 4] = b"\x7fELF";
 
 /// Sizes of the parts of a 64-bit file.
@@ -94,13 +94,13 @@ pub struct Elf<'a> {
 pub struct Symbol {
     /// Its name.
     pub name: String,
-    /// Whether the object has it; otherwise another one must.
+    /// Whether the object defines the symbol; otherwise another object must.
     pub is_defined: bool,
-    /// Whether nothing is wrong if nobody has it.
+    /// Whether the object may be loaded although no object defines the symbol.
     pub is_weak: bool,
     /// Whether it is a function.
     pub is_function: bool,
-    /// Where it lies, from the beginning of the object.
+    /// Address of the symbol, from the beginning of the object.
     pub address: u64,
     /// Its size in bytes.
     pub size_bytes: u64,
@@ -123,7 +123,7 @@ fn u64_at(bytes: &[u8], at: u64) -> Option<u64> {
     number(bytes, at).map(u64::from_le_bytes)
 }
 
-/// A text of the file, for people.
+/// A text of the file, escaped and shortened for messages.
 fn printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().take(120).flat_map(char::escape_debug).collect()
 }
@@ -214,7 +214,7 @@ impl<'a> Elf<'a> {
         Err("its dynamic section does not end: the upload was damaged, or the header is wrong".to_owned())
     }
 
-    /// Where `size_bytes` bytes at `address` lie in the file.
+    /// Offset in the file of `size_bytes` bytes at `address`.
     fn offset(&self, address: u64, size_bytes: u64) -> Option<usize> {
         let load = self.segments.iter().filter(|segment| segment.kind == SEGMENT_LOAD);
         let mut inside = load.filter_map(|segment| {
@@ -272,7 +272,7 @@ impl<'a> Elf<'a> {
         names.map(name).collect()
     }
 
-    /// What the loader would do beyond mapping it, a sentence each.
+    /// Reasons to refuse the object: things that the loader would do beyond mapping it, one sentence each.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -321,7 +321,7 @@ impl<'a> Elf<'a> {
         problems
     }
 
-    /// What works, though not as a compiled module does it, a sentence each.
+    /// Warnings: properties that work, though not as in a compiled module, one sentence each.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
@@ -481,7 +481,7 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
-    /// What cc makes of `source` with `flags`.
+    /// Compiles `source` with cc and `flags`, and returns the bytes of the object.
     fn built(dir: &Path, source: &str, flags: &[&str]) -> Vec<u8> {
         std::fs::write(dir.join("o.c"), source).unwrap();
         let made = Command::new("cc").args(["-w", "o.c", "-o", "o.so"]).args(flags).current_dir(dir).status().unwrap();

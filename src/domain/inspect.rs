@@ -28,16 +28,16 @@ const GO: u8 = b'\n';
 /// A manifest is a few KiB; what is longer is no manifest.
 const REPORT_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What an inspection finds.
+/// Result of an inspection.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Inspected {
-    /// What the module declares.
+    /// Declarations of the module.
     pub manifest: Manifest,
     /// Functions of its `config` of which the debug information does not say how many arguments they take.
     pub unproved: Vec<String>,
 }
 
-/// What the child prints.
+/// Message that the inspecting process prints.
 #[derive(Serialize, Deserialize)]
 enum Report {
     Read(Inspected),
@@ -95,7 +95,7 @@ impl Inspection {
         Ok(Self { child })
     }
 
-    /// Loads the file, which is there now, and returns what it declares within `limit`.
+    /// Loads the file, which must be complete by now, and returns its declarations within `limit`.
     ///
     /// # Errors
     /// See [`LoadError`].

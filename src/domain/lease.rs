@@ -1,4 +1,4 @@
-//! Who has a file open.
+//! Finds out whether a file is open for writing anywhere.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

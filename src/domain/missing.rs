@@ -1,4 +1,4 @@
-//! What a shared object needs and nobody has, all at once: the loader's message names the first symbol only.
+//! Lists all symbols of a shared object that no library defines: the loader's message names the first only.
 //!
 //! Runs in the process of an inspection, after the loader has refused the object there.
 
@@ -13,7 +13,7 @@ const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Most names that are told.
 const NAMES_MAX: usize = 20;
 
-/// What to add to the loader's message about the object at `path`; empty if it lacks no symbol.
+/// Text to append to the loader's message about the object at `path`; empty if no symbol is missing.
 pub(super) fn sentence(path: &Path) -> String {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));

@@ -73,8 +73,8 @@ fn is_of_sanitizer(text: &str) -> bool {
 pub fn headline(report: &str) -> Option<String> {
     let summary = report.lines().find_map(|line| line.trim_start().strip_prefix("SUMMARY: "))?.trim();
     let caller = || {
-        let frames = report.lines().map(str::trim).filter(|line| line.starts_with('#'));
-        let frame = frames.skip_while(|frame| is_of_sanitizer(frame)).next()?;
+        let mut frames = report.lines().map(str::trim).filter(|line| line.starts_with('#'));
+        let frame = frames.find(|frame| !is_of_sanitizer(frame))?;
         let (function, place) = frame.split_once(" in ")?.1.rsplit_once(' ')?;
         let kind: Vec<&str> = summary.split(' ').take(2).collect();
         Some(format!("{} {place} in {function}", kind.join(" ")))

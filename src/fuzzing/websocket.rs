@@ -15,8 +15,8 @@ pub fn websocket(data: &[u8]) {
     stream(data, false);
 }
 
-/// The same of a client that may compress messages (RFC 7692): and each of them is what another decoder makes of it, or is too
-/// large, or broken.
+/// The same of a client that may compress messages (RFC 7692). Each message must equal the output of another decoder, or be too
+/// large, or be broken.
 pub fn websocket_deflate(data: &[u8]) {
     let mut inflater = Inflater::default();
     for (kind, _, payload) in stream(data, true).into_iter().filter(|message| message.1) {
@@ -28,15 +28,15 @@ pub fn websocket_deflate(data: &[u8]) {
                 assert!(!is_whole || message == expected);
             }
             Err(1009) => assert!(!is_whole || expected.len() > MESSAGE_BYTES_MAX),
-            // The other decoder takes what lies before the message for zeros.
+            // The other decoder reads zeros where a reference points before the message.
             Err(code) => assert_eq!(code, 1007),
         }
         assert_eq!(inflater.message(Kind::Text, vec![0], 0), Ok(Vec::new()), "nothing is left of a message");
     }
 }
 
-/// What flate2 makes of a compressed message, up to one byte more than is allowed; and whether it has made something of all of
-/// it: it drops what comes before a fault, and stops behind a last block.
+/// Expands a compressed message with flate2, up to one byte beyond the limit. The second value: whether flate2 has used the
+/// whole message. flate2 drops bytes that it has expanded before a fault, and stops behind a last block.
 fn expanded(payload: &[u8]) -> (Vec<u8>, bool) {
     let (input, mut out) = ([payload, &[0, 0, 0xff, 0xff]].concat(), Vec::new());
     let mut decoder = flate2::bufread::DeflateDecoder::new(&input[..]);

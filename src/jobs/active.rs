@@ -17,7 +17,7 @@ pub(super) struct ActiveJob {
     pub(super) max_attempts: u32,
     pub(super) backoff_ms: u64,
     pub(super) timeout_ms: u64,
-    /// Not before this time (Unix milliseconds), the first time.
+    /// Earliest start of the first run (Unix milliseconds).
     pub(super) run_at_ms: i64,
     /// Most runs of this job at once; 0: no limit. Known once its code is.
     concurrency: AtomicU32,
@@ -88,7 +88,7 @@ impl ActiveJob {
         self.concurrency.load(Ordering::Relaxed)
     }
 
-    /// Names the job between two retries by request: workers may still have what it was before.
+    /// Identifies the job between two retries by request: a worker may still have the job from before the retry.
     pub(super) fn key(&self) -> (i64, u32) {
         (self.id, self.retries)
     }
@@ -125,7 +125,7 @@ impl ActiveJob {
         self.decided.load(Ordering::Acquire)
     }
 
-    /// One more event is to be emitted; returns how many were before.
+    /// Counts one more emitted event; returns the number of earlier ones.
     pub(super) fn count_event(&self) -> u64 {
         self.events.fetch_add(1, Ordering::Relaxed)
     }
@@ -152,9 +152,9 @@ impl ActiveJob {
 #[derive(Default)]
 pub(super) struct ActiveJobs {
     jobs: Mutex<HashMap<Arc<str>, Arc<ActiveJob>>>,
-    /// Those that have ended while their run goes on, and may still have events.
+    /// Jobs that have ended while their run goes on, and may still have events.
     going_on: Mutex<HashSet<i64>>,
-    /// Those that a worker has, also one that was given up.
+    /// Jobs that a worker has; a worker that was given up still has its job.
     assigned: Mutex<HashSet<i64>>,
 }
 
@@ -181,7 +181,7 @@ impl ActiveJobs {
         drop(jobs);
     }
 
-    /// A worker gets job number `id`: to be called before it has it.
+    /// Marks job number `id` as assigned; must be called before a worker gets the job.
     pub(super) fn assigned(&self, id: i64) {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
@@ -212,7 +212,7 @@ impl ActiveJobs {
         self.going_on.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
-    /// Calls `see` with each job, and whether a worker has it.
+    /// Calls `see` with each job, and with whether a worker has the job.
     pub(super) fn each(&self, mut see: impl FnMut(&ActiveJob, bool)) {
         let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for job in self.jobs().values() {

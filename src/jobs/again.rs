@@ -25,19 +25,19 @@ pub enum RetryError {
     /// There is no such job.
     #[error("there is no such job")]
     Unknown,
-    /// It waits or runs.
+    /// The job waits or runs.
     #[error("the job is {}: only a job that has failed or is canceled can be retried", .0.as_str())]
     NotEnded(JobState),
-    /// It has its result.
+    /// The job is done and has its result.
     #[error("the job is done: submit it again to have it done once more")]
     Done,
-    /// Its code has not returned, so that two runs of it could be under way at once.
+    /// The job's code has not returned, so two runs of the job could go on at once.
     #[error("the last run of the job has not returned yet: try again later")]
     StillRuns,
-    /// It would wait for ever.
+    /// The job depends on a job that has failed, is canceled or deleted, so it would wait for ever.
     #[error("a job that this one depends on has failed, is canceled or deleted: retry that one first")]
     Needs,
-    /// Its module, or the module's job, is not served now.
+    /// The job's module, or the module's job of that name, is not served now.
     #[error("{0}: deploy a version of the module that has the job, then try again")]
     Resolve(ResolveError),
     /// Too many jobs wait, the store did not take it, or the server stops.
@@ -45,12 +45,12 @@ pub enum RetryError {
     Submit(#[from] SubmitError),
 }
 
-/// What became of many jobs.
+/// Result of an operation on many jobs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Bulk {
-    /// So many are as they were asked to be.
+    /// Number of jobs that were retried or canceled.
     pub changed: usize,
-    /// The others, and why.
+    /// UUIDs of the other jobs, each with the reason.
     pub skipped: Vec<(String, String)>,
     /// The last job that was looked at, when there may be more.
     pub next: Option<String>,
@@ -233,12 +233,12 @@ impl Inner {
     }
 }
 
-/// Is told once what became of one job: that it worked, or why not.
+/// Called once with the result for one job: success, or the reason of the failure.
 type Told = Box<dyn FnOnce(Result<(), String>) + Send>;
 
-/// Waits for what became of many jobs.
+/// Collects the results of an operation on many jobs.
 struct Gather {
-    /// How many have not been told of; those that have; where the answer goes.
+    /// Number of jobs without a result; the results; the receiver of the answer.
     state: Mutex<(usize, Bulk, Option<BulkAnswer>)>,
 }
 

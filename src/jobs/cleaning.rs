@@ -63,7 +63,7 @@ impl Cleaner {
             }
             let is_last = dirs.len() < DIRS_MAX as usize;
             dirs.iter().for_each(|dir| self.blobs.remove_outputs(dir));
-            // What is not forgotten is removed again, the next time.
+            // If the store does not forget the directories, the next cleaning removes them again.
             let forgotten = self.writer.forget_dirs(dirs);
             if is_last || forgotten.is_err() {
                 return;

@@ -1,4 +1,4 @@
-//! When a schedule runs: a cron text in a time zone. Knows no clock: the time comes from the caller.
+//! Computes the slots of a schedule from a cron text in a time zone. Knows no clock: the time comes from the caller.
 
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::Timestamp;
@@ -18,8 +18,9 @@ const FIELDS: [&str; 6] = ["second", "minute", "hour", "day of month", "month", 
 
 /// A cron text in a time zone, read and checked.
 ///
-/// Where clocks are put forward, a text that names its hour and minute runs at the first moment after the gap; one with
-/// steps or stars goes on there. Where clocks are put back, the former runs once, the first time; the latter both times.
+/// Where clocks are put forward, a text that names its hour and minute runs at the first moment after the gap; a text
+/// with steps or stars has no slot in the gap. Where clocks are put back, the former runs once, in the first pass; the latter in
+/// both passes.
 #[derive(Debug, Clone)]
 pub struct Cron {
     cron: croner::Cron,
@@ -30,7 +31,7 @@ impl Cron {
     /// Reads `text`: five fields, or six with seconds before them, or `@daily` and its like; `zone` is an IANA name.
     ///
     /// # Errors
-    /// For people: which field is wrong and why, that there is no such zone, or that the text names no day that exists.
+    /// A sentence for users: which field is wrong and why, that the zone is unknown, or that no date ever matches.
     pub fn parse(text: &str, zone: &str) -> Result<Self, String> {
         if text.len() > CRON_BYTES_MAX || !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
             return Err(format!(
@@ -39,7 +40,7 @@ impl Cron {
         }
         let cron = read(text).map_err(|why| format!("the cron text {text:?} can't be used: {why}"))?;
         let cron = Self { cron, zone: zone_of(zone)? };
-        // Of any year: a 29th of February comes within eight.
+        // The search covers all years: a 29th of February comes within eight years.
         if cron.next_s(0).is_none() {
             return Err(format!("the cron text {text:?} names no day that ever comes"));
         }

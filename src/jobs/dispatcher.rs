@@ -23,7 +23,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Jobs deleted in one transaction.
 const SWEEP_JOBS_MAX: u32 = 500;
 
-/// Before what modules declare is looked at again that could not be stored.
+/// Delay after which schedules of modules that could not be stored are tried again.
 const DECLARED_AGAIN: Duration = Duration::from_secs(1);
 
 /// See [`ActiveJob::key`].
@@ -106,7 +106,7 @@ impl Dispatcher {
                 Ok(Notice::Paused(kind, pause)) => self.paused(kind, pause),
                 Ok(Notice::Kinds(answer)) => answer(kinds::count(&self.scheduler.active, self.schedule.paused())),
                 Ok(Notice::Modules) if begun => self.scheduler.reconcile(),
-                // They are looked at when all are there.
+                // `Begin` reads the declarations when all modules are loaded.
                 Ok(Notice::Modules) => {}
                 Ok(Notice::ModulesLater) => declared_at = Some(Instant::now() + DECLARED_AGAIN),
                 Ok(Notice::Begin) => {

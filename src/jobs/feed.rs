@@ -1,7 +1,7 @@
 //! The events of many jobs, in the order of the commits.
 //!
-//! A reader names its place by a cursor, whose text means nothing to it. Whoever follows is told by the hub that there is
-//! something new, and reads it from the store: one way for what was and for what comes.
+//! A reader names its place by a cursor, an opaque text. The hub notifies readers of new events, and a reader reads them from
+//! the store: stored and new events take the same path.
 
 use super::frame::JobFrame;
 use super::service::{Answer, Jobs, LIST_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_EVENTS_MAX, Replay};
@@ -14,16 +14,16 @@ pub type FeedSlice = (Vec<Arc<JobFrame>>, String);
 /// A place among the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cursor {
-    /// Before the first one that is stored.
+    /// Before the first stored event.
     Start,
-    /// After the last one, whenever this is asked.
+    /// After the event that is the last one at the time of the read.
     Now,
-    /// After this one.
+    /// After the event of this number.
     After(i64),
 }
 
 impl Cursor {
-    /// Reads `start`, `now`, or what [`Cursor::text`] gave.
+    /// Reads `start`, `now`, or a text of [`Cursor::text`].
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {
@@ -57,7 +57,7 @@ impl Cursor {
 /// Reads a filter; an empty text counts as left out.
 ///
 /// # Errors
-/// For people: what is wrong.
+/// A sentence for users: which parameter is wrong.
 pub fn feed_filter(module: Option<String>, state: Option<&str>) -> Result<FeedFilter, String> {
     let state = match state.filter(|state| !state.is_empty()) {
         None => None,

@@ -4,7 +4,7 @@ use super::store::JobEvent;
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
-/// In the place of the number of a job: all jobs. No job has it.
+/// Stands for all jobs in the place of a job's number. No job has this number.
 pub const ALL_JOBS: i64 = 0;
 
 /// One event of one job, encoded.
@@ -36,7 +36,7 @@ impl JobFrame {
         Self { job_id: event.job_id, event_id: event.id, is_end: false, json, websocket: OnceLock::new() }
     }
 
-    /// As [`JobFrame::new`], with the names of the module and the job: for who follows many.
+    /// As [`JobFrame::new`], with the names of the module and the job: for streams of many jobs.
     #[must_use]
     pub fn of_job(event: &JobEvent, module: &str, job: &str) -> Self {
         let mut frame = Self::new(event);
@@ -46,7 +46,7 @@ impl JobFrame {
         frame
     }
 
-    /// Tells who follows many jobs that there are events up to number `event_id`.
+    /// Notice for streams of many jobs: there are events up to number `event_id`.
     #[must_use]
     pub fn news(event_id: i64) -> Self {
         Self { job_id: ALL_JOBS, event_id, is_end: false, json: String::new(), websocket: OnceLock::new() }

@@ -1,6 +1,7 @@
-//! From the writer to the shards that have watchers.
+//! Passes committed job events from the writer to the shards that have watchers.
 //!
-//! The hub knows which shard watches which job, not who: a shard gets each event of a commit once, and fans out itself.
+//! The hub knows which shard watches which job, but not which clients: a shard gets each event of a commit once, and fans out
+//! itself.
 //! A shard that subscribes before it reads from disk misses nothing: what is committed later is published after.
 
 use super::frame::{ALL_JOBS, JobFrame};
@@ -75,7 +76,7 @@ impl Hub {
             if jobs.is_empty() {
                 return;
             }
-            // One word for a commit, whatever is in it: see `feed`.
+            // One notice for each commit, whatever its events: see `feed`.
             if let (Some(watchers), Some(last)) = (jobs.get(&ALL_JOBS), events.last()) {
                 let news = Arc::new(JobFrame::news(last.id));
                 for (shard, _) in watchers {

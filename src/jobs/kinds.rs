@@ -15,11 +15,11 @@ pub struct KindCount {
     pub module: String,
     /// The job.
     pub job: String,
-    /// Those that wait, for whatever it is.
+    /// Jobs of the kind that wait, for any reason.
     pub pending: usize,
-    /// Those that a worker has.
+    /// Jobs of the kind that a worker has.
     pub running: usize,
-    /// Whether no run begins.
+    /// Whether the kind is paused: no run of it begins.
     pub paused: bool,
 }
 
@@ -43,7 +43,7 @@ pub enum PauseError {
     /// There is no such job.
     #[error(transparent)]
     Resolve(ResolveError),
-    /// As many are paused as may be.
+    /// The limit of paused kinds is reached.
     #[error("{} kinds of jobs are paused already: resume one first", super::store::PAUSED_MAX)]
     TooMany,
     /// The store did not take it.
@@ -52,7 +52,7 @@ pub enum PauseError {
 }
 
 impl Jobs {
-    /// Tells which kinds have jobs that have not ended, or are paused.
+    /// Answers with the kinds that have jobs that have not ended, or are paused.
     pub fn kinds(&self, answer: Box<dyn FnOnce(Vec<KindCount>) + Send>) {
         let _ = self.inner.notices.send(Notice::Kinds(answer));
     }

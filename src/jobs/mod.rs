@@ -2,8 +2,8 @@
 //!
 //! A submission is acknowledged once the [`store`]'s writer has committed it. The dispatcher hands jobs whose time has
 //! come to worker threads, by priority and fairly between modules; a worker commits the start, runs the module's code, and
-//! hands the outcome to the writer. A schedule's slot that is due becomes a job on the dispatcher's thread. What the writer has committed goes to the [`hub`], and from there to the shards whose
-//! clients watch.
+//! hands the outcome to the writer. The dispatcher also makes a job of each schedule's slot that is due. Committed events go from
+//! the writer to the [`hub`], and from there to the shards whose clients watch.
 //!
 //! This room knows no HTTP, no sockets and no modules: it finds and runs code through [`code::CodeSource`].
 

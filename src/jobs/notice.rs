@@ -22,17 +22,17 @@ pub(super) enum Notice {
     Returned,
     /// A full sweep: there may be more to delete.
     SweepAgain,
-    /// The store has changed that schedule, or refused to; with `true`, what modules declare is looked at again.
+    /// The store has changed that schedule, or refused to; with `true`, the declarations of modules are read again.
     Schedule(String, Told, bool),
-    /// A client asks of the schedules.
+    /// A client's request about schedules.
     Schedules(Asked),
-    /// That kind is paused, or is not any more.
+    /// The kind is paused (`true`) or resumed (`false`).
     Paused(JobKind, bool),
     /// A client asks for the kinds of jobs.
     Kinds(Box<dyn FnOnce(Vec<KindCount>) + Send>),
     /// Modules were published or removed.
     Modules,
-    /// What modules declare could not be stored, and is looked at a moment later.
+    /// Schedules that modules declare could not be stored: the dispatcher tries again a moment later.
     ModulesLater,
     /// The modules are there: jobs may run.
     Begin,

@@ -1,4 +1,4 @@
-//! What the last run of the server left, and jobs whose wait for others is over.
+//! Recovers the jobs that the last run of the server left, and starts or fails jobs whose dependencies have ended.
 
 use super::active::{ActiveJob, ActiveJobs};
 use super::hub::Hub;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// Rows taken up at once when a server starts.
 const RECOVERY_PAGE: u32 = 1_000;
 
-/// What is to be done about jobs that waited for others, on the writer's thread.
+/// Returns the function that the writer's thread calls with the jobs whose dependencies have ended.
 pub(super) fn settled(
     active: &Arc<ActiveJobs>,
     notices: &Sender<Notice>,
@@ -46,7 +46,7 @@ pub(super) fn recover(
 ) -> io::Result<()> {
     const REASON: &str = "server restarted";
     let (mut after, mut count) = (0, 0_usize);
-    // Carried out when all jobs are known: one that waits for these is told of it.
+    // The changes must wait until all jobs are known, so that jobs that depend on these are notified.
     let mut changes = Vec::new();
     loop {
         let rows = reader.unfinished(after, RECOVERY_PAGE).map_err(io::Error::other)?;

@@ -54,7 +54,7 @@ pub(super) struct Schedule {
     later: HashMap<i64, Arc<ActiveJob>>,
     /// Jobs that are paused, with those of them that are ready.
     paused: HashMap<JobKind, BTreeMap<QueueKey, Arc<ActiveJob>>>,
-    /// By kind and `concurrency_key`.
+    /// Runs and waiting jobs, by kind and `concurrency_key`.
     keys: HashMap<(JobKind, Arc<str>), KeyState>,
     turn: u64,
     /// Most jobs of one module at once; 0: no limit.
@@ -100,13 +100,13 @@ impl Schedule {
         self.forget_if_empty(&job.module);
     }
 
-    /// Where a job waits whose key has as many runs as the job allows.
+    /// The queue of the job's key, if that key has as many runs as the job allows.
     fn held_back(&mut self, job: &ActiveJob) -> Option<&mut BTreeMap<QueueKey, Arc<ActiveJob>>> {
         let state = self.keys.get_mut(&key_of(job)?)?;
         (state.running >= job.concurrency_limit).then_some(&mut state.waiting)
     }
 
-    /// A run of the job's key has ended, or a job of it will not run: another one may.
+    /// Lets the next job of the key run: a run of the job's key has ended, or a job of the key will not run.
     fn release(&mut self, job: &ActiveJob) {
         let Some(key) = key_of(job) else { return };
         let Some(state) = self.keys.get_mut(&key) else { return };
@@ -118,7 +118,7 @@ impl Schedule {
         }
     }
 
-    /// Where jobs of its kind wait, if it is paused.
+    /// The queue of the job's kind, if the kind is paused.
     fn parked(&mut self, job: &ActiveJob) -> Option<&mut BTreeMap<QueueKey, Arc<ActiveJob>>> {
         if self.paused.is_empty() {
             return None;
@@ -344,7 +344,7 @@ mod tests {
         schedule.ended(&jobs[4]);
         schedule.ended(&keyed(10, 0, "other", 1));
         assert!(schedule.keys.is_empty());
-        // A job that allows two joins one that allows one only.
+        // A job whose limit is two runs beside a job whose limit is one.
         schedule.add(keyed(20, 0, "k", 1), 0, 0);
         schedule.add(keyed(21, 0, "k", 2), 0, 0);
         schedule.add(keyed(22, 0, "k", 2), 0, 0);

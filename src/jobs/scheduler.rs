@@ -1,5 +1,5 @@
-//! Schedules at work, on the dispatcher's thread: a slot that is due becomes a job; what modules declare is kept in the
-//! store. The store's writer owns the schedules; here is what it has told, in the order of its commits.
+//! Runs the schedules, on the dispatcher's thread: makes a job of each slot that is due, and stores the schedules that modules
+//! declare. The store's writer owns the schedules; the timetable here is a copy, updated in the order of the writer's commits.
 
 use super::active::{ActiveJob, ActiveJobs};
 use super::code::{CodeSource, Declared};
@@ -18,16 +18,16 @@ pub(super) const SCHEDULES_MAX: usize = 1_000;
 /// Slots that get their turn before the dispatcher looks at its other work.
 const TURNS_MAX: usize = 64;
 
-/// A schedule as it is shown: and why a slot that is due has not had its turn.
+/// A schedule, and the reason why a due slot has no job yet, for clients.
 pub type Shown = (ScheduleRow, Option<String>);
 
-/// Something asked of the schedules, by name.
+/// Requests about schedules.
 pub(super) enum Asked {
-    /// All of them.
+    /// Lists all schedules.
     List(Box<dyn FnOnce(Vec<Shown>) + Send>),
-    /// Makes or changes one that a client owns.
+    /// Makes or changes a schedule that a client owns.
     Put(ScheduleSpec, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
-    /// Ends one that a client owns.
+    /// Ends a schedule that a client owns.
     Remove(String, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
 }
 
@@ -145,7 +145,7 @@ impl Scheduler {
         let changed = move |outcome: Result<ScheduleOutcome, StoreError>| {
             tell(&own, name, &outcome, true);
             if is_own && outcome.is_err() {
-                // Nobody else asks again.
+                // No client repeats this change, so the dispatcher must.
                 let _ = own.send(Notice::ModulesLater);
             }
             done(outcome);
@@ -158,8 +158,8 @@ impl Scheduler {
         }
     }
 
-    /// Makes the store have what the served modules declare, and nothing of modules that are removed. A module that is kept
-    /// and could not be loaded has its schedules still.
+    /// Stores the schedules that the served modules declare, and ends those of removed modules. A module that is kept but
+    /// could not be loaded keeps its schedules.
     pub(super) fn reconcile(&self) {
         let declared: HashMap<String, Vec<ScheduleSpec>> = self.source.schedules().into_iter().collect();
         let mut kept: HashMap<&str, bool> = HashMap::new();
@@ -190,14 +190,14 @@ impl Scheduler {
     }
 }
 
-/// What the store has done with a schedule.
+/// State of a schedule after the store's change.
 pub(super) enum Told {
     Is(Box<ScheduleRow>),
     Gone,
     Failed(String),
 }
 
-/// `again`: what modules declare may have changed while this was on its way.
+/// `again`: the declarations of modules may have changed since the request, so the dispatcher reads them again.
 fn tell(own: &Sender<Notice>, name: String, outcome: &Result<ScheduleOutcome, StoreError>, again: bool) {
     let told = match outcome {
         Ok(ScheduleOutcome::Is(row) | ScheduleOutcome::Fired(_, row)) => Told::Is(Box::new(row.clone())),

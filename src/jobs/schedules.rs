@@ -1,4 +1,4 @@
-//! What clients ask of the schedules.
+//! Requests of clients about schedules: list, show, make, change and end.
 
 use super::code::ResolveError;
 use super::cron::{Cron, ZONE_DEFAULT};
@@ -27,7 +27,7 @@ pub enum ScheduleError {
     /// There is no such schedule.
     #[error("there is no such schedule")]
     Unknown,
-    /// Its module declares it.
+    /// The schedule is declared by its module.
     #[error("the schedule is declared by its module: deploy a version of the module without it, or with another")]
     Declared,
     /// The store did not take it.
@@ -49,7 +49,7 @@ struct Body<'a> {
 }
 
 impl Jobs {
-    /// Tells of all schedules.
+    /// Answers with all schedules.
     pub fn schedules(&self, answer: Box<dyn FnOnce(Vec<Shown>) + Send>) {
         self.ask(Asked::List(answer));
     }

@@ -85,10 +85,10 @@ pub enum SubmitError {
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A job that it depends on is not there, or has ended badly.
+    /// A dependency is not stored, has failed or is canceled.
     #[error("{0}")]
     Needs(String),
-    /// A file that it names is none.
+    /// A file that the submission names is not stored.
     #[error(transparent)]
     Blob(#[from] BlobError),
     /// Too many jobs wait.
@@ -119,7 +119,7 @@ pub struct Replay {
     pub at_end: bool,
     /// The job had ended before the events were read, and its run returned: with `at_end` none follows.
     pub finished: bool,
-    /// Of many jobs: all events up to this number are sent, or are not wanted.
+    /// For streams of many jobs: all events up to this number are sent, or do not match the filter.
     pub read_to: i64,
 }
 
@@ -488,7 +488,7 @@ impl Inner {
                 Ok(Submitted::New(row)) => {
                     let job = Arc::new(ActiveJob::new(&row, Some((code, defaults))));
                     inner.active.insert(&job);
-                    // One that waits for others is told of when they are done: `settled`.
+                    // `settled` sends the notice for a job with dependencies, when they are done.
                     if row.depends_on.is_empty() {
                         let _ = inner.notices.send(Notice::Ready { job, run_at_ms: row.run_at_ms });
                     }

@@ -1,4 +1,4 @@
-//! Which schedule has its turn, and when the next one does. Knows no clock and no threads.
+//! Finds the schedules that are due, and the time of the next one. Knows no clock and no threads.
 
 use super::cron::Cron;
 use super::store::{Reader, ScheduleRow, StoreError};
@@ -9,11 +9,11 @@ const TRY_AGAIN_MS: i64 = 1_000;
 
 struct Entry {
     row: ScheduleRow,
-    /// `None`: its text or zone is not known to this server.
+    /// `None`: this server can't read the schedule's cron text or time zone.
     cron: Option<Cron>,
-    /// Where it stands in the order of turns.
+    /// Time of the schedule's next turn; `None`: it has none.
     at_ms: Option<i64>,
-    /// Why its slot was not stored when it was due.
+    /// The reason why the due slot has no job yet.
     problem: Option<String>,
 }
 
@@ -21,7 +21,7 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) row: ScheduleRow,
-    /// The slot after it: those between, which the server has slept through, are left out.
+    /// The next slot in the future: the server leaves out missed slots between the two.
     pub(super) next_ms: i64,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Timetable {
 }
 
 impl Timetable {
-    /// What is stored.
+    /// Reads all stored schedules.
     pub(super) fn read(reader: &mut Reader) -> Result<Self, StoreError> {
         let mut table = Self::default();
         reader.schedules()?.into_iter().for_each(|row| table.set(row));
@@ -53,7 +53,7 @@ impl Timetable {
         self.entries.get(name).map(|entry| &entry.row)
     }
 
-    /// A schedule is now as `row` says.
+    /// Adds or replaces the schedule of `row`.
     pub(super) fn set(&mut self, row: ScheduleRow) {
         let name = row.spec.name.clone();
         self.remove(&name);
@@ -72,12 +72,12 @@ impl Timetable {
         }
     }
 
-    /// When the next schedule has its turn.
+    /// Time at which the next schedule is due.
     pub(super) fn wake(&self) -> Option<i64> {
         self.turns.first().map(|(at_ms, _)| *at_ms)
     }
 
-    /// Takes a schedule whose turn has come. It has none again before it is [`Timetable::set`] or [`Timetable::held`].
+    /// Takes a schedule that is due. The schedule is not due again before [`Timetable::set`] or [`Timetable::held`].
     pub(super) fn due(&mut self, now_ms: i64) -> Option<Due> {
         let (at_ms, name) = self.turns.first()?.clone();
         if at_ms > now_ms {

@@ -218,7 +218,7 @@ impl Worker {
     /// Runs the job. `None`: the run has decided about it.
     fn run(&self, job: &Arc<ActiveJob>, code: &dyn Code, given: Given) -> Option<RunOutcome> {
         if job.attempt() > 1 {
-            // What earlier runs have emitted counts, also before a restart.
+            // Events of earlier runs count for the limit, also those before a restart.
             let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
             job.set_events(reader.event_count(job.id).unwrap_or(0));
         }
@@ -239,7 +239,7 @@ impl Worker {
         let error = match said {
             Said::Decided => return None,
             Said::RunFailed(error) => Some(error),
-            // It is done, if what it has made can be kept.
+            // The job is done if its outputs can be published.
             Said::Nothing if ended == Ended::Returned(0) && !job.must_end() => running.publish().err(),
             Said::Nothing => running.files.failure(),
         };
@@ -247,7 +247,7 @@ impl Worker {
     }
 }
 
-/// What a run begins with.
+/// Input of a run.
 struct Given {
     payload: String,
     /// The checkpoint of earlier runs.
@@ -307,7 +307,7 @@ impl Running<'_> {
         count < limit
     }
 
-    /// Puts on the disk what the run has made, and says so to the store, before the job is done.
+    /// Syncs the run's outputs to the disk, and stores their list, before the job is done.
     fn publish(&self) -> Result<(), String> {
         let (dir, files) = self.files.publish()?;
         if files.is_empty() {

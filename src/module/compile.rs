@@ -200,7 +200,7 @@ impl Compiler {
     fn hasher(&self, plan: &Plan) -> Sha256 {
         let mut hasher = Sha256::new();
         if plan.is_object() {
-            // No compiler has a part in it; what the interface is decides whether it fits.
+            // No compiler makes a ready object; the version of its interface decides whether it fits.
             hasher.update(sdk::hash());
             return hasher;
         }

@@ -255,7 +255,7 @@ fn changed(control: &ControlState, name: &str, change: Change) -> Result<Option<
     for generation in served.iter().map(Arc::clone).chain(older) {
         match generation.instance().configure(&settings) {
             Ok(()) => versions.push(Arc::downgrade(&generation)),
-            // It is set; a process that dies now is followed by one that finds it.
+            // The setting is stored: if this process has died, the next one reads it at its start.
             Err(fault) => tracing::warn!("module {name}: {fault}"),
         }
     }

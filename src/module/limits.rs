@@ -1,4 +1,4 @@
-//! `[limits]` of `module.toml`: what a project gives itself, below what the server gives it.
+//! `[limits]` of `module.toml`: limits of a project, below those of the server.
 
 use super::project::PROJECT_FILE;
 use crate::abi::manifest::Limits;
@@ -6,11 +6,11 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use std::collections::BTreeMap;
 use toml::Spanned;
 
-/// Each key with its range.
+/// The keys, each with its range.
 const KEYS: [(&str, i64, i64); 3] =
     [("handler_time_ms", 1, 4_095_000), ("body_bytes", 1, 2_147_483_647), ("job_concurrency", 1, 1_000_000)];
 
-/// What people may look for here.
+/// Words of limits that belong to a domain, and that authors may look for here.
 const OF_DOMAINS: [&str; 6] = ["memory", "threads", "disk", "output", "cpu", "processes"];
 
 /// The part of the file that is read here.
@@ -20,7 +20,7 @@ struct File {
     limits: BTreeMap<String, Spanned<toml::Value>>,
 }
 
-/// Takes whatever is there, which [`read`] looks at.
+/// Accepts any value; [`read`] checks it.
 pub(super) fn none<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
     IgnoredAny::deserialize(from).map(|_| Limits::default())
 }
@@ -28,7 +28,7 @@ pub(super) fn none<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Erro
 /// The limits in `text`, a whole `module.toml`.
 ///
 /// # Errors
-/// For people, with the line: a key is unknown, or a value is none.
+/// A sentence for authors, with the line: a key is unknown, or a value is no number in its range.
 pub(super) fn read(text: &str) -> Result<Limits, String> {
     let file: File = toml::from_str(text).map_err(|error| format!("{PROJECT_FILE}: {error}"))?;
     let mut limits = Limits::default();
@@ -54,7 +54,7 @@ pub(super) fn read(text: &str) -> Result<Limits, String> {
     Ok(limits)
 }
 
-/// What there is in the place of an unknown key.
+/// Advice for an unknown key.
 fn instead(key: &str) -> String {
     if OF_DOMAINS.iter().any(|word| key.contains(word)) {
         return "memory, threads, disk and output are limits of a domain, whose modules share a process: its operator sets them \

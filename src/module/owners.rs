@@ -1,4 +1,4 @@
-//! Who may change which module.
+//! Checks whether a key may change a module.
 
 use super::control::ControlState;
 use super::deploy::{DeployError, LOOPBACK};
@@ -29,7 +29,7 @@ fn may_find_secrets(control: &ControlState, reach: &Reach, name: &str) -> Result
 pub(super) fn check_owner(control: &ControlState, name: &str, live: u64, by: &str) -> Result<(), DeployError> {
     let list = control.store.versions(name)?;
     let owner = list.into_iter().find(|version| version.number == live).map(|version| version.by).unwrap_or_default();
-    // What was deployed without keys is nobody's.
+    // A module that was deployed without a key has no owner.
     if owner.is_empty() || owner == by || owner == LOOPBACK {
         return Ok(());
     }

@@ -275,7 +275,7 @@ fn compiled(
     let inspection = control.host.begin_inspection(dir, OBJECT, &control.compiler.preload_of(plan)?)?;
     let warnings = control.compiler.compile(source, plan, dir, OBJECT, &control.units)?;
     if plan.is_object() {
-        // What the inspection finds is part of what is kept, and what it refuses need not be kept: nothing was compiled.
+        // The stored warnings include those of the inspection. A refused object is not kept: it cost no compilation.
         let inspected = inspection.finish(control.config.inspect_timeout)?;
         let warnings = warnings + &shared_object::unproved(&inspected.unproved);
         control.store.prepare(key, source, &dir.join(OBJECT), &warnings)?.commit()?;
@@ -283,7 +283,7 @@ fn compiled(
     }
     let keep = || control.store.prepare(key, source, &dir.join(OBJECT), &warnings);
     let (kept, inspected) = both(keep, || inspection.finish(control.config.inspect_timeout))?;
-    // Also what the inspection refuses: it need not be compiled again to be refused.
+    // A refused object is kept, too: the next attempt is refused without a compilation.
     kept?.commit()?;
     Ok((warnings, inspected?.manifest))
 }

@@ -1,4 +1,4 @@
-//! Which modules a key is for.
+//! The modules that a key is for.
 
 use crate::domain::DEFAULT_DOMAIN;
 use std::sync::Arc;
@@ -49,13 +49,13 @@ impl Place {
     }
 }
 
-/// The modules that somebody may deploy, change and remove.
+/// The modules that a key's owner may deploy, change and remove.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Reach {
     /// Every one.
     #[default]
     All,
-    /// Those in one of these places.
+    /// Modules in one of these places.
     Only(Arc<[Place]>),
 }
 

@@ -67,7 +67,7 @@ pub(super) fn record(
     }
 }
 
-/// Says in the log what became of a deployment.
+/// Logs the result of a deployment.
 pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
     match result {
         Ok(done) if done.unchanged => tracing::info!("module {} is unchanged ({})", done.name, short(&done.hash)),

@@ -16,7 +16,7 @@ const NAME_BYTES_MAX: usize = 128;
 /// Longest payload.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 
-/// One of `[[schedules]]`.
+/// One entry of `[[schedules]]` in `module.toml`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ScheduleTable {
@@ -31,7 +31,7 @@ pub(super) struct ScheduleTable {
     overlap: bool,
 }
 
-/// What the module that `source` and `manifest` make declares.
+/// Schedules that the module of `source` and `manifest` declares.
 ///
 /// # Errors
 /// [`DeployError::Compile`]: an entry of `module.toml` is wrong, or two schedules have one name. The entries of the config

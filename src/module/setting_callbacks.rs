@@ -1,5 +1,5 @@
-//! `on_setting` callbacks, on threads of their own: one that does not return holds up the changes of its own module and
-//! nothing else.
+//! Runs `on_setting` callbacks on a thread for each module: a callback that does not return holds up only the changes of its
+//! own module.
 
 use super::control::RemoveReply;
 use super::deploy::DeployError;
@@ -12,7 +12,7 @@ const WAITING_MAX: usize = 64;
 /// Most modules whose callbacks run or wait at the same time, and so most threads.
 const MODULES_MAX: usize = 64;
 
-/// A change that the versions of a module are to be told of.
+/// A changed setting, for the callbacks of a module's versions.
 pub(super) struct Changed {
     /// The setting's name.
     pub(super) key: String,

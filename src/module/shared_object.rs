@@ -1,5 +1,5 @@
 //! Ready shared objects: modules that other tools have built, in whatever language. They are served where the operator allows it
-//! (`--allow-binary`), and checked before any of their code runs; what follows is that of any module.
+//! (`--allow-binary`), and checked before any of their code runs; then they are deployed like any module.
 
 use super::deploy::{DeployError, SourceFields};
 use super::libraries::{Libraries, Library};
@@ -16,15 +16,15 @@ const API: u32 = 3;
 const REACHING: [&str; 9] =
     ["exit", "_exit", "_Exit", "quick_exit", "pthread_exit", "thrd_exit", "err", "errx", "error"];
 
-/// Most problems that are told.
+/// Most problems in one answer.
 const PROBLEMS_MAX: usize = 32;
 
-/// What is known of a shared object before it is loaded.
+/// Facts about a shared object, read before it is loaded.
 #[derive(Debug)]
 pub(super) struct SharedObject {
     /// The libraries that it names, but for those of every module.
     pub(super) libraries: Vec<Library>,
-    /// What there is to say of it, in the words of a compiler.
+    /// Warnings about the object, in the format of a compiler.
     pub(super) remarks: String,
 }
 
@@ -92,7 +92,7 @@ fn warning(text: &str) -> String {
     format!("object: warning: {text}\n")
 }
 
-/// What is wrong with the symbols that the loader looks for.
+/// Problems of the symbols that the loader looks for, one sentence each.
 fn interface(elf: &Elf<'_>, symbols: &[Symbol]) -> Vec<String> {
     let defined = |name: &str| symbols.iter().find(|symbol| symbol.is_defined && symbol.name == name);
     let mut problems = Vec::new();
@@ -130,7 +130,7 @@ fn interface(elf: &Elf<'_>, symbols: &[Symbol]) -> Vec<String> {
     problems
 }
 
-/// Says of which functions nothing proves that they take what the server calls them with.
+/// A warning that names the functions whose number of arguments no debug information proves.
 pub(super) fn unproved(places: &[String]) -> String {
     if places.is_empty() {
         return String::new();

@@ -160,7 +160,7 @@ impl Store {
         Ok(Kept { files: [source?, warnings?, so?] })
     }
 
-    /// The same of a ready shared object.
+    /// Like `prepare`, for a ready shared object.
     fn prepare_object(&self, object: &Path, so: &Path, warnings: &str) -> io::Result<Kept> {
         File::open(so).and_then(|file| file.sync_all()).map_err(at(so))?;
         let source = Aside { aside: so.with_extension("source"), path: object.with_extension(OBJECT) };

@@ -156,7 +156,7 @@ fn allowance(config: &Config) -> Allowance {
     }
 }
 
-/// A quarter of what is free on the disk of the data directory, or the least that is of use.
+/// A quarter of the free bytes on the disk of the data directory, or the least that is of use.
 pub(super) fn share_of_disk(config: &Config) -> u64 {
     let free =
         rustix::fs::statvfs(&config.data_dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));

@@ -1,23 +1,23 @@
-//! What a module is told of the bytes that a WebSocket's connection has not taken.
+//! Tells modules how many bytes a WebSocket's connection has not taken.
 //!
-//! Where modules run in this process, a socket's number is set as it changes. A domain's process is told by records: while there
-//! is a backlog, after each further share of what was taken, and at the latest with the next look at the socket.
+//! Where modules run in this process, the shard sets a socket's number as it changes. A domain's process gets records: while
+//! there is a backlog, one for each `STEP_BYTES` taken or changed, and at the latest with the next look at the socket.
 
 use super::Shard;
 use crate::net::{ConnId, Connections};
 
-/// What a connection holds below this counts as sent: to tell of each message would cost more than it helps.
+/// A connection that holds fewer bytes than this counts as empty: a record for each message would cost more than it helps.
 const UNSENT_BYTES_MIN: usize = 16 * 1024;
 
-/// Bytes taken, or more or less unsent, after which a domain's process is told again.
+/// Bytes taken, or change of the unsent bytes, after which a domain's process gets the next record.
 const STEP_BYTES: usize = 64 * 1024;
 
-/// What is told of one socket.
+/// Counters of one socket.
 #[derive(Debug, Default)]
 pub(super) struct Buffered {
-    /// Bytes taken from the module that its process was not told of.
+    /// Bytes taken from the module since the last record to its process.
     taken: usize,
-    /// The unsent bytes it was told of.
+    /// Unsent bytes in the last record.
     unsent: usize,
 }
 
@@ -27,9 +27,9 @@ impl Buffered {
         self.taken += bytes;
     }
 
-    /// What a domain's process is told now that `unsent` bytes are unsent, if it is: bytes taken since, and unsent.
+    /// The next record to the domain's process, if one is due: bytes taken since the last record, and bytes unsent.
     fn step(&mut self, unsent: usize, is_look: bool) -> Option<(usize, usize)> {
-        // A process that is new is told by the look: it knows nothing of what the one before it was told.
+        // A new process gets its first record with the look: it did not get the records of its predecessor.
         let changed = unsent.abs_diff(self.unsent) >= STEP_BYTES || (unsent == 0) != (self.unsent == 0);
         let due = changed || self.taken >= STEP_BYTES || is_look && (self.taken > 0 || unsent > 0);
         due.then(|| {

@@ -1,4 +1,4 @@
-//! What clients ask of streams of job events, and how a stream of the events of many jobs begins (`/jobs/events`). The rest
+//! Parses requests for streams of job events, and begins streams of the events of many jobs (`/jobs/events`). The rest
 //! is in `streams`.
 
 use super::Shard;
@@ -12,7 +12,7 @@ use crate::proto::http1::RequestView;
 use crate::server_response::{Meta, ServerAnswer};
 use std::sync::Arc;
 
-/// What a client asks for: the job, and the event it has seen last.
+/// Parses a client's request: the job, and the event that the client has seen last.
 pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, String>) {
     let (mut id, mut since) = (None, None);
     form::urlencoded(view.query().unwrap_or_default(), |name, value| match name {
@@ -28,7 +28,7 @@ pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, Stri
     (id, after.ok_or_else(|| "since_event_id must be a whole number, 0 or more".to_owned()))
 }
 
-/// Which events of many jobs a client asks for, and from where on.
+/// Parses a client's request: the filter of events, and the place to begin.
 fn asked_feed(view: &RequestView<'_>) -> Result<(FeedFilter, Cursor), String> {
     let [mut module, mut state, mut cursor] = [None, None, None];
     form::urlencoded(view.query().unwrap_or_default(), |name, value| {

@@ -12,11 +12,11 @@ use crate::proto::http1::RequestView;
 use crate::server_response::{Reply, ServerAnswer};
 use std::sync::Arc;
 
-/// Who takes a body piece by piece.
+/// Receiver of a body that is handed on piece by piece.
 pub(super) enum BodySink {
     /// The handler of a module.
     Module(Upload),
-    /// A thread of the server's.
+    /// A thread of the server that stores the body.
     Own(BodyWriter),
 }
 
@@ -54,12 +54,12 @@ impl BodySink {
 }
 
 impl Shard {
-    /// What is to be done with the body of `view` if it is stored while it comes; `None`: it is not.
+    /// How the shard treats the body of `view` if the server stores it while it comes; `None`: the server does not.
     pub(super) fn own_gathering(&self, origin: &Origin, view: &RequestView<'_>) -> Option<Gathering> {
         if !origin.is_for_server(view.path()) || !self.admin.stores_body(view) {
             return None;
         }
-        // Who may not store it need not send it.
+        // A client that may not store the body need not send it.
         Some(self.admin.admit(view, origin.client).map_or_else(Gathering::Refused, |()| Gathering::Pieces))
     }
 

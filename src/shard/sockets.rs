@@ -139,7 +139,7 @@ impl Shard {
         self.snapshot.gen_of(module)?.instance().quarantine()
     }
 
-    /// What is agreed on with a client about compression.
+    /// Compression that the server agrees on with the client of `view`.
     pub(super) fn deflate_for(&self, view: &RequestView<'_>) -> Option<Deflate> {
         let (module, index) = self.snapshot.table().websocket(view.path()).filter(|_| self.limits.ws_compress)?;
         let socket = self.snapshot.table().modules().get(module)?.manifest().websockets.get(index)?;
@@ -391,7 +391,7 @@ impl Shard {
         }
     }
 
-    /// What socket `key` and its client have agreed on about compression of what is sent.
+    /// Compression of the messages that socket `key` sends, as agreed in its handshake.
     pub(super) fn deflate_of_socket(&self, key: u64) -> Option<Deflate> {
         self.sockets.states.get(&key)?.handle.deflate()
     }

@@ -76,7 +76,7 @@ struct Stream {
     mode: Mode,
     /// The job it watches, registered with the hub; or [`ALL_JOBS`].
     job: Option<i64>,
-    /// Which events of all jobs it wants, if it watches all.
+    /// Filter of the events, if the stream follows all jobs.
     feed: Option<Arc<FeedFilter>>,
     /// Number of the last event sent, or where the client wants to begin.
     last: i64,
@@ -338,7 +338,7 @@ impl Shard {
         if stream.feed.is_some() {
             stream.last = stream.last.max(read_to);
             if is_first && frames.is_empty() {
-                // A client that loses the stream before the first event goes on here.
+                // A client that loses the stream before the first event resumes here.
                 stream.beat(connections);
             }
         }
@@ -482,7 +482,7 @@ impl Stream {
         }
     }
 
-    /// What a client sends to go on after event number `id`.
+    /// Cursor or event id that a client sends to go on after event number `id`.
     fn place(&self, id: i64) -> String {
         if self.feed.is_some() { Cursor::text(id) } else { id.to_string() }
     }
@@ -547,7 +547,7 @@ impl Stream {
             }
             Channel::ServerSent { begun: false, .. } => {}
             Channel::ServerSent { meta, .. } => {
-                // An event without data is none, but its id is kept (HTML standard §9.2.6).
+                // Browsers drop an event without data, but keep its id (HTML standard §9.2.6).
                 let sign = match self.feed {
                     Some(_) => format!("id: {}\n\n", Cursor::text(self.last)),
                     None => ":\n\n".to_owned(),

@@ -63,7 +63,8 @@ pub(super) fn finding(output: &str) -> Option<String> {
         let lines = output.lines().filter(|line| line.starts_with("=="));
         let lines = lines.filter_map(|line| line.splitn(3, "==").nth(2)).map(str::trim);
         // It may say first which thread it was.
-        let mut lines = lines.filter(|line| !line.is_empty() && !(line.starts_with("Thread ") && line.ends_with(':')));
+        let names_thread = |line: &str| line.starts_with("Thread ") && line.ends_with(':');
+        let mut lines = lines.filter(|line| !line.is_empty() && !names_thread(line));
         lines.next().map(str::to_owned)
     };
     undefined.or_else(summary).or_else(valgrind).map(|line| line.trim().to_owned())

@@ -127,7 +127,7 @@ fn rfc_7692_7_2_messages_of_all_sizes_and_parameters() {
             for (number, text) in text.iter().enumerate() {
                 let piece = [usize::MAX, 1 + size / 7, 256][number % 3];
                 sent.extend(fragments(TEXT | RSV1, &deflater.message(text.as_bytes()), piece, number % 2 == 1));
-                // What is not compressed may stand beside what is (§6).
+                // Plain messages may stand beside compressed ones (§6).
                 sent.extend(fragments(BINARY, &binary, piece, false));
             }
             let mut writer = peer.stream.try_clone().unwrap();
@@ -180,7 +180,7 @@ fn rfc_7692_7_2_2_what_a_client_may_send() {
     peer.expect_close(Some(1000));
 }
 
-/// Each is answered by the close code, and the module hears neither of it nor of what follows.
+/// Each is answered by the close code; the module gets neither this message nor a later one.
 fn fails(server: &Server, inputs: &[&[u8]], code: u16) {
     let next = [frame(FIN | TEXT, b"next"), frame(FIN | RSV1 | TEXT, b"\xf2\x48\xcd\xc9\xc9\x07\x00")].concat();
     for input in inputs {
@@ -208,7 +208,7 @@ fn rfc_7692_7_2_2_what_cannot_be_expanded() {
     let half = frame(FIN | RSV1 | TEXT, &deflater.message(b"caf\xc3"));
     fails(&server, &[&latin, &half], 1007);
     assert_eq!(server.get("/heard").text(), "0");
-    // One that fails takes nothing with it: another socket goes on.
+    // A socket that fails does not affect others.
     let (mut peer, _) = agreed(&server, "");
     peer.send(&frame(FIN | RSV1 | TEXT, &before));
     peer.expect(FIN | TEXT, b"a message that the next one refers to");
@@ -239,7 +239,7 @@ fn rfc_7692_8_expanded_messages_are_limited() {
     ];
     fails(&server, &[&inputs[0], &inputs[1], &inputs[2]], 1009);
     assert!(server.memory_kib("VmHWM") < before + 8 * 1024, "90 MB were expanded");
-    // What is too large before it is expanded is refused when that is known.
+    // A message that is too large before it is expanded is refused as soon as its length is known.
     peer.send(&frame(FIN | RSV1 | BINARY, &noise(100_001)));
     peer.expect_close(Some(1009));
 }
@@ -297,7 +297,7 @@ static void on_message(struct cweb_context *c, websocket_t *w, const char *m, si
     for path in ["/asked", "/ws"] {
         let mut client = shake(&server, path).1;
         client.send(&frame(FIN | RSV1 | TEXT, &Zlib::deflater(1, 15, false).message(text.as_bytes())));
-        // Callbacks on a shard's own thread compress nothing; what came compressed was not expanded there.
+        // Callbacks on a shard's own thread compress nothing; compressed messages were expanded on another thread.
         let mut head = client.bytes(2);
         assert!(matches!(head[0] & !RSV1, 0x81) && head[1] == 126, "{head:x?}");
         head.extend(client.bytes(2));
@@ -324,7 +324,7 @@ fn rfc_7692_7_2_1_whatever_zlib_makes() {
         proptest::collection::vec(any::<u8>(), 0..3000).prop_map(|bytes| (BINARY, bytes)),
     ];
     let messages = proptest::collection::vec((message, 1..2000_usize, any::<bool>(), any::<bool>()), 1..8);
-    // What goes wrong leaves the connection as it is: there is nothing to shrink.
+    // A failed case leaves the connection in a state of its own, so shrinking is useless.
     let config =
         ProptestConfig { cases: 40, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);

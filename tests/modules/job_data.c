@@ -73,7 +73,7 @@ static int steps(struct cweb_context *ctx, const job_payload_t *payload, job_ctx
         return -1; \
     }
 
-/* What the functions refuse; on a server that takes 1000 bytes. */
+/* Calls that the functions refuse; the server's limit is 1000 bytes. */
 static int refusals(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx, (void)payload;
     static char large[1001];
@@ -101,7 +101,7 @@ static int refusals(struct cweb_context *ctx, const job_payload_t *payload, job_
 
 static int kept = -1;
 
-/* Copies "in" to "out.bin", and tells how many bytes that were. The first run, if "how" is given, ends so behind the copy. */
+/* Copies "in" to "out.bin", and sets the number of bytes as the result. If "how" is given, the first run ends that way after the copy. */
 static int copy(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx;
     char piece[65536];
@@ -142,7 +142,7 @@ static int scribble(struct cweb_context *ctx, const job_payload_t *payload, job_
     return 0;
 }
 
-/* What files refuse; "in" is given. */
+/* Calls that the functions of files refuse; "in" is given. */
 static int file_refusals(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
     (void)ctx;
     int in = cweb_job_file(job, "in");

@@ -72,7 +72,7 @@ static void on_open(struct cweb_context *ctx, websocket_t *ws) {
     snprintf(guest->name, sizeof guest->name, "%s", name);
     cweb_ws_set_data(ws, guest);
     cweb_defer(req, told, cweb_sprintf(req, "%s", name));
-    /* Who has read the next line is in the room. */
+    /* A client that has read the next line is in the room. */
     cweb_ws_join(ws, guest->room);
     say(ws, "open room=%s name=%s agent=%s cookie=%s peer=%s offers=%d%d 1=%s type=%d", guest->room, name,
         OR(http_kv_get(req->headers, "user-agent")), OR(cweb_cookie(req, "sid")), OR(cweb_peer_address(req)),

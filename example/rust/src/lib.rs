@@ -91,11 +91,11 @@ const RESPONSE_BYTES: usize = 8 * 1024;
 #[unsafe(no_mangle)]
 pub static cweb_module_abi: u32 = 2;
 
-/// What the functions of the module take: 3, the context first.
+/// Version of the functions' parameters: 3, the context first.
 #[unsafe(no_mangle)]
 pub static cweb_module_api: u32 = 3;
 
-/// What the module serves.
+/// Routes and other declarations of the module.
 #[unsafe(no_mangle)]
 pub static config: Module = Module {
     name: text("square"),

@@ -29,8 +29,8 @@ pub(super) fn apply(library: &Library, manifest: &mut Manifest) {
     if words.is_null() {
         return;
     }
-    // SAFETY: the server's own text has made it, of this type. A symbol of an author's own may be shorter: what is read
-    // then is of the same object, or faults in the process of the inspection, which reads the same first.
+    // SAFETY: the server's generated source defines the symbol with this type. An author's own symbol may be shorter: the read
+    // then stays in the same object, or faults in the process of the inspection, which reads the symbol first.
     let [count, handler_time_ms, body_bytes, job_concurrency] = unsafe { words.read_unaligned() };
     if usize::try_from(count) != Ok(WORDS) {
         return;

@@ -531,7 +531,7 @@ struct beginning {
     uint64_t number;
 };
 
-/* Takes over what the thread's creator has prepared; `is_kept`: whether the thread's end is noticed by itself. */
+/* Takes over the structure that the thread's creator has prepared; `is_kept`: whether the thread's end is noticed by itself. */
 static struct beginning taken(void *given, int *is_kept) {
     struct beginning beginning = *(struct beginning *)given;
     free(given);
@@ -561,7 +561,7 @@ static int begin_c11(void *given) {
     return result;
 }
 
-/* Counts a thread that is to begin with what is given; NULL: it can't. */
+/* Counts a new thread, and copies `given` for its start; NULL: the thread can't be made. */
 static struct beginning *prepare(struct beginning given) {
     struct beginning *beginning = malloc(sizeof *beginning);
     if (beginning == NULL || !count_thread()) {

@@ -65,16 +65,16 @@ int cwebn_guard_init(void);
 #define CWEBN_NOTE_WORDS (CWEBN_NOTE_TRACE + 2 + CWEBN_FRAMES_MAX + CWEBN_REGISTERS_MAX)
 
 /*
- * Has the handlers leave word of a signal that no guarded call catches, before it ends the process, in words of
- * memory that outlives it: signal, address accessed (0: none), instruction, number of the module whose thread it was (0: not
- * known), 1 and the code if it called exit_group(2) (0: not), signal that it would send its own process (0: none), and where the
- * thread was. They are zero before; only the first is kept.
+ * Makes the handlers record a signal that no guarded call catches, before it ends the process, in words of memory that outlives
+ * the process. The words: signal, address accessed (0: none), instruction, number of the thread's module (0: not known), 1 and
+ * the code if the thread called exit_group(2) (0: not), signal that the thread would send its own process (0: none), and the
+ * trace of the thread. The words are zero before; only the first signal is recorded.
  */
 void cwebn_guard_note(uint64_t *words);
 
 /*
- * From now on no signal in module code is caught: it ends the process, whose working directory is that of the descriptor by then,
- * so that the kernel writes its core file there. -1: signals are caught.
+ * From now on a signal in module code is not caught but ends the process. The handler first makes the descriptor's directory the
+ * working directory, so that the kernel writes the core file there. -1: signals are caught.
  */
 void cwebn_guard_cores(int directory);
 

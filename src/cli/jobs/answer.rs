@@ -60,7 +60,7 @@ pub(super) struct Job {
     pub(super) priority: i32,
     pub(super) unique_key: Option<String>,
     pub(super) result: Option<Box<RawValue>>,
-    /// Those that it waits for.
+    /// UUIDs of the jobs that this job still waits for.
     #[serde(default)]
     pub(super) depends_on: Vec<String>,
     /// Not in a list.

@@ -28,7 +28,7 @@ pub(super) struct BulkArgs {
     job: Option<String>,
 }
 
-/// What is done.
+/// Operation on many jobs: its path, and the answer's name for the changed ones.
 pub(super) struct Act {
     path: &'static str,
     done: &'static str,

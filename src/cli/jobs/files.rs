@@ -1,4 +1,4 @@
-//! Files of jobs: what a submission brings, and what the job has made.
+//! Files of jobs: inputs of a submission, and outputs.
 
 use super::super::client::Client;
 use super::super::exit::{Exit, Failure};
@@ -48,7 +48,7 @@ impl FromStr for GivenFile {
     }
 }
 
-/// Stores the file as a blob, unless the server has it, and tells the blob's name.
+/// Stores the file as a blob, unless the server has it, and returns the blob's name.
 pub(super) fn store(client: &Client, given: &GivenFile) -> Result<String, Problem> {
     let path = given.path.display();
     let unreadable = |error: io::Error| Failure::new(Exit::Usage, format!("{path} can't be read: {error}"));
@@ -109,7 +109,7 @@ fn list(client: &Client, job: &Uuid) -> Result<Files, Problem> {
     Ok(answer::read(client, &answer::accepted(client, answer, answer::NO_SUCH_JOB)?)?)
 }
 
-/// Fetches what the job has made into `dir`, if it is done, and prints the files' names.
+/// Fetches the job's outputs into `dir`, if the job is done, and prints the files' names.
 pub(super) fn fetch(client: &Client, job: &Uuid, dir: &Path) -> Result<(), Problem> {
     let files = list(client, job)?;
     if files.state != "done" {

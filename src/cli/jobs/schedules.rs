@@ -41,7 +41,7 @@ struct SetArgs {
     cron: String,
     /// The job's name
     job: String,
-    /// What each job is given: JSON, @FILE, or - for the standard input
+    /// Payload of each job: JSON, @FILE, or - for the standard input
     #[arg(default_value = "{}", allow_negative_numbers = true)]
     payload: String,
     /// The job's module; needed when several have a job of this name

@@ -19,7 +19,7 @@ use uuid::Uuid;
 pub(super) struct SubmitArgs {
     /// The job's name
     job: String,
-    /// What it is given: JSON, @FILE, or - for the standard input
+    /// Payload of the job: JSON, @FILE, or - for the standard input
     #[arg(default_value = "{}", allow_negative_numbers = true)]
     payload: String,
     /// The job's module; needed when several have a job of this name

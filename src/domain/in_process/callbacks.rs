@@ -48,7 +48,7 @@ impl Executor {
         }
     }
 
-    /// Expands a message; `None`: the client is told that it can't be, and the socket ends.
+    /// Expands a message; `None`: the message can't be expanded, so the socket is closed with the code of the fault.
     fn inflated(&mut self, socket: &Socket, kind: Kind, payload: Vec<u8>) -> Option<Vec<u8>> {
         if socket.has_failed() {
             return None;

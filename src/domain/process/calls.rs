@@ -136,7 +136,7 @@ impl DomainCalls {
         self.domains.iter_mut().for_each(|calls| calls.gone(key));
     }
 
-    /// Tells the processes that know socket `key` what has become of its frames: so many more bytes are taken, so many unsent.
+    /// Tells the processes that know socket `key` that `taken` more bytes of its frames are taken, and `unsent` bytes are unsent.
     pub fn buffered(&mut self, key: u64, taken: usize, unsent: usize) {
         self.domains.iter_mut().for_each(|calls| calls.buffered(key, taken, unsent));
     }

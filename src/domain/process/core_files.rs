@@ -2,8 +2,8 @@
 //!
 //! The kernel writes a core file with the rights of the process that dies, at the place that `kernel.core_pattern` names. With a plain
 //! name that is the working directory, so each process has a directory of its own in its domain's scratch directory, and its signal
-//! handler goes there (`native/guard.c`). What is found there afterwards is linked into the operator's directory. The process
-//! may have put anything there: a file that is none of its own is not taken, and nothing is followed.
+//! handler goes there (`native/guard.c`). The server links the files that it finds there into the operator's directory.
+//! The process may have put anything there: the server takes only files of the process's user, and follows no link.
 
 use crate::domain::sandbox::User;
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, linkat, openat, seek};
@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-/// Anonymous private memory, what is private of files, ELF headers, huge pages; not the memory that is shared with the server (core(5)).
+/// Anonymous private memory, private pages of files, ELF headers, huge pages; not the memory that is shared with the server (core(5)).
 const FILTER: &str = "0x31";
 /// How the directories of processes are called.
 const PLACE: &str = ".core-";
@@ -25,7 +25,7 @@ const ENTRIES_MAX: usize = 16;
 /// Longest part of a file's name that is the module's.
 const NAME_CHARS_MAX: usize = 64;
 
-/// Where core files are kept, and how many.
+/// Directory of core files, and their limits.
 #[derive(Debug, Clone)]
 pub struct CoreFiles {
     dir: PathBuf,
@@ -38,7 +38,7 @@ pub struct CoreFiles {
 pub struct CoreFile {
     /// The file.
     pub path: PathBuf,
-    /// Bytes that it takes on the disk: most of it are holes, for memory that nobody has used.
+    /// Bytes that the file takes on the disk: most of the file are holes, for memory that was never used.
     pub bytes: u64,
     /// The shared object of the module, and where it was in memory.
     pub object: Option<(PathBuf, u64)>,
@@ -68,7 +68,7 @@ impl CoreFiles {
     /// Makes `dir`, closed to others, for at most `files_max` files of `bytes_max` bytes each.
     ///
     /// # Errors
-    /// For people: why there can be none, and what to do.
+    /// A sentence for operators: why there can be no core files, and how to change that.
     pub fn open(dir: &Path, bytes_max: u64, files_max: usize) -> Result<Self, String> {
         let setting = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
         let hard = rustix::process::getrlimit(rustix::process::Resource::Core).maximum;
@@ -138,7 +138,7 @@ impl CoreFiles {
             fchown(file, Some(rustix::process::geteuid().as_raw()), Some(rustix::process::getegid().as_raw()))?;
             return file.set_permissions(Permissions::from_mode(0o600));
         }
-        // Another file system.
+        // The link failed: the directory is on another file system.
         let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         copy_data(file, &mut target, self.bytes_max)
     }

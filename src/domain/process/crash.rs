@@ -323,7 +323,7 @@ impl DomainShared {
         symbol::backtrace(&path, base, frames)
     }
 
-    /// The core file of `process`, named after the module whose doing its death was, and with that module's shared object.
+    /// The core file of `process`, named after the module that crashed it, and with that module's shared object.
     fn core(&self, process: &ProcessInstance, suspect: Option<u64>) -> Option<CoreFile> {
         let files = self.config.core_files.as_ref()?;
         let module = suspect.and_then(|id| self.names(&[id]).pop()).unwrap_or_else(|| self.name().to_owned());

@@ -40,7 +40,7 @@ pub(super) fn send(socket: &OwnedFd, call: u64, file: &OwnedFd) -> Result<(), Er
 /// The domain's end.
 pub(super) struct HandedFiles {
     socket: OwnedFd,
-    /// What came for others than the one who looked.
+    /// Files that a thread received while it looked for its own, by the number of their question.
     early: Mutex<HashMap<u64, OwnedFd>>,
 }
 
@@ -49,7 +49,7 @@ impl HandedFiles {
         Self { socket, early: Mutex::default() }
     }
 
-    /// The file that question number `call` has asked for, whose answer is there.
+    /// The file that question number `call` has asked for; its answer must have come.
     ///
     /// # Errors
     /// This process has no descriptor left for it.

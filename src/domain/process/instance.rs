@@ -516,7 +516,7 @@ fn start_message(shared: &DomainShared, leaves_core: bool) -> Start {
     }
 }
 
-/// What a process is given beside its rings.
+/// Descriptors and the core directory that a process inherits beside its rings.
 struct Passed<'a> {
     files: &'a [OwnedFd],
     core_place: Option<&'a CorePlace>,

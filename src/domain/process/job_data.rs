@@ -1,4 +1,4 @@
-//! What a running job asks of the server over the control connection: both ends of each question.
+//! Questions of a running job to the server over the control connection: both ends of each question.
 //!
 //! Bytes cross as base64. A refusal is an errno in decimal digits; anything else that comes in its place counts as `EIO`.
 
@@ -45,14 +45,14 @@ pub(super) fn errno_of(refusal: &str) -> i32 {
     refusal.parse().unwrap_or(libc::EIO)
 }
 
-/// Has the server keep a checkpoint of `run`; `ask` asks it.
+/// Sends a checkpoint of `run` to the server; `ask` asks the question.
 pub(super) fn checkpoint(
     run: u64,
     bytes: &[u8],
     message_bytes_max: usize,
     ask: impl FnOnce(Question) -> Result<String, String>,
 ) -> Result<(), i32> {
-    // The server refuses what is near its limit with words in the log; more than that would not reach it.
+    // The server refuses a checkpoint just above its limit and logs why; a larger message could not reach the server.
     if bytes.len() > message_bytes_max / 2 {
         return Err(libc::EMSGSIZE);
     }

@@ -7,26 +7,26 @@
 //!
 //! A domain has one process after the other, its processes. The supervisor keeps one in service and a spare
 //! beside it. A process that dies is followed by the next with all modules; one that can't be trusted any more (a signal was
-//! caught in module code) or has grown too large is replaced while it serves, and nobody loses anything. A module that
+//! caught in module code) or has grown too large is replaced while it serves, and no request is lost. A module that
 //! ends its process again and again is left out (`quarantine`).
 //!
-//! | file | what it knows |
+//! | file | responsibility |
 //! | --- | --- |
-//! | `domains`, `identity`, `parent` | all domains by name; who one is; one, as the server uses it |
-//! | `remote`, `calls`, `endpoints` | a module there; a shard's calls in all domains, and in one |
-//! | `shared` | what all of these share: the process in service, modules, runs of jobs |
-//! | `supervisor`, `replacement`, `memory_watch` | which process is in service, and when another is |
-//! | `hook` | how long constructors and hooks may take |
-//! | `instance`, `reader` | one process: spawned, spoken with, read, reaped |
-//! | `control_writer`, `control_reader`, `asked` | what it is told, what it says, what it asks; each within bounds |
-//! | `job_data`, `handed_files` | what a running job asks of the server, and the answers; files that it is handed |
-//! | `cgroup` | how much memory each process may use |
-//! | `core_files` | where core files go |
-//! | `crash`, `symbol`, `quarantine` | what died, where, whose fault it was, and what follows |
-//! | `stdout_relay`, `relay` | what a process prints and logs, and how that gets into the server's log |
-//! | `child`, `work`, `companion`, `response_ring`, `answers`, `streaming` | the other side |
-//! | `control`, `wire`, `layout`, `arena`, `extents` | what is said between the two |
-//! | `file_body`, `passing` | answers with files: which pieces of which, and how the open file gets across |
+//! | `domains`, `identity`, `parent` | all domains by name; a domain's identity; a domain as the server uses it |
+//! | `remote`, `calls`, `endpoints` | a module in a domain; a shard's calls in all domains; its calls in one domain |
+//! | `shared` | state that all of these share: the process in service, modules, runs of jobs |
+//! | `supervisor`, `replacement`, `memory_watch` | choice of the process in service, and its replacement |
+//! | `hook` | time limits of constructors and hooks |
+//! | `instance`, `reader` | one process: start, control connection, output, reaping |
+//! | `control_writer`, `control_reader`, `asked` | messages to the process, messages from it, and its questions; each within limits |
+//! | `job_data`, `handed_files` | questions of a running job to the server, and the answers; descriptors of its files |
+//! | `cgroup` | memory limit of each process |
+//! | `core_files` | core files of processes, and where they are kept |
+//! | `crash`, `symbol`, `quarantine` | crashes: the place, the module at fault, and the consequence |
+//! | `stdout_relay`, `relay` | output and log records of a process, and their way into the server's log |
+//! | `child`, `work`, `companion`, `response_ring`, `answers`, `streaming` | the domain's side |
+//! | `control`, `wire`, `layout`, `arena`, `extents` | messages and memory between the two sides |
+//! | `file_body`, `passing` | answers with files: the pieces of a file, and passing of its descriptor |
 
 mod answers;
 mod arena;

@@ -253,7 +253,7 @@ pub(super) fn gone(out: &mut Vec<u8>, key: u64) {
     out.extend_from_slice(&key.to_le_bytes());
 }
 
-/// What has become of a socket's frames.
+/// Record for socket `key`: bytes that the shard has taken since the last record, and bytes that are unsent.
 pub(super) fn buffered(out: &mut Vec<u8>, key: u64, taken: u64, unsent: u64) {
     out.push(kind::BUFFERED);
     for number in [key, taken, unsent] {

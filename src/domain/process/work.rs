@@ -90,7 +90,7 @@ impl ChildDomain {
         }
     }
 
-    /// The server tells what has become of the frames of a socket.
+    /// Handles the server's record of a socket's taken and unsent bytes.
     pub(super) fn socket_buffered(&self, shard: usize, key: u64, taken: u64, unsent: u64) {
         if let Some(socket) = self.socket(shard, key) {
             socket.taken(usize::try_from(taken).unwrap_or(usize::MAX));

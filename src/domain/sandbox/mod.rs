@@ -115,7 +115,7 @@ impl Policy {
         limits::apply(&self)?;
         user::drop_privileges(self.user)?;
         if self.core_bytes_max.is_some() {
-            // Another user's process has no core file, unless it says so itself (PR_SET_DUMPABLE(2const)).
+            // A process that has changed its user leaves no core file, unless it sets PR_SET_DUMPABLE(2const).
             // SAFETY: no memory is involved.
             unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
         }

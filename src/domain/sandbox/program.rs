@@ -1,5 +1,5 @@
-//! Starting a program of the system in a sandbox: `cweb sandbox POLICY PROGRAM ARGUMENTS…`, or `cweb sandbox-held …` for one that
-//! gets its sandbox now and starts when it is told to.
+//! Starting a program of the system in a sandbox: `cweb sandbox POLICY PROGRAM ARGUMENTS…`, or `cweb sandbox-held …` for a
+//! program that gets its sandbox now and starts when the caller writes a byte.
 //!
 //! A child between fork(2) and exec(3) of a process with threads may not allocate, and building the sandbox does. So the
 //! server starts itself, with one thread, and that process becomes the program.
@@ -61,15 +61,15 @@ impl Held {
     /// Starts `command`, which is one of [`held_command`].
     ///
     /// # Errors
-    /// There can be no process.
+    /// The process can't be started.
     pub fn start(command: &mut Command) -> io::Result<Self> {
         command.stdin(Stdio::piped()).spawn().map(|child| Self(Some(child)))
     }
 
-    /// Has the program start, with nothing on its standard input. `None`: it was let go before.
+    /// Starts the program, with nothing on its standard input. `None`: it was started before.
     pub fn let_go(mut self) -> Option<Child> {
         let mut child = self.0.take()?;
-        // One that has ended says why on its standard error.
+        // If the process has ended already, its standard error says why.
         let _ = child.stdin.take().map(|mut pipe| pipe.write_all(&[1]));
         Some(child)
     }

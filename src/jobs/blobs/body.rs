@@ -1,6 +1,6 @@
 //! A body on its way from a shard to the thread that writes it: a bounded buffer between the two.
 //!
-//! The shard never waits: it is told, by a call, when there is room again. The thread does.
+//! The shard never waits: the thread calls `Notify` when the buffer has room again. The thread may block.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -13,18 +13,18 @@ pub type Notify = Box<dyn Fn(bool) + Send + Sync>;
 /// Why the thread takes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// There is no room now: a notice comes when there is.
+    /// The buffer has no room now: a notice comes when it has.
     Now,
-    /// It takes none any more.
+    /// The thread takes no more bytes.
     Ever,
 }
 
-/// What the thread finds.
+/// How a body ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyEnd {
     /// The body is complete.
     Complete,
-    /// It never will be, for this reason: an errno.
+    /// The body will never be complete; the errno is the reason.
     Broken(i32),
 }
 
@@ -32,9 +32,9 @@ pub enum BodyEnd {
 struct State {
     buffer: Vec<u8>,
     end: Option<BodyEnd>,
-    /// The thread takes no more.
+    /// The thread takes no more bytes, ever.
     is_left: bool,
-    /// The shard wants to be told of room.
+    /// The shard waits for a notice of room.
     awaits_room: bool,
 }
 
@@ -50,12 +50,12 @@ impl Shared {
     }
 }
 
-/// The shard's end. Dropping it before the body's end tells the thread that the client is gone.
+/// The shard's end of the buffer. Dropping it before the body's end tells the thread that the client is gone.
 pub struct BodyWriter {
     shared: Arc<Shared>,
 }
 
-/// The thread's end. Dropping it leaves the rest of the body unread.
+/// The thread's end of the buffer. Dropping it leaves the rest of the body unread.
 pub struct BodyReader {
     shared: Arc<Shared>,
 }

@@ -3,7 +3,7 @@
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use std::fmt;
 
-/// What a name begins with.
+/// First characters of a blob's name.
 const PREFIX: &str = "sha256:";
 
 /// SHA-256 of a blob's bytes; as text `sha256:` and 64 hexadecimal digits.

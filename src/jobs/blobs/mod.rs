@@ -1,8 +1,8 @@
-//! Files that jobs work on, by what is in them: a blob is named by the SHA-256 of its bytes and never changes.
+//! Files that jobs read and make. Inputs are named by their content: a blob is named by the SHA-256 of its bytes and never changes.
 //!
-//! A blob lies in one file of the directory `blobs`, named by its hash in hexadecimal; `blobs/incoming` has what is still
-//! being received. A blob counts once its file and the directory are on the disk. What jobs make lies in `job-files`. All of
-//! them together have a quota, and each upload takes its share of that before its bytes are written.
+//! A blob lies in one file of the directory `blobs`, named by its hash in hexadecimal; `blobs/incoming` has
+//! uploads in progress. A blob counts once its file and the directory are on the disk. Outputs of jobs lie in `job-files`. One
+//! quota covers all of them; an upload must reserve its share of the quota before its bytes are written.
 
 mod body;
 mod id;

@@ -1,4 +1,4 @@
-//! The directories of what jobs make, all of them.
+//! The directories of all outputs of jobs.
 
 use super::run_files::{Outputs, remove_dir};
 use super::store::{BLOCK_BYTES, BlobError, Blobs, OpenBlob, Share, Wake};
@@ -11,12 +11,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-/// What an output takes: its blocks on the disk, and one if it has none, so that there is a limit on empty ones, too.
+/// Bytes that an output counts: its blocks on the disk, at least one block, so that empty outputs are limited, too.
 pub(super) fn file_charge(data: &Metadata) -> u64 {
     data.blocks().saturating_mul(512).max(BLOCK_BYTES)
 }
 
-/// What the outputs in `dir` take.
+/// Bytes that the outputs in `dir` count together.
 fn bytes_of(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|data| file_charge(&data)).sum()
@@ -49,7 +49,7 @@ impl Blobs {
         !self.inner.state().watched.is_empty()
     }
 
-    /// Counts what running jobs have made.
+    /// Counts the outputs of running jobs.
     pub(in crate::jobs) fn look_at_outputs(&self) {
         let mut state = self.inner.state();
         state.watched.retain(|watched| watched.strong_count() > 0);
@@ -65,7 +65,7 @@ impl Blobs {
         let _ = self.inner.wake.send(wake);
     }
 
-    /// What that thread is told.
+    /// Messages to the thread that cleans up.
     pub(in crate::jobs) fn woken(&self) -> &Receiver<Wake> {
         &self.inner.woken
     }
@@ -73,7 +73,7 @@ impl Blobs {
     /// Opens the output `name` in the directory `dir`.
     ///
     /// # Errors
-    /// It can't be read.
+    /// The output can't be read.
     pub fn open_output(&self, dir: &str, name: &str) -> Result<OpenBlob, BlobError> {
         let path = self.inner.config.outputs_dir.join(dir).join(name);
         let opened = File::open(path).and_then(|file| Ok(OpenBlob { bytes: file.metadata()?.len(), file }));
@@ -89,8 +89,8 @@ impl Blobs {
         state.bytes = state.bytes.saturating_sub(bytes);
     }
 
-    /// At the start: keeps and counts the directories of outputs that are `kept`, and removes what runs have left that were
-    /// cut off.
+    /// At the start: keeps and counts the directories of outputs that are `kept`, and removes the directories of interrupted
+    /// runs.
     ///
     /// # Errors
     /// The directory can't be read.

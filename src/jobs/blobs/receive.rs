@@ -4,10 +4,10 @@ use super::body::{BodyEnd, BodyReader};
 use super::store::{BlobError, NewBlob, StoredBlob};
 use std::thread;
 
-/// Writes what `body` brings, on a thread of its own, and tells `done` what has become of it.
+/// Writes the bytes of `body` to a blob, on a thread of its own, and calls `done` with the result.
 ///
 /// # Errors
-/// There is no thread for it; `done` is dropped.
+/// The thread can't be started; `done` is dropped.
 pub fn receive(
     blob: NewBlob,
     body: BodyReader,

@@ -34,7 +34,7 @@ pub struct MadeFile {
 /// An output while its run lasts.
 struct Output {
     name: String,
-    /// To look at its size, and to cut it.
+    /// Descriptor to read the size of the output, and to truncate it.
     file: File,
 }
 
@@ -72,7 +72,7 @@ impl Outputs {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts what the files take. Too much: the run is to end, and its files are cut.
+    /// Counts the bytes of the run's files. Beyond the limits the run must end, and its files are truncated.
     pub(super) fn look(&self, file_bytes_max: u64) {
         let made = self.made();
         if made.is_closed {
@@ -135,7 +135,7 @@ impl Outputs {
         let (mut files, mut sum) = (Vec::new(), 0);
         for Output { name, file } in outputs {
             let path = self.dir.join(&name);
-            // From here on nobody opens it for writing, and who has it open is found below.
+            // From here on no process can open the file for writing; `keep` finds descriptors that are open already.
             let data = file.set_permissions(Permissions::from_mode(0o400)).and_then(|()| file.metadata());
             let data = data.map_err(|error| format!("the output {name} can't be kept: {error}"))?;
             if data.len() > file_bytes_max {
@@ -262,7 +262,7 @@ impl RunFiles {
         self.is_over().then(too_much)
     }
 
-    /// Puts the outputs on the disk: the name of their directory, and what they are. No more can be made.
+    /// Syncs the outputs to the disk; returns the name of their directory, and the outputs. The run can make no more of them.
     ///
     /// # Errors
     /// In words: why the job can't be done.
@@ -271,7 +271,7 @@ impl RunFiles {
         let dir = self.outputs.dir.file_name().map(|name| name.to_string_lossy().into_owned());
         if !files.is_empty() {
             self.is_published.store(true, Ordering::Release);
-            // What is set aside is what the files take, from now on.
+            // The published files take the reserved bytes from now on.
             self.outputs.share.lock().unwrap_or_else(PoisonError::into_inner).leave();
         }
         Ok((dir.unwrap_or_default(), files))

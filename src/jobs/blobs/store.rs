@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-/// What a file takes at least, and takes more in steps of: many small ones are bounded by the quota, too.
+/// Smallest count of a file, in bytes, and the unit it is rounded up to: the quota limits many small files, too.
 pub(super) const BLOCK_BYTES: u64 = 4096;
 /// Uploads at once; each has a thread.
 const UPLOADS_MAX: usize = 64;
@@ -22,32 +22,32 @@ const UPLOADS_MAX: usize = 64;
 /// Limits of the blobs of a server.
 #[derive(Debug, Clone)]
 pub struct BlobsConfig {
-    /// Their directory.
+    /// Directory of the blobs.
     pub dir: PathBuf,
-    /// The directory of what jobs make.
+    /// Directory of the jobs' outputs.
     pub outputs_dir: PathBuf,
     /// Largest blob.
     pub blob_bytes_max: u64,
-    /// Most bytes of all together.
+    /// Most bytes of all blobs and outputs together.
     pub bytes_max: u64,
-    /// How long a blob is kept that no job needs, from its last use on.
+    /// Time after its last use until a blob that no job needs is deleted.
     pub retention: Duration,
-    /// Whether somebody can still write a file that is open for reading.
+    /// Whether a descriptor for writing the file is still open anywhere; the file is open for reading.
     pub is_written: fn(BorrowedFd<'_>) -> bool,
 }
 
 /// Why a blob can't be had, or kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlobError {
-    /// It is larger than one may be.
+    /// The blob is larger than the limit of one blob, in bytes.
     #[error("the blob is larger than {0} bytes (--blob-bytes-max)")]
     TooLarge(u64),
-    /// There is no room for it beside the others.
+    /// The quota has no room for the blob beside the others.
     #[error(
         "the blobs have {used} of {max} bytes already, so this one has no room: delete some, or raise --blobs-bytes-max"
     )]
     Quota {
-        /// What they take.
+        /// Bytes that the blobs take already.
         used: u64,
         /// The limit.
         max: u64,
@@ -61,21 +61,21 @@ pub enum BlobError {
     /// The bytes are others than the client has said.
     #[error("the body has the SHA-256 {found}, not {expected} as the request says; nothing is stored")]
     Mismatch {
-        /// What they are.
+        /// Hash of the bytes that came.
         found: BlobId,
-        /// What they should be.
+        /// Hash that the request names.
         expected: BlobId,
     },
     /// The body did not come in time.
     #[error("the body did not come in time; nothing is stored")]
     Late,
-    /// The body did not come whole.
+    /// The body was cut off.
     #[error("the body did not come whole; nothing is stored")]
     Broken,
     /// There is no such blob.
     #[error("there is no blob {0}")]
     Unknown(BlobId),
-    /// A job needs it.
+    /// A job needs the blob.
     #[error("a job has the blob {0}: it can be deleted when the job has been")]
     InUse(BlobId),
     /// The file system does not do what it should.
@@ -95,11 +95,11 @@ impl BlobError {
 /// A blob that is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredBlob {
-    /// Which one.
+    /// Name of the blob.
     pub id: BlobId,
     /// Its size.
     pub bytes: u64,
-    /// It was not there before.
+    /// The server did not have the blob before.
     pub is_new: bool,
 }
 
@@ -112,7 +112,7 @@ pub struct OpenBlob {
     pub bytes: u64,
 }
 
-/// What all blobs take.
+/// Bytes that all blobs and outputs take together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes, in whole blocks, those being received among them.
@@ -123,7 +123,7 @@ pub struct Usage {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// What the files take, and what is set aside for those being received.
+    /// Bytes of the files, and bytes reserved for uploads and for outputs of running jobs.
     pub(super) bytes: u64,
     uploads: usize,
     /// Blobs that submissions on their way to the store name.
@@ -140,7 +140,7 @@ pub(super) struct Inner {
     pub(super) woken: Receiver<Wake>,
 }
 
-/// What the thread that cleans up is told.
+/// Message to the thread that cleans up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wake {
     /// The directory of outputs of that name belongs to no job.
@@ -180,7 +180,7 @@ impl Inner {
         self.config.dir.join("incoming")
     }
 
-    /// Says that the file is used now.
+    /// Sets the time of the file's last use to now.
     fn touch(&self, file: &File) {
         if let Err(error) = file.set_modified(SystemTime::now()) {
             tracing::warn!("the time of a blob can't be set, so it may go before its time: {error}");
@@ -189,8 +189,8 @@ impl Inner {
 }
 
 impl Blobs {
-    /// The blobs in the directory that `config` names, which is made if it is not there. What a server that was killed was
-    /// receiving is removed.
+    /// Opens the directory that `config` names, or makes it, and counts its blobs. Removes incomplete uploads that a killed
+    /// server has left.
     ///
     /// # Errors
     /// The directory can't be made or read.
@@ -220,12 +220,12 @@ impl Blobs {
         self.inner.config.blob_bytes_max
     }
 
-    /// How long one is kept that no job needs.
+    /// How long the server keeps a blob that no job needs.
     pub(in crate::jobs) fn retention(&self) -> Duration {
         self.inner.config.retention
     }
 
-    /// What they take.
+    /// Bytes that all blobs and outputs take, and their limit.
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage { bytes: self.inner.state().bytes, bytes_max: self.inner.config.bytes_max }
@@ -234,7 +234,7 @@ impl Blobs {
     /// Begins to store a blob, of `length` bytes if that is known, whose hash must be `expected` if that is.
     ///
     /// # Errors
-    /// There is no room for it, or no file.
+    /// The quota has no room for the blob, or its file can't be made.
     pub fn begin(&self, length: Option<u64>, expected: Option<BlobId>) -> Result<NewBlob, BlobError> {
         let inner = &self.inner;
         if length.is_some_and(|length| length > inner.config.blob_bytes_max) {
@@ -247,7 +247,7 @@ impl Blobs {
         state.uploads += 1;
         drop(state);
         let share = Share { inner: Arc::clone(inner), bytes: 0, is_upload: true };
-        // One that is there is not written again: its bytes are only looked at.
+        // A blob that the server has is not written again: its bytes are only hashed.
         if let Some(pins) = expected.and_then(|id| self.pin(vec![id]).ok()) {
             let target = Target::Known { _pins: pins };
             return Ok(NewBlob { share, target, path: None, hash: Sha256::new(), bytes: 0, expected });
@@ -264,7 +264,7 @@ impl Blobs {
     /// Opens a blob for reading, which counts as a use.
     ///
     /// # Errors
-    /// There is no such blob, or it can't be read.
+    /// The blob is not stored, or can't be read.
     pub fn get(&self, id: &BlobId) -> Result<OpenBlob, BlobError> {
         let opened = File::open(self.inner.path(id)).and_then(|file| Ok((file.metadata()?.len(), file)));
         match opened {
@@ -280,9 +280,9 @@ impl Blobs {
     /// Deletes a blob, unless `is_needed` says that a job has it.
     ///
     /// # Errors
-    /// There is no such blob, or it is needed.
+    /// The blob is not stored, or a job needs it.
     pub fn delete(&self, id: &BlobId, is_needed: impl FnOnce() -> Result<bool, String>) -> Result<(), BlobError> {
-        // Held all the while: a submission that names it has pinned it before, or does not find it.
+        // The lock must be held until the end: a submission that names the blob has pinned it before, or does not find it.
         let mut state = self.inner.state();
         let path = self.inner.path(id);
         let bytes = match fs::metadata(&path) {
@@ -313,14 +313,14 @@ impl Blobs {
     }
 }
 
-/// Blobs that are not deleted while this is there.
+/// Blobs that are not deleted until this is dropped.
 pub struct Pins {
     inner: Arc<Inner>,
     ids: Vec<BlobId>,
 }
 
 impl Blobs {
-    /// Keeps the blobs from being deleted until what this returns is dropped; counts as a use.
+    /// Keeps the blobs from being deleted until the returned pins are dropped; counts as a use.
     ///
     /// # Errors
     /// There is no such blob.
@@ -356,7 +356,7 @@ fn blob_of(entry: &fs::DirEntry) -> Option<BlobId> {
     entry.file_name().to_str().and_then(BlobId::of_digits)
 }
 
-/// What is set aside of the quota for an upload, until it is dropped.
+/// Part of the quota that is reserved for an upload or for the outputs of a run; dropping it gives the bytes back.
 pub(super) struct Share {
     inner: Arc<Inner>,
     bytes: u64,
@@ -368,7 +368,7 @@ impl Share {
         Self { inner: Arc::clone(inner), bytes: 0, is_upload: false }
     }
 
-    /// Has at least `bytes`.
+    /// Reserves more until the share has at least `bytes`.
     pub(super) fn grow(&mut self, bytes: u64) -> Result<(), BlobError> {
         let more = bytes.saturating_sub(self.bytes);
         let max = self.inner.config.bytes_max;
@@ -382,7 +382,7 @@ impl Share {
         Ok(())
     }
 
-    /// What it has stays taken.
+    /// Empties the share without giving its bytes back: the stored files count them from now on.
     pub(super) fn leave(&mut self) {
         self.bytes = 0;
     }
@@ -399,10 +399,10 @@ impl Drop for Share {
     }
 }
 
-/// Where the bytes of a blob go.
+/// Destination of an upload's bytes.
 enum Target {
     File(File),
-    /// Nowhere: the blob is there, and stays meanwhile.
+    /// None: the server has the blob already, and keeps it during the upload.
     Known {
         _pins: Pins,
     },
@@ -412,7 +412,7 @@ enum Target {
 pub struct NewBlob {
     share: Share,
     target: Target,
-    /// `None`: the file has its place, or there is none.
+    /// `None`: the file is in its place already, or the upload has no file.
     path: Option<PathBuf>,
     hash: Sha256,
     bytes: u64,
@@ -423,7 +423,7 @@ impl NewBlob {
     /// Appends bytes.
     ///
     /// # Errors
-    /// They are too many, or can't be written.
+    /// The blob gets too large, or the bytes can't be written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
         let whole = self.bytes.saturating_add(bytes.len() as u64);
         let max = self.share.inner.config.blob_bytes_max;
@@ -449,10 +449,10 @@ impl NewBlob {
         }
     }
 
-    /// Puts the blob on the disk, and in its place.
+    /// Syncs the blob to the disk, and moves it to its place.
     ///
     /// # Errors
-    /// Its hash is not the one that was expected, or the disk does not take it.
+    /// The hash differs from the expected one, or the disk refuses the file.
     pub fn finish(mut self) -> Result<StoredBlob, BlobError> {
         let id = BlobId::new(std::mem::take(&mut self.hash).finalize().into());
         if let Some(expected) = self.expected.filter(|expected| *expected != id) {
@@ -463,7 +463,7 @@ impl NewBlob {
 
     fn place(&mut self, id: BlobId) -> io::Result<StoredBlob> {
         let Target::File(file) = &self.target else { return Ok(StoredBlob { id, bytes: self.bytes, is_new: false }) };
-        // Nobody opens it for writing any more.
+        // From here on no process can open the file for writing.
         file.set_permissions(fs::Permissions::from_mode(0o400))?;
         file.sync_all()?;
         let inner = Arc::clone(&self.share.inner);
@@ -479,12 +479,12 @@ impl NewBlob {
         };
         if is_new && let Some(path) = self.path.take() {
             fs::rename(&path, &place).inspect_err(|_| self.path = Some(path))?;
-            // Its share is what the file takes from now on.
+            // The file counts for the quota from now on, in place of the upload's share.
             let taken = std::mem::take(&mut self.share.bytes);
             state.bytes = state.bytes.saturating_sub(taken).saturating_add(charge(self.bytes));
         }
         drop(state);
-        // Also when it was there: who has put it there may not have come so far.
+        // Also if the blob was there: the upload that stored it may not have synced the directory yet.
         sync_dir(&inner.config.dir)?;
         Ok(StoredBlob { id, bytes: self.bytes, is_new })
     }

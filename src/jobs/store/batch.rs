@@ -286,7 +286,7 @@ impl<'c> Applier<'c> {
         }
         let is_final = state.is_final();
         if state == JobState::Done {
-            // One that has failed may be retried by request, and goes on there.
+            // A failed job keeps its checkpoint: a retry by request resumes from it.
             self.drop_checkpoint(id)?;
         }
         let goes_on = !is_final || matches!(change, Change::Decide { .. });
@@ -300,7 +300,7 @@ impl<'c> Applier<'c> {
         Ok(state.map_or(Changed::Unknown, Changed::Refused))
     }
 
-    /// A job that has ended is to run again.
+    /// Makes an ended job pending again.
     fn again(&mut self, id: i64, retries: u32, module_hash: &str, run_at_ms: i64) -> Result<Changed, Fault> {
         let found = self.sql.ended.query_row([id], |row| {
             Ok((row.get::<_, String>(0)?, rows::state(row, 1)?, row.get::<_, u32>(2)?, row.get::<_, u32>(3)?))

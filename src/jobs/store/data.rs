@@ -1,4 +1,4 @@
-//! What jobs keep beside their rows: the writer's part and the readers'.
+//! Checkpoints and files of jobs in the database: the writer's part and the readers'.
 
 use super::batch::Applier;
 use super::budget::Weight;
@@ -15,11 +15,11 @@ pub(super) struct Checkpoint {
     pub(super) job: i64,
     pub(super) uuid: Arc<str>,
     pub(super) bytes: Vec<u8>,
-    /// What it takes of the budget until it is stored.
+    /// Bytes of the queue's budget that the checkpoint holds until it is stored.
     pub(super) _weight: Weight,
 }
 
-/// What a job has made, on its way to the store.
+/// Outputs of a job, on their way to the store.
 pub(super) struct MadeFiles {
     pub(super) job: i64,
     pub(super) uuid: Arc<str>,
@@ -32,15 +32,15 @@ pub(super) struct MadeFiles {
 pub struct JobFiles {
     /// Where the job stands.
     pub state: JobState,
-    /// Names and blobs of what it was given.
+    /// Names and blobs of the files that the job was given.
     pub given: Vec<(String, String)>,
-    /// What it has made.
+    /// Outputs of the job.
     pub made: Vec<MadeFile>,
 }
 
 impl Writer {
     /// Keeps `bytes` as the checkpoint of a running job, in the place of the one before; no bytes keep none. Waits while
-    /// the channel is full, or the bytes that wait are too many. `done` is told whether the job still runs.
+    /// the channel is full, or the bytes that wait are too many. `done` is called with whether the job still runs.
     ///
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread. Through `done`: [`StoreError::Unavailable`].
@@ -50,8 +50,8 @@ impl Writer {
         self.send(Command::Checkpoint(Checkpoint { job, uuid, bytes, _weight: weight }, reply))
     }
 
-    /// Says what a running job has made, in the directory `dir`: to be called before the change that ends it. Waits while
-    /// the channel is full. `done` is told whether the job still ran; else nothing is stored.
+    /// Stores the list of a running job's outputs in the directory `dir`. Call this before the change that ends the job. Waits while
+    /// the channel is full. `done` is called with whether the job still ran; else nothing is stored.
     ///
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread.
@@ -90,11 +90,11 @@ impl Applier<'_> {
         Ok(runs)
     }
 
-    /// Takes note of what a job has made, if the job still runs.
+    /// Stores the list of a job's outputs, if the job still runs.
     pub(super) fn keep_made(&mut self, made: &MadeFiles) -> Result<bool, Fault> {
         let runs = self.live(made.job).is_some_and(|live| live.state == JobState::Running && live.uuid == made.uuid);
         if runs {
-            // Of a run that was canceled a moment before it was done.
+            // Removes the rows of an earlier run that was canceled just before it was done.
             self.sql().drop_outputs.execute([made.job])?;
             for file in &made.files {
                 let bytes = rows::saturated(file.bytes);
@@ -126,7 +126,7 @@ impl Applier<'_> {
 }
 
 impl Reader {
-    /// What the job has saved last.
+    /// The job's last checkpoint.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -135,7 +135,7 @@ impl Reader {
         Ok(statement.query_row([job_id], |row| row.get(0)).optional()?)
     }
 
-    /// Names and blobs of what the job is given.
+    /// Names and blobs of the files that the job is given.
     ///
     /// # Errors
     /// [`StoreError::Read`].

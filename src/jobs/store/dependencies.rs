@@ -6,15 +6,15 @@ use super::{Change, Changed, JobState, rows};
 use rusqlite::{OptionalExtension, params};
 use std::sync::Arc;
 
-/// What has become of a job that waited for others, to be told once the transaction is committed.
+/// Change of a job that waited for others; the writer reports it once the transaction is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
-    /// All that it waited for is done: it may run.
+    /// All dependencies are done: the job may run.
     Ready {
         /// Its uuid.
         uuid: Arc<str>,
     },
-    /// One that it waited for has failed or is canceled, so it has failed.
+    /// A dependency has failed or is canceled, so the job has failed.
     Failed {
         /// Its number.
         id: i64,
@@ -23,11 +23,11 @@ pub enum Settled {
     },
 }
 
-/// What the jobs that a submission names are at.
+/// State of the dependencies that a submission names.
 pub(super) enum Needs {
-    /// Those that have not ended.
+    /// Dependencies that have not ended; empty: the job may run at once.
     Open(Vec<i64>),
-    /// For people: why the submission can't be accepted.
+    /// A sentence for users: why the submission can't be accepted.
     Refused(String),
 }
 
@@ -60,7 +60,7 @@ impl Applier<'_> {
             return Ok(());
         }
         self.has_dependencies = true;
-        // One that is named twice counts once.
+        // A dependency that is named twice counts once.
         let mut statement =
             self.connection().prepare("INSERT OR IGNORE INTO job_dependencies (job_id, needs_id) VALUES (?1, ?2)")?;
         for need in needs {
@@ -78,7 +78,7 @@ impl Applier<'_> {
         Ok(states.iter().all(|state| !state.is_final()).then_some(!states.is_empty()))
     }
 
-    /// Job number `id` has ended: lets those that waited for it run, or has them fail, and those that waited for these.
+    /// Job number `id` has ended: makes its dependents ready, or fails them and their own dependents.
     pub(super) fn settle(&mut self, id: i64, state: JobState, uuid: &Arc<str>) -> Result<(), Fault> {
         if !self.has_dependencies {
             return Ok(());

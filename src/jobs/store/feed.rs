@@ -7,23 +7,23 @@ use rusqlite::types::{ToSql, Value};
 /// Events that one page looks at: with a filter, few of them may be in it.
 const WINDOW: i64 = 20_000;
 
-/// Which events are wanted.
+/// Filter of events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FeedFilter {
-    /// Only those of this module's jobs.
+    /// Only events of this module's jobs.
     pub module: Option<String>,
-    /// Only those that ended a job in this state.
+    /// Only events that ended a job in this state.
     pub state: Option<JobState>,
 }
 
-/// A page of them.
+/// A page of events.
 #[derive(Debug)]
 pub struct FeedPage {
     /// The events in the order of the commits, with module and job.
     pub events: Vec<(JobEvent, String, String)>,
-    /// All events up to this number are in the page, or are not wanted.
+    /// All events up to this number are in the page, or do not match the filter.
     pub read_to: i64,
-    /// These were all.
+    /// There are no further events.
     pub at_end: bool,
 }
 

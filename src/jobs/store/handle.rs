@@ -21,7 +21,7 @@ pub struct Writer {
     shared: Arc<StoreShared>,
 }
 
-/// Is told of jobs that waited for others; on the writer's thread, so it must not block.
+/// Called with jobs whose dependencies have ended; runs on the writer's thread, so it must not block.
 pub(super) type TellSettled = Box<dyn Fn(Vec<Settled>) + Send + Sync>;
 
 /// What the writer's thread and its handles both know.
@@ -48,7 +48,7 @@ impl Writer {
         Self { sender, shared }
     }
 
-    /// Has `tell` told of jobs that waited for others, after the answers of the transaction that settled them; must not block.
+    /// Calls `tell` with jobs whose dependencies have ended, after the answers of the transaction that settled them; must not block.
     /// Only the first call counts.
     pub fn on_settled(&self, tell: Box<dyn Fn(Vec<Settled>) + Send + Sync>) {
         let _ = self.shared.settled.set(tell);

@@ -7,15 +7,15 @@
 //! What comes in is a job, a guarded state change, an event; what goes out are rows, events and outcomes. No HTTP, no
 //! scheduling, no recovery: those are the callers'.
 //!
-//! | file | what it is for |
+//! | file | responsibility |
 //! | --- | --- |
 //! | `types` | jobs, events, changes, outcomes |
 //! | `handle` | [`Writer`]: the sending side, limits and back-pressure |
-//! | `budget` | how many bytes may wait |
-//! | `command` | what travels to the writer; replies that can't be forgotten |
-//! | `writer` | the thread: gather, commit, publish, answer; what happens when the disk fails |
+//! | `budget` | limit on the bytes that wait |
+//! | `command` | commands to the writer; replies that can't be left out |
+//! | `writer` | the thread: gather, commit, publish, answer; behaviour when the disk fails |
 //! | `batch` | commands applied in one transaction |
-//! | `transition` | which change leads from which state to which |
+//! | `transition` | transitions of states, and the changes that cause them |
 //! | `dependencies` | jobs that wait for others |
 //! | `feed` | the events of many jobs |
 //! | `live` | the unfinished jobs in memory, rolled back with the transaction |

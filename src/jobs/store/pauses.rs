@@ -11,10 +11,10 @@ pub const PAUSED_MAX: usize = 1_000;
 /// A job of a module: its kind.
 pub type JobKind = (String, String);
 
-/// What became of a pause or its end.
+/// Result of pausing or resuming a kind of job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paused {
-    /// It is as it was asked to be.
+    /// The kind is paused, or resumed, as the request says.
     Done,
     /// [`PAUSED_MAX`] are paused already; nothing happened.
     TooMany,

@@ -5,7 +5,7 @@ use super::error::Fault;
 use super::{JobRow, NewJob, Reader, StoreError, rows};
 use rusqlite::{OptionalExtension, Row, params};
 
-/// What a schedule is to do.
+/// Specification of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleSpec {
     /// Unique.
@@ -14,22 +14,22 @@ pub struct ScheduleSpec {
     pub module: String,
     /// The job.
     pub job: String,
-    /// When: see [`Cron`](crate::jobs::cron::Cron).
+    /// The cron text: see [`Cron`](crate::jobs::cron::Cron).
     pub cron: String,
-    /// In which time zone.
+    /// Time zone of the cron text: an IANA name.
     pub zone: String,
     /// JSON text for each job.
     pub payload: String,
     /// Whether a run may begin while the one before has not ended.
     pub overlap: bool,
-    /// By its module, not by a client.
+    /// The module declares the schedule; false: a client has made it.
     pub declared: bool,
 }
 
 /// A stored schedule. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleRow {
-    /// What it is to do.
+    /// The schedule's specification.
     pub spec: ScheduleSpec,
     /// Changes with the specification.
     pub revision: i64,
@@ -59,7 +59,7 @@ pub struct Slot {
 pub enum ScheduleChange {
     /// Makes or changes a schedule; its next slot is `next_ms`, unless its times are as they were, or a slot is due.
     Put {
-        /// What it is to do.
+        /// The schedule's specification.
         spec: ScheduleSpec,
         /// The first slot from now on.
         next_ms: i64,
@@ -71,27 +71,27 @@ pub enum ScheduleChange {
         /// Only if its module declares it, or only if a client made it.
         declared: bool,
     },
-    /// The slot of `job` has its turn: its job is stored, unless the run before goes on.
+    /// The slot of `job` is due: stores the job, unless the run before it goes on.
     Fire {
-        /// [`ScheduleRow::revision`] as the caller knows it; another one refuses.
+        /// [`ScheduleRow::revision`] as the caller knows it; if the stored one differs, nothing happens.
         revision: i64,
-        /// The slot after it that has its turn.
+        /// The next slot after this one.
         next_ms: i64,
         /// With [`NewJob::slot`].
         job: Box<NewJob>,
     },
 }
 
-/// What became of it.
+/// Result of a [`ScheduleChange`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScheduleOutcome {
     /// The schedule as it is now.
     Is(ScheduleRow),
-    /// There is none of that name any more.
+    /// There is no schedule of that name any more.
     Gone,
-    /// There is none of that name and kind; nothing happened.
+    /// There is no schedule of that name and kind; nothing happened.
     NotFound,
-    /// The other kind has the name; nothing happened.
+    /// A schedule of the other kind has the name; nothing happened.
     Taken,
     /// The slot's job is stored.
     Fired(Box<JobRow>, ScheduleRow),

@@ -48,12 +48,12 @@ pub(super) fn step(job: &LiveJob, change: &Change) -> Option<Step> {
     }
 }
 
-/// What the event `retrying` says of a retry by request.
+/// Data of the event `retrying` after a retry by request.
 pub(super) fn again_data(attempt: u32, run_at_ms: i64) -> Box<str> {
     json!({ "reason": "asked for", "attempt": attempt, "run_at": run_at_ms }).to_string().into()
 }
 
-/// What the event `created` carries: the payload, which is JSON.
+/// Data of the event `created`: the payload, which is JSON.
 pub(super) fn created_data(payload: &str) -> Box<str> {
     one_line(payload)
 }

@@ -147,7 +147,7 @@ pub struct JobRow {
     pub concurrency_key: Option<String>,
     /// See [`NewJob::concurrency_key`].
     pub concurrency_limit: u32,
-    /// Those of [`NewJob::depends_on`] that it waits for still.
+    /// The jobs of [`NewJob::depends_on`] that this job still waits for.
     pub depends_on: Vec<String>,
 }
 
@@ -225,7 +225,7 @@ pub struct JobEvent {
 pub enum Submitted {
     /// It is stored.
     New(JobRow),
-    /// A job that it depends on is not there, or has ended badly: for people. Nothing was stored.
+    /// A dependency is not stored, has failed or is canceled; the text says which. Nothing was stored.
     Refused(String),
     /// Its unique key names this job, which was there already (in whatever state); nothing was stored.
     Existing(JobRow),

@@ -1,8 +1,8 @@
-//! Hints below the messages of the compiler and the linker: what a message has to do with the server.
+//! Hints below the messages of the compiler and the linker: how a message relates to the server.
 
 use super::super::sdk;
 
-/// What the compiler, the assembler or the linker says, and what we add to it, once.
+/// Messages of the compiler, the assembler or the linker, and the hint that we add to each, once.
 const REFUSALS: [(&[&str], &str); 2] = [
     (&["Permission denied", "file not found:", "incbin file"], "the compiler may only read /usr, /lib and the SDK"),
     (
@@ -28,7 +28,7 @@ const PACKAGES: [(&str, &str); 4] = [
     ("stdio.h", "libc6-dev"),
 ];
 
-/// Says which package holds a header that is missing on the server, and what the sandbox has to do with it.
+/// Says which package holds a header that is missing on the server, and how the sandbox affects it.
 pub(super) fn with_hints(mut text: String) -> String {
     for (header, package) in PACKAGES {
         if text.contains(&format!("fatal error: {header}")) || text.contains(&format!("fatal error: '{header}")) {
@@ -66,7 +66,7 @@ fn undeclared(text: &str) -> String {
     let mut of_others = false;
     for name in names {
         if let Some(header) = header_of(name) {
-            // It is there with <cweb.h>, unless the source was read as an older one: that has been said.
+            // <cweb.h> brings this header, unless the source was read in an older dialect; another message has said so.
             if BY_CWEB_H.contains(&header) {
                 continue;
             }

@@ -48,9 +48,9 @@ pub(in crate::module) struct Plan {
 #[derive(Debug)]
 struct Object {
     libraries: Vec<Library>,
-    /// What there is to say of it.
+    /// Warnings about the shared object.
     said: String,
-    /// What there is to say of what came with it.
+    /// Warnings about fields of `module.toml` that need a source.
     remarks: String,
 }
 
@@ -154,7 +154,7 @@ impl Plan {
         ))
     }
 
-    /// Of a ready shared object that came with `fields`.
+    /// The plan for a ready shared object that came with `fields`.
     pub(super) fn of_object(object: SharedObject, fields: &SourceFields) -> Self {
         let language = Some(shared_object::LANGUAGE.to_owned());
         let remarks = shared_object::ignored(fields);
@@ -176,7 +176,7 @@ impl Plan {
         self.object.is_some()
     }
 
-    /// What there is to say of a ready shared object.
+    /// Warnings about a ready shared object.
     pub(super) fn said(&self) -> &str {
         self.object.as_ref().map_or("", |object| &object.said)
     }

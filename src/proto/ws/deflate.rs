@@ -6,7 +6,7 @@ use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
-/// What ends a flush, and is not sent (RFC 7692 §7.2.1).
+/// Last bytes of a flush, which are not sent (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
 /// RFC 6455 §7.4.1: text that is no UTF-8, or data that is not what it should be.
@@ -38,7 +38,7 @@ impl Deflater {
     /// `payload` as one compressed frame that refers no further back than 2^`window_bits` bytes; `None` if that is not
     /// smaller than the payload.
     pub fn frame(&mut self, kind: Kind, payload: &[u8], window_bits: u8) -> Option<Vec<u8>> {
-        // What does not fit here is not worth it.
+        // A message that does not fit here is not smaller than its payload.
         let mut data = Vec::with_capacity(payload.len());
         // The coder's window is the largest. Pieces that know nothing of each other need none larger than themselves.
         for piece in payload.chunks(1 << window_bits) {
@@ -60,7 +60,7 @@ impl Deflater {
 
 /// Expands messages. One for a thread: it keeps nothing between messages.
 ///
-/// The decoder writes to the message itself and has no window of its own: what refers to anything before the message is an
+/// The decoder writes to the message itself and has no window of its own: a reference to bytes before the message is an
 /// error, and no message can show bytes of another.
 #[derive(Default)]
 pub struct Inflater {
@@ -74,7 +74,7 @@ impl Inflater {
     /// The close code that tells the client what is wrong: 1007 for data that can't be expanded or text that is no
     /// UTF-8, 1009 for a message that is too big.
     pub fn message(&mut self, kind: Kind, mut payload: Vec<u8>, bytes_max: usize) -> Result<Vec<u8>, u16> {
-        // One byte more than is allowed tells that it is too much.
+        // Room for one byte beyond the limit, so that a message that is too large is noticed.
         let room_max = bytes_max.saturating_add(1);
         let mut out = vec![0; payload.len().saturating_mul(3).max(EXPANDED_BYTES).min(room_max)];
         payload.extend_from_slice(&TAIL);

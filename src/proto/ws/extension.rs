@@ -1,4 +1,4 @@
-//! The extension permessage-deflate (RFC 7692): what a client offers, and what is agreed on.
+//! The extension permessage-deflate (RFC 7692): the client's offers, and the agreement.
 //!
 //! The server agrees on messages that are compressed one by one, in both directions: neither side keeps a window between
 //! messages. A connection costs no memory for it, and one compressed message serves every socket of a broadcast.
@@ -41,7 +41,7 @@ impl Deflate {
             .find_map(|value| split(value, ',').find_map(offer))
     }
 
-    /// What an answer that completes a handshake has agreed on.
+    /// Reads the agreed extension from the answer that completes a handshake.
     #[must_use]
     pub fn of_answer(answer: &[u8]) -> Option<Self> {
         let lines = answer.split(|byte| *byte == b'\n').take_while(|line| **line != *b"\r");
@@ -55,7 +55,7 @@ impl Deflate {
         self.window_bits
     }
 
-    /// Appends the header field that tells the client.
+    /// Appends the header field of the answer.
     pub fn push_field(self, out: &mut Vec<u8>) {
         out.extend_from_slice(FIELD.as_bytes());
         out.extend_from_slice(b": permessage-deflate; server_no_context_takeover; client_no_context_takeover");
@@ -66,7 +66,7 @@ impl Deflate {
     }
 }
 
-/// One extension of a list, if it is an offer that can be kept.
+/// Parses one extension of a list; `None`: it is no offer that the server can accept.
 fn offer(text: &str) -> Option<Deflate> {
     let mut parts = split(text, ';');
     if parts.next()? != NAME {
@@ -80,7 +80,7 @@ fn offer(text: &str) -> Option<Deflate> {
         };
         match (name, value) {
             ("server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits", None) => {}
-            // What the client limits itself to needs no answer: the server reads with the largest window.
+            // A limit on the client's own window needs no answer: the server reads with the largest window.
             ("client_max_window_bits", Some(bits)) => drop(window_bits(bits)?),
             (SERVER_WINDOW, Some(bits)) => window = Some(window_bits(bits)?),
             _ => return None,

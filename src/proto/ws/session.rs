@@ -13,7 +13,7 @@ use tungstenite::{Error, Message, WebSocket};
 /// Limits of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct WsLimits {
-    /// Largest message, put together from its fragments; one that is compressed, as it comes.
+    /// Largest message, put together from its fragments; a compressed message counts with its compressed size.
     pub message_bytes_max: usize,
     /// The peer may compress messages (RFC 7692).
     pub deflates: bool,
@@ -85,8 +85,8 @@ pub struct Session {
     fault: Option<u16>,
     socket: WebSocket<Memory>,
     limits: WsLimits,
-    /// What tungstenite was given and has not handed out, where messages may be compressed. It knows nothing of compression: it is
-    /// given such messages as binary ones.
+    /// Messages that tungstenite was given and has not handed out, where messages may be compressed. tungstenite knows no
+    /// compression: the session gives it compressed messages as binary ones.
     begun: VecDeque<Beginning>,
     /// tungstenite has looked at all it was given.
     drained: bool,

@@ -13,10 +13,10 @@ const BINARY: u8 = 0x82;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct WholeMessage {
     pub(super) kind: Kind,
-    /// Its payload is compressed.
+    /// The payload is compressed.
     pub(super) deflated: bool,
     pub(super) payload: Vec<u8>,
-    /// Of the frame.
+    /// Length of the frame, in bytes.
     pub(super) frame_len: usize,
 }
 

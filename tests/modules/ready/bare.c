@@ -1,4 +1,4 @@
-/* What the loader looks for, without cweb.h: each part can be left out or be wrong. CONFIG_BYTES is the size of module_t. */
+/* The symbols that the server looks for, without cweb.h: each part can be left out or be wrong. CONFIG_BYTES is the size of module_t. */
 #ifndef ABI
 #define ABI 2
 #endif

@@ -43,9 +43,9 @@ pub struct CallTable {
     pub(super) forgotten: Vec<u64>,
     /// Sockets whose connection is gone, of which the current process is to hear.
     pub(super) gone: Vec<u64>,
-    /// What the current process is to hear of sockets' frames: bytes that were taken since it was told, and that are unsent.
+    /// By socket, for the current process: bytes that the shard took since the last record, and bytes that are unsent.
     pub(super) buffered: IdMap<(usize, usize)>,
-    /// Sockets that have ended here, for who has other domains to tell.
+    /// Sockets that have ended here; the caller tells the other domains.
     pub(super) ended: Vec<u64>,
     pub(super) tickets: u64,
     pub(super) scratch: Vec<u8>,
@@ -121,7 +121,7 @@ impl CallTable {
         }
     }
 
-    /// The current process, if it knows socket `key`, is to hear what has become of its frames.
+    /// Adds to the next record of socket `key`, if the current process knows the socket: bytes taken, and bytes unsent.
     pub(in crate::domain::process) fn buffered(&mut self, key: u64, taken: usize, unsent: usize) {
         let listens = |known: &KnownSocket| !known.gone && !known.ends;
         if self.current.as_ref().and_then(|session| session.known.get(&key)).is_some_and(listens) {

@@ -291,7 +291,7 @@ pub(super) fn encoded<'a>(event: &'a SocketEvent, socket: &'a crate::abi::websoc
     }
 }
 
-/// Tells the domain's process what has become of a socket's frames.
+/// The record for the domain's process of a socket's taken and unsent bytes.
 fn encode_buffered(key: u64, taken: usize, unsent: usize) -> Sending {
     let mut fixed = Vec::with_capacity(32);
     wire::buffered(&mut fixed, key, taken as u64, unsent as u64);
