@@ -128,7 +128,7 @@ fn a_crash_leaves_a_core_file_that_gdb_reads() {
     assert_eq!(crashed["core"]["path"].as_str(), core.to_str());
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&core).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    // The report has what it has without a core file.
+    // The report is the same as without a core file.
     assert!(crashed["what"].as_str().unwrap().starts_with("SIGSEGV at address 0x0"), "{crashed}");
     let frames = crashed["backtrace"].to_string();
     assert!(

@@ -412,7 +412,7 @@ fn a_job_waits_for_those_it_depends_on_and_fails_with_them() {
     let of = |server: &Server, job: &str, needs: &[&String], run_at: u64| {
         submit(server, &json!({"job": job, "depends_on": needs, "run_at": run_at, "payload": {"n": needs.len()}}))
     };
-    // Two that run, one that is done, one that waits for its time; and one that waits for all of them.
+    // Two jobs run, one is done, one waits for its time, and one depends on all of them.
     let done = of(&server, "tick", &[], 0);
     reached(&server, &done, "done");
     let (one, two, three) = (of(&server, "hold", &[], 0), of(&server, "hold", &[], 0), of(&server, "tick", &[], FAR));

@@ -119,7 +119,7 @@ fn bytes(count: usize, seed: u32) -> Vec<u8> {
     (0..count).map(step).collect()
 }
 
-/// Files in the directory of blobs, what is being received among them.
+/// Files in the directory of blobs, including uploads in progress.
 fn files(dir: &Path) -> usize {
     let count = |path: &Path| std::fs::read_dir(path).unwrap().count();
     count(&dir.join("blobs")) - 1 + count(&dir.join("blobs/incoming"))
@@ -267,7 +267,7 @@ fn blobs_need_a_key_grow_no_memory_and_go_when_they_are_old() {
 
     assert_eq!(late.response().status, 408);
 
-    // 32 MiB, twice: what the first one has the server keep is not counted.
+    // 32 MiB, twice: the memory that the server keeps after the first one is not counted.
     let piece = bytes(1 << 20, 7);
     let send = || {
         let mut client = server.connect();
@@ -397,7 +397,7 @@ fn what_jobs_have_made_survives_a_kill_and_what_was_cut_off_does_not() {
     assert_eq!(server.get(&format!("/blobs/{name}")).status, 200, "a job has it, however old it is");
 }
 
-/// `cweb jobs` with `args`: whether it worked, and what it has printed.
+/// `cweb jobs` with `args`: whether it succeeded, and its output.
 fn jobs(server: &Server, args: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_cweb"))
         .arg("jobs")

@@ -14,7 +14,7 @@ pub(super) struct FileBody {
     pub(super) content_type: &'static str,
 }
 
-/// Answers `request` with the file, or with what its conditions and its range make of that.
+/// Answers `request` with the file, or with the answer that its conditions and its range ask for.
 pub(super) fn send(request: &OwnedRequest, body: FileBody, reply: Reply) {
     let FileBody { file, bytes, etag, content_type } = body;
     let verdict = judge(&request.view(), Validators { etag: Some(etag.as_bytes()), modified: None }, bytes, 0);

@@ -195,7 +195,7 @@ impl<'a> Elf<'a> {
         let (Some(segment), None) = (found.next(), found.next()) else {
             return Err("it has no dynamic section, or several: link it as a shared object (cc -shared)".to_owned());
         };
-        // The loader reads what is mapped at the address, whatever the offset says.
+        // The loader reads the bytes that are mapped at the address, and ignores the offset.
         let bytes = self
             .loaded(segment.address, segment.file_bytes)
             .filter(|_| self.offset(segment.address, segment.file_bytes) == usize::try_from(segment.offset).ok());
@@ -399,7 +399,7 @@ impl<'a> Elf<'a> {
     }
 }
 
-/// Checks what the file says of itself.
+/// Checks the file's header.
 fn check_header(bytes: &[u8]) -> Result<(), String> {
     if bytes.len() < HEADER_BYTES {
         return Err(format!(

@@ -144,6 +144,6 @@ pub trait CodeSource: Send + Sync {
     /// The schedules that each served module declares.
     fn schedules(&self) -> Vec<(String, Vec<ScheduleSpec>)>;
 
-    /// Whether the module is deployed, also one that could not be loaded.
+    /// Whether the module is deployed, even if it could not be loaded.
     fn is_kept(&self, module: &str) -> bool;
 }

@@ -41,7 +41,7 @@ struct Run {
 pub(super) struct Dispatcher {
     pub(super) schedule: Schedule,
     pub(super) scheduler: Scheduler,
-    /// Kinds that are paused, for those who look at the server.
+    /// Number of paused kinds, for metrics.
     pub(super) paused_count: Arc<AtomicUsize>,
     pub(super) notices: Receiver<Notice>,
     pub(super) own: Sender<Notice>,

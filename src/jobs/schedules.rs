@@ -101,7 +101,7 @@ impl Jobs {
         self.ask(Asked::Remove(name, Box::new(told)));
     }
 
-    /// Modules were published or removed: what they declare is looked at again.
+    /// Modules were published or removed: their declarations are read again.
     pub fn modules_changed(&self) {
         let _ = self.inner.notices.send(Notice::Modules);
     }

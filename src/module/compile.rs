@@ -296,7 +296,7 @@ impl Compiler {
         self.outcome(child, language, deadline)
     }
 
-    /// Waits for a compiler that runs, and returns what it says.
+    /// Waits for a running compiler, and returns its output.
     fn outcome(&self, child: Child, language: Language, deadline: Instant) -> Result<String, DeployError> {
         let not_started = |error| self.not_started(language, error);
         let (status, output) = self.finish(child, deadline)?;

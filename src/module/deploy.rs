@@ -25,7 +25,7 @@ pub struct DeployOptions {
     pub message: Option<String>,
     /// Who deploys: the name of a key, or where from.
     pub by: String,
-    /// The modules that the one who deploys may deploy.
+    /// The modules that the deploying key may deploy.
     pub reach: Reach,
     /// Replaces a module that another key has deployed.
     pub take_over: bool,

@@ -92,7 +92,7 @@ impl ScheduleTable {
             let why = format!("a schedule's name has 1 to {NAME_BYTES_MAX} bytes and no slash");
             return Err(at(name.span().start, "name", why));
         }
-        // The zone alone first, so that what is wrong has its line.
+        // The zone is checked first, by itself, so that the error names the zone's line.
         let zone = self.timezone.as_ref().map_or(ZONE_DEFAULT, |zone| zone.get_ref().as_str());
         if let (Some(named), Err(why)) = (&self.timezone, Cron::parse("@daily", zone)) {
             return Err(at(named.span().start, "timezone", why));

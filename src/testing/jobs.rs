@@ -62,7 +62,7 @@ impl JobCalls for Running<'_> {
     }
 
     fn checkpoint(&self, _bytes: &[u8]) -> Result<(), i32> {
-        // Each job runs once here, so no run finds what another has kept.
+        // Each job runs once here, so no run finds a checkpoint of another.
         if self.change(|_| {}) { Ok(()) } else { Err(libc::ECANCELED) }
     }
 

@@ -65,7 +65,7 @@ fn noise(bytes: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(bytes).collect()
 }
 
-/// Reads messages until one is data; what is compressed is expanded. Whether it was.
+/// Reads messages until one is data, and expands it if it is compressed. Returns whether it was.
 fn echoed(peer: &mut Peer, inflater: &mut Zlib, kind: u8, expected: &[u8]) -> bool {
     let (first, payload) = loop {
         let (first, payload) = peer.read_any();

@@ -21,7 +21,7 @@ pub fn source(limits: &Limits) -> String {
     )
 }
 
-/// Lowers what the module declares to the limits in `library`, if there are any.
+/// Lowers the limits that the module declares to those in `library`, if it has any.
 pub(super) fn apply(library: &Library, manifest: &mut Manifest) {
     // SAFETY: only the address is taken here.
     let Ok(symbol) = (unsafe { library.get::<*const [u64; WORDS]>(b"cweb_module_limits\0") }) else { return };

@@ -136,7 +136,7 @@ impl DomainCalls {
         self.domains.iter_mut().for_each(|calls| calls.gone(key));
     }
 
-    /// Tells the processes that know socket `key` that `taken` more bytes of its frames are taken, and `unsent` bytes are unsent.
+    /// Tells the processes that know socket `key`: `taken` more bytes of its frames are taken, `unsent` bytes are unsent.
     pub fn buffered(&mut self, key: u64, taken: usize, unsent: usize) {
         self.domains.iter_mut().for_each(|calls| calls.buffered(key, taken, unsent));
     }

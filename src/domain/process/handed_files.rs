@@ -2,7 +2,7 @@
 //! connection (`SCM_RIGHTS` in unix(7)).
 //!
 //! A descriptor is sent before the answer to the question that has asked for it, with the number of that question. The server
-//! never waits: a process that does not take what it asks for is refused more.
+//! never waits: a process that does not take its files is refused further ones.
 
 use super::lock;
 use rustix::io::Errno;

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 /// The answer to [`Question::Resume`] when there is no checkpoint; no base64.
 const NONE: &str = "-";
 
-/// The server's answer to what a run asks; `hand_over` hands it a file.
+/// The server's answer to a run's question; `hand_over` hands it a file.
 pub(super) fn answer(
     what: Question,
     calls: &dyn JobCalls,

@@ -78,7 +78,7 @@ pub enum BlobError {
     /// A job needs the blob.
     #[error("a job has the blob {0}: it can be deleted when the job has been")]
     InUse(BlobId),
-    /// The file system does not do what it should.
+    /// The file system has failed.
     #[error("the blob can't be stored or read: {0}")]
     Failed(String),
 }

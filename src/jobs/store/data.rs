@@ -50,7 +50,7 @@ impl Writer {
         self.send(Command::Checkpoint(Checkpoint { job, uuid, bytes, _weight: weight }, reply))
     }
 
-    /// Stores the list of a running job's outputs in the directory `dir`. Call this before the change that ends the job. Waits while
+    /// Stores the list of a running job's outputs in the directory `dir`. Must precede the change that ends the job. Waits while
     /// the channel is full. `done` is called with whether the job still ran; else nothing is stored.
     ///
     /// # Errors

@@ -48,7 +48,7 @@ impl Writer {
         Self { sender, shared }
     }
 
-    /// Calls `tell` with jobs whose dependencies have ended, after the answers of the transaction that settled them; must not block.
+    /// Calls `tell` with jobs whose dependencies have ended, after the answers of that transaction; `tell` must not block.
     /// Only the first call counts.
     pub fn on_settled(&self, tell: Box<dyn Fn(Vec<Settled>) + Send + Sync>) {
         let _ = self.shared.settled.set(tell);

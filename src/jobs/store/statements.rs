@@ -41,7 +41,7 @@ pub(super) const SWEEP: &str = "DELETE FROM jobs WHERE id IN (SELECT id FROM job
 const CHANGE: &str = "UPDATE jobs SET state = ?2, updated_at = ?3, attempt = ?4, run_at = coalesce(?5, run_at), \
      result_json = ?6, error_text = ?7 WHERE id = ?1";
 
-/// The right sides are what the row had before. The error stays: it is that of the last run.
+/// The right sides are the row's old values. The error stays: it is the last run's.
 const AGAIN: &str = "UPDATE jobs SET state = 'pending', updated_at = ?2, module_hash = ?3, run_at = ?4, \
      result_json = NULL, retries = retries + 1, attempts_before = attempt, \
      max_attempts = min(attempt + max_attempts - attempts_before, 4294967295) WHERE id = ?1";

@@ -107,7 +107,7 @@ const NAMES_MAX: usize = 8;
 fn header_of(name: &str) -> Option<&'static str> {
     let call = format!("{name}(");
     let declares = |line: &str| {
-        // At the beginning of a line there is a type; what is indented is a comment or a call.
+        // At the beginning of a line there is a type; an indented name is in a comment or a call.
         line.starts_with(|c: char| c.is_ascii_alphabetic())
             && line.find(&call).is_some_and(|at| line.get(..at).is_some_and(|before| before.ends_with([' ', '*'])))
     };

@@ -9,7 +9,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 /// Last bytes of a flush, which are not sent (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// RFC 6455 §7.4.1: text that is no UTF-8, or data that is not what it should be.
+/// RFC 6455 §7.4.1: text that is no UTF-8, or data that can't be expanded.
 const INVALID: u16 = 1007;
 /// RFC 6455 §7.4.1: a message too big to process.
 const TOO_BIG: u16 = 1009;
@@ -17,7 +17,7 @@ const TOO_BIG: u16 = 1009;
 /// RSV1 of a frame: its message is compressed (RFC 7692 §6).
 pub(super) const COMPRESSED: u8 = 0x40;
 
-/// First room for an expanded message, in bytes, beside a multiple of what it is made of.
+/// Smallest first room for an expanded message, in bytes; larger payloads get a multiple of their size.
 const EXPANDED_BYTES: usize = 1024;
 
 const FLAGS: u32 = TINFL_FLAG_HAS_MORE_INPUT | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;

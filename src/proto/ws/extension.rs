@@ -99,7 +99,7 @@ fn window_bits(text: &str) -> Option<u8> {
     (!text.starts_with('0') && (WINDOW_BITS_MIN..=WINDOW_BITS_MAX).contains(&bits)).then_some(bits)
 }
 
-/// The value of a parameter without its quotes; `None` where they are half (RFC 6455 §9.1: what is within is a token).
+/// The value of a parameter without its quotes; `None` where they are half (RFC 6455 §9.1: the text within is a token).
 fn unquoted(value: &str) -> Option<&str> {
     match value.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"'),
