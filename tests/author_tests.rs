@@ -214,7 +214,7 @@ fn starters_have_tests_that_pass_and_are_deployed_without_them() {
     };
     expect_ok(&["new", "plain"]);
     expect_ok(&["test", "plain.c"]);
-    for template in ["http", "websocket", "job", "page"] {
+    for template in ["http", "stream", "websocket", "job", "image", "page"] {
         expect_ok(&["new", template, "--template", template]);
         expect_ok(&["test", template]);
     }

@@ -230,7 +230,7 @@ fn a_starter_project_is_checked_and_deployed_as_it_is() {
         assert!(done, "{args:?}: {said}");
         said
     };
-    for template in ["http", "websocket", "job", "page"] {
+    for template in ["http", "stream", "websocket", "job", "image", "page"] {
         let name = format!("my-{template}");
         run(&["new", &name, "--template", template]);
         let checked = run(&["check", &name]);

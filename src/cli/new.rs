@@ -22,10 +22,14 @@ pub(super) struct NewArgs {
 enum Template {
     /// A route
     Http,
+    /// An upload of any size that is worked on while it comes
+    Stream,
     /// A WebSocket
     Websocket,
     /// A background job
     Job,
+    /// An image, with libpng
+    Image,
     /// A page with its assets
     Page,
 }
@@ -65,6 +69,8 @@ CWEB_TEST(greets_who_is_named) {
 fn project_files(template: Template) -> Vec<(&'static str, &'static str)> {
     let (source, test) = match template {
         Template::Http => (include_str!("templates/http.c"), include_str!("templates/http_test.c")),
+        Template::Stream => (include_str!("templates/stream.c"), include_str!("templates/stream_test.c")),
+        Template::Image => (include_str!("templates/image.c"), include_str!("templates/image_test.c")),
         Template::Websocket => (include_str!("templates/websocket.c"), include_str!("templates/websocket_test.c")),
         Template::Job => (include_str!("templates/job.c"), include_str!("templates/job_test.c")),
         Template::Page => (include_str!("templates/page.c"), include_str!("templates/page_test.c")),
