@@ -11,7 +11,7 @@
 
 enum { RADIUS_MAX = 100, PIXELS_MAX = 64 * 1000 * 1000, CHANNELS = 4 };
 
-/* One pass along `count` pixels that lie `step` bytes apart. The window's sum moves along, so a larger radius takes no longer. */
+/* Blurs `count` pixels that lie `step` bytes apart. The window's sum moves along, so a larger radius takes no longer. */
 static void blur_line(const unsigned char *in, unsigned char *out, int count, size_t step, int radius) {
     for (int channel = 0; channel < CHANNELS; channel++) {
         const unsigned char *from = in + channel;

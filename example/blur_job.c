@@ -25,7 +25,7 @@ static int fail(job_ctx_t *job, const char *what, const char *why) {
     return -1;
 }
 
-/* One pass along `count` pixels that lie `step` bytes apart. The window's sum moves along, so a larger radius takes no longer. */
+/* Blurs `count` pixels that lie `step` bytes apart. The window's sum moves along, so a larger radius takes no longer. */
 static void blur_line(const unsigned char *in, unsigned char *out, int count, size_t step, int radius) {
     for (int channel = 0; channel < CHANNELS; channel++) {
         const unsigned char *from = in + channel;

@@ -11,7 +11,7 @@
 
 enum { RECORD_BYTES_MAX = 64 * 1024, FIELDS_MAX = 256, OUT_BYTES = 16 * 1024 };
 
-/* One record: its fields behind each other, each with a NUL. */
+/* The fields of a record behind each other, each with a NUL. */
 typedef struct {
     char text[RECORD_BYTES_MAX];
     size_t used;

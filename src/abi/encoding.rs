@@ -54,7 +54,7 @@ impl Backoff {
     }
 }
 
-/// One of the open sockets that have agreed on compression.
+/// An open socket that has agreed on compression.
 #[derive(Debug)]
 pub(super) struct Compressing {
     deflate: Deflate,

@@ -221,7 +221,7 @@ pub enum SocketEvent {
         kind: Kind,
         /// Its bytes.
         payload: Vec<u8>,
-        /// They are compressed; the thread that runs the callback expands them.
+        /// The bytes are compressed; the thread that runs the callback expands them.
         deflated: bool,
     },
     /// The socket is gone: `on_close`. Always the last event.

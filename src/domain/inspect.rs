@@ -246,7 +246,7 @@ fn read_manifest(path: &Path, place: &File, name: Option<&Path>) -> Report {
     };
     match module::open(&open) {
         Ok(mut opened) => {
-            // What crashes there would crash in each process that the module is loaded into.
+            // A crash in that function would end each process that the module is loaded into.
             opened.bind(0);
             let (problems, unproved) = arguments::problems(&open, opened.base(), &opened.declared());
             let mut manifest = opened.manifest.clone();

@@ -76,7 +76,7 @@ impl Hub {
             if jobs.is_empty() {
                 return;
             }
-            // One notice for each commit, whatever its events: see `feed`.
+            // Each commit gives a single notice, whatever its events: see `feed`.
             if let (Some(watchers), Some(last)) = (jobs.get(&ALL_JOBS), events.last()) {
                 let news = Arc::new(JobFrame::news(last.id));
                 for (shard, _) in watchers {

@@ -335,7 +335,7 @@ pub(super) fn install(
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let current = current(control, &name);
     let is_sanitized = compiled.fields.sanitize.is_some();
-    // One that could not be loaded at the start is served by nobody and still has its owner, its domain and its secrets.
+    // A module that could not be loaded at the start is not served and still has its owner, its domain and its secrets.
     let kept = if current.is_none() && compiled.persist { control.store.record(&name) } else { None };
     let there = current.as_ref().map(|current| current.domain.as_str());
     let there = there.or(kept.as_ref().map(|kept| kept.domain.as_str()));

@@ -16,7 +16,7 @@ const NAME_BYTES_MAX: usize = 128;
 /// Longest payload.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 
-/// One entry of `[[schedules]]` in `module.toml`.
+/// An entry of `[[schedules]]` in `module.toml`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ScheduleTable {

@@ -135,7 +135,7 @@ impl CallTable {
     pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<Message> {
         self.take_back();
         if let Some(session) = &mut self.current {
-            // What has come in this batch went into its ring, and nothing else will show it.
+            // Requests of this batch went into the ring of the process, and no other call will publish them.
             session.publish();
         }
         self.former.extend(self.current.replace(ProcessSession::new(endpoints)));
