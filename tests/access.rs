@@ -155,6 +155,8 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
     assert_eq!(deploy(&server, &some, &constant("shopping", "/shopping", "1")).status, 200);
     let other = constant("other", "/other", "2");
     refused(&deploy(&server, &some, &other), 403, "not for module other in domain default");
+    // Nor the source that is served: the answer would be "unchanged", and deployments under way would count as older.
+    refused(&deploy(&server, &some, &constant("other", "/other", "1")), 403, "not for module other in domain default");
     refused(&ask(&server, &format!("POST /mgnt?take_over=1&code={other}"), &some), 400, "");
     for request in [
         "DELETE /mgnt/other",

@@ -56,19 +56,24 @@ fn no_such_schedule() -> ServerAnswer {
 }
 
 fn list(jobs: &Jobs, reply: Reply) {
-    jobs.schedules(Box::new(move |shown: Vec<Shown>| {
-        let items: Vec<String> = shown.iter().map(|(row, waits)| schedule_json(row, waits.as_deref())).collect();
-        reply.send(&ServerAnswer::json(200, format!("{{\"schedules\":[{}]}}", items.join(","))));
-    }));
+    jobs.schedules(
+        None,
+        Box::new(move |shown: Vec<Shown>| {
+            let items: Vec<String> = shown.iter().map(|(row, waits)| schedule_json(row, waits.as_deref())).collect();
+            reply.send(&ServerAnswer::json(200, format!("{{\"schedules\":[{}]}}", items.join(","))));
+        }),
+    );
 }
 
 fn show(jobs: &Jobs, name: String, reply: Reply) {
-    jobs.schedules(Box::new(move |shown: Vec<Shown>| {
-        let found = shown.iter().find(|(row, _)| row.spec.name == name);
-        reply.send(&found.map_or_else(no_such_schedule, |(row, waits)| {
-            ServerAnswer::json(200, schedule_json(row, waits.as_deref()))
-        }));
-    }));
+    jobs.schedules(
+        Some(name),
+        Box::new(move |shown: Vec<Shown>| {
+            reply.send(&shown.first().map_or_else(no_such_schedule, |(row, waits)| {
+                ServerAnswer::json(200, schedule_json(row, waits.as_deref()))
+            }));
+        }),
+    );
 }
 
 fn refusal(cause: &ScheduleError) -> ServerAnswer {

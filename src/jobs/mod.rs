@@ -39,5 +39,5 @@ pub use json::{one_line as json_text, ready as json_ready};
 pub use kinds::{KindCount, PauseError};
 pub use request::{JobRequest, RequestError};
 pub use scheduler::Shown;
-pub use schedules::ScheduleError;
+pub use schedules::{PAYLOAD_BYTES_MAX as SCHEDULE_PAYLOAD_BYTES_MAX, ScheduleError};
 pub use service::{Accepted, CancelOutcome, Jobs, JobsConfig, Replay, SubmitError};

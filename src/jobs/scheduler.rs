@@ -23,8 +23,8 @@ pub type Shown = (ScheduleRow, Option<String>);
 
 /// Requests about schedules.
 pub(super) enum Asked {
-    /// Lists all schedules.
-    List(Box<dyn FnOnce(Vec<Shown>) + Send>),
+    /// Lists the schedule of this name, or all of them.
+    List(Option<String>, Box<dyn FnOnce(Vec<Shown>) + Send>),
     /// Makes or changes a schedule that a client owns.
     Put(ScheduleSpec, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
     /// Ends a schedule that a client owns.
@@ -108,8 +108,10 @@ impl Scheduler {
 
     pub(super) fn asked(&self, asked: Asked) {
         match asked {
-            Asked::List(answer) => {
-                answer(self.timetable.rows().map(|(row, why)| (row.clone(), why.map(str::to_owned))).collect());
+            Asked::List(name, answer) => {
+                let rows =
+                    self.timetable.rows().filter(|(row, _)| name.as_ref().is_none_or(|name| row.spec.name == *name));
+                answer(rows.map(|(row, why)| (row.clone(), why.map(str::to_owned))).collect());
             }
             Asked::Put(spec, answer) => {
                 if self.timetable.get(&spec.name).is_none() && self.timetable.len() >= SCHEDULES_MAX {

@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::sync::atomic::Ordering;
 
+/// Largest payload: all schedules are in memory.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 /// Longest name of a schedule.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -49,9 +51,9 @@ struct Body<'a> {
 }
 
 impl Jobs {
-    /// Answers with all schedules.
-    pub fn schedules(&self, answer: Box<dyn FnOnce(Vec<Shown>) + Send>) {
-        self.ask(Asked::List(answer));
+    /// Answers with the schedule `name`, if there is one, or with all of them.
+    pub fn schedules(&self, name: Option<String>, answer: Box<dyn FnOnce(Vec<Shown>) + Send>) {
+        self.ask(Asked::List(name, answer));
     }
 
     /// Makes or changes the schedule `name` as `body` says. Waits while its module is being swapped.
@@ -122,11 +124,9 @@ fn read(name: String, body: &[u8], payload_bytes_max: usize) -> Result<ScheduleS
     }
     let body: Body<'_> = serde_json::from_slice(body).map_err(|error| format!("the body can't be read: {error}"))?;
     let payload = body.payload.map_or("{}", RawValue::get);
-    if payload.len() > payload_bytes_max {
-        let bytes = payload.len();
-        return Err(format!(
-            "the payload has {bytes} bytes; the limit is {payload_bytes_max} (--job-payload-bytes-max)"
-        ));
+    let (bytes, most) = (payload.len(), payload_bytes_max.min(PAYLOAD_BYTES_MAX));
+    if bytes > most {
+        return Err(format!("the payload has {bytes} bytes; that of a schedule may have {most}"));
     }
     if !json::is_valid(payload) {
         return Err("the payload is not JSON that can be taken: a number or string in it is out of range".to_owned());

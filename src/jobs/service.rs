@@ -163,8 +163,7 @@ impl Jobs {
         let readers: Vec<Reader> =
             (0..READERS).map(|_| store.reader()).collect::<Result<_, _>>().map_err(io::Error::other)?;
         blobs.take_up_outputs(&reader.output_dirs().map_err(io::Error::other)?)?;
-        let cleaner =
-            Cleaner { blobs: blobs.clone(), reader: store.reader().map_err(io::Error::other)?, writer: writer.clone() };
+        let cleaner = Cleaner::new(blobs.clone(), store.reader().map_err(io::Error::other)?, writer.clone());
         let store = Arc::new(Mutex::new(Some(store)));
         let active = Arc::new(ActiveJobs::default());
         writer.on_settled(settled(&active, &notices, &hub));

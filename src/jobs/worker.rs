@@ -310,7 +310,8 @@ impl Running<'_> {
     /// Syncs the run's outputs to the disk, and stores their list, before the job is done.
     fn publish(&self) -> Result<(), String> {
         let (dir, files) = self.files.publish()?;
-        if files.is_empty() {
+        // An earlier run may have stored a list and then been cut off: a later one replaces it, also with none.
+        if files.is_empty() && self.job.attempt() <= 1 {
             return Ok(());
         }
         let (blobs, unused) = (self.shared.blobs.clone(), dir.clone());

@@ -95,8 +95,7 @@ fn deploy_read(
     signature: Option<Signature>,
 ) -> Result<Deployed, DeployError> {
     let hash = source.hash(plan.fields());
-    if let Some(same) = already_served(control, ticket, &hash, domain) {
-        owners::check_reach(control, &options.reach, &same.name, Some(&same.domain), &same.domain)?;
+    if let Some(same) = already_served(control, ticket, &hash, domain, &options.reach)? {
         return Ok(same);
     }
     let key = control.compiler.key(source, plan);
@@ -186,16 +185,23 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
     install(control, ticket, compiled, &manifest).map(|_| ())
 }
 
-/// The module that is made of this very source and in this domain, if one is served. What was asked for before this is
-/// superseded by it.
-fn already_served(control: &ControlState, ticket: u64, hash: &str, domain: Option<&str>) -> Option<Deployed> {
+/// The module that is made of this very source and in this domain, if one is served. Requests from before this one are
+/// superseded by it, unless the module is out of `reach`: an error.
+fn already_served(
+    control: &ControlState,
+    ticket: u64,
+    hash: &str,
+    domain: Option<&str>,
+    reach: &Reach,
+) -> Result<Option<Deployed>, DeployError> {
     let mut state = control.state();
     let is_it = |entry: &&mut Entry| {
         entry.hash == hash && entry.is_running() && domain.is_none_or(|domain| domain == entry.domain)
     };
-    let entry = state.entries.iter_mut().find(is_it)?;
+    let Some(entry) = state.entries.iter_mut().find(is_it) else { return Ok(None) };
+    owners::check_reach(control, reach, &entry.manifest.name, Some(&entry.domain), &entry.domain)?;
     entry.ticket = entry.ticket.max(ticket);
-    Some(Deployed {
+    Ok(Some(Deployed {
         name: entry.manifest.name.clone(),
         manifest: Arc::clone(&entry.manifest),
         hash: hash.to_owned(),
@@ -205,7 +211,7 @@ fn already_served(control: &ControlState, ticket: u64, hash: &str, domain: Optio
         superseded: false,
         version: entry.version,
         libraries: entry.libraries.clone(),
-    })
+    }))
 }
 
 /// The manifest of the module that is made of this very source, in whatever domain.
@@ -368,7 +374,7 @@ pub(super) fn install(
         Some(same)
             if same.hash == compiled.hash
                 && same.domain == domain
-                && already_served(control, ticket, compiled.hash, Some(domain)).is_some() =>
+                && already_served(control, ticket, compiled.hash, Some(domain), &compiled.reach)?.is_some() =>
         {
             deployed.unchanged = true;
             deployed.version = same.version;

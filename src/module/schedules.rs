@@ -3,6 +3,7 @@
 use super::deploy::DeployError;
 use super::project::{PROJECT_FILE, Project, Source};
 use crate::abi::manifest::Manifest;
+use crate::jobs::SCHEDULE_PAYLOAD_BYTES_MAX;
 use crate::jobs::cron::{Cron, ZONE_DEFAULT};
 use crate::jobs::store::ScheduleSpec;
 use serde::Deserialize;
@@ -13,8 +14,6 @@ use toml::Spanned;
 const SCHEDULES_MAX: usize = 64;
 /// Longest name of a schedule.
 const NAME_BYTES_MAX: usize = 128;
-/// Longest payload.
-const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 
 /// An entry of `[[schedules]]` in `module.toml`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -100,8 +99,8 @@ impl ScheduleTable {
         Cron::parse(self.cron.get_ref(), zone).map_err(|why| at(self.cron.span().start, "cron", why))?;
         let Some(payload) = &self.payload else { return Ok("{}".to_owned()) };
         let json = json_of(payload.get_ref()).to_string();
-        if json.len() > PAYLOAD_BYTES_MAX {
-            let why = format!("it has {} bytes as JSON; the limit is {PAYLOAD_BYTES_MAX}", json.len());
+        if json.len() > SCHEDULE_PAYLOAD_BYTES_MAX {
+            let why = format!("it has {} bytes as JSON; the limit is {SCHEDULE_PAYLOAD_BYTES_MAX}", json.len());
             return Err(at(payload.span().start, "payload", why));
         }
         Ok(json)

@@ -140,7 +140,10 @@ impl CoreFiles {
         }
         // The link failed: the directory is on another file system.
         let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        copy_data(file, &mut target, self.bytes_max)
+        copy_data(file, &mut target, self.bytes_max).inspect_err(|_| {
+            // A part of a core file would count among those that are kept.
+            let _ = fs::remove_file(path);
+        })
     }
 }
 

@@ -120,14 +120,14 @@ impl Outputs {
     }
 
     /// Puts the files on the disk, for good.
-    fn publish(&self, blobs: &Blobs) -> Result<Vec<MadeFile>, String> {
+    fn publish(&self, blobs: &Blobs) -> Result<(Vec<MadeFile>, u64), String> {
         let file_bytes_max = blobs.blob_bytes_max();
         let mut made = self.made();
         made.is_closed = true;
         let outputs = std::mem::take(&mut made.outputs);
         drop(made);
         if outputs.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0));
         }
         if self.is_over.load(Ordering::Acquire) {
             return Err(too_much());
@@ -151,7 +151,7 @@ impl Outputs {
         let parent = self.dir.parent().unwrap_or(&self.dir);
         let synced = [self.dir.as_path(), parent].into_iter().try_for_each(|dir| File::open(dir)?.sync_all());
         synced.map_err(|error| format!("the outputs can't be put on the disk: {error}"))?;
-        Ok(files)
+        Ok((files, sum))
     }
 }
 
@@ -267,12 +267,12 @@ impl RunFiles {
     /// # Errors
     /// In words: why the job can't be done.
     pub(in crate::jobs) fn publish(&self) -> Result<(String, Vec<MadeFile>), String> {
-        let files = self.outputs.publish(&self.blobs)?;
+        let (files, bytes) = self.outputs.publish(&self.blobs)?;
         let dir = self.outputs.dir.file_name().map(|name| name.to_string_lossy().into_owned());
         if !files.is_empty() {
             self.is_published.store(true, Ordering::Release);
             // The published files take the reserved bytes from now on.
-            self.outputs.share.lock().unwrap_or_else(PoisonError::into_inner).leave();
+            self.outputs.share.lock().unwrap_or_else(PoisonError::into_inner).leave(bytes);
         }
         Ok((dir.unwrap_or_default(), files))
     }

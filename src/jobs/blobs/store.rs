@@ -282,7 +282,7 @@ impl Blobs {
     /// # Errors
     /// The blob is not stored, or a job needs it.
     pub fn delete(&self, id: &BlobId, is_needed: impl FnOnce() -> Result<bool, String>) -> Result<(), BlobError> {
-        // The lock must be held until the end: a submission that names the blob has pinned it before, or does not find it.
+        // The lock must be held until the blob is gone: a submission that names the blob has pinned it before, or does not find it.
         let mut state = self.inner.state();
         let path = self.inner.path(id);
         let bytes = match fs::metadata(&path) {
@@ -293,11 +293,11 @@ impl Blobs {
         if state.pins.contains_key(id) || is_needed().map_err(BlobError::Failed)? {
             return Err(BlobError::InUse(*id));
         }
-        fs::remove_file(&path)
-            .and_then(|()| sync_dir(&self.inner.config.dir))
-            .map_err(|error| BlobError::failed(&error))?;
+        fs::remove_file(&path).map_err(|error| BlobError::failed(&error))?;
         state.bytes = state.bytes.saturating_sub(bytes);
-        Ok(())
+        // Uploads and commits wait for the lock, and need not wait for the disk.
+        drop(state);
+        sync_dir(&self.inner.config.dir).map_err(|error| BlobError::failed(&error))
     }
 
     /// Deletes the blobs that were not used for longer than they are kept, but for those that `is_needed` says a job has.
@@ -325,6 +325,9 @@ impl Blobs {
     /// # Errors
     /// There is no such blob.
     pub(in crate::jobs) fn pin(&self, ids: Vec<BlobId>) -> Result<Pins, BlobError> {
+        if ids.is_empty() {
+            return Ok(Pins { inner: Arc::clone(&self.inner), ids });
+        }
         let mut state = self.inner.state();
         for id in &ids {
             self.get(id)?;
@@ -339,6 +342,9 @@ impl Blobs {
 
 impl Drop for Pins {
     fn drop(&mut self) {
+        if self.ids.is_empty() {
+            return;
+        }
         let mut state = self.inner.state();
         for id in &self.ids {
             if let Some(count) = state.pins.get_mut(id) {
@@ -382,9 +388,11 @@ impl Share {
         Ok(())
     }
 
-    /// Empties the share without giving its bytes back: the stored files count them from now on.
-    pub(super) fn leave(&mut self) {
-        self.bytes = 0;
+    /// Ends the reservation: `kept` bytes stay taken, and the rest, which was taken at some time only, is given back.
+    pub(super) fn leave(&mut self, kept: u64) {
+        let back = std::mem::take(&mut self.bytes).saturating_sub(kept);
+        let mut state = self.inner.state();
+        state.bytes = state.bytes.saturating_sub(back);
     }
 }
 
@@ -520,6 +528,25 @@ mod tests {
         let mut blob = blobs.begin(None, None)?;
         blob.write(bytes)?;
         blob.finish()
+    }
+
+    #[test]
+    fn an_output_that_shrinks_gives_its_room_back() {
+        use super::super::run_files::RunFiles;
+
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = blobs(dir.path());
+        let run = RunFiles::new(&blobs, "uuid", 1);
+        let file = fs::File::from(run.output("out").unwrap());
+        std::os::unix::fs::FileExt::write_all_at(&file, &[7; 9000], 0).unwrap();
+        blobs.look_at_outputs();
+        assert_eq!(blobs.usage().bytes, 3 * BLOCK_BYTES);
+        file.set_len(1).unwrap();
+        drop(file);
+        run.publish().unwrap();
+        assert_eq!(blobs.usage().bytes, BLOCK_BYTES);
+        blobs.remove_outputs("uuid.1");
+        assert_eq!(blobs.usage().bytes, 0);
     }
 
     #[test]
