@@ -190,8 +190,9 @@ impl Config {
     }
 
     fn check_combinations(&self, problems: &mut Problems) {
-        problems.check(self.reactor == Reactor::Glommio, || {
-            "--reactor glommio is not available in this version; leave --reactor out, or give --reactor monoio"
+        problems.check(self.reactor == Reactor::Glommio && !cfg!(feature = "glommio"), || {
+            "--reactor glommio is not available in this build; build it with cargo build --release --features glommio, \
+             or leave --reactor out"
                 .to_owned()
         });
         problems.check(self.production && self.admin_key.is_none() && self.keys_file.is_none(), || {

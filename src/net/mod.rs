@@ -15,8 +15,8 @@ pub mod waker;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod driver;
 mod handshake_scheduler;
-mod monoio_driver;
 mod sys;
 mod tls;
 mod warm;
@@ -42,6 +42,9 @@ pub enum ReactorKind {
     Monoio,
     /// monoio over epoll, where io_uring is refused.
     MonoioEpoll,
+    /// glommio over io_uring.
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
 
 /// Runs `app` on the calling thread until [`Application::stopped`].
@@ -54,16 +57,16 @@ pub fn run<A: Application + 'static>(
     listeners: Vec<Listener>,
     waker: &Arc<Waker>,
 ) -> io::Result<()> {
-    monoio_driver::run(kind, app, listeners, waker)
+    driver::run(kind, app, listeners, waker)
 }
 
-/// Whether this process may use `rings` rings of io_uring at once: one a shard. Memory for them can be limited, so all
+/// Whether this process may use `rings` reactors of `kind` over io_uring at once: one a shard. Memory for them can be limited, so all
 /// are tried together.
 ///
 /// # Errors
 /// The reason: switched off by sysctl or a seccomp filter, too little `RLIMIT_MEMLOCK`.
-pub fn io_uring_available(rings: usize) -> Result<(), String> {
-    monoio_driver::probe(rings).map_err(|error| match error.raw_os_error() {
+pub fn io_uring_available(kind: ReactorKind, rings: usize) -> Result<(), String> {
+    driver::probe(kind, rings).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOMEM) => "too little locked memory for all shards; raise it with ulimit -l".to_owned(),
         Some(libc::EPERM) => "refused by kernel.io_uring_disabled or a seccomp filter".to_owned(),
         Some(libc::ENOSYS) => "this kernel has none".to_owned(),

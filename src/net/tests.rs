@@ -91,7 +91,7 @@ impl Running {
         let (shared, its_waker) = (Arc::clone(&control), Arc::clone(&waker));
         let app = Echo { shared, open: 0 };
         let thread = std::thread::spawn(move || {
-            monoio_driver::run_with_timer(kind, app, listeners, &its_waker, timer).unwrap();
+            driver::run_with_timer(kind, app, listeners, &its_waker, timer).unwrap();
         });
         Self { addr, control, waker, thread: Some(thread) }
     }
@@ -108,10 +108,15 @@ impl Running {
 }
 
 fn kinds() -> Vec<ReactorKind> {
-    match io_uring_available(1) {
-        Ok(()) => vec![ReactorKind::Monoio, ReactorKind::MonoioEpoll],
-        Err(_) => vec![ReactorKind::MonoioEpoll],
+    let mut kinds = vec![ReactorKind::MonoioEpoll];
+    if io_uring_available(ReactorKind::Monoio, 1).is_ok() {
+        kinds.push(ReactorKind::Monoio);
     }
+    #[cfg(feature = "glommio")]
+    if io_uring_available(ReactorKind::Glommio, 1).is_ok() {
+        kinds.push(ReactorKind::Glommio);
+    }
+    kinds
 }
 
 #[test]
@@ -357,7 +362,7 @@ fn unpollable() -> OwnedFd {
 
 #[test]
 fn a_wait_that_keeps_failing_does_not_spin() {
-    if io_uring_available(1).is_err() {
+    if io_uring_available(ReactorKind::Monoio, 1).is_err() {
         return; // epoll refuses such a descriptor beforehand.
     }
     let no_waker = Running::start_with(

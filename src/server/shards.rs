@@ -136,17 +136,19 @@ fn start_executors(config: &Config, free_cores: Vec<CoreId>) -> Result<Executors
 
 /// The reactor to use: io_uring where the kernel allows it.
 fn reactor(config: &Config) -> ReactorKind {
-    match config.reactor {
-        Reactor::Monoio => {
-            if let Err(reason) = net::io_uring_available(config.shards) {
-                tracing::warn!("io_uring is not available ({reason}): using epoll, which is a little slower");
-                return ReactorKind::MonoioEpoll;
-            }
-            ReactorKind::Monoio
-        }
+    let kind = match config.reactor {
+        Reactor::Monoio => ReactorKind::Monoio,
+        #[cfg(feature = "glommio")]
+        Reactor::Glommio => ReactorKind::Glommio,
         // Refused by Config::load.
-        Reactor::Glommio => ReactorKind::MonoioEpoll,
+        #[cfg(not(feature = "glommio"))]
+        Reactor::Glommio => ReactorKind::Monoio,
+    };
+    if let Err(reason) = net::io_uring_available(kind, config.shards) {
+        tracing::warn!("io_uring is not available ({reason}): using epoll, which is a little slower");
+        return ReactorKind::MonoioEpoll;
     }
+    kind
 }
 
 fn shard_limits(config: &Config) -> ShardLimits {

@@ -1,50 +1,28 @@
 //! Accepting connections, one task a listener.
 
-use super::connection::{Stream, connection};
-use super::{Failing, SharedCore, until_tick};
+use super::connection::connection;
+use super::{Failing, Runtime, SharedCore, until_tick};
 use crate::net::listener::Peer;
 use crate::net::tls::Acceptor;
 use crate::net::{Application, sys};
-use monoio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use socket2::{SockAddr, Socket};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
-pub(super) async fn accept_tcp<A: Application + 'static>(
-    core: SharedCore<A>,
-    listener: TcpListener,
+pub(super) async fn accept<A: Application + 'static, R: Runtime>(
+    core: SharedCore<A, R>,
+    listener: R::Listener,
     acceptor: Option<Acceptor>,
     number: usize,
 ) {
     let mut failing = Failing::new("accepting connections");
     loop {
-        match listener.accept().await {
-            Ok((stream, addr)) => {
+        match R::accept(&listener).await {
+            Ok((socket, peer)) => {
                 failing.over();
-                sys::close_on_exec(stream.as_raw_fd());
-                // Answers leave in one send; waiting for more to come would only delay them.
-                let _ = stream.set_nodelay(true);
-                let stream = Stream::Tcp(stream);
-                monoio::spawn(connection(Rc::clone(&core), stream, &Peer::tcp(addr), acceptor.as_ref(), number));
-            }
-            Err(error) => {
-                if !accept_failed(&core, &mut failing, &error).await {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-pub(super) async fn accept_unix<A: Application + 'static>(core: SharedCore<A>, listener: UnixListener, number: usize) {
-    let mut failing = Failing::new("accepting connections");
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                failing.over();
-                sys::close_on_exec(stream.as_raw_fd());
-                monoio::spawn(connection(Rc::clone(&core), Stream::Unix(stream), &Peer::Unix, None, number));
+                sys::close_on_exec(socket.as_raw_fd());
+                R::spawn(connection(Rc::clone(&core), socket, &peer, acceptor.as_ref(), number));
             }
             Err(error) => {
                 if !accept_failed(&core, &mut failing, &error).await {
@@ -57,16 +35,16 @@ pub(super) async fn accept_unix<A: Application + 'static>(core: SharedCore<A>, l
 
 /// Accepts on a socket that is not this server's alone. What is accepted must be served, and an accept that waits in the
 /// kernel can't be taken back safely: so this waits for a connection first and takes it only while there is no stop.
-pub(super) async fn accept_passed<A: Application + 'static>(
-    core: SharedCore<A>,
+pub(super) async fn accept_passed<A: Application + 'static, R: Runtime>(
+    core: SharedCore<A, R>,
     socket: Socket,
-    poll: UnixStream,
+    shown: R::Watched,
     acceptor: Option<Acceptor>,
     number: usize,
 ) {
     let mut failing = Failing::new("accepting connections");
     loop {
-        if let Err(error) = poll.readable(false).await
+        if let Err(error) = R::shown(&shown).await
             && !accept_failed(&core, &mut failing, &error).await
         {
             return;
@@ -93,30 +71,30 @@ pub(super) async fn accept_passed<A: Application + 'static>(
 }
 
 /// Serves a connection of either kind.
-fn accepted<A: Application + 'static>(
-    core: &SharedCore<A>,
+fn accepted<A: Application + 'static, R: Runtime>(
+    core: &SharedCore<A, R>,
     stream: Socket,
     addr: &SockAddr,
     acceptor: Option<&Acceptor>,
     number: usize,
 ) {
     let core = Rc::clone(core);
-    let _ = stream.set_nonblocking(true);
-    let (stream, peer) = if let Some(addr) = addr.as_socket() {
+    let _ = stream.set_nonblocking(R::NONBLOCKING);
+    let peer = addr.as_socket().map_or(Peer::Unix, Peer::tcp);
+    let is_tcp = addr.as_socket().is_some();
+    if is_tcp {
+        // Answers leave in one send; waiting for more to come would only delay them.
         let _ = stream.set_tcp_nodelay(true);
-        (TcpStream::from_std(stream.into()).map(Stream::Tcp), Peer::tcp(addr))
-    } else {
-        (UnixStream::from_std(stream.into()).map(Stream::Unix), Peer::Unix)
-    };
-    match stream {
-        Ok(stream) => drop(monoio::spawn(connection(core, stream, &peer, acceptor, number))),
+    }
+    match R::socket(stream.into(), is_tcp) {
+        Ok(socket) => R::spawn(connection(core, socket, &peer, acceptor, number)),
         Err(error) => tracing::error!("a connection could not be served: {error}"),
     }
 }
 
 /// Whether to accept on after an error: not once the listener has been shut down.
-async fn accept_failed<A: Application + 'static>(
-    core: &SharedCore<A>,
+async fn accept_failed<A: Application + 'static, R: Runtime>(
+    core: &SharedCore<A, R>,
     failing: &mut Failing,
     error: &io::Error,
 ) -> bool {

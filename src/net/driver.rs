@@ -1,15 +1,19 @@
-//! The default driver: monoio, over io_uring or epoll.
+//! What all drivers do, over whatever a reactor library gives ([`Runtime`]).
 //!
 //! One task a connection waits until there is something to receive and then takes it with a direct `recv(2)` into the
 //! shard's one buffer, so a connection that waits holds no buffer at all. Sending is a direct `send(2)` once a batch (see
 //! [`Connections::flush`]).
 //!
-//! The end of a batch: without its `sync` feature, monoio polls the main future when every task that was ready has run,
-//! right before it waits for the kernel, provided that the future was woken meanwhile. So each event wakes the main
-//! future, and the main future is the end of the batch.
+//! The end of a batch: each event wakes the main future, and the main future is the end of the batch. A runtime polls it
+//! when every task has run that was ready before, and before it waits for the kernel.
 
 mod accept;
 mod connection;
+#[cfg(feature = "glommio")]
+mod glommio;
+mod monoio;
+#[cfg(feature = "glommio")]
+mod poller;
 
 use super::connections::{ConnId, Connections, Flushed, Incoming};
 use super::handshake_scheduler::Handshakes;
@@ -17,13 +21,11 @@ use super::listener::Listener;
 use super::tls::{HEADROOM, Refused, Session};
 use super::waker::Waker;
 use super::{Application, ReactorKind, TICK, sys};
-use accept::{accept_passed, accept_tcp, accept_unix};
-use connection::Stream;
-use io_uring::IoUring;
-use monoio::net::{TcpListener, UnixListener, UnixStream};
-use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
+use super::listener::Peer;
+use accept::{accept, accept_passed};
+use socket2::Socket;
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,9 +33,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker as TaskWaker};
 use std::time::{Duration, Instant};
-
-/// Entries of the submission ring. A batch beyond it is submitted in parts.
-const RING_ENTRIES: u32 = 1024;
 
 /// The receive buffer of a shard, and so most bytes a connection is given in one event.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -47,7 +46,45 @@ const TIMER_PAUSE: Duration = Duration::from_millis(10);
 /// Batch ends without a look at the kernel's events.
 const ROUNDS_MAX: u32 = 16;
 
-struct Core<A> {
+/// What a reactor library does for a driver: tasks on the shard's own thread, and waits for descriptors. Several waits for
+/// one descriptor may be under way at once.
+trait Runtime: Sized + 'static {
+    /// A listener of this server's own.
+    type Listener: 'static;
+    /// A connected socket.
+    type Socket: AsRawFd + 'static;
+    /// Any descriptor that can be polled. It is never read or written through this.
+    type Watched: 'static;
+
+    /// Whether a wait for the kernel inside of it needs descriptors that do not block.
+    const NONBLOCKING: bool;
+
+    /// Runs `task` on this thread, beside the others.
+    fn spawn(task: impl Future<Output = ()> + 'static);
+
+    /// Takes a listener, of TCP or of a Unix socket.
+    fn listener(socket: OwnedFd, is_tcp: bool) -> io::Result<Self::Listener>;
+
+    /// Waits for the next connection. Answers leave in one send (TCP_NODELAY): waiting for more to come would only delay them.
+    async fn accept(listener: &Self::Listener) -> io::Result<(Self::Socket, Peer)>;
+
+    /// Takes a connected socket, of TCP or of a Unix socket.
+    fn socket(socket: OwnedFd, is_tcp: bool) -> io::Result<Self::Socket>;
+
+    /// Waits until something can be received, the peer's end and errors included.
+    async fn readable(socket: &Self::Socket) -> io::Result<()>;
+
+    /// Waits until something can be sent, or nothing ever will.
+    async fn writable(socket: &Self::Socket) -> io::Result<()>;
+
+    /// Takes a descriptor to be polled.
+    fn watched(descriptor: OwnedFd) -> io::Result<Self::Watched>;
+
+    /// Waits until the descriptor is readable.
+    async fn shown(watched: &Self::Watched) -> io::Result<()>;
+}
+
+struct Core<A, R: Runtime> {
     app: A,
     connections: Connections,
     waker: Arc<Waker>,
@@ -57,7 +94,7 @@ struct Core<A> {
     until_tick: Vec<TaskWaker>,
     handshake_scheduler: Handshakes,
     /// The socket of each connection, at its [`ConnId::index`].
-    sockets: Vec<Option<Rc<Stream>>>,
+    sockets: Vec<Option<Rc<R::Socket>>>,
     /// What is received passes through here, after [`HEADROOM`] bytes.
     buffer: Box<[u8]>,
 }
@@ -71,9 +108,9 @@ enum Received {
     End,
 }
 
-type SharedCore<A> = Rc<RefCell<Core<A>>>;
+type SharedCore<A, R> = Rc<RefCell<Core<A, R>>>;
 
-impl<A: Application> Core<A> {
+impl<A: Application, R: Runtime> Core<A, R> {
     /// An event has been delivered: the batch must be ended before the reactor sleeps.
     fn delivered(&self) {
         if let Some(main) = &self.main {
@@ -157,12 +194,12 @@ impl<A: Application> Core<A> {
     }
 
     /// The socket of a connection that is open.
-    fn socket(&self, conn: ConnId) -> Option<Rc<Stream>> {
+    fn socket(&self, conn: ConnId) -> Option<Rc<R::Socket>> {
         self.connections.knows(conn).then(|| self.sockets.get(conn.index())?.clone())?
     }
 
     /// Names the socket of `conn`, or none any more.
-    fn set_socket(&mut self, conn: ConnId, socket: Option<Rc<Stream>>) {
+    fn set_socket(&mut self, conn: ConnId, socket: Option<Rc<R::Socket>>) {
         if self.sockets.len() <= conn.index() {
             self.sockets.resize(conn.index() + 1, None);
         }
@@ -209,7 +246,16 @@ pub(super) fn run_with_timer<A: Application + 'static>(
     waker: &Arc<Waker>,
     timer: OwnedFd,
 ) -> io::Result<()> {
-    let core = Rc::new(RefCell::new(Core {
+    match kind {
+        ReactorKind::Monoio => monoio::run_uring(core(app, waker), listeners, timer),
+        ReactorKind::MonoioEpoll => monoio::run_epoll(core(app, waker), listeners, timer),
+        #[cfg(feature = "glommio")]
+        ReactorKind::Glommio => glommio::run(core(app, waker), listeners, timer),
+    }
+}
+
+fn core<A: Application, R: Runtime>(app: A, waker: &Arc<Waker>) -> SharedCore<A, R> {
+    Rc::new(RefCell::new(Core {
         app,
         connections: Connections::woken_by(waker),
         waker: Arc::clone(waker),
@@ -218,38 +264,22 @@ pub(super) fn run_with_timer<A: Application + 'static>(
         handshake_scheduler: Handshakes::default(),
         sockets: Vec::new(),
         buffer: vec![0; HEADROOM + BUFFER_BYTES].into_boxed_slice(),
-    }));
-    if kind == ReactorKind::MonoioEpoll {
-        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
-        return runtime.block_on(serve(core, listeners, timer, true));
-    }
-    ring()?.block_on(serve(core, listeners, timer, false))
+    }))
 }
 
 /// Sets up as many rings as [`run`] will in as many threads, and drops them.
-pub(super) fn probe(rings: usize) -> io::Result<()> {
-    (0..rings).map(|_| ring()).collect::<io::Result<Vec<_>>>().map(drop)
-}
-
-/// A ring for the calling thread. By default the kernel interrupts the shard for each event (`TWA_SIGNAL`, an IPI); with
-/// these flags it delivers them when the shard enters the kernel to wait, which halves the cost of an event.
-fn ring() -> io::Result<Runtime<IoUringDriver>> {
-    let mut builder = IoUring::builder();
-    builder.setup_single_issuer().setup_defer_taskrun();
-    let with =
-        |builder| RuntimeBuilder::<IoUringDriver>::new().with_entries(RING_ENTRIES).uring_builder(builder).build();
-    match with(builder) {
-        // Before Linux 6.1.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => with(IoUring::builder()),
-        built => built,
+pub(super) fn probe(kind: ReactorKind, rings: usize) -> io::Result<()> {
+    match kind {
+        ReactorKind::Monoio | ReactorKind::MonoioEpoll => monoio::probe(rings),
+        #[cfg(feature = "glommio")]
+        ReactorKind::Glommio => glommio::probe(rings),
     }
 }
 
-async fn serve<A: Application + 'static>(
-    core: SharedCore<A>,
+async fn serve<A: Application + 'static, R: Runtime>(
+    core: SharedCore<A, R>,
     listeners: Vec<Listener>,
     timer: OwnedFd,
-    nonblocking: bool,
 ) -> io::Result<()> {
     poll_fn(|cx| {
         core.borrow_mut().main = Some(cx.waker().clone());
@@ -258,34 +288,26 @@ async fn serve<A: Application + 'static>(
     .await;
     let mut descriptors = Vec::new();
     for (number, listener) in listeners.into_iter().enumerate() {
-        match listener {
-            Listener::Tcp(listener) => {
-                // io_uring answers EAGAIN on a non-blocking socket instead of waiting; epoll needs one.
-                listener.set_nonblocking(nonblocking)?;
-                descriptors.push(listener.as_raw_fd());
-                monoio::spawn(accept_tcp(Rc::clone(&core), TcpListener::from_std(listener)?, None, number));
-            }
-            Listener::Tls(listener, acceptor) => {
-                listener.set_nonblocking(nonblocking)?;
-                descriptors.push(listener.as_raw_fd());
-                monoio::spawn(accept_tcp(Rc::clone(&core), TcpListener::from_std(listener)?, Some(acceptor), number));
-            }
-            Listener::Unix(listener, _) => {
-                listener.set_nonblocking(nonblocking)?;
-                descriptors.push(listener.as_raw_fd());
-                monoio::spawn(accept_unix(Rc::clone(&core), UnixListener::from_std(listener)?, number));
-            }
+        let (socket, is_tcp, acceptor) = match listener {
+            Listener::Tcp(listener) => (Socket::from(listener), true, None),
+            Listener::Tls(listener, acceptor) => (Socket::from(listener), true, Some(acceptor)),
+            Listener::Unix(listener, _) => (Socket::from(listener), false, None),
             // Not among `descriptors`: others may go on listening on it.
             Listener::Passed(socket, acceptor) => {
                 socket.set_nonblocking(true)?;
-                let poll = pollable(socket.try_clone()?.into())?;
-                monoio::spawn(accept_passed(Rc::clone(&core), socket, poll, acceptor, number));
+                let shown = R::watched(socket.try_clone()?.into())?;
+                R::spawn(accept_passed(Rc::clone(&core), socket, shown, acceptor, number));
+                continue;
             }
-        }
+        };
+        socket.set_nonblocking(R::NONBLOCKING)?;
+        descriptors.push(socket.as_raw_fd());
+        let listener = R::listener(socket.into(), is_tcp)?;
+        R::spawn(accept(Rc::clone(&core), listener, acceptor, number));
     }
-    let wake = pollable(core.borrow().waker.descriptor()?)?;
-    monoio::spawn(woken(Rc::clone(&core), wake));
-    monoio::spawn(ticks(Rc::clone(&core), timer));
+    let wake = R::watched(core.borrow().waker.descriptor()?)?;
+    R::spawn(woken(Rc::clone(&core), wake));
+    R::spawn(ticks(Rc::clone(&core), timer));
     let mut accepting = true;
     poll_fn(|_| {
         let stopped = end_batch(&core);
@@ -306,7 +328,7 @@ async fn serve<A: Application + 'static>(
 }
 
 /// Ends a batch: messages from other threads, then one send a connection. Returns whether the application has stopped.
-fn end_batch<A: Application + 'static>(core: &SharedCore<A>) -> bool {
+fn end_batch<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> bool {
     core.borrow().waker.awake();
     let in_line = core.borrow_mut().handshake_scheduler.end_turn();
     for _ in 0..ROUNDS_MAX {
@@ -329,20 +351,20 @@ fn end_batch<A: Application + 'static>(core: &SharedCore<A>) -> bool {
         }
         state.waker.awake();
     }
-    // There is more, but the sockets shall have their turn. monoio polls a main future that wakes itself again before it
-    // looks at the kernel's events, so the wake has to come from the kernel.
+    // There is more, but the sockets shall have their turn. A main future that wakes itself is polled again before the
+    // kernel's events are looked at, so the wake has to come from the kernel.
     let state = core.borrow();
     state.waker.prepare_sleep();
     state.waker.wake();
     false
 }
 
-fn flush<A: Application + 'static>(core: &SharedCore<A>) {
+fn flush<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) {
     let mut state = core.borrow_mut();
     let dirty = state.connections.take_dirty();
     for &conn in &dirty {
         if state.connections.flush(conn) == Flushed::Blocked {
-            monoio::spawn(until_writable(Rc::clone(core), conn));
+            R::spawn(until_writable(Rc::clone(core), conn));
         }
     }
     state.connections.give_dirty(dirty);
@@ -353,18 +375,13 @@ fn flush<A: Application + 'static>(core: &SharedCore<A>) {
     }
 }
 
-/// A descriptor as something monoio can poll; it is never read or written through this.
-fn pollable(descriptor: OwnedFd) -> io::Result<UnixStream> {
-    UnixStream::from_std(std::os::unix::net::UnixStream::from(descriptor))
-}
-
 /// Waits for room in a socket and sends on.
-async fn until_writable<A: Application + 'static>(core: SharedCore<A>, conn: ConnId) {
+async fn until_writable<A: Application + 'static, R: Runtime>(core: SharedCore<A, R>, conn: ConnId) {
     // The descriptor that the connection's task waits on for something to receive: a second one for each slow reader would
     // count against the limit of open files, which the limit of connections is made from.
     let Some(socket) = core.borrow().socket(conn) else { return };
     loop {
-        if socket.writable().await.is_err() {
+        if R::writable(&socket).await.is_err() {
             return core.borrow_mut().connections.abort(conn);
         }
         let mut state = core.borrow_mut();
@@ -403,10 +420,10 @@ impl Failing {
     }
 }
 
-async fn woken<A: Application + 'static>(core: SharedCore<A>, wake: UnixStream) {
+async fn woken<A: Application + 'static, R: Runtime>(core: SharedCore<A, R>, wake: R::Watched) {
     let mut failing = Failing::new("waiting for messages");
     loop {
-        match wake.readable(false).await {
+        match R::shown(&wake).await {
             Ok(()) => failing.over(),
             Err(error) => {
                 failing.report(&error);
@@ -421,11 +438,11 @@ async fn woken<A: Application + 'static>(core: SharedCore<A>, wake: UnixStream) 
     }
 }
 
-async fn ticks<A: Application + 'static>(core: SharedCore<A>, timer: OwnedFd) {
-    let Ok(poll) = timer.try_clone().and_then(pollable) else { return };
+async fn ticks<A: Application + 'static, R: Runtime>(core: SharedCore<A, R>, timer: OwnedFd) {
+    let Ok(shown) = timer.try_clone().and_then(R::watched) else { return };
     let mut failing = Failing::new("waiting for the timer");
     loop {
-        match poll.readable(false).await {
+        match R::shown(&shown).await {
             Ok(()) => failing.over(),
             Err(error) => {
                 failing.report(&error);
@@ -445,7 +462,7 @@ async fn ticks<A: Application + 'static>(core: SharedCore<A>, timer: OwnedFd) {
 }
 
 /// Waits for the next tick: a pause that needs no descriptor, of which there may be none left.
-async fn until_tick<A: Application + 'static>(core: &SharedCore<A>) {
+async fn until_tick<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) {
     let mut waiting = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut waiting, true) {

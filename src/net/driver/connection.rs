@@ -1,59 +1,25 @@
 //! The task of one connection: receives until it ends.
 
-use super::{DISCARDED_BYTES_MAX, Received, SharedCore};
+use super::{DISCARDED_BYTES_MAX, Received, Runtime, SharedCore};
 use crate::net::connections::{ConnId, Connections};
 use crate::net::listener::Peer;
 use crate::net::tls::Acceptor;
 use crate::net::{Application, CloseReason, sys};
-use monoio::net::{TcpStream, UnixStream};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::Poll;
 
-/// A connected socket. Both waits may be under way at once.
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    /// Waits until something can be received, the peer's end and errors included.
-    async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.readable(false).await,
-            Self::Unix(stream) => stream.readable(false).await,
-        }
-    }
-
-    /// Waits until something can be sent, or nothing ever will.
-    pub(super) async fn writable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.writable(false).await,
-            Self::Unix(stream) => stream.writable(false).await,
-        }
-    }
-}
-
-impl AsRawFd for Stream {
-    fn as_raw_fd(&self) -> RawFd {
-        match self {
-            Self::Tcp(stream) => stream.as_raw_fd(),
-            Self::Unix(stream) => stream.as_raw_fd(),
-        }
-    }
-}
-
 /// Receives on one connection until it ends.
-pub(super) fn connection<A: Application + 'static>(
-    core: SharedCore<A>,
-    stream: Stream,
+pub(super) fn connection<A: Application + 'static, R: Runtime>(
+    core: SharedCore<A, R>,
+    stream: R::Socket,
     peer: &Peer,
     acceptor: Option<&Acceptor>,
     number: usize,
-) -> impl Future<Output = ()> + use<A> {
+) -> impl Future<Output = ()> + use<A, R> {
     let stream = Rc::new(stream);
     let conn = {
         let mut state = core.borrow_mut();
@@ -84,9 +50,9 @@ pub(super) fn connection<A: Application + 'static>(
     }
 }
 
-async fn receive<A: Application + 'static>(
-    core: &SharedCore<A>,
-    stream: &Stream,
+async fn receive<A: Application + 'static, R: Runtime>(
+    core: &SharedCore<A, R>,
+    stream: &R::Socket,
     conn: ConnId,
     has_handshake: bool,
 ) -> CloseReason {
@@ -97,7 +63,7 @@ async fn receive<A: Application + 'static>(
             false => Poll::Pending,
         })
         .await;
-        let received = match stream.readable().await {
+        let received = match R::readable(stream).await {
             Ok(()) => {
                 if has_handshake {
                     handshake_turn(core, conn).await;
@@ -129,7 +95,7 @@ async fn receive<A: Application + 'static>(
 }
 
 /// Waits, if what has arrived on `conn` belongs to a handshake, until that may take its step.
-async fn handshake_turn<A: Application + 'static>(core: &SharedCore<A>, conn: ConnId) {
+async fn handshake_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>, conn: ConnId) {
     let mut place: Option<Rc<Cell<bool>>> = None;
     poll_fn(|cx| {
         let mut state = core.borrow_mut();
@@ -151,8 +117,8 @@ async fn handshake_turn<A: Application + 'static>(core: &SharedCore<A>, conn: Co
 }
 
 /// Waits until `reached` says so of a connection on its way out.
-async fn until<A: Application + 'static>(
-    core: &SharedCore<A>,
+async fn until<A: Application + 'static, R: Runtime>(
+    core: &SharedCore<A, R>,
     conn: ConnId,
     reached: fn(&Connections, ConnId) -> bool,
 ) {
