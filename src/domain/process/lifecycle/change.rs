@@ -151,10 +151,10 @@ impl Machine {
                     Next::Wait(stage)
                 }
             },
-            Stage::Load(queue) => match self.carry_out(now, change.new, queue) {
+            Stage::Load(queue) => match self.carry_out(now, change.new, queue, catalog) {
                 Carried::Wait(queue) => Next::Wait(Stage::Load(queue)),
                 Carried::Gone(dead) => Next::Stage(Stage::Bury { dead, restarts: false }),
-                Carried::All(new) if change.is_retired => Next::Stage(complete(new, catalog)),
+                Carried::All(_) if change.is_retired => Next::Stage(self.unload_due(change, catalog)),
                 Carried::All(_) => Next::Stage(self.close(now, false)),
             },
             Stage::Close { until, again } if self.quiet < self.round && now < until => {
@@ -174,7 +174,7 @@ impl Machine {
             }
             Stage::EndOld if change.old.is_some_and(|old| self.processes.contains_key(&old)) => Next::Wait(stage),
             Stage::EndOld => Next::Stage(self.close(now, true)),
-            Stage::Unload(queue) => match self.carry_out(now, change.old, queue) {
+            Stage::Unload(queue) => match self.carry_out(now, change.old, queue, catalog) {
                 Carried::Wait(queue) => Next::Wait(Stage::Unload(queue)),
                 Carried::Gone(_) | Carried::All(_) => Next::Stage(Stage::BuryOld),
             },
@@ -235,11 +235,19 @@ impl Machine {
             self.log(Level::WARN, format!("requests run for longer than {seconds} s: they end in the old process"));
             return Stage::BuryOld;
         }
+        change.later = catalog.to_unload(old);
+        self.unload_due(change, catalog)
+    }
+
+    /// Runs each `unload` in the old process that no job holds up. Also before another attempt: jobs have ended meanwhile.
+    fn unload_due(&mut self, change: &mut Change, catalog: &dyn Catalog) -> Stage {
+        let drains = |old: &ProcessId| self.state(*old) == Some(State::Draining);
+        let Some(old) = change.old.filter(drains) else { return Stage::BuryOld };
         let running = catalog.running(old);
-        let due = catalog.to_unload(old).into_iter();
-        let (later, now): (Vec<ModuleId>, Vec<ModuleId>) = due.partition(|module| running.contains(module));
+        let all = std::mem::take(&mut change.later).into_iter();
+        let (later, due): (Vec<ModuleId>, Vec<ModuleId>) = all.partition(|module| running.contains(module));
         change.later = later;
-        Stage::Unload(now.into_iter().map(Order::Unload).collect())
+        Stage::Unload(due.into_iter().map(Order::Unload).collect())
     }
 
     fn complete(
@@ -250,7 +258,7 @@ impl Machine {
         queue: VecDeque<Order>,
         catalog: &dyn Catalog,
     ) -> Next {
-        let new = match self.carry_out(now, change.new, queue) {
+        let new = match self.carry_out(now, change.new, queue, catalog) {
             Carried::Wait(queue) => return Next::Wait(Stage::Complete(completion, queue)),
             Carried::Gone(dead) => return Next::Stage(Stage::Bury { dead, restarts: false }),
             Carried::All(new) => new,
@@ -295,8 +303,15 @@ impl Machine {
         }
     }
 
-    /// Sends the process the next order of `queue` when it has answered the last one.
-    fn carry_out(&mut self, now: Instant, process: Option<ProcessId>, mut queue: VecDeque<Order>) -> Carried {
+    /// Sends the process the next order of `queue` when it has answered the last one. A module that was removed or put into
+    /// quarantine since the queue was made is passed over.
+    fn carry_out(
+        &mut self,
+        now: Instant,
+        process: Option<ProcessId>,
+        mut queue: VecDeque<Order>,
+        catalog: &dyn Catalog,
+    ) -> Carried {
         // A change has a process in each stage that orders something.
         let Some(process) = process else { return Carried::Wait(queue) };
         match self.state(process) {
@@ -306,13 +321,13 @@ impl Machine {
         if self.is_busy(process) {
             return Carried::Wait(queue);
         }
-        match queue.pop_front() {
-            Some(order) => {
+        while let Some(order) = queue.pop_front() {
+            if order.module().is_none_or(|module| catalog.contains(module) && !catalog.is_quarantined(module)) {
                 self.order(now, process, order);
-                Carried::Wait(queue)
+                return Carried::Wait(queue);
             }
-            None => Carried::All(process),
         }
+        Carried::All(process)
     }
 }
 

@@ -165,6 +165,16 @@ pub(super) enum Order {
     Settle,
 }
 
+impl Order {
+    /// The module that the order is about.
+    fn module(self) -> Option<ModuleId> {
+        match self {
+            Self::Load(module) | Self::Configure(module) | Self::Onload(module) | Self::Unload(module) => Some(module),
+            Self::Probe | Self::Settle => None,
+        }
+    }
+}
+
 /// Why a module is put into quarantine, with the count of deaths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
