@@ -15,7 +15,7 @@ pub(super) struct Blame {
 }
 
 /// What follows from a death.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Nothing,
     Quarantine(ModuleId, Cause),
