@@ -195,10 +195,9 @@ impl World {
         {
             module.live_in.remove(&id);
         }
-        if self.process(id).ordered_at.is_none() {
-            if let Some(old) = self.retiring.and_then(|old| self.view.processes.get_mut(&old)) {
-                old.busy = old.jobs.values().copied().collect();
-            }
+        let is_first = self.process(id).ordered_at.is_none();
+        if let Some(old) = self.retiring.filter(|_| is_first).and_then(|old| self.view.processes.get_mut(&old)) {
+            old.busy = old.jobs.values().copied().collect();
         }
         let now = self.now;
         let process = self.process(id);
