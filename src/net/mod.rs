@@ -13,9 +13,9 @@ pub mod listener;
 pub mod outbox;
 pub mod waker;
 
+mod driver;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod driver;
 mod handshake_scheduler;
 mod sys;
 mod tls;

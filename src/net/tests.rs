@@ -413,6 +413,16 @@ fn allocated() -> usize {
     info.uordblks + info.hblkhd
 }
 
+/// Bytes that an idle connection may hold.
+fn idle_bytes_max(kind: ReactorKind) -> usize {
+    match kind {
+        // Its pending receive has a buffer of its own.
+        #[cfg(feature = "glommio")]
+        ReactorKind::Glommio => 4096,
+        ReactorKind::Monoio | ReactorKind::MonoioEpoll => 2048,
+    }
+}
+
 /// Run by `an_idle_connection_costs_little` in a process of its own, because it counts all of the process's memory.
 #[test]
 #[ignore = "measures the whole process"]
@@ -430,7 +440,7 @@ fn measures_idle_connections() {
         }
         let bytes = (allocated() - before) / CONNECTIONS;
         println!("{kind:?}: {bytes} bytes a connection");
-        assert!(bytes <= 2048, "{kind:?}: {bytes} bytes a connection");
+        assert!(bytes <= idle_bytes_max(kind), "{kind:?}: {bytes} bytes a connection");
         drop(clients);
         server.stop();
     }

@@ -8,7 +8,7 @@
 //! ring has brought has run.
 
 use super::poller::{Interest, Poller};
-use super::{Runtime, SharedCore, serve};
+use super::{Runtime, SharedCore, next_turn, serve};
 use crate::net::Application;
 use crate::net::listener::{Listener, Peer};
 use ::glommio::net::{TcpListener, TcpStream};
@@ -61,7 +61,12 @@ impl Runtime for Glommio {
     const NONBLOCKING: bool = false;
 
     fn spawn(task: impl Future<Output = ()> + 'static) {
-        drop(::glommio::spawn_local(task).detach());
+        // glommio runs a new task at once, up to its first wait, and it may be another task that spawns it.
+        let later = async {
+            next_turn().await;
+            task.await;
+        };
+        drop(::glommio::spawn_local(later).detach());
     }
 
     fn listener(socket: OwnedFd, is_tcp: bool) -> io::Result<AnyListener> {
