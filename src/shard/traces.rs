@@ -47,12 +47,16 @@ impl Shard {
         if !logbook::is_traced() || origin.is_for_server(view.path()) {
             return None;
         }
-        let (RouteMatch::Found { module, .. } | RouteMatch::Held { module }) =
-            self.snapshot.table().route(view.method().as_str(), view.path())
-        else {
-            return None;
+        let table = self.snapshot.table();
+        let module = if view.is_websocket_upgrade() {
+            table.websocket(view.path())?.0
+        } else {
+            match table.route(view.method().as_str(), view.path()) {
+                RouteMatch::Found { module, .. } | RouteMatch::Held { module } => module,
+                _ => return None,
+            }
         };
-        let module = self.snapshot.table().modules().get(module)?.manifest().name.clone();
+        let module = table.modules().get(module)?.manifest().name.clone();
         let query = view.query().map(|query| [b"?", query].concat()).unwrap_or_default();
         let target = [view.path(), &query].concat();
         let target = String::from_utf8_lossy(target.get(..TARGET_BYTES_MAX).unwrap_or(&target));
