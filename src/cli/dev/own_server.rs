@@ -1,6 +1,7 @@
 //! The server that `cweb dev` starts when none is there.
 
 use super::super::client::Client;
+use super::super::serve::ENDS_WITH;
 use super::data_dir;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ const LOOKS_MAX: usize = 100;
 /// Lines of its log that are shown when it does not start.
 const LINES_SHOWN: usize = 20;
 
-/// A server that this command has started. Dropping it ends it.
+/// A server that this command has started. Dropping it ends it, and so does the end of the thread that has started it.
 pub(super) struct OwnServer {
     child: Child,
     log: PathBuf,
@@ -45,6 +46,7 @@ impl OwnServer {
         let child = Command::new(program)
             .args(["serve", "--dev", "--data-dir"])
             .arg(data)
+            .env(ENDS_WITH, std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)
