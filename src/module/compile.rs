@@ -237,7 +237,7 @@ impl Compiler {
         // One limit for all attempts and units: an author waits once.
         let deadline = Instant::now() + self.limit;
         let source = match source {
-            Source::Project(project) => return self.project(project, plan, dir, target, cache, deadline, begun),
+            Source::Project(project) => return self.project(project, plan, (dir, target), cache, deadline, begun),
             Source::File(object) if plan.is_object() => return self.place(object, plan, &dir.join(target)),
             Source::File(source) => source,
         };

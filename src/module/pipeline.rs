@@ -307,6 +307,8 @@ pub(super) fn install(
         Some(same)
             if same.hash == compiled.hash
                 && same.domain == domain
+                // Going back to a version that differs by the name of its file alone is a change.
+                && compiled.version.as_ref().is_none_or(|wanted| wanted.number == same.version)
                 && already_served(control, ticket, compiled.hash, file, Some(domain), &compiled.reach)?.is_some() =>
         {
             deployed.unchanged = true;
