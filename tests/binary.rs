@@ -151,7 +151,7 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
     let work = tempfile::tempdir().unwrap();
     let at = work.path();
     let server = Server::with(&["--allow-binary", "--project-bytes-max", "400000"]);
-    let size = "-DCONFIG_BYTES=13880";
+    let size = "-DCONFIG_BYTES=14904";
     let curl = library(at, "libcurl.so", Some("libcurl.so.4"));
     let gone = library(at, "libz.so", Some("libz.so.99"));
     let placed = library(at, "./placed.so", None);
@@ -170,7 +170,7 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
             &[
                 "cweb_module_abi is 9, and this server accepts 2 alone",
                 "cweb_module_api is 2, and this server accepts 3 alone",
-                "config has 100 bytes, and module_t of this server has 13880",
+                "config has 100 bytes, and module_t of this server has 14904",
             ],
         ),
         (
