@@ -12,7 +12,7 @@ use super::trust::TrustArgs;
 use clap::Args;
 use follow::Follower;
 use own_server::OwnServer;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -168,9 +168,4 @@ fn tell_of_pages(client: &Client) {
             "pages do not load again by themselves: that needs cweb serve --dev, and in the page the script {RELOAD}"
         );
     }
-}
-
-/// The directory of a file or project that a server of its own keeps its data beside.
-fn data_dir(dir: &Path) -> PathBuf {
-    dir.join(".cweb")
 }

@@ -2,7 +2,6 @@
 
 use super::super::client::Client;
 use super::super::serve::ENDS_WITH;
-use super::data_dir;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,7 +36,7 @@ impl OwnServer {
             return Ok(None);
         }
         let failed = |error: std::io::Error| format!("the server can't be started: {error}");
-        let data = data_dir(dir);
+        let data = dir.join(".cweb");
         fs::create_dir_all(&data).map_err(failed)?;
         let log = data.join("server.log");
         // What modules print and their crashes come from the server's streams of lines, as from any server.
