@@ -85,9 +85,13 @@ for _ in $(seq "${ROUNDS:-7}"); do
             done
             before=$(ran "$pid")
             echo >&3
+            for _ in $(seq 6000); do
+                [ "$(wc -l <"$work/said")" -lt 2 ] || break
+                sleep 0.01
+            done
+            echo "$name $ahead $(($(ran "$pid") - before)) $(tail -n 1 "$work/said")" >>"$work/results"
             exec 3>&-
             wait "$talking"
-            echo "$name $ahead $(($(ran "$pid") - before)) $(tail -n 1 "$work/said")" >>"$work/results"
         done
     done
 done

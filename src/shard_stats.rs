@@ -81,8 +81,8 @@ impl ShardStats {
     pub(crate) fn ws_message_in(&self) {
         add(&self.ws_messages_in, 1);
     }
-    pub(crate) fn ws_message_out(&self) {
-        add(&self.ws_messages_out, 1);
+    pub(crate) fn ws_messages_out(&self, n: u64) {
+        add(&self.ws_messages_out, n);
     }
     pub(crate) fn ws_overflowed(&self) {
         add(&self.ws_overflowed, 1);

@@ -188,6 +188,14 @@ fn what_is_published_reaches_everybody_in_a_room_once() {
         assert_eq!(guest.read().unwrap(), Message::text("L".repeat(300_000)));
     }
 
+    // What a module does takes effect in its order, also where messages are sent together.
+    let mut orderly = guest(&server, "order", "o");
+    let mut listener = guest(&server, "order", "l");
+    orderly.send(Message::text("order order")).unwrap();
+    ["1", "2", "3", "4", "6", "7"].iter().for_each(|expected| assert_eq!(text(&mut orderly), *expected));
+    assert!(matches!(orderly.read(), Ok(Message::Close(_))), "nothing follows the close frame");
+    ["1", "3", "4", "5", "6", "7", "8"].iter().for_each(|expected| assert_eq!(text(&mut listener), *expected));
+
     // Who leaves hears no more, who is gone harms nobody, and who comes hears what comes.
     assert_eq!(ask(&mut guests[0], "leave even"), "left 0");
     assert_eq!(ask(&mut guests[0], "leave even"), "left 0");

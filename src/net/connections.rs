@@ -125,41 +125,7 @@ impl ConnIo {
     fn send(&mut self, sealing: &mut Vec<u8>) -> io::Result<Sent> {
         match &mut self.tls {
             None => self.outbox.flush(self.fd),
-            Some(tls) => send_sealed(self.fd, tls, &mut self.outbox, self.closing == Closing::AfterFlush, sealing),
-        }
-    }
-}
-
-/// Like [`Outbox::flush`] through TLS.
-fn send_sealed(
-    fd: RawFd,
-    tls: &mut Tls,
-    outbox: &mut Outbox,
-    closing: bool,
-    sealing: &mut Vec<u8>,
-) -> io::Result<Sent> {
-    let mut left = SEND_BYTES_MAX;
-    loop {
-        if tls.len() == 0
-            && let Some(range) = outbox.cold()
-        {
-            return Ok(Sent::Cold(range));
-        }
-        let bytes = tls.next(outbox, closing, sealing).map_err(io::Error::other)?;
-        if bytes.is_empty() {
-            return Ok(Sent::All);
-        }
-        if left == 0 {
-            return Ok(Sent::Blocked);
-        }
-        match sys::send(fd, bytes) {
-            Ok(count) => {
-                tls.advance(count);
-                left = left.saturating_sub(count);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
-            Err(error) => return Err(error),
+            Some(tls) => tls.send(self.fd, &mut self.outbox, self.closing == Closing::AfterFlush, sealing),
         }
     }
 }
@@ -201,6 +167,19 @@ impl Connections {
             entry.outbox.give_spare(spare);
         }
         Some(&mut entry.outbox)
+    }
+
+    /// Sends `bytes` on `conn` at once, if nothing is queued there. Returns how many bytes the socket has taken: the caller queues
+    /// the rest. 0 also if the connection has failed, which the end of the batch finds out.
+    pub fn send_now(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+        let Some(entry) = self.get_mut(conn) else { return 0 };
+        let is_idle = !entry.dirty && !entry.blocked && entry.closing == Closing::No && entry.tls.is_none();
+        if !is_idle || !entry.outbox.is_empty() || bytes.len() > SEND_BYTES_MAX {
+            return 0;
+        }
+        let taken = sys::send(entry.fd, bytes).unwrap_or(0);
+        entry.outbox.sent_past(taken);
+        taken
     }
 
     /// Bytes queued on `conn` that the socket has not taken.

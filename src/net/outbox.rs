@@ -136,6 +136,22 @@ impl Outbox {
         }
     }
 
+    /// Appends `bytes` from byte number `from` on. If that is not 0, the bytes before it have been sent, and nothing else was queued.
+    pub fn push_rest(&mut self, bytes: Arc<[u8]>, from: usize) {
+        let rest = bytes.get(from..).unwrap_or_default();
+        if from == 0 || rest.len() < REFERENCE_BYTES_MIN {
+            return if from == 0 { self.push_shared(bytes) } else { self.push(rest) };
+        }
+        debug_assert!(self.is_empty());
+        self.push_segment(Segment::Shared(bytes));
+        self.sent = from;
+    }
+
+    /// Counts bytes that have been sent past the queue.
+    pub(super) fn sent_past(&mut self, count: usize) {
+        self.total = self.total.wrapping_add(count);
+    }
+
     /// Appends `bytes` without a copy.
     pub fn push_lent(&mut self, bytes: Box<dyn Lent>) {
         self.seal_tail();

@@ -5,7 +5,8 @@
 //! buffer, and what it sends is sealed in a buffer that the shard's connections hand on to each other; only one whose
 //! socket is full keeps it.
 
-use super::outbox::Outbox;
+use super::outbox::{Outbox, SEND_BYTES_MAX, Sent};
+use super::sys;
 use crate::proto::http1::http_date;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
@@ -13,6 +14,8 @@ use rustls::unbuffered::{
 };
 use rustls::{Error, ServerConfig};
 use std::fmt;
+use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -299,6 +302,40 @@ impl Tls {
     /// Bytes that the socket has not taken, beside what the outbox has.
     pub(super) fn len(&self) -> usize {
         self.sealed.len() - self.sent
+    }
+
+    /// Like [`Outbox::flush`] through TLS.
+    pub(super) fn send(
+        &mut self,
+        fd: RawFd,
+        outbox: &mut Outbox,
+        closing: bool,
+        sealing: &mut Vec<u8>,
+    ) -> io::Result<Sent> {
+        let mut left = SEND_BYTES_MAX;
+        loop {
+            if self.len() == 0
+                && let Some(range) = outbox.cold()
+            {
+                return Ok(Sent::Cold(range));
+            }
+            let bytes = self.next(outbox, closing, sealing).map_err(io::Error::other)?;
+            if bytes.is_empty() {
+                return Ok(Sent::All);
+            }
+            if left == 0 {
+                return Ok(Sent::Blocked);
+            }
+            match sys::send(fd, bytes) {
+                Ok(count) => {
+                    self.advance(count);
+                    left = left.saturating_sub(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The next bytes for the socket; none when there is nothing to send. Seals what `outbox` has, in a buffer from

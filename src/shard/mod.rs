@@ -54,6 +54,9 @@ use streams::Streams;
 /// Messages handled before the reactor gets its turn again, so that a flood of completions can't starve the sockets.
 const MESSAGES_PER_BATCH: usize = 4096;
 
+/// How often a shard looks for further messages before it sends one to many sockets.
+const GATHERINGS_MAX: usize = 3;
+
 /// What a shard is made of.
 pub struct ShardParts {
     /// Number of the shard, from 0.
@@ -237,11 +240,11 @@ impl Shard {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.socket_idle(connections, socket);
             }
-            Message::SocketSend { socket, frame } => self.socket_send(connections, socket, frame),
-            Message::SocketSendLent { socket, frame } => self.socket_send_lent(connections, socket, frame),
-            Message::SocketRoom { socket, room, joins } => self.socket_room(socket, &room, joins),
-            Message::RoomPublish { domain, room, message } => self.publish(connections, &domain, &room, &message),
-            Message::SocketClose { socket, code } => self.socket_close(connections, socket, code),
+            Message::RoomPublish { domain, room, message } => self.publish(connections, domain, room, message),
+            Message::SocketSend { .. }
+            | Message::SocketSendLent { .. }
+            | Message::SocketRoom { .. }
+            | Message::SocketClose { .. } => self.handle_socket(connections, message),
             Message::StreamFound { stream, job } => self.stream_found(connections, stream, job),
             Message::StreamReplay { stream, replay } => self.stream_replayed(connections, stream, replay),
             Message::JobEvents(frames) => self.job_events(connections, &frames),
@@ -262,15 +265,29 @@ impl Shard {
             Message::TableChanged => self.refresh(connections),
             Message::Drain => self.drain(connections),
             Message::Stop => {
+                self.send_published(connections);
                 self.leave_sockets(connections);
                 self.stopped = true;
             }
         }
     }
 
+    /// Does what a module wants with one of its sockets, after what it has published.
+    fn handle_socket(&mut self, connections: &mut Connections, message: Message) {
+        self.send_published(connections);
+        match message {
+            Message::SocketSend { socket, frame } => self.socket_send(connections, socket, frame),
+            Message::SocketSendLent { socket, frame } => self.socket_send_lent(connections, socket, frame),
+            Message::SocketRoom { socket, room, joins } => self.socket_room(socket, &room, joins),
+            Message::SocketClose { socket, code } => self.socket_close(connections, socket, code),
+            _ => {}
+        }
+    }
+
     /// Takes the current table. Generations that are no longer in it are let go of as soon as the last call this shard
     /// has in flight on them returns.
     fn refresh(&mut self, connections: &mut Connections) {
+        self.send_published(connections);
         let table = Arc::clone(self.table.load());
         let old = self.snapshot.replace(table);
         self.sockets_after_swap(connections, &old);
@@ -324,6 +341,22 @@ impl Shard {
         for message in arrived.drain(..) {
             self.handle(connections, message);
         }
+        for _ in 0..GATHERINGS_MAX {
+            if !self.publishes_to_many() {
+                break;
+            }
+            // The companion of the domain runs on this core, and has stopped in the midst of what it publishes.
+            self.remote.flush();
+            std::thread::yield_now();
+            self.remote.poll(&mut arrived);
+            if arrived.is_empty() {
+                break;
+            }
+            for message in arrived.drain(..) {
+                self.handle(connections, message);
+            }
+        }
+        self.send_published(connections);
         self.arrived = arrived;
         self.remote.flush();
     }
@@ -447,6 +480,7 @@ impl Application for Shard {
             let Some(message) = self.inbox.pop() else { break };
             self.handle(connections, message);
         }
+        self.send_published(connections);
         match &mut self.local {
             Some(local) => {
                 local.companion.wake();

@@ -1,15 +1,66 @@
 //! Rooms: which of the shard's WebSockets get what is published.
 //!
 //! A room belongs to the domain that the socket's module runs in, so that modules of another domain neither hear nor fill
-//! it. It is there while somebody is in it. A message comes once to each shard, encoded, and is shared by all its sockets.
+//! it. It is there while somebody is in it. A message comes once to each shard, encoded, and is shared by all its sockets;
+//! messages that come together are sent together, in one system call a socket.
 
 use super::Shard;
 use crate::abi::rooms::ROOM_BYTES_MAX;
 use crate::id_map::{IdMap, IdSet};
 use crate::net::Connections;
-use crate::proto::ws::Encoded;
+use crate::proto::ws::{Deflate, Encoded};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// Messages for one room are sent together up to so many bytes.
+const TOGETHER_BYTES_MAX: usize = 64 * 1024;
+
+/// A message to a room of so many sockets takes a millisecond and more to send.
+const MANY_MEMBERS: usize = 256;
+
+/// Messages for one room that wait to be sent, until the end of the batch at most.
+#[derive(Debug)]
+struct Published {
+    domain: Arc<str>,
+    room: Box<[u8]>,
+    messages: Vec<Encoded>,
+    /// Bytes of the messages, not compressed.
+    bytes: usize,
+}
+
+/// The frames of several messages as one piece of memory, for each kind of socket.
+struct Joined {
+    messages: Vec<Encoded>,
+    plain: Arc<[u8]>,
+    /// For sockets that have agreed on compression, by the bits of their windows.
+    deflated: Vec<(u8, Arc<[u8]>)>,
+}
+
+impl Joined {
+    fn new(messages: Vec<Encoded>) -> Self {
+        let plain = joined(&messages, |message| &message.plain);
+        Self { messages, plain, deflated: Vec::new() }
+    }
+
+    /// The frames for a socket that has agreed on `deflate`.
+    fn of(&mut self, deflate: Option<Deflate>) -> &Arc<[u8]> {
+        let Some(deflate) = deflate else { return &self.plain };
+        let bits = deflate.window_bits();
+        let place = self.deflated.iter().position(|(known, _)| *known == bits).unwrap_or_else(|| {
+            let frames = joined(&self.messages, |message| message.frame(Some(deflate)));
+            self.deflated.push((bits, frames));
+            self.deflated.len() - 1
+        });
+        self.deflated.get(place).map_or(&self.plain, |(_, frames)| frames)
+    }
+}
+
+fn joined(messages: &[Encoded], frame: impl Fn(&Encoded) -> &Arc<[u8]>) -> Arc<[u8]> {
+    match messages {
+        [message] => Arc::clone(frame(message)),
+        messages => messages.iter().map(|message| &**frame(message)).collect::<Vec<&[u8]>>().concat().into(),
+    }
+}
 
 /// What one socket is in.
 #[derive(Debug)]
@@ -23,6 +74,7 @@ struct Membership {
 pub(super) struct Rooms {
     members: HashMap<Arc<str>, HashMap<Box<[u8]>, IdSet>>,
     of_sockets: IdMap<Membership>,
+    published: Option<Published>,
 }
 
 impl Rooms {
@@ -103,12 +155,52 @@ impl Shard {
         }
     }
 
-    /// A module of `domain` sends one message to a room.
-    pub(super) fn publish(&mut self, connections: &mut Connections, domain: &str, room: &[u8], message: &Encoded) {
-        for key in self.rooms.members(domain, room) {
-            let frame = message.frame(self.deflate_of_socket(key));
-            self.queue_frame(connections, key, frame.len(), |outbox| outbox.push_shared(Arc::clone(frame)));
+    /// A module of `domain` sends one message to a room. Messages for one room that come together are sent together.
+    pub(super) fn publish(
+        &mut self,
+        connections: &mut Connections,
+        domain: Arc<str>,
+        room: Box<[u8]>,
+        message: Encoded,
+    ) {
+        let joins = |last: &Published| last.domain == domain && last.room == room && last.bytes < TOGETHER_BYTES_MAX;
+        if self.rooms.published.as_ref().is_some_and(|last| !joins(last)) {
+            self.send_published(connections);
         }
+        let fresh = || Published { domain, room, messages: Vec::new(), bytes: 0 };
+        let published = self.rooms.published.get_or_insert_with(fresh);
+        published.bytes += message.plain.len();
+        published.messages.push(message);
+    }
+
+    /// Sends what has been published. Must precede all else that is sent to sockets or changes rooms, because a module's calls
+    /// take effect in their order.
+    pub(super) fn send_published(&mut self, connections: &mut Connections) {
+        let Some(Published { domain, room, messages, .. }) = self.rooms.published.take() else { return };
+        let limit = self.limits.ws_queue_bytes_max;
+        let (count, mut sent) = (messages.len() as u64, 0);
+        let mut joined = Joined::new(messages);
+        for key in self.rooms.members(&domain, &room) {
+            let Some((conn, deflate)) = self.sockets.receiver(key) else { continue };
+            let frames = joined.of(deflate);
+            // A socket that takes all at once is looked at once: 10,000 of them are in no cache the second time.
+            let taken = if frames.len() <= limit { connections.send_now(conn, frames) } else { 0 };
+            if taken == frames.len() {
+                sent += count;
+                continue;
+            }
+            let frames = Arc::clone(frames);
+            self.queue_frames(connections, key, count, frames.len(), |outbox| outbox.push_rest(frames, taken));
+        }
+        self.stats.ws_messages_out(sent);
+    }
+
+    /// Whether a message is to be sent to so many sockets that waiting for further ones costs less than sending twice.
+    pub(super) fn publishes_to_many(&self) -> bool {
+        self.rooms.published.as_ref().is_some_and(|published| {
+            let members = self.rooms.members.get(&published.domain).and_then(|rooms| rooms.get(&published.room));
+            members.is_some_and(|members| members.len() >= MANY_MEMBERS)
+        })
     }
 
     /// After a swap: modules may have moved to other domains.
@@ -125,6 +217,22 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_joined_once_for_each_kind_of_socket() {
+        let message =
+            |text: &[u8], deflated: Option<&[u8]>| Encoded { plain: text.into(), deflated: deflated.map(Arc::from) };
+        let bits = |bits: u8| Deflate::with_window(bits);
+        let long = vec![b'x'; 300];
+        let mut joined =
+            Joined::new(vec![message(b"a", None), message(&long, Some(&b"long"[..])), message(b"b", Some(&b"B"[..]))]);
+        assert_eq!(joined.of(None)[..], [&b"a"[..], &long, b"b"].concat());
+        assert_eq!(joined.of(bits(15))[..], b"alongB"[..]);
+        assert_eq!(joined.of(bits(8))[..], [&b"a"[..], &long, b"B"].concat(), "300 bytes do not fit into the window");
+        assert!(Arc::ptr_eq(&Arc::clone(joined.of(bits(15))), joined.of(bits(15))), "once");
+        let one = message(b"one", None);
+        assert!(Arc::ptr_eq(Joined::new(vec![one.clone()]).of(None), &one.plain), "a single message is not copied");
+    }
 
     #[test]
     fn rooms_are_there_while_somebody_is_in_them() {

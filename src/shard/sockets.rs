@@ -44,6 +44,8 @@ pub(super) struct SocketState {
     session: Session,
     pongs: Pongs,
     handle: Arc<Socket>,
+    /// Compression of the messages that the socket is sent.
+    deflate: Option<Deflate>,
     path: Box<[u8]>,
     pending: Vec<SocketEvent>,
     pending_bytes: usize,
@@ -82,6 +84,12 @@ impl Sockets {
 
     pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut SocketState> {
         self.states.get_mut(&key).map(Box::as_mut)
+    }
+
+    /// The connection that messages to socket `key` go to, and their compression; `None` once the socket closes.
+    pub(super) fn receiver(&self, key: u64) -> Option<(ConnId, Option<Deflate>)> {
+        let state = self.states.get(&key).filter(|state| !state.session.is_closing())?;
+        Some((state.conn?, state.deflate))
     }
 
     fn keys(&self) -> Vec<u64> {
@@ -162,21 +170,15 @@ impl Shard {
         let session = call::session_text(view.query());
         let limit = self.limits.ws_queue_bytes_max;
         let handshake = Handshake { head: view.bytes.into(), peer: view.peer };
+        let deflates = deflate.is_some();
+        // A shard compresses nothing.
+        let deflate = deflate.filter(|_| !self.runs_here(view.path()));
         let state = SocketState {
             conn: Some(conn),
-            session: Session::new(WsLimits {
-                message_bytes_max: self.limits.ws_message_bytes_max,
-                deflates: deflate.is_some(),
-            }),
+            session: Session::new(WsLimits { message_bytes_max: self.limits.ws_message_bytes_max, deflates }),
             pongs: Pongs::default(),
-            // A shard compresses nothing.
-            handle: Socket::deflating(
-                key,
-                session.as_deref(),
-                deflate.filter(|_| !self.runs_here(view.path())),
-                outlet,
-                limit,
-            ),
+            handle: Socket::deflating(key, session.as_deref(), deflate, outlet, limit),
+            deflate,
             path: view.path().into(),
             pending: vec![SocketEvent::Open { handshake: Some(Box::new(handshake)) }],
             pending_bytes: 0,
@@ -278,6 +280,9 @@ impl Shard {
         if !state.finished || !state.pending.is_empty() {
             return self.dispatch_socket(connections, key);
         }
+        // Messages that were published before go before the close frame.
+        self.send_published(connections);
+        let Some(state) = self.sockets.states.get_mut(&key) else { return };
         // `on_close` has returned: its generation is let go.
         state.orphan = None;
         let now_ms = self.now_ms;
@@ -310,13 +315,13 @@ impl Shard {
     /// its readers are, and the server's memory is bounded.
     pub(super) fn socket_send(&mut self, connections: &mut Connections, key: u64, frame: Arc<[u8]>) {
         self.taken_from_module(key, frame.len());
-        self.queue_frame(connections, key, frame.len(), |outbox| outbox.push_shared(frame));
+        self.queue_frames(connections, key, 1, frame.len(), |outbox| outbox.push_shared(frame));
     }
 
     /// [`Shard::socket_send`] of a frame that lies in a domain's memory.
     pub(super) fn socket_send_lent(&mut self, connections: &mut Connections, key: u64, frame: Box<dyn Lent>) {
         self.taken_from_module(key, frame.len());
-        self.queue_frame(connections, key, frame.len(), |outbox| outbox.push_lent(frame));
+        self.queue_frames(connections, key, 1, frame.len(), |outbox| outbox.push_lent(frame));
     }
 
     /// The shard has a frame that a module has sent to this socket alone.
@@ -339,11 +344,12 @@ impl Shard {
         self.snapshot.table().modules().get(module).map(|module| module.domain().to_owned())
     }
 
-    /// Has `push` queue a frame of `bytes` bytes, if the socket is open and its reader fast enough.
-    pub(super) fn queue_frame(
+    /// Has `push` queue `count` frames of `bytes` bytes in all, if the socket is open and its reader fast enough.
+    pub(super) fn queue_frames(
         &mut self,
         connections: &mut Connections,
         key: u64,
+        count: u64,
         bytes: usize,
         push: impl FnOnce(&mut Outbox),
     ) {
@@ -351,6 +357,7 @@ impl Shard {
             && let Some(outbox) = connections.outbox(conn)
         {
             push(outbox);
+            self.stats.ws_messages_out(count);
             self.tell_buffered(connections, key, conn, false);
         }
     }
@@ -372,7 +379,6 @@ impl Shard {
             }
             return None;
         }
-        self.stats.ws_message_out();
         Some(conn)
     }
 
@@ -389,11 +395,6 @@ impl Shard {
             connections.close(conn);
             self.dispatch_socket(connections, key);
         }
-    }
-
-    /// Compression of the messages that socket `key` sends, as agreed in its handshake.
-    pub(super) fn deflate_of_socket(&self, key: u64) -> Option<Deflate> {
-        self.sockets.states.get(&key)?.handle.deflate()
     }
 
     /// The connection of socket `key` is gone.

@@ -1,4 +1,4 @@
-//! Group 5: fragmentation.
+//! Groups 5 and 10: fragmentation.
 
 use crate::peer::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, answers, close, fails, frame, lab};
 
@@ -45,6 +45,19 @@ fn rfc_6455_5_4_control_frames_between_fragments() {
     peer.expect(FIN | PONG, b"now");
     peer.send(&frame(FIN, b" and ended"));
     peer.expect(FIN | TEXT, b"begun and ended");
+}
+
+/// Group 10: what a client sends that cuts its messages by itself.
+#[test]
+fn rfc_6455_5_4_a_long_message_in_short_fragments() {
+    let server = lab();
+    let text = "*".repeat(65_536);
+    let pieces: Vec<&[u8]> = text.as_bytes().chunks(1300).collect();
+    let fragments = pieces.iter().enumerate().flat_map(|(at, piece)| {
+        let last = if at + 1 == pieces.len() { FIN } else { 0 };
+        frame(last | if at == 0 { TEXT } else { CONTINUATION }, piece)
+    });
+    answers(&server, &fragments.collect::<Vec<u8>>(), &[(FIN | TEXT, text.as_bytes())]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Group 10: the opening handshake; compression is declined.
+//! The opening handshake, which the suite has no group for; compression is declined.
 
 use crate::peer::{FIELDS, FIN, KEY, PING, PONG, Peer, TEXT, frame, lab};
 use crate::support::{Response, Server};

@@ -123,6 +123,19 @@ static void on_message(struct cweb_context *ctx, websocket_t *ws, const char *me
         memset(block, 'L', size);
         cweb_ws_publish(room, block, size, CWEB_WS_TEXT);
         free(block);
+    } else if (strcmp(word, "order") == 0) {
+        cweb_ws_publish(room, "1", 1, CWEB_WS_TEXT);
+        say(ws, "2");
+        cweb_ws_publish(room, "3", 1, CWEB_WS_TEXT);
+        cweb_ws_publish("elsewhere", "x", 1, CWEB_WS_TEXT);
+        cweb_ws_publish(room, "4", 1, CWEB_WS_TEXT);
+        cweb_ws_leave(ws, room);
+        cweb_ws_publish(room, "5", 1, CWEB_WS_TEXT);
+        cweb_ws_join(ws, room);
+        cweb_ws_publish(room, "6", 1, CWEB_WS_TEXT);
+        cweb_ws_publish(room, "7", 1, CWEB_WS_TEXT);
+        ws->close(ws);
+        cweb_ws_publish(room, "8", 1, CWEB_WS_TEXT);
     } else if (strcmp(word, "many") == 0) {
         int count = 0;
         for (int i = 0; i < 1000 && cweb_ws_join(ws, (snprintf(room, sizeof room, "room %d", i), room)) == 0; i++) {

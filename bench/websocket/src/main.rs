@@ -4,7 +4,8 @@
 //! websocket-bench peer PORT                            a tokio-tungstenite server: echoes at /echo, sends to all at any other path
 //! websocket-bench echo PORT PATH SOCKETS BYTES SECONDS messages, and the p50 and p99 of a round trip in µs
 //! websocket-bench broadcast PORT PATH SOCKETS MESSAGES frames that came, those that are missing, and the milliseconds it took
-//! websocket-bench room PORT PATH SOCKETS MESSAGES AHEAD  the same for a room that is full: says "open", waits for a line, and sends
+//! websocket-bench room PORT PATH SOCKETS MESSAGES AHEAD  the same for a room that is full: says "open", waits for a line, sends, and
+//!                                                         waits for the end of its input
 //! websocket-bench idle PORT PATH COUNT                 opens so many, WebSockets or with PATH - plain ones that asked once; then waits
 //! ```
 
@@ -77,8 +78,7 @@ fn broadcast(port: u16, path: &str, count: usize, messages: usize) -> io::Result
     say(&mut poll, &mut sockets, messages, 8)
 }
 
-/// As `broadcast`, after all sockets have heard a message, and a line on the standard input: the caller measures the time in
-/// between. Each socket may miss `ahead` - 1 messages before the next one is sent.
+/// As `broadcast`, after all sockets have heard a message, and a line on the standard input has come. Each socket may miss `ahead` - 1 messages before the next one is sent.
 fn room(port: u16, path: &str, count: usize, messages: usize, ahead: usize) -> io::Result<()> {
     let mut poll = Poll::new()?;
     let mut sockets = register(&poll, connect(port, path, count)?)?;
@@ -100,7 +100,9 @@ fn room(port: u16, path: &str, count: usize, messages: usize, ahead: usize) -> i
     }
     println!("open");
     io::stdin().read_line(&mut String::new())?;
-    say(&mut poll, &mut sockets, messages, ahead)
+    say(&mut poll, &mut sockets, messages, ahead)?;
+    // The caller stops its clock before the sockets are closed.
+    io::stdin().read_line(&mut String::new()).map(drop)
 }
 
 fn say(poll: &mut Poll, sockets: &mut [Socket], messages: usize, ahead: usize) -> io::Result<()> {

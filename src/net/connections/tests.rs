@@ -130,3 +130,44 @@ fn a_full_socket_blocks_and_goes_on() {
     assert_eq!(connections.unsent(id), 0);
     reader.join().unwrap();
 }
+
+#[test]
+fn what_is_sent_at_once_and_what_is_queued_come_in_order() {
+    let (a, mut peer) = UnixStream::pair().unwrap();
+    a.set_nonblocking(true).unwrap();
+    let mut connections = Connections::default();
+    let id = connections.insert(a.as_raw_fd());
+    let (mut sent, mut is_partial, mut is_whole) = (Vec::new(), false, false);
+    for number in 0..200_u8 {
+        // The kernel takes the first ones whole, and a part of the large one.
+        let size = if number == 10 { 400_000 } else { 700 + usize::from(number % 3) * 2000 };
+        let frame: Arc<[u8]> = vec![number; size].into();
+        sent.extend_from_slice(&frame);
+        let taken = connections.send_now(id, &frame);
+        is_whole |= taken == size;
+        is_partial |= taken > 0 && taken < size;
+        if taken < size {
+            connections.outbox(id).unwrap().push_rest(frame, taken);
+            assert_eq!(connections.send_now(id, b"this would overtake the rest"), 0);
+        }
+    }
+    assert!(is_whole && is_partial && connections.unsent(id) > 0);
+    assert_eq!(connections.sent_total(id) + connections.unsent(id), sent.len());
+    let length = sent.len();
+    let reader = std::thread::spawn(move || {
+        let mut found = vec![0; length];
+        peer.read_exact(&mut found).unwrap();
+        (found, peer)
+    });
+    for id in connections.take_dirty() {
+        while connections.unsent(id) > 0 {
+            connections.writable(id);
+            std::thread::yield_now();
+        }
+    }
+    let (found, _peer) = reader.join().unwrap();
+    assert!(found == sent);
+    assert_eq!(connections.send_now(id, b"again"), 5);
+    connections.close(id);
+    assert_eq!(connections.send_now(id, b"never"), 0);
+}
