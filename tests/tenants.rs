@@ -312,3 +312,54 @@ fn threads_beyond_the_limit_are_refused_to_the_domain_that_wants_them() {
     assert_eq!(text("/one/count"), "1");
     assert_eq!([text("/one/pid"), text("/two/pid")], pids, "no process was ended: {}", server.log());
 }
+
+/// The processes of modules, spares included.
+fn kill_all(server: &Server) {
+    for pid in server.processes() {
+        support::signal(pid, "KILL");
+    }
+}
+
+#[test]
+fn what_the_machine_does_not_give_is_no_modules_crash() {
+    use rustix::process::{Pid, Resource, Rlimit, geteuid, prlimit};
+    if !geteuid().is_root() {
+        return eprintln!("skipped: the limit would keep the server from starting threads too");
+    }
+    let server = two_domains(&["--crash-limit", "2", "--shards", "1"]);
+    let text = |path: &str| server.get(path).text();
+    assert_eq!((text("/one/count"), text("/two/count")), ("1".to_owned(), "1".to_owned()));
+    // The user of modules may have no process and no thread any more; root, which starts them, may.
+    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
+    let set = |current| prlimit(pid, Resource::Nproc, Rlimit { current, maximum: None }).unwrap();
+    set(Some(0));
+    let failures = || server.log().matches("could not start (exit status: 1)").count();
+    eventually("starts have failed more often than a module may crash", || {
+        kill_all(&server);
+        failures() >= 4
+    });
+    set(None);
+    eventually("they are up again", || text("/one/count") == "2" && text("/two/count") == "2");
+    let log = server.log();
+    assert!(!log.contains("quarantine") && !log.contains("module one ended"), "{log}");
+}
+
+#[test]
+fn a_domain_that_takes_too_much_memory_or_too_many_threads_is_ended_alone() {
+    let memory = ["--modules-memory-bytes-max", "250000000"];
+    let threads = ["--module-threads-max", "1000", "--executors-max", "4", "--shards", "1", "--crash-limit", "0"];
+    let server = two_domains(&[&memory[..], &threads].concat());
+    let text = |path: &str| server.get(path).text();
+    let other = text("/two/pid");
+    for (how, count) in [("malloc", 1), ("memfd", 2)] {
+        let first = text("/one/pid");
+        let _ = server.connect().attempt("GET", &format!("/one/hoard?how={how}"), b"");
+        eventually("it is ended", || server.log().matches("all domains together used").count() == count);
+        eventually("another one is there", || text("/one/pid").parse::<u32>().is_ok() && text("/one/pid") != first);
+    }
+    server.expect_log("(--modules-memory-bytes-max); this process used the most");
+    // Threads that libc has not counted: the kernel has.
+    let _ = server.connect().attempt("GET", "/one/threads?n=2500&how=raw", b"");
+    server.expect_log("threads and may have 1");
+    assert_eq!(text("/two/pid"), other, "{}", server.log());
+}

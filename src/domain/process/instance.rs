@@ -67,6 +67,8 @@ pub(super) struct ProcessInstance {
     verdict: Mutex<Option<String>>,
     /// It is no spare any more.
     used: AtomicBool,
+    /// It has said that it has all that it needs: code of modules runs afterwards only.
+    started: AtomicBool,
     /// It is to be replaced.
     doomed: AtomicBool,
     /// Its end is wanted.
@@ -156,6 +158,7 @@ impl ProcessInstance {
                 faulted: Mutex::default(),
                 verdict: Mutex::default(),
                 used: AtomicBool::new(false),
+                started: AtomicBool::new(false),
                 doomed: AtomicBool::new(false),
                 ending: AtomicBool::new(false),
                 is_sanitized: sanitized::is_one(shared.name()),
@@ -378,6 +381,15 @@ impl ProcessInstance {
 
     pub(super) fn is_spare(&self) -> bool {
         !self.used.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_started(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// Whether code of modules can have run in it.
+    pub(super) fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
     }
 
     /// It is to be replaced: true for the first who says so.

@@ -35,6 +35,7 @@ pub(super) fn attend(
     let mut tables = Tables::new(&shared.config.jobs_database);
     let error = loop {
         match control_reader.next() {
+            Ok(ToParent::Started) => process.set_started(),
             Ok(ToParent::Done { call, outcome }) => process.done(call, outcome),
             Ok(ToParent::Question { call, what }) => answer(shared, process, &mut tables, call, what),
             Ok(ToParent::Fault(fault)) => {
@@ -87,7 +88,16 @@ fn reap(shared: &DomainShared, process: &ProcessInstance, child: &mut Child) -> 
             // The report of its sanitizer says why.
             process.wait_printed(REPORT_WAIT);
         }
-        shared.process_lost(process, status);
+        if process.is_started() {
+            shared.process_lost(process, status);
+        } else {
+            let status = status.map_or_else(|| "?".to_owned(), |status| status.to_string());
+            tracing::error!(
+                "the process of domain {} could not start ({status}): the machine has not given it what it needs; no module has run in \
+                 it, and none is held responsible; it is tried again",
+                shared.name()
+            );
+        }
     }
     status.is_some()
 }
