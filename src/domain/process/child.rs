@@ -143,7 +143,15 @@ impl JobCalls for ParentJobCalls<'_> {
     }
 
     fn checkpoint(&self, bytes: &[u8]) -> Result<(), i32> {
-        job_data::checkpoint(self.run, bytes, self.parent.message_bytes_max, |what| self.parent.ask(what))
+        let run = self.run;
+        let ask = |bytes| self.parent.ask(Question::Checkpoint { run, bytes });
+        job_data::store(bytes, self.parent.message_bytes_max, ask)
+    }
+
+    fn emit_bytes(&self, kind: &str, bytes: &[u8]) -> Result<(), i32> {
+        let (run, kind) = (self.run, kind.to_owned());
+        let ask = |bytes| self.parent.ask(Question::EmitBytes { run, kind, bytes });
+        job_data::store(bytes, self.parent.message_bytes_max, ask)
     }
 
     fn resume(&self) -> Result<Option<Vec<u8>>, i32> {
