@@ -305,7 +305,7 @@ fn looks_around(server: &Server) {
     let (shown, hidden): (Vec<&str>, Vec<&str>) = seen.lines().partition(|line| line.starts_with("shown "));
     assert!(shown.len() == 5 && shown.iter().all(|line| *line == "shown 0"), "{seen}");
     assert!(hidden.len() == 7 && hidden.iter().all(|line| line.ends_with(" 2")), "{seen}");
-    let pid = server.processes()[0];
+    let pid = server.processes()[1];
     for kind in ["mnt", "net", "ipc", "uts"] {
         let link = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
         assert_ne!(link(pid), link(server.pid()), "{kind}");

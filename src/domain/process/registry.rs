@@ -293,8 +293,8 @@ impl RegistryShared {
         while !state.stopping {
             drop(state);
             let processes = self.processes();
-            let all: Vec<_> = processes.iter().flat_map(|(_, domain)| domain.shared().processes()).collect();
-            total.look(all.iter());
+            let instances = processes.iter().flat_map(|(_, domain)| domain.shared().processes());
+            total.look(instances.collect::<Vec<_>>().iter());
             seen.retain(|name, _| processes.iter().any(|(there, _)| there == name));
             for (name, process) in processes {
                 process.look(seen.entry(name).or_default());

@@ -234,6 +234,6 @@ mod tests {
             .map(|text| (path(text), false))
             .into_iter()
             .chain([(path("/dev/null"), true), (path("/srv/data"), true)]);
-        assert_eq!(found, all.collect());
+        assert_eq!(found, all.collect::<BTreeMap<_, _>>());
     }
 }
