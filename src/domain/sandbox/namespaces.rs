@@ -15,8 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
-/// What symbolic links of the system lead through, and what programs find their own descriptors and name by.
-const ALWAYS: [&str; 3] = ["/etc/alternatives", "/run/current-system", "/proc/self"];
+/// What symbolic links of the system lead through.
+const ALWAYS: [&str; 2] = ["/etc/alternatives", "/run/current-system"];
 /// Links of each `/dev`.
 const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "/dev/fd"),
@@ -106,8 +106,11 @@ fn fill(trees: &[(PathBuf, Tree)]) -> io::Result<()> {
     for (path, tree) in trees {
         attach(path, tree).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     }
-    DirBuilder::new().recursive(true).mode(0o755).create("/dev")?;
-    for (target, link) in LINKS {
+    for dir in ["/dev", "/proc"] {
+        DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+    }
+    let own = std::process::id().to_string();
+    for (target, link) in LINKS.into_iter().chain([(own.as_str(), "/proc/self")]) {
         let linked = std::os::unix::fs::symlink(target, link);
         linked.or_else(|error| if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })?;
     }
@@ -116,7 +119,10 @@ fn fill(trees: &[(PathBuf, Tree)]) -> io::Result<()> {
 
 /// The paths that the policy grants, absolute, without those that lie in another with the same rights; and whether they are written.
 fn granted(policy: &Policy, dir: &Path) -> BTreeMap<PathBuf, bool> {
-    let read = policy.read.iter().chain(&policy.execute).map(PathBuf::as_path).chain(ALWAYS.map(Path::new));
+    // By which programs find their own descriptors, threads and name.
+    let own = PathBuf::from(format!("/proc/{}", std::process::id()));
+    let always = ALWAYS.map(Path::new).into_iter().chain([own.as_path()]);
+    let read = policy.read.iter().chain(&policy.execute).map(PathBuf::as_path).chain(always);
     let mut all: BTreeMap<PathBuf, bool> = read.map(|path| (plain(&dir.join(path)), false)).collect();
     all.extend(policy.write.iter().map(|path| (plain(&dir.join(path)), true)));
     let is_covered = |path: &Path| path.ancestors().skip(1).any(|above| all.contains_key(above));
@@ -229,7 +235,8 @@ mod tests {
             ..Policy::default()
         };
         let found = granted(&policy, Path::new("/work"));
-        let read = ["/etc/alternatives", "/proc/self", "/run/current-system", "/srv", "/usr", "/work/static/x"];
+        let own = format!("/proc/{}", std::process::id());
+        let read = ["/etc/alternatives", &own, "/run/current-system", "/srv", "/usr", "/work/static/x"];
         let all = read
             .map(|text| (path(text), false))
             .into_iter()
