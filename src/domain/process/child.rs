@@ -47,9 +47,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// How often scheduled work is looked at, when the server wants to know of its end.
 const SETTLE_LOOK: Duration = Duration::from_millis(2);
 
-/// How far a domain's threads stand back behind the server's: see nice(2).
-const NICE: i32 = 5;
-
 /// What the server answered, or why it did not.
 type Answer = Result<String, String>;
 
@@ -189,8 +186,6 @@ fn take(number: i32) -> OwnedFd {
 
 /// Takes this process's rights away, while there is one thread, and before any code of others runs.
 fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()> {
-    // Each thread inherits it, those of modules too: the server's threads come first.
-    let _ = rustix::process::nice(NICE);
     let core_path =
         core_dir.as_ref().map(|dir| fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))).transpose()?;
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
