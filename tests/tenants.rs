@@ -334,7 +334,7 @@ fn what_the_machine_does_not_give_is_no_modules_crash() {
     let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
     // The server has inherited this process's.
     let own = getrlimit(Resource::Nproc);
-    let set = |current| prlimit(pid, Resource::Nproc, Rlimit { current, ..own.clone() }).unwrap();
+    let set = |current| prlimit(pid, Resource::Nproc, Rlimit { current, ..own }).unwrap();
     set(Some(0));
     let failures = || server.log().matches("could not start (exit status: 1)").count();
     eventually("starts have failed more often than a module may crash", || {
