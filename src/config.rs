@@ -9,7 +9,7 @@ mod projects;
 
 pub use args::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, ServeArgs, Span, without_env};
 pub use job_data::JobDataSettings;
-pub use projects::ProjectSettings;
+pub use projects::{ProjectSettings, RequireSandbox};
 
 use args::DAY_S;
 use file::{read_file, settings_path};

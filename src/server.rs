@@ -119,7 +119,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     check_secrets(&config)?;
     private::close_data(&config);
     load_token_key(&config)?;
-    sandbox::check(config.production).map_err(|error| ServeError::Control(error.to_string()))?;
+    sandbox::check(host::required_level(&config)).map_err(|error| ServeError::Control(error.to_string()))?;
     let (hub, jobs_file) = (Arc::new(Hub::default()), config.data_dir.join("jobs.sqlite3"));
     let store = open_job_store(&config, &jobs_file, &hub)?;
     let wakers = (0..config.shards).map(|_| Waker::new().map(Arc::new)).collect::<std::io::Result<Vec<_>>>();

@@ -294,3 +294,51 @@ fn system_calls_that_are_on_no_list_are_refused_and_told() {
     let (ok, said) = support::cweb(&wrong, dir.path(), &[]);
     assert!(!ok && said.contains("no system call of that name"), "{said}");
 }
+
+/// What a module sees of the machine, and which namespaces it shares with the server.
+fn looks_around(server: &Server) {
+    if server.log().contains("no namespaces of their own") {
+        return eprintln!("skipped: this machine gives no namespaces");
+    }
+    server.deploy(&std::fs::read_to_string(support::root().join("tests/modules/caller.c")).unwrap());
+    let seen = server.get(&format!("/sees?path={}", server.dir.path().join("jobs.sqlite3").display())).text();
+    let (shown, hidden): (Vec<&str>, Vec<&str>) = seen.lines().partition(|line| line.starts_with("shown "));
+    assert!(shown.len() == 5 && shown.iter().all(|line| *line == "shown 0"), "{seen}");
+    assert!(hidden.len() == 7 && hidden.iter().all(|line| line.ends_with(" 2")), "{seen}");
+    let pid = server.processes()[1];
+    for kind in ["mnt", "net", "ipc", "uts"] {
+        let link = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_ne!(link(pid), link(server.pid()), "{kind}");
+    }
+    let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    for read in ["/", "/usr"] {
+        let mount = mounts.lines().find(|line| line.split(' ').nth(4) == Some(read));
+        assert!(mount.is_some_and(|line| line.split(' ').nth(5).unwrap().starts_with("ro,")), "{mounts}");
+    }
+    let refused = server.get("/refused").text();
+    assert!(refused.lines().count() == 20 && refused.lines().all(|line| line.ends_with(" 1")), "{refused}");
+}
+
+#[test]
+fn a_module_has_namespaces_of_its_own() {
+    let server = Server::with(PROCESS);
+    looks_around(&server);
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    match Server::as_user(65_501, &dir, PROCESS) {
+        Some(server) => looks_around(&server),
+        None => eprintln!("skipped: an ordinary user can't start the server here"),
+    }
+    // A level that is not there keeps the server from starting: without namespaces for anybody, as in many containers.
+    let refuse = "exec unshare --user --map-root-user sh -c 'echo 0 > /proc/sys/user/max_mnt_namespaces; \
+                  exec \"$0\" serve --port 0 --data-dir \"$1\" --require-sandbox namespaces' \"$0\" \"$1\"";
+    let data = tempfile::tempdir().unwrap();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", refuse, env!("CARGO_BIN_EXE_cweb")]).arg(data.path());
+    let output = shell.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("unshare failed") {
+        return eprintln!("skipped: {said}");
+    }
+    assert!(!output.status.success() && said.contains("can't have namespaces of their own"), "{said}");
+    assert!(said.contains("--require-sandbox landlock"), "{said}");
+}

@@ -252,6 +252,12 @@ fn space_is_a_domains_own() {
         fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()
     };
     assert_eq!(score("two").unwrap().trim(), "500");
+    // The threads that modules start stand back behind the server's.
+    assert_eq!(text("/two/threads?n=20"), "20 all");
+    let nice = |stat: String| stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().to_owned();
+    let tasks = || fs::read_dir(format!("/proc/{}/task", text("/two/pid"))).unwrap().flatten();
+    let behind = |task: &fs::DirEntry| fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| nice(stat) == "5");
+    eventually("all of them do", || tasks().filter(behind).count() >= 20);
 }
 
 #[test]
@@ -304,4 +310,61 @@ fn threads_beyond_the_limit_are_refused_to_the_domain_that_wants_them() {
     assert_eq!(text("/one/threads?n=1&how=c11"), "0 of C11");
     assert_eq!(text("/one/count"), "1");
     assert_eq!([text("/one/pid"), text("/two/pid")], pids, "no process was ended: {}", server.log());
+}
+
+/// The processes of modules, spares included.
+fn kill_all(server: &Server) {
+    use rustix::process::{Pid, Signal, kill_process};
+    for pid in server.processes().into_iter().skip(1) {
+        // One may be gone already.
+        let _ = kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL);
+    }
+}
+
+#[test]
+fn what_the_machine_does_not_give_is_no_modules_crash() {
+    use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit};
+    if !geteuid().is_root() {
+        return eprintln!("skipped: the limit would keep the server from starting threads too");
+    }
+    let server = two_domains(&["--crash-limit", "2", "--shards", "1"]);
+    let text = |path: &str| server.get(path).text();
+    assert_eq!((text("/one/count"), text("/two/count")), ("1".to_owned(), "1".to_owned()));
+    // The user of modules may have no process and no thread any more; root, which starts them, may.
+    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
+    // The server has inherited this process's.
+    let own = getrlimit(Resource::Nproc);
+    let set = |current| prlimit(pid, Resource::Nproc, Rlimit { current, ..own }).unwrap();
+    set(Some(0));
+    let failures = || server.log().matches("could not start (exit status: 1)").count();
+    eventually("starts have failed more often than a module may crash", || {
+        kill_all(&server);
+        failures() >= 4
+    });
+    set(own.current);
+    for domain in ["one", "two"] {
+        eventually("it is up again", || text(&format!("/{domain}/count")) == "2");
+    }
+    let log = server.log();
+    assert!(!log.contains("quarantine") && !log.contains("module one ended"), "{log}");
+}
+
+#[test]
+fn a_domain_that_takes_too_much_memory_or_too_many_threads_is_ended_alone() {
+    let memory = ["--modules-memory-bytes-max", "250000000"];
+    let threads = ["--module-threads-max", "1000", "--executors-max", "4", "--shards", "1", "--crash-limit", "0"];
+    let server = two_domains(&[&memory[..], &threads].concat());
+    let text = |path: &str| server.get(path).text();
+    let other = text("/two/pid");
+    for (how, count) in [("malloc", 1), ("memfd", 2)] {
+        let first = text("/one/pid");
+        let _ = server.connect().attempt("GET", &format!("/one/hoard?how={how}"), b"");
+        eventually("it is ended", || server.log().matches("all domains together used").count() == count);
+        eventually("another one is there", || text("/one/pid").parse::<u32>().is_ok() && text("/one/pid") != first);
+    }
+    server.expect_log("(--modules-memory-bytes-max); this process used the most");
+    // Threads that libc has not counted: the kernel has.
+    let _ = server.connect().attempt("GET", "/one/threads?n=2500&how=raw", b"");
+    server.expect_log("threads and may have 1");
+    assert_eq!(text("/two/pid"), other, "{}", server.log());
 }

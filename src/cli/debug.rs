@@ -121,7 +121,9 @@ fn running(list: &Listed, name: &str) -> Result<Target, Failure> {
     if !Path::new(&format!("/proc/{pid}")).exists() {
         return Err(not_here(&format!("process {pid}")));
     }
-    Ok(Target { arguments: vec!["-p".to_owned(), pid.to_string()], version: None })
+    // The process's own tree of files may have no more than the libraries.
+    let arguments = ["-p", &pid.to_string(), "-iex", "set sysroot /"].map(str::to_owned).to_vec();
+    Ok(Target { arguments, version: None })
 }
 
 /// The core file of the last crash of module `name`.

@@ -1,5 +1,6 @@
 //! Every setting once: its flag, environment variable, key of the file, and type.
 
+use super::projects::RequireSandbox;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use serde::Deserialize;
@@ -191,6 +192,12 @@ settings! {
     /// Let modules open sockets. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_NET", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     allow_net: bool,
+    /// Memory of the processes of all modules together; beyond it the largest is ended; 0 for no limit. With --isolation process only [default: half of the machine's, or of the cgroup's limit]
+    #[arg(long, env = "CWEB_MODULES_MEMORY_BYTES_MAX", value_name = "BYTES")]
+    modules_memory_bytes_max: u64,
+    /// Do not start with a weaker sandbox of modules than this [default: landlock with --production, else basic]
+    #[arg(long, env = "CWEB_REQUIRE_SANDBOX", value_name = "LEVEL")]
+    require_sandbox: RequireSandbox,
     /// System call that modules may make besides, by its name; may be repeated. With --isolation process only
     #[arg(long, env = "CWEB_ALLOW_SYSCALL", value_delimiter = ',', value_name = "NAME")]
     allow_syscall: Vec<String>,

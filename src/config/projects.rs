@@ -3,6 +3,18 @@
 use super::ServeArgs;
 use std::path::PathBuf;
 
+/// How much has to stand between code of others and the machine; each level has all of those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequireSandbox {
+    /// A process, a user without rights, limits.
+    Basic,
+    /// Landlock and seccomp besides.
+    Landlock,
+    /// Namespaces besides.
+    Namespaces,
+}
+
 /// Libraries, limits of projects, versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectSettings {
@@ -10,6 +22,10 @@ pub struct ProjectSettings {
     pub allow_lib: Vec<String>,
     /// System calls that isolated modules may make besides, by name.
     pub allow_syscall: Vec<String>,
+    /// Memory of all processes of modules together, in bytes; 0: no limit; `None`: half of what there is.
+    pub modules_memory_bytes_max: Option<u64>,
+    /// How strong the sandbox of modules has to be for the server to start; `None`: `landlock` with `--production`, else `basic`.
+    pub require_sandbox: Option<RequireSandbox>,
     /// Whether ready shared objects are served.
     pub allow_binary: bool,
     /// Whether pages are told of deployments, which load again then.
@@ -37,6 +53,8 @@ impl ProjectSettings {
         Self {
             allow_lib: args.allow_lib.clone().unwrap_or_default(),
             allow_syscall: args.allow_syscall.clone().unwrap_or_default(),
+            modules_memory_bytes_max: args.modules_memory_bytes_max,
+            require_sandbox: args.require_sandbox,
             allow_binary: args.allow_binary.unwrap_or(false),
             dev: args.dev.unwrap_or(false),
             files_max: args.project_files_max.unwrap_or(1000),

@@ -352,6 +352,7 @@ impl Compiler {
             user: self.user,
             core_bytes_max: None,
             calls: Vec::new(),
+            namespaces: false,
         };
         let name = Path::new(sdk.file_name().unwrap_or_default()).display();
         let mut command = begin(&policy, program.as_os_str())?;

@@ -3,13 +3,13 @@
 use crate::abi::context::JobTables;
 use crate::abi::manifest::set_server_limits;
 use crate::abi::request::{RequestRules, set_rules};
-use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs};
+use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs, RequireSandbox};
 use crate::domain::in_process::InProcess;
 use crate::domain::process::{
     Allowance, Budgets, Cgroups, CoreFiles, CrashLimit, DomainConfig, DomainRegistry, Identity, end_orphans,
-    message_bytes_max,
+    memory_of_all, message_bytes_max,
 };
-use crate::domain::sandbox::{self, Policy, User};
+use crate::domain::sandbox::{self, Level, Policy, User};
 use crate::domain::stream::StreamSizes;
 use crate::domain::{self, CodingSettings, DEFAULT_DOMAIN};
 use crate::net::Waker;
@@ -99,6 +99,17 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     Ok(ModuleHost::Apart(Arc::new(DomainRegistry::start(settings, config.domains_max, wakers.to_vec())?)))
 }
 
+/// How strong the sandbox has to be.
+pub(super) fn required_level(config: &Config) -> Level {
+    match config.projects.require_sandbox {
+        Some(RequireSandbox::Basic) => Level::Basic,
+        Some(RequireSandbox::Landlock) => Level::Landlock,
+        Some(RequireSandbox::Namespaces) => Level::Namespaces,
+        None if config.production => Level::Landlock,
+        None => Level::Basic,
+    }
+}
+
 /// Says which of the directories of `--allow-write` modules can't write to.
 fn warn_of_closed(config: &Config, user: Option<User>) {
     for dir in &config.allow_write {
@@ -168,6 +179,7 @@ fn allowance(config: &Config) -> Allowance {
         module_threads_max: config.module_threads_max,
         threads_max: config.module_threads_max.saturating_add(own),
         disk_bytes_max: config.module_disk_bytes_max.unwrap_or_else(|| share_of_disk(config)),
+        memory_bytes_max: config.projects.modules_memory_bytes_max.unwrap_or_else(share_of_memory),
     }
 }
 
@@ -176,6 +188,11 @@ pub(super) fn share_of_disk(config: &Config) -> u64 {
     let free =
         rustix::fs::statvfs(&config.data_dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
     (free / 4).max(DISK_BYTES_MIN)
+}
+
+/// Half of the memory that the server and its domains can have.
+fn share_of_memory() -> u64 {
+    memory_of_all() / 2
 }
 
 /// Threads of a domain's process beside those that run handlers, about.
@@ -210,7 +227,18 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
     write.extend(config.allow_write.iter().cloned());
     let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
     let (network, calls) = (config.allow_net, config.projects.allow_syscall.clone());
-    Policy { read, write, threads_allowed: true, network, memory_bytes_max, user, calls, ..Policy::default() }
+    let namespaces = sandbox::has_namespaces();
+    Policy {
+        read,
+        write,
+        threads_allowed: true,
+        network,
+        memory_bytes_max,
+        user,
+        calls,
+        namespaces,
+        ..Policy::default()
+    }
 }
 
 /// Whom a domain of a server that is root becomes: nobody, if nobody can reach what modules use.

@@ -145,9 +145,29 @@ static int granted(struct cweb_context *c, http_request_t *q, http_response_t *r
     return 0;
 }
 
+/* What is there of files that it has no right to. */
+static int sees(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+    (void)c;
+    r->body[0] = 0;
+    char parent[32];
+    snprintf(parent, sizeof parent, "/proc/%d", (int)getppid());
+    const char *hidden[] = {"/etc/passwd", "/proc/1", parent, "/var", "/sys/class", "/dev/kmsg", http_kv_get(q->params, "path")};
+    for (size_t i = 0; i < sizeof hidden / sizeof hidden[0]; i++) {
+        struct stat data;
+        say(r, hidden[i], stat(hidden[i], &data));
+    }
+    const char *shown[] = {"/usr", "/dev/null", "/proc/self/fd", "static", getenv("TMPDIR")};
+    for (size_t i = 0; i < sizeof shown / sizeof shown[0]; i++) {
+        struct stat data;
+        say(r, "shown", stat(shown[i], &data));
+    }
+    return 0;
+}
+
 export module_t config = {
     .name = "caller",
     .author = "test",
-    .routes = {{"/refused", "GET", refused, NONE}, {"/masked", "GET", masked, NONE}, {"/granted", "GET", granted, NONE}},
-    .size = 3,
+    .routes = {{"/refused", "GET", refused, NONE}, {"/masked", "GET", masked, NONE}, {"/granted", "GET", granted, NONE},
+               {"/sees", "GET", sees, NONE}},
+    .size = 4,
 };

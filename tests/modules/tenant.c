@@ -1,9 +1,13 @@
 /* A module that tries the walls; NAME is its name, and the beginning of its paths. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <cweb.h>
 #include <cweb_token.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <threads.h>
 #include <sys/resource.h>
@@ -142,6 +146,21 @@ static int started_c11(void) {
     return thrd_create(&thread, sleeps_c11, NULL) == thrd_success && thrd_detach(thread) == thrd_success;
 }
 
+static int waits(void *data) {
+    for (;;) {
+        syscall(SYS_ppoll, NULL, 0, NULL, NULL, 8);
+    }
+    return data == NULL;
+}
+
+/* A thread that libc does not know. */
+static int started_raw(void) {
+    enum { STACK = 16384 };
+    char *stack = malloc(STACK);
+    int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    return stack != NULL && clone(waits, stack + STACK, flags, NULL) >= 0;
+}
+
 HANDLER(threads) {
     int made = 0, wanted = atoi(param(req, "n", "0"));
     int error = 0;
@@ -151,6 +170,13 @@ HANDLER(threads) {
             made++;
         }
         SAY("%d of C11", made);
+        return 0;
+    }
+    if (strcmp(param(req, "how", ""), "raw") == 0) {
+        while (made < wanted && started_raw()) {
+            made++;
+        }
+        SAY("%d past libc", made);
         return 0;
     }
     (void)ctx;
@@ -187,6 +213,25 @@ HANDLER(fill) {
     return 0;
 }
 
+/* Takes 300 MB, as ordinary memory or as a file in memory that is not mapped, and keeps it. */
+HANDLER(hoard) {
+    static char piece[1 << 20];
+    int file = strcmp(param(req, "how", ""), "memfd") == 0 ? (int)syscall(SYS_memfd_create, "hoard", 0) : -1;
+    int taken = 0;
+    (void)ctx;
+    memset(piece, 1, sizeof piece);
+    for (; taken < 300; taken++) {
+        void *memory = file < 0 ? malloc(sizeof piece) : NULL;
+        if (memory != NULL) {
+            memcpy(memory, piece, sizeof piece);
+        } else if (write(file, piece, sizeof piece) < 0) {
+            break;
+        }
+    }
+    SAY("%d", taken);
+    return 0;
+}
+
 HANDLER(pid) {
     (void)ctx;
     (void)req;
@@ -216,8 +261,9 @@ export module_t config = {
                {"/" NAME "/threads", "GET", threads, NONE},
                {"/" NAME "/fill", "GET", fill, NONE},
                {"/" NAME "/drop", "GET", drop, NONE},
+               {"/" NAME "/hoard", "GET", hoard, NONE},
                {"/" NAME "/pid", "GET", pid, NONE}},
-    .size = 14,
+    .size = 15,
     .jobs = {{.name = NAME "-job", .run = work}},
     .job_size = 1,
 };

@@ -51,6 +51,22 @@ impl Server {
         Self::run(shell, dir, args, &[]).listening()
     }
 
+    /// A server that runs as user and group `id`, to whom `dir` is given; `None`: this test does not run as root, or its program
+    /// can't be reached by others.
+    pub fn as_user(id: u32, dir: &Arc<tempfile::TempDir>, args: &[&str]) -> Option<Self> {
+        let cweb = env!("CARGO_BIN_EXE_cweb");
+        let id_text = id.to_string();
+        let become_user = ["--reuid", &id_text, "--regid", &id_text, "--clear-groups"];
+        let can = Command::new("setpriv").args(become_user).args([cweb, "--version"]).output();
+        if !can.is_ok_and(|output| output.status.success()) {
+            return None;
+        }
+        std::os::unix::fs::chown(dir.path(), Some(id), Some(id)).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(become_user).arg(cweb);
+        Some(Self::run(command, dir, args, &[]).listening())
+    }
+
     /// A server that may not listen yet, and has no address.
     pub fn starting(dir: &Arc<tempfile::TempDir>, args: &[&str]) -> Self {
         Self::run(Command::new(env!("CARGO_BIN_EXE_cweb")), dir, args, &[])

@@ -532,11 +532,16 @@ struct beginning {
 };
 
 /* Takes over the structure that the thread's creator has prepared; `is_kept`: whether the thread's end is noticed by itself. */
+/* See nice(2). */
+#define NICE 5
+
 static struct beginning taken(void *given, int *is_kept) {
     struct beginning beginning = *(struct beginning *)given;
     free(given);
     module_number = beginning.number;
     is_modules = 1;
+    /* It stands back behind the threads that serve, as those of the executor pool do. */
+    (void)syscall(SYS_setpriority, PRIO_PROCESS, 0, NICE);
     *is_kept = pthread_setspecific(counted, &counted) == 0;
     return beginning;
 }

@@ -29,6 +29,7 @@ use crate::threads::module_thread;
 use core_affinity::CoreId;
 use crossbeam::channel::{Sender, bounded};
 use std::collections::HashMap;
+use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -187,13 +188,17 @@ fn take(number: i32) -> OwnedFd {
 
 /// Takes this process's rights away, while there is one thread, and before any code of others runs.
 fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()> {
+    let core_path =
+        core_dir.as_ref().map(|dir| fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))).transpose()?;
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
     sandbox::end_with_parent();
     tracing::debug!("confined; missing: {:?}", applied.missing);
     guard::install()?;
     crate::abi::kept::keep_all();
     guard::limit_threads(start.module_threads_max);
-    if let Some(dir) = core_dir {
+    if let Some((mut dir, path)) = core_dir.zip(core_path) {
+        // Opened again in what is the process's own tree now: from the server's, `..` would lead out.
+        rustix::io::dup2(fs::File::open(path)?, &mut dir)?;
         // Open for the life of the process.
         guard::leave_cores(dir.into_raw_fd());
     }
@@ -257,6 +262,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
     let domain = start_threads(&start, &region, bodies, wakes, files)?;
     tell_refusals(&domain, refusals)?;
+    parent.send(&ToParent::Started);
     let child = Arc::new(Child { parent, domain, host });
     Child::serve(&child, &mut stream);
     child.look_for_leaks();

@@ -148,6 +148,8 @@ pub(super) enum Outcome {
 /// From a domain.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToParent {
+    /// It has all that it needs of the machine, and has run no code of modules yet.
+    Started,
     Done {
         call: u64,
         outcome: Outcome,

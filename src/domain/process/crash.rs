@@ -139,6 +139,9 @@ impl DomainShared {
         trying: Option<ModuleId>,
         status: Option<ExitStatus>,
     ) -> Death {
+        if !process.is_started() {
+            return self.not_started(status);
+        }
         let Remains { running, note, trace } = process.remains();
         // What a module wrote there itself must fit what the kernel says.
         let note = note.filter(|note| status.is_some_and(|status| fits(*note, status)));
@@ -189,6 +192,18 @@ impl DomainShared {
             running,
             summary,
         }
+    }
+
+    /// A process that has run no code of modules is dead: no module has done that.
+    fn not_started(&self, status: Option<ExitStatus>) -> Death {
+        let status = status.map_or_else(|| "?".to_owned(), |status| status.to_string());
+        let summary = format!("could not start ({status})");
+        tracing::error!(
+            "the process of domain {} {summary}: the machine has not given it what it needs; no module has run in it, and none is held \
+             responsible; it is tried again",
+            self.name()
+        );
+        Death { suspect: None, is_from_outside: false, is_elsewhere: true, running: Vec::new(), summary }
     }
 
     /// The module whose doing a death is, as far as that is known and not guessed: whose thread it was, in whose code the

@@ -56,6 +56,8 @@ pub(super) struct ProcessInstance {
     pub(super) faulted: Mutex<HashSet<u64>>,
     /// Why it was ended, if there is more to say than that it was killed.
     pub(super) verdict: Mutex<Option<String>>,
+    /// It has said that it has all that it needs: code of modules runs afterwards only.
+    pub(super) started: AtomicBool,
     /// A replacement was asked for: the supervisor is told once.
     pub(super) doomed: AtomicBool,
     pub(super) is_sanitized: bool,
@@ -251,6 +253,15 @@ impl ProcessInstance {
 
     pub(super) fn set_draining(&self) {
         self.stage.store(Stage::Draining as u8, Ordering::Release);
+    }
+
+    pub(super) fn set_started(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// Whether code of modules can have run in it.
+    pub(super) fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
     }
 
     /// It is to be replaced: true for the first who says so.

@@ -1,7 +1,12 @@
 //! How large a process has become: memory, and mappings, of which the kernel allows a process a number.
 
 use super::instance::ProcessInstance;
+use std::collections::HashSet;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A process is not replaced for its size sooner.
@@ -10,6 +15,8 @@ const AGE_MIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(900);
 /// How often its mappings are counted, for which the kernel has to list them.
 const COUNT_EVERY: Duration = Duration::from_secs(15);
+/// Which part of the time summing up the memory of all domains may take.
+const TOTAL_SHARE: u32 = 50;
 /// Default of `vm.max_map_count` (`Documentation/admin-guide/sysctl/vm.rst`).
 const MAPPINGS_MAX_DEFAULT: usize = 65_530;
 
@@ -95,6 +102,71 @@ pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
     Some(kib("VmRSS:")?.saturating_sub(kib("RssShmem:").unwrap_or(0)) * 1024)
 }
 
+/// Memory that goes when the process does: its private pages, its swap, what it maps of shared memory or has in files without a name
+/// that are in memory (memfd_create(2)), whichever is more. `None` if it is gone.
+pub(super) fn used_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let bytes = |field: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+    };
+    Some(bytes("RssAnon:") + bytes("VmSwap:") + bytes("RssShmem:").max(memory_files(pid)))
+}
+
+/// Bytes of the open files of a process that have no name and are in memory, each once.
+fn memory_files(pid: u32) -> u64 {
+    let dir = format!("/proc/{pid}/fd");
+    let mut seen = HashSet::new();
+    let files = std::fs::read_dir(&dir).into_iter().flatten().flatten().filter_map(|entry| {
+        let data = std::fs::metadata(entry.path()).ok().filter(|data| data.is_file() && data.nlink() == 0)?;
+        let is_new = seen.insert((data.dev(), data.ino()));
+        (is_new && is_memory(&entry.path())).then_some(data.blocks() * 512)
+    });
+    files.sum()
+}
+
+/// Whether an open file is one of memfd_create(2).
+fn is_memory(descriptor: &Path) -> bool {
+    std::fs::read_link(descriptor).is_ok_and(|target| target.as_os_str().as_bytes().starts_with(b"/memfd:"))
+}
+
+/// Watches what all domains use together.
+pub(super) struct TotalWatch {
+    /// Limit in bytes; 0: none.
+    limit_bytes: u64,
+    next: Instant,
+}
+
+impl TotalWatch {
+    pub(super) fn new(limit_bytes: u64) -> Self {
+        Self { limit_bytes, next: Instant::now() }
+    }
+
+    /// Ends the largest of `processes` if they use more than the limit together. Looking takes a small part of the time.
+    pub(super) fn look<'a>(&mut self, processes: impl Iterator<Item = &'a Arc<ProcessInstance>>) {
+        let began = Instant::now();
+        if self.limit_bytes == 0 || began < self.next {
+            return;
+        }
+        let used: Vec<_> = processes
+            .filter(|process| !process.is_dead())
+            .filter_map(|process| Some((used_bytes(process.pid())?, process)))
+            .collect();
+        let sum: u64 = used.iter().map(|(bytes, _)| bytes).sum();
+        let largest = used.iter().max_by_key(|(bytes, _)| *bytes).filter(|_| sum > self.limit_bytes);
+        if let Some((bytes, process)) = largest {
+            process.kill_because(format!(
+                "all domains together used {} MiB of memory and may use {} MiB (--modules-memory-bytes-max); this process used the \
+                 most, {} MiB",
+                sum >> 20,
+                self.limit_bytes >> 20,
+                bytes >> 20
+            ));
+        }
+        self.next = Instant::now() + began.elapsed() * TOTAL_SHARE;
+    }
+}
+
 /// Mappings of a process: lines of `/proc/PID/maps`. `None` where the server may not read that.
 fn mappings(pid: u32) -> Option<usize> {
     let mut file = std::fs::File::open(format!("/proc/{pid}/maps")).ok()?;
@@ -128,8 +200,23 @@ mod tests {
         let (resident, expected) = (resident_bytes(pid).unwrap(), pages * rustix::param::page_size() as u64);
         assert!(expected > 100_000 && resident.abs_diff(expected) < 1 << 20, "{resident} and {expected}");
         assert!((10..1_000).contains(&mappings(pid).unwrap()));
+        assert!(used_bytes(pid).is_some_and(|bytes| bytes > 0 && bytes < 1 << 22));
         drop(child.stdin.take());
         child.wait().unwrap();
         assert_eq!((resident_bytes(pid), resident_bytes(u32::MAX)), (None, None));
+        assert_eq!(used_bytes(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_file_in_memory_counts_once_and_without_being_mapped() {
+        let own = || memory_files(std::process::id());
+        let file = rustix::fs::memfd_create("counted", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let mut file = std::fs::File::from(file);
+        file.write_all(&vec![1; 64 << 20]).unwrap();
+        let twice = file.try_clone().unwrap();
+        assert!(own() >= 64 << 20);
+        let data = file.metadata().unwrap();
+        assert!(data.nlink() == 0 && data.blocks() * 512 >= 64 << 20 && data.blocks() * 512 < 66 << 20);
+        drop(twice);
     }
 }

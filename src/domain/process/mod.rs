@@ -85,7 +85,7 @@ mod work;
 
 pub use arena::Budgets;
 pub use calls::DomainCalls;
-pub use cgroup::Cgroups;
+pub use cgroup::{Cgroups, memory_of_all};
 pub use core_files::{CoreFile, CoreFiles};
 pub use crash::CrashReport;
 pub use domain::{Domain, DomainConfig, message_bytes_max};

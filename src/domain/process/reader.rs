@@ -36,6 +36,7 @@ pub(super) fn attend(
     let number = process.number();
     let error = loop {
         match control_reader.next() {
+            Ok(ToParent::Started) => process.set_started(),
             Ok(ToParent::Done { call, outcome }) => {
                 if let Some(outcome) = process.done(call, outcome) {
                     let _ = shared.events.send(Event::Outcome { process: number, call, outcome });

@@ -3,6 +3,7 @@
 use super::core_files;
 use super::crash::CrashReport;
 use super::domain::{Domain, DomainConfig};
+use super::memory_watch::TotalWatch;
 use super::remote::RemoteModule;
 use super::watch::{self, Seen};
 use crate::abi::manifest::Manifest;
@@ -287,10 +288,13 @@ impl RegistryShared {
     /// Looks at what the domains use, until the server stops.
     fn watch(&self) {
         let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+        let mut total = TotalWatch::new(self.config.allowance.memory_bytes_max);
         let mut state = lock(&self.state);
         while !state.stopping {
             drop(state);
             let processes = self.processes();
+            let instances = processes.iter().flat_map(|(_, domain)| domain.shared().processes());
+            total.look(instances.collect::<Vec<_>>().iter());
             seen.retain(|name, _| processes.iter().any(|(there, _)| there == name));
             for (name, process) in processes {
                 process.look(seen.entry(name).or_default());

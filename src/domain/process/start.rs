@@ -95,6 +95,7 @@ pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<Arc<ProcessInstanc
             broken: AtomicBool::new(false),
             faulted: Mutex::default(),
             verdict: Mutex::default(),
+            started: AtomicBool::new(false),
             doomed: AtomicBool::new(false),
             is_sanitized: sanitized::is_one(shared.name()),
             stage: AtomicU8::new(Stage::Alive as u8),

@@ -37,6 +37,8 @@ pub struct Allowance {
     pub threads_max: usize,
     /// Bytes of its database and its scratch directory; beyond, it writes no more. 0: no limit.
     pub disk_bytes_max: u64,
+    /// Bytes of memory of all domains together; beyond, the largest process is ended. 0: no limit.
+    pub memory_bytes_max: u64,
 }
 
 /// What was seen of a domain.

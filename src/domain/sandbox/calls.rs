@@ -177,8 +177,10 @@ pub(super) fn is_network(number: i64) -> bool {
     list::NETWORK.iter().any(|call| call.1 == number)
 }
 
-fn filter_error(error: seccompiler::BackendError) -> SandboxError {
-    SandboxError::Filter(error.to_string())
+impl From<seccompiler::BackendError> for SandboxError {
+    fn from(error: seccompiler::BackendError) -> Self {
+        Self::Filter(error.to_string())
+    }
 }
 
 /// The architecture for filters; `None`: the crate does not know this processor.
@@ -190,16 +192,16 @@ fn architecture() -> Option<TargetArch> {
 /// for a processor that the crate does not know.
 pub(super) fn filters(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>, SandboxError> {
     let Some(arch) = architecture() else { return Ok(Vec::new()) };
-    let rules = refused(policy, landlock).map_err(filter_error)?;
+    let rules = refused(policy, landlock)?;
     let eperm = SeccompAction::Errno(libc::EPERM as u32);
     // Calls of another architecture (int 0x80) end the process.
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, eperm, arch).map_err(filter_error)?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, eperm, arch)?;
     let answers = Answers {
         refused: libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
         unknown: libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
     };
     let numbers = numbers::filter(&numbers::granted(policy), answers)?;
-    Ok(vec![BpfProgram::try_from(filter).map_err(filter_error)?, numbers])
+    Ok(vec![BpfProgram::try_from(filter)?, numbers])
 }
 
 /// The filters that turn the refusals of [`filters`] into SIGSYS, for a process that has those installed and handles the signal:
@@ -207,10 +209,10 @@ pub(super) fn filters(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>,
 pub(super) fn trapped(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>, SandboxError> {
     let Some(arch) = architecture() else { return Ok(Vec::new()) };
     let trap_eperm = libc::SECCOMP_RET_TRAP | libc::EPERM as u32;
-    let mut rules = refused(policy, landlock).map_err(filter_error)?;
+    let mut rules = refused(policy, landlock)?;
     rules.retain(|call, _| !QUIET.contains(call));
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Trap, arch).map_err(filter_error)?;
-    let mut conditions = BpfProgram::try_from(filter).map_err(filter_error)?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Trap, arch)?;
+    let mut conditions = BpfProgram::try_from(filter)?;
     for step in conditions.iter_mut().filter(|step| step.code == RETURN && step.k == libc::SECCOMP_RET_TRAP) {
         step.k = trap_eperm;
     }
@@ -382,15 +384,15 @@ pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
     let mut rules = Rules::new();
     let marked = u64::from(mark);
     for (operator, value) in [(Lt, marked), (Gt, marked | 0xff)] {
-        deny(&mut rules, libc::SYS_exit_group, &[(0, Dword, operator, value)]).map_err(filter_error)?;
+        deny(&mut rules, libc::SYS_exit_group, &[(0, Dword, operator, value)])?;
     }
     for (call, argument) in SENDING {
         for signal in UNCATCHABLE {
-            deny(&mut rules, call, &[(argument, Dword, Eq, signal as u64)]).map_err(filter_error)?;
+            deny(&mut rules, call, &[(argument, Dword, Eq, signal as u64)])?;
         }
     }
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Trap, arch).map_err(filter_error)?;
-    install(&[BpfProgram::try_from(filter).map_err(filter_error)?]).map(drop)
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Trap, arch)?;
+    install(&[BpfProgram::try_from(filter)?]).map(drop)
 }
 
 /// The filter that has closing or replacing one of `descriptors` fail as if it were not open. They stay open for the life of the
@@ -403,12 +405,12 @@ pub(super) fn keep_open(descriptors: &[RawFd]) -> Result<(), SandboxError> {
     let mut rules = Rules::new();
     for descriptor in descriptors.iter().filter_map(|&number| u64::try_from(number).ok()) {
         for (call, argument) in RESERVED_BY {
-            deny(&mut rules, *call, &[(*argument, Dword, Eq, descriptor)]).map_err(filter_error)?;
+            deny(&mut rules, *call, &[(*argument, Dword, Eq, descriptor)])?;
         }
     }
     let refusal = SeccompAction::Errno(libc::EBADF as u32);
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, arch).map_err(filter_error)?;
-    install(&[BpfProgram::try_from(filter).map_err(filter_error)?]).map(drop)
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, arch)?;
+    install(&[BpfProgram::try_from(filter)?]).map(drop)
 }
 
 const SECCOMP: &str = "seccomp";

@@ -9,7 +9,9 @@
 mod calls;
 mod environment;
 mod files;
+mod levels;
 mod limits;
+mod namespaces;
 mod owner;
 mod paths;
 pub mod program;
@@ -19,6 +21,7 @@ mod tests;
 mod user;
 
 pub use environment::environment;
+pub use levels::{Level, check, has_namespaces};
 pub use limits::processes_with;
 pub use owner::{closed_to, hand_over, not_writable};
 pub use paths::{compiler_inputs, compiler_paths, network_paths, system_paths};
@@ -70,6 +73,9 @@ pub struct Policy {
     /// nothing: see [`unknown_calls`].
     #[serde(default)]
     pub calls: Vec<String>,
+    /// Whether the process gets namespaces of its own, in which it sees nothing but what is granted here.
+    #[serde(default)]
+    pub namespaces: bool,
 }
 
 /// What became of a policy.
@@ -96,11 +102,9 @@ pub enum SandboxError {
     /// The filter could not be built.
     #[error("the filter of system calls: {0}")]
     Filter(String),
-    /// The kernel lacks what production asks for.
-    #[error(
-        "this kernel can't confine modules: it has no {0}; use a kernel with both (Linux 5.13 or later), or start without --production"
-    )]
-    Missing(String),
+    /// The machine lacks what the operator asks for.
+    #[error("the sandbox of modules is too weak here: {0}; {1}")]
+    TooWeak(String, &'static str),
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
@@ -118,6 +122,9 @@ impl Policy {
         // What allocates or opens comes first: later there may be neither memory nor rights for it.
         let files = files::Rules::new(&self)?;
         let filters = calls::filters(&self, files.abi())?;
+        if self.namespaces {
+            namespaces::enter(&self)?;
+        }
         limits::apply(&self)?;
         user::drop_privileges(self.user)?;
         if self.core_bytes_max.is_some() {
@@ -175,20 +182,4 @@ pub fn unknown_calls(names: &[String]) -> Vec<&str> {
 #[must_use]
 pub fn missing() -> Vec<&'static str> {
     files::missing().into_iter().chain(calls::missing()).collect()
-}
-
-/// Says at the start of the server what the kernel lacks: as a warning, or in `production` as a refusal.
-///
-/// # Errors
-/// [`SandboxError::Missing`].
-pub fn check(production: bool) -> Result<(), SandboxError> {
-    let missing = missing().join(" and no ");
-    if missing.is_empty() {
-        return Ok(());
-    }
-    if production {
-        return Err(SandboxError::Missing(missing));
-    }
-    tracing::warn!("this kernel has no {missing}: the compiler and modules are confined by their user and limits only");
-    Ok(())
 }

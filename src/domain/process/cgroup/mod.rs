@@ -246,6 +246,29 @@ impl Drop for Confined {
     }
 }
 
+/// Bytes of memory that the server and its domains can have together: the machine's, or the least limit of the cgroups around the
+/// server. `u64::MAX` where neither is known.
+#[must_use]
+pub fn memory_of_all() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let machine = total.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024));
+    let places = directory::places(&beginning("/proc/self/cgroup"), &beginning("/proc/self/mountinfo"));
+    least_limit(&places).into_iter().chain(machine).min().unwrap_or(u64::MAX)
+}
+
+/// The least limit of memory at `places` and above. No limit is a word, or a number that is too large to be the least.
+fn least_limit(places: &[CgroupDir]) -> Option<u64> {
+    let files = places.iter().flat_map(|place| {
+        let name = match place.version {
+            Version::One => "memory.limit_in_bytes",
+            Version::Two => "memory.max",
+        };
+        place.dir.ancestors().map(move |dir| dir.join(name))
+    });
+    files.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).min()
+}
+
 /// The first lines of a file, [`READ_BYTES_MAX`] at most; none if it can't be read.
 fn beginning(file: impl AsRef<Path>) -> Vec<u8> {
     let mut bytes = Vec::new();

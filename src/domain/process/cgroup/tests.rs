@@ -148,3 +148,18 @@ fn what_a_killed_server_left_is_removed() {
     left.sort();
     assert_eq!(dirs(&base), left);
 }
+
+#[test]
+fn the_least_limit_around_the_server_counts() {
+    let base = tempfile::tempdir().unwrap();
+    let own = base.path().join("a/b");
+    fs::create_dir_all(&own).unwrap();
+    let limit = |dir: &str, text: &str| fs::write(base.path().join(dir).join("memory.max"), text).unwrap();
+    let places = [CgroupDir { version: Version::Two, dir: own.clone() }];
+    assert_eq!(least_limit(&places), None);
+    limit("a/b", "max\n");
+    limit("a", "3000\n");
+    limit("", "4000\n");
+    assert_eq!(least_limit(&places), Some(3000));
+    assert!((1 << 20..u64::MAX).contains(&memory_of_all()));
+}
