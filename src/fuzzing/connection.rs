@@ -14,7 +14,7 @@ use crate::module::fuzz::table;
 use crate::net::fuzz::Driver;
 use crate::net::{Peer, Waker};
 use crate::proto::http1::{self, CONTINUE};
-use crate::shard::{Shard, ShardLimits, ShardParts};
+use crate::shard::{MemoryBudget, Shard, ShardLimits, ShardParts};
 use crate::shard_stats::ShardStats;
 use arc_swap::ArcSwap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -160,6 +160,7 @@ fn serve() -> (Shard, Domain, Arc<ShardStats>) {
         admin: Arc::clone(admin()),
         admin_listeners_from: None,
         peers: None,
+        memory: Arc::new(MemoryBudget::new(usize::MAX, vec![Arc::clone(&stats)])),
         stats: Arc::clone(&stats),
     });
     inbox.push(Message::DomainUp(link));

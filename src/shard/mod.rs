@@ -4,6 +4,7 @@
 //! snapshot of the module table, and go to an executor or, for inline routes, are answered on the spot. Shards share
 //! nothing with each other; other threads reach a shard only through its [`Inbox`]. Nothing here blocks.
 
+mod admission;
 mod body_limits;
 mod buffered;
 mod conn;
@@ -13,6 +14,7 @@ mod flows;
 mod handshakes;
 mod limits;
 mod logs;
+mod memory;
 mod own_uploads;
 mod peers;
 mod pongs;
@@ -26,6 +28,7 @@ mod timeouts;
 mod uploads;
 
 pub use limits::ShardLimits;
+pub use memory::MemoryBudget;
 pub use peers::PeerCounts;
 pub use snapshot::Snapshot;
 
@@ -40,9 +43,11 @@ use crate::module::table::Table;
 use crate::net::{Application, CloseReason, ConnId, Connections, Peer};
 use crate::proto::http1::{Preflight, http_date};
 use crate::shard_stats::ShardStats;
+use admission::Places;
 use arc_swap::{ArcSwap, Cache};
 use conn::{Conn, Serves, Slot, Upgrade};
 use logs::LogStreams;
+use memory::Memory;
 use rooms::Rooms;
 use sockets::Sockets;
 use std::sync::Arc;
@@ -72,6 +77,8 @@ pub struct ShardParts {
     pub stats: Arc<ShardStats>,
     /// The connections of each peer, if they are limited; shared by all shards.
     pub peers: Option<Arc<PeerCounts>>,
+    /// The memory that clients may make all shards hold.
+    pub memory: Arc<MemoryBudget>,
 }
 
 /// Where modules run that live in the server's process.
@@ -102,6 +109,8 @@ pub struct Shard {
     admin_listeners_from: Option<usize>,
     stats: Arc<ShardStats>,
     peers: Option<Arc<PeerCounts>>,
+    memory: Memory,
+    places: Places,
     conns: Vec<Option<Box<Conn>>>,
     sockets: Sockets,
     rooms: Rooms,
@@ -125,9 +134,6 @@ pub struct Shard {
     draining: bool,
     stopped: bool,
 }
-
-/// Connections of a shard beyond its limit that only addresses of the server's own paths (`--admin-listen`) get.
-const ADMIN_CONNECTIONS_RESERVED: usize = 16;
 
 impl Shard {
     /// A shard with no connections.
@@ -154,6 +160,8 @@ impl Shard {
             admin_listeners_from: parts.admin_listeners_from,
             stats: parts.stats,
             peers: parts.peers,
+            memory: Memory::new(parts.memory),
+            places: Places::default(),
             conns: Vec::new(),
             sockets: Sockets::default(),
             rooms: Rooms::default(),
@@ -234,6 +242,7 @@ impl Shard {
             Message::SocketIdle { socket } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.socket_idle(connections, socket);
+                self.weigh_socket(connections, socket);
             }
             Message::SocketSend { socket, frame } => self.socket_send(connections, socket, frame),
             Message::SocketSendLent { socket, frame } => self.socket_send_lent(connections, socket, frame),
@@ -339,25 +348,13 @@ impl Application for Shard {
             Some(_) => Serves::Admin,
         };
         let mut conn = Conn::new(id, *peer, serves, &self.limits, self.now_ms);
-        let is_admin = serves == Serves::Admin;
-        // Whatever clients of modules do, an operator gets in.
-        let reserved = if is_admin { ADMIN_CONNECTIONS_RESERVED } else { 0 };
-        let refused = if connections.len() > self.limits.connections_max + reserved {
-            Some("too many connections\n")
-        } else if is_admin {
-            None
-        } else {
-            conn.counted = self.peers.as_ref().is_some_and(|peers| peers.enter(peer));
-            (self.peers.is_some() && !conn.counted).then_some("too many connections of your address\n")
-        };
-        if let Some(place) = self.conns.get_mut(index) {
-            *place = Some(Box::new(conn));
+        let place = self.place_of(&mut conn, peer);
+        conn.place = place;
+        if let Some(kept) = self.conns.get_mut(index) {
+            *kept = Some(Box::new(conn));
         }
         self.stats.accepted();
-        if let Some(text) = refused {
-            self.refuse_connection(connections, id, text);
-        }
-        refused.is_none()
+        self.takes_place(connections, id, place)
     }
 
     fn data(&mut self, connections: &mut Connections, id: ConnId, bytes: &[u8]) {
@@ -366,6 +363,7 @@ impl Application for Shard {
         }
         let Some(mut conn) = self.take(id) else { return };
         (conn.last_read_ms, conn.last_active_ms) = (self.now_ms, self.now_ms);
+        self.moved(&mut conn, bytes.len());
         match conn.taken {
             Some(by) => {
                 self.put(conn);
@@ -377,6 +375,7 @@ impl Application for Shard {
                 self.after_input(connections, id);
             }
         }
+        self.weigh(connections, id);
     }
 
     fn eof(&mut self, connections: &mut Connections, id: ConnId) {
@@ -419,6 +418,8 @@ impl Application for Shard {
         let Some(mut conn) = self.take(id) else { return };
         self.stats.closed();
         self.ungather(&mut conn);
+        self.unweigh(&mut conn);
+        self.leaves_place(&conn);
         if let Some(peers) = self.peers.as_ref().filter(|_| conn.counted) {
             peers.leave(&conn.peer);
         }
@@ -455,6 +456,7 @@ impl Application for Shard {
                 self.exchange(connections);
             }
         }
+        self.check_unsent(connections);
     }
 
     fn has_work(&self) -> bool {
@@ -474,6 +476,7 @@ impl Application for Shard {
         }
         // A process that does not come is noticed by nothing else.
         self.retry_held(connections);
+        self.sweep_reserved(connections);
         self.sweep(connections);
         self.stats.gauge(connections.len(), self.sockets.len(), self.in_flight);
     }

@@ -110,6 +110,7 @@ impl Shard {
                 self.after_input(connections, id);
             }
         }
+        self.weigh(connections, id);
     }
 
     /// Begins a request that waited and is the first in order now. Returns its slot unless it was answered.
