@@ -254,11 +254,15 @@ pub(super) fn admin() -> &'static Arc<Admin> {
         let store = Store::open(store, Box::new(|_| {})).expect("a store");
         let config = JobsConfig {
             workers: 1,
+            reserve_workers: 0,
+            domain_running_max: 0,
+            timeout_ms: 0,
             module_running_max: 1,
             unfinished_max: 1,
             payload_bytes_max: 1000,
             event_bytes_max: 1000,
             events_max: 1000,
+            events_bytes_max: 1_000_000,
             result_bytes_max: 1000,
             checkpoint_bytes_max: 1000,
             retention: Duration::from_secs(1000),

@@ -182,13 +182,7 @@ impl Jobs {
             active: Arc::clone(&active),
             notices: notices.clone(),
             hub: Arc::clone(&hub),
-            limits: SizeLimits {
-                event_bytes_max: config.event_bytes_max,
-                events_max: config.events_max,
-                events_bytes_max: config.events_bytes_max,
-                result_bytes_max: config.result_bytes_max,
-                checkpoint_bytes_max: config.checkpoint_bytes_max,
-            },
+            limits: SizeLimits::of(&config),
             store: Arc::clone(&store),
             blobs: blobs.clone(),
         });

@@ -7,6 +7,7 @@ use super::hub::Hub;
 use super::json;
 use super::lifecycle::{RunOutcome, change_after};
 use super::notice::{Notice, now_ms};
+use super::service::JobsConfig;
 use super::store::{Change, Changed, JobState, Reader, Store, Writer};
 use crate::logbook::{self, Kind};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -29,6 +30,18 @@ pub(super) struct SizeLimits {
     pub(super) events_bytes_max: u64,
     pub(super) result_bytes_max: usize,
     pub(super) checkpoint_bytes_max: usize,
+}
+
+impl SizeLimits {
+    pub(super) fn of(config: &JobsConfig) -> Self {
+        Self {
+            event_bytes_max: config.event_bytes_max,
+            events_max: config.events_max,
+            events_bytes_max: config.events_bytes_max,
+            result_bytes_max: config.result_bytes_max,
+            checkpoint_bytes_max: config.checkpoint_bytes_max,
+        }
+    }
 }
 
 /// What every worker shares.

@@ -110,6 +110,8 @@ pub(super) struct Conn {
     pub(super) held: usize,
     /// The part of it that its client has sent.
     pub(super) held_sent: usize,
+    /// Its request was let in to one of the server's own paths: it may use what is kept for those.
+    pub(super) is_let_in: bool,
     /// The time up to which the bytes received have paid for that: see [`credited`].
     pub(super) held_paid_ms: u64,
     /// Whether this connection is counted as one of its peer's.
@@ -177,6 +179,7 @@ impl Conn {
             gathered: 0,
             held: 0,
             held_sent: 0,
+            is_let_in: false,
             held_paid_ms: now_ms,
             counted: false,
             place: Place::Client,

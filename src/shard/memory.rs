@@ -25,7 +25,8 @@ const IDLE_MS: u64 = 2_500;
 const VICTIMS_MAX: usize = 256;
 /// Shares of the budget: from here on idle holders are closed, and large answers are not begun.
 const SHORT_EIGHTHS: usize = 7;
-/// What is kept for the server's own paths on addresses of their own: a sixteenth of the budget.
+/// What is kept for requests on the server's own paths that were let in, by a key or because of where they come from: a
+/// sixteenth of the budget.
 const RESERVE_DIVISOR: usize = 16;
 /// Answers below this begin in any case.
 const ANSWER_BYTES_MIN: usize = 16 * 1024;
@@ -137,7 +138,7 @@ impl Shard {
             conn.held_paid_ms = self.now_ms;
         }
         (conn.held, conn.held_sent) = (held, sent);
-        let is_admin = conn.serves == Serves::Admin;
+        let is_admin = conn.serves == Serves::Admin || conn.is_let_in;
         self.put(conn);
         self.memory.held = self.memory.held.saturating_sub(before).saturating_add(held);
         let used = self.tell_memory(connections);

@@ -55,6 +55,11 @@ impl Origin {
         admin::owns(path) && (self.serves != Serves::Modules || path == b"/healthz")
     }
 
+    /// Whether a request was let in if its body is read: it is one on the server's own paths, and not one that all may make.
+    fn asks_access(&self, view: &RequestView<'_>) -> bool {
+        self.is_for_server(view.path()) && view.path() != b"/healthz" && view.method() != Method::Options
+    }
+
     /// Whether a module may answer what is asked for on `path`.
     pub(super) fn serves_modules(&self, path: &[u8]) -> bool {
         self.serves != Serves::Admin && !self.is_for_server(path)
@@ -122,6 +127,7 @@ impl Shard {
                 Ok(Decoded::Body { consumed, view, announced, expects_continue }) => {
                     at += consumed;
                     let head_only = view.method() == Method::Head;
+                    conn.is_let_in = origin.asks_access(&view);
                     match self.gathering(&origin, &view, announced, expects_continue) {
                         Gathering::Whole(bytes_max) => conn.decoder.limit_body(bytes_max),
                         Gathering::Pieces if self.begin_upload(connections, conn, expects_continue) => continue,
