@@ -139,6 +139,7 @@ fn clients_make_the_server_hold_no_more_memory_than_it_may() {
     const CONSTANT: usize = 96 * MIB;
     let server = Server::with(&["--shards", "2", "--memory-bytes-max", &BUDGET.to_string()]);
     server.deploy(&greedy());
+    let before = server.memory_kib("VmRSS") as usize * 1024;
     let fine = |what: &str| {
         assert_eq!(server.get("/small").text(), "small", "{what}");
         assert_eq!(server.get("/healthz").status, 200, "{what}");
@@ -177,7 +178,7 @@ fn clients_make_the_server_hold_no_more_memory_than_it_may() {
     );
     drop((bodies, sockets, readers));
     eventually("the memory comes back", || metric(&server, "cweb_memory_bytes") < MIB);
-    eventually("the kernel has it back", || server.memory_kib("VmRSS") as usize * 1024 < BUDGET);
+    eventually("the kernel has it back", || server.memory_kib("VmRSS") as usize * 1024 < before + BUDGET / 2);
 }
 
 #[test]

@@ -125,7 +125,16 @@ impl Shard {
     /// Counts what connection `id` holds now. If it has grown and there is no memory for it, room is made; if there is none,
     /// the connection is refused what it has asked for.
     pub(super) fn weigh(&mut self, connections: &mut Connections, id: ConnId) {
-        if self.conn(id).is_none_or(|conn| conn.is_light()) {
+        // Nearly all end here.
+        let is_light = match self.conn(id) {
+            Some(Conn { held: 0, taken: Some(Upgrade::Socket(key)), .. }) => {
+                let key = *key;
+                self.sockets.get_mut(key).is_none_or(|socket| socket.held() < HELD_BYTES_MIN)
+            }
+            Some(conn) => conn.is_light(),
+            None => true,
+        };
+        if is_light {
             return;
         }
         let Some(mut conn) = self.take(id) else { return };
@@ -151,20 +160,9 @@ impl Shard {
         }
     }
 
-    /// The same when the callbacks of WebSocket `key` have returned.
-    pub(super) fn weigh_socket(&mut self, connections: &mut Connections, key: u64) {
-        if let Some(id) = self.sockets.get_mut(key).and_then(|socket| socket.conn())
-            && self.conn(id).is_some_and(|conn| conn.held > 0)
-        {
-            self.weigh(connections, id);
-        }
-    }
-
     /// `bytes` have come on a connection that holds memory: it is not idle.
     pub(super) fn moved(&self, conn: &mut Conn, bytes: usize) {
-        if conn.held > 0 {
-            conn.held_paid_ms = credited(conn.held_paid_ms, bytes, self.now_ms);
-        }
+        conn.held_paid_ms = credited(conn.held_paid_ms, bytes, self.now_ms);
     }
 
     /// The connection is gone.

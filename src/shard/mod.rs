@@ -242,7 +242,6 @@ impl Shard {
             Message::SocketIdle { socket } => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.socket_idle(connections, socket);
-                self.weigh_socket(connections, socket);
             }
             Message::SocketSend { socket, frame } => self.socket_send(connections, socket, frame),
             Message::SocketSendLent { socket, frame } => self.socket_send_lent(connections, socket, frame),
@@ -363,7 +362,9 @@ impl Application for Shard {
         }
         let Some(mut conn) = self.take(id) else { return };
         (conn.last_read_ms, conn.last_active_ms) = (self.now_ms, self.now_ms);
-        self.moved(&mut conn, bytes.len());
+        if conn.held > 0 {
+            self.moved(&mut conn, bytes.len());
+        }
         match conn.taken {
             Some(by) => {
                 self.put(conn);

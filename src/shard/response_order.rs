@@ -101,7 +101,7 @@ impl Shard {
             }
         }
         Self::send_continue(connections, &mut conn);
-        let taken = conn.taken;
+        let (taken, is_counted) = (conn.taken, conn.held > 0);
         self.put(conn);
         match taken {
             Some(by) => self.taken(connections, id, by),
@@ -110,7 +110,9 @@ impl Shard {
                 self.after_input(connections, id);
             }
         }
-        self.weigh(connections, id);
+        if is_counted {
+            self.weigh(connections, id);
+        }
     }
 
     /// Begins a request that waited and is the first in order now. Returns its slot unless it was answered.

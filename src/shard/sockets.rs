@@ -526,10 +526,6 @@ impl SocketState {
         &mut self.buffered
     }
 
-    pub(super) fn conn(&self) -> Option<ConnId> {
-        self.conn
-    }
-
     /// Bytes of memory of messages: those that are not complete, that wait, and that are with an executor.
     pub(super) fn held(&self) -> usize {
         self.session.held() + self.pending_bytes + self.busy_bytes
