@@ -206,7 +206,7 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
     }
     let streamed = |uuid: &str| send(&mut server.connect(), &format!("GET /jobs/{uuid}/events"), &stream, b"");
     refused(&streamed(&others), 404, "there is no such job");
-    assert!(streamed(&uuid).text().contains("created"));
+    assert_eq!(streamed(&uuid).status, 200);
     // Those of its own it follows and cancels, and no more.
     assert_ne!(ask(&server, &format!("POST /jobs/{uuid}/cancel"), &some).status, 403);
     for request in [format!("DELETE /jobs/{uuid}"), format!("POST /jobs/{uuid}/retry")] {

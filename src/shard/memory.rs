@@ -10,6 +10,7 @@
 use super::Shard;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
 use super::snapshot::ANSWER_BYTES_UNKNOWN;
+use crate::abi::allocator;
 use crate::net::{ConnId, Connections};
 use crate::server_response::ServerAnswer;
 use crate::shard_stats::ShardStats;
@@ -28,6 +29,8 @@ const SHORT_EIGHTHS: usize = 7;
 /// What is kept for requests on the server's own paths that were let in, by a key or because of where they come from: a
 /// sixteenth of the budget.
 const RESERVE_DIVISOR: usize = 16;
+/// Once a shard holds so much less than before, freed memory is given back to the kernel.
+const GIVEN_BACK_BYTES_MIN: usize = 4 * 1024 * 1024;
 /// Answers below this begin in any case.
 const ANSWER_BYTES_MIN: usize = 16 * 1024;
 
@@ -60,6 +63,8 @@ pub(super) struct Memory {
     lent: usize,
     /// What the sending half held when the others were told.
     told_sending: usize,
+    /// Most that this shard has held since it gave freed memory back to the kernel last.
+    peak: usize,
     /// All shards together were near the budget when this one looked last.
     is_short: bool,
     /// What may be closed, the largest last.
@@ -70,7 +75,8 @@ pub(super) struct Memory {
 
 impl Memory {
     pub(super) fn new(budget: Arc<MemoryBudget>) -> Self {
-        Self { budget, held: 0, lent: 0, told_sending: 0, is_short: false, victims: Vec::new(), looked_ms: [None; 2] }
+        let looked_ms = [None; 2];
+        Self { budget, held: 0, lent: 0, told_sending: 0, peak: 0, is_short: false, victims: Vec::new(), looked_ms }
     }
 
     /// Whether the server's memory is nearly used up.
@@ -184,6 +190,12 @@ impl Shard {
             self.shed(connections, self.memory.budget.bytes_max / 8 * SHORT_EIGHTHS, true);
         }
         self.check_unsent(connections);
+        let own = self.stats.memory_bytes();
+        if own.saturating_add(GIVEN_BACK_BYTES_MIN) < self.memory.peak {
+            allocator::give_back();
+            self.memory.peak = own;
+        }
+        self.memory.peak = self.memory.peak.max(own);
     }
 
     /// What waits for its clients may have grown beyond the budget, as answers are made before their clients take them: then
