@@ -158,6 +158,30 @@ fn all_that_the_server_makes_is_its_users_whatever_the_umask() {
 }
 
 #[test]
+fn a_strict_umask_does_not_have_modules_run_as_root() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let data = dir.path().join("data");
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args(["-c", "umask 077; exec \"$0\" serve --port 0 --data-dir \"$1\"", env!("CARGO_BIN_EXE_cweb")])
+        .arg(&data);
+    let mut child = shell.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let log: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.starts_with("listening")).collect();
+    let _ = child.kill();
+    child.wait().unwrap();
+    // Root's modules are another user's, who has to get in; what is in there is closed.
+    let is_root = is_roots(dir.path());
+    assert_eq!(mode(&data), if is_root { 0o711 } else { 0o700 });
+    assert!(!log.iter().any(|line| line.contains("as root")), "{log:?}");
+}
+
+fn is_roots(own: &Path) -> bool {
+    std::os::unix::fs::MetadataExt::uid(&fs::metadata(own).unwrap()) == 0
+}
+
+#[test]
 fn jobs_are_of_their_domain_unless_the_operator_says_otherwise() {
     for (args, other, sees) in [(&[][..], "refused", "2 1"), (&["--module-jobs", "all"], "created", "4 1")] {
         let server = two_domains(args);
