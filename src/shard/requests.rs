@@ -5,6 +5,7 @@ use super::admission::too_many;
 use super::body_limits::too_large;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
 use super::error_responses::no_modules_here;
+use super::feeds::is_events_socket;
 use super::memory::no_memory;
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use super::uploads::Gathering;
@@ -416,7 +417,7 @@ impl Shard {
     }
 
     fn begin_admin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
-        let jobs_socket = view.path() == b"/jobs/ws" && view.is_websocket_upgrade();
+        let jobs_socket = is_events_socket(view);
         let logs = Self::asks_for_logs(view);
         if jobs_socket || logs || Self::asks_for_events(view) {
             let mut meta = self.meta(origin, view);
@@ -435,7 +436,7 @@ impl Shard {
             return match self.streams_open() >= self.limits.streams_max {
                 true => self.too_many_streams(&meta, out),
                 false if logs => self.begin_logs(origin, view, meta, out),
-                false if jobs_socket => self.begin_jobs_socket(origin, view, out),
+                false if jobs_socket => self.begin_jobs_socket(origin, view, who.reach(), out),
                 false => self.begin_events(origin, view, meta, who.reach(), out),
             };
         }
