@@ -46,9 +46,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// How often scheduled work is looked at, when the server wants to know of its end.
 const SETTLE_LOOK: Duration = Duration::from_millis(2);
 
-/// How far a domain's threads stand back behind the server's: see nice(2).
-const NICE: i32 = 5;
-
 /// What the server answered, or why it did not.
 type Answer = Result<String, String>;
 
@@ -188,8 +185,6 @@ fn take(number: i32) -> OwnedFd {
 
 /// Takes this process's rights away, while there is one thread, and before any code of others runs.
 fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()> {
-    // Each thread inherits it, those of modules too: the server's threads come first.
-    let _ = rustix::process::nice(NICE);
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
     sandbox::end_with_parent();
     tracing::debug!("confined; missing: {:?}", applied.missing);
