@@ -182,10 +182,10 @@ fn clients_make_the_server_hold_no_more_memory_than_it_may() {
     );
     drop((bodies, sockets, readers));
     eventually("the memory comes back", || metric(&server, "cweb_memory_bytes") < MIB);
-    eventually("the kernel has it back", || {
-        server.get("/small");
-        (server.memory_kib("VmRSS") as usize * 1024) < before + BUDGET / 2
-    });
+    // What modules in the server have used is theirs to give back.
+    if isolation() == "process" {
+        eventually("the kernel has it back", || (server.memory_kib("VmRSS") as usize * 1024) < before + BUDGET / 2);
+    }
 }
 
 #[test]
