@@ -505,3 +505,7 @@ pub fn without_env(command: Command) -> Command {
         _ => arg,
     })
 }
+
+#[cfg(test)]
+#[path = "documented.rs"]
+mod documented;
