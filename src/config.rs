@@ -6,10 +6,12 @@ mod file;
 mod job_data;
 mod own_pair;
 mod projects;
+mod resources;
 
 pub use args::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, ServeArgs, Span, without_env};
 pub use job_data::JobDataSettings;
 pub use projects::{ProjectSettings, RequireSandbox};
+pub use resources::ResourceSettings;
 
 use args::DAY_S;
 use file::{read_file, settings_path};
@@ -126,6 +128,8 @@ pub struct Config {
     pub bodies_bytes_max: usize,
     /// Limit, in bytes, on the large answers and frames of a domain that are not sent yet.
     pub module_answers_bytes_max: usize,
+    /// Memory of the server itself.
+    pub resources: ResourceSettings,
     /// Most open connections of one shard: 503 and a close beyond it.
     pub connections_max: usize,
     /// Most open connections of one peer, over all shards: 503 and a close beyond it; 0: no limit.
@@ -270,13 +274,14 @@ impl Config {
 
     fn with_defaults(args: ServeArgs) -> Self {
         let (projects, job_data) = (ProjectSettings::of(&args), JobDataSettings::of(&args));
+        let resources = ResourceSettings::of(&args);
         let data_dir = args.data_dir.unwrap_or_else(|| PathBuf::from("."));
         let production = args.production.unwrap_or(false);
         let host = if production { "0.0.0.0" } else { "127.0.0.1" };
         let listen = args.listen.unwrap_or_default();
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let shards = args.shards.unwrap_or_else(cores);
-        let connections_max = args.connections_max.unwrap_or(16 * 1024).min(descriptors_max() / shards.max(1));
+        let connections_max = args.connections_max.unwrap_or(16 * 1024).min(resources::connections_max(shards));
         // A port given beside addresses is one more address.
         let own = (listen.is_empty() || args.port.is_some()).then(|| format!("{host}:{}", args.port.unwrap_or(8080)));
         Self {
@@ -333,6 +338,7 @@ impl Config {
             connections_per_peer_max: args.connections_per_peer_max.unwrap_or((connections_max * shards / 4).max(64)),
             requests_per_connection_max: args.requests_per_connection_max.unwrap_or(0),
             connections_max,
+            resources,
             pipeline_max: args.pipeline_max.unwrap_or(64),
             request_memory_bytes_max: args.request_memory_bytes_max.unwrap_or(16 * 1024 * 1024),
             trusted_proxies: args.trusted_proxies.unwrap_or_default(),
@@ -373,14 +379,6 @@ impl Config {
     pub fn module_memory_bytes(&self) -> Option<u64> {
         [self.module_resident_bytes_max, self.module_memory_bytes_max].into_iter().find(|bytes| *bytes > 0)
     }
-}
-
-/// Descriptors this process may open, less those it needs for itself.
-fn descriptors_max() -> usize {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().next()).and_then(|text| text.parse::<usize>().ok());
-    soft.unwrap_or(usize::MAX).saturating_sub(256).max(16)
 }
 
 /// The names of content codings; `off` stands for none.
@@ -563,7 +561,7 @@ mod tests {
     #[test]
     fn shards_divide_the_descriptors_between_them() {
         let args = ServeArgs { shards: Some(4), connections_max: Some(usize::MAX), ..ServeArgs::default() };
-        assert_eq!(load(args).unwrap().connections_max, descriptors_max() / 4);
+        assert_eq!(load(args).unwrap().connections_max, resources::connections_max(4));
     }
 
     #[test]

@@ -298,15 +298,24 @@ fn open_job_store(config: &Config, path: &Path, hub: &Arc<Hub>) -> Result<Store,
         .map_err(|error| ServeError::Control(error.to_string()))
 }
 
+/// Workers beside `--job-workers` that only domains get of which no job runs; without domains there is no need for any.
+fn reserve_workers(config: &Config) -> usize {
+    if config.isolation == Isolation::Process { config.job_workers.div_ceil(4) } else { 0 }
+}
+
 /// Starts the jobs, and lets modules create some.
 fn start_jobs(config: &Config, store: Store, hub: Arc<Hub>, control: &Control) -> Result<Jobs, ServeError> {
     let jobs_config = JobsConfig {
         workers: config.job_workers,
+        reserve_workers: reserve_workers(config),
+        domain_running_max: config.resources.job_domain_running_max,
+        timeout_ms: config.resources.job_timeout_ms,
         module_running_max: config.job_module_running_max,
         unfinished_max: config.job_pending_max,
         payload_bytes_max: config.job_payload_bytes_max,
         event_bytes_max: config.job_event_bytes_max,
         events_max: config.job_data.events_max,
+        events_bytes_max: config.resources.job_events_bytes_max,
         result_bytes_max: config.job_result_bytes_max,
         checkpoint_bytes_max: config.job_data.checkpoint_bytes_max,
         retention: Duration::from_secs(config.job_retention_s),
@@ -339,7 +348,8 @@ fn make_admin(
     let modules = address.filter(|_| !config.admin_listen.is_empty()).cloned();
     let site = Site { secure: config.tls_cert.is_some(), modules };
     let stats = (0..config.shards).map(|_| Arc::default()).collect();
-    Arc::new(Admin::new(control.clone(), jobs.clone(), Arc::clone(access), stats).with_site(site))
+    let admin = Admin::new(control.clone(), jobs.clone(), Arc::clone(access), stats);
+    Arc::new(admin.with_site(site).with_memory(config.resources.memory_bytes_max))
 }
 
 fn reload(certificate: Option<&Certificate>, access: &Access) {

@@ -20,6 +20,9 @@ pub struct ShardStats {
     sockets: AtomicU64,
     in_flight: AtomicU64,
     ticks: AtomicU64,
+    memory_bytes: AtomicU64,
+    memory_refused: AtomicU64,
+    memory_closed: AtomicU64,
 }
 
 /// The counters of one shard at one moment.
@@ -53,6 +56,12 @@ pub struct StatsView {
     pub in_flight: u64,
     /// Ticks of the shard's clock: as long as they go on, the shard does.
     pub ticks: u64,
+    /// Bytes of memory that clients make the shard hold.
+    pub memory_bytes: u64,
+    /// Requests, messages and connections refused for want of memory.
+    pub memory_refused: u64,
+    /// Connections closed to give their memory to others.
+    pub memory_closed: u64,
 }
 
 fn add(counter: &AtomicU64, n: u64) {
@@ -98,6 +107,20 @@ impl ShardStats {
         add(&self.ticks, 1);
     }
 
+    pub(crate) fn memory_refused(&self) {
+        add(&self.memory_refused, 1);
+    }
+    pub(crate) fn memory_closed(&self) {
+        add(&self.memory_closed, 1);
+    }
+    pub(crate) fn set_memory(&self, bytes: usize) {
+        self.memory_bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+    /// Bytes of memory that clients make the shard hold.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        usize::try_from(self.memory_bytes.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
     /// Reads all counters; not one consistent moment, each one exact.
     #[must_use]
     pub fn view(&self) -> StatsView {
@@ -117,6 +140,9 @@ impl ShardStats {
             sockets: get(&self.sockets),
             in_flight: get(&self.in_flight),
             ticks: get(&self.ticks),
+            memory_bytes: get(&self.memory_bytes),
+            memory_refused: get(&self.memory_refused),
+            memory_closed: get(&self.memory_closed),
         }
     }
 }

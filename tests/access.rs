@@ -195,7 +195,19 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
     assert_eq!(job.status, 200, "{}", job.text());
     let uuid = job.text().split('"').nth(3).unwrap().to_owned();
     assert_eq!(ask(&server, &format!("GET /jobs/{uuid}"), &some).status, 200);
-    // A UUID lets its holder follow and cancel the job, and no more.
+    // Jobs of other modules are not found, whatever is known of them.
+    let letters = words().replace("words", "letters").replace("\"count\"", "\"spell\"");
+    assert_eq!(deploy(&server, ADMIN_KEY, &letters).status, 200);
+    let admin = [("X-API-Key", ADMIN_KEY)];
+    let others = send(&mut server.connect(), "POST /jobs", &admin, b"{\"job\":\"spell\"}").text();
+    let others = others.split('"').nth(3).unwrap().to_owned();
+    for request in ["GET /jobs/UUID", "GET /jobs/UUID/events", "GET /jobs/UUID/files", "POST /jobs/UUID/cancel"] {
+        refused(&ask(&server, &request.replace("UUID", &others), &some), 404, "there is no such job");
+    }
+    let streamed = |uuid: &str| send(&mut server.connect(), &format!("GET /jobs/{uuid}/events"), &stream, b"");
+    refused(&streamed(&others), 404, "there is no such job");
+    assert_eq!(streamed(&uuid).status, 200);
+    // Those of its own it follows and cancels, and no more.
     assert_ne!(ask(&server, &format!("POST /jobs/{uuid}/cancel"), &some).status, 403);
     for request in [format!("DELETE /jobs/{uuid}"), format!("POST /jobs/{uuid}/retry")] {
         refused(&ask(&server, &request, &some), 403, "is for some of them only");

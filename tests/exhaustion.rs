@@ -1,10 +1,11 @@
-//! A process of modules in which something is used up: what is deployed next goes into the process that follows.
+//! What clients and modules can use up: descriptors, thread-local storage, the memory of the server; others go on.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
-use support::{Server, constant, eventually, module};
+use std::io::Write;
+use support::{Client, Server, constant, eventually, isolation, module};
 
 /// Takes every descriptor that there is, and keeps it.
 fn leaky() -> String {
@@ -60,4 +61,173 @@ fn in_the_server_the_answer_says_what_is_used_up() {
     assert_eq!(refused.status, 503, "{text}");
     assert!(text.contains("static TLS") && text.contains("restart"), "{text}");
     assert_eq!(server.get("/neighbour").text(), "here");
+}
+
+const MIB: usize = 1024 * 1024;
+
+/// A module that takes and gives much, and one that does little.
+fn greedy() -> String {
+    let code = "#define BIG (8 << 20)\n\
+        HANDLER(small, \"small\")\n\
+        static int take(struct cweb_context *c, http_request_t *q, http_response_t *r) {\n\
+          (void)c; snprintf(r->body, HTTP_RESPONSE_SIZE, \"%d\", q->content_length); return 0; }\n\
+        static int give(struct cweb_context *c, http_request_t *q, http_response_t *r) {\n\
+          (void)c; (void)q; free(r->body); r->body = malloc(BIG); memset(r->body, 'x', BIG); r->content_length = BIG; return 0; }\n\
+        static void on_message(struct cweb_context *c, websocket_t *w, const char *t, size_t n) { (void)c; w->send(w, t, n); }\n";
+    let routes = r#"{"/small","GET",small,NONE},{"/take","POST",take,CWEB_BODY_MIB(16)},{"/give","GET",give,NONE}"#;
+    module("greedy", code, routes, 3, r#".websockets = {{"/ws", NULL, on_message, NULL}}, .ws_size = 1,"#)
+}
+
+/// Sends `head` and `bytes` bytes behind it, as far as the server takes them. Gives the status if it has answered by then.
+fn send_much(client: &mut Client, head: &[u8], bytes: usize) -> Option<u16> {
+    client.send(head);
+    let piece = vec![0; 128 * 1024];
+    let answered = |client: &Client| {
+        client.stream.set_nonblocking(true).unwrap();
+        let has = client.stream.peek(&mut [0]).is_ok();
+        client.stream.set_nonblocking(false).unwrap();
+        has
+    };
+    for _ in 0..bytes / piece.len() {
+        if answered(client) || client.stream.write_all(&piece).is_err() {
+            break;
+        }
+    }
+    answered(client).then(|| client.try_response("POST").map_or(0, |response| response.status))
+}
+
+fn upload(client: &mut Client, bytes: usize, announced: usize) -> Option<u16> {
+    let head = format!("POST /take HTTP/1.1\r\nHost: localhost\r\nContent-Length: {announced}\r\n\r\n");
+    send_much(client, head.as_bytes(), bytes)
+}
+
+/// A WebSocket on which half of a message of 14 MiB has come; `None`: the server has closed it with 1013.
+fn half_message(server: &Server) -> Option<Client> {
+    let mut client = server.connect();
+    client.send(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n");
+    assert_eq!(client.try_response("GET").unwrap().status, 101);
+    // Binary, masked with zeros.
+    let head = [&[0x82, 0xff][..], &(14 * MIB as u64).to_be_bytes(), &[0; 4]].concat();
+    client.send(&head);
+    let piece = vec![0; 128 * 1024];
+    for _ in 0..7 * MIB / piece.len() {
+        client.stream.set_nonblocking(true).unwrap();
+        let mut frame = [0; 4];
+        let told = client.stream.peek(&mut frame);
+        client.stream.set_nonblocking(false).unwrap();
+        if told.is_ok() {
+            assert_eq!((frame[0], u16::from_be_bytes([frame[2], frame[3]])), (0x88, 1013), "{frame:?}");
+            return None;
+        }
+        if client.stream.write_all(&piece).is_err() {
+            return None;
+        }
+    }
+    Some(client)
+}
+
+fn metric(server: &Server, name: &str) -> usize {
+    let text = server.get("/metrics").text();
+    let values = text.lines().filter_map(|line| line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' '])));
+    values.map(|rest| rest.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
+}
+
+#[test]
+fn clients_make_the_server_hold_no_more_memory_than_it_may() {
+    const BUDGET: usize = 32 * MIB;
+    /// What the docs say may come on top: the server itself, and what is on its way.
+    const CONSTANT: usize = 96 * MIB;
+    /// Modules in the server have copies of their own.
+    const OF_MODULES: usize = 64 * MIB;
+    let server = Server::with(&["--shards", "2", "--memory-bytes-max", &BUDGET.to_string()]);
+    server.deploy(&greedy());
+    let before = server.memory_kib("VmRSS") as usize * 1024;
+    let fine = |what: &str| {
+        assert_eq!(server.get("/small").text(), "small", "{what}");
+        assert_eq!(server.get("/healthz").status, 200, "{what}");
+        let resident = server.memory_kib("VmHWM") as usize * 1024;
+        let bound = BUDGET + CONSTANT + if isolation() == "none" { OF_MODULES } else { 0 };
+        assert!(resident <= bound, "{what}: {} MiB", resident / MIB);
+    };
+    // Bodies that never end.
+    let mut bodies: Vec<Client> = (0..10).map(|_| server.connect()).collect();
+    let told: Vec<u16> = bodies.iter_mut().filter_map(|client| upload(client, 12 * MIB, 14 * MIB)).collect();
+    // Those that were told by then; 0: cut off before all of the answer was read.
+    assert!(told.iter().all(|status| [503, 0].contains(status)), "{told:?}");
+    fine("bodies");
+    // Messages that never end; what has been idle gives its memory to them.
+    let sockets: Vec<Client> = (0..10).filter_map(|_| half_message(&server)).collect();
+    fine("messages");
+    // Answers that nobody takes, of a size that is known.
+    eventually("an answer is taken", || server.get("/give").status == 200);
+    let mut readers: Vec<Client> = (0..12).map(|_| server.connect()).collect();
+    for client in &mut readers {
+        client.send(b"GET /give HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    }
+    fine("answers");
+    // All of them still hold what they can: whoever comes now and moves gets its turn.
+    eventually("idle holders make room", || {
+        let mut client = server.connect();
+        let status = upload(&mut client, 8 * MIB, 8 * MIB).or_else(|| client.try_response("POST").map(|r| r.status));
+        status == Some(200)
+    });
+    fine("after all");
+    assert_eq!(metric(&server, "cweb_memory_bytes_max"), BUDGET);
+    assert!(metric(&server, "cweb_memory_refused_total") > 0 && metric(&server, "cweb_memory_closed_total") > 0);
+    let told: serde_json::Value = serde_json::from_slice(&server.get("/mgnt").body).unwrap();
+    assert!(
+        told["memory"]["refused"].as_u64().unwrap() > 0 && told["memory"]["bytes_max"] == BUDGET,
+        "{}",
+        told["memory"]
+    );
+    drop((bodies, sockets, readers));
+    eventually("the memory comes back", || metric(&server, "cweb_memory_bytes") < MIB);
+    // What modules in the server have used is theirs to give back.
+    if isolation() == "process" {
+        eventually("the kernel has it back", || (server.memory_kib("VmRSS") as usize * 1024) < before + BUDGET / 2);
+    }
+}
+
+#[test]
+fn a_flood_of_connections_keeps_neither_operators_nor_health_checks_out() {
+    let server = Server::with(&["--connections-max", "20", "--shards", "1", "--admin-listen", "127.0.0.1:0"]);
+    server.expect_log("(admin)");
+    let log = server.log();
+    let addresses = log.lines().filter_map(|line| line.strip_prefix("listening on http://"));
+    let admin = addresses.filter_map(|addr| addr.strip_suffix(" (admin)")).next().unwrap();
+    let before = server.descriptors();
+    let held: Vec<Client> = (0..20).map(|_| server.connect()).collect();
+    // All of these wait for what the server says, and close nothing.
+    let mut waiting: Vec<Client> = Vec::new();
+    for _ in 0..4 {
+        waiting.extend((0..60).map(|_| server.connect()));
+        assert_eq!(server.get("/healthz").status, 200);
+        let refused = server.get("/");
+        assert_eq!((refused.status, refused.header("retry-after").as_deref()), (503, Some("1")));
+        let refused = server.post("/", &[b'x'; 2000]);
+        assert_eq!(refused.status, 503);
+        let mut operator = Client::connect(admin);
+        assert_eq!((operator.get("/mgnt").status, operator.get("/healthz").status), (200, 200));
+        assert!(server.descriptors() < before + 20 + 64 + 16, "{}", server.descriptors() - before);
+    }
+    let told = waiting.iter_mut().filter_map(|client| client.try_response("GET")).map(|response| response.status);
+    let told: Vec<u16> = told.collect();
+    assert!(told.iter().all(|status| *status == 503) && told.len() >= 32, "{told:?}");
+    drop((held, waiting));
+    eventually("clients are served again", || server.get("/").status == 404);
+}
+
+#[test]
+fn peers_on_this_machine_have_half_of_the_connections() {
+    let server = Server::with(&["--connections-max", "140", "--shards", "1"]);
+    let held: Vec<Client> = (0..70).map(|_| server.connect()).collect();
+    let refused = server.get("/");
+    assert_eq!((refused.status, refused.text().as_str()), (503, "too many connections of your address\n"));
+    assert_eq!((server.get("/healthz").status, server.get("/mgnt").status), (200, 200));
+    drop(held);
+    eventually("there is room again", || server.get("/").status == 404);
+    let server = Server::with(&["--connections-max", "140", "--shards", "1", "--connections-per-peer-max", "0"]);
+    let held: Vec<Client> = (0..100).map(|_| server.connect()).collect();
+    assert_eq!(server.get("/").status, 404);
+    drop(held);
 }

@@ -82,8 +82,11 @@ fn connections_of_one_address_are_counted_over_all_shards() {
     let outside = format!("{own}:{port}");
     let mut open: Vec<Client> = (0..3).map(|_| Client::connect(&outside)).collect();
     assert!(open.iter_mut().all(|client| client.get("/healthz").status == 200));
-    for _ in 0..5 {
+    for asks in [true, false] {
         let mut refused = Client::connect(&outside);
+        if asks {
+            refused.send(get("/count").as_bytes());
+        }
         let response = refused.response();
         assert_eq!((response.status, response.header("retry-after").as_deref()), (503, Some("1")));
         assert!(is_last(&response) && refused.is_closed());
@@ -91,7 +94,7 @@ fn connections_of_one_address_are_counted_over_all_shards() {
     let mut local: Vec<Client> = (0..10).map(|_| server.connect()).collect();
     assert!(
         local.iter_mut().all(|client| client.get("/healthz").status == 200),
-        "a proxy on this machine has no limit"
+        "a proxy on this machine has a limit of its own"
     );
     assert!(open.iter_mut().all(|client| client.get("/healthz").status == 200));
     drop(open.pop());
@@ -371,12 +374,13 @@ fn slow_attackers_are_closed_in_time_while_others_are_served() {
 
 #[test]
 fn slow_readers_take_no_descriptor_beside_their_own() {
-    // Allows 314 connections; the other 256 descriptors are for all else.
-    let (files, clients, bytes) = (570, 300, 400_000);
+    // Allows 314 connections; the other 256 descriptors are for all else, and 64 for connections beyond the limit.
+    let (files, clients, bytes) = (634, 300, 400_000);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let listen = format!("unix:{}", path.display());
-    let server = Server::with_open_files(files, &["--shards", "1", "--listen", &listen]);
+    let server =
+        Server::with_open_files(files, &["--shards", "1", "--connections-per-peer-max", "0", "--listen", &listen]);
     let code = format!(
         "static int wide(struct cweb_context *c, http_request_t *q, http_response_t *r) {{ (void)c; (void)q; free(r->body);\n\
          r->body = malloc({bytes}); memset(r->body, 'x', {bytes}); r->content_length = {bytes}; return 0; }}"

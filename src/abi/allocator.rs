@@ -39,6 +39,19 @@ fn decide() -> bool {
     is_system
 }
 
+/// Gives memory that the calling thread has freed back to the kernel: by itself the allocator waits for the thread's next large
+/// allocation, which may never come.
+pub fn give_back() {
+    unsafe extern "C" {
+        /// `mi_collect` of mimalloc.h.
+        fn mi_collect(force: bool);
+    }
+    if !is_system() {
+        // SAFETY: the function of the allocator that is linked for `MiMalloc`; it may be called at any time by any thread.
+        unsafe { mi_collect(true) }
+    }
+}
+
 // SAFETY: all calls go to one of two allocators, and always to the same.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]

@@ -36,7 +36,8 @@ impl Who {
     }
 
     /// The modules that the request may be about.
-    pub(super) fn reach(&self) -> Reach {
+    #[must_use]
+    pub fn reach(&self) -> Reach {
         match self {
             Self::Loopback => Reach::All,
             Self::Key(_, reach) => reach.clone(),

@@ -3,12 +3,15 @@
 use super::audit::Actor;
 use super::blobs::blob_error;
 use super::{job_files, kinds, schedules};
+use crate::domain::call::OwnedRequest;
 use crate::jobs::blobs::BlobError;
 use crate::jobs::store::{Deleted, JobEvent, JobFilter, JobRow, JobState, StoreError};
 use crate::jobs::{
     Accepted, Bulk, CancelOutcome, Cursor, FeedSlice, JobFrame, JobPage, Jobs, RequestError, RetryError, SubmitError,
     feed_filter, json_text,
 };
+use crate::module::control::Control;
+use crate::module::reach::Reach;
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
@@ -19,8 +22,39 @@ const LIST_DEFAULT: u32 = 100;
 /// Rows of a list at most.
 const LIST_MAX: u32 = 1_000;
 
-/// Serves one request on `/jobs` or below it.
-pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: Reply) {
+/// Serves one request on `/jobs` or below it. A key for some modules only finds no jobs but theirs.
+pub(super) fn handle(control: &Control, jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: Reply) {
+    let reach = actor.who.reach();
+    let uuid = String::from_utf8_lossy(view.path()).split('/').nth(2).unwrap_or_default().to_owned();
+    if reach == Reach::All || !is_uuid(&uuid) {
+        return handle_within(jobs, view, actor, reply);
+    }
+    let (jobs_again, request) = (jobs.clone(), OwnedRequest::copy(view));
+    let answer = move |found: Result<Option<i64>, StoreError>| match found {
+        Ok(Some(_)) => handle_within(&jobs_again, &request.view(), actor, reply),
+        Ok(None) => reply.send(&no_such_job()),
+        Err(cause) => reply.send(&store_error(&cause)),
+    };
+    find_within(control, jobs, uuid, reach, Box::new(answer));
+}
+
+/// The number of the job `uuid`, if it is a job of a module within `reach`.
+pub(super) fn find_within(
+    control: &Control,
+    jobs: &Jobs,
+    uuid: String,
+    reach: Reach,
+    answer: Box<dyn FnOnce(Result<Option<i64>, StoreError>) + Send>,
+) {
+    if reach == Reach::All {
+        return jobs.find(uuid, answer);
+    }
+    let control = control.clone();
+    let within = move |row: &JobRow| reach.has(control.domain_of(&row.module).as_deref(), &row.module);
+    jobs.get(uuid, Box::new(move |found| answer(found.map(|row| row.filter(within).map(|row| row.id)))));
+}
+
+fn handle_within(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: Reply) {
     let path = String::from_utf8_lossy(view.path()).into_owned();
     let parts: Vec<&str> = path.split('/').skip(2).collect();
     let method = view.method();

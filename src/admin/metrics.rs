@@ -13,7 +13,7 @@ use std::time::Instant;
 type Column = (&'static str, &'static str, &'static str, fn(&StatsView) -> u64);
 
 /// Name, type, help, value.
-const COLUMNS: [Column; 13] = [
+const COLUMNS: [Column; 16] = [
     ("cweb_connections_accepted_total", "counter", "Connections accepted.", |s| s.accepted),
     ("cweb_connections_closed_total", "counter", "Connections closed.", |s| s.closed),
     ("cweb_connections", "gauge", "Open connections.", |s| s.connections),
@@ -29,6 +29,9 @@ const COLUMNS: [Column; 13] = [
     ("cweb_response_headers_dropped_total", "counter", "Invalid header fields of inline handlers.", |s| {
         s.headers_dropped
     }),
+    ("cweb_memory_bytes", "gauge", "Memory that clients make the server hold.", |s| s.memory_bytes),
+    ("cweb_memory_refused_total", "counter", "Requests and messages refused for want of memory.", |s| s.memory_refused),
+    ("cweb_memory_closed_total", "counter", "Connections closed to give their memory to others.", |s| s.memory_closed),
 ];
 
 type DomainColumn = (&'static str, &'static str, &'static str, fn(&DomainView) -> u64);
@@ -43,7 +46,13 @@ const DOMAIN_COLUMNS: [DomainColumn; 5] = [
 ];
 
 /// All metrics.
-pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, started: Instant) -> ServerAnswer {
+pub(super) fn render(
+    stats: &[Arc<ShardStats>],
+    control: &Control,
+    jobs: &Jobs,
+    started: Instant,
+    memory_bytes_max: usize,
+) -> ServerAnswer {
     let views: Vec<StatsView> = stats.iter().map(|stats| stats.view()).collect();
     let mut text = String::new();
     for (name, kind, help, value) in COLUMNS {
@@ -56,6 +65,12 @@ pub(super) fn render(stats: &[Arc<ShardStats>], control: &Control, jobs: &Jobs, 
     let _ = writeln!(text, "# HELP cweb_modules Modules served.\n# TYPE cweb_modules gauge\ncweb_modules {served}");
     let (store, files) = (jobs.stats(), jobs.blobs().usage());
     for (name, kind, help, value) in [
+        (
+            "cweb_memory_bytes_max",
+            "gauge",
+            "The limit of it, all shards (--memory-bytes-max).",
+            memory_bytes_max as u64,
+        ),
         ("cweb_jobs_unfinished", "gauge", "Jobs that wait or run.", jobs.unfinished() as u64),
         ("cweb_job_kinds_paused", "gauge", "Kinds of jobs of which no run begins.", jobs.paused_kinds() as u64),
         ("cweb_job_writer_queue", "gauge", "Commands that wait for the writer.", store.queue_length() as u64),

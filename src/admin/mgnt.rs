@@ -12,11 +12,18 @@ use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
 
 /// Serves one request on `/mgnt` or below it.
-pub(super) fn handle(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, reply: Reply) {
+pub(super) fn handle(
+    control: &Control,
+    view: &RequestView<'_>,
+    form: Form,
+    memory: impl FnOnce() -> serde_json::Value,
+    actor: Actor,
+    reply: Reply,
+) {
     let name = view.path().strip_prefix(b"/mgnt").unwrap_or_default();
     let name = name.strip_prefix(b"/").unwrap_or(name);
     match (view.method(), name.is_empty()) {
-        (Method::Get | Method::Head, true) => reply.send(&ServerAnswer::json(200, control.modules_json())),
+        (Method::Get | Method::Head, true) => reply.send(&ServerAnswer::json(200, control.modules_json(&memory()))),
         (Method::Post, true) => deploy(control, view, form, actor, reply),
         (Method::Get | Method::Head, false) if name.ends_with(b"/logs") => {
             reply.send(&super::logs::last(view));

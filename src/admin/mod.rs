@@ -29,10 +29,12 @@ pub use logs::{LogsQuery, log_line, logs_query};
 
 use crate::jobs::Jobs;
 use crate::jobs::blobs::{BodyWriter, Notify};
+use crate::jobs::store::StoreError;
 use crate::module::control::Control;
+use crate::module::reach::Reach;
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
-use crate::shard_stats::ShardStats;
+use crate::shard_stats::{ShardStats, StatsView};
 use audit::Actor;
 use deployed::Form;
 use std::sync::Arc;
@@ -63,13 +65,23 @@ pub struct Admin {
     stats: Vec<Arc<ShardStats>>,
     started: Instant,
     site: Site,
+    /// Bytes of memory that clients may make the server hold.
+    memory_bytes_max: usize,
 }
 
 impl Admin {
     /// `stats` has one entry a shard.
     #[must_use]
     pub fn new(control: Control, jobs: Jobs, access: Arc<Access>, stats: Vec<Arc<ShardStats>>) -> Self {
-        Self { control, jobs, access, stats, started: Instant::now(), site: Site::default() }
+        Self {
+            control,
+            jobs,
+            access,
+            stats,
+            started: Instant::now(),
+            site: Site::default(),
+            memory_bytes_max: usize::MAX,
+        }
     }
 
     /// Tells it where modules are served.
@@ -77,6 +89,25 @@ impl Admin {
     pub fn with_site(mut self, site: Site) -> Self {
         self.site = site;
         self
+    }
+
+    /// Tells it how many bytes of memory clients may make the server hold.
+    #[must_use]
+    pub fn with_memory(mut self, bytes_max: usize) -> Self {
+        self.memory_bytes_max = bytes_max;
+        self
+    }
+
+    /// The server's memory: what clients make it hold, the limit, and what was refused and closed for it.
+    fn memory_json(&self) -> serde_json::Value {
+        let views: Vec<_> = self.stats.iter().map(|stats| stats.view()).collect();
+        let sum = |count: fn(&StatsView) -> u64| views.iter().map(count).sum::<u64>();
+        serde_json::json!({
+            "bytes": sum(|view| view.memory_bytes),
+            "bytes_max": self.memory_bytes_max,
+            "refused": sum(|view| view.memory_refused),
+            "closed": sum(|view| view.memory_closed),
+        })
     }
 
     /// The counters of shard number `shard`.
@@ -89,6 +120,16 @@ impl Admin {
     #[must_use]
     pub fn jobs(&self) -> &Jobs {
         &self.jobs
+    }
+
+    /// Answers with the number of the job `uuid`, if it is a job of a module within `reach`.
+    pub fn find_job(
+        &self,
+        uuid: String,
+        reach: Reach,
+        answer: Box<dyn FnOnce(Result<Option<i64>, StoreError>) + Send>,
+    ) {
+        jobs::find_within(&self.control, &self.jobs, uuid, reach, answer);
     }
 
     /// Lets a request pass, and tells whose it is, or says why not.
@@ -145,11 +186,12 @@ impl Admin {
         if path == b"/metrics" {
             reply.send(&self.metrics(view));
         } else if is_under(path, b"/mgnt") {
-            mgnt::handle(&self.control, view, Form::of(view, client, &self.site), actor, reply);
+            let form = Form::of(view, client, &self.site);
+            mgnt::handle(&self.control, view, form, || self.memory_json(), actor, reply);
         } else if is_under(path, b"/blobs") {
             blobs::handle(&self.jobs, view, actor, reply);
         } else {
-            jobs::handle(&self.jobs, view, actor, reply);
+            jobs::handle(&self.control, &self.jobs, view, actor, reply);
         }
     }
 
@@ -192,7 +234,7 @@ impl Admin {
 
     fn metrics(&self, view: &RequestView<'_>) -> ServerAnswer {
         if view.method().is_safe() {
-            let answer = metrics::render(&self.stats, &self.control, &self.jobs, self.started);
+            let answer = metrics::render(&self.stats, &self.control, &self.jobs, self.started, self.memory_bytes_max);
             metrics::with_access(answer, &self.access)
         } else {
             ServerAnswer::text(405, "this path answers GET, HEAD\n").with("Allow", "GET, HEAD")

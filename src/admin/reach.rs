@@ -20,8 +20,7 @@ pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
         // A file for a job to come.
         (method, None) => method == Method::Put && matches!(path, b"/blobs" | b"/blobs/"),
         (Method::Post, Some(b"" | b"/")) => true,
-        // A UUID can't be guessed: a client that knows it has created the job, or got it from the creator, and may follow and
-        // cancel the job.
+        // The job's module is looked up, and the job is not found if the key is not for that module.
         (method, Some(below)) => {
             let is_cancel = method == Method::Post && below.ends_with(b"/cancel");
             (method.is_safe() || is_cancel) && below.strip_prefix(b"/").is_some_and(names_a_job)

@@ -327,6 +327,9 @@ settings! {
     /// Most bytes of large answers and WebSocket messages of a domain that are not sent yet; an answer for which there is no room is refused with 500 or 503. With --isolation process only [default: 1073741824]
     #[arg(long, env = "CWEB_MODULE_ANSWERS_BYTES_MAX", value_name = "BYTES", help_heading = LIMITS)]
     module_answers_bytes_max: usize,
+    /// Most bytes of memory that clients make the server hold: unfinished requests and messages, answers that wait for them. Beyond it the biggest idle holders are closed, then new ones get 503 [default: a quarter of the memory of the machine, or of the cgroup around the server]
+    #[arg(long, env = "CWEB_MEMORY_BYTES_MAX", value_name = "BYTES", help_heading = LIMITS)]
+    memory_bytes_max: usize,
     /// Most open connections of a shard [default: 16384, within the limit of descriptors]
     #[arg(long, env = "CWEB_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
     connections_max: usize,
@@ -429,6 +432,9 @@ settings! {
     /// Most events that one job emits; emit_event returns -1 for more [default: 1000000]
     #[arg(long, env = "CWEB_JOB_EVENTS_MAX", value_name = "N", help_heading = JOBS)]
     job_events_max: u64,
+    /// Most bytes of the events that one job emits [default: 268435456]
+    #[arg(long, env = "CWEB_JOB_EVENTS_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
+    job_events_bytes_max: u64,
     /// Largest result of a job [default: 4194304]
     #[arg(long, env = "CWEB_JOB_RESULT_BYTES_MAX", value_name = "BYTES", help_heading = JOBS)]
     job_result_bytes_max: usize,
@@ -453,6 +459,12 @@ settings! {
     /// Most jobs of one module that run at once; 0 for no limit [default: 0]
     #[arg(long, env = "CWEB_JOB_MODULE_RUNNING_MAX", value_name = "N", help_heading = JOBS)]
     job_module_running_max: usize,
+    /// Most jobs of the modules of one domain that run at once; 0 for no limit but --job-workers [default: 0]
+    #[arg(long, env = "CWEB_JOB_DOMAIN_RUNNING_MAX", value_name = "N", help_heading = JOBS)]
+    job_domain_running_max: usize,
+    /// Longest run of a job for which neither its submission nor its module says one: seconds, or a number with s, m, h, d or w; 0 for no limit [default: 1d]
+    #[arg(long, env = "CWEB_JOB_TIMEOUT", value_name = "TIME", help_heading = JOBS)]
+    job_timeout: Span,
     /// Most streams of job events of a shard [default: 1024]
     #[arg(long, env = "CWEB_JOB_STREAMS_MAX", value_name = "N", help_heading = JOBS)]
     job_streams_max: usize,

@@ -53,6 +53,7 @@ impl Config {
         self.check_texts(&mut problems);
         self.check_codings(&mut problems);
         problems.0.extend(self.job_data.problems());
+        problems.0.extend(self.resources.problems());
         problems.0
     }
 

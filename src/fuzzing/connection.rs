@@ -14,7 +14,7 @@ use crate::module::fuzz::table;
 use crate::net::fuzz::Driver;
 use crate::net::{Peer, Waker};
 use crate::proto::http1::{self, CONTINUE};
-use crate::shard::{Shard, ShardLimits, ShardParts};
+use crate::shard::{MemoryBudget, Shard, ShardLimits, ShardParts};
 use crate::shard_stats::ShardStats;
 use arc_swap::ArcSwap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -160,6 +160,7 @@ fn serve() -> (Shard, Domain, Arc<ShardStats>) {
         admin: Arc::clone(admin()),
         admin_listeners_from: None,
         peers: None,
+        memory: Arc::new(MemoryBudget::new(usize::MAX, vec![Arc::clone(&stats)])),
         stats: Arc::clone(&stats),
     });
     inbox.push(Message::DomainUp(link));
@@ -254,11 +255,15 @@ pub(super) fn admin() -> &'static Arc<Admin> {
         let store = Store::open(store, Box::new(|_| {})).expect("a store");
         let config = JobsConfig {
             workers: 1,
+            reserve_workers: 0,
+            domain_running_max: 0,
+            timeout_ms: 0,
             module_running_max: 1,
             unfinished_max: 1,
             payload_bytes_max: 1000,
             event_bytes_max: 1000,
             events_max: 1000,
+            events_bytes_max: 1_000_000,
             result_bytes_max: 1000,
             checkpoint_bytes_max: 1000,
             retention: Duration::from_secs(1000),

@@ -18,7 +18,7 @@ use crate::module::fuzz::table;
 use crate::net::fuzz::Driver;
 use crate::net::{Peer, Waker};
 use crate::proto::http1::{Decoded, Limits, RequestDecoder};
-use crate::shard::{Local, Shard, ShardLimits, ShardParts};
+use crate::shard::{Local, MemoryBudget, Shard, ShardLimits, ShardParts};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -98,6 +98,7 @@ impl Served {
             admin: Arc::clone(admin()),
             admin_listeners_from: None,
             peers: None,
+            memory: Arc::new(MemoryBudget::new(usize::MAX, Vec::new())),
             stats: Arc::default(),
         });
         let peer = Peer::Tcp(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 1)));

@@ -35,8 +35,9 @@ pub(super) struct ActiveJob {
     timed_out: AtomicBool,
     /// Its run has set a result or an error, which is sent to the writer.
     decided: AtomicBool,
-    /// Events it has emitted.
+    /// Events it has emitted, and their bytes since the server started.
     events: AtomicU64,
+    event_bytes: AtomicU64,
     /// The outcome of the current run has been claimed by whoever writes it.
     settled: AtomicBool,
 }
@@ -68,6 +69,7 @@ impl ActiveJob {
             decided: AtomicBool::new(false),
             settled: AtomicBool::new(false),
             events: AtomicU64::new(0),
+            event_bytes: AtomicU64::new(0),
         }
     }
 
@@ -125,9 +127,10 @@ impl ActiveJob {
         self.decided.load(Ordering::Acquire)
     }
 
-    /// Counts one more emitted event; returns the number of earlier ones.
-    pub(super) fn count_event(&self) -> u64 {
-        self.events.fetch_add(1, Ordering::Relaxed)
+    /// Counts one more emitted event of `bytes` bytes; returns the number of earlier ones, and their bytes.
+    pub(super) fn count_event(&self, bytes: usize) -> (u64, u64) {
+        let before = self.event_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        (self.events.fetch_add(1, Ordering::Relaxed), before)
     }
 
     pub(super) fn set_events(&self, count: u64) {

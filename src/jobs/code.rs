@@ -87,6 +87,13 @@ pub struct Defaults {
     pub concurrency: u32,
 }
 
+impl Defaults {
+    /// The longest run that the declaration gives, or else `otherwise`.
+    pub(super) fn timeout_or(&self, otherwise: u64) -> u64 {
+        if self.timeout_ms == 0 { otherwise } else { u64::from(self.timeout_ms) }
+    }
+}
+
 /// A job that a served module declares.
 #[derive(Clone)]
 pub struct Declared {
@@ -153,6 +160,9 @@ pub trait CodeSource: Send + Sync {
 
     /// The schedules that each served module declares.
     fn schedules(&self) -> Vec<(String, Vec<ScheduleSpec>)>;
+
+    /// The domain that the module runs in, or would run in.
+    fn domain(&self, module: &str) -> Arc<str>;
 
     /// Whether the module is deployed, even if it could not be loaded.
     fn is_kept(&self, module: &str) -> bool;

@@ -49,6 +49,8 @@ pub(super) struct Dispatcher {
     pub(super) workers: Workers,
     pub(super) retention: Duration,
     pub(super) free: usize,
+    /// Workers that only domains get of which no job runs.
+    pub(super) reserve: usize,
 }
 
 impl Dispatcher {
@@ -105,9 +107,13 @@ impl Dispatcher {
                 Ok(Notice::Schedules(asked)) => self.scheduler.asked(asked),
                 Ok(Notice::Paused(kind, pause)) => self.paused(kind, pause),
                 Ok(Notice::Kinds(answer)) => answer(kinds::count(&self.scheduler.active, self.schedule.paused())),
-                Ok(Notice::Modules) if begun => self.scheduler.reconcile(),
-                // `Begin` reads the declarations when all modules are loaded.
-                Ok(Notice::Modules) => {}
+                Ok(Notice::Modules) => {
+                    self.schedule.modules_changed();
+                    // `Begin` reads the declarations when all modules are loaded.
+                    if begun {
+                        self.scheduler.reconcile();
+                    }
+                }
                 Ok(Notice::ModulesLater) => declared_at = Some(Instant::now() + DECLARED_AGAIN),
                 Ok(Notice::Begin) => {
                     begun = true;
@@ -123,7 +129,7 @@ impl Dispatcher {
 
     fn assign(&mut self, runs: &mut HashMap<RunKey, Run>) {
         while self.free > 0 {
-            let Some(job) = self.schedule.next() else { return };
+            let Some(job) = self.schedule.next(self.free <= self.reserve) else { return };
             self.free -= 1;
             runs.insert(job.key(), Run { job: Arc::clone(&job), deadline: None, told: false });
             self.workers.assign(job);

@@ -1,4 +1,4 @@
-//! Which job runs next: by priority, fairly between modules, within their limits.
+//! Which job runs next: fairly between domains, within one by priority and fairly between modules, within their limits.
 //!
 //! One thread owns the queue and feeds the workers over a channel; it is told of everything over another. [`Schedule`] is
 //! the decision alone, without threads or clocks.
@@ -19,6 +19,8 @@ type QueueKey = (Reverse<i32>, i64);
 /// The jobs of one module.
 #[derive(Default)]
 struct ModuleQueue {
+    /// The domain that the module runs in.
+    domain: Arc<str>,
     ready: BTreeMap<QueueKey, Arc<ActiveJob>>,
     running: usize,
     /// Turn in which it was served last.
@@ -45,8 +47,19 @@ struct KeyState {
     waiting: BTreeMap<QueueKey, Arc<ActiveJob>>,
 }
 
+/// Gives the domain that a module runs in.
+pub(super) type DomainOf = Box<dyn Fn(&str) -> Arc<str> + Send>;
+
+/// Limits on the jobs that run at once; 0: no limit.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RunningLimits {
+    /// Of one module.
+    pub(super) module_max: usize,
+    /// Of the modules of one domain.
+    pub(super) domain_max: usize,
+}
+
 /// Jobs that wait and jobs that run.
-#[derive(Default)]
 pub(super) struct Schedule {
     modules: HashMap<String, ModuleQueue>,
     /// Jobs whose time has not come: when, and which.
@@ -57,13 +70,47 @@ pub(super) struct Schedule {
     /// Runs and waiting jobs, by kind and `concurrency_key`.
     keys: HashMap<(JobKind, Arc<str>), KeyState>,
     turn: u64,
-    /// Most jobs of one module at once; 0: no limit.
-    module_running_max: usize,
+    limits: RunningLimits,
+    domain_of: DomainOf,
+    /// Jobs that run, by domain.
+    domains: HashMap<Arc<str>, usize>,
 }
 
 impl Schedule {
-    pub(super) fn new(module_running_max: usize) -> Self {
-        Self { module_running_max, ..Self::default() }
+    pub(super) fn new(limits: RunningLimits, domain_of: DomainOf) -> Self {
+        Self {
+            modules: HashMap::new(),
+            delayed: BTreeSet::new(),
+            later: HashMap::new(),
+            paused: HashMap::new(),
+            keys: HashMap::new(),
+            turn: 0,
+            limits,
+            domain_of,
+            domains: HashMap::new(),
+        }
+    }
+
+    /// The queue of `module`.
+    fn queue(&mut self, module: &str) -> &mut ModuleQueue {
+        let domain_of = &self.domain_of;
+        let made = || ModuleQueue { domain: domain_of(module), ..ModuleQueue::default() };
+        self.modules.entry(module.to_owned()).or_insert_with(made)
+    }
+
+    /// Modules were deployed or removed: they may be in other domains now.
+    pub(super) fn modules_changed(&mut self) {
+        self.domains.clear();
+        for (module, queue) in &mut self.modules {
+            queue.domain = (self.domain_of)(module);
+            if queue.running > 0 {
+                *self.domains.entry(Arc::clone(&queue.domain)).or_default() += queue.running;
+            }
+        }
+    }
+
+    fn running_in(&self, domain: &str) -> usize {
+        self.domains.get(domain).copied().unwrap_or_default()
     }
 
     /// A job waits, not to run before `run_at_ms`.
@@ -76,7 +123,7 @@ impl Schedule {
         } else if let Some(held) = self.held_back(&job) {
             held.insert((Reverse(job.priority), job.id), job);
         } else {
-            let queue = self.modules.entry(job.module.clone()).or_default();
+            let queue = self.queue(&job.module);
             queue.ready.insert((Reverse(job.priority), job.id), job);
         }
     }
@@ -164,10 +211,10 @@ impl Schedule {
         None
     }
 
-    /// Takes the job to run next, if any may.
-    pub(super) fn next(&mut self) -> Option<Arc<ActiveJob>> {
+    /// Takes the job to run next, if any may; `idle_only`: of a domain that has none running.
+    pub(super) fn next(&mut self, idle_only: bool) -> Option<Arc<ActiveJob>> {
         loop {
-            let job = self.candidate()?;
+            let job = self.candidate(idle_only)?;
             // Ready since before others of its key began.
             if let Some(held) = self.held_back(&job) {
                 held.insert((Reverse(job.priority), job.id), job);
@@ -177,22 +224,30 @@ impl Schedule {
                 self.keys.entry(key).or_default().running += 1;
             }
             self.turn += 1;
-            let queue = self.modules.entry(job.module.clone()).or_default();
-            queue.served = self.turn;
+            let turn = self.turn;
+            let queue = self.queue(&job.module);
+            queue.served = turn;
             queue.running += 1;
             *queue.running_of.entry(job.job.clone()).or_default() += 1;
+            let domain = Arc::clone(&queue.domain);
+            *self.domains.entry(domain).or_default() += 1;
             return Some(job);
         }
     }
 
     /// Takes the job out that comes first.
-    fn candidate(&mut self) -> Option<Arc<ActiveJob>> {
-        let limit = self.module_running_max;
-        let candidates = self.modules.iter().filter(|(_, queue)| limit == 0 || queue.running < limit);
-        let candidates = candidates.filter_map(|(name, queue)| {
+    fn candidate(&mut self, idle_only: bool) -> Option<Arc<ActiveJob>> {
+        let RunningLimits { module_max, domain_max } = self.limits;
+        let candidates = self.modules.iter().filter_map(|(name, queue)| {
+            let in_domain = self.running_in(&queue.domain);
+            let is_full = module_max > 0 && queue.running >= module_max || domain_max > 0 && in_domain >= domain_max;
+            if is_full || idle_only && in_domain > 0 {
+                return None;
+            }
             let place = queue.first()?;
-            // Among equal priorities the module that runs least comes first, then the one that waited longest.
-            Some(((place.0, queue.running, queue.served), name, place))
+            // The domain that runs least comes first: priorities are its own affair. Among equal ones the module that runs
+            // least, then the one that waited longest.
+            Some(((in_domain, place.0, queue.running, queue.served), name, place))
         });
         let (_, name, place) = candidates.min_by_key(|(rank, ..)| *rank)?;
         let name = name.clone();
@@ -204,6 +259,12 @@ impl Schedule {
     pub(super) fn ended(&mut self, job: &ActiveJob) {
         if let Some(queue) = self.modules.get_mut(&job.module) {
             queue.running = queue.running.saturating_sub(1);
+            if let Some(running) = self.domains.get_mut(&queue.domain) {
+                *running = running.saturating_sub(1);
+                if *running == 0 {
+                    self.domains.remove(&queue.domain);
+                }
+            }
             if let Some(running) = queue.running_of.get_mut(&job.job) {
                 *running = running.saturating_sub(1);
                 if *running == 0 {
@@ -278,13 +339,19 @@ mod tests {
         Arc::new(ActiveJob::new(&row, Some((Arc::new(NoCode), defaults))))
     }
 
+    /// Modules are in the domain of their first letter.
+    fn schedule_with(module_max: usize, domain_max: usize) -> Schedule {
+        let domain_of = |module: &str| module.get(..1).unwrap_or_default().into();
+        Schedule::new(RunningLimits { module_max, domain_max }, Box::new(domain_of))
+    }
+
     fn take(schedule: &mut Schedule) -> Vec<i64> {
-        std::iter::from_fn(|| schedule.next().map(|job| job.id)).collect()
+        std::iter::from_fn(|| schedule.next(false).map(|job| job.id)).collect()
     }
 
     #[test]
     fn higher_priority_first_then_older() {
-        let mut schedule = Schedule::new(0);
+        let mut schedule = schedule_with(0, 0);
         for (id, priority) in [(1, 0), (2, 5), (3, 0), (4, 5), (5, -1)] {
             schedule.add(job(id, "m", "j", priority, 0), 0, 0);
         }
@@ -293,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_paused_kind_waits_whenever_it_becomes_ready() {
-        let mut schedule = Schedule::new(0);
+        let mut schedule = schedule_with(0, 0);
         let kind = || ("m".to_owned(), "j".to_owned());
         schedule.add(job(1, "m", "j", 0, 0), 0, 0);
         schedule.add(job(2, "m", "other", 0, 0), 0, 0);
@@ -318,7 +385,7 @@ mod tests {
             (keyed.concurrency_key, keyed.concurrency_limit) = (Some(key.into()), limit);
             Arc::new(keyed)
         };
-        let mut schedule = Schedule::new(0);
+        let mut schedule = schedule_with(0, 0);
         let jobs: Vec<_> = (0..5).map(|id| keyed(id, 0, "k", 1)).collect();
         for job in &jobs {
             schedule.add(Arc::clone(job), 0, 0);
@@ -353,20 +420,44 @@ mod tests {
 
     #[test]
     fn modules_take_turns() {
-        let mut schedule = Schedule::new(0);
+        let mut schedule = schedule_with(0, 0);
         for id in 0..4 {
             schedule.add(job(id, "a", "j", 0, 0), 0, 0);
         }
         schedule.add(job(10, "b", "j", 0, 0), 0, 0);
         schedule.add(job(11, "b", "j", 0, 0), 0, 0);
-        let first_four: Vec<i64> = (0..4).filter_map(|_| schedule.next().map(|job| job.id)).collect();
+        let first_four: Vec<i64> = (0..4).filter_map(|_| schedule.next(false).map(|job| job.id)).collect();
         assert_eq!(first_four.iter().filter(|id| **id >= 10).count(), 2, "{first_four:?}");
         assert_eq!(take(&mut schedule).len(), 2);
     }
 
     #[test]
+    fn no_domain_keeps_others_waiting() {
+        let mut schedule = schedule_with(0, 0);
+        let flood: Vec<_> = (0..6).map(|id| job(id, "a1", "j", 1_000, 0)).collect();
+        flood.iter().for_each(|job| schedule.add(Arc::clone(job), 0, 0));
+        let first: Vec<i64> = (0..3).filter_map(|_| schedule.next(false)).map(|job| job.id).collect();
+        assert_eq!((first, schedule.next(true).map(|job| job.id)), (vec![0, 1, 2], None), "the reserve is for others");
+        schedule.add(job(10, "b", "j", -5, 0), 0, 0);
+        schedule.add(job(11, "a2", "j", 2_000, 0), 0, 0);
+        assert_eq!(schedule.next(true).map(|job| job.id), Some(10));
+        // Of the modules of a domain, the one with the higher priority; of two domains, the one that runs less.
+        schedule.add(job(12, "b", "j", -5, 0), 0, 0);
+        assert_eq!((0..2).filter_map(|_| schedule.next(false)).map(|job| job.id).collect::<Vec<_>>(), [12, 11]);
+        for job in &flood[..3] {
+            schedule.ended(job);
+        }
+        schedule.modules_changed();
+        assert_eq!((schedule.running_in("a"), schedule.running_in("b")), (1, 2));
+        let mut bounded = schedule_with(0, 2);
+        flood.iter().for_each(|job| bounded.add(Arc::clone(job), 0, 0));
+        bounded.add(job(10, "b", "j", 0, 0), 0, 0);
+        assert_eq!(take(&mut bounded), [0, 10, 1]);
+    }
+
+    #[test]
     fn limits_of_a_job_and_of_a_module_hold() {
-        let mut schedule = Schedule::new(2);
+        let mut schedule = schedule_with(2, 0);
         let one_at_a_time: Vec<_> = (0..3).map(|id| job(id, "m", "slow", 9, 1)).collect();
         for job in &one_at_a_time {
             schedule.add(Arc::clone(job), 0, 0);
@@ -380,7 +471,7 @@ mod tests {
 
     #[test]
     fn jobs_wait_for_their_time_and_can_be_taken_out() {
-        let mut schedule = Schedule::new(0);
+        let mut schedule = schedule_with(0, 0);
         let (soon, late, gone) = (job(1, "m", "j", 0, 0), job(2, "m", "j", 0, 0), job(3, "m", "j", 0, 0));
         schedule.add(Arc::clone(&soon), 10, 0);
         schedule.add(late, 20, 0);

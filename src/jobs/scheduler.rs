@@ -38,6 +38,8 @@ pub(super) struct Scheduler {
     pub(super) writer: Writer,
     pub(super) own: Sender<Notice>,
     pub(super) unfinished_max: usize,
+    /// See [`JobsConfig::timeout_ms`](super::JobsConfig::timeout_ms).
+    pub(super) timeout_ms: u64,
 }
 
 impl Scheduler {
@@ -83,7 +85,7 @@ impl Scheduler {
             payload,
             max_attempts: defaults.max_attempts.max(1),
             backoff_ms: u64::from(defaults.backoff_ms),
-            timeout_ms: u64::from(defaults.timeout_ms),
+            timeout_ms: defaults.timeout_or(self.timeout_ms),
             run_at_ms: now_ms(),
             priority: defaults.priority,
             unique_key: None,

@@ -12,7 +12,7 @@ use super::notice::{Notice, now_ms};
 use super::queries::{self, Query};
 use super::recovery::{recover, settled};
 use super::request::{JobRequest, RequestError};
-use super::schedule::Schedule;
+use super::schedule::{RunningLimits, Schedule};
 use super::scheduler::Scheduler;
 use super::store::{
     Change, Changed, Deleted, JobEvent, JobFilter, JobRow, JobState, NewJob, Reader, Store, StoreError, StoreStats,
@@ -42,6 +42,12 @@ pub(super) const REPLAY_BYTES_MAX: usize = 512 * 1024;
 pub struct JobsConfig {
     /// Jobs that run at once.
     pub workers: usize,
+    /// Jobs beyond those, each of a domain of which no other job runs.
+    pub reserve_workers: usize,
+    /// Most jobs of the modules of one domain at once; 0: no limit.
+    pub domain_running_max: usize,
+    /// Longest run of a job for which neither its submission nor its module says one; 0: no limit.
+    pub timeout_ms: u64,
     /// Most jobs of one module at once; 0: no limit.
     pub module_running_max: usize,
     /// Jobs that may wait or run.
@@ -50,8 +56,10 @@ pub struct JobsConfig {
     pub payload_bytes_max: usize,
     /// Largest data of an event.
     pub event_bytes_max: usize,
-    /// Most events that a job emits itself.
+    /// Most events that a job emits itself, and most bytes of them.
     pub events_max: u64,
+    /// See above.
+    pub events_bytes_max: u64,
     /// Largest result or error text.
     pub result_bytes_max: usize,
     /// Largest checkpoint.
@@ -174,16 +182,11 @@ impl Jobs {
             active: Arc::clone(&active),
             notices: notices.clone(),
             hub: Arc::clone(&hub),
-            limits: SizeLimits {
-                event_bytes_max: config.event_bytes_max,
-                events_max: config.events_max,
-                result_bytes_max: config.result_bytes_max,
-                checkpoint_bytes_max: config.checkpoint_bytes_max,
-            },
+            limits: SizeLimits::of(&config),
             store: Arc::clone(&store),
             blobs: blobs.clone(),
         });
-        for _ in 0..config.workers {
+        for _ in 0..config.workers + config.reserve_workers {
             workers.add()?;
         }
         let scheduler = Scheduler {
@@ -193,8 +196,11 @@ impl Jobs {
             writer: writer.clone(),
             own: notices.clone(),
             unfinished_max: config.unfinished_max,
+            timeout_ms: config.timeout_ms,
         };
-        let mut schedule = Schedule::new(config.module_running_max);
+        let limits = RunningLimits { module_max: config.module_running_max, domain_max: config.domain_running_max };
+        let domains = Arc::clone(&source);
+        let mut schedule = Schedule::new(limits, Box::new(move |module| domains.domain(module)));
         reader.paused().map_err(io::Error::other)?.into_iter().for_each(|kind| schedule.pause(kind));
         let paused = Arc::new(AtomicUsize::new(schedule.paused().count()));
         let dispatcher = Dispatcher {
@@ -206,7 +212,8 @@ impl Jobs {
             writer: writer.clone(),
             workers,
             retention: config.retention,
-            free: config.workers,
+            free: config.workers + config.reserve_workers,
+            reserve: config.reserve_workers,
         };
         let spawn = |name: String, run: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name).spawn(run);
         let mut threads = vec![spawn("jobs".to_owned(), Box::new(move || dispatcher.run()))?];
@@ -468,7 +475,7 @@ impl Inner {
             payload: request.payload,
             max_attempts: request.max_attempts.unwrap_or(defaults.max_attempts).max(1),
             backoff_ms: request.backoff_ms.unwrap_or(u64::from(defaults.backoff_ms)),
-            timeout_ms: request.timeout_ms.unwrap_or(u64::from(defaults.timeout_ms)),
+            timeout_ms: request.timeout_ms.unwrap_or(defaults.timeout_or(self.config.timeout_ms)),
             run_at_ms: request.run_at_ms.unwrap_or(0).max(now_ms()),
             priority: request.priority.unwrap_or(defaults.priority),
             unique_key: request.unique_key,

@@ -7,12 +7,14 @@ use super::hub::Hub;
 use super::json;
 use super::lifecycle::{RunOutcome, change_after};
 use super::notice::{Notice, now_ms};
+use super::service::JobsConfig;
 use super::store::{Change, Changed, EventBlob, JobState, Reader, Store, Writer};
 use crate::logbook::{self, Kind};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,8 +26,22 @@ const KIND_BYTES_MAX: usize = 128;
 pub(super) struct SizeLimits {
     pub(super) event_bytes_max: usize,
     pub(super) events_max: u64,
+    /// Of all events of a job.
+    pub(super) events_bytes_max: u64,
     pub(super) result_bytes_max: usize,
     pub(super) checkpoint_bytes_max: usize,
+}
+
+impl SizeLimits {
+    pub(super) fn of(config: &JobsConfig) -> Self {
+        Self {
+            event_bytes_max: config.event_bytes_max,
+            events_max: config.events_max,
+            events_bytes_max: config.events_bytes_max,
+            result_bytes_max: config.result_bytes_max,
+            checkpoint_bytes_max: config.checkpoint_bytes_max,
+        }
+    }
 }
 
 /// What every worker shares.
@@ -227,13 +243,15 @@ impl Worker {
         let Given { payload, saved } = given;
         let files = RunFiles::new(&self.shared.blobs, &job.uuid, job.attempt());
         let (said, inputs, reader) = (Mutex::default(), OnceLock::new(), &self.reader);
-        let running = Running { job, shared: &self.shared, said, deadline, saved, inputs, reader, files };
+        let oversized = AtomicU64::new(0);
+        let running = Running { job, shared: &self.shared, said, deadline, saved, inputs, reader, files, oversized };
         let ended = code.run(&job.uuid, &payload, &running);
         if let Ended::Crashed(how) = &ended {
             let text = format!("job {} ({} of module {}) crashed: {how}", job.uuid, job.job, job.module);
             tracing::error!("{text}");
             logbook::add(&job.module, Kind::Error, &text);
         }
+        running.tell_oversized();
         let timed_out_ms = job.has_timed_out().then_some(job.timeout_ms);
         let said = std::mem::take(&mut *running.said.lock().unwrap_or_else(PoisonError::into_inner));
         let error = match said {
@@ -278,11 +296,13 @@ struct Running<'a> {
     inputs: OnceLock<Vec<(String, String)>>,
     reader: &'a Mutex<Reader>,
     files: RunFiles,
+    /// Events and the like that were refused for their size: the first has a line in the log.
+    oversized: AtomicU64,
 }
 
 impl Running<'_> {
     fn fits(&self, what: &str, bytes: usize, limit: usize, flag: &str) -> bool {
-        if bytes > limit {
+        if bytes > limit && self.oversized.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!(
                 "module {}: the {what} of job {} has {bytes} bytes; the limit is {limit} ({flag})",
                 self.job.module,
@@ -292,19 +312,35 @@ impl Running<'_> {
         bytes <= limit
     }
 
-    /// Whether the job may emit one more event, which is counted then.
-    fn may_emit(&self) -> bool {
-        let (count, limit) = (self.job.count_event(), self.shared.limits.events_max);
-        if count == limit {
+    /// Tells how many more there were.
+    fn tell_oversized(&self) {
+        let more = self.oversized.load(Ordering::Relaxed).saturating_sub(1);
+        if more > 0 {
+            let (module, uuid) = (&self.job.module, &self.job.uuid);
+            tracing::warn!("module {module}: {more} more events and the like of job {uuid} were too large");
+        }
+    }
+
+    /// Whether the job may emit one more event of `bytes` bytes, which is counted then.
+    fn may_emit(&self, bytes: usize) -> bool {
+        let (count, before) = self.job.count_event(bytes);
+        let SizeLimits { events_max, events_bytes_max, .. } = self.shared.limits;
+        let fits = before.saturating_add(bytes as u64) <= events_bytes_max;
+        // The first that is refused has a line.
+        if count == events_max || !fits && before <= events_bytes_max {
+            let (most, flag) = match fits {
+                true => (events_max.to_string(), "--job-events-max"),
+                false => (format!("{events_bytes_max} bytes of them"), "--job-events-bytes-max"),
+            };
             let text = format!(
-                "job {} ({} of module {}) has as many events as a job may have, {limit}: emit_event returns -1 from here on \
-                 (--job-events-max)",
+                "job {} ({} of module {}) has as many events as a job may have, {most}: emit_event returns -1 from here on \
+                 ({flag})",
                 self.job.uuid, self.job.job, self.job.module
             );
             tracing::warn!("{text}");
             logbook::add(&self.job.module, Kind::Error, &text);
         }
-        count < limit
+        count < events_max && fits
     }
 
     /// Syncs the run's outputs to the disk, and stores their list, before the job is done.
@@ -360,7 +396,12 @@ impl JobCalls for Running<'_> {
     fn emit_event(&self, kind: &str, data: Option<&str>) -> bool {
         let data = data.unwrap_or("null");
         let fits = self.fits("event", data.len(), self.shared.limits.event_bytes_max, "--job-event-bytes-max");
-        if self.job.must_end() || kind.is_empty() || kind.len() > KIND_BYTES_MAX || !fits || !self.may_emit() {
+        if self.job.must_end()
+            || kind.is_empty()
+            || kind.len() > KIND_BYTES_MAX
+            || !fits
+            || !self.may_emit(kind.len() + data.len())
+        {
             return false;
         }
         // Waits while the writer is behind: a job can't outrun the disk, and no event is lost.
@@ -415,7 +456,7 @@ impl JobCalls for Running<'_> {
         if self.job.must_end() {
             return Err(libc::ECANCELED);
         }
-        if !self.may_emit() {
+        if !self.may_emit(kind.len() + bytes.len()) {
             return Err(libc::EDQUOT);
         }
         // On the disk before the event is.

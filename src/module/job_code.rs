@@ -4,6 +4,7 @@ use super::control::{Control, ControlState, short};
 use super::generation::Generation;
 use super::table::{Published, Table};
 use crate::abi::manifest::JobDecl;
+use crate::domain::DEFAULT_DOMAIN;
 use crate::jobs::code::{Code, CodeSource, Declared, Defaults, Ended, JobCalls, ResolveError};
 use crate::jobs::store::ScheduleSpec;
 use std::collections::HashMap;
@@ -128,6 +129,10 @@ impl CodeSource for Control {
     fn schedules(&self) -> Vec<(String, Vec<ScheduleSpec>)> {
         let state = self.control().state();
         state.entries.iter().map(|entry| (entry.manifest.name.clone(), entry.schedules.clone())).collect()
+    }
+
+    fn domain(&self, module: &str) -> Arc<str> {
+        self.domain_of(module).unwrap_or_else(|| DEFAULT_DOMAIN.to_owned()).into()
     }
 
     fn is_kept(&self, module: &str) -> bool {

@@ -8,14 +8,14 @@ use serde_json::json;
 use std::time::SystemTime;
 
 impl Control {
-    /// `GET /mgnt`'s answer.
+    /// `GET /mgnt`'s answer; `memory` is what the server says of its own.
     #[must_use]
-    pub fn modules_json(&self) -> String {
+    pub fn modules_json(&self, memory: &serde_json::Value) -> String {
         let table = self.table();
         let table = table.load();
         let modules: Vec<serde_json::Value> = table.modules().iter().map(|module| self.module_json(module)).collect();
         let domains: Vec<serde_json::Value> = self.domains().iter().map(domain_json).collect();
-        json!({ "modules": modules, "domains": domains, "pid": std::process::id() }).to_string()
+        json!({ "modules": modules, "domains": domains, "pid": std::process::id(), "memory": memory }).to_string()
     }
 
     /// The domains that there are now; none where modules run in the server.

@@ -1,13 +1,15 @@
 //! The sending half of every connection of a shard, and what its application asks of the driver.
 
+mod held;
+mod sending;
+
 use super::CloseReason;
-use super::outbox::{Outbox, SEND_BYTES_MAX, Sent};
+use super::outbox::{Outbox, Sent};
 use super::sys;
 use super::tls::{Acceptor, Session, Tls};
 use super::waker::Waker;
 use super::warm::Warmer;
 use std::collections::VecDeque;
-use std::io;
 use std::net::Shutdown;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -70,6 +72,8 @@ struct ConnIo {
     closing: Closing,
     /// The errno that sending failed with.
     failed: Option<i32>,
+    /// Its part of [`Connections::held_bytes`].
+    held: usize,
     /// Wakes the task that waits for `reading`.
     reader: Option<TaskWaker>,
 }
@@ -112,22 +116,16 @@ pub struct Connections {
     /// The sum of the capacities of `spares`.
     spare_bytes: usize,
     open: usize,
+    /// Bytes of memory that unsent bytes hold, on connections that take no more for now.
+    held: usize,
+    /// Open TLS connections.
+    secured: usize,
     /// TLS connections whose handshake may still be under way, with its deadline; oldest first.
     handshake_scheduler: VecDeque<(Instant, ConnId)>,
     /// A buffer for records, handed from one connection to the next.
     sealing: Vec<u8>,
     /// Reads files that are not in memory; without one they are read where they are sent.
     warmer: Option<Warmer>,
-}
-
-impl ConnIo {
-    /// Sends until all is sent, the socket takes no more or a disk is to be waited for.
-    fn send(&mut self, sealing: &mut Vec<u8>) -> io::Result<Sent> {
-        match &mut self.tls {
-            None => self.outbox.flush(self.fd),
-            Some(tls) => tls.send(self.fd, &mut self.outbox, self.closing == Closing::AfterFlush, sealing),
-        }
-    }
 }
 
 impl Connections {
@@ -307,6 +305,7 @@ impl Connections {
             reading: true,
             closing: Closing::No,
             failed: None,
+            held: 0,
             reader: None,
         };
         if let Some(place) = self.places.get_mut(id.index()) {
@@ -321,6 +320,7 @@ impl Connections {
         let session = Session::new(acceptor);
         if let (Some(entry), Ok(session)) = (self.get_mut(conn), session) {
             entry.tls = Some(Box::new(Tls::new(session)));
+            self.secured += 1;
             self.handshake_scheduler.push_back((Instant::now() + acceptor.handshake_timeout, conn));
             return true;
         }
@@ -387,9 +387,8 @@ impl Connections {
 
     /// Forgets `conn`; its id names nothing from here on.
     pub(super) fn remove(&mut self, conn: ConnId) {
-        if self.get(conn).is_none() {
-            return;
-        }
+        let Some(entry) = self.get(conn) else { return };
+        (self.held, self.secured) = (self.held - entry.held, self.secured - usize::from(entry.tls.is_some()));
         if let Some(place) = self.places.get_mut(conn.index()) {
             *place = None;
         }
@@ -461,6 +460,12 @@ impl Connections {
 
     /// Sends what is queued on `conn`. `Blocked` is returned once; the driver then calls [`Connections::writable`].
     pub(super) fn flush(&mut self, conn: ConnId) -> Flushed {
+        let flushed = self.send_queued(conn);
+        self.weigh(conn);
+        flushed
+    }
+
+    fn send_queued(&mut self, conn: ConnId) -> Flushed {
         let place = self.places.get_mut(conn.index()).and_then(Option::as_mut);
         let Some(entry) = place.filter(|entry| entry.id == conn) else { return Flushed::All };
         entry.dirty = false;

@@ -17,6 +17,21 @@ pub enum Attached {
     Pieces(Vec<BodyPiece>),
 }
 
+impl Attached {
+    /// Bytes of memory in it.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let in_piece = |piece: &BodyPiece| match piece {
+            BodyPiece::Bytes(bytes) => bytes.len(),
+            BodyPiece::File(_) => 0,
+        };
+        match self {
+            Self::Lent(bytes) => bytes.len(),
+            Self::Pieces(pieces) => pieces.iter().map(in_piece).sum(),
+        }
+    }
+}
+
 /// A piece of a body.
 #[derive(Debug)]
 pub enum BodyPiece {

@@ -126,6 +126,9 @@ pub trait Application {
     fn finish(&mut self);
 }
 
+/// Connections of a shard beside those that its limit is about: descriptors are kept for so many.
+pub const RESERVED_CONNECTIONS: usize = 64;
+
 /// How often [`Application::tick`] is called.
 pub const TICK: std::time::Duration = std::time::Duration::from_millis(100);
 

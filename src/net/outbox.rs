@@ -46,7 +46,8 @@ pub unsafe trait Lent: Send + std::fmt::Debug {
 #[derive(Debug)]
 enum Segment {
     Own(Vec<u8>),
-    Shared(Arc<[u8]>),
+    /// With the share of its memory that this queue is charged for.
+    Shared(Arc<[u8]>, usize),
     /// From a byte on: those before it have been copied out.
     Lent(Box<dyn Lent>, usize),
     /// From a byte on, likewise.
@@ -57,7 +58,7 @@ impl Segment {
     fn len(&self) -> usize {
         match self {
             Segment::Own(bytes) => bytes.len(),
-            Segment::Shared(bytes) => bytes.len(),
+            Segment::Shared(bytes, _) => bytes.len(),
             Segment::Lent(bytes, from) => bytes.len().saturating_sub(*from),
             Segment::File(part, from) => part.len().saturating_sub(*from),
         }
@@ -67,8 +68,17 @@ impl Segment {
     fn bytes(&self) -> Option<&[u8]> {
         match self {
             Segment::Own(bytes) => Some(bytes),
-            Segment::Shared(bytes) => Some(bytes),
+            Segment::Shared(bytes, _) => Some(bytes),
             Segment::Lent(..) | Segment::File(..) => None,
+        }
+    }
+
+    /// Bytes of memory that it keeps from others, a domain's memory included.
+    fn held(&self) -> usize {
+        match self {
+            Segment::Shared(_, share) => *share,
+            Segment::File(..) => 0,
+            other => other.len(),
         }
     }
 }
@@ -96,6 +106,8 @@ pub struct Outbox {
     segments: VecDeque<Segment>,
     /// Bytes in `segments`, sent ones of the first included. Those of the tail are not counted: [`Outbox::buffer`] lends it.
     sealed: usize,
+    /// The sum of [`Segment::held`].
+    held: usize,
     tail: Vec<u8>,
     /// Bytes of the first segment (of the tail, if there is none) that are sent already.
     sent: usize,
@@ -132,7 +144,9 @@ impl Outbox {
             self.push(&bytes);
         } else {
             self.seal_tail();
-            self.push_segment(Segment::Shared(bytes));
+            // What goes to many is one copy: the more have it already, the less it costs.
+            let share = bytes.len() / Arc::strong_count(&bytes).max(1);
+            self.push_segment(Segment::Shared(bytes, share));
         }
     }
 
@@ -203,6 +217,7 @@ impl Outbox {
     /// Puts a copy of the first unsent bytes, which begin at `start` of the first segment, in front of what is left of it.
     fn put_before(&mut self, copy: Vec<u8>, start: usize) {
         let end = start.saturating_add(copy.len());
+        let before = self.segments.front().map_or(0, Segment::held);
         let over = match self.segments.front_mut() {
             Some(Segment::Lent(bytes, from)) => {
                 *from = end;
@@ -218,6 +233,8 @@ impl Outbox {
         if over {
             self.segments.pop_front();
         }
+        let after = self.segments.front().filter(|_| !over).map_or(0, Segment::held);
+        self.held = self.held - before + after + copy.len();
         self.segments.push_front(Segment::Own(copy));
     }
 
@@ -225,6 +242,12 @@ impl Outbox {
     #[must_use]
     pub fn len(&self) -> usize {
         self.sealed + self.tail.len() - self.sent
+    }
+
+    /// Bytes of memory that what is not sent keeps from others: its own, and what a domain has lent.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held + self.tail.capacity()
     }
 
     /// Bytes sent so far, wrapping: the difference of two moments is progress.
@@ -249,6 +272,7 @@ impl Outbox {
 
     fn push_segment(&mut self, segment: Segment) {
         self.sealed += segment.len();
+        self.held += segment.held();
         self.segments.push_back(segment);
     }
 
@@ -313,6 +337,7 @@ impl Outbox {
             }
             self.sent -= len;
             self.sealed -= len;
+            self.held -= first.held();
             self.segments.pop_front();
         }
         if self.sent == self.tail.len() {
@@ -541,6 +566,7 @@ mod tests {
                 }
                 prop_assert_eq!(outbox.len(), pushed.len() - sent.len());
                 prop_assert_eq!(outbox.sealed, outbox.segments.iter().map(Segment::len).sum::<usize>());
+                prop_assert_eq!(outbox.held, outbox.segments.iter().map(Segment::held).sum::<usize>());
                 prop_assert_eq!(outbox.is_empty(), pushed.len() == sent.len());
             }
             while !outbox.is_empty() {

@@ -1,5 +1,6 @@
 //! Where the modules live: in this process, or in confined ones of their own.
 
+use super::shards::bodies_bytes_max;
 use crate::abi::context::JobTables;
 use crate::abi::manifest::set_server_limits;
 use crate::abi::request::{RequestRules, set_rules};
@@ -60,10 +61,13 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     let (cores, free_cores) = shard_cores(config.shards);
     let texts = [config.job_payload_bytes_max, config.job_event_bytes_max, config.job_data.checkpoint_bytes_max];
     let largest = texts.into_iter().fold(config.job_result_bytes_max, usize::max);
-    let bodies = config.bodies_bytes_max.max(config.body_bytes_max).max(config.route_body_bytes_max);
+    let bodies = bodies_bytes_max(config).max(config.body_bytes_max).max(config.route_body_bytes_max);
     let bodies = Budgets {
         requests_bytes_max: bodies.max(config.ws_message_bytes_max.saturating_add(EVENTS_BYTES)).min(BUDGET_BYTES_MAX),
-        answers_bytes_max: config.module_answers_bytes_max.min(BUDGET_BYTES_MAX),
+        answers_bytes_max: config
+            .module_answers_bytes_max
+            .min(config.resources.memory_bytes_max / 2)
+            .min(BUDGET_BYTES_MAX),
         streams: stream_sizes(config),
     };
     let settings = DomainConfig {

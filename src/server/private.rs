@@ -24,7 +24,9 @@ pub(super) fn make_data_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(way_mode()).create(dir)
+    DirBuilder::new().recursive(true).mode(way_mode()).create(dir)?;
+    // A umask takes rights away that the modules' user needs.
+    fs::set_permissions(dir, Permissions::from_mode(way_mode()))
 }
 
 /// The mode of a directory on the way to what modules use.

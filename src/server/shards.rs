@@ -15,7 +15,7 @@ use crate::jobs::hub::EventSink;
 use crate::module::control::Control;
 use crate::net::{self, Listener, ReactorKind, Waker};
 use crate::proto::http1;
-use crate::shard::{Local, PeerCounts, Shard, ShardLimits, ShardParts};
+use crate::shard::{Local, MemoryBudget, PeerCounts, Shard, ShardLimits, ShardParts};
 use core_affinity::CoreId;
 use signal_hook::consts::SIGTERM;
 use std::sync::{Arc, OnceLock};
@@ -29,6 +29,9 @@ const OWN_IN_FLIGHT_MAX: usize = 1024;
 
 /// Unsent and expected bytes of a connection above which its further requests wait.
 const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Connections that peers on this machine may have, however few there may be in all.
+const LOCAL_MAX_MIN: usize = 64;
 
 /// What a submission may have beside its payload.
 const JOB_FIELDS_BYTES_MAX: usize = 64 * 1024;
@@ -59,7 +62,13 @@ pub(super) fn start_shards(
     let limits = shard_limits(config);
     domain::stream::configure(config.handler_timeout_ms, config.executors_max);
     let peers_max = config.connections_per_peer_max;
-    let peers = (peers_max > 0).then(|| Arc::new(PeerCounts::new(peers_max)));
+    // A proxy on this machine stands for many clients; the other half is for those that come without it.
+    let local_max = (config.connections_max.saturating_mul(config.shards) / 2).max(peers_max).max(LOCAL_MAX_MIN);
+    let memory = Arc::new(MemoryBudget::new(
+        config.resources.memory_bytes_max,
+        (0..config.shards).map(|shard| admin.stats(shard)).collect(),
+    ));
+    let peers = (peers_max > 0).then(|| Arc::new(PeerCounts::new(peers_max, local_max)));
 
     let mut running = Vec::with_capacity(config.shards);
     for (id, ((listeners, core), waker)) in listeners.into_iter().zip(cores).zip(wakers).enumerate() {
@@ -74,7 +83,7 @@ pub(super) fn start_shards(
         let local = local.map_err(setup("starting an executor thread"))?;
         let (table, limits, admin) = (control.table(), limits.clone(), Arc::clone(admin));
         let (shard_inbox, stats) = (Arc::clone(&inbox), admin.stats(id));
-        let (failed, peers) = (Arc::clone(failed), peers.clone());
+        let (failed, peers, memory) = (Arc::clone(failed), peers.clone(), Arc::clone(&memory));
         let thread = crate::threads::module_thread(format!("shard-{id}"))
             .spawn(move || {
                 if let Some(core) = core {
@@ -87,7 +96,8 @@ pub(super) fn start_shards(
                     streams: executors.streams,
                 });
                 let inbox = shard_inbox;
-                let parts = ShardParts { id, limits, table, inbox, local, admin, admin_listeners_from, stats, peers };
+                let parts =
+                    ShardParts { id, limits, table, inbox, local, admin, admin_listeners_from, stats, peers, memory };
                 if let Err(error) = net::run(kind, Shard::new(parts), listeners, &waker) {
                     tracing::error!("shard {id} ended: {error}; the server stops");
                     let _ = failed.set(format!("shard {id}: {error}"));
@@ -151,6 +161,12 @@ fn reactor(config: &Config) -> ReactorKind {
     kind
 }
 
+/// Bytes of the bodies that a shard receives, and of those that wait; also of those that lie in the memory of a domain. The
+/// budget of the server counts too.
+pub(super) fn bodies_bytes_max(config: &Config) -> usize {
+    config.bodies_bytes_max.min(config.resources.memory_bytes_max / 2)
+}
+
 fn shard_limits(config: &Config) -> ShardLimits {
     let own_body_bytes_max = config
         .body_bytes_max
@@ -167,7 +183,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         route_body_bytes_max: config.route_body_bytes_max,
         own_body_bytes_max,
         // Any one body that is allowed must fit.
-        bodies_bytes_max: config.bodies_bytes_max.max(own_body_bytes_max).max(config.route_body_bytes_max),
+        bodies_bytes_max: bodies_bytes_max(config).max(own_body_bytes_max).max(config.route_body_bytes_max),
         connections_max: config.connections_max,
         requests_per_connection_max: match config.requests_per_connection_max {
             0 => u64::MAX,

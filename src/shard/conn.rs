@@ -1,5 +1,6 @@
 //! One connection: its parser and the requests it is owed answers for.
 
+use super::admission::Place;
 use super::flows::Flow;
 use super::limits::ShardLimits;
 use super::traces::Trace;
@@ -48,7 +49,7 @@ impl Slot {
     }
 
     /// What it takes up, now or when its answer comes.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Slot::Waiting { request, .. } => request.bytes(),
             Slot::Running { expected, .. } => *expected,
@@ -106,8 +107,18 @@ pub(super) struct Conn {
     pub(super) sent_before: usize,
     /// Bytes of a body that are counted in the shard's sum.
     pub(super) gathered: usize,
+    /// Bytes of memory that it is counted with in the server's budget, what is unsent excepted.
+    pub(super) held: usize,
+    /// The part of it that its client has sent.
+    pub(super) held_sent: usize,
+    /// Its request was let in to one of the server's own paths: it may use what is kept for those.
+    pub(super) is_let_in: bool,
+    /// The time up to which the bytes received have paid for that: see [`credited`].
+    pub(super) held_paid_ms: u64,
     /// Whether this connection is counted as one of its peer's.
     pub(super) counted: bool,
+    /// What it is counted as among the shard's connections.
+    pub(super) place: Place,
     /// The body that is handed over piece by piece while it comes.
     pub(super) upload: Option<Box<ConnUpload>>,
     /// The head of such a request is complete, and it is not its turn yet; whether the client waits for `100 Continue`.
@@ -169,7 +180,12 @@ impl Conn {
             write_paid_ms: now_ms,
             sent_before: 0,
             gathered: 0,
+            held: 0,
+            held_sent: 0,
+            is_let_in: false,
+            held_paid_ms: now_ms,
             counted: false,
+            place: Place::Client,
             upload: None,
             stream_waits: None,
             traces: Vec::new(),
@@ -179,6 +195,11 @@ impl Conn {
     /// Nothing received, nothing owed.
     pub(super) fn is_idle(&self) -> bool {
         self.taken.is_none() && self.slots.is_empty() && self.input.is_empty() && self.partial == Partial::None
+    }
+
+    /// Whether it holds no memory that counts, without a closer look.
+    pub(super) fn is_light(&self) -> bool {
+        self.held == 0 && self.is_idle() && self.input.capacity() == 0
     }
 
     /// Nothing has come since the connection was accepted.

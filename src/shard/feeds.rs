@@ -9,6 +9,7 @@ use super::streams::Channel;
 use crate::domain::inbox::Message;
 use crate::jobs::store::FeedFilter;
 use crate::jobs::{ALL_JOBS, Cursor, feed_filter};
+use crate::module::reach::Reach;
 use crate::net::ConnId;
 use crate::proto::form;
 use crate::proto::http1::RequestView;
@@ -80,7 +81,13 @@ impl Shard {
     }
 
     /// Answers the handshake of a WebSocket that gets events. On success the stream exists.
-    pub(super) fn begin_jobs_socket(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
+    pub(super) fn begin_jobs_socket(
+        &mut self,
+        origin: &Origin,
+        view: &RequestView<'_>,
+        reach: Reach,
+        out: &mut Vec<u8>,
+    ) -> Begun {
         let meta = self.meta(origin, view);
         let accept = match ws::check(view) {
             Ok(accept) if !self.draining => accept,
@@ -101,7 +108,10 @@ impl Shard {
         }
         let (id, after) = asked(view);
         let key = match after {
-            Ok(after) => self.open_stream(origin.id, channel, after, job_in(view.path()).or(id).unwrap_or_default()),
+            Ok(after) => {
+                let uuid = job_in(view.path()).or(id).unwrap_or_default();
+                self.open_stream(origin.id, channel, after, uuid, reach)
+            }
             Err(text) => self.refuse_stream(origin.id, channel, text),
         };
         Begun::Taken(Upgrade::Stream(key))

@@ -4,6 +4,7 @@
 //! snapshot of the module table, and go to an executor or, for inline routes, are answered on the spot. Shards share
 //! nothing with each other; other threads reach a shard only through its [`Inbox`]. Nothing here blocks.
 
+mod admission;
 mod body_limits;
 mod buffered;
 mod conn;
@@ -13,6 +14,7 @@ mod flows;
 mod handshakes;
 mod limits;
 mod logs;
+mod memory;
 mod own_uploads;
 mod pages;
 mod peers;
@@ -28,6 +30,7 @@ mod traces;
 mod uploads;
 
 pub use limits::ShardLimits;
+pub use memory::MemoryBudget;
 pub use peers::PeerCounts;
 pub use snapshot::Snapshot;
 
@@ -42,9 +45,11 @@ use crate::module::table::Table;
 use crate::net::{Application, CloseReason, ConnId, Connections, Peer};
 use crate::proto::http1::{Preflight, http_date};
 use crate::shard_stats::ShardStats;
+use admission::Places;
 use arc_swap::{ArcSwap, Cache};
 use conn::{Conn, Serves, Slot, Upgrade};
 use logs::LogStreams;
+use memory::Memory;
 use rooms::Rooms;
 use sockets::Sockets;
 use std::sync::Arc;
@@ -77,6 +82,8 @@ pub struct ShardParts {
     pub stats: Arc<ShardStats>,
     /// The connections of each peer, if they are limited; shared by all shards.
     pub peers: Option<Arc<PeerCounts>>,
+    /// The memory that clients may make all shards hold.
+    pub memory: Arc<MemoryBudget>,
 }
 
 /// Where modules run that live in the server's process.
@@ -107,6 +114,8 @@ pub struct Shard {
     admin_listeners_from: Option<usize>,
     stats: Arc<ShardStats>,
     peers: Option<Arc<PeerCounts>>,
+    memory: Memory,
+    places: Places,
     conns: Vec<Option<Box<Conn>>>,
     sockets: Sockets,
     rooms: Rooms,
@@ -130,9 +139,6 @@ pub struct Shard {
     draining: bool,
     stopped: bool,
 }
-
-/// Connections of a shard beyond its limit that only addresses of the server's own paths (`--admin-listen`) get.
-const ADMIN_CONNECTIONS_RESERVED: usize = 16;
 
 impl Shard {
     /// A shard with no connections.
@@ -159,6 +165,8 @@ impl Shard {
             admin_listeners_from: parts.admin_listeners_from,
             stats: parts.stats,
             peers: parts.peers,
+            memory: Memory::new(parts.memory),
+            places: Places::default(),
             conns: Vec::new(),
             sockets: Sockets::default(),
             rooms: Rooms::default(),
@@ -374,25 +382,13 @@ impl Application for Shard {
             Some(_) => Serves::Admin,
         };
         let mut conn = Conn::new(id, *peer, serves, &self.limits, self.now_ms);
-        let is_admin = serves == Serves::Admin;
-        // Whatever clients of modules do, an operator gets in.
-        let reserved = if is_admin { ADMIN_CONNECTIONS_RESERVED } else { 0 };
-        let refused = if connections.len() > self.limits.connections_max + reserved {
-            Some("too many connections\n")
-        } else if is_admin {
-            None
-        } else {
-            conn.counted = self.peers.as_ref().is_some_and(|peers| peers.enter(peer));
-            (self.peers.is_some() && !conn.counted).then_some("too many connections of your address\n")
-        };
-        if let Some(place) = self.conns.get_mut(index) {
-            *place = Some(Box::new(conn));
+        let place = self.place_of(&mut conn, peer);
+        conn.place = place;
+        if let Some(kept) = self.conns.get_mut(index) {
+            *kept = Some(Box::new(conn));
         }
         self.stats.accepted();
-        if let Some(text) = refused {
-            self.refuse_connection(connections, id, text);
-        }
-        refused.is_none()
+        self.takes_place(connections, id, place)
     }
 
     fn data(&mut self, connections: &mut Connections, id: ConnId, bytes: &[u8]) {
@@ -401,6 +397,9 @@ impl Application for Shard {
         }
         let Some(mut conn) = self.take(id) else { return };
         (conn.last_read_ms, conn.last_active_ms) = (self.now_ms, self.now_ms);
+        if conn.held > 0 {
+            self.moved(&mut conn, bytes.len());
+        }
         match conn.taken {
             Some(by) => {
                 self.put(conn);
@@ -412,6 +411,7 @@ impl Application for Shard {
                 self.after_input(connections, id);
             }
         }
+        self.weigh(connections, id);
     }
 
     fn eof(&mut self, connections: &mut Connections, id: ConnId) {
@@ -454,6 +454,8 @@ impl Application for Shard {
         let Some(mut conn) = self.take(id) else { return };
         self.stats.closed();
         self.ungather(&mut conn);
+        self.unweigh(&mut conn);
+        self.leaves_place(&conn);
         if let Some(peers) = self.peers.as_ref().filter(|_| conn.counted) {
             peers.leave(&conn.peer);
         }
@@ -491,6 +493,7 @@ impl Application for Shard {
                 self.exchange(connections);
             }
         }
+        self.check_unsent(connections);
     }
 
     fn has_work(&self) -> bool {
@@ -510,6 +513,7 @@ impl Application for Shard {
         }
         // A process that does not come is noticed by nothing else.
         self.retry_held(connections);
+        self.sweep_reserved(connections);
         self.sweep(connections);
         self.stats.gauge(connections.len(), self.sockets.len(), self.in_flight);
     }

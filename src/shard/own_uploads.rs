@@ -44,6 +44,14 @@ impl BodySink {
         }
     }
 
+    /// Bytes of memory that bytes on their way take up, at most. Those of modules lie in memory of their domain.
+    pub(super) fn held(&self) -> usize {
+        match self {
+            Self::Module(_) => 0,
+            Self::Own(_) => blobs::BUFFERS_BYTES,
+        }
+    }
+
     /// See [`Upload::end`].
     pub(super) fn end(&mut self, errno: Option<i32>) {
         match self {

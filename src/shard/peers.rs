@@ -15,42 +15,47 @@ const STRIPES: usize = 16;
 /// A table is made smaller when it has room for this many and uses a quarter of it.
 const SHRINK_FROM: usize = 1024;
 
-/// Whose connections count together: an address, or the /64 that an IPv6 host can choose its addresses from.
+/// Whose connections count together: an address, or the /64 that an IPv6 host can choose its addresses from; all peers on
+/// this machine, which are a proxy as often as not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
     V4([u8; 4]),
     V6([u8; 8]),
+    Loopback,
+    Unix,
 }
 
-/// `None` for a peer on this machine: it is a proxy as often as not, and its clients are not told apart here.
-fn key(peer: &Peer) -> Option<Key> {
-    let Peer::Tcp(addr) = peer else { return None };
+fn key(peer: &Peer) -> Key {
+    let Peer::Tcp(addr) = peer else { return Key::Unix };
     if peer.is_loopback() {
-        return None;
+        return Key::Loopback;
     }
-    Some(match addr.ip().to_canonical() {
+    match addr.ip().to_canonical() {
         IpAddr::V4(ip) => Key::V4(ip.octets()),
         IpAddr::V6(ip) => {
             let [a, b, c, d, e, f, g, h, ..] = ip.octets();
             Key::V6([a, b, c, d, e, f, g, h])
         }
-    })
+    }
 }
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct PeerCounts {
     connections_max: usize,
+    /// Of peers on this machine.
+    local_max: usize,
     /// Keyed at random: a peer can't choose addresses that collide.
     hasher: RandomState,
     stripes: [Mutex<HashMap<Key, usize>>; STRIPES],
 }
 
 impl PeerCounts {
-    /// Counts for a limit of `connections_max` connections of one peer.
+    /// Counts for a limit of `connections_max` connections of one peer, and of `local_max` of all on this machine over TCP, and
+    /// again over unix sockets.
     #[must_use]
-    pub fn new(connections_max: usize) -> Self {
-        Self { connections_max, hasher: RandomState::new(), stripes: Default::default() }
+    pub fn new(connections_max: usize, local_max: usize) -> Self {
+        Self { connections_max, local_max, hasher: RandomState::new(), stripes: Default::default() }
     }
 
     fn with<T>(&self, key: Key, change: impl FnOnce(&mut HashMap<Key, usize>) -> T) -> Option<T> {
@@ -61,10 +66,11 @@ impl PeerCounts {
 
     /// One more connection of `peer`. Returns whether it may have it; if not, it was not counted.
     pub(super) fn enter(&self, peer: &Peer) -> bool {
-        let Some(key) = key(peer) else { return true };
+        let key = key(peer);
+        let max = if matches!(key, Key::Loopback | Key::Unix) { self.local_max } else { self.connections_max };
         let entered = self.with(key, |counts| {
             let count = counts.entry(key).or_default();
-            let fits = *count < self.connections_max;
+            let fits = *count < max;
             *count += usize::from(fits);
             fits
         });
@@ -73,7 +79,7 @@ impl PeerCounts {
 
     /// A connection of `peer` that was let in is gone.
     pub(super) fn leave(&self, peer: &Peer) {
-        let Some(key) = key(peer) else { return };
+        let key = key(peer);
         self.with(key, |counts| {
             if let Entry::Occupied(mut entry) = counts.entry(key) {
                 *entry.get_mut() = entry.get().saturating_sub(1);
@@ -98,7 +104,7 @@ mod tests {
 
     #[test]
     fn each_peer_has_its_own_count() {
-        let counts = PeerCounts::new(2);
+        let counts = PeerCounts::new(2, 1);
         let one = peer("192.0.2.1:1");
         assert!(counts.enter(&one) && counts.enter(&peer("192.0.2.1:2")));
         assert!(!counts.enter(&peer("192.0.2.1:3")) && !counts.enter(&peer("[::ffff:192.0.2.1]:4")));
@@ -109,24 +115,25 @@ mod tests {
 
     #[test]
     fn an_ipv6_host_has_its_64_bits_and_no_more() {
-        let counts = PeerCounts::new(1);
+        let counts = PeerCounts::new(1, 1);
         assert!(counts.enter(&peer("[2001:db8:0:1::1]:1")));
         assert!(!counts.enter(&peer("[2001:db8:0:1:ffff::2]:1")));
         assert!(counts.enter(&peer("[2001:db8:0:2::1]:1")));
     }
 
     #[test]
-    fn peers_on_this_machine_have_no_limit() {
-        let counts = PeerCounts::new(1);
-        for here in [peer("127.0.0.1:1"), peer("[::1]:1"), peer("[::ffff:127.0.0.1]:1"), Peer::Unix] {
-            assert!((0..10).all(|_| counts.enter(&here)));
-            counts.leave(&here);
-        }
+    fn peers_on_this_machine_have_a_limit_together() {
+        let counts = PeerCounts::new(1, 3);
+        let [four, six, mapped] = ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.2]:1"].map(peer);
+        assert!(counts.enter(&four) && counts.enter(&six) && counts.enter(&mapped) && !counts.enter(&four));
+        assert!((0..3).all(|_| counts.enter(&Peer::Unix)) && !counts.enter(&Peer::Unix));
+        counts.leave(&mapped);
+        assert!(counts.enter(&four));
     }
 
     #[test]
     fn nothing_is_kept_of_peers_that_have_gone() {
-        let counts = PeerCounts::new(3);
+        let counts = PeerCounts::new(3, 1);
         let peers: Vec<Peer> =
             (0..50_000_u32).map(|n| Peer::Tcp((std::net::Ipv4Addr::from(0x0a00_0000 + n), 1).into())).collect();
         assert!(peers.iter().all(|peer| counts.enter(peer)));

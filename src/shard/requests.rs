@@ -1,9 +1,11 @@
 //! From bytes to requests, and each request to who answers it.
 
 use super::Shard;
+use super::admission::too_many;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
 use super::error_responses::no_modules_here;
 use super::feeds::is_events_socket;
+use super::memory::no_memory;
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use super::traces;
 use super::uploads::Gathering;
@@ -42,6 +44,8 @@ pub(super) struct Origin {
     pub(super) seq: u64,
     pub(super) client: Client,
     pub(super) serves: Serves,
+    /// The connection is beyond the limits and may ask for the server's own paths alone: why.
+    pub(super) beyond: Option<&'static str>,
     /// The connection is closed after it, whatever the client wishes.
     last: bool,
 }
@@ -50,6 +54,11 @@ impl Origin {
     /// Whether the server itself answers what is asked for on `path`.
     pub(super) fn is_for_server(&self, path: &[u8]) -> bool {
         admin::owns(path) && (self.serves != Serves::Modules || path == b"/healthz")
+    }
+
+    /// Whether a request was let in if its body is read: it is one on the server's own paths, and not one that all may make.
+    fn asks_access(&self, view: &RequestView<'_>) -> bool {
+        self.is_for_server(view.path()) && view.path() != b"/healthz" && view.method() != Method::Options
     }
 
     /// Whether a module may answer what is asked for on `path`.
@@ -119,6 +128,7 @@ impl Shard {
                 Ok(Decoded::Body { consumed, view, announced, expects_continue }) => {
                     at += consumed;
                     let head_only = view.method() == Method::Head;
+                    conn.is_let_in = origin.asks_access(&view);
                     match self.gathering(&origin, &view, announced, expects_continue) {
                         Gathering::Whole(bytes_max) => conn.decoder.limit_body(bytes_max),
                         Gathering::Pieces if self.begin_upload(connections, conn, expects_continue) => continue,
@@ -189,8 +199,9 @@ impl Shard {
 
     /// Where request number `seq` of `conn` comes from.
     pub(super) fn origin(&self, conn: &Conn, seq: u64) -> Origin {
-        let last = self.draining || seq + 1 >= self.limits.requests_per_connection_max;
-        Origin { id: conn.id, seq, client: Client::of(&conn.peer), serves: conn.serves, last }
+        let beyond = conn.is_beyond();
+        let last = self.draining || beyond.is_some() || seq + 1 >= self.limits.requests_per_connection_max;
+        Origin { id: conn.id, seq, client: Client::of(&conn.peer), serves: conn.serves, beyond, last }
     }
 
     /// Whether the next request of `conn` may begin. It may not while the answers to those before it, unsent or still to
@@ -285,6 +296,11 @@ impl Shard {
             no_modules_here().encode(&self.meta(origin, view), out);
             return Begun::Answered;
         }
+        if let Some(why) = origin.beyond {
+            self.stats.overloaded();
+            too_many(why).encode(&self.meta(origin, view), out);
+            return Begun::Answered;
+        }
         if view.is_websocket_upgrade() {
             return self.begin_upgrade(origin, view, out);
         }
@@ -339,6 +355,11 @@ impl Shard {
             return self.overloaded(origin, view, out);
         }
         let expected = generation.expected_bytes(route);
+        if self.lacks_memory(expected) {
+            self.stats.memory_refused();
+            no_memory().encode(&self.meta(origin, view), out);
+            return Begun::Answered;
+        }
         let request = NewRequest { conn: origin.id, seq: origin.seq, route, view, meta: self.meta(origin, view) };
         if self.local.is_some() {
             self.submit(&generation, route, request.copied(&self.bodies));
@@ -412,19 +433,21 @@ impl Shard {
             let mut meta = self.meta(origin, view);
             // A stream ends with its connection, and so does the refusal of one.
             meta.keep_alive &= jobs_socket;
-            match self.admin.check(view, origin.client) {
-                Ok(Who::Loopback) => meta.cors_origin = None,
-                Ok(Who::Key(..)) => {}
+            let who = match self.admin.check(view, origin.client) {
+                Ok(who) => who,
                 Err(refusal) => {
                     refusal.encode(&meta, out);
                     return Begun::Answered;
                 }
+            };
+            if who == Who::Loopback {
+                meta.cors_origin = None;
             }
             return match self.streams_open() >= self.limits.streams_max {
                 true => self.too_many_streams(&meta, out),
                 false if logs => self.begin_logs(origin, view, meta, out),
-                false if jobs_socket => self.begin_jobs_socket(origin, view, out),
-                false => self.begin_events(origin, view, meta, out),
+                false if jobs_socket => self.begin_jobs_socket(origin, view, who.reach(), out),
+                false => self.begin_events(origin, view, meta, who.reach(), out),
             };
         }
         // What tells how the server is must answer when it is not well.

@@ -104,7 +104,7 @@ impl Shard {
             }
         }
         Self::send_continue(connections, &mut conn);
-        let taken = conn.taken;
+        let (taken, is_counted) = (conn.taken, conn.held > 0);
         self.put(conn);
         match taken {
             Some(by) => self.taken(connections, id, by),
@@ -112,6 +112,9 @@ impl Shard {
                 self.resume(connections, id);
                 self.after_input(connections, id);
             }
+        }
+        if is_counted {
+            self.weigh(connections, id);
         }
     }
 

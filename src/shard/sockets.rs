@@ -35,7 +35,7 @@ const GOING_AWAY: u16 = 1001;
 /// RFC 6455 §7.4.1: text or data that can't be what it says it is, and a message that is too big.
 const FAULTS: [u16; 2] = [1007, 1009];
 /// RFC 6455 §7.4.1 / IANA registry: try again later.
-const TRY_AGAIN_LATER: u16 = 1013;
+pub(super) const TRY_AGAIN_LATER: u16 = 1013;
 
 /// A WebSocket of this shard.
 pub(super) struct SocketState {
@@ -49,6 +49,8 @@ pub(super) struct SocketState {
     path: Box<[u8]>,
     pending: Vec<SocketEvent>,
     pending_bytes: usize,
+    /// Bytes of the messages that are with an executor.
+    busy_bytes: usize,
     /// A batch of events is with an executor.
     busy: bool,
     /// `Close` has been queued: nothing more is, ever.
@@ -182,6 +184,7 @@ impl Shard {
             path: view.path().into(),
             pending: vec![SocketEvent::Open { handshake: Some(Box::new(handshake)) }],
             pending_bytes: 0,
+            busy_bytes: 0,
             busy: false,
             finished: false,
             paused: false,
@@ -255,7 +258,7 @@ impl Shard {
             return;
         };
         state.busy = true;
-        state.pending_bytes = 0;
+        state.busy_bytes = std::mem::take(&mut state.pending_bytes);
         let events = std::mem::take(&mut state.pending);
         // A shard expands nothing.
         let deflated = events.iter().any(|event| matches!(event, SocketEvent::Message { deflated: true, .. }));
@@ -273,7 +276,7 @@ impl Shard {
     /// The batch that was out has been handled.
     pub(super) fn socket_idle(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
-        state.busy = false;
+        (state.busy, state.busy_bytes) = (false, 0);
         if let Some(conn) = state.conn.filter(|_| std::mem::take(&mut state.paused) && !state.pongs.are_awaited()) {
             connections.set_reading(conn, true);
         }
@@ -397,6 +400,21 @@ impl Shard {
         }
     }
 
+    /// There is no memory for what the client of socket `key` sends: the socket is closed with 1013.
+    pub(super) fn give_up_socket(&mut self, connections: &mut Connections, key: u64) {
+        let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        state.handle.mark_closed();
+        state.session.give_up(TRY_AGAIN_LATER, "no memory for it");
+        state.flush(connections);
+        state.pending.retain(|event| !matches!(event, SocketEvent::Message { .. }));
+        state.pending_bytes = 0;
+        state.finish();
+        if let Some(conn) = state.conn {
+            connections.close(conn);
+        }
+        self.dispatch_socket(connections, key);
+    }
+
     /// The connection of socket `key` is gone.
     pub(super) fn socket_gone(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
@@ -507,6 +525,11 @@ impl SocketState {
 
     pub(super) fn buffered(&mut self) -> &mut Buffered {
         &mut self.buffered
+    }
+
+    /// Bytes of memory of messages: those that are not complete, that wait, and that are with an executor.
+    pub(super) fn held(&self) -> usize {
+        self.session.held() + self.pending_bytes + self.busy_bytes
     }
 
     /// Queues `on_close`, once.

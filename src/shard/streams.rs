@@ -14,6 +14,7 @@ use crate::domain::inbox::{Inbox, Message};
 use crate::jobs::store::FeedFilter;
 use crate::jobs::store::StoreError;
 use crate::jobs::{Cursor, JobFrame, Replay};
+use crate::module::reach::Reach;
 use crate::net::{ConnId, Connections};
 use crate::proto::http1::{Method, RequestView, accepts, encode_stream_head};
 use crate::proto::ws::{self, Event, Kind, Session};
@@ -139,6 +140,7 @@ impl Shard {
         origin: &Origin,
         view: &RequestView<'_>,
         meta: Meta,
+        reach: Reach,
         out: &mut Vec<u8>,
     ) -> Begun {
         let (conn, seq) = (origin.id, origin.seq);
@@ -152,7 +154,7 @@ impl Shard {
         match asked(view).1 {
             Ok(after) => {
                 let channel = Channel::ServerSent { seq, meta, begun: false };
-                self.open_stream(conn, channel, after, uuid);
+                self.open_stream(conn, channel, after, uuid, reach);
                 Begun::Running { expected: 0 }
             }
             Err(text) => {
@@ -163,7 +165,14 @@ impl Shard {
     }
 
     /// Makes the stream and has its job looked up.
-    pub(super) fn open_stream(&mut self, conn: ConnId, channel: Channel, after: i64, uuid: String) -> u64 {
+    pub(super) fn open_stream(
+        &mut self,
+        conn: ConnId,
+        channel: Channel,
+        after: i64,
+        uuid: String,
+        reach: Reach,
+    ) -> u64 {
         let key = self.new_stream(conn, channel, after);
         let inbox = Arc::clone(&self.inbox);
         let answer = move |found: Result<Option<_>, StoreError>| {
@@ -174,7 +183,7 @@ impl Shard {
             };
             inbox.push(Message::StreamFound { stream: key, job });
         };
-        self.admin.jobs().find(uuid, Box::new(answer));
+        self.admin.find_job(uuid, reach, Box::new(answer));
         key
     }
 
@@ -326,11 +335,12 @@ impl Shard {
     pub(super) fn job_events(&mut self, connections: &mut Connections, frames: &[Arc<JobFrame>]) {
         let now_ms = self.now_ms;
         let mut to_read = Vec::new();
+        let live_max = if self.memory.is_short() { REPLAY_UNSENT_BYTES_MAX } else { LIVE_UNSENT_BYTES_MAX };
         let Streams { states, by_job, .. } = &mut self.streams;
         for frame in frames {
             for key in by_job.get(&frame.job_id).into_iter().flatten() {
                 let Some(stream) = states.get_mut(key) else { continue };
-                if stream.mode == Mode::Live && connections.unsent(stream.conn) > LIVE_UNSENT_BYTES_MAX {
+                if stream.mode == Mode::Live && connections.unsent(stream.conn) > live_max {
                     stream.mode = Mode::Behind;
                     connections.await_sent(stream.conn);
                 }

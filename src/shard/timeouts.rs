@@ -36,6 +36,7 @@ impl Shard {
         self.sweep_at = end;
         for index in start..end {
             let Some(id) = self.conns.get(index).and_then(|conn| conn.as_ref()).map(|conn| conn.id) else { continue };
+            self.weigh(connections, id);
             match self.judge(connections, id) {
                 Verdict::Keep => {}
                 Verdict::Close => connections.close(id),
@@ -54,6 +55,7 @@ impl Shard {
                 }
             }
         }
+        self.check_memory(connections);
         self.sweep_streams(connections);
         self.sweep_logs(connections);
     }

@@ -4,7 +4,9 @@
 //! read; the handler's side sends a notice when it has room again.
 
 use super::Shard;
+use super::admission::too_many;
 use super::conn::{Conn, Partial, Slot, credited};
+use super::memory::no_memory;
 use super::own_uploads::BodySink;
 use super::requests::{Begun, Origin};
 use super::snapshot::ShardGen;
@@ -40,6 +42,11 @@ impl ConnUpload {
         Self { seq, upload: Some(sink), continue_owed: expects_continue, drained: 0 }
     }
 
+    /// Bytes of memory of it that wait for the receiver.
+    pub(super) fn held(&self) -> usize {
+        self.upload.as_ref().map_or(0, BodySink::held)
+    }
+
     /// Whether the handler still takes it.
     pub(super) fn is_taken(&self) -> bool {
         self.upload.is_some()
@@ -67,6 +74,9 @@ impl Shard {
     ) -> Gathering {
         if let Some(gathering) = self.own_gathering(origin, view) {
             return gathering;
+        }
+        if let Some(why) = origin.beyond.filter(|_| origin.serves_modules(view.path())) {
+            return Gathering::Refused(too_many(why));
         }
         match self.takes_pieces(origin, view) {
             Some(Some(limit)) if announced.is_some_and(|length| length > limit) => {
@@ -207,6 +217,10 @@ impl Shard {
             None => self.remote.take_call_slot(generation.instance()),
         };
         let refused = match slot {
+            Ok(_) if self.memory.is_short() => {
+                self.stats.memory_refused();
+                return Some(Err(no_memory()));
+            }
             Ok(slot) => return Some(Ok(slot)),
             Err(NoSlot::Taken) => "too many streams at once (--stream-calls-max)".to_owned(),
             Err(no_process) => match generation.instance().quarantine() {

@@ -93,6 +93,33 @@ static int work(cweb_context_t *ctx, const job_payload_t *payload, job_ctx_t *jo
     return job->set_result(job, "{}");
 }
 
+/* Emits a hundred events of a hundred bytes, and one that is too large; says how many were taken. */
+static int chat(cweb_context_t *ctx, const job_payload_t *payload, job_ctx_t *job) {
+    static char large[300000];
+    char data[101] = "", said[16];
+    int taken = 0;
+    (void)ctx;
+    (void)payload;
+    memset(large, '1', sizeof large - 1);
+    memset(data, '1', sizeof data - 1);
+    for (int i = 0; i < 100; i++) {
+        taken += job->emit_event(job, large, "{}") == 0 || job->emit_event(job, "large", large) == 0 ? 1000 : 0;
+        taken += job->emit_event(job, "chat", data) == 0;
+    }
+    snprintf(said, sizeof said, "%d", taken);
+    return job->set_result(job, said);
+}
+
+/* Runs until it is to end. */
+static int hang(cweb_context_t *ctx, const job_payload_t *payload, job_ctx_t *job) {
+    (void)ctx;
+    (void)payload;
+    while (!job->is_canceled(job)) {
+        usleep(2000);
+    }
+    return -1;
+}
+
 HANDLER(create_job) {
     cweb_uuid_t uuid;
     (void)ctx;
@@ -264,6 +291,6 @@ export module_t config = {
                {"/" NAME "/hoard", "GET", hoard, NONE},
                {"/" NAME "/pid", "GET", pid, NONE}},
     .size = 15,
-    .jobs = {{.name = NAME "-job", .run = work}},
-    .job_size = 1,
+    .jobs = {{.name = NAME "-job", .run = work}, {.name = NAME "-hang", .run = hang}, {.name = NAME "-chat", .run = chat}},
+    .job_size = 3,
 };

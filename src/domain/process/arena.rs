@@ -159,6 +159,11 @@ impl Lender {
         self.extents.budget()
     }
 
+    /// Bytes of all bodies there.
+    pub(super) fn used(&self) -> usize {
+        self.extents.used()
+    }
+
     /// The other side is done with what began at `offset`.
     pub(super) fn give_back(&mut self, offset: u64) {
         let Ok(offset) = usize::try_from(offset) else { return };

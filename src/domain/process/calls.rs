@@ -107,6 +107,12 @@ impl DomainCalls {
         self.domains.iter_mut().for_each(|calls| calls.cancel(conn, reason));
     }
 
+    /// Bytes of the bodies of requests that lie in the memory of all domains.
+    #[must_use]
+    pub fn lent_bytes(&self) -> usize {
+        self.domains.iter().map(CallTable::lent_bytes).sum()
+    }
+
     /// Sends what the rings take; once a batch.
     pub fn flush(&mut self) {
         self.domains.iter_mut().for_each(CallTable::flush);

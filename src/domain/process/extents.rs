@@ -53,6 +53,10 @@ impl Extents {
         self.budget
     }
 
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
     /// The start of an extent of `bytes` bytes.
     ///
     /// # Errors

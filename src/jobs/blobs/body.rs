@@ -7,6 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// Bytes that wait for the thread; it has as many in hand.
 const BUFFER_BYTES: usize = 256 * 1024;
 
+/// Memory of a body on its way.
+pub const BUFFERS_BYTES: usize = 2 * BUFFER_BYTES;
+
 /// Tells the shard that there is something to do; true: that the body is wanted, for a client that waits to be asked for it.
 pub type Notify = Box<dyn Fn(bool) + Send + Sync>;
 

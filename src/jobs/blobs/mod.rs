@@ -13,7 +13,7 @@ mod receive;
 mod run_files;
 mod store;
 
-pub use body::{BodyEnd, BodyReader, BodyWriter, Full, Notify, body};
+pub use body::{BUFFERS_BYTES, BodyEnd, BodyReader, BodyWriter, Full, Notify, body};
 pub use id::BlobId;
 pub use incoming::{StoredBlob, Upload};
 pub use names::event_reference;

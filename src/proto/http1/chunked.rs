@@ -66,6 +66,7 @@ impl Chunked {
                 }
                 ChunkState::Data(left) => {
                     let part = rest.get(..left.min(rest.len())).unwrap_or_default();
+                    body.try_reserve(part.len()).map_err(|_| RequestError::NoMemory)?;
                     body.extend_from_slice(part);
                     at += part.len();
                     if part.len() < left {

@@ -101,12 +101,21 @@ impl RequestDecoder {
         self.body.len()
     }
 
+    /// Bytes of memory of the request that is not complete.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.head_bytes.len() + self.body.len()
+    }
+
+    /// Gives the memory of a request back that is not completed any more.
+    pub fn discard(&mut self) {
+        (self.head_bytes, self.body, self.whole) = (Vec::new(), Vec::new(), None);
+    }
+
     /// Gives the memory of a request back that has been handed out.
     pub fn release(&mut self) {
         if matches!(self.state, DecoderState::Done) {
-            self.head_bytes = Vec::new();
-            self.body = Vec::new();
-            self.whole = None;
+            self.discard();
             self.state = DecoderState::Head { searched: 0, skipped: 0 };
         }
     }
@@ -211,12 +220,13 @@ impl RequestDecoder {
             DecoderState::Length { left } => {
                 let part = rest.get(..(*left).min(rest.len())).unwrap_or_default();
                 if self.body.capacity() - self.body.len() < part.len() {
-                    if self.body.len() < BODY_TRUSTED_BYTES {
-                        self.body.reserve(part.len().max(BODY_STEP_BYTES.min(*left)));
+                    let reserved = if self.body.len() < BODY_TRUSTED_BYTES {
+                        self.body.try_reserve(part.len().max(BODY_STEP_BYTES.min(*left)))
                     } else {
                         // Addresses only, until the bytes come: to grow in steps would copy them again and again.
-                        self.body.reserve_exact(*left);
-                    }
+                        self.body.try_reserve_exact(*left)
+                    };
+                    reserved.map_err(|_| RequestError::NoMemory)?;
                 }
                 self.body.extend_from_slice(part);
                 *left -= part.len();

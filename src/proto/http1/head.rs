@@ -103,6 +103,9 @@ pub enum RequestError {
     /// RFC 9110 §15.5.18
     #[error("only the expectation 100-continue can be met")]
     Expectation,
+    /// There is no memory for the body: RFC 9110 §15.6.4.
+    #[error("the server has no memory for this body now; try again")]
+    NoMemory,
 }
 
 impl RequestError {
@@ -117,6 +120,7 @@ impl RequestError {
             Self::UnknownMethod | Self::UnknownCoding => 501,
             Self::Version => 505,
             Self::Expectation => 417,
+            Self::NoMemory => 503,
         }
     }
 }

@@ -94,6 +94,10 @@ pub struct Session {
     speaks: bool,
     closing: bool,
     over: bool,
+    /// Bytes received of messages that are not complete, about.
+    held: usize,
+    /// Bytes received last: at most so many follow a complete message.
+    fed: usize,
 }
 
 /// What a session makes of bytes that arrived, see [`Session::receive`].
@@ -119,16 +123,20 @@ impl Iterator for Received<'_> {
     }
 }
 
+fn protocol(memory: Memory, limits: WsLimits) -> WebSocket<Memory> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_message_size(Some(limits.message_bytes_max))
+        .max_frame_size(Some(limits.message_bytes_max));
+    WebSocket::from_raw_socket(memory, Role::Server, Some(config))
+}
+
 impl Session {
     /// A session that has just been opened.
     #[must_use]
     pub fn new(limits: WsLimits) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(0)
-            .max_message_size(Some(limits.message_bytes_max))
-            .max_frame_size(Some(limits.message_bytes_max));
-        let socket = WebSocket::from_raw_socket(Memory::default(), Role::Server, Some(config));
+        let socket = protocol(Memory::default(), limits);
         let inspector = Inspector::new(limits.message_bytes_max, limits.deflates);
         Self {
             inspector,
@@ -140,6 +148,8 @@ impl Session {
             speaks: false,
             closing: false,
             over: false,
+            held: 0,
+            fed: 0,
         }
     }
 
@@ -163,6 +173,7 @@ impl Session {
             return;
         }
         (self.drained, self.speaks) = (false, true);
+        (self.held, self.fed) = (self.held + bytes.len(), bytes.len());
         let sound = match self.inspector.inspect(bytes) {
             Ok(()) => bytes,
             Err(fault) => {
@@ -186,6 +197,7 @@ impl Session {
 
     /// A message that tungstenite has put together, as it was sent.
     fn message(&mut self, kind: Kind, payload: Vec<u8>) -> Event {
+        self.held = self.held.saturating_sub(payload.len()).min(self.fed);
         let begun = self.begun.pop_front().filter(|begun| begun.deflated);
         let (kind, deflated) = begun.map_or((kind, false), |begun| (begun.kind, true));
         Event::Message { kind, payload, deflated }
@@ -218,6 +230,9 @@ impl Session {
         if self.socket.get_ref().input.is_empty() {
             // An idle session keeps no memory for input.
             self.socket.get_mut().input = VecDeque::new();
+            if self.inspector.is_between_messages() {
+                self.held = 0;
+            }
             if self.begun.is_empty() {
                 self.begun = VecDeque::new();
             }
@@ -225,7 +240,25 @@ impl Session {
         None
     }
 
+    /// Bytes of memory of messages that are not complete.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Ends the session with `code`, and gives back the memory of the message that is not complete.
+    pub fn give_up(&mut self, code: u16, reason: &str) {
+        if !self.closing {
+            self.push_close(code, reason);
+        }
+        let output = std::mem::take(&mut self.socket.get_mut().output);
+        self.socket = protocol(Memory { input: VecDeque::new(), output }, self.limits);
+        self.begun = VecDeque::new();
+        self.end(Some(code));
+    }
+
     fn end(&mut self, code: Option<u16>) -> Event {
+        self.held = 0;
         self.over = true;
         self.closing = true;
         self.socket.get_mut().input = VecDeque::new();

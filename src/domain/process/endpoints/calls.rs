@@ -77,6 +77,12 @@ impl CallTable {
         self.pending.len() + self.large_calls()
     }
 
+    /// Bytes of the bodies of requests that lie in the memory of processes of the domain.
+    #[must_use]
+    pub fn lent_bytes(&self) -> usize {
+        self.current.iter().chain(&self.former).map(|session| session.endpoints.requests.used()).sum()
+    }
+
     /// Whether nothing is lost if this is forgotten: there is neither a domain nor a call.
     #[must_use]
     pub fn is_over(&self) -> bool {

@@ -1,0 +1,15 @@
+//! Sends what is queued on one connection, through TLS if that stands in between.
+
+use super::{Closing, ConnIo};
+use crate::net::outbox::Sent;
+use std::io;
+
+impl ConnIo {
+    /// Sends until all is sent, the socket takes no more or a disk is to be waited for.
+    pub(super) fn send(&mut self, sealing: &mut Vec<u8>) -> io::Result<Sent> {
+        match &mut self.tls {
+            None => self.outbox.flush(self.fd),
+            Some(tls) => tls.send(self.fd, &mut self.outbox, self.closing == Closing::AfterFlush, sealing),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Which connections a shard takes.
+//!
+//! Clients have `--connections-max` places. Whatever they do, an operator and a health check get in: addresses of
+//! `--admin-listen` have places of their own, and on other addresses a few more connections than the limit may ask for one of
+//! the server's own paths. Those that ask for something else, or for nothing, are told that there are too many.
+
+use super::Shard;
+use super::conn::{Conn, Partial, Serves};
+use crate::net::{ConnId, Connections, Peer};
+use crate::server_response::ServerAnswer;
+use std::collections::VecDeque;
+
+/// Connections that only addresses of the server's own paths (`--admin-listen`) get.
+const ADMIN_MAX: usize = 16;
+/// Connections beyond the limits that may ask for one of the server's own paths.
+const RESERVED_MAX: usize = 16;
+/// Connections that are being told that there are too many; further ones are reset.
+const REFUSED_MAX: usize = 32;
+const _: () = assert!(ADMIN_MAX + RESERVED_MAX + REFUSED_MAX <= crate::net::RESERVED_CONNECTIONS);
+
+/// How long a connection beyond the limits may wait before it asks; where it has a TLS handshake first, how long then.
+const RESERVED_WAIT_MS: u64 = 300;
+const RESERVED_TLS_WAIT_MS: u64 = 3_000;
+
+/// What a connection is counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// One of those that `--connections-max` limits.
+    Client,
+    /// Of an address of the server's own paths.
+    Admin,
+    /// Beyond the limits: it may ask for one of the server's own paths. Why it may ask for nothing else.
+    Reserved(&'static str),
+    /// It is told that there are too many.
+    Refused,
+}
+
+/// How many connections of each kind a shard has.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    clients: usize,
+    admins: usize,
+    refused: usize,
+    /// Oldest first, with the time at which each came.
+    reserved: VecDeque<(ConnId, u64)>,
+}
+
+const TOO_MANY: &str = "too many connections\n";
+const TOO_MANY_OF_PEER: &str = "too many connections of your address\n";
+
+/// The answer to a request for a module on a connection beyond the limits.
+pub(super) fn too_many(why: &'static str) -> ServerAnswer {
+    ServerAnswer::text(503, why).with("Retry-After", "1")
+}
+
+impl Conn {
+    /// Why this connection is none that may ask for modules.
+    pub(super) fn is_beyond(&self) -> Option<&'static str> {
+        match self.place {
+            Place::Reserved(why) => Some(why),
+            _ => None,
+        }
+    }
+}
+
+impl Shard {
+    /// Finds a place for a new connection.
+    pub(super) fn place_of(&mut self, conn: &mut Conn, peer: &Peer) -> Place {
+        let places = &self.places;
+        let is_full = places.clients >= self.limits.connections_max;
+        if conn.serves == Serves::Admin {
+            return if places.admins < ADMIN_MAX || !is_full { Place::Admin } else { Place::Refused };
+        }
+        if is_full {
+            return Place::Reserved(TOO_MANY);
+        }
+        conn.counted = self.peers.as_ref().is_some_and(|peers| peers.enter(peer));
+        if self.peers.is_some() && !conn.counted { Place::Reserved(TOO_MANY_OF_PEER) } else { Place::Client }
+    }
+
+    /// A new connection takes its place. Returns whether it is served.
+    pub(super) fn takes_place(&mut self, connections: &mut Connections, id: ConnId, place: Place) -> bool {
+        match place {
+            Place::Client => self.places.clients += 1,
+            Place::Admin => self.places.admins += 1,
+            Place::Reserved(_) if self.has_reserve(connections) => self.places.reserved.push_back((id, self.now_ms)),
+            Place::Reserved(why) => return self.turned_away(connections, id, why),
+            Place::Refused => return self.turned_away(connections, id, TOO_MANY),
+        }
+        true
+    }
+
+    /// Whether there is room beyond the limits; the oldest connection there that has not asked for anything makes some.
+    fn has_reserve(&mut self, connections: &mut Connections) -> bool {
+        if self.places.reserved.len() < RESERVED_MAX {
+            return true;
+        }
+        let oldest = self.places.reserved.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        let silent = oldest.into_iter().find(|id| self.conn(*id).is_none_or(|conn| has_not_asked(conn)));
+        silent.is_some_and(|id| {
+            self.send_away(connections, id);
+            true
+        })
+    }
+
+    /// A connection that has no place is told so, and closed.
+    fn turned_away(&mut self, connections: &mut Connections, id: ConnId, why: &str) -> bool {
+        if let Some(conn) = self.conn(id) {
+            conn.place = Place::Refused;
+        }
+        self.places.refused += 1;
+        self.refuse_connection(connections, id, why);
+        if self.places.refused > REFUSED_MAX {
+            connections.abort(id);
+        }
+        false
+    }
+
+    /// The same of one beyond the limits.
+    fn send_away(&mut self, connections: &mut Connections, id: ConnId) {
+        self.places.reserved.retain(|(known, _)| *known != id);
+        let Some(Place::Reserved(why)) = self.conn(id).map(|conn| conn.place) else { return };
+        self.turned_away(connections, id, why);
+        connections.close(id);
+    }
+
+    /// Connections beyond the limits that ask for nothing are sent away.
+    pub(super) fn sweep_reserved(&mut self, connections: &mut Connections) {
+        for (id, since_ms) in self.places.reserved.clone() {
+            let wait_ms = if connections.is_secured(id) { RESERVED_TLS_WAIT_MS } else { RESERVED_WAIT_MS };
+            let late = self.now_ms.saturating_sub(since_ms) > wait_ms;
+            if late && self.conn(id).is_none_or(|conn| has_not_asked(conn)) {
+                self.send_away(connections, id);
+            }
+        }
+    }
+
+    /// A connection is gone.
+    pub(super) fn leaves_place(&mut self, conn: &Conn) {
+        match conn.place {
+            Place::Client => self.places.clients = self.places.clients.saturating_sub(1),
+            Place::Admin => self.places.admins = self.places.admins.saturating_sub(1),
+            Place::Refused => self.places.refused = self.places.refused.saturating_sub(1),
+            Place::Reserved(_) => self.places.reserved.retain(|(id, _)| *id != conn.id),
+        }
+    }
+}
+
+fn has_not_asked(conn: &Conn) -> bool {
+    conn.next_seq() == 0 && conn.partial != Partial::Body && conn.taken.is_none()
+}
