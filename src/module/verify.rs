@@ -2,7 +2,7 @@
 
 use super::table::method_index;
 use super::{captures, pattern};
-use crate::abi::manifest::{JobDecl, Limits, Manifest, RouteDecl};
+use crate::abi::manifest::{FLAG_INLINE, JobDecl, Limits, Manifest, RouteDecl};
 use crate::jobs::cron::{Cron, ZONE_DEFAULT};
 use regex::bytes::Regex;
 use std::collections::HashSet;
@@ -180,6 +180,23 @@ fn check_handshake(at: usize, route: &RouteDecl, manifest: &Manifest) -> Result<
     Ok(())
 }
 
+/// What a route whose calls have a process each can't be besides.
+fn check_killable(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
+    let others = [
+        ("CWEB_INLINE", route.flags & FLAG_INLINE != 0, "whose handler runs on the thread that serves the connection"),
+        ("CWEB_STREAM", route.is_stream(), "whose handler shares memory with the server while it runs"),
+        ("CWEB_HANDSHAKE", route.is_handshake(), "whose answer opens a WebSocket in the module's process"),
+    ];
+    match others.iter().find(|(_, is_set, _)| route.is_killable() && *is_set) {
+        Some((name, _, why)) => refuse(format!(
+            "routes[{at}] ({} {}): CWEB_KILLABLE runs each call in a process of its own and can't stand beside {name}, {why}; leave \
+             one of them out",
+            route.method, route.path
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Limits of a route beyond those of the operator.
 fn beyond(at: usize, route: &RouteDecl, limits: RouteLimits) -> Vec<String> {
     let place = format!("routes[{at}] ({} {})", route.method, route.path);
@@ -203,7 +220,13 @@ fn beyond(at: usize, route: &RouteDecl, limits: RouteLimits) -> Vec<String> {
         )),
         _ => None,
     };
-    body.into_iter().chain(time).collect()
+    let killable = (route.is_killable() && limits.handler_timeout.is_none()).then(|| {
+        format!(
+            "config: warning: {place}: CWEB_KILLABLE counts with --isolation process only: in this server the handler runs like any \
+             other, sees what others change, and is not killed\n"
+        )
+    });
+    body.into_iter().chain(time).chain(killable).collect()
 }
 
 fn name(name: &str) -> Result<(), Refusal> {
@@ -250,6 +273,7 @@ fn check_route(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
              come; leave one of them out"
         ));
     }
+    check_killable(at, route)?;
     if !route.has_handler {
         return refuse(format!("routes[{at}] ({method} {path}) has no handler"));
     }

@@ -100,6 +100,8 @@ pub(super) struct DomainShared {
     pub(super) restarts: AtomicU64,
     pub(super) replacements: AtomicU64,
     pub(super) last_crash: Mutex<Option<CrashReport>>,
+    /// When a fault in the process of a single call was told last.
+    pub(super) worker_told_at: Mutex<Option<Instant>>,
     /// What sanitizers have found.
     pub(super) reports: Arc<Reports>,
     /// Deaths of which no module is known to be the cause.
@@ -146,6 +148,7 @@ impl DomainShared {
             restarts: AtomicU64::new(0),
             replacements: AtomicU64::new(0),
             last_crash: Mutex::default(),
+            worker_told_at: Mutex::default(),
             reports: Arc::default(),
             unplaced: Mutex::default(),
             closed: Mutex::default(),
