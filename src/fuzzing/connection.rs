@@ -185,7 +185,7 @@ fn manifest() -> Manifest {
     }
 }
 
-fn limits() -> ShardLimits {
+pub(super) fn limits() -> ShardLimits {
     const NEVER_MS: u64 = 1 << 40;
     ShardLimits {
         http: http1::Limits {
@@ -242,7 +242,7 @@ impl Host for NoHost {
 }
 
 /// The server's own paths, with all that belongs to them. Nobody from another machine gets behind them.
-fn admin() -> &'static Arc<Admin> {
+pub(super) fn admin() -> &'static Arc<Admin> {
     static ADMIN: OnceLock<Arc<Admin>> = OnceLock::new();
     ADMIN.get_or_init(|| {
         let dir = std::env::temp_dir().join(format!("cweb-fuzz-{}", std::process::id()));

@@ -10,6 +10,8 @@
 mod chunked_body;
 mod connection;
 mod forms;
+#[cfg(test)]
+mod guard;
 mod job_json;
 mod request_head;
 mod requests;

@@ -153,6 +153,16 @@ impl RequestRing {
         ring.consumer.wait(WAIT);
     }
 
+    /// Runs all calls that have come, short or not, on the calling thread.
+    #[cfg(test)]
+    pub(super) fn run_waiting(&self, runner: &mut dyn Runner<RingRecord>, spare: &mut Option<RingRecord>) {
+        while let Ok(Some((work, _))) = self.next(spare) {
+            self.step();
+            *spare = runner.run_and_return(work);
+            self.step();
+        }
+    }
+
     /// A step is made by the companion alone.
     fn step(&self) {
         self.steps.store(self.steps.load(Ordering::Relaxed) + 1, Ordering::Release);

@@ -35,6 +35,11 @@ use std::time::Duration;
 
 /// A module of a process that never was.
 pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
+    remote(manifest).0
+}
+
+/// The same, and its number there.
+pub(super) fn remote(manifest: Manifest) -> (Arc<dyn Instance>, u64) {
     static SHARED: OnceLock<Arc<DomainShared>> = OnceLock::new();
     let shared = SHARED.get_or_init(|| {
         let config = DomainConfig {
@@ -74,12 +79,13 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
         };
         Arc::new(DomainShared::new(config, Vec::new(), crossbeam::channel::unbounded().0))
     });
-    Arc::new(RemoteModule::new(Arc::clone(shared), shared.number(), manifest, Arc::default()))
+    let number = shared.number();
+    (Arc::new(RemoteModule::new(Arc::clone(shared), number, manifest, Arc::default())), number)
 }
 
 /// Whether the process was to be ended, and whether it has.
 #[derive(Clone, Default)]
-struct Fate(Arc<AtomicBool>, Arc<AtomicBool>);
+pub(super) struct Fate(Arc<AtomicBool>, Arc<AtomicBool>);
 
 impl Owner for Fate {
     fn kill(&self) {

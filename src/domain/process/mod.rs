@@ -40,6 +40,8 @@ mod control;
 mod control_reader;
 mod control_writer;
 mod core_files;
+#[cfg(test)]
+pub(crate) mod counted;
 mod crash;
 mod domain;
 mod endpoints;
