@@ -253,7 +253,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
 /// calls is without them. `kept` are the descriptors that modules can't close.
 fn close_in(start: &Start, kept: Vec<i32>, parent: &Arc<Parent>) -> io::Result<Option<Arc<WorkerHost>>> {
     let forks = start.policy.starts_workers && !sanitizer::is_active();
-    let forker = if forks { Some(Forker::start(kept.clone())?) } else { None };
+    let forker = if forks { Some(Forker::start(kept.clone(), start.killable_calls_max)?) } else { None };
     if forks {
         sandbox::no_forks().map_err(io::Error::other)?;
     }

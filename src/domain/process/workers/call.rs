@@ -45,6 +45,8 @@ impl Reply {
 /// How a worker has ended that did not answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Ended {
+    /// Which of its spawner's calls it had, from 1.
+    pub(super) call: u64,
     /// As waitpid(2) has it.
     pub(super) status: i32,
     /// The signal that it has left word of.
@@ -84,11 +86,25 @@ pub(super) enum Outcome {
     },
 }
 
-/// Has the spawner at `socket` run a call, and waits for what comes of it.
+/// A spawner, as the domain's process has it.
+pub(super) struct SpawnerEnd {
+    pub(super) socket: OwnedFd,
+    /// The calls that it has had.
+    pub(super) calls: u64,
+}
+
+/// Has a spawner run a call, and waits for what comes of it.
 ///
 /// # Errors
 /// There is no descriptor left to wait with.
-pub(super) fn exchange(socket: &OwnedFd, meta: &[u8], body: &[&[u8]], state: &CallState) -> io::Result<Outcome> {
+pub(super) fn exchange(
+    spawner: &mut SpawnerEnd,
+    meta: &[u8],
+    body: &[&[u8]],
+    state: &CallState,
+) -> io::Result<Outcome> {
+    spawner.calls += 1;
+    let (socket, call) = (&spawner.socket, spawner.calls);
     let mut outgoing = Outgoing::new(meta, body, false);
     state.watched(|canceled| {
         let mut incoming = Incoming::default();
@@ -111,6 +127,8 @@ pub(super) fn exchange(socket: &OwnedFd, meta: &[u8], body: &[&[u8]], state: &Ca
                     _ => return unreachable(),
                 };
                 match incoming.take(packet.get(..count).unwrap_or_default()).map(understand) {
+                    // A worker before this one, which had answered.
+                    Ok(Some(Some(Outcome::Ended(ended)))) if ended.call != call => {}
                     Ok(None) => {}
                     Ok(Some(Some(outcome))) => return outcome,
                     Err(_) | Ok(Some(None)) => return unreachable(),
@@ -147,7 +165,13 @@ fn wait(socket: BorrowedFd<'_>, canceled: BorrowedFd<'_>, writes: bool, left_ms:
     let mut polled = [PollFd::from_borrowed_fd(socket, wanted), PollFd::from_borrowed_fd(canceled, PollFlags::IN)];
     let timeout = left_ms.and_then(|left| Timespec::try_from(Duration::from_millis(left)).ok());
     match poll(&mut polled, timeout.as_ref()) {
-        Ok(_) => Some(polled[0].revents()),
+        Ok(_) => {
+            // Draining is a reason too, and none to wait no more.
+            if polled[1].revents().contains(PollFlags::IN) {
+                let _ = rustix::io::read(canceled, &mut [0; 8]);
+            }
+            Some(polled[0].revents())
+        }
         Err(Errno::INTR) => Some(PollFlags::empty()),
         Err(_) => None,
     }

@@ -2,6 +2,7 @@
 //!
 //! The filter of system calls that refuses fork(2) to modules holds for every thread but this one, which runs none of their code.
 
+use super::call::SpawnerEnd;
 use super::zygote::{self, Birth};
 use crate::domain::in_process::InProcessModule;
 use crate::domain::{executor, running};
@@ -39,11 +40,12 @@ pub(in crate::domain::process) struct Forker {
 }
 
 impl Forker {
-    /// Starts the thread, while there is no filter yet that it must not have. The processes that it makes close `closes`.
+    /// Starts the thread, while there is no filter yet that it must not have. The processes that it makes close `closes`, and run
+    /// `calls_max` calls at once.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub(in crate::domain::process) fn start(closes: Vec<RawFd>) -> io::Result<Self> {
+    pub(in crate::domain::process) fn start(closes: Vec<RawFd>, calls_max: usize) -> io::Result<Self> {
         // Zygotes need not be waited for. Here, because the first use of a function that keep.c hides finds the real one.
         // SAFETY: no handler, and no memory.
         unsafe {
@@ -55,7 +57,7 @@ impl Forker {
             executor::prepare_thread();
             running::hide();
             while let Ok(Order { module, made }) = received.recv() {
-                let _ = made.send(fork(&module, &closes));
+                let _ = made.send(fork(&module, &closes, calls_max));
             }
         })?;
         Ok(Self { orders })
@@ -76,7 +78,9 @@ impl Forker {
     }
 }
 
-fn fork(module: &Arc<InProcessModule>, closes: &[RawFd]) -> io::Result<Zygote> {
+fn fork(module: &Arc<InProcessModule>, closes: &[RawFd], calls_max: usize) -> io::Result<Zygote> {
+    // Those of calls that were killed may not be gone yet.
+    let spawners_max = calls_max.saturating_mul(2).saturating_add(IDLE_MAX);
     let (control, others) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let parent = rustix::process::getpid();
     // SAFETY: the child has this thread alone. What other threads had locked stays so: `zygote::main` looks for that, and is not
@@ -84,7 +88,7 @@ fn fork(module: &Arc<InProcessModule>, closes: &[RawFd]) -> io::Result<Zygote> {
     match unsafe { libc::fork() } {
         0 => {
             drop(control);
-            zygote::main(Birth { module: Arc::clone(module), control: others, parent }, closes)
+            zygote::main(Birth { module: Arc::clone(module), control: others, parent, spawners_max }, closes)
         }
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(Zygote { control, idle: Mutex::default() }),
@@ -95,8 +99,8 @@ fn fork(module: &Arc<InProcessModule>, closes: &[RawFd]) -> io::Result<Zygote> {
 /// and they with it.
 pub(super) struct Zygote {
     control: OwnedFd,
-    /// The sockets of spawners that have no call.
-    idle: Mutex<Vec<OwnedFd>>,
+    /// The spawners that have no call.
+    idle: Mutex<Vec<SpawnerEnd>>,
 }
 
 impl Zygote {
@@ -112,10 +116,10 @@ impl Zygote {
         }
     }
 
-    /// A spawner: the socket to it, and whether it has been used before.
-    pub(super) fn take(&self) -> io::Result<(OwnedFd, bool)> {
-        if let Some(socket) = lock(&self.idle).pop() {
-            return Ok((socket, true));
+    /// A spawner without a call.
+    pub(super) fn take(&self) -> io::Result<SpawnerEnd> {
+        if let Some(spawner) = lock(&self.idle).pop() {
+            return Ok(spawner);
         }
         let (socket, others) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -123,17 +127,17 @@ impl Zygote {
         let descriptors = [others.as_fd()];
         control.push(SendAncillaryMessage::ScmRights(&descriptors));
         sendmsg(&self.control, &[IoSlice::new(&[1])], &mut control, SendFlags::NOSIGNAL)?;
-        Ok((socket, false))
+        Ok(SpawnerEnd { socket, calls: 0 })
     }
 
     /// The call of a spawner is over, and another may follow.
-    pub(super) fn give_back(&self, socket: OwnedFd) {
+    pub(super) fn give_back(&self, spawner: SpawnerEnd) {
         let mut idle = lock(&self.idle);
         if idle.len() < IDLE_MAX {
-            idle.push(socket);
+            idle.push(spawner);
         } else {
             drop(idle);
-            end(&socket);
+            end(&spawner.socket);
         }
     }
 }
@@ -146,7 +150,7 @@ pub(super) fn end(socket: &OwnedFd) {
 
 impl Drop for Zygote {
     fn drop(&mut self) {
-        lock(&self.idle).iter().for_each(end);
+        lock(&self.idle).iter().for_each(|spawner| end(&spawner.socket));
         end(&self.control);
     }
 }

@@ -27,10 +27,9 @@ use crate::domain::in_process::{InProcessModule, WorkerAnswer, Workers};
 use crate::domain::stream::call::CallState;
 use crate::domain::{NoAnswer, output};
 use crate::proto::http1::RequestView;
-use call::{Ask, Ended, Outcome, Reply, exchange};
+use call::{Ask, Ended, Outcome, Reply, SpawnerEnd, exchange};
 use forker::Zygote;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tracing::Level;
@@ -129,24 +128,24 @@ impl ModuleWorkers {
         meta: &[u8],
         view: &RequestView<'_>,
         state: &CallState,
-    ) -> io::Result<(Outcome, Arc<Zygote>, OwnedFd)> {
+    ) -> io::Result<(Outcome, Arc<Zygote>, SpawnerEnd)> {
         let mut may_retry = true;
         loop {
             let zygote = self.zygote()?;
-            let taken = zygote.take();
-            let outcome = match &taken {
-                Ok((socket, _)) => exchange(socket, meta, &[view.bytes, view.body], state)?,
+            let mut taken = zygote.take();
+            let outcome = match &mut taken {
+                Ok(spawner) => exchange(spawner, meta, &[view.bytes, view.body], state)?,
                 Err(_) => Outcome::Unreachable { may_have_begun: false },
             };
             match (outcome, taken) {
                 (Outcome::Unreachable { may_have_begun: false }, taken) if may_retry => {
-                    if let Ok((socket, _)) = &taken {
-                        forker::end(socket);
+                    if let Ok(spawner) = &taken {
+                        forker::end(&spawner.socket);
                     }
                     self.discard(&zygote);
                     may_retry = false;
                 }
-                (outcome, Ok((socket, _))) => return Ok((outcome, zygote, socket)),
+                (outcome, Ok(spawner)) => return Ok((outcome, zygote, spawner)),
                 (_, Err(error)) => return Err(error),
             }
         }
@@ -190,10 +189,10 @@ impl Workers for ModuleWorkers {
             NoAnswer::from((503, format!("there is no process for the call: {error}\n")))
         };
         let meta = serde_json::to_vec(&ask).map_err(|error| failed(error.into()))?;
-        let (outcome, zygote, socket) = self.outcome(&meta, view, state).map_err(failed)?;
+        let (outcome, zygote, spawner) = self.outcome(&meta, view, state).map_err(failed)?;
         match outcome {
             Outcome::Answered(reply, body) => {
-                zygote.give_back(socket);
+                zygote.give_back(spawner);
                 let Reply { status, fields, refused, fault } = reply;
                 if let Some(fault) = fault {
                     (self.host.tell)(fault);
@@ -204,22 +203,22 @@ impl Workers for ModuleWorkers {
                 }
             }
             Outcome::Ended(ended) => {
-                zygote.give_back(socket);
+                zygote.give_back(spawner);
                 Err(self.ended(ended, &what))
             }
             Outcome::Late => {
-                forker::end(&socket);
+                forker::end(&spawner.socket);
                 let (name, limit_ms) = (self.name(), limit_ms.unwrap_or_default());
                 let text = format!("did not answer within {limit_ms} ms");
                 output::said(&name, Level::ERROR, &format!("{what} {text}: it is answered 504, its process is killed"));
                 Err(NoAnswer::from((504, format!("module {name} {text}\n"))))
             }
             Outcome::Gone => {
-                forker::end(&socket);
+                forker::end(&spawner.socket);
                 Err(NoAnswer::from((503, "the client is gone\n".to_owned())))
             }
             Outcome::Unreachable { .. } => {
-                forker::end(&socket);
+                forker::end(&spawner.socket);
                 Err(NoAnswer::failed(format!("module {}: the process of its handler is gone\n", self.name())))
             }
         }

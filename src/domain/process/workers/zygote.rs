@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// How long a zygote may take to find out that it can run calls. If not, it waits for a lock that nobody holds any more, and ends.
-pub(super) const READY_S: u32 = 10;
+pub(super) const READY_S: u32 = 5;
 
 /// What a zygote begins with.
 pub(super) struct Birth {
@@ -37,6 +37,8 @@ pub(super) struct Birth {
     pub(super) control: OwnedFd,
     /// The process that has forked it.
     pub(super) parent: Pid,
+    /// Spawners at once; module code could ask for more.
+    pub(super) spawners_max: usize,
 }
 
 /// Has the kernel end this process with `parent`, and ends it if that is over already.
@@ -59,7 +61,7 @@ fn death_note() -> Option<&'static [AtomicU64]> {
 
 /// The main of a zygote: see the module's documentation.
 pub(super) fn main(birth: Birth, closes: &[RawFd]) -> ! {
-    let Birth { module, control, parent } = birth;
+    let Birth { module, control, parent, spawners_max } = birth;
     // SAFETY: system calls without memory. The descriptors are the server's, of which nothing here uses one.
     unsafe {
         libc::alarm(READY_S);
@@ -89,16 +91,40 @@ pub(super) fn main(birth: Birth, closes: &[RawFd]) -> ! {
     if !is_confined || rustix::io::write(&control, &[1]) != Ok(1) {
         guard::end_process(1);
     }
+    fork_spawners(&module, control, executor, spawners_max)
+}
+
+/// Forks a spawner for each socket that comes over `control`, until that is shut down.
+fn fork_spawners(module: &Arc<InProcessModule>, control: OwnedFd, executor: Executor, most: usize) -> ! {
     let own = rustix::process::getpid();
-    let mut executor = Some(executor);
+    // Those that live: the descriptor of a process becomes readable when that ends.
+    let mut spawners: Vec<OwnedFd> = Vec::new();
     loop {
+        let ends = spawners.iter().map(|spawner| PollFd::new(spawner, PollFlags::IN));
+        let mut polled: Vec<PollFd<'_>> = [PollFd::new(&control, PollFlags::IN)].into_iter().chain(ends).collect();
+        wait_for(&mut polled);
+        let mut is_ready = polled.iter().map(|polled| polled.revents().contains(PollFlags::IN)).collect::<Vec<_>>();
+        drop(polled);
+        let is_asked = is_ready.remove(0);
+        let mut has_ended = is_ready.into_iter();
+        spawners.retain(|_| !has_ended.next().unwrap_or_default());
+        if !is_asked {
+            continue;
+        }
         let Some(socket) = next_socket(&control) else { guard::end_process(0) };
+        if spawners.len() >= most {
+            continue;
+        }
         // SAFETY: this process has one thread. The child does not return.
-        if unsafe { libc::fork() } == 0 {
-            end_with(own);
-            drop(control);
-            let Some(executor) = executor.take() else { guard::end_process(1) };
-            Spawner { module, socket, executor }.run();
+        match unsafe { libc::fork() } {
+            0 => {
+                end_with(own);
+                drop(control);
+                Spawner { module: Arc::clone(module), socket, executor }.run();
+            }
+            child => {
+                spawners.extend(Pid::from_raw(child).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()));
+            }
         }
     }
 }
@@ -142,7 +168,7 @@ impl Spawner {
         guard::note_deaths(note);
         let own = rustix::process::getpid();
         let Self { module, socket, mut executor } = self;
-        loop {
+        for call in 1.. {
             wait_for(&mut [PollFd::new(&socket, PollFlags::IN)]);
             note.iter().for_each(|word| word.store(0, Ordering::Relaxed));
             // SAFETY: this process has one thread. The child does not return.
@@ -156,13 +182,14 @@ impl Spawner {
             };
             let status = attend(child, &socket);
             if status != 0 {
-                let ended = Ended { status, fault: noted(&module, note) };
+                let ended = Ended { call, status, fault: noted(&module, note) };
                 let told = serde_json::to_vec(&ended).map(|how| packets::send_ended(socket.as_fd(), &how));
                 if !matches!(told, Ok(Ok(()))) {
                     guard::end_process(1);
                 }
             }
         }
+        guard::end_process(0)
     }
 }
 
