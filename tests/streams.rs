@@ -615,13 +615,6 @@ fn workers(server: &Server, kind: &str) -> Vec<u32> {
     found.into_iter().filter(|pid| name(pid).trim() == kind).collect()
 }
 
-/// A counter of the default domain.
-fn domain_count(server: &Server, name: &str) -> u64 {
-    let metrics = server.get("/metrics").text();
-    let line = metrics.lines().find(|line| line.starts_with(name) && line.contains("default")).unwrap();
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
 #[test]
 fn a_call_that_can_be_killed_is_killed_alone() {
     let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &["--shards", "1"], &[]);
@@ -694,9 +687,7 @@ fn a_call_that_can_be_killed_is_killed_alone() {
     });
     // The same process as at the beginning, with its memory.
     assert_eq!(client.get("/count").text(), format!("3 {domain}"));
-    for count in ["cweb_domain_restarts_total", "cweb_domain_replacements_total"] {
-        assert_eq!(domain_count(&server, count), 0, "{count}");
-    }
+    assert!(server.get("/metrics").text().contains("cweb_domain_restarts_total{domain=\"default\"} 0"));
     // A setting reaches them, and a swap ends those of the old version when their calls are over.
     let set = client.request("PUT", "/mgnt/killable/settings/COLOR", &[], b"red");
     assert_eq!(set.status, 200);

@@ -20,7 +20,7 @@ use crate::proto::http1::{Head, RequestView};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -77,7 +77,9 @@ pub(super) fn main(birth: Birth, closes: &[RawFd]) -> ! {
     if let Some(note) = death_note() {
         guard::note_deaths(note);
     }
+    // The place for core files is for one of the domain's own process.
     guard::leave_cores(-1);
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let is_confined = sandbox::trap_ends(guard::EXIT_MARK).is_ok();
     // Any lock may have been held by another thread when this process was made.
     running::cancel(Key(u64::MAX, 0), Reason::Draining);
