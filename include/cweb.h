@@ -225,11 +225,13 @@ typedef struct job_info {
     int priority;     /**< Higher runs first */
     int concurrency;  /**< Most runs of this job at once */
     /**
-     * Runs the job regularly, with the payload "{}": a cron text of five fields (minute, hour, day of month, month, day of
+     * Runs the job regularly: a cron text of five fields (minute, hour, day of month, month, day of
      * week), of six with seconds before them, or "@hourly" and the like. NULL: the job runs only when it is submitted. See docs/jobs.md.
      */
     const char *schedule;
     const char *timezone; /**< Of the schedule: an IANA name as "Europe/Berlin"; NULL: UTC */
+    const char *schedule_payload; /**< Payload of the scheduled jobs: JSON of at most 64 KiB; NULL: "{}" */
+    int schedule_overlap; /**< Not 0: a slot has its job also while the job of the slot before runs or waits */
 } job_info_t;
 
 /* ---- Directories served without a handler ---- */

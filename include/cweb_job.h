@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file cweb_job.h
- * Checkpoints and files of jobs.
+ * Checkpoints, files and binary events of jobs.
  *
  *     #include <cweb.h>
  *     #include <cweb_job.h>
@@ -46,6 +46,7 @@ struct cweb_job_data {
     int (*resume)(job_ctx_t *job, const void **bytes, size_t *length);
     int (*file)(job_ctx_t *job, const char *name);
     int (*output)(job_ctx_t *job, const char *name);
+    int (*emit_bytes)(job_ctx_t *job, const char *type, const void *bytes, size_t length);
 };
 
 /**
@@ -118,6 +119,26 @@ static inline int cweb_job_output(job_ctx_t *job, const char *name) {
         return -1;
     }
     return job->data->output(job, name);
+}
+
+/**
+ * Emits an event whose data are bytes: a picture, a frame of sound, a part of a result. The server stores the bytes as a blob,
+ * and the event in its order, with the reference {"blob":"sha256:...","bytes":LENGTH} as its data. A client that gets the event
+ * fetches the bytes by GET /blobs/sha256:...; equal bytes are stored once. The blob stays as long as the job does.
+ * Each call waits for the disk, so that the bytes are there before a client sees the event.
+ *
+ * type: as for emit_event, 1 to 128 bytes. A length of 0 is fine.
+ *
+ * @return 0, or -1 and errno: EMSGSIZE (more than --job-result-bytes-max), ENOSPC (--blobs-bytes-max, or the disk, has no room),
+ * EDQUOT (the job has as many events as --job-events-max allows), ECANCELED (the job is to end), EIO (the server can't
+ * store the bytes), EINVAL (type or bytes is NULL, or type is too long), ENOSYS (job is NULL, or the server is older)
+ */
+static inline int cweb_job_emit_bytes(job_ctx_t *job, const char *type, const void *bytes, size_t length) {
+    if (job == NULL || job->data == NULL || job->data->size <= offsetof(struct cweb_job_data, emit_bytes)) {
+        errno = ENOSYS;
+        return -1;
+    }
+    return job->data->emit_bytes(job, type, bytes, length);
 }
 
 #ifdef __cplusplus

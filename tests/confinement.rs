@@ -258,3 +258,39 @@ static int print(struct cweb_context *c, http_request_t *q, http_response_t *r) 
     // The last words come with the end.
     assert!(server.stop().contains("without an end"));
 }
+
+#[test]
+fn system_calls_that_are_on_no_list_are_refused_and_told() {
+    let source = std::fs::read_to_string(support::root().join("tests/modules/caller.c")).unwrap();
+    let lines = |server: &Server, path: &str| server.get(path).text().lines().map(str::to_owned).collect::<Vec<_>>();
+    let server = Server::with(PROCESS);
+    server.deploy(&source);
+    let refused = lines(&server, "/refused");
+    assert!(refused.len() == 20 && refused.iter().all(|line| line.ends_with(" 1")), "{refused:#?}");
+    let masked = lines(&server, "/masked");
+    assert_eq!(masked, ["thread 0", "in it 1", "fork 1", "system 1", "posix_spawn 1"]);
+    let granted = lines(&server, "/granted");
+    assert!(granted.len() == 26 && granted.iter().all(|line| line.ends_with(" 0")), "{granted:#?}");
+    for told in [
+        "[caller] the system call inotify_init1 is refused (EPERM); --allow-syscall inotify_init1 grants it to all modules",
+        "[caller] the system call ioctl is refused with these arguments (EPERM); --allow-syscall ioctl grants",
+        "[caller] the system call socket is refused (EPERM); --allow-net, or --allow-syscall socket grants",
+        "[caller] the system call lookup_dcookie is refused",
+    ] {
+        server.expect_log(told);
+    }
+    lines(&server, "/refused");
+    let log = server.stop();
+    assert_eq!(log.matches("system call inotify_init1 is refused").count(), 1, "once for a module and a call: {log}");
+    assert!(!log.contains(" died"), "{log}");
+    let allowed = ["--allow-syscall", "inotify_init1,ioctl"];
+    let server = Server::with(&[PROCESS, &allowed].concat());
+    server.deploy(&source);
+    let refused = lines(&server, "/refused");
+    let granted: Vec<&String> = refused.iter().filter(|line| !line.ends_with(" 1")).collect();
+    assert!(granted.len() == 2 && granted[0] == "inotify_init1 0", "{refused:#?}");
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = ["serve", "--port", "0", "--isolation", "process", "--allow-syscall", "no_such_call"];
+    let (ok, said) = support::cweb(&wrong, dir.path(), &[]);
+    assert!(!ok && said.contains("no system call of that name"), "{said}");
+}

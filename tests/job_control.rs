@@ -6,6 +6,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::{Response, Server, eventually};
+use tungstenite::Message;
 
 fn source(version: &str) -> String {
     let module = std::fs::read_to_string(support::root().join("tests/modules/jobs.c")).unwrap();
@@ -216,15 +217,24 @@ fn a_module_declares_when_its_jobs_run_and_the_next_version_changes_it() {
         (", .schedule = \"61 * * * *\"", "jobs[0] (tick).schedule: the cron text \"61 * * * *\""),
         (", .schedule = \"@daily\", .timezone = \"Europe/Atlantis\"", "no time zone \"Europe/Atlantis\""),
         (", .timezone = \"UTC\"", "has a timezone and no schedule"),
+        (", .schedule_payload = \"1\"", "has a schedule_payload and no schedule"),
+        (", .schedule_overlap = 1", "has a schedule_overlap and no schedule"),
+        (", .schedule = \"@daily\", .schedule_payload = \"{\"", "jobs[0] (tick).schedule_payload is no JSON"),
     ] {
         let refused = server.try_deploy(&ticking("m", fields));
         assert!(refused.status == 422 && refused.text().contains(words), "{} {}", refused.status, refused.text());
     }
-    server.deploy(&ticking("m", ", .schedule = \"* * * * * *\""));
+    let payload = ".schedule_payload = \"{\\\"n\\\":7}\", .schedule_overlap = 1";
+    server.deploy(&ticking("m", &format!(", .schedule = \"* * * * * *\", {payload}")));
     eventually("three slots", || slots(&server, "m/tick").len() >= 3);
     let shown = schedule(&server, "m/tick").unwrap();
     assert_eq!((&shown["module"], &shown["job"], &shown["timezone"]), (&json!("m"), &json!("tick"), &json!("UTC")));
-    assert_eq!((&shown["declared"], &shown["payload"], &shown["overlap"]), (&json!(true), &json!({}), &json!(false)));
+    assert_eq!(
+        (&shown["declared"], &shown["payload"], &shown["overlap"]),
+        (&json!(true), &json!({"n": 7}), &json!(true))
+    );
+    let first = get(&server, "/jobs?state=done&limit=1")["jobs"][0].clone();
+    assert_eq!((&first["schedule"]["name"], &first["result"]), (&json!("m/tick"), &json!({"n": 7})));
     let seen = slots(&server, "m/tick");
     assert!(seen.is_sorted_by(|newer, older| newer > older), "{seen:?}");
     assert!(seen.iter().all(|slot| slot % 1000 == 0), "{seen:?}");
@@ -237,6 +247,7 @@ fn a_module_declares_when_its_jobs_run_and_the_next_version_changes_it() {
     eventually("the new times", || schedule(&server, "m/tick").unwrap()["cron"] == "0 3 * * *");
     let shown = schedule(&server, "m/tick").unwrap();
     assert_eq!(shown["next_at"].as_u64().unwrap() % 86_400_000, 18 * 3_600_000, "{shown}");
+    assert_eq!((&shown["payload"], &shown["overlap"]), (&json!({}), &json!(false)));
     let count = slots(&server, "m/tick").len();
     assert_eq!(json!(count), shown["runs"], "no slot was lost or doubled: {shown}");
     // A version without the schedule ends it.
@@ -531,6 +542,45 @@ fn followed(
     found
 }
 
+/// Reads the events that come by WebSocket until `count` have come. `act` is called once the server has told the first cursor.
+fn received(server: &Server, query: &str, count: usize, mut act: impl FnMut()) -> Vec<Value> {
+    let mut socket = server.websocket(&format!("/jobs/events?{query}"));
+    let (mut found, mut is_told) = (Vec::new(), false);
+    while found.len() < count {
+        let Message::Text(text) = socket.read().unwrap() else { continue };
+        let message: Value = serde_json::from_str(&text).unwrap();
+        assert!(message["cursor"].as_str().unwrap().starts_with("c1-"), "{message}");
+        if !std::mem::replace(&mut is_told, true) {
+            act();
+        }
+        found.extend(Some(message).filter(|message| message.get("type").is_some()));
+    }
+    found
+}
+
+/// The events of many jobs by WebSocket are those that server-sent events have given, `all` of them, with their ids.
+fn follow_by_websocket(server: &Server, all: &[(String, Value)]) {
+    let events = |from: &[(String, Value)]| from.iter().map(|(_, event)| event.clone()).collect::<Vec<_>>();
+    let sent = received(server, "cursor=start", 45, || ());
+    assert_eq!(sent, events(&all[..45]));
+    assert!(sent.iter().zip(all).all(|(event, (id, _))| event["cursor"] == **id));
+    assert_eq!(received(server, &format!("cursor={}", all[20].0), 24, || ()), events(&all[21..45]));
+    let ticks = received(server, "module=m&cursor=start", 15, || ());
+    assert!(ticks.iter().all(|event| event["module"] == "m"));
+    // A filter that nothing matches yet: the first message is a place to resume from, the next one comes live.
+    let mut failing = String::new();
+    let failed = received(server, "module=jobs&state=failed", 1, || {
+        failing = submit(server, &json!({"job": "fail", "payload": {}}));
+    });
+    assert_eq!((&failed[0]["job_uuid"], &failed[0]["type"]), (&json!(failing), &json!("failed")));
+    for (query, words) in [("cursor=7", "cursor must be"), ("state=running", "state must be done")] {
+        let mut socket = server.websocket(&format!("/jobs/events?{query}"));
+        let said: Value = serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
+        assert!(said["error"].as_str().unwrap().starts_with(words), "{said}");
+        assert!(matches!(socket.read(), Ok(Message::Close(_)) | Err(_)));
+    }
+}
+
 #[test]
 fn one_stream_has_the_events_of_many_jobs_in_the_order_of_commits_from_any_place_on() {
     let server = Server::with(&["--shards", "2", "--job-events-max", "5"]);
@@ -554,9 +604,10 @@ fn one_stream_has_the_events_of_many_jobs_in_the_order_of_commits_from_any_place
     // Filters: one module; events that end a job in one state.
     let ticks = followed(&server, "module=m&cursor=start", None, 15, || ());
     assert!(ticks.iter().all(|(_, event)| event["module"] == "m"));
+    follow_by_websocket(&server, &all);
     let failing = run("fail", json!({}));
-    let failed = followed(&server, "state=failed&cursor=start", None, 1, || ());
-    assert_eq!((&failed[0].1["job_uuid"], &failed[0].1["type"]), (&json!(failing), &json!("failed")));
+    let failed = followed(&server, "state=failed&cursor=start", None, 2, || ());
+    assert_eq!((&failed[1].1["job_uuid"], &failed[1].1["type"]), (&json!(failing), &json!("failed")));
     // The events as pages.
     let mut paged = Vec::new();
     let mut cursor = "start".to_owned();

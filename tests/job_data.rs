@@ -201,7 +201,10 @@ fn refuses_blobs(server: &Server, dir: &tempfile::TempDir, large: &str) {
         let (status, words) = error_of(&put(server, &target, &[header], b"abc"));
         assert!(status == 400 && words.contains("has the SHA-256 sha256:ba7816bf"), "{status} {words}");
     }
-    assert_eq!(put(server, "/blobs", &[("Content-Digest", "sha-256=:rubbish:")], b"abc").status, 400);
+    for field in [("Content-Digest", "sha-256=:rubbish:"), ("Repr-Digest", "rubbish"), ("Digest", "rubbish")] {
+        let (status, words) = error_of(&put(server, "/blobs", &[("Content-Digest", ""), field], b"abc"));
+        assert!(status == 400 && words.contains(field.0) && words.contains("RFC 9530"), "{status} {words}");
+    }
     assert_eq!(put(server, "/blobs/sha256:12", &[], b"abc").status, 400);
     assert_eq!(put(server, "/blobs/../x", &[], b"abc").status, 400);
     let (status, words) = error_of(&put(server, "/blobs", &[], &bytes(2_000_000, 3)));
@@ -286,6 +289,45 @@ fn blobs_need_a_key_grow_no_memory_and_go_when_they_are_old() {
     assert!(second < first + 8 * 1024, "{first} KiB, then {second} KiB");
     let idle = server.memory_kib("VmRSS");
     assert!(first < idle + 32 * 1024, "{first} KiB while it came, {idle} KiB after it");
+}
+
+#[test]
+fn an_event_of_bytes_names_a_blob_that_stays_as_long_as_its_job() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let args = ["--blob-retention", "1s", "--job-result-bytes-max", "1000", "--job-events-max", "4"];
+    let server = Server::on(&dir, &args, &[]);
+    deploy(&server);
+    let uuid = submit(&server, &json!({ "job": "frames" }));
+    result(&server, &uuid);
+    server.expect_log("has 1001 bytes; the limit is 1000 (--job-result-bytes-max)");
+    let frame: Vec<u8> = (0..1000_usize).map(|i| (i * 7) as u8).collect();
+    let named = |bytes: &[u8]| json!({ "blob": name_of(bytes), "bytes": bytes.len() });
+    let told: Vec<(Value, Value)> = events(&server, &uuid)
+        .into_iter()
+        .filter(|event| event["type"] == "frame" || event["type"] == "step")
+        .map(|event| (event["type"].clone(), event["data"].clone()))
+        .collect();
+    let expected = [named(&frame), named(&frame), json!(1), named(b"")];
+    assert_eq!(told.iter().map(|(_, data)| data.clone()).collect::<Vec<_>>(), expected, "{told:?}");
+    let blob = format!("/blobs/{}", name_of(&frame));
+    assert!(server.get(&blob).body == frame && files(dir.path()) == 2);
+    let delete = |server: &Server, path: &str| server.connect().request("DELETE", path, &[], b"").status;
+    assert_eq!(delete(&server, &blob), 409);
+    // By kill -9; and the blobs are older than they would be kept without their job.
+    drop(server);
+    let age = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    for bytes in [&frame[..], b""] {
+        let path = dir.path().join("blobs").join(&name_of(bytes)["sha256:".len()..]);
+        std::fs::File::open(path).unwrap().set_modified(age).unwrap();
+    }
+    let server = Server::on(&dir, &args, &[]);
+    // Two rounds of the thread that cleans up, which looks at all blobs: another one goes.
+    for seed in [8, 9] {
+        assert_eq!(put(&server, "/blobs", &[], &bytes(10, seed)).status, 201);
+        eventually("a blob without a job goes", || files(dir.path()) == 2);
+    }
+    assert_eq!(delete(&server, &format!("/jobs/{uuid}")), 200);
+    eventually("the blobs go with their job", || files(dir.path()) == 0);
 }
 
 /// The directories of outputs.

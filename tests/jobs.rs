@@ -519,6 +519,9 @@ fn a_websocket_replays_and_follows_without_gap_or_repeat() {
     assert_eq!(watch(&server, &format!("/jobs/ws?id={uuid}&since_event_id={from}")), all[201..]);
     let end = all[402]["event_id"].as_u64().unwrap();
     assert_eq!(watch(&server, &format!("/jobs/ws?id={uuid}&since_event_id={end}")), [Value::Null; 0]);
+    // The path of the other streams works, too.
+    assert_eq!(watch(&server, &format!("/jobs/{uuid}/events")), all);
+    assert_eq!(watch(&server, &format!("/jobs/{uuid}/events?since_event_id={from}")), all[201..]);
     let wrong = watch(&server, &format!("/jobs/ws?id={uuid}&since_event_id=x"));
     assert_eq!(wrong, [json!({"error": "since_event_id must be a whole number, 0 or more"})]);
     for target in ["/jobs/ws?id=0197a1b2-0000-7000-8000-000000000000", "/jobs/ws", "/jobs/ws?id=x"] {
@@ -583,6 +586,8 @@ fn a_slow_reader_gets_everything_and_holds_up_nobody() {
     let uuid = run(&server, "count", &json!({"n": 20000, "pad": 400}));
     let mut slow = server.websocket(&format!("/jobs/ws?id={uuid}"));
     slow.read().unwrap();
+    let mut slow_feed = server.websocket("/jobs/events?cursor=start");
+    slow_feed.read().unwrap();
     // The job ends although nobody reads.
     eventually("the job ends", || status(&server, &uuid)["state"] == "done");
     let mut last = 1;
@@ -604,6 +609,14 @@ fn a_slow_reader_gets_everything_and_holds_up_nobody() {
     };
     assert_eq!((steps, last > 20000), (20000, true), "{end}\n{}", server.log());
     assert!(server.memory_kib("VmRSS") < 300 * 1024, "{}", server.memory_kib("VmRSS"));
+    let mut count = 1;
+    while let Message::Text(text) = slow_feed.read().unwrap() {
+        count += 1;
+        if text.contains("\"type\":\"done\"") {
+            break;
+        }
+    }
+    assert_eq!(count, 20_003, "all events, and no cursor by itself: there were events at once");
 }
 
 #[test]
@@ -709,6 +722,8 @@ fn the_admin_key_guards_jobs_and_their_streams() {
     assert_eq!(request("GET", "/jobs", &[]), 401);
     assert_eq!(request("POST", "/jobs", &[("X-API-Key", "wrong")]), 401);
     assert_eq!(request("GET", "/jobs/ws", &upgrade), 401);
+    assert_eq!(request("GET", "/jobs/events", &upgrade), 401);
+    assert_eq!(request("GET", &format!("{uuid}/events"), &upgrade), 401);
     assert_eq!(request("GET", &format!("{uuid}/events"), &[("Accept", "text/event-stream")]), 401);
     assert_eq!(request("GET", "/jobs", &[("Authorization", "Bearer secret-of-16-bytes")]), 200);
     assert_eq!(request("GET", uuid, &[("X-API-Key", "secret-of-16-bytes")]), 404);

@@ -279,7 +279,7 @@ fn streams_of_job_events_are_bounded() {
     let mut bytes = [0; 15];
     first.stream.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"HTTP/1.1 200 OK");
-    let _second = server.websocket(&format!("/jobs/ws?id={uuid}"));
+    let _second = server.websocket("/jobs/events");
     let refused = server.connect().request("GET", &events, &sse, b"");
     assert_eq!((refused.status, refused.header("retry-after").as_deref()), (503, Some("1")));
     let upgrade = [
@@ -288,7 +288,9 @@ fn streams_of_job_events_are_bounded() {
         ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ("Sec-WebSocket-Version", "13"),
     ];
-    assert_eq!(server.connect().request("GET", &format!("/jobs/ws?id={uuid}"), &upgrade, b"").status, 503);
+    for target in [&format!("/jobs/ws?id={uuid}"), "/jobs/events", &events] {
+        assert_eq!(server.connect().request("GET", target, &upgrade, b"").status, 503, "{target}");
+    }
     assert_eq!(server.get(&events).status, 200, "a list is no stream");
     drop(first);
     eventually("a place for another stream", || {

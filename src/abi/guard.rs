@@ -104,6 +104,27 @@ pub fn install() -> io::Result<()> {
     if unsafe { native::cwebn_guard_init() } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Bytes of a note of a refused call.
+pub const REFUSAL_BYTES: usize = 16;
+
+/// Has the system calls that a filter refuses by SIGSYS return their error, and be noted in `descriptor`, which does not block and
+/// stays open: see [`refusal`].
+///
+/// # Errors
+/// `sigaction(2)` failed.
+pub fn note_refusals(descriptor: i32) -> io::Result<()> {
+    // SAFETY: writes a variable of the C code, atomically, and installs a handler that needs nothing else.
+    if unsafe { native::cwebn_guard_refusals(descriptor) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A note of a refused call: the number of the module, 0 where it is not known, and that of the call.
+#[must_use]
+pub fn refusal(note: [u8; REFUSAL_BYTES]) -> (u64, i64) {
+    let word = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
+    let (module, call) = note.split_at(REFUSAL_BYTES / 2);
+    (word(module), word(call).cast_signed())
+}
+
 /// What exit_group(2) is called with, apart from its lowest byte, by the server's own code in a process of modules.
 pub const EXIT_MARK: u32 = native::EXIT_MARK;
 

@@ -15,9 +15,10 @@ pub(super) struct JobData {
     resume: unsafe extern "C" fn(*mut JobCtx, *mut *const c_void, *mut usize) -> c_int,
     file: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
     output: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
+    emit_bytes: unsafe extern "C" fn(*mut JobCtx, *const c_char, *const c_void, usize) -> c_int,
 }
 
-pub(super) static TABLE: JobData = JobData { size: size_of::<JobData>(), checkpoint, resume, file, output };
+pub(super) static TABLE: JobData = JobData { size: size_of::<JobData>(), checkpoint, resume, file, output, emit_bytes };
 
 /// Offsets of the structure as Rust sees them.
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub(super) fn layout() -> Vec<(&'static str, usize)> {
         ("cweb_job_data.resume", offset_of!(JobData, resume)),
         ("cweb_job_data.file", offset_of!(JobData, file)),
         ("cweb_job_data.output", offset_of!(JobData, output)),
+        ("cweb_job_data.emit_bytes", offset_of!(JobData, emit_bytes)),
     ]
 }
 
@@ -64,8 +66,8 @@ fn fail(errno: c_int) -> c_int {
     -1
 }
 
-/// Larger than any checkpoint may be.
-const CHECKPOINT_BYTES_CEILING: usize = 1 << 30;
+/// Larger than any checkpoint, or bytes of an event, may be.
+const STORED_BYTES_CEILING: usize = 1 << 30;
 
 /// # Safety
 /// By the contract of `cweb_job_checkpoint`: a running job's structure, and `length` readable bytes or NULL.
@@ -74,7 +76,7 @@ pub(super) unsafe extern "C" fn checkpoint(job: *mut JobCtx, bytes: *const c_voi
         return fail(libc::EINVAL);
     }
     // No limit is larger: the memory behind a wrong length need not be there.
-    if length > CHECKPOINT_BYTES_CEILING {
+    if length > STORED_BYTES_CEILING {
         return fail(libc::EMSGSIZE);
     }
     // Read before anything is owned: a bad pointer jumps out of here (see guard).
@@ -82,6 +84,26 @@ pub(super) unsafe extern "C" fn checkpoint(job: *mut JobCtx, bytes: *const c_voi
     let (data, bytes) = unsafe { (data_of(job), touched(bytes.cast(), length)) };
     let Some(data) = data else { return fail(libc::ENOSYS) };
     match data.calls.checkpoint(bytes) {
+        Ok(()) => 0,
+        Err(errno) => fail(errno),
+    }
+}
+
+/// # Safety
+/// By the contract of `cweb_job_emit_bytes`: a running job's structure, a C string or NULL, and `length` readable bytes or NULL.
+unsafe extern "C" fn emit_bytes(job: *mut JobCtx, kind: *const c_char, bytes: *const c_void, length: usize) -> c_int {
+    if kind.is_null() || bytes.is_null() && length > 0 {
+        return fail(libc::EINVAL);
+    }
+    if length > STORED_BYTES_CEILING {
+        return fail(libc::EMSGSIZE);
+    }
+    // Read before anything is owned, as in `checkpoint`.
+    // SAFETY: the caller's contract.
+    let (data, kind, bytes) = unsafe { (data_of(job), CStr::from_ptr(kind), touched(bytes.cast(), length)) };
+    let Some(data) = data else { return fail(libc::ENOSYS) };
+    let Ok(kind) = kind.to_str() else { return fail(libc::EINVAL) };
+    match data.calls.emit_bytes(kind, bytes) {
         Ok(()) => 0,
         Err(errno) => fail(errno),
     }

@@ -298,6 +298,12 @@ pub struct JobDecl {
     /// The time zone of that text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timezone: Option<String>,
+    /// The payload of the jobs that the schedule makes: JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_payload: Option<String>,
+    /// A slot has its job also while the job of the slot before has not ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub schedule_overlap: bool,
 }
 
 #[cfg(test)]

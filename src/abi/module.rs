@@ -77,6 +77,8 @@ pub(super) struct JobInfo {
     concurrency: c_int,
     schedule: *const c_char,
     timezone: *const c_char,
+    schedule_payload: *const c_char,
+    schedule_overlap: c_int,
 }
 
 /// `mount_info_t`
@@ -136,6 +138,8 @@ pub(super) fn module_layout() -> Vec<(&'static str, usize)> {
         ("job_info_t.concurrency", offset_of!(JobInfo, concurrency)),
         ("job_info_t.schedule", offset_of!(JobInfo, schedule)),
         ("job_info_t.timezone", offset_of!(JobInfo, timezone)),
+        ("job_info_t.schedule_payload", offset_of!(JobInfo, schedule_payload)),
+        ("job_info_t.schedule_overlap", offset_of!(JobInfo, schedule_overlap)),
     ]
 }
 
@@ -451,6 +455,8 @@ fn job_decl(at: usize, job: &JobInfo, problems: &mut Vec<String>) -> JobDecl {
         concurrency: natural(job.concurrency, "concurrency"),
         schedule: optional(job.schedule, &format!("jobs[{at}].schedule"), problems),
         timezone: optional(job.timezone, &format!("jobs[{at}].timezone"), problems),
+        schedule_payload: optional(job.schedule_payload, &format!("jobs[{at}].schedule_payload"), problems),
+        schedule_overlap: job.schedule_overlap != 0,
         name: noted(text(job.name, &format!("jobs[{at}].name")), problems),
         has_run: job.run.is_some(),
         has_cancel: job.cancel.is_some(),

@@ -7,7 +7,7 @@ use crate::jobs::Jobs;
 use crate::jobs::blobs::{self, BlobError, BlobId, BodyWriter, Notify, StoredBlob};
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
-use data_encoding::BASE64;
+use data_encoding::BASE64_NOPAD;
 use serde_json::json;
 
 /// The path of all blobs.
@@ -90,9 +90,8 @@ pub(super) fn store(
         Ok(expected) => expected,
         Err(refusal) => return refuse(&refusal, reply),
     };
-    let begun = jobs.blobs().begin(length, expected);
-    let blob = match begun {
-        Ok(blob) => blob,
+    let upload = match jobs.blobs().admit(length) {
+        Ok(upload) => upload,
         Err(cause) => return refuse(&blob_error(&cause), reply),
     };
     let (writer, reader) = blobs::body(notify);
@@ -110,7 +109,7 @@ pub(super) fn store(
         reply.send(&answer);
     };
     // Without a thread the reply is dropped, and its client gets 503.
-    if let Err(cause) = blobs::receive(blob, reader, done) {
+    if let Err(cause) = blobs::receive(upload, length, expected, reader, done) {
         tracing::error!("a blob can't be received: {cause}");
     }
     writer
@@ -123,12 +122,13 @@ fn expected(view: &RequestView<'_>) -> Result<Option<BlobId>, ServerAnswer> {
         Some(name) => Some(BlobId::parse(&name).ok_or_else(|| no_name(&name))?),
     };
     let mut expected = named;
-    for field in ["content-digest", "repr-digest", "digest"] {
-        let Some(value) = view.header(field) else { continue };
-        let digest = digest(&String::from_utf8_lossy(value)).map_err(|()| {
+    for (name, value) in view.headers() {
+        let Some(form) = Form::of(name) else { continue };
+        let name = String::from_utf8_lossy(name);
+        let digest = digest(form, &String::from_utf8_lossy(value)).map_err(|()| {
             error(
                 400,
-                &format!("the {field} can't be read: write sha-256=:BASE64:, the SHA-256 of the body (RFC 9530)"),
+                &format!("the {name} can't be read: write sha-256=:BASE64:, the SHA-256 of the body (RFC 9530), or leave it out"),
             )
         })?;
         match (digest, expected) {
@@ -141,17 +141,55 @@ fn expected(view: &RequestView<'_>) -> Result<Option<BlobId>, ServerAnswer> {
     Ok(expected)
 }
 
-/// The SHA-256 in a field of digests, as RFC 9530 has it (`sha-256=:BASE64:`) or RFC 3230 (`SHA-256=BASE64`). Digests of
-/// other kinds are not looked at.
-fn digest(value: &str) -> Result<Option<BlobId>, ()> {
-    let items = value.split(',').filter_map(|item| item.trim().split_once('='));
-    let Some((_, digits)) = items.into_iter().find(|(name, _)| name.trim().eq_ignore_ascii_case("sha-256")) else {
-        return Ok(None);
-    };
-    let digits = digits.trim();
-    let digits = digits.strip_prefix(':').and_then(|digits| digits.strip_suffix(':')).unwrap_or(digits);
-    let hash = BASE64.decode(digits.as_bytes()).map_err(drop)?;
-    hash.try_into().map(|hash| Some(BlobId::new(hash))).map_err(drop)
+/// How a field writes digests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// RFC 9530 §2: `sha-256=:BASE64:`, a dictionary of byte sequences (RFC 9651 §3.2).
+    Dictionary,
+    /// RFC 3230 §4.3.2: `SHA-256=BASE64`.
+    Instance,
+}
+
+impl Form {
+    fn of(name: &[u8]) -> Option<Self> {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        if is("content-digest") || is("repr-digest") {
+            return Some(Self::Dictionary);
+        }
+        is("digest").then_some(Self::Instance)
+    }
+
+    /// The digest that `text` writes; what follows a `;` are parameters.
+    fn decoded(self, text: &str) -> Result<Vec<u8>, ()> {
+        let text = text.split_once(';').map_or(text, |(text, _)| text).trim();
+        let between = text.strip_prefix(':').and_then(|text| text.strip_suffix(':'));
+        let digits = if self == Self::Dictionary { between.ok_or(())? } else { between.unwrap_or(text) };
+        // RFC 9651 §4.2.7: padding may be left out.
+        let digits = digits.trim_end_matches('=');
+        BASE64_NOPAD.decode(digits.as_bytes()).map_err(drop)
+    }
+}
+
+/// The SHA-256 in a field of digests. Digests of other kinds must be readable, and are not looked at further.
+fn digest(form: Form, value: &str) -> Result<Option<BlobId>, ()> {
+    let mut found = None;
+    if value.trim().is_empty() {
+        return Ok(found);
+    }
+    for item in value.split(',') {
+        let (name, text) = item.split_once('=').ok_or(())?;
+        let name = name.trim();
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.*".contains(&byte)) {
+            return Err(());
+        }
+        if name.eq_ignore_ascii_case("sha-256") {
+            let hash = form.decoded(text)?.try_into().map_err(drop)?;
+            found = Some(BlobId::new(hash));
+        } else if form == Form::Dictionary {
+            form.decoded(text)?;
+        }
+    }
+    Ok(found)
 }
 
 fn get(jobs: &Jobs, id: BlobId, request: OwnedRequest, reply: Reply) {
@@ -185,18 +223,41 @@ mod tests {
 
     #[test]
     fn digests_are_read_in_both_forms() {
+        use Form::{Dictionary, Instance};
         let abc = BlobId::parse("sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         let text = "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
-        for good in [
-            format!("sha-256=:{text}:"),
-            format!("SHA-256={text}"),
-            format!("md5=:AAAA:, sha-256=:{text}: , sha-512=:AA==:"),
+        let unpadded = text.trim_end_matches('=');
+        for (form, good) in [
+            (Dictionary, format!("sha-256=:{text}:")),
+            (Dictionary, format!("md5=:AAAA:, sha-256=:{text}:;a=1 , sha-512=:AA==:")),
+            (Dictionary, format!("sha-256=:{unpadded}:")),
+            (Dictionary, format!("sha-256=:{}:, sha-256=:{text}:", "A".repeat(43))),
+            (Instance, format!("SHA-256={text}")),
+            (Instance, format!("SHA-256=:{text}:")),
+            (Instance, format!("unixsum=30637, SHA-256={text}")),
         ] {
-            assert_eq!(digest(&good), Ok(abc), "{good}");
+            assert_eq!(digest(form, &good), Ok(abc), "{good}");
         }
-        assert_eq!((digest("md5=:AAAA:"), digest("")), (Ok(None), Ok(None)));
-        for wrong in ["sha-256=:AAAA:", "sha-256=", "sha-256=:ungWv4:"] {
-            assert_eq!(digest(wrong), Err(()), "{wrong}");
+        assert_eq!((digest(Dictionary, "md5=:AAAA:"), digest(Dictionary, "")), (Ok(None), Ok(None)));
+        for wrong in [
+            "sha-256=:AAAA:",
+            "sha-256=",
+            "sha-256=:ungWv4:",
+            "rubbish",
+            "sha-512=rubbish",
+            "sha-512",
+            ":AAAA:",
+            "=:AAAA:",
+            "a b=:AAAA:",
+            "md5=:AAAA:,",
+            "sha-256=\"x\"",
+            "sha-256=::",
+            &format!("sha-256={text}"),
+        ] {
+            assert_eq!(digest(Dictionary, wrong), Err(()), "{wrong}");
+        }
+        for wrong in ["rubbish", "SHA-256=AAAA", "SHA-256="] {
+            assert_eq!(digest(Instance, wrong), Err(()), "{wrong}");
         }
     }
 }

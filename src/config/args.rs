@@ -191,6 +191,9 @@ settings! {
     /// Let modules open sockets. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_NET", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     allow_net: bool,
+    /// System call that modules may make besides, by its name; may be repeated. With --isolation process only
+    #[arg(long, env = "CWEB_ALLOW_SYSCALL", value_delimiter = ',', value_name = "NAME")]
+    allow_syscall: Vec<String>,
     /// Whether each domain has a database of its own, or all share one, which any of them can lock, change and delete. Matters with --isolation process only [default: domain]
     #[arg(long, env = "CWEB_MODULE_DATABASE")]
     module_database: ModuleDatabase,

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub struct ProjectSettings {
     /// Libraries that sources may link with beside those that only compute; `all` stands for every one.
     pub allow_lib: Vec<String>,
+    /// System calls that isolated modules may make besides, by name.
+    pub allow_syscall: Vec<String>,
     /// Whether ready shared objects are served.
     pub allow_binary: bool,
     /// Most files of a project: 422 beyond it.
@@ -34,6 +36,7 @@ impl ProjectSettings {
     pub(super) fn of(args: &ServeArgs) -> Self {
         Self {
             allow_lib: args.allow_lib.clone().unwrap_or_default(),
+            allow_syscall: args.allow_syscall.clone().unwrap_or_default(),
             allow_binary: args.allow_binary.unwrap_or(false),
             files_max: args.project_files_max.unwrap_or(1000),
             bytes_max: args.project_bytes_max.unwrap_or(64 * 1024 * 1024),

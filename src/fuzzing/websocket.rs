@@ -21,7 +21,7 @@ pub fn websocket_deflate(data: &[u8]) {
     let mut inflater = Inflater::default();
     for (kind, _, payload) in stream(data, true).into_iter().filter(|message| message.1) {
         let (expected, is_whole) = expanded(&payload);
-        match inflater.message(kind, payload, MESSAGE_BYTES_MAX) {
+        match inflater.message(kind, &payload, MESSAGE_BYTES_MAX) {
             Ok(message) => {
                 assert!(message.len() <= MESSAGE_BYTES_MAX);
                 assert!(kind == Kind::Binary || std::str::from_utf8(&message).is_ok());
@@ -31,7 +31,7 @@ pub fn websocket_deflate(data: &[u8]) {
             // The other decoder reads zeros where a reference points before the message.
             Err(code) => assert_eq!(code, 1007),
         }
-        assert_eq!(inflater.message(Kind::Text, vec![0], 0), Ok(Vec::new()), "nothing is left of a message");
+        assert_eq!(inflater.message(Kind::Text, &[0], 0), Ok(Vec::new()), "nothing is left of a message");
     }
 }
 

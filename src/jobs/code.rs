@@ -31,6 +31,16 @@ pub trait JobCalls: Sync {
     /// An errno.
     fn resume(&self) -> Result<Option<Vec<u8>>, i32>;
 
+    /// Stores `bytes` as a blob, and an event of type `kind` that names the blob: see [`event_reference`]. The blob stays as long
+    /// as the job.
+    ///
+    /// # Errors
+    /// An errno: `EINVAL` (no type), `EMSGSIZE`, `EDQUOT` (as many events as a job may have), `ENOSPC` (no room for the blob),
+    /// `ECANCELED` (the job is to end), `EIO`.
+    ///
+    /// [`event_reference`]: super::blobs::event_reference
+    fn emit_bytes(&self, kind: &str, bytes: &[u8]) -> Result<(), i32>;
+
     /// Opens the file that the submission calls `name`, for reading.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 
 use super::frame::JobFrame;
 use super::service::{Answer, Jobs, LIST_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_EVENTS_MAX, Replay};
-use super::store::{FeedFilter, FeedPage, JobState, StoreError};
+use super::store::{FeedFilter, FeedPage, JobEvent, JobState, StoreError};
 use std::sync::Arc;
 
 /// Events of many jobs, and the cursor to go on with.
@@ -69,7 +69,10 @@ pub fn feed_filter(module: Option<String>, state: Option<&str>) -> Result<FeedFi
 }
 
 fn frames(page: &FeedPage) -> Vec<Arc<JobFrame>> {
-    page.events.iter().map(|(event, module, job)| Arc::new(JobFrame::of_job(event, module, job))).collect()
+    let frame = |(event, module, job): &(JobEvent, String, String)| {
+        Arc::new(JobFrame::of_job(event, module, job, &Cursor::text(event.id)))
+    };
+    page.events.iter().map(frame).collect()
 }
 
 impl Jobs {

@@ -36,13 +36,13 @@ impl JobFrame {
         Self { job_id: event.job_id, event_id: event.id, is_end: false, json, websocket: OnceLock::new() }
     }
 
-    /// As [`JobFrame::new`], with the names of the module and the job: for streams of many jobs.
+    /// As [`JobFrame::new`], with the names of the module and the job, and the place after the event: for streams of many jobs.
     #[must_use]
-    pub fn of_job(event: &JobEvent, module: &str, job: &str) -> Self {
+    pub fn of_job(event: &JobEvent, module: &str, job: &str, cursor: &str) -> Self {
         let mut frame = Self::new(event);
         frame.json.pop();
         let (module, job) = (serde_json::Value::from(module), serde_json::Value::from(job));
-        let _ = write!(frame.json, ",\"module\":{module},\"job\":{job}}}");
+        let _ = write!(frame.json, ",\"module\":{module},\"job\":{job},\"cursor\":\"{cursor}\"}}");
         frame
     }
 

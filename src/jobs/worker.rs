@@ -1,13 +1,13 @@
 //! The workers: each runs one job at a time.
 
 use super::active::{ActiveJob, ActiveJobs};
-use super::blobs::{BlobId, Blobs, RunFiles, Wake};
+use super::blobs::{BlobError, BlobId, Blobs, RunFiles, Wake, event_reference};
 use super::code::{Code, CodeSource, Ended, JobCalls};
 use super::hub::Hub;
 use super::json;
 use super::lifecycle::{RunOutcome, change_after};
 use super::notice::{Notice, now_ms};
-use super::store::{Change, Changed, JobState, Reader, Store, Writer};
+use super::store::{Change, Changed, EventBlob, JobState, Reader, Store, Writer};
 use crate::logbook::{self, Kind};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::hash::{BuildHasher, RandomState};
@@ -403,6 +403,29 @@ impl JobCalls for Running<'_> {
             Ok(Ok(Ok(false))) => Err(libc::ECANCELED),
             _ => Err(libc::EIO),
         }
+    }
+
+    fn emit_bytes(&self, kind: &str, bytes: &[u8]) -> Result<(), i32> {
+        if kind.is_empty() || kind.len() > KIND_BYTES_MAX {
+            return Err(libc::EINVAL);
+        }
+        if !self.fits("event", bytes.len(), self.shared.limits.result_bytes_max, "--job-result-bytes-max") {
+            return Err(libc::EMSGSIZE);
+        }
+        if self.job.must_end() {
+            return Err(libc::ECANCELED);
+        }
+        if !self.may_emit() {
+            return Err(libc::EDQUOT);
+        }
+        // On the disk before the event is.
+        let (id, pins) = self.shared.blobs.keep(bytes).map_err(|error| match error {
+            BlobError::TooLarge(_) | BlobError::Quota { .. } | BlobError::DiskFull => libc::ENOSPC,
+            _ => libc::EIO,
+        })?;
+        let (data, blob) = (event_reference(&id, bytes.len()).into(), EventBlob { name: id.to_string(), _pins: pins });
+        let uuid = Arc::clone(&self.job.uuid);
+        self.shared.writer.event_with_blob(self.job.id, uuid, kind.into(), data, blob).map_err(|_| libc::EIO)
     }
 
     fn resume(&self) -> Result<Option<Vec<u8>>, i32> {

@@ -345,6 +345,7 @@ impl Compiler {
             open_files_max: Some(OPEN_FILES_MAX),
             user: self.user,
             core_bytes_max: None,
+            calls: Vec::new(),
         };
         let name = Path::new(sdk.file_name().unwrap_or_default()).display();
         let mut command = begin(&policy, program.as_os_str())?;

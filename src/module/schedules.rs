@@ -48,7 +48,9 @@ pub(super) fn declared(source: &Source, manifest: &Manifest) -> Result<Vec<Sched
     };
     let of_config = manifest.jobs.iter().filter_map(|job| {
         let cron = job.schedule.as_deref()?;
-        Some(spec(&job.name, &job.name, cron, job.timezone.as_deref()))
+        let plain = spec(&job.name, &job.name, cron, job.timezone.as_deref());
+        let payload = job.schedule_payload.clone().unwrap_or(plain.payload);
+        Some(ScheduleSpec { payload, overlap: job.schedule_overlap, ..plain })
     });
     let mut all: Vec<ScheduleSpec> = of_config.collect();
     if let Source::Project(project) = source {

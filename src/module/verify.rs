@@ -3,6 +3,7 @@
 use super::table::method_index;
 use super::{captures, pattern};
 use crate::abi::manifest::{FLAG_INLINE, JobDecl, Limits, Manifest, RouteDecl};
+use crate::jobs::SCHEDULE_PAYLOAD_BYTES_MAX;
 use crate::jobs::cron::{Cron, ZONE_DEFAULT};
 use regex::bytes::Regex;
 use std::collections::HashSet;
@@ -319,7 +320,20 @@ fn check_job(at: usize, job: &JobDecl) -> Result<(), Refusal> {
         (None, Some(_)) => return refuse(format!("jobs[{at}] ({}) has a timezone and no schedule", job.name)),
         (None, None) => {}
     }
-    Ok(())
+    let payload = job.schedule_payload.as_deref();
+    if job.schedule.is_none() && (payload.is_some() || job.schedule_overlap) {
+        let field = if payload.is_some() { "schedule_payload" } else { "schedule_overlap" };
+        return refuse(format!("jobs[{at}] ({}) has a {field} and no schedule", job.name));
+    }
+    let Some(payload) = payload else { return Ok(()) };
+    if payload.len() > SCHEDULE_PAYLOAD_BYTES_MAX {
+        let bytes = payload.len();
+        let limit = SCHEDULE_PAYLOAD_BYTES_MAX;
+        return refuse(format!("jobs[{at}] ({}).schedule_payload has {bytes} bytes; the limit is {limit}", job.name));
+    }
+    serde_json::from_str::<serde::de::IgnoredAny>(payload)
+        .map(drop)
+        .map_err(|why| Refusal(format!("jobs[{at}] ({}).schedule_payload is no JSON: {why}", job.name)))
 }
 
 /// Refuses what is plainly meant for one of the server's paths. A pattern that covers them among others (`/.*`) is fine:

@@ -44,6 +44,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         set_rules(&requests);
         return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(JobTables::File(jobs_file)))?)));
     }
+    check_calls(config)?;
     // Before anything is given to the modules' user: the lock of the store says that no other server is here.
     let records = config.data_dir.join(".domains");
     end_orphans(&records);
@@ -55,14 +56,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
             .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?;
     }
     let user = domain_user(config, &scratch, &domain_data);
-    for dir in &config.allow_write {
-        if let Some(why) = sandbox::not_writable(user, dir) {
-            tracing::warn!(
-                "--allow-write {}: modules can't write there: {why}; have it made and given to their user",
-                dir.display()
-            );
-        }
-    }
+    warn_of_closed(config, user);
     let (cores, free_cores) = shard_cores(config.shards);
     let texts = [config.job_payload_bytes_max, config.job_event_bytes_max, config.job_data.checkpoint_bytes_max];
     let largest = texts.into_iter().fold(config.job_result_bytes_max, usize::max);
@@ -103,6 +97,27 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         cgroups: config.module_memory_bytes().and_then(|bytes| Cgroups::find(&config.data_dir, bytes)),
     };
     Ok(ModuleHost::Apart(Arc::new(DomainRegistry::start(settings, config.domains_max, wakers.to_vec())?)))
+}
+
+/// Says which of the directories of `--allow-write` modules can't write to.
+fn warn_of_closed(config: &Config, user: Option<User>) {
+    for dir in &config.allow_write {
+        if let Some(why) = sandbox::not_writable(user, dir) {
+            tracing::warn!(
+                "--allow-write {}: modules can't write there: {why}; have it made and given to their user",
+                dir.display()
+            );
+        }
+    }
+}
+
+/// Refuses `--allow-syscall` with a name that no call has.
+fn check_calls(config: &Config) -> std::io::Result<()> {
+    if let [name, ..] = sandbox::unknown_calls(&config.projects.allow_syscall)[..] {
+        let text = format!("--allow-syscall {name}: there is no system call of that name (syscalls(2) lists them)");
+        return Err(std::io::Error::other(text));
+    }
+    Ok(())
 }
 
 /// Limits and settings of requests.
@@ -196,9 +211,9 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
     let mut write = vec!["/dev/null".into()];
     write.extend(config.allow_write.iter().cloned());
     let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
-    let network = config.allow_net;
+    let (network, calls) = (config.allow_net, config.projects.allow_syscall.clone());
     let (threads_allowed, starts_workers) = (true, true);
-    Policy { read, write, threads_allowed, starts_workers, network, memory_bytes_max, user, ..Policy::default() }
+    Policy { read, write, threads_allowed, starts_workers, network, memory_bytes_max, user, calls, ..Policy::default() }
 }
 
 /// Whom a domain of a server that is root becomes: nobody, if nobody can reach what modules use.

@@ -1,16 +1,38 @@
-//! Parses requests for streams of job events, and begins streams of the events of many jobs (`/jobs/events`). The rest
-//! is in `streams`.
+//! Parses requests for streams of job events, and begins those of many jobs (`/jobs/events`) and those by WebSocket. The rest is
+//! in `streams`.
 
 use super::Shard;
+use super::conn::Upgrade;
 use super::requests::{Begun, Origin};
-use super::streams::{Channel, error_json};
+use super::sockets::refused_handshake;
+use super::streams::Channel;
 use crate::domain::inbox::Message;
 use crate::jobs::store::FeedFilter;
 use crate::jobs::{ALL_JOBS, Cursor, feed_filter};
+use crate::net::ConnId;
 use crate::proto::form;
 use crate::proto::http1::RequestView;
-use crate::server_response::{Meta, ServerAnswer};
+use crate::proto::ws::{self, Session, WsLimits};
+use crate::server_response::{Meta, shutting_down};
 use std::sync::Arc;
+
+/// The path of the events of many jobs.
+pub(super) const FEED: &[u8] = b"/jobs/events";
+/// Largest message a watcher may send; none is expected.
+const WATCHER_MESSAGE_BYTES_MAX: usize = 4 * 1024;
+
+/// Whether this is the handshake of a WebSocket that gets events: of one job, `/jobs/ws?id=UUID` and `/jobs/UUID/events`, or of
+/// many.
+pub(super) fn is_events_socket(view: &RequestView<'_>) -> bool {
+    let path = view.path();
+    (path == b"/jobs/ws" || path.starts_with(b"/jobs/") && path.ends_with(b"/events")) && view.is_websocket_upgrade()
+}
+
+/// The job in the path `/jobs/UUID/events`.
+pub(super) fn job_in(path: &[u8]) -> Option<String> {
+    let uuid = path.strip_prefix(b"/jobs/")?.strip_suffix(b"/events")?;
+    Some(String::from_utf8_lossy(uuid).into_owned())
+}
 
 /// Parses a client's request: the job, and the event that the client has seen last.
 pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, String>) {
@@ -51,26 +73,56 @@ fn asked_feed(view: &RequestView<'_>) -> Result<(FeedFilter, Cursor), String> {
 }
 
 impl Shard {
-    /// Begins a stream of the events of many jobs.
-    pub(super) fn begin_feed(
-        &mut self,
-        origin: &Origin,
-        view: &RequestView<'_>,
-        meta: Meta,
-        out: &mut Vec<u8>,
-    ) -> Begun {
-        match asked_feed(view) {
-            Ok((filter, cursor)) => {
-                let channel = Channel::ServerSent { seq: origin.seq, meta, begun: false };
-                let key = self.new_stream(origin.id, channel, cursor.after());
-                self.streams.set_feed(key, Arc::new(filter));
-                self.inbox.push(Message::StreamFound { stream: key, job: Ok(ALL_JOBS) });
-                Begun::Running { expected: 0 }
+    /// Begins a stream of the events of many jobs by server-sent events.
+    pub(super) fn begin_feed(&mut self, origin: &Origin, view: &RequestView<'_>, meta: Meta) {
+        let channel = Channel::ServerSent { seq: origin.seq, meta, begun: false };
+        self.open_feed(origin.id, channel, view);
+    }
+
+    /// Answers the handshake of a WebSocket that gets events. On success the stream exists.
+    pub(super) fn begin_jobs_socket(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
+        let meta = self.meta(origin, view);
+        let accept = match ws::check(view) {
+            Ok(accept) if !self.draining => accept,
+            Ok(_) => {
+                shutting_down().encode(&meta, out);
+                return Begun::Answered;
             }
-            Err(text) => {
-                ServerAnswer::json(400, error_json(&text)).encode(&meta, out);
-                Begun::Answered
+            Err(error) => {
+                refused_handshake(&error).encode(&meta, out);
+                return Begun::Answered;
             }
+        };
+        ws::encode_accept(out, &accept, None, &self.date);
+        let limits = WsLimits { message_bytes_max: WATCHER_MESSAGE_BYTES_MAX, deflates: false };
+        let channel = Channel::WebSocket(Box::new(Session::new(limits)));
+        if view.path() == FEED {
+            return Begun::Taken(Upgrade::Stream(self.open_feed(origin.id, channel, view)));
         }
+        let (id, after) = asked(view);
+        let key = match after {
+            Ok(after) => self.open_stream(origin.id, channel, after, job_in(view.path()).or(id).unwrap_or_default()),
+            Err(text) => self.refuse_stream(origin.id, channel, text),
+        };
+        Begun::Taken(Upgrade::Stream(key))
+    }
+
+    /// Makes a stream of the events of many jobs.
+    fn open_feed(&mut self, conn: ConnId, channel: Channel, view: &RequestView<'_>) -> u64 {
+        let (filter, cursor) = match asked_feed(view) {
+            Ok(asked) => asked,
+            Err(text) => return self.refuse_stream(conn, channel, text),
+        };
+        let key = self.new_stream(conn, channel, cursor.after());
+        self.streams.set_feed(key, Arc::new(filter));
+        self.inbox.push(Message::StreamFound { stream: key, job: Ok(ALL_JOBS) });
+        key
+    }
+
+    /// Makes a stream that says why there is none, and ends.
+    fn refuse_stream(&mut self, conn: ConnId, channel: Channel, text: String) -> u64 {
+        let key = self.new_stream(conn, channel, 0);
+        self.inbox.push(Message::StreamFound { stream: key, job: Err((400, text)) });
+        key
     }
 }

@@ -4,6 +4,7 @@ use super::Shard;
 use super::body_limits::too_large;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
 use super::error_responses::no_modules_here;
+use super::feeds::is_events_socket;
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use super::uploads::Gathering;
 use crate::abi::manifest::RouteDecl;
@@ -395,7 +396,7 @@ impl Shard {
     }
 
     fn begin_admin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
-        let jobs_socket = view.path() == b"/jobs/ws" && view.is_websocket_upgrade();
+        let jobs_socket = is_events_socket(view);
         let logs = Self::asks_for_logs(view);
         if jobs_socket || logs || Self::asks_for_events(view) {
             let mut meta = self.meta(origin, view);

@@ -1,4 +1,4 @@
-//! Streams of job events: a WebSocket on `/jobs/ws`, or server-sent events.
+//! Streams of job events: WebSockets, or server-sent events.
 //!
 //! Each stream is first replayed from disk and then live. The shard registers with the hub before the first read, and
 //! remembers the highest live event that came while a replay was under way: if the replay ends below it, it goes on. So
@@ -7,7 +7,7 @@
 
 use super::Shard;
 use super::conn::{Slot, Upgrade};
-use super::feeds::asked;
+use super::feeds::{FEED, asked, job_in};
 use super::pongs::Pongs;
 use super::requests::{Begun, Origin};
 use crate::domain::inbox::{Inbox, Message};
@@ -16,7 +16,7 @@ use crate::jobs::store::StoreError;
 use crate::jobs::{Cursor, JobFrame, Replay};
 use crate::net::{ConnId, Connections};
 use crate::proto::http1::{Method, RequestView, accepts, encode_stream_head};
-use crate::proto::ws::{self, Event, Kind, Session, WsLimits};
+use crate::proto::ws::{self, Event, Kind, Session};
 use crate::server_response::{Meta, ServerAnswer};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,8 +31,6 @@ const HEARTBEAT_MS: u64 = 15_000;
 /// read; and how long while the server stops.
 const CLOSE_WAIT_MS: u64 = 30_000;
 const CLOSE_WAIT_DRAINING_MS: u64 = 2_000;
-/// Largest message a watcher may send; none is expected.
-const WATCHER_MESSAGE_BYTES_MAX: usize = 4 * 1024;
 /// How long a browser waits before it comes back to a stream that broke: a server that is replaced needs no longer.
 const RETRY: &[u8] = b"retry: 2000\n\n";
 /// RFC 6455 §7.4.1
@@ -84,6 +82,8 @@ struct Stream {
     missed: i64,
     /// All events of the job have come, live or not.
     over: bool,
+    /// The client knows a cursor to resume from, if the stream follows all jobs.
+    has_place: bool,
     beat_ms: u64,
     ending_since_ms: u64,
 }
@@ -144,11 +144,11 @@ impl Shard {
         let (conn, seq) = (origin.id, origin.seq);
         let meta = Meta { keep_alive: false, ..meta };
         let path = view.path();
-        if path == b"/jobs/events" {
-            return self.begin_feed(origin, view, meta, out);
+        if path == FEED {
+            self.begin_feed(origin, view, meta);
+            return Begun::Running { expected: 0 };
         }
-        let uuid = path.get(b"/jobs/".len()..path.len() - b"/events".len()).unwrap_or_default();
-        let uuid = String::from_utf8_lossy(uuid).into_owned();
+        let uuid = job_in(path).unwrap_or_default();
         match asked(view).1 {
             Ok(after) => {
                 let channel = Channel::ServerSent { seq, meta, begun: false };
@@ -162,42 +162,8 @@ impl Shard {
         }
     }
 
-    /// Answers a handshake on `/jobs/ws`. On success the stream exists.
-    pub(super) fn begin_jobs_socket(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
-        let conn = origin.id;
-        let meta = self.meta(origin, view);
-        let accept = match ws::check(view) {
-            Ok(accept) if !self.draining => accept,
-            Ok(_) => {
-                crate::server_response::shutting_down().encode(&meta, out);
-                return Begun::Answered;
-            }
-            Err(error) => {
-                super::sockets::refused_handshake(&error).encode(&meta, out);
-                return Begun::Answered;
-            }
-        };
-        ws::encode_accept(out, &accept, None, &self.date);
-        let (id, after) = asked(view);
-        let limits = WsLimits { message_bytes_max: WATCHER_MESSAGE_BYTES_MAX, deflates: false };
-        let channel = Channel::WebSocket(Box::new(Session::new(limits)));
-        let uuid = id.unwrap_or_default();
-        let key = match after {
-            Ok(after) => self.open_stream(conn, channel, after, uuid),
-            Err(text) => self.refuse_stream(conn, channel, text),
-        };
-        Begun::Taken(Upgrade::Stream(key))
-    }
-
-    /// Makes a stream that tells why there is none, and ends.
-    fn refuse_stream(&mut self, conn: ConnId, channel: Channel, text: String) -> u64 {
-        let key = self.new_stream(conn, channel, 0);
-        self.inbox.push(Message::StreamFound { stream: key, job: Err((400, text)) });
-        key
-    }
-
     /// Makes the stream and has its job looked up.
-    fn open_stream(&mut self, conn: ConnId, channel: Channel, after: i64, uuid: String) -> u64 {
+    pub(super) fn open_stream(&mut self, conn: ConnId, channel: Channel, after: i64, uuid: String) -> u64 {
         let key = self.new_stream(conn, channel, after);
         let inbox = Arc::clone(&self.inbox);
         let answer = move |found: Result<Option<_>, StoreError>| {
@@ -226,6 +192,7 @@ impl Shard {
             last: after,
             missed: 0,
             over: false,
+            has_place: false,
             beat_ms: now_ms,
             ending_since_ms: now_ms,
         };
@@ -331,13 +298,13 @@ impl Shard {
         if at_end && finished && frames.is_empty() && stream.finish_unbegun(connections, now_ms) {
             return;
         }
-        let is_first = stream.begin(connections);
+        stream.begin(connections);
         for frame in &frames {
             stream.send(connections, frame);
         }
         if stream.feed.is_some() {
             stream.last = stream.last.max(read_to);
-            if is_first && frames.is_empty() {
+            if !std::mem::replace(&mut stream.has_place, true) && frames.is_empty() {
                 // A client that loses the stream before the first event resumes here.
                 stream.beat(connections);
             }
@@ -487,16 +454,14 @@ impl Stream {
         if self.feed.is_some() { Cursor::text(id) } else { id.to_string() }
     }
 
-    /// Sends the head of an answer that is a stream, unless it has been sent: then false.
-    fn begin(&mut self, connections: &mut Connections) -> bool {
-        let Channel::ServerSent { meta, begun, .. } = &mut self.channel else { return false };
-        if std::mem::replace(begun, true) {
-            return false;
-        }
-        if let Some(outbox) = connections.outbox(self.conn) {
+    /// Sends the head of an answer that is a stream, unless it has been sent.
+    fn begin(&mut self, connections: &mut Connections) {
+        let Channel::ServerSent { meta, begun, .. } = &mut self.channel else { return };
+        if !std::mem::replace(begun, true)
+            && let Some(outbox) = connections.outbox(self.conn)
+        {
             push_events_head(outbox.buffer(), meta);
         }
-        true
     }
 
     /// Answers 204 if the client has seen all events of a job that has ended: an `EventSource` would come back for ever
@@ -540,18 +505,19 @@ impl Stream {
     }
 
     fn beat(&mut self, connections: &mut Connections) {
+        let place = self.feed.as_ref().filter(|_| self.has_place).map(|_| Cursor::text(self.last));
         match &mut self.channel {
             Channel::WebSocket(session) => {
                 session.ping();
                 self.flush(connections);
+                if let Some(place) = place {
+                    self.send_text(connections, &format!("{{\"cursor\":\"{place}\"}}"));
+                }
             }
             Channel::ServerSent { begun: false, .. } => {}
             Channel::ServerSent { meta, .. } => {
                 // Browsers drop an event without data, but keep its id (HTML standard §9.2.6).
-                let sign = match self.feed {
-                    Some(_) => format!("id: {}\n\n", Cursor::text(self.last)),
-                    None => ":\n\n".to_owned(),
-                };
+                let sign = place.map_or_else(|| ":\n\n".to_owned(), |place| format!("id: {place}\n\n"));
                 if let Some(outbox) = connections.outbox(self.conn) {
                     push_chunk(outbox.buffer(), sign.as_bytes(), meta.http_1_0);
                 }

@@ -3,8 +3,10 @@
 use super::child::lock;
 use crate::abi::testing::TestJob;
 use crate::domain::Instance;
+use crate::jobs::blobs::{BlobId, event_reference};
 use crate::jobs::code::JobCalls;
 use crate::threads::module_thread;
+use sha2::{Digest, Sha256};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
@@ -64,6 +66,11 @@ impl JobCalls for Running<'_> {
     fn checkpoint(&self, _bytes: &[u8]) -> Result<(), i32> {
         // Each job runs once here, so no run finds a checkpoint of another.
         if self.change(|_| {}) { Ok(()) } else { Err(libc::ECANCELED) }
+    }
+
+    fn emit_bytes(&self, kind: &str, bytes: &[u8]) -> Result<(), i32> {
+        let id = BlobId::new(Sha256::digest(bytes).into());
+        if self.emit_event(kind, Some(&event_reference(&id, bytes.len()))) { Ok(()) } else { Err(libc::ECANCELED) }
     }
 
     fn resume(&self) -> Result<Option<Vec<u8>>, i32> {

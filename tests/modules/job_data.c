@@ -197,6 +197,27 @@ static int flood(struct cweb_context *ctx, const job_payload_t *payload, job_ctx
     return 0;
 }
 
+/* Events of bytes; the server's limits are 1000 bytes and 4 events. */
+static int frames(struct cweb_context *ctx, const job_payload_t *payload, job_ctx_t *job) {
+    (void)ctx, (void)payload;
+    unsigned char bytes[1001];
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        bytes[i] = (unsigned char)(i * 7);
+    }
+    EXPECT(cweb_job_emit_bytes(job, "frame", bytes, 1000) == 0);
+    EXPECT(cweb_job_emit_bytes(job, "frame", bytes, 1000) == 0);
+    EXPECT(job->emit_event(job, "step", "1") == 0);
+    EXPECT(cweb_job_emit_bytes(job, "frame", NULL, 0) == 0);
+    EXPECT(cweb_job_emit_bytes(job, "frame", bytes, sizeof bytes) == -1 && errno == EMSGSIZE);
+    EXPECT(cweb_job_emit_bytes(job, "frame", bytes, (size_t)-1) == -1 && errno == EMSGSIZE);
+    EXPECT(cweb_job_emit_bytes(job, "frame", NULL, 1) == -1 && errno == EINVAL);
+    EXPECT(cweb_job_emit_bytes(job, NULL, bytes, 1) == -1 && errno == EINVAL);
+    EXPECT(cweb_job_emit_bytes(job, "", bytes, 1) == -1 && errno == EINVAL);
+    EXPECT(cweb_job_emit_bytes(NULL, "frame", bytes, 1) == -1 && errno == ENOSYS);
+    EXPECT(cweb_job_emit_bytes(job, "frame", bytes, 1) == -1 && errno == EDQUOT);
+    return 0;
+}
+
 export module_t config = {
     .name = "job_data",
     .author = "test",
@@ -205,6 +226,7 @@ export module_t config = {
              {.name = "copy", .run = copy, .max_attempts = 2, .backoff_ms = 1},
              {.name = "scribble", .run = scribble},
              {.name = "file_refusals", .run = file_refusals},
-             {.name = "flood", .run = flood}},
-    .job_size = 6,
+             {.name = "flood", .run = flood},
+             {.name = "frames", .run = frames}},
+    .job_size = 7,
 };

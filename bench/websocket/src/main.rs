@@ -4,6 +4,7 @@
 //! websocket-bench peer PORT                            a tokio-tungstenite server: echoes at /echo, sends to all at any other path
 //! websocket-bench echo PORT PATH SOCKETS BYTES SECONDS messages, and the p50 and p99 of a round trip in µs
 //! websocket-bench broadcast PORT PATH SOCKETS MESSAGES frames that came, those that are missing, and the milliseconds it took
+//! websocket-bench room PORT PATH SOCKETS MESSAGES AHEAD  the same for a room that is full: says "open", waits for a line, and sends
 //! websocket-bench idle PORT PATH COUNT                 opens so many, WebSockets or with PATH - plain ones that asked once; then waits
 //! ```
 
@@ -28,6 +29,9 @@ fn main() -> io::Result<()> {
         }
         ["broadcast", port, path, sockets, messages] => {
             broadcast(number(port), path, number(sockets), number(messages))
+        }
+        ["room", port, path, sockets, messages, ahead] => {
+            room(number(port), path, number(sockets), number(messages), number(ahead))
         }
         ["idle", port, path, count] => idle(number(port), path, number(count)),
         _ => Err(io::Error::other("see the head of main.rs for what it does")),
@@ -69,12 +73,43 @@ fn echo(port: u16, path: &str, sockets: usize, bytes: usize, time: Duration) -> 
 fn broadcast(port: u16, path: &str, count: usize, messages: usize) -> io::Result<()> {
     let mut poll = Poll::new()?;
     let mut sockets = register(&poll, connect(port, path, count)?)?;
+    // A few at a time: what is measured is the server, and not how much it can hold back.
+    say(&mut poll, &mut sockets, messages, 8)
+}
+
+/// As `broadcast`, after all sockets have heard a message, and a line on the standard input: the caller measures the time in
+/// between. Each socket may miss `ahead` - 1 messages before the next one is sent.
+fn room(port: u16, path: &str, count: usize, messages: usize, ahead: usize) -> io::Result<()> {
+    let mut poll = Poll::new()?;
+    let mut sockets = register(&poll, connect(port, path, count)?)?;
+    let mut events = Events::with_capacity(1024);
+    let mut came = 0;
+    while came < count {
+        // A server may put a socket into the room after it has answered the handshake.
+        came = 0;
+        sockets[0].send(b"is everybody here?")?;
+        loop {
+            poll.poll(&mut events, Some(if came < count { Duration::from_secs(2) } else { Duration::from_millis(200) }))?;
+            if events.is_empty() {
+                break;
+            }
+            for Token(at) in events.iter().map(|event| event.token()) {
+                came += sockets[at].receive()?;
+            }
+        }
+    }
+    println!("open");
+    io::stdin().read_line(&mut String::new())?;
+    say(&mut poll, &mut sockets, messages, ahead)
+}
+
+fn say(poll: &mut Poll, sockets: &mut [Socket], messages: usize, ahead: usize) -> io::Result<()> {
+    let count = sockets.len();
     let begin = Instant::now();
     let (mut events, mut came, wanted) = (Events::with_capacity(1024), 0, count * messages);
     for round in 0..messages {
         sockets[0].send(format!("message {round:08} to everybody, of sixty-four bytes with its number").as_bytes())?;
-        // A few at a time: what is measured is the server, and not how much it can hold back.
-        let due = count * (round + 1).saturating_sub(8);
+        let due = count * (round + 1).saturating_sub(ahead);
         while came < due || (round + 1 == messages && came < wanted) {
             poll.poll(&mut events, Some(PATIENCE))?;
             if events.is_empty() {

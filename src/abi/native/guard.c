@@ -299,7 +299,54 @@ static void pass_on(int signo, siginfo_t *info, void *context) {
     raise(signo);
 }
 
+/* Where refused calls are noted, see cwebn_guard_refusals. */
+static int refusals = -1;
+
+/* The calls that were noted, each once for a module: the module's number and the call's, plus one; 0: free. */
+#define NOTED_MAX 256
+#define CALL_BITS 12
+static uint64_t noted[NOTED_MAX];
+
+static void note_refusal(int call) {
+    uint64_t module = cwebn_module_number();
+    uint64_t key = ((module << CALL_BITS) | ((uint64_t)call & ((1u << CALL_BITS) - 1))) + 1;
+    for (size_t i = 0; i < NOTED_MAX; i++) {
+        uint64_t found = 0;
+        if (__atomic_compare_exchange_n(&noted[i], &found, key, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+            uint64_t words[2] = {module, (uint64_t)call};
+            ssize_t written = write(__atomic_load_n(&refusals, __ATOMIC_ACQUIRE), words, sizeof words);
+            (void)written;
+            return;
+        }
+        if (found == key) {
+            return;
+        }
+    }
+}
+
+/* The filter has refused a call: it returns the error that the filter has for it. */
+static int is_refused(int signo, const siginfo_t *info, void *context) {
+    ucontext_t *machine = context;
+    if (signo != SIGSYS || info->si_code <= 0 || info->si_errno == 0 || __atomic_load_n(&refusals, __ATOMIC_ACQUIRE) < 0) {
+        return 0;
+    }
+    int error = errno;
+    note_refusal(info->si_syscall);
+    errno = error;
+#if defined(__x86_64__)
+    machine->uc_mcontext.gregs[REG_RAX] = -(long long)info->si_errno;
+#elif defined(__aarch64__)
+    machine->uc_mcontext.regs[0] = (unsigned long long)-(long long)info->si_errno;
+#else
+    (void)machine;
+#endif
+    return 1;
+}
+
 static void on_signal(int signo, siginfo_t *info, void *context) {
+    if (is_refused(signo, info, context)) {
+        return;
+    }
     struct guard *guard = innermost;
     struct stopped stopped = read_stopped(signo, info, context);
     int directory = __atomic_load_n(&core_directory, __ATOMIC_ACQUIRE);
@@ -342,15 +389,27 @@ static void on_signal(int signo, siginfo_t *info, void *context) {
     siglongjmp(guard->env, 1);
 }
 
-int cwebn_guard_init(void) {
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static int installed;
+static struct sigaction handler(void) {
     struct sigaction action;
-    int result = 0;
     memset(&action, 0, sizeof action);
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     sigemptyset(&action.sa_mask);
+    return action;
+}
+
+int cwebn_guard_refusals(int descriptor) {
+    struct sigaction action = handler();
+    __atomic_store_n(&refusals, descriptor, __ATOMIC_RELEASE);
+    /* Where a sanitizer has the other signals, this one is free. */
+    return cwebn_sigaction(SIGSYS, &action, NULL);
+}
+
+int cwebn_guard_init(void) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static int installed;
+    struct sigaction action = handler();
+    int result = 0;
     pthread_mutex_lock(&lock);
     for (size_t i = 0; !installed && result == 0 && i < GUARDED_SIGNAL_COUNT; i++) {
         result = cwebn_sigaction(guarded_signals[i], &action, &previous[i]);

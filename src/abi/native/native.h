@@ -60,6 +60,13 @@ void cwebn_last_trace(struct cwebn_trace *out);
  */
 int cwebn_guard_init(void);
 
+/*
+ * Handles SIGSYS of a filter of system calls that has an error for the call (si_errno): the call returns it. The first refusal of
+ * each call to each module is written to `descriptor`, which does not block and stays open, as two words: the number of the
+ * thread's module (0: not known) and that of the call. 0, or -1 with errno.
+ */
+int cwebn_guard_refusals(int descriptor);
+
 /* Words of cwebn_guard_note: those below, then the counts and the words of a struct cwebn_trace. */
 #define CWEBN_NOTE_TRACE 6
 #define CWEBN_NOTE_WORDS (CWEBN_NOTE_TRACE + 2 + CWEBN_FRAMES_MAX + CWEBN_REGISTERS_MAX)

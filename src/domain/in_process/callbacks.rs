@@ -33,7 +33,7 @@ impl Executor {
                     continue;
                 }
                 SocketEvent::Message { kind, payload, deflated } => {
-                    let payload = if deflated { self.inflated(socket, kind, payload) } else { Some(payload) };
+                    let payload = if deflated { self.inflated(socket, kind, &payload) } else { Some(payload) };
                     let Some(payload) = payload.filter(|_| !socket.has_failed()) else { continue };
                     handling = Some(socket.handle(kind));
                     ("on_message", SocketCall::Message(callbacks.on_message, payload))
@@ -49,7 +49,7 @@ impl Executor {
     }
 
     /// Expands a message; `None`: the message can't be expanded, so the socket is closed with the code of the fault.
-    fn inflated(&mut self, socket: &Socket, kind: Kind, payload: Vec<u8>) -> Option<Vec<u8>> {
+    fn inflated(&mut self, socket: &Socket, kind: Kind, payload: &[u8]) -> Option<Vec<u8>> {
         if socket.has_failed() {
             return None;
         }

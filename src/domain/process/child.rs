@@ -22,7 +22,8 @@ use crate::domain::Instance;
 use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{self, Caught, InProcess, InProcessModule, Workers};
 use crate::domain::ring::{Consumer, Producer, Region};
-use crate::domain::{running, sandbox};
+use crate::domain::sandbox::{self, Refusals};
+use crate::domain::{output, running};
 use crate::jobs::code::JobCalls;
 use crate::jobs::store::TableQuery;
 use crate::threads::module_thread;
@@ -45,6 +46,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// How often scheduled work is looked at, when the server wants to know of its end.
 const SETTLE_LOOK: Duration = Duration::from_millis(2);
+
+/// How far a domain's threads stand back behind the server's: see nice(2).
+const NICE: i32 = 5;
 
 /// What the server answered, or why it did not.
 type Answer = Result<String, String>;
@@ -142,7 +146,15 @@ impl JobCalls for ParentJobCalls<'_> {
     }
 
     fn checkpoint(&self, bytes: &[u8]) -> Result<(), i32> {
-        job_data::checkpoint(self.run, bytes, self.parent.message_bytes_max, |what| self.parent.ask(what))
+        let run = self.run;
+        let ask = |bytes| self.parent.ask(Question::Checkpoint { run, bytes });
+        job_data::store(bytes, self.parent.message_bytes_max, ask)
+    }
+
+    fn emit_bytes(&self, kind: &str, bytes: &[u8]) -> Result<(), i32> {
+        let (run, kind) = (self.run, kind.to_owned());
+        let ask = |bytes| self.parent.ask(Question::EmitBytes { run, kind, bytes });
+        job_data::store(bytes, self.parent.message_bytes_max, ask)
     }
 
     fn resume(&self) -> Result<Option<Vec<u8>>, i32> {
@@ -178,6 +190,29 @@ fn take(number: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// Takes this process's rights away, while there is one thread, and before any code of others runs.
+fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()> {
+    // Each thread inherits it, those of modules too: the server's threads come first.
+    let _ = rustix::process::nice(NICE);
+    let applied = start.policy.clone().apply().map_err(io::Error::other)?;
+    sandbox::end_with_parent();
+    tracing::debug!("confined; missing: {:?}", applied.missing);
+    guard::install()?;
+    crate::abi::kept::keep_all();
+    guard::limit_threads(start.module_threads_max);
+    if let Some(dir) = core_dir {
+        // Open for the life of the process.
+        guard::leave_cores(dir.into_raw_fd());
+    }
+    if sanitizer::is_active() {
+        // It ends the process itself when it has found something.
+        sanitizer::open_to_itself();
+    } else {
+        sandbox::trap_ends(guard::EXIT_MARK).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
 fn run(descriptors: &[i32]) -> io::Result<()> {
     let [control, rings, bodies, wakes @ ..] = descriptors else {
         return Err(io::Error::other("a domain is started by the server, not by hand"));
@@ -195,21 +230,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         core_files::leave_shared_memory_out();
     }
     let handed = files.pop().ok_or_else(|| io::Error::other("the server has left out a descriptor"))?;
-    // While there is one thread, and before any code of others.
-    let applied = start.policy.clone().apply().map_err(io::Error::other)?;
-    sandbox::end_with_parent();
-    tracing::debug!("confined; missing: {:?}", applied.missing);
-    crate::abi::guard::install()?;
-    crate::abi::kept::keep_all();
-    crate::abi::guard::limit_threads(start.module_threads_max);
-    if let Some(dir) = core_dir {
-        // Open for the life of the process.
-        guard::leave_cores(dir.into_raw_fd());
-    }
-    if sanitizer::is_active() {
-        // It ends the process itself when it has found something.
-        sanitizer::open_to_itself();
-    }
+    confine(&start, core_dir)?;
     let layout = Layout::new(start.shards);
     let region = Arc::new(Region::open(rings, layout.bytes())?);
     running::show(&region, layout.board());
@@ -219,7 +240,8 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         signal_hook::flag::register(signal, Arc::default())?;
     }
     let for_all_threads = stream.try_clone()?;
-    let kept: Vec<i32> = descriptors.iter().copied().chain([for_all_threads.as_raw_fd()]).collect();
+    let refusals = Refusals::new(start.policy.clone())?;
+    let kept = [descriptors, &[for_all_threads.as_raw_fd()], &refusals.descriptors()].concat();
     let parent = Arc::new(Parent {
         stream: Mutex::new(for_all_threads),
         message_bytes_max: start.message_bytes_max,
@@ -238,9 +260,10 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     // This may be a spare, which stays small: the threads come with the first order, and what is damaged of the database by
     // then is seen.
     wait_readable(&stream);
-    let workers = close_in(&start, kept, &parent)?;
+    let workers = close_in(&start, kept, &parent, &refusals)?;
     let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
     let domain = start_threads(&start, &region, bodies, wakes, files)?;
+    tell_refusals(&domain, refusals)?;
     let child = Arc::new(Child { parent, domain, host, workers });
     Child::serve(&child, &mut stream);
     child.look_for_leaks();
@@ -251,16 +274,17 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
 
 /// Installs the filters that hold for all threads that may run module code, while there is no other; what makes processes for single
 /// calls is without them. `kept` are the descriptors that modules can't close.
-fn close_in(start: &Start, kept: Vec<i32>, parent: &Arc<Parent>) -> io::Result<Option<Arc<WorkerHost>>> {
+fn close_in(
+    start: &Start,
+    kept: Vec<i32>,
+    parent: &Arc<Parent>,
+    refusals: &Refusals,
+) -> io::Result<Option<Arc<WorkerHost>>> {
     let forks = start.policy.starts_workers && !sanitizer::is_active();
     let forker = if forks { Some(Forker::start(kept.clone(), start.killable_calls_max)?) } else { None };
-    if forks {
-        sandbox::no_forks().map_err(io::Error::other)?;
-    }
-    if !sanitizer::is_active() {
-        sandbox::trap_ends(crate::abi::guard::EXIT_MARK).map_err(io::Error::other)?;
-    }
-    sandbox::keep_open(&kept).map_err(io::Error::other)?;
+    let confined = if forks { sandbox::no_forks() } else { Ok(()) };
+    // The last ones: they refuse further filters.
+    confined.and_then(|()| sandbox::keep_open(&kept)).and_then(|()| refusals.begin()).map_err(io::Error::other)?;
     let teller = Arc::clone(parent);
     let host = |forker| WorkerHost {
         forker,
@@ -278,6 +302,16 @@ fn wait_readable(stream: &UnixStream) {
     while unsafe { libc::poll(&raw mut poll, 1, -1) } < 0 && io::Error::last_os_error().kind() == ErrorKind::Interrupted
     {
     }
+}
+
+/// Starts the thread that tells which system calls are refused, in the log and to the module that made them.
+fn tell_refusals(domain: &Arc<ChildDomain>, refusals: Refusals) -> io::Result<()> {
+    let domain = Arc::clone(domain);
+    let tell = move |module: u64, sentence: String| match domain.instance(module) {
+        Some(module) => output::said(&module.manifest().name, tracing::Level::WARN, &sentence),
+        None => tracing::warn!("{sentence}"),
+    };
+    thread::Builder::new().name("refusals".to_owned()).spawn(move || refusals.each(tell)).map(drop)
 }
 
 /// Tells the server of a signal that was caught in module code. A call of exit(3) is none: it is over as it was meant to be.

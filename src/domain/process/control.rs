@@ -209,6 +209,12 @@ pub(super) enum Question {
         run: u64,
         bytes: String,
     },
+    /// Likewise.
+    EmitBytes {
+        run: u64,
+        kind: String,
+        bytes: String,
+    },
     /// Answered with `-`, or the bytes in base64.
     Resume {
         run: u64,

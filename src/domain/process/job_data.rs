@@ -20,10 +20,8 @@ pub(super) fn answer(
         Question::Emit { kind, data, .. } => calls.emit_event(&kind, data.as_deref()),
         Question::SetResult { text, .. } => calls.set_result(&text),
         Question::SetError { text, .. } => calls.set_error(&text),
-        Question::Checkpoint { bytes, .. } => {
-            let bytes = BASE64.decode(bytes.as_bytes()).map_err(|_| libc::EINVAL.to_string())?;
-            return calls.checkpoint(&bytes).map(|()| String::new()).map_err(|errno| errno.to_string());
-        }
+        Question::Checkpoint { bytes, .. } => return stored(&bytes, |bytes| calls.checkpoint(bytes)),
+        Question::EmitBytes { kind, bytes, .. } => return stored(&bytes, |bytes| calls.emit_bytes(&kind, bytes)),
         Question::Resume { .. } => {
             let saved = calls.resume().map_err(|errno| errno.to_string())?;
             return Ok(saved.map_or_else(|| NONE.to_owned(), |saved| BASE64.encode(&saved)));
@@ -33,6 +31,11 @@ pub(super) fn answer(
         _ => false,
     };
     if accepted { Ok(String::new()) } else { Err("refused".to_owned()) }
+}
+
+fn stored(base64: &str, store: impl FnOnce(&[u8]) -> Result<(), i32>) -> Result<String, String> {
+    let bytes = BASE64.decode(base64.as_bytes()).map_err(|_| libc::EINVAL);
+    bytes.and_then(|bytes| store(&bytes)).map(|()| String::new()).map_err(|errno| errno.to_string())
 }
 
 fn handed(file: Result<OwnedFd, i32>, hand_over: impl FnOnce(&OwnedFd) -> Result<(), i32>) -> Result<String, String> {
@@ -45,18 +48,17 @@ pub(super) fn errno_of(refusal: &str) -> i32 {
     refusal.parse().unwrap_or(libc::EIO)
 }
 
-/// Sends a checkpoint of `run` to the server; `ask` asks the question.
-pub(super) fn checkpoint(
-    run: u64,
+/// Sends bytes of a run to the server, which stores them; `ask` asks the question with the bytes in base64.
+pub(super) fn store(
     bytes: &[u8],
     message_bytes_max: usize,
-    ask: impl FnOnce(Question) -> Result<String, String>,
+    ask: impl FnOnce(String) -> Result<String, String>,
 ) -> Result<(), i32> {
-    // The server refuses a checkpoint just above its limit and logs why; a larger message could not reach the server.
+    // The server refuses what is just above its limit and logs why; a larger message could not reach the server.
     if bytes.len() > message_bytes_max / 2 {
         return Err(libc::EMSGSIZE);
     }
-    ask(Question::Checkpoint { run, bytes: BASE64.encode(bytes) }).map(drop).map_err(|refusal| errno_of(&refusal))
+    ask(BASE64.encode(bytes)).map(drop).map_err(|refusal| errno_of(&refusal))
 }
 
 /// The checkpoint that `run` began with.

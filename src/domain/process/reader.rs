@@ -147,6 +147,7 @@ fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, tables: &mut Ta
         | Question::SetResult { run, .. }
         | Question::SetError { run, .. }
         | Question::Checkpoint { run, .. }
+        | Question::EmitBytes { run, .. }
         | Question::Resume { run }
         | Question::File { run, .. }
         | Question::Output { run, .. } => run,
@@ -155,6 +156,7 @@ fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, tables: &mut Ta
         Question::Emit { kind, data, .. } => kind.len() + data.as_ref().map_or(0, String::len),
         Question::SetResult { text, .. } | Question::SetError { text, .. } => text.len(),
         Question::Checkpoint { bytes, .. } => bytes.len(),
+        Question::EmitBytes { kind, bytes, .. } => kind.len() + bytes.len(),
         Question::File { name, .. } | Question::Output { name, .. } => name.len(),
         _ => 0,
     };

@@ -57,7 +57,7 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ChildDomain {
-    fn instance(&self, id: u64) -> Option<Arc<InProcessModule>> {
+    pub(super) fn instance(&self, id: u64) -> Option<Arc<InProcessModule>> {
         self.instances.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 

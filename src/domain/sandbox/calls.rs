@@ -1,157 +1,31 @@
-//! Seccomp: which system calls are refused.
+//! Seccomp: which system calls are granted.
 //!
-//! A list of what is refused, not of what is allowed. Modules are any C with any library, and what libc asks the kernel
-//! for changes with its version: a list of what is allowed would break, at an upgrade of the system, modules that nobody
-//! here has seen, and be widened until it says little. The files, the user and the network are closed by other layers;
-//! the filter closes what those don't cover. The weakness of such a list, that it lets through what it has never heard of,
-//! is met by refusing every number beyond [`LAST_KNOWN`] as a call that the kernel does not have, which every program
-//! can take from an older kernel. That also closes the x32 calls, whose numbers start at 2^30.
+//! A list of what is granted ([`list`]), made from what the examples, the SDK, libc, threads, the runtimes of C++, Rust and Zig,
+//! OpenMP, BLAS and the sanitizers use: whole families, so that an upgrade of libc breaks no module. Every other call is refused,
+//! whether this program has heard of it or not. Calls whose arguments decide are granted under conditions ([`refused`]).
 //!
-//! EPERM rather than a signal: a library that tries and goes another way keeps working, and the author reads a reason.
+//! EPERM rather than the end of the process: a library that tries and goes another way keeps working, and the author reads a
+//! reason. Where a library expects ENOSYS of an older kernel, it gets that. In a domain's process the refusal arrives as SIGSYS
+//! ([`trapped`]): its handler notes the call for the log and returns the error.
+
+mod list;
+mod numbers;
 
 use super::{Policy, SandboxError};
+use list::{FCHMODAT2, QUIET, SETRLIMIT};
+use numbers::{Answers, RETURN};
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, Gt, Le, Lt, MaskedEq, Ne};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
-/// mseal(2), the newest system call that the lists below were made with in mind (Linux 6.10). Every architecture gives
-/// calls as new as these two the same number; libc does not name them on each.
-const LAST_KNOWN: i64 = 462;
-/// fchmodat2(2).
-const FCHMODAT2: i64 = 452;
-
-/// Refused to everyone, the compiler included.
-const ALWAYS: &[i64] = &[
-    // Other processes.
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_process_madvise,
-    libc::SYS_kcmp,
-    libc::SYS_pidfd_getfd,
-    // Leaving the process group, by which the server ends all that a child has started.
-    libc::SYS_setsid,
-    libc::SYS_setpgid,
-    // Mounts and namespaces.
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_setns,
-    libc::SYS_unshare,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_open_tree,
-    libc::SYS_move_mount,
-    libc::SYS_mount_setattr,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_quotactl,
-    libc::SYS_quotactl_fd,
-    libc::SYS_acct,
-    libc::SYS_fanotify_init,
-    // Large parts of the kernel with a history of holes. io_uring would also do what this filter refuses.
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_keyctl,
-    libc::SYS_personality,
-    // The machine.
-    libc::SYS_kexec_load,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_reboot,
-    libc::SYS_syslog,
-    libc::SYS_settimeofday,
-    libc::SYS_clock_settime,
-    libc::SYS_clock_adjtime,
-    libc::SYS_adjtimex,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-    libc::SYS_vhangup,
-    // Meeting places of processes of one user; one is found by its number alone, without a call to get it.
-    libc::SYS_shmget,
-    libc::SYS_shmat,
-    libc::SYS_shmdt,
-    libc::SYS_shmctl,
-    libc::SYS_semget,
-    libc::SYS_semop,
-    libc::SYS_semtimedop,
-    libc::SYS_semctl,
-    libc::SYS_msgget,
-    libc::SYS_msgsnd,
-    libc::SYS_msgrcv,
-    libc::SYS_msgctl,
-    libc::SYS_mq_open,
-    libc::SYS_mq_unlink,
-];
-
-/// What a pair of sockets could be turned to, were it to leave its other half: any path or name that others listen at.
-const MEETING: [libc::c_long; 5] =
-    [libc::SYS_connect, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4];
-
 /// The bits of socketpair(2)'s type that are no flags.
 const SOCKET_TYPE_MASK: u64 = 0xf;
 
-#[cfg(target_arch = "x86_64")]
-const ALWAYS_HERE: &[i64] =
-    &[libc::SYS_kexec_file_load, libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_uselib];
-#[cfg(not(target_arch = "x86_64"))]
-const ALWAYS_HERE: &[i64] = &[];
-
-/// Refused to code of others: programs, and what a process may do to another of its user or to files by their names alone
-/// (landlock does not cover it, and a server that is not root shares its user with its children). Changing the rights to a
-/// file takes a descriptor that only reads, so the calls that have one are among them.
-const FOREIGN: &[i64] = &[
-    libc::SYS_execve,
-    libc::SYS_execveat,
-    libc::SYS_pidfd_send_signal,
-    libc::SYS_process_mrelease,
-    libc::SYS_migrate_pages,
-    libc::SYS_setpriority,
-    libc::SYS_ioprio_set,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    FCHMODAT2,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_setxattr,
-    libc::SYS_lsetxattr,
-    libc::SYS_removexattr,
-    libc::SYS_lremovexattr,
-    libc::SYS_fsetxattr,
-    libc::SYS_fremovexattr,
-];
-
-#[cfg(target_arch = "x86_64")]
-const FOREIGN_HERE: &[i64] = &[
-    libc::SYS_fork,
-    libc::SYS_vfork,
-    libc::SYS_chmod,
-    libc::SYS_chown,
-    libc::SYS_lchown,
-    libc::SYS_utime,
-    libc::SYS_utimes,
-    libc::SYS_futimesat,
-];
-#[cfg(not(target_arch = "x86_64"))]
-const FOREIGN_HERE: &[i64] = &[];
-
-/// Calls of [`FOREIGN`]'s kind that are harmless on oneself: the number of the argument that names a process.
+/// Calls that are harmless on oneself: the number of the argument that names a process.
 const OTHERS_BY_PROCESS: [(i64, u8); 4] =
     [(libc::SYS_kill, 0), (libc::SYS_tgkill, 0), (libc::SYS_rt_sigqueueinfo, 0), (libc::SYS_rt_tgsigqueueinfo, 0)];
 
@@ -172,8 +46,52 @@ const F_SETSIG: libc::c_int = 10;
 /// The same.
 const F_SETOWN_EX: libc::c_int = 15;
 
-/// FIOSETOWN, SIOCSPGRP and FIOASYNC (`asm-generic/sockios.h`, `asm-generic/ioctls.h`): F_SETOWN and O_ASYNC as ioctl(2).
-const IOCTL_OTHERS: [u64; 3] = [0x8901, 0x8902, 0x5452];
+/// What ioctl(2) may be asked for (`asm-generic/ioctls.h`, `linux/fs.h`): whether it is a terminal and how large, what there is to
+/// read, not to block, to close at an exec, the flags of a file, and a copy that shares the blocks. Not FIOSETOWN, SIOCSPGRP and
+/// FIOASYNC, which are F_SETOWN and O_ASYNC; TIOCSTI and TIOCLINUX, which type; FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR, which
+/// change files that are only read.
+const IOCTL_GRANTED: &[u64] = &[
+    0x5401,      // TCGETS
+    0x802c_542a, // TCGETS2
+    0x5413,      // TIOCGWINSZ
+    0x5411,      // TIOCOUTQ
+    0x541b,      // FIONREAD
+    0x5421,      // FIONBIO
+    0x5450,      // FIONCLEX
+    0x5451,      // FIOCLEX
+    0x5460,      // FIOQSIZE
+    0x2,         // FIGETBSZ
+    0x8008_6601, // FS_IOC_GETFLAGS
+    0x4004_9409, // FICLONE
+    0x4020_940d, // FICLONERANGE
+];
+/// The same for sockets (`asm-generic/sockios.h`, `linux/sockios.h`): the mark of urgent data, and the names and addresses of
+/// interfaces.
+const IOCTL_NETWORK: &[u64] = &[0x8905, 0x8910, 0x8912, 0x8913, 0x8915, 0x8919, 0x891b, 0x8921, 0x8927, 0x8933];
+
+/// Options of a socket by which the kernel gets a program to run: SO_ATTACH_FILTER, SO_ATTACH_BPF and those of SO_REUSEPORT.
+const SOCKET_PROGRAMS: [libc::c_int; 4] = [26, 50, 51, 52];
+
+/// Calls that open files, and the number of the argument with the flags; the mode comes behind it.
+#[cfg(target_arch = "x86_64")]
+const OPENS: &[(i64, u8)] = &[(libc::SYS_open, 1), (libc::SYS_openat, 2)];
+#[cfg(not(target_arch = "x86_64"))]
+const OPENS: &[(i64, u8)] = &[(libc::SYS_openat, 2)];
+/// O_TMPFILE without O_DIRECTORY.
+const TMPFILE: libc::c_int = libc::O_TMPFILE & !libc::O_DIRECTORY;
+/// Calls that give a file its rights, and the number of the argument that has them.
+#[cfg(target_arch = "x86_64")]
+const MODES: &[(i64, u8)] = &[
+    (libc::SYS_creat, 1),
+    (libc::SYS_mknod, 1),
+    (libc::SYS_chmod, 1),
+    (libc::SYS_mknodat, 2),
+    (libc::SYS_fchmod, 1),
+    (libc::SYS_fchmodat, 2),
+    (FCHMODAT2, 2),
+];
+#[cfg(not(target_arch = "x86_64"))]
+const MODES: &[(i64, u8)] = &[(libc::SYS_mknodat, 2), (libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (FCHMODAT2, 2)];
 
 /// What prctl(2) may be asked for by code of others: names, and what changes nothing but its own threads' way to run. Not
 /// whether it ends with the server, nor who may trace it.
@@ -233,38 +151,103 @@ const LANDLOCK_TRUNCATE: i64 = 3;
 /// Landlock covers signals from this version on.
 const LANDLOCK_SIGNALS: i64 = 6;
 
-/// Rules by number; a call without rules is refused whatever its arguments.
+/// Rules by number; a call with an entry without rules is refused whatever its arguments.
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// One argument and what it must be for a rule to hold.
 type Test = (u8, SeccompCmpArgLen, SeccompCmpOp, u64);
 
+/// Names of the policy that no system call has.
+pub(super) fn unknown_names(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).filter(|name| list::number(name).is_none()).collect()
+}
+
+/// A call in words, for the log: its name, or its number where it has none.
+pub(super) fn name(number: i64) -> String {
+    list::name(number).map_or_else(|| format!("number {number}"), str::to_owned)
+}
+
+/// Whether `policy` grants the call under some conditions. For as long as filters are to come it grants seccomp(2).
+pub(super) fn is_conditional(policy: &Policy, number: i64) -> bool {
+    number != libc::SYS_seccomp && numbers::granted(policy).contains(&number)
+}
+
+/// Whether the call is one that `--allow-net` grants.
+pub(super) fn is_network(number: i64) -> bool {
+    list::NETWORK.iter().any(|call| call.1 == number)
+}
+
+fn filter_error(error: seccompiler::BackendError) -> SandboxError {
+    SandboxError::Filter(error.to_string())
+}
+
+/// The architecture for filters; `None`: the crate does not know this processor.
+fn architecture() -> Option<TargetArch> {
+    TargetArch::try_from(std::env::consts::ARCH).ok()
+}
+
 /// The filters for `policy` on a kernel with version `landlock` of landlock, to be installed in this order. None at all
 /// for a processor that the crate does not know.
 pub(super) fn filters(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>, SandboxError> {
-    let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(Vec::new()) };
-    let filter_error = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
+    let Some(arch) = architecture() else { return Ok(Vec::new()) };
     let rules = refused(policy, landlock).map_err(filter_error)?;
     let eperm = SeccompAction::Errno(libc::EPERM as u32);
     // Calls of another architecture (int 0x80) end the process.
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, eperm, arch).map_err(filter_error)?;
-    Ok(vec![BpfProgram::try_from(filter).map_err(filter_error)?, unknown_calls()])
+    let answers = Answers {
+        refused: libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
+        unknown: libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+    };
+    let numbers = numbers::filter(&numbers::granted(policy), answers)?;
+    Ok(vec![BpfProgram::try_from(filter).map_err(filter_error)?, numbers])
 }
 
-fn refused(policy: &Policy, landlock: i64) -> Result<Rules, seccompiler::BackendError> {
-    let mut rules: Rules = ALWAYS.iter().chain(ALWAYS_HERE).map(|call| (*call, Vec::new())).collect();
-    // Typing into the terminal that the server was started in.
-    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
-        deny(&mut rules, libc::SYS_ioctl, &[(1, Dword, Eq, request)])?;
+/// The filters that turn the refusals of [`filters`] into SIGSYS, for a process that has those installed and handles the signal:
+/// the handler has the call return the error that `si_errno` has. The last ones: they refuse further filters.
+pub(super) fn trapped(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>, SandboxError> {
+    let Some(arch) = architecture() else { return Ok(Vec::new()) };
+    let trap_eperm = libc::SECCOMP_RET_TRAP | libc::EPERM as u32;
+    let mut rules = refused(policy, landlock).map_err(filter_error)?;
+    rules.retain(|call, _| !QUIET.contains(call));
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Trap, arch).map_err(filter_error)?;
+    let mut conditions = BpfProgram::try_from(filter).map_err(filter_error)?;
+    for step in conditions.iter_mut().filter(|step| step.code == RETURN && step.k == libc::SECCOMP_RET_TRAP) {
+        step.k = trap_eperm;
     }
+    let mut granted = numbers::granted(policy);
+    // The last filter decides on those by itself.
+    granted.extend(QUIET);
+    let is_named = |name: &str| policy.calls.iter().any(|known| known == name);
+    granted.retain(|call| match *call {
+        libc::SYS_seccomp => is_named("seccomp"),
+        libc::SYS_pidfd_open => is_named("pidfd_open"),
+        _ => true,
+    });
+    // What libc does not find is no news.
+    let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    // The one that refuses filters is the last.
+    Ok(vec![conditions, numbers::filter(&granted, Answers { refused: trap_eperm, unknown })?])
+}
+
+/// The conditions under which calls are refused that [`numbers`] lets pass.
+fn refused(policy: &Policy, landlock: i64) -> Result<Rules, seccompiler::BackendError> {
+    let mut rules = Rules::new();
     for flag in NAMESPACES {
         let flag = flag as u32;
         deny(&mut rules, libc::SYS_clone, &[(0, Dword, MaskedEq(u64::from(flag)), u64::from(flag))])?;
     }
+    let requests = IOCTL_GRANTED.iter().chain(policy.network.then_some(IOCTL_NETWORK).into_iter().flatten());
+    deny(&mut rules, libc::SYS_ioctl, &requests.map(|request| (1, Dword, Ne, *request)).collect::<Vec<Test>>())?;
+    refuse_set_id(&mut rules)?;
+    refuse_to_open(&mut rules)?;
     if policy.network {
         deny(&mut rules, libc::SYS_socket, &FAMILIES.map(|family| (0, Dword, Ne, family as u64)))?;
     } else {
         refuse_to_meet(&mut rules)?;
+    }
+    let socket = (1, Dword, Eq, libc::SOL_SOCKET as u64);
+    for option in SOCKET_PROGRAMS {
+        deny(&mut rules, libc::SYS_setsockopt, &[socket.clone(), (2, Dword, Eq, option as u64)])?;
     }
     if !policy.exec_allowed {
         refuse_to_foreign_code(&mut rules, policy, landlock)?;
@@ -272,13 +255,41 @@ fn refused(policy: &Policy, landlock: i64) -> Result<Rules, seccompiler::Backend
     if !policy.threads_allowed && !policy.exec_allowed {
         rules.insert(libc::SYS_clone, Vec::new());
     }
+    // What the operator grants is granted whatever its arguments are.
+    rules.retain(|call, _| !policy.calls.iter().any(|name| list::number(name) == Some(*call)));
     Ok(rules)
+}
+
+/// No file that gives its owner's rights to whoever executes it.
+fn refuse_set_id(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+    for bit in [libc::S_ISUID, libc::S_ISGID].map(u64::from) {
+        let has_bit = |argument| (argument, Dword, MaskedEq(bit), bit);
+        for (call, mode) in MODES {
+            deny(rules, *call, &[has_bit(*mode)])?;
+        }
+        for (call, flags) in OPENS {
+            // Without these flags there is no mode.
+            for flag in [libc::O_CREAT, TMPFILE].map(|flag| flag as u64) {
+                deny(rules, *call, &[(*flags, Dword, MaskedEq(flag), flag), has_bit(flags + 1)])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// No O_TRUNC of a file that is opened for reading, which landlock did not see before its version 3, and no descriptor that is
+/// neither for reading nor for writing (access mode 3), which landlock does not see at all.
+fn refuse_to_open(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+    let (truncate, mode) = (libc::O_TRUNC as u64, libc::O_ACCMODE as u64);
+    for (call, flags) in OPENS {
+        deny(rules, *call, &[(*flags, Dword, MaskedEq(truncate | mode), truncate | libc::O_RDONLY as u64)])?;
+        deny(rules, *call, &[(*flags, Dword, MaskedEq(mode), mode)])?;
+    }
+    Ok(())
 }
 
 /// No sockets but pairs that stay pairs. One of datagrams would take an address with each message.
 fn refuse_to_meet(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
-    rules.insert(libc::SYS_socket, Vec::new());
-    rules.extend(MEETING.map(|call| (call, Vec::new())));
     deny(rules, libc::SYS_socketpair, &[(0, Dword, Ne, libc::AF_UNIX as u64)])?;
     let paired = [libc::SOCK_STREAM as u64, libc::SOCK_SEQPACKET as u64];
     for kind in (0..=SOCKET_TYPE_MASK).filter(|kind| !paired.contains(kind)) {
@@ -288,14 +299,12 @@ fn refuse_to_meet(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
 }
 
 fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> Result<(), seccompiler::BackendError> {
-    rules.extend(FOREIGN.iter().chain(FOREIGN_HERE).map(|call| (*call, Vec::new())));
     let thread = libc::CLONE_THREAD as u64;
     let shares_memory = libc::CLONE_VM as u64;
     // Landlock keeps tracing within the sandbox.
     if policy.traces_itself && landlock > 0 {
         // A process that shares its memory, which is what attaches to the threads; none with memory of its own.
         deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread | shares_memory), 0)])?;
-        rules.remove(&libc::SYS_ptrace);
     } else if !policy.starts_workers {
         deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread), 0)])?;
     }
@@ -312,22 +321,21 @@ fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> 
     for call in OTHERS_BY_THREAD {
         deny(rules, call, &[(0, Dword, Ne, 0), (0, Dword, Ne, own)])?;
     }
+    // The own thread's, which only gets lower: the hard limit of it is 0.
+    deny(rules, libc::SYS_setpriority, &[(0, Dword, Ne, libc::PRIO_PROCESS.into())])?;
+    deny(rules, libc::SYS_setpriority, &[(1, Dword, Ne, 0)])?;
     // The server takes the space on the disk away from a domain by this limit, so modules must not give it back.
     let file_size = u64::from(libc::RLIMIT_FSIZE);
     deny(rules, libc::SYS_prlimit64, &[(1, Dword, Eq, file_size), (2, Qword, Ne, 0)])?;
-    deny(rules, libc::SYS_setrlimit, &[(0, Dword, Eq, file_size)])?;
+    deny(rules, SETRLIMIT, &[(0, Dword, Eq, file_size)])?;
     for command in FCNTL_OTHERS {
         deny(rules, libc::SYS_fcntl, &[(1, Dword, Eq, command as u64)])?;
     }
     let asynchronous = libc::O_ASYNC as u64;
     let set_flags = (1, Dword, Eq, libc::F_SETFL as u64);
     deny(rules, libc::SYS_fcntl, &[set_flags, (2, Dword, MaskedEq(asynchronous), asynchronous)])?;
-    for request in IOCTL_OTHERS {
-        deny(rules, libc::SYS_ioctl, &[(1, Dword, Eq, request)])?;
-    }
     refuse_options(rules, policy)?;
     // The server's log, and what a library writes to its standard streams, must not get into a file of somebody else's.
-    rules.insert(libc::SYS_close_range, Vec::new());
     for (call, argument) in RESERVED_BY {
         deny(rules, *call, &[(*argument, Dword, Le, RESERVED_LAST)])?;
     }
@@ -363,26 +371,6 @@ fn deny(rules: &mut Rules, call: i64, tests: &[Test]) -> Result<(), seccompiler:
     Ok(())
 }
 
-/// Answers ENOSYS to every call after [`LAST_KNOWN`], and to clone3(2): its flags lie in memory, where no filter can look,
-/// and libc goes on with clone(2).
-fn unknown_calls() -> BpfProgram {
-    // linux/bpf_common.h: load a word at an absolute offset; jump if greater, if equal; return.
-    const LOAD: u16 = 0x20;
-    const JUMP_GREATER: u16 = 0x25;
-    const JUMP_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    let statement = |code, jt, k| sock_filter { code, jt, jf: 0, k };
-    let enosys = u32::from(SeccompAction::Errno(libc::ENOSYS as u32));
-    vec![
-        // seccomp_data.nr, after the first filter has seen to the architecture.
-        statement(LOAD, 0, 0),
-        statement(JUMP_GREATER, 2, LAST_KNOWN as u32),
-        statement(JUMP_EQUAL, 1, libc::SYS_clone3 as u32),
-        statement(RETURN, 0, u32::from(SeccompAction::Allow)),
-        statement(RETURN, 0, enosys),
-    ]
-}
-
 /// Signals that nobody can catch, and the number of the argument that names the signal in each call that sends one to a
 /// process or thread.
 const UNCATCHABLE: [libc::c_int; 2] = [libc::SIGKILL, libc::SIGSTOP];
@@ -398,11 +386,10 @@ const SENDING: [(i64, u8); 5] = [
 /// code that was: exit_group(2) without `mark`, and signals that can't be caught. For a process that has
 /// [`Policy::apply`] behind it, and handles SIGSYS.
 pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
-    let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(()) };
+    let Some(arch) = architecture() else { return Ok(()) };
     if missing().is_some() {
         return Ok(());
     }
-    let filter_error = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
     let mut rules = Rules::new();
     let marked = u64::from(mark);
     for (operator, value) in [(Lt, marked), (Gt, marked | 0xff)] {
@@ -419,11 +406,10 @@ pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
 
 /// The filter that refuses clone(2) but for threads: see [`super::no_forks`].
 pub(super) fn no_forks() -> Result<(), SandboxError> {
-    let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(()) };
+    let Some(arch) = architecture() else { return Ok(()) };
     if missing().is_some() {
         return Ok(());
     }
-    let filter_error = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
     let mut rules = Rules::new();
     let is_process = (0, Dword, MaskedEq(libc::CLONE_THREAD as u64), 0);
     deny(&mut rules, libc::SYS_clone, &[is_process]).map_err(filter_error)?;
@@ -435,11 +421,10 @@ pub(super) fn no_forks() -> Result<(), SandboxError> {
 /// The filter that has closing or replacing one of `descriptors` fail as if it were not open. They stay open for the life of the
 /// process: a module that closes what is not its own, a number twice for example, must not cut others off from the server.
 pub(super) fn keep_open(descriptors: &[RawFd]) -> Result<(), SandboxError> {
-    let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(()) };
+    let Some(arch) = architecture() else { return Ok(()) };
     if missing().is_some() {
         return Ok(());
     }
-    let filter_error = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
     let mut rules = Rules::new();
     for descriptor in descriptors.iter().filter_map(|&number| u64::try_from(number).ok()) {
         for (call, argument) in RESERVED_BY {
@@ -470,5 +455,5 @@ pub(super) fn missing() -> Option<&'static str> {
     let action = libc::SECCOMP_RET_ERRNO;
     // SAFETY: `action` is a readable u32, as SECCOMP_GET_ACTION_AVAIL wants.
     let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
-    (answer < 0 || TargetArch::try_from(std::env::consts::ARCH).is_err()).then_some(SECCOMP)
+    (answer < 0 || architecture().is_none()).then_some(SECCOMP)
 }

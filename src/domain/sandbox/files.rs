@@ -55,7 +55,7 @@ impl Rules {
 const LANDLOCK: &str = "landlock";
 
 /// `landlock_create_ruleset(2)` with `LANDLOCK_CREATE_RULESET_VERSION`; 0 when there is none.
-fn abi() -> i64 {
+pub(super) fn abi() -> i64 {
     const VERSION: libc::c_uint = 1;
     // SAFETY: with this flag the kernel takes a null pointer and a size of 0, and makes nothing.
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) }.max(0)

@@ -13,6 +13,7 @@ mod limits;
 mod owner;
 mod paths;
 pub mod program;
+mod refusals;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -21,6 +22,7 @@ pub use environment::environment;
 pub use limits::processes_with;
 pub use owner::{closed_to, hand_over, not_writable};
 pub use paths::{compiler_inputs, compiler_paths, network_paths, system_paths};
+pub use refusals::Refusals;
 pub use user::{User, unprivileged};
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +69,10 @@ pub struct Policy {
     pub open_files_max: Option<u64>,
     /// Whom to become; only root can.
     pub user: Option<User>,
+    /// System calls that are granted besides, by their names, whatever their arguments are. A name that there is not grants
+    /// nothing: see [`unknown_calls`].
+    #[serde(default)]
+    pub calls: Vec<String>,
 }
 
 /// What became of a policy.
@@ -169,6 +175,12 @@ fn no_new_privileges() -> Result<(), SandboxError> {
 pub fn end_with_parent() {
     // SAFETY: no memory is involved.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
+/// Those of `names` that no system call has.
+#[must_use]
+pub fn unknown_calls(names: &[String]) -> Vec<&str> {
+    calls::unknown_names(names)
 }
 
 /// The layers that this kernel does not have at all.

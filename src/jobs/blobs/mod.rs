@@ -6,6 +6,7 @@
 
 mod body;
 mod id;
+mod incoming;
 mod names;
 mod outputs;
 mod receive;
@@ -14,8 +15,10 @@ mod store;
 
 pub use body::{BodyEnd, BodyReader, BodyWriter, Full, Notify, body};
 pub use id::BlobId;
+pub use incoming::{StoredBlob, Upload};
+pub use names::event_reference;
 pub use names::is_file_name;
 pub use receive::receive;
 pub use run_files::MadeFile;
 pub(super) use run_files::RunFiles;
-pub use store::{BlobError, Blobs, BlobsConfig, NewBlob, OpenBlob, Pins, StoredBlob, Usage, Wake};
+pub use store::{BlobError, Blobs, BlobsConfig, OpenBlob, Pins, Usage, Wake};

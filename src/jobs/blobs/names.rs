@@ -1,4 +1,6 @@
-//! Names of the files that a job is given and makes.
+//! Names of the files that a job is given and makes, and of the blobs of its events.
+
+use super::id::BlobId;
 
 /// Longest name.
 pub(in crate::jobs) const NAME_BYTES_MAX: usize = 128;
@@ -9,6 +11,12 @@ pub(in crate::jobs) const NAME_BYTES_MAX: usize = 128;
 pub fn is_file_name(name: &str) -> bool {
     let fits = (1..=NAME_BYTES_MAX).contains(&name.len());
     fits && !name.starts_with('.') && !name.chars().any(|c| c == '/' || c == '\\' || c.is_control())
+}
+
+/// Data of an event whose bytes are a blob.
+#[must_use]
+pub fn event_reference(id: &BlobId, bytes: usize) -> String {
+    format!("{{\"blob\":\"{id}\",\"bytes\":{bytes}}}")
 }
 
 #[cfg(test)]

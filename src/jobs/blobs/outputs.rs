@@ -1,7 +1,8 @@
 //! The directories of all outputs of jobs.
 
+use super::incoming::Share;
 use super::run_files::{Outputs, remove_dir};
-use super::store::{BLOCK_BYTES, BlobError, Blobs, OpenBlob, Share, Wake};
+use super::store::{BLOCK_BYTES, BlobError, Blobs, OpenBlob, Wake};
 use crossbeam::channel::Receiver;
 use std::collections::HashSet;
 use std::fs::{self, File, Metadata};
@@ -28,7 +29,7 @@ impl Blobs {
     }
 
     pub(super) fn share(&self) -> Share {
-        Share::of_outputs(&self.inner)
+        Share::new(&self.inner)
     }
 
     pub(super) fn is_written(&self, file: BorrowedFd<'_>) -> bool {
@@ -85,8 +86,7 @@ impl Blobs {
         let path = self.inner.config.outputs_dir.join(dir);
         let bytes = bytes_of(&path);
         remove_dir(&path);
-        let mut state = self.inner.state();
-        state.bytes = state.bytes.saturating_sub(bytes);
+        self.inner.give_back(bytes);
     }
 
     /// At the start: keeps and counts the directories of outputs that are `kept`, and removes the directories of interrupted
@@ -99,7 +99,7 @@ impl Blobs {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if kept.contains(name) {
-                self.inner.state().bytes += bytes_of(&path);
+                self.inner.count(bytes_of(&path));
             } else {
                 remove_dir(&path);
             }

@@ -1,19 +1,24 @@
 //! The thread that writes a blob while its bytes come.
 
 use super::body::{BodyEnd, BodyReader};
-use super::store::{BlobError, NewBlob, StoredBlob};
+use super::id::BlobId;
+use super::incoming::{NewBlob, StoredBlob, Upload};
+use super::store::BlobError;
 use std::thread;
 
-/// Writes the bytes of `body` to a blob, on a thread of its own, and calls `done` with the result.
+/// Writes the bytes of `body` to a blob, on a thread of its own, and calls `done` with the result. The blob has `length` bytes if
+/// that is known, and its hash must be `expected` if that is.
 ///
 /// # Errors
 /// The thread can't be started; `done` is dropped.
 pub fn receive(
-    blob: NewBlob,
+    upload: Upload,
+    length: Option<u64>,
+    expected: Option<BlobId>,
     body: BodyReader,
     done: impl FnOnce(Result<StoredBlob, BlobError>) + Send + 'static,
 ) -> Result<(), BlobError> {
-    let work = move || done(write(blob, body));
+    let work = move || done(upload.open(length, expected).and_then(|blob| write(blob, body)));
     thread::Builder::new().name("blob".to_owned()).spawn(work).map(drop).map_err(|error| BlobError::failed(&error))
 }
 

@@ -5,9 +5,10 @@
 //! ends otherwise leaves none.
 
 use super::id::BlobId;
+use super::incoming::Share;
 use super::names::is_file_name;
 use super::outputs::file_charge;
-use super::store::{BlobError, Blobs, Share};
+use super::store::{BlobError, Blobs};
 use rustix::fs::SeekFrom;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};

@@ -3,14 +3,12 @@
 use super::id::BlobId;
 use super::run_files::Outputs;
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -92,17 +90,6 @@ impl BlobError {
     }
 }
 
-/// A blob that is on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredBlob {
-    /// Name of the blob.
-    pub id: BlobId,
-    /// Its size.
-    pub bytes: u64,
-    /// The server did not have the blob before.
-    pub is_new: bool,
-}
-
 /// A blob that is open for reading.
 #[derive(Debug)]
 pub struct OpenBlob {
@@ -121,20 +108,40 @@ pub struct Usage {
     pub bytes_max: u64,
 }
 
+/// The store is asked whether a job needs a blob that is to be deleted.
+struct Deletion {
+    id: BlobId,
+    number: u64,
+    /// The blob was used meanwhile, so it stays.
+    is_used: bool,
+}
+
+/// What is shared under a lock. No thread that holds the lock may wait for the store. A shard must not take the lock: its holder
+/// may wait for the disk.
 #[derive(Default)]
 pub(super) struct State {
-    /// Bytes of the files, and bytes reserved for uploads and for outputs of running jobs.
-    pub(super) bytes: u64,
-    uploads: usize,
     /// Blobs that submissions on their way to the store name.
     pins: HashMap<BlobId, usize>,
+    deletions: Vec<Deletion>,
     /// The outputs of running jobs.
     pub(super) watched: Vec<Weak<Outputs>>,
+}
+
+impl State {
+    /// Keeps blob `id` from the deletions that are under way.
+    pub(super) fn is_used(&mut self, id: &BlobId) {
+        self.deletions.iter_mut().filter(|deletion| deletion.id == *id).for_each(|deletion| deletion.is_used = true);
+    }
 }
 
 pub(super) struct Inner {
     pub(super) config: BlobsConfig,
     state: Mutex<State>,
+    /// Bytes of the files, and bytes reserved for uploads and for outputs of running jobs. Relaxed: the count orders nothing else.
+    bytes: AtomicU64,
+    /// Uploads that have a thread. Relaxed, likewise.
+    uploads: AtomicUsize,
+    /// Numbers of uploads and deletions.
     next: AtomicU64,
     pub(super) wake: Sender<Wake>,
     pub(super) woken: Receiver<Wake>,
@@ -159,11 +166,11 @@ pub struct Blobs {
     pub(super) inner: Arc<Inner>,
 }
 
-fn charge(bytes: u64) -> u64 {
+pub(super) fn charge(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK_BYTES).max(1).saturating_mul(BLOCK_BYTES)
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
@@ -172,7 +179,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn path(&self, id: &BlobId) -> PathBuf {
+    pub(super) fn path(&self, id: &BlobId) -> PathBuf {
         self.config.dir.join(id.digits())
     }
 
@@ -180,8 +187,43 @@ impl Inner {
         self.config.dir.join("incoming")
     }
 
+    /// The path of a new upload.
+    pub(super) fn new_path(&self) -> PathBuf {
+        self.incoming().join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// Counts one more upload. False: there are as many as there may be.
+    pub(super) fn begin_upload(&self) -> bool {
+        let more = |uploads| (uploads < UPLOADS_MAX).then_some(uploads + 1);
+        self.uploads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    pub(super) fn end_upload(&self) {
+        self.uploads.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Reserves `bytes` of the quota.
+    ///
+    /// # Errors
+    /// There is no room: the bytes that are taken.
+    pub(super) fn reserve(&self, bytes: u64) -> Result<(), u64> {
+        let more = |taken: u64| taken.checked_add(bytes).filter(|sum| *sum <= self.config.bytes_max);
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map(drop)
+    }
+
+    /// Counts `bytes` that lie on the disk already.
+    pub(super) fn count(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives `bytes` of the quota back.
+    pub(super) fn give_back(&self, bytes: u64) {
+        let less = |taken: u64| Some(taken.saturating_sub(bytes));
+        let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// Sets the time of the file's last use to now.
-    fn touch(&self, file: &File) {
+    pub(super) fn touch(&self, file: &File) {
         if let Err(error) = file.set_modified(SystemTime::now()) {
             tracing::warn!("the time of a blob can't be set, so it may go before its time: {error}");
         }
@@ -196,21 +238,27 @@ impl Blobs {
     /// The directory can't be made or read.
     pub fn open(config: BlobsConfig) -> io::Result<Self> {
         let (wake, woken) = unbounded();
-        let inner = Inner { config, state: Mutex::default(), next: AtomicU64::new(0), wake, woken };
+        let inner = Inner {
+            config,
+            state: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            uploads: AtomicUsize::new(0),
+            next: AtomicU64::new(0),
+            wake,
+            woken,
+        };
         fs::create_dir_all(&inner.config.outputs_dir)?;
         let incoming = inner.incoming();
         match fs::remove_dir_all(&incoming) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => fs::create_dir_all(&incoming)?,
         }
-        let mut bytes = 0;
         for entry in fs::read_dir(&inner.config.dir)? {
             let entry = entry?;
             if blob_of(&entry).is_some() {
-                bytes += charge(entry.metadata()?.len());
+                inner.count(charge(entry.metadata()?.len()));
             }
         }
-        inner.state().bytes = bytes;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -228,37 +276,7 @@ impl Blobs {
     /// Bytes that all blobs and outputs take, and their limit.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        Usage { bytes: self.inner.state().bytes, bytes_max: self.inner.config.bytes_max }
-    }
-
-    /// Begins to store a blob, of `length` bytes if that is known, whose hash must be `expected` if that is.
-    ///
-    /// # Errors
-    /// The quota has no room for the blob, or its file can't be made.
-    pub fn begin(&self, length: Option<u64>, expected: Option<BlobId>) -> Result<NewBlob, BlobError> {
-        let inner = &self.inner;
-        if length.is_some_and(|length| length > inner.config.blob_bytes_max) {
-            return Err(BlobError::TooLarge(inner.config.blob_bytes_max));
-        }
-        let mut state = inner.state();
-        if state.uploads >= UPLOADS_MAX {
-            return Err(BlobError::Busy);
-        }
-        state.uploads += 1;
-        drop(state);
-        let share = Share { inner: Arc::clone(inner), bytes: 0, is_upload: true };
-        // A blob that the server has is not written again: its bytes are only hashed.
-        if let Some(pins) = expected.and_then(|id| self.pin(vec![id]).ok()) {
-            let target = Target::Known { _pins: pins };
-            return Ok(NewBlob { share, target, path: None, hash: Sha256::new(), bytes: 0, expected });
-        }
-        let mut share = share;
-        share.grow(charge(length.unwrap_or(0)))?;
-        let path = inner.incoming().join(inner.next.fetch_add(1, Ordering::Relaxed).to_string());
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(|error| BlobError::failed(&error))?;
-        let target = Target::File(file);
-        Ok(NewBlob { share, target, path: Some(path), hash: Sha256::new(), bytes: 0, expected })
+        Usage { bytes: self.inner.bytes.load(Ordering::Relaxed), bytes_max: self.inner.config.bytes_max }
     }
 
     /// Opens a blob for reading, which counts as a use.
@@ -282,34 +300,45 @@ impl Blobs {
     /// # Errors
     /// The blob is not stored, or a job needs it.
     pub fn delete(&self, id: &BlobId, is_needed: impl FnOnce() -> Result<bool, String>) -> Result<(), BlobError> {
-        // The lock must be held until the blob is gone: a submission that names the blob has pinned it before, or does not find it.
-        let mut state = self.inner.state();
         let path = self.inner.path(id);
         let bytes = match fs::metadata(&path) {
             Ok(found) => charge(found.len()),
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(BlobError::Unknown(*id)),
             Err(error) => return Err(BlobError::failed(&error)),
         };
-        if state.pins.contains_key(id) || is_needed().map_err(BlobError::Failed)? {
+        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        self.inner.state().deletions.push(Deletion { id: *id, number, is_used: false });
+        // The store is asked without the lock. A submission that names the blob meanwhile marks the deletion, whether its job is
+        // stored by then or not.
+        let needed = is_needed();
+        let mut state = self.inner.state();
+        let place = state.deletions.iter().position(|deletion| deletion.number == number);
+        let is_used = place.is_none_or(|place| state.deletions.swap_remove(place).is_used);
+        if is_used || state.pins.contains_key(id) || needed.map_err(BlobError::Failed)? {
             return Err(BlobError::InUse(*id));
         }
-        fs::remove_file(&path).map_err(|error| BlobError::failed(&error))?;
-        state.bytes = state.bytes.saturating_sub(bytes);
-        // Uploads and commits wait for the lock, and need not wait for the disk.
+        // The lock must be held until the blob is gone: a submission that names the blob has pinned it before, or does not find it.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(BlobError::Unknown(*id)),
+            removed => removed.map_err(|error| BlobError::failed(&error))?,
+        }
         drop(state);
+        self.inner.give_back(bytes);
         sync_dir(&self.inner.config.dir).map_err(|error| BlobError::failed(&error))
     }
 
     /// Deletes the blobs that were not used for longer than they are kept, but for those that `is_needed` says a job has.
     /// How many.
     pub fn sweep(&self, mut is_needed: impl FnMut(&BlobId) -> Result<bool, String>) -> usize {
-        let is_old = |entry: &fs::DirEntry| {
-            let used = entry.metadata().and_then(|found| found.modified()).ok();
+        let is_old = |path: &Path| {
+            let used = fs::metadata(path).and_then(|found| found.modified()).ok();
             used.and_then(|used| used.elapsed().ok()).is_some_and(|age| age > self.inner.config.retention)
         };
         let entries = fs::read_dir(&self.inner.config.dir).into_iter().flatten().flatten();
-        let old = entries.filter_map(|entry| blob_of(&entry).filter(|_| is_old(&entry)));
-        old.filter(|id| self.delete(id, || is_needed(id)).is_ok()).count()
+        let old =
+            entries.filter_map(|entry| blob_of(&entry).filter(|_| is_old(&entry.path())).map(|id| (id, entry.path())));
+        // A use before the deletion began is seen in the time of the file, a later use marks the deletion.
+        old.filter(|(id, path)| self.delete(id, || Ok(!is_old(path) || is_needed(id)?)).is_ok()).count()
     }
 }
 
@@ -325,18 +354,23 @@ impl Blobs {
     /// # Errors
     /// There is no such blob.
     pub(in crate::jobs) fn pin(&self, ids: Vec<BlobId>) -> Result<Pins, BlobError> {
-        if ids.is_empty() {
-            return Ok(Pins { inner: Arc::clone(&self.inner), ids });
+        let pins = self.hold(ids);
+        // From here on the blobs stay. A blob that is not found was deleted before, or never there.
+        pins.ids.iter().try_for_each(|id| self.get(id).map(drop))?;
+        Ok(pins)
+    }
+
+    /// As [`Blobs::pin`], whether the blobs are stored or not.
+    pub(super) fn hold(&self, ids: Vec<BlobId>) -> Pins {
+        let pins = Pins { inner: Arc::clone(&self.inner), ids };
+        if !pins.ids.is_empty() {
+            let mut state = self.inner.state();
+            for id in &pins.ids {
+                *state.pins.entry(*id).or_insert(0) += 1;
+                state.is_used(id);
+            }
         }
-        let mut state = self.inner.state();
-        for id in &ids {
-            self.get(id)?;
-        }
-        for id in &ids {
-            *state.pins.entry(*id).or_insert(0) += 1;
-        }
-        drop(state);
-        Ok(Pins { inner: Arc::clone(&self.inner), ids })
+        pins
     }
 }
 
@@ -362,155 +396,11 @@ fn blob_of(entry: &fs::DirEntry) -> Option<BlobId> {
     entry.file_name().to_str().and_then(BlobId::of_digits)
 }
 
-/// Part of the quota that is reserved for an upload or for the outputs of a run; dropping it gives the bytes back.
-pub(super) struct Share {
-    inner: Arc<Inner>,
-    bytes: u64,
-    is_upload: bool,
-}
-
-impl Share {
-    pub(super) fn of_outputs(inner: &Arc<Inner>) -> Self {
-        Self { inner: Arc::clone(inner), bytes: 0, is_upload: false }
-    }
-
-    /// Reserves more until the share has at least `bytes`.
-    pub(super) fn grow(&mut self, bytes: u64) -> Result<(), BlobError> {
-        let more = bytes.saturating_sub(self.bytes);
-        let max = self.inner.config.bytes_max;
-        let mut state = self.inner.state();
-        if more > 0 && state.bytes.saturating_add(more) > max {
-            return Err(BlobError::Quota { used: state.bytes.saturating_sub(self.bytes), max });
-        }
-        state.bytes += more;
-        drop(state);
-        self.bytes += more;
-        Ok(())
-    }
-
-    /// Ends the reservation: `kept` bytes stay taken, and the rest, which was taken at some time only, is given back.
-    pub(super) fn leave(&mut self, kept: u64) {
-        let back = std::mem::take(&mut self.bytes).saturating_sub(kept);
-        let mut state = self.inner.state();
-        state.bytes = state.bytes.saturating_sub(back);
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        if self.bytes == 0 && !self.is_upload {
-            return;
-        }
-        let mut state = self.inner.state();
-        state.bytes = state.bytes.saturating_sub(self.bytes);
-        state.uploads -= usize::from(self.is_upload);
-    }
-}
-
-/// Destination of an upload's bytes.
-enum Target {
-    File(File),
-    /// None: the server has the blob already, and keeps it during the upload.
-    Known {
-        _pins: Pins,
-    },
-}
-
-/// A blob that is being received. Dropping it leaves nothing behind.
-pub struct NewBlob {
-    share: Share,
-    target: Target,
-    /// `None`: the file is in its place already, or the upload has no file.
-    path: Option<PathBuf>,
-    hash: Sha256,
-    bytes: u64,
-    expected: Option<BlobId>,
-}
-
-impl NewBlob {
-    /// Appends bytes.
-    ///
-    /// # Errors
-    /// The blob gets too large, or the bytes can't be written.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
-        let whole = self.bytes.saturating_add(bytes.len() as u64);
-        let max = self.share.inner.config.blob_bytes_max;
-        if whole > max {
-            return Err(BlobError::TooLarge(max));
-        }
-        if let Target::File(file) = &mut self.target {
-            self.share.grow(charge(whole))?;
-            file.write_all(bytes).map_err(|error| BlobError::failed(&error))?;
-        }
-        self.hash.update(bytes);
-        self.bytes = whole;
-        Ok(())
-    }
-
-    /// The body will never be complete, for the reason `errno`.
-    #[must_use]
-    pub fn broken(&self, errno: i32) -> BlobError {
-        match errno {
-            libc::EMSGSIZE => BlobError::TooLarge(self.share.inner.config.blob_bytes_max),
-            libc::ETIMEDOUT => BlobError::Late,
-            _ => BlobError::Broken,
-        }
-    }
-
-    /// Syncs the blob to the disk, and moves it to its place.
-    ///
-    /// # Errors
-    /// The hash differs from the expected one, or the disk refuses the file.
-    pub fn finish(mut self) -> Result<StoredBlob, BlobError> {
-        let id = BlobId::new(std::mem::take(&mut self.hash).finalize().into());
-        if let Some(expected) = self.expected.filter(|expected| *expected != id) {
-            return Err(BlobError::Mismatch { found: id, expected });
-        }
-        self.place(id).map_err(|error| BlobError::failed(&error))
-    }
-
-    fn place(&mut self, id: BlobId) -> io::Result<StoredBlob> {
-        let Target::File(file) = &self.target else { return Ok(StoredBlob { id, bytes: self.bytes, is_new: false }) };
-        // From here on no process can open the file for writing.
-        file.set_permissions(fs::Permissions::from_mode(0o400))?;
-        file.sync_all()?;
-        let inner = Arc::clone(&self.share.inner);
-        let place = inner.path(&id);
-        let mut state = inner.state();
-        let is_new = match File::open(&place) {
-            Ok(file) => {
-                inner.touch(&file);
-                false
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => true,
-            Err(error) => return Err(error),
-        };
-        if is_new && let Some(path) = self.path.take() {
-            fs::rename(&path, &place).inspect_err(|_| self.path = Some(path))?;
-            // The file counts for the quota from now on, in place of the upload's share.
-            let taken = std::mem::take(&mut self.share.bytes);
-            state.bytes = state.bytes.saturating_sub(taken).saturating_add(charge(self.bytes));
-        }
-        drop(state);
-        // Also if the blob was there: the upload that stored it may not have synced the directory yet.
-        sync_dir(&inner.config.dir)?;
-        Ok(StoredBlob { id, bytes: self.bytes, is_new })
-    }
-}
-
-impl Drop for NewBlob {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path
-            && let Err(error) = fs::remove_file(path)
-        {
-            tracing::warn!("{}: {error}", path.display());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::incoming::{NewBlob, StoredBlob};
     use super::*;
+    use std::os::unix::fs::FileExt;
 
     fn blobs(dir: &Path) -> Blobs {
         let config = BlobsConfig {
@@ -524,8 +414,12 @@ mod tests {
         Blobs::open(config).unwrap()
     }
 
+    fn begin(blobs: &Blobs, length: Option<u64>, expected: Option<BlobId>) -> Result<NewBlob, BlobError> {
+        blobs.admit(length)?.open(length, expected)
+    }
+
     fn put(blobs: &Blobs, bytes: &[u8]) -> Result<StoredBlob, BlobError> {
-        let mut blob = blobs.begin(None, None)?;
+        let mut blob = begin(blobs, None, None)?;
         blob.write(bytes)?;
         blob.finish()
     }
@@ -538,7 +432,7 @@ mod tests {
         let blobs = blobs(dir.path());
         let run = RunFiles::new(&blobs, "uuid", 1);
         let file = fs::File::from(run.output("out").unwrap());
-        std::os::unix::fs::FileExt::write_all_at(&file, &[7; 9000], 0).unwrap();
+        file.write_all_at(&[7; 9000], 0).unwrap();
         blobs.look_at_outputs();
         assert_eq!(blobs.usage().bytes, 3 * BLOCK_BYTES);
         file.set_len(1).unwrap();
@@ -563,7 +457,7 @@ mod tests {
         assert_eq!(put(&blobs, &[1; 10_000]).map(|stored| stored.bytes), Ok(10_000));
         let full = BlobError::Quota { used: 4 * BLOCK_BYTES, max: 5 * BLOCK_BYTES };
         assert_eq!(put(&blobs, &[2; 5000]), Err(full.clone()));
-        assert_eq!(blobs.begin(Some(5000), None).err(), Some(full));
+        assert_eq!(begin(&blobs, Some(5000), None).err(), Some(full));
         assert_eq!(blobs.usage().bytes, 4 * BLOCK_BYTES, "what failed gives its share back");
         let left = fs::read_dir(dir.path().join("blobs/incoming")).unwrap().count();
         assert_eq!(left, 0, "and leaves no file");
@@ -584,13 +478,37 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let blobs = blobs(dir.path());
         let expected = BlobId::new([7; 32]);
-        let mut blob = blobs.begin(Some(3), Some(expected)).unwrap();
+        let mut blob = begin(&blobs, Some(3), Some(expected)).unwrap();
         blob.write(b"abc").unwrap();
         assert!(matches!(blob.finish(), Err(BlobError::Mismatch { expected: found, .. }) if found == expected));
         assert_eq!((blobs.usage().bytes, fs::read_dir(dir.path().join("blobs")).unwrap().count()), (0, 1));
-        let many: Vec<NewBlob> = (0..5).map(|_| blobs.begin(None, None).unwrap()).collect();
-        assert!(matches!(blobs.begin(None, None), Err(BlobError::Quota { .. })));
+        let many: Vec<NewBlob> = (0..5).map(|_| begin(&blobs, None, None).unwrap()).collect();
+        assert!(matches!(begin(&blobs, None, None), Err(BlobError::Quota { .. })));
         drop(many);
         assert_eq!(blobs.usage().bytes, 0);
+    }
+
+    #[test]
+    fn a_blob_that_is_used_while_the_store_is_asked_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = blobs(dir.path());
+        let one = put(&blobs, b"abc").unwrap().id;
+        // The job is stored, and its pin gone, before the store has said that no job has the blob.
+        let by_job = || {
+            drop(blobs.pin(vec![one]).unwrap());
+            Ok(false)
+        };
+        assert_eq!(blobs.delete(&one, by_job), Err(BlobError::InUse(one)));
+        let by_upload = || Ok(put(&blobs, b"abc").unwrap().is_new);
+        assert_eq!(blobs.delete(&one, by_upload), Err(BlobError::InUse(one)));
+        let pin = blobs.pin(vec![one]).unwrap();
+        assert_eq!(blobs.delete(&one, || Ok(false)), Err(BlobError::InUse(one)));
+        drop(pin);
+        // Of two deletions at once one succeeds.
+        let other = || blobs.delete(&one, || Ok(false)).map(|()| false).map_err(|error| error.to_string());
+        assert_eq!(blobs.delete(&one, other), Err(BlobError::Unknown(one)));
+        assert_eq!((blobs.usage().bytes, blobs.inner.state().deletions.len()), (0, 0));
+        assert_eq!(blobs.pin(vec![one]).err(), Some(BlobError::Unknown(one)));
+        assert!(blobs.inner.state().pins.is_empty());
     }
 }

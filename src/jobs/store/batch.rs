@@ -341,6 +341,9 @@ impl<'c> Applier<'c> {
                 data: event.data.clone(),
                 is_final: false,
             })?;
+            if let Some(blob) = &event.blob {
+                self.sql.insert_event_blob.execute(params![event.job, blob.name])?;
+            }
         }
         Ok(Outcome::Nothing)
     }

@@ -5,6 +5,7 @@ use super::data::{Checkpoint, MadeFiles};
 use super::{
     Change, Changed, Deleted, Done, JobKind, NewJob, Paused, ScheduleChange, ScheduleOutcome, StoreError, Submitted,
 };
+use crate::jobs::blobs::Pins;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -31,12 +32,22 @@ pub(super) enum Command {
     Hook(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
 }
 
+/// The blob of an event. It can't be deleted while this value or the job is there.
+pub struct EventBlob {
+    /// `sha256:…`
+    pub name: String,
+    /// Keeps the blob until the store knows that the job needs it.
+    pub _pins: Pins,
+}
+
 /// An event of the job's own.
 pub(super) struct OwnEvent {
     pub(super) job: i64,
     pub(super) uuid: Arc<str>,
     pub(super) kind: Box<str>,
     pub(super) data: Box<str>,
+    /// The blob that the data names.
+    pub(super) blob: Option<EventBlob>,
     /// What it takes of the budget until it is stored.
     pub(super) _weight: Weight,
 }

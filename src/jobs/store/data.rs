@@ -172,12 +172,15 @@ impl Reader {
         Ok(statement.query_row([uuid, name], |row| row.get(0)).optional()?)
     }
 
-    /// Whether a job was given the blob.
+    /// Whether a job was given the blob, or an event of a job names it.
     ///
     /// # Errors
     /// [`StoreError::Read`].
     pub fn is_blob_needed(&mut self, blob: &str) -> Result<bool, StoreError> {
-        Ok(self.prepare("SELECT 1 FROM job_files WHERE blob = ?1 LIMIT 1")?.exists([blob])?)
+        let mut statement = self.prepare(
+            "SELECT 1 FROM job_files WHERE blob = ?1 UNION ALL SELECT 1 FROM job_event_blobs WHERE blob = ?1 LIMIT 1",
+        )?;
+        Ok(statement.exists([blob])?)
     }
 
     /// The directories of all outputs.

@@ -1,7 +1,7 @@
 //! The sending side: what every other thread holds.
 
 use super::budget::{Budget, Weight};
-use super::command::{Command, OwnEvent, Reply};
+use super::command::{Command, EventBlob, OwnEvent, Reply};
 use super::{
     Change, Changed, Deleted, Done, JobKind, JobState, NewJob, Paused, ScheduleChange, ScheduleOutcome, Settled,
     StoreError, Submitted,
@@ -109,8 +109,34 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread, where waiting would never end.
     pub fn event(&self, job: i64, uuid: Arc<str>, kind: Box<str>, data: Box<str>) -> Result<(), StoreError> {
+        self.event_of(job, uuid, kind, data, None)
+    }
+
+    /// As [`Writer::event`]; `data` names `blob`, which stays as long as the job from the commit on.
+    ///
+    /// # Errors
+    /// As [`Writer::event`].
+    pub fn event_with_blob(
+        &self,
+        job: i64,
+        uuid: Arc<str>,
+        kind: Box<str>,
+        data: Box<str>,
+        blob: EventBlob,
+    ) -> Result<(), StoreError> {
+        self.event_of(job, uuid, kind, data, Some(blob))
+    }
+
+    fn event_of(
+        &self,
+        job: i64,
+        uuid: Arc<str>,
+        kind: Box<str>,
+        data: Box<str>,
+        blob: Option<EventBlob>,
+    ) -> Result<(), StoreError> {
         let weight = self.wait_for_room(kind.len() + data.len())?;
-        self.send(Command::Event(OwnEvent { job, uuid, kind, data, _weight: weight }))
+        self.send(Command::Event(OwnEvent { job, uuid, kind, data, blob, _weight: weight }))
     }
 
     /// Deletes at most `limit` jobs that ended before `before_ms` (Unix milliseconds), the oldest first, and tells how

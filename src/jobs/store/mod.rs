@@ -48,6 +48,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use command::EventBlob;
 pub use data::JobFiles;
 pub use dependencies::Settled;
 pub use error::{OpenError, StoreError};

@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_dependencies.sql"),
     include_str!("schema_paused.sql"),
     include_str!("schema_concurrency.sql"),
+    include_str!("schema_event_blobs.sql"),
 ];
 
 /// A server that was killed may have been forking: its child has the lock until it executes its program.
@@ -116,7 +117,7 @@ fn format_of(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
 /// Looks through our tables and their indexes only: a module's own table, which may use collations or functions that
 /// are unknown here, must not keep the server from starting.
 fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    for table in ["jobs", "job_events", "schedules", "job_checkpoints", "job_files", "job_outputs"] {
+    for table in ["jobs", "job_events", "schedules", "job_checkpoints", "job_files", "job_outputs", "job_event_blobs"] {
         let mut finding = String::new();
         let checked = connection.pragma(None, "quick_check", table, |row| {
             if finding.is_empty() {

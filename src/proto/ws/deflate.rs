@@ -14,6 +14,9 @@ const INVALID: u16 = 1007;
 /// RFC 6455 §7.4.1: a message too big to process.
 const TOO_BIG: u16 = 1009;
 
+/// What a receiver adds to a payload (RFC 7692 §7.2.2), and a last block of nothing, which ends the stream (RFC 1951 §3.2.6).
+const END: [u8; 6] = [0, 0, 0xff, 0xff, 3, 0];
+
 /// RSV1 of a frame: its message is compressed (RFC 7692 §6).
 pub(super) const COMPRESSED: u8 = 0x40;
 
@@ -71,21 +74,25 @@ impl Inflater {
     /// The message of at most `bytes_max` bytes that is compressed in `payload`.
     ///
     /// # Errors
-    /// The close code that tells the client what is wrong: 1007 for data that can't be expanded or text that is no
-    /// UTF-8, 1009 for a message that is too big.
-    pub fn message(&mut self, kind: Kind, mut payload: Vec<u8>, bytes_max: usize) -> Result<Vec<u8>, u16> {
+    /// The close code that tells the client what is wrong: 1007 for data that can't be expanded, is cut off or has other bytes
+    /// behind it, and for text that is no UTF-8; 1009 for a message that is too big.
+    pub fn message(&mut self, kind: Kind, payload: &[u8], bytes_max: usize) -> Result<Vec<u8>, u16> {
+        // A sender that has not removed the last bytes of its flush means the same.
+        let payload = payload.strip_suffix(&TAIL).unwrap_or(payload);
+        if payload.is_empty() {
+            return Ok(Vec::new());
+        }
         // Room for one byte beyond the limit, so that a message that is too large is noticed.
         let room_max = bytes_max.saturating_add(1);
         let mut out = vec![0; payload.len().saturating_mul(3).max(EXPANDED_BYTES).min(room_max)];
-        payload.extend_from_slice(&TAIL);
-        let (mut input, mut length) = (&payload[..], 0);
+        let (mut input, mut length) = (payload, 0);
         self.coder.init();
         loop {
             let (status, taken, made) = decompress(&mut self.coder, input, &mut out, length, FLAGS);
             input = input.get(taken..).unwrap_or_default();
             length += made;
             match status {
-                TINFLStatus::NeedsMoreInput if input.is_empty() => break,
+                TINFLStatus::NeedsMoreInput if input.is_empty() && self.is_at_end(&mut out, length) => break,
                 TINFLStatus::Done if input.is_empty() => break,
                 // A last block ends a stream of DEFLATE, not the message (RFC 7692 §7.2.3.4).
                 TINFLStatus::Done if taken > 0 => self.coder.init(),
@@ -102,6 +109,14 @@ impl Inflater {
             return Err(INVALID);
         }
         Ok(out)
+    }
+
+    /// Whether the payload ends with the header of an empty stored block, as a flush does: then the bytes of `END` give no byte
+    /// of the message and end the stream. In any other block they are data, or an error. `out` has `length` bytes.
+    fn is_at_end(&mut self, out: &mut [u8], length: usize) -> bool {
+        let (status, taken, made) = decompress(&mut self.coder, &END, out, length, FLAGS);
+        // The stored block may be the last one of the stream: then the second block is not read.
+        status == TINFLStatus::Done && made == 0 && (taken == END.len() || taken == TAIL.len())
     }
 }
 
@@ -121,9 +136,8 @@ mod tests {
     #[test]
     fn rfc_7692_7_2_3_examples() {
         let mut inflater = Inflater::default();
-        let mut hello = |payload: &[u8]| {
-            inflater.message(Kind::Text, payload.to_vec(), 100).map(|text| String::from_utf8(text).unwrap())
-        };
+        let mut hello =
+            |payload: &[u8]| inflater.message(Kind::Text, payload, 100).map(|text| String::from_utf8(text).unwrap());
         for payload in [
             &b"\xf2\x48\xcd\xc9\xc9\x07\x00"[..],                    // §7.2.3.1
             b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00",         // §7.2.3.3: no compression
@@ -142,18 +156,49 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cut_off_or_has_bytes_behind_it_is_no_message() {
+        let mut inflater = Inflater::default();
+        let mut expand = |payload: &[u8]| inflater.message(Kind::Binary, payload, 100_000);
+        let text: Vec<u8> = (0..2000_u32).flat_map(|n| format!("{} ", n * 7919 % 1000).into_bytes()).collect();
+        let dynamic = Deflater::default().frame(Kind::Binary, &text, 15).unwrap();
+        let dynamic = payload(&dynamic);
+        assert_eq!(expand(dynamic).as_ref(), Ok(&text));
+        let stored = b"\x00\x0a\x00\xf5\xff0123456789\x00";
+        for whole in [&b"\xf2\x48\xcd\xc9\xc9\x07\x00"[..], stored, dynamic] {
+            let message = expand(whole).unwrap();
+            // The first byte of a stored block alone is an empty message.
+            for end in 1 + usize::from(whole[0] == 0)..whole.len() {
+                assert_eq!(expand(&whole[..end]), Err(1007), "{end} bytes of {}", whole.len());
+            }
+            for byte in 1..=255 {
+                for behind in [&[byte][..], &[byte, 0], b"garbage behind the message"] {
+                    assert_eq!(expand(&[whole, behind].concat()), Err(1007), "{behind:x?}");
+                }
+            }
+            assert_eq!(expand(&[whole, &TAIL].concat()), Ok(message), "of a sender that has left the end of its flush");
+        }
+        // A stored block that lacks four bytes: what is added to a payload is no data.
+        assert_eq!(expand(b"\x00\x08\x00\xf7\xff0123"), Err(1007));
+        // The last block of a stream, and what is behind one.
+        let last = b"\xf3\x48\xcd\xc9\xc9\x07\x00";
+        assert_eq!(expand(last).as_deref(), Ok(&b"Hello"[..]));
+        assert_eq!(expand(b"\x01").as_deref(), Ok(&b""[..]));
+        assert_eq!(expand(&[&last[..], b"garbage"].concat()), Err(1007));
+        assert_eq!(expand(&last[..6]), Err(1007));
+    }
+
+    #[test]
     fn what_is_expanded_is_limited() {
         let (mut deflater, mut inflater) = (Deflater::default(), Inflater::default());
         for size in [1000, 1024, 10_000, 1 << 20] {
             let frame = deflater.frame(Kind::Binary, &vec![7; size], 15).unwrap();
-            let mut message =
-                |max| inflater.message(Kind::Binary, payload(&frame).to_vec(), max).map(|bytes| bytes.len());
+            let mut message = |max| inflater.message(Kind::Binary, payload(&frame), max).map(|bytes| bytes.len());
             assert_eq!((message(size), message(size + 1)), (Ok(size), Ok(size)));
             assert_eq!((message(size - 1), message(10)), (Err(1009), Err(1009)));
         }
         let text = deflater.frame(Kind::Text, &[0xff; 100], 15).unwrap();
         assert_eq!(text[0], 0xc1);
-        assert_eq!(inflater.message(Kind::Text, payload(&text).to_vec(), 1000), Err(1007));
+        assert_eq!(inflater.message(Kind::Text, payload(&text), 1000), Err(1007));
     }
 
     #[test]
@@ -177,10 +222,10 @@ mod tests {
             let frame = deflater.frame(Kind::Text, text.as_bytes(), window_bits);
             if let Some(frame) = &frame {
                 prop_assert!(frame.len() <= text.len());
-                prop_assert_eq!(inflater.message(Kind::Text, payload(frame).to_vec(), text.len()), Ok(text.clone().into_bytes()));
+                prop_assert_eq!(inflater.message(Kind::Text, payload(frame), text.len()), Ok(text.clone().into_bytes()));
             }
             prop_assert!(frame.is_some() || window_bits < 10 || text.len() < 200);
-            let _ = inflater.message(Kind::Binary, noise, 1000).map(|bytes| assert!(bytes.len() <= 1000));
+            let _ = inflater.message(Kind::Binary, &noise, 1000).map(|bytes| assert!(bytes.len() <= 1000));
         }
     }
 }

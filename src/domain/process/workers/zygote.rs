@@ -80,7 +80,6 @@ pub(super) fn main(birth: Birth, closes: &[RawFd]) -> ! {
     // The place for core files is for one of the domain's own process.
     guard::leave_cores(-1);
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    let is_confined = sandbox::trap_ends(guard::EXIT_MARK).is_ok();
     // Any lock may have been held by another thread when this process was made.
     running::cancel(Key(u64::MAX, 0), Reason::Draining);
     // SAFETY: asks the dynamic loader for any function.
@@ -90,7 +89,7 @@ pub(super) fn main(birth: Birth, closes: &[RawFd]) -> ! {
     drop(std::io::Write::flush(&mut std::io::stderr().lock()));
     // SAFETY: no memory is involved.
     unsafe { libc::alarm(0) };
-    if !is_confined || rustix::io::write(&control, &[1]) != Ok(1) {
+    if rustix::io::write(&control, &[1]) != Ok(1) {
         guard::end_process(1);
     }
     fork_spawners(&module, control, executor, spawners_max)

@@ -1,0 +1,74 @@
+//! Calls that the filter has refused to the calling process, for the log.
+//!
+//! A refused call arrives as SIGSYS on the thread that made it. The handler (`abi/native/guard.c`) writes the call and the module
+//! to a pipe, once for each pair of them, and has the call return its error. A thread reads the pipe and tells. What comes out of
+//! the pipe is a hint: code of others in the process can write there too.
+
+use super::{Policy, SandboxError, calls, files, system};
+use crate::abi::guard;
+use std::collections::HashSet;
+use std::io::{self, PipeReader, Read};
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+
+/// Refusals that are told of one process.
+const TOLD_MAX: usize = 256;
+
+/// What the filter refuses from now on to this process.
+#[derive(Debug)]
+pub struct Refusals {
+    policy: Policy,
+    reader: PipeReader,
+    writer: RawFd,
+}
+
+impl Refusals {
+    /// Makes the pipe, whose descriptors must stay open: see [`Refusals::descriptors`].
+    ///
+    /// # Errors
+    /// There are no descriptors for it.
+    pub fn new(policy: Policy) -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        // A handler that waited would hold its thread up.
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK)?;
+        // For the life of the process: the handler may come at any time.
+        Ok(Self { policy, reader, writer: writer.into_raw_fd() })
+    }
+
+    /// The descriptors of the pipe.
+    #[must_use]
+    pub fn descriptors(&self) -> [RawFd; 2] {
+        [self.reader.as_raw_fd(), self.writer]
+    }
+
+    /// Has refusals be noted from now on. For a process that has its policy applied, and one thread. No filter can be installed
+    /// afterwards. Without seccomp it does nothing.
+    ///
+    /// # Errors
+    /// The handler or the filters can't be installed.
+    pub fn begin(&self) -> Result<(), SandboxError> {
+        guard::note_refusals(self.writer).map_err(system("handling SIGSYS"))?;
+        calls::install(&calls::trapped(&self.policy, files::abi())?).map(drop)
+    }
+
+    /// Calls `tell` with the number of the module, 0 for none, and a sentence, for each refusal. Never returns while the process
+    /// lives.
+    pub fn each(self, tell: impl Fn(u64, String)) {
+        let Self { policy, mut reader, .. } = self;
+        let (mut told, mut note) = (HashSet::new(), [0; guard::REFUSAL_BYTES]);
+        while told.len() < TOLD_MAX && reader.read_exact(&mut note).is_ok() {
+            let (module, call) = guard::refusal(note);
+            if told.insert((module, call)) {
+                tell(module, sentence(&policy, call));
+            }
+        }
+    }
+}
+
+fn sentence(policy: &Policy, call: i64) -> String {
+    let name = calls::name(call);
+    let conditions = if calls::is_conditional(policy, call) { " with these arguments" } else { "" };
+    let network = if calls::is_network(call) && !policy.network { "--allow-net, or " } else { "" };
+    format!(
+        "the system call {name} is refused{conditions} (EPERM); {network}--allow-syscall {name} grants it to all modules"
+    )
+}
