@@ -1,10 +1,13 @@
 //! Checks of a manifest, made before anything changes.
 
+mod flags;
+
 use super::table::method_index;
 use super::{captures, pattern};
-use crate::abi::manifest::{FLAG_INLINE, JobDecl, Limits, Manifest, RouteDecl};
+use crate::abi::manifest::{JobDecl, Limits, Manifest, RouteDecl};
 use crate::jobs::SCHEDULE_PAYLOAD_BYTES_MAX;
 use crate::jobs::cron::{Cron, ZONE_DEFAULT};
+use flags::{check_handshake, check_killable};
 use regex::bytes::Regex;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -165,37 +168,6 @@ fn hidden(manifest: &Manifest) -> Vec<String> {
         }
     }
     hidden
-}
-
-/// What is wrong with a route that is asked before a WebSocket is opened.
-fn check_handshake(at: usize, route: &RouteDecl, manifest: &Manifest) -> Result<(), Refusal> {
-    if route.is_handshake() && route.method != "GET" {
-        return refuse(format!(
-            "routes[{at}] ({}): CWEB_HANDSHAKE needs the method GET, which every handshake has",
-            route.path
-        ));
-    }
-    if route.is_handshake() && !manifest.websockets.iter().any(|socket| socket.path == route.path) {
-        return refuse(format!("routes[{at}] ({}): CWEB_HANDSHAKE needs a WebSocket with the same path", route.path));
-    }
-    Ok(())
-}
-
-/// What a route whose calls have a process each can't be besides.
-fn check_killable(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
-    let others = [
-        ("CWEB_INLINE", route.flags & FLAG_INLINE != 0, "whose handler runs on the thread that serves the connection"),
-        ("CWEB_STREAM", route.is_stream(), "whose handler shares memory with the server while it runs"),
-        ("CWEB_HANDSHAKE", route.is_handshake(), "whose answer opens a WebSocket in the module's process"),
-    ];
-    match others.iter().find(|(_, is_set, _)| route.is_killable() && *is_set) {
-        Some((name, _, why)) => refuse(format!(
-            "routes[{at}] ({} {}): CWEB_KILLABLE runs each call in a process of its own and can't stand beside {name}, {why}; leave \
-             one of them out",
-            route.method, route.path
-        )),
-        None => Ok(()),
-    }
 }
 
 /// Limits of a route beyond those of the operator.

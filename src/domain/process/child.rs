@@ -1,5 +1,7 @@
 //! The main of a domain's process: `cweb domain CONTROL RINGS BODIES WAKE… FILES…`, the numbers of its descriptors.
 
+mod confine;
+
 use super::answers::Answers;
 use super::arena::Parts;
 use super::companion::{self, LazyPool, Pools, RequestRing, Rescuer};
@@ -11,7 +13,7 @@ use super::layout::Layout;
 use super::response_ring::{ResponseOutlet, ResponseRing};
 use super::streaming::ShardStreams;
 use super::work::{ChildDomain, DomainRunner, RingRecord};
-use super::workers::{self, Forker, WorkerHost};
+use super::workers::{self, WorkerHost};
 use crate::abi::context::JobTables;
 use crate::abi::guard::{self, Trace, Trap};
 use crate::abi::request::set_rules;
@@ -22,20 +24,21 @@ use crate::domain::Instance;
 use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{self, Caught, InProcess, InProcessModule, Workers};
 use crate::domain::ring::{Consumer, Producer, Region};
-use crate::domain::sandbox::{self, Refusals};
-use crate::domain::{output, running};
+use crate::domain::running;
+use crate::domain::sandbox::Refusals;
 use crate::jobs::code::JobCalls;
 use crate::jobs::store::TableQuery;
 use crate::threads::module_thread;
+use confine::{close_in, confine, tell_refusals};
 use core_affinity::CoreId;
 use crossbeam::channel::{Sender, bounded};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,9 +49,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// How often scheduled work is looked at, when the server wants to know of its end.
 const SETTLE_LOOK: Duration = Duration::from_millis(2);
-
-/// How far a domain's threads stand back behind the server's: see nice(2).
-const NICE: i32 = 5;
 
 /// What the server answered, or why it did not.
 type Answer = Result<String, String>;
@@ -190,29 +190,6 @@ fn take(number: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// Takes this process's rights away, while there is one thread, and before any code of others runs.
-fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()> {
-    // Each thread inherits it, those of modules too: the server's threads come first.
-    let _ = rustix::process::nice(NICE);
-    let applied = start.policy.clone().apply().map_err(io::Error::other)?;
-    sandbox::end_with_parent();
-    tracing::debug!("confined; missing: {:?}", applied.missing);
-    guard::install()?;
-    crate::abi::kept::keep_all();
-    guard::limit_threads(start.module_threads_max);
-    if let Some(dir) = core_dir {
-        // Open for the life of the process.
-        guard::leave_cores(dir.into_raw_fd());
-    }
-    if sanitizer::is_active() {
-        // It ends the process itself when it has found something.
-        sanitizer::open_to_itself();
-    } else {
-        sandbox::trap_ends(guard::EXIT_MARK).map_err(io::Error::other)?;
-    }
-    Ok(())
-}
-
 fn run(descriptors: &[i32]) -> io::Result<()> {
     let [control, rings, bodies, wakes @ ..] = descriptors else {
         return Err(io::Error::other("a domain is started by the server, not by hand"));
@@ -272,29 +249,6 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     unsafe { libc::_exit(0) }
 }
 
-/// Installs the filters that hold for all threads that may run module code, while there is no other; what makes processes for single
-/// calls is without them. `kept` are the descriptors that modules can't close.
-fn close_in(
-    start: &Start,
-    kept: Vec<i32>,
-    parent: &Arc<Parent>,
-    refusals: &Refusals,
-) -> io::Result<Option<Arc<WorkerHost>>> {
-    let forks = start.policy.starts_workers && !sanitizer::is_active();
-    let forker = if forks { Some(Forker::start(kept.clone(), start.killable_calls_max)?) } else { None };
-    let confined = if forks { sandbox::no_forks() } else { Ok(()) };
-    // The last ones: they refuse further filters.
-    confined.and_then(|()| sandbox::keep_open(&kept)).and_then(|()| refusals.begin()).map_err(io::Error::other)?;
-    let teller = Arc::clone(parent);
-    let host = |forker| WorkerHost {
-        forker,
-        calls_max: start.killable_calls_max,
-        calls: AtomicUsize::new(0),
-        tell: Box::new(move |fault| teller.send(&ToParent::WorkerFault(fault))),
-    };
-    Ok(forker.map(host).map(Arc::new))
-}
-
 /// Waits until the server has said something, or is gone.
 fn wait_readable(stream: &UnixStream) {
     let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
@@ -302,16 +256,6 @@ fn wait_readable(stream: &UnixStream) {
     while unsafe { libc::poll(&raw mut poll, 1, -1) } < 0 && io::Error::last_os_error().kind() == ErrorKind::Interrupted
     {
     }
-}
-
-/// Starts the thread that tells which system calls are refused, in the log and to the module that made them.
-fn tell_refusals(domain: &Arc<ChildDomain>, refusals: Refusals) -> io::Result<()> {
-    let domain = Arc::clone(domain);
-    let tell = move |module: u64, sentence: String| match domain.instance(module) {
-        Some(module) => output::said(&module.manifest().name, tracing::Level::WARN, &sentence),
-        None => tracing::warn!("{sentence}"),
-    };
-    thread::Builder::new().name("refusals".to_owned()).spawn(move || refusals.each(tell)).map(drop)
 }
 
 /// Tells the server of a signal that was caught in module code. A call of exit(3) is none: it is over as it was meant to be.
