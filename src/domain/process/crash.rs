@@ -4,6 +4,7 @@ use super::cgroup::OutOfMemory;
 use super::control::CaughtFault;
 use super::core_files::{CoreFile, file_name};
 use super::instance::ProcessInstance;
+use super::lifecycle::{Cause, Death, Input, ModuleId};
 use super::lock;
 use super::shared::DomainShared;
 use super::symbol;
@@ -81,11 +82,11 @@ fn has_address(signal: i32) -> bool {
     signal == libc::SIGSEGV || signal == libc::SIGBUS
 }
 
-/// What is known of a death.
-struct Death {
+/// What is known of a death before a module is suspected.
+struct Circumstances {
     note: Option<Note>,
     /// The module that was being brought up.
-    trying: Option<u64>,
+    trying: Option<ModuleId>,
     /// Killed by neither its own code, the server nor for its memory.
     from_outside: bool,
 }
@@ -111,7 +112,9 @@ impl DomainShared {
         for (number, frame) in report.backtrace.iter().enumerate() {
             tracing::error!("module {name}:   #{number} {frame}");
         }
-        self.crashed(&[fault.instance], report, false);
+        let summary = report.summary();
+        self.keep_report(Some(fault.instance), report);
+        self.tell(Input::Caught { module: fault.instance, summary });
     }
 
     /// A signal was caught in the process of a single call, or has ended it: nothing else of the module was there. So it is told, and
@@ -156,8 +159,14 @@ impl DomainShared {
         }
     }
 
-    /// `process` has died, and nobody wanted it to.
-    pub(super) fn process_lost(&self, process: &ProcessInstance, status: Option<ExitStatus>) {
+    /// Examines the death of `process`, which nobody wanted, while `trying` was being brought up there. May take seconds, for
+    /// symbols.
+    pub(super) fn examine(
+        &self,
+        process: &ProcessInstance,
+        trying: Option<ModuleId>,
+        status: Option<ExitStatus>,
+    ) -> Death {
         let Remains { running, note, trace } = process.remains();
         // What a module wrote there itself must fit what the kernel says.
         let note = note.filter(|note| status.is_some_and(|status| fits(*note, status)));
@@ -166,9 +175,8 @@ impl DomainShared {
         let why = process.verdict().or_else(|| out_of_memory.map(|whose| memory_text(whose, self.name())));
         let has_found = status.is_some_and(|status| status.code() == Some(sanitized::FOUND));
         let why = why.or_else(|| self.reports.last_summary().filter(|_| has_found));
-        let trying = process.trying();
-        let death =
-            Death { note, trying, from_outside: killed && note.is_none() && why.is_none() && !process.is_broken() };
+        let from_outside = killed && note.is_none() && why.is_none() && !process.is_broken();
+        let death = Circumstances { note, trying, from_outside };
         let suspect = self.suspect(process, &death, &running);
         let report = CrashReport {
             modules: self.names(suspect.as_slice()),
@@ -200,18 +208,20 @@ impl DomainShared {
         for name in &report.modules {
             logbook::add(name, Kind::Error, &format!("module {name} ended its process: {}", report.summary()));
         }
-        if suspect.is_none() && !death.from_outside && out_of_memory != Some(OutOfMemory::Elsewhere) {
-            self.unplaced_death(&running, &report);
+        let summary = report.summary();
+        self.keep_report(suspect, report);
+        Death {
+            suspect,
+            is_from_outside: from_outside,
+            is_elsewhere: out_of_memory == Some(OutOfMemory::Elsewhere),
+            running,
+            summary,
         }
-        if suspect.is_none() && death.from_outside {
-            self.lost_while_loading(trying, &report);
-        }
-        self.crashed(suspect.as_slice(), report, trying.is_some() && suspect == trying);
     }
 
     /// The module whose doing a death is, as far as that is known and not guessed: whose thread it was, in whose code the
     /// instruction lies, what was being loaded; else the only module there is, or the only one that ran.
-    fn suspect(&self, process: &ProcessInstance, death: &Death, running: &[u64]) -> Option<u64> {
+    fn suspect(&self, process: &ProcessInstance, death: &Circumstances, running: &[u64]) -> Option<u64> {
         if let Some(note) = death.note {
             // Without a number it was a thread of the server's, in whose code no module's call was.
             let owner = (note.module != 0).then_some(note.module);
@@ -238,74 +248,41 @@ impl DomainShared {
         }
     }
 
-    /// A process was killed from outside while module `trying` was being loaded into it. That says little; but a kernel without
-    /// seccomp lets a module kill itself like that, and it must not keep the others from coming up.
-    fn lost_while_loading(&self, trying: Option<u64>, report: &CrashReport) {
-        let mut modules = lock(&self.modules);
-        let Some(module) = trying.and_then(|id| modules.get_mut(&id)) else { return };
-        let Some(count) = module.history.add_loading() else { return };
-        let name = &module.name;
-        let why = format!(
-            "module {name} is in quarantine: its process died {count} times in a row while it was being loaded, the last time by {}; \
-             POST /mgnt/{name}/restart or a new deployment lifts it",
-            report.summary()
-        );
-        tracing::error!("{why}");
-        module.quarantine.impose(why);
-    }
-
-    /// Nothing says by whose fault a process has died. When that happens again and again, and one module alone was running each
-    /// time, it is left out. Otherwise nobody is, and the next process comes after ever longer pauses.
-    fn unplaced_death(&self, running: &[u64], report: &CrashReport) {
-        let limit = self.config.crash_limit;
-        let found = lock(&self.unplaced).add(Instant::now(), running, limit);
-        let Some((id, count)) = found else {
-            tracing::warn!(
-                "nothing says which module ended the process of domain {}, so none is left out; if it goes on, give those that may have done \
-                 it domains of their own (POST /mgnt?domain=NAME)",
-                self.name()
-            );
-            return;
-        };
-        let mut modules = lock(&self.modules);
-        let Some(module) = modules.get_mut(&id).filter(|module| !module.quarantine.is_on()) else { return };
-        let name = &module.name;
-        let why = format!(
-            "module {name} is in quarantine: its process died {count} times within {} s, the last time by {}, and of all modules it is the \
-             only one that was running each time; POST /mgnt/{name}/restart or a new deployment lifts it",
-            limit.window.as_secs_f32(),
-            report.summary()
-        );
-        tracing::error!("{why}");
-        module.last_crash = Some(report.clone());
-        module.quarantine.impose(why);
-        drop(modules);
-        lock(&self.unplaced).clear();
-    }
-
-    /// Keeps a report, counts it for each of `suspects`, and puts those in quarantine for whom it was one too many.
-    fn crashed(&self, suspects: &[u64], report: CrashReport, loading: bool) {
-        let limit = self.config.crash_limit;
-        let mut modules = lock(&self.modules);
-        for id in suspects {
-            let Some(module) = modules.get_mut(id) else { continue };
+    /// Keeps a report as the last one of the domain, and of the module that is suspected.
+    fn keep_report(&self, suspect: Option<ModuleId>, report: CrashReport) {
+        if let Some(suspect) = suspect
+            && let Some(module) = lock(&self.modules).get_mut(&suspect)
+        {
             module.last_crash = Some(report.clone());
-            let Some(count) = module.history.add(Instant::now(), loading, limit) else { continue };
-            if module.quarantine.is_on() {
-                continue;
-            }
-            let name = &module.name;
-            let why = format!(
-                "module {name} is in quarantine: it crashed its process {count} times within {} s, the last time by {}; \
-                 POST /mgnt/{name}/restart or a new deployment lifts it",
-                limit.window.as_secs_f32(),
-                report.summary()
-            );
-            tracing::error!("{why}");
-            module.quarantine.impose(why);
         }
-        drop(modules);
         *lock(&self.last_crash) = Some(report);
+    }
+
+    /// Leaves a module out from now on: its process ended too often, the last time as `summary` says.
+    pub(super) fn quarantine(&self, id: ModuleId, cause: Cause, summary: &str) {
+        let last = lock(&self.last_crash).clone();
+        let mut modules = lock(&self.modules);
+        let Some(module) = modules.get_mut(&id) else { return };
+        let (name, seconds) = (&module.name, self.config.crash_limit.window.as_secs_f32());
+        let how = match cause {
+            Cause::Crashes(count) => {
+                format!("it crashed its process {count} times within {seconds} s, the last time by {summary}")
+            }
+            Cause::KilledWhileLoading(count) => {
+                format!("its process died {count} times in a row while it was being loaded, the last time by {summary}")
+            }
+            Cause::AlwaysRunning(count) => {
+                module.last_crash = last;
+                format!(
+                    "its process died {count} times within {seconds} s, the last time by {summary}, and of all modules it is the \
+                     only one that was running each time"
+                )
+            }
+        };
+        let why =
+            format!("module {name} is in quarantine: {how}; POST /mgnt/{name}/restart or a new deployment lifts it");
+        tracing::error!("{why}");
+        module.quarantine.impose(why);
     }
 
     fn names(&self, instances: &[u64]) -> Vec<String> {

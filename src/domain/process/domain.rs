@@ -7,10 +7,10 @@ use super::core_files::CoreFiles;
 use super::hook::NoOutcome;
 use super::identity::Identity;
 use super::lock;
-use super::quarantine::{CrashLimit, History, Quarantine};
+use super::quarantine::{CrashLimit, Quarantine};
 use super::remote::RemoteModule;
 use super::shared::{DomainShared, Loaded};
-use super::supervisor::Supervisor;
+use super::supervisor;
 use super::watch::Allowance;
 use crate::abi::request::RequestRules;
 use crate::abi::settings::Settings;
@@ -23,7 +23,6 @@ use crossbeam::channel::unbounded;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// Modules loaded into one process before it is replaced.
@@ -109,8 +108,7 @@ impl Domain {
     pub fn start(config: DomainConfig, wakers: Vec<Arc<Waker>>) -> io::Result<Self> {
         let (events, received) = unbounded();
         let shared = Arc::new(DomainShared::new(config, wakers, events));
-        let supervisor = Supervisor::new(Arc::clone(&shared), received);
-        thread::Builder::new().name("domain".to_owned()).spawn(move || supervisor.run())?;
+        supervisor::start(&shared, received)?;
         let process = Self { shared };
         if let Err(error) = process.shared.enter().map(drop) {
             process.stop();
@@ -177,7 +175,7 @@ impl Domain {
                     // The replacement waits for whoever has a pass.
                     drop(pass);
                     shared.want_replacement(&old, &format!("its modules have used up {what} ({text})"));
-                    shared.wait_followed(&old);
+                    shared.gate().wait_followed(&old);
                 }
                 Some(loaded) => break (pass, loaded),
                 None => {}
@@ -199,7 +197,6 @@ impl Domain {
                     has_onload: manifest.has_onload,
                     has_unload: manifest.has_unload,
                     onloaded: false,
-                    history: History::default(),
                     quarantine: Arc::clone(&quarantine),
                     last_crash: None,
                     version: None,

@@ -9,9 +9,7 @@ use super::control::{Order, Outcome};
 use super::instance::ProcessInstance;
 use super::lock;
 use super::shared::DomainShared;
-use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 /// A part of a module's code.
@@ -47,48 +45,12 @@ pub(super) enum NoOutcome {
     Late(Duration),
 }
 
-/// The dynamic loader of one process, as far as the server knows it.
-#[derive(Default)]
-pub(super) struct Loader {
-    /// Held by whoever has a module loaded.
-    turn: Mutex<()>,
-    /// Modules that are being closed, which the loader does one at a time with all else.
-    closing: Mutex<Vec<Receiver<Outcome>>>,
-    /// Its lock is never given back.
-    jammed: AtomicBool,
-}
-
-impl Loader {
-    /// A module is being closed; its end comes over the receiver.
-    pub(super) fn closes(&self, end: Receiver<Outcome>) {
-        let mut closing = lock(&self.closing);
-        closing.retain(|end| matches!(end.try_recv(), Err(TryRecvError::Empty)));
-        closing.push(end);
-    }
-
-    /// Waits until what is being closed is. False: something is not, and has had `limit`.
-    fn wait_closed(&self, limit: Duration) -> bool {
-        let closing = std::mem::take(&mut *lock(&self.closing));
-        // A process that has died closes nothing; whoever has an order for it learns that from the order.
-        closing.into_iter().all(|end| !matches!(end.recv_timeout(limit), Err(RecvTimeoutError::Timeout)))
-    }
-
-    fn jam(&self) {
-        self.jammed.store(true, Ordering::Release);
-    }
-
-    /// Whether nothing can be loaded any more.
-    pub(super) fn is_jammed(&self) -> bool {
-        self.jammed.load(Ordering::Acquire)
-    }
-}
-
 impl DomainShared {
     /// Has `process` load a module when it is its turn: one is loaded after the other, and what one takes is not to be
     /// the next one's fault. `None`: nothing can be loaded there any more, or it has died before the turn came.
     pub(super) fn load_in_turn(&self, process: &ProcessInstance, order: Order) -> Option<Result<Outcome, NoOutcome>> {
         let loader = process.loader();
-        let _turn = lock(&loader.turn);
+        let _turn = loader.turn();
         if !loader.wait_closed(self.config.hook_timeout) {
             loader.jam();
             self.want_replacement(process, "a destructor of a module does not return");
@@ -101,6 +63,14 @@ impl DomainShared {
             loader.jam();
         }
         Some(loaded)
+    }
+
+    /// Tells `process` the settings of a module. False: it could not be told.
+    pub(super) fn configure_in(&self, process: &ProcessInstance, instance: u64) -> bool {
+        let settings = lock(&self.modules).get(&instance).map(|module| module.settings.clone());
+        let Some(settings) = settings else { return true };
+        let order = Order::Configure { instance, settings };
+        matches!(process.call_within(self.config.hook_timeout, self.number(), order), Ok(Outcome::Done))
     }
 
     /// Has `process` run a part of a module's code, and waits for its end as long as it may take.

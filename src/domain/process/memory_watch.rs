@@ -14,9 +14,14 @@ const COUNT_EVERY: Duration = Duration::from_secs(15);
 const MAPPINGS_MAX_DEFAULT: usize = 65_530;
 
 /// Watches the process in service.
+#[derive(Default)]
 pub(super) struct MemoryWatch {
-    /// Resident bytes above those at the start that are too many; 0: none are.
-    limit_bytes: u64,
+    seen: Option<Watched>,
+    /// When the memory for bodies was looked at.
+    bodies_at: Option<Instant>,
+}
+
+struct Watched {
     process: u64,
     start_bytes: u64,
     since: Instant,
@@ -25,41 +30,56 @@ pub(super) struct MemoryWatch {
     mappings_max: usize,
 }
 
-impl MemoryWatch {
-    pub(super) fn new(limit_bytes: u64) -> Self {
-        let now = Instant::now();
+impl Watched {
+    fn begin(process: &ProcessInstance, now: Instant) -> Self {
         let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
-        let most = text.trim().parse().unwrap_or(MAPPINGS_MAX_DEFAULT);
-        let mappings_max = most / 4 * 3;
-        Self { limit_bytes, process: 0, start_bytes: 0, since: now, looked: now, counted: now, mappings_max }
+        let most: usize = text.trim().parse().unwrap_or(MAPPINGS_MAX_DEFAULT);
+        Self {
+            process: process.number(),
+            start_bytes: resident_bytes(process.pid()).unwrap_or(0),
+            since: now,
+            looked: now,
+            counted: now,
+            mappings_max: most / 4 * 3,
+        }
     }
+}
 
-    /// `process` has come up.
-    pub(super) fn begin(&mut self, process: &ProcessInstance, now: Instant) {
-        self.process = process.number();
-        self.start_bytes = resident_bytes(process.pid()).unwrap_or(0);
-        (self.since, self.looked, self.counted) = (now, now, now);
-    }
-
-    /// Why `process` is too large, if it is; looks now and then only.
-    pub(super) fn look(&mut self, process: &ProcessInstance, now: Instant) -> Option<String> {
-        let early = now.duration_since(self.looked) < LOOK_EVERY || now.duration_since(self.since) < AGE_MIN;
-        if early || process.number() != self.process {
+impl MemoryWatch {
+    /// Why `process` takes up more of the memory for bodies than it may, if it does; looks now and then only.
+    pub(super) fn overfills(&mut self, process: &ProcessInstance, now: Instant) -> Option<String> {
+        if self.bodies_at.is_some_and(|at| now.duration_since(at) < LOOK_EVERY) {
             return None;
         }
-        self.looked = now;
-        let grown = resident_bytes(process.pid()).unwrap_or(0).saturating_sub(self.start_bytes);
-        if self.limit_bytes > 0 && grown > self.limit_bytes {
+        self.bodies_at = Some(now);
+        process.overfills()
+    }
+
+    /// Why `process` is too large, if it is; looks now and then only. `limit_bytes`: resident bytes above those at the first look
+    /// that are too many; 0: none are.
+    pub(super) fn look(&mut self, process: &ProcessInstance, limit_bytes: u64, now: Instant) -> Option<String> {
+        let seen = match &mut self.seen {
+            Some(seen) if seen.process == process.number() => seen,
+            seen => {
+                *seen = Some(Watched::begin(process, now));
+                return None;
+            }
+        };
+        if now.duration_since(seen.looked) < LOOK_EVERY || now.duration_since(seen.since) < AGE_MIN {
+            return None;
+        }
+        seen.looked = now;
+        let grown = resident_bytes(process.pid()).unwrap_or(0).saturating_sub(seen.start_bytes);
+        if limit_bytes > 0 && grown > limit_bytes {
             return Some(format!(
-                "its memory has grown by {grown} bytes; the limit is {} (--module-rss-recycle-bytes)",
-                self.limit_bytes
+                "its memory has grown by {grown} bytes; the limit is {limit_bytes} (--module-rss-recycle-bytes)"
             ));
         }
-        if now.duration_since(self.counted) < COUNT_EVERY {
+        if now.duration_since(seen.counted) < COUNT_EVERY {
             return None;
         }
-        self.counted = now;
-        let mappings = mappings(process.pid()).filter(|count| *count > self.mappings_max)?;
+        seen.counted = now;
+        let mappings = mappings(process.pid()).filter(|count| *count > seen.mappings_max)?;
         Some(format!("it has {mappings} mappings, and the kernel allows a third more"))
     }
 }

@@ -5,8 +5,8 @@
 //! and domain, large bodies beside them; everything else over a control connection. What a domain sends is checked as
 //! hostile input.
 //!
-//! A domain has one process after the other, its processes. The supervisor keeps one in service and a spare
-//! beside it. A process that dies is followed by the next with all modules; one that can't be trusted any more (a signal was
+//! A domain has one process after the other. The supervisor keeps one in service and a spare beside it, as the state
+//! machine in `lifecycle` decides. A process that dies is followed by the next with all modules; one that can't be trusted any more (a signal was
 //! caught in module code) or has grown too large is replaced while it serves, and no request is lost. A module that
 //! ends its process again and again is left out (`quarantine`).
 //!
@@ -14,10 +14,13 @@
 //! | --- | --- |
 //! | `domains`, `identity`, `parent` | all domains by name; a domain's identity; a domain as the server uses it |
 //! | `remote`, `calls`, `endpoints` | a module in a domain; a shard's calls in all domains; its calls in one domain |
-//! | `shared` | state that all of these share: the process in service, modules, runs of jobs |
-//! | `supervisor`, `replacement`, `memory_watch` | choice of the process in service, and its replacement |
-//! | `hook` | time limits of constructors and hooks |
-//! | `instance`, `reader` | one process: start, control connection, output, reaping |
+//! | `shared` | state that all of these share: modules, runs of jobs, what the shards are handed |
+//! | `lifecycle` | the life of a domain as one state machine without input or output: which process serves, and what follows |
+//! | `supervisor`, `helper`, `events` | the driver of that machine; the thread for what blocks; what both are told |
+//! | `gate` | the process in service, and the passes of threads that give it orders |
+//! | `hook`, `loader` | time limits of constructors and hooks; the dynamic loader of one process |
+//! | `start`, `instance`, `reader` | one process: its start, its control connection, its end |
+//! | `watch`, `memory_watch` | what the process in service uses of the machine |
 //! | `control_writer`, `control_reader`, `asked` | messages to the process, messages from it, and its questions; each within limits |
 //! | `job_data`, `handed_files` | questions of a running job to the server, and the answers; descriptors of its files |
 //! | `cgroup` | memory limit of each process |
@@ -45,16 +48,21 @@ pub(crate) mod counted;
 mod crash;
 mod domain;
 mod endpoints;
+mod events;
 mod extents;
 mod file_body;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod gate;
 mod handed_files;
+mod helper;
 mod hook;
 mod identity;
 mod instance;
 mod job_data;
 mod layout;
+mod lifecycle;
+mod loader;
 mod memory_watch;
 mod orphans;
 mod passing;
@@ -63,10 +71,10 @@ mod reader;
 mod registry;
 pub mod relay;
 mod remote;
-mod replacement;
 mod reports;
 mod response_ring;
 mod shared;
+mod start;
 mod status;
 mod stdout_relay;
 mod streaming;

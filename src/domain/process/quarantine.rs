@@ -51,11 +51,6 @@ impl History {
     pub(super) fn loaded(&mut self) {
         self.loading = 0;
     }
-
-    /// Forgets all.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
 }
 
 /// Fewest deaths that nothing explains after which one module is held responsible for them.
@@ -163,8 +158,6 @@ mod tests {
         assert_eq!([0, 1].map(|s| history.add(at(s), false, LIMIT)), [None, None]);
         assert_eq!([11, 12].map(|s| history.add(at(s), false, LIMIT)), [None, None], "the first two are long ago");
         assert_eq!(history.add(at(13), false, LIMIT), Some(3));
-        history.clear();
-        assert_eq!(history.add(at(14), false, LIMIT), None);
     }
 
     #[test]

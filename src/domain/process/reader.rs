@@ -1,14 +1,15 @@
-//! Reading what a process says until it ends, and its burial.
+//! Reads the messages of a process until it ends, and waits for its end.
 
 use super::control::{Question, ToChild, ToParent};
 use super::control_reader::ControlReader;
+use super::events::Event;
 use super::instance::ProcessInstance;
+use super::lifecycle::Input;
 use super::shared::{DomainShared, RunQuestion};
-use super::supervisor::Event;
 use crate::abi::{crypto, host};
 use crate::domain::sanitized;
 use crate::jobs::store::Tables;
-use crossbeam::channel::Sender;
+use crossbeam::channel::bounded;
 use std::io;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
@@ -24,18 +25,22 @@ const PRINTED_WAIT: Duration = Duration::from_millis(100);
 /// The same for the report of a sanitizer, which reads the module's debug information for it.
 const REPORT_WAIT: Duration = Duration::from_secs(1);
 
-/// Reads `process` until it ends, and buries it. `alive` is dropped when all is done.
+/// Reads `process` until it ends, and tells the supervisor of its end.
 pub(super) fn attend(
     shared: &Arc<DomainShared>,
     process: &Arc<ProcessInstance>,
     mut control_reader: ControlReader,
     mut child: Child,
-    alive: Sender<()>,
 ) {
     let mut tables = Tables::new(&shared.config.jobs_database);
+    let number = process.number();
     let error = loop {
         match control_reader.next() {
-            Ok(ToParent::Done { call, outcome }) => process.done(call, outcome),
+            Ok(ToParent::Done { call, outcome }) => {
+                if let Some(outcome) = process.done(call, outcome) {
+                    let _ = shared.events.send(Event::Outcome { process: number, call, outcome });
+                }
+            }
             Ok(ToParent::Question { call, what }) => answer(shared, process, &mut tables, call, what),
             Ok(ToParent::Fault(fault)) => {
                 shared.fault_caught(process, &fault);
@@ -45,22 +50,28 @@ pub(super) fn attend(
             Err(error) => break error,
         }
     };
-    if error.kind() != io::ErrorKind::UnexpectedEof && !process.is_ending() {
-        tracing::error!("the process of domain {} can't be understood: {error}", shared.name());
-        process.set_broken();
-    } else if !is_exiting(child.id()) {
-        // It has hung up and lives on: what ends it now is the server.
+    let garbled = (error.kind() != io::ErrorKind::UnexpectedEof).then(|| error.to_string());
+    if garbled.is_some() || !is_exiting(child.id()) {
+        // A process that lives on after it has hung up is ended by the server.
         process.set_broken();
     }
-    let reaped = reap(shared, process, &mut child);
-    if reaped {
+    process.kill();
+    shared.tell(Input::Exited { process: number, garbled });
+    process.is_reaped();
+    let status = wait_briefly(shared, &mut child);
+    // What it has printed comes before the lines about its death; of a sanitizer, the report says why.
+    if sanitized::is_one(shared.name()) {
+        process.wait_printed(REPORT_WAIT);
+    } else if status.is_some() {
         process.wait_printed(PRINTED_WAIT);
     }
-    drop(alive);
-    let _ = shared.events.send(Event::Died { process: process.number() });
-    if !reaped {
+    let (hold, forgotten) = bounded(0);
+    let _ = shared.events.send(Event::Reaped { process: number, status, hold });
+    if status.is_none() {
         let _ = child.wait();
     }
+    // Disconnected when its death is examined, for which the cgroup is needed.
+    let _ = forgotten.recv();
     process.unconfine();
 }
 
@@ -72,25 +83,6 @@ fn is_exiting(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(FLAGS_AFTER_NAME));
     flags.and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & PF_EXITING != 0)
-}
-
-/// The process is dead, or is so now: everybody who waits for it learns it, first of all the shards. Returns whether it
-/// has been waited for.
-fn reap(shared: &DomainShared, process: &ProcessInstance, child: &mut Child) -> bool {
-    process.kill();
-    process.give_up_orders();
-    shared.deactivate(process);
-    process.is_reaped();
-    let status = wait_briefly(shared, child);
-    // The supervisor tells of a spare.
-    if !process.is_ending() && !process.is_spare() && !shared.is_stopping() {
-        if sanitized::is_one(shared.name()) {
-            // The report of its sanitizer says why.
-            process.wait_printed(REPORT_WAIT);
-        }
-        shared.process_lost(process, status);
-    }
-    status.is_some()
 }
 
 /// Waits for a process that has been killed. `None`: it is not over yet. A process is over when its last thread is, and

@@ -5,6 +5,7 @@ use super::hook::{Hook, NoOutcome};
 use super::identity::Identity;
 use super::instance::ProcessInstance;
 use super::job_data;
+use super::lifecycle::Input;
 use super::lock;
 use super::quarantine::Quarantine;
 use super::shared::{DomainShared, Run, RunQuestion};
@@ -223,9 +224,7 @@ impl Instance for RemoteModule {
 
     fn restart(&self) -> Result<(), Fault> {
         if self.quarantine.lift() {
-            if let Some(module) = lock(&self.shared.modules).get_mut(&self.id) {
-                module.history.clear();
-            }
+            self.shared.tell(Input::Lifted { module: self.id });
             return self.load_again().map_err(|what| {
                 let name = &self.manifest.name;
                 let why = format!("module {name} is in quarantine: it could not be loaded again: {what}; ");

@@ -1,16 +1,18 @@
-//! What the supervisor, the modules and the readers of the processes share.
+//! State that the supervisor, the modules and the readers of the processes share.
 
 use super::asked::Permit;
 use super::control::{Order, Outcome, Question};
 use super::crash::CrashReport;
 use super::domain::DomainConfig;
 use super::endpoints::RingEndpoints;
+use super::events::Event;
+use super::gate::{Gate, Pass};
 use super::identity::Identity;
 use super::instance::ProcessInstance;
+use super::lifecycle::Input;
 use super::lock;
-use super::quarantine::{History, Quarantine, Unplaced};
+use super::quarantine::Quarantine;
 use super::reports::Reports;
-use super::supervisor::Event;
 use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
 use crate::domain::inbox::{Inbox, Message};
@@ -18,12 +20,9 @@ use crate::net::Waker;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
-
-/// How long an order waits for a domain that is being started again, or replaced.
-const UP_WAIT: Duration = Duration::from_secs(30);
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 /// Names of closed modules that are kept.
 const CLOSED_MAX: usize = 64;
@@ -41,23 +40,12 @@ pub(super) struct Loaded {
     pub(super) has_unload: bool,
     /// `onload` has run, `unload` has not.
     pub(super) onloaded: bool,
-    pub(super) history: History,
     pub(super) quarantine: Arc<Quarantine>,
     pub(super) last_crash: Option<CrashReport>,
     /// Which version of the module it is.
     pub(super) version: Option<u64>,
     /// What its code finds in each process.
     pub(super) settings: Settings,
-}
-
-/// The process in service, and who may give it orders.
-#[derive(Default)]
-struct ActiveSlot {
-    current: Option<Arc<ProcessInstance>>,
-    /// Orders have to wait: another process is about to take the active slot.
-    closed: bool,
-    /// Orders that are being carried out.
-    inside: usize,
 }
 
 /// A run of a job: it stays with the process that it began in.
@@ -88,15 +76,13 @@ pub(super) struct DomainShared {
     pub(super) inboxes: OnceLock<Vec<Arc<Inbox>>>,
     /// Links made before the shards were there.
     endpoints: Mutex<Vec<RingEndpoints>>,
-    active_slot: Mutex<ActiveSlot>,
-    changed: Condvar,
+    gate: Gate,
     pub(super) modules: Mutex<BTreeMap<u64, Loaded>>,
     published: Mutex<Vec<(String, u64)>>,
     unacknowledged: Mutex<Option<UnacknowledgedPublish>>,
     runs: Mutex<HashMap<u64, Run>>,
     /// Every process that may still be alive.
     processes: Mutex<Vec<Weak<ProcessInstance>>>,
-    stopping: AtomicBool,
     pub(super) restarts: AtomicU64,
     pub(super) replacements: AtomicU64,
     pub(super) last_crash: Mutex<Option<CrashReport>>,
@@ -104,53 +90,31 @@ pub(super) struct DomainShared {
     pub(super) worker_told_at: Mutex<Option<Instant>>,
     /// What sanitizers have found.
     pub(super) reports: Arc<Reports>,
-    /// Deaths of which no module is known to be the cause.
-    pub(super) unplaced: Mutex<Unplaced>,
     /// The names of modules that were closed not long ago: a destructor may run for a while.
     pub(super) closed: Mutex<VecDeque<(u64, String)>>,
     pub(super) events: Sender<Event>,
 }
 
-/// The right to give the process in service orders: none takes its place meanwhile. A process that dies does.
-pub(super) struct Pass<'a> {
-    shared: &'a DomainShared,
-    process: Arc<ProcessInstance>,
-}
-
-impl Pass<'_> {
-    pub(super) fn process(&self) -> &Arc<ProcessInstance> {
-        &self.process
-    }
-}
-
-impl Drop for Pass<'_> {
-    fn drop(&mut self) {
-        self.shared.active_slot().inside -= 1;
-        self.shared.changed.notify_all();
-    }
-}
-
 impl DomainShared {
     pub(super) fn new(config: DomainConfig, wakers: Vec<Arc<Waker>>, events: Sender<Event>) -> Self {
+        let told = events.clone();
+        let gate = Gate::new(move |round| drop(told.send(Event::Input(Input::Quiet { round }))));
         Self {
             config,
             wakers,
             inboxes: OnceLock::new(),
             endpoints: Mutex::default(),
-            active_slot: Mutex::new(ActiveSlot { closed: true, ..ActiveSlot::default() }),
-            changed: Condvar::new(),
+            gate,
             modules: Mutex::default(),
             published: Mutex::default(),
             unacknowledged: Mutex::default(),
             runs: Mutex::default(),
             processes: Mutex::default(),
-            stopping: AtomicBool::new(false),
             restarts: AtomicU64::new(0),
             replacements: AtomicU64::new(0),
             last_crash: Mutex::default(),
             worker_told_at: Mutex::default(),
             reports: Arc::default(),
-            unplaced: Mutex::default(),
             closed: Mutex::default(),
             events,
         }
@@ -170,95 +134,57 @@ impl DomainShared {
         self.config.identity.unique()
     }
 
-    fn active_slot(&self) -> MutexGuard<'_, ActiveSlot> {
-        lock(&self.active_slot)
+    /// The gate to the process in service.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// The process in service, if there is one.
     pub(super) fn current(&self) -> Option<Arc<ProcessInstance>> {
-        self.active_slot().current.clone()
+        self.gate.current()
     }
 
-    /// The process in service, which may have to be waited for: also while nothing can be loaded into the one there is, since
-    /// code that looks for a symbol may wait there for ever.
+    /// A pass to the process in service, which may have to be waited for.
+    ///
+    /// # Errors
+    /// It does not come in time; for people.
     pub(super) fn enter(&self) -> Result<Pass<'_>, String> {
-        let deadline = Instant::now() + UP_WAIT;
-        let mut active_slot = self.active_slot();
-        loop {
-            if let Some(process) =
-                active_slot.current.clone().filter(|process| !active_slot.closed && !process.loader().is_jammed())
-            {
-                active_slot.inside += 1;
-                return Ok(Pass { shared: self, process });
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.is_stopping() {
-                return Err(format!("the process of domain {} is not there", self.name()));
-            }
-            active_slot = self.changed.wait_timeout(active_slot, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        self.gate.enter().ok_or_else(|| format!("the process of domain {} is not there", self.name()))
     }
 
-    /// Waits until another process has followed `old`, as long as that may take.
-    pub(super) fn wait_followed(&self, old: &ProcessInstance) {
-        let deadline = Instant::now() + UP_WAIT;
-        let mut active_slot = self.active_slot();
-        while active_slot.current.as_ref().is_none_or(|current| current.number() == old.number()) && !self.is_stopping()
-        {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            active_slot = self.changed.wait_timeout(active_slot, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+    /// Tells the supervisor something.
+    pub(super) fn tell(&self, input: Input) {
+        let _ = self.events.send(Event::Input(input));
     }
 
-    /// Lets no further order begin, and waits for those that have. False: some have not ended within `limit`.
-    pub(super) fn close_gate(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut active_slot = self.active_slot();
-        active_slot.closed = true;
-        while active_slot.inside > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            active_slot = self.changed.wait_timeout(active_slot, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
-    }
-
-    /// Puts `process` into service, with its endpoints to the shards, and lets orders begin. False: it is dead already.
-    pub(super) fn activate(&self, process: &Arc<ProcessInstance>, endpoints: Vec<RingEndpoints>) -> bool {
-        let mut active_slot = self.active_slot();
-        if process.is_dead() {
-            return false;
-        }
-        active_slot.current = Some(Arc::clone(process));
-        active_slot.closed = false;
-        drop(active_slot);
-        self.changed.notify_all();
+    /// Puts `process` into service, with its endpoints to the shards, and lets orders begin. Called by the supervisor.
+    pub(super) fn activate(&self, process: &Arc<ProcessInstance>, endpoints: Vec<RingEndpoints>) {
+        self.gate.open(Arc::clone(process));
         self.deliver(endpoints);
-        // Who publishes from here on tells this process; who did before has left it here.
+        // A later publication tells this process itself; an earlier one is in the list already.
         let published = lock(&self.published);
         let _ = process.publish(self.number(), published.clone());
-        true
     }
 
-    /// `process` is dead: it is out of service, and the shards learn it.
+    /// `process` is dead: it is out of service, the shards learn it, and orders of others end. Called by the supervisor.
     pub(super) fn deactivate(&self, process: &ProcessInstance) {
-        let mut active_slot = self.active_slot();
         process.set_dead();
-        if active_slot.current.as_ref().is_some_and(|current| current.number() == process.number()) {
-            active_slot.current = None;
-            active_slot.closed = true;
-        }
-        drop(active_slot);
+        self.gate.remove(process);
         // A shard hears of a dead process that it was there before it hears of its death, or not at all.
         let mut endpoints = lock(&self.endpoints);
         endpoints.retain(|endpoints| !endpoints.is_dead());
         for inbox in self.inboxes.get().into_iter().flatten() {
             inbox.push(Message::DomainDown { domain: self.config.identity.number() });
+        }
+        drop(endpoints);
+        // After the gate: the next order of the same thread does not find this process.
+        process.give_up_orders();
+    }
+
+    /// Has the shards send nothing more to the process in service. Each of them says when it has all answers.
+    pub(super) fn drain(&self) {
+        for inbox in self.inboxes.get().into_iter().flatten() {
+            inbox.push(Message::DomainDrain { domain: self.identity().number() });
         }
     }
 
@@ -282,7 +208,9 @@ impl DomainShared {
     pub(super) fn attach(&self, inboxes: Vec<Arc<Inbox>>) {
         // Under the lock: endpoints made meanwhile go one way or the other.
         let mut endpoints = lock(&self.endpoints);
+        let shards = inboxes.len();
         let _ = self.inboxes.set(inboxes);
+        self.tell(Input::Attached { shards });
         self.hand_over(&mut endpoints);
     }
 
@@ -337,14 +265,25 @@ impl DomainShared {
         }
     }
 
-    /// Closes the module in `process`, if it is loaded there.
+    /// Closes the module in `process`, if it is loaded there. A sanitizer looks for leaks first, which is waited for.
     pub(super) fn close_in(&self, process: &ProcessInstance, id: u64) {
-        if process.forget(id)
-            && let Ok(end) = process.begin(self.number(), Order::Close { instance: id })
+        if let Some(end) = self.begin_close(process, id)
             && process.wait_for_leaks(&end).is_none()
         {
             process.loader().closes(end);
         }
+    }
+
+    /// As `close_in`, but waits for nothing.
+    pub(super) fn close_apart(&self, process: &ProcessInstance, id: u64) {
+        if let Some(end) = self.begin_close(process, id) {
+            process.loader().closes(end);
+        }
+    }
+
+    fn begin_close(&self, process: &ProcessInstance, id: u64) -> Option<Receiver<Outcome>> {
+        let is_loaded = process.forget(id);
+        is_loaded.then(|| process.begin(self.number(), Order::Close { instance: id }).ok()).flatten()
     }
 
     /// Module `id` says in `process` what it said when it was loaded first. If not it is closed there, and left out.
@@ -362,7 +301,7 @@ impl DomainShared {
         tracing::error!("{why}");
         module.quarantine.impose(why.clone());
         drop(modules);
-        self.close_in(process, id);
+        self.close_apart(process, id);
         Err(why)
     }
 
@@ -377,7 +316,10 @@ impl DomainShared {
     }
 
     pub(super) fn remove_run(&self, number: u64) {
-        lock(&self.runs).remove(&number);
+        let run = lock(&self.runs).remove(&number);
+        if run.is_some_and(|run| run.process.is_draining()) {
+            self.tell(Input::RunEnded);
+        }
     }
 
     /// The modules whose jobs run in `process`.
@@ -401,21 +343,13 @@ impl DomainShared {
     /// Asks for another process in the place of `process`. Asked again it is the same question.
     pub(super) fn want_replacement(&self, process: &ProcessInstance, why: &str) {
         if process.request_replacement() {
-            let _ = self.events.send(Event::Replace { process: process.number(), why: why.to_owned() });
+            self.tell(Input::Replace { process: process.number(), why: why.to_owned() });
         }
-    }
-
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
     }
 
     /// Ends all processes.
     pub(super) fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        self.changed.notify_all();
-        let _ = self.events.send(Event::Look);
-        for process in self.processes() {
-            process.hang_up();
-        }
+        self.gate.stop();
+        self.tell(Input::Stop);
     }
 }

@@ -1,171 +1,287 @@
-//! Sees to it that a process is in service, and another ready to follow it.
+//! The driver of a domain's state machine: one thread that takes events, and carries out what the machine decides.
 //!
-//! One thread. A death, a wish for another process, and the time that passes are events; each is dealt with to its end
-//! before the next, so there is never more than one change of processes under way. What follows a change is in
-//! `replacement`.
+//! Nothing here waits for a process: orders, starts and examinations come back as events, and time limits are the
+//! machine's. The thread ends when the domain has stopped and its last process is over.
 
+use super::control::{self, Outcome};
+use super::events::Event;
+use super::helper::{self, Task};
 use super::instance::ProcessInstance;
+use super::lifecycle::{Catalog, Effect, Ending, Input, Machine, ModuleId, Order, ProcessId, Settings};
 use super::lock;
-use super::memory_watch::MemoryWatch;
-use super::quarantine::Pace;
-use super::shared::DomainShared;
-use crossbeam::channel::Receiver;
+use super::shared::{DomainShared, Loaded};
+use super::start;
+use crate::domain::sanitized;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use std::collections::BTreeMap;
 use std::io;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// How often it looks at the size of the process in service.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often while there is no spare.
-const LOOK_SOON: Duration = Duration::from_millis(20);
-/// How long after a change the next spare is started: not while the new process warms up.
-const SPARE_DELAY: Duration = Duration::from_millis(250);
-/// The wait after the death of a spare; it doubles with each that follows.
-const SPARE_PAUSE: Duration = Duration::from_secs(1);
-/// At most 2^this times [`SPARE_PAUSE`].
-const SPARE_DOUBLINGS_MAX: u32 = 6;
-
-/// What the supervisor is told.
-pub(super) enum Event {
-    /// A process is dead and reaped.
-    Died { process: u64 },
-    /// Another process is to follow this one.
-    Replace { process: u64, why: String },
-    /// Something has changed.
-    Look,
+struct Supervisor {
+    machine: Machine,
+    shared: Arc<DomainShared>,
+    helper: Sender<Task>,
+    processes: BTreeMap<ProcessId, Supervised>,
 }
 
-pub(super) struct Supervisor {
-    pub(super) shared: Arc<DomainShared>,
-    events: Receiver<Event>,
-    /// Started and confined, without modules.
-    spare: Option<Arc<ProcessInstance>>,
-    spare_at: Instant,
-    spare_deaths: u32,
-    /// The process that was put into service last.
-    serving: Option<Arc<ProcessInstance>>,
-    pace: Pace,
-    memory_watch: MemoryWatch,
+/// A process that the machine knows.
+struct Supervised {
+    instance: Arc<ProcessInstance>,
+    /// How it has ended.
+    status: Option<ExitStatus>,
+    /// Has its reader keep its cgroup.
+    hold: Option<Sender<()>>,
+}
+
+/// Starts the threads that see to it that a process serves, and another one is ready to follow it.
+///
+/// # Errors
+/// There are no threads for it.
+pub(super) fn start(shared: &Arc<DomainShared>, events: Receiver<Event>) -> io::Result<()> {
+    let settings = Settings {
+        domain: shared.name().to_owned(),
+        hook_timeout: shared.config.hook_timeout,
+        crash_limit: shared.config.crash_limit,
+        is_sanitized: sanitized::is_one(shared.name()),
+    };
+    let supervisor = Supervisor {
+        machine: Machine::new(settings, Instant::now()),
+        shared: Arc::clone(shared),
+        helper: helper::start(shared)?,
+        processes: BTreeMap::new(),
+    };
+    thread::Builder::new().name("domain".to_owned()).spawn(move || supervisor.run(&events))?;
+    Ok(())
 }
 
 impl Supervisor {
-    pub(super) fn new(shared: Arc<DomainShared>, events: Receiver<Event>) -> Self {
-        let memory_watch = MemoryWatch::new(shared.config.rss_recycle_bytes);
-        let spare_at = Instant::now();
-        Self {
-            shared,
-            events,
-            spare: None,
-            spare_at,
-            spare_deaths: 0,
-            serving: None,
-            pace: Pace::default(),
-            memory_watch,
-        }
-    }
-
-    /// Runs until the server stops.
-    pub(super) fn run(mut self) {
-        self.succeed(None);
-        while !self.shared.is_stopping() {
-            self.look();
-            match self.events.recv_timeout(self.next_look()) {
-                Ok(Event::Died { process }) => self.died(process),
-                Ok(Event::Replace { process, why }) => self.replace(process, &why),
-                Ok(Event::Look) | Err(_) => {}
+    fn run(mut self, events: &Receiver<Event>) {
+        self.step(Input::Tick);
+        while !self.machine.is_over() {
+            let event = match self.machine.wake_at() {
+                Some(at) => events.recv_deadline(at),
+                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let input = match event {
+                Ok(event) => self.translate(event),
+                Err(RecvTimeoutError::Timeout) => Some(Input::Tick),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if let Some(input) = input {
+                self.step(input);
             }
         }
     }
 
-    /// Does what time has brought.
-    fn look(&mut self) {
-        let Some(current) = self.shared.current() else {
-            if let Some(dead) = self.serving.take() {
-                // Its crash is to be counted before the next one gets its modules.
-                dead.wait_buried();
-                self.shared.restarts.fetch_add(1, Ordering::Relaxed);
+    fn step(&mut self, input: Input) {
+        let catalog = Modules { shared: &self.shared, processes: &self.processes };
+        let effects = self.machine.step(Instant::now(), input, &catalog);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    /// Takes what an event brings for this thread alone, and returns what it means for the machine.
+    fn translate(&mut self, event: Event) -> Option<Input> {
+        match event {
+            Event::Input(input) => Some(input),
+            Event::Started(Ok(instance)) => {
+                let process = instance.number();
+                self.processes.insert(process, Supervised { instance, status: None, hold: None });
+                Some(Input::Started { process })
             }
-            self.pause();
-            return self.succeed(None);
+            Event::Started(Err(error)) => Some(Input::NotStarted { why: error.to_string() }),
+            Event::Reaped { process, status, hold } => {
+                let supervised = self.processes.get_mut(&process)?;
+                (supervised.status, supervised.hold) = (status, Some(hold));
+                Some(Input::Reaped { process })
+            }
+            Event::Outcome { process, call, outcome } => {
+                let result = self.outcome(process, outcome);
+                Some(Input::Done { process, call, result })
+            }
+        }
+    }
+
+    /// What the outcome of an order says.
+    fn outcome(&self, process: ProcessId, outcome: Outcome) -> Result<(), String> {
+        let instance = self.instance(process);
+        let module = instance.and_then(|instance| instance.trying());
+        if let Some(instance) = instance {
+            instance.set_trying(None);
+        }
+        match outcome {
+            Outcome::Loaded(manifest, base) => {
+                if let (Some(instance), Some(module)) = (instance, module) {
+                    instance.add(module, base);
+                    let _ = self.shared.recognize(instance, module, &manifest);
+                    if !lock(&self.shared.modules).contains_key(&module) {
+                        // It was closed while it was being loaded, and this process was passed over.
+                        self.shared.close_apart(instance, module);
+                    }
+                }
+                Ok(())
+            }
+            Outcome::Done | Outcome::Returned(_) => Ok(()),
+            Outcome::Fault(text)
+            | Outcome::Host(text)
+            | Outcome::Loader(text)
+            | Outcome::Refused(text)
+            | Outcome::Exhausted(_, text) => Err(text),
+        }
+    }
+
+    fn instance(&self, process: ProcessId) -> Option<&Arc<ProcessInstance>> {
+        self.processes.get(&process).map(|supervised| &supervised.instance)
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start => drop(self.helper.send(Task::Start)),
+            Effect::CountRestart => drop(self.shared.restarts.fetch_add(1, Ordering::Relaxed)),
+            Effect::CountReplacement => drop(self.shared.replacements.fetch_add(1, Ordering::Relaxed)),
+            Effect::Log(level, text) => log(level, &text),
+            Effect::CloseGate { round } => self.shared.gate().close(round),
+            Effect::Quarantine { module, cause, summary } => self.shared.quarantine(module, cause, &summary),
+            Effect::Forget { process } => drop(self.processes.remove(&process)),
+            Effect::Examine { process, trying } => {
+                let Some(supervised) = self.processes.get(&process) else { return };
+                let (instance, status) = (Arc::clone(&supervised.instance), supervised.status);
+                let _ = self.helper.send(Task::Examine { process: instance, trying, status });
+            }
+            Effect::Order { process, .. }
+            | Effect::Publish { process }
+            | Effect::Drain { process }
+            | Effect::Up { process }
+            | Effect::Down { process }
+            | Effect::Signal { process, .. } => {
+                if let Some(instance) = self.instance(process) {
+                    self.carry_out_in(instance, effect);
+                }
+            }
+        }
+    }
+
+    /// Carries out what is about one living process.
+    fn carry_out_in(&self, instance: &Arc<ProcessInstance>, effect: Effect) {
+        match effect {
+            Effect::Order { call, what, .. } => self.order(instance, call, what),
+            Effect::Publish { .. } => drop(instance.publish(self.shared.number(), self.shared.published())),
+            Effect::Drain { .. } => {
+                instance.set_draining();
+                self.shared.drain();
+            }
+            Effect::Up { .. } => match start::endpoints(&self.shared, instance) {
+                Ok(endpoints) => self.shared.activate(instance, endpoints),
+                Err(error) => {
+                    tracing::error!("the rings of a process can't be used: {error}");
+                    instance.kill();
+                }
+            },
+            Effect::Down { .. } => self.shared.deactivate(instance),
+            Effect::Signal { how: Ending::Kill(Some(why)), .. } => instance.kill_because(why),
+            Effect::Signal { how: Ending::Kill(None), .. } => instance.kill(),
+            Effect::Signal { how: Ending::Finish, .. } => instance.finish(),
+            Effect::Signal { how: Ending::HangUp, .. } => instance.hang_up(),
+            _ => {}
+        }
+    }
+
+    /// Sends an order of the machine. A module that is gone has nothing to be done.
+    fn order(&self, instance: &Arc<ProcessInstance>, call: u64, what: Order) {
+        let modules = lock(&self.shared.modules);
+        let order = match what {
+            Order::Load(id) => modules.get(&id).map(|module| {
+                let path = module.path.display().to_string();
+                control::Order::Load { instance: id, path }
+            }),
+            Order::Configure(id) => modules.get(&id).map(|module| {
+                let settings = module.settings.clone();
+                control::Order::Configure { instance: id, settings }
+            }),
+            Order::Onload(id) => Some(control::Order::Onload { instance: id }),
+            Order::Probe => Some(control::Order::Onload { instance: 0 }),
+            Order::Unload(id) => Some(control::Order::Unload { instance: id }),
+            Order::Settle => Some(control::Order::Settle),
         };
-        if let Some(why) = current.overfills() {
-            tracing::error!("{why}: the process of domain {} is ended", self.shared.name());
-            current.kill();
-        }
-        if let Some(why) = self.memory_watch.look(&current, Instant::now()) {
-            self.shared.want_replacement(&current, &why);
-        }
-        // Not before the server serves: it is to start fast.
-        if self.spare.is_none() && Instant::now() >= self.spare_at && self.shared.inboxes.get().is_some() {
-            match ProcessInstance::start(&self.shared) {
-                Ok(process) => self.spare = Some(process),
-                Err(error) => self.no_spare(&error.to_string()),
+        drop(modules);
+        match order {
+            Some(order) => {
+                if let Order::Load(id) | Order::Onload(id) = what {
+                    instance.set_trying(Some(id));
+                }
+                instance.begin_supervised(call, order);
             }
+            None => self.shared.tell(Input::Done { process: instance.number(), call, result: Ok(()) }),
         }
     }
+}
 
-    fn next_look(&self) -> Duration {
-        let spare = self.spare_at.saturating_duration_since(Instant::now());
-        if self.spare.is_none() { spare.clamp(LOOK_SOON, LOOK_EVERY) } else { LOOK_EVERY }
+fn log(level: tracing::Level, text: &str) {
+    match level {
+        tracing::Level::ERROR => tracing::error!("{text}"),
+        tracing::Level::WARN => tracing::warn!("{text}"),
+        _ => tracing::info!("{text}"),
+    }
+}
+
+/// The modules of a domain and what of them is in its processes.
+struct Modules<'a> {
+    shared: &'a DomainShared,
+    processes: &'a BTreeMap<ProcessId, Supervised>,
+}
+
+impl Modules<'_> {
+    fn select(&self, process: ProcessId, wanted: impl Fn(&Loaded, bool) -> bool) -> Vec<ModuleId> {
+        let Some(process) = self.processes.get(&process) else { return Vec::new() };
+        let modules = lock(&self.shared.modules);
+        let wanted = |(id, module): &(&ModuleId, &Loaded)| wanted(module, process.instance.has(**id));
+        modules.iter().filter(wanted).map(|(id, _)| *id).collect()
+    }
+}
+
+impl Catalog for Modules<'_> {
+    fn missing(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.select(process, |module, is_loaded| !module.quarantine.is_on() && !is_loaded)
     }
 
-    fn died(&mut self, process: u64) {
-        if self.spare.as_ref().is_some_and(|spare| spare.number() == process) {
-            self.no_spare("it died");
-        }
+    fn with_settings(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.select(process, |module, is_loaded| !module.settings.0.is_empty() && is_loaded)
     }
 
-    fn no_spare(&mut self, why: &str) {
-        let pause = SPARE_PAUSE * 2_u32.pow(self.spare_deaths.min(SPARE_DOUBLINGS_MAX));
-        tracing::warn!("there is no spare process for modules ({why}); the next try is in {} s", pause.as_secs());
-        self.spare = None;
-        self.spare_deaths += 1;
-        self.spare_at = Instant::now() + pause;
+    fn to_onload(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.select(process, |module, is_loaded| {
+            module.onloaded && module.has_onload && !module.quarantine.is_on() && is_loaded
+        })
     }
 
-    fn replace(&mut self, process: u64, why: &str) {
-        let Some(old) = self.shared.current().filter(|current| current.number() == process) else { return };
-        tracing::info!("the process of domain {} is replaced: {why}", self.shared.name());
-        self.pause();
-        self.succeed(Some(&old));
+    fn to_unload(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.select(process, |module, is_loaded| {
+            module.onloaded && module.has_unload && !module.quarantine.is_on() && is_loaded
+        })
     }
 
-    /// One process after the other has ended: waits a moment if there were many.
-    pub(super) fn pause(&mut self) {
-        if let Some(pause) = self.pace.end(Instant::now()) {
-            tracing::warn!(
-                "the process of domain {} ends again and again: the next one comes after a pause",
-                self.shared.name()
-            );
-            let factor = lock(&self.shared.unplaced).factor();
-            self.sleep(pause * factor);
-        }
+    fn running(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.processes.get(&process).map(|process| self.shared.running_in(&process.instance)).unwrap_or_default()
     }
 
-    fn sleep(&self, time: Duration) {
-        let until = Instant::now() + time;
-        while Instant::now() < until && !self.shared.is_stopping() {
-            thread::sleep(Duration::from_millis(20).min(time));
-        }
+    fn loaded(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.select(process, |_, is_loaded| is_loaded)
     }
 
-    /// A process without modules: the spare, or a new one.
-    pub(super) fn fresh(&mut self) -> io::Result<Arc<ProcessInstance>> {
-        let spare = self.spare.take().filter(|spare| !spare.is_dead());
-        if spare.is_some() {
-            self.spare_deaths = 0;
-        }
-        let process = spare.map_or_else(|| ProcessInstance::start(&self.shared), Ok)?;
-        process.set_used();
-        Ok(process)
+    fn name(&self, module: ModuleId) -> String {
+        lock(&self.shared.modules).get(&module).map(|module| module.name.clone()).unwrap_or_default()
     }
 
-    /// `process` is in service now.
-    pub(super) fn begun(&mut self, process: &Arc<ProcessInstance>) {
-        self.serving = Some(Arc::clone(process));
-        self.memory_watch.begin(process, Instant::now());
-        self.spare_at = self.spare_at.max(Instant::now() + SPARE_DELAY);
+    fn contains(&self, module: ModuleId) -> bool {
+        lock(&self.shared.modules).contains_key(&module)
+    }
+
+    fn is_quarantined(&self, module: ModuleId) -> bool {
+        lock(&self.shared.modules).get(&module).is_some_and(|module| module.quarantine.is_on())
     }
 }

@@ -5,6 +5,7 @@
 use super::domain::Domain;
 use super::instance::ProcessInstance;
 use super::lock;
+use super::memory_watch::MemoryWatch;
 use crate::domain::sandbox::User;
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
@@ -51,6 +52,7 @@ pub(super) struct Seen {
     stopped: Option<u32>,
     /// Its database was there.
     had_database: bool,
+    memory: MemoryWatch,
 }
 
 impl Domain {
@@ -66,6 +68,13 @@ impl Domain {
             ));
         }
         let now = Instant::now();
+        if let Some(why) = seen.memory.overfills(&process, now) {
+            tracing::error!("{why}: the process of domain {} is ended", shared.name());
+            process.kill();
+        }
+        if let Some(why) = seen.memory.look(&process, shared.config.rss_recycle_bytes, now) {
+            shared.want_replacement(&process, &why);
+        }
         if seen.files_at.is_none_or(|at| at <= now) {
             self.look_at_files(&process, seen);
             let took = now.elapsed();

@@ -1,0 +1,45 @@
+//! The thread of a domain for what blocks: starts of processes, and examinations of their deaths.
+//!
+//! The kernel ends a process with the thread that started it, so this thread stays until the last process is over.
+
+use super::events::Event;
+use super::instance::ProcessInstance;
+use super::lifecycle::{Input, ModuleId};
+use super::shared::DomainShared;
+use super::start;
+use crossbeam::channel::{Sender, unbounded};
+use std::io;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::thread;
+
+/// What the helper is to do. Its result is an event.
+pub(super) enum Task {
+    /// Start a process.
+    Start,
+    /// Examine the death of `process`, in which `trying` was being brought up.
+    Examine { process: Arc<ProcessInstance>, trying: Option<ModuleId>, status: Option<ExitStatus> },
+}
+
+/// Starts the helper, which ends when what is returned is dropped.
+///
+/// # Errors
+/// There is no thread for it.
+pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<Sender<Task>> {
+    let (tasks, received) = unbounded();
+    let shared = Arc::clone(shared);
+    let run = move || {
+        for task in received {
+            let event = match task {
+                Task::Start => Event::Started(start::start(&shared)),
+                Task::Examine { process, trying, status } => {
+                    let death = shared.examine(&process, trying, status);
+                    Event::Input(Input::Examined { process: process.number(), death })
+                }
+            };
+            let _ = shared.events.send(event);
+        }
+    };
+    thread::Builder::new().name("domain-helper".to_owned()).spawn(run)?;
+    Ok(tasks)
+}

@@ -1,0 +1,107 @@
+//! The modules and processes of a made-up domain, as they are, whatever the machine believes.
+
+use super::super::{Catalog, ModuleId, Order, ProcessId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+#[derive(Default)]
+pub(super) struct Module {
+    pub(super) onloaded: bool,
+    pub(super) has_hooks: bool,
+    pub(super) has_settings: bool,
+    pub(super) quarantined: bool,
+    /// It was taken out of quarantine while no process served: its restart loads it into the next one.
+    pub(super) lifted: bool,
+    /// Times of crashes that count, and crashes and kills in a row while it was loaded.
+    pub(super) crashes: VecDeque<Instant>,
+    pub(super) loading: usize,
+    /// The process in which `onload` has run and `unload` has not.
+    pub(super) live_in: BTreeSet<ProcessId>,
+}
+
+/// A process as it is, whatever the machine believes.
+#[derive(Default)]
+pub(super) struct Process {
+    pub(super) dead: bool,
+    /// The machine was told.
+    pub(super) told: bool,
+    pub(super) reaped: bool,
+    pub(super) signalled: bool,
+    pub(super) expected: bool,
+    /// Never answers any more.
+    pub(super) hangs: bool,
+    pub(super) loaded: BTreeSet<ModuleId>,
+    /// Modules that it said it can't load.
+    pub(super) refused: BTreeSet<ModuleId>,
+    pub(super) order: Option<(u64, Order)>,
+    pub(super) ordered_at: Option<Instant>,
+    /// Numbers of orders that the machine has given up: the process may still answer them.
+    pub(super) late: Vec<u64>,
+    pub(super) trying: Option<ModuleId>,
+    pub(super) examined: bool,
+    pub(super) was_up: bool,
+    pub(super) draining_since: Option<Instant>,
+    /// Modules whose jobs ran when it began to drain, or when the last attempt to bring the next one up began.
+    pub(super) busy: BTreeSet<ModuleId>,
+    pub(super) leaving_since: Option<Instant>,
+    /// Whether each shard is to say that it is drained.
+    pub(super) owes_drained: usize,
+    pub(super) jobs: BTreeMap<u64, ModuleId>,
+    /// Requests that were sent there.
+    pub(super) requests: BTreeSet<u64>,
+}
+
+/// What the machine sees of the world.
+#[derive(Default)]
+pub(super) struct View {
+    pub(super) modules: BTreeMap<ModuleId, Module>,
+    pub(super) processes: BTreeMap<ProcessId, Process>,
+}
+
+impl View {
+    fn select(&self, process: ProcessId, wanted: impl Fn(&Module, bool) -> bool) -> Vec<ModuleId> {
+        let Some(process) = self.processes.get(&process) else { return Vec::new() };
+        let found = self.modules.iter().filter(|(id, module)| wanted(module, process.loaded.contains(id)));
+        found.map(|(id, _)| *id).collect()
+    }
+}
+
+impl Catalog for View {
+    fn missing(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.select(process, |module, is_loaded| !module.quarantined && !is_loaded)
+    }
+
+    fn with_settings(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.select(process, |module, is_loaded| module.has_settings && is_loaded)
+    }
+
+    fn to_onload(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.select(process, |module, is_loaded| {
+            module.onloaded && module.has_hooks && !module.quarantined && is_loaded
+        })
+    }
+
+    fn to_unload(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.to_onload(process)
+    }
+
+    fn running(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.processes.get(&process).map(|process| process.jobs.values().copied().collect()).unwrap_or_default()
+    }
+
+    fn loaded(&self, process: ProcessId) -> Vec<ModuleId> {
+        self.select(process, |_, is_loaded| is_loaded)
+    }
+
+    fn name(&self, module: ModuleId) -> String {
+        format!("m{module}")
+    }
+
+    fn contains(&self, module: ModuleId) -> bool {
+        self.modules.contains_key(&module)
+    }
+
+    fn is_quarantined(&self, module: ModuleId) -> bool {
+        self.modules.get(&module).is_some_and(|module| module.quarantined)
+    }
+}
