@@ -237,7 +237,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     // This may be a spare, which stays small: the threads come with the first order, and what is damaged of the database by
     // then is seen.
     wait_readable(&stream);
-    let workers = close_in(&start, kept, &parent, &refusals)?;
+    let workers = close_in(&start, &kept, &parent, &refusals)?;
     let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
     let domain = start_threads(&start, &region, bodies, wakes, files)?;
     tell_refusals(&domain, refusals)?;

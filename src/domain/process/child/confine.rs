@@ -43,15 +43,15 @@ pub(super) fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()
 /// calls is without them. `kept` are the descriptors that modules can't close.
 pub(super) fn close_in(
     start: &Start,
-    kept: Vec<i32>,
+    kept: &[i32],
     parent: &Arc<Parent>,
     refusals: &Refusals,
 ) -> io::Result<Option<Arc<WorkerHost>>> {
     let forks = start.policy.starts_workers && !sanitizer::is_active();
-    let forker = if forks { Some(Forker::start(kept.clone(), start.killable_calls_max)?) } else { None };
+    let forker = if forks { Some(Forker::start(kept.to_vec(), start.killable_calls_max)?) } else { None };
     let confined = if forks { sandbox::no_forks() } else { Ok(()) };
     // The last ones: they refuse further filters.
-    confined.and_then(|()| sandbox::keep_open(&kept)).and_then(|()| refusals.begin()).map_err(io::Error::other)?;
+    confined.and_then(|()| sandbox::keep_open(kept)).and_then(|()| refusals.begin()).map_err(io::Error::other)?;
     let teller = Arc::clone(parent);
     let host = |forker| WorkerHost {
         forker,
