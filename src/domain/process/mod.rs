@@ -6,9 +6,9 @@
 //! hostile input.
 //!
 //! A domain has one process after the other. The supervisor keeps one in service and a spare beside it, as the state
-//! machine in `lifecycle` decides. A process that dies is followed by the next with all modules; one that can't be trusted any more (a signal was
-//! caught in module code) or has grown too large is replaced while it serves, and no request is lost. A module that
-//! ends its process again and again is left out (`quarantine`).
+//! machine in `lifecycle` decides. A process that dies is followed by the next with all modules; one that can't be trusted
+//! any more (a signal was caught in module code) or has grown too large is replaced while it serves, and no request is lost. A
+//! module that ends its process again and again is left out (`quarantine`).
 //!
 //! | file | responsibility |
 //! | --- | --- |

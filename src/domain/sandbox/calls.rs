@@ -177,6 +177,7 @@ pub(super) fn is_network(number: i64) -> bool {
     list::NETWORK.iter().any(|call| call.1 == number)
 }
 
+#[allow(clippy::needless_pass_by_value)] // For map_err.
 fn filter_error(error: seccompiler::BackendError) -> SandboxError {
     SandboxError::Filter(error.to_string())
 }

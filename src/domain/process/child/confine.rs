@@ -13,13 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread;
 
-/// How far a domain's threads stand back behind the server's: see nice(2).
-const NICE: i32 = 5;
-
 /// Takes this process's rights away, while there is one thread, and before any code of others runs.
 pub(super) fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()> {
-    // Each thread inherits it, those of modules too: the server's threads come first.
-    let _ = rustix::process::nice(NICE);
     let applied = start.policy.clone().apply().map_err(io::Error::other)?;
     sandbox::end_with_parent();
     tracing::debug!("confined; missing: {:?}", applied.missing);
