@@ -314,8 +314,8 @@ fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> 
     let own = u64::from(std::process::id());
     let may_abort = policy.starts_workers && landlock >= LANDLOCK_SIGNALS;
     for (call, argument) in OTHERS_BY_PROCESS {
-        let signal = SENDING.iter().find(|(known, _)| *known == call).filter(|_| may_abort);
-        let not_abort = signal.map(|(_, argument)| (*argument, Dword, Ne, libc::SIGABRT as u64));
+        // It names a thread: none of the calls by which a signal goes to all there are.
+        let not_abort = (may_abort && call == libc::SYS_tgkill).then_some((2, Dword, Ne, libc::SIGABRT as u64));
         let tests: Vec<Test> = [(argument, Dword, Ne, own)].into_iter().chain(not_abort).collect();
         deny(rules, call, &tests)?;
     }
