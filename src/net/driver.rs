@@ -45,6 +45,8 @@ const TIMER_PAUSE: Duration = Duration::from_millis(10);
 
 /// Batch ends without a look at the kernel's events.
 const ROUNDS_MAX: u32 = 16;
+/// How long those take at most, but for the last one: large bodies that are copied hold up whoever waits for an event.
+const ROUNDS_TIME: Duration = Duration::from_millis(1);
 
 /// What a reactor library does for a driver: tasks on the shard's own thread, and waits for descriptors. Several waits for
 /// one descriptor may be under way at once.
@@ -331,6 +333,7 @@ async fn serve<A: Application + 'static, R: Runtime>(
 fn end_batch<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> bool {
     core.borrow().waker.awake();
     let in_line = core.borrow_mut().handshake_scheduler.end_turn();
+    let mut begun = None;
     for _ in 0..ROUNDS_MAX {
         core.borrow_mut().call(None, super::Application::batch_end);
         flush(core);
@@ -338,6 +341,9 @@ fn end_batch<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> b
             return true;
         }
         if core.borrow().has_work() {
+            if begun.get_or_insert_with(Instant::now).elapsed() > ROUNDS_TIME {
+                break;
+            }
             continue;
         }
         let state = core.borrow();

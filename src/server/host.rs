@@ -178,10 +178,12 @@ pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
 /// What each domain may use beside memory. Its own threads come on top of those that the server has there.
 fn allowance(config: &Config) -> Allowance {
     let streams = config.stream_calls_max.saturating_mul(config.shards);
-    let own = streams.saturating_add(config.executors_max + config.shards + OWN_THREADS);
+    let killable_calls_max = config.projects.killable_calls_max;
+    let own = streams.saturating_add(config.executors_max + config.shards + killable_calls_max + OWN_THREADS);
     Allowance {
         module_threads_max: config.module_threads_max,
         threads_max: config.module_threads_max.saturating_add(own),
+        killable_calls_max,
         disk_bytes_max: config.module_disk_bytes_max.unwrap_or_else(|| share_of_disk(config)),
         memory_bytes_max: config.projects.modules_memory_bytes_max.unwrap_or_else(share_of_memory),
     }
@@ -236,6 +238,7 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
         read,
         write,
         threads_allowed: true,
+        starts_workers: true,
         network,
         memory_bytes_max,
         user,

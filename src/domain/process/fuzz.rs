@@ -56,6 +56,7 @@ pub(super) fn remote(manifest: Manifest) -> (Arc<dyn Instance>, u64) {
             allowance: super::watch::Allowance {
                 module_threads_max: 10_000,
                 threads_max: 20_000,
+                killable_calls_max: 1,
                 disk_bytes_max: 0,
                 memory_bytes_max: 0,
             },
