@@ -4,7 +4,7 @@ mod held;
 mod sending;
 
 use super::CloseReason;
-use super::outbox::{Outbox, Sent};
+use super::outbox::{Outbox, SEND_BYTES_MAX, Sent};
 use super::sys;
 use super::tls::{Acceptor, Session, Tls};
 use super::waker::Waker;

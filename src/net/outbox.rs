@@ -54,6 +54,12 @@ enum Segment {
     File(FileRange, usize),
 }
 
+/// A reference to `bytes`. What goes to many is one copy: the more have it already, the less it costs.
+fn shared(bytes: Arc<[u8]>) -> Segment {
+    let share = bytes.len() / Arc::strong_count(&bytes).max(1);
+    Segment::Shared(bytes, share)
+}
+
 impl Segment {
     fn len(&self) -> usize {
         match self {
@@ -144,9 +150,7 @@ impl Outbox {
             self.push(&bytes);
         } else {
             self.seal_tail();
-            // What goes to many is one copy: the more have it already, the less it costs.
-            let share = bytes.len() / Arc::strong_count(&bytes).max(1);
-            self.push_segment(Segment::Shared(bytes, share));
+            self.push_segment(shared(bytes));
         }
     }
 
@@ -157,7 +161,7 @@ impl Outbox {
             return if from == 0 { self.push_shared(bytes) } else { self.push(rest) };
         }
         debug_assert!(self.is_empty());
-        self.push_segment(Segment::Shared(bytes));
+        self.push_segment(shared(bytes));
         self.sent = from;
     }
 
