@@ -101,7 +101,9 @@ impl Parent {
         let (sender, receiver) = bounded(1);
         lock(&self.waiting).insert(call, sender);
         if let Err(error) = lock(&self.stream).write_all(&message) {
-            tracing::error!("the server can't be told: {error}");
+            // No answer comes to a question that was not sent.
+            lock(&self.waiting).remove(&call);
+            return Err(format!("the server can't be asked: {error}"));
         }
         receiver.recv().unwrap_or_else(|_| Err("the server does not answer".to_owned()))
     }
@@ -558,3 +560,6 @@ impl Child {
         outcome.map_or_else(|fault| Outcome::Fault(fault.what), Outcome::Returned)
     }
 }
+
+#[cfg(test)]
+mod tests;
