@@ -28,6 +28,8 @@ pub struct ProjectSettings {
     pub require_sandbox: Option<RequireSandbox>,
     /// Whether ready shared objects are served.
     pub allow_binary: bool,
+    /// Whether pages are told of deployments, which load again then.
+    pub dev: bool,
     /// Most files of a project: 422 beyond it.
     pub files_max: usize,
     /// Most bytes of all files of a project together: 422 beyond it.
@@ -54,6 +56,7 @@ impl ProjectSettings {
             modules_memory_bytes_max: args.modules_memory_bytes_max,
             require_sandbox: args.require_sandbox,
             allow_binary: args.allow_binary.unwrap_or(false),
+            dev: args.dev.unwrap_or(false),
             files_max: args.project_files_max.unwrap_or(1000),
             bytes_max: args.project_bytes_max.unwrap_or(64 * 1024 * 1024),
             versions_kept: args.versions_kept.unwrap_or(20),

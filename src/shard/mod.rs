@@ -14,6 +14,7 @@ mod handshakes;
 mod limits;
 mod logs;
 mod own_uploads;
+mod pages;
 mod peers;
 mod pongs;
 mod requests;
@@ -23,6 +24,7 @@ mod snapshot;
 mod sockets;
 mod streams;
 mod timeouts;
+mod traces;
 mod uploads;
 
 pub use limits::ShardLimits;
