@@ -50,6 +50,9 @@ fn main() {
         .file("src/abi/native/legacy/layout.c")
         .compile("cweb_legacy");
 
+    // Shared objects that were built without the server call the program's exit(3): see guard.c.
+    println!("cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol=exit");
+
     // The system's SQLite, the same copy that rusqlite and the modules use. After the archive that needs it.
     println!("cargo:rustc-link-lib=dylib=sqlite3");
 }

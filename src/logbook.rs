@@ -6,6 +6,7 @@
 //! but [`Watcher::wake`].
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,6 +28,8 @@ pub enum Kind {
     Warning,
     /// The module has failed.
     Error,
+    /// A request to the module, for readers that ask for requests.
+    Request,
 }
 
 impl Kind {
@@ -38,6 +41,7 @@ impl Kind {
             Self::Info => "info",
             Self::Warning => "warning",
             Self::Error => "error",
+            Self::Request => "request",
         }
     }
 }
@@ -75,6 +79,16 @@ pub struct From {
     pub lines: Option<usize>,
     /// Only lines of this time or later, in milliseconds since 1970.
     pub since_ms: u64,
+    /// Whether it wants lines about requests, too. They are written while such a reader is there.
+    pub requests: bool,
+}
+
+impl From {
+    /// Whether the reader wants `line`.
+    #[must_use]
+    pub fn wants(&self, line: &Line) -> bool {
+        self.requests || line.kind != Kind::Request
+    }
 }
 
 /// Who waits for lines. Called under the lock of the book: must return at once.
@@ -91,7 +105,24 @@ struct Buffer {
     next: u64,
     /// Readers by their keys.
     watchers: Vec<(u64, Arc<dyn Watcher>)>,
+    /// Keys of the readers that want lines about requests.
+    tracers: Vec<u64>,
+    requests: RequestQuota,
 }
+
+/// Limits the lines about requests of a module.
+#[derive(Default)]
+struct RequestQuota {
+    second: u64,
+    written: u32,
+    left_out: u64,
+}
+
+/// Most lines about requests of a module in a second; of further requests only the number is told.
+const REQUEST_LINES_MAX: u32 = 200;
+
+/// Readers of all modules that want lines about requests.
+static TRACERS: AtomicUsize = AtomicUsize::new(0);
 
 struct Book {
     buffers: HashMap<String, Buffer>,
@@ -117,7 +148,8 @@ impl Buffer {
     fn new() -> Self {
         // Microseconds: a server that is started again, and prints less than a million lines a second, does not repeat a number.
         let first = u64::try_from(since_1970().as_micros()).unwrap_or_default();
-        Self { lines: VecDeque::new(), bytes: 0, first, next: first, watchers: Vec::new() }
+        let (watchers, tracers, requests) = (Vec::new(), Vec::new(), RequestQuota::default());
+        Self { lines: VecDeque::new(), bytes: 0, first, next: first, watchers, tracers, requests }
     }
 
     fn add(&mut self, kind: Kind, text: &str, bytes_max: usize) {
@@ -138,7 +170,7 @@ impl Buffer {
         if let Some(after) = from.after {
             return after;
         }
-        let wanted = self.lines.iter().filter(|line| line.at_ms >= from.since_ms);
+        let wanted = self.lines.iter().filter(|line| line.at_ms >= from.since_ms && from.wants(line));
         let skipped = wanted.clone().count().saturating_sub(from.lines.unwrap_or(usize::MAX));
         wanted.skip(skipped).map(|line| line.id).next().unwrap_or(self.next).saturating_sub(1)
     }
@@ -178,6 +210,54 @@ pub fn add(module: &str, kind: Kind, text: &str) {
     let mut book = book();
     let bytes_max = book.bytes_max;
     book.buffer(module).add(kind, text, bytes_max);
+}
+
+/// Whether some reader wants lines about requests.
+#[must_use]
+pub fn is_traced() -> bool {
+    // Relaxed: a request that begins with the reader may be missing.
+    TRACERS.load(Ordering::Relaxed) > 0
+}
+
+/// Adds a line about a request to `module`, if a reader of its lines wants it.
+pub fn request(module: &str, text: &str) {
+    let mut book = book();
+    let bytes_max = book.bytes_max;
+    let Some(buffer) = book.buffers.get_mut(module).filter(|buffer| !buffer.tracers.is_empty()) else { return };
+    let second = since_1970().as_secs();
+    if std::mem::replace(&mut buffer.requests.second, second) != second {
+        buffer.requests.written = 0;
+        let left_out = std::mem::take(&mut buffer.requests.left_out);
+        if left_out > 0 {
+            let text =
+                format!("{left_out} further requests are not listed: a module has {REQUEST_LINES_MAX} lines a second");
+            buffer.add(Kind::Request, &text, bytes_max);
+        }
+    }
+    if buffer.requests.written >= REQUEST_LINES_MAX {
+        buffer.requests.left_out += 1;
+        return;
+    }
+    buffer.requests.written += 1;
+    buffer.add(Kind::Request, text, bytes_max);
+}
+
+/// The name under which deployments are told to the pages of a server in development: that of no module.
+pub const DEPLOYMENTS: &str = "";
+
+/// The number of the last deployment that was told; from now on they are.
+#[must_use]
+pub fn last_deployment() -> u64 {
+    book().buffer(DEPLOYMENTS).next.saturating_sub(1)
+}
+
+/// Tells those who watch [`DEPLOYMENTS`] that `module` has been deployed.
+pub fn deployed(module: &str) {
+    let mut book = book();
+    let bytes_max = book.bytes_max;
+    if let Some(buffer) = book.buffers.get_mut(DEPLOYMENTS) {
+        buffer.add(Kind::Info, module, bytes_max);
+    }
 }
 
 /// Names the modules that are deployed: of them the server may say something, see [`told`].
@@ -224,7 +304,9 @@ pub fn forget(module: &str) {
 pub fn lines(module: &str, from: From) -> Batch {
     let book = book();
     let Some(buffer) = book.buffers.get(module) else { return Batch::default() };
-    buffer.after(buffer.begin(from), usize::MAX)
+    let mut batch = buffer.after(buffer.begin(from), usize::MAX);
+    batch.lines.retain(|line| from.wants(line));
+    batch
 }
 
 /// Has `watcher` woken when `module` has new lines. Returns a key for [`unwatch`] and the number to ask with first.
@@ -234,6 +316,10 @@ pub fn watch(module: &str, from: From, watcher: Arc<dyn Watcher>) -> (u64, u64) 
     book.next_watcher += 1;
     let buffer = book.buffer(module);
     buffer.watchers.push((key, watcher));
+    if from.requests {
+        buffer.tracers.push(key);
+        TRACERS.fetch_add(1, Ordering::Relaxed);
+    }
     (key, buffer.begin(from))
 }
 
@@ -242,8 +328,11 @@ pub fn unwatch(module: &str, key: u64) {
     let mut book = book();
     if let Some(buffer) = book.buffers.get_mut(module) {
         buffer.watchers.retain(|(known, _)| *known != key);
+        let tracers = buffer.tracers.len();
+        buffer.tracers.retain(|known| *known != key);
+        TRACERS.fetch_sub(tracers - buffer.tracers.len(), Ordering::Relaxed);
         // The module was removed while it was watched.
-        if buffer.watchers.is_empty() && !book.known.contains(module) {
+        if buffer.watchers.is_empty() && !book.known.contains(module) && module != DEPLOYMENTS {
             book.buffers.remove(module);
         }
     }
@@ -292,11 +381,39 @@ mod tests {
         for number in 0..5 {
             buffer.add(Kind::Info, &number.to_string(), 10_000);
         }
-        let from = |lines, since_ms| buffer.after(buffer.begin(From { after: None, lines, since_ms }), 9);
+        let from = |lines, since_ms| buffer.after(buffer.begin(From { lines, since_ms, ..From::default() }), 9);
         assert_eq!(texts(&from(Some(2), 0)), ["3", "4"]);
         assert_eq!(texts(&from(None, 0)).len(), 5);
         assert_eq!(texts(&from(Some(0), 0)).len(), 0);
         assert_eq!(texts(&from(None, u64::MAX)).len(), 0);
+    }
+
+    struct Nobody;
+
+    impl Watcher for Nobody {
+        fn wake(&self) {}
+    }
+
+    #[test]
+    fn requests_are_listed_for_those_who_ask_up_to_a_limit() {
+        let name = "requests_are_listed";
+        add(name, Kind::Printed, "printed");
+        request(name, "nobody asks");
+        let from = From { requests: true, ..From::default() };
+        let (key, _) = watch(name, from, Arc::new(Nobody));
+        assert!(is_traced());
+        for number in 0..=REQUEST_LINES_MAX {
+            request(name, &number.to_string());
+        }
+        let listed = lines(name, from);
+        // The second may have changed meanwhile.
+        assert!(listed.lines.len() > 1 && listed.lines.len() <= REQUEST_LINES_MAX as usize + 3);
+        assert_eq!(texts(&lines(name, From::default())), ["printed"]);
+        assert_eq!(texts(&lines(name, From { lines: Some(1), ..From::default() })), ["printed"]);
+        unwatch(name, key);
+        // Of a module that is not deployed nothing is left.
+        request(name, "nobody asks any more");
+        assert!(lines(name, from).lines.is_empty());
     }
 
     #[test]

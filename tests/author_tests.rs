@@ -203,6 +203,7 @@ fn valgrind_runs_tests_too() {
     let (code, said) = test(&module("faulty.c"), &["--valgrind", "--filter", "unset"]);
     assert_eq!(code, 1, "{said}");
     expect_failed(&said, &[("reads_unset", "Conditional jump"), ("reads_unset", "unset (")]);
+    assert!(!said.contains("cweb::") && !said.contains("Thread "), "frames of the author alone: {said}");
 }
 
 #[test]

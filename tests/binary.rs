@@ -67,9 +67,21 @@ fn a_shared_object_has_versions_settings_and_restarts_like_any_module() {
     eventually("the module after the crash", || server.get("/plain").status == 200);
     let answer = server.get("/mgnt/plain").text();
     assert!(answer.contains("it uses _exit, which the server replaces in compiled modules only"), "{answer}");
+    // exit(3) ends its request at once, and nothing else.
+    assert_eq!(server.get("/plain/leave").status, 500);
+    eventually("the fault", || server.get("/mgnt/plain/logs").text().contains("called exit(3)"));
+    assert_eq!(server.get("/plain").text(), "two");
     if isolation() == "process" {
         assert_eq!(server.get("/plain/exit").status, 500);
         assert_eq!(server.get("/plain").text(), "two");
+    }
+    for (limits, words) in [
+        ("{4ULL, 1ULL << 60, 5, 2000000}", &["handler_time_ms = 1152921504606846976", "job_concurrency = 2000000"][..]),
+        ("{9ULL, 1, 1, 1}", &["it has 9 words"]),
+    ] {
+        let absurd = built(at, "plain.c", "absurd.so", &[&link[..], &[&format!("-DABSURD={limits}")]].concat());
+        let said = run(&server, at, &["deploy", absurd.to_str().unwrap()], false);
+        assert!(words.iter().all(|words| said.contains(words)) && said.contains("cweb_module_limits"), "{said}");
     }
     // Versions, with the object as their source.
     let shown = run(&server, at, &["show", "plain"], true);
@@ -139,7 +151,7 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
     let work = tempfile::tempdir().unwrap();
     let at = work.path();
     let server = Server::with(&["--allow-binary", "--project-bytes-max", "400000"]);
-    let size = "-DCONFIG_BYTES=13880";
+    let size = "-DCONFIG_BYTES=14904";
     let curl = library(at, "libcurl.so", Some("libcurl.so.4"));
     let gone = library(at, "libz.so", Some("libz.so.99"));
     let placed = library(at, "./placed.so", None);
@@ -158,7 +170,7 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
             &[
                 "cweb_module_abi is 9, and this server accepts 2 alone",
                 "cweb_module_api is 2, and this server accepts 3 alone",
-                "config has 100 bytes, and module_t of this server has 13880",
+                "config has 100 bytes, and module_t of this server has 14904",
             ],
         ),
         (

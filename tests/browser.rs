@@ -201,6 +201,43 @@ fn a_page_of_another_site_cannot_touch_a_server_on_this_machine() {
     assert_eq!(modules(), before);
 }
 
+/// A page that includes the script of a server in development loads again when its module is saved.
+#[test]
+fn a_page_loads_again_after_a_save() {
+    let Some(program) = program() else { return };
+    let server = Server::with(&["--dev"]);
+    server.deploy_file(MODULES[0]);
+    let work = tempfile::tempdir().unwrap();
+    let page = |text: &str| {
+        let html = format!(
+            "<script src='/cweb-dev/reload.js'></script><script>fetch('/report', {{method: 'POST', body: '[\\\"{text}\\\"]'}})</script>"
+        );
+        let code = format!(
+            "static int show(struct cweb_context *c, http_request_t *q, http_response_t *r) {{\n\
+             return cweb_respond(r, 200, \"text/html\", \"%s\", \"{html}\"); }}"
+        );
+        let source = support::module("page", &code, "{\"/page\", \"GET\", show, NONE}", 1, "");
+        std::fs::write(work.path().join("page.c"), source).unwrap();
+    };
+    page("first");
+    let mut dev = Command::new(env!("CARGO_BIN_EXE_cweb"));
+    dev.args(["dev", "page.c", "--server", &server.addr]).current_dir(work.path());
+    let mut dev = dev.stdout(Stdio::null()).spawn().unwrap();
+    support::eventually("the page", || server.get("/page").status == 200);
+    let mut browser = Browser::open(program, &format!("http://{}/page", server.addr), &[]);
+    let first = report(&mut browser, || server.get("/report").body);
+    page("second");
+    let second = report(&mut browser, || {
+        Some(server.get("/report").body).filter(|body| body != b"[\"first\"]").unwrap_or_default()
+    });
+    let _ = dev.kill();
+    let _ = dev.wait();
+    assert_eq!((first, second), (json!(["first"]), json!(["second"])), "{}", browser.log());
+    // A server that is not in development has none of this, and its answers are as its modules make them.
+    let other = Server::start();
+    assert_eq!(other.get("/cweb-dev/reload.js").status, 404);
+}
+
 /// The pages of the examples show what they promise, and messages are compressed with a browser's own permessage-deflate.
 #[test]
 fn the_pages_of_the_examples_work() {

@@ -29,8 +29,7 @@ fn a_crash_has_its_functions_lines_registers_and_version() {
     let frames: Vec<&str> =
         crash["backtrace"].as_array().unwrap().iter().map(|frame| frame.as_str().unwrap()).collect();
     let place = |name: &str, line: u32| {
-        let at =
-            frames.iter().position(|frame| frame.starts_with(name) && frame.contains(&format!("module.c:{line})")));
+        let at = frames.iter().position(|frame| frame.starts_with(name) && frame.contains(&format!("deep.c:{line})")));
         at.unwrap_or_else(|| panic!("no {name} at line {line}: {frames:?}"))
     };
     let (inner, callback, outer) = (place("innermost", 7), place("compare", 11), place("deep", 23));
@@ -45,11 +44,11 @@ fn a_crash_has_its_functions_lines_registers_and_version() {
     // A process reports one crash only, so its successor must be in service first.
     eventually("the abort", || server.get("/up").status == 500 && told().contains("called abort()"));
     // The frames are looked up after the crash is noted.
-    eventually("its caller", || told().contains("\"gives_up (module.c:34)\",\"up (module.c:40)\"]"));
+    eventually("its caller", || told().contains("\"gives_up (deep.c:34)\",\"up (deep.c:40)\"]"));
     // In the log, and for the author; a client in production sees none of it (tests/production.rs).
-    server.expect_log("#0 innermost (module.c:7)");
+    server.expect_log("#0 innermost (deep.c:7)");
     let shown = said(&server, &["show", "deep"]);
-    assert!(shown.contains("in version 1: called abort()") && shown.contains("#1 gives_up (module.c:34)"), "{shown}");
+    assert!(shown.contains("in version 1: called abort()") && shown.contains("#1 gives_up (deep.c:34)"), "{shown}");
     assert!(shown.contains(register), "{shown}");
 }
 
@@ -63,16 +62,25 @@ fn gdb_finds_the_process_and_the_sources() {
     assert!(command.starts_with("gdb -p ") && server.processes().contains(&pid), "{command}");
     let is_own = support::isolation() == "none";
     assert_eq!(pid == server.pid(), is_own, "{command}");
-    let source = std::fs::read(dir.path().join("module.c")).unwrap();
+    let source = std::fs::read(dir.path().join("deep.c")).unwrap();
     assert_eq!(source, std::fs::read(root().join(DEEP)).unwrap());
     // What lies in a directory could lead elsewhere.
     let trap = tempfile::tempdir().unwrap();
     std::fs::write(trap.path().join("victim"), "as it was").unwrap();
-    std::os::unix::fs::symlink(trap.path().join("victim"), trap.path().join("module.c")).unwrap();
+    std::os::unix::fs::symlink(trap.path().join("victim"), trap.path().join("deep.c")).unwrap();
     let there = trap.path().to_str().unwrap();
     let (done, told) = cweb(&["debug", "deep", "--dir", there, "--server", &server.addr], &root(), &[]);
     assert!(!done && told.contains("not empty"), "{told}");
     assert_eq!(std::fs::read_to_string(trap.path().join("victim")).unwrap(), "as it was");
+    // Without a name the server has one, and gdb gets the source under that.
+    server.deploy(
+        &std::fs::read_to_string(root().join(DEEP))
+            .unwrap()
+            .replace(".name = \"deep\"", ".name = \"bare\"")
+            .replace("\"/", "\"/bare"),
+    );
+    said(&server, &["debug", "bare", "--dir", dir.path().join("bare").to_str().unwrap()]);
+    assert!(dir.path().join("bare/module.c").exists());
     let (done, told) = cweb(&["debug", "absent", "--server", &server.addr], &root(), &[]);
     assert!(!done && told.contains("no module named absent"), "{told}");
     if Command::new("gdb").arg("--version").output().is_err() {
@@ -133,7 +141,7 @@ fn a_crash_leaves_a_core_file_that_gdb_reads() {
     assert!(crashed["what"].as_str().unwrap().starts_with("SIGSEGV at address 0x0"), "{crashed}");
     let frames = crashed["backtrace"].to_string();
     assert!(
-        frames.contains("innermost (module.c:7)") && frames.contains("compare") && frames.contains("deep ("),
+        frames.contains("innermost (deep.c:7)") && frames.contains("compare") && frames.contains("deep ("),
         "{frames}"
     );
     // Another version is live by then: the core file has its own object.

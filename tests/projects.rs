@@ -202,21 +202,22 @@ fn units_that_have_not_changed_are_not_compiled_again() {
     fs::write(path("src/counted.cpp"), fs::read_to_string(path("src/counted.cpp")).unwrap() + "static int unused;\n")
         .unwrap();
     assert!(deploy().contains("src/counted.cpp:15:"));
-    assert_eq!(objects(), 3);
+    // The assets are one object, too.
+    assert_eq!(objects(), 4);
     let main = fs::read_to_string(path("src/main.c")).unwrap();
     fs::write(path("src/main.c"), main.replace("scaled(7)", "scaled(8)")).unwrap();
     // The warning of the unit that was not compiled again is still told.
     assert!(deploy().contains("src/counted.cpp:15:"));
-    assert_eq!(objects(), 4);
+    assert_eq!(objects(), 5);
     assert_eq!(server.get("/project/numbers").text(), "24 2 891568578");
-    // An asset is no reason to compile anything, a header is one for all.
+    // An asset is no reason to compile a source, a header is one for all sources and not for assets.
     fs::write(path("assets/page.html"), "new").unwrap();
     deploy();
-    assert_eq!((objects(), server.get("/project/asset?name=page.html").text()), (4, "new".to_owned()));
+    assert_eq!((objects(), server.get("/project/asset?name=page.html").text()), (6, "new".to_owned()));
     let header = fs::read_to_string(path("include/parts.h")).unwrap();
     fs::write(path("include/parts.h"), header + "/* changed */\n").unwrap();
     deploy();
-    assert_eq!(objects(), 7);
+    assert_eq!(objects(), 9);
 }
 
 #[test]
@@ -299,7 +300,8 @@ impl Drop for Running {
 
 #[test]
 fn a_change_in_a_project_is_deployed_while_dev_watches() {
-    let server = Server::start();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &["--isolation", "process", "--shards", "1"], &[]);
     let work = copy();
     let out = fs::File::create(work.path().join(".out")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cweb"));
@@ -316,6 +318,24 @@ fn a_change_in_a_project_is_deployed_while_dev_watches() {
     fs::write(&aside, text.replace("scaled(7)", "scaled(9)")).unwrap();
     fs::rename(&aside, &main).unwrap();
     eventually("the change is served", || server.get("/project/numbers").text() == "27 2 891568578");
+    // What the module prints, requests and crashes come as they happen.
+    eventually("the request", || said().contains("| > GET /project/numbers 200 "));
+    assert!(!said().contains("is deployed ("), "its own deployments are told once: {}", said());
+    let crashing = text.replace("scaled(7)", "(printf(\"about to fail\\n\"), fflush(stdout), *(volatile int *)0)");
+    fs::write(&main, "#include <stdio.h>\n".to_owned() + &crashing).unwrap();
+    eventually("the crash", || server.get("/project/numbers").status == 500);
+    eventually("what it printed", || said().contains("| about to fail"));
+    eventually("its line", || said().contains("| ! module project:   #0 ") && said().contains("(src/main.c:"));
+    eventually("its request", || said().contains("| > GET /project/numbers 500 "));
+    // A server that goes and comes back, without any module: it gets the project again.
+    let addr = server.addr.clone();
+    server.stop();
+    eventually("that is said", || said().contains("waiting for the server"));
+    fs::write(&main, &text).unwrap();
+    let empty = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&empty, &["--listen", &addr], &[]);
+    eventually("the project on the next server", || server.get("/project/numbers").text() == "21 2 891568578");
+    assert!(said().contains("the server answers again"), "{}", said());
 }
 
 /// A project lowers its limits, whatever its functions say, and raises none.
@@ -349,6 +369,11 @@ fn limits_of_module_toml_are_the_projects_own() {
     assert_eq!(said.contains("handler_time_ms counts with --isolation process only"), !apart, "{said}");
     for path in ["/size", "/large", "/pieces"] {
         assert_eq!((post(&server, path, 100), post(&server, path, 101)), (200, 413), "{path}");
+        let refused = server.post(path, &[b'x'; 101]).text();
+        assert!(
+            refused.contains("100 bytes, the limit of its project: body_bytes in [limits] of module.toml"),
+            "{refused}"
+        );
     }
     assert_eq!(running(&server), "1");
     let shown = cweb(&["show", "limited", "--server", &server.addr], dir.path(), &[]).1;

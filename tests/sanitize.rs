@@ -38,16 +38,16 @@ fn reports_come_to_the_log_and_to_those_who_ask() {
     assert_eq!(server.get("/exit").status, 500);
     // Undefined behaviour is reported, and the module goes on.
     assert_eq!(server.get("/shift?by=40").status, 200);
-    server.expect_log("[live] module.c:16:");
+    server.expect_log("[live] live.c:16:");
     assert!(server.get("/mgnt/live/logs").text().contains("runtime error: shift exponent 40"));
     let show = || said(&server, &["show", "live"], true);
-    eventually("the report of the shift", || show().contains("module.c:16"));
+    eventually("the report of the shift", || show().contains("live.c:16"));
     // An error of memory ends the process; the next one serves.
     assert!(server.get("/copy?who=somebody-long").status >= 500);
     server.expect_log("AddressSanitizer: heap-buffer-overflow");
     eventually("the report of the copy", || {
         let shown = show();
-        shown.contains("heap-buffer-overflow") && shown.contains("in copy") && shown.contains("module.c:7")
+        shown.contains("heap-buffer-overflow") && shown.contains("in copy") && shown.contains("live.c:7")
     });
     eventually("the crash in the list", || {
         let list = server.get("/mgnt").text();
@@ -67,7 +67,7 @@ fn reports_come_to_the_log_and_to_those_who_ask() {
     said(&server, &["deploy", "--sanitize", "address", LIVE], true);
     assert_eq!(server.get("/leak").text(), "lost");
     let log = server.stop();
-    assert!(log.contains("LeakSanitizer") && log.contains("module.c:21"), "{log}");
+    assert!(log.contains("LeakSanitizer") && log.contains("live.c:21"), "{log}");
     let server = apart(&dir);
     assert_eq!(server.get("/copy?who=you").text(), "you");
     assert!(server.get("/copy?who=somebody-long").status >= 500);

@@ -121,6 +121,68 @@ fn versions_are_shown_compared_and_pulled() {
         assert!(refused(&server, work.path(), &args).contains("no module named none"), "{args:?}");
     }
     assert!(refused(&server, work.path(), &["diff", "compress", "1", "9"]).contains("no version 9"));
+    // With the live one, and with the one before it, where fewer are named.
+    let with_live = run(&server, work.path(), &["diff", "compress", "1"]);
+    assert_eq!(with_live, diff);
+    assert_eq!(run(&server, work.path(), &["diff", "compress"]), diff);
+    assert!(run(&server, work.path(), &["diff", "compress", "2", "2"]).contains("are the same"));
+}
+
+/// A source that comes alone keeps the name of its file: in reports, for who asks, and when it is fetched.
+#[test]
+fn a_file_keeps_its_name() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &["--isolation", "process", "--shards", "1"], &[]);
+    let work = tempfile::tempdir().unwrap();
+    let code = "static int at = 0;\nstatic int run(struct cweb_context *c, http_request_t *q, http_response_t *r) {\n\
+        if (http_kv_get(q->params, \"crash\")) { at = *(volatile int *)0; }\n\
+        return cweb_respond(r, 200, \"text/plain\", __FILE__); }";
+    let source = module("named", code, "{\"/named\", \"GET\", run, NONE}", 1, "");
+    let post = |name: &str| {
+        let head = format!("--b\r\nContent-Disposition: form-data; name=\"code\"; filename=\"{name}\"\r\n\r\n");
+        let body = format!("{head}{source}\r\n--b--\r\n");
+        let kind = [("Content-Type", "multipart/form-data; boundary=b")];
+        let answer = server.connect().request("POST", "/mgnt", &kind, body.as_bytes());
+        assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+        server.get("/named").text()
+    };
+    // What can't be a name in a project is none.
+    for name in ["-x.c", "@x.c", "..", "a:b.c", "a*.c", ".c", "thumb.so", &format!("{}.c", "x".repeat(120))] {
+        assert_eq!(post(name), "module.c", "{name}");
+    }
+    fs::write(work.path().join("thumb.c"), &source).unwrap();
+    run(&server, work.path(), &["deploy", "thumb.c"]);
+    assert_eq!(server.get("/named").text(), "thumb.c");
+    assert_eq!(server.get("/named?crash=1").status, 500);
+    server.expect_log("#0 run (thumb.c:");
+    let shown = run(&server, work.path(), &["show", "named"]);
+    assert!(shown.contains("file       thumb.c") && shown.contains("#0 run (thumb.c:"), "{shown}");
+    // The same source under another name is another version with the same hash; without a name it is unchanged.
+    assert_eq!(post("sub/\u{fc}ber den dach.c"), "\u{fc}ber den dach.c");
+    server.deploy(&source);
+    assert_eq!(versions(&server, "named"), (3, vec![3, 2, 1]));
+    let hashes = |number: u64| json(&server.get(&format!("/mgnt/named/versions/{number}")))["module_hash"].clone();
+    assert_eq!(hashes(2), hashes(3));
+    run(&server, work.path(), &["rollback", "named", "2"]);
+    assert_eq!(server.get("/named").text(), "thumb.c");
+    // It comes back under its name, also over a restart.
+    fs::remove_file(work.path().join("thumb.c")).unwrap();
+    assert!(run(&server, work.path(), &["pull", "named@2"]).contains("wrote thumb.c"));
+    assert_eq!(fs::read_to_string(work.path().join("thumb.c")).unwrap(), source);
+    let diff = run(&server, work.path(), &["diff", "named", "2", "3"]);
+    assert!(diff.contains("--- thumb.c\n+++ \u{fc}ber den dach.c\n"), "{diff}");
+    run(&server, work.path(), &["rollback", "named", "2"]);
+    server.stop();
+    let server = Server::on(&dir, &["--isolation", "process", "--shards", "1"], &[]);
+    assert_eq!(server.get("/named").text(), "thumb.c");
+    // A comparison needs two versions: which ones are there is said.
+    let said = refused(&server, work.path(), &["diff", "named", "2"]);
+    assert!(
+        said.contains("version 2 of module named is the live one") && said.contains("that are kept: 3, 1"),
+        "{said}"
+    );
+    run(&server, work.path(), &["rollback", "named", "1"]);
+    assert!(refused(&server, work.path(), &["diff", "named"]).contains("no version before 1"));
 }
 
 #[test]

@@ -35,7 +35,7 @@ const Module = extern struct {
     size: c_int,
     websockets: [64 * 5]usize = @splat(0),
     ws_size: c_int = 0,
-    jobs: [64 * 8]usize = @splat(0),
+    jobs: [64 * 10]usize = @splat(0),
     job_size: c_int = 0,
     onload: usize = 0,
     unload: usize = 0,
@@ -46,8 +46,8 @@ const Module = extern struct {
 
 comptime {
     // As a C compiler lays them out for a 64-bit machine.
-    std.debug.assert(@sizeOf(Module) == 13880 and @offsetOf(Module, "size") == 6912);
-    std.debug.assert(@offsetOf(Module, "jobs") == 9488 and @offsetOf(Module, "mounts") == 13608);
+    std.debug.assert(@sizeOf(Module) == 14904 and @offsetOf(Module, "size") == 6912);
+    std.debug.assert(@offsetOf(Module, "jobs") == 9488 and @offsetOf(Module, "mounts") == 14632);
     std.debug.assert(@offsetOf(Request, "path") == 16 and @offsetOf(Response, "body") == 16);
 }
 

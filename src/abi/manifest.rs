@@ -133,6 +133,17 @@ fn lower(own: Option<u64>, projects: u64, server: u64) -> Option<u64> {
     }
 }
 
+/// Whose limit counts for the body of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLimitOf {
+    /// The server's, for routes without one.
+    Server,
+    /// The route's own.
+    Route,
+    /// The project's.
+    Project,
+}
+
 /// One entry of `module_t.routes`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteDecl {
@@ -216,6 +227,17 @@ impl RouteDecl {
         let seconds = u64::try_from((self.flags >> TIMEOUT_SHIFT) & TIMEOUT_MASK).unwrap_or_default();
         let own = (seconds > 0).then_some(seconds * 1000);
         lower(own, self.limits.handler_time_ms, HANDLER_TIME_MS.load(Ordering::Relaxed))
+    }
+
+    /// Whose limit [`RouteDecl::body_bytes_max`] is.
+    #[must_use]
+    pub fn body_limit_of(&self) -> BodyLimitOf {
+        let projects = usize::try_from(self.limits.body_bytes).unwrap_or(usize::MAX);
+        match self.body_bytes_max() {
+            Some(limit) if limit == projects => BodyLimitOf::Project,
+            Some(_) => BodyLimitOf::Route,
+            None => BodyLimitOf::Server,
+        }
     }
 
     /// The route's own limit for the body of a request, or its project's.

@@ -43,7 +43,8 @@ pub fn logs_query(view: &RequestView<'_>) -> Result<LogsQuery, ServerAnswer> {
         match (key, number) {
             (b"lines", Some(number)) => from.lines = Some(usize::try_from(number).unwrap_or(usize::MAX)),
             (b"since_ms", Some(number)) => from.since_ms = number,
-            (b"lines" | b"since_ms", None) => wrong = Some(String::from_utf8_lossy(key).into_owned()),
+            (b"requests", Some(number)) => from.requests = number > 0,
+            (b"lines" | b"since_ms" | b"requests", None) => wrong = Some(String::from_utf8_lossy(key).into_owned()),
             _ => {}
         }
     });

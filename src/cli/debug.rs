@@ -1,7 +1,7 @@
 //! `cweb debug`
 
 use super::exit::Failure;
-use super::versions::{Files, ServerArgs, expect, path, plain, read, sources};
+use super::versions::{Files, ServerArgs, expect, path, plain, read, source};
 use clap::Args;
 use serde::Deserialize;
 use std::fs::{self, DirBuilder};
@@ -53,6 +53,8 @@ struct Live {
     version: u64,
     language: String,
     #[serde(default)]
+    file: Option<String>,
+    #[serde(default)]
     last_crash: Option<Crash>,
 }
 
@@ -74,11 +76,13 @@ pub(super) fn run(args: &DebugArgs) -> ExitCode {
         let list: Listed = read(&expect(client, client.get("/mgnt")?)?)?;
         let live: Live = read(&expect(client, client.get(&path(&args.name, None, ""))?)?)?;
         let target = if args.core { core_of(&list, &live, &args.name)? } else { running(&list, &args.name)? };
-        let files = sources(client, &args.name, Some(target.version.unwrap_or(live.version)))?;
+        let number = target.version.unwrap_or(live.version);
+        let (is_project, files) = source(client, &args.name, Some(number))?;
+        let of: Live = read(&expect(client, client.get(&path(&args.name, Some(number), ""))?)?)?;
         let dir = args.dir.clone().unwrap_or_else(|| {
             std::env::temp_dir().join(format!("cweb-debug-{}-{}", uuid::Uuid::new_v4().simple(), live.version))
         });
-        write(&dir, &files, &live.language).map_err(|error| Failure::from(format!("{}: {error}", dir.display())))?;
+        write(&dir, &files, &of, is_project).map_err(|error| Failure::from(format!("{}: {error}", dir.display())))?;
         // Relative names of sources are looked for below the directory. The server's own signals are no stops.
         let mut arguments = target.arguments;
         arguments.extend(["-ex".to_owned(), format!("directory {}", dir.display())]);
@@ -165,19 +169,20 @@ fn process_of(list: &Listed, name: &str) -> Result<u32, Failure> {
 
 /// Writes the sources as the compiler has named them, into a new directory or an empty one: nothing that lies there can lead
 /// elsewhere. Others may not read them.
-fn write(dir: &Path, files: &Files, language: &str) -> io::Result<()> {
+fn write(dir: &Path, files: &Files, of: &Live, is_project: bool) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     if fs::read_dir(dir)?.next().is_some() {
         return Err(io::Error::other("the directory is not empty; name another one with --dir"));
     }
-    let is_alone = files.len() == 1 && files.keys().all(|name| !name.contains('/'));
+    // A source that came without the name of its file was compiled under one of the server's.
+    let is_nameless = !is_project && of.file.is_none();
     for (name, bytes) in files {
-        let compiled = match language {
+        let compiled = match of.language.as_str() {
             "c++" => "module.cpp",
             "binary" => "module.so",
             _ => "module.c",
         };
-        let target = dir.join(if is_alone { compiled } else { name });
+        let target = dir.join(if is_nameless { compiled } else { name });
         target.parent().map_or(Ok(()), fs::create_dir_all)?;
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?.write_all(bytes)?;
     }

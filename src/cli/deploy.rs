@@ -155,7 +155,8 @@ struct DeployRequest {
 }
 
 /// Deploys one file or the project in a directory with those of `options` that are given, and shows what came of it.
-pub(super) fn deploy(client: &Client, file: &Path, options: &[(&str, Option<&str>)]) -> Result<(), Exit> {
+/// Returns the module's name.
+pub(super) fn deploy(client: &Client, file: &Path, options: &[(&str, Option<&str>)]) -> Result<String, Exit> {
     told(client, file, send(client, file, options, None))
 }
 
@@ -204,13 +205,13 @@ fn reported(client: &Client, file: &Path, result: Result<Answer, Failure>, repor
     }
 }
 
-/// Shows what came of it.
-fn told(client: &Client, file: &Path, result: Result<Answer, Failure>) -> Result<(), Exit> {
+/// Shows what came of it, and returns the module's name.
+fn told(client: &Client, file: &Path, result: Result<Answer, Failure>) -> Result<String, Exit> {
     let shown = file.display();
     match result {
         Ok(answer) if answer.is_success() => {
             show(&answer, file);
-            Ok(())
+            Ok(answer.header("x-cweb-module").to_owned())
         }
         Ok(answer) => {
             let failure = client.refusal(&answer);
@@ -261,8 +262,11 @@ fn quoted(url: &str) -> String {
     if url.chars().all(is_plain) { url.to_owned() } else { format!("'{}'", url.replace('\'', "'\\''")) }
 }
 
-/// The names under which the server compiles every source that comes alone.
-const COMPILED_AS: [&str; 2] = ["module.c:", "module.cpp:"];
+/// The names under which a source that comes alone may have been compiled: that of its file, or one of the server's.
+pub(super) fn compiled_as(file: &Path) -> Vec<String> {
+    let own = file.file_name().map(|name| name.to_string_lossy().into_owned());
+    own.into_iter().chain(["module.c".to_owned(), "module.cpp".to_owned()]).collect()
+}
 
 /// The compiler's `text` with the path the user gave, where the compiler has the server's: at the start of a
 /// diagnostic, in `In file included from …`, and, from the linker, as a path into the server's scratch directory.
@@ -271,7 +275,8 @@ pub(super) fn renamed(text: &str, file: &Path) -> String {
         // A project's files have their own names.
         return text.to_owned();
     }
-    let lines = text.lines().map(|line| match place(line) {
+    let names = compiled_as(file);
+    let lines = text.lines().map(|line| match names.iter().find_map(|name| place(line, name)) {
         Some((start, end)) => {
             format!("{}{}{}", line.get(..start).unwrap_or(""), file.display(), line.get(end..).unwrap_or(""))
         }
@@ -281,9 +286,9 @@ pub(super) fn renamed(text: &str, file: &Path) -> String {
 }
 
 /// From where to where the server's name of the source stands in a line, the colon left out.
-fn place(line: &str) -> Option<(usize, usize)> {
-    let (at, name) = COMPILED_AS.iter().find_map(|name| Some((line.find(name)?, name)))?;
-    let end = at + name.len() - 1;
+fn place(line: &str, name: &str) -> Option<(usize, usize)> {
+    let at = line.find(&format!("{name}:"))?;
+    let end = at + name.len();
     let before = line.get(..at)?;
     if matches!(before.trim_start(), "" | "from " | "In file included from ") {
         return Some((at, end));
@@ -321,6 +326,10 @@ mod tests {
             // The user's own text stays.
             ("    2 | puts(\"module.c: hello\");", "    2 | puts(\"module.c: hello\");"),
             ("other_module.c:1: x", "other_module.c:1: x"),
+            // The server has kept the name of the file.
+            ("a.c:2:9: error: 'x'", "sub/a.c:2:9: error: 'x'"),
+            ("In file included from a.c:1:", "In file included from sub/a.c:1:"),
+            ("data.c:1: x", "data.c:1: x"),
             ("lib/module.c:1: x", "lib/module.c:1: x"),
             ("a\n\nmodule.c:1: é", "a\n\nsub/a.c:1: é"),
         ] {

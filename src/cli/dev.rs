@@ -1,23 +1,24 @@
 //! `cweb dev`
 
-use super::client::{Client, SERVER_DEFAULT};
+mod files;
+mod follow;
+mod own_server;
+
+use super::client::{Answer, Client, SERVER_DEFAULT, escaped};
 use super::deploy::deploy;
 use super::exit::Exit;
+use super::jobs::time;
 use super::trust::TrustArgs;
 use clap::Args;
-use notify::{RecursiveMode, Watcher};
-use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, SystemTime};
+use follow::Follower;
+use own_server::OwnServer;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
 
-/// How long it waits for the further changes that an editor makes when it saves.
-const SETTLE: Duration = Duration::from_millis(50);
-/// How often the files are looked at beside that, and a server that was not reached is tried again.
-const LOOK: Duration = Duration::from_millis(500);
-/// Most times that a server of its own is waited for.
-const STARTS_MAX: usize = 100;
+/// The script with which open pages load again.
+const RELOAD: &str = "/cweb-dev/reload.js";
 
 #[derive(Args)]
 pub(super) struct DevArgs {
@@ -35,150 +36,136 @@ pub(super) struct DevArgs {
     trust: TrustArgs,
 }
 
-/// A server that this command has started. Dropping it ends it.
-struct OwnServer(Child);
-
-impl Drop for OwnServer {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 pub(super) fn run(args: &DevArgs) -> ExitCode {
     let named = args.server.as_deref().filter(|server| !server.is_empty());
     let client = match Client::new(named.unwrap_or(SERVER_DEFAULT), &args.trust) {
-        Ok(client) => client,
+        Ok(client) => Arc::new(client),
         Err(text) => return super::fail(text),
     };
     let first = args.files.first().filter(|_| named.is_none());
-    let dir = first.map(|file| if file.is_dir() { file.as_path() } else { parent(file) });
-    let own = match dir.map(|dir| start_if_missing(&client, dir)).transpose() {
+    let dir = first.map(|file| if file.is_dir() { file.as_path() } else { files::parent(file) });
+    let mut own = match dir.map(|dir| OwnServer::start_if_missing(&client, dir)).transpose() {
         Ok(own) => own.flatten(),
         Err(text) => return super::fail(text),
     };
     let names: Vec<String> = args.files.iter().map(|file| file.display().to_string()).collect();
     println!("watching {}; stop with Ctrl-C", names.join(", "));
-    if own.is_none() {
-        println!("what a module prints, and its crashes: cweb logs NAME -f");
+    if let Some(own) = &own {
+        println!("the log of the server: {}", own.log().display());
     }
     for file in args.files.iter().filter(|file| !file.exists()) {
         println!("{} is not there yet", file.display());
     }
-    let (changes, _watcher) = watch(&args.files);
-    let mut seen: Vec<Option<SystemTime>> = vec![None; args.files.len()];
-    let mut is_missing = false;
+    let (changes, _watcher) = files::watch(&args.files);
+    let mut dev = Dev::new(args, client);
     loop {
-        for (file, seen) in args.files.iter().zip(&mut seen) {
-            let modified = last_change(file);
-            if modified.is_none() && seen.take().is_some() {
-                println!("{} is gone; the server still serves it", file.display());
-            }
-            // A server that was not there is asked for first: that it is missing has been said.
-            let is_due = modified.is_some() && modified != *seen;
-            if is_due && (!is_missing || client.get("/healthz").is_ok()) {
-                let result = deploy(&client, file, &[("domain", args.domain.as_deref())]);
-                is_missing = result == Err(Exit::Unreachable);
-                // A server that comes later gets it then. What was refused has been said: the next change may mend it.
-                *seen = if is_missing { None } else { modified };
-            }
-        }
-        wait(&changes);
-        if own.as_ref().is_some_and(has_ended) {
-            return super::fail("the server has ended");
+        dev.look();
+        files::wait(&changes);
+        if let (Some(ended), Some(dir)) = (own.take_if(|own| own.has_ended()), dir) {
+            println!("the server has ended; its log: {}; starting it again", ended.log().display());
+            drop(ended);
+            own = match OwnServer::start_if_missing(&dev.client, dir) {
+                Ok(own) => own,
+                Err(text) => return super::fail(text),
+            };
         }
     }
 }
 
-fn has_ended(own: &OwnServer) -> bool {
-    !Path::new(&format!("/proc/{}/exe", own.0.id())).exists()
+/// A file or a project.
+struct Watched {
+    file: PathBuf,
+    /// The change that was deployed last, or refused.
+    seen: Option<SystemTime>,
+    /// Shows the lines of its module.
+    follower: Option<Follower>,
 }
 
-/// Starts a server with its data in `dir`, if none answers. What its modules print comes to this terminal.
-fn start_if_missing(client: &Client, dir: &Path) -> Result<Option<OwnServer>, String> {
-    if client.get("/healthz").is_ok() {
-        return Ok(None);
-    }
-    let program = std::env::current_exe().map_err(|error| format!("the server can't be started: {error}"))?;
-    let child = Command::new(program)
-        .arg("serve")
-        .arg("--data-dir")
-        .arg(dir.join(".cweb"))
-        .stdin(Stdio::null())
-        .spawn()
-        .map_err(|error| format!("the server can't be started: {error}"))?;
-    let own = OwnServer(child);
-    for _ in 0..STARTS_MAX {
-        if client.get("/healthz").is_ok() {
-            return Ok(Some(own));
-        }
-        if has_ended(&own) {
-            break;
-        }
-        std::thread::sleep(LOOK / 10);
-    }
-    Err("the server does not start; start one with cweb serve, and name it with --server URL".to_owned())
+struct Dev {
+    client: Arc<Client>,
+    domain: Option<String>,
+    watched: Vec<Watched>,
+    /// The server was not reached: that has been said.
+    is_missing: bool,
+    /// Whether it was said how pages load again.
+    has_told_of_pages: bool,
 }
 
-/// Watches the files' directories, since an editor may replace a file. Without a watcher the looks alone find changes.
-fn watch(files: &[PathBuf]) -> (Receiver<()>, Option<impl Watcher>) {
-    let (sender, changes) = mpsc::channel();
-    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading is an event too: what this command reads itself would wake it for ever.
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            let _ = sender.send(());
+impl Dev {
+    fn new(args: &DevArgs, client: Arc<Client>) -> Self {
+        let watched = args.files.iter().map(|file| Watched { file: file.clone(), seen: None, follower: None });
+        let (watched, domain) = (watched.collect(), args.domain.clone());
+        Self { client, domain, watched, is_missing: false, has_told_of_pages: false }
+    }
+
+    /// Deploys what has changed, and looks after the streams of lines.
+    fn look(&mut self) {
+        if self.is_missing {
+            // A server that was not there is asked for first.
+            if self.client.get("/healthz").is_err() {
+                return;
+            }
+            println!("the server answers again");
+            self.is_missing = false;
         }
-    });
-    let watcher = watcher.ok().map(|mut watcher| {
-        let dirs: BTreeSet<(&Path, bool)> = files
-            .iter()
-            .map(|file| if file.is_dir() { (file.as_path(), true) } else { (parent(file), false) })
-            .collect();
-        for (dir, is_project) in dirs {
-            let mode = if is_project { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
-            if let Err(error) = watcher.watch(dir, mode) {
-                println!("{} is looked at now and then only: {error}", dir.display());
+        for at in 0..self.watched.len() {
+            self.deploy(at);
+            self.follow(at);
+        }
+    }
+
+    fn deploy(&mut self, at: usize) {
+        let several = self.watched.len() > 1;
+        let Some(watched) = self.watched.get_mut(at) else { return };
+        let modified = files::last_change(&watched.file);
+        if modified.is_none() && watched.seen.take().is_some() {
+            println!("{} is gone; the server still serves it", watched.file.display());
+        }
+        if self.is_missing || modified.is_none() || modified == watched.seen {
+            return;
+        }
+        let begun_ms = time::now_ms();
+        let result = deploy(&self.client, &watched.file, &[("domain", self.domain.as_deref())]);
+        self.is_missing = result == Err(Exit::Unreachable);
+        // A server that comes later gets it then. What was refused has been said: the next change may mend it.
+        watched.seen = if self.is_missing { None } else { modified };
+        let Ok(module) = result else { return };
+        if watched.follower.as_ref().is_none_or(|follower| follower.module() != module) {
+            watched.follower = Some(Follower::start(&self.client, &module, begun_ms, several));
+        }
+        if !std::mem::replace(&mut self.has_told_of_pages, true) {
+            tell_of_pages(&self.client);
+        }
+    }
+
+    /// Begins a stream of lines again that has ended. If the server does not know the module any more, it gets it again.
+    fn follow(&mut self, at: usize) {
+        let Some(watched) = self.watched.get_mut(at) else { return };
+        let Some(follower) = watched.follower.as_mut().filter(|follower| follower.has_ended()) else { return };
+        match self.client.get(&format!("/mgnt/{}", escaped(follower.module()))) {
+            Ok(answer) if answer.is_success() => follower.restart(&self.client),
+            Ok(answer) => {
+                watched.follower = None;
+                if answer.status == 404 {
+                    watched.seen = None;
+                }
+            }
+            Err(failure) => {
+                println!("{failure}; waiting for the server");
+                self.is_missing = true;
             }
         }
-        watcher
-    });
-    (changes, watcher)
+    }
 }
 
-fn parent(file: &Path) -> &Path {
-    file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Waits for a change, and for those that come with it.
-fn wait(changes: &Receiver<()>) {
-    if changes.recv_timeout(LOOK).is_ok() {
-        std::thread::sleep(SETTLE);
-        while changes.try_recv().is_ok() {}
+/// Says how pages load again at each deployment.
+fn tell_of_pages(client: &Client) {
+    let is_script = |answer: &Answer| answer.header("content-type").starts_with("text/javascript");
+    if client.get(RELOAD).is_ok_and(|answer| answer.is_success() && is_script(&answer)) {
+        println!("pages with <script src=\"{RELOAD}\"></script> load again at each deployment");
     } else {
-        // Without a watcher it returns at once.
-        std::thread::sleep(SETTLE);
+        println!(
+            "pages do not load again by themselves: that needs cweb serve --dev, and in the page the script {RELOAD}"
+        );
     }
-}
-
-/// When the file, or one of the project in the directory, was changed last; `None`: there is none.
-fn last_change(file: &Path) -> Option<SystemTime> {
-    let found = std::fs::metadata(file).ok()?;
-    if !found.is_dir() {
-        return found.modified().ok();
-    }
-    let (mut last, mut dirs) = (found.modified().ok(), vec![file.to_path_buf()]);
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let (path, kind) = (entry.path(), entry.file_type());
-            let name = path.components().next_back();
-            if matches!(name, Some(Component::Normal(name)) if name.to_string_lossy().starts_with('.')) {
-                continue;
-            }
-            last = last.max(entry.metadata().ok().and_then(|found| found.modified().ok()));
-            if kind.is_ok_and(|kind| kind.is_dir()) {
-                dirs.push(path);
-            }
-        }
-    }
-    last
 }

@@ -27,6 +27,9 @@ pub(super) struct LogsArgs {
     /// Only lines of the last while (90s, 10m, 2h), or since a time (2030-01-31T09:30:00Z)
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<i64>,
+    /// List requests to the module, too, with status and duration; from now on, with --follow only
+    #[arg(long, requires = "follow")]
+    requests: bool,
     /// Begin with the last N lines at most [default: 100; with --since all]
     #[arg(long, value_name = "N")]
     lines: Option<u64>,
@@ -51,10 +54,10 @@ struct Last {
 }
 
 #[derive(Deserialize)]
-struct Line {
+pub(super) struct Line {
     id: i64,
     at_ms: i64,
-    kind: String,
+    pub(super) kind: String,
     text: String,
 }
 
@@ -66,7 +69,7 @@ enum Event {
 }
 
 /// Why the command ends.
-enum End {
+pub(super) enum End {
     /// Nobody reads any more what it prints.
     Closed,
     Failed(Failure),
@@ -82,6 +85,7 @@ pub(super) fn run(args: &LogsArgs) -> ExitCode {
     let mut query = Vec::new();
     query.extend(args.lines.map(|lines| format!("lines={lines}")));
     query.extend(args.since.map(|ms| format!("since_ms={ms}")));
+    query.extend(args.requests.then(|| "requests=1".to_owned()));
     let path = format!("/mgnt/{}/logs?{}", escaped(&args.name), query.join("&"));
     args.server.run(|client| {
         let done = if args.follow { follow(client, &path) } else { last(client, &path) };
@@ -110,14 +114,20 @@ fn lost(count: u64) {
 }
 
 fn print(line: &Line) -> Result<(), End> {
-    let (at, text) = (time::rfc3339(line.at_ms), plain(&line.text));
+    write(&time::rfc3339(line.at_ms), line)
+}
+
+/// Prints the line behind `head`.
+pub(super) fn write(head: &str, line: &Line) -> Result<(), End> {
+    let text = plain(&line.text);
     let text = match line.kind.as_str() {
         "printed" => text,
         "error" => coloured(RED, &format!("! {text}")),
         "warning" => coloured(YELLOW, &format!("! {text}")),
+        "request" => format!("> {text}"),
         _ => format!("* {text}"),
     };
-    writeln!(std::io::stdout().lock(), "{at} {text}").map_err(|_| End::Closed)
+    writeln!(std::io::stdout().lock(), "{head} {text}").map_err(|_| End::Closed)
 }
 
 /// Prints the lines as they come. Ends when the module is gone, or the first try fails.
@@ -128,7 +138,7 @@ fn follow(client: &Client, path: &str) -> Result<(), End> {
             Ok(Opened::Stream(reader)) => {
                 let before = last_id;
                 connected = true;
-                let why = read(reader, &mut last_id)?;
+                let why = read(reader, &mut last_id, print)?;
                 if last_id > before {
                     wait = WAIT_FIRST;
                 }
@@ -149,8 +159,12 @@ fn follow(client: &Client, path: &str) -> Result<(), End> {
     }
 }
 
-/// Prints what the stream brings until it ends, and says why it did.
-fn read(mut reader: impl Read, last_id: &mut i64) -> Result<String, End> {
+/// Has `print` print what the stream brings until it ends, and says why it did.
+pub(super) fn read(
+    mut reader: impl Read,
+    last_id: &mut i64,
+    print: impl Fn(&Line) -> Result<(), End>,
+) -> Result<String, End> {
     let mut sse = SseReader::new(EVENT_BYTES_MAX);
     let mut bytes = vec![0; 64 * 1024];
     loop {

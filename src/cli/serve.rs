@@ -2,10 +2,29 @@
 
 use super::log;
 use crate::config::{Config, ServeArgs};
+use rustix::process::Signal;
 use std::process::ExitCode;
+
+/// Names the process that the server ends with: `cweb dev`, however that ends.
+pub(super) const ENDS_WITH: &str = "CWEB_ENDS_WITH_PROCESS";
+
+/// Ends the server with the process that has started it, if that asks for it.
+fn end_with_starter() -> Result<(), String> {
+    let Some(starter) = std::env::var(ENDS_WITH).ok().and_then(|text| text.parse::<i32>().ok()) else { return Ok(()) };
+    let is_asked = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+    is_asked.map_err(|error| format!("the server can't end with process {starter}: {error}"))?;
+    // It may have ended before it was asked for.
+    match rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get()) {
+        Some(parent) if parent == starter => Ok(()),
+        _ => Err(format!("process {starter}, which has started this server, has ended")),
+    }
+}
 
 /// Runs the server until a signal stops it, or only checks whether it could.
 pub(super) fn run(args: ServeArgs) -> ExitCode {
+    if let Err(text) = end_with_starter() {
+        return super::fail(text);
+    }
     let check_only = args.check;
     // Before the settings are read: the largest number of connections follows from it.
     let raised = crate::net::raise_open_files_limit();

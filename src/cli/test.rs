@@ -1,7 +1,7 @@
 //! `cweb test`
 
 use super::client::{GREEN, RED, YELLOW, coloured};
-use super::deploy::renamed;
+use super::deploy::{compiled_as, renamed};
 use super::exit::{Exit, Failure};
 use crate::abi::visible::visible;
 use crate::module::deploy::{DeployError, SourceFields};
@@ -167,12 +167,15 @@ fn shown(text: &str, target: &Path) -> String {
     }
     // Places in reports of crashes and of tools.
     let name = target.display().to_string();
-    text.replace("(module.c:", &format!("({name}:")).replace(" module.c:", &format!(" {name}:"))
+    compiled_as(target).iter().fold(text, |text, compiled| {
+        let text = text.replace(&format!("({compiled}:"), &format!("({name}:"));
+        text.replace(&format!(" {compiled}:"), &format!(" {name}:"))
+    })
 }
 
 /// The name of a source, as the user knows it: of a source that came alone the compiler has another one.
 fn source_name(file: &str, target: &Path) -> String {
-    let is_alone = !target.is_dir() && matches!(file, "module.c" | "module.cpp");
+    let is_alone = !target.is_dir() && compiled_as(target).iter().any(|name| name == file);
     if is_alone { target.display().to_string() } else { file.to_owned() }
 }
 

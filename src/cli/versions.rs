@@ -1,7 +1,7 @@
 //! `cweb versions`, `show`, `diff`, `rollback` and `pull`.
 
 use super::client::{Answer, Client, GREEN, RED, SERVER_DEFAULT, coloured, escaped};
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use super::jobs::time;
 use super::trust::TrustArgs;
 use crate::module::project;
@@ -56,10 +56,10 @@ pub(super) struct ShowArgs {
 pub(super) struct DiffArgs {
     /// The module's name
     name: String,
-    /// The earlier version
-    from: u64,
-    /// The later version
-    to: u64,
+    /// The earlier version; without any, the one before the live one
+    from: Option<u64>,
+    /// The later version [default: the live one]
+    to: Option<u64>,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -76,7 +76,8 @@ pub(super) struct RollbackArgs {
 
 #[derive(Args)]
 pub(super) struct PullArgs {
-    /// The module's name, or NAME@VERSION; writes NAME.c, NAME.so of a ready shared object, or the directory NAME of a project
+    /// The module's name, or NAME@VERSION; writes the file as it was called when it was deployed (or NAME.c), NAME.so of a ready
+    /// shared object, or the directory NAME of a project
     #[arg(value_name = "NAME[@VERSION]")]
     name: String,
     #[command(flatten)]
@@ -101,6 +102,9 @@ struct Version {
     libraries: Vec<Library>,
     warnings: String,
     language: String,
+    /// The name of the file of a source that came alone.
+    #[serde(default)]
+    file: Option<String>,
     #[serde(default)]
     limits: BTreeMap<String, u64>,
     #[serde(default)]
@@ -195,6 +199,9 @@ pub(super) fn show(args: &ShowArgs) -> ExitCode {
         println!("  author     {}", plain(&found.author));
         println!("  deployed   {} by {}", time::rfc3339(found.at_ms), plain(&found.by));
         println!("  domain     {}", plain(&found.domain));
+        if let Some(file) = &found.file {
+            println!("  file       {}", plain(file));
+        }
         if found.language == "binary" {
             println!("  source     none: a ready shared object, which cweb pull writes");
         }
@@ -243,18 +250,34 @@ fn tell_crash(crash: &Crash) {
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
 pub(super) fn sources(client: &Client, name: &str, number: Option<u64>) -> Result<Files, Failure> {
+    source(client, name, number).map(|(_, files)| files)
+}
+
+/// Whether a version is a project, and its files by their paths.
+pub(super) fn source(client: &Client, name: &str, number: Option<u64>) -> Result<(bool, Files), Failure> {
     let found = client.get_bytes(&path(name, number, "/source"))?;
     let (is_project, bytes) = found.map_err(|answer| client.refusal(&answer))?;
     if is_project {
-        return Ok(project::unpacked(bytes).map_err(Failure::from)?.into_iter().collect());
+        return Ok((true, project::unpacked(bytes).map_err(Failure::from)?.into_iter().collect()));
     }
     let told: Version = read(&expect(client, client.get(&path(name, number, ""))?)?)?;
+    if let Some(file) = told.file.filter(|file| is_plain_file(file)) {
+        return Ok((false, BTreeMap::from([(file, bytes)])));
+    }
     let extension = match told.language.as_str() {
         "c++" => "cpp",
         "binary" => "so",
         _ => "c",
     };
-    Ok(BTreeMap::from([(format!("{}.{extension}", file_name(name)), bytes)]))
+    Ok((false, BTreeMap::from([(format!("{}.{extension}", file_name(name)), bytes)])))
+}
+
+/// Whether `name` is that of a file in the current directory, and of none that is hidden or that a program takes for a flag.
+fn is_plain_file(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(['.', '-'])
+        && !name.contains(['/', '\\'])
+        && !name.chars().any(char::is_control)
 }
 
 /// A module's name as that of a file or a directory.
@@ -281,20 +304,64 @@ fn print_source(files: &Files) -> Result<(), Failure> {
 
 pub(super) fn diff(args: &DiffArgs) -> ExitCode {
     args.server.run(|client| {
-        let (from, to) = (sources(client, &args.name, Some(args.from))?, sources(client, &args.name, Some(args.to))?);
+        let (first, second) = compared(client, args)?;
+        let (from, to) = (sources(client, &args.name, Some(first))?, sources(client, &args.name, Some(second))?);
+        if from == to {
+            println!("the files of versions {first} and {second} are the same");
+            return Ok(());
+        }
+        // A source that comes alone is compared with the other also where its name has changed.
+        if let (Some((old_name, old)), Some((new_name, new)), true) =
+            (from.first_key_value(), to.first_key_value(), from.len() == 1 && to.len() == 1)
+        {
+            print_diff(old_name, new_name, Some(old), Some(new));
+            return Ok(());
+        }
         let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
         for name in names {
             match (from.get(name), to.get(name)) {
                 (Some(old), Some(new)) if old == new => {}
-                (old, new) => print_diff(name, old, new),
+                (old, new) => print_diff(name, name, old, new),
             }
         }
         Ok(())
     })
 }
 
-fn print_diff(name: &str, old: Option<&Vec<u8>>, new: Option<&Vec<u8>>) {
-    println!("--- {name}{}\n+++ {name}{}", missing(old), missing(new));
+/// The numbers of the versions to compare.
+fn compared(client: &Client, args: &DiffArgs) -> Result<(u64, u64), Failure> {
+    if let (Some(from), Some(to)) = (args.from, args.to) {
+        return Ok((from, to));
+    }
+    let list: List = read(&expect(client, client.get(&path(&args.name, None, "/versions"))?)?)?;
+    let numbers: Vec<u64> = list.versions.iter().map(|version| version.version).collect();
+    let live = list.versions.iter().find(|version| version.live).map(|version| version.version);
+    let name = plain(&args.name);
+    let live = live.ok_or_else(|| Failure::from(format!("no version of module {name} is live")))?;
+    let before = numbers.iter().copied().filter(|number| *number < live).max();
+    match args.from.or(before) {
+        Some(from) if from != live => Ok((from, live)),
+        // Said here, since a comparison of a version with itself would print nothing.
+        Some(_) => {
+            let others: Vec<String> =
+                numbers.iter().filter(|number| **number != live).map(ToString::to_string).collect();
+            let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
+            Err(Failure::new(
+                Exit::Usage,
+                format!(
+                    "version {live} of module {name} is the live one: name a second version to compare it with; others that are kept: {others}"
+                ),
+            ))
+        }
+        None => Err(Failure::new(
+            Exit::Usage,
+            format!("module {name} has no version before {live}, which is live: there is nothing to compare it with"),
+        )),
+    }
+}
+
+fn print_diff(old_name: &str, new_name: &str, old: Option<&Vec<u8>>, new: Option<&Vec<u8>>) {
+    println!("--- {old_name}{}\n+++ {new_name}{}", missing(old), missing(new));
     let (Some(old), Some(new)) = (text(old), text(new)) else { return println!("the bytes differ") };
     for hunk in TextDiff::from_lines(old, new).unified_diff().context_radius(3).iter_hunks() {
         println!("{}", hunk.header());
@@ -332,8 +399,8 @@ pub(super) fn rollback(args: &RollbackArgs) -> ExitCode {
 pub(super) fn pull(args: &PullArgs) -> ExitCode {
     let (name, number) = name_and_version(&args.name);
     args.server.run(|client| {
-        let files = sources(client, name, number)?;
-        let is_alone = files.len() == 1 && files.keys().all(|path| path.starts_with(&format!("{}.", file_name(name))));
+        let (is_project, files) = source(client, name, number)?;
+        let is_alone = !is_project;
         let dir = if is_alone { PathBuf::new() } else { PathBuf::from(file_name(name)) };
         if !is_alone && dir.exists() {
             return Err(Failure::from(format!("{}: it is there already; nothing was written", dir.display())));

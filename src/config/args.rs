@@ -251,6 +251,9 @@ settings! {
     /// Listen on all interfaces, and ask for the admin key even from this machine
     #[arg(long, env = "CWEB_PRODUCTION", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     production: bool,
+    /// For development: pages that include /cweb-dev/reload.js load again at each deployment; cweb dev starts a server so
+    #[arg(long, env = "CWEB_DEV", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
+    dev: bool,
     /// File of named keys with scopes for /mgnt, /jobs and /metrics; see cweb keygen. Read again at SIGHUP
     #[arg(long, env = "CWEB_KEYS_FILE", value_name = "FILE")]
     keys_file: PathBuf,

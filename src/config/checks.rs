@@ -198,6 +198,9 @@ impl Config {
         problems.check(self.production && self.admin_key.is_none() && self.keys_file.is_none(), || {
             "--production needs a key; make one: cweb keygen NAME >> keys.toml, and add --keys-file keys.toml; or for one that may do everything: export CWEB_ADMIN_KEY=$(openssl rand -hex 32)".to_owned()
         });
+        problems.check(self.production && self.projects.dev, || {
+            "--dev is for development: leave it out with --production".to_owned()
+        });
         let is_weak = self.admin_key.as_deref().is_some_and(is_weak);
         problems.check(self.production && is_weak, || {
             format!("CWEB_ADMIN_KEY is a weak key: --production wants at least {KEY_BYTES_MIN} bytes, {KEY_KINDS_MIN} of them different; make one: openssl rand -hex 32")

@@ -12,6 +12,8 @@ pub struct ProjectSettings {
     pub allow_syscall: Vec<String>,
     /// Whether ready shared objects are served.
     pub allow_binary: bool,
+    /// Whether pages are told of deployments, which load again then.
+    pub dev: bool,
     /// Most files of a project: 422 beyond it.
     pub files_max: usize,
     /// Most bytes of all files of a project together: 422 beyond it.
@@ -36,6 +38,7 @@ impl ProjectSettings {
             allow_lib: args.allow_lib.clone().unwrap_or_default(),
             allow_syscall: args.allow_syscall.clone().unwrap_or_default(),
             allow_binary: args.allow_binary.unwrap_or(false),
+            dev: args.dev.unwrap_or(false),
             files_max: args.project_files_max.unwrap_or(1000),
             bytes_max: args.project_bytes_max.unwrap_or(64 * 1024 * 1024),
             versions_kept: args.versions_kept.unwrap_or(20),

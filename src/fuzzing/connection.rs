@@ -222,6 +222,7 @@ pub(super) fn limits() -> ShardLimits {
         cors_methods: "GET".to_owned(),
         cors_headers: "X".to_owned(),
         cors_max_age_s: 1,
+        dev: true,
     }
 }
 

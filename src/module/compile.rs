@@ -191,6 +191,10 @@ impl Compiler {
         }
         hasher.update(plan.fields().text().as_bytes());
         hasher.update([0]);
+        // The object has it in its debug information: one source under two names is two objects.
+        if let Some(name) = &plan.fields().source_name {
+            hasher.update(format!("file:{name}\0"));
+        }
         hasher.update(plan.identity().as_bytes());
         source.digest(&mut hasher);
         sdk::hex(&hasher.finalize())
@@ -216,7 +220,8 @@ impl Compiler {
     }
 
     /// Compiles `source` to the file `target` within `dir`, an empty directory of the caller's: a project unit by unit, of which
-    /// `cache` may have some, and a file as the likely dialect or else as the other one. Returns the compiler's warnings.
+    /// `cache` may have some, and a file as the likely dialect or else as the other one. Calls `begun` once a compiler works, so that
+    /// the caller can get ready for the result meanwhile. Returns the compiler's warnings.
     ///
     /// # Errors
     /// The source does not compile as any dialect: the messages are of the likely one. Or the compiler could not be run.
@@ -227,17 +232,23 @@ impl Compiler {
         dir: &Path,
         target: &str,
         cache: &UnitCache,
+        begun: &mut dyn FnMut(),
     ) -> Result<String, DeployError> {
         // One limit for all attempts and units: an author waits once.
         let deadline = Instant::now() + self.limit;
         let source = match source {
-            Source::Project(project) => return self.project(project, plan, dir, target, cache, deadline),
+            Source::Project(project) => return self.project(project, plan, (dir, target), cache, deadline, begun),
             Source::File(object) if plan.is_object() => return self.place(object, plan, &dir.join(target)),
             Source::File(source) => source,
         };
         let (mut refusals, reading) = (Vec::new(), plan.reading());
+        let mut begun = Some(begun);
         for recipe in reading.recipes().map_err(DeployError::Compile)? {
-            match self.attempt(source, &recipe, plan, dir, target, deadline) {
+            let command = self.attempt(source, &recipe, plan, dir, target)?;
+            let child = self.spawn(command, reading.language())?;
+            begun.take().into_iter().for_each(|begun| begun());
+            let result = self.outcome(child, reading.language(), deadline);
+            match result.and_then(|text| self.take_back(&dir.join(target)).map(|()| text).map_err(DeployError::from)) {
                 Err(DeployError::Compile(text)) => refusals.push((recipe.dialect, text)),
                 other => return other,
             }
@@ -254,7 +265,7 @@ impl Compiler {
         Ok(plan.said().to_owned())
     }
 
-    /// One run of the compiler.
+    /// A command that compiles and links the file `source`.
     fn attempt(
         &self,
         source: &[u8],
@@ -262,8 +273,7 @@ impl Compiler {
         plan: &Plan,
         dir: &Path,
         target: &str,
-        deadline: Instant,
-    ) -> Result<String, DeployError> {
+    ) -> Result<Command, DeployError> {
         let (name, language) = (plan.reading().file(), plan.reading().language());
         let file = dir.join(name);
         // Anew, and not through a link that the run before might have left.
@@ -284,16 +294,13 @@ impl Compiler {
             .args(&recipe.libraries)
             .args(LINK_FLAGS)
             .current_dir(dir);
-        let text = self.run(command, language, deadline)?;
-        self.take_back(&dir.join(target))?;
-        Ok(text)
+        Ok(command)
     }
 
-    /// Runs the compiler, and returns what it says.
-    fn run(&self, mut command: Command, language: Language, deadline: Instant) -> Result<String, DeployError> {
+    /// Starts the compiler.
+    fn spawn(&self, mut command: Command, language: Language) -> Result<Child, DeployError> {
         let not_started = |error| self.not_started(language, error);
-        let child = net::keep_descriptors_from(&mut command).spawn().map_err(not_started)?;
-        self.outcome(child, language, deadline)
+        net::keep_descriptors_from(&mut command).spawn().map_err(not_started)
     }
 
     /// Waits for a running compiler, and returns its output.
@@ -488,7 +495,7 @@ mod tests {
     fn compile(compiler: &Compiler, source: &[u8], dir: &Path, target: &str) -> Result<String, DeployError> {
         let source = Source::File(source.to_vec());
         let plan = compiler.plan(&source, &SourceFields::default())?;
-        compiler.compile(&source, &plan, dir, target, &UnitCache::none())
+        compiler.compile(&source, &plan, dir, target, &UnitCache::none(), &mut || {})
     }
 
     fn compiler(limit_ms: u64) -> (tempfile::TempDir, Compiler) {

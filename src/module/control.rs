@@ -110,6 +110,8 @@ pub type Needed = Box<dyn Fn() -> HashSet<String> + Send + Sync>;
 pub(super) struct Entry {
     pub(super) manifest: Arc<Manifest>,
     pub(super) hash: String,
+    /// The name of the source's file, which reports show.
+    pub(super) source_name: Option<String>,
     /// The domain it was deployed into; it is in the default one if its host has no others.
     pub(super) domain: String,
     pub(super) warnings: String,

@@ -58,6 +58,9 @@ pub struct SourceFields {
     /// The sanitizers that the module is compiled with, with commas between their names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sanitize: Option<String>,
+    /// The name that a source which comes alone is compiled under. Reports of crashes show it; it makes no other difference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_name: Option<String>,
 }
 
 impl SourceFields {
@@ -79,7 +82,8 @@ impl SourceFields {
 
     /// Takes from `others` the fields that are not there.
     pub fn fill(&mut self, others: Self) {
-        let Self { file_name, route, function_name, method, libs, name, mount, language, sanitize } = others;
+        let Self { file_name, route, function_name, method, libs, name, mount, language, sanitize, source_name } =
+            others;
         self.file_name = self.file_name.take().or(file_name);
         self.route = self.route.take().or(route);
         self.function_name = self.function_name.take().or(function_name);
@@ -89,6 +93,7 @@ impl SourceFields {
         self.mount = self.mount.take().or(mount);
         self.language = self.language.take().or(language);
         self.sanitize = self.sanitize.take().or(sanitize);
+        self.source_name = self.source_name.take().or(source_name);
     }
 
     /// The names of the fields that are there and not in `relevant`. The file's name is no field.
@@ -105,7 +110,8 @@ impl SourceFields {
         fields.into_iter().filter(|(_, is_beyond)| *is_beyond).map(|(name, _)| name).collect()
     }
 
-    /// A text that differs for different fields; empty if there are none.
+    /// A text that differs for different fields; empty if there are none. The name that the source is compiled under does not count:
+    /// a source has one hash whatever its file is called.
     #[must_use]
     pub(super) fn text(&self) -> String {
         let fields =

@@ -1,5 +1,6 @@
 //! What is asked of a module beside deploying it: its versions and their sources, going back to one, its settings.
 
+use super::built;
 use super::control::{ControlState, RemoveReply, short};
 use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
 use super::generation::Generation;
@@ -173,7 +174,7 @@ fn rollback(
     let plan = control.compiler.plan(&source, &wanted.fields)?;
     let key = control.compiler.key(&source, &plan);
     let known = || (key == wanted.key).then(|| Arc::new(wanted.manifest.clone()));
-    let (_, manifest) = pipeline::built(control, ticket, &key, &source, &plan, known)?;
+    let (_, manifest) = built::built(control, ticket, &key, &source, &plan, known)?;
     super::verify::check(&manifest)?;
     super::mounts::check(&manifest, &control.config.mounts)?;
     let compiled = Compiled {

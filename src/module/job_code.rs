@@ -163,7 +163,8 @@ impl ControlState {
             format!("version {} of module {module}, which the job was made for, can't be loaded: {why}", short(hash))
         };
         let key = self.store.key_of(hash).map_err(|error| gone(&error))?;
-        let key = super::pipeline::renewed(self, &key).map_err(|error| gone(&error))?;
+        let key =
+            super::pipeline::renewed(self, &key, self.store.source_name_of(hash)).map_err(|error| gone(&error))?;
         // In the domain of that very version: the default one would be harmed by what was kept apart from it.
         let domain = self.store.domain_of(hash);
         let settings = self.settings_of(module, &self.defaults_of(module)).map_err(|error| gone(&error))?;

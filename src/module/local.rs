@@ -56,9 +56,11 @@ pub fn check(posted: Posted, fields: &SourceFields, dir: &Path) -> Result<Checke
     fs::create_dir_all(&scratch)?;
     let compiler = Compiler::new(sdk::unpack(dir)?, COMPILE_TIMEOUT, Allowed::All).with_objects(Some(usize::MAX));
     let plan = compiler.plan(&source, fields)?;
-    let inspection = Inspection::begin(&scratch, OBJECT, &[])?;
-    let warnings = compiler.compile(&source, &plan, &scratch, OBJECT, &UnitCache::none())?;
-    let Inspected { manifest, unproved } = inspection.finish(INSPECT_TIMEOUT)?;
+    let begin = || Inspection::begin(&scratch, OBJECT, &[]);
+    let mut begun = None;
+    let mut while_compiling = || begun = Some(begin());
+    let warnings = compiler.compile(&source, &plan, &scratch, OBJECT, &UnitCache::none(), &mut while_compiling)?;
+    let Inspected { manifest, unproved } = begun.unwrap_or_else(begin)?.finish(INSPECT_TIMEOUT)?;
     source.check_name(&manifest.name)?;
     verify::check(&manifest)?;
     let unproved = if plan.is_object() { shared_object::unproved(&unproved) } else { String::new() };
@@ -98,7 +100,7 @@ pub fn build_tests(
     let compiler = Compiler::new(sdk::unpack(dir)?, COMPILE_TIMEOUT, Allowed::All).with_objects(Some(usize::MAX));
     let preload = compiler.preload(instruments).map_err(DeployError::Compile)?;
     let plan = compiler.plan_with(&source, fields, instruments)?;
-    let warnings = compiler.compile(&source, &plan, &scratch, OBJECT, &UnitCache::none())?;
+    let warnings = compiler.compile(&source, &plan, &scratch, OBJECT, &UnitCache::none(), &mut || {})?;
     let (settings, files) = match &source {
         Source::Project(project) => {
             let files = project.files.keys().filter(|path| !project::is_for_tests(path)).cloned();

@@ -4,6 +4,7 @@
 //! published whole by one atomic store.
 
 mod archive;
+mod built;
 pub mod captures;
 mod compile;
 pub mod control;

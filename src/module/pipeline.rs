@@ -1,5 +1,6 @@
 //! One deployment, step by step. Every step before publication can refuse, and then nothing has changed.
 
+use super::built::built;
 use super::compile::Plan;
 use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply};
 use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
@@ -13,14 +14,13 @@ use super::settings::Change;
 use super::signing::{self, Signature};
 use super::store::{Prepared, Record, both};
 use super::versions::{self, Version};
-use super::{mounts, owners, sanitizing, schedules, shared_object, store, verify};
+use super::{mounts, owners, sanitizing, schedules, verify};
 use crate::abi::manifest::Manifest;
 use crate::domain::LoadError;
 use crate::jobs::store::ScheduleSpec;
 use crate::logbook;
 use crossbeam::channel::RecvTimeoutError;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 /// Work for the control plane's threads.
@@ -95,7 +95,8 @@ fn deploy_read(
     signature: Option<Signature>,
 ) -> Result<Deployed, DeployError> {
     let hash = source.hash(plan.fields());
-    if let Some(same) = already_served(control, ticket, &hash, domain, &options.reach)? {
+    let name = plan.fields().source_name.as_deref();
+    if let Some(same) = already_served(control, ticket, &hash, name, domain, &options.reach)? {
         return Ok(same);
     }
     let key = control.compiler.key(source, plan);
@@ -131,10 +132,10 @@ fn deploy_read(
 }
 
 /// The key of the compilation of a version that was kept as `key`, compiled again if it was another compiler's or another
-/// SDK's: what these made need not keep to the interface of this server.
-pub(super) fn renewed(control: &ControlState, key: &str) -> Result<String, DeployError> {
+/// SDK's: what these made need not keep to the interface of this server. The source was compiled as `source_name`.
+pub(super) fn renewed(control: &ControlState, key: &str, source_name: Option<String>) -> Result<String, DeployError> {
     let source = control.store.source(key)?;
-    let plan = control.compiler.plan(&source, &SourceFields::default())?;
+    let plan = control.compiler.plan(&source, &SourceFields { source_name, ..SourceFields::default() })?;
     let renewed = control.compiler.key(&source, &plan);
     if renewed != key {
         built(control, control.ticket(), &renewed, &source, &plan, || None)?;
@@ -185,18 +186,20 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
     install(control, ticket, compiled, &manifest).map(|_| ())
 }
 
-/// The module that is made of this very source and in this domain, if one is served. Requests from before this one are
-/// superseded by it, unless the module is out of `reach`: an error.
+/// The module that is made of this very source and in this domain, if one is served under the same `name`: a client that gives
+/// no name takes any. Requests from before this one are superseded by it, unless the module is out of `reach`: an error.
 fn already_served(
     control: &ControlState,
     ticket: u64,
     hash: &str,
+    name: Option<&str>,
     domain: Option<&str>,
     reach: &Reach,
 ) -> Result<Option<Deployed>, DeployError> {
     let mut state = control.state();
     let is_it = |entry: &&mut Entry| {
-        entry.hash == hash && entry.is_running() && domain.is_none_or(|domain| domain == entry.domain)
+        let is_same = entry.hash == hash && (name.is_none() || name == entry.source_name.as_deref());
+        is_same && entry.is_running() && domain.is_none_or(|domain| domain == entry.domain)
     };
     let Some(entry) = state.entries.iter_mut().find(is_it) else { return Ok(None) };
     owners::check_reach(control, reach, &entry.manifest.name, Some(&entry.domain), &entry.domain)?;
@@ -222,77 +225,6 @@ fn served_manifest(control: &ControlState, hash: &str) -> Option<Arc<Manifest>> 
 
 /// Longest message of a version.
 const MESSAGE_BYTES_MAX: usize = 4096;
-
-/// The shared object in the directory of its compilation.
-const OBJECT: &str = "module.so";
-
-/// Sees to it that compilation `key` is in the store. Returns its warnings and its manifest, which is `known` if it was
-/// there already.
-pub(super) fn built(
-    control: &ControlState,
-    ticket: u64,
-    key: &str,
-    source: &Source,
-    plan: &Plan,
-    known: impl FnOnce() -> Option<Arc<Manifest>>,
-) -> Result<(String, Arc<Manifest>), DeployError> {
-    if let Some(warnings) = control.store.cached(key) {
-        let inspect = || {
-            let (object, preload) = (control.store.object(key), control.compiler.preload_of(plan)?);
-            let manifest = control.host.inspect(&object, &preload, control.config.inspect_timeout)?;
-            Ok::<_, DeployError>(Arc::new(manifest))
-        };
-        return Ok((warnings, known().map_or_else(inspect, Ok)?));
-    }
-    let dir = control.store.scratch().join(ticket.to_string());
-    std::fs::create_dir_all(&dir).map_err(store::at(&dir))?;
-    let result = compiled(control, &dir, key, source, plan);
-    let remove = move || _ = std::fs::remove_dir_all(&dir);
-    match result {
-        // The client need not wait for the end of some fifty files.
-        Ok((warnings, manifest)) => {
-            aside("scratch", remove);
-            Ok((warnings, Arc::new(manifest)))
-        }
-        Err(error) => {
-            remove();
-            Err(error)
-        }
-    }
-}
-
-/// Does `work` on a thread of its own, or here if there can be none.
-fn aside(name: &str, work: impl FnOnce() + Send + Clone + 'static) {
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    if thread.spawn(work.clone()).is_err() {
-        work();
-    }
-}
-
-/// Compiles `source` in `dir`, inspects the result and keeps it.
-fn compiled(
-    control: &ControlState,
-    dir: &Path,
-    key: &str,
-    source: &Source,
-    plan: &Plan,
-) -> Result<(String, Manifest), DeployError> {
-    // It gets ready while the compiler works.
-    let inspection = control.host.begin_inspection(dir, OBJECT, &control.compiler.preload_of(plan)?)?;
-    let warnings = control.compiler.compile(source, plan, dir, OBJECT, &control.units)?;
-    if plan.is_object() {
-        // The stored warnings include those of the inspection. A refused object is not kept: it cost no compilation.
-        let inspected = inspection.finish(control.config.inspect_timeout)?;
-        let warnings = warnings + &shared_object::unproved(&inspected.unproved);
-        control.store.prepare(key, source, &dir.join(OBJECT), &warnings)?.commit()?;
-        return Ok((warnings, inspected.manifest));
-    }
-    let keep = || control.store.prepare(key, source, &dir.join(OBJECT), &warnings);
-    let (kept, inspected) = both(keep, || inspection.finish(control.config.inspect_timeout))?;
-    // A refused object is kept, too: the next attempt is refused without a compilation.
-    kept?.commit()?;
-    Ok((warnings, inspected?.manifest))
-}
 
 /// A source that has been compiled.
 pub(super) struct Compiled<'a> {
@@ -350,6 +282,7 @@ pub(super) fn install(
         _ => sanitizing::domain_of(control, &name, is_sanitized, there)?,
     };
     let domain = domain.as_str();
+    let file = compiled.fields.source_name.as_deref();
     owners::check_reach(control, &compiled.reach, &name, there, domain)?;
     if let Some(remark) = current.as_ref().and_then(|current| verify::other_author(&current.manifest, manifest)) {
         compiled.warnings.push_str(&remark);
@@ -374,7 +307,9 @@ pub(super) fn install(
         Some(same)
             if same.hash == compiled.hash
                 && same.domain == domain
-                && already_served(control, ticket, compiled.hash, Some(domain), &compiled.reach)?.is_some() =>
+                // Going back to a version that differs by the name of its file alone is a change.
+                && compiled.version.as_ref().is_none_or(|wanted| wanted.number == same.version)
+                && already_served(control, ticket, compiled.hash, file, Some(domain), &compiled.reach)?.is_some() =>
         {
             deployed.unchanged = true;
             deployed.version = same.version;
@@ -452,6 +387,7 @@ fn swap_in(
     let entry = Entry {
         manifest: Arc::clone(manifest),
         hash: compiled.hash.to_owned(),
+        source_name: compiled.fields.source_name.clone(),
         domain: domain.to_owned(),
         warnings: compiled.warnings,
         ticket,

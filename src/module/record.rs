@@ -7,6 +7,7 @@ use super::store::{Prepared, Record};
 use super::versions::{self, Version};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
+use crate::logbook;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Writes what a restart needs to know, but for the commits: the list of versions with `version`, and `record`.
@@ -71,7 +72,10 @@ pub(super) fn record(
 pub(super) fn log_outcome(result: &Result<Deployed, DeployError>) {
     match result {
         Ok(done) if done.unchanged => tracing::info!("module {} is unchanged ({})", done.name, short(&done.hash)),
-        Ok(done) => tracing::info!("module {} is deployed ({})", done.name, short(&done.hash)),
+        Ok(done) => {
+            tracing::info!("module {} is deployed ({})", done.name, short(&done.hash));
+            logbook::deployed(&done.name);
+        }
         Err(error) => tracing::info!("a deployment was refused: {}", visible(&error.reason())),
     }
 }

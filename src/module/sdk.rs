@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 macro_rules! headers {
     ($($name:literal),* $(,)?) => {
@@ -63,8 +64,7 @@ pub(super) const FILES: &[(&str, &str)] = headers![
     "wafer/waferapi.h",
 ];
 
-/// SHA-256 of the whole SDK, in hexadecimal.
-pub(super) fn hash() -> String {
+static HASH: LazyLock<String> = LazyLock::new(|| {
     let mut hasher = Sha256::new();
     for (name, text) in FILES {
         hasher.update(name.as_bytes());
@@ -72,11 +72,21 @@ pub(super) fn hash() -> String {
         hasher.update(text.as_bytes());
     }
     hex(&hasher.finalize())
+});
+
+/// SHA-256 of the whole SDK, in hexadecimal.
+pub(super) fn hash() -> &'static str {
+    &HASH
+}
+
+/// The directory below `dir` that [`unpack`] writes.
+pub(super) fn dir_in(dir: &Path) -> PathBuf {
+    dir.join(format!("sdk-{}", hash().get(..16).unwrap_or_default()))
 }
 
 /// Writes the headers below `dir`, into a directory named by their hash, and returns that.
 pub(super) fn unpack(dir: &Path) -> io::Result<PathBuf> {
-    let target = dir.join(format!("sdk-{}", hash().get(..16).unwrap_or_default()));
+    let target = dir_in(dir);
     std::fs::create_dir_all(&target)?;
     for (name, text) in FILES {
         let path = target.join(name);

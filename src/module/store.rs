@@ -235,11 +235,17 @@ impl Store {
     /// The domain the version `hash` was last deployed into.
     pub(super) fn domain_of(&self, hash: &str) -> String {
         let text = fs::read_to_string(self.reference(hash)).unwrap_or_default();
-        text.lines().nth(1).unwrap_or(DEFAULT_DOMAIN).to_owned()
+        text.lines().nth(1).filter(|domain| !domain.is_empty()).unwrap_or(DEFAULT_DOMAIN).to_owned()
     }
 
-    /// The file that says of the version `hash` which compilation it is, and in a second line its domain, if that is
-    /// not the default one.
+    /// The name that the source of the version `hash` was compiled under, if it was its author's.
+    pub(super) fn source_name_of(&self, hash: &str) -> Option<String> {
+        let text = fs::read_to_string(self.reference(hash)).ok()?;
+        text.lines().nth(2).map(str::to_owned)
+    }
+
+    /// The file that says of the version `hash` which compilation it is. A second line names its domain, if that is not the
+    /// default one; a third line is the name that the source was compiled under.
     fn reference(&self, hash: &str) -> PathBuf {
         self.objects().join(format!("{hash}.ref"))
     }
@@ -248,7 +254,10 @@ impl Store {
     pub(super) fn prepare_record(&self, record: &Record) -> io::Result<Prepared> {
         // First: a job of this version may be made as soon as it is served.
         let domain = Some(&record.domain).filter(|domain| *domain != DEFAULT_DOMAIN);
-        let reference = domain.map_or_else(|| record.key.clone(), |domain| format!("{}\n{domain}", record.key));
+        let mut reference = domain.map_or_else(|| record.key.clone(), |domain| format!("{}\n{domain}", record.key));
+        if let Some(name) = &record.fields.source_name {
+            reference = format!("{}\n{}\n{name}", record.key, domain.map_or("", String::as_str));
+        }
         let text = serde_json::to_vec_pretty(record)?;
         let (record, referred) = both(
             || Aside::write(&self.record_path(&record.name), &text),
@@ -525,6 +534,16 @@ mod tests {
         let domains: Vec<String> = store.records().unwrap().into_iter().map(|record| record.domain).collect();
         assert_eq!(domains, ["image", DEFAULT_DOMAIN]);
         assert_eq!((store.key_of("h").unwrap().as_str(), store.domain_of("h").as_str()), ("k", "image"));
+        let fields = SourceFields { source_name: Some("a.c".to_owned()), ..SourceFields::default() };
+        let named = Record { hash: "n".into(), fields, ..record("named", 3) };
+        commit(&store, &named);
+        assert_eq!(
+            (store.domain_of("n").as_str(), store.source_name_of("n").as_deref()),
+            (DEFAULT_DOMAIN, Some("a.c"))
+        );
+        commit(&store, &Record { domain: "image".into(), ..named });
+        assert_eq!((store.domain_of("n").as_str(), store.source_name_of("n").as_deref()), ("image", Some("a.c")));
+        assert_eq!((store.key_of("n").unwrap().as_str(), store.source_name_of("h")), ("k", None));
         // As it was written before there were domains, and still is for the default one.
         fs::write(dir.path().join(".objects/o.ref"), "key").unwrap();
         assert_eq!((store.key_of("o").unwrap().as_str(), store.domain_of("o").as_str()), ("key", DEFAULT_DOMAIN));

@@ -75,6 +75,7 @@ impl Version {
             "message": self.message,
             "domain": self.domain,
             "language": self.fields.language.as_deref().unwrap_or("c"),
+            "file": self.fields.source_name,
             "libraries": libraries,
             "sanitize": self.fields.sanitize,
             "warnings": self.warnings,

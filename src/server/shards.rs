@@ -208,5 +208,6 @@ fn shard_limits(config: &Config) -> ShardLimits {
         cors_methods: config.cors_allow_methods.clone(),
         cors_headers: config.cors_allow_headers.clone(),
         cors_max_age_s: config.cors_max_age_s,
+        dev: config.projects.dev,
     }
 }

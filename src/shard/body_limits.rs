@@ -3,7 +3,8 @@
 use super::Shard;
 use super::conn::Conn;
 use super::requests::Origin;
-use crate::abi::manifest::RouteDecl;
+use crate::abi::manifest::{BodyLimitOf, RouteDecl};
+use crate::admin;
 use crate::module::table::RouteMatch;
 use crate::net::Connections;
 use crate::proto::http1::{Method, RequestView};
@@ -34,7 +35,7 @@ impl Shard {
                     self.admin.too_large(view, origin.client, limit);
                     Err(own_too_large(limit))
                 } else {
-                    Err(too_large(limit))
+                    Err(self.too_large(limit, self.declared(view)))
                 }
             }
             _ => Ok(limit),
@@ -52,6 +53,39 @@ impl Shard {
             _ => None,
         };
         found.unwrap_or(self.limits.body_bytes_max)
+    }
+
+    /// The route that `view` is for, as its module declares it; `None` while the module is swapped, too.
+    pub(super) fn declared(&self, view: &RequestView<'_>) -> Option<&RouteDecl> {
+        let table = self.snapshot.table();
+        let RouteMatch::Found { module, route } = table.route(view.method().as_str(), view.path()) else { return None };
+        table.modules().get(module)?.manifest().routes.get(route)
+    }
+
+    /// The answer to a body of more than `limit` bytes for `route` (RFC 9110 §15.5.14): which limit it is, and where it is set.
+    pub(super) fn too_large(&self, limit: usize, route: Option<&RouteDecl>) -> ServerAnswer {
+        let whose = match route.map_or(BodyLimitOf::Server, RouteDecl::body_limit_of) {
+            BodyLimitOf::Project => "the limit of its project: body_bytes in [limits] of module.toml",
+            BodyLimitOf::Route if route.and_then(RouteDecl::body_bytes_max).is_some_and(|own| own > limit) => {
+                "the operator's limit for routes with CWEB_BODY_MIB(n): --route-body-bytes-max"
+            }
+            BodyLimitOf::Route => "the limit of this route: CWEB_BODY_MIB(n) in its flags",
+            BodyLimitOf::Server => {
+                "the limit of this server: --body-bytes-max; a route takes more with CWEB_BODY_MIB(n) in its flags, up to the operator's \
+                 --route-body-bytes-max"
+            }
+        };
+        ServerAnswer::text(413, format!("the body is larger than {limit} bytes, {whose}\n"))
+    }
+
+    /// The answer to a body that has turned out to be too large while it came.
+    pub(super) fn grown_too_large(&self, view: &RequestView<'_>) -> ServerAnswer {
+        if admin::owns(view.path()) {
+            return own_too_large(self.limits.own_body_bytes_max);
+        }
+        let route = self.declared(view);
+        let limit = route.map_or(self.limits.body_bytes_max, |route| self.limits.route_body_bytes_max(route));
+        self.too_large(limit, route)
     }
 
     /// Counts what has arrived of a body that is not complete. Too much of all together: this connection is answered 503.
@@ -73,19 +107,7 @@ impl Shard {
     }
 }
 
-/// RFC 9110 §15.5.14
-pub(super) fn too_large(limit: usize) -> ServerAnswer {
-    ServerAnswer::text(
-        413,
-        format!(
-            "the body is larger than {limit} bytes; a route takes more with CWEB_BODY_MIB(n) in its flags, up to the \
-             operator's --route-body-bytes-max, and all routes with --body-bytes-max; body_bytes in [limits] of module.toml lowers all of \
-             them\n"
-        ),
-    )
-}
-
-/// The same of a request for one of the server's own paths.
+/// The same answer to a request for one of the server's own paths.
 fn own_too_large(limit: usize) -> ServerAnswer {
     ServerAnswer::text(
         413,

@@ -3,6 +3,7 @@
 use super::admission::Place;
 use super::flows::Flow;
 use super::limits::ShardLimits;
+use super::traces::Trace;
 use super::uploads::ConnUpload;
 use crate::domain::call::{AnswerMeta, OwnedRequest};
 use crate::net::{Attached, ConnId, Peer};
@@ -122,6 +123,8 @@ pub(super) struct Conn {
     pub(super) upload: Option<Box<ConnUpload>>,
     /// The head of such a request is complete, and it is not its turn yet; whether the client waits for `100 Continue`.
     pub(super) stream_waits: Option<bool>,
+    /// Requests that are to be told when they are answered; see [`super::traces`].
+    pub(super) traces: Vec<Trace>,
 }
 
 /// A peer slower than this is treated like one that does nothing: each byte pays for two milliseconds, so that a byte now
@@ -185,6 +188,7 @@ impl Conn {
             place: Place::Client,
             upload: None,
             stream_waits: None,
+            traces: Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use super::Shard;
 use super::conn::{Conn, Slot};
+use super::traces;
 use crate::domain::stream::{Answer, Framing, Next, StreamBegin};
 use crate::net::{ConnId, Connections, Lent, Outbox};
 use crate::proto::http1::checked_trailers;
@@ -134,8 +135,10 @@ impl Shard {
         let Some(conn) = self.conn(id) else { return }; // Dropping the answer tells its writer.
         let Some(slot) = conn.slot_mut(seq) else { return };
         let Slot::Running { safe, .. } = *slot else { return };
+        let told = head.get(..traces::STATUS_BYTES).map(<[u8]>::to_vec);
         let head = Some(head);
         *slot = Slot::Flow(Box::new(Flow { head, framing, keep_alive, answer, broken: false, returned: false, safe }));
+        traces::streams(conn, seq, &told.unwrap_or_default());
         self.advance(connections, id);
     }
 

@@ -10,7 +10,7 @@ use super::requests::{Begun, Origin};
 use super::streams::{is_event_stream_of, push_chunk, push_events_head};
 use crate::admin::{LogsQuery, log_line, logs_query};
 use crate::domain::inbox::{Inbox, Message};
-use crate::logbook::{self, Batch, Watcher};
+use crate::logbook::{self, Batch, From, Watcher};
 use crate::net::{ConnId, Connections};
 use crate::proto::http1::RequestView;
 use crate::server_response::{Meta, ServerAnswer, shutting_down};
@@ -35,6 +35,7 @@ struct LogStream {
     watch: u64,
     /// The number of the last line sent.
     last: u64,
+    from: From,
     /// The head of the answer has been sent.
     begun: bool,
     /// It goes on once the client has taken what is unsent.
@@ -101,13 +102,19 @@ impl Shard {
             return Begun::Answered;
         }
         let LogsQuery { module, from } = query;
+        self.begin_lines(origin, module, from, meta)
+    }
+
+    /// Begins a stream of the lines of `module`, which need not be there.
+    pub(super) fn begin_lines(&mut self, origin: &Origin, module: String, from: From, meta: Meta) -> Begun {
         let key = self.logs.next_key;
         self.logs.next_key += 1;
         let inbox = Arc::clone(&self.inbox);
         let bell = self.logs.bell.get_or_insert_with(|| Arc::new(Bell { inbox, rung: AtomicBool::new(false) }));
         let (watch, last) = logbook::watch(&module, from, Arc::clone(bell) as _);
         let (conn, beat_ms) = (origin.id, self.now_ms);
-        let stream = LogStream { conn, meta, module, watch, last, begun: false, behind: false, ended: false, beat_ms };
+        let stream =
+            LogStream { conn, meta, module, watch, last, from, begun: false, behind: false, ended: false, beat_ms };
         self.logs.states.insert(key, stream);
         self.inbox.push(Message::LogsReady { conn, seq: origin.seq, stream: key });
         Begun::Running { expected: 0 }
@@ -228,7 +235,11 @@ impl LogStream {
             }
             self.last = batch.last;
             if let Some(outbox) = connections.outbox(self.conn) {
-                push_chunk(outbox.buffer(), events(&batch).as_bytes(), self.meta.http_1_0);
+                let text = events(&batch, self.from);
+                // A chunk without bytes would end the answer.
+                if !text.is_empty() {
+                    push_chunk(outbox.buffer(), text.as_bytes(), self.meta.http_1_0);
+                }
             }
         }
     }
@@ -245,12 +256,12 @@ impl LogStream {
 }
 
 /// The lines as events: `lost` with the number of lines that are missing before them, then one for each line.
-fn events(batch: &Batch) -> String {
+fn events(batch: &Batch, from: From) -> String {
     let mut out = String::new();
     if batch.lost > 0 {
         let _ = write!(out, "event: lost\ndata: {}\n\n", serde_json::json!({ "lost": batch.lost }));
     }
-    for line in &batch.lines {
+    for line in batch.lines.iter().filter(|line| from.wants(line)) {
         let _ = write!(out, "id: {}\ndata: {}\n\n", line.id, log_line(line));
     }
     out

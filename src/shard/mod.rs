@@ -16,6 +16,7 @@ mod limits;
 mod logs;
 mod memory;
 mod own_uploads;
+mod pages;
 mod peers;
 mod pongs;
 mod requests;
@@ -25,6 +26,7 @@ mod snapshot;
 mod sockets;
 mod streams;
 mod timeouts;
+mod traces;
 mod uploads;
 
 pub use limits::ShardLimits;

@@ -2,12 +2,12 @@
 
 use super::Shard;
 use super::admission::too_many;
-use super::body_limits::too_large;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
 use super::error_responses::no_modules_here;
 use super::feeds::is_events_socket;
 use super::memory::no_memory;
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
+use super::traces;
 use super::uploads::Gathering;
 use crate::abi::manifest::RouteDecl;
 use crate::admin::{self, Client, Who};
@@ -149,10 +149,8 @@ impl Shard {
                     view.peer = conn.peer.ip();
                     self.stats.request();
                     let safe = view.method().is_safe();
-                    // A stream of events ends with its connection.
-                    let streams = origin.serves != Serves::Modules
-                        && (Self::asks_for_events(&view) || Self::asks_for_logs(&view));
-                    let last = !view.keep_alive() || origin.last || streams;
+                    let trace = self.trace(connections, &origin, &view);
+                    let last = self.ends_connection(&origin, &view);
                     let slot = if owed && !safe {
                         Some(self.wait(&origin, &view, safe))
                     } else {
@@ -162,6 +160,7 @@ impl Shard {
                     if conn.slots.is_empty() {
                         conn.first_seq += 1;
                     }
+                    traces::begun(connections, conn, trace);
                     conn.continue_owed = false;
                     if std::mem::replace(&mut conn.partial, Partial::None) == Partial::Body {
                         conn.decoder.release();
@@ -177,6 +176,14 @@ impl Shard {
             }
         }
         at
+    }
+
+    /// Whether the connection ends with the answer to `view`.
+    fn ends_connection(&self, origin: &Origin, view: &RequestView<'_>) -> bool {
+        // A stream of events ends with its connection.
+        let is_own_stream =
+            origin.serves != Serves::Modules && (Self::asks_for_events(view) || Self::asks_for_logs(view));
+        !view.keep_alive() || origin.last || is_own_stream || self.is_for_pages(view.path())
     }
 
     /// A request is not complete: `consumed` bytes of it were taken just now, and `left` wait for what follows them.
@@ -282,6 +289,9 @@ impl Shard {
         if origin.is_for_server(path) {
             return self.begin_admin(origin, view, out);
         }
+        if self.is_for_pages(path) {
+            return self.begin_pages(origin, view, out);
+        }
         if origin.serves == Serves::Admin {
             no_modules_here().encode(&self.meta(origin, view), out);
             return Begun::Answered;
@@ -325,7 +335,7 @@ impl Shard {
         if !view.body.is_empty() {
             let limit = declared.map_or(0, |route| self.limits.route_body_bytes_max(route));
             if view.body.len() > limit {
-                too_large(limit).encode(&self.meta(origin, view), out);
+                self.too_large(limit, declared).encode(&self.meta(origin, view), out);
                 return Begun::Answered;
             }
         }
@@ -460,7 +470,7 @@ impl Shard {
     /// Framing is lost: answer after what is owed, then close.
     fn reject(&mut self, connections: &mut Connections, conn: &mut Conn, error: &RequestError, head_only: bool) {
         let answer = match error {
-            RequestError::BodyTooLarge => too_large(self.limits.http.body_bytes_max),
+            RequestError::BodyTooLarge => self.grown_too_large(&conn.decoder.head_view()),
             error => ServerAnswer::text(error.status(), format!("{error}\n")),
         };
         self.answer_last(connections, conn, &answer, head_only);

@@ -4,6 +4,7 @@ use super::Shard;
 use super::conn::{Conn, Slot, Upgrade};
 use super::handshakes::is_accepted;
 use super::requests::Begun;
+use super::traces;
 use crate::domain::call::OwnedRequest;
 use crate::net::{Attached, ConnId, Connections};
 use crate::proto::http1::close_after;
@@ -56,6 +57,7 @@ impl Shard {
         while let Some(slot) = conn.slots.pop_front() {
             match slot {
                 Slot::Ready { bytes, lent, .. } => {
+                    traces::answered(&mut conn, &bytes);
                     conn.first_seq += 1;
                     conn.last_active_ms = self.now_ms;
                     if let Some(outbox) = connections.outbox(id) {
@@ -73,6 +75,7 @@ impl Shard {
                     conn.first_seq += 1;
                 }
                 Slot::Opening { bytes, request } => {
+                    traces::answered(&mut conn, &bytes);
                     conn.first_seq += 1;
                     conn.last_active_ms = self.now_ms;
                     let deflate = Deflate::of_answer(&bytes);
@@ -129,7 +132,12 @@ impl Shard {
         let origin = self.origin(conn, conn.first_seq);
         let begun = {
             let outbox = connections.outbox(conn.id)?;
-            self.begin(&origin, &request.view(), outbox.buffer())
+            let at = outbox.buffer().len();
+            let begun = self.begin(&origin, &request.view(), outbox.buffer());
+            if matches!(begun, Begun::Answered | Begun::Attached(_)) {
+                traces::answered(conn, outbox.buffer().get(at..).unwrap_or_default());
+            }
+            begun
         };
         match begun {
             Begun::Answered => None,

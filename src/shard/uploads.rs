@@ -5,12 +5,12 @@
 
 use super::Shard;
 use super::admission::too_many;
-use super::body_limits::too_large;
 use super::conn::{Conn, Partial, Slot, credited};
 use super::memory::no_memory;
 use super::own_uploads::BodySink;
 use super::requests::{Begun, Origin};
 use super::snapshot::ShardGen;
+use super::traces;
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{Call, GenerationRef, OwnedRequest, Task};
 use crate::domain::stream::{CallSlot, Full, NoSlot, StreamStart, Upload};
@@ -80,7 +80,7 @@ impl Shard {
         }
         match self.takes_pieces(origin, view) {
             Some(Some(limit)) if announced.is_some_and(|length| length > limit) => {
-                return Gathering::Refused(too_large(limit));
+                return Gathering::Refused(self.too_large(limit, self.declared(view)));
             }
             Some(_) => return Gathering::Pieces,
             None => {}
@@ -155,6 +155,7 @@ impl Shard {
         let head_only = view.method() == Method::Head;
         let safe = view.method().is_safe();
         let request = OwnedRequest::copy(&view);
+        let trace = self.trace(connections, &origin, &view);
         self.stats.request();
         conn.stream_waits = None;
         conn.continue_owed = false;
@@ -174,6 +175,7 @@ impl Shard {
         let stream = StreamStart { slot, length: announced.map(|length| length as u64), expects_continue };
         self.submit_stream(&generation, &origin, route, request, meta, stream);
         conn.slots.push_back(Slot::Running { safe, expected: 0 });
+        traces::begun(connections, conn, trace);
         conn.last_request_seen = last;
         true
     }
@@ -260,7 +262,7 @@ impl Shard {
     ) -> Begun {
         let limit = generation.route(route).and_then(RouteDecl::body_bytes_max);
         if let Some(limit) = limit.filter(|limit| view.body.len() > *limit) {
-            too_large(limit).encode(&self.meta(origin, view), out);
+            self.too_large(limit, generation.route(route)).encode(&self.meta(origin, view), out);
             return Begun::Answered;
         }
         let slot = match self.stream_slot(generation) {

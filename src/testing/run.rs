@@ -199,6 +199,7 @@ impl Setup {
         // Ends all that it has started too, so that the reader comes to an end.
         let status = inspect::end(&mut child, timed_out)?;
         let output = reader.join().ok().flatten().unwrap_or_default();
+        let output = if self.valgrind.is_some() { tools::without_own_frames(&output) } else { output };
         let told = report.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Ok(Ended { told, status: Some(status), timed_out, output })
     }

@@ -54,6 +54,38 @@ pub fn valgrind(policy: &Policy, valgrind: &Path, arguments: &[&OsStr]) -> io::R
     Ok(command)
 }
 
+/// How functions of the server begin in a frame of valgrind's.
+const OWN_FRAMES: [&str; 13] = [
+    "cweb::",
+    "<cweb::",
+    "std::",
+    "<std::",
+    "core::",
+    "<core::",
+    "alloc::",
+    "handle_below",
+    "run_handler",
+    "guarded",
+    "cwebn_",
+    "start_thread",
+    "clone",
+];
+
+/// What valgrind has printed, without frames of the server's own functions and without the names of its threads: no author can
+/// do anything about those.
+pub(super) fn without_own_frames(output: &str) -> String {
+    let said =
+        |line: &str| line.strip_prefix("==").and_then(|line| line.split_once("== ")).map(|(_, said)| said.to_owned());
+    let is_own = |line: &&str| {
+        let Some(said) = said(line) else { return false };
+        let said = said.trim_start();
+        let function = ["at 0x", "by 0x"].iter().find_map(|begin| said.strip_prefix(begin)?.split_once(": "));
+        let is_frame = function.is_some_and(|(_, name)| OWN_FRAMES.iter().any(|own| name.starts_with(own)));
+        is_frame || said.starts_with("Thread ") && said.ends_with(':')
+    };
+    output.lines().filter(|line| !is_own(line)).map(|line| format!("{line}\n")).collect()
+}
+
 /// The line of what a process has printed that says best what a tool has found.
 pub(super) fn finding(output: &str) -> Option<String> {
     let has = |words: &'static str| move |line: &&str| line.contains(words);
@@ -83,6 +115,12 @@ mod tests {
         assert_eq!(finding("x\n==9== \n==9== Invalid read of size 4\n").unwrap(), "Invalid read of size 4");
         assert_eq!(finding("==9== Thread 3 pool-0:\n==9== Invalid write\n").unwrap(), "Invalid write");
         assert_eq!(finding("nothing"), None);
+        let said = "==9== Thread 3 pool-0:\n==9== Invalid write\n==9==    at 0x5A: unset (a.c:3)\n==9==    by 0x1: handle_below (call.c:3)\n\
+                    ==9==    by 0x2: cweb::x::y (z.rs:1)\nprinted: by 0x1: std::x\n";
+        assert_eq!(
+            without_own_frames(said),
+            "==9== Invalid write\n==9==    at 0x5A: unset (a.c:3)\nprinted: by 0x1: std::x\n"
+        );
         assert!(find("no-such-program", "p").unwrap_err().contains("apt-get install p"));
     }
 }

@@ -55,7 +55,7 @@ pub struct Module {
     size: c_int,
     websockets: [[usize; 5]; 64],
     ws_size: c_int,
-    jobs: [[usize; 8]; 64],
+    jobs: [[usize; 10]; 64],
     job_size: c_int,
     onload: usize,
     unload: usize,
@@ -65,8 +65,8 @@ pub struct Module {
 }
 
 // As a C compiler lays them out for a 64-bit machine.
-const _: () = assert!(size_of::<Module>() == 13880 && offset_of!(Module, size) == 6912);
-const _: () = assert!(offset_of!(Module, jobs) == 9488 && offset_of!(Module, mounts) == 13608);
+const _: () = assert!(size_of::<Module>() == 14904 && offset_of!(Module, size) == 6912);
+const _: () = assert!(offset_of!(Module, jobs) == 9488 && offset_of!(Module, mounts) == 14632);
 const _: () = assert!(offset_of!(Request, path) == 16 && offset_of!(Response, body) == 16);
 
 // SAFETY: the pointers are to constant texts, and nobody writes to it.
@@ -110,7 +110,7 @@ pub static config: Module = Module {
     size: 1,
     websockets: [[0; 5]; 64],
     ws_size: 0,
-    jobs: [[0; 8]; 64],
+    jobs: [[0; 10]; 64],
     job_size: 0,
     onload: 0,
     unload: 0,

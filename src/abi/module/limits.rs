@@ -21,6 +21,10 @@ pub fn source(limits: &Limits) -> String {
     )
 }
 
+/// Names of the limits and the highest value of each, as `module.toml` allows; 0: no limit.
+const MOST: [(&str, u64); WORDS - 1] =
+    [("handler_time_ms", 4_095_000), ("body_bytes", 2_147_483_647), ("job_concurrency", 1_000_000)];
+
 /// Lowers the limits that the module declares to those in `library`, if it has any.
 pub(super) fn apply(library: &Library, manifest: &mut Manifest) {
     // SAFETY: only the address is taken here.
@@ -33,7 +37,17 @@ pub(super) fn apply(library: &Library, manifest: &mut Manifest) {
     // then stays in the same object, or faults in the process of the inspection, which reads the symbol first.
     let [count, handler_time_ms, body_bytes, job_concurrency] = unsafe { words.read_unaligned() };
     if usize::try_from(count) != Ok(WORDS) {
+        manifest.problems.push(format!(
+            "cweb_module_limits says that it has {count} words, and this server knows {WORDS}: the count, handler_time_ms, body_bytes, \
+             job_concurrency; leave the symbol out for no limits"
+        ));
         return;
+    }
+    for ((name, most), value) in MOST.iter().zip([handler_time_ms, body_bytes, job_concurrency]) {
+        if value > *most {
+            let range = format!("it must be from 1 to {most}, or 0 for no limit");
+            manifest.problems.push(format!("cweb_module_limits: {name} = {value} can't be a limit: {range}"));
+        }
     }
     let limits =
         Limits { handler_time_ms, body_bytes, job_concurrency: u32::try_from(job_concurrency).unwrap_or(u32::MAX) };

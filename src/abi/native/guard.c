@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include "native.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -533,6 +534,21 @@ void cwebn_guard_rethrow(const struct cwebn_fault *fault) {
     *guard->fault = *fault;
     innermost = guard->outer;
     siglongjmp(guard->env, 1);
+}
+
+/*
+ * exit(3) for the whole process. The program exports the symbol (build.rs), so a shared object that was built without the server
+ * calls this one: in a call of a module it ends that call, as cweb_host.h does it in compiled modules. Everywhere else it is libc's.
+ */
+__attribute__((noreturn, visibility("default"))) void exit(int code) {
+    if (cwebn_guard_active()) {
+        cwebn_guard_exit(code);
+    }
+    void (*libcs)(int) = (void (*)(int))dlsym(RTLD_NEXT, "exit");
+    if (libcs != NULL) {
+        libcs(code);
+    }
+    _exit(code);
 }
 
 void cwebn_guard_exit(int code) {

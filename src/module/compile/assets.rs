@@ -10,13 +10,12 @@ use std::path::Path;
 const DIR: &str = ".cweb/assets";
 /// The source that carries them.
 pub(super) const SOURCE: &str = ".cweb/assets.c";
+/// What it becomes.
+pub(super) const OBJECT: &str = ".cweb/assets.o";
 
-/// Writes the assets and the source that carries them below `dir`. Whether there are any.
-pub(super) fn write(project: &Project, dir: &Path) -> io::Result<bool> {
+/// Writes the assets and the source that carries them below `dir`.
+pub(super) fn write(project: &Project, dir: &Path) -> io::Result<()> {
     let paths = project.assets();
-    if paths.is_empty() {
-        return Ok(false);
-    }
     fs::create_dir_all(dir.join(DIR))?;
     let mut text = String::from("#include <cweb_asset.h>\n");
     let mut table = String::new();
@@ -35,6 +34,5 @@ pub(super) fn write(project: &Project, dir: &Path) -> io::Result<bool> {
         let _ = writeln!(table, "    {{\"{name}\", cweb_a{number}, {}}},", bytes.len());
     }
     let _ = write!(text, "const struct cweb_asset_entry cweb_asset_table[] = {{\n{table}    {{0, 0, 0}},\n}};\n");
-    fs::write(dir.join(SOURCE), text)?;
-    Ok(true)
+    fs::write(dir.join(SOURCE), text)
 }

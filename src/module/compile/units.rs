@@ -6,12 +6,17 @@ use super::super::project::Project;
 use super::super::sdk;
 use super::plan::{Plan, Unit};
 use super::{Compiler, assets};
+use crate::domain::sandbox::Policy;
 use crate::domain::sandbox::program::{self, Held};
 use crate::net;
+use rustix::process::{Pid, Signal, kill_process_group};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -44,6 +49,11 @@ impl UnitCache {
 
     fn path(&self, key: &str) -> Option<PathBuf> {
         self.dir.as_ref().map(|dir| dir.join(key))
+    }
+
+    /// Whether the object `key` is there.
+    fn has(&self, key: &str) -> bool {
+        self.path(key).is_some_and(|path| path.with_extension("o").exists())
     }
 
     /// Copies the object `key` to `target`, and returns the warnings that it was made with.
@@ -98,6 +108,28 @@ struct UnitBuild<'a> {
     include: Vec<String>,
     /// A hash of all files that units may include.
     headers: String,
+    /// Compilers that work already, by the numbers of their units.
+    started: Mutex<BTreeMap<usize, Started>>,
+}
+
+/// A compiler that works. Dropping it ends it.
+struct Started(Option<Child>);
+
+impl Started {
+    fn take(mut self) -> Option<Child> {
+        self.0.take()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let Some(mut child) = self.0.take() else { return };
+        // It is not reaped yet, so its number, which is its group's, can't name another.
+        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = child.wait();
+    }
 }
 
 impl UnitBuild<'_> {
@@ -113,19 +145,28 @@ impl Compiler {
         &self,
         project: &Project,
         plan: &Plan,
-        dir: &Path,
-        target: &str,
+        (dir, target): (&Path, &str),
         cache: &UnitCache,
         deadline: Instant,
+        begun: &mut dyn FnMut(),
     ) -> Result<String, DeployError> {
+        let (include, headers, sdk) = (include_flags(project), headers_of(project, plan), sdk::dir_in(dir));
+        let started = Mutex::default();
+        let work = UnitBuild { project, plan, dir, sdk: &sdk, cache, deadline, include, headers, started };
+        let order = self.order(&work);
+        // The compilers get their sandboxes while the files are written, and work from then on: on a machine with few cores
+        // everything else that starts now would hold them up.
+        let held = self.first_compilers(&work, &order)?;
+        let linker = if held.is_empty() { Some(self.linker(&work, target)?) } else { None };
         write_files(project, plan, dir)?;
         fs::create_dir_all(dir.join(DIR))?;
-        let sdk = sdk::unpack(dir)?;
+        sdk::unpack(dir)?;
         self.hand_over(dir)?;
-        let (include, headers) = (include_flags(project), headers_of(project, plan));
-        let work = UnitBuild { project, plan, dir, sdk: &sdk, cache, deadline, include, headers };
-        let linker = self.linker(&work, target)?;
-        let mut warnings = self.all_units(&work)?;
+        *work.started.lock().unwrap_or_else(PoisonError::into_inner) =
+            held.into_iter().map(|(number, held)| (number, Started(held.let_go()))).collect();
+        let linker = linker.map_or_else(|| self.linker(&work, target), Ok)?;
+        begun();
+        let mut warnings = self.all_units(&work, &order.units)?;
         self.assets(&work)?;
         warnings.push_str(&self.link(&work, linker)?);
         self.take_back(&dir.join(target))?;
@@ -136,17 +177,17 @@ impl Compiler {
     ///
     /// # Errors
     /// The messages of all units together, if one is refused.
-    fn all_units(&self, work: &UnitBuild<'_>) -> Result<String, DeployError> {
-        let units = work.plan.units();
+    fn all_units(&self, work: &UnitBuild<'_>, units: &[usize]) -> Result<String, DeployError> {
         let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::new());
         let run = || {
-            while let Some((number, unit)) = take_next(&next, units) {
+            while let Some(number) = take_next(&next, units) {
+                let Some(unit) = work.plan.units().get(number) else { continue };
                 let result = self.unit(work, number, unit);
                 results.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
             }
         };
-        let workers = thread::available_parallelism().map_or(2, usize::from).min(PARALLEL_MAX).min(units.len());
+        let workers = workers().min(units.len());
         thread::scope(|scope| {
             for _ in 1..workers {
                 // Without another thread this one does all.
@@ -175,22 +216,65 @@ impl Compiler {
     }
 
     fn unit(&self, work: &UnitBuild<'_>, number: usize, unit: &Unit) -> Result<String, DeployError> {
-        let object = object(number);
-        let key = self.unit_key(work, unit);
-        if let Some(warnings) = work.cache.take(&key, &work.dir.join(&object)) {
-            return Ok(warnings);
-        }
+        let (key, object) = (self.unit_key(work, unit), work.dir.join(object(number)));
+        let started = work.started.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         let language = unit.reading.language();
-        let cflags = work.plan.unit_cflags(unit, &work.include);
-        let recipe = unit.reading.unit_recipe();
-        let mut command = self.command(work.sdk, language, &cflags, Some(&recipe), program::command)?;
-        command.args(["-c", "-o", &object, &unit.path]).current_dir(work.dir);
-        let warnings = self.run(command, language, work.deadline)?;
-        let object = work.dir.join(&object);
+        let child = match started.and_then(Started::take) {
+            Some(child) => child,
+            None => {
+                if let Some(warnings) = work.cache.take(&key, &object) {
+                    return Ok(warnings);
+                }
+                self.spawn(self.unit_command(work, number, unit, program::command)?, language)?
+            }
+        };
+        let warnings = self.outcome(child, language, work.deadline)?;
         // Before anything of ours reads it: the compiler may have made a link there.
         self.take_back(&object)?;
         work.cache.keep(&key, &object, &warnings);
         Ok(warnings)
+    }
+
+    /// The compiler of unit `number`; `begin` as for [`Compiler::command`].
+    fn unit_command(
+        &self,
+        work: &UnitBuild<'_>,
+        number: usize,
+        unit: &Unit,
+        begin: fn(&Policy, &OsStr) -> io::Result<Command>,
+    ) -> Result<Command, DeployError> {
+        let cflags = work.plan.unit_cflags(unit, &work.include);
+        let recipe = unit.reading.unit_recipe();
+        let mut command = self.command(work.sdk, unit.reading.language(), &cflags, Some(&recipe), begin)?;
+        command.args(["-c", "-o", &object(number), &unit.path]).current_dir(work.dir);
+        Ok(command)
+    }
+
+    /// The order in which the units are done: those that must be compiled come first.
+    fn order(&self, work: &UnitBuild<'_>) -> Order {
+        let (mut missing, mut cached) = (Vec::new(), Vec::new());
+        for (number, unit) in work.plan.units().iter().enumerate() {
+            let is_cached = work.cache.has(&self.unit_key(work, unit));
+            if is_cached { &mut cached } else { &mut missing }.push(number);
+        }
+        let missing_units = missing.len();
+        Order { units: [missing, cached].concat(), missing: missing_units }
+    }
+
+    /// Compilers for the first units that must be compiled, as many as work at once. The files need not be there yet.
+    fn first_compilers(&self, work: &UnitBuild<'_>, order: &Order) -> Result<Vec<(usize, Held)>, DeployError> {
+        // The sandbox grants the directory to the compiler's user.
+        self.hand_over(work.dir)?;
+        let first = order.units.iter().take(order.missing.min(workers()));
+        first
+            .filter_map(|number| Some((*number, work.plan.units().get(*number)?)))
+            .map(|(number, unit)| {
+                let mut command = self.unit_command(work, number, unit, program::held_command)?;
+                let held = Held::start(net::keep_descriptors_from(&mut command));
+                let held = held.map_err(|error| self.not_started(unit.reading.language(), error))?;
+                Ok((number, held))
+            })
+            .collect()
     }
 
     /// Names the object of `unit`: everything that it may be made of is part of the name.
@@ -211,14 +295,34 @@ impl Compiler {
     /// Compiles the assets, if there are any.
     fn assets(&self, work: &UnitBuild<'_>) -> Result<(), DeployError> {
         // After the units, so that none can read an asset while it is compiled: their keys know nothing of assets.
-        if !assets::write(work.project, work.dir)? {
+        if work.project.assets().is_empty() {
             return Ok(());
         }
+        let (key, object) = (self.assets_key(work), work.dir.join(assets::OBJECT));
+        if work.cache.take(&key, &object).is_some() {
+            return Ok(());
+        }
+        assets::write(work.project, work.dir)?;
         self.hand_over(work.dir)?;
         let mut command = self.command(work.sdk, Language::C, &[], None, program::command)?;
-        command.args(["-c", "-o", ".cweb/assets.o", assets::SOURCE]).current_dir(work.dir);
-        self.run(command, Language::C, work.deadline)?;
+        command.args(["-c", "-o", assets::OBJECT, assets::SOURCE]).current_dir(work.dir);
+        let child = self.spawn(command, Language::C)?;
+        let warnings = self.outcome(child, Language::C, work.deadline)?;
+        self.take_back(&object)?;
+        work.cache.keep(&key, &object, &warnings);
         Ok(())
+    }
+
+    /// Names the object of the assets.
+    fn assets_key(&self, work: &UnitBuild<'_>) -> String {
+        let mut hasher = self.hasher(work.plan);
+        hasher.update(b"assets\0");
+        for path in work.project.assets() {
+            let bytes = work.project.files.get(path).map(Vec::as_slice).unwrap_or_default();
+            hasher.update(format!("{}:{path}:{}\n", path.len(), bytes.len()));
+            hasher.update(bytes);
+        }
+        sdk::hex(&hasher.finalize())
     }
 
     /// The linker, which gets its sandbox while the units are compiled.
@@ -229,7 +333,7 @@ impl Compiler {
         command
             .arg("-shared")
             .args((0..units.len()).map(object))
-            .args((!work.project.assets().is_empty()).then_some(".cweb/assets.o"))
+            .args((!work.project.assets().is_empty()).then_some(assets::OBJECT))
             .args(["-o", target])
             .args(work.plan.link_flags(self.is_clang))
             .args(super::LINK_FLAGS)
@@ -250,10 +354,21 @@ impl Compiler {
     }
 }
 
-fn take_next<'a>(next: &AtomicUsize, units: &'a [Unit]) -> Option<(usize, &'a Unit)> {
+/// Units by their numbers in the plan.
+struct Order {
+    units: Vec<usize>,
+    /// How many of the first ones must be compiled.
+    missing: usize,
+}
+
+/// Compilers that work on one project at once.
+fn workers() -> usize {
+    thread::available_parallelism().map_or(2, usize::from).min(PARALLEL_MAX)
+}
+
+fn take_next(next: &AtomicUsize, units: &[usize]) -> Option<usize> {
     // Relaxed: the number alone is shared, and each is given out once.
-    let number = next.fetch_add(1, Ordering::Relaxed);
-    units.get(number).map(|unit| (number, unit))
+    units.get(next.fetch_add(1, Ordering::Relaxed)).copied()
 }
 
 fn object(number: usize) -> String {

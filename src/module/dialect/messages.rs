@@ -21,10 +21,10 @@ pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, St
     }
     if !reading.words().includes("cweb.h") && (unknown_type(&text, "export") || unknown_type(&text, "module_t")) {
         text.push_str("\na module includes <cweb.h>; add: #include <cweb.h>\n");
-    } else if let Some(lines) = mixed(source, refusals) {
+    } else if let Some(lines) = mixed(source, refusals, reading.file()) {
         text.push_str(&lines);
     } else if reading.language() == super::Language::C
-        && !refusals.iter().any(|(_, text)| wrong_functions(text).is_empty())
+        && !refusals.iter().any(|(_, text)| wrong_functions(text, reading.file()).is_empty())
     {
         text.push_str(
             "\na handler takes (struct cweb_context *, http_request_t *, http_response_t *), or in an older module \
@@ -45,33 +45,37 @@ fn unknown_type(text: &str, name: &str) -> bool {
 }
 
 /// Why a source is none, if it came by `curl -d @file`, which takes the line breaks out.
-pub(crate) fn without_lines(source: &[u8]) -> Option<String> {
+pub(crate) fn without_lines(source: &[u8], file: &str) -> Option<String> {
     let include = memchr::memmem::find(source, b"#include")?;
     let rest = source.get(include + b"#include".len()..).unwrap_or_default();
     let is_code = rest.contains(&b'{') || rest.contains(&b';');
     (is_code && !source.contains(&b'\n')).then(|| {
-        "module.c:1: error: the source has no line breaks; curl -d @file takes them out: use --data-binary @file or \
-         -F code=@file\n"
-            .to_owned()
+        format!(
+            "{file}:1: error: the source has no line breaks; curl -d @file takes them out: use --data-binary @file or \
+             -F code=@file\n"
+        )
     })
 }
 
 /// Lines of the tables with a function that the dialect does not take, by the compiler's messages.
-fn wrong_functions(text: &str) -> Vec<usize> {
+fn wrong_functions(text: &str, file: &str) -> Vec<usize> {
     let about =
         |line: &&str| line.contains("error: ") && line.contains("incompatible") && line.contains("pointer type");
-    text.lines().filter(about).filter_map(place).collect()
+    text.lines().filter(about).filter_map(|line| place(line, file)).collect()
 }
 
-/// The line in `module.c:LINE:…`.
-fn place(message: &str) -> Option<usize> {
-    let (_, rest) = message.split_once("module.c:")?;
+/// The line in `FILE:LINE:…`.
+fn place(message: &str, file: &str) -> Option<usize> {
+    let (_, rest) = message.split_once(&format!("{file}:"))?;
     rest.split(':').next()?.parse().ok()
 }
 
 /// A module is of one kind: when each dialect refuses other lines of its tables, both kinds are there.
-fn mixed(source: &[u8], refusals: &[(Dialect, String)]) -> Option<String> {
-    let by = |dialect| refusals.iter().find(|(other, _)| *other == dialect).map(|(_, text)| wrong_functions(text));
+fn mixed(source: &[u8], refusals: &[(Dialect, String)], file: &str) -> Option<String> {
+    let by = |dialect| {
+        let found = refusals.iter().find(|(other, _)| *other == dialect);
+        found.map(|(_, text)| wrong_functions(text, file))
+    };
     let (with_three, with_two) = (by(Dialect::TwoArguments)?, by(Dialect::ThreeArguments)?);
     let only = |lines: &[usize], others: &[usize]| -> Vec<usize> {
         lines.iter().copied().filter(|line| !others.contains(line)).collect()
@@ -84,7 +88,7 @@ fn mixed(source: &[u8], refusals: &[(Dialect, String)]) -> Option<String> {
         let line_of = |number: usize| source.split(|&byte| byte == b'\n').nth(number.saturating_sub(1));
         let text = |number: &usize| {
             let line = String::from_utf8_lossy(line_of(*number).unwrap_or_default()).trim().to_owned();
-            format!("module.c:{number}: {line}\n")
+            format!("{file}:{number}: {line}\n")
         };
         lines.iter().map(text).collect()
     };
@@ -200,9 +204,10 @@ mod tests {
 
     #[test]
     fn a_source_without_line_breaks() {
-        assert!(without_lines(b"/* a */#include <cweb.h>int x;").is_some());
-        assert!(without_lines(b"#include <cweb.h>\nint x;").is_none());
-        assert!(without_lines(b"#include <cweb.h>").is_none() && without_lines(b"int x;").is_none());
+        let said = |source: &[u8]| without_lines(source, "m.c");
+        assert!(said(b"/* a */#include <cweb.h>int x;").unwrap().starts_with("m.c:1: error"));
+        assert!(said(b"#include <cweb.h>\nint x;").is_none());
+        assert!(said(b"#include <cweb.h>").is_none() && said(b"int x;").is_none());
     }
 
     #[test]
@@ -212,10 +217,10 @@ mod tests {
         };
         let source = b"1\n{two},\n{three},\n";
         let refusals = [(Dialect::ThreeArguments, message(2, "a")), (Dialect::TwoArguments, message(3, "b"))];
-        let text = mixed(source, &refusals).unwrap();
+        let text = mixed(source, &refusals, "module.c").unwrap();
         assert!(text.contains("…):\nmodule.c:3: {three},\nwithout one:\nmodule.c:2: {two},"), "{text}");
         let same = [(Dialect::ThreeArguments, message(2, "a")), (Dialect::TwoArguments, message(2, "b"))];
-        assert_eq!(mixed(source, &same), None);
+        assert_eq!(mixed(source, &same, "module.c"), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod two;
 mod wafer;
 
 use super::deploy::SourceFields;
+use super::project::checked_path;
 use super::sdk;
 pub(super) use lexer::Words;
 pub(super) use pragma::{Wants, without_doubles};
@@ -88,7 +89,8 @@ impl Reading {
     /// Reads `source`, which came with `fields`.
     pub(super) fn new(source: &[u8], fields: &SourceFields) -> Self {
         let words = lexer::words(source);
-        let named = fields.file_name.as_deref().and_then(Language::of);
+        let given = fields.source_name.as_deref().or(fields.file_name.as_deref());
+        let named = given.and_then(Language::of);
         let language = match fields.language.as_deref().map(str::trim) {
             Some("c++" | "C++" | "cpp") => Language::Cpp,
             Some("c" | "C") => Language::C,
@@ -106,7 +108,11 @@ impl Reading {
         };
         let ignored = fields.names_beyond(&relevant);
         let likely = if relevant.language.is_some() { Dialect::ThreeArguments } else { likely };
-        Self { words, fields: relevant, ignored, likely, language, refusal: messages::without_lines(source) }
+        let source_name = given.and_then(|name| compiled_name(name, language));
+        let relevant = SourceFields { source_name, ..relevant };
+        let mut reading = Self { words, fields: relevant, ignored, likely, language, refusal: None };
+        reading.refusal = messages::without_lines(source, reading.file());
+        reading
     }
 
     /// The language of the source.
@@ -114,12 +120,12 @@ impl Reading {
         self.language
     }
 
-    /// The name under which the source is compiled.
-    pub(super) fn file(&self) -> &'static str {
-        match self.language {
+    /// The name under which the source is compiled: the author's, if the source came with one that can be used.
+    pub(super) fn file(&self) -> &str {
+        self.fields.source_name.as_deref().unwrap_or(match self.language {
             Language::C => "module.c",
             Language::Cpp => "module.cpp",
-        }
+        })
     }
 
     /// The libraries and flags that the source names.
@@ -172,6 +178,18 @@ impl Reading {
             Dialect::Wafer => Ok(vec![wafer::recipe(&self.words, &self.fields)?]),
         }
     }
+}
+
+/// Longest name, in bytes, under which a source is compiled.
+const SOURCE_NAME_BYTES_MAX: usize = 100;
+
+/// The name under which a source is compiled that came as `given`, which may be a path of the client's. `None`: the name has
+/// characters that can't be in a path of a project, is too long, or is one of another language.
+fn compiled_name(given: &str, language: Language) -> Option<String> {
+    let name = given.rsplit(['/', '\\']).next()?;
+    let is_kept = checked_path(name).is_ok_and(|kept| kept.as_deref() == Some(name));
+    let fits = is_kept && name.len() <= SOURCE_NAME_BYTES_MAX && Language::of(name) == Some(language);
+    fits.then(|| name.to_owned())
 }
 
 /// Why the field `name` makes no difference.
@@ -305,6 +323,37 @@ mod tests {
         let app = said("#include <wafer.h>\n");
         assert!(app.contains("field route") && !app.contains("field mount"), "{app}");
         assert_eq!(Reading::new(b"", &SourceFields::default()).remarks(), "");
+    }
+
+    #[test]
+    fn a_source_keeps_the_name_of_its_file_if_that_is_safe() {
+        let long = "x".repeat(100) + ".c";
+        for (given, language, kept) in [
+            ("thumb.c", "c", "thumb.c"),
+            ("sub/dir/thumb.c", "c", "thumb.c"),
+            ("C:\\dir\\thumb.cc", "c++", "thumb.cc"),
+            ("a b\u{fc}.c", "c", "a b\u{fc}.c"),
+            ("thumb.c", "c++", "module.cpp"),
+            ("thumb.txt", "c", "module.c"),
+            ("-x.c", "c", "module.c"),
+            ("@x.c", "c", "module.c"),
+            (".c", "c", "module.c"),
+            ("..", "c", "module.c"),
+            ("a\nb.c", "c", "module.c"),
+            ("a\"b.c", "c", "module.c"),
+            ("sdk-0.c", "c", "module.c"),
+            ("", "c", "module.c"),
+            (long.as_str(), "c", "module.c"),
+        ] {
+            let given = Some(given.to_owned());
+            let fields =
+                SourceFields { file_name: given, language: Some(language.to_owned()), ..SourceFields::default() };
+            let reading = Reading::new(b"#include <cweb.h>\nint f(struct cweb_context *c);", &fields);
+            assert_eq!(reading.file(), kept, "{fields:?}");
+            // What is kept of it has the same name when the source is compiled again.
+            assert_eq!(Reading::new(b"struct cweb_context *c;", reading.fields()).file(), kept);
+            assert!(!reading.fields().text().contains("thumb"), "the hash is that of the source");
+        }
     }
 
     #[test]

@@ -59,7 +59,8 @@ fn one_file_of_c(words: &Words, fields: &SourceFields) -> Result<(), String> {
     let is_cpp = [".cpp", ".cc", ".cxx", ".hpp"].iter().any(|suffix| file.to_ascii_lowercase().ends_with(suffix))
         || ["iostream", "string", "vector", "map"].iter().any(|header| words.includes(header));
     if is_cpp {
-        return Err("module.c:1: error: this is C++; an app for nope.c or WAFer is one file of C\n".to_owned());
+        let shown = fields.source_name.as_deref().unwrap_or(if file.is_empty() { "module.c" } else { file });
+        return Err(format!("{shown}:1: error: this is C++; an app for nope.c or WAFer is one file of C\n"));
     }
     Ok(())
 }

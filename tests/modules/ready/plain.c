@@ -22,6 +22,15 @@ static int leave(struct cweb_context *ctx, http_request_t *req, http_response_t 
     _exit(3);
 }
 
+static int leave_in_order(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {
+    (void)ctx, (void)req, (void)res;
+    exit(3);
+}
+
+#ifdef ABSURD
+__attribute__((visibility("default"))) const unsigned long long cweb_module_limits[4] = ABSURD;
+#endif
+
 #ifdef TWO_ARGUMENTS
 static int wrong(http_request_t *req, http_response_t *res) {
     (void)req;
@@ -36,6 +45,7 @@ static int wrong(http_request_t *req, http_response_t *res) {
 export module_t config = {
     .name = "plain",
     .author = "tests",
-    .routes = {{"/plain", "GET", HANDLER, NONE}, {"/plain/crash", "GET", crash, NONE}, {"/plain/exit", "GET", leave, NONE}},
-    .size = 3,
+    .routes = {{"/plain", "GET", HANDLER, NONE}, {"/plain/crash", "GET", crash, NONE}, {"/plain/exit", "GET", leave, NONE},
+               {"/plain/leave", "GET", leave_in_order, NONE}},
+    .size = 4,
 };

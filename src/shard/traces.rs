@@ -1,0 +1,95 @@
+//! Lines about the requests to modules, for `cweb dev` and `cweb logs --requests`.
+//!
+//! They are written while a reader of a module's lines asks for them. For all other requests one number is read.
+
+use super::Shard;
+use super::conn::Conn;
+use super::requests::Origin;
+use crate::abi::visible::visible;
+use crate::logbook;
+use crate::module::table::RouteMatch;
+use crate::net::Connections;
+use crate::proto::http1::RequestView;
+use std::time::Instant;
+
+/// Bytes of the beginning of an answer that have its status.
+pub(super) const STATUS_BYTES: usize = 12;
+/// Most bytes of a target that are shown.
+const TARGET_BYTES_MAX: usize = 200;
+
+/// A request that is to be told when it is answered.
+pub(super) struct Trace {
+    seq: u64,
+    module: String,
+    /// Method and target.
+    what: String,
+    begun: Instant,
+    /// Bytes of the connection that were unsent before it.
+    at: usize,
+}
+
+impl Trace {
+    fn tell(&self, answer: &[u8], more: &str) {
+        let status = answer.get(STATUS_BYTES - 3..STATUS_BYTES).and_then(|digits| std::str::from_utf8(digits).ok());
+        let ms = self.begun.elapsed().as_secs_f64() * 1_000.0;
+        logbook::request(&self.module, &format!("{} {} {ms:.1} ms{more}", self.what, status.unwrap_or("-")));
+    }
+}
+
+impl Shard {
+    /// The trace of a request that is about to begin, if a reader wants one.
+    pub(super) fn trace(
+        &self,
+        connections: &mut Connections,
+        origin: &Origin,
+        view: &RequestView<'_>,
+    ) -> Option<Trace> {
+        if !logbook::is_traced() || origin.is_for_server(view.path()) {
+            return None;
+        }
+        let table = self.snapshot.table();
+        let module = if view.is_websocket_upgrade() {
+            table.websocket(view.path())?.0
+        } else {
+            match table.route(view.method().as_str(), view.path()) {
+                RouteMatch::Found { module, .. } | RouteMatch::Held { module } => module,
+                _ => return None,
+            }
+        };
+        let module = table.modules().get(module)?.manifest().name.clone();
+        let query = view.query().map(|query| [b"?", query].concat()).unwrap_or_default();
+        let target = [view.path(), &query].concat();
+        let target = String::from_utf8_lossy(target.get(..TARGET_BYTES_MAX).unwrap_or(&target));
+        let what = visible(&format!("{} {target}", view.method().as_str())).into_owned();
+        let at = connections.outbox(origin.id).map_or(0, |outbox| outbox.buffer().len());
+        Some(Trace { seq: origin.seq, module, what, begun: Instant::now(), at })
+    }
+}
+
+/// A request has begun, and may be answered already.
+pub(super) fn begun(connections: &mut Connections, conn: &mut Conn, trace: Option<Trace>) {
+    let Some(trace) = trace else { return };
+    if conn.slot_mut(trace.seq).is_some() {
+        return conn.traces.push(trace);
+    }
+    if let Some(outbox) = connections.outbox(conn.id) {
+        trace.tell(outbox.buffer().get(trace.at..).unwrap_or_default(), "");
+    }
+}
+
+fn tell(conn: &mut Conn, seq: u64, answer: &[u8], more: &str) {
+    // Most connections have none.
+    if let Some(at) = conn.traces.iter().position(|trace| trace.seq == seq) {
+        conn.traces.swap_remove(at).tell(answer, more);
+    }
+}
+
+/// The first request of `conn` that is owed an answer gets `answer`.
+pub(super) fn answered(conn: &mut Conn, answer: &[u8]) {
+    tell(conn, conn.first_seq, answer, "");
+}
+
+/// The answer to request `seq`, which begins with `head`, is sent in pieces from now on.
+pub(super) fn streams(conn: &mut Conn, seq: u64, head: &[u8]) {
+    tell(conn, seq, head, ", and goes on");
+}
