@@ -1,7 +1,7 @@
 //! Compiles the C part of the server (`src/abi/native/`) against the SDK's headers (`include/`).
 
 /// Sources of the native part, in `src/abi/native/`.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
     "call.c",
     "calls.c",
     "connection.c",
@@ -16,6 +16,7 @@ const SOURCES: [&str; 14] = [
     "services.c",
     "stdio.c",
     "tables.c",
+    "worker.c",
 ];
 
 fn main() {

@@ -2,7 +2,7 @@
 """The client of bodies.sh: cost of a byte up and down, another route meanwhile, and WebSocket messages.
 
 bodies.py PORT [ROUNDS] prints lines of "NAME VALUE": milliseconds, or nanoseconds a byte."""
-import base64, os, socket, statistics, struct, sys, threading, time
+import base64, multiprocessing, os, socket, statistics, struct, sys, threading, time
 
 port, rounds = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3
 MIB = 1 << 20
@@ -46,26 +46,29 @@ def download(conn, bytes_):
 
 
 class Beside:
-    """Asks for /quick again and again, with a pause, while its block runs."""
+    """Asks for /quick again and again, with a pause, while its block runs: in a process of its own, so that it does not wait for the threads of this one."""
 
     def __enter__(self):
-        self.times, self.over = [], False
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
+        self.result, result = multiprocessing.Pipe(False)
+        over, self.over = multiprocessing.Pipe(False)
+        self.process = multiprocessing.Process(target=self.run, args=(over, result))
+        self.process.start()
         return self
 
-    def run(self):
-        conn = connect()
-        while not self.over:
+    @staticmethod
+    def run(over, result):
+        conn, times = connect(), []
+        while not over.poll(0.002):
             start = time.perf_counter()
             conn.sendall(b"GET /quick HTTP/1.1\r\nHost: x\r\n\r\n")
             answer(conn)
-            self.times.append((time.perf_counter() - start) * 1e3)
-            time.sleep(0.002)
+            times.append((time.perf_counter() - start) * 1e3)
+        result.send(times)
 
     def __exit__(self, *_):
-        self.over = True
-        self.thread.join()
+        self.over.send(True)
+        self.times = self.result.recv()
+        self.process.join()
 
     def show(self, name):
         times = sorted(self.times)

@@ -111,7 +111,16 @@ typedef enum {
      * are sent with the 101, and cweb_ws_choose() names a subprotocol. With any other status it refuses, and its response
      * is the answer.
      */
-    CWEB_HANDSHAKE = 128
+    CWEB_HANDSHAKE = 128,
+    /**
+     * Each call runs in a process of its own, forked from the module's as that was after onload: for code that may hang or crash and
+     * can't be mended, such as a library. At its deadline (CWEB_TIMEOUT_S(), --handler-timeout-ms or what the client asks for) the
+     * process is killed and the request answered 504; a crash is answered 500. Nothing else of the module notices. The handler reads
+     * what onload has set up, and what it changes is gone with it. It answers as a whole: streams, the database, jobs, WebSockets
+     * and the scheduler fail with ENOTSUP (docs/streams.md). Refused beside CWEB_INLINE, CWEB_STREAM and CWEB_HANDSHAKE.
+     * With --isolation none, and in cweb test, the flag has no effect.
+     */
+    CWEB_KILLABLE = -2147483647 - 1
 } cweb_feature_flag_t;
 
 /* n, or an error of the compiler unless low <= n <= high. */

@@ -81,6 +81,7 @@ static inline int cweb_send_content(http_response_t *res, const char *path) {
  *               it is. A relative one is relative to the server's data directory
  * @param path   e.g. made from the request
  * @param flags  0 or CWEB_FILE_PLAIN
+ * In a handler of CWEB_KILLABLE it fails with ENOTSUP (500); cweb_send_file() then has the content as the body, whole.
  * @return 0; -1 with errno when the file was not sent: there is none, or none that can be read (the answer is 404), it is a
  *         directory, a FIFO or a device (404), or the process has too few descriptors or too little memory (500)
  */
@@ -115,7 +116,8 @@ static inline int cweb_send_file_from(http_request_t *req, http_response_t *res,
     if (error == EOPNOTSUPP && root == NULL) {
         return cweb_send_content(res, path); /* A response of the module's own: its body gets the content. */
     }
-    int is_ours = error == EMFILE || error == ENFILE || error == ENOMEM || error == EIO || error == EINVAL;
+    int is_ours = error == EMFILE || error == ENFILE || error == ENOMEM || error == EIO || error == EINVAL ||
+                  error == EOPNOTSUPP;
     cweb_respond(res, is_ours ? HTTP_500_INTERNAL_SERVER_ERROR : HTTP_404_NOT_FOUND, "text/plain",
                  is_ours ? "The file can't be sent\n" : "Not found\n");
     errno = error;

@@ -41,6 +41,13 @@ fn sample(length: usize) -> Vec<u8> {
 fn the_tree_hash_is_that_of_rfc_9162() {
     let server = Server::start();
     server.deploy_file("example/tree_hash.c");
+    server.deploy_file("example/match.c");
+    assert_eq!(server.post("/match?pattern=^t", b"one\ntwo\nthree").text(), "two\nthree\n");
+    assert_eq!(server.post("/match?pattern=(", b"one").status, 400);
+    if support::isolation() == "process" {
+        let line = format!("{}c", "a".repeat(51));
+        assert_eq!(server.post("/match?pattern=(a*)*(a*)*%5C1%5C2b", line.as_bytes()).status, 504);
+    }
     fn root(leaves: &[&[u8]]) -> Vec<u8> {
         match leaves {
             [leaf] => Sha256::new().chain_update([0]).chain_update(leaf).finalize().to_vec(),

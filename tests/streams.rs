@@ -597,3 +597,164 @@ fn streams_of_a_process_that_ends_end_visibly_and_leave_nothing() {
     }
     assert_eq!(refused(server.post("/sum", b"abc")), (200, false), "{}", PATIENCE.as_secs());
 }
+
+/// Processes that run single calls below those of `server`, by what they are.
+fn workers(server: &Server, kind: &str) -> Vec<u32> {
+    let children = |pid: u32| -> Vec<u32> {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let texts = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        texts.flat_map(|pids| pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<u32>>()).collect()
+    };
+    let mut found = vec![server.pid()];
+    let mut at = 0;
+    while at < found.len() {
+        found.extend(children(found[at]));
+        at += 1;
+    }
+    let name = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    found.into_iter().filter(|pid| name(pid).trim() == kind).collect()
+}
+
+#[test]
+fn a_call_that_can_be_killed_is_killed_alone() {
+    let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &["--shards", "1"], &[]);
+    let deployed = server.deploy_file("tests/modules/killable.c").text();
+    if isolation() == "none" {
+        assert!(deployed.contains("CWEB_KILLABLE counts with --isolation process only"), "{deployed}");
+        assert_eq!(server.get("/look").text(), "0 1024 none");
+        assert_eq!(server.get("/look").text(), "100 2048 none", "it is a handler like any other");
+        return;
+    }
+    assert!(!deployed.contains("CWEB_KILLABLE"), "{deployed}");
+    let counted = server.get("/count").text();
+    let domain: u32 = counted.strip_prefix("1 ").unwrap().parse().unwrap();
+    // What onload has set up is there, what others have changed since is not, and what it changes is gone.
+    for _ in 0..3 {
+        assert_eq!(server.get("/look").text(), "0 1024 none");
+    }
+    eventually("what it prints is relayed", || server.get("/mgnt/killable/logs").text().contains("looked at 1024"));
+    let mut client = server.connect();
+    for bytes in [0, 10, 70_000, 4 << 20] {
+        let body = pattern(bytes);
+        let headers = [("Content-Type", "application/x-any"), ("X-Request-Timeout-Ms", "20000")];
+        let answer = client.request("POST", "/echo/n%C3%A9", &headers, &body);
+        assert_eq!((answer.status, answer.body == body), (201, true), "{bytes}");
+        let field = |name| answer.header(name).unwrap();
+        assert_eq!((field("x-left"), field("content-type")), ("some".to_owned(), "application/x-any".to_owned()));
+    }
+    assert_eq!(client.request("POST", "/echo/x", &[], &vec![0; (4 << 20) + 1]).status, 413);
+    let mut client = server.connect();
+    let refused = ["job", "begin", "detach", "stream", "file", "sql", "work", "room", "event"];
+    assert_eq!(client.get("/services").text(), refused.map(|name| format!("{name}:ENOTSUP ")).concat());
+    eventually("the log says why", || server.get("/mgnt/killable/logs").text().contains("does not work in a handler"));
+    // Endless loops beside calls of the same module, in the same process.
+    let mut slow: Vec<Client> = (0..3).map(|_| server.connect()).collect();
+    for client in &mut slow {
+        client.send(b"GET /spin HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    let mut hasty = server.connect();
+    hasty.send(b"GET /stubborn HTTP/1.1\r\nHost: x\r\nX-Request-Timeout-Ms: 100\r\n\r\n");
+    let answer = hasty.response();
+    assert_eq!((answer.status, answer.text()), (504, "module killable did not answer within 100 ms\n".to_owned()));
+    assert!(client.get("/count").text().starts_with("2 "));
+    for client in &mut slow {
+        let answer = client.response();
+        assert_eq!(answer.status, 504, "{}", answer.text());
+        assert_eq!(client.get("/look").text(), "0 1024 none", "the connection goes on");
+    }
+    // A client that leaves.
+    let mut gone = server.connect();
+    gone.send(b"GET /stubborn HTTP/1.1\r\nHost: x\r\n\r\n");
+    eventually("it runs", || workers(&server, "cweb-worker").len() == 1);
+    drop(gone);
+    eventually("it is killed", || workers(&server, "cweb-worker").is_empty());
+    // Faults of every kind.
+    for (how, said) in [
+        ("s", "SIGSEGV at address 0x8"),
+        ("a", "called abort()"),
+        ("e", "called exit(3)"),
+        ("E", "called exit(4)"),
+        ("t", "SIGSEGV at address 0x8"),
+    ] {
+        let answer = client.get(&format!("/crash?how={how}"));
+        assert_eq!(answer.status, 500, "{how}");
+        assert!(answer.text().contains(said), "{how}: {}", answer.text());
+    }
+    assert_eq!(client.get("/crash?how=f").text(), "-1 1", "it makes no process itself");
+    eventually("the crash is told with its route", || {
+        let told = server.get("/mgnt/killable").text();
+        told.contains("a handler (GET /crash)") && told.contains("SIGSEGV")
+    });
+    // The same process as at the beginning, with its memory.
+    assert_eq!(client.get("/count").text(), format!("3 {domain}"));
+    assert!(server.get("/metrics").text().contains("cweb_domain_restarts_total{domain=\"default\"} 0"));
+    // A setting reaches them, and a swap ends those of the old version when their calls are over.
+    let set = client.request("PUT", "/mgnt/killable/settings/COLOR", &[], b"red");
+    assert_eq!(set.status, 200);
+    assert_eq!(client.get("/look").text(), "3 1024 red", "forked anew, after on_setting");
+    let mut during = server.connect();
+    during.send(b"GET /spin HTTP/1.1\r\nHost: x\r\n\r\n");
+    eventually("it runs", || workers(&server, "cweb-worker").len() == 1);
+    let old = workers(&server, "cweb-zygote");
+    let source = std::fs::read_to_string("tests/modules/killable.c").unwrap();
+    server.deploy(&source.replace("memset(table, 1,", "memset(table, 2,"));
+    assert_eq!(client.get("/look").text(), "0 2048 red");
+    assert_eq!(during.response().status, 504);
+    eventually("the old version's are gone", || workers(&server, "cweb-zygote").iter().all(|pid| !old.contains(pid)));
+    assert_eq!(client.request("DELETE", "/mgnt/killable", &[], b"").status, 200);
+    eventually("none is left", || {
+        ["cweb-zygote", "cweb-spawner", "cweb-worker"].iter().all(|kind| workers(&server, kind).is_empty())
+    });
+}
+
+#[test]
+fn calls_that_can_be_killed_are_limited_and_end_with_their_server() {
+    if isolation() == "none" {
+        return;
+    }
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &["--shards", "1", "--killable-calls-max", "3"], &[]);
+    server.deploy_file("tests/modules/killable.c");
+    // Many at once: as many run as may, the others are told to come again.
+    let mut clients: Vec<Client> = (0..12).map(|_| server.connect()).collect();
+    for client in &mut clients[..3] {
+        client.send(b"GET /stubborn HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    eventually("three run", || workers(&server, "cweb-worker").len() == 3);
+    for client in &mut clients[3..] {
+        client.send(b"GET /look HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    for client in &mut clients[3..] {
+        let answer = client.response();
+        assert_eq!((answer.status, answer.header("retry-after").as_deref()), (503, Some("1")), "{}", answer.text());
+        assert!(answer.text().contains("--killable-calls-max"), "{}", answer.text());
+    }
+    assert!(server.get("/count").text().starts_with("1 "), "others are not limited");
+    // One that dies is made again.
+    let zygotes = workers(&server, "cweb-zygote");
+    zygotes.iter().for_each(|pid| support::signal(*pid, "KILL"));
+    for client in &mut clients[..3] {
+        assert_eq!(client.response().status, 500);
+    }
+    assert_eq!(server.get("/look").text(), "1 1024 none", "as the module is now");
+    let mut last = server.connect();
+    last.send(b"GET /stubborn HTTP/1.1\r\nHost: x\r\n\r\n");
+    eventually("it runs", || workers(&server, "cweb-worker").len() == 1);
+    let left = [workers(&server, "cweb-worker"), workers(&server, "cweb-zygote")].concat();
+    support::signal(server.pid(), "KILL");
+    let is_over =
+        |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("cweb-"));
+    eventually("all have ended with the server", || !left.iter().any(is_over));
+}
+
+#[test]
+fn flags_that_exclude_each_other_are_refused() {
+    let server = Server::with(&["--shards", "1"]);
+    for (flag, name) in [("CWEB_STREAM", "CWEB_STREAM"), ("CWEB_INLINE", "CWEB_INLINE")] {
+        let routes = format!("{{\"/x\", \"GET\", h, CWEB_KILLABLE | {flag}}}");
+        let code = "static int h(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c, (void)q, (void)r; return 0; }";
+        let refused = server.try_deploy(&support::module("both", code, &routes, 1, ""));
+        assert!(refused.status >= 400 && refused.text().contains(name), "{}", refused.text());
+        assert!(refused.text().contains("leave one of them out"), "{}", refused.text());
+    }
+}

@@ -85,16 +85,22 @@ pub struct HandlerAnswer<'a> {
     /// The file that is the body instead.
     pub file: Option<FileAnswer>,
     handed: Option<&'a Handed>,
+    /// Header fields of an answer that another process has made.
+    own: &'a [Field],
 }
+
+/// A header field: its name and its value.
+pub type Field = (Vec<u8>, Vec<u8>);
 
 /// What a handler has handed over and is to be freed.
 pub struct Given(RawGiven);
 
-impl HandlerAnswer<'_> {
+impl<'a> HandlerAnswer<'a> {
     /// The header fields as bytes, unvalidated.
     pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let own = self.own.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
         // SAFETY: answers are made after a call that returned, and borrow the frame that would free the fields.
-        self.handed.into_iter().flat_map(|handed| unsafe { handed.fields() })
+        self.handed.into_iter().flat_map(|handed| unsafe { handed.fields() }).chain(own)
     }
 
     /// Whether the handler has left the response as it found it.
@@ -107,7 +113,13 @@ impl HandlerAnswer<'_> {
     #[must_use]
     pub fn of_file(file: FileAnswer) -> Self {
         let (is_declined, switches, status) = (false, false, file.status);
-        Self { is_declined, status, switches, body: &[], is_kept: true, file: Some(file), handed: None }
+        Self { is_declined, status, switches, body: &[], is_kept: true, file: Some(file), handed: None, own: &[] }
+    }
+
+    /// An answer that another process has made.
+    #[must_use]
+    pub fn of_parts(status: u16, own: &'a [Field], body: &'a [u8]) -> Self {
+        Self { is_declined: false, status, switches: false, body, is_kept: false, file: None, handed: None, own }
     }
 }
 
@@ -298,7 +310,7 @@ impl CallFrame {
         let is_declined = self.response.status == DECLINED;
         let switches = matches!(self.response.status, HTTP_101_SWITCHING_PROTOCOLS | 101);
         let file = files::sent(&self.response);
-        Ok(HandlerAnswer { is_declined, status, switches, body, is_kept, file, handed: Some(&self.handed) })
+        Ok(HandlerAnswer { is_declined, status, switches, body, is_kept, file, handed: Some(&self.handed), own: &[] })
     }
 
     /// Whether the handler has freed the empty body of its request and left the pointer to it.

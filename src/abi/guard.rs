@@ -222,6 +222,12 @@ impl Drop for ThreadGuard {
     }
 }
 
+/// Ends the process at once, with this code, without destructors.
+pub fn end_process(code: u8) -> ! {
+    // SAFETY: ends the process; no memory is involved.
+    unsafe { native::cwebn_exit(c_int::from(code)) }
+}
+
 /// Ends the module call that the thread is in.
 pub(super) fn exit(code: c_int) -> ! {
     // SAFETY: called from host::module_exit, whose frame owns nothing; all frames below are the module's.

@@ -7,7 +7,7 @@ use super::rooms::SocketServices;
 use super::settings::Kept;
 use super::stream::{STREAM_TABLE, StreamTable};
 use super::types::{HttpResponse, WebSocket};
-use super::{events, guard, native};
+use super::{events, guard, native, worker};
 use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
@@ -164,7 +164,7 @@ unsafe extern "C" fn jobs_create(
     payload_json: *const c_char,
     uuid_out: *mut c_char,
 ) -> c_int {
-    if job.is_null() || payload_json.is_null() || uuid_out.is_null() {
+    if job.is_null() || payload_json.is_null() || uuid_out.is_null() || worker::refuses(c"jobs_create()") {
         return -1;
     }
     // The strings are measured and the place written before anything is allocated: a bad pointer jumps out of here.
@@ -224,6 +224,9 @@ unsafe extern "C" fn event_add(
 ) -> c_int {
     // SAFETY: the caller's contract.
     let Some(token) = (unsafe { module.cast::<ModuleToken>().as_ref() }) else { return -1 };
+    if worker::refuses(c"event_add()") {
+        return -1;
+    }
     with_errno(events::add(token, fd, wanted, run, event))
 }
 
@@ -238,6 +241,10 @@ unsafe extern "C" fn event_del(module: *const c_void, event: *mut c_void) -> c_i
 /// # Safety
 /// By the contract of the table: `wish` has C strings or NULL. `response` is only compared.
 unsafe extern "C" fn send_file(_module: *const c_void, response: *mut HttpResponse, wish: *const FileWish) -> c_int {
+    if worker::is_on() {
+        // Without a root the caller goes on with the content of the file as the body.
+        return with_errno(Err(std::io::Error::from_raw_os_error(libc::ENOTSUP)));
+    }
     // SAFETY: the caller's contract.
     with_errno(unsafe { super::files::send_file(response, wish) })
 }
@@ -262,7 +269,7 @@ unsafe extern "C" fn token_sign(
     out: *mut c_char,
     out_len: usize,
 ) -> c_int {
-    if token.is_null() || out.is_null() || out_len == 0 {
+    if token.is_null() || out.is_null() || out_len == 0 || worker::refuses(c"a signature of the server") {
         return -1;
     }
     // SAFETY: C strings by the contract of the table.
@@ -299,7 +306,7 @@ unsafe extern "C" fn token_verify(
     token_len: usize,
     audience: *const c_char,
 ) -> c_int {
-    if signed.is_null() || token.is_null() {
+    if signed.is_null() || token.is_null() || worker::refuses(c"checking a signature") {
         return -1;
     }
     // SAFETY: C strings, and `token_len` readable bytes, by the contract of the table; nothing is owned here yet.

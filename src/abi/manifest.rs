@@ -25,6 +25,9 @@ const FLAG_DECODE: i32 = 32;
 /// Bit of [`RouteDecl::flags`] and [`WebSocketDecl::flags`]: answers, or messages, are never compressed (`CWEB_NO_COMPRESS`).
 const FLAG_NO_COMPRESS: i32 = 64;
 
+/// Bit of [`RouteDecl::flags`]: each call runs in a process of its own, which is killed at its deadline (`CWEB_KILLABLE`).
+pub const FLAG_KILLABLE: i32 = i32::MIN;
+
 /// Bits of [`RouteDecl::flags`] that hold the route's own time-out in seconds (`CWEB_TIMEOUT_S`).
 const TIMEOUT_SHIFT: u32 = 8;
 const TIMEOUT_MASK: i32 = 0xfff;
@@ -185,6 +188,12 @@ impl RouteDecl {
         self.flags & FLAG_STREAM != 0
     }
 
+    /// Whether each call runs in a process of its own, where modules have one.
+    #[must_use]
+    pub fn is_killable(&self) -> bool {
+        self.flags & FLAG_KILLABLE != 0
+    }
+
     /// Whether the route is asked before a WebSocket is opened on its path, and answers nothing else.
     #[must_use]
     pub fn is_handshake(&self) -> bool {
@@ -334,6 +343,8 @@ mod tests {
         assert_eq!(parts(4095 << 8 | 1), (true, Some(4_095_000), None));
         assert_eq!(parts(2047 << 20), (false, None, Some(2047 << 20)));
         assert_eq!(parts(i32::MAX & !0xff), (false, Some(4_095_000), Some(2047 << 20)));
+        assert_eq!(parts(FLAG_KILLABLE | 2 << 8 | 3 << 20), (false, Some(2000), Some(3 << 20)));
+        assert!(route(FLAG_KILLABLE | 1 << 8).is_killable() && !route(i32::MAX).is_killable());
     }
 
     #[test]

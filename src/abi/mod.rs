@@ -30,6 +30,7 @@ pub mod testing;
 pub mod types;
 pub mod visible;
 pub mod websocket;
+pub mod worker;
 
 #[cfg(test)]
 mod layout_tests;

@@ -239,6 +239,9 @@ unsafe extern "C" {
     pub(super) fn cwebn_module_enter(number: u64) -> u64;
     pub(super) fn cwebn_threads_limit(most: usize);
     pub(super) fn cwebn_no_stream();
+    pub(super) fn cwebn_worker_enter(ctx: *mut Context);
+    pub(super) fn cwebn_worker_refuses(what: *const c_char) -> c_int;
+    pub(super) fn cwebn_exit(code: c_int) -> !;
     pub(super) fn cwebn_thread_init() -> c_int;
     pub(super) fn cwebn_thread_exit();
     pub(super) fn cwebn_last_trace(out: *mut RawTrace);

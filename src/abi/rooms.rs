@@ -2,7 +2,8 @@
 
 use super::encoding;
 use super::types::WebSocket;
-use super::websocket::{self, Outlet, Socket};
+use super::websocket::{self, Outlet, SENDING, Socket};
+use super::worker;
 use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -107,6 +108,9 @@ unsafe fn change(ws: *mut WebSocket, room: *const c_char, joins: bool) -> c_int 
     if !socket.is_open() {
         return fail(libc::EPIPE);
     }
+    if worker::refuses(SENDING) {
+        return -1;
+    }
     if socket.change_room(room, joins, ROOMS_MAX.load(Ordering::Relaxed)) { 0 } else { fail(libc::ENOSPC) }
 }
 
@@ -135,6 +139,9 @@ unsafe extern "C" fn publish(room: *const c_char, bytes: *const c_void, length: 
     let (Some(room), payload) = (unsafe { (name(room), websocket::touched(bytes.cast(), length)) }) else {
         return fail(libc::EINVAL);
     };
+    if worker::refuses(SENDING) {
+        return -1;
+    }
     let message = encoding::for_room(asked, payload);
     for outlet in OUTLETS.get().into_iter().flatten() {
         outlet.publish(room, &message);

@@ -512,6 +512,9 @@ fn number(stream: *const c_void) -> u64 {
 }
 
 fn streams() -> Result<&'static dyn Streams, Errno> {
+    if super::worker::refuses(c"a detached answer") {
+        return Err(libc::ENOTSUP);
+    }
     STREAMS.get().map(|streams| &**streams).ok_or(libc::ENOSYS)
 }
 

@@ -340,6 +340,9 @@ pub(super) unsafe fn owner<'a>(ws: *mut WebSocket) -> Option<&'a Socket> {
     unsafe { ws.as_ref().and_then(|ws| ws.server.cast::<Socket>().as_ref()) }
 }
 
+/// What a process for single calls refuses, in the log's words.
+pub(super) const SENDING: &std::ffi::CStr = c"sending on a WebSocket";
+
 unsafe extern "C" fn socket_send(ws: *mut WebSocket, message: *const c_char, length: usize) -> c_int {
     // SAFETY: the contract is the same.
     unsafe { send_as(ws, None, message, length) }
@@ -350,7 +353,7 @@ unsafe extern "C" fn socket_send(ws: *mut WebSocket, message: *const c_char, len
 /// # Safety
 /// `ws` as for [`owner`]; `message` has `length` readable bytes.
 pub(super) unsafe fn send_as(ws: *mut WebSocket, asked: Option<Kind>, message: *const c_char, length: usize) -> c_int {
-    if message.is_null() && length != 0 {
+    if message.is_null() && length != 0 || super::worker::refuses(SENDING) {
         return -1;
     }
     // SAFETY: `ws` by the contract of websocket_t; `message` has `length` readable bytes by the contract of `send`, which
@@ -384,6 +387,9 @@ pub(super) unsafe fn touched<'a>(bytes: *const c_char, length: usize) -> &'a [u8
 }
 
 unsafe extern "C" fn socket_close(ws: *mut WebSocket) -> c_int {
+    if super::worker::refuses(SENDING) {
+        return -1;
+    }
     // SAFETY: by the contract of websocket_t.
     match unsafe { owner(ws) } {
         Some(socket) if socket.close() => 0,

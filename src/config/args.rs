@@ -242,6 +242,9 @@ settings! {
     /// Most calls at once of routes of CWEB_STREAM, a shard and domain; each has a thread [default: 64]
     #[arg(long, env = "CWEB_STREAM_CALLS_MAX", value_name = "N")]
     stream_calls_max: usize,
+    /// Most calls at once of routes of CWEB_KILLABLE, a domain; each has a process. With --isolation process only [default: 16]
+    #[arg(long, env = "CWEB_KILLABLE_CALLS_MAX", value_name = "N")]
+    killable_calls_max: usize,
     /// Most streamed answers of other handlers at once, a shard and domain, detached ones among them [default: 8192]
     #[arg(long, env = "CWEB_STREAM_ANSWERS_MAX", value_name = "N")]
     stream_answers_max: usize,

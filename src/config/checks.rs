@@ -31,6 +31,8 @@ const DOMAINS_MAX: usize = 1024;
 const JOB_WORKERS_MAX: usize = 1024;
 /// Each has a thread.
 const STREAM_CALLS_MAX: usize = 4096;
+/// Two processes each.
+const KILLABLE_CALLS_MAX: usize = 1024;
 const STREAM_ANSWERS_MAX: usize = 1024 * 1024;
 /// What one receive brings of a body must fit.
 const STREAM_BUFFER_BYTES_MIN: usize = 256 * 1024;
@@ -137,6 +139,7 @@ impl Config {
             ("domains-max", self.domains_max, DOMAINS_MAX),
             ("job-workers", self.job_workers, JOB_WORKERS_MAX),
             ("stream-calls-max", self.stream_calls_max, STREAM_CALLS_MAX),
+            ("killable-calls-max", self.projects.killable_calls_max, KILLABLE_CALLS_MAX),
             ("stream-answers-max", self.stream_answers_max, STREAM_ANSWERS_MAX),
             ("headers-max", self.headers_max, http1::HEADERS_MAX),
             ("job-payload-bytes-max", self.job_payload_bytes_max, JOB_PART_BYTES_MAX),

@@ -28,6 +28,8 @@ pub struct ProjectSettings {
     pub core_bytes_max: u64,
     /// Most core files.
     pub core_files_max: usize,
+    /// Calls of routes of `CWEB_KILLABLE` at once, a domain.
+    pub killable_calls_max: usize,
     /// The file of those whose signatures are asked for; absolute.
     pub trusted_signers: Option<PathBuf>,
 }
@@ -45,6 +47,7 @@ impl ProjectSettings {
             core_dir: args.core_dir.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
             core_bytes_max: args.core_bytes_max.unwrap_or(1024 * 1024 * 1024),
             core_files_max: args.core_files_max.unwrap_or(8),
+            killable_calls_max: args.killable_calls_max.unwrap_or(16),
             // The server leaves its directory for that of its data.
             trusted_signers: args.trusted_signers.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
             log_bytes_max: args.module_log_bytes_max.unwrap_or(256 * 1024),

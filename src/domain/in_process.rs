@@ -5,9 +5,11 @@
 
 mod callbacks;
 mod calls;
+mod killable;
 mod services;
 mod testing;
 
+pub(in crate::domain) use killable::{WorkerAnswer, Workers};
 pub use services::SymbolTable;
 
 use super::call::{AnswerMeta, GenerationRef, failure};
@@ -66,6 +68,8 @@ pub struct InProcessModule {
     turns: Arc<Turns>,
     /// Of the routes, and of the WebSockets behind them.
     paths: Vec<RoutePath>,
+    /// What runs calls of routes with `CWEB_KILLABLE`, in the process of a domain.
+    workers: OnceLock<Box<dyn Workers>>,
     /// While there is a version of the module, its detached answers go on.
     _loaded: detached::Loaded,
 }
@@ -167,7 +171,8 @@ impl InProcess {
         let paths = routes.chain(sockets).map(RoutePath::new).collect();
         let (context, open, warned) = (ManuallyDrop::new(context), ManuallyDrop::new(open), AtomicU32::new(0));
         let _loaded = detached::Loaded::new(&open.manifest.name);
-        Ok(Arc::new(InProcessModule { context, open, number, warned, turns: Arc::default(), paths, _loaded }))
+        let (turns, workers) = (Arc::default(), OnceLock::new());
+        Ok(Arc::new(InProcessModule { context, open, number, warned, turns, paths, workers, _loaded }))
     }
 }
 
@@ -473,6 +478,9 @@ impl Executor {
         facts: Option<&mut Facts<'_>>,
         take: impl FnOnce(HandlerAnswer<'_>, bool),
     ) -> Result<(), NoAnswer> {
+        if let Some(workers) = module.workers_of(route) {
+            return self.call_elsewhere(workers, route, view, facts, take);
+        }
         let decoded = match module.route(route).filter(|route| route.decodes() && !route.is_stream()) {
             Some(route) => {
                 compress::decoded(view, compress::body_bytes_max(route)).map_err(|why| NoAnswer::from(why.answer()))?

@@ -7,6 +7,7 @@
 
 use super::ring::Region;
 use crate::abi::guard::{self, Trace};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -41,7 +42,7 @@ pub(super) fn show(region: &Arc<Region>, first: usize) -> bool {
 /// A thread's slot, given back at its end.
 struct CallerSlot {
     index: usize,
-    word: Option<&'static AtomicU64>,
+    word: Cell<Option<&'static AtomicU64>>,
 }
 
 impl CallerSlot {
@@ -50,16 +51,21 @@ impl CallerSlot {
             let index = board.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
             Some((index, board.words.get(NOTE_WORDS + index * STRIDE)?))
         });
-        Self { index: taken.map_or(0, |(index, _)| index), word: taken.map(|(_, word)| word) }
+        Self { index: taken.map_or(0, |(index, _)| index), word: Cell::new(taken.map(|(_, word)| word)) }
+    }
+
+    /// Gives it back.
+    fn give_back(&self) {
+        if let (Some(word), Some(board)) = (self.word.take(), BOARD.get()) {
+            word.store(0, Ordering::Relaxed);
+            board.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+        }
     }
 }
 
 impl Drop for CallerSlot {
     fn drop(&mut self) {
-        if let (Some(word), Some(board)) = (self.word, BOARD.get()) {
-            word.store(0, Ordering::Relaxed);
-            board.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
-        }
+        self.give_back();
     }
 }
 
@@ -72,6 +78,11 @@ pub(super) fn ready() {
     let _ = SLOT.try_with(|slot| slot.index);
 }
 
+/// The calling thread is not seen: processes that are forked by it run modules, and don't share the memory.
+pub(super) fn hide() {
+    let _ = SLOT.try_with(CallerSlot::give_back);
+}
+
 /// Runs `body`, which is code of the module with this number; 0 for a module nobody wants to know about.
 pub(super) fn during<T>(number: u64, body: impl FnOnce() -> T) -> T {
     if number == 0 {
@@ -79,7 +90,7 @@ pub(super) fn during<T>(number: u64, body: impl FnOnce() -> T) -> T {
     }
     // For the signal handler, and for the threads that the module starts.
     let outer = guard::enter_module(number);
-    let Some(word) = SLOT.try_with(|slot| slot.word).ok().flatten() else {
+    let Some(word) = SLOT.try_with(|slot| slot.word.get()).ok().flatten() else {
         let value = body();
         guard::enter_module(outer);
         return value;

@@ -343,6 +343,7 @@ impl Compiler {
             threads_allowed: true,
             network: false,
             traces_itself: false,
+            starts_workers: false,
             memory_bytes_max: Some(MEMORY_BYTES_MAX),
             // A process that is not stopped by its group's time is by its own.
             cpu_seconds_max: Some(self.limit.as_secs() + 1),

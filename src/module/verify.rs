@@ -1,10 +1,13 @@
 //! Checks of a manifest, made before anything changes.
 
+mod flags;
+
 use super::table::method_index;
 use super::{captures, pattern};
 use crate::abi::manifest::{JobDecl, Limits, Manifest, RouteDecl};
 use crate::jobs::SCHEDULE_PAYLOAD_BYTES_MAX;
 use crate::jobs::cron::{Cron, ZONE_DEFAULT};
+use flags::{check_handshake, check_killable};
 use regex::bytes::Regex;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -167,20 +170,6 @@ fn hidden(manifest: &Manifest) -> Vec<String> {
     hidden
 }
 
-/// What is wrong with a route that is asked before a WebSocket is opened.
-fn check_handshake(at: usize, route: &RouteDecl, manifest: &Manifest) -> Result<(), Refusal> {
-    if route.is_handshake() && route.method != "GET" {
-        return refuse(format!(
-            "routes[{at}] ({}): CWEB_HANDSHAKE needs the method GET, which every handshake has",
-            route.path
-        ));
-    }
-    if route.is_handshake() && !manifest.websockets.iter().any(|socket| socket.path == route.path) {
-        return refuse(format!("routes[{at}] ({}): CWEB_HANDSHAKE needs a WebSocket with the same path", route.path));
-    }
-    Ok(())
-}
-
 /// Limits of a route beyond those of the operator.
 fn beyond(at: usize, route: &RouteDecl, limits: RouteLimits) -> Vec<String> {
     let place = format!("routes[{at}] ({} {})", route.method, route.path);
@@ -204,7 +193,13 @@ fn beyond(at: usize, route: &RouteDecl, limits: RouteLimits) -> Vec<String> {
         )),
         _ => None,
     };
-    body.into_iter().chain(time).collect()
+    let killable = (route.is_killable() && limits.handler_timeout.is_none()).then(|| {
+        format!(
+            "config: warning: {place}: CWEB_KILLABLE counts with --isolation process only: in this server the handler runs like any \
+             other, sees what others change, and is not killed\n"
+        )
+    });
+    body.into_iter().chain(time).chain(killable).collect()
 }
 
 fn name(name: &str) -> Result<(), Refusal> {
@@ -251,6 +246,7 @@ fn check_route(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
              come; leave one of them out"
         ));
     }
+    check_killable(at, route)?;
     if !route.has_handler {
         return refuse(format!("routes[{at}] ({method} {path}) has no handler"));
     }

@@ -46,6 +46,8 @@ const TIMER_PAUSE: Duration = Duration::from_millis(10);
 
 /// Batch ends without a look at the kernel's events.
 const ROUNDS_MAX: u32 = 16;
+/// How long those take at most, but for the last one: large bodies that are copied hold up whoever waits for an event.
+const ROUNDS_TIME: Duration = Duration::from_millis(1);
 
 struct Core<A> {
     app: A,
@@ -309,6 +311,7 @@ async fn serve<A: Application + 'static>(
 fn end_batch<A: Application + 'static>(core: &SharedCore<A>) -> bool {
     core.borrow().waker.awake();
     let in_line = core.borrow_mut().handshake_scheduler.end_turn();
+    let mut begun = None;
     for _ in 0..ROUNDS_MAX {
         core.borrow_mut().call(None, super::Application::batch_end);
         flush(core);
@@ -316,6 +319,9 @@ fn end_batch<A: Application + 'static>(core: &SharedCore<A>) -> bool {
             return true;
         }
         if core.borrow().has_work() {
+            if begun.get_or_insert_with(Instant::now).elapsed() > ROUNDS_TIME {
+                break;
+            }
             continue;
         }
         let state = core.borrow();

@@ -167,10 +167,12 @@ pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
 /// What each domain may use beside memory. Its own threads come on top of those that the server has there.
 fn allowance(config: &Config) -> Allowance {
     let streams = config.stream_calls_max.saturating_mul(config.shards);
-    let own = streams.saturating_add(config.executors_max + config.shards + OWN_THREADS);
+    let killable_calls_max = config.projects.killable_calls_max;
+    let own = streams.saturating_add(config.executors_max + config.shards + killable_calls_max + OWN_THREADS);
     Allowance {
         module_threads_max: config.module_threads_max,
         threads_max: config.module_threads_max.saturating_add(own),
+        killable_calls_max,
         disk_bytes_max: config.module_disk_bytes_max.unwrap_or_else(|| share_of_disk(config)),
     }
 }
@@ -214,7 +216,8 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
     write.extend(config.allow_write.iter().cloned());
     let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
     let (network, calls) = (config.allow_net, config.projects.allow_syscall.clone());
-    Policy { read, write, threads_allowed: true, network, memory_bytes_max, user, calls, ..Policy::default() }
+    let (threads_allowed, starts_workers) = (true, true);
+    Policy { read, write, threads_allowed, starts_workers, network, memory_bytes_max, user, calls, ..Policy::default() }
 }
 
 /// Whom a domain of a server that is root becomes: nobody, if nobody can reach what modules use.

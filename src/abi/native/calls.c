@@ -212,7 +212,7 @@ void cwebn_call_begin(struct cwebn_module *module, struct cwebn_call *call, int 
                                 .held = thread == NULL ? 0 : thread->held_count,
                                 .is_hook = is_hook};
     current = call;
-    if (module->is_direct) {
+    if (module->is_direct && !cwebn_is_worker()) {
         call->lease = cwebn_lease_acquire(module);
     }
 }
@@ -281,6 +281,9 @@ sqlite3 *cwebn_connection_of(const struct sqldb *database) {
     struct databases *all = cwebn_databases();
     if (database == NULL || all == NULL || database->db == NULL || database->db != all->base.database.db) {
         return database == NULL ? NULL : database->db;
+    }
+    if (cwebn_worker_refuses("the database")) {
+        return NULL; /* SQLite's connections are not to be used across fork(2) */
     }
     if (thread_state != NULL && held_at(thread_state, database->db) >= 0) {
         return database->db; /* a transaction that was begun there by sqlite3_* itself */

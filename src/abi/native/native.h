@@ -132,6 +132,17 @@ void cwebn_thread_stack(uintptr_t *low, uintptr_t *high);
 /* Memory of the calling thread for the time after a call into a module; NULL where cwebn_thread_init() was not called. */
 char *cwebn_thread_scratch(void);
 
+/* ---- worker.c: the process of one call ---- */
+
+/* This process is to run single calls from here on: what needs the process that it was forked from fails. */
+void cwebn_worker_enter(struct cweb_context *ctx);
+
+/* Whether it does. */
+int cwebn_is_worker(void);
+
+/* The same, for `what` a module calls: sets errno, and says in the module's log that it fails. */
+int cwebn_worker_refuses(const char *what);
+
 /* ---- keep.c: what a module may not change for others ---- */
 
 /* The calling thread runs code of the module with this number, 0: of none. Returns what was before. */

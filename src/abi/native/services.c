@@ -60,6 +60,9 @@ static void *resolve_symbol(void *user_data, const char *module, const char *sym
 
 static void *admit_work(void *user, work_t work, void *data) {
     const struct context *context = user;
+    if (cwebn_worker_refuses("scheduler_add()")) {
+        return NULL; /* it accepts nothing */
+    }
     return context->services.work_admit == NULL ? NULL : context->services.work_admit(context->services.user, work, data);
 }
 

@@ -1,8 +1,10 @@
 //! The main of a domain's process: `cweb domain CONTROL RINGS BODIES WAKE… FILES…`, the numbers of its descriptors.
 
+mod confine;
+
 use super::answers::Answers;
 use super::arena::Parts;
-use super::companion::{self, Pools, RequestRing, Rescuer};
+use super::companion::{self, LazyPool, Pools, RequestRing, Rescuer};
 use super::control::{self, CaughtFault, Order, Outcome, Question, Start, ToChild, ToParent};
 use super::core_files;
 use super::handed_files::HandedFiles;
@@ -11,31 +13,33 @@ use super::layout::Layout;
 use super::response_ring::{ResponseOutlet, ResponseRing};
 use super::streaming::ShardStreams;
 use super::work::{ChildDomain, DomainRunner, RingRecord};
+use super::workers::{self, WorkerHost};
 use crate::abi::context::JobTables;
 use crate::abi::guard::{self, Trace, Trap};
 use crate::abi::request::set_rules;
 use crate::abi::rooms::set_outlets;
 use crate::abi::websocket::Outlet;
-use crate::abi::{crypto, host, sanitizer};
+use crate::abi::{crypto, host, sanitizer, worker};
 use crate::domain::Instance;
 use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
-use crate::domain::in_process::{self, Caught, InProcess, InProcessModule};
+use crate::domain::in_process::{self, Caught, InProcess, InProcessModule, Workers};
 use crate::domain::ring::{Consumer, Producer, Region};
-use crate::domain::sandbox::{self, Refusals};
-use crate::domain::{output, running};
+use crate::domain::running;
+use crate::domain::sandbox::Refusals;
 use crate::jobs::code::JobCalls;
 use crate::jobs::store::TableQuery;
 use crate::threads::module_thread;
+use confine::{close_in, confine, tell_refusals};
 use core_affinity::CoreId;
 use crossbeam::channel::{Sender, bounded};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -87,6 +91,9 @@ impl Parent {
     }
 
     fn ask_as(&self, call: u64, what: Question) -> Answer {
+        if worker::refuses(c"what the server is asked for") {
+            return Err("the process of a single call can't ask the server".to_owned());
+        }
         let message = control::encode(&ToParent::Question { call, what }).map_err(|error| error.to_string())?;
         if message.len() > self.message_bytes_max {
             return Err("it is larger than it may be".to_owned());
@@ -185,27 +192,6 @@ fn take(number: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// Takes this process's rights away, while there is one thread, and before any code of others runs.
-fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()> {
-    let applied = start.policy.clone().apply().map_err(io::Error::other)?;
-    sandbox::end_with_parent();
-    tracing::debug!("confined; missing: {:?}", applied.missing);
-    guard::install()?;
-    crate::abi::kept::keep_all();
-    guard::limit_threads(start.module_threads_max);
-    if let Some(dir) = core_dir {
-        // Open for the life of the process.
-        guard::leave_cores(dir.into_raw_fd());
-    }
-    if sanitizer::is_active() {
-        // It ends the process itself when it has found something.
-        sanitizer::open_to_itself();
-    } else {
-        sandbox::trap_ends(guard::EXIT_MARK).map_err(io::Error::other)?;
-    }
-    Ok(())
-}
-
 fn run(descriptors: &[i32]) -> io::Result<()> {
     let [control, rings, bodies, wakes @ ..] = descriptors else {
         return Err(io::Error::other("a domain is started by the server, not by hand"));
@@ -235,7 +221,6 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let for_all_threads = stream.try_clone()?;
     let refusals = Refusals::new(start.policy.clone())?;
     let kept = [descriptors, &[for_all_threads.as_raw_fd()], &refusals.descriptors()].concat();
-    sandbox::keep_open(&kept).and_then(|()| refusals.begin()).map_err(io::Error::other)?;
     let parent = Arc::new(Parent {
         stream: Mutex::new(for_all_threads),
         message_bytes_max: start.message_bytes_max,
@@ -254,10 +239,11 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     // This may be a spare, which stays small: the threads come with the first order, and what is damaged of the database by
     // then is seen.
     wait_readable(&stream);
+    let workers = close_in(&start, &kept, &parent, &refusals)?;
     let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
     let domain = start_threads(&start, &region, bodies, wakes, files)?;
     tell_refusals(&domain, refusals)?;
-    let child = Arc::new(Child { parent, domain, host });
+    let child = Arc::new(Child { parent, domain, host, workers });
     Child::serve(&child, &mut stream);
     child.look_for_leaks();
     // Threads of modules may be running: destructors must not.
@@ -274,21 +260,11 @@ fn wait_readable(stream: &UnixStream) {
     }
 }
 
-/// Starts the thread that tells which system calls are refused, in the log and to the module that made them.
-fn tell_refusals(domain: &Arc<ChildDomain>, refusals: Refusals) -> io::Result<()> {
-    let domain = Arc::clone(domain);
-    let tell = move |module: u64, sentence: String| match domain.instance(module) {
-        Some(module) => output::said(&module.manifest().name, tracing::Level::WARN, &sentence),
-        None => tracing::warn!("{sentence}"),
-    };
-    thread::Builder::new().name("refusals".to_owned()).spawn(move || refusals.each(tell)).map(drop)
-}
-
 /// Tells the server of a signal that was caught in module code. A call of exit(3) is none: it is over as it was meant to be.
 fn tell_fault(parent: &Parent, caught: &Caught<'_>) {
     if let Trap::Signal { signal, address, instruction, stack_overflow } = caught.trap {
         let Trace { frames, registers } = guard::last_trace(instruction);
-        parent.send(&ToParent::Fault(CaughtFault {
+        let fault = CaughtFault {
             frames,
             registers,
             instance: caught.number,
@@ -297,7 +273,12 @@ fn tell_fault(parent: &Parent, caught: &Caught<'_>) {
             instruction: instruction as u64,
             stack_overflow,
             place: caught.place.to_owned(),
-        }));
+        };
+        // The connection to the server is not that of the process of a single call.
+        if worker::is_on() {
+            return workers::keep_fault(fault);
+        }
+        parent.send(&ToParent::Fault(fault));
     }
 }
 
@@ -332,6 +313,9 @@ fn start_threads(
     let layout = Layout::new(start.shards);
     let parts = Parts::new(start.shards, start.bodies);
     let bodies = Arc::new(Region::open(bodies, parts.bytes())?);
+    for shared in [region, &bodies] {
+        shared.keep_from_children()?;
+    }
     let mut response_rings = Vec::new();
     for (shard, (wake, files)) in wakes.into_iter().zip(files).enumerate().take(start.shards) {
         let spec = layout.to_server(shard);
@@ -356,6 +340,7 @@ fn start_threads(
         streams: (0..start.shards).map(|shard| Arc::new(ShardStreams::new(parts.streams(&bodies, shard)))).collect(),
         sockets: (0..start.shards).map(|_| Mutex::default()).collect(),
         gone: (0..start.shards).map(|_| Mutex::default()).collect(),
+        has_workers: AtomicBool::new(false),
     });
     let maker = Arc::clone(&domain);
     let factory: RunnerFactory<RingRecord> =
@@ -364,7 +349,14 @@ fn start_threads(
     let streams_max = start.bodies.streams.calls_max.saturating_mul(start.shards);
     let pools = Arc::new(Pools {
         long: Pool::start(start.threads_min, start.threads_max, free_cores.clone(), Arc::clone(&factory))?,
-        streams: Pool::start(1, streams_max, free_cores, Arc::clone(&factory))?,
+        streams: Pool::start(1, streams_max, free_cores.clone(), Arc::clone(&factory))?,
+        workers: LazyPool {
+            // One more than may run finds that they do, and says so.
+            threads_max: start.killable_calls_max.saturating_add(2),
+            cores: free_cores,
+            factory: Arc::clone(&factory),
+            pool: OnceLock::new(),
+        },
     });
     let request_rings = (0..start.shards)
         .map(|shard| {
@@ -394,6 +386,8 @@ struct Child {
     parent: Arc<Parent>,
     domain: Arc<ChildDomain>,
     host: InProcess,
+    /// What runs calls in processes of their own.
+    workers: Option<Arc<WorkerHost>>,
 }
 
 impl Child {
@@ -455,6 +449,7 @@ impl Child {
         self.look_for_leaks();
         let gone = self.domain.instances.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         if let Some(module) = gone {
+            module.workers().inspect(|workers| workers.end());
             lock(&self.parent.numbers).remove(&module.id());
         }
     }
@@ -471,17 +466,28 @@ impl Child {
             Order::Configure { instance, settings } => match self.instance(instance) {
                 None => Outcome::Host("the module is not loaded in its domain".to_owned()),
                 Some(module) => {
-                    module.configure(&settings).map_or_else(|fault| Outcome::Fault(fault.what), |()| Outcome::Done)
+                    let configured = module.configure(&settings);
+                    self.with_workers(instance, |workers| workers.refresh());
+                    configured.map_or_else(|fault| Outcome::Fault(fault.what), |()| Outcome::Done)
                 }
             },
             Order::SettingChanged { instance, key } => match self.instance(instance) {
                 None => Outcome::Done,
                 Some(module) => {
-                    module.setting_changed(&key).map_or_else(|fault| Outcome::Fault(fault.what), |()| Outcome::Done)
+                    let changed = module.setting_changed(&key);
+                    self.with_workers(instance, |workers| workers.refresh());
+                    changed.map_or_else(|fault| Outcome::Fault(fault.what), |()| Outcome::Done)
                 }
             },
-            Order::Onload { instance } => hook(instance, InProcessModule::onload),
-            Order::Unload { instance } => hook(instance, InProcessModule::unload),
+            Order::Onload { instance } => {
+                let outcome = hook(instance, InProcessModule::onload);
+                self.with_workers(instance, |workers| workers.renew());
+                outcome
+            }
+            Order::Unload { instance } => {
+                self.with_workers(instance, |workers| workers.end());
+                hook(instance, InProcessModule::unload)
+            }
             Order::RunJob { run, instance, job, uuid, payload, limit_ms } => {
                 let deadline = limit_ms.and_then(|limit| Instant::now().checked_add(Duration::from_millis(limit)));
                 self.run_job(run, instance, job, (&uuid, &payload), deadline)
@@ -505,11 +511,25 @@ impl Child {
         }
     }
 
+    fn with_workers(&self, instance: u64, act: impl FnOnce(&dyn Workers)) {
+        if let Some(module) = self.instance(instance)
+            && let Some(workers) = module.workers()
+        {
+            act(workers);
+        }
+    }
+
     fn load(&self, instance: u64, path: &Path) -> Outcome {
         match self.host.open(path, instance) {
             Ok(module) => {
                 let loaded = Outcome::Loaded(module.manifest().clone(), module.base() as u64);
                 lock(&self.parent.numbers).insert(module.id(), instance);
+                let is_ready = !module.manifest().has_onload;
+                if workers::attach(&module, self.workers.as_ref()) {
+                    self.domain.has_workers.store(true, Ordering::Relaxed);
+                    // Where there is no `onload`, what it has set up is there.
+                    module.workers().filter(|_| is_ready).inspect(|workers| workers.renew());
+                }
                 self.domain.instances.write().unwrap_or_else(PoisonError::into_inner).insert(instance, module);
                 loaded
             }

@@ -6,11 +6,12 @@
 use super::response_ring::ResponseRing;
 use super::wire::{StreamToDomain, ToDomain};
 use super::work::{ChildDomain, RingRecord};
-use crate::domain::executor::{Pool, Runner};
+use crate::domain::executor::{Pool, Runner, RunnerFactory};
 use crate::domain::ring::{Consumer, Corrupt};
+use core_affinity::CoreId;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -32,12 +33,32 @@ enum Lane {
     Long,
     /// The pool for calls of routes of `CWEB_STREAM`, which wait for their clients.
     Stream,
+    /// The pool for calls of routes of `CWEB_KILLABLE`, which wait for another process.
+    Worker,
 }
 
 /// The threads beside the companions.
 pub(super) struct Pools {
     pub(super) long: Pool<RingRecord>,
     pub(super) streams: Pool<RingRecord>,
+    pub(super) workers: LazyPool,
+}
+
+/// A pool that has no thread until it is used.
+pub(super) struct LazyPool {
+    pub(super) threads_max: usize,
+    pub(super) cores: Vec<CoreId>,
+    pub(super) factory: RunnerFactory<RingRecord>,
+    pub(super) pool: OnceLock<Option<Pool<RingRecord>>>,
+}
+
+impl LazyPool {
+    fn get(&self) -> Option<&Pool<RingRecord>> {
+        let start = || Pool::start(1, self.threads_max, self.cores.clone(), Arc::clone(&self.factory));
+        let started =
+            || start().inspect_err(|error| tracing::warn!("a pool of threads can't be started: {error}")).ok();
+        self.pool.get_or_init(started).as_ref()
+    }
 }
 
 impl Pools {
@@ -45,6 +66,7 @@ impl Pools {
         match lane {
             Lane::Short | Lane::Long => self.long.push(work),
             Lane::Stream => self.streams.push(work),
+            Lane::Worker => self.workers.get().unwrap_or(&self.long).push(work),
         }
     }
 }
@@ -105,6 +127,11 @@ impl RequestRing {
                 Ok(ToDomain::Gone { key }) => self.domain.socket_gone(self.shard, key),
                 Ok(ToDomain::Buffered { key, taken, unsent }) => {
                     self.domain.socket_buffered(self.shard, key, taken, unsent);
+                }
+                Ok(ToDomain::Request { short: false, instance, route, .. })
+                    if self.domain.is_elsewhere(instance, route) =>
+                {
+                    return Ok(Some((RingRecord { shard: self.shard, record }, Lane::Worker)));
                 }
                 Ok(ToDomain::Request { short, .. } | ToDomain::Socket { short, .. }) => {
                     let lane = if short { Lane::Short } else { Lane::Long };

@@ -37,6 +37,8 @@ pub(super) struct Start {
     pub(super) threads_max: usize,
     /// Threads that modules may start.
     pub(super) module_threads_max: usize,
+    /// Calls at once that have a process each.
+    pub(super) killable_calls_max: usize,
     /// How long handlers may run whose route says nothing.
     pub(super) handler_timeout_ms: u64,
     /// The modules' database.
@@ -158,10 +160,12 @@ pub(super) enum ToParent {
     },
     /// Module code did not return: a signal was caught.
     Fault(CaughtFault),
+    /// The same in the process of a single call.
+    WorkerFault(CaughtFault),
 }
 
 /// A signal that was caught in module code.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct CaughtFault {
     /// The loaded module; 0 if it is not known.
     pub(super) instance: u64,

@@ -48,6 +48,7 @@ impl CountedDomain {
             streams: vec![Arc::new(ShardStreams::new(parts.streams(&bodies, 0)))],
             sockets: vec![Default::default()],
             gone: vec![Default::default()],
+            has_workers: std::sync::atomic::AtomicBool::default(),
         });
         let loaded = host.open(path, 1).unwrap();
         let (instance, number) = remote(loaded.manifest().clone());

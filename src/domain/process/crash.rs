@@ -18,12 +18,14 @@ use serde::Serialize;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Longest text that is taken from a domain.
 const PLACE_CHARS_MAX: usize = 200;
 /// Return addresses that are taken from a domain.
 const FRAMES_MAX: usize = 32;
+/// How often a fault in the process of a single call is told, a domain; the log has each.
+const WORKER_REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// A crash of module code, or of the process that it was in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -104,9 +106,43 @@ impl DomainShared {
         if !process.first_fault_of(fault.instance) {
             return;
         }
+        let report = self.caught(process, fault);
+        let name = report.modules.first().map_or("?", String::as_str);
+        tracing::error!("module {name} failed: {}", report.summary());
+        for (number, frame) in report.backtrace.iter().enumerate() {
+            tracing::error!("module {name}:   #{number} {frame}");
+        }
+        let summary = report.summary();
+        self.keep_report(Some(fault.instance), report);
+        self.tell(Input::Caught { module: fault.instance, summary });
+    }
+
+    /// A signal was caught in the process of a single call, or has ended it: nothing else of the module was there. So it is told, and
+    /// counts as no crash of the module's process.
+    pub(super) fn fault_in_worker(&self, process: &ProcessInstance, fault: &CaughtFault) {
+        // A report is not free, and each call may have one.
+        let mut told_at = lock(&self.worker_told_at);
+        if told_at.is_some_and(|at| at.elapsed() < WORKER_REPORT_EVERY) || !process.has(fault.instance) {
+            return;
+        }
+        *told_at = Some(Instant::now());
+        drop(told_at);
+        let report = self.caught(process, fault);
+        let name = report.modules.first().map_or("?", String::as_str);
+        tracing::error!("module {name} failed in a process of a single call: {}", report.summary());
+        for (number, frame) in report.backtrace.iter().enumerate() {
+            tracing::error!("module {name}:   #{number} {frame}");
+        }
+        if let Some(module) = lock(&self.modules).get_mut(&fault.instance) {
+            module.last_crash = Some(report);
+        }
+    }
+
+    /// The report of a signal that was caught.
+    fn caught(&self, process: &ProcessInstance, fault: &CaughtFault) -> CrashReport {
         let address = usize::try_from(fault.address).unwrap_or_default();
         let place: String = fault.place.chars().take(PLACE_CHARS_MAX).filter(|c| !c.is_control()).collect();
-        let report = CrashReport {
+        CrashReport {
             modules: self.names(&[fault.instance]),
             what: Fault::signal(fault.signal, address, fault.stack_overflow).what,
             signal: Some(fault.signal),
@@ -120,15 +156,7 @@ impl DomainShared {
             at_ms: now_ms(),
             pid: process.pid(),
             core: None,
-        };
-        let name = report.modules.first().map_or("?", String::as_str);
-        tracing::error!("module {name} failed: {}", report.summary());
-        for (number, frame) in report.backtrace.iter().enumerate() {
-            tracing::error!("module {name}:   #{number} {frame}");
         }
-        let summary = report.summary();
-        self.keep_report(Some(fault.instance), report);
-        self.tell(Input::Caught { module: fault.instance, summary });
     }
 
     /// Examines the death of `process`, which nobody wanted, while `trying` was being brought up there. May take seconds, for

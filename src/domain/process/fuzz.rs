@@ -53,7 +53,12 @@ pub(super) fn remote(manifest: Manifest) -> (Arc<dyn Instance>, u64) {
             domain_data: None,
             output_bytes_max: 1 << 20,
             reads_all_jobs: false,
-            allowance: super::watch::Allowance { module_threads_max: 10_000, threads_max: 20_000, disk_bytes_max: 0 },
+            allowance: super::watch::Allowance {
+                module_threads_max: 10_000,
+                threads_max: 20_000,
+                killable_calls_max: 1,
+                disk_bytes_max: 0,
+            },
             run_dir: PathBuf::new(),
             jobs_database: PathBuf::new(),
             records: PathBuf::new(),

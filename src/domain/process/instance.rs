@@ -189,8 +189,14 @@ impl ProcessInstance {
     pub(super) fn kill(&self) {
         let alive = lock(&self.alive);
         if *alive {
+            let pid = self.pid.cast_signed();
             // SAFETY: no memory is involved; the process is not waited for while `alive` is held and true.
-            unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) };
+            unsafe {
+                libc::kill(pid, libc::SIGKILL);
+                // What it has forked ends with it; this is for what its modules may have forked past the rules. The filter keeps all of
+                // them in its group.
+                libc::kill(-pid, libc::SIGKILL);
+            }
         }
     }
 

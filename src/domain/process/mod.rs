@@ -29,6 +29,7 @@
 //! | `stdout_relay`, `relay` | output and log records of a process, and their way into the server's log |
 //! | `child`, `work`, `companion`, `response_ring`, `answers`, `streaming` | the domain's side |
 //! | `control`, `wire`, `layout`, `arena`, `extents` | messages and memory between the two sides |
+//! | `workers` | processes for single calls, below the domain's |
 //! | `file_body`, `passing` | answers with files: the pieces of a file, and passing of its descriptor |
 
 mod answers;
@@ -82,6 +83,7 @@ pub mod symbol;
 mod watch;
 mod wire;
 mod work;
+mod workers;
 
 pub use arena::Budgets;
 pub use calls::DomainCalls;

@@ -46,6 +46,7 @@ pub(super) fn attend(
                 shared.fault_caught(process, &fault);
                 shared.want_replacement(process, "a signal was caught in it, so its memory can't be trusted");
             }
+            Ok(ToParent::WorkerFault(fault)) => shared.fault_in_worker(process, &fault),
             Err(error) => break error,
         }
     };

@@ -276,6 +276,7 @@ impl RegistryShared {
             // What a sanitizer needs of the process: addresses without end, its threads' registers, the symbols of this program.
             config.policy.memory_bytes_max = None;
             config.policy.traces_itself = true;
+            config.policy.starts_workers = false;
             config.policy.read.extend(std::env::current_exe());
         }
         if name != config.identity.name() {

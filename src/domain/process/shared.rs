@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Names of closed modules that are kept.
 const CLOSED_MAX: usize = 64;
@@ -86,6 +86,8 @@ pub(super) struct DomainShared {
     pub(super) restarts: AtomicU64,
     pub(super) replacements: AtomicU64,
     pub(super) last_crash: Mutex<Option<CrashReport>>,
+    /// When a fault in the process of a single call was told last.
+    pub(super) worker_told_at: Mutex<Option<Instant>>,
     /// What sanitizers have found.
     pub(super) reports: Arc<Reports>,
     /// The names of modules that were closed not long ago: a destructor may run for a while.
@@ -111,6 +113,7 @@ impl DomainShared {
             restarts: AtomicU64::new(0),
             replacements: AtomicU64::new(0),
             last_crash: Mutex::default(),
+            worker_told_at: Mutex::default(),
             reports: Arc::default(),
             closed: Mutex::default(),
             events,

@@ -186,6 +186,7 @@ fn start_message(shared: &DomainShared, leaves_core: bool) -> Start {
         threads_min: config.threads_min,
         threads_max: config.threads_max,
         module_threads_max: config.allowance.module_threads_max,
+        killable_calls_max: config.allowance.killable_calls_max,
         handler_timeout_ms: config.handler_timeout_ms,
         database: config.database.display().to_string(),
         crypto: crypto::is_loaded(),

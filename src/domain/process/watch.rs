@@ -35,6 +35,8 @@ pub struct Allowance {
     pub module_threads_max: usize,
     /// Threads of its process, which the kernel counts however they were started; one with more is ended.
     pub threads_max: usize,
+    /// Calls at once that have processes of their own.
+    pub killable_calls_max: usize,
     /// Bytes of its database and its scratch directory; beyond, it writes no more. 0: no limit.
     pub disk_bytes_max: u64,
 }

@@ -21,8 +21,9 @@ use crate::id_map::{IdMap, IdSet};
 use crate::proto::http1::{Head, RequestView};
 use crate::proto::ws::Deflate;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A record, as it was taken from a ring. An empty one stands for giving pages of answers back to the kernel.
 pub(super) struct RingRecord {
@@ -47,6 +48,8 @@ pub(super) struct ChildDomain {
     pub(super) sockets: Vec<Mutex<IdMap<Arc<Socket>>>>,
     /// Those of each shard whose end has overtaken their beginning.
     pub(super) gone: Vec<Mutex<IdSet>>,
+    /// Whether a module has had calls that run in processes of their own.
+    pub(super) has_workers: AtomicBool,
 }
 
 fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -56,6 +59,13 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl ChildDomain {
     pub(super) fn instance(&self, id: u64) -> Option<Arc<InProcessModule>> {
         self.instances.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Whether the calls of a route run in processes of their own.
+    pub(super) fn is_elsewhere(&self, instance: u64, route: u32) -> bool {
+        // Relaxed: stored before the server knows that the module is loaded.
+        self.has_workers.load(Ordering::Relaxed)
+            && self.instance(instance).is_some_and(|module| module.workers_of(route as usize).is_some())
     }
 
     fn sockets_of(&self, shard: usize) -> Option<MutexGuard<'_, IdMap<Arc<Socket>>>> {
@@ -115,7 +125,18 @@ struct Made {
     /// The body is the executor's own memory.
     is_kept: bool,
     start: Instant,
+    /// The handler runs elsewhere.
+    is_elsewhere: bool,
 }
+
+/// What a handler counts as having run: one for which a thread waits is none for a companion.
+fn ran_us(start: Instant, is_elsewhere: bool) -> u32 {
+    let least = if is_elsewhere { ELSEWHERE_AT_LEAST } else { Duration::ZERO };
+    u32::try_from(start.elapsed().max(least).as_micros()).unwrap_or(u32::MAX)
+}
+
+/// Least time of a handler that runs in a process of its own.
+const ELSEWHERE_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// One thread's part: runs work and sends what comes of it.
 pub(super) struct DomainRunner {
@@ -161,7 +182,8 @@ impl DomainRunner {
         let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
         fixed.clear();
         copied.clear();
-        let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
+        let is_elsewhere = module.workers_of(route as usize).is_some();
+        let ran_us = || ran_us(start, is_elsewhere);
         let (mut lent, mut declined, mut file, mut is_kept) = (Lent::Here, false, None, false);
         let compresses = module.route(route as usize).is_some_and(RouteDecl::may_compress);
         let uplink = RingUplink { domain: &self.domain, responses, shard, ticket };
@@ -205,16 +227,16 @@ impl DomainRunner {
                 copied.extend_from_slice(body);
             }
         });
-        let made = Made { lent, declined, file, is_kept, start };
+        let made = Made { lent, declined, file, is_kept, start, is_elsewhere };
         self.answer(responses, ticket, result, made);
         None
     }
 
     /// Sends what a handler has answered, or what is answered instead.
     fn answer(&mut self, responses: &ResponseRing, ticket: u64, result: Result<(), NoAnswer>, made: Made) {
-        let Made { lent, declined, file, is_kept, start } = made;
+        let Made { lent, declined, file, is_kept, start, is_elsewhere } = made;
         let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
-        let ran_us = || u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
+        let ran_us = || ran_us(start, is_elsewhere);
         let fits = responses.room(fixed.len() + LENT_FIXED_BYTES) > 0;
         let too_large = || NoAnswer::failed("the header fields of the answer are too large\n");
         let used = self.executor.finish_stream(result.is_ok());

@@ -177,6 +177,7 @@ pub(super) fn is_network(number: i64) -> bool {
     list::NETWORK.iter().any(|call| call.1 == number)
 }
 
+#[allow(clippy::needless_pass_by_value)] // For map_err.
 fn filter_error(error: seccompiler::BackendError) -> SandboxError {
     SandboxError::Filter(error.to_string())
 }
@@ -217,7 +218,12 @@ pub(super) fn trapped(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>,
     let mut granted = numbers::granted(policy);
     // The last filter decides on those by itself.
     granted.extend(QUIET);
-    granted.retain(|call| *call != libc::SYS_seccomp || policy.calls.iter().any(|name| name == "seccomp"));
+    let is_named = |name: &str| policy.calls.iter().any(|known| known == name);
+    granted.retain(|call| match *call {
+        libc::SYS_seccomp => is_named("seccomp"),
+        libc::SYS_pidfd_open => is_named("pidfd_open"),
+        _ => true,
+    });
     // What libc does not find is no news.
     let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
     // The one that refuses filters is the last.
@@ -300,13 +306,18 @@ fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> 
     if policy.traces_itself && landlock > 0 {
         // A process that shares its memory, which is what attaches to the threads; none with memory of its own.
         deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread | shares_memory), 0)])?;
-    } else {
+    } else if !policy.starts_workers {
         deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread), 0)])?;
     }
-    // The process starts no other, so it keeps its number.
+    // The process starts no other, so it keeps its number. Where it does, abort(3) of such a process sends a signal to a number
+    // that is not known yet; landlock keeps that one within the sandbox.
     let own = u64::from(std::process::id());
+    let may_abort = policy.starts_workers && landlock >= LANDLOCK_SIGNALS;
     for (call, argument) in OTHERS_BY_PROCESS {
-        deny(rules, call, &[(argument, Dword, Ne, own)])?;
+        // It names a thread: none of the calls by which a signal goes to all there are.
+        let not_abort = (may_abort && call == libc::SYS_tgkill).then_some((2, Dword, Ne, libc::SIGABRT as u64));
+        let tests: Vec<Test> = [(argument, Dword, Ne, own)].into_iter().chain(not_abort).collect();
+        deny(rules, call, &tests)?;
     }
     for call in OTHERS_BY_THREAD {
         deny(rules, call, &[(0, Dword, Ne, 0), (0, Dword, Ne, own)])?;
@@ -344,7 +355,8 @@ fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> 
 fn refuse_options(rules: &mut Rules, policy: &Policy) -> Result<(), seccompiler::BackendError> {
     let end_with_parent = libc::PR_SET_PDEATHSIG as u64;
     let traced = policy.traces_itself.then_some(libc::PR_SET_DUMPABLE as u64);
-    let granted = PRCTL_GRANTED.iter().map(|option| *option as u64).chain([end_with_parent]).chain(traced);
+    let reaps = policy.starts_workers.then_some(libc::PR_SET_CHILD_SUBREAPER as u64);
+    let granted = PRCTL_GRANTED.iter().map(|option| *option as u64).chain([end_with_parent]).chain(traced).chain(reaps);
     let others: Vec<Test> = granted.map(|option| (0, Dword, Ne, option)).collect();
     deny(rules, libc::SYS_prctl, &others)?;
     deny(rules, libc::SYS_prctl, &[(0, Dword, Eq, end_with_parent), (1, Qword, Ne, libc::SIGKILL as u64)])
@@ -390,6 +402,20 @@ pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
         }
     }
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Trap, arch).map_err(filter_error)?;
+    install(&[BpfProgram::try_from(filter).map_err(filter_error)?]).map(drop)
+}
+
+/// The filter that refuses clone(2) but for threads: see [`super::no_forks`].
+pub(super) fn no_forks() -> Result<(), SandboxError> {
+    let Some(arch) = architecture() else { return Ok(()) };
+    if missing().is_some() {
+        return Ok(());
+    }
+    let mut rules = Rules::new();
+    let is_process = (0, Dword, MaskedEq(libc::CLONE_THREAD as u64), 0);
+    deny(&mut rules, libc::SYS_clone, &[is_process]).map_err(filter_error)?;
+    let refusal = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, arch).map_err(filter_error)?;
     install(&[BpfProgram::try_from(filter).map_err(filter_error)?]).map(drop)
 }
 

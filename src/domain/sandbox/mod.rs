@@ -51,6 +51,9 @@ pub struct Policy {
     /// Whether the process may look at itself from a copy of its own: what finds leaks stops all threads so.
     #[serde(default)]
     pub traces_itself: bool,
+    /// Whether the process forks others that run single calls: see [`no_forks`].
+    #[serde(default)]
+    pub starts_workers: bool,
     /// Address space of each process.
     pub memory_bytes_max: Option<u64>,
     /// Time of computing of each process; the kernel ends one that takes more.
@@ -109,8 +112,8 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
 
 impl Policy {
     /// Confines the calling process for the rest of its life. It must have one thread: landlock and seccomp bind the
-    /// calling one and those that it starts. Without `exec_allowed` it must be the process that stays, not one that forks
-    /// again: the filter knows it by its number.
+    /// calling one and those that it starts. Without `exec_allowed` and `starts_workers` it must be the process that stays,
+    /// not one that forks again: the filter knows it by its number.
     ///
     /// # Errors
     /// See [`SandboxError`]. The process may be confined in part by then and has to end.
@@ -141,6 +144,15 @@ impl Policy {
 /// The filter could not be built or installed.
 pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
     calls::trap_ends(mark)
+}
+
+/// Has the calling thread, and the threads that it starts, make no process any more. For processes whose policy has
+/// [`Policy::starts_workers`]. Without seccomp it does nothing.
+///
+/// # Errors
+/// The filter could not be built or installed.
+pub(super) fn no_forks() -> Result<(), SandboxError> {
+    calls::no_forks()
 }
 
 /// Has modules fail to close or replace `descriptors`, by libc or past it. Without seccomp it does nothing.

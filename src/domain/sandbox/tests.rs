@@ -95,6 +95,8 @@ fn attempt_named(text: &str) -> String {
             "name" => call(libc::prctl(libc::PR_SET_NAME, c"name".as_ptr()).into()),
             "ptrace" => call(libc::ptrace(libc::PTRACE_ATTACH, parent, 0, 0)),
             "kill-parent" => call(libc::syscall(libc::SYS_kill, parent, 0)),
+            "abort-parent" => call(libc::syscall(libc::SYS_kill, parent, libc::SIGABRT)),
+            "no-forks" => i32::from(no_forks().is_err()),
             "kill-self" => call(libc::syscall(libc::SYS_kill, own, 0)),
             "mount" => call(libc::mount(c"x".as_ptr(), c"/".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null()).into()),
             "unshare" => call(libc::unshare(libc::CLONE_NEWUSER).into()),
@@ -253,6 +255,10 @@ fn code_of_others_starts_nothing_and_reaches_nobody() {
         cases.push(("x32", ENOSYS));
     }
     expect(&foreign(), &cases);
+    // Processes for single calls: where the filter for all other threads is not in force, and nothing else is different.
+    let workers = Policy { starts_workers: true, ..foreign() };
+    expect(&workers, &[("fork", "ok"), ("kill-parent", EPERM), ("abort-parent", EPERM), ("survive", EPERM)]);
+    expect(&workers, &[("no-forks", "ok"), ("fork", EPERM), ("thread", "ok")]);
     // Threads are a permission too.
     expect(&Policy { threads_allowed: false, ..foreign() }, &[("thread", EPERM), ("fork", EPERM)]);
 }

@@ -12,9 +12,11 @@ use crate::abi::stream::{PartText, StreamCall};
 use crate::domain::compress;
 use crate::proto::form::multipart_boundary;
 use crate::proto::http1::{RequestView, push_trailer};
+use rustix::event::{EventfdFlags, eventfd};
 use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Waits end now and then, so that nothing is lost to a wake that did not come, and a deadline is noticed.
@@ -101,6 +103,8 @@ pub(in crate::domain) struct CallState {
     inner: Mutex<Inner>,
     /// The form that the body is, once the handler has asked for a part.
     form: Mutex<Option<Box<FormReader>>>,
+    /// An eventfd, made when a call is waited for that runs elsewhere.
+    wake: OnceLock<OwnedFd>,
 }
 
 const NO_DEADLINE: u64 = u64::MAX;
@@ -118,6 +122,7 @@ impl CallState {
             up: Mutex::new(None),
             inner: Mutex::default(),
             form: Mutex::new(None),
+            wake: OnceLock::new(),
         })
     }
 
@@ -142,6 +147,32 @@ impl CallState {
         self.facts.store(std::ptr::null_mut(), Ordering::Release);
         self.entry.end();
         value
+    }
+
+    /// Within [`CallState::during`]: runs `wait`, which waits for a call that runs elsewhere, with what becomes readable when the
+    /// call is canceled.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub(in crate::domain) fn watched<T>(&self, wait: impl FnOnce(BorrowedFd<'_>) -> T) -> std::io::Result<T> {
+        let event = match self.wake.get() {
+            Some(event) => event,
+            None => {
+                let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+                self.wake.get_or_init(|| made)
+            }
+        };
+        // What was written for an earlier call.
+        let _ = rustix::io::read(event, &mut [0; 8]);
+        self.entry.wake_by(Some(event.as_fd()));
+        let value = wait(event.as_fd());
+        self.entry.wake_by(None);
+        Ok(value)
+    }
+
+    /// Whether the client of the call that runs is gone.
+    pub(in crate::domain) fn is_client_gone(&self) -> bool {
+        self.entry.reason() == Reason::ClientGone as u8
     }
 
     /// After [`CallState::during`]: how the answer was used. It is ended if the handler `returned`, as one that misses something if the
@@ -352,7 +383,7 @@ impl CallState {
         let (slot, pipe) = match inner.down_pipe.take() {
             Some(pipe) => (None, pipe),
             None => {
-                let (slot, pipe) = facts.uplink.take_slot().ok_or(libc::EBUSY)?;
+                let (slot, pipe) = facts.uplink.take_slot().ok_or_else(|| facts.uplink.no_slot())?;
                 (Some(slot), pipe)
             }
         };

@@ -66,6 +66,11 @@ pub(in crate::domain) trait Uplink: Send + Sync {
     /// A slot for an answer, with its pipe ready for use. `None`: all are taken.
     fn take_slot(&self) -> Option<(u32, Pipe)>;
 
+    /// The error of a call that gets no slot.
+    fn no_slot(&self) -> i32 {
+        libc::EBUSY
+    }
+
     /// Gives a slot back that the shard has not heard of.
     fn give_slot(&self, slot: u32);
 

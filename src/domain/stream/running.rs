@@ -6,7 +6,8 @@
 //! that nobody cancels.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Why a call is canceled, as `cweb_canceled` says it.
@@ -44,6 +45,8 @@ const FILTER_BITS: u64 = 16 * 1024;
 pub struct Entry {
     key: [AtomicU64; 2],
     state: AtomicU64,
+    /// The eventfd by which the thread learns at once that its call is canceled, and 1; 0: it does not wait for that.
+    wake: AtomicI32,
 }
 
 const REASON_BITS: u64 = 0xff;
@@ -108,6 +111,14 @@ impl Entry {
         (self.state.load(Ordering::Relaxed) & REASON_BITS) as u8
     }
 
+    /// Has a cancellation written to the eventfd `event` too, until `None` follows. The descriptor stays open until
+    /// [`Entry::unregister`]. The reason must be read after this: one that came before is not written.
+    pub fn wake_by(&self, event: Option<BorrowedFd<'_>>) {
+        self.wake.store(event.map_or(0, |event| event.as_raw_fd() + 1), Ordering::Release);
+        // With the fence of `cancel`: either that finds the descriptor, or the caller finds the reason.
+        fence(Ordering::SeqCst);
+    }
+
     /// Cancels the call with this key, if this thread runs it.
     fn cancel(&self, key: Key, reason: Reason) -> bool {
         let state = self.state.load(Ordering::Acquire);
@@ -118,6 +129,14 @@ impl Entry {
         // One that has a reason keeps it.
         let open = state & !REASON_BITS;
         let _ = self.state.compare_exchange(open, open | reason as u64, Ordering::AcqRel, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let wake = self.wake.load(Ordering::Acquire);
+        if wake > 0 {
+            // SAFETY: the caller holds the list of entries, so the thread has not unregistered and keeps it open.
+            let event = unsafe { BorrowedFd::borrow_raw(wake - 1) };
+            // Full is as good as written.
+            let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+        }
         true
     }
 }

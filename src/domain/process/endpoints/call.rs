@@ -1,6 +1,7 @@
 //! One call, from its place in the queue to what it is answered to.
 
 use super::super::arena::ExtentRange;
+use crate::abi::manifest::RouteDecl;
 use crate::abi::websocket::Socket;
 use crate::domain::call::{AnswerMeta, GenerationRef, OwnedRequest, SocketEvent};
 use crate::domain::stream::{CallSlot, Pipe, StreamStart};
@@ -38,6 +39,8 @@ pub(super) struct Pending {
     pub(super) since_ms: u64,
     /// The route's own limit of time.
     pub(super) limit_ms: Option<u64>,
+    /// How much longer it may take: it ends its handler itself.
+    pub(super) grace_ms: u64,
     /// Where it is.
     pub(super) stage: Stage,
     /// A call of a route of `CWEB_STREAM`, or one that sends its answer itself.
@@ -53,9 +56,17 @@ pub(super) struct Pending {
 impl Pending {
     /// Of a call that nothing is known of yet but that it waits since `since_ms`.
     pub(super) fn new(hold: Arc<dyn GenerationRef>, unit: usize, caller: Caller, since_ms: u64) -> Self {
-        let (limit_ms, stage, watched, progress) = (None, Stage::Waiting, None, 0);
-        Self { hold, unit, caller, since_ms, limit_ms, stage, watched, progress, begun: false, kept: None }
+        let (limit_ms, grace_ms, stage, watched, progress) = (None, 0, Stage::Waiting, None, 0);
+        Self { hold, unit, caller, since_ms, limit_ms, grace_ms, stage, watched, progress, begun: false, kept: None }
     }
+}
+
+/// How long after its time is over a call of `CWEB_KILLABLE` may be answered, whose domain kills its process then.
+const KILL_GRACE_MS: u64 = 5_000;
+
+/// How long the domain has to end the handler of a call of `route` itself, after its time.
+pub(super) fn grace_ms(route: Option<&RouteDecl>) -> u64 {
+    if route.is_some_and(RouteDecl::is_killable) { KILL_GRACE_MS } else { 0 }
 }
 
 /// Where it is seen whether a stream gets on.

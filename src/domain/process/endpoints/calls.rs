@@ -3,7 +3,7 @@
 use super::super::remote::RemoteModule;
 use super::super::wire;
 use super::RingEndpoints;
-use super::call::{Caller, Copying, Large, Payload, Pending, Queued, Sending, Stage, Watched};
+use super::call::{Caller, Copying, Large, Payload, Pending, Queued, Sending, Stage, Watched, grace_ms};
 use super::refusal::{barred, barred_text, refuse};
 use super::session::{KnownSocket, ProcessSession};
 use crate::abi::manifest::RouteDecl;
@@ -203,7 +203,7 @@ impl CallTable {
         let limit_of = |pending: &Pending| match pending.stage {
             // What the handler has not got is not its fault.
             Stage::Waiting | Stage::Turn => limit_ms,
-            Stage::Running => pending.limit_ms.unwrap_or(limit_ms),
+            Stage::Running => pending.limit_ms.unwrap_or(limit_ms).saturating_add(pending.grace_ms),
             Stage::Returned => RETURNED_MS_MAX,
         };
         let late = |pending: &Pending| {
@@ -335,11 +335,12 @@ impl CallTable {
         let instance = crate::domain::Instance::id(module);
         self.tickets += 1;
         let ticket = self.tickets | TICKET_BIT;
-        let (mut limit_ms, mut watched) = (None, None);
+        let (mut limit_ms, mut grace, mut watched) = (None, 0, None);
         let (unit, caller, payload) = match work {
             Task::Request { conn, seq, route, request, meta, stream } => {
                 watched = stream.as_ref().map(|stream| Box::new(Watched::Call(Arc::clone(&stream.slot))));
-                limit_ms = hold.instance().manifest().routes.get(route).and_then(RouteDecl::timeout_ms);
+                let declared = hold.instance().manifest().routes.get(route);
+                (limit_ms, grace) = (declared.and_then(RouteDecl::timeout_ms), grace_ms(declared));
                 (route, Caller::Request { conn, seq, meta }, Payload::Request { route, request, stream })
             }
             Task::Socket { socket, index, events } => {
@@ -354,7 +355,8 @@ impl CallTable {
         };
         // A stream has a limit of its own for the handler, and this one for the time in which nothing moves.
         let limit_ms = limit_ms.filter(|_| watched.is_none());
-        let pending = Pending { limit_ms, watched, ..Pending::new(hold, unit, caller, self.now_ms) };
+        let new = Pending::new(hold, unit, caller, self.now_ms);
+        let pending = Pending { limit_ms, grace_ms: grace, watched, ..new };
         self.pending.insert(ticket, pending);
         self.queue.push_back(Queued { ticket, instance, short, payload });
     }

@@ -3,8 +3,7 @@
 use super::super::arena::{LENT_BYTES_MIN, SMALL_BYTES_MAX};
 use super::super::remote::RemoteModule;
 use super::super::wire::{self, Event, StreamToDomain};
-use super::call::{Caller, Pending};
-use super::call::{Payload, Queued, Sending, Stage};
+use super::call::{Caller, Payload, Pending, Queued, Sending, Stage, grace_ms};
 use super::calls::{CallTable, TICKET_BIT};
 use super::large::COPIED_BYTES_MAX;
 use super::session::{KnownSocket, ProcessSession};
@@ -24,24 +23,25 @@ impl CallTable {
         request: NewRequest<'_>,
         ledger: &Arc<BodyLedger>,
     ) {
-        if let Some((ticket, limit_ms)) = self.push_now(&*hold, short, &request) {
+        if let Some((ticket, limit_ms, grace_ms)) = self.push_now(&*hold, short, &request) {
             let NewRequest { conn, seq, route, meta, .. } = request;
             let caller = Caller::Request { conn, seq, meta };
-            let pending = Pending { limit_ms, stage: Stage::Running, ..Pending::new(hold, route, caller, self.now_ms) };
+            let new = Pending::new(hold, route, caller, self.now_ms);
+            let pending = Pending { limit_ms, grace_ms, stage: Stage::Running, ..new };
             self.pending.insert(ticket, pending);
         } else {
             self.submit(hold, short, request.copied(ledger));
         }
     }
 
-    /// Writes a request into the ring, and gives its ticket and the route's own limit of time, in ms. `None`: it has to wait, or its module is not to be called, or
+    /// Writes a request into the ring, and gives its ticket, the route's own limit of time and its grace, in ms. `None`: it has to wait, or its module is not to be called, or
     /// more than the record has to be known of it.
     fn push_now(
         &mut self,
         hold: &dyn GenerationRef,
         short: bool,
         request: &NewRequest<'_>,
-    ) -> Option<(u64, Option<u64>)> {
+    ) -> Option<(u64, Option<u64>, u64)> {
         let waits = self.draining || self.sending.is_some() || !self.queue.is_empty();
         let session = self.current.as_mut().filter(|session| !session.broken && !waits)?;
         let module = hold.instance().as_any().downcast_ref::<RemoteModule>()?;
@@ -66,7 +66,7 @@ impl CallTable {
         self.tickets += 1;
         session.begin(ticket);
         module.domain().count_request(self.shard);
-        Some((ticket, route.timeout_ms()))
+        Some((ticket, route.timeout_ms(), grace_ms(Some(route))))
     }
 
     /// Sends what the ring takes, and writes a bounded part of what goes beside it; once a batch.

@@ -1,0 +1,68 @@
+//! What the process of a domain does to itself before code of others runs there.
+
+use super::Parent;
+use crate::abi::{guard, sanitizer};
+use crate::domain::process::control::{Start, ToParent};
+use crate::domain::process::work::ChildDomain;
+use crate::domain::process::workers::{Forker, WorkerHost};
+use crate::domain::sandbox::{self, Refusals};
+use crate::domain::{Instance, output};
+use std::io;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+
+/// Takes this process's rights away, while there is one thread, and before any code of others runs.
+pub(super) fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()> {
+    let applied = start.policy.clone().apply().map_err(io::Error::other)?;
+    sandbox::end_with_parent();
+    tracing::debug!("confined; missing: {:?}", applied.missing);
+    guard::install()?;
+    crate::abi::kept::keep_all();
+    guard::limit_threads(start.module_threads_max);
+    if let Some(dir) = core_dir {
+        // Open for the life of the process.
+        guard::leave_cores(dir.into_raw_fd());
+    }
+    if sanitizer::is_active() {
+        // It ends the process itself when it has found something.
+        sanitizer::open_to_itself();
+    } else {
+        sandbox::trap_ends(guard::EXIT_MARK).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Installs the filters that hold for all threads that may run module code, while there is no other; what makes processes for single
+/// calls is without them. `kept` are the descriptors that modules can't close.
+pub(super) fn close_in(
+    start: &Start,
+    kept: &[i32],
+    parent: &Arc<Parent>,
+    refusals: &Refusals,
+) -> io::Result<Option<Arc<WorkerHost>>> {
+    let forks = start.policy.starts_workers && !sanitizer::is_active();
+    let forker = if forks { Some(Forker::start(kept.to_vec(), start.killable_calls_max)?) } else { None };
+    let confined = if forks { sandbox::no_forks() } else { Ok(()) };
+    // The last ones: they refuse further filters.
+    confined.and_then(|()| sandbox::keep_open(kept)).and_then(|()| refusals.begin()).map_err(io::Error::other)?;
+    let teller = Arc::clone(parent);
+    let host = |forker| WorkerHost {
+        forker,
+        calls_max: start.killable_calls_max,
+        calls: AtomicUsize::new(0),
+        tell: Box::new(move |fault| teller.send(&ToParent::WorkerFault(fault))),
+    };
+    Ok(forker.map(host).map(Arc::new))
+}
+
+/// Starts the thread that tells which system calls are refused, in the log and to the module that made them.
+pub(super) fn tell_refusals(domain: &Arc<ChildDomain>, refusals: Refusals) -> io::Result<()> {
+    let domain = Arc::clone(domain);
+    let tell = move |module: u64, sentence: String| match domain.instance(module) {
+        Some(module) => output::said(&module.manifest().name, tracing::Level::WARN, &sentence),
+        None => tracing::warn!("{sentence}"),
+    };
+    thread::Builder::new().name("refusals".to_owned()).spawn(move || refusals.each(tell)).map(drop)
+}
