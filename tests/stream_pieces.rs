@@ -284,7 +284,7 @@ fn a_request_that_comes_while_the_process_is_started_again_waits_for_it() {
 
 #[test]
 fn jobs_and_callbacks_learn_why_they_are_to_end() {
-    let server = lab(&[]);
+    let server = lab(&["--job-timeout", "0"]);
     let seen = |what: &str| eventually(what, || server.get("/seen").text() == what);
     assert_eq!(server.post("/jobs", br#"{"job": "patient", "timeout_ms": 300}"#).status, 200);
     seen("job 2 limited 0");

@@ -98,7 +98,7 @@ impl Slot {
             Slot::Running { .. } => 0,
             // It is counted where requests wait.
             Slot::Waiting { .. } => 0,
-            Slot::Ready { bytes, lent, .. } => bytes.len() + lent.as_ref().map_or(0, |lent| lent.held()),
+            Slot::Ready { bytes, lent, .. } => bytes.len() + lent.as_ref().map_or(0, crate::net::Attached::held),
             other => other.bytes(),
         }
     }

@@ -27,7 +27,7 @@ pub(super) struct ShardGen {
     serving: Arc<Serving>,
     /// Running average of each unit's duration in µs: routes first, then WebSockets.
     average_us: Box<[AtomicU32]>,
-    /// The largest answer of each route so far; 0: there was none.
+    /// The largest answer of each route of late; 0: there was none.
     answer_bytes: Box<[AtomicUsize]>,
 }
 
@@ -60,7 +60,7 @@ impl ShardGen {
         self.serving.generation().manifest().routes.get(route)
     }
 
-    /// How many bytes the next answer of route number `route` may well have: as many as its largest so far.
+    /// How many bytes the next answer of route number `route` may well have: as many as its largest of late.
     pub(super) fn expected_bytes(&self, route: usize) -> usize {
         match self.answer_bytes.get(route).map(|bytes| bytes.load(Ordering::Relaxed)) {
             None | Some(0) => ANSWER_BYTES_UNKNOWN,
@@ -77,10 +77,13 @@ impl GenerationRef for ShardGen {
     /// One call above a millisecond makes its handler a long one at once; it takes several short ones to make it
     /// short again. Two executors may lose each other's sample: it is an estimate.
     fn ran(&self, unit: usize, elapsed: Duration, answer_bytes: usize) {
-        if let Some(largest) = self.answer_bytes.get(unit)
-            && answer_bytes > largest.load(Ordering::Relaxed)
-        {
-            largest.store(answer_bytes, Ordering::Relaxed);
+        if let Some(largest) = self.answer_bytes.get(unit) {
+            let known = largest.load(Ordering::Relaxed);
+            // One large answer must not have the server refuse smaller ones for ever.
+            let expected = answer_bytes.max(known - known / 8);
+            if expected != known {
+                largest.store(expected, Ordering::Relaxed);
+            }
         }
         let Some(average) = self.average_us.get(unit) else { return };
         let sample = u32::try_from(elapsed.as_micros()).unwrap_or(UNKNOWN - 1).min(UNKNOWN - 1);

@@ -4,6 +4,7 @@
 //! The calling thread is one that may wait for a disk: an executor's. Nothing here reads a file's bytes.
 
 mod answer;
+mod beneath;
 mod call;
 mod mount;
 mod open;

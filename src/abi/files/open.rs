@@ -1,8 +1,9 @@
 //! Opening files, and keeping those open that are asked for often.
 
+use super::beneath;
 use crate::proto::http1::Coding;
 use crate::proto::mime;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -22,9 +23,6 @@ pub(super) const KEPT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// A file that is kept open is looked up by its name again after this. That it was changed, deleted or replaced by
 /// rename(2) is seen at once.
 const LOOKED_UP_MAX: Duration = Duration::from_secs(1);
-
-/// openat2(2) says EAGAIN when a directory was moved while it looked.
-const ATTEMPTS_MAX: u32 = 8;
 
 /// An open regular file.
 #[derive(Debug)]
@@ -268,29 +266,18 @@ pub(super) fn is_directory(root: &CStr, path: &CStr) -> bool {
     let Ok(root) = directory(root) else { return false };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let path = if path.is_empty() { c"." } else { path };
-    beneath(&root, path, flags).is_ok()
+    beneath::open(&root, path, flags).is_ok()
 }
 
 fn directory(path: &CStr) -> Result<OwnedFd, Errno> {
     openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn beneath(root: &OwnedFd, path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        match openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
-            Err(Errno::AGAIN | Errno::INTR) if attempts < ATTEMPTS_MAX => {}
-            opened => return opened,
-        }
-    }
-}
-
 fn open(root: Option<&CStr>, path: &CStr) -> Result<OwnedFd, Errno> {
     // NONBLOCK: opening a FIFO must not wait for its writer.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     match root {
-        Some(root) => beneath(&directory(root)?, path, flags),
+        Some(root) => beneath::open(&directory(root)?, path, flags),
         None => {
             // Opening a device can do something; what is one is seen before.
             Info::of(&statat(CWD, path, AtFlags::empty())?)?;
