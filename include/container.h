@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file container.h
- * The cross-module cache: named pointers shared by all modules, which outlive hot swaps. Every function locks.
+ * The cross-module cache: named pointers shared by the modules of a domain, which outlive hot swaps. Every function locks.
  *
  * What a pointer points to is for the modules to agree on and to synchronise. It must not lie in a module's own
  * static data or code: those go away when the module is replaced. Memory from malloc(3) stays.

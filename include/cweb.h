@@ -66,9 +66,9 @@ struct job_system;
 
 /** The server's services; the same for every call. */
 typedef struct cweb_context {
-    struct container *cache;     /**< Named pointers, shared by all modules, that outlive hot swaps: container.h */
+    struct container *cache;     /**< Named pointers, shared by the modules of a domain, that outlive hot swaps: container.h */
     struct scheduler *scheduler; /**< Work for later: scheduler.h */
-    struct sqldb *database;      /**< The shared SQLite database: db.h */
+    struct sqldb *database;      /**< The SQLite database of the domain: db.h */
     struct crypto *crypto;       /**< Signatures with the server's key: crypto.h */
     struct symbols *symbols;     /**< Functions of other modules */
     struct job_system *jobs;     /**< The server's; see jobs_create() */
@@ -140,7 +140,7 @@ typedef enum {
 
 /** A route. */
 typedef struct route_info {
-    const char *path;   /**< POSIX extended regular expression for the whole path, e.g. "/user/[0-9]+" */
+    const char *path;   /**< POSIX extended regular expression for the whole path, e.g. "/user/[0-9]+"; a segment ":name" is any one segment, see cweb_param() */
     const char *method; /**< "GET", "POST", … */
     entry_t handler;
     int flags; /**< Bits of cweb_feature_flag_t, CWEB_TIMEOUT_S(), CWEB_BODY_MIB(); others are ignored */

@@ -117,7 +117,7 @@ static inline int cweb_send_file_from(http_request_t *req, http_response_t *res,
         return cweb_send_content(res, path); /* A response of the module's own: its body gets the content. */
     }
     int is_ours = error == EMFILE || error == ENFILE || error == ENOMEM || error == EIO || error == EINVAL ||
-                  error == EOPNOTSUPP;
+                  error == EOPNOTSUPP || error == ENOSYS;
     cweb_respond(res, is_ours ? HTTP_500_INTERNAL_SERVER_ERROR : HTTP_404_NOT_FOUND, "text/plain",
                  is_ours ? "The file can't be sent\n" : "Not found\n");
     errno = error;

@@ -212,6 +212,7 @@ __attribute__((format(printf, 2, 3))) static inline int cweb_printf(http_respons
 static inline char *cweb_sse_text(const char *event, const char *id, const char *data, size_t *length) {
     const char *rest = data != NULL ? data : "";
     size_t lines = 1;
+    *length = 0;
     for (const char *c = rest; *c != '\0'; c++) {
         lines += *c == '\n' || *c == '\r';
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file db.h
- * The SQLite database: one file shared by all modules, usable from several threads.
+ * The SQLite database: one file for the modules of a domain (with --module-database shared for all), usable from several threads.
  *
  * `ctx->database` is the server's. Each call of a module has a connection to itself; a transaction or statement that is open
  * when the call returns is rolled back or reset. A thread that the module starts has a connection of its own. The

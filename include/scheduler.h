@@ -3,7 +3,7 @@
  * @file scheduler.h
  * Work for later: one thread that runs functions in the order they were added, off the request path.
  *
- * `ctx->scheduler` is the server's, shared by all modules: keep its works short. For long ones start a scheduler
+ * `ctx->scheduler` is the server's, shared by the modules of a domain: keep its works short. For long ones start a scheduler
  * of the module's own in `onload` and shut it down in `unload`.
  */
 #ifndef CWEB_SCHEDULER_H

@@ -6,7 +6,7 @@
 //! but [`Watcher::wake`].
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -219,18 +219,29 @@ pub fn is_traced() -> bool {
     TRACERS.load(Ordering::Relaxed) > 0
 }
 
-/// Adds a line about a request to `module`, if a reader of its lines wants it.
+/// Adds a line about a request to `module`, if a reader of its lines wants it. It never waits: when another thread has the book, the
+/// line is one of those that are counted only.
 pub fn request(module: &str, text: &str) {
-    let mut book = book();
+    static MISSED: AtomicU64 = AtomicU64::new(0);
+    let mut book = match BOOK.try_lock() {
+        Ok(book) => book,
+        Err(TryLockError::Poisoned(book)) => book.into_inner(),
+        Err(TryLockError::WouldBlock) => {
+            MISSED.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+    };
     let bytes_max = book.bytes_max;
     let Some(buffer) = book.buffers.get_mut(module).filter(|buffer| !buffer.tracers.is_empty()) else { return };
+    buffer.requests.left_out += MISSED.swap(0, Ordering::Relaxed);
     let second = since_1970().as_secs();
     if std::mem::replace(&mut buffer.requests.second, second) != second {
         buffer.requests.written = 0;
         let left_out = std::mem::take(&mut buffer.requests.left_out);
         if left_out > 0 {
-            let text =
-                format!("{left_out} further requests are not listed: a module has {REQUEST_LINES_MAX} lines a second");
+            let text = format!(
+                "{left_out} further requests are not listed: a module has at most {REQUEST_LINES_MAX} lines a second"
+            );
             buffer.add(Kind::Request, &text, bytes_max);
         }
     }

@@ -681,6 +681,7 @@ fn a_call_that_can_be_killed_is_killed_alone() {
         assert!(answer.text().contains(said), "{how}: {}", answer.text());
     }
     assert_eq!(client.get("/crash?how=f").text(), "-1 1", "it makes no process itself");
+    assert_eq!(client.get("/crash?how=p").text(), "-1 1 -1 1", "what its process has had for itself is taken away");
     eventually("the crash is told with its route", || {
         let told = server.get("/mgnt/killable").text();
         told.contains("a handler (GET /crash)") && told.contains("SIGSEGV")
@@ -745,6 +746,32 @@ fn calls_that_can_be_killed_are_limited_and_end_with_their_server() {
     let is_over =
         |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("cweb-"));
     eventually("all have ended with the server", || !left.iter().any(is_over));
+}
+
+/// Threads that hold locks all the time may keep a domain from being copied; a call waits for that no longer than it may.
+#[test]
+fn calls_whose_process_can_not_be_made_are_answered_in_their_time() {
+    if isolation() == "none" {
+        return;
+    }
+    let server = Server::with(&["--shards", "1"]);
+    let code = "#include <pthread.h>\n#include <unistd.h>\n\
+        static void *set(void *cache) { for (;;) container_set(cache, \"key\", cache); return NULL; }\n\
+        static void onload(struct cweb_context *c) {\n\
+          for (int i = 0; i < 6; i++) { pthread_t t; if (pthread_create(&t, NULL, set, c->cache) == 0) pthread_detach(t); } }\n\
+        static int pid(struct cweb_context *c, http_request_t *q, http_response_t *r) {\n\
+          (void)c, (void)q; return cweb_respond(r, HTTP_200_OK, NULL, \"%d\", (int)getpid()); }";
+    let routes = "{\"/own\", \"GET\", pid, NONE}, {\"/copy\", \"GET\", pid, CWEB_KILLABLE}";
+    server.deploy(&support::module("locks", code, routes, 2, ".onload = onload"));
+    let mut client = server.connect();
+    let own = client.get("/own").text();
+    for _ in 0..3 {
+        let answer = client.request("GET", "/copy", &[("X-Request-Timeout-Ms", "250")], b"");
+        assert!([200, 503, 504].contains(&answer.status), "{} {}", answer.status, answer.text());
+        assert_eq!(answer.header("retry-after").is_some(), answer.status == 503, "{}", answer.text());
+    }
+    assert_eq!(client.get("/own").text(), own, "the domain's process is the same");
+    assert!(server.get("/metrics").text().contains("cweb_domain_restarts_total{domain=\"default\"} 0"));
 }
 
 #[test]

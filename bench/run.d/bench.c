@@ -3,8 +3,6 @@
 #include <cweb.h>
 #include <openssl/sha.h>
 
-#pragma cweb link("crypto")
-
 static int answer(http_response_t *res, const char *text, size_t length) {
     memcpy(res->body, text, length + 1);
     res->content_length = length;

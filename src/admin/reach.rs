@@ -18,7 +18,7 @@ pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
     }
     match (view.method(), path.strip_prefix(b"/jobs")) {
         // A file for a job to come.
-        (method, None) => method == Method::Put && matches!(path, b"/blobs" | b"/blobs/"),
+        (method, None) => method == Method::Put && (path == b"/blobs" || path.starts_with(b"/blobs/")),
         (Method::Post, Some(b"" | b"/")) => true,
         // The job's module is looked up, and the job is not found if the key is not for that module.
         (method, Some(below)) => {

@@ -38,6 +38,8 @@ pub(super) struct ActiveJob {
     /// Events it has emitted, and their bytes since the server started.
     events: AtomicU64,
     event_bytes: AtomicU64,
+    /// An event did not fit into the bytes.
+    events_cut: AtomicBool,
     /// The outcome of the current run has been claimed by whoever writes it.
     settled: AtomicBool,
 }
@@ -70,6 +72,7 @@ impl ActiveJob {
             settled: AtomicBool::new(false),
             events: AtomicU64::new(0),
             event_bytes: AtomicU64::new(0),
+            events_cut: AtomicBool::new(false),
         }
     }
 
@@ -127,10 +130,20 @@ impl ActiveJob {
         self.decided.load(Ordering::Acquire)
     }
 
-    /// Counts one more emitted event of `bytes` bytes; returns the number of earlier ones, and their bytes.
-    pub(super) fn count_event(&self, bytes: usize) -> (u64, u64) {
-        let before = self.event_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        (self.events.fetch_add(1, Ordering::Relaxed), before)
+    /// Counts one more emitted event; returns the number of earlier ones.
+    pub(super) fn count_event(&self) -> u64 {
+        self.events.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Counts `bytes` of an event, if no more than `most` bytes of events have been emitted then.
+    pub(super) fn takes_event_bytes(&self, bytes: usize, most: u64) -> bool {
+        let take = |before: u64| before.checked_add(bytes as u64).filter(|after| *after <= most);
+        self.event_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    /// Whether this is the first event that does not fit into the bytes.
+    pub(super) fn is_first_too_many(&self) -> bool {
+        !self.events_cut.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn set_events(&self, count: u64) {

@@ -189,7 +189,7 @@ impl Schedule {
     /// Runs of this kind begin again.
     pub(super) fn resume(&mut self, kind: &JobKind) {
         let Some(parked) = self.paused.remove(kind).filter(|parked| !parked.is_empty()) else { return };
-        self.modules.entry(kind.0.clone()).or_default().ready.extend(parked);
+        self.queue(&kind.0).ready.extend(parked);
     }
 
     /// The kinds that are paused.

@@ -323,18 +323,18 @@ impl Running<'_> {
 
     /// Whether the job may emit one more event of `bytes` bytes, which is counted then.
     fn may_emit(&self, bytes: usize) -> bool {
-        let (count, before) = self.job.count_event(bytes);
         let SizeLimits { events_max, events_bytes_max, .. } = self.shared.limits;
-        let fits = before.saturating_add(bytes as u64) <= events_bytes_max;
+        let count = self.job.count_event();
+        let fits = count >= events_max || self.job.takes_event_bytes(bytes, events_bytes_max);
         // The first that is refused has a line.
-        if count == events_max || !fits && before <= events_bytes_max {
+        if count == events_max || !fits && self.job.is_first_too_many() {
             let (most, flag) = match fits {
                 true => (events_max.to_string(), "--job-events-max"),
                 false => (format!("{events_bytes_max} bytes of them"), "--job-events-bytes-max"),
             };
             let text = format!(
-                "job {} ({} of module {}) has as many events as a job may have, {most}: emit_event returns -1 from here on \
-                 ({flag})",
+                "job {} ({} of module {}) has as many events as a job may have, {most}: emit_event returns -1 for what is \
+                 more ({flag})",
                 self.job.uuid, self.job.job, self.job.module
             );
             tracing::warn!("{text}");

@@ -57,8 +57,9 @@ impl Sanitizer {
 pub fn sanitizers(text: &str) -> Result<Vec<Sanitizer>, String> {
     let mut found = Vec::new();
     for name in text.split(',').map(str::trim) {
-        let sanitizer = Sanitizer::named(name)
-            .ok_or_else(|| format!("there is no sanitizer {name:?}: name address, undefined or thread"))?;
+        let sanitizer = Sanitizer::named(name).ok_or_else(|| {
+            format!("there is no sanitizer {name:?}: name address, undefined, or both with a comma between")
+        })?;
         found.push(sanitizer);
     }
     found.sort_unstable();

@@ -164,7 +164,7 @@ fn reactor(config: &Config) -> ReactorKind {
 /// Bytes of the bodies that a shard receives, and of those that wait; also of those that lie in the memory of a domain. The
 /// budget of the server counts too.
 pub(super) fn bodies_bytes_max(config: &Config) -> usize {
-    config.bodies_bytes_max.min(config.resources.memory_bytes_max / 2)
+    config.bodies_bytes_max.min(config.resources.memory_bytes_max / 2 / config.shards.max(1))
 }
 
 fn shard_limits(config: &Config) -> ShardLimits {

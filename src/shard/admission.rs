@@ -5,7 +5,7 @@
 //! the server's own paths. Those that ask for something else, or for nothing, are told that there are too many.
 
 use super::Shard;
-use super::conn::{Conn, Partial, Serves};
+use super::conn::{Conn, Serves};
 use crate::net::{ConnId, Connections, Peer};
 use crate::server_response::ServerAnswer;
 use std::collections::VecDeque;
@@ -67,7 +67,9 @@ impl Shard {
     /// Finds a place for a new connection.
     pub(super) fn place_of(&mut self, conn: &mut Conn, peer: &Peer) -> Place {
         let places = &self.places;
-        let is_full = places.clients >= self.limits.connections_max;
+        // Connections for operators beyond their own places count among the others.
+        let shared = places.clients + places.admins.saturating_sub(ADMIN_MAX);
+        let is_full = shared >= self.limits.connections_max;
         if conn.serves == Serves::Admin {
             return if places.admins < ADMIN_MAX || !is_full { Place::Admin } else { Place::Refused };
         }
@@ -90,13 +92,13 @@ impl Shard {
         true
     }
 
-    /// Whether there is room beyond the limits; the oldest connection there that has not asked for anything makes some.
+    /// Whether there is room beyond the limits; the oldest connection there that may give way makes some.
     fn has_reserve(&mut self, connections: &mut Connections) -> bool {
         if self.places.reserved.len() < RESERVED_MAX {
             return true;
         }
         let oldest = self.places.reserved.iter().map(|(id, _)| *id).collect::<Vec<_>>();
-        let silent = oldest.into_iter().find(|id| self.conn(*id).is_none_or(|conn| has_not_asked(conn)));
+        let silent = oldest.into_iter().find(|id| self.conn(*id).is_none_or(|conn| may_give_way(conn)));
         silent.is_some_and(|id| {
             self.send_away(connections, id);
             true
@@ -120,6 +122,10 @@ impl Shard {
     fn send_away(&mut self, connections: &mut Connections, id: ConnId) {
         self.places.reserved.retain(|(known, _)| *known != id);
         let Some(Place::Reserved(why)) = self.conn(id).map(|conn| conn.place) else { return };
+        if self.conn(id).is_some_and(|conn| conn.next_seq() > 0) {
+            // It has its answer, and would be read as one more.
+            return connections.abort(id);
+        }
         self.turned_away(connections, id, why);
         connections.close(id);
     }
@@ -129,7 +135,7 @@ impl Shard {
         for (id, since_ms) in self.places.reserved.clone() {
             let wait_ms = if connections.is_secured(id) { RESERVED_TLS_WAIT_MS } else { RESERVED_WAIT_MS };
             let late = self.now_ms.saturating_sub(since_ms) > wait_ms;
-            if late && self.conn(id).is_none_or(|conn| has_not_asked(conn)) {
+            if late && self.conn(id).is_none_or(|conn| may_give_way(conn)) {
                 self.send_away(connections, id);
             }
         }
@@ -146,6 +152,8 @@ impl Shard {
     }
 }
 
-fn has_not_asked(conn: &Conn) -> bool {
-    conn.next_seq() == 0 && conn.partial != Partial::Body && conn.taken.is_none()
+/// Whether a connection beyond the limits gives its place to another: nothing that an operator has asked for is under way there. Half a
+/// request keeps no place, and neither does one that has been answered.
+fn may_give_way(conn: &Conn) -> bool {
+    !conn.is_let_in && conn.slots.is_empty() && conn.taken.is_none()
 }

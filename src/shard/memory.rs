@@ -16,7 +16,7 @@ use crate::server_response::ServerAnswer;
 use crate::shard_stats::ShardStats;
 use std::sync::Arc;
 
-/// What holds fewer bytes than this is not counted by itself: [`CONN_BYTES`] stands for it.
+/// Connections that hold fewer bytes are covered by [`CONN_BYTES`].
 const HELD_BYTES_MIN: usize = 4 * 1024;
 /// What each open connection is counted with.
 const CONN_BYTES: usize = 2 * 1024;
@@ -26,8 +26,7 @@ const IDLE_MS: u64 = 2_500;
 const VICTIMS_MAX: usize = 256;
 /// Shares of the budget: from here on idle holders are closed, and large answers are not begun.
 const SHORT_EIGHTHS: usize = 7;
-/// What is kept for requests on the server's own paths that were let in, by a key or because of where they come from: a
-/// sixteenth of the budget.
+/// Share of the budget reserved for admitted requests on the server's own paths: a sixteenth.
 const RESERVE_DIVISOR: usize = 16;
 /// Once a shard holds so much less than before, freed memory is given back to the kernel.
 const GIVEN_BACK_BYTES_MIN: usize = 4 * 1024 * 1024;
@@ -67,8 +66,8 @@ pub(super) struct Memory {
     peak: usize,
     /// All shards together were near the budget when this one looked last.
     is_short: bool,
-    /// What may be closed, the largest last.
-    victims: Vec<(usize, ConnId)>,
+    /// What may be closed, the largest last: idle holders, and all that wait for their clients.
+    victims: [Vec<(usize, ConnId)>; 2],
     /// When idle holders were looked for, and when all that wait for their clients were.
     looked_ms: [Option<u64>; 2],
 }
@@ -76,12 +75,16 @@ pub(super) struct Memory {
 impl Memory {
     pub(super) fn new(budget: Arc<MemoryBudget>) -> Self {
         let looked_ms = [None; 2];
-        Self { budget, held: 0, lent: 0, told_sending: 0, peak: 0, is_short: false, victims: Vec::new(), looked_ms }
-    }
-
-    /// Whether the server's memory is nearly used up.
-    pub(super) fn is_short(&self) -> bool {
-        self.is_short
+        Self {
+            budget,
+            held: 0,
+            lent: 0,
+            told_sending: 0,
+            peak: 0,
+            is_short: false,
+            victims: [Vec::new(), Vec::new()],
+            looked_ms,
+        }
     }
 }
 
@@ -158,9 +161,10 @@ impl Shard {
         self.memory.held = self.memory.held.saturating_sub(before).saturating_add(held);
         let used = self.tell_memory(connections);
         let max = self.memory.budget.bytes_max;
-        let max = if is_admin { max + max / RESERVE_DIVISOR } else { max };
+        let max = if is_admin { max.saturating_add(max / RESERVE_DIVISOR) } else { max };
         let asks = held > before && sent > 0;
-        if asks && used > max && self.shed(connections, max, true) > max && self.conn(id).is_some() {
+        let holds = |shard: &mut Self| shard.conn(id).is_some_and(|conn| conn.held > 0);
+        if asks && used > max && self.shed(connections, max, true) > max && holds(self) {
             self.stats.memory_refused();
             self.give_up(connections, id);
         }
@@ -175,6 +179,14 @@ impl Shard {
     pub(super) fn unweigh(&mut self, conn: &mut Conn) {
         self.memory.held = self.memory.held.saturating_sub(std::mem::take(&mut conn.held));
         conn.held_sent = 0;
+    }
+
+    /// Whether a stream is not begun: the server's memory is nearly used up, and by more than bodies of calls that run. Those lie in
+    /// the memory of domains, as the bytes of streams do, and a domain whose calls hang must not stop the streams of others.
+    pub(super) fn lacks_memory_for_streams(&self) -> bool {
+        let own = self.stats.memory_bytes().saturating_sub(self.memory.lent);
+        let share = self.memory.budget.bytes_max / self.memory.budget.shards.len().max(1);
+        self.memory.is_short && own > share / 8 * SHORT_EIGHTHS
     }
 
     /// Whether there is no memory for an answer of about `bytes` bytes.
@@ -198,8 +210,8 @@ impl Shard {
         self.memory.peak = self.memory.peak.max(own);
     }
 
-    /// What waits for its clients may have grown beyond the budget, as answers are made before their clients take them: then
-    /// a shard that holds more than its share closes those that hold most, idle or not.
+    /// Unsent answers may exceed the budget, because modules make answers before clients take them. A shard above its share
+    /// then closes the largest holders, idle or not.
     pub(super) fn check_unsent(&mut self, connections: &mut Connections) {
         if connections.held_bytes() == self.memory.told_sending {
             return;
@@ -228,7 +240,7 @@ impl Shard {
             self.find_victims(connections, idle_only);
         }
         while used > max
-            && let Some((_, id)) = self.memory.victims.pop()
+            && let Some((_, id)) = self.memory.victims.get_mut(look).and_then(Vec::pop)
         {
             if self.conn(id).is_some() {
                 self.stats.memory_closed();
@@ -241,7 +253,8 @@ impl Shard {
 
     fn find_victims(&mut self, connections: &Connections, idle_only: bool) {
         let now_ms = self.now_ms;
-        let mut found = std::mem::take(&mut self.memory.victims);
+        let Some(victims) = self.memory.victims.get_mut(usize::from(!idle_only)) else { return };
+        let mut found = std::mem::take(victims);
         found.clear();
         for conn in self.conns.iter().flatten() {
             let unsent = connections.held_by(conn.id);
@@ -254,7 +267,9 @@ impl Shard {
         }
         found.sort_unstable_by_key(|(held, _)| *held);
         found.drain(..found.len().saturating_sub(VICTIMS_MAX));
-        self.memory.victims = found;
+        if let Some(victims) = self.memory.victims.get_mut(usize::from(!idle_only)) {
+            *victims = found;
+        }
     }
 
     /// Ends what connection `id` is about, for want of memory, and gives back what it holds.

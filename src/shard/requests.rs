@@ -356,6 +356,7 @@ impl Shard {
         }
         let expected = generation.expected_bytes(route);
         if self.lacks_memory(expected) {
+            generation.doubt(route);
             self.stats.memory_refused();
             no_memory().encode(&self.meta(origin, view), out);
             return Begun::Answered;

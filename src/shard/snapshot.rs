@@ -69,6 +69,17 @@ impl ShardGen {
     }
 }
 
+impl ShardGen {
+    /// Lowers what is expected of the answers of route number `route`, of which one was refused for its size: the expectation must
+    /// not outlive the answer that it comes from.
+    pub(super) fn doubt(&self, route: usize) {
+        if let Some(bytes) = self.answer_bytes.get(route) {
+            let known = bytes.load(Ordering::Relaxed);
+            bytes.store(known - known / 8, Ordering::Relaxed);
+        }
+    }
+}
+
 impl GenerationRef for ShardGen {
     fn instance(&self) -> &dyn Instance {
         &**self.serving.generation().instance()

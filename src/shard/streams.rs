@@ -335,7 +335,7 @@ impl Shard {
     pub(super) fn job_events(&mut self, connections: &mut Connections, frames: &[Arc<JobFrame>]) {
         let now_ms = self.now_ms;
         let mut to_read = Vec::new();
-        let live_max = if self.memory.is_short() { REPLAY_UNSENT_BYTES_MAX } else { LIVE_UNSENT_BYTES_MAX };
+        let live_max = if self.lacks_memory_for_streams() { REPLAY_UNSENT_BYTES_MAX } else { LIVE_UNSENT_BYTES_MAX };
         let Streams { states, by_job, .. } = &mut self.streams;
         for frame in frames {
             for key in by_job.get(&frame.job_id).into_iter().flatten() {

@@ -217,7 +217,7 @@ impl Shard {
             None => self.remote.take_call_slot(generation.instance()),
         };
         let refused = match slot {
-            Ok(_) if self.memory.is_short() => {
+            Ok(_) if self.lacks_memory_for_streams() => {
                 self.stats.memory_refused();
                 return Some(Err(no_memory()));
             }

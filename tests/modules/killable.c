@@ -7,6 +7,7 @@
 
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -80,6 +81,13 @@ H(crash) {
     case 'f': {
         int child = (int)fork();
         return cweb_respond(res, HTTP_200_OK, NULL, "%d %d", child, errno);
+    }
+    case 'p': {
+        int process = (int)syscall(SYS_pidfd_open, getpid(), 0);
+        int process_errno = errno;
+        unsigned action = 0x7fff0000; /* SECCOMP_RET_ALLOW, in SECCOMP_GET_ACTION_AVAIL */
+        int filter = (int)syscall(SYS_seccomp, 2, 0, &action);
+        return cweb_respond(res, HTTP_200_OK, NULL, "%d %d %d %d", process, process_errno, filter, errno);
     }
     default: fault(NULL);
     }

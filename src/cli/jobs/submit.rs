@@ -32,7 +32,7 @@ pub(super) struct SubmitArgs {
     /// or 0]
     #[arg(long, value_name = "TIME")]
     backoff: Option<Span>,
-    /// Longest run; 0 for no limit [default: the job's own, or 0]
+    /// Longest run; 0 for no limit [default: the job's own, or the server's --job-timeout]
     #[arg(long, value_name = "TIME")]
     timeout: Option<Span>,
     /// Not before: 2030-01-31T09:30:00Z, +30s (by this machine's clock), or milliseconds since 1970

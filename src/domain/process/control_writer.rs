@@ -114,7 +114,7 @@ impl ControlWriter {
         let _ = self.queue.stream.shutdown(Shutdown::Both);
     }
 
-    /// Sends nothing more: the process ends by itself, and until then it is still heard.
+    /// Closes the sending side: the process ends by itself, and the server still reads its messages.
     pub(super) fn finish(&self) {
         let _ = self.queue.stream.shutdown(Shutdown::Write);
     }

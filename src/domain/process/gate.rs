@@ -80,7 +80,7 @@ impl Gate {
         pass
     }
 
-    /// Waits until another process has followed `old`, as long as that may take.
+    /// Waits until another process has followed `old`, for at most 30 s.
     pub(super) fn wait_followed(&self, old: &ProcessInstance) {
         self.wait(|state| state.current.as_ref().is_some_and(|current| current.number() != old.number()));
     }

@@ -1,4 +1,4 @@
-//! The thread of a domain for what blocks: starts of processes, and examinations of their deaths.
+//! The thread of a domain for tasks that block: starts of processes, and examinations of their deaths.
 //!
 //! The kernel ends a process with the thread that started it, so this thread stays until the last process is over.
 
@@ -13,7 +13,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::thread;
 
-/// What the helper is to do. Its result is an event.
+/// A task of the helper, whose result is an event.
 pub(super) enum Task {
     /// Start a process.
     Start,
@@ -21,23 +21,27 @@ pub(super) enum Task {
     Examine { process: Arc<ProcessInstance>, trying: Option<ModuleId>, status: Option<ExitStatus> },
 }
 
-/// Starts the helper, which ends when what is returned is dropped.
+/// Starts the helper, which ends when the returned sender is dropped.
 ///
 /// # Errors
-/// There is no thread for it.
+/// No thread could be started.
 pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<Sender<Task>> {
     let (tasks, received) = unbounded();
     let shared = Arc::clone(shared);
     let run = move || {
         for task in received {
-            let event = match task {
-                Task::Start => Event::Started(start::start(&shared)),
+            match task {
+                // A start that succeeds sends its event itself, before any other event about the process.
+                Task::Start => {
+                    if let Err(error) = start::start(&shared) {
+                        let _ = shared.events.send(Event::Started(Err(error)));
+                    }
+                }
                 Task::Examine { process, trying, status } => {
                     let death = shared.examine(&process, trying, status);
-                    Event::Input(Input::Examined { process: process.number(), death })
+                    shared.tell(Input::Examined { process: process.number(), death });
                 }
-            };
-            let _ = shared.events.send(event);
+            }
         }
     };
     thread::Builder::new().name("domain-helper".to_owned()).spawn(run)?;

@@ -7,6 +7,7 @@ use super::control::{self, Order, Outcome, ToChild};
 use super::control_writer::ControlWriter;
 use super::core_files::{CoreFile, CoreFiles, CorePlace};
 use super::layout::Layout;
+use super::lifecycle::LEAKS_WAIT;
 use super::loader::Loader;
 use super::orphans::Record;
 use super::{handed_files, lock};
@@ -20,9 +21,6 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
-
-/// How long a module with a sanitizer may take to look for its leaks.
-const LEAKS_WAIT: Duration = Duration::from_secs(5);
 
 /// One process. Its state (spare, serving, leaving …) is the supervisor's; here is what other threads need of it.
 pub(super) struct ProcessInstance {
@@ -56,7 +54,7 @@ pub(super) struct ProcessInstance {
     pub(super) faulted: Mutex<HashSet<u64>>,
     /// Why it was ended, if there is more to say than that it was killed.
     pub(super) verdict: Mutex<Option<String>>,
-    /// It has said that it has all that it needs: code of modules runs afterwards only.
+    /// The process has all resources it needs. Module code runs only after this.
     pub(super) started: AtomicBool,
     /// A replacement was asked for: the supervisor is told once.
     pub(super) doomed: AtomicBool,
@@ -230,12 +228,12 @@ impl ProcessInstance {
         *lock(&self.alive) = false;
     }
 
-    /// Sends it nothing more: it ends by itself, and is still heard.
+    /// Closes the sending side: the process ends by itself, and the server still reads its messages.
     pub(super) fn finish(&self) {
         self.control_writer.finish();
     }
 
-    /// Closes its control connection: it ends then.
+    /// Closes the control connection, which ends the process.
     pub(super) fn hang_up(&self) {
         self.control_writer.close();
     }

@@ -15,7 +15,7 @@
 //! | `domains`, `identity`, `parent` | all domains by name; a domain's identity; a domain as the server uses it |
 //! | `remote`, `calls`, `endpoints` | a module in a domain; a shard's calls in all domains; its calls in one domain |
 //! | `shared` | state that all of these share: modules, runs of jobs, what the shards are handed |
-//! | `lifecycle` | the life of a domain as one state machine without input or output: which process serves, and what follows |
+//! | `lifecycle` | the lifecycle of a domain as one state machine, without IO: which process serves, and what follows |
 //! | `supervisor`, `helper`, `events` | the driver of that machine; the thread for what blocks; what both are told |
 //! | `gate` | the process in service, and the passes of threads that give it orders |
 //! | `hook`, `loader` | time limits of constructors and hooks; the dynamic loader of one process |
@@ -54,6 +54,7 @@ mod file_body;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gate;
+mod group;
 mod handed_files;
 mod helper;
 mod hook;

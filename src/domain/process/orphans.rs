@@ -4,6 +4,7 @@
 //! the next server gives away and uses. So each process has a record while it lives: a file named by its number that says
 //! when it began, which together no other process has.
 
+use super::group;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs;
@@ -74,14 +75,16 @@ pub fn end_orphans(dir: &Path) {
 fn end(pid: u32, begun: &str) -> io::Result<bool> {
     let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(false) };
     let process = match pidfd_open(number, PidfdFlags::empty()) {
-        Err(Errno::SRCH | Errno::INVAL) => return Ok(false),
+        Err(Errno::SRCH | Errno::INVAL) => return Ok(group::end_left(pid)),
         process => process?,
     };
     // Asked after the process is held: from here on its number is no other's.
     let lives = || birth(pid).is_some_and(|birth| birth == begun);
     if !lives() {
-        return Ok(false);
+        return Ok(group::end_left(pid));
     }
+    // What it has forked does not end with it.
+    group::end(pid);
     pidfd_send_signal(&process, Signal::KILL)?;
     let until = Instant::now() + END_WAIT;
     while lives() {

@@ -9,29 +9,50 @@ use super::shared::{DomainShared, RunQuestion};
 use crate::abi::{crypto, host};
 use crate::domain::sanitized;
 use crate::jobs::store::Tables;
-use crossbeam::channel::bounded;
+use crossbeam::channel::{Sender, bounded};
 use std::io;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the end of a process is waited for, to know how it ended.
+/// How long the server waits for the end of a process, to know how the process ended.
 const REAP_WAIT: Duration = Duration::from_millis(50);
 
-/// How long the last words of a process that is over are waited for; they are in the pipe.
+/// How long the server waits for the remaining output of a process that is over. The output is in the pipe.
 const PRINTED_WAIT: Duration = Duration::from_millis(100);
 
 /// The same for the report of a sanitizer, which reads the module's debug information for it.
 const REPORT_WAIT: Duration = Duration::from_secs(1);
 
-/// Reads `process` until it ends, and tells the supervisor of its end.
-pub(super) fn attend(
-    shared: &Arc<DomainShared>,
-    process: &Arc<ProcessInstance>,
-    mut control_reader: ControlReader,
-    mut child: Child,
-) {
+/// A process that a reader takes over.
+pub(super) struct Attended {
+    pub(super) process: Arc<ProcessInstance>,
+    pub(super) control_reader: ControlReader,
+    pub(super) child: Child,
+}
+
+/// Starts the thread that reads one process. The thread gets the process over the sender, and ends if the sender is
+/// dropped.
+///
+/// # Errors
+/// No thread could be started.
+pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<Sender<Attended>> {
+    let (sender, receiver) = bounded(1);
+    let shared = Arc::clone(shared);
+    let read = move || {
+        if let Ok(attended) = receiver.recv() {
+            attend(&shared, attended);
+        }
+    };
+    thread::Builder::new().name("domain-reader".to_owned()).spawn(read)?;
+    Ok(sender)
+}
+
+/// Reads the process until it ends, and tells the supervisor of its end.
+fn attend(shared: &Arc<DomainShared>, attended: Attended) {
+    let Attended { process, mut control_reader, mut child } = attended;
+    let process = &process;
     let mut tables = Tables::new(&shared.config.jobs_database);
     let number = process.number();
     let error = loop {

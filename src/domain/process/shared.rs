@@ -170,7 +170,7 @@ impl DomainShared {
     pub(super) fn deactivate(&self, process: &ProcessInstance) {
         process.set_dead();
         self.gate.remove(process);
-        // A shard hears of a dead process that it was there before it hears of its death, or not at all.
+        // A shard learns that a process exists before it learns that the process is dead, or it learns neither.
         let mut endpoints = lock(&self.endpoints);
         endpoints.retain(|endpoints| !endpoints.is_dead());
         for inbox in self.inboxes.get().into_iter().flatten() {

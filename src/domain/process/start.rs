@@ -8,13 +8,15 @@ use super::control_reader::ControlReader;
 use super::control_writer::ControlWriter;
 use super::core_files::{CoreFiles, CorePlace};
 use super::endpoints::{Ends, Owner, RingEndpoints};
+use super::events::Event;
 use super::instance::{ProcessInstance, Stage};
 use super::layout::Layout;
 use super::lifecycle::Input;
 use super::loader::Loader;
 use super::orphans::Record;
+use super::reader::{self, Attended};
 use super::shared::DomainShared;
-use super::{passing, reader, stdout_relay, watch};
+use super::{passing, stdout_relay, watch};
 use crate::abi::crypto;
 use crate::domain::ring::{Consumer, Producer, Region};
 use crate::domain::{sandbox, sanitized};
@@ -27,7 +29,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::SystemTime;
 
 /// A process, as the endpoints to it know it.
@@ -55,9 +56,15 @@ impl Owner for LinkOwner {
     }
 }
 
-/// Starts a process, tells it how to begin, and has it read by a thread until it ends. To be called by a thread that
-/// stays: the kernel ends the process with the thread that started it.
-pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<Arc<ProcessInstance>> {
+/// Starts a process, tells the process how to begin and the supervisor that the process is there, and hands the process
+/// to a thread that reads its messages until it ends. To be called by a thread that stays: the kernel ends the process
+/// with the thread that started it.
+///
+/// # Errors
+/// No process was started, or the process was ended and waited for. The supervisor was told nothing.
+pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<()> {
+    // The thread comes first: without one, no process has to be undone.
+    let attend = reader::start(shared)?;
     let layout = Layout::new(shared.wakers.len());
     let region = Arc::new(Region::create(layout.bytes())?);
     let parts = Parts::new(shared.wakers.len(), shared.config.bodies);
@@ -112,15 +119,12 @@ pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<Arc<ProcessInstanc
     });
     let process = begun.inspect_err(|_| end(&mut child))?;
     shared.born(&process);
-    let (reading, shared) = (Arc::clone(&process), Arc::clone(shared));
+    // Before the reader has the process: the reader tells the end of the process, which has to come after the start.
+    let _ = shared.events.send(Event::Started(Ok(Arc::clone(&process))));
     let control_reader = ControlReader::new(stream, child.id(), shared.config.message_bytes_max);
-    let read = move || reader::attend(&shared, &reading, control_reader, child);
-    if let Err(error) = thread::Builder::new().name("domain-reader".to_owned()).spawn(read) {
-        // Without a reader nobody waits for it; it ends with the server.
-        process.kill();
-        return Err(error);
-    }
-    Ok(process)
+    // The thread waits for this and can't be gone.
+    let _ = attend.send(Attended { process, control_reader, child });
+    Ok(())
 }
 
 /// The ends of the rings of `process`, one a shard.

@@ -85,7 +85,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes what an event brings for this thread alone, and returns what it means for the machine.
+    /// Keeps the part of an event that is for this thread alone, and returns the input of the machine.
     fn translate(&mut self, event: Event) -> Option<Input> {
         match event {
             Event::Input(input) => Some(input),
@@ -96,8 +96,9 @@ impl Supervisor {
             }
             Event::Started(Err(error)) => Some(Input::NotStarted { why: error.to_string() }),
             Event::Reaped { process, status, hold } => {
-                let supervised = self.processes.get_mut(&process)?;
-                (supervised.status, supervised.hold) = (status, Some(hold));
+                if let Some(supervised) = self.processes.get_mut(&process) {
+                    (supervised.status, supervised.hold) = (status, Some(hold));
+                }
                 Some(Input::Reaped { process })
             }
             Event::Outcome { process, call, outcome } => {

@@ -3,6 +3,7 @@
 //! One thread looks at all domains, some times a second. It asks the kernel, never the domain.
 
 use super::domain::Domain;
+use super::group;
 use super::instance::ProcessInstance;
 use super::lock;
 use super::memory_watch::MemoryWatch;
@@ -28,6 +29,11 @@ const FILES_MAX: usize = 100_000;
 /// Directories below this are not looked into.
 const DEPTH_MAX: usize = 64;
 
+/// Processes of a killable call: it and the one that has forked it, and as many of calls that are being ended.
+const PROCESSES_A_CALL: usize = 4;
+/// Further processes of a domain: those that are forked for calls, and waiting ones.
+const PROCESSES_BESIDE: usize = 128;
+
 /// What a domain may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance {
@@ -50,8 +56,8 @@ pub(super) struct Seen {
     files_at: Option<Instant>,
     /// It uses more space than it may.
     is_full: bool,
-    /// The process that was told not to write.
-    stopped: Option<u32>,
+    /// The processes that were told not to write.
+    stopped: Vec<u32>,
     /// Its database was there.
     had_database: bool,
     memory: MemoryWatch,
@@ -63,9 +69,14 @@ impl Domain {
         let shared = self.shared();
         let Some(process) = shared.current() else { return };
         let allowed = shared.config.allowance;
-        if let Some(threads) = threads_of(process.pid()).filter(|threads| *threads > allowed.threads_max) {
+        let members = group::members(process.pid());
+        let threads: usize = members.iter().filter_map(|pid| threads_of(*pid)).sum();
+        let own = threads_of(process.pid()).unwrap_or_default();
+        let most = allowed.threads_max + PROCESSES_A_CALL * allowed.killable_calls_max + PROCESSES_BESIDE;
+        if own > allowed.threads_max || threads > most {
             return process.kill_because(format!(
-                "it has {threads} threads and may have {} (--module-threads-max)",
+                "it has {threads} threads in {} processes and may have {} (--module-threads-max)",
+                members.len(),
                 allowed.threads_max
             ));
         }
@@ -83,11 +94,12 @@ impl Domain {
             seen.files_at = Some(Instant::now() + FILES_EVERY.max(took * FILES_SHARE));
         }
         let user = shared.config.policy.user;
-        if seen.is_full && seen.stopped != Some(process.pid()) {
-            seen.stopped = let_write(process.pid(), user, false).then(|| process.pid());
-        } else if !seen.is_full && seen.stopped == Some(process.pid()) {
-            let_write(process.pid(), user, true);
-            seen.stopped = None;
+        seen.stopped.retain(|pid| members.contains(pid));
+        for pid in members {
+            if seen.is_full != seen.stopped.contains(&pid) && let_write(pid, user, !seen.is_full) {
+                seen.stopped.retain(|stopped| *stopped != pid);
+                seen.stopped.extend(seen.is_full.then_some(pid));
+            }
         }
     }
 

@@ -420,6 +420,20 @@ pub(super) fn no_forks() -> Result<(), SandboxError> {
     install(&[BpfProgram::try_from(filter)?]).map(drop)
 }
 
+/// The filter that refuses pidfd_open(2), and filters after this one, unless they are `named`: see [`super::no_pidfds`].
+pub(super) fn no_pidfds(named: &[String]) -> Result<(), SandboxError> {
+    let Some(arch) = architecture() else { return Ok(()) };
+    let own = [(libc::SYS_seccomp, SECCOMP), (libc::SYS_pidfd_open, "pidfd_open")];
+    let refused = own.into_iter().filter(|(_, name)| !named.iter().any(|known| known == name));
+    let rules: Rules = refused.map(|(call, _)| (call, Vec::new())).collect();
+    if rules.is_empty() || missing().is_some() {
+        return Ok(());
+    }
+    let refusal = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, arch)?;
+    install(&[BpfProgram::try_from(filter)?]).map(drop)
+}
+
 /// The filter that has closing or replacing one of `descriptors` fail as if it were not open. They stay open for the life of the
 /// process: a module that closes what is not its own, a number twice for example, must not cut others off from the server.
 pub(super) fn keep_open(descriptors: &[RawFd]) -> Result<(), SandboxError> {

@@ -162,6 +162,15 @@ pub(super) fn no_forks() -> Result<(), SandboxError> {
     calls::no_forks()
 }
 
+/// Takes from the calling thread, and the threads that it starts, what processes with [`Policy::starts_workers`] have had for their
+/// own use: pidfd_open(2) and further filters. `named` are the calls that the operator grants. Without seccomp it does nothing.
+///
+/// # Errors
+/// The filter could not be built or installed.
+pub(super) fn no_pidfds(named: &[String]) -> Result<(), SandboxError> {
+    calls::no_pidfds(named)
+}
+
 /// Has modules fail to close or replace `descriptors`, by libc or past it. Without seccomp it does nothing.
 ///
 /// # Errors

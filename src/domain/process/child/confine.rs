@@ -48,7 +48,11 @@ pub(super) fn close_in(
     refusals: &Refusals,
 ) -> io::Result<Option<Arc<WorkerHost>>> {
     let forks = start.policy.starts_workers && !sanitizer::is_active();
-    let forker = if forks { Some(Forker::start(kept.to_vec(), start.killable_calls_max)?) } else { None };
+    let forker = if forks {
+        Some(Forker::start(kept.to_vec(), start.killable_calls_max, start.policy.calls.clone())?)
+    } else {
+        None
+    };
     let confined = if forks { sandbox::no_forks() } else { Ok(()) };
     // The last ones: they refuse further filters.
     confined.and_then(|()| sandbox::keep_open(kept)).and_then(|()| refusals.begin()).map_err(io::Error::other)?;

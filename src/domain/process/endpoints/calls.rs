@@ -227,7 +227,9 @@ impl CallTable {
                 }
             }
             let Some(pending) = self.pending.remove(&ticket) else { continue };
-            let limit_ms = limit_of(&pending);
+            // The grace is the domain's, not the route's.
+            let grace_ms = if matches!(pending.stage, Stage::Running) { pending.grace_ms } else { 0 };
+            let limit_ms = limit_of(&pending).saturating_sub(grace_ms);
             let name = &pending.hold.instance().manifest().name;
             let (status, text) = match pending.stage {
                 Stage::Running => (504, format!("module {name} did not answer within {limit_ms} ms\n")),

@@ -34,8 +34,8 @@ pub(super) struct Change {
 
 #[derive(Debug)]
 enum Stage {
-    /// Wait until a dead process is examined. `restarts`: it served.
-    Bury { dead: ProcessId, restarts: bool },
+    /// Wait until a dead process is examined. `restarts`: the dead process served.
+    AwaitExamined { dead: ProcessId, restarts: bool },
     /// Wait.
     Pause { until: Instant },
     /// Get a process without modules: the spare, or a started one.
@@ -51,8 +51,8 @@ enum Stage {
     /// Run each `unload` that is due in the old process.
     Unload(VecDeque<Order>),
     /// Wait until the old process, should it have died, is examined.
-    BuryOld,
-    /// Make the new process complete: modules that came meanwhile, settings, hooks, a sign of life.
+    AwaitOldExamined,
+    /// Make the new process complete: modules that came meanwhile, settings, hooks, the answer to a probe.
     Complete(Completion, VecDeque<Order>),
 }
 
@@ -81,7 +81,7 @@ impl Change {
 
     /// The process in service has died.
     pub(super) fn after_death(dead: ProcessId) -> Self {
-        Self { stage: Stage::Bury { dead, restarts: true }, ..Self::first() }
+        Self { stage: Stage::AwaitExamined { dead, restarts: true }, ..Self::first() }
     }
 
     /// `old` is to be replaced, after a pause if there have been many processes.
@@ -132,8 +132,8 @@ impl Machine {
 
     fn advance(&mut self, now: Instant, change: &mut Change, stage: Stage, catalog: &dyn Catalog) -> Next {
         match stage {
-            Stage::Bury { dead, .. } if self.processes.contains_key(&dead) => Next::Wait(stage),
-            Stage::Bury { restarts, .. } => {
+            Stage::AwaitExamined { dead, .. } if self.processes.contains_key(&dead) => Next::Wait(stage),
+            Stage::AwaitExamined { restarts, .. } => {
                 if restarts {
                     self.effects.push(Effect::CountRestart);
                 }
@@ -153,14 +153,14 @@ impl Machine {
             },
             Stage::Load(queue) => match self.carry_out(now, change.new, queue, catalog) {
                 Carried::Wait(queue) => Next::Wait(Stage::Load(queue)),
-                Carried::Gone(dead) => Next::Stage(Stage::Bury { dead, restarts: false }),
+                Carried::Gone(dead) => Next::Stage(Stage::AwaitExamined { dead, restarts: false }),
                 Carried::All(_) if change.is_retired => Next::Stage(self.unload_due(change, catalog)),
                 Carried::All(_) => Next::Stage(self.close(now, false)),
             },
             Stage::Close { until, again } if self.quiet < self.round && now < until => {
                 Next::Wait(Stage::Close { until, again })
             }
-            Stage::Close { again: true, .. } => Next::Stage(Stage::BuryOld),
+            Stage::Close { again: true, .. } => Next::Stage(Stage::AwaitOldExamined),
             Stage::Close { .. } => Next::Stage(self.drain(now, change, catalog)),
             Stage::Empty { until, quiet, in_order } => {
                 let is_empty = change
@@ -176,10 +176,12 @@ impl Machine {
             Stage::EndOld => Next::Stage(self.close(now, true)),
             Stage::Unload(queue) => match self.carry_out(now, change.old, queue, catalog) {
                 Carried::Wait(queue) => Next::Wait(Stage::Unload(queue)),
-                Carried::Gone(_) | Carried::All(_) => Next::Stage(Stage::BuryOld),
+                Carried::Gone(_) | Carried::All(_) => Next::Stage(Stage::AwaitOldExamined),
             },
-            Stage::BuryOld if change.old.is_some_and(|old| self.state(old) == Some(State::Dead)) => Next::Wait(stage),
-            Stage::BuryOld => {
+            Stage::AwaitOldExamined if change.old.is_some_and(|old| self.state(old) == Some(State::Dead)) => {
+                Next::Wait(stage)
+            }
+            Stage::AwaitOldExamined => {
                 change.is_retired = true;
                 change.new.map_or(Next::Stage(Stage::Fresh), |new| Next::Stage(complete(new, catalog)))
             }
@@ -197,7 +199,7 @@ impl Machine {
     /// Lets no further request begin in the old process.
     fn drain(&mut self, now: Instant, change: &Change, catalog: &dyn Catalog) -> Stage {
         let serves = |old: &ProcessId| self.state(*old) == Some(State::Serving);
-        let Some(old) = change.old.filter(serves) else { return Stage::BuryOld };
+        let Some(old) = change.old.filter(serves) else { return Stage::AwaitOldExamined };
         if let Some(process) = self.processes.get_mut(&old) {
             process.state = State::Draining;
         }
@@ -220,7 +222,7 @@ impl Machine {
         catalog: &dyn Catalog,
     ) -> Stage {
         let Some(old) = change.old.filter(|old| self.state(*old) == Some(State::Draining)) else {
-            return if quiet { Stage::BuryOld } else { Stage::EndOld };
+            return if quiet { Stage::AwaitOldExamined } else { Stage::EndOld };
         };
         if !quiet {
             self.log(Level::WARN, "a hook does not return: the process it runs in is ended".to_owned());
@@ -228,12 +230,12 @@ impl Machine {
             return Stage::EndOld;
         }
         if !in_order {
-            return Stage::BuryOld;
+            return Stage::AwaitOldExamined;
         }
         if !is_empty {
             let seconds = REQUESTS_WAIT.as_secs();
             self.log(Level::WARN, format!("requests run for longer than {seconds} s: they end in the old process"));
-            return Stage::BuryOld;
+            return Stage::AwaitOldExamined;
         }
         change.later = catalog.to_unload(old);
         self.unload_due(change, catalog)
@@ -242,7 +244,7 @@ impl Machine {
     /// Runs each `unload` in the old process that no job holds up. Also before another attempt: jobs have ended meanwhile.
     fn unload_due(&mut self, change: &mut Change, catalog: &dyn Catalog) -> Stage {
         let drains = |old: &ProcessId| self.state(*old) == Some(State::Draining);
-        let Some(old) = change.old.filter(drains) else { return Stage::BuryOld };
+        let Some(old) = change.old.filter(drains) else { return Stage::AwaitOldExamined };
         let running = catalog.running(old);
         let all = std::mem::take(&mut change.later).into_iter();
         let (later, due): (Vec<ModuleId>, Vec<ModuleId>) = all.partition(|module| running.contains(module));
@@ -260,7 +262,7 @@ impl Machine {
     ) -> Next {
         let new = match self.carry_out(now, change.new, queue, catalog) {
             Carried::Wait(queue) => return Next::Wait(Stage::Complete(completion, queue)),
-            Carried::Gone(dead) => return Next::Stage(Stage::Bury { dead, restarts: false }),
+            Carried::Gone(dead) => return Next::Stage(Stage::AwaitExamined { dead, restarts: false }),
             Carried::All(new) => new,
         };
         let (completion, queue) = match completion {
@@ -274,7 +276,7 @@ impl Machine {
                 self.effects.push(Effect::Publish { process: new });
                 (Completion::Hooks, catalog.to_onload(new).into_iter().map(Order::Onload).collect())
             }
-            // That it is answered shows that the process works, also when there is no module.
+            // An answer to the probe shows that the process works, also without modules.
             Completion::Hooks => (Completion::Probe, VecDeque::from([Order::Probe])),
             Completion::Probe => return Next::Over,
         };
@@ -291,7 +293,7 @@ impl Machine {
                 self.effects.push(Effect::CountReplacement);
                 self.followed(now, old, change.later);
             }
-            // It has died while it was to be replaced.
+            // The old process has died before its replacement served.
             Some(_) => self.effects.push(Effect::CountRestart),
             None => {}
         }

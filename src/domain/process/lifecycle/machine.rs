@@ -13,8 +13,8 @@ const SPARE_DELAY: Duration = Duration::from_millis(250);
 const SPARE_PAUSE: Duration = Duration::from_secs(1);
 /// [`SPARE_PAUSE`] is doubled at most this often.
 const SPARE_DOUBLINGS_MAX: u32 = 6;
-/// How long a process with a sanitizer may take for its end.
-pub(super) const LEAKS_WAIT: Duration = Duration::from_secs(5);
+/// How long a sanitizer may take to look for leaks, at the close of a module or at the end of a process.
+pub(in super::super) const LEAKS_WAIT: Duration = Duration::from_secs(5);
 /// How long an old process stays for jobs and requests that still run there.
 pub(super) const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// How long an old process stays after that for scheduled work.
@@ -76,6 +76,14 @@ pub(super) struct Process {
     pub(super) replace: Option<String>,
 }
 
+/// The end of a process that was told before the start of the process.
+#[derive(Debug)]
+struct EarlyEnd {
+    process: ProcessId,
+    garbled: Option<String>,
+    is_reaped: bool,
+}
+
 /// See the folder's documentation.
 #[derive(Debug)]
 pub(in super::super) struct Machine {
@@ -85,6 +93,8 @@ pub(in super::super) struct Machine {
     pub(super) blame: Blame,
     /// A start is under way on the helper.
     pub(super) is_starting: bool,
+    /// The process that is being started has ended. The helper starts one process at a time, so there is one at most.
+    early_end: Option<EarlyEnd>,
     spare_at: Instant,
     spare_deaths: u32,
     /// Shards, once they are there.
@@ -111,6 +121,7 @@ impl Machine {
             change: Some(Change::first()),
             blame,
             is_starting: false,
+            early_end: None,
             spare_at: now,
             spare_deaths: 0,
             shards: None,
@@ -161,15 +172,8 @@ impl Machine {
             Input::Attached { shards } => self.shards = Some(shards),
             Input::Started { process } => self.started(now, process),
             Input::NotStarted { why } => {
-                self.is_starting = false;
-                match &mut self.change {
-                    Some(change) if change.awaits_start() => {
-                        change.not_started(now);
-                        let name = &self.settings.domain;
-                        self.log(Level::ERROR, format!("the process of domain {name} could not be started: {why}"));
-                    }
-                    _ => self.no_spare(now, &why),
-                }
+                (self.is_starting, self.early_end) = (false, None);
+                self.not_started(now, &why);
             }
             Input::Done { process, call, result } => self.done(now, process, call, result, catalog),
             Input::Exited { process, garbled } => self.exited(now, process, garbled),
@@ -177,12 +181,12 @@ impl Machine {
             Input::Examined { process, death } => {
                 let trying = self.processes.get(&process).and_then(|process| process.trying);
                 let verdict = self.blame.death(now, trying, &death, catalog);
-                self.pronounce(verdict, death.summary);
+                self.apply_verdict(verdict, death.summary);
                 self.forget(process);
             }
             Input::Caught { module, summary } => {
                 let verdict = self.blame.crash(now, module, false, catalog);
-                self.pronounce(verdict, summary);
+                self.apply_verdict(verdict, summary);
             }
             Input::Drained { process } => {
                 if let Some(process) = self.processes.get_mut(&process) {
@@ -210,8 +214,25 @@ impl Machine {
             replace: None,
         };
         self.processes.insert(process, new);
-        if self.is_stopping {
+        if let Some(end) = self.early_end.take().filter(|end| end.process == process) {
+            self.exited(now, process, end.garbled);
+            if end.is_reaped {
+                self.reaped(process);
+            }
+        } else if self.is_stopping {
             self.end(now, process, Ending::HangUp);
+        }
+    }
+
+    /// A start has brought no process that lives.
+    fn not_started(&mut self, now: Instant, why: &str) {
+        match &mut self.change {
+            Some(change) if change.awaits_start() => {
+                change.not_started(now);
+                let name = &self.settings.domain;
+                self.log(Level::ERROR, format!("the process of domain {name} could not be started: {why}"));
+            }
+            _ => self.no_spare(now, why),
         }
     }
 
@@ -310,6 +331,9 @@ impl Machine {
     }
 
     fn exited(&mut self, now: Instant, process: ProcessId, garbled: Option<String>) {
+        if !self.processes.contains_key(&process) {
+            return self.exited_early(process, garbled);
+        }
         let alive = |process: &&mut Process| process.state != State::Dead;
         let Some(found) = self.processes.get_mut(&process).filter(alive) else { return };
         let was = std::mem::replace(&mut found.state, State::Dead);
@@ -323,14 +347,27 @@ impl Machine {
         }
         self.effects.push(Effect::Down { process });
         if was == State::Spare && !self.is_stopping {
-            self.no_spare(now, "it died");
+            self.not_started(now, "it died");
         }
         if was == State::Serving && self.change.is_none() && !self.is_stopping {
             self.change = Some(Change::after_death(process));
         }
     }
 
+    /// A process has ended that has not started yet, as far as the machine knows. The end counts once the start is told.
+    fn exited_early(&mut self, process: ProcessId, garbled: Option<String>) {
+        if self.is_starting {
+            self.early_end = Some(EarlyEnd { process, garbled, is_reaped: false });
+        } else {
+            let name = &self.settings.domain;
+            self.log(Level::ERROR, format!("process {process}, which domain {name} does not have, has ended"));
+        }
+    }
+
     fn reaped(&mut self, process: ProcessId) {
+        if let Some(end) = self.early_end.as_mut().filter(|end| end.process == process) {
+            end.is_reaped = true;
+        }
         let Some(found) = self.processes.get(&process).filter(|process| process.state == State::Dead) else { return };
         if found.is_unwanted || self.is_stopping {
             self.forget(process);
@@ -346,7 +383,7 @@ impl Machine {
         }
     }
 
-    fn pronounce(&mut self, verdict: Verdict, summary: String) {
+    fn apply_verdict(&mut self, verdict: Verdict, summary: String) {
         match verdict {
             Verdict::Nothing => {}
             Verdict::Quarantine(module, cause) => {

@@ -1,10 +1,10 @@
-//! The life of a domain as one state machine, without input or output of its own.
+//! The lifecycle of a domain as one state machine, without IO.
 //!
 //! [`Machine::step`] takes the time and one [`Input`] and returns [`Effect`]s; [`Machine::wake_at`] says when the next
 //! `Tick` is due. The machine owns every decision about processes: which one serves, which one is a spare, when one is
 //! replaced, how long each stage may take, and which module is put into quarantine. The supervisor's thread drives the
-//! machine; what blocks (a start, the examination of a crash) runs on the domain's helper thread and comes back as an
-//! input. No clock, socket, lock or thread enters this folder.
+//! machine; tasks that block (a start, the examination of a crash) run on the domain's helper thread, and their results
+//! come back as inputs. No clock, socket, lock or thread enters this folder.
 //!
 //! ```text
 //!            taken for a change        modules loaded, hooks run        another one follows
@@ -31,7 +31,7 @@ mod machine;
 #[cfg(test)]
 mod simulator;
 
-pub(super) use machine::Machine;
+pub(super) use machine::{LEAKS_WAIT, Machine};
 
 use super::quarantine::CrashLimit;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub(super) type ProcessId = u64;
 /// The number of a loaded module, as all processes of its domain have it.
 pub(super) type ModuleId = u64;
 
-/// What a machine is told once.
+/// Settings of a machine, which never change.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     /// The domain's name, for log lines.
@@ -54,28 +54,29 @@ pub(super) struct Settings {
     pub(super) is_sanitized: bool,
 }
 
-/// What happens to a domain.
+/// An event in the life of a domain.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// The shards are there, so many of them.
+    /// The server has started its shards.
     Attached { shards: usize },
-    /// [`Effect::Start`] has an end: a process, without modules.
+    /// [`Effect::Start`] has succeeded: there is a process, without modules.
     Started { process: ProcessId },
     /// [`Effect::Start`] has failed.
     NotStarted { why: String },
-    /// [`Effect::Order`] number `call` has an end.
+    /// The process has carried out [`Effect::Order`] number `call`, or could not.
     Done { process: ProcessId, call: u64, result: Result<(), String> },
-    /// The process has ended, or has hung up, which is the same. `garbled`: what it sent was no message.
+    /// The process has ended, or has closed its control connection, which is the same. `garbled`: the process sent bytes
+    /// that are no message; the text is the error. May come before `Started`.
     Exited { process: ProcessId, garbled: Option<String> },
     /// The kernel has said how the process ended, or takes long to do so. After `Exited`.
     Reaped { process: ProcessId },
-    /// [`Effect::Examine`] has an end.
+    /// The helper has carried out [`Effect::Examine`].
     Examined { process: ProcessId, death: Death },
     /// A signal was caught in code of `module`.
     Caught { module: ModuleId, summary: String },
     /// One shard sends nothing to the process any more, and has all its answers.
     Drained { process: ProcessId },
-    /// Nobody holds a pass since [`Effect::CloseGate`] number `round`.
+    /// No thread holds a pass since [`Effect::CloseGate`] number `round`.
     Quiet { round: u64 },
     /// A job in a process that drains has ended.
     RunEnded,
@@ -89,10 +90,10 @@ pub(super) enum Input {
     Tick,
 }
 
-/// What is known of a death that nobody wanted.
+/// Findings about the end of a process that the server did not order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Death {
-    /// The module whose code it was.
+    /// The module whose code ended the process.
     pub(super) suspect: Option<ModuleId>,
     /// Whether a signal from outside ended the process.
     pub(super) is_from_outside: bool,
@@ -100,11 +101,11 @@ pub(super) struct Death {
     pub(super) is_elsewhere: bool,
     /// The modules that were running.
     pub(super) running: Vec<ModuleId>,
-    /// How and where it died, for people.
+    /// How and where the process died, for people.
     pub(super) summary: String,
 }
 
-/// What the driver of the machine is to do, in this order.
+/// A task for the driver of the machine. The driver carries the effects of a step out in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Effect {
     /// Start a process on the helper. Answered by `Started` or `NotStarted`.
@@ -131,7 +132,7 @@ pub(super) enum Effect {
     CountRestart,
     /// Count a process that followed one that lived.
     CountReplacement,
-    /// Nothing is to be done about the process any more.
+    /// Drop the record of the process: the machine names the process no more.
     Forget { process: ProcessId },
     /// Write a line into the server's log.
     Log(tracing::Level, String),
@@ -142,7 +143,7 @@ pub(super) enum Effect {
 pub(super) enum Ending {
     /// SIGKILL; the reason, if the crash report is to name it.
     Kill(Option<String>),
-    /// Send nothing more, so that it ends by itself.
+    /// Close the sending side, so that the process ends by itself.
     Finish,
     /// Close the control connection.
     HangUp,
@@ -155,7 +156,7 @@ pub(super) enum Order {
     Load(ModuleId),
     /// Hand over the module's settings.
     Configure(ModuleId),
-    /// Run its `onload`.
+    /// Run the module's `onload`.
     Onload(ModuleId),
     /// Show that the process works.
     Probe,
@@ -178,15 +179,15 @@ impl Order {
 /// Why a module is put into quarantine, with the count of deaths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// It crashed its process so often.
+    /// The module crashed its process so often.
     Crashes(usize),
-    /// Its process was killed from outside so often in a row while it was being loaded.
+    /// The module's process was killed from outside so often in a row while the module was being loaded.
     KilledWhileLoading(usize),
-    /// So many deaths have no explanation, and it alone was running each time.
+    /// So many deaths have no explanation, and the module alone was running each time.
     AlwaysRunning(usize),
 }
 
-/// The domain's modules, as the machine sees them. Others add and remove modules at any time.
+/// The domain's modules, as the machine sees them. Other threads add and remove modules at any time.
 pub(super) trait Catalog {
     /// Modules that the process is to have and has not, without those in quarantine.
     fn missing(&self, process: ProcessId) -> Vec<ModuleId>;
@@ -200,7 +201,7 @@ pub(super) trait Catalog {
     fn running(&self, process: ProcessId) -> Vec<ModuleId>;
     /// Modules that are loaded in the process.
     fn loaded(&self, process: ProcessId) -> Vec<ModuleId>;
-    /// The module's name, for log lines; empty if it is gone.
+    /// The module's name, for log lines; empty if the module is gone.
     fn name(&self, module: ModuleId) -> String;
     /// Whether the module is there.
     fn contains(&self, module: ModuleId) -> bool;

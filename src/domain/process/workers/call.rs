@@ -122,7 +122,8 @@ pub(super) fn exchange(
             let Some(ready) = wait(socket.as_fd(), canceled, !outgoing.is_done(), left) else { return unreachable() };
             if ready.contains(PollFlags::IN) {
                 let count = match rustix::io::read(socket, &mut packet) {
-                    Err(Errno::INTR) => continue,
+                    // The other end was closed with something unread, which is said once: what it has sent comes next.
+                    Err(Errno::INTR | Errno::CONNRESET) => continue,
                     Ok(count) if count > 0 => count,
                     _ => return unreachable(),
                 };
@@ -140,12 +141,17 @@ pub(super) fn exchange(
                     Ok(()) => has_sent = true,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     // Why is behind what there is to read.
-                    Err(_) if has_sent => outgoing = Outgoing::nothing(),
+                    Err(error) if has_sent || is_closed(&error) => outgoing = Outgoing::nothing(),
                     Err(_) => return unreachable(),
                 }
             }
         }
     })
+}
+
+/// Whether the other end of a socket is gone.
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// What a packet means; `None`: nothing yet; `Some(None)`: nothing that there is.

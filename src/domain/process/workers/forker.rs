@@ -16,12 +16,12 @@ use rustix::net::{
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// How long a zygote may take to be ready. One that waits for a lock ends itself before this.
-const READY: Timespec = Timespec { tv_sec: zygote::READY_S as i64 + 5, tv_nsec: 0 };
+const READY: Timespec = Timespec { tv_sec: zygote::READY_S as i64 + 1, tv_nsec: 0 };
 /// Zygotes that are made in the place of one that is not ready.
-const TRIES: usize = 3;
+const TRIES: usize = 2;
 /// Spawners of a zygote that are kept for the next calls.
 const IDLE_MAX: usize = 4;
 
@@ -31,7 +31,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 struct Order {
     module: Arc<InProcessModule>,
-    made: Sender<io::Result<Zygote>>,
+    /// Takes the module back too: its last owner runs its destructors, and must not be the thread that has no filter.
+    made: Sender<(io::Result<Zygote>, Arc<InProcessModule>)>,
+}
+
+/// What the processes have in common.
+struct Common {
+    /// Descriptors that they close.
+    closes: Vec<RawFd>,
+    /// Calls at once.
+    calls_max: usize,
+    /// System calls that the operator grants, by their names.
+    named: Vec<String>,
+    /// The signals that the domain's threads block, which is none but by accident.
+    signals: libc::sigset_t,
 }
 
 /// See the module's documentation.
@@ -40,36 +53,58 @@ pub(in crate::domain::process) struct Forker {
 }
 
 impl Forker {
-    /// Starts the thread, while there is no filter yet that it must not have. The processes that it makes close `closes`, and run
-    /// `calls_max` calls at once.
+    /// Starts the thread, while there is no filter yet that it must not have. The processes that it makes close `closes`, run
+    /// `calls_max` calls at once, and grant modules the system calls `named` besides those that all have.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub(in crate::domain::process) fn start(closes: Vec<RawFd>, calls_max: usize) -> io::Result<Self> {
+    pub(in crate::domain::process) fn start(
+        closes: Vec<RawFd>,
+        calls_max: usize,
+        named: Vec<String>,
+    ) -> io::Result<Self> {
         // Zygotes need not be waited for. Here, because the first use of a function that keep.c hides finds the real one.
         // SAFETY: no handler, and no memory.
         unsafe {
             libc::signal(libc::SIGCHLD, libc::SIG_IGN);
             libc::alarm(0);
         }
+        // A handler of a module must not run on this thread, which may fork: it takes no signal, from its first moment on.
+        let mut signals = std::mem::MaybeUninit::uninit();
+        let mut all = std::mem::MaybeUninit::uninit();
+        // SAFETY: both sets are written before they are read, by calls that can't fail with these arguments.
+        let signals = unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), signals.as_mut_ptr());
+            signals.assume_init()
+        };
+        let common = Common { closes, calls_max, named, signals };
         let (orders, received) = unbounded::<Order>();
-        module_thread("forker").spawn(move || {
+        let spawned = module_thread("forker").spawn(move || {
             executor::prepare_thread();
             running::hide();
             while let Ok(Order { module, made }) = received.recv() {
-                let _ = made.send(fork(&module, &closes, calls_max));
+                let zygote = fork(&module, &common);
+                let _ = made.send((zygote, module));
             }
-        })?;
+        });
+        // SAFETY: the set is the one that the call above has written.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const signals, std::ptr::null_mut()) };
+        spawned?;
         Ok(Self { orders })
     }
 
-    /// Makes a zygote with the memory of `module` as it is now.
-    pub(super) fn zygote(&self, module: &Arc<InProcessModule>) -> io::Result<Zygote> {
+    /// Makes a zygote with the memory of `module` as it is now, in [`TRIES`] times [`READY`] at most.
+    pub(super) fn zygote(&self, module: &Weak<InProcessModule>) -> io::Result<Zygote> {
         let gone = || io::Error::other("the thread that makes processes is gone");
         for _ in 0..TRIES {
+            let module = module.upgrade().ok_or_else(|| io::Error::other("the module is being closed"))?;
             let (made, receiver) = bounded(1);
-            self.orders.send(Order { module: Arc::clone(module), made }).map_err(|_| gone())?;
-            let zygote = receiver.recv().map_err(|_| gone())??;
+            self.orders.send(Order { module, made }).map_err(|_| gone())?;
+            let (zygote, module) = receiver.recv().map_err(|_| gone())?;
+            // It may be closed while this one waits.
+            drop(module);
+            let zygote = zygote?;
             if zygote.is_ready() {
                 return Ok(zygote);
             }
@@ -78,17 +113,24 @@ impl Forker {
     }
 }
 
-fn fork(module: &Arc<InProcessModule>, closes: &[RawFd], calls_max: usize) -> io::Result<Zygote> {
+fn fork(module: &Arc<InProcessModule>, common: &Common) -> io::Result<Zygote> {
     // Those of calls that were killed may not be gone yet.
-    let spawners_max = calls_max.saturating_mul(2).saturating_add(IDLE_MAX);
+    let spawners_max = common.calls_max.saturating_mul(2).saturating_add(IDLE_MAX);
     let (control, others) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let parent = rustix::process::getpid();
+    // Here, not in the child, which may find the allocator locked before it looks for that.
+    let named = common.named.clone();
     // SAFETY: the child has this thread alone. What other threads had locked stays so: `zygote::main` looks for that, and is not
     // used if it finds any. It never returns here.
     match unsafe { libc::fork() } {
         0 => {
+            // SAFETY: the set is the one that the domain's first thread had.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const common.signals, std::ptr::null_mut()) };
             drop(control);
-            zygote::main(Birth { module: Arc::clone(module), control: others, parent, spawners_max }, closes)
+            zygote::main(
+                Birth { module: Arc::clone(module), control: others, parent, spawners_max, named },
+                &common.closes,
+            )
         }
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(Zygote { control, idle: Mutex::default() }),

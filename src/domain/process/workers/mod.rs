@@ -5,7 +5,7 @@
 //!
 //! The domain's process has many threads, and what its child finds locked stays locked. So it is forked once for each load of a
 //! module, right after `onload` and again after `on_setting`: the zygote, which has one thread and finds out whether it can run
-//! calls. All others are forked below it (see `zygote`). They have the module's memory copy-on-write, none of the memory that the
+//! calls (`zygotes` has which one counts). All others are forked below it (see `zygote`). They have the module's memory copy-on-write, none of the memory that the
 //! domain shares with the server (`Region::keep_from_children`), and none of its connections; what would need those is refused where
 //! modules call it (`abi::worker`).
 //!
@@ -17,6 +17,7 @@ mod call;
 mod forker;
 mod packets;
 mod zygote;
+mod zygotes;
 
 pub(super) use forker::Forker;
 pub(super) use zygote::keep as keep_fault;
@@ -31,12 +32,9 @@ use call::{Ask, Ended, Outcome, Reply, SpawnerEnd, exchange};
 use forker::Zygote;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use tracing::Level;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use zygotes::Zygotes;
 
 /// What all modules of the process share.
 pub(super) struct WorkerHost {
@@ -65,18 +63,11 @@ impl Drop for Place<'_> {
     }
 }
 
-#[derive(Default)]
-struct State {
-    zygote: Option<Arc<Zygote>>,
-    /// There is to be none.
-    is_over: bool,
-}
-
 /// The workers of one load of a module.
 struct ModuleWorkers {
     host: Arc<WorkerHost>,
     module: Weak<InProcessModule>,
-    state: Mutex<State>,
+    zygotes: Arc<Zygotes>,
 }
 
 /// Has the calls of `module` that can be killed run by workers, if it has such routes. Without a `host` they run as others do.
@@ -88,53 +79,30 @@ pub(super) fn attach(module: &Arc<InProcessModule>, host: Option<&Arc<WorkerHost
         tracing::warn!("module {}: CWEB_KILLABLE has no effect in a process with a sanitizer", module.name());
         return false;
     };
-    let (host, state) = (Arc::clone(host), Mutex::default());
-    module.set_workers(Box::new(ModuleWorkers { host, module: Arc::downgrade(module), state }));
+    let (host, module_of) = (Arc::clone(host), Arc::downgrade(module));
+    let zygotes = Zygotes::new(Arc::clone(&host), Weak::clone(&module_of));
+    module.set_workers(Box::new(ModuleWorkers { host, module: module_of, zygotes }));
     true
 }
 
 impl ModuleWorkers {
-    fn make(&self) -> io::Result<Arc<Zygote>> {
-        let module = self.module.upgrade().ok_or_else(|| io::Error::other("the module is being closed"))?;
-        self.host.forker.zygote(&module).map(Arc::new)
-    }
-
-    /// The zygote of calls that begin now.
-    fn zygote(&self) -> io::Result<Arc<Zygote>> {
-        let mut state = lock(&self.state);
-        if state.is_over {
-            return Err(io::Error::other("the module is being unloaded"));
-        }
-        if let Some(zygote) = &state.zygote {
-            return Ok(Arc::clone(zygote));
-        }
-        // With the lock: one is enough for all calls that wait for it.
-        let zygote = self.make()?;
-        state.zygote = Some(Arc::clone(&zygote));
-        Ok(zygote)
-    }
-
-    /// A zygote is of no use any more.
-    fn discard(&self, gone: &Arc<Zygote>) {
-        let mut state = lock(&self.state);
-        if state.zygote.as_ref().is_some_and(|zygote| Arc::ptr_eq(zygote, gone)) {
-            state.zygote = None;
-        }
-    }
-
     /// Has a worker run the call; tries again once where no worker has begun it.
     fn outcome(
         &self,
-        meta: &[u8],
+        route: usize,
         view: &RequestView<'_>,
         state: &CallState,
     ) -> io::Result<(Outcome, Arc<Zygote>, SpawnerEnd)> {
         let mut may_retry = true;
         loop {
-            let zygote = self.zygote()?;
+            let zygote = self.zygotes.current(state)?;
+            // What the wait has left of its time.
+            let limit_ms = state.remaining_ms();
+            let ask = Ask { route, head_bytes: view.bytes.len(), peer: view.peer, limit_ms };
+            let meta = serde_json::to_vec(&ask)?;
             let mut taken = zygote.take();
             let outcome = match &mut taken {
-                Ok(spawner) => exchange(spawner, meta, &[view.bytes, view.body], state)?,
+                Ok(spawner) => exchange(spawner, &meta, &[view.bytes, view.body], state)?,
                 Err(_) => Outcome::Unreachable { may_have_begun: false },
             };
             match (outcome, taken) {
@@ -142,7 +110,7 @@ impl ModuleWorkers {
                     if let Ok(spawner) = &taken {
                         forker::end(&spawner.socket);
                     }
-                    self.discard(&zygote);
+                    self.zygotes.discard(&zygote);
                     may_retry = false;
                 }
                 (outcome, Ok(spawner)) => return Ok((outcome, zygote, spawner)),
@@ -167,6 +135,14 @@ impl ModuleWorkers {
         NoAnswer::failed(format!("module {name} failed: the process of its handler ended: {how}\n"))
     }
 
+    /// The time of a call is over.
+    fn late(&self, what: &str, limit_ms: Option<u64>, so: &str) -> NoAnswer {
+        let (name, limit_ms) = (self.name(), limit_ms.unwrap_or_default());
+        let text = format!("did not answer within {limit_ms} ms");
+        output::said(&name, Level::ERROR, &format!("{what} {text}: it is answered 504, {so}"));
+        NoAnswer::from((504, format!("module {name} {text}\n")))
+    }
+
     fn name(&self) -> String {
         self.module.upgrade().map_or_else(|| "?".to_owned(), |module| module.name().to_owned())
     }
@@ -182,17 +158,25 @@ impl Workers for ModuleWorkers {
     fn call(&self, route: usize, view: &RequestView<'_>, state: &CallState) -> Result<WorkerAnswer, NoAnswer> {
         let Some(_place) = Place::take(&self.host) else { return Err(self.busy()) };
         let limit_ms = state.remaining_ms();
-        let ask = Ask { route, head_bytes: view.bytes.len(), peer: view.peer, limit_ms };
         let what = format!("{} {}", view.method().as_str(), String::from_utf8_lossy(view.path()));
         let failed = |error: io::Error| {
             output::said(&self.name(), Level::ERROR, &format!("{what} is answered 503: no process for it: {error}"));
             NoAnswer::from((503, format!("there is no process for the call: {error}\n")))
         };
-        let meta = serde_json::to_vec(&ask).map_err(|error| failed(error.into()))?;
-        let (outcome, zygote, spawner) = self.outcome(&meta, view, state).map_err(failed)?;
+        let (outcome, zygote, spawner) = match self.outcome(route, view, state) {
+            Err(_) if state.remaining_ms() == Some(0) => {
+                return Err(self.late(&what, limit_ms, "no process has begun it"));
+            }
+            outcome => outcome.map_err(failed)?,
+        };
         match outcome {
             Outcome::Answered(reply, body) => {
-                zygote.give_back(spawner);
+                // One that refuses may be none: a zygote answers so where it has made none.
+                if reply.refused.is_none() {
+                    zygote.give_back(spawner);
+                } else {
+                    forker::end(&spawner.socket);
+                }
                 let Reply { status, fields, refused, fault } = reply;
                 if let Some(fault) = fault {
                     (self.host.tell)(fault);
@@ -203,15 +187,13 @@ impl Workers for ModuleWorkers {
                 }
             }
             Outcome::Ended(ended) => {
-                zygote.give_back(spawner);
+                // Never given back: what the worker has not read would be the next one's.
+                forker::end(&spawner.socket);
                 Err(self.ended(ended, &what))
             }
             Outcome::Late => {
                 forker::end(&spawner.socket);
-                let (name, limit_ms) = (self.name(), limit_ms.unwrap_or_default());
-                let text = format!("did not answer within {limit_ms} ms");
-                output::said(&name, Level::ERROR, &format!("{what} {text}: it is answered 504, its process is killed"));
-                Err(NoAnswer::from((504, format!("module {name} {text}\n"))))
+                Err(self.late(&what, limit_ms, "its process is killed"))
             }
             Outcome::Gone => {
                 forker::end(&spawner.socket);
@@ -225,30 +207,14 @@ impl Workers for ModuleWorkers {
     }
 
     fn renew(&self) {
-        let made = self.make();
-        if let Err(error) = &made {
-            tracing::error!("module {}: its calls can't be forked now: {error}; the next one tries again", self.name());
-        }
-        let mut state = lock(&self.state);
-        state.is_over = false;
-        let before = std::mem::replace(&mut state.zygote, made.ok());
-        drop(state);
-        // Ends when its last call does.
-        drop(before);
+        self.zygotes.renew(true);
     }
 
     fn refresh(&self) {
-        let is_used = lock(&self.state).zygote.is_some();
-        if is_used {
-            self.renew();
-        }
+        self.zygotes.renew(false);
     }
 
     fn end(&self) {
-        let mut state = lock(&self.state);
-        state.is_over = true;
-        let before = state.zygote.take();
-        drop(state);
-        drop(before);
+        self.zygotes.end();
     }
 }

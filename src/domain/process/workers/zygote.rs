@@ -19,7 +19,7 @@ use crate::domain::stream::{Begun, Pipe, Uplink};
 use crate::proto::http1::{Head, RequestView};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, recvmsg, shutdown};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// How long a zygote may take to find out that it can run calls. If not, it waits for a lock that nobody holds any more, and ends.
-pub(super) const READY_S: u32 = 5;
+pub(super) const READY_S: u32 = 1;
 
 /// What a zygote begins with.
 pub(super) struct Birth {
@@ -39,6 +39,8 @@ pub(super) struct Birth {
     pub(super) parent: Pid,
     /// Spawners at once; module code could ask for more.
     pub(super) spawners_max: usize,
+    /// System calls that the operator grants, by their names.
+    pub(super) named: Vec<String>,
 }
 
 /// Has the kernel end this process with `parent`, and ends it if that is over already.
@@ -61,7 +63,7 @@ fn death_note() -> Option<&'static [AtomicU64]> {
 
 /// The main of a zygote: see the module's documentation.
 pub(super) fn main(birth: Birth, closes: &[RawFd]) -> ! {
-    let Birth { module, control, parent, spawners_max } = birth;
+    let Birth { module, control, parent, spawners_max, named } = birth;
     // SAFETY: system calls without memory. The descriptors are the server's, of which nothing here uses one.
     unsafe {
         libc::alarm(READY_S);
@@ -92,11 +94,12 @@ pub(super) fn main(birth: Birth, closes: &[RawFd]) -> ! {
     if rustix::io::write(&control, &[1]) != Ok(1) {
         guard::end_process(1);
     }
-    fork_spawners(&module, control, executor, spawners_max)
+    let template = Template { module, executor, named };
+    fork_spawners(template, control, spawners_max)
 }
 
 /// Forks a spawner for each socket that comes over `control`, until that is shut down.
-fn fork_spawners(module: &Arc<InProcessModule>, control: OwnedFd, executor: Executor, most: usize) -> ! {
+fn fork_spawners(template: Template, control: OwnedFd, most: usize) -> ! {
     let own = rustix::process::getpid();
     // Those that live: the descriptor of a process becomes readable when that ends.
     let mut spawners: Vec<OwnedFd> = Vec::new();
@@ -114,6 +117,7 @@ fn fork_spawners(module: &Arc<InProcessModule>, control: OwnedFd, executor: Exec
         }
         let Some(socket) = next_socket(&control) else { guard::end_process(0) };
         if spawners.len() >= most {
+            refuse(&socket, "those of earlier calls have not ended yet");
             continue;
         }
         // SAFETY: this process has one thread. The child does not return.
@@ -121,13 +125,25 @@ fn fork_spawners(module: &Arc<InProcessModule>, control: OwnedFd, executor: Exec
             0 => {
                 end_with(own);
                 drop(control);
-                Spawner { module: Arc::clone(module), socket, executor }.run();
+                Spawner { template, socket }.run();
             }
-            child => {
-                spawners.extend(Pid::from_raw(child).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()));
-            }
+            -1 => refuse(&socket, &std::io::Error::last_os_error().to_string()),
+            child => match Pid::from_raw(child).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+                Some(process) => spawners.push(process),
+                // It could not be counted: it ends by this.
+                None => {
+                    let _ = shutdown(&socket, Shutdown::Both);
+                }
+            },
         }
     }
+}
+
+/// Answers the call that comes over `socket` in place of a spawner, which there is not.
+fn refuse(socket: &OwnedFd, why: &str) {
+    let reply = Reply::refused(503, format!("there is no process for the call: {why}\n"));
+    // If that fails, the end of the socket says it.
+    let _ = serde_json::to_vec(&reply).map(|meta| packets::send_all(socket.as_fd(), &meta, &[]));
 }
 
 /// The socket of the next spawner; `None`: there is to be none any more.
@@ -151,10 +167,17 @@ fn next_socket(control: &OwnedFd) -> Option<OwnedFd> {
     }
 }
 
-struct Spawner {
+/// What a worker begins with.
+struct Template {
     module: Arc<InProcessModule>,
-    socket: OwnedFd,
     executor: Executor,
+    /// See [`Birth`].
+    named: Vec<String>,
+}
+
+struct Spawner {
+    template: Template,
+    socket: OwnedFd,
 }
 
 impl Spawner {
@@ -168,7 +191,7 @@ impl Spawner {
         let note = death_note().unwrap_or_default();
         guard::note_deaths(note);
         let own = rustix::process::getpid();
-        let Self { module, socket, mut executor } = self;
+        let Self { mut template, socket } = self;
         for call in 1.. {
             wait_for(&mut [PollFd::new(&socket, PollFlags::IN)]);
             note.iter().for_each(|word| word.store(0, Ordering::Relaxed));
@@ -176,14 +199,14 @@ impl Spawner {
             let child = match unsafe { libc::fork() } {
                 0 => {
                     end_with(own);
-                    run_call(&module, &mut executor, socket.as_fd());
+                    run_call(&mut template, socket.as_fd());
                 }
                 -1 => guard::end_process(1),
                 child => child,
             };
             let status = attend(child, &socket);
             if status != 0 {
-                let ended = Ended { call, status, fault: noted(&module, note) };
+                let ended = Ended { call, status, fault: noted(&template.module, note) };
                 let told = serde_json::to_vec(&ended).map(|how| packets::send_ended(socket.as_fd(), &how));
                 if !matches!(told, Ok(Ok(()))) {
                     guard::end_process(1);
@@ -255,10 +278,15 @@ pub(in crate::domain::process) fn keep(fault: CaughtFault) {
 }
 
 /// Runs the call that comes over `socket`, answers it, and ends the process.
-fn run_call(module: &InProcessModule, executor: &mut Executor, socket: BorrowedFd<'_>) -> ! {
+fn run_call(template: &mut Template, socket: BorrowedFd<'_>) -> ! {
     // SAFETY: a C string.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"cweb-worker".as_ptr()) };
-    let Some((ask, bytes)) = receive(socket).filter(|_| sandbox::no_forks().is_ok()) else { guard::end_process(1) };
+    let Template { module, executor, named } = template;
+    let Some((ask, bytes)) = receive(socket) else { guard::end_process(1) };
+    // In this order: no filter can follow the last one.
+    if sandbox::no_forks().and_then(|()| sandbox::no_pidfds(named)).is_err() {
+        guard::end_process(1);
+    }
     let (reply, body) = answer(module, executor, &ask, &bytes);
     let sent = serde_json::to_vec(&reply).map(|meta| packets::send_all(socket, &meta, &body));
     guard::end_process(u8::from(!matches!(sent, Ok(Ok(())))));

@@ -252,7 +252,12 @@ impl World {
                 }
                 let process = self.number();
                 self.view.processes.insert(process, Process::default());
+                let is_early = !calm && self.dies_early && self.random.one_in(4);
+                if is_early {
+                    self.exit_early(process);
+                }
                 self.step(Input::Started { process });
+                assert!(!is_early || self.starting == 0, "a pause follows a process that was dead when it started");
             }
             1 => self.examine(),
             2 => {
@@ -295,6 +300,21 @@ impl World {
                 }
             }
             _ => self.die(id),
+        }
+    }
+
+    /// The process ends, and the machine learns that before it learns that the process has started.
+    fn exit_early(&mut self, id: ProcessId) {
+        self.die(id);
+        self.process(id).told = true;
+        let garbled = self.random.one_in(5).then(|| "a message of 7 bytes".to_owned());
+        self.step(Input::Exited { process: id, garbled });
+        if self.random.one_in(2) {
+            self.process(id).reaped = true;
+            self.step(Input::Reaped { process: id });
+        }
+        if self.random.one_in(2) {
+            self.wait();
         }
     }
 

@@ -36,6 +36,9 @@ pub(super) struct World {
     pub(super) retiring: Option<ProcessId>,
     pub(super) unexplained: VecDeque<(Instant, Vec<ModuleId>)>,
     pub(super) is_stopped: bool,
+    /// Processes may end before the machine is told that they have started. Not in all schedules, so that those in
+    /// [`FOUND`](super::FOUND) stay the same.
+    pub(super) dies_early: bool,
 }
 
 impl World {
@@ -73,6 +76,7 @@ impl World {
             retiring: None,
             unexplained: VecDeque::new(),
             is_stopped: false,
+            dies_early: seed % 4 == 3,
         }
     }
 
@@ -154,7 +158,7 @@ impl World {
                 let probing = matches!(self.process(process).order, Some((_, Order::Probe)));
                 let process = self.process(process);
                 process.signalled |= how != Ending::Finish;
-                // The death after a hook or a sign of life that is late is examined.
+                // The death after a hook or a probe that is late is examined.
                 let is_late_probe = probing && how == Ending::Kill(None) && !process.was_up;
                 process.expected |= is_wanted && !is_late_probe;
                 process.leaving_since.get_or_insert(now);

@@ -1,0 +1,98 @@
+//! The processes of a domain: its own, those of killable calls, and whatever else has been forked there. All are in one process
+//! group, which none of them can leave, and whose number is that of the domain's process.
+
+use super::lock;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::collections::HashMap;
+use std::fs;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// How old a look at all processes may be, where a domain has children and where it has none.
+const LOOK_AGE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
+
+/// Field 5 of proc_pid_stat(5), counted from the one behind the name.
+const GROUP: usize = 2;
+
+/// All groups of more than one process, at the last look.
+static LAST: Mutex<Option<(Instant, HashMap<u32, Vec<u32>>)>> = Mutex::new(None);
+
+/// The group of the process `pid`.
+fn group_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, which can be anything, is in parentheses.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(GROUP)?.parse().ok()
+}
+
+fn look() -> HashMap<u32, Vec<u32>> {
+    let mut groups: HashMap<u32, Vec<u32>> = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Some(group) = group_of(pid) {
+            groups.entry(group).or_default().push(pid);
+        }
+    }
+    groups
+}
+
+/// Whether a thread of the process `pid` has children.
+fn has_children(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.into_iter().any(|task| fs::read(task.path().join("children")).is_ok_and(|children| !children.is_empty()))
+}
+
+/// The processes of the domain whose process is `pid`, that one included, as they were a moment ago. One look serves all domains.
+pub(super) fn members(pid: u32) -> Vec<u32> {
+    let age = LOOK_AGE[usize::from(!has_children(pid))];
+    let mut last = lock(&LAST);
+    let groups = match &*last {
+        Some((at, groups)) if at.elapsed() < age => groups,
+        _ => &last.insert((Instant::now(), look())).1,
+    };
+    let mut members = groups.get(&pid).cloned().unwrap_or_default();
+    if !members.contains(&pid) {
+        members.push(pid);
+    }
+    members
+}
+
+/// Ends all processes in the group of the process `pid`.
+pub(super) fn end(pid: u32) {
+    if let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
+
+/// Ends what is left of the group of a domain's process that is over. A number that a group has is given to no process, so the group is
+/// that of the domain. Returns whether there was anything.
+pub(super) fn end_left(pid: u32) -> bool {
+    let is_ours = |member: &u32| {
+        let line = fs::read(format!("/proc/{member}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"domain")
+    };
+    let is_left = look().get(&pid).is_some_and(|members| !members.contains(&pid) && members.iter().any(is_ours));
+    if is_left {
+        end(pid);
+    }
+    is_left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    #[test]
+    fn a_group_has_the_processes_that_were_started_in_it() {
+        let mut shell = Command::new("sh").args(["-c", "sleep 60 & sleep 60"]).process_group(0).spawn().unwrap();
+        let begun = Instant::now();
+        while look().get(&shell.id()).map_or(0, Vec::len) < 3 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the shell starts two processes");
+        }
+        assert!(has_children(shell.id()) && members(shell.id()).contains(&shell.id()));
+        assert!(!end_left(shell.id()), "it is not over, and no domain");
+        end(shell.id());
+        assert!(!shell.wait().unwrap().success());
+    }
+}
