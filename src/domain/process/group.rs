@@ -14,8 +14,11 @@ const LOOK_AGE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs
 /// Field 5 of proc_pid_stat(5), counted from the one behind the name.
 const GROUP: usize = 2;
 
-/// All groups of more than one process, at the last look.
-static LAST: Mutex<Option<(Instant, HashMap<u32, Vec<u32>>)>> = Mutex::new(None);
+/// The processes of each group, by its number.
+type Groups = HashMap<u32, Vec<u32>>;
+
+/// All groups as they were at the last look.
+static LAST: Mutex<Option<(Instant, Groups)>> = Mutex::new(None);
 
 /// The group of the process `pid`.
 fn group_of(pid: u32) -> Option<u32> {
@@ -24,8 +27,8 @@ fn group_of(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(GROUP)?.parse().ok()
 }
 
-fn look() -> HashMap<u32, Vec<u32>> {
-    let mut groups: HashMap<u32, Vec<u32>> = HashMap::new();
+fn look() -> Groups {
+    let mut groups = Groups::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         if let Some(group) = group_of(pid) {
@@ -43,7 +46,8 @@ fn has_children(pid: u32) -> bool {
 
 /// The processes of the domain whose process is `pid`, that one included, as they were a moment ago. One look serves all domains.
 pub(super) fn members(pid: u32) -> Vec<u32> {
-    let age = LOOK_AGE[usize::from(!has_children(pid))];
+    let [with_children, alone] = LOOK_AGE;
+    let age = if has_children(pid) { with_children } else { alone };
     let mut last = lock(&LAST);
     let groups = match &*last {
         Some((at, groups)) if at.elapsed() < age => groups,

@@ -74,9 +74,12 @@ impl Domain {
         let own = threads_of(process.pid()).unwrap_or_default();
         let most = allowed.threads_max + PROCESSES_A_CALL * allowed.killable_calls_max + PROCESSES_BESIDE;
         if own > allowed.threads_max || threads > most {
+            let (count, processes) = match members.len() {
+                _ if own > allowed.threads_max => (own, String::new()),
+                others => (threads, format!(" in {others} processes")),
+            };
             return process.kill_because(format!(
-                "it has {threads} threads in {} processes and may have {} (--module-threads-max)",
-                members.len(),
+                "it has {count} threads{processes} and may have {} (--module-threads-max)",
                 allowed.threads_max
             ));
         }
