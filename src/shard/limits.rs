@@ -52,7 +52,7 @@ pub struct ShardLimits {
     pub ws_ping_interval_ms: u64,
     /// From a ping to a sign of life.
     pub ws_pong_timeout_ms: u64,
-    /// Whether pages are told of deployments; see [`super::pages`].
+    /// Whether pages are told of deployments.
     pub dev: bool,
     /// Longest run of a handler in a process of its own.
     pub handler_timeout_ms: u64,

@@ -54,7 +54,7 @@ pub struct Policy {
     /// Whether the process may look at itself from a copy of its own: what finds leaks stops all threads so.
     #[serde(default)]
     pub traces_itself: bool,
-    /// Whether the process forks others that run single calls: see [`no_forks`].
+    /// Whether the process forks others that run single calls: see `no_forks`.
     #[serde(default)]
     pub starts_workers: bool,
     /// Address space of each process.
