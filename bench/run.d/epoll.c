@@ -20,7 +20,7 @@
 #define FD_MAX 20000
 #define BUFFER 16384
 
-/* What has come of a request that is not complete. */
+/* The bytes of requests that are not complete, by descriptor. */
 static char *pending[FD_MAX];
 static size_t pending_length[FD_MAX];
 

@@ -136,7 +136,7 @@ fn lower(own: Option<u64>, projects: u64, server: u64) -> Option<u64> {
     }
 }
 
-/// Whose limit counts for the body of a request.
+/// The owner of the limit that counts for the body of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyLimitOf {
     /// The server's, for routes without one.
@@ -238,7 +238,7 @@ impl RouteDecl {
         lower(own, self.limits.handler_time_ms, HANDLER_TIME_MS.load(Ordering::Relaxed))
     }
 
-    /// Whose limit [`RouteDecl::body_bytes_max`] is.
+    /// The owner of the limit [`RouteDecl::body_bytes_max`].
     #[must_use]
     pub fn body_limit_of(&self) -> BodyLimitOf {
         let projects = usize::try_from(self.limits.body_bytes).unwrap_or(usize::MAX);

@@ -340,7 +340,7 @@ pub(super) unsafe fn owner<'a>(ws: *mut WebSocket) -> Option<&'a Socket> {
     unsafe { ws.as_ref().and_then(|ws| ws.server.cast::<Socket>().as_ref()) }
 }
 
-/// What a process for single calls refuses, in the log's words.
+/// The services that a process for single calls refuses, in the log's words.
 pub(super) const SENDING: &std::ffi::CStr = c"sending on a WebSocket";
 
 unsafe extern "C" fn socket_send(ws: *mut WebSocket, message: *const c_char, length: usize) -> c_int {

@@ -540,7 +540,7 @@ static struct beginning taken(void *given, int *is_kept) {
     free(given);
     module_number = beginning.number;
     is_modules = 1;
-    /* It stands back behind the threads that serve, as those of the executor pool do. */
+    /* A module's thread has a lower priority than the threads that serve, as those of the executor pool do. */
     (void)syscall(SYS_setpriority, PRIO_PROCESS, 0, NICE);
     *is_kept = pthread_setspecific(counted, &counted) == 0;
     return beginning;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What does not work in the process of one call (CWEB_KILLABLE): it shares no thread, no connection and no memory that changes with
- * the process that it was forked from.
+ * Functions that fail in the process of one call (CWEB_KILLABLE): that process shares no thread, no connection and no memory that
+ * changes with the process that it was forked from.
  */
 #define _GNU_SOURCE
 #include "native.h"

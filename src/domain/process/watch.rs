@@ -172,7 +172,10 @@ fn let_write(pid: u32, user: Option<User>, may: bool) -> bool {
         (Err(Errno::PERM), Some(user)) => really_as(user, set),
         (result, _) => result,
     };
-    if let Err(error) = &result {
+    // A process that has ended meanwhile, which those of single calls do all the time, writes nothing.
+    if let Err(error) = &result
+        && *error != Errno::SRCH
+    {
         tracing::warn!("the limit of files of process {pid} can't be set: {error}");
     }
     result.is_ok()
