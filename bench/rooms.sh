@@ -12,6 +12,7 @@ messages=${2:-20}
 cweb=${CWEB:-target/release/cweb}
 [ -n "${CWEB:-}" ] || cargo build --release --quiet
 ulimit -n "$(ulimit -Hn)"
+export CWEB_MAX_CONNECTIONS_PER_PEER=0 # all clients are on one machine
 work=$(mktemp -d)
 chmod 755 "$work"
 pids=

@@ -10,6 +10,7 @@ cargo build --release --quiet
 cargo build --release --quiet --manifest-path bench/websocket/Cargo.toml
 client=bench/websocket/target/release/websocket-bench
 ulimit -n "$(ulimit -Hn)"
+export CWEB_MAX_CONNECTIONS_PER_PEER=0 # all clients are on one machine
 tmp=$(mktemp -d)
 pids=
 trap 'kill $pids 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$tmp"' EXIT
