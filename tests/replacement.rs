@@ -33,8 +33,11 @@ H(map) { (void)c; int want = atoi(http_kv_get(q->params, "n")), made = 0;
   snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", made); return 0; }
 static void on_message(struct cweb_context *c, websocket_t *ws, const char *text, size_t n) { (void)c; ws->send(ws, text, n); }
 static int work(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; return j->set_result(j, "{}"); }
-static void load(struct cweb_context *c) { (void)c; loads++; printf("loaded in %d\n", (int)getpid()); }
-static void unload(struct cweb_context *c) { (void)c; printf("unloaded in %d\n", (int)getpid()); }
+/* With the time: the lines of two processes come to the log by two ways. */
+static void say(const char *what) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t);
+  printf("%s in %d at %lld\n", what, (int)getpid(), t.tv_sec * 1000000000LL + t.tv_nsec); }
+static void load(struct cweb_context *c) { (void)c; loads++; say("loaded"); }
+static void unload(struct cweb_context *c) { (void)c; say("unloaded"); }
 "#;
     let kinds = ["count", "loaded", "here", "slow", "vanish", "map"];
     let routes: Vec<String> = kinds.iter().map(|kind| format!("{{\"/{kind}\",\"GET\",{kind},NONE}}")).collect();
@@ -98,9 +101,11 @@ fn a_restart_replaces_the_process_and_nobody_notices() {
         assert_eq!(server.get("/loaded").text(), "1", "onload has run in the new process, once");
         let now = domain(&server);
         // In its order: there is one `unload` in the old process, and then one `onload` in the new.
-        let log = server.log();
-        let place = |text: String| log.find(&text).unwrap_or_else(|| panic!("no {text}: {log}"));
-        assert!(place(format!("unloaded in {before}")) < place(format!("] loaded in {}", now["pid"])), "{log}");
+        let at =
+            |text: &str| -> Option<u64> { server.log().split_once(text)?.1.split_whitespace().next()?.parse().ok() };
+        let (unloaded, loaded) = (format!("] unloaded in {before} at "), format!("] loaded in {} at ", now["pid"]));
+        eventually("both lines", || at(&unloaded).is_some() && at(&loaded).is_some());
+        assert!(at(&unloaded) < at(&loaded), "{}", server.log());
         eventually("it is counted", || domain(&server)["replacements"] == json!(round));
         before = now["pid"].clone();
     }

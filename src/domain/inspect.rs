@@ -24,6 +24,10 @@ use std::time::{Duration, Instant};
 
 /// What the child waits for on its standard input.
 const GO: u8 = b'\n';
+/// How long a child that has closed its standard output may take to end by itself,
+const EXIT_WAIT: Duration = Duration::from_secs(2);
+/// and how often that is looked at.
+const EXIT_LOOK: Duration = Duration::from_micros(250);
 
 /// A manifest is a few KiB; what is longer is no manifest.
 const REPORT_BYTES_MAX: u64 = 1024 * 1024;
@@ -160,14 +164,12 @@ pub fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
 pub fn end(child: &mut Child, hung: bool) -> std::io::Result<ExitStatus> {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some(group) = group {
-        // One that closed its pipe is on its way out; give it a moment so that its own status is seen. It is not
-        // reaped by that, so its id, which is its group's too, can't name another process.
+        // A child that closed its pipe is on its way out, which may take long on a busy machine; its own status is wanted. It
+        // is not reaped by that, so its id, which is its group's too, can't name another process.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        for _ in 0..if hung { 0 } else { 200 } {
-            if !matches!(waitid(WaitId::Pid(group), options), Ok(None)) {
-                break;
-            }
-            std::thread::sleep(Duration::from_micros(250));
+        let deadline = Instant::now() + if hung { Duration::ZERO } else { EXIT_WAIT };
+        while matches!(waitid(WaitId::Pid(group), options), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(EXIT_LOOK);
         }
         let _ = kill_process_group(group, Signal::KILL);
     }
