@@ -24,7 +24,7 @@ export module_t config = {.name = "bodies", .author = "bench", .routes = {{"/up"
 C
 port=18110
 for isolation in process none; do
-    taskset -c 0 "$binary" serve --shards 1 --isolation $isolation --port $port --data-dir "$tmp/$isolation" --bodies-bytes-max 6000000000 -s 2>"$tmp/$isolation.log" & pids="$pids $!"
+    taskset -c 0 "$binary" serve --shards 1 --isolation $isolation --port $port --data-dir "$tmp/$isolation" --bodies-bytes-max 6000000000 --memory-bytes-max 16000000000 -s 2>"$tmp/$isolation.log" & pids="$pids $!"
     for _ in $(seq 100); do grep -q listening "$tmp/$isolation.log" && break; sleep 0.1; done
     curl -sSf -o /dev/null --data-binary @"$tmp/bodies.c" "http://127.0.0.1:$port/mgnt"
     taskset -c 1 python3 bench/bodies.py $port "$rounds" >"$tmp/$isolation.txt"

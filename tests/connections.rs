@@ -79,6 +79,28 @@ fn bodies_that_wait_for_their_turn_are_counted() {
     eventually("there is room", || server.post("/length", &body).text() == MIB.to_string());
 }
 
+/// Of bodies that come at the same time and have no room together, as many as have room come through.
+#[test]
+fn one_body_too_many_costs_one_body() {
+    let server = server(&["--bodies-bytes-max", "1", "--route-body-bytes-max", "1048576"]);
+    let head = format!("POST /length HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MIB}\r\n\r\n");
+    // 4 MiB are allowed: there is no room for the end of the last of these.
+    let (begin, end) = (vec![b'b'; 700_000], vec![b'e'; MIB - 700_000]);
+    let begun = |_| {
+        let mut client = server.connect();
+        client.send(&[head.as_bytes(), &begin].concat());
+        client
+    };
+    let mut clients: Vec<Client> = (0..6).map(begun).collect();
+    // The one that is refused stays, so that its connection does not end.
+    let mut answer = |client: &mut Client| {
+        client.send(&end);
+        client.response_to("POST").status
+    };
+    let answers: Vec<u16> = clients.iter_mut().map(&mut answer).collect();
+    assert!(answers.iter().filter(|status| **status == 200).count() >= 5, "{answers:?}");
+}
+
 #[test]
 fn rfc_9110_15_2_nothing_follows_the_last_answer() {
     let server = server(&[]);

@@ -43,6 +43,10 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Memory of the spare buffers kept for connections that have something to send: a batch of some hundred small answers.
 const SPARE_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that one turn sends before each connection has the smallest share: those that wait for short answers wait that long.
+const TURN_BYTES: usize = 1024 * 1024;
+/// The smallest share, of which each system call is still worth its while.
+const SHARE_BYTES_MIN: usize = 64 * 1024;
 
 /// How far a connection is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +128,8 @@ pub struct Connections {
     handshake_scheduler: VecDeque<(Instant, ConnId)>,
     /// A buffer for records, handed from one connection to the next.
     sealing: Vec<u8>,
+    /// Bytes that this turn may still send before each connection has the smallest share.
+    turn_bytes: usize,
     /// Reads files that are not in memory; without one they are read where they are sent.
     warmer: Option<Warmer>,
 }
@@ -439,6 +445,11 @@ impl Connections {
         }
     }
 
+    /// A turn of the driver begins: others have been served.
+    pub(super) fn begin_turn(&mut self) {
+        self.turn_bytes = TURN_BYTES;
+    }
+
     /// Connections with something to do at the end of a batch.
     pub(super) fn take_dirty(&mut self) -> Vec<ConnId> {
         self.resume_warmed();
@@ -472,7 +483,9 @@ impl Connections {
         if entry.blocked || entry.closing == Closing::Aborted {
             return Flushed::All;
         }
-        let sent = match entry.send(&mut self.sealing) {
+        let share = self.turn_bytes.clamp(SHARE_BYTES_MIN, SEND_BYTES_MAX);
+        let before = entry.outbox.sent_total();
+        let sent = match entry.send(&mut self.sealing, share) {
             // Where it can't be read for it, it is read where it is sent.
             Ok(Sent::Cold(range)) => {
                 let end = range.end();
@@ -481,10 +494,11 @@ impl Connections {
                     return Flushed::Waits;
                 }
                 entry.outbox.warmed(end);
-                entry.send(&mut self.sealing)
+                entry.send(&mut self.sealing, share)
             }
             sent => sent,
         };
+        self.turn_bytes = self.turn_bytes.saturating_sub(entry.outbox.sent_total().wrapping_sub(before));
         match sent {
             Ok(Sent::All) => {
                 let spare = entry.outbox.take_spare();

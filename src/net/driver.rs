@@ -332,15 +332,16 @@ async fn serve<A: Application + 'static, R: Runtime>(
 /// Ends a batch: messages from other threads, then one send a connection. Returns whether the application has stopped.
 fn end_batch<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> bool {
     core.borrow().waker.awake();
+    core.borrow_mut().connections.begin_turn();
     let in_line = core.borrow_mut().handshake_scheduler.end_turn();
     let mut begun = None;
     for _ in 0..ROUNDS_MAX {
         core.borrow_mut().call(None, super::Application::batch_end);
-        flush(core);
+        let has_sent = flush(core);
         if core.borrow().stopped() {
             return true;
         }
-        if core.borrow().has_work() {
+        if has_sent || core.borrow().has_work() {
             if begun.get_or_insert_with(Instant::now).elapsed() > ROUNDS_TIME {
                 break;
             }
@@ -365,7 +366,9 @@ fn end_batch<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> b
     false
 }
 
-fn flush<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) {
+/// Sends what is queued. Returns whether the application has been told that something is sent: there may be more. That is no event for the main future, which would be polled again
+/// before the kernel's events are looked at, for as long as one connection takes what it is given.
+fn flush<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> bool {
     let mut state = core.borrow_mut();
     let dirty = state.connections.take_dirty();
     for &conn in &dirty {
@@ -374,11 +377,13 @@ fn flush<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) {
         }
     }
     state.connections.give_dirty(dirty);
-    for conn in state.connections.take_sent() {
+    let sent = state.connections.take_sent();
+    for &conn in &sent {
         if !state.connections.is_closing(conn) {
-            state.event(Some(conn), |app, connections| app.drained(connections, conn));
+            state.call(Some(conn), |app, connections| app.drained(connections, conn));
         }
     }
+    !sent.is_empty()
 }
 
 /// Waits for room in a socket and sends on.

@@ -298,14 +298,15 @@ impl Outbox {
         (count, false)
     }
 
-    /// Sends a part of what is there: one system call.
-    fn send_some(&self, fd: RawFd) -> io::Result<usize> {
+    /// Sends a part of what is there, of large parts at most `bytes_max` bytes: one system call.
+    fn send_some(&self, fd: RawFd, bytes_max: usize) -> io::Result<usize> {
         match self.segments.front() {
             None => return sys::send(fd, bounded(self.tail.get(self.sent..).unwrap_or_default())),
             Some(Segment::Lent(bytes, from)) => {
-                return sys::send_lent(fd, &**bytes, from.saturating_add(self.sent), SEND_BYTES_MAX);
+                let more = self.segments.len() > 1 || !self.tail.is_empty();
+                return sys::send_lent(fd, &**bytes, from.saturating_add(self.sent), bytes_max, more);
             }
-            Some(Segment::File(part, from)) => return part.send(fd, from.saturating_add(self.sent), SEND_BYTES_MAX),
+            Some(Segment::File(part, from)) => return part.send(fd, from.saturating_add(self.sent), bytes_max),
             Some(_) => {}
         }
         let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
@@ -353,9 +354,9 @@ impl Outbox {
         }
     }
 
-    /// Sends until all is sent, the socket takes no more, it has had its share for now, or what comes next is on a disk.
-    pub(super) fn flush(&mut self, fd: RawFd) -> io::Result<Sent> {
-        let mut left = SEND_BYTES_MAX;
+    /// Sends until all is sent, the socket takes no more, it has had its `share` of bytes for now, or what comes next is on a disk.
+    pub(super) fn flush(&mut self, fd: RawFd, share: usize) -> io::Result<Sent> {
+        let mut left = share;
         while !self.is_empty() {
             if left == 0 {
                 return Ok(Sent::Blocked);
@@ -367,7 +368,7 @@ impl Outbox {
                 sys::nonblocking(fd)?;
                 self.is_nonblocking = true;
             }
-            match self.send_some(fd) {
+            match self.send_some(fd, left) {
                 Ok(count) => {
                     self.advance(count);
                     left = left.saturating_sub(count);
@@ -484,7 +485,7 @@ mod tests {
         outbox.advance(2);
         assert_eq!(outbox.load().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert_eq!(outbox.flush(socket.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(outbox.flush(socket.as_raw_fd(), SEND_BYTES_MAX).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     /// What the next send would be offered.

@@ -23,9 +23,9 @@ pub(super) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     check(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
-/// [`send`] of what is lent, from its byte number `from` on, at most `bytes_max` bytes.
-pub(super) fn send_lent(fd: RawFd, bytes: &dyn Lent, from: usize, bytes_max: usize) -> io::Result<usize> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+/// [`send`] of what is lent, from its byte number `from` on, at most `bytes_max` bytes. `more` as for [`send_vectored`].
+pub(super) fn send_lent(fd: RawFd, bytes: &dyn Lent, from: usize, bytes_max: usize, more: bool) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
     let from = from.min(bytes.len());
     // SAFETY: the trait's contract: the bytes can be read while `bytes` lives. Only the kernel reads them, so it does not
     // matter that another process may write them meanwhile. For `fd` see `send`.

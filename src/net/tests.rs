@@ -12,10 +12,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-/// Echoes; `!` closes after the echo, `x` aborts, `b` answers with 8 MiB, `p` panics.
+/// Echoes; `!` closes after the echo, `x` aborts, `b` answers with 8 MiB, `e` answers without end, `p` panics.
 struct Echo {
     shared: Arc<Control>,
     open: u64,
+    endless: Option<ConnId>,
 }
 
 #[derive(Default)]
@@ -40,6 +41,10 @@ impl Application for Echo {
             b'p' => panic!("asked for"),
             b'x' => connections.abort(conn),
             b'b' => connections.outbox(conn).unwrap().push_owned(vec![b'B'; BIG]),
+            b'e' => {
+                self.endless = Some(conn);
+                self.drained(connections, conn);
+            }
             _ => connections.outbox(conn).unwrap().push(bytes),
         }
         if bytes.contains(&b'!') {
@@ -49,7 +54,12 @@ impl Application for Echo {
     fn eof(&mut self, connections: &mut Connections, conn: ConnId) {
         connections.close(conn);
     }
-    fn drained(&mut self, _: &mut Connections, _: ConnId) {}
+    fn drained(&mut self, connections: &mut Connections, conn: ConnId) {
+        if let Some(outbox) = connections.outbox(conn).filter(|_| self.endless == Some(conn)) {
+            outbox.push(b"e");
+            connections.await_sent(conn);
+        }
+    }
     fn closed(&mut self, _: &mut Connections, _: ConnId, _: CloseReason) {
         self.open -= 1;
         self.shared.closed.fetch_add(1, Ordering::SeqCst);
@@ -89,7 +99,7 @@ impl Running {
         let addr = listeners[0].to_string().replace("http://", "");
         let (control, waker) = (Arc::<Control>::default(), Arc::new(waker));
         let (shared, its_waker) = (Arc::clone(&control), Arc::clone(&waker));
-        let app = Echo { shared, open: 0 };
+        let app = Echo { shared, open: 0, endless: None };
         let thread = std::thread::spawn(move || {
             driver::run_with_timer(kind, app, listeners, &its_waker, timer).unwrap();
         });
@@ -117,6 +127,31 @@ fn kinds() -> Vec<ReactorKind> {
         kinds.push(ReactorKind::Glommio);
     }
     kinds
+}
+
+/// An answer without end to a client that takes all of it holds up nobody.
+#[test]
+fn others_have_their_turn_beside_an_answer_without_end() {
+    for kind in kinds() {
+        let server = Running::start(kind);
+        let mut endless = server.connect();
+        endless.write_all(b"e").unwrap();
+        let reader = std::thread::spawn(move || {
+            let (mut room, mut count) = ([0; 64 * 1024], 0);
+            while count < 10_000 {
+                count += endless.read(&mut room).unwrap();
+            }
+            endless
+        });
+        let mut other = server.connect();
+        for _ in 0..20 {
+            other.write_all(b"me too").unwrap();
+            other.read_exact(&mut [0; 6]).unwrap();
+        }
+        drop(reader.join().unwrap());
+        drop(other);
+        server.stop();
+    }
 }
 
 #[test]

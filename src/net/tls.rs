@@ -5,7 +5,7 @@
 //! buffer, and what it sends is sealed in a buffer that the shard's connections hand on to each other; only one whose
 //! socket is full keeps it.
 
-use super::outbox::{Outbox, SEND_BYTES_MAX, Sent};
+use super::outbox::{Outbox, Sent};
 use super::sys;
 use crate::proto::http1::http_date;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -311,8 +311,9 @@ impl Tls {
         outbox: &mut Outbox,
         closing: bool,
         sealing: &mut Vec<u8>,
+        share: usize,
     ) -> io::Result<Sent> {
-        let mut left = SEND_BYTES_MAX;
+        let mut left = share;
         loop {
             if self.len() == 0
                 && let Some(range) = outbox.cold()

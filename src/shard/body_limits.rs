@@ -98,6 +98,9 @@ impl Shard {
             let answer = ServerAnswer::text(503, "too many request bodies at once\n").with("Retry-After", "1");
             let head_only = conn.decoder.refused_head(&[]);
             self.answer_last(connections, conn, &answer, head_only);
+            // At once, and not when the connection has ended: else all others would be refused until then, too.
+            conn.decoder.discard();
+            self.ungather(conn);
         }
     }
 

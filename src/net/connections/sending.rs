@@ -5,11 +5,11 @@ use crate::net::outbox::Sent;
 use std::io;
 
 impl ConnIo {
-    /// Sends until all is sent, the socket takes no more or a disk is to be waited for.
-    pub(super) fn send(&mut self, sealing: &mut Vec<u8>) -> io::Result<Sent> {
+    /// Sends until all is sent, the socket takes no more, it has had its `share` of bytes or a disk is to be waited for.
+    pub(super) fn send(&mut self, sealing: &mut Vec<u8>, share: usize) -> io::Result<Sent> {
         match &mut self.tls {
-            None => self.outbox.flush(self.fd),
-            Some(tls) => tls.send(self.fd, &mut self.outbox, self.closing == Closing::AfterFlush, sealing),
+            None => self.outbox.flush(self.fd, share),
+            Some(tls) => tls.send(self.fd, &mut self.outbox, self.closing == Closing::AfterFlush, sealing, share),
         }
     }
 }
