@@ -16,10 +16,10 @@ mod monoio;
 mod poller;
 
 use super::connections::{ConnId, Connections, Flushed, Incoming};
-use super::handshake_scheduler::Handshakes;
 use super::listener::Listener;
 use super::listener::Peer;
 use super::tls::{HEADROOM, Refused, Session};
+use super::turn_scheduler::{BULK_RECEIVES_A_TURN, HANDSHAKES_A_TURN, TurnScheduler};
 use super::waker::Waker;
 use super::{Application, ReactorKind, TICK, sys};
 use accept::{accept, accept_passed};
@@ -94,7 +94,8 @@ struct Core<A, R: Runtime> {
     main: Option<TaskWaker>,
     /// Tasks that try again at the next tick what has failed.
     until_tick: Vec<TaskWaker>,
-    handshake_scheduler: Handshakes,
+    handshakes: TurnScheduler,
+    bulk_receives: TurnScheduler,
     /// The socket of each connection, at its [`ConnId::index`].
     sockets: Vec<Option<Rc<R::Socket>>>,
     /// What is received passes through here, after [`HEADROOM`] bytes.
@@ -103,7 +104,8 @@ struct Core<A, R: Runtime> {
 
 /// What has come of a receive.
 enum Received {
-    Delivered,
+    /// `is_full`: the buffer was, so there is more to come.
+    Delivered { is_full: bool },
     /// This many bytes were thrown away: the connection is being closed.
     Discarded(usize),
     /// The peer has sent FIN, and the application knows.
@@ -124,6 +126,13 @@ impl<A: Application, R: Runtime> Core<A, R> {
     fn event<T>(&mut self, conn: Option<ConnId>, event: impl FnOnce(&mut A, &mut Connections) -> T) -> Option<T> {
         self.delivered();
         self.call(conn, event)
+    }
+
+    /// The steps of the last turn are over. Returns whether a task waits for one of the next.
+    fn begin_turn(&mut self) -> bool {
+        self.connections.begin_turn();
+        let waiting = [self.handshakes.end_turn(), self.bulk_receives.end_turn()];
+        waiting.contains(&true)
     }
 
     /// Calls the application. A panic in it ends the connection it was about, not the shard.
@@ -157,11 +166,11 @@ impl<A: Application, R: Runtime> Core<A, R> {
                 Incoming::Plain => {
                     let bytes = buffer.get(HEADROOM..HEADROOM + count).unwrap_or_default();
                     self.event(Some(conn), |app, connections| app.data(connections, conn, bytes));
-                    Ok(Received::Delivered)
+                    Ok(Received::Delivered { is_full: count == BUFFER_BYTES })
                 }
                 Incoming::Sealed(session) => {
                     self.take_sealed(conn, session, &mut buffer, count);
-                    Ok(Received::Delivered)
+                    Ok(Received::Delivered { is_full: count == BUFFER_BYTES })
                 }
             },
             Err(error) => Err(error),
@@ -263,7 +272,8 @@ fn core<A: Application, R: Runtime>(app: A, waker: &Arc<Waker>) -> SharedCore<A,
         waker: Arc::clone(waker),
         main: None,
         until_tick: Vec::new(),
-        handshake_scheduler: Handshakes::default(),
+        handshakes: TurnScheduler::new(HANDSHAKES_A_TURN),
+        bulk_receives: TurnScheduler::new(BULK_RECEIVES_A_TURN),
         sockets: Vec::new(),
         buffer: vec![0; HEADROOM + BUFFER_BYTES].into_boxed_slice(),
     }))
@@ -332,8 +342,7 @@ async fn serve<A: Application + 'static, R: Runtime>(
 /// Ends a batch: messages from other threads, then one send a connection. Returns whether the application has stopped.
 fn end_batch<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> bool {
     core.borrow().waker.awake();
-    core.borrow_mut().connections.begin_turn();
-    let in_line = core.borrow_mut().handshake_scheduler.end_turn();
+    let in_line = core.borrow_mut().begin_turn();
     let mut begun = None;
     for _ in 0..ROUNDS_MAX {
         core.borrow_mut().call(None, super::Application::batch_end);
@@ -444,7 +453,8 @@ async fn woken<A: Application + 'static, R: Runtime>(core: SharedCore<A, R>, wak
         let mut state = core.borrow_mut();
         state.waker.clear();
         // Behind everything that this turn has brought: those tasks are in the queue already.
-        state.handshake_scheduler.call();
+        state.handshakes.call();
+        state.bulk_receives.call();
         state.delivered();
     }
 }

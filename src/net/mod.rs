@@ -16,9 +16,9 @@ pub mod waker;
 mod driver;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod handshake_scheduler;
 mod sys;
 mod tls;
+mod turn_scheduler;
 mod warm;
 
 pub use activation::{PassedError, passed_sockets, share};

@@ -1,5 +1,6 @@
 //! The drivers, run against real sockets.
 
+mod bulk;
 mod handshake_scheduler;
 
 use super::*;

@@ -56,7 +56,7 @@ async fn receive<A: Application + 'static, R: Runtime>(
     conn: ConnId,
     has_handshake: bool,
 ) -> CloseReason {
-    let mut discarded = 0;
+    let (mut discarded, mut is_bulk) = (0, false);
     loop {
         poll_fn(|cx| match core.borrow_mut().connections.poll_reading(conn, cx.waker()) {
             true => Poll::Ready(()),
@@ -68,12 +68,15 @@ async fn receive<A: Application + 'static, R: Runtime>(
                 if has_handshake {
                     handshake_turn(core, conn).await;
                 }
+                if is_bulk {
+                    bulk_turn(core).await;
+                }
                 core.borrow_mut().take(stream.as_raw_fd(), conn)
             }
             Err(error) => Err(error),
         };
         match received {
-            Ok(Received::Delivered) => {}
+            Ok(Received::Delivered { is_full }) => is_bulk = is_full,
             Ok(Received::Discarded(count)) => {
                 discarded += count;
                 if discarded > DISCARDED_BYTES_MAX {
@@ -104,7 +107,7 @@ async fn handshake_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<
             return Poll::Ready(());
         }
         if place.is_none() {
-            place = state.handshake_scheduler.enter(cx.waker());
+            place = state.handshakes.enter(cx.waker());
             if place.is_none() {
                 return Poll::Ready(());
             }
@@ -112,6 +115,25 @@ async fn handshake_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<
             state.delivered();
         }
         if place.as_ref().is_some_and(|place| place.get()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Waits until a connection that has much to give may give more of it.
+async fn bulk_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) {
+    let mut place: Option<Rc<Cell<bool>>> = None;
+    poll_fn(|cx| {
+        if let Some(place) = &place {
+            return if place.get() { Poll::Ready(()) } else { Poll::Pending };
+        }
+        let mut state = core.borrow_mut();
+        place = state.bulk_receives.enter(cx.waker());
+        if place.is_none() {
+            return Poll::Ready(());
+        }
+        // The end of this batch sees to the next turn.
+        state.delivered();
+        Poll::Pending
     })
     .await;
 }

@@ -1,7 +1,7 @@
 //! Handshakes that arrive together do not keep others waiting.
 
 use super::*;
-use crate::net::handshake_scheduler::STEPS_A_TURN;
+use crate::net::turn_scheduler::HANDSHAKES_A_TURN;
 use rustls::client::ClientConnection;
 use rustls::{ClientConfig, RootCertStore};
 use std::process::Command;
@@ -128,7 +128,7 @@ fn a_turn_has_a_bounded_share_of_them() {
         let mut answer = [0; 4];
         other.read_exact(&mut answer).unwrap();
         let turns = shared.batches.load(Ordering::SeqCst) - shared.ping_batch.load(Ordering::SeqCst);
-        let turns_min = (HANDSHAKES / STEPS_A_TURN / 2) as u64;
+        let turns_min = (HANDSHAKES / HANDSHAKES_A_TURN / 2) as u64;
         assert!(turns >= turns_min, "{kind:?}: the last handshake came {turns} turns after the other's request");
         shared.stop.store(true, Ordering::SeqCst);
         waker.wake();
