@@ -186,7 +186,7 @@ impl OwnedRequest {
 /// The request that opened a WebSocket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handshake {
-    /// Its head as it was received.
+    /// Its head, packed: see [`Head::unpack`](crate::proto::http1::Head::unpack).
     pub head: Box<[u8]>,
     /// The address at the other end of the connection.
     pub peer: Option<IpAddr>,

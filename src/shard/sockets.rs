@@ -171,7 +171,7 @@ impl Shard {
         let outlet = Arc::clone(&self.inbox);
         let session = call::session_text(view.query());
         let limit = self.limits.ws_queue_bytes_max;
-        let handshake = Handshake { head: view.bytes.into(), peer: view.peer };
+        let handshake = Handshake { head: view.packed().into(), peer: view.peer };
         let deflates = deflate.is_some();
         // A shard compresses nothing.
         let deflate = deflate.filter(|_| !self.runs_here(view.path()));

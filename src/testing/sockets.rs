@@ -131,7 +131,7 @@ impl Sockets {
         let handle = Socket::new(key, session_text(view.query()).as_deref(), outlet, QUEUED_BYTES_MAX);
         let state = State { handle: Some(Arc::clone(&handle)), index, ..State::default() };
         lock(&self.states).insert(key, state);
-        let handshake = Handshake { head: view.bytes.into(), peer: view.peer };
+        let handshake = Handshake { head: view.packed().into(), peer: view.peer };
         let event = SocketEvent::Open { handshake: Some(Box::new(handshake)) };
         Self::call(exchanges, handle, index, event);
         Ok(key)

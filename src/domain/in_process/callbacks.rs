@@ -65,8 +65,10 @@ impl Executor {
             return;
         }
         let mut head = Head::default();
-        let is_known = head.reread(&handshake.head).is_ok();
-        let view = RequestView { head: &head, bytes: &handshake.head, body: &[], shared: None, peer: handshake.peer };
+        let bytes = head.unpack(&handshake.head);
+        let is_known = bytes.is_some();
+        let bytes = bytes.unwrap_or_default();
+        let view = RequestView { head: &head, bytes, body: &[], shared: None, peer: handshake.peer };
         // SAFETY: both outlive the call, and the frame is boxed, and finished or abandoned below.
         let is_known = is_known && unsafe { self.frame.prepare(&view, path) }.is_some();
         let (context, ws) = (&module.context, socket.as_ptr());

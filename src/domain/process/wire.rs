@@ -59,7 +59,7 @@ pub(super) enum Body<'a> {
 /// A record to a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ToDomain<'a> {
-    /// An HTTP request: the head as it was received, and the body without its framing.
+    /// An HTTP request: the head, packed, and the body without its framing.
     Request {
         ticket: u64,
         instance: u64,

@@ -174,11 +174,11 @@ impl DomainRunner {
         if has_turn {
             say(responses, |record| wire::turn(record, ticket));
         }
-        if self.head.reread(head).is_err() {
-            fail(responses, ticket, "the request could not be read again\n");
+        let Some(bytes) = self.head.unpack(head) else {
+            fail(responses, ticket, "the head of the request can't be read\n");
             return None;
-        }
-        let view = RequestView { head: &self.head, bytes: head, body, shared: None, peer };
+        };
+        let view = RequestView { head: &self.head, bytes, body, shared: None, peer };
         let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
         fixed.clear();
         copied.clear();
@@ -391,6 +391,7 @@ struct Asked<'a> {
     route: u32,
     has_turn: bool,
     peer: Option<IpAddr>,
+    /// Packed.
     head: &'a [u8],
     /// Of a route of `CWEB_STREAM`.
     stream: Option<Pipes>,

@@ -134,9 +134,9 @@ pub(super) enum Framing {
 
 /// Where something stands in the bytes of the head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Span {
-    start: u32,
-    end: u32,
+pub(super) struct Span {
+    pub(super) start: u32,
+    pub(super) end: u32,
 }
 
 impl Span {
@@ -158,15 +158,15 @@ const FEW_HEADERS: usize = 32;
 /// What is known of a request's head: offsets into its bytes, so that it can be copied and kept without lifetimes.
 #[derive(Debug, Clone)]
 pub struct Head {
-    method: Method,
-    http_1_0: bool,
-    keep_alive: bool,
-    upgrade_websocket: bool,
+    pub(super) method: Method,
+    pub(super) http_1_0: bool,
+    pub(super) keep_alive: bool,
+    pub(super) upgrade_websocket: bool,
     pub(super) expect_continue: bool,
     pub(super) framing: Framing,
-    path: Span,
-    query: Option<Span>,
-    headers: Vec<(Span, Span)>,
+    pub(super) path: Span,
+    pub(super) query: Option<Span>,
+    pub(super) headers: Vec<(Span, Span)>,
 }
 
 impl Default for Head {
@@ -204,16 +204,6 @@ impl Head {
     /// The method.
     pub(super) fn method(&self) -> Method {
         self.method
-    }
-
-    /// Reads again a head that has been read before, in another process: its limits were kept there.
-    ///
-    /// # Errors
-    /// It is no head.
-    pub fn reread(&mut self, bytes: &[u8]) -> Result<(), RequestError> {
-        let any = usize::MAX;
-        let limits = Limits { head_bytes_max: any, headers_max: HEADERS_MAX, uri_bytes_max: any, body_bytes_max: any };
-        self.parse(bytes, &limits)
     }
 
     /// Reads the head at the start of `bytes`, which ends at its empty line. The memory of a former head is used again.

@@ -7,6 +7,7 @@ mod date;
 mod decoder;
 mod encoding;
 mod head;
+mod packed;
 mod range;
 mod response;
 mod switching;

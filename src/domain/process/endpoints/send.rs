@@ -58,7 +58,9 @@ impl CallTable {
         let number = u32::try_from(request.route).unwrap_or(u32::MAX);
         self.record.clear();
         let (view, of) = (request.view, (module.id(), number));
-        wire::request_head(&mut self.record, ticket, of, short, view.peer, view.bytes);
+        self.head.clear();
+        view.pack(&mut self.head);
+        wire::request_head(&mut self.record, ticket, of, short, view.peer, &self.head);
         if session.endpoints.producer.try_push(&[&self.record, view.body]).is_err() {
             // The ring is full, or broken; the queue's own attempt finds out which.
             return None;
@@ -221,7 +223,7 @@ impl CallTable {
                 let StreamStart { slot, length, expects_continue } = &**stream;
                 let (slot, length, expects_continue) = (slot.number(), *length, *expects_continue);
                 let view = request.view();
-                let (peer, head) = (view.peer, view.bytes);
+                let (peer, head) = (view.peer, &*view.packed());
                 let call = StreamToDomain::Call { ticket, instance, route, slot, length, expects_continue, peer, head };
                 call.push(&mut fixed);
             }
@@ -229,7 +231,7 @@ impl CallTable {
                 // Routes are counted by C's int.
                 let route = u32::try_from(*route).unwrap_or(u32::MAX);
                 let view = request.view();
-                wire::request_head(&mut fixed, ticket, (instance, route), short, view.peer, view.bytes);
+                wire::request_head(&mut fixed, ticket, (instance, route), short, view.peer, &view.packed());
             }
             Payload::Socket { index, socket, .. } => {
                 let index = u32::try_from(*index).unwrap_or(u32::MAX);

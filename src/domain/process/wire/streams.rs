@@ -20,7 +20,7 @@ const OWN_SLOT: u32 = u32::MAX;
 /// To a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::domain::process) enum StreamToDomain<'a> {
-    /// A request to a route of `CWEB_STREAM`: its head, and the slot through which the body comes.
+    /// A request to a route of `CWEB_STREAM`: its head, packed, and the slot through which the body comes.
     Call {
         ticket: u64,
         instance: u64,

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What a worker is asked; the head and the body of the request follow.
+/// What a worker is asked; the head, packed, and the body of the request follow.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Ask {
     pub(super) route: usize,

@@ -93,16 +93,16 @@ impl ModuleWorkers {
         view: &RequestView<'_>,
         state: &CallState,
     ) -> io::Result<(Outcome, Arc<Zygote>, SpawnerEnd)> {
-        let mut may_retry = true;
+        let (mut may_retry, packed) = (true, view.packed());
         loop {
             let zygote = self.zygotes.current(state)?;
             // What the wait has left of its time.
             let limit_ms = state.remaining_ms();
-            let ask = Ask { route, head_bytes: view.bytes.len(), peer: view.peer, limit_ms };
+            let ask = Ask { route, head_bytes: packed.len(), peer: view.peer, limit_ms };
             let meta = serde_json::to_vec(&ask)?;
             let mut taken = zygote.take();
             let outcome = match &mut taken {
-                Ok(spawner) => exchange(spawner, &meta, &[view.bytes, view.body], state)?,
+                Ok(spawner) => exchange(spawner, &meta, &[&packed, view.body], state)?,
                 Err(_) => Outcome::Unreachable { may_have_begun: false },
             };
             match (outcome, taken) {

@@ -309,12 +309,12 @@ fn receive(socket: BorrowedFd<'_>) -> Option<(Ask, Vec<u8>)> {
 
 /// What the handler of a call answers.
 fn answer(module: &InProcessModule, executor: &mut Executor, ask: &Ask, bytes: &[u8]) -> (Reply, Vec<u8>) {
-    let (head_bytes, body) = bytes.split_at(ask.head_bytes.min(bytes.len()));
+    let (packed, body) = bytes.split_at(ask.head_bytes.min(bytes.len()));
     let mut head = Head::default();
-    if head.reread(head_bytes).is_err() {
-        return (Reply::refused(500, "the request could not be read again\n".to_owned()), Vec::new());
-    }
-    let view = RequestView { head: &head, bytes: head_bytes, body, shared: None, peer: ask.peer };
+    let Some(bytes) = head.unpack(packed) else {
+        return (Reply::refused(500, "the head of the request can't be read\n".to_owned()), Vec::new());
+    };
+    let view = RequestView { head: &head, bytes, body, shared: None, peer: ask.peer };
     let (uplink, stream) = (Nowhere, None::<Pipes>);
     let mut facts = Facts {
         key: Key(u64::MAX, 1),
