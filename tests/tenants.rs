@@ -419,13 +419,14 @@ fn a_domain_that_takes_too_much_memory_or_too_many_threads_is_ended_alone() {
     assert_eq!(text("/two/pid"), other, "{}", server.log());
 }
 
-/// Processes of single calls in the group of the domain's process `pid`.
+/// Processes of single calls that are alive in the group of the domain's process `pid`.
 fn workers_of(pid: &str) -> usize {
     let stats =
         fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
     // proc_pid_stat(5): pid, name, state, parent, group.
     let is_one = |stat: &String| {
-        stat.contains("(cweb-worker)") && stat.rsplit(") ").next().unwrap().split(' ').nth(2) == Some(pid)
+        let Some((name, rest)) = stat.rsplit_once(") ") else { return false };
+        name.ends_with("(cweb-worker") && !rest.starts_with('Z') && rest.split(' ').nth(2) == Some(pid)
     };
     stats.filter(is_one).count()
 }
@@ -454,7 +455,7 @@ fn memory_of_calls_in_processes_of_their_own_counts_once_and_costs_their_domain_
     eventually("the domain is ended", || server.log().contains("this domain grew the most"));
     assert!(server.log().contains(" processes"), "{}", server.log());
     eventually("another one is there", || pid("two").parse::<u32>().is_ok() && pid("two") != pids[1]);
-    assert_eq!(workers_of(&pids[1]), 0);
+    eventually("its calls are ended, too", || workers_of(&pids[1]) == 0);
     assert_eq!((pid("one"), workers_of(&pids[0])), (pids[0].clone(), 6), "{}", server.log());
     drop((shared, hoard));
 }

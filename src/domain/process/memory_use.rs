@@ -123,6 +123,7 @@ impl GroupMemory {
 /// thousand descriptors, so one pass over them may take several looks.
 #[derive(Default)]
 struct MemoryFiles {
+    is_under_way: bool,
     /// What this pass has seen: bytes by device and inode.
     seen: HashMap<(u64, u64), u64>,
     /// Processes that this pass has still to look at, and the list of descriptors that it is in.
@@ -139,7 +140,7 @@ impl MemoryFiles {
 
     /// Goes on with the pass until `until` or its end. A pass that has ended begins again at the next look.
     fn look(&mut self, members: &[u32], until: Instant) {
-        if self.list.is_none() && self.left.is_empty() {
+        if !std::mem::replace(&mut self.is_under_way, true) {
             self.left = members.to_vec();
         }
         loop {
@@ -156,6 +157,7 @@ impl MemoryFiles {
                 return;
             }
         }
+        self.is_under_way = false;
         self.complete = self.seen.drain().map(|(_, bytes)| bytes).sum();
     }
 }

@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn many_mappings_are_counted_in_several_looks() {
         // Two protections in turn: each page is a mapping of its own.
-        const PAGES: usize = 20_000;
+        const PAGES: usize = 40_000;
         let page = rustix::param::page_size();
         let (kind, none) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, std::ptr::null_mut());
         // SAFETY: a new mapping, which nothing else uses.
