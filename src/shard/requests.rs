@@ -135,6 +135,7 @@ impl Shard {
                         Gathering::Pieces => break,
                         Gathering::Refused(refusal) => {
                             self.stats.request();
+                            self.trace_refused(connections, conn, refusal.status);
                             self.answer_last(connections, conn, &refusal, head_only);
                             return input.len();
                         }
@@ -485,6 +486,10 @@ impl Shard {
             RequestError::BodyTooLarge => self.grown_too_large(&conn.decoder.head_view()),
             error => ServerAnswer::text(error.status(), format!("{error}\n")),
         };
+        // Without a whole head it is not known which module the request is for.
+        if conn.partial == Partial::Body {
+            self.trace_refused(connections, conn, answer.status);
+        }
         self.answer_last(connections, conn, &answer, head_only);
     }
 
@@ -539,6 +544,12 @@ impl Shard {
     /// Ends a connection that was too slow with `status`.
     pub(super) fn time_out(&mut self, connections: &mut Connections, id: ConnId, status: u16, text: &str) {
         let mut meta = self.error_meta();
+        if let Some(conn) = self.take(id) {
+            if conn.partial == Partial::Body && conn.upload.is_none() {
+                self.trace_refused(connections, &conn, status);
+            }
+            self.put(conn);
+        }
         if let Some(conn) = self.conn(id) {
             conn.last_request_seen = true;
             conn.partial = Partial::None;
