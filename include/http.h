@@ -218,6 +218,55 @@ typedef enum http_error {
     HTTP_501_NOT_IMPLEMENTED
 } http_error_t;
 
+/**
+ * The other final statuses of RFC 9110 section 15 and of IANA's registry, as plain numbers: a status of a response, not an index
+ * of http_errors. HTTP_413_CONTENT_TOO_LARGE is the name that RFC 9110 gives HTTP_413_PAYLOAD_TOO_LARGE.
+ */
+#define HTTP_201_CREATED                         201
+#define HTTP_202_ACCEPTED                        202
+#define HTTP_203_NON_AUTHORITATIVE_INFORMATION   203
+#define HTTP_204_NO_CONTENT                      204
+#define HTTP_205_RESET_CONTENT                   205
+#define HTTP_206_PARTIAL_CONTENT                 206
+#define HTTP_207_MULTI_STATUS                    207
+#define HTTP_208_ALREADY_REPORTED                208
+#define HTTP_226_IM_USED                         226
+#define HTTP_300_MULTIPLE_CHOICES                300
+#define HTTP_301_MOVED_PERMANENTLY               301
+#define HTTP_303_SEE_OTHER                       303
+#define HTTP_304_NOT_MODIFIED                    304
+#define HTTP_305_USE_PROXY                       305
+#define HTTP_307_TEMPORARY_REDIRECT              307
+#define HTTP_308_PERMANENT_REDIRECT              308
+#define HTTP_402_PAYMENT_REQUIRED                402
+#define HTTP_406_NOT_ACCEPTABLE                  406
+#define HTTP_407_PROXY_AUTHENTICATION_REQUIRED   407
+#define HTTP_408_REQUEST_TIMEOUT                 408
+#define HTTP_410_GONE                            410
+#define HTTP_411_LENGTH_REQUIRED                 411
+#define HTTP_412_PRECONDITION_FAILED             412
+#define HTTP_415_UNSUPPORTED_MEDIA_TYPE          415
+#define HTTP_416_RANGE_NOT_SATISFIABLE           416
+#define HTTP_417_EXPECTATION_FAILED              417
+#define HTTP_421_MISDIRECTED_REQUEST             421
+#define HTTP_422_UNPROCESSABLE_CONTENT           422
+#define HTTP_423_LOCKED                          423
+#define HTTP_424_FAILED_DEPENDENCY               424
+#define HTTP_425_TOO_EARLY                       425
+#define HTTP_428_PRECONDITION_REQUIRED           428
+#define HTTP_429_TOO_MANY_REQUESTS               429
+#define HTTP_431_REQUEST_HEADER_FIELDS_TOO_LARGE 431
+#define HTTP_451_UNAVAILABLE_FOR_LEGAL_REASONS   451
+#define HTTP_502_BAD_GATEWAY                     502
+#define HTTP_503_SERVICE_UNAVAILABLE             503
+#define HTTP_504_GATEWAY_TIMEOUT                 504
+#define HTTP_505_HTTP_VERSION_NOT_SUPPORTED      505
+#define HTTP_506_VARIANT_ALSO_NEGOTIATES         506
+#define HTTP_507_INSUFFICIENT_STORAGE            507
+#define HTTP_508_LOOP_DETECTED                   508
+#define HTTP_511_NETWORK_AUTHENTICATION_REQUIRED 511
+#define HTTP_413_CONTENT_TOO_LARGE HTTP_413_PAYLOAD_TOO_LARGE
+
 /** A status that a module gives: C takes a plain number for it anyway, and in C++ this is one. */
 #ifdef __cplusplus
 typedef int cweb_status_t;

@@ -18,6 +18,7 @@
 //! | [`proto`] | sans-IO protocol machines: HTTP/1.1, forms, WebSocket |
 //! | [`id_map`] | maps by numbers of the server's own |
 //! | [`logbook`] | the last lines of each module |
+//! | [`machine`] | how much memory the machine and the cgroups around the server have |
 //! | [`threads`] | threads that may run module code |
 //! | [`config`] | flags, environment and `cweb.toml` into one validated [`config::Config`] |
 
@@ -32,6 +33,7 @@ pub mod fuzzing;
 pub mod id_map;
 pub mod jobs;
 pub mod logbook;
+pub mod machine;
 pub mod module;
 pub mod net;
 pub mod proto;

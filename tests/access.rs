@@ -136,8 +136,8 @@ fn a_module_that_could_not_be_loaded_keeps_its_owner_and_its_domain() {
 fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
     let ended = entry("ended", "\"read\"") + "expires = 2020-02-29T12:00:00Z\n";
     let coming = entry("coming", "\"read\"") + "expires = 9999-02-28T12:00:00Z\n";
-    let file =
-        entry("some", "\"deploy:shop*\", \"jobs:words\", \"read:shop\"") + &entry("tenant", "\"deploy:image/*\"");
+    let file = entry("some", "\"deploy:shop*\", \"jobs:words\", \"read:shop\", \"read:words\"")
+        + &entry("tenant", "\"deploy:image/*\", \"read:image/*\"");
     let server = production(&(file + &ended + &coming), &[]);
     let refused = |answer: &Response, status: u16, words: &str| {
         assert!(
@@ -207,6 +207,36 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
     let streamed = |uuid: &str| send(&mut server.connect(), &format!("GET /jobs/{uuid}/events"), &stream, b"");
     refused(&streamed(&others), 404, "there is no such job");
     assert_eq!(streamed(&uuid).status, 200);
+    // A list is for it if it is one of a module that it may read; the first `module` counts, as in the list itself.
+    for list in [
+        "/jobs?",
+        "/jobs/?limit=9&",
+        "/jobs?state=pending&",
+        "/jobs/events?cursor=start&",
+        "/jobs/kinds?",
+        "/jobs/schedules?",
+    ] {
+        let listed = ask(&server, &format!("GET {list}module=words&module=letters"), &some);
+        assert_eq!(listed.status, 200, "{list}: {}", listed.text());
+        assert!(!listed.text().contains("letters") && !listed.text().contains(&others), "{list}: {}", listed.text());
+        for not in ["module=letters", "module=letters&module=words", "module=nobody"] {
+            refused(&ask(&server, &format!("GET {list}{not}"), &some), 403, "is not for the module");
+        }
+        for not in ["", "module=", "module=&module=words", "Module=words"] {
+            refused(&ask(&server, &format!("GET {list}{not}"), &some), 403, "?module=NAME");
+        }
+    }
+    assert!(ask(&server, "GET /jobs?module=words", &some).text().contains(&uuid));
+    refused(
+        &send(&mut server.connect(), "GET /jobs/events?module=letters", &stream, b""),
+        403,
+        "is not for the module",
+    );
+    let socket = [&HANDSHAKE[..], &[("X-API-Key", some.as_str())]].concat();
+    for (module, status) in [("letters", 403), ("words", 101)] {
+        let target = format!("GET /jobs/events?module={module}");
+        assert_eq!(send(&mut server.connect(), &target, &socket, b"").status, status, "{module}");
+    }
     // Those of its own it follows and cancels, and no more.
     assert_ne!(ask(&server, &format!("POST /jobs/{uuid}/cancel"), &some).status, 403);
     for request in [format!("DELETE /jobs/{uuid}"), format!("POST /jobs/{uuid}/retry")] {
@@ -222,6 +252,9 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
         };
         let picture = constant("picture", "/picture", "1");
         assert_eq!(into("?domain=image", &picture).status, 200);
+        assert_eq!(ask(&server, "GET /mgnt/picture", &tenant).status, 200);
+        // Jobs of an earlier module of that name, in a domain of others, would be in the list.
+        refused(&ask(&server, "GET /jobs?module=picture", &tenant), 403, "this needs the scope read:picture");
         refused(&into("", &constant("free", "/free", "1")), 403, "in domain default");
         refused(&into("?domain=images", &picture), 403, "in domain images");
         // A key for a module leaves it in its domain: there the secrets of others can be reached.

@@ -167,11 +167,24 @@ fn a_new_module_deploys_as_it_is_and_overwrites_nothing() {
     let server = Server::start();
     let dir = tempfile::tempdir().unwrap();
     assert!(cweb(dir.path(), &["new", "first"], &[]).status.success());
-    assert!(!cweb(dir.path(), &["new", "first"], &[]).status.success());
+    let again = cweb(dir.path(), &["new", "first"], &[]);
+    assert!(!again.status.success() && text(&again.stderr).contains("first.c is there already"), "{again:?}");
+    let set_of =
+        |name: &str| cweb(dir.path(), &["config", "list", name, "--server", &format!("http://{}", server.addr)], &[]);
+    let unknown = set_of("first");
+    assert!(
+        !unknown.status.success() && text(&unknown.stderr).contains("there is no module named first"),
+        "{unknown:?}"
+    );
     assert!(!cweb(dir.path(), &["new", "../evil"], &[]).status.success());
     let output = cweb(dir.path(), &["deploy", "first.c", "--server", &format!("http://{}", server.addr)], &[]);
     assert!(output.status.success(), "{}", text(&output.stdout));
     assert_eq!(server.get("/first?who=you").text(), "Hello, you!\n");
+    let known = set_of("first");
+    assert!(
+        known.status.success() && text(&known.stderr) == "module first has no settings and no secrets\n",
+        "{known:?}"
+    );
 }
 
 #[test]

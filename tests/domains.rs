@@ -461,6 +461,7 @@ fn the_command_line_deploys_into_domains_and_shows_them() {
     assert!(text.contains("in domain sound"), "{text}");
     let (_, text) = run(&["modules", "--domains"]);
     assert!(text.contains(&format!("sound  process {}  3 module(s)", pid_of(&server, "sound"))), "{text}");
+    assert!(text.contains("  0 restart(s)  ") && text.contains(" replacement(s)\n"), "{text}");
     let (restarted, text) = run(&["modules", "restart", "nobody"]);
     assert!(!restarted && text.contains("404"), "{text}");
 }

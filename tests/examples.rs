@@ -6,7 +6,7 @@ mod support;
 
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
-use support::Server;
+use support::{Client, Server};
 use tungstenite::{Bytes, Message};
 
 /// Sends `body` as curl does with `-T`, also with `Expect: 100-continue`, and gives the answer's body.
@@ -266,6 +266,33 @@ fn a_chat_has_rooms() {
         assert_eq!(next, Message::text(words));
     }
     assert_eq!(server.post(&format!("/chat/{}", "x".repeat(300)), b"").status, 400);
+    news_reach_all_listeners(&server);
+}
+
+fn news_reach_all_listeners(server: &Server) {
+    server.deploy_file("example/news.c");
+    assert_eq!(server.post("/news", b"early").text(), "told 0 of 0\n");
+    let mut listeners = [(); 2].map(|()| server.connect());
+    let read = |client: &mut Client, words: &str| {
+        let mut came = String::new();
+        while !came.contains(words) {
+            came.push(char::from(client.bytes(1)[0]));
+        }
+        came
+    };
+    for listener in &mut listeners {
+        listener.send(b"GET /news HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        assert!(read(listener, "data: welcome\n\n").to_ascii_lowercase().contains("text/event-stream"));
+    }
+    assert_eq!(server.post("/news", b"two\nlines").text(), "told 2 of 2\n");
+    for listener in &mut listeners {
+        read(listener, "data: two\ndata: lines\n\n");
+    }
+    let [mut stays, leaves] = listeners;
+    drop(leaves);
+    support::eventually("one has left", || server.post("/news", b"x").text() == "told 1 of 1\n");
+    assert_eq!(server.connect().request("DELETE", "/mgnt/news", &[], b"").status, 200);
+    assert!(stays.rest().ends_with("0\r\n\r\n"), "the answer ends properly with its module");
 }
 
 #[test]

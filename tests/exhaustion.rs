@@ -12,7 +12,7 @@ fn leaky() -> String {
     let code = "#include <fcntl.h>\n#include <unistd.h>\n\
         static int take(struct cweb_context *c, http_request_t *q, http_response_t *r) {\n\
           (void)c; (void)q; int taken = 0; while (taken < 2000000 && dup(0) >= 0) taken++;\n\
-          snprintf(r->body, HTTP_RESPONSE_SIZE, \"%d\", taken > 10); return 0; }";
+          snprintf(r->body, HTTP_RESPONSE_SIZE, \"%d\", taken > 10 && taken < 300); return 0; }";
     module("leaky", code, r#"{"/take","GET",take,NONE}"#, 1, "")
 }
 
@@ -28,7 +28,8 @@ fn local(n: usize) -> String {
 
 #[test]
 fn descriptors_that_are_used_up_refuse_no_deployment() {
-    let server = Server::with_open_files(1024, &["--shards", "2", "--isolation", "process"]);
+    let args = ["--shards", "2", "--isolation", "process", "--module-open-files-max", "300"];
+    let server = Server::with_open_files(1024, &args);
     server.deploy(&leaky());
     server.deploy(&constant("neighbour", "/neighbour", "here"));
     for round in 0..2 {
@@ -186,6 +187,90 @@ fn clients_make_the_server_hold_no_more_memory_than_it_may() {
     if isolation() == "process" {
         eventually("the kernel has it back", || (server.memory_kib("VmRSS") as usize * 1024) < before + BUDGET / 2);
     }
+}
+
+/// A module whose handlers and callbacks stay while they are told to.
+fn holder(name: &str) -> String {
+    let code = "#include <stdatomic.h>\n#include <unistd.h>\n\
+        #define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)\n\
+        #define SAY(n) ((void)c, (void)q, snprintf(r->body, HTTP_RESPONSE_SIZE, \"%d\", n), 0)\n\
+        static atomic_int held, stays;\n\
+        static void stay(void) { atomic_fetch_add(&held, 1); while (atomic_load(&stays)) usleep(2000); }\n\
+        H(hold) { stay(); return SAY(1); }\n\
+        H(holding) { return SAY(atomic_load(&held)); }\n\
+        H(hang) { atomic_store(&stays, 1); return SAY(1); }\n\
+        H(release) { atomic_store(&stays, 0); return SAY(0); }\n\
+        H(take) { return SAY(q->content_length); }\n\
+        static void on_message(struct cweb_context *c, websocket_t *w, const char *t, size_t n) { (void)c, (void)w, (void)t, (void)n; stay(); }\n";
+    let route = |path: &str, method: &str| format!(r#"{{"/{name}/{path}","{method}",{path},CWEB_BODY_MIB(2)}},"#);
+    let gets = ["holding", "hang", "release"].map(|path| route(path, "GET"));
+    let routes = gets.into_iter().chain(["hold", "take"].map(|path| route(path, "POST"))).collect::<String>();
+    let sockets = format!(r#".websockets = {{{{"/{name}/ws", NULL, on_message, NULL}}}}, .ws_size = 1,"#);
+    module(name, code, &routes, 5, &sockets)
+}
+
+/// Whether the server has sent something to `client`, or has closed the connection.
+fn is_told(client: &Client) -> bool {
+    client.stream.set_nonblocking(true).unwrap();
+    let peeked = client.stream.peek(&mut [0]);
+    client.stream.set_nonblocking(false).unwrap();
+    !peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn a_domain_whose_handlers_hang_leaves_memory_to_the_others_whoever_has_left() {
+    const BUDGET: usize = 32 * MIB;
+    let server = Server::with(&["--isolation", "process", "--shards", "1", "--memory-bytes-max", &BUDGET.to_string()]);
+    for name in ["evil", "good"] {
+        let answer = server.post(&format!("/mgnt?domain={name}"), holder(name).as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let holding = || server.get("/evil/holding").text().parse::<usize>().unwrap();
+    let held = || metric(&server, "cweb_memory_bytes");
+    let others_are_served = |what: &str| {
+        let answer = server.post("/good/take", &[b'x'; MIB]);
+        assert_eq!((answer.status, answer.text()), (200, MIB.to_string()), "{what}: {} bytes are held", held());
+    };
+    let socket = |_| {
+        let mut client = server.connect();
+        client.send(b"GET /evil/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n");
+        assert_eq!(client.try_response("GET").unwrap().status, 101);
+        client
+    };
+    let upload = format!("POST /evil/hold HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MIB}\r\n\r\n");
+    // A binary message of as many bytes, masked with zeros.
+    let message = [&[0x82, 0xff][..], &(MIB as u64).to_be_bytes(), &[0; 4]].concat();
+    for (what, head) in [("bodies", upload.into_bytes()), ("messages", message)] {
+        let before = holding();
+        server.get("/evil/hang");
+        let connect = |n| if what == "bodies" { server.connect() } else { socket(n) };
+        let mut clients: Vec<Client> = (0..48).map(connect).collect();
+        // All at once, faster than the clock of the server ticks. It may have closed some of them.
+        for client in &mut clients {
+            let _ = client.stream.write_all(&[&head[..], &vec![0; MIB]].concat());
+        }
+        let answered = || clients.iter().filter(|client| is_told(client)).count();
+        eventually("all of them are in their handlers or refused", || holding() - before + answered() == clients.len());
+        let admitted = holding() - before;
+        assert!((1..=17).contains(&admitted), "{what}: {admitted} of {} MiB are held by one domain", BUDGET / MIB);
+        if what == "bodies" {
+            let told =
+                clients.iter_mut().filter(|client| is_told(client)).filter_map(|client| client.try_response("POST"));
+            let told: Vec<_> = told.collect();
+            assert!(told.iter().all(|answer| answer.status == 503), "{:?}", told[0].head);
+            assert!(
+                told.iter().any(|answer| answer.text().contains("as much memory as one domain may")),
+                "{}",
+                told[0].text()
+            );
+        }
+        drop(clients);
+        others_are_served(what);
+        assert!((admitted * MIB..BUDGET).contains(&held()), "{what}: {}", held());
+        server.get("/evil/release");
+        eventually("the memory comes back", || held() < MIB);
+    }
+    others_are_served("in the end");
 }
 
 #[test]

@@ -350,6 +350,34 @@ fn mounts(site: &Site) {
     site.server.deploy(&mount("static"));
     assert_eq!(site.get("/m/text.txt", &[]).body, TEXT);
     assert!(site.server.get("/mgnt").text().contains("/m(/.*)?"));
+    mount_on_all_paths(site);
+}
+
+/// A mount on `/` keeps no path from modules that come later; a narrower one does, and its refusal says so.
+fn mount_on_all_paths(site: &Site) {
+    let mounted = |name: &str| module(name, "", "", 0, ".mounts = {{\"/\", \"static\"}}, .mount_size = 1");
+    site.server.deploy(&mounted("root"));
+    assert_eq!(site.get("/text.txt", &[]).body, TEXT);
+    let pages = r#"{"/text.txt","GET",h,NONE},{"/page/.*","GET",h,NONE},{"/only/[a-z]","POST",h,NONE}"#;
+    site.server.deploy(&module("pages", "HANDLER(h, \"page\")", pages, 3, ""));
+    for path in ["/text.txt", "/page/1"] {
+        assert_eq!(site.get(path, &[]).text(), "page", "{path}");
+    }
+    assert_eq!((site.get("/other.txt", &[]).status, site.get("/only/a", &[]).status), (404, 404), "no such file");
+    let mut client = site.server.connect();
+    assert_eq!(client.request("HEAD", "/deep/", &[], b"").status, 404);
+    let refused = client.request("PUT", "/only/a", &[], b"");
+    assert_eq!((refused.status, refused.header("allow").unwrap().as_str()), (405, "GET, HEAD, POST, OPTIONS"));
+    let conflict = |source: &str, words: &str| {
+        let refused = site.server.try_deploy(source);
+        assert!(refused.status == 409 && refused.text().contains(words), "{words}: {}", refused.text());
+    };
+    conflict(&mounted("second"), "module root has a mount on / already");
+    let below = module("below", "HANDLER(h, \"\")", r#"{"/m/x","GET",h,NONE}"#, 1, "");
+    conflict(
+        &below,
+        "is already served by module m (by its mount on /m); choose another path, narrow that mount, or remove module m",
+    );
 }
 
 /// A file that gets shorter while it is sent can't be sent whole: the client sees that, and nobody else anything.

@@ -150,6 +150,9 @@ fn many_jobs_are_retried_and_canceled_by_a_filter_page_by_page() {
     for act in ["retry", "cancel"] {
         let said = words(&post(&server, &format!("/jobs/{act}?limit=3")));
         assert!(said.starts_with("400 say which jobs"), "{said}");
+        // A slip in a filter would have the others' jobs changed, too.
+        let said = words(&post(&server, &format!("/jobs/{act}?state=pending&modul=jobs")));
+        assert!(said.starts_with("400 there is no parameter \"modul\" here; there are: state, module"), "{said}");
         assert_eq!(server.get(&format!("/jobs/{act}")).status, 405);
     }
     // Two jobs, then the last; `next` of the page says where it ended.
@@ -573,7 +576,11 @@ fn follow_by_websocket(server: &Server, all: &[(String, Value)]) {
         failing = submit(server, &json!({"job": "fail", "payload": {}}));
     });
     assert_eq!((&failed[0]["job_uuid"], &failed[0]["type"]), (&json!(failing), &json!("failed")));
-    for (query, words) in [("cursor=7", "cursor must be"), ("state=running", "state must be done")] {
+    for (query, words) in [
+        ("cursor=7", "cursor must be"),
+        ("state=running", "state must be done"),
+        ("modul=m", "there is no parameter \"modul\" here"),
+    ] {
         let mut socket = server.websocket(&format!("/jobs/events?{query}"));
         let said: Value = serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
         assert!(said["error"].as_str().unwrap().starts_with(words), "{said}");
@@ -623,7 +630,10 @@ fn one_stream_has_the_events_of_many_jobs_in_the_order_of_commits_from_any_place
     assert_eq!(paged, ticks.iter().map(|(_, event)| event.clone()).collect::<Vec<_>>());
     let now = get(&server, "/jobs/events");
     assert_eq!((&now["events"], now["cursor"].as_str() >= Some("c1-1")), (&json!([]), true));
-    for (query, words) in [("cursor=7", "400 cursor must be"), ("state=running", "400 state must be done")] {
+    let unknown = "400 there is no parameter \"modul\" here; there are: module, state, cursor, limit";
+    for (query, words) in
+        [("cursor=7", "400 cursor must be"), ("state=running", "400 state must be done"), ("modul=m", unknown)]
+    {
         let target = format!("/jobs/events?{query}");
         let page = ask(&server, "GET", &target, &Value::Null);
         let accept = [("Accept", "Text/Event-Stream")];

@@ -310,6 +310,11 @@ fn wrong_submissions_are_explained_and_leave_no_row() {
         ("GET", "/jobs?state=lost".to_owned(), 400),
         ("GET", "/jobs?limit=0".to_owned(), 400),
         ("GET", "/jobs?before=x".to_owned(), 400),
+        ("GET", "/jobs?stat=done".to_owned(), 400),
+        ("GET", "/jobs?limit=5&%22".to_owned(), 400),
+        ("GET", "/jobs/kinds?name=x".to_owned(), 400),
+        ("GET", "/jobs/schedules?name=x".to_owned(), 400),
+        ("GET", format!("/jobs/{nobody}/events?since=1"), 400),
         ("GET", format!("/jobs/{nobody}/events?since_event_id=-1"), 400),
         ("GET", "/jobs/ws".to_owned(), 426),
     ] {

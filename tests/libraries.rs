@@ -40,6 +40,7 @@ fn what_can_not_be_linked_is_said() {
     let server = Server::start();
     for (line, words) in [
         ("#pragma cweb link(\"curl\")", "cweb serve --allow-lib curl"),
+        ("#pragma cweb link(\"gmpp\")", "the library gmpp is not known; did you mean link(\"gmp\")?"),
         ("\n#pragma cweb link(\"/usr/lib/libz.so\")", "module.c:2: error: "),
         ("#pragma cweb link(\"../z\")", "is no name of a library"),
         ("#pragma cweb link(\"-Wl,-z,execstack\")", "is no name of a library"),
@@ -60,6 +61,11 @@ fn what_can_not_be_linked_is_said() {
         assert_eq!(refused.status, 422, "{line}: {}", refused.text());
         assert!(refused.text().contains(words), "{line}: {}", refused.text());
     }
+    let sends = "static int h(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c;\n\
+         return cweb_send_file_from(q, r, \"static\", \"x\", CWEB_FILE_PLAIN); }";
+    let refused = server.try_deploy(&code_module(sends)).text();
+    let hint = "cweb_send_file_from, CWEB_FILE_PLAIN are declared in <cweb_file.h>: add #include <cweb_file.h>";
+    assert!(refused.contains(hint), "{refused}");
     // In a comment or a text it asks for nothing.
     server.deploy(&with_pragma("/* #pragma cweb link(\"../z\") */ // #pragma cweb x"));
     drop(server);
@@ -112,8 +118,10 @@ fn modules_in_cpp() {
     let next = source("cpp.cpp").replace("\"constructed\"", "\"replaced\"");
     assert!(deploy_as(&server, "cpp.cc", &next).0);
     assert_eq!(server.get("/cpp/caught").text(), "replaced 1");
-    let (done, said) = deploy_as(&server, "wrong.cpp", "#include <cweb.h>\nint f() { return undeclared; }\n");
+    let (done, said) =
+        deploy_as(&server, "wrong.cpp", "#include <cweb.h>\nint f() { return undeclared; }\ncweb_stream_t *s;\n");
     assert!(!done && said.contains("wrong.cpp:2:") && said.contains("undeclared"), "{said}");
+    assert!(said.contains("cweb_stream_t is declared in <cweb_stream.h>: add #include <cweb_stream.h>"), "{said}");
     let undefined =
         "#include <cweb.h>\nint gone(int);\nint f() { return gone(1); }\nexport module_t config = {.name = \"u\"};\n";
     let (done, said) = deploy_as(&server, "u.cpp", undefined);

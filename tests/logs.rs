@@ -160,6 +160,26 @@ fn a_slow_reader_loses_lines_and_nobody_waits_for_it() {
     assert!(kept.len() < 100_000, "{} bytes", kept.len());
 }
 
+/// Requests for the module's paths are listed, also where the server itself answers.
+fn requests_are_listed(server: &Server) {
+    let listed = Running::start(&["logs", "talker", "-f", "--requests", "--lines", "1", "--server", &server.addr]);
+    listed.expect("module talker is deployed");
+    assert_eq!(server.get("/setting?x=1").status, 200);
+    assert_eq!(server.post("/say?x=2", b"").status, 405);
+    assert_eq!(server.get("/elsewhere").status, 404);
+    for (framing, status) in
+        [("Content-Length: 2000000\r\n\r\n", 413), ("Transfer-Encoding: chunked\r\n\r\nno size\r\n", 400)]
+    {
+        let mut client = server.connect();
+        client.send(format!("GET /say?{status} HTTP/1.1\r\nHost: localhost\r\n{framing}").as_bytes());
+        assert_eq!(client.response().status, status);
+    }
+    for line in ["> GET /setting?x=1 200 ", "> POST /say?x=2 405 ", "> GET /say?413 413 ", "> GET /say?400 400 "] {
+        listed.expect(line);
+    }
+    assert!(!listed.said().contains("elsewhere"), "the path is no module's: {}", listed.said());
+}
+
 #[test]
 fn a_change_of_a_setting_is_told() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
@@ -171,6 +191,7 @@ fn a_change_of_a_setting_is_told() {
     put("settings/COLOR", "red");
     server.deploy(&talker());
     assert_eq!(server.get("/setting").text(), "red 0", "what is there before the module is no change");
+    requests_are_listed(&server);
     put("settings/COLOR", "green");
     assert_eq!(server.get("/setting").text(), "green 1", "the answer comes after the call");
     put("settings/COLOR", "green");

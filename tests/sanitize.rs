@@ -106,7 +106,7 @@ fn what_can_not_be_sanitized_is_refused_with_words() {
         (&["--sanitize", "memory"][..], "there is no sanitizer"),
         (&["--sanitize", "thread"], "cweb test --tsan"),
         (&["--sanitize", "address -fplugin=x"], "there is no sanitizer"),
-        (&["--sanitize", "address,thread"], "can't be used together"),
+        (&["--sanitize", "address,thread"], "name address, undefined, or both"),
         (&["--sanitize", "address", "--domain", "x"], "cannot be used with"),
         (&["--domain", "sanitized-x"], "those of modules with a sanitizer"),
     ] {

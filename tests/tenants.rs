@@ -412,9 +412,50 @@ fn a_domain_that_takes_too_much_memory_or_too_many_threads_is_ended_alone() {
         eventually("it is ended", || server.log().matches("all domains together used").count() == count);
         eventually("another one is there", || text("/one/pid").parse::<u32>().is_ok() && text("/one/pid") != first);
     }
-    server.expect_log("(--modules-memory-bytes-max); this process used the most");
+    server.expect_log("(--modules-memory-bytes-max); this domain grew the most, from ");
     // Threads that libc has not counted: the kernel has.
     let _ = server.connect().attempt("GET", "/one/threads?n=2500&how=raw", b"");
     server.expect_log("threads and may have 1");
     assert_eq!(text("/two/pid"), other, "{}", server.log());
+}
+
+/// Processes of single calls that are alive in the group of the domain's process `pid`.
+fn workers_of(pid: &str) -> usize {
+    let stats =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    // proc_pid_stat(5): pid, name, state, parent, group.
+    let is_one = |stat: &String| {
+        let Some((name, rest)) = stat.rsplit_once(") ") else { return false };
+        name.ends_with("(cweb-worker") && !rest.starts_with('Z') && rest.split(' ').nth(2) == Some(pid)
+    };
+    stats.filter(is_one).count()
+}
+
+#[test]
+fn memory_of_calls_in_processes_of_their_own_counts_once_and_costs_their_domain_alone() {
+    let limits = ["--modules-memory-bytes-max", "300000000", "--shards", "1", "--crash-limit", "0"];
+    let server = Server::with(&[&["--isolation", "process"], &limits[..]].concat());
+    for (name, table_mib) in [("one", 40), ("two", 1)] {
+        let source = format!("#define APART {table_mib}\n{}", tenant(name));
+        let answer = server.post(&format!("/mgnt?domain={name}"), source.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let pid = |name: &str| server.get(&format!("/{name}/pid")).text();
+    let call = |name: &str, mib: usize| {
+        let mut client = server.connect();
+        client.send(format!("GET /{name}/apart?n={mib} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+        client
+    };
+    let pids = [pid("one"), pid("two")];
+    // A table that is there once, however many processes have it: as many would be too much.
+    let shared: Vec<_> = (0..6).map(|_| call("one", 0)).collect();
+    eventually("all of them run", || workers_of(&pids[0]) == 6);
+    // Memory of a domain that its own process does not have.
+    let hoard: Vec<_> = (0..2).map(|_| call("two", 150)).collect();
+    eventually("the domain is ended", || server.log().contains("this domain grew the most"));
+    assert!(server.log().contains(" processes"), "{}", server.log());
+    eventually("another one is there", || pid("two").parse::<u32>().is_ok() && pid("two") != pids[1]);
+    eventually("its calls are ended, too", || workers_of(&pids[1]) == 0);
+    assert_eq!((pid("one"), workers_of(&pids[0])), (pids[0].clone(), 6), "{}", server.log());
+    drop((shared, hoard));
 }

@@ -206,6 +206,19 @@ impl RouteDecl {
         self.flags & FLAG_FALLBACK != 0
     }
 
+    /// Whether the route serves a directory on all paths.
+    #[must_use]
+    pub fn is_root_mount(&self) -> bool {
+        self.mount.as_ref().is_some_and(|mount| mount.prefix.trim_end_matches('/').is_empty())
+    }
+
+    /// Whether the route gets only requests that no module's other route matches: a fallback route, or a mount on `/`, which
+    /// never declines.
+    #[must_use]
+    pub fn is_asked_last(&self) -> bool {
+        self.is_fallback() || self.is_root_mount()
+    }
+
     /// Whether the calls of the module's routes of this kind run one at a time.
     #[must_use]
     pub fn is_serial(&self) -> bool {

@@ -112,7 +112,10 @@ impl Refusal {
                     .with("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")
             }
             Self::Reach { key } => {
-                error(403, &format!("this is about all modules, and the key {key} is for some of them only"))
+                let text = format!(
+                    "this is about all modules, and the key {key} is for some of them only; lists below /jobs take one of them: ?module=NAME"
+                );
+                error(403, &text)
                     .with("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")
             }
             // RFC 6750 §3.1: an expired token is an invalid one.
@@ -301,7 +304,8 @@ fn action(method: Method, path: &str) -> Option<(&'static str, Option<&str>)> {
 /// Logs a request that is about a module that the actor's key is not for.
 pub(super) fn log_out_of_reach(view: &RequestView<'_>, actor: &Actor, status: u16) {
     let path = String::from_utf8_lossy(view.path());
-    let (action, module) = action(view.method(), &path).unwrap_or(("create job", None));
+    let other = if view.method().is_safe() { "read" } else { "create job" };
+    let (action, module) = action(view.method(), &path).unwrap_or((other, None));
     actor.log(&not_done(action, module, None, status, Some("the key is not for this module")));
 }
 

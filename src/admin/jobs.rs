@@ -2,6 +2,7 @@
 
 use super::audit::Actor;
 use super::blobs::blob_error;
+use super::query::{OF_FEED, check_parameters, parameter};
 use super::{job_files, kinds, schedules};
 use crate::domain::call::OwnedRequest;
 use crate::jobs::blobs::BlobError;
@@ -12,7 +13,6 @@ use crate::jobs::{
 };
 use crate::module::control::Control;
 use crate::module::reach::Reach;
-use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
 use serde_json::{Value, json};
@@ -194,15 +194,18 @@ fn lookup(jobs: &Jobs, uuid: String, reply: Reply) {
     jobs.get(uuid, Box::new(answer));
 }
 
-/// The query's parameters; the first of a name counts.
-fn parameter(view: &RequestView<'_>, wanted: &str) -> Option<String> {
-    let mut found = None;
-    form::urlencoded(view.query().unwrap_or_default(), |name, value| {
-        if name == wanted.as_bytes() && found.is_none() {
-            found = Some(String::from_utf8_lossy(value).into_owned());
-        }
-    });
-    found
+/// Checks that the query of a list has no parameters but those of `known`.
+///
+/// # Errors
+/// The answer.
+pub(super) fn only(view: &RequestView<'_>, known: &[&str]) -> Result<(), ServerAnswer> {
+    check_parameters(view, known).map_err(|text| error(400, &text))
+}
+
+/// The module that a list is limited to.
+pub(super) fn module_of(view: &RequestView<'_>) -> Result<Option<String>, ServerAnswer> {
+    only(view, &["module"])?;
+    Ok(parameter(view, "module").filter(|module| !module.is_empty()))
 }
 
 fn limit(view: &RequestView<'_>) -> Result<u32, ServerAnswer> {
@@ -227,7 +230,8 @@ fn filter(view: &RequestView<'_>) -> Result<JobFilter, ServerAnswer> {
 }
 
 fn list(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
-    let filter = match filter(view) {
+    let known = ["state", "module", "job", "retryable", "before", "limit"];
+    let filter = match only(view, &known).and_then(|()| filter(view)) {
         Ok(filter) => filter,
         Err(refusal) => return reply.send(&refusal),
     };
@@ -259,7 +263,7 @@ fn list(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
 }
 
 fn events(jobs: &Jobs, uuid: String, view: &RequestView<'_>, reply: Reply) {
-    let limit = match limit(view) {
+    let limit = match only(view, &["since_event_id", "limit"]).and_then(|()| limit(view)) {
         Ok(limit) => limit,
         Err(refusal) => return reply.send(&refusal),
     };
@@ -282,7 +286,7 @@ fn events(jobs: &Jobs, uuid: String, view: &RequestView<'_>, reply: Reply) {
 
 /// A page of the events of many jobs.
 fn feed(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
-    let limit = match limit(view) {
+    let limit = match only(view, &OF_FEED).and_then(|()| limit(view)) {
         Ok(limit) => limit,
         Err(refusal) => return reply.send(&refusal),
     };
@@ -346,7 +350,7 @@ enum Act {
 }
 
 fn bulk(jobs: &Jobs, act: Act, view: &RequestView<'_>, actor: Actor, reply: Reply) {
-    let filter = match filter(view) {
+    let filter = match only(view, &["state", "module", "job", "before", "limit"]).and_then(|()| filter(view)) {
         Ok(filter) => filter,
         Err(refusal) => return reply.send(&refusal),
     };

@@ -1,7 +1,7 @@
 //! `/jobs/kinds`: how many jobs of each kind wait and run; pause and resume.
 
 use super::audit::Actor;
-use super::jobs::{error, not_allowed, store_error};
+use super::jobs::{error, module_of, not_allowed, store_error};
 use super::mgnt::decoded;
 use crate::jobs::{Jobs, KindCount, PauseError};
 use crate::proto::http1::{Method, RequestView};
@@ -12,10 +12,15 @@ use serde_json::{Value, json};
 pub(super) fn handle(jobs: &Jobs, rest: &[&str], view: &RequestView<'_>, actor: Actor, reply: Reply) {
     let method = view.method();
     match rest {
-        [] | [""] if matches!(method, Method::Get | Method::Head) => jobs.kinds(Box::new(move |kinds| {
-            let kinds: Vec<Value> = kinds.into_iter().map(shown).collect();
-            reply.send(&ServerAnswer::json(200, json!({ "kinds": kinds }).to_string()));
-        })),
+        [] | [""] if matches!(method, Method::Get | Method::Head) => match module_of(view) {
+            Ok(module) => jobs.kinds(Box::new(move |kinds| {
+                let listed =
+                    kinds.into_iter().filter(|kind| module.as_ref().is_none_or(|module| kind.module == *module));
+                let kinds: Vec<Value> = listed.map(shown).collect();
+                reply.send(&ServerAnswer::json(200, json!({ "kinds": kinds }).to_string()));
+            })),
+            Err(refusal) => reply.send(&refusal),
+        },
         [] | [""] => reply.send(&not_allowed("GET, HEAD, OPTIONS")),
         [module, job, act @ ("pause" | "resume")] if method == Method::Post => {
             pause(jobs, [module, job], *act == "pause", actor, reply);

@@ -16,6 +16,7 @@ mod kinds;
 mod logs;
 mod metrics;
 mod mgnt;
+mod query;
 mod reach;
 mod schedules;
 mod site;
@@ -26,6 +27,7 @@ pub use audit::Who;
 pub use deployed::Site;
 pub use keys::{KeySource, KeysError};
 pub use logs::{LogsQuery, log_line, logs_query};
+pub use query::{OF_FEED, check_parameters};
 
 use crate::jobs::Jobs;
 use crate::jobs::blobs::{BodyWriter, Notify};

@@ -2,6 +2,7 @@
 
 use super::audit::Who;
 use super::mgnt::decoded;
+use super::query::parameter;
 use crate::module::control::Control;
 use crate::module::reach::Reach;
 use crate::proto::http1::{Method, RequestView};
@@ -12,6 +13,9 @@ use serde::Deserialize;
 /// Lists, metrics and changes of many jobs are about all modules.
 pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
     let path = view.path();
+    if module_of_list(view).is_some() {
+        return true;
+    }
     if let Some(below) = path.strip_prefix(b"/mgnt") {
         let is_post = view.method() == Method::Post;
         return module_in(below).is_some() || is_post && matches!(below, b"" | b"/");
@@ -26,6 +30,23 @@ pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
             (method.is_safe() || is_cancel) && below.strip_prefix(b"/").is_some_and(names_a_job)
         }
     }
+}
+
+/// The module that a list of jobs, of their events, kinds or schedules is limited to by the parameter `module`; the list itself reads
+/// the same parameter.
+fn module_of_list(view: &RequestView<'_>) -> Option<String> {
+    let is_list = matches!(
+        view.path(),
+        b"/jobs"
+            | b"/jobs/"
+            | b"/jobs/events"
+            | b"/jobs/kinds"
+            | b"/jobs/kinds/"
+            | b"/jobs/schedules"
+            | b"/jobs/schedules/"
+    );
+    let reads = matches!(view.method(), Method::Get | Method::Head);
+    parameter(view, "module").filter(|module| is_list && reads && !module.is_empty())
 }
 
 fn names_a_job(rest: &[u8]) -> bool {
@@ -47,16 +68,34 @@ fn module_in(below: &[u8]) -> Option<&[u8]> {
     is_known.then_some(name)
 }
 
-/// Refuses a request on a path that names a module outside the reach of `who`'s key.
+/// Refuses a request on a path, or for a list, that names a module outside the reach of `who`'s key.
 ///
 /// # Errors
 /// The answer to send instead.
 pub(super) fn check_path(control: &Control, view: &RequestView<'_>, who: &Who) -> Result<(), ServerAnswer> {
-    match (who, view.path().strip_prefix(b"/mgnt")) {
-        // The module of a source is known only after the compilation.
-        (_, None | Some(b"" | b"/")) | (Who::Loopback | Who::Key(_, Reach::All), _) => Ok(()),
-        (_, Some(below)) => check(control, &decoded(module_in(below).unwrap_or_default())?, who),
+    if who.reach() == Reach::All {
+        return Ok(());
     }
+    match (view.path().strip_prefix(b"/mgnt"), module_of_list(view)) {
+        (None, Some(module)) => check_list(control, &module, who),
+        // The module of a source is known only after the compilation.
+        (None | Some(b"" | b"/"), _) => Ok(()),
+        (Some(below), _) => check(control, &decoded(module_in(below).unwrap_or_default())?, who),
+    }
+}
+
+/// Refuses a list of what the store has of the module `name` to a key that is not for that name in every domain: jobs of an earlier
+/// module of the name are in the list, and that one may have been in a domain of others.
+fn check_list(control: &Control, name: &str, who: &Who) -> Result<(), ServerAnswer> {
+    check(control, name, who)?;
+    if who.reach().has(None, name) {
+        return Ok(());
+    }
+    let key = who.as_str();
+    refuse(&format!(
+        "the key {key} is for modules of some domains, and a list has the jobs of every module that was ever called {name}: this needs the \
+         scope read:{name}"
+    ))
 }
 
 /// Refuses a job of a module outside the reach of `who`'s key.
@@ -75,9 +114,12 @@ fn check(control: &Control, name: &str, who: &Who) -> Result<(), ServerAnswer> {
         return Ok(());
     }
     let key = who.as_str();
-    let text = format!(
+    refuse(&format!(
         "the key {key} is not for the module {name}: its scopes in the server's --keys-file name the modules it is for"
-    );
+    ))
+}
+
+fn refuse(text: &str) -> Result<(), ServerAnswer> {
     let answer = ServerAnswer::json(403, serde_json::json!({ "error": text }).to_string());
     // RFC 6750 §3.1
     Err(answer.with("WWW-Authenticate", "Bearer error=\"insufficient_scope\""))

@@ -1,7 +1,7 @@
 //! `/jobs/schedules`: list, make, change, end.
 
 use super::audit::Actor;
-use super::jobs::{error, not_allowed, store_error};
+use super::jobs::{error, module_of, not_allowed, store_error};
 use super::mgnt::decoded;
 use crate::jobs::store::{ScheduleRow, StoreError};
 use crate::jobs::{Jobs, ScheduleError, Shown, json_text};
@@ -19,7 +19,10 @@ pub(super) fn handle(jobs: &Jobs, name: &str, view: &RequestView<'_>, actor: Act
     let method = view.method();
     let get = matches!(method, Method::Get | Method::Head);
     match (name, method) {
-        ("", _) if get => list(jobs, reply),
+        ("", _) if get => match module_of(view) {
+            Ok(module) => list(jobs, module, reply),
+            Err(refusal) => reply.send(&refusal),
+        },
         ("", _) => reply.send(&not_allowed("GET, HEAD, OPTIONS")),
         (name, _) if get => show(jobs, name.to_owned(), reply),
         (name, Method::Put) => put(jobs, name.to_owned(), view.body, actor, reply),
@@ -55,11 +58,14 @@ fn no_such_schedule() -> ServerAnswer {
     error(404, "there is no such schedule")
 }
 
-fn list(jobs: &Jobs, reply: Reply) {
+/// Lists the schedules, of all modules or of one.
+fn list(jobs: &Jobs, module: Option<String>, reply: Reply) {
     jobs.schedules(
         None,
         Box::new(move |shown: Vec<Shown>| {
-            let items: Vec<String> = shown.iter().map(|(row, waits)| schedule_json(row, waits.as_deref())).collect();
+            let listed =
+                shown.iter().filter(|(row, _)| module.as_ref().is_none_or(|module| row.spec.module == *module));
+            let items: Vec<String> = listed.map(|(row, waits)| schedule_json(row, waits.as_deref())).collect();
             reply.send(&ServerAnswer::json(200, format!("{{\"schedules\":[{}]}}", items.join(","))));
         }),
     );

@@ -33,7 +33,7 @@ pub(super) struct DeployArgs {
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
     /// Compile with sanitizers and run in a process of its own: address, undefined, or both with a comma; a name in the place of
-    /// a file is that of a module which is deployed. "none": as before
+    /// a file is that of a module which is deployed. "none": as before. Data races are found by cweb test --tsan
     #[arg(long, value_name = "NAMES", conflicts_with = "domain")]
     sanitize: Option<String>,
     /// Replace modules that another key has deployed

@@ -19,7 +19,7 @@ pub(super) struct ModulesArgs {
     /// Print the list as the server sends it, JSON
     #[arg(long)]
     json: bool,
-    /// List the domains instead: their processes, and what became of them
+    /// List the domains instead: their processes; restarts are starts after a death, replacements those of a process that lived
     #[arg(long, conflicts_with = "json")]
     domains: bool,
 }
@@ -52,7 +52,11 @@ struct Domain {
     pid: Option<u32>,
     modules: usize,
     requests: u64,
+    /// Starts after the process before had died.
     restarts: u64,
+    /// Starts in the place of a process that lived.
+    #[serde(default)]
+    replacements: u64,
     resident_bytes: u64,
     /// What limits its memory.
     #[serde(default)]
@@ -146,11 +150,13 @@ fn list_domains(client: &Client) -> Result<(), Failure> {
     for domain in &list.domains {
         let process = domain.pid.map_or_else(|| "is being started".to_owned(), |pid| format!("process {pid}"));
         let mebibytes = domain.resident_bytes / (1024 * 1024);
-        let (modules, requests, restarts) = (domain.modules, domain.requests, domain.restarts);
+        let (modules, requests) = (domain.modules, domain.requests);
+        let (restarts, replacements) = (domain.restarts, domain.replacements);
         let name = &domain.name;
         let limited = domain.memory_limit.as_ref().map_or_else(String::new, |by| format!(", limited by {by}"));
         println!(
-            "{name}  {process}  {modules} module(s)  {requests} request(s)  {mebibytes} MiB{limited}  {restarts} restart(s)"
+            "{name}  {process}  {modules} module(s)  {requests} request(s)  {mebibytes} MiB{limited}  {restarts} restart(s)  \
+             {replacements} replacement(s)"
         );
         if let Some(Crash { summary, modules }) = &domain.last_crash {
             println!(

@@ -75,10 +75,12 @@ fn project_files(template: Template) -> Vec<(&'static str, &'static str)> {
         Template::Job => (include_str!("templates/job.c"), include_str!("templates/job_test.c")),
         Template::Page => (include_str!("templates/page.c"), include_str!("templates/page_test.c")),
     };
+    // Only that template reads a setting.
+    let project = if template == Template::Http { PROJECT_FILE_WITH_SETTING } else { PROJECT_FILE };
     let mut files = vec![
         ("src/main.c", source),
         ("tests/main_test.c", test),
-        ("module.toml", PROJECT_FILE),
+        ("module.toml", project),
         (".gitignore", "/.cweb/\n"),
     ];
     if template == Template::Page {
@@ -88,6 +90,15 @@ fn project_files(template: Template) -> Vec<(&'static str, &'static str)> {
 }
 
 const PROJECT_FILE: &str = "\
+name = \"@NAME@\"
+# libs = [\"zstd\"]
+# cflags = [\"-O3\"]
+
+# [settings]
+# KEY = \"what cweb_setting(ctx, \\\"KEY\\\") finds, until it is set on the server\"
+";
+
+const PROJECT_FILE_WITH_SETTING: &str = "\
 name = \"@NAME@\"
 # libs = [\"zstd\"]
 # cflags = [\"-O3\"]
@@ -110,6 +121,9 @@ pub(super) fn run(args: &NewArgs) -> ExitCode {
         Ok(()) => {
             println!("wrote {path}; deploy it with: cweb deploy {path}");
             ExitCode::SUCCESS
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            super::fail(format!("{path} is there already: give the module another name, or remove the file"))
         }
         Err(error) => super::fail(format!("{path}: {error}")),
     }

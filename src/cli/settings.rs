@@ -91,9 +91,14 @@ fn path(name: &str, kind: &str, key: &str) -> String {
     format!("/mgnt/{}/{kind}/{}", escaped(name), escaped(key))
 }
 
+/// Whether a module of the name is deployed; where the key may not ask, it may be.
+fn may_be_deployed(client: &Client, name: &str) -> Result<bool, Failure> {
+    Ok(client.get(&format!("/mgnt/{}", escaped(name)))?.status != 404)
+}
+
 /// Says so where no module of the name is deployed: that may well be a slip.
 fn note_unknown(client: &Client, name: &str) -> Result<(), Failure> {
-    if client.get(&format!("/mgnt/{}", escaped(name)))?.status == 404 {
+    if !may_be_deployed(client, name)? {
         eprintln!("note: no module named {name} is deployed; one that comes finds what is set");
     }
     Ok(())
@@ -138,7 +143,16 @@ fn list(client: &Client, name: &str) -> Result<(), Failure> {
     for key in &told.secrets {
         println!("{key}  (secret)");
     }
-    Ok(())
+    match told.settings.is_empty() && told.defaults.is_empty() && told.secrets.is_empty() {
+        false => note_unknown(client, name),
+        true if may_be_deployed(client, name)? => {
+            eprintln!("module {name} has no settings and no secrets");
+            Ok(())
+        }
+        true => Err(Failure::from(format!(
+            "there is no module named {name}, and nothing is set for one; cweb modules lists those that there are"
+        ))),
+    }
 }
 
 pub(super) fn secret(args: &SecretArgs) -> ExitCode {

@@ -192,7 +192,7 @@ settings! {
     /// Let modules open sockets. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_NET", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     allow_net: bool,
-    /// Memory of the processes of all modules together; beyond it the largest is ended; 0 for no limit. With --isolation process only [default: half of the machine's, or of the cgroup's limit]
+    /// Memory of the processes of all modules together; beyond it the domain that has grown most is ended; 0 for no limit. With --isolation process only [default: half of the machine's, or of the cgroup's limit]
     #[arg(long, env = "CWEB_MODULES_MEMORY_BYTES_MAX", value_name = "BYTES")]
     modules_memory_bytes_max: u64,
     /// Do not start with a weaker sandbox of modules than this [default: landlock with --production, else basic]
@@ -210,6 +210,9 @@ settings! {
     /// Most threads that the modules of a domain start; a process with more is ended. With --isolation process only [default: 1024]
     #[arg(long, env = "CWEB_MODULE_THREADS_MAX", value_name = "N")]
     module_threads_max: usize,
+    /// Most descriptors that a process of modules opens, at least 256. With --isolation process only [default: 16384, within the limit of descriptors]
+    #[arg(long, env = "CWEB_MODULE_OPEN_FILES_MAX", value_name = "N")]
+    module_open_files_max: u64,
     /// Most bytes of a domain's database and scratch files; it can't write files beyond; 0 for no limit. With --isolation process only [default: a quarter of what is free at the start, at least 1 GiB]
     #[arg(long, env = "CWEB_MODULE_DISK_BYTES_MAX", value_name = "BYTES")]
     module_disk_bytes_max: u64,

@@ -100,28 +100,57 @@ pub(super) fn plain_headers(status: u16) -> impl Iterator<Item = (&'static [u8],
     [kind].into_iter().chain((status == 503).then_some(retry))
 }
 
-/// Bytes of the bodies that one shard has handed out and that wait or are being worked on.
+/// Bytes of bodies that wait or are being worked on: all that one shard has handed out, or those for one domain, which count among
+/// the shard's too.
 #[derive(Debug, Default)]
-pub struct BodyLedger(AtomicUsize);
+pub struct BodyLedger {
+    bytes: AtomicUsize,
+    within: Option<Arc<BodyLedger>>,
+}
 
 impl BodyLedger {
+    /// An empty ledger whose bytes count in `ledger`, too.
+    #[must_use]
+    pub fn within(ledger: &Arc<Self>) -> Arc<Self> {
+        Arc::new(Self { bytes: AtomicUsize::new(0), within: Some(Arc::clone(ledger)) })
+    }
+
     /// The sum. A hint for admission: it orders nothing else.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts `bytes` until the charge is dropped, if they are not few.
+    #[must_use]
+    pub fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        if bytes < COUNTED_BODY_BYTES_MIN {
+            return None;
+        }
+        for ledger in self.all() {
+            ledger.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Some(Charge { ledger: Arc::clone(self), bytes })
+    }
+
+    /// This one, and those that it counts in.
+    fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |ledger| ledger.within.as_deref())
     }
 }
 
 /// A part of a ledger's sum, until it is dropped.
 #[derive(Debug)]
-struct Charge {
+pub struct Charge {
     ledger: Arc<BodyLedger>,
     bytes: usize,
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.ledger.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        for ledger in self.ledger.all() {
+            ledger.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -154,11 +183,9 @@ impl OwnedRequest {
     /// The same, with a body that is not small counted in `ledger` for as long as this lives.
     #[must_use]
     pub fn charged(mut self, ledger: &Arc<BodyLedger>) -> Self {
-        let bytes = self.bytes() - self.head_len;
-        if bytes >= COUNTED_BODY_BYTES_MIN {
-            ledger.0.fetch_add(bytes, Ordering::Relaxed);
-            self.charge = Some(Charge { ledger: Arc::clone(ledger), bytes });
-        }
+        // It counts once, also where it was counted elsewhere before.
+        self.charge = None;
+        self.charge = ledger.charge(self.bytes() - self.head_len);
         self
     }
 
@@ -318,6 +345,19 @@ mod tests {
         fn close(&self, _socket: u64, _code: u16) {}
         fn room(&self, _socket: u64, _room: &[u8], _joins: bool) {}
         fn publish(&self, _room: &[u8], _message: &Encoded) {}
+    }
+
+    #[test]
+    fn a_ledger_counts_in_the_one_around_it_until_the_charge_is_dropped() {
+        let shard = Arc::new(BodyLedger::default());
+        let (one, two) = (BodyLedger::within(&shard), BodyLedger::within(&shard));
+        let charges = (one.charge(5_000), two.charge(7_000), shard.charge(9_000));
+        assert_eq!((one.bytes(), two.bytes(), shard.bytes()), (5_000, 7_000, 21_000));
+        assert!(one.charge(COUNTED_BODY_BYTES_MIN - 1).is_none());
+        drop(charges.0);
+        assert_eq!((one.bytes(), shard.bytes()), (0, 16_000));
+        drop((charges.1, charges.2));
+        assert_eq!(shard.bytes(), 0);
     }
 
     #[test]

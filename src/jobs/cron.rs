@@ -14,7 +14,18 @@ const HOUR_S: i64 = 60 * 60;
 /// Samoa has left out one day, in 2011.
 const GAP_HOURS_MAX: i64 = 48;
 
-const FIELDS: [&str; 6] = ["second", "minute", "hour", "day of month", "month", "day of week"];
+/// The fields of a cron text, and what each takes.
+const FIELDS: [(&str, &str); 6] = [
+    ("second", "0 to 59"),
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    ("day of month", "1 to 31, L for the last one, 15W for the weekday nearest to the 15th"),
+    ("month", "1 to 12, or JAN to DEC"),
+    (
+        "day of week",
+        "0 to 7, where 0 and 7 are Sunday, or SUN to SAT; FRI#2 for the second Friday, FRIL for the last one",
+    ),
+];
 
 /// A cron text in a time zone, read and checked.
 ///
@@ -78,14 +89,22 @@ fn read(text: &str) -> Result<croner::Cron, String> {
             }
             5 => FIELDS.get(1..),
             6 => Some(&FIELDS[..]),
-            count => return format!("it has {count} fields: write minute, hour, day of month, month, day of week"),
+            count => {
+                return format!(
+                    "it has {count} fields: write minute, hour, day of month, month, day of week, as in \"30 3 * * *\", each day at 3:30"
+                );
+            }
         };
         // The field that is wrong is so with stars around it, too.
         let wrong = fields.iter().copied().enumerate().find_map(|(at, field)| {
             let mut alone = vec!["*"; fields.len()];
             *alone.get_mut(at)? = field;
-            let error = parser().parse(&alone.join(" ")).err()?;
-            Some(format!("field {} ({}), {field:?}: {error}", at + 1, names?.get(at)?))
+            parser().parse(&alone.join(" ")).err()?;
+            let (name, takes) = names?.get(at)?;
+            Some(format!(
+                "field {} ({name}), {field:?}: it takes {takes}; or *, a list (1,2), a range (1-5), steps (*/5, 1-9/2)",
+                at + 1
+            ))
         });
         wrong.unwrap_or_else(|| error.to_string())
     })
@@ -130,6 +149,10 @@ mod tests {
         assert_eq!(seconds, ["2025-01-01T00:00:20Z", "2025-01-01T00:00:40Z", "2025-01-01T00:01:00Z"]);
         assert_eq!(slots("@monthly", "UTC", "2025-01-01T00:00:00Z", 1), ["2025-02-01T00:00:00Z"]);
         assert_eq!(slots("0 0 29 FEB *", "UTC", "2025-01-01T00:00:00Z", 1), ["2028-02-29T00:00:00Z"]);
+        assert_eq!(slots("0 0 L * *", "UTC", "2025-02-01T00:00:00Z", 1), ["2025-02-28T00:00:00Z"]);
+        assert_eq!(slots("0 0 15W * *", "UTC", "2025-03-01T00:00:00Z", 1), ["2025-03-14T00:00:00Z"]);
+        assert_eq!(slots("0 0 * * FRI#2", "UTC", "2025-03-01T00:00:00Z", 1), ["2025-03-14T00:00:00Z"]);
+        assert_eq!(slots("0 0 * * FRIL", "UTC", "2025-03-01T00:00:00Z", 1), ["2025-03-28T00:00:00Z"]);
         let exactly = slots("0 12 * * MON-FRI", "UTC", "2025-01-03T12:00:00Z", 1);
         assert_eq!(exactly, ["2025-01-06T12:00:00Z"], "a slot comes after the time, never at it");
     }
@@ -167,8 +190,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (text, zone, words) in [
-            ("61 * * * *", "UTC", "field 1 (minute), \"61\""),
-            ("0 0 * * MOO", "UTC", "field 5 (day of week), \"MOO\""),
+            ("61 * * * *", "UTC", "field 1 (minute), \"61\": it takes 0 to 59; or *"),
+            ("5/15 * * * *", "UTC", "field 1 (minute), \"5/15\""),
+            ("0 0 0 * *", "UTC", "field 3 (day of month), \"0\": it takes 1 to 31"),
+            ("0 0 * * MOO", "UTC", "field 5 (day of week), \"MOO\": it takes 0 to 7"),
             ("0 * 25 * * *", "UTC", "field 3 (hour)"),
             ("* * *", "UTC", "it has 3 fields"),
             ("", "UTC", "it has 0 fields"),

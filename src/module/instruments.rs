@@ -104,13 +104,15 @@ impl Instruments {
     /// # Errors
     /// For people: there is no such sanitizer, or it can't be used on a server.
     pub(super) fn on_server(names: Option<&str>) -> Result<Self, String> {
-        let sanitizers = names.map(sanitizers).transpose()?.unwrap_or_default();
-        if sanitizers.contains(&Sanitizer::Thread) {
+        // Before combinations are looked at: without the other one it would be refused, too.
+        if names.is_some_and(|names| names.split(',').any(|name| name.trim() == Sanitizer::Thread.name())) {
             return Err(
-                "on a server a module can be compiled with address and undefined; cweb test --tsan finds races"
+                "the sanitizer thread (ThreadSanitizer) has to be in the whole process, and a server's has other code; name address, \
+                 undefined, or both with a comma between; data races of a module are found before its deployment by: cweb test --tsan"
                     .to_owned(),
             );
         }
+        let sanitizers = names.map(sanitizers).transpose()?.unwrap_or_default();
         Ok(Self { sanitizers, ..Self::default() })
     }
 

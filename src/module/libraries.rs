@@ -6,6 +6,7 @@
 //! change on the disk is a change of the module's build.
 
 use super::deploy::DeployError;
+use super::dialect::messages;
 use crate::net;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -240,9 +241,7 @@ fn refused(text: &str) -> DeployError {
 fn find(name: &str, allowed: &Allowed, compiler: &Path) -> Result<Resolved, String> {
     check_name(name)?;
     if !allowed.has(name) {
-        return Err(format!(
-            "the library {name} is not allowed on this server; its operator allows it with: cweb serve --allow-lib {name}"
-        ));
+        return Err(not_allowed(name, allowed));
     }
     let known = KNOWN.iter().find(|known| known.name == name);
     let asked: Vec<String> = match known {
@@ -259,7 +258,9 @@ fn find(name: &str, allowed: &Allowed, compiler: &Path) -> Result<Resolved, Stri
             || format!("the package that has lib{name}.so; search it with: apt-file search lib{name}.so"),
             |known| format!("apt-get install {}", known.debian),
         );
-        format!("the library {name} is not installed on the server; install it there: {package}")
+        let meant = known.map_or_else(|| nearest(name, allowed), |_| None);
+        let meant = meant.map(|meant| format!("; did you mean link(\"{meant}\")?")).unwrap_or_default();
+        format!("the library {name} is not installed on the server; install it there: {package}{meant}")
     };
     let linked = libs.iter().filter_map(|flag| flag.strip_prefix("-l"));
     let links: Vec<PathBuf> =
@@ -269,6 +270,44 @@ fn find(name: &str, allowed: &Allowed, compiler: &Path) -> Result<Resolved, Stri
     let (file, identity) = (first.display().to_string(), identity(&links));
     let library = Library { name: name.to_owned(), version, file, identity };
     Ok(Resolved { library, cflags, libs, links })
+}
+
+/// Why the library `name` can't be had, and what helps: another name, no line at all, or the operator.
+fn not_allowed(name: &str, allowed: &Allowed) -> String {
+    if OF_EVERY_MODULE.contains(&name.strip_prefix("lib").unwrap_or(name)) {
+        return format!("the library {name} needs no line, its functions are there anyway: leave link(\"{name}\") out");
+    }
+    let operator = format!("its operator allows it with: cweb serve --allow-lib {name}");
+    match nearest(name, allowed) {
+        Some(meant) => format!(
+            "the library {name} is not known; did you mean link(\"{meant}\")? If the library is really called {name}, it is not allowed \
+             on this server; {operator}"
+        ),
+        None => format!("the library {name} is not allowed on this server; {operator}"),
+    }
+}
+
+/// The allowed library that `name` is nearly the name of: the same in other letters, its name elsewhere, or one with a slip.
+fn nearest<'a>(name: &str, allowed: &'a Allowed) -> Option<&'a str> {
+    let lower = name.to_ascii_lowercase();
+    let bare = lower.strip_prefix("lib").unwrap_or(&lower);
+    let called = |known: &&KnownLibrary| {
+        known.name == bare || known.packages.contains(&lower.as_str()) || known.packages.contains(&bare)
+    };
+    if let Some(known) = KNOWN.iter().find(called) {
+        return Some(known.name);
+    }
+    if let Some(&(_, known)) = OTHERWISE_CALLED.iter().find(|(file, _)| file.eq_ignore_ascii_case(bare)) {
+        return Some(known);
+    }
+    let also: &[String] = if let Allowed::Also(names) = allowed { names } else { &[] };
+    let names = KNOWN.iter().map(|known| known.name).chain(also.iter().map(String::as_str));
+    // With one slip a name of two letters is any other.
+    let limit = if bare.len() < 3 { 0 } else { (bare.len() / 3).clamp(1, 2) };
+    let close = names
+        .filter(|other| other.len() >= 3)
+        .map(|other| (messages::distance(bare.as_bytes(), other.to_ascii_lowercase().as_bytes()), other));
+    close.filter(|(distance, other)| *distance <= limit && *other != name).min().map(|(_, other)| other)
 }
 
 /// Version, flags of the compiler and flags of the linker.
@@ -398,6 +437,27 @@ mod tests {
             Err(error) => error.to_string(),
         };
         assert!(said("curl", &Allowed::Default).contains("--allow-lib curl"));
+        for (name, meant) in [
+            ("gmpp", "gmp"),
+            ("libz", "z"),
+            ("zlib", "z"),
+            ("PNG", "png"),
+            ("png16", "png"),
+            ("zst", "zstd"),
+            ("pcre2-8", "pcre2"),
+            ("webpp", "webp"),
+            ("libsndfil", "sndfile"),
+        ] {
+            let text = said(name, &Allowed::Default);
+            assert!(text.contains(&format!("did you mean link(\"{meant}\")?")), "{text}");
+            assert!(text.contains(&format!("--allow-lib {name}")), "{text}");
+        }
+        for name in ["curl", "X11", "x", "ev", "mysqlclient", "no-such-lib"] {
+            assert!(!said(name, &Allowed::Default).contains("did you mean"), "{name}");
+        }
+        assert!(said("libcurl", &Allowed::of(vec!["curl".to_owned()])).contains("link(\"curl\")"));
+        assert!(said("gmpp", &Allowed::All).contains("link(\"gmp\")"));
+        assert!(said("sqlite3", &Allowed::Default).contains("leave link(\"sqlite3\") out"));
         assert!(said("no-such-lib", &Allowed::All).contains("libno-such-lib.so"));
         let allowed = Allowed::of(vec!["no-such-lib".to_owned()]);
         assert!(said("no-such-lib", &allowed).contains("is not installed"));

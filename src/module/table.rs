@@ -119,8 +119,10 @@ struct PatternRoutes {
 struct Scan {
     /// The first route of each method.
     routes: [Option<(u32, Target)>; METHODS.len()],
-    /// Indices into [`Table::fallbacks`] of all that match, in the order in which they are asked.
-    fallbacks: Vec<u32>,
+    /// Of each method, the index into [`Table::fallbacks`] of the first that matches.
+    fallbacks: [Option<u32>; METHODS.len()],
+    /// A mount on `/` matches.
+    is_mounted: bool,
 }
 
 impl Scan {
@@ -137,7 +139,21 @@ struct Fallback {
     /// Bytes of the pattern: one below a prefix is longer than one of all paths.
     pattern_bytes: usize,
     is_final: bool,
+    /// A mount on `/`: it answers HEAD like GET, and never declines.
+    is_mount: bool,
     target: Target,
+}
+
+impl Fallback {
+    /// The methods that it answers.
+    fn methods(&self) -> impl Iterator<Item = usize> {
+        std::iter::once(self.method).chain(self.is_mount.then_some(HEAD))
+    }
+
+    /// Its place among those of patterns of the same length: what may decline, mounts, what never declines.
+    fn rank(&self) -> u8 {
+        if self.is_mount { 1 } else { u8::from(self.is_final) * 2 }
+    }
 }
 
 /// See the module's documentation.
@@ -182,13 +198,19 @@ impl Table {
                 order += 1;
                 let Some(method) = method_index(&route.method) else { continue };
                 let target = Target { module, route: at };
-                if !route.is_fallback() && pattern::is_literal(&route.path) {
+                if !route.is_asked_last() && pattern::is_literal(&route.path) {
                     literals.push((method, order, target));
                 } else if let Some(number) = numbered.number(&route.path) {
                     table.patterns.resize_with(numbered.sources.len(), PatternRoutes::default);
-                    if route.is_fallback() {
-                        let (pattern_bytes, is_final) = (route.path.len(), route.is_final());
-                        table.fallbacks.push(Fallback { method, pattern: number, pattern_bytes, is_final, target });
+                    if route.is_asked_last() {
+                        table.fallbacks.push(Fallback {
+                            method,
+                            pattern: number,
+                            pattern_bytes: route.path.len(),
+                            is_final: route.is_final(),
+                            is_mount: route.is_root_mount(),
+                            target,
+                        });
                     } else if let Some(pattern) = table.patterns.get_mut(number) {
                         pattern.routes.push((method, order, target));
                     }
@@ -199,8 +221,8 @@ impl Table {
         for (method, order, target) in literals {
             table.add_literal(method, order, target);
         }
-        // Below the longest prefix first, then what may decline, then the first deployed: the sort is stable.
-        table.fallbacks.sort_by_key(|fallback| (Reverse(fallback.pattern_bytes), fallback.is_final));
+        // Below the longest prefix first, then by rank, then the first deployed: the sort is stable.
+        table.fallbacks.sort_by_key(|fallback| (Reverse(fallback.pattern_bytes), fallback.rank()));
         for (at, fallback) in (0_u32..).zip(&table.fallbacks) {
             if let Some(pattern) = table.patterns.get_mut(fallback.pattern) {
                 pattern.fallbacks.push(at);
@@ -246,7 +268,7 @@ impl Table {
 
     /// One pass of all patterns over `path`.
     fn scan(&self, path: &[u8]) -> Scan {
-        let mut scan = Scan { routes: [None; METHODS.len()], fallbacks: Vec::new() };
+        let mut scan = Scan { routes: [None; METHODS.len()], fallbacks: [None; METHODS.len()], is_mounted: false };
         self.matcher.visit(path, |number| {
             let Some(pattern) = self.patterns.get(number as usize) else { return };
             for &(method, order, target) in &pattern.routes {
@@ -256,9 +278,18 @@ impl Table {
                     *first = Some((order, target));
                 }
             }
-            scan.fallbacks.extend_from_slice(&pattern.fallbacks);
+            for &at in &pattern.fallbacks {
+                let Some(fallback) = self.fallbacks.get(at as usize) else { continue };
+                scan.is_mounted |= fallback.is_mount;
+                for method in fallback.methods() {
+                    if let Some(first) = scan.fallbacks.get_mut(method)
+                        && first.is_none_or(|before| at < before)
+                    {
+                        *first = Some(at);
+                    }
+                }
+            }
         });
-        scan.fallbacks.sort_unstable();
         scan
     }
 
@@ -274,7 +305,10 @@ impl Table {
         let found = index.and_then(|index| {
             let own = scan.route(index);
             let get = || if index == HEAD { self.exact(GET, path).or_else(|| scan.route(GET)) } else { None };
-            own.or_else(get).or_else(|| self.fallbacks_of(index, &scan).next())
+            own.or_else(get).or_else(|| {
+                let first = scan.fallbacks.get(index).copied().flatten()?;
+                self.fallbacks.get(first as usize).map(|fallback| fallback.target)
+            })
         });
         found.map_or_else(|| self.not_found(path, &scan), |target| self.found(target))
     }
@@ -288,9 +322,15 @@ impl Table {
         }
     }
 
-    fn fallbacks_of<'a>(&'a self, method: usize, scan: &'a Scan) -> impl Iterator<Item = Target> + 'a {
-        let all = scan.fallbacks.iter().filter_map(|at| self.fallbacks.get(*at as usize));
-        all.filter(move |fallback| fallback.method == method).map(|fallback| fallback.target)
+    /// All that `route` asks after the other routes, in turn.
+    fn fallbacks_of(&self, method: usize, path: &[u8]) -> Vec<Target> {
+        let mut found: Vec<u32> = Vec::new();
+        self.matcher.visit(path, |number| {
+            found.extend(self.patterns.get(number as usize).into_iter().flat_map(|pattern| &pattern.fallbacks));
+        });
+        found.sort_unstable();
+        let all = found.into_iter().filter_map(|at| self.fallbacks.get(at as usize));
+        all.filter(|fallback| fallback.methods().any(|of| of == method)).map(|fallback| fallback.target).collect()
     }
 
     /// Which route answers after the fallback route of the module `by` has declined: the next fallback route whose module
@@ -298,18 +338,20 @@ impl Table {
     #[must_use]
     pub fn after_declined(&self, by: &str, method: &str, path: &[u8]) -> RouteMatch {
         let name_of = |target: &Target| self.modules.get(target.module as usize).map(|module| &*module.manifest.name);
-        let scan = self.scan(path);
-        let mut rest = method_index(method).into_iter().flat_map(|method| self.fallbacks_of(method, &scan));
+        let mut rest = method_index(method).into_iter().flat_map(|method| self.fallbacks_of(method, path));
         // Removed meanwhile, it is found nowhere, and nobody is asked twice.
         let _ = rest.by_ref().find(|target| name_of(target) == Some(by));
         match rest.find(|target| !self.is_held(target.module as usize)) {
             Some(target) => RouteMatch::Found { module: target.module as usize, route: target.route as usize },
-            None => self.not_found(path, &scan),
+            None => self.not_found(path, &self.scan(path)),
         }
     }
 
     fn not_found(&self, path: &[u8], scan: &Scan) -> RouteMatch {
-        let has = |method: usize| self.exact(method, path).is_some() || scan.route(method).is_some();
+        let has = |method: usize| {
+            let is_mounted = scan.is_mounted && method == GET;
+            self.exact(method, path).is_some() || scan.route(method).is_some() || is_mounted
+        };
         let mut allow: Vec<&str> = Vec::new();
         for (index, method) in METHODS.iter().enumerate() {
             if has(index) || index == HEAD && has(GET) {
@@ -381,7 +423,7 @@ impl Patterns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::manifest::{RouteDecl, WebSocketDecl};
+    use crate::abi::manifest::{Mount, RouteDecl, WebSocketDecl};
     use proptest::prelude::*;
 
     fn published(routes: &[(String, String)], sockets: &[&str]) -> Published {
@@ -461,10 +503,46 @@ mod tests {
         assert_eq!(asked("POST", "/a"), RouteMatch::Held { module: 1 });
         assert_eq!(asked("GET", "/app/x"), RouteMatch::Held { module: 3 });
         assert_eq!(asked("GET", "/apple"), RouteMatch::Held { module: 1 });
-        let in_turn: Vec<u32> = table.fallbacks_of(GET, &table.scan(b"/app")).map(|target| target.module).collect();
+        let in_turn: Vec<u32> = table.fallbacks_of(GET, b"/app").into_iter().map(|target| target.module).collect();
         assert_eq!(in_turn, [3, 1, 0]);
         let allow = RouteMatch::MethodNotAllowed { allow: "GET, HEAD, OPTIONS".into() };
         assert_eq!(table.after_declined("", "POST", b"/a"), allow, "nobody of the others is in service");
+    }
+
+    #[test]
+    fn a_mount_on_all_paths_gets_what_routes_of_any_module_leave() {
+        let route = |path: &str, flags: i32, prefix: Option<&str>| RouteDecl {
+            path: path.into(),
+            method: "GET".into(),
+            flags,
+            has_handler: true,
+            mount: prefix.map(|prefix| Mount { prefix: prefix.into(), dir: "static".into() }),
+            ..RouteDecl::default()
+        };
+        let module = |routes: Vec<RouteDecl>| {
+            let manifest = Manifest { routes, ..Manifest::default() };
+            Published::new(Arc::new(manifest), String::new(), String::new(), None)
+        };
+        let site = vec![route("/.*", 0, Some("/")), route("/assets(/.*)?", 0, Some("/assets")), route("/own", 0, None)];
+        let app = |flags: i32| module(vec![route("/.*", flags, None)]);
+        let later = published(&[("GET".into(), "/a".into()), ("POST".into(), "/b/[0-9]".into())], &[]);
+        let modules = vec![app(2 | 8), module(site), later, app(2)];
+        let table = Table::build(modules, &mut Cache::default()).unwrap();
+        // These modules have no Serving, as if they were being swapped.
+        let asked = |method: &str, path: &str| table.route(method, path.as_bytes());
+        assert_eq!(asked("GET", "/a"), RouteMatch::Held { module: 2 });
+        assert_eq!(asked("GET", "/own"), RouteMatch::Held { module: 1 });
+        // What may decline comes before the mount, what never does behind it; apps of C have no route for HEAD here.
+        let in_turn = |method, path: &[u8]| -> Vec<(u32, u32)> {
+            table.fallbacks_of(method, path).into_iter().map(|target| (target.module, target.route)).collect()
+        };
+        assert_eq!(in_turn(GET, b"/x"), [(3, 0), (1, 0), (0, 0)]);
+        assert_eq!(in_turn(HEAD, b"/x"), [(1, 0)]);
+        assert_eq!(target(&table, "GET", "/assets/x"), Some((1, 1)), "a narrower mount is a route like any other");
+        assert_eq!(asked("HEAD", "/x"), RouteMatch::Held { module: 1 });
+        let allow = |text: &str| RouteMatch::MethodNotAllowed { allow: text.into() };
+        assert_eq!(asked("POST", "/x"), allow("GET, HEAD, OPTIONS"));
+        assert_eq!(asked("PUT", "/b/1"), allow("GET, HEAD, POST, OPTIONS"));
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! Checks of a manifest, made before anything changes.
 
+mod conflicts;
 mod flags;
 
 use super::table::method_index;
@@ -7,8 +8,9 @@ use super::{captures, pattern};
 use crate::abi::manifest::{JobDecl, Limits, Manifest, RouteDecl};
 use crate::jobs::SCHEDULE_PAYLOAD_BYTES_MAX;
 use crate::jobs::cron::{Cron, ZONE_DEFAULT};
+use conflicts::Matcher;
+pub(super) use conflicts::conflict;
 use flags::{check_handshake, check_killable};
-use regex::bytes::Regex;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -149,8 +151,8 @@ fn hidden(manifest: &Manifest) -> Vec<String> {
         let before = matchers.get(..at).unwrap_or_default();
         let hides = |earlier: &&Matcher<'_>| {
             // Those that are asked last hide nothing, and are meant to be left what others leave.
-            !earlier.route.is_fallback()
-                && !later.route.is_fallback()
+            !earlier.route.is_asked_last()
+                && !later.route.is_asked_last()
                 && earlier.route.method == later.route.method
                 && earlier.route.path != later.route.path
                 && later.hidden_path().is_some_and(|path| earlier.hides(path))
@@ -321,111 +323,13 @@ fn reserved(path: &str, place: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A route, ready to be compared with many others.
-struct Matcher<'a> {
-    route: &'a RouteDecl,
-    /// `None` for a literal path.
-    regex: Option<Regex>,
-}
-
-impl<'a> Matcher<'a> {
-    fn new(route: &'a RouteDecl) -> Self {
-        let pattern = (!pattern::is_literal(&route.path)).then(|| pattern::translate(&route.path).ok()).flatten();
-        Self { route, regex: pattern.and_then(|pattern| Regex::new(&pattern).ok()) }
-    }
-
-    /// The one path that it matches, if it is one and not many.
-    fn hidden_path(&self) -> Option<&[u8]> {
-        self.regex.is_none().then_some(self.route.path.as_bytes())
-    }
-
-    /// Whether it matches the path `path`.
-    fn hides(&self, path: &[u8]) -> bool {
-        self.regex.as_ref().is_some_and(|regex| regex.is_match(path))
-    }
-
-    /// Whether it matches the path of `other`, read as the path of a request, or has the same one.
-    fn matches(&self, other: &RouteDecl) -> bool {
-        let path = other.path.as_bytes();
-        self.route.path == other.path || self.regex.as_ref().is_some_and(|regex| regex.is_match(path))
-    }
-}
-
-/// Refuses routes and WebSocket paths of `new` that another module matches already. `served` are the modules in the order
-/// of their deployment, `coming` those that are about to be.
-///
-/// A pattern that covers what others serve among other paths is fine: it gets what they leave, because the module that
-/// was deployed first is asked first. So the new version of a module must not cover what those behind it serve; what its
-/// old version had is not looked at again.
-pub(super) fn conflict<'a>(
-    new: &Manifest,
-    served: impl Iterator<Item = &'a Manifest>,
-    coming: impl Iterator<Item = &'a Manifest>,
-) -> Result<(), Refusal> {
-    let served: Vec<&Manifest> = served.collect();
-    let place = served.iter().position(|module| module.name == new.name);
-    let own = place.and_then(|place| served.get(place)).map_or(&[][..], |own| &own.routes);
-    let has = |route: &RouteDecl| own.iter().any(|own| own.method == route.method && own.path == route.path);
-    // Fallback routes get what nobody serves, in whatever order: they take nothing from others.
-    let counts = |route: &&RouteDecl| !route.is_fallback() && !has(route);
-    let fresh: Vec<Matcher<'_>> = new.routes.iter().filter(counts).map(Matcher::new).collect();
-    let (before, behind) = served.split_at(place.unwrap_or(served.len()));
-    for other in before {
-        compare(new, &fresh, other, false)?;
-    }
-    for other in behind.iter().copied().chain(coming).filter(|other| other.name != new.name) {
-        compare(new, &fresh, other, true)?;
-    }
-    Ok(())
-}
-
-fn compare(new: &Manifest, fresh: &[Matcher<'_>], other: &Manifest, is_behind: bool) -> Result<(), Refusal> {
-    for theirs in other.routes.iter().filter(|theirs| !theirs.is_fallback()) {
-        let mut rivals = fresh.iter().filter(|matcher| matcher.route.method == theirs.method).peekable();
-        if rivals.peek().is_none() {
-            continue;
-        }
-        let matcher = Matcher::new(theirs);
-        for rival in rivals {
-            let (method, path) = (&rival.route.method, &rival.route.path);
-            if matcher.matches(rival.route) {
-                return refuse(format!(
-                    "conflict: {method} {path} of module {} is already served by module {} ({})",
-                    new.name, other.name, theirs.path
-                ));
-            }
-            if is_behind && rival.matches(theirs) {
-                return refuse(format!(
-                    "conflict: {method} {path} of module {} would cover {} of module {}, which was deployed after it",
-                    new.name, theirs.path, other.name
-                ));
-            }
-        }
-    }
-    for socket in &new.websockets {
-        if other.websockets.iter().any(|theirs| covers(&theirs.path, &socket.path)) {
-            return refuse(format!(
-                "conflict: the WebSocket path {} of module {} is already served by module {}",
-                socket.path, new.name, other.name
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Whether the WebSocket path `path` is the same as `other`, or one that its pattern matches.
-fn covers(other: &str, path: &str) -> bool {
-    let matches = |regex: String| Regex::new(&regex).is_ok_and(|regex| regex.is_match(path.as_bytes()));
-    other == path || pattern::is_pattern(other) && pattern::translate(other).is_ok_and(matches)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::conflicts::covers;
     use super::*;
     use crate::abi::manifest::{JobDecl, WebSocketDecl};
-    use std::iter;
 
-    fn module(name: &str, routes: &[(&str, &str)], sockets: &[&str]) -> Manifest {
+    pub(super) fn module(name: &str, routes: &[(&str, &str)], sockets: &[&str]) -> Manifest {
         let route = |&(method, path): &(&str, &str)| RouteDecl {
             path: path.into(),
             method: method.into(),
@@ -496,7 +400,7 @@ mod tests {
         assert_eq!(reason.lines().count(), places.len(), "{reason}");
     }
 
-    const LIMITS: RouteLimits = RouteLimits {
+    pub(super) const LIMITS: RouteLimits = RouteLimits {
         body_bytes_max: 64 << 20,
         plain_body_bytes_max: 1 << 20,
         handler_timeout: Some(Duration::from_secs(30)),
@@ -533,51 +437,5 @@ mod tests {
         let remarks = remarks(&twice, LIMITS);
         assert_eq!(remarks.lines().count(), 3, "{remarks}");
         assert!(["GET /a is", "path /w is", "job j is"].iter().all(|words| remarks.contains(words)), "{remarks}");
-    }
-
-    /// Whether `new` is refused where `served` are served, in that order.
-    fn refused(new: &Manifest, served: &[&Manifest]) -> bool {
-        conflict(new, served.iter().copied(), iter::empty()).is_err()
-    }
-
-    #[test]
-    fn a_path_that_another_module_matches_is_refused() {
-        let (literal, pattern) = (module("a", &[("GET", "/x/1")], &[]), module("b", &[("GET", "/x/[0-9]+")], &[]));
-        assert!(refused(&literal, &[&pattern]), "it is matched already");
-        assert!(!refused(&pattern, &[&literal]), "it gets what the other one leaves");
-        assert!(refused(&module("c", &[("GET", "/x/[0-9]+")], &[]), &[&pattern]), "the same");
-        assert!(!refused(&module("a", &[("POST", "/x/1")], &[]), &[&pattern]));
-        assert!(!refused(&module("b", &[("GET", "/x/1")], &[]), &[&pattern]), "its own new version");
-        assert!(refused(&module("a", &[], &["/w"]), &[&module("b", &[], &["/w"])]));
-        assert!(!refused(&module("a", &[("GET", "/w")], &[]), &[&module("b", &[], &["/w"])]));
-    }
-
-    #[test]
-    fn a_fallback_route_conflicts_with_nobody() {
-        let fallback = |name: &str| {
-            let mut all = module(name, &[("GET", "/.*"), ("POST", "/.*")], &[]);
-            all.routes.iter_mut().for_each(|route| route.flags = 2);
-            all
-        };
-        let (app, other, plain) = (fallback("app"), fallback("other"), module("plain", &[("GET", "/x/[a-z]*")], &[]));
-        assert!(!refused(&app, &[&plain]) && !refused(&plain, &[&app]) && !refused(&other, &[&app, &plain]));
-        assert!(!refused(&fallback("plain"), &[&plain, &app]), "another kind of module under its own name");
-        assert!(refused(&module("all", &[("GET", "/.*")], &[]), &[&module("b", &[("GET", "/.*")], &[])]));
-    }
-
-    #[test]
-    fn a_new_version_keeps_its_routes_and_takes_none_of_others() {
-        let first = module("first", &[("GET", "/x/1"), ("GET", "/y/[a-z]+")], &[]);
-        let all = module("all", &[("GET", "/.*")], &[]);
-        assert!(!refused(&all, &[&first]) && !refused(&first, &[&first, &all]));
-        assert!(refused(&module("first", &[("GET", "/x/2")], &[]), &[&first, &all]), "another module matches it");
-        let later = module("later", &[("GET", "/z/1"), ("POST", "/z/[ab]")], &[]);
-        let grown = |method: &str, path: &str| module("first", &[("GET", "/x/1"), (method, path)], &[]);
-        assert!(refused(&grown("GET", "/z/[0-9]"), &[&first, &later]), "it would be asked first");
-        assert!(refused(&grown("POST", "/z/.*"), &[&first, &later]));
-        assert!(!refused(&grown("PUT", "/z/.*"), &[&first, &later]));
-        // Which of two that come at once will be first is not known.
-        let coming = |new: &Manifest, other: &Manifest| conflict(new, iter::empty(), iter::once(other)).is_err();
-        assert!(coming(&all, &first) && coming(&first, &all));
     }
 }

@@ -8,11 +8,12 @@ use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs, RequireSandbo
 use crate::domain::in_process::InProcess;
 use crate::domain::process::{
     Allowance, Budgets, Cgroups, CoreFiles, CrashLimit, DomainConfig, DomainRegistry, Identity, end_orphans,
-    memory_of_all, message_bytes_max,
+    message_bytes_max,
 };
 use crate::domain::sandbox::{self, Level, Policy, User};
 use crate::domain::stream::StreamSizes;
 use crate::domain::{self, CodingSettings, DEFAULT_DOMAIN};
+use crate::machine;
 use crate::net::Waker;
 use core_affinity::CoreId;
 use std::path::{Path, PathBuf};
@@ -198,7 +199,7 @@ pub(super) fn share_of_disk(config: &Config) -> u64 {
 
 /// Half of the memory that the server and its domains can have.
 fn share_of_memory() -> u64 {
-    memory_of_all() / 2
+    machine::memory_bytes() / 2
 }
 
 /// Threads of a domain's process beside those that run handlers, about.
@@ -234,6 +235,7 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
     let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
     let (network, calls) = (config.allow_net, config.projects.allow_syscall.clone());
     let namespaces = sandbox::has_namespaces();
+    let open_files_max = Some(config.resources.module_open_files_max);
     Policy {
         read,
         write,
@@ -241,6 +243,7 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
         starts_workers: true,
         network,
         memory_bytes_max,
+        open_files_max,
         user,
         calls,
         namespaces,

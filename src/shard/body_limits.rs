@@ -97,6 +97,7 @@ impl Shard {
             self.stats.overloaded();
             let answer = ServerAnswer::text(503, "too many request bodies at once\n").with("Retry-After", "1");
             let head_only = conn.decoder.refused_head(&[]);
+            self.trace_refused(connections, conn, answer.status);
             self.answer_last(connections, conn, &answer, head_only);
             // At once, and not when the connection has ended: else all others would be refused until then, too.
             conn.decoder.discard();

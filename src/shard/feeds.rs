@@ -6,6 +6,7 @@ use super::conn::Upgrade;
 use super::requests::{Begun, Origin};
 use super::sockets::refused_handshake;
 use super::streams::Channel;
+use crate::admin::{OF_FEED, check_parameters};
 use crate::domain::inbox::Message;
 use crate::jobs::store::FeedFilter;
 use crate::jobs::{ALL_JOBS, Cursor, feed_filter};
@@ -53,6 +54,7 @@ pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, Stri
 
 /// Parses a client's request: the filter of events, and the place to begin.
 fn asked_feed(view: &RequestView<'_>) -> Result<(FeedFilter, Cursor), String> {
+    check_parameters(view, &OF_FEED)?;
     let [mut module, mut state, mut cursor] = [None, None, None];
     form::urlencoded(view.query().unwrap_or_default(), |name, value| {
         let place = match name {

@@ -4,13 +4,18 @@
 //! wait, answers that wait for their client. A shard writes its sum to a counter of its own and adds up the counters of all
 //! shards when its sum grows by pages, so that a small request touches nothing that is shared.
 //!
+//! Bodies and messages that have been handed over are held by the domain of their module, whatever became of their clients: a domain whose
+//! handlers hang gives nothing back for a while. So a domain may hold as many bytes as are free: half of the budget where it is
+//! alone, a third each where two do so, and there is always something left for the next domain.
+//!
 //! Above the budget the shard closes what holds most and has not moved for a while; if that is not enough, it refuses what
 //! has asked for more: 503, or 1013 on a WebSocket.
 
 use super::Shard;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
-use super::snapshot::ANSWER_BYTES_UNKNOWN;
+use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use crate::abi::allocator;
+use crate::domain::call::GenerationRef;
 use crate::net::{ConnId, Connections};
 use crate::server_response::ServerAnswer;
 use crate::shard_stats::ShardStats;
@@ -58,10 +63,11 @@ pub(super) struct Memory {
     budget: Arc<MemoryBudget>,
     /// The sum of [`Conn::held`].
     held: usize,
-    /// Bytes of request bodies that lie in the memory of domains, at the last tick.
+    /// Bytes of request bodies that lie in the memory of domains, when the others were told.
     lent: usize,
-    /// What the sending half held when the others were told.
+    /// What the sending half held when the others were told, and open connections.
     told_sending: usize,
+    told_open: usize,
     /// Most that this shard has held since it gave freed memory back to the kernel last.
     peak: usize,
     /// All shards together were near the budget when this one looked last.
@@ -80,12 +86,19 @@ impl Memory {
             held: 0,
             lent: 0,
             told_sending: 0,
+            told_open: 0,
             peak: 0,
             is_short: false,
             victims: [Vec::new(), Vec::new()],
             looked_ms,
         }
     }
+}
+
+/// Whether a domain that holds `held` bytes of a budget, of which `free` are free, may hold `bytes` more. What arrives is part of what is
+/// not free, so the first body of any size that the budget has room for is taken.
+fn may_hold(held: usize, free: usize, bytes: usize) -> bool {
+    held == 0 || held.saturating_add(bytes) <= free
 }
 
 fn is_large_answer(expected: usize) -> bool {
@@ -110,13 +123,29 @@ impl Slot {
 impl Shard {
     /// Tells the others what this shard holds; gives what all hold together.
     fn tell_memory(&mut self, connections: &Connections) -> usize {
-        let sending = connections.held_bytes();
-        let open = connections.len() * CONN_BYTES;
-        self.stats.set_memory(self.memory.held + sending + open + self.bodies.bytes() + self.memory.lent);
-        self.memory.told_sending = sending;
-        let used = self.memory.budget.used();
+        self.memory.told_sending = connections.held_bytes();
+        self.memory.told_open = connections.len() * CONN_BYTES;
+        let used = self.tell_bodies();
         self.memory.is_short = used > self.memory.budget.bytes_max / 8 * SHORT_EIGHTHS;
         used
+    }
+
+    /// The same with what connections held the last time: bodies go to domains in bursts, also between two ticks.
+    fn tell_bodies(&mut self) -> usize {
+        self.memory.lent = self.remote.lent_bytes();
+        let connections = self.memory.held + self.memory.told_sending + self.memory.told_open;
+        let handed_out = self.bodies.bytes() + self.remote.messages_bytes() + self.memory.lent;
+        self.stats.set_memory(connections + handed_out);
+        self.memory.budget.used()
+    }
+
+    /// Whether the domain of `generation` may hold `bytes` bytes more of the budget.
+    pub(super) fn has_share(&mut self, generation: &ShardGen, bytes: usize) -> bool {
+        if bytes < HELD_BYTES_MIN {
+            return true;
+        }
+        let Some(held) = self.remote.held_bytes(generation.instance()) else { return true };
+        may_hold(held, self.memory.budget.bytes_max.saturating_sub(self.tell_bodies()), bytes)
     }
 
     /// Bytes that the client of `conn` has sent and that are kept, and those of answers.
@@ -196,8 +225,8 @@ impl Shard {
 
     /// The regular look: what is idle goes before the budget is used up.
     pub(super) fn check_memory(&mut self, connections: &mut Connections) {
-        self.memory.lent = self.remote.lent_bytes();
         self.tell_memory(connections);
+        self.remote.tell_held();
         if self.memory.is_short {
             self.shed(connections, self.memory.budget.bytes_max / 8 * SHORT_EIGHTHS, true);
         }
@@ -309,4 +338,42 @@ impl Shard {
 /// The answer to what there is no memory for.
 pub(super) fn no_memory() -> ServerAnswer {
     ServerAnswer::text(503, "the server has no memory for this now (--memory-bytes-max)\n").with("Retry-After", "1")
+}
+
+/// The answer to a body for which there is memory, but not for one more of its domain.
+pub(super) fn no_share() -> ServerAnswer {
+    let why = "the requests that this module's domain has not answered hold as much memory as one domain may (--memory-bytes-max)\n";
+    ServerAnswer::text(503, why).with("Retry-After", "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_hold;
+
+    /// What each of `domains` domains holds in the end that takes bodies of `bytes` as long as it may, one after the other.
+    fn held(domains: usize, budget: usize, bytes: usize) -> Vec<usize> {
+        let mut held = vec![0; domains];
+        for _ in 0..budget {
+            for domain in 0..domains {
+                let free = budget - held.iter().sum::<usize>();
+                if bytes <= free && may_hold(held[domain], free, bytes) {
+                    held[domain] += bytes;
+                }
+            }
+        }
+        held
+    }
+
+    #[test]
+    fn domains_that_give_nothing_back_leave_as_much_as_each_of_them_holds() {
+        assert_eq!(held(1, 1000, 10), [500]);
+        assert!(held(2, 999, 1).iter().all(|held| (332..=334).contains(held)));
+        let many = held(31, 3200, 1);
+        assert!(
+            many.iter().all(|held| (99..=101).contains(held)) && 3200 - many.iter().sum::<usize>() >= 99,
+            "{many:?}"
+        );
+        assert_eq!(held(1, 1000, 900), [900], "the first is taken, whatever its size");
+        assert!(!may_hold(1, usize::MAX - 1, usize::MAX));
+    }
 }

@@ -152,6 +152,7 @@ impl Shard {
             headers: parts.limits.cors_headers.clone(),
             max_age_s: parts.limits.cors_max_age_s,
         });
+        let bodies = Arc::default();
         let mut shard = Self {
             id: parts.id,
             limits: parts.limits,
@@ -159,7 +160,7 @@ impl Shard {
             snapshot,
             inbox: parts.inbox,
             local: parts.local,
-            remote: DomainCalls::new(parts.id),
+            remote: DomainCalls::new(parts.id, &bodies),
             arrived: Vec::new(),
             admin: parts.admin,
             admin_listeners_from: parts.admin_listeners_from,
@@ -175,7 +176,7 @@ impl Shard {
             held: Vec::new(),
             in_flight: 0,
             own_in_flight: 0,
-            bodies: Arc::default(),
+            bodies,
             gathered_bytes: 0,
             epoch: Instant::now(),
             now_ms: 0,

@@ -5,7 +5,7 @@ use super::admission::too_many;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
 use super::error_responses::no_modules_here;
 use super::feeds::is_events_socket;
-use super::memory::no_memory;
+use super::memory::{no_memory, no_share};
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use super::traces;
 use super::uploads::Gathering;
@@ -135,6 +135,7 @@ impl Shard {
                         Gathering::Pieces => break,
                         Gathering::Refused(refusal) => {
                             self.stats.request();
+                            self.trace_refused(connections, conn, refusal.status);
                             self.answer_last(connections, conn, &refusal, head_only);
                             return input.len();
                         }
@@ -274,9 +275,11 @@ impl Shard {
         Slot::Waiting { request: OwnedRequest::copy(view).charged(&self.bodies), meta: self.meta(origin, view), safe }
     }
 
-    /// Whether the body of a request fits beside those that wait or are being worked on.
+    /// Whether the body of a request fits beside those that wait here or are being worked on. What waits for a domain has the same
+    /// limit for itself: see [`Shard::is_full`].
     fn has_room_for(&self, view: &RequestView<'_>) -> bool {
-        view.body.len().saturating_add(self.bodies.bytes()) <= self.limits.bodies_bytes_max
+        let here = self.bodies.bytes().saturating_sub(self.remote.waiting_bytes(None));
+        view.body.len().saturating_add(here) <= self.limits.bodies_bytes_max
     }
 
     pub(super) fn meta(&self, origin: &Origin, view: &RequestView<'_>) -> Meta {
@@ -354,6 +357,11 @@ impl Shard {
         if self.is_full(&generation, view) {
             return self.overloaded(origin, view, out);
         }
+        if !self.has_share(&generation, view.body.len()) {
+            self.stats.memory_refused();
+            no_share().encode(&self.meta(origin, view), out);
+            return Begun::Answered;
+        }
         let expected = generation.expected_bytes(route);
         if self.lacks_memory(expected) {
             generation.doubt(route);
@@ -367,7 +375,7 @@ impl Shard {
         } else {
             self.in_flight += 1;
             let short = generation.is_short(route);
-            self.remote.request(generation, short, request, &self.bodies);
+            self.remote.request(generation, short, request);
         }
         Begun::Running { expected }
     }
@@ -375,11 +383,15 @@ impl Shard {
     /// Whether the module's domain has as many calls in flight as it may have, or there is no room for the body. A limit for each
     /// domain: one that answers nothing must not use up that of the others.
     pub(super) fn is_full(&self, generation: &ShardGen, view: &RequestView<'_>) -> bool {
-        let in_flight = match &self.local {
-            Some(_) => self.in_flight,
-            None => self.remote.in_flight(generation.instance()),
+        let (in_flight, bodies) = match &self.local {
+            Some(_) => (self.in_flight, self.bodies.bytes()),
+            None => {
+                let instance = generation.instance();
+                (self.remote.in_flight(instance), self.remote.waiting_bytes(Some(instance)))
+            }
         };
-        in_flight >= self.limits.in_flight_max || !self.has_room_for(view)
+        let fits = view.body.len().saturating_add(bodies) <= self.limits.bodies_bytes_max;
+        in_flight >= self.limits.in_flight_max || !fits
     }
 
     /// The handler of a fallback route has declined: the next one is asked, and if there is none the server answers.
@@ -474,6 +486,10 @@ impl Shard {
             RequestError::BodyTooLarge => self.grown_too_large(&conn.decoder.head_view()),
             error => ServerAnswer::text(error.status(), format!("{error}\n")),
         };
+        // Without a whole head it is not known which module the request is for.
+        if conn.partial == Partial::Body {
+            self.trace_refused(connections, conn, answer.status);
+        }
         self.answer_last(connections, conn, &answer, head_only);
     }
 
@@ -528,6 +544,12 @@ impl Shard {
     /// Ends a connection that was too slow with `status`.
     pub(super) fn time_out(&mut self, connections: &mut Connections, id: ConnId, status: u16, text: &str) {
         let mut meta = self.error_meta();
+        if let Some(conn) = self.take(id) {
+            if conn.partial == Partial::Body && conn.upload.is_none() {
+                self.trace_refused(connections, &conn, status);
+            }
+            self.put(conn);
+        }
         if let Some(conn) = self.conn(id) {
             conn.last_request_seen = true;
             conn.partial = Partial::None;

@@ -31,8 +31,12 @@ pub(super) struct Trace {
 impl Trace {
     fn tell(&self, answer: &[u8], more: &str) {
         let status = answer.get(STATUS_BYTES - 3..STATUS_BYTES).and_then(|digits| std::str::from_utf8(digits).ok());
+        self.tell_status(status.unwrap_or("-"), more);
+    }
+
+    fn tell_status(&self, status: &str, more: &str) {
         let ms = self.begun.elapsed().as_secs_f64() * 1_000.0;
-        logbook::request(&self.module, &format!("{} {} {ms:.1} ms{more}", self.what, status.unwrap_or("-")));
+        logbook::request(&self.module, &format!("{} {status} {ms:.1} ms{more}", self.what));
     }
 }
 
@@ -44,25 +48,43 @@ impl Shard {
         origin: &Origin,
         view: &RequestView<'_>,
     ) -> Option<Trace> {
-        if !logbook::is_traced() || origin.is_for_server(view.path()) {
+        if !logbook::is_traced() || !origin.serves_modules(view.path()) {
             return None;
         }
-        let table = self.snapshot.table();
-        let module = if view.is_websocket_upgrade() {
-            table.websocket(view.path())?.0
-        } else {
-            match table.route(view.method().as_str(), view.path()) {
-                RouteMatch::Found { module, .. } | RouteMatch::Held { module } => module,
-                _ => return None,
-            }
-        };
-        let module = table.modules().get(module)?.manifest().name.clone();
+        let module = self.snapshot.table().modules().get(self.module_of(view)?)?.manifest().name.clone();
         let query = view.query().map(|query| [b"?", query].concat()).unwrap_or_default();
         let target = [view.path(), &query].concat();
         let target = String::from_utf8_lossy(target.get(..TARGET_BYTES_MAX).unwrap_or(&target));
         let what = visible(&format!("{} {target}", view.method().as_str())).into_owned();
         let at = connections.outbox(origin.id).map_or(0, |outbox| outbox.buffer().len());
         Some(Trace { seq: origin.seq, module, what, begun: Instant::now(), at })
+    }
+
+    /// The module that a request is for: its route or WebSocket matches, or its route would with another method.
+    fn module_of(&self, view: &RequestView<'_>) -> Option<usize> {
+        let (table, path) = (self.snapshot.table(), view.path());
+        let on_route = |method: &str| match table.route(method, path) {
+            RouteMatch::Found { module, .. } | RouteMatch::Held { module } => Ok(module),
+            RouteMatch::MethodNotAllowed { allow } => Err(allow),
+            RouteMatch::NotFound => Err(String::new()),
+        };
+        let socket = || table.websocket(path).map(|(module, _)| module);
+        if view.is_websocket_upgrade() {
+            return socket().or_else(|| on_route("GET").ok());
+        }
+        match on_route(view.method().as_str()) {
+            Ok(module) => Some(module),
+            Err(allow) => allow.split(", ").find_map(|method| on_route(method).ok()).or_else(socket),
+        }
+    }
+
+    /// Tells that the server itself answers the request of `conn` whose head has come, and whose body is not read to its end.
+    pub(super) fn trace_refused(&self, connections: &mut Connections, conn: &Conn, status: u16) {
+        if logbook::is_traced()
+            && let Some(trace) = self.trace(connections, &self.origin(conn, conn.next_seq()), &conn.decoder.head_view())
+        {
+            trace.tell_status(&status.to_string(), "");
+        }
     }
 }
 

@@ -163,6 +163,7 @@ impl Shard {
             Ok(slot) => slot,
             Err(refusal) => {
                 self.stats.overloaded();
+                self.trace_refused(connections, conn, refusal.status);
                 self.answer_last(connections, conn, &refusal, head_only);
                 return true;
             }
@@ -203,6 +204,7 @@ impl Shard {
             }
             Err(refusal) => {
                 let head_only = view.method() == Method::Head;
+                self.trace_refused(connections, conn, refusal.status);
                 self.answer_last(connections, conn, &refusal, head_only);
             }
         }

@@ -259,6 +259,33 @@ HANDLER(hoard) {
     return 0;
 }
 
+#ifdef APART
+/* So many MiB that calls in processes of their own share with this process. */
+static void make_table(cweb_context_t *ctx) {
+    char *table = malloc((size_t)APART << 20);
+    (void)ctx;
+    if (table != NULL) {
+        memset(table, 1, (size_t)APART << 20);
+    }
+}
+
+/* In a process of its own: takes n MiB and stays. */
+HANDLER(apart) {
+    (void)ctx;
+    (void)res;
+    for (int left = atoi(param(req, "n", "0")); left > 0; left--) {
+        char *piece = malloc(1 << 20);
+        if (piece != NULL) {
+            memset(piece, 1, 1 << 20);
+        }
+    }
+    for (;;) {
+        pause();
+    }
+    return 0;
+}
+#endif
+
 HANDLER(pid) {
     (void)ctx;
     (void)req;
@@ -289,8 +316,16 @@ export module_t config = {
                {"/" NAME "/fill", "GET", fill, NONE},
                {"/" NAME "/drop", "GET", drop, NONE},
                {"/" NAME "/hoard", "GET", hoard, NONE},
+#ifdef APART
+               {"/" NAME "/apart", "GET", apart, CWEB_KILLABLE},
+#endif
                {"/" NAME "/pid", "GET", pid, NONE}},
+#ifdef APART
+    .size = 16,
+    .onload = make_table,
+#else
     .size = 15,
+#endif
     .jobs = {{.name = NAME "-job", .run = work}, {.name = NAME "-hang", .run = hang}, {.name = NAME "-chat", .run = chat}},
     .job_size = 3,
 };

@@ -22,6 +22,9 @@ pub struct DomainCalls {
     now_ms: u64,
     /// As long as the highest number in use asks for; numbers are reused, so it is as short as the limit of domains.
     domains: Vec<CallTable>,
+    /// Bodies of requests that have not been handed over, of all domains and beside them; and messages.
+    bodies: Arc<BodyLedger>,
+    messages: Arc<BodyLedger>,
 }
 
 /// The number of the domain in which `instance` processes; `None` if that is this process.
@@ -30,16 +33,17 @@ fn number_of(instance: &dyn Instance) -> Option<usize> {
 }
 
 impl DomainCalls {
-    /// The calls of shard number `shard`: none.
+    /// The calls of shard number `shard`: none. Bodies of requests that wait for their domain count in `bodies`.
     #[must_use]
-    pub fn new(shard: usize) -> Self {
-        Self { shard, now_ms: 0, domains: Vec::new() }
+    pub fn new(shard: usize, bodies: &Arc<BodyLedger>) -> Self {
+        Self { shard, now_ms: 0, domains: Vec::new(), bodies: Arc::clone(bodies), messages: Arc::default() }
     }
 
     fn domain(&mut self, number: usize) -> Option<&mut CallTable> {
         if self.domains.len() <= number {
             let (shard, now_ms) = (self.shard, self.now_ms);
-            self.domains.resize_with(number + 1, || CallTable::new(shard, now_ms));
+            let new = || CallTable::new(shard, now_ms).counted_in(&self.bodies, &self.messages);
+            self.domains.resize_with(number + 1, new);
         }
         self.domains.get_mut(number)
     }
@@ -58,7 +62,12 @@ impl DomainCalls {
 
     /// A domain has died. Gives the outcome of every call that was with it.
     pub fn down(&mut self, domain: usize) -> Vec<Message> {
+        let known = self.domains.get(domain).and_then(CallTable::identity).cloned();
         let outcomes = self.domains.get_mut(domain).map(CallTable::down).unwrap_or_default();
+        if let Some((identity, calls)) = known.zip(self.domains.get(domain)) {
+            // Nobody else says so when its last process is gone.
+            identity.set_held(self.shard, calls.held_bytes());
+        }
         self.tell_ended(domain);
         while self.domains.last().is_some_and(CallTable::is_over) {
             self.domains.pop();
@@ -79,17 +88,10 @@ impl DomainCalls {
         }
     }
 
-    /// Queues a request in the domain of its module, or writes it into the ring at once; [`DomainCalls::flush`] sends it. Its
-    /// body is counted in `ledger` while it waits.
-    pub fn request(
-        &mut self,
-        hold: Arc<dyn GenerationRef>,
-        short: bool,
-        request: NewRequest<'_>,
-        ledger: &Arc<BodyLedger>,
-    ) {
+    /// Queues a request in the domain of its module, or writes it into the ring at once; [`DomainCalls::flush`] sends it.
+    pub fn request(&mut self, hold: Arc<dyn GenerationRef>, short: bool, request: NewRequest<'_>) {
         if let Some(calls) = number_of(hold.instance()).and_then(|number| self.domain(number)) {
-            calls.request(hold, short, request, ledger);
+            calls.request(hold, short, request);
         }
     }
 
@@ -111,6 +113,42 @@ impl DomainCalls {
     #[must_use]
     pub fn lent_bytes(&self) -> usize {
         self.domains.iter().map(CallTable::lent_bytes).sum()
+    }
+
+    /// Bytes of messages of WebSockets that wait for their domain.
+    #[must_use]
+    pub fn messages_bytes(&self) -> usize {
+        self.messages.bytes()
+    }
+
+    /// Bytes of the bodies of requests that wait for the domain of `instance`; `None`: for any domain.
+    #[must_use]
+    pub fn waiting_bytes(&self, instance: Option<&dyn Instance>) -> usize {
+        match instance {
+            Some(instance) => {
+                number_of(instance).and_then(|number| self.domains.get(number)).map_or(0, CallTable::waiting_bytes)
+            }
+            None => self.domains.iter().map(CallTable::waiting_bytes).sum(),
+        }
+    }
+
+    /// Bytes of bodies and messages that the domain of `instance` holds, of all shards: this one's as they are now, the others' as they
+    /// were at their last tick or large body. `None`: it is this process.
+    #[must_use]
+    pub fn held_bytes(&self, instance: &dyn Instance) -> Option<usize> {
+        let module = instance.as_any().downcast_ref::<RemoteModule>()?;
+        let identity = module.domain();
+        identity.set_held(self.shard, self.domains.get(identity.number()).map_or(0, CallTable::held_bytes));
+        Some(identity.held_bytes())
+    }
+
+    /// Tells the other shards what each domain holds.
+    pub fn tell_held(&self) {
+        for calls in &self.domains {
+            if let Some(identity) = calls.identity() {
+                identity.set_held(self.shard, calls.held_bytes());
+            }
+        }
     }
 
     /// Sends what the rings take; once a batch.

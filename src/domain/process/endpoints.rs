@@ -138,6 +138,10 @@ impl RingEndpoints {
         self.domain.name()
     }
 
+    pub(super) fn identity(&self) -> &Arc<Identity> {
+        &self.domain
+    }
+
     /// The number of its domain.
     #[must_use]
     pub fn domain(&self) -> usize {

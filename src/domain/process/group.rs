@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// How old a look at all processes may be, where a domain has children and where it has none.
 const LOOK_AGE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
 
+/// Threads of a process that are asked for children: a process with more is taken to have some.
+const ASKED_MAX: usize = 256;
+
 /// Field 5 of proc_pid_stat(5), counted from the one behind the name.
 const GROUP: usize = 2;
 
@@ -38,10 +41,13 @@ fn look() -> Groups {
     groups
 }
 
-/// Whether a thread of the process `pid` has children.
+/// Whether a thread of the process `pid` has children, or may have.
 fn has_children(pid: u32) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    tasks.into_iter().any(|task| fs::read(task.path().join("children")).is_ok_and(|children| !children.is_empty()))
+    let may_have = |(number, task): (usize, fs::DirEntry)| {
+        number >= ASKED_MAX || fs::read(task.path().join("children")).is_ok_and(|children| !children.is_empty())
+    };
+    tasks.into_iter().enumerate().any(may_have)
 }
 
 /// The processes of the domain whose process is `pid`, that one included, as they were a moment ago. One look serves all domains.

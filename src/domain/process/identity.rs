@@ -1,6 +1,6 @@
 //! Who a domain is: its name, its number, and what is counted of it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -19,7 +19,11 @@ struct Numbers {
 /// What one shard counts of a domain, in a cache line that no other shard writes.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Counter(AtomicU64);
+struct Counters {
+    requests: AtomicU64,
+    /// Bytes of bodies and messages that the domain holds.
+    held: AtomicUsize,
+}
 
 /// A domain's name and number. Shards index their calls by the number: it is the lowest that was free, and free again
 /// when the last that knows of the domain is gone, be it a supervisor, a module or a shard's link.
@@ -27,7 +31,7 @@ struct Counter(AtomicU64);
 pub struct Identity {
     name: String,
     number: usize,
-    requests: Box<[Counter]>,
+    shards: Box<[Counters]>,
     numbers: Arc<Numbers>,
 }
 
@@ -42,7 +46,7 @@ impl Identity {
     /// A further domain of the same server.
     #[must_use]
     pub fn another(&self, name: &str) -> Arc<Self> {
-        Self::taken(name, self.requests.len(), Arc::clone(&self.numbers))
+        Self::taken(name, self.shards.len(), Arc::clone(&self.numbers))
     }
 
     fn taken(name: &str, shards: usize, numbers: Arc<Numbers>) -> Arc<Self> {
@@ -57,8 +61,8 @@ impl Identity {
             }
             free
         };
-        let requests = (0..shards).map(|_| Counter::default()).collect();
-        Arc::new(Self { name: name.to_owned(), number, requests, numbers })
+        let shards = (0..shards).map(|_| Counters::default()).collect();
+        Arc::new(Self { name: name.to_owned(), number, shards, numbers })
     }
 
     /// The domain's name.
@@ -80,7 +84,7 @@ impl Identity {
 
     /// Counts a request. Each shard writes its own counter alone.
     pub(super) fn count_request(&self, shard: usize) {
-        if let Some(Counter(count)) = self.requests.get(shard) {
+        if let Some(Counters { requests: count, .. }) = self.shards.get(shard) {
             count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
@@ -88,7 +92,22 @@ impl Identity {
     /// Requests handed to the domain.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.requests.iter().map(|Counter(count)| count.load(Ordering::Relaxed)).sum()
+        self.shards.iter().map(|shard| shard.requests.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl Identity {
+    /// Bodies and messages of the domain hold `bytes` bytes of shard number `shard`. Each shard writes its own counter alone.
+    pub(super) fn set_held(&self, shard: usize, bytes: usize) {
+        if let Some(counters) = self.shards.get(shard) {
+            counters.held.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that bodies and messages of the domain hold, of all shards. A hint for admission: it orders nothing else.
+    #[must_use]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.held.load(Ordering::Relaxed)).fold(0, usize::saturating_add)
     }
 }
 
@@ -122,5 +141,9 @@ mod tests {
             domain.count_request(shard);
         }
         assert_eq!(domain.requests(), 3);
+        for (shard, bytes) in [(0, 70), (1, 5), (0, 30), (9, 1)] {
+            domain.set_held(shard, bytes);
+        }
+        assert_eq!(domain.held_bytes(), 35);
     }
 }

@@ -1,12 +1,8 @@
 //! How large a process has become: memory, and mappings, of which the kernel allows a process a number.
 
 use super::instance::ProcessInstance;
-use std::collections::HashSet;
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A process is not replaced for its size sooner.
@@ -15,8 +11,9 @@ const AGE_MIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(900);
 /// How often its mappings are counted, for which the kernel has to list them.
 const COUNT_EVERY: Duration = Duration::from_secs(15);
-/// Which part of the time summing up the memory of all domains may take.
-const TOTAL_SHARE: u32 = 50;
+/// The kernel gives so much of the list of mappings in a read; and so many reads a look takes, about ten thousand mappings.
+const LIST_CHUNK_BYTES: usize = 4096;
+const LIST_READS_MAX: usize = 256;
 /// Default of `vm.max_map_count` (`Documentation/admin-guide/sysctl/vm.rst`).
 const MAPPINGS_MAX_DEFAULT: usize = 65_530;
 
@@ -34,6 +31,8 @@ struct Watched {
     since: Instant,
     looked: Instant,
     counted: Instant,
+    /// The count that is under way.
+    count: Option<MappingCount>,
     mappings_max: usize,
 }
 
@@ -47,6 +46,7 @@ impl Watched {
             since: now,
             looked: now,
             counted: now,
+            count: None,
             mappings_max: most / 4 * 3,
         }
     }
@@ -82,11 +82,18 @@ impl MemoryWatch {
                 "its memory has grown by {grown} bytes; the limit is {limit_bytes} (--module-rss-recycle-bytes)"
             ));
         }
-        if now.duration_since(seen.counted) < COUNT_EVERY {
+        if seen.count.is_none() {
+            if now.duration_since(seen.counted) < COUNT_EVERY {
+                return None;
+            }
+            seen.counted = now;
+            seen.count = MappingCount::begin(process.pid());
+        }
+        let mappings = seen.count.as_mut()?.go_on()?;
+        seen.count = None;
+        if mappings <= seen.mappings_max {
             return None;
         }
-        seen.counted = now;
-        let mappings = mappings(process.pid()).filter(|count| *count > seen.mappings_max)?;
         Some(format!("it has {mappings} mappings, and the kernel allows a third more"))
     }
 }
@@ -102,81 +109,29 @@ pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
     Some(kib("VmRSS:")?.saturating_sub(kib("RssShmem:").unwrap_or(0)) * 1024)
 }
 
-/// Memory that goes when the process does: its private pages, its swap, what it maps of shared memory or has in files without a name
-/// that are in memory (memfd_create(2)), whichever is more. `None` if it is gone.
-pub(super) fn used_bytes(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let bytes = |field: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
-        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
-    };
-    Some(bytes("RssAnon:") + bytes("VmSwap:") + bytes("RssShmem:").max(memory_files(pid)))
+/// Counts the mappings of a process: lines of `/proc/PID/maps`. The kernel makes the list while it is read, which takes long where
+/// there are many, so that it is read in parts.
+struct MappingCount {
+    file: File,
+    lines: usize,
 }
 
-/// Bytes of the open files of a process that have no name and are in memory, each once.
-fn memory_files(pid: u32) -> u64 {
-    let dir = format!("/proc/{pid}/fd");
-    let mut seen = HashSet::new();
-    let files = std::fs::read_dir(&dir).into_iter().flatten().flatten().filter_map(|entry| {
-        let data = std::fs::metadata(entry.path()).ok().filter(|data| data.is_file() && data.nlink() == 0)?;
-        let is_new = seen.insert((data.dev(), data.ino()));
-        (is_new && is_memory(&entry.path())).then_some(data.blocks() * 512)
-    });
-    files.sum()
-}
-
-/// Whether an open file is one of memfd_create(2).
-fn is_memory(descriptor: &Path) -> bool {
-    std::fs::read_link(descriptor).is_ok_and(|target| target.as_os_str().as_bytes().starts_with(b"/memfd:"))
-}
-
-/// Watches what all domains use together.
-pub(super) struct TotalWatch {
-    /// Limit in bytes; 0: none.
-    limit_bytes: u64,
-    next: Instant,
-}
-
-impl TotalWatch {
-    pub(super) fn new(limit_bytes: u64) -> Self {
-        Self { limit_bytes, next: Instant::now() }
+impl MappingCount {
+    /// `None` where the server may not read the list.
+    fn begin(pid: u32) -> Option<Self> {
+        Some(Self { file: File::open(format!("/proc/{pid}/maps")).ok()?, lines: 0 })
     }
 
-    /// Ends the largest of `processes` if they use more than the limit together. Looking takes a small part of the time.
-    pub(super) fn look<'a>(&mut self, processes: impl Iterator<Item = &'a Arc<ProcessInstance>>) {
-        let began = Instant::now();
-        if self.limit_bytes == 0 || began < self.next {
-            return;
+    /// Reads on. Returns the count once all is read, or what there is if the rest can't be read.
+    fn go_on(&mut self) -> Option<usize> {
+        let mut chunk = [0; LIST_CHUNK_BYTES];
+        for _ in 0..LIST_READS_MAX {
+            match self.file.read(&mut chunk) {
+                Ok(0) | Err(_) => return Some(self.lines),
+                Ok(count) => self.lines += memchr::memchr_iter(b'\n', chunk.get(..count)?).count(),
+            }
         }
-        let used: Vec<_> = processes
-            .filter(|process| !process.is_dead())
-            .filter_map(|process| Some((used_bytes(process.pid())?, process)))
-            .collect();
-        let sum: u64 = used.iter().map(|(bytes, _)| bytes).sum();
-        let largest = used.iter().max_by_key(|(bytes, _)| *bytes).filter(|_| sum > self.limit_bytes);
-        if let Some((bytes, process)) = largest {
-            process.kill_because(format!(
-                "all domains together used {} MiB of memory and may use {} MiB (--modules-memory-bytes-max); this process used the \
-                 most, {} MiB",
-                sum >> 20,
-                self.limit_bytes >> 20,
-                bytes >> 20
-            ));
-        }
-        self.next = Instant::now() + began.elapsed() * TOTAL_SHARE;
-    }
-}
-
-/// Mappings of a process: lines of `/proc/PID/maps`. `None` where the server may not read that.
-fn mappings(pid: u32) -> Option<usize> {
-    let mut file = std::fs::File::open(format!("/proc/{pid}/maps")).ok()?;
-    let (mut chunk, mut lines) = (vec![0; 64 * 1024], 0);
-    loop {
-        match file.read(&mut chunk) {
-            Ok(0) => return Some(lines),
-            Ok(count) => lines += memchr::memchr_iter(b'\n', chunk.get(..count)?).count(),
-            Err(_) => return None,
-        }
+        None
     }
 }
 
@@ -199,24 +154,33 @@ mod tests {
         let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
         let (resident, expected) = (resident_bytes(pid).unwrap(), pages * rustix::param::page_size() as u64);
         assert!(expected > 100_000 && resident.abs_diff(expected) < 1 << 20, "{resident} and {expected}");
-        assert!((10..1_000).contains(&mappings(pid).unwrap()));
-        assert!(used_bytes(pid).is_some_and(|bytes| bytes > 0 && bytes < 1 << 22));
+        assert!((10..1_000).contains(&MappingCount::begin(pid).unwrap().go_on().unwrap()));
         drop(child.stdin.take());
         child.wait().unwrap();
         assert_eq!((resident_bytes(pid), resident_bytes(u32::MAX)), (None, None));
-        assert_eq!(used_bytes(u32::MAX), None);
+        assert!(MappingCount::begin(u32::MAX).is_none());
     }
 
     #[test]
-    fn a_file_in_memory_counts_once_and_without_being_mapped() {
-        let own = || memory_files(std::process::id());
-        let file = rustix::fs::memfd_create("counted", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        let mut file = std::fs::File::from(file);
-        file.write_all(&vec![1; 64 << 20]).unwrap();
-        let twice = file.try_clone().unwrap();
-        assert!(own() >= 64 << 20);
-        let data = file.metadata().unwrap();
-        assert!(data.nlink() == 0 && data.blocks() * 512 >= 64 << 20 && data.blocks() * 512 < 66 << 20);
-        drop(twice);
+    fn many_mappings_are_counted_in_several_looks() {
+        // Two protections in turn: each page is a mapping of its own.
+        const PAGES: usize = 40_000;
+        let page = rustix::param::page_size();
+        let (kind, none) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, std::ptr::null_mut());
+        // SAFETY: a new mapping, which nothing else uses.
+        let start = unsafe { libc::mmap(none, PAGES * page, libc::PROT_NONE, kind, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        for number in (0..PAGES).step_by(2) {
+            // SAFETY: a page of that mapping.
+            assert_eq!(unsafe { libc::mprotect(start.byte_add(number * page), page, libc::PROT_READ) }, 0);
+        }
+        let mut count = MappingCount::begin(std::process::id()).unwrap();
+        let (mut looks, mut found) = (0, None);
+        while found.is_none() {
+            (looks, found) = (looks + 1, count.go_on());
+        }
+        // SAFETY: that mapping, which nothing uses any more.
+        assert_eq!(unsafe { libc::munmap(start, PAGES * page) }, 0);
+        assert!(looks > 1 && found.is_some_and(|found| found >= PAGES), "{looks} {found:?}");
     }
 }

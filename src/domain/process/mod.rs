@@ -21,6 +21,7 @@
 //! | `hook`, `loader` | time limits of constructors and hooks; the dynamic loader of one process |
 //! | `start`, `instance`, `reader` | one process: its start, its control connection, its end |
 //! | `watch`, `memory_watch` | what the process in service uses of the machine |
+//! | `memory_total`, `memory_use`, `memory_blame` | the memory of all domains together: the limit, the measurement, which domain is ended |
 //! | `control_writer`, `control_reader`, `asked` | messages to the process, messages from it, and its questions; each within limits |
 //! | `job_data`, `handed_files` | questions of a running job to the server, and the answers; descriptors of its files |
 //! | `cgroup` | memory limit of each process |
@@ -64,6 +65,9 @@ mod job_data;
 mod layout;
 mod lifecycle;
 mod loader;
+mod memory_blame;
+mod memory_total;
+mod memory_use;
 mod memory_watch;
 mod orphans;
 mod passing;
@@ -88,7 +92,7 @@ mod workers;
 
 pub use arena::Budgets;
 pub use calls::DomainCalls;
-pub use cgroup::{Cgroups, memory_of_all};
+pub use cgroup::Cgroups;
 pub use core_files::{CoreFile, CoreFiles};
 pub use crash::CrashReport;
 pub use domain::{Domain, DomainConfig, message_bytes_max};

@@ -3,7 +3,7 @@
 use super::core_files;
 use super::crash::CrashReport;
 use super::domain::{Domain, DomainConfig};
-use super::memory_watch::TotalWatch;
+use super::memory_total::TotalWatch;
 use super::remote::RemoteModule;
 use super::watch::{self, Seen};
 use crate::abi::manifest::Manifest;
@@ -294,8 +294,8 @@ impl RegistryShared {
         while !state.stopping {
             drop(state);
             let processes = self.processes();
-            let instances = processes.iter().flat_map(|(_, domain)| domain.shared().processes());
-            total.look(instances.collect::<Vec<_>>().iter());
+            let of = |(name, domain): &(String, Arc<Domain>)| (name.clone(), domain.shared().processes());
+            total.look(&processes.iter().map(of).collect::<Vec<_>>());
             seen.retain(|name, _| processes.iter().any(|(there, _)| there == name));
             for (name, process) in processes {
                 process.look(seen.entry(name).or_default());

@@ -149,7 +149,7 @@ fn nearest<'a>(name: &str, words: &'a Words) -> Option<&'a str> {
 }
 
 /// Letters to insert, take out, replace, or exchange with their neighbours.
-fn distance(from: &[u8], to: &[u8]) -> usize {
+pub(in crate::module) fn distance(from: &[u8], to: &[u8]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=to.len()).collect();
     for (row, letter) in from.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! The cgroup of one process: made, limited, asked what happened, removed.
 
-use super::directory::Version;
+use crate::machine::Version;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -8,18 +8,17 @@
 //! The names tell whose they are: `cweb-DATADIR-PID-NUMBER`, the data directory as a hash, the server's pid, the number
 //! of the process. So servers don't meet, and one finds what an earlier one with its data directory has left.
 
-mod directory;
 mod group;
 
 pub(super) use group::OutOfMemory;
 
 use super::lock;
-use directory::{CgroupDir, Version};
+use crate::machine::{self, CgroupDir, Version};
 use group::{Group, make, remove, rmdir, write};
 use rustix::process::{Pid, test_kill_process};
 use sha2::{Digest, Sha256};
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -27,9 +26,6 @@ use std::time::{Duration, Instant};
 
 /// How long what an earlier server left may be busy. Its processes were killed with it.
 const LEFTOVERS_WAIT: Duration = Duration::from_secs(1);
-/// So much is read of the list of mounts. The system's own come first; a list has been seen that had no end, as one mount
-/// was made inside the other.
-const READ_BYTES_MAX: u64 = 1024 * 1024;
 /// Bytes of the hash in a name.
 const HASH_BYTES: usize = 6;
 
@@ -93,9 +89,8 @@ impl Cgroups {
     /// may have to move into a cgroup below its own, which they inherit. `None`: it can't be; the log says why.
     #[must_use]
     pub fn find(data_dir: &Path, limit_bytes: u64) -> Option<Arc<Self>> {
-        let places = directory::places(&beginning("/proc/self/cgroup"), &beginning("/proc/self/mountinfo"));
         let mut reasons = Vec::new();
-        for CgroupDir { version, dir } in places {
+        for CgroupDir { version, dir } in machine::own_cgroups() {
             match Self::below(version, dir, Names::new(data_dir, std::process::id()), limit_bytes) {
                 Ok(found) => {
                     let base = found.base.display();
@@ -244,39 +239,6 @@ impl Drop for Confined {
     fn drop(&mut self) {
         self.remove();
     }
-}
-
-/// Bytes of memory that the server and its domains can have together: the machine's, or the least limit of the cgroups around the
-/// server. `u64::MAX` where neither is known.
-#[must_use]
-pub fn memory_of_all() -> u64 {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let machine = total.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024));
-    let places = directory::places(&beginning("/proc/self/cgroup"), &beginning("/proc/self/mountinfo"));
-    least_limit(&places).into_iter().chain(machine).min().unwrap_or(u64::MAX)
-}
-
-/// The least limit of memory at `places` and above. No limit is a word, or a number that is too large to be the least.
-fn least_limit(places: &[CgroupDir]) -> Option<u64> {
-    let files = places.iter().flat_map(|place| {
-        let name = match place.version {
-            Version::One => "memory.limit_in_bytes",
-            Version::Two => "memory.max",
-        };
-        place.dir.ancestors().map(move |dir| dir.join(name))
-    });
-    files.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).min()
-}
-
-/// The first lines of a file, [`READ_BYTES_MAX`] at most; none if it can't be read.
-fn beginning(file: impl AsRef<Path>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let read = fs::File::open(file).and_then(|file| file.take(READ_BYTES_MAX).read_to_end(&mut bytes));
-    // A line that was cut off would say something else.
-    let end = memchr::memrchr(b'\n', &bytes).map_or(0, |end| end + 1);
-    bytes.truncate(if read.is_ok() { end } else { 0 });
-    bytes
 }
 
 /// Whether a file that lists controllers has memory.

@@ -37,19 +37,6 @@ fn text(base: &tempfile::TempDir, file: &str) -> String {
 }
 
 #[test]
-fn of_a_long_list_the_beginning_is_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("list");
-    let most = usize::try_from(READ_BYTES_MAX).unwrap();
-    fs::write(&file, "12345678\n".repeat(most)).unwrap();
-    let read = beginning(&file);
-    assert!(read.len() <= most && read.len() > most - 9 && read.ends_with(b"8\n"));
-    fs::write(&file, "one\ntwo\nthr").unwrap();
-    assert_eq!(beginning(&file), b"one\ntwo\n");
-    assert!(beginning(dir.path()).is_empty() && beginning("/nowhere").is_empty());
-}
-
-#[test]
 fn names_tell_data_directory_and_server() {
     let names = Names::new(Path::new("/srv/data"), 42);
     let name = names.of("7");
@@ -147,19 +134,4 @@ fn what_a_killed_server_left_is_removed() {
     let mut left = [alive.of("3"), foreign.of("3"), "user".to_owned()];
     left.sort();
     assert_eq!(dirs(&base), left);
-}
-
-#[test]
-fn the_least_limit_around_the_server_counts() {
-    let base = tempfile::tempdir().unwrap();
-    let own = base.path().join("a/b");
-    fs::create_dir_all(&own).unwrap();
-    let limit = |dir: &str, text: &str| fs::write(base.path().join(dir).join("memory.max"), text).unwrap();
-    let places = [CgroupDir { version: Version::Two, dir: own.clone() }];
-    assert_eq!(least_limit(&places), None);
-    limit("a/b", "max\n");
-    limit("a", "3000\n");
-    limit("", "4000\n");
-    assert_eq!(least_limit(&places), Some(3000));
-    assert!((1 << 20..u64::MAX).contains(&memory_of_all()));
 }

@@ -3,7 +3,7 @@
 use super::super::arena::ExtentRange;
 use crate::abi::manifest::RouteDecl;
 use crate::abi::websocket::Socket;
-use crate::domain::call::{AnswerMeta, GenerationRef, OwnedRequest, SocketEvent};
+use crate::domain::call::{AnswerMeta, Charge, GenerationRef, OwnedRequest, SocketEvent};
 use crate::domain::stream::{CallSlot, Pipe, StreamStart};
 use crate::net::ConnId;
 use std::sync::Arc;
@@ -130,6 +130,8 @@ pub(super) struct Queued {
     pub(super) instance: u64,
     pub(super) short: bool,
     pub(super) payload: Payload,
+    /// What messages count with while they wait; the body of a request counts with the request.
+    pub(super) _charge: Option<Charge>,
 }
 
 /// A call that crosses by a place beside the rings, while it waits for one. It has no ticket.

@@ -1,5 +1,6 @@
 //! The calls a shard has in one domain, while its processes come and go.
 
+use super::super::identity::Identity;
 use super::super::remote::RemoteModule;
 use super::super::wire;
 use super::RingEndpoints;
@@ -7,7 +8,7 @@ use super::call::{Caller, Copying, Large, Payload, Pending, Queued, Sending, Sta
 use super::refusal::{barred, barred_text, refuse};
 use super::session::{KnownSocket, ProcessSession};
 use crate::abi::manifest::RouteDecl;
-use crate::domain::call::{GenerationRef, SocketEvent, Task, failure};
+use crate::domain::call::{BodyLedger, GenerationRef, SocketEvent, Task, failure};
 use crate::domain::inbox::Message;
 use crate::id_map::IdMap;
 use crate::logbook::{self, Kind};
@@ -60,6 +61,9 @@ pub struct CallTable {
     pub(super) missed_since_ms: Option<u64>,
     /// Nothing is sent: the process is to end when it has done what it is at.
     pub(super) draining: bool,
+    /// Bytes of the bodies of requests that wait here, and of messages.
+    pub(super) waiting: Arc<BodyLedger>,
+    messages: Arc<BodyLedger>,
     /// Outcomes of calls that were not sent anywhere.
     pub(super) refused: Vec<Message>,
     /// The domain was told that this shard is about to sleep.
@@ -73,6 +77,13 @@ impl CallTable {
         Self { shard, now_ms, ..Self::default() }
     }
 
+    /// The same, with what waits here counted in these ledgers: bodies of requests, and messages of WebSockets.
+    #[must_use]
+    pub fn counted_in(mut self, bodies: &Arc<BodyLedger>, messages: &Arc<BodyLedger>) -> Self {
+        (self.waiting, self.messages) = (BodyLedger::within(bodies), BodyLedger::within(messages));
+        self
+    }
+
     /// Calls that have no outcome yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -83,6 +94,23 @@ impl CallTable {
     #[must_use]
     pub fn lent_bytes(&self) -> usize {
         self.current.iter().chain(&self.former).map(|session| session.endpoints.requests.used()).sum()
+    }
+
+    /// Bytes of the bodies of requests that wait here.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting.bytes()
+    }
+
+    /// Bytes of bodies and messages that the domain has the server or its processes hold.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.lent_bytes().saturating_add(self.waiting.bytes()).saturating_add(self.messages.bytes())
+    }
+
+    /// The domain, if one of its processes is known here.
+    pub(in crate::domain::process) fn identity(&self) -> Option<&Arc<Identity>> {
+        self.current.iter().chain(&self.former).map(|session| session.endpoints.identity()).next()
     }
 
     /// Whether nothing is lost if this is forgotten: there is neither a domain nor a call.
@@ -345,6 +373,8 @@ impl CallTable {
                 watched = stream.as_ref().map(|stream| Box::new(Watched::Call(Arc::clone(&stream.slot))));
                 let declared = hold.instance().manifest().routes.get(route);
                 (limit_ms, grace) = (declared.and_then(RouteDecl::timeout_ms), grace_ms(declared));
+                // One that another domain has declined counts here from now on.
+                let request = request.charged(&self.waiting);
                 (route, Caller::Request { conn, seq, meta }, Payload::Request { route, request, stream })
             }
             Task::Socket { socket, index, events } => {
@@ -362,6 +392,10 @@ impl CallTable {
         let new = Pending::new(hold, unit, caller, self.now_ms);
         let pending = Pending { limit_ms, grace_ms: grace, watched, ..new };
         self.pending.insert(ticket, pending);
-        self.queue.push_back(Queued { ticket, instance, short, payload });
+        let _charge = match &payload {
+            Payload::Request { .. } => None,
+            Payload::Socket { .. } => self.messages.charge(payload.bytes()),
+        };
+        self.queue.push_back(Queued { ticket, instance, short, payload, _charge });
     }
 }

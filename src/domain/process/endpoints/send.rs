@@ -8,7 +8,7 @@ use super::calls::{CallTable, TICKET_BIT};
 use super::large::COPIED_BYTES_MAX;
 use super::session::{KnownSocket, ProcessSession};
 use crate::domain::Instance;
-use crate::domain::call::{BodyLedger, GenerationRef, NewRequest, SocketEvent};
+use crate::domain::call::{GenerationRef, NewRequest, SocketEvent};
 use crate::domain::ring::PushError;
 use crate::domain::stream::StreamStart;
 use std::sync::Arc;
@@ -16,13 +16,7 @@ use std::sync::Arc;
 impl CallTable {
     /// Queues a request. A small one that nothing waits before goes into the ring at once, and is copied nowhere else;
     /// [`CallTable::flush`] shows it to the domain.
-    pub fn request(
-        &mut self,
-        hold: Arc<dyn GenerationRef>,
-        short: bool,
-        request: NewRequest<'_>,
-        ledger: &Arc<BodyLedger>,
-    ) {
+    pub fn request(&mut self, hold: Arc<dyn GenerationRef>, short: bool, request: NewRequest<'_>) {
         if let Some((ticket, limit_ms, grace_ms)) = self.push_now(&*hold, short, &request) {
             let NewRequest { conn, seq, route, meta, .. } = request;
             let caller = Caller::Request { conn, seq, meta };
@@ -30,7 +24,8 @@ impl CallTable {
             let pending = Pending { limit_ms, grace_ms, stage: Stage::Running, ..new };
             self.pending.insert(ticket, pending);
         } else {
-            self.submit(hold, short, request.copied(ledger));
+            let copied = request.copied(&self.waiting);
+            self.submit(hold, short, copied);
         }
     }
 

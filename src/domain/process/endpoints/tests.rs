@@ -97,7 +97,7 @@ fn a_socket_that_ended_elsewhere_is_forgotten_once_by_those_that_know_it() {
 fn a_shard_that_sleeps_is_woken_by_any_domain_and_numbers_leave_no_holes() {
     let first = Identity::first("default", 1);
     let others = [first.another("a"), first.another("b")];
-    let mut calls = DomainCalls::new(0);
+    let mut calls = DomainCalls::new(0, &Arc::default());
     let mut peers: Vec<Peer> = Vec::new();
     for domain in [&first, &others[0], &others[1]] {
         let (endpoints, peer) = endpoints(domain);

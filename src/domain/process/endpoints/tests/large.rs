@@ -124,6 +124,7 @@ fn a_large_body_is_written_over_several_batches_and_others_pass_it() {
     let body = pattern(3 * MIB, 0);
     bench.ask(0, request(&body));
     bench.ask(1, get());
+    assert_eq!((bench.calls.held_bytes(), bench.calls.waiting_bytes()), (body.len(), body.len()));
     bench.calls.flush();
     let (small, none) = bench.next().unwrap();
     assert!(none.is_empty() && bench.next().is_none(), "the other call is sent, and the large one is not whole");
@@ -131,6 +132,7 @@ fn a_large_body_is_written_over_several_batches_and_others_pass_it() {
     assert_eq!(batches, 3 * MIB / super::super::large::COPIED_BYTES_MAX);
     let (large, given) = bench.next().unwrap();
     assert!(given == body && large > small);
+    assert_eq!((bench.calls.held_bytes(), bench.calls.waiting_bytes()), (body.len(), 0));
     assert_eq!(bench.calls.in_flight(), 2);
     assert_eq!(status(&bench.answer(large)[0]), (bench.conns[0], "200".to_owned()));
     assert_eq!(status(&bench.answer(small)[0]), (bench.conns[1], "200".to_owned()));
@@ -210,7 +212,10 @@ fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
     let events = std::iter::once(SocketEvent::Open { handshake: Some(Box::new(handshake)) }).chain(events).collect();
     let work = Task::Socket { socket, index: 0, events };
     bench.calls.submit(Arc::new(Held(Arc::clone(&bench.module))), true, work);
+    let bytes: usize = texts.iter().map(Vec::len).sum();
+    assert_eq!(bench.calls.held_bytes(), bytes, "they wait here");
     bench.settle();
+    assert!((bytes..bytes + 64 * 1024).contains(&bench.calls.held_bytes()), "they lie with the domain");
     let (ticket, events) = bench.next().unwrap();
     let read = read_events(&events).unwrap();
     assert!(matches!(read[0], Event::Open { session: Some(b"me|0"), .. }));
@@ -226,7 +231,7 @@ fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
     bench.peer.say(&idle);
     assert!(matches!(bench.poll()[..], [Message::SocketIdle { socket: 7 }]));
     bench.settle();
-    assert_eq!(bench.peer.bodies.resident_bytes().unwrap(), 0);
+    assert_eq!((bench.peer.bodies.resident_bytes().unwrap(), bench.calls.held_bytes()), (0, 0));
 }
 
 #[test]
@@ -363,7 +368,7 @@ fn a_request_that_went_into_the_ring_at_once_reaches_a_process_that_is_followed_
     let request = get();
     let view = request.view();
     let new = NewRequest { conn: bench.conns[0], seq: 0, route: 0, view: &view, meta: meta() };
-    bench.calls.request(Arc::new(Held(Arc::clone(&bench.module))), true, new, &Arc::default());
+    bench.calls.request(Arc::new(Held(Arc::clone(&bench.module))), true, new);
     assert!(bench.calls.queue.is_empty(), "it waits for nothing");
     assert!(bench.next().is_none(), "the end of the batch shows it");
     let (endpoints, _next) = endpoints(&bench.domain);

@@ -6,16 +6,20 @@ use std::path::{Component, Path, PathBuf};
 
 /// The two kinds of hierarchies that limit memory (cgroups(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
+pub enum Version {
+    /// Version 1, in which each controller may have a hierarchy of its own.
     One,
+    /// Version 2: one hierarchy for all controllers.
     Two,
 }
 
 /// A directory that is the server's cgroup in a hierarchy that may have the memory controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CgroupDir {
-    pub(super) version: Version,
-    pub(super) dir: PathBuf,
+pub struct CgroupDir {
+    /// The kind of the hierarchy.
+    pub version: Version,
+    /// The directory.
+    pub dir: PathBuf,
 }
 
 /// The places to be tried, the best first, by the contents of `/proc/self/cgroup` (cgroups(7)) and

@@ -1,0 +1,140 @@
+//! Which domain is ended when all of them together use more memory than they may. Sans-IO: bytes and times in, an index out.
+//!
+//! The domain that has grown ends, not the one that is large: a tenant with a large table that it has had for a while
+//! must not pay for a small one that leaks. Growth is measured against the domain's own level, its mean over the last minute.
+//! A domain that grows slower than its own tolerance has not grown; where none has, the largest ends.
+
+use std::time::{Duration, Instant};
+
+/// Samples of a level, and the time between two.
+const SAMPLES: usize = 12;
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+/// Growth below this part of the limit, and below this part of the domain's own level, is none.
+const LIMIT_TOLERANCE: u64 = 64;
+const LEVEL_TOLERANCE: u64 = 8;
+
+/// The memory of one domain over the last minute. Before its first minute is over, the time before it counts as nothing
+/// used: what a young domain uses is growth.
+#[derive(Debug, Default)]
+pub(super) struct Level {
+    samples: [u64; SAMPLES],
+    at: usize,
+    next: Option<Instant>,
+}
+
+impl Level {
+    /// Mean of the last minute, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.samples.iter().map(|bytes| bytes / SAMPLES as u64).sum()
+    }
+
+    /// The domain uses `bytes` at `now`. Called at any rate; a sample is taken every [`SAMPLE_EVERY`].
+    pub(super) fn add(&mut self, now: Instant, bytes: u64) {
+        let mut next = *self.next.get_or_insert(now + SAMPLE_EVERY);
+        // After a pause there is nothing better than what is known now.
+        for _ in 0..SAMPLES {
+            if now < next {
+                break;
+            }
+            if let Some(sample) = self.samples.get_mut(self.at) {
+                *sample = bytes;
+            }
+            self.at = (self.at + 1) % SAMPLES;
+            next += SAMPLE_EVERY;
+        }
+        self.next = Some(if next > now { next } else { now + SAMPLE_EVERY });
+    }
+}
+
+/// The memory of a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Use {
+    /// Bytes that it uses.
+    pub(super) bytes: u64,
+    /// Bytes that it has used lately: [`Level::bytes`].
+    pub(super) level: u64,
+}
+
+/// Why a domain is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// It has grown by the most bytes.
+    Grown,
+    /// No domain has grown, and this one is the largest.
+    Largest,
+}
+
+/// The index of the domain to be ended, if the domains use more than `limit` bytes together.
+pub(super) fn culprit(limit: u64, uses: &[Use]) -> Option<(usize, Blame)> {
+    let sum = uses.iter().fold(0_u64, |sum, of| sum.saturating_add(of.bytes));
+    if sum <= limit {
+        return None;
+    }
+    let grown = uses.iter().enumerate().filter_map(|(index, of)| {
+        let growth = of.bytes.saturating_sub(of.level);
+        (growth > (limit / LIMIT_TOLERANCE).max(of.level / LEVEL_TOLERANCE)).then_some((growth, index))
+    });
+    let largest = || uses.iter().enumerate().max_by_key(|(_, of)| of.bytes).map(|(index, _)| (index, Blame::Largest));
+    grown.max().map(|(_, index)| (index, Blame::Grown)).or_else(largest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// The culprit among domains of (bytes, level), in MiB.
+    fn found(limit: u64, uses: &[(u64, u64)]) -> Option<(usize, Blame)> {
+        let uses: Vec<Use> = uses.iter().map(|(bytes, level)| Use { bytes: bytes * MIB, level: level * MIB }).collect();
+        culprit(limit * MIB, &uses)
+    }
+
+    #[test]
+    fn the_domain_that_has_grown_ends_and_not_the_large_one() {
+        for (limit, uses, expected) in [
+            (4096, &[][..], None),
+            (4096, &[(2048, 2048), (2048, 0)], None),
+            // A steady tenant, and a small one that leaks.
+            (2304, &[(2048, 2048), (300, 20)], Some((1, Blame::Grown))),
+            (2304, &[(2060, 2048), (300, 20), (10, 10)], Some((1, Blame::Grown))),
+            // One that breathes by an eighth of its level has not grown.
+            (2304, &[(2300, 2048), (100, 20)], Some((1, Blame::Grown))),
+            (2304, &[(2340, 2048), (100, 20)], Some((0, Blame::Grown))),
+            // Of two that grow, the one that has grown by more; in bytes, not by its own measure.
+            (1000, &[(700, 100), (500, 10)], Some((0, Blame::Grown))),
+            (1000, &[(505, 100), (500, 10)], Some((1, Blame::Grown))),
+            // A hoarder that waits until a small one takes its usual breath: the hoarder ends.
+            (2304, &[(1900, 1900), (400, 400), (25, 20)], Some((0, Blame::Largest))),
+            (2304, &[(1900, 2000), (500, 500)], Some((0, Blame::Largest))),
+            // Right after the start all is growth.
+            (1000, &[(600, 0), (500, 0)], Some((0, Blame::Grown))),
+            (0, &[(u64::MAX / MIB, 0), (u64::MAX / MIB, 0)], Some((1, Blame::Grown))),
+        ] {
+            assert_eq!(found(limit, uses), expected, "{limit} {uses:?}");
+        }
+    }
+
+    #[test]
+    fn a_level_is_the_mean_of_the_last_minute() {
+        let start = Instant::now();
+        let mut level = Level::default();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        for tick in 0..240 {
+            level.add(at(250 * tick), 1200);
+        }
+        assert_eq!(level.bytes(), 1100, "eleven samples in 59.75 s");
+        level.add(at(60_000), 1200);
+        assert_eq!(level.bytes(), 1200);
+        // A leak is seen against what was before it.
+        for tick in 240..280 {
+            level.add(at(250 * tick), 12_000);
+        }
+        assert_eq!(level.bytes(), 1200 + 10_800 / 12);
+        // After a pause of any length.
+        level.add(at(10_000_000), 24);
+        assert_eq!(level.bytes(), 24);
+        level.add(at(10_004_999), 2400);
+        assert_eq!(level.bytes(), 24);
+    }
+}

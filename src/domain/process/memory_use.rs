@@ -1,0 +1,246 @@
+//! How much memory processes use, as the kernel tells in `/proc`. Reads of unbounded length go on at the next look.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, ReadDir};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Instant;
+
+/// What one process has, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// Private pages and swap. Pages that a fork shares with its parent count in both.
+    pub(super) private: u64,
+    /// What it maps of shared memory and of files in memory.
+    pub(super) shared: u64,
+}
+
+impl Memory {
+    /// By proc_pid_status(5), which costs the kernel little. `None`: the process is gone.
+    pub(super) fn plain(pid: u32) -> Option<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let bytes = |field: &str| field_bytes(&status, field).unwrap_or(0);
+        Some(Self { private: bytes("RssAnon:") + bytes("VmSwap:"), shared: bytes("RssShmem:") })
+    }
+
+    /// Its part of each page, divided by the number of processes that have the page: `smaps_rollup` of proc(5), for which the
+    /// kernel visits all pages. `None`: gone, or not for this process to read.
+    fn proportional(pid: u32) -> Option<Self> {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let bytes = |field: &str| field_bytes(&rollup, field);
+        Some(Self { private: bytes("Pss_Anon:")? + bytes("SwapPss:").unwrap_or(0), shared: bytes("Pss_Shmem:")? })
+    }
+}
+
+/// The value of a line `field N kB`, in bytes.
+fn field_bytes(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// A measurement of a process, and what [`Memory::plain`] said then.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    part: Memory,
+    plain: Memory,
+    at: u64,
+}
+
+/// What is known of the memory of a domain's process and of those forked from it.
+#[derive(Default)]
+pub(super) struct GroupMemory {
+    /// Each process as it is now.
+    members: BTreeMap<u32, Memory>,
+    measured: BTreeMap<u32, Measured>,
+    measurements: u64,
+    files: MemoryFiles,
+}
+
+impl GroupMemory {
+    /// Asks for the plain numbers of all `members`, and looks on at their open files until `until`.
+    pub(super) fn look(&mut self, members: &[u32], until: Instant) {
+        self.members = members.iter().filter_map(|pid| Some((*pid, Memory::plain(*pid)?))).collect();
+        self.measured.retain(|pid, _| self.members.contains_key(pid));
+        self.files.look(members, until);
+    }
+
+    pub(super) fn processes(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Bytes that the processes have in private pages at most: shared ones count in each.
+    pub(super) fn private_at_most(&self) -> u64 {
+        self.members.values().map(|memory| memory.private).sum()
+    }
+
+    /// Measures on until `until`, at least one process: those first that were measured longest ago. A process without others counts as
+    /// it is. Looks on at open files, too.
+    pub(super) fn measure(&mut self, until: Instant) {
+        let alone = self.members.len() < 2;
+        let mut order: Vec<(u64, u32)> = self
+            .members
+            .keys()
+            .filter(|_| !alone)
+            .map(|pid| (self.measured.get(pid).map_or(0, |measured| measured.at), *pid))
+            .collect();
+        order.sort_unstable();
+        for (_, pid) in order {
+            self.measurements += 1;
+            let plain = self.members.get(&pid).copied().unwrap_or_default();
+            if let Some(part) = Memory::proportional(pid) {
+                self.measured.insert(pid, Measured { part, plain, at: self.measurements });
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        let members: Vec<u32> = self.members.keys().copied().collect();
+        self.files.look(&members, until);
+    }
+
+    /// Bytes that go when the processes do, by what is known.
+    ///
+    /// A process that was not measured counts with what it has beyond the smallest, from which the others are taken to be forked; the
+    /// largest with all.
+    pub(super) fn bytes(&self) -> u64 {
+        let smallest = self.members.values().map(|memory| memory.private).min().unwrap_or(0);
+        let largest = self.members.iter().max_by_key(|(_, memory)| memory.private).map(|(pid, _)| *pid);
+        let private = self.members.iter().map(|(pid, now)| match self.measured.get(pid) {
+            Some(known) if self.members.len() > 1 => {
+                (known.part.private + now.private.saturating_sub(known.plain.private)).min(now.private)
+            }
+            _ if Some(*pid) == largest => now.private,
+            _ => now.private.saturating_sub(smallest),
+        });
+        let shared_once = self.members.values().map(|memory| memory.shared).max().unwrap_or(0);
+        let shared: u64 = self.measured.values().map(|measured| measured.part.shared).sum();
+        private.sum::<u64>() + shared_once.max(shared).max(self.files.bytes())
+    }
+}
+
+/// The open files of processes that have no name and are in memory (memfd_create(2)), each once. A module can have many
+/// thousand descriptors, so one pass over them may take several looks.
+#[derive(Default)]
+struct MemoryFiles {
+    is_under_way: bool,
+    /// What this pass has seen: bytes by device and inode.
+    seen: HashMap<(u64, u64), u64>,
+    /// Processes that this pass has still to look at, and the list of descriptors that it is in.
+    left: Vec<u32>,
+    list: Option<ReadDir>,
+    /// Bytes that the last complete pass has seen.
+    complete: u64,
+}
+
+impl MemoryFiles {
+    fn bytes(&self) -> u64 {
+        self.complete.max(self.seen.values().sum())
+    }
+
+    /// Goes on with the pass until `until` or its end. A pass that has ended begins again at the next look.
+    fn look(&mut self, members: &[u32], until: Instant) {
+        if !std::mem::replace(&mut self.is_under_way, true) {
+            self.left = members.to_vec();
+        }
+        loop {
+            let Some(list) = &mut self.list else {
+                let Some(pid) = self.left.pop() else { break };
+                self.list = fs::read_dir(format!("/proc/{pid}/fd")).ok();
+                continue;
+            };
+            match list.next() {
+                Some(Ok(entry)) => self.seen.extend(memory_file(&entry.path())),
+                Some(Err(_)) | None => self.list = None,
+            }
+            if Instant::now() >= until {
+                return;
+            }
+        }
+        self.is_under_way = false;
+        self.complete = self.seen.drain().map(|(_, bytes)| bytes).sum();
+    }
+}
+
+/// The device, inode and bytes of an open file, if it is one of memfd_create(2). Most descriptors cost one system call.
+fn memory_file(descriptor: &Path) -> Option<((u64, u64), u64)> {
+    let target = fs::read_link(descriptor).ok()?;
+    if !target.as_os_str().as_bytes().starts_with(b"/memfd:") {
+        return None;
+    }
+    let data = fs::metadata(descriptor).ok().filter(|data| data.is_file() && data.nlink() == 0)?;
+    Some(((data.dev(), data.ino()), data.blocks().saturating_mul(512)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn a_process_alone_counts_as_it_is() {
+        let (stdin, stdout) = (Stdio::piped(), Stdio::piped());
+        let mut child = Command::new("cat").stdin(stdin).stdout(stdout).spawn().unwrap();
+        child.stdin.as_mut().unwrap().write_all(b".").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let mut memory = GroupMemory::default();
+        memory.look(&[child.id(), u32::MAX], later());
+        memory.measure(later());
+        assert!(memory.processes() == 1 && (1..1 << 22).contains(&memory.bytes()), "{}", memory.bytes());
+        assert_eq!(memory.bytes(), memory.private_at_most() + memory.members[&child.id()].shared);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        memory.look(&[child.id()], later());
+        assert_eq!((memory.bytes(), Memory::plain(u32::MAX)), (0, None));
+    }
+
+    #[test]
+    fn a_file_in_memory_counts_once_and_without_being_mapped_however_many_descriptors_there_are() {
+        let file = rustix::fs::memfd_create("counted", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let mut file = fs::File::from(file);
+        file.write_all(&vec![1; 64 << 20]).unwrap();
+        let twice = file.try_clone().unwrap();
+        let own = std::process::id();
+        let mut files = MemoryFiles::default();
+        let mut looks = 0;
+        // Each look is over at once, and sees one descriptor.
+        while files.complete == 0 {
+            files.look(&[own], Instant::now());
+            looks += 1;
+            assert!(looks < 100_000);
+        }
+        assert!(looks > 5 && files.complete >= 64 << 20, "{looks}");
+        let descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&twice));
+        let (_, bytes) = memory_file(Path::new(&descriptor)).unwrap();
+        assert!((64 << 20..66 << 20).contains(&bytes), "{bytes}");
+        assert_eq!(memory_file(Path::new("/proc/self/exe")), None);
+    }
+
+    #[test]
+    fn what_is_shared_after_a_fork_counts_once() {
+        let of = |private: u64, shared: u64| Memory { private, shared };
+        let members = [(1, of(1_000, 20)), (2, of(950, 20)), (3, of(1_150, 0))];
+        let mut group = GroupMemory { members: BTreeMap::from(members), ..GroupMemory::default() };
+        // 2 is what the others are forked from; 3 has 200 of its own.
+        assert_eq!((group.private_at_most(), group.bytes()), (3_100, 50 + 1_150 + 20));
+        // Once measured: what each has, and what it has grown since.
+        let measured = |part: Memory, plain: Memory| Measured { part, plain, at: 1 };
+        group.measured = BTreeMap::from([
+            (1, measured(of(333, 15), of(1_000, 20))),
+            (2, measured(of(333, 15), of(950, 20))),
+            (3, measured(of(700, 0), of(1_050, 0))),
+        ]);
+        assert_eq!(group.bytes(), 333 + 333 + 700 + 100 + 30);
+        group.members.retain(|pid, _| *pid == 3);
+        group.measured.retain(|pid, _| *pid == 3);
+        assert_eq!(group.bytes(), 1_150, "alone, it has all");
+        group.files.complete = 5_000;
+        assert_eq!(group.bytes(), 6_150);
+    }
+}

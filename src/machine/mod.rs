@@ -1,0 +1,121 @@
+//! How much memory there is for the server and its domains: the machine's, or what the cgroups around the server leave of it.
+//!
+//! Inputs are files of `/proc` and of the cgroup hierarchies; outputs are numbers of bytes and directories. Nothing here sets a
+//! limit, and no other part of the crate reads these files for itself.
+
+mod cgroups;
+
+pub use cgroups::{CgroupDir, Version};
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+/// So much is read of the list of mounts. The system's own come first; a list has been seen that had no end, as one mount
+/// was made inside the other.
+const READ_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The directories that are this process's cgroup in a hierarchy that may have the memory controller, the best first.
+#[must_use]
+pub fn own_cgroups() -> Vec<CgroupDir> {
+    cgroups::places(&beginning("/proc/self/cgroup"), &beginning("/proc/self/mountinfo"))
+}
+
+/// Bytes of memory that the server and its domains can have together: the machine's, or the least limit of the cgroups around the
+/// server. `u64::MAX` where neither is known.
+#[must_use]
+pub fn memory_bytes() -> u64 {
+    let machine = Meminfo::read().bytes("MemTotal");
+    least_limit(&own_cgroups()).into_iter().chain(machine).min().unwrap_or(u64::MAX)
+}
+
+/// Most bytes that can lie in shared memory, in files in memory and in swap on the whole machine now, whoever's they are.
+/// `u64::MAX` where that is not known.
+#[must_use]
+pub fn shared_bytes_at_most() -> u64 {
+    let meminfo = Meminfo::read();
+    let swapped = meminfo.bytes("SwapTotal").zip(meminfo.bytes("SwapFree")).map(|(all, free)| all.saturating_sub(free));
+    meminfo.bytes("Shmem").zip(swapped).map_or(u64::MAX, |(shared, swapped)| shared.saturating_add(swapped))
+}
+
+/// The text of `/proc/meminfo` (proc_meminfo(5)).
+struct Meminfo(String);
+
+impl Meminfo {
+    fn read() -> Self {
+        Self(fs::read_to_string("/proc/meminfo").unwrap_or_default())
+    }
+
+    /// The value of a line `field: N kB`, in bytes.
+    fn bytes(&self, field: &str) -> Option<u64> {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    }
+}
+
+/// The least limit of memory at `places` and above. No limit is a word, or a number that is too large to be the least.
+fn least_limit(places: &[CgroupDir]) -> Option<u64> {
+    let files = places.iter().flat_map(|place| {
+        let name = match place.version {
+            Version::One => "memory.limit_in_bytes",
+            Version::Two => "memory.max",
+        };
+        place.dir.ancestors().map(move |dir| dir.join(name))
+    });
+    files.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).min()
+}
+
+/// The first lines of a file, [`READ_BYTES_MAX`] at most; none if it can't be read.
+fn beginning(file: impl AsRef<Path>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(file).and_then(|file| file.take(READ_BYTES_MAX).read_to_end(&mut bytes));
+    // A line that was cut off would say something else.
+    let end = memchr::memrchr(b'\n', &bytes).map_or(0, |end| end + 1);
+    bytes.truncate(if read.is_ok() { end } else { 0 });
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_list_the_beginning_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("list");
+        let most = usize::try_from(READ_BYTES_MAX).unwrap();
+        fs::write(&file, "12345678\n".repeat(most)).unwrap();
+        let read = beginning(&file);
+        assert!(read.len() <= most && read.len() > most - 9 && read.ends_with(b"8\n"));
+        fs::write(&file, "one\ntwo\nthr").unwrap();
+        assert_eq!(beginning(&file), b"one\ntwo\n");
+        assert!(beginning(dir.path()).is_empty() && beginning("/nowhere").is_empty());
+    }
+
+    #[test]
+    fn the_least_limit_around_the_server_counts() {
+        let base = tempfile::tempdir().unwrap();
+        let own = base.path().join("a/b");
+        fs::create_dir_all(&own).unwrap();
+        let limit = |file: &str, text: &str| fs::write(base.path().join(file), text).unwrap();
+        let mut places = vec![CgroupDir { version: Version::Two, dir: own.clone() }];
+        assert_eq!(least_limit(&places), None);
+        limit("a/b/memory.max", "max\n");
+        limit("a/memory.max", "3000\n");
+        limit("memory.max", "4000\n");
+        assert_eq!(least_limit(&places), Some(3000));
+        // Version 1 has a very large number for no limit.
+        limit("a/b/memory.limit_in_bytes", "9223372036854771712\n");
+        limit("memory.limit_in_bytes", "2000\n");
+        places.push(CgroupDir { version: Version::One, dir: own });
+        assert_eq!(least_limit(&places), Some(2000));
+        assert!((1 << 20..u64::MAX).contains(&memory_bytes()) && shared_bytes_at_most() < u64::MAX);
+    }
+
+    #[test]
+    fn numbers_of_the_machine_are_in_bytes() {
+        let meminfo = Meminfo("MemTotal:       24 kB\nShmem: 3 kB\nShmemHugePages: 7 kB\n".to_owned());
+        assert_eq!((meminfo.bytes("MemTotal"), meminfo.bytes("Shmem")), (Some(24 * 1024), Some(3 * 1024)));
+        assert_eq!((meminfo.bytes("Mem"), meminfo.bytes("SwapFree")), (None, None));
+    }
+}
