@@ -592,7 +592,8 @@ fn a_slow_reader_gets_everything_and_holds_up_nobody() {
     let mut slow = server.websocket(&format!("/jobs/ws?id={uuid}"));
     slow.read().unwrap();
     let mut slow_feed = server.websocket("/jobs/events?cursor=start");
-    slow_feed.read().unwrap();
+    let first = slow_feed.read().unwrap();
+    assert!(first.to_text().unwrap().contains("\"type\":"), "no cursor by itself: there were events at once: {first}");
     // The job ends although nobody reads.
     eventually("the job ends", || status(&server, &uuid)["state"] == "done");
     let mut last = 1;
@@ -618,7 +619,8 @@ fn a_slow_reader_gets_everything_and_holds_up_nobody() {
     loop {
         match slow_feed.read().unwrap() {
             Message::Text(text) => {
-                count += 1;
+                // On a busy machine the heartbeat comes meanwhile: a cursor without a type.
+                count += usize::from(text.contains("\"type\":"));
                 if text.contains("\"type\":\"done\"") {
                     break;
                 }
@@ -628,7 +630,7 @@ fn a_slow_reader_gets_everything_and_holds_up_nobody() {
             _ => {}
         }
     }
-    assert_eq!(count, 5_003, "all events, and no cursor by itself: there were events at once");
+    assert_eq!(count, 5_003, "all events");
 }
 
 #[test]

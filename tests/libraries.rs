@@ -64,12 +64,8 @@ fn what_can_not_be_linked_is_said() {
     let sends = "static int h(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c;\n\
          return cweb_send_file_from(q, r, \"static\", \"x\", CWEB_FILE_PLAIN); }";
     let refused = server.try_deploy(&code_module(sends)).text();
-    for name in ["cweb_send_file_from", "CWEB_FILE_PLAIN"] {
-        assert!(
-            refused.contains(&format!("{name} is declared in <cweb_file.h>: add #include <cweb_file.h>")),
-            "{refused}"
-        );
-    }
+    let hint = "cweb_send_file_from, CWEB_FILE_PLAIN are declared in <cweb_file.h>: add #include <cweb_file.h>";
+    assert!(refused.contains(hint), "{refused}");
     // In a comment or a text it asks for nothing.
     server.deploy(&with_pragma("/* #pragma cweb link(\"../z\") */ // #pragma cweb x"));
     drop(server);

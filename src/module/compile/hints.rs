@@ -112,19 +112,27 @@ fn undeclared(text: &str) -> String {
             }
         }
     }
-    let mut hints = String::new();
+    let mut by_header: Vec<(&str, Vec<&str>)> = Vec::new();
     let mut of_others = false;
     for (name, is_function) in names {
-        if let Some(header) = header_of(name) {
-            let (Name::Plain(name) | Name::Structure(name)) = name;
-            // <cweb.h> brings this header, unless the source was read in an older dialect; another message has said so.
-            if BY_CWEB_H.contains(&header) {
-                continue;
-            }
-            hints.push_str(&format!("\n{name} is declared in <{header}>: add #include <{header}>\n"));
-        } else {
+        let Some(header) = header_of(name) else {
             of_others |= is_function;
+            continue;
+        };
+        let (Name::Plain(name) | Name::Structure(name)) = name;
+        // <cweb.h> brings these headers, unless the source was read in an older dialect; another message has said so.
+        if BY_CWEB_H.contains(&header) {
+            continue;
         }
+        match by_header.iter_mut().find(|(known, _)| *known == header) {
+            Some((_, names)) => names.push(name),
+            None => by_header.push((header, vec![name])),
+        }
+    }
+    let mut hints = String::new();
+    for (header, names) in by_header {
+        let are = if names.len() > 1 { "are" } else { "is" };
+        hints.push_str(&format!("\n{} {are} declared in <{header}>: add #include <{header}>\n", names.join(", ")));
     }
     if of_others {
         hints.push_str(
@@ -249,6 +257,14 @@ mod tests {
             let said = with_hints(line.into());
             assert_eq!(said, format!("{line}\n{name} is declared in <{header}>: add #include <{header}>\n"));
         }
+        let said = with_hints(
+            "implicit declaration of function ‘cweb_read’\n‘CWEB_AGAIN’ undeclared\nunknown type name ‘cweb_stream_t’"
+                .into(),
+        );
+        assert!(
+            said.contains("\ncweb_read, CWEB_AGAIN, cweb_stream_t are declared in <cweb_stream.h>: add #inc"),
+            "{said}"
+        );
         for line in
             ["‘x’ undeclared (first use", "unknown type name 'my_t'", "‘HTTP_200_OK’ undeclared", "undeclared", ""]
         {
