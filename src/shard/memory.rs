@@ -13,9 +13,11 @@
 
 use super::Shard;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
-use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
+use super::snapshot::ANSWER_BYTES_UNKNOWN;
 use crate::abi::allocator;
-use crate::domain::call::GenerationRef;
+use crate::domain::Instance;
+use crate::domain::call::BodyLedger;
+use crate::domain::process::DomainCalls;
 use crate::net::{ConnId, Connections};
 use crate::server_response::ServerAnswer;
 use crate::shard_stats::ShardStats;
@@ -101,6 +103,32 @@ fn may_hold(held: usize, free: usize, bytes: usize) -> bool {
     held == 0 || held.saturating_add(bytes) <= free
 }
 
+impl Memory {
+    /// Tells the others what the shard holds, with what its connections held the last time: bodies go to domains in bursts, also between
+    /// two ticks. Gives what all hold together.
+    fn tell_bodies(&mut self, remote: &DomainCalls, bodies: &BodyLedger, stats: &ShardStats) -> usize {
+        self.lent = remote.lent_bytes();
+        let connections = self.held + self.told_sending + self.told_open;
+        stats.set_memory(connections + bodies.bytes() + remote.messages_bytes() + self.lent);
+        self.budget.used()
+    }
+
+    /// Whether the domain of `instance` may hold `bytes` bytes more of the budget.
+    pub(super) fn has_share(
+        &mut self,
+        (remote, bodies, stats): (&DomainCalls, &BodyLedger, &ShardStats),
+        instance: &dyn Instance,
+        bytes: usize,
+    ) -> bool {
+        if bytes < HELD_BYTES_MIN {
+            return true;
+        }
+        let Some(held) = remote.held_bytes(instance) else { return true };
+        let used = self.tell_bodies(remote, bodies, stats);
+        may_hold(held, self.budget.bytes_max.saturating_sub(used), bytes)
+    }
+}
+
 fn is_large_answer(expected: usize) -> bool {
     expected >= ANSWER_BYTES_MIN && expected != ANSWER_BYTES_UNKNOWN
 }
@@ -125,27 +153,9 @@ impl Shard {
     fn tell_memory(&mut self, connections: &Connections) -> usize {
         self.memory.told_sending = connections.held_bytes();
         self.memory.told_open = connections.len() * CONN_BYTES;
-        let used = self.tell_bodies();
+        let used = self.memory.tell_bodies(&self.remote, &self.bodies, &self.stats);
         self.memory.is_short = used > self.memory.budget.bytes_max / 8 * SHORT_EIGHTHS;
         used
-    }
-
-    /// The same with what connections held the last time: bodies go to domains in bursts, also between two ticks.
-    fn tell_bodies(&mut self) -> usize {
-        self.memory.lent = self.remote.lent_bytes();
-        let connections = self.memory.held + self.memory.told_sending + self.memory.told_open;
-        let handed_out = self.bodies.bytes() + self.remote.messages_bytes() + self.memory.lent;
-        self.stats.set_memory(connections + handed_out);
-        self.memory.budget.used()
-    }
-
-    /// Whether the domain of `generation` may hold `bytes` bytes more of the budget.
-    pub(super) fn has_share(&mut self, generation: &ShardGen, bytes: usize) -> bool {
-        if bytes < HELD_BYTES_MIN {
-            return true;
-        }
-        let Some(held) = self.remote.held_bytes(generation.instance()) else { return true };
-        may_hold(held, self.memory.budget.bytes_max.saturating_sub(self.tell_bodies()), bytes)
     }
 
     /// Bytes that the client of `conn` has sent and that are kept, and those of answers.

@@ -357,7 +357,8 @@ impl Shard {
         if self.is_full(&generation, view) {
             return self.overloaded(origin, view, out);
         }
-        if !self.has_share(&generation, view.body.len()) {
+        let shared = (&self.remote, &*self.bodies, &*self.stats);
+        if !self.memory.has_share(shared, generation.instance(), view.body.len()) {
             self.stats.memory_refused();
             no_share().encode(&self.meta(origin, view), out);
             return Begun::Answered;

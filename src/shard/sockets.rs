@@ -257,12 +257,11 @@ impl Shard {
             self.forget_socket(key);
             return;
         };
-        let bytes = state.pending_bytes;
-        if !self.has_share(&generation, bytes) {
+        let shared = (&self.remote, &*self.bodies, &*self.stats);
+        if !self.memory.has_share(shared, generation.instance(), state.pending_bytes) {
             self.stats.memory_refused();
             return self.give_up_socket(connections, key);
         }
-        let Some(state) = self.sockets.states.get_mut(&key) else { return };
         state.busy = true;
         state.busy_bytes = std::mem::take(&mut state.pending_bytes);
         let events = std::mem::take(&mut state.pending);
