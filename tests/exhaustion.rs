@@ -225,7 +225,15 @@ fn a_domain_whose_handlers_hang_leaves_memory_to_the_others_whoever_has_left() {
         let answer = server.post(&format!("/mgnt?domain={name}"), holder(name).as_bytes());
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
-    let holding = || server.get("/evil/holding").text().parse::<usize>().unwrap();
+    // Refused while all that was sent has not been refused.
+    let holding = || {
+        let mut held = None;
+        eventually("a number", || {
+            held = server.get("/evil/holding").text().parse::<usize>().ok();
+            held.is_some()
+        });
+        held.unwrap()
+    };
     let held = || metric(&server, "cweb_memory_bytes");
     let others_are_served = |what: &str| {
         let answer = server.post("/good/take", &[b'x'; MIB]);

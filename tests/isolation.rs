@@ -33,8 +33,8 @@ H(scribble) { (void)c; (void)q; (void)r;
   while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
     unsigned long from, to; char mode[8];
     if (strstr(line, "memfd:") != NULL && sscanf(line, "%lx-%lx %7s", &from, &to, mode) == 3 && mode[1] == 'w')
-      /* The beginning whole, where the rings are; of the gigabytes behind it some of each page. */
-      for (unsigned long at = from; at < to; at += at - from < 1ul << 21 ? 1 : 1021)
+      /* The beginning whole, where the rings are; of the gigabytes behind it a byte in each 16th page. */
+      for (unsigned long at = from; at < to; at += at - from < 1ul << 21 ? 1 : 65521)
         ((volatile unsigned char *)at)[0] = (unsigned char)(at * 2654435761u >> 13);
   }
   strcpy(r->body, "scribbled"); return 0; }

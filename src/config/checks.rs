@@ -166,7 +166,8 @@ impl Config {
         });
         let crashes_fit = self.crash_limit <= CRASHES_MAX;
         problems.check(!crashes_fit, || format!("--crash-limit must be from 0 to {CRASHES_MAX}"));
-        // A head crosses to the process of the modules in one record of its ring, which holds 256 KiB.
+        // A head crosses to the process of the modules in one record of its ring, which holds 256 KiB: with 16 bytes for each of at
+        // most 1024 fields, and a body below 32 KiB.
         let head_fits = (256..=131_072).contains(&self.head_bytes_max);
         problems.check(!head_fits, || "--head-bytes-max must be from 256 to 131072".to_owned());
         let retention_fits = (1..=JOB_RETENTION_S_MAX).contains(&self.job_retention_s);

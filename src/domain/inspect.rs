@@ -24,10 +24,12 @@ use std::time::{Duration, Instant};
 
 /// What the child waits for on its standard input.
 const GO: u8 = b'\n';
-/// How long a child that has closed its standard output may take to end by itself,
-const EXIT_WAIT: Duration = Duration::from_secs(2);
-/// and how often that is looked at.
+/// How long a child that has closed its standard output may take to end by itself.
+const EXIT_WAIT: Duration = Duration::from_secs(1);
+/// The first pause between two looks whether the child has ended; each pause is twice as long as the one before,
 const EXIT_LOOK: Duration = Duration::from_micros(250);
+/// up to this.
+const EXIT_LOOK_MAX: Duration = Duration::from_millis(8);
 
 /// A manifest is a few KiB; what is longer is no manifest.
 const REPORT_BYTES_MAX: u64 = 1024 * 1024;
@@ -168,8 +170,10 @@ pub fn end(child: &mut Child, hung: bool) -> std::io::Result<ExitStatus> {
         // is not reaped by that, so its id, which is its group's too, can't name another process.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         let deadline = Instant::now() + if hung { Duration::ZERO } else { EXIT_WAIT };
+        let mut pause = EXIT_LOOK;
         while matches!(waitid(WaitId::Pid(group), options), Ok(None)) && Instant::now() < deadline {
-            std::thread::sleep(EXIT_LOOK);
+            std::thread::sleep(pause);
+            pause = EXIT_LOOK_MAX.min(2 * pause);
         }
         let _ = kill_process_group(group, Signal::KILL);
     }

@@ -4,7 +4,7 @@ mod held;
 mod sending;
 
 use super::CloseReason;
-use super::outbox::{Outbox, SEND_BYTES_MAX, Sent};
+use super::outbox::{Outbox, SEND_BYTES_MAX};
 use super::sys;
 use super::tls::{Acceptor, Session, Tls};
 use super::waker::Waker;
@@ -43,7 +43,8 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Memory of the spare buffers kept for connections that have something to send: a batch of some hundred small answers.
 const SPARE_BYTES_MAX: usize = 256 * 1024;
-/// Bytes that one turn sends before each connection has the smallest share: those that wait for short answers wait that long.
+/// Bytes that one turn sends before each connection has the smallest share. Clients that wait for short answers wait as long as these
+/// bytes take.
 const TURN_BYTES: usize = 1024 * 1024;
 /// The smallest share, of which each system call is still worth its while.
 const SHARE_BYTES_MIN: usize = 64 * 1024;
@@ -68,6 +69,8 @@ struct ConnIo {
     /// What stands between the outbox and the socket of a TLS connection.
     tls: Option<Box<Tls>>,
     dirty: bool,
+    /// Its share of this turn is sent; the next turn sends on.
+    spent: bool,
     /// The socket takes no more for now; the driver waits for it.
     blocked: bool,
     /// The application waits for all to be sent.
@@ -91,6 +94,8 @@ pub(super) enum Flushed {
     Blocked,
     /// What comes next is read from a disk; then it is flushed again.
     Waits,
+    /// The share of this turn is sent: the next turn flushes again.
+    Spent,
     /// Sending failed with this errno: the connection is dead.
     Failed(i32),
 }
@@ -130,6 +135,8 @@ pub struct Connections {
     sealing: Vec<u8>,
     /// Bytes that this turn may still send before each connection has the smallest share.
     turn_bytes: usize,
+    /// Connections whose share of this turn is sent.
+    spent: Vec<ConnId>,
     /// Reads files that are not in memory; without one they are read where they are sent.
     warmer: Option<Warmer>,
 }
@@ -183,6 +190,7 @@ impl Connections {
         }
         let taken = sys::send(entry.fd, bytes).unwrap_or(0);
         entry.outbox.sent_past(taken);
+        self.turn_bytes = self.turn_bytes.saturating_sub(taken);
         taken
     }
 
@@ -306,6 +314,7 @@ impl Connections {
             outbox: Outbox::default(),
             tls: None,
             dirty: false,
+            spent: false,
             blocked: false,
             awaited: false,
             reading: true,
@@ -445,11 +454,6 @@ impl Connections {
         }
     }
 
-    /// A turn of the driver begins: others have been served.
-    pub(super) fn begin_turn(&mut self) {
-        self.turn_bytes = TURN_BYTES;
-    }
-
     /// Connections with something to do at the end of a batch.
     pub(super) fn take_dirty(&mut self) -> Vec<ConnId> {
         self.resume_warmed();
@@ -467,82 +471,6 @@ impl Connections {
     /// The connections of which all has been sent since the last call, as far as [`Connections::await_sent`] asked.
     pub(super) fn take_sent(&mut self) -> Vec<ConnId> {
         std::mem::take(&mut self.sent)
-    }
-
-    /// Sends what is queued on `conn`. `Blocked` is returned once; the driver then calls [`Connections::writable`].
-    pub(super) fn flush(&mut self, conn: ConnId) -> Flushed {
-        let flushed = self.send_queued(conn);
-        self.weigh(conn);
-        flushed
-    }
-
-    fn send_queued(&mut self, conn: ConnId) -> Flushed {
-        let place = self.places.get_mut(conn.index()).and_then(Option::as_mut);
-        let Some(entry) = place.filter(|entry| entry.id == conn) else { return Flushed::All };
-        entry.dirty = false;
-        if entry.blocked || entry.closing == Closing::Aborted {
-            return Flushed::All;
-        }
-        let share = self.turn_bytes.clamp(SHARE_BYTES_MIN, SEND_BYTES_MAX);
-        let before = entry.outbox.sent_total();
-        let sent = match entry.send(&mut self.sealing, share) {
-            // Where it can't be read for it, it is read where it is sent.
-            Ok(Sent::Cold(range)) => {
-                let end = range.end();
-                if self.warmer.as_ref().is_some_and(|warmer| warmer.order(conn, range)) {
-                    (entry.blocked, entry.awaited) = (true, true);
-                    return Flushed::Waits;
-                }
-                entry.outbox.warmed(end);
-                entry.send(&mut self.sealing, share)
-            }
-            sent => sent,
-        };
-        self.turn_bytes = self.turn_bytes.saturating_sub(entry.outbox.sent_total().wrapping_sub(before));
-        match sent {
-            Ok(Sent::All) => {
-                let spare = entry.outbox.take_spare();
-                if std::mem::take(&mut entry.awaited) {
-                    self.sent.push(conn);
-                }
-                if entry.closing == Closing::AfterFlush {
-                    sys::shutdown(entry.fd, Shutdown::Write);
-                    entry.closing = Closing::Lingering(Instant::now() + LINGER);
-                    if let Some(reader) = entry.reader.take() {
-                        reader.wake();
-                    }
-                    self.lingering.push(conn);
-                }
-                if let Some(spare) = spare
-                    && self.spare_bytes + spare.capacity() <= SPARE_BYTES_MAX
-                {
-                    self.spare_bytes += spare.capacity();
-                    self.spares.push(spare);
-                }
-                Flushed::All
-            }
-            // One more part that is cold: it has its turn like the others.
-            Ok(Sent::Blocked | Sent::Cold(_)) => {
-                entry.blocked = true;
-                Flushed::Blocked
-            }
-            Err(error) => {
-                let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                entry.failed = Some(errno);
-                self.abort(conn);
-                Flushed::Failed(errno)
-            }
-        }
-    }
-
-    /// The socket of `conn` takes bytes again.
-    pub(super) fn writable(&mut self, conn: ConnId) -> Flushed {
-        if let Some(entry) = self.get_mut(conn) {
-            entry.blocked = false;
-            // Its driver says so anyway.
-            entry.awaited = false;
-        }
-        self.flush(conn)
     }
 
     /// Moves at most `room` of the bytes queued on `conn` to `out`, as a socket would take them. Returns whether none is

@@ -4,7 +4,8 @@
 //! shard's one buffer, so a connection that waits holds no buffer at all. Sending is a direct `send(2)` once a batch (see
 //! [`Connections::flush`]).
 //!
-//! The end of a batch: each event wakes the main future, and the main future is the end of the batch. A runtime polls it
+//! The end of a batch: each event wakes the main future, and the main future is the end of the batch. What the end of a batch does
+//! itself, `drained` among it, wakes nobody. A runtime polls it
 //! when every task has run that was ready before, and before it waits for the kernel.
 
 mod accept;
@@ -104,7 +105,7 @@ struct Core<A, R: Runtime> {
 
 /// What has come of a receive.
 enum Received {
-    /// `is_full`: the buffer was, so there is more to come.
+    /// `is_full`: the receive has filled the buffer, so more may be waiting.
     Delivered { is_full: bool },
     /// This many bytes were thrown away: the connection is being closed.
     Discarded(usize),
@@ -359,7 +360,7 @@ fn end_batch<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> b
         let state = core.borrow();
         state.waker.prepare_sleep();
         if !state.has_work() {
-            if in_line {
+            if in_line || state.connections.has_spent() {
                 // From the kernel, like below: others' events come with it.
                 state.waker.wake();
             }
@@ -375,8 +376,9 @@ fn end_batch<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> b
     false
 }
 
-/// Sends what is queued. Returns whether the application has been told that something is sent: there may be more. That is no event for the main future, which would be polled again
-/// before the kernel's events are looked at, for as long as one connection takes what it is given.
+/// Sends what is queued. Returns whether `drained` was called: the application may have queued more. `drained` must not wake the
+/// main future here: a main future that wakes itself is polled again before the reactor looks at the kernel's events, so one
+/// connection that takes all it is given would keep the shard.
 fn flush<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> bool {
     let mut state = core.borrow_mut();
     let dirty = state.connections.take_dirty();
@@ -413,7 +415,7 @@ async fn until_writable<A: Application + 'static, R: Runtime>(core: SharedCore<A
                 }
                 return;
             }
-            Flushed::Waits | Flushed::Failed(_) => return,
+            Flushed::Waits | Flushed::Spent | Flushed::Failed(_) => return,
         }
     }
 }

@@ -96,13 +96,15 @@ pub(super) enum Sent {
     All,
     /// The socket takes no more for now.
     Blocked,
+    /// The share of this turn is sent, and there is more.
+    Spent,
     /// This has to be read from a disk first.
     Cold(ColdRange),
 }
 
-/// So many of `bytes` as one system call is given.
-fn bounded(bytes: &[u8]) -> &[u8] {
-    bytes.get(..SEND_BYTES_MAX).unwrap_or(bytes)
+/// At most the first `bytes_max` of `bytes`.
+fn bounded(bytes: &[u8], bytes_max: usize) -> &[u8] {
+    bytes.get(..bytes_max).unwrap_or(bytes)
 }
 
 /// A queue of bytes in segments: small writes gather in the tail, large ones are taken as they are, frames that go to
@@ -280,11 +282,11 @@ impl Outbox {
         self.segments.push_back(segment);
     }
 
-    /// The unsent bytes before the first lent ones as slices at the start of `room`; returns how many, and whether lent
-    /// ones come next. What does not fit waits for the next send.
-    fn slices<'a>(&'a self, room: &mut [io::IoSlice<'a>; IOVECS_MAX]) -> (usize, bool) {
+    /// The unsent bytes before the first lent ones, at most `bytes_max` of them, as slices at the start of `room`; returns how many
+    /// slices, and whether lent bytes come next. What does not fit waits for the next send.
+    fn slices<'a>(&'a self, room: &mut [io::IoSlice<'a>; IOVECS_MAX], bytes_max: usize) -> (usize, bool) {
         let all = self.segments.iter().map(Segment::bytes).chain(std::iter::once(Some(self.tail.as_slice())));
-        let (mut count, mut skip, mut left) = (0, self.sent, SEND_BYTES_MAX);
+        let (mut count, mut skip, mut left) = (0, self.sent, bytes_max);
         for (slice, bytes) in room.iter_mut().zip(all) {
             let Some(bytes) = bytes else { return (count, true) };
             let bytes = bytes.get(skip..).unwrap_or_default();
@@ -298,10 +300,10 @@ impl Outbox {
         (count, false)
     }
 
-    /// Sends a part of what is there, of large parts at most `bytes_max` bytes: one system call.
+    /// Sends at most `bytes_max` bytes of what is there: one system call.
     fn send_some(&self, fd: RawFd, bytes_max: usize) -> io::Result<usize> {
         match self.segments.front() {
-            None => return sys::send(fd, bounded(self.tail.get(self.sent..).unwrap_or_default())),
+            None => return sys::send(fd, bounded(self.tail.get(self.sent..).unwrap_or_default(), bytes_max)),
             Some(Segment::Lent(bytes, from)) => {
                 let more = self.segments.len() > 1 || !self.tail.is_empty();
                 return sys::send_lent(fd, &**bytes, from.saturating_add(self.sent), bytes_max, more);
@@ -310,7 +312,7 @@ impl Outbox {
             Some(_) => {}
         }
         let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
-        let (count, more) = self.slices(&mut room);
+        let (count, more) = self.slices(&mut room, bytes_max);
         sys::send_vectored(fd, room.get(..count).unwrap_or_default(), more)
     }
 
@@ -359,7 +361,7 @@ impl Outbox {
         let mut left = share;
         while !self.is_empty() {
             if left == 0 {
-                return Ok(Sent::Blocked);
+                return Ok(Sent::Spent);
             }
             if let Some(range) = self.cold() {
                 return Ok(Sent::Cold(range));
@@ -497,7 +499,7 @@ mod tests {
         if let Some(Segment::File(part, from)) = outbox.segments.front() {
             return part.copy(from + outbox.sent, usize::MAX).unwrap();
         }
-        let (count, _) = outbox.slices(&mut room);
+        let (count, _) = outbox.slices(&mut room, SEND_BYTES_MAX);
         room[..count].iter().flat_map(|slice| slice.to_vec()).collect()
     }
 

@@ -30,6 +30,8 @@ struct Control {
 }
 
 const BIG: usize = 8 * 1024 * 1024;
+/// The largest share of a turn.
+const SHARE: usize = outbox::SEND_BYTES_MAX;
 
 impl Application for Echo {
     fn accepted(&mut self, _: &mut Connections, _: ConnId, peer: &Peer, _: usize) -> bool {
@@ -128,6 +130,31 @@ fn kinds() -> Vec<ReactorKind> {
         kinds.push(ReactorKind::Glommio);
     }
     kinds
+}
+
+/// A large answer has a share of each turn, whatever its client takes: others are answered before it is over.
+#[test]
+fn others_have_their_turn_beside_a_large_answer() {
+    for kind in kinds() {
+        let server = Running::start(kind);
+        let mut large = server.connect();
+        large.write_all(b"b").unwrap();
+        let mut other = server.connect();
+        let reader = std::thread::spawn(move || {
+            let (mut room, mut count) = (vec![0; 1024 * 1024], 0);
+            while count < BIG {
+                count += large.read(&mut room).unwrap();
+            }
+        });
+        other.write_all(b"me too").unwrap();
+        other.read_exact(&mut [0; 6]).unwrap();
+        reader.join().unwrap();
+        // At most 512 KiB a batch.
+        let batches = server.control.batches.load(Ordering::SeqCst);
+        assert!(batches >= (BIG / SHARE) as u64, "{kind:?}: {batches}");
+        drop(other);
+        server.stop();
+    }
 }
 
 /// An answer without end to a client that takes all of it holds up nobody.

@@ -315,6 +315,9 @@ impl Tls {
     ) -> io::Result<Sent> {
         let mut left = share;
         loop {
+            if left == 0 && (self.len() > 0 || !outbox.is_empty()) {
+                return Ok(Sent::Spent);
+            }
             if self.len() == 0
                 && let Some(range) = outbox.cold()
             {
@@ -323,9 +326,6 @@ impl Tls {
             let bytes = self.next(outbox, closing, sealing).map_err(io::Error::other)?;
             if bytes.is_empty() {
                 return Ok(Sent::All);
-            }
-            if left == 0 {
-                return Ok(Sent::Blocked);
             }
             match sys::send(fd, bytes) {
                 Ok(count) => {

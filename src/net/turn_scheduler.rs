@@ -1,4 +1,4 @@
-//! What takes long takes turns with everything else a shard does.
+//! Limits on long steps in one turn of a shard.
 //!
 //! What a TLS client's first message costs, a key exchange and a signature, is a hundred times what a request costs (0.2 ms
 //! with a P-256 key, 0.8 ms with RSA-2048); a full receive buffer of an upload costs ten times as much. The answers of a turn leave
@@ -38,7 +38,7 @@ impl TurnScheduler {
     /// Takes a step of this turn, or a place in the line: `task` is woken when its turn has come, which the place then
     /// says. A task may be woken for other reasons too.
     pub(super) fn enter(&mut self, task: &TaskWaker) -> Option<Rc<Cell<bool>>> {
-        // Nobody passes those who wait.
+        // A new task must not pass tasks in the line.
         if self.taken < self.steps_a_turn && self.line.is_empty() {
             self.taken += 1;
             return None;

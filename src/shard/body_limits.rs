@@ -99,7 +99,7 @@ impl Shard {
             let head_only = conn.decoder.refused_head(&[]);
             self.trace_refused(connections, conn, answer.status);
             self.answer_last(connections, conn, &answer, head_only);
-            // At once, and not when the connection has ended: else all others would be refused until then, too.
+            // The body is released now: until the connection ends, it would have the bodies of other connections refused.
             conn.decoder.discard();
             self.ungather(conn);
         }

@@ -139,7 +139,8 @@ impl Domain {
     pub(crate) fn new(head_bytes_max: usize) -> (Box<RingEndpoints>, Self) {
         const TO_SERVER_BYTES: usize = 16 * 1024;
         let fate = Fate::default();
-        let to_domain_bytes = (4 * (head_bytes_max + 64)).next_power_of_two();
+        // With the places of 1024 fields, 16 bytes each.
+        let to_domain_bytes = (4 * (head_bytes_max + 16 * 1024 + 64)).next_power_of_two();
         let (endpoints, request_ring, producer, bodies) = pair([to_domain_bytes, TO_SERVER_BYTES], fate.clone());
         let (unanswered, leaving) = (Vec::new(), VecDeque::new());
         (endpoints, Self { request_ring, producer, fate, bodies, unanswered, leaving })

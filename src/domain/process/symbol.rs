@@ -30,9 +30,9 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const NAME_CHARS_MAX: usize = 120;
 /// Address space of the process that reads debug information: this program, the file, and what follows from it.
 const MEMORY_BYTES_MAX: u64 = 512 * 1024 * 1024;
-/// How much address space mimalloc takes at a time there, in KiB: by itself it takes 1 GiB at once, which is beyond the limit, so that
-/// nothing more could be mapped, not even the tables for what it has.
-const ARENA_KIB: &str = "32768";
+/// How much address space mimalloc takes at a time there. By itself it takes 1 GiB at once, which is beyond the limit, so that nothing
+/// more could be mapped, not even the tables for what it has.
+const ARENA_BYTES: &str = "32MiB";
 const ARENA_RESERVE: &str = "MIMALLOC_ARENA_RESERVE";
 /// Its time of computing,
 const CPU_SECONDS_MAX: u64 = 1;
@@ -171,14 +171,15 @@ fn elsewhere(mut file: File, arguments: Vec<String>) -> Option<String> {
     file.rewind().ok()?;
     let mut command = Command::new("/proc/self/exe");
     command.arg(COMMAND).args(arguments).env_clear().envs(sandbox::environment()).process_group(0);
-    command.env(ARENA_RESERVE, ARENA_KIB).stdin(file).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.env(ARENA_RESERVE, ARENA_BYTES).stdin(file).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = net::keep_descriptors_from(&mut command).spawn().ok()?;
     let answer = inspect::read_report(&mut child, LINE_WAIT);
     let ended = inspect::end(&mut child, answer.is_none());
-    let (Some(answer), Ok(status)) = (answer, ended) else {
+    let Some(answer) = answer else {
         tracing::debug!("debug information could not be read within {LINE_WAIT:?}");
         return None;
     };
+    let status = ended.inspect_err(|error| tracing::debug!("the reader of debug information: {error}")).ok()?;
     let text = String::from_utf8_lossy(&answer);
     if !status.success() || text.is_empty() {
         tracing::debug!("debug information could not be read: its reader ended with {status}");

@@ -11,6 +11,7 @@ pub(super) use streams::{StreamToDomain, StreamToServer, begin, notice, stream_r
 
 use super::arena::ExtentRange;
 use super::file_body::{FileAnswer, FileBody};
+use crate::proto::http1::RequestView;
 use crate::proto::ws::{Deflate, Kind};
 use std::net::IpAddr;
 
@@ -203,9 +204,14 @@ impl<'a> Reader<'a> {
 }
 
 pub(super) fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
-    // A record is smaller than its ring, which is far below 4 GiB.
-    out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    push_length(out, bytes.len());
     out.extend_from_slice(bytes);
+}
+
+/// The length of a block, which follows it.
+fn push_length(out: &mut Vec<u8>, bytes: usize) {
+    // A record is smaller than its ring, which is far below 4 GiB.
+    out.extend_from_slice(&u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes());
 }
 
 /// The length of an address, 0 for none, and the address.
@@ -267,16 +273,16 @@ pub(super) fn request_head(
     ticket: u64,
     (instance, route): (u64, u32),
     short: bool,
-    peer: Option<IpAddr>,
-    head: &[u8],
+    view: &RequestView<'_>,
 ) {
     out.push(kind::REQUEST);
     out.extend_from_slice(&ticket.to_le_bytes());
     out.extend_from_slice(&instance.to_le_bytes());
     out.extend_from_slice(&route.to_le_bytes());
     out.push(u8::from(short));
-    push_address(out, peer);
-    push_block(out, head);
+    push_address(out, view.peer);
+    push_length(out, view.packed_bytes());
+    view.pack(out);
 }
 
 /// The fixed part of socket events; the events follow it.

@@ -88,10 +88,57 @@ fn spare_buffers_are_few_and_counted() {
     }
 }
 
+/// Sends all that is queued on `id`, whose socket is full, as a driver does. Returns whether a flush at the beginning of a turn has sent
+/// the last of it.
+fn send_all(connections: &mut Connections, id: ConnId) -> bool {
+    loop {
+        connections.begin_turn();
+        let (mut flushed, mut by_flush) = (connections.writable(id), false);
+        while flushed == Flushed::Spent {
+            connections.begin_turn();
+            (flushed, by_flush) = (connections.flush(id), true);
+        }
+        if flushed != Flushed::Blocked {
+            return by_flush;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Connections in their first turn.
+fn begun() -> Connections {
+    let mut connections = Connections::default();
+    connections.begin_turn();
+    connections
+}
+
+#[test]
+fn a_share_of_a_turn_is_not_exceeded_and_the_next_turn_sends_on() {
+    let (a, mut peer) = UnixStream::pair().unwrap();
+    let mut connections = begun();
+    let id = connections.insert(a.as_raw_fd());
+    // The turn is spent before this connection has its share: the smallest one.
+    connections.turn_bytes = 0;
+    connections.outbox(id).unwrap().push_owned(vec![7; 100_000]);
+    connections.outbox(id).unwrap().push(b"the end");
+    assert_eq!((connections.flush(id), connections.unsent(id)), (Flushed::Spent, 100_007 - SHARE_BYTES_MIN));
+    assert_eq!(
+        (connections.flush(id), connections.held_bytes()),
+        (Flushed::All, 0),
+        "not twice in a turn, and no slow client"
+    );
+    assert!(connections.has_spent());
+    connections.begin_turn();
+    assert!(!connections.has_spent() && connections.take_dirty().contains(&id));
+    assert_eq!((connections.flush(id), connections.unsent(id)), (Flushed::All, 0));
+    assert_eq!(connections.take_sent(), [id], "told once all is sent");
+    peer.read_exact(&mut [0; 100_007]).unwrap();
+}
+
 #[test]
 fn who_waits_for_all_to_be_sent_is_told_once_and_not_before() {
     let (a, mut peer) = UnixStream::pair().unwrap();
-    let mut connections = Connections::default();
+    let mut connections = begun();
     let id = connections.insert(a.as_raw_fd());
     connections.outbox(id).unwrap().push(b"little");
     connections.await_sent(id);
@@ -103,17 +150,15 @@ fn who_waits_for_all_to_be_sent_is_told_once_and_not_before() {
     assert_eq!(connections.flush(id), Flushed::All, "said once");
     assert!(connections.take_sent().is_empty(), "the socket has not taken all");
     let reader = std::thread::spawn(move || peer.read_exact(&mut vec![0; 6 + 4 * 1024 * 1024]).unwrap());
-    while connections.writable(id) == Flushed::Blocked {
-        std::thread::yield_now();
-    }
-    assert!(connections.take_sent().is_empty(), "who waits for the socket says so");
+    let told_by_flush = send_all(&mut connections, id);
+    assert_eq!(connections.take_sent().len(), usize::from(told_by_flush), "who waits for the socket says so");
     reader.join().unwrap();
 }
 
 #[test]
 fn a_full_socket_blocks_and_goes_on() {
     let (a, mut peer) = UnixStream::pair().unwrap();
-    let mut connections = Connections::default();
+    let mut connections = begun();
     let id = connections.insert(a.as_raw_fd());
     let body = vec![7_u8; 4 * 1024 * 1024];
     connections.outbox(id).unwrap().push_owned(body.clone());
@@ -124,9 +169,7 @@ fn a_full_socket_blocks_and_goes_on() {
         peer.read_exact(&mut all).unwrap();
         assert_eq!(all, body);
     });
-    while connections.writable(id) == Flushed::Blocked {
-        std::thread::yield_now();
-    }
+    send_all(&mut connections, id);
     assert_eq!(connections.unsent(id), 0);
     reader.join().unwrap();
 }
@@ -135,7 +178,7 @@ fn a_full_socket_blocks_and_goes_on() {
 fn what_is_sent_at_once_and_what_is_queued_come_in_order() {
     let (a, mut peer) = UnixStream::pair().unwrap();
     a.set_nonblocking(true).unwrap();
-    let mut connections = Connections::default();
+    let mut connections = begun();
     let id = connections.insert(a.as_raw_fd());
     let (mut sent, mut is_partial, mut is_whole) = (Vec::new(), false, false);
     for number in 0..200_u8 {
@@ -160,10 +203,7 @@ fn what_is_sent_at_once_and_what_is_queued_come_in_order() {
         (found, peer)
     });
     for id in connections.take_dirty() {
-        while connections.unsent(id) > 0 {
-            connections.writable(id);
-            std::thread::yield_now();
-        }
+        send_all(&mut connections, id);
     }
     let (found, _peer) = reader.join().unwrap();
     assert!(found == sent);

@@ -69,7 +69,7 @@ async fn receive<A: Application + 'static, R: Runtime>(
                     handshake_turn(core, conn).await;
                 }
                 if is_bulk {
-                    bulk_turn(core).await;
+                    bulk_turn(core, conn).await;
                 }
                 core.borrow_mut().take(stream.as_raw_fd(), conn)
             }
@@ -119,21 +119,24 @@ async fn handshake_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<
     .await;
 }
 
-/// Waits until a connection that has much to give may give more of it.
-async fn bulk_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) {
+/// Waits for a bulk receive of this turn or a later one; not once `conn` is aborted.
+async fn bulk_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>, conn: ConnId) {
     let mut place: Option<Rc<Cell<bool>>> = None;
     poll_fn(|cx| {
-        if let Some(place) = &place {
-            return if place.get() { Poll::Ready(()) } else { Poll::Pending };
-        }
         let mut state = core.borrow_mut();
-        place = state.bulk_receives.enter(cx.waker());
-        if place.is_none() {
+        if state.connections.is_aborted(conn) {
             return Poll::Ready(());
         }
-        // The end of this batch sees to the next turn.
-        state.delivered();
-        Poll::Pending
+        if place.is_none() {
+            place = state.bulk_receives.enter(cx.waker());
+            if place.is_none() {
+                return Poll::Ready(());
+            }
+            state.connections.watch(conn, cx.waker());
+            // The end of this batch sees to the next turn.
+            state.delivered();
+        }
+        if place.as_ref().is_some_and(|place| place.get()) { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }

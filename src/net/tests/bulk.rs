@@ -6,12 +6,14 @@ use crate::net::turn_scheduler::BULK_RECEIVES_A_TURN;
 const UPLOADS: usize = 40;
 /// What each of them sends: less than the buffers of a socket take.
 const BYTES: usize = 1024 * 1024;
-/// A full receive.
-const FULL: usize = 64 * 1024;
+/// A receive that fills the buffer.
+const BUFFER: usize = 64 * 1024;
 
 #[derive(Default)]
 struct Counts {
     hold: AtomicBool,
+    /// Clients that have begun to send.
+    sending: AtomicU64,
     bytes: AtomicU64,
     /// Most receives in a batch behind a full one of the same connection.
     most: AtomicU64,
@@ -36,7 +38,7 @@ impl Application for Sink {
         }
         self.counts.bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
         self.full.resize(self.full.len().max(conn.index() + 1), false);
-        let was_full = std::mem::replace(&mut self.full[conn.index()], bytes.len() == FULL);
+        let was_full = std::mem::replace(&mut self.full[conn.index()], bytes.len() == BUFFER);
         self.in_batch += u64::from(was_full);
     }
     fn eof(&mut self, connections: &mut Connections, conn: ConnId) {
@@ -74,13 +76,20 @@ fn uploads_share_a_turn_with_others() {
         let clients: Vec<JoinHandle<TcpStream>> = (0..UPLOADS)
             .map(|_| {
                 let mut client = TcpStream::connect(&addr).unwrap();
+                let counts = Arc::clone(&counts);
                 std::thread::spawn(move || {
-                    client.write_all(&vec![b'u'; BYTES]).unwrap();
+                    client.write_all(&[b'u'; BUFFER]).unwrap();
+                    counts.sending.fetch_add(1, Ordering::SeqCst);
+                    client.write_all(&vec![b'u'; BYTES - BUFFER]).unwrap();
                     client
                 })
             })
             .collect();
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        let begun = Instant::now();
+        while counts.sending.load(Ordering::SeqCst) < UPLOADS as u64 {
+            assert!(begun.elapsed().as_secs() < 30, "all begin to send");
+            std::thread::yield_now();
+        }
         counts.hold.store(false, Ordering::SeqCst);
         let clients: Vec<TcpStream> = clients.into_iter().map(|client| client.join().unwrap()).collect();
         let begun = Instant::now();

@@ -472,15 +472,6 @@ impl<'a> RequestView<'a> {
         self.head.framing == Framing::Chunked
     }
 
-    /// Bytes of the body as announced; `None` when it comes in chunks.
-    #[must_use]
-    pub fn content_length(&self) -> Option<usize> {
-        match self.head.framing {
-            Framing::Length(length) => Some(length),
-            Framing::Chunked => None,
-        }
-    }
-
     /// Whether it asks for an upgrade to WebSocket (RFC 6455 §4.2.1).
     #[must_use]
     pub fn is_websocket_upgrade(&self) -> bool {

@@ -1,4 +1,4 @@
-//! A head on its way to another process: what is known of it, and its bytes. It is read there without being parsed again.
+//! A head on its way to another process: what is known of it, and its bytes. The other process reads the head without parsing it.
 
 use super::head::{Framing, Head, Method, RequestView, Span};
 
@@ -17,8 +17,32 @@ const EXPECT_CONTINUE: u8 = 8;
 const HAS_QUERY: u8 = 16;
 const CHUNKED: u8 = 32;
 
-const METHODS: [Method; 7] =
-    [Method::Get, Method::Post, Method::Put, Method::Delete, Method::Options, Method::Head, Method::Patch];
+impl Method {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Get => 0,
+            Self::Post => 1,
+            Self::Put => 2,
+            Self::Delete => 3,
+            Self::Options => 4,
+            Self::Head => 5,
+            Self::Patch => 6,
+        }
+    }
+
+    const fn of_number(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Get,
+            1 => Self::Post,
+            2 => Self::Put,
+            3 => Self::Delete,
+            4 => Self::Options,
+            5 => Self::Head,
+            6 => Self::Patch,
+            _ => return None,
+        })
+    }
+}
 
 impl Span {
     fn packed(self) -> [u8; SPAN_BYTES] {
@@ -48,9 +72,8 @@ impl RequestView<'_> {
             (head.framing == Framing::Chunked, CHUNKED),
         ];
         let flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag);
-        let method = METHODS.iter().position(|method| *method == head.method).unwrap_or_default();
         out.reserve(self.packed_bytes());
-        out.extend_from_slice(&[flags, u8::try_from(method).unwrap_or_default()]);
+        out.extend_from_slice(&[flags, head.method.number()]);
         out.extend_from_slice(&head.path.packed());
         out.extend_from_slice(&head.query.unwrap_or_default().packed());
         out.extend_from_slice(&u32::try_from(head.headers.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -87,7 +110,7 @@ impl Head {
         let [flags, method, spans @ ..] = fixed else { return None };
         let (path, query) = spans.split_at_checked(SPAN_BYTES)?;
         let has = |flag: u8| flags & flag != 0;
-        self.method = *METHODS.get(usize::from(*method))?;
+        self.method = Method::of_number(*method)?;
         (self.http_1_0, self.keep_alive) = (has(HTTP_1_0), has(KEEP_ALIVE));
         (self.upgrade_websocket, self.expect_continue) = (has(UPGRADE_WEBSOCKET), has(EXPECT_CONTINUE));
         self.framing = if has(CHUNKED) { Framing::Chunked } else { Framing::Length(0) };
@@ -132,6 +155,12 @@ mod tests {
             let read = Head::default().unpack(&packed[..length]).is_some();
             assert!(!read, "{length} of {} bytes", packed.len());
         }
+    }
+
+    #[test]
+    fn each_method_has_its_number() {
+        let methods = (0..=u8::MAX).filter_map(|number| Some((number, Method::of_number(number)?)));
+        assert_eq!(methods.map(|(number, method)| assert_eq!(method.number(), number)).count(), 7);
     }
 
     proptest! {

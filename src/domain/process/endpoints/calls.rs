@@ -52,8 +52,6 @@ pub struct CallTable {
     pub(super) scratch: Vec<u8>,
     /// The record that is being made.
     pub(super) record: Vec<u8>,
-    /// The packed head for it.
-    pub(super) head: Vec<u8>,
     pub(super) now_ms: u64,
     /// How long handlers may run.
     pub(super) limit_ms: u64,

@@ -53,9 +53,7 @@ impl CallTable {
         let number = u32::try_from(request.route).unwrap_or(u32::MAX);
         self.record.clear();
         let (view, of) = (request.view, (module.id(), number));
-        self.head.clear();
-        view.pack(&mut self.head);
-        wire::request_head(&mut self.record, ticket, of, short, view.peer, &self.head);
+        wire::request_head(&mut self.record, ticket, of, short, view);
         if session.endpoints.producer.try_push(&[&self.record, view.body]).is_err() {
             // The ring is full, or broken; the queue's own attempt finds out which.
             return None;
@@ -226,7 +224,7 @@ impl CallTable {
                 // Routes are counted by C's int.
                 let route = u32::try_from(*route).unwrap_or(u32::MAX);
                 let view = request.view();
-                wire::request_head(&mut fixed, ticket, (instance, route), short, view.peer, &view.packed());
+                wire::request_head(&mut fixed, ticket, (instance, route), short, &view);
             }
             Payload::Socket { index, socket, .. } => {
                 let index = u32::try_from(*index).unwrap_or(u32::MAX);

@@ -1,6 +1,7 @@
 //! Records come back as they were written, and what is none is refused.
 
 use super::*;
+use crate::proto::http1::Head;
 use proptest::prelude::*;
 
 fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
@@ -10,8 +11,10 @@ fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn requests_come_back(ticket: u64, instance: u64, route: u32, short: bool, peer: Option<IpAddr>, head in bytes(40), body in bytes(40)) {
-        let mut record = Vec::new();
-        request_head(&mut record, ticket, (instance, route), short, peer, &head);
+        let (mut record, known) = (Vec::new(), Head::default());
+        let view = RequestView { head: &known, bytes: &head, body: &[], shared: None, peer };
+        let head = view.packed();
+        request_head(&mut record, ticket, (instance, route), short, &view);
         record.extend_from_slice(&body);
         let read = ToDomain::read(&record).unwrap();
         prop_assert_eq!(read, ToDomain::Request { ticket, instance, route, short, peer, head: &head, body: Body::Here(&body) });
