@@ -26,7 +26,7 @@ pub struct ResourceSettings {
     /// Most bytes of memory that clients make the server hold: unfinished heads, bodies and messages, answers that clients
     /// have not taken. Beyond it the biggest idle holders are closed, then 503.
     pub memory_bytes_max: usize,
-    /// Most descriptors that a process of modules has open, at least [`MODULE_OPEN_FILES_MIN`].
+    /// Most descriptors that a process of modules has open, at least 256.
     pub module_open_files_max: u64,
     /// Most jobs of the modules of one domain that run at once; 0: no limit but the workers.
     pub job_domain_running_max: usize,

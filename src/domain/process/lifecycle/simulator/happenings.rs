@@ -175,6 +175,9 @@ impl World {
         {
             (module.quarantined, module.lifted, module.loading) = (false, !self.is_open, 0);
             module.crashes.clear();
+            if let Some(current) = self.current.filter(|_| self.is_open) {
+                module.quarantined_in.remove(&current);
+            }
             self.step(Input::Lifted { module: id });
             if let Some(current) = self.current.filter(|_| self.is_open) {
                 self.process(current).loaded.insert(id);

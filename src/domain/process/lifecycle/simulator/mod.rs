@@ -17,7 +17,7 @@ use world::World;
 const SCHEDULES: u64 = 15_000;
 /// Seeds that have found faults: an `unload` was left out when its job had ended between two attempts to bring the next process
 /// up; a module that was put into quarantine while its process was being brought up was loaded there all the same.
-const FOUND: &[u64] = &[7_790, 28_669];
+const FOUND: &[u64] = &[7_790, 28_669, 178_605, 583_446];
 /// Random happenings of a schedule, before the world calms down.
 const HAPPENINGS: usize = 60;
 const SHARDS: usize = 2;

@@ -17,6 +17,8 @@ pub(super) struct Module {
     pub(super) loading: usize,
     /// The process in which `onload` has run and `unload` has not.
     pub(super) live_in: BTreeSet<ProcessId>,
+    /// Processes in which it was live when it was put into quarantine, and has not been lifted while they served.
+    pub(super) quarantined_in: BTreeSet<ProcessId>,
 }
 
 /// A process as it is, whatever the machine believes.

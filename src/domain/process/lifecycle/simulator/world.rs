@@ -216,7 +216,7 @@ impl World {
     }
 
     /// Before the next `onload` comes `unload`, unless that, requests or jobs took too long, or the process is dead or was ended. A
-    /// module in quarantine gets no `unload`, so none comes where it was lifted while the old process drained.
+    /// module in quarantine gets no `unload`, so none comes in a process that drained meanwhile.
     pub(super) fn check_onload(&self, id: ProcessId, module: ModuleId) {
         let others = self.view.processes.iter().filter(|(other, process)| **other != id && !process.dead);
         for (other, process) in others {
@@ -225,7 +225,7 @@ impl World {
             assert!(is_late || !is_unloading || process.busy.contains(&module), "onload waits for unload");
             let is_live = self.view.modules.get(&module).is_some_and(|module| module.live_in.contains(other));
             let is_excused = process.draining_since.is_some_and(|since| self.now - since >= REQUESTS_WAIT)
-                || process.draining_since.is_some() && self.view.modules[&module].lifted
+                || process.draining_since.is_some() && self.view.modules[&module].quarantined_in.contains(other)
                 || process.busy.contains(&module)
                 || process.leaving_since.is_some();
             assert!(is_excused || !is_live, "unload in the old process comes before onload in the new one");
@@ -262,6 +262,7 @@ impl World {
     /// A quarantine is what docs/operations.md says: counted here a second time.
     pub(super) fn quarantined(&mut self, id: ModuleId, cause: Cause) {
         let module = self.view.modules.get_mut(&id).expect("a module that is there");
+        module.quarantined_in.extend(module.live_in.iter().copied());
         match cause {
             Cause::Crashes(count) => {
                 let is_often = self.limit.crashes > 0 && count == module.crashes.len() && count >= self.limit.crashes;
