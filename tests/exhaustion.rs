@@ -220,7 +220,10 @@ fn is_told(client: &Client) -> bool {
 #[test]
 fn a_domain_whose_handlers_hang_leaves_memory_to_the_others_whoever_has_left() {
     const BUDGET: usize = 32 * MIB;
-    let server = Server::with(&["--isolation", "process", "--shards", "1", "--memory-bytes-max", &BUDGET.to_string()]);
+    // Handlers hang until they are released, however long the machine takes.
+    let hang = ["--handler-timeout-ms", "600000"];
+    let args = ["--isolation", "process", "--shards", "1", "--memory-bytes-max", &BUDGET.to_string()];
+    let server = Server::with(&[&args[..], &hang].concat());
     for name in ["evil", "good"] {
         let answer = server.post(&format!("/mgnt?domain={name}"), holder(name).as_bytes());
         assert_eq!(answer.status, 200, "{}", answer.text());
