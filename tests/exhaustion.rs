@@ -219,8 +219,12 @@ fn is_told(client: &Client) -> bool {
 
 #[test]
 fn a_domain_whose_handlers_hang_leaves_memory_to_the_others_whoever_has_left() {
+    ["bodies", "messages"].into_iter().for_each(a_domain_whose_handlers_hang);
+}
+
+fn a_domain_whose_handlers_hang(what: &str) {
     const BUDGET: usize = 32 * MIB;
-    // Handlers hang until they are released, however long the machine takes.
+    // However long the machine takes.
     let hang = ["--handler-timeout-ms", "600000"];
     let args = ["--isolation", "process", "--shards", "1", "--memory-bytes-max", &BUDGET.to_string()];
     let server = Server::with(&[&args[..], &hang].concat());
@@ -228,17 +232,8 @@ fn a_domain_whose_handlers_hang_leaves_memory_to_the_others_whoever_has_left() {
         let answer = server.post(&format!("/mgnt?domain={name}"), holder(name).as_bytes());
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
-    // Refused while all that was sent has not been refused.
-    let holding = || {
-        let mut held = None;
-        eventually("a number", || {
-            held = server.get("/evil/holding").text().parse::<usize>().ok();
-            held.is_some()
-        });
-        held.unwrap()
-    };
     let held = || metric(&server, "cweb_memory_bytes");
-    let others_are_served = |what: &str| {
+    let others_are_served = || {
         let answer = server.post("/good/take", &[b'x'; MIB]);
         assert_eq!((answer.status, answer.text()), (200, MIB.to_string()), "{what}: {} bytes are held", held());
     };
@@ -251,37 +246,31 @@ fn a_domain_whose_handlers_hang_leaves_memory_to_the_others_whoever_has_left() {
     let upload = format!("POST /evil/hold HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MIB}\r\n\r\n");
     // A binary message of as many bytes, masked with zeros.
     let message = [&[0x82, 0xff][..], &(MIB as u64).to_be_bytes(), &[0; 4]].concat();
-    for (what, head) in [("bodies", upload.into_bytes()), ("messages", message)] {
-        let before = holding();
-        server.get("/evil/hang");
-        let connect = |n| if what == "bodies" { server.connect() } else { socket(n) };
-        let mut clients: Vec<Client> = (0..48).map(connect).collect();
-        // All at once, faster than the clock of the server ticks. It may have closed some of them.
-        for client in &mut clients {
-            let _ = client.stream.write_all(&[&head[..], &vec![0; MIB]].concat());
-        }
-        let answered = || clients.iter().filter(|client| is_told(client)).count();
-        eventually("all of them are in their handlers or refused", || holding() - before + answered() == clients.len());
-        let admitted = holding() - before;
-        assert!((1..=17).contains(&admitted), "{what}: {admitted} of {} MiB are held by one domain", BUDGET / MIB);
-        if what == "bodies" {
-            let told =
-                clients.iter_mut().filter(|client| is_told(client)).filter_map(|client| client.try_response("POST"));
-            let told: Vec<_> = told.collect();
-            assert!(told.iter().all(|answer| answer.status == 503), "{:?}", told[0].head);
-            assert!(
-                told.iter().any(|answer| answer.text().contains("as much memory as one domain may")),
-                "{}",
-                told[0].text()
-            );
-        }
-        drop(clients);
-        others_are_served(what);
-        assert!((admitted * MIB..BUDGET).contains(&held()), "{what}: {}", held());
-        server.get("/evil/release");
-        eventually("the memory comes back", || held() < MIB);
+    let head = if what == "bodies" { upload.into_bytes() } else { message };
+    server.get("/evil/hang");
+    let connect = |n| if what == "bodies" { server.connect() } else { socket(n) };
+    let mut clients: Vec<Client> = (0..48).map(connect).collect();
+    // All at once, faster than the clock of the server ticks. It may have closed some of them.
+    for client in &mut clients {
+        let _ = client.stream.write_all(&[&head[..], &vec![0; MIB]].concat());
     }
-    others_are_served("in the end");
+    let answered = || clients.iter().filter(|client| is_told(client)).count();
+    // One domain may hold half of the budget. All others are refused, or cut off.
+    eventually("all but 17 of them are refused", || answered() >= clients.len() - 17);
+    assert!(answered() < clients.len(), "{what}: some have room");
+    if what == "bodies" {
+        let told = clients.iter_mut().filter(|client| is_told(client)).filter_map(|client| client.try_response("POST"));
+        let told: Vec<_> = told.collect();
+        assert!(told.iter().all(|answer| answer.status == 503), "{:?}", told[0].head);
+        assert!(
+            told.iter().any(|answer| answer.text().contains("as much memory as one domain may")),
+            "{}",
+            told[0].text()
+        );
+    }
+    drop(clients);
+    others_are_served();
+    assert!((MIB..BUDGET).contains(&held()), "{what}: {}", held());
 }
 
 #[test]
