@@ -58,7 +58,7 @@ pub(super) struct Use {
 /// Why a domain is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blame {
-    /// It has grown by the most bytes.
+    /// The domain has grown by the most bytes.
     Grown,
     /// No domain has grown, and this one is the largest.
     Largest,
@@ -98,7 +98,7 @@ mod tests {
             // A steady tenant, and a small one that leaks.
             (2304, &[(2048, 2048), (300, 20)], Some((1, Blame::Grown))),
             (2304, &[(2060, 2048), (300, 20), (10, 10)], Some((1, Blame::Grown))),
-            // One that breathes by an eighth of its level has not grown.
+            // A domain whose memory varies by an eighth of its level has not grown.
             (2304, &[(2300, 2048), (100, 20)], Some((1, Blame::Grown))),
             (2304, &[(2340, 2048), (100, 20)], Some((0, Blame::Grown))),
             // Of two that grow, the one that has grown by more; in bytes, not by its own measure.

@@ -36,7 +36,7 @@ pub(super) struct TotalWatch {
     ended: Vec<u64>,
 }
 
-/// What is known of one domain.
+/// The facts about one domain.
 #[derive(Default)]
 struct Watched {
     level: Level,

@@ -7,12 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Instant;
 
-/// What one process has, in bytes.
+/// The memory of one process, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Memory {
     /// Private pages and swap. Pages that a fork shares with its parent count in both.
     pub(super) private: u64,
-    /// What it maps of shared memory and of files in memory.
+    /// Shared memory and files in memory that the process maps.
     pub(super) shared: u64,
 }
 

@@ -132,10 +132,11 @@ async fn bulk_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>
             if place.is_none() {
                 return Poll::Ready(());
             }
-            state.connections.watch(conn, cx.waker());
             // The end of this batch sees to the next turn.
             state.delivered();
         }
+        // Anew each time: a wake-up for another reason takes the watch away.
+        state.connections.watch(conn, cx.waker());
         if place.as_ref().is_some_and(|place| place.get()) { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
