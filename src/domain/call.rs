@@ -2,6 +2,7 @@
 
 use super::Instance;
 use super::inbox::Inbox;
+use super::placed::PlacedBody;
 use super::stream::StreamStart;
 use crate::abi::visible::visible;
 use crate::abi::websocket::Socket;
@@ -162,6 +163,8 @@ pub struct OwnedRequest {
     head_len: usize,
     /// The body, where it is not part of `bytes`.
     shared: Option<Arc<Vec<u8>>>,
+    /// The body, where it lies in the memory of a domain already.
+    placed: Option<Box<PlacedBody>>,
     peer: Option<IpAddr>,
     charge: Option<Charge>,
 }
@@ -177,7 +180,7 @@ impl OwnedRequest {
         bytes.extend_from_slice(view.bytes);
         bytes.extend_from_slice(body);
         let (head, head_len, bytes) = (view.head.clone(), view.bytes.len(), bytes.into_boxed_slice());
-        Self { head, head_len, bytes, shared, peer: view.peer, charge: None }
+        Self { head, head_len, bytes, shared, placed: None, peer: view.peer, charge: None }
     }
 
     /// The same, with a body that is not small counted in `ledger` for as long as this lives.
@@ -185,7 +188,7 @@ impl OwnedRequest {
     pub fn charged(mut self, ledger: &Arc<BodyLedger>) -> Self {
         // It counts once, also where it was counted elsewhere before.
         self.charge = None;
-        self.charge = ledger.charge(self.bytes() - self.head_len);
+        self.charge = ledger.charge(self.body_bytes());
         self
     }
 
@@ -197,7 +200,39 @@ impl OwnedRequest {
     /// Bytes of head and body.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes.len() + self.shared.as_ref().map_or(0, |body| body.len())
+        let placed = self.placed.as_ref().map_or(0, |body| body.bytes());
+        self.bytes.len() + self.shared.as_ref().map_or(0, |body| body.len()) + placed
+    }
+
+    /// Bytes of the body, wherever it lies.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        self.bytes() - self.head_len
+    }
+
+    /// The same request with `body`, which lies in the memory of a domain. [`OwnedRequest::view`] is without a body then.
+    #[must_use]
+    pub fn with_placed(mut self, body: Box<PlacedBody>) -> Self {
+        self.placed = Some(body);
+        self
+    }
+
+    /// The body that lies in the memory of a domain.
+    #[must_use]
+    pub fn placed(&self) -> Option<&PlacedBody> {
+        self.placed.as_deref()
+    }
+
+    /// Takes the body that lies in the memory of a domain.
+    pub fn take_placed(&mut self) -> Option<PlacedBody> {
+        self.placed.take().map(|body| *body)
+    }
+
+    /// Copies the body out of the memory of a domain, because the request goes to another one.
+    pub fn gather(&mut self) {
+        if let Some(body) = self.placed.take() {
+            self.shared = Some(Arc::new(body.load()));
+        }
     }
 
     /// The request as it was parsed.

@@ -16,6 +16,7 @@ pub mod inspect;
 pub mod lease;
 mod missing;
 mod output;
+pub mod placed;
 pub mod process;
 pub mod ring;
 mod running;

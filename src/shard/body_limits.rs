@@ -91,7 +91,7 @@ impl Shard {
     /// Counts what has arrived of a body that is not complete. Too much of all together: this connection is answered 503.
     pub(super) fn gather(&mut self, connections: &mut Connections, conn: &mut Conn) {
         self.ungather(conn);
-        conn.gathered = conn.decoder.gathered();
+        conn.gathered = conn.body_bytes();
         self.gathered_bytes += conn.gathered;
         if self.gathered_bytes > self.limits.bodies_bytes_max {
             self.stats.overloaded();
@@ -100,8 +100,7 @@ impl Shard {
             self.trace_refused(connections, conn, answer.status);
             self.answer_last(connections, conn, &answer, head_only);
             // The body is released now: until the connection ends, it would have the bodies of other connections refused.
-            conn.decoder.discard();
-            self.ungather(conn);
+            self.discard_body(conn);
         }
     }
 

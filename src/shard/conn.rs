@@ -6,6 +6,7 @@ use super::limits::ShardLimits;
 use super::traces::Trace;
 use super::uploads::ConnUpload;
 use crate::domain::call::{AnswerMeta, OwnedRequest};
+use crate::domain::placed::PlacedBody;
 use crate::net::{Attached, ConnId, Peer};
 use crate::proto::http1::RequestDecoder;
 use std::collections::VecDeque;
@@ -105,6 +106,8 @@ pub(super) struct Conn {
     pub(super) write_paid_ms: u64,
     /// Bytes sent until the last sweep, wrapping.
     pub(super) sent_before: usize,
+    /// The body that is written to the memory of its domain while it comes.
+    pub(super) placed: Option<Box<PlacedBody>>,
     /// Bytes of a body that are counted in the shard's sum.
     pub(super) gathered: usize,
     /// Bytes of memory that it is counted with in the server's budget, what is unsent excepted.
@@ -179,6 +182,7 @@ impl Conn {
             body_paid_ms: now_ms,
             write_paid_ms: now_ms,
             sent_before: 0,
+            placed: None,
             gathered: 0,
             held: 0,
             held_sent: 0,
@@ -190,6 +194,11 @@ impl Conn {
             stream_waits: None,
             traces: Vec::new(),
         }
+    }
+
+    /// Bytes of the body that is not complete, wherever they lie.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.decoder.gathered() + self.placed.as_ref().map_or(0, |body| body.written())
     }
 
     /// Nothing received, nothing owed.

@@ -39,7 +39,7 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Begun {
         let Some(generation) = self.snapshot.gen_of(module).map(Arc::clone) else { return Begun::Held };
-        if self.is_full(&generation, view) {
+        if self.is_full(&generation, view.body.len()) {
             return self.overloaded(origin, view, out);
         }
         let mut meta = self.meta(origin, view);

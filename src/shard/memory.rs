@@ -166,8 +166,9 @@ impl Shard {
         };
         let slots: usize = conn.slots.iter().map(Slot::held).sum();
         let upload = conn.upload.as_ref().map_or(0, |upload| upload.held());
+        let placed = conn.placed.as_ref().map_or(0, |body| body.written());
         let counted = |bytes: usize| if bytes < HELD_BYTES_MIN { 0 } else { bytes };
-        (counted(conn.input.capacity() + conn.decoder.held() + taken + upload), counted(slots))
+        (counted(conn.input.capacity() + conn.decoder.held() + taken + upload + placed), counted(slots))
     }
 
     /// Counts what connection `id` holds now. If it has grown and there is no memory for it, room is made; if there is none,
@@ -323,8 +324,7 @@ impl Shard {
         }
         if let Some(mut conn) = self.take(id) {
             conn.input = Vec::new();
-            conn.decoder.discard();
-            self.ungather(&mut conn);
+            self.discard_body(&mut conn);
             self.unweigh(&mut conn);
             self.put(conn);
         }

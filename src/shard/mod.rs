@@ -18,6 +18,7 @@ mod memory;
 mod own_uploads;
 mod pages;
 mod peers;
+mod placed_bodies;
 mod pongs;
 mod requests;
 mod response_order;

@@ -66,6 +66,11 @@ impl Origin {
         self.serves != Serves::Admin && !self.is_for_server(path)
     }
 
+    /// Whether the connection is one too many.
+    pub(super) fn is_beyond(&self) -> bool {
+        self.beyond.is_some()
+    }
+
     /// Whether the connection is closed after it, whatever the client wishes.
     pub(super) fn is_last(&self) -> bool {
         self.last
@@ -117,6 +122,10 @@ impl Shard {
                 connections.set_reading(conn.id, false);
                 break;
             }
+            if conn.placed.is_some() {
+                at += self.fill_place(connections, conn, rest);
+                continue;
+            }
             let origin = self.origin(conn, conn.next_seq());
             let owed = !conn.slots.is_empty();
             match conn.decoder.decode(rest) {
@@ -130,7 +139,10 @@ impl Shard {
                     let head_only = view.method() == Method::Head;
                     conn.is_let_in = origin.asks_access(&view);
                     match self.gathering(&origin, &view, announced, expects_continue) {
-                        Gathering::Whole(bytes_max) => conn.decoder.limit_body(bytes_max),
+                        Gathering::Whole(bytes_max) => {
+                            conn.decoder.limit_body(bytes_max);
+                            self.place_body(conn, &origin, announced);
+                        }
                         Gathering::Pieces if self.begin_upload(connections, conn, expects_continue) => continue,
                         Gathering::Pieces => break,
                         Gathering::Refused(refusal) => {
@@ -180,7 +192,7 @@ impl Shard {
     }
 
     /// Whether the connection ends with the answer to `view`.
-    fn ends_connection(&self, origin: &Origin, view: &RequestView<'_>) -> bool {
+    pub(super) fn ends_connection(&self, origin: &Origin, view: &RequestView<'_>) -> bool {
         // A stream of events ends with its connection.
         let is_own_stream =
             origin.serves != Serves::Modules && (Self::asks_for_events(view) || Self::asks_for_logs(view));
@@ -188,7 +200,7 @@ impl Shard {
     }
 
     /// A request is not complete: `consumed` bytes of it were taken just now, and `left` wait for what follows them.
-    fn incomplete(&mut self, connections: &mut Connections, conn: &mut Conn, consumed: usize, left: usize) {
+    pub(super) fn incomplete(&mut self, connections: &mut Connections, conn: &mut Conn, consumed: usize, left: usize) {
         if conn.partial == Partial::Body {
             conn.body_paid_ms = credited(conn.body_paid_ms, consumed, self.now_ms);
             self.gather(connections, conn);
@@ -222,7 +234,7 @@ impl Shard {
 
     /// Begins a request straight from the bytes it was parsed in. Returns the slot it takes, or nothing when it
     /// was answered in its turn.
-    fn begin_parsed(
+    pub(super) fn begin_parsed(
         &mut self,
         connections: &mut Connections,
         origin: &Origin,
@@ -354,22 +366,9 @@ impl Shard {
             return local.executor.take_attached().map_or(Begun::Answered, Begun::Attached);
         }
         let generation = Arc::clone(generation);
-        if self.is_full(&generation, view) {
-            return self.overloaded(origin, view, out);
-        }
-        let shared = (&self.remote, &*self.bodies, &*self.stats);
-        if !self.memory.has_share(shared, generation.instance(), view.body.len()) {
-            self.stats.memory_refused();
-            no_share().encode(&self.meta(origin, view), out);
+        let Some(expected) = self.admit_call(origin, view, &generation, route, view.body.len(), out) else {
             return Begun::Answered;
-        }
-        let expected = generation.expected_bytes(route);
-        if self.lacks_memory(expected) {
-            generation.doubt(route);
-            self.stats.memory_refused();
-            no_memory().encode(&self.meta(origin, view), out);
-            return Begun::Answered;
-        }
+        };
         let request = NewRequest { conn: origin.id, seq: origin.seq, route, view, meta: self.meta(origin, view) };
         if self.local.is_some() {
             self.submit(&generation, route, request.copied(&self.bodies));
@@ -381,9 +380,40 @@ impl Shard {
         Begun::Running { expected }
     }
 
+    /// The bytes that the answer to a call is expected to have, if the call may begin: there is room for a body of `body_bytes` bytes and
+    /// for the answer. Otherwise answers in `out` why not.
+    pub(super) fn admit_call(
+        &mut self,
+        origin: &Origin,
+        view: &RequestView<'_>,
+        generation: &ShardGen,
+        route: usize,
+        body_bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        if self.is_full(generation, body_bytes) {
+            self.overloaded(origin, view, out);
+            return None;
+        }
+        let shared = (&self.remote, &*self.bodies, &*self.stats);
+        if !self.memory.has_share(shared, generation.instance(), body_bytes) {
+            self.stats.memory_refused();
+            no_share().encode(&self.meta(origin, view), out);
+            return None;
+        }
+        let expected = generation.expected_bytes(route);
+        if self.lacks_memory(expected) {
+            generation.doubt(route);
+            self.stats.memory_refused();
+            no_memory().encode(&self.meta(origin, view), out);
+            return None;
+        }
+        Some(expected)
+    }
+
     /// Whether the module's domain has as many calls in flight as it may have, or there is no room for the body. A limit for each
     /// domain: one that answers nothing must not use up that of the others.
-    pub(super) fn is_full(&self, generation: &ShardGen, view: &RequestView<'_>) -> bool {
+    pub(super) fn is_full(&self, generation: &ShardGen, body_bytes: usize) -> bool {
         let (in_flight, bodies) = match &self.local {
             Some(_) => (self.in_flight, self.bodies.bytes()),
             None => {
@@ -391,7 +421,7 @@ impl Shard {
                 (self.remote.in_flight(instance), self.remote.waiting_bytes(Some(instance)))
             }
         };
-        let fits = view.body.len().saturating_add(bodies) <= self.limits.bodies_bytes_max;
+        let fits = body_bytes.saturating_add(bodies) <= self.limits.bodies_bytes_max;
         in_flight >= self.limits.in_flight_max || !fits
     }
 
@@ -482,7 +512,13 @@ impl Shard {
     }
 
     /// Framing is lost: answer after what is owed, then close.
-    fn reject(&mut self, connections: &mut Connections, conn: &mut Conn, error: &RequestError, head_only: bool) {
+    pub(super) fn reject(
+        &mut self,
+        connections: &mut Connections,
+        conn: &mut Conn,
+        error: &RequestError,
+        head_only: bool,
+    ) {
         let answer = match error {
             RequestError::BodyTooLarge => self.grown_too_large(&conn.decoder.head_view()),
             error => ServerAnswer::text(error.status(), format!("{error}\n")),

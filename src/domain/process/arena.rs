@@ -9,6 +9,7 @@
 //! bytes. A body for which the budget has no room waits; one beyond the whole budget never gets a place.
 
 use super::extents::{Extents, NoRoom};
+use crate::domain::placed::{Abandoned, PlacedBody};
 use crate::domain::ring::Region;
 use crate::domain::stream::StreamSizes;
 use crate::domain::stream::slots::Part as StreamPart;
@@ -133,11 +134,49 @@ impl Parts {
 pub(super) struct Lender {
     memory: Arc<Region>,
     extents: Extents,
+    /// Bytes of the places of bodies that still arrive, and those of them that nobody hands over any more.
+    arriving: usize,
+    abandoned: Arc<Abandoned>,
 }
 
 impl Lender {
     fn new(memory: Arc<Region>, range: Range<usize>, budget: usize) -> Self {
-        Self { memory, extents: Extents::new(range, budget, RESERVE_BYTES) }
+        let (extents, arriving, abandoned) = (Extents::new(range, budget, RESERVE_BYTES), 0, Arc::default());
+        Self { memory, extents, arriving, abandoned }
+    }
+
+    /// A place for a body of `bytes` bytes that still arrives. `None`: there is none now, or bodies that arrive have half of the budget.
+    /// Clients that send slowly must not have all of it, because bodies that are complete wait for room.
+    pub(super) fn take_arriving(&mut self, bytes: usize) -> Option<PlacedBody> {
+        self.take_back();
+        if self.arriving.saturating_add(bytes) > self.extents.budget() / 2 {
+            return None;
+        }
+        let offset = self.extents.take(bytes).ok()?;
+        self.arriving += bytes;
+        Some(PlacedBody::new(&self.memory, offset, bytes, &self.abandoned))
+    }
+
+    /// Where `body` lies, if it is complete and the place is one of this lender's.
+    pub(super) fn place_of(&self, body: &PlacedBody) -> Option<ExtentRange> {
+        let offset = body.offset_of(&self.abandoned)?;
+        Some(ExtentRange { offset: offset as u64, bytes: body.bytes() as u64 })
+    }
+
+    /// The domain has the record that names the place of `body`.
+    pub(super) fn hand_over(&mut self, mut body: PlacedBody) {
+        if body.offset_of(&self.abandoned).is_some() {
+            body.set_handed_over();
+            self.arriving = self.arriving.saturating_sub(body.bytes());
+        }
+    }
+
+    /// Takes back the places of bodies that nobody hands over any more.
+    fn take_back(&mut self) {
+        while let Some((offset, bytes)) = self.abandoned.pop() {
+            self.arriving = self.arriving.saturating_sub(bytes);
+            self.extents.give(offset);
+        }
     }
 
     /// A place for `bytes` bytes, which are still to be written there.
@@ -159,9 +198,9 @@ impl Lender {
         self.extents.budget()
     }
 
-    /// Bytes of all bodies there.
+    /// Bytes of all complete bodies there. Bytes of bodies that arrive count with their connections.
     pub(super) fn used(&self) -> usize {
-        self.extents.used()
+        self.extents.used().saturating_sub(self.arriving)
     }
 
     /// The other side is done with what began at `offset`.
@@ -172,11 +211,12 @@ impl Lender {
 
     /// Whether there are pages for [`Lender::reclaim`].
     pub(super) fn has_unused(&self) -> bool {
-        self.extents.is_leaving()
+        self.extents.is_leaving() || !self.abandoned.is_empty()
     }
 
     /// Gives some pages that no body lies in any more back to the kernel, and their bytes back to the budget.
     pub(super) fn reclaim(&mut self) {
+        self.take_back();
         if let Some(range) = self.extents.next_leaving(RECLAIM_BYTES) {
             self.memory.discard(range.clone());
             self.extents.left(range);

@@ -5,6 +5,7 @@ use super::remote::RemoteModule;
 use crate::domain::Instance;
 use crate::domain::call::{BodyLedger, GenerationRef, NewRequest, Task};
 use crate::domain::inbox::Message;
+use crate::domain::placed::PlacedBody;
 use crate::domain::stream::running::Reason;
 use crate::domain::stream::{CallSlot, NoSlot};
 use crate::net::ConnId;
@@ -93,6 +94,11 @@ impl DomainCalls {
         if let Some(calls) = number_of(hold.instance()).and_then(|number| self.domain(number)) {
             calls.request(hold, short, request);
         }
+    }
+
+    /// A place in the domain of `instance` for a body of `bytes` bytes that arrives. `None`: it gathers in the server.
+    pub fn place(&mut self, instance: &dyn Instance, bytes: usize) -> Option<PlacedBody> {
+        self.domain(number_of(instance)?)?.place(bytes)
     }
 
     /// A slot for a call of a route of `CWEB_STREAM` in the domain of `instance`.

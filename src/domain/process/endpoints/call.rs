@@ -113,7 +113,7 @@ impl Payload {
     /// Bytes of what the handler or the callbacks are given: a body, or messages.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Request { request, .. } => request.view().body.len(),
+            Self::Request { request, .. } => request.body_bytes(),
             Self::Socket { events, .. } => {
                 let bytes = |event: &SocketEvent| match event {
                     SocketEvent::Message { payload, .. } => payload.len(),

@@ -4,7 +4,7 @@
 //! A call of this kind gets its ticket when its record is sent, and only while no other call waits to be sent: tickets are
 //! sent in their order.
 
-use super::super::arena::ExtentRange;
+use super::super::arena::{ExtentRange, SMALL_BYTES_MAX};
 use super::super::extents::NoRoom;
 use super::super::wire;
 use super::call::{Caller, Copying, Large, Payload, Pending, Piece, Queued, Sending};
@@ -13,6 +13,7 @@ use super::refusal::refuse;
 use super::send::encoded;
 use super::session::ProcessSession;
 use crate::domain::call::SocketEvent;
+use crate::domain::placed::PlacedBody;
 use crate::domain::ring::Region;
 use crate::net::ConnId;
 use std::collections::VecDeque;
@@ -26,6 +27,32 @@ const PIECE_BYTES_MIN: usize = 16 * 1024;
 const EVENT_BYTES: usize = 40;
 
 impl CallTable {
+    /// A place for a body of `bytes` bytes that arrives. `None`: there is none, or the body is not large; it gathers in the server.
+    pub(in crate::domain::process) fn place(&mut self, bytes: usize) -> Option<PlacedBody> {
+        if self.draining || bytes <= SMALL_BYTES_MAX {
+            return None;
+        }
+        let session = self.current.as_mut().filter(|session| !session.broken)?;
+        session.endpoints.requests.take_arriving(bytes)
+    }
+
+    /// The record of a call whose body lies in its place already; the place is that of `session`'s process.
+    pub(super) fn placed_record(
+        &self,
+        session: &mut ProcessSession,
+        queued: &mut Queued,
+    ) -> Option<(Vec<u8>, ExtentRange)> {
+        let Payload::Request { request, .. } = &mut queued.payload else { return None };
+        let Some(place) = session.endpoints.requests.place_of(request.placed()?) else {
+            // The process that the place was taken from has been replaced.
+            request.gather();
+            return None;
+        };
+        let mut fixed = self.encode_head(queued);
+        wire::lend(&mut fixed, place);
+        Some((fixed, place))
+    }
+
     /// A call that has a large body waits for a place.
     pub(super) fn set_aside(&mut self, queued: Queued) {
         // One that is over is over.

@@ -136,9 +136,14 @@ impl CallTable {
     /// The domain has the whole record: the time of its handler begins, or that of the wait for its turn. The request of
     /// a handler that may decline is kept until the answer.
     fn is_sent(&mut self, session: &mut ProcessSession) {
-        let Some(Sending { ticket, queued, place, .. }) = self.sending.take() else { return };
+        let Some(Sending { ticket, mut queued, place, .. }) = self.sending.take() else { return };
         if let Some(place) = place {
             session.endpoints.lent.insert(ticket, place);
+        }
+        if let Some(Queued { payload: Payload::Request { request, .. }, .. }) = &mut queued
+            && let Some(body) = request.take_placed()
+        {
+            session.endpoints.requests.hand_over(body);
         }
         let (Some(queued), Some(pending)) = (queued, self.pending.get_mut(&ticket)) else { return };
         (pending.stage, pending.since_ms) = (Stage::Running, self.now_ms);
@@ -165,7 +170,12 @@ impl CallTable {
             return Some(encode_buffered(key, taken, unsent));
         }
         while !self.draining {
-            let Some(queued) = self.queue.pop_front() else { break };
+            let Some(mut queued) = self.queue.pop_front() else { break };
+            if let Some((fixed, place)) = self.placed_record(session, &mut queued) {
+                let (ticket, body) = (queued.ticket, Vec::new());
+                session.begin(ticket);
+                return Some(Sending { ticket, queued: Some(queued), fixed, body, place: Some(place) });
+            }
             let bytes = queued.payload.bytes();
             if bytes < LENT_BYTES_MIN {
                 session.begin(queued.ticket);
