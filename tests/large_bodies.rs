@@ -140,6 +140,58 @@ fn bodies_beyond_what_used_to_be_a_pool_come_through_whole() {
 }
 
 #[test]
+fn an_upload_survives_what_happens_to_its_module_while_it_arrives() {
+    let server = start(&["--shards", "1"]);
+    let body = pattern(3 * MIB + 5);
+    let expected = format!("{} {} 0", body.len(), sum(&body));
+    let (first, rest) = body.split_at(2 * MIB + 7);
+    let begun = |expect: &str| {
+        let mut stream = connect(&server);
+        let head = format!("POST /take HTTP/1.1\r\nHost: x\r\n{expect}Content-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).unwrap();
+        if !expect.is_empty() {
+            let mut interim = [0; 25];
+            stream.read_exact(&mut interim).unwrap();
+            assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        stream.write_all(first).unwrap();
+        stream
+    };
+    let ends = |mut stream: TcpStream, what: &str| {
+        // What follows it on its connection has its turn.
+        let next = "GET /holding HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(&[rest, next.as_bytes()].concat()).unwrap();
+        let answer = count(&mut stream);
+        assert_eq!((answer.status, answer.begin), (200, expected.clone()), "{what}");
+        assert_eq!(count(&mut stream).begin, "0", "{what}");
+    };
+    ends(begun(""), "nothing");
+    ends(begun("Expect: 100-continue\r\n"), "the client waits for 100");
+    let stream = begun("");
+    server.deploy_file("tests/modules/large_bodies.c");
+    ends(stream, "a swap");
+    if isolation() == "process" {
+        let stream = begun("");
+        let died = ask(&server, "/die");
+        assert_eq!(died.status, 502, "{}", died.begin);
+        ends(stream, "the death of its process");
+    }
+    // Clients that leave leave nothing behind.
+    let left: Vec<TcpStream> = (0..8).map(|_| begun("")).collect();
+    drop(left);
+    let held = || {
+        let text = server.get("/metrics").text();
+        let values = text.lines().filter_map(|line| line.strip_prefix("cweb_memory_bytes{"));
+        values.map(|rest| rest.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum::<usize>()
+    };
+    eventually("the memory comes back", || held() < MIB);
+    let mut stream = begun("");
+    assert_eq!(server.connect().request("DELETE", "/mgnt/large", &[], b"").status, 200);
+    stream.write_all(rest).unwrap();
+    assert_eq!(count(&mut stream).status, 404, "nobody serves it any more");
+}
+
+#[test]
 fn half_a_gigabyte_is_refused_by_the_limit_or_taken() {
     let bytes = 500 * MIB;
     let server = start(&[]);

@@ -28,7 +28,7 @@ impl Shard {
     pub(super) fn place_body(&mut self, conn: &mut Conn, origin: &Origin, announced: Option<usize>) {
         let view = conn.decoder.head_view();
         let Some(bytes) = announced.filter(|_| self.local.is_none() && conn.slots.is_empty()) else { return };
-        if !origin.serves_modules(view.path()) {
+        if !origin.serves_modules(view.path()) || view.is_websocket_upgrade() {
             return;
         }
         let found = self.snapshot.table().route(view.method().as_str(), view.path());

@@ -140,6 +140,70 @@ fn a_large_body_is_written_over_several_batches_and_others_pass_it() {
     assert_eq!(bench.peer.bodies.resident_bytes().unwrap(), 0, "its pages are given back");
 }
 
+/// A request whose head announces a body of `bytes` bytes.
+fn announces(bytes: usize) -> OwnedRequest {
+    let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {bytes}\r\n\r\n");
+    let mut decoder = RequestDecoder::new(Limits { body_bytes_max: 1 << 30, ..Limits::default() });
+    let Ok(Decoded::Body { view, .. }) = decoder.decode(head.as_bytes()) else { panic!() };
+    OwnedRequest::copy(&view)
+}
+
+#[test]
+fn a_body_that_arrives_in_its_place_is_handed_over_at_once() {
+    let mut bench = Bench::new();
+    assert!(bench.calls.place(MIB).is_none(), "it is not large");
+    let body = pattern(3 * MIB, 0);
+    let mut placed = bench.calls.place(body.len()).unwrap();
+    assert!(bench.calls.place(2 * MIB).is_none(), "bodies that arrive have half of the budget");
+    body.chunks(100_000).for_each(|part| placed.put(part).unwrap());
+    assert!(placed.put(b"more").is_err());
+    assert_eq!(bench.calls.held_bytes(), 0, "it counts with its connection");
+    bench.ask(0, announces(body.len()).with_placed(Box::new(placed)));
+    assert_eq!(bench.calls.waiting_bytes(), body.len());
+    bench.calls.flush();
+    let (ticket, given) = bench.next().unwrap();
+    assert!(given == body);
+    assert_eq!((bench.calls.lent_bytes(), bench.calls.waiting_bytes()), (body.len(), 0));
+    assert_eq!(status(&bench.answer(ticket)[0]), (bench.conns[0], "200".to_owned()));
+    bench.settle();
+    assert_eq!((bench.peer.bodies.resident_bytes().unwrap(), bench.calls.held_bytes()), (0, 0));
+    // A body whose client leaves.
+    let mut placed = bench.calls.place(body.len()).unwrap();
+    placed.put(&body[..MIB]).unwrap();
+    drop(placed);
+    bench.settle();
+    assert_eq!((bench.peer.bodies.resident_bytes().unwrap(), bench.calls.held_bytes()), (0, 0));
+    assert!(bench.calls.place(4 * MIB).is_some());
+}
+
+#[test]
+fn a_body_in_the_memory_of_a_process_that_is_gone_goes_to_the_next_one() {
+    let mut bench = Bench::new();
+    let body = pattern(2 * MIB, 0);
+    let mut placed: Vec<_> = (0..2).map(|_| bench.calls.place(body.len()).unwrap()).collect();
+    placed[0].put(&body).unwrap();
+    placed[1].put(&body[..MIB]).unwrap();
+    let mut placed = placed.into_iter().map(Box::new);
+    bench.ask(0, announces(body.len()).with_placed(placed.next().unwrap()));
+    bench.peer.dead.store(true, Ordering::Relaxed);
+    assert!(bench.calls.down().is_empty());
+    assert!(bench.calls.place(body.len()).is_none(), "there is no process");
+    let (endpoints, peer) = endpoints(&bench.domain);
+    (bench.peer, _) = (peer, bench.calls.up(endpoints));
+    // The rest of the other body comes now.
+    let mut late = placed.next().unwrap();
+    late.put(&body[MIB..]).unwrap();
+    bench.ask(1, announces(body.len()).with_placed(late));
+    bench.settle();
+    for conn in 0..2 {
+        let (ticket, given) = bench.next().unwrap();
+        assert!(given == body);
+        assert_eq!(status(&bench.answer(ticket)[0]), (bench.conns[conn], "200".to_owned()));
+    }
+    bench.settle();
+    assert_eq!((bench.peer.bodies.resident_bytes().unwrap(), bench.calls.held_bytes()), (0, 0));
+}
+
 #[test]
 fn a_body_without_a_place_gets_one_when_another_comes_back_and_holds_up_nothing() {
     let mut bench = Bench::new();
