@@ -304,6 +304,19 @@ fn space_is_a_domains_own() {
         fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()
     };
     assert_eq!(score("two").unwrap().trim(), "500");
+    // Each domain is a session, and so has one share of the processors, less than the server's, however many threads it has.
+    let pid = text("/two/pid");
+    let session = |pid: &str| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap().to_owned()
+    };
+    assert_eq!(session(&pid), pid);
+    assert_ne!(session(&text("/one/pid")), pid);
+    let share = |pid: &str| fs::read_to_string(format!("/proc/{pid}/autogroup")).unwrap_or_default();
+    if !share(&pid).is_empty() {
+        eventually("its share is lowered", || share(&pid).trim_end().ends_with(" nice 5"));
+        assert_ne!(share(&text("/one/pid")), share(&pid));
+    }
     // The threads that modules start stand back behind the server's.
     assert_eq!(text("/two/threads?n=20"), "20 all");
     let nice = |stat: String| stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().to_owned();
