@@ -2,7 +2,7 @@
 
 use super::args::DAY_S;
 use super::{Config, Reactor};
-use crate::net::ListenAddr;
+use crate::net::{ListenAddr, Reach};
 use crate::proto::forwarded::{ForwardedBy, TrustedProxies};
 use crate::proto::http1;
 
@@ -175,6 +175,8 @@ impl Config {
     }
 
     fn check_texts(&self, problems: &mut Problems) {
+        let reach = Reach::read(self.allow_net.iter().map(String::as_str));
+        problems.0.extend(reach.err().map(|error| error.to_string()));
         for (name, value) in [
             ("cors-allow-origin", &self.cors_allow_origin),
             ("cors-allow-methods", &self.cors_allow_methods),

@@ -7,14 +7,14 @@ use crate::abi::request::{RequestRules, set_rules};
 use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs, RequireSandbox};
 use crate::domain::in_process::InProcess;
 use crate::domain::process::{
-    Allowance, Budgets, Cgroups, CoreFiles, CrashLimit, DomainConfig, DomainRegistry, Identity, end_orphans,
+    Allowance, Budgets, Cgroups, Connects, CoreFiles, CrashLimit, DomainConfig, DomainRegistry, Identity, end_orphans,
     message_bytes_max,
 };
 use crate::domain::sandbox::{self, Level, Policy, User};
 use crate::domain::stream::StreamSizes;
 use crate::domain::{self, CodingSettings, DEFAULT_DOMAIN};
 use crate::machine;
-use crate::net::Waker;
+use crate::net::{Reach, Waker};
 use core_affinity::CoreId;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +47,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(JobTables::File(jobs_file)))?)));
     }
     check_calls(config)?;
+    let reach = reach(config)?;
     // Before anything is given to the modules' user: the lock of the store says that no other server is here.
     let records = config.data_dir.join(".domains");
     end_orphans(&records);
@@ -85,7 +86,8 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         jobs_database: jobs_file.to_path_buf(),
         records,
         codings,
-        policy: domain_policy(config, user),
+        policy: domain_policy(config, user, &reach),
+        connects: Arc::new(Connects::new(reach)),
         scratch,
         sanitizers: crate::module::instruments::address_libraries,
         preload: Vec::new(),
@@ -134,6 +136,16 @@ fn check_calls(config: &Config) -> std::io::Result<()> {
         return Err(std::io::Error::other(text));
     }
     Ok(())
+}
+
+/// Where modules may connect to. A list is refused where no filter of system calls holds modules to it.
+fn reach(config: &Config) -> std::io::Result<Reach> {
+    let reach = Reach::read(config.allow_net.iter().map(String::as_str)).map_err(std::io::Error::other)?;
+    if matches!(reach, Reach::Listed(_)) && sandbox::missing().contains(&"seccomp") {
+        let text = "--allow-net with a list of destinations needs seccomp, which this kernel has not: nothing would hold modules to it";
+        return Err(std::io::Error::other(text));
+    }
+    Ok(reach)
 }
 
 /// Limits and settings of requests.
@@ -223,17 +235,18 @@ fn module_database(config: &Config) -> std::io::Result<PathBuf> {
 
 /// What isolated modules may do: compute, read the system's libraries and `static`, and what the operator allows. Each domain
 /// gets its database, its shared objects and a scratch directory besides.
-fn domain_policy(config: &Config, user: Option<User>) -> Policy {
+fn domain_policy(config: &Config, user: Option<User>, reach: &Reach) -> Policy {
     let mut read = sandbox::system_paths();
     read.push(config.data_dir.join("static"));
     read.extend(config.allow_read.iter().cloned());
-    if config.allow_net {
+    if *reach != Reach::Nothing {
         read.extend(sandbox::network_paths());
     }
     let mut write = vec!["/dev/null".into()];
     write.extend(config.allow_write.iter().cloned());
     let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
-    let (network, calls) = (config.allow_net, config.projects.allow_syscall.clone());
+    let (network, connects) = (*reach == Reach::Everything, matches!(reach, Reach::Listed(_)));
+    let calls = config.projects.allow_syscall.clone();
     let namespaces = sandbox::has_namespaces();
     let open_files_max = Some(config.resources.module_open_files_max);
     Policy {
@@ -242,6 +255,7 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
         threads_allowed: true,
         starts_workers: true,
         network,
+        connects,
         memory_bytes_max,
         open_files_max,
         user,

@@ -2,6 +2,7 @@
 
 use super::arena::Budgets;
 use super::cgroup::Cgroups;
+use super::connects::Connects;
 use super::control::{self, Order, Outcome};
 use super::core_files::CoreFiles;
 use super::hook::NoOutcome;
@@ -69,6 +70,8 @@ pub struct DomainConfig {
     pub output_bytes_max: usize,
     /// Whether modules read by SQL the jobs of other domains' modules too.
     pub reads_all_jobs: bool,
+    /// What it may connect to, where its policy has that the server connects.
+    pub connects: Arc<Connects>,
     /// What it may use beside memory.
     pub allowance: Allowance,
     /// The filter of the log (`CWEB_LOG`), if it is not the environment's.

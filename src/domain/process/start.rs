@@ -227,6 +227,10 @@ fn spawn(
     if sanitized::is_one(shared.name()) {
         command.envs(sanitized::environment(&shared.config.preload, None));
     }
+    if shared.config.policy.connects {
+        // The resolver of libc is to use TCP, which is all there is.
+        command.env("RES_OPTIONS", "use-vc");
+    }
     if let Some(log) = &shared.config.log {
         command.env("CWEB_LOG", log);
     }

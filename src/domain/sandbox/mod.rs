@@ -51,6 +51,9 @@ pub struct Policy {
     /// Whether sockets may be made, of the families that programs use to talk to others; [`network_paths`] is what
     /// libraries read for it.
     pub network: bool,
+    /// Whether sockets of TCP may be made that connect to nothing: connect(2) is refused, and served by who handles the refusal.
+    #[serde(default)]
+    pub connects: bool,
     /// Whether the process may look at itself from a copy of its own: what finds leaks stops all threads so.
     #[serde(default)]
     pub traces_itself: bool,
