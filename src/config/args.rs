@@ -1,6 +1,6 @@
 //! Every setting once: its flag, environment variable, key of the file, and type.
 
-use super::projects::RequireSandbox;
+use super::projects::{RequireSandbox, UserRange};
 use clap::builder::BoolishValueParser;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Deserializer};
@@ -212,6 +212,9 @@ settings! {
     /// Memory of the processes of all modules together; beyond it the domain that has grown most is ended; 0 for no limit. With --isolation process only [default: half of the machine's, or of the cgroup's limit]
     #[arg(long, env = "CWEB_MODULES_MEMORY_BYTES_MAX", value_name = "BYTES")]
     modules_memory_bytes_max: u64,
+    /// Users, by their numbers, as which the domains but the default one run, each as one of its own; the server has to be root. Without the flag all run as nobody
+    #[arg(long, env = "CWEB_MODULE_UIDS", value_name = "FIRST-LAST")]
+    module_uids: UserRange,
     /// Do not start with a weaker sandbox of modules than this [default: landlock with --production, else basic]
     #[arg(long, env = "CWEB_REQUIRE_SANDBOX", value_name = "LEVEL")]
     require_sandbox: RequireSandbox,

@@ -60,6 +60,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     }
     let user = domain_user(config, &scratch, &domain_data);
     warn_of_closed(config, user);
+    give_users(config, user, [&scratch, &domain_data])?;
     let (cores, free_cores) = shard_cores(config.shards);
     let texts = [config.job_payload_bytes_max, config.job_event_bytes_max, config.job_data.checkpoint_bytes_max];
     let largest = texts.into_iter().fold(config.job_result_bytes_max, usize::max);
@@ -87,6 +88,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         records,
         codings,
         policy: domain_policy(config, user, &reach),
+        users: config.projects.module_uids.map(|users| users.first..=users.last),
         connects: Arc::new(Connects::new(reach)),
         scratch,
         sanitizers: crate::module::instruments::address_libraries,
@@ -127,6 +129,21 @@ fn warn_of_closed(config: &Config, user: Option<User>) {
             );
         }
     }
+}
+
+/// Opens the way to the directories below `dirs` for the users of `--module-uids`, or says why domains can't have them.
+fn give_users(config: &Config, user: Option<User>, dirs: [&Path; 2]) -> std::io::Result<()> {
+    let Some(users) = config.projects.module_uids else { return Ok(()) };
+    if user.is_none() || !sandbox::are_mapped(users.first, users.last) {
+        let text = "--module-uids: the server can't run domains as these users: it has to be root with CAP_CHOWN, CAP_SETUID and \
+                    CAP_SETGID, in a user namespace that has them, and the way to its data must be open to others";
+        return Err(std::io::Error::other(text));
+    }
+    for dir in dirs {
+        std::os::unix::fs::chown(dir, Some(0), Some(0))?;
+        std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    }
+    Ok(())
 }
 
 /// Refuses `--allow-syscall` with a name that no call has.

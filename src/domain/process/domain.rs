@@ -22,6 +22,7 @@ use crate::domain::{CodingSettings, Fault, Instance, LoadError};
 use crate::net::Waker;
 use crossbeam::channel::unbounded;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,6 +61,8 @@ pub struct DomainConfig {
     pub codings: CodingSettings,
     /// What the process may do.
     pub policy: Policy,
+    /// Users of the domains but the default one, each of which runs as one of its own.
+    pub users: Option<RangeInclusive<u32>>,
     /// Names the libraries of sanitizers, for domains of modules that are compiled with one.
     pub sanitizers: sanitized::Libraries,
     /// Libraries that its process has from its start: those of its sanitizers.

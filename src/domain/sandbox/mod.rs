@@ -26,7 +26,7 @@ pub use limits::processes_with;
 pub use owner::{closed_to, hand_over, not_writable};
 pub use paths::{compiler_inputs, compiler_paths, network_paths, system_paths};
 pub use refusals::Refusals;
-pub use user::{User, unprivileged};
+pub use user::{User, are_mapped, unprivileged};
 
 use serde::{Deserialize, Serialize};
 use std::io;
