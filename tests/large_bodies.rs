@@ -146,24 +146,26 @@ fn an_upload_survives_what_happens_to_its_module_while_it_arrives() {
     let expected = format!("{} {} 0", body.len(), sum(&body));
     let (first, rest) = body.split_at(2 * MIB + 7);
     let begun = |expect: &str| {
-        let mut stream = connect(&server);
-        let head = format!("POST /take HTTP/1.1\r\nHost: x\r\n{expect}Content-Length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).unwrap();
+        let mut client = server.connect();
+        client.stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        let length = body.len();
+        let head = format!("POST /take HTTP/1.1\r\nHost: x\r\n{expect}Content-Length: {length}\r\n\r\n");
+        client.stream.write_all(head.as_bytes()).unwrap();
         if !expect.is_empty() {
             let mut interim = [0; 25];
-            stream.read_exact(&mut interim).unwrap();
+            client.stream.read_exact(&mut interim).unwrap();
             assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        stream.write_all(first).unwrap();
-        stream
+        client.stream.write_all(first).unwrap();
+        client
     };
-    let ends = |mut stream: TcpStream, what: &str| {
-        // What follows it on its connection has its turn.
+    let ends = |mut client: Client, what: &str| {
+        // The request behind it on its connection has its turn.
         let next = "GET /holding HTTP/1.1\r\nHost: x\r\n\r\n";
-        stream.write_all(&[rest, next.as_bytes()].concat()).unwrap();
-        let answer = count(&mut stream);
-        assert_eq!((answer.status, answer.begin), (200, expected.clone()), "{what}");
-        assert_eq!(count(&mut stream).begin, "0", "{what}");
+        client.stream.write_all(&[rest, next.as_bytes()].concat()).unwrap();
+        let answer = client.try_response("POST").unwrap();
+        assert_eq!((answer.status, answer.text()), (200, expected.clone()), "{what}");
+        assert_eq!(client.try_response("GET").unwrap().text(), "0", "{what}");
     };
     ends(begun(""), "nothing");
     ends(begun("Expect: 100-continue\r\n"), "the client waits for 100");
@@ -172,12 +174,11 @@ fn an_upload_survives_what_happens_to_its_module_while_it_arrives() {
     ends(stream, "a swap");
     if isolation() == "process" {
         let stream = begun("");
-        let died = ask(&server, "/die");
-        assert_eq!(died.status, 502, "{}", died.begin);
+        assert!(ask(&server, "/die").status >= 500);
         ends(stream, "the death of its process");
     }
     // Clients that leave leave nothing behind.
-    let left: Vec<TcpStream> = (0..8).map(|_| begun("")).collect();
+    let left: Vec<Client> = (0..8).map(|_| begun("")).collect();
     drop(left);
     let held = || {
         let text = server.get("/metrics").text();
@@ -187,8 +188,8 @@ fn an_upload_survives_what_happens_to_its_module_while_it_arrives() {
     eventually("the memory comes back", || held() < MIB);
     let mut stream = begun("");
     assert_eq!(server.connect().request("DELETE", "/mgnt/large", &[], b"").status, 200);
-    stream.write_all(rest).unwrap();
-    assert_eq!(count(&mut stream).status, 404, "nobody serves it any more");
+    stream.stream.write_all(rest).unwrap();
+    assert_eq!(stream.try_response("POST").unwrap().status, 404, "nobody serves it any more");
 }
 
 #[test]

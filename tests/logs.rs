@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use support::{Server, cweb, eventually, root};
+use support::{Client, Server, cweb, eventually, isolation, module, root, signal};
 
 fn talker() -> String {
     std::fs::read_to_string(root().join("tests/modules/talker.c")).unwrap()
@@ -209,4 +209,41 @@ fn a_change_of_a_setting_is_told() {
     eventually("it is served on", || server.get("/setting").text().starts_with("crash "));
     put("settings/COLOR", "blue");
     eventually("it has the next value", || server.get("/setting").text().starts_with("blue "));
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data").display().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cweb"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir", &data, "--isolation", &isolation()]);
+    command.args(["--module-output-bytes-max", "100000000"]);
+    let mut child = command.env_remove("CWEB_ADMIN_KEY").stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let addr = loop {
+        let mut line = String::new();
+        assert!(log.read_line(&mut line).unwrap() > 0, "the server does not start");
+        if let Some(addr) = line.trim().strip_prefix("listening on http://") {
+            break addr.to_owned();
+        }
+    };
+    // From here on nobody reads.
+    let code = "#define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)\n\
+        H(spam) { (void)c, (void)q, (void)r; for (int n = 0; n < 2000; n++) printf(\"%0100d\\n\", n); fflush(stdout); return 0; }\n";
+    let source = module("spam", code, r#"{"/spam","GET",spam,NONE}"#, 1, "");
+    let ask = |method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]| {
+        Client::connect(&addr).request(method, target, headers, body).status
+    };
+    assert_eq!(ask("POST", "/mgnt", &[], source.as_bytes()), 200);
+    assert_eq!(ask("GET", "/spam", &[], b""), 200);
+    // The server has lines of its own for each of these.
+    for _ in 0..30 {
+        let refused = ask("GET", "/mgnt", &[("Authorization", "Bearer wrong")], b"");
+        assert!((200..=429).contains(&refused), "{refused}");
+    }
+    assert_eq!(ask("GET", "/spam", &[], b""), 200);
+    assert_eq!(ask("DELETE", "/mgnt/spam", &[], b""), 200);
+    assert_eq!(ask("GET", "/healthz", &[], b""), 200);
+    signal(child.id(), "TERM");
+    eventually("the server ends", || child.try_wait().unwrap().is_some());
 }

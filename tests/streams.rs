@@ -785,3 +785,28 @@ fn flags_that_exclude_each_other_are_refused() {
         assert!(refused.text().contains("leave one of them out"), "{}", refused.text());
     }
 }
+
+#[test]
+fn the_time_of_a_stream_is_its_routes_and_its_clients() {
+    let limits = ["--handler-timeout-ms", "300", "--body-timeout-ms", "300"];
+    let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &limits, &[]);
+    server.deploy_file("tests/modules/patience.c");
+    // Handlers that compute for longer than the server's limit before they read; time-outs are looked at once a second.
+    let head = |more: &str| format!("PUT /late?ms=2500 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n{more}\r\n");
+    let (mut whole, mut waits) = (server.connect(), server.connect());
+    whole.send((head("") + "whole").as_bytes());
+    waits.send(head("Expect: 100-continue\r\n").as_bytes());
+    // A client's time ends an answer of which every piece is taken.
+    let mut drips = server.connect();
+    drips.send(b"GET /drip HTTP/1.1\r\nHost: x\r\nX-Request-Timeout-Ms: 300\r\n\r\n");
+    let (answer, _) = until_end(&mut drips);
+    assert!(!answer.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(server.get("/dripped").text(), "few ETIMEDOUT");
+    let answer = whole.response_to("PUT");
+    assert_eq!((answer.status, answer.text()), (200, "5".to_owned()));
+    assert_eq!(waits.bytes(25), b"HTTP/1.1 100 Continue\r\n\r\n");
+    waits.send(b"whole");
+    let answer = waits.response_to("PUT");
+    assert_eq!((answer.status, answer.text()), (200, "5".to_owned()));
+    assert!(!server.log().contains("is replaced"), "{}", server.log());
+}

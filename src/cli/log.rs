@@ -1,5 +1,6 @@
 //! The log of the server, and of the processes that belong to it.
 
+use super::log_writer::LogWriter;
 use crate::domain::process::relay::RelayFormat;
 use crate::logbook::{self, Kind};
 use std::fmt::{self, Write as _};
@@ -36,7 +37,7 @@ pub(super) fn start(filter: EnvFilter) {
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .event_format(lines)
-        .with_writer(log_file())
+        .with_writer(LogWriter::start(log_file()))
         .with_filter(filter);
     tracing_subscriber::registry().with(layer).with(OfModules.with_filter(LevelFilter::INFO)).init();
 }
@@ -55,7 +56,7 @@ pub(super) fn start_inherited() {
         .log_internal_errors(false)
         .event_format(RelayFormat::begin())
         .with_env_filter(filter)
-        .with_writer(log_file())
+        .with_writer(waiting_writer())
         .init();
 }
 
@@ -67,7 +68,7 @@ pub(super) fn start_for_test() {
         .with_ansi(false)
         .event_format(lines)
         .with_env_filter(filter(false).unwrap_or_default())
-        .with_writer(log_file())
+        .with_writer(waiting_writer())
         .init();
 }
 
@@ -75,14 +76,16 @@ pub(super) fn start_for_test() {
 const LOG_DESCRIPTOR_MIN: i32 = 100;
 
 /// A descriptor of the log's own, for what is standard error now: module code may close descriptor 2, and the next file that is
-/// opened would have the log in it.
-fn log_file() -> BoxMakeWriter {
+/// opened would have the log in it. `None`: there is no descriptor left.
+fn log_file() -> Option<File> {
     let stderr = std::io::stderr();
     let copy = |lowest| rustix::io::fcntl_dupfd_cloexec(&stderr, lowest);
-    match copy(LOG_DESCRIPTOR_MIN).or_else(|_| copy(0)) {
-        Ok(descriptor) => BoxMakeWriter::new(Arc::new(File::from(descriptor))),
-        Err(_) => BoxMakeWriter::new(std::io::stderr),
-    }
+    copy(LOG_DESCRIPTOR_MIN).or_else(|_| copy(0)).ok().map(File::from)
+}
+
+/// The log's file, for processes whose log the server reads.
+fn waiting_writer() -> BoxMakeWriter {
+    log_file().map_or_else(|| BoxMakeWriter::new(std::io::stderr), |file| BoxMakeWriter::new(Arc::new(file)))
 }
 
 /// Lines of the log. The target tells what modules print from what the server says, so that a module can't put words

@@ -9,6 +9,7 @@ mod exit;
 mod jobs;
 mod keygen;
 mod log;
+mod log_writer;
 mod logs;
 mod modules;
 mod new;

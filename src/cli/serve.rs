@@ -1,6 +1,6 @@
 //! `cweb serve`
 
-use super::log;
+use super::{log, log_writer};
 use crate::config::{Config, ServeArgs};
 use rustix::process::Signal;
 use std::process::ExitCode;
@@ -45,6 +45,7 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     let result = crate::server::run(config);
     crate::abi::guard::return_output();
     crate::server::bound_exit(i32::from(result.is_err()));
+    log_writer::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(error),

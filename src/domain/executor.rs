@@ -241,6 +241,15 @@ impl<W: Send + 'static> Pool<W> {
         }
     }
 
+    /// Whether the next call that is pushed waits for the end of another one: there are as many calls as there may be threads. A hint:
+    /// it orders nothing.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let shared = &self.shared;
+        let running = shared.threads.load(Ordering::Relaxed).saturating_sub(shared.idle.load(Ordering::Relaxed));
+        running + shared.receiver.len() >= shared.threads_max
+    }
+
     /// Threads that exist now.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -413,6 +422,7 @@ mod tests {
             stage.hold();
             stage.until_running();
         }
+        assert!(stage.pool.is_busy());
         stage.hold();
         assert!(stage.runs.1.recv_timeout(4 * IDLE).is_err() && stage.pool.threads() == 3);
         stage.end.0.send(()).unwrap();

@@ -77,6 +77,7 @@ impl Shard {
         }
         if let Some(upload) = &conn.upload
             && !conn.paused
+            && !upload.owes_continue()
             && now_ms.saturating_sub(conn.body_paid_ms) > body_ms
         {
             return if upload.is_taken() { Verdict::SlowBody } else { Verdict::Close };

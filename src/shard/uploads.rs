@@ -47,6 +47,11 @@ impl ConnUpload {
         self.upload.as_ref().map_or(0, BodySink::held)
     }
 
+    /// Whether the client rightly sends nothing, because it waits for `100 Continue`.
+    pub(super) fn owes_continue(&self) -> bool {
+        self.continue_owed && self.is_taken()
+    }
+
     /// Whether the handler still takes it.
     pub(super) fn is_taken(&self) -> bool {
         self.upload.is_some()
@@ -395,6 +400,7 @@ impl Shard {
 
     /// The handler of request number `seq` reads the body for the first time.
     pub(super) fn upload_wanted(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
+        let now_ms = self.now_ms;
         let Some(conn) = self.conn(id) else { return };
         let Some(state) = conn.upload.as_mut().filter(|state| state.seq == seq) else { return };
         conn.body_paid_ms = conn.last_read_ms.max(conn.body_paid_ms);
@@ -402,18 +408,21 @@ impl Shard {
             && let Some(outbox) = connections.outbox(id)
         {
             outbox.push(CONTINUE);
+            conn.body_paid_ms = now_ms;
         }
     }
 
     /// The handler of request number `seq` begins its answer. If it has not read the body yet, it may still do so, and behind the
     /// head of the answer nothing can ask for the body any more (RFC 9110 §10.1.1).
     pub(super) fn continue_before_answer(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
+        let now_ms = self.now_ms;
         let Some(conn) = self.conn(id) else { return };
         let Some(state) = conn.upload.as_mut().filter(|state| state.seq == seq) else { return };
         if std::mem::take(&mut state.continue_owed)
             && let Some(outbox) = connections.outbox(id)
         {
             outbox.push(CONTINUE);
+            conn.body_paid_ms = now_ms;
         }
     }
 }

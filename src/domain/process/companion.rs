@@ -62,12 +62,16 @@ impl LazyPool {
 }
 
 impl Pools {
-    fn push(&self, work: RingRecord, lane: Lane) {
-        match lane {
-            Lane::Short | Lane::Long => self.long.push(work),
-            Lane::Stream => self.streams.push(work),
-            Lane::Worker => self.workers.get().unwrap_or(&self.long).push(work),
+    fn push(&self, mut work: RingRecord, lane: Lane, domain: &ChildDomain) {
+        let pool = match lane {
+            Lane::Short | Lane::Long => &self.long,
+            Lane::Stream => &self.streams,
+            Lane::Worker => self.workers.get().unwrap_or(&self.long),
+        };
+        if pool.is_busy() {
+            work.tell_wait(domain);
         }
+        pool.push(work);
     }
 }
 
@@ -110,7 +114,7 @@ impl RequestRing {
             let mut record = spare.take().map_or_else(|| Vec::with_capacity(512), |work| work.record);
             record.clear();
             if !ring.consumer.try_pop(&mut record)? {
-                *spare = Some(RingRecord { shard: self.shard, record });
+                *spare = Some(RingRecord::new(self.shard, record));
                 ring.release(responses);
                 return Ok(None);
             }
@@ -121,7 +125,7 @@ impl RequestRing {
                 Ok(ToDomain::Done { offset }) => {
                     if self.domain.answers.give_back(offset) {
                         // The pages are given back by a thread that has the time.
-                        return Ok(Some((RingRecord { shard: self.shard, record: Vec::new() }, Lane::Long)));
+                        return Ok(Some((RingRecord::new(self.shard, Vec::new()), Lane::Long)));
                     }
                 }
                 Ok(ToDomain::Gone { key }) => self.domain.socket_gone(self.shard, key),
@@ -131,14 +135,14 @@ impl RequestRing {
                 Ok(ToDomain::Request { short: false, instance, route, .. })
                     if self.domain.is_elsewhere(instance, route) =>
                 {
-                    return Ok(Some((RingRecord { shard: self.shard, record }, Lane::Worker)));
+                    return Ok(Some((RingRecord::new(self.shard, record), Lane::Worker)));
                 }
                 Ok(ToDomain::Request { short, .. } | ToDomain::Socket { short, .. }) => {
                     let lane = if short { Lane::Short } else { Lane::Long };
-                    return Ok(Some((RingRecord { shard: self.shard, record }, lane)));
+                    return Ok(Some((RingRecord::new(self.shard, record), lane)));
                 }
                 Ok(ToDomain::Stream(StreamToDomain::Call { .. })) => {
-                    return Ok(Some((RingRecord { shard: self.shard, record }, Lane::Stream)));
+                    return Ok(Some((RingRecord::new(self.shard, record), Lane::Stream)));
                 }
                 Ok(ToDomain::Stream(record)) => self.domain.take_stream(self.shard, &record),
                 Err(_) => return Err(Corrupt),
@@ -190,7 +194,7 @@ pub(super) fn serve(
                 request_ring.step();
             }
             Ok(Some((work, lane))) => {
-                pools.push(work, lane);
+                pools.push(work, lane, &request_ring.domain);
                 may_sleep = true;
             }
             Ok(None) => {
@@ -252,7 +256,7 @@ fn rescue(request_rings: &[Arc<RequestRing>], pools: &Pools, sleeps: &AtomicBool
             if now % 2 == 1 && before == now {
                 has_stuck = true;
                 while let Ok(Some((work, lane))) = ring.next(&mut None) {
-                    pools.push(work, lane);
+                    pools.push(work, lane, &ring.domain);
                 }
             }
         }

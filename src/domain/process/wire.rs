@@ -46,6 +46,7 @@ pub(super) mod kind {
     pub(super) const PUBLISH: u8 = 22;
     pub(super) const PUBLISH_LENT: u8 = 23;
     pub(super) const BUFFERED: u8 = 24;
+    pub(super) const WAITS: u8 = 25;
 }
 
 /// Where a body is.
@@ -89,7 +90,9 @@ pub(super) enum ToServer<'a> {
     Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: Body<'a> },
     /// The same with a file as the body.
     FileAnswer(FileAnswer<'a>),
-    /// A call of those that run one at a time has its turn: its handler begins.
+    /// A call waits for a thread, because all are busy.
+    Waits { ticket: u64 },
+    /// A call that has waited for a thread, or for the calls before it, has its turn: its handler begins.
     Turn { ticket: u64 },
     /// A handler has returned, and its answer waits for memory.
     Returned { ticket: u64 },
@@ -330,6 +333,12 @@ pub(super) fn set_ran_us(fixed: &mut [u8], ran_us: u32) {
     }
 }
 
+/// A call that waits for a thread.
+pub(super) fn waits(out: &mut Vec<u8>, ticket: u64) {
+    out.push(kind::WAITS);
+    out.extend_from_slice(&ticket.to_le_bytes());
+}
+
 /// A call that has its turn.
 pub(super) fn turn(out: &mut Vec<u8>, ticket: u64) {
     out.push(kind::TURN);
@@ -445,6 +454,7 @@ impl<'a> ToServer<'a> {
             kind::FAULT => Self::Fault { ticket, why: std::str::from_utf8(reader.rest()).ok()? },
             kind::DECLINED => Self::Declined { ticket, ran_us: reader.u32()? },
             kind::IDLE => Self::Idle { ticket, ran_us: reader.u32()? },
+            kind::WAITS => Self::Waits { ticket },
             kind::TURN => Self::Turn { ticket },
             kind::RETURNED => Self::Returned { ticket },
             kind::SEND | kind::SEND_LENT => Self::Send { key: ticket, frame: reader.body(kind == kind::SEND)? },

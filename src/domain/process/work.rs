@@ -29,6 +29,43 @@ use std::time::{Duration, Instant};
 pub(super) struct RingRecord {
     pub(super) shard: usize,
     pub(super) record: Vec<u8>,
+    /// The server was told that it waits for a thread.
+    pub(super) waits: bool,
+}
+
+impl RingRecord {
+    pub(super) fn new(shard: usize, record: Vec<u8>) -> Self {
+        Self { shard, record, waits: false }
+    }
+
+    /// The call that it asks for.
+    fn ticket(&self) -> Option<u64> {
+        match ToDomain::read(&self.record) {
+            Ok(
+                ToDomain::Request { ticket, .. }
+                | ToDomain::Socket { ticket, .. }
+                | ToDomain::Stream(StreamToDomain::Call { ticket, .. }),
+            ) => Some(ticket),
+            _ => None,
+        }
+    }
+
+    /// Tells the server that the call waits, because all threads are busy: the time of its handler has not begun.
+    pub(super) fn tell_wait(&mut self, domain: &ChildDomain) {
+        if let Some((ticket, responses)) = self.ticket().zip(domain.response_rings.get(self.shard)) {
+            say(responses, |record| wire::waits(record, ticket));
+            self.waits = true;
+        }
+    }
+
+    /// Tells the server that a call that has waited begins.
+    fn tell_begin(&mut self, responses: &ResponseRing) {
+        if std::mem::take(&mut self.waits)
+            && let Some(ticket) = self.ticket()
+        {
+            say(responses, |record| wire::turn(record, ticket));
+        }
+    }
 }
 
 /// Bytes that the place of a body takes in a record.
@@ -362,10 +399,15 @@ impl Runner<RingRecord> for DomainRunner {
         self.run_and_return(work);
     }
 
-    fn run_and_return(&mut self, work: RingRecord) -> Option<RingRecord> {
+    fn run_and_return(&mut self, mut work: RingRecord) -> Option<RingRecord> {
         if work.record.is_empty() {
             self.domain.answers.reclaim();
             return None;
+        }
+        if work.waits
+            && let Some(responses) = self.domain.response_rings.get(work.shard)
+        {
+            work.tell_begin(responses);
         }
         let Some(turns) = self.work(&work, false) else { return Some(work) };
         match turns.enter(work) {
@@ -400,7 +442,7 @@ struct Asked<'a> {
 impl DomainRunner {
     /// Does `work`, unless it is a call that needs a turn and has none: then gives whose turns they are.
     fn work(&mut self, work: &RingRecord, has_turn: bool) -> Option<Arc<Turns>> {
-        let RingRecord { shard, record } = work;
+        let RingRecord { shard, record, .. } = work;
         let responses = self.domain.response_rings.get(*shard).map(Arc::clone)?;
         let Ok(read) = ToDomain::read(record) else {
             tracing::error!("the server sent a record that can't be read");

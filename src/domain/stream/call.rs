@@ -98,6 +98,8 @@ pub(in crate::domain) struct CallState {
     used: AtomicU8,
     /// In milliseconds since `epoch`; 0: not computed yet, [`NO_DEADLINE`]: none.
     deadline_ms: AtomicU64,
+    /// The same for the route's own limit and the client's: no read and no write succeeds behind it.
+    asked_deadline_ms: AtomicU64,
     has_inner: AtomicBool,
     up: Mutex<Option<Up>>,
     inner: Mutex<Inner>,
@@ -118,6 +120,7 @@ impl CallState {
             facts: std::sync::atomic::AtomicPtr::new(std::ptr::null_mut()),
             used: AtomicU8::new(Used::Whole as u8),
             deadline_ms: AtomicU64::new(0),
+            asked_deadline_ms: AtomicU64::new(0),
             has_inner: AtomicBool::new(false),
             up: Mutex::new(None),
             inner: Mutex::default(),
@@ -136,6 +139,7 @@ impl CallState {
         self.entry.begin(facts.key);
         self.used.store(Used::Whole as u8, Ordering::Relaxed);
         self.deadline_ms.store(0, Ordering::Relaxed);
+        self.asked_deadline_ms.store(0, Ordering::Relaxed);
         if let Some(pipes) = facts.stream.take() {
             let Pipes { up, down, length, expects_continue } = pipes;
             *unpoisoned(&self.up) = Some(Up { reader: Reader::new(up), released: 0, length, expects_continue });
@@ -222,6 +226,7 @@ impl CallState {
 
     /// Writes bytes as they are sent, and waits while there is no room.
     fn write_raw(&self, down: &mut Down, uplink: &dyn Uplink, bytes: &[u8]) -> Result<(), i32> {
+        self.in_time()?;
         let mut rest = bytes;
         loop {
             let count = down.writer.put(rest).map_err(errno_of)?;
@@ -266,12 +271,30 @@ impl CallState {
                 .limit_ms
                 .or_else(|| Some(super::handler_timeout_ms()).filter(|limit| *limit > 0 && !self.has_body_stream()));
             let asked = asked_ms(facts.view);
-            let Some(limit) = limit.into_iter().chain(asked).min() else { return NO_DEADLINE };
-            let start = u64::try_from(facts.start.saturating_duration_since(self.epoch).as_millis()).unwrap_or(0);
-            start.saturating_add(limit).max(1)
+            let limit = limit.into_iter().chain(asked).min();
+            limit.map_or(NO_DEADLINE, |limit| self.after_start(facts, limit))
         });
         self.deadline_ms.store(deadline, Ordering::Relaxed);
         deadline
+    }
+
+    /// The time `limit_ms` after the begin of the call.
+    fn after_start(&self, facts: &Facts<'_>, limit_ms: u64) -> u64 {
+        let start = u64::try_from(facts.start.saturating_duration_since(self.epoch).as_millis()).unwrap_or(0);
+        start.saturating_add(limit_ms).max(1)
+    }
+
+    /// `ETIMEDOUT` behind the limit of time of the route, or the client's. The server's own limit is for handlers in which nothing moves.
+    fn in_time(&self) -> Result<(), i32> {
+        let mut deadline = self.asked_deadline_ms.load(Ordering::Relaxed);
+        if deadline == 0 {
+            let Some(facts) = self.facts() else { return Ok(()) };
+            let limit = facts.limit_ms.into_iter().chain(asked_ms(facts.view)).min();
+            deadline = limit.map_or(NO_DEADLINE, |limit| self.after_start(facts, limit));
+            self.asked_deadline_ms.store(deadline, Ordering::Relaxed);
+        }
+        let is_over = deadline != NO_DEADLINE && self.now_ms() >= deadline;
+        if is_over { Err(libc::ETIMEDOUT) } else { Ok(()) }
     }
 
     fn has_body_stream(&self) -> bool {
@@ -291,6 +314,7 @@ impl CallState {
 
     /// Waits until the body has bytes: how many, 0 at its end.
     fn await_body(&self, up: &mut Up) -> Result<usize, i32> {
+        self.in_time()?;
         loop {
             match up.reader.peek(up.released) {
                 Ok(Peek::Bytes(count)) => return Ok(count),

@@ -49,6 +49,8 @@ pub(super) struct Pending {
     pub(super) progress: u64,
     /// The handler has begun to send its answer.
     pub(super) begun: bool,
+    /// The domain has said that it waits for a thread. It may say so once.
+    pub(super) has_waited: bool,
     /// Once it was sent: the request of a handler that may leave it to others.
     pub(super) kept: Option<Box<OwnedRequest>>,
 }
@@ -57,7 +59,20 @@ impl Pending {
     /// Of a call that nothing is known of yet but that it waits since `since_ms`.
     pub(super) fn new(hold: Arc<dyn GenerationRef>, unit: usize, caller: Caller, since_ms: u64) -> Self {
         let (limit_ms, grace_ms, stage, watched, progress) = (None, 0, Stage::Waiting, None, 0);
-        Self { hold, unit, caller, since_ms, limit_ms, grace_ms, stage, watched, progress, begun: false, kept: None }
+        Self {
+            hold,
+            unit,
+            caller,
+            since_ms,
+            limit_ms,
+            grace_ms,
+            stage,
+            watched,
+            progress,
+            begun: false,
+            has_waited: false,
+            kept: None,
+        }
     }
 }
 
@@ -95,7 +110,7 @@ impl Watched {
 pub(super) enum Stage {
     /// With the server.
     Waiting,
-    /// With the domain, where it waits for the calls before it: those of its module run one at a time.
+    /// With the domain, where it waits for the calls before it: those of its module run one at a time, or all threads are busy.
     Turn,
     /// With the domain, which has all of it.
     Running,

@@ -231,6 +231,8 @@ impl CallTable {
         let limit_of = |pending: &Pending| match pending.stage {
             // What the handler has not got is not its fault.
             Stage::Waiting | Stage::Turn => limit_ms,
+            // In a stream, the time in which nothing moves: its handler may work for so long between two pieces.
+            Stage::Running if pending.watched.is_some() => pending.limit_ms.map_or(limit_ms, |own| own.max(limit_ms)),
             Stage::Running => pending.limit_ms.unwrap_or(limit_ms).saturating_add(pending.grace_ms),
             Stage::Returned => RETURNED_MS_MAX,
         };
@@ -262,7 +264,8 @@ impl CallTable {
             let (status, text) = match pending.stage {
                 Stage::Running => (504, format!("module {name} did not answer within {limit_ms} ms\n")),
                 Stage::Turn => {
-                    (503, format!("module {name} runs one call at a time: this one had no turn within {limit_ms} ms\n"))
+                    let why = if pending.has_waited { "has no thread left" } else { "runs one call at a time" };
+                    (503, format!("module {name} {why}: this call had no turn within {limit_ms} ms\n"))
                 }
                 Stage::Waiting => (503, format!("the process of module {name} took no request within {limit_ms} ms\n")),
                 Stage::Returned => (503, format!("the answer of module {name} got no memory within {limit_ms} ms\n")),
@@ -283,7 +286,8 @@ impl CallTable {
         let now_ms = self.now_ms;
         let sockets = self.pending.iter().filter_map(|(ticket, pending)| match pending.caller {
             Caller::Socket { key, callbacks, .. }
-                if now_ms.saturating_sub(pending.since_ms) > limit_ms.saturating_mul(callbacks) =>
+                if pending.stage != Stage::Turn
+                    && now_ms.saturating_sub(pending.since_ms) > limit_ms.saturating_mul(callbacks) =>
             {
                 Some((*ticket, key, limit_ms.saturating_mul(callbacks)))
             }
@@ -385,8 +389,6 @@ impl CallTable {
                 )
             }
         };
-        // A stream has a limit of its own for the handler, and this one for the time in which nothing moves.
-        let limit_ms = limit_ms.filter(|_| watched.is_none());
         let new = Pending::new(hold, unit, caller, self.now_ms);
         let pending = Pending { limit_ms, grace_ms: grace, watched, ..new };
         self.pending.insert(ticket, pending);

@@ -159,6 +159,12 @@ impl CallTable {
                 session.endpoints.call_over(answer.ticket);
                 self.take_file(session, answer, out)?;
             }
+            ToServer::Waits { ticket } => {
+                let pending = self.pending.get_mut(&ticket).filter(|_| session.tickets.contains(&ticket));
+                if pending.is_some_and(|pending| !std::mem::replace(&mut pending.has_waited, true)) {
+                    self.moves_on(session, ticket, Stage::Running, Stage::Turn);
+                }
+            }
             ToServer::Turn { ticket } => self.moves_on(session, ticket, Stage::Turn, Stage::Running),
             ToServer::Returned { ticket } => self.moves_on(session, ticket, Stage::Running, Stage::Returned),
             ToServer::Fault { ticket, why } => {

@@ -131,6 +131,9 @@ fn what_is_cut_or_out_of_range_is_refused() {
     returned(&mut record, 7);
     assert_eq!(ToServer::read(&record), Ok(ToServer::Returned { ticket: 7 }));
     let mut record = Vec::new();
+    waits(&mut record, 9);
+    assert_eq!(ToServer::read(&record), Ok(ToServer::Waits { ticket: 9 }));
+    let mut record = Vec::new();
     turn(&mut record, 8);
     assert_eq!(ToServer::read(&record), Ok(ToServer::Turn { ticket: 8 }));
     for status in [0, 101, 199, 600, 65535] {

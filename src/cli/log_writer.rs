@@ -1,0 +1,164 @@
+//! Writes the log of the server, and waits for no reader of it.
+//!
+//! The log may be a pipe whose reader has stopped: a blocked log driver, a terminal after Ctrl-S. A shard that waited there would serve
+//! nobody. So a line is written at once where it can be written without waiting. Other lines go through a bounded queue to a thread
+//! that may wait; beyond the bound, lines are lost and counted. Lines keep their order.
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+/// Bytes of lines that wait for the reader of the log.
+const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The number of these lines.
+const WAITING_LINES_MAX: usize = 16 * 1024;
+/// `PIPE_BUF` of pipe(7): what poll(2) promises room for.
+const AT_ONCE_BYTES_MAX: usize = 4096;
+/// Longest wait at the exit for lines that wait.
+const EXIT_WAIT: Duration = Duration::from_millis(500);
+
+/// See the module's documentation.
+pub(super) struct LogWriter {
+    file: File,
+    /// Regular files take every line at once; poll(2) says nothing about them.
+    is_regular: bool,
+    /// Held while a line is written at once: two threads would take the same room for theirs.
+    at_once: Mutex<()>,
+    queue: Sender<Vec<u8>>,
+    /// Of lines that are in the queue or being written from there.
+    waiting_bytes: AtomicUsize,
+    lost: AtomicUsize,
+}
+
+/// The log that the process has, for [`flush`].
+static LOG: OnceLock<Arc<LogWriter>> = OnceLock::new();
+
+impl LogWriter {
+    /// The writer of the log to `file`; `None`: to standard error.
+    pub(super) fn start(file: Option<File>) -> BoxMakeWriter {
+        let Some(file) = file else { return BoxMakeWriter::new(io::stderr) };
+        let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let (queue, lines) = bounded(WAITING_LINES_MAX);
+        let (waiting_bytes, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let writer = Arc::new(Self { file, is_regular, at_once: Mutex::new(()), queue, waiting_bytes, lost });
+        let own = Arc::clone(&writer);
+        if thread::Builder::new().name("log".to_owned()).spawn(move || own.write_waiting(&lines)).is_err() {
+            return BoxMakeWriter::new(io::stderr);
+        }
+        let _ = LOG.set(Arc::clone(&writer));
+        BoxMakeWriter::new(writer)
+    }
+
+    /// Whether `bytes` can be written without waiting.
+    fn takes_at_once(&self, bytes: usize) -> bool {
+        if self.is_regular {
+            return true;
+        }
+        let mut polled = [PollFd::new(&self.file, PollFlags::OUT)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // A reader that is gone is told by an error at once, and not by waiting.
+        bytes <= AT_ONCE_BYTES_MAX && poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Has `line` wait for the reader, or be lost.
+    fn enqueue(&self, line: &[u8]) {
+        let waiting = self.waiting_bytes.fetch_add(line.len(), Ordering::AcqRel);
+        let fits = waiting + line.len() <= WAITING_BYTES_MAX;
+        if !fits || self.queue.try_send(line.to_vec()).is_err() {
+            self.waiting_bytes.fetch_sub(line.len(), Ordering::AcqRel);
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn write_waiting(&self, lines: &Receiver<Vec<u8>>) {
+        while let Ok(line) = lines.recv() {
+            // A log that cannot be written must not end the server.
+            let _ = (&self.file).write_all(&line);
+            self.waiting_bytes.fetch_sub(line.len(), Ordering::AcqRel);
+            let lost = if lines.is_empty() { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
+            if lost > 0 {
+                let _ = writeln!(&self.file, "{lost} lines of the log are lost: nobody read it");
+            }
+        }
+    }
+}
+
+impl Write for &LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.waiting_bytes.load(Ordering::Acquire) == 0
+            && let Ok(_at_once) = self.at_once.try_lock()
+            && self.takes_at_once(line.len())
+        {
+            return (&self.file).write(line);
+        }
+        if self.is_regular {
+            return (&self.file).write(line);
+        }
+        self.enqueue(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Waits a little for lines that wait, at the end of the process.
+pub(super) fn flush() {
+    let deadline = Instant::now() + EXIT_WAIT;
+    let waits = || LOG.get().is_some_and(|log| log.waiting_bytes.load(Ordering::Acquire) > 0);
+    while waits() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+
+    #[test]
+    fn a_reader_that_has_stopped_holds_up_nobody_and_gets_the_lines_in_order() {
+        let (reader, writer) = io::pipe().unwrap();
+        let (queue, lines) = bounded(WAITING_LINES_MAX);
+        let log = Arc::new(LogWriter {
+            file: File::from(OwnedFd::from(writer)),
+            is_regular: false,
+            at_once: Mutex::new(()),
+            queue,
+            waiting_bytes: AtomicUsize::new(0),
+            lost: AtomicUsize::new(0),
+        });
+        let own = Arc::clone(&log);
+        thread::spawn(move || own.write_waiting(&lines));
+        // More than the pipe and the queue hold.
+        let text = |number: usize| format!("{number:0>1023}\n");
+        for number in 0..6000 {
+            (&*log).write_all(text(number).as_bytes()).unwrap();
+        }
+        let lost = log.lost.load(Ordering::Relaxed);
+        assert!((1..2000).contains(&lost), "{lost}");
+        let mut file = reader;
+        let mut all = Vec::new();
+        let mut buffer = vec![0; 65536];
+        while !all.ends_with(b"nobody read it\n") {
+            let count = file.read(&mut buffer).unwrap();
+            all.extend_from_slice(&buffer[..count]);
+        }
+        let all = String::from_utf8(all).unwrap();
+        let (told, kept): (Vec<&str>, Vec<&str>) = all.lines().partition(|line| line.contains("lost"));
+        assert_eq!(told, [format!("{lost} lines of the log are lost: nobody read it")]);
+        assert_eq!(kept.len(), 6000 - lost);
+        assert!(kept.iter().enumerate().all(|(number, line)| **line == *text(number).trim_end()));
+        drop(file);
+        // The reader has gone: an error, and no wait.
+        assert!((&*log).write(b"x").is_err());
+    }
+}
