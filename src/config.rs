@@ -8,9 +8,11 @@ mod own_pair;
 mod projects;
 mod resources;
 
-pub use args::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, ServeArgs, Span, without_env};
+pub use args::{
+    Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, RequireSandbox, ServeArgs, Span, without_env,
+};
 pub use job_data::JobDataSettings;
-pub use projects::{ProjectSettings, RequireSandbox};
+pub use projects::ProjectSettings;
 pub use resources::ResourceSettings;
 
 use args::DAY_S;

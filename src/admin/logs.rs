@@ -1,6 +1,6 @@
 //! `GET /mgnt/NAME/logs`: the last lines of a module. The stream of them is the shard's ([`crate::shard`]).
 
-use super::mgnt::decoded;
+use super::query::decoded;
 use crate::logbook::{self, From, Line};
 use crate::proto::form;
 use crate::proto::http1::RequestView;

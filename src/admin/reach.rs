@@ -1,8 +1,7 @@
 //! Requests that a key for some modules may send: requests that name a module within its reach, and requests about their jobs.
 
 use super::audit::Who;
-use super::mgnt::decoded;
-use super::query::parameter;
+use super::query::{decoded, parameter};
 use crate::module::control::Control;
 use crate::module::reach::Reach;
 use crate::proto::http1::{Method, RequestView};

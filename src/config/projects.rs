@@ -1,19 +1,7 @@
 //! Settings about what modules are made of.
 
-use super::ServeArgs;
+use super::args::{RequireSandbox, ServeArgs};
 use std::path::PathBuf;
-
-/// How much has to stand between code of others and the machine; each level has all of those before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RequireSandbox {
-    /// A process, a user without rights, limits.
-    Basic,
-    /// Landlock and seccomp besides.
-    Landlock,
-    /// Namespaces besides.
-    Namespaces,
-}
 
 /// Libraries, limits of projects, versions.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,12 +1,14 @@
 //! The handle to the jobs of a server.
 
 use super::active::{ActiveJob, ActiveJobs};
-use super::blobs::{BlobError, BlobId, Blobs, BlobsConfig, Wake};
+use super::answer::{Answer, shared_answer};
+use super::blobs::{BlobError, BlobId, Blobs, Wake};
 use super::cleaning::{Cleaner, is_needed};
 use super::code::{CodeSource, Declared, ResolveError};
 use super::dispatcher::Dispatcher;
 use super::frame::JobFrame;
 use super::hub::Hub;
+use super::jobs_config::JobsConfig;
 use super::json;
 use super::notice::{Notice, now_ms};
 use super::queries::{self, Query};
@@ -26,7 +28,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Threads that read from the store.
 const READERS: usize = 2;
@@ -36,39 +38,6 @@ pub(super) const REPLAY_EVENTS_MAX: u32 = 256;
 pub(super) const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of one step of a replay, but for its last event.
 pub(super) const REPLAY_BYTES_MAX: usize = 512 * 1024;
-
-/// What the jobs of a server need to know.
-#[derive(Debug, Clone)]
-pub struct JobsConfig {
-    /// Jobs that run at once.
-    pub workers: usize,
-    /// Jobs beyond those, each of a domain of which no other job runs.
-    pub reserve_workers: usize,
-    /// Most jobs of the modules of one domain at once; 0: no limit.
-    pub domain_running_max: usize,
-    /// Longest run of a job for which neither its submission nor its module says one; 0: no limit.
-    pub timeout_ms: u64,
-    /// Most jobs of one module at once; 0: no limit.
-    pub module_running_max: usize,
-    /// Jobs that may wait or run.
-    pub unfinished_max: usize,
-    /// Largest payload.
-    pub payload_bytes_max: usize,
-    /// Largest data of an event.
-    pub event_bytes_max: usize,
-    /// Most events that a job emits itself, and most bytes of them.
-    pub events_max: u64,
-    /// See above.
-    pub events_bytes_max: u64,
-    /// Largest result or error text.
-    pub result_bytes_max: usize,
-    /// Largest checkpoint.
-    pub checkpoint_bytes_max: usize,
-    /// How long jobs are kept once they have ended.
-    pub retention: Duration,
-    /// The files that jobs work on.
-    pub blobs: BlobsConfig,
-}
 
 /// An accepted submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,9 +99,6 @@ pub struct Replay {
     /// For streams of many jobs: all events up to this number are sent, or do not match the filter.
     pub read_to: i64,
 }
-
-/// Takes an answer, on a thread of the store.
-pub(super) type Answer<T> = Box<dyn FnOnce(T) + Send>;
 
 pub(super) struct Inner {
     pub(super) config: JobsConfig,
@@ -542,20 +508,6 @@ impl Inner {
 
 pub(super) fn accepted(row: JobRow) -> Accepted {
     Accepted { uuid: row.uuid, state: row.state, module_hash: row.module_hash }
-}
-
-/// Two ways to give one answer: through the store, or when the store does not take the question. The first counts.
-pub(super) fn shared_answer<T: Send + 'static>(answer: Answer<T>) -> (impl FnOnce(T) + Send, impl FnOnce(T)) {
-    let slot = Arc::new(Mutex::new(Some(answer)));
-    let give = |slot: Arc<Mutex<Option<Answer<T>>>>| {
-        move |value: T| {
-            let answer = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(answer) = answer {
-                answer(value);
-            }
-        }
-    };
-    (give(Arc::clone(&slot)), give(slot))
 }
 
 pub(super) fn list(reader: &mut Reader, filter: &JobFilter) -> Result<(Vec<JobRow>, bool), StoreError> {

@@ -1,7 +1,7 @@
 //! What travels to the writer, and the promise that each question is answered.
 
 use super::budget::Weight;
-use super::data::{Checkpoint, MadeFiles};
+use super::types::{Checkpoint, MadeFiles};
 use super::{
     Change, Changed, Deleted, Done, JobKind, NewJob, Paused, ScheduleChange, ScheduleOutcome, StoreError, Submitted,
 };

@@ -1,42 +1,14 @@
 //! Checkpoints and files of jobs in the database: the writer's part and the readers'.
 
 use super::batch::Applier;
-use super::budget::Weight;
 use super::command::{Command, Reply};
 use super::error::Fault;
-use super::{Done, JobState, Reader, StoreError, Writer, rows};
+use super::types::{Checkpoint, MadeFiles};
+use super::{Done, JobFiles, JobState, Reader, StoreError, Writer, rows};
 use crate::jobs::blobs::MadeFile;
 use rusqlite::{OptionalExtension, params};
 use std::collections::HashSet;
 use std::sync::Arc;
-
-/// A checkpoint on its way to the store.
-pub(super) struct Checkpoint {
-    pub(super) job: i64,
-    pub(super) uuid: Arc<str>,
-    pub(super) bytes: Vec<u8>,
-    /// Bytes of the queue's budget that the checkpoint holds until it is stored.
-    pub(super) _weight: Weight,
-}
-
-/// Outputs of a job, on their way to the store.
-pub(super) struct MadeFiles {
-    pub(super) job: i64,
-    pub(super) uuid: Arc<str>,
-    pub(super) dir: String,
-    pub(super) files: Vec<MadeFile>,
-}
-
-/// The files of a job.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobFiles {
-    /// Where the job stands.
-    pub state: JobState,
-    /// Names and blobs of the files that the job was given.
-    pub given: Vec<(String, String)>,
-    /// Outputs of the job.
-    pub made: Vec<MadeFile>,
-}
 
 impl Writer {
     /// Keeps `bytes` as the checkpoint of a running job, in the place of the one before; no bytes keep none. Waits while

@@ -1,6 +1,8 @@
 //! What goes into the store and what comes out of it.
 
-use super::{Slot, StoreError};
+use super::StoreError;
+use super::budget::Weight;
+use crate::jobs::blobs::MadeFile;
 use std::sync::Arc;
 
 /// How much a commit promises once it is acknowledged.
@@ -332,3 +334,80 @@ pub struct JobFilter {
 ///
 /// When the method that took it returns an error, it is dropped without being called.
 pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
+
+/// The slot that a job comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// The schedule's name.
+    pub schedule: String,
+    /// Unix milliseconds.
+    pub at_ms: i64,
+}
+
+/// Jobs that may be paused at once.
+pub const PAUSED_MAX: usize = 1_000;
+
+/// A job of a module: its kind.
+pub type JobKind = (String, String);
+
+/// Result of pausing or resuming a kind of job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// The kind is paused, or resumed, as the request says.
+    Done,
+    /// [`PAUSED_MAX`] are paused already; nothing happened.
+    TooMany,
+}
+
+/// A checkpoint on its way to the store.
+pub(super) struct Checkpoint {
+    pub(super) job: i64,
+    pub(super) uuid: Arc<str>,
+    pub(super) bytes: Vec<u8>,
+    /// Bytes of the queue's budget that the checkpoint holds until it is stored.
+    pub(super) _weight: Weight,
+}
+
+/// Outputs of a job, on their way to the store.
+pub(super) struct MadeFiles {
+    pub(super) job: i64,
+    pub(super) uuid: Arc<str>,
+    pub(super) dir: String,
+    pub(super) files: Vec<MadeFile>,
+}
+
+/// The files of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobFiles {
+    /// Where the job stands.
+    pub state: JobState,
+    /// Names and blobs of the files that the job was given.
+    pub given: Vec<(String, String)>,
+    /// Outputs of the job.
+    pub made: Vec<MadeFile>,
+}
+
+/// Change of a job that waited for others; the writer reports it once the transaction is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// All dependencies are done: the job may run.
+    Ready {
+        /// Its uuid.
+        uuid: Arc<str>,
+    },
+    /// A dependency has failed or is canceled, so the job has failed.
+    Failed {
+        /// Its number.
+        id: i64,
+        /// Its uuid.
+        uuid: Arc<str>,
+    },
+}
+
+/// State of the dependencies that a submission names.
+pub(super) enum Needs {
+    /// Dependencies that have not ended; empty: the job may run at once.
+    Open(Vec<i64>),
+    /// A sentence for users: why the submission can't be accepted.
+    Refused(String),
+}
