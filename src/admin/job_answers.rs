@@ -18,7 +18,7 @@ pub(super) fn no_such_job() -> ServerAnswer {
     error(404, "there is no such job")
 }
 
-/// What went wrong in the store, as an answer: the one place that knows.
+/// Maps an error of the store to its answer; no other place maps these errors to an HTTP status.
 pub(super) fn store_error(cause: &StoreError) -> ServerAnswer {
     match cause {
         StoreError::Full { .. } | StoreError::Unavailable { .. } | StoreError::Closed => {
@@ -28,15 +28,15 @@ pub(super) fn store_error(cause: &StoreError) -> ServerAnswer {
     }
 }
 
-/// Checks that the query of a list has no parameters but those of `known`.
+/// Checks that the query of a list has only parameters in `known`.
 ///
 /// # Errors
-/// The answer.
+/// The answer to send instead.
 pub(super) fn only(view: &RequestView<'_>, known: &[&str]) -> Result<(), ServerAnswer> {
     check_parameters(view, known).map_err(|text| error(400, &text))
 }
 
-/// The module that a list is limited to.
+/// The module to which a list is limited.
 pub(super) fn module_of(view: &RequestView<'_>) -> Result<Option<String>, ServerAnswer> {
     only(view, &["module"])?;
     Ok(parameter(view, "module").filter(|module| !module.is_empty()))

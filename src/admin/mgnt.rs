@@ -52,15 +52,15 @@ fn not_allowed(allow: &'static str) -> ServerAnswer {
     ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
 }
 
-/// Whether a parameter says yes.
+/// Whether the value of a parameter means yes.
 fn is_yes(value: &[u8]) -> bool {
     matches!(value, b"" | b"1" | b"true" | b"yes")
 }
 
-/// The source in a request, the multipart field `code` or several of name `file`, or else the whole body; and what comes with
-/// it: the other fields of the form, or else the parameters of the query.
+/// The source and the options in a request. The source is the multipart field `code`, several fields `file`, or else the whole
+/// body. The options are the other fields of the form, or else the parameters of the query.
 fn source_of(view: &RequestView<'_>) -> Result<(Posted, DeployOptions), ServerAnswer> {
-    // What is no UTF-8 is no domain's name and no path; which are, the control plane knows.
+    // Text that is not UTF-8 is neither a domain's name nor a path. The control plane checks which names and paths are valid.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut query = DeployOptions::default();
     form::urlencoded(view.query().unwrap_or_default(), |name, value| match name {
@@ -128,7 +128,7 @@ fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, r
     options.by = actor.who.as_str().to_owned();
     options.reach = actor.who.reach();
     options.take_over |= actor.is_alone;
-    // Hashed only if it is refused, and then not on the shard's thread.
+    // The source is hashed only if the deployment is refused, and then off the shard's thread.
     let kept = source.clone();
     control.deploy(
         source,
@@ -158,7 +158,7 @@ fn log_deployment(actor: &Actor, source: &Posted, result: &Result<Deployed, Depl
     }
 }
 
-/// Logs a deployment whose source was not read.
+/// Logs a deployment whose source could not be read.
 pub(super) fn log_unread(actor: &Actor, status: u16, reason: &str) {
     actor.log(&not_done("deploy", None, None, status, Some(reason)));
 }

@@ -5,7 +5,7 @@ use super::deployed::Form;
 use crate::module::deploy::{DeployError, Deployed, RemoveReply};
 use crate::server_response::{Reply, ServerAnswer};
 
-/// What a deployment that was accepted has come to.
+/// The result of an accepted deployment, as a note.
 pub(super) fn note(deployed: &Deployed) -> &'static str {
     if deployed.unchanged {
         "unchanged"
@@ -33,7 +33,7 @@ pub(super) fn deployed(form: &Form, result: Result<Deployed, DeployError>) -> Se
     }
 }
 
-/// The refusal as the client wants it: text, or JSON.
+/// The refusal in the form that the client wants: text or JSON.
 pub(super) fn in_form(form: &Form, answer: ServerAnswer) -> ServerAnswer {
     if !form.json {
         return answer;
@@ -52,12 +52,12 @@ pub(super) fn refusal(error: &DeployError) -> ServerAnswer {
     if error.status() == 503 { answer.with("Retry-After", "1") } else { answer }
 }
 
-/// A module's name may hold any printable text; a header field only ASCII (RFC 9110 §5.5).
+/// Encodes a module's name for a header field: a name may have any printable text, a field only ASCII (RFC 9110 §5.5).
 fn header_text(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }
 
-/// Logs that module `name` was `done`, or why not, and answers with that.
+/// Logs that the operation `done` on module `name` succeeded, or why it failed, and answers accordingly.
 pub(super) fn outcome(
     action: &'static str,
     done: &'static str,
@@ -96,7 +96,7 @@ pub(super) fn bad_name(action: &str, actor: &Actor, answer: &ServerAnswer, reply
     reply.send(answer);
 }
 
-/// The first line that says something.
+/// The first line that is not blank.
 pub(super) fn first_line(text: &str) -> Option<&str> {
     text.lines().map(str::trim).find(|line| !line.is_empty())
 }

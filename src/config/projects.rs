@@ -1,6 +1,7 @@
 //! Settings about what modules are made of.
 
 use super::args::{RequireSandbox, ServeArgs};
+use super::user_range::UserRange;
 use std::path::PathBuf;
 
 /// Libraries, limits of projects, versions.
@@ -12,6 +13,8 @@ pub struct ProjectSettings {
     pub allow_syscall: Vec<String>,
     /// Memory of all processes of modules together, in bytes; 0: no limit; `None`: half of what there is.
     pub modules_memory_bytes_max: Option<u64>,
+    /// Users that domains run as; `None`: all as nobody.
+    pub module_uids: Option<UserRange>,
     /// How strong the sandbox of modules has to be for the server to start; `None`: `landlock` with `--production`, else `basic`.
     pub require_sandbox: Option<RequireSandbox>,
     /// Whether ready shared objects are served.
@@ -44,6 +47,7 @@ impl ProjectSettings {
             allow_lib: args.allow_lib.clone().unwrap_or_default(),
             allow_syscall: args.allow_syscall.clone().unwrap_or_default(),
             modules_memory_bytes_max: args.modules_memory_bytes_max,
+            module_uids: args.module_uids,
             require_sandbox: args.require_sandbox,
             allow_binary: args.allow_binary.unwrap_or(false),
             dev: args.dev.unwrap_or(false),

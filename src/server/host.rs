@@ -1,4 +1,4 @@
-//! Where the modules live: in this process, or in confined ones of their own.
+//! The host of the modules: this process, or confined processes of their own.
 
 use crate::abi::context::JobTables;
 use crate::abi::manifest::set_server_limits;
@@ -6,25 +6,25 @@ use crate::abi::request::{RequestRules, set_rules};
 use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs, RequireSandbox};
 use crate::domain::in_process::InProcess;
 use crate::domain::process::{
-    Allowance, Budgets, Cgroups, CoreFiles, CrashLimit, DomainConfig, DomainRegistry, Identity, end_orphans,
+    Allowance, Budgets, Cgroups, Connects, CoreFiles, CrashLimit, DomainConfig, DomainRegistry, Identity, end_orphans,
     message_bytes_max,
 };
 use crate::domain::sandbox::{self, Level, Policy, User};
 use crate::domain::stream::StreamSizes;
 use crate::domain::{self, CodingSettings, DEFAULT_DOMAIN};
 use crate::machine;
-use crate::net::Waker;
+use crate::net::{Reach, Waker};
 use core_affinity::CoreId;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where the modules live.
+/// The host of the modules.
 #[derive(Clone)]
 pub(super) enum ModuleHost {
-    /// In this process.
+    /// Modules run in this process.
     Here(Arc<InProcess>),
-    /// In processes of their own.
+    /// Modules run in processes of their own.
     Apart(Arc<DomainRegistry>),
 }
 
@@ -52,18 +52,21 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(JobTables::File(jobs_file)))?)));
     }
     check_calls(config)?;
-    // Before anything is given to the modules' user: the lock of the store says that no other server is here.
+    let reach = reach(config)?;
+    // Must come before any directory is given to the modules' user: the lock of the store proves that no other server is
+    // running here.
     let records = config.data_dir.join(".domains");
     end_orphans(&records);
     let scratch = config.data_dir.join("scratch");
     let domain_data = config.data_dir.join("domain-data");
     for dir in [&scratch, &config.data_dir.join("static"), &config.module_dir.join(".run"), &domain_data] {
-        // The sandbox names directories as they are when it is made.
+        // The sandbox resolves directories when it is created, so they must exist.
         std::fs::create_dir_all(dir)
             .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?;
     }
     let user = domain_user(config, &scratch, &domain_data);
     warn_of_closed(config, user);
+    give_users(config, user, [&scratch, &domain_data])?;
     let (cores, free_cores) = shard_cores(config.shards);
     let texts = [config.job_payload_bytes_max, config.job_event_bytes_max, config.job_data.checkpoint_bytes_max];
     let largest = texts.into_iter().fold(config.job_result_bytes_max, usize::max);
@@ -90,7 +93,9 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         jobs_database: jobs_file.to_path_buf(),
         records,
         codings,
-        policy: domain_policy(config, user),
+        policy: domain_policy(config, user, &reach),
+        users: config.projects.module_uids.map(|users| users.first..=users.last),
+        connects: Arc::new(Connects::new(reach)),
         scratch,
         sanitizers: crate::module::instruments::address_libraries,
         preload: Vec::new(),
@@ -109,7 +114,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     Ok(ModuleHost::Apart(Arc::new(DomainRegistry::start(settings, config.domains_max, wakers.to_vec())?)))
 }
 
-/// How strong the sandbox has to be.
+/// The required strength of the sandbox.
 pub(super) fn required_level(config: &Config) -> Level {
     match config.projects.require_sandbox {
         Some(RequireSandbox::Basic) => Level::Basic,
@@ -120,7 +125,7 @@ pub(super) fn required_level(config: &Config) -> Level {
     }
 }
 
-/// Says which of the directories of `--allow-write` modules can't write to.
+/// Warns of directories of `--allow-write` that modules can't write to.
 fn warn_of_closed(config: &Config, user: Option<User>) {
     for dir in &config.allow_write {
         if let Some(why) = sandbox::not_writable(user, dir) {
@@ -132,13 +137,38 @@ fn warn_of_closed(config: &Config, user: Option<User>) {
     }
 }
 
-/// Refuses `--allow-syscall` with a name that no call has.
+/// Opens the way to the directories below `dirs` for the users of `--module-uids`, or says why domains can't have them.
+fn give_users(config: &Config, user: Option<User>, dirs: [&Path; 2]) -> std::io::Result<()> {
+    let Some(users) = config.projects.module_uids else { return Ok(()) };
+    if user.is_none() || !sandbox::are_mapped(users.first, users.last) {
+        let text = "--module-uids: the server can't run domains as these users: it has to be root with CAP_CHOWN, CAP_SETUID and \
+                    CAP_SETGID, in a user namespace that has them, and the way to its data must be open to others";
+        return Err(std::io::Error::other(text));
+    }
+    for dir in dirs {
+        std::os::unix::fs::chown(dir, Some(0), Some(0))?;
+        std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    }
+    Ok(())
+}
+
+/// Refuses `--allow-syscall` with a name that no system call has.
 fn check_calls(config: &Config) -> std::io::Result<()> {
     if let [name, ..] = sandbox::unknown_calls(&config.projects.allow_syscall)[..] {
         let text = format!("--allow-syscall {name}: there is no system call of that name (syscalls(2) lists them)");
         return Err(std::io::Error::other(text));
     }
     Ok(())
+}
+
+/// Where modules may connect to. A list is refused where no filter of system calls holds modules to it.
+fn reach(config: &Config) -> std::io::Result<Reach> {
+    let reach = Reach::read(config.allow_net.iter().map(String::as_str)).map_err(std::io::Error::other)?;
+    if matches!(reach, Reach::Listed(_)) && sandbox::missing().contains(&"seccomp") {
+        let text = "--allow-net with a list of destinations needs seccomp, which this kernel has not: nothing would hold modules to it";
+        return Err(std::io::Error::other(text));
+    }
+    Ok(reach)
 }
 
 /// Limits and settings of requests.
@@ -153,7 +183,7 @@ fn request_rules(config: &Config) -> RequestRules {
     }
 }
 
-/// Where core files go. Where they can't, the log says why and what to do.
+/// The directory of core files. If core files can't be written there, the log says why and what to do.
 fn core_files(config: &Config) -> Option<CoreFiles> {
     let projects = &config.projects;
     let dir = projects.core_dir.as_ref()?;
@@ -172,7 +202,7 @@ fn core_files(config: &Config) -> Option<CoreFiles> {
     }
 }
 
-/// What streams may take up, a shard.
+/// Limits on the streams of one shard.
 pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
     StreamSizes {
         calls_max: config.stream_calls_max,
@@ -181,7 +211,8 @@ pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
     }
 }
 
-/// What each domain may use beside memory. Its own threads come on top of those that the server has there.
+/// Limits on the resources of each domain, except memory. A domain's own threads come in addition to those that the server
+/// needs there.
 fn allowance(config: &Config) -> Allowance {
     let streams = config.stream_calls_max.saturating_mul(config.shards);
     let killable_calls_max = config.projects.killable_calls_max;
@@ -195,50 +226,51 @@ fn allowance(config: &Config) -> Allowance {
     }
 }
 
-/// A quarter of the free bytes on the disk of the data directory, or the least that is of use.
+/// A quarter of the free bytes on the disk of the data directory, but at least the useful minimum.
 pub(super) fn share_of_disk(config: &Config) -> u64 {
     let free =
         rustix::fs::statvfs(&config.data_dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
     (free / 4).max(DISK_BYTES_MIN)
 }
 
-/// Half of the memory that the server and its domains can have.
+/// Half of the memory, in bytes, that the server and its domains can have.
 fn share_of_memory() -> u64 {
     machine::memory_bytes() / 2
 }
 
-/// Threads of a domain's process beside those that run handlers, about.
+/// Approximate number of threads of a domain's process, without those that run handlers.
 const OWN_THREADS: usize = 16;
 
-/// A domain, and the blobs, may have so many bytes on the disk, however little is free.
+/// A domain, and the blobs, may have this many bytes on the disk, however little is free.
 const DISK_BYTES_MIN: u64 = 1024 * 1024 * 1024;
 
-/// Bytes that may wait on a WebSocket beside its largest message, and what comes with them.
+/// Limit, in bytes, on the data waiting on a WebSocket, beside its largest message and that message's overhead.
 const EVENTS_BYTES: usize = 4 * 1024 * 1024;
 
-/// Largest budget: a process has addresses for that many shards.
+/// Largest budget, in bytes: a process has address space for that many shards.
 const BUDGET_BYTES_MAX: usize = 16 * 1024 * 1024 * 1024;
 
-/// The modules' database has a directory of its own: it is the one thing of the server's that isolated modules write.
+/// The modules' database has a directory of its own, because it is the only file of the server that isolated modules write.
 fn module_database(config: &Config) -> std::io::Result<PathBuf> {
     let dir = config.data_dir.join("module-data");
     std::fs::create_dir_all(&dir)?;
     Ok(dir.join("modules.sqlite3"))
 }
 
-/// What isolated modules may do: compute, read the system's libraries and `static`, and what the operator allows. Each domain
-/// gets its database, its shared objects and a scratch directory besides.
-fn domain_policy(config: &Config, user: Option<User>) -> Policy {
+/// The policy of isolated modules: they may compute, read the system's libraries and `static`, and use what the operator
+/// allows. Each domain also gets its database, its shared objects and a scratch directory.
+fn domain_policy(config: &Config, user: Option<User>, reach: &Reach) -> Policy {
     let mut read = sandbox::system_paths();
     read.push(config.data_dir.join("static"));
     read.extend(config.allow_read.iter().cloned());
-    if config.allow_net {
+    if *reach != Reach::Nothing {
         read.extend(sandbox::network_paths());
     }
     let mut write = vec!["/dev/null".into()];
     write.extend(config.allow_write.iter().cloned());
     let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
-    let (network, calls) = (config.allow_net, config.projects.allow_syscall.clone());
+    let (network, connects) = (*reach == Reach::Everything, matches!(reach, Reach::Listed(_)));
+    let calls = config.projects.allow_syscall.clone();
     let namespaces = sandbox::has_namespaces();
     let open_files_max = Some(config.resources.module_open_files_max);
     Policy {
@@ -247,6 +279,7 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
         threads_allowed: true,
         starts_workers: true,
         network,
+        connects,
         memory_bytes_max,
         open_files_max,
         user,
@@ -256,17 +289,17 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
     }
 }
 
-/// Whom a domain of a server that is root becomes: nobody, if nobody can reach what modules use.
+/// The user of the domains when the server is root: nobody, if nobody can reach the files that modules use.
 fn domain_user(config: &Config, scratch: &Path, domain_data: &Path) -> Option<User> {
     let user = sandbox::unprivileged()?;
     let own = [config.data_dir.join("module-data"), scratch.to_path_buf(), domain_data.to_path_buf()];
-    // The directories of the modules' own become theirs; the way there must be open.
+    // Ownership of the modules' directories passes to that user; the directories above must be open to it.
     let ways = own.iter().filter_map(|dir| dir.parent().map(Path::to_path_buf));
     let used: Vec<PathBuf> = ways.chain([config.data_dir.join("static"), config.module_dir.join(".run")]).collect();
     let closed = sandbox::closed_to(user, &used).map(|dir| format!("{} is closed to other users", dir.display()));
     let refused = || own.iter().find_map(|dir| sandbox::hand_over(user, dir).err()).map(|error| error.to_string());
     let Some(why) = closed.or_else(refused) else { return Some(user) };
-    // Without capabilities even root can't write what an earlier start has given away.
+    // Without capabilities even root can't write to directories that an earlier start has given to nobody.
     for dir in own.iter().chain([&config.module_dir.join(".run")]) {
         if let Err(error) = sandbox::hand_over(User { uid: 0, gid: 0 }, dir) {
             tracing::warn!("{}: {error}", dir.display());
@@ -278,11 +311,11 @@ fn domain_user(config: &Config, scratch: &Path, domain_data: &Path) -> Option<Us
     None
 }
 
-/// The cores of the shards, one each; empty entries when there are more shards than cores.
+/// The cores of the shards, one each; `None` for shards beyond the number of cores.
 pub(super) fn shard_cores(shards: usize) -> (Vec<Option<CoreId>>, Vec<CoreId>) {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let pinned = (0..shards).map(|shard| if shards <= cores.len() { cores.get(shard).copied() } else { None });
-    // Executors keep off the shards' cores when there are others.
+    // Executors use other cores than the shards, if there are any.
     let free = cores.iter().skip(shards).copied().collect();
     (pinned.collect(), free)
 }
