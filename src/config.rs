@@ -21,9 +21,6 @@ use file::{read_file, settings_path};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Used when `--isolation` is not given.
-const ISOLATION_DEFAULT: Isolation = Isolation::Process;
-
 /// What preflights allow when nothing else is given.
 const CORS_METHODS: &str = "GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH";
 const CORS_HEADERS: &str = "Content-Type, Authorization, X-API-Key";
@@ -294,7 +291,7 @@ impl Config {
             reactor: args.reactor.unwrap_or(Reactor::Monoio),
             module_dir: args.module_dir.unwrap_or_else(|| data_dir.join("modules")),
             data_dir,
-            isolation: args.isolation.unwrap_or(ISOLATION_DEFAULT),
+            isolation: args.isolation.unwrap_or(Isolation::Process),
             allow_read: args.allow_read.unwrap_or_default(),
             allow_net: args.allow_net.unwrap_or_default(),
             module_database: args.module_database.unwrap_or(ModuleDatabase::Domain),
