@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Takes an answer, on a thread of the store.
+/// Receives an answer, on a thread of the store.
 pub(super) type Answer<T> = Box<dyn FnOnce(T) + Send>;
 
-/// Two ways to give one answer: through the store, or when the store does not take the question. The first counts.
+/// Two ways to give one answer: through the store, or directly if the store refuses the command. Only the first call has an
+/// effect.
 pub(super) fn shared_answer<T: Send + 'static>(answer: Answer<T>) -> (impl FnOnce(T) + Send, impl FnOnce(T)) {
     let slot = Arc::new(Mutex::new(Some(answer)));
     let give = |slot: Arc<Mutex<Option<Answer<T>>>>| {

@@ -3,35 +3,35 @@
 use super::blobs::BlobsConfig;
 use std::time::Duration;
 
-/// What the jobs of a server need to know.
+/// The settings of a server's jobs.
 #[derive(Debug, Clone)]
 pub struct JobsConfig {
-    /// Jobs that run at once.
+    /// Limit on simultaneous runs.
     pub workers: usize,
-    /// Jobs beyond those, each of a domain of which no other job runs.
+    /// Additional runs, each in a domain without another running job.
     pub reserve_workers: usize,
-    /// Most jobs of the modules of one domain at once; 0: no limit.
+    /// Limit on simultaneous runs of the modules of one domain; 0: no limit.
     pub domain_running_max: usize,
-    /// Longest run of a job for which neither its submission nor its module says one; 0: no limit.
+    /// Time limit, in milliseconds, of runs without one in the submission or the declaration; 0: no limit.
     pub timeout_ms: u64,
-    /// Most jobs of one module at once; 0: no limit.
+    /// Limit on simultaneous runs of one module; 0: no limit.
     pub module_running_max: usize,
-    /// Jobs that may wait or run.
+    /// Limit on pending and running jobs.
     pub unfinished_max: usize,
-    /// Largest payload.
+    /// Limit, in bytes, on a payload.
     pub payload_bytes_max: usize,
-    /// Largest data of an event.
+    /// Limit, in bytes, on the data of an event.
     pub event_bytes_max: usize,
-    /// Most events that a job emits itself, and most bytes of them.
+    /// Limit on the events that a job emits itself.
     pub events_max: u64,
-    /// See above.
+    /// Limit, in bytes, on all those events together.
     pub events_bytes_max: u64,
-    /// Largest result or error text.
+    /// Limit, in bytes, on a result or an error text.
     pub result_bytes_max: usize,
-    /// Largest checkpoint.
+    /// Limit, in bytes, on a checkpoint.
     pub checkpoint_bytes_max: usize,
-    /// How long jobs are kept once they have ended.
+    /// How long ended jobs are kept.
     pub retention: Duration,
-    /// The files that jobs work on.
+    /// The settings of the jobs' files.
     pub blobs: BlobsConfig,
 }

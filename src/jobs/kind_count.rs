@@ -4,22 +4,22 @@ use super::active::ActiveJobs;
 use super::store::JobKind;
 use std::collections::BTreeMap;
 
-/// A kind of job, and how many of it there are.
+/// A kind of job, and the numbers of its jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KindCount {
-    /// The module.
+    /// The module's name.
     pub module: String,
-    /// The job.
+    /// The job's name.
     pub job: String,
-    /// Jobs of the kind that wait, for any reason.
+    /// Waiting jobs of the kind, for any reason.
     pub pending: usize,
-    /// Jobs of the kind that a worker has.
+    /// Jobs of the kind that are assigned to a worker.
     pub running: usize,
-    /// Whether the kind is paused: no run of it begins.
+    /// Whether the kind is paused: none of its runs begins.
     pub paused: bool,
 }
 
-/// Counts the jobs that have not ended, and adds the kinds that are paused.
+/// Counts the jobs that have not ended, and adds paused kinds without jobs.
 pub(super) fn count<'a>(active: &ActiveJobs, paused: impl Iterator<Item = &'a JobKind>) -> Vec<KindCount> {
     let mut kinds: BTreeMap<JobKind, KindCount> = BTreeMap::new();
     active.each(|job, is_assigned| {

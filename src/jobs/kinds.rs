@@ -1,4 +1,4 @@
-//! Requests of clients about kinds of jobs: how many of each there are, and the pause of one.
+//! Requests of clients about kinds of jobs: the numbers of waiting and running jobs, and the pause of a kind.
 
 use super::answer::{Answer, shared_answer};
 use super::code::ResolveError;
@@ -17,24 +17,24 @@ pub enum PauseError {
     /// The limit of paused kinds is reached.
     #[error("{} kinds of jobs are paused already: resume one first", super::store::PAUSED_MAX)]
     TooMany,
-    /// The store did not take it.
+    /// The store refused the change.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Jobs {
-    /// Answers with the kinds that have jobs that have not ended, or are paused.
+    /// Answers with the kinds that have unfinished jobs or are paused.
     pub fn kinds(&self, answer: Box<dyn FnOnce(Vec<KindCount>) + Send>) {
         let _ = self.inner.notices.send(Notice::Kinds(answer));
     }
 
-    /// Kinds that are paused.
+    /// Number of paused kinds.
     #[must_use]
     pub fn paused_kinds(&self) -> usize {
         self.inner.paused.load(Ordering::Relaxed)
     }
 
-    /// Lets no run of `kind` begin any more, or again; those that run go on.
+    /// Pauses or resumes `kind`: while it is paused, none of its runs begins; running jobs continue.
     pub fn pause(&self, kind: JobKind, pause: bool, answer: Answer<Result<(), PauseError>>) {
         if pause {
             match self.inner.source.resolve(Some(&kind.0), &kind.1) {

@@ -1,4 +1,4 @@
-//! Runs the schedules, on the dispatcher's thread: makes a job of each slot that is due, and stores the schedules that modules
+//! Runs the schedules on the dispatcher's thread: creates a job for each due slot, and stores the schedules that modules
 //! declare. The store's writer owns the schedules; the timetable here is a copy, updated in the order of the writer's commits.
 
 use super::active::{ActiveJob, ActiveJobs};
@@ -12,9 +12,9 @@ use crossbeam::channel::Sender;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Schedules of a server.
+/// Limit on the schedules of a server.
 pub(super) const SCHEDULES_MAX: usize = 1_000;
-/// Slots that get their turn before the dispatcher looks at its other work.
+/// Limit on the slots processed before the dispatcher does its other work.
 const TURNS_MAX: usize = 64;
 
 pub(super) struct Scheduler {
@@ -29,7 +29,7 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    /// Gives the slots that are due their turn. Returns when the next one is.
+    /// Processes the due slots. Returns the time of the next slot.
     pub(super) fn wake(&mut self) -> Option<i64> {
         for _ in 0..TURNS_MAX {
             let Some(due) = self.timetable.due(now_ms()) else { break };
@@ -41,7 +41,7 @@ impl Scheduler {
         self.timetable.wake()
     }
 
-    /// The store has changed a schedule, or refused to.
+    /// Handles the store's answer: the schedule is changed, or the change was refused.
     pub(super) fn told(&mut self, name: &str, told: Told) {
         match told {
             Told::Is(row) => self.timetable.set(*row),
@@ -148,8 +148,8 @@ impl Scheduler {
         }
     }
 
-    /// Stores the schedules that the served modules declare, and ends those of removed modules. A module that is kept but
-    /// could not be loaded keeps its schedules.
+    /// Stores the schedules that the served modules declare, and deletes those of removed modules. A deployed module that could
+    /// not be loaded keeps its schedules.
     pub(super) fn reconcile(&self) {
         let declared: HashMap<String, Vec<ScheduleSpec>> = self.source.schedules().into_iter().collect();
         let mut kept: HashMap<&str, bool> = HashMap::new();

@@ -1,4 +1,4 @@
-//! Jobs of which no run begins, by module and name.
+//! Paused kinds of jobs, by module and name.
 
 use super::batch::Applier;
 use super::error::Fault;
@@ -6,7 +6,7 @@ use super::{JobKind, PAUSED_MAX, Paused, Reader, StoreError};
 use rusqlite::params;
 
 impl Reader {
-    /// The jobs that are paused.
+    /// The paused kinds.
     ///
     /// # Errors
     /// [`StoreError::Read`].

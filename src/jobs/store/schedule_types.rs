@@ -5,21 +5,21 @@ use super::types::{JobRow, NewJob};
 /// Specification of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleSpec {
-    /// Unique.
+    /// The schedule's unique name.
     pub name: String,
-    /// The module whose job it runs.
+    /// The module of the job.
     pub module: String,
-    /// The job.
+    /// The job's name.
     pub job: String,
     /// The cron text: see [`Cron`](crate::jobs::cron::Cron).
     pub cron: String,
     /// Time zone of the cron text: an IANA name.
     pub zone: String,
-    /// JSON text for each job.
+    /// JSON text: the payload of each job.
     pub payload: String,
-    /// Whether a run may begin while the one before has not ended.
+    /// Whether a run may begin before the previous one has ended.
     pub overlap: bool,
-    /// The module declares the schedule; false: a client has made it.
+    /// True: the module declares the schedule; false: a client has created it.
     pub declared: bool,
 }
 
@@ -28,44 +28,44 @@ pub struct ScheduleSpec {
 pub struct ScheduleRow {
     /// The schedule's specification.
     pub spec: ScheduleSpec,
-    /// Changes with the specification.
+    /// Increases with each change of the specification.
     pub revision: i64,
     /// The next slot; `i64::MAX`: there is none.
     pub next_ms: i64,
-    /// The last slot that had its turn.
+    /// The last processed slot.
     pub last_slot_ms: Option<i64>,
-    /// UUID of the last job.
+    /// UUID of the last created job.
     pub last_job: Option<String>,
-    /// Jobs so far.
+    /// Number of created jobs.
     pub runs: i64,
-    /// Slots so far at which the run before went on.
+    /// Number of slots skipped because the previous run had not ended.
     pub skipped: i64,
 }
 
 /// A change of the schedules.
 #[derive(Debug, Clone)]
 pub enum ScheduleChange {
-    /// Makes or changes a schedule; its next slot is `next_ms`, unless its times are as they were, or a slot is due.
+    /// Creates or changes a schedule. Its next slot becomes `next_ms`, unless the times are unchanged or a slot is due.
     Put {
         /// The schedule's specification.
         spec: ScheduleSpec,
         /// The first slot from now on.
         next_ms: i64,
     },
-    /// Ends a schedule.
+    /// Deletes a schedule.
     Remove {
-        /// Its name.
+        /// The schedule's name.
         name: String,
-        /// Only if its module declares it, or only if a client made it.
+        /// True: only if its module declares it; false: only if a client created it.
         declared: bool,
     },
-    /// The slot of `job` is due: stores the job, unless the run before it goes on.
+    /// Processes the due slot of `job`: stores the job, unless the previous run has not ended.
     Fire {
-        /// [`ScheduleRow::revision`] as the caller knows it; if the stored one differs, nothing happens.
+        /// [`ScheduleRow::revision`] as the caller knows it; if the stored revision differs, nothing is changed.
         revision: i64,
         /// The next slot after this one.
         next_ms: i64,
-        /// With [`NewJob::slot`].
+        /// The job to store; [`NewJob::slot`] must be set.
         job: Box<NewJob>,
     },
 }
@@ -73,13 +73,13 @@ pub enum ScheduleChange {
 /// Result of a [`ScheduleChange`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScheduleOutcome {
-    /// The schedule as it is now.
+    /// The schedule in its present state.
     Is(ScheduleRow),
-    /// There is no schedule of that name any more.
+    /// The schedule of that name does not exist any more.
     Gone,
-    /// There is no schedule of that name and kind; nothing happened.
+    /// There is no schedule of that name and owner; nothing was changed.
     NotFound,
-    /// A schedule of the other kind has the name; nothing happened.
+    /// A schedule of the other owner has the name; nothing was changed.
     Taken,
     /// The slot's job is stored.
     Fired(Box<JobRow>, ScheduleRow),

@@ -1,4 +1,4 @@
-//! Schedules in the database: a slot's job and its mark are written in one transaction.
+//! Schedules in the database: a slot's job and the record of the slot are written in one transaction.
 
 use super::batch::{Applier, Outcome};
 use super::error::Fault;
@@ -41,7 +41,7 @@ impl Reader {
     }
 }
 
-/// Statements are prepared when they are needed: a schedule has its turn once a second at most.
+/// Statements are prepared on demand, because a schedule is processed at most once a second.
 impl Applier<'_> {
     pub(super) fn schedule(&mut self, change: &ScheduleChange) -> Result<ScheduleOutcome, Fault> {
         match change {
@@ -72,7 +72,7 @@ impl Applier<'_> {
             }
             revision = known.revision + 1;
             let same_times = known.spec.cron == spec.cron && known.spec.zone == spec.zone;
-            // A slot that is due has its turn before the new times count: none is lost by a change.
+            // A due slot is processed before the new times apply, so that a change loses no slot.
             if same_times || known.next_ms <= self.now_ms() {
                 next_ms = known.next_ms;
             }
@@ -121,7 +121,7 @@ impl Applier<'_> {
             self.connection().prepare(SKIP)?.execute(params![slot.schedule, next_ms, slot.at_ms, goes_on])?;
             return self.is(&slot.schedule);
         }
-        // The uuid is new and there is no unique key, so that nothing else can come of it.
+        // The uuid is new and there is no unique key, so no other outcome is possible.
         let Outcome::Inserted(id, now_ms, _) = self.submit(job)? else { return self.is(&slot.schedule) };
         const TURN: &str =
             "UPDATE schedules SET next_at = ?2, last_slot = ?3, last_job = ?4, runs = runs + 1 WHERE name = ?1";
@@ -136,7 +136,7 @@ impl Applier<'_> {
         Ok(self.connection().prepare(sql)?.exists(params![slot.schedule, slot.at_ms])?)
     }
 
-    /// Whether the job of that uuid has not ended.
+    /// Whether the job with this uuid has not ended.
     fn goes_on(&self, uuid: Option<&str>) -> Result<bool, Fault> {
         const STATE: &str = "SELECT state FROM jobs WHERE uuid = ?1";
         let Some(uuid) = uuid else { return Ok(false) };
