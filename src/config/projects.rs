@@ -1,7 +1,8 @@
 //! Settings about what modules are made of.
 
-use super::args::{RequireSandbox, ServeArgs};
+use super::ServeArgs;
 use super::user_range::UserRange;
+use super::values::RequireSandbox;
 use std::path::PathBuf;
 
 /// Libraries, limits of projects, versions.
@@ -51,16 +52,16 @@ impl ProjectSettings {
             require_sandbox: args.require_sandbox,
             allow_binary: args.allow_binary.unwrap_or(false),
             dev: args.dev.unwrap_or(false),
-            files_max: args.project_files_max.unwrap_or(1000),
-            bytes_max: args.project_bytes_max.unwrap_or(64 * 1024 * 1024),
-            versions_kept: args.versions_kept.unwrap_or(20),
+            files_max: args.project_files_max(),
+            bytes_max: args.project_bytes_max(),
+            versions_kept: args.versions_kept(),
             core_dir: args.core_dir.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
-            core_bytes_max: args.core_bytes_max.unwrap_or(1024 * 1024 * 1024),
-            core_files_max: args.core_files_max.unwrap_or(8),
-            killable_calls_max: args.killable_calls_max.unwrap_or(16),
+            core_bytes_max: args.core_bytes_max(),
+            core_files_max: args.core_files_max(),
+            killable_calls_max: args.killable_calls_max(),
             // The server leaves its directory for that of its data.
             trusted_signers: args.trusted_signers.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
-            log_bytes_max: args.module_log_bytes_max.unwrap_or(256 * 1024),
+            log_bytes_max: args.module_log_bytes_max(),
         }
     }
 }
