@@ -263,7 +263,10 @@ impl Access {
 /// The scopes any of which lets a request pass.
 fn needed(view: &RequestView<'_>) -> Scopes {
     let (path, reads) = (view.path(), view.method().is_safe());
-    if path.starts_with(b"/blobs") {
+    if matches!(path, b"/blobs" | b"/blobs/") && reads {
+        // The list has the names of all blobs.
+        Scopes::READ
+    } else if path.starts_with(b"/blobs") {
         // A blob is named by its hash: a client that knows the hash has had the bytes, or got the hash from a job.
         if reads { Scopes::JOBS.or(Scopes::READ) } else { Scopes::JOBS }
     } else if path.starts_with(b"/jobs") {
@@ -366,6 +369,8 @@ mod tests {
             ("PUT /blobs", "j"),
             ("DELETE /blobs/x", "j"),
             ("GET /blobs/x", "jr"),
+            ("GET /blobs", "r"),
+            ("GET /blobs/", "r"),
             ("DELETE /jobs/1", "j"),
             ("POST /jobs/1/cancel", "j"),
             ("GET /jobs", "r"),

@@ -13,10 +13,11 @@ use super::project::{Posted, ProjectLimits};
 use super::reach::Reach;
 use super::setting_callbacks::SettingCallbacks;
 use super::settings::{Change, SettingsStore};
+use super::spare_build::SpareBuild;
 use super::store::Store;
 use super::table::{Published, Table};
 pub use super::verify::RouteLimits;
-use super::{record, restart, sdk, store, verify};
+use super::{built, record, restart, sdk, store, verify};
 use crate::abi::manifest::Manifest;
 use crate::abi::settings::Settings;
 use crate::domain::{DEFAULT_DOMAIN, Host, LoadError};
@@ -162,6 +163,7 @@ pub(super) struct ControlState {
     pub(super) compiler: Compiler,
     pub(super) store: Store,
     pub(super) units: UnitCache,
+    pub(super) spare_build: SpareBuild,
     pub(super) settings: SettingsStore,
     pub(super) setting_callbacks: Arc<SettingCallbacks>,
     table: Arc<ArcSwap<Table>>,
@@ -216,6 +218,7 @@ impl Control {
             compiler,
             store,
             units,
+            spare_build: SpareBuild::default(),
             settings,
             setting_callbacks: Arc::default(),
             table: Arc::default(),
@@ -231,6 +234,7 @@ impl Control {
             abandoned: AtomicBool::new(false),
         });
         crate::threads::module_thread("reaper").spawn(move || reap(&retired))?;
+        built::keep_spare(&control)?;
         let mut threads = Vec::new();
         for number in 0..workers {
             let (control, queue) = (Arc::clone(&control), queue.clone());
@@ -362,6 +366,7 @@ impl Control {
         for thread in threads {
             let _ = thread.join();
         }
+        self.control.spare_build.stop();
         ControlState::unload_all(&self.control);
     }
 
@@ -435,6 +440,7 @@ impl ControlState {
                     tracing::warn!("old compilations could not be removed: {error}");
                 }
                 self.units.tidy();
+                self.spare_build.order();
             }
             DeployTask::Remove { ticket, name, reply } => reply(pipeline::remove(self, ticket, &name)),
             DeployTask::Again { ticket, name, again, reach, reply } => {

@@ -36,6 +36,7 @@ mod setting_callbacks;
 pub mod settings;
 mod shared_object;
 pub mod signing;
+mod spare_build;
 mod store;
 pub mod table;
 mod told;

@@ -392,7 +392,7 @@ impl Drop for Pins {
 }
 
 /// The blob that a directory's entry is.
-fn blob_of(entry: &fs::DirEntry) -> Option<BlobId> {
+pub(super) fn blob_of(entry: &fs::DirEntry) -> Option<BlobId> {
     entry.file_name().to_str().and_then(BlobId::of_digits)
 }
 
