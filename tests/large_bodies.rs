@@ -33,9 +33,19 @@ fn pattern(bytes: usize) -> Vec<u8> {
     all
 }
 
-/// What `sum` of the module gives.
+/// What `sum` of the module gives for a pattern: by whole periods, since a build without optimisation takes seconds for the bytes
+/// one by one.
 fn sum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)))
+    let step = |sum: u64, byte: &u8| sum.wrapping_mul(31).wrapping_add(u64::from(*byte));
+    let period = pattern(251);
+    let (of_period, factor) = (period.iter().fold(0, step), 31_u64.wrapping_pow(251));
+    let periods = bytes.chunks_exact(251);
+    let rest = periods.remainder();
+    let whole = periods.fold(0_u64, |sum, bytes| {
+        assert!(bytes == period);
+        sum.wrapping_mul(factor).wrapping_add(of_period)
+    });
+    rest.iter().fold(whole, step)
 }
 
 fn connect(server: &Server) -> TcpStream {

@@ -94,7 +94,7 @@ fn every_way_to_go_down_beside_well_behaved_modules() {
                     let answer = client.get("/good");
                     assert_eq!((answer.status, answer.text().as_str()), (200, "fine"));
                     asked.fetch_add(1, Ordering::Relaxed);
-                    std::thread::sleep(Duration::from_micros(300));
+                    std::thread::sleep(Duration::from_millis(2));
                 }
             })
         })

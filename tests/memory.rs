@@ -156,7 +156,7 @@ impl Load {
                     let answer = client.get(target);
                     assert_eq!((answer.status, answer.text().as_str()), (200, text));
                     asked.fetch_add(1, Ordering::Relaxed);
-                    std::thread::sleep(Duration::from_micros(300));
+                    std::thread::sleep(Duration::from_millis(2));
                 }
             })
         };

@@ -159,6 +159,9 @@ fn companion_main(shared: &CompanionShared, runner: &mut dyn Runner) {
     }
 }
 
+/// Least time between two attempts to start a thread that a caller of [`Pool::push`] makes after one has failed.
+const RETRY_AFTER_US: u64 = 50_000;
+
 /// State shared by the pool's threads.
 struct PoolShared<W> {
     receiver: Receiver<W>,
@@ -168,7 +171,15 @@ struct PoolShared<W> {
     named: AtomicUsize,
     threads_min: usize,
     threads_max: usize,
+    /// How long an idle thread beyond the smallest number stays.
+    idle_exit: Duration,
     cores: Vec<core_affinity::CoreId>,
+    epoch: Instant,
+    /// When a thread could not be started in µs since `epoch`; 0: the last one could.
+    failed_us: AtomicU64,
+    /// Has no thread start.
+    #[cfg(test)]
+    is_refused: AtomicBool,
 }
 
 /// The executor threads shared by all shards.
@@ -188,6 +199,16 @@ impl<W: Send + 'static> Pool<W> {
         cores: Vec<core_affinity::CoreId>,
         factory: RunnerFactory<W>,
     ) -> std::io::Result<Self> {
+        Self::start_with(threads_min, threads_max, IDLE_EXIT, cores, factory)
+    }
+
+    fn start_with(
+        threads_min: usize,
+        threads_max: usize,
+        idle_exit: Duration,
+        cores: Vec<core_affinity::CoreId>,
+        factory: RunnerFactory<W>,
+    ) -> std::io::Result<Self> {
         let (sender, receiver) = channel::unbounded();
         let threads_min = threads_min.max(1);
         let shared = Arc::new(PoolShared {
@@ -198,10 +219,15 @@ impl<W: Send + 'static> Pool<W> {
             named: AtomicUsize::new(0),
             threads_min,
             threads_max: threads_max.max(threads_min),
+            idle_exit,
             cores,
+            epoch: Instant::now(),
+            failed_us: AtomicU64::new(0),
+            #[cfg(test)]
+            is_refused: AtomicBool::new(false),
         });
         for _ in 0..threads_min {
-            spawn_pool_thread(&shared)?;
+            shared.start_thread()?;
         }
         Ok(Self { sender, shared })
     }
@@ -210,6 +236,9 @@ impl<W: Send + 'static> Pool<W> {
     pub fn push(&self, call: W) {
         // The receiver lives in `shared`, so the channel can't be disconnected.
         let _ = self.sender.send(call);
+        if self.shared.failed_us.load(Ordering::Relaxed) != 0 {
+            self.shared.retry();
+        }
     }
 
     /// Threads that exist now.
@@ -219,48 +248,175 @@ impl<W: Send + 'static> Pool<W> {
     }
 }
 
-fn spawn_pool_thread<W: Send + 'static>(shared: &Arc<PoolShared<W>>) -> std::io::Result<()> {
-    let number = shared.named.fetch_add(1, Ordering::Relaxed);
-    shared.threads.fetch_add(1, Ordering::Relaxed);
-    let inner = Arc::clone(shared);
-    let spawned = module_thread(format!("pool-{number}")).spawn(move || pool_main(&inner));
-    if spawned.is_err() {
-        shared.threads.fetch_sub(1, Ordering::Relaxed);
+impl<W: Send + 'static> PoolShared<W> {
+    fn start_thread(self: &Arc<Self>) -> std::io::Result<()> {
+        #[cfg(test)]
+        if self.is_refused.load(Ordering::SeqCst) {
+            return Err(std::io::ErrorKind::WouldBlock.into());
+        }
+        let number = self.named.fetch_add(1, Ordering::Relaxed);
+        self.threads.fetch_add(1, Ordering::SeqCst);
+        let inner = Arc::clone(self);
+        let spawned = module_thread(format!("pool-{number}")).spawn(move || pool_main(&inner));
+        if spawned.is_err() {
+            self.threads.fetch_sub(1, Ordering::SeqCst);
+        }
+        spawned.map(|_| ())
     }
-    spawned.map(|_| ())
+
+    /// Counts one thread less, if there are more than there must be.
+    fn count_one_less(&self) -> bool {
+        let less = |threads: usize| (threads > self.threads_min).then(|| threads - 1);
+        self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+    }
+
+    /// Starts a thread if there may be one more. If that fails, the next calls that are pushed lead to other attempts.
+    fn grow(self: &Arc<Self>) {
+        if self.threads.load(Ordering::SeqCst) >= self.threads_max {
+            return;
+        }
+        let failed_us = match self.start_thread() {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::warn!(%error, "the executor pool can't grow");
+                now_us(self.epoch)
+            }
+        };
+        self.failed_us.store(failed_us, Ordering::Relaxed);
+    }
+
+    /// The last idle thread could not start a successor: unless one is idle again, the call that has been pushed would wait for
+    /// the end of one that may never end.
+    #[cold]
+    fn retry(self: &Arc<Self>) {
+        let (failed_us, now_us) = (self.failed_us.load(Ordering::Relaxed), now_us(self.epoch));
+        let is_due = failed_us != 0 && now_us.saturating_sub(failed_us) >= RETRY_AFTER_US;
+        // One of those who push at the same time.
+        if !is_due || self.failed_us.compare_exchange(failed_us, now_us, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return;
+        }
+        if self.idle.load(Ordering::SeqCst) > 0 { self.failed_us.store(0, Ordering::Relaxed) } else { self.grow() }
+    }
 }
 
+/// At any time, one thread of a pool that is not at its largest is idle, or about to be: calls may block for any time, and the next
+/// call must not wait for their end. So the last idle thread starts a successor before it takes a call, and does not leave.
 fn pool_main<W: Send + 'static>(shared: &Arc<PoolShared<W>>) {
     super::sched::background_thread(&shared.cores);
     let mut runner = (shared.factory)();
     prepare_thread();
     loop {
         shared.idle.fetch_add(1, Ordering::SeqCst);
-        let received = shared.receiver.recv_timeout(IDLE_EXIT);
+        let received = shared.receiver.recv_timeout(shared.idle_exit);
+        // Before this thread stops being idle: one that finds itself the last idle one must see that there may be one more.
+        let leaves = matches!(received, Err(RecvTimeoutError::Timeout)) && shared.count_one_less();
         let idle_left = shared.idle.fetch_sub(1, Ordering::SeqCst) - 1;
         match received {
             Ok(call) => {
-                // The last idle thread leaves a successor before it begins something that may block.
-                if idle_left == 0
-                    && shared.threads.load(Ordering::Relaxed) < shared.threads_max
-                    && let Err(error) = spawn_pool_thread(shared)
-                {
-                    tracing::warn!(%error, "the executor pool can't grow");
+                if idle_left == 0 {
+                    shared.grow();
                 }
                 runner.run(call);
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let threads = shared.threads.load(Ordering::Relaxed);
-                if threads > shared.threads_min
-                    && shared
-                        .threads
-                        .compare_exchange(threads, threads - 1, Ordering::Relaxed, Ordering::Relaxed)
-                        .is_ok()
-                {
-                    return;
-                }
-            }
+            Err(RecvTimeoutError::Timeout) if leaves && idle_left > 0 => return,
+            Err(RecvTimeoutError::Timeout) if leaves => drop(shared.threads.fetch_add(1, Ordering::SeqCst)),
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(60);
+    const IDLE: Duration = Duration::from_millis(5);
+
+    /// A call tells that it runs, and ends when it is told to.
+    type Held = (Sender<()>, Receiver<()>);
+
+    struct Holder;
+
+    impl Runner<Held> for Holder {
+        fn run(&mut self, (runs, end): Held) {
+            let _ = runs.send(());
+            let _ = end.recv();
+        }
+    }
+
+    /// A pool, what pushes a call that stays, and what waits until a call runs.
+    struct Stage {
+        pool: Pool<Held>,
+        runs: (Sender<()>, Receiver<()>),
+        end: (Sender<()>, Receiver<()>),
+    }
+
+    impl Stage {
+        fn new(threads_max: usize) -> Self {
+            let factory: RunnerFactory<Held> = Arc::new(|| Box::new(Holder));
+            let pool = Pool::start_with(1, threads_max, IDLE, Vec::new(), factory).unwrap();
+            Self { pool, runs: channel::unbounded(), end: channel::unbounded() }
+        }
+
+        fn hold(&self) {
+            self.pool.push((self.runs.0.clone(), self.end.1.clone()));
+        }
+
+        fn until_running(&self) {
+            self.runs.1.recv_timeout(WAIT).expect("a thread takes the call");
+        }
+    }
+
+    #[test]
+    fn the_last_idle_thread_stays_while_all_others_are_in_calls_that_do_not_end() {
+        let stage = Stage::new(16);
+        for held in 1..=8 {
+            stage.hold();
+            stage.until_running();
+            // Longer than an idle thread stays where there is another one.
+            thread::sleep(4 * IDLE);
+            assert!(stage.pool.threads() > held);
+        }
+        drop(stage.end.0);
+        let deadline = Instant::now() + WAIT;
+        while stage.pool.threads() > 1 {
+            assert!(Instant::now() < deadline, "{} threads stay for nothing", stage.pool.threads());
+            thread::sleep(IDLE);
+        }
+    }
+
+    #[test]
+    fn a_thread_that_could_not_be_started_is_started_for_a_later_call() {
+        let stage = Stage::new(16);
+        stage.pool.shared.is_refused.store(true, Ordering::SeqCst);
+        stage.hold();
+        stage.until_running();
+        stage.hold();
+        assert_eq!(stage.pool.threads(), 1);
+        stage.pool.shared.is_refused.store(false, Ordering::SeqCst);
+        let deadline = Instant::now() + WAIT;
+        while stage.pool.threads() == 1 {
+            assert!(Instant::now() < deadline, "no call that is pushed leads to another attempt");
+            stage.hold();
+            thread::sleep(IDLE);
+        }
+        stage.until_running();
+        drop(stage.end.0);
+    }
+
+    #[test]
+    fn no_pool_grows_beyond_its_largest_number() {
+        let stage = Stage::new(3);
+        for _ in 0..3 {
+            stage.hold();
+            stage.until_running();
+        }
+        stage.hold();
+        assert!(stage.runs.1.recv_timeout(4 * IDLE).is_err() && stage.pool.threads() == 3);
+        stage.end.0.send(()).unwrap();
+        stage.until_running();
+        drop(stage.end.0);
     }
 }

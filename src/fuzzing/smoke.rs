@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Mutated inputs a target.
 const MUTATED: usize = 20_000;
 /// After this long a target is done, however many inputs it had.
-const TIME: Duration = Duration::from_secs(3);
+const TIME: Duration = Duration::from_secs(1);
 const INPUT_BYTES_MAX: usize = 4096;
 
 /// The corpus of target `name`: file names and contents, in the order of the names.

@@ -37,12 +37,16 @@ pub fn one_line(text: &str) -> Box<str> {
     if !is_valid(text) {
         return serde_json::Value::from(text).to_string().into();
     }
-    let text = text.trim();
-    if text.bytes().any(|byte| byte == b'\n' || byte == b'\r') {
-        text.replace(['\n', '\r'], " ").into()
-    } else {
-        text.into()
+    without_line_ends(text)
+}
+
+/// JSON on one line: it has line ends between its tokens only.
+pub(super) fn without_line_ends(json: &str) -> Box<str> {
+    let json = json.trim();
+    if memchr::memchr2(b'\n', b'\r', json.as_bytes()).is_none() {
+        return json.into();
     }
+    json.replace(['\n', '\r'], " ").into()
 }
 
 #[cfg(test)]

@@ -17,6 +17,14 @@ pub fn give_to(data: &Path) {
     }
 }
 
+/// Puts what other servers have compiled meanwhile into the data directory `data` of one that runs.
+pub fn give_to_running(data: &Path) {
+    let objects = data.join("modules/.objects");
+    if let Some(kept) = kept().filter(|_| objects.exists()) {
+        link_all(&kept, &objects);
+    }
+}
+
 /// Keeps what is in the data directory `data`, unless the server has never made one.
 pub fn take_from(data: &Path) {
     if let Some(kept) = kept() {

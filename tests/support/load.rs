@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Between an answer and the next request.
-const PAUSE: Duration = Duration::from_micros(200);
+/// Between an answer and the next request: short beside what takes time when a process is replaced, and long enough that the
+/// clients leave the machine to what they watch.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// One test at a time: with its clients, each keeps both cores of a small machine busy, and the compiler needs its share.
 static TURN: Mutex<()> = Mutex::new(());

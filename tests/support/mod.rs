@@ -136,7 +136,15 @@ impl Server {
     }
 
     pub fn post(&self, target: &str, body: &[u8]) -> Response {
-        self.connect().request("POST", target, &[], body)
+        let deploys = target.starts_with("/mgnt");
+        if deploys {
+            compilations::give_to_running(self.dir.path());
+        }
+        let response = self.connect().request("POST", target, &[], body);
+        if deploys {
+            compilations::take_from(self.dir.path());
+        }
+        response
     }
 
     pub fn try_deploy(&self, source: &str) -> Response {

@@ -2,6 +2,7 @@
 
 use super::live::LiveJob;
 use super::{Change, JobState};
+use crate::jobs::json::without_line_ends;
 use serde_json::{Value, json};
 
 /// Where an allowed change leads.
@@ -55,21 +56,16 @@ pub(super) fn again_data(attempt: u32, run_at_ms: i64) -> Box<str> {
 
 /// Data of the event `created`: the payload, which is JSON.
 pub(super) fn created_data(payload: &str) -> Box<str> {
-    one_line(payload)
+    without_line_ends(payload)
 }
 
 /// `text` as JSON on one line: as it is when it is JSON, otherwise as a JSON string; nothing is `null`.
 fn json_or_string(text: Option<&str>) -> Box<str> {
     match text {
         None => "null".into(),
-        Some(text) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => one_line(text),
+        Some(text) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => without_line_ends(text),
         Some(text) => Value::from(text).to_string().into(),
     }
-}
-
-/// JSON has line ends between its tokens only.
-fn one_line(json: &str) -> Box<str> {
-    json.trim().replace(['\n', '\r'], " ").into()
 }
 
 #[cfg(test)]
