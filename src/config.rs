@@ -46,8 +46,8 @@ pub struct Config {
     pub allow_read: Vec<PathBuf>,
     /// Directories that modules in processes of their own may write.
     pub allow_write: Vec<PathBuf>,
-    /// Whether isolated modules may open sockets.
-    pub allow_net: bool,
+    /// Where isolated modules may connect to: see `net::Reach`.
+    pub allow_net: Vec<String>,
     /// Which domains share a database.
     pub module_database: ModuleDatabase,
     /// Of which modules a module may create and read jobs.
@@ -293,7 +293,7 @@ impl Config {
             data_dir,
             isolation: args.isolation.unwrap_or(ISOLATION_DEFAULT),
             allow_read: args.allow_read.unwrap_or_default(),
-            allow_net: args.allow_net.unwrap_or(false),
+            allow_net: args.allow_net.unwrap_or_default(),
             module_database: args.module_database.unwrap_or(ModuleDatabase::Domain),
             module_jobs: args.module_jobs.unwrap_or(ModuleJobs::Domain),
             module_threads_max: args.module_threads_max.unwrap_or(1024),

@@ -342,3 +342,66 @@ fn a_module_has_namespaces_of_its_own() {
     assert!(!output.status.success() && said.contains("can't have namespaces of their own"), "{said}");
     assert!(said.contains("--require-sandbox landlock"), "{said}");
 }
+
+/// Answers each connection with what came, line by line, and counts connections.
+fn echo() -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, count) = (listener.local_addr().unwrap().port(), Arc::<std::sync::atomic::AtomicUsize>::default());
+    let counted = Arc::clone(&count);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let mut line = String::new();
+            let _ = BufReader::new(stream.try_clone().unwrap()).read_line(&mut line);
+            let _ = stream.write_all(line.as_bytes());
+        }
+    });
+    (port, count)
+}
+
+/// Two domains of which one may connect to a port.
+fn connects_where_it_may(server: &Server, port: u16, other: u16) {
+    let source = std::fs::read_to_string(support::root().join("tests/modules/connects.c")).unwrap();
+    for name in ["one", "two"] {
+        let source = format!("#define NAME \"{name}\"\n{source}");
+        let answer = server.post(&format!("/mgnt?domain={name}"), source.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let connect = |name: &str, ip: &str, port: u16| server.get(&format!("/{name}/connect?ip={ip}&port={port}")).text();
+    let all = "options 1 1 0;again 106;blocking hello\n;by number 0;not blocking hello\n;";
+    assert_eq!(connect("one", "127.0.0.1", port), all, "{}", server.log());
+    for (name, ip, port) in [("one", "127.0.0.1", other), ("two", "127.0.0.1", port), ("one", "169.254.169.254", 80)] {
+        assert_eq!(connect(name, ip, port), "errno 13", "{name} {ip} {port}");
+    }
+    server.expect_log(&format!(
+        "a connection of domain two to 127.0.0.1:{port} is refused; --allow-net two=127.0.0.1:{port}"
+    ));
+    let attack = |name: &str| server.get(&format!("/{name}/attack?port={other}&allowed={port}")).text();
+    assert_eq!(attack("one"), "over");
+    assert_eq!(attack("two"), "allowed: errno 13;over");
+    // The process of a single call asks the server for nothing.
+    let killable = server.get(&format!("/one/killable?ip=127.0.0.1&port={port}"));
+    assert_eq!(killable.text(), "errno 1");
+    let log = server.log();
+    assert!(!log.contains(" died") && !log.contains(" failed: "), "{log}");
+}
+
+#[test]
+fn a_module_connects_to_what_is_listed_for_its_domain() {
+    let ((port, count), (other, reached)) = (echo(), echo());
+    let listed = format!("one=127.0.0.1:{port},0.0.0.0/0:*");
+    let args = [PROCESS, &["--allow-net", &listed]].concat();
+    connects_where_it_may(&Server::with(&args), port, other);
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    match Server::as_user(65_502, &dir, &args) {
+        Some(server) => connects_where_it_may(&server, port, other),
+        None => eprintln!("skipped: an ordinary user can't start the server here"),
+    }
+    let ordering = std::sync::atomic::Ordering::SeqCst;
+    assert!(count.load(ordering) >= 3 && reached.load(ordering) == 0);
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = ["serve", "--port", "0", "--allow-net", "192.0.2.1"];
+    let (ok, said) = support::cweb(&wrong, dir.path(), &[]);
+    assert!(!ok && said.contains("--allow-net 192.0.2.1: write ADDRESS:PORT"), "{said}");
+}

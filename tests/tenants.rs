@@ -304,12 +304,72 @@ fn space_is_a_domains_own() {
         fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()
     };
     assert_eq!(score("two").unwrap().trim(), "500");
+    // Each domain is a session, and so has one share of the processors, less than the server's, however many threads it has.
+    let pid = text("/two/pid");
+    let session = |pid: &str| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap().to_owned()
+    };
+    assert_eq!(session(&pid), pid);
+    assert_ne!(session(&text("/one/pid")), pid);
+    let share = |pid: &str| fs::read_to_string(format!("/proc/{pid}/autogroup")).unwrap_or_default();
+    if !share(&pid).is_empty() {
+        eventually("its share is lowered", || share(&pid).trim_end().ends_with(" nice 5"));
+        assert_ne!(share(&text("/one/pid")), share(&pid));
+    }
     // The threads that modules start stand back behind the server's.
     assert_eq!(text("/two/threads?n=20"), "20 all");
     let nice = |stat: String| stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().to_owned();
     let tasks = || fs::read_dir(format!("/proc/{}/task", text("/two/pid"))).unwrap().flatten();
     let behind = |task: &fs::DirEntry| fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| nice(stat) == "5");
     eventually("all of them do", || tasks().filter(behind).count() >= 20);
+}
+
+#[test]
+fn each_domain_is_a_user_of_its_own() {
+    const FIRST: u32 = 70_000;
+    let args = ["--isolation", "process", "--domains-max", "16", "--module-uids", "70000-70015"];
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    if !is_roots(dir.path()) {
+        let (ok, said) = support::cweb(&[&["serve", "--port", "0"], &args[..]].concat(), dir.path(), &[]);
+        return assert!(!ok && said.contains("--module-uids: the server can't run domains as these users"), "{said}");
+    }
+    let server = Server::on(&dir, &args, &[]);
+    for name in ["one", "two"] {
+        deploy(&server, name, name);
+    }
+    let user = |server: &Server, name: &str| {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", server.get(&format!("/{name}/pid")).text())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:\t")).unwrap().to_owned();
+        line.split('\t').next().unwrap().parse::<u32>().unwrap()
+    };
+    let users = [user(&server, "one"), user(&server, "two")];
+    assert!(users[0] != users[1] && users.iter().all(|uid| (FIRST..FIRST + 16).contains(uid)), "{users:?}");
+    let text = |server: &Server, path: &str| server.get(path).text();
+    // What the kernel keeps for a user, one domain can use up for itself alone.
+    assert_eq!(text(&server, "/one/timers"), "used up");
+    assert_eq!((text(&server, "/one/timers?n=1"), text(&server, "/two/timers?n=1")), ("used up".into(), "made".into()));
+    for (name, uid) in ["one", "two"].iter().zip(users) {
+        assert_eq!(
+            (text(&server, &format!("/{name}/count")), text(&server, &format!("/{name}/fill"))),
+            ("1".into(), "written".into())
+        );
+        let own = |below: &str| std::os::unix::fs::MetadataExt::uid(&fs::metadata(dir.path().join(below)).unwrap());
+        assert_eq!([own(&format!("domain-data/{name}")), own(&format!("scratch/{name}"))], [uid; 2]);
+    }
+    for above in ["domain-data", "scratch"] {
+        assert_eq!(mode(&dir.path().join(above)), 0o711);
+    }
+    drop(server);
+    // The same users again, then no users of their own: their files are theirs each time.
+    let server = Server::on(&dir, &args, &[]);
+    assert_eq!([user(&server, "one"), user(&server, "two")], users);
+    assert_eq!(text(&server, "/one/count"), "2");
+    drop(server);
+    let server = Server::on(&dir, &args[..2], &[]);
+    assert_eq!((user(&server, "one"), text(&server, "/one/count")), (65534, "3".into()));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 #include <cweb.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define THREADS 0
@@ -14,6 +16,11 @@
 #define ANSWERS 7
 #define FRAMES 8
 #define WORK 9
+#define DATABASE 10
+#define SPIN 11
+#define FORKS 12
+#define CALLS 13
+#define PATHS 14
 
 #define HANDLER(f) static int f(cweb_context_t *ctx, http_request_t *req, http_response_t *res)
 #define MIB ((size_t)1 << 20)
@@ -49,6 +56,57 @@ static void disk(void) {
     close(fd);
 }
 
+/* Fills the database, and leaves it locked. */
+static void database(struct sqldb *db) {
+    char *error = NULL;
+    db->exec(db, "CREATE TABLE IF NOT EXISTS filler (x)", NULL, &error);
+    for (int i = 0; i < 16 && db->exec(db, "INSERT INTO filler VALUES (randomblob(4000000))", NULL, &error) == SQLITE_OK; i++) {
+    }
+    db->exec(db, "BEGIN IMMEDIATE", NULL, &error);
+}
+
+static void *spins(void *data) {
+    for (time_t end = time(NULL) + 3; time(NULL) < end;) {
+    }
+    return data;
+}
+
+/* Threads by libc, which the server counts, that compute for some seconds. */
+static void spin(void) {
+    pthread_t thread;
+    for (int i = 0; i < 32 && pthread_create(&thread, NULL, spins, NULL) == 0; i++) {
+        pthread_detach(thread);
+    }
+}
+
+/* Processes where a call has one of its own, which hold memory that no heap has; then it hangs. */
+static void forks(void) {
+    for (int i = 0; i < 64; i++) {
+        if (fork() == 0) {
+            pause();
+        }
+    }
+    int memory = (int)syscall(SYS_memfd_create, "filler", 0);
+    if (memory >= 0 && ftruncate(memory, (off_t)(64 * MIB)) == 0) {
+        char *taken = mmap(NULL, 64 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+        if (taken != MAP_FAILED) {
+            memset(taken, 1, 64 * MIB);
+        }
+    }
+    for (;;) {
+        pause();
+    }
+}
+
+/* System calls that are refused, each with a trap. */
+static void calls(void) {
+    for (int i = 0; i < 20000; i++) {
+        (void)syscall(SYS_ptrace, 0, 0, 0, 0);
+        (void)syscall(SYS_kill, -1, 9);
+        (void)syscall(SYS_socket, 2, 1, 0);
+    }
+}
+
 static void output(void) {
     static char lines[1 << 16];
     memset(lines, 'x', sizeof lines);
@@ -62,7 +120,6 @@ static void output(void) {
 }
 
 HANDLER(go) {
-    (void)ctx;
     (void)req;
     switch (KIND) {
     case THREADS:
@@ -94,6 +151,18 @@ HANDLER(go) {
         memset(res->body, 'x', 32 * MIB);
         res->content_length = (int)(32 * MIB);
         return 0;
+    case DATABASE:
+        database(ctx->database);
+        break;
+    case SPIN:
+        spin();
+        break;
+    case FORKS:
+        forks();
+        break;
+    case CALLS:
+        calls();
+        break;
     default:
         break;
     }
@@ -123,8 +192,10 @@ static int hang(cweb_context_t *ctx, const job_payload_t *payload, job_ctx_t *jo
 export module_t config = {
     .name = NAME,
     .author = "soak",
-    .routes = {{"/" NAME "/go", "GET", go, NONE}},
-    .size = 1,
+    .routes = {{"/" NAME "/go", "GET", go, KIND == FORKS ? CWEB_KILLABLE : NONE},
+               {"/" NAME "/go/(a|aa|aaa)*b", "GET", go, NONE},
+               {"/" NAME "/go/([a-z]*[a-f])*[0-9]", "GET", go, NONE}},
+    .size = 3,
     .websockets = {{"/" NAME "/ws", NULL, on_message, NULL}},
     .ws_size = 1,
     .jobs = {{.name = NAME "-hang", .run = hang}},

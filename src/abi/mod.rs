@@ -4,6 +4,7 @@
 //! type other than through it. The C part of the server itself is in `native/`.
 
 pub mod allocator;
+pub mod connect;
 pub mod context;
 pub mod crypto;
 pub mod database;

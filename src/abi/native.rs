@@ -234,6 +234,7 @@ pub(super) type Sink = unsafe extern "C" fn(*mut c_void, *const c_char, usize);
 unsafe extern "C" {
     pub(super) fn cwebn_guard_init() -> c_int;
     pub(super) fn cwebn_guard_refusals(descriptor: c_int) -> c_int;
+    pub(super) fn cwebn_guard_connects(serve: extern "C" fn(c_int, *const u8, usize) -> c_int);
     pub(super) fn cwebn_guard_note(words: *mut u64);
     pub(super) fn cwebn_guard_cores(directory: c_int);
     pub(super) fn cwebn_module_enter(number: u64) -> u64;

@@ -1,9 +1,9 @@
 //! Every setting once: its flag, environment variable, key of the file, and type.
 
-use super::projects::RequireSandbox;
+use super::projects::{RequireSandbox, UserRange};
 use clap::builder::BoolishValueParser;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -106,6 +106,22 @@ impl TryFrom<SpanText> for Span {
     }
 }
 
+/// A list of texts, or the switch that it has been in earlier versions.
+fn switch_or_list<'d, D: Deserializer<'d>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Value {
+        Switch(bool),
+        List(Vec<String>),
+    }
+    let value =
+        Value::deserialize(from).map_err(|_| serde::de::Error::custom("expected true, false or a list of texts"))?;
+    Ok(Some(match value {
+        Value::Switch(on) => vec![on.to_string()],
+        Value::List(texts) => texts,
+    }))
+}
+
 /// The variable whose empty value means something: no such header.
 const MAY_BE_EMPTY: &str = "CWEB_CORS_ALLOW_ORIGIN";
 
@@ -119,12 +135,12 @@ const TIMEOUTS: &str = "Time-outs";
 const JOBS: &str = "Jobs";
 
 macro_rules! settings {
-    ($( $(#[doc = $doc:literal])* $(#[arg($($arg:tt)*)])* $name:ident : $type:ty ),* $(,)?) => {
+    ($( $(#[doc = $doc:literal])* $(#[arg($($arg:tt)*)])* $(#[serde($($serde:tt)*)])* $name:ident : $type:ty ),* $(,)?) => {
         /// The settings as flags, environment or file give them; what is not given has its default.
         #[derive(Debug, Clone, Default, Args, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct ServeArgs {
-            $( $(#[doc = $doc])* $(#[arg($($arg)*)])* pub $name: Option<$type>, )*
+            $( $(#[doc = $doc])* $(#[arg($($arg)*)])* $(#[serde($($serde)*)])* pub $name: Option<$type>, )*
             /// Settings file [default: cweb.toml in the data directory, if there is one]
             #[arg(long, env = "CWEB_CONFIG", value_name = "FILE")]
             #[serde(skip)]
@@ -189,12 +205,16 @@ settings! {
     /// Directory that modules may write; may be repeated. Matters with --isolation process only
     #[arg(long, env = "CWEB_ALLOW_WRITE", value_delimiter = ',', value_name = "DIR")]
     allow_write: Vec<PathBuf>,
-    /// Let modules open sockets. Matters with --isolation process only
-    #[arg(long, env = "CWEB_ALLOW_NET", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
-    allow_net: bool,
+    /// Let modules connect by TCP to ADDRESS:PORT, NETWORK/BITS:PORT or NAME:PORT, those of one domain with DOMAIN= before it; may be repeated. Without a value: sockets of all kinds, to anywhere. Matters with --isolation process only
+    #[arg(long, env = "CWEB_ALLOW_NET", num_args = 0..=1, default_missing_value = "true", value_delimiter = ',', value_name = "DESTINATION")]
+    #[serde(deserialize_with = "switch_or_list")]
+    allow_net: Vec<String>,
     /// Memory of the processes of all modules together; beyond it the domain that has grown most is ended; 0 for no limit. With --isolation process only [default: half of the machine's, or of the cgroup's limit]
     #[arg(long, env = "CWEB_MODULES_MEMORY_BYTES_MAX", value_name = "BYTES")]
     modules_memory_bytes_max: u64,
+    /// Users, by their numbers, as which the domains but the default one run, each as one of its own; the server has to be root. Without the flag all run as nobody
+    #[arg(long, env = "CWEB_MODULE_UIDS", value_name = "FIRST-LAST")]
+    module_uids: UserRange,
     /// Do not start with a weaker sandbox of modules than this [default: landlock with --production, else basic]
     #[arg(long, env = "CWEB_REQUIRE_SANDBOX", value_name = "LEVEL")]
     require_sandbox: RequireSandbox,

@@ -1,8 +1,8 @@
 //! What is wrong with settings: each by itself, and together.
 
 use super::args::DAY_S;
-use super::{Config, Reactor};
-use crate::net::ListenAddr;
+use super::{Config, ModuleDatabase, Reactor};
+use crate::net::{ListenAddr, Reach};
 use crate::proto::forwarded::{ForwardedBy, TrustedProxies};
 use crate::proto::http1;
 
@@ -175,6 +175,8 @@ impl Config {
     }
 
     fn check_texts(&self, problems: &mut Problems) {
+        let reach = Reach::read(self.allow_net.iter().map(String::as_str));
+        problems.0.extend(reach.err().map(|error| error.to_string()));
         for (name, value) in [
             ("cors-allow-origin", &self.cors_allow_origin),
             ("cors-allow-methods", &self.cors_allow_methods),
@@ -195,6 +197,18 @@ impl Config {
     }
 
     fn check_combinations(&self, problems: &mut Problems) {
+        if let Some(users) = self.projects.module_uids {
+            problems.check(users.count() < self.domains_max as u64, || {
+                format!(
+                    "--module-uids has {} users for --domains-max {} domains: give as many",
+                    users.count(),
+                    self.domains_max
+                )
+            });
+            problems.check(self.module_database == ModuleDatabase::Shared, || {
+                "--module-uids has domains run as different users, who can't share a file: not with --module-database shared".to_owned()
+            });
+        }
         problems.check(self.reactor == Reactor::Glommio && !cfg!(feature = "glommio"), || {
             "--reactor glommio is not available in this build; build it with cargo build --release --features glommio, \
              or leave --reactor out"

@@ -2,6 +2,7 @@
 
 use super::ServeArgs;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// How much has to stand between code of others and the machine; each level has all of those before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
@@ -15,6 +16,45 @@ pub enum RequireSandbox {
     Namespaces,
 }
 
+/// Users of domains, by their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub struct UserRange {
+    /// The first.
+    pub first: u32,
+    /// The last.
+    pub last: u32,
+}
+
+impl UserRange {
+    /// How many there are.
+    #[must_use]
+    pub fn count(self) -> u64 {
+        u64::from(self.last - self.first) + 1
+    }
+}
+
+impl FromStr for UserRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+        // The last number means "no change" to the kernel, and 0 is root.
+        let numbers = numbers.filter(|(first, last)| (1..=*last).contains(first) && *last < u32::MAX);
+        let (first, last) =
+            numbers.ok_or_else(|| format!("\"{text}\" is no range of users: write FIRST-LAST, such as 70000-70099"))?;
+        Ok(Self { first, last })
+    }
+}
+
+impl TryFrom<String> for UserRange {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
 /// Libraries, limits of projects, versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectSettings {
@@ -24,6 +64,8 @@ pub struct ProjectSettings {
     pub allow_syscall: Vec<String>,
     /// Memory of all processes of modules together, in bytes; 0: no limit; `None`: half of what there is.
     pub modules_memory_bytes_max: Option<u64>,
+    /// Users that domains run as; `None`: all as nobody.
+    pub module_uids: Option<UserRange>,
     /// How strong the sandbox of modules has to be for the server to start; `None`: `landlock` with `--production`, else `basic`.
     pub require_sandbox: Option<RequireSandbox>,
     /// Whether ready shared objects are served.
@@ -56,6 +98,7 @@ impl ProjectSettings {
             allow_lib: args.allow_lib.clone().unwrap_or_default(),
             allow_syscall: args.allow_syscall.clone().unwrap_or_default(),
             modules_memory_bytes_max: args.modules_memory_bytes_max,
+            module_uids: args.module_uids,
             require_sandbox: args.require_sandbox,
             allow_binary: args.allow_binary.unwrap_or(false),
             dev: args.dev.unwrap_or(false),

@@ -386,6 +386,7 @@ impl Compiler {
             exec_allowed: true,
             threads_allowed: true,
             network: false,
+            connects: false,
             traces_itself: false,
             starts_workers: false,
             memory_bytes_max: Some(MEMORY_BYTES_MAX),

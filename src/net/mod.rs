@@ -8,6 +8,7 @@
 pub mod activation;
 pub mod certificate;
 pub mod connections;
+pub mod destinations;
 pub mod file;
 pub mod listener;
 pub mod outbox;
@@ -24,6 +25,7 @@ mod warm;
 pub use activation::{PassedError, passed_sockets, share};
 pub use certificate::{Certificate, TlsError};
 pub use connections::{ConnId, Connections};
+pub use destinations::{DestinationError, Reach};
 pub use file::{Attached, BodyPiece, FileRange};
 pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, UnixAccess, bind_all};
 pub use outbox::{Lent, Outbox};

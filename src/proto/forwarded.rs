@@ -97,7 +97,8 @@ impl TrustedProxies {
     }
 }
 
-fn network(text: &str) -> Option<(IpAddr, u8)> {
+/// Reads an address or a network, `10.0.0.0/8`; the number is that of its bits.
+pub fn network(text: &str) -> Option<(IpAddr, u8)> {
     let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
     let address: IpAddr = address.parse().ok()?;
     let most = if address.is_ipv4() { 32 } else { 128 };
@@ -113,7 +114,9 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-fn contains(network: IpAddr, bits: u8, address: IpAddr) -> bool {
+/// Whether the network of `bits` bits has `address`.
+#[must_use]
+pub fn contains(network: IpAddr, bits: u8, address: IpAddr) -> bool {
     let differing = number(network) ^ number(address);
     network.is_ipv4() == address.is_ipv4() && (bits == 0 || differing >> (128 - u32::from(bits)) == 0)
 }

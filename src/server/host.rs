@@ -7,14 +7,14 @@ use crate::abi::request::{RequestRules, set_rules};
 use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs, RequireSandbox};
 use crate::domain::in_process::InProcess;
 use crate::domain::process::{
-    Allowance, Budgets, Cgroups, CoreFiles, CrashLimit, DomainConfig, DomainRegistry, Identity, end_orphans,
+    Allowance, Budgets, Cgroups, Connects, CoreFiles, CrashLimit, DomainConfig, DomainRegistry, Identity, end_orphans,
     message_bytes_max,
 };
 use crate::domain::sandbox::{self, Level, Policy, User};
 use crate::domain::stream::StreamSizes;
 use crate::domain::{self, CodingSettings, DEFAULT_DOMAIN};
 use crate::machine;
-use crate::net::Waker;
+use crate::net::{Reach, Waker};
 use core_affinity::CoreId;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +47,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(JobTables::File(jobs_file)))?)));
     }
     check_calls(config)?;
+    let reach = reach(config)?;
     // Before anything is given to the modules' user: the lock of the store says that no other server is here.
     let records = config.data_dir.join(".domains");
     end_orphans(&records);
@@ -59,6 +60,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     }
     let user = domain_user(config, &scratch, &domain_data);
     warn_of_closed(config, user);
+    give_users(config, user, [&scratch, &domain_data])?;
     let (cores, free_cores) = shard_cores(config.shards);
     let texts = [config.job_payload_bytes_max, config.job_event_bytes_max, config.job_data.checkpoint_bytes_max];
     let largest = texts.into_iter().fold(config.job_result_bytes_max, usize::max);
@@ -85,7 +87,9 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         jobs_database: jobs_file.to_path_buf(),
         records,
         codings,
-        policy: domain_policy(config, user),
+        policy: domain_policy(config, user, &reach),
+        users: config.projects.module_uids.map(|users| users.first..=users.last),
+        connects: Arc::new(Connects::new(reach)),
         scratch,
         sanitizers: crate::module::instruments::address_libraries,
         preload: Vec::new(),
@@ -127,6 +131,21 @@ fn warn_of_closed(config: &Config, user: Option<User>) {
     }
 }
 
+/// Opens the way to the directories below `dirs` for the users of `--module-uids`, or says why domains can't have them.
+fn give_users(config: &Config, user: Option<User>, dirs: [&Path; 2]) -> std::io::Result<()> {
+    let Some(users) = config.projects.module_uids else { return Ok(()) };
+    if user.is_none() || !sandbox::are_mapped(users.first, users.last) {
+        let text = "--module-uids: the server can't run domains as these users: it has to be root with CAP_CHOWN, CAP_SETUID and \
+                    CAP_SETGID, in a user namespace that has them, and the way to its data must be open to others";
+        return Err(std::io::Error::other(text));
+    }
+    for dir in dirs {
+        std::os::unix::fs::chown(dir, Some(0), Some(0))?;
+        std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    }
+    Ok(())
+}
+
 /// Refuses `--allow-syscall` with a name that no call has.
 fn check_calls(config: &Config) -> std::io::Result<()> {
     if let [name, ..] = sandbox::unknown_calls(&config.projects.allow_syscall)[..] {
@@ -134,6 +153,16 @@ fn check_calls(config: &Config) -> std::io::Result<()> {
         return Err(std::io::Error::other(text));
     }
     Ok(())
+}
+
+/// Where modules may connect to. A list is refused where no filter of system calls holds modules to it.
+fn reach(config: &Config) -> std::io::Result<Reach> {
+    let reach = Reach::read(config.allow_net.iter().map(String::as_str)).map_err(std::io::Error::other)?;
+    if matches!(reach, Reach::Listed(_)) && sandbox::missing().contains(&"seccomp") {
+        let text = "--allow-net with a list of destinations needs seccomp, which this kernel has not: nothing would hold modules to it";
+        return Err(std::io::Error::other(text));
+    }
+    Ok(reach)
 }
 
 /// Limits and settings of requests.
@@ -223,17 +252,18 @@ fn module_database(config: &Config) -> std::io::Result<PathBuf> {
 
 /// What isolated modules may do: compute, read the system's libraries and `static`, and what the operator allows. Each domain
 /// gets its database, its shared objects and a scratch directory besides.
-fn domain_policy(config: &Config, user: Option<User>) -> Policy {
+fn domain_policy(config: &Config, user: Option<User>, reach: &Reach) -> Policy {
     let mut read = sandbox::system_paths();
     read.push(config.data_dir.join("static"));
     read.extend(config.allow_read.iter().cloned());
-    if config.allow_net {
+    if *reach != Reach::Nothing {
         read.extend(sandbox::network_paths());
     }
     let mut write = vec!["/dev/null".into()];
     write.extend(config.allow_write.iter().cloned());
     let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
-    let (network, calls) = (config.allow_net, config.projects.allow_syscall.clone());
+    let (network, connects) = (*reach == Reach::Everything, matches!(reach, Reach::Listed(_)));
+    let calls = config.projects.allow_syscall.clone();
     let namespaces = sandbox::has_namespaces();
     let open_files_max = Some(config.resources.module_open_files_max);
     Policy {
@@ -242,6 +272,7 @@ fn domain_policy(config: &Config, user: Option<User>) -> Policy {
         threads_allowed: true,
         starts_workers: true,
         network,
+        connects,
         memory_bytes_max,
         open_files_max,
         user,

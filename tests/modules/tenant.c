@@ -8,8 +8,10 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <threads.h>
+#include <time.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -45,6 +47,19 @@ static int counted(void *out, int columns, char **values, char **names) {
     (void)columns;
     (void)names;
     snprintf(out, 32, "%s", values[0]);
+    return 0;
+}
+
+/* Makes timers, each of which takes one of the signals that the kernel keeps for a user: as many as `n`, or all there are. */
+HANDLER(timers) {
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN + 5};
+    int most = atoi(param(req, "n", "1000000")), made = 0;
+    timer_t timer;
+    (void)ctx;
+    while (made < most && timer_create(CLOCK_MONOTONIC, &event, &timer) == 0) {
+        made++;
+    }
+    SAY("%s", made == most ? "made" : errno == EAGAIN ? "used up" : "failed");
     return 0;
 }
 
@@ -302,7 +317,8 @@ HANDLER(drop) {
 export module_t config = {
     .name = NAME,
     .author = "test",
-    .routes = {{"/" NAME "/sign", "GET", sign, NONE},
+    .routes = {{"/" NAME "/timers", "GET", timers, NONE},
+               {"/" NAME "/sign", "GET", sign, NONE},
                {"/" NAME "/verify", "GET", verify, NONE},
                {"/" NAME "/count", "GET", count, NONE},
                {"/" NAME "/open", "GET", open_path, NONE},
@@ -321,10 +337,10 @@ export module_t config = {
 #endif
                {"/" NAME "/pid", "GET", pid, NONE}},
 #ifdef APART
-    .size = 16,
+    .size = 17,
     .onload = make_table,
 #else
-    .size = 15,
+    .size = 16,
 #endif
     .jobs = {{.name = NAME "-job", .run = work}, {.name = NAME "-hang", .run = hang}, {.name = NAME "-chat", .run = chat}},
     .job_size = 3,

@@ -325,21 +325,58 @@ static void note_refusal(int call) {
     }
 }
 
-/* The filter has refused a call: it returns the error that the filter has for it. */
+/* What answers connect(2), see cwebn_guard_connects. */
+static int (*connects)(int, const unsigned char *, size_t);
+
+void cwebn_guard_connects(int (*serve)(int, const unsigned char *, size_t)) {
+    __atomic_store_n(&connects, serve, __ATOMIC_RELEASE);
+}
+
+/* Answers a connect(2) with these arguments. An address that can't be read is the module's crash. */
+static long serve_connect(int (*serve)(int, const unsigned char *, size_t), long long socket, long long address, long long bytes) {
+    unsigned char copy[128];
+    if (bytes < 0 || (size_t)(unsigned int)bytes > sizeof copy) {
+        return -EINVAL;
+    }
+    if (address == 0) {
+        return -EFAULT;
+    }
+    memcpy(copy, (const void *)(uintptr_t)address, (size_t)(unsigned int)bytes);
+    return serve((int)socket, copy, (size_t)(unsigned int)bytes);
+}
+
+/* What a refused call returns: the error that the filter has for it, unless it is served. */
+static long refused_result(const siginfo_t *info, const ucontext_t *machine) {
+    int (*serve)(int, const unsigned char *, size_t) = __atomic_load_n(&connects, __ATOMIC_ACQUIRE);
+    if (serve != NULL && info->si_syscall == SYS_connect) {
+#if defined(__x86_64__)
+        const greg_t *from = machine->uc_mcontext.gregs;
+        return serve_connect(serve, from[REG_RDI], from[REG_RSI], from[REG_RDX]);
+#elif defined(__aarch64__)
+        const __typeof__(machine->uc_mcontext.regs[0]) *from = machine->uc_mcontext.regs;
+        return serve_connect(serve, (long long)from[0], (long long)from[1], (long long)from[2]);
+#endif
+    }
+    (void)machine;
+    note_refusal(info->si_syscall);
+    return -(long)info->si_errno;
+}
+
+/* The filter has refused a call: it returns what refused_result has for it. */
 static int is_refused(int signo, const siginfo_t *info, void *context) {
     ucontext_t *machine = context;
     if (signo != SIGSYS || info->si_code <= 0 || info->si_errno == 0 || __atomic_load_n(&refusals, __ATOMIC_ACQUIRE) < 0) {
         return 0;
     }
     int error = errno;
-    note_refusal(info->si_syscall);
+    long result = refused_result(info, machine);
     errno = error;
 #if defined(__x86_64__)
-    machine->uc_mcontext.gregs[REG_RAX] = -(long long)info->si_errno;
+    machine->uc_mcontext.gregs[REG_RAX] = result;
 #elif defined(__aarch64__)
-    machine->uc_mcontext.regs[0] = (unsigned long long)-(long long)info->si_errno;
+    machine->uc_mcontext.regs[0] = (unsigned long long)result;
 #else
-    (void)machine;
+    (void)result;
 #endif
     return 1;
 }

@@ -67,6 +67,12 @@ int cwebn_guard_init(void);
  */
 int cwebn_guard_refusals(int descriptor);
 
+/*
+ * Has `serve` answer connect(2), which the filter refuses: the socket, a copy of the address and its bytes. What it returns is the
+ * result of the call: 0, or an errno below 0. Runs in the handler of SIGSYS, on the thread that made the call.
+ */
+void cwebn_guard_connects(int (*serve)(int, const unsigned char *, size_t));
+
 /* Words of cwebn_guard_note: those below, then the counts and the words of a struct cwebn_trace. */
 #define CWEBN_NOTE_TRACE 6
 #define CWEBN_NOTE_WORDS (CWEBN_NOTE_TRACE + 2 + CWEBN_FRAMES_MAX + CWEBN_REGISTERS_MAX)

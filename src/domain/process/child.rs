@@ -19,7 +19,7 @@ use crate::abi::guard::{self, Trace, Trap};
 use crate::abi::request::set_rules;
 use crate::abi::rooms::set_outlets;
 use crate::abi::websocket::Outlet;
-use crate::abi::{crypto, host, sanitizer, worker};
+use crate::abi::{connect, crypto, host, sanitizer, worker};
 use crate::domain::Instance;
 use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{self, Caught, InProcess, InProcessModule, Workers};
@@ -234,6 +234,10 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     crate::abi::manifest::set_server_limits(start.handler_timeout_ms, start.codings.body_bytes_max);
     set_rules(&start.requests);
     connect_services(&parent, start.crypto);
+    if start.policy.connects {
+        let asker = Arc::clone(&parent);
+        connect::serve(Box::new(move |address| asker.ask_file(Question::Connect { address })));
+    }
     let asker = Arc::clone(&parent);
     let rows = move |query: &TableQuery| asker.ask(Question::Rows(query.clone()));
     // This may be a spare, which stays small: the threads come with the first order, and what is damaged of the database by

@@ -12,6 +12,7 @@ use crate::domain::sandbox::Policy;
 use crate::jobs::store::TableQuery;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 
 /// Longest message from the server: a job's payload with room for escapes.
 const MESSAGE_BYTES_MAX: usize = 600 * 1024 * 1024;
@@ -188,6 +189,10 @@ pub(super) struct CaughtFault {
 /// What a module asks of the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Question {
+    /// A socket that is connecting; it comes as a file does.
+    Connect {
+        address: SocketAddr,
+    },
     CreateJob {
         instance: u64,
         job: String,

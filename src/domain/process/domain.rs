@@ -2,6 +2,7 @@
 
 use super::arena::Budgets;
 use super::cgroup::Cgroups;
+use super::connects::Connects;
 use super::control::{self, Order, Outcome};
 use super::core_files::CoreFiles;
 use super::hook::NoOutcome;
@@ -21,6 +22,7 @@ use crate::domain::{CodingSettings, Fault, Instance, LoadError};
 use crate::net::Waker;
 use crossbeam::channel::unbounded;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,6 +61,8 @@ pub struct DomainConfig {
     pub codings: CodingSettings,
     /// What the process may do.
     pub policy: Policy,
+    /// Users of the domains but the default one, each of which runs as one of its own.
+    pub users: Option<RangeInclusive<u32>>,
     /// Names the libraries of sanitizers, for domains of modules that are compiled with one.
     pub sanitizers: sanitized::Libraries,
     /// Libraries that its process has from its start: those of its sanitizers.
@@ -69,6 +73,8 @@ pub struct DomainConfig {
     pub output_bytes_max: usize,
     /// Whether modules read by SQL the jobs of other domains' modules too.
     pub reads_all_jobs: bool,
+    /// What it may connect to, where its policy has that the server connects.
+    pub connects: Arc<Connects>,
     /// What it may use beside memory.
     pub allowance: Allowance,
     /// The filter of the log (`CWEB_LOG`), if it is not the environment's.

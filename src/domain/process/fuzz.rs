@@ -53,6 +53,8 @@ pub(super) fn remote(manifest: Manifest) -> (Arc<dyn Instance>, u64) {
             domain_data: None,
             output_bytes_max: 1 << 20,
             reads_all_jobs: false,
+            connects: Arc::default(),
+            users: None,
             allowance: super::watch::Allowance {
                 module_threads_max: 10_000,
                 threads_max: 20_000,

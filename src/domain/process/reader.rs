@@ -145,6 +145,22 @@ fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, tables: &mut Ta
             }
             return;
         }
+        Question::Connect { address } => {
+            // On a thread: names may have to be resolved.
+            let permit = process.asked().creating.enter(0);
+            let (connects, domain) = (Arc::clone(&shared.config.connects), shared.name().to_owned());
+            let process = Arc::clone(process);
+            let connect = move || {
+                let handed = connects.begin(&domain, address).and_then(|socket| process.hand_over(call, &socket));
+                let result = handed.map(|()| String::new()).map_err(|errno| errno.to_string());
+                let _ = process.send(&ToChild::Reply { call, result });
+                drop(permit);
+            };
+            if thread::Builder::new().name("connect".to_owned()).spawn(connect).is_err() {
+                reply(Err(libc::EAGAIN.to_string()));
+            }
+            return;
+        }
         Question::Sign { token } => {
             return reply(crypto::sign(shared.name(), &token).ok_or_else(|| "no key".to_owned()));
         }

@@ -12,6 +12,7 @@ use crate::domain::sandbox::{self, User};
 use crate::domain::sanitized;
 use crate::domain::{DEFAULT_DOMAIN, DomainView, Host, Instance, LoadError, check_domain_name, inspect};
 use crate::net::Waker;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,8 @@ struct RegistryState {
     entries: BTreeMap<String, Entry>,
     /// The shards' inboxes, once there are any.
     inboxes: Option<Vec<Arc<Inbox>>>,
+    /// The domains' own users, by name.
+    users: BTreeMap<String, u32>,
     stopping: bool,
 }
 
@@ -152,7 +155,7 @@ impl Host for DomainRegistry {
         self.check_domain(domain)?;
         let slot = self.shared.enter(domain)?;
         let loaded = self.shared.process(domain, &slot).and_then(|process| {
-            if let Some(user) = self.shared.config.policy.user {
+            if let Some(user) = process.shared().config.policy.user {
                 let given = std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid));
                 given.map_err(|error| LoadError::Host(format!("{}: {error}", path.display())))?;
             }
@@ -256,9 +259,28 @@ impl RegistryShared {
         Ok(process)
     }
 
+    /// The user that the domain runs as, where it has one of its own: mostly the same one, by the name, and no other domain's.
+    fn user_of(&self, name: &str) -> Option<User> {
+        let users = self.config.users.clone().filter(|_| name != DEFAULT_DOMAIN)?;
+        let count = u64::from(users.end() - users.start()) + 1;
+        let hash = Sha256::digest(name.as_bytes());
+        let begin = hash.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)) % count;
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        state.users.retain(|known, _| known != name && state.entries.contains_key(known));
+        let candidates =
+            (0..count).filter_map(|n| u32::try_from((begin + n) % count).ok()?.checked_add(*users.start()));
+        let uid = candidates.into_iter().find(|uid| !state.users.values().any(|taken| taken == uid))?;
+        state.users.insert(name.to_owned(), uid);
+        Some(User { uid, gid: uid })
+    }
+
     /// Each domain has a scratch directory, a database and shared objects of its own, which the others can't reach.
     fn config_of(&self, name: &str) -> io::Result<DomainConfig> {
         let mut config = self.config.clone();
+        if let Some(user) = self.user_of(name) {
+            config.policy.user = Some(user);
+        }
         config.scratch = self.config.scratch.join(name);
         make_owned(&config.scratch, config.policy.user)?;
         core_files::sweep(&config.scratch);

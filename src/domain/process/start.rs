@@ -222,10 +222,14 @@ fn spawn(
     passed.extend(others.files.iter().map(AsRawFd::as_raw_fd));
     passed.extend(others.core_place.map(CorePlace::descriptor));
     let mut command = Command::new("/proc/self/exe");
-    command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null()).process_group(0);
+    command.arg("domain").args(passed.iter().map(ToString::to_string)).stdin(Stdio::null());
     command.env_clear().envs(sandbox::environment()).env("TMPDIR", &shared.config.scratch);
     if sanitized::is_one(shared.name()) {
         command.envs(sanitized::environment(&shared.config.preload, None));
+    }
+    if shared.config.policy.connects {
+        // The resolver of libc is to use TCP, which is all there is.
+        command.env("RES_OPTIONS", "use-vc");
     }
     if let Some(log) = &shared.config.log {
         command.env("CWEB_LOG", log);
@@ -238,6 +242,11 @@ fn spawn(
             if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } == -1 {
                 return Err(io::Error::last_os_error());
             }
+        }
+        // A process group of its own, and a session: see `watch::share_processors`.
+        // SAFETY: as above.
+        if unsafe { libc::setsid() } == -1 {
+            return Err(io::Error::last_os_error());
         }
         // SAFETY: as above. Whatever becomes of the server, the domain must not outlive it.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };

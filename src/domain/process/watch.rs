@@ -60,6 +60,8 @@ pub(super) struct Seen {
     stopped: Vec<u32>,
     /// Its database was there.
     had_database: bool,
+    /// The process that has had its share of the processors lowered.
+    lowered: Option<u32>,
     memory: MemoryWatch,
 }
 
@@ -68,6 +70,9 @@ impl Domain {
     pub(super) fn look(&self, seen: &mut Seen) {
         let shared = self.shared();
         let Some(process) = shared.current() else { return };
+        if seen.lowered != Some(process.pid()) && share_processors(process.pid()) {
+            seen.lowered = Some(process.pid());
+        }
         let allowed = shared.config.allowance;
         let members = group::members(process.pid());
         let threads: usize = members.iter().filter_map(|pid| threads_of(*pid)).sum();
@@ -215,6 +220,15 @@ fn used_bytes<'a>(dirs: impl Iterator<Item = &'a Path>) -> u64 {
         }
     }
     sum
+}
+
+/// Lowers the share of the processors that the session of the process `pid` has (sched(7), autogroup). Each domain is a session, so
+/// that Linux shares the processors out by domain however many threads each has. Gives whether that need not be tried again: the
+/// kernel takes one such change in 100 ms from an ordinary user. Without autogroups there is nothing to lower.
+fn share_processors(pid: u32) -> bool {
+    const NICE: &str = "5";
+    let lowered = fs::write(format!("/proc/{pid}/autogroup"), NICE);
+    lowered.is_ok() || fs::metadata("/proc/self/autogroup").is_err()
 }
 
 /// Has the kernel pick the process `pid` when memory runs out, long before the server.

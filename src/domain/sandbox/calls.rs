@@ -72,6 +72,10 @@ const IOCTL_NETWORK: &[u64] = &[0x8905, 0x8910, 0x8912, 0x8913, 0x8915, 0x8919, 
 /// Options of a socket by which the kernel gets a program to run: SO_ATTACH_FILTER, SO_ATTACH_BPF and those of SO_REUSEPORT.
 const SOCKET_PROGRAMS: [libc::c_int; 4] = [26, 50, 51, 52];
 
+/// Options of a socket that name the machines on the way: IP_OPTIONS, IPV6_RTHDR and IPV6_2292PKTOPTIONS (`linux/in.h`, `linux/in6.h`).
+const ROUTES: [(libc::c_int, libc::c_int); 3] =
+    [(libc::IPPROTO_IP, 4), (libc::IPPROTO_IPV6, 57), (libc::IPPROTO_IPV6, 6)];
+
 /// Calls that open files, and the number of the argument with the flags; the mode comes behind it.
 #[cfg(target_arch = "x86_64")]
 const OPENS: &[(i64, u8)] = &[(libc::SYS_open, 1), (libc::SYS_openat, 2)];
@@ -246,6 +250,9 @@ fn refused(policy: &Policy, landlock: i64) -> Result<Rules, seccompiler::Backend
         deny(&mut rules, libc::SYS_socket, &FAMILIES.map(|family| (0, Dword, Ne, family as u64)))?;
     } else {
         refuse_to_meet(&mut rules)?;
+        if policy.connects {
+            refuse_but_streams(&mut rules)?;
+        }
     }
     let socket = (1, Dword, Eq, libc::SOL_SOCKET as u64);
     for option in SOCKET_PROGRAMS {
@@ -296,6 +303,27 @@ fn refuse_to_meet(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     let paired = [libc::SOCK_STREAM as u64, libc::SOCK_SEQPACKET as u64];
     for kind in (0..=SOCKET_TYPE_MASK).filter(|kind| !paired.contains(kind)) {
         deny(rules, libc::SYS_socketpair, &[(1, Dword, MaskedEq(SOCKET_TYPE_MASK), kind)])?;
+    }
+    Ok(())
+}
+
+/// No sockets but those of TCP, and nothing by which one reaches anybody without connect(2): a message that opens a connection, and a
+/// route of the sender's.
+fn refuse_but_streams(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+    let is_none_of = |argument: u8, all: &[libc::c_int]| -> Vec<Test> {
+        all.iter().map(|value| (argument, Dword, Ne, *value as u64)).collect()
+    };
+    deny(rules, libc::SYS_socket, &is_none_of(0, &[libc::AF_INET, libc::AF_INET6]))?;
+    for kind in (0..=SOCKET_TYPE_MASK).filter(|kind| *kind != libc::SOCK_STREAM as u64) {
+        deny(rules, libc::SYS_socket, &[(1, Dword, MaskedEq(SOCKET_TYPE_MASK), kind)])?;
+    }
+    deny(rules, libc::SYS_socket, &is_none_of(2, &[0, libc::IPPROTO_TCP]))?;
+    let opens = libc::MSG_FASTOPEN as u64;
+    for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        deny(rules, call, &[(flags, Dword, MaskedEq(opens), opens)])?;
+    }
+    for (level, name) in ROUTES {
+        deny(rules, libc::SYS_setsockopt, &[(1, Dword, Eq, level as u64), (2, Dword, Eq, name as u64)])?;
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ pub use limits::processes_with;
 pub use owner::{closed_to, hand_over, not_writable};
 pub use paths::{compiler_inputs, compiler_paths, network_paths, system_paths};
 pub use refusals::Refusals;
-pub use user::{User, unprivileged};
+pub use user::{User, are_mapped, unprivileged};
 
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -51,6 +51,9 @@ pub struct Policy {
     /// Whether sockets may be made, of the families that programs use to talk to others; [`network_paths`] is what
     /// libraries read for it.
     pub network: bool,
+    /// Whether sockets of TCP may be made that connect to nothing: connect(2) is refused, and served by who handles the refusal.
+    #[serde(default)]
+    pub connects: bool,
     /// Whether the process may look at itself from a copy of its own: what finds leaks stops all threads so.
     #[serde(default)]
     pub traces_itself: bool,

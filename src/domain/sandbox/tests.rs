@@ -295,6 +295,10 @@ fn the_network_and_programs_can_be_granted() {
     expect(&network, &sockets);
     expect(&network, &[("datagrams", "ok"), ("shmat", EPERM), ("fchmod", EPERM)]);
     expect(&network, &[("socket:38", EPERM), ("socket:40", EPERM), ("fork", EPERM)]);
+    // Where the server connects, sockets of TCP reach nothing by themselves.
+    let served = Policy { connects: true, ..foreign() };
+    expect(&served, &[("socket:1", EPERM), ("socket:2", "ok"), ("socket:10", "ok"), ("socket:16", EPERM)]);
+    expect(&served, &[("datagrams", EPERM), ("connect", EPERM), ("bind", EPERM)]);
     let programs = Policy { execute: compiler_paths(Path::new("/usr/bin/cc")), exec_allowed: true, ..foreign() };
     expect(&programs, &[("exec:/bin/true", "ok"), ("fork", "ok"), ("socket:2", EPERM), ("setsid", EPERM)]);
     let only_one = Policy { read: vec!["/etc/ld.so.cache".into()], execute: vec!["/usr/lib".into()], ..programs };

@@ -30,6 +30,14 @@ pub fn unprivileged() -> Option<User> {
     (root && may_change_user(&status) && is_mapped(&users, NOBODY.uid)).then_some(NOBODY)
 }
 
+/// Whether children can become each of the users from `first` to `last`: see [`unprivileged`].
+#[must_use]
+pub fn are_mapped(first: u32, last: u32) -> bool {
+    let users = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let groups = std::fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
+    [users, groups].iter().all(|map| is_mapped(map, first) && is_mapped(map, last))
+}
+
 fn may_change_user(status: &str) -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     effective

@@ -37,10 +37,11 @@ pub(super) fn granted(policy: &Policy) -> Vec<i64> {
     if policy.network {
         lists.push(list::NETWORK);
     }
+    let sockets = policy.connects.then_some(libc::SYS_socket);
     let traced = policy.traces_itself.then_some(libc::SYS_ptrace);
     let waits = policy.starts_workers.then_some(libc::SYS_pidfd_open);
     let named = policy.calls.iter().filter_map(|name| list::number(name));
-    lists.into_iter().flatten().map(|call| call.1).chain(traced).chain(waits).chain(named).collect()
+    lists.into_iter().flatten().map(|call| call.1).chain(sockets).chain(traced).chain(waits).chain(named).collect()
 }
 
 /// The filter that grants `granted` and answers everything else as `answers` says.
