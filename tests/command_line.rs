@@ -146,7 +146,8 @@ fn deploys_what_routes_ini_lists() {
     // A directory is a project.
     std::fs::create_dir_all(dir.path().join("sub/shop/src")).unwrap();
     std::fs::write(dir.path().join("sub/shop/src/main.c"), support::constant("shop", "/shop", "open")).unwrap();
-    let ini = format!("; where\nserver_url=http://{}\n\n[modules]\n# relative to this file\ngreet.c\nshop\n", server.addr);
+    let ini =
+        format!("; where\nserver_url=http://{}\n\n[modules]\n# relative to this file\ngreet.c\nshop\n", server.addr);
     std::fs::write(dir.path().join("sub/routes.ini"), ini).unwrap();
     let output = cweb(dir.path(), &["deploy", "--config", "sub/routes.ini"], &[]);
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
