@@ -1,14 +1,15 @@
 //! Background jobs: durable, in order, observed.
 //!
-//! A submission is acknowledged once the [`store`]'s writer has committed it. The dispatcher hands jobs whose time has
-//! come to worker threads, by priority and fairly between modules; a worker commits the start, runs the module's code, and
-//! hands the outcome to the writer. The dispatcher also makes a job of each schedule's slot that is due. Committed events go from
-//! the writer to the [`hub`], and from there to the shards whose clients watch.
+//! A submission is acknowledged once the [`store`]'s writer has committed it. The dispatcher assigns due jobs to worker
+//! threads, by priority and fairly between modules. A worker commits the start, runs the module's code, and sends the outcome
+//! to the writer. The dispatcher also creates a job for each due slot of a schedule. Committed events go from the writer to the
+//! [`hub`], and from there to the shards whose clients watch.
 //!
-//! This room knows no HTTP, no sockets and no modules: it finds and runs code through [`code::CodeSource`].
+//! This room has no HTTP, no sockets and no modules: it finds and runs code through [`code::CodeSource`].
 
 mod active;
 mod again;
+mod answer;
 pub mod blobs;
 mod cleaning;
 pub mod code;
@@ -17,7 +18,9 @@ mod dispatcher;
 mod feed;
 mod frame;
 pub mod hub;
+mod jobs_config;
 mod json;
+mod kind_count;
 mod kinds;
 mod lifecycle;
 mod notice;
@@ -35,9 +38,11 @@ mod worker;
 pub use again::{Bulk, JobPage, RetryError};
 pub use feed::{Cursor, FeedSlice, feed_filter};
 pub use frame::{ALL_JOBS, JobFrame};
+pub use jobs_config::JobsConfig;
 pub use json::{one_line as json_text, ready as json_ready};
-pub use kinds::{KindCount, PauseError};
+pub use kind_count::KindCount;
+pub use kinds::PauseError;
+pub use notice::Shown;
 pub use request::{JobRequest, RequestError};
-pub use scheduler::Shown;
 pub use schedules::{PAYLOAD_BYTES_MAX as SCHEDULE_PAYLOAD_BYTES_MAX, ScheduleError};
-pub use service::{Accepted, CancelOutcome, Jobs, JobsConfig, Replay, SubmitError};
+pub use service::{Accepted, CancelOutcome, Jobs, Replay, SubmitError};

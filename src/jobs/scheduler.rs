@@ -1,35 +1,21 @@
-//! Runs the schedules, on the dispatcher's thread: makes a job of each slot that is due, and stores the schedules that modules
+//! Runs the schedules on the dispatcher's thread: creates a job for each due slot, and stores the schedules that modules
 //! declare. The store's writer owns the schedules; the timetable here is a copy, updated in the order of the writer's commits.
 
 use super::active::{ActiveJob, ActiveJobs};
+use super::answer::shared_answer;
 use super::code::{CodeSource, Declared};
 use super::cron::Cron;
-use super::notice::{Notice, now_ms};
-use super::store::{
-    Done, NewJob, ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec, Slot, StoreError, Writer,
-};
+use super::notice::{Asked, Notice, Told, now_ms};
+use super::store::{Done, NewJob, ScheduleChange, ScheduleOutcome, ScheduleSpec, Slot, StoreError, Writer};
 use super::timetable::{Due, Timetable};
 use crossbeam::channel::Sender;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Schedules of a server.
+/// Limit on the schedules of a server.
 pub(super) const SCHEDULES_MAX: usize = 1_000;
-/// Slots that get their turn before the dispatcher looks at its other work.
+/// Limit on the slots processed before the dispatcher does its other work.
 const TURNS_MAX: usize = 64;
-
-/// A schedule, and the reason why a due slot has no job yet, for clients.
-pub type Shown = (ScheduleRow, Option<String>);
-
-/// Requests about schedules.
-pub(super) enum Asked {
-    /// Lists the schedule of this name, or all of them.
-    List(Option<String>, Box<dyn FnOnce(Vec<Shown>) + Send>),
-    /// Makes or changes a schedule that a client owns.
-    Put(ScheduleSpec, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
-    /// Ends a schedule that a client owns.
-    Remove(String, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
-}
 
 pub(super) struct Scheduler {
     pub(super) timetable: Timetable,
@@ -43,7 +29,7 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    /// Gives the slots that are due their turn. Returns when the next one is.
+    /// Processes the due slots. Returns the time of the next slot.
     pub(super) fn wake(&mut self) -> Option<i64> {
         for _ in 0..TURNS_MAX {
             let Some(due) = self.timetable.due(now_ms()) else { break };
@@ -55,7 +41,7 @@ impl Scheduler {
         self.timetable.wake()
     }
 
-    /// The store has changed a schedule, or refused to.
+    /// Handles the store's answer: the schedule is changed, or the change was refused.
     pub(super) fn told(&mut self, name: &str, told: Told) {
         match told {
             Told::Is(row) => self.timetable.set(*row),
@@ -145,7 +131,7 @@ impl Scheduler {
 
     fn change(&self, name: String, change: ScheduleChange, answer: Option<Done<ScheduleOutcome>>) {
         let (own, is_own) = (self.own.clone(), answer.is_none());
-        let (done, refused) = super::service::shared_answer(answer.unwrap_or_else(|| Box::new(|_| {})));
+        let (done, refused) = shared_answer(answer.unwrap_or_else(|| Box::new(|_| {})));
         let changed = move |outcome: Result<ScheduleOutcome, StoreError>| {
             tell(&own, name, &outcome, true);
             if is_own && outcome.is_err() {
@@ -162,8 +148,8 @@ impl Scheduler {
         }
     }
 
-    /// Stores the schedules that the served modules declare, and ends those of removed modules. A module that is kept but
-    /// could not be loaded keeps its schedules.
+    /// Stores the schedules that the served modules declare, and deletes those of removed modules. A deployed module that could
+    /// not be loaded keeps its schedules.
     pub(super) fn reconcile(&self) {
         let declared: HashMap<String, Vec<ScheduleSpec>> = self.source.schedules().into_iter().collect();
         let mut kept: HashMap<&str, bool> = HashMap::new();
@@ -192,13 +178,6 @@ impl Scheduler {
             }
         }
     }
-}
-
-/// State of a schedule after the store's change.
-pub(super) enum Told {
-    Is(Box<ScheduleRow>),
-    Gone,
-    Failed(String),
 }
 
 /// `again`: the declarations of modules may have changed since the request, so the dispatcher reads them again.

@@ -1,12 +1,13 @@
 //! Compilations: from a source that was read to a shared object in the store, and its manifest.
 
 use super::compile::Plan;
-use super::control::ControlState;
+use super::control_state::ControlState;
 use super::deploy::DeployError;
+use super::file_names::at;
 use super::project::Source;
+use super::shared_object;
 use super::spare_build::{Build, Make};
 use super::store::both;
-use super::{shared_object, store};
 use crate::abi::manifest::Manifest;
 use std::io;
 use std::path::PathBuf;
@@ -55,7 +56,7 @@ pub(super) fn built(
 
 fn empty_dir(control: &ControlState, name: &str) -> Result<PathBuf, DeployError> {
     let dir = control.store.scratch().join(name);
-    std::fs::create_dir_all(&dir).map_err(store::at(&dir))?;
+    std::fs::create_dir_all(&dir).map_err(at(&dir))?;
     Ok(dir)
 }
 

@@ -1,101 +1,9 @@
-//! Schedules in the database: a slot's job and its mark are written in one transaction.
+//! Schedules in the database: a slot's job and the record of the slot are written in one transaction.
 
 use super::batch::{Applier, Outcome};
 use super::error::Fault;
-use super::{JobRow, NewJob, Reader, StoreError, rows};
+use super::{NewJob, Reader, ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec, Slot, StoreError, rows};
 use rusqlite::{OptionalExtension, Row, params};
-
-/// Specification of a schedule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScheduleSpec {
-    /// Unique.
-    pub name: String,
-    /// The module whose job it runs.
-    pub module: String,
-    /// The job.
-    pub job: String,
-    /// The cron text: see [`Cron`](crate::jobs::cron::Cron).
-    pub cron: String,
-    /// Time zone of the cron text: an IANA name.
-    pub zone: String,
-    /// JSON text for each job.
-    pub payload: String,
-    /// Whether a run may begin while the one before has not ended.
-    pub overlap: bool,
-    /// The module declares the schedule; false: a client has made it.
-    pub declared: bool,
-}
-
-/// A stored schedule. Times are Unix milliseconds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScheduleRow {
-    /// The schedule's specification.
-    pub spec: ScheduleSpec,
-    /// Changes with the specification.
-    pub revision: i64,
-    /// The next slot; `i64::MAX`: there is none.
-    pub next_ms: i64,
-    /// The last slot that had its turn.
-    pub last_slot_ms: Option<i64>,
-    /// UUID of the last job.
-    pub last_job: Option<String>,
-    /// Jobs so far.
-    pub runs: i64,
-    /// Slots so far at which the run before went on.
-    pub skipped: i64,
-}
-
-/// The slot that a job comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
-    /// The schedule's name.
-    pub schedule: String,
-    /// Unix milliseconds.
-    pub at_ms: i64,
-}
-
-/// A change of the schedules.
-#[derive(Debug, Clone)]
-pub enum ScheduleChange {
-    /// Makes or changes a schedule; its next slot is `next_ms`, unless its times are as they were, or a slot is due.
-    Put {
-        /// The schedule's specification.
-        spec: ScheduleSpec,
-        /// The first slot from now on.
-        next_ms: i64,
-    },
-    /// Ends a schedule.
-    Remove {
-        /// Its name.
-        name: String,
-        /// Only if its module declares it, or only if a client made it.
-        declared: bool,
-    },
-    /// The slot of `job` is due: stores the job, unless the run before it goes on.
-    Fire {
-        /// [`ScheduleRow::revision`] as the caller knows it; if the stored one differs, nothing happens.
-        revision: i64,
-        /// The next slot after this one.
-        next_ms: i64,
-        /// With [`NewJob::slot`].
-        job: Box<NewJob>,
-    },
-}
-
-/// Result of a [`ScheduleChange`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ScheduleOutcome {
-    /// The schedule as it is now.
-    Is(ScheduleRow),
-    /// There is no schedule of that name any more.
-    Gone,
-    /// There is no schedule of that name and kind; nothing happened.
-    NotFound,
-    /// A schedule of the other kind has the name; nothing happened.
-    Taken,
-    /// The slot's job is stored.
-    Fired(Box<JobRow>, ScheduleRow),
-}
 
 const COLUMNS: &str = "name, module_name, job_name, cron, timezone, payload_json, overlap, declared, revision, next_at, \
      last_slot, last_job, runs, skipped";
@@ -133,7 +41,7 @@ impl Reader {
     }
 }
 
-/// Statements are prepared when they are needed: a schedule has its turn once a second at most.
+/// Statements are prepared on demand, because a schedule is processed at most once a second.
 impl Applier<'_> {
     pub(super) fn schedule(&mut self, change: &ScheduleChange) -> Result<ScheduleOutcome, Fault> {
         match change {
@@ -164,7 +72,7 @@ impl Applier<'_> {
             }
             revision = known.revision + 1;
             let same_times = known.spec.cron == spec.cron && known.spec.zone == spec.zone;
-            // A slot that is due has its turn before the new times count: none is lost by a change.
+            // A due slot is processed before the new times apply, so that a change loses no slot.
             if same_times || known.next_ms <= self.now_ms() {
                 next_ms = known.next_ms;
             }
@@ -213,7 +121,7 @@ impl Applier<'_> {
             self.connection().prepare(SKIP)?.execute(params![slot.schedule, next_ms, slot.at_ms, goes_on])?;
             return self.is(&slot.schedule);
         }
-        // The uuid is new and there is no unique key, so that nothing else can come of it.
+        // The uuid is new and there is no unique key, so no other outcome is possible.
         let Outcome::Inserted(id, now_ms, _) = self.submit(job)? else { return self.is(&slot.schedule) };
         const TURN: &str =
             "UPDATE schedules SET next_at = ?2, last_slot = ?3, last_job = ?4, runs = runs + 1 WHERE name = ?1";
@@ -228,7 +136,7 @@ impl Applier<'_> {
         Ok(self.connection().prepare(sql)?.exists(params![slot.schedule, slot.at_ms])?)
     }
 
-    /// Whether the job of that uuid has not ended.
+    /// Whether the job with this uuid has not ended.
     fn goes_on(&self, uuid: Option<&str>) -> Result<bool, Fault> {
         const STATE: &str = "SELECT state FROM jobs WHERE uuid = ?1";
         let Some(uuid) = uuid else { return Ok(false) };
