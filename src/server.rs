@@ -1,7 +1,8 @@
 //! Starts the threads in order, waits for a signal, stops them in order.
 //!
-//! Order of start: listeners (so that a taken port is found before anything else), the host of the modules, the control
-//! plane with the modules that were deployed before, the shards. The line `listening on …` comes last: who reads it
+//! Order of start: listeners (so that an occupied port is detected first), the host of the modules, the control plane with the
+//! deployed modules, the shards. The line `listening on …` comes last: a program that reads this line finds every module
+//! served. The stop runs in reverse order, and no module can block it.
 //! finds every module served. The stop is the same backwards, and no module can hold it up.
 
 mod host;
@@ -42,10 +43,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Why the server could not start, or how it ended.
+/// Why the server could not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// An address can't be listened on.
+    /// The server can't listen on an address.
     #[error(transparent)]
     Listen(#[from] net::BindError),
     /// The certificate or its key can't be used.
@@ -54,7 +55,7 @@ pub enum ServeError {
     /// The keys can't be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// What the service manager has passed can't be listened on.
+    /// The server can't listen on a socket that the service manager has passed.
     #[error(transparent)]
     Passed(#[from] net::PassedError),
     /// A listen address can't be read.
@@ -63,15 +64,15 @@ pub enum ServeError {
     /// The data directory, the module store or the host of the modules is not usable.
     #[error("{what}: {source}")]
     Setup {
-        /// What was being done.
+        /// The operation that failed.
         what: String,
-        /// Why it failed.
+        /// The cause of the failure.
         source: std::io::Error,
     },
     /// The control plane could not start.
     #[error("{0}")]
     Control(String),
-    /// A shard has ended by itself: its connections and its share of new ones are lost, so the server stops.
+    /// A shard has ended by itself. Its connections and its share of new ones are lost, so the server stops.
     #[error("a shard ended: {0}")]
     Shard(String),
 }
@@ -80,7 +81,7 @@ fn setup(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ServeError {
     move |source| ServeError::Setup { what: what.into(), source }
 }
 
-/// Has `work` done by a thread of its own.
+/// Runs `work` on a thread of its own.
 fn apart<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -88,7 +89,7 @@ fn apart<T: Send + 'static>(
     thread::Builder::new().name(name.to_owned()).spawn(work).map_err(setup("starting a thread"))
 }
 
-/// What has come of [`apart`].
+/// The result of the work that [`apart`] has started.
 fn joined<T>(thread: JoinHandle<T>) -> Result<T, ServeError> {
     thread.join().map_err(|_| ServeError::Control("a panic during the start; please report it".to_owned()))
 }
@@ -114,7 +115,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let config = with_absolute_paths(config).map_err(about("finding"))?;
     std::env::set_current_dir(&config.data_dir).map_err(about("entering"))?;
 
-    // With a key there are people who have none.
+    // With a key, there are clients without one: only a server without keys tells them the reason of a failure.
     call::tell_why(!config.production && config.admin_key.is_none() && config.keys_file.is_none());
     check_secrets(&config)?;
     private::close_data(&config);
@@ -124,7 +125,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let store = open_job_store(&config, &jobs_file, &hub)?;
     let wakers = (0..config.shards).map(|_| Waker::new().map(Arc::new)).collect::<std::io::Result<Vec<_>>>();
     let wakers = wakers.map_err(setup("creating an eventfd"))?;
-    // What modules can hold up has a thread of its own: a signal ends the start.
+    // Work that modules can block runs on a thread of its own, so that a signal can end the start.
     let (host_config, host_wakers) = (config.clone(), wakers.clone());
     let starting = apart("host", move || start_host(&host_config, &jobs_file, &host_wakers))?;
     if !signals.let_end(&starting) {
@@ -134,7 +135,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     }
     let host = joined(starting)?.map_err(setup("preparing to run modules"))?;
     let control = start_control(&config, &host)?;
-    // Before the modules: an `onload` may create jobs.
+    // Jobs must start before the modules, because an `onload` may create jobs.
     let jobs = start_jobs(&config, store, hub, &control)?;
     let loader = control.clone();
     let loading = apart("load", move || loader.load_persisted())?;
@@ -150,7 +151,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let admin_from = (!config.admin_listen.is_empty()).then_some(public);
     let shards = start_shards(&config, listeners, admin_from, wakers, &host, &control, &admin, &failed)?;
     for address in &addresses {
-        // The contract of the command line: one line on stderr, whatever the log level.
+        // The contract of the command line: one line on stderr at any log level.
         let _ = writeln!(std::io::stderr(), "listening on {address}");
     }
     manager.ready();
@@ -167,16 +168,17 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     failed.get().map_or(Ok(()), |why| Err(ServeError::Shard(why.clone())))
 }
 
-/// Whether a server with these settings could use its certificate, its key and its keys of access, as far as that shows without
-/// starting it; nothing is made, changed or listened on. Gives a line that says what was checked.
+/// Checks whether a server with these settings could use its certificate, its keys and its access keys, as far as that is
+/// possible without starting the server. The check creates and changes nothing, and listens on no socket. Returns a line that
+/// says what was checked.
 ///
 /// # Errors
-/// All that the start of the server would fail with, a line each; see [`ServeError`].
+/// All errors with which the server would fail to start, one line each; see [`ServeError`].
 pub fn check(config: &Config) -> Result<String, Vec<String>> {
     let certificate = load_certificate(config);
     let found = [
         certificate.as_ref().err().map(ToString::to_string),
-        // What the certificate's key has wrong is told with it.
+        // An error of the certificate's key has already been reported with the certificate.
         check_token_key(config).err().filter(|_| certificate.is_ok()).map(|error| error.to_string()),
         load_access(config).err().map(|error| error.to_string()),
         check_signers(config).err().map(|error| error.to_string()),
@@ -191,13 +193,13 @@ pub fn check(config: &Config) -> Result<String, Vec<String>> {
     Ok(format!("no errors: the settings{certificate}{keys}"))
 }
 
-/// Who may use the server's own paths.
+/// Loads the access control of the server's own paths.
 fn load_access(config: &Config) -> Result<Access, KeysError> {
     let keys = KeySource { admin_key: config.admin_key.clone(), file: config.keys_file.clone() };
     Access::new(keys, config.production, config.auth_failures_max)
 }
 
-/// The file of the key that modules have tokens signed with: the one that is named; with HTTPS, one in the data directory.
+/// The file of the key that signs modules' tokens: the configured file; with HTTPS, a file in the data directory.
 fn token_key(config: &Config) -> Option<PathBuf> {
     let own = || config.tls_key.is_some().then(|| config.data_dir.join("token.key"));
     config.token_key.clone().or_else(own)
@@ -207,7 +209,7 @@ fn unusable(path: &Path) -> impl FnOnce(KeyError) -> ServeError {
     move |error| ServeError::Control(format!("--token-key {}: {error}", path.display()))
 }
 
-/// Warns of files with secrets that others can read; in production they are refused.
+/// Warns of secret files that other users can read; in production such files are an error.
 fn check_secrets(config: &Config) -> Result<(), ServeError> {
     let open = private::open_secrets(config);
     if config.production && !open.is_empty() {
@@ -236,7 +238,7 @@ fn with_absolute_paths(mut config: Config) -> std::io::Result<Config> {
     Ok(config)
 }
 
-/// Checks that the file of trusted signers can be read; it is read again for every deployment.
+/// Checks that the file of trusted signers can be read; the server reads it again for every deployment.
 fn check_signers(config: &Config) -> Result<(), ServeError> {
     let Some(path) = &config.projects.trusted_signers else { return Ok(()) };
     Signers::read(path).map(drop).map_err(ServeError::Control)
@@ -286,7 +288,7 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
     Ok(control)
 }
 
-/// Opens the database of jobs; its events go to the hub.
+/// Opens the jobs' database; its events go to the hub.
 fn open_job_store(config: &Config, path: &Path, hub: &Arc<Hub>) -> Result<Store, ServeError> {
     let durability = match config.durability {
         config::Durability::Full => Durability::Full,
@@ -298,12 +300,12 @@ fn open_job_store(config: &Config, path: &Path, hub: &Arc<Hub>) -> Result<Store,
         .map_err(|error| ServeError::Control(error.to_string()))
 }
 
-/// Workers beside `--job-workers` that only domains get of which no job runs; without domains there is no need for any.
+/// Workers beside `--job-workers`, reserved for domains without a running job; a server without domains needs none.
 fn reserve_workers(config: &Config) -> usize {
     if config.isolation == Isolation::Process { config.job_workers.div_ceil(4) } else { 0 }
 }
 
-/// Starts the jobs, and lets modules create some.
+/// Starts the jobs, and enables modules to create jobs.
 fn start_jobs(config: &Config, store: Store, hub: Arc<Hub>, control: &Control) -> Result<Jobs, ServeError> {
     let jobs_config = JobsConfig {
         workers: config.job_workers,

@@ -1,4 +1,4 @@
-//! Answers that the server gives itself, and the way back for answers made on another thread.
+//! The server's own answers, and the way back to a shard for answers made on another thread.
 
 use crate::domain::call::AnswerMeta;
 use crate::domain::inbox::{Inbox, Message};
@@ -9,15 +9,15 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// How an answer is to be framed.
+/// The framing of an answer.
 pub(crate) type Meta = AnswerMeta;
 
-/// An answer of the server's own.
+/// One of the server's own answers.
 #[derive(Debug, Clone, Default)]
 pub struct ServerAnswer {
     /// Status code, 100 to 599.
     pub status: u16,
-    /// `Content-Type`; none when empty.
+    /// `Content-Type`; empty for no such field.
     pub content_type: &'static str,
     /// Further header fields.
     pub headers: Vec<(&'static str, String)>,
@@ -26,13 +26,13 @@ pub struct ServerAnswer {
 }
 
 impl ServerAnswer {
-    /// Plain text.
+    /// An answer of plain text.
     #[must_use]
     pub fn text(status: u16, body: impl Into<String>) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", headers: Vec::new(), body: body.into().into_bytes() }
     }
 
-    /// JSON, already encoded.
+    /// An answer of JSON, already encoded.
     #[must_use]
     pub fn json(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { status, content_type: "application/json", headers: Vec::new(), body: body.into() }
@@ -47,7 +47,7 @@ impl ServerAnswer {
             .with("Access-Control-Max-Age", "600")
     }
 
-    /// The same answer with one more header field.
+    /// Adds one more header field to the answer.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
@@ -76,7 +76,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The same reply without `Access-Control-Allow-Origin`: no page of another site is to read the answer.
+    /// The same reply without `Access-Control-Allow-Origin`: pages of other sites must not read the answer.
     #[must_use]
     pub fn for_this_site(mut self) -> Self {
         self.meta.cors_origin = None;
@@ -88,12 +88,12 @@ impl Reply {
         self.deliver(answer);
     }
 
-    /// Sends the answer with the bytes `range` of `file`, a regular file, as its body in the place of its own.
+    /// Sends the answer with the bytes `range` of the regular file `file` in place of its own body.
     pub fn send_file(mut self, answer: &ServerAnswer, file: File, range: Range<u64>) {
         self.sent = true;
         let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
         let mut bytes = Vec::with_capacity(512);
-        // The body has a length, and its bytes follow.
+        // The body has a known length, and its bytes follow.
         let head = ResponseHead { head_only: true, ..self.meta.head(answer.status, length) };
         encode_response(&mut bytes, &head, answer.fields(), &[]);
         let pieces = || vec![BodyPiece::File(FileRange::new(Arc::new(OwnedFd::from(file)), range))];
@@ -101,7 +101,7 @@ impl Reply {
         self.inbox.push(Message::OwnAnswer { conn: self.conn, seq: self.seq, bytes, attached });
     }
 
-    /// Where the answer goes: the number of its request, and its connection's.
+    /// The destination of the answer: the inbox, the connection, and the number of the request.
     pub(crate) fn place(&self) -> (Arc<Inbox>, ConnId, u64) {
         (Arc::clone(&self.inbox), self.conn, self.seq)
     }
@@ -115,7 +115,7 @@ impl Reply {
 }
 
 impl Drop for Reply {
-    /// Whoever loses a reply (a panic, a queue dropped at shutdown) still leaves the client an answer.
+    /// A dropped reply (a panic, a queue dropped at shutdown) must still send the client an answer.
     fn drop(&mut self) {
         if !self.sent {
             self.deliver(&shutting_down());
@@ -123,12 +123,12 @@ impl Drop for Reply {
     }
 }
 
-/// The answer to what can't begin any more.
+/// The answer to a request that can't begin any more, because the server is stopping.
 pub(crate) fn shutting_down() -> ServerAnswer {
     ServerAnswer::text(503, "the server is shutting down\n").with("Retry-After", "1")
 }
 
-/// Framing of the answer to `view`; after the last one its connection is closed.
+/// The framing of the answer to `view`; the connection is closed after its last answer.
 pub(crate) fn meta_of(
     view: &RequestView<'_>,
     date: [u8; 29],

@@ -1,4 +1,4 @@
-//! Who may use the server's own paths.
+//! Access control of the server's own paths.
 
 use super::audit::{Actor, Refused, Throttle, Who};
 use super::failures::Failures;
@@ -15,35 +15,35 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
-/// Where a request comes from, as far as access is concerned.
+/// The origin of a request, as far as access control needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
-    /// The other end of the connection.
+    /// The peer of the connection.
     pub peer: Peer,
 }
 
 impl Client {
-    /// What `peer` is.
+    /// The origin of a request from `peer`.
     #[must_use]
     pub fn of(peer: &Peer) -> Self {
         Self { peer: *peer }
     }
 }
 
-/// Why a request is not let in.
+/// Why a request is refused.
 #[derive(Debug, PartialEq, Eq)]
 enum Refusal {
-    /// From this machine, but perhaps not by its user's will.
+    /// The request comes from this machine, but a page in the user's browser may have caused it.
     Site(Doubt),
-    /// No key would help: there are none.
+    /// The server has no keys, so no key could help.
     NoKeys,
-    /// It came without a key.
+    /// The request has no key.
     Missing,
-    /// Its key is none of ours.
+    /// The key of the request is unknown.
     Wrong,
-    /// Its address has come with too many wrong keys.
+    /// The request's address has sent too many wrong keys.
     Blocked { ms: u64 },
-    /// Its key is not for this.
+    /// The key of the request lacks the scope.
     Scope { key: Arc<str>, has: Arc<str>, needed: Scopes },
     /// The key of the request is for some modules only, and the request is about more modules.
     Reach { key: Arc<str> },
@@ -55,7 +55,7 @@ enum Refusal {
 const REASONS: [&str; 8] = ["site", "no_keys", "missing", "wrong", "blocked", "scope", "reach", "expired"];
 
 impl Refusal {
-    /// Its place in [`REASONS`].
+    /// The index of the refusal's label in [`REASONS`].
     fn number(&self) -> usize {
         match self {
             Self::Site(_) => 0,
@@ -69,7 +69,7 @@ impl Refusal {
         }
     }
 
-    /// For the log.
+    /// The refusal as text for the log.
     fn why(&self) -> &'static str {
         match self {
             Self::Site(Doubt::Page) => "sent by a page of another site",
@@ -125,22 +125,22 @@ impl Refusal {
     }
 }
 
-/// The rule: where there are keys, everybody needs one with the scope for what they ask, this machine included: a proxy on
-/// it makes strangers look like its users. Without keys, in development, this machine is trusted, unless a page in its
-/// browser may be behind the request, and nobody else gets in.
+/// The rule: if keys exist, every request needs a key with the scope for its operation. That includes requests from this
+/// machine, because a proxy on it makes remote clients look like local ones. Without keys, in development, requests from this
+/// machine are trusted, unless a page in its browser may have caused them; all others are refused.
 pub struct Access {
     source: KeySource,
     keys: ArcSwap<Keys>,
     production: bool,
     failures: Failures,
-    /// Requests refused, by [`REASONS`].
+    /// The number of refused requests, by [`REASONS`].
     refused: [AtomicU64; REASONS.len()],
     throttles: [Throttle; REASONS.len()],
     epoch: Instant,
 }
 
 impl Access {
-    /// `failures_max` is how many wrong keys of an address in a minute have it blocked; 0: none ever is.
+    /// `failures_max`: how many wrong keys in a minute block an address; 0: no address is blocked.
     ///
     /// # Errors
     /// The keys can't be read, or there are none in production.
@@ -160,11 +160,11 @@ impl Access {
         })
     }
 
-    /// Reads the file of keys again, if there is one, and gives how many keys count now. An empty one takes all named
-    /// keys back, even the last one of a server in production.
+    /// Reads the file of keys again, if there is one, and returns how many keys are valid. An empty file revokes all named
+    /// keys, even the last key of a server in production.
     ///
     /// # Errors
-    /// See [`KeysError`]; the keys stay what they were.
+    /// See [`KeysError`]; the old keys then stay valid.
     pub fn reload(&self) -> Result<Option<usize>, KeysError> {
         if self.source.file.is_none() {
             return Ok(None);
@@ -175,11 +175,11 @@ impl Access {
         Ok(Some(count))
     }
 
-    /// Lets the request pass, and tells whose it is, or says why not; that is logged and counted.
+    /// Admits the request and returns its actor, or refuses it. A refusal is logged and counted.
     ///
     /// # Errors
-    /// The answer to send instead: 401 for a missing or wrong key, 403 for one without the scope and when no key can help,
-    /// 429 after too many wrong ones.
+    /// The answer to send instead: 401 for a missing or wrong key; 403 for a key without the scope, and when no key can help;
+    /// 429 after too many wrong keys.
     pub fn check(&self, view: &RequestView<'_>, client: Client) -> Result<Who, ServerAnswer> {
         let now_ms = self.now_ms();
         self.decide(view, &client.peer, now_ms).map_err(|refusal| self.refuse(view, &client.peer, &refusal, now_ms))
@@ -198,7 +198,7 @@ impl Access {
             return Err(Refusal::NoKeys);
         }
         let given = given.ok_or(Refusal::Missing)?;
-        // Before the key is looked at: an answer that depends on it would let the guessing go on.
+        // Must come before the key is checked: an answer that depends on the key would let the guessing continue.
         if let Some(ms) = self.failures.blocked_ms(peer, now_ms) {
             return Err(Refusal::Blocked { ms });
         }
@@ -239,17 +239,17 @@ impl Access {
         answer
     }
 
-    /// Whether there is one key at most.
+    /// Whether there is at most one key.
     pub(super) fn has_one_key(&self) -> bool {
         self.keys.load().len() <= 1
     }
 
-    /// Requests refused, by reason.
+    /// The number of refused requests, by reason.
     pub(super) fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
         REASONS.into_iter().zip(self.refused.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
-    /// Logs how many lines about refusals were left out; called now and then.
+    /// Logs how many lines about refusals were left out. The server calls this periodically.
     pub(super) fn tick(&self) {
         let now_ms = self.now_ms();
         for (reason, throttle) in REASONS.into_iter().zip(&self.throttles) {
@@ -260,11 +260,11 @@ impl Access {
     }
 }
 
-/// The scopes any of which lets a request pass.
+/// The scopes; a key with any of them may send the request.
 fn needed(view: &RequestView<'_>) -> Scopes {
     let (path, reads) = (view.path(), view.method().is_safe());
     if path.starts_with(b"/blobs") {
-        // A blob is named by its hash: a client that knows the hash has had the bytes, or got the hash from a job.
+        // A blob is named by its hash: a client that knows the hash has had the bytes, or has the hash from a job.
         if reads { Scopes::JOBS.or(Scopes::READ) } else { Scopes::JOBS }
     } else if path.starts_with(b"/jobs") {
         let names_a_job = path.len() > b"/jobs/".len()
@@ -272,13 +272,13 @@ fn needed(view: &RequestView<'_>) -> Scopes {
             && !path.starts_with(b"/jobs/kinds")
             && path != b"/jobs/events";
         match (reads, names_a_job) {
-            // A job's UUID is known to whoever created it, and can't be guessed.
+            // The creator of a job knows its UUID, and nobody can guess it.
             (true, true) => Scopes::JOBS.or(Scopes::READ),
             (true, false) => Scopes::READ,
             (false, _) => Scopes::JOBS,
         }
     } else if reads && path.starts_with(b"/mgnt/") && path.ends_with(b"/source") {
-        // Whoever may replace a source may read it; a key for dashboards may not.
+        // A key that may replace a source may also read it; a key for dashboards may not.
         Scopes::DEPLOY
     } else if reads || path == b"/metrics" {
         Scopes::READ
@@ -287,7 +287,7 @@ fn needed(view: &RequestView<'_>) -> Scopes {
     }
 }
 
-/// What a request would do to modules, and the name of the module if the path has it (as it stands there).
+/// The operation on modules that the request asks for, and the module's name as the path has it, if it does.
 fn action(method: Method, path: &str) -> Option<(&'static str, Option<&str>)> {
     let rest = path.strip_prefix("/mgnt")?.trim_matches('/');
     match method {
@@ -301,7 +301,7 @@ fn action(method: Method, path: &str) -> Option<(&'static str, Option<&str>)> {
     }
 }
 
-/// Logs a request that is about a module that the actor's key is not for.
+/// Logs a request about a module outside the reach of the actor's key.
 pub(super) fn log_out_of_reach(view: &RequestView<'_>, actor: &Actor, status: u16) {
     let path = String::from_utf8_lossy(view.path());
     let other = if view.method().is_safe() { "read" } else { "create job" };
@@ -309,7 +309,7 @@ pub(super) fn log_out_of_reach(view: &RequestView<'_>, actor: &Actor, status: u1
     actor.log(&not_done(action, module, None, status, Some("the key is not for this module")));
 }
 
-/// The key that a request carries; an empty one is none, since tools send it so when they have no key.
+/// The key in a request. An empty key counts as no key, because tools without a key send an empty one.
 fn presented_key<'a>(view: &RequestView<'a>) -> Option<&'a [u8]> {
     if let Some(key) = view.header("x-api-key").filter(|key| !key.is_empty()) {
         return Some(key);
@@ -325,7 +325,7 @@ mod tests {
     use super::*;
     use crate::proto::http1::{Decoded, Limits, RequestDecoder};
 
-    /// What `access` decides about a request of `peer` at `now_ms`.
+    /// The decision of `access` about a request from `peer` at `now_ms`.
     fn ask(access: &Access, peer: &str, request: &str, key: &str, now_ms: u64) -> Result<Who, Refusal> {
         let limits = Limits { head_bytes_max: 4096, headers_max: 20, uri_bytes_max: 1024, body_bytes_max: 0 };
         let text = format!("{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {key}\r\n\r\n");

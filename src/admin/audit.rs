@@ -1,7 +1,7 @@
-//! Who did what to this server: lines of the log with the target `audit`, and what was refused to whom.
+//! The audit log: lines with the target `audit` about actions and refusals, with their actors.
 //!
-//! Text from outside is logged as fields, which the log quotes and escapes: no name of a module and no path can end a
-//! line or look like another field. What strangers can bring about is limited to some lines a minute.
+//! Text from outside is logged as fields, which the log quotes and escapes: no module name and no path can end a line or
+//! imitate another field. Lines that unauthenticated clients can cause are limited to some lines a minute.
 
 use super::keys::LOOPBACK;
 use crate::module::reach::Reach;
@@ -9,24 +9,24 @@ use crate::net::Peer;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Longest text of a field.
+/// Limit, in bytes, on the text of a field.
 const TEXT_BYTES_MAX: usize = 256;
 
-/// Lines that a [`Throttle`] lets pass in a window.
+/// Limit on the lines that a [`Throttle`] passes in a window.
 const LINES_MAX: u32 = 20;
 const WINDOW_MS: u64 = 60_000;
 
-/// Who a request is from, once it has been let in.
+/// The actor of an admitted request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Who {
-    /// Somebody on this machine, in development.
+    /// A user of this machine, in development.
     Loopback,
-    /// The owner of the key of this name; the request may concern the modules within the reach.
+    /// The owner of the key with this name; the request may concern the modules within the reach.
     Key(Arc<str>, Reach),
 }
 
 impl Who {
-    /// The name.
+    /// The actor's name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -35,7 +35,7 @@ impl Who {
         }
     }
 
-    /// The modules that the request may be about.
+    /// The modules that the request may concern.
     #[must_use]
     pub fn reach(&self) -> Reach {
         match self {
@@ -45,53 +45,53 @@ impl Who {
     }
 }
 
-/// Who does something, and from where.
+/// The actor of an operation, and its address.
 #[derive(Debug, Clone)]
 pub(super) struct Actor {
     pub(super) who: Who,
     pub(super) from: Peer,
-    /// Nobody else may deploy: there is one key, or none.
+    /// No other actor may deploy: there is one key, or none.
     pub(super) is_alone: bool,
 }
 
-/// What became of an action that was asked for.
+/// The result of a requested operation.
 pub(super) struct Outcome<'a> {
-    /// What was asked for: `deploy`, `remove`, `restart`.
+    /// The operation: `deploy`, `remove`, `restart`.
     pub(super) action: &'a str,
     /// The module, if its name is known.
     pub(super) module: Option<&'a str>,
     /// SHA-256 of the source, if there is one.
     pub(super) hash: Option<&'a str>,
-    /// The domain it is deployed into.
+    /// The domain of the deployment.
     pub(super) domain: Option<&'a str>,
-    /// One word.
+    /// The result, as one word.
     pub(super) result: &'a str,
-    /// Status of the answer.
+    /// The status of the answer.
     pub(super) status: u16,
-    /// Why it was refused.
+    /// Why the operation was refused.
     pub(super) reason: Option<&'a str>,
 }
 
 impl Actor {
-    /// Logs what became of an action on modules.
+    /// Logs the result of an operation on modules.
     pub(super) fn log(&self, outcome: &Outcome<'_>) {
         line(self.who.as_str(), &self.from, outcome);
     }
 
-    /// Logs what became of an action on the job `uuid`.
+    /// Logs the result of an operation on the job `uuid`.
     pub(super) fn log_job(&self, action: &'static str, uuid: &str, status: u16) {
         let (who, from) = (self.who.as_str(), self.from.to_string());
         tracing::info!(target: "audit", who, from, job = cut(uuid), status, "{action}");
     }
 
-    /// Logs the result of an action on a blob.
+    /// Logs the result of an operation on a blob.
     pub(super) fn log_blob(&self, action: &'static str, blob: &str, status: u16) {
         let (who, from) = (self.who.as_str(), self.from.to_string());
         tracing::info!(target: "audit", who, from, blob = cut(blob), status, "{action}");
     }
 
-    /// Logs that a job was asked for, and its UUID if it was taken. For those who watch closely: there may be thousands a
-    /// second.
+    /// Logs the submission of a job, and its UUID if the job was accepted. The level is low, because there may be thousands of
+    /// submissions a second.
     pub(super) fn log_submission(&self, uuid: Option<&str>) {
         if tracing::enabled!(target: "audit", tracing::Level::DEBUG) {
             let (who, from) = (self.who.as_str(), self.from.to_string());
@@ -107,27 +107,27 @@ fn line(who: &str, from: &Peer, outcome: &Outcome<'_>) {
     tracing::info!(target: "audit", who, from, module, hash, domain, result, status, reason, "{action}");
 }
 
-/// At most the first bytes of `text`.
+/// The first bytes of `text`, up to the limit.
 fn cut(text: &str) -> &str {
     let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
-/// A request that was not let in.
+/// A refused request.
 pub(super) struct Refused<'a> {
     pub(super) why: &'static str,
-    /// The key's name, if it is known.
+    /// The name of the key, if it is known.
     pub(super) key: Option<&'a str>,
     pub(super) from: &'a Peer,
     pub(super) method: &'static str,
     pub(super) path: &'a str,
     pub(super) status: u16,
-    /// What it would have done to modules, and the name of the one if the path has it.
+    /// The requested operation on modules, and the module's name if the path has it.
     pub(super) action: Option<(&'static str, Option<&'a str>)>,
 }
 
 impl Refused<'_> {
-    /// Logs a warning, and an audit line if a module was concerned.
+    /// Logs a warning, and an audit line if the request concerned a module.
     pub(super) fn log(&self) {
         let Self { why, key, method, status, .. } = *self;
         let (from, path) = (self.from.to_string(), cut(self.path));
@@ -140,11 +140,11 @@ impl Refused<'_> {
     }
 }
 
-/// Lets some lines a minute pass and counts the others.
+/// Passes a limited number of lines a minute and counts the others.
 #[derive(Default)]
 pub(super) struct Throttle {
     window: Mutex<Window>,
-    /// Lines that have not been told of; beside the lock, since it is looked at all the time.
+    /// Omitted lines that have not been reported. The counter lies outside the lock, because `left_out` is called all the time.
     left_out: AtomicU64,
 }
 
@@ -158,7 +158,7 @@ impl Throttle {
     /// Whether a line may be logged now.
     pub(super) fn pass(&self, now_ms: u64) -> bool {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        // The first one begins with its first line.
+        // The first window begins with its first line.
         if window.lines == 0 || now_ms >= window.since_ms + WINDOW_MS {
             *window = Window { since_ms: now_ms, lines: 0 };
         }
@@ -170,7 +170,7 @@ impl Throttle {
         passes
     }
 
-    /// Lines left out in a window that has ended, once.
+    /// The number of lines omitted in a window that has ended. Each is reported once.
     pub(super) fn left_out(&self, now_ms: u64) -> Option<u64> {
         if self.left_out.load(Ordering::Relaxed) == 0 {
             return None;

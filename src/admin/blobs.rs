@@ -10,7 +10,7 @@ use crate::server_response::{Reply, ServerAnswer};
 use data_encoding::BASE64_NOPAD;
 use serde_json::json;
 
-/// The path of all blobs.
+/// The prefix of all blob paths.
 const ROOT: &str = "/blobs";
 
 fn error(status: u16, text: &str) -> ServerAnswer {
@@ -43,16 +43,16 @@ fn name_of(view: &RequestView<'_>) -> Option<String> {
     Some(unescaped(name).unwrap_or_else(|| name.to_owned()))
 }
 
-/// Whether the body of a request is stored while it comes.
+/// Whether the body of a request is stored as it arrives.
 pub(super) fn stores_body(view: &RequestView<'_>) -> bool {
     view.method() == Method::Put && super::is_under(view.path(), ROOT.as_bytes())
 }
 
-/// Serves one request on `/blobs` or below it; the body, if any, has come whole.
+/// Serves one request on `/blobs` or below it; the body, if any, has arrived whole.
 pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: Reply) {
     if stores_body(view) {
         let mut body = store(jobs, view, actor, Some(view.body.len() as u64), Box::new(|_| {}), reply);
-        // The body came whole in one receive, which is smaller than the buffer.
+        // The body arrived whole in one receive, so it is smaller than the buffer.
         if body.put(view.body).is_ok() {
             body.end(None);
         }
@@ -71,7 +71,7 @@ fn no_name(name: &str) -> ServerAnswer {
     error(400, &format!("\"{}\" names no blob: write sha256: and 64 hexadecimal digits", name.escape_debug()))
 }
 
-/// Answers instead of storing a body, which is not read.
+/// Answers without storing the body; the body is not read.
 pub(super) fn refuse(refusal: &ServerAnswer, reply: Reply) -> BodyWriter {
     reply.send(refusal);
     blobs::body(Box::new(|_| {})).0
@@ -108,14 +108,14 @@ pub(super) fn store(
         actor.log_blob("store blob", &name, answer.status);
         reply.send(&answer);
     };
-    // Without a thread the reply is dropped, and its client gets 503.
+    // If no thread can be started, the reply is dropped, and its client gets 503.
     if let Err(cause) = blobs::receive(upload, length, expected, reader, done) {
         tracing::error!("a blob can't be received: {cause}");
     }
     writer
 }
 
-/// The hash that the body must have, by the path (`PUT /blobs/sha256:…`) or by a field of the head; `None`: any.
+/// The hash that the body must have, from the path (`PUT /blobs/sha256:…`) or a field of the head; `None`: no hash is required.
 fn expected(view: &RequestView<'_>) -> Result<Option<BlobId>, ServerAnswer> {
     let named = match name_of(view) {
         None => None,
@@ -141,7 +141,7 @@ fn expected(view: &RequestView<'_>) -> Result<Option<BlobId>, ServerAnswer> {
     Ok(expected)
 }
 
-/// How a field writes digests.
+/// How a field encodes digests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     /// RFC 9530 §2: `sha-256=:BASE64:`, a dictionary of byte sequences (RFC 9651 §3.2).
@@ -159,18 +159,18 @@ impl Form {
         is("digest").then_some(Self::Instance)
     }
 
-    /// The digest that `text` writes; what follows a `;` are parameters.
+    /// Decodes the digest in `text`; text after a `;` is parameters.
     fn decoded(self, text: &str) -> Result<Vec<u8>, ()> {
         let text = text.split_once(';').map_or(text, |(text, _)| text).trim();
         let between = text.strip_prefix(':').and_then(|text| text.strip_suffix(':'));
         let digits = if self == Self::Dictionary { between.ok_or(())? } else { between.unwrap_or(text) };
-        // RFC 9651 §4.2.7: padding may be left out.
+        // RFC 9651 §4.2.7: a sender may omit the padding.
         let digits = digits.trim_end_matches('=');
         BASE64_NOPAD.decode(digits.as_bytes()).map_err(drop)
     }
 }
 
-/// The SHA-256 in a field of digests. Digests of other kinds must be readable, and are not looked at further.
+/// The SHA-256 in a field of digests. Digests of other algorithms must be readable, and are otherwise ignored.
 fn digest(form: Form, value: &str) -> Result<Option<BlobId>, ()> {
     let mut found = None;
     if value.trim().is_empty() {
@@ -194,7 +194,7 @@ fn digest(form: Form, value: &str) -> Result<Option<BlobId>, ()> {
 
 fn get(jobs: &Jobs, id: BlobId, request: OwnedRequest, reply: Reply) {
     let blobs = jobs.blobs().clone();
-    // Off the shard: a disk may be slow.
+    // Runs off the shard, because a disk may be slow.
     jobs.read(move |_| match blobs.get(&id) {
         Ok(found) => {
             let etag = format!("\"{id}\"");

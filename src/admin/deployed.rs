@@ -1,4 +1,4 @@
-//! The answer to a deployment that was accepted: what is served now, and where, as text or as JSON.
+//! The answer to an accepted deployment: the served routes and their URLs, as text or as JSON.
 
 use super::Client;
 use crate::module::deploy::Deployed;
@@ -7,7 +7,7 @@ use crate::proto::http1::{RequestView, accepts};
 use serde_json::json;
 use std::fmt::Write;
 
-/// Where modules are served, as far as the server knows.
+/// The addresses at which modules are served, as far as the server knows.
 #[derive(Debug, Clone, Default)]
 pub struct Site {
     /// Whether TCP addresses serve HTTPS.
@@ -16,16 +16,16 @@ pub struct Site {
     pub modules: Option<String>,
 }
 
-/// How a client wants to be answered.
+/// The form of the answer that a client asks for.
 #[derive(Debug)]
 pub(super) struct Form {
-    /// Scheme and authority of the modules' URLs; empty if the request does not say.
+    /// Scheme and authority of the modules' URLs; empty if the request has no `Host`.
     base: String,
     pub(super) json: bool,
 }
 
 impl Form {
-    /// By what the request says: `Host` names the server as its client does.
+    /// Derives the form from the request: `Host` names the server as its client does.
     pub(super) fn of(view: &RequestView<'_>, client: Client, site: &Site) -> Self {
         let json = view.header("accept").is_some_and(|accept| accepts(accept, "application/json"));
         let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(byte);
@@ -40,13 +40,13 @@ impl Form {
         Self { base, json }
     }
 
-    /// The body, and its media type.
+    /// The body of the answer, as text or JSON.
     pub(super) fn body(&self, deployed: &Deployed, result: &str) -> String {
         if self.json { self.as_json(deployed, result) } else { self.as_text(deployed, result) }
     }
 
     fn url(&self, path: &str) -> String {
-        // An anchor says what every path has anyway.
+        // Every path is anchored, so the anchor is not shown.
         let path = path.strip_prefix('^').unwrap_or(path);
         format!("{}{}", self.base, path.strip_suffix('$').unwrap_or(path))
     }
@@ -104,14 +104,14 @@ impl Form {
     }
 }
 
-/// The modules' `address`, as a client that calls this machine `host` reaches it.
+/// The modules' `address` as a client reaches it that calls this machine `host`.
 fn elsewhere(address: &str, host: Option<&str>) -> String {
     let Some((scheme, rest)) = address.split_once("://") else { return String::new() };
     let Some((listened, port)) = rest.rsplit_once(':') else { return address.to_owned() };
     if !matches!(listened, "0.0.0.0" | "[::]") {
         return address.to_owned();
     }
-    // The authority's port is that of the server's own paths.
+    // The port of the authority is that of the server's own paths, so it is dropped.
     let name = host.map_or("localhost", |host| match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,

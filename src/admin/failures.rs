@@ -1,20 +1,20 @@
-//! How often who has come with a wrong key, and for how long no further key of theirs is looked at.
+//! Counts wrong keys by address, and blocks an address with too many.
 //!
-//! One table for the whole process: an attempt is counted wherever it comes in. Only requests that carry a key and need
-//! one come here, and while nobody is blocked those take no lock.
+//! The whole process has one table, so an attempt is counted on whichever shard it arrives. Only requests that carry a key and
+//! need one reach this table. While no address is blocked, those requests take no lock.
 
 use crate::net::Peer;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// How long failures count together, and the longest that an address is blocked.
+/// How long failures are added up, and the longest block of an address.
 const WINDOW_MS: u64 = 60_000;
 
-/// Addresses that are remembered; one more replaces the oldest.
+/// Limit on the stored addresses; a further address replaces the oldest.
 const ENTRIES_MAX: usize = 1024;
 
-/// An address that failed lately.
+/// An address with recent failures.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     who: u128,
@@ -22,22 +22,22 @@ struct Entry {
     failures: u32,
 }
 
-/// Failed attempts by address. Times are milliseconds since any moment that stays the same.
+/// Failed attempts by address. Times are in milliseconds since an arbitrary fixed moment.
 pub(super) struct Failures {
-    /// Failures in a window after which an address is blocked; 0: never.
+    /// Number of failures in a window that blocks an address; 0: no address is blocked.
     max: u32,
     entries: Mutex<Vec<Entry>>,
-    /// When the last block ends: before it, and only then, the table must be asked.
+    /// The end of the last block. The table must be consulted only before this time.
     last_block_ends_ms: AtomicU64,
 }
 
-/// What is limited together: an IPv4 address, or the /64 that an IPv6 host can choose its addresses from. Peers on unix
-/// sockets have none: they are this machine's users, or a proxy that stands for everybody.
+/// The unit of the limit: an IPv4 address, or the /64 from which an IPv6 host can choose addresses. Peers on Unix sockets have
+/// none: they are users of this machine, or a proxy that forwards many clients.
 fn who(peer: &Peer) -> Option<u128> {
     let Peer::Tcp(addr) = peer else { return None };
     Some(match addr.ip().to_canonical() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
-        // No mapped address has such a number: their lower half is not 0.
+        // No IPv4-mapped address has such a number: the lower half of a mapped address is not 0.
         IpAddr::V6(ip) => ip.to_bits() & !u128::from(u64::MAX),
     })
 }
@@ -47,9 +47,9 @@ impl Failures {
         Self { max, entries: Mutex::default(), last_block_ends_ms: AtomicU64::new(0) }
     }
 
-    /// How long `peer` is still blocked, if it is; more than 0.
+    /// How many milliseconds `peer` is still blocked, more than 0; `None` if `peer` is not blocked.
     pub(super) fn blocked_ms(&self, peer: &Peer, now_ms: u64) -> Option<u64> {
-        // Relaxed: whoever misses a block that another thread is just making is one attempt ahead of it.
+        // Relaxed: a thread that misses a block of another thread at this moment admits one more attempt.
         if now_ms >= self.last_block_ends_ms.load(Ordering::Relaxed) {
             return None;
         }
@@ -60,7 +60,7 @@ impl Failures {
         (entry.failures >= self.max && end_ms > now_ms).then(|| end_ms - now_ms)
     }
 
-    /// `peer` has come with a wrong key.
+    /// Records that `peer` has sent a wrong key.
     pub(super) fn failed(&self, peer: &Peer, now_ms: u64) {
         let Some(who) = who(peer).filter(|_| self.max > 0) else { return };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(failures.blocked_ms(&peer("192.0.2.2"), 31_000), None);
         assert_eq!(failures.blocked_ms(&peer("192.0.2.1"), 60_999), Some(1));
         assert_eq!(failures.blocked_ms(&peer("192.0.2.1"), 61_000), None);
-        // A new window begins: three more until the next block.
+        // A new window begins: three more failures until the next block.
         fail(&failures, "192.0.2.1", 2, 61_000);
         assert_eq!(failures.blocked_ms(&peer("192.0.2.1"), 61_000), None);
         fail(&failures, "192.0.2.1", 1, 61_000);

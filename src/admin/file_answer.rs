@@ -5,16 +5,16 @@ use crate::proto::http1::{Validators, Verdict, content_range, judge, no_range};
 use crate::server_response::{Reply, ServerAnswer};
 use std::fs::File;
 
-/// A file that never changes under its name.
+/// A file whose content never changes under its name.
 pub(super) struct FileBody {
     pub(super) file: File,
     pub(super) bytes: u64,
-    /// With its quotes.
+    /// The entity tag, with its quotes.
     pub(super) etag: String,
     pub(super) content_type: &'static str,
 }
 
-/// Answers `request` with the file, or with the answer that its conditions and its range ask for.
+/// Answers `request` with the file, or with the answer that the request's conditions and range require.
 pub(super) fn send(request: &OwnedRequest, body: FileBody, reply: Reply) {
     let FileBody { file, bytes, etag, content_type } = body;
     let verdict = judge(&request.view(), Validators { etag: Some(etag.as_bytes()), modified: None }, bytes, 0);
@@ -22,7 +22,7 @@ pub(super) fn send(request: &OwnedRequest, body: FileBody, reply: Reply) {
         ServerAnswer { status, ..ServerAnswer::default() }
             .with("Accept-Ranges", "bytes")
             .with("ETag", etag.clone())
-            // Whatever is in it, a browser takes it for nothing else, and runs nothing of it.
+            // A browser must not guess another type from the content, and must run none of it.
             .with("X-Content-Type-Options", "nosniff")
             .with("Content-Security-Policy", "sandbox; default-src 'none'")
     };
@@ -35,12 +35,12 @@ pub(super) fn send(request: &OwnedRequest, body: FileBody, reply: Reply) {
             let part = parts.into_iter().next().unwrap_or(0..bytes);
             reply.send_file(&with_type(206).with("Content-Range", content_range(&part, bytes)), file, part);
         }
-        // RFC 9110 §14.2: a Range may be ignored, and several ranges are.
+        // RFC 9110 §14.2: a server may ignore a Range; this one ignores several ranges.
         Verdict::Whole | Verdict::Parts(_) => reply.send_file(&with_type(200), file, 0..bytes),
     }
 }
 
-/// A part of a path as it was before it was escaped: `%XX` is the byte of that number (RFC 3986 §2.1). `None`: that is no text.
+/// A path segment, percent-decoded: `%XX` is the byte of that number (RFC 3986 §2.1). `None`: the result is not UTF-8.
 pub(super) fn unescaped(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -27,7 +27,7 @@ pub(super) fn list(jobs: &Jobs, uuid: String, reply: Reply) {
     });
 }
 
-/// Gives a file that a job has made.
+/// Sends a file that a job has written.
 pub(super) fn get(jobs: &Jobs, uuid: &str, name: &str, view: &RequestView<'_>, reply: Reply) {
     let Some(name) = unescaped(name) else { return reply.send(&error(400, "the name of the file can't be read")) };
     let (uuid, request, blobs) = (uuid.to_owned(), OwnedRequest::copy(view), jobs.blobs().clone());

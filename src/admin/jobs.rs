@@ -1,4 +1,4 @@
-//! `/jobs`: submit, look up, list, cancel, retry, delete. The streams of events are the shard's.
+//! `/jobs`: submit, look up, list, cancel, retry, delete. The shard serves the streams of events.
 
 use super::audit::Actor;
 use super::blobs::blob_error;
@@ -17,12 +17,12 @@ use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
 use serde_json::{Value, json};
 
-/// Rows of a list, unless `limit` says otherwise.
+/// Default number of rows of a list; `limit` overrides it.
 const LIST_DEFAULT: u32 = 100;
-/// Rows of a list at most.
+/// Limit on the rows of a list.
 const LIST_MAX: u32 = 1_000;
 
-/// Serves one request on `/jobs` or below it. A key for some modules only finds no jobs but theirs.
+/// Serves one request on `/jobs` or below it. A key for some modules only finds the jobs of those modules only.
 pub(super) fn handle(control: &Control, jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: Reply) {
     let reach = actor.who.reach();
     let uuid = String::from_utf8_lossy(view.path()).split('/').nth(2).unwrap_or_default().to_owned();
@@ -38,7 +38,7 @@ pub(super) fn handle(control: &Control, jobs: &Jobs, view: &RequestView<'_>, act
     find_within(control, jobs, uuid, reach, Box::new(answer));
 }
 
-/// The number of the job `uuid`, if it is a job of a module within `reach`.
+/// The id of the job `uuid`, if it is a job of a module within `reach`.
 pub(super) fn find_within(
     control: &Control,
     jobs: &Jobs,
@@ -105,7 +105,7 @@ pub(super) fn no_such_job() -> ServerAnswer {
     error(404, "there is no such job")
 }
 
-/// What went wrong in the store, as an answer: the one place that knows.
+/// Maps an error of the store to its answer; no other place maps these errors to an HTTP status.
 pub(super) fn store_error(cause: &StoreError) -> ServerAnswer {
     match cause {
         StoreError::Full { .. } | StoreError::Unavailable { .. } | StoreError::Closed => {
@@ -115,7 +115,7 @@ pub(super) fn store_error(cause: &StoreError) -> ServerAnswer {
     }
 }
 
-/// 8-4-4-4-12 hexadecimal digits (RFC 9562 §4).
+/// Whether `text` is 8-4-4-4-12 hexadecimal digits (RFC 9562 §4).
 fn is_uuid(text: &str) -> bool {
     text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
 }
@@ -144,7 +144,7 @@ fn submitted(accepted: Result<Accepted, SubmitError>) -> ServerAnswer {
         },
         Err(cause @ SubmitError::Needs(_)) => error(409, &cause.to_string()),
         Err(SubmitError::Store(cause)) => store_error(&cause),
-        // The path exists; the body names a blob that does not.
+        // The path exists; the body names a blob that does not exist.
         Err(SubmitError::Blob(cause @ BlobError::Unknown(_))) => error(400, &format!("{cause}; PUT /blobs stores one")),
         Err(SubmitError::Blob(cause)) => blob_error(&cause),
         Err(cause @ (SubmitError::TooMany(_) | SubmitError::ShuttingDown)) => {
@@ -153,7 +153,7 @@ fn submitted(accepted: Result<Accepted, SubmitError>) -> ServerAnswer {
     }
 }
 
-/// A job as clients see it; without its payload in a list.
+/// A job as JSON for clients; a list omits the payload.
 fn job_json(row: &JobRow, payload: Option<&str>) -> String {
     let head = json!({
         "job_uuid": row.uuid,
@@ -175,7 +175,7 @@ fn job_json(row: &JobRow, payload: Option<&str>) -> String {
     });
     let result = row.result.as_deref().map_or_else(|| "null".into(), json_text);
     let mut text = head.to_string();
-    // The texts are JSON already: appended unchanged, before the closing brace.
+    // The texts are JSON already, so they are appended unchanged before the closing brace.
     text.pop();
     if let Some(payload) = payload {
         text = text + ",\"payload\":" + &json_text(payload);
@@ -194,15 +194,15 @@ fn lookup(jobs: &Jobs, uuid: String, reply: Reply) {
     jobs.get(uuid, Box::new(answer));
 }
 
-/// Checks that the query of a list has no parameters but those of `known`.
+/// Checks that the query of a list has only parameters in `known`.
 ///
 /// # Errors
-/// The answer.
+/// The answer to send instead.
 pub(super) fn only(view: &RequestView<'_>, known: &[&str]) -> Result<(), ServerAnswer> {
     check_parameters(view, known).map_err(|text| error(400, &text))
 }
 
-/// The module that a list is limited to.
+/// The module to which a list is limited.
 pub(super) fn module_of(view: &RequestView<'_>) -> Result<Option<String>, ServerAnswer> {
     only(view, &["module"])?;
     Ok(parameter(view, "module").filter(|module| !module.is_empty()))
@@ -284,7 +284,7 @@ fn events(jobs: &Jobs, uuid: String, view: &RequestView<'_>, reply: Reply) {
     jobs.events(uuid, after, limit, Box::new(answer));
 }
 
-/// A page of the events of many jobs.
+/// Answers with a page of the events of many jobs.
 fn feed(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
     let limit = match only(view, &OF_FEED).and_then(|()| limit(view)) {
         Ok(limit) => limit,
@@ -342,7 +342,7 @@ fn retry(jobs: &Jobs, uuid: String, actor: Actor, reply: Reply) {
     jobs.retry(uuid, Box::new(answer));
 }
 
-/// Operation on many jobs.
+/// An operation on many jobs.
 #[derive(Clone, Copy)]
 enum Act {
     Retry,

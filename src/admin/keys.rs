@@ -1,5 +1,4 @@
-//! The keys that open the server's own paths: one from the settings, which may do everything, and named ones with
-//! scopes from a file.
+//! The keys to the server's own paths: one key from the settings, which has all scopes, and named keys with scopes from a file.
 //!
 //! ```toml
 //! [[key]]
@@ -8,7 +7,7 @@
 //! scopes = ["deploy"]
 //! ```
 //!
-//! No message of this file repeats what the file says where a key may stand.
+//! No message of this file may repeat text of the file from a position where a key may be.
 
 use crate::module::reach::{Place, Reach};
 use data_encoding::HEXLOWER_PERMISSIVE;
@@ -25,72 +24,72 @@ use toml::Spanned;
 
 /// Name of the key from the settings.
 pub const ADMIN: &str = "admin";
-/// Name of those on this machine who are not asked for a key; no key may have it.
+/// Name of the actors on this machine that need no key; no key may have this name.
 pub(super) use crate::module::deploy::LOOPBACK;
 
-/// Longest name of a key.
+/// Limit, in bytes, on the name of a key.
 const NAME_BYTES_MAX: usize = 64;
-/// Shortest key that a file may hold in the clear: what is shorter can be guessed.
+/// Minimum length, in bytes, of a key in clear text in the file: a shorter key can be guessed.
 const KEY_BYTES_MIN: usize = 16;
-/// Most keys: every one is compared with every key that is presented.
+/// Limit on the number of keys: each presented key is compared with every one.
 const KEYS_MAX: usize = 1024;
-/// Largest file of keys.
+/// Limit, in bytes, on the file of keys.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A set of what keys may allow.
+/// A set of scopes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scopes(u8);
 
 impl Scopes {
-    /// To deploy, remove and restart modules.
+    /// Permits deploying, removing and restarting modules.
     pub const DEPLOY: Self = Self(1);
-    /// To create, cancel, retry and delete jobs, and to see a job whose UUID one knows.
+    /// Permits creating, cancelling, retrying and deleting jobs, and reading a job whose UUID is known.
     pub const JOBS: Self = Self(2);
-    /// To see modules, jobs and metrics.
+    /// Permits reading modules, jobs and metrics.
     pub const READ: Self = Self(4);
-    /// All of them.
+    /// All scopes.
     pub const ALL: Self = Self(7);
-    /// None.
+    /// No scope.
     const NONE: Self = Self(0);
 
     const NAMES: [(&'static str, Self); 3] = [("deploy", Self::DEPLOY), ("jobs", Self::JOBS), ("read", Self::READ)];
 
-    /// The scope called `name`.
+    /// The scope with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, scope)| *scope)
     }
 
-    /// Those of both.
+    /// The union of both sets.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether one of them is among `others`.
+    /// Whether the sets have a scope in common.
     #[must_use]
     pub fn any_of(self, others: Self) -> bool {
         self.0 & others.0 != 0
     }
 
-    /// Their names.
+    /// The names of the scopes.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Self::NAMES.into_iter().filter(move |(_, scope)| self.any_of(*scope)).map(|(name, _)| name)
     }
 }
 
-/// The SHA-256 of a key, which is all that is kept of it.
+/// The SHA-256 of a key; the server keeps nothing else of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// That of `key`.
+    /// The fingerprint of `key`.
     #[must_use]
     pub fn of(key: &[u8]) -> Self {
         Self(Sha256::digest(key).into())
     }
 
-    /// Compares in a time that does not depend on where they differ.
+    /// Compares in a time that does not depend on where the fingerprints differ.
     fn is(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
     }
@@ -102,7 +101,7 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// A name that a key can have: it stands in logs and messages as it is.
+/// A valid name of a key: logs and messages show it unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct KeyName(Arc<str>);
@@ -133,30 +132,30 @@ impl TryFrom<String> for KeyName {
     }
 }
 
-/// A key, as far as the server knows it.
+/// What the server keeps of a key.
 #[derive(Clone)]
 pub(super) struct Key {
     pub(super) name: Arc<str>,
     /// All scopes of the key, including those for some modules only.
     pub(super) scopes: Scopes,
-    /// The scopes as the file has them.
+    /// The scopes as the file lists them.
     pub(super) listed: Arc<str>,
-    /// Scopes of the key that hold for every module.
+    /// The key's scopes that apply to every module.
     everywhere: Scopes,
-    /// Scopes of the key that hold only for the modules of a place.
+    /// The key's scopes that apply only to the modules of a place.
     places: Arc<[(Scopes, Place)]>,
     expires: Option<Timestamp>,
     fingerprint: Fingerprint,
 }
 
 impl Key {
-    /// The time at which the key has expired, if that is not after `now`.
+    /// The time at which the key has expired; `None` if the key is still valid at `now`.
     pub(super) fn expired_at(&self, now: SystemTime) -> Option<String> {
         let expires = self.expires?;
         (now >= SystemTime::from(expires)).then(|| expires.to_string())
     }
 
-    /// The modules for which it allows any of `needed`.
+    /// The modules for which the key allows any of `needed`.
     pub(super) fn reach(&self, needed: Scopes) -> Reach {
         if self.everywhere.any_of(needed) {
             return Reach::All;
@@ -166,7 +165,7 @@ impl Key {
     }
 }
 
-/// All keys that count now.
+/// All valid keys.
 #[derive(Clone, Default)]
 pub(super) struct Keys(Vec<Key>);
 
@@ -179,7 +178,7 @@ impl Keys {
         self.0.len()
     }
 
-    /// The key that was presented. Every one is compared, so that the time tells nothing of which it is.
+    /// The presented key. Every key is compared, so that the time does not reveal which key matched.
     pub(super) fn find(&self, presented: &[u8]) -> Option<&Key> {
         let presented = Fingerprint::of(presented);
         let mut found = None;
@@ -192,35 +191,35 @@ impl Keys {
     }
 }
 
-/// The keys can't be used.
+/// Why the keys can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeysError {
-    /// The file is not readable or not right.
+    /// The file is unreadable or invalid.
     #[error("keys file {}{}: {reason}", .path.display(), .line.map(|line| format!(", line {line}")).unwrap_or_default())]
     File {
-        /// Which.
+        /// The file's path.
         path: PathBuf,
-        /// Where in it, from 1.
+        /// The line in the file, from 1.
         line: Option<usize>,
-        /// Why.
+        /// What is wrong, and what to do.
         reason: String,
     },
-    /// Production without any key.
+    /// A server in production has no key.
     #[error("--production needs a key, and keys file {} has none; add one: cweb keygen NAME >> {}", .0.display(), .0.display())]
     None(PathBuf),
 }
 
-/// Where keys come from.
+/// The sources of keys.
 #[derive(Debug, Clone, Default)]
 pub struct KeySource {
-    /// The key that may do everything.
+    /// The key with all scopes.
     pub admin_key: Option<String>,
     /// The file of named keys.
     pub file: Option<PathBuf>,
 }
 
 impl KeySource {
-    /// Reads the keys. A file that others may read is warned of.
+    /// Reads the keys. Warns if other users may read the file.
     pub(super) fn read(&self) -> Result<Keys, KeysError> {
         let admin = self.admin_key.as_deref().filter(|key| !key.is_empty());
         let admin = admin.map(|key| Key {
@@ -257,7 +256,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
 }
 
-/// The file as it is written.
+/// The structure of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileText {
@@ -299,7 +298,7 @@ impl TryFrom<String> for PlainText {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        // Others could not be sent in a header field (RFC 9110 §5.5), or would lose blanks at its ends.
+        // Other bytes could not be sent in a header field (RFC 9110 §5.5), or a parser would remove blanks at the ends.
         if text.len() < KEY_BYTES_MIN || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(format!(
                 "a key is at least {KEY_BYTES_MIN} printable ASCII characters without blanks; cweb keygen makes one"
@@ -309,7 +308,7 @@ impl TryFrom<String> for PlainText {
     }
 }
 
-/// A scope, and the modules that it is for: `deploy`, `deploy:MODULE`, `deploy:DOMAIN/MODULE`.
+/// A scope and its modules: `deploy`, `deploy:MODULE`, `deploy:DOMAIN/MODULE`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ScopeText {
@@ -340,14 +339,14 @@ impl TryFrom<String> for ScopeText {
              of names with * behind it"
                 .to_owned()
         };
-        // The text goes into the file of keys unescaped.
+        // The text is written to the file of keys unescaped.
         let is_plain = |text: &str| text.chars().all(|c| !c.is_control() && c != '"' && c != '\\');
         let place = place.map(|text| Place::parse(text).filter(|_| is_plain(text)).ok_or_else(wrong)).transpose()?;
         Ok(Self { text, scope, place })
     }
 }
 
-/// When a key ends: an offset date-time of TOML, which is one of RFC 3339.
+/// The time at which a key expires: an offset date-time of TOML, which is one of RFC 3339.
 #[derive(Deserialize)]
 #[serde(try_from = "toml::value::Datetime")]
 struct Expires(Timestamp);
@@ -400,7 +399,7 @@ fn parse(text: &str, keys: &mut Vec<Key>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What is wrong, without what stands there: it may be a key.
+/// The error without the text at its position, because that text may be a key.
 fn discreet(error: &toml::de::Error) -> String {
     let message = error.message().trim();
     match message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once("expected ")) {

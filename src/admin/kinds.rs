@@ -1,4 +1,4 @@
-//! `/jobs/kinds`: how many jobs of each kind wait and run; pause and resume.
+//! `/jobs/kinds`: the numbers of waiting and running jobs of each kind; pause and resume.
 
 use super::audit::Actor;
 use super::jobs::{error, module_of, not_allowed, store_error};

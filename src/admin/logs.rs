@@ -1,4 +1,4 @@
-//! `GET /mgnt/NAME/logs`: the last lines of a module. The stream of them is the shard's ([`crate::shard`]).
+//! `GET /mgnt/NAME/logs`: the last lines of a module. The shard serves the stream of lines ([`crate::shard`]).
 
 use super::mgnt::decoded;
 use crate::logbook::{self, From, Line};
@@ -7,19 +7,19 @@ use crate::proto::http1::RequestView;
 use crate::server_response::ServerAnswer;
 use serde_json::{Value, json};
 
-/// Lines that an answer or a stream begins with, unless the client says otherwise.
+/// Default number of lines at the start of an answer or a stream; the client may override it.
 const LINES_DEFAULT: usize = 100;
 
-/// Which lines a client wants.
+/// The lines that a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogsQuery {
     /// The module's name.
     pub module: String,
-    /// Where to begin.
+    /// The first line to send.
     pub from: From,
 }
 
-/// A line as clients see it.
+/// A line as JSON for clients.
 #[must_use]
 pub fn log_line(line: &Line) -> Value {
     json!({ "id": line.id, "at_ms": line.at_ms, "kind": line.kind.as_str(), "text": line.text })
@@ -29,10 +29,10 @@ fn error(status: u16, text: &str) -> ServerAnswer {
     ServerAnswer::json(status, json!({ "error": text }).to_string())
 }
 
-/// What a request on `/mgnt/NAME/logs` asks for.
+/// Parses a request on `/mgnt/NAME/logs`.
 ///
 /// # Errors
-/// The answer: 400 for a parameter that is none, 404 where there is no such module.
+/// The answer to send instead: 400 for an invalid parameter, 404 for an unknown module.
 pub fn logs_query(view: &RequestView<'_>) -> Result<LogsQuery, ServerAnswer> {
     let name = view.path().strip_prefix(b"/mgnt/").and_then(|rest| rest.strip_suffix(b"/logs")).unwrap_or_default();
     let module = decoded(name)?;
@@ -54,7 +54,8 @@ pub fn logs_query(view: &RequestView<'_>) -> Result<LogsQuery, ServerAnswer> {
     if from.lines.is_none() && from.since_ms == 0 {
         from.lines = Some(LINES_DEFAULT);
     }
-    // A client that comes back sends the number of the line it saw last (HTML standard, server-sent events); 0: it saw none.
+    // A reconnecting client sends the number of the last line it saw (HTML standard, server-sent events); 0 means that it saw
+    // no line.
     let seen = view.header("last-event-id").and_then(|text| std::str::from_utf8(text).ok());
     from.after = seen.and_then(|text| text.trim().parse().ok()).filter(|id| *id > 0);
     if !logbook::has(&module) {

@@ -36,7 +36,7 @@ const COLUMNS: [Column; 16] = [
 
 type DomainColumn = (&'static str, &'static str, &'static str, fn(&DomainView) -> u64);
 
-/// The same of a domain.
+/// The columns of a domain: name, type, help, value.
 const DOMAIN_COLUMNS: [DomainColumn; 5] = [
     ("cweb_domain_restarts_total", "counter", "Times the domain's process was started again.", |d| d.restarts),
     ("cweb_domain_up", "gauge", "Whether it is there.", |d| u64::from(d.pid.is_some())),
@@ -45,7 +45,7 @@ const DOMAIN_COLUMNS: [DomainColumn; 5] = [
     ("cweb_domain_modules", "gauge", "Modules loaded into it.", |d| d.modules as u64),
 ];
 
-/// All metrics.
+/// Renders all metrics.
 pub(super) fn render(
     stats: &[Arc<ShardStats>],
     control: &Control,
@@ -92,7 +92,7 @@ pub(super) fn render(
     ServerAnswer { content_type: "text/plain; version=0.0.4", ..ServerAnswer::text(200, text) }
 }
 
-/// How many requests were not let in, added to `answer`.
+/// Adds the number of refused requests to `answer`.
 pub(super) fn with_access(mut answer: ServerAnswer, access: &Access) -> ServerAnswer {
     let mut text = "# HELP cweb_auth_failures_total Requests for the server's own paths that were refused.\n\
                     # TYPE cweb_auth_failures_total counter\n"
@@ -104,7 +104,7 @@ pub(super) fn with_access(mut answer: ServerAnswer, access: &Access) -> ServerAn
     answer
 }
 
-/// The modules that are out of service, and what is known of each domain.
+/// Appends the modules that are out of service, and the state of each domain.
 fn modules(text: &mut String, control: &Control) {
     let table = control.table().load_full();
     let quarantined: Vec<&str> = table
@@ -132,7 +132,7 @@ fn modules(text: &mut String, control: &Control) {
     }
 }
 
-/// The value of a label: a module's name may hold any text.
+/// Escapes the value of a label, because a module's name may have any text.
 fn label(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -50,15 +50,15 @@ fn not_allowed(allow: &'static str) -> ServerAnswer {
     ServerAnswer::text(405, format!("this path answers {allow}\n")).with("Allow", allow)
 }
 
-/// Whether a parameter says yes.
+/// Whether the value of a parameter means yes.
 fn is_yes(value: &[u8]) -> bool {
     matches!(value, b"" | b"1" | b"true" | b"yes")
 }
 
-/// The source in a request, the multipart field `code` or several of name `file`, or else the whole body; and what comes with
-/// it: the other fields of the form, or else the parameters of the query.
+/// The source and the options in a request. The source is the multipart field `code`, several fields `file`, or else the whole
+/// body. The options are the other fields of the form, or else the parameters of the query.
 fn source_of(view: &RequestView<'_>) -> Result<(Posted, DeployOptions), ServerAnswer> {
-    // What is no UTF-8 is no domain's name and no path; which are, the control plane knows.
+    // Text that is not UTF-8 is neither a domain's name nor a path. The control plane checks which names and paths are valid.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut query = DeployOptions::default();
     form::urlencoded(view.query().unwrap_or_default(), |name, value| match name {
@@ -126,7 +126,7 @@ fn deploy(control: &Control, view: &RequestView<'_>, form: Form, actor: Actor, r
     options.by = actor.who.as_str().to_owned();
     options.reach = actor.who.reach();
     options.take_over |= actor.is_alone;
-    // Hashed only if it is refused, and then not on the shard's thread.
+    // The source is hashed only if the deployment is refused, and then off the shard's thread.
     let kept = source.clone();
     control.deploy(
         source,
@@ -156,7 +156,7 @@ fn log_deployment(actor: &Actor, source: &Posted, result: &Result<Deployed, Depl
     }
 }
 
-/// Logs a deployment whose source was not read.
+/// Logs a deployment whose source could not be read.
 pub(super) fn log_unread(actor: &Actor, status: u16, reason: &str) {
     actor.log(&not_done("deploy", None, None, status, Some(reason)));
 }
@@ -171,7 +171,7 @@ pub(super) fn not_done<'a>(
     Outcome { action, module, hash, domain: None, result: "refused", status, reason }
 }
 
-/// What a deployment that was accepted has come to.
+/// The result of an accepted deployment, as a note.
 pub(super) fn note(deployed: &Deployed) -> &'static str {
     if deployed.unchanged {
         "unchanged"
@@ -199,7 +199,7 @@ pub(super) fn deployed(form: &Form, result: Result<Deployed, DeployError>) -> Se
     }
 }
 
-/// The refusal as the client wants it: text, or JSON.
+/// The refusal in the form that the client wants: text or JSON.
 fn in_form(form: &Form, answer: ServerAnswer) -> ServerAnswer {
     if !form.json {
         return answer;
@@ -218,21 +218,21 @@ pub(super) fn refusal(error: &DeployError) -> ServerAnswer {
     if error.status() == 503 { answer.with("Retry-After", "1") } else { answer }
 }
 
-/// A module's name may hold any printable text; a header field only ASCII (RFC 9110 §5.5).
+/// Encodes a module's name for a header field: a name may have any printable text, a field only ASCII (RFC 9110 §5.5).
 fn header_text(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }
 
-/// A module's name from a path segment.
+/// Decodes a module's name from a path segment.
 pub(super) fn decoded(name: &[u8]) -> Result<String, ServerAnswer> {
     let mut decoded = Vec::new();
-    // The name as a path segment: percent-decoded, `+` taken as it stands.
+    // A path segment is percent-decoded; `+` stays a plus.
     let escaped: Vec<u8> = name.iter().flat_map(|&b| if b == b'+' { b"%2B".to_vec() } else { vec![b] }).collect();
     form::urlencoded(&[b"n=".as_slice(), &escaped].concat(), |_, value| decoded = value.to_vec());
     String::from_utf8(decoded).map_err(|_| ServerAnswer::text(400, "the module's name is not UTF-8\n"))
 }
 
-/// Logs that module `name` was `done`, or why not, and answers with that.
+/// Logs that the operation `done` on module `name` succeeded, or why it failed, and answers accordingly.
 pub(super) fn outcome(
     action: &'static str,
     done: &'static str,
@@ -285,7 +285,7 @@ pub(super) fn bad_name(action: &str, actor: &Actor, answer: &ServerAnswer, reply
     reply.send(answer);
 }
 
-/// The first line that says something.
+/// The first line that is not blank.
 fn first_line(text: &str) -> Option<&str> {
     text.lines().map(str::trim).find(|line| !line.is_empty())
 }

@@ -1,7 +1,7 @@
 //! The server's own paths: `/mgnt`, `/jobs`, `/blobs`, `/healthz`, `/metrics`; and their access control.
 //!
-//! Handled off the shards where anything may take long: a deployment answers from the control plane's threads. What
-//! comes in is a parsed request; what goes out is a [`Reply`].
+//! Operations that may take long run off the shards: the control plane's threads answer a deployment. Input is a parsed
+//! request; output is a [`Reply`].
 
 mod access;
 mod audit;
@@ -42,10 +42,10 @@ use deployed::Form;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Whether `path` is the server's own and no module's.
+/// Whether `path` belongs to the server and not to a module.
 #[must_use]
 pub fn owns(path: &[u8]) -> bool {
-    // One comparison turns away nearly every module path.
+    // One comparison excludes nearly every path of a module.
     match path.get(1) {
         Some(b'm') => is_under(path, b"/mgnt") || path == b"/metrics",
         Some(b'j') => is_under(path, b"/jobs"),
@@ -67,12 +67,12 @@ pub struct Admin {
     stats: Vec<Arc<ShardStats>>,
     started: Instant,
     site: Site,
-    /// Bytes of memory that clients may make the server hold.
+    /// Limit, in bytes, on the memory that clients may make the server hold.
     memory_bytes_max: usize,
 }
 
 impl Admin {
-    /// `stats` has one entry a shard.
+    /// `stats` must have one entry per shard.
     #[must_use]
     pub fn new(control: Control, jobs: Jobs, access: Arc<Access>, stats: Vec<Arc<ShardStats>>) -> Self {
         Self {
@@ -86,21 +86,21 @@ impl Admin {
         }
     }
 
-    /// Tells it where modules are served.
+    /// Sets the addresses at which modules are served.
     #[must_use]
     pub fn with_site(mut self, site: Site) -> Self {
         self.site = site;
         self
     }
 
-    /// Tells it how many bytes of memory clients may make the server hold.
+    /// Sets the limit, in bytes, on the memory that clients may make the server hold.
     #[must_use]
     pub fn with_memory(mut self, bytes_max: usize) -> Self {
         self.memory_bytes_max = bytes_max;
         self
     }
 
-    /// The server's memory: what clients make it hold, the limit, and what was refused and closed for it.
+    /// The server's memory: bytes held for clients, the limit, and the numbers of refusals and closed connections.
     fn memory_json(&self) -> serde_json::Value {
         let views: Vec<_> = self.stats.iter().map(|stats| stats.view()).collect();
         let sum = |count: fn(&StatsView) -> u64| views.iter().map(count).sum::<u64>();
@@ -118,13 +118,13 @@ impl Admin {
         self.stats.get(shard).map(Arc::clone).unwrap_or_default()
     }
 
-    /// The jobs.
+    /// The job service.
     #[must_use]
     pub fn jobs(&self) -> &Jobs {
         &self.jobs
     }
 
-    /// Answers with the number of the job `uuid`, if it is a job of a module within `reach`.
+    /// Answers with the id of the job `uuid`, if it is a job of a module within `reach`.
     pub fn find_job(
         &self,
         uuid: String,
@@ -134,7 +134,7 @@ impl Admin {
         jobs::find_within(&self.control, &self.jobs, uuid, reach, answer);
     }
 
-    /// Lets a request pass, and tells whose it is, or says why not.
+    /// Admits a request and returns its actor, or refuses it.
     ///
     /// # Errors
     /// The answer to send instead.
@@ -145,7 +145,7 @@ impl Admin {
         Ok(who)
     }
 
-    /// Lets a request on a path that [`owns`] names pass, or says why not: all may see whether the server is well, and a
+    /// Admits or refuses a request on a path for which [`owns`] is true. Every client may read the server's health, and a
     /// preflight carries no credentials (Fetch standard §4.8).
     ///
     /// # Errors
@@ -157,7 +157,7 @@ impl Admin {
         self.check(view, client).map(drop)
     }
 
-    /// Takes note of a request that was let in and whose body is not read: it is larger than `limit`.
+    /// Logs an admitted request whose body is not read, because it is larger than `limit`.
     pub fn too_large(&self, view: &RequestView<'_>, client: Client, limit: usize) {
         if let (b"/mgnt", Method::Post, Ok(who)) = (view.path(), view.method(), self.check(view, client)) {
             let reason = format!("the body is larger than {limit} bytes");
@@ -165,13 +165,13 @@ impl Admin {
         }
     }
 
-    /// Answers a request on a path that [`owns`] names; may answer later, from another thread.
+    /// Answers a request on a path for which [`owns`] is true; the answer may come later, from another thread.
     pub fn handle(&self, view: &RequestView<'_>, client: Client, reply: Reply) {
         let path = view.path();
         if path == b"/healthz" {
             return reply.send(&ServerAnswer::text(200, "ok\n"));
         }
-        // A preflight carries no credentials (Fetch standard §4.8), so it is answered before the key is asked for.
+        // A preflight carries no credentials (Fetch standard §4.8), so it is answered before the key is checked.
         if view.method() == Method::Options {
             return reply.send(&ServerAnswer::preflight("GET, POST, PUT, DELETE, OPTIONS"));
         }
@@ -197,20 +197,20 @@ impl Admin {
         }
     }
 
-    /// Whether the body of a request on a path that [`owns`] names is stored while it comes.
+    /// Whether the body of a request on such a path is stored as it arrives.
     #[must_use]
     pub fn stores_body(&self, view: &RequestView<'_>) -> bool {
         blobs::stores_body(view)
     }
 
-    /// The most bytes of a body that is stored while it comes.
+    /// Limit, in bytes, on a body that is stored as it arrives.
     #[must_use]
     pub fn stored_bytes_max(&self) -> usize {
         usize::try_from(self.jobs.blobs().blob_bytes_max()).unwrap_or(usize::MAX)
     }
 
-    /// Stores the body of `view`, of `length` bytes if that is known, and answers when it is stored, or won't be. `notify`
-    /// is called when the body is wanted, and when there is room for more of it.
+    /// Stores the body of `view`, of `length` bytes if known, and answers once the body is stored or has failed. `notify` is
+    /// called when bytes of the body can be accepted: at the start, and when there is room again.
     pub fn store_body(
         &self,
         view: &RequestView<'_>,
@@ -229,7 +229,7 @@ impl Admin {
         Actor { who, from: client.peer, is_alone: self.access.has_one_key() }
     }
 
-    /// Does what has to be done now and then; called about every 100 ms.
+    /// Does periodic work; called about every 100 ms.
     pub fn tick(&self) {
         self.access.tick();
     }

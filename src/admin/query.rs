@@ -1,15 +1,15 @@
-//! Parameters of queries on the paths of jobs: which there are, and what a request gives.
+//! Parameters of queries on the paths of jobs: the known parameters, and their values in a request.
 
 use crate::proto::form;
 use crate::proto::http1::RequestView;
 
-/// Longest name of a parameter that a refusal shows, in characters.
+/// Limit, in characters, on a parameter's name in a refusal.
 const SHOWN_MAX: usize = 64;
 
-/// Parameters of `GET /jobs/events`, also as a stream.
+/// Parameters of `GET /jobs/events`, with or without streaming.
 pub const OF_FEED: [&str; 4] = ["module", "state", "cursor", "limit"];
 
-/// The value of the parameter `wanted`; the first of a name counts.
+/// The value of the parameter `wanted`; the first parameter of a name counts.
 pub(super) fn parameter(view: &RequestView<'_>, wanted: &str) -> Option<String> {
     let mut found = None;
     form::urlencoded(view.query().unwrap_or_default(), |name, value| {
@@ -20,10 +20,10 @@ pub(super) fn parameter(view: &RequestView<'_>, wanted: &str) -> Option<String> 
     found
 }
 
-/// Checks that a query has no parameters but those of `known`: a filter with a slip in its name would let everything through.
+/// Checks that a query has only parameters in `known`: a filter with a misspelled name would otherwise match everything.
 ///
 /// # Errors
-/// A sentence for users: the first unknown parameter, and those that there are.
+/// A sentence for users: the first unknown parameter, and the known ones.
 pub fn check_parameters(view: &RequestView<'_>, known: &[&str]) -> Result<(), String> {
     let mut unknown = None;
     form::urlencoded(view.query().unwrap_or_default(), |name, _| {

@@ -1,4 +1,5 @@
-//! Requests that a key for some modules may send: requests that name a module within its reach, and requests about their jobs.
+//! The requests that a key for some modules may send: requests that name a module within its reach, and requests about that
+//! module's jobs.
 
 use super::audit::Who;
 use super::mgnt::decoded;
@@ -21,10 +22,10 @@ pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
         return module_in(below).is_some() || is_post && matches!(below, b"" | b"/");
     }
     match (view.method(), path.strip_prefix(b"/jobs")) {
-        // A file for a job to come.
+        // A file for a later job.
         (method, None) => method == Method::Put && (path == b"/blobs" || path.starts_with(b"/blobs/")),
         (Method::Post, Some(b"" | b"/")) => true,
-        // The job's module is looked up, and the job is not found if the key is not for that module.
+        // A later check looks the job's module up; a job of another module is not found.
         (method, Some(below)) => {
             let is_cancel = method == Method::Post && below.ends_with(b"/cancel");
             (method.is_safe() || is_cancel) && below.strip_prefix(b"/").is_some_and(names_a_job)
@@ -32,8 +33,8 @@ pub(super) fn is_about_one(view: &RequestView<'_>) -> bool {
     }
 }
 
-/// The module that a list of jobs, of their events, kinds or schedules is limited to by the parameter `module`; the list itself reads
-/// the same parameter.
+/// The module in the parameter `module` of a list of jobs, events, kinds or schedules; the list itself reads the same
+/// parameter.
 fn module_of_list(view: &RequestView<'_>) -> Option<String> {
     let is_list = matches!(
         view.path(),
@@ -54,8 +55,7 @@ fn names_a_job(rest: &[u8]) -> bool {
     segment.len() == 36 && segment.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
 }
 
-/// The module in a path below `/mgnt`, as it stands there; `None` where the path is not one of those that name one module
-/// for certain.
+/// The module in a path below `/mgnt`, undecoded. `None` if the path does not certainly name one module.
 fn module_in(below: &[u8]) -> Option<&[u8]> {
     let mut segments = below.strip_prefix(b"/")?.split(|byte| *byte == b'/');
     let name = segments.next().filter(|name| !name.is_empty())?;
@@ -78,14 +78,14 @@ pub(super) fn check_path(control: &Control, view: &RequestView<'_>, who: &Who) -
     }
     match (view.path().strip_prefix(b"/mgnt"), module_of_list(view)) {
         (None, Some(module)) => check_list(control, &module, who),
-        // The module of a source is known only after the compilation.
+        // The module's name is known only after the source is compiled.
         (None | Some(b"" | b"/"), _) => Ok(()),
         (Some(below), _) => check(control, &decoded(module_in(below).unwrap_or_default())?, who),
     }
 }
 
-/// Refuses a list of what the store has of the module `name` to a key that is not for that name in every domain: jobs of an earlier
-/// module of the name are in the list, and that one may have been in a domain of others.
+/// Refuses a list of stored jobs of the module `name`, unless the key is for that name in every domain. The list has jobs of
+/// earlier modules with the name, and such a module may have been in another domain.
 fn check_list(control: &Control, name: &str, who: &Who) -> Result<(), ServerAnswer> {
     check(control, name, who)?;
     if who.reach().has(None, name) {

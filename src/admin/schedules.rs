@@ -1,4 +1,4 @@
-//! `/jobs/schedules`: list, make, change, end.
+//! `/jobs/schedules`: list, create, change, delete.
 
 use super::audit::Actor;
 use super::jobs::{error, module_of, not_allowed, store_error};
@@ -31,7 +31,7 @@ pub(super) fn handle(jobs: &Jobs, name: &str, view: &RequestView<'_>, actor: Act
     }
 }
 
-/// A schedule as clients see it.
+/// A schedule as JSON for clients.
 fn schedule_json(row: &ScheduleRow, waits: Option<&str>) -> String {
     let spec = &row.spec;
     let mut text = json!({
@@ -58,7 +58,7 @@ fn no_such_schedule() -> ServerAnswer {
     error(404, "there is no such schedule")
 }
 
-/// Lists the schedules, of all modules or of one.
+/// Lists the schedules of all modules or of one module.
 fn list(jobs: &Jobs, module: Option<String>, reply: Reply) {
     jobs.schedules(
         None,

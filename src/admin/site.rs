@@ -1,22 +1,22 @@
-//! Whether a request from this machine may be the doing of a page in its user's browser.
+//! Detects requests from this machine that a page in the user's browser may have caused.
 //!
-//! Peers on this machine are trusted in development, and so is the browser that runs on it, which sends requests for
-//! any page it shows. Three marks give those away: `Origin`, which comes with every cross-site POST, WebSocket handshake
-//! and readable GET (Fetch standard §3.2); `Sec-Fetch-Site`, which current browsers add to all requests (Fetch Metadata);
-//! and `Host`, which has the page's own name when that was made to lead here (DNS rebinding).
+//! Peers on this machine are trusted in development. The browser on this machine is such a peer, and it sends requests for any
+//! page that it shows. Three header fields reveal those requests. `Origin` comes with every cross-site POST, WebSocket
+//! handshake and readable GET (Fetch standard §3.2). Current browsers add `Sec-Fetch-Site` to all requests (Fetch Metadata).
+//! `Host` has the page's own name if the page made that name resolve to this machine (DNS rebinding).
 
 use crate::net::Peer;
 use crate::proto::http1::RequestView;
 use std::net::Ipv4Addr;
 
-/// Why a request is not taken for one of this machine's user.
+/// Why a request is not attributed to this machine's user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// A page of another site sent it.
+    /// A page of another site sent the request.
     Page,
-    /// It asks for a host that any page could have given this machine's address to.
+    /// The request names a host that any page could have resolved to this machine's address.
     Host,
-    /// A page that a module served sent it, to change the modules.
+    /// A page of a module sent the request, and the request changes modules.
     Module,
 }
 
@@ -34,15 +34,15 @@ impl Doubt {
     }
 }
 
-/// What speaks against trusting `view`, which `peer` on this machine has sent.
+/// The reason not to trust `view`, which `peer` on this machine has sent; `None` if there is none.
 pub(super) fn doubt(view: &RequestView<'_>, peer: &Peer) -> Option<Doubt> {
     let host = view.header("host");
-    let local = host.is_none_or(is_local); // HTTP/1.1 requires one, HTTP/1.0 has none to be deceived by.
+    let local = host.is_none_or(is_local); // HTTP/1.1 requires a Host. Without one (HTTP/1.0) no name can deceive.
     let page = view.header("origin").is_some_and(|origin| {
         let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
         !local || authority.is_none() || authority != host
     });
-    // `same-site` is another port of this machine: not the server's own page either.
+    // `same-site` means another port of this machine, so the page is not the server's own.
     let fetched = view.header("sec-fetch-site").is_some_and(|site| site != b"same-origin" && site != b"none");
     let own = view.header("origin").is_some() || view.header("sec-fetch-site") == Some(b"same-origin");
     if page || fetched {
@@ -50,17 +50,17 @@ pub(super) fn doubt(view: &RequestView<'_>, peer: &Peer) -> Option<Doubt> {
     } else if own && !view.method().is_safe() && view.path().starts_with(b"/mgnt") {
         Some(Doubt::Module)
     } else if !local && *peer != Peer::Unix {
-        // No browser speaks to unix sockets, and what does may send any name.
+        // No browser connects to Unix sockets, and a proxy on one may send any name.
         Some(Doubt::Host)
     } else {
         None
     }
 }
 
-/// Whether `host`, a `Host` field, can mean this machine only: `localhost`, 127.0.0.0/8 or `[::1]`, with any port.
+/// Whether `host`, the value of `Host`, can only mean this machine: `localhost`, 127.0.0.0/8 or `[::1]`, with any port.
 fn is_local(host: &[u8]) -> bool {
     let Ok(host) = str::from_utf8(host) else { return false };
-    // `[::1]` without a port ends in a bracket: its colons are not a port's.
+    // `[::1]` without a port ends in a bracket: its colons separate no port.
     let name = match host.rsplit_once(':') {
         Some((name, port)) if !host.ends_with(']') && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,

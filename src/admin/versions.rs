@@ -1,4 +1,4 @@
-//! `/mgnt/NAME` and below: versions, sources, going back, settings.
+//! `/mgnt/NAME` and below: versions, sources, rollback, settings.
 
 use super::audit::{Actor, Outcome};
 use super::deployed::Form;
@@ -11,7 +11,7 @@ use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
 
-/// The module and the question in a path below `/mgnt/`.
+/// The module and the query in a path below `/mgnt/`.
 fn question(path: &[u8]) -> (&[u8], Query) {
     let ends: [(&[u8], Query); 3] =
         [(b"/versions", Query::Versions), (b"/source", Query::Source(None)), (b"/settings", Query::Settings)];
@@ -36,7 +36,7 @@ fn numbered(path: &[u8]) -> Option<(&[u8], u64)> {
     Some((name, number.parse().ok()?))
 }
 
-/// Tells of a module.
+/// Answers a query about a module.
 pub(super) fn ask(control: &Control, path: &[u8], reply: Reply) {
     let (name, query) = question(path);
     let name = match decoded(name) {
@@ -62,7 +62,7 @@ pub(super) fn ask(control: &Control, path: &[u8], reply: Reply) {
     control.ask(name, query, Box::new(send));
 }
 
-/// Goes back to a version, that of the parameter `version` or the one before the live one.
+/// Rolls back to a version: the one in the parameter `version`, or the one before the live version.
 pub(super) fn rollback(control: &Control, view: &RequestView<'_>, name: &[u8], form: Form, actor: Actor, reply: Reply) {
     let name = match decoded(name) {
         Ok(name) => name,
@@ -86,7 +86,7 @@ pub(super) fn rollback(control: &Control, view: &RequestView<'_>, name: &[u8], f
     deploy_again(control, "rollback", name, Again::Version(version), form, actor, reply);
 }
 
-/// Has the module compiled again with the sanitizers that the parameter `with` names, or without any.
+/// Compiles the module again with the sanitizers in the parameter `with`, or without any.
 pub(super) fn sanitize(control: &Control, view: &RequestView<'_>, path: &[u8], form: Form, actor: Actor, reply: Reply) {
     let name = match decoded(path.strip_suffix(b"/sanitize").unwrap_or(path)) {
         Ok(name) => name,
@@ -140,12 +140,12 @@ fn setting(path: &[u8]) -> Option<(&[u8], Kind, &[u8])> {
     settings.or_else(|| before.strip_suffix(b"/secrets").map(|name| (name, Kind::Secret, key)))
 }
 
-/// Whether a path below `/mgnt/` is that of a setting.
+/// Whether a path below `/mgnt/` names a setting.
 pub(super) fn is_setting(path: &[u8]) -> bool {
     setting(path).is_some()
 }
 
-/// Sets what the body has, or removes it. Neither the log nor the answer has the value.
+/// Sets a setting to the value in the body, or removes it. Neither the log nor the answer may contain the value.
 pub(super) fn set(control: &Control, view: &RequestView<'_>, path: &[u8], actor: Actor, reply: Reply) {
     let Some((name, kind, key)) = setting(path) else { return };
     let (name, key) = match (decoded(name), decoded(key)) {

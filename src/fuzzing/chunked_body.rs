@@ -1,4 +1,4 @@
-//! The chunked coding against a second decoder, which goes byte by byte.
+//! Compares the chunked coding with a second decoder, which works byte by byte.
 
 use super::requests::decode;
 use super::{Random, pieces, ways_to_cut};
@@ -6,11 +6,11 @@ use crate::proto::http1::Limits;
 
 const HEAD: &[u8] = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
 const BODY_BYTES_MAX: usize = 5000;
-/// As in `proto::http1::chunked`, where they are private.
+/// The same values as the private ones in `proto::http1::chunked`.
 const SIZE_LINE_BYTES_MAX: usize = 1024;
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
-/// The input is a chunked body, and the requests behind it; then it is a body to be sent in chunks.
+/// The input is first a chunked body with requests behind it, then a body to be sent in chunks.
 pub fn chunked_body(data: &[u8]) {
     let limits = Limits { body_bytes_max: BODY_BYTES_MAX, ..Limits::default() };
     let input = [HEAD, data].concat();
@@ -32,7 +32,7 @@ pub fn chunked_body(data: &[u8]) {
     round_trip(&data[..data.len().min(BODY_BYTES_MAX)], &limits);
 }
 
-/// `body` in chunks of any sizes comes out as it went in.
+/// Decoding must restore `body` from chunks of any sizes.
 fn round_trip(body: &[u8], limits: &Limits) {
     let mut random = Random::of(body);
     let mut sent = HEAD.to_vec();
@@ -51,7 +51,7 @@ fn round_trip(body: &[u8], limits: &Limits) {
     assert_eq!(found.requests[0].body, body);
 }
 
-/// What RFC 9112 §7.1 and the limits make of `input`: the body and where it ends, or `None`: it does not end, or is wrong.
+/// The result of RFC 9112 §7.1 and the limits for `input`: the body and its end. `None`: the body does not end, or is invalid.
 fn reference(input: &[u8]) -> Option<(Vec<u8>, usize)> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
@@ -105,7 +105,7 @@ fn line<'a>(input: &'a [u8], at: &mut usize, max: usize) -> Option<&'a [u8]> {
     }
 }
 
-/// `1*HEXDIG`, at most 16 of them, then nothing or `BWS ";"` and anything.
+/// Parses `1*HEXDIG`, at most 16 digits, then nothing or `BWS ";"` and any text.
 fn size_of(line: &[u8]) -> Option<u128> {
     let (mut size, mut digits, mut blank) = (0_u128, 0, false);
     let text = |byte: &u8| *byte == b'\t' || !byte.is_ascii_control();

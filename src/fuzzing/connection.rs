@@ -1,4 +1,4 @@
-//! A whole connection: the shard that serves it, the rings to the process of its modules, and that process.
+//! A whole connection: the shard that serves it, the rings to the modules' process, and that process.
 
 use super::{Random, pieces, ways_to_cut};
 use crate::abi::manifest::{Manifest, RouteDecl, WebSocketDecl};
@@ -22,15 +22,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// Longer inputs are cut off. Up to here, no limit on heads is reached: which of a limit and a fault is answered first may
-/// depend on how the bytes arrive.
+/// Longer inputs are truncated. Inputs up to this length reach no limit on heads: whether a limit or a fault is answered first
+/// may depend on how the bytes arrive.
 const INPUT_BYTES_MAX: usize = 4 * 1024 + 256;
 
-/// Rounds after which a conversation that is not over never will be.
+/// Limit on the rounds of a conversation: one that takes longer never ends.
 const ROUNDS_MAX: usize = 100_000;
 
-/// The input is what a client sends, ending in FIN: the answers are the same however it is cut, however slowly they are
-/// taken, and in whatever order and when the modules answer. Nothing stays behind.
+/// The input is the bytes that a client sends, ending in FIN. The answers must not depend on how the input is cut, how slowly
+/// the client reads, or when and in which order the modules answer. No state may remain.
 pub fn connection(data: &[u8]) {
     let data = &data[..data.len().min(INPUT_BYTES_MAX)];
     let mut random = Random::of(data);
@@ -41,14 +41,15 @@ pub fn connection(data: &[u8]) {
             assert_eq!(cut.http.escape_ascii().to_string(), whole.http.escape_ascii().to_string());
         }
         assert_eq!(cut.control, whole.control);
-        // Once a close frame is on its way, frames of the module are dropped: when it comes decides how many are.
+        // Frames of the module are dropped once a close frame is on its way, so their number depends on when that frame
+        // arrives.
         let common = cut.data.len().min(whole.data.len());
         assert_eq!(cut.data[..common], whole.data[..common]);
     }
 }
 
-/// Whether the one conversation ended with a refusal that the other has too, without an end: a body that is not wanted ends
-/// its connection unless it has come before it was refused.
+/// Whether one conversation ended with a refusal that the other conversation has too, but without ending there. A refused body
+/// ends its connection unless the body has already arrived.
 fn refused_early(one: &[u8], other: &[u8]) -> bool {
     let ended = |short: &[u8], long: &[u8]| {
         let Some(&at) = find(short, b"Connection: close\r\n").last() else { return false };
@@ -61,10 +62,10 @@ fn refused_early(one: &[u8], other: &[u8]) -> bool {
     ended(one, other) || ended(other, one)
 }
 
-/// Sends `pieces` as soon as the shard reads, and gives what comes back.
+/// Sends `pieces` as soon as the shard reads, and returns the output.
 fn converse(pieces: &[&[u8]], random: &mut Random) -> Vec<u8> {
     let (shard, mut domain, stats) = serve();
-    // Not of this machine, so that the server's own paths are refused at once.
+    // The peer is not on this machine, so that requests on the server's own paths are refused at once.
     let peer = Peer::Tcp(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 1)));
     let mut driver = Driver::accept(shard, &peer);
     let (mut coming, mut ended) = (pieces.iter(), false);
@@ -82,7 +83,7 @@ fn converse(pieces: &[&[u8]], random: &mut Random) -> Vec<u8> {
             busy = !ended;
         }
         busy |= driver.end_batch(room);
-        // Now and then the module takes its time; if nothing else happens, it answers.
+        // The module sometimes delays its answers; if nothing else happens, the module must answer.
         let count = if idle_rounds > 0 { 1 } else { random.below(3) };
         busy |= domain.work(random, count);
         idle_rounds = if busy { 0 } else { idle_rounds + 1 };
@@ -102,13 +103,13 @@ fn converse(pieces: &[&[u8]], random: &mut Random) -> Vec<u8> {
     std::mem::take(&mut driver.received)
 }
 
-/// What a client was sent.
+/// The output to a client.
 struct Sent {
-    /// HTTP, without what depends on the clock and on how much had arrived.
+    /// The HTTP bytes, without parts that depend on the clock or on how much input had arrived.
     http: Vec<u8>,
-    /// Frames of a WebSocket that the server sends itself.
+    /// The frames of a WebSocket that the server itself sends.
     control: Vec<Vec<u8>>,
-    /// Frames that the module sends.
+    /// The frames that the module sends.
     data: Vec<Vec<u8>>,
 }
 
@@ -133,7 +134,7 @@ fn split(mut bytes: Vec<u8>) -> Sent {
         if frames[0] & 8 == 0 { &mut sent.data } else { &mut sent.control }.push(frames);
         frames = rest;
     }
-    // Whether a client that announces a body waits for it depends on what has arrived.
+    // Whether the server sends `100 Continue` depends on how much of the body has arrived.
     while let Some(&at) = find(&sent.http, CONTINUE).first() {
         sent.http.drain(at..at + CONTINUE.len());
     }
@@ -144,7 +145,7 @@ fn find(bytes: &[u8], text: &[u8]) -> Vec<usize> {
     memchr::memmem::find_iter(bytes, text).collect()
 }
 
-/// A shard, the process it talks to, and its counters.
+/// A shard, its peer process, and its counters.
 fn serve() -> (Shard, Domain, Arc<ShardStats>) {
     static WAKER: OnceLock<Arc<Waker>> = OnceLock::new();
     let waker = WAKER.get_or_init(|| Arc::new(Waker::new().expect("an eventfd")));
@@ -194,7 +195,8 @@ pub(super) fn limits() -> ShardLimits {
             uri_bytes_max: INPUT_BYTES_MAX,
             ..http1::Limits::default()
         },
-        // A body too large is answered alike but closes its connection only if it has not come whole.
+        // The server answers a body that is too large the same way, but closes its connection only if the body has not arrived
+        // whole.
         body_bytes_max: 1 << 20,
         route_body_bytes_max: 1 << 20,
         own_body_bytes_max: 1 << 20,
@@ -226,7 +228,7 @@ pub(super) fn limits() -> ShardLimits {
     }
 }
 
-/// Loads nothing.
+/// A host that loads no module.
 struct NoHost;
 
 impl Host for NoHost {
@@ -243,7 +245,7 @@ impl Host for NoHost {
     }
 }
 
-/// The server's own paths, with all that belongs to them. Nobody from another machine gets behind them.
+/// The server's own paths, with all their services. No request from another machine is admitted.
 pub(super) fn admin() -> &'static Arc<Admin> {
     static ADMIN: OnceLock<Arc<Admin>> = OnceLock::new();
     ADMIN.get_or_init(|| {
@@ -278,7 +280,7 @@ pub(super) fn admin() -> &'static Arc<Admin> {
         };
         let jobs = Jobs::start(config, store, hub, Arc::new(control.clone())).expect("jobs");
         jobs.begin();
-        // What is open stays open, and nothing is looked up again.
+        // Open files stay open, and no path is looked up again.
         let _ = std::fs::remove_dir_all(&dir);
         let keys = KeySource { admin_key: None, file: None };
         let access = Access::new(keys, true, 0).expect("no keys are keys enough here");
@@ -290,8 +292,8 @@ pub(super) fn admin() -> &'static Arc<Admin> {
 mod tests {
     use super::*;
 
-    /// Allocations that the shard makes for one request of a keep-alive connection to a module in a domain, once all buffers have
-    /// their size: the bytes of the answer.
+    /// Allocations of the shard for one request on a keep-alive connection to a module in a domain, once all buffers have their
+    /// final size: the bytes of the answer.
     const ALLOCATIONS: u64 = 1;
 
     #[test]
@@ -311,7 +313,7 @@ mod tests {
             while domain.waiting() > 0 {
                 domain.work(&mut random, 1);
             }
-            // The harness' own memory is there already.
+            // The harness allocates its own memory beforehand.
             driver.received.reserve(64 * 1024);
             let answered = allocation_counter::measure(|| {
                 driver.end_batch(usize::MAX);

@@ -3,10 +3,10 @@
 use super::{Random, pieces, ways_to_cut};
 use crate::proto::form::{self, Form, FormEvent, MultipartError, Part, PartHead};
 
-/// As in `proto::form`, where it is private.
+/// The same value as the private one in `proto::form`.
 const PAIRS_MAX: usize = 1024;
 
-/// The first line of the input is a `Content-Type`, the others are a body; then a form is made of it.
+/// The first line of the input is a `Content-Type` and the rest is a body. Then the target builds a form from the input.
 pub fn multipart(data: &[u8]) {
     let (content_type, body) = match data.iter().position(|&byte| byte == b'\n') {
         Some(end) => (&data[..end], &data[end + 1..]),
@@ -20,7 +20,7 @@ pub fn multipart(data: &[u8]) {
     form_of(data);
 }
 
-/// Parts lie in the body in their order, apart by at least a delimiter, and none has a delimiter in it.
+/// The parts must lie in the body in their order, separated by at least a delimiter, and none may contain a delimiter.
 fn parts_of(body: &[u8], boundary: &[u8]) {
     let delimiter = [b"\r\n--", boundary].concat();
     let (mut end_before, mut count) = (0, 0);
@@ -47,7 +47,7 @@ fn parts_of(body: &[u8], boundary: &[u8]) {
     }
 }
 
-/// A form that comes in pieces is the same as a whole one, however it is cut: parts, contents and how it ends.
+/// A form in pieces must equal the whole form, however the input is cut: parts, contents and the end.
 pub fn multipart_stream(data: &[u8]) {
     let (content_type, body) = match data.iter().position(|&byte| byte == b'\n') {
         Some(end) => (&data[..end], &data[end + 1..]),
@@ -109,7 +109,7 @@ fn parts_in_pieces(boundary: &[u8], pieces: Vec<&[u8]>) -> PartsAndEnd {
     }
 }
 
-/// The input cut into names and contents: a form of them says the same.
+/// Cuts the input into names and contents. A form built of them must decode to them.
 fn form_of(data: &[u8]) {
     const BOUNDARY: &[u8] = b"----cweb-7MA4YWxkTrZu0gW";
     let mut random = Random::of(data);
@@ -146,7 +146,7 @@ fn form_of(data: &[u8]) {
     assert_eq!(found, fields);
 }
 
-/// Names and values are what a second decoder finds, and what is encoded is decoded.
+/// Names and values must equal those of a second decoder, and decoding must reverse encoding.
 pub fn urlencoded(data: &[u8]) {
     let mut found = Vec::new();
     form::urlencoded(data, |name, value| found.push((name.to_vec(), value.to_vec())));

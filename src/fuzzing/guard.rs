@@ -1,9 +1,9 @@
-//! What fixed work costs, counted in instructions and allocations: the same on an idle machine and on a busy one.
+//! The cost of fixed work, counted in instructions and allocations: the counts are the same on an idle and on a busy machine.
 //!
-//! `work` sends the same requests through a shard again and again, without sockets: to a module in the server, and to one in
-//! a domain of which both sides run on this thread. `instructions_do_not_grow` has valgrind's callgrind count that and
-//! compares the counts with `guard/instructions.txt`. They are those of the build for tests, without optimisation: they show
-//! that something is done twice, not how long it takes. `CWEB_GUARD_RECORD=1` writes the file anew; the commit says why.
+//! `work` sends the same requests through a shard again and again, without sockets: to a module in the server, and to a module
+//! in a domain whose two sides both run on this thread. `instructions_do_not_grow` makes valgrind's callgrind count that work
+//! and compares the counts with `guard/instructions.txt`. The counts are those of the unoptimised test build: they show that
+//! work is done twice, not how long it takes. `CWEB_GUARD_RECORD=1` rewrites the file; the commit must say why.
 
 use super::connection::{admin, limits};
 use crate::abi::rooms::set_outlets;
@@ -28,11 +28,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 const RECORDED: &str = "src/fuzzing/guard/instructions.txt";
-/// Set for the process whose instructions are counted.
+/// Set in the process whose instructions are counted.
 const COUNTED: &str = "CWEB_GUARD_WORK";
-/// So often each piece of work is done before it is counted, and while.
+/// How often each piece of work is done before the count, and during it.
 const ROUNDS: usize = 16;
-/// Counts differ by the addresses that memory happens to have, and by the seeds of maps.
+/// Tolerated relative difference: counts depend on memory addresses and on the seeds of maps.
 const TOLERANCE: f64 = 0.02;
 
 const GET: &[u8] = b"GET /plaintext HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
@@ -56,7 +56,7 @@ fn message() -> Vec<u8> {
     frame
 }
 
-/// A connection to a shard, and the domain if the module is in one.
+/// A connection to a shard, and the domain if the module runs in one.
 struct Served {
     driver: Driver<Shard>,
     domain: Option<CountedDomain>,
@@ -105,7 +105,7 @@ impl Served {
         Self { driver: Driver::accept(shard, &peer), domain }
     }
 
-    /// Sends `bytes` and takes what is answered.
+    /// Sends `bytes` and takes the answers.
     fn exchange(&mut self, bytes: &[u8]) {
         self.driver.received.clear();
         self.driver.data(bytes);
@@ -117,7 +117,7 @@ impl Served {
     }
 }
 
-/// Sends `bytes` [`ROUNDS`] times; each time `answers` answers must come that begin with `start`.
+/// Sends `bytes` [`ROUNDS`] times. Each time `answers` answers that begin with `start` must arrive.
 fn rounds(served: &mut Served, bytes: &[u8], start: &[u8], answers: usize) {
     for _ in 0..ROUNDS {
         served.exchange(bytes);
@@ -126,8 +126,8 @@ fn rounds(served: &mut Served, bytes: &[u8], start: &[u8], answers: usize) {
     }
 }
 
-/// Each piece of work has a function of its own, which callgrind knows by its name: what is counted is between its beginning
-/// and its end.
+/// Each piece of work has a function of its own, which callgrind knows by its name: callgrind counts from its beginning to its
+/// end.
 macro_rules! pieces {
     ($($name:ident: $served:ident, $bytes:expr, $start:expr, $answers:expr;)*) => {
         $(
@@ -137,7 +137,8 @@ macro_rules! pieces {
             }
         )*
 
-        /// Does each piece of work twice: callgrind's second count is the one of the steady state. Gives the allocations.
+        /// Does each piece of work twice: callgrind's second count is the one of the steady state. Returns the numbers of
+        /// allocations.
         fn all_pieces(here: &mut Served, apart: &mut Served) -> Vec<(&'static str, u64)> {
             let mut allocations = Vec::new();
             $(
@@ -201,7 +202,7 @@ fn compile(dir: &Path) -> PathBuf {
     object
 }
 
-/// The work itself. Modules take their process over, so it has one of its own.
+/// The counted work. Modules take over their process, so the work runs in a process of its own.
 #[test]
 #[ignore = "run by the other tests here, in a process of its own"]
 fn work() {
@@ -229,11 +230,11 @@ fn work() {
         guarded_submission();
     }
     eprintln!("the work is done");
-    // Threads of executors wait for ever.
+    // The threads of executors never end by themselves.
     std::process::exit(0);
 }
 
-/// Runs `work` by `program`, which is this one or one that runs it; gives what it said.
+/// Runs `work` by `program`, which is this program or one that runs it, and returns its output.
 fn run(mut program: Command, arguments: &[&str]) -> String {
     let this = std::env::current_exe().unwrap();
     program.args(arguments);
@@ -247,8 +248,7 @@ fn run(mut program: Command, arguments: &[&str]) -> String {
     said
 }
 
-/// Allocations that a request may make, on both sides of a domain together: the bytes of its answer. The fields of a form are
-/// two more.
+/// Allowed allocations of a request, on both sides of a domain together: the bytes of its answer. The fields of a form add two.
 const ALLOCATIONS: [(&str, usize); 8] = [
     ("get", 0),
     ("get_browser", 0),
@@ -271,14 +271,15 @@ fn requests_do_not_allocate() {
     }
 }
 
-/// The counts of callgrind's output files in `dir`: for each function the last, which is that of the steady state.
+/// The counts in callgrind's output files in `dir`. For each function the last count is returned, which is the one of the
+/// steady state.
 fn counts(dir: &Path) -> BTreeMap<String, u64> {
     let mut dumps = BTreeMap::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let part: u64 = field("part:").and_then(|part| part.parse().ok()).unwrap_or_default();
-        // What was counted since the dump before it, which is when the function began: it is called twice in a row.
+        // The count since the previous dump. That dump was at the start of the function, which is called twice in a row.
         let trigger = field("desc: Trigger: --dump-after=").unwrap_or_default().to_owned();
         let totals = field("totals:").or_else(|| field("summary:")).and_then(|count| count.parse::<u64>().ok());
         let name =
@@ -300,7 +301,7 @@ fn instructions_do_not_grow() {
     }
     run(Command::new("valgrind"), &arguments);
     let counted = counts(dir.path());
-    // What else the counts depend on.
+    // The versions on which the counts depend.
     let version = |program: &str, argument: &str| {
         let output = Command::new(program).arg(argument).output().unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()

@@ -1,11 +1,11 @@
-//! What clients and modules send as JSON, against serde_json.
+//! Compares the parsing of clients' and modules' JSON with serde_json.
 
 use crate::jobs::{JobRequest, RequestError, json_text};
 use serde_json::Value;
 
 const PAYLOAD_BYTES_MAX: usize = 1000;
 
-/// The input is the body of `POST /jobs`, and the data of an event.
+/// The input is the body of `POST /jobs`, and also the data of an event.
 pub fn job_json(data: &[u8]) {
     submission(data);
     if let Ok(text) = std::str::from_utf8(data) {
@@ -30,7 +30,7 @@ fn submission(data: &[u8]) {
     };
     let object = value.as_object().expect("only an object is accepted");
     let field = |name: &str| object.get(name).filter(|value| !value.is_null());
-    // serde_json takes -0 for a float.
+    // serde_json treats -0 as a float.
     let whole = |name: &str| field(name).map(|value| value.as_i64().or((value.as_f64() == Some(0.0)).then_some(0)));
     assert_eq!(field("job").and_then(Value::as_str), Some(request.job.as_str()));
     assert!(!request.job.is_empty());
@@ -53,11 +53,11 @@ fn submission(data: &[u8]) {
     }
 }
 
-/// An event's data is one line of JSON: what was sent, or that as a string.
+/// An event's data must be one line of JSON: the sent text, or that text as a string.
 fn line_of(text: &str) {
     let line = json_text(text);
     assert!(!line.contains(['\n', '\r']));
-    // serde_json stops at 128 levels, and where a number is larger than an f64.
+    // serde_json stops at 128 levels, and at a number that exceeds an f64.
     let Ok(value) = serde_json::from_str::<Value>(&line) else {
         return assert!(serde_json::from_str::<Value>(text).is_err(), "{text:?} became {line:?}");
     };

@@ -1,9 +1,9 @@
 //! The bodies of the fuzz targets: functions that take any bytes and check properties, not only that nothing crashes.
 //!
-//! They are compiled into unit tests and into fuzzers (`cfg(fuzzing)`), never into the server. `fuzz/` has one binary for
-//! each of [`TARGETS`]; [`smoke`] runs the same functions on stable, over their corpora and over mutated inputs of a fixed
-//! seed. Inputs are plain protocol text wherever that is possible: where to cut them and whom to answer first is derived
-//! from a hash of the input, so a corpus file reads like what it tests.
+//! The functions are compiled into unit tests and into fuzzers (`cfg(fuzzing)`), never into the server. `fuzz/` has one binary
+//! for each of [`TARGETS`]. [`smoke`] runs the same functions on stable Rust, over their corpora and over inputs mutated with a
+//! fixed seed. Inputs are plain protocol text wherever possible. A hash of the input decides where to cut it and which request
+//! to answer first, so a corpus file reads like the case that it tests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
 
@@ -28,10 +28,10 @@ pub use request_head::request_head;
 pub use ring::{domain_records, ring, stream_records};
 pub use websocket::{websocket, websocket_deflate};
 
-/// Takes any bytes; panics if a property does not hold.
+/// A fuzz target: takes any bytes, and panics if a property does not hold.
 pub type Target = fn(&[u8]);
 
-/// All targets by their names, which are those of the binaries and corpora in `fuzz/`.
+/// All targets by name; the binaries and corpora in `fuzz/` have the same names.
 pub const TARGETS: [(&str, Target); 12] = [
     ("request_head", request_head),
     ("chunked_body", chunked_body),
@@ -47,7 +47,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("connection", connection),
 ];
 
-/// Numbers that follow from a seed (xorshift64*).
+/// Pseudo-random numbers determined by a seed (xorshift64*).
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
@@ -56,7 +56,7 @@ impl Random {
         Self(seed | 1)
     }
 
-    /// Numbers that follow from `data` (FNV-1a).
+    /// Pseudo-random numbers determined by `data` (FNV-1a).
     pub(crate) fn of(data: &[u8]) -> Self {
         Self::new(
             data.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
@@ -72,13 +72,13 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Less than `end`, or 0 if that is 0.
+    /// A number below `end`, or 0 if `end` is 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() >> 16) as usize % end.max(1)
     }
 }
 
-/// The ways to cut `data` that a target tries besides none: at every byte if it is short, and at a few places.
+/// The ways in which a target cuts `data`, besides not at all: at every byte if `data` is short, and at a few places.
 fn ways_to_cut(data: &[u8]) -> Vec<Vec<usize>> {
     const EVERY_BYTE_MAX: usize = 600;
     let mut random = Random::of(data);

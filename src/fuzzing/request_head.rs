@@ -1,4 +1,4 @@
-//! Requests: heads above all, with bodies behind them.
+//! Requests: mainly heads, with bodies behind them.
 
 use super::requests::{Found, Outcome, decode};
 use super::{pieces, ways_to_cut};
@@ -7,8 +7,8 @@ use crate::proto::http1::{Limits, RequestError};
 /// Limits that short inputs reach.
 const LOW: Limits = Limits { head_bytes_max: 300, headers_max: 8, uri_bytes_max: 60, body_bytes_max: 100 };
 
-/// Any bytes are requests or refused; however they are cut, the requests are the same, and what was accepted says the
-/// same when it is written down anew.
+/// Any bytes must be requests or refused. The requests must not depend on how the bytes are cut, and an accepted request must
+/// stay the same when it is encoded again.
 pub fn request_head(data: &[u8]) {
     for limits in [Limits { body_bytes_max: 5000, ..Limits::default() }, LOW] {
         let whole = decode(&[data], &limits);
@@ -24,8 +24,8 @@ pub fn request_head(data: &[u8]) {
     }
 }
 
-/// Requests and verdict must be the same. Which of several faults is named may depend on how much has arrived: a head that
-/// is too long is refused before its faults are seen.
+/// Requests and verdict must be the same. The reported fault may depend on how much input has arrived: a head that is too long
+/// is refused before its faults are found.
 fn same(cut: &Outcome, whole: &Outcome) {
     assert_eq!(cut.requests, whole.requests);
     match (cut.error, whole.error) {
@@ -35,7 +35,7 @@ fn same(cut: &Outcome, whole: &Outcome) {
     }
 }
 
-/// The request as the plainest client would send it.
+/// Encodes the request in the simplest form.
 fn write(request: &Found) -> Vec<u8> {
     let mut out = [request.method.as_str().as_bytes(), b" ", &request.path].concat();
     if let Some(query) = &request.query {

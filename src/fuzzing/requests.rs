@@ -1,8 +1,8 @@
-//! Requests as targets compare them.
+//! Requests in the form in which targets compare them.
 
 use crate::proto::http1::{Decoded, Head, Limits, Method, RequestDecoder, RequestError, RequestView};
 
-/// One request, copied out.
+/// A copy of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) method: Method,
@@ -32,16 +32,16 @@ impl Found {
     }
 }
 
-/// What a decoder made of its input.
+/// A decoder's result for its input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) requests: Vec<Found>,
     pub(super) error: Option<RequestError>,
-    /// Bytes that requests and empty lines took.
+    /// Bytes that requests and empty lines have consumed.
     pub(super) consumed: usize,
 }
 
-/// Decodes `pieces` as they would arrive, checking each request against `limits`.
+/// Decodes `pieces` in the order in which they would arrive, and checks each request against `limits`.
 pub(super) fn decode(pieces: &[&[u8]], limits: &Limits) -> Outcome {
     let mut decoder = RequestDecoder::new(limits.clone());
     let mut outcome = Outcome { requests: Vec::new(), error: None, consumed: 0 };
@@ -82,7 +82,7 @@ pub(super) fn decode(pieces: &[&[u8]], limits: &Limits) -> Outcome {
     outcome
 }
 
-/// What must hold of every request that is handed out.
+/// Checks the properties of every request that is handed out.
 fn check(view: &RequestView<'_>, limits: &Limits) {
     assert!(view.bytes.len() <= limits.head_bytes_max && view.bytes.ends_with(b"\r\n\r\n"));
     assert!(view.body.len() <= limits.body_bytes_max);
@@ -103,7 +103,7 @@ fn check(view: &RequestView<'_>, limits: &Limits) {
     }
     let hosts = view.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"host")).count();
     assert!(hosts == 1 || hosts == 0 && view.http_1_0());
-    // The process of the modules gets the same head packed, and must find the same.
+    // The modules' process gets the same head packed, and must read the same request from it.
     let (mut again, packed) = (Head::default(), view.packed());
     let bytes = again.unpack(&packed).expect("a head that was packed can be unpacked");
     let again = RequestView { head: &again, bytes, body: view.body, shared: None, peer: None };

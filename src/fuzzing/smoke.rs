@@ -1,13 +1,13 @@
-//! The targets without a fuzzer: over their corpora, and over inputs mutated from them by a fixed seed.
+//! Runs the targets without a fuzzer: over their corpora, and over inputs mutated from them with a fixed seed.
 
 use super::{Random, TARGETS, Target};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Mutated inputs a target.
+/// Number of mutated inputs per target.
 const MUTATED: usize = 20_000;
-/// After this long a target is done, however many inputs it had.
+/// A target ends after this time, however many inputs it has had.
 const TIME: Duration = Duration::from_secs(1);
 const INPUT_BYTES_MAX: usize = 4096;
 
@@ -58,7 +58,7 @@ fn unescape(text: &str) -> Vec<u8> {
     out
 }
 
-/// One change of `input`, of those that fuzzers make.
+/// Makes one change to `input`, of the kinds that fuzzers make.
 fn mutate(input: &mut Vec<u8>, random: &mut Random, seeds: &[(String, Vec<u8>)], words: &[Vec<u8>]) {
     let at = random.below(input.len() + 1);
     let end = (at + random.below(16)).min(input.len());
@@ -79,7 +79,7 @@ fn mutate(input: &mut Vec<u8>, random: &mut Random, seeds: &[(String, Vec<u8>)],
         }
         _ if !words.is_empty() => {
             let word = words[random.below(words.len())].clone();
-            // Over what was there, or before it.
+            // Replaces bytes, or inserts before them.
             let end = if random.below(2) == 0 { at } else { (at + word.len()).min(input.len()) };
             input.splice(at..end, word);
         }

@@ -1,4 +1,4 @@
-//! A WebSocket's stream against a second reader of RFC 6455.
+//! Compares a WebSocket's session with a second reader of RFC 6455.
 
 use super::{pieces, ways_to_cut};
 use crate::proto::ws::{Event, Inflater, Kind, Session, WsLimits};
@@ -6,17 +6,17 @@ use std::io::Read;
 
 const MESSAGE_BYTES_MAX: usize = 1000;
 
-/// What a session says and sends: events, and bytes for the peer.
+/// The output of a session: events, and bytes for the peer.
 type Run = (Vec<Event>, Vec<u8>);
 
-/// The input is what a client sends after the handshake: messages, the answers to pings and the end are what RFC 6455
-/// makes of it, however it is cut.
+/// The input is the bytes of a client after the handshake. Messages, answers to pings and the end must follow RFC 6455, however
+/// the input is cut.
 pub fn websocket(data: &[u8]) {
     stream(data, false);
 }
 
-/// The same of a client that may compress messages (RFC 7692). Each message must equal the output of another decoder, or be too
-/// large, or be broken.
+/// The same for a client that may compress messages (RFC 7692). Each message must equal the output of another decoder, or be
+/// too large, or be invalid.
 pub fn websocket_deflate(data: &[u8]) {
     let mut inflater = Inflater::default();
     for (kind, _, payload) in stream(data, true).into_iter().filter(|message| message.1) {
@@ -28,7 +28,7 @@ pub fn websocket_deflate(data: &[u8]) {
                 assert!(!is_whole || message == expected);
             }
             Err(1009) => assert!(!is_whole || expected.len() > MESSAGE_BYTES_MAX),
-            // The other decoder reads zeros where a reference points before the message.
+            // The other decoder reads zeros for a reference to bytes before the message.
             Err(code) => assert_eq!(code, 1007),
         }
         assert_eq!(inflater.message(Kind::Text, &[0], 0), Ok(Vec::new()), "nothing is left of a message");
@@ -47,7 +47,7 @@ fn expanded(payload: &[u8]) -> (Vec<u8>, bool) {
 
 type Deflatable = (Kind, bool, Vec<u8>);
 
-/// Checks a stream. Its messages, as they came.
+/// Checks a stream. Returns its messages in order of arrival.
 fn stream(data: &[u8], deflates: bool) -> Vec<Deflatable> {
     let run = |pieces: &[&[u8]]| run(pieces, deflates);
     let whole = run(&[data]);
@@ -63,7 +63,7 @@ fn stream(data: &[u8], deflates: bool) -> Vec<Deflatable> {
             assert!(code == *said || *said == Some(1002), "{code:?} answered with {said:?}");
             check_close(close, *said);
         }
-        // A frame is judged at its first wrong byte; the second reader does not look at one that is not whole.
+        // The session refuses a frame at its first wrong byte; the second reader ignores a frame that is not whole.
         (End::Failed | End::Open, Some(Event::Closed { code: Some(code) })) => {
             assert!(matches!(code, 1002 | 1007 | 1009));
             check_close(close, Some(*code));
@@ -97,7 +97,7 @@ fn run(pieces: &[&[u8]], deflates: bool) -> Run {
         session.take_output(&mut out);
     }
     assert_eq!(session.is_closing(), matches!(events.last(), Some(Event::Closed { .. })));
-    // §5.5.1: nothing follows a close frame.
+    // §5.5.1: no frame may follow a close frame.
     if session.is_closing() {
         let before = out.len();
         session.ping();
@@ -108,7 +108,7 @@ fn run(pieces: &[&[u8]], deflates: bool) -> Run {
     (events, out)
 }
 
-/// One whole close frame, not masked, that carries `code`.
+/// Checks that `frame` is one whole unmasked close frame with `code`.
 fn check_close(frame: &[u8], code: Option<u16>) {
     assert_eq!(frame[0], 0x88);
     assert_eq!(frame.len(), 2 + usize::from(frame[1]), "one frame and nothing else");
@@ -122,20 +122,20 @@ fn check_close(frame: &[u8], code: Option<u16>) {
 #[derive(Debug, Clone, Copy)]
 enum End {
     Open,
-    /// By the peer's close frame.
+    /// The peer's close frame ended the session.
     Closed(Option<u16>),
-    /// By a fault.
+    /// A fault ended the session.
     Failed,
 }
 
 /// Reads frames of a whole stream.
 struct Reader {
-    /// RSV1 is known.
+    /// RSV1 is allowed.
     deflates: bool,
     messages: Vec<Deflatable>,
     /// The frames that answer pings.
     pongs: Vec<u8>,
-    /// The message whose fragments are coming.
+    /// The message whose fragments have not all arrived.
     open: Option<Deflatable>,
     end: End,
 }
@@ -199,7 +199,7 @@ impl Reader {
             return Err(End::Failed);
         }
         let fault = std::str::from_utf8(&all).err().filter(|_| kind == Kind::Text && !deflated);
-        // A fragment may end within a character; what no further byte can mend is a fault at once.
+        // A fragment may end within a character. An invalid sequence that no further byte can complete is a fault at once.
         if fault.is_some_and(|fault| is_final || fault.error_len().is_some()) {
             return Err(End::Failed);
         }
@@ -212,8 +212,8 @@ impl Reader {
     }
 }
 
-/// The first frame in `bytes` (§5.2) and its length; `None` if it is not complete. What is wrong with its head alone
-/// is an error before the payload has come.
+/// The first frame in `bytes` (§5.2) and its length; `None` if the frame is not complete. A fault in the head is an error
+/// before the payload has arrived.
 fn frame(bytes: &[u8]) -> Result<Option<(Frame, usize)>, ()> {
     let [first, second, ..] = *bytes else { return Ok(None) };
     let (extended, masked) = (second & 0x7f, second & 0x80 != 0);
@@ -229,7 +229,7 @@ fn frame(bytes: &[u8]) -> Result<Option<(Frame, usize)>, ()> {
         0 => u64::from(extended),
         _ => head[2..mask_at].iter().fold(0, |length, &byte| length << 8 | u64::from(byte)),
     };
-    // §5.2: as few bytes as will do.
+    // §5.2: the length must use the fewest bytes possible.
     let minimal = match length_bytes {
         2 => length > 125,
         8 => length > u64::from(u16::MAX),

@@ -1,4 +1,4 @@
-//! A job that has not ended, in memory.
+//! Jobs that have not ended, in memory.
 
 use super::code::{Code, Defaults};
 use super::store::JobRow;
@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What the dispatcher, the workers and cancellations need to know of a job. Its payload stays on disk until it runs.
+/// The state of a job that the dispatcher, the workers and cancellations need. The payload stays on disk until the job runs.
 pub(super) struct ActiveJob {
     pub(super) id: i64,
     pub(super) uuid: Arc<str>,
@@ -19,33 +19,33 @@ pub(super) struct ActiveJob {
     pub(super) timeout_ms: u64,
     /// Earliest start of the first run (Unix milliseconds).
     pub(super) run_at_ms: i64,
-    /// Most runs of this job at once; 0: no limit. Known once its code is.
+    /// Limit on simultaneous runs of this job; 0: no limit. Set once the job's code is known.
     concurrency: AtomicU32,
-    /// How often it was retried by request, and the runs before the last time.
+    /// How often the job was retried by request, and its runs before the last retry.
     pub(super) retries: u32,
     pub(super) attempts_before: u32,
-    /// At most so many jobs of its module, name and key run at once.
+    /// The concurrency key: a limited number of jobs with the same module, name and key run at once.
     pub(super) concurrency_key: Option<Arc<str>>,
     pub(super) concurrency_limit: u32,
     /// Runs that have begun.
     attempt: AtomicU32,
-    /// The version it was accepted with, held from then on. `None` after a restart, until it runs.
+    /// The code of the version with which the job was accepted, held from then on. `None` after a restart, until the job runs.
     code: Mutex<Option<Arc<dyn Code>>>,
     canceled: AtomicBool,
     timed_out: AtomicBool,
-    /// Its run has set a result or an error, which is sent to the writer.
+    /// The job's run has set a result or an error, which has been sent to the writer.
     decided: AtomicBool,
-    /// Events it has emitted, and their bytes since the server started.
+    /// Number of events that the job has emitted, and their bytes since the server started.
     events: AtomicU64,
     event_bytes: AtomicU64,
-    /// An event did not fit into the bytes.
+    /// An event exceeded the limit on bytes.
     events_cut: AtomicBool,
-    /// The outcome of the current run has been claimed by whoever writes it.
+    /// A thread has claimed the right to write the outcome of the current run.
     settled: AtomicBool,
 }
 
 impl ActiveJob {
-    /// The job of `row`; `code` if it is known already.
+    /// The job of `row`; `code` if its code is known already.
     pub(super) fn new(row: &JobRow, code: Option<(Arc<dyn Code>, Defaults)>) -> Self {
         let (code, defaults) = code.map_or((None, Defaults::default()), |(code, defaults)| (Some(code), defaults));
         Self {
@@ -102,14 +102,14 @@ impl ActiveJob {
         self.attempt.load(Ordering::Relaxed)
     }
 
-    /// A run begins.
+    /// Begins a run.
     pub(super) fn begin(&self) {
         self.attempt.fetch_add(1, Ordering::Relaxed);
         self.timed_out.store(false, Ordering::Release);
         self.settled.store(false, Ordering::Release);
     }
 
-    /// Claims the outcome of the run: true for one caller.
+    /// Claims the outcome of the run: returns true to one caller only.
     pub(super) fn settle(&self) -> bool {
         !self.settled.swap(true, Ordering::AcqRel)
     }
@@ -130,18 +130,18 @@ impl ActiveJob {
         self.decided.load(Ordering::Acquire)
     }
 
-    /// Counts one more emitted event; returns the number of earlier ones.
+    /// Counts one more emitted event; returns the number of earlier events.
     pub(super) fn count_event(&self) -> u64 {
         self.events.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Counts `bytes` of an event, if no more than `most` bytes of events have been emitted then.
+    /// Counts `bytes` of an event, unless the job's events would then exceed `most` bytes.
     pub(super) fn takes_event_bytes(&self, bytes: usize, most: u64) -> bool {
         let take = |before: u64| before.checked_add(bytes as u64).filter(|after| *after <= most);
         self.event_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    /// Whether this is the first event that does not fit into the bytes.
+    /// Whether this is the first event that exceeds the limit on bytes.
     pub(super) fn is_first_too_many(&self) -> bool {
         !self.events_cut.swap(true, Ordering::Relaxed)
     }
@@ -158,7 +158,7 @@ impl ActiveJob {
         self.timed_out.load(Ordering::Acquire)
     }
 
-    /// Whether the running code is to end.
+    /// Whether the running code must end.
     pub(super) fn must_end(&self) -> bool {
         self.is_canceled() || self.has_timed_out()
     }
@@ -168,9 +168,9 @@ impl ActiveJob {
 #[derive(Default)]
 pub(super) struct ActiveJobs {
     jobs: Mutex<HashMap<Arc<str>, Arc<ActiveJob>>>,
-    /// Jobs that have ended while their run goes on, and may still have events.
+    /// Jobs that have ended while their run continues and may still emit events.
     going_on: Mutex<HashSet<i64>>,
-    /// Jobs that a worker has; a worker that was given up still has its job.
+    /// Jobs assigned to a worker; an abandoned worker keeps its job.
     assigned: Mutex<HashSet<i64>>,
 }
 
@@ -189,7 +189,7 @@ impl ActiveJobs {
 
     pub(super) fn remove(&self, job: &ActiveJob) {
         let mut jobs = self.jobs();
-        // What it held is let go of after the lock.
+        // The removed job is dropped after the lock is released.
         let _removed = match jobs.get(&job.uuid) {
             Some(known) if known.retries == job.retries => jobs.remove(&job.uuid),
             _ => None,
@@ -202,33 +202,33 @@ impl ActiveJobs {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
 
-    /// The worker is done with job number `id`, and the store and the dispatcher have all it had to say.
+    /// Records that the worker has finished with job number `id`, and has sent all results to the store and the dispatcher.
     pub(super) fn left(&self, id: i64) {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
-    /// Whether a worker has job number `id`. One that had ended before this is asked, and that no worker has, is not run
-    /// any more.
+    /// Whether a worker has job number `id`. A job that had ended before this call and that no worker has does not run any
+    /// more.
     pub(super) fn is_assigned(&self, id: i64) -> bool {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
-    /// The run of job number `id` decides, and goes on: to be called before the store is told.
+    /// Records that the run of job number `id` decides the job and continues; must be called before the store is told.
     pub(super) fn goes_on(&self, id: i64) {
         self.going_on.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
 
-    /// The run of job number `id` has returned, and the store has all its events.
+    /// Records that the run of job number `id` has returned, and that the store has all its events.
     pub(super) fn is_over(&self, id: i64) {
         self.going_on.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
-    /// Whether events of job number `id` may follow though it has ended.
+    /// Whether events of job number `id` may follow although the job has ended.
     pub(super) fn does_go_on(&self, id: i64) -> bool {
         self.going_on.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
-    /// Calls `see` with each job, and with whether a worker has the job.
+    /// Calls `see` with each job, and with whether a worker has it.
     pub(super) fn each(&self, mut see: impl FnMut(&ActiveJob, bool)) {
         let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for job in self.jobs().values() {
@@ -245,7 +245,7 @@ impl ActiveJobs {
         self.jobs().values().map(|job| job.hash.clone()).collect()
     }
 
-    /// Forgets all.
+    /// Removes all jobs.
     pub(super) fn clear(&self) {
         let _jobs = std::mem::take(&mut *self.jobs());
     }

@@ -1,4 +1,4 @@
-//! Jobs that have ended and run again by request; many jobs retried or canceled by one filter.
+//! Retries of ended jobs by request; retry and cancellation of many jobs by one filter.
 
 use super::active::ActiveJob;
 use super::code::ResolveError;
@@ -16,16 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 const RETRYABLE: &[JobState] = &[JobState::Failed, JobState::Canceled];
 /// States from which a job can be canceled.
 const UNFINISHED: &[JobState] = &[JobState::Pending, JobState::Running];
-/// Rows looked at for one page of jobs that can be retried.
+/// Limit on the rows examined for one page of retryable jobs.
 const SCAN_ROWS_MAX: usize = 5_000;
 
-/// Why a job is not run again; nothing was written.
+/// Why a job is not retried; nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RetryError {
     /// There is no such job.
     #[error("there is no such job")]
     Unknown,
-    /// The job waits or runs.
+    /// The job is pending or running.
     #[error("the job is {}: only a job that has failed or is canceled can be retried", .0.as_str())]
     NotEnded(JobState),
     /// The job is done and has its result.
@@ -40,7 +40,7 @@ pub enum RetryError {
     /// The job's module, or the module's job of that name, is not served now.
     #[error("{0}: deploy a version of the module that has the job, then try again")]
     Resolve(ResolveError),
-    /// Too many jobs wait, the store did not take it, or the server stops.
+    /// Too many jobs are waiting, the store refused the change, or the server is stopping.
     #[error(transparent)]
     Submit(#[from] SubmitError),
 }
@@ -52,18 +52,18 @@ pub struct Bulk {
     pub changed: usize,
     /// UUIDs of the other jobs, each with the reason.
     pub skipped: Vec<(String, String)>,
-    /// The last job that was looked at, when there may be more.
+    /// The last examined job, if there may be more.
     pub next: Option<String>,
 }
 
-/// Jobs, and the last one looked at when there may be more.
+/// Jobs, and the last examined one if there may be more.
 pub type JobPage = (Vec<JobRow>, Option<String>);
 
 type BulkAnswer = Answer<Result<Bulk, StoreError>>;
 
 impl Jobs {
-    /// Runs a job again that has failed or is canceled, with as many runs as it had at first, on the version of its
-    /// module that is served now. Waits while the module is being swapped.
+    /// Retries a job that has failed or is canceled, with as many runs as at first, on the served version of its module. Waits
+    /// while the module is being swapped.
     pub fn retry(&self, uuid: String, answer: Answer<Result<Accepted, RetryError>>) {
         let inner = Arc::clone(&self.inner);
         let mut slot = Some(answer);
@@ -91,7 +91,7 @@ impl Jobs {
         })));
     }
 
-    /// Retries the jobs of `filter`: those that have failed, unless it names another state.
+    /// Retries the jobs of `filter`: failed jobs, unless the filter names another state.
     pub fn retry_all(&self, filter: JobFilter, answer: BulkAnswer) {
         let filter = JobFilter { state: filter.state.or(Some(JobState::Failed)), ..filter };
         let inner = Arc::clone(&self.inner);
@@ -100,7 +100,7 @@ impl Jobs {
         });
     }
 
-    /// Cancels the jobs of `filter`: those that wait or run, unless it names a state.
+    /// Cancels the jobs of `filter`: pending and running jobs, unless the filter names a state.
     pub fn cancel_all(&self, filter: JobFilter, answer: BulkAnswer) {
         let among = if filter.state.is_none() { UNFINISHED } else { &[] };
         let filter = JobFilter { among, ..filter };
@@ -119,7 +119,7 @@ impl Jobs {
         });
     }
 
-    /// Does `act` for each job of `filter`, and answers when all have been told of.
+    /// Calls `act` for each job of `filter`, and answers once all results are known.
     fn bulk(&self, filter: JobFilter, answer: BulkAnswer, act: impl Fn(JobRow, Told) + Send + 'static) {
         self.read(move |reader| {
             let (rows, more) = match list(reader, &filter) {
@@ -139,8 +139,8 @@ impl Jobs {
         });
     }
 
-    /// Jobs that a retry would be accepted for, newest first, and the last one looked at when there may be more. A page
-    /// may have fewer than asked for, also none, and yet lead on.
+    /// Jobs that a retry would accept, newest first, and the last examined one if there may be more. A page may have fewer jobs
+    /// than requested, even none, and still have a next page.
     pub fn list_retryable(&self, filter: JobFilter, answer: Answer<Result<JobPage, StoreError>>) {
         let inner = Arc::clone(&self.inner);
         self.read(move |reader| answer(inner.retryable(reader, filter)));
@@ -148,14 +148,14 @@ impl Jobs {
 }
 
 impl Inner {
-    /// Runs the job of `row` again. Its payload is not needed.
+    /// Retries the job of `row`. The row's payload may be missing.
     fn again(self: &Arc<Self>, row: JobRow, answer: Answer<Result<Accepted, RetryError>>) {
         match row.state {
             JobState::Failed | JobState::Canceled => {}
             JobState::Done => return answer(Err(RetryError::Done)),
             state => return answer(Err(RetryError::NotEnded(state))),
         }
-        // After the state was read: see `is_assigned`.
+        // Must come after the state was read: see `is_assigned`.
         if self.active.is_assigned(row.id) {
             return answer(Err(RetryError::StillRuns));
         }
@@ -201,7 +201,7 @@ impl Inner {
     fn retryable(&self, reader: &mut Reader, mut filter: JobFilter) -> Result<JobPage, StoreError> {
         let wanted = filter.limit as usize;
         filter.among = RETRYABLE;
-        // Asked once for each kind: a page has few of them.
+        // Looked up once for each kind: a page has few kinds.
         let mut served: HashMap<(String, String), bool> = HashMap::new();
         let (mut found, mut scanned, mut bytes) = (Vec::new(), 0, 0);
         loop {

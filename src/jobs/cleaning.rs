@@ -1,27 +1,27 @@
-//! The thread that removes the files that no job needs any more, and looks after those that running jobs make.
+//! The cleaning thread: removes files that no job needs any more, and limits the outputs of running jobs.
 
 use super::blobs::{BlobId, Blobs, Wake};
 use super::store::{Reader, Writer};
 use crossbeam::channel::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-/// Between two looks at all blobs, at most and at least.
+/// Longest and shortest interval between two checks of all blobs.
 const EVERY_MAX: Duration = Duration::from_secs(60);
 const EVERY_MIN: Duration = Duration::from_secs(1);
-/// Between two looks at the outputs of running jobs.
+/// Interval between two checks of the outputs of running jobs.
 const OUTPUTS_EVERY: Duration = Duration::from_secs(1);
-/// Until the next directories of deleted jobs are removed, where there are more than one go takes.
+/// Pause before the next batch, if more directories of deleted jobs are left.
 const MORE_AFTER: Duration = Duration::from_millis(50);
-/// Directories of deleted jobs that are removed in one go.
+/// Limit on the directories of deleted jobs removed in one batch.
 const DIRS_MAX: u32 = 500;
 
 pub(super) struct Cleaner {
     blobs: Blobs,
     reader: Reader,
     writer: Writer,
-    /// There are more directories of deleted jobs than were removed.
+    /// More directories of deleted jobs are left.
     has_more: bool,
-    /// The directories that the store was asked last to forget.
+    /// The directories that the store was last told to forget.
     forgetting: Vec<String>,
 }
 
@@ -30,7 +30,7 @@ impl Cleaner {
         Self { blobs, reader, writer, has_more: false, forgetting: Vec::new() }
     }
 
-    /// Works until it is told to stop.
+    /// Works until the stop message.
     pub(super) fn run(mut self) {
         let every = (self.blobs.retention() / 2).clamp(EVERY_MIN, EVERY_MAX);
         let mut sweep_at = Instant::now() + every;
@@ -68,24 +68,24 @@ impl Cleaner {
         }
     }
 
-    /// Removes the outputs of jobs that are deleted.
+    /// Removes the outputs of deleted jobs.
     fn remove_outputs(&mut self) {
         let dirs = match self.reader.gone_dirs(DIRS_MAX) {
             Ok(dirs) => dirs,
             Err(error) => return tracing::warn!("the outputs of deleted jobs can't be found: {error}"),
         };
         self.has_more = dirs.len() >= DIRS_MAX as usize;
-        // While the store can't commit, the same directories come again: the first answer is still to come.
+        // While the store can't commit, it returns the same directories again: the first request is still pending.
         if dirs.is_empty() || dirs == self.forgetting {
             return;
         }
         dirs.iter().for_each(|dir| self.blobs.remove_outputs(dir));
-        // If the store does not forget the directories, a later cleaning removes them again.
+        // If the store does not forget the directories, a later run removes them again.
         self.forgetting = if self.writer.forget_dirs(dirs.clone()).is_ok() { dirs } else { Vec::new() };
     }
 }
 
-/// Whether a job has the blob.
+/// Whether a job needs the blob.
 pub(super) fn is_needed(reader: &mut Reader, id: &BlobId) -> Result<bool, String> {
     reader.is_blob_needed(&id.to_string()).map_err(|error| error.to_string())
 }

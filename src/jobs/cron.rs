@@ -1,20 +1,20 @@
-//! Computes the slots of a schedule from a cron text in a time zone. Knows no clock: the time comes from the caller.
+//! Computes the slots of a schedule from a cron text in a time zone. Has no clock: the caller passes the time.
 
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::Timestamp;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
-/// Longest cron text, and longest name of a time zone.
+/// Limit, in bytes, on a cron text and on the name of a time zone.
 pub const CRON_BYTES_MAX: usize = 256;
 
-/// The zone of a schedule that names none.
+/// The time zone of a schedule without one.
 pub const ZONE_DEFAULT: &str = "UTC";
 
 const HOUR_S: i64 = 60 * 60;
-/// Samoa has left out one day, in 2011.
+/// Longest gap of a time zone, in hours: Samoa skipped a whole day in 2011.
 const GAP_HOURS_MAX: i64 = 48;
 
-/// The fields of a cron text, and what each takes.
+/// The fields of a cron text, and their allowed values.
 const FIELDS: [(&str, &str); 6] = [
     ("second", "0 to 59"),
     ("minute", "0 to 59"),
@@ -27,11 +27,11 @@ const FIELDS: [(&str, &str); 6] = [
     ),
 ];
 
-/// A cron text in a time zone, read and checked.
+/// A parsed cron text in a time zone.
 ///
-/// Where clocks are put forward, a text that names its hour and minute runs at the first moment after the gap; a text
-/// with steps or stars has no slot in the gap. Where clocks are put back, the former runs once, in the first pass; the latter in
-/// both passes.
+/// Where clocks are put forward, a text with a fixed hour and minute runs at the first moment after the gap. A text with steps
+/// or stars has no slot in the gap. Where clocks are put back, a fixed text runs once, in the first pass; a text with steps or
+/// stars runs in both passes.
 #[derive(Debug, Clone)]
 pub struct Cron {
     cron: croner::Cron,
@@ -39,7 +39,7 @@ pub struct Cron {
 }
 
 impl Cron {
-    /// Reads `text`: five fields, or six with seconds before them, or `@daily` and its like; `zone` is an IANA name.
+    /// Parses `text`: five fields, or six with seconds before them, or an alias like `@daily`; `zone` is an IANA name.
     ///
     /// # Errors
     /// A sentence for users: which field is wrong and why, that the zone is unknown, or that no date ever matches.
@@ -51,18 +51,18 @@ impl Cron {
         }
         let cron = read(text).map_err(|why| format!("the cron text {text:?} can't be used: {why}"))?;
         let cron = Self { cron, zone: zone_of(zone)? };
-        // The search covers all years: a 29th of February comes within eight years.
+        // The search covers all years: a 29th of February occurs within eight years.
         if cron.next_s(0).is_none() {
             return Err(format!("the cron text {text:?} names no day that ever comes"));
         }
         Ok(cron)
     }
 
-    /// The first slot after `after_ms`. Both are milliseconds since 1970; a slot is a whole second.
+    /// The first slot after `after_ms`. Both are milliseconds since 1970-01-01 00:00:00 UTC; a slot is a whole second.
     #[must_use]
     pub fn next_ms(&self, after_ms: i64) -> Option<i64> {
         let second = after_ms.div_euclid(1000);
-        // Where a zone has left out whole days, the search gives up at the gap: it goes on behind it.
+        // Where a zone skips whole days, the search stops at the gap; it is then repeated behind the gap.
         let mut starts = (0..GAP_HOURS_MAX).map(|hours| second.saturating_add(hours * HOUR_S));
         let next = starts.find_map(|start| self.next_s(start)).filter(|next| *next > second)?;
         Some(next.saturating_mul(1000))
@@ -95,7 +95,7 @@ fn read(text: &str) -> Result<croner::Cron, String> {
                 );
             }
         };
-        // The field that is wrong is so with stars around it, too.
+        // The wrong field is also wrong when all other fields are stars.
         let wrong = fields.iter().copied().enumerate().find_map(|(at, field)| {
             let mut alone = vec!["*"; fields.len()];
             *alone.get_mut(at)? = field;
@@ -110,7 +110,7 @@ fn read(text: &str) -> Result<croner::Cron, String> {
     })
 }
 
-/// The zone called `name`: the system's, or else the program's own.
+/// The time zone `name`: from the system's data, or else from the program's own.
 fn zone_of(name: &str) -> Result<TimeZone, String> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'/');
     let found = || TimeZone::get(name).or_else(|_| TimeZoneDatabase::bundled().get(name)).ok();
@@ -130,7 +130,7 @@ mod tests {
         text.parse::<Timestamp>().unwrap().as_millisecond()
     }
 
-    /// The slots after `after`, as UTC.
+    /// The slots after `after`, in UTC.
     fn slots(cron: &str, zone: &str, after: &str, count: usize) -> Vec<String> {
         let cron = Cron::parse(cron, zone).unwrap();
         let mut at = ms(after);
@@ -178,7 +178,7 @@ mod tests {
         // Berlin, 26 October 2025: 03:00 is followed by 02:00 (01:00 UTC).
         let fixed = slots("30 2 * * *", "Europe/Berlin", "2025-10-25T12:00:00Z", 2);
         assert_eq!(fixed, ["2025-10-26T00:30:00Z", "2025-10-27T01:30:00Z"]);
-        // From within the second time, too.
+        // The same holds when the search begins within the second pass.
         assert_eq!(slots("30 2 * * *", "Europe/Berlin", "2025-10-26T01:10:00Z", 1), ["2025-10-27T01:30:00Z"]);
         let steps = slots("*/30 * * * *", "Europe/Berlin", "2025-10-26T00:00:00Z", 4);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The dispatcher's thread: owns the schedule, feeds the workers, keeps the time-outs, starts the retention sweeps.
+//! The dispatcher's thread: owns the schedule, assigns jobs to workers, enforces time limits, starts the retention sweeps.
 
 use super::active::ActiveJob;
 use super::kinds;
@@ -14,27 +14,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a run that was told to end may go on before its worker is given up and replaced.
+/// How long a run that was told to end may continue before its worker is abandoned and replaced.
 const GRACE: Duration = Duration::from_secs(5);
-/// Workers that may be given up at once.
+/// Limit on simultaneously abandoned workers.
 const ABANDONED_MAX: usize = 64;
-/// Between two retention sweeps.
+/// Interval between two retention sweeps.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// Jobs deleted in one transaction.
+/// Limit on the jobs deleted in one transaction.
 const SWEEP_JOBS_MAX: u32 = 500;
 
-/// Delay after which schedules of modules that could not be stored are tried again.
+/// Delay before the dispatcher tries again to store the schedules of modules.
 const DECLARED_AGAIN: Duration = Duration::from_secs(1);
 
 /// See [`ActiveJob::key`].
 type RunKey = (i64, u32);
 
-/// A job that a worker has.
+/// A job assigned to a worker.
 struct Run {
     job: Arc<ActiveJob>,
-    /// When it is told to end, or given up.
+    /// When the run is told to end, or abandoned.
     deadline: Option<Instant>,
-    /// It has been told to end.
+    /// The run has been told to end.
     told: bool,
 }
 
@@ -49,12 +49,12 @@ pub(super) struct Dispatcher {
     pub(super) workers: Workers,
     pub(super) retention: Duration,
     pub(super) free: usize,
-    /// Workers that only domains get of which no job runs.
+    /// Workers reserved for domains without a running job.
     pub(super) reserve: usize,
 }
 
 impl Dispatcher {
-    /// Works until it is stopped and nothing runs any more.
+    /// Works until the stop message, and until no job runs any more.
     pub(super) fn run(mut self) {
         let mut runs: HashMap<RunKey, Run> = HashMap::new();
         let mut stopping: Option<Sender<()>> = None;
@@ -70,7 +70,7 @@ impl Dispatcher {
                     next_ms = [next_ms, self.scheduler.wake()].into_iter().flatten().min();
                 }
             } else if runs.is_empty() {
-                return; // The sender of the stop notice is dropped with this frame: that is the answer.
+                return; // The sender of the stop notice is dropped with this frame, which answers the stop.
             }
             let now = Instant::now();
             if now >= sweep_at {
@@ -109,7 +109,7 @@ impl Dispatcher {
                 Ok(Notice::Kinds(answer)) => answer(kinds::count(&self.scheduler.active, self.schedule.paused())),
                 Ok(Notice::Modules) => {
                     self.schedule.modules_changed();
-                    // `Begin` reads the declarations when all modules are loaded.
+                    // `Begin` reads the declarations once all modules are loaded.
                     if begun {
                         self.scheduler.reconcile();
                     }
@@ -178,10 +178,10 @@ impl Dispatcher {
         }
     }
 
-    /// The run does not end: its outcome is written without it, and another worker takes its worker's place.
+    /// The run does not end: its outcome is written without it, and a new worker replaces the abandoned one.
     fn give_up(&mut self, runs: &mut HashMap<RunKey, Run>, job: &Arc<ActiveJob>, abandoned: &mut usize) {
         if !job.settle() {
-            return; // It ended after all.
+            return; // The run has ended after all.
         }
         tracing::error!(
             "job {} ({} of module {}) does not end; its thread is given up until it does",
@@ -226,7 +226,7 @@ impl Dispatcher {
             Ok(0) | Err(_) => {}
             Ok(count) => tracing::debug!("{count} jobs that ended long ago are deleted"),
         };
-        // A full queue has better things to do: the next sweep comes.
+        // A full queue refuses the sweep; the next sweep makes up for it.
         let _ = self.writer.try_sweep(before_ms, SWEEP_JOBS_MAX, Box::new(done));
     }
 }
@@ -237,7 +237,7 @@ fn began(runs: &mut HashMap<RunKey, Run>, job: &Arc<ActiveJob>) {
     }
 }
 
-/// Calls the cancel callback, on a thread of its own: it may take its time.
+/// Calls the cancel callback on a thread of its own, because the callback may take long.
 fn tell_to_end(job: &Arc<ActiveJob>) {
     let Some(code) = job.code() else { return };
     let uuid = Arc::clone(&job.uuid);

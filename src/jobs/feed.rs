@@ -1,29 +1,29 @@
 //! The events of many jobs, in the order of the commits.
 //!
-//! A reader names its place by a cursor, an opaque text. The hub notifies readers of new events, and a reader reads them from
-//! the store: stored and new events take the same path.
+//! A reader names its position by a cursor, an opaque text. The hub notifies readers of new events, and a reader reads them
+//! from the store: stored and new events take the same path.
 
 use super::frame::JobFrame;
 use super::service::{Answer, Jobs, LIST_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_EVENTS_MAX, Replay};
 use super::store::{FeedFilter, FeedPage, JobEvent, JobState, StoreError};
 use std::sync::Arc;
 
-/// Events of many jobs, and the cursor to go on with.
+/// Events of many jobs, and the cursor for the next request.
 pub type FeedSlice = (Vec<Arc<JobFrame>>, String);
 
-/// A place among the events.
+/// A position among the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cursor {
     /// Before the first stored event.
     Start,
-    /// After the event that is the last one at the time of the read.
+    /// After the last event at the time of the read.
     Now,
-    /// After the event of this number.
+    /// After the event with this number.
     After(i64),
 }
 
 impl Cursor {
-    /// Reads `start`, `now`, or a text of [`Cursor::text`].
+    /// Parses `start`, `now`, or a text of [`Cursor::text`].
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {
@@ -37,13 +37,13 @@ impl Cursor {
         }
     }
 
-    /// The place after event number `id`.
+    /// The position after event number `id`.
     #[must_use]
     pub fn text(id: i64) -> String {
         format!("c1-{id:x}")
     }
 
-    /// The number to read after; below 0 stands for the last one there is.
+    /// The number after which to read; a negative number means the last event.
     #[must_use]
     pub fn after(self) -> i64 {
         match self {
@@ -54,7 +54,7 @@ impl Cursor {
     }
 }
 
-/// Reads a filter; an empty text counts as left out.
+/// Parses a filter; an empty text counts as missing.
 ///
 /// # Errors
 /// A sentence for users: which parameter is wrong.
@@ -76,7 +76,7 @@ fn frames(page: &FeedPage) -> Vec<Arc<JobFrame>> {
 }
 
 impl Jobs {
-    /// A step of the events of many jobs after number `after` ([`Cursor::after`]).
+    /// One step of the events of many jobs, after number `after` ([`Cursor::after`]).
     pub fn feed(&self, filter: Arc<FeedFilter>, after: i64, answer: Answer<Result<Replay, StoreError>>) {
         self.read(move |reader| {
             let page = reader.feed(&filter, after, REPLAY_EVENTS_MAX, REPLAY_BYTES_MAX);
@@ -89,7 +89,7 @@ impl Jobs {
         });
     }
 
-    /// A page of at most `limit` events of many jobs, and the cursor to go on with.
+    /// A page of at most `limit` events of many jobs, and the cursor for the next page.
     pub fn feed_page(
         &self,
         filter: FeedFilter,

@@ -1,24 +1,25 @@
 //! Passes committed job events from the writer to the shards that have watchers.
 //!
-//! The hub knows which shard watches which job, but not which clients: a shard gets each event of a commit once, and fans out
-//! itself.
-//! A shard that subscribes before it reads from disk misses nothing: what is committed later is published after.
+//! The hub knows which shard watches which job, but not which clients. A shard gets each event of a commit once, and passes it
+//! to its own clients.
+//! A shard that subscribes before it reads from disk misses no event: events committed later are published after the
+//! subscription.
 
 use super::frame::{ALL_JOBS, JobFrame};
 use super::store::JobEvent;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Takes the events of a commit; on the writer's thread, so it must not block.
+/// Takes the events of a commit on the writer's thread, so it must not block.
 pub trait EventSink: Send + Sync {
-    /// The events in order.
+    /// Takes the events, in order.
     fn events(&self, frames: Vec<Arc<JobFrame>>);
 }
 
-/// Watchers of one job: how many on which shard.
+/// Watchers of one job: shard and number of watchers.
 type Watchers = Vec<(usize, usize)>;
 
-/// See the module's documentation.
+/// Distributes events; see the module's documentation.
 #[derive(Default)]
 pub struct Hub {
     jobs: Mutex<HashMap<i64, Watchers>>,
@@ -26,7 +27,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Names the shards, in the order of their numbers; only the first call counts.
+    /// Sets the shards, in the order of their numbers; only the first call has an effect.
     pub fn set_shards(&self, shards: Vec<Arc<dyn EventSink>>) {
         let _ = self.shards.set(shards);
     }
@@ -35,7 +36,7 @@ impl Hub {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more watcher of `job` on `shard`.
+    /// Adds a watcher of `job` on `shard`.
     pub fn watch(&self, job: i64, shard: usize) {
         let mut jobs = self.jobs();
         let watchers = jobs.entry(job).or_default();
@@ -45,7 +46,7 @@ impl Hub {
         }
     }
 
-    /// One watcher less.
+    /// Removes a watcher of `job` on `shard`.
     pub fn unwatch(&self, job: i64, shard: usize) {
         let mut jobs = self.jobs();
         let Some(watchers) = jobs.get_mut(&job) else { return };
@@ -67,7 +68,7 @@ impl Hub {
         }
     }
 
-    /// Hands the events of a commit to the shards that watch their jobs.
+    /// Passes the events of a commit to the shards that watch their jobs.
     pub fn publish(&self, events: &[JobEvent]) {
         let Some(shards) = self.shards.get() else { return };
         let mut batches: Vec<Vec<Arc<JobFrame>>> = vec![Vec::new(); shards.len()];
@@ -76,7 +77,7 @@ impl Hub {
             if jobs.is_empty() {
                 return;
             }
-            // Each commit gives a single notice, whatever its events: see `feed`.
+            // Each commit sends a single notice, however many events it has: see `feed`.
             if let (Some(watchers), Some(last)) = (jobs.get(&ALL_JOBS), events.last()) {
                 let news = Arc::new(JobFrame::news(last.id));
                 for (shard, _) in watchers {

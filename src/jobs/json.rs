@@ -1,17 +1,17 @@
-//! JSON texts: checks that hold them valid, and the one place where they are parsed.
+//! JSON texts: the checks that keep them valid, and the only code that parses them.
 
 use std::cell::RefCell;
 
 thread_local! {
-    /// simd-json works in place, so a text is copied here first.
+    /// simd-json parses in place, so a text is first copied to this buffer.
     static SCRATCH: RefCell<(Vec<u8>, simd_json::Buffers)> = RefCell::default();
 }
 
-/// A scratch buffer larger than this is given back.
+/// A scratch buffer with a larger capacity, in bytes, is freed.
 const SCRATCH_KEPT_MAX: usize = 64 * 1024;
 
-/// Makes the calling thread's scratch buffer, so that a later text on it does not. Making it registers a destructor, which waits
-/// for the dynamic loader's lock (`__cxa_thread_atexit_impl`).
+/// Creates the calling thread's scratch buffer in advance. Its creation registers a destructor, which waits for the dynamic
+/// loader's lock (`__cxa_thread_atexit_impl`).
 pub fn ready() {
     let _ = SCRATCH.try_with(|_| ());
 }
@@ -30,8 +30,8 @@ pub(super) fn is_valid(text: &str) -> bool {
     })
 }
 
-/// `text` as one line of JSON: as it is (but for line ends, which JSON has between its tokens only), or, when it is not
-/// JSON, as a JSON string.
+/// `text` as one line of JSON. JSON stays unchanged but for its line ends, which JSON has between tokens only. Any other text
+/// becomes a JSON string.
 #[must_use]
 pub fn one_line(text: &str) -> Box<str> {
     if !is_valid(text) {
@@ -40,7 +40,7 @@ pub fn one_line(text: &str) -> Box<str> {
     without_line_ends(text)
 }
 
-/// JSON on one line: it has line ends between its tokens only.
+/// JSON on one line: line ends occur between tokens only, so they can be removed.
 pub(super) fn without_line_ends(json: &str) -> Box<str> {
     let json = json.trim();
     if memchr::memchr2(b'\n', b'\r', json.as_bytes()).is_none() {

@@ -1,4 +1,4 @@
-//! Kinds of jobs: how many of each wait and run, and the pause of one.
+//! Kinds of jobs: the numbers of waiting and running jobs, and the pause of a kind.
 
 use super::active::ActiveJobs;
 use super::code::ResolveError;
@@ -8,22 +8,22 @@ use super::store::{JobKind, Paused, StoreError};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-/// A kind of job, and how many of it there are.
+/// A kind of job, and the numbers of its jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KindCount {
-    /// The module.
+    /// The module's name.
     pub module: String,
-    /// The job.
+    /// The job's name.
     pub job: String,
-    /// Jobs of the kind that wait, for any reason.
+    /// Waiting jobs of the kind, for any reason.
     pub pending: usize,
-    /// Jobs of the kind that a worker has.
+    /// Jobs of the kind that are assigned to a worker.
     pub running: usize,
-    /// Whether the kind is paused: no run of it begins.
+    /// Whether the kind is paused: none of its runs begins.
     pub paused: bool,
 }
 
-/// Counts the jobs that have not ended, and adds the kinds that are paused.
+/// Counts the jobs that have not ended, and adds paused kinds without jobs.
 pub(super) fn count<'a>(active: &ActiveJobs, paused: impl Iterator<Item = &'a JobKind>) -> Vec<KindCount> {
     let mut kinds: BTreeMap<JobKind, KindCount> = BTreeMap::new();
     active.each(|job, is_assigned| {
@@ -46,24 +46,24 @@ pub enum PauseError {
     /// The limit of paused kinds is reached.
     #[error("{} kinds of jobs are paused already: resume one first", super::store::PAUSED_MAX)]
     TooMany,
-    /// The store did not take it.
+    /// The store refused the change.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Jobs {
-    /// Answers with the kinds that have jobs that have not ended, or are paused.
+    /// Answers with the kinds that have unfinished jobs or are paused.
     pub fn kinds(&self, answer: Box<dyn FnOnce(Vec<KindCount>) + Send>) {
         let _ = self.inner.notices.send(Notice::Kinds(answer));
     }
 
-    /// Kinds that are paused.
+    /// Number of paused kinds.
     #[must_use]
     pub fn paused_kinds(&self) -> usize {
         self.inner.paused.load(Ordering::Relaxed)
     }
 
-    /// Lets no run of `kind` begin any more, or again; those that run go on.
+    /// Pauses or resumes `kind`: while it is paused, none of its runs begins; running jobs continue.
     pub fn pause(&self, kind: JobKind, pause: bool, answer: Answer<Result<(), PauseError>>) {
         if pause {
             match self.inner.source.resolve(Some(&kind.0), &kind.1) {

@@ -1,23 +1,23 @@
-//! What follows from the way a run ended.
+//! Derives a job's next state from the end of its run.
 
 use super::code::Ended;
 use super::store::{Change, JobState};
 
-/// Longest wait before a further run.
+/// Longest pause before a further run, in milliseconds.
 const BACKOFF_MS_MAX: u64 = 60 * 60 * 1000;
 
-/// How a run ended that had not decided about its job.
+/// The end of a run that had not decided its job.
 #[derive(Debug, Clone)]
 pub(super) struct RunOutcome {
     pub(super) ended: Ended,
-    /// The error that it set; then nothing else counts.
+    /// The error that the run has set; it takes precedence over everything else.
     pub(super) error: Option<String>,
-    /// The limit it ran over, if it did.
+    /// The time limit that the run exceeded, if any.
     pub(super) timed_out_ms: Option<u64>,
 }
 
 impl RunOutcome {
-    /// What went wrong; `None` if nothing did.
+    /// The reason of the failure; `None` if the run succeeded.
     fn failure(&self) -> Option<String> {
         if self.error.is_some() {
             return self.error.clone();
@@ -33,12 +33,12 @@ impl RunOutcome {
     }
 }
 
-/// The error of a job that ran longer than it may.
+/// The error text of a job that exceeded its time limit.
 pub(super) fn timeout_text(limit_ms: u64) -> String {
     format!("timed out after {limit_ms} ms")
 }
 
-/// The state change that the outcome of a run asks for. `attempt` runs have begun, of `max_attempts` at most.
+/// The state change after the outcome of a run. `attempt` runs have begun, of at most `max_attempts`.
 pub(super) fn change_after(
     outcome: &RunOutcome,
     attempt: u32,
@@ -56,8 +56,8 @@ pub(super) fn change_after(
     }
 }
 
-/// The wait after run number `attempt`: doubles with each, and varies by half so that jobs that failed together don't
-/// come back together.
+/// The pause after run number `attempt`, in milliseconds. It doubles with each run, and half of it is random, so that jobs that
+/// failed together are not retried together.
 fn wait_ms(backoff_ms: u64, attempt: u32, random: u64) -> i64 {
     let doubled = backoff_ms.saturating_mul(1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX));
     let longest = doubled.min(BACKOFF_MS_MAX);

@@ -1,11 +1,11 @@
 //! Background jobs: durable, in order, observed.
 //!
-//! A submission is acknowledged once the [`store`]'s writer has committed it. The dispatcher hands jobs whose time has
-//! come to worker threads, by priority and fairly between modules; a worker commits the start, runs the module's code, and
-//! hands the outcome to the writer. The dispatcher also makes a job of each schedule's slot that is due. Committed events go from
-//! the writer to the [`hub`], and from there to the shards whose clients watch.
+//! A submission is acknowledged once the [`store`]'s writer has committed it. The dispatcher assigns due jobs to worker
+//! threads, by priority and fairly between modules. A worker commits the start, runs the module's code, and sends the outcome
+//! to the writer. The dispatcher also creates a job for each due slot of a schedule. Committed events go from the writer to the
+//! [`hub`], and from there to the shards whose clients watch.
 //!
-//! This room knows no HTTP, no sockets and no modules: it finds and runs code through [`code::CodeSource`].
+//! This room has no HTTP, no sockets and no modules: it finds and runs code through [`code::CodeSource`].
 
 mod active;
 mod again;

@@ -1,4 +1,4 @@
-//! What service and workers tell the dispatcher.
+//! Messages of the service and the workers to the dispatcher.
 
 use super::active::ActiveJob;
 use super::kinds::KindCount;
@@ -8,21 +8,21 @@ use crossbeam::channel::Sender;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What the dispatcher is told.
+/// A message to the dispatcher.
 pub(super) enum Notice {
-    /// The job waits, not to run before this time.
+    /// The job is pending, and must not run before this time.
     Ready { job: Arc<ActiveJob>, run_at_ms: i64 },
-    /// The job was canceled, waiting or running.
+    /// The pending or running job was canceled.
     Canceled(Arc<ActiveJob>),
-    /// Its code begins to run.
+    /// The job's code begins to run.
     Began(Arc<ActiveJob>),
-    /// A worker is done with the job; it is to run again at that time, or never.
+    /// A worker has finished with the job; the job runs again at that time, or never.
     Ended { job: Arc<ActiveJob>, retry_at_ms: Option<i64> },
-    /// A worker that was given up has come back.
+    /// An abandoned worker has returned.
     Returned,
-    /// A full sweep: there may be more to delete.
+    /// A sweep reached its limit: there may be more jobs to delete.
     SweepAgain,
-    /// The store has changed that schedule, or refused to; with `true`, the declarations of modules are read again.
+    /// The store has changed that schedule, or refused the change; with `true`, the declarations of modules are read again.
     Schedule(String, Told, bool),
     /// A client's request about schedules.
     Schedules(Asked),
@@ -32,15 +32,15 @@ pub(super) enum Notice {
     Kinds(Box<dyn FnOnce(Vec<KindCount>) + Send>),
     /// Modules were published or removed.
     Modules,
-    /// Schedules that modules declare could not be stored: the dispatcher tries again a moment later.
+    /// Schedules that modules declare could not be stored: the dispatcher tries again shortly.
     ModulesLater,
-    /// The modules are there: jobs may run.
+    /// The modules are loaded: jobs may run.
     Begin,
-    /// Start no more; tell when nothing runs.
+    /// Start no more jobs; answer once no job runs.
     Stop(Sender<()>),
 }
 
-/// Milliseconds since 1970.
+/// Milliseconds since 1970-01-01 00:00:00 UTC.
 pub(super) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

@@ -1,4 +1,4 @@
-//! The threads that read: shards never touch SQLite.
+//! The threads that read from the store, because shards never access SQLite.
 
 use super::code::ResolveError;
 use super::store::Reader;
@@ -11,17 +11,17 @@ const RETRY_EVERY: Duration = Duration::from_millis(5);
 /// See [`Query::Attempt`].
 type Attempt = Box<dyn FnMut(&mut Reader) -> Result<(), ResolveError> + Send>;
 
-/// Something to do off the shards.
+/// Work for a reading thread.
 pub(super) enum Query {
-    /// A read.
+    /// Reads from the store.
     Read(Box<dyn FnOnce(&mut Reader) + Send>),
-    /// Something that may have to wait for a swap: called again until it says it is done.
+    /// Work that may have to wait for a swap: called again until it reports that it is done.
     Attempt(Attempt),
     /// Ends the thread.
     Stop,
 }
 
-/// Serves queries until told to stop.
+/// Serves queries until [`Query::Stop`].
 pub(super) fn serve(mut reader: Reader, queries: &Receiver<Query>) {
     let mut waiting: Vec<Attempt> = Vec::new();
     loop {

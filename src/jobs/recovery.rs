@@ -1,4 +1,4 @@
-//! Recovers the jobs that the last run of the server left, and starts or fails jobs whose dependencies have ended.
+//! Recovers the jobs of the server's last run, and starts or fails jobs whose dependencies have ended.
 
 use super::active::{ActiveJob, ActiveJobs};
 use super::hub::Hub;
@@ -8,7 +8,7 @@ use crossbeam::channel::Sender;
 use std::io;
 use std::sync::Arc;
 
-/// Rows taken up at once when a server starts.
+/// Rows that one read recovers when a server starts.
 const RECOVERY_PAGE: u32 = 1_000;
 
 /// Returns the function that the writer's thread calls with the jobs whose dependencies have ended.
@@ -37,7 +37,7 @@ pub(super) fn settled(
     })
 }
 
-/// Takes up the jobs that have not ended.
+/// Recovers the jobs that have not ended.
 pub(super) fn recover(
     reader: &mut Reader,
     writer: &Writer,

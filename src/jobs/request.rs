@@ -1,4 +1,4 @@
-//! What a submission says: parsed and checked before anything is written.
+//! The body of a submission: parsed and checked before anything is written.
 
 use super::blobs::{BlobId, is_file_name};
 use serde::Deserialize;
@@ -6,60 +6,60 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use simd_json::prelude::*;
 
-/// Longest `unique_key`.
+/// Limit, in bytes, on a `unique_key`.
 const KEY_BYTES_MAX: usize = 256;
-/// Most jobs that one job waits for.
+/// Limit on the jobs that one job depends on.
 const NEEDS_MAX: usize = 64;
-/// Highest `concurrency_limit`.
+/// Upper bound of `concurrency_limit`.
 const CONCURRENCY_MAX: u64 = 1_000;
-/// Most runs of one job.
+/// Limit on the runs of one job.
 const ATTEMPTS_MAX: u64 = 1_000;
-/// Most files of one job.
+/// Limit on the files of one job.
 const FILES_MAX: usize = 64;
-/// Longest wait or run that can be asked for: a hundred years.
+/// Limit, in milliseconds, on a requested pause or time limit: a hundred years.
 const DURATION_MS_MAX: u64 = 100 * 366 * 24 * 3600 * 1000;
 
 /// A submission.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobRequest {
-    /// The module; `None` when the job's name says it all.
+    /// The module; `None` if the job's name alone determines it.
     pub module: Option<String>,
     /// The job.
     pub job: String,
-    /// JSON text, as it was sent; `{}` when left out.
+    /// JSON text as the client sent it; `{}` if missing.
     pub payload: String,
-    /// Runs in all, when they fail.
+    /// Limit on the runs of a job whose runs fail.
     pub max_attempts: Option<u32>,
-    /// Wait before the second run; doubles with each further one.
+    /// Pause before the second run; doubles with each further run.
     pub backoff_ms: Option<u64>,
-    /// Longest run.
+    /// Limit on the time of a run.
     pub timeout_ms: Option<u64>,
-    /// Not before this time: milliseconds since 1970.
+    /// Earliest start: milliseconds since 1970-01-01 00:00:00 UTC.
     pub run_at_ms: Option<i64>,
-    /// Higher runs first.
+    /// Jobs with a higher priority run first.
     pub priority: Option<i32>,
-    /// At most one job of its name has this key.
+    /// At most one job with the same name has this key.
     pub unique_key: Option<String>,
-    /// Jobs of one module, name and key run at most so many at once as the limit says.
+    /// The number of simultaneous runs is limited among jobs with the same module, name and key.
     pub concurrency_key: Option<String>,
-    /// 1 if left out.
+    /// Limit on those runs; 1 if missing.
     pub concurrency_limit: Option<u32>,
-    /// UUIDs of jobs that have to be done first.
+    /// UUIDs of the jobs that must be done first.
     pub depends_on: Vec<String>,
-    /// Names and blobs of the files that it is given.
+    /// Names and blobs of the input files.
     pub files: Vec<(String, BlobId)>,
 }
 
 /// What is wrong with a submission, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// It can't be accepted as it is.
+    /// The submission is invalid.
     #[error("{0}")]
     Invalid(String),
     /// The payload is too large.
     #[error("the payload has {bytes} bytes; the limit is {limit} (--job-payload-bytes-max)")]
     PayloadTooLarge {
-        /// Its size.
+        /// The size of the payload.
         bytes: usize,
         /// The limit.
         limit: usize,
@@ -70,7 +70,7 @@ fn invalid(text: impl Into<String>) -> RequestError {
     RequestError::Invalid(text.into())
 }
 
-/// Finds the payload's own text, and refuses a field that comes twice: parsers disagree on which of them counts (RFC 8259
+/// Finds the payload's original text, and refuses a field that occurs twice: parsers disagree on which of them counts (RFC 8259
 /// §4).
 #[derive(Deserialize)]
 struct Fields<'a> {
@@ -103,14 +103,14 @@ struct Fields<'a> {
 }
 
 impl JobRequest {
-    /// Reads the body of `POST /jobs`. Fields it does not know are ignored.
+    /// Parses the body of `POST /jobs`. Unknown fields are ignored.
     ///
     /// # Errors
     /// Each variant of [`RequestError`].
     pub fn parse(body: &[u8], payload_bytes_max: usize) -> Result<Self, RequestError> {
         let text = std::str::from_utf8(body)
             .map_err(|error| invalid(format!("the body is not UTF-8: byte {} is wrong", error.valid_up_to())))?;
-        // simd-json decides whether it is JSON; its errors name no line, so serde_json is asked for the words.
+        // simd-json decides whether the body is JSON. Its errors name no line, so serde_json produces the message.
         let mut scratch = body.to_vec();
         let value = simd_json::to_borrowed_value(&mut scratch).map_err(|_| syntax_error(text))?;
         let Some(object) = value.as_object() else {
@@ -211,7 +211,7 @@ fn depends_on(field: Field<'_, '_>) -> Result<Vec<String>, RequestError> {
     list.iter().map(|value| uuid(value).ok_or_else(wrong)).collect()
 }
 
-/// The files of a submission: `{"NAME":"sha256:…"}`.
+/// Parses the files of a submission: `{"NAME":"sha256:…"}`.
 fn files(field: Field<'_, '_>) -> Result<Vec<(String, BlobId)>, RequestError> {
     let Some(value) = present(field) else { return Ok(Vec::new()) };
     let Some(object) = value.as_object() else {

@@ -1,7 +1,8 @@
-//! Which job runs next: fairly between domains, within one by priority and fairly between modules, within their limits.
+//! Decides which job runs next: fairly between domains; within a domain by priority and fairly between modules; all within
+//! their limits.
 //!
-//! One thread owns the queue and feeds the workers over a channel; it is told of everything over another. [`Schedule`] is
-//! the decision alone, without threads or clocks.
+//! One thread owns the queue and feeds the workers over a channel; it receives all messages over another channel. [`Schedule`]
+//! is the decision alone, without threads or clocks.
 
 use super::active::ActiveJob;
 use super::store::JobKind;
@@ -10,27 +11,27 @@ use std::collections::btree_map::OccupiedEntry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Waiting jobs of a module looked at for one that may run now, when those before have reached their own limit.
+/// Limit on the waiting jobs of a module examined for a runnable one, when earlier jobs have reached their own limit.
 const SCAN_MAX: usize = 256;
 
-/// Order within a module: higher priority, then older.
+/// Order within a module: higher priority first, then older jobs first.
 type QueueKey = (Reverse<i32>, i64);
 
 /// The jobs of one module.
 #[derive(Default)]
 struct ModuleQueue {
-    /// The domain that the module runs in.
+    /// The domain in which the module runs.
     domain: Arc<str>,
     ready: BTreeMap<QueueKey, Arc<ActiveJob>>,
     running: usize,
-    /// Turn in which it was served last.
+    /// The turn in which the module was last served.
     served: u64,
-    /// Runs by job name.
+    /// Number of runs, by job name.
     running_of: HashMap<String, u32>,
 }
 
 impl ModuleQueue {
-    /// The first job that is not held back by its own limit.
+    /// The first job that has not reached its own limit.
     fn first(&self) -> Option<QueueKey> {
         let free = |job: &ActiveJob| {
             let limit = job.concurrency();
@@ -40,39 +41,39 @@ impl ModuleQueue {
     }
 }
 
-/// The jobs of one key that run, and those that the others hold back.
+/// The running jobs of one key, and the jobs that they hold back.
 #[derive(Default)]
 struct KeyState {
     running: u32,
     waiting: BTreeMap<QueueKey, Arc<ActiveJob>>,
 }
 
-/// Gives the domain that a module runs in.
+/// Returns the domain in which a module runs.
 pub(super) type DomainOf = Box<dyn Fn(&str) -> Arc<str> + Send>;
 
-/// Limits on the jobs that run at once; 0: no limit.
+/// Limits on simultaneous runs; 0: no limit.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RunningLimits {
-    /// Of one module.
+    /// Limit for one module.
     pub(super) module_max: usize,
-    /// Of the modules of one domain.
+    /// Limit for the modules of one domain.
     pub(super) domain_max: usize,
 }
 
-/// Jobs that wait and jobs that run.
+/// Waiting and running jobs.
 pub(super) struct Schedule {
     modules: HashMap<String, ModuleQueue>,
-    /// Jobs whose time has not come: when, and which.
+    /// Jobs whose start time has not come: time and id.
     delayed: BTreeSet<(i64, i64)>,
     later: HashMap<i64, Arc<ActiveJob>>,
-    /// Jobs that are paused, with those of them that are ready.
+    /// Paused kinds, with their ready jobs.
     paused: HashMap<JobKind, BTreeMap<QueueKey, Arc<ActiveJob>>>,
     /// Runs and waiting jobs, by kind and `concurrency_key`.
     keys: HashMap<(JobKind, Arc<str>), KeyState>,
     turn: u64,
     limits: RunningLimits,
     domain_of: DomainOf,
-    /// Jobs that run, by domain.
+    /// Number of running jobs, by domain.
     domains: HashMap<Arc<str>, usize>,
 }
 
@@ -98,7 +99,7 @@ impl Schedule {
         self.modules.entry(module.to_owned()).or_insert_with(made)
     }
 
-    /// Modules were deployed or removed: they may be in other domains now.
+    /// Updates the modules' domains after modules were deployed or removed.
     pub(super) fn modules_changed(&mut self) {
         self.domains.clear();
         for (module, queue) in &mut self.modules {
@@ -113,7 +114,7 @@ impl Schedule {
         self.domains.get(domain).copied().unwrap_or_default()
     }
 
-    /// A job waits, not to run before `run_at_ms`.
+    /// Adds a waiting job, which must not run before `run_at_ms`.
     pub(super) fn add(&mut self, job: Arc<ActiveJob>, run_at_ms: i64, now_ms: i64) {
         if run_at_ms > now_ms {
             self.delayed.insert((run_at_ms, job.id));
@@ -128,7 +129,7 @@ impl Schedule {
         }
     }
 
-    /// A waiting job is not to run any more.
+    /// Removes a waiting job.
     pub(super) fn remove(&mut self, job: &ActiveJob) {
         let key = (Reverse(job.priority), job.id);
         if let Some(queue) = self.modules.get_mut(&job.module) {
@@ -147,13 +148,13 @@ impl Schedule {
         self.forget_if_empty(&job.module);
     }
 
-    /// The queue of the job's key, if that key has as many runs as the job allows.
+    /// The queue of the job's key, if the key has as many runs as the job allows.
     fn held_back(&mut self, job: &ActiveJob) -> Option<&mut BTreeMap<QueueKey, Arc<ActiveJob>>> {
         let state = self.keys.get_mut(&key_of(job)?)?;
         (state.running >= job.concurrency_limit).then_some(&mut state.waiting)
     }
 
-    /// Lets the next job of the key run: a run of the job's key has ended, or a job of the key will not run.
+    /// Releases the next job of the key, because a run of the key has ended or a job of the key will not run.
     fn release(&mut self, job: &ActiveJob) {
         let Some(key) = key_of(job) else { return };
         let Some(state) = self.keys.get_mut(&key) else { return };
@@ -173,7 +174,7 @@ impl Schedule {
         self.paused.get_mut(&kind_of(job))
     }
 
-    /// No run of this kind begins any more.
+    /// Pauses a kind: none of its runs begins any more.
     pub(super) fn pause(&mut self, kind: JobKind) {
         let (module, job) = &kind;
         let mut parked = BTreeMap::new();
@@ -186,18 +187,18 @@ impl Schedule {
         self.paused.entry(kind).or_default().extend(parked);
     }
 
-    /// Runs of this kind begin again.
+    /// Resumes a kind: its runs begin again.
     pub(super) fn resume(&mut self, kind: &JobKind) {
         let Some(parked) = self.paused.remove(kind).filter(|parked| !parked.is_empty()) else { return };
         self.queue(&kind.0).ready.extend(parked);
     }
 
-    /// The kinds that are paused.
+    /// The paused kinds.
     pub(super) fn paused(&self) -> impl Iterator<Item = &JobKind> {
         self.paused.keys()
     }
 
-    /// Makes the jobs ready whose time has come. Returns when the next one's comes.
+    /// Makes the jobs ready whose start time has come. Returns the start time of the next job.
     pub(super) fn wake(&mut self, now_ms: i64) -> Option<i64> {
         while let Some(&(run_at_ms, id)) = self.delayed.first() {
             if run_at_ms > now_ms {
@@ -211,11 +212,11 @@ impl Schedule {
         None
     }
 
-    /// Takes the job to run next, if any may; `idle_only`: of a domain that has none running.
+    /// Takes the job to run next, if any may run. `idle_only`: only of a domain without a running job.
     pub(super) fn next(&mut self, idle_only: bool) -> Option<Arc<ActiveJob>> {
         loop {
             let job = self.candidate(idle_only)?;
-            // Ready since before others of its key began.
+            // The job has been ready since before other jobs of its key began.
             if let Some(held) = self.held_back(&job) {
                 held.insert((Reverse(job.priority), job.id), job);
                 continue;
@@ -235,7 +236,7 @@ impl Schedule {
         }
     }
 
-    /// Takes the job out that comes first.
+    /// Takes out the first runnable job.
     fn candidate(&mut self, idle_only: bool) -> Option<Arc<ActiveJob>> {
         let RunningLimits { module_max, domain_max } = self.limits;
         let candidates = self.modules.iter().filter_map(|(name, queue)| {
@@ -245,8 +246,8 @@ impl Schedule {
                 return None;
             }
             let place = queue.first()?;
-            // The domain that runs least comes first: priorities are its own affair. Among equal ones the module that runs
-            // least, then the one that waited longest.
+            // The domain with the fewest runs comes first, because priorities apply within a domain only. Among equal
+            // priorities the module with the fewest runs comes first, then the module that has waited longest.
             Some(((in_domain, place.0, queue.running, queue.served), name, place))
         });
         let (_, name, place) = candidates.min_by_key(|(rank, ..)| *rank)?;
@@ -255,7 +256,7 @@ impl Schedule {
         queue.ready.remove(&place)
     }
 
-    /// A job that was taken runs no more.
+    /// Records that a run of the job has ended.
     pub(super) fn ended(&mut self, job: &ActiveJob) {
         if let Some(queue) = self.modules.get_mut(&job.module) {
             queue.running = queue.running.saturating_sub(1);
@@ -339,7 +340,7 @@ mod tests {
         Arc::new(ActiveJob::new(&row, Some((Arc::new(NoCode), defaults))))
     }
 
-    /// Modules are in the domain of their first letter.
+    /// Each module is in the domain of its first letter.
     fn schedule_with(module_max: usize, domain_max: usize) -> Schedule {
         let domain_of = |module: &str| module.get(..1).unwrap_or_default().into();
         Schedule::new(RunningLimits { module_max, domain_max }, Box::new(domain_of))
@@ -396,11 +397,11 @@ mod tests {
         schedule.add(keyed(12, 9, "k", 1), 0, 0);
         schedule.ended(&jobs[0]);
         assert_eq!(take(&mut schedule), [12], "the first by priority");
-        // The next one is ready, and is canceled: the one behind it takes its turn.
+        // The next job is ready, and is canceled: the job behind it runs.
         schedule.ended(&keyed(12, 9, "k", 1));
         schedule.remove(&jobs[1]);
         assert_eq!(take(&mut schedule), [2]);
-        // Paused meanwhile, canceled there: those behind wait for the end of the pause, not for ever.
+        // The job is canceled while its kind is paused: the jobs behind it wait for the end of the pause, not for ever.
         schedule.pause(("m".to_owned(), "j".to_owned()));
         schedule.ended(&jobs[2]);
         schedule.remove(&jobs[3]);
@@ -441,7 +442,7 @@ mod tests {
         schedule.add(job(10, "b", "j", -5, 0), 0, 0);
         schedule.add(job(11, "a2", "j", 2_000, 0), 0, 0);
         assert_eq!(schedule.next(true).map(|job| job.id), Some(10));
-        // Of the modules of a domain, the one with the higher priority; of two domains, the one that runs less.
+        // Between modules of one domain the higher priority wins; between two domains the domain with fewer runs wins.
         schedule.add(job(12, "b", "j", -5, 0), 0, 0);
         assert_eq!((0..2).filter_map(|_| schedule.next(false)).map(|job| job.id).collect::<Vec<_>>(), [12, 11]);
         for job in &flood[..3] {

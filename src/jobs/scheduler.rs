@@ -1,4 +1,4 @@
-//! Runs the schedules, on the dispatcher's thread: makes a job of each slot that is due, and stores the schedules that modules
+//! Runs the schedules on the dispatcher's thread: creates a job for each due slot, and stores the schedules that modules
 //! declare. The store's writer owns the schedules; the timetable here is a copy, updated in the order of the writer's commits.
 
 use super::active::{ActiveJob, ActiveJobs};
@@ -13,9 +13,9 @@ use crossbeam::channel::Sender;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Schedules of a server.
+/// Limit on the schedules of a server.
 pub(super) const SCHEDULES_MAX: usize = 1_000;
-/// Slots that get their turn before the dispatcher looks at its other work.
+/// Limit on the slots processed before the dispatcher does its other work.
 const TURNS_MAX: usize = 64;
 
 /// A schedule, and the reason why a due slot has no job yet, for clients.
@@ -25,9 +25,9 @@ pub type Shown = (ScheduleRow, Option<String>);
 pub(super) enum Asked {
     /// Lists the schedule of this name, or all of them.
     List(Option<String>, Box<dyn FnOnce(Vec<Shown>) + Send>),
-    /// Makes or changes a schedule that a client owns.
+    /// Creates or changes a schedule that a client owns.
     Put(ScheduleSpec, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
-    /// Ends a schedule that a client owns.
+    /// Deletes a schedule that a client owns.
     Remove(String, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    /// Gives the slots that are due their turn. Returns when the next one is.
+    /// Processes the due slots. Returns the time of the next slot.
     pub(super) fn wake(&mut self) -> Option<i64> {
         for _ in 0..TURNS_MAX {
             let Some(due) = self.timetable.due(now_ms()) else { break };
@@ -55,7 +55,7 @@ impl Scheduler {
         self.timetable.wake()
     }
 
-    /// The store has changed a schedule, or refused to.
+    /// Handles the store's answer: the schedule is changed, or the change was refused.
     pub(super) fn told(&mut self, name: &str, told: Told) {
         match told {
             Told::Is(row) => self.timetable.set(*row),
@@ -162,8 +162,8 @@ impl Scheduler {
         }
     }
 
-    /// Stores the schedules that the served modules declare, and ends those of removed modules. A module that is kept but
-    /// could not be loaded keeps its schedules.
+    /// Stores the schedules that the served modules declare, and deletes those of removed modules. A deployed module that could
+    /// not be loaded keeps its schedules.
     pub(super) fn reconcile(&self) {
         let declared: HashMap<String, Vec<ScheduleSpec>> = self.source.schedules().into_iter().collect();
         let mut kept: HashMap<&str, bool> = HashMap::new();
@@ -194,7 +194,7 @@ impl Scheduler {
     }
 }
 
-/// State of a schedule after the store's change.
+/// State of a schedule after the store's answer.
 pub(super) enum Told {
     Is(Box<ScheduleRow>),
     Gone,

@@ -1,4 +1,4 @@
-//! Requests of clients about schedules: list, show, make, change and end.
+//! Clients' requests about schedules: list, show, create, change and delete.
 
 use super::code::ResolveError;
 use super::cron::{Cron, ZONE_DEFAULT};
@@ -12,12 +12,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::sync::atomic::Ordering;
 
-/// Largest payload: all schedules are in memory.
+/// Limit, in bytes, on the payload, because all schedules are in memory.
 pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
-/// Longest name of a schedule.
+/// Limit, in bytes, on the name of a schedule.
 const NAME_BYTES_MAX: usize = 128;
 
-/// Why a schedule is not made, changed or ended.
+/// Why a schedule is not created, changed or deleted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
     /// The name or the body is wrong.
@@ -32,7 +32,7 @@ pub enum ScheduleError {
     /// The schedule is declared by its module.
     #[error("the schedule is declared by its module: deploy a version of the module without it, or with another")]
     Declared,
-    /// The store did not take it.
+    /// The store refused the change.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -51,12 +51,12 @@ struct Body<'a> {
 }
 
 impl Jobs {
-    /// Answers with the schedule `name`, if there is one, or with all of them.
+    /// Answers with the schedule `name`, if there is one; or with all schedules.
     pub fn schedules(&self, name: Option<String>, answer: Box<dyn FnOnce(Vec<Shown>) + Send>) {
         self.ask(Asked::List(name, answer));
     }
 
-    /// Makes or changes the schedule `name` as `body` says. Waits while its module is being swapped.
+    /// Creates or changes the schedule `name` according to `body`. Waits while its module is being swapped.
     pub fn put_schedule(&self, name: String, body: &[u8], answer: Answer<Result<ScheduleRow, ScheduleError>>) {
         let spec = match read(name, body, self.inner.config.payload_bytes_max) {
             Ok(spec) => spec,
@@ -90,7 +90,7 @@ impl Jobs {
         })));
     }
 
-    /// Ends the schedule `name`; its jobs stay.
+    /// Deletes the schedule `name`; its jobs stay.
     pub fn remove_schedule(&self, name: String, answer: Answer<Result<(), ScheduleError>>) {
         let told = move |outcome: Result<ScheduleOutcome, StoreError>| {
             answer(match outcome {
@@ -103,13 +103,13 @@ impl Jobs {
         self.ask(Asked::Remove(name, Box::new(told)));
     }
 
-    /// Modules were published or removed: their declarations are read again.
+    /// Makes the dispatcher read the declarations again after modules were published or removed.
     pub fn modules_changed(&self) {
         let _ = self.inner.notices.send(Notice::Modules);
     }
 
     fn ask(&self, asked: Asked) {
-        // Without a dispatcher the question is dropped, and the client's connection ends with the server.
+        // Without a dispatcher the request is dropped, and the client's connection ends with the server.
         let _ = self.inner.notices.send(Notice::Schedules(asked));
     }
 }
@@ -135,7 +135,7 @@ fn read(name: String, body: &[u8], payload_bytes_max: usize) -> Result<ScheduleS
     Cron::parse(&body.cron, &zone)?;
     Ok(ScheduleSpec {
         name,
-        // Found with the job, where it is left out.
+        // If the module is missing, it is found with the job.
         module: body.module.unwrap_or_default(),
         job: body.job,
         cron: body.cron,

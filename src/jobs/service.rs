@@ -28,56 +28,56 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Threads that read from the store.
+/// Number of threads that read from the store.
 const READERS: usize = 2;
-/// Events of one step of a replay.
+/// Limit on the events of one step of a replay.
 pub(super) const REPLAY_EVENTS_MAX: u32 = 256;
-/// Bytes of events or results listed at once, but for the last one.
+/// Limit, in bytes, on listed events or results; the last one may exceed it.
 pub(super) const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Bytes of one step of a replay, but for its last event.
+/// Limit, in bytes, on one step of a replay; its last event may exceed it.
 pub(super) const REPLAY_BYTES_MAX: usize = 512 * 1024;
 
-/// What the jobs of a server need to know.
+/// The settings of a server's jobs.
 #[derive(Debug, Clone)]
 pub struct JobsConfig {
-    /// Jobs that run at once.
+    /// Limit on simultaneous runs.
     pub workers: usize,
-    /// Jobs beyond those, each of a domain of which no other job runs.
+    /// Additional runs, each in a domain without another running job.
     pub reserve_workers: usize,
-    /// Most jobs of the modules of one domain at once; 0: no limit.
+    /// Limit on simultaneous runs of the modules of one domain; 0: no limit.
     pub domain_running_max: usize,
-    /// Longest run of a job for which neither its submission nor its module says one; 0: no limit.
+    /// Time limit, in milliseconds, of runs without one in the submission or the declaration; 0: no limit.
     pub timeout_ms: u64,
-    /// Most jobs of one module at once; 0: no limit.
+    /// Limit on simultaneous runs of one module; 0: no limit.
     pub module_running_max: usize,
-    /// Jobs that may wait or run.
+    /// Limit on pending and running jobs.
     pub unfinished_max: usize,
-    /// Largest payload.
+    /// Limit, in bytes, on a payload.
     pub payload_bytes_max: usize,
-    /// Largest data of an event.
+    /// Limit, in bytes, on the data of an event.
     pub event_bytes_max: usize,
-    /// Most events that a job emits itself, and most bytes of them.
+    /// Limit on the events that a job emits itself.
     pub events_max: u64,
-    /// See above.
+    /// Limit, in bytes, on all those events together.
     pub events_bytes_max: u64,
-    /// Largest result or error text.
+    /// Limit, in bytes, on a result or an error text.
     pub result_bytes_max: usize,
-    /// Largest checkpoint.
+    /// Limit, in bytes, on a checkpoint.
     pub checkpoint_bytes_max: usize,
-    /// How long jobs are kept once they have ended.
+    /// How long ended jobs are kept.
     pub retention: Duration,
-    /// The files that jobs work on.
+    /// The settings of the jobs' files.
     pub blobs: BlobsConfig,
 }
 
 /// An accepted submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
-    /// The job.
+    /// The job's UUID.
     pub uuid: String,
-    /// Where it stands: pending, unless its unique key named one that was there.
+    /// The job's state: pending, unless the unique key named an existing job.
     pub state: JobState,
-    /// The version it runs on.
+    /// The version on which the job runs.
     pub module_hash: String,
 }
 
@@ -90,7 +90,7 @@ pub enum SubmitError {
     /// There is no such job, or more than one.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// The store did not take it.
+    /// The store refused the job.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A dependency is not stored, has failed or is canceled.
@@ -99,20 +99,20 @@ pub enum SubmitError {
     /// A file that the submission names is not stored.
     #[error(transparent)]
     Blob(#[from] BlobError),
-    /// Too many jobs wait.
+    /// Too many jobs are waiting.
     #[error("{0} jobs wait already; try again later (--job-pending-max)")]
     TooMany(usize),
-    /// The server stops.
+    /// The server is stopping.
     #[error("the server is shutting down")]
     ShuttingDown,
 }
 
-/// What became of a cancellation.
+/// The result of a cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelOutcome {
-    /// The job is canceled, now or before.
+    /// The job is canceled, by this call or earlier.
     Canceled,
-    /// It had ended in this state.
+    /// The job had already ended in this state.
     Ended(JobState),
     /// There is no such job.
     Unknown,
@@ -123,15 +123,15 @@ pub enum CancelOutcome {
 pub struct Replay {
     /// Events in order.
     pub frames: Vec<Arc<JobFrame>>,
-    /// Nothing more was on disk.
+    /// No further event was on disk.
     pub at_end: bool,
-    /// The job had ended before the events were read, and its run returned: with `at_end` none follows.
+    /// The job had ended and its run had returned before the events were read: with `at_end`, no event follows.
     pub finished: bool,
     /// For streams of many jobs: all events up to this number are sent, or do not match the filter.
     pub read_to: i64,
 }
 
-/// Takes an answer, on a thread of the store.
+/// Receives an answer, on a thread of the store.
 pub(super) type Answer<T> = Box<dyn FnOnce(T) + Send>;
 
 pub(super) struct Inner {
@@ -150,18 +150,18 @@ pub(super) struct Inner {
     pub(super) paused: Arc<AtomicUsize>,
 }
 
-/// The jobs of a server; clones are the same ones.
+/// The jobs of a server; clones share the same state.
 #[derive(Clone)]
 pub struct Jobs {
     pub(super) inner: Arc<Inner>,
 }
 
 impl Jobs {
-    /// Starts the threads and takes up what the last run of the server left: pending jobs wait again, running ones are
-    /// retried if they may, and have failed otherwise.
+    /// Starts the threads and recovers the jobs of the server's last run: pending jobs wait again; running jobs are retried if
+    /// they may be, and fail otherwise.
     ///
     /// # Errors
-    /// Threads or read connections could not be made, the unfinished jobs or the blobs can't be read.
+    /// Threads or read connections could not be created; or the unfinished jobs or the blobs can't be read.
     pub fn start(config: JobsConfig, store: Store, hub: Arc<Hub>, source: Arc<dyn CodeSource>) -> io::Result<Self> {
         let blobs = Blobs::open(config.blobs.clone())?;
         let (notices, noticed) = unbounded();
@@ -241,37 +241,37 @@ impl Jobs {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Lets jobs run, those of before the start too: the modules that were deployed before are there. Until then jobs are
-    /// accepted, as those that an `onload` creates.
+    /// Allows jobs to run, also jobs from before the start, because the deployed modules are loaded now. Until this call jobs
+    /// are only accepted, for instance those that an `onload` creates.
     pub fn begin(&self) {
         let _ = self.inner.notices.send(Notice::Begin);
     }
 
-    /// Where watchers are known.
+    /// The hub, which knows the watchers.
     #[must_use]
     pub fn hub(&self) -> &Arc<Hub> {
         &self.inner.hub
     }
 
-    /// The files that jobs work on.
+    /// The blobs on which jobs work.
     #[must_use]
     pub fn blobs(&self) -> &Blobs {
         &self.inner.blobs
     }
 
-    /// Deletes a blob that no job has.
+    /// Deletes a blob that no job needs.
     pub fn delete_blob(&self, id: BlobId, answer: Answer<Result<(), BlobError>>) {
         let blobs = self.inner.blobs.clone();
         self.read(move |reader| answer(blobs.delete(&id, || is_needed(reader, &id))));
     }
 
-    /// Jobs that wait or run.
+    /// Number of pending and running jobs.
     #[must_use]
     pub fn unfinished(&self) -> usize {
         self.inner.active.len()
     }
 
-    /// The store's counts.
+    /// The counts of the store.
     #[must_use]
     pub fn stats(&self) -> &StoreStats {
         &self.inner.stats
@@ -283,7 +283,7 @@ impl Jobs {
         self.inner.active.hashes()
     }
 
-    /// Accepts the job that `body` describes; `answer` is called once it is durable, or refused. Waits while its module is
+    /// Accepts the job that `body` describes; calls `answer` once the job is durable, or refused. Waits while its module is
     /// being swapped.
     pub fn submit(&self, body: Vec<u8>, answer: Answer<Result<Accepted, SubmitError>>) {
         let inner = Arc::clone(&self.inner);
@@ -308,10 +308,11 @@ impl Jobs {
         })));
     }
 
-    /// Accepts a job for module code, and waits until it is durable. `instance` is the calling module as loaded.
+    /// Accepts a job for module code, and waits until the job is durable. `instance` is the number of the calling module as
+    /// loaded.
     ///
     /// # Errors
-    /// For people: why not.
+    /// Why the job was refused, as a text for people.
     pub fn create(&self, instance: u64, job: &str, payload: &str) -> Result<String, String> {
         let limit = self.inner.config.payload_bytes_max;
         if payload.len() > limit {
@@ -335,7 +336,7 @@ impl Jobs {
     }
 
     pub(super) fn query(&self, query: Query) {
-        // The threads live as long as this handle, but for the end of the process.
+        // The threads live as long as this handle, except at the end of the process.
         let _ = self.inner.queries.send(query);
     }
 
@@ -344,17 +345,17 @@ impl Jobs {
         self.query(Query::Read(Box::new(read)));
     }
 
-    /// One job.
+    /// Answers with one job.
     pub fn get(&self, uuid: String, answer: Answer<Result<Option<JobRow>, StoreError>>) {
         self.read(move |reader| answer(reader.job(&uuid)));
     }
 
-    /// Jobs, newest first, and whether there may be more.
+    /// Answers with jobs, newest first, and whether there may be more.
     pub fn list(&self, filter: JobFilter, answer: Answer<Result<(Vec<JobRow>, bool), StoreError>>) {
         self.read(move |reader| answer(list(reader, &filter)));
     }
 
-    /// The number of a job.
+    /// Answers with the number of a job.
     pub fn find(&self, uuid: String, answer: Answer<Result<Option<i64>, StoreError>>) {
         if let Some(job) = self.inner.active.get(&uuid) {
             return answer(Ok(Some(job.id)));
@@ -362,7 +363,7 @@ impl Jobs {
         self.read(move |reader| answer(reader.id(&uuid)));
     }
 
-    /// A job's events after number `after`; `None` if there is no such job.
+    /// Answers with a job's events after number `after`; `None` if there is no such job.
     pub fn events(
         &self,
         uuid: String,
@@ -379,7 +380,7 @@ impl Jobs {
         });
     }
 
-    /// A step of the replay of job number `job`: its events after number `after`.
+    /// Answers with one step of the replay of job number `job`: its events after number `after`.
     pub fn replay(&self, job: i64, after: i64, answer: Answer<Result<Replay, StoreError>>) {
         let active = Arc::clone(&self.inner.active);
         self.read(move |reader| answer(replay(reader, &active, job, after)));
@@ -402,7 +403,7 @@ impl Jobs {
         });
     }
 
-    /// Deletes a job that has ended.
+    /// Deletes an ended job.
     pub fn delete(&self, uuid: String, answer: Answer<Result<Deleted, StoreError>>) {
         let (done, answer) = shared_answer(answer);
         let blobs = self.inner.blobs.clone();
@@ -417,8 +418,8 @@ impl Jobs {
         }
     }
 
-    /// Starts no more jobs, and returns when none runs any more, or at `deadline`. What runs on is taken up when the
-    /// server starts again.
+    /// Starts no more jobs, and returns once no job runs, or at `deadline`. The next start of the server recovers jobs that are
+    /// still running.
     pub fn stop_running(&self, deadline: Instant) -> bool {
         self.inner.stopping.store(true, Ordering::Release);
         let (done, stopped) = bounded(0);
@@ -429,7 +430,7 @@ impl Jobs {
         waited == Err(crossbeam::channel::RecvTimeoutError::Disconnected)
     }
 
-    /// Ends the threads and closes the store once all it accepted is committed. Jobs let go of their modules.
+    /// Ends the threads, and closes the store once all accepted commands are committed. Jobs release their modules.
     pub fn close(&self) {
         self.inner.stopping.store(true, Ordering::Release);
         self.inner.blobs.wake(Wake::Stop);
@@ -494,7 +495,7 @@ impl Inner {
                 Ok(Submitted::New(row)) => {
                     let job = Arc::new(ActiveJob::new(&row, Some((code, defaults))));
                     inner.active.insert(&job);
-                    // `settled` sends the notice for a job with dependencies, when they are done.
+                    // `settled` sends the notice for a job with dependencies once they are done.
                     if row.depends_on.is_empty() {
                         let _ = inner.notices.send(Notice::Ready { job, run_at_ms: row.run_at_ms });
                     }
@@ -544,7 +545,8 @@ pub(super) fn accepted(row: JobRow) -> Accepted {
     Accepted { uuid: row.uuid, state: row.state, module_hash: row.module_hash }
 }
 
-/// Two ways to give one answer: through the store, or when the store does not take the question. The first counts.
+/// Two ways to give one answer: through the store, or directly if the store refuses the command. Only the first call has an
+/// effect.
 pub(super) fn shared_answer<T: Send + 'static>(answer: Answer<T>) -> (impl FnOnce(T) + Send, impl FnOnce(T)) {
     let slot = Arc::new(Mutex::new(Some(answer)));
     let give = |slot: Arc<Mutex<Option<Answer<T>>>>| {
@@ -566,7 +568,8 @@ pub(super) fn list(reader: &mut Reader, filter: &JobFilter) -> Result<(Vec<JobRo
 }
 
 fn replay(reader: &mut Reader, active: &ActiveJobs, job: i64, after: i64) -> Result<Replay, StoreError> {
-    // The state first, and whether its run goes on: if the job is over by now, the events read next are all it has.
+    // The state and whether the run continues must be read first: if the job is over then, the events read next are all of its
+    // events.
     let finished = reader.state(job)?.is_none_or(JobState::is_final) && !active.does_go_on(job);
     let events = reader.events(job, after, REPLAY_EVENTS_MAX, REPLAY_BYTES_MAX)?;
     let bytes: usize = events.iter().map(|event| event.data.len()).sum();

@@ -1,17 +1,17 @@
-//! Finds the schedules that are due, and the time of the next one. Knows no clock and no threads.
+//! Finds the due schedules, and the time of the next one. Has no clock and no threads.
 
 use super::cron::Cron;
 use super::store::{Reader, ScheduleRow, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long a slot that can't be stored waits before it is tried again.
+/// Delay before a slot that could not be stored is tried again, in milliseconds.
 const TRY_AGAIN_MS: i64 = 1_000;
 
 struct Entry {
     row: ScheduleRow,
     /// `None`: this server can't read the schedule's cron text or time zone.
     cron: Option<Cron>,
-    /// Time of the schedule's next turn; `None`: it has none.
+    /// The time when the schedule is next processed; `None`: never.
     at_ms: Option<i64>,
     /// The reason why the due slot has no job yet.
     problem: Option<String>,
@@ -21,11 +21,11 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) row: ScheduleRow,
-    /// The next slot in the future: the server leaves out missed slots between the two.
+    /// The next slot in the future; the server skips missed slots before it.
     pub(super) next_ms: i64,
 }
 
-/// The schedules by name, as the store has them.
+/// The schedules by name, as in the store.
 #[derive(Default)]
 pub(super) struct Timetable {
     entries: BTreeMap<String, Entry>,
@@ -44,7 +44,7 @@ impl Timetable {
         self.entries.len()
     }
 
-    /// The schedules by name, and why a slot that is due is not stored.
+    /// The schedules by name, and why a due slot is not stored.
     pub(super) fn rows(&self) -> impl Iterator<Item = (&ScheduleRow, Option<&str>)> {
         self.entries.values().map(|entry| (&entry.row, entry.problem.as_deref()))
     }
@@ -91,7 +91,7 @@ impl Timetable {
         Some(Due { row: entry.row.clone(), next_ms })
     }
 
-    /// The slot of that schedule was not stored: it is due still, and tried again a moment later.
+    /// Records that the slot of that schedule was not stored: the slot stays due, and is tried again shortly.
     pub(super) fn held(&mut self, name: &str, now_ms: i64, why: String) {
         if let Some(entry) = self.entries.get_mut(name).filter(|entry| entry.at_ms.is_none() && entry.cron.is_some()) {
             let at_ms = now_ms.saturating_add(TRY_AGAIN_MS);
@@ -123,7 +123,7 @@ mod tests {
         ScheduleRow { spec, revision: 1, next_ms, last_slot_ms: None, last_job: None, runs: 0, skipped: 0 }
     }
 
-    /// Gives every slot that is due its turn, as the store would.
+    /// Processes every due slot, as the store would.
     fn fire(table: &mut Timetable, now_ms: i64) -> Vec<(String, i64)> {
         let mut fired = Vec::new();
         while let Some(Due { row, next_ms }) = table.due(now_ms) {
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(table.wake(), Some(MINUTE + 1000));
         assert_eq!(table.due(5 * MINUTE).unwrap(), Due { row: row("a", "* * * * *", MINUTE), next_ms: 6 * MINUTE });
         table.held("gone", MINUTE, String::new());
-        // A zone that this server has not is shown, and never due.
+        // A schedule with a time zone unknown to this server is shown, and never due.
         let mut lost = row("lost", "* * * * *", 0);
         lost.spec.zone = "Europe/Atlantis".into();
         table.set(lost);

@@ -18,15 +18,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Longest name of an event.
+/// Limit, in bytes, on the name of an event.
 const KIND_BYTES_MAX: usize = 128;
 
-/// Largest things a job may hand over.
+/// Limits on the data of a job.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SizeLimits {
     pub(super) event_bytes_max: usize,
     pub(super) events_max: u64,
-    /// Of all events of a job.
+    /// Limit on all events of a job together.
     pub(super) events_bytes_max: u64,
     pub(super) result_bytes_max: usize,
     pub(super) checkpoint_bytes_max: usize,
@@ -44,7 +44,7 @@ impl SizeLimits {
     }
 }
 
-/// What every worker shares.
+/// State shared by all workers.
 pub(super) struct WorkerShared {
     pub(super) writer: Writer,
     pub(super) source: Arc<dyn CodeSource>,
@@ -57,7 +57,7 @@ pub(super) struct WorkerShared {
 }
 
 impl WorkerShared {
-    /// Commits the change that ends a job, in its turn: a cancellation that came first wins. Its streams end then.
+    /// Commits the change that ends a job. An earlier cancellation takes precedence. The job's streams end then.
     fn finish(&self, job: &ActiveJob, change: Change) {
         let (active, hub, id) = (Arc::clone(&self.active), Arc::clone(&self.hub), job.id);
         let done = move |_| {
@@ -67,13 +67,13 @@ impl WorkerShared {
         let _ = self.writer.change(id, change, Box::new(done));
     }
 
-    /// The run of a job that it has decided has returned: all its events are on their way.
+    /// Records that the run of a decided job has returned: all its events have been sent to the writer.
     fn returned(&self, job: &ActiveJob) {
         self.finish(job, Change::Return);
     }
 }
 
-/// The worker threads, as the dispatcher has them.
+/// The worker threads, as the dispatcher sees them.
 pub(super) struct Workers {
     shared: Arc<WorkerShared>,
     assign: Sender<Arc<ActiveJob>>,
@@ -112,39 +112,39 @@ impl Workers {
         Ok(())
     }
 
-    /// Hands a job to a worker that is free.
+    /// Assigns a job to a free worker.
     pub(super) fn assign(&self, job: Arc<ActiveJob>) {
         self.shared.active.assigned(job.id);
-        // The receiver is held by this very value.
+        // This value holds the receiver, so sending can't fail.
         let _ = self.assign.send(job);
     }
 
-    /// Commits the end of a job whose run was given up.
+    /// Commits the end of a job whose run was abandoned.
     pub(super) fn finish(&self, job: &ActiveJob, change: Change) {
         self.shared.finish(job, change);
     }
 
-    /// No event of a job that has ended is waited for any more.
+    /// Records that no more events of an ended job are expected.
     pub(super) fn returned(&self, job: &ActiveJob) {
         self.shared.returned(job);
     }
 
-    /// The job has ended without its worker.
+    /// Removes a job that has ended without its worker.
     pub(super) fn forget(&self, job: &ActiveJob) {
         self.shared.active.remove(job);
     }
 }
 
-/// Jobs compute: they give way to the threads that answer requests.
+/// Lowers the priority of a worker: the threads that answer requests come first.
 fn give_way() {
-    // Where the priority can't be changed, it stays.
+    // If the priority can't be changed, it stays.
     let _ = rustix::process::nice(5);
 }
 
 #[derive(PartialEq, Eq)]
 enum After {
     Next,
-    /// Another worker has taken this one's place.
+    /// Another worker has replaced this one.
     GivenUp,
 }
 
@@ -193,14 +193,14 @@ impl Worker {
         After::Next
     }
 
-    /// The job is not to run any more.
+    /// Removes a job that must not run any more.
     fn over(&self, job: &Arc<ActiveJob>) -> After {
         self.shared.active.remove(job);
         let _ = self.shared.notices.send(Notice::Ended { job: Arc::clone(job), retry_at_ms: None });
         After::Next
     }
 
-    /// Commits the start: what runs is on record, so that a crash can't make it run more often than it may.
+    /// Commits the start: a run is recorded before it begins, so that a crash can't cause more runs than allowed.
     fn start(&self, job: &ActiveJob) -> bool {
         let (sender, receiver) = bounded(1);
         let done = move |changed| {
@@ -226,15 +226,15 @@ impl Worker {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let payload = reader.payload(job.id).map_err(|error| error.to_string())?;
         let payload = payload.ok_or_else(|| "its row is gone".to_owned())?;
-        // The first run finds none.
+        // The first run has no checkpoint.
         let saved = if job.attempt() > 1 { reader.checkpoint(job.id) } else { Ok(None) };
         Ok(Given { payload, saved: saved.map_err(|error| error.to_string())? })
     }
 
-    /// Runs the job. `None`: the run has decided about it.
+    /// Runs the job. `None`: the run has decided the job.
     fn run(&self, job: &Arc<ActiveJob>, code: &dyn Code, given: Given) -> Option<RunOutcome> {
         if job.attempt() > 1 {
-            // Events of earlier runs count for the limit, also those before a restart.
+            // Events of earlier runs count towards the limit, also those before a restart.
             let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
             job.set_events(reader.event_count(job.id).unwrap_or(0));
         }
@@ -257,7 +257,7 @@ impl Worker {
         let error = match said {
             Said::Decided => return None,
             Said::RunFailed(error) => Some(error),
-            // The job is done if its outputs can be published.
+            // The job is done only if its outputs can be published.
             Said::Nothing if ended == Ended::Returned(0) && !job.must_end() => running.publish().err(),
             Said::Nothing => running.files.failure(),
         };
@@ -272,12 +272,12 @@ struct Given {
     saved: Option<Vec<u8>>,
 }
 
-/// What a run has said of its end. The first word counts.
+/// The end that a run has declared. Only the first declaration has an effect.
 #[derive(Default)]
 enum Said {
     #[default]
     Nothing,
-    /// This run has failed, with this error, and there may be another.
+    /// This run has failed with this error; another run may follow.
     RunFailed(String),
     /// The job has ended.
     Decided,
@@ -288,15 +288,15 @@ struct Running<'a> {
     job: &'a ActiveJob,
     shared: &'a WorkerShared,
     said: Mutex<Said>,
-    /// When its time is over.
+    /// When the run's time is over.
     deadline: Option<Instant>,
     /// The checkpoint of earlier runs.
     saved: Option<Vec<u8>>,
-    /// Names and blobs of the files that it is given, once it has asked for one.
+    /// Names and blobs of the inputs, once the run has opened one.
     inputs: OnceLock<Vec<(String, String)>>,
     reader: &'a Mutex<Reader>,
     files: RunFiles,
-    /// Events and the like that were refused for their size: the first has a line in the log.
+    /// Number of events and other data refused for their size; only the first has a line in the log.
     oversized: AtomicU64,
 }
 
@@ -312,7 +312,7 @@ impl Running<'_> {
         bytes <= limit
     }
 
-    /// Tells how many more there were.
+    /// Logs how many more were refused.
     fn tell_oversized(&self) {
         let more = self.oversized.load(Ordering::Relaxed).saturating_sub(1);
         if more > 0 {
@@ -321,12 +321,12 @@ impl Running<'_> {
         }
     }
 
-    /// Whether the job may emit one more event of `bytes` bytes, which is counted then.
+    /// Whether the job may emit one more event of `bytes` bytes, which is then counted.
     fn may_emit(&self, bytes: usize) -> bool {
         let SizeLimits { events_max, events_bytes_max, .. } = self.shared.limits;
         let count = self.job.count_event();
         let fits = count >= events_max || self.job.takes_event_bytes(bytes, events_bytes_max);
-        // The first that is refused has a line.
+        // Only the first refused event has a line in the log.
         if count == events_max || !fits && self.job.is_first_too_many() {
             let (most, flag) = match fits {
                 true => (events_max.to_string(), "--job-events-max"),
@@ -346,7 +346,8 @@ impl Running<'_> {
     /// Syncs the run's outputs to the disk, and stores their list, before the job is done.
     fn publish(&self) -> Result<(), String> {
         let (dir, files) = self.files.publish()?;
-        // An earlier run may have stored a list and then been cut off: a later one replaces it, also with none.
+        // An earlier run may have stored a list before it was interrupted: the later run must replace that list, even by an
+        // empty one.
         if files.is_empty() && self.job.attempt() <= 1 {
             return Ok(());
         }
@@ -360,7 +361,7 @@ impl Running<'_> {
         sent.map_err(|error| error.to_string())
     }
 
-    /// Ends the job, or this run of it, if nothing was said before.
+    /// Ends the job, or only this run, if the run has not declared an end before.
     fn say(&self, what: &str, state: JobState, text: &str) -> bool {
         let fits = self.fits(what, text.len(), self.shared.limits.result_bytes_max, "--job-result-bytes-max");
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -380,7 +381,8 @@ impl Running<'_> {
         }
         let (result, error) = if state == JobState::Done { (Some(text), None) } else { (None, Some(text)) };
         self.shared.active.goes_on(self.job.id);
-        // From here on the job has this end, unless a cancellation has come first: that is as if it had come later.
+        // From here on the job has this end, unless a cancellation came first; that has the same effect as a later
+        // cancellation.
         let sent = self.shared.writer.change(self.job.id, Change::Decide { state, result, error }, Box::new(|_| {}));
         if sent.is_err() {
             self.shared.active.is_over(self.job.id);
@@ -404,7 +406,7 @@ impl JobCalls for Running<'_> {
         {
             return false;
         }
-        // Waits while the writer is behind: a job can't outrun the disk, and no event is lost.
+        // Waits while the writer is behind, so that a job can't outrun the disk and no event is lost.
         self.shared.writer.event(self.job.id, Arc::clone(&self.job.uuid), kind.into(), json::one_line(data)).is_ok()
     }
 
@@ -459,7 +461,7 @@ impl JobCalls for Running<'_> {
         if !self.may_emit(kind.len() + bytes.len()) {
             return Err(libc::EDQUOT);
         }
-        // On the disk before the event is.
+        // The blob must be on the disk before the event is.
         let (id, pins) = self.shared.blobs.keep(bytes).map_err(|error| match error {
             BlobError::TooLarge(_) | BlobError::Quota { .. } | BlobError::DiskFull => libc::ENOSPC,
             _ => libc::EIO,

@@ -1,7 +1,7 @@
-//! Listening sockets that a service manager has opened and passes on (sd_listen_fds(3)).
+//! Listening sockets that a service manager has opened and passed to the server (sd_listen_fds(3)).
 //!
-//! They stay the manager's: while one server stops and the next starts, connections wait in them and none is refused. So
-//! a server must neither shut them down nor accept what it will not serve.
+//! The sockets stay the manager's. While one server stops and the next starts, connections wait in these sockets and none is
+//! refused. The server must therefore not shut them down, nor accept a connection that it will not serve.
 
 use super::listener::Listener;
 use super::sys;
@@ -13,16 +13,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// `SD_LISTEN_FDS_START`: the first passed descriptor.
 const FIRST: RawFd = 3;
 
-/// More sockets than this are a mistake.
+/// Limit on the passed sockets: a larger number is a mistake.
 const SOCKETS_MAX: usize = 64;
 
-/// What was passed can't be listened on.
+/// The server can't listen on the passed descriptors.
 #[derive(Debug, thiserror::Error)]
 #[error("LISTEN_FDS: {0}")]
 pub struct PassedError(String);
 
-/// The sockets passed to this process, to be shared by all shards; none if there is no manager that does so. To be called
-/// before this process opens anything; only the first call gives them.
+/// The sockets passed to this process, to be shared by all shards; empty without a manager that passes sockets. The caller must
+/// call this before the process opens any descriptor; only the first call returns sockets.
 ///
 /// # Errors
 /// The variables can't be read, or a descriptor is no listening stream socket.
@@ -50,7 +50,7 @@ fn passed_count(get: impl Fn(&str) -> Option<OsString>, pid: u32) -> Result<usiz
         let number = value.to_str().and_then(|text| text.parse().ok());
         number.map(Some).ok_or_else(|| PassedError(format!("{name}={} is no number", value.display())))
     };
-    // A variable that was meant for an ancestor of this process.
+    // The variable was meant for an ancestor of this process.
     if number("LISTEN_PID")? != Some(u64::from(pid)) {
         return Ok(0);
     }
@@ -72,10 +72,10 @@ fn check(socket: &Socket) -> Result<(), String> {
     Ok(())
 }
 
-/// Each of `sockets` for each of `shards`: the outer list has one entry a shard.
+/// Duplicates each of `sockets` for each of `shards`: the outer list has one entry per shard.
 ///
 /// # Errors
-/// No more descriptors.
+/// The process has no more descriptors.
 pub fn share(sockets: &[Socket], shards: usize) -> std::io::Result<Vec<Vec<Listener>>> {
     let share = |_| sockets.iter().map(|socket| socket.try_clone().map(|own| Listener::Passed(own, None))).collect();
     (0..shards.max(1)).map(share).collect()

@@ -1,4 +1,4 @@
-//! The server's certificate and key: read from PEM files, checked, used by all shards, and exchanged while they serve.
+//! The server's certificate and key: read from PEM files, checked, shared by all shards, and replaced while they serve.
 
 use super::tls::Acceptor;
 use arc_swap::ArcSwap;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A certificate and key can't be used.
+/// Why a certificate and key can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file can't be read.
@@ -22,10 +22,10 @@ pub enum TlsError {
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// What is wrong with the file, and what to do.
         reason: String,
     },
-    /// Certificate and key are of two pairs.
+    /// Certificate and key do not belong together.
     #[error("--tls-cert {} and --tls-key {} do not belong together: the key is not the one of the certificate", cert.display(), key.display())]
     Mismatch {
         /// The certificate's file.
@@ -38,7 +38,7 @@ pub enum TlsError {
     Setup(#[from] rustls::Error),
 }
 
-/// The pair that is served, and where it comes from.
+/// The certificate and key in service, and their files.
 #[derive(Debug)]
 pub struct Certificate {
     cert: PathBuf,
@@ -47,7 +47,7 @@ pub struct Certificate {
     current: Arc<Current>,
 }
 
-/// Read by each handshake.
+/// Each handshake reads the pair in service.
 #[derive(Debug)]
 struct Current(ArcSwap<CertifiedKey>);
 
@@ -69,17 +69,17 @@ impl Certificate {
         Ok(Self { cert: cert.to_path_buf(), key: key.to_path_buf(), provider, current })
     }
 
-    /// Reads the files again. New connections get the new pair, open ones go on as they are.
+    /// Reads the files again. New connections get the new pair; open connections keep the old pair.
     ///
     /// # Errors
-    /// See [`TlsError`]; the pair stays what it was.
+    /// See [`TlsError`]; the old pair then stays in service.
     pub fn reload(&self) -> Result<(), TlsError> {
         let pair = read_pair(&self.provider, &self.cert, &self.key)?;
         self.current.0.store(Arc::new(pair));
         Ok(())
     }
 
-    /// What makes TLS connections of those of a listener: TLS 1.2 and 1.3, tickets, HTTP/1.1.
+    /// The acceptor that makes TLS connections of a listener's connections: TLS 1.2 and 1.3, tickets, HTTP/1.1.
     ///
     /// # Errors
     /// The system gives no random numbers.
@@ -89,7 +89,7 @@ impl Certificate {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&self.current) as _);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // The client keeps the sessions, encrypted with keys that change every six hours: none of our memory.
+        // The clients keep the sessions, so they cost the server no memory. Keys that change every six hours encrypt them.
         config.ticketer = ring::Ticketer::new()?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Acceptor { config: Arc::new(config), handshake_timeout })
@@ -152,10 +152,10 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-/// A time of a certificate.
+/// A time in a certificate.
 #[derive(Debug, PartialEq, Eq)]
 struct Time {
-    /// Since 1970; 0 for all before.
+    /// Seconds after 1970-01-01 00:00:00 UTC; 0 for every earlier time.
     seconds: u64,
     text: String,
 }
@@ -166,11 +166,12 @@ struct Validity {
     until: Time,
 }
 
-/// When a certificate is valid (RFC 5280 §4.1). rustls checks that of peers only, never that of its own certificate.
+/// The period in which a certificate is valid (RFC 5280 §4.1). rustls checks the period of peers' certificates only, never of
+/// its own.
 fn validity(certificate: &[u8]) -> Option<Validity> {
     let (_, certificate, _) = element(certificate)?;
     let (_, mut fields, _) = element(certificate)?;
-    // The version, which may be missing; serial number, signature algorithm, issuer.
+    // The version is optional; serial number, signature algorithm and issuer follow.
     let (tag, _, after) = element(fields)?;
     if tag == 0xa0 {
         fields = after;
@@ -184,7 +185,7 @@ fn validity(certificate: &[u8]) -> Option<Validity> {
     Some(Validity { from: time(from_tag, from)?, until: time(until_tag, until)? })
 }
 
-/// Tag and content of the first DER element, and what follows it (X.690 §8.1).
+/// Tag and content of the first DER element, and the bytes behind it (X.690 §8.1).
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&[tag, first], rest) = der.split_first_chunk::<2>()?;
     let (length, rest) = match first {
@@ -199,7 +200,7 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, content, after))
 }
 
-/// `UTCTime` or `GeneralizedTime`, which certificates have in UTC and to the second (RFC 5280 §4.1.2.5).
+/// Parses `UTCTime` or `GeneralizedTime`, which certificates have in UTC and to the second (RFC 5280 §4.1.2.5).
 fn time(tag: u8, content: &[u8]) -> Option<Time> {
     let digits = std::str::from_utf8(content).ok()?.strip_suffix('Z')?;
     let digits = match tag {
@@ -218,7 +219,7 @@ fn time(tag: u8, content: &[u8]) -> Option<Time> {
     Some(Time { seconds: u64::try_from(seconds).unwrap_or(0), text })
 }
 
-/// Days of the Gregorian calendar. Years begin in March here, so that the leap day is the last of one.
+/// Days from 1970-01-01 in the Gregorian calendar. Years begin in March here, so that the leap day is the last day of a year.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1 - 719_468

@@ -1,4 +1,4 @@
-//! The sending half of every connection of a shard, and what its application asks of the driver.
+//! The sending half of every connection of a shard, and the application's requests to the driver.
 
 mod held;
 mod sending;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::Waker as TaskWaker;
 use std::time::{Duration, Instant};
 
-/// Names a connection of one shard. An id is never used again: the number of its place is, its generation is not.
+/// Names a connection of one shard. An id is never used again: its index is reused, its generation is not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ConnId {
     index: u32,
@@ -24,7 +24,7 @@ pub struct ConnId {
 }
 
 impl ConnId {
-    /// The number of its place, small and dense: for tables beside [`Connections`].
+    /// The connection's index, small and dense: for tables beside [`Connections`].
     #[must_use]
     pub fn index(self) -> usize {
         self.index as usize
@@ -37,27 +37,27 @@ impl ConnId {
     }
 }
 
-/// How long a closed connection is kept so that the peer can read what was sent (RFC 9112 §9.6: closing while the peer
-/// still sends makes the kernel answer with a reset, which destroys what it has not read).
+/// How long a closed connection is kept so that the peer can read the bytes that were sent. RFC 9112 §9.6: if the server closes
+/// while the peer still sends, the kernel answers with a reset, which destroys unread bytes.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Memory of the spare buffers kept for connections that have something to send: a batch of some hundred small answers.
+/// Limit, in bytes, on the spare buffers kept for connections with bytes to send: a batch of some hundred small answers.
 const SPARE_BYTES_MAX: usize = 256 * 1024;
-/// Bytes that one turn sends before each connection has the smallest share. Clients that wait for short answers wait as long as these
-/// bytes take.
+/// Bytes that one turn sends before each connection gets only the smallest share. Clients with short answers wait for as long
+/// as sending these bytes takes.
 const TURN_BYTES: usize = 1024 * 1024;
-/// The smallest share, of which each system call is still worth its while.
+/// The smallest share, in bytes: large enough that each system call is worth its cost.
 const SHARE_BYTES_MIN: usize = 64 * 1024;
 
-/// How far a connection is on its way out.
+/// How far the close of a connection has proceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Closing {
     No,
-    /// When all is sent.
+    /// The connection is closed when all is sent.
     AfterFlush,
-    /// All is sent and FIN too; what the peer still sends is thrown away until then.
+    /// All bytes and FIN are sent; input from the peer is discarded until this time.
     Lingering(Instant),
-    /// Now.
+    /// The connection is closed now.
     Aborted,
 }
 
@@ -66,48 +66,48 @@ struct ConnIo {
     id: ConnId,
     fd: RawFd,
     outbox: Outbox,
-    /// What stands between the outbox and the socket of a TLS connection.
+    /// The TLS state between outbox and socket of a TLS connection.
     tls: Option<Box<Tls>>,
     dirty: bool,
-    /// Its share of this turn is sent; the next turn sends on.
+    /// The connection's share of this turn is sent; the next turn continues.
     spent: bool,
-    /// The socket takes no more for now; the driver waits for it.
+    /// The socket takes no more bytes for now; the driver waits for room.
     blocked: bool,
-    /// The application waits for all to be sent.
+    /// The application waits until all is sent.
     awaited: bool,
     reading: bool,
     closing: Closing,
-    /// The errno that sending failed with.
+    /// The errno of the failed send.
     failed: Option<i32>,
-    /// Its part of [`Connections::held_bytes`].
+    /// The connection's part of [`Connections::held_bytes`].
     held: usize,
     /// Wakes the task that waits for `reading`.
     reader: Option<TaskWaker>,
 }
 
-/// What a flush has come to.
+/// The result of a flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flushed {
     /// All is sent, or the connection is gone.
     All,
-    /// The socket takes no more: wait until it is writable, then flush again.
+    /// The socket takes no more bytes: the driver must wait until it is writable, then flush again.
     Blocked,
-    /// What comes next is read from a disk; then it is flushed again.
+    /// A thread reads the next bytes from a disk; the driver flushes again afterwards.
     Waits,
-    /// The share of this turn is sent: the next turn flushes again.
+    /// The share of this turn is sent: the next turn must flush again.
     Spent,
-    /// Sending failed with this errno: the connection is dead.
+    /// Sending failed with this errno: the connection can't be used any more.
     Failed(i32),
 }
 
-/// What happens to bytes that have arrived.
+/// How the driver must treat bytes that have arrived.
 #[derive(Debug)]
 pub(super) enum Incoming {
-    /// The connection is being closed: they are thrown away.
+    /// The connection is being closed: the bytes are discarded.
     Discarded,
-    /// They go to the application as they are.
+    /// The bytes go to the application unchanged.
     Plain,
-    /// They are for this session, which is given back by [`Connections::put_session`].
+    /// The bytes go to this session; the driver must return it by [`Connections::put_session`].
     Sealed(Box<Session>),
 }
 
@@ -118,31 +118,31 @@ pub struct Connections {
     generations: Vec<u32>,
     free: Vec<u32>,
     dirty: Vec<ConnId>,
-    /// Connections of which all is sent and the application wanted to know.
+    /// Connections whose bytes are all sent and whose application waits for that.
     sent: Vec<ConnId>,
     lingering: Vec<ConnId>,
     spares: Vec<Vec<u8>>,
     /// The sum of the capacities of `spares`.
     spare_bytes: usize,
     open: usize,
-    /// Bytes of memory that unsent bytes hold, on connections that take no more for now.
+    /// Bytes of memory that unsent bytes hold, on connections whose sockets take no more bytes for now.
     held: usize,
     /// Open TLS connections.
     secured: usize,
     /// TLS connections whose handshake may still be under way, with its deadline; oldest first.
     handshake_scheduler: VecDeque<(Instant, ConnId)>,
-    /// A buffer for records, handed from one connection to the next.
+    /// A buffer for records, passed from one connection to the next.
     sealing: Vec<u8>,
-    /// Bytes that this turn may still send before each connection has the smallest share.
+    /// Bytes that this turn may still send before each connection gets only the smallest share.
     turn_bytes: usize,
     /// Connections whose share of this turn is sent.
     spent: Vec<ConnId>,
-    /// Reads files that are not in memory; without one they are read where they are sent.
+    /// Reads files that are not in memory; without a warmer the shard reads them when it sends.
     warmer: Option<Warmer>,
 }
 
 impl Connections {
-    /// Open connections.
+    /// Number of open connections.
     #[must_use]
     pub fn len(&self) -> usize {
         self.open
@@ -162,7 +162,7 @@ impl Connections {
         self.places.get_mut(id.index())?.as_mut().filter(|entry| entry.id == id)
     }
 
-    /// What is to be sent on `conn`; it leaves when the batch ends. `None` once the connection is being closed.
+    /// The outbox of `conn`; its bytes are sent when the batch ends. `None` once the connection is being closed.
     pub fn outbox(&mut self, conn: ConnId) -> Option<&mut Outbox> {
         let entry = self.places.get_mut(conn.index())?.as_mut().filter(|entry| entry.id == conn)?;
         if entry.closing != Closing::No {
@@ -180,8 +180,8 @@ impl Connections {
         Some(&mut entry.outbox)
     }
 
-    /// Sends `bytes` on `conn` at once, if nothing is queued there. Returns how many bytes the socket has taken: the caller queues
-    /// the rest. 0 also if the connection has failed, which the end of the batch finds out.
+    /// Sends `bytes` on `conn` at once, if nothing is queued there. Returns how many bytes the socket has taken; the caller
+    /// must queue the rest. The result is also 0 if the connection has failed; the end of the batch detects the failure.
     pub fn send_now(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
         let Some(entry) = self.get_mut(conn) else { return 0 };
         let is_idle = !entry.dirty && !entry.blocked && entry.closing == Closing::No && entry.tls.is_none();
@@ -198,19 +198,19 @@ impl Connections {
     #[must_use]
     pub fn unsent(&self, conn: ConnId) -> usize {
         self.get(conn).map_or(0, |entry| {
-            // What is sealed is a few bytes longer than it was, which no limit minds.
+            // Sealed bytes are slightly longer than the plaintext; no limit needs the exact length.
             entry.outbox.len() + entry.tls.as_ref().map_or(0, |tls| tls.len())
         })
     }
 
-    /// Bytes of `conn` that the socket has taken so far, wrapping.
+    /// How many bytes of `conn` the socket has taken so far, wrapping.
     #[must_use]
     pub fn sent_total(&self, conn: ConnId) -> usize {
         self.get(conn).map_or(0, |entry| entry.outbox.sent_total())
     }
 
-    /// Has [`Application::drained`](super::Application::drained) called once all that is queued on `conn` is sent, even if
-    /// the socket takes it at once.
+    /// Makes the driver call [`Application::drained`](super::Application::drained) once all bytes queued on `conn` are sent,
+    /// even if the socket takes them at once.
     pub fn await_sent(&mut self, conn: ConnId) {
         if let Some(entry) = self.get_mut(conn) {
             entry.awaited = true;
@@ -218,18 +218,18 @@ impl Connections {
         self.mark(conn);
     }
 
-    /// Closes `conn` once everything queued is sent.
+    /// Closes `conn` once all queued bytes are sent.
     pub fn close(&mut self, conn: ConnId) {
         let Some(entry) = self.get_mut(conn).filter(|entry| entry.closing == Closing::No) else { return };
         entry.closing = Closing::AfterFlush;
-        entry.reading = true; // What still comes is read and thrown away.
+        entry.reading = true; // Input that still arrives is read and discarded.
         if let Some(reader) = &entry.reader {
             reader.wake_by_ref();
         }
         self.mark(conn);
     }
 
-    /// Has `conn` flushed when the batch ends.
+    /// Marks `conn` to be flushed when the batch ends.
     fn mark(&mut self, conn: ConnId) {
         if let Some(entry) = self.get_mut(conn)
             && !std::mem::replace(&mut entry.dirty, true)
@@ -238,12 +238,12 @@ impl Connections {
         }
     }
 
-    /// Closes `conn` now; what is queued is lost.
+    /// Closes `conn` now; its queued bytes are lost.
     pub fn abort(&mut self, conn: ConnId) {
         if let Some(entry) = self.get_mut(conn).filter(|entry| entry.closing != Closing::Aborted) {
             entry.closing = Closing::Aborted;
             entry.reading = true;
-            // Ends the driver's pending receive with 0; the descriptor is closed by its owner.
+            // The shutdown ends the driver's pending receive with 0; the owner of the descriptor closes it.
             sys::shutdown(entry.fd, Shutdown::Both);
             if let Some(reader) = entry.reader.take() {
                 reader.wake();
@@ -251,13 +251,13 @@ impl Connections {
         }
     }
 
-    /// Closes `conn` now by a reset, which no client takes for the end of what it was sent; what is queued is lost.
+    /// Closes `conn` now by a reset; its queued bytes are lost. No client takes a reset for the regular end of an answer.
     pub fn reset(&mut self, conn: ConnId) {
         if let Some(entry) = self.get_mut(conn).filter(|entry| entry.closing != Closing::Aborted) {
             sys::reset_when_closed(entry.fd);
             entry.closing = Closing::Aborted;
             entry.reading = true;
-            // Only what is received: a FIN must not leave before the reset.
+            // Shuts down the receiving half only: no FIN may be sent before the reset.
             sys::shutdown(entry.fd, Shutdown::Read);
             if let Some(reader) = entry.reader.take() {
                 reader.wake();
@@ -265,11 +265,11 @@ impl Connections {
         }
     }
 
-    /// While `reading` is false the driver does not receive from `conn`. What it is receiving already still arrives.
+    /// While `reading` is false the driver does not receive from `conn`. Bytes of a receive already under way still arrive.
     pub fn set_reading(&mut self, conn: ConnId, reading: bool) {
         if let Some(entry) = self.get_mut(conn).filter(|entry| entry.closing == Closing::No) {
             entry.reading = reading;
-            // The task that waits stays known while reading is off: it may wait for the connection's end as well.
+            // The waiting task stays registered while reading is off, because it may also wait for the connection's end.
             if reading && let Some(reader) = entry.reader.take() {
                 reader.wake();
             }
@@ -278,12 +278,12 @@ impl Connections {
 
     // ---- The driver's side ----
 
-    /// For a driver whose thread `waker` wakes.
+    /// The connections of a driver; `waker` wakes the driver's thread.
     pub(super) fn woken_by(waker: &Arc<Waker>) -> Self {
         Self { warmer: Some(Warmer::new(waker)), ..Self::default() }
     }
 
-    /// Goes on with connections that have waited for a disk.
+    /// Resumes connections that have waited for a disk.
     fn resume_warmed(&mut self) {
         while let Some((conn, end)) = self.warmer.as_ref().and_then(Warmer::next) {
             if let Some(entry) = self.get_mut(conn) {
@@ -294,12 +294,12 @@ impl Connections {
         }
     }
 
-    /// Whether a connection that has waited for a disk can go on.
+    /// Whether a connection that has waited for a disk can be resumed.
     pub(super) fn has_warmed(&self) -> bool {
         self.warmer.as_ref().is_some_and(|warmer| !warmer.is_empty())
     }
 
-    /// A new connection on `fd`, which must stay open until [`Connections::remove`].
+    /// Adds a connection on `fd`, which must stay open until [`Connections::remove`].
     pub(super) fn insert(&mut self, fd: RawFd) -> ConnId {
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(None);
@@ -330,7 +330,7 @@ impl Connections {
         id
     }
 
-    /// Makes `conn`, which is new, a TLS connection. Returns whether that could be done.
+    /// Makes the new connection `conn` a TLS connection. Returns whether that succeeded.
     pub(super) fn secure(&mut self, conn: ConnId, acceptor: &Acceptor) -> bool {
         let session = Session::new(acceptor);
         if let (Some(entry), Ok(session)) = (self.get_mut(conn), session) {
@@ -342,7 +342,7 @@ impl Connections {
         false
     }
 
-    /// What to do with bytes that have arrived on `conn`.
+    /// How the driver must treat bytes that have arrived on `conn`.
     pub(super) fn incoming(&mut self, conn: ConnId) -> Incoming {
         match self.get_mut(conn) {
             Some(ConnIo { closing: Closing::No, tls: None, .. }) => Incoming::Plain,
@@ -353,7 +353,7 @@ impl Connections {
         }
     }
 
-    /// Gives the session of [`Connections::incoming`] back; `made` is sent.
+    /// Returns the session from [`Connections::incoming`]; the bytes `made` are sent.
     pub(super) fn put_session(&mut self, conn: ConnId, session: Box<Session>, made: &[u8]) {
         let Some(tls) = self.get_mut(conn).and_then(|entry| entry.tls.as_mut()) else { return };
         tls.put_session(session);
@@ -363,7 +363,7 @@ impl Connections {
         }
     }
 
-    /// Ends `conn`, whose session is taken and does not come back: it is sent `last_words` and nothing else.
+    /// Ends `conn` after sending `last_words` and nothing else. The driver has taken its session and does not return it.
     pub(super) fn refuse(&mut self, conn: ConnId, last_words: &[u8]) {
         let Some(entry) = self.get_mut(conn) else { return };
         entry.outbox.clear();
@@ -373,13 +373,14 @@ impl Connections {
         self.close(conn);
     }
 
-    /// Whether what arrives on `conn` is part of a handshake.
+    /// Whether bytes that arrive on `conn` are part of a handshake.
     pub(super) fn is_handshaking(&self, conn: ConnId) -> bool {
         let tls = self.get(conn).filter(|entry| entry.closing == Closing::No).and_then(|entry| entry.tls.as_ref());
         tls.is_some_and(|tls| tls.is_handshaking())
     }
 
-    /// Whether the client of `conn` is in the middle of a handshake. The driver ends one that takes too long.
+    /// Whether the client of `conn` has begun a handshake that is not complete. The driver ends a handshake that takes too
+    /// long.
     #[must_use]
     pub fn is_greeted(&self, conn: ConnId) -> bool {
         self.get(conn).and_then(|entry| entry.tls.as_ref()).is_some_and(|tls| tls.is_greeted())
@@ -400,7 +401,7 @@ impl Connections {
         }
     }
 
-    /// Forgets `conn`; its id names nothing from here on.
+    /// Removes `conn`; its id is invalid afterwards.
     pub(super) fn remove(&mut self, conn: ConnId) {
         let Some(entry) = self.get(conn) else { return };
         (self.held, self.secured) = (self.held - entry.held, self.secured - usize::from(entry.tls.is_some()));
@@ -414,12 +415,13 @@ impl Connections {
         self.open -= 1;
     }
 
-    /// Whether the application asked for the end of `conn` (or it is gone), so that what arrives is thrown away.
+    /// Whether input of `conn` is discarded: the application has asked for its end, or the connection is gone.
     pub(super) fn is_closing(&self, conn: ConnId) -> bool {
         self.get(conn).is_none_or(|entry| entry.closing != Closing::No)
     }
 
-    /// Why `conn` ended, given how its last receive did: a failed send and the application's wish come first.
+    /// Why `conn` ended. A failed send and the application's close take precedence over `received`, the result of the last
+    /// receive.
     pub(super) fn close_reason(&self, conn: ConnId, received: CloseReason) -> CloseReason {
         match self.get(conn) {
             Some(ConnIo { failed: Some(errno), .. }) => CloseReason::Error(*errno),
@@ -428,7 +430,7 @@ impl Connections {
         }
     }
 
-    /// Whether the driver may receive; if not, `waker` is woken when it may.
+    /// Whether the driver may receive from `conn`; if not, `waker` is woken when the driver may.
     pub(super) fn poll_reading(&mut self, conn: ConnId, waker: &TaskWaker) -> bool {
         let Some(entry) = self.get_mut(conn) else { return true };
         if !entry.reading {
@@ -437,12 +439,12 @@ impl Connections {
         entry.reading
     }
 
-    /// Whether a connection whose peer has sent FIN has nothing left to wait for.
+    /// Whether a connection whose peer has sent FIN can be closed: nothing is left to send or to wait for.
     pub(super) fn is_finished(&self, conn: ConnId) -> bool {
         self.get(conn).is_none_or(|entry| matches!(entry.closing, Closing::Lingering(_) | Closing::Aborted))
     }
 
-    /// Whether `conn` is to be closed without waiting for anything.
+    /// Whether `conn` must be closed without waiting.
     pub(super) fn is_aborted(&self, conn: ConnId) -> bool {
         self.get(conn).is_none_or(|entry| entry.closing == Closing::Aborted)
     }
@@ -454,13 +456,13 @@ impl Connections {
         }
     }
 
-    /// Connections with something to do at the end of a batch.
+    /// The connections to flush at the end of a batch.
     pub(super) fn take_dirty(&mut self) -> Vec<ConnId> {
         self.resume_warmed();
         std::mem::take(&mut self.dirty)
     }
 
-    /// Gives the list of [`Connections::take_dirty`] back for its memory.
+    /// Returns the list of [`Connections::take_dirty`], so that its memory is reused.
     pub(super) fn give_dirty(&mut self, mut list: Vec<ConnId>) {
         if self.dirty.is_empty() {
             list.clear();
@@ -468,13 +470,12 @@ impl Connections {
         }
     }
 
-    /// The connections of which all has been sent since the last call, as far as [`Connections::await_sent`] asked.
+    /// The connections whose bytes have all been sent since the last call; only connections with [`Connections::await_sent`].
     pub(super) fn take_sent(&mut self) -> Vec<ConnId> {
         std::mem::take(&mut self.sent)
     }
 
-    /// Moves at most `room` of the bytes queued on `conn` to `out`, as a socket would take them. Returns whether none is
-    /// left.
+    /// Moves at most `room` bytes queued on `conn` to `out`, in the way a socket takes them. Returns whether no byte is left.
     #[cfg(any(test, fuzzing))]
     pub(super) fn flush_into(&mut self, conn: ConnId, room: usize, out: &mut Vec<u8>) -> bool {
         let place = self.places.get_mut(conn.index()).and_then(Option::as_mut);
@@ -499,7 +500,7 @@ impl Connections {
         self.get(conn).is_some()
     }
 
-    /// Ends connections that have lingered long enough.
+    /// Ends connections whose time for lingering is over.
     pub(super) fn end_lingering(&mut self, now: Instant) {
         let late = |connections: &Self, id: ConnId| match connections.get(id).map(|entry| entry.closing) {
             Some(Closing::Lingering(until)) => Some(now >= until),

@@ -1,12 +1,11 @@
-//! What all drivers do, over whatever a reactor library gives ([`Runtime`]).
+//! The code that all drivers share, over a reactor library ([`Runtime`]).
 //!
-//! One task a connection waits until there is something to receive and then takes it with a direct `recv(2)` into the
-//! shard's one buffer, so a connection that waits holds no buffer at all. Sending is a direct `send(2)` once a batch (see
-//! [`Connections::flush`]).
+//! One task per connection waits until bytes can be received. It then takes them with a direct `recv(2)` into the shard's one
+//! buffer, so a waiting connection holds no buffer. Sending is a direct `send(2)` once a batch (see [`Connections::flush`]).
 //!
-//! The end of a batch: each event wakes the main future, and the main future is the end of the batch. What the end of a batch does
-//! itself, `drained` among it, wakes nobody. A runtime polls it
-//! when every task has run that was ready before, and before it waits for the kernel.
+//! The end of a batch: each event wakes the main future, and the main future ends the batch. The actions of the end of a batch,
+//! `drained` among them, wake no task. A runtime must poll the main future after every task that was ready before has run, and
+//! before the runtime waits for the kernel.
 
 mod accept;
 mod connection;
@@ -35,31 +34,31 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker as TaskWaker};
 use std::time::{Duration, Instant};
 
-/// The receive buffer of a shard, and so most bytes a connection is given in one event.
+/// Size of a shard's receive buffer, and so the most bytes of one `data` event.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// What a connection that is being closed may still send is thrown away up to this; then it is received no more.
+/// Limit, in bytes, on discarded input of a connection being closed; beyond it the driver stops receiving.
 const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 
-/// Pause of the whole shard after waiting for its timer has failed.
+/// Pause of the whole shard after a failed wait for its timer.
 const TIMER_PAUSE: Duration = Duration::from_millis(10);
 
-/// Batch ends without a look at the kernel's events.
+/// Limit on consecutive batch ends without a look at the kernel's events.
 const ROUNDS_MAX: u32 = 16;
-/// How long those take at most, but for the last one: large bodies that are copied hold up whoever waits for an event.
+/// Time limit on these rounds, except for the last one: copying large bodies delays every connection that waits for an event.
 const ROUNDS_TIME: Duration = Duration::from_millis(1);
 
-/// What a reactor library does for a driver: tasks on the shard's own thread, and waits for descriptors. Several waits for
-/// one descriptor may be under way at once.
+/// The services of a reactor library for a driver: tasks on the shard's own thread, and waits for descriptors. A runtime must
+/// allow several waits for one descriptor at once.
 trait Runtime: Sized + 'static {
-    /// A listener of this server's own.
+    /// A listener that only this server has.
     type Listener: 'static;
     /// A connected socket.
     type Socket: AsRawFd + 'static;
-    /// Any descriptor that can be polled. It is never read or written through this.
+    /// Any descriptor that can be polled. The runtime never reads or writes it.
     type Watched: 'static;
 
-    /// Whether a wait for the kernel inside of it needs descriptors that do not block.
+    /// Whether the runtime's waits need non-blocking descriptors.
     const NONBLOCKING: bool;
 
     /// Runs `task` on this thread, beside the others.
@@ -68,16 +67,17 @@ trait Runtime: Sized + 'static {
     /// Takes a listener, of TCP or of a Unix socket.
     fn listener(socket: OwnedFd, is_tcp: bool) -> io::Result<Self::Listener>;
 
-    /// Waits for the next connection. Answers leave in one send (TCP_NODELAY): waiting for more to come would only delay them.
+    /// Waits for the next connection. Sets TCP_NODELAY: an answer is sent in one send, and waiting for more bytes would only
+    /// delay it.
     async fn accept(listener: &Self::Listener) -> io::Result<(Self::Socket, Peer)>;
 
     /// Takes a connected socket, of TCP or of a Unix socket.
     fn socket(socket: OwnedFd, is_tcp: bool) -> io::Result<Self::Socket>;
 
-    /// Waits until something can be received, the peer's end and errors included.
+    /// Waits until bytes, the peer's FIN or an error can be received.
     async fn readable(socket: &Self::Socket) -> io::Result<()>;
 
-    /// Waits until something can be sent, or nothing ever will.
+    /// Waits until bytes can be sent, or sending has become impossible.
     async fn writable(socket: &Self::Socket) -> io::Result<()>;
 
     /// Takes a descriptor to be polled.
@@ -93,50 +93,50 @@ struct Core<A, R: Runtime> {
     waker: Arc<Waker>,
     /// Wakes the main future; set when it is first polled.
     main: Option<TaskWaker>,
-    /// Tasks that try again at the next tick what has failed.
+    /// Tasks whose operation has failed and that try again at the next tick.
     until_tick: Vec<TaskWaker>,
     handshakes: TurnScheduler,
     bulk_receives: TurnScheduler,
     /// The socket of each connection, at its [`ConnId::index`].
     sockets: Vec<Option<Rc<R::Socket>>>,
-    /// What is received passes through here, after [`HEADROOM`] bytes.
+    /// The receive buffer; input is placed after [`HEADROOM`] bytes.
     buffer: Box<[u8]>,
 }
 
-/// What has come of a receive.
+/// The result of a receive.
 enum Received {
     /// `is_full`: the receive has filled the buffer, so more may be waiting.
     Delivered { is_full: bool },
-    /// This many bytes were thrown away: the connection is being closed.
+    /// This many bytes were discarded: the connection is being closed.
     Discarded(usize),
-    /// The peer has sent FIN, and the application knows.
+    /// The peer has sent FIN, and the application has been told.
     End,
 }
 
 type SharedCore<A, R> = Rc<RefCell<Core<A, R>>>;
 
 impl<A: Application, R: Runtime> Core<A, R> {
-    /// An event has been delivered: the batch must be ended before the reactor sleeps.
+    /// Records that an event has been delivered: the batch must be ended before the reactor sleeps.
     fn delivered(&self) {
         if let Some(main) = &self.main {
             main.wake_by_ref();
         }
     }
 
-    /// Delivers an event to the application, and sees to it that the batch is ended.
+    /// Delivers an event to the application, and makes sure that the batch is ended.
     fn event<T>(&mut self, conn: Option<ConnId>, event: impl FnOnce(&mut A, &mut Connections) -> T) -> Option<T> {
         self.delivered();
         self.call(conn, event)
     }
 
-    /// The steps of the last turn are over. Returns whether a task waits for one of the next.
+    /// Begins the next turn of the step schedulers. Returns whether a task waits for a step.
     fn begin_turn(&mut self) -> bool {
         self.connections.begin_turn();
         let waiting = [self.handshakes.end_turn(), self.bulk_receives.end_turn()];
         waiting.contains(&true)
     }
 
-    /// Calls the application. A panic in it ends the connection it was about, not the shard.
+    /// Calls the application. A panic ends the connection of the event, not the shard.
     fn call<T>(&mut self, conn: Option<ConnId>, event: impl FnOnce(&mut A, &mut Connections) -> T) -> Option<T> {
         let (app, connections) = (&mut self.app, &mut self.connections);
         let result = catch_unwind(AssertUnwindSafe(|| event(app, connections)));
@@ -149,14 +149,14 @@ impl<A: Application, R: Runtime> Core<A, R> {
         result.ok()
     }
 
-    /// Receives what there is on `fd` and delivers it.
+    /// Receives bytes from `fd` and delivers them.
     fn take(&mut self, fd: RawFd, conn: ConnId) -> io::Result<Received> {
-        // Out of `self` for the call; an empty box allocates nothing.
+        // The buffer is moved out of `self` during the call; an empty box allocates nothing.
         let mut buffer = std::mem::take(&mut self.buffer);
         let received = sys::receive(fd, buffer.get_mut(HEADROOM..).unwrap_or_default());
         let result = match received {
             Ok(0) => {
-                // A peer that has sent FIN still reads: what is queued on a connection being closed must leave first.
+                // A peer that has sent FIN still reads: bytes queued on a connection being closed must be sent first.
                 if !self.connections.is_closing(conn) {
                     self.event(Some(conn), |app, connections| app.eof(connections, conn));
                 }
@@ -180,7 +180,7 @@ impl<A: Application, R: Runtime> Core<A, R> {
         result
     }
 
-    /// Delivers the plaintext of what has been received on a TLS connection.
+    /// Delivers the plaintext of the bytes received on a TLS connection.
     fn take_sealed(&mut self, conn: ConnId, mut session: Box<Session>, buffer: &mut [u8], count: usize) {
         let mut made = Vec::new();
         let deliver = |bytes: &[u8]| {
@@ -193,7 +193,7 @@ impl<A: Application, R: Runtime> Core<A, R> {
             tracing::error!("a panic in TLS was caught; its connection is closed. Please report this as a bug");
             Err(Refused)
         });
-        // There may be something to send without any plaintext.
+        // The session may have bytes to send although there is no plaintext.
         self.delivered();
         if received.is_err() {
             return self.connections.refuse(conn, &made);
@@ -205,12 +205,12 @@ impl<A: Application, R: Runtime> Core<A, R> {
         }
     }
 
-    /// The socket of a connection that is open.
+    /// The socket of an open connection.
     fn socket(&self, conn: ConnId) -> Option<Rc<R::Socket>> {
         self.connections.knows(conn).then(|| self.sockets.get(conn.index())?.clone())?
     }
 
-    /// Names the socket of `conn`, or none any more.
+    /// Sets the socket of `conn`, or removes it.
     fn set_socket(&mut self, conn: ConnId, socket: Option<Rc<R::Socket>>) {
         if self.sockets.len() <= conn.index() {
             self.sockets.resize(conn.index() + 1, None);
@@ -220,7 +220,7 @@ impl<A: Application, R: Runtime> Core<A, R> {
         }
     }
 
-    /// Asks the application something; the answer is `otherwise` if it panics.
+    /// Asks the application a question; the answer is `otherwise` if the application panics.
     fn ask(&self, otherwise: bool, question: impl FnOnce(&A) -> bool) -> bool {
         catch_unwind(AssertUnwindSafe(|| question(&self.app))).unwrap_or_else(|_| {
             tracing::error!("a panic in the shard was caught. Please report this as a bug");
@@ -241,7 +241,7 @@ impl<A: Application, R: Runtime> Core<A, R> {
     }
 }
 
-/// Runs `app` until it says that it has stopped.
+/// Runs `app` until the application reports that it has stopped.
 pub(super) fn run<A: Application + 'static>(
     kind: ReactorKind,
     app: A,
@@ -280,7 +280,7 @@ fn core<A: Application, R: Runtime>(app: A, waker: &Arc<Waker>) -> SharedCore<A,
     }))
 }
 
-/// Sets up as many rings as [`run`] will in as many threads, and drops them.
+/// Sets up and drops as many rings as [`run`] will use in as many threads.
 pub(super) fn probe(kind: ReactorKind, rings: usize) -> io::Result<()> {
     match kind {
         ReactorKind::Monoio | ReactorKind::MonoioEpoll => monoio::probe(rings),
@@ -305,7 +305,7 @@ async fn serve<A: Application + 'static, R: Runtime>(
             Listener::Tcp(listener) => (Socket::from(listener), true, None),
             Listener::Tls(listener, acceptor) => (Socket::from(listener), true, Some(acceptor)),
             Listener::Unix(listener, _) => (Socket::from(listener), false, None),
-            // Not among `descriptors`: others may go on listening on it.
+            // Not added to `descriptors`: other processes may continue to listen on this socket.
             Listener::Passed(socket, acceptor) => {
                 socket.set_nonblocking(true)?;
                 let shown = R::watched(socket.try_clone()?.into())?;
@@ -326,7 +326,8 @@ async fn serve<A: Application + 'static, R: Runtime>(
         let stopped = end_batch(&core);
         if accepting && !core.borrow().accepting() {
             accepting = false;
-            // Ends the pending accept with an error; cancelling it would leak a connection accepted meanwhile.
+            // The shutdown ends the pending accept with an error; cancelling the accept would leak a connection accepted
+            // meanwhile.
             for &descriptor in &descriptors {
                 sys::shutdown(descriptor, std::net::Shutdown::Both);
             }
@@ -340,7 +341,8 @@ async fn serve<A: Application + 'static, R: Runtime>(
     .await
 }
 
-/// Ends a batch: messages from other threads, then one send a connection. Returns whether the application has stopped.
+/// Ends a batch: handles messages from other threads, then makes one send per connection. Returns whether the application has
+/// stopped.
 fn end_batch<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> bool {
     core.borrow().waker.awake();
     let in_line = core.borrow_mut().begin_turn();
@@ -361,24 +363,24 @@ fn end_batch<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> b
         state.waker.prepare_sleep();
         if !state.has_work() {
             if in_line || state.connections.has_spent() {
-                // From the kernel, like below: others' events come with it.
+                // The wake-up must come from the kernel, as below, so that the events of other connections arrive with it.
                 state.waker.wake();
             }
             return false;
         }
         state.waker.awake();
     }
-    // There is more, but the sockets shall have their turn. A main future that wakes itself is polled again before the
-    // kernel's events are looked at, so the wake has to come from the kernel.
+    // More work is left, but the sockets must get their turn. A main future that wakes itself is polled again before the
+    // reactor looks at the kernel's events, so the wake-up must come from the kernel.
     let state = core.borrow();
     state.waker.prepare_sleep();
     state.waker.wake();
     false
 }
 
-/// Sends what is queued. Returns whether `drained` was called: the application may have queued more. `drained` must not wake the
-/// main future here: a main future that wakes itself is polled again before the reactor looks at the kernel's events, so one
-/// connection that takes all it is given would keep the shard.
+/// Sends queued bytes. Returns whether `drained` was called: the application may have queued more. `drained` must not wake the
+/// main future here, because a main future that wakes itself is polled again before the reactor looks at the kernel's events.
+/// One connection that takes all bytes at once would then occupy the shard.
 fn flush<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> bool {
     let mut state = core.borrow_mut();
     let dirty = state.connections.take_dirty();
@@ -397,10 +399,10 @@ fn flush<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) -> bool 
     !sent.is_empty()
 }
 
-/// Waits for room in a socket and sends on.
+/// Waits for room in a socket and continues sending.
 async fn until_writable<A: Application + 'static, R: Runtime>(core: SharedCore<A, R>, conn: ConnId) {
-    // The descriptor that the connection's task waits on for something to receive: a second one for each slow reader would
-    // count against the limit of open files, which the limit of connections is made from.
+    // Waits on the same descriptor as the connection's receiving task. A second descriptor for each slow reader would count
+    // against the limit of open files, from which the limit of connections is derived.
     let Some(socket) = core.borrow().socket(conn) else { return };
     loop {
         if R::writable(&socket).await.is_err() {
@@ -420,7 +422,7 @@ async fn until_writable<A: Application + 'static, R: Runtime>(core: SharedCore<A
     }
 }
 
-/// Reports what keeps failing once until it succeeds again.
+/// Reports a repeated failure once, until the operation succeeds again.
 struct Failing {
     what: &'static str,
     reported: bool,
@@ -454,7 +456,7 @@ async fn woken<A: Application + 'static, R: Runtime>(core: SharedCore<A, R>, wak
         }
         let mut state = core.borrow_mut();
         state.waker.clear();
-        // Behind everything that this turn has brought: those tasks are in the queue already.
+        // Runs behind all tasks that this turn's events have woken: those tasks are already in the queue.
         state.handshakes.call();
         state.bulk_receives.call();
         state.delivered();
@@ -469,7 +471,7 @@ async fn ticks<A: Application + 'static, R: Runtime>(core: SharedCore<A, R>, tim
             Ok(()) => failing.over(),
             Err(error) => {
                 failing.report(&error);
-                // There is no other clock to wait for. A pause of everybody is bad, a spinning shard is worse.
+                // The shard has no other clock to wait for. A pause of all its connections is better than a spinning shard.
                 std::thread::sleep(TIMER_PAUSE);
                 next_turn().await;
             }
@@ -484,7 +486,7 @@ async fn ticks<A: Application + 'static, R: Runtime>(core: SharedCore<A, R>, tim
     }
 }
 
-/// Waits for the next tick: a pause that needs no descriptor, of which there may be none left.
+/// Waits for the next tick: a pause that needs no descriptor, because none may be left.
 async fn until_tick<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>) {
     let mut waiting = false;
     poll_fn(|cx| {
@@ -497,7 +499,7 @@ async fn until_tick<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R
     .await;
 }
 
-/// Lets every other ready task run first.
+/// Yields until every other ready task has run.
 async fn next_turn() {
     let mut yielded = false;
     poll_fn(|cx: &mut Context<'_>| {

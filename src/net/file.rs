@@ -1,5 +1,5 @@
-//! Bodies that are parts of files: sent from the kernel's cache of the file, never mapped, so that a file that is cut while
-//! it is sent ends its connection and nothing else.
+//! Bodies that are parts of files. They are sent from the kernel's page cache and never mapped. A file that is truncated while
+//! it is sent therefore ends its connection and nothing else.
 
 use super::outbox::Lent;
 use super::sys;
@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-/// What follows the head of an answer.
+/// The body behind the head of an answer.
 #[derive(Debug)]
 pub enum Attached {
     /// Memory of another process.
@@ -18,7 +18,7 @@ pub enum Attached {
 }
 
 impl Attached {
-    /// Bytes of memory in it.
+    /// Bytes of memory that the body holds.
     #[must_use]
     pub fn held(&self) -> usize {
         let in_piece = |piece: &BodyPiece| match piece {
@@ -35,32 +35,32 @@ impl Attached {
 /// A piece of a body.
 #[derive(Debug)]
 pub enum BodyPiece {
-    /// These bytes.
+    /// Bytes in memory.
     Bytes(Vec<u8>),
-    /// These bytes of a file.
+    /// Bytes of a file.
     File(FileRange),
 }
 
-/// A part of a regular file that is to be sent.
+/// A part of a regular file, to be sent.
 #[derive(Debug)]
 pub struct FileRange {
     file: Arc<OwnedFd>,
     range: Range<u64>,
-    /// Bytes before this were in memory, or were read for it: they are sent without another look.
+    /// Bytes before this offset were in memory, or were read for this part: they are sent without another check.
     warm_until: u64,
 }
 
 impl FileRange {
-    /// The bytes `range` of `file`, which must be a regular file that is open for reading.
+    /// The bytes `range` of `file`, which must be a regular file, open for reading.
     #[must_use]
     pub fn new(file: Arc<OwnedFd>, range: Range<u64>) -> Self {
         Self { file, range, warm_until: 0 }
     }
 
-    /// All of its bytes: for those who have no socket to send them to.
+    /// Reads all bytes of the part, for callers without a socket to send them to.
     ///
     /// # Errors
-    /// Those of pread(2), and `UnexpectedEof` when the file has become too short.
+    /// The errors of pread(2), and `UnexpectedEof` when the file has become too short.
     pub fn read_all(&self) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
         while all.len() < self.len() {
@@ -69,7 +69,7 @@ impl FileRange {
         Ok(all)
     }
 
-    /// How many bytes there are.
+    /// Bytes that the part has.
     pub(super) fn len(&self) -> usize {
         usize::try_from(self.range.end.saturating_sub(self.range.start)).unwrap_or(usize::MAX)
     }
@@ -78,8 +78,8 @@ impl FileRange {
         (self.range.start.saturating_add(from as u64), self.len().saturating_sub(from))
     }
 
-    /// The next bytes that are not in memory, of the `bytes_max` from byte `from` of this part on: who reads them waits
-    /// for a disk. `None`: all are there, as far as the kernel tells.
+    /// The next bytes that are not in memory, among `bytes_max` bytes from byte `from` of this part on. A thread that reads
+    /// them waits for a disk. `None`: all bytes are in memory, as far as the kernel tells.
     pub(super) fn cold(&mut self, from: usize, bytes_max: usize) -> Option<ColdRange> {
         let (start, left) = self.at(from);
         if start < self.warm_until {
@@ -93,15 +93,15 @@ impl FileRange {
         Some(ColdRange { file: Arc::clone(&self.file), start, bytes })
     }
 
-    /// Where byte `from` of this part is in the file, and how many bytes may be taken there: none that were not looked at, if
-    /// any were.
+    /// The offset in the file of byte `from` of this part, and how many bytes may be taken there. If any of them are known to
+    /// be in memory, only those may be taken.
     fn next(&self, from: usize, bytes_max: usize) -> (u64, usize) {
         let (start, left) = self.at(from);
         let warm = usize::try_from(self.warm_until.saturating_sub(start)).unwrap_or(usize::MAX);
         (start, left.min(bytes_max).min(if warm == 0 { usize::MAX } else { warm }))
     }
 
-    /// The bytes up to `end` of the file have been read.
+    /// Records that the bytes up to offset `end` of the file have been read.
     pub(super) fn warmed(&mut self, end: u64) {
         self.warm_until = end;
     }
@@ -109,7 +109,7 @@ impl FileRange {
     /// Sends at most `bytes_max` bytes from byte `from` of this part on.
     ///
     /// # Errors
-    /// Those of sendfile(2), and `UnexpectedEof` when the file has become too short.
+    /// The errors of sendfile(2), and `UnexpectedEof` when the file has become too short.
     pub(super) fn send(&self, socket: RawFd, from: usize, bytes_max: usize) -> io::Result<usize> {
         let (start, bytes) = self.next(from, bytes_max);
         match sys::send_file(socket, self.file.as_raw_fd(), start, bytes)? {
@@ -121,7 +121,7 @@ impl FileRange {
     /// Copies at most `bytes_max` bytes from byte `from` of this part on.
     ///
     /// # Errors
-    /// Those of pread(2), and `UnexpectedEof` when the file has become too short.
+    /// The errors of pread(2), and `UnexpectedEof` when the file has become too short.
     pub(super) fn copy(&self, from: usize, bytes_max: usize) -> io::Result<Vec<u8>> {
         let (start, bytes) = self.next(from, bytes_max);
         let mut bytes = vec![0; bytes];
@@ -135,7 +135,7 @@ impl FileRange {
     }
 }
 
-/// Bytes of a file that are to be read into memory.
+/// Bytes of a file, to be read into memory.
 #[derive(Debug)]
 pub(super) struct ColdRange {
     file: Arc<OwnedFd>,
@@ -144,18 +144,18 @@ pub(super) struct ColdRange {
 }
 
 impl ColdRange {
-    /// The first byte behind them.
+    /// The offset of the first byte behind the range.
     pub(super) fn end(&self) -> u64 {
         self.start.saturating_add(self.bytes as u64)
     }
 
-    /// Has the kernel read them; waits for the disk.
+    /// Makes the kernel read the range; waits for the disk.
     pub(super) fn read(&self, buffer: &mut [u8]) {
         let mut at = self.start;
         while at < self.end() {
             let left = usize::try_from(self.end() - at).unwrap_or(usize::MAX);
             let part = buffer.get_mut(..left.min(buffer.len())).unwrap_or_default();
-            // What can't be read is found when it is sent.
+            // A later send detects bytes that can't be read.
             match rustix::io::pread(&*self.file, part, at) {
                 Ok(count) if count > 0 => at += count as u64,
                 Err(rustix::io::Errno::INTR) => {}

@@ -1,10 +1,10 @@
-//! A driver without sockets: an application and one connection, fed and emptied by hand.
+//! A driver without sockets: the fuzzer feeds and empties an application and one connection.
 
 use super::{Application, CloseReason, ConnId, Connections, Peer};
 use std::task::Waker as TaskWaker;
 use std::time::Instant;
 
-/// No descriptor: system calls on it fail and do nothing.
+/// An invalid descriptor: system calls on it fail and have no effect.
 const NO_FD: i32 = -1;
 
 /// Ids of `count` connections that were open once.
@@ -18,14 +18,14 @@ pub(crate) struct Driver<A> {
     app: A,
     connections: Connections,
     conn: ConnId,
-    /// What the peer has received.
+    /// Bytes that the peer has received.
     pub(crate) received: Vec<u8>,
-    /// The socket took no more: [`Application::drained`] is due once it has.
+    /// The socket took no more bytes: [`Application::drained`] must be called once the rest is taken.
     blocked: bool,
 }
 
 impl<A: Application> Driver<A> {
-    /// Accepts a connection of `peer`.
+    /// Accepts a connection from `peer`.
     pub(crate) fn accept(mut app: A, peer: &Peer) -> Self {
         let mut connections = Connections::default();
         let conn = connections.insert(NO_FD);
@@ -33,31 +33,31 @@ impl<A: Application> Driver<A> {
         Self { app, connections, conn, received: Vec::new(), blocked: false }
     }
 
-    /// Whether the driver may receive: until then the bytes wait in the kernel.
+    /// Whether the driver may receive; otherwise the bytes wait in the kernel.
     pub(crate) fn is_reading(&mut self) -> bool {
         self.connections.poll_reading(self.conn, TaskWaker::noop())
     }
 
-    /// Whether the application has ended the connection: what arrives is thrown away.
+    /// Whether the application has ended the connection: input is discarded.
     pub(crate) fn is_closing(&self) -> bool {
         self.connections.is_closing(self.conn)
     }
 
-    /// Bytes arrive.
+    /// Delivers bytes from the peer.
     pub(crate) fn data(&mut self, bytes: &[u8]) {
         if !self.is_closing() {
             self.app.data(&mut self.connections, self.conn, bytes);
         }
     }
 
-    /// The peer sends FIN.
+    /// Delivers the peer's FIN.
     pub(crate) fn eof(&mut self) {
         if !self.is_closing() {
             self.app.eof(&mut self.connections, self.conn);
         }
     }
 
-    /// Ends a batch; the socket takes at most `room` bytes. Returns whether anything moved.
+    /// Ends a batch; the socket takes at most `room` bytes. Returns whether any byte was sent.
     pub(crate) fn end_batch(&mut self, room: usize) -> bool {
         let before = self.received.len();
         self.app.batch_end(&mut self.connections);
@@ -72,12 +72,12 @@ impl<A: Application> Driver<A> {
         self.received.len() > before || self.app.has_work()
     }
 
-    /// Whether the application waits for the socket to take more.
+    /// Whether the application waits for the socket to take more bytes.
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked
     }
 
-    /// The connection is gone; the application stays, to be looked at.
+    /// Ends the connection; the application stays, so that a test can examine it.
     pub(crate) fn closed(&mut self) {
         let reason = self.connections.close_reason(self.conn, CloseReason::Peer);
         self.connections.remove(self.conn);
@@ -85,7 +85,7 @@ impl<A: Application> Driver<A> {
         self.app.batch_end(&mut self.connections);
     }
 
-    /// What the application has to do with no connection there.
+    /// Runs the application's pending work without a connection.
     pub(crate) fn idle(&mut self) {
         self.app.batch_end(&mut self.connections);
         self.app.tick(&mut self.connections, Instant::now());

@@ -1,4 +1,4 @@
-//! Where connections come from: TCP addresses, one listener a shard with `SO_REUSEPORT`, and unix sockets.
+//! The sources of connections: TCP addresses, with one listener per shard and `SO_REUSEPORT`, and Unix sockets.
 
 use super::tls::Acceptor;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Connections the kernel keeps waiting for `accept(2)`, if `net.core.somaxconn` lets it.
+/// Connections that the kernel queues for `accept(2)`, if `net.core.somaxconn` permits.
 const BACKLOG: i32 = 4096;
 
-/// `sockaddr_un` holds 108 bytes (unix(7)), one of which ends the path.
+/// `sockaddr_un` holds 108 bytes (unix(7)); a NUL ends the path.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
-/// After a kill an io_uring of the old process can hold the listener for some milliseconds.
+/// How often a bind is tried: after a kill, an io_uring of the old process can hold the listener for some milliseconds.
 const BIND_TRIES: u32 = 20;
 const BIND_PAUSE: Duration = Duration::from_millis(10);
 
@@ -31,7 +31,7 @@ pub enum ListenAddr {
     Unix(PathBuf),
 }
 
-/// The text is no address.
+/// The text is not an address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("can't listen on \"{0}\": write ADDR:PORT (127.0.0.1:8080, [::1]:8080) or unix:PATH")]
 pub struct AddrError(String);
@@ -61,16 +61,16 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-/// Who may connect to unix sockets.
+/// The access to Unix sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnixAccess {
-    /// Whom the umask lets.
+    /// The users that the umask admits.
     Umask,
-    /// The server's user alone: mode 0600.
+    /// Only the server's user: mode 0600.
     Owner,
 }
 
-/// An address can't be listened on.
+/// Why the server can't listen on an address.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen on {addr}: {reason}")]
 pub struct BindError {
@@ -78,18 +78,18 @@ pub struct BindError {
     reason: String,
 }
 
-/// Who is at the other end.
+/// The peer of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// A TCP peer; see [`Peer::tcp`].
     Tcp(SocketAddr),
-    /// A process of this machine.
+    /// A process on this machine.
     Unix,
 }
 
 impl Peer {
-    /// The TCP peer at `addr`. An IPv4 peer of a socket for both versions of IP, as service managers open them, is the
-    /// same as that of one for IPv4: not in the IPv4-mapped form, but 192.0.2.1.
+    /// The TCP peer at `addr`. An IPv4-mapped address becomes the IPv4 address, for instance 192.0.2.1. Sockets for both
+    /// versions of IP, as service managers open them, report IPv4 peers in the mapped form.
     #[must_use]
     pub fn tcp(addr: SocketAddr) -> Self {
         match addr.ip().to_canonical() {
@@ -98,7 +98,7 @@ impl Peer {
         }
     }
 
-    /// Its IP address; `None` for a process of this machine.
+    /// The peer's IP address; `None` for a process on this machine.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
@@ -107,7 +107,7 @@ impl Peer {
         }
     }
 
-    /// Whether the peer is on this machine: 127.0.0.0/8, `::1`, the IPv4-mapped form of the former, a unix socket.
+    /// Whether the peer is on this machine: 127.0.0.0/8, `::1`, an IPv4-mapped 127.0.0.0/8 address, or a Unix socket.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         match self {
@@ -129,7 +129,7 @@ impl fmt::Display for Peer {
     }
 }
 
-/// A listening socket, non-blocking.
+/// A non-blocking listening socket.
 #[derive(Debug)]
 pub enum Listener {
     /// TCP
@@ -138,7 +138,8 @@ pub enum Listener {
     Tls(std::net::TcpListener, Acceptor),
     /// A unix socket, with its path.
     Unix(UnixListener, PathBuf),
-    /// A socket of either kind that others may hold too: see [`activation`](super::activation). TCP may have TLS.
+    /// A socket of either kind that other processes may hold too: see [`activation`](super::activation). A TCP socket may have
+    /// TLS.
     Passed(Socket, Option<Acceptor>),
 }
 
@@ -172,7 +173,7 @@ fn tcp_address(listener: &impl AsFd) -> Option<SocketAddr> {
 }
 
 impl Listener {
-    /// The same listener with TLS; a unix socket stays as it is.
+    /// The same listener with TLS; a Unix socket is unchanged.
     #[must_use]
     pub fn secured(self, acceptor: &Acceptor) -> Self {
         match self {
@@ -184,7 +185,7 @@ impl Listener {
         }
     }
 
-    /// Whether other machines may be able to reach it.
+    /// Whether other machines may be able to reach the listener.
     #[must_use]
     pub fn is_public(&self) -> bool {
         let addr = match self {
@@ -196,7 +197,7 @@ impl Listener {
     }
 }
 
-/// Listens on each of `addrs` for each of `shards`: the outer list has one entry a shard.
+/// Listens on each of `addrs` for each of `shards`: the outer list has one entry per shard.
 ///
 /// # Errors
 /// The first address that can't be used, and why.
@@ -247,8 +248,8 @@ fn explain_unix(path: &Path, error: &io::Error) -> String {
 }
 
 fn bind_tcp(addr: SocketAddr, shards: usize) -> io::Result<Vec<Listener>> {
-    // SO_REUSEPORT would let a second server of the same user share the port in silence, and each would get half of
-    // the requests. A first socket without it finds out; bound but never listening, it takes no connection.
+    // With SO_REUSEPORT, a second server of the same user would silently share the port, and each server would get half of the
+    // requests. A first socket without SO_REUSEPORT detects that; it is bound but never listens, so it takes no connection.
     let probe = retried(|| tcp_socket(addr, false))?;
     let addr = probe.local_addr()?.as_socket().unwrap_or(addr);
     drop(probe);
@@ -261,7 +262,7 @@ fn bind_tcp(addr: SocketAddr, shards: usize) -> io::Result<Vec<Listener>> {
         .collect()
 }
 
-/// Tries again for a bounded time while the address is in use.
+/// Tries again, for a bounded time, while the address is in use.
 fn retried<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     for _ in 1..BIND_TRIES {
         match bind() {
@@ -277,7 +278,7 @@ fn tcp_socket(addr: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
     if addr.is_ipv6() {
-        // `[::]` and `0.0.0.0` can then be listened on side by side.
+        // The server can then listen on `[::]` and `0.0.0.0` side by side.
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
@@ -285,20 +286,20 @@ fn tcp_socket(addr: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// One listener, shared by the shards. A socket file that nobody listens on is replaced; any other file is not.
+/// Creates one listener, shared by the shards. Replaces a socket file without a listening process, and no other file.
 fn bind_unix(path: &Path, shards: usize, access: UnixAccess) -> io::Result<Vec<Listener>> {
     if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
-        // A server that was killed a moment ago is still connected to.
+        // Clients can still connect to a server that was killed a moment ago.
         Ok(_) => retried(|| remove_stale(path))?,
-        Err(_) => {} // Whatever it is, bind(2) will say so.
+        Err(_) => {} // bind(2) will report any other error.
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     if access == UnixAccess::Owner {
-        // Linux makes the file with the mode of the socket, so that there is no moment in which others could connect.
+        // Linux creates the file with the mode of the socket, so other users can't connect at any moment.
         rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
     }
     socket.bind(&SockAddr::unix(path)?)?;
@@ -308,16 +309,16 @@ fn bind_unix(path: &Path, shards: usize, access: UnixAccess) -> io::Result<Vec<L
     (0..shards).map(|_| Ok(Listener::Unix(first.try_clone()?, path.to_path_buf()))).collect()
 }
 
-/// Removes the socket file of a server that is gone; only the kernel's refusal to connect proves that it is.
+/// Removes the socket file of a server that is gone; only a refused connection proves that no process listens.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A live server whose backlog is full would keep a blocking connect waiting.
+    // A blocking connect would wait for a live server whose backlog is full.
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Connected, its backlog is full, or it is of another type, which somebody listens on all the same.
+        // A process listens: the connect succeeded, its backlog is full, or its socket has another type.
         _ => Err(io::ErrorKind::AddrInUse.into()),
     }
 }
@@ -341,11 +342,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let old = UnixListener::bind(&path).unwrap();
-        // It goes once it has been connected to, as one does that an io_uring of a killed process holds a little longer.
+        // The old listener ends once a client has connected, like a listener that an io_uring of a killed process holds a
+        // little longer.
         let ending = std::thread::spawn(move || drop((old.accept().unwrap(), old)));
         let _listening = bind_all(&[ListenAddr::Unix(path.clone())], 1, UnixAccess::Umask).unwrap();
         ending.join().unwrap();
-        // One that stays is not taken over, and the wait has an end.
+        // A listener that stays is not replaced, and the wait ends.
         let again = bind_all(&[ListenAddr::Unix(path)], 1, UnixAccess::Umask);
         let error = again.err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("a running server listens on it"), "{error}");

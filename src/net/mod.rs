@@ -1,9 +1,9 @@
 //! The reactor seam, its drivers, and listeners.
 //!
-//! The seam is shaped by events: a driver receives bytes into whatever buffer it likes and hands them to an
-//! [`Application`] in place; the application answers by queueing bytes on a [`Connections`] entry, which the driver
-//! flushes once a batch. No type of a reactor library leaves its driver's file. Where a listener has TLS, it stands
-//! between the two: the application sees plaintext only.
+//! The seam is shaped by events. A driver receives bytes into a buffer of its choice and hands them to an [`Application`] in
+//! place. The application answers by queueing bytes on a [`Connections`] entry, and the driver flushes that entry once a batch.
+//! No type of a reactor library leaves its driver's file. TLS, where a listener has it, lies between driver and application:
+//! the application sees plaintext only.
 
 pub mod activation;
 pub mod certificate;
@@ -37,7 +37,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The reactors to choose from.
+/// The available reactors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReactorKind {
     /// monoio over io_uring.
@@ -62,11 +62,11 @@ pub fn run<A: Application + 'static>(
     driver::run(kind, app, listeners, waker)
 }
 
-/// Whether this process may use `rings` reactors of `kind` over io_uring at once: one a shard. Memory for them can be limited, so all
-/// are tried together.
+/// Whether this process may use `rings` reactors of `kind` over io_uring at once, one per shard. Memory for rings can be
+/// limited, so all rings are tried together.
 ///
 /// # Errors
-/// The reason: switched off by sysctl or a seccomp filter, too little `RLIMIT_MEMLOCK`.
+/// The reason: io_uring is switched off by sysctl or a seccomp filter, or `RLIMIT_MEMLOCK` is too small.
 pub fn io_uring_available(kind: ReactorKind, rings: usize) -> Result<(), String> {
     driver::probe(kind, rings).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOMEM) => "too little locked memory for all shards; raise it with ulimit -l".to_owned(),
@@ -79,7 +79,7 @@ pub fn io_uring_available(kind: ReactorKind, rings: usize) -> Result<(), String>
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The application asked for it ([`Connections::close`]).
+    /// The application closed the connection ([`Connections::close`]).
     Application,
     /// The peer closed both directions or reset the connection.
     Peer,
@@ -87,10 +87,10 @@ pub enum CloseReason {
     Error(i32),
 }
 
-/// What a driver runs: called on the shard's own thread, never concurrently.
+/// The code that a driver runs: called on the shard's own thread, never concurrently.
 ///
-/// After any callback the driver may deliver others before it flushes; everything queued on [`Connections`] during a
-/// batch leaves after [`Application::batch_end`], one `send(2)` a connection.
+/// After any callback the driver may deliver others before it flushes. All bytes queued on [`Connections`] during a batch are
+/// sent after [`Application::batch_end`], with one `send(2)` per connection.
 pub trait Application {
     /// A connection was accepted on listener number `listener`. Returning `false` closes it once its outbox is sent.
     fn accepted(&mut self, connections: &mut Connections, conn: ConnId, peer: &Peer, listener: usize) -> bool;
@@ -101,34 +101,34 @@ pub trait Application {
     /// The peer will send no more (FIN). The connection stays open for sending until [`Connections::close`].
     fn eof(&mut self, connections: &mut Connections, conn: ConnId);
 
-    /// The outbox of `conn`, which a flush had left non-empty or [`Connections::await_sent`] was about, is empty now.
+    /// The outbox of `conn` is empty now. Called after a flush had left bytes in it, or after [`Connections::await_sent`].
     fn drained(&mut self, connections: &mut Connections, conn: ConnId);
 
-    /// The connection is gone; `conn` names nothing from here on. Called exactly once for every accepted connection.
+    /// The connection is gone; the id `conn` is invalid from here on. Called exactly once for every accepted connection.
     fn closed(&mut self, connections: &mut Connections, conn: ConnId, reason: CloseReason);
 
     /// All events that were ready have been delivered.
     fn batch_end(&mut self, connections: &mut Connections);
 
-    /// Whether another [`Application::batch_end`] would find something to do. Asked before the reactor sleeps, after
+    /// Whether another [`Application::batch_end`] would find work. Called before the reactor sleeps, after
     /// [`Waker::prepare_sleep`].
     fn has_work(&self) -> bool;
 
-    /// Called about every [`TICK`], for time-outs and housekeeping.
+    /// Called about once every [`TICK`], for time-outs and housekeeping.
     fn tick(&mut self, connections: &mut Connections, now: Instant);
 
-    /// Whether listeners should still accept. Once `false`, the driver closes its listeners.
+    /// Whether listeners should still accept. Once the answer is `false`, the driver closes its listeners.
     fn accepting(&self) -> bool;
 
-    /// Whether [`run`] should return. Asked after each batch.
+    /// Whether [`run`] should return. Called after each batch.
     fn stopped(&self) -> bool;
 
-    /// The last call: let go of everything shared with other threads. A reactor library may keep its tasks, and with
-    /// them the application, beyond the end of [`run`].
+    /// The last call: the application must drop everything that it shares with other threads. A reactor library may keep its
+    /// tasks, and with them the application, beyond the end of [`run`].
     fn finish(&mut self);
 }
 
-/// Connections of a shard beside those that its limit is about: descriptors are kept for so many.
+/// Connections per shard beside those that its limit covers: descriptors are reserved for this many.
 pub const RESERVED_CONNECTIONS: usize = 64;
 
 /// How often [`Application::tick`] is called.

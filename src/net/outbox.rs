@@ -1,4 +1,4 @@
-//! What is to be sent on one connection.
+//! The outbox: the queue of bytes to send on one connection.
 
 use super::file::{Attached, BodyPiece, ColdRange, FileRange};
 use super::sys::{self, IOVECS_MAX};
@@ -8,53 +8,53 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-/// Bytes that are referenced rather than copied are at least this many: below, copying is cheaper than one more buffer
+/// Smallest size, in bytes, of bytes that are referenced rather than copied: below it, a copy is cheaper than one more buffer
 /// in `sendmsg(2)`.
 const REFERENCE_BYTES_MIN: usize = 1024;
 
-/// Sent bytes at the start of the tail are dropped once they are this many and at least half of it: a tail that is never
-/// quite empty would grow for ever. Each byte is moved at most once on average.
+/// Sent bytes at the start of the tail are dropped once they are this many and at least half of the tail. Otherwise a tail that
+/// never becomes quite empty would grow for ever. Each byte is moved at most once on average.
 const COMPACT_BYTES_MIN: usize = 16 * 1024;
 
-/// Most bytes of one system call, and after so many in one go the others have their turn: a peer that takes bytes as fast as
-/// they are sent must not have the shard for itself for as long as a large answer takes.
+/// Limit, in bytes, on one system call and on one share of a turn. A peer that takes bytes as fast as they are sent must not
+/// occupy the shard for the duration of a large answer.
 pub(super) const SEND_BYTES_MAX: usize = 512 * 1024;
-/// Most bytes of what is lent that are copied at once.
+/// Limit, in bytes, on lent bytes that are copied at once.
 const COPY_BYTES_MAX: usize = 64 * 1024;
-/// A buffer that has grown beyond this is freed when it has been sent.
+/// A sent buffer with a larger capacity, in bytes, is freed.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
 
-/// Room for this many segments is kept when they have been sent; an answer has one or two.
+/// Capacity, in segments, that is kept after all are sent; an answer has one or two segments.
 const KEPT_SEGMENTS_MAX: usize = 4;
 
-/// Bytes in memory that another process can write: they are sent from where they lie and never seen as a slice.
+/// Bytes in memory that another process can write: they are sent from where they lie and never become a slice.
 ///
 /// # Safety
-/// From [`Lent::pointer`] on, [`Lent::len`] bytes can be read for as long as the value lives.
-#[expect(clippy::len_without_is_empty)] // It never is.
+/// From [`Lent::pointer`] on, [`Lent::len`] bytes must be readable for as long as the value lives.
+#[expect(clippy::len_without_is_empty)] // The bytes are never empty.
 pub unsafe trait Lent: Send + std::fmt::Debug {
-    /// The first byte.
+    /// Points to the first byte.
     fn pointer(&self) -> *const u8;
 
-    /// How many there are.
+    /// How many bytes there are.
     fn len(&self) -> usize;
 
-    /// What is there now, of the bytes at `range`; what of that lies beyond the end is left out.
+    /// A copy of the present bytes at `range`; the part of `range` beyond the end is left out.
     fn copy(&self, range: Range<usize>) -> Vec<u8>;
 }
 
 #[derive(Debug)]
 enum Segment {
     Own(Vec<u8>),
-    /// With the share of its memory that this queue is charged for.
+    /// The bytes, and the share of their memory that this queue is charged for.
     Shared(Arc<[u8]>, usize),
-    /// From a byte on: those before it have been copied out.
+    /// The bytes from an offset on: the bytes before it have been copied out.
     Lent(Box<dyn Lent>, usize),
-    /// From a byte on, likewise.
+    /// The part of a file from an offset on: the bytes before it have been copied out.
     File(FileRange, usize),
 }
 
-/// A reference to `bytes`. What goes to many is one copy: the more have it already, the less it costs.
+/// A reference to `bytes`. All holders share one copy, so each is charged less the more holders there are.
 fn shared(bytes: Arc<[u8]>) -> Segment {
     let share = bytes.len() / Arc::strong_count(&bytes).max(1);
     Segment::Shared(bytes, share)
@@ -70,7 +70,7 @@ impl Segment {
         }
     }
 
-    /// The bytes, unless another process can write them or they are in a file.
+    /// The segment's bytes; `None` if another process can write them or they are in a file.
     fn bytes(&self) -> Option<&[u8]> {
         match self {
             Segment::Own(bytes) => Some(bytes),
@@ -79,7 +79,7 @@ impl Segment {
         }
     }
 
-    /// Bytes of memory that it keeps from others, a domain's memory included.
+    /// Bytes of memory that the segment holds, with memory lent by a domain.
     fn held(&self) -> usize {
         match self {
             Segment::Shared(_, share) => *share,
@@ -89,16 +89,16 @@ impl Segment {
     }
 }
 
-/// How far a flush has come.
+/// The result of a flush.
 #[derive(Debug)]
 pub(super) enum Sent {
     /// All is sent.
     All,
-    /// The socket takes no more for now.
+    /// The socket takes no more bytes for now.
     Blocked,
     /// The share of this turn is sent, and there is more.
     Spent,
-    /// This has to be read from a disk first.
+    /// This range must be read from a disk first.
     Cold(ColdRange),
 }
 
@@ -107,21 +107,22 @@ fn bounded(bytes: &[u8], bytes_max: usize) -> &[u8] {
     bytes.get(..bytes_max).unwrap_or(bytes)
 }
 
-/// A queue of bytes in segments: small writes gather in the tail, large ones are taken as they are, frames that go to
-/// many connections are shared.
+/// A queue of bytes in segments: small writes gather in the tail, large ones are queued without a copy, and frames for many
+/// connections are shared.
 #[derive(Debug, Default)]
 pub struct Outbox {
     segments: VecDeque<Segment>,
-    /// Bytes in `segments`, sent ones of the first included. Those of the tail are not counted: [`Outbox::buffer`] lends it.
+    /// Bytes in `segments`, with sent bytes of the first. Bytes of the tail are not counted, because [`Outbox::buffer`] lends
+    /// the tail.
     sealed: usize,
     /// The sum of [`Segment::held`].
     held: usize,
     tail: Vec<u8>,
-    /// Bytes of the first segment (of the tail, if there is none) that are sent already.
+    /// Bytes of the first segment (of the tail, if there is none) that are already sent.
     sent: usize,
-    /// Bytes sent in all, wrapping.
+    /// Bytes sent in total, wrapping.
     total: usize,
-    /// The socket was made non-blocking: sendfile(2) has no flag for it.
+    /// The socket was made non-blocking, because sendfile(2) has no flag for that.
     is_nonblocking: bool,
 }
 
@@ -131,12 +132,12 @@ impl Outbox {
         self.tail.extend_from_slice(bytes);
     }
 
-    /// The buffer at the end of the queue, to append to; what it holds must not be removed.
+    /// The buffer at the end of the queue, to append to; the caller must not remove its bytes.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.tail
     }
 
-    /// Appends `bytes`, without a copy if they are many.
+    /// Appends `bytes`, without a copy if there are many.
     pub fn push_owned(&mut self, bytes: Vec<u8>) {
         if bytes.len() < REFERENCE_BYTES_MIN {
             self.push(&bytes);
@@ -146,7 +147,7 @@ impl Outbox {
         }
     }
 
-    /// Appends `bytes`, by reference if they are many.
+    /// Appends `bytes`, by reference if there are many.
     pub fn push_shared(&mut self, bytes: Arc<[u8]>) {
         if bytes.len() < REFERENCE_BYTES_MIN {
             self.push(&bytes);
@@ -156,7 +157,8 @@ impl Outbox {
         }
     }
 
-    /// Appends `bytes` from byte number `from` on. If that is not 0, the bytes before it have been sent, and nothing else was queued.
+    /// Appends `bytes` from offset `from` on. If `from` is not 0, the bytes before it must have been sent, and nothing else may
+    /// be queued.
     pub fn push_rest(&mut self, bytes: Arc<[u8]>, from: usize) {
         let rest = bytes.get(from..).unwrap_or_default();
         if from == 0 || rest.len() < REFERENCE_BYTES_MIN {
@@ -167,7 +169,7 @@ impl Outbox {
         self.sent = from;
     }
 
-    /// Counts bytes that have been sent past the queue.
+    /// Counts bytes that were sent without passing through the queue.
     pub(super) fn sent_past(&mut self, count: usize) {
         self.total = self.total.wrapping_add(count);
     }
@@ -178,7 +180,7 @@ impl Outbox {
         self.push_segment(Segment::Lent(bytes, 0));
     }
 
-    /// Appends what follows a head.
+    /// Appends the body behind a head.
     pub fn push_attached(&mut self, attached: Attached) {
         match attached {
             Attached::Lent(bytes) => self.push_lent(bytes),
@@ -193,7 +195,7 @@ impl Outbox {
         }
     }
 
-    /// What is to be sent next and has to be read from a disk first, if the kernel tells so.
+    /// The next range to send that must be read from a disk first, as far as the kernel tells.
     pub(super) fn cold(&mut self) -> Option<ColdRange> {
         match self.segments.front_mut() {
             Some(Segment::File(part, from)) => part.cold(from.saturating_add(self.sent), SEND_BYTES_MAX),
@@ -201,14 +203,14 @@ impl Outbox {
         }
     }
 
-    /// The bytes of the file that is sent next have been read up to `end`.
+    /// Records that the bytes of the file at the front have been read up to offset `end`.
     pub(super) fn warmed(&mut self, end: u64) {
         if let Some(Segment::File(part, _)) = self.segments.front_mut() {
             part.warmed(end);
         }
     }
 
-    /// Has [`Outbox::front`] give the next bytes of a file, if such bytes come next.
+    /// Copies the next bytes to the front for [`Outbox::front`], if they belong to a file.
     ///
     /// # Errors
     /// The file can't be read, or has become too short.
@@ -220,7 +222,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Puts a copy of the first unsent bytes, which begin at `start` of the first segment, in front of what is left of it.
+    /// Inserts a copy of the first unsent bytes, which begin at `start` of the first segment, before the rest of that segment.
     fn put_before(&mut self, copy: Vec<u8>, start: usize) {
         let end = start.saturating_add(copy.len());
         let before = self.segments.front().map_or(0, Segment::held);
@@ -244,19 +246,19 @@ impl Outbox {
         self.segments.push_front(Segment::Own(copy));
     }
 
-    /// Bytes not sent yet.
+    /// Bytes that are not sent yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.sealed + self.tail.len() - self.sent
     }
 
-    /// Bytes of memory that what is not sent keeps from others: its own, and what a domain has lent.
+    /// Bytes of memory that unsent bytes hold: the server's own memory, and memory lent by a domain.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held + self.tail.capacity()
     }
 
-    /// Bytes sent so far, wrapping: the difference of two moments is progress.
+    /// Bytes sent so far, wrapping: the difference between two moments is the progress.
     #[must_use]
     pub fn sent_total(&self) -> usize {
         self.total
@@ -270,7 +272,7 @@ impl Outbox {
 
     fn seal_tail(&mut self) {
         if !self.tail.is_empty() {
-            // A partly sent tail is the first segment then, so `sent` goes on counting in it.
+            // The partly sent tail becomes the first segment, so `sent` continues to count in it.
             let tail = std::mem::take(&mut self.tail);
             self.push_segment(Segment::Own(tail));
         }
@@ -282,8 +284,8 @@ impl Outbox {
         self.segments.push_back(segment);
     }
 
-    /// The unsent bytes before the first lent ones, at most `bytes_max` of them, as slices at the start of `room`; returns how many
-    /// slices, and whether lent bytes come next. What does not fit waits for the next send.
+    /// Fills `room` with slices of the unsent bytes before the first lent ones, at most `bytes_max` bytes. Returns how many
+    /// slices there are, and whether lent bytes follow. Bytes that do not fit wait for the next send.
     fn slices<'a>(&'a self, room: &mut [io::IoSlice<'a>; IOVECS_MAX], bytes_max: usize) -> (usize, bool) {
         let all = self.segments.iter().map(Segment::bytes).chain(std::iter::once(Some(self.tail.as_slice())));
         let (mut count, mut skip, mut left) = (0, self.sent, bytes_max);
@@ -300,7 +302,7 @@ impl Outbox {
         (count, false)
     }
 
-    /// Sends at most `bytes_max` bytes of what is there: one system call.
+    /// Sends at most `bytes_max` queued bytes with one system call.
     fn send_some(&self, fd: RawFd, bytes_max: usize) -> io::Result<usize> {
         match self.segments.front() {
             None => return sys::send(fd, bounded(self.tail.get(self.sent..).unwrap_or_default(), bytes_max)),
@@ -316,7 +318,7 @@ impl Outbox {
         sys::send_vectored(fd, room.get(..count).unwrap_or_default(), more)
     }
 
-    /// The first unsent bytes: those of one segment. Some of those that are lent are copied for it; for those of a file see
+    /// The first unsent bytes, all of one segment. Lent bytes are partly copied for this; for bytes of a file see
     /// [`Outbox::load`].
     pub(super) fn front(&mut self) -> &[u8] {
         if let Some(Segment::Lent(bytes, from)) = self.segments.front() {
@@ -328,7 +330,7 @@ impl Outbox {
         first.and_then(|bytes| bytes.get(self.sent..)).unwrap_or_default()
     }
 
-    /// Forgets what is not sent.
+    /// Drops all unsent bytes.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -356,7 +358,7 @@ impl Outbox {
         }
     }
 
-    /// Sends until all is sent, the socket takes no more, it has had its `share` of bytes for now, or what comes next is on a disk.
+    /// Sends until all is sent, the socket takes no more, `share` bytes are sent, or the next bytes are on a disk.
     pub(super) fn flush(&mut self, fd: RawFd, share: usize) -> io::Result<Sent> {
         let mut left = share;
         while !self.is_empty() {
@@ -383,7 +385,7 @@ impl Outbox {
         Ok(Sent::All)
     }
 
-    /// Takes the tail's memory when there is nothing in it: an idle connection keeps no buffer.
+    /// Takes the memory of an empty tail, because an idle connection must keep no buffer.
     pub(super) fn take_spare(&mut self) -> Option<Vec<u8>> {
         if self.segments.is_empty() && self.segments.capacity() > KEPT_SEGMENTS_MAX {
             self.segments = VecDeque::new();
@@ -395,14 +397,14 @@ impl Outbox {
         None
     }
 
-    /// Gives the tail memory to grow into.
+    /// Gives the tail a buffer to write into.
     pub(super) fn give_spare(&mut self, spare: Vec<u8>) {
         if self.tail.capacity() == 0 {
             self.tail = spare;
         }
     }
 
-    /// Whether the tail has memory.
+    /// Whether the tail has a buffer.
     pub(super) fn has_buffer(&self) -> bool {
         self.tail.capacity() > 0
     }
@@ -424,14 +426,14 @@ mod tests {
         Lent(Vec<u8>),
         File(Vec<u8>),
         Send(usize),
-        /// As through TLS.
+        /// Reads the front, as the TLS path does.
         Front(usize),
     }
 
     #[derive(Debug)]
     struct Other(Vec<u8>);
 
-    // SAFETY: a vector that nobody changes.
+    // SAFETY: the bytes are in a vector that no code changes.
     unsafe impl Lent for Other {
         fn pointer(&self) -> *const u8 {
             self.0.as_ptr()
@@ -467,7 +469,7 @@ mod tests {
         ]
     }
 
-    /// A body of these bytes in the middle of a file.
+    /// A body with these bytes, from the middle of a file.
     fn file(bytes: &[u8]) -> Attached {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[b"xyz", bytes, b"more"].concat()).unwrap();
@@ -490,7 +492,7 @@ mod tests {
         assert_eq!(outbox.flush(socket.as_raw_fd(), SEND_BYTES_MAX).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
-    /// What the next send would be offered.
+    /// The bytes that the next send would offer to the socket.
     fn ready(outbox: &Outbox) -> Vec<u8> {
         let mut room = [io::IoSlice::new(&[]); IOVECS_MAX];
         if let Some(Segment::Lent(bytes, from)) = outbox.segments.front() {

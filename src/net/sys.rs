@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-/// Most buffers one `sendmsg(2)` takes here; the kernel's limit (`IOV_MAX`) is 1024.
+/// Limit on the buffers of one `sendmsg(2)`; the kernel's limit (`IOV_MAX`) is 1024.
 pub(super) const IOVECS_MAX: usize = 64;
 
 fn check(result: libc::ssize_t) -> io::Result<usize> {
@@ -23,23 +23,23 @@ pub(super) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     check(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
-/// [`send`] of what is lent, from its byte number `from` on, at most `bytes_max` bytes. `more` as for [`send_vectored`].
+/// [`send`] of lent bytes, from offset `from` on, at most `bytes_max` bytes. `more` as for [`send_vectored`].
 pub(super) fn send_lent(fd: RawFd, bytes: &dyn Lent, from: usize, bytes_max: usize, more: bool) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
     let from = from.min(bytes.len());
-    // SAFETY: the trait's contract: the bytes can be read while `bytes` lives. Only the kernel reads them, so it does not
-    // matter that another process may write them meanwhile. For `fd` see `send`.
+    // SAFETY: the contract of `Lent` keeps the bytes readable while `bytes` lives. Only the kernel reads them, so another
+    // process may write them meanwhile. For `fd` see `send`.
     check(unsafe { libc::send(fd, bytes.pointer().add(from).cast(), (bytes.len() - from).min(bytes_max), flags) })
 }
 
-/// `recv(2)` without blocking; 0 means that the peer has sent FIN.
+/// `recv(2)` without blocking; a result of 0 means that the peer has sent FIN.
 pub(super) fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: pointer and length describe `buffer`, which the kernel writes during the call only; for `fd` see `send`.
     check(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) })
 }
 
-/// `sendmsg(2)` of several buffers, without blocking and without SIGPIPE. `more`: another send follows at once, so the
-/// kernel need not send a packet that is not full.
+/// `sendmsg(2)` of several buffers, without blocking and without SIGPIPE. `more`: another send follows at once, so the kernel
+/// may delay a packet that is not full.
 pub(super) fn send_vectored(fd: RawFd, slices: &[io::IoSlice<'_>], more: bool) -> io::Result<usize> {
     // SAFETY: zeroed is a valid msghdr (null pointers, zero lengths).
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -51,10 +51,10 @@ pub(super) fn send_vectored(fd: RawFd, slices: &[io::IoSlice<'_>], more: bool) -
     check(unsafe { libc::sendmsg(fd, &raw const message, flags) })
 }
 
-/// Has the close of a connection reset it (socket(7), `SO_LINGER`).
+/// Makes the later close of a connection reset it (socket(7), `SO_LINGER`).
 pub(super) fn reset_when_closed(fd: RawFd) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: a socket of the caller's and an option of its size.
+    // SAFETY: the caller owns the socket, and the option is passed with its size.
     unsafe {
         libc::setsockopt(
             fd,
@@ -66,25 +66,25 @@ pub(super) fn reset_when_closed(fd: RawFd) {
     }
 }
 
-/// Makes a socket non-blocking. Other calls here say so by a flag of their own.
+/// Makes a socket non-blocking. Other functions here pass a flag to each call instead.
 pub(super) fn nonblocking(fd: RawFd) -> io::Result<()> {
     // SAFETY: no memory is involved; for `fd` see `send`.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
-    // SAFETY: the same.
+    // SAFETY: no memory is involved; for `fd` see `send`.
     let failed = flags < 0 || unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) } < 0;
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// `sendfile(2)` of at most `bytes` bytes of the regular file `file` from `start` on; 0 means that it ends there. `socket`
+/// `sendfile(2)` of at most `bytes` bytes of the regular file `file` from `start` on; 0 means the end of the file. `socket`
 /// must be non-blocking.
 pub(super) fn send_file(socket: RawFd, file: RawFd, start: u64, bytes: usize) -> io::Result<usize> {
     let mut offset = libc::off_t::try_from(start).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: the kernel writes the offset during the call only; for `socket` see `send`. A caller holds `file` open.
+    // SAFETY: the kernel writes the offset during the call only; for `socket` see `send`. The caller keeps `file` open.
     check(unsafe { libc::sendfile(socket, file, &raw mut offset, bytes) })
 }
 
-/// Whether the kernel has `bytes` bytes of `file` from `start` on in memory, as far as it tells: a file system without a
-/// cache of its own says nothing, and one in memory has all.
+/// Whether the kernel has `bytes` bytes of `file` from `start` on in memory, as far as the kernel tells. A file system without
+/// a page cache reports nothing, and a file system in memory has all bytes there.
 pub(super) fn is_in_memory(file: RawFd, start: u64, bytes: usize) -> bool {
     /// `struct cachestat` (Linux 6.5).
     #[repr(C)]
@@ -96,17 +96,17 @@ pub(super) fn is_in_memory(file: RawFd, start: u64, bytes: usize) -> bool {
         evicted: u64,
         recently_evicted: u64,
     }
-    /// The same on all architectures; libc does not name it on each.
+    /// The number is the same on all architectures; libc does not define it on each.
     const CACHESTAT: libc::c_long = 451;
     const PAGE: u64 = 4096;
     let (range, mut found) = ([start, bytes as u64], CacheStat::default());
-    // SAFETY: a range of two numbers is read, and `found` written, during the call only.
+    // SAFETY: the kernel reads a range of two numbers and writes `found`, during the call only.
     let result = unsafe { libc::syscall(CACHESTAT, file, range.as_ptr(), &raw mut found, 0) };
     if result == 0 {
         let pages = (start + bytes as u64).div_ceil(PAGE) - start / PAGE;
         return found.cached >= pages;
     }
-    // An older kernel, or a file whose cache this user may not ask for: its first and last byte stand for all.
+    // The kernel is older, or this user may not query the cache of the file: the first and last byte stand for all bytes.
     let is_there = |at: u64| {
         let mut byte = 0_u8;
         let part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
@@ -118,7 +118,7 @@ pub(super) fn is_in_memory(file: RawFd, start: u64, bytes: usize) -> bool {
     bytes == 0 || is_there(start) && is_there(start + bytes as u64 - 1)
 }
 
-/// `shutdown(2)`; errors mean that the peer was faster and are of no interest.
+/// `shutdown(2)`; an error means that the peer has closed first, and is ignored.
 pub(super) fn shutdown(fd: RawFd, how: std::net::Shutdown) {
     let how = match how {
         std::net::Shutdown::Read => libc::SHUT_RD,
@@ -129,8 +129,8 @@ pub(super) fn shutdown(fd: RawFd, how: std::net::Shutdown) {
     unsafe { libc::shutdown(fd, how) };
 }
 
-/// Raises the soft limit of open files to the hard one, and returns it: the soft one is often 1024, which is for programs
-/// that still use select(2). Returns `u64::MAX` for no limit.
+/// Raises the soft limit of open files to the hard limit, and returns it. The soft limit is often 1024, for programs that still
+/// use select(2). Returns `u64::MAX` for no limit.
 ///
 /// # Errors
 /// `setrlimit(2)` failed, for instance because the hard limit is beyond `fs.nr_open`.
@@ -142,14 +142,14 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// Lets the child that `command` starts have standard input, output and error and no other descriptor of ours.
+/// Makes the child that `command` starts inherit standard input, output and error and no other descriptor.
 ///
-/// Close-on-exec alone leaves a gap: io_uring's accept sets it in a second call, and a module may open what it likes.
+/// Close-on-exec alone leaves a gap: io_uring's accept sets it in a second call, and a module may open descriptors without it.
 pub fn keep_descriptors_from(command: &mut Command) -> &mut Command {
     let close = || {
-        // Marked rather than closed: the standard library reports a failing exec(3) through a descriptor of its own.
-        // A kernel that can't (before 5.11) leaves what FD_CLOEXEC does by itself.
-        // SAFETY: a system call without memory, on descriptors of the child only: it has its own table after fork(2).
+        // The descriptors are marked rather than closed: the standard library reports a failing exec(3) through a descriptor of
+        // its own. On a kernel without the flag (before 5.11), only descriptors with FD_CLOEXEC are closed.
+        // SAFETY: a system call without memory, on descriptors of the child only: the child has its own table after fork(2).
         unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         Ok(())
     };
@@ -158,31 +158,31 @@ pub fn keep_descriptors_from(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(close) }
 }
 
-/// Keeps a descriptor from the children of this process: monoio's io_uring accept does not ask for that.
+/// Sets close-on-exec, so that child processes don't inherit the descriptor: monoio's io_uring accept does not set it.
 pub(super) fn close_on_exec(fd: RawFd) {
     // SAFETY: no memory is involved; the caller owns the descriptor.
     unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
-/// Takes a socket that this process was started with, if `check` finds nothing wrong with it; close-on-exec from now on.
-/// Each may be taken once, before this process has opened anything.
+/// Takes a socket that this process was started with, if `check` accepts it, and sets close-on-exec. The caller may take each
+/// descriptor once, before this process has opened any.
 ///
 /// # Errors
-/// For people: it is not open, or what `check` said.
+/// A text for people: the descriptor is not open, or the error of `check`.
 pub(super) fn adopt_passed(
     fd: RawFd,
     check: fn(&socket2::Socket) -> Result<(), String>,
 ) -> Result<socket2::Socket, String> {
-    // SAFETY: no memory is involved; on a number that names nothing it fails.
+    // SAFETY: no memory is involved; the call fails on a number that names no descriptor.
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(format!("can't be used: {}", io::Error::last_os_error()));
     }
-    // SAFETY: it is open, and nobody closes it during the call.
+    // SAFETY: the descriptor is open, and no code closes it during the call.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    // Looked at before it is owned: what a wrong number names may belong to somebody else in this process.
+    // The socket is checked before this process owns it: a wrong number may name a descriptor that other code owns.
     check(&socket2::SockRef::from(&borrowed))?;
-    // SAFETY: it is open, and it was given to this process for its own use before main(): nothing else here owns it, and
-    // the caller takes each once.
+    // SAFETY: the descriptor is open, and this process received it for its own use before main(). No other code owns it, and
+    // the caller takes each descriptor once.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 
@@ -203,12 +203,12 @@ pub(super) fn eventfd() -> io::Result<OwnedFd> {
 /// Adds one to an eventfd's counter.
 pub(super) fn eventfd_signal(fd: &OwnedFd) {
     let one = 1_u64.to_ne_bytes();
-    // SAFETY: 8 readable bytes, as eventfd(2) wants. It fails only when the counter is full, and then the reader is
-    // already awake.
+    // SAFETY: 8 readable bytes, as eventfd(2) requires. The write fails only when the counter is full, and the reader is then
+    // awake already.
     unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
 }
 
-/// Reads and so clears the counter of a timerfd.
+/// Reads and thereby clears the counter of a timerfd.
 pub(super) fn counter_clear(fd: &OwnedFd) {
     let mut count = [0_u8; 8];
     // SAFETY: 8 writable bytes; the descriptor is non-blocking.
@@ -225,7 +225,7 @@ pub(super) fn timer(period: Duration) -> io::Result<OwnedFd> {
         tv_nsec: i64::from(period.subsec_nanos()),
     };
     let spec = libc::itimerspec { it_interval: period, it_value: period };
-    // SAFETY: `spec` is read during the call; no old value is asked for.
+    // SAFETY: the kernel reads `spec` during the call; no old value is requested.
     let set = unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut()) };
     if set < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
 }
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn the_soft_limit_of_open_files_rises_to_the_hard_one() {
         let maximum = getrlimit(Resource::Nofile).maximum;
-        // One less, which no other test of this process will miss.
+        // The limit falls by one file, which no other test of this process needs.
         setrlimit(Resource::Nofile, Rlimit { current: maximum.map(|files| files - 1), maximum }).unwrap();
         assert_eq!(raise_open_files_limit().unwrap(), maximum.unwrap_or(u64::MAX));
         assert_eq!(getrlimit(Resource::Nofile).current, maximum);

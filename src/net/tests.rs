@@ -132,7 +132,7 @@ fn kinds() -> Vec<ReactorKind> {
     kinds
 }
 
-/// A large answer has a share of each turn, whatever its client takes: others are answered before it is over.
+/// A large answer gets a share of each turn, however fast its client reads: other clients are answered before it ends.
 #[test]
 fn others_have_their_turn_beside_a_large_answer() {
     for kind in kinds() {
@@ -157,7 +157,7 @@ fn others_have_their_turn_beside_a_large_answer() {
     }
 }
 
-/// An answer without end to a client that takes all of it holds up nobody.
+/// An endless answer to a client that takes all bytes delays no other client.
 #[test]
 fn others_have_their_turn_beside_an_answer_without_end() {
     for kind in kinds() {
@@ -279,7 +279,7 @@ fn fin_after_close_loses_nothing() {
         let server = Running::start(kind);
         let mut client = server.connect();
         client.write_all(b"b!").unwrap();
-        // The first bytes are here, so the close has been asked for; the rest waits for the socket.
+        // The first bytes have arrived, so the close has been requested; the rest waits for the socket.
         let mut first = [0];
         client.read_exact(&mut first).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
@@ -291,7 +291,7 @@ fn fin_after_close_loses_nothing() {
     }
 }
 
-/// Echoes; says that it has work from the first byte to the second.
+/// Echoes; reports work from the first byte to the second.
 #[derive(Default)]
 struct Busy {
     received: usize,
@@ -348,7 +348,7 @@ fn endless_work_does_not_starve_sockets() {
     }
 }
 
-/// Echoes; each question panics once while there is a connection, and so does the end.
+/// Echoes; each question panics once while there is a connection, and so does `finish`.
 #[derive(Default)]
 struct Panicky {
     panics: Arc<AtomicU64>,
@@ -418,7 +418,7 @@ fn a_panic_in_a_question_takes_down_nothing() {
     }
 }
 
-/// A descriptor that can't be waited for: EBADF.
+/// A descriptor that can't be waited for: the wait fails with EBADF.
 fn unpollable() -> OwnedFd {
     std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/dev/null").unwrap().into()
 }
@@ -456,8 +456,8 @@ fn a_client_that_keeps_sending_after_close_is_not_listened_to_for_long() {
         client.write_all(b"!").unwrap();
         let mut answer = [0];
         client.read_exact(&mut answer).unwrap();
-        // What the kernel's buffers hold of both sides comes on top of the server's limit; without one, the second
-        // of lingering takes gigabytes.
+        // The kernel's buffers on both sides add to the server's limit. Without a limit, the second of lingering would take
+        // gigabytes.
         client.set_write_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
         let (chunk, mut sent) = (vec![0; 64 * 1024], 0);
         while let Ok(count) = client.write(&chunk) {
@@ -479,7 +479,7 @@ fn allocated() -> usize {
 /// Bytes that an idle connection may hold.
 fn idle_bytes_max(kind: ReactorKind) -> usize {
     match kind {
-        // Its pending receive has a buffer of its own.
+        // The connection's pending receive has a buffer of its own.
         #[cfg(feature = "glommio")]
         ReactorKind::Glommio => 4096,
         ReactorKind::Monoio | ReactorKind::MonoioEpoll => 2048,
@@ -495,7 +495,7 @@ fn measures_idle_connections() {
         let server = Running::start(kind);
         let before = allocated();
         let mut clients: Vec<TcpStream> = (0..CONNECTIONS).map(|_| server.connect()).collect();
-        // Each has had a large request and a large answer before it falls idle.
+        // Each connection has had a large request and a large answer before it becomes idle.
         let (request, mut answer) = (vec![b'r'; 100_000], vec![0; 100_000]);
         for client in &mut clients {
             client.write_all(&request).unwrap();

@@ -1,9 +1,8 @@
-//! TLS between a driver's sockets and the application, sans IO: rustls turns what was received into plaintext, and what
-//! an [`Outbox`] has into records. No socket or thread in here, and a clock for one date only.
+//! TLS between a driver's sockets and the application, sans IO: rustls turns received bytes into plaintext, and the bytes of an
+//! [`Outbox`] into records. This file has no sockets or threads, and reads a clock for one date only.
 //!
-//! A connection that waits holds rustls' keys and nothing else. What it receives is decrypted in the shard's one receive
-//! buffer, and what it sends is sealed in a buffer that the shard's connections hand on to each other; only one whose
-//! socket is full keeps it.
+//! A waiting connection holds rustls' keys and no buffer. Received bytes are decrypted in the shard's one receive buffer. Sent
+//! bytes are sealed in a buffer that the shard's connections share; only a connection whose socket is full keeps the buffer.
 
 use super::outbox::{Outbox, Sent};
 use super::sys;
@@ -19,23 +18,24 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Room before the receive buffer for the start of a record whose end has not arrived yet. A record has 18 KiB at most
-/// (RFC 5246 §6.2.3); a `ClientHello` in several records may need more, and one beyond this is refused.
+/// Bytes before the receive buffer for the start of a record whose end has not arrived. A record has at most 18 KiB (RFC 5246
+/// §6.2.3). A `ClientHello` in several records may need more; a larger one than this is refused.
 pub(super) const HEADROOM: usize = 32 * 1024;
 
-/// Most plaintext of a record (RFC 8446 §5.1).
+/// Limit, in bytes, on the plaintext of a record (RFC 8446 §5.1).
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 
-/// Sealing pauses when this much ciphertext waits for the socket: with the last record it stays below 80 KiB.
+/// Sealing pauses when this many bytes of ciphertext wait for the socket; with the last record the ciphertext stays below 80
+/// KiB.
 const SEALED_BYTES_MAX: usize = 64 * 1024;
 
-/// What a client gets that speaks HTTP to a TLS port.
+/// The answer to a client that speaks HTTP to a TLS port.
 const HTTPS_ONLY: &str = "this port speaks HTTPS only: use https:// (or wss://) here\n";
 
 const METHODS: [&[u8]; 9] =
     [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
 
-/// The answer to `request`, which is HTTP, at the time `now`.
+/// The answer to `request`, which is plain HTTP, at the time `now`.
 fn https_only(request: &[u8], now: SystemTime) -> String {
     let date = http_date(now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()));
     let (date, length) = (String::from_utf8_lossy(&date), HTTPS_ONLY.len());
@@ -46,16 +46,16 @@ fn https_only(request: &[u8], now: SystemTime) -> String {
     )
 }
 
-/// How the connections of a listener become TLS.
+/// How connections of a listener are set up for TLS.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
     /// Certificate, versions, tickets.
     pub(super) config: Arc<ServerConfig>,
-    /// Longest from the connection to the end of its handshake.
+    /// Limit on the time from the accept of a connection to the end of its handshake.
     pub(super) handshake_timeout: Duration,
 }
 
-/// The connection can't go on; what was made meanwhile, an alert for instance, is its last word.
+/// The connection can't continue. Bytes made meanwhile, for instance an alert, are the last bytes sent on it.
 #[derive(Debug)]
 pub(super) struct Refused;
 
@@ -64,7 +64,7 @@ pub(super) struct Session {
     rustls: UnbufferedServerConnection,
     /// The start of a record whose end has not arrived.
     rest: Vec<u8>,
-    /// Nothing has been received.
+    /// No byte has been received.
     fresh: bool,
     /// The handshake is done.
     open: bool,
@@ -84,13 +84,13 @@ impl Session {
         Ok(Self { rustls, rest: Vec::new(), fresh: true, open: false, ended: false })
     }
 
-    /// Whether the peer has said that it will send no more.
+    /// Whether the peer has announced that it will send no more.
     pub(super) fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Takes `count` bytes that were received into `buffer` after its first [`HEADROOM`] bytes. Calls `deliver` with the
-    /// plaintext in them, never empty; appends what the peer is to be sent to `made`.
+    /// Takes `count` bytes that were received into `buffer` after its first [`HEADROOM`] bytes. Calls `deliver` with their
+    /// plaintext, never empty; appends the bytes for the peer to `made`.
     pub(super) fn receive(
         &mut self,
         buffer: &mut [u8],
@@ -118,7 +118,7 @@ impl Session {
         if self.rest.len() > HEADROOM { Err(Refused) } else { Ok(()) }
     }
 
-    /// Counts in `used` how many bytes of `incoming` are dealt with.
+    /// Counts in `used` how many bytes of `incoming` are processed.
     fn process(
         &mut self,
         incoming: &mut [u8],
@@ -149,7 +149,7 @@ impl Session {
                     done = true;
                 }
                 ConnectionState::BlockedHandshake | ConnectionState::Closed => done = true,
-                // Early data is not offered.
+                // The server does not offer early data.
                 _ => return Err(Error::General("an unexpected state".to_owned())),
             }
             if done {
@@ -160,13 +160,13 @@ impl Session {
 
     /// Appends the alert that rustls has for the peer after an error (RFC 8446 §6.2).
     fn alert(&mut self, error: &Error, incoming: &mut [u8], made: &mut Vec<u8>) {
-        // What can't be read has one alert, and must not be looked at again for a second one. A message that was read is
-        // done with; the alert comes after what was made of it already.
+        // Unreadable input has one alert, and must not be processed again for a second one. A readable message is processed
+        // already, so its alert follows the bytes made from it.
         let unreadable = matches!(
             error,
             Error::InvalidMessage(_) | Error::PeerMisbehaved(_) | Error::PeerSentOversizedRecord | Error::DecryptError
         );
-        // rustls counts from the start of what it has not been rid of, so it gets that again.
+        // rustls counts from the start of the bytes not yet discarded, so it must get those bytes again.
         while let Ok(ConnectionState::EncodeTlsData(data)) = self.rustls.process_tls_records(incoming).state {
             if encode(data, made).is_err() || unreadable {
                 return;
@@ -174,7 +174,7 @@ impl Session {
         }
     }
 
-    /// Seals what `outbox` has, up to [`SEALED_BYTES_MAX`].
+    /// Seals bytes of `outbox`, up to [`SEALED_BYTES_MAX`] bytes of ciphertext.
     fn seal(&mut self, outbox: &mut Outbox, sealed: &mut Vec<u8>) -> Result<(), Error> {
         while !outbox.is_empty() && sealed.len() < SEALED_BYTES_MAX {
             if !sealed.is_empty() && outbox.cold().is_some() {
@@ -190,7 +190,7 @@ impl Session {
         Ok(())
     }
 
-    /// Appends what `write` makes of the session's keys, after anything that rustls has to say before.
+    /// Appends the output of `write` with the session's keys, after any bytes that rustls must send first.
     fn write(
         &mut self,
         sealed: &mut Vec<u8>,
@@ -231,7 +231,7 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, into: &mut Vec<u8>)
     })
 }
 
-/// Appends what `write` writes, giving it `room` bytes at first and as many as it asks for then.
+/// Appends the output of `write`, with `room` bytes of capacity at first and then as many as `write` asks for.
 fn append(
     into: &mut Vec<u8>,
     mut room: usize,
@@ -254,7 +254,7 @@ fn append(
     }
 }
 
-/// Whether a connection that begins like this wants HTTP: no TLS record begins with a letter (RFC 8446 §5.1).
+/// Whether a connection that begins with these bytes speaks HTTP: no TLS record begins with a letter (RFC 8446 §5.1).
 fn looks_like_http(received: &[u8]) -> bool {
     METHODS.iter().any(|method| received.iter().zip(*method).all(|(a, b)| a == b))
 }
@@ -262,12 +262,12 @@ fn looks_like_http(received: &[u8]) -> bool {
 /// The TLS side of one connection's sending half.
 #[derive(Debug)]
 pub(super) struct Tls {
-    /// `None` while the driver feeds it, and after it has failed.
+    /// `None` while the driver uses the session, and after the session has failed.
     session: Option<Box<Session>>,
     /// Records that the socket has not taken, from `sent` on.
     sealed: Vec<u8>,
     sent: usize,
-    /// `close_notify` is among what is sealed.
+    /// `close_notify` is among the sealed bytes.
     notified: bool,
 }
 
@@ -289,17 +289,17 @@ impl Tls {
         self.session.as_ref().is_some_and(|session| !session.open)
     }
 
-    /// Whether the handshake is under way, and its client has begun it.
+    /// Whether the handshake is under way and the client has begun it.
     pub(super) fn is_greeted(&self) -> bool {
         self.session.as_ref().is_some_and(|session| !session.open && !session.fresh)
     }
 
-    /// Sends `bytes` as they are.
+    /// Sends `bytes` unencrypted.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.sealed.extend_from_slice(bytes);
     }
 
-    /// Bytes that the socket has not taken, beside what the outbox has.
+    /// Sealed bytes that the socket has not taken; the bytes of the outbox are not counted.
     pub(super) fn len(&self) -> usize {
         self.sealed.len() - self.sent
     }
@@ -339,8 +339,8 @@ impl Tls {
         }
     }
 
-    /// The next bytes for the socket; none when there is nothing to send. Seals what `outbox` has, in a buffer from
-    /// `spare` if there is one; the last of it is `close_notify` if the connection is `closing`.
+    /// The next bytes for the socket; empty when there is nothing to send. Seals bytes of `outbox`, in a buffer from `spare` if
+    /// there is one. If the connection is `closing`, the last bytes are `close_notify`.
     pub(super) fn next<'a>(
         &'a mut self,
         outbox: &mut Outbox,
@@ -368,7 +368,7 @@ impl Tls {
                     session.write(&mut self.sealed, |traffic, room| traffic.queue_close_notify(room))?;
                 }
             }
-            // Nobody has the keys to read it.
+            // Without an open session no peer has the keys to read the queued bytes.
             None if closing => outbox.clear(),
             None => {}
         }
@@ -381,7 +381,7 @@ impl Tls {
         Ok(())
     }
 
-    /// The socket has taken `count` bytes.
+    /// Records that the socket has taken `count` bytes.
     pub(super) fn advance(&mut self, count: usize) {
         self.sent += count;
     }

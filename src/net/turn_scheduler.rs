@@ -1,21 +1,21 @@
 //! Limits on long steps in one turn of a shard.
 //!
-//! What a TLS client's first message costs, a key exchange and a signature, is a hundred times what a request costs (0.2 ms
-//! with a P-256 key, 0.8 ms with RSA-2048); a full receive buffer of an upload costs ten times as much. The answers of a turn leave
-//! at its end. So a shard takes a limited number of such steps between two looks at the kernel's events; connections beyond it wait
-//! in line, and what has come meanwhile for others is served before the next of them.
+//! A TLS client's first message costs a key exchange and a signature: a hundred times the cost of a request (0.2 ms with a
+//! P-256 key, 0.8 ms with RSA-2048). A full receive buffer of an upload costs ten times as much as a request. The answers of a
+//! turn are sent at its end. A shard therefore takes a limited number of such steps between two looks at the kernel's events.
+//! Further connections wait in a queue; events of other connections are served before the next step.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker as TaskWaker;
 
-/// Messages of handshakes that are processed in one turn of a shard.
+/// Limit on the handshake messages that one turn of a shard processes.
 pub(super) const HANDSHAKES_A_TURN: usize = 1;
-/// Receives that one turn of a shard has for connections whose last one has filled the buffer: 512 KiB.
+/// Limit on the receives in one turn for connections whose last receive filled the buffer: 512 KiB.
 pub(super) const BULK_RECEIVES_A_TURN: usize = 8;
 
-/// Steps of one kind in this turn, and the tasks that wait for one.
+/// The steps of one kind in this turn, and the queue of waiting tasks.
 #[derive(Debug)]
 pub(super) struct TurnScheduler {
     steps_a_turn: usize,
@@ -23,7 +23,7 @@ pub(super) struct TurnScheduler {
     line: VecDeque<Waiting>,
 }
 
-/// A place in the line.
+/// An entry of the queue.
 #[derive(Debug)]
 struct Waiting {
     called: Rc<Cell<bool>>,
@@ -35,10 +35,10 @@ impl TurnScheduler {
         Self { steps_a_turn, taken: 0, line: VecDeque::new() }
     }
 
-    /// Takes a step of this turn, or a place in the line: `task` is woken when its turn has come, which the place then
-    /// says. A task may be woken for other reasons too.
+    /// Takes a step of this turn, or an entry in the queue. The entry is set to true and `task` is woken when the turn of the
+    /// entry has come. A task may be woken for other reasons too.
     pub(super) fn enter(&mut self, task: &TaskWaker) -> Option<Rc<Cell<bool>>> {
-        // A new task must not pass tasks in the line.
+        // A new task must not overtake tasks in the queue.
         if self.taken < self.steps_a_turn && self.line.is_empty() {
             self.taken += 1;
             return None;
@@ -48,13 +48,13 @@ impl TurnScheduler {
         Some(called)
     }
 
-    /// The turn is over. Returns whether a task waits, so that another turn must follow without waiting for an event.
+    /// Ends the turn. Returns whether a task waits, so that another turn must follow without waiting for an event.
     pub(super) fn end_turn(&mut self) -> bool {
         self.taken = 0;
         !self.line.is_empty()
     }
 
-    /// Gives the steps that this turn has left to the tasks that wait longest.
+    /// Gives the remaining steps of this turn to the tasks that have waited longest.
     pub(super) fn call(&mut self) {
         while self.taken < self.steps_a_turn
             && let Some(place) = self.line.pop_front()
@@ -88,7 +88,7 @@ mod tests {
                 scheduler.call();
                 assert_eq!(called(), turn * steps);
             }
-            // Those who tried to pass.
+            // The tasks that tried to overtake.
             while scheduler.end_turn() {
                 scheduler.call();
             }

@@ -1,4 +1,4 @@
-//! Waking a shard's reactor from another thread.
+//! Wakes a shard's reactor from another thread.
 
 use super::sys;
 use rustix::event::Timespec;
@@ -8,22 +8,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-/// Most calls of `epoll_wait(2)` with which one wake-up is cleared; what is left wakes the reactor again.
+/// Limit on the calls of `epoll_wait(2)` that clear one wake-up; events left over wake the reactor again.
 const CLEAR_ROUNDS_MAX: usize = 4;
-/// Descriptors cleared by one call.
+/// Descriptors that one call clears.
 const CLEARED_MAX: usize = 64;
 
-/// An eventfd and a flag that says whether a write to it is needed.
+/// An eventfd and a flag that tells whether a write to it is needed.
 ///
 /// The protocol: a sender puts its message into a queue and then calls [`Waker::wake`]; the reactor calls
-/// [`Waker::prepare_sleep`] and then looks at the queue once more before it blocks. Each side writes one variable and
-/// then reads the other's, with a `SeqCst` fence between, so at least one of them sees the other: either the
-/// reactor finds the message, or the sender finds `asleep` and writes the eventfd. While the reactor is busy, `wake`
-/// is a fence and a load.
+/// [`Waker::prepare_sleep`] and then looks at the queue once more before it blocks. Each side writes one variable and then
+/// reads the other's, with a `SeqCst` fence between. So at least one side sees the other's write: either the reactor finds the
+/// message, or the sender finds `asleep` and writes the eventfd. Without the fences both could miss the other's write, and the
+/// message would wait. While the reactor is busy, `wake` is a fence and a load.
 ///
-/// Another process gets a [`Doorbell`], an eventfd of its own. The reactor waits for an epoll set of all of them, each
-/// edge-triggered, so none is ever read: what a process does to its eventfd (drains it, fills it, makes reading it block)
-/// changes nothing but its own wake-ups.
+/// Another process gets a [`Doorbell`], an eventfd of its own. The reactor waits for an epoll set of all eventfds, each
+/// edge-triggered, so none is ever read. A process that drains or fills its eventfd, or makes reading it block, changes only
+/// its own wake-ups.
 #[derive(Debug)]
 pub struct Waker {
     set: OwnedFd,
@@ -31,7 +31,8 @@ pub struct Waker {
     asleep: AtomicBool,
 }
 
-/// By which one other process wakes a reactor. Dropping it takes that away, whoever has its descriptor by then.
+/// The eventfd by which one other process wakes a reactor. Dropping it removes that ability, whichever process has the
+/// descriptor by then.
 #[derive(Debug)]
 pub struct Doorbell {
     waker: Arc<Waker>,
@@ -46,7 +47,8 @@ impl AsFd for Doorbell {
 
 impl Drop for Doorbell {
     fn drop(&mut self) {
-        // Closing would not do: the set forgets a descriptor when the last copy is closed, and others may have one.
+        // Closing is not enough: the set forgets a descriptor when its last copy is closed, and other processes may have a
+        // copy.
         let _ = epoll::delete(&self.waker.set, &self.fd);
     }
 }
@@ -62,23 +64,23 @@ impl Waker {
         Ok(Self { set, own, asleep: AtomicBool::new(false) })
     }
 
-    /// A way for another process to wake the reactor, by adding to the eventfd that it is given.
+    /// Creates an eventfd by which another process can wake the reactor.
     ///
     /// # Errors
-    /// Out of descriptors, or of what the kernel lets one user watch.
+    /// The process has no more descriptors, or the user has reached the kernel's limit on watches.
     pub fn doorbell(self: &Arc<Self>) -> io::Result<Doorbell> {
         let fd = sys::eventfd()?;
         watch(&self.set, &fd)?;
         Ok(Doorbell { waker: Arc::clone(self), fd })
     }
 
-    /// A waker with another descriptor.
+    /// Creates a waker with another descriptor.
     #[cfg(test)]
     pub(super) fn with_descriptor(set: OwnedFd, own: OwnedFd) -> Self {
         Self { set, own, asleep: AtomicBool::new(false) }
     }
 
-    /// Makes sure that the reactor looks at its queue. Call it after the message is in the queue.
+    /// Makes the reactor look at its queue. The caller must put the message into the queue first.
     pub fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
@@ -86,26 +88,26 @@ impl Waker {
         }
     }
 
-    /// Says that the reactor is about to block. It must look at its queue after this and before it blocks.
+    /// Announces that the reactor is about to block. The reactor must look at its queue after this call and before it blocks.
     pub fn prepare_sleep(&self) {
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// Takes [`Waker::prepare_sleep`] back: the reactor found something to do, or was woken by an event.
+    /// Takes [`Waker::prepare_sleep`] back: the reactor found work, or an event woke it.
     pub fn awake(&self) {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
-    /// A descriptor that becomes readable when the reactor is woken. For this process alone.
+    /// A descriptor that becomes readable when the reactor is woken. Only this process may use it.
     ///
     /// # Errors
-    /// Out of descriptors.
+    /// The process has no more descriptors.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
         self.set.try_clone()
     }
 
-    /// Clears what [`Waker::descriptor`] shows. Never blocks: the eventfds are not read, and an edge is shown once.
+    /// Clears the events of [`Waker::descriptor`]. Never blocks: the eventfds are not read, and each edge is reported once.
     pub(super) fn clear(&self) {
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut seen = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; CLEARED_MAX];
@@ -118,7 +120,7 @@ impl Waker {
     }
 }
 
-/// Has `set` show each write to the eventfd `fd` once.
+/// Makes `set` report each write to the eventfd `fd` once.
 fn watch(set: &OwnedFd, fd: &OwnedFd) -> io::Result<()> {
     epoll::add(set, fd, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
     Ok(())

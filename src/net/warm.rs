@@ -1,7 +1,7 @@
-//! Reading files into memory for shards, which must not wait for a disk.
+//! Reads files into memory for shards, because a shard must not wait for a disk.
 //!
-//! A shard sends a part of a file only if the kernel has it in memory. What it has not, a thread of this pool reads; then the
-//! shard goes on with that connection.
+//! A shard sends a part of a file only if the kernel has it in memory. A thread of this pool reads a part that is not there;
+//! then the shard resumes that connection.
 
 use super::connections::ConnId;
 use super::file::ColdRange;
@@ -10,9 +10,9 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::queue::SegQueue;
 use std::sync::{Arc, OnceLock};
 
-/// Threads that read. A disk serves several requests at once; more threads than these would only wait in its queue.
+/// Threads that read. A disk serves several requests at once; further threads would only wait in its queue.
 const READERS: usize = 4;
-/// Parts that wait to be read. Beyond it a shard sends without them having been read, and may wait.
+/// Limit on the parts waiting to be read. Beyond this limit a shard sends unread parts, and may block.
 const WAITING_MAX: usize = 1024;
 /// Bytes of one read.
 const READ_BYTES: usize = 128 * 1024;
@@ -23,14 +23,14 @@ struct Order {
     back: Arc<Back>,
 }
 
-/// The way back to one shard.
+/// Returns results to one shard.
 #[derive(Debug)]
 struct Back {
     done: SegQueue<(ConnId, u64)>,
     waker: Arc<Waker>,
 }
 
-/// A shard's side.
+/// The shard's interface to the pool.
 #[derive(Debug)]
 pub(super) struct Warmer {
     back: Arc<Back>,
@@ -41,13 +41,13 @@ impl Warmer {
         Self { back: Arc::new(Back { done: SegQueue::new(), waker: Arc::clone(waker) }) }
     }
 
-    /// Has `range` read for `conn`. False: there is too much to read already, or no thread for it.
+    /// Orders `range` to be read for `conn`. Returns false if too many parts wait already, or no thread could be started.
     pub(super) fn order(&self, conn: ConnId, range: ColdRange) -> bool {
         let order = Order { conn, range, back: Arc::clone(&self.back) };
         pool().is_some_and(|orders| orders.try_send(order).is_ok())
     }
 
-    /// The next connection whose part has been read, and up to which byte of its file.
+    /// The next connection whose part has been read, and the offset in its file up to which bytes were read.
     pub(super) fn next(&self) -> Option<(ConnId, u64)> {
         self.back.done.pop()
     }
@@ -57,7 +57,7 @@ impl Warmer {
     }
 }
 
-/// The way to the threads, which are started when something is to be read for the first time.
+/// The queue to the threads; they are started when the first part must be read.
 fn pool() -> Option<&'static Sender<Order>> {
     static POOL: OnceLock<Option<Sender<Order>>> = OnceLock::new();
     let start = || {

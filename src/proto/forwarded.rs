@@ -1,11 +1,13 @@
-//! Who the client is when proxies stand before the server: `X-Forwarded-For` and `Forwarded` (RFC 7239).
+//! The client's address behind proxies: `X-Forwarded-For` and `Forwarded` (RFC 7239).
 //!
-//! Each proxy appends whom it got the request from. Only what trusted proxies have appended counts, so the list is read from
-//! its end: the first address there that is no trusted proxy's is the client's. What stands before it anybody can invent.
+//! Each proxy appends the address from which it received the request. Only entries appended by trusted proxies count, so the
+//! list is read from its end. The first address from the end that belongs to no trusted proxy is the client's. A client can
+//! forge every entry before that address.
 
 use std::net::IpAddr;
 
-/// Which header field the trusted proxies write. Only that one is read: a proxy passes the other on as the client sent it.
+/// The header field that the trusted proxies write. Only this field is read: a proxy passes the other one on as the client sent
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ForwardedBy {
     /// `X-Forwarded-For`
@@ -16,7 +18,7 @@ pub enum ForwardedBy {
 }
 
 impl ForwardedBy {
-    /// Its field, in lower case.
+    /// The field's name, in lower case.
     #[must_use]
     pub fn field(self) -> &'static str {
         match self {
@@ -32,7 +34,7 @@ impl ForwardedBy {
     }
 }
 
-/// The proxies whose word counts.
+/// The trusted proxies: their networks, and the field that they write.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies {
     networks: Vec<(IpAddr, u8)>,
@@ -40,16 +42,16 @@ pub struct TrustedProxies {
     by: ForwardedBy,
 }
 
-/// A text that names no proxies.
+/// The text does not name proxies.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\" is neither an IP address, nor a network like 10.0.0.0/8, nor unix")]
 pub struct ProxyError(String);
 
 impl TrustedProxies {
-    /// Reads networks (`10.0.0.0/8`), addresses, and `unix` for whoever connects by a Unix socket.
+    /// Reads networks (`10.0.0.0/8`), addresses, and `unix` for every peer of a Unix socket.
     ///
     /// # Errors
-    /// A text that is none of these.
+    /// A text is none of these.
     pub fn read<'t>(texts: impl IntoIterator<Item = &'t str>, by: ForwardedBy) -> Result<Self, ProxyError> {
         let mut all = Self { by, ..Self::default() };
         for text in texts {
@@ -69,7 +71,8 @@ impl TrustedProxies {
         }
     }
 
-    /// The client of a request with `headers` that came from `peer` (`None`: by a Unix socket). `None`: not known.
+    /// The client of a request with `headers` that came from `peer` (`None`: over a Unix socket). `None`: the client is not
+    /// known.
     pub fn client<'h>(
         &self,
         peer: Option<IpAddr>,
@@ -106,7 +109,7 @@ pub fn network(text: &str) -> Option<(IpAddr, u8)> {
     Some((address, bits))
 }
 
-/// An address as a number of 128 bits, the address's own at the top.
+/// An address as a number of 128 bits; the address fills the high bits.
 fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
@@ -121,7 +124,7 @@ pub fn contains(network: IpAddr, bits: u8, address: IpAddr) -> bool {
     network.is_ipv4() == address.is_ipv4() && (bits == 0 || differing >> (128 - u32::from(bits)) == 0)
 }
 
-/// The elements of a list (RFC 9110 §5.6.1): commas in quoted strings divide nothing.
+/// The elements of a list (RFC 9110 §5.6.1). Commas in quoted strings do not separate elements.
 struct Elements<'a> {
     rest: Option<&'a [u8]>,
 }
@@ -140,7 +143,7 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// What stands before the first `by` outside of quotation marks, and what stands behind it.
+/// Splits `text` at the first `by` outside quotation marks: the part before it and the part behind it.
 fn divide(text: &[u8], by: u8) -> (&[u8], Option<&[u8]>) {
     let (mut quoted, mut escaped) = (false, false);
     for (at, &byte) in text.iter().enumerate() {

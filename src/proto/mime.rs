@@ -94,7 +94,7 @@ const TYPES: &[(&str, &str)] = &[
 /// Longest suffix of the table.
 const SUFFIX_BYTES_MAX: usize = 11;
 
-/// The content type for a file name's suffix, in whatever case.
+/// The content type for a file name's suffix, in any case.
 #[must_use]
 pub fn content_type(name: &[u8]) -> &'static str {
     let name = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
@@ -104,7 +104,7 @@ pub fn content_type(name: &[u8]) -> &'static str {
     found.and_then(|at| TYPES.get(at)).map_or("application/octet-stream", |(_, content_type)| content_type)
 }
 
-/// Types that are text under another name. Images, sound, video and archives are compressed already.
+/// Types of text whose names do not begin with `text/`. Images, sound, video and archives are compressed already.
 const COMPRESSIBLE: &[&str] = &[
     "application/javascript",
     "application/json",
@@ -131,7 +131,7 @@ const COMPRESSIBLE: &[&str] = &[
 pub fn is_compressible(content_type: &[u8]) -> bool {
     let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     let essence = essence.to_ascii_lowercase();
-    // Events of a stream are sent one by one; compressed, they would wait for each other.
+    // Events of a stream are sent one by one; compression would delay each event until later ones.
     (essence.starts_with(b"text/") && essence != b"text/event-stream")
         || essence.ends_with(b"+json")
         || essence.ends_with(b"+xml")

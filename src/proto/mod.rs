@@ -1,7 +1,6 @@
 //! Sans-IO protocol machines: bytes in, events and bytes out.
 //!
-//! Nothing here knows a socket, a clock or a thread, and nothing of ours is imported; the same types run in a shard, a
-//! unit test and a fuzzer.
+//! This room has no sockets, clocks or threads and imports no other room. A shard, a unit test and a fuzzer run the same types.
 
 pub mod form;
 pub mod forwarded;

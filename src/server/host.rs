@@ -1,4 +1,4 @@
-//! Where the modules live: in this process, or in confined ones of their own.
+//! The host of the modules: this process, or confined processes of their own.
 
 use super::shards::bodies_bytes_max;
 use crate::abi::context::JobTables;
@@ -20,12 +20,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where the modules live.
+/// The host of the modules.
 #[derive(Clone)]
 pub(super) enum ModuleHost {
-    /// In this process.
+    /// Modules run in this process.
     Here(Arc<InProcess>),
-    /// In processes of their own.
+    /// Modules run in processes of their own.
     Apart(Arc<DomainRegistry>),
 }
 
@@ -48,13 +48,14 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     }
     check_calls(config)?;
     let reach = reach(config)?;
-    // Before anything is given to the modules' user: the lock of the store says that no other server is here.
+    // Must come before any directory is given to the modules' user: the lock of the store proves that no other server is
+    // running here.
     let records = config.data_dir.join(".domains");
     end_orphans(&records);
     let scratch = config.data_dir.join("scratch");
     let domain_data = config.data_dir.join("domain-data");
     for dir in [&scratch, &config.data_dir.join("static"), &config.module_dir.join(".run"), &domain_data] {
-        // The sandbox names directories as they are when it is made.
+        // The sandbox resolves directories when it is created, so they must exist.
         std::fs::create_dir_all(dir)
             .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?;
     }
@@ -108,7 +109,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     Ok(ModuleHost::Apart(Arc::new(DomainRegistry::start(settings, config.domains_max, wakers.to_vec())?)))
 }
 
-/// How strong the sandbox has to be.
+/// The required strength of the sandbox.
 pub(super) fn required_level(config: &Config) -> Level {
     match config.projects.require_sandbox {
         Some(RequireSandbox::Basic) => Level::Basic,
@@ -119,7 +120,7 @@ pub(super) fn required_level(config: &Config) -> Level {
     }
 }
 
-/// Says which of the directories of `--allow-write` modules can't write to.
+/// Warns of directories of `--allow-write` that modules can't write to.
 fn warn_of_closed(config: &Config, user: Option<User>) {
     for dir in &config.allow_write {
         if let Some(why) = sandbox::not_writable(user, dir) {
@@ -146,7 +147,7 @@ fn give_users(config: &Config, user: Option<User>, dirs: [&Path; 2]) -> std::io:
     Ok(())
 }
 
-/// Refuses `--allow-syscall` with a name that no call has.
+/// Refuses `--allow-syscall` with a name that no system call has.
 fn check_calls(config: &Config) -> std::io::Result<()> {
     if let [name, ..] = sandbox::unknown_calls(&config.projects.allow_syscall)[..] {
         let text = format!("--allow-syscall {name}: there is no system call of that name (syscalls(2) lists them)");
@@ -177,7 +178,7 @@ fn request_rules(config: &Config) -> RequestRules {
     }
 }
 
-/// Where core files go. Where they can't, the log says why and what to do.
+/// The directory of core files. If core files can't be written there, the log says why and what to do.
 fn core_files(config: &Config) -> Option<CoreFiles> {
     let projects = &config.projects;
     let dir = projects.core_dir.as_ref()?;
@@ -196,7 +197,7 @@ fn core_files(config: &Config) -> Option<CoreFiles> {
     }
 }
 
-/// What streams may take up, a shard.
+/// Limits on the streams of one shard.
 pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
     StreamSizes {
         calls_max: config.stream_calls_max,
@@ -205,7 +206,8 @@ pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
     }
 }
 
-/// What each domain may use beside memory. Its own threads come on top of those that the server has there.
+/// Limits on the resources of each domain, except memory. A domain's own threads come in addition to those that the server
+/// needs there.
 fn allowance(config: &Config) -> Allowance {
     let streams = config.stream_calls_max.saturating_mul(config.shards);
     let killable_calls_max = config.projects.killable_calls_max;
@@ -219,39 +221,39 @@ fn allowance(config: &Config) -> Allowance {
     }
 }
 
-/// A quarter of the free bytes on the disk of the data directory, or the least that is of use.
+/// A quarter of the free bytes on the disk of the data directory, but at least the useful minimum.
 pub(super) fn share_of_disk(config: &Config) -> u64 {
     let free =
         rustix::fs::statvfs(&config.data_dir).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
     (free / 4).max(DISK_BYTES_MIN)
 }
 
-/// Half of the memory that the server and its domains can have.
+/// Half of the memory, in bytes, that the server and its domains can have.
 fn share_of_memory() -> u64 {
     machine::memory_bytes() / 2
 }
 
-/// Threads of a domain's process beside those that run handlers, about.
+/// Approximate number of threads of a domain's process, without those that run handlers.
 const OWN_THREADS: usize = 16;
 
-/// A domain, and the blobs, may have so many bytes on the disk, however little is free.
+/// A domain, and the blobs, may have this many bytes on the disk, however little is free.
 const DISK_BYTES_MIN: u64 = 1024 * 1024 * 1024;
 
-/// Bytes that may wait on a WebSocket beside its largest message, and what comes with them.
+/// Limit, in bytes, on the data waiting on a WebSocket, beside its largest message and that message's overhead.
 const EVENTS_BYTES: usize = 4 * 1024 * 1024;
 
-/// Largest budget: a process has addresses for that many shards.
+/// Largest budget, in bytes: a process has address space for that many shards.
 const BUDGET_BYTES_MAX: usize = 16 * 1024 * 1024 * 1024;
 
-/// The modules' database has a directory of its own: it is the one thing of the server's that isolated modules write.
+/// The modules' database has a directory of its own, because it is the only file of the server that isolated modules write.
 fn module_database(config: &Config) -> std::io::Result<PathBuf> {
     let dir = config.data_dir.join("module-data");
     std::fs::create_dir_all(&dir)?;
     Ok(dir.join("modules.sqlite3"))
 }
 
-/// What isolated modules may do: compute, read the system's libraries and `static`, and what the operator allows. Each domain
-/// gets its database, its shared objects and a scratch directory besides.
+/// The policy of isolated modules: they may compute, read the system's libraries and `static`, and use what the operator
+/// allows. Each domain also gets its database, its shared objects and a scratch directory.
 fn domain_policy(config: &Config, user: Option<User>, reach: &Reach) -> Policy {
     let mut read = sandbox::system_paths();
     read.push(config.data_dir.join("static"));
@@ -282,17 +284,17 @@ fn domain_policy(config: &Config, user: Option<User>, reach: &Reach) -> Policy {
     }
 }
 
-/// Whom a domain of a server that is root becomes: nobody, if nobody can reach what modules use.
+/// The user of the domains when the server is root: nobody, if nobody can reach the files that modules use.
 fn domain_user(config: &Config, scratch: &Path, domain_data: &Path) -> Option<User> {
     let user = sandbox::unprivileged()?;
     let own = [config.data_dir.join("module-data"), scratch.to_path_buf(), domain_data.to_path_buf()];
-    // The directories of the modules' own become theirs; the way there must be open.
+    // Ownership of the modules' directories passes to that user; the directories above must be open to it.
     let ways = own.iter().filter_map(|dir| dir.parent().map(Path::to_path_buf));
     let used: Vec<PathBuf> = ways.chain([config.data_dir.join("static"), config.module_dir.join(".run")]).collect();
     let closed = sandbox::closed_to(user, &used).map(|dir| format!("{} is closed to other users", dir.display()));
     let refused = || own.iter().find_map(|dir| sandbox::hand_over(user, dir).err()).map(|error| error.to_string());
     let Some(why) = closed.or_else(refused) else { return Some(user) };
-    // Without capabilities even root can't write what an earlier start has given away.
+    // Without capabilities even root can't write to directories that an earlier start has given to nobody.
     for dir in own.iter().chain([&config.module_dir.join(".run")]) {
         if let Err(error) = sandbox::hand_over(User { uid: 0, gid: 0 }, dir) {
             tracing::warn!("{}: {error}", dir.display());
@@ -304,11 +306,11 @@ fn domain_user(config: &Config, scratch: &Path, domain_data: &Path) -> Option<Us
     None
 }
 
-/// The cores of the shards, one each; empty entries when there are more shards than cores.
+/// The cores of the shards, one each; `None` for shards beyond the number of cores.
 pub(super) fn shard_cores(shards: usize) -> (Vec<Option<CoreId>>, Vec<CoreId>) {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let pinned = (0..shards).map(|shard| if shards <= cores.len() { cores.get(shard).copied() } else { None });
-    // Executors keep off the shards' cores when there are others.
+    // Executors use other cores than the shards, if there are any.
     let free = cores.iter().skip(shards).copied().collect();
     (pinned.collect(), free)
 }

@@ -1,4 +1,4 @@
-//! What the server listens on: the addresses of the settings or the sockets that were passed, plain or with TLS.
+//! The server's listeners: the addresses of the settings or the passed sockets, plain or with TLS.
 
 use super::{ServeError, setup};
 use crate::config::Config;
@@ -6,7 +6,7 @@ use crate::net::{self, Certificate, ListenAddr, Listener, UnixAccess};
 use socket2::Socket;
 use std::time::Duration;
 
-/// The certificate that TCP addresses are served with, if there is to be one.
+/// The certificate for TCP addresses, if one is configured.
 pub(super) fn load_certificate(config: &Config) -> Result<Option<Certificate>, ServeError> {
     let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
     let certificate = Certificate::load(cert, key)?;
@@ -14,8 +14,8 @@ pub(super) fn load_certificate(config: &Config) -> Result<Option<Certificate>, S
     Ok(Some(certificate))
 }
 
-/// The listeners of each shard, and how many of them, the first ones, are no admin listeners: the sockets that the service
-/// manager has passed, or else those of the settings' addresses.
+/// The listeners of each shard, and how many of them are not admin listeners; those come first. The listeners are the sockets
+/// that the service manager has passed, or else those of the settings' addresses.
 pub(super) fn bind(
     config: &Config,
     passed: &[Socket],
@@ -34,12 +34,12 @@ pub(super) fn bind(
     let public = listeners.first().map_or(0, Vec::len);
     let admin = net::bind_all(&parsed(&config.admin_listen)?, config.shards, UnixAccess::Owner)?;
     for (shard, admin) in listeners.iter_mut().zip(admin) {
-        shard.extend(admin); // After the others: their number tells the shard what they serve.
+        shard.extend(admin); // Admin listeners must come last: their index tells the shard what they serve.
     }
     Ok((secured(config, listeners, certificate)?, public))
 }
 
-/// The listeners with TLS, if there is a certificate.
+/// Adds TLS to the listeners, if there is a certificate.
 fn secured(
     config: &Config,
     listeners: Vec<Vec<Listener>>,
@@ -58,7 +58,7 @@ fn secured(
     Ok(listeners.into_iter().map(secured).collect())
 }
 
-/// The addresses really listened on, as they are told.
+/// The addresses of the bound listeners, as shown to users.
 pub(super) fn addresses(public: usize, listeners: &[Vec<Listener>]) -> Vec<String> {
     let told =
         |(number, listener): (usize, &Listener)| format!("{listener}{}", if number < public { "" } else { " (admin)" });

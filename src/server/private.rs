@@ -1,7 +1,7 @@
-//! What lies in the data directory is for the server's user alone, whatever the umask of whoever started the server.
+//! Restricts the files in the data directory to the server's user, whatever umask the server was started with.
 //!
-//! Where the server is root and its modules are `nobody`, the directories on the way to what modules use can be entered by
-//! others, and none of them listed.
+//! If the server is root and its modules are `nobody`, other users can enter the directories above the modules' files, but
+//! can't list any of them.
 
 use crate::config::Config;
 use crate::domain::sandbox;
@@ -12,30 +12,31 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-/// Deeper directories are left as they are.
+/// Directories below this depth are left unchanged.
 const DEPTH_MAX: usize = 3;
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Makes the directory of all state, if it is not there. One that is there stays as it is: it may hold what is others'.
+/// Creates the directory of all state, if it does not exist. An existing directory stays unchanged: it may hold files of other
+/// users.
 pub(super) fn make_data_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
     DirBuilder::new().recursive(true).mode(way_mode()).create(dir)?;
-    // A umask takes rights away that the modules' user needs.
+    // The umask may remove rights that the modules' user needs.
     fs::set_permissions(dir, Permissions::from_mode(way_mode()))
 }
 
-/// The mode of a directory on the way to what modules use.
+/// The mode of a directory above the modules' files.
 fn way_mode() -> u32 {
     if sandbox::unprivileged().is_some() { 0o711 } else { 0o700 }
 }
 
-/// Has all that the server and its modules make from now on be their user's alone, and closes to others what earlier
-/// servers have left open; what can't be closed is warned of. Links are not followed.
+/// Makes all files that the server and its modules create from now on private to their user. Removes other users' rights on
+/// files that earlier servers have left open, and warns if that fails. Symbolic links are not followed.
 pub(super) fn close_data(config: &Config) {
     umask(Mode::RWXG | Mode::RWXO);
     if let Err(error) = close_left_open(config) {
@@ -46,18 +47,18 @@ pub(super) fn close_data(config: &Config) {
 fn close_left_open(config: &Config) -> io::Result<()> {
     let data = &config.data_dir;
     for dir in [config.module_dir.clone(), config.module_dir.join(".run")] {
-        // Who needs it says so if it can't be made.
+        // A failure to create the directory is reported by the code that needs it.
         if DirBuilder::new().recursive(true).mode(0o700).create(&dir).is_ok() {
             close(&dir, way_mode()).map_err(at(&dir))?;
         }
     }
-    // What modules serve to everybody: theirs to read, and put there by others.
+    // `static` has the files that modules serve to all clients: modules read them, and other users put them there.
     let open = data.join("static");
     if !open.exists() && fs::create_dir(&open).is_ok() {
         fs::set_permissions(&open, Permissions::from_mode(0o755)).map_err(at(&open))?;
     }
     for name in [".objects", ".scratch"] {
-        // Their files stay: the user that inspects a module opens it by a descriptor.
+        // The files keep their mode: the user that inspects a module opens it through a descriptor.
         close_all(&config.module_dir.join(name), 0)?;
     }
     let own = ["module-data", "domain-data", "scratch", ".domains"].map(|name| data.join(name));
@@ -87,12 +88,12 @@ fn close_all(path: &Path, depth: usize) -> io::Result<()> {
             Ok(())
         }
         Ok(data) if data.is_file() => close(path, 0o600).map_err(at(path)),
-        // It went meanwhile, or is a link, whose target is not ours to change.
+        // The entry was removed meanwhile, or is a link; the target of a link must not be changed.
         _ => Ok(()),
     }
 }
 
-/// Takes the rights of others from what is there. What can't be changed because it is another user's is told by its use.
+/// Removes the rights of other users on `path`. If another user owns the file, its later use reports the problem.
 fn close(path: &Path, mode: u32) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     if found.is_symlink() || found.permissions().mode() & 0o777 == mode {
@@ -104,22 +105,22 @@ fn close(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Rights of others to read or change a file, and to change it.
+/// The rights of other users to read or change a file; and to change it.
 const READ_OR_CHANGE: u32 = 0o077;
 const CHANGE: u32 = 0o022;
 
-/// Whether others than its owner have one of `rights` on `path`; on a file that is not there nobody has any.
+/// Whether users other than the owner have one of `rights` on `path`; false for a file that does not exist.
 fn is_open(path: &Path, rights: u32) -> bool {
     fs::metadata(path).is_ok_and(|data| data.permissions().mode() & rights != 0)
 }
 
-/// Files with a secret that others than their owner can read or change, a sentence each.
+/// Secret files that users other than the owner can read or change, with a sentence each.
 pub(super) fn open_secrets(config: &Config) -> Vec<String> {
     let settings = config.secret_settings.as_deref();
     let files = [
         ("--tls-key", config.tls_key.as_deref(), READ_OR_CHANGE),
         ("--token-key", config.token_key.as_deref(), READ_OR_CHANGE),
-        // It has fingerprints of keys: to read them opens nothing. Its reader warns of that.
+        // The file has fingerprints of keys, which give no access to a reader. The code that reads the file warns of that.
         ("--keys-file", config.keys_file.as_deref(), CHANGE),
         ("the file of settings, which has a key in it,", settings, READ_OR_CHANGE),
     ];

@@ -1,4 +1,4 @@
-//! The shards: their threads, cores and limits, and the executors of modules that live in this process.
+//! The shards: their threads, cores and limits, and the executors of modules in this process.
 
 use super::host::{ModuleHost, shard_cores, stream_sizes};
 use super::{ServeError, setup};
@@ -21,28 +21,28 @@ use signal_hook::consts::SIGTERM;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-/// Calls a shard may have on executors at once.
+/// Limit on the calls that one shard may have on executors at once.
 const IN_FLIGHT_MAX: usize = 4096;
 
-/// Requests on the server's own paths that a shard may have under way.
+/// Limit on the requests on the server's own paths in flight, per shard.
 const OWN_IN_FLIGHT_MAX: usize = 1024;
 
-/// Unsent and expected bytes of a connection above which its further requests wait.
+/// Limit, in bytes, on the unsent and expected bytes of a connection; above it the connection's further requests wait.
 const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 
-/// Connections that peers on this machine may have, however few there may be in all.
+/// Smallest limit on connections from peers on this machine, however small the limit on all connections is.
 const LOCAL_MAX_MIN: usize = 64;
 
-/// What a submission may have beside its payload.
+/// Limit, in bytes, on a submission beside its payload.
 const JOB_FIELDS_BYTES_MAX: usize = 64 * 1024;
 
-/// One running shard.
+/// A running shard.
 pub(super) struct RunningShard {
     pub(super) inbox: Arc<Inbox>,
     pub(super) thread: JoinHandle<()>,
 }
 
-#[allow(clippy::too_many_arguments)] // Everything comes together here, and nowhere else.
+#[allow(clippy::too_many_arguments)] // This function assembles all parts of a shard; no other function needs so many arguments.
 pub(super) fn start_shards(
     config: &Config,
     listeners: Vec<Vec<Listener>>,
@@ -62,7 +62,7 @@ pub(super) fn start_shards(
     let limits = shard_limits(config);
     domain::stream::configure(config.handler_timeout_ms, config.executors_max);
     let peers_max = config.connections_per_peer_max;
-    // A proxy on this machine stands for many clients; the other half is for those that come without it.
+    // A proxy on this machine forwards many clients; the other half is for clients that connect directly.
     let local_max = (config.connections_max.saturating_mul(config.shards) / 2).max(peers_max).max(LOCAL_MAX_MIN);
     let memory = Arc::new(MemoryBudget::new(
         config.resources.memory_bytes_max,
@@ -118,12 +118,12 @@ pub(super) fn start_shards(
     Ok(running)
 }
 
-/// What runs the modules of this process, apart from the shards' own part.
+/// The executors of modules in this process, apart from the shards' own part.
 #[derive(Clone)]
 struct Executors {
     factory: RunnerFactory,
     pool: Arc<Pool>,
-    /// For calls of routes of `CWEB_STREAM`.
+    /// For calls of routes with `CWEB_STREAM`.
     streams: Arc<Pool>,
 }
 
@@ -144,13 +144,13 @@ fn start_executors(config: &Config, free_cores: Vec<CoreId>) -> Result<Executors
     Ok(Executors { factory, pool, streams })
 }
 
-/// The reactor to use: io_uring where the kernel allows it.
+/// Chooses the reactor: io_uring where the kernel allows it.
 fn reactor(config: &Config) -> ReactorKind {
     let kind = match config.reactor {
         Reactor::Monoio => ReactorKind::Monoio,
         #[cfg(feature = "glommio")]
         Reactor::Glommio => ReactorKind::Glommio,
-        // Refused by Config::load.
+        // Config::load refuses this setting.
         #[cfg(not(feature = "glommio"))]
         Reactor::Glommio => ReactorKind::Monoio,
     };
@@ -161,8 +161,8 @@ fn reactor(config: &Config) -> ReactorKind {
     kind
 }
 
-/// Bytes of the bodies that a shard receives, and of those that wait; also of those that lie in the memory of a domain. The
-/// budget of the server counts too.
+/// Limit, in bytes, on the bodies that a shard receives; the same limit applies to bodies that wait, also in the memory of a
+/// domain. The budget of the server applies too.
 pub(super) fn bodies_bytes_max(config: &Config) -> usize {
     config.bodies_bytes_max.min(config.resources.memory_bytes_max / 2 / config.shards.max(1))
 }
@@ -182,7 +182,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         body_bytes_max: config.body_bytes_max,
         route_body_bytes_max: config.route_body_bytes_max,
         own_body_bytes_max,
-        // Any one body that is allowed must fit.
+        // Any single permitted body must fit.
         bodies_bytes_max: bodies_bytes_max(config).max(own_body_bytes_max).max(config.route_body_bytes_max),
         connections_max: config.connections_max,
         requests_per_connection_max: match config.requests_per_connection_max {

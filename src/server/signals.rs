@@ -1,4 +1,4 @@
-//! The signals that the server minds.
+//! The signals that the server handles.
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -6,14 +6,14 @@ use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How often the end of a thread is looked for.
+/// Interval between two checks for the end of a thread.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// Those that stop the server, and SIGHUP, which has files read again. Others are caught only so that their default, death,
-/// does not happen: a peer that has gone and a file that has reached its limit are errors of the call that met them.
+/// Catches the signals that stop the server, and SIGHUP, which makes it read files again. Other signals are caught only because
+/// their default action ends the process: a closed peer and a file at its size limit are errors of the call that met them.
 pub(super) struct StopSignals {
     signals: Signals,
-    /// SIGHUP came while nobody waited for it.
+    /// SIGHUP arrived while no thread waited for it.
     reload_asked: bool,
 }
 
@@ -22,13 +22,13 @@ fn is_stop(signal: i32) -> bool {
 }
 
 impl StopSignals {
-    /// Catches the signals from here on.
+    /// Catches the signals from now on.
     pub(super) fn catch() -> io::Result<Self> {
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGXFSZ])?;
         Ok(Self { signals, reload_asked: false })
     }
 
-    /// Whether a stop was asked for since the last call.
+    /// Whether a stop was requested since the last call.
     pub(super) fn stop_asked(&mut self) -> bool {
         let mut asked = false;
         for signal in self.signals.pending() {
@@ -38,7 +38,7 @@ impl StopSignals {
         asked
     }
 
-    /// Waits until a stop is asked for; `reload` is called for each SIGHUP.
+    /// Waits until a stop is requested; calls `reload` for each SIGHUP.
     pub(super) fn wait_for_stop(&mut self, mut reload: impl FnMut()) {
         if std::mem::take(&mut self.reload_asked) {
             reload();
@@ -53,7 +53,7 @@ impl StopSignals {
         }
     }
 
-    /// Waits for the end of `thread`. False: a stop was asked for before.
+    /// Waits for the end of `thread`. Returns false if a stop was requested first.
     pub(super) fn let_end<T>(&mut self, thread: &JoinHandle<T>) -> bool {
         while !thread.is_finished() {
             if self.stop_asked() {

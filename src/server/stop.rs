@@ -1,8 +1,8 @@
-//! The end of the server, which no module can hold up.
+//! The stop of the server; no module can block it.
 //!
-//! What others run is waited for by looking, never by joining: each wait has an end, and a further signal brings it
-//! nearer. What has not ended by then is left to the end of the process. The store of jobs is the exception: it is closed
-//! in any case, whatever was accepted is on the disk then, and that takes no code of modules.
+//! The server polls for the end of modules' code and never joins its threads. Each wait has a limit, and a further signal
+//! shortens it. The end of the process ends code that is still running then. The store of jobs is the exception: it is closed
+//! in any case, because that runs no code of modules. All accepted jobs are then on the disk.
 
 use super::host::ModuleHost;
 use super::shards::RunningShard;
@@ -18,23 +18,23 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long threads are waited for that were told to end.
+/// How long the stop waits for threads that were told to end.
 const THREADS_WAIT: Duration = Duration::from_secs(2);
-/// How long deployments that run and the `unload` of all modules together may take beyond the time-out of the settings.
+/// Limit, beyond the configured time-out, on running deployments and the `unload` of all modules together.
 const HOOKS_WAIT: Duration = Duration::from_secs(2);
-/// How long the processes of the modules are waited for; they have cgroups to be removed.
+/// How long the stop waits for the modules' processes; their cgroups must be removed.
 const PROCESSES_WAIT: Duration = Duration::from_secs(6);
-/// How long the destructors that exit(3) runs are waited for.
+/// How long the stop waits for the destructors that exit(3) runs.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
-/// What is left of each of these waits once a further signal has come.
+/// The rest of each of these waits once a further signal has arrived.
 const HURRIED_WAIT: Duration = Duration::from_millis(500);
-/// How often what is waited for is looked at.
+/// Interval between two checks of a wait.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// How long a stop waits.
+/// Limits how long a stop waits.
 pub(super) struct Patience<'a> {
     signals: &'a mut StopSignals,
-    /// A signal has come since the one that began the stop.
+    /// A signal has arrived after the one that began the stop.
     hurried: bool,
 }
 
@@ -43,7 +43,8 @@ impl<'a> Patience<'a> {
         Self { signals, hurried: false }
     }
 
-    /// Waits until `done` says so, until `end` at most, and `hurried` from a further signal on. Returns what `done` says.
+    /// Waits until `done` returns true, at most until `end`, or for `hurried` after a further signal. Returns the result of
+    /// `done`.
     fn wait(&mut self, end: Instant, hurried: Duration, done: impl Fn() -> bool) -> bool {
         let mut end = if self.hurried { end.min(Instant::now() + hurried) } else { end };
         while !done() {
@@ -67,7 +68,7 @@ impl<'a> Patience<'a> {
         if self.hurried { "a second signal came" } else { "the time for it is over" }
     }
 
-    /// Ends the control plane: deployments that run, and the modules.
+    /// Stops the control plane: running deployments and the modules.
     pub(super) fn unload(&mut self, control: &Control, end: Instant, purge: bool) {
         let unloading = control.clone();
         let ended = match thread::Builder::new().name("shutdown".to_owned()).spawn(move || unloading.shutdown()) {
@@ -94,7 +95,7 @@ impl<'a> Patience<'a> {
         }
     }
 
-    /// Ends the processes of the modules.
+    /// Ends the modules' processes.
     pub(super) fn end_processes(&mut self, host: &ModuleHost) {
         let ModuleHost::Apart(domains) = host else { return };
         let ending: Arc<DomainRegistry> = Arc::clone(domains);
@@ -102,7 +103,7 @@ impl<'a> Patience<'a> {
             Ok(thread) => {
                 self.wait(Instant::now() + PROCESSES_WAIT, HURRIED_WAIT, || thread.is_finished());
             }
-            // The kernel ends them with this process.
+            // The kernel ends the processes together with this process.
             Err(error) => tracing::error!("the processes of the modules are not ended in order: {error}"),
         }
     }
@@ -124,13 +125,13 @@ pub(super) fn stop(
     for shard in &shards {
         shard.inbox.push(Message::Drain);
     }
-    // No job begins from here on; those that run have as long as the requests have.
+    // No job begins from here on; running jobs have as much time as the requests.
     let running_jobs = jobs.clone();
     let jobs_end =
         thread::Builder::new().name("jobs-end".to_owned()).spawn(move || running_jobs.stop_running(deadline));
     let jobs_ended = || jobs_end.as_ref().map_or(true, JoinHandle::is_finished);
     let shards_ended = || shards.iter().all(|shard| shard.thread.is_finished());
-    // The thread ends at the deadline too, with jobs still running: the time is what tells.
+    // The thread also ends at the deadline with jobs still running, so the time must be checked.
     let ended = patience.wait(deadline, Duration::ZERO, || jobs_ended() && shards_ended());
     if !ended || Instant::now() >= deadline {
         tracing::warn!("requests or jobs are still running and not waited for any longer: {}", patience.why());
@@ -145,13 +146,13 @@ pub(super) fn stop(
         let _ = shard.thread.join();
     }
     jobs.close();
-    // Modules whose code is still running are left as they are: unloading under a running handler would crash.
+    // Modules whose code is still running stay loaded: unloading a module under a running handler would crash.
     patience.unload(control, deadline.max(Instant::now()) + HOOKS_WAIT, config.purge_modules);
     patience.end_processes(host);
     tracing::info!("stopped");
 }
 
-/// Ends a start that a signal has come into: nothing has been served.
+/// Ends a start that a signal has interrupted: no request has been served.
 pub(super) fn stop_start(
     config: &Config,
     signals: &mut StopSignals,
@@ -172,28 +173,28 @@ pub(super) fn stop_start(
     tracing::info!("stopped");
 }
 
-/// Who ends the process if exit(3) does not.
+/// The thread that ends the process if exit(3) does not.
 static LAST_RESORT: OnceLock<Sender<i32>> = OnceLock::new();
 
-/// Starts the thread that [`bound_exit`] needs, before any code of modules is there: while a destructor of a shared object
-/// runs, every thread that begins waits for the loader's lock.
+/// Starts the thread that [`bound_exit`] needs. Must run before any code of modules is loaded: while a destructor of a shared
+/// object runs, every starting thread waits for the loader's lock.
 pub(super) fn prepare_exit() {
     let (sender, code) = bounded(1);
     let end = move || {
         let Ok(code) = code.recv() else { return };
         thread::sleep(EXIT_WAIT);
-        // Not by the log, whose buffer on this thread may need that lock.
+        // Bypasses the log, because its buffer on this thread may need that lock.
         let _ = writeln!(std::io::stderr(), "destructors of modules do not return: the process ends without them");
         signal_hook::low_level::exit(code);
     };
-    // Without a thread for it, the end comes when it comes.
+    // Without that thread, the end of the process has no time limit.
     if thread::Builder::new().name("exit".to_owned()).spawn(end).is_ok() {
         let _ = LAST_RESORT.set(sender);
     }
 }
 
-/// Sees to it that the process ends with exit code `code` soon after main has returned, whatever the destructors do that
-/// exit(3) runs: those of modules that are still loaded are among them, and one that never returns holds the others up.
+/// Makes the process end with exit code `code` soon after main has returned. exit(3) also runs destructors of modules that are
+/// still loaded, and a destructor that never returns blocks the others.
 pub fn bound_exit(code: i32) {
     if let Some(last_resort) = LAST_RESORT.get() {
         let _ = last_resort.try_send(code);

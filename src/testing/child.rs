@@ -21,13 +21,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Longest order.
+/// Limit, in bytes, on an order.
 const ORDER_BYTES_MAX: u64 = 1024 * 1024;
-/// Between two looks at what has not run yet.
+/// Interval between two checks for scheduled work.
 const LOOK: Duration = Duration::from_millis(1);
-/// How long scheduled work is waited for at the end of a test.
+/// How long the end of a test waits for scheduled work.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Most failures of a test that are told.
+/// Limit on the reported failures of a test.
 const FAILURES_MAX: usize = 100;
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -45,7 +45,7 @@ impl GenerationRef for Alone {
     fn ran(&self, _unit: usize, _elapsed: Duration, _answer_bytes: usize) {}
 }
 
-/// The process's main. It takes its order from standard input and tells the outcome on standard output.
+/// The main function of the process. It reads its order from standard input and writes the outcome to standard output.
 pub fn main() -> ! {
     let Some(mut out) = inspect::private_stdout() else { inspect::leave(1) };
     let mut text = Vec::new();
@@ -56,7 +56,7 @@ pub fn main() -> ! {
     let written = serde_json::to_vec(&told).map(|bytes| out.write_all(&bytes));
     let code = i32::from(!matches!(written, Ok(Ok(()))));
     if counts {
-        // Runs destructors of the module, which write what was counted. The parent waits until `out` is closed.
+        // Runs destructors of the module, which write the coverage counters. The parent waits until `out` is closed.
         std::process::exit(code);
     }
     inspect::leave(code)
@@ -87,7 +87,7 @@ fn run(order: &Order) -> Result<Told, String> {
     Test::new(order, &instance, sockets)?.run(order, module, test)
 }
 
-/// A test that runs.
+/// A running test.
 #[derive(Clone)]
 struct Test {
     instance: Arc<dyn Instance>,
@@ -129,7 +129,7 @@ impl Test {
     }
 
     fn run(self, order: &Order, module: &InProcessModule, test: &TestCase) -> Result<Told, String> {
-        // Handlers of tests have the time of their test.
+        // Handlers have as much time as their test.
         domain::stream::configure(0, usize::MAX);
         let (jobs, instance) = (Arc::clone(&self.jobs), Arc::clone(&self.instance));
         host::set_create_job(Box::new(move |_, job, payload| jobs.create(&*instance, job, payload)));
@@ -170,7 +170,7 @@ impl Test {
         let ran = lock(&self.ran);
         let is_told = !ran.failures.is_empty() || ran.skipped.is_some();
         drop(ran);
-        // An assertion ends the test like exit(3) does, and has said why.
+        // A failed assertion ends the test like exit(3), and has already reported why.
         if let Some(fault) = fault.filter(|_| !is_told) {
             self.fail_with(format!("the test {fault}"));
         }

@@ -1,6 +1,6 @@
-//! Which lines of a module its tests have executed, as gcov counts them.
+//! The lines of a module that its tests have executed, as gcov counts them.
 //!
-//! The module writes the counters, so gcov reads what anyone may have written: it runs in a sandbox.
+//! The module writes the counters, so gcov may read any bytes: it runs in a sandbox.
 
 use super::tools;
 use crate::domain::inspect;
@@ -15,14 +15,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Longest run of gcov.
+/// Limit on the time of a gcov run.
 const LIMIT: Duration = Duration::from_secs(60);
 const MEMORY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 const OPEN_FILES_MAX: u64 = 64;
-/// Most ranges of lines that are named.
+/// Limit on the ranges of lines that are listed.
 const RANGES_MAX: usize = 12;
 
-/// What gcov prints (gcov(1), `--json-format`).
+/// The output of gcov (gcov(1), `--json-format`).
 #[derive(Deserialize)]
 struct Counted {
     files: Vec<CountedFile>,
@@ -40,13 +40,13 @@ struct CountedLine {
     count: u64,
 }
 
-/// Counts of one file: by line.
+/// The counts of one file, by line.
 type Lines = BTreeMap<u32, u64>;
 
-/// The variables that have a module write its counters below `counters`; it was compiled in `dir`.
+/// The variables that make a module write its counters below `counters`; the module was compiled in `dir`.
 #[must_use]
 pub fn environment(dir: &Path, counters: &Path) -> Vec<(String, String)> {
-    // The names of the counters are absolute; the root is no part that is stripped.
+    // The names of the counters are absolute; the root is not counted among the stripped parts.
     let parts = dir.components().count().saturating_sub(1);
     vec![
         ("GCOV_PREFIX".to_owned(), counters.display().to_string()),
@@ -54,11 +54,10 @@ pub fn environment(dir: &Path, counters: &Path) -> Vec<(String, String)> {
     ]
 }
 
-/// The table of the lines that were executed of `files`; the module was compiled in `dir`, and `shown` gives the name of a file
-/// for people.
+/// A table of the executed lines of `files`. The module was compiled in `dir`; `shown` returns the name of a file for people.
 ///
 /// # Errors
-/// For people: gcov is not installed, or fails.
+/// A text for people: gcov is not installed, or fails.
 pub fn table(dir: &Path, counters: &Path, files: &[String], shown: impl Fn(&str) -> String) -> Result<String, String> {
     let gcov = gcov()?;
     let mut notes = Vec::new();
@@ -78,10 +77,10 @@ pub fn table(dir: &Path, counters: &Path, files: &[String], shown: impl Fn(&str)
     Ok(format_table(&all, shown))
 }
 
-/// gcov of the compiler.
+/// The gcov that belongs to the compiler.
 ///
 /// # Errors
-/// For people: there is none.
+/// A text for people: there is no gcov.
 pub fn gcov() -> Result<PathBuf, String> {
     let compiler = std::env::var("CC").unwrap_or_default();
     if compiler.contains("clang") {
@@ -91,7 +90,7 @@ pub fn gcov() -> Result<PathBuf, String> {
     tools::find(&name.replacen("gcc", "gcov", 1), "gcc")
 }
 
-/// The notes of the compiler below `dir`, relative to it.
+/// Collects the compiler's notes below `dir`, with paths relative to it.
 fn collect_notes(dir: &Path, below: &Path, notes: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(dir.join(below))? {
         let entry = entry?;
@@ -127,7 +126,7 @@ fn count(gcov: &Path, counters: &Path, note: &Path) -> Result<Counted, String> {
     let report = inspect::read_report(&mut child, LIMIT);
     inspect::end(&mut child, report.is_none()).map_err(|error| failed(error.to_string()))?;
     let report = report.ok_or_else(|| failed(format!("it did not end within {} s", LIMIT.as_secs())))?;
-    // One object for each file of notes; here is one.
+    // gcov prints one object for each file of notes; this run has one file.
     serde_json::from_slice(&report).map_err(|error| failed(format!("what it prints can't be read: {error}")))
 }
 

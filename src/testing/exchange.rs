@@ -20,21 +20,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Threads that run handlers, at most.
+/// Limit on the threads that run handlers.
 const THREADS_MAX: usize = 64;
-/// Largest body of a request to a route that does not say.
+/// Limit, in bytes, on the body of a request to a route without a limit of its own.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// Largest body of any request.
+/// Limit, in bytes, on the body of any request.
 const ROUTE_BODY_BYTES_MAX: usize = 1024 * 1024 * 1024;
-/// Bytes of a body that are handed over at once.
+/// Limit, in bytes, on a piece of a body that is handed over at once.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
-/// Between two looks at what a handler has done: the first, and the longest.
+/// Intervals between two checks of a handler's progress: the first and the longest.
 const LOOK_MIN: Duration = Duration::from_micros(50);
 const LOOK_MAX: Duration = Duration::from_millis(2);
-/// What streams of one request may take up.
+/// Limits on the streams of one request.
 const STREAMS: StreamSizes = StreamSizes { calls_max: 1, buffer_bytes: 1 << 20, answers_max: 1 };
 
-/// What the thread of a call and the one that waits for it share.
+/// State shared by the thread of a call and the thread that waits for it.
 #[derive(Default)]
 struct Progress {
     handoff: Handoff,
@@ -51,13 +51,14 @@ impl Progress {
     }
 }
 
-/// A call, and how far it is.
+/// A call and its progress.
 pub(super) struct TestCall {
     call: Call,
     progress: Arc<Progress>,
 }
 
-/// An executor of the server's. What tests and handlers do is ordered for tools that watch pthread mutexes and don't see ours.
+/// An executor of the server. Race detectors watch pthread mutexes and don't see the server's own, so this orders the steps of
+/// tests and handlers for them.
 struct TestRunner(Box<dyn Runner>);
 
 impl Runner<TestCall> for TestRunner {
@@ -69,7 +70,7 @@ impl Runner<TestCall> for TestRunner {
     }
 }
 
-/// What becomes of one call.
+/// The state of one call.
 struct Exchange {
     inbox: Arc<Inbox>,
     progress: Arc<Progress>,
@@ -78,12 +79,12 @@ struct Exchange {
     flow: Option<Answer>,
 }
 
-/// See the module's documentation.
+/// Makes requests; see the module's documentation.
 pub(super) struct Exchanges {
     table: Arc<Table>,
     alone: Arc<Alone>,
     pool: Pool<TestCall>,
-    /// Tells the streams of one request from those of others.
+    /// Distinguishes the streams of one request from those of others.
     next: AtomicUsize,
 }
 
@@ -110,7 +111,7 @@ impl Exchanges {
         self.answer_by(found, view, None)
     }
 
-    /// Asks route number `route` about a handshake.
+    /// Asks route number `route` whether it accepts a handshake.
     pub(super) fn handshake(&self, route: usize, view: &RequestView<'_>, switching: Switching) -> TestAnswer {
         self.run(route, view, Some(switching)).unwrap_or_else(|_| plain(view, 500, &[], "the handshake was declined\n"))
     }
@@ -126,7 +127,7 @@ impl Exchanges {
         }
     }
 
-    /// The answer of the server to what no route matches.
+    /// The server's answer to a request that no route matches.
     fn unserved(&self, view: &RequestView<'_>, found: RouteMatch) -> TestAnswer {
         match found {
             _ if view.method() == Method::Options => plain(view, 200, &[], ""),
@@ -143,7 +144,7 @@ impl Exchanges {
     /// Runs a route.
     ///
     /// # Errors
-    /// The name of the module that declined.
+    /// The name of the module that declined the request.
     fn run(&self, route: usize, view: &RequestView<'_>, switching: Option<Switching>) -> Result<TestAnswer, String> {
         let declared = self.alone.instance().manifest().routes.get(route);
         if switching.is_none() && declared.is_some_and(RouteDecl::is_handshake) {
@@ -169,7 +170,7 @@ impl Exchanges {
         let upload = slot.as_ref().map(|slot| (Upload::new(slot), Arc::new(view.body.to_vec()), 0));
         let length = Some(view.body.len() as u64);
         let stream = slot.map(|slot| Box::new(StreamStart { slot, length, expects_continue: false }));
-        // A handler that takes its body in pieces does not find it in its request.
+        // A handler that takes its body in pieces does not find the body in its request.
         let whole = RequestView { body: if stream.is_some() { &[] } else { view.body }, shared: None, ..*view };
         let meta = AnswerMeta { switching: switching.map(Arc::new), ..meta_of(view) };
         let request = OwnedRequest::copy(&whole);
@@ -178,7 +179,7 @@ impl Exchanges {
         Exchange { inbox, progress, upload, answer: None, flow: None }.finish()
     }
 
-    /// Hands work to the executors.
+    /// Gives work to the executors.
     fn start(&self, inbox: &Arc<Inbox>, work: Task) -> Arc<Progress> {
         let progress = Arc::<Progress>::default();
         let hold = Arc::clone(&self.alone) as Arc<dyn GenerationRef>;
@@ -188,7 +189,7 @@ impl Exchanges {
         progress
     }
 
-    /// Runs callbacks of a WebSocket, and waits for their end.
+    /// Runs callbacks of a WebSocket, and waits until they have returned.
     pub(super) fn call_back(&self, work: Task) -> io::Result<()> {
         let inbox = Arc::new(Inbox::new(Arc::new(Waker::new()?)));
         let progress = self.start(&inbox, work);
@@ -200,7 +201,7 @@ impl Exchanges {
     }
 }
 
-/// Waits that become longer.
+/// Waits with growing intervals.
 struct Look(Duration);
 
 impl Default for Look {
@@ -251,13 +252,13 @@ impl Exchange {
         }
     }
 
-    /// Hands over the next bytes of the body. True: there were some.
+    /// Hands over the next bytes of the body. Returns whether there was progress.
     fn hand_over(&mut self) -> bool {
         let Some((upload, body, at)) = &mut self.upload else { return false };
         let rest = body.get(*at..).unwrap_or_default();
         if rest.is_empty() {
             upload.end(None);
-            // Dropping it says that the client is gone, after the end it says nothing more.
+            // Dropping the upload reports that the client is gone; after `end` it reports nothing more.
             self.upload = None;
             return true;
         }
@@ -278,7 +279,7 @@ impl Exchange {
         }
     }
 
-    /// Takes the next bytes of an answer in pieces. True: there were some.
+    /// Takes the next bytes of an answer in pieces. Returns whether there was progress.
     fn take(&mut self) -> bool {
         let (Some(flow), Some(answer)) = (&mut self.flow, &mut self.answer) else { return false };
         match flow.next(PIECE_BYTES_MAX) {
@@ -291,7 +292,7 @@ impl Exchange {
     }
 }
 
-/// The bytes of a request, of which `headers` has some header fields, a line each.
+/// The bytes of a request; `headers` has some of its header fields, one per line.
 pub(super) fn request_bytes(method: &[u8], target: &[u8], headers: &[u8], body: &[u8]) -> Vec<u8> {
     let mut bytes = [method, b" ", target, b" HTTP/1.1\r\n"].concat();
     let (mut has_host, mut has_length) = (false, false);
@@ -313,11 +314,11 @@ pub(super) fn request_bytes(method: &[u8], target: &[u8], headers: &[u8], body: 
     bytes
 }
 
-/// Parses a request as the server does, and gives its answer: that of `answer`, or the refusal.
+/// Parses a request as the server does. Returns the answer of `answer`, or the refusal.
 pub(super) fn with_request(bytes: &[u8], answer: impl FnOnce(&RequestView<'_>) -> TestAnswer) -> TestAnswer {
     let limits = Limits { body_bytes_max: ROUTE_BODY_BYTES_MAX, ..Limits::default() };
     let (mut decoder, mut at) = (RequestDecoder::new(limits), 0);
-    // The head, the body, and no more: a request is complete after a few steps.
+    // A request is complete after a few steps: the head, the body, and nothing else.
     for _ in 0..4 {
         match decoder.decode(bytes.get(at..).unwrap_or_default()) {
             Ok(Decoded::Request { mut view, .. }) => {
@@ -344,7 +345,7 @@ fn meta_of(view: &RequestView<'_>) -> AnswerMeta {
     }
 }
 
-/// An answer that the server itself gives.
+/// One of the server's own answers.
 pub(super) fn plain(view: &RequestView<'_>, status: u16, headers: &[(&str, &str)], text: &str) -> TestAnswer {
     encoded(&meta_of(view).head(status, text.len()), headers, text)
 }
@@ -370,7 +371,7 @@ fn encoded(head: &ResponseHead<'_>, headers: &[(&str, &str)], text: &str) -> Tes
     whole(&bytes, None)
 }
 
-/// An encoded answer in its parts.
+/// Splits an encoded answer into its parts.
 fn whole(bytes: &[u8], attached: Option<Attached>) -> TestAnswer {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
     let (head, body) = bytes.split_at(end);

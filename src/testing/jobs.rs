@@ -10,26 +10,26 @@ use sha2::{Digest, Sha256};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
-/// Most jobs of a test.
+/// Limit on the jobs of a test.
 const JOBS_MAX: usize = 10_000;
-/// What a failed run without an error of its own has, as on a server.
+/// The error text of a failed run without an error of its own, as on a server.
 const FAILED: &str = "job failed";
 const CRASHED: &str = "job crashed";
 const PENDING: &str = "pending";
 const RUNNING: &str = "running";
 
-/// All of a test, in the order in which they were created.
+/// All jobs of a test, in the order of their creation.
 #[derive(Default)]
 pub(super) struct Jobs(Mutex<Vec<TestJob>>);
 
-/// A job that runs, as its code sees the server.
+/// A running job, as its code sees the server.
 struct Running<'a> {
     jobs: &'a Jobs,
     index: usize,
 }
 
 impl Running<'_> {
-    /// Changes a job that has not ended. False: it has.
+    /// Changes a job that has not ended. Returns false if the job has ended.
     fn change(&self, change: impl FnOnce(&mut TestJob)) -> bool {
         let mut jobs = lock(&self.jobs.0);
         let Some(job) = jobs.get_mut(self.index).filter(|job| job.state == RUNNING) else { return false };
@@ -40,7 +40,7 @@ impl Running<'_> {
 
 impl JobCalls for Running<'_> {
     fn emit_event(&self, kind: &str, data: Option<&str>) -> bool {
-        // Also behind the end, as on a server.
+        // Works after the job's end too, as on a server.
         let mut jobs = lock(&self.jobs.0);
         let Some(job) = jobs.get_mut(self.index) else { return false };
         job.events.push((kind.to_owned(), data.map(str::to_owned)));
@@ -64,7 +64,7 @@ impl JobCalls for Running<'_> {
     }
 
     fn checkpoint(&self, _bytes: &[u8]) -> Result<(), i32> {
-        // Each job runs once here, so no run finds a checkpoint of another.
+        // Each job runs once here, so no run finds a checkpoint of an earlier run.
         if self.change(|_| {}) { Ok(()) } else { Err(libc::ECANCELED) }
     }
 
@@ -78,7 +78,7 @@ impl JobCalls for Running<'_> {
     }
 
     fn file(&self, _name: &str) -> Result<OwnedFd, i32> {
-        // Jobs are given none here.
+        // Jobs of tests have no input files.
         Err(libc::ENOENT)
     }
 
@@ -88,10 +88,10 @@ impl JobCalls for Running<'_> {
 }
 
 impl Jobs {
-    /// Keeps a job of `instance`. Its UUID.
+    /// Stores a job of `instance`. Returns its UUID.
     ///
     /// # Errors
-    /// For people: there is no such job, its payload is no JSON, or there are too many.
+    /// A text for people: there is no such job, its payload is not JSON, or there are too many jobs.
     pub(super) fn create(&self, instance: &dyn Instance, name: &str, payload: &str) -> Result<String, String> {
         if !instance.manifest().jobs.iter().any(|job| job.name == name) {
             return Err(format!("the module has no job named {name}"));
@@ -113,7 +113,7 @@ impl Jobs {
         Ok(uuid)
     }
 
-    /// Runs all that wait, each on a thread of its own, one after the other. How many ran.
+    /// Runs all waiting jobs, each on a thread of its own, one after the other. Returns how many jobs ran.
     pub(super) fn run(self: &Arc<Self>, instance: &Arc<dyn Instance>) -> usize {
         let mut ran = 0;
         while let Some(index) = self.next() {
@@ -130,7 +130,7 @@ impl Jobs {
         ran
     }
 
-    /// Takes the oldest that waits.
+    /// Takes the oldest waiting job.
     fn next(&self) -> Option<usize> {
         let mut jobs = lock(&self.0);
         let index = jobs.iter().position(|job| job.state == PENDING)?;

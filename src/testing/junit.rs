@@ -2,7 +2,7 @@
 
 use super::run::Outcome;
 
-/// Text as the content of an element or an attribute: XML 1.0 has no other control characters than these.
+/// Escapes text for an element or an attribute: XML 1.0 allows no other control characters than these.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -20,7 +20,7 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// The report of `outcomes`, the tests of the module `name`.
+/// The report of `outcomes`, the results of the tests of module `name`.
 #[must_use]
 pub fn report(name: &str, outcomes: &[Outcome]) -> String {
     let failed = outcomes.iter().filter(|outcome| !outcome.failures.is_empty()).count();

@@ -1,15 +1,15 @@
 //! Tests that authors write for their modules (`include/cweb_test.h`), run without a server: `cweb test`.
 //!
-//! Each test has a process of its own, `cweb testrun`, which takes an [`Order`] on its standard input and prints what came
-//! of it ([`Told`]). The module is loaded, routed and called there by the same code as on a server with
-//! `--isolation none`, in the sandbox of isolated modules. Only the connection is missing: `exchange` hands requests to the
-//! executors and reads their answers, `sockets` is the client's end of WebSockets, `jobs` keeps what `jobs_create` makes.
+//! Each test has a process of its own, `cweb testrun`, which reads an [`Order`] from its standard input and prints the result
+//! ([`Told`]). The process loads, routes and calls the module by the same code as a server with `--isolation none`, in the
+//! sandbox of isolated modules. Only the connection is missing: `exchange` passes requests to the executors and reads their
+//! answers, `sockets` is the client's end of WebSockets, and `jobs` stores the jobs of `jobs_create`.
 //!
 //! | file | what it does |
 //! | --- | --- |
-//! | `run` | the parent: starts processes, their limits, what they print |
-//! | `tools` | sanitizers and valgrind: what they need, what they say |
-//! | `coverage` | what gcov has counted |
+//! | `run` | the parent: starts processes, sets their limits, reads their output |
+//! | `tools` | sanitizers and valgrind: their settings and their findings |
+//! | `coverage` | the counts of gcov |
 //! | `junit` | the report for other programs |
 //! | `child` | the process of a test |
 
@@ -30,63 +30,63 @@ use std::path::PathBuf;
 /// The name of the hidden subcommand.
 pub const COMMAND: &str = "testrun";
 
-/// What a process is to do.
+/// The task of a process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Order {
     /// The module, compiled with its tests.
     pub object: PathBuf,
     /// An empty directory, which the process may write to.
     pub scratch: PathBuf,
-    /// The test; `None`: it lists them.
+    /// The test; `None`: the process lists the tests.
     pub test: Option<String>,
     /// Settings of the module.
     pub settings: BTreeMap<String, String>,
-    /// Its sandbox; `None`: it is in one already.
+    /// The sandbox of the process; `None`: the process is already in one.
     pub policy: Option<Policy>,
-    /// It ends as a program does, so that what is counted for coverage is written.
+    /// The process ends as a program does, so that the coverage counters are written.
     pub counts: bool,
-    /// Memory that nothing points to any more fails the test.
+    /// Unreachable memory fails the test.
     pub finds_leaks: bool,
 }
 
 /// A test that a module declares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
-    /// Its name.
+    /// The test's name.
     pub name: String,
-    /// The source that it is in, as the compiler has it.
+    /// The test's source file, as the compiler names it.
     pub file: String,
-    /// The line.
+    /// The line in the source file.
     pub line: u32,
 }
 
 /// A reason why a test has failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
-    /// Where, if it has a place.
+    /// The place of the failure, if there is one: file and line.
     pub place: Option<(String, u32)>,
-    /// What.
+    /// The description of the failure.
     pub text: String,
-    /// The instruction, in the module's object.
+    /// The offset of the instruction in the module's object.
     pub offset: Option<u64>,
 }
 
-/// What came of a test, as its process says.
+/// The result of a test, as its process reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ran {
-    /// All that was wrong; nothing: it has passed.
+    /// All failures; empty if the test has passed.
     pub failures: Vec<Failed>,
-    /// Why it did not want to run.
+    /// Why the test was skipped.
     pub skipped: Option<String>,
 }
 
-/// What a process tells.
+/// The output of a process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Told {
-    /// The tests there are.
+    /// The declared tests.
     Tests(Vec<Listed>),
-    /// What came of the test.
+    /// The result of the test.
     Ran(Ran),
-    /// It could not do its work; why.
+    /// The process could not do its work, for this reason.
     Host(String),
 }

@@ -1,4 +1,4 @@
-//! Starting the processes of tests, and what becomes of them.
+//! Starts the processes of tests and collects their results.
 
 use super::tools;
 use super::{COMMAND, Failed, Listed, Order, Ran, Told};
@@ -20,57 +20,57 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a test has printed is kept up to this many bytes.
+/// Limit, in bytes, on the kept output of a test.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
-/// Longest time that listing the tests takes: the constructors run.
+/// Limit on the time of listing the tests: the module's constructors run then.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Size of each file that a test writes.
+/// Limit, in bytes, on each file that a test writes.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Descriptors of a test.
+/// Limit on the descriptors of a test.
 const OPEN_FILES_MAX: u64 = 1024;
-/// Threads of all tests together, about.
+/// Approximate limit on the threads of all tests together.
 const THREADS_MAX: u64 = 1024;
-/// Address space of a test without a sanitizer.
+/// Limit, in bytes, on the address space of a test without a sanitizer.
 const MEMORY_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
-/// What all tests of a module have in common.
+/// Settings that all tests of a module share.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// The module, compiled with its tests.
     pub object: PathBuf,
-    /// A directory for the directories of the tests.
+    /// The parent directory of the tests' directories.
     pub dir: PathBuf,
     /// Settings of the module.
     pub settings: BTreeMap<String, String>,
-    /// Variables for the processes.
+    /// Environment variables of the processes.
     pub variables: Vec<(String, String)>,
     /// Valgrind, if the tests run under it.
     pub valgrind: Option<PathBuf>,
-    /// Where counters for coverage are written, if they are.
+    /// The directory of the coverage counters, if they are written.
     pub counters: Option<PathBuf>,
     /// A sanitizer looks for leaks.
     pub finds_leaks: bool,
-    /// Longest time that a test takes.
+    /// Limit on the time of a test.
     pub limit: Duration,
 }
 
-/// What came of a test.
+/// The result of a test.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The test.
     pub test: Listed,
-    /// Lines for people, each with its place; none: it has passed.
+    /// Lines for people, each with its place; empty if the test has passed.
     pub failures: Vec<String>,
-    /// Why it did not want to run.
+    /// Why the test was skipped.
     pub skipped: Option<String>,
-    /// What it has printed.
+    /// The output of the test.
     pub output: String,
-    /// How long it took.
+    /// How long the test took.
     pub elapsed: Duration,
 }
 
 impl Outcome {
-    /// Whether it neither passed nor failed.
+    /// Whether the test was skipped: it neither passed nor failed.
     #[must_use]
     pub fn is_skipped(&self) -> bool {
         self.failures.is_empty() && self.skipped.is_some()
@@ -86,18 +86,18 @@ struct Ended {
 }
 
 impl Setup {
-    /// Makes `dir` a place that the user of tests can get to.
+    /// Makes `dir` accessible to the user of tests.
     ///
     /// # Errors
-    /// Its mode can't be changed.
+    /// The mode of `dir` can't be changed.
     pub fn open(dir: &Path) -> io::Result<()> {
         fs::set_permissions(dir, Permissions::from_mode(0o711))
     }
 
-    /// The tests of the module.
+    /// Lists the tests of the module.
     ///
     /// # Errors
-    /// For people: it can't be loaded.
+    /// A text for people: the module can't be loaded.
     pub fn list(&self) -> Result<Vec<Listed>, String> {
         let plain = Self { valgrind: None, limit: LIST_TIMEOUT, ..self.clone() };
         let ended = plain.process(None).map_err(|error| error.to_string())?;
@@ -169,7 +169,7 @@ impl Setup {
                 command
             }
         };
-        // It writes there, and can write nowhere else.
+        // Valgrind writes its files to TMPDIR, and can write nowhere else.
         let tmp = self.valgrind.is_some().then_some(("TMPDIR", scratch));
         command.process_group(0).env_clear().envs(sandbox::environment());
         command.envs(self.variables.iter().cloned()).envs(tmp);
@@ -185,7 +185,7 @@ impl Setup {
             finds_leaks: self.finds_leaks,
         };
         if let Some(mut stdin) = child.stdin.take() {
-            // One that is over already says so by its status.
+            // If the process has already ended, its status reports that.
             let _ = stdin.write_all(&serde_json::to_vec(&order)?);
         }
         self.finish(child)
@@ -196,7 +196,7 @@ impl Setup {
         let reader = thread::Builder::new().name("test-output".to_owned()).spawn(move || stderr.map(read_capped))?;
         let report = inspect::read_report(&mut child, self.limit);
         let timed_out = report.is_none();
-        // Ends all that it has started too, so that the reader comes to an end.
+        // Also ends all processes that the test has started, so that the reader reaches the end of the pipe.
         let status = inspect::end(&mut child, timed_out)?;
         let output = reader.join().ok().flatten().unwrap_or_default();
         let output = if self.valgrind.is_some() { tools::without_own_frames(&output) } else { output };
@@ -214,7 +214,7 @@ impl Setup {
         let mut read = sandbox::system_paths();
         read.push(self.object.clone());
         if is_sanitized {
-            // Whose symbols reports need, beside those of the module.
+            // Reports need the symbols of this program, beside those of the module.
             read.extend(std::env::current_exe());
         }
         for dir in write.iter().skip(1) {
@@ -245,7 +245,7 @@ fn failed(text: String) -> Ran {
 }
 
 impl Ended {
-    /// How, for people, where the process has told nothing.
+    /// Describes the end of a process without a report, for people.
     fn how(&self, limit: Duration) -> String {
         if self.timed_out {
             return format!("it did not end within {} ms (--timeout-ms)", limit.as_millis());
@@ -258,7 +258,7 @@ impl Ended {
     }
 }
 
-/// Reads to the end, keeps the beginning.
+/// Reads to the end and keeps the beginning.
 fn read_capped(mut pipe: impl Read) -> String {
     let (mut kept, mut chunk, mut dropped) = (Vec::new(), [0; 8 * 1024], 0_u64);
     loop {

@@ -1,4 +1,4 @@
-//! The client's end of the WebSockets of a test: keeps what the module sends.
+//! The client's end of a test's WebSockets: stores the frames that the module sends.
 
 use super::child::lock;
 use super::exchange::{Exchanges, plain, request_bytes, with_request};
@@ -13,33 +13,33 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// What the module may have sent to one socket that the test has not taken.
+/// Limit, in bytes, on data that the module has sent to one socket and the test has not taken.
 const QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What a client adds to its request (RFC 6455 §4.1); the key is that of the sample there.
+/// The header fields that a client adds to its request (RFC 6455 §4.1); the key is the one of RFC 6455's example.
 const FIELDS: &[u8] = b"Upgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Version: 13\n\
                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n";
 
-/// One socket.
+/// A socket.
 #[derive(Default)]
 struct State {
     handle: Option<Arc<Socket>>,
-    /// Of the module's WebSockets.
+    /// The index among the module's WebSockets.
     index: usize,
     messages: VecDeque<(Kind, Vec<u8>, usize)>,
     rooms: HashSet<Box<[u8]>>,
-    /// The module has closed it.
+    /// The module has closed the socket.
     closed: bool,
 }
 
-/// All of a test.
+/// All sockets of a test.
 #[derive(Default)]
 pub(super) struct Sockets {
     states: Mutex<BTreeMap<u64, State>>,
     arrived: Condvar,
 }
 
-/// What a frame of the server's holds.
+/// Decodes a frame of the server.
 fn decoded(frame: &[u8]) -> Option<(Kind, Vec<u8>)> {
     let kind = if frame.first()? & 0xf == 1 { Kind::Text } else { Kind::Binary };
     let header = match frame.get(1)? & 0x7f {
@@ -92,10 +92,10 @@ impl Outlet for Sockets {
 }
 
 impl Sockets {
-    /// Opens a socket: its number.
+    /// Opens a socket and returns its number.
     ///
     /// # Errors
-    /// The answer that refuses it.
+    /// The answer that refuses the handshake.
     pub(super) fn open(
         self: &Arc<Self>,
         exchanges: &Exchanges,
@@ -143,7 +143,7 @@ impl Sockets {
         }
     }
 
-    /// The module handles a message. False: the socket is closed.
+    /// Delivers a message to the module. Returns false if the socket is closed.
     pub(super) fn message(&self, exchanges: &Exchanges, socket: u64, kind: Kind, payload: &[u8]) -> bool {
         let found = lock(&self.states)
             .get(&socket)
@@ -175,7 +175,7 @@ impl Sockets {
         lock(&self.states).get(&socket).is_none_or(|state| state.closed)
     }
 
-    /// The client closes the socket.
+    /// Closes the socket from the client's side.
     pub(super) fn close(&self, exchanges: &Exchanges, socket: u64) {
         let found = lock(&self.states).get_mut(&socket).and_then(|state| {
             state.closed = true;
@@ -187,7 +187,7 @@ impl Sockets {
         }
     }
 
-    /// All that are open are closed.
+    /// Closes all open sockets.
     pub(super) fn close_all(&self, exchanges: &Exchanges) {
         let keys: Vec<u64> = lock(&self.states).keys().copied().collect();
         for key in keys {

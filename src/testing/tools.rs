@@ -1,4 +1,4 @@
-//! Programs and libraries that watch a test: sanitizers, valgrind.
+//! The tools that watch a test: sanitizers and valgrind.
 
 use crate::domain::sandbox::{self, Policy, program};
 use crate::domain::sanitized::{self, FOUND};
@@ -9,13 +9,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// How much longer a test may take under valgrind.
+/// Factor by which the time limit of a test grows under valgrind.
 pub const VALGRIND_FACTOR: u32 = 20;
 
 /// The program `name` of the system.
 ///
 /// # Errors
-/// For people: it is not installed, and which Debian package has it.
+/// A text for people: the program is not installed, and which Debian package has it.
 pub fn find(name: &str, package: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_program = |path: &PathBuf| {
@@ -25,13 +25,13 @@ pub fn find(name: &str, package: &str) -> Result<PathBuf, String> {
     found.ok_or_else(|| format!("{name} is not installed; install it (Debian: apt-get install {package})"))
 }
 
-/// The environment of a process with `sanitizers`, whose libraries are `preload`; files are named relative to `dir`.
+/// The environment variables of a process with `sanitizers`, whose libraries are `preload`; files are named relative to `dir`.
 pub fn environment(sanitizers: &[Sanitizer], preload: &[PathBuf], dir: &Path) -> Vec<(String, String)> {
     if sanitizers.is_empty() { Vec::new() } else { sanitized::environment(preload, Some(dir)) }
 }
 
-/// A command that runs this program with `arguments` under valgrind, in a sandbox: what valgrind runs can't make one for
-/// itself. The sandbox lets programs be started, and nothing be written outside of the paths of `policy`.
+/// A command that runs this program with `arguments` under valgrind, in a sandbox: a program under valgrind can't create a
+/// sandbox itself. In the sandbox the program may start programs, and write only to the paths of `policy`.
 ///
 /// # Errors
 /// A path is not UTF-8, or this program can't be found.
@@ -41,7 +41,7 @@ pub fn valgrind(policy: &Policy, valgrind: &Path, arguments: &[&OsStr]) -> io::R
     execute.push(own.clone());
     let user = policy.user.filter(|user| sandbox::closed_to(*user, std::slice::from_ref(&own)).is_none());
     let mut read = policy.read.clone();
-    // Its own memory map, and what it looks for beside it.
+    // Valgrind reads its own memory map, and other files of /proc.
     read.push("/proc".into());
     let policy = Policy { execute, read, exec_allowed: true, user, memory_bytes_max: None, ..policy.clone() };
     let mut command = program::command(&policy, valgrind.as_os_str())?;
@@ -54,7 +54,7 @@ pub fn valgrind(policy: &Policy, valgrind: &Path, arguments: &[&OsStr]) -> io::R
     Ok(command)
 }
 
-/// How functions of the server begin in a frame of valgrind's.
+/// Beginnings of the names of the server's functions in valgrind's frames.
 const OWN_FRAMES: [&str; 13] = [
     "cweb::",
     "<cweb::",
@@ -71,8 +71,7 @@ const OWN_FRAMES: [&str; 13] = [
     "clone",
 ];
 
-/// What valgrind has printed, without frames of the server's own functions and without the names of its threads: no author can
-/// do anything about those.
+/// Valgrind's output without frames of the server's own functions and without its thread names: an author can't change those.
 pub(super) fn without_own_frames(output: &str) -> String {
     let said =
         |line: &str| line.strip_prefix("==").and_then(|line| line.split_once("== ")).map(|(_, said)| said.to_owned());
@@ -86,7 +85,7 @@ pub(super) fn without_own_frames(output: &str) -> String {
     output.lines().filter(|line| !is_own(line)).map(|line| format!("{line}\n")).collect()
 }
 
-/// The line of what a process has printed that says best what a tool has found.
+/// The line of a process's output that best describes a tool's finding.
 pub(super) fn finding(output: &str) -> Option<String> {
     let has = |words: &'static str| move |line: &&str| line.contains(words);
     let undefined = output.lines().find(has(": runtime error: ")).map(str::to_owned);
@@ -94,7 +93,7 @@ pub(super) fn finding(output: &str) -> Option<String> {
     let valgrind = || {
         let lines = output.lines().filter(|line| line.starts_with("=="));
         let lines = lines.filter_map(|line| line.splitn(3, "==").nth(2)).map(str::trim);
-        // It may say first which thread it was.
+        // A report may first name its thread.
         let names_thread = |line: &str| line.starts_with("Thread ") && line.ends_with(':');
         let mut lines = lines.filter(|line| !line.is_empty() && !names_thread(line));
         lines.next().map(str::to_owned)

@@ -1,24 +1,25 @@
-//! A body on its way from a shard to the thread that writes it: a bounded buffer between the two.
+//! Transfers a body from a shard to the thread that writes it, through a bounded buffer.
 //!
 //! The shard never waits: the thread calls `Notify` when the buffer has room again. The thread may block.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Bytes that wait for the thread; it has as many in hand.
+/// Size of the buffer, in bytes; the thread processes as many bytes outside the buffer.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// Memory of a body on its way.
+/// Memory, in bytes, that one body in transfer may hold.
 pub const BUFFERS_BYTES: usize = 2 * BUFFER_BYTES;
 
-/// Tells the shard that there is something to do; true: that the body is wanted, for a client that waits to be asked for it.
+/// Notifies the shard of new room; true: the thread wants the body, so a client that waits for `100 Continue` must be asked for
+/// it.
 pub type Notify = Box<dyn Fn(bool) + Send + Sync>;
 
-/// Why the thread takes nothing.
+/// Why the thread takes no bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// The buffer has no room now: a notice comes when it has.
+    /// The buffer has no room now; a notice follows when it has.
     Now,
-    /// The thread takes no more bytes.
+    /// The thread will take no more bytes.
     Ever,
 }
 
@@ -27,7 +28,7 @@ pub enum Full {
 pub enum BodyEnd {
     /// The body is complete.
     Complete,
-    /// The body will never be complete; the errno is the reason.
+    /// The body will never be complete, for this errno.
     Broken(i32),
 }
 
@@ -35,7 +36,7 @@ pub enum BodyEnd {
 struct State {
     buffer: Vec<u8>,
     end: Option<BodyEnd>,
-    /// The thread takes no more bytes, ever.
+    /// The thread will take no more bytes.
     is_left: bool,
     /// The shard waits for a notice of room.
     awaits_room: bool,
@@ -53,7 +54,7 @@ impl Shared {
     }
 }
 
-/// The shard's end of the buffer. Dropping it before the body's end tells the thread that the client is gone.
+/// The shard's end of the buffer. Dropping it before the end of the body tells the thread that the client is gone.
 pub struct BodyWriter {
     shared: Arc<Shared>,
 }
@@ -63,7 +64,7 @@ pub struct BodyReader {
     shared: Arc<Shared>,
 }
 
-/// The two ends of a body.
+/// Creates the two ends of a body.
 #[must_use]
 pub fn body(notify: Notify) -> (BodyWriter, BodyReader) {
     let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), notify });
@@ -71,10 +72,10 @@ pub fn body(notify: Notify) -> (BodyWriter, BodyReader) {
 }
 
 impl BodyWriter {
-    /// Bytes that there is room for: at least one.
+    /// The free bytes of the buffer: at least one.
     ///
     /// # Errors
-    /// [`Full`].
+    /// See [`Full`].
     pub fn room(&mut self) -> Result<usize, Full> {
         let mut state = self.shared.state();
         match BUFFER_BYTES.saturating_sub(state.buffer.len()) {
@@ -87,10 +88,10 @@ impl BodyWriter {
         }
     }
 
-    /// Hands over a piece.
+    /// Passes a piece to the thread.
     ///
     /// # Errors
-    /// The thread takes none any more.
+    /// The thread takes no more bytes.
     pub fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
         let mut state = self.shared.state();
         if state.is_left {
@@ -102,7 +103,7 @@ impl BodyWriter {
         Ok(())
     }
 
-    /// The body is complete; `errno`: it never will be, for this reason. The first call counts.
+    /// Ends the body: complete, or broken for the reason `errno`. Only the first call has an effect.
     pub fn end(&mut self, errno: Option<i32>) {
         self.shared.state().end.get_or_insert(errno.map_or(BodyEnd::Complete, BodyEnd::Broken));
         self.shared.changed.notify_one();
@@ -116,12 +117,12 @@ impl Drop for BodyWriter {
 }
 
 impl BodyReader {
-    /// The body is wanted now.
+    /// Tells the shard that the thread wants the body now.
     pub(super) fn ask(&self) {
         (self.shared.notify)(true);
     }
 
-    /// Waits for bytes, and takes all that there are in exchange for `bytes`, which must be empty. The body's end comes
+    /// Waits for bytes, and takes all of them in exchange for `bytes`, which must be empty. The end of the body is reported
     /// after its last bytes.
     pub(super) fn next(&mut self, bytes: &mut Vec<u8>) -> Result<(), BodyEnd> {
         let mut state = self.shared.state();

@@ -11,24 +11,24 @@ const PREFIX: &str = "sha256:";
 pub struct BlobId([u8; 32]);
 
 impl BlobId {
-    /// The blob whose hash this is.
+    /// The blob with this hash.
     #[must_use]
     pub fn new(hash: [u8; 32]) -> Self {
         Self(hash)
     }
 
-    /// The blob of that name; `None` if it can't be one.
+    /// The blob with this name; `None` if the name is invalid.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::of_digits(text.strip_prefix(PREFIX)?)
     }
 
-    /// The blob of that hash in hexadecimal.
+    /// The blob with this hash in hexadecimal.
     pub(super) fn of_digits(digits: &str) -> Option<Self> {
         HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()?.try_into().ok().map(Self)
     }
 
-    /// The hash in hexadecimal: the name of its file.
+    /// The hash in hexadecimal: the name of the blob's file.
     pub(super) fn digits(&self) -> String {
         HEXLOWER.encode(&self.0)
     }

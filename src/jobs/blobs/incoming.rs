@@ -1,4 +1,4 @@
-//! Uploads: from the first byte of a blob to its place on the disk.
+//! Uploads: from the first byte of a blob to its final file on the disk.
 
 use super::id::BlobId;
 use super::store::{BlobError, Blobs, Inner, Pins, charge, sync_dir};
@@ -14,13 +14,13 @@ use std::sync::Arc;
 pub struct StoredBlob {
     /// Name of the blob.
     pub id: BlobId,
-    /// Its size.
+    /// The blob's size.
     pub bytes: u64,
     /// The server did not have the blob before.
     pub is_new: bool,
 }
 
-/// The permission to receive one blob, which a shard gets without waiting for anything. Dropping it ends the upload.
+/// The permission to receive one blob. A shard gets it without waiting. Dropping it ends the upload.
 pub struct Upload {
     blobs: Blobs,
 }
@@ -32,10 +32,10 @@ impl Drop for Upload {
 }
 
 impl Blobs {
-    /// Admits an upload, of `length` bytes if that is known. Takes no lock, and does not touch the disk.
+    /// Admits an upload, of `length` bytes if known. Takes no lock, and does not access the disk.
     ///
     /// # Errors
-    /// The blob is too large, or as many uploads are under way as there may be.
+    /// The blob is too large, or the limit on uploads is reached.
     pub fn admit(&self, length: Option<u64>) -> Result<Upload, BlobError> {
         let max = self.blob_bytes_max();
         if length.is_some_and(|length| length > max) {
@@ -69,11 +69,11 @@ impl Blobs {
 }
 
 impl Upload {
-    /// Begins to store a blob, of `length` bytes if that is known, whose hash must be `expected` if that is. May wait for the
-    /// disk, so that it must not be called on a shard.
+    /// Begins to store a blob, of `length` bytes if known; if `expected` is set, the blob's hash must equal it. May wait for
+    /// the disk, so a shard must not call this.
     ///
     /// # Errors
-    /// The quota has no room for the blob, or its file can't be made.
+    /// The quota has no room for the blob, or its file can't be created.
     pub(super) fn open(self, length: Option<u64>, expected: Option<BlobId>) -> Result<NewBlob, BlobError> {
         let blobs = self.blobs.clone();
         NewBlob::begin(&blobs, Some(self), length, expected)
@@ -89,7 +89,7 @@ impl NewBlob {
     ) -> Result<Self, BlobError> {
         let inner = &blobs.inner;
         let mut share = Share::new(inner);
-        // A blob that the server has is not written again: its bytes are only hashed.
+        // A blob that the server already has is not written again: its bytes are only hashed.
         let (target, path) = match expected.and_then(|id| blobs.pin(vec![id]).ok()) {
             Some(pins) => (Target::Known { _pins: pins }, None),
             None => {
@@ -126,7 +126,7 @@ impl Share {
         Ok(())
     }
 
-    /// Ends the reservation: `kept` bytes stay taken, and the rest, which was taken at some time only, is given back.
+    /// Ends the reservation: `kept` bytes stay counted, and the rest is returned to the quota.
     pub(super) fn leave(&mut self, kept: u64) {
         self.inner.give_back(std::mem::take(&mut self.bytes).saturating_sub(kept));
     }
@@ -141,19 +141,19 @@ impl Drop for Share {
 /// Destination of an upload's bytes.
 enum Target {
     File(File),
-    /// None: the server has the blob already, and keeps it during the upload.
+    /// The server has the blob already, and keeps it during the upload.
     Known {
         _pins: Pins,
     },
 }
 
-/// A blob that is being received. Dropping it leaves nothing behind.
+/// A blob that is being received. Dropping it before [`NewBlob::finish`] leaves no file.
 pub(super) struct NewBlob {
     share: Share,
     /// `None`: the server itself stores the blob.
     _upload: Option<Upload>,
     target: Target,
-    /// `None`: the file is in its place already, or the upload has no file.
+    /// The path of the upload's file. `None`: the file is already in its final place, or the upload has no file.
     path: Option<PathBuf>,
     hash: Sha256,
     bytes: u64,
@@ -164,7 +164,7 @@ impl NewBlob {
     /// Appends bytes.
     ///
     /// # Errors
-    /// The blob gets too large, or the bytes can't be written.
+    /// The blob becomes too large, or the bytes can't be written.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
         let whole = self.bytes.saturating_add(bytes.len() as u64);
         let max = self.share.inner.config.blob_bytes_max;
@@ -180,7 +180,7 @@ impl NewBlob {
         Ok(())
     }
 
-    /// The body will never be complete, for the reason `errno`.
+    /// The error for a body that will never be complete, for the reason `errno`.
     pub(super) fn broken(&self, errno: i32) -> BlobError {
         match errno {
             libc::EMSGSIZE => BlobError::TooLarge(self.share.inner.config.blob_bytes_max),
@@ -189,7 +189,7 @@ impl NewBlob {
         }
     }
 
-    /// Syncs the blob to the disk, and moves it to its place.
+    /// Syncs the blob to the disk, and moves its file to the final place.
     ///
     /// # Errors
     /// The hash differs from the expected one, or the disk refuses the file.
@@ -208,7 +208,8 @@ impl NewBlob {
         file.sync_all()?;
         let inner = Arc::clone(&self.share.inner);
         let place = inner.path(&id);
-        // With the lock: of two uploads of the same bytes one is new, and a deletion comes before or after.
+        // Needs the lock: of two uploads of the same bytes only one is new, and a deletion runs before or after, not in
+        // between.
         let mut state = inner.state();
         state.is_used(&id);
         let is_new = match File::open(&place) {
@@ -221,11 +222,11 @@ impl NewBlob {
         };
         if is_new && let Some(path) = self.path.take() {
             fs::rename(&path, &place).inspect_err(|_| self.path = Some(path))?;
-            // The file counts for the quota from now on, in place of the upload's share.
+            // From now on the file counts for the quota, in place of the upload's share.
             self.share.leave(charge(self.bytes));
         }
         drop(state);
-        // Also if the blob was there: the upload that stored it may not have synced the directory yet.
+        // Also needed if the blob was stored already: the upload that stored it may not have synced the directory yet.
         sync_dir(&inner.config.dir)?;
         Ok(StoredBlob { id, bytes: self.bytes, is_new })
     }

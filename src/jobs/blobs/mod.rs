@@ -1,4 +1,4 @@
-//! Files that jobs read and make. Inputs are blobs: a blob is named by the SHA-256 of its bytes and never changes.
+//! Files that jobs read and write. Inputs are blobs: a blob is named by the SHA-256 of its bytes and never changes.
 //!
 //! A blob lies in one file of the directory `blobs`, named by its hash in hexadecimal; `blobs/incoming` has
 //! uploads in progress. A blob counts once its file and the directory are on the disk. Outputs of jobs lie in `job-files`. One

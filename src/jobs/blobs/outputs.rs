@@ -1,4 +1,4 @@
-//! The directories of all outputs of jobs.
+//! The output directories of all jobs.
 
 use super::incoming::Share;
 use super::run_files::{Outputs, remove_dir};
@@ -12,12 +12,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-/// Bytes that an output counts: its blocks on the disk, at least one block, so that empty outputs are limited, too.
+/// Bytes charged for an output: its blocks on the disk, but at least one block, so that empty outputs are limited too.
 pub(super) fn file_charge(data: &Metadata) -> u64 {
     data.blocks().saturating_mul(512).max(BLOCK_BYTES)
 }
 
-/// Bytes that the outputs in `dir` count together.
+/// Bytes charged for all outputs in `dir`.
 fn bytes_of(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|data| file_charge(&data)).sum()
@@ -36,7 +36,7 @@ impl Blobs {
         (self.inner.config.is_written)(file)
     }
 
-    /// Looks at the outputs now and then from now on.
+    /// Registers the outputs of a run, whose sizes are then checked periodically.
     pub(super) fn watch(&self, outputs: &Arc<Outputs>) {
         let mut state = self.inner.state();
         if !state.watched.iter().any(|watched| std::ptr::eq(watched.as_ptr(), Arc::as_ptr(outputs))) {
@@ -45,12 +45,12 @@ impl Blobs {
         }
     }
 
-    /// Whether a running job makes files.
+    /// Whether a running job has outputs.
     pub(in crate::jobs) fn watches_outputs(&self) -> bool {
         !self.inner.state().watched.is_empty()
     }
 
-    /// Counts the outputs of running jobs.
+    /// Measures the outputs of running jobs.
     pub(in crate::jobs) fn look_at_outputs(&self) {
         let mut state = self.inner.state();
         state.watched.retain(|watched| watched.strong_count() > 0);
@@ -61,12 +61,12 @@ impl Blobs {
         }
     }
 
-    /// Tells the thread that cleans up.
+    /// Sends a message to the cleaning thread.
     pub(in crate::jobs) fn wake(&self, wake: Wake) {
         let _ = self.inner.wake.send(wake);
     }
 
-    /// Messages to the thread that cleans up.
+    /// Messages to the cleaning thread.
     pub(in crate::jobs) fn woken(&self) -> &Receiver<Wake> {
         &self.inner.woken
     }
@@ -81,7 +81,7 @@ impl Blobs {
         opened.map_err(|error| BlobError::failed(&error))
     }
 
-    /// Removes a directory of outputs whose job is gone.
+    /// Removes an output directory whose job is gone.
     pub(in crate::jobs) fn remove_outputs(&self, dir: &str) {
         let path = self.inner.config.outputs_dir.join(dir);
         let bytes = bytes_of(&path);
@@ -89,8 +89,7 @@ impl Blobs {
         self.inner.give_back(bytes);
     }
 
-    /// At the start: keeps and counts the directories of outputs that are `kept`, and removes the directories of interrupted
-    /// runs.
+    /// Called at the start: keeps and counts the output directories in `kept`, and removes the directories of interrupted runs.
     ///
     /// # Errors
     /// The directory can't be read.

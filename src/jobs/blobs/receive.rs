@@ -1,4 +1,4 @@
-//! The thread that writes a blob while its bytes come.
+//! The thread that writes a blob as its bytes arrive.
 
 use super::body::{BodyEnd, BodyReader};
 use super::id::BlobId;
@@ -6,10 +6,11 @@ use super::incoming::{NewBlob, StoredBlob, Upload};
 use super::store::BlobError;
 use std::thread;
 
-/// Writes the bytes of `body` to a blob, on a thread of its own, and calls `done` with the result. The blob has `length` bytes if
-/// that is known, and its hash must be `expected` if that is.
+/// Writes the bytes of `body` to a blob, on a thread of its own, and calls `done` with the result. The blob has `length` bytes
+/// if known; if `expected` is set, the blob's hash must equal it.
 ///
 /// # Errors
+/// The thread can't be started; `done` is dropped.
 /// The thread can't be started; `done` is dropped.
 pub fn receive(
     upload: Upload,

@@ -1,8 +1,8 @@
-//! The files of one run: those it is given, and those it makes.
+//! The files of one run: its inputs and its outputs.
 //!
-//! Outputs lie in a directory of the run's own, below `job-files`. They are made by the server, so that a module has a
-//! descriptor and no way to the directory. When the job is done they are put on the disk and closed to writing; a run that
-//! ends otherwise leaves none.
+//! Each run has an output directory of its own, below `job-files`. The server creates the outputs, so a module has a descriptor
+//! and no access to the directory. When the job is done, the outputs are synced to the disk and made read-only; a run that ends
+//! otherwise leaves none.
 
 use super::id::BlobId;
 use super::incoming::Share;
@@ -18,33 +18,33 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes that are copied at a time.
+/// Bytes that one step of a copy transfers.
 const COPY_BYTES: usize = 1024 * 1024;
-/// Most outputs of a run.
+/// Limit on the outputs of a run.
 const OUTPUTS_MAX: usize = 64;
 
-/// A file that a job has made, once it is on the disk.
+/// An output file that is on the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MadeFile {
-    /// Its name.
+    /// The output's name.
     pub name: String,
-    /// Its size.
+    /// The output's size.
     pub bytes: u64,
 }
 
-/// An output while its run lasts.
+/// An output during its run.
 struct Output {
     name: String,
-    /// Descriptor to read the size of the output, and to truncate it.
+    /// A descriptor to read the size of the output, and to truncate it.
     file: File,
 }
 
 #[derive(Default)]
 struct Made {
     outputs: Vec<Output>,
-    /// Nothing is made any more.
+    /// The run can create no more outputs.
     is_closed: bool,
-    /// The directory was made.
+    /// The directory exists.
     has_dir: bool,
 }
 
@@ -53,11 +53,11 @@ pub(super) struct Outputs {
     dir: PathBuf,
     made: Mutex<Made>,
     share: Mutex<Share>,
-    /// Why the run is to end.
+    /// The run must end, because its outputs exceed a limit.
     is_over: AtomicBool,
 }
 
-/// See the module's documentation. Dropping it removes the outputs, unless they were published.
+/// The files of one run; see the module's documentation. Dropping this removes the outputs, unless they were published.
 pub(in crate::jobs) struct RunFiles {
     blobs: Blobs,
     outputs: Arc<Outputs>,
@@ -73,7 +73,7 @@ impl Outputs {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts the bytes of the run's files. Beyond the limits the run must end, and its files are truncated.
+    /// Counts the bytes of the run's files. If they exceed a limit, the run must end, and its files are truncated.
     pub(super) fn look(&self, file_bytes_max: u64) {
         let made = self.made();
         if made.is_closed {
@@ -89,7 +89,7 @@ impl Outputs {
         if !fits || self.is_over.load(Ordering::Acquire) {
             self.is_over.store(true, Ordering::Release);
             for output in &made.outputs {
-                // A run that does not stop gets no further than to the next look.
+                // A run that ignores this can only write until the next check.
                 let _ = output.file.set_len(0);
             }
         }
@@ -120,7 +120,7 @@ impl Outputs {
         Ok(options.open(&path)?.into())
     }
 
-    /// Puts the files on the disk, for good.
+    /// Syncs the files to the disk and makes them read-only.
     fn publish(&self, blobs: &Blobs) -> Result<(Vec<MadeFile>, u64), String> {
         let file_bytes_max = blobs.blob_bytes_max();
         let mut made = self.made();
@@ -136,7 +136,7 @@ impl Outputs {
         let (mut files, mut sum) = (Vec::new(), 0);
         for Output { name, file } in outputs {
             let path = self.dir.join(&name);
-            // From here on no process can open the file for writing; `keep` finds descriptors that are open already.
+            // From here on no process can open the file for writing; `keep` detects descriptors that are already open.
             let data = file.set_permissions(Permissions::from_mode(0o400)).and_then(|()| file.metadata());
             let data = data.map_err(|error| format!("the output {name} can't be kept: {error}"))?;
             if data.len() > file_bytes_max {
@@ -160,9 +160,9 @@ fn too_much() -> String {
     "the outputs take more room than there is for them (--blob-bytes-max, --blobs-bytes-max)".to_owned()
 }
 
-/// Puts the file at `path`, of `bytes` bytes, on the disk. One that a module can still write, since it has a descriptor for
-/// writing open, is copied: a client gets the bytes that were there when the job was done. `room` is asked for the bytes that
-/// the copy takes. Returns the size and the bytes that the file takes on the disk.
+/// Syncs the file at `path`, of `bytes` bytes, to the disk. A file that a module can still write through an open descriptor is
+/// copied, so that a client gets the bytes from the moment when the job was done. `room` reserves the bytes for the copy.
+/// Returns the size and the bytes that the file takes on the disk.
 fn keep(
     blobs: &Blobs,
     file: File,
@@ -185,14 +185,14 @@ fn keep(
     Ok((data.len(), file_charge(&data)))
 }
 
-/// Copies the first `bytes` bytes and leaves holes as they are. The file may grow, shrink and change meanwhile.
+/// Copies the first `bytes` bytes and keeps holes. The file may grow, shrink and change meanwhile.
 fn copy_first(from: &File, to: &File, bytes: u64, room: &mut impl FnMut(u64) -> io::Result<()>) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BYTES];
     let (mut at, mut copied) = (0, 0);
     while at < bytes {
         at = match rustix::fs::seek(from, SeekFrom::Data(at)) {
             Ok(data) if data < bytes => data,
-            // There is a hole up to the end.
+            // The rest of the file is a hole.
             Ok(_) | Err(rustix::io::Errno::NXIO) => break,
             Err(error) => return Err(error.into()),
         };
@@ -208,7 +208,7 @@ fn copy_first(from: &File, to: &File, bytes: u64, room: &mut impl FnMut(u64) -> 
             to.write_all_at(buffer.get(..count).unwrap_or_default(), at)?;
             at += count as u64;
         }
-        // Cut meanwhile: the rest is zeros.
+        // The file was truncated meanwhile: the rest is zeros.
         if at < hole {
             break;
         }
@@ -217,7 +217,7 @@ fn copy_first(from: &File, to: &File, bytes: u64, room: &mut impl FnMut(u64) -> 
 }
 
 impl RunFiles {
-    /// The files of the run number `attempt` of the job `uuid`.
+    /// The files of run number `attempt` of the job `uuid`.
     pub(in crate::jobs) fn new(blobs: &Blobs, uuid: &str, attempt: u32) -> Self {
         let outputs = Arc::new(Outputs {
             dir: blobs.outputs_dir().join(format!("{uuid}.{attempt}")),
@@ -228,7 +228,7 @@ impl RunFiles {
         Self { blobs: blobs.clone(), outputs, is_published: AtomicBool::new(false) }
     }
 
-    /// Opens a blob that the job is given, for reading.
+    /// Opens an input blob for reading.
     ///
     /// # Errors
     /// An errno.
@@ -240,7 +240,7 @@ impl RunFiles {
         }
     }
 
-    /// Opens the output `name` for reading and writing; makes it, empty, the first time.
+    /// Opens the output `name` for reading and writing; the first call creates it empty.
     ///
     /// # Errors
     /// An errno.
@@ -253,26 +253,26 @@ impl RunFiles {
         Ok(opened)
     }
 
-    /// Whether the outputs take more room than there is, so that the run is to end.
+    /// Whether the outputs exceed a limit, so that the run must end.
     pub(in crate::jobs) fn is_over(&self) -> bool {
         self.outputs.is_over.load(Ordering::Acquire)
     }
 
-    /// Why the run has failed, if it has by its outputs.
+    /// The error of the run, if its outputs made it fail.
     pub(in crate::jobs) fn failure(&self) -> Option<String> {
         self.is_over().then(too_much)
     }
 
-    /// Syncs the outputs to the disk; returns the name of their directory, and the outputs. The run can make no more of them.
+    /// Syncs the outputs to the disk. Returns the name of their directory, and the outputs. The run can create no more outputs.
     ///
     /// # Errors
-    /// In words: why the job can't be done.
+    /// Why the job can't be done, as a sentence.
     pub(in crate::jobs) fn publish(&self) -> Result<(String, Vec<MadeFile>), String> {
         let (files, bytes) = self.outputs.publish(&self.blobs)?;
         let dir = self.outputs.dir.file_name().map(|name| name.to_string_lossy().into_owned());
         if !files.is_empty() {
             self.is_published.store(true, Ordering::Release);
-            // The published files take the reserved bytes from now on.
+            // From now on the published files use the reserved bytes.
             self.outputs.share.lock().unwrap_or_else(PoisonError::into_inner).leave(bytes);
         }
         Ok((dir.unwrap_or_default(), files))
@@ -292,7 +292,7 @@ impl Drop for RunFiles {
     }
 }
 
-/// Removes a directory of outputs, if it is there.
+/// Removes an output directory, if it exists.
 pub(super) fn remove_dir(dir: &Path) {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != ErrorKind::NotFound => tracing::warn!("{}: {error}", dir.display()),
@@ -323,7 +323,7 @@ mod tests {
         let mut midst = [0; 12];
         to.read_exact_at(&mut midst, 64 << 20).unwrap();
         assert_eq!(&midst, b"in the midst");
-        // A file that has become shorter meanwhile ends in zeros.
+        // A file that was truncated meanwhile ends in zeros.
         from.set_len(2).unwrap();
         copy_first(&from, &to, 10, &mut |_| Ok(())).unwrap();
         assert_eq!(to.metadata().unwrap().len(), 10);

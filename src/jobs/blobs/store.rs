@@ -12,40 +12,40 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-/// Smallest count of a file, in bytes, and the unit it is rounded up to: the quota limits many small files, too.
+/// Smallest charge for a file, in bytes, and the unit to which charges are rounded up: the quota limits many small files too.
 pub(super) const BLOCK_BYTES: u64 = 4096;
-/// Uploads at once; each has a thread.
+/// Limit on simultaneous uploads; each has a thread.
 const UPLOADS_MAX: usize = 64;
 
-/// Limits of the blobs of a server.
+/// Settings and limits of a server's blobs.
 #[derive(Debug, Clone)]
 pub struct BlobsConfig {
     /// Directory of the blobs.
     pub dir: PathBuf,
     /// Directory of the jobs' outputs.
     pub outputs_dir: PathBuf,
-    /// Largest blob.
+    /// Limit, in bytes, on one blob.
     pub blob_bytes_max: u64,
-    /// Most bytes of all blobs and outputs together.
+    /// Limit, in bytes, on all blobs and outputs together.
     pub bytes_max: u64,
-    /// Time after its last use until a blob that no job needs is deleted.
+    /// How long an unused blob that no job needs is kept after its last use.
     pub retention: Duration,
-    /// Whether a descriptor for writing the file is still open anywhere; the file is open for reading.
+    /// Returns whether any descriptor for writing the file is still open; the argument is a descriptor for reading.
     pub is_written: fn(BorrowedFd<'_>) -> bool,
 }
 
-/// Why a blob can't be had, or kept.
+/// Why a blob can't be read or stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlobError {
     /// The blob is larger than the limit of one blob, in bytes.
     #[error("the blob is larger than {0} bytes (--blob-bytes-max)")]
     TooLarge(u64),
-    /// The quota has no room for the blob beside the others.
+    /// The quota has no room for the blob.
     #[error(
         "the blobs have {used} of {max} bytes already, so this one has no room: delete some, or raise --blobs-bytes-max"
     )]
     Quota {
-        /// Bytes that the blobs take already.
+        /// Bytes that the blobs use already.
         used: u64,
         /// The limit.
         max: u64,
@@ -53,18 +53,18 @@ pub enum BlobError {
     /// The disk is full.
     #[error("the disk is full")]
     DiskFull,
-    /// Too many uploads at once.
+    /// The limit on simultaneous uploads is reached.
     #[error("{UPLOADS_MAX} blobs are being received already; try again")]
     Busy,
-    /// The bytes are others than the client has said.
+    /// The hash of the bytes differs from the one in the request.
     #[error("the body has the SHA-256 {found}, not {expected} as the request says; nothing is stored")]
     Mismatch {
-        /// Hash of the bytes that came.
+        /// Hash of the received bytes.
         found: BlobId,
-        /// Hash that the request names.
+        /// Hash in the request.
         expected: BlobId,
     },
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     #[error("the body did not come in time; nothing is stored")]
     Late,
     /// The body was cut off.
@@ -90,37 +90,37 @@ impl BlobError {
     }
 }
 
-/// A blob that is open for reading.
+/// A blob, open for reading.
 #[derive(Debug)]
 pub struct OpenBlob {
-    /// Its file.
+    /// The blob's file.
     pub file: File,
-    /// Its size.
+    /// The blob's size.
     pub bytes: u64,
 }
 
-/// Bytes that all blobs and outputs take together.
+/// Bytes that all blobs and outputs use together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes, in whole blocks, those being received among them.
+    /// Used bytes, in whole blocks, with uploads in progress.
     pub bytes: u64,
     /// The limit.
     pub bytes_max: u64,
 }
 
-/// The store is asked whether a job needs a blob that is to be deleted.
+/// A deletion during which the store is asked whether a job needs the blob.
 struct Deletion {
     id: BlobId,
     number: u64,
-    /// The blob was used meanwhile, so it stays.
+    /// The blob was used meanwhile, so the blob stays.
     is_used: bool,
 }
 
-/// What is shared under a lock. No thread that holds the lock may wait for the store. A shard must not take the lock: its holder
-/// may wait for the disk.
+/// State under a lock. A thread that holds the lock must not wait for the store. A shard must not take the lock, because its
+/// holder may wait for the disk.
 #[derive(Default)]
 pub(super) struct State {
-    /// Blobs that submissions on their way to the store name.
+    /// Blobs named by submissions that are on their way to the store, with the number of those submissions.
     pins: HashMap<BlobId, usize>,
     deletions: Vec<Deletion>,
     /// The outputs of running jobs.
@@ -128,7 +128,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Keeps blob `id` from the deletions that are under way.
+    /// Marks blob `id` as used, so that deletions in progress keep it.
     pub(super) fn is_used(&mut self, id: &BlobId) {
         self.deletions.iter_mut().filter(|deletion| deletion.id == *id).for_each(|deletion| deletion.is_used = true);
     }
@@ -137,9 +137,10 @@ impl State {
 pub(super) struct Inner {
     pub(super) config: BlobsConfig,
     state: Mutex<State>,
-    /// Bytes of the files, and bytes reserved for uploads and for outputs of running jobs. Relaxed: the count orders nothing else.
+    /// Bytes of the files, and bytes reserved for uploads and outputs of running jobs. Relaxed: no other access is ordered by
+    /// this count.
     bytes: AtomicU64,
-    /// Uploads that have a thread. Relaxed, likewise.
+    /// Number of uploads with a thread. Relaxed, for the same reason.
     uploads: AtomicUsize,
     /// Numbers of uploads and deletions.
     next: AtomicU64,
@@ -147,20 +148,20 @@ pub(super) struct Inner {
     pub(super) woken: Receiver<Wake>,
 }
 
-/// Message to the thread that cleans up.
+/// A message to the cleaning thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wake {
-    /// The directory of outputs of that name belongs to no job.
+    /// The output directory of this name belongs to no job.
     Unused(String),
-    /// A job makes files.
+    /// A job has begun to write outputs.
     Outputs,
     /// A job was deleted.
     JobDeleted,
-    /// The server stops.
+    /// The server is stopping.
     Stop,
 }
 
-/// The blobs of a server; clones are the same ones.
+/// The blobs of a server; clones share the same state.
 #[derive(Clone)]
 pub struct Blobs {
     pub(super) inner: Arc<Inner>,
@@ -192,7 +193,7 @@ impl Inner {
         self.incoming().join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
-    /// Counts one more upload. False: there are as many as there may be.
+    /// Counts one more upload. Returns false if the limit is reached.
     pub(super) fn begin_upload(&self) -> bool {
         let more = |uploads| (uploads < UPLOADS_MAX).then_some(uploads + 1);
         self.uploads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
@@ -205,18 +206,18 @@ impl Inner {
     /// Reserves `bytes` of the quota.
     ///
     /// # Errors
-    /// There is no room: the bytes that are taken.
+    /// The quota has no room; the value is the number of used bytes.
     pub(super) fn reserve(&self, bytes: u64) -> Result<(), u64> {
         let more = |taken: u64| taken.checked_add(bytes).filter(|sum| *sum <= self.config.bytes_max);
         self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map(drop)
     }
 
-    /// Counts `bytes` that lie on the disk already.
+    /// Counts `bytes` that are already on the disk.
     pub(super) fn count(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Gives `bytes` of the quota back.
+    /// Returns `bytes` to the quota.
     pub(super) fn give_back(&self, bytes: u64) {
         let less = |taken: u64| Some(taken.saturating_sub(bytes));
         let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
@@ -231,11 +232,10 @@ impl Inner {
 }
 
 impl Blobs {
-    /// Opens the directory that `config` names, or makes it, and counts its blobs. Removes incomplete uploads that a killed
-    /// server has left.
+    /// Opens or creates the directory that `config` names, and counts its blobs. Removes incomplete uploads of a killed server.
     ///
     /// # Errors
-    /// The directory can't be made or read.
+    /// The directory can't be created or read.
     pub fn open(config: BlobsConfig) -> io::Result<Self> {
         let (wake, woken) = unbounded();
         let inner = Inner {
@@ -262,7 +262,7 @@ impl Blobs {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The largest blob.
+    /// Limit, in bytes, on one blob.
     #[must_use]
     pub fn blob_bytes_max(&self) -> u64 {
         self.inner.config.blob_bytes_max
@@ -273,7 +273,7 @@ impl Blobs {
         self.inner.config.retention
     }
 
-    /// Bytes that all blobs and outputs take, and their limit.
+    /// Bytes that all blobs and outputs use, and their limit.
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage { bytes: self.inner.bytes.load(Ordering::Relaxed), bytes_max: self.inner.config.bytes_max }
@@ -295,7 +295,7 @@ impl Blobs {
         }
     }
 
-    /// Deletes a blob, unless `is_needed` says that a job has it.
+    /// Deletes a blob, unless `is_needed` returns that a job needs it.
     ///
     /// # Errors
     /// The blob is not stored, or a job needs it.
@@ -308,8 +308,8 @@ impl Blobs {
         };
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
         self.inner.state().deletions.push(Deletion { id: *id, number, is_used: false });
-        // The store is asked without the lock. A submission that names the blob meanwhile marks the deletion, whether its job is
-        // stored by then or not.
+        // The store must be asked without the lock. A submission that names the blob meanwhile marks the deletion, whether its
+        // job is stored by then or not.
         let needed = is_needed();
         let mut state = self.inner.state();
         let place = state.deletions.iter().position(|deletion| deletion.number == number);
@@ -317,7 +317,8 @@ impl Blobs {
         if is_used || state.pins.contains_key(id) || needed.map_err(BlobError::Failed)? {
             return Err(BlobError::InUse(*id));
         }
-        // The lock must be held until the blob is gone: a submission that names the blob has pinned it before, or does not find it.
+        // The lock must be held until the blob is removed. A submission that names the blob has then either pinned it before,
+        // or does not find it.
         match fs::remove_file(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(BlobError::Unknown(*id)),
             removed => removed.map_err(|error| BlobError::failed(&error))?,
@@ -327,8 +328,7 @@ impl Blobs {
         sync_dir(&self.inner.config.dir).map_err(|error| BlobError::failed(&error))
     }
 
-    /// Deletes the blobs that were not used for longer than they are kept, but for those that `is_needed` says a job has.
-    /// How many.
+    /// Deletes the blobs whose retention has passed, except those that a job needs according to `is_needed`. Returns how many.
     pub fn sweep(&self, mut is_needed: impl FnMut(&BlobId) -> Result<bool, String>) -> usize {
         let is_old = |path: &Path| {
             let used = fs::metadata(path).and_then(|found| found.modified()).ok();
@@ -337,12 +337,12 @@ impl Blobs {
         let entries = fs::read_dir(&self.inner.config.dir).into_iter().flatten().flatten();
         let old =
             entries.filter_map(|entry| blob_of(&entry).filter(|_| is_old(&entry.path())).map(|id| (id, entry.path())));
-        // A use before the deletion began is seen in the time of the file, a later use marks the deletion.
+        // A use before the deletion began shows in the file's time; a later use marks the deletion.
         old.filter(|(id, path)| self.delete(id, || Ok(!is_old(path) || is_needed(id)?)).is_ok()).count()
     }
 }
 
-/// Blobs that are not deleted until this is dropped.
+/// Blobs that can't be deleted until this is dropped.
 pub struct Pins {
     inner: Arc<Inner>,
     ids: Vec<BlobId>,
@@ -352,15 +352,15 @@ impl Blobs {
     /// Keeps the blobs from being deleted until the returned pins are dropped; counts as a use.
     ///
     /// # Errors
-    /// There is no such blob.
+    /// One of the blobs is not stored.
     pub(in crate::jobs) fn pin(&self, ids: Vec<BlobId>) -> Result<Pins, BlobError> {
         let pins = self.hold(ids);
-        // From here on the blobs stay. A blob that is not found was deleted before, or never there.
+        // From here on the blobs stay. A blob that is not found was deleted earlier, or never stored.
         pins.ids.iter().try_for_each(|id| self.get(id).map(drop))?;
         Ok(pins)
     }
 
-    /// As [`Blobs::pin`], whether the blobs are stored or not.
+    /// Like [`Blobs::pin`], whether the blobs are stored or not.
     pub(super) fn hold(&self, ids: Vec<BlobId>) -> Pins {
         let pins = Pins { inner: Arc::clone(&self.inner), ids };
         if !pins.ids.is_empty() {
@@ -391,7 +391,7 @@ impl Drop for Pins {
     }
 }
 
-/// The blob that a directory's entry is.
+/// The blob of a directory entry.
 fn blob_of(entry: &fs::DirEntry) -> Option<BlobId> {
     entry.file_name().to_str().and_then(BlobId::of_digits)
 }
@@ -493,7 +493,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let blobs = blobs(dir.path());
         let one = put(&blobs, b"abc").unwrap().id;
-        // The job is stored, and its pin gone, before the store has said that no job has the blob.
+        // The job is stored and its pin dropped before the store has answered that no job needs the blob.
         let by_job = || {
             drop(blobs.pin(vec![one]).unwrap());
             Ok(false)
@@ -504,7 +504,7 @@ mod tests {
         let pin = blobs.pin(vec![one]).unwrap();
         assert_eq!(blobs.delete(&one, || Ok(false)), Err(BlobError::InUse(one)));
         drop(pin);
-        // Of two deletions at once one succeeds.
+        // Of two simultaneous deletions only one succeeds.
         let other = || blobs.delete(&one, || Ok(false)).map(|()| false).map_err(|error| error.to_string());
         assert_eq!(blobs.delete(&one, other), Err(BlobError::Unknown(one)));
         assert_eq!((blobs.usage().bytes, blobs.inner.state().deletions.len()), (0, 0));

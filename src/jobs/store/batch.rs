@@ -1,4 +1,4 @@
-//! Applies a batch of commands in one transaction: all of it, or none of it.
+//! Applies a batch of commands in one transaction: all commands, or none.
 
 use super::command::{Command, OwnEvent};
 use super::error::Fault;
@@ -13,11 +13,11 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What a command came to, to be told once its transaction is committed.
+/// The result of a command, reported once its transaction is committed.
 pub(super) enum Outcome {
-    /// The row's id and time, and whether it waits for other jobs.
+    /// The row's id and time, and whether the job waits for other jobs.
     Inserted(i64, i64, bool),
-    /// The jobs that it is to wait for are not there, or have ended badly.
+    /// The dependencies do not exist, or have failed or are canceled.
     NeedsRefused(String),
     Existing(Box<JobRow>),
     Changed(Changed),
@@ -25,20 +25,20 @@ pub(super) enum Outcome {
     Swept(usize),
     Schedule(Box<ScheduleOutcome>),
     Paused(Paused),
-    /// Whether the checkpoint was.
+    /// Whether the checkpoint was stored.
     Kept(bool),
-    /// Nobody asked.
+    /// The command has no answer.
     Nothing,
-    /// This command failed, by its own fault.
+    /// This command failed, through its own fault.
     Refused(String),
 }
 
 /// How the commands of a batch depend on each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Isolation {
-    /// The first fault undoes the batch: fast, and right for as long as faults come from outside.
+    /// The first fault undoes the whole batch: fast, and sufficient as long as faults have external causes.
     Together,
-    /// Each command has its own savepoint, so one that can't work is taken out alone.
+    /// Each command has its own savepoint, so only the command with the fault is left out.
     Apart,
 }
 
@@ -49,14 +49,14 @@ pub(super) struct Applier<'c> {
     live: Live,
     now_ms: i64,
     events: Vec<JobEvent>,
-    /// Whether a job may wait for another.
+    /// Whether a job may depend on another.
     pub(super) has_dependencies: bool,
     pub(super) settled: Vec<Settled>,
 }
 
 impl<'c> Applier<'c> {
     pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
-        // Sweeping removes events with their jobs, so neither table alone knows the latest time.
+        // Sweeping removes events with their jobs, so neither table alone has the latest time.
         let now_ms = connection.query_row(
             "SELECT max((SELECT coalesce(max(updated_at), 0) FROM jobs), \
              coalesce((SELECT ts FROM job_events ORDER BY id DESC LIMIT 1), 0))",
@@ -74,8 +74,8 @@ impl<'c> Applier<'c> {
         })
     }
 
-    /// Runs `commands` in one transaction; on success they are on disk, with one outcome each, and [`Self::events`] has
-    /// their events. On a fault nothing has happened, in memory or on disk.
+    /// Runs `commands` in one transaction. On success they are on disk, with one outcome each, and [`Self::events`] has their
+    /// events. On a fault nothing has changed, in memory or on disk.
     pub(super) fn transaction(&mut self, commands: &[Command], isolation: Isolation) -> Result<Vec<Outcome>, Fault> {
         self.events.clear();
         self.settled.clear();
@@ -105,7 +105,7 @@ impl<'c> Applier<'c> {
         &self.events
     }
 
-    /// The jobs that waited for others and have been settled by the last transaction.
+    /// The jobs whose dependencies the last transaction has settled.
     pub(super) fn take_settled(&mut self) -> Vec<Settled> {
         std::mem::take(&mut self.settled)
     }
@@ -114,7 +114,7 @@ impl<'c> Applier<'c> {
         self.connection
     }
 
-    /// Reads the clock; a clock that was set back stands still until it has caught up.
+    /// Reads the clock. If the clock was set back, the time stands still until the clock has caught up.
     fn tick(&mut self) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.now_ms = self.now_ms.max(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
@@ -137,8 +137,8 @@ impl<'c> Applier<'c> {
         self.events.clear();
         self.settled.clear();
         self.live.roll_back(0);
-        // SQLite has already rolled back after some errors. If rolling back fails, the next BEGIN does too and comes
-        // back here.
+        // SQLite has already rolled back after some errors. If rolling back fails, the next BEGIN fails too and control returns
+        // here.
         if !self.connection.is_autocommit()
             && let Err(error) = self.sql.rollback.execute([])
         {
@@ -215,7 +215,7 @@ impl<'c> Applier<'c> {
             job.concurrency_limit,
         ]);
         if let Err(error) = inserted {
-            // The statement undid itself, and nothing of this command came before it.
+            // The statement undid itself, and no earlier statement of this command ran.
             return match error.sqlite_error_code() {
                 Some(ErrorCode::ConstraintViolation) => Ok(Outcome::Refused(format!("job {}: {error}", job.uuid))),
                 _ => Err(error.into()),
@@ -252,7 +252,7 @@ impl<'c> Applier<'c> {
         Ok(changed)
     }
 
-    /// The change itself.
+    /// Applies the change itself.
     pub(super) fn step(&mut self, id: i64, change: &Change) -> Result<Changed, Fault> {
         let Some(job) = self.live.get(id) else {
             return match change {
@@ -280,7 +280,7 @@ impl<'c> Applier<'c> {
         let changed =
             self.sql.change.execute(params![id, state.as_str(), self.now_ms, attempt, run_at, result, error])?;
         if changed == 0 {
-            // Someone removed the row behind our back; forget the job rather than guard a ghost.
+            // Another connection, for instance a module, removed the row: the writer must forget the job.
             self.live.set(id, None);
             return Ok(Changed::Unknown);
         }
@@ -330,7 +330,7 @@ impl<'c> Applier<'c> {
     fn own_event(&mut self, event: &OwnEvent) -> Result<Outcome, Fault> {
         let runs = |job: &&LiveJob| job.state != JobState::Pending && job.uuid == event.uuid;
         let Some(job) = self.live.get(event.job).filter(runs) else { return Ok(Outcome::Nothing) };
-        // One that has ended, and only runs on, may have been deleted or swept.
+        // A job that has ended while its run continues may have been deleted or swept.
         if !job.state.is_final() || self.sql.state_by_id.exists([event.job])? {
             self.insert_event(JobEvent {
                 job_id: event.job,
@@ -363,7 +363,7 @@ impl<'c> Applier<'c> {
         }
     }
 
-    /// Writes an event and keeps it for publication, with its id and time filled in.
+    /// Writes an event and keeps it for publication, with its id and time.
     fn insert_event(&mut self, mut event: JobEvent) -> Result<(), Fault> {
         event.ts_ms = self.now_ms;
         self.sql.insert_event.execute(params![event.job_id, event.ts_ms, event.kind, event.data, event.is_final])?;

@@ -1,20 +1,21 @@
-//! How many bytes of commands may wait for the writer. A limit on commands alone is none on memory: each can bring a
-//! payload or an event of any size that those are allowed.
+//! Limits the bytes of commands that wait for the writer. A limit on the number of commands does not limit memory: each command
+//! can have a payload or an event of any allowed size.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// The bytes that wait, and who waits for room.
+/// The bytes that wait, and the threads that wait for room.
 pub(super) struct Budget {
     bytes_max: usize,
-    /// With `waiters`, `SeqCst`: either who gives back sees who waits, or who waits sees what was given back.
+    /// `SeqCst` on this and `waiters`: either the thread that returns bytes sees the waiting thread, or the waiting thread sees
+    /// the returned bytes.
     taken: AtomicUsize,
     waiters: AtomicUsize,
     lock: Mutex<()>,
     changed: Condvar,
 }
 
-/// A share of the budget, given back when it is dropped.
+/// A share of the budget, returned when it is dropped.
 pub(super) struct Weight {
     bytes: usize,
     budget: Arc<Budget>,
@@ -26,13 +27,13 @@ impl Budget {
         Arc::new(Self { bytes_max, taken, waiters, lock: Mutex::new(()), changed: Condvar::new() })
     }
 
-    /// Takes `bytes`, whatever there is.
+    /// Takes `bytes`, even beyond the limit.
     pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Weight {
         self.taken.fetch_add(bytes, Ordering::SeqCst);
         Weight { bytes, budget: Arc::clone(self) }
     }
 
-    /// Takes `bytes` if there is room. Something that is larger than the whole has room when nothing else is there.
+    /// Takes `bytes` if there is room. A request larger than the whole budget has room only when nothing else is taken.
     pub(super) fn try_take(self: &Arc<Self>, bytes: usize) -> Option<Weight> {
         let add = |taken: usize| {
             let sum = taken.saturating_add(bytes);
@@ -42,7 +43,7 @@ impl Budget {
         Some(Weight { bytes, budget: Arc::clone(self) })
     }
 
-    /// Waits for room, until `must_end` says that there is no use in it (see [`Budget::wake`]).
+    /// Waits for room, until `must_end` returns that waiting is useless (see [`Budget::wake`]).
     pub(super) fn take(self: &Arc<Self>, bytes: usize, must_end: impl Fn() -> bool) -> Option<Weight> {
         if let Some(weight) = self.try_take(bytes) {
             return Some(weight);
@@ -63,10 +64,10 @@ impl Budget {
         weight
     }
 
-    /// Lets those who wait look again.
+    /// Makes waiting threads check again.
     pub(super) fn wake(&self) {
         if self.waiters.load(Ordering::SeqCst) > 0 {
-            // Whoever waits has either not looked yet, or waits by now.
+            // Taking the lock makes sure that each waiting thread has either not checked yet, or already waits.
             drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
             self.changed.notify_all();
         }

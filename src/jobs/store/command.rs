@@ -1,4 +1,4 @@
-//! What travels to the writer, and the promise that each question is answered.
+//! Commands to the writer, and the guarantee that each command is answered.
 
 use super::budget::Weight;
 use super::data::{Checkpoint, MadeFiles};
@@ -25,40 +25,40 @@ pub(super) enum Command {
     },
     Schedule(ScheduleChange, Reply<ScheduleOutcome>),
     Pause(JobKind, bool, Reply<Paused>),
-    /// Wakes the writer, so that it sees it has to end.
+    /// Wakes the writer, so that it sees that it must end.
     Wake,
     /// Runs on the writing connection as soon as the command is received.
     #[cfg(test)]
     Hook(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
 }
 
-/// The blob of an event. It can't be deleted while this value or the job is there.
+/// The blob of an event. The blob can't be deleted while this value or the job exists.
 pub struct EventBlob {
     /// `sha256:…`
     pub name: String,
-    /// Keeps the blob until the store knows that the job needs it.
+    /// Keeps the blob until the store has recorded that the job needs it.
     pub _pins: Pins,
 }
 
-/// An event of the job's own.
+/// An event that the job itself emits.
 pub(super) struct OwnEvent {
     pub(super) job: i64,
     pub(super) uuid: Arc<str>,
     pub(super) kind: Box<str>,
     pub(super) data: Box<str>,
-    /// The blob that the data names.
+    /// The blob named in the data.
     pub(super) blob: Option<EventBlob>,
-    /// What it takes of the budget until it is stored.
+    /// The event's share of the budget until it is stored.
     pub(super) _weight: Weight,
 }
 
 impl Command {
-    /// Whether it is tried again after a failed transaction: nobody could repeat it for the job.
+    /// Whether the writer repeats the command after a failed transaction, because no caller could repeat it for the job.
     pub(super) fn is_kept(&self) -> bool {
         matches!(self, Self::Change(..) | Self::Event(_) | Self::Made(..))
     }
 
-    /// Takes the callback back out, for a command that was never accepted.
+    /// Takes the callback out of a command that was never accepted.
     pub(super) fn disarm(&mut self) {
         match self {
             Self::Submit(_, reply) => reply.done = None,
@@ -74,7 +74,7 @@ impl Command {
         }
     }
 
-    /// Tells whoever asked that it didn't work.
+    /// Reports the failure to the caller.
     pub(super) fn fail(self, error: StoreError) {
         match self {
             Self::Submit(_, reply) => reply.send(Err(error)),
@@ -91,11 +91,11 @@ impl Command {
     }
 }
 
-/// Calls its callback exactly once: with the outcome, or with [`StoreError::Closed`] when it is dropped unused, as
-/// happens to what is still in the channel when the writer ends.
+/// Calls its callback exactly once: with the outcome, or with [`StoreError::Closed`] when it is dropped unused. Commands still
+/// in the channel when the writer ends are dropped so.
 pub(super) struct Reply<T> {
     done: Option<Done<T>>,
-    /// What the command takes of the budget until it is answered.
+    /// The command's share of the budget until it is answered.
     _weight: Weight,
 }
 
@@ -121,7 +121,7 @@ impl<T> Drop for Reply<T> {
     }
 }
 
-/// Runs a caller's code on the writer's thread; its panic must not end the writer.
+/// Runs a caller's code on the writer's thread; a panic in it must not end the writer.
 pub(super) fn guarded(what: &str, code: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(code)).is_err() {
         tracing::error!("{what} panicked on the job writer's thread");

@@ -1,4 +1,4 @@
-//! Checkpoints and files of jobs in the database: the writer's part and the readers'.
+//! Checkpoints and files of jobs in the database: the code of the writer and of the readers.
 
 use super::batch::Applier;
 use super::budget::Weight;
@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension, params};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// A checkpoint on its way to the store.
+/// A checkpoint to be stored.
 pub(super) struct Checkpoint {
     pub(super) job: i64,
     pub(super) uuid: Arc<str>,
@@ -19,7 +19,7 @@ pub(super) struct Checkpoint {
     pub(super) _weight: Weight,
 }
 
-/// Outputs of a job, on their way to the store.
+/// A list of a job's outputs to be stored.
 pub(super) struct MadeFiles {
     pub(super) job: i64,
     pub(super) uuid: Arc<str>,
@@ -30,17 +30,17 @@ pub(super) struct MadeFiles {
 /// The files of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobFiles {
-    /// Where the job stands.
+    /// The job's state.
     pub state: JobState,
-    /// Names and blobs of the files that the job was given.
+    /// Names and blobs of the job's inputs.
     pub given: Vec<(String, String)>,
-    /// Outputs of the job.
+    /// The job's outputs.
     pub made: Vec<MadeFile>,
 }
 
 impl Writer {
-    /// Keeps `bytes` as the checkpoint of a running job, in the place of the one before; no bytes keep none. Waits while
-    /// the channel is full, or the bytes that wait are too many. `done` is called with whether the job still runs.
+    /// Stores `bytes` as the checkpoint of a running job in place of the earlier one; empty `bytes` remove it. Waits while the
+    /// channel or the budget of bytes is full. `done` is called with whether the job is still running.
     ///
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread. Through `done`: [`StoreError::Unavailable`].
@@ -50,8 +50,8 @@ impl Writer {
         self.send(Command::Checkpoint(Checkpoint { job, uuid, bytes, _weight: weight }, reply))
     }
 
-    /// Stores the list of a running job's outputs in the directory `dir`. Must precede the change that ends the job. Waits while
-    /// the channel is full. `done` is called with whether the job still ran; else nothing is stored.
+    /// Stores the list of a running job's outputs in the directory `dir`. Must precede the change that ends the job. Waits
+    /// while the channel is full. `done` is called with whether the job was still running; if not, nothing is stored.
     ///
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread.
@@ -67,7 +67,7 @@ impl Writer {
         self.send(Command::Made(MadeFiles { job, uuid, dir, files }, reply))
     }
 
-    /// The directories, of jobs that are deleted, are removed.
+    /// Forgets the directories of deleted jobs after they have been removed.
     ///
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread.
@@ -77,7 +77,7 @@ impl Writer {
 }
 
 impl Applier<'_> {
-    /// Keeps a checkpoint, if its job still runs.
+    /// Stores a checkpoint, if its job is still running.
     pub(super) fn keep_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<bool, Fault> {
         let Checkpoint { job, uuid, bytes, .. } = checkpoint;
         let runs = self.live(*job).is_some_and(|live| live.state == JobState::Running && live.uuid == *uuid);
@@ -90,7 +90,7 @@ impl Applier<'_> {
         Ok(runs)
     }
 
-    /// Stores the list of a job's outputs, if the job still runs.
+    /// Stores the list of a job's outputs, if the job is still running.
     pub(super) fn keep_made(&mut self, made: &MadeFiles) -> Result<bool, Fault> {
         let runs = self.live(made.job).is_some_and(|live| live.state == JobState::Running && live.uuid == made.uuid);
         if runs {
@@ -118,7 +118,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// The job is done, or begins from the start.
+    /// Removes the checkpoint of a job that is done or begins anew.
     pub(super) fn drop_checkpoint(&mut self, job: i64) -> Result<(), Fault> {
         self.sql().drop_checkpoint.execute([job])?;
         Ok(())
@@ -135,7 +135,7 @@ impl Reader {
         Ok(statement.query_row([job_id], |row| row.get(0)).optional()?)
     }
 
-    /// Names and blobs of the files that the job is given.
+    /// Names and blobs of the job's inputs.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -145,7 +145,7 @@ impl Reader {
         Ok(found.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// The files of the job of that uuid; `None` if there is no such job.
+    /// The files of the job with this uuid; `None` if there is no such job.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -160,7 +160,7 @@ impl Reader {
         Ok(Some(JobFiles { state, given, made: if state == JobState::Done { made } else { Vec::new() } }))
     }
 
-    /// The directory of the output `name` of the job of that uuid, if that is done and has made it.
+    /// The directory of the output `name` of the job with this uuid, if the job is done and has written that output.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -172,7 +172,7 @@ impl Reader {
         Ok(statement.query_row([uuid, name], |row| row.get(0)).optional()?)
     }
 
-    /// Whether a job was given the blob, or an event of a job names it.
+    /// Whether the blob is an input of a job, or an event of a job names it.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -183,7 +183,7 @@ impl Reader {
         Ok(statement.exists([blob])?)
     }
 
-    /// The directories of all outputs.
+    /// All output directories.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -193,7 +193,7 @@ impl Reader {
         Ok(found.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Directories of outputs whose jobs are deleted, at most `limit`.
+    /// Output directories whose jobs are deleted, at most `limit`.
     ///
     /// # Errors
     /// [`StoreError::Read`].

@@ -1,4 +1,4 @@
-//! Jobs that wait for others: kept in the transaction that ends the others.
+//! Dependencies between jobs: updated in the transaction that ends a dependency.
 
 use super::batch::Applier;
 use super::error::Fault;
@@ -6,19 +6,19 @@ use super::{Change, Changed, JobState, rows};
 use rusqlite::{OptionalExtension, params};
 use std::sync::Arc;
 
-/// Change of a job that waited for others; the writer reports it once the transaction is committed.
+/// The change of a job after its dependencies have ended; the writer reports it once the transaction is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
     /// All dependencies are done: the job may run.
     Ready {
-        /// Its uuid.
+        /// The job's uuid.
         uuid: Arc<str>,
     },
     /// A dependency has failed or is canceled, so the job has failed.
     Failed {
-        /// Its number.
+        /// The job's number.
         id: i64,
-        /// Its uuid.
+        /// The job's uuid.
         uuid: Arc<str>,
     },
 }
@@ -32,7 +32,7 @@ pub(super) enum Needs {
 }
 
 impl Applier<'_> {
-    /// Looks up the jobs that a submission is to wait for.
+    /// Looks up the dependencies of a submission.
     pub(super) fn needs(&self, uuids: &[String]) -> Result<Needs, Fault> {
         let mut open = Vec::new();
         if uuids.is_empty() {
@@ -54,7 +54,7 @@ impl Applier<'_> {
         Ok(Needs::Open(open))
     }
 
-    /// Job number `id` waits for `needs`.
+    /// Records that job number `id` waits for `needs`.
     pub(super) fn add_needs(&mut self, id: i64, needs: &[i64]) -> Result<(), Fault> {
         if needs.is_empty() {
             return Ok(());
@@ -69,7 +69,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// Whether a job that is to run again waits for others; `None`: one of these has failed, is canceled or deleted.
+    /// Whether a retried job must wait for dependencies; `None`: one of them has failed, is canceled or deleted.
     pub(super) fn waits_again(&self, id: i64) -> Result<Option<bool>, Fault> {
         const NEEDS: &str = "SELECT coalesce((SELECT state FROM jobs WHERE id = needs_id), 'failed') \
              FROM job_dependencies WHERE job_id = ?1";
@@ -78,7 +78,7 @@ impl Applier<'_> {
         Ok(states.iter().all(|state| !state.is_final()).then_some(!states.is_empty()))
     }
 
-    /// Job number `id` has ended: makes its dependents ready, or fails them and their own dependents.
+    /// Handles the end of job number `id`: makes its dependents ready, or fails them and their own dependents.
     pub(super) fn settle(&mut self, id: i64, state: JobState, uuid: &Arc<str>) -> Result<(), Fault> {
         if !self.has_dependencies {
             return Ok(());
@@ -93,7 +93,7 @@ impl Applier<'_> {
             }
             return Ok(());
         }
-        // No recursion: a chain may be as long as there are jobs.
+        // Not recursive, because a chain may be as long as the number of jobs.
         let mut ended = vec![(id, Arc::clone(uuid), state)];
         while let Some((id, uuid, state)) = ended.pop() {
             for job in self.column("SELECT job_id FROM job_dependencies WHERE needs_id = ?1", id)? {
@@ -114,7 +114,7 @@ impl Applier<'_> {
         (job.state == JobState::Pending).then(|| Arc::clone(&job.uuid))
     }
 
-    /// The numbers that `sql` gives for `id`.
+    /// The numbers that `sql` returns for `id`.
     fn column(&self, sql: &str, id: i64) -> Result<Vec<i64>, Fault> {
         let mut statement = self.connection().prepare(sql)?;
         let found = statement.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;

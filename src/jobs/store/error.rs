@@ -1,4 +1,4 @@
-//! What can go wrong, in words for the person who has to act.
+//! Errors of the store, in words for the person who must act.
 
 use rusqlite::ErrorCode;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub enum OpenError {
     Open {
         /// The file that could not be opened.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The file is damaged, or is no SQLite database.
@@ -25,7 +25,7 @@ pub enum OpenError {
     Corrupt {
         /// The database.
         path: PathBuf,
-        /// What SQLite found.
+        /// SQLite's finding.
         detail: String,
     },
     /// A later version of this server has written the file.
@@ -35,15 +35,15 @@ pub enum OpenError {
     Newer {
         /// The format of the file.
         found: i64,
-        /// The latest format known here.
+        /// The latest format that this server knows.
         known: i64,
     },
 }
 
-/// Why the store didn't do what it was asked.
+/// Why the store did not carry out a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The writer has no room for another command; nothing was taken.
+    /// The writer has no room for another command; the command was not accepted.
     #[error(
         "the job queue is full ({queue_max} commands, or as many bytes as may, wait to be written): try again shortly"
     )]
@@ -51,22 +51,22 @@ pub enum StoreError {
         /// The queue's size.
         queue_max: usize,
     },
-    /// The transaction failed; nothing of this command is stored. It may work later.
+    /// The transaction failed; no part of this command is stored. A later attempt may succeed.
     #[error("jobs can't be stored right now: {why}")]
     Unavailable {
         /// A short clause, such as "the disk is full".
         why: String,
     },
-    /// This command can never work; others are not affected.
+    /// This command can never succeed; other commands are not affected.
     #[error("the job store refuses this: {why}")]
     Refused {
-        /// What is wrong with it.
+        /// What is wrong with the command.
         why: String,
     },
     /// A read failed.
     #[error("jobs can't be read: {why}")]
     Read {
-        /// What SQLite said.
+        /// SQLite's error.
         why: String,
     },
     /// The store has been shut down.
@@ -74,17 +74,17 @@ pub enum StoreError {
     Closed,
 }
 
-/// A failed statement or transaction, by who has to change something before it can work.
+/// A failed statement or transaction, by the side that must change before it can succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The surroundings: disk, locks, memory. The same commands may work later.
+    /// The environment: disk, locks, memory. The same commands may succeed later.
     Surroundings(String),
-    /// The command itself: it will fail each time.
+    /// The command itself: it fails each time.
     Command(String),
 }
 
 impl Fault {
-    /// The clause for a person.
+    /// The reason, as a clause for a person.
     pub(super) fn why(&self) -> &str {
         match self {
             Self::Surroundings(why) | Self::Command(why) => why,

@@ -4,7 +4,7 @@ use super::{JobEvent, JobState, Reader, StoreError};
 use rusqlite::OptionalExtension;
 use rusqlite::types::{ToSql, Value};
 
-/// Events that one page looks at: with a filter, few of them may be in it.
+/// Limit on the events that one page examines: a filter may match few of them.
 const WINDOW: i64 = 20_000;
 
 /// Filter of events.
@@ -28,8 +28,8 @@ pub struct FeedPage {
 }
 
 impl Reader {
-    /// Events with numbers above `after`, or none and the last number if that is below 0: at most `limit`, and none after one that
-    /// brings the bytes of their data to `bytes_max` or more.
+    /// Events with numbers above `after`; if `after` is negative, no event and the last number. A page has at most `limit`
+    /// events, and ends with the event that brings the bytes of their data to `bytes_max` or more.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -40,15 +40,15 @@ impl Reader {
         limit: u32,
         bytes_max: usize,
     ) -> Result<FeedPage, StoreError> {
-        // The numbers of events that were deleted are not used again, and the highest one is not forgotten.
+        // Numbers of deleted events are not reused, and SQLite remembers the highest number.
         let mut last = self.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'job_events'")?;
         let last: i64 = last.query_row([], |row| row.get(0)).optional()?.unwrap_or(0);
         if after < 0 || after >= last {
-            // A cursor that is ahead is of a database that was put back: it waits there.
+            // A cursor beyond the last number belongs to a database that was restored from a backup: it waits there.
             return Ok(FeedPage { events: Vec::new(), read_to: after.max(last), at_end: true });
         }
         let end = last.min(after.saturating_add(WINDOW));
-        // CROSS: the events are gone through in their order, and each one's job is looked up.
+        // CROSS: SQLite must scan the events in their order, and look up each event's job.
         let mut sql = "SELECT e.job_id, j.uuid, e.id, e.ts, e.type, e.data_json, e.final, j.module_name, j.job_name \
              FROM job_events AS e CROSS JOIN jobs AS j ON j.id = e.job_id WHERE e.id > ? AND e.id <= ?"
             .to_owned();
@@ -91,7 +91,7 @@ impl Reader {
         Ok(FeedPage { events, read_to, at_end: !is_cut && end == last })
     }
 
-    /// How many events the job has.
+    /// Number of the job's events.
     ///
     /// # Errors
     /// [`StoreError::Read`].

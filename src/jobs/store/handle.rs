@@ -1,4 +1,4 @@
-//! The sending side: what every other thread holds.
+//! The sending side of the store, held by all other threads.
 
 use super::budget::{Budget, Weight};
 use super::command::{Command, EventBlob, OwnEvent, Reply};
@@ -11,33 +11,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::ThreadId;
 
-/// Hands commands to the writer; cheap to clone.
+/// Sends commands to the writer; cheap to clone.
 ///
-/// Commands of one thread are carried out in the order it sent them. Each method returns [`StoreError::Closed`] once
-/// the store is shut down.
+/// Commands of one thread are carried out in the order in which the thread sent them. Each method returns
+/// [`StoreError::Closed`] once the store is shut down.
 #[derive(Clone)]
 pub struct Writer {
     sender: Sender<Command>,
     shared: Arc<StoreShared>,
 }
 
-/// Called with jobs whose dependencies have ended; runs on the writer's thread, so it must not block.
+/// Called with jobs whose dependencies have ended, on the writer's thread, so it must not block.
 pub(super) type TellSettled = Box<dyn Fn(Vec<Settled>) + Send + Sync>;
 
-/// What the writer's thread and its handles both know.
+/// State shared by the writer's thread and its handles.
 pub(super) struct StoreShared {
     pub(super) queue_max: usize,
     pub(super) budget: Arc<Budget>,
-    /// Set once, before [`Command::Wake`] is sent: nothing more is accepted. It orders nothing else, and a command
-    /// that slips past it is either carried out or answered [`StoreError::Closed`].
+    /// Set once, before [`Command::Wake`] is sent: no further command is accepted. No other access is ordered by it. A command
+    /// that passes the check too late is either carried out or answered [`StoreError::Closed`].
     pub(super) closing: AtomicBool,
-    /// The writer's thread, once it runs.
+    /// The id of the writer's thread, once the thread runs.
     pub(super) thread: OnceLock<ThreadId>,
     pub(super) settled: OnceLock<TellSettled>,
 }
 
 impl StoreShared {
-    /// Whether the caller is a callback: one that waited for the writer would wait for ever.
+    /// Whether the caller is a callback on the writer's thread: waiting for the writer would never end there.
     pub(super) fn is_writer(&self) -> bool {
         self.thread.get() == Some(&std::thread::current().id())
     }
@@ -57,8 +57,8 @@ impl Writer {
     /// Stores a job as pending, with its event `created`; never blocks.
     ///
     /// # Errors
-    /// [`StoreError::Full`] when the writer is behind (the caller answers 503). Through `done`:
-    /// [`StoreError::Unavailable`], and [`StoreError::Refused`] for a uuid that is taken.
+    /// [`StoreError::Full`] when the writer is behind (the caller answers 503). Through `done`: [`StoreError::Unavailable`],
+    /// and [`StoreError::Refused`] for a uuid that already exists.
     pub fn try_submit(&self, job: NewJob, done: Done<Submitted>) -> Result<(), StoreError> {
         if self.is_closed() {
             return Err(StoreError::Closed);
@@ -69,11 +69,11 @@ impl Writer {
 
     /// Changes a job's state; never blocks.
     ///
-    /// Once accepted, a change survives failing transactions: it is tried until it is committed, and only a shutdown
-    /// that can't write answers [`StoreError::Unavailable`].
+    /// An accepted change survives failing transactions: the writer repeats it until it is committed. Only a shutdown that
+    /// can't write answers [`StoreError::Unavailable`].
     ///
     /// # Errors
-    /// [`StoreError::Full`] when the writer is behind; [`StoreError::Refused`] for a finish in no final state.
+    /// [`StoreError::Full`] when the writer is behind; [`StoreError::Refused`] for a finish whose state is not final.
     pub fn try_change(&self, job: i64, change: Change, done: Done<Changed>) -> Result<(), StoreError> {
         validate(&change)?;
         let weight = self.shared.budget.charge(bytes_of(&change));
@@ -91,20 +91,20 @@ impl Writer {
     /// Like [`Writer::try_change`], but waits while the channel is full.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] for a finish in no final state; [`StoreError::Full`] only on the writer's own thread,
+    /// [`StoreError::Refused`] for a finish whose state is not final; [`StoreError::Full`] only on the writer's own thread,
     /// where waiting would never end.
     pub fn change(&self, job: i64, change: Change, done: Done<Changed>) -> Result<(), StoreError> {
         validate(&change)?;
-        // Counted, never refused: there are no more ends of runs than workers.
+        // The bytes are counted but never refused: there are no more simultaneous ends of runs than workers.
         let weight = self.shared.budget.charge(bytes_of(&change));
         self.send(Command::Change(job, change, Reply::new(done, weight)))
     }
 
-    /// Stores an event of the job's own; waits while the channel is full, or the bytes that wait are
-    /// too many. `data` must be valid JSON.
+    /// Stores an event that the job itself emits; waits while the channel or the budget of bytes is full. `data` must be valid
+    /// JSON.
     ///
-    /// Kept through failing transactions like a change. Dropped without a word when the job's code isn't running any more,
-    /// or the job isn't the one called `uuid`.
+    /// The event survives failing transactions like a change. It is silently dropped if the job's code is not running any more,
+    /// or the job is not the one called `uuid`.
     ///
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread, where waiting would never end.
@@ -112,10 +112,10 @@ impl Writer {
         self.event_of(job, uuid, kind, data, None)
     }
 
-    /// As [`Writer::event`]; `data` names `blob`, which stays as long as the job from the commit on.
+    /// Like [`Writer::event`]; `data` names `blob`, which is kept as long as the job from the commit on.
     ///
     /// # Errors
-    /// As [`Writer::event`].
+    /// See [`Writer::event`].
     pub fn event_with_blob(
         &self,
         job: i64,
@@ -139,8 +139,8 @@ impl Writer {
         self.send(Command::Event(OwnEvent { job, uuid, kind, data, blob, _weight: weight }))
     }
 
-    /// Deletes at most `limit` jobs that ended before `before_ms` (Unix milliseconds), the oldest first, and tells how
-    /// many; never blocks.
+    /// Deletes at most `limit` jobs that ended before `before_ms` (Unix milliseconds), oldest first, and reports how many;
+    /// never blocks.
     ///
     /// # Errors
     /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
@@ -148,7 +148,7 @@ impl Writer {
         self.try_send(Command::Sweep { before_ms, limit, reply: Reply::new(done, self.shared.budget.charge(0)) })
     }
 
-    /// Changes the schedules, or gives a slot its turn; never blocks.
+    /// Changes the schedules, or processes a slot; never blocks.
     ///
     /// # Errors
     /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
@@ -162,7 +162,7 @@ impl Writer {
         self.try_send(Command::Schedule(change, Reply::new(done, weight)))
     }
 
-    /// Pauses a job, or ends its pause; never blocks.
+    /// Pauses or resumes a kind of job; never blocks.
     ///
     /// # Errors
     /// [`StoreError::Full`] when the writer is behind; [`StoreError::Unavailable`] through `done`.
@@ -176,11 +176,11 @@ impl Writer {
         self.send(Command::Hook(Box::new(hook))).unwrap();
     }
 
-    /// Ends the writer's work; what was accepted is still committed.
+    /// Ends the writer's work; accepted commands are still committed.
     pub(super) fn close(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.budget.wake();
-        // Full or gone: then the writer is awake, or needs no waking.
+        // If the channel is full or closed, the writer is awake, or needs no wake-up.
         let _ = self.sender.try_send(Command::Wake);
     }
 
@@ -245,7 +245,7 @@ impl Writer {
     }
 }
 
-/// The text that a change brings.
+/// The bytes of a change's text.
 fn bytes_of(change: &Change) -> usize {
     match change {
         Change::Finish { result, error, .. } | Change::Decide { result, error, .. } => {

@@ -1,38 +1,37 @@
-//! The unfinished jobs in memory, always as the database has them.
+//! The unfinished jobs in memory, always equal to the database.
 
 use super::JobState;
 use rusqlite::Connection;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What the writer has to know of a job to guard its changes without a query.
+/// The state of a job that the writer needs to guard the job's changes without a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LiveJob {
     pub(super) uuid: Arc<str>,
     pub(super) state: JobState,
     pub(super) attempt: u32,
-    /// How often it was retried by request.
+    /// How often the job was retried by request.
     pub(super) retries: u32,
 }
 
 impl LiveJob {
-    /// A job that was submitted.
+    /// A newly submitted job.
     pub(super) fn new(uuid: Arc<str>) -> Self {
         Self { uuid, state: JobState::Pending, attempt: 0, retries: 0 }
     }
 }
 
-/// Pending and running jobs by id, and those that are decided while their run goes on, with what it takes to follow a
-/// rollback.
+/// Pending and running jobs by id, and decided jobs whose run continues; with an undo list for a rollback.
 #[derive(Default)]
 pub(super) struct Live {
     jobs: HashMap<i64, LiveJob>,
-    /// What each changed entry was before, oldest change first, since the transaction began.
+    /// The earlier value of each changed entry since the transaction began, oldest change first.
     undo: Vec<(i64, Option<LiveJob>)>,
 }
 
 impl Live {
-    /// Reads what the database has; to be called before the first transaction.
+    /// Reads the unfinished jobs from the database; must be called before the first transaction.
     pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
         let mut live = Self::default();
         let mut statement = connection
@@ -60,12 +59,12 @@ impl Live {
         self.undo.push((id, before));
     }
 
-    /// A point to return to within the transaction.
+    /// A point within the transaction to which `roll_back` can return.
     pub(super) fn mark(&self) -> usize {
         self.undo.len()
     }
 
-    /// Undoes everything since `mark`; 0 is the start of the transaction.
+    /// Undoes all changes since `mark`; 0 is the start of the transaction.
     pub(super) fn roll_back(&mut self, mark: usize) {
         for (id, before) in self.undo.drain(mark..).rev() {
             match before {
@@ -75,7 +74,7 @@ impl Live {
         }
     }
 
-    /// The transaction is committed.
+    /// Forgets the undo list, because the transaction is committed.
     pub(super) fn commit(&mut self) {
         self.undo.clear();
     }

@@ -1,26 +1,27 @@
 //! The durable store of background jobs.
 //!
-//! One thread, `cweb-jobs-writer`, owns the only connection that writes jobs. Everything reaches it as a command over a
-//! bounded channel; it groups what waits into one transaction, commits, and only then publishes the events and
-//! acknowledges the commands. So whatever was published or acknowledged is on disk. Reads have connections of their own.
+//! One thread, `cweb-jobs-writer`, owns the only connection that writes jobs. Every change reaches it as a command over a
+//! bounded channel. The thread groups the waiting commands into one transaction, commits, and only then publishes the events
+//! and acknowledges the commands. Published events and acknowledged commands are therefore on disk. Reads have connections of
+//! their own.
 //!
-//! What comes in is a job, a guarded state change, an event; what goes out are rows, events and outcomes. No HTTP, no
-//! scheduling, no recovery: those are the callers'.
+//! Inputs are jobs, guarded state changes and events; outputs are rows, events and outcomes. HTTP, scheduling and recovery
+//! never enter: they belong to the callers.
 //!
 //! | file | responsibility |
 //! | --- | --- |
 //! | `types` | jobs, events, changes, outcomes |
 //! | `handle` | [`Writer`]: the sending side, limits and back-pressure |
-//! | `budget` | limit on the bytes that wait |
-//! | `command` | commands to the writer; replies that can't be left out |
+//! | `budget` | limit on the waiting bytes |
+//! | `command` | commands to the writer; replies that can't be forgotten |
 //! | `writer` | the thread: gather, commit, publish, answer; behaviour when the disk fails |
 //! | `batch` | commands applied in one transaction |
 //! | `transition` | transitions of states, and the changes that cause them |
-//! | `dependencies` | jobs that wait for others |
+//! | `dependencies` | dependencies between jobs |
 //! | `feed` | the events of many jobs |
 //! | `live` | the unfinished jobs in memory, rolled back with the transaction |
-//! | `pauses` | jobs of which no run begins |
-//! | `schedules` | schedules: their rows, and the turn of a slot |
+//! | `pauses` | paused kinds of jobs |
+//! | `schedules` | schedules: their rows, and the processing of a slot |
 //! | `schema`, `statements`, `rows` | lock, pragmas, migrations; SQL |
 //! | `readers` | [`Reader`]: read-only queries |
 //! | `tables` | [`Tables`]: the tables as modules read them, a page at a time |
@@ -73,28 +74,28 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use writer::{Limits, Loop, Published};
 
-/// Bytes of commands that may wait: the largest events hundreds of times, which the disk takes in a second or so.
+/// Limit, in bytes, on waiting commands: hundreds of the largest events, which the disk takes in about a second.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// How to open a store.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
-    /// The database file; `PATH.lock` beside it keeps a second server out. Its directory must exist.
+    /// The database file; `PATH.lock` beside it keeps a second server out. The file's directory must exist.
     pub path: PathBuf,
-    /// What an acknowledgement promises.
+    /// The durability of acknowledged commands.
     pub durability: Durability,
-    /// So many commands may wait; then [`StoreError::Full`], or senders wait.
+    /// Limit on waiting commands; beyond it the store returns [`StoreError::Full`], or senders wait.
     pub queue_max: usize,
-    /// So many bytes of payloads and events may wait; then the same.
+    /// Limit, in bytes, on waiting payloads and events, with the same effect.
     pub queue_bytes_max: usize,
-    /// So many commands share a transaction at most.
+    /// Limit on the commands of one transaction.
     pub batch_max: usize,
-    /// How long a batch may be held open while commands keep coming.
+    /// How long a batch may stay open while commands keep arriving, in milliseconds.
     pub batch_wait_ms: u64,
 }
 
 impl StoreConfig {
-    /// The file at `path` with the usual limits.
+    /// The database at `path` with the default limits.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self {
@@ -118,38 +119,38 @@ pub struct StoreStats {
 }
 
 impl StoreStats {
-    /// Committed transactions.
+    /// Number of committed transactions.
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// Commands in them.
+    /// Number of commands in committed transactions.
     #[must_use]
     pub fn commands(&self) -> u64 {
         self.commands.load(Ordering::Relaxed)
     }
 
-    /// Events written, by changes and by jobs.
+    /// Number of events written, by changes and by jobs.
     #[must_use]
     pub fn events(&self) -> u64 {
         self.events.load(Ordering::Relaxed)
     }
 
-    /// Transactions that failed.
+    /// Number of failed transactions.
     #[must_use]
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Commands that wait for the writer now.
+    /// Number of commands waiting for the writer.
     #[must_use]
     pub fn queue_length(&self) -> usize {
         self.queue.len()
     }
 }
 
-/// The open store; dropping it is shutting it down.
+/// The open store; dropping it shuts it down.
 pub struct Store {
     path: PathBuf,
     writer: Writer,
@@ -161,9 +162,9 @@ pub struct Store {
 impl Store {
     /// Opens the file, creating or upgrading it, and starts the writer's thread.
     ///
-    /// `published` is called on that thread after each commit with the transaction's events in order, before the
-    /// transaction's callbacks. It must return soon and must not block. Jobs that were running stay so: recovery is the
-    /// caller's, with [`Reader::unfinished`].
+    /// The writer's thread calls `published` after each commit with the transaction's events in order, before the transaction's
+    /// callbacks. `published` must return soon and must not block. Running jobs keep their state: the caller must recover them,
+    /// with [`Reader::unfinished`].
     ///
     /// # Errors
     /// [`OpenError`]: each variant says when.
@@ -203,28 +204,28 @@ impl Store {
         Ok(Self { path: config.path, writer, shared, stats, thread: Some(thread) })
     }
 
-    /// A handle to send commands with.
+    /// A handle for sending commands.
     #[must_use]
     pub fn writer(&self) -> Writer {
         self.writer.clone()
     }
 
-    /// A new read-only connection.
+    /// Opens a new read-only connection.
     ///
     /// # Errors
-    /// [`StoreError::Read`] when the file can't be opened once more.
+    /// [`StoreError::Read`] when the file can't be opened again.
     pub fn reader(&self) -> Result<Reader, StoreError> {
         Reader::open(&self.path)
     }
 
-    /// The counts; they live on after the store.
+    /// The counts; they outlive the store.
     #[must_use]
     pub fn stats(&self) -> Arc<StoreStats> {
         Arc::clone(&self.stats)
     }
 
-    /// Refuses new commands, commits what was accepted (trying for 5 s if transactions fail), moves the log into the
-    /// database file and ends the thread.
+    /// Refuses new commands, commits accepted ones (trying for 5 s if transactions fail), moves the log into the database file
+    /// and ends the thread.
     pub fn shutdown(self) {
         drop(self);
     }
@@ -233,7 +234,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.writer.close();
-        // A callback that drops the store can't wait for its own thread.
+        // A callback that drops the store runs on the thread itself, which can't wait for its own end.
         if self.shared.is_writer() {
             return;
         }
@@ -243,7 +244,7 @@ impl Drop for Store {
     }
 }
 
-/// What the writer's thread takes with it.
+/// Values that the writer's thread takes over.
 struct Start {
     lock: File,
     connection: Connection,
@@ -260,7 +261,7 @@ enum StartError {
 }
 
 impl Start {
-    /// Starts the thread and waits until it is ready to work.
+    /// Starts the thread and waits until it is ready.
     fn spawn(self) -> Result<JoinHandle<()>, StartError> {
         let (ready, readiness) = bounded(1);
         let thread = std::thread::Builder::new()
@@ -296,12 +297,12 @@ impl Start {
         };
         work.run();
         finish(connection);
-        // Last: whoever gets the lock finds nobody else in the file.
+        // Must come last: the next holder of the lock must find no other user of the file.
         drop(lock);
     }
 }
 
-/// Leaves one file behind where readers allow it; the log beside it is as good.
+/// Leaves a single file behind if readers allow it; otherwise the log stays beside it, which loses nothing.
 fn finish(connection: Connection) {
     let truncated = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     if let Err(error) = truncated.and_then(|()| connection.close().map_err(|(_, error)| error)) {

@@ -1,27 +1,27 @@
-//! Jobs of which no run begins, by module and name.
+//! Paused kinds of jobs, by module and name.
 
 use super::batch::Applier;
 use super::error::Fault;
 use super::{Reader, StoreError};
 use rusqlite::params;
 
-/// Jobs that may be paused at once.
+/// Limit on simultaneously paused kinds.
 pub const PAUSED_MAX: usize = 1_000;
 
-/// A job of a module: its kind.
+/// A kind: module and job name.
 pub type JobKind = (String, String);
 
 /// Result of pausing or resuming a kind of job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paused {
-    /// The kind is paused, or resumed, as the request says.
+    /// The kind is paused or resumed, as requested.
     Done,
-    /// [`PAUSED_MAX`] are paused already; nothing happened.
+    /// [`PAUSED_MAX`] kinds are paused already; nothing was changed.
     TooMany,
 }
 
 impl Reader {
-    /// The jobs that are paused.
+    /// The paused kinds.
     ///
     /// # Errors
     /// [`StoreError::Read`].

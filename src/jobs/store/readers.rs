@@ -1,4 +1,4 @@
-//! Reads, each on a connection of its own that can't write.
+//! Reads, each on a read-only connection of its own.
 
 use super::rows::{self, job_columns};
 use super::{JobEvent, JobFilter, JobRow, JobState, StoreError, schema};
@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Statement, params};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A read-only connection; sees everything that was acknowledged before the call.
+/// A read-only connection; it sees every command that was acknowledged before the call.
 pub struct Reader {
     connection: Connection,
 }
@@ -17,17 +17,17 @@ impl Reader {
         Ok(Self { connection: schema::open_reading(path)? })
     }
 
-    /// The job of that uuid.
+    /// The job with this uuid.
     ///
     /// # Errors
-    /// [`StoreError::Read`], as for every method here: the database can't be read, or holds what it shouldn't.
+    /// [`StoreError::Read`], as for every method here: the database can't be read, or has invalid content.
     pub fn job(&mut self, uuid: &str) -> Result<Option<JobRow>, StoreError> {
         let mut statement = self.prepare(concat!("SELECT ", job_columns!(), " FROM jobs WHERE uuid = ?1"))?;
         Ok(statement.query_row([uuid], rows::job).optional()?)
     }
 
-    /// Jobs, newest first, without their payloads: no more than the filter's limit, and none after one that brings the
-    /// bytes of their results to `bytes_max` or more.
+    /// Jobs, newest first, without their payloads. The list has at most the filter's limit of jobs, and ends with the job that
+    /// brings the bytes of their results to `bytes_max` or more.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -56,7 +56,7 @@ impl Reader {
         self.collect(&sql, &values, bytes_max)
     }
 
-    /// The number of the job of that uuid.
+    /// The number of the job with this uuid.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -73,7 +73,7 @@ impl Reader {
         Ok(statement.query_row([job_id], |row| row.get(0)).optional()?)
     }
 
-    /// Where a job stands; `None` if there is no such job.
+    /// The state of a job; `None` if there is no such job.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -82,8 +82,8 @@ impl Reader {
         Ok(statement.query_row([job_id], |row| rows::state(row, 0)).optional()?)
     }
 
-    /// The job's events with ids above `after`, in order: at most `limit`, and none after one that brings the bytes of
-    /// their data to `bytes_max` or more.
+    /// The job's events with ids above `after`, in order: at most `limit`. The list ends with the event that brings the bytes
+    /// of their data to `bytes_max` or more.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -125,7 +125,8 @@ impl Reader {
         Ok(events)
     }
 
-    /// Pending and running jobs, without their payloads, with ids above `after_id`, in order: what a starting server has to take up again.
+    /// Pending and running jobs with ids above `after_id`, in order and without their payloads: the jobs that a starting server
+    /// must recover.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -138,7 +139,7 @@ impl Reader {
         self.collect(SQL, params![after_id, limit], usize::MAX)
     }
 
-    /// The id a page starts below; `None` when its job isn't there any more.
+    /// The id below which a page begins; `None` if its job does not exist any more.
     fn cursor(&self, before: Option<&str>) -> Result<Option<i64>, StoreError> {
         match before {
             None => Ok(Some(i64::MAX)),
@@ -165,7 +166,7 @@ impl Reader {
         Ok(jobs)
     }
 
-    /// The one place where reads get their statements.
+    /// Prepares a statement; all reads use this function.
     pub(super) fn prepare(&self, sql: &str) -> Result<Statement<'_>, StoreError> {
         Ok(self.connection.prepare(sql)?)
     }

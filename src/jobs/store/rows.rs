@@ -1,10 +1,10 @@
-//! How a row of `jobs` becomes a [`JobRow`].
+//! Converts a row of `jobs` to a [`JobRow`].
 
 use super::{JobRow, JobState, Slot};
 use rusqlite::Row;
 use rusqlite::types::Type;
 
-/// The columns [`job`] expects, in its order; with another expression in the payload's place, if one is given.
+/// The columns that [`job`] expects, in its order. An optional expression replaces the payload.
 macro_rules! job_columns {
     () => {
         job_columns!("payload_json")
@@ -67,7 +67,7 @@ pub(super) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<JobState> 
     })
 }
 
-/// SQLite's integers end at `i64::MAX`; a limit that high is no limit anyway.
+/// SQLite's integers end at `i64::MAX`; a limit that high has no effect anyway.
 pub(super) fn saturated(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

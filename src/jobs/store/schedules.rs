@@ -1,4 +1,4 @@
-//! Schedules in the database: a slot's job and its mark are written in one transaction.
+//! Schedules in the database: a slot's job and the record of the slot are written in one transaction.
 
 use super::batch::{Applier, Outcome};
 use super::error::Fault;
@@ -8,21 +8,21 @@ use rusqlite::{OptionalExtension, Row, params};
 /// Specification of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleSpec {
-    /// Unique.
+    /// The schedule's unique name.
     pub name: String,
-    /// The module whose job it runs.
+    /// The module of the job.
     pub module: String,
-    /// The job.
+    /// The job's name.
     pub job: String,
     /// The cron text: see [`Cron`](crate::jobs::cron::Cron).
     pub cron: String,
     /// Time zone of the cron text: an IANA name.
     pub zone: String,
-    /// JSON text for each job.
+    /// JSON text: the payload of each job.
     pub payload: String,
-    /// Whether a run may begin while the one before has not ended.
+    /// Whether a run may begin before the previous one has ended.
     pub overlap: bool,
-    /// The module declares the schedule; false: a client has made it.
+    /// True: the module declares the schedule; false: a client has created it.
     pub declared: bool,
 }
 
@@ -31,53 +31,53 @@ pub struct ScheduleSpec {
 pub struct ScheduleRow {
     /// The schedule's specification.
     pub spec: ScheduleSpec,
-    /// Changes with the specification.
+    /// Increases with each change of the specification.
     pub revision: i64,
     /// The next slot; `i64::MAX`: there is none.
     pub next_ms: i64,
-    /// The last slot that had its turn.
+    /// The last processed slot.
     pub last_slot_ms: Option<i64>,
-    /// UUID of the last job.
+    /// UUID of the last created job.
     pub last_job: Option<String>,
-    /// Jobs so far.
+    /// Number of created jobs.
     pub runs: i64,
-    /// Slots so far at which the run before went on.
+    /// Number of slots skipped because the previous run had not ended.
     pub skipped: i64,
 }
 
-/// The slot that a job comes from.
+/// The slot from which a job was created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     /// The schedule's name.
     pub schedule: String,
-    /// Unix milliseconds.
+    /// The time of the slot, in Unix milliseconds.
     pub at_ms: i64,
 }
 
 /// A change of the schedules.
 #[derive(Debug, Clone)]
 pub enum ScheduleChange {
-    /// Makes or changes a schedule; its next slot is `next_ms`, unless its times are as they were, or a slot is due.
+    /// Creates or changes a schedule. Its next slot becomes `next_ms`, unless the times are unchanged or a slot is due.
     Put {
         /// The schedule's specification.
         spec: ScheduleSpec,
         /// The first slot from now on.
         next_ms: i64,
     },
-    /// Ends a schedule.
+    /// Deletes a schedule.
     Remove {
-        /// Its name.
+        /// The schedule's name.
         name: String,
-        /// Only if its module declares it, or only if a client made it.
+        /// True: only if its module declares it; false: only if a client created it.
         declared: bool,
     },
-    /// The slot of `job` is due: stores the job, unless the run before it goes on.
+    /// Processes the due slot of `job`: stores the job, unless the previous run has not ended.
     Fire {
-        /// [`ScheduleRow::revision`] as the caller knows it; if the stored one differs, nothing happens.
+        /// [`ScheduleRow::revision`] as the caller knows it; if the stored revision differs, nothing is changed.
         revision: i64,
         /// The next slot after this one.
         next_ms: i64,
-        /// With [`NewJob::slot`].
+        /// The job to store; [`NewJob::slot`] must be set.
         job: Box<NewJob>,
     },
 }
@@ -85,13 +85,13 @@ pub enum ScheduleChange {
 /// Result of a [`ScheduleChange`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScheduleOutcome {
-    /// The schedule as it is now.
+    /// The schedule in its present state.
     Is(ScheduleRow),
-    /// There is no schedule of that name any more.
+    /// The schedule of that name does not exist any more.
     Gone,
-    /// There is no schedule of that name and kind; nothing happened.
+    /// There is no schedule of that name and owner; nothing was changed.
     NotFound,
-    /// A schedule of the other kind has the name; nothing happened.
+    /// A schedule of the other owner has the name; nothing was changed.
     Taken,
     /// The slot's job is stored.
     Fired(Box<JobRow>, ScheduleRow),
@@ -133,7 +133,7 @@ impl Reader {
     }
 }
 
-/// Statements are prepared when they are needed: a schedule has its turn once a second at most.
+/// Statements are prepared on demand, because a schedule is processed at most once a second.
 impl Applier<'_> {
     pub(super) fn schedule(&mut self, change: &ScheduleChange) -> Result<ScheduleOutcome, Fault> {
         match change {
@@ -164,7 +164,7 @@ impl Applier<'_> {
             }
             revision = known.revision + 1;
             let same_times = known.spec.cron == spec.cron && known.spec.zone == spec.zone;
-            // A slot that is due has its turn before the new times count: none is lost by a change.
+            // A due slot is processed before the new times apply, so that a change loses no slot.
             if same_times || known.next_ms <= self.now_ms() {
                 next_ms = known.next_ms;
             }
@@ -213,7 +213,7 @@ impl Applier<'_> {
             self.connection().prepare(SKIP)?.execute(params![slot.schedule, next_ms, slot.at_ms, goes_on])?;
             return self.is(&slot.schedule);
         }
-        // The uuid is new and there is no unique key, so that nothing else can come of it.
+        // The uuid is new and there is no unique key, so no other outcome is possible.
         let Outcome::Inserted(id, now_ms, _) = self.submit(job)? else { return self.is(&slot.schedule) };
         const TURN: &str =
             "UPDATE schedules SET next_at = ?2, last_slot = ?3, last_job = ?4, runs = runs + 1 WHERE name = ?1";
@@ -228,7 +228,7 @@ impl Applier<'_> {
         Ok(self.connection().prepare(sql)?.exists(params![slot.schedule, slot.at_ms])?)
     }
 
-    /// Whether the job of that uuid has not ended.
+    /// Whether the job with this uuid has not ended.
     fn goes_on(&self, uuid: Option<&str>) -> Result<bool, Fault> {
         const STATE: &str = "SELECT state FROM jobs WHERE uuid = ?1";
         let Some(uuid) = uuid else { return Ok(false) };

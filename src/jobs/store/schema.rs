@@ -6,10 +6,10 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a statement waits for another connection's lock. Modules write to the same file.
+/// How long a statement waits for another connection's lock, in milliseconds. Modules write to the same file.
 const BUSY_TIMEOUT_MS: i64 = 3_000;
 
-/// One step a format: `MIGRATIONS[n]` turns format `n` into `n + 1`. Released steps never change.
+/// One step per format: `MIGRATIONS[n]` converts format `n` to `n + 1`. Released steps must never change.
 const MIGRATIONS: &[&str] = &[
     include_str!("schema_1.sql"),
     include_str!("schema_2.sql"),
@@ -22,13 +22,13 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_event_blobs.sql"),
 ];
 
-/// A server that was killed may have been forking: its child has the lock until it executes its program.
+/// How long to wait for the lock: a server that was killed may have been forking, and its child holds the lock until exec(3).
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
-/// Takes `PATH.lock` for as long as the returned file lives.
+/// Locks `PATH.lock` for as long as the returned file is open.
 ///
-/// The lock file stays behind: removing it would let two servers lock two files of one name.
+/// The lock file must not be removed: two servers could then lock two files of the same name.
 pub(super) fn lock(database: &Path) -> Result<File, OpenError> {
     let mut name = database.as_os_str().to_owned();
     name.push(".lock");
@@ -49,12 +49,12 @@ pub(super) fn lock(database: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Opens the writing connection on a file of the current format.
+/// Opens the writing connection, and converts the file to the current format.
 pub(super) fn open_writing(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let explain = |error| open_error(path, error);
     let mut connection = Connection::open_with_flags(path, flags).map_err(explain)?;
-    // Before anything that writes: a file that is refused stays as it was.
+    // Must come before any write: a refused file must stay unchanged.
     format_of(&connection, path)?;
     prepare_connection(&connection, durability).map_err(explain)?;
     migrate(&mut connection, path)?;
@@ -62,7 +62,7 @@ pub(super) fn open_writing(path: &Path, durability: Durability) -> Result<Connec
     Ok(connection)
 }
 
-/// Opens a connection that can't write.
+/// Opens a read-only connection.
 pub(super) fn open_reading(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -71,8 +71,8 @@ pub(super) fn open_reading(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// By pragma: `Connection::busy_timeout` calls `sqlite3_set_clientdata`, which SQLite has only since 3.44, so the program
-/// would not link with Debian 12's.
+/// Uses a pragma: `Connection::busy_timeout` calls `sqlite3_set_clientdata`, which SQLite has only since 3.44. The program
+/// would not link with Debian 12's SQLite.
 fn set_busy_timeout(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "busy_timeout", BUSY_TIMEOUT_MS, |_| Ok(()))
 }
@@ -105,7 +105,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     transaction.commit().map_err(explain)
 }
 
-/// The format of the file: how many steps it has had.
+/// The format of the file: the number of its migration steps.
 fn format_of(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
     let found = connection.pragma_query_value(None, "user_version", |row| row.get(0));
     let found: i64 = found.map_err(|error| open_error(path, error))?;
@@ -114,8 +114,8 @@ fn format_of(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
     usize::try_from(found).ok().filter(|found| *found <= known).ok_or(newer)
 }
 
-/// Looks through our tables and their indexes only: a module's own table, which may use collations or functions that
-/// are unknown here, must not keep the server from starting.
+/// Checks only the server's tables and their indexes. A module's own table may use collations or functions that are unknown
+/// here, and must not keep the server from starting.
 fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     for table in ["jobs", "job_events", "schedules", "job_checkpoints", "job_files", "job_outputs", "job_event_blobs"] {
         let mut finding = String::new();
@@ -133,7 +133,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Sorts SQLite's word about a file into damage and everything else.
+/// Distinguishes damage of a file from all other SQLite errors.
 pub(super) fn open_error(path: &Path, error: rusqlite::Error) -> OpenError {
     let path = path.to_owned();
     match error.sqlite_error_code() {

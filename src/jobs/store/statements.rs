@@ -1,9 +1,9 @@
-//! The writer's statements, prepared once.
+//! The writer's statements, each prepared once.
 
 use super::rows::job_columns;
 use rusqlite::{Connection, Result, Statement};
 
-/// All of them borrow the writing connection.
+/// The statements; they borrow the writing connection.
 pub(super) struct Statements<'c> {
     pub(super) begin: Statement<'c>,
     pub(super) commit: Statement<'c>,
@@ -33,16 +33,16 @@ pub(super) struct Statements<'c> {
 pub(super) const BY_UNIQUE_KEY: &str =
     concat!("SELECT ", job_columns!(), " FROM jobs WHERE module_name = ?1 AND job_name = ?2 AND unique_key = ?3");
 
-/// SQLite would rather use the index by state and sort; the condition on the state is the one of the partial index, word
-/// for word, which lets it be used at all.
+/// SQLite would otherwise use the index by state and sort. The condition on the state must equal that of the partial index word
+/// for word, because SQLite otherwise can't use that index.
 pub(super) const SWEEP: &str = "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_by_end \
      WHERE state IN ('done', 'failed', 'canceled') AND updated_at < ?1 ORDER BY updated_at LIMIT ?2)";
 
-/// Results and errors are of the last change only (an end, or a retry), so every change may write all of these.
+/// Results and errors belong to the last change only (an end, or a retry), so every change may write all of these columns.
 const CHANGE: &str = "UPDATE jobs SET state = ?2, updated_at = ?3, attempt = ?4, run_at = coalesce(?5, run_at), \
      result_json = ?6, error_text = ?7 WHERE id = ?1";
 
-/// The right sides are the row's old values. The error stays: it is the last run's.
+/// The right sides are the row's old values. The error stays, because it belongs to the last run.
 const AGAIN: &str = "UPDATE jobs SET state = 'pending', updated_at = ?2, module_hash = ?3, run_at = ?4, \
      result_json = NULL, retries = retries + 1, attempts_before = attempt, \
      max_attempts = min(attempt + max_attempts - attempts_before, 4294967295) WHERE id = ?1";
@@ -55,7 +55,7 @@ impl<'c> Statements<'c> {
     pub(super) fn prepare(connection: &'c Connection) -> Result<Self> {
         let prepare = |sql| connection.prepare(sql);
         Ok(Self {
-            // Takes the write lock at once: a transaction that began by reading could not wait for it later.
+            // Takes the write lock at once: a transaction that begins with a read could not wait for the lock later.
             begin: prepare("BEGIN IMMEDIATE")?,
             commit: prepare("COMMIT")?,
             rollback: prepare("ROLLBACK")?,

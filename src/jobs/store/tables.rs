@@ -1,7 +1,7 @@
-//! The tables as modules read them by SQL from a process that has not the file: pages of rows, by id.
+//! The tables for modules that query them by SQL from a process without the file: pages of rows, by id.
 //!
-//! A page is one short read of bounded size, so no reader keeps the log from being moved into the database. What two
-//! pages show may be of two moments.
+//! A page is one short read of bounded size, so no reader keeps the log from being moved into the database. Two pages may show
+//! the tables at two different moments.
 
 use super::{StoreError, schema};
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// Rows of a page.
+/// Limit on the rows of a page.
 const ROWS_MAX: usize = 256;
-/// No row follows one that brings a page to so many bytes.
+/// A page ends with the row that brings it to this many bytes.
 const PAGE_BYTES: usize = 256 * 1024;
 
-/// A table, its columns in the order of `abi/native/tables.c`.
+/// A table; its columns are in the order of `abi/native/tables.c`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Table {
     /// `jobs`
@@ -45,9 +45,9 @@ const JOBS: [&str; 18] = [
     "unique_key",
 ];
 const EVENTS: [&str; 6] = ["id", "job_id", "ts", "type", "data_json", "final"];
-/// Columns that are sent only where they are read: they can be long.
+/// Columns that can be long: they are sent only if the query reads them.
 const LONG: [&str; 4] = ["payload_json", "result_json", "error_text", "data_json"];
-/// Columns that an index finds, so that a page costs what it shows.
+/// Columns with an index, so that the cost of a page depends on its own rows only.
 const INDEXED: [&str; 5] = ["id", "uuid", "module_name", "state", "job_id"];
 
 impl Table {
@@ -66,7 +66,7 @@ impl Table {
     }
 }
 
-/// What a column has to equal.
+/// The value that a column must equal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Key {
     /// A number.
@@ -84,40 +84,41 @@ impl ToSql for Key {
     }
 }
 
-/// Which rows are wanted; hostile input.
+/// A query for rows; hostile input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableQuery {
-    /// Of which table.
+    /// The table.
     pub table: Table,
-    /// Only those whose column of this number equals the key; ignored for a column that no index finds.
+    /// Only rows whose column of this number equals the key; ignored for a column without an index.
     pub equal: Option<(usize, Key)>,
-    /// Only those with a higher id,
+    /// Only rows with a higher id.
     pub after: i64,
-    /// and a lower one.
+    /// Only rows with a lower id.
     pub before: i64,
     /// Bit n: column n is read.
     pub columns: u64,
-    /// The highest id first.
+    /// True: the highest id comes first.
     pub descending: bool,
 }
 
-/// Reads for one process of modules.
+/// Reads for one process with modules.
 pub struct Tables {
     path: PathBuf,
     connection: Option<Connection>,
 }
 
 impl Tables {
-    /// Of the database at `path`, which is opened for the first page.
+    /// Reads the database at `path`; it is opened for the first page.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), connection: None }
     }
 
-    /// The first rows that are wanted: `m` if there may be more, or `e`, followed by the values, row by row: `n` for NULL,
-    /// `u` for a column that is not read, `i…;` a number, `tN:` a text of N bytes. With `modules` only rows of their jobs.
+    /// The first matching rows: `m` if there may be more, or `e`, followed by the values, row by row: `n` for NULL, `u` for a
+    /// column that is not read, `i…;` a number, `tN:` a text of N bytes. With `modules`, only rows of their jobs.
     ///
     /// # Errors
+    /// [`StoreError::Read`].
     /// [`StoreError::Read`].
     pub fn page(&mut self, query: &TableQuery, modules: Option<&[String]>) -> Result<String, StoreError> {
         let connection = match self.connection.take() {

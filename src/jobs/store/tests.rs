@@ -1,4 +1,4 @@
-//! The store from outside: what it promises its callers.
+//! Tests of the store through its interface: its promises to callers.
 
 mod faults;
 mod model;
@@ -12,7 +12,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 use tempfile::TempDir;
 
-/// What `published` was told so far.
+/// The events that `published` has received so far.
 type Log = Arc<Mutex<Vec<JobEvent>>>;
 
 struct Fixture {
@@ -37,7 +37,7 @@ impl Fixture {
         ask(|done| self.store.writer().try_submit(job, done))
     }
 
-    /// Stores a job and gives its id.
+    /// Stores a job and returns its id.
     fn add(&self, uuid: &str) -> i64 {
         match self.submit(new_job(uuid)).unwrap() {
             Submitted::New(row) => row.id,
@@ -53,7 +53,7 @@ impl Fixture {
         self.store.writer().event(job, uuid.into(), kind.into(), "1".into()).unwrap();
     }
 
-    /// Waits until everything sent before is committed.
+    /// Waits until all earlier commands are committed.
     fn settle(&self) {
         assert_eq!(self.change(i64::MAX, Change::Cancel), Changed::Unknown);
     }
@@ -70,7 +70,7 @@ impl Fixture {
         self.log.lock().unwrap().clone()
     }
 
-    /// Keeps the writer busy until the returned sender is dropped, so that what is sent meanwhile shares a batch.
+    /// Keeps the writer busy until the returned sender is dropped, so that commands sent meanwhile share a batch.
     fn hold(&self) -> mpsc::Sender<()> {
         let (release, released) = mpsc::channel::<()>();
         let (holding, held) = mpsc::channel();
@@ -99,7 +99,7 @@ fn database(dir: &Path) -> PathBuf {
 
 fn open(path: &Path, log: &Log) -> Result<Store, OpenError> {
     let log = Arc::clone(log);
-    // The tests' promises don't include a loss of power, and waiting for the disk makes them slow.
+    // The tests don't cover a loss of power, and waiting for the disk would make them slow.
     let config = StoreConfig { durability: Durability::Normal, ..StoreConfig::new(path.to_owned()) };
     Store::open(config, Box::new(move |events| log.lock().unwrap().extend_from_slice(events)))
 }
@@ -148,7 +148,7 @@ fn a_job_is_stored_as_submitted() {
     let fixture = Fixture::new();
     let Submitted::New(row) = fixture.submit(new_job("a")).unwrap() else { panic!() };
     let stored = fixture.row("a");
-    // Limits beyond what SQLite's integers hold are as good as none.
+    // Limits beyond SQLite's largest integer have no effect.
     assert_eq!(stored.timeout_ms, i64::MAX as u64);
     assert_eq!(JobRow { timeout_ms: u64::MAX, ..stored }, row);
     assert_eq!((row.state, row.attempt, row.created_at_ms), (JobState::Pending, 0, row.updated_at_ms));
@@ -232,7 +232,7 @@ fn a_unique_key_names_one_job() {
     let keyed = |uuid| NewJob { unique_key: Some("k".to_owned()), ..new_job(uuid) };
     let Submitted::New(first) = fixture.submit(keyed("a")).unwrap() else { panic!() };
     assert_eq!(fixture.submit(keyed("b")).unwrap(), Submitted::Existing(fixture.row("a")));
-    // Whatever its state; only a deleted one makes room.
+    // Holds in every state; only a deletion frees the key.
     fixture.change(first.id, Change::Cancel);
     let Submitted::Existing(existing) = fixture.submit(keyed("c")).unwrap() else { panic!() };
     assert_eq!((existing.id, existing.state), (first.id, JobState::Canceled));
@@ -306,7 +306,7 @@ fn what_waits_shares_a_transaction() {
     assert_eq!(stats.queue_length(), 99);
     drop(release);
     fixture.settle();
-    // The last may have come while the batch was open, or after.
+    // The last command may have arrived while the batch was open, or later.
     assert!(stats.commits() - commits <= 2);
     assert_eq!((stats.commands() - commands, stats.events(), stats.queue_length()), (100, 100, 0));
 }

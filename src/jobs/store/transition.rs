@@ -1,11 +1,11 @@
-//! Which change leads from which state to which, and how its event tells it.
+//! The transitions between states, and the events that report them.
 
 use super::live::LiveJob;
 use super::{Change, JobState};
 use crate::jobs::json::without_line_ends;
 use serde_json::{Value, json};
 
-/// Where an allowed change leads.
+/// The result of an allowed change.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) state: JobState,
@@ -14,7 +14,7 @@ pub(super) struct Step {
     pub(super) data: Box<str>,
 }
 
-/// The step from an unfinished job, or `None` when the job's state doesn't allow the change.
+/// The step from an unfinished job; `None` if the job's state does not allow the change.
 pub(super) fn step(job: &LiveJob, change: &Change) -> Option<Step> {
     let attempt = job.attempt;
     match (job.state, change) {
@@ -59,7 +59,7 @@ pub(super) fn created_data(payload: &str) -> Box<str> {
     without_line_ends(payload)
 }
 
-/// `text` as JSON on one line: as it is when it is JSON, otherwise as a JSON string; nothing is `null`.
+/// `text` as JSON on one line: unchanged if it is JSON, otherwise as a JSON string; `None` becomes `null`.
 fn json_or_string(text: Option<&str>) -> Box<str> {
     match text {
         None => "null".into(),

@@ -1,30 +1,30 @@
-//! What goes into the store and what comes out of it.
+//! Inputs and outputs of the store.
 
 use super::{Slot, StoreError};
 use std::sync::Arc;
 
-/// How much a commit promises once it is acknowledged.
+/// The durability of an acknowledged commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
     /// On the disk: survives a loss of power (`PRAGMA synchronous=FULL`).
     #[default]
     Full,
-    /// With the kernel: survives the end of the process, may lose the last commits when power fails.
+    /// In the kernel's cache: survives the end of the process; a loss of power may lose the last commits.
     Normal,
 }
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobState {
-    /// Waits to run, for the first time or again.
+    /// Waiting to run, for the first time or again.
     Pending,
-    /// An executor has it.
+    /// A worker runs the job.
     Running,
     /// Ended with a result.
     Done,
     /// Ended with an error.
     Failed,
-    /// Was called off; stays so.
+    /// Canceled; may be retried by request.
     Canceled,
 }
 
@@ -41,7 +41,7 @@ impl JobState {
         }
     }
 
-    /// The state of that name; `None` for any other text.
+    /// The state with this name; `None` for any other text.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Some(match name {
@@ -54,7 +54,7 @@ impl JobState {
         })
     }
 
-    /// Whether a job in this state has ended and never changes again.
+    /// Whether a job in this state has ended.
     #[must_use]
     pub fn is_final(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Canceled)
@@ -64,44 +64,44 @@ impl JobState {
 /// A job to be stored as pending. Numbers above `i64::MAX` are stored as `i64::MAX`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewJob {
-    /// Its public name; must be new.
+    /// The job's public name; must be unique.
     pub uuid: String,
     /// The module that owns the job.
     pub module: String,
     /// The job's name within the module.
     pub job: String,
-    /// The module source the job was submitted to.
+    /// Hash of the module source to which the job was submitted.
     pub module_hash: String,
-    /// JSON text for the job.
+    /// The payload: JSON text for the job.
     pub payload: String,
-    /// How often it may be started in all.
+    /// Limit on the number of starts.
     pub max_attempts: u32,
-    /// Pause before the first retry.
+    /// Pause before the first retry, in milliseconds.
     pub backoff_ms: u64,
-    /// Longest run; 0 for no limit.
+    /// Limit on the time of a run, in milliseconds; 0 for no limit.
     pub timeout_ms: u64,
-    /// Not before this time (Unix milliseconds).
+    /// Earliest start (Unix milliseconds).
     pub run_at_ms: i64,
-    /// Higher runs first.
+    /// Jobs with a higher priority run first.
     pub priority: i32,
     /// At most one stored job of this module and job name has this key.
     pub unique_key: Option<String>,
-    /// The slot of a schedule that it comes from.
+    /// The slot of a schedule from which the job was created.
     pub slot: Option<Slot>,
     /// At most [`NewJob::concurrency_limit`] jobs of this module, job name and key run at once.
     pub concurrency_key: Option<String>,
     /// See [`NewJob::concurrency_key`]; 1 or more.
     pub concurrency_limit: u32,
-    /// UUIDs of jobs that have to be done first.
+    /// UUIDs of the jobs that must be done first.
     pub depends_on: Vec<String>,
-    /// Names and blobs of the files that it is given.
+    /// Names and blobs of the input files.
     pub files: Vec<(String, String)>,
 }
 
 /// A stored job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobRow {
-    /// The store's number for it: grows with every job, is never used again.
+    /// The store's number of the job: increases with every job, and is never reused.
     pub id: i64,
     /// See [`NewJob::uuid`].
     pub uuid: String,
@@ -109,21 +109,21 @@ pub struct JobRow {
     pub module: String,
     /// See [`NewJob::job`].
     pub job: String,
-    /// Where it stands.
+    /// The job's state.
     pub state: JobState,
     /// See [`NewJob::module_hash`].
     pub module_hash: String,
-    /// When it was stored (Unix milliseconds).
+    /// When the job was stored (Unix milliseconds).
     pub created_at_ms: i64,
-    /// When its state last changed (Unix milliseconds); never goes backwards.
+    /// When the state last changed (Unix milliseconds); never decreases.
     pub updated_at_ms: i64,
     /// See [`NewJob::payload`].
     pub payload: String,
-    /// What a run ended with, as the job gave it (JSON or any text).
+    /// The result of a run, as the job set it (JSON or any text).
     pub result: Option<String>,
-    /// Why it failed, or, while it waits to run again, why its last run did.
+    /// Why the job failed, or, while it waits to run again, why its last run failed.
     pub error: Option<String>,
-    /// How often it was started.
+    /// How often the job was started.
     pub attempt: u32,
     /// See [`NewJob::max_attempts`].
     pub max_attempts: u32,
@@ -137,9 +137,9 @@ pub struct JobRow {
     pub priority: i32,
     /// See [`NewJob::unique_key`].
     pub unique_key: Option<String>,
-    /// How often it was retried by request: [`Change::Again`].
+    /// How often the job was retried by request: [`Change::Again`].
     pub retries: u32,
-    /// Runs that had begun when it was retried by request the last time.
+    /// Number of started runs at the last retry by request.
     pub attempts_before: u32,
     /// See [`NewJob::slot`].
     pub slot: Option<Slot>,
@@ -152,7 +152,7 @@ pub struct JobRow {
 }
 
 impl JobRow {
-    /// The job as [`Change::Again`] leaves it: it has as many runs before it as it had when it was submitted.
+    /// The job after [`Change::Again`]: it has as many runs left as when it was submitted.
     pub(in crate::jobs) fn again(self, module_hash: String, run_at_ms: i64) -> Self {
         let allowed = self.max_attempts.saturating_sub(self.attempts_before);
         Self {
@@ -169,7 +169,7 @@ impl JobRow {
 }
 
 impl NewJob {
-    /// The row this job has become; `waits`: for some of the jobs that it depends on.
+    /// The row of this job once it is stored; `waits`: the job waits for some of its dependencies.
     pub(super) fn into_row(self, id: i64, now_ms: i64, waits: bool) -> JobRow {
         JobRow {
             id,
@@ -200,34 +200,34 @@ impl NewJob {
     }
 }
 
-/// Something that happened to a job.
+/// An event of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobEvent {
     /// [`JobRow::id`].
     pub job_id: i64,
     /// [`JobRow::uuid`].
     pub uuid: Arc<str>,
-    /// Grows with every event of every job.
+    /// The event's number; increases with every event of every job.
     pub id: i64,
-    /// When (Unix milliseconds); never goes backwards.
+    /// The time of the event (Unix milliseconds); never decreases.
     pub ts_ms: i64,
-    /// `created`, `started`, `retrying`, `done`, `failed`, `canceled`, or a name of the job's own.
+    /// `created`, `started`, `retrying`, `done`, `failed`, `canceled`, or a name that the job chose.
     pub kind: Box<str>,
     /// Valid JSON text.
     pub data: Box<str>,
-    /// The state change that ended the job. Only events of a run that goes on may follow ([`Change::Decide`]). An event of
-    /// the job's own never has it, whatever it is called.
+    /// The event of the state change that ended the job. Only events of a run that continues may follow ([`Change::Decide`]).
+    /// An event that the job itself emits never has this flag, whatever its name.
     pub is_final: bool,
 }
 
-/// What became of a submission.
+/// The result of a submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Submitted {
-    /// It is stored.
+    /// The job is stored.
     New(JobRow),
     /// A dependency is not stored, has failed or is canceled; the text says which. Nothing was stored.
     Refused(String),
-    /// Its unique key names this job, which was there already (in whatever state); nothing was stored.
+    /// The unique key belongs to this existing job (in any state); nothing was stored.
     Existing(JobRow),
 }
 
@@ -236,26 +236,26 @@ pub enum Submitted {
 pub enum Change {
     /// pending → running, counts an attempt; event `started` `{"attempt":n}`.
     Start {
-        /// [`JobRow::retries`]: a worker that got the job before it was retried by request does not start it.
+        /// [`JobRow::retries`] as the worker knows it: a worker that got the job before a retry by request must not start it.
         retries: u32,
     },
     /// running → pending; event `retrying` `{"attempt":n,"reason":…,"run_at":ms}`.
     Retry {
-        /// Why this attempt didn't end the job.
+        /// Why this attempt did not end the job.
         reason: String,
-        /// When the next may start (Unix milliseconds).
+        /// When the next attempt may start (Unix milliseconds).
         run_at_ms: i64,
     },
     /// running → done or failed; event `done` with the result, or `failed` with the error as a string.
     Finish {
-        /// [`JobState::Done`] or [`JobState::Failed`]; another is refused with [`StoreError::Refused`].
+        /// [`JobState::Done`] or [`JobState::Failed`]; any other state is refused with [`StoreError::Refused`].
         state: JobState,
-        /// JSON, or any text; the event carries JSON as it is and other text as a JSON string.
+        /// JSON, or any text; the event has JSON unchanged, and other text as a JSON string.
         result: Option<String>,
-        /// For a person.
+        /// The error text, for a person.
         error: Option<String>,
     },
-    /// As `Finish`, but the run goes on: its events are still stored, until `Return`.
+    /// Like `Finish`, but the run continues: its events are still stored, until `Return`.
     Decide {
         /// As in `Finish`.
         state: JobState,
@@ -264,71 +264,71 @@ pub enum Change {
         /// As in `Finish`.
         error: Option<String>,
     },
-    /// The run that went on has returned; writes nothing.
+    /// The run that continued has returned; writes nothing.
     Return,
-    /// pending → failed, since a job that it depends on has failed; event `failed` with the error as a string.
+    /// pending → failed, because a dependency has failed; event `failed` with the error as a string.
     Fail {
-        /// For a person.
+        /// The error text, for a person.
         error: String,
     },
     /// pending or running → canceled; event `canceled` `{}`.
     Cancel,
-    /// failed or canceled → pending, by request and with as many runs as at first, as [`JobRow`] counts them; event
-    /// `retrying` `{"attempt":n,"reason":"asked for","run_at":ms}`. Refused while the run that decided goes on.
+    /// failed or canceled → pending, by request and with as many runs as at first, as [`JobRow`] counts them. The event is
+    /// `retrying` `{"attempt":n,"reason":"asked for","run_at":ms}`. Refused while the deciding run continues.
     Again {
-        /// [`JobRow::retries`] as the caller has seen it: of two at once, one is refused.
+        /// [`JobRow::retries`] as the caller has seen it: of two simultaneous retries, one is refused.
         retries: u32,
-        /// The version that the job runs on from here on.
+        /// The version on which the job runs from now on.
         module_hash: String,
-        /// When it may start (Unix milliseconds).
+        /// When the job may start (Unix milliseconds).
         run_at_ms: i64,
     },
 }
 
-/// What became of a change.
+/// The result of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Changed {
     /// The job is now in this state.
     Applied(JobState),
-    /// The job is in this state, from which the change doesn't lead; nothing happened.
+    /// The job is in this state, which does not allow the change; nothing was changed.
     Refused(JobState),
     /// There is no such job.
     Unknown,
-    /// [`Change::Again`]: the job is pending now, and waits for others.
+    /// [`Change::Again`]: the job is pending now, and waits for dependencies.
     Waits,
-    /// [`Change::Again`]: a job that it depends on has ended badly, or is deleted; nothing happened.
+    /// [`Change::Again`]: a dependency has failed, is canceled or deleted; nothing was changed.
     Needs,
 }
 
-/// What became of a deletion.
+/// The result of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deleted {
     /// The job and its events are gone.
     Done,
-    /// The job is still in this state; nothing happened.
+    /// The job is unfinished, in this state; nothing was changed.
     NotFinished(JobState),
     /// There is no such job.
     Unknown,
 }
 
-/// Which jobs to list; the default is all of them, none of them shown (`limit` 0).
+/// A filter for lists of jobs. The default matches all jobs and shows none (`limit` 0).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct JobFilter {
-    /// Only those in this state.
+    /// Only jobs in this state.
     pub state: Option<JobState>,
-    /// Only those in one of these states; none stands for all.
+    /// Only jobs in one of these states; empty: all states.
     pub among: &'static [JobState],
-    /// Only this module's.
+    /// Only jobs of this module.
     pub module: Option<String>,
-    /// Only those of this name.
+    /// Only jobs with this name.
     pub job: Option<String>,
-    /// Only those older than this one: the uuid of the last job of the page before. An unknown one gives an empty page.
+    /// Only jobs older than this one: the uuid of the last job of the previous page. An unknown uuid gives an empty page.
     pub before: Option<String>,
-    /// At most so many.
+    /// Limit on the number of jobs.
     pub limit: u32,
 }
 
 /// Called once with a command's outcome, on the writer's thread; must return soon and must not block.
 ///
-/// When the method that took it returns an error, it is dropped without being called.
+/// If the method that takes the callback returns an error, the callback is dropped without a call.
 pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;

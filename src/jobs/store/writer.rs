@@ -1,4 +1,4 @@
-//! The writer's thread: gathers what waits, commits it, then publishes and answers.
+//! The writer's thread: gathers waiting commands, commits them, then publishes and answers.
 
 use super::batch::{Applier, Isolation, Outcome};
 use super::command::{Command, guarded};
@@ -10,26 +10,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The pause after a failed transaction, doubled each time up to the longest.
+/// The pause after a failed transaction; it doubles with each failure up to the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LONGEST: Duration = Duration::from_secs(1);
-/// How long a closing store goes on trying to write what it kept.
+/// How long a closing store tries to write the commands that it kept.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
-/// A batch of several commands is held open while the next one comes within this time.
+/// A batch of several commands stays open while the next command arrives within this time.
 const GAP: Duration = Duration::from_micros(100);
 
-/// Told of each transaction's events once they are on disk.
+/// Called with each transaction's events once they are on disk.
 pub(super) type Published = Box<dyn Fn(&[JobEvent]) + Send>;
 
 /// Sizes of batches.
 pub(super) struct Limits {
     pub(super) batch_max: usize,
     pub(super) batch_wait: Duration,
-    /// So many changes and events may be kept while transactions fail; then the channel fills, and senders wait.
+    /// Limit on changes and events kept while transactions fail; beyond it the channel fills, and senders wait.
     pub(super) kept_max: usize,
 }
 
-/// A run of failures that isn't over.
+/// A series of failures that has not ended.
 struct Streak {
     since: Instant,
     pause: Duration,
@@ -47,7 +47,7 @@ pub(super) struct Loop<'c> {
 }
 
 impl Loop<'_> {
-    /// Works until the store closes and everything accepted is committed, or can't be.
+    /// Works until the store closes and all accepted commands are committed, or can't be committed.
     pub(super) fn run(mut self) {
         let mut batch = Vec::new();
         let mut streak: Option<Streak> = None;
@@ -83,9 +83,9 @@ impl Loop<'_> {
         self.shared.closing.load(Ordering::SeqCst)
     }
 
-    /// Waits for a command, then takes what else waits. A lone command is never held back for company.
+    /// Waits for a command, then takes all other waiting commands. A single command is never delayed for others.
     fn gather(&self, batch: &mut Vec<Command>) {
-        // Closing was announced by a command that wakes; it may have been taken already.
+        // A `Wake` command announces the closing; the thread may have taken it already.
         let first = if self.is_closing() { self.receiver.try_recv().ok() } else { self.receiver.recv().ok() };
         let Some(first) = first else { return };
         self.take(first, batch);
@@ -103,12 +103,12 @@ impl Loop<'_> {
         }
     }
 
-    /// Lets `pause` pass after a failure; what comes meanwhile joins the next try, behind what was kept.
+    /// Waits for `pause` after a failure. Commands that arrive meanwhile join the next try, behind the kept ones.
     fn gather_for(&self, pause: Duration, batch: &mut Vec<Command>) {
         let until = Instant::now() + pause;
         while batch.len() < self.limits.kept_max {
             match self.receiver.recv_deadline(until) {
-                // The store closes: try at once.
+                // The store is closing: try at once.
                 Ok(Command::Wake) => return,
                 Ok(command) => self.take(command, batch),
                 Err(RecvTimeoutError::Timeout) => return,
@@ -127,10 +127,10 @@ impl Loop<'_> {
         }
     }
 
-    /// Commits the batch, then publishes and answers, and leaves it empty; on a fault it stays as it was.
+    /// Commits the batch, then publishes and answers, and empties the batch; on a fault the batch stays unchanged.
     fn transaction(&mut self, batch: &mut Vec<Command>) -> Result<(), Fault> {
         let outcomes = match self.applier.transaction(batch, Isolation::Together) {
-            // One of them can't work: the others must not suffer for it.
+            // One of the commands can't succeed: it must not affect the others.
             Err(Fault::Command(_)) => self.applier.transaction(batch, Isolation::Apart)?,
             other => other?,
         };
@@ -144,7 +144,7 @@ impl Loop<'_> {
         for (command, outcome) in batch.drain(..).zip(outcomes) {
             answer(command, outcome);
         }
-        // After the answers: a job of this very batch has to be known before it is told to run.
+        // Must come after the answers: the caller must know a job of this batch before the job is reported as ready.
         let settled = self.applier.take_settled();
         if let Some(tell) = self.shared.settled.get().filter(|_| !settled.is_empty()) {
             guarded("the word of settled jobs", || tell(settled));
@@ -152,7 +152,7 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// The last word on what could not be written before the end.
+    /// Answers the commands that could not be written before the end.
     fn give_up(self, batch: Vec<Command>, fault: &Fault) {
         let lost = batch.len() + self.receiver.len();
         tracing::error!(lost, why = fault.why(), "job changes and events could not be written before the end");
@@ -176,7 +176,7 @@ fn end_streak(streak: &mut Option<Streak>) {
     }
 }
 
-/// Keeps what nobody could repeat, in order; tells the others that it didn't work.
+/// Keeps, in order, the commands that no caller could repeat; reports the failure to the others.
 fn keep(batch: Vec<Command>, fault: &Fault) -> Vec<Command> {
     let (kept, refused) = batch.into_iter().partition(Command::is_kept);
     refuse(refused, fault);
@@ -189,7 +189,7 @@ fn refuse(batch: Vec<Command>, fault: &Fault) {
     }
 }
 
-/// Tells whoever asked; a reply that doesn't fit its command can't occur, and would tell that the store is closed.
+/// Answers the caller. A reply that does not match its command can't occur; it would report that the store is closed.
 fn answer(command: Command, outcome: Outcome) {
     match (command, outcome) {
         (command, Outcome::Refused(why)) => command.fail(StoreError::Refused { why }),

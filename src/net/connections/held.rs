@@ -1,18 +1,18 @@
-//! How much memory connections hold whose clients take nothing for now.
+//! Accounts for the memory of connections whose clients take no bytes for now.
 
 use super::{ConnId, Connections};
 
-/// Memory of a TLS session, about: its keys, and buffers for a record in each direction.
+/// Approximate memory of a TLS session, in bytes: its keys, and a buffer for a record in each direction.
 const TLS_BYTES: usize = 32 * 1024;
 
 impl Connections {
-    /// Bytes of memory that connections hold in the sending half: unsent bytes where the socket takes no more, and TLS sessions.
+    /// Bytes of memory that the sending halves hold: unsent bytes where the socket takes no more, and TLS sessions.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.held + self.secured * TLS_BYTES
     }
 
-    /// Bytes of memory that what is unsent on `conn` holds, if its socket takes no more.
+    /// Bytes of memory that the unsent bytes on `conn` hold, if its socket takes no more bytes.
     #[must_use]
     pub fn held_by(&self, conn: ConnId) -> usize {
         self.get(conn).map_or(0, |entry| entry.held)
@@ -24,7 +24,7 @@ impl Connections {
         self.get(conn).is_some_and(|entry| entry.tls.is_some())
     }
 
-    /// Closes `conn` now, and gives back the memory of what was queued on it.
+    /// Closes `conn` now, and frees the memory of its queued bytes.
     pub fn abort_and_forget(&mut self, conn: ConnId) {
         self.abort(conn);
         if let Some(entry) = self.get_mut(conn) {
@@ -33,7 +33,7 @@ impl Connections {
         }
     }
 
-    /// Looks at what `conn` holds after a flush.
+    /// Updates the accounts with the memory that `conn` holds after a flush.
     pub(super) fn weigh(&mut self, conn: ConnId) {
         let Some(entry) = self.places.get_mut(conn.index()).and_then(Option::as_mut).filter(|entry| entry.id == conn)
         else {

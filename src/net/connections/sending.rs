@@ -1,4 +1,4 @@
-//! Sends what is queued, through TLS where that stands in between, and gives each connection its share of a turn.
+//! Sends queued bytes, through TLS on TLS connections, and gives each connection its share of a turn.
 
 use super::{
     Closing, ConnId, ConnIo, Connections, Flushed, LINGER, SEND_BYTES_MAX, SHARE_BYTES_MIN, SPARE_BYTES_MAX, TURN_BYTES,
@@ -10,8 +10,8 @@ use std::net::Shutdown;
 use std::time::Instant;
 
 impl ConnIo {
-    /// Sends until all is sent, the socket takes no more, the connection has had its share of `turn_bytes`, or a disk is to be waited
-    /// for.
+    /// Sends until all is sent, the socket takes no more, the connection has had its share of `turn_bytes`, or the next bytes
+    /// must be read from a disk.
     fn send_share(&mut self, sealing: &mut Vec<u8>, turn_bytes: &mut usize) -> io::Result<Sent> {
         let (share, before) = ((*turn_bytes).clamp(SHARE_BYTES_MIN, SEND_BYTES_MAX), self.outbox.sent_total());
         let sent = match &mut self.tls {
@@ -24,7 +24,7 @@ impl ConnIo {
 }
 
 impl Connections {
-    /// Begins a turn of the driver: connections whose share was sent are flushed again with this batch.
+    /// Begins a turn of the driver: connections that had sent their share are flushed again with this batch.
     pub(in crate::net) fn begin_turn(&mut self) {
         self.turn_bytes = TURN_BYTES;
         for conn in std::mem::take(&mut self.spent) {
@@ -35,12 +35,12 @@ impl Connections {
         }
     }
 
-    /// Whether a connection waits for the next turn to send on.
+    /// Whether a connection waits for the next turn to continue sending.
     pub(in crate::net) fn has_spent(&self) -> bool {
         !self.spent.is_empty()
     }
 
-    /// Sends what is queued on `conn`. `Blocked` is returned once; the driver then calls [`Connections::writable`].
+    /// Sends the bytes queued on `conn`. `Blocked` is returned once; the driver must then call [`Connections::writable`].
     pub(in crate::net) fn flush(&mut self, conn: ConnId) -> Flushed {
         let flushed = self.send_queued(conn);
         self.weigh(conn);
@@ -56,7 +56,7 @@ impl Connections {
         }
         let (sealing, turn_bytes) = (&mut self.sealing, &mut self.turn_bytes);
         let sent = match entry.send_share(sealing, turn_bytes) {
-            // Where it can't be read for it, it is read where it is sent.
+            // If no thread can read the range beforehand, the shard's own send reads it.
             Ok(Sent::Cold(range)) => {
                 let end = range.end();
                 if self.warmer.as_ref().is_some_and(|warmer| warmer.order(conn, range)) {
@@ -95,7 +95,7 @@ impl Connections {
                 self.spent.push(conn);
                 Flushed::Spent
             }
-            // One more part that is cold: it has its turn like the others.
+            // The second send met another cold part: the connection waits until it is writable, like a blocked one.
             Ok(Sent::Blocked | Sent::Cold(_)) => {
                 entry.blocked = true;
                 Flushed::Blocked
@@ -109,11 +109,11 @@ impl Connections {
         }
     }
 
-    /// The socket of `conn` takes bytes again.
+    /// Continues after the socket of `conn` has become writable.
     pub(in crate::net) fn writable(&mut self, conn: ConnId) -> Flushed {
         if let Some(entry) = self.get_mut(conn) {
             entry.blocked = false;
-            // Its driver says so anyway.
+            // The driver reports the result anyway.
             entry.awaited = false;
         }
         self.flush(conn)

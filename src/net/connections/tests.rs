@@ -88,8 +88,8 @@ fn spare_buffers_are_few_and_counted() {
     }
 }
 
-/// Sends all that is queued on `id`, whose socket is full, as a driver does. Returns whether a flush at the beginning of a turn has sent
-/// the last of it.
+/// Sends all bytes queued on `id`, whose socket is full, as a driver does. Returns whether a flush at the beginning of a turn
+/// has sent the last bytes.
 fn send_all(connections: &mut Connections, id: ConnId) -> bool {
     loop {
         connections.begin_turn();
@@ -117,7 +117,7 @@ fn a_share_of_a_turn_is_not_exceeded_and_the_next_turn_sends_on() {
     let (a, mut peer) = UnixStream::pair().unwrap();
     let mut connections = begun();
     let id = connections.insert(a.as_raw_fd());
-    // The turn is spent before this connection has its share: the smallest one.
+    // The turn's bytes are used up before this connection sends, so it gets the smallest share.
     connections.turn_bytes = 0;
     connections.outbox(id).unwrap().push_owned(vec![7; 100_000]);
     connections.outbox(id).unwrap().push(b"the end");
@@ -182,7 +182,7 @@ fn what_is_sent_at_once_and_what_is_queued_come_in_order() {
     let id = connections.insert(a.as_raw_fd());
     let (mut sent, mut is_partial, mut is_whole) = (Vec::new(), false, false);
     for number in 0..200_u8 {
-        // The kernel takes the first ones whole, and a part of the large one.
+        // The kernel takes the first answers whole, and a part of the large one.
         let size = if number == 10 { 400_000 } else { 700 + usize::from(number % 3) * 2000 };
         let frame: Arc<[u8]> = vec![number; size].into();
         sent.extend_from_slice(&frame);

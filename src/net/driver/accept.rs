@@ -1,4 +1,4 @@
-//! Accepting connections, one task a listener.
+//! Accepts connections, with one task per listener.
 
 use super::connection::connection;
 use super::{Failing, Runtime, SharedCore, until_tick};
@@ -33,8 +33,9 @@ pub(super) async fn accept<A: Application + 'static, R: Runtime>(
     }
 }
 
-/// Accepts on a socket that is not this server's alone. What is accepted must be served, and an accept that waits in the
-/// kernel can't be taken back safely: so this waits for a connection first and takes it only while there is no stop.
+/// Accepts on a socket that other processes may share. The server must serve every accepted connection, and an accept that
+/// waits in the kernel can't be cancelled safely. So this task waits for a connection first, and accepts only while the server
+/// is not stopping.
 pub(super) async fn accept_passed<A: Application + 'static, R: Runtime>(
     core: SharedCore<A, R>,
     socket: Socket,
@@ -49,7 +50,7 @@ pub(super) async fn accept_passed<A: Application + 'static, R: Runtime>(
         {
             return;
         }
-        // Another shard may have been faster.
+        // Another shard may have accepted the connection first.
         while core.borrow().accepting() {
             match socket.accept() {
                 Ok((stream, addr)) => {
@@ -70,7 +71,7 @@ pub(super) async fn accept_passed<A: Application + 'static, R: Runtime>(
     }
 }
 
-/// Serves a connection of either kind.
+/// Serves a connection, of TCP or of a Unix socket.
 fn accepted<A: Application + 'static, R: Runtime>(
     core: &SharedCore<A, R>,
     stream: Socket,
@@ -83,7 +84,7 @@ fn accepted<A: Application + 'static, R: Runtime>(
     let peer = addr.as_socket().map_or(Peer::Unix, Peer::tcp);
     let is_tcp = addr.as_socket().is_some();
     if is_tcp {
-        // Answers leave in one send; waiting for more to come would only delay them.
+        // An answer is sent in one send; waiting for more bytes would only delay it.
         let _ = stream.set_tcp_nodelay(true);
     }
     match R::socket(stream.into(), is_tcp) {
@@ -92,7 +93,7 @@ fn accepted<A: Application + 'static, R: Runtime>(
     }
 }
 
-/// Whether to accept on after an error: not once the listener has been shut down.
+/// Decides whether to continue accepting after an error: not once the listener has been shut down.
 async fn accept_failed<A: Application + 'static, R: Runtime>(
     core: &SharedCore<A, R>,
     failing: &mut Failing,
@@ -105,7 +106,7 @@ async fn accept_failed<A: Application + 'static, R: Runtime>(
     if error.raw_os_error().is_some_and(|code| harmless.contains(&code)) {
         return true;
     }
-    // For want of something that other connections may give back.
+    // A resource is exhausted that other connections may free.
     failing.report(error);
     until_tick(core).await;
     true

@@ -1,4 +1,4 @@
-//! The task of one connection: receives until it ends.
+//! The task of one connection: receives until the connection ends.
 
 use super::{DISCARDED_BYTES_MAX, Received, Runtime, SharedCore};
 use crate::net::connections::{ConnId, Connections};
@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::Poll;
 
-/// Receives on one connection until it ends.
+/// Receives on one connection until the connection ends.
 pub(super) fn connection<A: Application + 'static, R: Runtime>(
     core: SharedCore<A, R>,
     stream: R::Socket,
@@ -43,10 +43,10 @@ pub(super) fn connection<A: Application + 'static, R: Runtime>(
         state.connections.remove(conn);
         state.set_socket(conn, None);
         if Rc::strong_count(&stream) > 1 {
-            // Ends the wait for room in it.
+            // The shutdown ends a wait for room in this socket.
             sys::shutdown(stream.as_raw_fd(), std::net::Shutdown::Both);
         }
-        // The last owner of `stream` closes its descriptor after this, when no entry names it any more.
+        // The last owner of `stream` closes the descriptor here, after its entry in `Connections` is removed.
     }
 }
 
@@ -80,14 +80,14 @@ async fn receive<A: Application + 'static, R: Runtime>(
             Ok(Received::Discarded(count)) => {
                 discarded += count;
                 if discarded > DISCARDED_BYTES_MAX {
-                    // Not closed at once: that would make the kernel reset the connection before the peer has read the
-                    // answer. Its window fills up instead, until the time for lingering is over.
+                    // Closing at once would make the kernel reset the connection before the peer has read the answer. The
+                    // receive window fills up instead, until the time for lingering is over.
                     until(core, conn, Connections::is_aborted).await;
                     return CloseReason::Application;
                 }
             }
             Ok(Received::End) => {
-                // The peer has sent FIN; wait until the application is through with its answers.
+                // The peer has sent FIN; the task waits until the application has sent its answers.
                 until(core, conn, Connections::is_finished).await;
                 return CloseReason::Peer;
             }
@@ -97,12 +97,12 @@ async fn receive<A: Application + 'static, R: Runtime>(
     }
 }
 
-/// Waits, if what has arrived on `conn` belongs to a handshake, until that may take its step.
+/// Waits for a handshake step, if the bytes that arrived on `conn` belong to a handshake.
 async fn handshake_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>, conn: ConnId) {
     let mut place: Option<Rc<Cell<bool>>> = None;
     poll_fn(|cx| {
         let mut state = core.borrow_mut();
-        // It may have been closed while it waited.
+        // The connection may have been closed during the wait.
         if !state.connections.is_handshaking(conn) {
             return Poll::Ready(());
         }
@@ -111,7 +111,7 @@ async fn handshake_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<
             if place.is_none() {
                 return Poll::Ready(());
             }
-            // The end of this batch sees to the next turn.
+            // The end of this batch begins the next turn.
             state.delivered();
         }
         if place.as_ref().is_some_and(|place| place.get()) { Poll::Ready(()) } else { Poll::Pending }
@@ -119,7 +119,7 @@ async fn handshake_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<
     .await;
 }
 
-/// Waits for a bulk receive of this turn or a later one; not once `conn` is aborted.
+/// Waits for a bulk receive of this turn or a later one; ends early when `conn` is aborted.
 async fn bulk_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>, conn: ConnId) {
     let mut place: Option<Rc<Cell<bool>>> = None;
     poll_fn(|cx| {
@@ -132,17 +132,17 @@ async fn bulk_turn<A: Application + 'static, R: Runtime>(core: &SharedCore<A, R>
             if place.is_none() {
                 return Poll::Ready(());
             }
-            // The end of this batch sees to the next turn.
+            // The end of this batch begins the next turn.
             state.delivered();
         }
-        // Anew each time: a wake-up for another reason takes the watch away.
+        // Registers the watch for each poll: a wake-up for another reason removes it.
         state.connections.watch(conn, cx.waker());
         if place.as_ref().is_some_and(|place| place.get()) { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }
 
-/// Waits until `reached` says so of a connection on its way out.
+/// Waits until `reached` is true of a connection being closed.
 async fn until<A: Application + 'static, R: Runtime>(
     core: &SharedCore<A, R>,
     conn: ConnId,

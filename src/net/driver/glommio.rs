@@ -1,11 +1,11 @@
-//! A runtime to compare with (cargo feature `glommio`): glommio, over io_uring.
+//! A runtime for comparison (cargo feature `glommio`): glommio, over io_uring.
 //!
-//! glommio has no wait for a descriptor that is not a socket, and none for room in a socket. Connections wait for bytes in its
-//! ring, by a receive of one byte that leaves the byte where it is; new connections wait there too. All else is watched by a
-//! thread beside the shard ([`Poller`]), which wakes the shard's tasks.
+//! glommio can't wait for a descriptor that is not a socket, nor for room in a socket. Connections wait for bytes in glommio's
+//! ring, by a receive of one byte that leaves the byte in the socket; new connections wait there too. A thread beside the shard
+//! ([`Poller`]) watches all other descriptors and wakes the shard's tasks.
 //!
-//! A task that is woken runs behind those that were woken before it, so the main future runs when all that one look into the
-//! ring has brought has run.
+//! A woken task runs behind the tasks that were woken before it. The main future therefore runs after all tasks that one look
+//! into the ring has woken.
 
 use super::poller::{Interest, Poller};
 use super::{Runtime, SharedCore, next_turn, serve};
@@ -22,7 +22,7 @@ use std::rc::Rc;
 /// Entries of each submission ring.
 const RING_ENTRIES: usize = 1024;
 
-/// Memory that glommio registers with the kernel for files. The shards have none there.
+/// Memory, in bytes, that glommio registers with the kernel for file IO. The shards do no file IO there.
 const FILE_BYTES: usize = 64 * 1024;
 
 thread_local! {
@@ -33,13 +33,13 @@ thread_local! {
 /// glommio.
 pub(super) struct Glommio;
 
-/// A listener of any family, and whether that is TCP.
+/// A listener of any address family, and whether the family is TCP.
 pub(super) struct AnyListener {
     listener: TcpListener,
     is_tcp: bool,
 }
 
-/// A connected socket of any family: nothing is done with it that is about TCP alone.
+/// A connected socket of any address family: no TCP-specific call is made on it.
 pub(super) struct AnyStream(TcpStream);
 
 impl AsRawFd for AnyStream {
@@ -57,11 +57,11 @@ impl Runtime for Glommio {
     type Socket = AnyStream;
     type Watched = OwnedFd;
 
-    // io_uring answers EAGAIN on a non-blocking socket instead of waiting.
+    // io_uring returns EAGAIN on a non-blocking socket instead of waiting.
     const NONBLOCKING: bool = false;
 
     fn spawn(task: impl Future<Output = ()> + 'static) {
-        // glommio runs a new task at once, up to its first wait, and it may be another task that spawns it.
+        // glommio runs a new task at once, up to its first wait. The spawning code may itself be a task.
         let later = async {
             next_turn().await;
             task.await;
@@ -70,7 +70,7 @@ impl Runtime for Glommio {
     }
 
     fn listener(socket: OwnedFd, is_tcp: bool) -> io::Result<AnyListener> {
-        // SAFETY: the descriptor is owned, and given away here.
+        // SAFETY: `socket` owns the descriptor and gives it away here.
         let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
         Ok(AnyListener { listener, is_tcp })
     }
@@ -81,7 +81,7 @@ impl Runtime for Glommio {
             if !is_tcp {
                 return Ok((AnyStream(stream), Peer::Unix));
             }
-            // Who has hung up by now has no address, and is owed nothing.
+            // A peer that has hung up by now has no address, and needs no answer.
             if let Ok(addr) = stream.peer_addr() {
                 let _ = stream.set_nodelay(true);
                 return Ok((AnyStream(stream), Peer::tcp(addr)));
@@ -90,7 +90,7 @@ impl Runtime for Glommio {
     }
 
     fn socket(socket: OwnedFd, _is_tcp: bool) -> io::Result<AnyStream> {
-        // SAFETY: the descriptor is owned, and given away here.
+        // SAFETY: `socket` owns the descriptor and gives it away here.
         Ok(AnyStream(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }))
     }
 
@@ -125,13 +125,13 @@ pub(super) fn run<A: Application + 'static>(
     result
 }
 
-/// Sets up `executors` executors, as many as there will be threads with one, and drops them.
+/// Sets up and drops `executors` executors, one for each thread that will have one.
 pub(super) fn probe(executors: usize) -> io::Result<()> {
     (0..executors).map(|_| executor()).collect::<io::Result<Vec<_>>>().map(drop)
 }
 
 fn executor() -> io::Result<LocalExecutor> {
-    // The shard's thread is pinned by who started it.
+    // The code that started the shard's thread has pinned it.
     let builder = LocalExecutorBuilder::new(Placement::Unbound).ring_depth(RING_ENTRIES).io_memory(FILE_BYTES);
     Ok(builder.make()?)
 }

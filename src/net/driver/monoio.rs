@@ -1,7 +1,7 @@
 //! The default runtime: monoio, over io_uring or epoll.
 //!
-//! Without its `sync` feature, monoio polls the main future when every task that was ready has run, right before it waits for
-//! the kernel, provided that the future was woken meanwhile.
+//! Without its `sync` feature, monoio polls a woken main future after every ready task has run, right before monoio waits for
+//! the kernel.
 
 use super::{Runtime, SharedCore, serve};
 use crate::net::Application;
@@ -13,7 +13,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-/// Entries of the submission ring. A batch beyond it is submitted in parts.
+/// Entries of the submission ring. A larger batch is submitted in parts.
 const RING_ENTRIES: u32 = 1024;
 
 /// monoio over epoll, or over io_uring.
@@ -49,7 +49,7 @@ impl<const EPOLL: bool> Runtime for Monoio<EPOLL> {
     type Socket = AnyStream;
     type Watched = UnixStream;
 
-    // io_uring answers EAGAIN on a non-blocking socket instead of waiting; epoll needs one.
+    // io_uring returns EAGAIN on a non-blocking socket instead of waiting; epoll needs non-blocking sockets.
     const NONBLOCKING: bool = EPOLL;
 
     fn spawn(task: impl Future<Output = ()> + 'static) {
@@ -125,13 +125,13 @@ pub(super) fn run_uring<A: Application + 'static>(
     ring()?.block_on(serve(core, listeners, timer))
 }
 
-/// Sets up `rings` rings, as many as there will be threads with one, and drops them.
+/// Sets up and drops `rings` rings, one for each thread that will have one.
 pub(super) fn probe(rings: usize) -> io::Result<()> {
     (0..rings).map(|_| ring()).collect::<io::Result<Vec<_>>>().map(drop)
 }
 
-/// A ring for the calling thread. By default the kernel interrupts the shard for each event (`TWA_SIGNAL`, an IPI); with
-/// these flags it delivers them when the shard enters the kernel to wait, which halves the cost of an event.
+/// A ring for the calling thread. By default the kernel interrupts the shard for each event (`TWA_SIGNAL`, an IPI). With these
+/// flags the kernel delivers events when the shard enters the kernel to wait, which halves the cost of an event.
 fn ring() -> io::Result<::monoio::Runtime<IoUringDriver>> {
     let mut builder = IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun();

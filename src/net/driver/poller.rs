@@ -1,4 +1,4 @@
-//! Waits for descriptors by a thread of its own, for a runtime that can't wait for them.
+//! Waits for descriptors in a thread of its own, for a runtime that can't wait for them.
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use std::collections::HashMap;
@@ -9,20 +9,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread::{self, JoinHandle};
 
-/// Descriptors of which one call tells.
+/// Descriptors that one call can report.
 const EVENTS_MAX: usize = 256;
 
-/// The number of the descriptor by which the thread is ended.
+/// The number of the descriptor that ends the thread.
 const STOP: u64 = 0;
 
-/// What is waited for.
+/// The condition that a task waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Interest {
     Readable,
     Writable,
 }
 
-/// See the module's documentation. The thread ends when this is dropped.
+/// Waits for descriptors in a thread; see the module's documentation. Dropping the poller ends the thread.
 pub(super) struct Poller {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -37,7 +37,7 @@ struct Shared {
 #[derive(Default)]
 struct Waits {
     last: u64,
-    /// By number: the task that waits, or none any more when what it waits for is there.
+    /// By number: the waiting task, or `None` once the descriptor is ready.
     waiting: HashMap<u64, Option<Waker>>,
 }
 
@@ -66,7 +66,7 @@ impl Poller {
     /// Starts the thread.
     ///
     /// # Errors
-    /// Out of descriptors or threads.
+    /// The process has no more descriptors or threads.
     pub(super) fn start() -> io::Result<Self> {
         let (set, stop) = (epoll::create(CreateFlags::CLOEXEC)?, crate::net::sys::eventfd()?);
         epoll::add(&set, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
@@ -76,8 +76,8 @@ impl Poller {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Waits for `fd`, which must stay open meanwhile and be waited for by one task at a time. An error or a hang-up ends
-    /// the wait too.
+    /// Waits for `fd`. The caller must keep `fd` open meanwhile, and only one task may wait for `fd` at a time. An error or a
+    /// hang-up ends the wait too.
     pub(super) fn wait(&self, fd: RawFd, interest: Interest) -> impl Future<Output = io::Result<()>> + use<> {
         let mut wait = Wait { shared: Arc::clone(&self.shared), fd, interest, number: None };
         poll_fn(move |cx| wait.poll(cx.waker()))
@@ -93,12 +93,12 @@ impl Drop for Poller {
     }
 }
 
-/// One wait. It leaves nothing behind when it is dropped.
+/// One wait. Dropping it removes all of its state.
 struct Wait {
     shared: Arc<Shared>,
     fd: RawFd,
     interest: Interest,
-    /// Its number among the waits, once it has begun.
+    /// The wait's number, once the wait has begun.
     number: Option<u64>,
 }
 
@@ -130,7 +130,7 @@ impl Wait {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: who waits keeps the descriptor open (see `Poller::wait`), and the borrow ends with the call it is for.
+        // SAFETY: the waiting caller keeps the descriptor open (see `Poller::wait`), and the borrow ends with its call.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 }
@@ -151,7 +151,7 @@ mod tests {
     use std::task::Context;
     use std::time::Duration;
 
-    /// Wakes the thread that made it.
+    /// Wakes the thread that created this.
     struct Unpark(thread::Thread);
 
     impl std::task::Wake for Unpark {

@@ -1,12 +1,12 @@
-//! Uploads that have much to give have a limited share of each turn.
+//! Large uploads get a limited share of each turn.
 
 use super::*;
 use crate::net::turn_scheduler::BULK_RECEIVES_A_TURN;
 
 const UPLOADS: usize = 40;
-/// What each of them sends: less than the buffers of a socket take.
+/// Bytes that each client sends: fewer than the buffers of a socket take.
 const BYTES: usize = 1024 * 1024;
-/// A receive that fills the buffer.
+/// The size of a receive that fills the buffer.
 const BUFFER: usize = 64 * 1024;
 
 #[derive(Default)]
@@ -15,7 +15,7 @@ struct Counts {
     /// Clients that have begun to send.
     sending: AtomicU64,
     bytes: AtomicU64,
-    /// Most receives in a batch behind a full one of the same connection.
+    /// Most receives in one batch that followed a full receive of the same connection.
     most: AtomicU64,
     stop: AtomicBool,
 }
@@ -71,7 +71,7 @@ fn uploads_share_a_turn_with_others() {
         let app = Sink { counts: Arc::clone(&counts), in_batch: 0, full: Vec::new() };
         let its_waker = Arc::clone(&waker);
         let thread = std::thread::spawn(move || driver::run(kind, app, listeners, &its_waker).unwrap());
-        // The shard is held while they send, so that all have much to give at once.
+        // The shard is held while the clients send, so that all have many bytes waiting at once.
         counts.hold.store(true, Ordering::SeqCst);
         let clients: Vec<JoinHandle<TcpStream>> = (0..UPLOADS)
             .map(|_| {
@@ -101,7 +101,7 @@ fn uploads_share_a_turn_with_others() {
         counts.stop.store(true, Ordering::SeqCst);
         waker.wake();
         thread.join().unwrap();
-        // Tasks that a turn has called may run in the next.
+        // Tasks that one turn has woken may run in the next turn.
         let (most, limit) = (counts.most.load(Ordering::SeqCst), 2 * BULK_RECEIVES_A_TURN as u64);
         assert!((1..=limit).contains(&most), "{kind:?}: {most}");
     }

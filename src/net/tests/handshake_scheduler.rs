@@ -1,4 +1,4 @@
-//! Handshakes that arrive together do not keep others waiting.
+//! Simultaneous handshakes do not delay other connections.
 
 use super::*;
 use crate::net::turn_scheduler::HANDSHAKES_A_TURN;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const HANDSHAKES: usize = 40;
 
-/// Echoes; `hold` keeps the shard until it is let go.
+/// Echoes; `hold` blocks the shard until the test releases it.
 #[derive(Default)]
 struct GateState {
     accepted: AtomicU64,
@@ -114,7 +114,7 @@ fn a_turn_has_a_bounded_share_of_them() {
         let mut clients: Vec<TcpStream> = (0..HANDSHAKES).map(|_| connect(&secure_addr)).collect();
         wait_until(|| shared.accepted.load(Ordering::SeqCst) == 2 + HANDSHAKES as u64);
 
-        // All of this is there when the shard looks again.
+        // All of these bytes are available when the shard looks at its events again.
         holder.write_all(b"hold").unwrap();
         wait_until(|| shared.holds.load(Ordering::SeqCst));
         let hello = client_hello();
@@ -122,7 +122,7 @@ fn a_turn_has_a_bounded_share_of_them() {
         other.write_all(b"ping").unwrap();
         shared.let_go.store(true, Ordering::SeqCst);
 
-        // They answer nothing, so each handshake is one step.
+        // The clients send no second message, so each handshake is one step.
         let mut first = [0; 5];
         clients.iter_mut().for_each(|client| client.read_exact(&mut first).unwrap());
         let mut answer = [0; 4];

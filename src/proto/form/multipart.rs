@@ -3,9 +3,9 @@
 use memchr::memmem;
 use std::borrow::Cow;
 
-/// Most parts of a form that are made fields of a request.
+/// Limit on the parts of a form that become fields of a request.
 pub const FIELDS_MAX: usize = 256;
-/// Bytes of one part's header fields.
+/// Limit, in bytes, on the header fields of one part.
 pub(super) const PART_HEAD_BYTES_MAX: usize = 8 * 1024;
 /// RFC 2046 §5.1.1: "no longer than 70 characters".
 const BOUNDARY_BYTES_MAX: usize = 70;
@@ -13,7 +13,7 @@ const BOUNDARY_BYTES_MAX: usize = 70;
 /// One field of a form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part<'a> {
-    /// The field's name; empty when it has none.
+    /// The field's name; empty when the part has no name.
     pub name: Cow<'a, [u8]>,
     /// The file's name, for a file.
     pub filename: Option<Cow<'a, [u8]>>,
@@ -23,7 +23,7 @@ pub struct Part<'a> {
     pub body: &'a [u8],
 }
 
-/// Why a form can't be read to its end. Parts before the fault have been handed out.
+/// Why a form can't be read to its end. The parts before the fault have been handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum MultipartError {
@@ -87,7 +87,7 @@ fn value_length(value: &[u8]) -> usize {
     memchr::memchr(b';', value).unwrap_or(value.len())
 }
 
-/// Calls `f` with each part of `body`, of which there may be `parts_max`.
+/// Calls `f` with each part of `body`, which may have at most `parts_max` parts.
 ///
 /// # Errors
 /// See [`MultipartError`].
@@ -116,7 +116,7 @@ pub fn multipart<'a>(
         let padding = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
         let part = rest.get(padding..).and_then(|rest| rest.strip_prefix(b"\r\n")).ok_or(MultipartError::Truncated)?;
         let (head, content) = split_head(part)?;
-        // The line end before a boundary belongs to it; that of a part without content ends the part's head as well.
+        // A boundary includes the line end before it. In a part without content, that line end also ends the part's head.
         let (end, next) = if content.starts_with(opening) {
             (0, opening.len())
         } else {
@@ -159,8 +159,8 @@ pub(super) fn read_part<'a>(head: &'a [u8], body: &'a [u8]) -> Part<'a> {
     part
 }
 
-/// A parameter's value without its quotes. `\"` and `\\` are escapes; browsers write `%22` for a quote (WHATWG HTML,
-/// multipart encoding) and mean it.
+/// A parameter's value without its quotes. `\"` and `\\` are escapes. Browsers write `%22` for a quote (WHATWG HTML, multipart
+/// encoding), so `%22` becomes a quote too.
 fn unquote(value: &[u8]) -> Cow<'_, [u8]> {
     let value = value.get(..value_length(value)).unwrap_or_default();
     let Some(inner) = value.strip_prefix(b"\"") else { return Cow::Borrowed(value.trim_ascii()) };

@@ -1,16 +1,17 @@
-//! `multipart/form-data` that comes in pieces: as [`multipart`](super::multipart()) reads a whole one, in constant memory.
+//! Reads `multipart/form-data` that arrives in pieces, in constant memory. [`multipart`](super::multipart()) reads a whole
+//! form.
 
 use super::multipart::{MultipartError, PART_HEAD_BYTES_MAX, read_part};
 use memchr::memmem;
 use std::ops::Range;
 
-/// Bytes of a form that lie in memory: more than a part's head and a boundary, and enough that copying is cheap.
+/// Size of the window, in bytes: larger than a part's head and a boundary, and large enough that copying is cheap.
 const WINDOW_BYTES: usize = 32 * 1024;
 
-/// What a part says of itself.
+/// The header fields of a part.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartHead {
-    /// The field's name; empty when it has none.
+    /// The field's name; empty when the part has no name.
     pub name: Vec<u8>,
     /// The file's name, for a file.
     pub filename: Option<Vec<u8>>,
@@ -18,14 +19,14 @@ pub struct PartHead {
     pub content_type: Option<Vec<u8>>,
 }
 
-/// What comes next of a form.
+/// The next event of a form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FormEvent {
     /// More bytes are needed: see [`Form::room`].
     NeedMore,
     /// A part begins.
     Part(PartHead),
-    /// Bytes of its content: this range of [`Form::bytes`], never empty.
+    /// Bytes of the part's content: this range of [`Form::bytes`], never empty.
     Content(Range<usize>),
     /// The part is complete.
     PartEnd,
@@ -35,15 +36,15 @@ pub enum FormEvent {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Before the first boundary; at the very beginning it needs no line end before it.
+    /// Before the first boundary. A boundary at the start of the form (`begun` is false) needs no line end before it.
     Preamble {
         begun: bool,
     },
-    /// Behind a boundary; white space that pads its line has come.
+    /// Behind a boundary. `padded`: white space has followed the boundary on its line.
     Boundary {
         padded: bool,
     },
-    /// Behind the line of a boundary.
+    /// Behind the line of a boundary, within a part's head.
     Head,
     /// Behind a part's head, where a boundary needs no line end before it.
     Start,
@@ -54,19 +55,19 @@ enum State {
 /// Reads a form. Without IO: bytes go into [`Form::room`], events come from [`Form::next_event`].
 #[derive(Debug)]
 pub struct Form {
-    /// A line end and the boundary with its dashes.
+    /// A line end, two dashes and the boundary.
     delimiter: Vec<u8>,
     finder: memmem::Finder<'static>,
     window: Box<[u8]>,
-    /// What of the window is not dealt with.
+    /// The part of the window that has not been processed.
     left: Range<usize>,
-    /// Nothing follows what is in the window.
+    /// The caller has called [`Form::finish`]: no bytes follow those in the window.
     ended: bool,
     state: State,
 }
 
 impl Form {
-    /// A form whose parts this boundary separates: see [`multipart_boundary`](super::multipart_boundary).
+    /// A form whose parts are separated by `boundary`: see [`multipart_boundary`](super::multipart_boundary).
     #[must_use]
     pub fn new(boundary: &[u8]) -> Self {
         let delimiter = [b"\r\n--", boundary].concat();
@@ -84,17 +85,17 @@ impl Form {
         self.window.get_mut(self.left.end..).unwrap_or_default()
     }
 
-    /// So many bytes have come.
+    /// Reports that the caller has written `count` bytes to [`Form::room`].
     pub fn filled(&mut self, count: usize) {
         self.left.end = (self.left.end + count).min(self.window.len());
     }
 
-    /// No more bytes come.
+    /// Reports that no more bytes follow.
     pub fn finish(&mut self) {
         self.ended = true;
     }
 
-    /// The bytes of a range from [`FormEvent::Content`], until the next call of another function.
+    /// The bytes of a range from [`FormEvent::Content`]. The range is valid until the next call of another function.
     #[must_use]
     pub fn bytes(&self, range: Range<usize>) -> &[u8] {
         self.window.get(range).unwrap_or_default()
@@ -113,10 +114,10 @@ impl Form {
         self.state = state;
     }
 
-    /// What comes next.
+    /// The next event.
     ///
     /// # Errors
-    /// See [`MultipartError`]; the same comes again.
+    /// See [`MultipartError`]; each later call returns the same error.
     pub fn next_event(&mut self) -> Result<FormEvent, MultipartError> {
         loop {
             let event = match self.state {
@@ -133,7 +134,7 @@ impl Form {
         }
     }
 
-    /// Whether the bytes begin with `wanted`; `None`: not known yet.
+    /// Whether the unprocessed bytes begin with `wanted`; `None` when too few bytes have arrived to decide.
     fn starts_with(&self, wanted: &[u8]) -> Option<bool> {
         let rest = self.rest();
         let known = rest.len().min(wanted.len());
@@ -161,7 +162,7 @@ impl Form {
         Ok(Some(FormEvent::NeedMore))
     }
 
-    /// Bytes that no boundary begins in, if there is none in the window.
+    /// How many bytes can be handed out: no boundary begins in them, given that the window has no whole boundary.
     fn safe(&self) -> usize {
         self.left.len().saturating_sub(self.delimiter.len() - 1)
     }
@@ -215,7 +216,7 @@ impl Form {
         Ok(Some(FormEvent::Part(head)))
     }
 
-    /// The line end before a boundary belongs to it; that of a part without content ends the part's head as well.
+    /// A boundary includes the line end before it. In a part without content, that line end also ends the part's head.
     fn start(&mut self) -> Option<FormEvent> {
         match self.starts_with(self.opening()) {
             None => Some(FormEvent::NeedMore),
@@ -255,7 +256,7 @@ mod tests {
 
     type PartsAndEnd = (Vec<(String, Vec<u8>)>, Result<(), MultipartError>);
 
-    /// The parts of `body` that are complete, when `piece` bytes come at a time.
+    /// The complete parts of `body`, fed `piece` bytes at a time.
     fn parts(body: &[u8], piece: usize) -> PartsAndEnd {
         let (mut form, mut rest, mut all) = (Form::new(b"B"), body, Vec::new());
         let mut part = (String::new(), Vec::new());

@@ -1,10 +1,10 @@
 //! `application/x-www-form-urlencoded` (WHATWG URL §5): query strings and simple forms.
 
-/// Pairs beyond this are ignored.
+/// Limit on the pairs of one input; later pairs are ignored.
 const PAIRS_MAX: usize = 1024;
 
-/// Calls `f` with each name and value, decoded. Empty pieces (`a&&b`) are skipped, a piece without `=` has an empty value,
-/// and an escape that is none stays as it is.
+/// Calls `f` with each decoded name and value. Empty pieces (`a&&b`) are skipped; a piece without `=` has an empty value. An
+/// invalid escape is kept as it is.
 pub fn urlencoded(input: &[u8], mut f: impl FnMut(&[u8], &[u8])) {
     let (mut name, mut value) = (Vec::new(), Vec::new());
     for piece in input.split(|&byte| byte == b'&').filter(|piece| !piece.is_empty()).take(PAIRS_MAX) {
@@ -29,7 +29,7 @@ fn hex(digit: Option<&u8>) -> Option<u8> {
     char::from(*digit?).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
-/// A part of a path, decoded (RFC 3986 §2.1): a plus is a plus there. An escape that is none stays as it is.
+/// A part of a path, percent-decoded (RFC 3986 §2.1). A plus stays a plus in a path, and an invalid escape is kept as it is.
 #[must_use]
 pub fn percent_decoded(input: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(input.len());

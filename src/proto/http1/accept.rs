@@ -1,7 +1,7 @@
 //! `Accept` (RFC 9110 §12.5.1).
 
-/// Whether the value of an `Accept` field names `media_type`, in whatever case, with a weight above 0. Wildcards don't
-/// count: who can be answered otherwise has to ask by name.
+/// Whether the value of an `Accept` field names `media_type`, in any case, with a weight above 0. Wildcards don't count: a
+/// client must name a media type to get an answer other than the default.
 #[must_use]
 pub fn accepts(value: &[u8], media_type: &str) -> bool {
     let ranges = value.split(|byte| *byte == b',');

@@ -4,12 +4,12 @@ use super::decoder::BodyPiece;
 use super::head::RequestError;
 use super::response::{is_field_text, is_tchar};
 
-/// Bytes of one chunk-size line, with its extensions.
+/// Limit, in bytes, on one chunk-size line with its extensions.
 const SIZE_LINE_BYTES_MAX: usize = 1024;
-/// Bytes of all chunk extensions of a body; they mean nothing here (RFC 9112 §7.1.1). Without this bound a client could
-/// have a thousand bytes read for each one of its body.
+/// Limit, in bytes, on all chunk extensions of a body; the server ignores them (RFC 9112 §7.1.1). Without this limit a client
+/// could make the server read a thousand bytes for each byte of the body.
 const EXTENSION_BYTES_MAX: usize = 16 * 1024;
-/// Bytes of all trailer fields; they are thrown away (RFC 9112 §7.1.2 allows that).
+/// Limit, in bytes, on all trailer fields; the server discards them (RFC 9112 §7.1.2 allows that).
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +39,8 @@ impl Chunked {
         Self { state: ChunkState::Size, extension_bytes: 0 }
     }
 
-    /// Appends what `input` brings of the body to `body`, up to `body_max` bytes in all. Returns how many bytes were
-    /// consumed and whether the body is complete.
+    /// Appends the bytes of the body in `input` to `body`, up to `body_max` bytes in all. Returns how many bytes were consumed
+    /// and whether the body is complete.
     pub(super) fn decode(
         &mut self,
         input: &[u8],
@@ -104,7 +104,7 @@ impl Chunked {
 }
 
 impl Chunked {
-    /// The next piece of the body in `input`, of at most `room` bytes: those of one chunk.
+    /// The next piece of the body in `input`: at most `room` bytes, all from one chunk.
     pub(super) fn piece<'a>(&mut self, input: &'a [u8], room: usize) -> Result<BodyPiece<'a>, RequestError> {
         let mut at = 0;
         while !matches!(self.state, ChunkState::Data(_)) {
@@ -123,7 +123,7 @@ impl Chunked {
         Ok(BodyPiece { consumed: at + bytes.len(), bytes, done: false })
     }
 
-    /// Bytes of `rest` up to the end of the line that it begins with: what [`Chunked::decode`] takes without any data.
+    /// Length of the line at the start of `rest`, in bytes: input that [`Chunked::decode`] consumes without producing data.
     fn step(&self, rest: &[u8]) -> usize {
         match self.state {
             ChunkState::DataEnd => rest.len().min(2),
@@ -145,14 +145,14 @@ fn take_line(input: &[u8], max: usize) -> Result<Option<&[u8]>, RequestError> {
     }
 }
 
-/// `chunk-size [ chunk-ext ]`: hexadecimal digits, then nothing or `;…`. Gives the size and the extension.
+/// Parses `chunk-size [ chunk-ext ]`: hexadecimal digits, then nothing or `;…`. Returns the size and the extension.
 fn chunk_size(line: &[u8]) -> Result<(usize, &[u8]), RequestError> {
     let at = memchr::memchr(b';', line).unwrap_or(line.len());
     let (mut digits, extension) = line.split_at_checked(at).unwrap_or((line, &[]));
     while let ([before @ .., b' ' | b'\t'], false) = (digits, extension.is_empty()) {
         digits = before; // RFC 9112 §7.1.1: "bad" white space before the semicolon
     }
-    // 16 digits fill 64 bits: no overflow can make a small number of a large one.
+    // 16 digits fill 64 bits, so a large number can't overflow to a small one.
     if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(BAD);
     }
@@ -164,8 +164,8 @@ fn chunk_size(line: &[u8]) -> Result<(usize, &[u8]), RequestError> {
     Ok((size, extension))
 }
 
-/// Whether a trailer line is a field (RFC 9112 §5): a folded one, or one with a space before its colon, is refused as it
-/// would be in the head, though it is thrown away.
+/// Whether a trailer line is a field (RFC 9112 §5). Folded lines and lines with a space before the colon are refused as in the
+/// head, although the trailer is discarded.
 fn is_field_line(line: &[u8]) -> bool {
     let Some(colon) = memchr::memchr(b':', line) else { return false };
     let (name, value) = line.split_at_checked(colon).unwrap_or((line, &[]));

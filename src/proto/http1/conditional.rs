@@ -1,46 +1,46 @@
-//! Conditional requests and ranges (RFC 9110 §13, §14): what a request with validators and a `Range` is answered with.
+//! Conditional requests and ranges (RFC 9110 §13, §14): decides the answer to a request with validators and a `Range`.
 
 use super::head::{Method, RequestView};
 use super::range::{self, Asked};
 use std::ops::Range;
 use std::time::UNIX_EPOCH;
 
-/// What identifies the state of a resource (RFC 9110 §8.8).
+/// The validators of a resource: they identify its state (RFC 9110 §8.8).
 #[derive(Debug, Clone, Copy)]
 pub struct Validators<'a> {
     /// `ETag`, with its quotes.
     pub etag: Option<&'a [u8]>,
-    /// `Last-Modified`, in seconds after 1970.
+    /// `Last-Modified`, in seconds after 1970-01-01 00:00:00 UTC.
     pub modified: Option<u64>,
 }
 
-/// What a request is answered with.
+/// The answer to a conditional or range request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// 200 and all of it.
+    /// 200 with the whole resource.
     Whole,
-    /// 206 and these parts, in the order they were asked for; never none.
+    /// 206 with these parts, in the order of the request; never empty.
     Parts(Vec<Range<u64>>),
-    /// 304
+    /// 304 Not Modified.
     NotModified,
-    /// 412
+    /// 412 Precondition Failed.
     Failed,
-    /// 416
+    /// 416 Range Not Satisfiable.
     Unsatisfiable,
 }
 
-/// Judges a request for a resource of `length` bytes (RFC 9110 §13.2.2). `now`: seconds after 1970.
+/// Judges a request for a resource of `length` bytes (RFC 9110 §13.2.2). `now`: seconds after 1970-01-01 00:00:00 UTC.
 #[must_use]
 pub fn judge(view: &RequestView<'_>, validators: Validators<'_>, length: u64, now: u64) -> Verdict {
     match precondition(view, validators) {
         Some(verdict) => verdict,
-        // RFC 9110 §14.2: a Range means something in a GET only.
+        // RFC 9110 §14.2: a Range has a meaning in a GET only.
         None if view.method() != Method::Get => Verdict::Whole,
         None => parts(view, validators, length, now),
     }
 }
 
-/// The verdict of the fields of preconditions; `None`: they let the request pass.
+/// The verdict of the precondition fields; `None` when they let the request proceed.
 fn precondition(view: &RequestView<'_>, validators: Validators<'_>) -> Option<Verdict> {
     let reads = matches!(view.method(), Method::Get | Method::Head);
     if view.header("if-match").is_some() {
@@ -67,7 +67,7 @@ fn precondition(view: &RequestView<'_>, validators: Validators<'_>) -> Option<Ve
 
 fn parts(view: &RequestView<'_>, validators: Validators<'_>, length: u64, now: u64) -> Verdict {
     let mut fields = view.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"range"));
-    // Two of them are none: the field is no list across lines.
+    // Two such fields are treated like none: the field is not a list that may span lines.
     let (Some((_, value)), None) = (fields.next(), fields.next()) else { return Verdict::Whole };
     if let Some(condition) = view.header("if-range")
         && !holds(condition.trim_ascii(), validators, now)
@@ -81,17 +81,17 @@ fn parts(view: &RequestView<'_>, validators: Validators<'_>, length: u64, now: u
     }
 }
 
-/// RFC 9110 §13.1.5: whether what the client has a part of is what there is now.
+/// RFC 9110 §13.1.5: whether the current resource is the one of which the client has a part.
 fn holds(condition: &[u8], validators: Validators<'_>, now: u64) -> bool {
     if condition.starts_with(b"\"") || condition.starts_with(b"W/") {
         return strong(condition, validators.etag);
     }
-    // RFC 9110 §8.8.2.2: a date is a strong validator only where there can have been no second change in its second.
+    // RFC 9110 §8.8.2.2: a date is a strong validator only if the resource can't have changed twice in that second.
     let exact = |date: u64| validators.modified == Some(date) && now > date.saturating_add(1);
     date_of(condition).is_some_and(exact)
 }
 
-/// Whether a list of entity tags is `*` or has one for which `matches` holds. `*` matches whatever exists.
+/// Whether a list of entity tags is `*` or has a tag for which `matches` holds. `*` matches any existing resource.
 fn lists(view: &RequestView<'_>, name: &str, matches: impl Fn(&[u8]) -> bool) -> bool {
     let fields = view.headers().filter(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()));
     fields.into_iter().any(|(_, value)| {
@@ -100,7 +100,7 @@ fn lists(view: &RequestView<'_>, name: &str, matches: impl Fn(&[u8]) -> bool) ->
     })
 }
 
-/// The entity tags of a field. A comma can be a part of one, so the value is not split by them.
+/// The entity tags of a field. A tag may contain a comma, so the value is not split at commas.
 struct Tags<'a>(&'a [u8]);
 
 impl<'a> Iterator for Tags<'a> {
@@ -132,14 +132,14 @@ fn weak(tag: &[u8], own: Option<&[u8]>) -> bool {
     own.is_some_and(|own| opaque(own) == opaque(tag))
 }
 
-/// Seconds after 1970 of a date in any of the three formats (RFC 9110 §5.6.7); `None` for another text.
+/// Seconds after 1970-01-01 00:00:00 UTC of a date in any of the three formats (RFC 9110 §5.6.7); `None` for another text.
 fn date_of(value: &[u8]) -> Option<u64> {
     let time = httpdate::parse_http_date(std::str::from_utf8(value).ok()?.trim()).ok()?;
     time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 #[cfg(test)]
-#[allow(clippy::single_range_in_vec_init)] // Lists of ranges are meant.
+#[allow(clippy::single_range_in_vec_init)] // The tests mean lists of ranges.
 mod tests {
     use super::super::head::{Head, Limits};
     use super::*;
@@ -192,7 +192,7 @@ mod tests {
             let unmodified = verdict("GET", &[("If-Unmodified-Since", date)]);
             assert_eq!(unmodified, if new { Verdict::Failed } else { Verdict::Whole });
         }
-        // Other formats count, other texts do not.
+        // Dates in the other formats count; other texts do not.
         assert_eq!(verdict("GET", &[("If-Modified-Since", "Sunday, 06-Nov-94 08:49:37 GMT")]), Verdict::NotModified);
         assert_eq!(verdict("GET", &[("If-Modified-Since", "Sun Nov  6 08:49:37 1994")]), Verdict::NotModified);
         assert_eq!(verdict("GET", &[("If-Modified-Since", "yesterday")]), Verdict::Whole);

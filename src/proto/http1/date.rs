@@ -30,8 +30,8 @@ fn two(n: u64) -> [u8; 2] {
     [b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8]
 }
 
-/// Year, month (1 to 12) and day (1 to 31) of day number `days` after 1970-01-01, in the Gregorian calendar. Counted in
-/// years that begin in March, so that the leap day is a year's last.
+/// Year, month (1 to 12) and day (1 to 31) of day number `days` after 1970-01-01, in the Gregorian calendar. The calculation
+/// counts years from March, so that the leap day is the last day of a year.
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468; // days from 0000-03-01 to 1970-01-01
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);

@@ -1,46 +1,47 @@
-//! Requests out of a stream of bytes.
+//! Decodes requests from a stream of bytes.
 
 use super::chunked::Chunked;
 use super::head::{Framing, Head, Limits, Method, RequestError, RequestView, is_line_end};
 use std::sync::Arc;
 
-/// Memory for a body is taken as its bytes arrive, in steps of at least this: a client that announces much and sends
-/// little costs little.
+/// Smallest step, in bytes, by which memory for a body grows as its bytes arrive. A client that announces a large body and
+/// sends little costs little memory.
 const BODY_STEP_BYTES: usize = 64 * 1024;
 
-/// Once so much of a body has come, room is made for all that is announced.
+/// Once this many bytes of a body have arrived, memory for the whole announced body is allocated.
 const BODY_TRUSTED_BYTES: usize = 1024 * 1024;
 
-/// A body that has gathered here is shared with whoever keeps the request from this size on: below, a copy is as cheap.
+/// A gathered body of at least this many bytes is shared with the holders of the request. A smaller body is copied, which costs
+/// no more.
 const SHARED_BYTES_MIN: usize = 16 * 1024;
 
-/// Empty lines before a request that are put up with (RFC 9112 §2.2).
+/// Limit on the empty lines before a request (RFC 9112 §2.2).
 const EMPTY_LINES_MAX: usize = 4;
 
-/// What [`RequestDecoder::decode`] found. `consumed` bytes of its input are done with; the caller passes the others
-/// again, with what has arrived since behind them.
+/// Result of [`RequestDecoder::decode`]. The first `consumed` bytes of the input are processed. The caller passes the other
+/// bytes again, followed by those that have arrived since.
 #[derive(Debug)]
 pub enum Decoded<'a> {
     /// The request is not complete.
     NeedMore {
-        /// Bytes done with.
+        /// Bytes that are processed.
         consumed: usize,
     },
-    /// The head is complete and the body is not. Said once a request, before any of its body is taken: the moment for
-    /// [`RequestDecoder::limit_body`].
+    /// The head is complete and the body is not. Reported once a request, before any byte of its body is taken. The caller may
+    /// then call [`RequestDecoder::limit_body`].
     Body {
-        /// Bytes done with.
+        /// Bytes that are processed.
         consumed: usize,
         /// The request without its body.
         view: RequestView<'a>,
-        /// Bytes of the body, if the client has said how many.
+        /// Bytes of the body, if the client has announced the length.
         announced: Option<usize>,
         /// The client waits for `100 Continue` before it sends the body.
         expects_continue: bool,
     },
     /// A whole request.
     Request {
-        /// Bytes done with.
+        /// Bytes that are processed.
         consumed: usize,
         /// The request.
         view: RequestView<'a>,
@@ -49,9 +50,10 @@ pub enum Decoded<'a> {
 
 #[derive(Debug)]
 enum DecoderState {
-    /// Looking for the end of the head: bytes searched, and bytes of empty lines that came before it and are consumed.
+    /// Searching for the end of the head. `searched`: bytes that were searched; `skipped`: consumed bytes of empty lines before
+    /// the head.
     Head { searched: usize, skipped: usize },
-    /// The head is in `head_bytes`; so many bytes of the body are still to come.
+    /// The head is in `head_bytes`; `left` bytes of the body are still to come.
     Length { left: usize },
     /// The head is in `head_bytes`.
     Chunked(Chunked),
@@ -59,8 +61,8 @@ enum DecoderState {
     Done,
 }
 
-/// Decodes one connection's requests. A request that is whole within the input is handed out in place; otherwise its
-/// head and body gather here.
+/// Decodes the requests of one connection. A request that lies whole in the input is handed out in place; otherwise the decoder
+/// gathers its head and body.
 #[derive(Debug)]
 pub struct RequestDecoder {
     limits: Limits,
@@ -68,9 +70,9 @@ pub struct RequestDecoder {
     head: Head,
     head_bytes: Vec<u8>,
     body: Vec<u8>,
-    /// The body once it is whole, if it is large.
+    /// The whole body, if it is large.
     whole: Option<Arc<Vec<u8>>>,
-    /// Most bytes of this request's body.
+    /// Limit, in bytes, on this request's body.
     body_bytes_max: usize,
 }
 
@@ -89,30 +91,30 @@ impl RequestDecoder {
         }
     }
 
-    /// After [`Decoded::Body`]: takes at most `bytes_max` of this request's body; the general limit counts as well. Who
-    /// knows how much is announced answers before this.
+    /// Limits this request's body to `bytes_max` bytes, after [`Decoded::Body`]; the general limit still applies. A caller that
+    /// finds the announced length too large must answer before calling this.
     pub fn limit_body(&mut self, bytes_max: usize) {
         self.body_bytes_max = bytes_max.min(self.limits.body_bytes_max);
     }
 
-    /// Bytes of the body that have been gathered here.
+    /// Bytes of the body that the decoder has gathered.
     #[must_use]
     pub fn gathered(&self) -> usize {
         self.body.len()
     }
 
-    /// Bytes of memory of the request that is not complete.
+    /// Bytes of memory that the incomplete request holds.
     #[must_use]
     pub fn held(&self) -> usize {
         self.head_bytes.len() + self.body.len()
     }
 
-    /// Gives the memory of a request back that is not completed any more.
+    /// Frees the memory of a request that will not be completed.
     pub fn discard(&mut self) {
         (self.head_bytes, self.body, self.whole) = (Vec::new(), Vec::new(), None);
     }
 
-    /// Gives the memory of a request back that has been handed out.
+    /// Frees the memory of a request that has been handed out.
     pub fn release(&mut self) {
         if matches!(self.state, DecoderState::Done) {
             self.discard();
@@ -123,7 +125,7 @@ impl RequestDecoder {
     /// Takes the next request from `input`.
     ///
     /// # Errors
-    /// Framing is lost; the decoder is of no further use.
+    /// Framing is lost; the decoder must not be used again.
     pub fn decode<'a>(&'a mut self, input: &'a [u8]) -> Result<Decoded<'a>, RequestError> {
         match self.state {
             DecoderState::Head { searched, skipped } => self.decode_head(input, searched, skipped),
@@ -154,7 +156,8 @@ impl RequestDecoder {
         self.state = DecoderState::Head { searched: 0, skipped: 0 };
         self.head.parse(head_bytes, &self.limits)?;
         if let Framing::Length(length) = self.head.framing {
-            // A body that is too large is refused when it is to gather: whoever takes it piece by piece has other limits.
+            // The general limit is applied only to a body that gathers here: callers that take the body piece by piece have
+            // other limits.
             let gathers = length <= self.limits.body_bytes_max;
             if let Some(body) = rest.get(..length).filter(|_| gathers) {
                 let view = RequestView { head: &self.head, bytes: head_bytes, body, shared: None, peer: None };
@@ -176,7 +179,7 @@ impl RequestDecoder {
     }
 
     fn head_incomplete(&mut self, bytes: &[u8], skipped: usize) -> Result<(), RequestError> {
-        // A short head that comes byte by byte isn't searched again each time.
+        // A short head that arrives byte by byte must not be searched again for each byte.
         if bytes.get(..self.request_line_max()).is_some_and(|line| memchr::memchr(b'\n', line).is_none()) {
             return Err(RequestError::UriTooLong);
         }
@@ -188,18 +191,18 @@ impl RequestDecoder {
         Ok(())
     }
 
-    /// Longest request line: a target as long as it may be, and room for the method and the version.
+    /// Limit, in bytes, on the request line: the longest target, the method and the version.
     fn request_line_max(&self) -> usize {
         self.limits.uri_bytes_max.saturating_add(64)
     }
 
-    /// What is too large about a head that is: its request line (RFC 9112 §3 asks for 414 then), or the rest.
+    /// Which part of a too large head is too large: its request line (RFC 9112 §3 then asks for 414), or the rest.
     fn too_large(&self, bytes: &[u8]) -> RequestError {
         let line = bytes.get(..self.request_line_max()).unwrap_or(bytes);
         if memchr::memchr(b'\n', line).is_none() { RequestError::UriTooLong } else { RequestError::HeadTooLarge }
     }
 
-    /// Whether the request that [`RequestDecoder::decode`] has refused, given the same `input`, is a HEAD: its answer has
+    /// Whether the request that [`RequestDecoder::decode`] refused is a HEAD, given the same `input`. The answer to a HEAD has
     /// no body (RFC 9110 §9.3.2).
     #[must_use]
     pub fn refused_head(&self, input: &[u8]) -> bool {
@@ -223,7 +226,8 @@ impl RequestDecoder {
                     let reserved = if self.body.len() < BODY_TRUSTED_BYTES {
                         self.body.try_reserve(part.len().max(BODY_STEP_BYTES.min(*left)))
                     } else {
-                        // Addresses only, until the bytes come: to grow in steps would copy them again and again.
+                        // Reserves addresses only, until the bytes arrive: growing in steps would copy the bytes again and
+                        // again.
                         self.body.try_reserve_exact(*left)
                     };
                     reserved.map_err(|_| RequestError::NoMemory)?;
@@ -249,10 +253,10 @@ impl RequestDecoder {
     }
 }
 
-/// A part of a body that is handed over as it comes.
+/// A piece of a body, handed out as it arrives.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BodyPiece<'a> {
-    /// Bytes of the input that are done with.
+    /// Bytes of the input that are processed.
     pub consumed: usize,
     /// Bytes of the body, without their framing.
     pub bytes: &'a [u8],
@@ -260,10 +264,10 @@ pub struct BodyPiece<'a> {
     pub done: bool,
 }
 
-/// After [`Decoded::Body`], in place of further calls of [`RequestDecoder::decode`]: the body piece by piece, and no memory
-/// for it here. [`RequestDecoder::release`] follows the last piece.
+/// After [`Decoded::Body`], the caller may call these functions instead of [`RequestDecoder::decode`]. They hand out the body
+/// piece by piece and hold no memory for it. The caller must call [`RequestDecoder::release`] after the last piece.
 impl RequestDecoder {
-    /// The body is taken piece by piece, of at most `bytes_max` bytes in all; `None`: however many.
+    /// Takes the body piece by piece, at most `bytes_max` bytes in all; `None`: no limit.
     pub fn stream_body(&mut self, bytes_max: Option<usize>) {
         self.body_bytes_max = bytes_max.unwrap_or(usize::MAX);
     }
@@ -274,7 +278,7 @@ impl RequestDecoder {
         RequestView { head: &self.head, bytes: &self.head_bytes, body: &[], shared: None, peer: None }
     }
 
-    /// Bytes of the body that are still to come, if the client has said how many.
+    /// Bytes of the body that are still to come, if the client has announced the length.
     #[must_use]
     pub fn body_left(&self) -> Option<usize> {
         match self.state {
@@ -284,10 +288,11 @@ impl RequestDecoder {
         }
     }
 
-    /// Takes the next piece from `input`, of at most `room` bytes. Nothing consumed: there is no room, or more must come.
+    /// Takes the next piece from `input`, of at most `room` bytes. When nothing is consumed, there is no room or more bytes
+    /// must arrive.
     ///
     /// # Errors
-    /// Framing is lost, or the body is larger than it may be; the decoder is of no further use.
+    /// Framing is lost, or the body exceeds its limit; the decoder must not be used again.
     pub fn body_piece<'a>(&mut self, input: &'a [u8], room: usize) -> Result<BodyPiece<'a>, RequestError> {
         let piece = match &mut self.state {
             DecoderState::Length { left } => {
@@ -309,7 +314,7 @@ impl RequestDecoder {
     }
 }
 
-/// How many bytes of empty lines stand at the start of `input`; `before` bytes of them came before it.
+/// How many bytes of empty lines are at the start of `input`; `before` bytes of empty lines preceded it.
 fn empty_lines(input: &[u8], before: usize) -> Result<usize, RequestError> {
     let mut at = 0;
     while input.get(at..).is_some_and(|rest| rest.starts_with(b"\r\n")) {
@@ -321,11 +326,11 @@ fn empty_lines(input: &[u8], before: usize) -> Result<usize, RequestError> {
     Ok(at)
 }
 
-/// The length of the head at the start of `bytes`, its empty line included, `None` while it is not complete; `searched`
-/// bytes are known not to begin its end. A line that does not end in CRLF, or is folded, is refused at once.
+/// The length of the head at the start of `bytes`, with its empty line; `None` while the head is not complete. The end of the
+/// head does not begin in the first `searched` bytes. A line that is folded or does not end in CRLF is refused at once.
 fn head_length(bytes: &[u8], searched: usize) -> Result<Option<usize>, RequestError> {
     for at in memchr::memchr_iter(b'\n', bytes.get(searched..).unwrap_or_default()).map(|at| searched + at) {
-        // The empty line may be followed by anything: by the body.
+        // Any byte may follow the empty line: the body begins there.
         if bytes.get(..at).is_some_and(|before| before.ends_with(b"\r\n\r")) {
             return Ok(Some(at + 1));
         }
@@ -529,7 +534,7 @@ mod tests {
                 assert_eq!((decoder.gathered(), decoder.body.capacity()), (0, 0));
             }
         }
-        // The general limit holds whatever the route's is, and that of one request is not the next one's.
+        // The general limit applies to every route's limit, and the limit of one request does not apply to the next.
         let mut decoder = RequestDecoder::new(Limits { body_bytes_max: 2, ..Limits::default() });
         assert!(matches!(decoder.decode(&whole), Ok(Decoded::Body { .. })));
         decoder.limit_body(100);

@@ -1,4 +1,4 @@
-//! Content codings (RFC 9110 §8.4.1) and which of them a client takes (RFC 9110 §12.5.3).
+//! Content codings (RFC 9110 §8.4.1), and the choice of one that a client accepts (RFC 9110 §12.5.3).
 
 use super::head::RequestView;
 
@@ -14,10 +14,10 @@ pub enum Coding {
 }
 
 impl Coding {
-    /// All of them, those that give the smallest answers first.
+    /// All codings, ordered by the size of the answers; the coding with the smallest answers is first.
     pub const ALL: [Self; 3] = [Self::Brotli, Self::Zstd, Self::Gzip];
 
-    /// Its name in `Content-Encoding`.
+    /// The coding's name in `Content-Encoding`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl Coding {
         }
     }
 
-    /// The suffix of files that are encoded so.
+    /// The suffix of files with this coding.
     #[must_use]
     pub fn suffix(self) -> &'static str {
         match self {
@@ -37,7 +37,7 @@ impl Coding {
         }
     }
 
-    /// By its name; `x-gzip` is gzip (RFC 9110 §8.4.1.3).
+    /// The coding with this name; `x-gzip` is gzip (RFC 9110 §8.4.1.3).
     #[must_use]
     pub fn of(name: &[u8]) -> Option<Self> {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
@@ -51,15 +51,15 @@ impl Coding {
     }
 }
 
-/// The weights that a client gives, in thousandths: of each of [`Coding::ALL`], and of an answer without any coding.
+/// The client's weights, in thousandths: one for each of [`Coding::ALL`], and one for an answer without a coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Weights {
     codings: [u16; 3],
-    /// Where the client says it.
+    /// The weight of `identity`, if the client states one.
     identity: Option<u16>,
 }
 
-/// Reads all fields `Accept-Encoding` of a request. Without one, or with an empty one, no coding is wanted.
+/// Reads all `Accept-Encoding` fields of a request. A missing or empty field means that the client wants no coding.
 fn weights(view: &RequestView<'_>) -> Weights {
     let (mut named, mut identity, mut any) = ([None; 3], None, None);
     for (_, value) in view.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"accept-encoding")) {
@@ -79,11 +79,11 @@ fn weights(view: &RequestView<'_>) -> Weights {
             }
         }
     }
-    // §12.5.3: `*` is for what is not named; without it, nothing else than identity is acceptable.
+    // §12.5.3: `*` stands for each coding that is not named; without `*`, only identity is acceptable.
     Weights { codings: named.map(|weight| weight.or(any).unwrap_or(0)), identity }
 }
 
-/// `q=0.8` in thousandths (RFC 9110 §12.4.2). What can't be read has the weight 0: the client did not ask for it clearly.
+/// `q=0.8` in thousandths (RFC 9110 §12.4.2). An unreadable weight counts as 0, because the client did not ask clearly.
 fn weight_of(parameter: &[u8]) -> Option<u16> {
     let (name, value) = parameter.split_at_checked(2)?;
     if !name.eq_ignore_ascii_case(b"q=") {
@@ -101,8 +101,8 @@ fn weight_of(parameter: &[u8]) -> Option<u16> {
     Some(weight.min(1000))
 }
 
-/// The coding, of those that `offered` says yes to, that the client likes best; `None` for an answer as it is. Between
-/// equal weights the first in the order of `preferred` is taken, and any coding rather than none.
+/// The offered coding with the highest weight; `None` for an answer without a coding. `offered` says which codings there are.
+/// Between equal weights the first in the order of `preferred` wins, and any coding wins over none.
 #[must_use]
 pub fn choose_coding(
     view: &RequestView<'_>,
@@ -115,7 +115,7 @@ pub fn choose_coding(
         place.and_then(|place| weights.codings.get(place)).copied().unwrap_or(0)
     };
     let mut candidates: Vec<Coding> = preferred.iter().copied().filter(|coding| weight(*coding) > 0).collect();
-    // Stable: the order of preference decides between equals.
+    // The sort is stable: the order of preference decides between equal weights.
     candidates.sort_by_key(|coding| std::cmp::Reverse(weight(*coding)));
     let wanted = |coding: &Coding| weights.identity.is_none_or(|identity| weight(*coding) >= identity);
     candidates.into_iter().take_while(wanted).find(|coding| offered(*coding))
@@ -151,7 +151,7 @@ mod tests {
             (&["identity;q=0.5, gzip;q=1"], Some("gzip")),
             (&["gzip", "br"], Some("br")),
             (&["gzip ; q=0.5"], Some("gzip")),
-            // What a client does not want, does not name, or likes less than the plain answer.
+            // A coding that the client refuses, does not name, or likes less than the plain answer.
             (&[], None),
             (&[""], None),
             (&["identity"], None),

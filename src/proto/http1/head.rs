@@ -34,7 +34,7 @@ impl Method {
         })
     }
 
-    /// Its name.
+    /// The method's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,23 +48,23 @@ impl Method {
         }
     }
 
-    /// Whether it asks for no change (RFC 9110 §9.2.1).
+    /// Whether the method is safe: it asks for no change (RFC 9110 §9.2.1).
     #[must_use]
     pub fn is_safe(self) -> bool {
         matches!(self, Self::Get | Self::Options | Self::Head)
     }
 }
 
-/// What a request may take up.
+/// Limits on one request.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Bytes of the request line and all header fields.
+    /// Limit, in bytes, on the request line and all header fields.
     pub head_bytes_max: usize,
-    /// Header fields.
+    /// Limit on the number of header fields.
     pub headers_max: usize,
-    /// Bytes of the request target.
+    /// Limit, in bytes, on the request target.
     pub uri_bytes_max: usize,
-    /// Bytes of the body, decoded.
+    /// Limit, in bytes, on the decoded body.
     pub body_bytes_max: usize,
 }
 
@@ -74,10 +74,10 @@ impl Default for Limits {
     }
 }
 
-/// Why a request can't be served. Its framing is lost: answer and close (RFC 9112 §9.6).
+/// Why a request can't be served. Its framing is lost, so the server must answer and close (RFC 9112 §9.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// RFC 9112 §3: not a request.
+    /// RFC 9112 §3: the bytes are not a valid request.
     #[error("the request can't be read: {0}")]
     Syntax(&'static str),
     /// RFC 9110 §15.5.15
@@ -132,7 +132,7 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// Where something stands in the bytes of the head.
+/// The position of a part within the bytes of the head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) start: u32,
@@ -141,7 +141,7 @@ pub(super) struct Span {
 
 impl Span {
     fn of(base: &[u8], part: &[u8]) -> Self {
-        // Both are parts of one buffer of at most `head_bytes_max` bytes.
+        // Both slices are parts of one buffer of at most `head_bytes_max` bytes.
         let start = (part.as_ptr() as usize).wrapping_sub(base.as_ptr() as usize);
         let clip = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Self { start: clip(start), end: clip(start.saturating_add(part.len())) }
@@ -152,10 +152,10 @@ impl Span {
     }
 }
 
-/// Header fields a request may have before a larger array is needed to parse them.
+/// How many header fields a request may have before parsing needs a larger array.
 const FEW_HEADERS: usize = 32;
 
-/// What is known of a request's head: offsets into its bytes, so that it can be copied and kept without lifetimes.
+/// The parsed head of a request: offsets into its bytes, so that the head can be copied and kept without lifetimes.
 #[derive(Debug, Clone)]
 pub struct Head {
     pub(super) method: Method,
@@ -197,7 +197,7 @@ struct Facts {
     upgrade_websocket: bool,
 }
 
-/// Most header fields that [`Limits::headers_max`] may allow.
+/// Upper bound of [`Limits::headers_max`].
 pub const HEADERS_MAX: usize = 1024;
 
 impl Head {
@@ -206,7 +206,7 @@ impl Head {
         self.method
     }
 
-    /// Reads the head at the start of `bytes`, which ends at its empty line. The memory of a former head is used again.
+    /// Reads the head at the start of `bytes`, which ends at its empty line. Reuses the memory of an earlier head.
     pub(super) fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), RequestError> {
         match self.parse_known(bytes, limits) {
             Err(RequestError::Version) => {
@@ -219,7 +219,7 @@ impl Head {
 
     /// Reads a head of HTTP/1.0 or HTTP/1.1.
     fn parse_known(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), RequestError> {
-        // Most requests have few fields: only one that has more pays for a larger array.
+        // Most requests have few fields: only a request with more fields pays for a larger array.
         let mut few = [httparse::EMPTY_HEADER; FEW_HEADERS];
         let mut many = Vec::new();
         let mut request = httparse::Request::new(&mut few);
@@ -250,7 +250,7 @@ impl Head {
         self.headers.clear();
         let mut facts = Facts::default();
         for field in request.headers.iter() {
-            // RFC 9112 §3.2.2: the host of an absolute-form replaces the field's.
+            // RFC 9112 §3.2.2: the host of an absolute-form target replaces the value of `Host`.
             let value = match target.authority {
                 Some(authority) if field.name.eq_ignore_ascii_case("host") => authority,
                 _ => field.value,
@@ -273,7 +273,7 @@ impl Head {
         }
         self.framing = if facts.chunked { Framing::Chunked } else { Framing::Length(facts.length.unwrap_or(0)) };
         self.keep_alive = !facts.close && (!self.http_1_0 || facts.keep_alive);
-        // RFC 9110 §7.8 and §10.1.1: both are ignored in HTTP/1.0.
+        // RFC 9110 §7.8 and §10.1.1: HTTP/1.0 ignores both fields.
         self.upgrade_websocket = facts.upgrade_websocket && !self.http_1_0;
         self.expect_continue = facts.expect_continue && !self.http_1_0;
         Ok(())
@@ -282,7 +282,7 @@ impl Head {
 
 impl Facts {
     fn learn(&mut self, name: &str, value: &[u8]) -> Result<(), RequestError> {
-        // The length tells nearly every field apart without comparing a byte.
+        // The length of the name distinguishes nearly all fields without comparing bytes.
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
                 if !is_host(value) {
@@ -306,7 +306,8 @@ impl Facts {
                 }
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
-                // RFC 9110 §8.6 lets a server take equal ones for one; who repeats it has no good reason to.
+                // RFC 9110 §8.6 lets a server accept equal repeated lengths; this server refuses them, because no honest client
+                // repeats the field.
                 if self.length.is_some() {
                     return Err(RequestError::Syntax("two Content-Length header fields"));
                 }
@@ -339,8 +340,8 @@ fn content_length(value: &[u8]) -> Result<usize, RequestError> {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(bad)
 }
 
-/// RFC 9112 §6.3: a body whose last transfer coding is not `chunked` has no end; §7.1 forbids `chunked` twice. What is
-/// coded otherwise beneath it can't be decoded here.
+/// RFC 9112 §6.3: a body whose last transfer coding is not `chunked` has no end; §7.1 forbids `chunked` twice. The server can't
+/// decode another coding beneath `chunked`.
 fn only_chunked(value: &[u8]) -> Result<(), RequestError> {
     let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
     let mut codings = value.rsplit(|&byte| byte == b',');
@@ -354,9 +355,8 @@ fn only_chunked(value: &[u8]) -> Result<(), RequestError> {
     }
 }
 
-/// Whether the LF at `at` ends a line as it must (RFC 9112 §2.2): behind a CR, and with no white space after it, which would
-/// fold the line (§5.2). A lenient reader and a strict one in a row are how requests are smuggled. Bare CRs and NULs are
-/// httparse's to refuse.
+/// Whether the LF at `at` ends a line correctly (RFC 9112 §2.2): a CR precedes it, and no white space follows it, which would
+/// fold the line (§5.2). A lenient parser behind a strict one allows request smuggling. httparse refuses bare CRs and NULs.
 pub(super) fn is_line_end(bytes: &[u8], at: usize) -> bool {
     at > 0 && bytes.get(at - 1) == Some(&b'\r') && !matches!(bytes.get(at + 1), Some(b' ' | b'\t'))
 }
@@ -364,7 +364,7 @@ pub(super) fn is_line_end(bytes: &[u8], at: usize) -> bool {
 fn syntax(bytes: &[u8], error: httparse::Error) -> RequestError {
     match error {
         httparse::Error::TooManyHeaders => RequestError::HeadTooLarge,
-        // HTTP/1.1 at the end of the line is not what is wrong with it.
+        // If the line ends in HTTP/1.0 or HTTP/1.1, the version is not the fault: the line is malformed elsewhere.
         httparse::Error::Version if version(bytes).is_some_and(|known| !matches!(known, (b'1', b'0' | b'1'))) => {
             RequestError::Version
         }
@@ -385,7 +385,7 @@ fn version(bytes: &[u8]) -> Option<(u8, u8)> {
     }
 }
 
-/// The same head as HTTP/1.1, if it is of a later HTTP/1: that is how a server has to take it (RFC 9110 §2.5).
+/// The same head as HTTP/1.1, if its version is a later HTTP/1: RFC 9110 §2.5 requires a server to treat such a request so.
 fn as_highest_known(bytes: &[u8]) -> Option<Vec<u8>> {
     if !matches!(version(bytes)?, (b'1', b'2'..)) {
         return None;
@@ -396,7 +396,7 @@ fn as_highest_known(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(known)
 }
 
-/// A whole request, borrowed from the buffer it was received in or from its decoder.
+/// A whole request, borrowed from its receive buffer or from its decoder.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestView<'a> {
     /// Offsets into `bytes`.
@@ -405,7 +405,7 @@ pub struct RequestView<'a> {
     pub bytes: &'a [u8],
     /// The body, decoded.
     pub body: &'a [u8],
-    /// The same, where it can be shared instead of copied.
+    /// The decoded body, where it can be shared instead of copied.
     pub shared: Option<&'a Arc<Vec<u8>>>,
     /// The address at the other end of the connection; `None`: a Unix socket, or not known.
     pub peer: Option<IpAddr>,
@@ -434,13 +434,13 @@ impl<'a> RequestView<'a> {
         self.head.query.map(|span| self.slice(span))
     }
 
-    /// Names and values in the order they came.
+    /// Names and values of the header fields, in the order of arrival.
     pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let view = *self;
         view.head.headers.iter().map(move |&(name, value)| (view.slice(name), view.slice(value)))
     }
 
-    /// The first value of the field `name`, in whatever case.
+    /// The first value of the field `name`, in any case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
@@ -454,13 +454,13 @@ impl<'a> RequestView<'a> {
             .any(|(_, value)| tokens(value).any(|listed| listed.eq_ignore_ascii_case(token.as_bytes())))
     }
 
-    /// Whether the client wants the connection kept open (RFC 9112 §9.3).
+    /// Whether the client wants to keep the connection open (RFC 9112 §9.3).
     #[must_use]
     pub fn keep_alive(&self) -> bool {
         self.head.keep_alive
     }
 
-    /// Whether it is an HTTP/1.0 request.
+    /// Whether the request is HTTP/1.0.
     #[must_use]
     pub fn http_1_0(&self) -> bool {
         self.head.http_1_0
@@ -472,7 +472,7 @@ impl<'a> RequestView<'a> {
         self.head.framing == Framing::Chunked
     }
 
-    /// Whether it asks for an upgrade to WebSocket (RFC 6455 §4.2.1).
+    /// Whether the request asks for an upgrade to WebSocket (RFC 6455 §4.2.1).
     #[must_use]
     pub fn is_websocket_upgrade(&self) -> bool {
         self.head.upgrade_websocket

@@ -1,13 +1,13 @@
-//! A head on its way to another process: what is known of it, and its bytes. The other process reads the head without parsing it.
+//! A packed head: the parsed head and its bytes, for another process. That process reads the head without parsing it.
 
 use super::head::{Framing, Head, Method, RequestView, Span};
 
-/// What comes before the spans of the header fields: flags, the method, and the spans of the path and of the query.
+/// Bytes before the spans of the header fields: flags, the method, and the spans of the path and the query.
 const FIXED_BYTES: usize = 2 + 2 * SPAN_BYTES;
 const SPAN_BYTES: usize = 8;
-/// A name and a value.
+/// Bytes of the spans of one field: a name and a value.
 const FIELD_BYTES: usize = 2 * SPAN_BYTES;
-/// The number of header fields.
+/// Bytes of the number of header fields.
 const COUNT_BYTES: usize = 4;
 
 const HTTP_1_0: u8 = 1;
@@ -60,7 +60,7 @@ impl Span {
 }
 
 impl RequestView<'_> {
-    /// Appends the head: see [`Head::unpack`].
+    /// Appends the packed head: see [`Head::unpack`].
     pub fn pack(&self, out: &mut Vec<u8>) {
         let head = self.head;
         let flags = [
@@ -100,8 +100,8 @@ impl RequestView<'_> {
 }
 
 impl Head {
-    /// Becomes the head that was packed, and gives its bytes. The length of the body is not said: the body is elsewhere. `None`: that
-    /// is no packed head.
+    /// Replaces this head by the packed one, and returns the bytes of the head. The packed head has no length of the body,
+    /// because the body is stored elsewhere. `None`: `packed` is no packed head.
     pub fn unpack<'a>(&mut self, packed: &'a [u8]) -> Option<&'a [u8]> {
         let (fixed, rest) = packed.split_at_checked(FIXED_BYTES)?;
         let (count, rest) = rest.split_first_chunk::<COUNT_BYTES>()?;
@@ -164,7 +164,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is changed, spans that are taken lie within the bytes.
+        /// However the packed bytes are changed, accepted spans lie within the bytes.
         #[test]
         fn spans_beyond_the_bytes_are_refused(at in 0..packed().len(), value: u8) {
             let mut packed = packed();

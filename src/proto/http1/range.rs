@@ -2,21 +2,21 @@
 
 use std::ops::Range;
 
-/// Ranges of one request beyond which the field is ignored (RFC 9110 §14.2 allows it): each part costs a head.
+/// Limit on the ranges of one request; a field with more is ignored (RFC 9110 §14.2 allows it), because each part costs a head.
 const RANGES_MAX: usize = 32;
 
-/// What a `Range` field asks for.
+/// The meaning of a `Range` field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// Nothing that is understood: the field is ignored.
+    /// The field is not understood, so it is ignored.
     Nothing,
-    /// These bytes; never none, each within the resource and not empty.
+    /// These ranges: at least one, each within the resource and not empty.
     Parts(Vec<Range<u64>>),
-    /// None of it is there.
+    /// No range lies within the resource.
     Unsatisfiable,
 }
 
-/// Reads the value of a `Range` field about a resource of `length` bytes.
+/// Reads the value of a `Range` field for a resource of `length` bytes.
 pub(super) fn asked(value: &[u8], length: u64) -> Asked {
     let value = value.trim_ascii();
     let Some((unit, specs)) = value.split_at_checked(6) else { return Asked::Nothing };
@@ -38,12 +38,12 @@ pub(super) fn asked(value: &[u8], length: u64) -> Asked {
     if parts.is_empty() {
         return Asked::Unsatisfiable;
     }
-    // RFC 9110 §14.2: overlapping ranges are no honest wish, and all of it is less than parts that are more.
+    // RFC 9110 §14.2: overlapping ranges are suspicious, and the whole resource is shorter than parts that exceed it in sum.
     let wanted = parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.end - part.start));
     if wanted > length { Asked::Nothing } else { Asked::Parts(parts) }
 }
 
-/// One range; empty if it lies outside. `None`: it can't be read.
+/// One range; empty if it lies outside the resource. `None`: the text is no range.
 fn range_of(spec: &[u8], length: u64) -> Option<Range<u64>> {
     let dash = spec.iter().position(|byte| *byte == b'-')?;
     let (first, last) = (spec.get(..dash)?.trim_ascii(), spec.get(dash + 1..)?.trim_ascii());
@@ -60,7 +60,7 @@ fn range_of(spec: &[u8], length: u64) -> Option<Range<u64>> {
     Some(if first < length { first..end.min(length) } else { 0..0 })
 }
 
-/// Digits; more than fit are as many as can be.
+/// A number in decimal digits; a number that is too large becomes the largest one.
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -81,21 +81,21 @@ pub fn no_range(length: u64) -> String {
     format!("bytes */{length}")
 }
 
-/// What stands before a part of a body of several parts (RFC 9110 §14.6).
+/// The bytes before one part of a body of several parts (RFC 9110 §14.6).
 #[must_use]
 pub fn part_head(boundary: &str, content_type: &str, part: &Range<u64>, length: u64) -> Vec<u8> {
     let range = content_range(part, length);
     format!("\r\n--{boundary}\r\nContent-Type: {content_type}\r\nContent-Range: {range}\r\n\r\n").into_bytes()
 }
 
-/// What stands behind the last part.
+/// The bytes behind the last part.
 #[must_use]
 pub fn parts_end(boundary: &str) -> Vec<u8> {
     format!("\r\n--{boundary}--\r\n").into_bytes()
 }
 
 #[cfg(test)]
-#[allow(clippy::single_range_in_vec_init)] // Lists of ranges are meant.
+#[allow(clippy::single_range_in_vec_init)] // The tests mean lists of ranges.
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -1,34 +1,34 @@
-//! Responses encoded (RFC 9112 §4).
+//! Encodes responses (RFC 9112 §4).
 
 use super::switching::Switching;
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 §15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Everything about a response but its header fields and body.
+/// The properties of a response, without its header fields and body.
 #[derive(Debug, Clone, Copy)]
 pub struct ResponseHead<'a> {
     /// Status code, 100 to 599.
     pub status: u16,
     /// The `Date` field's value, unless a header sets one.
     pub date: &'a [u8; 29],
-    /// Whether the connection stays open afterwards.
+    /// Whether the connection stays open after the response.
     pub keep_alive: bool,
     /// Whether the client speaks HTTP/1.0.
     pub http_1_0: bool,
     /// Bytes of the body: the `Content-Length`.
     pub body_len: usize,
-    /// The body is left out (HEAD).
+    /// The body is left out, because the request was a HEAD.
     pub head_only: bool,
     /// `Access-Control-Allow-Origin`, unless a header sets one.
     pub cors_origin: Option<&'a str>,
-    /// What an answer to OPTIONS allows, unless headers say so.
+    /// The fields of an answer to OPTIONS that list what is allowed, unless the handler sets them.
     pub preflight: Option<&'a Preflight>,
-    /// The answer is that to the handshake of a WebSocket: with status 200 it becomes the 101.
+    /// The answer completes the handshake of a WebSocket: with status 200 it becomes the 101.
     pub switching: Option<&'a Switching>,
 }
 
-/// What scripts of other sites may do here: the answer to a CORS-preflight (Fetch standard).
+/// What scripts of other sites may do: the answer to a CORS preflight (Fetch standard).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preflight {
     /// `Access-Control-Allow-Methods`
@@ -43,12 +43,12 @@ impl Preflight {
     const FIELDS: [&'static str; 3] =
         ["Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Max-Age"];
 
-    /// Which of its fields has this name, if one has.
+    /// The index of the field with this name, if there is one.
     fn field(name: &[u8]) -> Option<usize> {
         Self::FIELDS.iter().position(|field| name.eq_ignore_ascii_case(field.as_bytes()))
     }
 
-    /// Appends the fields but those that were `given`.
+    /// Appends the fields, except those that were `given`.
     fn push(&self, out: &mut Vec<u8>, given: [bool; 3]) {
         let max_age = self.max_age_s.to_string();
         let values = [&self.methods, &self.headers, &max_age];
@@ -65,7 +65,7 @@ impl ResponseHead<'_> {
     #[must_use]
     pub fn has_body(&self) -> bool {
         let switches = self.switching.is_some() && self.status == 200;
-        // RFC 9110 §15.3.6: a 205 has no content either, but says so by its length.
+        // RFC 9110 §15.3.6: a 205 has no content either, but states that by its `Content-Length`.
         let is_empty = is_bodiless(self.status) || self.status == 205;
         !switches && !self.head_only && !is_empty
     }
@@ -146,16 +146,16 @@ fn is_bodiless(status: u16) -> bool {
     matches!(status, 100..=199 | 204 | 304)
 }
 
-/// What the server does with a header field that a handler has set.
+/// How the server treats a header field that a handler has set.
 pub(super) enum Fate {
     Send,
     Date,
     Origin,
-    /// The server's own business: framing and the connection.
+    /// The server sets this field itself: it is about framing or the connection.
     Ignore,
-    /// The connection says so too (RFC 9110 §7.8).
+    /// `Upgrade`: `Connection` must name it too (RFC 9110 §7.8).
     Upgrade,
-    /// It can't be sent: the name is no token, or the value has a control character (RFC 9110 §5.5).
+    /// The field can't be sent: its name is no token, or its value has a control character (RFC 9110 §5.5).
     Drop,
 }
 
@@ -168,7 +168,7 @@ pub(super) const fn is_tchar(byte: u8) -> bool {
         )
 }
 
-/// RFC 9110 §5.5: what a field value may have. Other control characters than the tab are invalid in it.
+/// RFC 9110 §5.5: the bytes that a field value may have. Control characters other than the tab are invalid.
 pub(super) const fn is_field_text(byte: u8) -> bool {
     byte >= b' ' && byte != 0x7f || byte == b'\t'
 }
@@ -221,8 +221,8 @@ fn push_status_line(out: &mut Vec<u8>, status: u16) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a whole response to `out`. The server owns framing: `Content-Length`, `Transfer-Encoding` and `Connection`
-/// of the handler are replaced by the true ones. Returns how many header fields were dropped because they can't be sent.
+/// Appends a whole response to `out`. The server owns framing, so it replaces `Content-Length`, `Transfer-Encoding` and
+/// `Connection` of the handler by the true values. Returns how many header fields were dropped because they can't be sent.
 pub fn encode_response<'h>(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
@@ -248,10 +248,10 @@ pub fn encode_response<'h>(
     dropped
 }
 
-/// Makes an encoded response the last one of its connection.
+/// Marks an encoded response as the last one of its connection.
 pub fn close_after(response: &mut Vec<u8>) {
     let Some(end) = memchr::memmem::find(response, b"\r\n\r\n") else { return };
-    // The field of the connection is the last one of a head.
+    // `Connection` is the last field of a head.
     let last = memchr::memmem::rfind(response.get(..end).unwrap_or_default(), b"\r\n").unwrap_or(end);
     let says = |what: &[u8]| response.get(last..end).is_some_and(|line| line == what);
     if says(b"\r\nConnection: close") {
@@ -261,8 +261,8 @@ pub fn close_after(response: &mut Vec<u8>) {
     response.splice(from..end, b"\r\nConnection: close".iter().copied());
 }
 
-/// Appends the head of a response whose body follows in pieces: in chunks, or, to a client of HTTP/1.0, until the
-/// connection is closed. `head.keep_alive` must be false for such a client. Returns how many header fields were dropped.
+/// Appends the head of a response whose body follows in pieces. The body is chunked or, for an HTTP/1.0 client, ends when the
+/// connection is closed. `head.keep_alive` must be false for an HTTP/1.0 client. Returns how many header fields were dropped.
 pub fn encode_stream_head<'h>(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
@@ -276,15 +276,15 @@ pub fn encode_stream_head<'h>(
     dropped
 }
 
-/// What became of the fields a handler has set.
+/// What became of the fields that a handler has set.
 struct Pushed {
-    /// So many could not be sent.
+    /// How many fields could not be sent.
     dropped: u32,
-    /// One of them is `Upgrade`.
+    /// One of the fields is `Upgrade`.
     upgrade: bool,
 }
 
-/// The status line and all header fields but those of framing.
+/// Appends the status line and all header fields, except those of framing.
 fn push_fields<'h>(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
@@ -299,7 +299,7 @@ fn push_fields<'h>(
         {
             *given = true;
         }
-        // RFC 9110 §5.3: neither a Date nor an origin is a list, so a second one can't be sent.
+        // RFC 9110 §5.3: neither `Date` nor `Access-Control-Allow-Origin` is a list, so a second one can't be sent.
         let unsendable = match fate(name, value) {
             Fate::Drop => true,
             Fate::Ignore => continue,
@@ -329,7 +329,7 @@ fn push_fields<'h>(
     Pushed { dropped, upgrade }
 }
 
-/// RFC 9110 §7.6.1, RFC 9112 §9.3: the connection's options, those of the fields sent among them.
+/// RFC 9110 §7.6.1, RFC 9112 §9.3: appends the connection's options, among them those that sent fields require.
 fn push_connection(out: &mut Vec<u8>, head: &ResponseHead<'_>, upgrade: bool) {
     let options: &[u8] = match (head.keep_alive, head.http_1_0, upgrade) {
         (true, false, false) => b"",
@@ -488,8 +488,8 @@ mod tests {
             let mut fields = [httparse::EMPTY_HEADER; 32];
             let mut response = httparse::Response::new(&mut fields);
             let parsed = response.parse(&out);
-            // httparse refuses some control characters in values that RFC 9110 asks recipients to refuse too; what it
-            // accepts must be framed right.
+            // RFC 9110 asks recipients to refuse control characters in values, and httparse refuses some of them. A response
+            // that httparse accepts must be framed correctly.
             if let Ok(httparse::Status::Complete(len)) = parsed {
                 prop_assert_eq!(response.code, Some(status));
                 let expected = if head(status, &body).has_body() { &body[..] } else { &[][..] };

@@ -1,21 +1,21 @@
-//! The answer that accepts a WebSocket's handshake (RFC 6455 §4.2.2), with what a module adds to it.
+//! The answer that accepts a WebSocket's handshake (RFC 6455 §4.2.2), with the header fields that a module adds.
 
 use super::head::{RequestView, tokens};
 use super::response::{Fate, fate, push_field};
 use crate::proto::ws::Deflate;
 
-/// What is known of a sound handshake.
+/// The facts of a valid handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switching {
     accept: [u8; 28],
     /// The subprotocols that the client offers.
     offered: Vec<Box<[u8]>>,
-    /// The compression that is agreed on.
+    /// The agreed compression.
     deflate: Option<Deflate>,
 }
 
 impl Switching {
-    /// Of the handshake `view`; `accept` is the value of `Sec-WebSocket-Accept`.
+    /// The facts of the handshake `view`; `accept` is the value of `Sec-WebSocket-Accept`.
     #[must_use]
     pub fn new(accept: [u8; 28], deflate: Option<Deflate>, view: &RequestView<'_>) -> Self {
         let fields = view.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"sec-websocket-protocol"));
@@ -23,8 +23,8 @@ impl Switching {
         Self { accept, offered, deflate }
     }
 
-    /// Appends the 101 with the module's `headers`. Returns how many of those were dropped: a subprotocol that was not offered
-    /// or is a second one, and what can't be sent.
+    /// Appends the 101 with the module's `headers`. Returns how many of those were dropped: fields that can't be sent, and a
+    /// subprotocol that was not offered or is a second one.
     pub(super) fn encode<'h>(
         &self,
         out: &mut Vec<u8>,
@@ -48,7 +48,7 @@ impl Switching {
                 Fate::Send | Fate::Origin if is("sec-websocket-protocol") => {
                     !std::mem::replace(&mut chosen, true) && self.offered.iter().any(|offered| **offered == *value)
                 }
-                // The server's own: what it does not speak must not be promised.
+                // The server sets these fields itself: a module must not promise an extension that the server does not speak.
                 Fate::Send | Fate::Origin => !is("sec-websocket-accept") && !is("sec-websocket-extensions"),
             };
             if sent {

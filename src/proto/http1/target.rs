@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 /// The parts of a request target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Target<'a> {
-    /// Host and port of an absolute-form: they stand for the `Host` field's (RFC 9112 §3.2.2).
+    /// Host and port of an absolute-form target: they replace the value of `Host` (RFC 9112 §3.2.2).
     pub(super) authority: Option<&'a [u8]>,
     /// The path, never empty.
     pub(super) path: &'a [u8],
@@ -15,7 +15,7 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Reads origin-form, absolute-form, and, `asterisk` given, asterisk-form.
+    /// Reads origin-form, absolute-form and, if `asterisk` is set, asterisk-form.
     pub(super) fn read(target: &'a [u8], asterisk: bool) -> Result<Self, RequestError> {
         if memchr::memchr(b'#', target).is_some() {
             return Err(RequestError::Syntax("the target has a fragment"));
@@ -29,7 +29,8 @@ impl<'a> Target<'a> {
             Some(at) => (origin.get(..at).unwrap_or_default(), origin.get(at + 1..)),
             None => (origin, None),
         };
-        // An absolute-form may have an empty path, which means `/` (RFC 9110 §4.2.3); the scheme's is at hand.
+        // An absolute-form target may have an empty path, which means `/` (RFC 9110 §4.2.3). The slash is borrowed from its
+        // scheme.
         let path = if path.is_empty() {
             target.split(|&byte| byte == b':').nth(1).and_then(|rest| rest.get(..1)).unwrap_or_default()
         } else {
@@ -39,8 +40,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The authority of an absolute-form target, and what follows it (RFC 9112 §3.2.2). The authority ends at the first `/`
-/// or `?` (RFC 3986 §3.2): one looked for further on could be in the query.
+/// The authority of an absolute-form target, and the rest (RFC 9112 §3.2.2). The authority ends at the first `/` or `?` (RFC
+/// 3986 §3.2): a later `/` could belong to the query.
 fn absolute_form(target: &[u8]) -> Result<(&[u8], &[u8]), RequestError> {
     let after = |scheme: &[u8]| {
         let (start, rest) = target.split_at_checked(scheme.len())?;
@@ -56,8 +57,8 @@ fn absolute_form(target: &[u8]) -> Result<(&[u8], &[u8]), RequestError> {
     Ok((authority, origin))
 }
 
-/// Whether `value` is `uri-host [ ":" port ]`. User information (`@`) is refused with everything else that is no host:
-/// what stands before it could be taken for one (RFC 9110 §4.2.4). An empty host is none in `http` (§4.2.1).
+/// Whether `value` is `uri-host [ ":" port ]`. User information (`@`) is refused like everything else that is no host: a reader
+/// could take it for the host (RFC 9110 §4.2.4). `http` allows no empty host (§4.2.1).
 pub(super) fn is_host(value: &[u8]) -> bool {
     let name_len = if value.first() == Some(&b'[') {
         memchr::memchr(b']', value).map_or(0, |end| end + 1)

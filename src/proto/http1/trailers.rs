@@ -2,10 +2,10 @@
 
 use super::response::{Fate, fate, push_field};
 
-/// Most bytes of the trailer fields of one answer.
+/// Limit, in bytes, on the trailer fields of one answer.
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
-/// Fields that mean something before the content, or to who passes it on (RFC 9110 §6.5.1).
+/// Fields that a recipient or a proxy needs before the content (RFC 9110 §6.5.1).
 const NEVER: [&str; 21] = [
     "age",
     "authorization",
@@ -30,7 +30,7 @@ const NEVER: [&str; 21] = [
     "www-authenticate",
 ];
 
-/// Appends a trailer field. False: it can't be one.
+/// Appends a trailer field. Returns false if the field can't be a trailer field.
 pub fn push_trailer(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
     let is_never = NEVER.iter().any(|never| name.eq_ignore_ascii_case(never.as_bytes()));
     if is_never || !matches!(fate(name, value), Fate::Send) {
@@ -40,7 +40,7 @@ pub fn push_trailer(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
     true
 }
 
-/// The trailer fields in `lines`, which may be anything: those that can't be sent are left out.
+/// The trailer fields in `lines`, which may be any bytes; fields that can't be sent are left out.
 #[must_use]
 pub fn checked_trailers(lines: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();

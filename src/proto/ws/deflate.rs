@@ -1,4 +1,4 @@
-//! Messages that are compressed one by one (RFC 7692 §7.2).
+//! Messages that are compressed independently of each other (RFC 7692 §7.2).
 
 use super::frame::{Kind, push_header};
 use flate2::{Compress, Compression, FlushCompress};
@@ -6,26 +6,27 @@ use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
-/// Last bytes of a flush, which are not sent (RFC 7692 §7.2.1).
+/// The last bytes of a flush; the sender removes them (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// RFC 6455 §7.4.1: text that is no UTF-8, or data that can't be expanded.
+/// RFC 6455 §7.4.1: text that is not UTF-8, or data that can't be expanded.
 const INVALID: u16 = 1007;
 /// RFC 6455 §7.4.1: a message too big to process.
 const TOO_BIG: u16 = 1009;
 
-/// What a receiver adds to a payload (RFC 7692 §7.2.2), and a last block of nothing, which ends the stream (RFC 1951 §3.2.6).
+/// The bytes that a receiver appends to a payload (RFC 7692 §7.2.2), then an empty last block, which ends the stream (RFC 1951
+/// §3.2.6).
 const END: [u8; 6] = [0, 0, 0xff, 0xff, 3, 0];
 
 /// RSV1 of a frame: its message is compressed (RFC 7692 §6).
 pub(super) const COMPRESSED: u8 = 0x40;
 
-/// Smallest first room for an expanded message, in bytes; larger payloads get a multiple of their size.
+/// Smallest initial capacity for an expanded message, in bytes; larger payloads get a multiple of their size.
 const EXPANDED_BYTES: usize = 1024;
 
 const FLAGS: u32 = TINFL_FLAG_HAS_MORE_INPUT | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
 
-/// Compresses messages. One for a thread: it keeps nothing between messages.
+/// Compresses messages. A thread needs only one compressor, because no state is kept between messages.
 #[derive(Debug)]
 pub struct Deflater {
     coder: Compress,
@@ -38,12 +39,12 @@ impl Default for Deflater {
 }
 
 impl Deflater {
-    /// `payload` as one compressed frame that refers no further back than 2^`window_bits` bytes; `None` if that is not
-    /// smaller than the payload.
+    /// `payload` as one compressed frame with references of at most 2^`window_bits` bytes. `None` if the frame is not smaller
+    /// than the payload.
     pub fn frame(&mut self, kind: Kind, payload: &[u8], window_bits: u8) -> Option<Vec<u8>> {
-        // A message that does not fit here is not smaller than its payload.
+        // A message that does not fit into this capacity is not smaller than its payload.
         let mut data = Vec::with_capacity(payload.len());
-        // The coder's window is the largest. Pieces that know nothing of each other need none larger than themselves.
+        // The coder always has the largest window. Independent pieces of the window's size keep references within the window.
         for piece in payload.chunks(1 << window_bits) {
             self.coder.reset();
             let before = data.len();
@@ -61,28 +62,28 @@ impl Deflater {
     }
 }
 
-/// Expands messages. One for a thread: it keeps nothing between messages.
+/// Expands messages. A thread needs only one expander, because no state is kept between messages.
 ///
-/// The decoder writes to the message itself and has no window of its own: a reference to bytes before the message is an
-/// error, and no message can show bytes of another.
+/// The decoder writes into the message itself and has no window of its own. A reference to bytes before the message is an
+/// error, so no message can show bytes of another.
 #[derive(Default)]
 pub struct Inflater {
     coder: DecompressorOxide,
 }
 
 impl Inflater {
-    /// The message of at most `bytes_max` bytes that is compressed in `payload`.
+    /// The message in the compressed `payload`, at most `bytes_max` bytes.
     ///
     /// # Errors
-    /// The close code that tells the client what is wrong: 1007 for data that can't be expanded, is cut off or has other bytes
-    /// behind it, and for text that is no UTF-8; 1009 for a message that is too big.
+    /// The close code for the client: 1007 for data that can't be expanded, is cut off or has other bytes behind it, and for
+    /// text that is not UTF-8; 1009 for a message that is too big.
     pub fn message(&mut self, kind: Kind, payload: &[u8], bytes_max: usize) -> Result<Vec<u8>, u16> {
-        // A sender that has not removed the last bytes of its flush means the same.
+        // A sender that keeps the last bytes of its flush means the same message.
         let payload = payload.strip_suffix(&TAIL).unwrap_or(payload);
         if payload.is_empty() {
             return Ok(Vec::new());
         }
-        // Room for one byte beyond the limit, so that a message that is too large is noticed.
+        // The capacity exceeds the limit by one byte, so that a message that is too large is detected.
         let room_max = bytes_max.saturating_add(1);
         let mut out = vec![0; payload.len().saturating_mul(3).max(EXPANDED_BYTES).min(room_max)];
         let (mut input, mut length) = (payload, 0);
@@ -111,11 +112,11 @@ impl Inflater {
         Ok(out)
     }
 
-    /// Whether the payload ends with the header of an empty stored block, as a flush does: then the bytes of `END` give no byte
-    /// of the message and end the stream. In any other block they are data, or an error. `out` has `length` bytes.
+    /// Whether the payload ends with the header of an empty stored block, as a flush does. The bytes of `END` then end the
+    /// stream and add no byte to the message. In any other block those bytes are data, or an error. `out` has `length` bytes.
     fn is_at_end(&mut self, out: &mut [u8], length: usize) -> bool {
         let (status, taken, made) = decompress(&mut self.coder, &END, out, length, FLAGS);
-        // The stored block may be the last one of the stream: then the second block is not read.
+        // The stored block may be the last one of the stream: the decoder then does not read the second block.
         status == TINFLStatus::Done && made == 0 && (taken == END.len() || taken == TAIL.len())
     }
 }
@@ -148,9 +149,9 @@ mod tests {
         }
         assert_eq!(hello(b"\x00").as_deref(), Ok("")); // §7.2.3.6
         assert_eq!(hello(b"").as_deref(), Ok(""));
-        // §7.2.3.2: "Hello" by reference to the message before, which is forgotten.
+        // §7.2.3.2: "Hello" by reference to the message before; the expander has forgotten that message.
         assert_eq!(hello(b"\xf2\x00\x11\x00\x00"), Err(1007));
-        // After a last block the next one begins anew, with nothing to refer to.
+        // The block after a last block begins a new stream, with no bytes to refer to.
         assert_eq!(hello(b"\xf3\x48\xcd\xc9\xc9\x07\x00\xf2\x48\xcd\xc9\xc9\x07\x00").as_deref(), Ok("HelloHello"));
         assert_eq!(hello(b"\xff\xff\xff"), Err(1007));
     }
@@ -177,9 +178,9 @@ mod tests {
             }
             assert_eq!(expand(&[whole, &TAIL].concat()), Ok(message), "of a sender that has left the end of its flush");
         }
-        // A stored block that lacks four bytes: what is added to a payload is no data.
+        // A stored block that lacks four bytes: the bytes appended to a payload must not become data.
         assert_eq!(expand(b"\x00\x08\x00\xf7\xff0123"), Err(1007));
-        // The last block of a stream, and what is behind one.
+        // The last block of a stream, and bytes behind such a block.
         let last = b"\xf3\x48\xcd\xc9\xc9\x07\x00";
         assert_eq!(expand(last).as_deref(), Ok(&b"Hello"[..]));
         assert_eq!(expand(b"\x01").as_deref(), Ok(&b""[..]));

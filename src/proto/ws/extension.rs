@@ -1,12 +1,13 @@
 //! The extension permessage-deflate (RFC 7692): the client's offers, and the agreement.
 //!
-//! The server agrees on messages that are compressed one by one, in both directions: neither side keeps a window between
-//! messages. A connection costs no memory for it, and one compressed message serves every socket of a broadcast.
+//! The server agrees on messages that are compressed independently, in both directions: neither side keeps a window between
+//! messages. A connection therefore costs no memory for compression, and one compressed message serves every socket of a
+//! broadcast.
 
 use crate::proto::http1::RequestView;
 
 const NAME: &str = "permessage-deflate";
-/// The header field of offers and of the answer.
+/// The header field that carries offers and the answer.
 const FIELD: &str = "Sec-WebSocket-Extensions";
 const SERVER_WINDOW: &str = "server_max_window_bits";
 
@@ -18,24 +19,24 @@ const WINDOW_BITS_MIN: u8 = 8;
 /// An agreement on permessage-deflate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deflate {
-    /// The server's LZ77 window, as a power of two: 8 to 15. Nothing it sends refers further back.
+    /// The server's LZ77 window, as a power of two: 8 to 15. The server sends no reference beyond this window.
     window_bits: u8,
-    /// The client has asked for a limit of that window, so the answer has to name it.
+    /// The client has asked for a limit on that window, so the answer must state the limit.
     named: bool,
 }
 
 impl Deflate {
-    /// An agreement with that window of the server; `None` unless `bits` is 8 to 15.
+    /// An agreement with a server window of `bits`; `None` unless `bits` is 8 to 15.
     #[must_use]
     pub fn with_window(bits: u8) -> Option<Self> {
         (WINDOW_BITS_MIN..=WINDOW_BITS_MAX).contains(&bits).then_some(Self { window_bits: bits, named: false })
     }
 
-    /// The first offer of the handshake that can be kept (RFC 7692 §7.1).
+    /// The first offer of the handshake that the server can accept (RFC 7692 §7.1).
     #[must_use]
     pub fn negotiate(view: &RequestView<'_>) -> Option<Self> {
         let fields = view.headers().filter(|(name, _)| name.eq_ignore_ascii_case(FIELD.as_bytes()));
-        // Fields of the same name are one list (RFC 6455 §9.1).
+        // Several fields of the same name form one list (RFC 6455 §9.1).
         fields
             .filter_map(|(_, value)| std::str::from_utf8(value).ok())
             .find_map(|value| split(value, ',').find_map(offer))
@@ -66,7 +67,7 @@ impl Deflate {
     }
 }
 
-/// Parses one extension of a list; `None`: it is no offer that the server can accept.
+/// Parses one extension of a list; `None` if the server can't accept it as an offer.
 fn offer(text: &str) -> Option<Deflate> {
     let mut parts = split(text, ';');
     if parts.next()? != NAME {
@@ -80,7 +81,7 @@ fn offer(text: &str) -> Option<Deflate> {
         };
         match (name, value) {
             ("server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits", None) => {}
-            // A limit on the client's own window needs no answer: the server reads with the largest window.
+            // The client's limit on its own window needs no answer: the server reads with the largest window.
             ("client_max_window_bits", Some(bits)) => drop(window_bits(bits)?),
             (SERVER_WINDOW, Some(bits)) => window = Some(window_bits(bits)?),
             _ => return None,
@@ -93,13 +94,13 @@ fn offer(text: &str) -> Option<Deflate> {
     Some(Deflate { window_bits: window.unwrap_or(WINDOW_BITS_MAX), named: window.is_some() })
 }
 
-/// 8 to 15, in decimal and without zeros before it (RFC 7692 §7.1.2.1).
+/// A number from 8 to 15, in decimal and without leading zeros (RFC 7692 §7.1.2.1).
 fn window_bits(text: &str) -> Option<u8> {
     let bits: u8 = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     (!text.starts_with('0') && (WINDOW_BITS_MIN..=WINDOW_BITS_MAX).contains(&bits)).then_some(bits)
 }
 
-/// The value of a parameter without its quotes; `None` where they are half (RFC 6455 §9.1: the text within is a token).
+/// The value of a parameter without its quotes; `None` if a quote is missing (RFC 6455 §9.1: the quoted text is a token).
 fn unquoted(value: &str) -> Option<&str> {
     match value.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"'),
@@ -107,7 +108,7 @@ fn unquoted(value: &str) -> Option<&str> {
     }
 }
 
-/// The parts of `text` between `separator`s that are not quoted, without blanks around them.
+/// The parts of `text` between unquoted `separator`s, without surrounding blanks.
 fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     let parts = text.split(move |found| {
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
     use crate::proto::http1::{Decoded, Limits, RequestDecoder};
 
-    /// The field that answers a handshake with these fields of extensions.
+    /// The header field that answers a handshake with these extension fields.
     fn answered(offers: &[&str]) -> Option<String> {
         let fields: String = offers.iter().map(|offer| format!("sec-websocket-extensions: {offer}\r\n")).collect();
         let text = format!("GET /ws HTTP/1.1\r\nHost: x\r\n{fields}\r\n");

@@ -1,9 +1,9 @@
-//! Data frames to send (RFC 6455 §5.2). A server's frames are not masked.
+//! Encodes data frames to send (RFC 6455 §5.2). A server does not mask its frames.
 
 use super::extension::{Deflate, WINDOW_BITS_MAX};
 use std::sync::Arc;
 
-/// What a message holds.
+/// The type of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Kind {
@@ -21,12 +21,12 @@ impl Kind {
     }
 }
 
-/// One message for many sockets, encoded once for those that have agreed on compression and once for the others.
+/// One message for many sockets, encoded at most twice: plain, and compressed for the sockets that have agreed on compression.
 #[derive(Debug, Clone)]
 pub struct Encoded {
-    /// For each socket.
+    /// The frame that every socket can read.
     pub plain: Arc<[u8]>,
-    /// For those that have agreed on compression, where that is smaller; compressed with the largest window.
+    /// The frame for sockets with compression, if it is smaller than `plain`; compressed with the largest window.
     pub deflated: Option<Arc<[u8]>>,
 }
 
@@ -34,7 +34,7 @@ impl Encoded {
     /// The frame for a socket that has agreed on `deflate`.
     #[must_use]
     pub fn frame(&self, deflate: Option<Deflate>) -> &Arc<[u8]> {
-        // A message that fits into the window can't refer to anything beyond it.
+        // A message that fits into the window can't refer to bytes beyond it.
         let fits = |deflate: Deflate| {
             deflate.window_bits() == WINDOW_BITS_MAX || self.plain.len() <= 1 << deflate.window_bits()
         };
@@ -42,13 +42,13 @@ impl Encoded {
     }
 }
 
-/// Text if `payload` is valid UTF-8, else binary.
+/// The kind of `payload`: text if it is valid UTF-8, else binary.
 #[must_use]
 pub fn kind_of(payload: &[u8]) -> Kind {
     if std::str::from_utf8(payload).is_ok() { Kind::Text } else { Kind::Binary }
 }
 
-/// One message as one frame.
+/// Encodes one message as one frame.
 #[must_use]
 pub fn encode_frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + 10);
@@ -57,7 +57,7 @@ pub fn encode_frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// First byte, then the length in 7, 16 or 64 bits.
+/// Appends the first byte, then the length in 7, 16 or 64 bits.
 pub(super) fn push_header(out: &mut Vec<u8>, first: u8, len: usize) {
     out.push(first);
     match (u8::try_from(len), u16::try_from(len)) {

@@ -55,13 +55,14 @@ pub fn check(view: &RequestView<'_>) -> Result<[u8; 28], HandshakeError> {
     derive_accept_key(key).into_bytes().try_into().map_err(|_| HandshakeError::Key)
 }
 
-/// The value of the field `name` if there is one and no other (RFC 6455 §11.3.1, §11.3.5: they come once).
+/// The value of the field `name` if exactly one such field exists (RFC 6455 §11.3.1, §11.3.5).
 fn only<'a>(view: &RequestView<'a>, name: &str) -> Option<&'a [u8]> {
     let mut values = view.headers().filter(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()));
     values.next().filter(|_| values.next().is_none()).map(|(_, value)| value)
 }
 
-/// 22 characters and `==`; the last character carries two bits of data, so its other four are zero.
+/// Whether the key has 22 characters and `==`; the last character carries two bits of data, so its other four bits must be
+/// zero.
 fn is_base64_of_16_bytes(key: &[u8]) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     match key.split_at_checked(21) {
@@ -70,7 +71,7 @@ fn is_base64_of_16_bytes(key: &[u8]) -> bool {
     }
 }
 
-/// Appends the answer that completes the handshake, with the compression that is agreed on.
+/// Appends the answer that completes the handshake, with the agreed compression.
 pub fn encode_accept(out: &mut Vec<u8>, accept: &[u8; 28], deflate: Option<Deflate>, date: &[u8; 29]) {
     out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nDate: ");
     out.extend_from_slice(date);

@@ -1,9 +1,9 @@
-//! The frames a client sends, checked as their bytes arrive (RFC 6455 §5, §8.1).
+//! Checks the frames of a client as their bytes arrive (RFC 6455 §5, §8.1).
 //!
-//! tungstenite looks at a frame when it is whole, and takes lengths that are written longer than they have to be. Here a
-//! header is judged at its first wrong byte, and text at its first byte that is no UTF-8, so that a peer that breaks the
-//! protocol is not listened to for the rest of a frame. Text in a frame that arrives whole and is a message of its own is left
-//! to tungstenite: it is not checked twice.
+//! tungstenite checks a frame only when the frame is whole, and accepts lengths that are encoded longer than necessary. The
+//! inspector refuses a header at its first wrong byte, and text at its first byte that is not UTF-8. A peer that breaks the
+//! protocol therefore can't send the rest of a frame. tungstenite alone checks the text of a whole frame that is a message of
+//! its own, so that text is not checked twice.
 
 use super::deflate::COMPRESSED;
 use super::frame::Kind;
@@ -11,7 +11,7 @@ use super::utf8::Utf8;
 
 /// RFC 6455 §7.4.1: a protocol error.
 const PROTOCOL_ERROR: u16 = 1002;
-/// RFC 6455 §7.4.1: text that is no UTF-8.
+/// RFC 6455 §7.4.1: text that is not UTF-8.
 const NOT_UTF8: u16 = 1007;
 /// RFC 6455 §7.4.1: a message too big to process.
 const TOO_BIG: u16 = 1009;
@@ -24,54 +24,54 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
 
-/// Two bytes, a length of up to eight, and the mask.
+/// Two bytes, a length of up to eight bytes, and the mask.
 const HEADER_BYTES_MAX: usize = 14;
 
 /// The peer breaks the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// The bytes before the frame it was found in.
+    /// How many bytes precede the frame with the fault.
     pub(super) before: usize,
-    /// The close code that says so.
+    /// The close code for the fault.
     pub(super) code: u16,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum InspectState {
-    /// So many bytes of the header have come.
+    /// How many bytes of the header have arrived.
     Header(usize),
     /// Within a frame's payload.
     Payload { left: u64, phase: usize },
-    /// The peer has sent its close frame: nothing after it is looked at (§5.5.1).
+    /// The peer has sent its close frame; later bytes are ignored (§5.5.1).
     Closed,
 }
 
-/// A data message of which not all frames have come.
+/// A data message whose frames have not all arrived.
 #[derive(Debug, Default)]
 struct Message {
-    /// Bytes of its frames so far, the one under way included.
+    /// Bytes of the message's frames so far, with the current frame.
     bytes: u64,
-    /// Its text, if it is one.
+    /// The check of the message's text; `None` for a binary message.
     text: Option<Utf8>,
 }
 
 /// A data message has begun.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Beginning {
-    /// Where its first byte is, in the bytes that were looked at.
+    /// The index of the message's first byte in the inspected bytes.
     pub(super) at: usize,
     pub(super) kind: Kind,
-    /// Its payload is compressed: RSV1 is set (RFC 7692 §6).
+    /// The message's payload is compressed: RSV1 is set (RFC 7692 §6).
     pub(super) deflated: bool,
 }
 
-/// Checks one connection's frames.
+/// Checks the frames of one connection.
 #[derive(Debug)]
 pub(super) struct Inspector {
     message_bytes_max: u64,
     /// Messages may be compressed.
     deflates: bool,
-    /// The messages that have begun since this was taken, where messages may be compressed.
+    /// The messages that have begun since the last `take_begun`; used only where messages may be compressed.
     begun: Vec<Beginning>,
     state: InspectState,
     header: [u8; HEADER_BYTES_MAX],
@@ -98,20 +98,20 @@ impl Inspector {
         }
     }
 
-    /// Whether a frame that comes next is the first of a message, or one between messages.
+    /// Whether the next frame must begin a message or stand between messages.
     pub(super) fn is_between_messages(&self) -> bool {
         matches!(self.state, InspectState::Header(0)) && self.message.is_none()
     }
 
-    /// The messages that have begun in the bytes looked at last, and of an agreed compression only.
+    /// The messages that have begun in the last inspected bytes; empty without agreed compression.
     pub(super) fn take_begun(&mut self) -> Vec<Beginning> {
         std::mem::take(&mut self.begun)
     }
 
-    /// Takes the next bytes.
+    /// Checks the next bytes.
     ///
     /// # Errors
-    /// The peer breaks the protocol; nothing may be passed on from where that frame begins, nor after.
+    /// The peer breaks the protocol. The caller must pass on no byte from the start of that frame on.
     pub(super) fn inspect(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let (mut at, mut frame_at) = (0, 0);
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
@@ -136,7 +136,7 @@ impl Inspector {
         Ok(())
     }
 
-    /// A frame whose first byte is at `at` has begun.
+    /// Records that a frame with its first byte at `at` has begun.
     fn note_beginning(&mut self, at: usize) {
         let kind = match self.header[0] & 0x0f {
             TEXT => Kind::Text,
@@ -146,8 +146,8 @@ impl Inspector {
         self.begun.push(Beginning { at, kind, deflated: self.header[0] & COMPRESSED != 0 });
     }
 
-    /// Takes what `rest` has of a header of which `have` bytes are known. Returns how many bytes were taken; those of a
-    /// payload that needs no further look are among them.
+    /// Takes header bytes from `rest`; the first `have` bytes of the header are known. Returns how many bytes were taken, with
+    /// the bytes of a payload that needs no check.
     fn take_header(&mut self, have: usize, rest: &[u8]) -> Result<usize, u16> {
         let (mut have, mut taken) = (have, 0);
         while have < self.header_len(have) {
@@ -172,7 +172,7 @@ impl Inspector {
         Ok(taken)
     }
 
-    /// The length of the header, as far as its first `have` bytes tell.
+    /// The length of the header, as far as its first `have` bytes determine it.
     fn header_len(&self, have: usize) -> usize {
         match (have, self.header[1] & 0x7f) {
             (0 | 1, _) => 2,
@@ -200,7 +200,7 @@ impl Inspector {
             }
             // §5.1: masked; §5.5: the payload of a control frame
             2 => second & 0x80 == 0 || opcode & 0x8 != 0 && second & 0x7f > 125,
-            // §5.2: as few bytes as will do, and the highest bit of eight is 0
+            // §5.2: the length must use the fewest bytes possible, and the highest bit of eight bytes must be 0
             4 if second & 0x7f == 126 => self.len() < 126,
             10 if second & 0x7f == 127 => self.len() <= u64::from(u16::MAX) || self.len() >> 63 != 0,
             _ => false,
@@ -208,7 +208,7 @@ impl Inspector {
         if wrong { Err(PROTOCOL_ERROR) } else { Ok(()) }
     }
 
-    /// The length of the payload in a header that has come that far.
+    /// The length of the payload, from a header whose length bytes have arrived.
     fn len(&self) -> u64 {
         let [_, second, a, b, c, d, e, f, g, h, ..] = self.header;
         match second & 0x7f {
@@ -225,10 +225,10 @@ impl Inspector {
         Header { last: self.header[0] & 0x80 != 0, opcode: self.header[0] & 0x0f, len: self.len(), mask }
     }
 
-    /// A header is whole: a data frame belongs to a message, which may be too big.
+    /// Processes a complete header: a data frame belongs to a message, whose size is checked against the limit.
     fn begin_frame(&mut self, header: &Header) -> Result<(), u16> {
         match header.opcode {
-            // Text that is compressed is judged when it is expanded.
+            // Compressed text is checked when it is expanded.
             TEXT if self.header[0] & COMPRESSED != 0 => self.message = Some(Message::default()),
             TEXT => self.message = Some(Message { bytes: 0, text: Some(Utf8::default()) }),
             BINARY => self.message = Some(Message::default()),
@@ -240,7 +240,7 @@ impl Inspector {
         if message.bytes > self.message_bytes_max { Err(TOO_BIG) } else { Ok(()) }
     }
 
-    /// Takes a part of a payload of which `left` bytes are still to come.
+    /// Takes a part of a payload; `left` bytes of the payload are still to come.
     fn take_payload(&mut self, part: &[u8], left: u64, phase: usize) -> Result<(), u16> {
         let header = self.header();
         let is_data = header.opcode & 0x8 == 0;
@@ -273,7 +273,7 @@ impl Inspector {
 mod tests {
     use super::*;
 
-    /// How many bytes of `input` are taken, one at a time, before it is refused, and the code.
+    /// How many bytes of `input`, fed one at a time, are accepted before the refusal, and the close code.
     fn refused_at(input: &[u8]) -> Option<(usize, u16)> {
         let mut inspector = Inspector::new(1000, false);
         input.iter().enumerate().find_map(|(at, byte)| inspector.inspect(&[*byte]).err().map(|fault| (at, fault.code)))

@@ -1,4 +1,4 @@
-//! One WebSocket's protocol, by tungstenite over a stream in memory.
+//! The protocol of one WebSocket: tungstenite over a stream in memory.
 
 use super::frame::{Kind, push_header};
 use super::inspect::{Beginning, Inspector};
@@ -13,35 +13,36 @@ use tungstenite::{Error, Message, WebSocket};
 /// Limits of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct WsLimits {
-    /// Largest message, put together from its fragments; a compressed message counts with its compressed size.
+    /// Limit, in bytes, on a message assembled from its fragments; a compressed message counts with its compressed size.
     pub message_bytes_max: usize,
     /// The peer may compress messages (RFC 7692).
     pub deflates: bool,
 }
 
-/// What a peer did.
+/// An event from the peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A whole message.
     Message {
         /// Text or binary.
         kind: Kind,
-        /// Its content.
+        /// The message's content.
         payload: Vec<u8>,
-        /// The content is compressed: an [`Inflater`](super::Inflater) has the message.
+        /// The content is compressed: an [`Inflater`](super::Inflater) expands the message.
         deflated: bool,
     },
-    /// The session is over: the peer's close frame was answered, or it broke the protocol. Said once; what is to be
-    /// sent before the connection is closed is in [`Session::take_output`].
+    /// The session is over: the peer's close frame was answered, or the peer broke the protocol. Reported once. The last bytes
+    /// to send before the connection is closed are in [`Session::take_output`].
     Closed {
-        /// The close code the peer sent, or the one sent to it.
+        /// The close code that the peer sent or received.
         code: Option<u16>,
     },
 }
 
-/// tungstenite's receive buffer of an idle session; it grows with what arrives.
+/// Initial size, in bytes, of tungstenite's receive buffer in an idle session; the buffer grows with the input.
 const READ_BUFFER_BYTES: usize = 512;
-/// RFC 6455 §5.5: a control frame's payload; two bytes of a close frame's are the code.
+/// Limit, in bytes, on the reason in a close frame (RFC 6455 §5.5): a control frame's payload has 125 bytes, and the code takes
+/// two.
 const REASON_BYTES_MAX: usize = 123;
 /// RFC 6455 §5.5.1
 const CLOSE: u8 = 0x88;
@@ -49,7 +50,7 @@ const CLOSE: u8 = 0x88;
 const FIN: u8 = 0x80;
 const BINARY: u8 = 0x02;
 
-/// The stream tungstenite reads and writes.
+/// The stream that tungstenite reads and writes.
 #[derive(Debug, Default)]
 struct Memory {
     input: VecDeque<u8>,
@@ -76,35 +77,35 @@ impl Write for Memory {
     }
 }
 
-/// The server's end of one WebSocket after its handshake. Data frames to send are encoded by
-/// [`encode_frame`](super::encode_frame) and may be put between any two outputs of this.
+/// The server's end of one WebSocket after its handshake. [`encode_frame`](super::encode_frame) encodes data frames; the caller
+/// may send them between any two outputs of this session.
 #[derive(Debug)]
 pub struct Session {
     inspector: Inspector,
-    /// The close code of what the inspector found: due when all that came before it has been handed out.
+    /// The close code of a fault that the inspector found. The session sends it after it has handed out all earlier messages.
     fault: Option<u16>,
     socket: WebSocket<Memory>,
     limits: WsLimits,
-    /// Messages that tungstenite was given and has not handed out, where messages may be compressed. tungstenite knows no
-    /// compression: the session gives it compressed messages as binary ones.
+    /// Messages that tungstenite has received and not handed out; used only where messages may be compressed. tungstenite has
+    /// no compression, so the session passes compressed messages on as binary messages.
     begun: VecDeque<Beginning>,
-    /// tungstenite has looked at all it was given.
+    /// tungstenite has processed all bytes that it was given.
     drained: bool,
-    /// tungstenite, or who writes in its stead, may have something to send.
+    /// tungstenite, or the code that writes frames in its place, may have bytes to send.
     speaks: bool,
     closing: bool,
     over: bool,
-    /// Bytes received of messages that are not complete, about.
+    /// Approximate number of received bytes of incomplete messages.
     held: usize,
-    /// Bytes received last: at most so many follow a complete message.
+    /// Bytes received last: at most this many follow a complete message.
     fed: usize,
 }
 
-/// What a session makes of bytes that arrived, see [`Session::receive`].
+/// The events in bytes that arrived, see [`Session::receive`].
 #[derive(Debug)]
 pub struct Received<'a> {
     session: &'a mut Session,
-    /// What the session was not given yet.
+    /// The bytes that the session has not been given yet.
     bytes: &'a [u8],
 }
 
@@ -133,7 +134,7 @@ fn protocol(memory: Memory, limits: WsLimits) -> WebSocket<Memory> {
 }
 
 impl Session {
-    /// A session that has just been opened.
+    /// Creates the session of a WebSocket that has just been opened.
     #[must_use]
     pub fn new(limits: WsLimits) -> Self {
         let socket = protocol(Memory::default(), limits);
@@ -153,12 +154,13 @@ impl Session {
         }
     }
 
-    /// Takes bytes that arrived, and gives what is in them: to be asked until it gives `None`.
+    /// Takes bytes that arrived, and returns their events. The caller must call `next` until it returns `None`.
     pub fn receive<'a>(&'a mut self, bytes: &'a [u8]) -> Received<'a> {
         Received { session: self, bytes }
     }
 
-    /// The message at the front of `bytes`, if it is a whole one and nothing came before it that is not; and its frame's length.
+    /// The message at the front of `bytes` and the length of its frame, if the message is whole and no incomplete message
+    /// precedes it.
     fn take_whole(&self, bytes: &[u8]) -> Option<(Event, usize)> {
         let usual = self.drained && self.inspector.is_between_messages() && !self.closing && self.fault.is_none();
         let WsLimits { message_bytes_max, deflates } = self.limits;
@@ -167,7 +169,7 @@ impl Session {
         Some((Event::Message { kind, payload, deflated }, frame_len))
     }
 
-    /// Gives bytes that arrived to tungstenite; then [`Session::next`] is to be called until it gives `None`.
+    /// Passes bytes that arrived to tungstenite; the caller must then call [`Session::next`] until it returns `None`.
     fn feed(&mut self, bytes: &[u8]) {
         if self.over || self.fault.is_some() {
             return;
@@ -195,7 +197,7 @@ impl Session {
         }
     }
 
-    /// A message that tungstenite has put together, as it was sent.
+    /// Converts a message that tungstenite has assembled back to the form in which the peer sent it.
     fn message(&mut self, kind: Kind, payload: Vec<u8>) -> Event {
         self.held = self.held.saturating_sub(payload.len()).min(self.fed);
         let begun = self.begun.pop_front().filter(|begun| begun.deflated);
@@ -203,7 +205,7 @@ impl Session {
         Event::Message { kind, payload, deflated }
     }
 
-    /// The next event in what was fed.
+    /// The next event in the bytes that were fed.
     fn next(&mut self) -> Option<Event> {
         while !self.over && !self.drained {
             match self.socket.read() {
@@ -215,7 +217,7 @@ impl Session {
                     return Some(self.message(Kind::Binary, bytes.into()));
                 }
                 Ok(Message::Close(frame)) => {
-                    // Queues tungstenite's answer; what follows a close frame is not looked at (RFC 6455 §5.5.1).
+                    // Queues tungstenite's answer; bytes after a close frame are ignored (RFC 6455 §5.5.1).
                     let _ = self.socket.flush();
                     return Some(self.end(frame.map(|frame| frame.code.into())));
                 }
@@ -228,7 +230,7 @@ impl Session {
             }
         }
         if self.socket.get_ref().input.is_empty() {
-            // An idle session keeps no memory for input.
+            // An idle session must hold no memory for input.
             self.socket.get_mut().input = VecDeque::new();
             if self.inspector.is_between_messages() {
                 self.held = 0;
@@ -240,13 +242,13 @@ impl Session {
         None
     }
 
-    /// Bytes of memory of messages that are not complete.
+    /// Bytes of memory that incomplete messages hold.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Ends the session with `code`, and gives back the memory of the message that is not complete.
+    /// Ends the session with `code`, and frees the memory of the incomplete message.
     pub fn give_up(&mut self, code: u16, reason: &str) {
         if !self.closing {
             self.push_close(code, reason);
@@ -265,7 +267,7 @@ impl Session {
         Event::Closed { code }
     }
 
-    /// The peer broke the protocol: say how and be done (RFC 6455 §7.1.7).
+    /// The peer broke the protocol: sends the close code and ends the session (RFC 6455 §7.1.7).
     fn fail(&mut self, error: &Error) -> Event {
         let code = match error {
             Error::Utf8(_) => 1007,
@@ -287,7 +289,7 @@ impl Session {
         self.end(Some(code))
     }
 
-    /// A close frame by hand: after an error tungstenite writes no more.
+    /// Encodes a close frame without tungstenite, because tungstenite writes nothing after an error.
     fn push_close(&mut self, code: u16, reason: &str) {
         self.speaks = true;
         let out = &mut self.socket.get_mut().output;
@@ -315,7 +317,7 @@ impl Session {
         }
     }
 
-    /// Begins the closing handshake; only the first call counts. `reason` is cut to what a close frame can hold.
+    /// Begins the closing handshake; only the first call has an effect. `reason` is truncated to the limit of a close frame.
     pub fn close(&mut self, code: u16, reason: &str) {
         if std::mem::replace(&mut self.closing, true) {
             return;
@@ -336,8 +338,8 @@ impl Session {
         self.closing
     }
 
-    /// Queues a ping, unless the session is closing: nothing follows a close frame (RFC 6455 §5.5.1), and tungstenite
-    /// doesn't know of those written by hand.
+    /// Queues a ping, unless the session is closing: no frame may follow a close frame (RFC 6455 §5.5.1). tungstenite does not
+    /// know of close frames that the session encoded itself.
     pub fn ping(&mut self) {
         if self.closing {
             return;
@@ -382,7 +384,7 @@ mod tests {
         Event::Message { kind: Kind::Text, payload: payload.into(), deflated: false }
     }
 
-    /// What a session that fails says: the close code in its close frame.
+    /// The close code in the close frame of a session that fails.
     fn closes_with(input: &[u8]) -> u16 {
         let (events, out) = run(input, &[]);
         let Some(Event::Closed { code: Some(code) }) = events.last() else { panic!("{events:?}") };

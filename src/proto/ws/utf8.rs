@@ -1,21 +1,21 @@
-//! UTF-8 that arrives in pieces (RFC 3629).
+//! Checks UTF-8 that arrives in pieces (RFC 3629).
 
-/// Longest beginning of a character that lacks its end.
+/// Longest incomplete beginning of a character, in bytes.
 const TAIL_BYTES_MAX: usize = 3;
-/// Bytes unmasked and checked at a time: a multiple of the mask's four.
+/// Bytes that are unmasked and checked at a time: a multiple of the mask's four.
 const STEP_BYTES: usize = 1024;
 
-/// Checks a text piece by piece. What can't become valid any more is refused at its first wrong byte.
+/// Checks a text piece by piece. An invalid text is refused at its first wrong byte.
 #[derive(Debug, Default)]
 pub(super) struct Utf8 {
-    /// The beginning of a character whose end has not come.
+    /// The beginning of a character whose end has not arrived.
     tail: [u8; TAIL_BYTES_MAX],
     tail_len: usize,
 }
 
 impl Utf8 {
-    /// Takes the next bytes, masked with `mask` from its byte number `phase` on (RFC 6455 §5.3). Returns whether all so
-    /// far can be a part of a valid text.
+    /// Takes the next bytes, masked with `mask` from mask byte `phase` on (RFC 6455 §5.3). Returns whether all bytes so far can
+    /// be part of a valid text.
     pub(super) fn push(&mut self, masked: &[u8], mask: [u8; 4], phase: usize) -> bool {
         let mut mask = mask;
         mask.rotate_left(phase % 4);
@@ -39,7 +39,7 @@ impl Utf8 {
         true
     }
 
-    /// Checks `text`, which begins with what was kept, and keeps what its end lacks the rest of.
+    /// Checks `text`, which begins with the kept bytes, and keeps an incomplete character at its end.
     fn check(&mut self, text: &[u8]) -> bool {
         self.tail_len = 0;
         let Err(error) = std::str::from_utf8(text) else { return true };
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// How many bytes are taken before the first wrong one.
+    /// How many bytes are accepted before the first wrong byte.
     fn taken(text: &[u8]) -> usize {
         let mut utf8 = Utf8::default();
         text.iter().take_while(|byte| utf8.push(&[**byte], [0; 4], 0)).count()

@@ -1,6 +1,7 @@
-//! The usual case: a message that is one frame, has come whole, and has nothing wrong with it (RFC 6455 §5.2).
+//! The fast path: a valid message that is one frame and has arrived whole (RFC 6455 §5.2).
 //!
-//! It is taken where it was received, with one copy. Whatever is not like that is left as it is, to be judged byte by byte.
+//! The message is copied once, out of the receive buffer. All other input is left untouched, and the inspector checks it byte
+//! by byte.
 
 use super::deflate::COMPRESSED;
 use super::frame::Kind;
@@ -20,7 +21,7 @@ pub(super) struct WholeMessage {
     pub(super) frame_len: usize,
 }
 
-/// The message at the front of `bytes`, of `bytes_max` bytes at most. It may be compressed where it is agreed so: `deflates`.
+/// The message at the front of `bytes`, of at most `bytes_max` bytes. The message may be compressed only if `deflates` is set.
 pub(super) fn message(bytes: &[u8], bytes_max: usize, deflates: bool) -> Option<WholeMessage> {
     let deflated = deflates && bytes.first()? & COMPRESSED != 0;
     let kind = kind(if deflated { bytes.first()? ^ COMPRESSED } else { *bytes.first()? })?;
@@ -29,13 +30,13 @@ pub(super) fn message(bytes: &[u8], bytes_max: usize, deflates: bool) -> Option<
         [_, 0xfe, high, low, ..] => (usize::from(u16::from_be_bytes([high, low])), 4),
         _ => return None,
     };
-    // As few bytes for the length as will do.
+    // The length must be encoded in the fewest bytes possible.
     if payload_len > bytes_max || (mask_at == 4 && payload_len < 126) {
         return None;
     }
     let mask = *bytes.get(mask_at..)?.first_chunk::<4>()?;
     let masked = bytes.get(mask_at + 4..mask_at + 4 + payload_len)?;
-    // A module finds a NUL behind it.
+    // Room for the NUL that a module finds behind the payload.
     let mut payload = Vec::with_capacity(payload_len + 1);
     payload.extend_from_slice(masked);
     unmask(&mut payload, mask);
@@ -51,7 +52,7 @@ fn kind(first: u8) -> Option<Kind> {
     }
 }
 
-/// RFC 6455 §5.3
+/// Unmasks `payload` (RFC 6455 §5.3).
 fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     let [a, b, c, d] = mask;
     let twice = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
@@ -88,7 +89,7 @@ mod tests {
         assert_eq!(message(&long(126), 1000), binary(vec![7; 126], 134));
         for left in [
             &hello[..10],                  // not whole
-            b"\x81",                       // nor this
+            b"\x81",                       // not whole either
             b"\x01\x81\0\0\0\0a",          // a fragment
             b"\x80\x81\0\0\0\0a",          // the last one
             b"\x89\x81\0\0\0\0a",          // a ping

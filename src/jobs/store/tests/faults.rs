@@ -1,8 +1,8 @@
-//! Full disks, held locks, commands that can't work, callbacks that panic.
+//! Full disks, held locks, commands that can't succeed, callbacks that panic.
 
 use super::*;
 
-/// Lets the file grow no further, beyond what a few small rows may find inside its pages.
+/// Keeps the file from growing; only a few small rows may still fit into its pages.
 fn fill_disk(fixture: &Fixture) {
     fixture.on_writer("PRAGMA max_page_count = 1");
 }
@@ -32,7 +32,7 @@ fn a_full_disk_loses_no_change_and_no_event() {
     let (writer, stats) = (fixture.store.writer(), fixture.store.stats());
     fill_disk(&fixture);
     let (answer, answers) = mpsc::channel();
-    // One batch: a start, an event with no room, and an end; the start must be undone in memory, too.
+    // One batch: a start, an event without room, and an end. The start must be undone in memory too.
     let release = fixture.hold();
     for (change, name) in [(Change::Start { retries: 0 }, "start"), (finish(JobState::Done), "finish")] {
         let answer = answer.clone();
@@ -53,7 +53,7 @@ fn a_full_disk_loses_no_change_and_no_event() {
     free_disk(&fixture);
     assert_eq!(answers.recv().unwrap(), ("start", Ok(Changed::Applied(JobState::Running))));
     assert_eq!(answers.recv().unwrap(), ("finish", Ok(Changed::Applied(JobState::Done))));
-    // The event sent behind the end is dropped, as it would have been on a good day.
+    // The event sent after the end is dropped, as it is without faults.
     assert_eq!(kinds(&fixture.stored_events(a)), ["created", "started", "big", "done"]);
     assert_eq!(kinds(&fixture.published()[before..]), ["started", "big", "done", "other"]);
     fixture.add("c");
@@ -67,7 +67,7 @@ fn bytes_that_wait_are_limited_and_events_wait_for_room() {
     let large = || -> Box<str> { format!("\"{}\"", "x".repeat(8 * 1024 * 1024)).into() };
     let writer = fixture.store.writer();
     let release = fixture.hold();
-    // Of 64 MiB.
+    // The limit is 64 MiB.
     let mut taken = 0;
     let refused = loop {
         let job = NewJob { payload: large().into(), ..new_job(&format!("large {taken}")) };
@@ -78,7 +78,7 @@ fn bytes_that_wait_are_limited_and_events_wait_for_room() {
         assert!(taken < 20, "160 MiB wait");
     };
     assert!(matches!(refused, StoreError::Full { .. }) && taken == 7, "{taken} {refused}");
-    // What brings nothing is taken on.
+    // A command without bytes is accepted.
     writer.try_change(id, Change::Cancel, Box::new(|_| {})).unwrap();
     let (done, waited) = mpsc::channel();
     let other = writer.clone();
@@ -91,10 +91,10 @@ fn bytes_that_wait_are_limited_and_events_wait_for_room() {
     assert!(waited.recv().unwrap().is_ok());
     fixture.settle();
     fixture.submit(NewJob { payload: large().into(), ..new_job("at last") }).unwrap();
-    // One that is larger than all that may wait is taken alone.
+    // An event larger than the whole limit is accepted alone.
     let larger: String = format!("\"{}\"", "x".repeat(70 * 1024 * 1024));
     fixture.submit(NewJob { payload: larger, ..new_job("larger") }).unwrap();
-    // Whoever waits learns of the end.
+    // A waiting sender is told that the store ends.
     let release = fixture.hold();
     let other = writer.clone();
     let waiting =
@@ -196,7 +196,7 @@ fn a_command_that_cannot_work_does_no_harm_to_others() {
     assert_eq!(fixture.store.stats().failures(), 0);
 }
 
-/// Makes inserts of events fail by what is in them.
+/// Makes inserts of certain events fail.
 pub(super) const POISON: &str = "CREATE TRIGGER poison BEFORE INSERT ON job_events \
      WHEN new.type = 'poison' OR new.data_json LIKE '%poison%' \
      BEGIN SELECT RAISE(ABORT, 'poisoned'); END";

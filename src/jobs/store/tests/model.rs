@@ -1,5 +1,5 @@
-//! Random commands in random batches, with locks held, commands that can't work and restarts in between, against a
-//! plain model in memory.
+//! Random commands in random batches, compared with a plain model in memory; with held locks, commands that can't succeed, and
+//! restarts in between.
 
 use super::*;
 use proptest::prelude::*;
@@ -24,9 +24,9 @@ enum Op {
     },
     /// Waits for all answers.
     Settle,
-    /// Lets what follows pile up until the next settling.
+    /// Holds the following commands back until the next settling.
     Hold,
-    /// Another connection takes the write lock; given back at the next settling.
+    /// Another connection takes the write lock, and releases it at the next settling.
     Lock,
     /// Closes and opens the store.
     Reopen,
@@ -60,7 +60,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     proptest::collection::vec(op, 1..120)
 }
 
-/// A job as the model sees it: what times and texts can't blur.
+/// A job as the model sees it, without times and texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Job {
     state: JobState,
@@ -71,17 +71,17 @@ struct Job {
     key: Option<String>,
     retries: u32,
     hash: String,
-    /// Runs that are left.
+    /// Number of runs left.
     left: u32,
 }
 
-/// Job, kind, data, whether it is the end.
+/// Job, kind, data, and whether the event is final.
 type Told = (i64, String, String, bool);
 
 #[derive(Default)]
 struct Model {
     jobs: BTreeMap<i64, Job>,
-    /// Those that are decided while their run goes on.
+    /// Decided jobs whose run continues.
     going_on: BTreeSet<i64>,
     last_id: i64,
     events: Vec<Told>,
@@ -188,7 +188,7 @@ impl Model {
 struct Driver {
     fixture: Fixture,
     model: Model,
-    /// The uuid each id was given out for.
+    /// The uuid for which each id was assigned.
     uuids: Vec<String>,
     answers: (mpsc::Sender<String>, mpsc::Receiver<String>),
     held: Option<mpsc::Sender<()>>,
@@ -212,7 +212,7 @@ impl Driver {
 
     fn step(&mut self, op: Op) {
         match op {
-            // While another connection holds the lock these are answered Unavailable; a test of its own covers that.
+            // While another connection holds the lock, these commands are answered Unavailable; another test covers that.
             Op::Submit { .. } | Op::Delete { .. } if self.lock.is_some() => {}
             Op::Submit { key, poisoned } => self.submit(key, poisoned),
             Op::Change { job, change } => {
@@ -255,7 +255,7 @@ impl Driver {
         }
         let hash = "abc".to_owned();
         let job = NewJob { unique_key: key, module_hash: hash, ..new_job(&uuid) };
-        // A key's search must still find the same module and job.
+        // A search by key must still find the same module and job.
         let job = if poisoned && self.model.answers.back().is_some_and(|answer| answer == "refused") {
             NewJob { payload: "\"poison\"".to_owned(), ..job }
         } else {
@@ -275,7 +275,7 @@ impl Driver {
         self.fixture.store.writer().try_submit(job, done).unwrap();
     }
 
-    /// Every answer has come, in order, and the store is what the model is.
+    /// Checks that every answer has arrived in order, and that the store equals the model.
     fn settle(&mut self) {
         self.held = None;
         self.lock = None;
@@ -307,7 +307,7 @@ impl Driver {
         self.settle();
         self.model.going_on.clear();
         let path = self.fixture.path();
-        // The old store has to be gone before the file can be opened again: put another in its place meanwhile.
+        // The old store must be gone before the file can be opened again, so another store replaces it meanwhile.
         let aside = tempfile::tempdir().unwrap();
         self.fixture.store = open(&database(aside.path()), &Log::default()).unwrap();
         self.fixture.store = open(&path, &self.fixture.log).unwrap();

@@ -1,4 +1,4 @@
-//! Opening, closing, and what a file may be.
+//! Opening and closing, and the files that the store accepts.
 
 use super::*;
 use crate::jobs::store::JobRow;
@@ -55,7 +55,7 @@ fn what_was_acknowledged_survives_the_end_of_the_process() {
     let id = fixture.add("a");
     fixture.change(id, Change::Start { retries: 0 });
     fixture.add("b");
-    // The files as they are now are what the next process would find.
+    // The next process would find the files in their present state.
     let after = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(fixture.dir.path()).unwrap() {
         let entry = entry.unwrap();
@@ -69,7 +69,7 @@ fn what_was_acknowledged_survives_the_end_of_the_process() {
     assert_eq!(unfinished, [without_payload("a"), without_payload("b")]);
     assert_eq!(reopened.store.reader().unwrap().payload(id).unwrap(), Some(fixture.row("a").payload));
     assert_eq!(reopened.stored_events(id), fixture.stored_events(id));
-    // Their states are known again, too.
+    // The jobs' states are known again, too.
     assert_eq!(reopened.change(id, Change::Start { retries: 0 }), Changed::Refused(JobState::Running));
     assert_eq!(reopened.change(id + 1, Change::Start { retries: 0 }), Changed::Applied(JobState::Running));
 }
@@ -103,7 +103,7 @@ fn the_file_may_already_hold_other_tables() {
     let dir = tempfile::tempdir().unwrap();
     let path = database(dir.path());
     let module = Connection::open(&path).unwrap();
-    // A whole-file check would complain about this row; it is the module's affair.
+    // A check of the whole file would report this row; only the module is responsible for it.
     module
         .execute_batch("CREATE TABLE notes (text CHECK (text = 'ok')); PRAGMA ignore_check_constraints = ON")
         .unwrap();

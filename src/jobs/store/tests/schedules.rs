@@ -1,4 +1,4 @@
-//! Schedules: a slot has one turn, whatever comes in between.
+//! Schedules: a slot is processed once, whatever happens in between.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn is(outcome: ScheduleOutcome) -> ScheduleRow {
     }
 }
 
-/// The turn of the slot at `at_ms`.
+/// Processes the slot at `at_ms`.
 fn fire(fixture: &Fixture, uuid: &str, at_ms: i64, revision: i64) -> ScheduleOutcome {
     let slot = Some(Slot { schedule: "s".into(), at_ms });
     let job = Box::new(NewJob { slot, ..new_job(uuid) });
@@ -51,12 +51,12 @@ fn a_slot_has_one_turn_and_the_job_before_has_to_have_ended() {
     assert_eq!((skipped.next_ms, skipped.runs, skipped.skipped), (120, 1, 1));
     fixture.change(job.id, Change::Cancel);
     assert!(matches!(fire(&fixture, "c", 120, 1), ScheduleOutcome::Fired(..)));
-    // With overlap it would not have mattered.
+    // With overlap the previous run would not have mattered.
     let again = put(&fixture, ScheduleSpec { overlap: true, ..spec("s") }, 500);
     assert_eq!((is(again.clone()).next_ms, is(again).revision), (130, 2), "the times are as they were");
     assert!(matches!(fire(&fixture, "d", 130, 1), ScheduleOutcome::Is(_)), "of an old revision");
     assert!(matches!(fire(&fixture, "d", 130, 2), ScheduleOutcome::Fired(..)));
-    // Made anew after the clock was set back: the slots that had their turn have none again.
+    // The schedule is created again after the clock was set back: processed slots are not processed again.
     assert_eq!(change(&fixture, ScheduleChange::Remove { name: "s".into(), declared: false }), ScheduleOutcome::Gone);
     put(&fixture, spec("s"), 120);
     let passed = is(fire(&fixture, "e", 120, 1));
