@@ -7,19 +7,19 @@ mod job_data;
 mod own_pair;
 mod projects;
 mod resources;
+mod user_range;
 
-pub use args::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, ServeArgs, Span, without_env};
+pub use args::{
+    Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, RequireSandbox, ServeArgs, Span, without_env,
+};
 pub use job_data::JobDataSettings;
-pub use projects::{ProjectSettings, RequireSandbox};
+pub use projects::ProjectSettings;
 pub use resources::ResourceSettings;
 
 use args::DAY_S;
 use file::{read_file, settings_path};
 use std::ffi::OsString;
 use std::path::PathBuf;
-
-/// Used when `--isolation` is not given.
-const ISOLATION_DEFAULT: Isolation = Isolation::Process;
 
 /// What preflights allow when nothing else is given.
 const CORS_METHODS: &str = "GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH";
@@ -291,7 +291,7 @@ impl Config {
             reactor: args.reactor.unwrap_or(Reactor::Monoio),
             module_dir: args.module_dir.unwrap_or_else(|| data_dir.join("modules")),
             data_dir,
-            isolation: args.isolation.unwrap_or(ISOLATION_DEFAULT),
+            isolation: args.isolation.unwrap_or(Isolation::Process),
             allow_read: args.allow_read.unwrap_or_default(),
             allow_net: args.allow_net.unwrap_or_default(),
             module_database: args.module_database.unwrap_or(ModuleDatabase::Domain),

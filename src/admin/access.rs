@@ -1,9 +1,8 @@
 //! Access control of the server's own paths.
 
-use super::audit::{Actor, Refused, Throttle, Who};
+use super::audit::{Actor, Refused, Throttle, Who, not_done};
 use super::failures::Failures;
 use super::keys::{KeySource, Keys, KeysError, Scopes};
-use super::mgnt::not_done;
 use super::reach::is_about_one;
 use super::site::{self, Doubt};
 use crate::module::reach::Reach;

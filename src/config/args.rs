@@ -1,6 +1,6 @@
 //! Every setting once: its flag, environment variable, key of the file, and type.
 
-use super::projects::{RequireSandbox, UserRange};
+use super::user_range::UserRange;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Deserializer};
@@ -26,6 +26,18 @@ pub enum Isolation {
     Process,
     /// In the server's process.
     None,
+}
+
+/// How much has to stand between code of others and the machine; each level has all of those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequireSandbox {
+    /// A process, a user without rights, limits.
+    Basic,
+    /// Landlock and seccomp besides.
+    Landlock,
+    /// Namespaces besides.
+    Namespaces,
 }
 
 /// Which domains share a database.

@@ -1,11 +1,12 @@
 //! Compilations: from a source that was read to a shared object in the store, and its manifest.
 
 use super::compile::Plan;
-use super::control::ControlState;
+use super::control_state::ControlState;
 use super::deploy::DeployError;
+use super::file_names::at;
 use super::project::Source;
+use super::shared_object;
 use super::store::both;
-use super::{shared_object, store};
 use crate::abi::manifest::Manifest;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub(super) fn built(
         return Ok((warnings, known().map_or_else(inspect, Ok)?));
     }
     let dir = control.store.scratch().join(ticket.to_string());
-    std::fs::create_dir_all(&dir).map_err(store::at(&dir))?;
+    std::fs::create_dir_all(&dir).map_err(at(&dir))?;
     let result = compiled(control, &dir, key, source, plan);
     let remove = move || _ = std::fs::remove_dir_all(&dir);
     match result {

@@ -12,7 +12,7 @@ mod two;
 mod wafer;
 
 use super::deploy::SourceFields;
-use super::project::checked_path;
+use super::project_files::checked_path;
 use super::sdk;
 pub(super) use lexer::Words;
 pub(super) use pragma::{Wants, without_doubles};
