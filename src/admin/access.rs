@@ -262,7 +262,10 @@ impl Access {
 /// The scopes; a key with any of them may send the request.
 fn needed(view: &RequestView<'_>) -> Scopes {
     let (path, reads) = (view.path(), view.method().is_safe());
-    if path.starts_with(b"/blobs") {
+    if matches!(path, b"/blobs" | b"/blobs/") && reads {
+        // The list has the names of all blobs.
+        Scopes::READ
+    } else if path.starts_with(b"/blobs") {
         // A blob is named by its hash: a client that knows the hash has had the bytes, or has the hash from a job.
         if reads { Scopes::JOBS.or(Scopes::READ) } else { Scopes::JOBS }
     } else if path.starts_with(b"/jobs") {
@@ -365,6 +368,8 @@ mod tests {
             ("PUT /blobs", "j"),
             ("DELETE /blobs/x", "j"),
             ("GET /blobs/x", "jr"),
+            ("GET /blobs", "r"),
+            ("GET /blobs/", "r"),
             ("DELETE /jobs/1", "j"),
             ("POST /jobs/1/cancel", "j"),
             ("GET /jobs", "r"),

@@ -12,11 +12,12 @@ pub use super::mounts::MountDirs;
 use super::project::Posted;
 use super::reach::Reach;
 use super::settings::{Change, SettingsStore};
+use super::spare_build::SpareBuild;
 use super::store::Store;
 use super::table::Table;
 use super::task::DeployTask;
 pub use super::verify::RouteLimits;
-use super::{pipeline, record, restart, sdk};
+use super::{built, pipeline, record, restart, sdk};
 use crate::domain::Host;
 use arc_swap::ArcSwap;
 use crossbeam::channel::{self, Receiver, Sender, TrySendError};
@@ -62,6 +63,7 @@ impl Control {
             compiler,
             store,
             units,
+            spare_build: SpareBuild::default(),
             settings,
             setting_callbacks: Arc::default(),
             table: Arc::default(),
@@ -77,6 +79,7 @@ impl Control {
             abandoned: AtomicBool::new(false),
         });
         crate::threads::module_thread("reaper").spawn(move || reap(&retired))?;
+        built::keep_spare(&control)?;
         let mut threads = Vec::new();
         for number in 0..workers {
             let (control, queue) = (Arc::clone(&control), queue.clone());
@@ -208,6 +211,7 @@ impl Control {
         for thread in threads {
             let _ = thread.join();
         }
+        self.control.spare_build.stop();
         unload_all(&self.control);
     }
 
@@ -244,6 +248,7 @@ fn work(control: &ControlState, job: DeployTask) {
                 tracing::warn!("old compilations could not be removed: {error}");
             }
             control.units.tidy();
+            control.spare_build.order();
         }
         DeployTask::Remove { ticket, name, reply } => reply(pipeline::remove(control, ticket, &name)),
         DeployTask::Again { ticket, name, again, reach, reply } => {

@@ -12,6 +12,7 @@ use super::mounts::MountDirs;
 use super::project::ProjectLimits;
 use super::setting_callbacks::SettingCallbacks;
 use super::settings::SettingsStore;
+use super::spare_build::SpareBuild;
 use super::store::Store;
 use super::table::{Published, Table};
 use super::verify::{self, RouteLimits};
@@ -145,6 +146,7 @@ pub(super) struct ControlState {
     pub(super) compiler: Compiler,
     pub(super) store: Store,
     pub(super) units: UnitCache,
+    pub(super) spare_build: SpareBuild,
     pub(super) settings: SettingsStore,
     pub(super) setting_callbacks: Arc<SettingCallbacks>,
     pub(super) table: Arc<ArcSwap<Table>>,

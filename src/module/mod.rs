@@ -44,6 +44,7 @@ mod setting_callbacks;
 pub mod settings;
 mod shared_object;
 pub mod signing;
+mod spare_build;
 mod store;
 pub mod table;
 mod task;

@@ -13,6 +13,7 @@ use crate::domain::DEFAULT_DOMAIN;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -43,7 +44,7 @@ impl Store {
         if store.scratch().exists() {
             fs::remove_dir_all(store.scratch())?;
         }
-        fs::create_dir_all(store.scratch())?;
+        fs::DirBuilder::new().mode(0o700).create(store.scratch())?;
         fs::create_dir_all(store.run_dir())?;
         // The directories themselves stay: a sandbox may know them already.
         for entry in fs::read_dir(store.run_dir())? {
@@ -74,7 +75,7 @@ impl Store {
         self.dir.join(".units")
     }
 
-    /// Where compilations are made.
+    /// Where compilations are made: closed, since other processes of the compiler's user may be there.
     pub(super) fn scratch(&self) -> PathBuf {
         self.dir.join(".scratch")
     }

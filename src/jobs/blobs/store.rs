@@ -397,7 +397,7 @@ impl Drop for Pins {
 }
 
 /// The blob of a directory entry.
-fn blob_of(entry: &fs::DirEntry) -> Option<BlobId> {
+pub(super) fn blob_of(entry: &fs::DirEntry) -> Option<BlobId> {
     entry.file_name().to_str().and_then(BlobId::of_digits)
 }
 
