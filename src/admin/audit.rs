@@ -72,7 +72,7 @@ pub(super) struct Outcome<'a> {
     pub(super) reason: Option<&'a str>,
 }
 
-/// What is logged of an action that was refused.
+/// The audit record of a refused operation.
 pub(super) fn not_done<'a>(
     action: &'a str,
     module: Option<&'a str>,

@@ -1,4 +1,4 @@
-//! Answers about jobs that several of their paths give, and what their queries have in common.
+//! Answers that several paths of jobs share, and the checks that their queries share.
 
 use super::query::{check_parameters, parameter};
 use crate::jobs::store::StoreError;

@@ -1,4 +1,4 @@
-//! Answers about modules: what a deployment has come to, why something was not done. Each is logged where it is made.
+//! Answers about modules: the result of a deployment, the reason of a refusal. Each answer is logged where it is made.
 
 use super::audit::{Actor, Outcome, not_done};
 use super::deployed::Form;

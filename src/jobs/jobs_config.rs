@@ -1,4 +1,4 @@
-//! What the jobs of a server need to know.
+//! The settings of a server's jobs.
 
 use super::blobs::BlobsConfig;
 use std::time::Duration;

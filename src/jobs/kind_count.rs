@@ -1,4 +1,4 @@
-//! How many jobs of each kind wait and run.
+//! The numbers of waiting and running jobs of each kind.
 
 use super::active::ActiveJobs;
 use super::store::JobKind;

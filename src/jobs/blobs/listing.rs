@@ -1,4 +1,4 @@
-//! The blobs that are stored, for the operator.
+//! The list of stored blobs, for the operator.
 
 use super::id::BlobId;
 use super::store::{Blobs, blob_of};
@@ -6,26 +6,27 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::time::UNIX_EPOCH;
 
-/// A blob that is stored.
+/// A stored blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listed {
-    /// Its name.
+    /// The blob's name.
     pub id: BlobId,
-    /// Its size.
+    /// The blob's size.
     pub bytes: u64,
-    /// When it was stored, read or named by a job the last time: milliseconds since 1970.
+    /// When the blob was last stored, read or named by a job: milliseconds since 1970-01-01 00:00:00 UTC.
     pub used_ms: u64,
 }
 
 impl Blobs {
-    /// The `limit` blobs that were used last, the latest first, and how many there are. Reads the directory: not for a shard.
+    /// The `limit` most recently used blobs, the latest first, and the number of all blobs. Reads the directory, so a shard
+    /// must not call this.
     ///
     /// # Errors
-    /// Those of readdir(3).
+    /// The errors of readdir(3).
     pub fn list(&self, limit: usize) -> io::Result<(Vec<Listed>, usize)> {
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.inner.config.dir)? {
-            // One that is deleted meanwhile is not listed.
+            // A blob that is deleted meanwhile is not listed.
             all.extend(listed(&entry?));
         }
         let count = all.len();
